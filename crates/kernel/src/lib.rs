@@ -1,0 +1,33 @@
+//! The words every other crate speaks: time, ids, randomness, actors, problems, pages, text.
+//!
+//! No I/O and no async here; whatever needs either belongs in a crate above.
+
+extern crate self as kith_kernel;
+
+mod actor;
+mod id;
+mod page;
+mod problem;
+mod random;
+mod text;
+mod time;
+
+pub use actor::{Actor, Ctx, RequestId, Sources};
+pub use id::{Ids, SeededIds, TimeOrderedIds};
+pub use page::{Cursor, InvalidCursor, Page, PageLimit};
+pub use problem::{FieldError, Problem, ProblemCode, problems};
+pub use random::{Random, SeededRandom, SystemRandom};
+pub use text::{Text, TextRules};
+pub use time::{Clock, ManualClock, OffsetClock, SystemClock, Timestamp, days, hours, minutes, seconds};
+
+/// Re-exported so that [`id_type!`] works in crates that do not depend on `uuid` themselves.
+#[doc(hidden)]
+pub use uuid;
+/// Re-exported for the same reason.
+#[doc(hidden)]
+pub use serde as __serde;
+
+id_type! {
+    /// A person's account.
+    UserId
+}

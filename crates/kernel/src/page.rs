@@ -1,0 +1,110 @@
+//! Lists by cursor: the shape of a page, how many items it may hold, and the opaque mark of where the next begins.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A part of a list.
+#[derive(Clone, Debug, Serialize)]
+pub struct Page<T> {
+    /// In the list's order.
+    pub items: Vec<T>,
+    /// Where the next page begins; absent on the last.
+    pub next_cursor: Option<Cursor>,
+}
+
+impl<T> Page<T> {
+    /// Makes a page from one row more than `limit`, if there were that many; `key` is what the last row sorts by.
+    pub fn from_rows<K: Serialize>(mut rows: Vec<T>, limit: PageLimit, key: impl Fn(&T) -> K) -> Self {
+        let more = rows.len() > usize::from(limit.0);
+        rows.truncate(usize::from(limit.0));
+        let next_cursor = rows.last().filter(|_| more).map(|last| Cursor::at(&key(last)));
+        Self { items: rows, next_cursor }
+    }
+
+    /// The same page with each item turned into another.
+    pub fn map<U>(self, f: impl FnMut(T) -> U) -> Page<U> {
+        Page { items: self.items.into_iter().map(f).collect(), next_cursor: self.next_cursor }
+    }
+}
+
+/// How many items a page may hold: 1 to 100, 20 unless asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageLimit(u8);
+
+impl PageLimit {
+    /// What was asked for, clamped to 100; `None` if it is less than 1.
+    pub fn new(asked: i64) -> Option<Self> {
+        (asked >= 1).then(|| Self(u8::try_from(asked.min(100)).unwrap_or(100)))
+    }
+
+    /// Rows to fetch: one more than the page holds, to learn whether there is a next.
+    pub fn rows(self) -> i64 {
+        i64::from(self.0) + 1
+    }
+}
+
+impl Default for PageLimit {
+    fn default() -> Self {
+        Self(20)
+    }
+}
+
+/// An opaque mark in a list. Callers hand it back as it came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor(String);
+
+/// A cursor that this list did not hand out.
+#[derive(Debug, Error)]
+#[error("the cursor is not one that this list handed out")]
+pub struct InvalidCursor;
+
+impl Cursor {
+    /// The mark behind the row that sorts by `key`.
+    pub fn at<K: Serialize>(key: &K) -> Self {
+        let json = serde_json::to_vec(key).expect("sort keys are plain values");
+        Self(URL_SAFE_NO_PAD.encode(json))
+    }
+
+    /// The key it was made from.
+    ///
+    /// # Errors
+    /// [`InvalidCursor`] if it is not ours.
+    pub fn key<K: DeserializeOwned>(&self) -> Result<K, InvalidCursor> {
+        let json = URL_SAFE_NO_PAD.decode(&self.0).map_err(|_| InvalidCursor)?;
+        serde_json::from_slice(&json).map_err(|_| InvalidCursor)
+    }
+
+    /// As it stands in an address.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_says_whether_there_is_more() {
+        let limit = PageLimit::new(2).unwrap();
+        let first = Page::from_rows(vec![1, 2, 3], limit, |n| *n);
+        assert_eq!(first.items, [1, 2]);
+        assert_eq!(first.next_cursor.unwrap().key::<i32>().unwrap(), 2);
+        assert_eq!(Page::from_rows(vec![1, 2], limit, |n| *n).next_cursor, None);
+    }
+
+    #[test]
+    fn limits_are_clamped_above_and_refused_below() {
+        assert_eq!(PageLimit::new(1_000).unwrap().rows(), 101);
+        assert_eq!(PageLimit::new(0), None);
+    }
+
+    #[test]
+    fn a_foreign_cursor_is_refused() {
+        let foreign: Cursor = serde_json::from_str("\"%%%\"").unwrap();
+        assert!(foreign.key::<i64>().is_err());
+    }
+}

@@ -115,7 +115,9 @@ mod tests {
 
     #[test]
     fn hostile_request_ids_are_refused() {
-        for hostile in ["", "short", "has space in it", "line\nbreak1", "quote\"quote", &"x".repeat(65), "ümlaut-ümlaut"] {
+        for hostile in
+            ["", "short", "has space in it", "line\nbreak1", "quote\"quote", &"x".repeat(65), "ümlaut-ümlaut"]
+        {
             assert_eq!(RequestId::accept(hostile), None, "{hostile:?}");
         }
         assert_eq!(RequestId::accept("my-app_1.2").unwrap().as_str(), "my-app_1.2");

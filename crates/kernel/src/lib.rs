@@ -20,12 +20,12 @@ pub use random::{Random, SeededRandom, SystemRandom};
 pub use text::{Text, TextRules};
 pub use time::{Clock, ManualClock, OffsetClock, SystemClock, Timestamp, days, hours, minutes, seconds};
 
-/// Re-exported so that [`id_type!`] works in crates that do not depend on `uuid` themselves.
-#[doc(hidden)]
-pub use uuid;
 /// Re-exported for the same reason.
 #[doc(hidden)]
 pub use serde as __serde;
+/// Re-exported so that [`id_type!`] works in crates that do not depend on `uuid` themselves.
+#[doc(hidden)]
+pub use uuid;
 
 id_type! {
     /// A person's account.

@@ -56,7 +56,10 @@ impl Problem {
 
     /// A 422 that names the fields at fault.
     pub fn invalid(errors: Vec<FieldError>) -> Self {
-        Self { errors, ..Self::new(&problems::VALIDATION_FAILED, "The input has faults; `errors` names each.") }
+        Self {
+            errors,
+            ..Self::new(&problems::VALIDATION_FAILED, "The input has faults; `errors` names each.")
+        }
     }
 
     /// The same, worth trying again after `seconds`.

@@ -1,0 +1,424 @@
+//! A PostgreSQL server for tests: Debian's package on a free loopback port, with a data folder of its own.
+//!
+//! It never touches a server that is already there, and it does not outlive the process that started it.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{env, fs, io};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use tempfile::TempDir;
+
+/// What to install where no server is found.
+pub const INSTALL: &str = "apt-get install -y postgresql";
+
+const SUPERUSER: &str = "kith";
+const READY: &str = "database system is ready to accept connections";
+const READY_WITHIN: Duration = Duration::from_secs(120);
+const LOG_LINES: usize = 60;
+
+/// Stops the server if the process that holds the other end of the pipe is gone.
+const WATCHDOG: &str = r#"
+read -r _
+if [ -s "$1/data/postmaster.pid" ]; then
+    kill -QUIT "$(head -n 1 "$1/data/postmaster.pid")"
+    tries=0
+    while [ -e "$1/data/postmaster.pid" ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
+fi
+rm -rf "$1"
+"#;
+
+/// How the server is set up.
+#[derive(Clone, Debug, Default)]
+pub struct PostgresServerOptions {
+    /// Whether commits reach the disk. Off, the data is as fast and as mortal as a test's.
+    pub fsync: bool,
+    /// Whether the server also speaks TLS, with a certificate for `localhost` and `127.0.0.1`.
+    pub tls: bool,
+    /// Where its folder is made; the system's temporary folder unless given.
+    pub parent: Option<PathBuf>,
+}
+
+/// Why the server did not start or stop, with what it said last.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct PostgresServerError(String);
+
+/// How the server is asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopMode {
+    /// Connections are cut, and the data is left as after a clean shutdown.
+    Fast,
+    /// Processes leave at once; the next start recovers from the write-ahead log.
+    Immediate,
+}
+
+/// A running server (or one that was stopped and can start again). Dropped, it stops and its folder goes.
+#[derive(Debug)]
+pub struct PostgresServer {
+    bin: PathBuf,
+    port: u16,
+    run_as: Option<(u32, u32)>,
+    options: PostgresServerOptions,
+    running: Option<Running>,
+    watchdog: Child,
+    folder: TempDir,
+}
+
+#[derive(Debug)]
+struct Running {
+    postmaster: Child,
+    /// Ends when no process of the server holds its standard error any more.
+    log: JoinHandle<()>,
+}
+
+impl PostgresServer {
+    /// Makes a data folder and starts a server on it; it accepts connections when this returns.
+    ///
+    /// # Errors
+    /// No server is installed (the message names the package), or it would not start.
+    pub fn start(options: PostgresServerOptions) -> Result<Self, PostgresServerError> {
+        let bin = find_bin()?;
+        let folder = make_folder(options.parent.as_deref()).map_err(because("make its folder"))?;
+        let run_as = unprivileged(folder.path()).map_err(because("find an unprivileged user"))?;
+        own(folder.path(), run_as).map_err(because("hand over its folder"))?;
+        let watchdog = start_watchdog(folder.path()).map_err(because("start its watchdog"))?;
+        let mut server = Self { bin, port: 0, run_as, options, running: None, watchdog, folder };
+        server.init()?;
+        if server.options.tls {
+            server.write_certificates().map_err(because("write its certificates"))?;
+        }
+        // Between choosing a free port and listening on it, somebody else may have taken it.
+        let mut tries = 5;
+        loop {
+            server.port = free_port().map_err(because("find a free port"))?;
+            tries -= 1;
+            match server.start_again() {
+                Err(e) if tries > 0 && e.0.contains("could not bind") => {}
+                outcome => return outcome.map(|()| server),
+            }
+        }
+    }
+
+    /// The address of `database`, for the superuser `kith` without a password.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://{SUPERUSER}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The authority that signed the server's certificate, as PEM; it exists only with TLS.
+    pub fn ca_file(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// The loopback port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The postmaster's process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.running.as_ref().map(|running| running.postmaster.id())
+    }
+
+    /// Stops the server and waits until all its processes are gone. Stopping a stopped one does nothing.
+    ///
+    /// # Errors
+    /// The signal could not be sent.
+    pub fn stop(&mut self, mode: StopMode) -> Result<(), PostgresServerError> {
+        let Some(mut running) = self.running.take() else { return Ok(()) };
+        let signal = match mode {
+            StopMode::Fast => "INT",
+            StopMode::Immediate => "QUIT",
+        };
+        // A signal that cannot be sent because the server is gone already is no failure.
+        if running.postmaster.try_wait().map_err(because("be waited for"))?.is_none() {
+            send(signal, running.postmaster.id()).map_err(because("be told to stop"))?;
+        }
+        running.wait_until_gone()
+    }
+
+    /// SIGKILL to the postmaster and everything it started. Returns when all are gone, so the port refuses.
+    ///
+    /// # Errors
+    /// The signal could not be sent.
+    pub fn kill(&mut self) -> Result<(), PostgresServerError> {
+        let Some(mut running) = self.running.take() else { return Ok(()) };
+        running.postmaster.kill().map_err(because("be killed"))?;
+        running.postmaster.wait().map_err(because("be waited for"))?;
+        // Without their parent, backends leave when they next look; one that waits for a lock may never look.
+        for pid in processes_in(&self.data()) {
+            // It may have left between being listed and being signalled.
+            let _ = send("KILL", pid);
+        }
+        running.wait_until_gone()
+    }
+
+    /// Starts a stopped or killed server on the same port and data; it accepts connections when this returns.
+    ///
+    /// # Errors
+    /// It did not come up; the message ends with what it said.
+    pub fn start_again(&mut self) -> Result<(), PostgresServerError> {
+        if self.running.is_some() {
+            return Ok(());
+        }
+        let mut command = self.command("postgres");
+        command.arg("-D").arg(self.data()).args(self.settings());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut postmaster = command.spawn().map_err(because("start"))?;
+        let stderr = postmaster.stderr.take().expect("standard error is piped");
+        let (said_ready, ready) = mpsc::channel();
+        let lines = Arc::new(Mutex::new(VecDeque::new()));
+        let log = std::thread::spawn({
+            let lines = Arc::clone(&lines);
+            move || follow(stderr, &lines, &said_ready)
+        });
+        self.running = Some(Running { postmaster, log });
+        let why = match ready.recv_timeout(READY_WITHIN) {
+            Ok(()) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => "was not ready in time",
+            Err(RecvTimeoutError::Disconnected) => "ended at once",
+        };
+        self.kill()?;
+        let lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = lines.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
+        Err(PostgresServerError(format!("PostgreSQL {why}; it said:\n{said}")))
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// A program of the server's, as the user it may run as, out of reach of the terminal's Ctrl-C.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.bin.join(program));
+        command.current_dir(self.folder.path()).process_group(0);
+        if let Some((uid, gid)) = self.run_as {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    fn init(&self) -> Result<(), PostgresServerError> {
+        let mut command = self.command("initdb");
+        command.arg("-D").arg(self.data()).args(["-U", SUPERUSER, "--auth=trust", "--encoding=UTF8"]);
+        command.args(["--locale=C", "--no-instructions"]);
+        if !self.options.fsync {
+            command.arg("--no-sync");
+        }
+        let done = command.stdin(Stdio::null()).output().map_err(because("run initdb"))?;
+        if done.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&done.stderr);
+        Err(PostgresServerError(format!("initdb failed ({}):\n{said}", done.status)))
+    }
+
+    fn settings(&self) -> Vec<String> {
+        let mut settings = vec![
+            "listen_addresses=127.0.0.1".to_owned(),
+            format!("port={}", self.port),
+            "unix_socket_directories=".to_owned(),
+            "max_connections=400".to_owned(),
+            "timezone=UTC".to_owned(),
+        ];
+        if !self.options.fsync {
+            settings.extend(["fsync", "synchronous_commit", "full_page_writes"].map(|s| format!("{s}=off")));
+        }
+        if self.options.tls {
+            let file = |name: &str| self.folder.path().join(name).display().to_string();
+            settings.push("ssl=on".to_owned());
+            settings.push(format!("ssl_cert_file={}", file("server.pem")));
+            settings.push(format!("ssl_key_file={}", file("server.key")));
+        }
+        settings.into_iter().flat_map(|setting| ["-c".to_owned(), setting]).collect()
+    }
+
+    fn write_certificates(&self) -> io::Result<()> {
+        let mut ca = CertificateParams::new(Vec::new()).map_err(io::Error::other)?;
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.distinguished_name.push(DnType::CommonName, "Kith test authority");
+        let ca_key = KeyPair::generate().map_err(io::Error::other)?;
+        let ca = CertifiedIssuer::self_signed(ca, ca_key).map_err(io::Error::other)?;
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let mut server = CertificateParams::new(names).map_err(io::Error::other)?;
+        server.distinguished_name.push(DnType::CommonName, "localhost");
+        let key = KeyPair::generate().map_err(io::Error::other)?;
+        let certificate = server.signed_by(&key, &ca).map_err(io::Error::other)?;
+        for (name, pem) in
+            [("ca.pem", ca.pem()), ("server.pem", certificate.pem()), ("server.key", key.serialize_pem())]
+        {
+            let path = self.folder.path().join(name);
+            fs::write(&path, pem)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+            own(&path, self.run_as)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for PostgresServer {
+    fn drop(&mut self) {
+        // Nobody is left to tell; what survives, the watchdog's own end would have found as well.
+        let _ = self.stop(StopMode::Immediate);
+        let _ = self.watchdog.kill();
+        let _ = self.watchdog.wait();
+    }
+}
+
+impl Running {
+    fn wait_until_gone(mut self) -> Result<(), PostgresServerError> {
+        self.postmaster.wait().map_err(because("be waited for"))?;
+        self.log.join().map_err(|_| PostgresServerError("the log's reader panicked".to_owned()))
+    }
+}
+
+fn because(what: &str) -> impl FnOnce(io::Error) -> PostgresServerError {
+    move |e| PostgresServerError(format!("PostgreSQL for tests could not {what}: {e}"))
+}
+
+/// Where the newest server's programs are: Debian's folders first, then the search path.
+///
+/// # Errors
+/// No server is installed; the message names the package.
+pub fn find_bin() -> Result<PathBuf, PostgresServerError> {
+    let complete = |bin: &Path| bin.join("initdb").is_file() && bin.join("postgres").is_file();
+    let version = |path: &Path| path.file_name().and_then(OsStr::to_str)?.parse::<u32>().ok();
+    let mut found: Vec<_> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| Some((version(&entry.path())?, entry.path().join("bin"))))
+        .filter(|(_, bin)| complete(bin))
+        .collect();
+    found.sort();
+    let on_path = || env::split_paths(&env::var_os("PATH")?).find(|bin| complete(bin));
+    found.pop().map(|(_, bin)| bin).or_else(on_path).ok_or_else(|| {
+        PostgresServerError(format!("no PostgreSQL server is installed; on Debian and Ubuntu: {INSTALL}"))
+    })
+}
+
+fn make_folder(parent: Option<&Path>) -> io::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("kith-postgres-");
+    parent.map_or_else(|| builder.tempdir(), |parent| builder.tempdir_in(parent))
+}
+
+/// The user and group to run as, if we are root, as which PostgreSQL refuses to run.
+fn unprivileged(ours: &Path) -> io::Result<Option<(u32, u32)>> {
+    if fs::metadata(ours)?.uid() != 0 {
+        return Ok(None);
+    }
+    let passwd = fs::read_to_string("/etc/passwd")?;
+    let ids = |name: &str| {
+        let mut fields = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+        let user = fields.find(|fields| fields[0] == name && fields.len() > 3)?;
+        Some((user[2].parse().ok()?, user[3].parse().ok()?))
+    };
+    let found = ids("postgres").or_else(|| ids("nobody"));
+    found.map(Some).ok_or_else(|| io::Error::other("neither `postgres` nor `nobody` exists"))
+}
+
+fn own(path: &Path, user: Option<(u32, u32)>) -> io::Result<()> {
+    user.map_or(Ok(()), |(uid, gid)| chown(path, Some(uid), Some(gid)))
+}
+
+fn start_watchdog(folder: &Path) -> io::Result<Child> {
+    let mut command = Command::new("sh");
+    command.args(["-c", WATCHDOG, "kith-postgres-watchdog"]).arg(folder).process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+}
+
+/// A port outside the range that outgoing connections draw theirs from: one from that range could be taken
+/// while the server is down, even by a client that connects to itself.
+fn free_port() -> io::Result<u16> {
+    let seed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    let candidates = (0..10_000).map(|i| 20_000 + (seed.wrapping_add(i)) % 10_000);
+    let mut free = candidates.filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
+    free.next().ok_or_else(|| io::Error::from(io::ErrorKind::AddrInUse))
+}
+
+/// Reads what the server says to its end, keeps the last lines, and tells once that it is ready.
+fn follow(from: impl io::Read, lines: &Mutex<VecDeque<String>>, said_ready: &mpsc::Sender<()>) {
+    for line in BufReader::new(from).lines().map_while(Result::ok) {
+        if line.contains(READY) {
+            // The receiver is gone once the first start was seen.
+            let _ = said_ready.send(());
+        }
+        let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.push_back(line);
+        if lines.len() > LOG_LINES {
+            lines.pop_front();
+        }
+    }
+}
+
+/// The processes that work in `folder`, as each of the server's does in its data folder.
+fn processes_in(folder: &Path) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let here =
+        processes.filter(|entry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == folder));
+    here.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn send(signal: &str, pid: u32) -> io::Result<()> {
+    let kill = ["-c", r#"kill -s "$1" "$2""#, "sh", signal, &pid.to_string()];
+    let done = Command::new("sh").args(kill).stderr(Stdio::null()).status()?;
+    done.success().then_some(()).ok_or_else(|| io::Error::other(format!("kill: {done}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+
+    use super::*;
+
+    /// Asks for `what` (a protocol version and the rest of the packet) and returns the answer's first byte.
+    fn first_answer(port: u16, what: &[u8]) -> u8 {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let length = u32::try_from(what.len() + 4).unwrap();
+        stream.write_all(&[&length.to_be_bytes(), what].concat()).unwrap();
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        byte[0]
+    }
+
+    const HELLO: &[u8] = b"\0\x03\0\0user\0kith\0database\0postgres\0\0";
+    const SSL_REQUEST: &[u8] = &80_877_103_u32.to_be_bytes();
+
+    #[test]
+    fn it_serves_is_killed_comes_back_on_its_port_and_leaves_nothing() {
+        if env::var_os("KITH_TEST_SQLITE_ONLY").is_some() {
+            return;
+        }
+        let options = PostgresServerOptions { tls: true, ..PostgresServerOptions::default() };
+        let mut server = PostgresServer::start(options).unwrap();
+        let (port, folder) = (server.port(), server.folder.path().to_owned());
+        assert_eq!(first_answer(port, HELLO), b'R', "it signs `kith` in");
+        assert_eq!(first_answer(port, SSL_REQUEST), b'S', "it speaks TLS");
+        assert!(fs::read_to_string(server.ca_file()).unwrap().contains("BEGIN CERTIFICATE"));
+
+        server.kill().unwrap();
+        assert_eq!(processes_in(&server.data()), []);
+        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "the port refuses");
+        server.start_again().unwrap();
+        assert_eq!(first_answer(port, HELLO), b'R');
+
+        server.stop(StopMode::Fast).unwrap();
+        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "the port refuses");
+        server.start_again().unwrap();
+        drop(server);
+        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "the port refuses");
+        assert!(!folder.exists());
+    }
+}

@@ -1,1 +1,34 @@
-//! store
+//! Two databases behind one type: plain closures as transactions, one SQL text, migrations, the sequencer.
+//!
+//! The only crate that names SQLite or PostgreSQL. It knows no feature and no HTTP.
+
+mod dialect;
+mod error;
+mod events;
+mod folder;
+mod job;
+mod migrate;
+mod options;
+mod outbox;
+mod outcome;
+mod postgres;
+mod sequencer;
+mod sqlite;
+mod stats;
+mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod tx;
+mod value;
+
+pub use error::{Error, OpenError};
+pub use events::{AuditEntry, Event, NewEvent, SequencedEvent};
+pub use folder::{ControlHandler, ControlSocket, DataFolder, control_call};
+pub use migrate::{Migration, MigrationState, MigrationStatus, ModuleMigrations};
+pub use options::{EngineOptions, PostgresOptions, SqliteOptions, StoreOptions, Synchronous};
+pub use outbox::STORE_MIGRATIONS;
+pub use outcome::{IntoOutcome, Outcome};
+pub use stats::{StatsSnapshot, StoreStats};
+pub use store::{EngineKind, Health, Store};
+pub use tx::{Query, Tx};
+pub use value::{AsParam, Column, Param, Row};

@@ -1,0 +1,69 @@
+-- up
+-- What every change leaves beside its rows. `tx` orders by commit where transactions overlap (PostgreSQL); where they
+-- do not (SQLite) it is 0 and its indexes stay empty.
+CREATE TABLE audit_entries (
+    id TEXT PRIMARY KEY,
+    at BIGINT NOT NULL,
+    actor TEXT NOT NULL,
+    action TEXT NOT NULL,
+    object TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    tx BIGINT NOT NULL DEFAULT CURRENT_TX,
+    ordinal BIGINT NOT NULL
+);
+CREATE INDEX audit_entries_by_tx ON audit_entries (tx, ordinal) WHERE tx > 0;
+
+-- The hash chain over audit_entries.
+CREATE TABLE audit_seals (
+    n BIGINT PRIMARY KEY,
+    entry_id TEXT NOT NULL UNIQUE,
+    prev BYTEA NOT NULL,
+    hash BYTEA NOT NULL
+);
+
+CREATE TABLE outbox (
+    id TEXT PRIMARY KEY,
+    at BIGINT NOT NULL,
+    kind TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    recipients TEXT NOT NULL,
+    payload TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    tx BIGINT NOT NULL DEFAULT CURRENT_TX,
+    ordinal BIGINT NOT NULL
+);
+CREATE INDEX outbox_by_tx ON outbox (tx, ordinal) WHERE tx > 0;
+
+-- The order in which the world learns of events: dense, insert only.
+CREATE TABLE outbox_positions (
+    position BIGINT PRIMARY KEY,
+    event_id TEXT NOT NULL UNIQUE
+);
+
+-- Each person's own log: the events that name them, numbered without gaps.
+CREATE TABLE user_logs (
+    user_id TEXT NOT NULL,
+    log_offset BIGINT NOT NULL,
+    position BIGINT NOT NULL,
+    PRIMARY KEY (user_id, log_offset)
+);
+
+CREATE TABLE subscribers (
+    name TEXT PRIMARY KEY,
+    position BIGINT NOT NULL
+);
+
+-- Below `low_tx` every committed row has its place; where transactions do not overlap it is not used.
+CREATE TABLE sequencer (
+    id BIGINT PRIMARY KEY,
+    low_tx BIGINT NOT NULL
+);
+
+-- down
+DROP TABLE sequencer;
+DROP TABLE subscribers;
+DROP TABLE user_logs;
+DROP TABLE outbox_positions;
+DROP TABLE outbox;
+DROP TABLE audit_seals;
+DROP TABLE audit_entries;

@@ -1,0 +1,112 @@
+//! What cannot be one text: placeholders, column types, and the statements that only one database has.
+
+/// A statement in SQLite's notation: `$1` becomes `?1`, because raw `$n` is numbered there by appearance.
+pub(crate) fn to_sqlite(sql: &str) -> String {
+    let mut text = String::with_capacity(sql.len());
+    let mut rest = sql.chars().peekable();
+    while let Some(c) = rest.next() {
+        let placeholder = c == '$' && rest.peek().is_some_and(char::is_ascii_digit);
+        text.push(if placeholder { '?' } else { c });
+    }
+    text
+}
+
+/// Which notation a migration is turned into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+/// A migration's statements in the notation of `dialect`.
+///
+/// Types become the database's own; text compares by bytes on both; SQLite's tables are STRICT, and those keyed by
+/// several columns are kept in the order of that key.
+pub(crate) fn schema(sql: &str, dialect: Dialect) -> String {
+    split_statements(sql).into_iter().map(|statement| statement_for(&statement, dialect) + ";\n").collect()
+}
+
+fn statement_for(statement: &str, dialect: Dialect) -> String {
+    let mut text = map_words(statement, |word| match (dialect, word) {
+        (Dialect::Sqlite, "BIGINT" | "BOOLEAN") => "INTEGER",
+        (Dialect::Sqlite, "DOUBLE") => "REAL",
+        (Dialect::Sqlite, "PRECISION") => "",
+        (Dialect::Sqlite, "BYTEA") => "BLOB",
+        (Dialect::Sqlite, "CURRENT_TX") => "0",
+        (Dialect::Postgres, "TEXT") => "TEXT COLLATE \"C\"",
+        (Dialect::Postgres, "CURRENT_TX") => "(pg_current_xact_id()::text::bigint)",
+        (_, word) => word,
+    });
+    if dialect == Dialect::Sqlite && text.trim_start().starts_with("CREATE TABLE") {
+        let composite_key = text.lines().any(|line| line.trim_start().starts_with("PRIMARY KEY ("));
+        text.push_str(if composite_key { " STRICT, WITHOUT ROWID" } else { " STRICT" });
+    }
+    text
+}
+
+/// Replaces words outside of strings.
+fn map_words<'t>(text: &'t str, map: impl Fn(&'t str) -> &'t str) -> String {
+    let mut mapped = String::with_capacity(text.len());
+    for (n, part) in text.split('\'').enumerate() {
+        if n > 0 {
+            mapped.push('\'');
+        }
+        if n % 2 == 1 {
+            mapped.push_str(part);
+            continue;
+        }
+        let mut rest = part;
+        while !rest.is_empty() {
+            let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let starts_word = rest.starts_with(is_word);
+            let end = rest.find(|c| is_word(c) != starts_word).unwrap_or(rest.len());
+            mapped.push_str(if starts_word { map(&rest[..end]) } else { &rest[..end] });
+            rest = &rest[end..];
+        }
+    }
+    mapped
+}
+
+/// Splits at the semicolons that end statements, and leaves line comments out.
+fn split_statements(sql: &str) -> Vec<String> {
+    let without_comments: String = sql
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("--"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let mut statements = vec![String::new()];
+    let mut in_string = false;
+    for c in without_comments.chars() {
+        in_string ^= c == '\'';
+        if c == ';' && !in_string {
+            statements.push(String::new());
+        } else if let Some(last) = statements.last_mut() {
+            last.push(c);
+        }
+    }
+    statements.into_iter().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_keep_their_numbers() {
+        assert_eq!(to_sqlite("SELECT $2, $1, '$x', $10"), "SELECT ?2, ?1, '$x', ?10");
+    }
+
+    #[test]
+    fn a_schema_becomes_each_databases_own() {
+        let sql = "-- a comment; with a semicolon\nCREATE TABLE t (\n  id TEXT PRIMARY KEY,\n  n BIGINT NOT NULL,\n  \
+                   ok BOOLEAN NOT NULL DEFAULT TRUE,\n  x DOUBLE PRECISION,\n  note TEXT DEFAULT 'TEXT; BIGINT'\n);\n\
+                   CREATE TABLE k (\n  a BIGINT,\n  b BIGINT,\n  PRIMARY KEY (a, b)\n);";
+        let sqlite = schema(sql, Dialect::Sqlite);
+        assert!(sqlite.contains("n INTEGER NOT NULL") && sqlite.contains("x REAL"), "{sqlite}");
+        assert!(sqlite.contains("'TEXT; BIGINT'\n) STRICT;"), "{sqlite}");
+        assert!(sqlite.contains("PRIMARY KEY (a, b)\n) STRICT, WITHOUT ROWID;"), "{sqlite}");
+        let postgres = schema(sql, Dialect::Postgres);
+        assert!(postgres.contains("id TEXT COLLATE \"C\" PRIMARY KEY"), "{postgres}");
+        assert!(postgres.contains("'TEXT; BIGINT'") && !postgres.contains("STRICT"), "{postgres}");
+    }
+}

@@ -1,0 +1,94 @@
+//! What every change leaves beside its rows: an audit entry, and events for those who follow.
+
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{Ctx, Timestamp, UserId};
+
+/// One line of the audit log, as written with the change it tells of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// Of this entry.
+    pub id: Uuid,
+    /// When.
+    pub at: Timestamp,
+    /// Who: `user:…`, `system:…` or `anonymous`.
+    pub actor: String,
+    /// What was done: `partner_request.accepted`.
+    pub action: String,
+    /// To what: an id.
+    pub object: String,
+    /// Under which request.
+    pub request_id: String,
+}
+
+/// What a command says has happened.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// In the past tense: `bond.created`.
+    pub kind: &'static str,
+    /// The thing whose events stay in order among themselves: an id that the command holds locked.
+    pub subject: Uuid,
+    /// Whose own logs it goes into.
+    pub recipients: Vec<UserId>,
+    /// What happened; a JSON object.
+    pub payload: serde_json::Value,
+}
+
+/// An event as the outbox keeps it, before it has a position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Of this event; the same wherever it goes.
+    pub id: Uuid,
+    /// When.
+    pub at: Timestamp,
+    /// In the past tense: `bond.created`.
+    pub kind: String,
+    /// The thing it is about.
+    pub subject: String,
+    /// Whose own logs it goes into.
+    pub recipients: Vec<UserId>,
+    /// JSON.
+    pub payload: String,
+    /// Under which request.
+    pub request_id: String,
+}
+
+/// An event in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SequencedEvent {
+    /// 1, 2, 3, … without gaps.
+    pub position: i64,
+    /// What happened.
+    pub event: Event,
+}
+
+impl AuditEntry {
+    pub(crate) fn new(ctx: &Ctx, action: &'static str, object: impl ToString) -> Self {
+        Self {
+            id: ctx.new_id(|id| id),
+            at: ctx.now,
+            actor: ctx.actor.to_string(),
+            action: action.to_owned(),
+            object: object.to_string(),
+            request_id: ctx.request_id.to_string(),
+        }
+    }
+}
+
+impl Event {
+    pub(crate) fn new(ctx: &Ctx, new: NewEvent) -> Self {
+        Self {
+            id: ctx.new_id(|id| id),
+            at: ctx.now,
+            kind: new.kind.to_owned(),
+            subject: new.subject.to_string(),
+            recipients: new.recipients,
+            payload: new.payload.to_string(),
+            request_id: ctx.request_id.to_string(),
+        }
+    }
+
+    /// The recipients as the outbox column keeps them: ids separated by spaces.
+    pub(crate) fn recipients_text(&self) -> String {
+        self.recipients.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+}

@@ -1,0 +1,293 @@
+//! Migrations: one SQL text for both databases, up and down, with checksums, one node at a time.
+
+use kith_kernel::Timestamp;
+use sha2::{Digest, Sha256};
+
+use crate::dialect::{self, Dialect};
+use crate::folder::DataFolder;
+use crate::options::{EngineOptions, StoreOptions};
+use crate::sqlite::{self, Link};
+use crate::tx::Session;
+use crate::{Error, OpenError, Tx, params, postgres};
+
+/// One step of a module's schema.
+#[derive(Clone, Copy, Debug)]
+pub struct Migration {
+    /// 1, 2, 3, … within its module.
+    pub version: i64,
+    /// `bonds`.
+    pub name: &'static str,
+    /// The text of both directions: `-- up`, statements, `-- down`, statements.
+    pub sql: &'static str,
+}
+
+/// A module's migrations, in order.
+#[derive(Clone, Debug)]
+pub struct ModuleMigrations {
+    /// The module.
+    pub module: &'static str,
+    /// In order of their versions.
+    pub migrations: &'static [Migration],
+}
+
+/// What is known of one migration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MigrationStatus {
+    /// `bonds/0001_bonds`.
+    pub name: String,
+    /// How it stands.
+    pub state: MigrationState,
+}
+
+/// How a migration stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MigrationState {
+    /// Applied, with the text that this build has.
+    Applied {
+        /// When.
+        at: Timestamp,
+    },
+    /// Not applied yet.
+    Pending,
+    /// Applied with another text than this build has.
+    Changed,
+    /// Applied, but this build does not know it: the database is newer.
+    Unknown,
+}
+
+const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (
+    module TEXT NOT NULL,
+    version BIGINT NOT NULL,
+    name TEXT NOT NULL,
+    checksum TEXT NOT NULL,
+    applied_at BIGINT NOT NULL,
+    ordinal BIGINT NOT NULL,
+    PRIMARY KEY (module, version)
+);";
+
+impl Migration {
+    fn full_name(&self, module: &str) -> String {
+        format!("{module}/{:04}_{}", self.version, self.name)
+    }
+
+    fn checksum(&self) -> String {
+        Sha256::digest(self.sql).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn up(&self) -> Result<&'static str, OpenError> {
+        self.sections().map(|(up, _)| up)
+    }
+
+    fn down(&self) -> Result<&'static str, OpenError> {
+        self.sections().map(|(_, down)| down)
+    }
+
+    fn sections(&self) -> Result<(&'static str, &'static str), OpenError> {
+        let sections = self.sql.split_once("-- up\n").and_then(|(_, rest)| rest.split_once("\n-- down\n"));
+        sections
+            .ok_or_else(|| OpenError::Schema(format!("migration {} lacks `-- up` or `-- down`", self.name)))
+    }
+}
+
+/// A connection that may change the schema.
+pub(crate) enum Place {
+    Sqlite { link: Link, _folder: DataFolder },
+    Postgres(postgres::MigrationLink),
+}
+
+impl Place {
+    fn open(options: &StoreOptions) -> Result<Self, OpenError> {
+        match &options.engine {
+            EngineOptions::Sqlite(own) => {
+                let folder = DataFolder::claim(&own.folder)?;
+                let link = Link::open(&own.folder.join(sqlite::FILE), own.synchronous, sqlite::Use::Write)?;
+                Ok(Self::Sqlite { link, _folder: folder })
+            }
+            EngineOptions::Postgres(own) => Ok(Self::Postgres(postgres::MigrationLink::open(own)?)),
+        }
+    }
+
+    const fn dialect(&self) -> Dialect {
+        match self {
+            Self::Sqlite { .. } => Dialect::Sqlite,
+            Self::Postgres(_) => Dialect::Postgres,
+        }
+    }
+
+    fn tx(&self) -> Tx<'_> {
+        Tx::new(match self {
+            Self::Sqlite { link, .. } => Session::Sqlite(sqlite::Session::plain(link)),
+            Self::Postgres(link) => Session::Postgres(link.session()),
+        })
+    }
+
+    fn batch(&self, sql: &str) -> Result<(), Error> {
+        match self {
+            Self::Sqlite { link, .. } => link.batch(sql),
+            Self::Postgres(link) => link.batch(sql),
+        }
+    }
+
+    /// All of `change` or nothing.
+    fn atomically(&self, change: impl FnOnce(&Tx<'_>) -> Result<(), Error>) -> Result<(), Error> {
+        self.batch("BEGIN")?;
+        let changed = change(&self.tx()).and_then(|()| self.batch("COMMIT"));
+        if changed.is_err() {
+            // The first error says what happened; if this fails too the connection is gone, and with it the change.
+            let _ = self.batch("ROLLBACK");
+        }
+        changed
+    }
+
+    fn applied(&self) -> Result<Vec<Applied>, Error> {
+        self.tx().all(
+            "SELECT module, version, name, checksum, applied_at FROM schema_migrations ORDER BY ordinal",
+            &[],
+            |row| {
+                Ok(Applied {
+                    module: row.get(0)?,
+                    version: row.get(1)?,
+                    name: row.get(2)?,
+                    checksum: row.get(3)?,
+                    at: row.get(4)?,
+                })
+            },
+        )
+    }
+
+    fn has_table(&self) -> Result<bool, Error> {
+        let sql = match self.dialect() {
+            Dialect::Sqlite => "SELECT COUNT(*) FROM sqlite_schema WHERE name = 'schema_migrations'",
+            Dialect::Postgres => {
+                "SELECT COUNT(*) FROM pg_tables WHERE tablename = 'schema_migrations' AND schemaname = current_schema()"
+            }
+        };
+        Ok(self.tx().one(sql, &[], |row| row.get::<i64>(0))?.unwrap_or(0) > 0)
+    }
+}
+
+struct Applied {
+    module: String,
+    version: i64,
+    name: String,
+    checksum: String,
+    at: Timestamp,
+}
+
+fn find<'m>(modules: &'m [ModuleMigrations], applied: &Applied) -> Option<(&'static str, &'m Migration)> {
+    let module = modules.iter().find(|module| module.module == applied.module)?;
+    let migration = module.migrations.iter().find(|migration| migration.version == applied.version)?;
+    Some((module.module, migration))
+}
+
+pub(crate) fn status(
+    options: &StoreOptions,
+    modules: &[ModuleMigrations],
+) -> Result<Vec<MigrationStatus>, OpenError> {
+    let place = Place::open(options)?;
+    let applied = if place.has_table()? { place.applied()? } else { Vec::new() };
+    Ok(compare(&applied, modules))
+}
+
+fn compare(applied: &[Applied], modules: &[ModuleMigrations]) -> Vec<MigrationStatus> {
+    let known = applied.iter().map(|row| match find(modules, row) {
+        None => MigrationStatus {
+            name: format!("{}/{:04}_{}", row.module, row.version, row.name),
+            state: MigrationState::Unknown,
+        },
+        Some((module, migration)) => {
+            let same = migration.checksum() == row.checksum;
+            let state = if same { MigrationState::Applied { at: row.at } } else { MigrationState::Changed };
+            MigrationStatus { name: migration.full_name(module), state }
+        }
+    });
+    let pending = pending(applied, modules).map(|(module, migration)| MigrationStatus {
+        name: migration.full_name(module),
+        state: MigrationState::Pending,
+    });
+    known.chain(pending).collect()
+}
+
+fn pending<'m>(
+    applied: &'m [Applied],
+    modules: &'m [ModuleMigrations],
+) -> impl Iterator<Item = (&'static str, &'m Migration)> {
+    let all = modules.iter().flat_map(|module| module.migrations.iter().map(|m| (module.module, m)));
+    all.filter(|(module, migration)| {
+        !applied.iter().any(|row| row.module == *module && row.version == migration.version)
+    })
+}
+
+/// Refuses a database that this build does not understand.
+fn check(applied: &[Applied], modules: &[ModuleMigrations]) -> Result<(), OpenError> {
+    for found in compare(applied, modules) {
+        let fault = match found.state {
+            MigrationState::Applied { .. } | MigrationState::Pending => continue,
+            MigrationState::Changed => "was applied with another text than this build has",
+            MigrationState::Unknown => {
+                "is applied, but this build does not know it: it is older than the database"
+            }
+        };
+        return Err(OpenError::Schema(format!("migration {} {fault}", found.name)));
+    }
+    Ok(())
+}
+
+pub(crate) fn up(
+    options: &StoreOptions,
+    modules: &[ModuleMigrations],
+    now: Timestamp,
+) -> Result<Vec<String>, OpenError> {
+    let place = Place::open(options)?;
+    if !place.has_table()? {
+        place.batch(&dialect::schema(TABLE, place.dialect()))?;
+    }
+    let applied = place.applied()?;
+    check(&applied, modules)?;
+    let mut names = Vec::new();
+    for (ordinal, (module, migration)) in (applied.len() as i64 + 1..).zip(pending(&applied, modules)) {
+        let schema = dialect::schema(migration.up()?, place.dialect());
+        place.atomically(|tx| {
+            place.batch(&schema)?;
+            tx.exec(
+                "INSERT INTO schema_migrations (module, version, name, checksum, applied_at, ordinal)
+                 VALUES ($1, $2, $3, $4, $5, $6)",
+                params![module, migration.version, migration.name, migration.checksum(), now, ordinal],
+            )?;
+            Ok(())
+        })?;
+        names.push(migration.full_name(module));
+    }
+    if let Place::Postgres(link) = &place {
+        link.grant_to_run_role()?;
+    }
+    Ok(names)
+}
+
+pub(crate) fn down(
+    options: &StoreOptions,
+    modules: &[ModuleMigrations],
+    steps: usize,
+) -> Result<Vec<String>, OpenError> {
+    let place = Place::open(options)?;
+    if !place.has_table()? {
+        return Ok(Vec::new());
+    }
+    let applied = place.applied()?;
+    check(&applied, modules)?;
+    let mut names = Vec::new();
+    for row in applied.iter().rev().take(steps) {
+        let Some((module, migration)) = find(modules, row) else { continue };
+        let schema = dialect::schema(migration.down()?, place.dialect());
+        place.atomically(|tx| {
+            place.batch(&schema)?;
+            tx.exec(
+                "DELETE FROM schema_migrations WHERE module = $1 AND version = $2",
+                params![module, migration.version],
+            )?;
+            Ok(())
+        })?;
+        names.push(migration.full_name(module));
+    }
+    Ok(names)
+}

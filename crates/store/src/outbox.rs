@@ -1,0 +1,178 @@
+//! The rows of audit, outbox and positions, and those who follow them: the SQL that both databases share.
+
+use kith_kernel::UserId;
+use kith_kernel::uuid::Uuid;
+
+use crate::events::{AuditEntry, Event, SequencedEvent};
+use crate::migrate::{Migration, ModuleMigrations};
+use crate::sequencer::{Heads, Placed, Seal};
+use crate::tx::Trace;
+use crate::value::{Param, Row};
+use crate::{Error, Query, Tx, params};
+
+/// The tables that the store itself needs. They come before every module's.
+pub const STORE_MIGRATIONS: ModuleMigrations = ModuleMigrations {
+    module: "store",
+    migrations: &[Migration { version: 1, name: "trace", sql: include_str!("../migrations/0001_trace.sql") }],
+};
+
+/// Audit entries read at once when the chain is verified.
+const AUDIT_PAGE: i64 = 1_000;
+
+pub(crate) const INSERT_AUDIT: &str = "INSERT INTO audit_entries (id, at, actor, action, object, request_id, ordinal) VALUES ($1, $2, $3, $4, $5, $6, $7)";
+
+pub(crate) const INSERT_EVENT: &str =
+    "INSERT INTO outbox (id, at, kind, subject, recipients, payload, request_id, ordinal)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+
+pub(crate) fn audit_params(entry: &AuditEntry, ordinal: i64) -> [Param<'_>; 7] {
+    [
+        Param::Id(entry.id),
+        Param::Int(entry.at.as_millis()),
+        Param::Text(&entry.actor),
+        Param::Text(&entry.action),
+        Param::Text(&entry.object),
+        Param::Text(&entry.request_id),
+        Param::Int(ordinal),
+    ]
+}
+
+pub(crate) fn event_params<'e>(event: &'e Event, recipients: &'e str, ordinal: i64) -> [Param<'e>; 8] {
+    [
+        Param::Id(event.id),
+        Param::Int(event.at.as_millis()),
+        Param::Text(&event.kind),
+        Param::Text(&event.subject),
+        Param::Text(recipients),
+        Param::Text(&event.payload),
+        Param::Text(&event.request_id),
+        Param::Int(ordinal),
+    ]
+}
+
+/// Writes a transaction's trace, statement by statement.
+pub(crate) fn write_trace(tx: &Tx<'_>, trace: &Trace) -> Result<(), Error> {
+    for (ordinal, entry) in (0..).zip(&trace.audit) {
+        tx.exec(INSERT_AUDIT, &audit_params(entry, ordinal))?;
+    }
+    for (ordinal, event) in (0..).zip(&trace.events) {
+        tx.exec(INSERT_EVENT, &event_params(event, &event.recipients_text(), ordinal))?;
+    }
+    Ok(())
+}
+
+/// Where positions and seals stand.
+pub(crate) fn heads(q: &Query<'_>) -> Result<Heads, Error> {
+    let position = q.one("SELECT COALESCE(MAX(position), 0) FROM outbox_positions", &[], |row| row.get(0))?;
+    let seal = q.one("SELECT n, hash FROM audit_seals ORDER BY n DESC LIMIT 1", &[], |row| {
+        Ok(Seal { n: row.get(0)?, hash: hash_from(row, 1)? })
+    })?;
+    Ok(Heads { position: position.unwrap_or(0), seal: seal.unwrap_or_default() })
+}
+
+fn hash_from(row: &Row<'_>, at: usize) -> Result<[u8; 32], Error> {
+    row.get::<Vec<u8>>(at)?.try_into().map_err(|_| Error::fault("a hash of another length"))
+}
+
+/// Writes places, statement by statement: cheap where a statement costs no round trip.
+pub(crate) fn write_placed(tx: &Tx<'_>, placed: &Placed) -> Result<(), Error> {
+    for (position, event) in &placed.positions {
+        tx.exec(
+            "INSERT INTO outbox_positions (position, event_id) VALUES ($1, $2)",
+            params![*position, *event],
+        )?;
+    }
+    for (user, position) in &placed.deliveries {
+        tx.exec(
+            "INSERT INTO user_logs (user_id, log_offset, position)
+             SELECT $1, COALESCE(MAX(log_offset), 0) + 1, $2 FROM user_logs WHERE user_id = $1",
+            params![*user, *position],
+        )?;
+    }
+    for seal in &placed.seals {
+        tx.exec(
+            "INSERT INTO audit_seals (n, entry_id, prev, hash) VALUES ($1, $2, $3, $4)",
+            params![seal.n, seal.entry, seal.prev, seal.hash],
+        )?;
+    }
+    Ok(())
+}
+
+pub(crate) fn events_after(q: &Query<'_>, position: i64, limit: i64) -> Result<Vec<SequencedEvent>, Error> {
+    q.all(
+        "SELECT p.position, o.id, o.at, o.kind, o.subject, o.recipients, o.payload, o.request_id
+         FROM outbox_positions p JOIN outbox o ON o.id = p.event_id
+         WHERE p.position > $1 ORDER BY p.position LIMIT $2",
+        params![position, limit],
+        |row| {
+            Ok(SequencedEvent {
+                position: row.get(0)?,
+                event: Event {
+                    id: row.get(1)?,
+                    at: row.get(2)?,
+                    kind: row.get(3)?,
+                    subject: row.get(4)?,
+                    recipients: parse_recipients(&row.get::<String>(5)?)?,
+                    payload: row.get(6)?,
+                    request_id: row.get(7)?,
+                },
+            })
+        },
+    )
+}
+
+pub(crate) fn parse_recipients(text: &str) -> Result<Vec<UserId>, Error> {
+    text.split_whitespace().map(|id| Uuid::parse_str(id).map(UserId).map_err(Error::fault)).collect()
+}
+
+pub(crate) fn deliver<E: From<Error>>(
+    tx: &Tx<'_>,
+    name: &'static str,
+    limit: i64,
+    take: &impl Fn(&Tx<'_>, &[SequencedEvent]) -> Result<(), E>,
+) -> Result<usize, E> {
+    tx.lock("subscriber", [name])?;
+    let cursor =
+        tx.one("SELECT position FROM subscribers WHERE name = $1", params![name], |row| row.get(0))?;
+    let events = events_after(tx, cursor.unwrap_or(0), limit)?;
+    let Some(last) = events.last() else { return Ok(0) };
+    take(tx, &events)?;
+    tx.exec(
+        "INSERT INTO subscribers (name, position) VALUES ($1, $2)
+         ON CONFLICT (name) DO UPDATE SET position = excluded.position",
+        params![name, last.position],
+    )?;
+    Ok(events.len())
+}
+
+/// Recomputes the links behind `from`, at most a page of them; says where it got to and whether there are more.
+pub(crate) fn verify_audit_page(q: &Query<'_>, from: &Seal) -> Result<(Seal, bool), Error> {
+    let links = q.all(
+        "SELECT s.n, s.hash, a.id, a.at, a.actor, a.action, a.object, a.request_id
+         FROM audit_seals s LEFT JOIN audit_entries a ON a.id = s.entry_id
+         WHERE s.n > $1 ORDER BY s.n LIMIT $2",
+        params![from.n, AUDIT_PAGE],
+        |row| {
+            let Some(id) = row.get::<Option<Uuid>>(2)? else {
+                return Ok((row.get::<i64>(0)?, hash_from(row, 1)?, None));
+            };
+            let entry = AuditEntry {
+                id,
+                at: row.get(3)?,
+                actor: row.get(4)?,
+                action: row.get(5)?,
+                object: row.get(6)?,
+                request_id: row.get(7)?,
+            };
+            Ok((row.get(0)?, hash_from(row, 1)?, Some(entry)))
+        },
+    )?;
+    let mut seal = from.clone();
+    for (n, hash, entry) in &links {
+        let matches = entry.as_ref().is_some_and(|entry| seal.extend(entry).hash == *hash && seal.n == *n);
+        if !matches {
+            return Err(Error::fault(format!("the audit chain breaks at link {n}")));
+        }
+    }
+    Ok((seal, links.len() as i64 == AUDIT_PAGE))
+}

@@ -1,0 +1,293 @@
+//! The one connection per node that is bound to its session: it listens, wakes other nodes, and is the sequencer
+//! while it holds the advisory lock. Losing the connection loses the lock, so a deposed sequencer cannot write.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kith_kernel::UserId;
+use kith_kernel::uuid::Uuid;
+use tokio::sync::Notify;
+use tokio_postgres::AsyncMessage;
+
+use super::Shared;
+use super::link::{Frame, Link, Session, describe};
+use super::threads::spawn;
+use crate::events::AuditEntry;
+use crate::sequencer::{Heads, Placed, Unplaced};
+use crate::stats::StoreStats;
+use crate::tx::Session as AnySession;
+use crate::{Error, Query, outbox, params};
+
+/// How long to wait at most before looking for work nobody announced, and for the lock of a dead sequencer.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The least time between two passes, and between two announcements: what arrives meanwhile travels together.
+const PACE: Duration = Duration::from_millis(4);
+
+/// Wait before a lost connection is made anew.
+const RECONNECT: Duration = Duration::from_millis(100);
+
+/// Rows placed in one pass.
+const PASS: i64 = 2_000;
+
+/// How often the low-water mark is kept for the next sequencer.
+const KEEP_MARK: Duration = Duration::from_secs(1);
+
+/// The lock's key is in the space of two numbers, apart from the keys of transactions.
+const TRY_LOCK: &str = "SELECT pg_try_advisory_lock(1262703720, 2)";
+
+pub(super) fn thread(shared: &Arc<Shared>) -> Result<JoinHandle<()>, Error> {
+    let shared = Arc::clone(shared);
+    spawn("kith-sequencer", move || run(&shared))
+}
+
+fn run(shared: &Arc<Shared>) {
+    let waiting = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::error!(%error, "no sequencer: its timer cannot be made"),
+    };
+    while !*shared.stop.borrow() {
+        let lost = Direct::open(shared).and_then(|mut direct| direct.work());
+        shared.stats.sequencer.store(0, Ordering::Relaxed);
+        let Err(error) = lost else { return };
+        tracing::warn!(%error, "the sequencer's connection was lost; it is made anew");
+        StoreStats::one(&shared.stats.reconnects);
+        waiting.block_on(async {
+            let mut stop = shared.stop.subscribe();
+            // Running out of time is the ordinary end of the wait.
+            let _ = tokio::time::timeout(RECONNECT, stop.wait_for(|stop| *stop)).await;
+        });
+    }
+}
+
+struct Direct<'s> {
+    shared: &'s Shared,
+    link: Link,
+    /// Rung when another node says something.
+    heard: Arc<Notify>,
+    /// What this node places from, while it is the sequencer.
+    lead: Option<Lead>,
+}
+
+struct Lead {
+    heads: Heads,
+    /// Every committed row below this transaction has its place.
+    low_tx: i64,
+    mark_kept: Instant,
+    kept_tx: i64,
+}
+
+impl<'s> Direct<'s> {
+    fn open(shared: &'s Arc<Shared>) -> Result<Self, Error> {
+        let heard = Arc::new(Notify::new());
+        let (bell, listener) = (Arc::clone(&heard), Arc::clone(shared));
+        let link = Link::connect(&shared.settings, move |message| {
+            if let AsyncMessage::Notification(notice) = message {
+                if let Ok(position) = notice.payload().parse() {
+                    advance(&listener, position);
+                } else {
+                    bell.notify_one();
+                }
+            }
+        })?;
+        let direct = Self { shared, link, heard, lead: None };
+        direct.batch("LISTEN kith")?;
+        let heads = outbox::heads(&direct.query(Frame::Plain))?;
+        advance(shared, heads.position);
+        Ok(direct)
+    }
+
+    fn work(&mut self) -> Result<(), Error> {
+        while !*self.shared.stop.borrow() {
+            if self.lead.is_none() {
+                self.campaign()?;
+            }
+            let (committed_here, more) =
+                if self.lead.is_some() { (false, self.pass()?) } else { (self.wait(), false) };
+            if committed_here && self.lead.is_none() {
+                self.batch("NOTIFY kith, 'committed'")?;
+            }
+            self.pause();
+            if self.lead.is_some() && !more {
+                self.wait();
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until something was committed here or announced by another node; says whether it was here.
+    fn wait(&self) -> bool {
+        let mut stop = self.shared.stop.subscribe();
+        self.link.runtime.block_on(async {
+            tokio::select! {
+                () = self.shared.committed.notified() => true,
+                () = self.heard.notified() => false,
+                () = tokio::time::sleep(LOOK) => false,
+                _ = stop.wait_for(|stop| *stop) => false,
+            }
+        })
+    }
+
+    fn pause(&self) {
+        self.link.runtime.block_on(tokio::time::sleep(PACE));
+    }
+
+    fn batch(&self, sql: &str) -> Result<(), Error> {
+        self.link.batch(sql).map_err(|error| Error::unavailable(describe(&error)))
+    }
+
+    fn query(&self, frame: Frame) -> Query<'_> {
+        Query::new(AnySession::Postgres(Session::new(&self.link, frame)))
+    }
+
+    /// Becomes the sequencer if nobody is.
+    #[expect(clippy::disallowed_methods, reason = "paces real work")]
+    fn campaign(&mut self) -> Result<(), Error> {
+        let q = self.query(Frame::Plain);
+        if !q.one(TRY_LOCK, &[], |row| row.get::<bool>(0))?.unwrap_or(false) {
+            return Ok(());
+        }
+        let heads = outbox::heads(&q)?;
+        let kept: Option<i64> = q.one("SELECT low_tx FROM sequencer WHERE id = 1", &[], |row| row.get(0))?;
+        let oldest = oldest_running(&q)?;
+        drop(q);
+        // A mark ahead of the server's own count was restored from another server and says nothing about this one.
+        let low_tx = kept.filter(|kept| *kept <= oldest).unwrap_or(0);
+        tracing::info!(position = heads.position, "this node is the sequencer");
+        self.shared.stats.sequencer.store(1, Ordering::Relaxed);
+        self.lead = Some(Lead { heads, low_tx, mark_kept: Instant::now(), kept_tx: low_tx });
+        Ok(())
+    }
+
+    /// Gives what was committed its place; says whether there may be more.
+    fn pass(&mut self) -> Result<bool, Error> {
+        let Some(lead) = &self.lead else { return Ok(false) };
+        let tx = self.query(Frame::Snapshot);
+        let oldest = oldest_running(&tx)?;
+        let events = unplaced_events(&tx, lead.low_tx)?;
+        let entries = unsealed_entries(&tx, lead.low_tx)?;
+        drop(tx);
+        self.batch("COMMIT")?;
+        let more = events.len() as i64 == PASS || entries.len() as i64 == PASS;
+        let placed = lead.heads.place(events.into_iter(), entries.iter());
+        if !placed.is_empty() {
+            self.write(&placed)?;
+        }
+        if !placed.positions.is_empty() {
+            StoreStats::add(&self.shared.stats.sequenced, placed.positions.len() as u64);
+            advance(self.shared, placed.heads.position);
+            self.batch(&format!("NOTIFY kith, '{}'", placed.heads.position))?;
+        }
+        if let Some(lead) = &mut self.lead {
+            lead.heads = placed.heads;
+            if !more {
+                lead.low_tx = oldest;
+            }
+        }
+        self.keep_mark()?;
+        Ok(more)
+    }
+
+    /// A few statements whatever the number of rows; the keys refuse a place that is taken.
+    fn write(&self, placed: &Placed) -> Result<(), Error> {
+        let (positions, events): (Vec<_>, Vec<_>) =
+            placed.positions.iter().map(|(position, id)| (*position, id.to_string())).unzip();
+        let (users, delivered): (Vec<_>, Vec<_>) =
+            placed.deliveries.iter().map(|(user, position)| (user.to_string(), *position)).unzip();
+        let ns: Vec<_> = placed.seals.iter().map(|seal| seal.n).collect();
+        let entries: Vec<_> = placed.seals.iter().map(|seal| seal.entry.to_string()).collect();
+        let prevs: Vec<_> = placed.seals.iter().map(|seal| seal.prev.as_slice()).collect();
+        let hashes: Vec<_> = placed.seals.iter().map(|seal| seal.hash.as_slice()).collect();
+        let written = self.link.runtime.block_on(async {
+            let client = &self.link.client;
+            client.batch_execute("BEGIN").await?;
+            client.execute(INSERT_POSITIONS, &[&positions, &events]).await?;
+            client.execute(INSERT_DELIVERIES, &[&users, &delivered]).await?;
+            client.execute(INSERT_SEALS, &[&ns, &entries, &prevs, &hashes]).await?;
+            client.batch_execute("COMMIT").await
+        });
+        written.map_err(|error: tokio_postgres::Error| Error::unavailable(describe(&error)))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "paces real work")]
+    fn keep_mark(&mut self) -> Result<(), Error> {
+        let Some(lead) = &mut self.lead else { return Ok(()) };
+        if lead.mark_kept.elapsed() < KEEP_MARK || lead.kept_tx == lead.low_tx {
+            return Ok(());
+        }
+        lead.mark_kept = Instant::now();
+        lead.kept_tx = lead.low_tx;
+        let low_tx = lead.low_tx;
+        self.batch(&format!(
+            "INSERT INTO sequencer (id, low_tx) VALUES (1, {low_tx})
+             ON CONFLICT (id) DO UPDATE SET low_tx = excluded.low_tx"
+        ))
+    }
+}
+
+const INSERT_POSITIONS: &str =
+    "INSERT INTO outbox_positions (position, event_id) SELECT * FROM unnest($1::bigint[], $2::text[])";
+
+const INSERT_DELIVERIES: &str = "INSERT INTO user_logs (user_id, log_offset, position)
+     SELECT d.user_id,
+            COALESCE((SELECT MAX(l.log_offset) FROM user_logs l WHERE l.user_id = d.user_id COLLATE \"C\"), 0)
+              + row_number() OVER (PARTITION BY d.user_id ORDER BY d.position),
+            d.position
+     FROM unnest($1::text[], $2::bigint[]) AS d (user_id, position)";
+
+const INSERT_SEALS: &str = "INSERT INTO audit_seals (n, entry_id, prev, hash)
+     SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[], $4::bytea[])";
+
+/// The oldest transaction that may still commit: whatever is older and visible now is all there will ever be.
+fn oldest_running(q: &Query<'_>) -> Result<i64, Error> {
+    let sql = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)";
+    q.one(sql, &[], |row| row.get(0))?.ok_or_else(|| Error::fault("no snapshot"))
+}
+
+/// Found by the absence of a position, in the order of transactions: for one subject that is commit order, because a
+/// command locks its subject before it writes, and a transaction gets its number with its first write.
+fn unplaced_events(q: &Query<'_>, low_tx: i64) -> Result<Vec<Unplaced>, Error> {
+    q.all(
+        "SELECT o.id, o.recipients FROM outbox o
+         WHERE o.tx >= $1 AND o.tx > 0
+           AND NOT EXISTS (SELECT 1 FROM outbox_positions p WHERE p.event_id = o.id)
+         ORDER BY o.tx, o.ordinal LIMIT $2",
+        params![low_tx, PASS],
+        |row| {
+            let recipients: Vec<UserId> = outbox::parse_recipients(&row.get::<String>(1)?)?;
+            Ok(Unplaced { id: row.get::<Uuid>(0)?, recipients })
+        },
+    )
+}
+
+fn unsealed_entries(q: &Query<'_>, low_tx: i64) -> Result<Vec<AuditEntry>, Error> {
+    q.all(
+        "SELECT a.id, a.at, a.actor, a.action, a.object, a.request_id FROM audit_entries a
+         WHERE a.tx >= $1 AND a.tx > 0
+           AND NOT EXISTS (SELECT 1 FROM audit_seals s WHERE s.entry_id = a.id)
+         ORDER BY a.tx, a.ordinal LIMIT $2",
+        params![low_tx, PASS],
+        |row| {
+            Ok(AuditEntry {
+                id: row.get(0)?,
+                at: row.get(1)?,
+                actor: row.get(2)?,
+                action: row.get(3)?,
+                object: row.get(4)?,
+                request_id: row.get(5)?,
+            })
+        },
+    )
+}
+
+/// Tells this process how far positions go.
+fn advance(shared: &Shared, position: i64) {
+    shared.head.send_if_modified(|head| {
+        let grown = position > *head;
+        *head = (*head).max(position);
+        grown
+    });
+    shared.stats.head.fetch_max(position.cast_unsigned(), Ordering::Relaxed);
+}

@@ -1,0 +1,447 @@
+//! One PostgreSQL connection, driven by the thread that owns it, and how a closure's statements run on it.
+//!
+//! Round trips are what costs: BEGIN and the locks travel with the first statement, the trace with COMMIT.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::future::{join, join_all, try_join};
+use futures_util::{TryStreamExt, pin_mut};
+use tokio::runtime::Runtime;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Statement};
+
+use super::settings::Settings;
+use crate::error::Cause;
+use crate::options::PostgresOptions;
+use crate::tx::Trace;
+use crate::value::{Param, Row};
+use crate::{Error, OpenError, outbox};
+
+/// Statements sent together at most; more would fill the socket while nobody reads the answers.
+const PIPELINE: usize = 16;
+
+const LOCK: &str = "SELECT pg_advisory_xact_lock(k) FROM unnest($1::bigint[]) AS k";
+
+/// A connection and the statements prepared on it.
+pub(crate) struct Link {
+    pub runtime: Runtime,
+    pub client: Client,
+    statements: RefCell<HashMap<(usize, usize), Statement>>,
+}
+
+impl Link {
+    /// Connects; notifications go to `on_notice`.
+    pub fn connect(
+        settings: &Settings,
+        on_notice: impl FnMut(AsyncMessage) + Send + 'static,
+    ) -> Result<Self, Error> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::unavailable)?;
+        let client = runtime.block_on(async {
+            let client = match &settings.tls {
+                None => {
+                    let (client, connection) = settings.config.connect(NoTls).await?;
+                    tokio::spawn(drive(connection, on_notice));
+                    client
+                }
+                Some(tls) => {
+                    let (client, connection) = settings.config.connect(tls.clone()).await?;
+                    tokio::spawn(drive(connection, on_notice));
+                    client
+                }
+            };
+            client.batch_execute(&settings.greeting).await?;
+            Ok(client)
+        });
+        let client = client.map_err(|error: tokio_postgres::Error| Error::unavailable(describe(&error)))?;
+        Ok(Self { runtime, client, statements: RefCell::default() })
+    }
+
+    /// The statement, prepared on this connection if it was not yet.
+    pub fn prepare(&self, sql: &'static str) -> Result<Statement, tokio_postgres::Error> {
+        let key = (sql.as_ptr().addr(), sql.len());
+        if let Some(statement) = self.statements.borrow().get(&key) {
+            return Ok(statement.clone());
+        }
+        let statement = self.runtime.block_on(self.client.prepare(sql))?;
+        self.statements.borrow_mut().insert(key, statement.clone());
+        Ok(statement)
+    }
+
+    pub fn batch(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
+        self.runtime.block_on(self.client.batch_execute(sql))
+    }
+}
+
+/// Moves bytes for a connection until it closes.
+async fn drive<S, T>(mut connection: Connection<S, T>, mut on_notice: impl FnMut(AsyncMessage))
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let messages = futures_util::stream::poll_fn(move |cx| connection.poll_message(cx));
+    pin_mut!(messages);
+    while let Ok(Some(message)) = messages.try_next().await {
+        on_notice(message);
+    }
+}
+
+/// How a closure's statements are framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Frame {
+    /// In a transaction that changes things.
+    Transaction,
+    /// In a transaction that sees one state.
+    Snapshot,
+    /// Each on its own.
+    Plain,
+}
+
+/// What kind of failure a session met: whether running again can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// Deadlock or serialization failure.
+    Conflict,
+    /// The connection is gone.
+    ConnectionLost,
+    /// Running again would fail again.
+    Lasting,
+}
+
+/// A link while a closure uses it.
+pub(crate) struct Session<'c> {
+    link: &'c Link,
+    frame: Frame,
+    begun: Cell<bool>,
+    locks: RefCell<Vec<i64>>,
+    trouble: Cell<Option<Trouble>>,
+    #[cfg(feature = "testing")]
+    pub faults: Option<&'c crate::testing::Faults>,
+}
+
+impl<'c> Session<'c> {
+    pub fn new(link: &'c Link, frame: Frame) -> Self {
+        Self {
+            link,
+            frame,
+            begun: Cell::new(false),
+            locks: RefCell::default(),
+            trouble: Cell::new(None),
+            #[cfg(feature = "testing")]
+            faults: None,
+        }
+    }
+
+    pub fn each(
+        &self,
+        sql: &'static str,
+        params: &[Param<'_>],
+        take: &mut dyn FnMut(&Row<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.run(sql, async |statement| {
+            let rows = self.link.client.query_raw(&statement, params).await?;
+            pin_mut!(rows);
+            while let Some(row) = rows.try_next().await? {
+                if let Err(error) = take(&Row::Postgres(&row)) {
+                    return Ok(Err(error));
+                }
+            }
+            Ok(Ok(()))
+        })?
+    }
+
+    pub fn exec(&self, sql: &'static str, params: &[Param<'_>]) -> Result<u64, Error> {
+        self.run(sql, async |statement| self.link.client.execute_raw(&statement, params).await)
+    }
+
+    /// Remembers what to lock; it travels with the next statement.
+    pub fn lock(&self, keys: Vec<i64>) -> Result<(), Error> {
+        self.locks.borrow_mut().extend(keys);
+        Ok(())
+    }
+
+    fn run<T>(
+        &self,
+        sql: &'static str,
+        go: impl AsyncFnOnce(Statement) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, Error> {
+        self.strike()?;
+        let statement = self.link.prepare(sql).map_err(|error| self.failed(&error))?;
+        let opening = self.opening().map_err(|error| self.failed(&error))?;
+        let both = async { try_join(opening.send(&self.link.client), go(statement)).await };
+        let ((), value) = self.link.runtime.block_on(both).map_err(|error| self.failed(&error))?;
+        Ok(value)
+    }
+
+    /// What has to travel before the next statement.
+    fn opening(&self) -> Result<Opening, tokio_postgres::Error> {
+        let begin = match self.frame {
+            Frame::Transaction => Some("BEGIN"),
+            Frame::Snapshot => Some("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+            Frame::Plain => None,
+        };
+        let begin = begin.filter(|_| !self.begun.replace(true));
+        let mut keys = self.locks.take();
+        keys.sort_unstable();
+        keys.dedup();
+        let lock = if keys.is_empty() { None } else { Some((self.link.prepare(LOCK)?, keys)) };
+        Ok(Opening { begin, lock })
+    }
+
+    /// Ends the transaction with its trace. An error other than [`Error::OutcomeUnknown`] means nothing was changed.
+    pub fn commit(&self, trace: &Trace) -> Result<(), Error> {
+        let ordinary = |error: &tokio_postgres::Error| self.failed(error);
+        let insert_audit = self.link.prepare(outbox::INSERT_AUDIT).map_err(|error| ordinary(&error))?;
+        let insert_event = self.link.prepare(outbox::INSERT_EVENT).map_err(|error| ordinary(&error))?;
+        let opening = self.opening().map_err(|error| ordinary(&error))?;
+        if trace.audit.is_empty() && trace.events.is_empty() && opening.begin.is_some() {
+            return Ok(());
+        }
+        let client = &self.link.client;
+        let recipients: Vec<_> = trace.events.iter().map(crate::Event::recipients_text).collect();
+        type Write<'w> = Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + 'w>>;
+        let mut writes: Vec<Write<'_>> = vec![Box::pin(opening.send(client))];
+        for (ordinal, entry) in (0..).zip(&trace.audit) {
+            let insert = &insert_audit;
+            writes.push(Box::pin(async move {
+                client.execute_raw(insert, outbox::audit_params(entry, ordinal)).await.map(drop)
+            }));
+        }
+        for (ordinal, (event, recipients)) in (0..).zip(trace.events.iter().zip(&recipients)) {
+            let insert = &insert_event;
+            writes.push(Box::pin(async move {
+                client.execute_raw(insert, outbox::event_params(event, recipients, ordinal)).await.map(drop)
+            }));
+        }
+        let early = writes.len().saturating_sub(PIPELINE);
+        for write in writes.drain(..early) {
+            self.link.runtime.block_on(write).map_err(|error| ordinary(&error))?;
+        }
+        self.strike_before_commit();
+        let (written, committed) =
+            self.link.runtime.block_on(join(join_all(writes), client.batch_execute("COMMIT")));
+        for outcome in written {
+            // The server has refused it, so COMMIT rolled back; without the server's word nobody knows.
+            outcome
+                .map_err(|error| if error.code().is_some() { ordinary(&error) } else { unknown(&error) })?;
+        }
+        committed.map_err(|error| unknown(&error))?;
+        self.strike_after_commit()
+    }
+
+    /// Undoes the transaction. Says whether the connection can be used again.
+    pub fn rollback(&self) -> bool {
+        !self.begun.get() || self.link.batch("ROLLBACK").is_ok()
+    }
+
+    /// Ends a transaction that changed nothing. Says whether the connection can be used again.
+    pub fn end_reading(&self) -> bool {
+        self.frame == Frame::Plain || self.rollback()
+    }
+
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.trouble.get()
+    }
+
+    fn failed(&self, error: &tokio_postgres::Error) -> Error {
+        let (error, trouble) = classify(error);
+        self.trouble.set(Some(trouble));
+        error
+    }
+}
+
+/// What travels ahead of a statement.
+struct Opening {
+    begin: Option<&'static str>,
+    lock: Option<(Statement, Vec<i64>)>,
+}
+
+impl Opening {
+    async fn send(self, client: &Client) -> Result<(), tokio_postgres::Error> {
+        let begin = async {
+            match self.begin {
+                Some(begin) => client.batch_execute(begin).await,
+                None => Ok(()),
+            }
+        };
+        let lock = async {
+            match self.lock {
+                Some((statement, keys)) => client.execute(&statement, &[&keys]).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        try_join(begin, lock).await.map(drop)
+    }
+}
+
+fn unknown(error: &tokio_postgres::Error) -> Error {
+    Error::OutcomeUnknown(Cause::new(describe(error)))
+}
+
+/// An error with its causes: the driver's own text leaves them out.
+pub(super) fn describe(error: &tokio_postgres::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Says what an error of PostgreSQL means for whoever asked (SQLSTATE: appendix A of its manual).
+fn classify(error: &tokio_postgres::Error) -> (Error, Trouble) {
+    let text = describe(error);
+    let Some(code) = error.code() else {
+        let lost = error.is_closed()
+            || std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>());
+        let trouble = if lost { Trouble::ConnectionLost } else { Trouble::Lasting };
+        return (if lost { Error::unavailable(text) } else { Error::fault(text) }, trouble);
+    };
+    match code.code().get(..2) {
+        _ if *code == SqlState::T_R_DEADLOCK_DETECTED || *code == SqlState::T_R_SERIALIZATION_FAILURE => {
+            (Error::unavailable(text), Trouble::Conflict)
+        }
+        _ if *code == SqlState::QUERY_CANCELED || *code == SqlState::LOCK_NOT_AVAILABLE => {
+            (Error::DeadlinePassed, Trouble::Lasting)
+        }
+        Some("08" | "57") => (Error::unavailable(text), Trouble::ConnectionLost),
+        Some("53" | "58" | "25") => (Error::unavailable(text), Trouble::Lasting),
+        Some("23") => (Error::Constraint(Cause::new(text)), Trouble::Lasting),
+        _ => (Error::fault(text), Trouble::Lasting),
+    }
+}
+
+#[cfg(feature = "testing")]
+impl Session<'_> {
+    /// Lets a fault that was switched on happen here, by the server's own hand.
+    fn strike(&self) -> Result<(), Error> {
+        use crate::testing::Fault;
+        let sql = match self.faults.and_then(crate::testing::Faults::at_statement) {
+            None => return Ok(()),
+            Some(Fault::ConnectionLost) => "SELECT pg_terminate_backend(pg_backend_pid())",
+            Some(_) => "BEGIN; DO $$ BEGIN RAISE 'injected' USING ERRCODE = 'disk_full'; END $$",
+        };
+        self.begun.set(true);
+        self.link.batch(sql).map_err(|error| self.failed(&error))
+    }
+
+    pub fn strike_at_end(&self) -> Result<(), Error> {
+        if !self.faults.is_some_and(crate::testing::Faults::at_end) {
+            return Ok(());
+        }
+        self.begun.set(true);
+        let deadlock = "BEGIN; DO $$ BEGIN RAISE 'injected' USING ERRCODE = 'deadlock_detected'; END $$";
+        self.link.batch(deadlock).map_err(|error| self.failed(&error))
+    }
+
+    fn strike_before_commit(&self) {
+        if self.faults.is_some_and(crate::testing::Faults::at_commit) {
+            // Its own error is the fault: the connection is gone when COMMIT is sent.
+            let _ = self.link.batch("SELECT pg_terminate_backend(pg_backend_pid())");
+        }
+    }
+
+    fn strike_after_commit(&self) -> Result<(), Error> {
+        let lost = self.faults.is_some_and(crate::testing::Faults::after_commit);
+        if lost { Err(Error::OutcomeUnknown(Cause::new("injected: the answer was lost"))) } else { Ok(()) }
+    }
+}
+
+#[cfg(not(feature = "testing"))]
+#[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "faults strike in test builds only")]
+impl Session<'_> {
+    const fn strike(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    pub const fn strike_at_end(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    const fn strike_before_commit(&self) {}
+
+    const fn strike_after_commit(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Two connections must be two sessions: behind a pooler that lends them by transaction they may be one, and locks
+/// would protect nobody.
+pub(super) fn refuse_shared_sessions(settings: &Settings) -> Result<(), OpenError> {
+    let mark = "SELECT set_config('kith.session', 'first', false)";
+    let read = "SELECT COALESCE(current_setting('kith.session', true), '')";
+    let first = Link::connect(settings, |_| {})?;
+    let second = Link::connect(settings, |_| {})?;
+    let ask = |link: &Link, sql| {
+        link.runtime
+            .block_on(link.client.simple_query(sql))
+            .map_err(|error| Error::unavailable(describe(&error)))
+    };
+    ask(&first, mark)?;
+    let seen = ask(&second, read)?;
+    let shared = seen.iter().any(|message| {
+        matches!(message, tokio_postgres::SimpleQueryMessage::Row(row) if row.get(0).is_some_and(|seen| !seen.is_empty()))
+    });
+    if shared {
+        return Err(OpenError::Settings(
+            "database.url leads through a connection pooler in transaction mode (such as PgBouncer with \
+             pool_mode=transaction): Kith keeps locks and listens on its connections, so give it the server's own \
+             address or a pool in session mode"
+                .into(),
+        ));
+    }
+    Ok(())
+}
+
+/// The connection of the role that owns the tables, while it holds the lock that keeps other nodes from migrating.
+pub(crate) struct MigrationLink {
+    link: Link,
+    run_role: Option<String>,
+}
+
+/// The key that migrating nodes lock, in the space of two numbers, apart from [`super::lock_key`].
+const MIGRATING: &str = "SELECT pg_advisory_lock(1262703720, 1)";
+
+/// Migrations may take long.
+const MIGRATION_PATIENCE: Duration = Duration::from_secs(24 * 3_600);
+
+impl MigrationLink {
+    pub fn open(own: &PostgresOptions) -> Result<Self, OpenError> {
+        let run = Settings::parse(&own.url, MIGRATION_PATIENCE)?;
+        let owner = match &own.migrate_url {
+            Some(url) => Settings::parse(url, MIGRATION_PATIENCE)?,
+            None => run.clone(),
+        };
+        let run_role = run.user().filter(|role| owner.user() != Some(role)).map(str::to_owned);
+        let link = Link::connect(&owner, |_| {})?;
+        let opened = Self { link, run_role };
+        opened.batch(MIGRATING)?;
+        Ok(opened)
+    }
+
+    pub fn session(&self) -> Session<'_> {
+        Session::new(&self.link, Frame::Plain)
+    }
+
+    pub fn batch(&self, sql: &str) -> Result<(), Error> {
+        self.link.batch(sql).map_err(|error| classify(&error).0)
+    }
+
+    /// Lets the role that serves read and write rows, and nothing else: no schema, and no history of its own making.
+    pub fn grant_to_run_role(&self) -> Result<(), Error> {
+        let Some(role) = &self.run_role else { return Ok(()) };
+        let role = role.replace('"', "\"\"");
+        self.batch(&format!(
+            "GRANT USAGE ON SCHEMA public TO \"{role}\";
+             GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO \"{role}\";
+             REVOKE INSERT, UPDATE, DELETE ON schema_migrations FROM \"{role}\";
+             REVOKE UPDATE, DELETE ON audit_entries, audit_seals FROM \"{role}\""
+        ))
+    }
+}

@@ -1,0 +1,162 @@
+//! PostgreSQL: a small set of threads, each with a connection of its own, and one for what is bound to a session.
+
+mod direct;
+mod link;
+mod settings;
+mod threads;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use async_channel::{Sender, TrySendError};
+use kith_kernel::Timestamp;
+use sha2::{Digest, Sha256};
+use tokio::sync::{Notify, watch};
+
+use crate::job::{ReadJob, WriteJob};
+use crate::options::{PostgresOptions, StoreOptions};
+use crate::stats::{StatsSnapshot, StoreStats};
+use crate::{Error, OpenError, Query};
+
+pub(crate) use link::{MigrationLink, Session};
+use settings::Settings;
+
+/// Threads for reads that take long.
+const SLOW_THREADS: usize = 2;
+
+/// What all threads of one database share.
+pub(crate) struct Shared {
+    pub settings: Settings,
+    pub stats: StoreStats,
+    pub head: watch::Sender<i64>,
+    /// Rung after each commit that left a trace; the session-bound connection listens.
+    pub committed: Notify,
+    pub stop: watch::Sender<bool>,
+    pub rehearse: bool,
+    #[cfg(feature = "testing")]
+    pub faults: crate::testing::Faults,
+}
+
+/// An open database.
+pub(crate) struct Engine {
+    shared: Arc<Shared>,
+    writes: Sender<Box<dyn WriteJob>>,
+    reads: Sender<Box<dyn ReadJob>>,
+    slow_reads: Sender<Box<dyn ReadJob>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Engine {
+    pub fn open(options: &StoreOptions, own: &PostgresOptions) -> Result<Self, OpenError> {
+        let settings = Settings::parse(&own.url, options.deadline)?;
+        link::refuse_shared_sessions(&settings)?;
+        let shared = Arc::new(Shared {
+            settings,
+            stats: StoreStats::default(),
+            head: watch::Sender::new(0),
+            committed: Notify::new(),
+            stop: watch::Sender::new(false),
+            rehearse: options.rehearse,
+            #[cfg(feature = "testing")]
+            faults: crate::testing::Faults::default(),
+        });
+        let (writes, write_queue) = async_channel::bounded(options.write_queue);
+        let (reads, read_queue) = async_channel::bounded(options.read_queue);
+        let (slow_reads, slow_queue) = async_channel::bounded(options.read_queue);
+        let mut threads = Vec::new();
+        for _ in 0..own.write_threads.max(1) {
+            threads.push(threads::write_thread(&shared, write_queue.clone())?);
+        }
+        for _ in 0..own.read_threads.max(1) {
+            threads.push(threads::read_thread(&shared, read_queue.clone(), threads::Lane::Short)?);
+        }
+        for _ in 0..SLOW_THREADS {
+            threads.push(threads::read_thread(&shared, slow_queue.clone(), threads::Lane::Slow)?);
+        }
+        threads.push(direct::thread(&shared)?);
+        Ok(Self { shared, writes, reads, slow_reads, threads: Mutex::new(threads) })
+    }
+
+    pub fn enqueue_write(&self, job: Box<dyn WriteJob>) -> Result<(), Error> {
+        self.enqueue(&self.writes, job)
+    }
+
+    pub fn enqueue_read(&self, job: Box<dyn ReadJob>) -> Result<(), Error> {
+        self.enqueue(&self.reads, job)
+    }
+
+    pub fn enqueue_slow_read(&self, job: Box<dyn ReadJob>) -> Result<(), Error> {
+        self.enqueue(&self.slow_reads, job)
+    }
+
+    fn enqueue<J>(&self, queue: &Sender<J>, job: J) -> Result<(), Error> {
+        // Counted before it can be taken, so that the gauge never goes below zero.
+        StoreStats::one(&self.shared.stats.queued);
+        queue.try_send(job).map_err(|refused| {
+            StoreStats::less(&self.shared.stats.queued);
+            match refused {
+                TrySendError::Full(_) => {
+                    StoreStats::one(&self.shared.stats.refused_busy);
+                    Error::Busy
+                }
+                TrySendError::Closed(_) => Error::unavailable("the store has shut down"),
+            }
+        })
+    }
+
+    pub fn stats(&self) -> StatsSnapshot {
+        self.shared.stats.snapshot()
+    }
+
+    pub fn head(&self) -> watch::Receiver<i64> {
+        self.shared.head.subscribe()
+    }
+
+    #[cfg(feature = "testing")]
+    pub fn faults(&self) -> &crate::testing::Faults {
+        &self.shared.faults
+    }
+
+    pub fn close(&self) {
+        self.writes.close();
+        self.reads.close();
+        self.slow_reads.close();
+        self.shared.stop.send_replace(true);
+        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// The key of an advisory lock: stable over builds and nodes.
+pub(crate) fn lock_key(what: &str, key: &str) -> i64 {
+    let digest = Sha256::new().chain_update(what).chain_update([0]).chain_update(key).finalize();
+    i64::from_be_bytes(std::array::from_fn(|at| digest[at]))
+}
+
+pub(crate) fn database_now(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
+    let ms = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
+    q.one(ms, &[], |row| row.get(0))
+}
+
+/// Runs statements on a connection of their own; for tests, which make and drop databases.
+#[cfg(feature = "testing")]
+pub(crate) fn run_once(url: &str, sql: &str) -> Result<(), OpenError> {
+    let settings = Settings::parse(url, std::time::Duration::from_secs(60))?;
+    let link = link::Link::connect(&settings, |_| {})?;
+    link.batch(sql).map_err(|error| Error::unavailable(link::describe(&error)).into())
+}
+
+/// The same from async code.
+#[cfg(feature = "testing")]
+pub(crate) async fn run_apart(url: String, sql: String) -> Result<(), OpenError> {
+    tokio::task::spawn_blocking(move || run_once(&url, &sql)).await.map_err(Error::fault)?
+}

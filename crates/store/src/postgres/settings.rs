@@ -1,0 +1,161 @@
+//! A connection address and what it asks of TLS.
+//!
+//! A connection that encrypts also verifies whom it speaks to. Without `sslmode`, loopback addresses and sockets are
+//! plain and everything else is encrypted.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use tokio_postgres::Config;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::OpenError;
+
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// How a dead peer is noticed: after about ten seconds of silence.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEPALIVE_RETRIES: u32 = 3;
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+
+/// Everything needed to connect.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub config: Config,
+    pub tls: Option<MakeRustlsConnect>,
+    /// Run on each new connection.
+    pub greeting: String,
+}
+
+impl Settings {
+    /// Reads an address such as `postgres://kith@db.example/kith?sslmode=verify-full&sslrootcert=/etc/ca.pem`.
+    pub fn parse(url: &str, deadline: Duration) -> Result<Self, OpenError> {
+        let (url, tls) = split_tls(url)?;
+        // The parser's own error may quote the address, and with it the password.
+        let mut config: Config = url.parse().map_err(|_| {
+            settings("database.url is not a PostgreSQL address: postgres://user@host/database")
+        })?;
+        config
+            .application_name("kith")
+            .connect_timeout(CONNECT)
+            .keepalives_idle(KEEPALIVE_IDLE)
+            .keepalives_interval(KEEPALIVE_INTERVAL)
+            .keepalives_retries(KEEPALIVE_RETRIES)
+            .tcp_user_timeout(UNACKNOWLEDGED);
+        let encrypts = match tls.mode.as_deref() {
+            None => !config.get_hosts().iter().all(is_local),
+            Some("disable") => false,
+            Some("require" | "verify-ca" | "verify-full") => true,
+            Some(other) => {
+                return Err(settings(format!(
+                    "sslmode={other} is not one of disable, require, verify-ca, verify-full"
+                )));
+            }
+        };
+        config.ssl_mode(if encrypts { SslMode::Require } else { SslMode::Disable });
+        let tls = encrypts.then(|| client_tls(tls.root_cert.as_deref())).transpose()?;
+        let ms = deadline.as_millis();
+        let greeting = format!(
+            "SET statement_timeout = {ms}; SET lock_timeout = {ms}; SET idle_in_transaction_session_timeout = {ms}"
+        );
+        Ok(Self { config, tls, greeting })
+    }
+
+    /// The role it signs in as.
+    pub fn user(&self) -> Option<&str> {
+        self.config.get_user()
+    }
+}
+
+#[derive(Default)]
+struct TlsChoice {
+    mode: Option<String>,
+    root_cert: Option<String>,
+}
+
+/// Takes the TLS parameters out of an address; the rest is the driver's.
+fn split_tls(url: &str) -> Result<(String, TlsChoice), OpenError> {
+    let Some((base, query)) = url.split_once('?') else {
+        return Ok((url.to_owned(), TlsChoice::default()));
+    };
+    let mut tls = TlsChoice::default();
+    let mut rest = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("sslmode", mode)) => tls.mode = Some(mode.to_owned()),
+            Some(("sslrootcert", path)) => tls.root_cert = Some(path.to_owned()),
+            Some(_) => rest.push(pair),
+            None => return Err(settings("a parameter in database.url has no value")),
+        }
+    }
+    let url = if rest.is_empty() { base.to_owned() } else { format!("{base}?{}", rest.join("&")) };
+    Ok((url, tls))
+}
+
+fn is_local(host: &Host) -> bool {
+    match host {
+        Host::Unix(_) => true,
+        Host::Tcp(name) => name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+    }
+}
+
+/// TLS that trusts the authorities in `root_cert`, or the system's.
+fn client_tls(root_cert: Option<&str>) -> Result<MakeRustlsConnect, OpenError> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = root_cert {
+        let bad = |error: &dyn std::fmt::Display| settings(format!("sslrootcert {path}: {error}"));
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| bad(&error))? {
+            roots.add(certificate.map_err(|error| bad(&error))?).map_err(|error| bad(&error))?;
+        }
+    } else {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    if roots.is_empty() {
+        return Err(settings("no certificate authority to trust: name one with sslrootcert in database.url"));
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| settings(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}
+
+fn settings(text: impl Into<String>) -> OpenError {
+    OpenError::Settings(text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str) -> Result<Settings, OpenError> {
+        Settings::parse(url, Duration::from_secs(5))
+    }
+
+    #[test]
+    fn only_loopback_is_plain_unless_asked() {
+        assert!(parse("postgres://a@127.0.0.1/b").unwrap().tls.is_none());
+        assert!(parse("postgres://a@localhost/b").unwrap().tls.is_none());
+        assert!(parse("postgres://a@db.example/b?sslmode=disable").unwrap().tls.is_none());
+        let remote = parse("postgres://a@db.example/b");
+        assert!(remote.is_err() || remote.unwrap().tls.is_some());
+    }
+
+    #[test]
+    fn a_bad_address_is_refused_without_its_password() {
+        for url in
+            ["mysql://a:secret@x/b", "postgres://a:secret@h:port/b", "postgres://a:secret@h/b?sslmode=maybe"]
+        {
+            let error = parse(url).err().expect(url).to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The threads that run closures on PostgreSQL, each on a connection that it opens anew when it is lost.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use async_channel::Receiver;
+
+use super::Shared;
+use super::link::{Frame, Link, Session, Trouble};
+use crate::job::{Ending, ReadJob, WriteJob};
+use crate::stats::StoreStats;
+use crate::tx::Session as AnySession;
+use crate::{Error, Query, Tx};
+
+/// Runs of one closure before it is given up.
+const RUNS: u32 = 6;
+
+/// Which reads a thread takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Each statement sees what is committed when it starts.
+    Short,
+    /// All statements see one state.
+    Slow,
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    link: Option<Link>,
+    connected_before: bool,
+}
+
+/// How one run ended.
+enum Attempt {
+    Ended(Result<(), Error>),
+    /// Nothing was changed; running again may help.
+    Again(Trouble, Error),
+}
+
+pub(super) fn write_thread(
+    shared: &Arc<Shared>,
+    queue: Receiver<Box<dyn WriteJob>>,
+) -> Result<JoinHandle<()>, Error> {
+    let mut worker = Worker::new(shared);
+    spawn("kith-pg-write", move || {
+        while let Some(mut job) = worker.next(&queue) {
+            let fate = worker.in_time(job.deadline()).and_then(|()| worker.write(&mut *job));
+            job.answer(fate);
+        }
+    })
+}
+
+pub(super) fn read_thread(
+    shared: &Arc<Shared>,
+    queue: Receiver<Box<dyn ReadJob>>,
+    lane: Lane,
+) -> Result<JoinHandle<()>, Error> {
+    let mut worker = Worker::new(shared);
+    spawn("kith-pg-read", move || {
+        while let Some(mut job) = worker.next(&queue) {
+            let fate = worker.in_time(job.deadline()).and_then(|()| worker.read(&mut *job, lane));
+            job.answer(fate);
+        }
+    })
+}
+
+pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(Error::unavailable)
+}
+
+impl Worker {
+    fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared), link: None, connected_before: false }
+    }
+
+    /// Waits for work, and lets the connection notice meanwhile if it is closed.
+    fn next<J>(&self, queue: &Receiver<J>) -> Option<J> {
+        let taken = match &self.link {
+            Some(link) => link.runtime.block_on(queue.recv()),
+            None => queue.recv_blocking(),
+        };
+        let job = taken.ok()?;
+        StoreStats::less(&self.shared.stats.queued);
+        Some(job)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "deadlines are about real waiting")]
+    fn in_time(&self, deadline: Instant) -> Result<(), Error> {
+        if deadline > Instant::now() {
+            return Ok(());
+        }
+        StoreStats::one(&self.shared.stats.dropped_late);
+        Err(Error::DeadlinePassed)
+    }
+
+    fn connect(&mut self) -> Result<(), Error> {
+        if self.link.as_ref().is_some_and(|link| !link.client.is_closed()) {
+            return Ok(());
+        }
+        self.link = None;
+        self.link = Some(Link::connect(&self.shared.settings, |_| {})?);
+        if std::mem::replace(&mut self.connected_before, true) {
+            StoreStats::one(&self.shared.stats.reconnects);
+        }
+        Ok(())
+    }
+
+    /// Runs `attempt` until it ends, on a new connection if the last was lost.
+    fn persist(
+        &mut self,
+        deadline: Instant,
+        mut attempt: impl FnMut(&mut Self) -> Result<Attempt, Error>,
+    ) -> Result<(), Error> {
+        let mut last = Error::unavailable("not run");
+        for run in 0..RUNS {
+            if run > 0 {
+                self.in_time(deadline).map_err(|_| last.clone())?;
+                StoreStats::one(&self.shared.stats.retries);
+            }
+            self.connect()?;
+            match attempt(self)? {
+                Attempt::Ended(fate) => return fate,
+                Attempt::Again(trouble, error) => {
+                    if trouble == Trouble::ConnectionLost {
+                        self.link = None;
+                    }
+                    last = error;
+                }
+            }
+        }
+        Err(Error::unavailable(last))
+    }
+
+    fn write(&mut self, job: &mut dyn WriteJob) -> Result<(), Error> {
+        self.persist(job.deadline(), |worker| {
+            if worker.shared.rehearse {
+                if let rehearsed @ Attempt::Again(..) = worker.attempt(job, true)? {
+                    return Ok(rehearsed);
+                }
+            }
+            worker.attempt(job, false)
+        })
+    }
+
+    /// One run in a transaction of its own; a rehearsal's is rolled back.
+    fn attempt(&mut self, job: &mut dyn WriteJob, rehearsal: bool) -> Result<Attempt, Error> {
+        let link = self.link.as_ref().ok_or_else(|| Error::unavailable("not connected"))?;
+        let session = self.session(link, Frame::Transaction);
+        let tx = Tx::new(AnySession::Postgres(session));
+        let ending = job.run(&tx);
+        let AnySession::Postgres(session) = &tx.session else {
+            return Err(Error::fault("a session changed its database"));
+        };
+        let mut fate = tx.failure().map_or(Ok(()), Err);
+        let mut traced = false;
+        if fate.is_ok() && !rehearsal {
+            fate = session.strike_at_end();
+        }
+        if fate.is_ok() && ending == Ending::Commit && !rehearsal {
+            let trace = tx.take_trace();
+            traced = !trace.audit.is_empty() || !trace.events.is_empty();
+            fate = session.commit(&trace);
+        }
+        let committed = fate.is_ok() && ending == Ending::Commit && !rehearsal;
+        let trouble = session.trouble();
+        let sound = match &fate {
+            Err(Error::OutcomeUnknown(_)) => false,
+            _ => committed || session.rollback(),
+        };
+        drop(tx);
+        if !sound {
+            self.link = None;
+        }
+        self.count(committed, traced, &fate);
+        Ok(match (fate, trouble) {
+            (Err(error), Some(trouble))
+                if trouble != Trouble::Lasting && !matches!(error, Error::OutcomeUnknown(_)) =>
+            {
+                Attempt::Again(trouble, error)
+            }
+            (fate, _) => Attempt::Ended(fate),
+        })
+    }
+
+    fn count(&self, committed: bool, traced: bool, fate: &Result<(), Error>) {
+        let stats = &self.shared.stats;
+        match fate {
+            Ok(()) if committed => StoreStats::one(&stats.commits),
+            Err(Error::OutcomeUnknown(_)) => StoreStats::one(&stats.outcomes_unknown),
+            _ => StoreStats::one(&stats.rollbacks),
+        }
+        if traced {
+            self.shared.committed.notify_one();
+        }
+    }
+
+    fn read(&mut self, job: &mut dyn ReadJob, lane: Lane) -> Result<(), Error> {
+        let (frame, counter) = match lane {
+            Lane::Short => (Frame::Plain, &self.shared.stats.reads),
+            Lane::Slow => (Frame::Snapshot, &self.shared.stats.slow_reads),
+        };
+        StoreStats::one(counter);
+        self.persist(job.deadline(), |worker| {
+            let link = worker.link.as_ref().ok_or_else(|| Error::unavailable("not connected"))?;
+            let query = Query::new(AnySession::Postgres(Session::new(link, frame)));
+            let failure = job.run(&query);
+            let AnySession::Postgres(session) = &query.session else {
+                return Err(Error::fault("a session changed its database"));
+            };
+            let trouble = session.trouble();
+            let sound = session.end_reading();
+            drop(query);
+            if !sound {
+                worker.link = None;
+            }
+            Ok(match (failure, trouble) {
+                (Some(error), Some(trouble)) if trouble != Trouble::Lasting => Attempt::Again(trouble, error),
+                _ => Attempt::Ended(Ok(())),
+            })
+        })
+    }
+
+    #[cfg(feature = "testing")]
+    fn session<'l>(&'l self, link: &'l Link, frame: Frame) -> Session<'l> {
+        let mut session = Session::new(link, frame);
+        session.faults = Some(&self.shared.faults);
+        session
+    }
+
+    #[cfg(not(feature = "testing"))]
+    #[expect(clippy::unused_self, reason = "faults strike in test builds only")]
+    fn session<'l>(&self, link: &'l Link, frame: Frame) -> Session<'l> {
+        Session::new(link, frame)
+    }
+}

@@ -1,0 +1,163 @@
+//! One SQLite connection: how it is opened, and how statements run on it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, params_from_iter};
+
+use crate::error::Cause;
+use crate::options::Synchronous;
+use crate::value::{Param, Row};
+use crate::{Error, dialect};
+
+/// Statements kept prepared on each connection.
+const STATEMENTS: usize = 512;
+
+/// How long a connection waits for another's lock: only a checkpoint that resets the log ever holds one.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// A connection, with the texts of its statements in SQLite's own notation.
+pub(crate) struct Link {
+    pub connection: Connection,
+    texts: RefCell<HashMap<(usize, usize), Arc<str>>>,
+}
+
+/// Where a link is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    Write,
+    Read,
+}
+
+impl Link {
+    pub fn open(file: &Path, synchronous: Synchronous, for_what: Use) -> Result<Self, Error> {
+        let mut flags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        flags |= match for_what {
+            Use::Write => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+            Use::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
+        };
+        let connection = Connection::open_with_flags(file, flags).map_err(sqlite_error)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        connection.busy_timeout(BUSY).map_err(sqlite_error)?;
+        let synchronous = match synchronous {
+            Synchronous::Full => "FULL",
+            Synchronous::Off => "OFF",
+        };
+        let pragma = |name, value: &dyn rusqlite::ToSql| {
+            connection.pragma_update(None, name, value).map_err(sqlite_error)
+        };
+        if for_what == Use::Write {
+            pragma("journal_mode", &"WAL")?;
+            pragma("synchronous", &synchronous)?;
+            pragma("wal_autocheckpoint", &0)?;
+        }
+        pragma("foreign_keys", &true)?;
+        pragma("cache_size", &-16_000)?;
+        pragma("temp_store", &"MEMORY")?;
+        Ok(Self { connection, texts: RefCell::default() })
+    }
+
+    fn prepare(&self, sql: &'static str) -> Result<CachedStatement<'_>, Error> {
+        let key = (sql.as_ptr().addr(), sql.len());
+        let text =
+            Arc::clone(self.texts.borrow_mut().entry(key).or_insert_with(|| dialect::to_sqlite(sql).into()));
+        self.connection.prepare_cached(&text).map_err(sqlite_error)
+    }
+
+    /// Runs a statement that has no parameters and no interesting result, such as `COMMIT`.
+    pub fn command(&self, sql: &str) -> Result<(), Error> {
+        self.connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute([]))
+            .map_err(sqlite_error)?;
+        Ok(())
+    }
+
+    /// Runs several statements of any kind.
+    pub fn batch(&self, sql: &str) -> Result<(), Error> {
+        self.connection.execute_batch(sql).map_err(sqlite_error)
+    }
+}
+
+/// A link while a closure uses it.
+pub(crate) struct Session<'c> {
+    pub link: &'c Link,
+    #[cfg(feature = "testing")]
+    pub faults: Option<&'c crate::testing::Faults>,
+}
+
+impl<'c> Session<'c> {
+    /// A session on which no faults strike.
+    pub fn plain(link: &'c Link) -> Self {
+        Self {
+            link,
+            #[cfg(feature = "testing")]
+            faults: None,
+        }
+    }
+
+    pub fn each(
+        &self,
+        sql: &'static str,
+        params: &[Param<'_>],
+        take: &mut dyn FnMut(&Row<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.strike()?;
+        let mut statement = self.link.prepare(sql)?;
+        let mut rows = statement.query(params_from_iter(params)).map_err(sqlite_error)?;
+        while let Some(row) = rows.next().map_err(sqlite_error)? {
+            take(&Row::Sqlite(row))?;
+        }
+        Ok(())
+    }
+
+    pub fn exec(&self, sql: &'static str, params: &[Param<'_>]) -> Result<u64, Error> {
+        self.strike()?;
+        let changed = self.link.prepare(sql)?.execute(params_from_iter(params)).map_err(sqlite_error)?;
+        Ok(changed as u64)
+    }
+
+    #[cfg(not(feature = "testing"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "faults strike in test builds only")]
+    const fn strike(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// In a test build, lets a fault that was switched on happen here.
+    #[cfg(feature = "testing")]
+    fn strike(&self) -> Result<(), Error> {
+        use crate::testing::Fault;
+        match self.faults.and_then(crate::testing::Faults::at_statement) {
+            None => Ok(()),
+            Some(Fault::ConnectionLost) => {
+                // What SQLite itself may do when the disk fails: the whole transaction is gone, not just this part.
+                self.link.batch("ROLLBACK")?;
+                Err(Error::unavailable("injected: the whole transaction was lost"))
+            }
+            Some(_) => Err(Error::unavailable("injected: database or disk is full")),
+        }
+    }
+}
+
+/// Says what an error of SQLite means for whoever asked.
+pub(crate) fn sqlite_error(error: rusqlite::Error) -> Error {
+    let rusqlite::Error::SqliteFailure(code, _) = &error else {
+        return Error::fault(error);
+    };
+    match code.code {
+        ErrorCode::OperationInterrupted => Error::DeadlinePassed,
+        ErrorCode::ConstraintViolation => Error::Constraint(Cause::new(error)),
+        ErrorCode::DiskFull
+        | ErrorCode::SystemIoFailure
+        | ErrorCode::CannotOpen
+        | ErrorCode::DatabaseBusy
+        | ErrorCode::DatabaseLocked
+        | ErrorCode::OutOfMemory
+        | ErrorCode::ReadOnly
+        | ErrorCode::FileLockingProtocolFailed => Error::unavailable(error),
+        _ => Error::fault(error),
+    }
+}

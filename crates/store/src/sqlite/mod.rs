@@ -1,0 +1,143 @@
+//! SQLite: reads in place, one writer thread that commits in groups, checkpoints on a connection of their own.
+
+mod checkpoint;
+mod link;
+mod reader;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::sync::watch;
+
+use crate::folder::DataFolder;
+use crate::job::{ReadJob, WriteJob};
+use crate::options::{SqliteOptions, StoreOptions, Synchronous};
+use crate::stats::{StatsSnapshot, StoreStats};
+use crate::{Error, OpenError, Query};
+
+pub(crate) use link::{Link, Session, Use};
+
+pub(crate) const FILE: &str = "kith.db";
+
+/// What all threads of one database share.
+pub(crate) struct Shared {
+    pub file: PathBuf,
+    pub synchronous: Synchronous,
+    pub stats: StoreStats,
+    pub head: watch::Sender<i64>,
+    pub rehearse: bool,
+    #[cfg(feature = "testing")]
+    pub faults: crate::testing::Faults,
+}
+
+/// An open database.
+pub(crate) struct Engine {
+    shared: Arc<Shared>,
+    writes: Mutex<Option<std::sync::mpsc::SyncSender<Box<dyn WriteJob>>>>,
+    readers: reader::Readers,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    stop_checkpoints: watch::Sender<bool>,
+    _folder: DataFolder,
+}
+
+impl Engine {
+    pub fn open(options: &StoreOptions, own: &SqliteOptions) -> Result<Self, OpenError> {
+        let folder = DataFolder::claim(&own.folder)?;
+        let shared = Arc::new(Shared {
+            file: own.folder.join(FILE),
+            synchronous: own.synchronous,
+            stats: StoreStats::default(),
+            head: watch::Sender::new(0),
+            rehearse: options.rehearse,
+            #[cfg(feature = "testing")]
+            faults: crate::testing::Faults::default(),
+        });
+        let writer = writer::Writer::open(Arc::clone(&shared))?;
+        let (writes, queue) = std::sync::mpsc::sync_channel(options.write_queue);
+        let readers = reader::Readers::new(&shared, own.read_in_place, options.read_queue);
+        let stop_checkpoints = watch::Sender::new(false);
+        let mut threads = vec![spawn("kith-writer", move || writer.run(&queue))?];
+        for _ in 0..reader::SLOW_THREADS {
+            threads.push(spawn("kith-slow-read", readers.slow_lane(Arc::clone(&shared)))?);
+        }
+        let checkpoints = checkpoint::Checkpoints::open(Arc::clone(&shared), stop_checkpoints.subscribe())?;
+        threads.push(spawn("kith-checkpoint", move || checkpoints.run())?);
+        let engine = Self {
+            shared,
+            writes: Mutex::new(Some(writes)),
+            readers,
+            threads: Mutex::new(threads),
+            stop_checkpoints,
+            _folder: folder,
+        };
+        Ok(engine)
+    }
+
+    pub fn enqueue_write(&self, job: Box<dyn WriteJob>) -> Result<(), Error> {
+        use std::sync::mpsc::TrySendError;
+        let writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(queue) = &*writes else {
+            return Err(Error::unavailable("the store has shut down"));
+        };
+        // Counted before it can be taken, so that the gauge never goes below zero.
+        StoreStats::one(&self.shared.stats.queued);
+        queue.try_send(job).map_err(|refused| {
+            StoreStats::less(&self.shared.stats.queued);
+            match refused {
+                TrySendError::Full(_) => {
+                    StoreStats::one(&self.shared.stats.refused_busy);
+                    Error::Busy
+                }
+                TrySendError::Disconnected(_) => Error::unavailable("the writer thread has ended"),
+            }
+        })
+    }
+
+    /// Runs a read on this very thread; `None` if it took too long and belongs on the slow lane.
+    pub fn read_in_place<T, E: From<Error>>(
+        &self,
+        run: &impl Fn(&Query<'_>) -> Result<T, E>,
+    ) -> Option<Result<T, E>> {
+        self.readers.in_place(&self.shared, run)
+    }
+
+    pub fn enqueue_slow_read(&self, job: Box<dyn ReadJob>) -> Result<(), Error> {
+        self.readers.enqueue_slow(&self.shared, job)
+    }
+
+    pub fn stats(&self) -> StatsSnapshot {
+        self.shared.stats.snapshot()
+    }
+
+    pub fn head(&self) -> watch::Receiver<i64> {
+        self.shared.head.subscribe()
+    }
+
+    #[cfg(feature = "testing")]
+    pub fn faults(&self) -> &crate::testing::Faults {
+        &self.shared.faults
+    }
+
+    pub fn close(&self) {
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.readers.close();
+        self.stop_checkpoints.send_replace(true);
+        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(Error::unavailable)
+}

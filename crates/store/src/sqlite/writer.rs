@@ -1,0 +1,293 @@
+//! The one writer: takes what is queued, runs each closure in a savepoint, waits for the disk once for all of them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use super::Shared;
+use super::link::{Link, Session, Use};
+use crate::error::Cause;
+use crate::job::{Ending, WriteJob};
+use crate::sequencer::{Heads, Placed};
+use crate::stats::StoreStats;
+use crate::tx::{Session as AnySession, Trace};
+use crate::{Error, Event, Tx, outbox};
+
+/// Most closures in a group.
+const GROUP: usize = 256;
+
+/// Longest work in a group before it is committed.
+const GROUP_WORK: Duration = Duration::from_millis(2);
+
+/// Runs of one closure before it is given up.
+const RUNS: u32 = 6;
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    /// Absent after a failed commit, until a new one could be opened.
+    link: Option<Link>,
+    heads: Heads,
+}
+
+/// A closure that has run in the open group.
+struct Ran {
+    job: Box<dyn WriteJob>,
+    fate: Fate,
+}
+
+/// How one run of a closure ended.
+enum Fate {
+    /// Its changes wait for the commit.
+    Kept,
+    /// It decided against its changes.
+    Undone,
+    /// A statement failed; its changes are undone.
+    Failed(Error),
+    /// Undone, and to be run again.
+    Again,
+    /// The whole transaction is gone, with all that ran in it before.
+    Lost(Error),
+}
+
+impl Writer {
+    pub fn open(shared: Arc<Shared>) -> Result<Self, Error> {
+        let mut writer = Self { shared, link: None, heads: Heads::default() };
+        writer.reopen()?;
+        Ok(writer)
+    }
+
+    /// Opens the connection anew and reads where positions and seals stand.
+    fn reopen(&mut self) -> Result<(), Error> {
+        self.link = None;
+        let link = Link::open(&self.shared.file, self.shared.synchronous, Use::Write)?;
+        self.heads = outbox::heads(&Tx::new(AnySession::Sqlite(Session::plain(&link))))?;
+        self.link = Some(link);
+        self.publish_head();
+        Ok(())
+    }
+
+    pub fn run(mut self, queue: &Receiver<Box<dyn WriteJob>>) {
+        while let Ok(first) = queue.recv() {
+            let mut waiting = VecDeque::from([first]);
+            let mut ran = Vec::new();
+            while !waiting.is_empty() {
+                self.group(queue, &mut waiting, &mut ran);
+            }
+        }
+    }
+
+    /// One transaction. On return either all of `waiting` is done, or what is left in it belongs into the next.
+    #[expect(clippy::disallowed_methods, reason = "bounds real work")]
+    fn group(
+        &mut self,
+        queue: &Receiver<Box<dyn WriteJob>>,
+        waiting: &mut VecDeque<Box<dyn WriteJob>>,
+        ran: &mut Vec<Ran>,
+    ) {
+        if let Err(error) = self.begin() {
+            return waiting.drain(..).for_each(|job| {
+                StoreStats::less(&self.shared.stats.queued);
+                job.answer(Err(error.clone()));
+            });
+        }
+        let started = Instant::now();
+        let mut traces = Trace::default();
+        loop {
+            let Some(mut job) = waiting.pop_front().or_else(|| queue.try_recv().ok()) else { break };
+            if job.deadline() <= Instant::now() {
+                StoreStats::less(&self.shared.stats.queued);
+                StoreStats::one(&self.shared.stats.dropped_late);
+                job.answer(Err(Error::DeadlinePassed));
+                continue;
+            }
+            match self.run_to_end(&mut *job, &mut traces) {
+                Fate::Lost(error) => {
+                    StoreStats::less(&self.shared.stats.queued);
+                    job.answer(Err(error));
+                    return self.spare(ran, waiting);
+                }
+                fate => ran.push(Ran { job, fate }),
+            }
+            if ran.len() >= GROUP || (started.elapsed() >= GROUP_WORK && waiting.is_empty()) {
+                break;
+            }
+        }
+        let committed = self.commit(&traces);
+        self.answer(ran, &committed);
+    }
+
+    fn begin(&mut self) -> Result<(), Error> {
+        if self.link.is_none() {
+            self.reopen()?;
+            StoreStats::one(&self.shared.stats.reconnects);
+        }
+        self.link().command("BEGIN IMMEDIATE")
+    }
+
+    fn link(&self) -> &Link {
+        self.link.as_ref().expect("a group has begun, so the connection is open")
+    }
+
+    /// Those who ran in a transaction that another one lost run again in the next.
+    fn spare(&self, ran: &mut Vec<Ran>, waiting: &mut VecDeque<Box<dyn WriteJob>>) {
+        StoreStats::add(&self.shared.stats.retries, ran.len() as u64);
+        for innocent in ran.drain(..).rev() {
+            waiting.push_front(innocent.job);
+        }
+    }
+
+    fn run_to_end(&self, job: &mut dyn WriteJob, traces: &mut Trace) -> Fate {
+        if self.shared.rehearse {
+            match self.run_once(job, None) {
+                Fate::Lost(error) => return Fate::Lost(error),
+                Fate::Kept | Fate::Undone | Fate::Failed(_) | Fate::Again => {}
+            }
+        }
+        for _ in 0..RUNS {
+            match self.run_once(job, Some(traces)) {
+                Fate::Again => StoreStats::one(&self.shared.stats.retries),
+                fate => return fate,
+            }
+        }
+        Fate::Failed(Error::unavailable("gave up after repeated conflicts"))
+    }
+
+    /// One run in a savepoint; without `traces` it is a rehearsal, whose changes are undone.
+    fn run_once(&self, job: &mut dyn WriteJob, traces: Option<&mut Trace>) -> Fate {
+        match self.run_in_savepoint(job, traces) {
+            Ok(fate) => fate,
+            Err(error) if self.link().connection.is_autocommit() => Fate::Lost(error),
+            Err(error) => match self.undo() {
+                Ok(()) => Fate::Failed(error),
+                Err(worse) => Fate::Lost(worse),
+            },
+        }
+    }
+
+    fn run_in_savepoint(&self, job: &mut dyn WriteJob, traces: Option<&mut Trace>) -> Result<Fate, Error> {
+        self.link().command("SAVEPOINT closure")?;
+        let tx = Tx::new(AnySession::Sqlite(self.session()));
+        let ending = job.run(&tx);
+        if let Some(error) = tx.failure() {
+            return Err(error);
+        }
+        let trace = tx.take_trace();
+        let Some(traces) = traces else {
+            self.undo()?;
+            return Ok(Fate::Undone);
+        };
+        if self.conflict_is_due() {
+            self.undo()?;
+            return Ok(Fate::Again);
+        }
+        if ending == Ending::Rollback {
+            self.undo()?;
+            return Ok(Fate::Undone);
+        }
+        outbox::write_trace(&tx, &trace)?;
+        self.link().command("RELEASE closure")?;
+        traces.audit.extend(trace.audit);
+        traces.events.extend(trace.events);
+        Ok(Fate::Kept)
+    }
+
+    fn undo(&self) -> Result<(), Error> {
+        self.link().command("ROLLBACK TO closure")?;
+        self.link().command("RELEASE closure")
+    }
+
+    /// Seals the group's trace and waits for the disk.
+    fn commit(&mut self, traces: &Trace) -> Result<(), Error> {
+        let placed = match self.seal(traces) {
+            Ok(placed) => placed,
+            Err(error) => {
+                self.link = None;
+                return Err(error);
+            }
+        };
+        if let Err(error) = self.strike_commit().and_then(|()| self.link().command("COMMIT")) {
+            tracing::error!(%error, "a commit failed; the connection is opened anew");
+            self.link = None;
+            StoreStats::one(&self.shared.stats.outcomes_unknown);
+            return Err(Error::OutcomeUnknown(Cause::new(error)));
+        }
+        StoreStats::one(&self.shared.stats.groups);
+        StoreStats::add(&self.shared.stats.sequenced, traces.events.len() as u64);
+        self.heads = placed.heads;
+        if !traces.events.is_empty() {
+            self.publish_head();
+        }
+        Ok(())
+    }
+
+    fn seal(&self, traces: &Trace) -> Result<Placed, Error> {
+        let placed = self.heads.place(traces.events.iter().map(Event::unplaced), traces.audit.iter());
+        let tx = Tx::new(AnySession::Sqlite(Session::plain(self.link())));
+        outbox::write_placed(&tx, &placed)?;
+        Ok(placed)
+    }
+
+    fn publish_head(&self) {
+        self.shared.stats.head.store(self.heads.position.cast_unsigned(), Ordering::Relaxed);
+        self.shared.head.send_replace(self.heads.position);
+    }
+
+    fn answer(&self, ran: &mut Vec<Ran>, committed: &Result<(), Error>) {
+        for Ran { job, fate } in ran.drain(..) {
+            StoreStats::less(&self.shared.stats.queued);
+            let answer = match (fate, committed) {
+                (Fate::Kept, Ok(())) => {
+                    StoreStats::one(&self.shared.stats.commits);
+                    Ok(())
+                }
+                (Fate::Kept, Err(error)) => Err(error.clone()),
+                (Fate::Failed(error) | Fate::Lost(error), _) => Err(error),
+                (Fate::Undone | Fate::Again, Ok(())) => {
+                    StoreStats::one(&self.shared.stats.rollbacks);
+                    Ok(())
+                }
+                // It changed nothing, but what it saw may not have lasted.
+                (Fate::Undone | Fate::Again, Err(error)) => Err(Error::unavailable(error)),
+            };
+            job.answer(answer);
+        }
+    }
+
+    #[cfg(feature = "testing")]
+    fn session(&self) -> Session<'_> {
+        Session { link: self.link(), faults: Some(&self.shared.faults) }
+    }
+
+    #[cfg(not(feature = "testing"))]
+    fn session(&self) -> Session<'_> {
+        Session::plain(self.link())
+    }
+
+    #[cfg(feature = "testing")]
+    fn conflict_is_due(&self) -> bool {
+        self.shared.faults.at_end()
+    }
+
+    #[cfg(not(feature = "testing"))]
+    #[expect(clippy::unused_self, reason = "faults strike in test builds only")]
+    const fn conflict_is_due(&self) -> bool {
+        false
+    }
+
+    /// In a test build, lets COMMIT fail if that was asked for: SQLite itself refuses it and rolls back.
+    #[cfg(feature = "testing")]
+    fn strike_commit(&self) -> Result<(), Error> {
+        if self.shared.faults.at_commit() {
+            self.link().connection.commit_hook(Some(|| true)).map_err(super::link::sqlite_error)?;
+        }
+        Ok(())
+    }
+
+    #[cfg(not(feature = "testing"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "faults strike in test builds only")]
+    const fn strike_commit(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! A database for one test, gone with it.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use kith_kernel::Timestamp;
+
+use crate::options::{EngineOptions, PostgresOptions, SqliteOptions, StoreOptions};
+use crate::{ModuleMigrations, OpenError, Store};
+
+/// A database for one test: a folder, or a database of its own on a server. Dropping it removes it.
+#[derive(Debug)]
+pub struct TestDatabase {
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Folder(tempfile::TempDir),
+    Server { admin_url: String, name: String },
+}
+
+/// Tells databases of one process apart.
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+impl TestDatabase {
+    /// SQLite in a new folder, empty.
+    ///
+    /// # Panics
+    /// If no temporary folder can be made.
+    pub fn sqlite() -> Self {
+        Self { place: Place::Folder(tempfile::tempdir().expect("a temporary folder")) }
+    }
+
+    /// A new, empty database on the server at `admin_url`, which names a database that exists.
+    ///
+    /// # Errors
+    /// What the server says against it.
+    pub async fn postgres(admin_url: &str) -> Result<Self, OpenError> {
+        let name = format!("kith_test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        Self::create(admin_url, name, None).await
+    }
+
+    /// A copy of `template`, which nobody may be connected to.
+    ///
+    /// # Errors
+    /// What the server says against it.
+    pub async fn postgres_from(template: &Self) -> Result<Self, OpenError> {
+        let Place::Server { admin_url, name: template } = &template.place else {
+            return Err(OpenError::Settings("a template is a database on a server".into()));
+        };
+        let name = format!("kith_test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        Self::create(admin_url, name, Some(template)).await
+    }
+
+    async fn create(admin_url: &str, name: String, template: Option<&str>) -> Result<Self, OpenError> {
+        let template =
+            template.map(|template| format!(" TEMPLATE {template} STRATEGY file_copy")).unwrap_or_default();
+        crate::postgres::run_apart(admin_url.to_owned(), format!("CREATE DATABASE {name}{template}")).await?;
+        Ok(Self { place: Place::Server { admin_url: admin_url.to_owned(), name } })
+    }
+
+    /// Its address, as configuration has it.
+    pub fn url(&self) -> String {
+        match &self.place {
+            Place::Folder(_) => "sqlite".to_owned(),
+            Place::Server { admin_url, name } => with_database(admin_url, name),
+        }
+    }
+
+    /// The folder, on SQLite.
+    pub fn folder(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Folder(folder) => Some(folder.path()),
+            Place::Server { .. } => None,
+        }
+    }
+
+    /// Options that open it.
+    pub fn options(&self) -> StoreOptions {
+        StoreOptions::new(match &self.place {
+            Place::Folder(folder) => {
+                EngineOptions::Sqlite(SqliteOptions::in_folder(PathBuf::from(folder.path())))
+            }
+            Place::Server { .. } => EngineOptions::Postgres(PostgresOptions {
+                write_threads: 8,
+                read_threads: 4,
+                ..PostgresOptions::at(self.url())
+            }),
+        })
+    }
+
+    /// Migrates it to `modules`.
+    ///
+    /// # Errors
+    /// As for [`Store::migrate_up`].
+    pub async fn migrate(&self, modules: Vec<ModuleMigrations>) -> Result<(), OpenError> {
+        Store::migrate_up(&self.options(), modules, Timestamp::EPOCH).await.map(drop)
+    }
+}
+
+/// The address of another database on the same server.
+fn with_database(url: &str, name: &str) -> String {
+    let (base, query) = url.split_once('?').map_or((url, None), |(base, query)| (base, Some(query)));
+    let server = base.rsplit_once('/').map_or(base, |(server, _)| server);
+    query.map_or_else(|| format!("{server}/{name}"), |query| format!("{server}/{name}?{query}"))
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        if let Place::Server { admin_url, name } = &self.place {
+            let (url, sql) = (admin_url.clone(), format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));
+            // Left behind if the server is gone, and then it does not matter.
+            let _ = std::thread::spawn(move || crate::postgres::run_once(&url, &sql)).join();
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Faults that tests switch on. Each strikes once, at the first place it fits.
+
+use std::sync::{Mutex, PoisonError};
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The disk is full at the n-th statement from now, counted from 1, inside a transaction.
+    DiskFull {
+        /// Which statement.
+        at_statement: u32,
+    },
+    /// The connection, and so the whole transaction, is lost at the next statement.
+    ConnectionLost,
+    /// The next transaction that wants to commit meets a deadlock instead.
+    Conflict,
+    /// The next COMMIT fails.
+    CommitFails,
+    /// The next COMMIT succeeds, but its answer does not arrive. PostgreSQL only.
+    CommitAnswerLost,
+}
+
+/// Those that have been switched on and not struck yet.
+#[derive(Debug, Default)]
+pub(crate) struct Faults(Mutex<Vec<Fault>>);
+
+impl Faults {
+    pub fn inject(&self, fault: Fault) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(fault);
+    }
+
+    /// The fault that strikes at this statement.
+    pub fn at_statement(&self) -> Option<Fault> {
+        let mut faults = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for fault in faults.iter_mut() {
+            if let Fault::DiskFull { at_statement } = fault {
+                *at_statement = at_statement.saturating_sub(1);
+            }
+        }
+        take(&mut faults, |fault| {
+            matches!(fault, Fault::DiskFull { at_statement: 0 } | Fault::ConnectionLost)
+        })
+    }
+
+    /// Whether a conflict strikes at the end of this closure.
+    pub fn at_end(&self) -> bool {
+        self.take_one(Fault::Conflict)
+    }
+
+    /// Whether this COMMIT fails.
+    pub fn at_commit(&self) -> bool {
+        self.take_one(Fault::CommitFails)
+    }
+
+    /// Whether the answer to this COMMIT is lost.
+    pub fn after_commit(&self) -> bool {
+        self.take_one(Fault::CommitAnswerLost)
+    }
+
+    fn take_one(&self, wanted: Fault) -> bool {
+        let mut faults = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        take(&mut faults, |fault| *fault == wanted).is_some()
+    }
+}
+
+fn take(faults: &mut Vec<Fault>, strikes: impl Fn(&Fault) -> bool) -> Option<Fault> {
+    faults.iter().position(strikes).map(|at| faults.remove(at))
+}

@@ -1,0 +1,9 @@
+//! For tests: databases of their own, and faults that can be switched on. Never part of a release build.
+
+mod databases;
+mod faults;
+pub mod server;
+
+pub use databases::TestDatabase;
+pub use faults::Fault;
+pub(crate) use faults::Faults;

@@ -1,0 +1,174 @@
+//! What a closure may do: read rows, change rows, lock what it decides about, leave its trace.
+//!
+//! A statement is a `&'static str` with `$1`, `$2`, …: nobody builds SQL from input. A statement that fails ends
+//! the transaction, on either database, even if the closure swallows the error.
+
+use std::cell::RefCell;
+use std::ops::Deref;
+
+use kith_kernel::Ctx;
+
+use crate::events::{AuditEntry, Event, NewEvent};
+use crate::value::{Param, Row, check_all};
+use crate::{Error, postgres, sqlite};
+
+/// The connection under a closure.
+pub(crate) enum Session<'c> {
+    Sqlite(sqlite::Session<'c>),
+    Postgres(postgres::Session<'c>),
+}
+
+/// Reads. Inside [`crate::Store::read`] each statement sees what is committed when it starts; inside a transaction
+/// also the transaction's own changes; inside [`crate::Store::export`] all statements see the same state.
+pub struct Query<'c> {
+    pub(crate) session: Session<'c>,
+    failure: RefCell<Option<Error>>,
+}
+
+/// A transaction.
+pub struct Tx<'c> {
+    query: Query<'c>,
+    trace: RefCell<Trace>,
+}
+
+/// What a transaction leaves beside its rows, written with the commit.
+#[derive(Default)]
+pub(crate) struct Trace {
+    pub audit: Vec<AuditEntry>,
+    pub events: Vec<Event>,
+}
+
+impl<'c> Query<'c> {
+    pub(crate) fn new(session: Session<'c>) -> Self {
+        Self { session, failure: RefCell::new(None) }
+    }
+
+    /// The first row of the result, if there is one.
+    ///
+    /// # Errors
+    /// Whatever the database answers; the transaction is then over.
+    pub fn one<T>(
+        &self,
+        sql: &'static str,
+        params: &[Param<'_>],
+        read: impl Fn(&Row<'_>) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
+        let mut first = None;
+        self.each(sql, params, &mut |row| {
+            if first.is_none() {
+                first = Some(read(row)?);
+            }
+            Ok(())
+        })?;
+        Ok(first)
+    }
+
+    /// All rows of the result.
+    ///
+    /// # Errors
+    /// Whatever the database answers; the transaction is then over.
+    pub fn all<T>(
+        &self,
+        sql: &'static str,
+        params: &[Param<'_>],
+        read: impl Fn(&Row<'_>) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        let mut rows = Vec::new();
+        self.each(sql, params, &mut |row| {
+            rows.push(read(row)?);
+            Ok(())
+        })?;
+        Ok(rows)
+    }
+
+    fn each(
+        &self,
+        sql: &'static str,
+        params: &[Param<'_>],
+        take: &mut dyn FnMut(&Row<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.guarded(|| {
+            check_all(params)?;
+            match &self.session {
+                Session::Sqlite(session) => session.each(sql, params, take),
+                Session::Postgres(session) => session.each(sql, params, take),
+            }
+        })
+    }
+
+    /// Runs a statement unless one has failed before, and remembers if it fails.
+    fn guarded<T>(&self, run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        if let Some(error) = &*self.failure.borrow() {
+            return Err(error.clone());
+        }
+        run().inspect_err(|error| *self.failure.borrow_mut() = Some(error.clone()))
+    }
+
+    /// The first statement's error, if one failed.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.failure.borrow().clone()
+    }
+}
+
+impl<'c> Tx<'c> {
+    pub(crate) fn new(session: Session<'c>) -> Self {
+        Self { query: Query::new(session), trace: RefCell::default() }
+    }
+
+    /// Changes rows and says how many.
+    ///
+    /// # Errors
+    /// Whatever the database answers; the transaction is then over.
+    pub fn exec(&self, sql: &'static str, params: &[Param<'_>]) -> Result<u64, Error> {
+        self.guarded(|| {
+            check_all(params)?;
+            match &self.query.session {
+                Session::Sqlite(session) => session.exec(sql, params),
+                Session::Postgres(session) => session.exec(sql, params),
+            }
+        })
+    }
+
+    /// Says whom this transaction decides about: no other one that names any of `keys` runs until this one ends.
+    ///
+    /// Call it before the reads the decision rests on, and once, with all keys: the store sorts them, so that two
+    /// transactions never wait for each other.
+    ///
+    /// # Errors
+    /// [`Error::DeadlinePassed`] if another transaction holds one of them for too long.
+    pub fn lock<K: ToString>(
+        &self,
+        what: &'static str,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<(), Error> {
+        match &self.query.session {
+            // Writers stand in one line anyway.
+            Session::Sqlite(_) => Ok(()),
+            Session::Postgres(session) => {
+                let keys = keys.into_iter().map(|key| postgres::lock_key(what, &key.to_string()));
+                self.guarded(|| session.lock(keys.collect()))
+            }
+        }
+    }
+
+    /// Leaves an audit entry: `action` was done to `object`.
+    pub fn audit(&self, ctx: &Ctx, action: &'static str, object: impl ToString) {
+        self.trace.borrow_mut().audit.push(AuditEntry::new(ctx, action, object));
+    }
+
+    /// Says what has happened. Followers learn of it after the commit, in the order of positions.
+    pub fn emit(&self, ctx: &Ctx, event: NewEvent) {
+        self.trace.borrow_mut().events.push(Event::new(ctx, event));
+    }
+
+    pub(crate) fn take_trace(&self) -> Trace {
+        self.trace.take()
+    }
+}
+
+impl<'c> Deref for Tx<'c> {
+    type Target = Query<'c>;
+    fn deref(&self) -> &Query<'c> {
+        &self.query
+    }
+}

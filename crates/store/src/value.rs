@@ -1,0 +1,241 @@
+//! Values on their way into a statement and out of a row, the same for both databases.
+
+use bytes::BytesMut;
+use kith_kernel::{Timestamp, UserId, uuid::Uuid};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use tokio_postgres::types::{IsNull, Type, to_sql_checked};
+
+use crate::Error;
+
+/// A value for a placeholder, borrowed from the caller. Build lists of them with [`crate::params!`].
+#[derive(Clone, Copy, Debug)]
+pub enum Param<'a> {
+    /// NULL of any type.
+    Null,
+    /// TEXT.
+    Text(&'a str),
+    /// TEXT, from an id.
+    Id(Uuid),
+    /// BIGINT.
+    Int(i64),
+    /// BOOLEAN.
+    Bool(bool),
+    /// DOUBLE PRECISION.
+    Float(f64),
+    /// BYTEA.
+    Bytes(&'a [u8]),
+}
+
+impl Param<'_> {
+    pub(crate) fn check(self) -> Result<(), Error> {
+        match self {
+            Self::Text(text) if text.as_bytes().contains(&0) => Err(Error::NulInText),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Checks all of `params` before any reaches a database.
+pub(crate) fn check_all(params: &[Param<'_>]) -> Result<(), Error> {
+    params.iter().try_for_each(|param| param.check())
+}
+
+/// Anything that can stand in for a placeholder.
+pub trait AsParam {
+    /// Borrows it.
+    fn as_param(&self) -> Param<'_>;
+}
+
+/// The parameters of a statement, in order: `params![id, name, ctx.now]`.
+#[macro_export]
+macro_rules! params {
+    ($($value:expr),* $(,)?) => { &[$($crate::AsParam::as_param(&$value)),*] };
+}
+
+macro_rules! as_param {
+    ($($type:ty: |$self:ident| $param:expr;)+) => {$(
+        impl AsParam for $type {
+            fn as_param(&self) -> Param<'_> { let $self = self; $param }
+        }
+    )+};
+}
+
+as_param! {
+    str: |s| Param::Text(s);
+    String: |s| Param::Text(s);
+    i64: |n| Param::Int(*n);
+    bool: |b| Param::Bool(*b);
+    f64: |x| Param::Float(*x);
+    [u8]: |b| Param::Bytes(b);
+    Vec<u8>: |b| Param::Bytes(b);
+    Uuid: |id| Param::Id(*id);
+    UserId: |id| Param::Id(id.0);
+    Timestamp: |at| Param::Int(at.as_millis());
+}
+
+impl<const N: usize> AsParam for [u8; N] {
+    fn as_param(&self) -> Param<'_> {
+        Param::Bytes(self)
+    }
+}
+
+impl<T: AsParam + ?Sized> AsParam for &T {
+    fn as_param(&self) -> Param<'_> {
+        (**self).as_param()
+    }
+}
+
+impl<T: AsParam> AsParam for Option<T> {
+    fn as_param(&self) -> Param<'_> {
+        self.as_ref().map_or(Param::Null, AsParam::as_param)
+    }
+}
+
+/// Makes id types declared with `kith_kernel::id_type!` usable as parameters and columns.
+#[macro_export]
+macro_rules! id_columns {
+    ($($type:ident),+ $(,)?) => {$(
+        impl $crate::AsParam for $type {
+            fn as_param(&self) -> $crate::Param<'_> { $crate::Param::Id(self.0) }
+        }
+        impl $crate::Column for $type {
+            fn from_row(row: &$crate::Row<'_>, at: usize) -> Result<Self, $crate::Error> {
+                Ok(Self(row.get(at)?))
+            }
+        }
+    )+};
+}
+
+impl rusqlite::ToSql for Param<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match *self {
+            Self::Null => ToSqlOutput::Borrowed(ValueRef::Null),
+            Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Self::Id(id) => ToSqlOutput::Owned(rusqlite::types::Value::Text(id.to_string())),
+            Self::Int(n) => ToSqlOutput::Borrowed(ValueRef::Integer(n)),
+            Self::Bool(b) => ToSqlOutput::Borrowed(ValueRef::Integer(i64::from(b))),
+            Self::Float(x) => ToSqlOutput::Borrowed(ValueRef::Real(x)),
+            Self::Bytes(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
+        })
+    }
+}
+
+impl tokio_postgres::types::ToSql for Param<'_> {
+    fn to_sql(
+        &self,
+        ty: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        match *self {
+            Self::Null => Ok(IsNull::Yes),
+            Self::Text(text) => text.to_sql(ty, out),
+            Self::Id(id) => (&*id.hyphenated().encode_lower(&mut Uuid::encode_buffer())).to_sql(ty, out),
+            Self::Int(n) if *ty == Type::INT4 => i32::try_from(n)?.to_sql(ty, out),
+            Self::Int(n) => n.to_sql(ty, out),
+            Self::Bool(b) => b.to_sql(ty, out),
+            Self::Float(x) => x.to_sql(ty, out),
+            Self::Bytes(bytes) => bytes.to_sql(ty, out),
+        }
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        matches!(
+            *ty,
+            Type::TEXT | Type::VARCHAR | Type::INT8 | Type::INT4 | Type::BOOL | Type::FLOAT8 | Type::BYTEA
+        )
+    }
+
+    to_sql_checked!();
+}
+
+/// A row of a result, valid while the statement that gave it is read.
+pub enum Row<'r> {
+    #[doc(hidden)]
+    Sqlite(&'r rusqlite::Row<'r>),
+    #[doc(hidden)]
+    Postgres(&'r tokio_postgres::Row),
+}
+
+impl Row<'_> {
+    /// The value of the column at `at`, counted from 0.
+    ///
+    /// # Errors
+    /// [`Error::Fault`] if the column does not hold such a value.
+    pub fn get<T: Column>(&self, at: usize) -> Result<T, Error> {
+        T::from_row(self, at)
+    }
+}
+
+/// A type that a column can be read as.
+pub trait Column: Sized {
+    /// Reads the column at `at`.
+    ///
+    /// # Errors
+    /// [`Error::Fault`] if the column does not hold such a value.
+    fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error>;
+}
+
+macro_rules! column {
+    ($($type:ty),+) => {$(
+        impl Column for $type {
+            fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+                match row {
+                    Row::Sqlite(row) => row.get(at).map_err(Error::fault),
+                    Row::Postgres(row) => row.try_get(at).map_err(Error::fault),
+                }
+            }
+        }
+        impl Column for Option<$type> {
+            fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+                match row {
+                    Row::Sqlite(row) => row.get(at).map_err(Error::fault),
+                    Row::Postgres(row) => row.try_get(at).map_err(Error::fault),
+                }
+            }
+        }
+    )+};
+}
+
+column!(String, i64, bool, f64, Vec<u8>);
+
+impl Column for Uuid {
+    fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+        let parsed = match row {
+            Row::Sqlite(row) => {
+                row.get_ref(at).map_err(Error::fault)?.as_str().map_err(Error::fault)?.parse()
+            }
+            Row::Postgres(row) => row.try_get::<_, &str>(at).map_err(Error::fault)?.parse(),
+        };
+        parsed.map_err(Error::fault)
+    }
+}
+
+impl Column for Option<Uuid> {
+    fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+        row.get::<Option<String>>(at)?.map(|text| text.parse().map_err(Error::fault)).transpose()
+    }
+}
+
+impl Column for UserId {
+    fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+        Ok(Self(row.get(at)?))
+    }
+}
+
+impl Column for Option<UserId> {
+    fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+        Ok(row.get::<Option<Uuid>>(at)?.map(UserId))
+    }
+}
+
+impl Column for Timestamp {
+    fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+        Ok(Self::from_millis(row.get(at)?))
+    }
+}
+
+impl Column for Option<Timestamp> {
+    fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+        Ok(row.get::<Option<i64>>(at)?.map(Timestamp::from_millis))
+    }
+}

@@ -1,1 +1,4 @@
-//! domain
+//! The features, a folder each, all laid out the same way. A module uses only what another's `mod.rs` hands out.
+
+pub mod accounts;
+pub mod bonds;

@@ -1,0 +1,167 @@
+//! Requests and answers about partners. What may happen is decided in `rules.rs`, never here.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use kith_kernel::{Cursor, FieldError, Page, Problem, ProblemCode, UserId, problems};
+use kith_platform::{
+    ApiResult, App, Json, PathId, ProblemBody, Query, Routes, SignedIn, cursor_problem, page_limit, store_problem,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::commands::{self, Sent};
+use super::model::{Bond, BondError, Direction, Draft, PartnerRequest, PartnerRequestId, Status};
+use super::queries::{self, RequestList};
+
+static SLOT_OCCUPIED: ProblemCode =
+    ProblemCode { code: "slot_occupied", status: 409, title: "One of you has a partner" };
+static ALREADY_PENDING: ProblemCode =
+    ProblemCode { code: "request_pending", status: 409, title: "A request to this person is waiting" };
+static NOT_PENDING: ProblemCode =
+    ProblemCode { code: "request_not_pending", status: 409, title: "The request is decided" };
+
+/// What these handlers answer with, beside the general problems.
+pub const PROBLEMS: &[&ProblemCode] = &[&SLOT_OCCUPIED, &ALREADY_PENDING, &NOT_PENDING];
+
+/// The handlers.
+pub fn routes() -> Routes {
+    OpenApiRouter::new()
+        .routes(routes!(send, list))
+        .routes(routes!(accept))
+        .routes(routes!(get_current))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SendBody {
+    to: Receiver,
+    /// At most 500 characters; line breaks may stand in it.
+    message: Option<String>,
+}
+
+/// Who is asked.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Receiver {
+    #[schema(value_type = String, format = Uuid)]
+    user_id: UserId,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ListQuery {
+    /// Only those that one received, or only those that one sent.
+    direction: Option<Direction>,
+    /// Only those that have come this far.
+    status: Option<Status>,
+    /// At most so many; 20 unless given, never more than 100.
+    limit: Option<i64>,
+    /// Where the next page begins, as the last one said.
+    #[param(value_type = Option<String>)]
+    cursor: Option<Cursor>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct CurrentAnswer {
+    /// Null for who has no partner.
+    bond: Option<Bond>,
+}
+
+/// Ask somebody to be your partner. If they have asked you, you are partners at once.
+#[utoipa::path(
+    post, path = "/api/v1/partners/requests", tag = "bonds", security(("bearer" = [])),
+    request_body = SendBody,
+    responses(
+        (status = 201, description = "Sent; with `bond` if they had asked already", body = PartnerRequest),
+        (status = 200, description = "The same was sent before: its present state", body = PartnerRequest),
+        (status = 404, description = "Nobody has this id", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`slot_occupied`, `request_pending`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn send(
+    State(app): State<App>,
+    SignedIn { ctx, user_id }: SignedIn,
+    Json(body): Json<SendBody>,
+) -> ApiResult<(StatusCode, Json<PartnerRequest>)> {
+    let draft = Draft::new(body.to.user_id, body.message.as_deref())
+        .map_err(|fault| Problem::invalid(vec![fault]))?;
+    Ok(match app.db.write(move |tx| commands::send(tx, &ctx, user_id, &draft)).await? {
+        Sent::New(request) => (StatusCode::CREATED, Json(request)),
+        Sent::Repeated(request) => (StatusCode::OK, Json(request)),
+    })
+}
+
+/// The requests you sent and received, newest first.
+#[utoipa::path(
+    get, path = "/api/v1/partners/requests", tag = "bonds", security(("bearer" = [])),
+    params(ListQuery),
+    responses((status = 200, body = PageBody<PartnerRequest>))
+)]
+async fn list(
+    State(app): State<App>,
+    SignedIn { ctx, user_id }: SignedIn,
+    Query(query): Query<ListQuery>,
+) -> ApiResult<Json<Page<PartnerRequest>>> {
+    let limit = page_limit(query.limit)?;
+    let list = RequestList::new(query.direction, query.status, query.cursor.as_ref(), limit)
+        .map_err(|_| cursor_problem())?;
+    let page = app.db.read(move |q| queries::list_requests(q, user_id, &list, ctx.now)).await;
+    Ok(Json(page.map_err(BondError::from)?))
+}
+
+/// Accept a request that you received: you are partners.
+#[utoipa::path(
+    post, path = "/api/v1/partners/requests/{id}/accept", tag = "bonds", security(("bearer" = [])),
+    params(("id" = String, Path, format = Uuid, description = "Of the request")),
+    responses(
+        (status = 200, description = "Accepted, now or before", body = PartnerRequest),
+        (status = 403, description = "You sent it yourself", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No request of yours", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`request_not_pending`, `slot_occupied`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn accept(
+    State(app): State<App>,
+    SignedIn { ctx, user_id }: SignedIn,
+    PathId(id): PathId<PartnerRequestId>,
+) -> ApiResult<Json<PartnerRequest>> {
+    Ok(Json(app.db.write(move |tx| commands::accept(tx, &ctx, user_id, id)).await?))
+}
+
+/// Your partner.
+#[utoipa::path(
+    get, path = "/api/v1/partners/current", tag = "bonds", security(("bearer" = [])),
+    responses((status = 200, body = CurrentAnswer))
+)]
+async fn get_current(
+    State(app): State<App>,
+    SignedIn { user_id, .. }: SignedIn,
+) -> ApiResult<Json<CurrentAnswer>> {
+    let bond = app.db.read(move |q| queries::find_current_bond(q, user_id)).await;
+    Ok(Json(CurrentAnswer { bond: bond.map_err(BondError::from)? }))
+}
+
+impl From<BondError> for Problem {
+    fn from(error: BondError) -> Self {
+        match error {
+            BondError::ToSelf => {
+                let detail = "You cannot be your own partner.";
+                Self::invalid(vec![FieldError::new("/to/user_id", "self", detail)])
+            }
+            BondError::ReceiverNotFound => Self::new(&problems::NOT_FOUND, "There is nobody with this id."),
+            BondError::RequestNotFound => Self::new(&problems::NOT_FOUND, "There is no such request."),
+            BondError::OnlyReceiver => Self::new(&problems::FORBIDDEN, "You sent this request; the other accepts it."),
+            BondError::AlreadyPending => {
+                Self::new(&ALREADY_PENDING, "You asked in other words; that request still waits.")
+            }
+            BondError::NotPending(status) => {
+                Self::new(&NOT_PENDING, format!("The request is {}.", status.as_str()))
+            }
+            BondError::SlotOccupied => Self::new(&SLOT_OCCUPIED, "Each person can have one partner at a time."),
+            BondError::Store(error) => store_problem(error),
+        }
+    }
+}

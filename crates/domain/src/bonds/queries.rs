@@ -1,0 +1,61 @@
+//! Reads about requests and bonds.
+
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{Cursor, InvalidCursor, Page, PageLimit, Timestamp, UserId};
+use kith_store::{Error, Query};
+
+use super::model::{Bond, Direction, PartnerRequest, PartnerRequestId, Status};
+use super::rows;
+
+/// Which requests somebody wants to see, and from where on.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestList {
+    direction: Option<Direction>,
+    status: Option<Status>,
+    before: PartnerRequestId,
+    limit: PageLimit,
+}
+
+impl RequestList {
+    /// Those in `direction` and `status`, of either and any unless given, from `cursor` on.
+    ///
+    /// # Errors
+    /// [`InvalidCursor`] if the cursor is not one that such a list handed out.
+    pub fn new(
+        direction: Option<Direction>,
+        status: Option<Status>,
+        cursor: Option<&Cursor>,
+        limit: PageLimit,
+    ) -> Result<Self, InvalidCursor> {
+        let before = cursor.map(Cursor::key).transpose()?.unwrap_or(PartnerRequestId(Uuid::max()));
+        Ok(Self { direction, status, before, limit })
+    }
+}
+
+/// The requests of `user`, newest first.
+pub fn list_requests(
+    q: &Query<'_>,
+    user: UserId,
+    list: &RequestList,
+    now: Timestamp,
+) -> Result<Page<PartnerRequest>, Error> {
+    let side = |direction| {
+        rows::list_requests(q, user, direction, list.status, list.before, list.limit.rows(), now)
+    };
+    let requests = match list.direction {
+        Some(direction) => side(direction)?,
+        // Each side comes by its own index; together they hold the page.
+        None => {
+            let mut both = side(Direction::Incoming)?;
+            both.append(&mut side(Direction::Outgoing)?);
+            both.sort_unstable_by_key(|request| std::cmp::Reverse(request.id));
+            both
+        }
+    };
+    Ok(Page::from_rows(requests, list.limit, |request| request.id))
+}
+
+/// The bond that `user` has now.
+pub fn find_current_bond(q: &Query<'_>, user: UserId) -> Result<Option<Bond>, Error> {
+    rows::find_current_bond(q, user)
+}

@@ -1,0 +1,286 @@
+//! All SQL about requests and bonds, a function a statement. No decisions.
+//!
+//! A request never leaves here with a status that its expiry has overtaken.
+
+use kith_kernel::{Timestamp, UserId, uuid::Uuid};
+use kith_store::{AsParam as _, Error, Param, Query, Row, Tx, id_columns, params};
+
+use super::events::Parties;
+use super::model::{Bond, BondId, Direction, Pair, PartnerRequest, PartnerRequestId, Standing, Status};
+use super::rules::status_at;
+use crate::accounts::Person;
+
+id_columns!(PartnerRequestId, BondId);
+
+/// Selects requests with both names, in the columns of [`read_request`].
+macro_rules! select_requests {
+    ($($tail:literal),+) => {
+        concat!(
+            "SELECT r.id, f.id, f.display_name, t.id, t.display_name, r.status, r.message, r.created_at, r.expires_at
+             FROM partner_requests r JOIN users f ON f.id = r.from_user JOIN users t ON t.id = r.to_user ",
+            $($tail),+
+        )
+    };
+}
+
+/// How the two stand to each other; `None` if one of them does not exist.
+pub fn find_standing(
+    q: &Query<'_>,
+    sender: UserId,
+    receiver: UserId,
+    pair: Pair,
+    now: Timestamp,
+) -> Result<Option<Standing>, Error> {
+    q.one(
+        "SELECT s.display_name, t.display_name, slot.bond_id IS NOT NULL,
+                p.id, p.from_user, p.status, p.message, p.created_at, p.expires_at
+         FROM users s
+         JOIN users t ON t.id = $2
+         LEFT JOIN bond_slots slot ON slot.user_id = s.id
+         LEFT JOIN partner_requests p ON p.pair_key = $3 AND p.status = 'pending'
+         WHERE s.id = $1",
+        params![sender, receiver, pair.key()],
+        |row| {
+            let sender = Person { id: sender, display_name: row.get(0)? };
+            let receiver = Person { id: receiver, display_name: row.get(1)? };
+            let pending = read_pending(row, &sender, &receiver, now)?;
+            Ok(Standing { sender, receiver, sender_bonded: row.get(2)?, pending })
+        },
+    )
+}
+
+/// Who asked whom; that never changes.
+pub fn find_parties(q: &Query<'_>, id: PartnerRequestId) -> Result<Option<[UserId; 2]>, Error> {
+    q.one("SELECT from_user, to_user FROM partner_requests WHERE id = $1", params![id], |row| {
+        Ok([row.get(0)?, row.get(1)?])
+    })
+}
+
+pub fn find_request(
+    q: &Query<'_>,
+    id: PartnerRequestId,
+    now: Timestamp,
+) -> Result<Option<PartnerRequest>, Error> {
+    q.one(select_requests!("WHERE r.id = $1"), params![id], |row| read_request(row, now))
+}
+
+/// The last request of `sender` to `receiver` that led to the bond which they have now.
+pub fn find_request_behind_bond(
+    q: &Query<'_>,
+    sender: UserId,
+    receiver: UserId,
+    now: Timestamp,
+) -> Result<Option<PartnerRequest>, Error> {
+    q.one(
+        select_requests!(
+            "JOIN bond_slots s ON s.user_id = r.from_user AND s.bond_id = r.bond_id
+             WHERE r.from_user = $1 AND r.to_user = $2 AND r.status = 'accepted'
+             ORDER BY r.id DESC LIMIT 1"
+        ),
+        params![sender, receiver],
+        |row| read_request(row, now),
+    )
+}
+
+/// The requests that `user` sent or received, newest first, from behind `before` on, at most `limit`.
+pub fn list_requests(
+    q: &Query<'_>,
+    user: UserId,
+    direction: Direction,
+    status: Option<Status>,
+    before: PartnerRequestId,
+    limit: i64,
+    now: Timestamp,
+) -> Result<Vec<PartnerRequest>, Error> {
+    let filter = match status {
+        None => None,
+        Some(Status::Pending | Status::Expired) => Some(now.as_param()),
+        Some(decided) => Some(Param::Text(decided.as_str())),
+    };
+    let params: Vec<_> =
+        [user.as_param(), before.as_param(), limit.as_param()].into_iter().chain(filter).collect();
+    q.all(list_statement(direction, status), &params, |row| read_request(row, now))
+}
+
+fn list_statement(direction: Direction, status: Option<Status>) -> &'static str {
+    macro_rules! list {
+        ($whose:literal, $filter:literal) => {
+            select_requests!("WHERE ", $whose, " = $1 AND r.id < $2", $filter, " ORDER BY r.id DESC LIMIT $3")
+        };
+    }
+    macro_rules! list_by_status {
+        ($whose:literal) => {
+            match status {
+                None => list!($whose, ""),
+                Some(Status::Pending) => list!($whose, " AND r.status = 'pending' AND r.expires_at > $4"),
+                Some(Status::Expired) => list!(
+                    $whose,
+                    " AND (r.status = 'expired' OR (r.status = 'pending' AND r.expires_at <= $4))"
+                ),
+                Some(_) => list!($whose, " AND r.status = $4"),
+            }
+        };
+    }
+    match direction {
+        Direction::Incoming => list_by_status!("r.to_user"),
+        Direction::Outgoing => list_by_status!("r.from_user"),
+    }
+}
+
+/// Makes the request unless another one holds the pair's key, and says whether it did.
+pub fn insert_request(
+    tx: &Tx<'_>,
+    request: &PartnerRequest,
+    pair: Pair,
+    bond: Option<BondId>,
+) -> Result<bool, Error> {
+    let inserted = tx.exec(
+        "INSERT INTO partner_requests
+            (id, from_user, to_user, pair_key, status, message, created_at, expires_at, bond_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+        params![
+            request.id,
+            request.from.id,
+            request.to.id,
+            pair.key(),
+            request.status.as_str(),
+            request.message,
+            request.created_at,
+            request.expires_at,
+            bond
+        ],
+    )?;
+    Ok(inserted == 1)
+}
+
+/// Writes down that a request expired, when it did.
+pub fn expire_request(tx: &Tx<'_>, id: PartnerRequestId) -> Result<bool, Error> {
+    let expired = tx.exec(
+        "UPDATE partner_requests SET status = 'expired', decided_at = expires_at
+         WHERE id = $1 AND status = 'pending'",
+        params![id],
+    )?;
+    Ok(expired == 1)
+}
+
+/// Decides all that waits for or comes from either of the pair: `accepted` leads to the bond, the others make way.
+/// Returns what was decided.
+pub fn decide_pending(
+    tx: &Tx<'_>,
+    accepted: PartnerRequestId,
+    bond: BondId,
+    pair: Pair,
+    now: Timestamp,
+) -> Result<Vec<Parties>, Error> {
+    let [a, b] = pair.users();
+    tx.all(
+        "UPDATE partner_requests
+         SET status = CASE WHEN id = $1 THEN 'accepted' ELSE 'superseded' END,
+             bond_id = CASE WHEN id = $1 THEN $2 END,
+             decided_at = $3
+         WHERE status = 'pending' AND expires_at > $3 AND (from_user IN ($4, $5) OR to_user IN ($4, $5))
+         RETURNING id, from_user, to_user",
+        params![accepted, bond, now, a, b],
+        |row| Ok(Parties { request: row.get(0)?, from: row.get(1)?, to: row.get(2)? }),
+    )
+}
+
+pub fn insert_bond(tx: &Tx<'_>, bond: BondId, pair: Pair, since: Timestamp) -> Result<(), Error> {
+    let [a, b] = pair.users();
+    tx.exec(
+        "INSERT INTO bonds (id, user_a, user_b, since) VALUES ($1, $2, $3, $4)",
+        params![bond, a, b, since],
+    )?;
+    Ok(())
+}
+
+/// Fills the slots of both, in the order of their ids, and says whether both were free.
+pub fn fill_slots(tx: &Tx<'_>, bond: BondId, pair: Pair) -> Result<bool, Error> {
+    let [a, b] = pair.users();
+    let filled = tx.exec(
+        "INSERT INTO bond_slots (user_id, bond_id) VALUES ($1, $3), ($2, $3) ON CONFLICT DO NOTHING",
+        params![a, b, bond],
+    )?;
+    Ok(filled == 2)
+}
+
+/// The bond that `user` has now.
+pub fn find_current_bond(q: &Query<'_>, user: UserId) -> Result<Option<Bond>, Error> {
+    q.one(
+        "SELECT b.id, p.id, p.display_name, b.since, b.restored_at, b.restorations
+         FROM bond_slots s
+         JOIN bonds b ON b.id = s.bond_id
+         JOIN users p ON p.id = CASE WHEN b.user_a = s.user_id THEN b.user_b ELSE b.user_a END
+         WHERE s.user_id = $1",
+        params![user],
+        read_bond,
+    )
+}
+
+/// The bond that came of a request, as `user` sees it, while it lasts.
+pub fn find_bond_of_request(
+    q: &Query<'_>,
+    request: PartnerRequestId,
+    user: UserId,
+) -> Result<Option<Bond>, Error> {
+    q.one(
+        "SELECT b.id, p.id, p.display_name, b.since, b.restored_at, b.restorations
+         FROM partner_requests r
+         JOIN bonds b ON b.id = r.bond_id AND b.ended_at IS NULL
+         JOIN users p ON p.id = CASE WHEN b.user_a = $2 THEN b.user_b ELSE b.user_a END
+         WHERE r.id = $1",
+        params![request, user],
+        read_bond,
+    )
+}
+
+fn read_request(row: &Row<'_>, now: Timestamp) -> Result<PartnerRequest, Error> {
+    let from = Person { id: row.get(1)?, display_name: row.get(2)? };
+    let to = Person { id: row.get(3)?, display_name: row.get(4)? };
+    read_request_of(row, PartnerRequestId(row.get(0)?), from, to, now)
+}
+
+/// The pending request in the last columns of [`find_standing`], if there is one.
+fn read_pending(
+    row: &Row<'_>,
+    sender: &Person,
+    receiver: &Person,
+    now: Timestamp,
+) -> Result<Option<PartnerRequest>, Error> {
+    let Some(id) = row.get::<Option<Uuid>>(3)? else { return Ok(None) };
+    let (from, to) = if row.get::<UserId>(4)? == sender.id { (sender, receiver) } else { (receiver, sender) };
+    read_request_of(row, PartnerRequestId(id), from.clone(), to.clone(), now).map(Some)
+}
+
+/// A request whose own columns begin at 5, as [`find_standing`] and [`select_requests`] select them.
+fn read_request_of(
+    row: &Row<'_>,
+    id: PartnerRequestId,
+    from: Person,
+    to: Person,
+    now: Timestamp,
+) -> Result<PartnerRequest, Error> {
+    let stored = Status::parse(&row.get::<String>(5)?).expect("the table's CHECK admits only statuses");
+    let expires_at = row.get(8)?;
+    Ok(PartnerRequest {
+        id,
+        from,
+        to,
+        status: status_at(stored, expires_at, now),
+        message: row.get(6)?,
+        created_at: row.get(7)?,
+        expires_at,
+        restorable_until: None,
+        bond: None,
+    })
+}
+
+fn read_bond(row: &Row<'_>) -> Result<Bond, Error> {
+    Ok(Bond {
+        id: row.get(0)?,
+        partner: Person { id: row.get(1)?, display_name: row.get(2)? },
+        since: row.get(3)?,
+        restored_at: row.get(4)?,
+        restorations: row.get(5)?,
+    })
+}

@@ -134,10 +134,10 @@ impl Worker {
 
     fn write(&mut self, job: &mut dyn WriteJob) -> Result<(), Error> {
         self.persist(job.deadline(), |worker| {
-            if worker.shared.rehearse {
-                if let rehearsed @ Attempt::Again(..) = worker.attempt(job, true)? {
-                    return Ok(rehearsed);
-                }
+            if worker.shared.rehearse
+                && let rehearsed @ Attempt::Again(..) = worker.attempt(job, true)?
+            {
+                return Ok(rehearsed);
             }
             worker.attempt(job, false)
         })

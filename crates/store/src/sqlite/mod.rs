@@ -39,7 +39,7 @@ pub(crate) struct Engine {
     readers: reader::Readers,
     threads: Mutex<Vec<JoinHandle<()>>>,
     stop_checkpoints: watch::Sender<bool>,
-    _folder: DataFolder,
+    folder: Mutex<Option<DataFolder>>,
 }
 
 impl Engine {
@@ -70,7 +70,7 @@ impl Engine {
             readers,
             threads: Mutex::new(threads),
             stop_checkpoints,
-            _folder: folder,
+            folder: Mutex::new(Some(folder)),
         };
         Ok(engine)
     }
@@ -129,6 +129,7 @@ impl Engine {
                 tracing::error!("a thread of the store panicked");
             }
         }
+        self.folder.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 

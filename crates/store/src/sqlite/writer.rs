@@ -278,9 +278,10 @@ impl Writer {
 
     /// In a test build, lets COMMIT fail if that was asked for: SQLite itself refuses it and rolls back.
     #[cfg(feature = "testing")]
-    fn strike_commit(&self) -> Result<(), Error> {
+    fn strike_commit(&mut self) -> Result<(), Error> {
         if self.shared.faults.at_commit() {
-            self.link().connection.commit_hook(Some(|| true)).map_err(super::link::sqlite_error)?;
+            let link = self.link.as_mut().expect("a group has begun, so the connection is open");
+            link.connection.commit_hook(Some(|| true)).map_err(super::link::sqlite_error)?;
         }
         Ok(())
     }

@@ -409,7 +409,7 @@ mod tests {
         assert!(fs::read_to_string(server.ca_file()).unwrap().contains("BEGIN CERTIFICATE"));
 
         server.kill().unwrap();
-        assert_eq!(processes_in(&server.data()), []);
+        assert!(processes_in(&server.data()).is_empty());
         assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "the port refuses");
         server.start_again().unwrap();
         assert_eq!(first_answer(port, HELLO), b'R');

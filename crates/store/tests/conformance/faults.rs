@@ -1,0 +1,171 @@
+//! Each fault, switched on and seen: nothing is half done, nothing acknowledged is lost, the store goes on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use kith_store::testing::Fault;
+use kith_store::{EngineKind, Error, Tx};
+
+use crate::contract;
+use crate::support::{Db, add, event};
+
+contract! {
+    a_full_disk_at_any_statement_changes_nothing
+    a_conflict_is_retried_counted_and_given_up
+    a_lost_connection_leaves_all_or_nothing
+    a_failed_commit_is_unknown_and_not_retried
+    a_lost_answer_to_commit_is_unknown
+    the_others_in_a_group_survive_one_that_loses_its_transaction
+    a_trace_that_cannot_be_written_undoes_the_change
+}
+
+/// Counts the runs of a closure.
+#[derive(Clone, Default)]
+struct Runs(Arc<AtomicU32>);
+
+impl Runs {
+    fn count(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn total(&self) -> u32 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+async fn add_counted(db: &Db, name: &'static str) -> (Result<(), Error>, u32) {
+    let runs = Runs::default();
+    let counted = runs.clone();
+    let run = move |tx: &Tx<'_>| {
+        counted.count();
+        add(tx, name)
+    };
+    (db.store.write(run).await, runs.total())
+}
+
+async fn a_full_disk_at_any_statement_changes_nothing(db: Db) {
+    for at_statement in 1..=4 {
+        let before = db.names().await;
+        db.store.inject(Fault::DiskFull { at_statement });
+        let ctx = db.ctx();
+        let failed: Result<(), Error> = db
+            .store
+            .write(move |tx| {
+                for name in ["one", "two", "three", "four"] {
+                    add(tx, &format!("{name} {at_statement}"))?;
+                }
+                tx.audit(&ctx, "thing.added", "four");
+                Ok(())
+            })
+            .await;
+        assert!(matches!(failed, Err(Error::Unavailable(_))), "at statement {at_statement}: {failed:?}");
+        assert_eq!(db.names().await, before, "at statement {at_statement}");
+        db.add(&format!("after {at_statement}")).await.unwrap();
+    }
+    assert_eq!(db.names().await.len(), 4);
+}
+
+async fn a_conflict_is_retried_counted_and_given_up(db: Db) {
+    db.store.inject(Fault::Conflict);
+    let (done, runs) = add_counted(&db, "second run").await;
+    done.unwrap();
+    assert_eq!((runs, db.store.stats().retries), (2, 1));
+
+    for _ in 0..6 {
+        db.store.inject(Fault::Conflict);
+    }
+    let (given_up, runs) = add_counted(&db, "never").await;
+    assert!(matches!(given_up, Err(Error::Unavailable(_))), "{given_up:?}");
+    assert_eq!(runs, 6, "one run and five more");
+    assert_eq!(db.names().await, ["second run"]);
+    db.add("third").await.unwrap();
+}
+
+async fn a_lost_connection_leaves_all_or_nothing(db: Db) {
+    db.add("before").await.unwrap();
+    db.store.inject(Fault::ConnectionLost);
+    let (outcome, runs) = add_counted(&db, "during").await;
+    match db.store.kind() {
+        // Nothing was sent for commit, so it could run again on a new connection.
+        EngineKind::Postgres => {
+            outcome.unwrap();
+            assert_eq!((runs, db.store.stats().reconnects), (2, 1));
+            assert_eq!(db.names().await, ["before", "during"]);
+        }
+        EngineKind::Sqlite => {
+            assert!(matches!(outcome, Err(Error::Unavailable(_))), "{outcome:?}");
+            assert_eq!(db.names().await, ["before"]);
+        }
+    }
+    db.add("with").await.unwrap();
+}
+
+async fn a_failed_commit_is_unknown_and_not_retried(db: Db) {
+    db.add("before").await.unwrap();
+    db.store.inject(Fault::CommitFails);
+    let (outcome, runs) = add_counted(&db, "during").await;
+    assert!(matches!(outcome, Err(Error::OutcomeUnknown(_))), "{outcome:?}");
+    assert_eq!((runs, db.store.stats().outcomes_unknown), (1, 1));
+    db.add("with").await.unwrap();
+    assert_eq!(db.names().await, ["before", "with"], "here the commit did fail");
+    assert_eq!(db.store.stats().reconnects, 1, "the connection was opened anew");
+}
+
+async fn a_lost_answer_to_commit_is_unknown(db: Db) {
+    if db.store.kind() == EngineKind::Sqlite {
+        return; // Nothing travels there.
+    }
+    db.store.inject(Fault::CommitAnswerLost);
+    let (outcome, runs) = add_counted(&db, "there").await;
+    assert!(matches!(outcome, Err(Error::OutcomeUnknown(_))), "{outcome:?}");
+    assert_eq!(runs, 1);
+    assert_eq!(db.names().await, ["there"]);
+}
+
+async fn the_others_in_a_group_survive_one_that_loses_its_transaction(db: Db) {
+    let gate = crate::queues::Gate::close(&db).await;
+    let runs = Runs::default();
+    let mut callers = tokio::task::JoinSet::new();
+    for n in 0..20 {
+        let (store, counted) = (db.store.clone(), runs.clone());
+        callers.spawn(async move {
+            let done: Result<(), Error> = store
+                .write(move |tx| {
+                    counted.count();
+                    add(tx, &format!("n{n:02}"))
+                })
+                .await;
+            done
+        });
+    }
+    gate.wait_for_queue(&db, 20).await;
+    // Strikes the tenth statement of those that wait; the gate itself has run its one already.
+    for _ in 0..9 {
+        db.store.inject(Fault::DiskFull { at_statement: 1_000 });
+    }
+    db.store.inject(Fault::ConnectionLost);
+    gate.open().await;
+    let outcomes = callers.join_all().await;
+    let lost = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+    let expected_lost = usize::from(db.store.kind() == EngineKind::Sqlite);
+    assert_eq!(lost, expected_lost, "{outcomes:?}");
+    assert_eq!(db.names().await.len(), 20 - lost + 1, "every acknowledged one is there, and the gate's");
+    assert!(runs.total() >= 20);
+}
+
+async fn a_trace_that_cannot_be_written_undoes_the_change(db: Db) {
+    let ctx = db.ctx();
+    let twice = kith_kernel::uuid::Uuid::from_u128(5);
+    let failed: Result<(), Error> = db
+        .store
+        .write(move |tx| {
+            add(tx, "untraced")?;
+            tx.emit(&ctx, event(twice, 1));
+            tx.audit(&ctx, "thing.added", "a\0b");
+            Ok(())
+        })
+        .await;
+    assert!(failed.is_err());
+    assert_eq!(db.names().await, [""; 0]);
+    db.add("afterwards").await.unwrap();
+}

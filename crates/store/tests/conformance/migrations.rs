@@ -1,0 +1,148 @@
+//! Migrations: up, down and up again on filled tables, checksums, and two nodes that start at once.
+
+use kith_kernel::Timestamp;
+use kith_store::testing::TestDatabase;
+use kith_store::{
+    EngineKind, Error, Migration, MigrationState, ModuleMigrations, OpenError, Query, STORE_MIGRATIONS, Store,
+};
+
+use crate::contract;
+use crate::support::{Db, SCHEMA, add, event, modules};
+
+contract! {
+    up_down_and_up_again_on_filled_tables
+    a_changed_text_is_refused
+    a_database_newer_than_the_build_is_refused
+    a_migration_that_fails_leaves_nothing
+    two_nodes_do_not_migrate_at_once
+}
+
+/// Everything the database says of its own schema.
+fn schema(q: &Query<'_>, kind: EngineKind) -> Result<Vec<String>, Error> {
+    let sql = match kind {
+        EngineKind::Sqlite => "SELECT COALESCE(sql, name) FROM sqlite_schema ORDER BY 1",
+        EngineKind::Postgres => {
+            "SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' '
+                 || COALESCE(collation_name, '') || ' ' || COALESCE(column_default, '')
+             FROM information_schema.columns WHERE table_schema = 'public'
+             UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
+             UNION ALL SELECT conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
+                 WHERE connamespace = 'public'::regnamespace
+             ORDER BY 1"
+        }
+    };
+    q.all(sql, &[], |row| row.get(0))
+}
+
+async fn schema_of(store: &Store) -> Vec<String> {
+    let kind = store.kind();
+    store.export(move |q| schema(q, kind)).await.unwrap()
+}
+
+async fn up_down_and_up_again_on_filled_tables(db: Db) {
+    let fill = |ctx: kith_kernel::Ctx| {
+        move |tx: &kith_store::Tx<'_>| {
+            add(tx, "thing")?;
+            tx.exec("INSERT INTO parts (thing, n) VALUES ('thing', 1)", &[])?;
+            tx.audit(&ctx, "thing.added", "thing");
+            tx.emit(&ctx, event(ctx.new_id(|id| id), 1));
+            Ok::<_, Error>(())
+        }
+    };
+    let ctx = db.ctx();
+    db.store.write(fill(ctx)).await.unwrap();
+    db.placed(1).await;
+    let before = schema_of(&db.store).await;
+    db.store.close().await;
+
+    let undone = Store::migrate_down(&db.options, modules(), 1).await.unwrap();
+    assert_eq!(undone, ["test/0001_test"]);
+    let status = Store::migration_status(&db.options, modules()).await.unwrap();
+    assert_eq!(status[1].state, MigrationState::Pending);
+    assert!(matches!(status[0].state, MigrationState::Applied { .. }));
+    let undone = Store::migrate_down(&db.options, modules(), 5).await.unwrap();
+    assert_eq!(undone, ["store/0001_trace"]);
+
+    let done = Store::migrate_up(&db.options, modules(), Timestamp::EPOCH).await.unwrap();
+    assert_eq!(done, ["store/0001_trace", "test/0001_test"]);
+    assert_eq!(Store::migrate_up(&db.options, modules(), Timestamp::EPOCH).await.unwrap(), [""; 0]);
+    let db = db.reopened(|_| {}).await;
+    assert_eq!(schema_of(&db.store).await, before);
+    assert_eq!(db.names().await, [""; 0]);
+    let ctx = db.ctx();
+    db.store.write(fill(ctx)).await.unwrap();
+    db.placed(1).await;
+}
+
+const CHANGED: ModuleMigrations = ModuleMigrations {
+    module: "test",
+    migrations: &[Migration {
+        version: 1,
+        name: "test",
+        sql: "-- up\nCREATE TABLE other (a TEXT);\n-- down\nDROP TABLE other;\n",
+    }],
+};
+
+async fn a_changed_text_is_refused(db: Db) {
+    db.store.close().await;
+    let changed = vec![STORE_MIGRATIONS, CHANGED];
+    let refused = Store::migrate_up(&db.options, changed.clone(), Timestamp::EPOCH).await.unwrap_err();
+    assert!(matches!(&refused, OpenError::Schema(text) if text.contains("test/0001_test")), "{refused}");
+    let status = Store::migration_status(&db.options, changed.clone()).await.unwrap();
+    assert_eq!(status[1].state, MigrationState::Changed);
+    assert!(Store::migrate_down(&db.options, changed, 1).await.is_err());
+}
+
+async fn a_database_newer_than_the_build_is_refused(db: Db) {
+    db.store.close().await;
+    let older = vec![STORE_MIGRATIONS];
+    let refused = Store::migrate_up(&db.options, older.clone(), Timestamp::EPOCH).await.unwrap_err();
+    assert!(
+        matches!(&refused, OpenError::Schema(text) if text.contains("older than the database")),
+        "{refused}"
+    );
+    let status = Store::migration_status(&db.options, older).await.unwrap();
+    assert_eq!(status[1].state, MigrationState::Unknown);
+}
+
+const BROKEN: ModuleMigrations = ModuleMigrations {
+    module: "broken",
+    migrations: &[Migration {
+        version: 1,
+        name: "broken",
+        sql: "-- up\nCREATE TABLE half (a TEXT);\nCREATE TABLE things (a TEXT);\n-- down\nDROP TABLE half;\n",
+    }],
+};
+
+async fn a_migration_that_fails_leaves_nothing(db: Db) {
+    let before = schema_of(&db.store).await;
+    db.store.close().await;
+    let broken = vec![STORE_MIGRATIONS, SCHEMA, BROKEN];
+    Store::migrate_up(&db.options, broken.clone(), Timestamp::EPOCH).await.unwrap_err();
+    let status = Store::migration_status(&db.options, broken).await.unwrap();
+    assert_eq!(status[2].state, MigrationState::Pending);
+    let db = db.reopened(|_| {}).await;
+    assert_eq!(schema_of(&db.store).await, before);
+}
+
+async fn two_nodes_do_not_migrate_at_once(db: Db) {
+    let options = match db.store.kind() {
+        EngineKind::Sqlite => {
+            // There the folder's lock decides: the second node is told who holds it.
+            let refused = Store::migrate_up(&db.options, modules(), Timestamp::EPOCH).await.unwrap_err();
+            assert!(matches!(refused, OpenError::FolderInUse { .. }), "{refused}");
+            return;
+        }
+        EngineKind::Postgres => {
+            TestDatabase::postgres(&crate::support::postgres_url().unwrap()).await.unwrap()
+        }
+    };
+    let mut nodes = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let options = options.options();
+        nodes.spawn(async move { Store::migrate_up(&options, modules(), Timestamp::EPOCH).await.unwrap() });
+    }
+    let mut applied: Vec<String> = nodes.join_all().await.into_iter().flatten().collect();
+    applied.sort();
+    assert_eq!(applied, ["store/0001_trace", "test/0001_test"], "each was applied by exactly one");
+}

@@ -1,0 +1,246 @@
+//! What only PostgreSQL has to keep: restarts, TLS, roles, poolers, and several processes on one database.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{Random, SystemRandom, Timestamp};
+use kith_store::testing::TestDatabase;
+use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
+use kith_store::{EngineOptions, Error, OpenError, PostgresOptions, Store, StoreOptions};
+
+use crate::sequencer::{all_events, assert_sequence, change};
+use crate::support::{Db, add, ctx, modules, postgres_url};
+
+fn options(url: String) -> StoreOptions {
+    StoreOptions::new(EngineOptions::Postgres(PostgresOptions {
+        write_threads: 4,
+        read_threads: 2,
+        ..PostgresOptions::at(url)
+    }))
+}
+
+/// Restarted under load: errors say so during the gap, nothing acknowledged is lost, and it goes on by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[expect(clippy::disallowed_methods, reason = "measures how long recovery really takes")]
+async fn a_restarted_server_is_found_again() {
+    if postgres_url().is_none() {
+        return;
+    }
+    let mut server = PostgresServer::start(PostgresServerOptions::default()).unwrap();
+    let options = options(server.url("postgres"));
+    Store::migrate_up(&options, modules(), Timestamp::EPOCH).await.unwrap();
+    let store = Store::open(options).await.unwrap();
+    let stop = tokio::sync::watch::Sender::new(false);
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..4 {
+        let (store, stop) = (store.clone(), stop.subscribe());
+        callers.spawn(async move {
+            let (mut acknowledged, mut refused) = (Vec::new(), 0);
+            for n in 0.. {
+                if *stop.borrow() {
+                    break;
+                }
+                let name = format!("{caller} {n}");
+                let written = name.clone();
+                match store.write(move |tx| add(tx, &written)).await {
+                    Ok(()) => acknowledged.push(name),
+                    Err(Error::Unavailable(_) | Error::OutcomeUnknown(_)) => refused += 1,
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            (acknowledged, refused)
+        });
+    }
+    let wait = |ms| tokio::time::timeout(Duration::from_millis(ms), std::future::pending::<()>());
+    wait(300).await.unwrap_err();
+    server.kill().unwrap();
+    wait(300).await.unwrap_err();
+    server.start_again().unwrap();
+    let back = Instant::now();
+    while store.write(|tx| tx.exec("SELECT 1", &[])).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    assert!(back.elapsed() < Duration::from_secs(5), "it took {:?}", back.elapsed());
+    wait(200).await.unwrap_err();
+    stop.send_replace(true);
+    let there: Vec<String> = store.read(crate::support::names).await.unwrap();
+    for (acknowledged, refused) in callers.join_all().await {
+        assert!(refused > 0, "the gap was noticed");
+        let lost: Vec<_> = acknowledged.iter().filter(|name| !there.contains(name)).collect();
+        // Written behind the read above; everything else must be there.
+        assert!(lost.len() < acknowledged.len());
+        let now: Vec<String> = store.read(crate::support::names).await.unwrap();
+        assert!(acknowledged.iter().all(|name| now.contains(name)), "an acknowledged row is gone");
+    }
+    assert!(store.stats().reconnects > 0);
+    store.close().await;
+    drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_verifies_whom_it_speaks_to() {
+    let (Some(url), Ok(authority)) = (postgres_url(), std::env::var("KITH_TEST_POSTGRES_CA")) else {
+        assert!(postgres_url().is_none(), "KITH_TEST_POSTGRES_CA is not set: run `cargo xtask test`");
+        return;
+    };
+    let open = |query: String| Store::open(options(format!("{url}?{query}")));
+
+    let store = open(format!("sslmode=verify-full&sslrootcert={authority}")).await.unwrap();
+    let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    let encrypted: Result<Option<bool>, Error> = store.read(move |q| q.one(sql, &[], |row| row.get(0))).await;
+    assert_eq!(encrypted.unwrap(), Some(true));
+
+    // The system's authorities have not signed it.
+    let stranger =
+        open("sslmode=verify-full".to_owned()).await.err().expect("an unknown authority is refused");
+    assert!(
+        matches!(stranger, OpenError::Database(Error::Unavailable(_)) | OpenError::Settings(_)),
+        "{stranger}"
+    );
+
+    let plain = open("sslmode=disable".to_owned()).await.unwrap();
+    let encrypted: Result<Option<bool>, Error> = plain.read(move |q| q.one(sql, &[], |row| row.get(0))).await;
+    assert_eq!(encrypted.unwrap(), Some(false));
+}
+
+/// The role that serves cannot change the schema or rewrite history; the one that migrates owns the tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_role_that_serves_is_not_the_role_that_migrates() {
+    let Some(url) = postgres_url() else { return };
+    let database = TestDatabase::postgres(&url).await.unwrap();
+    let role = format!("kith_run_{}", std::process::id());
+    let admin = Store::open(database.options()).await.unwrap();
+    let create: &'static str = format!("CREATE ROLE {role} LOGIN").leak();
+    let made: Result<u64, Error> = admin.write(move |tx| tx.exec(create, &[])).await;
+    made.unwrap();
+
+    let owner_url = database.url();
+    let run_url = owner_url.replace("kith@", &format!("{role}@"));
+    let mut own = PostgresOptions { write_threads: 2, read_threads: 2, ..PostgresOptions::at(run_url) };
+    own.migrate_url = Some(owner_url);
+    let options = StoreOptions::new(EngineOptions::Postgres(own));
+    Store::migrate_up(&options, modules(), Timestamp::EPOCH).await.unwrap();
+    let store = Store::open(options).await.unwrap();
+    let sources = crate::support::sources();
+    let ctx = ctx(&sources);
+    store.write(move |tx| change(tx, &ctx, Uuid::from_u128(1))).await.unwrap();
+    let mut head = store.head();
+    tokio::time::timeout(Duration::from_secs(10), head.wait_for(|head| *head == 1)).await.unwrap().unwrap();
+    for forbidden in [
+        "CREATE TABLE mine (a TEXT)",
+        "DROP TABLE things",
+        "UPDATE audit_entries SET actor = 'x'",
+        "DELETE FROM audit_entries",
+        "DELETE FROM audit_seals",
+        "DELETE FROM schema_migrations",
+    ] {
+        let refused: Result<u64, Error> = store.write(move |tx| tx.exec(forbidden, &[])).await;
+        assert!(matches!(refused, Err(Error::Fault(_))), "{forbidden}: {refused:?}");
+    }
+    store.close().await;
+    let drop_role: &'static str = format!("DROP OWNED BY {role}").leak();
+    let dropped: Result<u64, Error> = admin.write(move |tx| tx.exec(drop_role, &[])).await;
+    dropped.unwrap();
+    let drop_role: &'static str = format!("DROP ROLE {role}").leak();
+    let dropped: Result<u64, Error> = admin.write(move |tx| tx.exec(drop_role, &[])).await;
+    dropped.unwrap();
+}
+
+/// Two processes on one database under load; then the one that is the sequencer is killed, and the other takes over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_processes_share_one_sequence_and_survive_each_other() {
+    let Some(db) = Db::postgres().await else { return };
+    // With this store closed, one of the two processes becomes the sequencer.
+    db.store.close().await;
+    let mut nodes: Vec<Child> = (0..2).map(|_| worker(&db.database.url())).collect();
+    let watcher = Store::open(db.options.clone()).await.unwrap();
+    let count = |sql: &'static str| {
+        let watcher = watcher.clone();
+        async move {
+            let counted: Result<Option<i64>, Error> =
+                watcher.read(move |q| q.one(sql, &[], |row| row.get(0))).await;
+            counted.unwrap().unwrap()
+        }
+    };
+    let until = |sql: &'static str, least: i64| async move {
+        while count(sql).await < least {
+            tokio::task::yield_now().await;
+        }
+    };
+    let patience = Duration::from_secs(30);
+    let placed = "SELECT COUNT(*) FROM outbox_positions";
+    tokio::time::timeout(patience, until(placed, 2_000)).await.expect("both processes write");
+
+    // Whoever leads is killed, wherever it is in its work: its process or, if it is the watcher, its connection.
+    let leader_pid = count(
+        "SELECT CAST(COALESCE(MAX(pid), 0) AS BIGINT) FROM pg_locks
+         WHERE locktype = 'advisory' AND classid = 1262703720 AND objid = 2 AND granted
+           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+    )
+    .await;
+    assert_ne!(leader_pid, 0);
+    nodes[0].kill().unwrap();
+    nodes[0].wait().unwrap();
+    let end = "SELECT CAST(COUNT(pg_terminate_backend(pid)) AS BIGINT) FROM pg_locks
+               WHERE locktype = 'advisory' AND classid = 1262703720 AND objid = 2 AND granted
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    count(end).await;
+    let after_kill = count(placed).await;
+    let more = async {
+        while count(placed).await < after_kill + 1_000 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(patience, more).await.expect("another one takes over");
+    nodes[1].kill().unwrap();
+    nodes[1].wait().unwrap();
+
+    let written = count("SELECT COUNT(*) FROM outbox").await;
+    tokio::time::timeout(patience, async {
+        while count(placed).await < written {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("everything that was committed gets its place");
+    let events = all_events(&watcher).await;
+    assert_sequence(&events, usize::try_from(written).unwrap());
+    assert_eq!(watcher.verify_audit().await.unwrap(), written);
+    watcher.close().await;
+}
+
+/// This very test, as a process of its own, that writes until it is killed.
+fn worker(url: &str) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "postgres::writes_until_it_is_killed", "--nocapture"])
+        .env("KITH_TEST_WORKER", url)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Not a test by itself: what the processes above run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writes_until_it_is_killed() {
+    let Ok(url) = std::env::var("KITH_TEST_WORKER") else { return };
+    let store = Store::open(options(url)).await.unwrap();
+    let mut sources = crate::support::sources();
+    sources.ids = std::sync::Arc::new(kith_kernel::TimeOrderedIds::new(SystemRandom));
+    let mut seed = [0; 1];
+    SystemRandom.fill(&mut seed);
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..4_u128 {
+        let (store, sources) = (store.clone(), sources.clone());
+        callers.spawn(async move {
+            for round in 0..50_000_u128 {
+                let (ctx, subject) = (ctx(&sources), Uuid::from_u128((caller + round) % 7));
+                if store.write(move |tx| change(tx, &ctx, subject)).await.is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    callers.join_all().await;
+}

@@ -1,0 +1,200 @@
+//! Bounded queues, deadlines, and groups: what happens to transactions that have to wait.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use kith_store::{EngineKind, EngineOptions, Error, Store};
+
+use crate::contract;
+use crate::support::{Db, add};
+
+contract! {
+    a_full_queue_refuses_at_once_and_drains
+    a_transaction_past_its_deadline_never_starts
+    a_transaction_that_has_started_is_never_dropped
+    what_waits_together_is_committed_together
+    closing_finishes_what_is_queued
+}
+
+/// Holds every write thread of a store, so that what comes after has to wait.
+pub struct Gate {
+    release: Vec<mpsc::Sender<()>>,
+    holders: tokio::task::JoinSet<Result<(), Error>>,
+}
+
+impl Gate {
+    pub async fn close(db: &Db) -> Self {
+        Self::close_with(db, 1, Duration::from_secs(20)).await
+    }
+
+    async fn close_with(db: &Db, threads: usize, patience: Duration) -> Self {
+        let mut gate = Self { release: Vec::new(), holders: tokio::task::JoinSet::new() };
+        for n in 0..threads {
+            let (held, is_held) = tokio::sync::oneshot::channel();
+            let (release, released) = mpsc::channel();
+            gate.release.push(release);
+            gate.holders.spawn(hold(db.store.clone(), n, patience, held, released));
+            is_held.await.unwrap();
+        }
+        gate
+    }
+
+    /// Waits until `count` transactions wait behind the gate.
+    pub async fn wait_for_queue(&self, db: &Db, count: u64) {
+        let running = self.release.len() as u64;
+        let queued = |db: &Db| match db.store.kind() {
+            // There the one that runs is still counted until its group is answered.
+            EngineKind::Sqlite => db.store.stats().queued.saturating_sub(running),
+            EngineKind::Postgres => db.store.stats().queued,
+        };
+        let filled = async {
+            while queued(db) < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        // With more threads than the gate holds, PostgreSQL works through the queue meanwhile.
+        let filled = tokio::time::timeout(Duration::from_secs(2), filled).await;
+        assert!(filled.is_ok() || db.store.kind() == EngineKind::Postgres);
+    }
+
+    pub async fn open(mut self) {
+        for release in self.release.drain(..) {
+            release.send(()).unwrap();
+        }
+        for held in self.holders.join_all().await {
+            held.unwrap();
+        }
+    }
+}
+
+async fn hold(
+    store: Store,
+    n: usize,
+    patience: Duration,
+    held: tokio::sync::oneshot::Sender<()>,
+    released: mpsc::Receiver<()>,
+) -> Result<(), Error> {
+    let (held, released) = (Mutex::new(Some(held)), Mutex::new(released));
+    let run = move |tx: &kith_store::Tx<'_>| {
+        add(tx, &format!("gate {n}"))?;
+        if let Some(held) = held.lock().unwrap().take() {
+            held.send(()).unwrap();
+            released.lock().unwrap().recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+        Ok(())
+    };
+    store.write_within(patience, run).await
+}
+
+/// One write thread and room for four behind it.
+async fn narrow(db: Db) -> Db {
+    db.reopened(|options| {
+        options.write_queue = 4;
+        options.deadline = Duration::from_secs(20);
+        if let EngineOptions::Postgres(own) = &mut options.engine {
+            own.write_threads = 1;
+        }
+    })
+    .await
+}
+
+async fn a_full_queue_refuses_at_once_and_drains(db: Db) {
+    let db = narrow(db).await;
+    let gate = Gate::close(&db).await;
+    let mut callers = tokio::task::JoinSet::new();
+    for n in 0..10 {
+        let store = db.store.clone();
+        callers.spawn(async move {
+            let done: Result<(), Error> = store.write(move |tx| add(tx, &format!("n{n}"))).await;
+            done
+        });
+    }
+    let mut refused = 0;
+    while refused < 6 {
+        let outcome = callers.join_next().await.unwrap().unwrap();
+        assert!(matches!(outcome, Err(Error::Busy)), "{outcome:?}");
+        refused += 1;
+    }
+    assert_eq!(db.store.stats().refused_busy, 6);
+    gate.open().await;
+    for outcome in callers.join_all().await {
+        outcome.unwrap();
+    }
+    assert_eq!(db.names().await.len(), 5, "four that waited, and the gate's");
+    assert_eq!(db.store.stats().queued, 0);
+}
+
+async fn a_transaction_past_its_deadline_never_starts(db: Db) {
+    let db = narrow(db).await;
+    let gate = Gate::close(&db).await;
+    let ran = Arc::new(AtomicBool::new(false));
+    let (store, noticed) = (db.store.clone(), Arc::clone(&ran));
+    let waiter = tokio::spawn(async move {
+        let run = move |tx: &kith_store::Tx<'_>| {
+            noticed.store(true, Ordering::SeqCst);
+            add(tx, "late")
+        };
+        store.write_within(Duration::from_millis(50), run).await
+    });
+    gate.wait_for_queue(&db, 1).await;
+    tokio::time::timeout(Duration::from_millis(60), std::future::pending::<()>()).await.unwrap_err();
+    gate.open().await;
+    assert!(matches!(waiter.await.unwrap(), Err::<(), _>(Error::DeadlinePassed)));
+    assert!(!ran.load(Ordering::SeqCst));
+    assert_eq!(db.store.stats().dropped_late, 1);
+}
+
+async fn a_transaction_that_has_started_is_never_dropped(db: Db) {
+    let gate = Gate::close_with(&db, 1, Duration::from_millis(50)).await;
+    tokio::time::timeout(Duration::from_millis(120), std::future::pending::<()>()).await.unwrap_err();
+    gate.open().await;
+    assert_eq!(db.names().await, ["gate 0"]);
+}
+
+async fn what_waits_together_is_committed_together(db: Db) {
+    let gate = Gate::close(&db).await;
+    let mut callers = tokio::task::JoinSet::new();
+    for n in 0..300 {
+        let store = db.store.clone();
+        callers.spawn(async move {
+            let done: Result<(), Error> = store.write(move |tx| add(tx, &format!("n{n:03}"))).await;
+            done
+        });
+    }
+    gate.wait_for_queue(&db, 300).await;
+    let groups_before = db.store.stats().groups;
+    gate.open().await;
+    for outcome in callers.join_all().await {
+        outcome.unwrap();
+    }
+    assert_eq!(db.names().await.len(), 301);
+    if db.store.kind() == EngineKind::Sqlite {
+        let groups = db.store.stats().groups - groups_before;
+        assert!(groups < 100, "300 transactions took {groups} waits for the disk");
+    }
+}
+
+async fn closing_finishes_what_is_queued(db: Db) {
+    let gate = Gate::close(&db).await;
+    let mut callers = tokio::task::JoinSet::new();
+    for n in 0..20 {
+        let store = db.store.clone();
+        callers.spawn(async move {
+            let done: Result<(), Error> = store.write(move |tx| add(tx, &format!("n{n:02}"))).await;
+            done
+        });
+    }
+    gate.wait_for_queue(&db, 20).await;
+    let store = db.store.clone();
+    let closing = tokio::spawn(async move { store.close().await });
+    gate.open().await;
+    closing.await.unwrap();
+    for outcome in callers.join_all().await {
+        outcome.unwrap();
+    }
+    let refused: Result<(), Error> = db.store.write(|tx| add(tx, "too late")).await;
+    assert!(matches!(refused, Err(Error::Unavailable(_))));
+    let db = db.reopened(|_| {}).await;
+    assert_eq!(db.names().await.len(), 21);
+}

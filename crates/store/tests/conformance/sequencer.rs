@@ -1,0 +1,246 @@
+//! The sequencer: positions without gap or double, order per subject, logs, the audit chain, cursors, take-over.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
+
+use kith_kernel::UserId;
+use kith_kernel::uuid::Uuid;
+use kith_store::{EngineKind, Error, NewEvent, SequencedEvent, Store, Tx, params};
+
+use crate::contract;
+use crate::support::{Db, add, ctx, event};
+
+contract! {
+    positions_are_dense_and_keep_each_subjects_order
+    what_was_rolled_back_gets_no_position
+    each_recipients_log_is_dense
+    the_audit_chain_holds_and_shows_tampering
+    a_subscriber_gets_each_event_once_and_in_order
+    a_long_transaction_delays_nobody_and_is_not_lost
+    heads_survive_a_restart
+}
+
+/// Changes `subject` as a command would: locked first, its events numbered by what it read under the lock.
+pub fn change(tx: &Tx<'_>, ctx: &kith_kernel::Ctx, subject: Uuid) -> Result<(), Error> {
+    tx.lock("subject", [subject])?;
+    let key = subject.to_string();
+    let bump = "INSERT INTO counters (name, n) VALUES ($1, 1)
+                ON CONFLICT (name) DO UPDATE SET n = counters.n + 1 RETURNING n";
+    let n = tx.one(bump, params![key], |row| row.get::<i64>(0))?.unwrap_or(0);
+    tx.audit(ctx, "thing.changed", subject);
+    tx.emit(ctx, event(subject, n));
+    Ok(())
+}
+
+/// All events, page by page.
+pub async fn all_events(store: &Store) -> Vec<SequencedEvent> {
+    let mut all: Vec<SequencedEvent> = Vec::new();
+    loop {
+        let page = store.events_after(all.last().map_or(0, |last| last.position), 500).await.unwrap();
+        if page.is_empty() {
+            return all;
+        }
+        all.extend(page);
+    }
+}
+
+/// No gap, no double, and each subject's events in the order in which they were committed.
+pub fn assert_sequence(events: &[SequencedEvent], expected: usize) {
+    assert_eq!(events.len(), expected);
+    let mut last_of: HashMap<&str, i64> = HashMap::new();
+    for (event, position) in events.iter().zip(1..) {
+        assert_eq!(event.position, position, "positions are dense");
+        let payload: serde_json::Value = serde_json::from_str(&event.event.payload).unwrap();
+        let n = payload["n"].as_i64().unwrap();
+        let last = last_of.insert(&event.event.subject, n).unwrap_or(0);
+        assert_eq!(n, last + 1, "the events of {} are in commit order", event.event.subject);
+    }
+}
+
+async fn positions_are_dense_and_keep_each_subjects_order(db: Db) {
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..8_u128 {
+        let (store, sources) = (db.store.clone(), db.sources.clone());
+        callers.spawn(async move {
+            for round in 0..50_u128 {
+                let (ctx, subject) = (ctx(&sources), Uuid::from_u128((caller + round) % 5));
+                store.write(move |tx| change(tx, &ctx, subject)).await.unwrap();
+            }
+        });
+    }
+    callers.join_all().await;
+    db.placed(400).await;
+    assert_sequence(&all_events(&db.store).await, 400);
+    assert_eq!(db.store.stats().sequenced, 400);
+}
+
+async fn what_was_rolled_back_gets_no_position(db: Db) {
+    for n in 0..10_u128 {
+        let ctx = db.ctx();
+        let outcome: Result<(), Error> = db
+            .store
+            .write(move |tx| {
+                change(tx, &ctx, Uuid::from_u128(1))?;
+                if n % 2 == 0 { Err(Error::NulInText) } else { Ok(()) }
+            })
+            .await;
+        assert_eq!(outcome.is_err(), n % 2 == 0);
+    }
+    db.placed(5).await;
+    assert_sequence(&all_events(&db.store).await, 5);
+}
+
+async fn each_recipients_log_is_dense(db: Db) {
+    let users: Vec<UserId> = (1..=3).map(|n| UserId(Uuid::from_u128(n))).collect();
+    for round in 0..12 {
+        let (ctx, recipients) = (db.ctx(), users[..=round % 3].to_vec());
+        let done: Result<(), Error> = db
+            .store
+            .write(move |tx| {
+                let subject = Uuid::from_u128(9);
+                tx.lock("subject", [subject])?;
+                let payload = serde_json::json!({});
+                tx.emit(
+                    &ctx,
+                    NewEvent { kind: "thing.changed", subject, recipients: recipients.clone(), payload },
+                );
+                Ok(())
+            })
+            .await;
+        done.unwrap();
+    }
+    db.placed(12).await;
+    for (user, expected) in users.into_iter().zip([12, 8, 4]) {
+        let log: Result<Vec<(i64, i64)>, Error> = db
+            .store
+            .read(move |q| {
+                let sql = "SELECT log_offset, position FROM user_logs WHERE user_id = $1 ORDER BY log_offset";
+                q.all(sql, params![user], |row| Ok((row.get(0)?, row.get(1)?)))
+            })
+            .await;
+        let log = log.unwrap();
+        assert_eq!(
+            log.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(),
+            (1..=expected).collect::<Vec<_>>()
+        );
+        assert!(log.is_sorted_by_key(|(_, position)| *position));
+    }
+}
+
+async fn the_audit_chain_holds_and_shows_tampering(db: Db) {
+    for n in 0..20_u128 {
+        let ctx = db.ctx();
+        db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(n))).await.unwrap();
+    }
+    db.placed(20).await;
+    assert_eq!(db.store.verify_audit().await.unwrap(), 20);
+    let tampered: Result<u64, Error> = db
+        .store
+        .write(|tx| {
+            tx.exec(
+                "UPDATE audit_entries SET actor = 'user:someone-else'
+                 WHERE id = (SELECT entry_id FROM audit_seals WHERE n = 7)",
+                &[],
+            )
+        })
+        .await;
+    assert_eq!(tampered.unwrap(), 1);
+    let broken = db.store.verify_audit().await.unwrap_err().to_string();
+    assert!(broken.contains("link 7"), "{broken}");
+    let removed: Result<u64, Error> = db
+        .store
+        .write(|tx| {
+            tx.exec(
+                "DELETE FROM audit_entries WHERE id = (SELECT entry_id FROM audit_seals WHERE n = 3)",
+                &[],
+            )
+        })
+        .await;
+    removed.unwrap();
+    let broken = db.store.verify_audit().await.unwrap_err().to_string();
+    assert!(broken.contains("link 3"), "{broken}");
+}
+
+async fn a_subscriber_gets_each_event_once_and_in_order(db: Db) {
+    for n in 0..60_u128 {
+        let ctx = db.ctx();
+        db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(n % 4))).await.unwrap();
+    }
+    db.placed(60).await;
+    // Two runners of the same subscriber; one fails now and then, after it has made its change.
+    let mut runners = tokio::task::JoinSet::new();
+    for runner in 0..2 {
+        let store = db.store.clone();
+        runners.spawn(async move {
+            let mut turn = 0;
+            loop {
+                turn += 1;
+                let fails = runner == 0 && turn % 2 == 1;
+                let take = move |tx: &Tx<'_>, events: &[SequencedEvent]| {
+                    for event in events {
+                        add(tx, &format!("{:03}", event.position))?;
+                    }
+                    if fails { Err(Error::NulInText) } else { Ok(()) }
+                };
+                match store.deliver("test", 7, take).await {
+                    Ok(0) => break,
+                    Ok(_) => {}
+                    Err(error) => assert!(fails && matches!(error, Error::NulInText), "{error}"),
+                }
+            }
+        });
+    }
+    runners.join_all().await;
+    let expected: Vec<String> = (1..=60).map(|n| format!("{n:03}")).collect();
+    assert_eq!(db.names().await, expected, "each event had its effect exactly once");
+}
+
+/// A transaction that started early and commits late: others get their places meanwhile, it gets its own afterwards.
+async fn a_long_transaction_delays_nobody_and_is_not_lost(db: Db) {
+    if db.store.kind() == EngineKind::Sqlite {
+        return; // Writers stand in one line there: nothing overlaps.
+    }
+    let (wrote, has_written) = tokio::sync::oneshot::channel();
+    let (go, may_go) = mpsc::channel::<()>();
+    let (wrote, may_go) = (Mutex::new(Some(wrote)), Mutex::new(may_go));
+    let (store, early) = (db.store.clone(), db.ctx());
+    let slow = tokio::spawn(async move {
+        let run = move |tx: &Tx<'_>| {
+            change(tx, &early, Uuid::from_u128(1))?;
+            if let Some(wrote) = wrote.lock().unwrap().take() {
+                wrote.send(()).unwrap();
+                may_go.lock().unwrap().recv_timeout(Duration::from_secs(4)).unwrap();
+            }
+            Ok::<_, Error>(())
+        };
+        store.write(run).await
+    });
+    has_written.await.unwrap();
+    for n in 2..30_u128 {
+        let ctx = db.ctx();
+        db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(n))).await.unwrap();
+    }
+    db.placed(28).await;
+    go.send(()).unwrap();
+    slow.await.unwrap().unwrap();
+    db.placed(29).await;
+    let events = all_events(&db.store).await;
+    assert_sequence(&events, 29);
+    assert_eq!(events[28].event.subject, Uuid::from_u128(1).to_string());
+}
+
+async fn heads_survive_a_restart(db: Db) {
+    for round in 1..=3 {
+        let ctx = db.ctx();
+        db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(1))).await.unwrap();
+        db.placed(round).await;
+    }
+    let db = db.reopened(|_| {}).await;
+    db.placed(3).await;
+    let ctx = db.ctx();
+    db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(1))).await.unwrap();
+    db.placed(4).await;
+    assert_sequence(&all_events(&db.store).await, 4);
+    assert_eq!(db.store.verify_audit().await.unwrap(), 4);
+}

@@ -1,0 +1,100 @@
+//! What only SQLite has to keep: the folder's lock, checkpoints, a disk that is really full.
+
+use std::time::Duration;
+
+use kith_store::{Error, OpenError, Store, params};
+
+use crate::support::{Db, add};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_belongs_to_one_store() {
+    let db = Db::sqlite().await;
+    let second = Store::open(db.options.clone()).await.err().expect("the folder is taken");
+    assert!(
+        matches!(&second, OpenError::FolderInUse { holder, .. } if holder.contains("process")),
+        "{second}"
+    );
+    let db = db.reopened(|_| {}).await;
+    db.add("again").await.unwrap();
+}
+
+/// The log is emptied while writes go on, by a connection that is not the writer's.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_does_not_grow_without_end() {
+    let db = Db::sqlite().await;
+    let page = vec![7_u8; 1024 * 1024];
+    for id in 0..100_i64 {
+        let bytes = page.clone();
+        let done: Result<u64, Error> = db
+            .store
+            .write(move |tx| tx.exec("INSERT INTO kinds (id, bytes) VALUES ($1, $2)", params![id, bytes]))
+            .await;
+        done.unwrap();
+    }
+    let emptied = async {
+        let mut extra = 0;
+        while db.store.stats().checkpoints == 0 || db.store.stats().wal_bytes == 0 {
+            db.add(&format!("extra {extra}")).await.unwrap();
+            extra += 1;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), emptied).await.unwrap();
+    let file = db.database.folder().unwrap().join("kith.db");
+    assert!(std::fs::metadata(file).unwrap().len() > 50 * 1024 * 1024, "checkpoints have reached the file");
+    db.store.close().await;
+    let left =
+        std::fs::metadata(db.database.folder().unwrap().join("kith.db-wal")).map_or(0, |log| log.len());
+    assert_eq!(left, 0, "closing leaves no log behind");
+}
+
+/// A full disk in earnest: a file system too small for what is asked of it. Needs root, which CI has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_really_full_loses_nothing_acknowledged() {
+    let mount = tempfile::tempdir().unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+        .arg(mount.path())
+        .output()
+        .is_ok_and(|done| done.status.success());
+    if !mounted {
+        eprintln!("not run: mounting a small file system needs root");
+        return;
+    }
+    let outcome = tokio::spawn(fill(mount.path().join("data"))).await;
+    let unmounted = std::process::Command::new("umount").arg("-l").arg(mount.path()).status().unwrap();
+    assert!(unmounted.success());
+    outcome.unwrap();
+}
+
+async fn fill(folder: std::path::PathBuf) {
+    use kith_store::{EngineOptions, SqliteOptions, StoreOptions};
+    let ballast = folder.with_file_name("ballast");
+    std::fs::write(&ballast, vec![0; 1024 * 1024]).unwrap();
+    let options = StoreOptions::new(EngineOptions::Sqlite(SqliteOptions::in_folder(&folder)));
+    Store::migrate_up(&options, crate::support::modules(), kith_kernel::Timestamp::EPOCH).await.unwrap();
+    let store = Store::open(options).await.unwrap();
+    let mut acknowledged = Vec::new();
+    let mut refused = 0;
+    for n in 0..200 {
+        let name = format!("{n:04} {}", "x".repeat(64 * 1024));
+        let written = name.clone();
+        let done: Result<(), Error> = store.write(move |tx| add(tx, &written)).await;
+        match done {
+            Ok(()) => acknowledged.push(name),
+            Err(Error::Unavailable(_) | Error::OutcomeUnknown(_)) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+        if refused > 5 {
+            break;
+        }
+    }
+    assert!(refused > 5, "4 MiB were not filled by 200 rows of 64 KiB");
+    assert!(!acknowledged.is_empty());
+    let there: Result<Vec<String>, Error> = store.read(crate::support::names).await;
+    let there = there.expect("reads stay up");
+    assert!(acknowledged.iter().all(|name| there.contains(name)), "an acknowledged row is gone");
+    std::fs::remove_file(ballast).unwrap();
+    let done: Result<(), Error> = store.write(|tx| add(tx, "room again")).await;
+    done.expect("with room again, the store goes on by itself");
+    store.close().await;
+}

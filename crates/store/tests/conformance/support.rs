@@ -1,0 +1,138 @@
+//! A database of its own for each test, with a small schema and the commands the contract is tried with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kith_kernel::{
+    Actor, Ctx, ManualClock, RequestId, SeededRandom, Sources, TimeOrderedIds, Timestamp, uuid::Uuid,
+};
+use kith_store::testing::TestDatabase;
+use kith_store::{
+    Error, Migration, ModuleMigrations, NewEvent, Query, STORE_MIGRATIONS, Store, StoreOptions, Tx, params,
+};
+
+pub const SCHEMA: ModuleMigrations = ModuleMigrations {
+    module: "test",
+    migrations: &[Migration { version: 1, name: "test", sql: include_str!("schema.sql") }],
+};
+
+pub fn modules() -> Vec<ModuleMigrations> {
+    vec![STORE_MIGRATIONS, SCHEMA]
+}
+
+/// Runs each named contract on both engines, as `name::sqlite` and `name::postgres`.
+#[macro_export]
+macro_rules! contract {
+    ($($name:ident)+) => {$(
+        mod $name {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn sqlite() {
+                super::$name($crate::support::Db::sqlite().await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn postgres() {
+                if let Some(db) = $crate::support::Db::postgres().await {
+                    super::$name(db).await;
+                }
+            }
+        }
+    )+};
+}
+
+/// The address of the server that the test command started; none if only SQLite was asked for.
+pub fn postgres_url() -> Option<String> {
+    if let Ok(url) = std::env::var("KITH_TEST_POSTGRES") {
+        return Some(url);
+    }
+    let chosen = std::env::var_os("KITH_TEST_SQLITE_ONLY").is_some();
+    assert!(chosen, "no PostgreSQL to test with: run `cargo xtask test`, or set KITH_TEST_SQLITE_ONLY=1");
+    None
+}
+
+pub struct Db {
+    pub store: Store,
+    pub options: StoreOptions,
+    pub sources: Sources,
+    pub database: TestDatabase,
+}
+
+impl Db {
+    pub async fn sqlite() -> Self {
+        Self::open(TestDatabase::sqlite(), |_| {}).await
+    }
+
+    pub async fn postgres() -> Option<Self> {
+        Some(Self::open(TestDatabase::postgres(&postgres_url()?).await.unwrap(), |_| {}).await)
+    }
+
+    pub async fn open(database: TestDatabase, change: impl FnOnce(&mut StoreOptions)) -> Self {
+        database.migrate(modules()).await.unwrap();
+        let mut options = database.options();
+        change(&mut options);
+        let store = Store::open(options.clone()).await.unwrap();
+        Self { store, options, sources: sources(), database }
+    }
+
+    /// The same database with other options; the store before is closed.
+    pub async fn reopened(self, change: impl FnOnce(&mut StoreOptions)) -> Self {
+        self.store.close().await;
+        let Self { mut options, sources, database, store } = self;
+        drop(store);
+        change(&mut options);
+        let store = Store::open(options.clone()).await.unwrap();
+        Self { store, options, sources, database }
+    }
+
+    pub fn ctx(&self) -> Ctx {
+        ctx(&self.sources)
+    }
+
+    /// Adds a thing and waits for the disk.
+    pub async fn add(&self, name: &str) -> Result<(), Error> {
+        let name = name.to_owned();
+        self.store.write(move |tx| add(tx, &name)).await
+    }
+
+    pub async fn names(&self) -> Vec<String> {
+        self.store.read(names).await.unwrap()
+    }
+
+    /// Waits until the sequencer has placed as many events.
+    pub async fn placed(&self, count: i64) {
+        let mut head = self.store.head();
+        let reached = tokio::time::timeout(Duration::from_secs(20), head.wait_for(|head| *head >= count));
+        let in_time = reached.await.is_ok();
+        assert!(in_time, "{count} events were not placed in time; the head is {}", *head.borrow());
+    }
+}
+
+pub fn sources() -> Sources {
+    Sources {
+        clock: Arc::new(ManualClock::at(Timestamp::from_millis(1_763_716_151_007))),
+        ids: Arc::new(TimeOrderedIds::new(SeededRandom::new(u64::from(std::process::id())))),
+        random: Arc::new(SeededRandom::new(1)),
+    }
+}
+
+pub fn ctx(sources: &Sources) -> Ctx {
+    Ctx::new(sources.clone(), Actor::System("test"), RequestId::accept("conformance").unwrap())
+}
+
+pub fn add(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
+    tx.exec("INSERT INTO things (name) VALUES ($1)", params![name]).map(drop)
+}
+
+pub fn names(q: &Query<'_>) -> Result<Vec<String>, Error> {
+    q.all("SELECT name FROM things ORDER BY name", &[], |row| row.get(0))
+}
+
+/// An event about `subject` that carries `n`.
+pub fn event(subject: Uuid, n: i64) -> NewEvent {
+    NewEvent {
+        kind: "thing.changed",
+        subject,
+        recipients: Vec::new(),
+        payload: serde_json::json!({ "n": n }),
+    }
+}

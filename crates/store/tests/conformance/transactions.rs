@@ -1,0 +1,174 @@
+//! How a transaction ends: three ways, and what happens to one whose statement failed or whose closure panicked.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use kith_store::{Error, Outcome, params};
+
+use crate::contract;
+use crate::support::{Db, add};
+
+contract! {
+    commits_what_it_answers
+    commits_a_refusal_that_leaves_a_trace
+    rolls_back_a_refusal
+    a_failed_statement_ends_the_transaction_even_if_swallowed
+    a_panic_is_an_error_and_changes_nothing
+    each_closure_runs_twice_when_rehearsing_and_counts_once
+    a_constraint_is_told_apart_from_a_fault
+    a_lost_caller_does_not_lose_the_commit
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error(transparent)]
+    Store(#[from] Error),
+    #[error("against the rules")]
+    Rule,
+}
+
+async fn commits_what_it_answers(db: Db) {
+    let answer: Result<i32, Error> = db.store.write(|tx| add(tx, "kept").map(|()| 7)).await;
+    assert_eq!(answer.unwrap(), 7);
+    assert_eq!(db.names().await, ["kept"]);
+}
+
+async fn commits_a_refusal_that_leaves_a_trace(db: Db) {
+    let ctx = db.ctx();
+    let refused: Result<(), Refused> = db
+        .store
+        .write(move |tx| match add(tx, "trace") {
+            Ok(()) => {
+                tx.audit(&ctx, "thing.refused", "trace");
+                Outcome::CommitRefusal(Refused::Rule)
+            }
+            Err(error) => Outcome::Rollback(Refused::Store(error)),
+        })
+        .await;
+    assert!(matches!(refused, Err(Refused::Rule)), "{refused:?}");
+    assert_eq!(db.names().await, ["trace"]);
+    let audited: Option<i64> = db
+        .store
+        .read(|q| q.one("SELECT COUNT(*) FROM audit_entries", &[], |row| row.get(0)))
+        .await
+        .unwrap_or_else(|error: Error| panic!("{error}"));
+    assert_eq!(audited, Some(1));
+}
+
+async fn rolls_back_a_refusal(db: Db) {
+    let ctx = db.ctx();
+    let refused: Result<(), Refused> = db
+        .store
+        .write(move |tx| {
+            add(tx, "undone")?;
+            tx.audit(&ctx, "thing.refused", "undone");
+            Err(Refused::Rule)
+        })
+        .await;
+    assert!(matches!(refused, Err(Refused::Rule)), "{refused:?}");
+    assert_eq!(db.names().await, [""; 0]);
+    let audited: Result<Option<i64>, Error> =
+        db.store.read(|q| q.one("SELECT COUNT(*) FROM audit_entries", &[], |row| row.get(0))).await;
+    assert_eq!(audited.unwrap(), Some(0));
+}
+
+async fn a_failed_statement_ends_the_transaction_even_if_swallowed(db: Db) {
+    db.add("there").await.unwrap();
+    let answer: Result<(), Error> = db
+        .store
+        .write(|tx| {
+            add(tx, "before")?;
+            assert!(add(tx, "there").is_err());
+            let after = tx.one("SELECT 1", &[], |row| row.get::<i64>(0));
+            assert!(after.is_err(), "no statement runs after one has failed");
+            Ok(())
+        })
+        .await;
+    assert!(matches!(answer, Err(Error::Constraint(_))), "{answer:?}");
+    assert_eq!(db.names().await, ["there"]);
+}
+
+async fn a_panic_is_an_error_and_changes_nothing(db: Db) {
+    let answer: Result<(), Error> = db
+        .store
+        .write(|tx| {
+            add(tx, "half")?;
+            if tx.one("SELECT 1", &[], |row| row.get::<i64>(0)).is_ok() {
+                panic!("on purpose");
+            }
+            Ok(())
+        })
+        .await;
+    assert!(matches!(answer, Err(Error::Fault(_))), "{answer:?}");
+    db.add("afterwards").await.unwrap();
+    assert_eq!(db.names().await, ["afterwards"]);
+    let read: Result<(), Error> = db.store.read(|_| panic!("on purpose")).await;
+    assert!(matches!(read, Err(Error::Fault(_))));
+    assert_eq!(db.names().await, ["afterwards"]);
+}
+
+async fn each_closure_runs_twice_when_rehearsing_and_counts_once(db: Db) {
+    let db = db.reopened(|options| options.rehearse = true).await;
+    let runs = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&runs);
+    let ctx = db.ctx();
+    let answer: Result<u32, Error> = db
+        .store
+        .write(move |tx| {
+            add(tx, "once")?;
+            tx.audit(&ctx, "thing.added", "once");
+            Ok(counted.fetch_add(1, Ordering::SeqCst) + 1)
+        })
+        .await;
+    assert_eq!(answer.unwrap(), 2, "the answer is the last run's");
+    assert_eq!(runs.load(Ordering::SeqCst), 2);
+    assert_eq!(db.names().await, ["once"]);
+    let audited: Result<Option<i64>, Error> =
+        db.store.read(|q| q.one("SELECT COUNT(*) FROM audit_entries", &[], |row| row.get(0))).await;
+    assert_eq!(audited.unwrap(), Some(1));
+}
+
+async fn a_constraint_is_told_apart_from_a_fault(db: Db) {
+    db.add("a").await.unwrap();
+    let unique: Result<(), Error> = db.store.write(|tx| add(tx, "a")).await;
+    let check: Result<u64, Error> =
+        db.store.write(|tx| tx.exec("INSERT INTO counters (name, n) VALUES ('c', -1)", &[])).await;
+    let foreign: Result<u64, Error> =
+        db.store.write(|tx| tx.exec("INSERT INTO parts (thing, n) VALUES ('absent', 1)", &[])).await;
+    for refused in [unique.map(|()| 0), check, foreign] {
+        assert!(matches!(refused, Err(Error::Constraint(_))), "{refused:?}");
+    }
+    let fault: Result<u64, Error> =
+        db.store.write(|tx| tx.exec("INSERT INTO nowhere VALUES ($1)", params![1_i64])).await;
+    assert!(matches!(fault, Err(Error::Fault(_))), "{fault:?}");
+}
+
+/// Whoever asked may hang up; the transaction that has started ends as it would have.
+async fn a_lost_caller_does_not_lose_the_commit(db: Db) {
+    let (started, has_started) = tokio::sync::oneshot::channel();
+    let started = std::sync::Mutex::new(Some(started));
+    let (go, may_go) = std::sync::mpsc::channel::<()>();
+    let may_go = std::sync::Mutex::new(may_go);
+    let store = db.store.clone();
+    let caller = tokio::spawn(async move {
+        let run = move |tx: &kith_store::Tx<'_>| {
+            if let Some(started) = started.lock().unwrap().take() {
+                started.send(()).unwrap();
+                may_go.lock().unwrap().recv().unwrap();
+            }
+            add(tx, "kept")
+        };
+        store.write(run).await
+    });
+    has_started.await.unwrap();
+    caller.abort();
+    assert!(caller.await.is_err());
+    go.send(()).unwrap();
+    // SQLite has one line of writers, PostgreSQL several: a read shows it in any case, soon.
+    let seen = async {
+        while db.names().await != ["kept"] {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), seen).await.unwrap();
+}

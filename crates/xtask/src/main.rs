@@ -1,2 +1,50 @@
-//! x
-fn main() {}
+//! `cargo xtask`: everything one does to this repository besides writing it. There is no other task runner.
+
+mod lint;
+mod openapi;
+mod setup;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// What can be done to this repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Task {
+    /// Installs what tests and lints need (Debian, Ubuntu), or says what that is
+    Setup,
+    /// Runs the whole suite, on SQLite and on a PostgreSQL server that it starts
+    Test(test::Args),
+    /// Checks the walls between crates and modules, and how files are kept
+    Tidy,
+    /// Format, walls, clippy, licences and sources of dependencies
+    Lint,
+    /// What CI runs: lint, then test
+    Check,
+    /// Writes docs/openapi.json, or compares it
+    Openapi(openapi::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Task::parse() {
+        Task::Setup => done(setup::setup()),
+        Task::Test(args) => test::test(&args),
+        Task::Tidy => done(workspace::root().and_then(|root| tidy::tidy(&root))),
+        Task::Lint => done(lint::lint()),
+        Task::Check => lint::check(),
+        Task::Openapi(args) => done(openapi::openapi(&args)),
+    };
+    outcome.unwrap_or_else(|e| {
+        eprintln!("error: {e:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn done(outcome: Result<()>) -> Result<ExitCode> {
+    outcome.map(|()| ExitCode::SUCCESS)
+}

@@ -2,11 +2,13 @@
 //!
 //! It never touches a server that is already there, and it does not outlive the process that started it.
 
+mod certificates;
+
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,7 +18,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{env, fs, io};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
 
 /// What to install where no server is found.
@@ -96,7 +97,7 @@ impl PostgresServer {
         let mut server = Self { bin, port: 0, run_as, options, running: None, watchdog, folder };
         server.init()?;
         if server.options.tls {
-            server.write_certificates().map_err(because("write its certificates"))?;
+            certificates::write(server.folder.path(), run_as).map_err(because("write its certificates"))?;
         }
         // Between choosing a free port and listening on it, somebody else may have taken it.
         let mut tries = 5;
@@ -117,7 +118,7 @@ impl PostgresServer {
 
     /// The authority that signed the server's certificate, as PEM; it exists only with TLS.
     pub fn ca_file(&self) -> PathBuf {
-        self.folder.path().join("ca.pem")
+        self.folder.path().join(certificates::CA)
     }
 
     /// The loopback port.
@@ -237,32 +238,10 @@ impl PostgresServer {
         if self.options.tls {
             let file = |name: &str| self.folder.path().join(name).display().to_string();
             settings.push("ssl=on".to_owned());
-            settings.push(format!("ssl_cert_file={}", file("server.pem")));
-            settings.push(format!("ssl_key_file={}", file("server.key")));
+            settings.push(format!("ssl_cert_file={}", file(certificates::CERTIFICATE)));
+            settings.push(format!("ssl_key_file={}", file(certificates::KEY)));
         }
         settings.into_iter().flat_map(|setting| ["-c".to_owned(), setting]).collect()
-    }
-
-    fn write_certificates(&self) -> io::Result<()> {
-        let mut ca = CertificateParams::new(Vec::new()).map_err(io::Error::other)?;
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        ca.distinguished_name.push(DnType::CommonName, "Kith test authority");
-        let ca_key = KeyPair::generate().map_err(io::Error::other)?;
-        let ca = CertifiedIssuer::self_signed(ca, ca_key).map_err(io::Error::other)?;
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let mut server = CertificateParams::new(names).map_err(io::Error::other)?;
-        server.distinguished_name.push(DnType::CommonName, "localhost");
-        let key = KeyPair::generate().map_err(io::Error::other)?;
-        let certificate = server.signed_by(&key, &ca).map_err(io::Error::other)?;
-        for (name, pem) in
-            [("ca.pem", ca.pem()), ("server.pem", certificate.pem()), ("server.key", key.serialize_pem())]
-        {
-            let path = self.folder.path().join(name);
-            fs::write(&path, pem)?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-            own(&path, self.run_as)?;
-        }
-        Ok(())
     }
 }
 
@@ -308,9 +287,7 @@ pub fn find_bin() -> Result<PathBuf, PostgresServerError> {
 }
 
 fn make_folder(parent: Option<&Path>) -> io::Result<TempDir> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("kith-postgres-");
-    parent.map_or_else(|| builder.tempdir(), |parent| builder.tempdir_in(parent))
+    tempfile::Builder::new().prefix("kith-postgres-").tempdir_in(parent.unwrap_or(&env::temp_dir()))
 }
 
 /// The user and group to run as, if we are root, as which PostgreSQL refuses to run.
@@ -338,8 +315,7 @@ fn start_watchdog(folder: &Path) -> io::Result<Child> {
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }
 
-/// A port outside the range that outgoing connections draw theirs from: one from that range could be taken
-/// while the server is down, even by a client that connects to itself.
+/// A port that no outgoing connection draws: one of those could be taken while the server is down.
 fn free_port() -> io::Result<u16> {
     let seed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
     let candidates = (0..10_000).map(|i| 20_000 + (seed.wrapping_add(i)) % 10_000);

@@ -1,0 +1,38 @@
+//! `cargo xtask openapi`: keeps the OpenAPI document in the repository the one that the code generates.
+
+use std::fs;
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::workspace::{cargo, root};
+
+/// Write, or only compare.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Fails if the document in the repository is not the one that the code generates
+    #[arg(long)]
+    check: bool,
+}
+
+/// Writes `docs/openapi.json`, or compares it.
+pub fn openapi(args: &Args) -> Result<()> {
+    let mut command = cargo()?;
+    command.args(["run", "--quiet", "--locked", "-p", "kith", "--", "openapi"]).stderr(Stdio::inherit());
+    let printed = command.output().context("cannot run cargo")?;
+    if !printed.status.success() {
+        bail!("`kith openapi` failed ({})", printed.status);
+    }
+    let path = root()?.join("docs/openapi.json");
+    if !args.check {
+        fs::create_dir_all(path.parent().expect("it has a folder"))?;
+        fs::write(&path, printed.stdout).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("wrote {}", path.display());
+        return Ok(());
+    }
+    let kept = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    if kept != printed.stdout {
+        bail!("docs/openapi.json is not what the code generates: run `cargo xtask openapi` and commit it");
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! How files are kept: what opens them, how long and what called they are, and their white space.
+
+use super::{File, Finding};
+
+const LONG: usize = 400;
+const TOO_LONG: usize = 800;
+const VAGUE: &[&str] = &["util", "utils", "helper", "helpers", "common", "manager", "service", "misc"];
+
+/// Looks at one file.
+pub fn check(file: &File) -> Vec<Finding> {
+    let mut findings = white_space(file);
+    if file.extension() == "rs" {
+        findings.extend(opening(file));
+        findings.extend(length(file));
+        findings.extend(name(file));
+    }
+    findings
+}
+
+fn opening(file: &File) -> Option<Finding> {
+    let why = "a file opens with what it owns and what it never does";
+    (!file.text.starts_with("//!")).then(|| file.finding(1, "no `//!` line", why))
+}
+
+fn length(file: &File) -> Option<Finding> {
+    let lines = file.text.lines().count();
+    let why = "ask what it really holds";
+    let finding = || file.finding(lines, format!("{lines} lines"), why);
+    (lines > LONG).then(|| Finding { warning: lines <= TOO_LONG, ..finding() })
+}
+
+fn name(file: &File) -> Option<Finding> {
+    let mut names = file.path.split('/').map(|part| part.trim_end_matches(".rs"));
+    let vague = names.find(|name| VAGUE.contains(name))?;
+    Some(file.finding(1, format!("a module named `{vague}`"), "name it after what it holds"))
+}
+
+fn white_space(file: &File) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let why = "white space that cannot be seen";
+    for (line, text) in (1..).zip(file.text.split('\n')) {
+        if text.contains('\t') {
+            findings.push(file.finding(line, "a tab", why));
+        }
+        if text.ends_with([' ', '\r']) {
+            findings.push(file.finding(line, "white space at the end of a line", why));
+        }
+    }
+    if !file.text.is_empty() && !file.text.ends_with('\n') {
+        let last = file.text.lines().count();
+        findings.push(file.finding(
+            last,
+            "no newline at the end of the file",
+            "a file is made of whole lines",
+        ));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{said, tree};
+    use super::*;
+
+    fn found(path: &str, text: &str) -> Vec<String> {
+        said(&check(&tree(&[(path, text)])[0]))
+    }
+
+    #[test]
+    fn a_file_without_an_opening_line_is_found() {
+        assert_eq!(found("crates/a/src/b.rs", "use c::d;\n"), ["crates/a/src/b.rs:1: no `//!` line"]);
+        assert_eq!(found("docs/b.md", "# B\n"), [""; 0]);
+    }
+
+    #[test]
+    fn a_long_file_is_warned_of_and_a_longer_one_is_an_error() {
+        let of = |lines: usize| format!("//! a\n{}", "\n".repeat(lines - 1));
+        let judge =
+            |lines| check(&tree(&[("a.rs", &of(lines))])[0]).iter().map(|f| f.warning).collect::<Vec<_>>();
+        assert_eq!(judge(400), [false; 0]);
+        assert_eq!(judge(401), [true]);
+        assert_eq!(judge(800), [true]);
+        assert_eq!(judge(801), [false]);
+    }
+
+    #[test]
+    fn a_vague_name_is_found_for_a_file_and_for_a_folder() {
+        assert_eq!(
+            found("crates/a/src/utils.rs", "//! a\n"),
+            ["crates/a/src/utils.rs:1: a module named `utils`"]
+        );
+        assert_eq!(
+            found("tests/common/mod.rs", "//! a\n"),
+            ["tests/common/mod.rs:1: a module named `common`"]
+        );
+    }
+
+    #[test]
+    fn stray_white_space_is_found() {
+        let expected = ["a.sql:1: a tab", "a.sql:2: white space at the end of a line"];
+        assert_eq!(found("a.sql", "a\tb\nc \n"), expected);
+        assert_eq!(found("a.md", "a"), ["a.md:1: no newline at the end of the file"]);
+    }
+}

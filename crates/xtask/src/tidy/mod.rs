@@ -1,0 +1,121 @@
+//! `cargo xtask tidy`: the walls of the house, each a function from the tree of files to what it finds.
+//!
+//! It reads text and never compiles, so it takes a moment. What Rust's privacy or clippy can hold is not here.
+
+mod files;
+mod layers;
+mod modules;
+mod scan;
+mod words;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+
+/// One file of the repository.
+struct File {
+    /// From the root, with `/`.
+    path: String,
+    text: String,
+}
+
+impl File {
+    fn extension(&self) -> &str {
+        self.name().rsplit_once('.').map_or("", |(_, extension)| extension)
+    }
+
+    fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// The crate's folder, if it is in one.
+    fn krate(&self) -> Option<&str> {
+        self.path.strip_prefix("crates/")?.split('/').next()
+    }
+
+    fn finding(&self, line: usize, what: impl Into<String>, why: &'static str) -> Finding {
+        Finding { path: self.path.clone(), line, what: what.into(), why, warning: false }
+    }
+}
+
+/// A place where a wall is broken, or (a warning) where it leans.
+struct Finding {
+    path: String,
+    line: usize,
+    what: String,
+    why: &'static str,
+    warning: bool,
+}
+
+/// Folders that hold nothing of ours.
+const SKIPPED: &[&str] = &[".git", "target", "node_modules", "kith-data"];
+const READ: &[&str] = &["rs", "md", "toml", "sql", "c", "yml"];
+const CI: &str = ".ci/run";
+
+/// Prints what it finds; warnings alone are no failure.
+pub fn tidy(root: &Path) -> Result<()> {
+    let mut files = Vec::new();
+    collect(root, root, &mut files)?;
+    let findings = check(&files);
+    for finding in &findings {
+        let Finding { path, line, what, why, warning } = finding;
+        let weight = if *warning { "warning: " } else { "" };
+        eprintln!("{path}:{line}: {weight}{what}: {why}");
+    }
+    let errors = findings.iter().filter(|finding| !finding.warning).count();
+    if errors > 0 {
+        bail!("tidy found {errors} fault{} in {} files", if errors == 1 { "" } else { "s" }, files.len());
+    }
+    println!("tidy: {} files, no fault", files.len());
+    Ok(())
+}
+
+fn check(files: &[File]) -> Vec<Finding> {
+    let mut findings = layers::check(files);
+    findings.extend(modules::check(files));
+    findings.extend(files.iter().flat_map(files::check));
+    findings.extend(files.iter().flat_map(words::check));
+    findings.sort_by(|a, b| (a.warning, &a.path, a.line).cmp(&(b.warning, &b.path, b.line)));
+    findings
+}
+
+fn collect(root: &Path, folder: &Path, files: &mut Vec<File>) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() && !SKIPPED.contains(&name.as_str()) {
+            collect(root, &path, files)?;
+        }
+        let extension = path.extension().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_file() && READ.contains(&extension.as_str()) {
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            files.push(File { path: path.strip_prefix(root)?.to_string_lossy().into_owned(), text });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A small made tree.
+    pub(super) fn tree(files: &[(&str, &str)]) -> Vec<File> {
+        files.iter().map(|(path, text)| File { path: (*path).into(), text: (*text).into() }).collect()
+    }
+
+    /// What a wall says, as `path:line: what`.
+    pub(super) fn said(findings: &[Finding]) -> Vec<String> {
+        findings.iter().map(|f| format!("{}:{}: {}", f.path, f.line, f.what)).collect()
+    }
+
+    #[test]
+    fn errors_come_before_warnings_and_a_tidy_tree_has_neither() {
+        let long = format!("//! Long.\n{}", "fn f() {}\n".repeat(401));
+        let found = check(&tree(&[("crates/a/src/long.rs", &long), ("crates/a/src/z.rs", "fn f() {}\n")]));
+        assert_eq!(found.iter().map(|f| f.warning).collect::<Vec<_>>(), [false, true]);
+        assert!(check(&tree(&[("crates/a/src/z.rs", "//! Tidy.\n")])).is_empty());
+    }
+}

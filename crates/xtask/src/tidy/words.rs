@@ -1,0 +1,143 @@
+//! Words that may not stand where they stand: things left undone, SQL outside `rows.rs`, sleeping, silenced steps.
+
+use super::scan::{Kind, pieces};
+use super::{CI, File, Finding};
+
+/// Files that may sleep, each with its reason.
+const SLEEPERS: &[(&str, &str)] = &[
+    (
+        "crates/platform/src/http/serve.rs",
+        "draining is a stretch of time, and descriptors that ran out come back",
+    ),
+    (
+        "crates/store/src/postgres/direct.rs",
+        "looks now and then if no word comes, and tells others only so often",
+    ),
+];
+
+/// Looks at one file.
+pub fn check(file: &File) -> Vec<Finding> {
+    match file.extension() {
+        "rs" => rust(file),
+        _ if file.path == CI => silenced(file),
+        "toml" | "sql" | "c" | "yml" => undone_comments(file, 1, &file.text),
+        _ => Vec::new(),
+    }
+}
+
+fn rust(file: &File) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let may_hold_sql = !file.path.starts_with("crates/domain/src/")
+        || file.path.contains("/rows/")
+        || file.name() == "rows.rs";
+    for piece in pieces(&file.text) {
+        match piece.kind {
+            Kind::Code => {
+                findings.extend(undone_code(file, piece.line, piece.text));
+                findings.extend(sleeping(file, piece.line, piece.text));
+            }
+            Kind::Comment => findings.extend(undone_comments(file, piece.line, piece.text)),
+            Kind::Literal if !may_hold_sql && is_sql(piece.text) => {
+                findings.push(file.finding(
+                    piece.line,
+                    "SQL",
+                    "a module's SQL is in its rows.rs, a function a statement",
+                ));
+            }
+            Kind::Literal => {}
+        }
+    }
+    findings
+}
+
+fn undone_code(file: &File, from: usize, code: &str) -> Vec<Finding> {
+    let undone = ["todo!", "unimplemented!", "#[ignore"];
+    on_lines(from, code, |line| undone.iter().find(|word| line.contains(**word)).copied())
+        .map(|(line, word)| file.finding(line, word, "what is here works, and every test runs"))
+        .collect()
+}
+
+fn undone_comments(file: &File, from: usize, comments: &str) -> Vec<Finding> {
+    let marks = ["TODO", "FIXME", "XXX"];
+    on_lines(from, comments, |line| {
+        line.split(|c: char| !c.is_alphanumeric())
+            .find_map(|word| marks.iter().find(|mark| **mark == word).copied())
+    })
+    .map(|(line, mark)| file.finding(line, mark, "what is left to do is an issue, not a comment"))
+    .collect()
+}
+
+fn sleeping(file: &File, from: usize, code: &str) -> Vec<Finding> {
+    if SLEEPERS.iter().any(|(path, _)| *path == file.path) {
+        return Vec::new();
+    }
+    let sleeps = |line: &str| ["sleep(", "sleep_until("].into_iter().find(|call| line.contains(call));
+    on_lines(from, code, sleeps)
+        .map(|(line, call)| {
+            file.finding(line, call, "wait for what you wait for; nothing is proven by sleeping")
+        })
+        .collect()
+}
+
+/// A step of CI whose output or failure nobody would see.
+fn silenced(file: &File) -> Vec<Finding> {
+    let ways = ["/dev/null", "|| true", "|| :", "set +e", ">&-", "--quiet", " -q"];
+    on_lines(1, &file.text, |line| ways.iter().find(|way| line.contains(**way)).copied())
+        .map(|(line, way)| {
+            file.finding(line, way, "every step of CI shows what it says and fails when it fails")
+        })
+        .collect()
+}
+
+fn is_sql(literal: &str) -> bool {
+    let update = literal.find("UPDATE ").is_some_and(|at| literal[at..].contains(" SET"));
+    update || ["SELECT ", "INSERT INTO", "DELETE FROM"].iter().any(|words| literal.contains(words))
+}
+
+fn on_lines<'a, T>(
+    from: usize,
+    text: &'a str,
+    find: impl Fn(&'a str) -> Option<T> + 'a,
+) -> impl Iterator<Item = (usize, T)> + 'a {
+    (from..).zip(text.split('\n')).filter_map(move |(line, text)| Some((line, find(text)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{said, tree};
+    use super::*;
+
+    fn found(path: &str, text: &str) -> Vec<String> {
+        said(&check(&tree(&[(path, text)])[0]))
+    }
+
+    #[test]
+    fn what_is_left_undone_is_found() {
+        let source = "//! a\nfn f() {\n    todo!()\n}\n#[ignore = \"slow\"]\n// FIXME later\nconst A: &str = \"TODO\";\n";
+        let expected = ["a.rs:3: todo!", "a.rs:5: #[ignore", "a.rs:6: FIXME"];
+        assert_eq!(found("a.rs", source), expected);
+        assert_eq!(found("a.sql", "-- TODO: an index\n"), ["a.sql:1: TODO"]);
+    }
+
+    #[test]
+    fn sql_outside_rows_is_found_in_literals_only() {
+        let source =
+            "//! SELECT a\nconst A: &str = \"UPDATE a\n SET b = $1\";\nconst B: &str = r\"SELECT 1\";\n";
+        let expected = ["crates/domain/src/a/queries.rs:2: SQL", "crates/domain/src/a/queries.rs:4: SQL"];
+        assert_eq!(found("crates/domain/src/a/queries.rs", source), expected);
+        assert_eq!(found("crates/domain/src/a/rows.rs", source), [""; 0]);
+        assert_eq!(found("crates/platform/src/a.rs", source), [""; 0]);
+    }
+
+    #[test]
+    fn a_silenced_step_of_ci_is_found() {
+        let expected = [".ci/run:2: /dev/null", ".ci/run:3: || true"];
+        assert_eq!(found(".ci/run", "cargo test\ncargo a > /dev/null\ncargo b || true\n"), expected);
+    }
+
+    #[test]
+    fn sleeping_is_found() {
+        let source = "//! sleep(1)\nasync fn f() {\n    tokio::time::sleep(D).await;\n}\n";
+        assert_eq!(found("tests/api/a.rs", source), ["tests/api/a.rs:3: sleep("]);
+    }
+}

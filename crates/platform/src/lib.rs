@@ -1,1 +1,23 @@
-//! platform
+//! What every feature stands on: configuration, the HTTP edge, who is asking, passwords, logs and metrics, health.
+//!
+//! It knows no feature and builds no SQL but its own key table's.
+
+extern crate self as kith_platform;
+
+mod app;
+pub mod auth;
+pub mod clock;
+pub mod config;
+pub mod health;
+pub mod http;
+mod module;
+pub mod telemetry;
+
+pub use app::{App, AppInner, StartError};
+pub use auth::passwords;
+pub use auth::{Caller, SignedIn};
+pub use http::{
+    ApiError, ApiResult, Json, PageQuery, PathId, ProblemBody, Query, cursor_problem, page_limit,
+    store_problem,
+};
+pub use module::{MODULE, Module, Routes};

@@ -1,0 +1,303 @@
+//! Hashes and checks passwords (argon2id, PHC strings) on threads of their own, so that log-ins slow down nothing else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::{io, thread};
+
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
+use async_channel::{Receiver, Sender, TryRecvError, TrySendError};
+use kith_kernel::{Problem, Random, problems};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use crate::config::Auth;
+
+const SALT_BYTES: usize = 16;
+/// Passwords that may wait, for each thread: about ten seconds of work.
+const QUEUED_PER_THREAD: usize = 256;
+/// The least that the scheduler gives: whoever hashes has time.
+const NICE: i32 = 19;
+
+/// Why a password could not be hashed or checked.
+#[derive(Clone, Debug, Error)]
+pub enum PasswordError {
+    /// Too many others wait.
+    #[error("too many passwords wait to be hashed")]
+    Busy,
+    /// The stored hash cannot be read, or hashing failed.
+    #[error("a password could not be hashed: {0}")]
+    Fault(String),
+}
+
+impl From<PasswordError> for Problem {
+    fn from(error: PasswordError) -> Self {
+        match error {
+            PasswordError::Busy => {
+                Self::new(&problems::UNAVAILABLE, "Too many log-ins at this moment.").retry_after(2)
+            }
+            PasswordError::Fault(why) => {
+                tracing::error!(why, "a password could not be hashed");
+                Self::new(&problems::INTERNAL, "The request could not be completed.")
+            }
+        }
+    }
+}
+
+/// The threads' front. Clones share them.
+#[derive(Clone)]
+pub struct Passwords {
+    jobs: Sender<Job>,
+    queued: Arc<AtomicU64>,
+    random: Arc<dyn Random>,
+    params: Params,
+    /// Checked where there is no hash, so that this takes the same time.
+    dummy: Arc<str>,
+}
+
+enum Job {
+    Hash { password: String, salt: [u8; SALT_BYTES], reply: oneshot::Sender<Result<String, PasswordError>> },
+    Verify { password: String, phc: Arc<str>, reply: oneshot::Sender<Result<bool, PasswordError>> },
+}
+
+impl Passwords {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The system's, if a thread cannot be started.
+    pub fn start(config: &Auth, random: Arc<dyn Random>) -> io::Result<Self> {
+        let params = Params::new(config.password_memory_kib, config.password_iterations, 1, None);
+        let params = params.map_err(io::Error::other)?;
+        let threads = config.hash_thread_count();
+        let (jobs, waiting) = async_channel::bounded(threads * QUEUED_PER_THREAD);
+        let queued = Arc::new(AtomicU64::new(0));
+        for n in 0..threads {
+            let worker = Worker { params: params.clone(), memory: Vec::new(), queued: Arc::clone(&queued) };
+            let waiting = waiting.clone();
+            thread::Builder::new().name(format!("kith-hash-{n}")).spawn(move || worker.run(&waiting))?;
+        }
+        let mut worker = Worker { params: params.clone(), memory: Vec::new(), queued: Arc::clone(&queued) };
+        let dummy = worker.hash("", &[0; SALT_BYTES]).map_err(io::Error::other)?.into();
+        Ok(Self { jobs, queued, random, params, dummy })
+    }
+
+    /// Hashes `password` with a new salt; the result is a PHC string.
+    ///
+    /// # Errors
+    /// [`PasswordError`].
+    pub async fn hash(&self, password: String) -> Result<String, PasswordError> {
+        let mut salt = [0; SALT_BYTES];
+        self.random.fill(&mut salt);
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Job::Hash { password, salt, reply })?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Whether `password` is the one behind `phc`. Without `phc` it takes the same time and is not.
+    ///
+    /// # Errors
+    /// [`PasswordError`].
+    pub async fn verify(&self, password: String, phc: Option<String>) -> Result<bool, PasswordError> {
+        let exists = phc.is_some();
+        let phc = phc.map_or_else(|| Arc::clone(&self.dummy), Arc::from);
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Job::Verify { password, phc, reply })?;
+        answer.await.unwrap_or_else(|_| Err(gone())).map(|matches| matches && exists)
+    }
+
+    /// Whether `phc` was made with other costs than are configured now: a reason to hash again at the next log-in.
+    pub fn is_outdated(&self, phc: &str) -> bool {
+        let of_hash = PasswordHash::new(phc).ok().and_then(|hash| Params::try_from(&hash).ok());
+        of_hash.is_none_or(|params| {
+            (params.m_cost(), params.t_cost()) != (self.params.m_cost(), self.params.t_cost())
+        })
+    }
+
+    /// How many wait.
+    pub(crate) fn queue(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.queued)
+    }
+
+    fn enqueue(&self, job: Job) -> Result<(), PasswordError> {
+        self.queued.fetch_add(1, Ordering::Relaxed);
+        self.jobs.try_send(job).map_err(|refused| {
+            self.queued.fetch_sub(1, Ordering::Relaxed);
+            match refused {
+                TrySendError::Full(_) => PasswordError::Busy,
+                TrySendError::Closed(_) => gone(),
+            }
+        })
+    }
+}
+
+fn gone() -> PasswordError {
+    PasswordError::Fault("the thread that hashes is gone".to_owned())
+}
+
+fn fault(error: impl ToString) -> PasswordError {
+    PasswordError::Fault(error.to_string())
+}
+
+struct Worker {
+    params: Params,
+    /// Kept between passwords in a row, since getting it from the system takes a third as long as hashing does.
+    memory: Vec<Block>,
+    queued: Arc<AtomicU64>,
+}
+
+impl Worker {
+    fn run(mut self, jobs: &Receiver<Job>) {
+        step_back();
+        while let Some(job) = self.next(jobs) {
+            self.queued.fetch_sub(1, Ordering::Relaxed);
+            // Whoever asked may have gone away.
+            match job {
+                Job::Hash { password, salt, reply } => drop(reply.send(self.hash(&password, &salt))),
+                Job::Verify { password, phc, reply } => drop(reply.send(self.verify(&password, &phc))),
+            }
+        }
+    }
+
+    /// The next job; while there is none, the memory goes back.
+    fn next(&mut self, jobs: &Receiver<Job>) -> Option<Job> {
+        match jobs.try_recv() {
+            Err(TryRecvError::Empty) => {
+                self.memory = Vec::new();
+                jobs.recv_blocking().ok()
+            }
+            now => now.ok(),
+        }
+    }
+
+    fn hash(&mut self, password: &str, salt: &[u8]) -> Result<String, PasswordError> {
+        let params = self.params.clone();
+        let output = self.derive(password, salt, &params, Params::DEFAULT_OUTPUT_LEN)?;
+        let hash = PasswordHash {
+            algorithm: Algorithm::Argon2id.ident(),
+            version: Some(Version::V0x13.into()),
+            params: ParamsString::try_from(&params).map_err(fault)?,
+            salt: Some(Salt::new(salt).map_err(fault)?),
+            hash: Some(output),
+        };
+        Ok(hash.to_string())
+    }
+
+    fn verify(&mut self, password: &str, phc: &str) -> Result<bool, PasswordError> {
+        let hash = PasswordHash::new(phc).map_err(fault)?;
+        let (Some(salt), Some(expected)) = (&hash.salt, &hash.hash) else {
+            return Err(PasswordError::Fault("the stored hash has no salt or no output".to_owned()));
+        };
+        if hash.algorithm != Algorithm::Argon2id.ident() {
+            return Err(PasswordError::Fault(format!(
+                "the stored hash is of another kind: {}",
+                hash.algorithm
+            )));
+        }
+        let params = Params::try_from(&hash).map_err(fault)?;
+        // Compared in constant time by its own PartialEq.
+        Ok(self.derive(password, salt, &params, expected.len())? == *expected)
+    }
+
+    fn derive(
+        &mut self,
+        password: &str,
+        salt: &[u8],
+        params: &Params,
+        len: usize,
+    ) -> Result<Output, PasswordError> {
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
+        self.memory.resize(params.block_count(), Block::default());
+        let mut bytes = [0; Output::MAX_LENGTH];
+        let out = bytes
+            .get_mut(..len)
+            .ok_or_else(|| PasswordError::Fault("the stored hash is too long".to_owned()))?;
+        argon2
+            .hash_password_into_with_memory(password.as_bytes(), salt, out, &mut self.memory)
+            .map_err(fault)?;
+        Output::new(out).map_err(fault)
+    }
+}
+
+/// Lets every other thread go first. Where that is refused, hashing only competes as any thread does.
+fn step_back() {
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
+}
+
+#[cfg(test)]
+mod tests {
+    use kith_kernel::SeededRandom;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn cheap(hash_threads: u16) -> Passwords {
+        let auth =
+            Auth { password_memory_kib: 8, password_iterations: 1, hash_threads, ..Config::default().auth };
+        Passwords::start(&auth, Arc::new(SeededRandom::new(1))).unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_the_right_password_matches() {
+        let passwords = cheap(1);
+        let phc = passwords.hash("correct horse".into()).await.unwrap();
+        assert!(phc.starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{phc}");
+        assert!(passwords.verify("correct horse".into(), Some(phc.clone())).await.unwrap());
+        assert!(!passwords.verify("correct hors".into(), Some(phc.clone())).await.unwrap());
+        assert_ne!(phc, passwords.hash("correct horse".into()).await.unwrap(), "salts repeat");
+    }
+
+    #[tokio::test]
+    async fn nobody_has_the_password_of_an_unknown_account() {
+        let passwords = cheap(1);
+        assert!(!passwords.verify(String::new(), None).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn hashes_made_elsewhere_are_checked_with_their_own_costs() {
+        use argon2::PasswordHasher;
+        let params = Params::new(64, 3, 2, Some(24)).unwrap();
+        let elsewhere = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        let phc = elsewhere.hash_password_with_salt(b"pw", b"0123456789abcdef").unwrap().to_string();
+        let passwords = cheap(1);
+        assert!(passwords.verify("pw".into(), Some(phc.clone())).await.unwrap());
+        assert!(passwords.is_outdated(&phc));
+        assert!(!passwords.is_outdated(&passwords.hash("pw".into()).await.unwrap()));
+    }
+
+    #[tokio::test]
+    async fn a_hash_that_cannot_be_read_is_a_fault_and_not_a_match() {
+        let passwords = cheap(1);
+        for broken in [
+            "",
+            "$argon2id$",
+            "$2b$10$abcdefghijklmnopqrstuv",
+            "$argon2i$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2g",
+        ] {
+            let answer = passwords.verify("pw".into(), Some(broken.to_owned())).await;
+            assert!(matches!(answer, Err(PasswordError::Fault(_))), "{broken}: {answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses() {
+        let (jobs, waiting) = async_channel::bounded(1);
+        let passwords = Passwords { jobs, ..cheap(1) };
+        let first = tokio::spawn({
+            let passwords = passwords.clone();
+            async move { passwords.hash("a".into()).await }
+        });
+        while waiting.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(passwords.hash("b".into()).await, Err(PasswordError::Busy)));
+        assert_eq!(passwords.queue().load(Ordering::Relaxed), 1);
+        drop(waiting);
+        first.abort();
+    }
+
+    #[test]
+    fn there_is_always_a_thread() {
+        let auth = Auth { hash_threads: 0, ..Config::default().auth };
+        assert!(auth.hash_thread_count() >= 1);
+    }
+}

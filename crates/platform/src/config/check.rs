@@ -1,0 +1,84 @@
+//! What a configuration must not say: impossible numbers, and what is unsafe in the mode it runs in.
+
+use tracing_subscriber::filter::Targets;
+
+use super::{Config, ConfigError, Mode, Synchronous};
+
+const SAFE_PASSWORD_MEMORY_KIB: u32 = 19_456;
+const SAFE_PASSWORD_ITERATIONS: u32 = 2;
+/// argon2's own least, for one lane.
+const LEAST_PASSWORD_MEMORY_KIB: u32 = 8;
+
+/// Refuses what cannot or must not be run.
+pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
+    let (server, database, auth) = (&config.server, &config.database, &config.auth);
+    let at_least_one = [
+        ("server.body_limit_bytes", server.body_limit_bytes),
+        ("server.head_timeout_ms", server.head_timeout_ms),
+        ("server.body_timeout_ms", server.body_timeout_ms),
+        ("server.request_timeout_ms", server.request_timeout_ms),
+        ("server.keep_alive_ms", server.keep_alive_ms),
+        ("database.write_threads", u32::from(database.write_threads)),
+        ("database.read_threads", u32::from(database.read_threads)),
+        ("auth.password_iterations", auth.password_iterations),
+        ("auth.access_token_minutes", u32::from(auth.access_token_minutes)),
+    ];
+    for (key, number) in at_least_one {
+        refuse_if(config, number < 1, key, "must be at least 1")?;
+    }
+    let too_little = auth.password_memory_kib < LEAST_PASSWORD_MEMORY_KIB;
+    refuse_if(config, too_little, "auth.password_memory_kib", "must be at least 8")?;
+    let bad_level = config.log.level.parse::<Targets>().is_err();
+    refuse_if(
+        config,
+        bad_level,
+        "log.level",
+        "is not a level such as \"info\" or \"warn,kith_store=debug\"",
+    )?;
+    check_database(config)?;
+    match server.mode {
+        Mode::Development => check_development(config),
+        Mode::Production => check_production(config),
+    }
+}
+
+fn check_database(config: &Config) -> Result<(), ConfigError> {
+    let is_postgres = |url: &str| url.starts_with("postgres://") || url.starts_with("postgresql://");
+    let url = config.database.url.expose();
+    let why = "must be \"sqlite\" or begin with postgres://";
+    refuse_if(config, url != "sqlite" && !is_postgres(url), "database.url", why)?;
+    let migrate_url = config.database.migrate_url.expose();
+    let given = !migrate_url.is_empty();
+    let key = "database.migrate_url";
+    refuse_if(config, given && !is_postgres(migrate_url), key, "must begin with postgres://")?;
+    refuse_if(config, given && config.is_sqlite(), key, "is for PostgreSQL, and database.url is \"sqlite\"")
+}
+
+fn check_development(config: &Config) -> Result<(), ConfigError> {
+    let why =
+        "must be a loopback address in development mode; set server.mode to \"production\" to serve others";
+    refuse_if(config, !config.server.listen.ip().is_loopback(), "server.listen", why)
+}
+
+fn check_production(config: &Config) -> Result<(), ConfigError> {
+    let no = "must not be set in production mode";
+    refuse_if(config, config.server.without_limits, "server.without_limits", no)?;
+    let unsafe_writes = config.database.synchronous == Synchronous::Off;
+    refuse_if(config, unsafe_writes, "database.synchronous", "must be \"full\" in production mode")?;
+    let auth = &config.auth;
+    let weak = auth.password_memory_kib < SAFE_PASSWORD_MEMORY_KIB;
+    refuse_if(config, weak, "auth.password_memory_kib", "must be at least 19456 in production mode")?;
+    let weak = auth.password_iterations < SAFE_PASSWORD_ITERATIONS;
+    refuse_if(config, weak, "auth.password_iterations", "must be at least 2 in production mode")
+}
+
+fn refuse_if(config: &Config, bad: bool, key: &str, why: &str) -> Result<(), ConfigError> {
+    if bad {
+        return Err(ConfigError::Refused {
+            key: key.to_owned(),
+            why: why.to_owned(),
+            origin: config.origin(key),
+        });
+    }
+    Ok(())
+}

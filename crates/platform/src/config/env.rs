@@ -1,0 +1,100 @@
+//! Reads `KITH__SECTION__KEY` and `KITH__SECTION__KEY_FILE` variables. Other variables are not looked at.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use toml::{Table, Value};
+
+use super::load::type_name;
+use super::{ConfigError, Origin};
+
+const PREFIX: &str = "KITH__";
+const FILE_SUFFIX: &str = "_FILE";
+
+/// What the environment sets: key, text, and the variable that said so.
+pub(super) fn assignments(
+    env: &[(OsString, OsString)],
+    known: &Table,
+) -> Result<Vec<(String, String, Origin)>, ConfigError> {
+    let mut found = BTreeMap::new();
+    for (name, value) in env {
+        let Some(name) = own_name(name)? else { continue };
+        let origin = Origin::Env(name.clone());
+        let value = text(value, &name)?;
+        let (key, value) = match key_of(&name, known) {
+            Some(key) => (key, value),
+            None => match name.strip_suffix(FILE_SUFFIX).and_then(|base| key_of(base, known)) {
+                Some(key) => (key, read_value(PathBuf::from(value), &origin)?),
+                None => return Err(unknown(&name)),
+            },
+        };
+        if found.insert(key, (value, origin)).is_some() {
+            let variable = name.strip_suffix(FILE_SUFFIX).unwrap_or(&name).to_owned();
+            return Err(ConfigError::SetTwice { variable });
+        }
+    }
+    Ok(found.into_iter().map(|(key, (value, origin))| (key, value, origin)).collect())
+}
+
+/// Turns a variable's text into the type that `like` has.
+pub(super) fn coerce(
+    key: &str,
+    text: String,
+    like: Option<&Value>,
+    origin: &Origin,
+) -> Result<Value, ConfigError> {
+    let value = match like {
+        Some(Value::Integer(_)) => text.parse().ok().map(Value::Integer),
+        Some(Value::Float(_)) => text.parse().ok().map(Value::Float),
+        Some(Value::Boolean(_)) => text.parse().ok().map(Value::Boolean),
+        _ => Some(Value::String(text)),
+    };
+    value.ok_or_else(|| ConfigError::WrongType {
+        key: key.to_owned(),
+        expected: like.map_or("a string", type_name),
+        found: "something else",
+        origin: origin.clone(),
+    })
+}
+
+fn own_name(name: &OsStr) -> Result<Option<String>, ConfigError> {
+    let lossy = name.to_string_lossy();
+    match (lossy.starts_with(PREFIX), name.to_str()) {
+        (false, _) => Ok(None),
+        (true, Some(name)) => Ok(Some(name.to_owned())),
+        (true, None) => Err(ConfigError::NotText { variable: lossy.into_owned() }),
+    }
+}
+
+fn text(value: &OsStr, name: &str) -> Result<String, ConfigError> {
+    let not_text = || ConfigError::NotText { variable: name.to_owned() };
+    value.to_str().map(str::to_owned).ok_or_else(not_text)
+}
+
+/// `KITH__SERVER__BODY_LIMIT_BYTES` is `server.body_limit_bytes`, if there is such a key.
+fn key_of(name: &str, known: &Table) -> Option<String> {
+    let (section, key) = name.strip_prefix(PREFIX)?.split_once("__")?;
+    let (section, key) = (lower(section)?, lower(key)?);
+    known.get(&section)?.get(&key)?;
+    Some(format!("{section}.{key}"))
+}
+
+/// Variables are written in capitals; anything else is another name.
+fn lower(part: &str) -> Option<String> {
+    part.bytes().all(|b| !b.is_ascii_lowercase()).then(|| part.to_ascii_lowercase())
+}
+
+fn read_value(path: PathBuf, named_by: &Origin) -> Result<String, ConfigError> {
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            Ok(text.strip_suffix('\n').map_or(&*text, |t| t.strip_suffix('\r').unwrap_or(t)).to_owned())
+        }
+        Err(source) => Err(ConfigError::Unreadable { path, named_by: named_by.clone(), source }),
+    }
+}
+
+fn unknown(name: &str) -> ConfigError {
+    let key = name.trim_start_matches(PREFIX).replace("__", ".").to_ascii_lowercase();
+    ConfigError::UnknownKey { key, origin: Origin::Env(name.to_owned()) }
+}

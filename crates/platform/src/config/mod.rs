@@ -1,0 +1,209 @@
+//! The configuration: what can be set, and what it means. Where a value came from is `load`'s business.
+//!
+//! Nothing else in Kith reads the environment or a configuration file.
+
+mod check;
+mod env;
+mod error;
+mod load;
+mod secret;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kith_store::{EngineOptions, PostgresOptions, SqliteOptions, StoreOptions};
+use serde::Deserialize;
+
+pub use error::{ConfigError, Origin};
+pub use load::{Flag, Inputs};
+pub use secret::Secret;
+
+use load::Origins;
+
+/// All of it, complete and checked.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Listening, limits, stopping.
+    pub server: Server,
+    /// The data folder.
+    pub data: Data,
+    /// The database.
+    pub database: Database,
+    /// Passwords and tokens.
+    pub auth: Auth,
+    /// Logs.
+    pub log: Log,
+    #[serde(skip)]
+    origins: Origins,
+}
+
+/// How much is forgiven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// On a developer's machine: loopback only, unsafe settings allowed.
+    Development,
+    /// Serving people.
+    Production,
+}
+
+/// Section `server`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// How much is forgiven.
+    pub mode: Mode,
+    /// Whether 429 limits and tiers are lifted.
+    pub without_limits: bool,
+    /// Largest request body.
+    pub body_limit_bytes: u32,
+    /// How long a request's head may take to arrive, from its first byte.
+    pub head_timeout_ms: u32,
+    /// How long a request's body may take to arrive.
+    pub body_timeout_ms: u32,
+    /// How long a request may take altogether.
+    pub request_timeout_ms: u32,
+    /// How long a connection may stay open with nothing asked.
+    pub keep_alive_ms: u32,
+    /// How long to go on accepting once a stop was asked for.
+    pub drain_ms: u32,
+    /// After that: how long requests under way may take.
+    pub shutdown_grace_ms: u32,
+}
+
+/// Section `data`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// The folder; made if absent.
+    pub folder: PathBuf,
+}
+
+/// When a commit on SQLite is on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Synchronous {
+    /// When it is acknowledged.
+    Full,
+    /// Some time later.
+    Off,
+}
+
+/// Section `database`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    /// `sqlite`, or PostgreSQL's address with a password in it.
+    pub url: Secret,
+    /// The address for the role that owns the tables; empty for the same.
+    pub migrate_url: Secret,
+    /// When a commit is on the disk.
+    pub synchronous: Synchronous,
+    /// Connections for changes.
+    pub write_threads: u16,
+    /// Connections for reads.
+    pub read_threads: u16,
+    /// Whether serving brings the schema up to date.
+    pub migrate_on_start: bool,
+}
+
+/// Section `auth`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    /// Memory of one password hash.
+    pub password_memory_kib: u32,
+    /// Passes of one password hash.
+    pub password_iterations: u32,
+    /// Threads that hash; 0 for one less than there are cores.
+    pub hash_threads: u16,
+    /// How long an access token is valid.
+    pub access_token_minutes: u16,
+}
+
+/// Section `log`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// Of each line.
+    pub format: LogFormat,
+    /// Least level, by target where wanted.
+    pub level: String,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Pretty on a terminal, else JSON.
+    Auto,
+    /// For machines.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+impl Config {
+    /// Whether nobody set the key `section.key`.
+    pub fn is_default(&self, key: &str) -> bool {
+        !self.origins.contains_key(key)
+    }
+
+    /// Whether this is production mode.
+    pub fn is_production(&self) -> bool {
+        self.server.mode == Mode::Production
+    }
+
+    /// Whether the database is SQLite.
+    pub fn is_sqlite(&self) -> bool {
+        self.database.url.expose() == "sqlite"
+    }
+
+    /// What the store needs to know.
+    pub fn store_options(&self) -> StoreOptions {
+        let database = &self.database;
+        StoreOptions::new(if self.is_sqlite() {
+            EngineOptions::Sqlite(SqliteOptions {
+                synchronous: database.synchronous.into(),
+                ..SqliteOptions::in_folder(&self.data.folder)
+            })
+        } else {
+            let migrate_url = database.migrate_url.expose();
+            EngineOptions::Postgres(PostgresOptions {
+                migrate_url: (!migrate_url.is_empty()).then(|| migrate_url.to_owned()),
+                write_threads: usize::from(database.write_threads),
+                read_threads: usize::from(database.read_threads),
+                ..PostgresOptions::at(database.url.expose())
+            })
+        })
+    }
+}
+
+impl From<Synchronous> for kith_store::Synchronous {
+    fn from(own: Synchronous) -> Self {
+        match own {
+            Synchronous::Full => Self::Full,
+            Synchronous::Off => Self::Off,
+        }
+    }
+}
+
+impl Auth {
+    /// How many threads hash passwords.
+    pub fn hash_thread_count(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        match self.hash_threads {
+            0 => cores().saturating_sub(1).max(1),
+            asked => usize::from(asked),
+        }
+    }
+}
+
+/// A key that counts milliseconds, as a duration.
+pub(crate) fn millis(ms: u32) -> Duration {
+    Duration::from_millis(u64::from(ms))
+}

@@ -1,0 +1,189 @@
+//! JSON in and out. In: strict, bounded, and with a pointer to what is wrong. What the fields mean is not judged here.
+
+use axum::body::{Body, HttpBody};
+use axum::extract::{FromRequest, OptionalFromRequest, Request};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use kith_kernel::{FieldError, Problem, problems};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_path_to_error::{Path, Segment};
+
+use super::problem::{ApiError, too_large};
+use crate::App;
+use crate::config::millis;
+
+/// A JSON body. As an argument it refuses what is not `application/json`, too long, too late or not of the type's
+/// shape; give the type `deny_unknown_fields`. `Option<Json<T>>` is for bodies that may be absent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Json<T>(pub T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(json) => {
+                let mut response = Response::new(Body::from(json));
+                let kind = HeaderValue::from_static("application/json");
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+                response
+            }
+            Err(error) => {
+                tracing::error!(%error, "an answer could not be written as JSON");
+                ApiError::from(Problem::new(&problems::INTERNAL, "The answer could not be written."))
+                    .into_response()
+            }
+        }
+    }
+}
+
+impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        check_kind(request.headers())?;
+        let bytes = read_body(request.into_body(), app).await?;
+        parse(&bytes).map(Self).map_err(ApiError::from)
+    }
+}
+
+impl<T: DeserializeOwned> OptionalFromRequest<App> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Option<Self>, ApiError> {
+        if request.body().is_end_stream() {
+            return Ok(None);
+        }
+        <Self as FromRequest<App>>::from_request(request, app).await.map(Some)
+    }
+}
+
+fn check_kind(headers: &HeaderMap) -> Result<(), Problem> {
+    let refuse = |detail| Err(Problem::new(&problems::UNSUPPORTED_MEDIA_TYPE, detail));
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return refuse("The body must be declared as application/json.");
+    }
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return refuse("The body must not be compressed.");
+    }
+    Ok(())
+}
+
+async fn read_body(body: Body, app: &App) -> Result<Bytes, Problem> {
+    let limits = &app.config.server;
+    let limited = Limited::new(body, usize::try_from(limits.body_limit_bytes).unwrap_or(usize::MAX));
+    match tokio::time::timeout(millis(limits.body_timeout_ms), limited.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Problem::new(&problems::MALFORMED, "The body broke off.")),
+        Err(_) => Err(Problem::new(&problems::REQUEST_TIMEOUT, "The body did not arrive in time.")),
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let pointer = pointer(error.path());
+        to_problem(error.inner(), pointer)
+    })?;
+    json.end().map_err(|error| to_problem(&error, String::new()))?;
+    Ok(value)
+}
+
+fn to_problem(error: &serde_json::Error, pointer: String) -> Problem {
+    if !error.is_data() {
+        return Problem::new(&problems::MALFORMED, "The body is not valid JSON, or nested too deep.");
+    }
+    Problem::invalid(vec![field_error(&error.to_string(), pointer)])
+}
+
+/// Serde says what is wrong in words only. What was sent is not repeated: it may be a password.
+fn field_error(message: &str, pointer: String) -> FieldError {
+    let quoted = || message.split('`').nth(1).unwrap_or_default();
+    if message.starts_with("missing field") {
+        return FieldError::new(pointer + "/" + &escape(quoted()), "missing", "This field is required.");
+    }
+    if message.starts_with("unknown field") {
+        return FieldError::new(pointer, "unknown_field", "There is no such field.");
+    }
+    if message.starts_with("duplicate field") {
+        return FieldError::new(pointer, "duplicate_field", "This field stands here twice.");
+    }
+    let code = if message.starts_with("invalid type") { "wrong_type" } else { "invalid" };
+    let expected =
+        message.rsplit_once("expected ").map(|(_, rest)| rest.split(" at line ").next().unwrap_or(rest));
+    match expected {
+        Some(expected) => FieldError::new(pointer, code, format!("Expected {expected}.")),
+        None => FieldError::new(pointer, code, "Not a value that this field can have."),
+    }
+}
+
+/// RFC 6901.
+fn pointer(path: &Path) -> String {
+    path.iter().fold(String::new(), |pointer, segment| match segment {
+        Segment::Seq { index } => format!("{pointer}/{index}"),
+        Segment::Map { key } => pointer + "/" + &escape(key),
+        Segment::Enum { variant } => pointer + "/" + &escape(variant),
+        Segment::Unknown => pointer,
+    })
+}
+
+fn escape(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        #[expect(dead_code, reason = "only its parsing matters")]
+        list: Vec<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        #[expect(dead_code, reason = "only its parsing matters")]
+        name: String,
+    }
+
+    #[test]
+    fn faults_have_a_code_and_a_pointer() {
+        let table = [
+            (r#"{"list": [{"name": 5}]}"#, "wrong_type", "/list/0/name"),
+            (r#"{"list": [{"name": "a"}, {}]}"#, "missing", "/list/1/name"),
+            (r#"{"list": [], "a/b": 1}"#, "unknown_field", "/a~1b"),
+            (r#"{"list": [{"name": "a", "name": "b"}]}"#, "duplicate_field", "/list/0/name"),
+            (r#"[]"#, "missing", "/list"),
+        ];
+        for (json, code, pointer) in table {
+            let problem = parse::<Outer>(json.as_bytes()).unwrap_err();
+            assert_eq!(problem.code, &problems::VALIDATION_FAILED, "{json}");
+            assert_eq!((problem.errors[0].code, &*problem.errors[0].pointer), (code, pointer), "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_is_malformed() {
+        let deep = "[".repeat(10_000);
+        for text in ["", "{", r#"{"list": []} x"#, "\u{1}", &deep] {
+            assert_eq!(parse::<Outer>(text.as_bytes()).unwrap_err().code, &problems::MALFORMED, "{text:.20}");
+        }
+        assert_eq!(parse::<Outer>(b"{\"list\": [\xff]}").unwrap_err().code, &problems::MALFORMED);
+    }
+
+    #[test]
+    fn what_was_sent_is_not_repeated() {
+        let problem = parse::<Outer>(br#"{"list": [{"name": 12345678}]}"#).unwrap_err();
+        assert!(!problem.errors[0].detail.contains("12345678"), "{:?}", problem.errors[0]);
+        assert_eq!(problem.errors[0].detail, "Expected a string.");
+    }
+}

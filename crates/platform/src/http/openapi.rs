@@ -1,0 +1,165 @@
+//! The OpenAPI 3.1 document, made from the handlers themselves. What every operation has in common is added here.
+
+use bytes::Bytes;
+use http::Method;
+use kith_kernel::{ProblemCode, problems};
+use utoipa::PartialSchema;
+use utoipa::openapi::path::{Operation, ParameterIn};
+use utoipa::openapi::schema::{Components, Schema};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{
+    Content, InfoBuilder, LicenseBuilder, OpenApi, PathItem, Ref, RefOr, Response, ResponseBuilder, Server,
+};
+
+use super::problem::{FieldErrorBody, PROBLEM_JSON, ProblemBody};
+use crate::module::Module;
+
+/// What operations name in their `security(("bearer" = []))`.
+const BEARER: &str = "bearer";
+const PROBLEM: &str = "ProblemBody";
+const FIELD_ERROR: &str = "FieldErrorBody";
+
+/// The document for `modules`.
+pub fn document(modules: &[&Module]) -> OpenApi {
+    let mut all = super::routes(&[]).into_openapi();
+    for module in modules {
+        let mut own = (module.routes)().into_openapi();
+        for operation in own.paths.paths.values_mut().flat_map(operations_of) {
+            operation.tags = Some(vec![module.name.to_owned()]);
+            add_common_problems(operation);
+        }
+        all.merge(own);
+    }
+    all.info = InfoBuilder::new()
+        .title("Kith")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some("The self-hosted backend for apps that connect people."))
+        .license(Some(
+            LicenseBuilder::new().name("Apache-2.0 OR MIT").identifier(Some("Apache-2.0 OR MIT")).build(),
+        ))
+        .build();
+    all.servers = Some(vec![Server::new("/")]);
+    add_components(all.components.get_or_insert_default(), modules);
+    all
+}
+
+/// The document as it is served.
+pub fn to_json(document: &OpenApi) -> Bytes {
+    document.to_json().expect("the document is plain data").into()
+}
+
+/// Every operation: path template, method, documentation.
+pub fn operations(document: &OpenApi) -> impl Iterator<Item = (&str, Method, &Operation)> {
+    document.paths.paths.iter().flat_map(|(path, item)| {
+        let slots = [
+            (Method::GET, &item.get),
+            (Method::PUT, &item.put),
+            (Method::POST, &item.post),
+            (Method::DELETE, &item.delete),
+            (Method::PATCH, &item.patch),
+        ];
+        slots.into_iter().filter_map(move |(method, slot)| Some((path.as_str(), method, slot.as_ref()?)))
+    })
+}
+
+fn operations_of(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch].into_iter().flatten()
+}
+
+/// Declares the problems that any operation of this shape can answer with, unless it says more about them itself.
+fn add_common_problems(operation: &mut Operation) {
+    let mut common = vec![&problems::INTERNAL, &problems::UNAVAILABLE];
+    if operation.request_body.is_some() {
+        common.extend([
+            &problems::MALFORMED,
+            &problems::REQUEST_TIMEOUT,
+            &problems::TOO_LARGE,
+            &problems::UNSUPPORTED_MEDIA_TYPE,
+            &problems::VALIDATION_FAILED,
+        ]);
+    }
+    if operation.security.is_some() {
+        common.push(&problems::UNAUTHENTICATED);
+    }
+    if has_parameter(operation, &ParameterIn::Query) {
+        common.push(&problems::MALFORMED);
+    }
+    if has_parameter(operation, &ParameterIn::Path) {
+        common.push(&problems::NOT_FOUND);
+    }
+    for problem in common {
+        let declared = operation.responses.responses.entry(problem.status.to_string());
+        declared.or_insert_with(|| RefOr::T(problem_response(problem)));
+    }
+}
+
+fn has_parameter(operation: &Operation, place: &ParameterIn) -> bool {
+    operation.parameters.iter().flatten().any(|parameter| match parameter {
+        RefOr::T(parameter) => parameter.parameter_in == *place,
+        RefOr::Ref(_) => false,
+    })
+}
+
+fn problem_response(problem: &ProblemCode) -> Response {
+    let schema = Ref::from_schema_name(PROBLEM);
+    ResponseBuilder::new()
+        .description(problem.title)
+        .content(PROBLEM_JSON, Content::new(Some(schema)))
+        .build()
+}
+
+fn add_components(components: &mut Components, modules: &[&Module]) {
+    let bearer = Http::new(HttpAuthScheme::Bearer);
+    components.security_schemes.insert(BEARER.to_owned(), RefOr::T(SecurityScheme::Http(bearer)));
+    components.schemas.insert(FIELD_ERROR.to_owned(), FieldErrorBody::schema());
+    let mut body = ProblemBody::schema();
+    name_codes(&mut body, modules);
+    components.schemas.insert(PROBLEM.to_owned(), body);
+}
+
+/// The catalogue of problems, as the values that `code` can have.
+fn name_codes(body: &mut RefOr<Schema>, modules: &[&Module]) {
+    let RefOr::T(Schema::Object(body)) = body else { return };
+    let Some(RefOr::T(Schema::Object(code))) = body.properties.get_mut("code") else { return };
+    let mut codes: Vec<_> =
+        modules.iter().flat_map(|module| module.problems).map(|problem| problem.code).collect();
+    codes.sort_unstable();
+    codes.dedup();
+    code.enum_values = Some(codes.into_iter().map(Into::into).collect());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::MODULE;
+
+    #[test]
+    fn every_operation_says_its_name_its_success_and_its_problems() {
+        let document = document(&[&MODULE]);
+        let mut names = HashSet::new();
+        for (path, method, operation) in operations(&document) {
+            let name = operation.operation_id.as_deref().unwrap_or_default();
+            assert!(!name.is_empty() && names.insert(name), "{method} {path}: operationId {name:?}");
+            let statuses: Vec<_> = operation.responses.responses.keys().map(String::as_str).collect();
+            assert!(statuses.iter().any(|status| status.starts_with('2')), "{method} {path}: {statuses:?}");
+            for status in ["500", "503"] {
+                assert!(statuses.contains(&status), "{method} {path}: {statuses:?}");
+            }
+        }
+        assert!(names.contains("ping"), "{names:?}");
+    }
+
+    #[test]
+    fn the_catalogue_of_problems_is_in_the_document() {
+        let json: serde_json::Value = serde_json::from_slice(&to_json(&document(&[&MODULE]))).unwrap();
+        assert_eq!(json["openapi"], "3.1.0");
+        let codes =
+            json["components"]["schemas"]["ProblemBody"]["properties"]["code"]["enum"].as_array().unwrap();
+        for problem in problems::ALL {
+            assert!(codes.iter().any(|code| code == problem.code), "{}", problem.code);
+        }
+        assert_eq!(json["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
+    }
+}

@@ -1,0 +1,111 @@
+//! Query strings, strictly: what is not declared is refused by name.
+
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+use kith_kernel::{Cursor, FieldError, PageLimit, Problem};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
+
+use super::problem::{ApiError, bad_query};
+use crate::App;
+
+/// The query, as the type says. Give the type `deny_unknown_fields`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, ApiError> {
+        parse(parts.uri.query().unwrap_or_default()).map(Self).map_err(ApiError::from)
+    }
+}
+
+/// Which part of a list. A list with filters declares `limit` and `cursor` among them and asks [`page_limit`].
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PageQuery {
+    /// Items on a page: 1 to 100; more counts as 100.
+    #[param(default = 20, minimum = 1)]
+    pub limit: Option<i64>,
+    /// `next_cursor` of the page before.
+    #[param(value_type = Option<String>)]
+    pub cursor: Option<Cursor>,
+}
+
+impl PageQuery {
+    /// How many items the page may hold.
+    ///
+    /// # Errors
+    /// A 400 if less than 1 was asked for.
+    pub fn limit(&self) -> Result<PageLimit, Problem> {
+        page_limit(self.limit)
+    }
+}
+
+impl FromRequestParts<App> for PageQuery {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        Query::from_request_parts(parts, app).await.map(|Query(page)| page)
+    }
+}
+
+/// How many items a page may hold when `asked` stands in the query.
+///
+/// # Errors
+/// A 400 if it is less than 1.
+pub fn page_limit(asked: Option<i64>) -> Result<PageLimit, Problem> {
+    asked
+        .map_or_else(|| Some(PageLimit::default()), PageLimit::new)
+        .ok_or_else(|| bad_query(vec![FieldError::new("?limit", "too_small", "At least 1.")]))
+}
+
+fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
+    let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
+    serde_path_to_error::deserialize(pairs).map_err(|error| {
+        let message = error.inner().to_string();
+        let quoted = message.split('`').nth(1).unwrap_or_default();
+        let name = if message.starts_with("missing field") || message.starts_with("duplicate field") {
+            quoted.to_owned()
+        } else {
+            error.path().to_string()
+        };
+        let (code, detail) = match message.split(' ').next() {
+            Some("unknown") if message.starts_with("unknown field") => {
+                ("unknown_parameter", "There is no such parameter.")
+            }
+            Some("missing") => ("missing", "This parameter is required."),
+            Some("duplicate") => ("duplicate_parameter", "This parameter stands here twice."),
+            _ => ("invalid", "Not a value that this parameter can have."),
+        };
+        bad_query(vec![FieldError::new(format!("?{name}"), code, detail)])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (query, pointer, code) in [
+            ("limit=x", "?limit", "invalid"),
+            ("limit=1&page=2", "?page", "unknown_parameter"),
+            ("limit=1&limit=2", "?limit", "duplicate_parameter"),
+        ] {
+            let error = &parse::<PageQuery>(query).unwrap_err().errors[0];
+            assert_eq!((&*error.pointer, error.code), (pointer, code), "{query}");
+        }
+    }
+
+    #[test]
+    fn limits_below_one_are_refused_and_absent_ones_are_usual() {
+        let limit = |query| parse::<PageQuery>(query).unwrap().limit();
+        assert_eq!(limit(""), Ok(PageLimit::default()));
+        assert_eq!(limit("limit=500").unwrap().rows(), 101);
+        assert_eq!(limit("limit=0").unwrap_err().errors[0].pointer, "?limit");
+    }
+}

@@ -1,0 +1,209 @@
+//! Accepts connections, ends the slow ones, and stops without dropping a request of which a byte was read.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use futures_util::FutureExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::connection::{self, Line, Order, Phase};
+use super::stop::Stop;
+use crate::App;
+use crate::config::{self, millis};
+
+/// How finely slow connections are told from others.
+const TICK: Duration = Duration::from_millis(250);
+/// How long what still comes after the last answer is thrown away.
+const LINGER: Duration = Duration::from_secs(2);
+/// How long to leave a listener alone that has no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A listening server.
+pub struct Server {
+    addr: SocketAddr,
+    lines: Arc<Lines>,
+    stop: Stop,
+    drain: Duration,
+    grace: Duration,
+    stop_accepting: CancellationToken,
+    accepting: JoinHandle<()>,
+    ticking: JoinHandle<()>,
+}
+
+/// Serves the app's modules on `listener` until [`Server::stop`].
+///
+/// # Errors
+/// The system's, if the listener has no address.
+pub fn serve(listener: TcpListener, app: &App) -> io::Result<Server> {
+    serve_router(listener, super::router(app), app.stop.clone(), &app.config.server)
+}
+
+fn serve_router(
+    listener: TcpListener,
+    router: Router,
+    stop: Stop,
+    limits: &config::Server,
+) -> io::Result<Server> {
+    let addr = listener.local_addr()?;
+    let lines = Arc::new(Lines::new(limits));
+    let stop_accepting = CancellationToken::new();
+    let accepting = tokio::spawn(accept(listener, router, Arc::clone(&lines), stop_accepting.clone()));
+    let ticking = tokio::spawn(tick(Arc::clone(&lines)));
+    let (drain, grace) = (millis(limits.drain_ms), millis(limits.shutdown_grace_ms));
+    Ok(Server { addr, lines, stop, drain, grace, stop_accepting, accepting, ticking })
+}
+
+impl Server {
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Drains: goes on accepting for a while with every answer ending its connection, then closes the listener and
+    /// the idle connections, waits for the requests under way, and cuts what is left after the grace. Says how
+    /// many connections were cut.
+    pub async fn stop(self) -> usize {
+        self.stop.ask();
+        if !self.drain.is_zero() {
+            tokio::time::sleep(self.drain).await;
+        }
+        self.stop_accepting.cancel();
+        // It only ends early by panicking, and then there is nothing more to accept.
+        let _ = self.accepting.await;
+        self.lines.order_all(Order::Close);
+        let left = self.lines.wait_for_end(self.grace).await;
+        self.lines.order_all(Order::Cut);
+        self.lines.wait_for_end(self.grace).await;
+        self.ticking.abort();
+        left
+    }
+}
+
+async fn accept(listener: TcpListener, router: Router, lines: Arc<Lines>, stop: CancellationToken) {
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, _)) => lines.open(stream, router.clone()),
+            Err(error) if is_of_the_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "no connection can be accepted at the moment");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // What the kernel has accepted on our behalf may hold a whole request already.
+    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+        lines.open(stream, router.clone());
+    }
+}
+
+fn is_of_the_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+async fn tick(lines: Arc<Lines>) {
+    let mut ticks = tokio::time::interval(TICK);
+    loop {
+        ticks.tick().await;
+        lines.ticks.fetch_add(1, Ordering::Relaxed);
+        lines.end_overdue();
+    }
+}
+
+/// The open connections.
+struct Lines {
+    open: Mutex<HashMap<usize, Arc<Line>>>,
+    tasks: TaskTracker,
+    ticks: Arc<AtomicU32>,
+    head_ticks: u32,
+    idle_ticks: u32,
+    linger_ticks: u32,
+}
+
+impl Lines {
+    fn new(limits: &config::Server) -> Self {
+        let ticks =
+            |time: Duration| u32::try_from(time.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX);
+        Self {
+            open: Mutex::default(),
+            tasks: TaskTracker::new(),
+            ticks: Arc::default(),
+            // A phase that began just before a tick seems one tick old at once.
+            head_ticks: ticks(millis(limits.head_timeout_ms)) + 1,
+            idle_ticks: ticks(millis(limits.keep_alive_ms)) + 1,
+            linger_ticks: ticks(LINGER),
+        }
+    }
+
+    fn open(self: &Arc<Self>, stream: TcpStream, router: Router) {
+        // Without it answers are only later; a socket that refuses is about to fail anyway.
+        let _ = stream.set_nodelay(true);
+        let line = Arc::new(Line::new(Arc::clone(&self.ticks)));
+        // Before the task runs, so that no order misses it.
+        let entry = Entry::new(self, &line);
+        self.tasks.spawn(async move {
+            connection::run(stream, line, router).await;
+            drop(entry);
+        });
+    }
+
+    fn end_overdue(&self) {
+        for line in self.open.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            match line.phase() {
+                (Phase::Reading, ticks) if ticks > self.head_ticks => line.order(Order::Cut),
+                // Its last answer is not being fetched.
+                (Phase::Idle, ticks) if ticks > self.idle_ticks.saturating_mul(2) => line.order(Order::Cut),
+                (Phase::Idle, ticks) if ticks > self.idle_ticks => line.order(Order::Close),
+                (Phase::Lingering, ticks) if ticks > self.linger_ticks => line.order(Order::Cut),
+                _ => {}
+            }
+        }
+    }
+
+    fn order_all(&self, order: Order) {
+        for line in self.open.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            line.order(order);
+        }
+    }
+
+    /// Waits until no connection is left, at most for `patience`, and says how many are.
+    async fn wait_for_end(&self, patience: Duration) -> usize {
+        self.tasks.close();
+        match tokio::time::timeout(patience, self.tasks.wait()).await {
+            Ok(()) => 0,
+            Err(_) => self.tasks.len(),
+        }
+    }
+}
+
+/// Keeps a connection among the open ones for as long as it lives, however it ends.
+struct Entry {
+    lines: Arc<Lines>,
+    id: usize,
+}
+
+impl Entry {
+    fn new(lines: &Arc<Lines>, line: &Arc<Line>) -> Self {
+        let id = Arc::as_ptr(line).addr();
+        lines.open.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(line));
+        Self { lines: Arc::clone(lines), id }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.lines.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;

@@ -1,0 +1,17 @@
+-- up
+
+-- Keys that sign access tokens. The private key is an Ed25519 seed of 32 bytes.
+CREATE TABLE signing_keys (
+    id TEXT PRIMARY KEY,
+    purpose TEXT NOT NULL,
+    private_key BYTEA NOT NULL,
+    created_at BIGINT NOT NULL,
+    retired_at BIGINT
+);
+
+-- One key at a time signs; two nodes that start at once agree through this.
+CREATE UNIQUE INDEX signing_keys_in_use ON signing_keys (purpose) WHERE retired_at IS NULL;
+
+-- down
+
+DROP TABLE signing_keys;

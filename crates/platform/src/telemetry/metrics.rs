@@ -1,0 +1,227 @@
+//! Metrics for Prometheus, one registry per server. Counting a request takes no lock but its own route's histogram.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::extract::{MatchedPath, Request};
+use http::{Method, StatusCode};
+use kith_kernel::{Clock, SystemClock, Timestamp};
+use kith_store::Store;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use utoipa::openapi::OpenApi;
+
+use super::resident_bytes;
+use crate::clock::NodeClock;
+use crate::http::openapi::operations;
+
+/// Where requests are counted that no route takes.
+const NO_ROUTE: &str = "(none)";
+const BUCKETS_S: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// One server's metrics.
+pub struct Metrics {
+    registry: Registry,
+    /// The first is for requests that no route takes.
+    routes: Vec<RouteMetrics>,
+    /// By path template.
+    index: HashMap<String, Vec<(Method, usize)>>,
+    /// Requests being answered now.
+    pub in_flight: Gauge,
+}
+
+/// One route's metrics, found once and then only counted up.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    template: String,
+    tells_time: bool,
+    by_status: [Counter; 5],
+    duration: Histogram,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    method: String,
+    route: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StatusLabels {
+    method: String,
+    route: String,
+    status: &'static str,
+}
+
+type Requests = Family<StatusLabels, Counter>;
+type Durations = Family<RouteLabels, Histogram, fn() -> Histogram>;
+
+impl Metrics {
+    /// Metrics for the operations of `document` and for the parts given.
+    pub fn new(
+        document: &OpenApi,
+        db: Store,
+        password_queue: Arc<AtomicU64>,
+        clock: Option<Arc<NodeClock>>,
+    ) -> Self {
+        let mut registry = Registry::with_prefix("kith");
+        let requests = Requests::default();
+        let durations = Durations::new_with_constructor(|| Histogram::new(BUCKETS_S));
+        let in_flight = Gauge::default();
+        registry.register("http_requests", "Requests answered", requests.clone());
+        let help = "Time from a request's head to its answer's";
+        registry.register_with_unit("http_request_duration", help, Unit::Seconds, durations.clone());
+        registry.register("http_requests_in_flight", "Requests being answered now", in_flight.clone());
+        registry.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        let started = SystemClock.now();
+        registry.register_collector(Box::new(Gauges { db, password_queue, clock, started }));
+
+        let mut routes = vec![RouteMetrics::new(&requests, &durations, "(any)", NO_ROUTE)];
+        let mut index = HashMap::<String, Vec<_>>::new();
+        for (template, method, _) in operations(document) {
+            index.entry(template.to_owned()).or_default().push((method.clone(), routes.len()));
+            routes.push(RouteMetrics::new(&requests, &durations, method.as_str(), template));
+        }
+        Self { registry, routes, index, in_flight }
+    }
+
+    /// Which route a request is counted under.
+    pub(crate) fn route_of(&self, request: &Request) -> usize {
+        let template = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+        let methods = template.and_then(|template| self.index.get(template));
+        let method = if *request.method() == Method::HEAD { &Method::GET } else { request.method() };
+        let found = methods.and_then(|methods| methods.iter().find(|(known, _)| known == method));
+        found.map_or(0, |(_, at)| *at)
+    }
+
+    /// The route that [`Metrics::route_of`] gave.
+    pub(crate) fn route(&self, at: usize) -> &RouteMetrics {
+        &self.routes[at]
+    }
+
+    /// All of it, in the text form that Prometheus reads.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(fmt::Error) => unreachable!("writing to a String does not fail"),
+        }
+    }
+}
+
+impl RouteMetrics {
+    fn new(requests: &Requests, durations: &Durations, method: &str, route: &str) -> Self {
+        let labels = RouteLabels { method: method.to_owned(), route: route.to_owned() };
+        let counter = |status| {
+            let RouteLabels { method, route } = labels.clone();
+            requests.get_or_create_owned(&StatusLabels { method, route, status })
+        };
+        Self {
+            template: route.to_owned(),
+            // How long a log-in took would tell whether the address is known.
+            tells_time: !route.starts_with("/api/v1/auth/"),
+            by_status: STATUS_CLASSES.map(counter),
+            duration: durations.get_or_create_owned(&labels),
+        }
+    }
+
+    pub(crate) fn template(&self) -> &str {
+        &self.template
+    }
+
+    /// Whether its answers tell how long they took.
+    pub(crate) fn tells_time(&self) -> bool {
+        self.tells_time
+    }
+
+    /// Counts one answer.
+    pub(crate) fn count(&self, status: StatusCode, took: Duration) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5);
+        self.by_status[class - 1].inc();
+        self.duration.observe(took.as_secs_f64());
+    }
+}
+
+/// What is asked for only when someone looks.
+struct Gauges {
+    db: Store,
+    password_queue: Arc<AtomicU64>,
+    clock: Option<Arc<NodeClock>>,
+    started: Timestamp,
+}
+
+impl fmt::Debug for Gauges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gauges")
+    }
+}
+
+impl Collector for Gauges {
+    fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
+        self.encode_store(&mut to)?;
+        let queued = self.password_queue.load(Ordering::Relaxed);
+        gauge(&mut to, "passwords_queued", "Passwords that wait to be hashed or checked", queued)?;
+        let up_s = SystemClock.now().since(self.started).as_secs();
+        gauge(&mut to, "uptime_seconds", "Since the server started", up_s)?;
+        if let Some(bytes) = resident_bytes() {
+            gauge(&mut to, "resident_memory_bytes", "Memory of this process", bytes)?;
+        }
+        match &self.clock {
+            Some(clock) => float(&mut to, "clock_skew_seconds", CLOCK_HELP, clock.skew_ms() as f64 / 1_000.0),
+            None => Ok(()),
+        }
+    }
+}
+
+const CLOCK_HELP: &str = "How far this machine's clock is ahead of the database's";
+
+impl Gauges {
+    fn encode_store(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let s = self.db.stats();
+        counter(to, "store_commits", "Transactions committed", s.commits)?;
+        counter(to, "store_rollbacks", "Transactions rolled back", s.rollbacks)?;
+        counter(to, "store_retries", "Runs repeated after a conflict or a lost connection", s.retries)?;
+        counter(to, "store_refused_busy", "Work refused because the queue was full", s.refused_busy)?;
+        counter(
+            to,
+            "store_dropped_late",
+            "Work dropped before it started, past its deadline",
+            s.dropped_late,
+        )?;
+        counter(to, "store_outcomes_unknown", "Commits whose outcome is unknown", s.outcomes_unknown)?;
+        counter(to, "store_groups", "Groups of transactions committed together", s.groups)?;
+        counter(to, "store_reads", "Reads", s.reads)?;
+        counter(to, "store_slow_reads", "Reads that moved to the slow lane", s.slow_reads)?;
+        counter(to, "store_reconnects", "Connections made anew", s.reconnects)?;
+        counter(to, "store_checkpoints", "Checkpoints of the write-ahead log", s.checkpoints)?;
+        counter(to, "store_events_sequenced", "Events given a position by this process", s.sequenced)?;
+        gauge(to, "store_queued", "Work that waits now", s.queued)?;
+        gauge(to, "store_wal_bytes", "Size of the write-ahead log", s.wal_bytes)?;
+        gauge(to, "store_head", "Last position known to this process", s.head)?;
+        gauge(to, "store_sequencer", "1 while this process is the sequencer", s.sequencer)
+    }
+}
+
+fn counter(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let metric = ConstCounter::new(value);
+    metric.encode(to.encode_descriptor(name, help, None, metric.metric_type())?)
+}
+
+fn gauge(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let metric = ConstGauge::new(value);
+    metric.encode(to.encode_descriptor(name, help, None, metric.metric_type())?)
+}
+
+fn float(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
+    let metric = ConstGauge::new(value);
+    metric.encode(to.encode_descriptor(name, help, None, metric.metric_type())?)
+}

@@ -38,6 +38,12 @@ pub(crate) struct Trace {
     pub events: Vec<Event>,
 }
 
+impl Trace {
+    pub fn is_empty(&self) -> bool {
+        self.audit.is_empty() && self.events.is_empty()
+    }
+}
+
 impl<'c> Query<'c> {
     pub(crate) fn new(session: Session<'c>) -> Self {
         Self { session, failure: RefCell::new(None) }

@@ -104,14 +104,15 @@ impl<'s> Direct<'s> {
             if self.lead.is_none() {
                 self.campaign()?;
             }
-            let (committed_here, more) =
-                if self.lead.is_some() { (false, self.pass()?) } else { (self.wait(), false) };
-            if committed_here && self.lead.is_none() {
+            if self.lead.is_some() {
+                let more = self.pass()?;
+                self.pause();
+                if !more {
+                    self.wait();
+                }
+            } else if self.wait() {
                 self.batch("NOTIFY kith, 'committed'")?;
-            }
-            self.pause();
-            if self.lead.is_some() && !more {
-                self.wait();
+                self.pause();
             }
         }
         Ok(())
@@ -131,7 +132,7 @@ impl<'s> Direct<'s> {
     }
 
     fn pause(&self) {
-        self.link.runtime.block_on(tokio::time::sleep(PACE));
+        self.link.runtime.block_on(async { tokio::time::sleep(PACE).await });
     }
 
     fn batch(&self, sql: &str) -> Result<(), Error> {

@@ -4,8 +4,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all, try_join};
@@ -16,6 +14,7 @@ use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Statement};
 
 use super::settings::Settings;
 use crate::error::Cause;
+use crate::events::{AuditEntry, Event};
 use crate::options::PostgresOptions;
 use crate::tx::Trace;
 use crate::value::{Param, Row};
@@ -194,43 +193,61 @@ impl<'c> Session<'c> {
 
     /// Ends the transaction with its trace. An error other than [`Error::OutcomeUnknown`] means nothing was changed.
     pub fn commit(&self, trace: &Trace) -> Result<(), Error> {
-        let ordinary = |error: &tokio_postgres::Error| self.failed(error);
-        let insert_audit = self.link.prepare(outbox::INSERT_AUDIT).map_err(|error| ordinary(&error))?;
-        let insert_event = self.link.prepare(outbox::INSERT_EVENT).map_err(|error| ordinary(&error))?;
-        let opening = self.opening().map_err(|error| ordinary(&error))?;
-        if trace.audit.is_empty() && trace.events.is_empty() && opening.begin.is_some() {
+        if !self.begun.get() && trace.is_empty() {
             return Ok(());
         }
-        let client = &self.link.client;
-        let recipients: Vec<_> = trace.events.iter().map(crate::Event::recipients_text).collect();
-        type Write<'w> = Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + 'w>>;
-        let mut writes: Vec<Write<'_>> = vec![Box::pin(opening.send(client))];
-        for (ordinal, entry) in (0..).zip(&trace.audit) {
-            let insert = &insert_audit;
-            writes.push(Box::pin(async move {
-                client.execute_raw(insert, outbox::audit_params(entry, ordinal)).await.map(drop)
-            }));
+        let writes = self.trace_writes(trace).map_err(|error| self.failed(&error))?;
+        let (early, last) = writes.split_at(writes.len().saturating_sub(PIPELINE));
+        if !early.is_empty() {
+            let opening = self.opening().map_err(|error| self.failed(&error))?;
+            let opened = self.link.runtime.block_on(opening.send(&self.link.client));
+            opened.map_err(|error| self.failed(&error))?;
         }
-        for (ordinal, (event, recipients)) in (0..).zip(trace.events.iter().zip(&recipients)) {
-            let insert = &insert_event;
-            writes.push(Box::pin(async move {
-                client.execute_raw(insert, outbox::event_params(event, recipients, ordinal)).await.map(drop)
-            }));
-        }
-        let early = writes.len().saturating_sub(PIPELINE);
-        for write in writes.drain(..early) {
-            self.link.runtime.block_on(write).map_err(|error| ordinary(&error))?;
+        for write in early {
+            self.link.runtime.block_on(self.send(write)).map_err(|error| self.failed(&error))?;
         }
         self.strike_before_commit();
-        let (written, committed) =
-            self.link.runtime.block_on(join(join_all(writes), client.batch_execute("COMMIT")));
-        for outcome in written {
+        let opening = self.opening().map_err(|error| self.failed(&error))?;
+        let (begun, (written, committed)) = self.link.runtime.block_on(join(
+            opening.send(&self.link.client),
+            join(
+                join_all(last.iter().map(|write| self.send(write))),
+                self.link.client.batch_execute("COMMIT"),
+            ),
+        ));
+        for outcome in std::iter::once(begun).chain(written) {
             // The server has refused it, so COMMIT rolled back; without the server's word nobody knows.
-            outcome
-                .map_err(|error| if error.code().is_some() { ordinary(&error) } else { unknown(&error) })?;
+            outcome.map_err(
+                |error| if error.code().is_some() { self.failed(&error) } else { unknown(&error) },
+            )?;
         }
         committed.map_err(|error| unknown(&error))?;
         self.strike_after_commit()
+    }
+
+    fn trace_writes<'t>(&self, trace: &'t Trace) -> Result<Vec<TraceWrite<'t>>, tokio_postgres::Error> {
+        let mut writes = Vec::with_capacity(trace.audit.len() + trace.events.len());
+        for (ordinal, entry) in (0..).zip(&trace.audit) {
+            writes.push(TraceWrite::Audit(self.link.prepare(outbox::INSERT_AUDIT)?, entry, ordinal));
+        }
+        for (ordinal, event) in (0..).zip(&trace.events) {
+            let insert = self.link.prepare(outbox::INSERT_EVENT)?;
+            writes.push(TraceWrite::Event(insert, event, event.recipients_text(), ordinal));
+        }
+        Ok(writes)
+    }
+
+    async fn send(&self, write: &TraceWrite<'_>) -> Result<(), tokio_postgres::Error> {
+        let client = &self.link.client;
+        let sent = match write {
+            TraceWrite::Audit(insert, entry, ordinal) => {
+                client.execute_raw(insert, outbox::audit_params(entry, *ordinal)).await
+            }
+            TraceWrite::Event(insert, event, recipients, ordinal) => {
+                client.execute_raw(insert, outbox::event_params(event, recipients, *ordinal)).await
+            }
+        };
+        sent.map(drop)
     }
 
     /// Undoes the transaction. Says whether the connection can be used again.
@@ -252,6 +269,12 @@ impl<'c> Session<'c> {
         self.trouble.set(Some(trouble));
         error
     }
+}
+
+/// A row of the trace on its way, with its place within the transaction.
+enum TraceWrite<'t> {
+    Audit(Statement, &'t AuditEntry, i64),
+    Event(Statement, &'t Event, String, i64),
 }
 
 /// What travels ahead of a statement.

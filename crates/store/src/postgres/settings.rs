@@ -61,8 +61,10 @@ impl Settings {
         config.ssl_mode(if encrypts { SslMode::Require } else { SslMode::Disable });
         let tls = encrypts.then(|| client_tls(tls.root_cert.as_deref())).transpose()?;
         let ms = deadline.as_millis();
+        // Those who wait for a lock give up before the server ends the one who holds it and does nothing.
+        let idle_ms = ms * 4;
         let greeting = format!(
-            "SET statement_timeout = {ms}; SET lock_timeout = {ms}; SET idle_in_transaction_session_timeout = {ms}"
+            "SET statement_timeout = {ms}; SET lock_timeout = {ms}; SET idle_in_transaction_session_timeout = {idle_ms}"
         );
         Ok(Self { config, tls, greeting })
     }

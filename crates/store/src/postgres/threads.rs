@@ -159,7 +159,7 @@ impl Worker {
         }
         if fate.is_ok() && ending == Ending::Commit && !rehearsal {
             let trace = tx.take_trace();
-            traced = !trace.audit.is_empty() || !trace.events.is_empty();
+            traced = !trace.is_empty();
             fate = session.commit(&trace);
         }
         let committed = fate.is_ok() && ending == Ending::Commit && !rehearsal;

@@ -108,7 +108,9 @@ async fn a_failed_commit_is_unknown_and_not_retried(db: Db) {
     assert_eq!((runs, db.store.stats().outcomes_unknown), (1, 1));
     db.add("with").await.unwrap();
     assert_eq!(db.names().await, ["before", "with"], "here the commit did fail");
-    assert_eq!(db.store.stats().reconnects, 1, "the connection was opened anew");
+    if db.store.kind() == EngineKind::Sqlite {
+        assert_eq!(db.store.stats().reconnects, 1, "the connection was opened anew");
+    }
 }
 
 async fn a_lost_answer_to_commit_is_unknown(db: Db) {

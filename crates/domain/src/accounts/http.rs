@@ -3,8 +3,6 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use kith_kernel::{Ctx, Problem, ProblemCode, problems};
-use kith_platform::auth::ACCESS_TOKEN_LIFETIME;
-use kith_platform::passwords::PasswordError;
 use kith_platform::{ApiResult, App, Caller, Json, ProblemBody, Routes, SignedIn, store_problem};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -67,7 +65,7 @@ struct TokenPair {
     #[schema(example = "Bearer")]
     token_type: &'static str,
     /// Seconds for which the access token is valid.
-    expires_in: u64,
+    expires_in: i64,
 }
 
 /// Somebody who has just proved who they are.
@@ -80,7 +78,7 @@ struct SignInAnswer {
 
 /// Make an account, and sign in.
 #[utoipa::path(
-    post, path = "/api/v1/auth/register", tag = "accounts",
+    post, path = "/api/v1/auth/register",
     request_body = RegisterBody,
     responses(
         (status = 201, body = SignInAnswer),
@@ -103,7 +101,7 @@ async fn register(
 
 /// Sign in. An unknown address and a wrong password are the same, and take the same time.
 #[utoipa::path(
-    post, path = "/api/v1/auth/login", tag = "accounts",
+    post, path = "/api/v1/auth/login",
     request_body = LogInBody,
     responses(
         (status = 200, body = SignInAnswer),
@@ -130,7 +128,7 @@ async fn log_in(
 
 /// Get the next pair of tokens. The refresh token is spent by it.
 #[utoipa::path(
-    post, path = "/api/v1/auth/refresh", tag = "accounts",
+    post, path = "/api/v1/auth/refresh",
     request_body = RefreshBody,
     responses(
         (status = 200, body = TokenPair),
@@ -150,7 +148,7 @@ async fn refresh(
 
 /// Whoever is signed in.
 #[utoipa::path(
-    get, path = "/api/v1/me", tag = "accounts", security(("bearer" = [])),
+    get, path = "/api/v1/me", security(("bearer" = [])),
     responses((status = 200, body = User))
 )]
 async fn get_me(State(app): State<App>, SignedIn { user_id, .. }: SignedIn) -> ApiResult<Json<User>> {
@@ -176,7 +174,7 @@ fn token_pair(app: &App, ctx: &Ctx, session: &OpenSession) -> TokenPair {
         access_token: app.tokens.issue(ctx, session.user_id, session.id.0),
         refresh_token: session.refresh_token.reveal(),
         token_type: "Bearer",
-        expires_in: ACCESS_TOKEN_LIFETIME.as_secs(),
+        expires_in: app.tokens.lifetime_s(),
     }
 }
 

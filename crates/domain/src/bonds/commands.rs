@@ -51,7 +51,7 @@ pub fn accept(
     match rules::may_accept(&request, user)? {
         Accepting::Repeated => request.bond = rows::find_bond_of_request(tx, id, user)?,
         Accepting::Now => {
-            let bond = form_bond(tx, ctx, Pair::of(from, to)?, id)?;
+            let bond = form_bond(tx, ctx, Pair::of(from, to)?, &request)?;
             request.status = Status::Accepted;
             request.bond = Some(fresh_bond(ctx, bond, &request.from));
         }
@@ -88,7 +88,7 @@ fn cross(
     draft: &Draft,
     theirs: &PartnerRequest,
 ) -> Result<PartnerRequest, BondError> {
-    let bond = form_bond(tx, ctx, pair, theirs.id)?;
+    let bond = form_bond(tx, ctx, pair, theirs)?;
     let mut request = PartnerRequest::new(ctx, standing, draft, Status::Accepted);
     rows::insert_request(tx, &request, pair, Some(bond))?;
     tx.audit(ctx, "partner_request.created", request.id);
@@ -116,21 +116,26 @@ fn form_bond(
     tx: &Tx<'_>,
     ctx: &Ctx,
     pair: Pair,
-    accepted: PartnerRequestId,
+    accepted: &PartnerRequest,
 ) -> Result<BondId, BondError> {
     let bond = ctx.new_id(BondId);
     rows::insert_bond(tx, bond, pair, ctx.now)?;
     if !rows::fill_slots(tx, bond, pair)? {
         return Err(BondError::SlotOccupied);
     }
-    for parties in rows::decide_pending(tx, accepted, bond, pair, ctx.now)? {
-        if parties.request == accepted {
-            tx.audit(ctx, "partner_request.accepted", parties.request);
-            tx.emit(ctx, events::request_accepted(parties));
-        } else {
-            tx.audit(ctx, "partner_request.superseded", parties.request);
-            tx.emit(ctx, events::request_closed(parties));
-        }
+    let decided = rows::decide_pending(tx, accepted.id, bond, pair, ctx.now)?;
+    let (accepted, closed): (Vec<_>, Vec<_>) =
+        decided.into_iter().partition(|parties| parties.request == accepted.id);
+    if accepted.is_empty() {
+        return Err(BondError::NotPending(Status::Superseded));
+    }
+    for parties in accepted {
+        tx.audit(ctx, "partner_request.accepted", parties.request);
+        tx.emit(ctx, events::request_accepted(parties));
+    }
+    for parties in closed {
+        tx.audit(ctx, "partner_request.superseded", parties.request);
+        tx.emit(ctx, events::request_closed(parties));
     }
     tx.audit(ctx, "bond.created", bond);
     tx.emit(ctx, events::bond_created(bond, pair));

@@ -65,6 +65,15 @@ struct ListQuery {
 }
 
 #[derive(Serialize, ToSchema)]
+struct RequestsAnswer {
+    /// Newest first.
+    items: Vec<PartnerRequest>,
+    /// Goes into `cursor` to get the next page; null on the last.
+    #[schema(value_type = Option<String>)]
+    next_cursor: Option<Cursor>,
+}
+
+#[derive(Serialize, ToSchema)]
 struct CurrentAnswer {
     /// Null for who has no partner.
     bond: Option<Bond>,
@@ -72,7 +81,7 @@ struct CurrentAnswer {
 
 /// Ask somebody to be your partner. If they have asked you, you are partners at once.
 #[utoipa::path(
-    post, path = "/api/v1/partners/requests", tag = "bonds", security(("bearer" = [])),
+    post, path = "/api/v1/partners/requests", security(("bearer" = [])),
     request_body = SendBody,
     responses(
         (status = 201, description = "Sent; with `bond` if they had asked already", body = PartnerRequest),
@@ -83,7 +92,7 @@ struct CurrentAnswer {
 )]
 async fn send(
     State(app): State<App>,
-    SignedIn { ctx, user_id }: SignedIn,
+    SignedIn { ctx, user_id, .. }: SignedIn,
     Json(body): Json<SendBody>,
 ) -> ApiResult<(StatusCode, Json<PartnerRequest>)> {
     let draft = Draft::new(body.to.user_id, body.message.as_deref())
@@ -96,25 +105,25 @@ async fn send(
 
 /// The requests you sent and received, newest first.
 #[utoipa::path(
-    get, path = "/api/v1/partners/requests", tag = "bonds", security(("bearer" = [])),
-    params(ListQuery),
-    responses((status = 200, body = PageBody<PartnerRequest>))
+    get, path = "/api/v1/partners/requests", security(("bearer" = [])),
+    responses((status = 200, body = RequestsAnswer))
 )]
 async fn list(
     State(app): State<App>,
-    SignedIn { ctx, user_id }: SignedIn,
+    SignedIn { ctx, user_id, .. }: SignedIn,
     Query(query): Query<ListQuery>,
-) -> ApiResult<Json<Page<PartnerRequest>>> {
+) -> ApiResult<Json<RequestsAnswer>> {
     let limit = page_limit(query.limit)?;
     let list = RequestList::new(query.direction, query.status, query.cursor.as_ref(), limit)
-        .map_err(|_| cursor_problem())?;
+        .map_err(cursor_problem)?;
     let page = app.db.read(move |q| queries::list_requests(q, user_id, &list, ctx.now)).await;
-    Ok(Json(page.map_err(BondError::from)?))
+    let Page { items, next_cursor } = page.map_err(BondError::from)?;
+    Ok(Json(RequestsAnswer { items, next_cursor }))
 }
 
 /// Accept a request that you received: you are partners.
 #[utoipa::path(
-    post, path = "/api/v1/partners/requests/{id}/accept", tag = "bonds", security(("bearer" = [])),
+    post, path = "/api/v1/partners/requests/{id}/accept", security(("bearer" = [])),
     params(("id" = String, Path, format = Uuid, description = "Of the request")),
     responses(
         (status = 200, description = "Accepted, now or before", body = PartnerRequest),
@@ -125,7 +134,7 @@ async fn list(
 )]
 async fn accept(
     State(app): State<App>,
-    SignedIn { ctx, user_id }: SignedIn,
+    SignedIn { ctx, user_id, .. }: SignedIn,
     PathId(id): PathId<PartnerRequestId>,
 ) -> ApiResult<Json<PartnerRequest>> {
     Ok(Json(app.db.write(move |tx| commands::accept(tx, &ctx, user_id, id)).await?))
@@ -133,7 +142,7 @@ async fn accept(
 
 /// Your partner.
 #[utoipa::path(
-    get, path = "/api/v1/partners/current", tag = "bonds", security(("bearer" = [])),
+    get, path = "/api/v1/partners/current", security(("bearer" = [])),
     responses((status = 200, body = CurrentAnswer))
 )]
 async fn get_current(

@@ -1,0 +1,193 @@
+//! Accounts over HTTP: registering, logging in, renewing a session, and what is refused.
+
+use hyper::header::AUTHORIZATION;
+use kith_kernel::{days, minutes, seconds};
+use serde_json::{Value, json};
+
+use crate::support::{PASSWORD, TestApp, on_every_engine};
+
+const REGISTER: &str = "/api/v1/auth/register";
+const LOGIN: &str = "/api/v1/auth/login";
+const REFRESH: &str = "/api/v1/auth/refresh";
+const ME: &str = "/api/v1/me";
+
+on_every_engine! {
+    somebody_registers_and_is_known_everywhere,
+    an_address_is_registered_once,
+    every_fault_of_a_registration_is_named,
+    wrong_credentials_are_all_one,
+    a_refresh_token_works_once,
+    of_two_who_refresh_at_once_one_does,
+    a_session_that_nobody_renews_ends,
+    bad_tokens_are_refused,
+}
+
+fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+    value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value:#}"))
+}
+
+/// ACC-01, ACC-02, ACC-05.
+async fn somebody_registers_and_is_known_everywhere(app: &TestApp) {
+    let body = json!({ "email": " Ada@Example.org ", "password": PASSWORD, "display_name": " Ada  Lovelace " });
+    let registered = app.anonymous().post(REGISTER, body).await.expect(201);
+    assert_eq!(
+        registered["user"],
+        json!({
+            "id": registered["user"]["id"], "email": "Ada@Example.org", "display_name": "Ada  Lovelace",
+            "created_at": app.now(),
+        })
+    );
+    assert_eq!(registered["token_type"], "Bearer");
+    assert_eq!(registered["expires_in"], 15 * 60);
+
+    let log_in = json!({ "email": "ADA@example.ORG", "password": PASSWORD });
+    let logged_in = app.anonymous().post(LOGIN, log_in).await.expect(200);
+    assert_eq!(logged_in["user"], registered["user"]);
+
+    let refresh = json!({ "refresh_token": logged_in["refresh_token"] });
+    let refreshed = app.anonymous().post(REFRESH, refresh).await.expect(200);
+    for sign_in in [&registered, &logged_in, &refreshed] {
+        let client = app.anonymous().with_token(text(sign_in, "access_token"));
+        // Twice: two nodes answer in turn.
+        for _ in 0..2 {
+            assert_eq!(client.get(ME).await.expect(200), registered["user"]);
+        }
+    }
+}
+
+async fn an_address_is_registered_once(app: &TestApp) {
+    app.user("zoe\u{301}").await;
+    let before = app.footprint().await;
+    for taken in ["zoe\u{301}@example.org", "zo\u{e9}@example.org", "ZO\u{c9}@EXAMPLE.org"] {
+        let body = json!({ "email": taken, "password": PASSWORD, "display_name": "Zoe" });
+        app.anonymous().post(REGISTER, body).await.expect_problem(409, "email_taken");
+    }
+    assert_eq!(app.footprint().await, before);
+}
+
+/// API-08.
+async fn every_fault_of_a_registration_is_named(app: &TestApp) {
+    let register = async |body: Value| app.anonymous().post(REGISTER, body).await.expect_faults();
+    let faults = |list: &[(&str, &str)]| -> Vec<(String, String)> {
+        list.iter().map(|(pointer, code)| ((*pointer).to_owned(), (*code).to_owned())).collect()
+    };
+    assert_eq!(
+        register(json!({ "email": "nobody", "password": "short", "display_name": "\u{202e}" })).await,
+        faults(&[
+            ("/email", "not_an_email"),
+            ("/password", "too_short"),
+            ("/display_name", "forbidden_character")
+        ])
+    );
+    assert_eq!(
+        register(json!({
+            "email": format!("{}@example.org", "a".repeat(250)), "password": "x".repeat(257),
+            "display_name": "x".repeat(81),
+        }))
+        .await,
+        faults(&[("/email", "too_long"), ("/password", "too_long"), ("/display_name", "too_long")])
+    );
+    assert_eq!(
+        register(json!({ "email": "ada@example.org", "password": PASSWORD })).await,
+        faults(&[("/display_name", "missing")])
+    );
+    assert_eq!(
+        register(json!({ "email": 5, "password": PASSWORD, "display_name": "Ada" })).await,
+        faults(&[("/email", "wrong_type")])
+    );
+    let with_more =
+        json!({ "email": "ada@example.org", "password": PASSWORD, "display_name": "Ada", "role": "admin" });
+    assert_eq!(register(with_more).await, faults(&[("/role", "unknown_field")]));
+    assert_eq!(app.footprint().await, (0, 0));
+}
+
+/// ACC-02, DRV-02: nobody learns whether an address is known, and every try leaves its trace.
+async fn wrong_credentials_are_all_one(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let log_in = async |email: &str, password: &str| {
+        let body = json!({ "email": email, "password": password });
+        let mut problem =
+            app.anonymous().post(LOGIN, body).await.expect_problem(401, "invalid_credentials");
+        problem["request_id"].take();
+        problem
+    };
+    let wrong_password = log_in(&ada.email, "wrong horse").await;
+    assert_eq!(log_in("nobody@example.org", PASSWORD).await, wrong_password);
+    assert_eq!(log_in("not an address", PASSWORD).await, wrong_password);
+
+    let refusals: Vec<_> =
+        app.audit().await.into_iter().filter(|line| line.action == "session.refused").collect();
+    assert!(refusals.iter().all(|line| line.actor == "anonymous"), "{refusals:?}");
+    let mut objects: Vec<_> = refusals.iter().map(|line| line.object.as_str()).collect();
+    objects.sort_unstable();
+    assert_eq!(objects, [ada.id.as_str(), "unknown", "unknown"]);
+}
+
+/// DRV-01.
+async fn a_refresh_token_works_once(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let log_in = json!({ "email": ada.email, "password": PASSWORD });
+    let first = app.anonymous().post(LOGIN, log_in).await.expect(200);
+    let refresh = async |token: &str| {
+        app.anonymous().post(REFRESH, json!({ "refresh_token": token })).await
+    };
+    let second = refresh(text(&first, "refresh_token")).await.expect(200);
+    assert_ne!(second["refresh_token"], first["refresh_token"]);
+    assert_ne!(second["access_token"], first["access_token"]);
+    for bad in [text(&first, "refresh_token"), text(&second, "access_token"), "", "AAAA"] {
+        refresh(bad).await.expect_problem(401, "invalid_refresh_token");
+    }
+    refresh(text(&second, "refresh_token")).await.expect(200);
+}
+
+async fn of_two_who_refresh_at_once_one_does(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let log_in = json!({ "email": ada.email, "password": PASSWORD });
+    let mut session = app.anonymous().post(LOGIN, log_in).await.expect(200);
+    for _ in 0..20 {
+        let body = json!({ "refresh_token": session["refresh_token"] });
+        let (one, other) =
+            tokio::join!(app.anonymous().post(REFRESH, body.clone()), app.anonymous().post(REFRESH, body));
+        let (winner, loser) = if one.status == 200 { (one, other) } else { (other, one) };
+        session = winner.expect(200);
+        loser.expect_problem(401, "invalid_refresh_token");
+    }
+}
+
+async fn a_session_that_nobody_renews_ends(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let log_in = json!({ "email": ada.email, "password": PASSWORD });
+    let session = app.anonymous().post(LOGIN, log_in).await.expect(200);
+    app.advance(days(30) - seconds(1));
+    let body = json!({ "refresh_token": session["refresh_token"] });
+    let session = app.anonymous().post(REFRESH, body).await.expect(200);
+    app.advance(days(30));
+    let body = json!({ "refresh_token": session["refresh_token"] });
+    app.anonymous().post(REFRESH, body).await.expect_problem(401, "invalid_refresh_token");
+}
+
+/// ACC-03, ACC-08.
+async fn bad_tokens_are_refused(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let log_in = json!({ "email": ada.email, "password": PASSWORD });
+    let session = app.anonymous().post(LOGIN, log_in).await.expect(200);
+    let token = text(&session, "access_token");
+    let (signed, signature) = token.rsplit_once('.').expect("a signature");
+    let flipped = if signature.starts_with('A') { "B" } else { "A" };
+    let tampered = format!("{signed}.{flipped}{}", &signature[1..]);
+
+    app.anonymous().get(ME).await.expect_problem(401, "unauthenticated");
+    for bad in [
+        "Bearer", "Bearer ", "Bearer x.y.z", &format!("Bearer {tampered}"), &format!("Basic {token}"), token,
+        &format!("Bearer {signed}."),
+    ] {
+        let client = app.anonymous().with_header(AUTHORIZATION, bad);
+        client.get(ME).await.expect_problem(401, "unauthenticated");
+    }
+
+    let client = app.anonymous().with_token(token);
+    app.advance(minutes(15) - seconds(1));
+    client.get(ME).await.expect(200);
+    app.advance(seconds(1));
+    client.get(ME).await.expect_problem(401, "unauthenticated");
+}

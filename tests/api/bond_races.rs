@@ -1,0 +1,117 @@
+//! PRT-03: many want one slot at the same moment, round after round, and exactly one gets it.
+
+use std::time::Instant;
+
+use futures_util::future::join_all;
+use kith_store::{Error, params};
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Person, TestApp, on_every_engine};
+
+const REQUESTS: &str = "/api/v1/partners/requests";
+const CLIENTS: usize = 50;
+const ROUNDS: usize = 200;
+
+on_every_engine! {
+    prt_03_of_fifty_accepts_one_wins,
+    prt_03_of_fifty_crossings_one_wins,
+}
+
+/// Fifty people have asked the same one, who accepts all of them at once.
+async fn prt_03_of_fifty_accepts_one_wins(app: &TestApp) {
+    let wanted = app.user("wanted").await;
+    let suitors = app.crowd("suitor", CLIENTS).await;
+    let rounds = Rounds::start("accepts");
+    for _ in 0..ROUNDS {
+        let requests = join_all(suitors.iter().map(|suitor| send(suitor, &wanted))).await;
+        let accepts = requests.into_iter().map(async |request| {
+            let id = request.expect(201)["id"].as_str().expect("an id").to_owned();
+            let answer = wanted.post(&format!("{REQUESTS}/{id}/accept"), Value::Null).await;
+            if answer.status == 409 {
+                answer.expect_problem(409, "request_not_pending");
+                return None;
+            }
+            Some(answer.expect(200)["bond"]["partner"]["id"].clone())
+        });
+        let partners: Vec<_> = join_all(accepts).await.into_iter().flatten().collect();
+        check_one_bond(app, &wanted, &suitors, &partners).await;
+        reset(app).await;
+    }
+    rounds.report(ROUNDS);
+}
+
+/// Fifty people and one ask each other at once: whichever pair crosses first is a bond.
+async fn prt_03_of_fifty_crossings_one_wins(app: &TestApp) {
+    let wanted = app.user("wanted").await;
+    let suitors = app.crowd("suitor", CLIENTS).await;
+    let rounds = Rounds::start("crossings");
+    for _ in 0..ROUNDS {
+        let crossings = suitors.iter().map(async |suitor| {
+            let (theirs, ours) = tokio::join!(send(suitor, &wanted), send(&wanted, suitor));
+            // A suitor who lost may still ask: that the wanted one is taken is not told.
+            let theirs = theirs.expect(201);
+            if ours.status == 409 {
+                ours.expect_problem(409, "slot_occupied");
+                return theirs.get("bond").map(|_| suitor.id.clone());
+            }
+            let ours = ours.expect(201);
+            assert!(theirs.get("bond").is_none() || ours.get("bond").is_none(), "one request, two bonds");
+            theirs.get("bond").or(ours.get("bond")).map(|_| suitor.id.clone())
+        });
+        let partners: Vec<_> = join_all(crossings).await.into_iter().flatten().map(Value::from).collect();
+        check_one_bond(app, &wanted, &suitors, &partners).await;
+        reset(app).await;
+    }
+    rounds.report(ROUNDS);
+}
+
+async fn send(from: &Person, to: &Person) -> Answer {
+    from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await
+}
+
+/// Exactly one was told of a bond, and it is the one that is there.
+async fn check_one_bond(app: &TestApp, wanted: &Person, suitors: &[Person], partners: &[Value]) {
+    let [partner] = partners else { panic!("{} winners: {partners:?}", partners.len()) };
+    let current = async |who: &Person| who.get("/api/v1/partners/current").await.expect(200)["bond"].clone();
+    let bond = current(wanted).await;
+    assert_eq!(&bond["partner"]["id"], partner);
+    let winner = suitors.iter().find(|suitor| *partner == suitor.id).expect("a suitor");
+    assert_eq!(current(winner).await["id"], bond["id"]);
+    let counted = app.db().read(|q| {
+        q.one(
+            "SELECT (SELECT COUNT(*) FROM bond_slots), (SELECT COUNT(*) FROM bonds WHERE ended_at IS NULL)",
+            &[],
+            |row| Ok::<(i64, i64), Error>((row.get(0)?, row.get(1)?)),
+        )
+    });
+    assert_eq!(counted.await.expect("the counts"), Some((2, 1)), "slots filled, bonds alive");
+}
+
+/// Makes everybody free again, so that the next round needs no new people.
+async fn reset(app: &TestApp) {
+    let now = app.now();
+    let cleared = app.db().write(move |tx| {
+        tx.exec("DELETE FROM bond_slots", &[])?;
+        tx.exec("UPDATE bonds SET ended_at = $1 WHERE ended_at IS NULL", params![now])?;
+        tx.exec("UPDATE partner_requests SET status = 'cancelled' WHERE status = 'pending'", &[])
+    });
+    cleared.await.map_err(|error: Error| error).expect("a reset");
+}
+
+/// Says how long the rounds took.
+struct Rounds {
+    of: &'static str,
+    started: Instant,
+}
+
+impl Rounds {
+    #[expect(clippy::disallowed_methods, reason = "reports how long the rounds took")]
+    fn start(of: &'static str) -> Self {
+        Self { of, started: Instant::now() }
+    }
+
+    fn report(&self, rounds: usize) {
+        let took = self.started.elapsed();
+        println!("PRT-03: {rounds} rounds of {CLIENTS} racing {}: one winner each, in {took:.1?}", self.of);
+    }
+}

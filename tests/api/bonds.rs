@@ -1,0 +1,167 @@
+//! Accepting a request, the bond that comes of it, and every step that is not allowed.
+
+use hyper::Method;
+use hyper::body::Bytes;
+use kith_kernel::days;
+use serde_json::{Value, json};
+
+use crate::support::{Person, TestApp, on_every_engine};
+
+const REQUESTS: &str = "/api/v1/partners/requests";
+
+on_every_engine! {
+    two_people_ask_and_accept,
+    accepting_again_changes_nothing,
+    every_other_request_makes_way,
+    steps_that_are_not_allowed_change_nothing,
+}
+
+async fn send(from: &Person, to: &Person) -> Value {
+    from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await.expect(201)
+}
+
+fn accept_path(request: &Value) -> String {
+    format!("{REQUESTS}/{}/accept", request["id"].as_str().expect("an id"))
+}
+
+async fn accept(who: &Person, request: &Value) -> Value {
+    who.post(&accept_path(request), Value::Null).await.expect(200)
+}
+
+async fn current(who: &Person) -> Value {
+    who.get("/api/v1/partners/current").await.expect(200)["bond"].clone()
+}
+
+async fn status(who: &Person, request: &Value) -> Value {
+    let page = who.get(&format!("{REQUESTS}?limit=100")).await.expect(200);
+    let items = page["items"].as_array().expect("items");
+    items.iter().find(|item| item["id"] == request["id"]).expect("the request")["status"].clone()
+}
+
+/// PRT-01: the whole journey.
+async fn two_people_ask_and_accept(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    assert_eq!(current(&ada).await, Value::Null);
+    let request = send(&ada, &ben).await;
+    assert_eq!(current(&ada).await, Value::Null);
+    app.advance(days(1));
+
+    let accepted = accept(&ben, &request).await;
+    let bond = accepted["bond"].clone();
+    let bond_with = |partner: &Person| {
+        json!({
+            "id": bond["id"], "partner": partner.face(), "since": app.now(), "restored_at": null, "restorations": 0,
+        })
+    };
+    let mut expected = request.clone();
+    expected["status"] = json!("accepted");
+    expected["bond"] = bond_with(&ada);
+    assert_eq!(accepted, expected);
+    for (who, partner) in [(&ada, &ben), (&ben, &ada)] {
+        assert_eq!(current(who).await, bond_with(partner));
+        assert_eq!(status(who, &request).await, "accepted");
+    }
+}
+
+async fn accepting_again_changes_nothing(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let body = json!({ "to": { "user_id": ben.id }, "message": "hello" });
+    let request = ada.post(REQUESTS, body.clone()).await.expect(201);
+    let accepted = accept(&ben, &request).await;
+    let before = app.footprint().await;
+    assert_eq!(accept(&ben, &request).await, accepted);
+    // The sender, who missed the answer, sends again: told how it stands.
+    let again = ada.post(REQUESTS, body).await.expect(200);
+    assert_eq!((&again["id"], &again["status"]), (&request["id"], &json!("accepted")));
+    assert_eq!(again["bond"], current(&ada).await);
+    assert_eq!(app.footprint().await, before);
+}
+
+/// PRT-05: in both directions, of both people, and nobody else's.
+async fn every_other_request_makes_way(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let (eve, dan) = (app.user("eve").await, app.user("dan").await);
+    let winner = send(&ada, &ben).await;
+    let losers = [
+        (send(&eve, &ada).await, &eve),
+        (send(&ada, &dan).await, &ada),
+        (send(&eve, &ben).await, &eve),
+        (send(&ben, &dan).await, &ben),
+    ];
+    let apart = send(&eve, &dan).await;
+    accept(&ben, &winner).await;
+
+    for (loser, sender) in &losers {
+        assert_eq!(status(sender, loser).await, "superseded");
+        let receiver = [&ada, &ben, &dan].into_iter().find(|person| loser["to"] == person.face());
+        let receiver = receiver.expect("one of them");
+        assert_eq!(status(receiver, loser).await, "superseded");
+        receiver.post(&accept_path(loser), Value::Null).await.expect_problem(409, "request_not_pending");
+    }
+    assert_eq!(status(&dan, &apart).await, "pending");
+    accept(&dan, &apart).await;
+    assert_eq!(current(&dan).await["partner"], eve.face());
+
+    let closed: Vec<_> = app
+        .events()
+        .await
+        .into_iter()
+        .filter(|event| event.event.kind == "partner_request.closed")
+        .map(|event| event.event.subject)
+        .collect();
+    let mut expected: Vec<_> = losers.iter().map(|(loser, _)| loser["id"].as_str().expect("an id")).collect();
+    let mut told: Vec<_> = closed.iter().map(String::as_str).collect();
+    expected.sort_unstable();
+    told.sort_unstable();
+    assert_eq!(told, expected);
+}
+
+/// PRT-02, ACC-10: each state that a request can be in, each person, and the one step there is.
+async fn steps_that_are_not_allowed_change_nothing(app: &TestApp) {
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    let (fay, gus) = (app.user("fay").await, app.user("gus").await);
+    let expired = send(&ada, &ben).await;
+    app.advance(days(14));
+    let accepted = send(&ada, &ben).await;
+    let superseded = send(&gus, &ben).await;
+    accept(&ben, &accepted).await;
+    let occupied = send(&gus, &ben).await;
+    let pending = send(&gus, &fay).await;
+    for person in [&ada, &ben, &eve, &fay, &gus] {
+        person.signed_in().await;
+    }
+    let before = app.footprint().await;
+    const STRANGER: (u16, &str) = (404, "not_found");
+    const SENDER: (u16, &str) = (403, "forbidden");
+    const DECIDED: (u16, &str) = (409, "request_not_pending");
+    const OCCUPIED: (u16, &str) = (409, "slot_occupied");
+    for (request, state, who, (http_status, code)) in [
+        (&pending, "pending", &gus, SENDER),
+        (&pending, "pending", &eve, STRANGER),
+        (&occupied, "pending", &ben, OCCUPIED),
+        (&occupied, "pending", &gus, SENDER),
+        (&occupied, "pending", &ada, STRANGER),
+        (&accepted, "accepted", &ada, SENDER),
+        (&accepted, "accepted", &eve, STRANGER),
+        (&expired, "expired", &ben, DECIDED),
+        (&expired, "expired", &ada, SENDER),
+        (&expired, "expired", &eve, STRANGER),
+        (&superseded, "superseded", &ben, DECIDED),
+        (&superseded, "superseded", &gus, SENDER),
+        (&superseded, "superseded", &ada, STRANGER),
+    ] {
+        let answer = who.post(&accept_path(request), Value::Null).await;
+        answer.expect_problem(http_status, code);
+        let sender = if request["from"] == ada.face() { &ada } else { &gus };
+        assert_eq!(status(sender, request).await, state, "after {} tried", who.name);
+    }
+    let nothing = "01900000-0000-7000-8000-000000000000";
+    for id in [nothing, "nonsense", "%00", "..%2f.."] {
+        let answer = ben.post(&format!("{REQUESTS}/{id}/accept"), Value::Null).await;
+        answer.expect_problem(404, "not_found");
+    }
+    app.anonymous().post(&accept_path(&pending), Value::Null).await.expect_problem(401, "unauthenticated");
+    let deleted = fay.send(Method::DELETE, &accept_path(&pending), Bytes::new()).await;
+    deleted.expect_problem(405, "method_not_allowed");
+    assert_eq!(app.footprint().await, before);
+}

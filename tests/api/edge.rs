@@ -1,0 +1,121 @@
+//! What holds for every request: ids, problems of one shape, bounds, and an OpenAPI document that tells the truth.
+
+use hyper::Method;
+use hyper::body::Bytes;
+use hyper::header::CONTENT_TYPE;
+use serde_json::{Value, json};
+
+use crate::support::{PASSWORD, TestApp, X_REQUEST_ID, on_every_engine};
+
+const REGISTER: &str = "/api/v1/auth/register";
+
+on_every_engine! {
+    request_ids_are_echoed_or_made,
+    bodies_that_cannot_be_read_are_refused,
+    what_is_not_there_is_a_problem_too,
+    the_document_lists_what_can_be_called,
+    every_secured_operation_wants_a_token,
+}
+
+/// API-06.
+async fn request_ids_are_echoed_or_made(app: &TestApp) {
+    let echoed = async |sent: &str| {
+        let answer = app.anonymous().with_header(X_REQUEST_ID, sent).get("/api/v1/me").await;
+        let echo = answer.header("x-request-id").expect("an id").to_owned();
+        assert_eq!(answer.expect_problem(401, "unauthenticated")["request_id"], echo);
+        echo
+    };
+    for sane in ["12345678", "my-app_1.2", &"x".repeat(64)] {
+        assert_eq!(echoed(sane).await, sane);
+    }
+    for hostile in ["short", "has space", "quote\"quote", "a;b;c;d;e", &"x".repeat(65)] {
+        let made = echoed(hostile).await;
+        assert_ne!(made, hostile);
+        assert!(made.len() == 32 && made.bytes().all(|byte| byte.is_ascii_hexdigit()), "{made}");
+    }
+    let made = app.anonymous().get("/livez").await;
+    assert!(made.header("x-request-id").is_some_and(|id| id.len() == 32));
+}
+
+/// API-05, API-09.
+async fn bodies_that_cannot_be_read_are_refused(app: &TestApp) {
+    let post = async |body: &[u8]| app.anonymous().send(Method::POST, REGISTER, Bytes::copy_from_slice(body)).await;
+    let good = json!({ "email": "ada@example.org", "password": PASSWORD, "display_name": "Ada" }).to_string();
+    let deep = format!(r#"{{"email": {}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
+    for malformed in ["{", "nonsense", &good[..good.len() - 1], &format!("{good} {good}"), &deep] {
+        post(malformed.as_bytes()).await.expect_problem(400, "malformed_request");
+    }
+    post(b"{\"email\": \"\xff\"}").await.expect_problem(400, "malformed_request");
+    for not_an_object in ["[]", "5", "\"ada\"", "null", "true"] {
+        post(not_an_object.as_bytes()).await.expect_problem(422, "validation_failed");
+    }
+    let doubled = good.replacen('{', r#"{"email": "eve@example.org","#, 1);
+    assert_eq!(post(doubled.as_bytes()).await.expect_faults(), [("/email".into(), "duplicate_field".into())]);
+
+    let large = json!({ "email": "x".repeat(300_000), "password": PASSWORD, "display_name": "Ada" });
+    app.anonymous().post(REGISTER, large).await.expect_problem(413, "body_too_large");
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "application/xml"] {
+        let client = app.anonymous().with_header(CONTENT_TYPE, kind);
+        let answer = client.send(Method::POST, REGISTER, Bytes::from(good.clone())).await;
+        answer.expect_problem(415, "unsupported_media_type");
+    }
+    app.anonymous().post(REGISTER, Value::Null).await.expect_problem(415, "unsupported_media_type");
+    assert_eq!(app.footprint().await, (0, 0));
+}
+
+/// API-05.
+async fn what_is_not_there_is_a_problem_too(app: &TestApp) {
+    for path in ["/", "/api", "/api/v1/nothing", "/api/v1/auth/register/more", "/etc/passwd", "/%2e%2e/secret"] {
+        app.anonymous().get(path).await.expect_problem(404, "not_found");
+    }
+    for (method, path, allowed) in
+        [(Method::GET, REGISTER, "POST"), (Method::DELETE, "/api/v1/me", "GET,HEAD"), (Method::PUT, REGISTER, "POST")]
+    {
+        let answer = app.anonymous().send(method, path, Bytes::new()).await;
+        assert_eq!(answer.header("allow"), Some(allowed), "{path}");
+        answer.expect_problem(405, "method_not_allowed");
+    }
+}
+
+/// API-02.
+async fn the_document_lists_what_can_be_called(app: &TestApp) {
+    let document = app.anonymous().get("/openapi.json").await.expect(200);
+    assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")));
+    for (path, method) in [
+        (REGISTER, "post"),
+        ("/api/v1/auth/login", "post"),
+        ("/api/v1/auth/refresh", "post"),
+        ("/api/v1/me", "get"),
+        ("/api/v1/partners/requests", "post"),
+        ("/api/v1/partners/requests", "get"),
+        ("/api/v1/partners/requests/{id}/accept", "post"),
+        ("/api/v1/partners/current", "get"),
+        ("/livez", "get"),
+        ("/readyz", "get"),
+        ("/api/health", "get"),
+        ("/api/metrics", "get"),
+    ] {
+        assert!(document["paths"][path][method].is_object(), "{method} {path}");
+    }
+}
+
+/// ACC-03: whatever the document says is secured refuses whoever is not signed in.
+async fn every_secured_operation_wants_a_token(app: &TestApp) {
+    let document = app.anonymous().get("/openapi.json").await.expect(200);
+    let mut secured = 0;
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in item.as_object().expect("operations") {
+            if operation["security"].as_array().is_none_or(Vec::is_empty) {
+                continue;
+            }
+            secured += 1;
+            let path = path.replace("{id}", "01900000-0000-7000-8000-000000000000");
+            let method: Method = method.to_uppercase().parse().expect("a method");
+            for client in [app.anonymous(), &app.anonymous().with_token("a.b.c")] {
+                let answer = client.send(method.clone(), &path, Bytes::from_static(b"{}")).await;
+                answer.expect_problem(401, "unauthenticated");
+            }
+        }
+    }
+    assert!(secured >= 5, "only {secured} operations are secured");
+}

@@ -1,0 +1,271 @@
+//! Sending and listing requests: what is sent, who sees it, what is refused, and what time does to it.
+
+use std::time::Duration;
+
+use kith_kernel::days;
+use serde_json::{Value, json};
+
+use crate::support::{Person, TestApp, on_every_engine};
+
+const REQUESTS: &str = "/api/v1/partners/requests";
+
+on_every_engine! {
+    a_request_is_seen_by_both_and_by_nobody_else,
+    the_same_request_again_changes_nothing,
+    requests_that_cannot_be_sent,
+    crossed_requests_become_a_bond,
+    whoever_has_a_partner_cannot_ask,
+    a_receiver_with_a_partner_looks_free,
+    a_request_expires_after_fourteen_days,
+    an_expired_request_makes_way,
+    lists_come_in_pages,
+    lists_refuse_what_they_do_not_know,
+}
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+async fn send(from: &Person, to: &Person) -> Value {
+    from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await.expect(201)
+}
+
+async fn list(of: &Person, query: &str) -> Vec<Value> {
+    let page = of.get(&format!("{REQUESTS}?{query}")).await.expect(200);
+    page["items"].as_array().expect("items").clone()
+}
+
+/// PRT-01.
+async fn a_request_is_seen_by_both_and_by_nobody_else(app: &TestApp) {
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    let body = json!({ "to": { "user_id": ben.id }, "message": "  Will you?\nI would.  " });
+    let sent = ada.post(REQUESTS, body).await.expect(201);
+    assert_eq!(
+        sent,
+        json!({
+            "id": sent["id"], "from": ada.face(), "to": ben.face(), "status": "pending",
+            "message": "Will you?\nI would.", "created_at": app.now(), "expires_at": app.now() + days(14),
+            "restorable_until": null,
+        })
+    );
+    for (who, incoming, outgoing) in [(&ada, false, true), (&ben, true, false), (&eve, false, false)] {
+        let there = |is: bool| if is { vec![sent.clone()] } else { vec![] };
+        assert_eq!(list(who, "direction=incoming").await, there(incoming), "{}", who.name);
+        assert_eq!(list(who, "direction=outgoing").await, there(outgoing), "{}", who.name);
+        assert_eq!(list(who, "").await, there(incoming || outgoing), "{}", who.name);
+        assert_eq!(list(who, "status=pending").await, there(incoming || outgoing), "{}", who.name);
+        assert_eq!(list(who, "status=accepted").await, there(false), "{}", who.name);
+    }
+}
+
+async fn the_same_request_again_changes_nothing(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let body = json!({ "to": { "user_id": ben.id }, "message": "hello" });
+    let sent = ada.post(REQUESTS, body.clone()).await.expect(201);
+    let before = app.footprint().await;
+    assert_eq!(ada.post(REQUESTS, body).await.expect(200), sent);
+    for other in [json!("other words"), json!(null)] {
+        let body = json!({ "to": { "user_id": ben.id }, "message": other });
+        ada.post(REQUESTS, body).await.expect_problem(409, "request_pending");
+    }
+    assert_eq!(list(&ben, "").await, [sent]);
+    assert_eq!(app.footprint().await, before);
+}
+
+/// PRT-02, API-08.
+async fn requests_that_cannot_be_sent(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let before = app.footprint().await;
+    let nobody = "01900000-0000-7000-8000-000000000000";
+    ada.post(REQUESTS, json!({ "to": { "user_id": nobody } })).await.expect_problem(404, "not_found");
+    let table = [
+        (json!({ "to": { "user_id": ada.id } }), "/to/user_id", "self"),
+        (json!({ "to": { "user_id": "somebody" } }), "/to/user_id", "invalid"),
+        (json!({ "to": { "user_id": 5 } }), "/to/user_id", "wrong_type"),
+        (json!({ "to": {} }), "/to/user_id", "missing"),
+        (json!({}), "/to", "missing"),
+        (json!({ "to": { "user_id": ben.id, "nickname": "b" } }), "/to/nickname", "unknown_field"),
+        (json!({ "to": { "user_id": ben.id }, "status": "accepted" }), "/status", "unknown_field"),
+        (json!({ "to": { "user_id": ben.id }, "message": "x".repeat(501) }), "/message", "too_long"),
+        (json!({ "to": { "user_id": ben.id }, "message": "a\u{0}b" }), "/message", "forbidden_character"),
+        (json!({ "to": { "user_id": ben.id }, "message": 5 }), "/message", "wrong_type"),
+    ];
+    for (body, pointer, code) in table {
+        let faults = ada.post(REQUESTS, body.clone()).await.expect_faults();
+        assert_eq!(faults, [(pointer.to_owned(), code.to_owned())], "{body}");
+    }
+    app.anonymous()
+        .post(REQUESTS, json!({ "to": { "user_id": ben.id } }))
+        .await
+        .expect_problem(401, "unauthenticated");
+    assert_eq!(list(&ben, "").await, [] as [Value; 0]);
+    assert_eq!(app.footprint().await, before);
+}
+
+async fn crossed_requests_become_a_bond(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let first = send(&ada, &ben).await;
+    app.advance(MILLISECOND);
+    let body = json!({ "to": { "user_id": ada.id }, "message": "me too" });
+    let crossed = ben.post(REQUESTS, body.clone()).await.expect(201);
+    let bond = crossed["bond"].clone();
+    assert_eq!(
+        bond,
+        json!({
+            "id": bond["id"], "partner": ada.face(), "since": app.now(), "restored_at": null, "restorations": 0,
+        })
+    );
+    assert_eq!(
+        crossed,
+        json!({
+            "id": crossed["id"], "from": ben.face(), "to": ada.face(), "status": "accepted", "message": "me too",
+            "created_at": app.now(), "expires_at": app.now() + days(14), "restorable_until": null, "bond": bond,
+        })
+    );
+    let current = async |who: &Person| who.get("/api/v1/partners/current").await.expect(200)["bond"].clone();
+    assert_eq!(current(&ben).await, bond);
+    assert_eq!(current(&ada).await["id"], bond["id"]);
+    assert_eq!(current(&ada).await["partner"], ben.face());
+
+    let accepted = list(&ada, "status=accepted").await;
+    let ids: Vec<_> = accepted.iter().map(|request| &request["id"]).collect();
+    assert_eq!(ids, [&crossed["id"], &first["id"]]);
+
+    // Either one's request, sent again, answers as it did: both led to the bond.
+    let before = app.footprint().await;
+    assert_eq!(ben.post(REQUESTS, body).await.expect(200), crossed);
+    let again = ada.post(REQUESTS, json!({ "to": { "user_id": ben.id } })).await.expect(200);
+    assert_eq!((&again["id"], &again["bond"]["id"]), (&first["id"], &bond["id"]));
+    assert_eq!(app.footprint().await, before);
+}
+
+/// PRT-05.
+async fn whoever_has_a_partner_cannot_ask(app: &TestApp) {
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    send(&ada, &ben).await;
+    send(&ben, &ada).await;
+    let before = app.footprint().await;
+    for sender in [&ada, &ben] {
+        let body = json!({ "to": { "user_id": eve.id } });
+        sender.post(REQUESTS, body).await.expect_problem(409, "slot_occupied");
+    }
+    // Nor the partner again, in other words than those that led here.
+    let body = json!({ "to": { "user_id": ben.id }, "message": "once more" });
+    ada.post(REQUESTS, body).await.expect_problem(409, "slot_occupied");
+    assert_eq!(app.footprint().await, before);
+}
+
+/// PRT-05.
+async fn a_receiver_with_a_partner_looks_free(app: &TestApp) {
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    send(&ada, &ben).await;
+    send(&ben, &ada).await;
+    let request = send(&eve, &ben).await;
+    assert_eq!(request["status"], "pending");
+    let before = app.footprint().await;
+    let accept = format!("{REQUESTS}/{}/accept", request["id"].as_str().expect("an id"));
+    ben.post(&accept, Value::Null).await.expect_problem(409, "slot_occupied");
+    assert_eq!(list(&ben, "direction=incoming&status=pending").await, [request]);
+    assert_eq!(app.footprint().await, before);
+}
+
+async fn a_request_expires_after_fourteen_days(app: &TestApp) {
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    let to_ben = send(&ada, &ben).await;
+    let accept = |request: &Value| format!("{REQUESTS}/{}/accept", request["id"].as_str().expect("an id"));
+    app.advance(days(14) - MILLISECOND);
+    let to_eve = send(&ada, &eve).await;
+    assert_eq!(list(&ada, "status=pending").await, [to_eve.clone(), to_ben.clone()]);
+    assert_eq!(list(&ada, "status=expired").await, [] as [Value; 0]);
+
+    app.advance(MILLISECOND);
+    let mut expired = to_ben.clone();
+    expired["status"] = json!("expired");
+    for person in [&ada, &ben] {
+        person.signed_in().await;
+    }
+    let before = app.footprint().await;
+    assert_eq!(list(&ada, "status=pending").await, [to_eve.clone()]);
+    assert_eq!(list(&ada, "status=expired").await, [expired.clone()]);
+    assert_eq!(list(&ben, "").await, [expired]);
+    ben.post(&accept(&to_ben), Value::Null).await.expect_problem(409, "request_not_pending");
+    assert_eq!(app.footprint().await, before);
+
+    // The last moment of the other one.
+    app.advance(days(14) - MILLISECOND - MILLISECOND);
+    eve.post(&accept(&to_eve), Value::Null).await.expect(200);
+}
+
+async fn an_expired_request_makes_way(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let first = send(&ada, &ben).await;
+    app.advance(days(14));
+    // No crossing: what Ada asked no longer counts.
+    let second = send(&ben, &ada).await;
+    assert_eq!((&second["status"], &second["bond"]), (&json!("pending"), &Value::Null));
+    app.advance(days(14));
+    let third = send(&ben, &ada).await;
+    let statuses: Vec<_> = list(&ada, "")
+        .await
+        .iter()
+        .map(|request| (request["id"].clone(), request["status"].clone()))
+        .collect();
+    let expected = [(&third, "pending"), (&second, "expired"), (&first, "expired")];
+    assert_eq!(statuses, expected.map(|(request, status)| (request["id"].clone(), json!(status))));
+    assert_eq!(list(&ada, "status=expired").await.len(), 2);
+}
+
+/// API-04.
+async fn lists_come_in_pages(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let mut newest_first = Vec::new();
+    for (n, other) in app.crowd("other", 7).await.iter().enumerate() {
+        // Two nodes order what they make in one millisecond each for itself.
+        app.advance(MILLISECOND);
+        newest_first.insert(0, if n % 2 == 0 { send(&ada, other).await } else { send(other, &ada).await });
+    }
+    let side = |user: &str| -> Vec<Value> {
+        newest_first.iter().filter(|request| request[user]["id"] == ada.id).cloned().collect()
+    };
+    for (filter, expected) in [
+        ("", newest_first.clone()),
+        ("&direction=incoming", side("to")),
+        ("&direction=outgoing", side("from")),
+        ("&direction=outgoing&status=pending", side("from")),
+    ] {
+        let mut seen = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let page = ada.get(&format!("{REQUESTS}?limit=2{filter}{cursor}")).await.expect(200);
+            let items = page["items"].as_array().expect("items").clone();
+            let last = page["next_cursor"].is_null();
+            assert!(if last { items.len() <= 2 } else { items.len() == 2 }, "{page:#}");
+            seen.extend(items);
+            if last {
+                break;
+            }
+            cursor = format!("&cursor={}", page["next_cursor"].as_str().expect("a cursor"));
+        }
+        assert_eq!(seen, expected, "{filter}");
+    }
+    assert_eq!(list(&ada, "limit=100000").await, newest_first);
+}
+
+/// API-04.
+async fn lists_refuse_what_they_do_not_know(app: &TestApp) {
+    let ada = app.user("ada").await;
+    for (query, pointer) in [
+        ("limit=0", "?limit"),
+        ("limit=-1", "?limit"),
+        ("limit=many", "?limit"),
+        ("cursor=nonsense", "?cursor"),
+        ("cursor=IjEi", "?cursor"),
+        ("direction=sideways", "?direction"),
+        ("status=PENDING", "?status"),
+        ("status=%27%20OR%201%3D1--", "?status"),
+        ("sort=created_at", "?sort"),
+        ("limit=1&limit=2", "?limit"),
+    ] {
+        let answer = ada.get(&format!("{REQUESTS}?{query}")).await;
+        let problem = answer.expect_problem(400, "malformed_request");
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{query}: {problem:#}");
+    }
+}

@@ -1,0 +1,180 @@
+//! Servers in this process, with a database and a clock of their own, and the people who use them.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use hyper::Method;
+use kith::{Running, Seams};
+use kith_kernel::{Clock as _, ManualClock, Sources, SystemRandom, TimeOrderedIds, Timestamp};
+use kith_platform::config::{Config, Secret};
+use kith_store::Store;
+use kith_store::testing::TestDatabase;
+use serde_json::{Value, json};
+
+use super::{Answer, Client, Engine};
+
+/// 2026-01-01T00:00:00Z: no scenario starts at another time.
+const BEGINNING: Timestamp = Timestamp::from_millis(1_767_225_600_000);
+/// What everybody's password is.
+pub const PASSWORD: &str = "correct horse";
+
+/// One or two servers on one database, and a clock that they share.
+pub struct TestApp {
+    client: Client,
+    clock: Arc<ManualClock>,
+    nodes: Vec<Running>,
+    // Last, so that it goes after those who use it.
+    _database: TestDatabase,
+}
+
+impl TestApp {
+    /// Runs a scenario on `engine`, if that is to be had, and stops the servers after it.
+    pub async fn run(engine: Engine, scenario: impl AsyncFnOnce(&Self)) {
+        if !engine.is_chosen() {
+            eprintln!("left out: this run does without PostgreSQL");
+            return;
+        }
+        let app = Self::start(engine).await;
+        scenario(&app).await;
+        for node in app.nodes {
+            node.stop().await;
+        }
+    }
+
+    async fn start(engine: Engine) -> Self {
+        let database = engine.database().await;
+        let clock = Arc::new(ManualClock::at(BEGINNING));
+        let mut nodes = Vec::new();
+        for _ in 0..if engine == Engine::Pair { 2 } else { 1 } {
+            let sources = Sources {
+                clock: clock.clone(),
+                ids: Arc::new(TimeOrderedIds::new(SystemRandom)),
+                random: Arc::new(SystemRandom),
+            };
+            let seams = Seams { sources: Some(sources), rehearse: true };
+            nodes.push(kith::start(config(&database), seams).await.expect("a server"));
+        }
+        let client = Client::new(nodes.iter().map(|node| node.addr).collect::<Vec<_>>());
+        Self { client, clock, nodes, _database: database }
+    }
+
+    /// Somebody who is not signed in.
+    pub fn anonymous(&self) -> &Client {
+        &self.client
+    }
+
+    /// Registers `name` with the address `name@example.org`.
+    pub async fn user(&self, name: &str) -> Person {
+        let email = format!("{name}@example.org");
+        let body = json!({ "email": email, "password": PASSWORD, "display_name": name });
+        let answer = self.client.post("/api/v1/auth/register", body).await.expect(201);
+        let id = answer["user"]["id"].as_str().expect("an id").to_owned();
+        let session = Mutex::new(Session::new(&answer, self.clock.now()));
+        Person { id, name: name.to_owned(), email, session, client: self.client.clone(), clock: self.clock.clone() }
+    }
+
+    /// Registers `count` people: `name0`, `name1`, and so on.
+    pub async fn crowd(&self, name: &str, count: usize) -> Vec<Person> {
+        let mut people = Vec::with_capacity(count);
+        for n in 0..count {
+            people.push(self.user(&format!("{name}{n}")).await);
+        }
+        people
+    }
+
+    /// Lets time pass.
+    pub fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    /// The present moment.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The database, through the first node.
+    pub fn db(&self) -> &Store {
+        &self.nodes[0].app.db
+    }
+}
+
+fn config(database: &TestDatabase) -> Config {
+    let mut config = Config::default();
+    config.server.listen = ([127, 0, 0, 1], 0).into();
+    config.server.drain_ms = 0;
+    config.database.url = Secret::new(database.url());
+    config.database.write_threads = 8;
+    config.database.read_threads = 4;
+    if let Some(folder) = database.folder() {
+        config.data.folder = folder.to_owned();
+    }
+    config.auth.password_memory_kib = 8;
+    config.auth.password_iterations = 1;
+    config
+}
+
+/// Somebody with an account.
+pub struct Person {
+    /// Their user id.
+    pub id: String,
+    /// Their display name.
+    pub name: String,
+    /// Their address.
+    pub email: String,
+    session: Mutex<Session>,
+    client: Client,
+    clock: Arc<ManualClock>,
+}
+
+struct Session {
+    access_token: String,
+    started: Timestamp,
+    lasts: Duration,
+}
+
+impl Session {
+    fn new(sign_in: &Value, now: Timestamp) -> Self {
+        let access_token = sign_in["access_token"].as_str().expect("a token").to_owned();
+        let lasts = Duration::from_secs(sign_in["expires_in"].as_u64().expect("seconds"));
+        Self { access_token, started: now, lasts }
+    }
+}
+
+impl Person {
+    /// GET, signed in.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.signed_in().await.get(path).await
+    }
+
+    /// POST of JSON, signed in; `Null` is an empty body.
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.signed_in().await.post(path, body).await
+    }
+
+    /// Anything, signed in.
+    pub async fn send(&self, method: Method, path: &str, body: Bytes) -> Answer {
+        self.signed_in().await.send(method, path, body).await
+    }
+
+    /// How others see them: what answers hold for them.
+    pub fn face(&self) -> Value {
+        json!({ "id": self.id, "display_name": self.name })
+    }
+
+    /// A client with a token that is valid: time that has passed may have made another log-in necessary.
+    pub async fn signed_in(&self) -> Client {
+        let now = self.clock.now();
+        let expired = {
+            let session = self.session.lock().expect("no panic before");
+            now.since(session.started) >= session.lasts
+        };
+        if expired {
+            let body = json!({ "email": self.email, "password": PASSWORD });
+            let answer = self.client.post("/api/v1/auth/login", body).await.expect(200);
+            *self.session.lock().expect("no panic before") = Session::new(&answer, now);
+        }
+        let session = self.session.lock().expect("no panic before");
+        self.client.with_token(&session.access_token)
+    }
+}

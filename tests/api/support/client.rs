@@ -1,0 +1,127 @@
+//! A small HTTP client: asks one node after the other, and knows what a problem has to look like.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+
+/// Names a request; the answer, the log and the audit entry repeat it.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Asks the nodes of one app, in turn. Clones share the connections and the turn.
+#[derive(Clone)]
+pub struct Client {
+    http: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
+    nodes: Arc<[SocketAddr]>,
+    turn: Arc<AtomicUsize>,
+    headers: HeaderMap,
+}
+
+/// What a server answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body, `Null` if there was none.
+    pub body: Value,
+}
+
+impl Client {
+    /// Asks `nodes` in turn.
+    pub fn new(nodes: impl Into<Arc<[SocketAddr]>>) -> Self {
+        // A request that the server dropped must be seen to be dropped.
+        let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+            .retry_canceled_requests(false)
+            .build_http();
+        Self { http, nodes: nodes.into(), turn: Arc::default(), headers: HeaderMap::new() }
+    }
+
+    /// The same client, sending `value` as `name` with each request.
+    pub fn with_header(&self, name: HeaderName, value: &str) -> Self {
+        let mut with = self.clone();
+        with.headers.insert(name, HeaderValue::from_str(value).expect("a header value"));
+        with
+    }
+
+    /// The same client, signed in with `token`.
+    pub fn with_token(&self, token: &str) -> Self {
+        self.with_header(AUTHORIZATION, &format!("Bearer {token}"))
+    }
+
+    /// GET.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, Bytes::new()).await
+    }
+
+    /// POST of JSON; `Null` is an empty body.
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        let bytes = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+        self.send(Method::POST, path, bytes).await
+    }
+
+    /// Anything, of which only `application/json` goes without saying.
+    pub async fn send(&self, method: Method, path: &str, body: Bytes) -> Answer {
+        let node = self.nodes[self.turn.fetch_add(1, Ordering::Relaxed) % self.nodes.len()];
+        let mut request = Request::new(Full::new(body.clone()));
+        *request.method_mut() = method;
+        *request.uri_mut() = format!("http://{node}{path}").parse().expect("a path");
+        if !body.is_empty() {
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        request.headers_mut().extend(self.headers.clone());
+        let answer = self.http.request(request).await.expect("an answer");
+        let (head, body) = answer.into_parts();
+        let bytes = body.collect().await.expect("the whole body").to_bytes();
+        let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).expect("JSON") };
+        Answer { status: head.status.as_u16(), headers: head.headers, body }
+    }
+}
+
+impl Answer {
+    /// The body of an answer that has to have this status.
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{:#}", self.body);
+        self.body
+    }
+
+    /// The body of a refusal, which has to have this status and code and the shape that all problems have (API-05).
+    #[track_caller]
+    pub fn expect_problem(self, status: u16, code: &str) -> Value {
+        assert_eq!((self.status, self.body["code"].as_str()), (status, Some(code)), "{:#}", self.body);
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        assert_eq!(self.body["status"], status);
+        assert_eq!(self.body["request_id"].as_str(), self.header("x-request-id"));
+        for text in ["type", "title", "detail"] {
+            assert!(self.body[text].as_str().is_some_and(|text| !text.is_empty()), "{text}: {:#}", self.body);
+        }
+        let known = ["type", "title", "status", "detail", "code", "errors", "request_id"];
+        for key in self.body.as_object().expect("an object").keys() {
+            assert!(known.contains(&key.as_str()), "{key} in {:#}", self.body);
+        }
+        self.body
+    }
+
+    /// The faults that a 422 names, as `(pointer, code)`.
+    #[track_caller]
+    pub fn expect_faults(self) -> Vec<(String, String)> {
+        let problem = self.expect_problem(422, "validation_failed");
+        let text = |fault: &Value, key: &str| fault[key].as_str().expect("text").to_owned();
+        let faults = problem["errors"].as_array().expect("faults");
+        faults.iter().map(|fault| (text(fault, "pointer"), text(fault, "code"))).collect()
+    }
+
+    /// A header as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().expect("text"))
+    }
+}

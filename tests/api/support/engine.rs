@@ -1,0 +1,94 @@
+//! On which databases scenarios run, and the macro that runs them on each.
+
+use std::sync::{Arc, Weak};
+
+use kith::modules;
+use kith_store::testing::TestDatabase;
+use tokio::sync::Mutex;
+
+/// The address of a database on a PostgreSQL server where tests may make their own.
+const POSTGRES: &str = "KITH_TEST_POSTGRES";
+/// Set to 1 by whoever chooses to do without one.
+const SQLITE_ONLY: &str = "KITH_TEST_SQLITE_ONLY";
+
+/// Where a scenario runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// One server on SQLite.
+    Sqlite,
+    /// One server on PostgreSQL.
+    Postgres,
+    /// Two servers on one PostgreSQL; requests go to them in turn.
+    Pair,
+}
+
+/// The server to make databases on; `None` if tests were told to do without.
+pub fn admin_url() -> Option<String> {
+    match std::env::var(POSTGRES) {
+        Ok(url) => Some(url),
+        Err(_) if std::env::var(SQLITE_ONLY).is_ok_and(|value| value == "1") => None,
+        Err(_) => panic!(
+            "{POSTGRES} is not set. Run `cargo xtask test`, which starts PostgreSQL, or set {SQLITE_ONLY}=1 to do without."
+        ),
+    }
+}
+
+impl Engine {
+    /// Whether this one can be had here.
+    pub fn is_chosen(self) -> bool {
+        self == Self::Sqlite || admin_url().is_some()
+    }
+
+    /// An empty folder, or a migrated database of its own.
+    pub async fn database(self) -> TestDatabase {
+        match self {
+            Self::Sqlite => TestDatabase::sqlite(),
+            Self::Postgres | Self::Pair => {
+                let template = template().await;
+                TestDatabase::postgres_from(&template).await.expect("a copy of the template")
+            }
+        }
+    }
+}
+
+/// The migrated database that others are copied from: made once, and gone when no test uses it.
+async fn template() -> Arc<TestDatabase> {
+    static TEMPLATE: Mutex<Weak<TestDatabase>> = Mutex::const_new(Weak::new());
+    let mut kept = TEMPLATE.lock().await;
+    if let Some(template) = kept.upgrade() {
+        return template;
+    }
+    let admin_url = admin_url().expect("only asked for where it is chosen");
+    let template = TestDatabase::postgres(&admin_url).await.expect("a database on the server");
+    template.migrate(modules::migrations()).await.expect("migrations that apply");
+    let template = Arc::new(template);
+    *kept = Arc::downgrade(&template);
+    template
+}
+
+/// Runs each scenario, `async fn name(app: &TestApp)`, as the tests `name::sqlite`, `name::postgres` and `name::pair`.
+/// A scenario that is not listed is dead code, and so an error.
+macro_rules! on_every_engine {
+    ($($scenario:ident),+ $(,)?) => {$(
+        mod $scenario {
+            use crate::support::{Engine, TestApp};
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                TestApp::run(Engine::Sqlite, super::$scenario).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                TestApp::run(Engine::Postgres, super::$scenario).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn pair() {
+                TestApp::run(Engine::Pair, super::$scenario).await;
+            }
+        }
+    )+};
+}
+
+pub(crate) use on_every_engine;

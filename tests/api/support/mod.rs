@@ -1,0 +1,11 @@
+//! What scenarios stand on: servers and their databases, people, answers, and the traces that changes leave.
+
+mod app;
+mod client;
+mod engine;
+mod trace;
+
+pub use app::{PASSWORD, Person, TestApp};
+pub use client::{Answer, Client, X_REQUEST_ID};
+pub use engine::{Engine, on_every_engine};
+pub use trace::AuditLine;

@@ -1,0 +1,118 @@
+//! What changes leave beside their rows: an audit entry and events with each, nothing with a refusal, all in order.
+
+use kith_kernel::UserId;
+use serde_json::{Value, json};
+
+use crate::support::{AuditLine, Person, TestApp, X_REQUEST_ID, on_every_engine};
+
+const REQUESTS: &str = "/api/v1/partners/requests";
+
+on_every_engine! {
+    each_change_leaves_its_audit_entries_and_events,
+    positions_are_dense_and_the_audit_chain_holds,
+}
+
+/// What one request left behind.
+struct Trace {
+    /// Who did what to what.
+    audit: Vec<(String, &'static str, String)>,
+    /// What happened to what, and who is told.
+    events: Vec<(&'static str, String, Vec<String>)>,
+}
+
+async fn check_trace(app: &TestApp, request_id: &str, expected: Trace) {
+    let audit: Vec<AuditLine> =
+        app.audit().await.into_iter().filter(|line| line.request_id == request_id).collect();
+    let audit: Vec<_> = audit.iter().map(|line| (line.actor.clone(), &*line.action, line.object.clone())).collect();
+    assert_eq!(audit, expected.audit, "audit of {request_id}");
+    let events: Vec<_> = app.events().await.into_iter().map(|sequenced| sequenced.event).collect();
+    let events: Vec<_> = events
+        .iter()
+        .filter(|event| event.request_id == request_id)
+        .map(|event| {
+            let recipients: Vec<String> = event.recipients.iter().map(UserId::to_string).collect();
+            (&*event.kind, event.subject.clone(), recipients)
+        })
+        .collect();
+    assert_eq!(events, expected.events, "events of {request_id}");
+}
+
+fn id(value: &Value) -> String {
+    value["id"].as_str().expect("an id").to_owned()
+}
+
+async fn post(who: &Person, request_id: &str, path: &str, body: Value) -> Value {
+    let client = who.signed_in().await.with_header(X_REQUEST_ID, request_id);
+    client.post(path, body).await.body
+}
+
+/// API-06, and "one change, one transaction".
+async fn each_change_leaves_its_audit_entries_and_events(app: &TestApp) {
+    let body = json!({ "email": "new@example.org", "password": "correct horse", "display_name": "New" });
+    let client = app.anonymous().with_header(X_REQUEST_ID, "test-register");
+    let user = id(&client.post("/api/v1/auth/register", body).await.expect(201)["user"]);
+    let lines: Vec<_> = app.audit().await;
+    let session = lines.iter().find(|line| line.action == "session.started").expect("a session").object.clone();
+    let anonymous = || "anonymous".to_owned();
+    check_trace(
+        app,
+        "test-register",
+        Trace {
+            audit: vec![
+                (anonymous(), "account.registered", user.clone()),
+                (anonymous(), "session.started", session),
+            ],
+            events: vec![("account.registered", user.clone(), vec![user])],
+        },
+    )
+    .await;
+
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    let by = |person: &Person| format!("user:{}", person.id);
+    let both = |one: &Person, other: &Person| vec![one.id.clone(), other.id.clone()];
+    let sent = post(&ada, "test-send", REQUESTS, json!({ "to": { "user_id": ben.id } })).await;
+    check_trace(
+        app,
+        "test-send",
+        Trace {
+            audit: vec![(by(&ada), "partner_request.created", id(&sent))],
+            events: vec![("partner_request.created", id(&sent), both(&ada, &ben))],
+        },
+    )
+    .await;
+
+    let other = post(&eve, "test-other", REQUESTS, json!({ "to": { "user_id": ada.id } })).await;
+    let accept = format!("{REQUESTS}/{}/accept", id(&sent));
+    let refused = post(&eve, "test-refused", &accept, Value::Null).await;
+    assert_eq!(refused["code"], "not_found");
+    check_trace(app, "test-refused", Trace { audit: vec![], events: vec![] }).await;
+
+    let accepted = post(&ben, "test-accept", &accept, Value::Null).await;
+    let bond = id(&accepted["bond"]);
+    let audit = vec![
+        (by(&ben), "partner_request.accepted", id(&sent)),
+        (by(&ben), "partner_request.superseded", id(&other)),
+        (by(&ben), "bond.created", bond.clone()),
+    ];
+    let events = vec![
+        ("partner_request.accepted", id(&sent), both(&ada, &ben)),
+        ("partner_request.closed", id(&other), both(&eve, &ada)),
+        ("bond.created", bond, both(&ada, &ben)),
+    ];
+    check_trace(app, "test-accept", Trace { audit, events }).await;
+}
+
+async fn positions_are_dense_and_the_audit_chain_holds(app: &TestApp) {
+    let people = app.crowd("person", 6).await;
+    for (from, to) in [(0, 1), (2, 3), (4, 5), (1, 0), (3, 2)] {
+        let body = json!({ "to": { "user_id": people[to].id } });
+        people[from].post(REQUESTS, body).await.expect(201);
+    }
+    let events = app.events().await;
+    let positions: Vec<_> = events.iter().map(|event| event.position).collect();
+    assert_eq!(positions, (1..=events.len() as i64).collect::<Vec<_>>());
+    // 6 accounts, 3 requests, and two crossings with two accepted requests and a bond each.
+    assert_eq!(events.len(), 6 + 3 + 2 * 3);
+    let entries = app.audit().await.len() as i64;
+    assert_eq!(app.db().verify_audit().await.expect("a chain that holds"), entries);
+}

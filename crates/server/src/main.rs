@@ -1,2 +1,5 @@
-//! x
-fn main() {}
+//! The `kith` binary. Everything it does is in the library beside it.
+
+fn main() -> std::process::ExitCode {
+    kith::cli::run()
+}

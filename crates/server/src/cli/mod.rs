@@ -1,0 +1,133 @@
+//! The command line: what can be typed, and what is done then. Exit code 1 is a failure, 2 a wrong command or setting.
+
+mod migrate;
+mod serve;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use kith_platform::config::{Config, ConfigError, Flag, Inputs};
+use kith_platform::http::openapi;
+
+use crate::modules::MODULES;
+
+const FAILURE: u8 = 1;
+const WRONG_INPUT: u8 = 2;
+
+/// The self-hosted backend for apps that connect people.
+#[derive(Debug, Parser)]
+#[command(name = "kith", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the server
+    Serve(serve::Serve),
+    /// Look at or change the database schema
+    Migrate(migrate::Migrate),
+    /// Look at the configuration
+    Config(ConfigArgs),
+    /// Print the OpenAPI document
+    Openapi,
+}
+
+/// Where settings come from, and the two that every command needs.
+#[derive(Debug, Args)]
+struct Settings {
+    /// Configuration file (TOML); ./kith.toml if it exists
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data folder
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+    /// `sqlite`, or `postgres://…` (with a password in it, better as KITH__DATABASE__URL or its _FILE)
+    #[arg(long, value_name = "DATABASE")]
+    database: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Read every source and say whether a server could start from it
+    Check(Settings),
+}
+
+impl Settings {
+    fn load(self, more: Vec<Flag>) -> Result<Config, ConfigError> {
+        let mut flags = more;
+        if let Some(folder) = self.data {
+            let value = folder.to_string_lossy().into_owned().into();
+            flags.push(Flag { name: "--data", key: "data.folder", value });
+        }
+        if let Some(url) = self.database {
+            flags.push(Flag { name: "--database", key: "database.url", value: url.into() });
+        }
+        Config::load(&Inputs { file: self.config, flags, ..Inputs::from_env() })
+    }
+}
+
+/// Why a command did not do what was asked.
+#[derive(Debug)]
+enum Failure {
+    /// The input is wrong.
+    Input(ConfigError),
+    /// Something is in the way.
+    Other(anyhow::Error),
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Input(error)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// Does what the command line says.
+pub fn run() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(serve) => serve.run(),
+        Command::Migrate(migrate) => migrate.run(),
+        Command::Config(ConfigArgs { command: ConfigCommand::Check(settings) }) => check(settings),
+        Command::Openapi => print_openapi(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Input(error)) => fail(&error, WRONG_INPUT),
+        Err(Failure::Other(error)) => fail(&format_args!("{error:#}"), FAILURE),
+    }
+}
+
+fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
+    eprintln!("kith: {error}");
+    ExitCode::from(code)
+}
+
+fn check(settings: Settings) -> Result<(), Failure> {
+    settings.load(Vec::new())?;
+    print("The configuration is valid.")
+}
+
+fn print_openapi() -> Result<(), Failure> {
+    let json = openapi::to_json(&openapi::document(MODULES));
+    print(&String::from_utf8_lossy(&json))
+}
+
+/// A line on standard output. Whoever reads it may have gone away; that is no reason to panic.
+fn print(line: &str) -> Result<(), Failure> {
+    writeln!(std::io::stdout(), "{line}").map_err(|error| Failure::Other(error.into()))
+}

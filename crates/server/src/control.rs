@@ -1,0 +1,88 @@
+//! What a running server answers to commands that come through the socket in its data folder, and how they ask.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use kith_kernel::Timestamp;
+use kith_platform::App;
+use kith_store::{ControlHandler, ControlSocket, EngineKind, MigrationState, MigrationStatus, control_call};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A command.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+enum Command {
+    MigrateStatus,
+}
+
+/// What comes back.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Reply {
+    Migrations(Vec<Line>),
+    Refused(String),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Line {
+    name: String,
+    applied_at: Option<Timestamp>,
+    known: bool,
+}
+
+/// Listens in the data folder, if there is one that this server holds.
+pub(crate) fn listen(app: &App) -> io::Result<Option<ControlSocket>> {
+    if app.db.kind() != EngineKind::Sqlite {
+        return Ok(None);
+    }
+    let folder = app.config.data.folder.clone();
+    let app = app.clone();
+    let handler: ControlHandler = Arc::new(move |request| {
+        let app = app.clone();
+        Box::pin(async move { serde_json::to_value(answer(&app, request).await).unwrap_or_default() })
+    });
+    ControlSocket::listen(&folder, handler).map(Some)
+}
+
+async fn answer(app: &App, request: Value) -> Reply {
+    match serde_json::from_value(request) {
+        Ok(Command::MigrateStatus) => match app.migrations().await {
+            Ok(all) => Reply::Migrations(all.into_iter().map(Line::from).collect()),
+            Err(error) => Reply::Refused(error.to_string()),
+        },
+        Err(error) => Reply::Refused(format!("the running server does not know this command: {error}")),
+    }
+}
+
+/// Asks the server that holds `folder` how its migrations stand; None if none answers there.
+pub(crate) async fn ask_migrations(folder: &Path) -> io::Result<Option<Vec<MigrationStatus>>> {
+    let request = serde_json::to_value(Command::MigrateStatus)?;
+    let Some(reply) = control_call(folder, &request).await? else { return Ok(None) };
+    match serde_json::from_value(reply)? {
+        Reply::Migrations(lines) => Ok(Some(lines.into_iter().map(MigrationStatus::from).collect())),
+        Reply::Refused(why) => Err(io::Error::other(why)),
+    }
+}
+
+impl From<MigrationStatus> for Line {
+    fn from(status: MigrationStatus) -> Self {
+        let applied_at = match status.state {
+            MigrationState::Applied { at } => Some(at),
+            _ => None,
+        };
+        Self { name: status.name, applied_at, known: status.state != MigrationState::Unknown }
+    }
+}
+
+impl From<Line> for MigrationStatus {
+    fn from(line: Line) -> Self {
+        let state = match (line.applied_at, line.known) {
+            (Some(at), _) => MigrationState::Applied { at },
+            (None, true) => MigrationState::Pending,
+            (None, false) => MigrationState::Unknown,
+        };
+        Self { name: line.name, state }
+    }
+}

@@ -1,0 +1,74 @@
+//! Takes the address to listen on, and in development the next free port if nobody chose one.
+
+use std::io;
+use std::net::SocketAddr;
+
+use kith_platform::config::Config;
+use tokio::net::{TcpListener, TcpSocket};
+
+use crate::StartError;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
+/// How many ports are tried.
+const PORTS: u16 = 100;
+
+/// Listens where `config` says.
+pub(crate) fn bind(config: &Config) -> Result<TcpListener, StartError> {
+    let wanted = config.server.listen;
+    let may_move = config.is_default("server.listen") && !config.is_production();
+    let last = if may_move { wanted.port().saturating_add(PORTS) } else { wanted.port() };
+    let mut refusal = None;
+    for port in wanted.port()..=last {
+        match bind_to(SocketAddr::new(wanted.ip(), port)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => {
+                let taken = error.kind() == io::ErrorKind::AddrInUse;
+                // The port that was wanted is the one to speak of.
+                refusal.get_or_insert(error);
+                if !taken {
+                    break;
+                }
+            }
+        }
+    }
+    let source = refusal.unwrap_or_else(|| io::ErrorKind::AddrInUse.into());
+    Err(StartError::Listen { addr: wanted, source })
+}
+
+fn bind_to(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // So that a restart need not wait for the old connections' last state to pass.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
+
+#[cfg(test)]
+mod tests {
+    use kith_platform::config::{Flag, Inputs};
+
+    use super::*;
+
+    fn wanting(addr: SocketAddr, mode: &str, by_flag: bool) -> Config {
+        let mut flags = vec![Flag { name: "--mode", key: "server.mode", value: mode.into() }];
+        if by_flag {
+            flags.push(Flag { name: "--listen", key: "server.listen", value: addr.to_string().into() });
+        }
+        let mut config = Config::load(&Inputs { file: Some("".into()), flags, ..Inputs::default() }).unwrap();
+        config.server.listen = addr;
+        config
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_moves_only_in_development_and_only_if_nobody_chose_it() {
+        let taken = bind_to(([127, 0, 0, 1], 0).into()).unwrap();
+        let addr = taken.local_addr().unwrap();
+        let moved = bind(&wanting(addr, "development", false)).unwrap();
+        assert!(moved.local_addr().unwrap().port() > addr.port());
+        for config in [wanting(addr, "development", true), wanting(addr, "production", false)] {
+            let error = bind(&config).unwrap_err().to_string();
+            assert!(error.contains(&addr.to_string()), "{error}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The one list of modules. It feeds the router, the migrator, the OpenAPI document and the catalogue of problems.
+
+use kith_platform::Module;
+use kith_store::{ModuleMigrations, STORE_MIGRATIONS};
+
+/// Every module, in the order in which their tables are made.
+pub static MODULES: &[&Module] =
+    &[&kith_platform::MODULE, &kith_domain::accounts::MODULE, &kith_domain::bonds::MODULE];
+
+/// Every migration: the store's own, then the modules'.
+pub fn migrations() -> Vec<ModuleMigrations> {
+    let own =
+        MODULES.iter().map(|module| ModuleMigrations { module: module.name, migrations: module.migrations });
+    std::iter::once(STORE_MIGRATIONS).chain(own).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{HashMap, HashSet};
+
+    use kith_platform::http::openapi;
+
+    use super::*;
+
+    #[test]
+    fn modules_do_not_step_on_each_other() {
+        let mut names = HashSet::from([STORE_MIGRATIONS.module]);
+        for module in MODULES {
+            assert!(names.insert(module.name), "two modules are called {}", module.name);
+        }
+        let mut problems = HashMap::new();
+        for problem in MODULES.iter().flat_map(|module| module.problems) {
+            assert_eq!(
+                *problems.entry(problem.code).or_insert(problem),
+                problem,
+                "{} means two things",
+                problem.code
+            );
+        }
+    }
+
+    #[test]
+    fn every_operation_has_a_name_of_its_own_a_success_and_declared_problems() {
+        let document = openapi::document(MODULES);
+        let mut names = HashSet::new();
+        for (path, method, operation) in openapi::operations(&document) {
+            let name = operation.operation_id.clone().unwrap_or_default();
+            assert!(!name.is_empty() && names.insert(name.clone()), "{method} {path}: operationId {name:?}");
+            let statuses: Vec<_> = operation.responses.responses.keys().map(String::as_str).collect();
+            assert!(statuses.iter().any(|status| status.starts_with('2')), "{method} {path}: {statuses:?}");
+            assert!(statuses.contains(&"500") && statuses.contains(&"503"), "{method} {path}: {statuses:?}");
+        }
+    }
+
+    #[test]
+    fn every_problem_answer_is_declared_as_problem_json() {
+        let json: serde_json::Value =
+            serde_json::from_slice(&openapi::to_json(&openapi::document(MODULES))).unwrap();
+        for (path, item) in json["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                for (status, response) in operation["responses"].as_object().unwrap() {
+                    let kinds = ["application/problem+json", "application/health+json"];
+                    let declared = kinds.iter().any(|kind| !response["content"][kind].is_null());
+                    assert!(declared || status.starts_with('2'), "{method} {path} {status}: {response}");
+                }
+            }
+        }
+    }
+}

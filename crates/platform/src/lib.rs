@@ -12,6 +12,8 @@ pub mod health;
 pub mod http;
 mod module;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 
 pub use app::{App, AppInner, StartError};
 pub use auth::passwords;

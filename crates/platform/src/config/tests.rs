@@ -1,1 +1,156 @@
+use std::net::SocketAddr;
 
+use super::*;
+use crate::config::{LogFormat, Mode};
+
+/// A configuration from `toml`, `env` and `flags`, each as short as a test wants it.
+fn load(toml: &str, env: &[(&str, &str)], flags: &[(&'static str, Value)]) -> Result<Config, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kith.toml");
+    std::fs::write(&file, toml).unwrap();
+    let inputs = Inputs {
+        file: Some(file),
+        env: env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        flags: flags.iter().map(|(key, value)| Flag { name: "--flag", key, value: value.clone() }).collect(),
+    };
+    Config::load(&inputs).map_err(|error| error.to_string())
+}
+
+#[test]
+fn later_sources_win() {
+    let toml = "server.drain_ms = 1\nserver.keep_alive_ms = 1\nserver.head_timeout_ms = 1";
+    let env =
+        [("KITH__SERVER__KEEP_ALIVE_MS", "2"), ("KITH__SERVER__HEAD_TIMEOUT_MS", "2"), ("PATH", "/bin")];
+    let config = load(toml, &env, &[("server.head_timeout_ms", Value::Integer(3))]).unwrap();
+    let server = &config.server;
+    assert_eq!((server.drain_ms, server.keep_alive_ms, server.head_timeout_ms), (1, 2, 3));
+    assert_eq!(server.body_timeout_ms, Config::default().server.body_timeout_ms);
+    assert!(config.is_default("server.body_timeout_ms") && !config.is_default("server.drain_ms"));
+}
+
+#[test]
+fn text_from_the_environment_takes_the_type_of_its_key() {
+    let env = [
+        ("KITH__SERVER__WITHOUT_LIMITS", "true"),
+        ("KITH__SERVER__LISTEN", "[::1]:9000"),
+        ("KITH__LOG__FORMAT", "json"),
+        ("KITH__DATA__FOLDER", "12"),
+    ];
+    let config = load("", &env, &[]).unwrap();
+    assert!(config.server.without_limits);
+    assert_eq!(config.server.listen, "[::1]:9000".parse::<SocketAddr>().unwrap());
+    assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.data.folder, Path::new("12"));
+}
+
+#[test]
+fn a_value_can_stand_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    for (text, kept) in [
+        ("postgres://x", "postgres://x"),
+        ("postgres://x\n", "postgres://x"),
+        ("postgres://x\r\n", "postgres://x"),
+    ] {
+        let path = folder.path().join("url");
+        std::fs::write(&path, text).unwrap();
+        let config = load("", &[("KITH__DATABASE__URL_FILE", path.to_str().unwrap())], &[]).unwrap();
+        assert_eq!(config.database.url.expose(), kept);
+    }
+    let missing = load("", &[("KITH__DATABASE__URL_FILE", "/no/such/file")], &[]).unwrap_err();
+    assert!(missing.contains("/no/such/file") && missing.contains("KITH__DATABASE__URL_FILE"), "{missing}");
+}
+
+#[test]
+fn what_is_wrong_is_named_with_who_said_it() {
+    let production = "server.mode = \"production\"\n";
+    for (toml, env, named) in [
+        ("[server]\nlistn = 1", None, vec!["`server.listn`", "kith.toml"]),
+        ("[sever]\nlisten = 1", None, vec!["`sever`", "kith.toml"]),
+        ("server = 1", None, vec!["`server`", "a table", "an integer"]),
+        (
+            "[server]\ndrain_ms = \"1\"",
+            None,
+            vec!["`server.drain_ms`", "an integer", "a string", "kith.toml"],
+        ),
+        ("[server]\ndrain_ms = -1", None, vec!["`server.drain_ms`", "kith.toml"]),
+        ("[server]\nmode = \"prod\"", None, vec!["`server.mode`", "development", "production"]),
+        ("\n\nserver = {", None, vec!["kith.toml", "line 3"]),
+        ("", Some(("KITH__SERVER__LISTN", "1")), vec!["`server.listn`", "KITH__SERVER__LISTN"]),
+        ("", Some(("KITH__SERVER", "1")), vec!["KITH__SERVER"]),
+        ("", Some(("KITH__server__listen", "127.0.0.1:1")), vec!["KITH__server__listen"]),
+        (
+            "",
+            Some(("KITH__SERVER__DRAIN_MS", "soon")),
+            vec!["`server.drain_ms`", "an integer", "KITH__SERVER__DRAIN_MS"],
+        ),
+        ("", Some(("KITH__SERVER__WITHOUT_LIMITS", "yes")), vec!["`server.without_limits`", "true or false"]),
+        ("", Some(("KITH__SERVER__LISTEN", "localhost")), vec!["`server.listen`", "KITH__SERVER__LISTEN"]),
+        (
+            "",
+            Some(("KITH__SERVER__LISTEN", "0.0.0.0:8080")),
+            vec!["`server.listen`", "loopback", "server.mode"],
+        ),
+        ("", Some(("KITH__DATABASE__URL", "mysql://x")), vec!["`database.url`", "KITH__DATABASE__URL"]),
+        ("[database]\nmigrate_url = \"postgres://x\"", None, vec!["`database.migrate_url`", "sqlite"]),
+        ("[auth]\npassword_memory_kib = 7", None, vec!["`auth.password_memory_kib`", "at least 8"]),
+        ("[log]\nlevel = \"a=b=c\"", None, vec!["`log.level`"]),
+        (
+            &format!("{production}[database]\nsynchronous = \"off\""),
+            None,
+            vec!["`database.synchronous`", "full"],
+        ),
+        (
+            &format!("{production}[auth]\npassword_memory_kib = 1024"),
+            None,
+            vec!["`auth.password_memory_kib`", "19456"],
+        ),
+        (&format!("{production}[auth]\npassword_iterations = 1"), None, vec!["`auth.password_iterations`"]),
+        (
+            production,
+            Some(("KITH__SERVER__WITHOUT_LIMITS", "true")),
+            vec!["`server.without_limits`", "production"],
+        ),
+    ] {
+        let error = load(toml, env.as_slice(), &[]).unwrap_err();
+        for name in named {
+            assert!(error.contains(name), "{toml:?} {env:?}: {error:?} does not name {name}");
+        }
+    }
+}
+
+#[test]
+fn a_variable_and_its_file_together_are_refused() {
+    let env = [("KITH__DATABASE__URL", "sqlite"), ("KITH__DATABASE__URL_FILE", "/dev/null")];
+    for env in [env, [env[1], env[0]]] {
+        let error = load("", &env, &[]).unwrap_err();
+        assert_eq!(error, "KITH__DATABASE__URL and KITH__DATABASE__URL_FILE are both set: keep one");
+    }
+}
+
+#[test]
+fn a_named_file_must_be_there_and_the_usual_one_need_not() {
+    let named = Inputs { file: Some("/no/such/kith.toml".into()), ..Inputs::default() };
+    let error = Config::load(&named).unwrap_err().to_string();
+    assert!(error.contains("/no/such/kith.toml") && error.contains("--config"), "{error}");
+    assert!(Config::load(&Inputs::default()).is_ok());
+}
+
+#[test]
+fn secrets_are_masked_wherever_a_configuration_is_printed() {
+    let config = load("database.url = \"postgres://kith:s3cret@db/kith\"", &[], &[]).unwrap();
+    assert!(!format!("{config:?}").contains("s3cret"));
+    let error = load("database.url = \"mysql://kith:s3cret@db\"", &[], &[]).unwrap_err();
+    assert!(!error.contains("s3cret"), "{error}");
+    let error = load("database.url = 5", &[], &[]).unwrap_err();
+    assert!(error.contains("a string"), "{error}");
+}
+
+#[test]
+fn the_defaults_are_a_safe_development_mode() {
+    let config = Config::default();
+    assert_eq!(config.server.mode, Mode::Development);
+    assert!(config.is_sqlite() && config.server.listen.ip().is_loopback());
+    let mut production = config.clone();
+    production.server.mode = Mode::Production;
+    assert!(check::check(&production).is_ok(), "the defaults must be safe enough for production");
+}

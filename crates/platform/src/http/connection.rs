@@ -89,6 +89,12 @@ impl Line {
         self.waker.wake();
     }
 
+    /// Whether an order waits to be taken.
+    #[cfg(test)]
+    pub fn is_told(&self) -> bool {
+        self.order.load(Ordering::Acquire) != 0
+    }
+
     fn take_order(&self) -> Option<Order> {
         if self.order.load(Ordering::Acquire) == 0 {
             return None;

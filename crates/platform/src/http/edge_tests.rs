@@ -1,1 +1,168 @@
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 
+use crate::testing::{TestServer, read_to_end};
+
+fn status(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap()
+}
+
+fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    let head = answer.split("\r\n\r\n").next().unwrap();
+    head.lines().find_map(|line| line.split_once(": ").filter(|(n, _)| *n == name).map(|(_, value)| value))
+}
+
+/// The answer's body, after a look at everything that each problem must have.
+fn problem(answer: &str) -> Value {
+    assert_eq!(header(answer, "content-type"), Some("application/problem+json"), "{answer}");
+    let body: Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    assert_eq!(body["status"].to_string(), status(answer));
+    assert_eq!(body["request_id"], header(answer, "x-request-id").unwrap());
+    assert_eq!(body["type"], format!("urn:kith:problem:{}", body["code"].as_str().unwrap()));
+    assert!(body["title"].is_string() && body["detail"].is_string(), "{body}");
+    body
+}
+
+async fn post(test: &TestServer, path: &str, headers: &str, body: &str) -> String {
+    let headers = format!("{headers}Content-Length: {}\r\n", body.len());
+    let head = format!("POST {path} HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n{headers}\r\n");
+    test.raw(&(head + body)).await
+}
+
+const JSON: &str = "Content-Type: application/json\r\n";
+
+#[tokio::test]
+async fn request_ids_are_kept_if_sane_and_replaced_if_not() {
+    let test = TestServer::start(|_| {}).await;
+    let kept = test.ask("GET /api/v1/ping", "X-Request-Id: my-app_1.2\r\n").await;
+    assert_eq!(header(&kept, "x-request-id"), Some("my-app_1.2"));
+    for hostile in ["short", "has a space in it", "quote\"quote", "\u{fc}mlaut-\u{fc}mlaut"] {
+        let answer = test.ask("GET /api/v1/ping", &format!("X-Request-Id: {hostile}\r\n")).await;
+        let id = header(&answer, "x-request-id").unwrap();
+        assert!(id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{hostile}: {id}");
+    }
+}
+
+#[tokio::test]
+async fn every_answer_has_the_security_headers_and_most_their_time() {
+    let test = TestServer::start(|_| {}).await;
+    for path in ["/api/v1/ping", "/nope", "/api/health", "/panics"] {
+        let answer = test.ask(&format!("GET {path}"), "").await;
+        assert_eq!(header(&answer, "x-content-type-options"), Some("nosniff"), "{path}");
+        assert_eq!(header(&answer, "cache-control"), Some("no-store"), "{path}");
+        assert!(header(&answer, "content-security-policy").unwrap().contains("default-src 'none'"), "{path}");
+        assert!(header(&answer, "server-timing").unwrap().starts_with("app;dur="), "{path}");
+    }
+    let answer = test.ask("GET /api/v1/auth/timeless", "").await;
+    assert_eq!((status(&answer), header(&answer, "server-timing")), ("204", None));
+}
+
+#[tokio::test]
+async fn the_routers_own_refusals_are_problems() {
+    let test = TestServer::start(|_| {}).await;
+    let absent = test.ask("GET /nope", "").await;
+    assert_eq!(problem(&absent)["code"], "not_found");
+    let method = test.ask("DELETE /api/v1/ping", "").await;
+    assert_eq!(problem(&method)["code"], "method_not_allowed");
+    assert_eq!(header(&method, "allow"), Some("GET,HEAD"));
+    for id in ["1", "%ff", "00000000-0000-0000-0000-00000000000g"] {
+        assert_eq!(problem(&test.ask(&format!("GET /things/{id}"), "").await)["code"], "not_found", "{id}");
+    }
+    let id = "0199c7b0-a3c0-7a3e-8f1d-2b3c4d5e6f70";
+    assert_eq!(status(&test.ask(&format!("GET /things/{id}"), "").await), "200");
+}
+
+#[tokio::test]
+async fn a_panic_is_a_500_and_the_server_lives() {
+    let test = TestServer::start(|_| {}).await;
+    let answer = test.ask("GET /panics", "").await;
+    let body = problem(&answer);
+    assert_eq!(body["code"], "internal_error");
+    assert!(!answer.contains("probe"), "{answer}");
+    assert_eq!(status(&test.ask("GET /api/v1/ping", "").await), "204");
+    assert_eq!(test.app.metrics.in_flight.get(), 0);
+}
+
+#[tokio::test]
+async fn a_request_without_end_is_ended_and_what_it_may_have_changed_is_not_denied() {
+    let test = TestServer::start(|config| config.server.request_timeout_ms = 20).await;
+    let read = test.ask("GET /hangs", "").await;
+    assert_eq!(problem(&read)["code"], "unavailable");
+    assert_eq!(header(&read, "retry-after"), Some("1"));
+    assert_eq!(problem(&post(&test, "/hangs", "", "").await)["code"], "outcome_unknown");
+}
+
+#[tokio::test]
+async fn bodies_are_bounded_typed_and_punctual() {
+    let test = TestServer::start(|config| {
+        config.server.body_limit_bytes = 64;
+        config.server.body_timeout_ms = 50;
+    })
+    .await;
+    let word = |letters: usize| format!("{{\"word\": \"{}\"}}", "x".repeat(letters));
+    assert_eq!(status(&post(&test, "/echo", JSON, &word(52)).await), "200");
+    assert_eq!(problem(&post(&test, "/echo", JSON, &word(53)).await)["code"], "body_too_large");
+    let chunked = format!("{JSON}Transfer-Encoding: chunked\r\n\r\n50\r\n{}\r\n0\r\n", "x".repeat(80));
+    assert_eq!(problem(&test.ask("POST /echo", &chunked).await)["code"], "body_too_large");
+    for kind in ["", "Content-Type: text/plain\r\n", "Content-Type: application/jsonp\r\n"] {
+        assert_eq!(
+            problem(&post(&test, "/echo", kind, "{}").await)["code"],
+            "unsupported_media_type",
+            "{kind}"
+        );
+    }
+    let zipped = format!("{JSON}Content-Encoding: gzip\r\n");
+    assert_eq!(problem(&post(&test, "/echo", &zipped, "{}").await)["code"], "unsupported_media_type");
+    let charset = "Content-Type: Application/JSON; charset=utf-8\r\n";
+    assert_eq!(status(&post(&test, "/echo", charset, &word(1)).await), "200");
+    let late = format!(
+        "POST /echo HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n{JSON}Content-Length: 9\r\n\r\n{{"
+    );
+    let mut stream = test.connect().await;
+    stream.write_all(late.as_bytes()).await.unwrap();
+    assert_eq!(problem(&read_to_end(&mut stream).await)["code"], "request_timeout");
+}
+
+#[tokio::test]
+async fn faults_in_the_body_are_named() {
+    let test = TestServer::start(|_| {}).await;
+    let body = problem(&post(&test, "/echo", JSON, r#"{"word": "a", "more": 1}"#).await);
+    assert_eq!((&body["status"], &body["code"]), (&422.into(), &"validation_failed".into()));
+    assert_eq!(
+        (&body["errors"][0]["pointer"], &body["errors"][0]["code"]),
+        (&"/more".into(), &"unknown_field".into())
+    );
+    assert_eq!(problem(&post(&test, "/echo", JSON, "{").await)["code"], "malformed_request");
+}
+
+#[tokio::test]
+async fn only_a_valid_token_signs_in() {
+    let test = TestServer::start(|_| {}).await;
+    for headers in
+        ["", "Authorization: Bearer x\r\n", "Authorization: Basic x\r\n", "Authorization: Bearer\r\n"]
+    {
+        let answer = test.ask("GET /secret", headers).await;
+        assert_eq!(problem(&answer)["code"], "unauthenticated", "{headers}");
+        assert_eq!(header(&answer, "www-authenticate"), Some("Bearer"));
+    }
+}
+
+#[tokio::test]
+async fn requests_are_counted_under_their_route() {
+    let test = TestServer::start(|_| {}).await;
+    test.ask("GET /api/v1/ping", "").await;
+    test.ask("GET /nope", "").await;
+    test.ask("GET /things/1", "").await;
+    let text = test.ask("GET /api/metrics", "").await;
+    for line in [
+        r#"kith_http_requests_total{method="GET",route="/api/v1/ping",status="2xx"} 1"#,
+        r#"kith_http_requests_total{method="(any)",route="(none)",status="4xx"} 1"#,
+        r#"kith_http_requests_total{method="GET",route="/things/{id}",status="4xx"} 1"#,
+        r#"kith_http_request_duration_seconds_count{method="GET",route="/api/v1/ping"} 1"#,
+        "kith_http_requests_in_flight 1",
+        "kith_store_commits_total",
+        "kith_passwords_queued 0",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+}

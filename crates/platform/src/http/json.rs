@@ -84,6 +84,10 @@ async fn read_body(body: Body, app: &App) -> Result<Bytes, Problem> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // Bodies are objects. Serde would also take a struct's fields from an array, in order.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::invalid(vec![FieldError::new("", "wrong_type", "Expected an object.")]));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let pointer = pointer(error.path());
@@ -110,7 +114,11 @@ fn field_error(message: &str, pointer: String) -> FieldError {
         return FieldError::new(pointer, "unknown_field", "There is no such field.");
     }
     if message.starts_with("duplicate field") {
-        return FieldError::new(pointer, "duplicate_field", "This field stands here twice.");
+        return FieldError::new(
+            pointer + "/" + &escape(quoted()),
+            "duplicate_field",
+            "This field stands here twice.",
+        );
     }
     let code = if message.starts_with("invalid type") { "wrong_type" } else { "invalid" };
     let expected =
@@ -162,7 +170,10 @@ mod tests {
             (r#"{"list": [{"name": "a"}, {}]}"#, "missing", "/list/1/name"),
             (r#"{"list": [], "a/b": 1}"#, "unknown_field", "/a~1b"),
             (r#"{"list": [{"name": "a", "name": "b"}]}"#, "duplicate_field", "/list/0/name"),
-            (r#"[]"#, "missing", "/list"),
+            (r#"{"list": 5}"#, "wrong_type", "/list"),
+            (r#"{}"#, "missing", "/list"),
+            (r#"[[]]"#, "wrong_type", ""),
+            (r#"5"#, "wrong_type", ""),
         ];
         for (json, code, pointer) in table {
             let problem = parse::<Outer>(json.as_bytes()).unwrap_err();
@@ -173,10 +184,11 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_malformed() {
-        let deep = "[".repeat(10_000);
-        for text in ["", "{", r#"{"list": []} x"#, "\u{1}", &deep] {
-            assert_eq!(parse::<Outer>(text.as_bytes()).unwrap_err().code, &problems::MALFORMED, "{text:.20}");
+        for text in ["", "{", r#"{"list": []} x"#, "\u{1}"] {
+            assert_eq!(parse::<Outer>(text.as_bytes()).unwrap_err().code, &problems::MALFORMED, "{text}");
         }
+        let deep = r#"{"a":"#.repeat(10_000);
+        assert_eq!(parse::<serde_json::Value>(deep.as_bytes()).unwrap_err().code, &problems::MALFORMED);
         assert_eq!(parse::<Outer>(b"{\"list\": [\xff]}").unwrap_err().code, &problems::MALFORMED);
     }
 

@@ -1,1 +1,172 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
+use super::*;
+use crate::testing::{TestServer, read_to_end};
+
+const PING: &str = "GET /api/v1/ping HTTP/1.1\r\nHost: kith\r\n\r\n";
+const HALF_A_HEAD: &[u8] = b"GET /api/v1/ping HTTP/1.1\r\nHo";
+const OTHER_HALF: &[u8] = b"st: kith\r\n\r\n";
+
+/// Waits until the server's only connection is in `phase`.
+async fn until(server: &Server, phase: Phase) {
+    until_lines(&server.lines, phase).await;
+}
+
+async fn until_lines(lines: &Lines, phase: Phase) {
+    while lines.open.lock().unwrap().values().all(|line| line.phase().0 != phase) {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Reads one answer without a body.
+async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// Begins to stop, and goes on once the listener is closed and the connections have been told.
+async fn begin_stop(server: Server) -> JoinHandle<usize> {
+    let addr = server.addr();
+    let lines = Arc::clone(&server.lines);
+    let stopping = tokio::spawn(server.stop());
+    while TcpStream::connect(addr).await.is_ok()
+        || lines.open.lock().unwrap().values().any(|line| line.is_told())
+    {
+        tokio::task::yield_now().await;
+    }
+    stopping
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_head_that_came_before_the_stop_is_answered() {
+    let test = TestServer::start(|_| {}).await;
+    let mut stream = test.connect().await;
+    stream.write_all(HALF_A_HEAD).await.unwrap();
+    until(&test.server, Phase::Reading).await;
+    let stopping = begin_stop(test.server).await;
+    stream.write_all(OTHER_HALF).await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert_eq!(stopping.await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_head_after_an_answer_on_the_same_connection_is_answered_too() {
+    let test = TestServer::start(|_| {}).await;
+    let mut stream = test.connect().await;
+    stream.write_all(PING.as_bytes()).await.unwrap();
+    assert!(!read_head(&mut stream).await.contains("connection: close"));
+    stream.write_all(HALF_A_HEAD).await.unwrap();
+    until(&test.server, Phase::Reading).await;
+    let stopping = begin_stop(test.server).await;
+    stream.write_all(OTHER_HALF).await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+    assert_eq!(stopping.await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_body_that_came_before_the_stop_is_answered() {
+    let test = TestServer::start(|_| {}).await;
+    let mut stream = test.connect().await;
+    let head =
+        "POST /echo HTTP/1.1\r\nHost: kith\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n";
+    stream.write_all(format!("{head}{{\"word\"").as_bytes()).await.unwrap();
+    until(&test.server, Phase::Answering).await;
+    let stopping = begin_stop(test.server).await;
+    stream.write_all(b": \"late\"}").await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("late"), "{answer}");
+    assert_eq!(stopping.await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_do_not_hold_up_the_stop() {
+    let test = TestServer::start(|config| config.server.shutdown_grace_ms = 60_000).await;
+    let mut used = test.connect().await;
+    used.write_all(PING.as_bytes()).await.unwrap();
+    read_head(&mut used).await;
+    let mut fresh = test.connect().await;
+    while test.server.lines.open.lock().unwrap().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(test.server.stop().await, 0);
+    assert_eq!(read_to_end(&mut used).await, "");
+    assert_eq!(read_to_end(&mut fresh).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_finish_is_cut_after_the_grace() {
+    let test = TestServer::start(|config| config.server.shutdown_grace_ms = 50).await;
+    let mut stream = test.connect().await;
+    stream.write_all(HALF_A_HEAD).await.unwrap();
+    until(&test.server, Phase::Reading).await;
+    assert_eq!(test.server.stop().await, 1);
+    assert_eq!(read_to_end(&mut stream).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_draining_requests_are_answered_and_readiness_is_denied() {
+    let test = TestServer::start(|config| config.server.drain_ms = 600_000).await;
+    assert!(test.ask("GET /readyz", "").await.starts_with("HTTP/1.1 200"));
+    let (app, addr) = (test.app.clone(), test.addr);
+    let stopping = tokio::spawn(test.server.stop());
+    while !app.stop.is_draining() {
+        tokio::task::yield_now().await;
+    }
+    for (path, status) in [("/readyz", "503"), ("/livez", "200"), ("/api/v1/ping", "204")] {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: kith\r\n\r\n").as_bytes()).await.unwrap();
+        let answer = read_to_end(&mut stream).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{path}: {answer}");
+    }
+    stopping.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_that_dawdles_is_cut_and_a_quiet_connection_is_not() {
+    let test = TestServer::start(|config| config.server.head_timeout_ms = 1).await;
+    let mut quiet = test.connect().await;
+    let mut slow = test.connect().await;
+    slow.write_all(HALF_A_HEAD).await.unwrap();
+    assert_eq!(read_to_end(&mut slow).await, "");
+    quiet.write_all(PING.as_bytes()).await.unwrap();
+    assert!(read_head(&mut quiet).await.starts_with("HTTP/1.1 204"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_on_which_nothing_is_asked_ends() {
+    let test = TestServer::start(|config| config.server.keep_alive_ms = 1).await;
+    let mut stream = test.connect().await;
+    stream.write_all(PING.as_bytes()).await.unwrap();
+    assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 204"));
+    assert_eq!(read_to_end(&mut stream).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_still_sends_gets_the_answer_that_it_is_too_much() {
+    let test = TestServer::start(|_| {}).await;
+    let mut stream = test.connect().await;
+    let head = "POST /echo HTTP/1.1\r\nHost: kith\r\nContent-Type: application/json\r\nContent-Length: 8000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let (mut read, mut write) = stream.split();
+    let sending = async {
+        for _ in 0..1_000 {
+            if write.write_all(&[b' '; 8_000]).await.is_err() {
+                break;
+            }
+        }
+    };
+    let mut answer = Vec::new();
+    let (_, read) = tokio::join!(sending, read.read_to_end(&mut answer));
+    read.unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    assert!(answer.contains("body_too_large"), "{answer}");
+}

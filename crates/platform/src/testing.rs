@@ -1,0 +1,134 @@
+//! Servers for this crate's own tests: the platform and a module of probes, on SQLite, with a clock that stands.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::StatusCode;
+use kith_kernel::{ManualClock, SeededIds, SeededRandom, Sources, Timestamp};
+use kith_store::testing::TestDatabase;
+use kith_store::{ModuleMigrations, STORE_MIGRATIONS, Store};
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use utoipa::ToSchema;
+use utoipa_axum::routes;
+
+use crate::config::Config;
+use crate::http::{Server, serve};
+use crate::{App, Json, MODULE, Module, PathId, Routes, SignedIn};
+
+static PROBES: Module =
+    Module { name: "probes", routes: probes, migrations: &[], problems: &[], events: &[] };
+static MODULES: &[&Module] = &[&MODULE, &PROBES];
+
+fn probes() -> Routes {
+    Routes::new()
+        .routes(routes!(echo))
+        .routes(routes!(panics))
+        .routes(routes!(hangs, hangs_changing))
+        .routes(routes!(secret))
+        .routes(routes!(timeless))
+        .routes(routes!(thing))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Word {
+    word: String,
+}
+
+#[utoipa::path(post, path = "/echo", responses((status = 200, body = String)))]
+async fn echo(Json(Word { word }): Json<Word>) -> String {
+    word
+}
+
+#[utoipa::path(get, path = "/panics", responses((status = 204)))]
+async fn panics() -> StatusCode {
+    panic!("a probe panics")
+}
+
+#[utoipa::path(get, path = "/hangs", responses((status = 204)))]
+async fn hangs() -> StatusCode {
+    std::future::pending().await
+}
+
+#[utoipa::path(post, path = "/hangs", responses((status = 204)))]
+async fn hangs_changing() -> StatusCode {
+    std::future::pending().await
+}
+
+#[utoipa::path(get, path = "/secret", responses((status = 200, body = String)), security(("bearer" = [])))]
+async fn secret(caller: SignedIn) -> String {
+    caller.ctx.actor.to_string()
+}
+
+#[utoipa::path(get, path = "/api/v1/auth/timeless", responses((status = 204)))]
+async fn timeless() -> StatusCode {
+    StatusCode::NO_CONTENT
+}
+
+#[utoipa::path(get, path = "/things/{id}", params(("id" = String, Path)), responses((status = 200, body = String)))]
+async fn thing(PathId(id): PathId<kith_kernel::UserId>) -> String {
+    id.to_string()
+}
+
+/// A server with its database.
+pub struct TestServer {
+    pub app: App,
+    pub addr: SocketAddr,
+    pub server: Server,
+    _database: TestDatabase,
+}
+
+impl TestServer {
+    /// Starts one whose configuration `change` has changed.
+    pub async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let database = TestDatabase::sqlite();
+        database.migrate(migrations()).await.unwrap();
+        let db = Store::open(database.options()).await.unwrap();
+        let mut config = Config::default();
+        config.server.drain_ms = 0;
+        config.auth.password_memory_kib = 8;
+        config.auth.password_iterations = 1;
+        config.auth.hash_threads = 1;
+        config.data.folder = database.folder().unwrap().to_owned();
+        change(&mut config);
+        let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_767_225_600_000)));
+        let app = App::new(db, config, sources(&clock), None, MODULES).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = serve(listener, &app).unwrap();
+        Self { addr: server.addr(), app, server, _database: database }
+    }
+
+    /// A connection.
+    pub async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.addr).await.unwrap()
+    }
+
+    /// The whole answer to `request` on a connection of its own; `request` must ask to close it.
+    pub async fn raw(&self, request: &str) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        read_to_end(&mut stream).await
+    }
+
+    /// The whole answer to a request line and some headers.
+    pub async fn ask(&self, line: &str, headers: &str) -> String {
+        self.raw(&format!("{line} HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n{headers}\r\n")).await
+    }
+}
+
+pub fn migrations() -> Vec<ModuleMigrations> {
+    vec![STORE_MIGRATIONS, ModuleMigrations { module: MODULE.name, migrations: MODULE.migrations }]
+}
+
+pub fn sources(clock: &Arc<ManualClock>) -> Sources {
+    let ids = Arc::new(SeededIds::new(SeededRandom::new(1)));
+    Sources { clock: clock.clone(), ids, random: Arc::new(SeededRandom::new(2)) }
+}
+
+pub async fn read_to_end(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    String::from_utf8(answer).unwrap()
+}

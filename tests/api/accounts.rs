@@ -28,7 +28,8 @@ fn text<'v>(value: &'v Value, key: &str) -> &'v str {
 
 /// ACC-01, ACC-02, ACC-05.
 async fn somebody_registers_and_is_known_everywhere(app: &TestApp) {
-    let body = json!({ "email": " Ada@Example.org ", "password": PASSWORD, "display_name": " Ada  Lovelace " });
+    let body =
+        json!({ "email": " Ada@Example.org ", "password": PASSWORD, "display_name": " Ada  Lovelace " });
     let registered = app.anonymous().post(REGISTER, body).await.expect(201);
     assert_eq!(
         registered["user"],
@@ -106,8 +107,7 @@ async fn wrong_credentials_are_all_one(app: &TestApp) {
     let ada = app.user("ada").await;
     let log_in = async |email: &str, password: &str| {
         let body = json!({ "email": email, "password": password });
-        let mut problem =
-            app.anonymous().post(LOGIN, body).await.expect_problem(401, "invalid_credentials");
+        let mut problem = app.anonymous().post(LOGIN, body).await.expect_problem(401, "invalid_credentials");
         problem["request_id"].take();
         problem
     };
@@ -128,9 +128,7 @@ async fn a_refresh_token_works_once(app: &TestApp) {
     let ada = app.user("ada").await;
     let log_in = json!({ "email": ada.email, "password": PASSWORD });
     let first = app.anonymous().post(LOGIN, log_in).await.expect(200);
-    let refresh = async |token: &str| {
-        app.anonymous().post(REFRESH, json!({ "refresh_token": token })).await
-    };
+    let refresh = async |token: &str| app.anonymous().post(REFRESH, json!({ "refresh_token": token })).await;
     let second = refresh(text(&first, "refresh_token")).await.expect(200);
     assert_ne!(second["refresh_token"], first["refresh_token"]);
     assert_ne!(second["access_token"], first["access_token"]);
@@ -178,7 +176,12 @@ async fn bad_tokens_are_refused(app: &TestApp) {
 
     app.anonymous().get(ME).await.expect_problem(401, "unauthenticated");
     for bad in [
-        "Bearer", "Bearer ", "Bearer x.y.z", &format!("Bearer {tampered}"), &format!("Basic {token}"), token,
+        "Bearer",
+        "Bearer ",
+        "Bearer x.y.z",
+        &format!("Bearer {tampered}"),
+        &format!("Basic {token}"),
+        token,
         &format!("Bearer {signed}."),
     ] {
         let client = app.anonymous().with_header(AUTHORIZATION, bad);

@@ -6,8 +6,8 @@
 mod support;
 
 mod accounts;
-mod bonds;
 mod bond_races;
+mod bonds;
 mod edge;
 mod process;
 mod requests;

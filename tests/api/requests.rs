@@ -183,7 +183,7 @@ async fn a_request_expires_after_fourteen_days(app: &TestApp) {
         person.signed_in().await;
     }
     let before = app.footprint().await;
-    assert_eq!(list(&ada, "status=pending").await, [to_eve.clone()]);
+    assert_eq!(list(&ada, "status=pending").await, std::slice::from_ref(&to_eve));
     assert_eq!(list(&ada, "status=expired").await, [expired.clone()]);
     assert_eq!(list(&ben, "").await, [expired]);
     ben.post(&accept(&to_ben), Value::Null).await.expect_problem(409, "request_not_pending");

@@ -23,7 +23,8 @@ struct Trace {
 async fn check_trace(app: &TestApp, request_id: &str, expected: Trace) {
     let audit: Vec<AuditLine> =
         app.audit().await.into_iter().filter(|line| line.request_id == request_id).collect();
-    let audit: Vec<_> = audit.iter().map(|line| (line.actor.clone(), &*line.action, line.object.clone())).collect();
+    let audit: Vec<_> =
+        audit.iter().map(|line| (line.actor.clone(), &*line.action, line.object.clone())).collect();
     assert_eq!(audit, expected.audit, "audit of {request_id}");
     let events: Vec<_> = app.events().await.into_iter().map(|sequenced| sequenced.event).collect();
     let events: Vec<_> = events
@@ -52,7 +53,8 @@ async fn each_change_leaves_its_audit_entries_and_events(app: &TestApp) {
     let client = app.anonymous().with_header(X_REQUEST_ID, "test-register");
     let user = id(&client.post("/api/v1/auth/register", body).await.expect(201)["user"]);
     let lines: Vec<_> = app.audit().await;
-    let session = lines.iter().find(|line| line.action == "session.started").expect("a session").object.clone();
+    let session =
+        lines.iter().find(|line| line.action == "session.started").expect("a session").object.clone();
     let anonymous = || "anonymous".to_owned();
     check_trace(
         app,

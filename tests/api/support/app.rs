@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hyper::body::Bytes;
 use hyper::Method;
+use hyper::body::Bytes;
 use kith::{Running, Seams};
 use kith_kernel::{Clock as _, ManualClock, Sources, SystemRandom, TimeOrderedIds, Timestamp};
 use kith_platform::config::{Config, Secret};
@@ -71,7 +71,14 @@ impl TestApp {
         let answer = self.client.post("/api/v1/auth/register", body).await.expect(201);
         let id = answer["user"]["id"].as_str().expect("an id").to_owned();
         let session = Mutex::new(Session::new(&answer, self.clock.now()));
-        Person { id, name: name.to_owned(), email, session, client: self.client.clone(), clock: self.clock.clone() }
+        Person {
+            id,
+            name: name.to_owned(),
+            email,
+            session,
+            client: self.client.clone(),
+            clock: self.clock.clone(),
+        }
     }
 
     /// Registers `count` people: `name0`, `name1`, and so on.

@@ -7,5 +7,6 @@ mod trace;
 
 pub use app::{PASSWORD, Person, TestApp};
 pub use client::{Answer, Client, X_REQUEST_ID};
-pub use engine::{Engine, on_every_engine};
+pub use engine::Engine;
+pub(crate) use engine::on_every_engine;
 pub use trace::AuditLine;

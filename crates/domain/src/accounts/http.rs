@@ -9,7 +9,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::model::{AccountError, Email, NewAccount, OpenSession, Password, RefreshToken, User, display_name};
+use super::model::{
+    AccountError, Email, NewAccount, OpenSession, Password, RefreshToken, User, display_name,
+};
 use super::{commands, queries};
 
 static EMAIL_TAKEN: ProblemCode =
@@ -114,7 +116,8 @@ async fn log_in(
     Json(body): Json<LogInBody>,
 ) -> ApiResult<Json<SignInAnswer>> {
     let LogInBody { email, password } = body;
-    let known = app.db.read(move |q| queries::find_credentials(q, &email)).await.map_err(AccountError::from)?;
+    let known =
+        app.db.read(move |q| queries::find_credentials(q, &email)).await.map_err(AccountError::from)?;
     let (user, hash) = known.unzip();
     let password = Password::typed(&password).into_string();
     let right = app.passwords.verify(password, hash).await.map_err(AccountError::from)?;
@@ -188,7 +191,9 @@ impl From<AccountError> for Problem {
             AccountError::InvalidRefreshToken => {
                 Self::new(&INVALID_REFRESH_TOKEN, "It was used, has expired or never was. Log in again.")
             }
-            AccountError::Gone => Self::new(&problems::UNAUTHENTICATED, "This account does not exist any more."),
+            AccountError::Gone => {
+                Self::new(&problems::UNAUTHENTICATED, "This account does not exist any more.")
+            }
             AccountError::Password(error) => error.into(),
             AccountError::Store(error) => store_problem(error),
         }

@@ -197,7 +197,9 @@ mod tests {
 
     #[test]
     fn what_is_not_an_address_is_refused() {
-        for hostile in ["ada", "ada@", "@example.org", "ada@localhost", "a b@example.org", "Ada <ada@example.org>"] {
+        for hostile in
+            ["ada", "ada@", "@example.org", "ada@localhost", "a b@example.org", "Ada <ada@example.org>"]
+        {
             assert_eq!(Email::parse(hostile, "/email").unwrap_err().code, "not_an_email", "{hostile:?}");
         }
         let long = format!("{}@example.org", "a".repeat(243));

@@ -69,10 +69,5 @@ pub fn rotate_refresh_token(
 }
 
 fn read_user(row: &Row<'_>) -> Result<User, Error> {
-    Ok(User {
-        id: row.get(0)?,
-        email: row.get(1)?,
-        display_name: row.get(2)?,
-        created_at: row.get(3)?,
-    })
+    Ok(User { id: row.get(0)?, email: row.get(1)?, display_name: row.get(2)?, created_at: row.get(3)? })
 }

@@ -4,7 +4,9 @@ use kith_kernel::{Ctx, UserId};
 use kith_store::Tx;
 
 use super::events::{self, Parties};
-use super::model::{Bond, BondError, BondId, Draft, Pair, PartnerRequest, PartnerRequestId, Standing, Status};
+use super::model::{
+    Bond, BondError, BondId, Draft, Pair, PartnerRequest, PartnerRequestId, Standing, Status,
+};
 use super::rows;
 use super::rules::{self, Accepting, Sending};
 use crate::accounts::Person;
@@ -98,12 +100,7 @@ fn cross(
 }
 
 /// A bonded sender is refused, unless this is the very request that led to the bond.
-fn find_repeated(
-    tx: &Tx<'_>,
-    ctx: &Ctx,
-    sender: UserId,
-    draft: &Draft,
-) -> Result<PartnerRequest, BondError> {
+fn find_repeated(tx: &Tx<'_>, ctx: &Ctx, sender: UserId, draft: &Draft) -> Result<PartnerRequest, BondError> {
     let request = rows::find_request_behind_bond(tx, sender, draft.to, ctx.now)?;
     let mut request =
         request.filter(|request| request.message == draft.message).ok_or(BondError::SlotOccupied)?;
@@ -112,12 +109,7 @@ fn find_repeated(
 }
 
 /// Makes the bond that `accepted` asks for, fills both slots, and lets every other request of either make way.
-fn form_bond(
-    tx: &Tx<'_>,
-    ctx: &Ctx,
-    pair: Pair,
-    accepted: &PartnerRequest,
-) -> Result<BondId, BondError> {
+fn form_bond(tx: &Tx<'_>, ctx: &Ctx, pair: Pair, accepted: &PartnerRequest) -> Result<BondId, BondError> {
     let bond = ctx.new_id(BondId);
     rows::insert_bond(tx, bond, pair, ctx.now)?;
     if !rows::fill_slots(tx, bond, pair)? {

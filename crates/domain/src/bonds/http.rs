@@ -4,7 +4,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use kith_kernel::{Cursor, FieldError, Page, Problem, ProblemCode, UserId, problems};
 use kith_platform::{
-    ApiResult, App, Json, PathId, ProblemBody, Query, Routes, SignedIn, cursor_problem, page_limit, store_problem,
+    ApiResult, App, Json, PathId, ProblemBody, Query, Routes, SignedIn, cursor_problem, page_limit,
+    store_problem,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -27,10 +28,7 @@ pub const PROBLEMS: &[&ProblemCode] = &[&SLOT_OCCUPIED, &ALREADY_PENDING, &NOT_P
 
 /// The handlers.
 pub fn routes() -> Routes {
-    OpenApiRouter::new()
-        .routes(routes!(send, list))
-        .routes(routes!(accept))
-        .routes(routes!(get_current))
+    OpenApiRouter::new().routes(routes!(send, list)).routes(routes!(accept)).routes(routes!(get_current))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -162,14 +160,18 @@ impl From<BondError> for Problem {
             }
             BondError::ReceiverNotFound => Self::new(&problems::NOT_FOUND, "There is nobody with this id."),
             BondError::RequestNotFound => Self::new(&problems::NOT_FOUND, "There is no such request."),
-            BondError::OnlyReceiver => Self::new(&problems::FORBIDDEN, "You sent this request; the other accepts it."),
+            BondError::OnlyReceiver => {
+                Self::new(&problems::FORBIDDEN, "You sent this request; the other accepts it.")
+            }
             BondError::AlreadyPending => {
                 Self::new(&ALREADY_PENDING, "You asked in other words; that request still waits.")
             }
             BondError::NotPending(status) => {
                 Self::new(&NOT_PENDING, format!("The request is {}.", status.as_str()))
             }
-            BondError::SlotOccupied => Self::new(&SLOT_OCCUPIED, "Each person can have one partner at a time."),
+            BondError::SlotOccupied => {
+                Self::new(&SLOT_OCCUPIED, "Each person can have one partner at a time.")
+            }
             BondError::Store(error) => store_problem(error),
         }
     }

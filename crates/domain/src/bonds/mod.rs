@@ -18,11 +18,7 @@ pub use model::BondId;
 pub static MODULE: Module = Module {
     name: "bonds",
     routes: http::routes,
-    migrations: &[Migration {
-        version: 1,
-        name: "bonds",
-        sql: include_str!("migrations/0001_bonds.sql"),
-    }],
+    migrations: &[Migration { version: 1, name: "bonds", sql: include_str!("migrations/0001_bonds.sql") }],
     problems: http::PROBLEMS,
     events: events::KINDS,
 };

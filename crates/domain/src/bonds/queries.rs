@@ -39,9 +39,8 @@ pub fn list_requests(
     list: &RequestList,
     now: Timestamp,
 ) -> Result<Page<PartnerRequest>, Error> {
-    let side = |direction| {
-        rows::list_requests(q, user, direction, list.status, list.before, list.limit.rows(), now)
-    };
+    let side =
+        |direction| rows::list_requests(q, user, direction, list.status, list.before, list.limit.rows(), now);
     let requests = match list.direction {
         Some(direction) => side(direction)?,
         // Each side comes by its own index; together they hold the page.

@@ -124,7 +124,12 @@ mod tests {
         }
     }
 
-    fn sending(sender: UserId, sender_bonded: bool, pending: Option<PartnerRequest>, message: &str) -> String {
+    fn sending(
+        sender: UserId,
+        sender_bonded: bool,
+        pending: Option<PartnerRequest>,
+        message: &str,
+    ) -> String {
         let receiver = if sender == ADA { BEN } else { ADA };
         let standing =
             Standing { sender: person(sender), receiver: person(receiver), sender_bonded, pending };
@@ -151,7 +156,8 @@ mod tests {
 
     #[test]
     fn a_bonded_sender_is_refused_whatever_is_pending() {
-        for pending in [None, Some(request(Status::Pending, BEFORE)), Some(request(Status::Pending, EXPIRY))] {
+        for pending in [None, Some(request(Status::Pending, BEFORE)), Some(request(Status::Pending, EXPIRY))]
+        {
             assert_eq!(sending(ADA, true, pending.clone(), "hello"), "the slot is occupied");
             assert_eq!(sending(BEN, true, pending, "hello"), "the slot is occupied");
         }

@@ -1,6 +1,9 @@
 //! `cargo xtask`: everything one does to this repository besides writing it. There is no other task runner.
 
+mod chaos;
+mod kith;
 mod lint;
+mod load;
 mod openapi;
 mod setup;
 mod test;
@@ -28,6 +31,9 @@ enum Task {
     Check,
     /// Writes docs/openapi.json, or compares it
     Openapi(openapi::Args),
+    /// Kills and power cuts during acknowledged writes; nothing acknowledged may be lost
+    #[command(subcommand)]
+    Chaos(chaos::Chaos),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +44,7 @@ fn main() -> ExitCode {
         Task::Lint => done(lint::lint()),
         Task::Check => lint::check(),
         Task::Openapi(args) => done(openapi::openapi(&args)),
+        Task::Chaos(which) => done(chaos::chaos(&which)),
     };
     outcome.unwrap_or_else(|e| {
         eprintln!("error: {e:#}");

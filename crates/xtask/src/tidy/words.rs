@@ -6,6 +6,12 @@ use super::{CI, File, Finding};
 /// Files that may sleep, each with its reason.
 const SLEEPERS: &[(&str, &str)] = &[
     (
+        "crates/xtask/src/chaos/rounds.rs",
+        "the moment of a blow is drawn, and nothing else says when it has come",
+    ),
+    ("crates/xtask/src/load/connection.rs", "asks a server again that has said it is not available yet"),
+    ("crates/xtask/src/load/drive.rs", "load lasts as long as it is told to"),
+    (
         "crates/platform/src/http/serve.rs",
         "draining is a stretch of time, and descriptors that ran out come back",
     ),

@@ -1,0 +1,134 @@
+//! The clients of one round: each asks for one thing after the other until it is told to stop or its line is cut.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::journal::{Ask, Couple, Journal, Told};
+use crate::load::Connection;
+use crate::load::http::request;
+
+pub const CLIENTS: usize = 48;
+/// After so many plain requests, one couple.
+const PLAIN_BETWEEN_COUPLES: usize = 6;
+
+/// One client's line to the server.
+struct Line {
+    connection: Connection,
+    journal: Rc<RefCell<Journal>>,
+    /// False once the connection is gone: what was under way is unknown.
+    up: bool,
+}
+
+/// Starts the clients; each ends soon after `stop` is set.
+pub fn start(
+    server: SocketAddr,
+    journal: &Rc<RefCell<Journal>>,
+    stop: &Rc<Cell<bool>>,
+) -> JoinSet<Result<()>> {
+    let mut clients = JoinSet::new();
+    for number in 0..CLIENTS {
+        let (journal, stop) = (Rc::clone(journal), Rc::clone(stop));
+        clients.spawn_local(async move {
+            // A server that is killed before the last client is in has nothing to answer for.
+            let Ok(connection) = Connection::open(server).await else { return Ok(()) };
+            let mut line = Line { connection, journal, up: true };
+            let mut turn = number;
+            while line.up && !stop.get() {
+                turn += 1;
+                if turn % (PLAIN_BETWEEN_COUPLES + 1) == 0 {
+                    line.couple().await?
+                } else {
+                    line.plain().await?
+                }
+            }
+            Ok(())
+        });
+    }
+    clients
+}
+
+impl Line {
+    async fn plain(&mut self) -> Result<()> {
+        let Some((from, to)) = self.journal.borrow_mut().next_pair() else { bail!("the pairs are used up") };
+        let told = self.ask(from, to).await?;
+        self.journal.borrow_mut().asks.push(Ask { from, to, told });
+        Ok(())
+    }
+
+    async fn couple(&mut self) -> Result<()> {
+        let Some((sender, a, b)) = self.journal.borrow_mut().next_couple() else { return self.plain().await };
+        let by_sender = Ask { from: sender, to: a, told: self.ask(sender, a).await? };
+        let asked = if self.up { self.ask(a, b).await? } else { Told::Nothing };
+        let accepted = match &asked {
+            Told::Done(id) => self.accept(b, id).await?,
+            _ => Told::Nothing,
+        };
+        self.journal.borrow_mut().couples.push(Couple { a, b, by_sender, asked, accepted });
+        Ok(())
+    }
+
+    async fn ask(&mut self, from: usize, to: usize) -> Result<Told> {
+        let request = {
+            let journal = self.journal.borrow();
+            let body = json!({"to": {"user_id": journal.people[to].id}}).to_string();
+            let token = &journal.people[from].token;
+            request("POST", "/api/v1/partners/requests", Some(token), Some(body.as_bytes()))
+        };
+        self.tell("request", &request, "/id").await
+    }
+
+    async fn accept(&mut self, by: usize, id: &str) -> Result<Told> {
+        let path = format!("/api/v1/partners/requests/{id}/accept");
+        let request = request("POST", &path, Some(&self.journal.borrow().people[by].token), None);
+        self.tell("bond", &request, "/bond/id").await
+    }
+
+    async fn tell(&mut self, what: &str, request: &[u8], id_at: &str) -> Result<Told> {
+        let told = match self.connection.call(request).await {
+            Ok(status) => judge(status, &self.connection.json(), id_at),
+            Err(_) => {
+                self.up = false;
+                Ok(Told::Unknown)
+            }
+        };
+        let mut journal = self.journal.borrow_mut();
+        let told = told.unwrap_or_else(|surprise| {
+            journal.surprises.push(surprise);
+            Told::Unknown
+        });
+        journal.note(what, &told)?;
+        Ok(told)
+    }
+}
+
+/// What an answer says; an error if it says nothing that Kith may say here.
+fn judge(status: u16, body: &Value, id_at: &str) -> Result<Told, String> {
+    let id = body.pointer(id_at).and_then(Value::as_str);
+    match (status, body["code"].as_str(), id) {
+        (200..=299, _, Some(id)) => Ok(Told::Done(id.to_owned())),
+        (503, Some("outcome_unknown"), _) => Ok(Told::Unknown),
+        (503, _, _) => Ok(Told::Nothing),
+        _ => Err(format!("{status}: {body}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_acknowledgement_with_an_id_binds_the_server() {
+        let judge = |status, body| judge(status, &body, "/bond/id");
+        assert_eq!(judge(200, json!({"bond": {"id": "x"}})), Ok(Told::Done("x".into())));
+        assert_eq!(judge(503, json!({"code": "outcome_unknown"})), Ok(Told::Unknown));
+        assert_eq!(judge(503, json!({"code": "unavailable"})), Ok(Told::Nothing));
+        assert!(judge(200, json!({"bond": null})).is_err());
+        assert!(judge(409, json!({"code": "conflict"})).is_err());
+        assert!(judge(500, Value::Null).is_err());
+    }
+}

@@ -1,0 +1,124 @@
+//! `cargo xtask chaos kill`: SIGKILL to Kith, or to the PostgreSQL server under it, while people are being acknowledged.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use fastrand::Rng;
+use kith_store::testing::server::{PostgresServer, PostgresServerOptions, StopMode};
+
+use super::fresh_folder;
+use super::rounds::{self, Target};
+use crate::kith::{Kith, Start, build};
+
+/// How often, and whom.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Blows for each of them
+    #[arg(long, default_value_t = 100)]
+    rounds: u32,
+    /// Only one of the three
+    #[arg(long)]
+    database: Option<Whom>,
+    /// What decides the moments; drawn unless given
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// Who is killed, on which database.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Whom {
+    /// Kith, on SQLite
+    Sqlite,
+    /// Kith, on PostgreSQL
+    Postgres,
+    /// PostgreSQL, while Kith stays up
+    PostgresServer,
+}
+
+/// Strikes, and fails if anything acknowledged is lost.
+pub fn kill(args: &Args) -> Result<()> {
+    let binary = build()?;
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let all = [Whom::Sqlite, Whom::Postgres, Whom::PostgresServer];
+    let mut reports = Vec::new();
+    for whom in all.into_iter().filter(|whom| args.database.is_none_or(|only| only == *whom)) {
+        let (name, folder) = match whom {
+            Whom::Sqlite => ("kill -9 of Kith on SQLite", "kill-sqlite"),
+            Whom::Postgres => ("kill -9 of Kith on PostgreSQL", "kill-postgres"),
+            Whom::PostgresServer => ("kill -9 of PostgreSQL under Kith", "kill-postgres-server"),
+        };
+        let folder = fresh_folder(folder)?;
+        eprintln!("\n{name}: {} rounds, seed {seed}, in {}", args.rounds, folder.display());
+        let journal = folder.join("journal");
+        let mut target = Victim::new(whom, &binary, folder)?;
+        reports.push(rounds::run(name, &mut target, args.rounds, seed, &journal)?);
+    }
+    println!();
+    reports.iter().for_each(|report| println!("{report}"));
+    if reports.iter().any(|report| !report.is_clean()) {
+        bail!("Kith did not keep what it had acknowledged; its folder is left as it is");
+    }
+    Ok(())
+}
+
+struct Victim {
+    whom: Whom,
+    start: Start,
+    kith: Option<Kith>,
+    server: Option<PostgresServer>,
+}
+
+impl Victim {
+    fn new(whom: Whom, binary: &std::path::Path, folder: PathBuf) -> Result<Self> {
+        let server = match whom {
+            Whom::Sqlite => None,
+            Whom::Postgres | Whom::PostgresServer => {
+                // Without fsync, PostgreSQL itself would acknowledge what it has only in its own memory.
+                Some(PostgresServer::start(PostgresServerOptions { fsync: true, ..Default::default() })?)
+            }
+        };
+        let data = folder.join("data");
+        fs::create_dir(&data).context("the data folder")?;
+        let start = Start {
+            binary: binary.to_owned(),
+            data,
+            database: server.as_ref().map(|server| server.url("postgres")),
+            log: folder.join("kith.log"),
+            ..Start::default()
+        };
+        Ok(Self { whom, start, kith: None, server })
+    }
+}
+
+impl Target for Victim {
+    fn start(&mut self) -> Result<SocketAddr> {
+        if let Some(server) = &mut self.server {
+            server.start_again()?;
+        }
+        let kith = match self.kith.take() {
+            Some(kith) => kith,
+            None => Kith::start(&self.start)?,
+        };
+        Ok(self.kith.insert(kith).address)
+    }
+
+    fn strike(&mut self, _: &mut Rng) -> Result<()> {
+        match (self.whom, &mut self.server) {
+            (Whom::PostgresServer, Some(server)) => Ok(server.kill()?),
+            _ => self.kith.take().map_or(Ok(()), Kith::kill),
+        }
+    }
+
+    fn end(&mut self) -> Result<()> {
+        if let Some(kith) = self.kith.take() {
+            let status = kith.stop()?;
+            if !status.success() {
+                bail!("kith ended with {status} when it was asked to");
+            }
+        }
+        Ok(self.server.take().map_or(Ok(()), |mut server| server.stop(StopMode::Fast))?)
+    }
+}

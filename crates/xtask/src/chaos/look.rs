@@ -1,0 +1,92 @@
+//! Asks the server, over its API, what it shows of everything that is to be judged.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::journal::{Journal, Mark};
+use super::verdict::{Listed, View};
+use crate::load::http::request;
+use crate::load::send_all_patiently;
+
+const CONNECTIONS: usize = 16;
+
+/// What the server shows of all that came after `since`.
+pub async fn look(server: SocketAddr, journal: &Journal, since: Mark) -> Result<View> {
+    let asks = &journal.asks[since.asks..];
+    let couples = &journal.couples[since.couples..];
+    let senders: BTreeSet<_> =
+        asks.iter().map(|ask| ask.from).chain(couples.iter().flat_map(|c| [c.by_sender.from, c.a])).collect();
+    let bonded: BTreeSet<_> = couples.iter().flat_map(|couple| [couple.a, couple.b]).collect();
+    let known = (since.people..journal.people.len()).collect();
+    let mut view = View { known: find_known(server, journal, known).await?, ..View::default() };
+    list_sent(server, journal, senders.into_iter().collect(), &mut view).await?;
+    let bonded: Vec<_> = bonded.into_iter().collect();
+    for (person, body) in get(server, journal, "/api/v1/partners/current", &bonded).await? {
+        view.bonds.insert(person, text(&body["bond"]["id"]));
+    }
+    Ok(view)
+}
+
+async fn find_known(server: SocketAddr, journal: &Journal, people: Vec<usize>) -> Result<HashSet<usize>> {
+    let shown = get(server, journal, "/api/v1/me", &people).await?;
+    let same = |(person, body): &(usize, Value)| body["id"] == journal.people[*person].id.as_str();
+    Ok(shown.into_iter().filter(same).map(|(person, _)| person).collect())
+}
+
+/// Page after page, of each sender.
+async fn list_sent(
+    server: SocketAddr,
+    journal: &Journal,
+    senders: Vec<usize>,
+    view: &mut View,
+) -> Result<()> {
+    let path = "/api/v1/partners/requests?direction=outgoing&limit=100";
+    let mut open: Vec<_> = senders.into_iter().map(|sender| (sender, path.to_owned())).collect();
+    while !open.is_empty() {
+        let paths = open.iter().map(|(sender, path)| (*sender, path.as_str()));
+        let pages = get_each(server, journal, paths).await?;
+        open.clear();
+        for (sender, page) in pages {
+            let items = page["items"].as_array().into_iter().flatten().filter_map(listed);
+            view.sent.entry(sender).or_default().extend(items);
+            if let Some(cursor) = page["next_cursor"].as_str() {
+                open.push((sender, format!("{path}&cursor={cursor}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn listed(item: &Value) -> Option<Listed> {
+    Some(Listed { id: text(&item["id"])?, to: text(&item["to"]["id"])?, status: text(&item["status"])? })
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+async fn get(
+    server: SocketAddr,
+    journal: &Journal,
+    path: &str,
+    people: &[usize],
+) -> Result<Vec<(usize, Value)>> {
+    get_each(server, journal, people.iter().map(|person| (*person, path))).await
+}
+
+/// Asks as each person for their path. Any answer but 200 and 503 shows nothing: what it hides counts as absent.
+async fn get_each<'a>(
+    server: SocketAddr,
+    journal: &Journal,
+    paths: impl Iterator<Item = (usize, &'a str)>,
+) -> Result<Vec<(usize, Value)>> {
+    let (people, requests): (Vec<_>, Vec<_>) = paths
+        .map(|(person, path)| (person, request("GET", path, Some(&journal.people[person].token), None)))
+        .unzip();
+    let answers = send_all_patiently(server, CONNECTIONS, requests).await?;
+    let shown = people.into_iter().zip(answers).filter(|(_, (status, _))| *status == 200);
+    Ok(shown.map(|(person, (_, body))| (person, body)).collect())
+}

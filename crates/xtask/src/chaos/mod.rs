@@ -1,0 +1,44 @@
+//! `cargo xtask chaos`: blows at random moments, and the proof that nothing acknowledged was lost by them.
+
+mod clients;
+mod journal;
+mod kill;
+mod look;
+mod power;
+mod rounds;
+mod undo;
+mod verdict;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use crate::workspace::root;
+
+/// Which kind of blow.
+#[derive(clap::Subcommand)]
+pub enum Chaos {
+    /// SIGKILL during acknowledged writes: to Kith on each database, and to PostgreSQL under it
+    Kill(kill::Args),
+    /// Power cuts under SQLite: unsynced writes are dropped, by a shim under the binary
+    Power(power::Args),
+}
+
+/// Runs it on the release binary, which it builds first.
+pub fn chaos(which: &Chaos) -> Result<()> {
+    match which {
+        Chaos::Kill(args) => kill::kill(args),
+        Chaos::Power(args) => power::power(args),
+    }
+}
+
+/// An empty folder for one run, below `target/chaos`.
+fn fresh_folder(name: &str) -> Result<PathBuf> {
+    let folder = root()?.join("target/chaos").join(name);
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot clear {}", folder.display()))?;
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
+}

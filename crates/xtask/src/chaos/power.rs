@@ -1,0 +1,162 @@
+//! `cargo xtask chaos power`: a power cut under SQLite. What was written and not synced is taken back after a kill.
+//!
+//! A kill alone cannot show a missing fsync, as the page cache survives it. The twin, told not to sync, must lose:
+//! a harness that sees no loss there would see none anywhere.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use fastrand::Rng;
+
+use super::fresh_folder;
+use super::rounds::{self, Report, Target};
+use super::undo::{Log, Loss};
+use crate::kith::{Kith, Start, build};
+use crate::workspace::{root, run};
+
+/// How often, and which of the two.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Power cuts
+    #[arg(long, default_value_t = 100)]
+    rounds: u32,
+    /// Only the twin that does not sync, which must be seen to lose
+    #[arg(long)]
+    twin: bool,
+    /// What decides the moments and the losses; drawn unless given
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// Cuts the power, and fails if anything acknowledged is lost, or if the twin loses nothing.
+pub fn power(args: &Args) -> Result<()> {
+    let binary = build()?;
+    let shim = build_shim()?;
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let mut reports = Vec::new();
+    if !args.twin {
+        reports.push(cut(
+            "power cut on SQLite",
+            "power",
+            Synchronous::Full,
+            &binary,
+            &shim,
+            args.rounds,
+            seed,
+        )?);
+    }
+    let twin = "its twin that does not sync";
+    reports.push(cut(twin, "power-twin", Synchronous::Off, &binary, &shim, args.rounds, seed)?);
+    println!();
+    reports.iter().for_each(|report| println!("{report}"));
+    let twin = reports.pop().expect("the twin always runs");
+    if twin.verdict.lost.is_empty() && twin.verdict.half_applied.is_empty() && twin.broken.is_none() {
+        bail!("the harness cannot see loss: the twin without syncing lost nothing");
+    }
+    println!("the twin lost, as it must: the harness sees loss");
+    if reports.iter().any(|report| !report.is_clean()) {
+        bail!("Kith did not keep what it had acknowledged; its folder is left as it is");
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Synchronous {
+    Full,
+    Off,
+}
+
+fn build_shim() -> Result<PathBuf> {
+    let (source, shim) = (root()?.join("crates/xtask/shim/power.c"), root()?.join("target/power-shim.so"));
+    let mut cc = Command::new("cc");
+    cc.args(["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"])
+        .arg(&shim)
+        .arg(source)
+        .arg("-ldl");
+    run(&mut cc)?;
+    Ok(shim)
+}
+
+fn cut(
+    name: &str,
+    folder: &str,
+    synchronous: Synchronous,
+    binary: &Path,
+    shim: &Path,
+    rounds: u32,
+    seed: u64,
+) -> Result<Report> {
+    let folder = fresh_folder(folder)?;
+    eprintln!("\n{name}: {rounds} rounds, seed {seed}, in {}", folder.display());
+    let journal = folder.join("journal");
+    let mut mains = Mains::new(synchronous, binary, shim, folder)?;
+    let report = rounds::run(name, &mut mains, rounds, seed, &journal)?;
+    let Mains { steps, lost, syncs, .. } = mains;
+    eprintln!("  {steps} writes seen, {syncs} syncs, {lost} unsynced writes taken back");
+    if steps == 0 || (synchronous == Synchronous::Full && syncs == 0) {
+        bail!("the shim saw {steps} writes and {syncs} syncs: it is not under the database");
+    }
+    Ok(report)
+}
+
+struct Mains {
+    start: Start,
+    kith: Option<Kith>,
+    /// Where the shim writes.
+    shim_journal: PathBuf,
+    steps: u64,
+    syncs: u64,
+    lost: usize,
+}
+
+impl Mains {
+    fn new(synchronous: Synchronous, binary: &Path, shim: &Path, folder: PathBuf) -> Result<Self> {
+        let (data, shim_journal) = (folder.join("data"), folder.join("shim"));
+        let mut start =
+            Start { binary: binary.to_owned(), data, log: folder.join("kith.log"), ..Start::default() };
+        // The schema and the keys are laid beforehand, and reach the disk as on any first start.
+        Kith::start(&start)?.stop()?;
+        let set = |key: &str, value: &Path| (key.to_owned(), value.display().to_string());
+        start.environment = vec![
+            set("LD_PRELOAD", shim),
+            set("KITH_SHIM_DIR", &start.data),
+            set("KITH_SHIM_JOURNAL", &shim_journal),
+        ];
+        if synchronous == Synchronous::Off {
+            start.environment.push(("KITH__DATABASE__SYNCHRONOUS".to_owned(), "off".to_owned()));
+        }
+        Ok(Self { start, kith: None, shim_journal, steps: 0, syncs: 0, lost: 0 })
+    }
+}
+
+impl Target for Mains {
+    fn start(&mut self) -> Result<SocketAddr> {
+        if self.shim_journal.exists() {
+            fs::remove_file(&self.shim_journal)?;
+        }
+        Ok(self.kith.insert(Kith::start(&self.start)?).address)
+    }
+
+    fn strike(&mut self, rng: &mut Rng) -> Result<()> {
+        self.kith.take().map_or(Ok(()), Kith::kill)?;
+        let log = Log::read(&fs::read(&self.shim_journal).context("the shim's journal")?)?;
+        self.lost += log.cut(Loss::draw(rng), rng)?;
+        self.steps += log.steps;
+        self.syncs += log.syncs;
+        for entry in fs::read_dir(&self.start.data)? {
+            let path = entry?.path();
+            if path.extension().and_then(OsStr::to_str).is_some_and(|extension| extension.ends_with("-shm")) {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.kith.take().map_or(Ok(()), |kith| kith.stop().map(drop))
+    }
+}

@@ -1,0 +1,210 @@
+//! Compares what the clients were told with what the server shows: pure, so that it can be seen to find each fault.
+
+use std::collections::{HashMap, HashSet};
+
+use super::journal::{Ask, Couple, Journal, Mark, Told};
+
+/// What the server shows of the people in question.
+#[derive(Debug, Default)]
+pub struct View {
+    /// People whose token still opens their account.
+    pub known: HashSet<usize>,
+    /// For each sender in question, what they sent.
+    pub sent: HashMap<usize, Vec<Listed>>,
+    /// For each person in question, their bond.
+    pub bonds: HashMap<usize, Option<String>>,
+}
+
+/// A request as a list shows it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub id: String,
+    pub to: String,
+    pub status: String,
+}
+
+/// What was found; each entry is a fault in words.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Acknowledged, and not there or not in the acknowledged state.
+    pub lost: Vec<String>,
+    /// There more than once.
+    pub doubled: Vec<String>,
+    /// One part of a change is there and another is not.
+    pub half_applied: Vec<String>,
+    /// Refused with the promise that nothing was changed, or never sent, and yet there.
+    pub invented: Vec<String>,
+}
+
+impl Verdict {
+    pub fn faults(&self) -> usize {
+        self.lost.len() + self.doubled.len() + self.half_applied.len() + self.invented.len()
+    }
+}
+
+/// Judges everything from `since` on.
+pub fn judge(journal: &Journal, since: Mark, view: &View) -> Verdict {
+    let mut verdict = Verdict::default();
+    for person in since.people..journal.people.len() {
+        if !view.known.contains(&person) {
+            verdict.lost.push(format!("person {}", journal.people[person].id));
+        }
+    }
+    for ask in &journal.asks[since.asks..] {
+        if let Some(shown) = judge_ask(journal, ask, &ask.told, view, &mut verdict)
+            && shown.status != "pending"
+        {
+            verdict.half_applied.push(format!("request {} is {}", shown.id, shown.status));
+        }
+    }
+    for couple in &journal.couples[since.couples..] {
+        judge_couple(journal, couple, view, &mut verdict);
+    }
+    verdict
+}
+
+/// Whether a request is there as it was told; what the server shows of it.
+fn judge_ask<'v>(
+    journal: &Journal,
+    ask: &Ask,
+    told: &Told,
+    view: &'v View,
+    verdict: &mut Verdict,
+) -> Option<&'v Listed> {
+    let receiver = &journal.people[ask.to].id;
+    let sent = view.sent.get(&ask.from).map(Vec::as_slice).unwrap_or_default();
+    let mut shown = sent.iter().filter(|listed| listed.to == *receiver);
+    let first = shown.next();
+    let what = || format!("request of {} to {receiver}", journal.people[ask.from].id);
+    if shown.next().is_some() {
+        verdict.doubled.push(what());
+    }
+    match (told, first) {
+        (Told::Done(id), None) => verdict.lost.push(format!("{}: {id}", what())),
+        (Told::Done(id), Some(listed)) if listed.id != *id => verdict.lost.push(format!("{}: {id}", what())),
+        (Told::Nothing, Some(listed)) => verdict.invented.push(format!("{}: {}", what(), listed.id)),
+        _ => {}
+    }
+    first
+}
+
+fn judge_couple(journal: &Journal, couple: &Couple, view: &View, verdict: &mut Verdict) {
+    let Couple { a, b, by_sender, asked, accepted } = couple;
+    let what = format!("couple {} and {}", journal.people[*a].id, journal.people[*b].id);
+    let third =
+        judge_ask(journal, by_sender, &by_sender.told, view, verdict).map(|shown| shown.status.as_str());
+    let own = Ask { from: *a, to: *b, told: asked.clone() };
+    let own = judge_ask(journal, &own, asked, view, verdict).map(|shown| shown.status.as_str());
+    let bond = |person| view.bonds.get(person).and_then(Option::as_deref);
+    let (of_a, of_b) = (bond(a), bond(b));
+    let is_whole = match own {
+        Some("accepted") => of_a.is_some() && of_a == of_b && third != Some("pending"),
+        Some("pending") | None => of_a.is_none() && of_b.is_none() && matches!(third, Some("pending") | None),
+        _ => false,
+    };
+    if !is_whole {
+        let state = format!("request {own:?}, bonds {of_a:?} and {of_b:?}, third request {third:?}");
+        verdict.half_applied.push(format!("{what}: {state}"));
+    }
+    match accepted {
+        Told::Done(id) if of_a != Some(id) || of_b != Some(id) || own != Some("accepted") => {
+            verdict.lost.push(format!("{what}: bond {id}"));
+        }
+        Told::Nothing if own == Some("accepted") => verdict.invented.push(format!("{what}: {of_a:?}")),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fastrand::Rng;
+
+    use super::*;
+    use crate::load::people::Person;
+
+    /// Persons 0 to 3; 0 asked 1, and 2 and 3 are a couple that 0 had asked into.
+    fn journal(plain: Told, asked: Told, accepted: Told) -> Journal {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::new(&folder.path().join("journal"), &mut Rng::with_seed(1)).unwrap();
+        journal.people = (0..4).map(|i| Person { id: format!("p{i}"), token: String::new() }).collect();
+        journal.asks.push(Ask { from: 0, to: 1, told: plain });
+        let by_sender = Ask { from: 0, to: 2, told: done("third") };
+        journal.couples.push(Couple { a: 2, b: 3, by_sender, asked, accepted });
+        journal
+    }
+
+    fn done(id: &str) -> Told {
+        Told::Done(id.into())
+    }
+
+    fn listed(id: &str, to: usize, status: &str) -> Listed {
+        Listed { id: id.into(), to: format!("p{to}"), status: status.into() }
+    }
+
+    /// What a server shows that has done all of it.
+    fn whole() -> View {
+        View {
+            known: (0..4).collect(),
+            sent: HashMap::from([
+                (0, vec![listed("third", 2, "superseded"), listed("plain", 1, "pending")]),
+                (2, vec![listed("own", 3, "accepted")]),
+            ]),
+            bonds: HashMap::from([(2, Some("bond".into())), (3, Some("bond".into()))]),
+        }
+    }
+
+    /// The number of lost, doubled, half applied and invented.
+    fn found(journal: &Journal, change: impl FnOnce(&mut View)) -> [usize; 4] {
+        let mut view = whole();
+        change(&mut view);
+        let verdict = judge(journal, Mark::default(), &view);
+        [verdict.lost.len(), verdict.doubled.len(), verdict.half_applied.len(), verdict.invented.len()]
+    }
+
+    #[test]
+    fn all_that_was_acknowledged_and_is_there_is_no_fault() {
+        let journal = journal(done("plain"), done("own"), done("bond"));
+        assert_eq!(found(&journal, |_| {}), [0; 4]);
+    }
+
+    #[test]
+    fn what_was_acknowledged_and_is_gone_is_lost() {
+        let journal = journal(done("plain"), done("own"), done("bond"));
+        assert_eq!(found(&journal, |view| drop(view.known.remove(&1))), [1, 0, 0, 0]);
+        assert_eq!(found(&journal, |view| drop(view.sent.get_mut(&0).unwrap().pop())), [1, 0, 0, 0]);
+        let undone = found(&journal, |view| {
+            view.bonds.clear();
+            view.sent.insert(2, vec![listed("own", 3, "pending")]);
+            view.sent.get_mut(&0).unwrap()[0].status = "pending".into();
+        });
+        assert_eq!(undone, [1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn what_is_there_twice_is_doubled() {
+        let journal = journal(Told::Unknown, done("own"), done("bond"));
+        let again =
+            found(&journal, |view| view.sent.get_mut(&0).unwrap().push(listed("again", 1, "pending")));
+        assert_eq!(again, [0, 1, 0, 0]);
+    }
+
+    #[test]
+    fn a_bond_of_one_side_or_beside_an_open_request_is_half_applied() {
+        let journal = journal(done("plain"), done("own"), Told::Unknown);
+        assert_eq!(found(&journal, |view| drop(view.bonds.remove(&3))), [0, 0, 1, 0]);
+        assert_eq!(found(&journal, |view| drop(view.bonds.insert(3, Some("other".into())))), [0, 0, 1, 0]);
+        assert_eq!(found(&journal, |view| view.bonds.clear()), [0, 0, 1, 0]);
+        let open = found(&journal, |view| view.sent.get_mut(&0).unwrap()[0].status = "pending".into());
+        assert_eq!(open, [0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn an_unknown_outcome_may_be_either_and_a_refused_one_only_absent() {
+        let absent = |view: &mut View| drop(view.sent.get_mut(&0).unwrap().pop());
+        let unknown = journal(Told::Unknown, done("own"), done("bond"));
+        assert_eq!(found(&unknown, |_| {}), [0; 4]);
+        assert_eq!(found(&unknown, absent), [0; 4]);
+        let refused = journal(Told::Nothing, done("own"), Told::Nothing);
+        assert_eq!(found(&refused, |_| {}), [0, 0, 0, 2]);
+    }
+}

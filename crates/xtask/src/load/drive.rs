@@ -1,0 +1,182 @@
+//! Load itself: as fast as so many connections can (closed loop), or at a rate that does not wait for the server
+//! (open loop: a request's time runs from when it was due, so a stall is not hidden by sending less).
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use hdrhistogram::Histogram;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::connection::Connection;
+use super::now;
+
+/// Where the requests come from.
+pub trait Source {
+    /// Writes the next request into `out`; false when there is none left.
+    fn next(&self, out: &mut Vec<u8>) -> bool;
+}
+
+/// How to load.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub connections: usize,
+    /// Answers that come in this first stretch are not counted.
+    pub warm_up: Duration,
+    /// The stretch that is counted; it ends early when the source is empty.
+    pub length: Duration,
+    /// Requests a second; as fast as possible if none.
+    pub rate: Option<f64>,
+}
+
+/// What was seen in the counted stretch.
+pub struct Seen {
+    /// Answers of 2xx.
+    pub answered: u64,
+    /// Other answers.
+    pub refused: u64,
+    pub elapsed: Duration,
+    /// Of the 2xx, in nanoseconds.
+    pub latency: Histogram<u64>,
+    /// What [`drive`]'s `sample` grew by.
+    pub sampled: f64,
+}
+
+impl Seen {
+    /// Answers of 2xx a second.
+    pub fn rate(&self) -> f64 {
+        self.answered as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+}
+
+struct Shared {
+    source: Box<dyn Source>,
+    counting: Cell<bool>,
+    stop: Cell<bool>,
+    answered: Cell<u64>,
+    refused: Cell<u64>,
+    /// The first that was refused, for whoever asks why.
+    refusal: RefCell<Option<String>>,
+    latency: RefCell<Histogram<u64>>,
+}
+
+/// Loads `server`; `sample` is read at the begin and the end of the counted stretch.
+///
+/// # Errors
+/// A connection broke, or nothing but refusals came.
+pub async fn drive(
+    server: SocketAddr,
+    plan: Plan,
+    source: Box<dyn Source>,
+    sample: impl Fn() -> Result<f64>,
+) -> Result<Seen> {
+    let shared = Rc::new(Shared {
+        source,
+        counting: Cell::new(false),
+        stop: Cell::new(false),
+        answered: Cell::new(0),
+        refused: Cell::new(0),
+        refusal: RefCell::new(None),
+        latency: RefCell::new(Histogram::new(3)?),
+    });
+    let mut connections = Vec::new();
+    for _ in 0..plan.connections {
+        connections.push(Connection::open(server).await?);
+    }
+    let mut work = JoinSet::new();
+    let due = plan.rate.map(|rate| start_clock(&mut work, &shared, rate));
+    for connection in connections {
+        work.spawn_local(one_after_another(connection, Rc::clone(&shared), due.clone()));
+    }
+    drop(due);
+    sleep(plan.warm_up).await;
+    shared.counting.set(true);
+    let (began, sampled) = (now(), sample()?);
+    // Ends early when the source is empty; whoever broke is heard of below.
+    let early = timeout(plan.length, all(&mut work)).await;
+    let (elapsed, sampled) = (began.elapsed(), sample()? - sampled);
+    shared.counting.set(false);
+    shared.stop.set(true);
+    match early {
+        Ok(ended) => ended?,
+        Err(_) => all(&mut work).await?,
+    }
+    if shared.answered.get() == 0 {
+        bail!("no request was answered with 2xx; the first refusal: {:?}", shared.refusal.take());
+    }
+    let latency = shared.latency.borrow().clone();
+    let (answered, refused) = (shared.answered.get(), shared.refused.get());
+    Ok(Seen { answered, refused, elapsed, latency, sampled })
+}
+
+async fn all(work: &mut JoinSet<Result<()>>) -> Result<()> {
+    while let Some(ended) = work.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+/// Says when each request is due. It spins: a timer's millisecond would be the greater part of what is measured.
+fn start_clock(
+    work: &mut JoinSet<Result<()>>,
+    shared: &Rc<Shared>,
+    rate: f64,
+) -> async_channel::Receiver<Instant> {
+    let (tell, due) = async_channel::unbounded();
+    let shared = Rc::clone(shared);
+    work.spawn_local(async move {
+        let began = now();
+        for tick in 0_u64.. {
+            let at = began + Duration::from_secs_f64(tick as f64 / rate);
+            while now() < at && !shared.stop.get() {
+                tokio::task::yield_now().await;
+            }
+            if shared.stop.get() || tell.send(at).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    });
+    due
+}
+
+async fn one_after_another(
+    mut connection: Connection,
+    shared: Rc<Shared>,
+    due: Option<async_channel::Receiver<Instant>>,
+) -> Result<()> {
+    let mut request = Vec::with_capacity(1024);
+    while !shared.stop.get() {
+        let began = match &due {
+            Some(due) => match due.recv().await {
+                Ok(at) => at,
+                Err(_) => return Ok(()),
+            },
+            None => now(),
+        };
+        request.clear();
+        if !shared.source.next(&mut request) {
+            return Ok(());
+        }
+        let status = connection.call(&request).await?;
+        let took_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        shared.count(status, took_ns, &connection);
+    }
+    Ok(())
+}
+
+impl Shared {
+    fn count(&self, status: u16, took_ns: u64, connection: &Connection) {
+        if !(200..300).contains(&status) {
+            self.refused.set(self.refused.get() + u64::from(self.counting.get()));
+            let mut first = self.refusal.borrow_mut();
+            first.get_or_insert_with(|| format!("{status}: {}", String::from_utf8_lossy(connection.body())));
+        } else if self.counting.get() {
+            self.answered.set(self.answered.get() + 1);
+            self.latency.borrow_mut().saturating_record(took_ns);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! As much HTTP/1.1 as a load generator needs: requests as bytes, and how long an answer is.
+
+use std::ops::Range;
+
+use anyhow::{Context as _, Result, bail};
+
+/// Appends a request; a body is JSON.
+pub fn write(out: &mut Vec<u8>, method: &str, path: &str, token: Option<&str>, body: Option<&[u8]>) {
+    out.extend_from_slice(format!("{method} {path} HTTP/1.1\r\nhost: kith\r\n").as_bytes());
+    if let Some(token) = token {
+        out.extend_from_slice(format!("authorization: Bearer {token}\r\n").as_bytes());
+    }
+    if let Some(body) = body {
+        let head = format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len());
+        out.extend_from_slice(head.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(body.unwrap_or_default());
+}
+
+/// The same, alone.
+pub fn request(method: &str, path: &str, token: Option<&str>, body: Option<&[u8]>) -> Vec<u8> {
+    let mut out = Vec::new();
+    write(&mut out, method, path, token, body);
+    out
+}
+
+/// Where in its bytes an answer has its parts.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    pub body: Range<usize>,
+}
+
+/// Reads the head of an answer; none while it is not all there. The body's range may reach past `bytes`.
+///
+/// # Errors
+/// It is not an answer with a length: anything chunked, for one.
+pub fn parse(bytes: &[u8]) -> Result<Option<Answer>> {
+    let mut headers = [httparse::EMPTY_HEADER; 48];
+    let mut response = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(head) = response.parse(bytes).context("not an HTTP answer")? else {
+        return Ok(None);
+    };
+    let status = response.code.context("no status")?;
+    let length = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    let length = match length {
+        Some(header) => std::str::from_utf8(header.value)?.trim().parse().context("content-length")?,
+        None if matches!(status, 204 | 304) => 0,
+        None => bail!("an answer of {status} without content-length"),
+    };
+    Ok(Some(Answer { status, body: head..head + length }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_read_once_its_head_is_whole() {
+        let whole = b"HTTP/1.1 201 Created\r\nContent-Length: 5\r\nx: y\r\n\r\nhello";
+        let head = whole.len() - 5;
+        for short in 0..head {
+            assert_eq!(parse(&whole[..short]).unwrap(), None);
+        }
+        let answer = Answer { status: 201, body: head..whole.len() };
+        assert_eq!(parse(&whole[..head]).unwrap().as_ref(), Some(&answer));
+        assert_eq!(parse(whole).unwrap(), Some(answer));
+        assert_eq!(&whole[parse(whole).unwrap().unwrap().body], b"hello");
+    }
+
+    #[test]
+    fn an_empty_answer_needs_no_length_and_any_other_does() {
+        let answer = parse(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap().unwrap();
+        assert!(answer.status == 204 && answer.body.is_empty());
+        assert!(parse(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
+        assert!(parse(b"SSH-2.0-OpenSSH\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn a_request_is_written_with_its_length() {
+        let post = request("POST", "/a", Some("t"), Some(b"{}"));
+        let expected = "POST /a HTTP/1.1\r\nhost: kith\r\nauthorization: Bearer t\r\n\
+                        content-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
+        assert_eq!(String::from_utf8(post).unwrap(), expected);
+    }
+}

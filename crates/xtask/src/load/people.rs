@@ -1,0 +1,42 @@
+//! People to make load with: registered beforehand, each with a token.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::connection::send_all;
+use super::http::request;
+
+/// A registered account.
+#[derive(Clone, Debug)]
+pub struct Person {
+    pub id: String,
+    pub token: String,
+}
+
+/// Registers `count` people whose addresses begin with `prefix`.
+pub async fn register(server: SocketAddr, prefix: &str, count: usize) -> Result<Vec<Person>> {
+    let requests = (0..count).map(|i| registration(&format!("{prefix}{i}"))).collect();
+    let answers = send_all(server, 64, requests).await.context("registering people")?;
+    answers
+        .into_iter()
+        .map(|(status, body)| {
+            ensure!(status == 201, "registering gave {status}: {body}");
+            person(&body).with_context(|| format!("registering gave {body}"))
+        })
+        .collect()
+}
+
+/// The request that registers `name`.
+pub fn registration(name: &str) -> Vec<u8> {
+    let body = json!({
+        "email": format!("{name}@example.org"), "password": "correct horse battery", "display_name": name,
+    });
+    request("POST", "/api/v1/auth/register", None, Some(body.to_string().as_bytes()))
+}
+
+/// Who a registration's answer speaks of.
+pub fn person(body: &Value) -> Option<Person> {
+    Some(Person { id: body["user"]["id"].as_str()?.into(), token: body["access_token"].as_str()?.into() })
+}

@@ -1,3 +1,5 @@
+//! Tokens that must be believed, and every kind of forgery that must not.
+
 use std::sync::Arc;
 
 use base64::Engine as _;

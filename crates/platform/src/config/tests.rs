@@ -1,3 +1,5 @@
+//! Which source wins, and how each fault in a configuration is named.
+
 use std::net::SocketAddr;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What surrounds every request, seen from outside over real connections.
+
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 

@@ -1,3 +1,5 @@
+//! Stopping, slow connections and unread bodies, over real connections whose every byte the test sends.
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

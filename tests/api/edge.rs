@@ -102,6 +102,11 @@ async fn the_document_lists_what_can_be_called(app: &TestApp) {
     ] {
         assert!(document["paths"][path][method].is_object(), "{method} {path}");
     }
+    let text = document.to_string();
+    for reference in text.split(r##""$ref":"#"##).skip(1) {
+        let pointer = reference.split('"').next().expect("a pointer");
+        assert!(document.pointer(pointer).is_some(), "{pointer} leads nowhere");
+    }
 }
 
 /// ACC-03: whatever the document says is secured refuses whoever is not signed in.

@@ -29,7 +29,7 @@ pub fn routes() -> Routes {
     OpenApiRouter::new()
         .routes(routes!(register))
         .routes(routes!(log_in))
-        .routes(routes!(refresh))
+        .routes(routes!(refresh_session))
         .routes(routes!(get_me))
 }
 
@@ -138,7 +138,7 @@ async fn log_in(
         (status = 401, description = "`invalid_refresh_token`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-async fn refresh(
+async fn refresh_session(
     State(app): State<App>,
     Caller { ctx }: Caller,
     Json(body): Json<RefreshBody>,

@@ -5,7 +5,7 @@ use kith_store::Tx;
 
 use super::events::{self, Parties};
 use super::model::{
-    Bond, BondError, BondId, Draft, Pair, PartnerRequest, PartnerRequestId, Standing, Status,
+    Bond, BondError, BondId, Draft, Pair, PartnerRequest, PartnerRequestId, RequestStatus, Standing,
 };
 use super::rows;
 use super::rules::{self, Accepting, Sending};
@@ -54,7 +54,7 @@ pub fn accept(
         Accepting::Repeated => request.bond = rows::find_bond_of_request(tx, id, user)?,
         Accepting::Now => {
             let bond = form_bond(tx, ctx, Pair::of(from, to)?, &request)?;
-            request.status = Status::Accepted;
+            request.status = RequestStatus::Accepted;
             request.bond = Some(fresh_bond(ctx, bond, &request.from));
         }
     }
@@ -72,7 +72,7 @@ fn create(
     if let Some(lapsed) = lapsed {
         expire(tx, ctx, lapsed)?;
     }
-    let request = PartnerRequest::new(ctx, standing, draft, Status::Pending);
+    let request = PartnerRequest::new(ctx, standing, draft, RequestStatus::Pending);
     if !rows::insert_request(tx, &request, pair, None)? {
         return Err(BondError::AlreadyPending);
     }
@@ -91,7 +91,7 @@ fn cross(
     theirs: &PartnerRequest,
 ) -> Result<PartnerRequest, BondError> {
     let bond = form_bond(tx, ctx, pair, theirs)?;
-    let mut request = PartnerRequest::new(ctx, standing, draft, Status::Accepted);
+    let mut request = PartnerRequest::new(ctx, standing, draft, RequestStatus::Accepted);
     rows::insert_request(tx, &request, pair, Some(bond))?;
     tx.audit(ctx, "partner_request.created", request.id);
     tx.emit(ctx, events::request_accepted(Parties::of(&request)));
@@ -119,7 +119,7 @@ fn form_bond(tx: &Tx<'_>, ctx: &Ctx, pair: Pair, accepted: &PartnerRequest) -> R
     let (accepted, closed): (Vec<_>, Vec<_>) =
         decided.into_iter().partition(|parties| parties.request == accepted.id);
     if accepted.is_empty() {
-        return Err(BondError::NotPending(Status::Superseded));
+        return Err(BondError::NotPending(RequestStatus::Superseded));
     }
     for parties in accepted {
         tx.audit(ctx, "partner_request.accepted", parties.request);

@@ -8,12 +8,14 @@ use kith_platform::{
     store_problem,
 };
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::commands::{self, Sent};
-use super::model::{Bond, BondError, Direction, Draft, PartnerRequest, PartnerRequestId, Status};
+use super::model::{
+    Bond, BondError, Draft, PartnerRequest, PartnerRequestId, RequestDirection, RequestStatus,
+};
 use super::queries::{self, RequestList};
 
 static SLOT_OCCUPIED: ProblemCode =
@@ -28,13 +30,16 @@ pub const PROBLEMS: &[&ProblemCode] = &[&SLOT_OCCUPIED, &ALREADY_PENDING, &NOT_P
 
 /// The handlers.
 pub fn routes() -> Routes {
-    OpenApiRouter::new().routes(routes!(send, list)).routes(routes!(accept)).routes(routes!(get_current))
+    OpenApiRouter::new()
+        .routes(routes!(send_partner_request, list_partner_requests))
+        .routes(routes!(accept_partner_request))
+        .routes(routes!(get_current_bond))
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct SendBody {
-    to: Receiver,
+struct SendRequestBody {
+    to: RequestReceiver,
     /// At most 500 characters; line breaks may stand in it.
     message: Option<String>,
 }
@@ -42,45 +47,49 @@ struct SendBody {
 /// Who is asked.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Receiver {
+struct RequestReceiver {
     #[schema(value_type = String, format = Uuid)]
     user_id: UserId,
 }
 
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListQuery {
     /// Only those that one received, or only those that one sent.
-    direction: Option<Direction>,
+    #[param(inline)]
+    direction: Option<RequestDirection>,
     /// Only those that have come this far.
-    status: Option<Status>,
-    /// At most so many; 20 unless given, never more than 100.
+    #[param(inline)]
+    status: Option<RequestStatus>,
+    /// Items on a page; more than 100 counts as 100.
+    #[param(default = 20, minimum = 1)]
     limit: Option<i64>,
-    /// Where the next page begins, as the last one said.
+    /// `next_cursor` of the page before.
     #[param(value_type = Option<String>)]
     cursor: Option<Cursor>,
 }
 
 #[derive(Serialize, ToSchema)]
-struct RequestsAnswer {
+struct PartnerRequestPage {
     /// Newest first.
     items: Vec<PartnerRequest>,
     /// Goes into `cursor` to get the next page; null on the last.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, required = true)]
     next_cursor: Option<Cursor>,
 }
 
 #[derive(Serialize, ToSchema)]
-struct CurrentAnswer {
-    /// Null for who has no partner.
+struct CurrentBondAnswer {
+    /// Null for whoever has no partner.
+    #[schema(required = true)]
     bond: Option<Bond>,
 }
 
 /// Ask somebody to be your partner. If they have asked you, you are partners at once.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests", security(("bearer" = [])),
-    request_body = SendBody,
+    request_body = SendRequestBody,
     responses(
         (status = 201, description = "Sent; with `bond` if they had asked already", body = PartnerRequest),
         (status = 200, description = "The same was sent before: its present state", body = PartnerRequest),
@@ -88,10 +97,10 @@ struct CurrentAnswer {
         (status = 409, description = "`slot_occupied`, `request_pending`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-async fn send(
+async fn send_partner_request(
     State(app): State<App>,
     SignedIn { ctx, user_id, .. }: SignedIn,
-    Json(body): Json<SendBody>,
+    Json(body): Json<SendRequestBody>,
 ) -> ApiResult<(StatusCode, Json<PartnerRequest>)> {
     let draft = Draft::new(body.to.user_id, body.message.as_deref())
         .map_err(|fault| Problem::invalid(vec![fault]))?;
@@ -104,19 +113,20 @@ async fn send(
 /// The requests you sent and received, newest first.
 #[utoipa::path(
     get, path = "/api/v1/partners/requests", security(("bearer" = [])),
-    responses((status = 200, body = RequestsAnswer))
+    params(ListQuery),
+    responses((status = 200, body = PartnerRequestPage))
 )]
-async fn list(
+async fn list_partner_requests(
     State(app): State<App>,
     SignedIn { ctx, user_id, .. }: SignedIn,
     Query(query): Query<ListQuery>,
-) -> ApiResult<Json<RequestsAnswer>> {
+) -> ApiResult<Json<PartnerRequestPage>> {
     let limit = page_limit(query.limit)?;
     let list = RequestList::new(query.direction, query.status, query.cursor.as_ref(), limit)
         .map_err(cursor_problem)?;
     let page = app.db.read(move |q| queries::list_requests(q, user_id, &list, ctx.now)).await;
     let Page { items, next_cursor } = page.map_err(BondError::from)?;
-    Ok(Json(RequestsAnswer { items, next_cursor }))
+    Ok(Json(PartnerRequestPage { items, next_cursor }))
 }
 
 /// Accept a request that you received: you are partners.
@@ -130,7 +140,7 @@ async fn list(
         (status = 409, description = "`request_not_pending`, `slot_occupied`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-async fn accept(
+async fn accept_partner_request(
     State(app): State<App>,
     SignedIn { ctx, user_id, .. }: SignedIn,
     PathId(id): PathId<PartnerRequestId>,
@@ -141,14 +151,14 @@ async fn accept(
 /// Your partner.
 #[utoipa::path(
     get, path = "/api/v1/partners/current", security(("bearer" = [])),
-    responses((status = 200, body = CurrentAnswer))
+    responses((status = 200, body = CurrentBondAnswer))
 )]
-async fn get_current(
+async fn get_current_bond(
     State(app): State<App>,
     SignedIn { user_id, .. }: SignedIn,
-) -> ApiResult<Json<CurrentAnswer>> {
+) -> ApiResult<Json<CurrentBondAnswer>> {
     let bond = app.db.read(move |q| queries::find_current_bond(q, user_id)).await;
-    Ok(Json(CurrentAnswer { bond: bond.map_err(BondError::from)? }))
+    Ok(Json(CurrentBondAnswer { bond: bond.map_err(BondError::from)? }))
 }
 
 impl From<BondError> for Problem {

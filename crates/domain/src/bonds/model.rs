@@ -24,7 +24,7 @@ id_type! {
 /// How far a request has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Status {
+pub enum RequestStatus {
     /// Waits for its receiver.
     Pending,
     /// The receiver said yes, or asked the same.
@@ -39,7 +39,7 @@ pub enum Status {
     Superseded,
 }
 
-impl Status {
+impl RequestStatus {
     /// As the database and the API write it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -52,7 +52,7 @@ impl Status {
         }
     }
 
-    /// Reads what [`Status::as_str`] wrote.
+    /// Reads what [`RequestStatus::as_str`] wrote.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Pending, Self::Accepted, Self::Rejected, Self::Cancelled, Self::Expired, Self::Superseded]
             .into_iter()
@@ -63,7 +63,7 @@ impl Status {
 /// Which side of a request somebody stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Direction {
+pub enum RequestDirection {
     /// They were asked.
     Incoming,
     /// They asked.
@@ -81,8 +81,9 @@ pub struct PartnerRequest {
     /// Who is asked.
     pub to: Person,
     /// How far it has come.
-    pub status: Status,
+    pub status: RequestStatus,
     /// What the sender wrote with it.
+    #[schema(required = true)]
     pub message: Option<String>,
     /// When it was sent.
     #[schema(value_type = String, format = DateTime)]
@@ -91,7 +92,7 @@ pub struct PartnerRequest {
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
     /// Until when accepting it would bring the pair's former bond back; null where there is none to bring back.
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
     pub restorable_until: Option<Timestamp>,
     /// The bond that came of it; only in the answer to a request that is accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,7 +101,7 @@ pub struct PartnerRequest {
 
 impl PartnerRequest {
     /// What `draft` makes of the way the two stand to each other.
-    pub fn new(ctx: &Ctx, standing: &Standing, draft: &Draft, status: Status) -> Self {
+    pub fn new(ctx: &Ctx, standing: &Standing, draft: &Draft, status: RequestStatus) -> Self {
         Self {
             id: ctx.new_id(PartnerRequestId),
             from: standing.sender.clone(),
@@ -127,7 +128,7 @@ pub struct Bond {
     #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
     /// When it last came back after a breakup.
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
     pub restored_at: Option<Timestamp>,
     /// How often it came back.
     pub restorations: i64,
@@ -216,7 +217,7 @@ pub enum BondError {
     AlreadyPending,
     /// The request has been decided otherwise.
     #[error("the request is {}", .0.as_str())]
-    NotPending(Status),
+    NotPending(RequestStatus),
     /// One of the two has a partner.
     #[error("the slot is occupied")]
     SlotOccupied,
@@ -246,10 +247,10 @@ mod tests {
     #[test]
     fn statuses_read_back() {
         for text in ["pending", "accepted", "rejected", "cancelled", "expired", "superseded"] {
-            assert_eq!(Status::parse(text).unwrap().as_str(), text);
-            assert_eq!(serde_json::to_value(Status::parse(text)).unwrap(), text);
+            assert_eq!(RequestStatus::parse(text).unwrap().as_str(), text);
+            assert_eq!(serde_json::to_value(RequestStatus::parse(text)).unwrap(), text);
         }
-        assert_eq!(Status::parse("PENDING"), None);
+        assert_eq!(RequestStatus::parse("PENDING"), None);
     }
 
     #[test]

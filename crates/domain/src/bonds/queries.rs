@@ -4,14 +4,14 @@ use kith_kernel::uuid::Uuid;
 use kith_kernel::{Cursor, InvalidCursor, Page, PageLimit, Timestamp, UserId};
 use kith_store::{Error, Query};
 
-use super::model::{Bond, Direction, PartnerRequest, PartnerRequestId, Status};
+use super::model::{Bond, PartnerRequest, PartnerRequestId, RequestDirection, RequestStatus};
 use super::rows;
 
 /// Which requests somebody wants to see, and from where on.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestList {
-    direction: Option<Direction>,
-    status: Option<Status>,
+    direction: Option<RequestDirection>,
+    status: Option<RequestStatus>,
     before: PartnerRequestId,
     limit: PageLimit,
 }
@@ -22,8 +22,8 @@ impl RequestList {
     /// # Errors
     /// [`InvalidCursor`] if the cursor is not one that such a list handed out.
     pub fn new(
-        direction: Option<Direction>,
-        status: Option<Status>,
+        direction: Option<RequestDirection>,
+        status: Option<RequestStatus>,
         cursor: Option<&Cursor>,
         limit: PageLimit,
     ) -> Result<Self, InvalidCursor> {
@@ -45,8 +45,8 @@ pub fn list_requests(
         Some(direction) => side(direction)?,
         // Each side comes by its own index; together they hold the page.
         None => {
-            let mut both = side(Direction::Incoming)?;
-            both.append(&mut side(Direction::Outgoing)?);
+            let mut both = side(RequestDirection::Incoming)?;
+            both.append(&mut side(RequestDirection::Outgoing)?);
             both.sort_unstable_by_key(|request| std::cmp::Reverse(request.id));
             both
         }

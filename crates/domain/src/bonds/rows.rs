@@ -6,7 +6,9 @@ use kith_kernel::{Timestamp, UserId, uuid::Uuid};
 use kith_store::{AsParam as _, Error, Param, Query, Row, Tx, id_columns, params};
 
 use super::events::Parties;
-use super::model::{Bond, BondId, Direction, Pair, PartnerRequest, PartnerRequestId, Standing, Status};
+use super::model::{
+    Bond, BondId, Pair, PartnerRequest, PartnerRequestId, RequestDirection, RequestStatus, Standing,
+};
 use super::rules::status_at;
 use crate::accounts::Person;
 
@@ -86,15 +88,15 @@ pub fn find_request_behind_bond(
 pub fn list_requests(
     q: &Query<'_>,
     user: UserId,
-    direction: Direction,
-    status: Option<Status>,
+    direction: RequestDirection,
+    status: Option<RequestStatus>,
     before: PartnerRequestId,
     limit: i64,
     now: Timestamp,
 ) -> Result<Vec<PartnerRequest>, Error> {
     let filter = match status {
         None => None,
-        Some(Status::Pending | Status::Expired) => Some(now.as_param()),
+        Some(RequestStatus::Pending | RequestStatus::Expired) => Some(now.as_param()),
         Some(decided) => Some(Param::Text(decided.as_str())),
     };
     let params: Vec<_> =
@@ -102,7 +104,7 @@ pub fn list_requests(
     q.all(list_statement(direction, status), &params, |row| read_request(row, now))
 }
 
-fn list_statement(direction: Direction, status: Option<Status>) -> &'static str {
+fn list_statement(direction: RequestDirection, status: Option<RequestStatus>) -> &'static str {
     macro_rules! list {
         ($whose:literal, $filter:literal) => {
             select_requests!("WHERE ", $whose, " = $1 AND r.id < $2", $filter, " ORDER BY r.id DESC LIMIT $3")
@@ -112,8 +114,10 @@ fn list_statement(direction: Direction, status: Option<Status>) -> &'static str 
         ($whose:literal) => {
             match status {
                 None => list!($whose, ""),
-                Some(Status::Pending) => list!($whose, " AND r.status = 'pending' AND r.expires_at > $4"),
-                Some(Status::Expired) => list!(
+                Some(RequestStatus::Pending) => {
+                    list!($whose, " AND r.status = 'pending' AND r.expires_at > $4")
+                }
+                Some(RequestStatus::Expired) => list!(
                     $whose,
                     " AND (r.status = 'expired' OR (r.status = 'pending' AND r.expires_at <= $4))"
                 ),
@@ -122,8 +126,8 @@ fn list_statement(direction: Direction, status: Option<Status>) -> &'static str 
         };
     }
     match direction {
-        Direction::Incoming => list_by_status!("r.to_user"),
-        Direction::Outgoing => list_by_status!("r.from_user"),
+        RequestDirection::Incoming => list_by_status!("r.to_user"),
+        RequestDirection::Outgoing => list_by_status!("r.from_user"),
     }
 }
 
@@ -260,7 +264,8 @@ fn read_request_of(
     to: Person,
     now: Timestamp,
 ) -> Result<PartnerRequest, Error> {
-    let stored = Status::parse(&row.get::<String>(5)?).expect("the table's CHECK admits only statuses");
+    let stored =
+        RequestStatus::parse(&row.get::<String>(5)?).expect("the table's CHECK admits only statuses");
     let expires_at = row.get(8)?;
     Ok(PartnerRequest {
         id,

@@ -2,12 +2,12 @@
 
 use kith_kernel::{Timestamp, UserId};
 
-use super::model::{BondError, PartnerRequest, Standing, Status};
+use super::model::{BondError, PartnerRequest, RequestStatus, Standing};
 
 /// What a request counts as at `now`, whatever the database still says: nobody needs to tidy for it to expire.
-pub fn status_at(stored: Status, expires_at: Timestamp, now: Timestamp) -> Status {
+pub fn status_at(stored: RequestStatus, expires_at: Timestamp, now: Timestamp) -> RequestStatus {
     match stored {
-        Status::Pending if now >= expires_at => Status::Expired,
+        RequestStatus::Pending if now >= expires_at => RequestStatus::Expired,
         other => other,
     }
 }
@@ -33,7 +33,9 @@ pub fn may_send<'s>(standing: &'s Standing, message: Option<&str>) -> Result<Sen
     }
     match &standing.pending {
         None => Ok(Sending::New { lapsed: None }),
-        Some(request) if request.status != Status::Pending => Ok(Sending::New { lapsed: Some(request) }),
+        Some(request) if request.status != RequestStatus::Pending => {
+            Ok(Sending::New { lapsed: Some(request) })
+        }
         Some(request) if request.from.id != standing.sender.id => Ok(Sending::Crossed(request)),
         Some(request) if request.message.as_deref() == message => Ok(Sending::Repeated(request)),
         Some(_) => Err(BondError::AlreadyPending),
@@ -58,8 +60,8 @@ pub fn may_accept(request: &PartnerRequest, user: UserId) -> Result<Accepting, B
         return Err(BondError::RequestNotFound);
     }
     match request.status {
-        Status::Pending => Ok(Accepting::Now),
-        Status::Accepted => Ok(Accepting::Repeated),
+        RequestStatus::Pending => Ok(Accepting::Now),
+        RequestStatus::Accepted => Ok(Accepting::Repeated),
         decided => Err(BondError::NotPending(decided)),
     }
 }
@@ -83,7 +85,7 @@ mod tests {
     }
 
     /// What Ada asked Ben, as it reads at `now`.
-    fn request(stored: Status, now: Timestamp) -> PartnerRequest {
+    fn request(stored: RequestStatus, now: Timestamp) -> PartnerRequest {
         PartnerRequest {
             id: PartnerRequestId(Uuid::from_u128(4)),
             from: person(ADA),
@@ -100,7 +102,7 @@ mod tests {
     /// PRT-02: every status, from both sides of the expiry, by everybody.
     #[test]
     fn who_may_accept_what_and_when() {
-        use Status::*;
+        use RequestStatus::*;
         const ACCEPTED: &str = "accepted now";
         const REPEATED: &str = "accepted before";
         #[rustfmt::skip]
@@ -144,8 +146,8 @@ mod tests {
 
     #[test]
     fn what_sending_comes_to() {
-        let live = || Some(request(Status::Pending, BEFORE));
-        let lapsed = || Some(request(Status::Pending, EXPIRY));
+        let live = || Some(request(RequestStatus::Pending, BEFORE));
+        let lapsed = || Some(request(RequestStatus::Pending, EXPIRY));
         assert_eq!(sending(ADA, false, None, "hello"), "new");
         assert_eq!(sending(ADA, false, live(), "hello"), "repeated");
         assert_eq!(sending(ADA, false, live(), "other words"), "a request to this person is pending");
@@ -156,8 +158,11 @@ mod tests {
 
     #[test]
     fn a_bonded_sender_is_refused_whatever_is_pending() {
-        for pending in [None, Some(request(Status::Pending, BEFORE)), Some(request(Status::Pending, EXPIRY))]
-        {
+        for pending in [
+            None,
+            Some(request(RequestStatus::Pending, BEFORE)),
+            Some(request(RequestStatus::Pending, EXPIRY)),
+        ] {
             assert_eq!(sending(ADA, true, pending.clone(), "hello"), "the slot is occupied");
             assert_eq!(sending(BEN, true, pending, "hello"), "the slot is occupied");
         }

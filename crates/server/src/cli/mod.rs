@@ -108,8 +108,17 @@ pub fn run() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Input(error)) => fail(&error, WRONG_INPUT),
-        Err(Failure::Other(error)) => fail(&format_args!("{error:#}"), FAILURE),
+        Err(Failure::Other(error)) => fail(&in_one_line(&error), FAILURE),
     }
+}
+
+/// The error and its causes. Some errors tell their cause themselves; it is not told again.
+fn in_one_line(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match &*line {
+        "" => cause,
+        told if told.ends_with(&cause) => line,
+        told => format!("{told}: {cause}"),
+    })
 }
 
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
@@ -127,7 +136,37 @@ fn print_openapi() -> Result<(), Failure> {
     print(&String::from_utf8_lossy(&json))
 }
 
-/// A line on standard output. Whoever reads it may have gone away; that is no reason to panic.
+/// A line on standard output. That its reader has gone away is no failure.
 fn print(line: &str) -> Result<(), Failure> {
-    writeln!(std::io::stdout(), "{line}").map_err(|error| Failure::Other(error.into()))
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::from(error).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_hangs_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_tells_each_cause_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot listen: {source}")]
+        struct Told {
+            source: std::io::Error,
+        }
+        let told = Told { source: std::io::Error::other("taken") };
+        let error = Err::<(), _>(told).context("kith did not start").unwrap_err();
+        assert_eq!(in_one_line(&error), "kith did not start: cannot listen: taken");
+    }
 }

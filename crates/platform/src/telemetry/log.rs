@@ -21,7 +21,6 @@ const PENDING_BYTES: usize = 1024 * 1024;
 
 /// Writes what is pending when dropped.
 #[must_use = "the last lines are written when it is dropped"]
-#[derive(Debug)]
 pub struct Flush(Arc<Lines>);
 
 impl Drop for Flush {
@@ -35,7 +34,7 @@ impl Drop for Flush {
 /// # Errors
 /// If the process already has a subscriber.
 pub fn init(config: &Log) -> Result<Flush, TryInitError> {
-    let lines = Arc::new(Lines::default());
+    let lines = Arc::new(Lines::to(Box::new(io::stderr())));
     let pretty = match config.format {
         LogFormat::Auto => io::stderr().is_terminal(),
         LogFormat::Json => false,
@@ -68,12 +67,11 @@ fn log_panics() {
     }));
 }
 
-#[derive(Debug, Default)]
 struct Lines {
     pending: Mutex<Pending>,
     has_some: Condvar,
-    /// Held while writing, so that lines stay in order.
-    writing: Mutex<()>,
+    /// Locked while writing, so that lines stay in order.
+    out: Mutex<Box<dyn Write + Send>>,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +81,10 @@ struct Pending {
 }
 
 impl Lines {
+    fn to(out: Box<dyn Write + Send>) -> Self {
+        Self { pending: Mutex::default(), has_some: Condvar::new(), out: Mutex::new(out) }
+    }
+
     fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -98,10 +100,10 @@ impl Lines {
     }
 
     fn write_out(&self) {
-        let _order = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = std::mem::take(&mut self.pending().bytes);
         // Nobody can be told that nobody listens.
-        let _ = io::stderr().write_all(&bytes);
+        let _ = out.write_all(&bytes);
     }
 
     fn add(&self, line: &[u8], urgent: bool) {
@@ -146,5 +148,73 @@ impl<'l> MakeWriter<'l> for Writer {
 
     fn make_writer_for(&'l self, meta: &Metadata<'_>) -> Line<'l> {
         Line { lines: &self.0, urgent: *meta.level() <= Level::WARN }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// Hands each write to the test.
+    struct Page(Sender<String>);
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // The test may have seen enough.
+            let _ = self.0.send(String::from_utf8_lossy(bytes).into_owned());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn lines() -> (Arc<Lines>, Receiver<String>) {
+        let (page, read) = channel();
+        (Arc::new(Lines::to(Box::new(Page(page)))), read)
+    }
+
+    #[test]
+    fn an_urgent_line_takes_those_before_it_along_at_once() {
+        let (lines, read) = lines();
+        lines.add(b"calm\n", false);
+        assert!(read.try_recv().is_err());
+        lines.add(b"urgent\n", true);
+        assert_eq!(read.try_recv().unwrap(), "calm\nurgent\n");
+    }
+
+    #[test]
+    fn the_last_lines_are_written_at_the_end() {
+        let (lines, read) = lines();
+        lines.add(b"last\n", false);
+        drop(Flush(lines));
+        assert_eq!(read.try_recv().unwrap(), "last\n");
+    }
+
+    #[test]
+    fn calm_lines_are_written_soon_and_in_order() {
+        let (lines, read) = lines();
+        let writer = Arc::clone(&lines);
+        std::thread::spawn(move || writer.run());
+        let said: String = (0..1_000).map(|n| format!("{n}\n")).collect();
+        said.split_inclusive('\n').for_each(|line| lines.add(line.as_bytes(), false));
+        let mut written = String::new();
+        while written.len() < said.len() {
+            written += &read.recv().unwrap();
+        }
+        assert_eq!(written, said);
+    }
+
+    #[test]
+    fn nothing_is_dropped_when_there_is_too_much() {
+        let (lines, read) = lines();
+        let line = [b'x'; 1024];
+        (0..=PENDING_BYTES / line.len()).for_each(|_| lines.add(&line, false));
+        assert_eq!(read.try_recv().unwrap().len(), PENDING_BYTES);
+        lines.write_out();
+        assert_eq!(read.try_recv().unwrap().len(), line.len());
     }
 }

@@ -11,4 +11,5 @@ mod bonds;
 mod edge;
 mod process;
 mod requests;
+mod schema;
 mod traces;

@@ -25,7 +25,7 @@ pub struct TestApp {
     clock: Arc<ManualClock>,
     nodes: Vec<Running>,
     // Last, so that it goes after those who use it.
-    _database: TestDatabase,
+    database: TestDatabase,
 }
 
 impl TestApp {
@@ -35,15 +35,13 @@ impl TestApp {
             eprintln!("left out: this run does without PostgreSQL");
             return;
         }
-        let app = Self::start(engine).await;
+        let app = Self::start(engine, engine.database().await).await;
         scenario(&app).await;
-        for node in app.nodes {
-            node.stop().await;
-        }
+        app.stop().await;
     }
 
-    async fn start(engine: Engine) -> Self {
-        let database = engine.database().await;
+    /// Starts the servers of `engine` on `database`.
+    pub async fn start(engine: Engine, database: TestDatabase) -> Self {
         let clock = Arc::new(ManualClock::at(BEGINNING));
         let mut nodes = Vec::new();
         for _ in 0..if engine == Engine::Pair { 2 } else { 1 } {
@@ -56,7 +54,15 @@ impl TestApp {
             nodes.push(kith::start(config(&database), seams).await.expect("a server"));
         }
         let client = Client::new(nodes.iter().map(|node| node.addr).collect::<Vec<_>>());
-        Self { client, clock, nodes, _database: database }
+        Self { client, clock, nodes, database }
+    }
+
+    /// Stops the servers and hands back their database.
+    pub async fn stop(self) -> TestDatabase {
+        for node in self.nodes {
+            node.stop().await;
+        }
+        self.database
     }
 
     /// Somebody who is not signed in.

@@ -12,7 +12,8 @@ use tokio::sync::Notify;
 use tokio_postgres::AsyncMessage;
 
 use super::Shared;
-use super::link::{Frame, Link, Session, describe};
+use super::failure::describe;
+use super::link::{Frame, Link, Session};
 use super::threads::spawn;
 use crate::events::AuditEntry;
 use crate::sequencer::{Heads, Placed, Unplaced};

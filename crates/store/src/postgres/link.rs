@@ -4,21 +4,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::time::Duration;
 
 use futures_util::future::{join, join_all, try_join};
 use futures_util::{TryStreamExt, pin_mut};
 use tokio::runtime::Runtime;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Statement};
 
+use super::failure::{Trouble, classify, describe, unknown};
 use super::settings::Settings;
-use crate::error::Cause;
 use crate::events::{AuditEntry, Event};
-use crate::options::PostgresOptions;
 use crate::tx::Trace;
 use crate::value::{Param, Row};
-use crate::{Error, OpenError, outbox};
+use crate::{Error, outbox};
 
 /// Statements sent together at most; more would fill the socket while nobody reads the answers.
 const PIPELINE: usize = 16;
@@ -98,17 +95,6 @@ pub(crate) enum Frame {
     Snapshot,
     /// Each on its own.
     Plain,
-}
-
-/// What kind of failure a session met: whether running again can help.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    /// Deadlock or serialization failure.
-    Conflict,
-    /// The connection is gone.
-    ConnectionLost,
-    /// Running again would fail again.
-    Lasting,
 }
 
 /// A link while a closure uses it.
@@ -301,45 +287,6 @@ impl Opening {
     }
 }
 
-fn unknown(error: &tokio_postgres::Error) -> Error {
-    Error::OutcomeUnknown(Cause::new(describe(error)))
-}
-
-/// An error with its causes: the driver's own text leaves them out.
-pub(super) fn describe(error: &tokio_postgres::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-/// Says what an error of PostgreSQL means for whoever asked (SQLSTATE: appendix A of its manual).
-fn classify(error: &tokio_postgres::Error) -> (Error, Trouble) {
-    let text = describe(error);
-    let Some(code) = error.code() else {
-        let lost = error.is_closed()
-            || std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>());
-        let trouble = if lost { Trouble::ConnectionLost } else { Trouble::Lasting };
-        return (if lost { Error::unavailable(text) } else { Error::fault(text) }, trouble);
-    };
-    match code.code().get(..2) {
-        _ if *code == SqlState::T_R_DEADLOCK_DETECTED || *code == SqlState::T_R_SERIALIZATION_FAILURE => {
-            (Error::unavailable(text), Trouble::Conflict)
-        }
-        _ if *code == SqlState::QUERY_CANCELED || *code == SqlState::LOCK_NOT_AVAILABLE => {
-            (Error::DeadlinePassed, Trouble::Lasting)
-        }
-        Some("08" | "57") => (Error::unavailable(text), Trouble::ConnectionLost),
-        Some("53" | "58" | "25") => (Error::unavailable(text), Trouble::Lasting),
-        Some("23") => (Error::Constraint(Cause::new(text)), Trouble::Lasting),
-        _ => (Error::fault(text), Trouble::Lasting),
-    }
-}
-
 #[cfg(feature = "testing")]
 impl Session<'_> {
     /// Lets a fault that was switched on happen here, by the server's own hand.
@@ -372,7 +319,11 @@ impl Session<'_> {
 
     fn strike_after_commit(&self) -> Result<(), Error> {
         let lost = self.faults.is_some_and(crate::testing::Faults::after_commit);
-        if lost { Err(Error::OutcomeUnknown(Cause::new("injected: the answer was lost"))) } else { Ok(()) }
+        if lost {
+            Err(Error::OutcomeUnknown(crate::error::Cause::new("injected: the answer was lost")))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -391,80 +342,5 @@ impl Session<'_> {
 
     const fn strike_after_commit(&self) -> Result<(), Error> {
         Ok(())
-    }
-}
-
-/// Two connections must be two sessions: behind a pooler that lends them by transaction they may be one, and locks
-/// would protect nobody.
-pub(super) fn refuse_shared_sessions(settings: &Settings) -> Result<(), OpenError> {
-    let mark = "SELECT set_config('kith.session', 'first', false)";
-    let read = "SELECT COALESCE(current_setting('kith.session', true), '')";
-    let first = Link::connect(settings, |_| {})?;
-    let second = Link::connect(settings, |_| {})?;
-    let ask = |link: &Link, sql| {
-        link.runtime
-            .block_on(link.client.simple_query(sql))
-            .map_err(|error| Error::unavailable(describe(&error)))
-    };
-    ask(&first, mark)?;
-    let seen = ask(&second, read)?;
-    let shared = seen.iter().any(|message| {
-        matches!(message, tokio_postgres::SimpleQueryMessage::Row(row) if row.get(0).is_some_and(|seen| !seen.is_empty()))
-    });
-    if shared {
-        return Err(OpenError::Settings(
-            "database.url leads through a connection pooler in transaction mode (such as PgBouncer with \
-             pool_mode=transaction): Kith keeps locks and listens on its connections, so give it the server's own \
-             address or a pool in session mode"
-                .into(),
-        ));
-    }
-    Ok(())
-}
-
-/// The connection of the role that owns the tables, while it holds the lock that keeps other nodes from migrating.
-pub(crate) struct MigrationLink {
-    link: Link,
-    run_role: Option<String>,
-}
-
-/// The key that migrating nodes lock, in the space of two numbers, apart from [`super::lock_key`].
-const MIGRATING: &str = "SELECT pg_advisory_lock(1262703720, 1)";
-
-/// Migrations may take long.
-const MIGRATION_PATIENCE: Duration = Duration::from_secs(24 * 3_600);
-
-impl MigrationLink {
-    pub fn open(own: &PostgresOptions) -> Result<Self, OpenError> {
-        let run = Settings::parse(&own.url, MIGRATION_PATIENCE)?;
-        let owner = match &own.migrate_url {
-            Some(url) => Settings::parse(url, MIGRATION_PATIENCE)?,
-            None => run.clone(),
-        };
-        let run_role = run.user().filter(|role| owner.user() != Some(role)).map(str::to_owned);
-        let link = Link::connect(&owner, |_| {})?;
-        let opened = Self { link, run_role };
-        opened.batch(MIGRATING)?;
-        Ok(opened)
-    }
-
-    pub fn session(&self) -> Session<'_> {
-        Session::new(&self.link, Frame::Plain)
-    }
-
-    pub fn batch(&self, sql: &str) -> Result<(), Error> {
-        self.link.batch(sql).map_err(|error| classify(&error).0)
-    }
-
-    /// Lets the role that serves read and write rows, and nothing else: no schema, and no history of its own making.
-    pub fn grant_to_run_role(&self) -> Result<(), Error> {
-        let Some(role) = &self.run_role else { return Ok(()) };
-        let role = role.replace('"', "\"\"");
-        self.batch(&format!(
-            "GRANT USAGE ON SCHEMA public TO \"{role}\";
-             GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO \"{role}\";
-             REVOKE INSERT, UPDATE, DELETE ON schema_migrations FROM \"{role}\";
-             REVOKE UPDATE, DELETE ON audit_entries, audit_seals FROM \"{role}\""
-        ))
     }
 }

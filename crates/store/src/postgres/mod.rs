@@ -1,7 +1,9 @@
 //! PostgreSQL: a small set of threads, each with a connection of its own, and one for what is bound to a session.
 
 mod direct;
+mod failure;
 mod link;
+mod migration;
 mod settings;
 mod threads;
 
@@ -18,7 +20,8 @@ use crate::options::{PostgresOptions, StoreOptions};
 use crate::stats::{StatsSnapshot, StoreStats};
 use crate::{Error, OpenError, Query};
 
-pub(crate) use link::{MigrationLink, Session};
+pub(crate) use link::Session;
+pub(crate) use migration::MigrationLink;
 use settings::Settings;
 
 /// Threads for reads that take long.
@@ -49,7 +52,7 @@ pub(crate) struct Engine {
 impl Engine {
     pub fn open(options: &StoreOptions, own: &PostgresOptions) -> Result<Self, OpenError> {
         let settings = Settings::parse(&own.url, options.deadline)?;
-        link::refuse_shared_sessions(&settings)?;
+        migration::refuse_shared_sessions(&settings)?;
         let shared = Arc::new(Shared {
             settings,
             stats: StoreStats::default(),
@@ -152,7 +155,7 @@ pub(crate) fn database_now(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
 pub(crate) fn run_once(url: &str, sql: &str) -> Result<(), OpenError> {
     let settings = Settings::parse(url, std::time::Duration::from_secs(60))?;
     let link = link::Link::connect(&settings, |_| {})?;
-    link.batch(sql).map_err(|error| Error::unavailable(link::describe(&error)).into())
+    link.batch(sql).map_err(|error| Error::unavailable(failure::describe(&error)).into())
 }
 
 /// The same from async code.

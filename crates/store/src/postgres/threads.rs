@@ -7,7 +7,8 @@ use std::time::Instant;
 use async_channel::Receiver;
 
 use super::Shared;
-use super::link::{Frame, Link, Session, Trouble};
+use super::failure::Trouble;
+use super::link::{Frame, Link, Session};
 use crate::job::{Ending, ReadJob, WriteJob};
 use crate::stats::StoreStats;
 use crate::tx::Session as AnySession;

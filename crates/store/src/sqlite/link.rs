@@ -41,6 +41,10 @@ impl Link {
         };
         let connection = Connection::open_with_flags(file, flags).map_err(sqlite_error)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        // Without it a statement is planned anew whenever a parameter's value might matter to the plan.
+        connection
+            .set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
+            .map_err(sqlite_error)?;
         connection.busy_timeout(BUSY).map_err(sqlite_error)?;
         let synchronous = match synchronous {
             Synchronous::Full => "FULL",

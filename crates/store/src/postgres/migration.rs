@@ -1,0 +1,84 @@
+//! Connections for what happens before the threads start: migrating, and refusing a pooler that shares sessions.
+
+use std::time::Duration;
+
+use super::failure::{classify, describe};
+use super::link::{Frame, Link, Session};
+use super::settings::Settings;
+use crate::options::PostgresOptions;
+use crate::{Error, OpenError};
+
+/// Two connections must be two sessions: behind a pooler that lends them by transaction they may be one, and locks
+/// would protect nobody.
+pub(super) fn refuse_shared_sessions(settings: &Settings) -> Result<(), OpenError> {
+    let mark = "SELECT set_config('kith.session', 'first', false)";
+    let read = "SELECT COALESCE(current_setting('kith.session', true), '')";
+    let first = Link::connect(settings, |_| {})?;
+    let second = Link::connect(settings, |_| {})?;
+    let ask = |link: &Link, sql| {
+        link.runtime
+            .block_on(link.client.simple_query(sql))
+            .map_err(|error| Error::unavailable(describe(&error)))
+    };
+    ask(&first, mark)?;
+    let seen = ask(&second, read)?;
+    let shared = seen.iter().any(|message| {
+        matches!(message, tokio_postgres::SimpleQueryMessage::Row(row) if row.get(0).is_some_and(|seen| !seen.is_empty()))
+    });
+    if shared {
+        return Err(OpenError::Settings(
+            "database.url leads through a connection pooler in transaction mode (such as PgBouncer with \
+             pool_mode=transaction): Kith keeps locks and listens on its connections, so give it the server's own \
+             address or a pool in session mode"
+                .into(),
+        ));
+    }
+    Ok(())
+}
+
+/// The connection of the role that owns the tables, while it holds the lock that keeps other nodes from migrating.
+pub(crate) struct MigrationLink {
+    link: Link,
+    run_role: Option<String>,
+}
+
+/// The key that migrating nodes lock, in the space of two numbers, apart from [`super::lock_key`].
+const MIGRATING: &str = "SELECT pg_advisory_lock(1262703720, 1)";
+
+/// Migrations may take long.
+const MIGRATION_PATIENCE: Duration = Duration::from_secs(24 * 3_600);
+
+impl MigrationLink {
+    pub fn open(own: &PostgresOptions) -> Result<Self, OpenError> {
+        let run = Settings::parse(&own.url, MIGRATION_PATIENCE)?;
+        let owner = match &own.migrate_url {
+            Some(url) => Settings::parse(url, MIGRATION_PATIENCE)?,
+            None => run.clone(),
+        };
+        let run_role = run.user().filter(|role| owner.user() != Some(role)).map(str::to_owned);
+        let link = Link::connect(&owner, |_| {})?;
+        let opened = Self { link, run_role };
+        opened.batch(MIGRATING)?;
+        Ok(opened)
+    }
+
+    pub fn session(&self) -> Session<'_> {
+        Session::new(&self.link, Frame::Plain)
+    }
+
+    pub fn batch(&self, sql: &str) -> Result<(), Error> {
+        self.link.batch(sql).map_err(|error| classify(&error).0)
+    }
+
+    /// Lets the role that serves read and write rows, and nothing else: no schema, and no history of its own making.
+    pub fn grant_to_run_role(&self) -> Result<(), Error> {
+        let Some(role) = &self.run_role else { return Ok(()) };
+        let role = role.replace('"', "\"\"");
+        self.batch(&format!(
+            "GRANT USAGE ON SCHEMA public TO \"{role}\";
+             GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO \"{role}\";
+             REVOKE INSERT, UPDATE, DELETE ON schema_migrations FROM \"{role}\";
+             REVOKE UPDATE, DELETE ON audit_entries, audit_seals FROM \"{role}\""
+        ))
+    }
+}

@@ -7,7 +7,7 @@ use crate::error::Cause;
 
 /// What kind of failure a session met: whether running again can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     /// Deadlock or serialization failure.
     Conflict,
     /// The connection is gone.

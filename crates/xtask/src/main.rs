@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything one does to this repository besides writing it. There is no other task runner.
 
+mod bench;
 mod chaos;
 mod kith;
 mod lint;
@@ -34,6 +35,11 @@ enum Task {
     /// Kills and power cuts during acknowledged writes; nothing acknowledged may be lost
     #[command(subcommand)]
     Chaos(chaos::Chaos),
+    /// What Kith carries on this machine, as ratios to ceilings measured in the same run
+    Bench(bench::Args),
+    /// The bare server that `bench` compares with
+    #[command(hide = true)]
+    Ceiling,
 }
 
 fn main() -> ExitCode {
@@ -45,6 +51,8 @@ fn main() -> ExitCode {
         Task::Check => lint::check(),
         Task::Openapi(args) => done(openapi::openapi(&args)),
         Task::Chaos(which) => done(chaos::chaos(&which)),
+        Task::Bench(args) => done(bench::bench(&args)),
+        Task::Ceiling => done(bench::serve_ceiling()),
     };
     outcome.unwrap_or_else(|e| {
         eprintln!("error: {e:#}");

@@ -95,7 +95,7 @@ impl fmt::Display for Report {
 /// The harness failed, or nothing was acknowledged.
 pub fn run(name: &str, target: &mut dyn Target, rounds: u32, seed: u64, journal: &Path) -> Result<Report> {
     let mut rng = Rng::with_seed(seed);
-    let journal = Rc::new(RefCell::new(Journal::new(journal, &mut rng)?));
+    let mut journal = Rc::new(RefCell::new(Journal::new(journal, &mut rng)?));
     let mut report = Report {
         name: name.to_owned(),
         seed,
@@ -106,8 +106,8 @@ pub fn run(name: &str, target: &mut dyn Target, rounds: u32, seed: u64, journal:
         surprises: Vec::new(),
         broken: None,
     };
-    on_one_thread(strike_again_and_again(target, rounds, &mut rng, &journal, &mut report))?;
-    let journal = journal.borrow();
+    on_one_thread(strike_again_and_again(target, rounds, &mut rng, &mut journal, &mut report))?;
+    let journal = between_loads(&mut journal);
     (report.acknowledged, report.unknown) = (journal.acknowledged, journal.unknown);
     report.surprises.clone_from(&journal.surprises);
     ensure!(report.acknowledged > 0, "nothing was acknowledged, so nothing was tried");
@@ -118,7 +118,7 @@ async fn strike_again_and_again(
     target: &mut dyn Target,
     rounds: u32,
     rng: &mut Rng,
-    journal: &Rc<RefCell<Journal>>,
+    journal: &mut Rc<RefCell<Journal>>,
     report: &mut Report,
 ) -> Result<()> {
     let mut since = Mark::default();
@@ -149,21 +149,24 @@ async fn strike_again_and_again(
     target.end()
 }
 
-async fn review(server: SocketAddr, journal: &RefCell<Journal>, since: Mark) -> Result<Verdict> {
-    let journal = journal.borrow();
-    let view = look(server, &journal, since).await.context("looking at what is left")?;
-    Ok(judge(&journal, since, &view))
+/// The journal, while no client writes into it.
+fn between_loads(journal: &mut Rc<RefCell<Journal>>) -> &mut Journal {
+    Rc::get_mut(journal).expect("each client has ended").get_mut()
+}
+
+async fn review(server: SocketAddr, journal: &Journal, since: Mark) -> Result<Verdict> {
+    let view = look(server, journal, since).await.context("looking at what is left")?;
+    Ok(judge(journal, since, &view))
 }
 
 /// Registers as many people as a round may use up. Each is an acknowledgement to be kept like any other.
-async fn top_up(server: SocketAddr, journal: &RefCell<Journal>, round: u32) -> Result<()> {
-    let senders = SENDERS.saturating_sub(journal.borrow().people.len());
-    let missing = senders + FRESH_PEOPLE.saturating_sub(journal.borrow().fresh_people());
+async fn top_up(server: SocketAddr, journal: &mut Journal, round: u32) -> Result<()> {
+    let senders = SENDERS.saturating_sub(journal.people.len());
+    let missing = senders + FRESH_PEOPLE.saturating_sub(journal.fresh_people());
     let requests = (0..missing).map(|i| registration(&format!("r{round}n{i}"))).collect();
     for (status, body) in send_all_patiently(server, 32, requests).await? {
         match (status, person(&body)) {
             (201, Some(person)) => {
-                let mut journal = journal.borrow_mut();
                 journal.note("person", &Told::Done(person.id.clone()))?;
                 journal.people.push(person);
             }

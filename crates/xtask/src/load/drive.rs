@@ -42,7 +42,7 @@ pub struct Seen {
     /// Of the 2xx, in nanoseconds.
     pub latency: Histogram<u64>,
     /// What [`drive`]'s `sample` grew by.
-    pub sampled: f64,
+    pub sampled: [f64; 2],
 }
 
 impl Seen {
@@ -71,7 +71,7 @@ pub async fn drive(
     server: SocketAddr,
     plan: Plan,
     source: Box<dyn Source>,
-    sample: impl Fn() -> Result<f64>,
+    sample: impl Fn() -> Result<[f64; 2]>,
 ) -> Result<Seen> {
     let shared = Rc::new(Shared {
         source,
@@ -97,7 +97,8 @@ pub async fn drive(
     let (began, sampled) = (now(), sample()?);
     // Ends early when the source is empty; whoever broke is heard of below.
     let early = timeout(plan.length, all(&mut work)).await;
-    let (elapsed, sampled) = (began.elapsed(), sample()? - sampled);
+    let (elapsed, at_end) = (began.elapsed(), sample()?);
+    let sampled = std::array::from_fn(|i| at_end[i] - sampled[i]);
     shared.counting.set(false);
     shared.stop.set(true);
     match early {

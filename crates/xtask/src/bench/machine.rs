@@ -1,0 +1,121 @@
+//! What the machine is and does at this moment: its processor, its disk's fsync rate, what processes have used.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use crate::load::now;
+
+/// For how long the disk is asked.
+const FSYNC_FOR: Duration = Duration::from_secs(3);
+
+/// Processor, cores, memory and kernel.
+pub fn describe() -> Result<Value> {
+    let field = |file: &str, name: &str| -> Result<String> {
+        let text = fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        Ok(line.split_once(':').map_or("unknown", |(_, value)| value).trim().to_owned())
+    };
+    Ok(json!({
+        "processor": field("/proc/cpuinfo", "model name")?,
+        "cores": std::thread::available_parallelism()?.get(),
+        "memory": field("/proc/meminfo", "MemTotal")?,
+        "kernel": fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
+    }))
+}
+
+/// How often a second `folder`'s disk makes 4 KiB durable (write and fdatasync, one after the other).
+pub fn fsync_rate(folder: &Path) -> Result<f64> {
+    let path = folder.join("fsync");
+    let file = File::options().create(true).truncate(true).write(true).open(&path)?;
+    let block = [0x5a; 4096];
+    let blocks = 256;
+    (0..blocks).try_for_each(|n| file.write_all_at(&block, n * 4096))?;
+    file.sync_all()?;
+    let (began, mut done) = (now(), 0);
+    while began.elapsed() < FSYNC_FOR {
+        file.write_all_at(&block, (done % blocks) * 4096)?;
+        file.sync_data()?;
+        done += 1;
+    }
+    let rate = done as f64 / began.elapsed().as_secs_f64();
+    fs::remove_file(path)?;
+    Ok(rate)
+}
+
+/// Processor time that a process has used, in seconds.
+pub fn cpu_s(pid: u32) -> Result<f64> {
+    let stat = Stat::of(pid)?;
+    Ok(stat.own_ticks as f64 / ticks_per_s())
+}
+
+/// Processor time that a process and all its children have used, those that are gone included, in seconds.
+pub fn cpu_with_children_s(pid: u32) -> Result<f64> {
+    let parent = Stat::of(pid)?;
+    let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // One that ends while it is looked at has handed its time to its parent; it is not worth an error.
+    let children = pids.filter_map(|child| Stat::of(child).ok()).filter(|child| child.parent == pid);
+    let ticks = parent.own_ticks + parent.reaped_ticks + children.map(|child| child.own_ticks).sum::<u64>();
+    Ok(ticks as f64 / ticks_per_s())
+}
+
+/// The most memory that a process has had resident, in megabytes.
+pub fn peak_memory_mb(pid: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kib / 1024.0)
+}
+
+fn ticks_per_s() -> f64 {
+    rustix::param::clock_ticks_per_second() as f64
+}
+
+/// What `/proc/PID/stat` says of interest.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    parent: u32,
+    own_ticks: u64,
+    reaped_ticks: u64,
+}
+
+impl Stat {
+    fn of(pid: u32) -> Result<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat"))?)
+            .context("/proc/PID/stat reads otherwise")
+    }
+
+    /// The program's name may hold spaces and parentheses, so fields are counted from its last one.
+    fn parse(text: &str) -> Option<Self> {
+        let fields: Vec<_> = text.rsplit_once(") ")?.1.split(' ').collect();
+        let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+        let parent = u32::try_from(number(1)?).ok()?;
+        Some(Self { parent, own_ticks: number(11)? + number(12)?, reaped_ticks: number(13)? + number(14)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_read_past_a_strange_name() {
+        let stat = "42 (a) (b c)) S 7 42 42 0 -1 4194560 1 2 3 4 100 20 3 1 20 0 1 0 5 6 7";
+        let expected = Stat { parent: 7, own_ticks: 120, reaped_ticks: 4 };
+        assert_eq!(Stat::parse(stat), Some(expected));
+    }
+
+    #[test]
+    fn a_process_that_works_is_seen_to_use_time_and_memory() {
+        let (pid, began) = (std::process::id(), now());
+        let before = cpu_with_children_s(pid).unwrap();
+        while cpu_s(pid).unwrap() - before < 0.02 {
+            assert!(began.elapsed() < Duration::from_secs(30), "no processor time is seen");
+        }
+        assert!(peak_memory_mb(pid).unwrap() > 1.0);
+    }
+}

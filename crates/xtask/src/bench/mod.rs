@@ -1,0 +1,273 @@
+//! `cargo xtask bench`: what Kith carries on this machine, always as a ratio to a ceiling measured in the same run.
+//!
+//! The server has one core and the load generator the other; PostgreSQL may use both. No test depends on a time.
+
+mod ceiling;
+mod machine;
+mod rows;
+mod sources;
+
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use std::{env, fs};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
+use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
+use serde_json::{Value, json};
+
+use self::ceiling::PING;
+use self::rows::{Ceiling, Measured, Row, Server};
+use self::sources::{NewRequests, Once, Reads, Same, write_request};
+use crate::kith::{Kith, Start, build};
+use crate::load::http::request;
+use crate::load::people::{Person, register};
+use crate::load::{on_one_thread, send_all};
+use crate::workspace::{cargo, root, run};
+
+pub use self::ceiling::serve as serve_ceiling;
+
+const SERVER_CORE: u32 = 0;
+const GENERATOR_CORE: u32 = 1;
+const SEED: u64 = 1;
+/// Who sends requests to one another, without ever having a partner.
+const WRITERS: usize = 10_000;
+
+/// What to measure, and how long.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Short runs, to see that it works; their figures mean little
+    #[arg(long)]
+    quick: bool,
+    /// Interleaved pairs with the ceiling for each row [default: 5, quick: 2]
+    #[arg(long)]
+    pairs: Option<usize>,
+    /// Seconds for each run of a write row [default: 60, quick: 5]
+    #[arg(long)]
+    write_seconds: Option<u64>,
+    /// Seconds for each other run [default: 10, quick: 2]
+    #[arg(long)]
+    read_seconds: Option<u64>,
+    /// Only one of the two
+    #[arg(long)]
+    database: Option<Engine>,
+}
+
+/// A database to measure on.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Engine {
+    /// In the data folder, each commit synced
+    Sqlite,
+    /// A server of our own on the same cores, fsync on
+    Postgres,
+}
+
+struct Lengths {
+    pairs: usize,
+    write: Duration,
+    read: Duration,
+    /// Requests accepted in each run of that row: everybody can accept once, so they are counted out.
+    accepts: usize,
+}
+
+impl Args {
+    fn lengths(&self) -> Lengths {
+        let pick = |given: Option<u64>, full, quick| {
+            Duration::from_secs(given.unwrap_or(if self.quick { quick } else { full }))
+        };
+        Lengths {
+            pairs: self.pairs.unwrap_or(if self.quick { 2 } else { 5 }).max(1),
+            write: pick(self.write_seconds, 60, 5),
+            read: pick(self.read_seconds, 10, 2),
+            accepts: if self.quick { 2_000 } else { 5_000 },
+        }
+    }
+}
+
+/// Builds what is measured and what measures, and measures.
+pub fn bench(args: &Args) -> Result<()> {
+    if cfg!(debug_assertions) {
+        return with_release_build();
+    }
+    let binary = root()?.join("target/release/kith");
+    let folder = root()?.join("target/bench");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    ensure!(
+        std::thread::available_parallelism()?.get() >= 2,
+        "the server and the generator need a core each"
+    );
+    let engines: Vec<_> = [Engine::Sqlite, Engine::Postgres]
+        .into_iter()
+        .filter(|engine| args.database.is_none_or(|only| only == *engine))
+        .collect();
+    // Started before the generator is pinned, as it inherits where it may run.
+    let postgres = engines
+        .contains(&Engine::Postgres)
+        .then(|| PostgresServer::start(PostgresServerOptions { fsync: true, ..Default::default() }));
+    let postgres = postgres.transpose()?;
+    let pid = std::process::id().to_string();
+    run(Command::new("taskset").args(["-acp", &GENERATOR_CORE.to_string(), &pid]))?;
+    let bare = ceiling::start(SERVER_CORE)?;
+    let mut results = Vec::new();
+    for engine in engines {
+        let postgres = postgres.as_ref().filter(|_| engine == Engine::Postgres);
+        results.push(measure_engine(engine, postgres, &bare, &binary, &folder, &args.lengths())?);
+    }
+    report(&results)
+}
+
+/// Load from a debug build would be what is measured.
+fn with_release_build() -> Result<()> {
+    build()?;
+    run(cargo()?.args(["build", "--release", "--locked", "-p", "kith-xtask"]))?;
+    let mut command = Command::new(root()?.join("target/release/kith-xtask"));
+    command.args(env::args_os().skip(1));
+    Err(command.exec()).context("cannot run the release build")
+}
+
+/// All that was measured on one database.
+struct Results {
+    engine: &'static str,
+    durability: &'static str,
+    fsync_rate: f64,
+    rows: Vec<Measured>,
+}
+
+fn measure_engine(
+    engine: Engine,
+    postgres: Option<&PostgresServer>,
+    bare: &Kith,
+    binary: &Path,
+    folder: &Path,
+    lengths: &Lengths,
+) -> Result<Results> {
+    let (name, durability) = match engine {
+        Engine::Sqlite => ("SQLite", "WAL, synchronous=FULL"),
+        Engine::Postgres => ("PostgreSQL", "fsync and synchronous_commit on"),
+    };
+    let fsync_rate = machine::fsync_rate(folder)?;
+    eprintln!("\n{name} ({durability}); this disk makes 4 KiB durable {fsync_rate:.0} times a second");
+    let start = Start {
+        binary: binary.to_owned(),
+        data: folder.join(name),
+        database: postgres.map(|server| server.url("postgres")),
+        core: Some(SERVER_CORE),
+        // Each request is logged, as by default, but a disk full of it is nobody's gain.
+        log: PathBuf::from("/dev/null"),
+        ..Start::default()
+    };
+    let kith = Kith::start(&start)?;
+    let database_pid = postgres.and_then(PostgresServer::pid);
+    let server = Server { address: kith.address, pid: kith.pid(), database_pid };
+    let bare = Server { address: bare.address, pid: bare.pid(), database_pid: None };
+    let rows = on_one_thread(measure_rows(server, bare, lengths))?;
+    kith.stop()?;
+    Ok(Results { engine: name, durability, fsync_rate, rows })
+}
+
+async fn measure_rows(server: Server, bare: Server, lengths: &Lengths) -> Result<Vec<Measured>> {
+    // One part for each pair and one for the run at a steady rate.
+    let couples = lengths.accepts * (lengths.pairs + 1);
+    eprintln!("  registering {} people", WRITERS + 2 * couples);
+    let writers = register(server.address, "writer", WRITERS).await?;
+    let partners = register(server.address, "partner", 2 * couples).await?;
+    let accepts = Once::of(prepare_accepts(server, &partners).await?);
+    let requests = NewRequests::among(writers, SEED);
+    let (bare, own) =
+        (Ceiling { name: "bare axum's 204", server: bare }, Ceiling { name: "Kith's own 204", server });
+    let mut rows = Vec::new();
+    let row = |name, ceiling, length, warm_up| RowShape { name, ceiling, length, warm_up };
+    let ping = || Box::new(Same(request("GET", PING, None, None))) as _;
+    rows.push(
+        row("204, through the whole stack", bare, lengths.read, true).measure(server, lengths, ping).await?,
+    );
+    let accept = || Box::new(accepts.part(lengths.accepts)) as _;
+    rows.push(
+        row("accept a partner request", own, lengths.write, false).measure(server, lengths, accept).await?,
+    );
+    let current = || Box::new(Reads::of(&partners, "/api/v1/partners/current", SEED)) as _;
+    rows.push(row("read the current bond", own, lengths.read, true).measure(server, lengths, current).await?);
+    let me = || Box::new(Reads::of(&partners, "/api/v1/me", SEED)) as _;
+    rows.push(row("read oneself", own, lengths.read, true).measure(server, lengths, me).await?);
+    let send = || Box::new(requests.clone()) as _;
+    rows.push(row("send a partner request", own, lengths.write, true).measure(server, lengths, send).await?);
+    Ok(rows)
+}
+
+/// What differs from row to row.
+struct RowShape {
+    name: &'static str,
+    ceiling: Ceiling,
+    length: Duration,
+    warm_up: bool,
+}
+
+impl RowShape {
+    async fn measure(
+        self,
+        server: Server,
+        lengths: &Lengths,
+        mut source: impl FnMut() -> Box<dyn crate::load::Source>,
+    ) -> Result<Measured> {
+        let Self { name, ceiling, length, warm_up } = self;
+        let (pairs, ceiling_length) = (lengths.pairs, lengths.read);
+        Row { name, server, ceiling, pairs, length, ceiling_length, warm_up, source: &mut source }
+            .measure()
+            .await
+    }
+}
+
+/// Each second person is asked by the one before; gives the requests that accept.
+async fn prepare_accepts(server: Server, people: &[Person]) -> Result<Vec<Vec<u8>>> {
+    let asks = people.chunks_exact(2).map(|pair| {
+        let mut out = Vec::new();
+        write_request(&mut out, &pair[0], &pair[1]);
+        out
+    });
+    let answers = send_all(server.address, 64, asks.collect()).await?;
+    let accepts = people.chunks_exact(2).zip(answers).map(|(pair, (status, body))| {
+        let id = body["id"].as_str().filter(|_| status == 201);
+        let id = id.with_context(|| format!("asking gave {status}: {body}"))?;
+        Ok(request("POST", &format!("/api/v1/partners/requests/{id}/accept"), Some(&pair[1].token), None))
+    });
+    accepts.collect()
+}
+
+fn report(results: &[Results]) -> Result<()> {
+    let commit = Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output();
+    let commit =
+        commit.map(|done| String::from_utf8_lossy(&done.stdout).trim().to_owned()).unwrap_or_default();
+    let machine = machine::describe()?;
+    println!("\ncommit {commit}, {} cores of {}", machine["cores"], machine["processor"]);
+    println!(
+        "64 connections from one core to a server on the other; only 2xx count; times at half the highest rate"
+    );
+    for Results { engine, durability, fsync_rate, rows } in results {
+        println!("\n{engine}, {durability}; {fsync_rate:.0} fsync/s\n{}", Measured::head());
+        rows.iter().for_each(|row| println!("{}", row.line(*fsync_rate)));
+    }
+    let databases: Vec<Value> = results.iter().map(Results::json).collect();
+    let whole = json!({
+        "commit": commit,
+        "machine": machine,
+        "generator": "cargo xtask bench: one thread, 64 kept-alive HTTP/1.1 connections over loopback",
+        "databases": databases,
+    });
+    let path = root()?.join("target/bench.json");
+    fs::write(&path, serde_json::to_string_pretty(&whole)? + "\n")?;
+    println!("\nthe same for programs: {}", path.display());
+    Ok(())
+}
+
+impl Results {
+    fn json(&self) -> Value {
+        let Self { engine, durability, fsync_rate, rows } = self;
+        let rows: Vec<_> = rows.iter().map(|row| row.json(*fsync_rate)).collect();
+        json!({"database": engine, "durability": durability, "fsync_rate_per_s": fsync_rate, "rows": rows})
+    }
+}

@@ -1,0 +1,197 @@
+//! One row of the benchmark: runs in interleaved pairs with its ceiling, then a run at a steady rate for the times.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use super::ceiling::PING;
+use super::machine::{cpu_s, cpu_with_children_s, peak_memory_mb};
+use super::sources::Same;
+use crate::load::http::request;
+use crate::load::{Plan, Seen, Source, drive};
+
+const CONNECTIONS: usize = 64;
+const WARM_UP: Duration = Duration::from_secs(1);
+/// Times are taken at this part of the highest rate: the server is busy, and not drowning.
+const STEADY: f64 = 0.5;
+
+/// A server that is measured, and what else works for it.
+#[derive(Clone, Copy)]
+pub struct Server {
+    pub address: SocketAddr,
+    pub pid: u32,
+    pub database_pid: Option<u32>,
+}
+
+/// What a row is compared with: the same load for nothing but a 204.
+#[derive(Clone, Copy)]
+pub struct Ceiling {
+    pub name: &'static str,
+    pub server: Server,
+}
+
+/// What is measured, and how long.
+pub struct Row<'a> {
+    pub name: &'static str,
+    pub server: Server,
+    pub ceiling: Ceiling,
+    pub pairs: usize,
+    pub length: Duration,
+    pub ceiling_length: Duration,
+    /// False where the requests are counted: none may be spent before the counting begins.
+    pub warm_up: bool,
+    /// The requests of the next run.
+    pub source: &'a mut dyn FnMut() -> Box<dyn Source>,
+}
+
+/// What was measured.
+pub struct Measured {
+    pub name: &'static str,
+    pub ceiling: &'static str,
+    /// Each run's answers a second.
+    rates: Vec<f64>,
+    /// Each run's rate over that of the ceiling's run before it.
+    ratios: Vec<f64>,
+    server_cpu_us: f64,
+    database_cpu_us: f64,
+    steady: Seen,
+    peak_memory_mb: f64,
+}
+
+impl Row<'_> {
+    /// Runs it all.
+    pub async fn measure(self) -> Result<Measured> {
+        let (mut rates, mut ratios, mut cpu, mut answered) = (Vec::new(), Vec::new(), [0.0, 0.0], 0);
+        for pair in 1..=self.pairs {
+            let ping = Box::new(Same(request("GET", PING, None, None)));
+            let ceiling = run(self.ceiling.server, plan(self.ceiling_length, true, None), ping).await?;
+            let seen = run(self.server, plan(self.length, self.warm_up, None), (self.source)()).await;
+            let seen = seen.with_context(|| format!("{}, run {pair}", self.name))?;
+            rates.push(seen.rate());
+            ratios.push(seen.rate() / ceiling.rate());
+            cpu = [cpu[0] + seen.sampled[0], cpu[1] + seen.sampled[1]];
+            answered += seen.answered;
+            eprintln!(
+                "  {}: {:.0}/s, {:.0}/s of {}",
+                self.name,
+                seen.rate(),
+                ceiling.rate(),
+                self.ceiling.name
+            );
+        }
+        let steady = plan(self.length, self.warm_up, Some(STEADY * median(&rates)));
+        let steady = run(self.server, steady, (self.source)()).await.with_context(|| self.name)?;
+        let [server_cpu_us, database_cpu_us] = cpu.map(|s| s * 1e6 / answered as f64);
+        let peak_memory_mb = peak_memory_mb(self.server.pid)?;
+        let (name, ceiling) = (self.name, self.ceiling.name);
+        Ok(Measured { name, ceiling, rates, ratios, server_cpu_us, database_cpu_us, steady, peak_memory_mb })
+    }
+}
+
+fn plan(length: Duration, warm_up: bool, rate: Option<f64>) -> Plan {
+    Plan { connections: CONNECTIONS, warm_up: if warm_up { WARM_UP } else { Duration::ZERO }, length, rate }
+}
+
+async fn run(server: Server, plan: Plan, source: Box<dyn Source>) -> Result<Seen> {
+    drive(server.address, plan, source, || {
+        Ok([cpu_s(server.pid)?, server.database_pid.map_or(Ok(0.0), cpu_with_children_s)?])
+    })
+    .await
+}
+
+impl Measured {
+    /// The head of the table that [`Measured::line`] fills.
+    pub fn head() -> String {
+        format!(
+            "{:<30} {:>9} {:>22} {:>8} {:>9} {:>8} {:>8} {:>8} {:>12} {:>8}",
+            "",
+            "rate/s",
+            "of its ceiling",
+            "x fsync",
+            "at rate/s",
+            "p50 ms",
+            "p99 ms",
+            "worst ms",
+            "CPU µs",
+            "peak MB"
+        )
+    }
+
+    /// One line of the table; the processor time is Kith's and, after a plus, the database's.
+    pub fn line(&self, fsync_rate: f64) -> String {
+        let [least, middle, most] = spread(&self.ratios).map(|ratio| ratio * 100.0);
+        let database =
+            if self.database_cpu_us > 0.0 { format!("+{:.0}", self.database_cpu_us) } else { String::new() };
+        format!(
+            "{:<30} {:>9.0} {:>22} {:>8.1} {:>9.0} {:>8.2} {:>8.2} {:>8.1} {:>12} {:>8.0}",
+            self.name,
+            median(&self.rates),
+            format!("{middle:.0} % ({least:.0} to {most:.0})"),
+            median(&self.rates) / fsync_rate,
+            self.steady.rate(),
+            self.ms(0.5),
+            self.ms(0.99),
+            self.ms(1.0),
+            format!("{:.0}{database}", self.server_cpu_us),
+            self.peak_memory_mb,
+        )
+    }
+
+    /// The same for programs.
+    pub fn json(&self, fsync_rate: f64) -> Value {
+        let [least, middle, most] = spread(&self.ratios);
+        json!({
+            "row": self.name,
+            "ceiling": self.ceiling,
+            "rates_per_s": self.rates,
+            "rate_per_s": median(&self.rates),
+            "of_ceiling": {"median": middle, "least": least, "most": most},
+            "rate_over_fsync_rate": median(&self.rates) / fsync_rate,
+            "steady": {
+                "rate_per_s": self.steady.rate(),
+                "p50_ms": self.ms(0.5),
+                "p99_ms": self.ms(0.99),
+                "worst_ms": self.ms(1.0),
+                "refused": self.steady.refused,
+            },
+            "server_cpu_us_per_request": self.server_cpu_us,
+            "database_cpu_us_per_request": self.database_cpu_us,
+            "peak_memory_mb": self.peak_memory_mb,
+        })
+    }
+
+    fn ms(&self, quantile: f64) -> f64 {
+        self.steady.latency.value_at_quantile(quantile) as f64 / 1e6
+    }
+}
+
+/// Least, median and most.
+fn spread(values: &[f64]) -> [f64; 3] {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    let median = if sorted.len() % 2 == 1 {
+        sorted[middle]
+    } else {
+        f64::midpoint(sorted[middle - 1], sorted[middle])
+    };
+    [sorted[0], median, sorted[sorted.len() - 1]]
+}
+
+fn median(values: &[f64]) -> f64 {
+    spread(values)[1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_stands_between_the_ends() {
+        assert_eq!(spread(&[3.0, 1.0, 2.0]), [1.0, 2.0, 3.0]);
+        assert_eq!(spread(&[4.0, 1.0, 2.0, 3.0]), [1.0, 2.5, 4.0]);
+        assert_eq!(spread(&[7.0]), [7.0; 3]);
+    }
+}

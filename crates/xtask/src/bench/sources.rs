@@ -1,0 +1,129 @@
+//! What the rows of the benchmark send.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use fastrand::Rng;
+
+use crate::load::http::{request, write};
+use crate::load::people::Person;
+use crate::load::{Pairs, Source, Zipf};
+
+/// One request, again and again.
+pub struct Same(pub Vec<u8>);
+
+impl Source for Same {
+    fn next(&self, out: &mut Vec<u8>) -> bool {
+        out.extend_from_slice(&self.0);
+        true
+    }
+}
+
+/// The same path for people drawn by Zipf, each with a token of their own.
+pub struct Reads {
+    requests: Rc<Vec<Vec<u8>>>,
+    zipf: Zipf,
+    rng: RefCell<Rng>,
+}
+
+impl Reads {
+    pub fn of(people: &[Person], path: &str, seed: u64) -> Self {
+        let requests = people.iter().map(|person| request("GET", path, Some(&person.token), None));
+        let mut rng = Rng::with_seed(seed);
+        let zipf = Zipf::new(people.len(), &mut rng);
+        Self { requests: Rc::new(requests.collect()), zipf, rng: RefCell::new(rng) }
+    }
+}
+
+impl Source for Reads {
+    fn next(&self, out: &mut Vec<u8>) -> bool {
+        out.extend_from_slice(&self.requests[self.zipf.draw(&mut self.rng.borrow_mut())]);
+        true
+    }
+}
+
+/// Partner requests between people who have not met; shared, so that no run repeats another's pair.
+#[derive(Clone)]
+pub struct NewRequests {
+    people: Rc<Vec<Person>>,
+    pairs: Rc<RefCell<Pairs>>,
+}
+
+impl NewRequests {
+    pub fn among(people: Vec<Person>, seed: u64) -> Self {
+        let pairs = Pairs::new(people.len(), &mut Rng::with_seed(seed));
+        Self { people: Rc::new(people), pairs: Rc::new(RefCell::new(pairs)) }
+    }
+}
+
+impl Source for NewRequests {
+    fn next(&self, out: &mut Vec<u8>) -> bool {
+        let Some((from, to)) = self.pairs.borrow_mut().next() else { return false };
+        write_request(out, &self.people[from], &self.people[to]);
+        true
+    }
+}
+
+/// Appends `from`'s request to `to`.
+pub fn write_request(out: &mut Vec<u8>, from: &Person, to: &Person) {
+    let body = format!(r#"{{"to":{{"user_id":"{}"}}}}"#, to.id);
+    write(out, "POST", "/api/v1/partners/requests", Some(&from.token), Some(body.as_bytes()));
+}
+
+/// Requests made ready beforehand, each sent once; shared, so that every run goes on where the last one ended.
+#[derive(Clone)]
+pub struct Once {
+    requests: Rc<Vec<Vec<u8>>>,
+    next: Rc<Cell<usize>>,
+    /// At most so many in one run.
+    left: Rc<Cell<usize>>,
+}
+
+impl Once {
+    pub fn of(requests: Vec<Vec<u8>>) -> Self {
+        Self { requests: Rc::new(requests), next: Rc::default(), left: Rc::default() }
+    }
+
+    /// The next `most` of them, or what is left.
+    pub fn part(&self, most: usize) -> Self {
+        Self { left: Rc::new(Cell::new(most)), ..self.clone() }
+    }
+}
+
+impl Source for Once {
+    fn next(&self, out: &mut Vec<u8>) -> bool {
+        if self.left.get() == 0 {
+            return false;
+        }
+        let Some(request) = self.requests.get(self.next.get()) else { return false };
+        out.extend_from_slice(request);
+        self.next.set(self.next.get() + 1);
+        self.left.set(self.left.get() - 1);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(source: &dyn Source) -> Vec<String> {
+        std::iter::from_fn(|| {
+            let mut out = Vec::new();
+            source.next(&mut out).then(|| String::from_utf8(out).unwrap())
+        })
+        .collect()
+    }
+
+    #[test]
+    fn no_run_sends_what_another_has_sent() {
+        let once = Once::of(vec![b"a".to_vec(), b"b".to_vec(), b"c".to_vec()]);
+        assert_eq!(sent(&once.part(2)), ["a", "b"]);
+        assert_eq!(sent(&once.part(2)), ["c"]);
+
+        let person = |i| Person { id: format!("p{i}"), token: format!("t{i}") };
+        let requests = NewRequests::among((0..5).map(person).collect(), 1);
+        assert!(requests.clone().next(&mut Vec::new()));
+        assert_eq!(sent(&requests).len(), 9);
+    }
+}

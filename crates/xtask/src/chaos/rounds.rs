@@ -132,14 +132,13 @@ async fn strike_again_and_again(
             Err(e) => return Err(e),
         };
         let is_last = round == rounds;
-        report.verdict = review(server, journal, if is_last { Mark::default() } else { since }).await?;
-        if is_last || report.verdict.faults() > 0 || !journal.borrow().surprises.is_empty() {
+        let known = between_loads(journal);
+        report.verdict = review(server, known, if is_last { Mark::default() } else { since }).await?;
+        if is_last || report.verdict.faults() > 0 || !known.surprises.is_empty() {
             break;
         }
-        since = journal.borrow_mut().mark()?;
-        top_up(server, journal, round)
-            .await
-            .with_context(|| format!("registering people in round {round}"))?;
+        since = known.mark()?;
+        top_up(server, known, round).await.with_context(|| format!("registering people in round {round}"))?;
         load_and_strike(server, target, rng, journal).await?;
         report.rounds += 1;
         if report.rounds.is_multiple_of(10) {

@@ -6,8 +6,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kith_kernel::UserId;
-use kith_kernel::uuid::Uuid;
+use futures_util::future::try_join5;
 use tokio::sync::Notify;
 use tokio_postgres::AsyncMessage;
 
@@ -19,7 +18,7 @@ use crate::events::AuditEntry;
 use crate::sequencer::{Heads, Placed, Unplaced};
 use crate::stats::StoreStats;
 use crate::tx::Session as AnySession;
-use crate::{Error, Query, outbox, params};
+use crate::{Error, Query, Row, outbox};
 
 /// How long to wait at most before looking for work nobody announced, and for the lock of a dead sequencer.
 const LOOK: Duration = Duration::from_millis(200);
@@ -153,7 +152,7 @@ impl<'s> Direct<'s> {
         }
         let heads = outbox::heads(&q)?;
         let kept: Option<i64> = q.one("SELECT low_tx FROM sequencer WHERE id = 1", &[], |row| row.get(0))?;
-        let oldest = oldest_running(&q)?;
+        let oldest = q.one(OLDEST_RUNNING, &[], |row| row.get::<i64>(0))?.unwrap_or(0);
         drop(q);
         // A mark ahead of the server's own count was restored from another server and says nothing about this one.
         let low_tx = kept.filter(|kept| *kept <= oldest).unwrap_or(0);
@@ -166,21 +165,18 @@ impl<'s> Direct<'s> {
     /// Gives what was committed its place; says whether there may be more.
     fn pass(&mut self) -> Result<bool, Error> {
         let Some(lead) = &self.lead else { return Ok(false) };
-        let tx = self.query(Frame::Snapshot);
-        let oldest = oldest_running(&tx)?;
-        let events = unplaced_events(&tx, lead.low_tx)?;
-        let entries = unsealed_entries(&tx, lead.low_tx)?;
-        drop(tx);
-        self.batch("COMMIT")?;
+        let found = self.find(lead.low_tx).map_err(|error| Error::unavailable(describe(&error)))?;
+        let oldest: i64 = Row::Postgres(&found.oldest).get(0)?;
+        let events: Vec<_> =
+            found.events.iter().map(|row| read_unplaced(&Row::Postgres(row))).collect::<Result<_, _>>()?;
+        let entries: Vec<_> =
+            found.entries.iter().map(|row| read_entry(&Row::Postgres(row))).collect::<Result<_, _>>()?;
         let more = events.len() as i64 == PASS || entries.len() as i64 == PASS;
         let placed = lead.heads.place(events.into_iter(), entries.iter());
         if !placed.is_empty() {
-            self.write(&placed)?;
-        }
-        if !placed.positions.is_empty() {
+            self.write(&placed).map_err(|error| Error::unavailable(describe(&error)))?;
             StoreStats::add(&self.shared.stats.sequenced, placed.positions.len() as u64);
             advance(self.shared, placed.heads.position);
-            self.batch(&format!("NOTIFY kith, '{}'", placed.heads.position))?;
         }
         if let Some(lead) = &mut self.lead {
             lead.heads = placed.heads;
@@ -192,8 +188,24 @@ impl<'s> Direct<'s> {
         Ok(more)
     }
 
-    /// A few statements whatever the number of rows; the keys refuse a place that is taken.
-    fn write(&self, placed: &Placed) -> Result<(), Error> {
+    /// Looks for what has no place yet, all in one state and one round trip.
+    fn find(&self, low_tx: i64) -> Result<Found, tokio_postgres::Error> {
+        let oldest = self.link.prepare(OLDEST_RUNNING)?;
+        let events = self.link.prepare(UNPLACED_EVENTS)?;
+        let entries = self.link.prepare(UNSEALED_ENTRIES)?;
+        let client = &self.link.client;
+        let ((), oldest, events, entries, ()) = self.link.runtime.block_on(try_join5(
+            client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+            client.query_one(&oldest, &[]),
+            client.query(&events, &[&low_tx, &PASS]),
+            client.query(&entries, &[&low_tx, &PASS]),
+            client.batch_execute("COMMIT"),
+        ))?;
+        Ok(Found { oldest, events, entries })
+    }
+
+    /// A few statements whatever the number of rows, in one round trip; the keys refuse a place that is taken.
+    fn write(&self, placed: &Placed) -> Result<(), tokio_postgres::Error> {
         let (positions, events): (Vec<_>, Vec<_>) =
             placed.positions.iter().map(|(position, id)| (*position, id.to_string())).unzip();
         let (users, delivered): (Vec<_>, Vec<_>) =
@@ -202,15 +214,20 @@ impl<'s> Direct<'s> {
         let entries: Vec<_> = placed.seals.iter().map(|seal| seal.entry.to_string()).collect();
         let prevs: Vec<_> = placed.seals.iter().map(|seal| seal.prev.as_slice()).collect();
         let hashes: Vec<_> = placed.seals.iter().map(|seal| seal.hash.as_slice()).collect();
-        let written = self.link.runtime.block_on(async {
-            let client = &self.link.client;
-            client.batch_execute("BEGIN").await?;
-            client.execute(INSERT_POSITIONS, &[&positions, &events]).await?;
-            client.execute(INSERT_DELIVERIES, &[&users, &delivered]).await?;
-            client.execute(INSERT_SEALS, &[&ns, &entries, &prevs, &hashes]).await?;
-            client.batch_execute("COMMIT").await
-        });
-        written.map_err(|error: tokio_postgres::Error| Error::unavailable(describe(&error)))
+        let insert_positions = self.link.prepare(INSERT_POSITIONS)?;
+        let insert_deliveries = self.link.prepare(INSERT_DELIVERIES)?;
+        let insert_seals = self.link.prepare(INSERT_SEALS)?;
+        // Announced with the commit itself: nobody hears of a place that is not there.
+        let end = format!("NOTIFY kith, '{}'; COMMIT", placed.heads.position);
+        let client = &self.link.client;
+        let written = self.link.runtime.block_on(try_join5(
+            client.batch_execute("BEGIN"),
+            client.execute(&insert_positions, &[&positions, &events]),
+            client.execute(&insert_deliveries, &[&users, &delivered]),
+            client.execute(&insert_seals, &[&ns, &entries, &prevs, &hashes]),
+            client.batch_execute(&end),
+        ));
+        written.map(drop)
     }
 
     #[expect(clippy::disallowed_methods, reason = "paces real work")]
@@ -243,45 +260,41 @@ const INSERT_SEALS: &str = "INSERT INTO audit_seals (n, entry_id, prev, hash)
      SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[], $4::bytea[])";
 
 /// The oldest transaction that may still commit: whatever is older and visible now is all there will ever be.
-fn oldest_running(q: &Query<'_>) -> Result<i64, Error> {
-    let sql = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)";
-    q.one(sql, &[], |row| row.get(0))?.ok_or_else(|| Error::fault("no snapshot"))
-}
+const OLDEST_RUNNING: &str = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)";
 
 /// Found by the absence of a position, in the order of transactions: for one subject that is commit order, because a
 /// command locks its subject before it writes, and a transaction gets its number with its first write.
-fn unplaced_events(q: &Query<'_>, low_tx: i64) -> Result<Vec<Unplaced>, Error> {
-    q.all(
-        "SELECT o.id, o.recipients FROM outbox o
-         WHERE o.tx >= $1 AND o.tx > 0
-           AND NOT EXISTS (SELECT 1 FROM outbox_positions p WHERE p.event_id = o.id)
-         ORDER BY o.tx, o.ordinal LIMIT $2",
-        params![low_tx, PASS],
-        |row| {
-            let recipients: Vec<UserId> = outbox::parse_recipients(&row.get::<String>(1)?)?;
-            Ok(Unplaced { id: row.get::<Uuid>(0)?, recipients })
-        },
-    )
+const UNPLACED_EVENTS: &str = "SELECT o.id, o.recipients FROM outbox o
+     WHERE o.tx >= $1 AND o.tx > 0
+       AND NOT EXISTS (SELECT 1 FROM outbox_positions p WHERE p.event_id = o.id)
+     ORDER BY o.tx, o.ordinal LIMIT $2";
+
+const UNSEALED_ENTRIES: &str =
+    "SELECT a.id, a.at, a.actor, a.action, a.object, a.request_id FROM audit_entries a
+     WHERE a.tx >= $1 AND a.tx > 0
+       AND NOT EXISTS (SELECT 1 FROM audit_seals s WHERE s.entry_id = a.id)
+     ORDER BY a.tx, a.ordinal LIMIT $2";
+
+/// What has no place yet, as one state of the database shows it.
+struct Found {
+    oldest: tokio_postgres::Row,
+    events: Vec<tokio_postgres::Row>,
+    entries: Vec<tokio_postgres::Row>,
 }
 
-fn unsealed_entries(q: &Query<'_>, low_tx: i64) -> Result<Vec<AuditEntry>, Error> {
-    q.all(
-        "SELECT a.id, a.at, a.actor, a.action, a.object, a.request_id FROM audit_entries a
-         WHERE a.tx >= $1 AND a.tx > 0
-           AND NOT EXISTS (SELECT 1 FROM audit_seals s WHERE s.entry_id = a.id)
-         ORDER BY a.tx, a.ordinal LIMIT $2",
-        params![low_tx, PASS],
-        |row| {
-            Ok(AuditEntry {
-                id: row.get(0)?,
-                at: row.get(1)?,
-                actor: row.get(2)?,
-                action: row.get(3)?,
-                object: row.get(4)?,
-                request_id: row.get(5)?,
-            })
-        },
-    )
+fn read_unplaced(row: &Row<'_>) -> Result<Unplaced, Error> {
+    Ok(Unplaced { id: row.get(0)?, recipients: outbox::parse_recipients(&row.get::<String>(1)?)? })
+}
+
+fn read_entry(row: &Row<'_>) -> Result<AuditEntry, Error> {
+    Ok(AuditEntry {
+        id: row.get(0)?,
+        at: row.get(1)?,
+        actor: row.get(2)?,
+        action: row.get(3)?,
+        object: row.get(4)?,
+        request_id: row.get(5)?,
+    })
 }
 
 /// Tells this process how far positions go.

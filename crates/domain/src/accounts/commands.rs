@@ -38,13 +38,15 @@ pub fn register(tx: &Tx<'_>, ctx: &Ctx, account: &NewAccount) -> Result<(User, O
 pub fn log_in(
     tx: &Tx<'_>,
     ctx: &Ctx,
-    known: Option<UserId>,
+    known: Option<&User>,
     password_right: bool,
-) -> Outcome<OpenSession, AccountError> {
+) -> Outcome<(User, OpenSession), AccountError> {
     match known {
-        Some(user_id) if password_right => start_session(tx, ctx, user_id).into_outcome(),
+        Some(user) if password_right => {
+            start_session(tx, ctx, user.id).map(|session| (user.clone(), session)).into_outcome()
+        }
         _ => {
-            let whose = known.map_or_else(|| "unknown".to_owned(), |id| id.to_string());
+            let whose = known.map_or_else(|| "unknown".to_owned(), |user| user.id.to_string());
             tx.audit(ctx, "session.refused", whose);
             Outcome::CommitRefusal(AccountError::InvalidCredentials)
         }

@@ -93,12 +93,11 @@ async fn register(
     Json(body): Json<RegisterBody>,
 ) -> ApiResult<(StatusCode, Json<SignInAnswer>)> {
     let (email, password, display_name) = check(&body)?;
-    let password_hash = app.passwords.hash(password.into_string()).await.map_err(AccountError::from)?;
+    let password_hash = app.passwords.hash(password.into_string()).await?;
     let account = NewAccount { email, display_name, password_hash };
     let in_tx = ctx.clone();
-    let (user, session) = app.db.write(move |tx| commands::register(tx, &in_tx, &account)).await?;
-    let tokens = token_pair(&app, &ctx, &session);
-    Ok((StatusCode::CREATED, Json(SignInAnswer { user, tokens })))
+    let signed_in = app.db.write(move |tx| commands::register(tx, &in_tx, &account)).await?;
+    Ok((StatusCode::CREATED, Json(SignInAnswer::new(&app, &ctx, signed_in))))
 }
 
 /// Sign in. An unknown address and a wrong password are the same, and take the same time.
@@ -116,17 +115,12 @@ async fn log_in(
     Json(body): Json<LogInBody>,
 ) -> ApiResult<Json<SignInAnswer>> {
     let LogInBody { email, password } = body;
-    let known =
-        app.db.read(move |q| queries::find_credentials(q, &email)).await.map_err(AccountError::from)?;
-    let (user, hash) = known.unzip();
-    let password = Password::typed(&password).into_string();
-    let right = app.passwords.verify(password, hash).await.map_err(AccountError::from)?;
+    let known = app.db.read(move |q| queries::find_credentials(q, &email)).await?;
+    let (known, hash) = known.unzip();
+    let right = app.passwords.verify(Password::typed(&password).into_string(), hash).await?;
     let in_tx = ctx.clone();
-    let user_id = user.as_ref().map(|user| user.id);
-    let session = app.db.write(move |tx| commands::log_in(tx, &in_tx, user_id, right)).await?;
-    let user = user.ok_or(AccountError::InvalidCredentials)?;
-    let tokens = token_pair(&app, &ctx, &session);
-    Ok(Json(SignInAnswer { user, tokens }))
+    let signed_in = app.db.write(move |tx| commands::log_in(tx, &in_tx, known.as_ref(), right)).await?;
+    Ok(Json(SignInAnswer::new(&app, &ctx, signed_in)))
 }
 
 /// Get the next pair of tokens. The refresh token is spent by it.
@@ -146,7 +140,7 @@ async fn refresh_session(
     let spent = RefreshToken::parse(&body.refresh_token).ok_or(AccountError::InvalidRefreshToken)?;
     let in_tx = ctx.clone();
     let session = app.db.write(move |tx| commands::refresh(tx, &in_tx, &spent)).await?;
-    Ok(Json(token_pair(&app, &ctx, &session)))
+    Ok(Json(TokenPair::new(&app, &ctx, &session)))
 }
 
 /// Whoever is signed in.
@@ -172,12 +166,20 @@ fn check(body: &RegisterBody) -> Result<(Email, Password, String), Problem> {
     }
 }
 
-fn token_pair(app: &App, ctx: &Ctx, session: &OpenSession) -> TokenPair {
-    TokenPair {
-        access_token: app.tokens.issue(ctx, session.user_id, session.id.0),
-        refresh_token: session.refresh_token.reveal(),
-        token_type: "Bearer",
-        expires_in: app.tokens.lifetime_s(),
+impl SignInAnswer {
+    fn new(app: &App, ctx: &Ctx, (user, session): (User, OpenSession)) -> Self {
+        Self { user, tokens: TokenPair::new(app, ctx, &session) }
+    }
+}
+
+impl TokenPair {
+    fn new(app: &App, ctx: &Ctx, session: &OpenSession) -> Self {
+        Self {
+            access_token: app.tokens.issue(ctx, session.user_id, session.id.0),
+            refresh_token: session.refresh_token.reveal(),
+            token_type: "Bearer",
+            expires_in: app.tokens.lifetime_s(),
+        }
     }
 }
 
@@ -194,7 +196,6 @@ impl From<AccountError> for Problem {
             AccountError::Gone => {
                 Self::new(&problems::UNAUTHENTICATED, "This account does not exist any more.")
             }
-            AccountError::Password(error) => error.into(),
             AccountError::Store(error) => store_problem(error),
         }
     }

@@ -4,7 +4,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use email_address::{EmailAddress, Options};
 use kith_kernel::{FieldError, Text, TextRules, Timestamp, UserId, id_type};
-use kith_platform::passwords::PasswordError;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
@@ -175,9 +174,6 @@ pub enum AccountError {
     /// The account behind a token was deleted.
     #[error("the account is gone")]
     Gone,
-    /// The password could not be hashed or checked.
-    #[error(transparent)]
-    Password(#[from] PasswordError),
     /// The database's own.
     #[error(transparent)]
     Store(#[from] kith_store::Error),

@@ -1,7 +1,7 @@
 //! Reads about accounts.
 
 use kith_kernel::UserId;
-use kith_store::{Error, Query};
+use kith_store::Query;
 
 use super::model::{AccountError, Email, User};
 use super::rows;
@@ -15,6 +15,9 @@ pub fn get_user(q: &Query<'_>, id: UserId) -> Result<User, AccountError> {
 }
 
 /// The account with this address, and the hash its password is checked against.
-pub fn find_credentials(q: &Query<'_>, email: &str) -> Result<Option<(User, String)>, Error> {
-    rows::find_credentials(q, &Email::key_of(email))
+///
+/// # Errors
+/// The database's.
+pub fn find_credentials(q: &Query<'_>, email: &str) -> Result<Option<(User, String)>, AccountError> {
+    Ok(rows::find_credentials(q, &Email::key_of(email))?)
 }

@@ -124,8 +124,8 @@ async fn list_partner_requests(
     let limit = page_limit(query.limit)?;
     let list = RequestList::new(query.direction, query.status, query.cursor.as_ref(), limit)
         .map_err(cursor_problem)?;
-    let page = app.db.read(move |q| queries::list_requests(q, user_id, &list, ctx.now)).await;
-    let Page { items, next_cursor } = page.map_err(BondError::from)?;
+    let page = app.db.read(move |q| queries::list_requests(q, user_id, &list, ctx.now)).await?;
+    let Page { items, next_cursor } = page;
     Ok(Json(PartnerRequestPage { items, next_cursor }))
 }
 
@@ -157,8 +157,8 @@ async fn get_current_bond(
     State(app): State<App>,
     SignedIn { user_id, .. }: SignedIn,
 ) -> ApiResult<Json<CurrentBondAnswer>> {
-    let bond = app.db.read(move |q| queries::find_current_bond(q, user_id)).await;
-    Ok(Json(CurrentBondAnswer { bond: bond.map_err(BondError::from)? }))
+    let bond = app.db.read(move |q| queries::find_current_bond(q, user_id)).await?;
+    Ok(Json(CurrentBondAnswer { bond }))
 }
 
 impl From<BondError> for Problem {

@@ -2,9 +2,9 @@
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Cursor, InvalidCursor, Page, PageLimit, Timestamp, UserId};
-use kith_store::{Error, Query};
+use kith_store::Query;
 
-use super::model::{Bond, PartnerRequest, PartnerRequestId, RequestDirection, RequestStatus};
+use super::model::{Bond, BondError, PartnerRequest, PartnerRequestId, RequestDirection, RequestStatus};
 use super::rows;
 
 /// Which requests somebody wants to see, and from where on.
@@ -33,12 +33,15 @@ impl RequestList {
 }
 
 /// The requests of `user`, newest first.
+///
+/// # Errors
+/// The database's.
 pub fn list_requests(
     q: &Query<'_>,
     user: UserId,
     list: &RequestList,
     now: Timestamp,
-) -> Result<Page<PartnerRequest>, Error> {
+) -> Result<Page<PartnerRequest>, BondError> {
     let side =
         |direction| rows::list_requests(q, user, direction, list.status, list.before, list.limit.rows(), now);
     let requests = match list.direction {
@@ -55,6 +58,9 @@ pub fn list_requests(
 }
 
 /// The bond that `user` has now.
-pub fn find_current_bond(q: &Query<'_>, user: UserId) -> Result<Option<Bond>, Error> {
-    rows::find_current_bond(q, user)
+///
+/// # Errors
+/// The database's.
+pub fn find_current_bond(q: &Query<'_>, user: UserId) -> Result<Option<Bond>, BondError> {
+    Ok(rows::find_current_bond(q, user)?)
 }

@@ -31,6 +31,8 @@ pub struct Start {
     pub database: Option<String>,
     /// Beside what is set for every one: cheap hashing, and tokens that outlive a measurement.
     pub environment: Vec<(String, String)>,
+    /// Where it listens; on a free port if none.
+    pub port: Option<u16>,
     /// Pins it to this core.
     pub core: Option<u32>,
     /// Its log is appended here.
@@ -51,7 +53,8 @@ impl Kith {
     /// It ended, or did not say its address in time; the error ends with the end of its log.
     pub fn start(start: &Start) -> Result<Self> {
         let mut command = on_core(start.core, &start.binary);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--without-limits", "--data"]).arg(&start.data);
+        let listen = format!("127.0.0.1:{}", start.port.unwrap_or(0));
+        command.args(["serve", "--listen", &listen, "--without-limits", "--data"]).arg(&start.data);
         if let Some(url) = &start.database {
             command.args(["--database", url]);
         }

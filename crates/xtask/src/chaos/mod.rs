@@ -6,6 +6,7 @@ mod kill;
 mod look;
 mod power;
 mod rounds;
+mod stop;
 mod undo;
 mod verdict;
 
@@ -23,6 +24,8 @@ pub enum Chaos {
     Kill(kill::Args),
     /// Power cuts under SQLite: unsynced writes are dropped, by a shim under the binary
     Power(power::Args),
+    /// SIGTERM to one of two nodes behind HAProxy, in turns; nobody may notice
+    Stop(stop::Args),
 }
 
 /// Runs it on the release binary, which it builds first.
@@ -30,6 +33,7 @@ pub fn chaos(which: &Chaos) -> Result<()> {
     match which {
         Chaos::Kill(args) => kill::kill(args),
         Chaos::Power(args) => power::power(args),
+        Chaos::Stop(args) => stop::stop(args),
     }
 }
 

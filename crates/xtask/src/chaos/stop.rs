@@ -1,0 +1,224 @@
+//! `cargo xtask chaos stop`: SIGTERM to one of two nodes behind HAProxy, in turns, while people write. Nobody may
+//! notice: every request gets its whole answer, and every acknowledged one is there once.
+
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use fastrand::Rng;
+use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+
+use super::fresh_folder;
+use crate::kith::{Kith, Start, build};
+use crate::load::http::request;
+use crate::load::people::{Person, register};
+use crate::load::{Connection, Pairs, now, on_one_thread};
+
+const CLIENTS: usize = 32;
+const PEOPLE: usize = 2_000;
+/// Load between a node's return and the next stop; HAProxy has noticed the return by then.
+const BETWEEN_STOPS: Duration = Duration::from_millis(400);
+/// No stop may take longer: the target's own bound.
+const EXIT_WITHIN: Duration = Duration::from_secs(10);
+const HAPROXY_UP_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Stops, of either node in turn
+    #[arg(long, default_value_t = 50)]
+    rounds: u32,
+}
+
+/// Stops nodes, and fails if anybody noticed.
+pub fn stop(args: &Args) -> Result<()> {
+    let binary = build()?;
+    let folder = fresh_folder("stop")?;
+    let server = PostgresServer::start(PostgresServerOptions { fsync: true, ..Default::default() })?;
+    let starts = [free_port()?, free_port()?].map(|port| Start {
+        binary: binary.clone(),
+        data: folder.join(format!("data-{port}")),
+        database: Some(server.url("postgres")),
+        log: folder.join(format!("kith-{port}.log")),
+        port: Some(port),
+        ..Start::default()
+    });
+    let mut nodes = Vec::new();
+    for start in &starts {
+        nodes.push(Kith::start(start)?);
+    }
+    let haproxy = Haproxy::start(&folder, [nodes[0].address, nodes[1].address])?;
+    eprintln!("\nSIGTERM under load behind HAProxy: {} stops, in {}", args.rounds, folder.display());
+    let report = on_one_thread(run(args.rounds, &starts, nodes, haproxy.address))?;
+    let there = count_requests(&server)?;
+    report.print(args.rounds, there);
+    drop(haproxy);
+    ensure!(report.failures.is_empty(), "somebody noticed a stop");
+    ensure!(there == report.acknowledged, "{} were acknowledged, {there} are there", report.acknowledged);
+    ensure!(report.exits.iter().all(|exit| *exit < EXIT_WITHIN), "a stop took too long");
+    Ok(())
+}
+
+#[derive(Default)]
+struct Report {
+    acknowledged: u64,
+    /// What came instead of an acknowledgement.
+    failures: Vec<String>,
+    exits: Vec<Duration>,
+}
+
+impl Report {
+    fn print(&self, rounds: u32, there: u64) {
+        let mut exits = self.exits.clone();
+        exits.sort_unstable();
+        let at = |share: f64| exits.get((exits.len() as f64 * share) as usize).or(exits.last()).copied();
+        let (median, p99) = (at(0.5).unwrap_or_default(), at(0.99).unwrap_or_default());
+        println!("\nSIGTERM under load behind HAProxy, two nodes on PostgreSQL");
+        println!("  {rounds} stops, {} requests acknowledged, {there} in the database", self.acknowledged);
+        println!(
+            "  {} without a whole answer of 2xx; exit median {median:.0?}, p99 {p99:.0?}",
+            self.failures.len()
+        );
+        println!("  zero in n stops bounds the rate per stop at 3/n = {:.1} %", 300.0 / f64::from(rounds));
+        self.failures.iter().take(5).for_each(|failure| println!("  {failure}"));
+    }
+}
+
+async fn run(rounds: u32, starts: &[Start; 2], nodes: Vec<Kith>, proxy: SocketAddr) -> Result<Report> {
+    let people = Rc::new(register(proxy, "person", PEOPLE).await?);
+    let report = Rc::new(RefCell::new(Report::default()));
+    let (pairs, over) =
+        (Rc::new(RefCell::new(Pairs::new(PEOPLE, &mut Rng::with_seed(1)))), Rc::new(Cell::new(false)));
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..CLIENTS {
+        clients.spawn_local(client(
+            proxy,
+            Rc::clone(&people),
+            Rc::clone(&pairs),
+            Rc::clone(&over),
+            Rc::clone(&report),
+        ));
+    }
+    let mut nodes = nodes.into_iter().map(Some).collect::<Vec<_>>();
+    for round in 0..rounds as usize {
+        sleep(BETWEEN_STOPS).await;
+        let (place, start) = (round % 2, starts[round % 2].clone());
+        let node = nodes[place].take().context("the node runs")?;
+        let began = now();
+        // Elsewhere, so that the clients go on meanwhile.
+        let status = tokio::task::spawn_blocking(move || node.stop()).await??;
+        report.borrow_mut().exits.push(began.elapsed());
+        ensure!(status.success(), "kith ended with {status} when it was asked to");
+        nodes[place] = Some(tokio::task::spawn_blocking(move || Kith::start(&start)).await??);
+    }
+    over.set(true);
+    while let Some(ended) = clients.join_next().await {
+        ended??;
+    }
+    drop(nodes);
+    Ok(report.take())
+}
+
+async fn client(
+    proxy: SocketAddr,
+    people: Rc<Vec<Person>>,
+    pairs: Rc<RefCell<Pairs>>,
+    over: Rc<Cell<bool>>,
+    report: Rc<RefCell<Report>>,
+) -> Result<()> {
+    let mut connection = Connection::open(proxy).await?;
+    while !over.get() {
+        let Some((from, to)) = pairs.borrow_mut().next() else { bail!("the pairs are used up") };
+        let body = json!({"to": {"user_id": people[to].id}}).to_string();
+        let asked =
+            request("POST", "/api/v1/partners/requests", Some(&people[from].token), Some(body.as_bytes()));
+        let answered = connection.call(&asked).await;
+        let mut report = report.borrow_mut();
+        match answered {
+            Ok(200..=299) => report.acknowledged += 1,
+            Ok(status) => {
+                report.failures.push(format!("{status}: {}", String::from_utf8_lossy(connection.body())))
+            }
+            Err(error) => {
+                report.failures.push(format!("{error:#}"));
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn count_requests(server: &PostgresServer) -> Result<u64> {
+    use kith_store::{EngineOptions, Error, PostgresOptions, Store, StoreOptions};
+    let options = StoreOptions::new(EngineOptions::Postgres(PostgresOptions::at(server.url("postgres"))));
+    on_one_thread(async move {
+        let store = Store::open(options).await?;
+        let counted: Result<Option<i64>, Error> =
+            store.read(|q| q.one("SELECT COUNT(*) FROM partner_requests", &[], |row| row.get(0))).await;
+        store.close().await;
+        Ok(counted?.unwrap_or(0).cast_unsigned())
+    })
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// HAProxy in front of two nodes, as an operator would have it: it asks `/readyz`, and repeats nothing by itself.
+struct Haproxy {
+    address: SocketAddr,
+    child: Child,
+}
+
+impl Haproxy {
+    fn start(folder: &Path, nodes: [SocketAddr; 2]) -> Result<Self> {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let [a, b] = nodes;
+        let config = folder.join("haproxy.cfg");
+        let text = format!(
+            "global\n    maxconn 1000\ndefaults\n    mode http\n    timeout connect 2s\n    timeout client 60s\n    \
+             timeout server 60s\n    option redispatch\n    retries 3\nfrontend front\n    bind {address}\n    \
+             default_backend nodes\nbackend nodes\n    option httpchk GET /readyz\n    \
+             default-server check inter 100ms fall 1 rise 1\n    server a {a}\n    server b {b}\n"
+        );
+        fs::write(&config, text)?;
+        let log = fs::File::create(folder.join("haproxy.log"))?;
+        let child = Command::new("haproxy")
+            .arg("-db")
+            .arg("-f")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("HAProxy is needed for this: apt-get install -y haproxy")?;
+        let haproxy = Self { address, child };
+        on_one_thread(haproxy.wait_until_it_listens())?;
+        Ok(haproxy)
+    }
+
+    async fn wait_until_it_listens(&self) -> Result<()> {
+        let began = now();
+        while TcpStream::connect(self.address).await.is_err() {
+            ensure!(began.elapsed() < HAPROXY_UP_WITHIN, "HAProxy does not listen; see its log");
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Haproxy {
+    fn drop(&mut self) {
+        // It may have ended already, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -181,21 +181,20 @@ async fn measure_rows(server: Server, bare: Server, lengths: &Lengths) -> Result
     let (bare, own) =
         (Ceiling { name: "bare axum's 204", server: bare }, Ceiling { name: "Kith's own 204", server });
     let mut rows = Vec::new();
-    let row = |name, ceiling, length, warm_up| RowShape { name, ceiling, length, warm_up };
+    let read =
+        |name, ceiling| RowShape { name, ceiling, length: lengths.read, warm_up: true, durable: false };
+    let write =
+        |name, warm_up| RowShape { name, ceiling: own, length: lengths.write, warm_up, durable: true };
     let ping = || Box::new(Same(request("GET", PING, None, None))) as _;
-    rows.push(
-        row("204, through the whole stack", bare, lengths.read, true).measure(server, lengths, ping).await?,
-    );
+    rows.push(read("204, through the whole stack", bare).measure(server, lengths, ping).await?);
     let accept = || Box::new(accepts.part(lengths.accepts)) as _;
-    rows.push(
-        row("accept a partner request", own, lengths.write, false).measure(server, lengths, accept).await?,
-    );
+    rows.push(write("accept a partner request", false).measure(server, lengths, accept).await?);
     let current = || Box::new(Reads::of(&partners, "/api/v1/partners/current", SEED)) as _;
-    rows.push(row("read the current bond", own, lengths.read, true).measure(server, lengths, current).await?);
+    rows.push(read("read the current bond", own).measure(server, lengths, current).await?);
     let me = || Box::new(Reads::of(&partners, "/api/v1/me", SEED)) as _;
-    rows.push(row("read oneself", own, lengths.read, true).measure(server, lengths, me).await?);
+    rows.push(read("read oneself", own).measure(server, lengths, me).await?);
     let send = || Box::new(requests.clone()) as _;
-    rows.push(row("send a partner request", own, lengths.write, true).measure(server, lengths, send).await?);
+    rows.push(write("send a partner request", true).measure(server, lengths, send).await?);
     Ok(rows)
 }
 
@@ -205,6 +204,7 @@ struct RowShape {
     ceiling: Ceiling,
     length: Duration,
     warm_up: bool,
+    durable: bool,
 }
 
 impl RowShape {
@@ -214,11 +214,9 @@ impl RowShape {
         lengths: &Lengths,
         mut source: impl FnMut() -> Box<dyn crate::load::Source>,
     ) -> Result<Measured> {
-        let Self { name, ceiling, length, warm_up } = self;
-        let (pairs, ceiling_length) = (lengths.pairs, lengths.read);
-        Row { name, server, ceiling, pairs, length, ceiling_length, warm_up, source: &mut source }
-            .measure()
-            .await
+        let Self { name, ceiling, length, warm_up, durable } = self;
+        let (pairs, ceiling_length, source) = (lengths.pairs, lengths.read, &mut source);
+        Row { name, server, ceiling, pairs, length, ceiling_length, warm_up, durable, source }.measure().await
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Row<'a> {
     pub ceiling_length: Duration,
     /// False where the requests are counted: none may be spent before the counting begins.
     pub warm_up: bool,
+    /// Whether each answer stands for a durable commit.
+    pub durable: bool,
     /// The requests of the next run.
     pub source: &'a mut dyn FnMut() -> Box<dyn Source>,
 }
@@ -56,6 +58,11 @@ pub struct Measured {
     ratios: Vec<f64>,
     server_cpu_us: f64,
     database_cpu_us: f64,
+    /// What part of its core the server, and the generator, used in the runs of the row. Where neither is near 1
+    /// and no disk is waited for, something else had the cores.
+    server_busy: f64,
+    generator_busy: f64,
+    durable: bool,
     steady: Seen,
     peak_memory_mb: f64,
 }
@@ -63,7 +70,8 @@ pub struct Measured {
 impl Row<'_> {
     /// Runs it all.
     pub async fn measure(self) -> Result<Measured> {
-        let (mut rates, mut ratios, mut cpu, mut answered) = (Vec::new(), Vec::new(), [0.0, 0.0], 0);
+        let (mut rates, mut ratios) = (Vec::new(), Vec::new());
+        let (mut cpu, mut answered, mut elapsed_s) = ([0.0; 3], 0, 0.0);
         for pair in 1..=self.pairs {
             let ping = Box::new(Same(request("GET", PING, None, None)));
             let ceiling = run(self.ceiling.server, plan(self.ceiling_length, true, None), ping).await?;
@@ -71,8 +79,8 @@ impl Row<'_> {
             let seen = seen.with_context(|| format!("{}, run {pair}", self.name))?;
             rates.push(seen.rate());
             ratios.push(seen.rate() / ceiling.rate());
-            cpu = [cpu[0] + seen.sampled[0], cpu[1] + seen.sampled[1]];
-            answered += seen.answered;
+            cpu = std::array::from_fn(|i| cpu[i] + seen.sampled[i]);
+            (answered, elapsed_s) = (answered + seen.answered, elapsed_s + seen.elapsed.as_secs_f64());
             eprintln!(
                 "  {}: {:.0}/s, {:.0}/s of {}",
                 self.name,
@@ -83,10 +91,21 @@ impl Row<'_> {
         }
         let steady = plan(self.length, self.warm_up, Some(STEADY * median(&rates)));
         let steady = run(self.server, steady, (self.source)()).await.with_context(|| self.name)?;
-        let [server_cpu_us, database_cpu_us] = cpu.map(|s| s * 1e6 / answered as f64);
-        let peak_memory_mb = peak_memory_mb(self.server.pid)?;
-        let (name, ceiling) = (self.name, self.ceiling.name);
-        Ok(Measured { name, ceiling, rates, ratios, server_cpu_us, database_cpu_us, steady, peak_memory_mb })
+        let [server_cpu_us, database_cpu_us, _] = cpu.map(|s| s * 1e6 / answered as f64);
+        let [server_busy, _, generator_busy] = cpu.map(|s| s / elapsed_s);
+        Ok(Measured {
+            name: self.name,
+            ceiling: self.ceiling.name,
+            rates,
+            ratios,
+            server_cpu_us,
+            database_cpu_us,
+            server_busy,
+            generator_busy,
+            durable: self.durable,
+            steady,
+            peak_memory_mb: peak_memory_mb(self.server.pid)?,
+        })
     }
 }
 
@@ -96,7 +115,8 @@ fn plan(length: Duration, warm_up: bool, rate: Option<f64>) -> Plan {
 
 async fn run(server: Server, plan: Plan, source: Box<dyn Source>) -> Result<Seen> {
     drive(server.address, plan, source, || {
-        Ok([cpu_s(server.pid)?, server.database_pid.map_or(Ok(0.0), cpu_with_children_s)?])
+        let database = server.database_pid.map_or(Ok(0.0), cpu_with_children_s)?;
+        Ok([cpu_s(server.pid)?, database, cpu_s(std::process::id())?])
     })
     .await
 }
@@ -104,39 +124,37 @@ async fn run(server: Server, plan: Plan, source: Box<dyn Source>) -> Result<Seen
 impl Measured {
     /// The head of the table that [`Measured::line`] fills.
     pub fn head() -> String {
-        format!(
-            "{:<30} {:>9} {:>22} {:>8} {:>9} {:>8} {:>8} {:>8} {:>12} {:>8}",
-            "",
-            "rate/s",
-            "of its ceiling",
-            "x fsync",
-            "at rate/s",
-            "p50 ms",
-            "p99 ms",
-            "worst ms",
-            "CPU µs",
-            "peak MB"
-        )
+        [
+            format!("{:<30} {:>8} {:>18} {:>8}", "", "rate/s", "% of its ceiling", "x fsync"),
+            format!("{:>9} {:>7} {:>7} {:>8}", "at rate/s", "p50 ms", "p99 ms", "worst ms"),
+            format!("{:>9} {:>12} {:>8}", "CPU µs", "% srv/gen", "peak MB"),
+        ]
+        .join(" ")
     }
 
     /// One line of the table; the processor time is Kith's and, after a plus, the database's.
     pub fn line(&self, fsync_rate: f64) -> String {
         let [least, middle, most] = spread(&self.ratios).map(|ratio| ratio * 100.0);
-        let database =
-            if self.database_cpu_us > 0.0 { format!("+{:.0}", self.database_cpu_us) } else { String::new() };
-        format!(
-            "{:<30} {:>9.0} {:>22} {:>8.1} {:>9.0} {:>8.2} {:>8.2} {:>8.1} {:>12} {:>8.0}",
-            self.name,
-            median(&self.rates),
-            format!("{middle:.0} % ({least:.0} to {most:.0})"),
-            median(&self.rates) / fsync_rate,
-            self.steady.rate(),
-            self.ms(0.5),
-            self.ms(0.99),
-            self.ms(1.0),
-            format!("{:.0}{database}", self.server_cpu_us),
-            self.peak_memory_mb,
-        )
+        let times_fsync = self.over_fsync(fsync_rate).map_or_else(String::new, |times| format!("{times:.1}"));
+        let database = self.database_cpu_us;
+        let database = if database > 0.0 { format!("+{database:.0}") } else { String::new() };
+        let of_ceiling = format!("{middle:.0} ({least:.0} to {most:.0})");
+        let busy = format!("{:.0}/{:.0}", self.server_busy * 100.0, self.generator_busy * 100.0);
+        let (rate, steady) = (median(&self.rates), self.steady.rate());
+        [
+            format!("{:<30} {rate:>8.0} {of_ceiling:>18} {times_fsync:>8}", self.name),
+            format!("{steady:>9.0} {:>7.2} {:>7.2} {:>8.1}", self.ms(0.5), self.ms(0.99), self.ms(1.0)),
+            format!(
+                "{:>9} {busy:>12} {:>8.0}",
+                format!("{:.0}{database}", self.server_cpu_us),
+                self.peak_memory_mb
+            ),
+        ]
+        .join(" ")
+    }
+
+    fn over_fsync(&self, fsync_rate: f64) -> Option<f64> {
+        self.durable.then(|| median(&self.rates) / fsync_rate)
     }
 
     /// The same for programs.
@@ -148,7 +166,7 @@ impl Measured {
             "rates_per_s": self.rates,
             "rate_per_s": median(&self.rates),
             "of_ceiling": {"median": middle, "least": least, "most": most},
-            "rate_over_fsync_rate": median(&self.rates) / fsync_rate,
+            "rate_over_fsync_rate": self.over_fsync(fsync_rate),
             "steady": {
                 "rate_per_s": self.steady.rate(),
                 "p50_ms": self.ms(0.5),
@@ -158,6 +176,8 @@ impl Measured {
             },
             "server_cpu_us_per_request": self.server_cpu_us,
             "database_cpu_us_per_request": self.database_cpu_us,
+            "server_core_busy": self.server_busy,
+            "generator_core_busy": self.generator_busy,
             "peak_memory_mb": self.peak_memory_mb,
         })
     }

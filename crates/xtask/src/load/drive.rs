@@ -14,6 +14,9 @@ use tokio::time::{sleep, timeout};
 use super::connection::Connection;
 use super::now;
 
+/// What took longer is counted as this long.
+const LONGEST_NS: u64 = 120_000_000_000;
+
 /// Where the requests come from.
 pub trait Source {
     /// Writes the next request into `out`; false when there is none left.
@@ -42,7 +45,7 @@ pub struct Seen {
     /// Of the 2xx, in nanoseconds.
     pub latency: Histogram<u64>,
     /// What [`drive`]'s `sample` grew by.
-    pub sampled: [f64; 2],
+    pub sampled: [f64; 3],
 }
 
 impl Seen {
@@ -71,7 +74,7 @@ pub async fn drive(
     server: SocketAddr,
     plan: Plan,
     source: Box<dyn Source>,
-    sample: impl Fn() -> Result<[f64; 2]>,
+    sample: impl Fn() -> Result<[f64; 3]>,
 ) -> Result<Seen> {
     let shared = Rc::new(Shared {
         source,
@@ -80,7 +83,7 @@ pub async fn drive(
         answered: Cell::new(0),
         refused: Cell::new(0),
         refusal: RefCell::new(None),
-        latency: RefCell::new(Histogram::new(3)?),
+        latency: RefCell::new(Histogram::new_with_max(LONGEST_NS, 3)?),
     });
     let mut connections = Vec::new();
     for _ in 0..plan.connections {

@@ -81,7 +81,8 @@ pub struct Sources {
 /// Built once per request or job and handed to every command.
 #[derive(Clone)]
 pub struct Ctx {
-    /// The moment this request happens at; the same however often its transaction is run again.
+    /// The moment this happens at: a transaction's start, the same however often it is run again; elsewhere the
+    /// request's arrival.
     pub now: Timestamp,
     /// Who asks.
     pub actor: Actor,
@@ -94,6 +95,12 @@ impl Ctx {
     /// The context of a request that arrives now.
     pub fn new(sources: Sources, actor: Actor, request_id: RequestId) -> Self {
         Self { now: sources.clock.now(), actor, request_id, sources }
+    }
+
+    /// The same request at the present moment: between its arrival and what it does lies whatever it waited for.
+    #[must_use]
+    pub fn renewed(&self) -> Self {
+        Self { now: self.sources.clock.now(), ..self.clone() }
     }
 
     /// A new id, as whichever id type is asked for: `ctx.new_id(BondId)`.

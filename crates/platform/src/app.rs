@@ -1,12 +1,13 @@
 //! The parts of one running server, shared by all its requests. Two may live in one process.
 
+use std::cell::OnceCell;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kith_kernel::{Sources, Timestamp};
+use kith_kernel::{Ctx, Sources, Timestamp};
 use kith_store::MigrationState::{Applied, Pending, Unknown};
-use kith_store::{Error, MigrationStatus, Query, STORE_MIGRATIONS, Store};
+use kith_store::{Error, IntoOutcome, MigrationStatus, Query, STORE_MIGRATIONS, Store, Tx};
 use thiserror::Error;
 
 use crate::auth::Tokens;
@@ -92,6 +93,24 @@ impl App {
         Ok(Self(Arc::new(inner)))
     }
 
+    /// Runs a command in a transaction, which is how every handler changes anything. The command gets the context as
+    /// of the moment at which the transaction starts: what the request waited for lies behind it. The closure may
+    /// be run more than once, and gets the same moment each time.
+    ///
+    /// # Errors
+    /// The closure's own, or the store's turned into it.
+    pub async fn write<F, O>(&self, ctx: &Ctx, run: F) -> Result<O::Value, O::Error>
+    where
+        F: Fn(&Tx<'_>, &Ctx) -> O + Send + 'static,
+        O: IntoOutcome,
+        O::Value: Send + 'static,
+        O::Error: From<Error> + Send + 'static,
+    {
+        let arrived = ctx.clone();
+        let started = OnceCell::new();
+        self.db.write(move |tx| run(tx, started.get_or_init(|| arrived.renewed()))).await
+    }
+
     /// How each migration stands, asked of the database that is open. One that only a newer build knows does no
     /// harm: old and new nodes serve beside each other while a new version is rolled out.
     ///
@@ -132,4 +151,29 @@ fn full_name(module: &str, version: i64, name: &str) -> String {
 
 fn unknown(one: MigrationStatus) -> MigrationStatus {
     MigrationStatus { state: Unknown, ..one }
+}
+
+#[cfg(test)]
+mod tests {
+    use kith_kernel::{Actor, RequestId, seconds};
+
+    use super::*;
+    use crate::testing::TestServer;
+
+    #[tokio::test]
+    async fn a_command_happens_when_its_transaction_starts_however_often_it_is_run() {
+        let test = TestServer::start(|_| {}).await;
+        let request_id = RequestId::accept("waits-a-while").unwrap();
+        let ctx = Ctx::new(test.app.sources.clone(), Actor::Anonymous, request_id);
+        test.clock.advance(seconds(5));
+        let (clock, (runs, seen)) = (Arc::clone(&test.clock), std::sync::mpsc::channel());
+        let run = move |_: &Tx<'_>, ctx: &Ctx| {
+            runs.send(ctx.now).unwrap();
+            clock.advance(seconds(1));
+            Ok::<_, Error>(ctx.now)
+        };
+        let started = ctx.now + seconds(5);
+        assert_eq!(test.app.write(&ctx, run).await.unwrap(), started);
+        assert_eq!(seen.iter().collect::<Vec<_>>(), [started, started], "the store rehearses");
+    }
 }

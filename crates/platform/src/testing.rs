@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use kith_kernel::{ManualClock, SeededIds, SeededRandom, Sources, Timestamp};
 use kith_store::testing::TestDatabase;
-use kith_store::{ModuleMigrations, STORE_MIGRATIONS, Store};
+use kith_store::{ModuleMigrations, STORE_MIGRATIONS, Store, StoreOptions};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -77,6 +77,7 @@ pub struct TestServer {
     pub app: App,
     pub addr: SocketAddr,
     pub server: Server,
+    pub clock: Arc<ManualClock>,
     _database: TestDatabase,
 }
 
@@ -85,7 +86,7 @@ impl TestServer {
     pub async fn start(change: impl FnOnce(&mut Config)) -> Self {
         let database = TestDatabase::sqlite();
         database.migrate(migrations()).await.unwrap();
-        let db = Store::open(database.options()).await.unwrap();
+        let db = Store::open(StoreOptions { rehearse: true, ..database.options() }).await.unwrap();
         let mut config = Config::default();
         config.server.drain_ms = 0;
         config.auth.password_memory_kib = 8;
@@ -97,7 +98,7 @@ impl TestServer {
         let app = App::new(db, config, sources(&clock), None, MODULES).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = serve(listener, &app).unwrap();
-        Self { addr: server.addr(), app, server, _database: database }
+        Self { addr: server.addr(), app, server, clock, _database: database }
     }
 
     /// A connection.

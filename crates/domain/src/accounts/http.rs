@@ -95,8 +95,7 @@ async fn register(
     let (email, password, display_name) = check(&body)?;
     let password_hash = app.passwords.hash(password.into_string()).await?;
     let account = NewAccount { email, display_name, password_hash };
-    let in_tx = ctx.clone();
-    let signed_in = app.db.write(move |tx| commands::register(tx, &in_tx, &account)).await?;
+    let signed_in = app.write(&ctx, move |tx, ctx| commands::register(tx, ctx, &account)).await?;
     Ok((StatusCode::CREATED, Json(SignInAnswer::new(&app, &ctx, signed_in))))
 }
 
@@ -118,8 +117,7 @@ async fn log_in(
     let known = app.db.read(move |q| queries::find_credentials(q, &email)).await?;
     let (known, hash) = known.unzip();
     let right = app.passwords.verify(Password::typed(&password).into_string(), hash).await?;
-    let in_tx = ctx.clone();
-    let signed_in = app.db.write(move |tx| commands::log_in(tx, &in_tx, known.as_ref(), right)).await?;
+    let signed_in = app.write(&ctx, move |tx, ctx| commands::log_in(tx, ctx, known.as_ref(), right)).await?;
     Ok(Json(SignInAnswer::new(&app, &ctx, signed_in)))
 }
 
@@ -138,8 +136,7 @@ async fn refresh_session(
     Json(body): Json<RefreshBody>,
 ) -> ApiResult<Json<TokenPair>> {
     let spent = RefreshToken::parse(&body.refresh_token).ok_or(AccountError::InvalidRefreshToken)?;
-    let in_tx = ctx.clone();
-    let session = app.db.write(move |tx| commands::refresh(tx, &in_tx, &spent)).await?;
+    let session = app.write(&ctx, move |tx, ctx| commands::refresh(tx, ctx, &spent)).await?;
     Ok(Json(TokenPair::new(&app, &ctx, &session)))
 }
 
@@ -175,7 +172,7 @@ impl SignInAnswer {
 impl TokenPair {
     fn new(app: &App, ctx: &Ctx, session: &OpenSession) -> Self {
         Self {
-            access_token: app.tokens.issue(ctx, session.user_id, session.id.0),
+            access_token: app.tokens.issue(&ctx.renewed(), session.user_id, session.id.0),
             refresh_token: session.refresh_token.reveal(),
             token_type: "Bearer",
             expires_in: app.tokens.lifetime_s(),

@@ -104,7 +104,7 @@ async fn send_partner_request(
 ) -> ApiResult<(StatusCode, Json<PartnerRequest>)> {
     let draft = Draft::new(body.to.user_id, body.message.as_deref())
         .map_err(|fault| Problem::invalid(vec![fault]))?;
-    Ok(match app.db.write(move |tx| commands::send(tx, &ctx, user_id, &draft)).await? {
+    Ok(match app.write(&ctx, move |tx, ctx| commands::send(tx, ctx, user_id, &draft)).await? {
         Sent::New(request) => (StatusCode::CREATED, Json(request)),
         Sent::Repeated(request) => (StatusCode::OK, Json(request)),
     })
@@ -145,7 +145,7 @@ async fn accept_partner_request(
     SignedIn { ctx, user_id, .. }: SignedIn,
     PathId(id): PathId<PartnerRequestId>,
 ) -> ApiResult<Json<PartnerRequest>> {
-    Ok(Json(app.db.write(move |tx| commands::accept(tx, &ctx, user_id, id)).await?))
+    Ok(Json(app.write(&ctx, move |tx, ctx| commands::accept(tx, ctx, user_id, id)).await?))
 }
 
 /// Your partner.

@@ -76,7 +76,7 @@ impl App {
     ) -> Result<Self, StartError> {
         let document = openapi::document(modules);
         let passwords = Passwords::start(&config.auth, Arc::clone(&sources.random))?;
-        let metrics = Metrics::new(&document, db.clone(), passwords.queue(), clock.clone());
+        let metrics = Metrics::new(&document, db.clone(), passwords.counts(), clock.clone());
         let inner = AppInner {
             tokens: Tokens::load(&db, &sources, &config.auth).await?,
             passwords,

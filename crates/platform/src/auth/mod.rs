@@ -9,6 +9,7 @@ mod tokens;
 use kith_store::Migration;
 
 pub use caller::{Caller, SignedIn};
+pub(crate) use passwords::PasswordCounts;
 pub use passwords::{PasswordError, Passwords};
 pub use tokens::{Claims, Tokens};
 

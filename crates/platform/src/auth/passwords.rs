@@ -44,13 +44,21 @@ impl From<PasswordError> for Problem {
     }
 }
 
+/// What the threads have before and behind them.
+#[derive(Debug, Default)]
+pub(crate) struct PasswordCounts {
+    /// Passwords that wait.
+    pub queued: AtomicU64,
+    /// Hashes computed, to keep or to compare.
+    pub computed: AtomicU64,
+}
+
 /// The threads' front. Clones share them.
 #[derive(Clone)]
 pub struct Passwords {
     jobs: Sender<Job>,
-    queued: Arc<AtomicU64>,
+    counts: Arc<PasswordCounts>,
     random: Arc<dyn Random>,
-    params: Params,
     /// Checked where there is no hash, so that this takes the same time.
     dummy: Arc<str>,
 }
@@ -58,6 +66,15 @@ pub struct Passwords {
 enum Job {
     Hash { password: String, salt: [u8; SALT_BYTES], reply: oneshot::Sender<Result<String, PasswordError>> },
     Verify { password: String, phc: Arc<str>, reply: oneshot::Sender<Result<bool, PasswordError>> },
+}
+
+impl Job {
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Hash { reply, .. } => reply.is_closed(),
+            Self::Verify { reply, .. } => reply.is_closed(),
+        }
+    }
 }
 
 impl Passwords {
@@ -70,15 +87,14 @@ impl Passwords {
         let params = params.map_err(io::Error::other)?;
         let threads = config.hash_thread_count();
         let (jobs, waiting) = async_channel::bounded(threads * QUEUED_PER_THREAD);
-        let queued = Arc::new(AtomicU64::new(0));
+        let counts = Arc::<PasswordCounts>::default();
         for n in 0..threads {
-            let worker = Worker { params: params.clone(), memory: Vec::new(), queued: Arc::clone(&queued) };
+            let worker = Worker::new(&params, &counts);
             let waiting = waiting.clone();
             thread::Builder::new().name(format!("kith-hash-{n}")).spawn(move || worker.run(&waiting))?;
         }
-        let mut worker = Worker { params: params.clone(), memory: Vec::new(), queued: Arc::clone(&queued) };
-        let dummy = worker.hash("", &[0; SALT_BYTES]).map_err(io::Error::other)?.into();
-        Ok(Self { jobs, queued, random, params, dummy })
+        let dummy = Worker::new(&params, &Arc::default()).hash("", &[0; SALT_BYTES]);
+        Ok(Self { jobs, counts, random, dummy: dummy.map_err(io::Error::other)?.into() })
     }
 
     /// Hashes `password` with a new salt; the result is a PHC string.
@@ -105,23 +121,15 @@ impl Passwords {
         answer.await.unwrap_or_else(|_| Err(gone())).map(|matches| matches && exists)
     }
 
-    /// Whether `phc` was made with other costs than are configured now: a reason to hash again at the next log-in.
-    pub fn is_outdated(&self, phc: &str) -> bool {
-        let of_hash = PasswordHash::new(phc).ok().and_then(|hash| Params::try_from(&hash).ok());
-        of_hash.is_none_or(|params| {
-            (params.m_cost(), params.t_cost()) != (self.params.m_cost(), self.params.t_cost())
-        })
-    }
-
-    /// How many wait.
-    pub(crate) fn queue(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.queued)
+    /// What the threads have before and behind them.
+    pub(crate) fn counts(&self) -> Arc<PasswordCounts> {
+        Arc::clone(&self.counts)
     }
 
     fn enqueue(&self, job: Job) -> Result<(), PasswordError> {
-        self.queued.fetch_add(1, Ordering::Relaxed);
+        self.counts.queued.fetch_add(1, Ordering::Relaxed);
         self.jobs.try_send(job).map_err(|refused| {
-            self.queued.fetch_sub(1, Ordering::Relaxed);
+            self.counts.queued.fetch_sub(1, Ordering::Relaxed);
             match refused {
                 TrySendError::Full(_) => PasswordError::Busy,
                 TrySendError::Closed(_) => gone(),
@@ -142,16 +150,21 @@ struct Worker {
     params: Params,
     /// Kept between passwords in a row, since getting it from the system takes a third as long as hashing does.
     memory: Vec<Block>,
-    queued: Arc<AtomicU64>,
+    counts: Arc<PasswordCounts>,
 }
 
 impl Worker {
+    fn new(params: &Params, counts: &Arc<PasswordCounts>) -> Self {
+        Self { params: params.clone(), memory: Vec::new(), counts: Arc::clone(counts) }
+    }
+
     fn run(mut self, jobs: &Receiver<Job>) {
         step_back();
         while let Some(job) = self.next(jobs) {
-            self.queued.fetch_sub(1, Ordering::Relaxed);
-            // Whoever asked may have gone away.
+            self.counts.queued.fetch_sub(1, Ordering::Relaxed);
+            // Whoever asked may have gone away: before their turn, which then passes to the next, or during it.
             match job {
+                _ if job.is_abandoned() => {}
                 Job::Hash { password, salt, reply } => drop(reply.send(self.hash(&password, &salt))),
                 Job::Verify { password, phc, reply } => drop(reply.send(self.verify(&password, &phc))),
             }
@@ -214,6 +227,7 @@ impl Worker {
         argon2
             .hash_password_into_with_memory(password.as_bytes(), salt, out, &mut self.memory)
             .map_err(fault)?;
+        self.counts.computed.fetch_add(1, Ordering::Relaxed);
         Output::new(out).map_err(fault)
     }
 }
@@ -225,6 +239,9 @@ fn step_back() {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures_util::poll;
     use kith_kernel::SeededRandom;
 
     use super::*;
@@ -234,6 +251,10 @@ mod tests {
         let auth =
             Auth { password_memory_kib: 8, password_iterations: 1, hash_threads, ..Config::default().auth };
         Passwords::start(&auth, Arc::new(SeededRandom::new(1))).unwrap()
+    }
+
+    fn computed(passwords: &Passwords) -> u64 {
+        passwords.counts.computed.load(Ordering::Relaxed)
     }
 
     #[tokio::test]
@@ -250,6 +271,25 @@ mod tests {
     async fn nobody_has_the_password_of_an_unknown_account() {
         let passwords = cheap(1);
         assert!(!passwords.verify(String::new(), None).await.unwrap());
+        assert_eq!(computed(&passwords), 1, "asking for an unknown account must cost what any other does");
+        assert!(passwords.dummy.starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{}", passwords.dummy);
+    }
+
+    #[tokio::test]
+    async fn nobody_works_for_those_who_have_gone_away() {
+        let (jobs, waiting) = async_channel::bounded(8);
+        let passwords = Passwords { jobs, ..cheap(1) };
+        for _ in 0..3 {
+            assert!(poll!(pin!(passwords.hash("gone".into()))).is_pending());
+            assert!(poll!(pin!(passwords.verify("gone".into(), None))).is_pending());
+        }
+        let mut patient = pin!(passwords.hash("patient".into()));
+        assert!(poll!(&mut patient).is_pending());
+        let worker = Worker::new(&Params::new(8, 1, 1, None).unwrap(), &passwords.counts);
+        thread::spawn(move || worker.run(&waiting));
+        patient.await.unwrap();
+        assert_eq!(computed(&passwords), 1);
+        assert_eq!(passwords.counts().queued.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
@@ -259,9 +299,7 @@ mod tests {
         let elsewhere = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let phc = elsewhere.hash_password_with_salt(b"pw", b"0123456789abcdef").unwrap().to_string();
         let passwords = cheap(1);
-        assert!(passwords.verify("pw".into(), Some(phc.clone())).await.unwrap());
-        assert!(passwords.is_outdated(&phc));
-        assert!(!passwords.is_outdated(&passwords.hash("pw".into()).await.unwrap()));
+        assert!(passwords.verify("pw".into(), Some(phc)).await.unwrap());
     }
 
     #[tokio::test]
@@ -290,7 +328,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(matches!(passwords.hash("b".into()).await, Err(PasswordError::Busy)));
-        assert_eq!(passwords.queue().load(Ordering::Relaxed), 1);
+        assert_eq!(passwords.counts().queued.load(Ordering::Relaxed), 1);
         drop(waiting);
         first.abort();
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request};
@@ -21,6 +21,7 @@ use prometheus_client::registry::{Registry, Unit};
 use utoipa::openapi::OpenApi;
 
 use super::resident_bytes;
+use crate::auth::PasswordCounts;
 use crate::clock::NodeClock;
 use crate::http::openapi::operations;
 
@@ -67,10 +68,10 @@ type Durations = Family<RouteLabels, Histogram, fn() -> Histogram>;
 
 impl Metrics {
     /// Metrics for the operations of `document` and for the parts given.
-    pub fn new(
+    pub(crate) fn new(
         document: &OpenApi,
         db: Store,
-        password_queue: Arc<AtomicU64>,
+        passwords: Arc<PasswordCounts>,
         clock: Option<Arc<NodeClock>>,
     ) -> Self {
         let mut registry = Registry::with_prefix("kith");
@@ -83,7 +84,7 @@ impl Metrics {
         registry.register("http_requests_in_flight", "Requests being answered now", in_flight.clone());
         registry.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let started = SystemClock.now();
-        registry.register_collector(Box::new(Gauges { db, password_queue, clock, started }));
+        registry.register_collector(Box::new(Gauges { db, passwords, clock, started }));
 
         let mut routes = vec![RouteMetrics::new(&requests, &durations, "(any)", NO_ROUTE)];
         let mut index = HashMap::<String, Vec<_>>::new();
@@ -154,7 +155,7 @@ impl RouteMetrics {
 /// What is asked for only when someone looks.
 struct Gauges {
     db: Store,
-    password_queue: Arc<AtomicU64>,
+    passwords: Arc<PasswordCounts>,
     clock: Option<Arc<NodeClock>>,
     started: Timestamp,
 }
@@ -168,8 +169,10 @@ impl fmt::Debug for Gauges {
 impl Collector for Gauges {
     fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_store(&mut to)?;
-        let queued = self.password_queue.load(Ordering::Relaxed);
+        let PasswordCounts { queued, computed } = &*self.passwords;
+        let (queued, computed) = (queued.load(Ordering::Relaxed), computed.load(Ordering::Relaxed));
         gauge(&mut to, "passwords_queued", "Passwords that wait to be hashed or checked", queued)?;
+        counter(&mut to, "passwords_computed", "Hashes computed, to keep or to compare", computed)?;
         let up_s = SystemClock.now().since(self.started).as_secs();
         gauge(&mut to, "uptime_seconds", "Since the server started", up_s)?;
         if let Some(bytes) = resident_bytes() {

@@ -25,6 +25,8 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const NO_CONTENT_ALLOWED: HeaderValue =
     HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+/// What a request is counted and logged as whose caller went away before its answer. Nobody is sent it.
+const CALLER_GONE: u16 = 499;
 /// The most headers the edge adds.
 const ADDED_HEADERS: usize = 8;
 
@@ -119,6 +121,7 @@ struct Exchange {
     method: Method,
     route: usize,
     request_id: RequestId,
+    answered: bool,
 }
 
 impl Exchange {
@@ -131,26 +134,32 @@ impl Exchange {
             method: request.method().clone(),
             route: app.metrics.route_of(request),
             request_id: request_id(app, request.headers()),
+            answered: false,
             app: app.clone(),
         }
     }
 
-    fn end(self, response: Response) -> Response {
+    fn end(mut self, response: Response) -> Response {
         let mut response = problem::render(response, &self.request_id);
         let took = self.started.elapsed();
-        let status = response.status();
+        self.add_headers(response.headers_mut(), self.app.metrics.route(self.route), took);
+        self.tell(response.status().as_u16(), took);
+        self.answered = true;
+        response
+    }
+
+    /// Counts it and writes its log line.
+    fn tell(&self, status: u16, took: Duration) {
         let route = self.app.metrics.route(self.route);
-        self.add_headers(response.headers_mut(), route, took);
         route.count(status, took);
         tracing::info!(
             target: "kith::request",
             method = self.method.as_str(),
             route = route.template(),
-            status = status.as_u16(),
+            status,
             micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             request_id = self.request_id.as_str(),
         );
-        response
     }
 
     fn add_headers(&self, headers: &mut HeaderMap, route: &RouteMetrics, took: Duration) {
@@ -173,6 +182,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if !self.answered {
+            self.tell(CALLER_GONE, self.started.elapsed());
+        }
         self.app.metrics.in_flight.dec();
     }
 }

@@ -1,8 +1,13 @@
 //! What surrounds every request, seen from outside over real connections.
 
-use serde_json::Value;
-use tokio::io::AsyncWriteExt;
+use std::sync::Arc;
 
+use serde_json::Value;
+use tempfile::NamedTempFile;
+use tokio::io::AsyncWriteExt;
+use tracing::subscriber::DefaultGuard;
+
+use crate::telemetry::log;
 use crate::testing::{TestServer, read_to_end};
 
 fn status(answer: &str) -> &str {
@@ -167,4 +172,66 @@ async fn requests_are_counted_under_their_route() {
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }
+}
+
+/// The log lines of this thread, on which a test's server runs too.
+struct Said {
+    lines: NamedTempFile,
+    _listening: DefaultGuard,
+}
+
+impl Said {
+    fn listen(pretty: bool) -> Self {
+        let lines = NamedTempFile::new().unwrap();
+        let subscriber = log::subscriber("info", pretty, Arc::new(lines.reopen().unwrap()));
+        Self { lines, _listening: tracing::subscriber::set_default(subscriber) }
+    }
+
+    /// The line that names `request`.
+    fn line_of(&self, request: &str) -> String {
+        let all = std::fs::read_to_string(self.lines.path()).unwrap();
+        all.lines().find(|line| line.contains(request)).unwrap_or_else(|| panic!("{all}")).to_owned()
+    }
+}
+
+#[tokio::test]
+async fn each_request_is_a_log_line_with_its_id() {
+    for pretty in [false, true] {
+        let said = Said::listen(pretty);
+        let test = TestServer::start(|_| {}).await;
+        test.ask("GET /things/1?secret=1", "X-Request-Id: my-request\r\n").await;
+        let line = said.line_of("my-request");
+        assert!(!line.contains("secret"), "{line}");
+        if pretty {
+            for part in ["INFO", "method=\"GET\"", "route=\"/things/{id}\"", "status=404"] {
+                assert!(line.contains(part), "{part} in {line}");
+            }
+        } else {
+            let line: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!((&line["level"], &line["target"]), (&"INFO".into(), &"kith::request".into()));
+            assert_eq!((&line["method"], &line["route"]), (&"GET".into(), &"/things/{id}".into()));
+            assert_eq!((&line["status"], &line["request_id"]), (&404.into(), &"my-request".into()));
+            assert!(line["micros"].is_u64() && line["timestamp"].is_string(), "{line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_whose_caller_goes_away_is_counted_and_logged() {
+    let said = Said::listen(false);
+    let test = TestServer::start(|_| {}).await;
+    let mut stream = test.connect().await;
+    let head = "GET /hangs HTTP/1.1\r\nHost: kith\r\nX-Request-Id: goes-away\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    while test.app.metrics.in_flight.get() == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(stream);
+    while test.app.metrics.in_flight.get() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let counted = r#"kith_http_requests_total{method="GET",route="/hangs",status="4xx"} 1"#;
+    assert!(test.app.metrics.to_text().contains(counted), "{}", test.app.metrics.to_text());
+    let line = said.line_of("goes-away");
+    assert!(line.contains("\"status\":499"), "{line}");
 }

@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tracing::{Level, Metadata};
+use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
@@ -40,14 +40,7 @@ pub fn init(config: &Log) -> Result<Flush, TryInitError> {
         LogFormat::Json => false,
         LogFormat::Pretty => true,
     };
-    let plain = fmt::layer().with_writer(Writer(Arc::clone(&lines)));
-    let layer: Box<dyn Layer<Registry> + Send + Sync> = if pretty {
-        plain.with_ansi(io::stderr().is_terminal()).boxed()
-    } else {
-        plain.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
-    };
-    let levels: Targets = config.level.parse().unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
-    tracing_subscriber::registry().with(layer.with_filter(levels)).try_init()?;
+    subscriber(&config.level, pretty, Writer(Arc::clone(&lines))).try_init()?;
     let writer = Arc::clone(&lines);
     let started = std::thread::Builder::new().name("kith-log".into()).spawn(move || writer.run());
     if started.is_err() {
@@ -56,6 +49,21 @@ pub fn init(config: &Log) -> Result<Flush, TryInitError> {
     }
     log_panics();
     Ok(Flush(lines))
+}
+
+/// Writes each event at or above `level` as a line to `writer`.
+pub(crate) fn subscriber<W>(level: &str, pretty: bool, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let plain = fmt::layer().with_writer(writer);
+    let layer: Box<dyn Layer<Registry> + Send + Sync> = if pretty {
+        plain.with_ansi(io::stderr().is_terminal()).boxed()
+    } else {
+        plain.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+    };
+    let levels: Targets = level.parse().unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
+    tracing_subscriber::registry().with(layer.with_filter(levels))
 }
 
 /// A panic is one line like any other, and what ends it decides what becomes of the process.

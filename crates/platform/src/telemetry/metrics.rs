@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request};
-use http::{Method, StatusCode};
+use http::Method;
 use kith_kernel::{Clock, SystemClock, Timestamp};
 use kith_store::Store;
 use prometheus_client::collector::Collector;
@@ -145,8 +145,8 @@ impl RouteMetrics {
     }
 
     /// Counts one answer.
-    pub(crate) fn count(&self, status: StatusCode, took: Duration) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, 5);
+    pub(crate) fn count(&self, status: u16, took: Duration) {
+        let class = usize::from(status / 100).clamp(1, 5);
         self.by_status[class - 1].inc();
         self.duration.observe(took.as_secs_f64());
     }

@@ -9,6 +9,7 @@ const REQUESTS: &str = "/api/v1/partners/requests";
 
 on_every_engine! {
     each_change_leaves_its_audit_entries_and_events,
+    a_crossing_leaves_what_two_requests_and_an_acceptance_of_each_do,
     positions_are_dense_and_the_audit_chain_holds,
 }
 
@@ -104,6 +105,29 @@ async fn each_change_leaves_its_audit_entries_and_events(app: &TestApp) {
     check_trace(app, "test-accept", Trace { audit, events }).await;
 }
 
+/// Each request tells its whole story, whichever of the two came first.
+async fn a_crossing_leaves_what_two_requests_and_an_acceptance_of_each_do(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let first = post(&ada, "test-first", REQUESTS, json!({ "to": { "user_id": ben.id } })).await;
+    let crossing = post(&ben, "test-crossing", REQUESTS, json!({ "to": { "user_id": ada.id } })).await;
+    let bond = id(&crossing["bond"]);
+    let by_ben = || format!("user:{}", ben.id);
+    let both = |one: &Person, other: &Person| vec![one.id.clone(), other.id.clone()];
+    let audit = vec![
+        (by_ben(), "partner_request.created", id(&crossing)),
+        (by_ben(), "partner_request.accepted", id(&first)),
+        (by_ben(), "bond.created", bond.clone()),
+        (by_ben(), "partner_request.accepted", id(&crossing)),
+    ];
+    let events = vec![
+        ("partner_request.created", id(&crossing), both(&ben, &ada)),
+        ("partner_request.accepted", id(&first), both(&ada, &ben)),
+        ("bond.created", bond, both(&ada, &ben)),
+        ("partner_request.accepted", id(&crossing), both(&ben, &ada)),
+    ];
+    check_trace(app, "test-crossing", Trace { audit, events }).await;
+}
+
 async fn positions_are_dense_and_the_audit_chain_holds(app: &TestApp) {
     let people = app.crowd("person", 6).await;
     for (from, to) in [(0, 1), (2, 3), (4, 5), (1, 0), (3, 2)] {
@@ -113,8 +137,8 @@ async fn positions_are_dense_and_the_audit_chain_holds(app: &TestApp) {
     let events = app.events().await;
     let positions: Vec<_> = events.iter().map(|event| event.position).collect();
     assert_eq!(positions, (1..=events.len() as i64).collect::<Vec<_>>());
-    // 6 accounts, 3 requests, and two crossings with two accepted requests and a bond each.
-    assert_eq!(events.len(), 6 + 3 + 2 * 3);
+    // 6 accounts, 5 requests, and two crossings with two accepted requests and a bond each.
+    assert_eq!(events.len(), 6 + 5 + 2 * 3);
     let entries = app.audit().await.len() as i64;
     assert_eq!(app.db().verify_audit().await.expect("a chain that holds"), entries);
 }

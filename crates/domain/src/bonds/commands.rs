@@ -90,10 +90,12 @@ fn cross(
     draft: &Draft,
     theirs: &PartnerRequest,
 ) -> Result<PartnerRequest, BondError> {
-    let bond = form_bond(tx, ctx, pair, theirs)?;
     let mut request = PartnerRequest::new(ctx, standing, draft, RequestStatus::Accepted);
-    rows::insert_request(tx, &request, pair, Some(bond))?;
     tx.audit(ctx, "partner_request.created", request.id);
+    tx.emit(ctx, events::request_created(Parties::of(&request)));
+    let bond = form_bond(tx, ctx, pair, theirs)?;
+    rows::insert_request(tx, &request, pair, Some(bond))?;
+    tx.audit(ctx, "partner_request.accepted", request.id);
     tx.emit(ctx, events::request_accepted(Parties::of(&request)));
     request.bond = Some(fresh_bond(ctx, bond, &standing.receiver));
     Ok(request)

@@ -31,8 +31,11 @@ CREATE TABLE partner_requests (
 );
 
 CREATE UNIQUE INDEX partner_requests_pending ON partner_requests (pair_key) WHERE status = 'pending';
-CREATE INDEX partner_requests_incoming ON partner_requests (to_user, status, id);
-CREATE INDEX partner_requests_outgoing ON partner_requests (from_user, status, id);
+CREATE INDEX partner_requests_incoming ON partner_requests (to_user, id);
+CREATE INDEX partner_requests_outgoing ON partner_requests (from_user, id);
+-- Few of what a person ever got is pending, and accepting looks at just those.
+CREATE INDEX partner_requests_incoming_pending ON partner_requests (to_user, id) WHERE status = 'pending';
+CREATE INDEX partner_requests_outgoing_pending ON partner_requests (from_user, id) WHERE status = 'pending';
 
 -- down
 DROP TABLE partner_requests;

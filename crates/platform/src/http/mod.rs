@@ -9,6 +9,7 @@ mod problem;
 mod query;
 mod serve;
 mod stop;
+mod strict;
 
 use axum::Router;
 

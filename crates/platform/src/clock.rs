@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use kith_kernel::{Clock, OffsetClock, Sources, SystemClock, SystemRandom, TimeOrderedIds, Timestamp};
-use kith_store::{Error, Store};
+use kith_store::{ClockReading, Error, Store};
 
 use crate::http::Stop;
 
 /// How often the clock is set by the database's.
 const MEASURE_EVERY: Duration = Duration::from_secs(10);
+/// A reading that may be wrong by more than this is not used: the next will be better.
+const USABLE_UNCERTAINTY: Duration = Duration::from_millis(50);
 /// A node whose machine's clock is further off than this is not ready.
 const TOLERATED_SKEW_MS: i64 = 500;
 
@@ -31,7 +33,7 @@ impl NodeClock {
     /// The database's, if it does not answer.
     pub async fn start(db: &Store) -> Result<Self, Error> {
         let clock = Self {
-            shared: db.health().await?.database_now.map(OffsetClock::starting_at),
+            shared: db.health().await?.clock.map(|read| OffsetClock::starting_at(read.now)),
             skew_ms: AtomicI64::new(0),
         };
         clock.measure(db).await?;
@@ -44,10 +46,8 @@ impl NodeClock {
     /// The database's, if it does not answer; the clock then runs on.
     pub async fn measure(&self, db: &Store) -> Result<(), Error> {
         let Some(shared) = &self.shared else { return Ok(()) };
-        let health = db.health().await?;
-        if let Some(database_now) = health.database_now {
-            // It was read somewhere on the way there and back.
-            let now = database_now + health.round_trip / 2;
+        let read = db.health().await?.clock.filter(|read| read.uncertainty <= USABLE_UNCERTAINTY);
+        if let Some(ClockReading { now, .. }) = read {
             shared.set(now);
             self.skew_ms.store(SystemClock.now().as_millis() - now.as_millis(), Ordering::Relaxed);
         }

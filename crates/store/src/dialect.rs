@@ -69,11 +69,7 @@ fn map_words<'t>(text: &'t str, map: impl Fn(&'t str) -> &'t str) -> String {
 
 /// Splits at the semicolons that end statements, and leaves line comments out.
 fn split_statements(sql: &str) -> Vec<String> {
-    let without_comments: String = sql
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("--"))
-        .map(|line| format!("{line}\n"))
-        .collect();
+    let without_comments: String = sql.lines().map(|line| format!("{}\n", without_comment(line))).collect();
     let mut statements = vec![String::new()];
     let mut in_string = false;
     for c in without_comments.chars() {
@@ -87,6 +83,18 @@ fn split_statements(sql: &str) -> Vec<String> {
     statements.into_iter().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect()
 }
 
+/// A line up to the comment in it; strings do not go over lines.
+fn without_comment(line: &str) -> &str {
+    let mut in_string = false;
+    for (at, c) in line.char_indices() {
+        in_string ^= c == '\'';
+        if !in_string && line[at..].starts_with("--") {
+            return &line[..at];
+        }
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_schema_becomes_each_databases_own() {
-        let sql = "-- a comment; with a semicolon\nCREATE TABLE t (\n  id TEXT PRIMARY KEY,\n  n BIGINT NOT NULL,\n  \
+        let sql = "-- a comment; with a semicolon\nCREATE TABLE t ( -- it's one too\n  id TEXT PRIMARY KEY,\n  n BIGINT NOT NULL,\n  \
                    ok BOOLEAN NOT NULL DEFAULT TRUE,\n  x DOUBLE PRECISION,\n  note TEXT DEFAULT 'TEXT; BIGINT'\n);\n\
                    CREATE TABLE k (\n  a BIGINT,\n  b BIGINT,\n  PRIMARY KEY (a, b)\n);";
         let sqlite = schema(sql, Dialect::Sqlite);

@@ -25,6 +25,9 @@ const SOCKET_PATH: usize = 107;
 /// Longest line either side reads.
 const MESSAGE_BYTES: u64 = 1024 * 1024;
 
+/// How long to leave the listener alone when the process has no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -114,7 +117,15 @@ impl ControlSocket {
         let listener = UnixListener::bind(&address.path)?;
         std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         let task = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            loop {
+                let stream = match listener.accept().await {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        tracing::warn!(%error, "no command can be accepted at the moment");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                };
                 let handler = Arc::clone(&handler);
                 tokio::spawn(async move {
                     let answered = tokio::time::timeout(PATIENCE, answer(stream, &handler)).await;

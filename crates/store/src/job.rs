@@ -96,11 +96,6 @@ where
             Ok(Outcome::Rollback(error)) => (Err(error), Ending::Rollback),
             Err(panic) => (Err(panicked(&*panic).into()), Ending::Rollback),
         };
-        // A failed statement has ended the transaction, whatever the closure made of it.
-        let (result, ending) = match tx.failure() {
-            Some(error) if ending == Ending::Commit => (Err(error.into()), Ending::Rollback),
-            _ => (result, ending),
-        };
         self.0.result = Some(result);
         ending
     }

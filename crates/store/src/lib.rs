@@ -29,6 +29,6 @@ pub use options::{EngineOptions, PostgresOptions, SqliteOptions, StoreOptions, S
 pub use outbox::STORE_MIGRATIONS;
 pub use outcome::{IntoOutcome, Outcome};
 pub use stats::{StatsSnapshot, StoreStats};
-pub use store::{EngineKind, Health, Store};
+pub use store::{ClockReading, EngineKind, Health, Store};
 pub use tx::{Query, Tx};
 pub use value::{AsParam, Column, Param, Row};

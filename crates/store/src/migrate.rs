@@ -96,6 +96,15 @@ pub(crate) enum Place {
 }
 
 impl Place {
+    /// To look only: nothing is made, and nobody is waited for. `None` if there is no database yet.
+    fn look(options: &StoreOptions) -> Result<Option<Self>, OpenError> {
+        match &options.engine {
+            EngineOptions::Sqlite(own) if !own.folder.join(sqlite::FILE).exists() => Ok(None),
+            EngineOptions::Sqlite(_) => Self::open(options).map(Some),
+            EngineOptions::Postgres(own) => Ok(Some(Self::Postgres(postgres::MigrationLink::look(own)?))),
+        }
+    }
+
     fn open(options: &StoreOptions) -> Result<Self, OpenError> {
         match &options.engine {
             EngineOptions::Sqlite(own) => {
@@ -184,8 +193,10 @@ pub(crate) fn status(
     options: &StoreOptions,
     modules: &[ModuleMigrations],
 ) -> Result<Vec<MigrationStatus>, OpenError> {
-    let place = Place::open(options)?;
-    let applied = if place.has_table()? { place.applied()? } else { Vec::new() };
+    let applied = match Place::look(options)? {
+        Some(place) if place.has_table()? => place.applied()?,
+        _ => Vec::new(),
+    };
     Ok(compare(&applied, modules))
 }
 

@@ -174,5 +174,21 @@ pub(crate) fn verify_audit_page(q: &Query<'_>, from: &Seal) -> Result<(Seal, boo
             return Err(Error::fault(format!("the audit chain breaks at link {n}")));
         }
     }
-    Ok((seal, links.len() as i64 == AUDIT_PAGE))
+    let more = links.len() as i64 == AUDIT_PAGE;
+    if !more && unsealed(q)? > 0 {
+        return Err(Error::fault("the audit log has entries that no link seals"));
+    }
+    Ok((seal, more))
+}
+
+/// Entries without a seal that must have one: below the sequencer's mark, or all where transactions do not overlap.
+fn unsealed(q: &Query<'_>) -> Result<i64, Error> {
+    let count = q.one(
+        "SELECT COUNT(*) FROM audit_entries a
+         WHERE a.tx < COALESCE((SELECT low_tx FROM sequencer WHERE id = 1), 1)
+           AND NOT EXISTS (SELECT 1 FROM audit_seals s WHERE s.entry_id = a.id)",
+        &[],
+        |row| row.get(0),
+    )?;
+    Ok(count.unwrap_or(0))
 }

@@ -39,8 +39,17 @@ pub enum EngineKind {
 pub struct Health {
     /// How long it took to answer.
     pub round_trip: Duration,
-    /// Its own time, where it has one of its own (PostgreSQL).
-    pub database_now: Option<Timestamp>,
+    /// Its clock, where it has one of its own (PostgreSQL).
+    pub clock: Option<ClockReading>,
+}
+
+/// What another clock shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockReading {
+    /// The time there, as of now.
+    pub now: Timestamp,
+    /// By how much that may be wrong: half the time the question and its answer travelled.
+    pub uncertainty: Duration,
 }
 
 impl Store {
@@ -111,7 +120,8 @@ impl Store {
     /// counts. When this returns `Ok`, or the error of a `CommitRefusal`, the change is on disk.
     ///
     /// # Errors
-    /// The closure's own, or [`enum@Error`] turned into it.
+    /// The closure's own; but once a statement has failed, that statement's [`enum@Error`] turned into it, whatever
+    /// the closure made of it.
     pub async fn write<F, O>(&self, run: F) -> Result<O::Value, O::Error>
     where
         F: Fn(&Tx<'_>) -> O + Send + 'static,
@@ -201,11 +211,14 @@ impl Store {
     #[expect(clippy::disallowed_methods, reason = "measures the round trip")]
     pub async fn health(&self) -> Result<Health, Error> {
         let asked = Instant::now();
-        let database_now = match &*self.engine {
+        let clock = match &*self.engine {
             Engine::Sqlite(_) => self.read(|q| q.one("SELECT 1", &[], |_| Ok(()))).await.map(|_| None)?,
-            Engine::Postgres(_) => self.read(postgres::database_now).await?,
+            Engine::Postgres(_) => {
+                let (read, at) = self.read(postgres::read_clock).await?;
+                Some(ClockReading { now: read.now + at.elapsed(), ..read })
+            }
         };
-        Ok(Health { round_trip: asked.elapsed(), database_now })
+        Ok(Health { round_trip: asked.elapsed(), clock })
     }
 
     /// The counters.

@@ -10,7 +10,7 @@ use kith_kernel::Ctx;
 
 use crate::events::{AuditEntry, Event, NewEvent};
 use crate::value::{Param, Row, check_all};
-use crate::{Error, postgres, sqlite};
+use crate::{Error, outbox, postgres, sqlite};
 
 /// The connection under a closure.
 pub(crate) enum Session<'c> {
@@ -39,6 +39,12 @@ pub(crate) struct Trace {
 }
 
 impl Trace {
+    /// Whether both databases can hold it.
+    pub fn check(&self) -> Result<(), Error> {
+        self.audit.iter().try_for_each(|entry| check_all(&outbox::audit_params(entry, 0)))?;
+        self.events.iter().try_for_each(|event| check_all(&outbox::event_params(event, "", 0)))
+    }
+
     pub fn is_empty(&self) -> bool {
         self.audit.is_empty() && self.events.is_empty()
     }

@@ -27,6 +27,18 @@ pub enum Param<'a> {
 }
 
 impl Param<'_> {
+    const fn type_name(self) -> &'static str {
+        match self {
+            Self::Null => "NULL",
+            Self::Text(_) => "a text",
+            Self::Id(_) => "an id",
+            Self::Int(_) => "an integer",
+            Self::Bool(_) => "a boolean",
+            Self::Float(_) => "a float",
+            Self::Bytes(_) => "bytes",
+        }
+    }
+
     pub(crate) fn check(self) -> Result<(), Error> {
         match self {
             Self::Text(text) if text.as_bytes().contains(&0) => Err(Error::NulInText),
@@ -126,15 +138,19 @@ impl tokio_postgres::types::ToSql for Param<'_> {
         ty: &Type,
         out: &mut BytesMut,
     ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        match *self {
-            Self::Null => Ok(IsNull::Yes),
-            Self::Text(text) => text.to_sql(ty, out),
-            Self::Id(id) => (&*id.hyphenated().encode_lower(&mut Uuid::encode_buffer())).to_sql(ty, out),
-            Self::Int(n) if *ty == Type::INT4 => i32::try_from(n)?.to_sql(ty, out),
-            Self::Int(n) => n.to_sql(ty, out),
-            Self::Bool(b) => b.to_sql(ty, out),
-            Self::Float(x) => x.to_sql(ty, out),
-            Self::Bytes(bytes) => bytes.to_sql(ty, out),
+        match (*self, ty) {
+            (Self::Null, _) => Ok(IsNull::Yes),
+            (Self::Text(text), &(Type::TEXT | Type::VARCHAR)) => text.to_sql(ty, out),
+            (Self::Id(id), &(Type::TEXT | Type::VARCHAR)) => {
+                (&*id.hyphenated().encode_lower(&mut Uuid::encode_buffer())).to_sql(ty, out)
+            }
+            (Self::Int(n), &Type::INT4) => i32::try_from(n)?.to_sql(ty, out),
+            (Self::Int(n), &Type::INT8) => n.to_sql(ty, out),
+            (Self::Bool(b), &Type::BOOL) => b.to_sql(ty, out),
+            (Self::Float(x), &Type::FLOAT8) => x.to_sql(ty, out),
+            (Self::Bytes(bytes), &Type::BYTEA) => bytes.to_sql(ty, out),
+            // The driver would write the bytes of one type where the server reads another.
+            (param, ty) => Err(format!("{} cannot stand for {ty}", param.type_name()).into()),
         }
     }
 

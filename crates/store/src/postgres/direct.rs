@@ -11,8 +11,9 @@ use tokio::sync::Notify;
 use tokio_postgres::AsyncMessage;
 
 use super::Shared;
-use super::failure::describe;
+use super::failure::Failure;
 use super::link::{Frame, Link, Session};
+use super::settings::Settings;
 use super::threads::spawn;
 use crate::events::AuditEntry;
 use crate::sequencer::{Heads, Placed, Unplaced};
@@ -28,6 +29,9 @@ const PACE: Duration = Duration::from_millis(4);
 
 /// Wait before a lost connection is made anew.
 const RECONNECT: Duration = Duration::from_millis(100);
+
+/// How long a statement may take here: after a restore there may be a long history to look through.
+const CATCH_UP: Duration = Duration::from_secs(600);
 
 /// Rows placed in one pass.
 const PASS: i64 = 2_000;
@@ -69,21 +73,34 @@ struct Direct<'s> {
     heard: Arc<Notify>,
     /// What this node places from, while it is the sequencer.
     lead: Option<Lead>,
+    /// When it last tried to lead.
+    campaigned: Instant,
 }
 
 struct Lead {
     heads: Heads,
     /// Every committed row below this transaction has its place.
     low_tx: i64,
+    /// Until everything that is there has been looked at once.
+    catching_up: bool,
     mark_kept: Instant,
     kept_tx: i64,
 }
 
 impl<'s> Direct<'s> {
+    #[expect(clippy::disallowed_methods, reason = "paces real work")]
     fn open(shared: &'s Arc<Shared>) -> Result<Self, Error> {
         let heard = Arc::new(Notify::new());
         let (bell, listener) = (Arc::clone(&heard), Arc::clone(shared));
-        let link = Link::connect(&shared.settings, move |message| {
+        let settings = Settings {
+            greeting: format!(
+                "{}; SET statement_timeout = {}",
+                shared.settings.greeting,
+                CATCH_UP.as_millis()
+            ),
+            ..shared.settings.clone()
+        };
+        let link = Link::connect(&settings, move |message| {
             if let AsyncMessage::Notification(notice) = message {
                 if let Ok(position) = notice.payload().parse() {
                     advance(&listener, position);
@@ -92,8 +109,9 @@ impl<'s> Direct<'s> {
                 }
             }
         })?;
-        let direct = Self { shared, link, heard, lead: None };
+        let mut direct = Self { shared, link, heard, lead: None, campaigned: Instant::now() };
         direct.batch("LISTEN kith")?;
+        direct.campaign()?;
         let heads = outbox::heads(&direct.query(Frame::Plain))?;
         advance(shared, heads.position);
         Ok(direct)
@@ -101,7 +119,7 @@ impl<'s> Direct<'s> {
 
     fn work(&mut self) -> Result<(), Error> {
         while !*self.shared.stop.borrow() {
-            if self.lead.is_none() {
+            if self.lead.is_none() && self.campaigned.elapsed() >= LOOK {
                 self.campaign()?;
             }
             if self.lead.is_some() {
@@ -136,7 +154,7 @@ impl<'s> Direct<'s> {
     }
 
     fn batch(&self, sql: &str) -> Result<(), Error> {
-        self.link.batch(sql).map_err(|error| Error::unavailable(describe(&error)))
+        self.link.batch(sql).map_err(Error::unavailable)
     }
 
     fn query(&self, frame: Frame) -> Query<'_> {
@@ -146,6 +164,7 @@ impl<'s> Direct<'s> {
     /// Becomes the sequencer if nobody is.
     #[expect(clippy::disallowed_methods, reason = "paces real work")]
     fn campaign(&mut self) -> Result<(), Error> {
+        self.campaigned = Instant::now();
         let q = self.query(Frame::Plain);
         if !q.one(TRY_LOCK, &[], |row| row.get::<bool>(0))?.unwrap_or(false) {
             return Ok(());
@@ -155,17 +174,25 @@ impl<'s> Direct<'s> {
         let oldest = q.one(OLDEST_RUNNING, &[], |row| row.get::<i64>(0))?.unwrap_or(0);
         drop(q);
         // A mark ahead of the server's own count was restored from another server and says nothing about this one.
-        let low_tx = kept.filter(|kept| *kept <= oldest).unwrap_or(0);
+        let kept = kept.filter(|kept| *kept <= oldest);
+        let low_tx = kept.unwrap_or(0);
         tracing::info!(position = heads.position, "this node is the sequencer");
         self.shared.stats.sequencer.store(1, Ordering::Relaxed);
-        self.lead = Some(Lead { heads, low_tx, mark_kept: Instant::now(), kept_tx: low_tx });
+        self.lead = Some(Lead {
+            heads,
+            low_tx,
+            catching_up: kept.is_none(),
+            mark_kept: Instant::now(),
+            kept_tx: low_tx,
+        });
         Ok(())
     }
 
     /// Gives what was committed its place; says whether there may be more.
     fn pass(&mut self) -> Result<bool, Error> {
         let Some(lead) = &self.lead else { return Ok(false) };
-        let found = self.find(lead.low_tx).map_err(|error| Error::unavailable(describe(&error)))?;
+        self.link.set_silence(if lead.catching_up { CATCH_UP } else { self.shared.settings.silence });
+        let found = self.find(lead).map_err(Error::unavailable)?;
         let oldest: i64 = Row::Postgres(&found.oldest).get(0)?;
         let events: Vec<_> =
             found.events.iter().map(|row| read_unplaced(&Row::Postgres(row))).collect::<Result<_, _>>()?;
@@ -174,7 +201,7 @@ impl<'s> Direct<'s> {
         let more = events.len() as i64 == PASS || entries.len() as i64 == PASS;
         let placed = lead.heads.place(events.into_iter(), entries.iter());
         if !placed.is_empty() {
-            self.write(&placed).map_err(|error| Error::unavailable(describe(&error)))?;
+            self.write(&placed).map_err(Error::unavailable)?;
             StoreStats::add(&self.shared.stats.sequenced, placed.positions.len() as u64);
             advance(self.shared, placed.heads.position);
         }
@@ -182,6 +209,7 @@ impl<'s> Direct<'s> {
             lead.heads = placed.heads;
             if !more {
                 lead.low_tx = oldest;
+                lead.catching_up = false;
             }
         }
         self.keep_mark()?;
@@ -189,23 +217,23 @@ impl<'s> Direct<'s> {
     }
 
     /// Looks for what has no place yet, all in one state and one round trip.
-    fn find(&self, low_tx: i64) -> Result<Found, tokio_postgres::Error> {
+    fn find(&self, lead: &Lead) -> Result<Found, Failure> {
         let oldest = self.link.prepare(OLDEST_RUNNING)?;
         let events = self.link.prepare(UNPLACED_EVENTS)?;
         let entries = self.link.prepare(UNSEALED_ENTRIES)?;
         let client = &self.link.client;
-        let ((), oldest, events, entries, ()) = self.link.runtime.block_on(try_join5(
+        let ((), oldest, events, entries, ()) = self.link.wait(try_join5(
             client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
             client.query_one(&oldest, &[]),
-            client.query(&events, &[&low_tx, &PASS]),
-            client.query(&entries, &[&low_tx, &PASS]),
+            client.query(&events, &[&lead.low_tx, &PASS, &lead.catching_up]),
+            client.query(&entries, &[&lead.low_tx, &PASS, &lead.catching_up]),
             client.batch_execute("COMMIT"),
         ))?;
         Ok(Found { oldest, events, entries })
     }
 
     /// A few statements whatever the number of rows, in one round trip; the keys refuse a place that is taken.
-    fn write(&self, placed: &Placed) -> Result<(), tokio_postgres::Error> {
+    fn write(&self, placed: &Placed) -> Result<(), Failure> {
         let (positions, events): (Vec<_>, Vec<_>) =
             placed.positions.iter().map(|(position, id)| (*position, id.to_string())).unzip();
         let (users, delivered): (Vec<_>, Vec<_>) =
@@ -220,7 +248,7 @@ impl<'s> Direct<'s> {
         // Announced with the commit itself: nobody hears of a place that is not there.
         let end = format!("NOTIFY kith, '{}'; COMMIT", placed.heads.position);
         let client = &self.link.client;
-        let written = self.link.runtime.block_on(try_join5(
+        let written = self.link.wait(try_join5(
             client.batch_execute("BEGIN"),
             client.execute(&insert_positions, &[&positions, &events]),
             client.execute(&insert_deliveries, &[&users, &delivered]),
@@ -264,14 +292,19 @@ const OLDEST_RUNNING: &str = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snaps
 
 /// Found by the absence of a position, in the order of transactions: for one subject that is commit order, because a
 /// command locks its subject before it writes, and a transaction gets its number with its first write.
+///
+/// Rows that were restored from another server carry its numbers, which may lie ahead of this one's: those are placed
+/// once, while catching up, and left out afterwards.
 const UNPLACED_EVENTS: &str = "SELECT o.id, o.recipients FROM outbox o
      WHERE o.tx >= $1 AND o.tx > 0
+       AND ($3 OR o.tx < CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT))
        AND NOT EXISTS (SELECT 1 FROM outbox_positions p WHERE p.event_id = o.id)
      ORDER BY o.tx, o.ordinal LIMIT $2";
 
 const UNSEALED_ENTRIES: &str =
     "SELECT a.id, a.at, a.actor, a.action, a.object, a.request_id FROM audit_entries a
      WHERE a.tx >= $1 AND a.tx > 0
+       AND ($3 OR a.tx < CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT))
        AND NOT EXISTS (SELECT 1 FROM audit_seals s WHERE s.entry_id = a.id)
      ORDER BY a.tx, a.ordinal LIMIT $2";
 

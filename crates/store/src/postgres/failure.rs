@@ -16,12 +16,40 @@ pub(crate) enum Trouble {
     Lasting,
 }
 
-pub(super) fn unknown(error: &tokio_postgres::Error) -> Error {
-    Error::OutcomeUnknown(Cause::new(describe(error)))
+/// Why a statement has no answer.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The server, or the connection to it, said so.
+    Said(tokio_postgres::Error),
+    /// The server said nothing for too long.
+    Silent,
 }
 
-/// An error with its causes: the driver's own text leaves them out.
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Said(error)
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Said(error) => f.write_str(&describe(error)),
+            Self::Silent => f.write_str("the server does not answer"),
+        }
+    }
+}
+
+pub(super) fn unknown(failure: Failure) -> Error {
+    Error::OutcomeUnknown(Cause::new(failure))
+}
+
+/// An error with its causes, which the driver's own text leaves out, and without the server's DETAIL, which quotes
+/// people's data.
 pub(super) fn describe(error: &tokio_postgres::Error) -> String {
+    if let Some(refused) = error.as_db_error() {
+        return format!("{} {}: {}", refused.severity(), refused.code().code(), refused.message());
+    }
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
@@ -33,8 +61,11 @@ pub(super) fn describe(error: &tokio_postgres::Error) -> String {
 }
 
 /// Says what an error of PostgreSQL means for whoever asked (SQLSTATE: appendix A of its manual).
-pub(super) fn classify(error: &tokio_postgres::Error) -> (Error, Trouble) {
-    let text = describe(error);
+pub(super) fn classify(failure: &Failure) -> (Error, Trouble) {
+    let text = failure.to_string();
+    let Failure::Said(error) = failure else {
+        return (Error::unavailable(text), Trouble::ConnectionLost);
+    };
     let Some(code) = error.code() else {
         let lost = error.is_closed()
             || std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>());
@@ -48,6 +79,8 @@ pub(super) fn classify(error: &tokio_postgres::Error) -> (Error, Trouble) {
         _ if *code == SqlState::QUERY_CANCELED || *code == SqlState::LOCK_NOT_AVAILABLE => {
             (Error::DeadlinePassed, Trouble::Lasting)
         }
+        // A statement that was prepared before another node changed the schema: a new connection prepares it anew.
+        Some("0A" | "26") => (Error::fault(text), Trouble::ConnectionLost),
         Some("08" | "57") => (Error::unavailable(text), Trouble::ConnectionLost),
         Some("53" | "58" | "25") => (Error::unavailable(text), Trouble::Lasting),
         Some("23") => (Error::Constraint(Cause::new(text)), Trouble::Lasting),

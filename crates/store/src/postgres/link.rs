@@ -4,14 +4,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::time::Duration;
 
 use futures_util::future::{join, join_all, try_join};
-use futures_util::{TryStreamExt, pin_mut};
+use futures_util::{FutureExt, TryStreamExt, pin_mut};
 use tokio::runtime::Runtime;
 use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Statement};
 
-use super::failure::{Trouble, classify, describe, unknown};
-use super::settings::Settings;
+use super::failure::{Failure, Trouble, classify, describe, unknown};
+use super::settings::{CONNECT, Settings};
 use crate::events::{AuditEntry, Event};
 use crate::tx::Trace;
 use crate::value::{Param, Row};
@@ -26,6 +27,9 @@ const LOCK: &str = "SELECT pg_advisory_xact_lock(k) FROM unnest($1::bigint[]) AS
 pub(crate) struct Link {
     pub runtime: Runtime,
     pub client: Client,
+    silence: Cell<Duration>,
+    /// Set once the server has not answered in time, or left us unsure whether a transaction is open.
+    unusable: Cell<bool>,
     statements: RefCell<HashMap<(usize, usize), Statement>>,
 }
 
@@ -37,7 +41,7 @@ impl Link {
     ) -> Result<Self, Error> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::unavailable)?;
-        let client = runtime.block_on(async {
+        let connecting = async {
             let client = match &settings.tls {
                 None => {
                     let (client, connection) = settings.config.connect(NoTls).await?;
@@ -52,24 +56,52 @@ impl Link {
             };
             client.batch_execute(&settings.greeting).await?;
             Ok(client)
-        });
-        let client = client.map_err(|error: tokio_postgres::Error| Error::unavailable(describe(&error)))?;
-        Ok(Self { runtime, client, statements: RefCell::default() })
+        };
+        let connected = runtime.block_on(async { tokio::time::timeout(CONNECT, connecting).await });
+        let client = connected
+            .map_err(|_| Error::unavailable("the server accepts connections, but does not answer"))?
+            .map_err(|error: tokio_postgres::Error| Error::unavailable(describe(&error)))?;
+        let (silence, unusable) = (Cell::new(settings.silence), Cell::new(false));
+        Ok(Self { runtime, client, silence, unusable, statements: RefCell::default() })
+    }
+
+    /// Whether statements can still be sent.
+    pub fn is_usable(&self) -> bool {
+        !self.unusable.get() && !self.client.is_closed()
+    }
+
+    /// Lets statements from now on go unanswered for so long.
+    pub fn set_silence(&self, silence: Duration) {
+        self.silence.set(silence);
+    }
+
+    /// Waits for the server, but not for ever: its own limits end every statement sooner.
+    pub fn wait<T>(
+        &self,
+        answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, Failure> {
+        match self.runtime.block_on(async { tokio::time::timeout(self.silence.get(), answer).await }) {
+            Ok(answered) => answered.map_err(Failure::Said),
+            Err(_) => {
+                self.unusable.set(true);
+                Err(Failure::Silent)
+            }
+        }
     }
 
     /// The statement, prepared on this connection if it was not yet.
-    pub fn prepare(&self, sql: &'static str) -> Result<Statement, tokio_postgres::Error> {
+    pub fn prepare(&self, sql: &'static str) -> Result<Statement, Failure> {
         let key = (sql.as_ptr().addr(), sql.len());
         if let Some(statement) = self.statements.borrow().get(&key) {
             return Ok(statement.clone());
         }
-        let statement = self.runtime.block_on(self.client.prepare(sql))?;
+        let statement = self.wait(self.client.prepare(sql))?;
         self.statements.borrow_mut().insert(key, statement.clone());
         Ok(statement)
     }
 
-    pub fn batch(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
-        self.runtime.block_on(self.client.batch_execute(sql))
+    pub fn batch(&self, sql: &str) -> Result<(), Failure> {
+        self.wait(self.client.batch_execute(sql))
     }
 }
 
@@ -104,6 +136,8 @@ pub(crate) struct Session<'c> {
     begun: Cell<bool>,
     locks: RefCell<Vec<i64>>,
     trouble: Cell<Option<Trouble>>,
+    /// BEGIN was refused: see [`Session::failed`].
+    unbegun: Cell<bool>,
     #[cfg(feature = "testing")]
     pub faults: Option<&'c crate::testing::Faults>,
 }
@@ -116,6 +150,7 @@ impl<'c> Session<'c> {
             begun: Cell::new(false),
             locks: RefCell::default(),
             trouble: Cell::new(None),
+            unbegun: Cell::new(false),
             #[cfg(feature = "testing")]
             faults: None,
         }
@@ -155,15 +190,15 @@ impl<'c> Session<'c> {
         go: impl AsyncFnOnce(Statement) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Error> {
         self.strike()?;
-        let statement = self.link.prepare(sql).map_err(|error| self.failed(&error))?;
-        let opening = self.opening().map_err(|error| self.failed(&error))?;
-        let both = async { try_join(opening.send(&self.link.client), go(statement)).await };
-        let ((), value) = self.link.runtime.block_on(both).map_err(|error| self.failed(&error))?;
+        let statement = self.link.prepare(sql).map_err(|failure| self.failed(failure))?;
+        let opening = self.opening().map_err(|failure| self.failed(failure))?;
+        let both = try_join(self.open(opening), go(statement));
+        let ((), value) = self.link.wait(both).map_err(|failure| self.failed(failure))?;
         Ok(value)
     }
 
     /// What has to travel before the next statement.
-    fn opening(&self) -> Result<Opening, tokio_postgres::Error> {
+    fn opening(&self) -> Result<Opening, Failure> {
         let begin = match self.frame {
             Frame::Transaction => Some("BEGIN"),
             Frame::Snapshot => Some("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
@@ -182,36 +217,37 @@ impl<'c> Session<'c> {
         if !self.begun.get() && trace.is_empty() {
             return Ok(());
         }
-        let writes = self.trace_writes(trace).map_err(|error| self.failed(&error))?;
+        trace.check()?;
+        let writes = self.trace_writes(trace).map_err(|failure| self.failed(failure))?;
         let (early, last) = writes.split_at(writes.len().saturating_sub(PIPELINE));
         if !early.is_empty() {
-            let opening = self.opening().map_err(|error| self.failed(&error))?;
-            let opened = self.link.runtime.block_on(opening.send(&self.link.client));
-            opened.map_err(|error| self.failed(&error))?;
+            let opening = self.opening().map_err(|failure| self.failed(failure))?;
+            self.link.wait(self.open(opening)).map_err(|failure| self.failed(failure))?;
         }
         for write in early {
-            self.link.runtime.block_on(self.send(write)).map_err(|error| self.failed(&error))?;
+            self.link.wait(self.send(write)).map_err(|failure| self.failed(failure))?;
         }
         self.strike_before_commit();
-        let opening = self.opening().map_err(|error| self.failed(&error))?;
-        let (begun, (written, committed)) = self.link.runtime.block_on(join(
-            opening.send(&self.link.client),
+        let opening = self.opening().map_err(|failure| self.failed(failure))?;
+        let end = join(
+            self.open(opening),
             join(
                 join_all(last.iter().map(|write| self.send(write))),
                 self.link.client.batch_execute("COMMIT"),
             ),
-        ));
+        );
+        let (begun, (written, committed)) = self.link.wait(end.map(Ok)).map_err(unknown)?;
         for outcome in std::iter::once(begun).chain(written) {
             // The server has refused it, so COMMIT rolled back; without the server's word nobody knows.
-            outcome.map_err(
-                |error| if error.code().is_some() { self.failed(&error) } else { unknown(&error) },
-            )?;
+            outcome.map_err(|error| {
+                if error.code().is_some() { self.failed(error.into()) } else { unknown(error.into()) }
+            })?;
         }
-        committed.map_err(|error| unknown(&error))?;
+        committed.map_err(|error| unknown(error.into()))?;
         self.strike_after_commit()
     }
 
-    fn trace_writes<'t>(&self, trace: &'t Trace) -> Result<Vec<TraceWrite<'t>>, tokio_postgres::Error> {
+    fn trace_writes<'t>(&self, trace: &'t Trace) -> Result<Vec<TraceWrite<'t>>, Failure> {
         let mut writes = Vec::with_capacity(trace.audit.len() + trace.events.len());
         for (ordinal, entry) in (0..).zip(&trace.audit) {
             writes.push(TraceWrite::Audit(self.link.prepare(outbox::INSERT_AUDIT)?, entry, ordinal));
@@ -238,22 +274,42 @@ impl<'c> Session<'c> {
 
     /// Undoes the transaction. Says whether the connection can be used again.
     pub fn rollback(&self) -> bool {
-        !self.begun.get() || self.link.batch("ROLLBACK").is_ok()
+        self.link.is_usable() && (!self.begun.get() || self.link.batch("ROLLBACK").is_ok())
     }
 
     /// Ends a transaction that changed nothing. Says whether the connection can be used again.
     pub fn end_reading(&self) -> bool {
-        self.frame == Frame::Plain || self.rollback()
+        self.link.is_usable() && (self.frame == Frame::Plain || self.rollback())
     }
 
     pub fn trouble(&self) -> Option<Trouble> {
         self.trouble.get()
     }
 
-    fn failed(&self, error: &tokio_postgres::Error) -> Error {
-        let (error, trouble) = classify(error);
+    fn failed(&self, failure: Failure) -> Error {
+        if self.unbegun.get() {
+            // What travelled behind BEGIN stood alone and may have been kept.
+            self.link.unusable.set(true);
+            self.trouble.set(Some(Trouble::Lasting));
+            return unknown(failure);
+        }
+        let (error, trouble) = classify(&failure);
         self.trouble.set(Some(trouble));
         error
+    }
+
+    /// Sends what has to travel ahead of a statement.
+    async fn open(&self, opening: Opening) -> Result<(), tokio_postgres::Error> {
+        let client = &self.link.client;
+        let begin = async {
+            let Some(begin) = opening.begin else { return Ok(()) };
+            client.batch_execute(begin).await.inspect_err(|error| self.unbegun.set(error.code().is_some()))
+        };
+        let lock = async {
+            let Some((statement, keys)) = &opening.lock else { return Ok(()) };
+            client.execute(statement, &[keys]).await.map(drop)
+        };
+        try_join(begin, lock).await.map(drop)
     }
 }
 
@@ -269,24 +325,6 @@ struct Opening {
     lock: Option<(Statement, Vec<i64>)>,
 }
 
-impl Opening {
-    async fn send(self, client: &Client) -> Result<(), tokio_postgres::Error> {
-        let begin = async {
-            match self.begin {
-                Some(begin) => client.batch_execute(begin).await,
-                None => Ok(()),
-            }
-        };
-        let lock = async {
-            match self.lock {
-                Some((statement, keys)) => client.execute(&statement, &[&keys]).await.map(drop),
-                None => Ok(()),
-            }
-        };
-        try_join(begin, lock).await.map(drop)
-    }
-}
-
 #[cfg(feature = "testing")]
 impl Session<'_> {
     /// Lets a fault that was switched on happen here, by the server's own hand.
@@ -294,11 +332,11 @@ impl Session<'_> {
         use crate::testing::Fault;
         let sql = match self.faults.and_then(crate::testing::Faults::at_statement) {
             None => return Ok(()),
-            Some(Fault::ConnectionLost) => "SELECT pg_terminate_backend(pg_backend_pid())",
+            Some(Fault::ConnectionLost { .. }) => "SELECT pg_terminate_backend(pg_backend_pid())",
             Some(_) => "BEGIN; DO $$ BEGIN RAISE 'injected' USING ERRCODE = 'disk_full'; END $$",
         };
         self.begun.set(true);
-        self.link.batch(sql).map_err(|error| self.failed(&error))
+        self.link.batch(sql).map_err(|failure| self.failed(failure))
     }
 
     pub fn strike_at_end(&self) -> Result<(), Error> {
@@ -307,7 +345,7 @@ impl Session<'_> {
         }
         self.begun.set(true);
         let deadlock = "BEGIN; DO $$ BEGIN RAISE 'injected' USING ERRCODE = 'deadlock_detected'; END $$";
-        self.link.batch(deadlock).map_err(|error| self.failed(&error))
+        self.link.batch(deadlock).map_err(|failure| self.failed(failure))
     }
 
     fn strike_before_commit(&self) {

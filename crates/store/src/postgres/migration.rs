@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::failure::{classify, describe};
+use super::failure::classify;
 use super::link::{Frame, Link, Session};
 use super::settings::Settings;
 use crate::options::PostgresOptions;
-use crate::{Error, OpenError};
+use crate::tx::Session as AnySession;
+use crate::{Error, OpenError, Query};
 
 /// Two connections must be two sessions: behind a pooler that lends them by transaction they may be one, and locks
 /// would protect nobody.
@@ -15,11 +16,7 @@ pub(super) fn refuse_shared_sessions(settings: &Settings) -> Result<(), OpenErro
     let read = "SELECT COALESCE(current_setting('kith.session', true), '')";
     let first = Link::connect(settings, |_| {})?;
     let second = Link::connect(settings, |_| {})?;
-    let ask = |link: &Link, sql| {
-        link.runtime
-            .block_on(link.client.simple_query(sql))
-            .map_err(|error| Error::unavailable(describe(&error)))
-    };
+    let ask = |link: &Link, sql| link.wait(link.client.simple_query(sql)).map_err(Error::unavailable);
     ask(&first, mark)?;
     let seen = ask(&second, read)?;
     let shared = seen.iter().any(|message| {
@@ -27,7 +24,7 @@ pub(super) fn refuse_shared_sessions(settings: &Settings) -> Result<(), OpenErro
     });
     if shared {
         return Err(OpenError::Settings(
-            "database.url leads through a connection pooler in transaction mode (such as PgBouncer with \
+            "the database's address leads through a connection pooler in transaction mode (such as PgBouncer with \
              pool_mode=transaction): Kith keeps locks and listens on its connections, so give it the server's own \
              address or a pool in session mode"
                 .into(),
@@ -49,17 +46,23 @@ const MIGRATING: &str = "SELECT pg_advisory_lock(1262703720, 1)";
 const MIGRATION_PATIENCE: Duration = Duration::from_secs(24 * 3_600);
 
 impl MigrationLink {
+    /// Connects, and waits until no other node migrates.
     pub fn open(own: &PostgresOptions) -> Result<Self, OpenError> {
+        let opened = Self::look(own)?;
+        opened.batch(MIGRATING)?;
+        Ok(opened)
+    }
+
+    /// Connects, without keeping anybody from migrating.
+    pub fn look(own: &PostgresOptions) -> Result<Self, OpenError> {
         let run = Settings::parse(&own.url, MIGRATION_PATIENCE)?;
         let owner = match &own.migrate_url {
             Some(url) => Settings::parse(url, MIGRATION_PATIENCE)?,
             None => run.clone(),
         };
         let run_role = run.user().filter(|role| owner.user() != Some(role)).map(str::to_owned);
-        let link = Link::connect(&owner, |_| {})?;
-        let opened = Self { link, run_role };
-        opened.batch(MIGRATING)?;
-        Ok(opened)
+        refuse_shared_sessions(&owner)?;
+        Ok(Self { link: Link::connect(&owner, |_| {})?, run_role })
     }
 
     pub fn session(&self) -> Session<'_> {
@@ -67,16 +70,19 @@ impl MigrationLink {
     }
 
     pub fn batch(&self, sql: &str) -> Result<(), Error> {
-        self.link.batch(sql).map_err(|error| classify(&error).0)
+        self.link.batch(sql).map_err(|failure| classify(&failure).0)
     }
 
     /// Lets the role that serves read and write rows, and nothing else: no schema, and no history of its own making.
     pub fn grant_to_run_role(&self) -> Result<(), Error> {
         let Some(role) = &self.run_role else { return Ok(()) };
-        let role = role.replace('"', "\"\"");
+        let quoted = |name: &str| name.replace('"', "\"\"");
+        let schema = Query::new(AnySession::Postgres(self.session()));
+        let schema = schema.one("SELECT CAST(current_schema() AS TEXT)", &[], |row| row.get::<String>(0))?;
+        let (role, schema) = (quoted(role), quoted(&schema.unwrap_or_default()));
         self.batch(&format!(
-            "GRANT USAGE ON SCHEMA public TO \"{role}\";
-             GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO \"{role}\";
+            "GRANT USAGE ON SCHEMA \"{schema}\" TO \"{role}\";
+             GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA \"{schema}\" TO \"{role}\";
              REVOKE INSERT, UPDATE, DELETE ON schema_migrations FROM \"{role}\";
              REVOKE UPDATE, DELETE ON audit_entries, audit_seals FROM \"{role}\""
         ))

@@ -9,6 +9,7 @@ mod threads;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use async_channel::{Sender, TrySendError};
 use kith_kernel::Timestamp;
@@ -18,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use crate::job::{ReadJob, WriteJob};
 use crate::options::{PostgresOptions, StoreOptions};
 use crate::stats::{StatsSnapshot, StoreStats};
+use crate::store::ClockReading;
 use crate::{Error, OpenError, Query};
 
 pub(crate) use link::Session;
@@ -145,9 +147,20 @@ pub(crate) fn lock_key(what: &str, key: &str) -> i64 {
     i64::from_be_bytes(std::array::from_fn(|at| digest[at]))
 }
 
-pub(crate) fn database_now(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
-    let ms = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
-    q.one(ms, &[], |row| row.get(0))
+/// The server's clock, and when it was read. Measured around the statement alone: a wait in our own queue, or for a
+/// connection, says nothing about the clock.
+#[expect(clippy::disallowed_methods, reason = "measures the round trip")]
+pub(crate) fn read_clock(q: &Query<'_>) -> Result<(ClockReading, Instant), Error> {
+    let ask = || {
+        let sql = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
+        q.one(sql, &[], |row| row.get::<Timestamp>(0))
+    };
+    // The first may have to be prepared; the second travels once there and back.
+    ask()?;
+    let asked = Instant::now();
+    let there = ask()?.ok_or_else(|| Error::fault("no clock"))?;
+    let uncertainty = asked.elapsed() / 2;
+    Ok((ClockReading { now: there + uncertainty, uncertainty }, Instant::now()))
 }
 
 /// Runs statements on a connection of their own; for tests, which make and drop databases.
@@ -155,7 +168,7 @@ pub(crate) fn database_now(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
 pub(crate) fn run_once(url: &str, sql: &str) -> Result<(), OpenError> {
     let settings = Settings::parse(url, std::time::Duration::from_secs(60))?;
     let link = link::Link::connect(&settings, |_| {})?;
-    link.batch(sql).map_err(|error| Error::unavailable(failure::describe(&error)).into())
+    link.batch(sql).map_err(|failure| Error::unavailable(failure).into())
 }
 
 /// The same from async code.

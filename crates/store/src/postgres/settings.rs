@@ -16,13 +16,21 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::OpenError;
 
-const CONNECT: Duration = Duration::from_secs(3);
+/// How long connecting may take, with TLS and sign-in.
+pub(super) const CONNECT: Duration = Duration::from_secs(3);
 
 /// How a dead peer is noticed: after about ten seconds of silence.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_RETRIES: u32 = 3;
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+
+/// What the server has to do for us: notice a machine of ours that is gone, with the locks it holds, and wait for the
+/// disk before it acknowledges, whatever its role's defaults are.
+const SERVER_SIDE: &str =
+    "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
+    SET tcp_user_timeout = 10000;
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
 /// Everything needed to connect.
 #[derive(Clone)]
@@ -31,6 +39,9 @@ pub(crate) struct Settings {
     pub tls: Option<MakeRustlsConnect>,
     /// Run on each new connection.
     pub greeting: String,
+    /// How long a statement may go unanswered before the connection counts as lost: the server's own limits are
+    /// shorter, so it has fallen silent.
+    pub silence: Duration,
 }
 
 impl Settings {
@@ -49,7 +60,7 @@ impl Settings {
             .keepalives_retries(KEEPALIVE_RETRIES)
             .tcp_user_timeout(UNACKNOWLEDGED);
         let encrypts = match tls.mode.as_deref() {
-            None => !config.get_hosts().iter().all(is_local),
+            None => !is_all_local(&config),
             Some("disable") => false,
             Some("require" | "verify-ca" | "verify-full") => true,
             Some(other) => {
@@ -64,9 +75,10 @@ impl Settings {
         // Those who wait for a lock give up before the server ends the one who holds it and does nothing.
         let idle_ms = ms * 4;
         let greeting = format!(
-            "SET statement_timeout = {ms}; SET lock_timeout = {ms}; SET idle_in_transaction_session_timeout = {idle_ms}"
+            "SET statement_timeout = {ms}; SET lock_timeout = {ms}; SET idle_in_transaction_session_timeout = {idle_ms};
+             {SERVER_SIDE}"
         );
-        Ok(Self { config, tls, greeting })
+        Ok(Self { config, tls, greeting, silence: deadline * 2 })
     }
 
     /// The role it signs in as.
@@ -98,6 +110,14 @@ fn split_tls(url: &str) -> Result<(String, TlsChoice), OpenError> {
     }
     let url = if rest.is_empty() { base.to_owned() } else { format!("{base}?{}", rest.join("&")) };
     Ok((url, tls))
+}
+
+/// Whether nothing leaves this machine; an address given beside the names decides for them.
+fn is_all_local(config: &Config) -> bool {
+    match config.get_hostaddrs() {
+        [] => config.get_hosts().iter().all(is_local),
+        addresses => addresses.iter().all(IpAddr::is_loopback),
+    }
 }
 
 fn is_local(host: &Host) -> bool {
@@ -147,8 +167,10 @@ mod tests {
         assert!(parse("postgres://a@127.0.0.1/b").unwrap().tls.is_none());
         assert!(parse("postgres://a@localhost/b").unwrap().tls.is_none());
         assert!(parse("postgres://a@db.example/b?sslmode=disable").unwrap().tls.is_none());
-        let remote = parse("postgres://a@db.example/b");
-        assert!(remote.is_err() || remote.unwrap().tls.is_some());
+        for remote in ["postgres://a@db.example/b", "postgres://a@localhost/b?hostaddr=10.0.0.5"] {
+            // Where the system trusts nobody, the address is refused for want of an authority.
+            assert!(parse(remote).map_or(true, |settings| settings.tls.is_some()), "{remote}");
+        }
     }
 
     #[test]

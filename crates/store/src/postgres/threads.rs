@@ -30,6 +30,7 @@ struct Worker {
     shared: Arc<Shared>,
     link: Option<Link>,
     connected_before: bool,
+    only_reads: bool,
 }
 
 /// How one run ended.
@@ -43,7 +44,7 @@ pub(super) fn write_thread(
     shared: &Arc<Shared>,
     queue: Receiver<Box<dyn WriteJob>>,
 ) -> Result<JoinHandle<()>, Error> {
-    let mut worker = Worker::new(shared);
+    let mut worker = Worker::new(shared, false);
     spawn("kith-pg-write", move || {
         while let Some(mut job) = worker.next(&queue) {
             let fate = worker.in_time(job.deadline()).and_then(|()| worker.write(&mut *job));
@@ -57,7 +58,7 @@ pub(super) fn read_thread(
     queue: Receiver<Box<dyn ReadJob>>,
     lane: Lane,
 ) -> Result<JoinHandle<()>, Error> {
-    let mut worker = Worker::new(shared);
+    let mut worker = Worker::new(shared, true);
     spawn("kith-pg-read", move || {
         while let Some(mut job) = worker.next(&queue) {
             let fate = worker.in_time(job.deadline()).and_then(|()| worker.read(&mut *job, lane));
@@ -71,8 +72,8 @@ pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<J
 }
 
 impl Worker {
-    fn new(shared: &Arc<Shared>) -> Self {
-        Self { shared: Arc::clone(shared), link: None, connected_before: false }
+    fn new(shared: &Arc<Shared>, only_reads: bool) -> Self {
+        Self { shared: Arc::clone(shared), link: None, connected_before: false, only_reads }
     }
 
     /// Waits for work, and lets the connection notice meanwhile if it is closed.
@@ -96,11 +97,15 @@ impl Worker {
     }
 
     fn connect(&mut self) -> Result<(), Error> {
-        if self.link.as_ref().is_some_and(|link| !link.client.is_closed()) {
+        if self.link.as_ref().is_some_and(Link::is_usable) {
             return Ok(());
         }
         self.link = None;
-        self.link = Some(Link::connect(&self.shared.settings, |_| {})?);
+        let link = Link::connect(&self.shared.settings, |_| {})?;
+        if self.only_reads {
+            link.batch("SET default_transaction_read_only = on").map_err(Error::unavailable)?;
+        }
+        self.link = Some(link);
         if std::mem::replace(&mut self.connected_before, true) {
             StoreStats::one(&self.shared.stats.reconnects);
         }
@@ -120,6 +125,8 @@ impl Worker {
                 StoreStats::one(&self.shared.stats.retries);
             }
             self.connect()?;
+            // Connecting may have taken long.
+            self.in_time(deadline)?;
             match attempt(self)? {
                 Attempt::Ended(fate) => return fate,
                 Attempt::Again(trouble, error) => {

@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, params_from_iter};
 
@@ -18,6 +19,9 @@ const STATEMENTS: usize = 512;
 
 /// How long a connection waits for another's lock: only a checkpoint that resets the log ever holds one.
 const BUSY: Duration = Duration::from_secs(5);
+
+/// Steps of SQLite's virtual machine between two looks at the clock: some ten microseconds of work.
+const STEPS_BETWEEN_LOOKS: i32 = 1_000;
 
 /// A connection, with the texts of its statements in SQLite's own notation.
 pub(crate) struct Link {
@@ -34,9 +38,12 @@ pub(crate) enum Use {
 
 impl Link {
     pub fn open(file: &Path, synchronous: Synchronous, for_what: Use) -> Result<Self, Error> {
+        if for_what == Use::Write {
+            make_for_owner(file)?;
+        }
         let mut flags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
         flags |= match for_what {
-            Use::Write => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+            Use::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
             Use::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
         };
         let connection = Connection::open_with_flags(file, flags).map_err(sqlite_error)?;
@@ -64,6 +71,17 @@ impl Link {
         Ok(Self { connection, texts: RefCell::default() })
     }
 
+    /// Lets statements on this link be stopped, from now on, when the returned moment has come.
+    #[expect(clippy::disallowed_methods, reason = "bounds real work")]
+    pub fn stoppable(&mut self) -> Result<Arc<StopAt>, Error> {
+        let stop_at = Arc::new(StopAt { base: Instant::now(), ns: AtomicU64::new(u64::MAX) });
+        let watch = Arc::clone(&stop_at);
+        self.connection
+            .progress_handler(STEPS_BETWEEN_LOOKS, Some(move || watch.has_come()))
+            .map_err(sqlite_error)?;
+        Ok(stop_at)
+    }
+
     fn prepare(&self, sql: &'static str) -> Result<CachedStatement<'_>, Error> {
         let key = (sql.as_ptr().addr(), sql.len());
         let text =
@@ -84,6 +102,34 @@ impl Link {
     pub fn batch(&self, sql: &str) -> Result<(), Error> {
         self.connection.execute_batch(sql).map_err(sqlite_error)
     }
+}
+
+/// A moment as nanoseconds since `base`, so that it can be shared without a lock.
+pub(crate) struct StopAt {
+    base: Instant,
+    ns: AtomicU64,
+}
+
+impl StopAt {
+    pub fn set(&self, at: Instant) {
+        let ns = u64::try_from(at.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX);
+        self.ns.store(ns, Ordering::Relaxed);
+    }
+
+    pub fn never(&self) {
+        self.ns.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    fn has_come(&self) -> bool {
+        self.base.elapsed().as_nanos() > u128::from(self.ns.load(Ordering::Relaxed))
+    }
+}
+
+/// Makes the file if it is absent, for its owner only; the files that SQLite puts beside it are made alike.
+fn make_for_owner(file: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let opened = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file);
+    opened.map(drop).map_err(Error::unavailable)
 }
 
 /// A link while a closure uses it.
@@ -136,7 +182,7 @@ impl<'c> Session<'c> {
         use crate::testing::Fault;
         match self.faults.and_then(crate::testing::Faults::at_statement) {
             None => Ok(()),
-            Some(Fault::ConnectionLost) => {
+            Some(Fault::ConnectionLost { .. }) => {
                 // What SQLite itself may do when the disk fails: the whole transaction is gone, not just this part.
                 self.link.batch("ROLLBACK")?;
                 Err(Error::unavailable("injected: the whole transaction was lost"))

@@ -28,6 +28,7 @@ pub(crate) struct Shared {
     pub stats: StoreStats,
     pub head: watch::Sender<i64>,
     pub rehearse: bool,
+    pub deadline: std::time::Duration,
     #[cfg(feature = "testing")]
     pub faults: crate::testing::Faults,
 }
@@ -51,12 +52,13 @@ impl Engine {
             stats: StoreStats::default(),
             head: watch::Sender::new(0),
             rehearse: options.rehearse,
+            deadline: options.deadline,
             #[cfg(feature = "testing")]
             faults: crate::testing::Faults::default(),
         });
         let writer = writer::Writer::open(Arc::clone(&shared))?;
         let (writes, queue) = std::sync::mpsc::sync_channel(options.write_queue);
-        let readers = reader::Readers::new(&shared, own.read_in_place, options.read_queue);
+        let readers = reader::Readers::new(own.read_in_place, options.read_queue);
         let stop_checkpoints = watch::Sender::new(false);
         let mut threads = vec![spawn("kith-writer", move || writer.run(&queue))?];
         for _ in 0..reader::SLOW_THREADS {

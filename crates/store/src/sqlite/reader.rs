@@ -1,20 +1,16 @@
 //! Reads: in place on the caller's thread while they take microseconds, on two threads of their own when not.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::link::{Link, Session, Use, sqlite_error};
+use super::link::{Link, Session, StopAt, Use};
 use crate::job::{ReadJob, catch_read};
 use crate::stats::StoreStats;
 use crate::tx::Session as AnySession;
 use crate::{Error, Query};
 
 pub(super) const SLOW_THREADS: usize = 2;
-
-/// Steps of SQLite's virtual machine between two looks at the clock: some ten microseconds of work.
-const STEPS_BETWEEN_LOOKS: i32 = 1_000;
 
 /// Connections for reads, and the way to the slow lane.
 pub(super) struct Readers {
@@ -30,32 +26,10 @@ struct Reader {
     stop_at: Arc<StopAt>,
 }
 
-/// A moment as nanoseconds since `base`, so that it can be shared without a lock.
-struct StopAt {
-    base: Instant,
-    ns: AtomicU64,
-}
-
-impl StopAt {
-    fn set(&self, at: Instant) {
-        let ns = u64::try_from(at.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX);
-        self.ns.store(ns, Ordering::Relaxed);
-    }
-
-    fn has_come(&self) -> bool {
-        self.base.elapsed().as_nanos() > u128::from(self.ns.load(Ordering::Relaxed))
-    }
-}
-
 impl Reader {
-    #[expect(clippy::disallowed_methods, reason = "bounds real work")]
     fn open(shared: &Shared) -> Result<Self, Error> {
         let mut link = Link::open(&shared.file, shared.synchronous, Use::Read)?;
-        let stop_at = Arc::new(StopAt { base: Instant::now(), ns: AtomicU64::new(u64::MAX) });
-        let watch = Arc::clone(&stop_at);
-        link.connection
-            .progress_handler(STEPS_BETWEEN_LOOKS, Some(move || watch.has_come()))
-            .map_err(sqlite_error)?;
+        let stop_at = link.stoppable()?;
         Ok(Self { link, stop_at })
     }
 
@@ -65,7 +39,7 @@ impl Reader {
 }
 
 impl Readers {
-    pub fn new(_shared: &Shared, in_place: Duration, queue: usize) -> Self {
+    pub fn new(in_place: Duration, queue: usize) -> Self {
         let (slow, slow_queue) = async_channel::bounded(queue);
         Self { idle: Mutex::default(), in_place, slow, slow_queue }
     }
@@ -76,6 +50,9 @@ impl Readers {
         shared: &Shared,
         run: &impl Fn(&Query<'_>) -> Result<T, E>,
     ) -> Option<Result<T, E>> {
+        if self.slow.is_closed() {
+            return Some(Err(Error::unavailable("the store has shut down").into()));
+        }
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let reader = match idle.map_or_else(|| Reader::open(shared), Ok) {
             Ok(reader) => reader,
@@ -87,11 +64,11 @@ impl Readers {
         let result = catch_read(run, &query);
         let failure = query.failure();
         drop(query);
-        // A connection on which something failed is not kept: the next read opens a sound one.
-        if failure.is_none() {
+        // A connection that may be unsound is not kept: the next read opens another.
+        if !matches!(failure, Some(Error::Unavailable(_))) && !self.slow.is_closed() {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
-        } else if matches!(failure, Some(Error::DeadlinePassed)) {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
+        }
+        if matches!(failure, Some(Error::DeadlinePassed)) {
             StoreStats::one(&shared.stats.slow_reads);
             return None;
         }
@@ -139,7 +116,7 @@ fn slow_read(shared: &Shared, kept: &mut Option<Reader>, job: &mut dyn ReadJob) 
     reader.stop_at.set(job.deadline());
     reader.link.command("BEGIN")?;
     let failure = job.run(&reader.query());
-    reader.stop_at.ns.store(u64::MAX, Ordering::Relaxed);
+    reader.stop_at.never();
     reader.link.command("COMMIT")?;
     match failure {
         // Out of time here too: the closure's own result says no more than that.

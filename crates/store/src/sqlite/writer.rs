@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::link::{Link, Session, Use};
+use super::link::{Link, Session, StopAt, Use};
 use crate::error::Cause;
 use crate::job::{Ending, WriteJob};
 use crate::sequencer::{Heads, Placed};
@@ -27,7 +27,7 @@ const RUNS: u32 = 6;
 pub(super) struct Writer {
     shared: Arc<Shared>,
     /// Absent after a failed commit, until a new one could be opened.
-    link: Option<Link>,
+    link: Option<(Link, Arc<StopAt>)>,
     heads: Heads,
 }
 
@@ -61,15 +61,17 @@ impl Writer {
     /// Opens the connection anew and reads where positions and seals stand.
     fn reopen(&mut self) -> Result<(), Error> {
         self.link = None;
-        let link = Link::open(&self.shared.file, self.shared.synchronous, Use::Write)?;
+        let mut link = Link::open(&self.shared.file, self.shared.synchronous, Use::Write)?;
         self.heads = outbox::heads(&Tx::new(AnySession::Sqlite(Session::plain(&link))))?;
-        self.link = Some(link);
+        let stop_at = link.stoppable()?;
+        self.link = Some((link, stop_at));
         self.publish_head();
         Ok(())
     }
 
     pub fn run(mut self, queue: &Receiver<Box<dyn WriteJob>>) {
         while let Ok(first) = queue.recv() {
+            StoreStats::less(&self.shared.stats.queued);
             let mut waiting = VecDeque::from([first]);
             let mut ran = Vec::new();
             while !waiting.is_empty() {
@@ -87,24 +89,21 @@ impl Writer {
         ran: &mut Vec<Ran>,
     ) {
         if let Err(error) = self.begin() {
-            return waiting.drain(..).for_each(|job| {
-                StoreStats::less(&self.shared.stats.queued);
-                job.answer(Err(error.clone()));
-            });
+            self.link = None;
+            return waiting.drain(..).for_each(|job| job.answer(Err(error.clone())));
         }
         let started = Instant::now();
         let mut traces = Trace::default();
         loop {
-            let Some(mut job) = waiting.pop_front().or_else(|| queue.try_recv().ok()) else { break };
+            let Some(mut job) = waiting.pop_front().or_else(|| self.take(queue)) else { break };
             if job.deadline() <= Instant::now() {
-                StoreStats::less(&self.shared.stats.queued);
                 StoreStats::one(&self.shared.stats.dropped_late);
                 job.answer(Err(Error::DeadlinePassed));
                 continue;
             }
             match self.run_to_end(&mut *job, &mut traces) {
                 Fate::Lost(error) => {
-                    StoreStats::less(&self.shared.stats.queued);
+                    self.link = None;
                     job.answer(Err(error));
                     return self.spare(ran, waiting);
                 }
@@ -118,6 +117,12 @@ impl Writer {
         self.answer(ran, &committed);
     }
 
+    fn take(&self, queue: &Receiver<Box<dyn WriteJob>>) -> Option<Box<dyn WriteJob>> {
+        let job = queue.try_recv().ok()?;
+        StoreStats::less(&self.shared.stats.queued);
+        Some(job)
+    }
+
     fn begin(&mut self) -> Result<(), Error> {
         if self.link.is_none() {
             self.reopen()?;
@@ -127,6 +132,10 @@ impl Writer {
     }
 
     fn link(&self) -> &Link {
+        &self.open_link().0
+    }
+
+    fn open_link(&self) -> &(Link, Arc<StopAt>) {
         self.link.as_ref().expect("a group has begun, so the connection is open")
     }
 
@@ -168,6 +177,7 @@ impl Writer {
 
     fn run_in_savepoint(&self, job: &mut dyn WriteJob, traces: Option<&mut Trace>) -> Result<Fate, Error> {
         self.link().command("SAVEPOINT closure")?;
+        self.bound_statements();
         let tx = Tx::new(AnySession::Sqlite(self.session()));
         let ending = job.run(&tx);
         if let Some(error) = tx.failure() {
@@ -193,13 +203,21 @@ impl Writer {
         Ok(Fate::Kept)
     }
 
+    /// Statements that work for longer than a deadline are stopped: everybody waits behind them.
+    #[expect(clippy::disallowed_methods, reason = "bounds real work")]
+    fn bound_statements(&self) {
+        self.open_link().1.set(Instant::now() + self.shared.deadline);
+    }
+
     fn undo(&self) -> Result<(), Error> {
+        self.open_link().1.never();
         self.link().command("ROLLBACK TO closure")?;
         self.link().command("RELEASE closure")
     }
 
     /// Seals the group's trace and waits for the disk.
     fn commit(&mut self, traces: &Trace) -> Result<(), Error> {
+        self.open_link().1.never();
         let placed = match self.seal(traces) {
             Ok(placed) => placed,
             Err(error) => {
@@ -236,20 +254,22 @@ impl Writer {
 
     fn answer(&self, ran: &mut Vec<Ran>, committed: &Result<(), Error>) {
         for Ran { job, fate } in ran.drain(..) {
-            StoreStats::less(&self.shared.stats.queued);
             let answer = match (fate, committed) {
                 (Fate::Kept, Ok(())) => {
                     StoreStats::one(&self.shared.stats.commits);
                     Ok(())
                 }
                 (Fate::Kept, Err(error)) => Err(error.clone()),
-                (Fate::Failed(error) | Fate::Lost(error), _) => Err(error),
+                (Fate::Failed(error) | Fate::Lost(error), Ok(())) => {
+                    StoreStats::one(&self.shared.stats.rollbacks);
+                    Err(error)
+                }
                 (Fate::Undone | Fate::Again, Ok(())) => {
                     StoreStats::one(&self.shared.stats.rollbacks);
                     Ok(())
                 }
-                // It changed nothing, but what it saw may not have lasted.
-                (Fate::Undone | Fate::Again, Err(error)) => Err(Error::unavailable(error)),
+                // It changed nothing, but what it decided by may not have lasted.
+                (_, Err(error)) => Err(Error::unavailable(error)),
             };
             job.answer(answer);
         }
@@ -280,7 +300,7 @@ impl Writer {
     #[cfg(feature = "testing")]
     fn strike_commit(&mut self) -> Result<(), Error> {
         if self.shared.faults.at_commit() {
-            let link = self.link.as_mut().expect("a group has begun, so the connection is open");
+            let (link, _) = self.link.as_mut().expect("a group has begun, so the connection is open");
             link.connection.commit_hook(Some(|| true)).map_err(super::link::sqlite_error)?;
         }
         Ok(())

@@ -10,8 +10,11 @@ pub enum Fault {
         /// Which statement.
         at_statement: u32,
     },
-    /// The connection, and so the whole transaction, is lost at the next statement.
-    ConnectionLost,
+    /// The connection, and so the whole transaction, is lost at the n-th statement from now, counted from 1.
+    ConnectionLost {
+        /// Which statement.
+        at_statement: u32,
+    },
     /// The next transaction that wants to commit meets a deadlock instead.
     Conflict,
     /// The next COMMIT fails.
@@ -33,12 +36,12 @@ impl Faults {
     pub fn at_statement(&self) -> Option<Fault> {
         let mut faults = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for fault in faults.iter_mut() {
-            if let Fault::DiskFull { at_statement } = fault {
+            if let Fault::DiskFull { at_statement } | Fault::ConnectionLost { at_statement } = fault {
                 *at_statement = at_statement.saturating_sub(1);
             }
         }
         take(&mut faults, |fault| {
-            matches!(fault, Fault::DiskFull { at_statement: 0 } | Fault::ConnectionLost)
+            matches!(fault, Fault::DiskFull { at_statement: 0 } | Fault::ConnectionLost { at_statement: 0 })
         })
     }
 

@@ -124,12 +124,7 @@ async fn a_lock_held_for_too_long_is_a_deadline(db: Db) {
         let waited = waiter.await.unwrap();
         assert!(matches!(waited, Err(Error::DeadlinePassed)), "{waited:?}");
         release.send(()).unwrap();
-        // The holder idled in its transaction for longer than the deadline, so the server ended it.
-        let held = holder.await.unwrap();
-        assert!(
-            held.is_ok() || matches!(held, Err(Error::Unavailable(_) | Error::OutcomeUnknown(_))),
-            "{held:?}"
-        );
+        holder.await.unwrap().unwrap();
     } else {
         tokio::time::timeout(Duration::from_millis(400), std::future::pending::<()>()).await.unwrap_err();
         release.send(()).unwrap();

@@ -97,9 +97,14 @@ async fn nul_in_text_is_refused_before_it_reaches_the_database(db: Db) {
 async fn a_value_of_another_type_is_refused(db: Db) {
     let text_for_number: Result<u64, Error> = db
         .store
-        .write(|tx| tx.exec("INSERT INTO counters (name, n) VALUES ('c', $1)", params!["seven"]))
+        .write(|tx| tx.exec("INSERT INTO counters (name, n) VALUES ('c', $1)", params!["eightchr"]))
         .await;
-    assert!(text_for_number.is_err());
+    assert!(text_for_number.is_err(), "it is as long as a BIGINT on the wire, but a text");
+    let float_for_number: Result<u64, Error> = db
+        .store
+        .write(|tx| tx.exec("INSERT INTO counters (name, n) VALUES ('c', $1)", params![0.5_f64]))
+        .await;
+    assert!(float_for_number.is_err());
     let number_read_as_text: Result<Option<String>, Error> = db
         .store
         .write(|tx| {

@@ -81,13 +81,7 @@ impl Row<'_> {
             ratios.push(seen.rate() / ceiling.rate());
             cpu = std::array::from_fn(|i| cpu[i] + seen.sampled[i]);
             (answered, elapsed_s) = (answered + seen.answered, elapsed_s + seen.elapsed.as_secs_f64());
-            eprintln!(
-                "  {}: {:.0}/s, {:.0}/s of {}",
-                self.name,
-                seen.rate(),
-                ceiling.rate(),
-                self.ceiling.name
-            );
+            eprintln!("  {}: {}; {}: {}", self.name, said(&seen), self.ceiling.name, said(&ceiling));
         }
         let steady = plan(self.length, self.warm_up, Some(STEADY * median(&rates)));
         let steady = run(self.server, steady, (self.source)()).await.with_context(|| self.name)?;
@@ -107,6 +101,12 @@ impl Row<'_> {
             peak_memory_mb: peak_memory_mb(self.server.pid)?,
         })
     }
+}
+
+/// A run in a few words. Where the generator's core is as busy as the server's, it may be the limit itself.
+fn said(seen: &Seen) -> String {
+    let [server, _, generator] = seen.sampled.map(|s| s * 100.0 / seen.elapsed.as_secs_f64());
+    format!("{:.0}/s (server {server:.0} % busy, generator {generator:.0} %)", seen.rate())
 }
 
 fn plan(length: Duration, warm_up: bool, rate: Option<f64>) -> Plan {

@@ -37,6 +37,7 @@ impl TestApp {
         }
         let app = Self::start(engine, engine.database().await).await;
         scenario(&app).await;
+        app.check_kinds_of_events().await;
         app.stop().await;
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kith::modules::MODULES;
 use kith_store::{Error, SequencedEvent};
 
 use super::TestApp;
@@ -53,6 +54,17 @@ impl TestApp {
         };
         tokio::time::timeout(PATIENCE, wait).await.expect("the sequencer keeps up");
         self.db().events_after(0, i64::MAX).await.expect("the events")
+    }
+
+    /// Each event that a scenario led to is of a kind that a module lists: whoever subscribes finds it there.
+    pub async fn check_kinds_of_events(&self) {
+        let read = self
+            .db()
+            .read(|q| q.all("SELECT DISTINCT kind FROM outbox", &[], |row| Ok::<String, Error>(row.get(0)?)));
+        for kind in read.await.expect("the kinds") {
+            let listed = MODULES.iter().flat_map(|module| module.events).any(|listed| *listed == kind);
+            assert!(listed, "no module lists events of the kind {kind}");
+        }
     }
 
     /// How many events were written, and the last position given.

@@ -1,6 +1,6 @@
 //! Drives real servers over real HTTP, on SQLite, on PostgreSQL, and on two nodes that share one PostgreSQL.
 //!
-//! A scenario is a plain function over a [`support::TestApp`]; `on_every_engine!` at the foot of its file runs it
+//! A scenario is a plain function over a [`support::TestApp`]; `on_every_engine!` at the top of its file runs it
 //! on each. Nothing here sleeps to wait, and time moves only when a scenario moves it.
 
 mod support;

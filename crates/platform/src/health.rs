@@ -9,7 +9,6 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use kith_store::MigrationState;
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
@@ -39,10 +38,10 @@ pub(crate) fn routes() -> Routes {
 #[utoipa::path(
     get,
     path = "/livez",
-    responses((status = 200, description = "It lives", body = Report, content_type = HEALTH_JSON))
+    responses((status = 200, description = "It lives", body = HealthReport, content_type = HEALTH_JSON))
 )]
-async fn live(State(app): State<App>) -> Report {
-    Report::of(vec![uptime(&app)])
+async fn live(State(app): State<App>) -> HealthReport {
+    HealthReport::of(vec![uptime(&app)])
 }
 
 /// The cheapest request through everything that surrounds the others.
@@ -56,12 +55,12 @@ async fn ping() -> StatusCode {
     get,
     path = "/readyz",
     responses(
-        (status = 200, description = "Send them", body = Report, content_type = HEALTH_JSON),
-        (status = 503, description = "Send them elsewhere", body = Report, content_type = HEALTH_JSON),
+        (status = 200, description = "Send them", body = HealthReport, content_type = HEALTH_JSON),
+        (status = 503, description = "Send them elsewhere", body = HealthReport, content_type = HEALTH_JSON),
     )
 )]
-async fn ready(State(app): State<App>) -> Report {
-    Report::of(vec![draining(&app), database(&app).await, clock(&app)])
+async fn ready(State(app): State<App>) -> HealthReport {
+    HealthReport::of(vec![draining(&app), database(&app).await, clock(&app)])
 }
 
 /// How the server and what it depends on are.
@@ -69,12 +68,19 @@ async fn ready(State(app): State<App>) -> Report {
     get,
     path = "/api/health",
     responses(
-        (status = 200, description = "Well, or well enough", body = Report, content_type = HEALTH_JSON),
-        (status = 503, description = "Not well", body = Report, content_type = HEALTH_JSON),
+        (status = 200, description = "Well, or well enough", body = HealthReport, content_type = HEALTH_JSON),
+        (status = 503, description = "Not well", body = HealthReport, content_type = HEALTH_JSON),
     )
 )]
-async fn health(State(app): State<App>) -> Report {
-    Report::of(vec![draining(&app), database(&app).await, clock(&app), memory(), disk(&app), uptime(&app)])
+async fn health(State(app): State<App>) -> HealthReport {
+    HealthReport::of(vec![
+        draining(&app),
+        database(&app).await,
+        clock(&app),
+        memory(),
+        disk(&app),
+        uptime(&app),
+    ])
 }
 
 /// Metrics in Prometheus' text form.
@@ -91,7 +97,7 @@ async fn metrics(State(app): State<App>) -> Response {
 #[utoipa::path(
     get,
     path = "/openapi.json",
-    responses((status = 200, description = "OpenAPI 3.1", body = Value, content_type = "application/json"))
+    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value, content_type = "application/json"))
 )]
 async fn openapi(State(app): State<App>) -> Response {
     typed("application/json", app.openapi.clone())
@@ -106,7 +112,7 @@ fn typed(kind: &'static str, body: impl Into<Body>) -> Response {
 /// How well something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Status {
+pub enum HealthStatus {
     /// Well.
     Pass,
     /// Well enough to serve, but someone should look.
@@ -118,73 +124,79 @@ pub enum Status {
 /// Health in the form of draft-inadarei-api-health-check.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
+pub struct HealthReport {
     /// The worst of the checks.
-    status: Status,
+    status: HealthStatus,
     /// Of this build.
     release_id: &'static str,
     /// By component and measurement.
-    checks: BTreeMap<&'static str, [Check; 1]>,
+    checks: BTreeMap<&'static str, [HealthCheck; 1]>,
 }
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Check {
+pub struct HealthCheck {
     /// How well it is.
-    status: Status,
+    status: HealthStatus,
     /// What was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
-    observed_value: Option<Value>,
+    #[schema(value_type = i64, required = false)]
+    observed_value: Option<i64>,
     /// In which unit.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     observed_unit: Option<&'static str>,
     /// For people, where something is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     output: Option<&'static str>,
 }
 
-type Named = (&'static str, Check);
+type Named = (&'static str, HealthCheck);
 
-impl Report {
+impl HealthReport {
     fn of(checks: Vec<Named>) -> Self {
-        let status = checks.iter().map(|(_, check)| check.status).max().unwrap_or(Status::Pass);
+        let status = checks.iter().map(|(_, check)| check.status).max().unwrap_or(HealthStatus::Pass);
         let checks = checks.into_iter().map(|(name, check)| (name, [check])).collect();
         Self { status, release_id: env!("CARGO_PKG_VERSION"), checks }
     }
 }
 
-impl IntoResponse for Report {
+impl IntoResponse for HealthReport {
     fn into_response(self) -> Response {
         let json = serde_json::to_vec(&self).expect("a report is plain data");
         let mut response = typed(HEALTH_JSON, json);
-        if self.status == Status::Fail {
+        if self.status == HealthStatus::Fail {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }
         response
     }
 }
 
-impl Check {
+impl HealthCheck {
     fn pass() -> Self {
-        Self { status: Status::Pass, observed_value: None, observed_unit: None, output: None }
+        Self { status: HealthStatus::Pass, observed_value: None, observed_unit: None, output: None }
     }
 
-    fn measured(value: impl Into<Value>, unit: &'static str) -> Self {
-        Self { observed_value: Some(value.into()), observed_unit: Some(unit), ..Self::pass() }
+    fn measured(value: impl TryInto<i64>, unit: &'static str) -> Self {
+        Self {
+            observed_value: Some(value.try_into().unwrap_or(i64::MAX)),
+            observed_unit: Some(unit),
+            ..Self::pass()
+        }
     }
 
-    fn but(self, status: Status, output: &'static str) -> Self {
+    fn but(self, status: HealthStatus, output: &'static str) -> Self {
         Self { status, output: Some(output), ..self }
     }
 }
 
 fn draining(app: &App) -> Named {
     let check = if app.stop.is_draining() {
-        Check::pass().but(Status::Fail, "The server is stopping.")
+        HealthCheck::pass().but(HealthStatus::Fail, "The server is stopping.")
     } else {
-        Check::pass()
+        HealthCheck::pass()
     };
     ("server:draining", check)
 }
@@ -194,62 +206,136 @@ fn draining(app: &App) -> Named {
 async fn database(app: &App) -> Named {
     let asked = Instant::now();
     let migrations = tokio::time::timeout(DATABASE_PATIENCE, app.migrations()).await;
-    let took = Check::measured(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX), "us");
+    let took = HealthCheck::measured(asked.elapsed().as_micros(), "us");
     let check = match migrations {
         Ok(Ok(all)) if all.iter().all(|one| one.state != MigrationState::Pending) => took,
-        Ok(Ok(_)) => took.but(Status::Fail, "The schema is older than this build."),
+        Ok(Ok(_)) => took.but(HealthStatus::Fail, "The schema is older than this build."),
         Ok(Err(error)) => {
             tracing::warn!(%error, "the database does not answer the health check");
-            took.but(Status::Fail, "The database does not answer.")
+            took.but(HealthStatus::Fail, "The database does not answer.")
         }
-        Err(_) => took.but(Status::Fail, "The database does not answer in time."),
+        Err(_) => took.but(HealthStatus::Fail, "The database does not answer in time."),
     };
     ("database:responseTime", check)
 }
 
 fn clock(app: &App) -> Named {
-    let check = app.clock.as_deref().map_or_else(Check::pass, |clock| {
-        let skew = Check::measured(clock.skew_ms(), "ms");
-        if clock.is_tolerable() { skew } else { skew.but(Status::Fail, "This machine's clock is off.") }
+    let check = app.clock.as_deref().map_or_else(HealthCheck::pass, |clock| {
+        let skew = HealthCheck::measured(clock.skew_ms(), "ms");
+        if clock.is_tolerable() { skew } else { skew.but(HealthStatus::Fail, "This machine's clock is off.") }
     });
     ("clock:skew", check)
 }
 
 fn memory() -> Named {
-    ("memory:resident", resident_bytes().map_or_else(Check::pass, |bytes| Check::measured(bytes, "bytes")))
+    (
+        "memory:resident",
+        resident_bytes().map_or_else(HealthCheck::pass, |bytes| HealthCheck::measured(bytes, "bytes")),
+    )
 }
 
 fn disk(app: &App) -> Named {
-    let check = disk_free(&app.config.data.folder).map_or_else(Check::pass, |(free, _)| judge_disk(free));
+    let check =
+        disk_free(&app.config.data.folder).map_or_else(HealthCheck::pass, |(free, _)| judge_disk(free));
     ("disk:free", check)
 }
 
-fn judge_disk(free_bytes: u64) -> Check {
-    let free = Check::measured(free_bytes, "bytes");
+fn judge_disk(free_bytes: u64) -> HealthCheck {
+    let free = HealthCheck::measured(free_bytes, "bytes");
     match free_bytes {
-        0..LITTLE_DISK_TENTH => free.but(Status::Fail, "The disk is all but full."),
-        LITTLE_DISK_TENTH..LITTLE_DISK_BYTES => free.but(Status::Warn, "There is little disk left."),
+        0..LITTLE_DISK_TENTH => free.but(HealthStatus::Fail, "The disk is all but full."),
+        LITTLE_DISK_TENTH..LITTLE_DISK_BYTES => free.but(HealthStatus::Warn, "There is little disk left."),
         _ => free,
     }
 }
 
 fn uptime(app: &App) -> Named {
-    ("server:uptime", Check::measured(app.sources.clock.now().since(app.started).as_secs(), "s"))
+    ("server:uptime", HealthCheck::measured(app.sources.clock.now().since(app.started).as_secs(), "s"))
 }
 
 #[cfg(test)]
 mod tests {
+    use kith_store::Tx;
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::MODULE;
+    use crate::http::openapi;
+    use crate::testing::TestServer;
+
+    /// Status and body of the answer at `path`.
+    async fn ask(test: &TestServer, path: &str) -> (u16, Value) {
+        let answer = test.ask(&format!("GET {path}"), "").await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("\r\ncontent-type: application/health+json\r\n"), "{head}");
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_well_says_how_well() {
+        let test = TestServer::start(|_| {}).await;
+        let (status, report) = ask(&test, "/api/health").await;
+        assert_eq!((status, &report["status"]), (200, &json!("pass")), "{report}");
+        assert_eq!(report["releaseId"], env!("CARGO_PKG_VERSION"));
+        for (check, unit) in [
+            ("clock:skew", Value::Null),
+            ("database:responseTime", json!("us")),
+            ("disk:free", json!("bytes")),
+            ("memory:resident", json!("bytes")),
+            ("server:draining", Value::Null),
+            ("server:uptime", json!("s")),
+        ] {
+            let check = &report["checks"][check][0];
+            assert_eq!((&check["status"], &check["observedUnit"]), (&json!("pass"), &unit), "{report}");
+            assert_eq!(check["observedValue"].is_i64(), !unit.is_null(), "{report}");
+        }
+        assert_eq!(report["checks"].as_object().unwrap().len(), 6, "{report}");
+    }
+
+    #[tokio::test]
+    async fn without_its_database_it_lives_but_is_neither_ready_nor_well() {
+        let test = TestServer::start(|_| {}).await;
+        test.app.db.close().await;
+        for path in ["/readyz", "/api/health"] {
+            let (status, report) = ask(&test, path).await;
+            assert_eq!((status, &report["status"]), (503, &json!("fail")), "{path}: {report}");
+            let check = &report["checks"]["database:responseTime"][0];
+            assert_eq!(check["output"], "The database does not answer.", "{path}: {report}");
+        }
+        assert_eq!(ask(&test, "/livez").await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn with_an_older_schema_than_it_needs_it_is_not_ready() {
+        let test = TestServer::start(|_| {}).await;
+        let forget = |tx: &Tx<'_>| tx.exec("DELETE FROM schema_migrations WHERE module = 'platform'", &[]);
+        assert_eq!(test.app.db.write(forget).await.unwrap(), 1);
+        for path in ["/readyz", "/api/health"] {
+            let (status, report) = ask(&test, path).await;
+            assert_eq!(status, 503, "{path}: {report}");
+            let check = &report["checks"]["database:responseTime"][0];
+            assert_eq!(check["output"], "The schema is older than this build.", "{path}: {report}");
+        }
+    }
+
+    #[test]
+    fn the_document_says_what_a_report_holds() {
+        let json: Value = serde_json::from_slice(&openapi::to_json(&openapi::document(&[&MODULE]))).unwrap();
+        let fields = &json["components"]["schemas"]["HealthCheck"]["properties"];
+        let types = ["observedValue", "observedUnit", "output"].map(|field| &fields[field]["type"]);
+        assert_eq!(types, [&json!("integer"), &json!("string"), &json!("string")]);
+        assert_eq!(json["components"]["schemas"]["HealthCheck"]["required"], json!(["status"]));
+    }
 
     #[test]
     fn a_report_is_as_bad_as_its_worst_check() {
-        let check = |status| ("x", Check::pass().but(status, "…"));
+        let check = |status| ("x", HealthCheck::pass().but(status, "…"));
         for (statuses, worst, answer) in [
-            (vec![Status::Pass, Status::Pass], Status::Pass, 200),
-            (vec![Status::Warn, Status::Pass], Status::Warn, 200),
-            (vec![Status::Pass, Status::Fail, Status::Warn], Status::Fail, 503),
+            (vec![HealthStatus::Pass, HealthStatus::Pass], HealthStatus::Pass, 200),
+            (vec![HealthStatus::Warn, HealthStatus::Pass], HealthStatus::Warn, 200),
+            (vec![HealthStatus::Pass, HealthStatus::Fail, HealthStatus::Warn], HealthStatus::Fail, 503),
         ] {
-            let report = Report::of(statuses.into_iter().map(check).collect());
+            let report = HealthReport::of(statuses.into_iter().map(check).collect());
             assert_eq!(report.status, worst);
             assert_eq!(report.into_response().status(), answer);
         }
@@ -258,9 +344,9 @@ mod tests {
     #[test]
     fn a_full_disk_warns_before_it_fails() {
         let judge = |bytes| judge_disk(bytes).status;
-        assert_eq!(judge(LITTLE_DISK_BYTES), Status::Pass);
-        assert_eq!(judge(LITTLE_DISK_BYTES - 1), Status::Warn);
-        assert_eq!(judge(LITTLE_DISK_TENTH), Status::Warn);
-        assert_eq!(judge(LITTLE_DISK_TENTH - 1), Status::Fail);
+        assert_eq!(judge(LITTLE_DISK_BYTES), HealthStatus::Pass);
+        assert_eq!(judge(LITTLE_DISK_BYTES - 1), HealthStatus::Warn);
+        assert_eq!(judge(LITTLE_DISK_TENTH), HealthStatus::Warn);
+        assert_eq!(judge(LITTLE_DISK_TENTH - 1), HealthStatus::Fail);
     }
 }

@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use http::Method;
-use kith_kernel::{ProblemCode, problems};
+use kith_kernel::problems;
 use utoipa::PartialSchema;
 use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::schema::{Components, Schema};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{
-    Content, InfoBuilder, LicenseBuilder, OpenApi, PathItem, Ref, RefOr, Response, ResponseBuilder, Server,
+    Content, InfoBuilder, LicenseBuilder, OpenApi, PathItem, Ref, RefOr, ResponseBuilder, Server,
 };
 
 use super::problem::{FieldErrorBody, PROBLEM_JSON, ProblemBody};
@@ -68,12 +68,12 @@ fn operations_of(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 
 /// Declares the problems that any operation of this shape can answer with, unless it says more about them itself.
 fn add_common_problems(operation: &mut Operation) {
-    let mut common = vec![&problems::INTERNAL, &problems::UNAVAILABLE];
+    // Any request can declare a body that is too large.
+    let mut common = vec![&problems::TOO_LARGE, &problems::INTERNAL, &problems::UNAVAILABLE];
     if operation.request_body.is_some() {
         common.extend([
             &problems::MALFORMED,
             &problems::REQUEST_TIMEOUT,
-            &problems::TOO_LARGE,
             &problems::UNSUPPORTED_MEDIA_TYPE,
             &problems::VALIDATION_FAILED,
         ]);
@@ -89,7 +89,12 @@ fn add_common_problems(operation: &mut Operation) {
     }
     for problem in common {
         let declared = operation.responses.responses.entry(problem.status.to_string());
-        declared.or_insert_with(|| RefOr::T(problem_response(problem)));
+        let declared =
+            declared.or_insert_with(|| RefOr::T(ResponseBuilder::new().description(problem.title).build()));
+        // What an operation says about a status itself (a health report) does not keep the edge from its problem.
+        if let RefOr::T(response) = declared {
+            response.content.entry(PROBLEM_JSON.to_owned()).or_insert_with(problem_content);
+        }
     }
 }
 
@@ -100,12 +105,8 @@ fn has_parameter(operation: &Operation, place: &ParameterIn) -> bool {
     })
 }
 
-fn problem_response(problem: &ProblemCode) -> Response {
-    let schema = Ref::from_schema_name(PROBLEM);
-    ResponseBuilder::new()
-        .description(problem.title)
-        .content(PROBLEM_JSON, Content::new(Some(schema)))
-        .build()
+fn problem_content() -> RefOr<Content> {
+    Content::new(Some(Ref::from_schema_name(PROBLEM))).into()
 }
 
 fn add_components(components: &mut Components, modules: &[&Module]) {
@@ -144,11 +145,20 @@ mod tests {
             assert!(!name.is_empty() && names.insert(name), "{method} {path}: operationId {name:?}");
             let statuses: Vec<_> = operation.responses.responses.keys().map(String::as_str).collect();
             assert!(statuses.iter().any(|status| status.starts_with('2')), "{method} {path}: {statuses:?}");
-            for status in ["500", "503"] {
+            for status in ["413", "500", "503"] {
                 assert!(statuses.contains(&status), "{method} {path}: {statuses:?}");
             }
         }
         assert!(names.contains("ping"), "{names:?}");
+    }
+
+    #[test]
+    fn whatever_a_status_means_to_an_operation_it_may_also_be_a_problem() {
+        let json: serde_json::Value = serde_json::from_slice(&to_json(&document(&[&MODULE]))).unwrap();
+        let unavailable = &json["paths"]["/readyz"]["get"]["responses"]["503"];
+        let kinds: Vec<_> = unavailable["content"].as_object().unwrap().keys().collect();
+        assert_eq!(kinds, ["application/health+json", PROBLEM_JSON]);
+        assert_eq!(unavailable["description"], "Send them elsewhere");
     }
 
     #[test]

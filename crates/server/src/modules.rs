@@ -40,6 +40,25 @@ mod tests {
     }
 
     #[test]
+    fn no_name_means_two_things() {
+        let mut events = HashSet::new();
+        let mut schemas = HashMap::new();
+        for module in MODULES {
+            for kind in module.events {
+                assert!(events.insert(kind), "{}: another module emits {kind} too", module.name);
+            }
+            let components = (module.routes)().into_openapi().components.unwrap_or_default();
+            for (name, schema) in components.schemas {
+                // A module may show what another hands out, as long as it is the same.
+                let json = serde_json::to_value(schema).unwrap();
+                let known = schemas.entry(name.clone()).or_insert_with(|| json.clone());
+                assert_eq!(*known, json, "{}: another module calls something else {name}", module.name);
+            }
+        }
+        assert!(schemas.len() > 10 && events.len() > 3, "{schemas:?} {events:?}");
+    }
+
+    #[test]
     fn every_operation_has_a_name_of_its_own_a_success_and_declared_problems() {
         let document = openapi::document(MODULES);
         let mut names = HashSet::new();

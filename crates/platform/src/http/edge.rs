@@ -142,7 +142,7 @@ impl Exchange {
     fn end(mut self, response: Response) -> Response {
         let mut response = problem::render(response, &self.request_id);
         let took = self.started.elapsed();
-        self.add_headers(response.headers_mut(), self.app.metrics.route(self.route), took);
+        self.add_headers(response.headers_mut(), self.app.metrics.of(self.route), took);
         self.tell(response.status().as_u16(), took);
         self.answered = true;
         response
@@ -150,7 +150,7 @@ impl Exchange {
 
     /// Counts it and writes its log line.
     fn tell(&self, status: u16, took: Duration) {
-        let route = self.app.metrics.route(self.route);
+        let route = self.app.metrics.of(self.route);
         route.count(status, took);
         tracing::info!(
             target: "kith::request",

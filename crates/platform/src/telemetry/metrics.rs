@@ -105,8 +105,8 @@ impl Metrics {
     }
 
     /// The route that [`Metrics::route_of`] gave.
-    pub(crate) fn route(&self, at: usize) -> &RouteMetrics {
-        &self.routes[at]
+    pub(crate) fn of(&self, route: usize) -> &RouteMetrics {
+        &self.routes[route]
     }
 
     /// All of it, in the text form that Prometheus reads.

@@ -9,17 +9,35 @@ const SLEEPERS: &[(&str, &str)] = &[
         "crates/xtask/src/chaos/rounds.rs",
         "the moment of a blow is drawn, and nothing else says when it has come",
     ),
+    (
+        "crates/xtask/src/chaos/stop.rs",
+        "load lasts for a while between stops, and HAProxy says nowhere that it listens",
+    ),
     ("crates/xtask/src/load/connection.rs", "asks a server again that has said it is not available yet"),
     ("crates/xtask/src/load/drive.rs", "load lasts as long as it is told to"),
     (
         "crates/platform/src/http/serve.rs",
         "draining is a stretch of time, and descriptors that ran out come back",
     ),
+    ("crates/store/src/folder.rs", "descriptors that ran out come back"),
     (
         "crates/store/src/postgres/direct.rs",
         "looks now and then if no word comes, and tells others only so often",
     ),
 ];
+
+/// Ways to register a handler past its documentation.
+const UNDOCUMENTED: &[&str] = &[
+    ".route(",
+    ".route_service(",
+    ".nest(",
+    ".nest_service(",
+    ".fallback(",
+    ".fallback_service(",
+    ".method_not_allowed_fallback(",
+];
+/// Where axum's own router may be named, which knows nothing of documentation: behind the last handler.
+const ROUTER: &str = "crates/platform/src/http/";
 
 /// Looks at one file.
 pub fn check(file: &File) -> Vec<Finding> {
@@ -41,6 +59,8 @@ fn rust(file: &File) -> Vec<Finding> {
             Kind::Code => {
                 findings.extend(undone_code(file, piece.line, piece.text));
                 findings.extend(sleeping(file, piece.line, piece.text));
+                findings.extend(undocumented(file, piece.line, piece.text));
+                findings.extend(undated(file, piece.line, piece.text));
             }
             Kind::Comment => findings.extend(undone_comments(file, piece.line, piece.text)),
             Kind::Literal if !may_hold_sql && is_sql(piece.text) => {
@@ -82,6 +102,34 @@ fn sleeping(file: &File, from: usize, code: &str) -> Vec<Finding> {
         .map(|(line, call)| {
             file.finding(line, call, "wait for what you wait for; nothing is proven by sleeping")
         })
+        .collect()
+}
+
+/// Handlers of which the OpenAPI document would know nothing.
+fn undocumented(file: &File, from: usize, code: &str) -> Vec<Finding> {
+    if !matches!(file.krate(), Some("platform" | "domain" | "server")) {
+        return Vec::new();
+    }
+    let at_the_edge = file.path.starts_with(ROUTER);
+    on_lines(from, code, |line| {
+        let mut words = line.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        let router = !at_the_edge && words.any(|word| word == "Router");
+        UNDOCUMENTED.iter().find(|call| line.contains(**call)).copied().or(router.then_some("Router"))
+    })
+    .map(|(line, way)| {
+        file.finding(line, way, "handlers are registered by `.routes(routes!(…))`, with their documentation")
+    })
+    .collect()
+}
+
+/// A feature's transaction that would happen when its request arrived instead of when it starts.
+fn undated(file: &File, from: usize, code: &str) -> Vec<Finding> {
+    if file.krate() != Some("domain") {
+        return Vec::new();
+    }
+    let writes = |line: &str| line.contains(".db.write").then_some(".db.write");
+    on_lines(from, code, writes)
+        .map(|(line, call)| file.finding(line, call, "a command is run by `App::write`, which dates it"))
         .collect()
 }
 
@@ -139,6 +187,26 @@ mod tests {
     fn a_silenced_step_of_ci_is_found() {
         let expected = [".ci/run:2: /dev/null", ".ci/run:3: || true"];
         assert_eq!(found(".ci/run", "cargo test\ncargo a > /dev/null\ncargo b || true\n"), expected);
+    }
+
+    #[test]
+    fn handlers_without_documentation_are_found() {
+        let source =
+            "//! a\nfn r() -> Routes {\n    Routes::new().routes(routes!(a)).route(\"/b\", get(b))\n}\n";
+        let expected = ["crates/domain/src/a/http.rs:3: .route("];
+        assert_eq!(found("crates/domain/src/a/http.rs", source), expected);
+        assert_eq!(found("tests/api/a.rs", source), [""; 0]);
+        let source = "//! a\nuse axum::Router;\nuse utoipa_axum::router::OpenApiRouter;\n";
+        assert_eq!(found("crates/server/src/a.rs", source), ["crates/server/src/a.rs:2: Router"]);
+        assert_eq!(found("crates/platform/src/http/mod.rs", source), [""; 0]);
+    }
+
+    #[test]
+    fn transactions_without_a_date_are_found() {
+        let source = "//! a\nasync fn f() {\n    app.db.write(g).await;\n    app.write(&ctx, g).await;\n}\n";
+        let expected = ["crates/domain/src/a/http.rs:3: .db.write"];
+        assert_eq!(found("crates/domain/src/a/http.rs", source), expected);
+        assert_eq!(found("crates/platform/src/app.rs", source), [""; 0]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use kith_kernel::uuid::Uuid;
 use kith_kernel::{Random, SystemRandom, Timestamp};
 use kith_store::testing::TestDatabase;
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
-use kith_store::{EngineOptions, Error, OpenError, PostgresOptions, Store, StoreOptions};
+use kith_store::{AsParam, EngineOptions, Error, OpenError, PostgresOptions, Store, StoreOptions};
 
 use crate::sequencer::{all_events, assert_sequence, change};
 use crate::support::{Db, add, ctx, modules, postgres_url};
@@ -151,64 +151,69 @@ async fn the_role_that_serves_is_not_the_role_that_migrates() {
 /// Two processes on one database under load; then the one that is the sequencer is killed, and the other takes over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn two_processes_share_one_sequence_and_survive_each_other() {
-    let Some(db) = Db::postgres().await else { return };
-    // With this store closed, one of the two processes becomes the sequencer.
+    let (Some(db), Some(observer)) = (Db::postgres().await, Db::postgres().await) else { return };
     db.store.close().await;
-    let mut nodes: Vec<Child> = (0..2).map(|_| worker(&db.database.url())).collect();
+    let mut first = worker(&db.database.url());
+    let leads = "SELECT COUNT(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                 WHERE d.datname = CAST($1 AS TEXT) AND l.locktype = 'advisory' AND l.classid = 1262703720 AND l.objid = 2
+                   AND l.granted";
+    let name = db.database.url().rsplit('/').next().unwrap().to_owned();
+    until(1, || count(&observer.store, leads, Some(name.clone()))).await;
+
     let watcher = Store::open(db.options.clone()).await.unwrap();
-    let count = |sql: &'static str| {
-        let watcher = watcher.clone();
-        async move {
-            let counted: Result<Option<i64>, Error> =
-                watcher.read(move |q| q.one(sql, &[], |row| row.get(0))).await;
-            counted.unwrap().unwrap()
-        }
-    };
-    let until = |sql: &'static str, least: i64| async move {
-        while count(sql).await < least {
-            tokio::task::yield_now().await;
-        }
-    };
-    let patience = Duration::from_secs(30);
-    let placed = "SELECT COUNT(*) FROM outbox_positions";
-    tokio::time::timeout(patience, until(placed, 2_000)).await.expect("both processes write");
+    let mut second = worker(&db.database.url());
+    let (placed, written) = ("SELECT COUNT(*) FROM outbox_positions", "SELECT COUNT(*) FROM outbox");
+    until(2_000, || count(&watcher, placed, None)).await;
+    assert_eq!(watcher.stats().sequencer, 0, "the first process leads");
 
-    // Whoever leads is killed, wherever it is in its work: its process or, if it is the watcher, its connection.
-    let leader_pid = count(
-        "SELECT CAST(COALESCE(MAX(pid), 0) AS BIGINT) FROM pg_locks
-         WHERE locktype = 'advisory' AND classid = 1262703720 AND objid = 2 AND granted
-           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-    )
-    .await;
-    assert_ne!(leader_pid, 0);
-    nodes[0].kill().unwrap();
-    nodes[0].wait().unwrap();
-    let end = "SELECT CAST(COUNT(pg_terminate_backend(pid)) AS BIGINT) FROM pg_locks
-               WHERE locktype = 'advisory' AND classid = 1262703720 AND objid = 2 AND granted
-                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    count(end).await;
-    let after_kill = count(placed).await;
-    let more = async {
-        while count(placed).await < after_kill + 1_000 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(patience, more).await.expect("another one takes over");
-    nodes[1].kill().unwrap();
-    nodes[1].wait().unwrap();
+    // Killed wherever it is in its work, with the lock in its hands.
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let after_kill = count(&watcher, placed, None).await;
+    until(after_kill + 1_000, || count(&watcher, placed, None)).await;
+    second.kill().unwrap();
+    second.wait().unwrap();
 
-    let written = count("SELECT COUNT(*) FROM outbox").await;
-    tokio::time::timeout(patience, async {
-        while count(placed).await < written {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .expect("everything that was committed gets its place");
-    let events = all_events(&watcher).await;
-    assert_sequence(&events, usize::try_from(written).unwrap());
-    assert_eq!(watcher.verify_audit().await.unwrap(), written);
+    let all = count(&watcher, written, None).await;
+    until(all, || count(&watcher, placed, None)).await;
+    assert_sequence(&all_events(&watcher).await, usize::try_from(all).unwrap());
+    assert_eq!(watcher.verify_audit().await.unwrap(), all);
     watcher.close().await;
+}
+
+async fn count(store: &Store, sql: &'static str, parameter: Option<String>) -> i64 {
+    let counted: Result<Option<i64>, Error> = store
+        .read(move |q| {
+            let parameters: Vec<_> = parameter.iter().map(AsParam::as_param).collect();
+            q.one(sql, &parameters, |row| row.get(0))
+        })
+        .await;
+    counted.unwrap().unwrap()
+}
+
+/// Waits until `what` has come to `least`, but not for ever.
+async fn until<F: Future<Output = i64>>(least: i64, what: impl Fn() -> F) {
+    let reached = async {
+        while what().await < least {
+            tokio::task::yield_now().await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(60), reached).await;
+    assert!(in_time.is_ok(), "{least} was not reached; it is {}", what().await);
+}
+
+/// A certificate for this machine is none for another name.
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_refuses_a_certificate_for_another_name() {
+    let (Some(url), Ok(authority)) = (postgres_url(), std::env::var("KITH_TEST_POSTGRES_CA")) else { return };
+    let port = url.rsplit_once(':').unwrap().1.split('/').next().unwrap();
+    for (host, refused) in [("other.example", true), ("localhost", false)] {
+        let url = format!(
+            "postgres://kith@{host}:{port}/postgres?hostaddr=127.0.0.1&sslmode=require&sslrootcert={authority}"
+        );
+        let opened = Store::open(options(url)).await;
+        assert_eq!(opened.is_err(), refused, "{host}: {:?}", opened.err());
+    }
 }
 
 /// This very test, as a process of its own, that writes until it is killed.

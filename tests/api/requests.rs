@@ -80,6 +80,7 @@ async fn requests_that_cannot_be_sent(app: &TestApp) {
         (json!({ "to": { "user_id": ada.id } }), "/to/user_id", "self"),
         (json!({ "to": { "user_id": "somebody" } }), "/to/user_id", "invalid"),
         (json!({ "to": { "user_id": 5 } }), "/to/user_id", "wrong_type"),
+        (json!({ "to": [ben.id] }), "/to", "wrong_type"),
         (json!({ "to": {} }), "/to/user_id", "missing"),
         (json!({}), "/to", "missing"),
         (json!({ "to": { "user_id": ben.id, "nickname": "b" } }), "/to/nickname", "unknown_field"),

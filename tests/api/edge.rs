@@ -57,7 +57,13 @@ async fn bodies_that_cannot_be_read_are_refused(app: &TestApp) {
     post(listed.as_bytes()).await.expect_problem(422, "validation_failed");
 
     let large = json!({ "email": "x".repeat(300_000), "password": PASSWORD, "display_name": "Ada" });
-    app.anonymous().post(REGISTER, large).await.expect_problem(413, "body_too_large");
+    app.anonymous().post(REGISTER, large.clone()).await.expect_problem(413, "body_too_large");
+    // Whether a body is wanted or not, and whoever sends it.
+    for unwanted in ["/livez", "/api/v1/me", "/api/v1/nothing"] {
+        let large = Bytes::from(large.to_string());
+        let answer = app.anonymous().send(Method::GET, unwanted, large).await;
+        answer.expect_problem(413, "body_too_large");
+    }
     for kind in ["text/plain", "application/x-www-form-urlencoded", "application/xml"] {
         let client = app.anonymous().with_header(CONTENT_TYPE, kind);
         let answer = client.send(Method::POST, REGISTER, Bytes::from(good.clone())).await;

@@ -2,6 +2,7 @@
 
 mod app;
 mod client;
+mod contract;
 mod engine;
 mod trace;
 

@@ -1,0 +1,317 @@
+//! Holds each answer against the OpenAPI document that its own server serves. Every scenario is so a test of both.
+//!
+//! It knows as much of JSON Schema as that document uses, and refuses what it does not know.
+
+use std::collections::BTreeMap;
+
+use hyper::Method;
+use kith::modules::MODULES;
+use kith_kernel::{Timestamp, uuid::Uuid};
+use serde_json::{Map, Value};
+
+use super::Answer;
+
+/// The words of schemas that are looked at, or that say nothing about what an answer may be.
+const KNOWN: &[&str] = &[
+    "$ref",
+    "additionalProperties",
+    "allOf",
+    "description",
+    "enum",
+    "example",
+    "format",
+    "items",
+    "minimum",
+    "oneOf",
+    "properties",
+    "propertyNames",
+    "required",
+    "type",
+];
+
+/// What the server promises.
+pub struct Contract {
+    document: Value,
+}
+
+/// The name of a fault's place, and what is wrong there.
+type Faults = Vec<String>;
+
+impl Contract {
+    /// The promises of `document`.
+    pub fn new(document: Value) -> Self {
+        Self { document }
+    }
+
+    /// What about `answer` was not promised, of whoever asked for `path`.
+    pub fn faults(&self, method: &Method, path: &str, answer: &Answer) -> Faults {
+        let Some(operation) = self.find_operation(method, path) else {
+            return self.faults_of_no_operation(answer);
+        };
+        let mut faults = self.faults_of_response(method, &operation["responses"], answer);
+        if answer.status >= 400 && !is_own_problem(operation, &answer.body) {
+            faults.push(format!("{} is no problem of its module's", answer.body["code"]));
+        }
+        faults
+    }
+
+    /// Only the router answers where there is no operation.
+    fn faults_of_no_operation(&self, answer: &Answer) -> Faults {
+        let mut faults = Vec::new();
+        if ![404, 405, 413].contains(&answer.status) {
+            faults.push("no operation of the document's answered".to_owned());
+        }
+        self.check(&self.document["components"]["schemas"]["ProblemBody"], &answer.body, "", &mut faults);
+        faults
+    }
+
+    /// The operation whose path template fits best: one without parameters before one with.
+    fn find_operation(&self, method: &Method, path: &str) -> Option<&Value> {
+        let path = path.split('?').next().unwrap_or_default();
+        let method = if *method == Method::HEAD { Method::GET } else { method.clone() };
+        let paths = self.document["paths"].as_object().expect("paths");
+        let fitting = paths.iter().filter(|(template, _)| fits(template, path));
+        let (_, item) = fitting.min_by_key(|(template, _)| template.matches('{').count())?;
+        item.get(method.as_str().to_lowercase())
+    }
+
+    fn faults_of_response(&self, method: &Method, responses: &Value, answer: &Answer) -> Faults {
+        let Some(response) = responses.get(answer.status.to_string()) else {
+            return vec!["the status is not declared".to_owned()];
+        };
+        let kind = answer.header("content-type").unwrap_or_default();
+        let Some(declared) = response["content"].as_object() else {
+            let nothing = kind.is_empty() && answer.body.is_null();
+            return if nothing { vec![] } else { vec!["no content is declared".to_owned()] };
+        };
+        let mut faults = Vec::new();
+        match declared.get(kind) {
+            Some(content) if *method != Method::HEAD => {
+                self.check(&content["schema"], &answer.body, "", &mut faults);
+            }
+            Some(_) => {}
+            None => faults.push(format!("content of type {kind:?} is not declared")),
+        }
+        faults
+    }
+
+    /// Adds to `faults` what about `value`, which stands at `at`, is not as `schema` has it.
+    fn check(&self, schema: &Value, value: &Value, at: &str, faults: &mut Faults) {
+        let schema = self.resolve(schema);
+        let unknown =
+            schema.as_object().into_iter().flatten().find(|(word, _)| !KNOWN.contains(&word.as_str()));
+        assert_eq!(unknown, None, "the document uses what the contract does not know");
+        if let Some(options) = schema["oneOf"].as_array() {
+            if !options.iter().any(|option| self.is(option, value)) {
+                faults.push(format!("{at}: {value} is none of what is declared"));
+            }
+            return;
+        }
+        check_type(schema, value, at, faults);
+        check_text(schema, value, at, faults);
+        match value {
+            Value::Object(object) => self.check_object(schema, object, at, faults),
+            Value::Array(items) => items.iter().enumerate().for_each(|(n, item)| {
+                self.check(&schema["items"], item, &format!("{at}/{n}"), faults);
+            }),
+            _ => {}
+        }
+    }
+
+    fn is(&self, schema: &Value, value: &Value) -> bool {
+        let mut faults = Vec::new();
+        self.check(schema, value, "", &mut faults);
+        faults.is_empty()
+    }
+
+    fn check_object(&self, schema: &Value, object: &Map<String, Value>, at: &str, faults: &mut Faults) {
+        let mut shape = Shape::default();
+        self.add_shape(schema, &mut shape);
+        for name in shape.required.iter().filter(|name| !object.contains_key(**name)) {
+            faults.push(format!("{at}/{name} is missing"));
+        }
+        let declares_nothing = shape.properties.is_empty() && shape.others.is_none();
+        for (name, value) in object.iter().filter(|_| !declares_nothing) {
+            match shape.properties.get(name.as_str()).copied().or(shape.others) {
+                Some(schema) => self.check(schema, value, &format!("{at}/{name}"), faults),
+                None => faults.push(format!("{at}/{name} is not declared")),
+            }
+        }
+    }
+
+    /// Gathers the properties of a schema and of those that it is put together of.
+    fn add_shape<'s>(&'s self, schema: &'s Value, shape: &mut Shape<'s>) {
+        let schema = self.resolve(schema);
+        let names = schema["required"].as_array().into_iter().flatten();
+        shape.required.extend(names.filter_map(Value::as_str));
+        let properties = schema["properties"].as_object().into_iter().flatten();
+        shape.properties.extend(properties.map(|(name, schema)| (name.as_str(), schema)));
+        shape.others =
+            shape.others.or(schema.get("additionalProperties").filter(|others| others.is_object()));
+        schema["allOf"].as_array().into_iter().flatten().for_each(|part| self.add_shape(part, shape));
+    }
+
+    fn resolve<'s>(&'s self, schema: &'s Value) -> &'s Value {
+        let reference = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
+        reference
+            .map_or(schema, |pointer| self.document.pointer(pointer).expect("a reference that leads there"))
+    }
+}
+
+/// What an object may and must have.
+#[derive(Default)]
+struct Shape<'s> {
+    properties: BTreeMap<&'s str, &'s Value>,
+    required: Vec<&'s str>,
+    /// What properties are that have no name of their own.
+    others: Option<&'s Value>,
+}
+
+/// Whether a path has the form of a template.
+fn fits(template: &str, path: &str) -> bool {
+    template.split('/').count() == path.split('/').count()
+        && template.split('/').zip(path.split('/')).all(|(of_template, of_path)| {
+            of_template == of_path || of_template.starts_with('{') && !of_path.is_empty()
+        })
+}
+
+/// Whether a problem is one that the operation's module lists, or one that any may answer with.
+fn is_own_problem(operation: &Value, problem: &Value) -> bool {
+    let Some(code) = problem["code"].as_str() else {
+        // Health in another form; its schema has been looked at.
+        return true;
+    };
+    let tags: Vec<_> = operation["tags"].as_array().into_iter().flatten().collect();
+    let own = MODULES
+        .iter()
+        .filter(|module| module.name == "platform" || tags.iter().any(|tag| *tag == module.name));
+    own.flat_map(|module| module.problems).any(|problem| problem.code == code)
+}
+
+fn check_type(schema: &Value, value: &Value, at: &str, faults: &mut Faults) {
+    let is = |kind: &Value| match kind.as_str().expect("a type") {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
+        "null" => value.is_null(),
+        unknown => panic!("the document knows a type {unknown:?}, and the contract does not"),
+    };
+    let kind = &schema["type"];
+    let right = match kind {
+        Value::Null => true,
+        Value::Array(kinds) => kinds.iter().any(is),
+        kind => is(kind),
+    };
+    if !right {
+        faults.push(format!("{at}: {value} is not of type {kind}"));
+    }
+}
+
+fn check_text(schema: &Value, value: &Value, at: &str, faults: &mut Faults) {
+    let Some(text) = value.as_str() else { return };
+    if schema["enum"].as_array().is_some_and(|listed| !listed.contains(value)) {
+        faults.push(format!("{at}: {text:?} is not listed"));
+    }
+    let right = match schema["format"].as_str() {
+        None => true,
+        Some("uuid") => text.parse::<Uuid>().is_ok(),
+        Some("date-time") => text.parse::<Timestamp>().is_ok(),
+        Some(unknown) => panic!("the document knows a format {unknown:?}, and the contract does not"),
+    };
+    if !right {
+        faults.push(format!("{at}: {text:?} has another form"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::HeaderMap;
+    use hyper::header::{CONTENT_TYPE, HeaderValue};
+    use serde_json::json;
+
+    use super::*;
+
+    const JSON: &str = "application/json";
+
+    fn contract() -> Contract {
+        let thing = json!({
+            "type": "object", "required": ["id", "other"],
+            "properties": {
+                "id": { "type": "string", "format": "uuid" },
+                "other": { "oneOf": [{ "$ref": "#/components/schemas/Thing" }, { "type": "null" }] },
+                "size": { "type": ["integer", "null"] },
+                "tags": { "type": "array", "items": { "type": "string", "enum": ["a", "b"] } },
+            },
+        });
+        let named = json!({
+            "allOf": [
+                { "$ref": "#/components/schemas/Thing" },
+                { "type": "object", "required": ["name"], "properties": { "name": { "type": "string" } } },
+            ],
+        });
+        let answers =
+            |schema: Value| json!({ "200": { "content": { JSON: { "schema": schema } } }, "204": {} });
+        let things = answers(json!({ "$ref": "#/components/schemas/Named" }));
+        let counts = answers(json!({ "type": "object", "additionalProperties": { "type": "integer" } }));
+        Contract::new(json!({
+            "paths": { "/things/{id}": { "get": { "responses": things } }, "/things/all": { "get": { "responses": counts } } },
+            "components": { "schemas": { "Thing": thing, "Named": named, "ProblemBody": { "required": ["code"] } } },
+        }))
+    }
+
+    fn faults(path: &str, status: u16, kind: &'static str, body: Value) -> String {
+        let mut headers = HeaderMap::new();
+        if !kind.is_empty() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        }
+        contract().faults(&Method::GET, path, &Answer { status, headers, body }).join("; ")
+    }
+
+    #[test]
+    fn what_is_as_declared_has_no_fault() {
+        let id = "01900000-0000-7000-8000-000000000000";
+        let inner = json!({ "id": id, "other": null });
+        let body = json!({ "id": id, "other": inner, "size": 5, "tags": ["a", "b"], "name": "n" });
+        assert_eq!(faults("/things/5?x=y", 200, JSON, body), "");
+        assert_eq!(faults("/things/all", 200, JSON, json!({ "any": 5 })), "");
+        assert_eq!(faults("/things/5", 204, "", Value::Null), "");
+        assert_eq!(faults("/nothing", 404, JSON, json!({ "code": "not_found" })), "");
+    }
+
+    #[test]
+    fn what_is_not_as_declared_is_named() {
+        let id = "01900000-0000-7000-8000-000000000000";
+        let good = json!({ "id": id, "other": null, "name": "n" });
+        let with = |key: &str, value: Value| {
+            let mut body = good.clone();
+            body[key] = value;
+            faults("/things/5", 200, JSON, body)
+        };
+        assert_eq!(with("id", json!("5")), r#"/id: "5" has another form"#);
+        assert_eq!(with("size", json!(1.5)), r#"/size: 1.5 is not of type ["integer","null"]"#);
+        assert_eq!(with("tags", json!(["a", "c"])), r#"/tags/1: "c" is not listed"#);
+        assert_eq!(with("more", json!(1)), "/more is not declared");
+        assert_eq!(
+            with("other", json!({ "id": id })),
+            format!(r#"/other: {{"id":"{id}"}} is none of what is declared"#)
+        );
+        assert_eq!(faults("/things/5", 200, JSON, json!({ "id": id, "name": "n" })), "/other is missing");
+        assert_eq!(
+            faults("/things/all", 200, JSON, json!({ "any": "5" })),
+            r#"/any: "5" is not of type "integer""#
+        );
+        assert_eq!(faults("/things/5", 201, JSON, good.clone()), "the status is not declared");
+        assert_eq!(
+            faults("/things/5", 200, "text/plain", good.clone()),
+            r#"content of type "text/plain" is not declared"#
+        );
+        assert_eq!(faults("/things/5", 204, JSON, good), "no content is declared");
+        assert_eq!(
+            faults("/things", 200, JSON, json!({ "code": "x" })),
+            "no operation of the document's answered"
+        );
+    }
+}

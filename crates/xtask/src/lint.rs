@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::workspace::{cargo, root, run};
-use crate::{test, tidy};
+use crate::{openapi, test, tidy};
 
 /// Layout, walls, clippy, licences and sources of dependencies; stops at the first that fails.
 pub fn lint() -> Result<()> {
@@ -15,8 +15,9 @@ pub fn lint() -> Result<()> {
     run(cargo()?.args(["deny", "--locked", "check", "licenses", "bans", "sources"]))
 }
 
-/// [`lint`], then the whole suite.
+/// [`lint`], the OpenAPI document, then the whole suite.
 pub fn check() -> Result<ExitCode> {
     lint()?;
+    openapi::openapi(&openapi::Args { check: true })?;
     test::test(&test::Args::default())
 }

@@ -12,7 +12,7 @@ use crate::workspace::{cargo, root};
 pub struct Args {
     /// Fails if the document in the repository is not the one that the code generates
     #[arg(long)]
-    check: bool,
+    pub check: bool,
 }
 
 /// Writes `docs/openapi.json`, or compares it.

@@ -42,6 +42,9 @@ pub enum StartError {
     /// The schema lacks something, and `database.migrate_on_start` is off.
     #[error("the database lacks migration {0}; run `kith migrate up`, or set database.migrate_on_start")]
     Behind(String),
+    /// A migration is not what it was when it was applied.
+    #[error("migration {0} was applied with another text than this build has")]
+    Changed(String),
     /// The address cannot be listened on.
     #[error("cannot listen on {addr} (`server.listen`): {source}")]
     Listen {
@@ -80,27 +83,42 @@ async fn start_on(db: Store, config: Config, sources: Option<Sources>) -> Result
             (Arc::clone(&clock).sources(), Some(clock))
         }
     };
+    let listener = listen::bind(&config)?;
     let app = App::new(db, config, sources, clock, MODULES).await?;
+    let control = control::listen(&app).map_err(AppError::from)?;
+    let server = http::serve(listener, &app).map_err(AppError::from)?;
+    // Last, since nothing would stop it if another part did not start.
     if let Some(clock) = app.clock.clone().filter(|_| app.db.kind() == EngineKind::Postgres) {
         tokio::spawn(clock.keep(app.db.clone(), app.stop.clone()));
     }
-    let control = control::listen(&app).map_err(AppError::from)?;
-    let listener = listen::bind(&app.config)?;
-    let server = http::serve(listener, &app).map_err(AppError::from)?;
     Ok(Running { addr: server.addr(), app, server, control })
 }
 
+/// Sees to it that the schema has everything this build needs. What only a newer build knows is in nobody's way: old
+/// and new nodes serve beside each other while a new version is rolled out.
 async fn bring_schema_up(config: &Config, options: &StoreOptions) -> Result<(), StartError> {
-    if config.database.migrate_on_start {
-        let applied = Store::migrate_up(options, migrations(), SystemClock.now()).await?;
-        for migration in applied {
-            tracing::info!(migration, "applied");
-        }
-        return Ok(());
-    }
     let all = Store::migration_status(options, migrations()).await?;
-    let behind = all.into_iter().find(|one| one.state == MigrationState::Pending);
-    behind.map_or(Ok(()), |one| Err(StartError::Behind(one.name)))
+    let first = |state| all.iter().find(|one| one.state == state).map(|one| one.name.clone());
+    if let Some(name) = first(MigrationState::Changed) {
+        return Err(StartError::Changed(name));
+    }
+    let pending = first(MigrationState::Pending);
+    match (pending, first(MigrationState::Unknown)) {
+        (None, Some(unknown)) => {
+            tracing::warn!(unknown, "the database is newer than this build, which has all that it needs");
+            Ok(())
+        }
+        (Some(pending), _) if !config.database.migrate_on_start => Err(StartError::Behind(pending)),
+        (None, None) if !config.database.migrate_on_start => Ok(()),
+        _ => migrate(options).await,
+    }
+}
+
+async fn migrate(options: &StoreOptions) -> Result<(), StartError> {
+    for migration in Store::migrate_up(options, migrations(), SystemClock.now()).await? {
+        tracing::info!(migration, "applied");
+    }
+    Ok(())
 }
 
 impl Running {
@@ -112,5 +130,75 @@ impl Running {
         }
         drop(self.control);
         self.app.db.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kith_platform::MODULE;
+    use kith_store::testing::TestDatabase;
+
+    use super::*;
+
+    fn config(database: &TestDatabase, migrate_on_start: bool) -> Config {
+        let mut config = Config::default();
+        config.server.listen = ([127, 0, 0, 1], 0).into();
+        config.server.drain_ms = 0;
+        config.data.folder = database.folder().expect("a folder").to_owned();
+        config.database.migrate_on_start = migrate_on_start;
+        config.auth.password_memory_kib = 8;
+        config
+    }
+
+    /// Starts on a database whose list of migrations `change` has changed, with and without leave to migrate, and
+    /// says what was in the way each time.
+    async fn start_after(change: &'static str) -> [Option<String>; 2] {
+        let database = TestDatabase::sqlite();
+        database.migrate(migrations()).await.unwrap();
+        let db = Store::open(database.options()).await.unwrap();
+        db.write(move |tx| tx.exec(change, &[])).await.unwrap();
+        db.close().await;
+        let mut refusals = [None, None];
+        for (refusal, migrate_on_start) in refusals.iter_mut().zip([false, true]) {
+            match start(config(&database, migrate_on_start), Seams::default()).await {
+                Ok(running) => running.stop().await,
+                Err(error) => *refusal = Some(error.to_string()),
+            }
+        }
+        refusals
+    }
+
+    const FROM_THE_FUTURE: &str =
+        "INSERT INTO schema_migrations (module, version, name, checksum, applied_at, ordinal)
+         VALUES ('chat', 1, 'chat', '', 0, 99)";
+
+    #[tokio::test]
+    async fn a_database_that_only_has_more_is_served() {
+        assert_eq!(start_after(FROM_THE_FUTURE).await, [None, None]);
+    }
+
+    #[tokio::test]
+    async fn a_database_whose_migrations_were_changed_is_not_served() {
+        let said = "migration platform/0001_platform was applied with another text than this build has";
+        let change = "UPDATE schema_migrations SET checksum = '' WHERE module = 'platform'";
+        assert_eq!(start_after(change).await, [Some(said.to_owned()), Some(said.to_owned())]);
+    }
+
+    #[tokio::test]
+    async fn a_database_that_has_more_and_less_is_not_served() {
+        let change = "UPDATE schema_migrations SET module = 'chat' WHERE module = 'bonds'";
+        let [looked, migrated] = start_after(change).await.map(Option::unwrap);
+        assert!(looked.contains("lacks migration bonds/0001_bonds"), "{looked}");
+        assert!(migrated.contains("chat/0001_bonds") && migrated.contains("does not know it"), "{migrated}");
+    }
+
+    #[tokio::test]
+    async fn an_empty_database_is_served_by_whoever_may_migrate() {
+        let database = TestDatabase::sqlite();
+        let refused = start(config(&database, false), Seams::default()).await.err().unwrap();
+        assert!(matches!(refused, StartError::Behind(_)), "{refused}");
+        let running = start(config(&database, true), Seams::default()).await.unwrap();
+        assert!(running.app.migrations().await.unwrap().iter().any(|one| one.name.starts_with(MODULE.name)));
+        running.stop().await;
     }
 }

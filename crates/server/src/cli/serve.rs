@@ -32,16 +32,29 @@ impl Serve {
         }
         let config = self.settings.load(flags)?;
         let _flush = log::init(&config.log).context("cannot log")?;
-        let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-        runtime.block_on(serve(config))
+        run(config)
     }
+}
+
+fn run(config: Config) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let done = runtime.block_on(serve(config));
+    // Whoever is told to stop at once does not wait for a thread that may wait for the database.
+    runtime.shutdown_background();
+    done
 }
 
 async fn serve(config: Config) -> Result<(), Failure> {
     // Listened to from the start, so that a signal during it is not the process's sudden end.
     let mut signals = Signals::listen().context("cannot listen to signals")?;
     let wanted = config.server.listen;
-    let running = start(config, Seams::default()).await.map_err(anyhow::Error::from)?;
+    let running = tokio::select! {
+        started = start(config, Seams::default()) => started.map_err(anyhow::Error::from)?,
+        () = signals.next() => {
+            tracing::info!("stopped before it was ready");
+            return Ok(());
+        }
+    };
     let taken = wanted.port() != 0 && wanted.port() != running.addr.port();
     if taken {
         tracing::warn!(wanted = %wanted, instead = %running.addr, "the port is taken; listening on the next free one");
@@ -66,15 +79,22 @@ fn ready_line(config: &Config, port: u16, was_taken: bool) -> String {
     format!("Kith is ready at http://{addr} ({}, {mode} mode{moved})", database(config))
 }
 
-/// Which database, without the password in its address.
+/// Which database: of an address only the host, which is all that can be shown of it for certain.
 fn database(config: &Config) -> String {
     if config.is_sqlite() {
         return format!("SQLite in {}", config.data.folder.display());
     }
-    let url = config.database.url.expose();
-    let place = url.split("://").nth(1).unwrap_or_default().split('?').next().unwrap_or_default();
-    let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
-    format!("PostgreSQL at {place}")
+    match host(config.database.url.expose()) {
+        "" => "PostgreSQL".to_owned(),
+        host => format!("PostgreSQL at {host}"),
+    }
+}
+
+/// Read as the driver does: whatever stands before the first `@` is a name and a password.
+fn host(url: &str) -> &str {
+    let place = url.split_once("://").map_or("", |(_, place)| place);
+    let place = place.split_once('@').map_or(place, |(_, place)| place);
+    place.split(['/', '?']).next().unwrap_or_default()
 }
 
 /// What an operator or the system sends to stop a process.
@@ -98,7 +118,13 @@ impl Signals {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::thread;
+
     use kith_platform::config::Secret;
+    use kith_store::testing::TestDatabase;
+    use rustix::process::{getpid, kill_process};
 
     use super::*;
 
@@ -111,8 +137,76 @@ mod tests {
         );
         assert!(ready_line(&config, 8081, true).contains("http://127.0.0.1:8081"));
         assert!(ready_line(&config, 8081, true).contains("port 8080 is taken"));
-        config.database.url = Secret::new("postgres://kith:s3cret@db.example:5433/kith?password=s3cret");
-        let line = ready_line(&config, 8080, false);
-        assert!(line.contains("PostgreSQL at db.example:5433/kith,") && !line.contains("s3cret"), "{line}");
+        for (url, shown) in [
+            ("postgres://kith:s3cret@db.example:5433/kith?password=s3cret", "PostgreSQL at db.example:5433,"),
+            ("postgres://kith:s3c://s3cret@db.example/kith", "PostgreSQL at db.example,"),
+            ("postgres://kith:?s3cret/@db.example?password=s3cret", "PostgreSQL at db.example,"),
+            ("postgres://db.example?user=kith&password=s3cret", "PostgreSQL at db.example,"),
+            ("postgres:///kith?host=/run/postgresql&password=s3cret", "(PostgreSQL,"),
+        ] {
+            config.database.url = Secret::new(url);
+            let line = ready_line(&config, 8080, false);
+            assert!(line.contains(shown) && !line.contains("s3cret"), "{line}");
+        }
+    }
+
+    /// A port that is free now.
+    fn free_port() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    }
+
+    /// Asks this process to stop.
+    fn terminate() {
+        kill_process(getpid(), rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// The head of the answer to `/readyz`, if there is one.
+    fn ask(addr: SocketAddr) -> Option<String> {
+        let mut stream = TcpStream::connect(addr).ok()?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+
+    /// One test, since the signals are the whole process's.
+    #[test]
+    fn a_signal_ends_a_start_and_a_second_one_a_stop() {
+        let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut config = Config::default();
+        config.database.url = Secret::new(format!("postgres://kith:x@{}/kith", mute.local_addr().unwrap()));
+        let starting = thread::spawn(move || run(config));
+        // It waits for a database that never answers.
+        let (waiting, _) = mute.accept().unwrap();
+        terminate();
+        starting.join().unwrap().unwrap();
+        waiting.set_nonblocking(true).unwrap();
+        let end = loop {
+            match (&waiting).read(&mut [0; 64]) {
+                Ok(0) => break "given up",
+                Ok(_) => {}
+                Err(_) => break "still waited for",
+            }
+        };
+        assert_eq!(end, "still waited for", "the start was not ended, it failed");
+
+        let database = TestDatabase::sqlite();
+        let mut config = Config::default();
+        config.data.folder = database.folder().unwrap().to_owned();
+        config.server.listen = free_port();
+        config.server.drain_ms = 600_000;
+        let addr = config.server.listen;
+        let serving = thread::spawn(move || run(config));
+        let until = |status: &str| {
+            while !ask(addr).is_some_and(|answer| answer.starts_with(&format!("HTTP/1.1 {status}"))) {
+                thread::yield_now();
+            }
+        };
+        until("200");
+        terminate();
+        until("503");
+        terminate();
+        let Err(Failure::Other(error)) = serving.join().unwrap() else { panic!("the stop was not ended") };
+        assert!(error.to_string().contains("stopped at once"), "{error}");
     }
 }

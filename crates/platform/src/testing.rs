@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::extract::ConnectInfo;
 use http::StatusCode;
 use kith_kernel::{ManualClock, SeededIds, SeededRandom, Sources, Timestamp};
 use kith_store::testing::TestDatabase;
@@ -29,6 +30,8 @@ fn probes() -> Routes {
         .routes(routes!(secret))
         .routes(routes!(timeless))
         .routes(routes!(thing))
+        .routes(routes!(peer))
+        .routes(routes!(much))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -70,6 +73,19 @@ async fn timeless() -> StatusCode {
 #[utoipa::path(get, path = "/things/{id}", params(("id" = String, Path)), responses((status = 200, body = String)))]
 async fn thing(PathId(id): PathId<kith_kernel::UserId>) -> String {
     id.to_string()
+}
+
+#[utoipa::path(get, path = "/peer", responses((status = 200, body = String)))]
+async fn peer(ConnectInfo(peer): ConnectInfo<SocketAddr>) -> String {
+    peer.to_string()
+}
+
+/// More than any socket takes at once.
+pub const MUCH_BYTES: usize = 32 * 1024 * 1024;
+
+#[utoipa::path(get, path = "/much", responses((status = 200, body = String)))]
+async fn much() -> String {
+    "x".repeat(MUCH_BYTES)
 }
 
 /// A server with its database.

@@ -2,18 +2,24 @@
 //!
 //! hyper alone would drop a request whose head has half arrived when a connection is asked to close.
 
+use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 
 use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::response::Response;
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::server::conn::http1::{self, Parts};
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -34,6 +40,8 @@ pub(super) enum Phase {
     Reading,
     /// A request is being answered.
     Answering,
+    /// It was told to close while idle; the last answer may still be on its way.
+    Closing,
     /// The last answer was sent; what still comes is thrown away.
     Lingering,
 }
@@ -74,10 +82,12 @@ impl Line {
 
     /// What it is doing, and for how many ticks.
     pub fn phase(&self) -> (Phase, u32) {
-        let phase = match self.phase.load(Ordering::Relaxed) {
+        // Acquire: a phase is never seen with the age of the one before it, which might be past every limit.
+        let phase = match self.phase.load(Ordering::Acquire) {
             0 => Phase::Idle,
             1 => Phase::Reading,
             2 => Phase::Answering,
+            3 => Phase::Closing,
             _ => Phase::Lingering,
         };
         (phase, self.ticks.load(Ordering::Relaxed).wrapping_sub(self.since.load(Ordering::Relaxed)))
@@ -95,19 +105,18 @@ impl Line {
         self.order.load(Ordering::Acquire) != 0
     }
 
-    fn take_order(&self) -> Option<Order> {
-        if self.order.load(Ordering::Acquire) == 0 {
-            return None;
-        }
-        match self.order.swap(0, Ordering::AcqRel) {
-            1 => Some(Order::Close),
-            _ => Some(Order::Cut),
-        }
+    fn is_cut(&self) -> bool {
+        self.order.load(Ordering::Acquire) == Order::Cut as u8
+    }
+
+    fn take_close(&self) -> bool {
+        let taken = self.order.compare_exchange(Order::Close as u8, 0, Ordering::AcqRel, Ordering::Relaxed);
+        taken.is_ok()
     }
 
     fn enter(&self, phase: Phase) {
         self.since.store(self.ticks.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.phase.store(phase as u8, Ordering::Relaxed);
+        self.phase.store(phase as u8, Ordering::Release);
     }
 
     fn bytes_came(&self) {
@@ -118,49 +127,117 @@ impl Line {
 }
 
 /// Answers what comes on `stream` until it ends or is told to end.
-pub(super) async fn run(stream: TcpStream, line: Arc<Line>, router: Router) {
-    let io = TokioIo::new(Watched { stream, line: Arc::clone(&line), lingered: 0 });
-    let of_requests = Arc::clone(&line);
-    let service = service_fn(move |request: Request<Incoming>| {
-        let line = Arc::clone(&of_requests);
-        line.enter(Phase::Answering);
-        let answer = router.clone().call(request);
-        async move {
-            let answer = answer.await;
-            line.enter(Phase::Idle);
-            answer
-        }
-    });
-    let connection = http1::Builder::new()
-        .header_read_timeout(None)
-        .max_buf_size(HEAD_LIMIT_BYTES)
-        .serve_connection(io, service);
-    let mut connection = pin!(connection);
+pub(super) async fn run(stream: TcpStream, peer: SocketAddr, line: Arc<Line>, router: Router) {
+    let io = Watched { stream, line: Arc::clone(&line), unread: Bytes::new(), lingered: 0 };
+    let mut conversation = pin!(converse(io, peer, &line, router));
     std::future::poll_fn(|cx| {
         line.waker.register(cx.waker());
+        if line.is_cut() { Poll::Ready(()) } else { conversation.as_mut().poll(cx) }
+    })
+    .await;
+}
+
+async fn converse(mut io: Watched, peer: SocketAddr, line: &Arc<Line>, router: Router) {
+    // A caller that closes its side has gone away, as far as anyone can tell: its request is not worked on in vain.
+    let mut http = http1::Builder::new();
+    http.header_read_timeout(None).max_buf_size(HEAD_LIMIT_BYTES).half_close(false);
+    loop {
+        let (of_requests, router) = (Arc::clone(line), router.clone());
+        let service =
+            service_fn(move |request| answer(request, peer, Arc::clone(&of_requests), router.clone()));
+        let parts = until_end(http.serve_connection(TokioIo::new(io), service), line).await;
+        io = parts.io.into_inner();
+        if line.phase().0 != Phase::Closing || parts.read_buf.is_empty() {
+            break;
+        }
+        // Closed for being idle, when half a head stood behind the last request: it is read to its end, and answered.
+        io.unread = parts.read_buf;
+        line.enter(Phase::Reading);
+        http.keep_alive(false);
+    }
+    // How a connection ended interests nobody: its requests have been logged.
+    let _ = std::future::poll_fn(|cx| io.poll_close(cx)).await;
+}
+
+fn answer(
+    mut request: Request<Incoming>,
+    peer: SocketAddr,
+    line: Arc<Line>,
+    mut router: Router,
+) -> impl Future<Output = Result<Response, Infallible>> {
+    line.enter(Phase::Answering);
+    request.extensions_mut().insert(ConnectInfo(peer));
+    let answer = router.call(request);
+    async move {
+        let answer = answer.await;
+        line.enter(Phase::Idle);
+        answer
+    }
+}
+
+/// Lets hyper have the connection until it is done with it, and takes back what it has not used.
+async fn until_end<S>(
+    mut connection: http1::Connection<TokioIo<Watched>, S>,
+    line: &Line,
+) -> Parts<TokioIo<Watched>, S>
+where
+    S: HttpService<Incoming, ResBody = Body, Error = Infallible>,
+{
+    std::future::poll_fn(|cx| {
         loop {
-            // First, so that what has already arrived is read before an order to close is weighed. How a
-            // connection ended interests nobody: its requests have been logged.
-            if connection.as_mut().poll(cx).is_ready() {
+            // First, so that what has already arrived is read before an order to close is weighed.
+            if Pin::new(&mut connection).poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            match line.take_order() {
-                None => return Poll::Pending,
-                Some(Order::Cut) => return Poll::Ready(()),
+            if !line.take_close() {
+                return Poll::Pending;
+            }
+            match line.phase().0 {
                 // Once draining, the answer to a request that has begun to arrive ends the connection by itself.
-                Some(Order::Close) if line.phase().0 == Phase::Reading => {}
-                Some(Order::Close) => connection.as_mut().graceful_shutdown(),
+                Phase::Reading => {}
+                Phase::Idle => {
+                    line.enter(Phase::Closing);
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+                _ => Pin::new(&mut connection).graceful_shutdown(),
             }
         }
     })
     .await;
+    connection.into_parts()
 }
 
 /// A socket that tells its line when bytes come, and that is closed without losing the last answer.
 struct Watched {
     stream: TcpStream,
     line: Arc<Line>,
+    /// What was read and not used, to be read again.
+    unread: Bytes,
     lingered: usize,
+}
+
+impl Watched {
+    /// Closing a socket with unread bytes resets it, and the reset can overtake the answer on its way out (a 413 to
+    /// someone who still sends). So what has come is thrown away until the other side has closed too.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.lingered == 0 {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        }
+        let mut waste = [0; 4096];
+        loop {
+            let mut to = ReadBuf::new(&mut waste);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut to) {
+                Poll::Ready(Ok(())) if !to.filled().is_empty() && self.lingered < LINGER_BYTES => {
+                    if self.lingered == 0 {
+                        self.line.enter(Phase::Lingering);
+                    }
+                    self.lingered += to.filled().len();
+                }
+                Poll::Pending if self.lingered > 0 => return Poll::Pending,
+                _ => return Poll::Ready(Ok(())),
+            }
+        }
+    }
 }
 
 impl AsyncRead for Watched {
@@ -169,6 +246,11 @@ impl AsyncRead for Watched {
         cx: &mut Context<'_>,
         to: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            let length = self.unread.len().min(to.remaining());
+            to.put_slice(&self.unread.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
         let before = to.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, to))?;
         if to.filled().len() > before {
@@ -199,25 +281,8 @@ impl AsyncWrite for Watched {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Closing a socket with unread bytes resets it, and the reset can overtake the answer on its way out (a 413 to
-    /// someone who still sends). So what has come is thrown away until the other side has closed too.
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.lingered == 0 {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-        }
-        let mut waste = [0; 4096];
-        loop {
-            let mut to = ReadBuf::new(&mut waste);
-            match Pin::new(&mut self.stream).poll_read(cx, &mut to) {
-                Poll::Ready(Ok(())) if !to.filled().is_empty() && self.lingered < LINGER_BYTES => {
-                    if self.lingered == 0 {
-                        self.line.enter(Phase::Lingering);
-                    }
-                    self.lingered += to.filled().len();
-                }
-                Poll::Pending if self.lingered > 0 => return Poll::Pending,
-                _ => return Poll::Ready(Ok(())),
-            }
-        }
+    /// hyper is done, but what it read and did not use may still be a request's.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }

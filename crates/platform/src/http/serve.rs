@@ -90,7 +90,7 @@ impl Server {
 async fn accept(listener: TcpListener, router: Router, lines: Arc<Lines>, stop: CancellationToken) {
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((stream, _)) => lines.open(stream, router.clone()),
+            Ok((stream, peer)) => lines.open(stream, peer, router.clone()),
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "no connection can be accepted at the moment");
@@ -99,8 +99,8 @@ async fn accept(listener: TcpListener, router: Router, lines: Arc<Lines>, stop: 
         }
     }
     // What the kernel has accepted on our behalf may hold a whole request already.
-    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
-        lines.open(stream, router.clone());
+    while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
+        lines.open(stream, peer, router.clone());
     }
 }
 
@@ -143,14 +143,14 @@ impl Lines {
         }
     }
 
-    fn open(self: &Arc<Self>, stream: TcpStream, router: Router) {
+    fn open(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, router: Router) {
         // Without it answers are only later; a socket that refuses is about to fail anyway.
         let _ = stream.set_nodelay(true);
         let line = Arc::new(Line::new(Arc::clone(&self.ticks)));
         // Before the task runs, so that no order misses it.
         let entry = Entry::new(self, &line);
         self.tasks.spawn(async move {
-            connection::run(stream, line, router).await;
+            connection::run(stream, peer, line, router).await;
             drop(entry);
         });
     }
@@ -159,9 +159,9 @@ impl Lines {
         for line in self.open.lock().unwrap_or_else(PoisonError::into_inner).values() {
             match line.phase() {
                 (Phase::Reading, ticks) if ticks > self.head_ticks => line.order(Order::Cut),
-                // Its last answer is not being fetched.
-                (Phase::Idle, ticks) if ticks > self.idle_ticks.saturating_mul(2) => line.order(Order::Cut),
                 (Phase::Idle, ticks) if ticks > self.idle_ticks => line.order(Order::Close),
+                // Its last answer is not being fetched.
+                (Phase::Closing, ticks) if ticks > self.idle_ticks => line.order(Order::Cut),
                 (Phase::Lingering, ticks) if ticks > self.linger_ticks => line.order(Order::Cut),
                 _ => {}
             }

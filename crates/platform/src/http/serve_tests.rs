@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::testing::{TestServer, read_to_end};
+use crate::testing::{MUCH_BYTES, TestServer, read_to_end};
 
 const PING: &str = "GET /api/v1/ping HTTP/1.1\r\nHost: kith\r\n\r\n";
 const HALF_A_HEAD: &[u8] = b"GET /api/v1/ping HTTP/1.1\r\nHo";
@@ -171,4 +171,61 @@ async fn who_still_sends_gets_the_answer_that_it_is_too_much() {
     let answer = String::from_utf8(answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
     assert!(answer.contains("body_too_large"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_head_right_behind_a_request_is_answered() {
+    let test = TestServer::start(|_| {}).await;
+    let mut stream = test.connect().await;
+    stream.write_all(&[PING.as_bytes(), HALF_A_HEAD].concat()).await.unwrap();
+    assert!(!read_head(&mut stream).await.contains("connection: close"));
+    until(&test.server, Phase::Idle).await;
+    let stopping = begin_stop(test.server).await;
+    stream.write_all(OTHER_HALF).await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 204"), "{answer:?}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert_eq!(stopping.await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_head_that_comes_during_an_answer_is_answered() {
+    let test = TestServer::start(|_| {}).await;
+    let mut stream = test.connect().await;
+    // The end of the body ends the first request, and half of the next one comes with it.
+    let head =
+        "POST /echo HTTP/1.1\r\nHost: kith\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    until(&test.server, Phase::Answering).await;
+    stream.write_all(&[br#"{"word": "a"}"#, HALF_A_HEAD].concat()).await.unwrap();
+    assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 200"));
+    assert_eq!(stream.read_u8().await.unwrap(), b'a');
+    until(&test.server, Phase::Idle).await;
+    let stopping = begin_stop(test.server).await;
+    stream.write_all(OTHER_HALF).await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 204"), "{answer:?}");
+    assert_eq!(stopping.await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_fetched_slowly_is_whole() {
+    let test = TestServer::start(|_| {}).await;
+    let mut stream = test.connect().await;
+    stream.write_all(b"GET /much HTTP/1.1\r\nHost: kith\r\n\r\n").await.unwrap();
+    let head = read_head(&mut stream).await;
+    assert!(!head.contains("connection: close"), "{head}");
+    until(&test.server, Phase::Idle).await;
+    let stopping = begin_stop(test.server).await;
+    assert_eq!(read_to_end(&mut stream).await.len(), MUCH_BYTES);
+    assert_eq!(stopping.await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_request_knows_where_it_came_from() {
+    let test = TestServer::start(|_| {}).await;
+    let mut stream = test.connect().await;
+    stream.write_all(b"GET /peer HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n\r\n").await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert!(answer.ends_with(&format!("\r\n\r\n{}", stream.local_addr().unwrap())), "{answer}");
 }

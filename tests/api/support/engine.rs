@@ -39,6 +39,17 @@ impl Engine {
         self == Self::Sqlite || admin_url().is_some()
     }
 
+    /// A database with nothing in it, not even a schema.
+    pub async fn empty_database(self) -> TestDatabase {
+        match self {
+            Self::Sqlite => TestDatabase::sqlite(),
+            Self::Postgres | Self::Pair => {
+                let admin_url = admin_url().expect("only asked for where it is chosen");
+                TestDatabase::postgres(&admin_url).await.expect("a database on the server")
+            }
+        }
+    }
+
     /// An empty folder, or a migrated database of its own.
     pub async fn database(self) -> TestDatabase {
         match self {
@@ -58,8 +69,7 @@ async fn template() -> Arc<TestDatabase> {
     if let Some(template) = kept.upgrade() {
         return template;
     }
-    let admin_url = admin_url().expect("only asked for where it is chosen");
-    let template = TestDatabase::postgres(&admin_url).await.expect("a database on the server");
+    let template = Engine::Postgres.empty_database().await;
     template.migrate(modules::migrations()).await.expect("migrations that apply");
     let template = Arc::new(template);
     *kept = Arc::downgrade(&template);

@@ -4,10 +4,12 @@ mod app;
 mod client;
 mod contract;
 mod engine;
+mod process;
 mod trace;
 
 pub use app::{PASSWORD, Person, TestApp};
 pub use client::{Answer, Client, X_REQUEST_ID};
 pub use engine::Engine;
 pub(crate) use engine::on_every_engine;
+pub use process::{Kith, PATIENCE, SERVE, kith, kith_on, refusal, success};
 pub use trace::AuditLine;

@@ -58,10 +58,9 @@ impl TestApp {
 
     /// Each event that a scenario led to is of a kind that a module lists: whoever subscribes finds it there.
     pub async fn check_kinds_of_events(&self) {
-        let read = self
-            .db()
-            .read(|q| q.all("SELECT DISTINCT kind FROM outbox", &[], |row| Ok::<String, Error>(row.get(0)?)));
-        for kind in read.await.expect("the kinds") {
+        let read =
+            self.db().read(|q| q.all("SELECT DISTINCT kind FROM outbox", &[], |row| row.get::<String>(0)));
+        for kind in read.await.map_err(|error: Error| error).expect("the kinds") {
             let listed = MODULES.iter().flat_map(|module| module.events).any(|listed| *listed == kind);
             assert!(listed, "no module lists events of the kind {kind}");
         }

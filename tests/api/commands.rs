@@ -1,0 +1,148 @@
+//! `kith migrate` by the binary, on both databases, with a server running and without one.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use kith::modules;
+use kith_store::testing::TestDatabase;
+use serde_json::Value;
+
+use crate::support::{Client, Engine, Kith, SERVE, kith_on, refusal, success};
+
+#[tokio::test]
+async fn the_schema_is_looked_at_and_changed_on_sqlite() {
+    the_schema_is_looked_at_and_changed(Engine::Sqlite).await;
+}
+
+#[tokio::test]
+async fn the_schema_is_looked_at_and_changed_on_postgres() {
+    the_schema_is_looked_at_and_changed(Engine::Postgres).await;
+}
+
+#[tokio::test]
+async fn a_running_server_holds_its_folder_and_tells_how_its_schema_stands() {
+    let database = TestDatabase::sqlite();
+    let place = Place::of(&database, database.folder().expect("a folder"));
+    let kith = Kith::start(place.kith(SERVE));
+    assert_eq!(place.status(), place.all("applied"));
+    for change in ["up", "down"] {
+        let said = refusal(place.kith(&["migrate", change]));
+        assert!(said.contains("stop the server") && said.contains(&kith.pid().to_string()), "{said}");
+    }
+    assert_eq!(place.status(), place.all("applied"));
+    let socket = place.folder.join("kith.sock");
+    let mode = || std::fs::metadata(&socket).map(|socket| socket.permissions().mode() & 0o777);
+    assert_eq!(mode().expect("a socket"), 0o600);
+
+    kith.terminate();
+    assert!(kith.wait().await.success());
+    assert!(mode().is_err(), "the socket is left behind");
+    place.migrate(&["down"]);
+}
+
+/// A server on PostgreSQL leaves its schema to whoever changes it, and says when it cannot serve on it. API-11.
+#[tokio::test]
+async fn a_server_whose_schema_is_undone_is_not_ready() {
+    if !Engine::Postgres.is_chosen() {
+        return;
+    }
+    let (database, elsewhere) = (Engine::Postgres.database().await, TestDatabase::sqlite());
+    let place = Place::of(&database, elsewhere.folder().expect("a folder"));
+    let kith = Kith::start(place.kith(SERVE));
+    let client = Client::new([kith.addr]);
+    let schema = async |path: &str, status: u16| {
+        let report = client.get(path).await.expect(status);
+        report["checks"]["database:responseTime"][0].clone()
+    };
+    for path in ["/readyz", "/api/health"] {
+        assert_eq!(schema(path, 200).await["status"], "pass");
+    }
+    place.migrate(&["down"]);
+    for path in ["/readyz", "/api/health"] {
+        assert_eq!(schema(path, 503).await["output"], "The schema is older than this build.");
+    }
+    client.get("/livez").await.expect(200);
+    place.migrate(&["up"]);
+    assert_eq!(schema("/readyz", 200).await["output"], Value::Null);
+}
+
+async fn the_schema_is_looked_at_and_changed(engine: Engine) {
+    if !engine.is_chosen() {
+        return;
+    }
+    let (database, elsewhere) = (engine.empty_database().await, TestDatabase::sqlite());
+    let place = Place::of(&database, database.folder().or(elsewhere.folder()).expect("a folder"));
+    let names = place.names();
+    let (last, others) = names.split_last().expect("migrations");
+    let as_it_is = || {
+        let mut command = place.kith(SERVE);
+        command.env("KITH__DATABASE__MIGRATE_ON_START", "false");
+        command
+    };
+    let lacks = |name: &str| {
+        let said = refusal(as_it_is());
+        assert!(said.contains(&format!("lacks migration {name}; run `kith migrate up`")), "{said}");
+    };
+
+    assert_eq!(place.status(), place.all("missing"));
+    lacks(&names[0]);
+    assert_eq!(place.migrate(&["up"]), place.all("applied"));
+    assert_eq!(place.status(), place.all("applied"));
+    assert_eq!(success(place.kith(&["migrate", "up"])), "Nothing to do.\n");
+
+    assert_eq!(place.migrate(&["down"]), [("undone".to_owned(), last.clone())]);
+    assert_eq!(place.status().last(), Some(&("missing".to_owned(), last.clone())));
+    lacks(last);
+    let undone: Vec<_> =
+        place.migrate(&["down", "--steps", "100"]).into_iter().map(|(_, name)| name).collect();
+    assert!(undone.iter().eq(others.iter().rev()), "{undone:?}");
+    assert_eq!(place.status(), place.all("missing"));
+
+    place.migrate(&["up"]);
+    let kith = Kith::start(as_it_is());
+    Client::new([kith.addr]).get("/readyz").await.expect(200);
+}
+
+/// A database, and the folder beside it.
+struct Place<'p> {
+    database: &'p TestDatabase,
+    folder: &'p Path,
+}
+
+impl<'p> Place<'p> {
+    fn of(database: &'p TestDatabase, folder: &'p Path) -> Self {
+        Self { database, folder }
+    }
+
+    fn kith(&self, args: &[&str]) -> std::process::Command {
+        kith_on(self.database, self.folder, args)
+    }
+
+    /// Every migration of this build, in order.
+    fn names(&self) -> Vec<String> {
+        let all = modules::migrations();
+        let named = all.iter().flat_map(|module| {
+            module.migrations.iter().map(|one| format!("{}/{:04}_{}", module.module, one.version, one.name))
+        });
+        named.collect()
+    }
+
+    /// All of them, in one state.
+    fn all(&self, state: &str) -> Vec<(String, String)> {
+        self.names().into_iter().map(|name| (state.to_owned(), name)).collect()
+    }
+
+    fn status(&self) -> Vec<(String, String)> {
+        self.migrate(&["status"])
+    }
+
+    /// What `kith migrate` says of each migration: a state and a name.
+    fn migrate(&self, args: &[&str]) -> Vec<(String, String)> {
+        let said = success(self.kith(&[&["migrate"], args].concat()));
+        let first_two = |line: &str| {
+            let mut words = line.split_whitespace().map(str::to_owned);
+            Some((words.next()?, words.next()?))
+        };
+        said.lines().filter_map(first_two).collect()
+    }
+}

@@ -1,0 +1,89 @@
+//! What the metrics count: requests by route and status, the store's work, and hashes.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use crate::support::{PASSWORD, TestApp, on_every_engine};
+
+const LOGIN: &str = "/api/v1/auth/login";
+
+on_every_engine! {
+    every_line_of_the_metrics_can_be_read,
+    requests_and_transactions_are_counted,
+    an_unknown_address_costs_a_hash_like_any_other,
+}
+
+/// By the rules of OpenMetrics, as far as a reader needs them.
+async fn every_line_of_the_metrics_can_be_read(app: &TestApp) {
+    app.user("ada").await;
+    let text = app.anonymous().get("/api/metrics").await.expect(200);
+    let (lines, end) = text.as_str().expect("text").rsplit_once("# EOF").expect("an end");
+    assert!(end.trim().is_empty(), "{end}");
+    let mut families = BTreeSet::new();
+    for line in lines.lines() {
+        let mut words = line.split(' ');
+        if words.next() == Some("#") {
+            let (kind, name) = (words.next().expect("a kind"), words.next().expect("a name"));
+            assert!(["TYPE", "HELP", "UNIT"].contains(&kind), "{line}");
+            families.insert(name);
+            continue;
+        }
+        let (series, value) = line.rsplit_once(' ').expect("a value");
+        assert!(value.parse::<f64>().is_ok(), "{line}");
+        let name = series.split('{').next().expect("a name");
+        assert!(families.iter().any(|family| name.starts_with(family)), "{line} is of no family");
+        assert!(series.ends_with('}') || !series.contains('{'), "{line}");
+    }
+    for family in [
+        "kith_build",
+        "kith_http_request_duration_seconds",
+        "kith_http_requests",
+        "kith_http_requests_in_flight",
+        "kith_passwords_computed",
+        "kith_passwords_queued",
+        "kith_resident_memory_bytes",
+        "kith_store_commits",
+        "kith_store_events_sequenced",
+        "kith_store_head",
+        "kith_store_queued",
+        "kith_store_retries",
+        "kith_uptime_seconds",
+    ] {
+        assert!(families.contains(family), "no {family} in {families:?}");
+    }
+}
+
+async fn requests_and_transactions_are_counted(app: &TestApp) {
+    let answered = async |status: &str| {
+        let labels = format!(r#"method="POST",route="{LOGIN}",status="{status}""#);
+        app.metric(&format!("kith_http_requests_total{{{labels}}}")).await
+    };
+    let labels = format!(r#"method="POST",route="{LOGIN}""#);
+    let timed = format!("kith_http_request_duration_seconds_count{{{labels}}}");
+    let ada = app.user("ada").await;
+    let commits = app.metric("kith_store_commits_total").await;
+    for password in [PASSWORD, "wrong horse", "wrong again"] {
+        app.anonymous().post(LOGIN, json!({ "email": ada.email, "password": password })).await;
+    }
+    assert_eq!((answered("2xx").await, answered("4xx").await, answered("5xx").await), (1.0, 2.0, 0.0));
+    assert_eq!(app.metric(&timed).await, 3.0);
+    assert_eq!(app.metric("kith_store_commits_total").await - commits, 3.0, "a refusal leaves its trace");
+    assert!(app.metric("kith_http_requests_in_flight").await >= 1.0, "this request");
+}
+
+/// DRV-02: who asks how long it takes learns nothing, since the work is the same.
+async fn an_unknown_address_costs_a_hash_like_any_other(app: &TestApp) {
+    let ada = app.user("ada").await;
+    for (email, password, status) in [
+        (&*ada.email, PASSWORD, 200),
+        (&*ada.email, "wrong horse", 401),
+        ("nobody@example.org", PASSWORD, 401),
+        ("not an address", PASSWORD, 401),
+    ] {
+        let before = app.metric("kith_passwords_computed_total").await;
+        app.anonymous().post(LOGIN, json!({ "email": email, "password": password })).await.expect(status);
+        let computed = app.metric("kith_passwords_computed_total").await - before;
+        assert_eq!(computed, 1.0, "{email}, {password}");
+    }
+}

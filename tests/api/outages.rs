@@ -1,0 +1,115 @@
+//! A PostgreSQL that goes away and comes back, and one whose clock is not this machine's: what a server says of it.
+
+use std::path::Path;
+
+use kith_kernel::{Clock as _, SystemClock, Timestamp, hours};
+use kith_store::testing::TestDatabase;
+use kith_store::testing::server::{PostgresServer, PostgresServerOptions, StopMode};
+use kith_store::{Error, Store};
+use serde_json::{Value, json};
+
+use crate::support::{Client, Engine, Kith, PASSWORD, PATIENCE, SERVE, kith_on};
+
+const REGISTER: &str = "/api/v1/auth/register";
+const LOGIN: &str = "/api/v1/auth/login";
+const CHECKS: [&str; 2] = ["/readyz", "/api/health"];
+
+fn database_check(report: &Value) -> &Value {
+    &report["checks"]["database:responseTime"][0]
+}
+
+fn somebody() -> Value {
+    json!({ "email": "ada@example.org", "password": PASSWORD, "display_name": "Ada" })
+}
+
+async fn serve_on(database: &TestDatabase, folder: &Path) -> (Kith, Client) {
+    let kith = Kith::start(kith_on(database, folder, SERVE));
+    let client = Client::new([kith.addr]);
+    (kith, client)
+}
+
+/// API-11, and DRV: a database that restarts costs requests, never the server.
+#[tokio::test]
+async fn a_server_outlives_its_database_and_says_when_it_is_away() {
+    if !Engine::Postgres.is_chosen() {
+        return;
+    }
+    let mut server = PostgresServer::start(PostgresServerOptions::default()).expect("a server");
+    let database = TestDatabase::postgres(&server.url("postgres")).await.expect("a database");
+    let elsewhere = TestDatabase::sqlite();
+    let (_kith, client) = serve_on(&database, elsewhere.folder().expect("a folder")).await;
+    let ada = client.post(REGISTER, somebody()).await.expect(201);
+    let signed_in = client.with_token(ada["access_token"].as_str().expect("a token"));
+    for path in CHECKS {
+        let report = client.get(path).await.expect(200);
+        assert_eq!(database_check(&report)["status"], "pass", "{report:#}");
+        assert!(database_check(&report)["observedValue"].is_u64(), "{report:#}");
+    }
+
+    server.stop(StopMode::Fast).expect("a stop");
+    for path in CHECKS {
+        let report = client.get(path).await.expect(503);
+        assert_eq!((&report["status"], &database_check(&report)["status"]), (&json!("fail"), &json!("fail")));
+    }
+    client.get("/livez").await.expect(200);
+    client.get("/api/metrics").await.expect(200);
+    signed_in.get("/api/v1/me").await.expect_problem(503, "unavailable");
+    let log_in = json!({ "email": "ada@example.org", "password": PASSWORD });
+    client.post(LOGIN, log_in.clone()).await.expect_problem(503, "unavailable");
+
+    server.start_again().expect("a start");
+    let back = async {
+        for path in CHECKS {
+            while client.get(path).await.status != 200 {}
+        }
+    };
+    tokio::time::timeout(PATIENCE, back).await.expect("it comes back by itself");
+    assert_eq!(signed_in.get("/api/v1/me").await.expect(200), ada["user"]);
+    assert_eq!(client.post(LOGIN, log_in).await.expect(200)["user"], ada["user"]);
+}
+
+/// Nodes that share a database share its clock; a node on a machine with another time is not ready.
+#[tokio::test]
+async fn a_server_goes_by_its_databases_clock_and_says_when_its_own_is_off() {
+    if !Engine::Postgres.is_chosen() {
+        return;
+    }
+    let (database, elsewhere) = (Engine::Postgres.database().await, TestDatabase::sqlite());
+    put_forward_an_hour(&database).await;
+    let (_kith, client) = serve_on(&database, elsewhere.folder().expect("a folder")).await;
+    let within = |at: Timestamp, since: Timestamp| at >= since && at <= since + PATIENCE;
+
+    let before = SystemClock.now();
+    let ada = client.post(REGISTER, somebody()).await.expect(201);
+    let created_at = ada["user"]["created_at"].as_str().expect("a time").parse().expect("a time");
+    assert!(within(created_at, before + hours(1)), "made at {created_at}, asked for at {before}");
+    for path in CHECKS {
+        let report = client.get(path).await.expect(503);
+        let skew = &report["checks"]["clock:skew"][0];
+        assert_eq!((&skew["status"], &skew["observedUnit"]), (&json!("fail"), &json!("ms")), "{report:#}");
+        let skew_ms = skew["observedValue"].as_i64().expect("a number");
+        assert!((-3_601_000..=-3_599_000).contains(&skew_ms), "{skew_ms} ms");
+        assert_eq!(database_check(&report)["status"], "pass", "{report:#}");
+    }
+}
+
+/// Gives the database a `clock_timestamp()` of its own, which is found before PostgreSQL's.
+async fn put_forward_an_hour(database: &TestDatabase) {
+    let db = Store::open(database.options()).await.expect("a store");
+    let put = db.write(|tx| {
+        tx.exec("CREATE SCHEMA forward", &[])?;
+        tx.exec(
+            "CREATE FUNCTION forward.clock_timestamp() RETURNS timestamptz LANGUAGE sql
+             AS 'SELECT pg_catalog.clock_timestamp() + interval ''1 hour'''",
+            &[],
+        )?;
+        tx.exec(
+            "DO $$ BEGIN
+               EXECUTE format('ALTER DATABASE %I SET search_path = forward, pg_catalog, public', current_database());
+             END $$",
+            &[],
+        )
+    });
+    put.await.map_err(|error: Error| error).expect("another clock");
+    db.close().await;
+}

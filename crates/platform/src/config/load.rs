@@ -129,15 +129,28 @@ impl Layers {
     }
 
     fn into_config(self) -> Result<Config, ConfigError> {
-        match serde_path_to_error::deserialize(self.values) {
+        match serde_path_to_error::deserialize(self.values.clone()) {
             Ok(config) => Ok(Config { origins: self.origins, ..config }),
             Err(error) => {
                 let key = error.path().to_string();
                 let origin = self.origins.get(&key).cloned().unwrap_or(Origin::Default);
-                let why = format!("is not valid: {}", error.inner().message());
+                let why = reason(error.inner().message(), self.get(&key));
                 Err(ConfigError::Refused { key, why, origin })
             }
         }
+    }
+}
+
+/// Why `value` cannot be used, in serde's words as far as they do not repeat it: it may be a secret in a wrong place.
+fn reason(message: &str, value: Option<&Value>) -> String {
+    let value = value.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+    if value.is_some_and(|value| !message.contains(&value)) {
+        return format!("is not valid: {message}");
+    }
+    // The type's own words stand last, and hold nothing of the value.
+    match message.rsplit_once("expected ") {
+        Some((_, expected)) => format!("is not valid: expected {expected}"),
+        None => "is not valid".to_owned(),
     }
 }
 

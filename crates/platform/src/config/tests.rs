@@ -143,6 +143,16 @@ fn secrets_are_masked_wherever_a_configuration_is_printed() {
     assert!(!format!("{config:?}").contains("s3cret"));
     let error = load("database.url = \"mysql://kith:s3cret@db\"", &[], &[]).unwrap_err();
     assert!(!error.contains("s3cret"), "{error}");
+    for (toml, value) in [
+        ("server.mode = \"hunter2\"", "hunter2"),
+        ("log.format = \"expected hunter2\"", "hunter2"),
+        ("server.listen = \"hunter2\"", "hunter2"),
+        ("server.drain_ms = -4711", "4711"),
+        ("auth.hash_threads = 4711000", "4711000"),
+    ] {
+        let error = load(toml, &[], &[]).unwrap_err();
+        assert!(!error.contains(value) && error.contains("is not valid"), "{error}");
+    }
     let error = load("database.url = 5", &[], &[]).unwrap_err();
     assert!(error.contains("a string"), "{error}");
 }

@@ -1,6 +1,7 @@
 //! What the platform itself answers: whether it lives, is ready and is well, its metrics, its document, and a ping.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -235,9 +236,14 @@ fn memory() -> Named {
 }
 
 fn disk(app: &App) -> Named {
-    let check =
-        disk_free(&app.config.data.folder).map_or_else(HealthCheck::pass, |(free, _)| judge_disk(free));
+    let check = disk_free(existing(&app.config.data.folder))
+        .map_or_else(HealthCheck::pass, |(free, _)| judge_disk(free));
     ("disk:free", check)
+}
+
+/// The folder, or what it would be made in: beside PostgreSQL it need not be there.
+fn existing(folder: &Path) -> &Path {
+    folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."))
 }
 
 fn judge_disk(free_bytes: u64) -> HealthCheck {
@@ -339,6 +345,14 @@ mod tests {
             assert_eq!(report.status, worst);
             assert_eq!(report.into_response().status(), answer);
         }
+    }
+
+    #[tokio::test]
+    async fn the_disk_is_looked_at_before_there_is_a_data_folder() {
+        let test = TestServer::start(|config| config.data.folder.push("not/yet")).await;
+        let (_, report) = ask(&test, "/api/health").await;
+        assert!(report["checks"]["disk:free"][0]["observedValue"].is_i64(), "{report}");
+        assert_eq!(existing(Path::new("not/yet")), Path::new("."));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path, Segment};
 
 use super::problem::{ApiError, too_large};
-use super::strict::Strict;
+use super::strict::{NUL, Strict};
 use crate::App;
 use crate::config::millis;
 
@@ -117,6 +117,9 @@ fn field_error(message: &str, pointer: String) -> FieldError {
             "This field stands here twice.",
         );
     }
+    if message.starts_with(NUL) {
+        return FieldError::new(pointer, "forbidden_character", "Text must not contain U+0000.");
+    }
     let code = if message.starts_with("invalid type") { "wrong_type" } else { "invalid" };
     let expected =
         message.rsplit_once("expected ").map(|(_, rest)| rest.split(" at line ").next().unwrap_or(rest));
@@ -173,6 +176,7 @@ mod tests {
             (r#"{"list": [{"name": "a", "name": "b"}]}"#, "duplicate_field", "/list/0/name"),
             (r#"{"list": [["a"]]}"#, "wrong_type", "/list/0"),
             (r#"[[{"name": "a"}]]"#, "wrong_type", ""),
+            (r#"{"list": [{"name": "a\u0000b"}]}"#, "forbidden_character", "/list/0/name"),
             (r#"{"list": 5}"#, "wrong_type", "/list"),
             (r#"{}"#, "missing", "/list"),
             (r#"[[]]"#, "wrong_type", ""),

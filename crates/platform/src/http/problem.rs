@@ -146,7 +146,10 @@ pub fn store_problem(error: kith_store::Error) -> Problem {
             tracing::error!(%cause, "the outcome of a commit is unknown");
             outcome_unknown()
         }
-        Store::NulInText => Problem::new(&problems::VALIDATION_FAILED, "Text must not contain U+0000."),
+        Store::NulInText => {
+            let detail = "Text must not contain U+0000.";
+            Problem::invalid(vec![FieldError::new("", "forbidden_character", detail)])
+        }
         Store::Constraint(cause) | Store::Fault(cause) => {
             tracing::error!(%cause, "a transaction failed");
             Problem::new(&problems::INTERNAL, "The request could not be completed.")

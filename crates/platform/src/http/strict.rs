@@ -1,7 +1,8 @@
-//! JSON read so that an object is an object: serde itself would also take a struct's fields from an array, in order.
+//! JSON read so that an object is an object (serde would also take a struct's fields from an array, in order), and
+//! text can be kept. It wraps what it is given at every depth, and judges nothing else.
 //!
-//! It wraps what it is given at every depth, and judges nothing else. What serde first sets aside (a flattened struct,
-//! an untagged or internally tagged enum) it cannot see: types of bodies have none of these.
+//! What serde first sets aside (a flattened struct, an untagged or internally tagged enum) may still be made of arrays:
+//! types of bodies have none of these.
 
 use std::fmt;
 
@@ -9,6 +10,9 @@ use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 use serde::forward_to_deserialize_any;
+
+/// How an error begins that a U+0000 in a text has caused.
+pub(super) const NUL: &str = "U+0000";
 
 /// A part of the conversation between a type and its JSON, on either side.
 pub(super) struct Strict<T>(pub T);
@@ -85,11 +89,11 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Strict<V> {
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<V::Value, E> {
-        self.0.visit_str(value)
+        self.0.visit_str(without_nul(value)?)
     }
 
     fn visit_borrowed_str<E: Error>(self, value: &'de str) -> Result<V::Value, E> {
-        self.0.visit_borrowed_str(value)
+        self.0.visit_borrowed_str(without_nul(value)?)
     }
 
     fn visit_unit<E: Error>(self) -> Result<V::Value, E> {
@@ -119,6 +123,11 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Strict<V> {
     fn visit_enum<A: EnumAccess<'de>>(self, variant: A) -> Result<V::Value, A::Error> {
         self.0.visit_enum(Strict(variant))
     }
+}
+
+/// No database keeps U+0000, and nobody means it.
+fn without_nul<E: Error>(text: &str) -> Result<&str, E> {
+    if text.contains('\0') { Err(E::custom(NUL)) } else { Ok(text) }
 }
 
 impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Strict<S> {

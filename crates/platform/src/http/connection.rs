@@ -145,7 +145,11 @@ async fn converse(mut io: Watched, peer: SocketAddr, line: &Arc<Line>, router: R
         let (of_requests, router) = (Arc::clone(line), router.clone());
         let service =
             service_fn(move |request| answer(request, peer, Arc::clone(&of_requests), router.clone()));
-        let parts = until_end(http.serve_connection(TokioIo::new(io), service), line).await;
+        let (parts, done) = until_end(http.serve_connection(TokioIo::new(io), service), line).await;
+        // hyper has refused it by itself, with an answer without a body, and no handler has seen it.
+        if let Some(error) = done.err().filter(hyper::Error::is_parse) {
+            tracing::info!(target: "kith::request", %peer, %error, "what came could not be read as a request");
+        }
         io = parts.io.into_inner();
         if line.phase().0 != Phase::Closing || parts.read_buf.is_empty() {
             break;
@@ -155,7 +159,7 @@ async fn converse(mut io: Watched, peer: SocketAddr, line: &Arc<Line>, router: R
         line.enter(Phase::Reading);
         http.keep_alive(false);
     }
-    // How a connection ended interests nobody: its requests have been logged.
+    // How a connection is closed interests nobody: its requests have been logged.
     let _ = std::future::poll_fn(|cx| io.poll_close(cx)).await;
 }
 
@@ -179,15 +183,15 @@ fn answer(
 async fn until_end<S>(
     mut connection: http1::Connection<TokioIo<Watched>, S>,
     line: &Line,
-) -> Parts<TokioIo<Watched>, S>
+) -> (Parts<TokioIo<Watched>, S>, hyper::Result<()>)
 where
     S: HttpService<Incoming, ResBody = Body, Error = Infallible>,
 {
-    std::future::poll_fn(|cx| {
+    let done = std::future::poll_fn(|cx| {
         loop {
             // First, so that what has already arrived is read before an order to close is weighed.
-            if Pin::new(&mut connection).poll(cx).is_ready() {
-                return Poll::Ready(());
+            if let Poll::Ready(done) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(done);
             }
             if !line.take_close() {
                 return Poll::Pending;
@@ -204,7 +208,7 @@ where
         }
     })
     .await;
-    connection.into_parts()
+    (connection.into_parts(), done)
 }
 
 /// A socket that tells its line when bytes come, and that is closed without losing the last answer.

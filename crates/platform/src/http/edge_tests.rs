@@ -235,3 +235,17 @@ async fn a_request_whose_caller_goes_away_is_counted_and_logged() {
     let line = said.line_of("goes-away");
     assert!(line.contains("\"status\":499"), "{line}");
 }
+
+#[tokio::test]
+async fn what_is_no_request_is_refused_and_logged() {
+    let said = Said::listen(false);
+    let test = TestServer::start(|_| {}).await;
+    let long = format!("GET /{} HTTP/1.1\r\nHost: kith\r\n\r\n", "x".repeat(70_000));
+    for (raw, refused) in [("what?\r\n\r\n", "400"), (&*long, "414")] {
+        let answer = test.raw(raw).await;
+        assert_eq!(status(&answer), refused, "{answer}");
+    }
+    let line: Value = serde_json::from_str(&said.line_of("could not be read")).unwrap();
+    assert_eq!((&line["level"], &line["target"]), (&"INFO".into(), &"kith::request".into()));
+    assert!(line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+}

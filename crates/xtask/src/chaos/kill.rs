@@ -1,8 +1,9 @@
 //! `cargo xtask chaos kill`: SIGKILL to Kith, or to the PostgreSQL server under it, while people are being acknowledged.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fs, thread};
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
@@ -12,6 +13,10 @@ use kith_store::testing::server::{PostgresServer, PostgresServerOptions, StopMod
 use super::fresh_folder;
 use super::rounds::{self, Target};
 use crate::kith::{Kith, Start, build};
+use crate::load::now;
+
+/// A killed Kith's last statements take no longer than Kith lets a request take.
+const ORPHANS_END_WITHIN: Duration = Duration::from_secs(30);
 
 /// How often, and whom.
 #[derive(clap::Args)]
@@ -72,7 +77,7 @@ struct Victim {
 }
 
 impl Victim {
-    fn new(whom: Whom, binary: &std::path::Path, folder: PathBuf) -> Result<Self> {
+    fn new(whom: Whom, binary: &Path, folder: PathBuf) -> Result<Self> {
         let server = match whom {
             Whom::Sqlite => None,
             Whom::Postgres | Whom::PostgresServer => {
@@ -93,10 +98,42 @@ impl Victim {
     }
 }
 
+/// Waits until the connections of a killed Kith are gone. PostgreSQL goes on with what it had received from it, and
+/// a commit between two of our looks would seem half applied.
+fn wait_for_orphans(postmaster: u32) -> Result<()> {
+    let began = now();
+    while clients_of(postmaster)? > 0 {
+        if began.elapsed() > ORPHANS_END_WITHIN {
+            bail!("PostgreSQL still works for a Kith that was killed {ORPHANS_END_WITHIN:?} ago");
+        }
+        #[expect(clippy::disallowed_methods, reason = "the end of another's child cannot be waited for")]
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// How many processes of the server work for a client of ours; their titles name its user.
+fn clients_of(postmaster: u32) -> Result<usize> {
+    let is_child = |process: &Path| {
+        let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+        status
+            .lines()
+            .any(|line| line.strip_prefix("PPid:").is_some_and(|p| p.trim() == postmaster.to_string()))
+    };
+    let is_client = |process: &Path| {
+        fs::read(process.join("cmdline")).is_ok_and(|title| title.starts_with(b"postgres: kith "))
+    };
+    let processes = fs::read_dir("/proc")?.flatten().map(|entry| entry.path());
+    Ok(processes.filter(|process| is_client(process) && is_child(process)).count())
+}
+
 impl Target for Victim {
     fn start(&mut self) -> Result<SocketAddr> {
         if let Some(server) = &mut self.server {
             server.start_again()?;
+            if let (None, Some(postmaster)) = (&self.kith, server.pid()) {
+                wait_for_orphans(postmaster)?;
+            }
         }
         let kith = match self.kith.take() {
             Some(kith) => kith,

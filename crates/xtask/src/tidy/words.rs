@@ -5,6 +5,7 @@ use super::{CI, File, Finding};
 
 /// Files that may sleep, each with its reason.
 const SLEEPERS: &[(&str, &str)] = &[
+    ("crates/xtask/src/chaos/kill.rs", "the end of another's child cannot be waited for"),
     (
         "crates/xtask/src/chaos/rounds.rs",
         "the moment of a blow is drawn, and nothing else says when it has come",

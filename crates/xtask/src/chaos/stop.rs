@@ -185,9 +185,9 @@ impl Haproxy {
         let config = folder.join("haproxy.cfg");
         let text = format!(
             "global\n    maxconn 1000\ndefaults\n    mode http\n    timeout connect 2s\n    timeout client 60s\n    \
-             timeout server 60s\n    option redispatch\n    retries 3\nfrontend front\n    bind {address}\n    \
+             timeout server 60s\n    timeout check 5s\n    option redispatch\n    retries 3\nfrontend front\n    bind {address}\n    \
              default_backend nodes\nbackend nodes\n    option httpchk GET /readyz\n    \
-             default-server check inter 100ms fall 1 rise 1\n    server a {a}\n    server b {b}\n"
+             default-server check inter 100ms fall 2 rise 1\n    server a {a}\n    server b {b}\n"
         );
         fs::write(&config, text)?;
         let log = fs::File::create(folder.join("haproxy.log"))?;

@@ -28,7 +28,7 @@ enum Task {
     Tidy,
     /// Format, walls, clippy, licences and sources of dependencies
     Lint,
-    /// What CI runs: lint, then test
+    /// What CI runs: lint, openapi --check, then test
     Check,
     /// Writes docs/openapi.json, or compares it
     Openapi(openapi::Args),

@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 
 use crate::workspace::{cargo, root};
 
@@ -23,15 +24,19 @@ pub fn openapi(args: &Args) -> Result<()> {
     if !printed.status.success() {
         bail!("`kith openapi` failed ({})", printed.status);
     }
+    // In lines, so that a change can be read.
+    let document: Value =
+        serde_json::from_slice(&printed.stdout).context("`kith openapi` printed no JSON")?;
+    let document = serde_json::to_string_pretty(&document)? + "\n";
     let path = root()?.join("docs/openapi.json");
     if !args.check {
         fs::create_dir_all(path.parent().expect("it has a folder"))?;
-        fs::write(&path, printed.stdout).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(&path, document).with_context(|| format!("cannot write {}", path.display()))?;
         println!("wrote {}", path.display());
         return Ok(());
     }
-    let kept = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    if kept != printed.stdout {
+    let kept = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    if kept != document {
         bail!("docs/openapi.json is not what the code generates: run `cargo xtask openapi` and commit it");
     }
     Ok(())

@@ -74,18 +74,20 @@ impl Migration {
         Sha256::digest(self.sql).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    fn up(&self) -> Result<&'static str, OpenError> {
-        self.sections().map(|(up, _)| up)
+    fn up(&self, module: &str) -> Result<&'static str, OpenError> {
+        self.sections(module).map(|(up, _)| up)
     }
 
-    fn down(&self) -> Result<&'static str, OpenError> {
-        self.sections().map(|(_, down)| down)
+    fn down(&self, module: &str) -> Result<&'static str, OpenError> {
+        self.sections(module).map(|(_, down)| down)
     }
 
-    fn sections(&self) -> Result<(&'static str, &'static str), OpenError> {
+    fn sections(&self, module: &str) -> Result<(&'static str, &'static str), OpenError> {
         let sections = self.sql.split_once("-- up\n").and_then(|(_, rest)| rest.split_once("\n-- down\n"));
-        sections
-            .ok_or_else(|| OpenError::Schema(format!("migration {} lacks `-- up` or `-- down`", self.name)))
+        sections.ok_or_else(|| {
+            let name = self.full_name(module);
+            OpenError::Schema(format!("migration {name} lacks a line `-- up` or `-- down`"))
+        })
     }
 }
 
@@ -257,7 +259,7 @@ pub(crate) fn up(
     check(&applied, modules)?;
     let mut names = Vec::new();
     for (ordinal, (module, migration)) in (applied.len() as i64 + 1..).zip(pending(&applied, modules)) {
-        let schema = dialect::schema(migration.up()?, place.dialect());
+        let schema = dialect::schema(migration.up(module)?, place.dialect());
         place.atomically(|tx| {
             place.batch(&schema)?;
             tx.exec(
@@ -289,7 +291,7 @@ pub(crate) fn down(
     let mut names = Vec::new();
     for row in applied.iter().rev().take(steps) {
         let Some((module, migration)) = find(modules, row) else { continue };
-        let schema = dialect::schema(migration.down()?, place.dialect());
+        let schema = dialect::schema(migration.down(module)?, place.dialect());
         place.atomically(|tx| {
             place.batch(&schema)?;
             tx.exec(

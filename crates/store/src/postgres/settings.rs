@@ -19,6 +19,10 @@ use crate::OpenError;
 /// How long connecting may take, with TLS and sign-in.
 pub(super) const CONNECT: Duration = Duration::from_secs(3);
 
+/// How much longer than a statement's own limit an answer may take before the server counts as silent. With it, a stop
+/// under a frozen server still ends in time.
+const SILENCE: Duration = Duration::from_secs(2);
+
 /// How a dead peer is noticed: after about ten seconds of silence.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -78,7 +82,7 @@ impl Settings {
             "SET statement_timeout = {ms}; SET lock_timeout = {ms}; SET idle_in_transaction_session_timeout = {idle_ms};
              {SERVER_SIDE}"
         );
-        Ok(Self { config, tls, greeting, silence: deadline * 2 })
+        Ok(Self { config, tls, greeting, silence: deadline + SILENCE })
     }
 
     /// The role it signs in as.

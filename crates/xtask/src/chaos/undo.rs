@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -172,9 +173,17 @@ fn redo(path: &Path, step: &Step, bytes: &[u8]) -> Result<()> {
     match step.kind {
         Kind::Write => open(path)?.write_all_at(bytes, step.offset)?,
         Kind::Truncate => open(path)?.set_len(step.length)?,
-        Kind::Unlink => fs::remove_file(path)?,
+        Kind::Unlink => remove_if_there(path)?,
     }
     Ok(())
+}
+
+/// What was written between two unlinks may all be lost; then the second finds nothing.
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
 }
 
 /// A file that was unlinked is made anew; its content is in the step.
@@ -283,6 +292,16 @@ mod tests {
         disk.unlink();
         assert_eq!(disk.cut(Loss::All, 1), 1);
         assert_eq!(disk.text(), "kept");
+    }
+
+    #[test]
+    fn a_second_unlink_finds_nothing_where_all_between_was_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        fs::write(&path, "first").unwrap();
+        remove_if_there(&path).unwrap();
+        remove_if_there(&path).unwrap();
+        assert!(!path.exists());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use crate::config::Config;
+use crate::config::{Config, Secret};
 use crate::http::{Server, serve};
 use crate::{App, Json, MODULE, Module, PathId, Routes, SignedIn};
 
@@ -108,6 +108,8 @@ impl TestServer {
         config.auth.password_memory_kib = 8;
         config.auth.password_iterations = 1;
         config.auth.hash_threads = 1;
+        config.auth.jwt_secret = Secret::new("the secret of the platform's tests");
+        config.auth.jwt_refresh_secret = Secret::new("the refresh secret of the platform's tests");
         config.data.folder = database.folder().unwrap().to_owned();
         change(&mut config);
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_767_225_600_000)));

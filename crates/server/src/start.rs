@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kith_kernel::{Clock, Sources, SystemClock};
 use kith_platform::clock::NodeClock;
-use kith_platform::config::Config;
+use kith_platform::config::{Config, DevelopmentSecretsError};
 use kith_platform::http::{self, Server};
 use kith_platform::{App, StartError as AppError};
 use kith_store::{ControlSocket, EngineKind, MigrationState, OpenError, Store, StoreOptions};
@@ -53,6 +53,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// Development mode has no secrets of its own.
+    #[error(transparent)]
+    Secrets(#[from] DevelopmentSecretsError),
     /// Another part did not start.
     #[error(transparent)]
     App(#[from] AppError),
@@ -75,7 +78,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Running, StartError> 
     }
 }
 
-async fn start_on(db: Store, config: Config, sources: Option<Sources>) -> Result<Running, StartError> {
+async fn start_on(db: Store, mut config: Config, sources: Option<Sources>) -> Result<Running, StartError> {
     let (sources, clock) = match sources {
         Some(sources) => (sources, None),
         None => {
@@ -83,6 +86,7 @@ async fn start_on(db: Store, config: Config, sources: Option<Sources>) -> Result
             (Arc::clone(&clock).sources(), Some(clock))
         }
     };
+    config.fill_development_secrets(&*sources.random)?;
     let listener = listen::bind(&config)?;
     let app = App::new(db, config, sources, clock, MODULES).await?;
     let control = control::listen(&app).map_err(AppError::from)?;

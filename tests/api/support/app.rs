@@ -138,6 +138,8 @@ fn config(database: &TestDatabase) -> Config {
     }
     config.auth.password_memory_kib = 8;
     config.auth.password_iterations = 1;
+    config.auth.jwt_secret = Secret::new("the secret of all scenarios together");
+    config.auth.jwt_refresh_secret = Secret::new("the refresh secret of all scenarios");
     config
 }
 

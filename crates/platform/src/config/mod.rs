@@ -3,6 +3,7 @@
 //! Nothing else in Kith reads the environment or a configuration file.
 
 mod check;
+mod development;
 mod env;
 mod error;
 mod load;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use kith_store::{EngineOptions, PostgresOptions, SqliteOptions, StoreOptions};
 use serde::Deserialize;
 
+pub use development::DevelopmentSecretsError;
 pub use error::{ConfigError, Origin};
 pub use load::{Flag, Inputs};
 pub use secret::Secret;
@@ -123,6 +125,10 @@ pub struct Auth {
     pub hash_threads: u16,
     /// How long an access token is valid.
     pub access_token_minutes: u16,
+    /// Wraps the secrets that the database keeps; empty until somebody sets it or development mode makes it.
+    pub jwt_secret: Secret,
+    /// Keys the refresh tokens; empty until somebody sets it or development mode makes it.
+    pub jwt_refresh_secret: Secret,
 }
 
 /// Section `log`.

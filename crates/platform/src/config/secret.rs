@@ -15,6 +15,11 @@ impl Secret {
         Self(text.into())
     }
 
+    /// Whether nobody set it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The text itself, for whoever must use it.
     pub fn expose(&self) -> &str {
         &self.0

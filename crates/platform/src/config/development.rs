@@ -1,0 +1,207 @@
+//! The secrets that development mode makes for itself: once per data folder, so that a restart keeps everybody signed in.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use kith_kernel::Random;
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::{Config, Secret};
+
+const FILE: &str = "secrets.toml";
+const RANDOM_BYTES: usize = 32;
+/// How these secrets begin, by which production mode knows and refuses them.
+pub(super) const MARK: &str = "kith-dev-";
+
+/// Why the secrets of development mode cannot be had.
+#[derive(Debug, Error)]
+pub enum DevelopmentSecretsError {
+    /// Others may read them, so they are none.
+    #[error(
+        "{0} can be read by others than its owner: run `chmod 600` on it, or delete it to have it made anew"
+    )]
+    Exposed(PathBuf),
+    /// There is something else in it.
+    #[error("{0} is not as Kith wrote it: delete it to have it made anew")]
+    Malformed(PathBuf),
+    /// It can be neither read nor made.
+    #[error("cannot read or make {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Made {
+    jwt_secret: Secret,
+    jwt_refresh_secret: Secret,
+}
+
+impl Config {
+    /// In development mode: fills the token secrets that nobody set from `secrets.toml` in the data folder, which is
+    /// made if it is absent. Nodes that share the folder get the same ones, also when they start at once. In
+    /// production mode nothing is made.
+    ///
+    /// # Errors
+    /// [`DevelopmentSecretsError`] names the file and what to do about it.
+    pub fn fill_development_secrets(&mut self, random: &dyn Random) -> Result<(), DevelopmentSecretsError> {
+        let is_complete = !self.auth.jwt_secret.is_empty() && !self.auth.jwt_refresh_secret.is_empty();
+        if self.is_production() || is_complete {
+            return Ok(());
+        }
+        let made = read_or_make(&self.data.folder, random)?;
+        for (key, made) in [
+            (&mut self.auth.jwt_secret, made.jwt_secret),
+            (&mut self.auth.jwt_refresh_secret, made.jwt_refresh_secret),
+        ] {
+            if key.is_empty() {
+                *key = made;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_or_make(folder: &Path, random: &dyn Random) -> Result<Made, DevelopmentSecretsError> {
+    let path = folder.join(FILE);
+    let cannot = |source| DevelopmentSecretsError::Io { path: path.clone(), source };
+    match read(&path) {
+        Err(DevelopmentSecretsError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            make(folder, &path, random).map_err(cannot)?;
+            read(&path)
+        }
+        other => other,
+    }
+}
+
+fn read(path: &Path) -> Result<Made, DevelopmentSecretsError> {
+    let cannot = |source| DevelopmentSecretsError::Io { path: path.to_owned(), source };
+    let file = File::open(path).map_err(cannot)?;
+    if file.metadata().map_err(cannot)?.permissions().mode() & 0o077 != 0 {
+        return Err(DevelopmentSecretsError::Exposed(path.to_owned()));
+    }
+    let text = io::read_to_string(file).map_err(cannot)?;
+    let malformed = || DevelopmentSecretsError::Malformed(path.to_owned());
+    let made: Made = toml::from_str(&text).map_err(|_| malformed())?;
+    let is_empty = made.jwt_secret.is_empty() || made.jwt_refresh_secret.is_empty();
+    if is_empty { Err(malformed()) } else { Ok(made) }
+}
+
+/// Puts a complete file in its place, unless another node was faster.
+fn make(folder: &Path, path: &Path, random: &dyn Random) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let unfinished = folder.join(format!(".{FILE}.{}", random_text(random)));
+    let text = format!(
+        "# Made by Kith for development mode. Whoever loses it signs everybody out; production mode refuses it.\n\
+         jwt_secret = \"{MARK}{}\"\njwt_refresh_secret = \"{MARK}{}\"\n",
+        random_text(random),
+        random_text(random)
+    );
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+    let placed =
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).and_then(
+            |()| match std::fs::hard_link(&unfinished, path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+                _ => Ok(()),
+            },
+        );
+    std::fs::remove_file(&unfinished)?;
+    placed?;
+    File::open(folder)?.sync_all()
+}
+
+fn random_text(random: &dyn Random) -> String {
+    let mut bytes = [0; RANDOM_BYTES];
+    random.fill(&mut bytes);
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs::Permissions;
+
+    use kith_kernel::SystemRandom;
+
+    use super::*;
+    use crate::config::Mode;
+
+    fn config(folder: &Path) -> Config {
+        let mut config = Config::default();
+        config.data.folder = folder.join("data");
+        config
+    }
+
+    fn filled(folder: &Path) -> Result<(String, String), String> {
+        let mut config = config(folder);
+        config.fill_development_secrets(&SystemRandom).map_err(|error| error.to_string())?;
+        let text = |secret: &Secret| secret.expose().to_owned();
+        Ok((text(&config.auth.jwt_secret), text(&config.auth.jwt_refresh_secret)))
+    }
+
+    #[test]
+    fn they_are_made_once_however_many_nodes_start_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let seen: BTreeSet<_> = std::thread::scope(|scope| {
+            let nodes: Vec<_> = (0..8).map(|_| scope.spawn(|| filled(root.path()).unwrap())).collect();
+            nodes.into_iter().map(|node| node.join().unwrap()).collect()
+        });
+        assert_eq!(seen.len(), 1);
+        let (secret, refresh_secret) = seen.first().unwrap();
+        assert_ne!(secret, refresh_secret);
+        for secret in [secret, refresh_secret] {
+            let random = URL_SAFE_NO_PAD.decode(secret.strip_prefix(MARK).unwrap()).unwrap();
+            assert_eq!(random.len(), RANDOM_BYTES);
+        }
+        let files: Vec<_> =
+            std::fs::read_dir(root.path().join("data")).unwrap().map(Result::unwrap).collect();
+        let [file] = &files[..] else { panic!("{files:?}") };
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_or_have_changed_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        filled(root.path()).unwrap();
+        let path = root.path().join("data").join(FILE);
+        for mode in [0o640, 0o604, 0o620] {
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let refused = filled(root.path()).unwrap_err();
+            assert!(refused.contains(FILE) && refused.contains("chmod 600"), "{refused}");
+        }
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        for text in
+            ["", "jwt_secret = \"x\"", "jwt_secret = \"hunter2\"\njwt_refresh_secret = \"\"", "hunter2"]
+        {
+            std::fs::write(&path, text).unwrap();
+            let refused = filled(root.path()).unwrap_err();
+            assert!(refused.contains("not as Kith wrote it") && !refused.contains("hunter2"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_is_set_stays_and_production_mode_makes_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let mut set = config(root.path());
+        set.auth.jwt_secret = Secret::new("mine");
+        set.fill_development_secrets(&SystemRandom).unwrap();
+        assert_eq!(set.auth.jwt_secret.expose(), "mine");
+        assert_eq!(set.auth.jwt_refresh_secret.expose(), filled(root.path()).unwrap().1);
+
+        let other = tempfile::tempdir().unwrap();
+        let mut production = config(other.path());
+        production.server.mode = Mode::Production;
+        production.fill_development_secrets(&SystemRandom).unwrap();
+        assert!(production.auth.jwt_secret.is_empty());
+        assert!(!other.path().join("data").exists());
+    }
+}

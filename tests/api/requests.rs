@@ -235,7 +235,12 @@ async fn lists_come_in_pages(app: &TestApp) {
         let mut seen = Vec::new();
         let mut cursor = String::new();
         loop {
-            let page = ada.get(&format!("{REQUESTS}?limit=2{filter}{cursor}")).await.expect(200);
+            let answer = ada.get(&format!("{REQUESTS}?limit=2{filter}{cursor}")).await;
+            let link = answer.header("link").map(str::to_owned);
+            let page = answer.expect(200);
+            let next = page["next_cursor"].as_str();
+            let next = next.map(|at| format!("<{REQUESTS}?limit=2{filter}&cursor={at}>; rel=\"next\""));
+            assert_eq!(link, next);
             let items = page["items"].as_array().expect("items").clone();
             let last = page["next_cursor"].is_null();
             assert!(if last { items.len() <= 2 } else { items.len() == 2 }, "{page:#}");

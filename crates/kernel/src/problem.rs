@@ -97,12 +97,16 @@ pub mod problems {
         REQUEST_TIMEOUT = 408 "request_timeout" "The request took too long to arrive";
         /// The state does not permit it.
         CONFLICT = 409 "conflict" "The present state does not allow this";
+        /// `If-Match` names another state than the present one.
+        PRECONDITION_FAILED = 412 "precondition_failed" "It has changed since you read it";
         /// The body is over the limit.
         TOO_LARGE = 413 "body_too_large" "The body is too large";
         /// Not `application/json`.
         UNSUPPORTED_MEDIA_TYPE = 415 "unsupported_media_type" "Send application/json";
         /// Readable, but with faults that `errors` names.
         VALIDATION_FAILED = 422 "validation_failed" "The input is not valid";
+        /// Too many requests of one client.
+        RATE_LIMITED = 429 "rate_limited" "Too many requests";
         /// A fault of ours.
         INTERNAL = 500 "internal_error" "Something went wrong on our side";
         /// Too much to do, or a dependency is away; nothing was changed.

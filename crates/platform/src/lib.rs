@@ -19,7 +19,7 @@ pub use app::{App, AppInner, StartError};
 pub use auth::passwords;
 pub use auth::{Caller, SignedIn};
 pub use http::{
-    ApiError, ApiResult, Json, PageQuery, PathId, ProblemBody, Query, cursor_problem, page_limit,
-    store_problem,
+    ApiError, ApiResult, ClientAddress, Json, PageAnswer, PageQuery, PathId, ProblemBody, Query,
+    cursor_problem, page_limit, store_problem,
 };
 pub use module::{MODULE, Module, Routes};

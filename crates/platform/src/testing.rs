@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::ConnectInfo;
 use http::StatusCode;
 use kith_kernel::{ManualClock, SeededIds, SeededRandom, Sources, Timestamp};
 use kith_store::testing::TestDatabase;
@@ -16,7 +15,7 @@ use utoipa_axum::routes;
 
 use crate::config::{Config, Secret};
 use crate::http::{Server, serve};
-use crate::{App, Json, MODULE, Module, PathId, Routes, SignedIn};
+use crate::{App, ClientAddress, Json, MODULE, Module, PathId, Routes, SignedIn};
 
 static PROBES: Module =
     Module { name: "probes", routes: probes, migrations: &[], problems: &[], events: &[] };
@@ -76,8 +75,8 @@ async fn thing(PathId(id): PathId<kith_kernel::UserId>) -> String {
 }
 
 #[utoipa::path(get, path = "/peer", responses((status = 200, body = String)))]
-async fn peer(ConnectInfo(peer): ConnectInfo<SocketAddr>) -> String {
-    peer.to_string()
+async fn peer(client: ClientAddress) -> String {
+    client.ip().to_string()
 }
 
 /// More than any socket takes at once.

@@ -2,10 +2,10 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use kith_kernel::{Cursor, FieldError, Page, Problem, ProblemCode, UserId, problems};
+use kith_kernel::{Cursor, FieldError, Problem, ProblemCode, UserId, problems};
 use kith_platform::{
-    ApiResult, App, Json, PathId, ProblemBody, Query, Routes, SignedIn, cursor_problem, page_limit,
-    store_problem,
+    ApiResult, App, Json, PageAnswer, PathId, ProblemBody, Query, Routes, SignedIn, cursor_problem,
+    page_limit, store_problem,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -70,14 +70,7 @@ struct ListQuery {
     cursor: Option<Cursor>,
 }
 
-#[derive(Serialize, ToSchema)]
-struct PartnerRequestPage {
-    /// Newest first.
-    items: Vec<PartnerRequest>,
-    /// Goes into `cursor` to get the next page; null on the last.
-    #[schema(value_type = Option<String>, required = true)]
-    next_cursor: Option<Cursor>,
-}
+type PartnerRequestPage = PageAnswer<PartnerRequest>;
 
 #[derive(Serialize, ToSchema)]
 struct CurrentBondAnswer {
@@ -120,13 +113,12 @@ async fn list_partner_requests(
     State(app): State<App>,
     SignedIn { ctx, user_id, .. }: SignedIn,
     Query(query): Query<ListQuery>,
-) -> ApiResult<Json<PartnerRequestPage>> {
+) -> ApiResult<PartnerRequestPage> {
     let limit = page_limit(query.limit)?;
     let list = RequestList::new(query.direction, query.status, query.cursor.as_ref(), limit)
         .map_err(cursor_problem)?;
     let page = app.db.read(move |q| queries::list_requests(q, user_id, &list, ctx.now)).await?;
-    let Page { items, next_cursor } = page;
-    Ok(Json(PartnerRequestPage { items, next_cursor }))
+    Ok(page.into())
 }
 
 /// Accept a request that you received: you are partners.

@@ -48,6 +48,7 @@ pub(super) fn coerce(
         Some(Value::Integer(_)) => text.parse().ok().map(Value::Integer),
         Some(Value::Float(_)) => text.parse().ok().map(Value::Float),
         Some(Value::Boolean(_)) => text.parse().ok().map(Value::Boolean),
+        Some(Value::Array(_)) => Some(Value::Array(entries(&text))),
         _ => Some(Value::String(text)),
     };
     value.ok_or_else(|| ConfigError::WrongType {
@@ -56,6 +57,11 @@ pub(super) fn coerce(
         found: "something else",
         origin: origin.clone(),
     })
+}
+
+/// A list has commas between its entries.
+fn entries(text: &str) -> Vec<Value> {
+    text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(Value::from).collect()
 }
 
 fn own_name(name: &OsStr) -> Result<Option<String>, ConfigError> {

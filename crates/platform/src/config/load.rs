@@ -132,7 +132,9 @@ impl Layers {
         match serde_path_to_error::deserialize(self.values.clone()) {
             Ok(config) => Ok(Config { origins: self.origins, ..config }),
             Err(error) => {
-                let key = error.path().to_string();
+                let path = error.path().to_string();
+                // An entry of a list is set with the list.
+                let key = path.split('[').next().unwrap_or_default().to_owned();
                 let origin = self.origins.get(&key).cloned().unwrap_or(Origin::Default);
                 let why = reason(error.inner().message(), self.get(&key));
                 Err(ConfigError::Refused { key, why, origin })

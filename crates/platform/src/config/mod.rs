@@ -7,6 +7,7 @@ mod development;
 mod env;
 mod error;
 mod load;
+mod network;
 mod secret;
 
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use serde::Deserialize;
 pub use development::DevelopmentSecretsError;
 pub use error::{ConfigError, Origin};
 pub use load::{Flag, Inputs};
+pub use network::Network;
 pub use secret::Secret;
 
 use load::Origins;
@@ -75,6 +77,8 @@ pub struct Server {
     pub drain_ms: u32,
     /// After that: how long requests under way may take.
     pub shutdown_grace_ms: u32,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// Section `data`.

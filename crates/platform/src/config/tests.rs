@@ -46,6 +46,20 @@ fn text_from_the_environment_takes_the_type_of_its_key() {
 }
 
 #[test]
+fn a_list_has_commas_in_the_environment_and_each_entry_is_looked_at() {
+    let proxies = |value| load("", &[("KITH__SERVER__TRUSTED_PROXIES", value)], &[]);
+    let list = proxies("10.0.0.0/8, ::1,").unwrap().server.trusted_proxies;
+    assert_eq!(list, ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
+    assert_eq!(proxies("").unwrap().server.trusted_proxies, []);
+    for wrong in ["10.0.0.0/33", "proxy.example.org", "10.0.0.0/8 ::1", "*"] {
+        let error = proxies(wrong).unwrap_err();
+        for named in ["`server.trusted_proxies`", "KITH__SERVER__TRUSTED_PROXIES", "10.0.0.0/8"] {
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}
+
+#[test]
 fn a_value_can_stand_in_a_file() {
     let folder = tempfile::tempdir().unwrap();
     for (text, kept) in [

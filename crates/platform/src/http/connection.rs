@@ -12,7 +12,6 @@ use std::task::{Context, Poll, ready};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::ConnectInfo;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
@@ -24,6 +23,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tower::Service;
+
+use super::ClientAddress;
 
 /// Most bytes of a request's head.
 const HEAD_LIMIT_BYTES: usize = 64 * 1024;
@@ -170,7 +171,7 @@ fn answer(
     mut router: Router,
 ) -> impl Future<Output = Result<Response, Infallible>> {
     line.enter(Phase::Answering);
-    request.extensions_mut().insert(ConnectInfo(peer));
+    request.extensions_mut().insert(ClientAddress::new(peer.ip()));
     let answer = router.call(request);
     async move {
         let answer = answer.await;

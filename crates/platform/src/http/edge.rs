@@ -12,11 +12,13 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::header::{self, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 use kith_kernel::{Problem, RequestId, problems};
 use tower::{Layer, Service};
 
 use super::problem::{self, ApiError};
+use super::{ClientAddress, page};
 use crate::App;
 use crate::config::millis;
 use crate::telemetry::RouteMetrics;
@@ -78,6 +80,13 @@ where
 
     fn call(&mut self, mut request: Request) -> Self::Future {
         let exchange = Exchange::begin(&self.edge.app, &request);
+        let extensions = request.extensions();
+        let peer = extensions.get::<ClientAddress>().copied();
+        let client =
+            peer.map(|peer| peer.behind(&self.edge.app.config.server.trusted_proxies, request.headers()));
+        if let Some(client) = client.filter(|_| client != peer) {
+            request.extensions_mut().insert(client);
+        }
         request.extensions_mut().insert(exchange.request_id.clone());
         let too_large = declared_length(request.headers()) > self.edge.body_limit_bytes;
         let changes = !request.method().is_safe();
@@ -121,6 +130,7 @@ struct Exchange {
     method: Method,
     route: usize,
     request_id: RequestId,
+    asked: Option<PathAndQuery>,
     answered: bool,
 }
 
@@ -134,6 +144,7 @@ impl Exchange {
             method: request.method().clone(),
             route: app.metrics.route_of(request),
             request_id: request_id(app, request.headers()),
+            asked: request.uri().path_and_query().cloned(),
             answered: false,
             app: app.clone(),
         }
@@ -141,6 +152,7 @@ impl Exchange {
 
     fn end(mut self, response: Response) -> Response {
         let mut response = problem::render(response, &self.request_id);
+        page::link_next(&mut response, self.asked.as_ref());
         let took = self.started.elapsed();
         self.add_headers(response.headers_mut(), self.app.metrics.of(self.route), took);
         self.tell(response.status().as_u16(), took);

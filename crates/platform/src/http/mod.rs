@@ -1,9 +1,11 @@
 //! The HTTP edge: connections, what surrounds every request, extractors, problems, the OpenAPI document.
 
+mod client_address;
 mod connection;
 mod edge;
 mod json;
 pub mod openapi;
+mod page;
 mod path;
 mod problem;
 mod query;
@@ -16,7 +18,9 @@ use axum::Router;
 use crate::App;
 use crate::module::{Module, Routes};
 
+pub use client_address::ClientAddress;
 pub use json::Json;
+pub use page::PageAnswer;
 pub use path::PathId;
 pub use problem::{ApiError, ApiResult, FieldErrorBody, ProblemBody, cursor_problem, store_problem};
 pub use query::{PageQuery, Query, page_limit};

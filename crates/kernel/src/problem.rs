@@ -97,6 +97,8 @@ pub mod problems {
         REQUEST_TIMEOUT = 408 "request_timeout" "The request took too long to arrive";
         /// The state does not permit it.
         CONFLICT = 409 "conflict" "The present state does not allow this";
+        /// The same request under the same key has not ended.
+        IDEMPOTENCY_IN_PROGRESS = 409 "idempotency_in_progress" "The same request is on its way";
         /// `If-Match` names another state than the present one.
         PRECONDITION_FAILED = 412 "precondition_failed" "It has changed since you read it";
         /// The body is over the limit.
@@ -105,6 +107,8 @@ pub mod problems {
         UNSUPPORTED_MEDIA_TYPE = 415 "unsupported_media_type" "Send application/json";
         /// Readable, but with faults that `errors` names.
         VALIDATION_FAILED = 422 "validation_failed" "The input is not valid";
+        /// The key was used for another request.
+        IDEMPOTENCY_MISMATCH = 422 "idempotency_key_reused" "This key was used for another request";
         /// Too many requests of one client.
         RATE_LIMITED = 429 "rate_limited" "Too many requests";
         /// A fault of ours.

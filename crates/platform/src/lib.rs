@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod health;
 pub mod http;
+pub mod idempotency;
 mod module;
 pub mod telemetry;
 #[cfg(test)]
@@ -22,4 +23,5 @@ pub use http::{
     ApiError, ApiResult, ClientAddress, Json, PageAnswer, PageQuery, PathId, ProblemBody, Query,
     cursor_problem, page_limit, store_problem,
 };
+pub use idempotency::{Answer, IdempotencyKey};
 pub use module::{MODULE, Module, Routes};

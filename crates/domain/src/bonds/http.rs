@@ -1,12 +1,13 @@
 //! Requests and answers about partners. What may happen is decided in `rules.rs`, never here.
 
 use axum::extract::State;
-use axum::http::StatusCode;
-use kith_kernel::{Cursor, FieldError, Problem, ProblemCode, UserId, problems};
+use axum::response::Response;
+use kith_kernel::{Ctx, Cursor, FieldError, Problem, ProblemCode, UserId, problems};
 use kith_platform::{
-    ApiResult, App, Json, PageAnswer, PathId, ProblemBody, Query, Routes, SignedIn, cursor_problem,
+    Answer, ApiResult, App, Json, PageAnswer, PathId, ProblemBody, Query, Routes, SignedIn, cursor_problem,
     page_limit, store_problem,
 };
+use kith_store::Tx;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -92,15 +93,19 @@ struct CurrentBondAnswer {
 )]
 async fn send_partner_request(
     State(app): State<App>,
-    SignedIn { ctx, user_id, .. }: SignedIn,
+    caller: SignedIn,
     Json(body): Json<SendRequestBody>,
-) -> ApiResult<(StatusCode, Json<PartnerRequest>)> {
+) -> ApiResult<Response> {
+    let sender = caller.user_id;
     let draft = Draft::new(body.to.user_id, body.message.as_deref())
         .map_err(|fault| Problem::invalid(vec![fault]))?;
-    Ok(match app.write(&ctx, move |tx, ctx| commands::send(tx, ctx, user_id, &draft)).await? {
-        Sent::New(request) => (StatusCode::CREATED, Json(request)),
-        Sent::Repeated(request) => (StatusCode::OK, Json(request)),
-    })
+    let send = move |tx: &Tx<'_>, ctx: &Ctx| {
+        commands::send(tx, ctx, sender, &draft).map(|sent| match sent {
+            Sent::New(request) => Answer::created(request),
+            Sent::Repeated(request) => Answer::ok(request),
+        })
+    };
+    app.change(&caller, send).await
 }
 
 /// The requests you sent and received, newest first.
@@ -134,10 +139,11 @@ async fn list_partner_requests(
 )]
 async fn accept_partner_request(
     State(app): State<App>,
-    SignedIn { ctx, user_id, .. }: SignedIn,
+    caller: SignedIn,
     PathId(id): PathId<PartnerRequestId>,
-) -> ApiResult<Json<PartnerRequest>> {
-    Ok(Json(app.write(&ctx, move |tx, ctx| commands::accept(tx, ctx, user_id, id)).await?))
+) -> ApiResult<Response> {
+    let user_id = caller.user_id;
+    app.change(&caller, move |tx, ctx| commands::accept(tx, ctx, user_id, id).map(Answer::ok)).await
 }
 
 /// Your partner.

@@ -1,7 +1,5 @@
 //! Extractors that say who asks. Whether they may is for the modules to decide.
 
-use std::convert::Infallible;
-
 use axum::extract::FromRequestParts;
 use http::header;
 use http::request::Parts;
@@ -11,8 +9,9 @@ use kith_kernel::{Actor, Ctx, Problem, RequestId, UserId, problems};
 use super::tokens::Claims;
 use crate::App;
 use crate::http::ApiError;
+use crate::idempotency::{self, IdempotencyKey};
 
-/// Any request. A token that is absent or not valid makes it anonymous.
+/// Any request. A token that is absent or not valid makes it anonymous. A write is refused an `Idempotency-Key`.
 #[derive(Clone)]
 pub struct Caller {
     /// Of this request.
@@ -28,12 +27,15 @@ pub struct SignedIn {
     pub user_id: UserId,
     /// The session the token was issued in.
     pub session: Uuid,
+    /// Names what is asked, if it is a write; [`App::change`] heeds it.
+    pub key: Option<IdempotencyKey>,
 }
 
 impl FromRequestParts<App> for Caller {
-    type Rejection = Infallible;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        idempotency::refuse(parts)?;
         let mut ctx = anonymous(parts, app);
         if let Some(claims) = claims(parts, app, &ctx) {
             ctx.actor = Actor::User(claims.user_id);
@@ -52,7 +54,8 @@ impl FromRequestParts<App> for SignedIn {
             return Err(Problem::new(&problems::UNAUTHENTICATED, detail).into());
         };
         ctx.actor = Actor::User(claims.user_id);
-        Ok(Self { ctx, user_id: claims.user_id, session: claims.session })
+        let key = IdempotencyKey::of(parts)?;
+        Ok(Self { ctx, user_id: claims.user_id, session: claims.session, key })
     }
 }
 

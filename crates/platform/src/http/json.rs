@@ -15,6 +15,7 @@ use super::problem::{ApiError, too_large};
 use super::strict::{NUL, Strict};
 use crate::App;
 use crate::config::millis;
+use crate::idempotency::IdempotencyKey;
 
 /// A JSON body. As an argument it refuses what is not `application/json`, too long, too late or not of the type's
 /// shape; give the type `deny_unknown_fields`. `Option<Json<T>>` is for bodies that may be absent.
@@ -44,7 +45,11 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         check_kind(request.headers())?;
-        let bytes = read_body(request.into_body(), app).await?;
+        let (parts, body) = request.into_parts();
+        let bytes = read_body(body, app).await?;
+        if let Some(key) = parts.extensions.get::<IdempotencyKey>() {
+            key.note_body(&bytes);
+        }
         parse(&bytes).map(Self).map_err(ApiError::from)
     }
 }

@@ -1,0 +1,221 @@
+//! The `Idempotency-Key` header (draft-ietf-httpapi-idempotency-key-header-07), and what a request under it is.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::extract::MatchedPath;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName};
+use kith_kernel::{Problem, UserId, problems};
+use sha2::{Digest, Sha256};
+
+/// Names a write, so that sending it again does not do it again.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Most characters of a key.
+const LONGEST_KEY: usize = 255;
+/// Calls under it hand out secrets, which are not kept.
+const SECRETIVE: &str = "/api/v1/auth/";
+
+/// The key of a write, with what was asked under it.
+#[derive(Clone, Debug)]
+pub struct IdempotencyKey(Arc<Keyed>);
+
+#[derive(Debug)]
+struct Keyed {
+    key: String,
+    /// `POST /api/v1/partners/requests/{id}/accept`.
+    operation: String,
+    /// Path and query as they were sent.
+    target: String,
+    body: OnceLock<[u8; 32]>,
+}
+
+impl IdempotencyKey {
+    /// The key of a request whose sender is signed in, if it has one and is a write.
+    ///
+    /// # Errors
+    /// A 400 for a key that is malformed or not taken here.
+    pub(crate) fn of(parts: &mut Parts) -> Result<Option<Self>, Problem> {
+        if let Some(known) = parts.extensions.get::<Self>() {
+            return Ok(Some(known.clone()));
+        }
+        if !is_keyed(&parts.method, &parts.headers) {
+            return Ok(None);
+        }
+        if !takes_keys(parts.uri.path()) {
+            return Err(not_taken());
+        }
+        let key = parse(&parts.headers)?;
+        let route = parts.extensions.get::<MatchedPath>().map_or(parts.uri.path(), MatchedPath::as_str);
+        let operation = format!("{} {route}", parts.method);
+        let target = parts.uri.path_and_query().map_or_else(String::new, ToString::to_string);
+        let keyed = Self(Arc::new(Keyed { key, operation, target, body: OnceLock::new() }));
+        parts.extensions.insert(keyed.clone());
+        Ok(Some(keyed))
+    }
+
+    /// Notes the body of the request; without one it is taken to have none.
+    pub(crate) fn note_body(&self, body: &[u8]) {
+        self.0.body.get_or_init(|| Sha256::digest(body).into());
+    }
+
+    /// Names the write: the same for the same user, operation and key, and for nothing else.
+    pub(super) fn id(&self, user_id: UserId) -> [u8; 32] {
+        digest([user_id.0.as_bytes(), self.0.operation.as_bytes(), self.0.key.as_bytes()])
+    }
+
+    /// The same for the same path, query and body.
+    pub(super) fn fingerprint(&self) -> [u8; 32] {
+        let body = self.0.body.get().map_or(&[][..], |digest| digest);
+        digest([self.0.target.as_bytes(), body])
+    }
+}
+
+/// Whether a request under `path` may have a key, if it is a signed-in write.
+fn takes_keys(path: &str) -> bool {
+    !path.starts_with(SECRETIVE)
+}
+
+/// Whether a key means something to this request.
+fn is_keyed(method: &http::Method, headers: &HeaderMap) -> bool {
+    !method.is_safe() && headers.contains_key(IDEMPOTENCY_KEY)
+}
+
+/// Refuses a key on a call that nobody has to be signed in for: it would be anybody's.
+///
+/// # Errors
+/// A 400 if there is one.
+pub(crate) fn refuse(parts: &Parts) -> Result<(), Problem> {
+    if is_keyed(&parts.method, &parts.headers) { Err(not_taken()) } else { Ok(()) }
+}
+
+fn not_taken() -> Problem {
+    Problem::new(&problems::MALFORMED, "Idempotency-Key is not taken here. Send this request without it.")
+}
+
+/// A String of RFC 9651 (`"…"`), or the same characters without the quotes, which most clients send.
+fn parse(headers: &HeaderMap) -> Result<String, Problem> {
+    let malformed = || {
+        let detail = "Idempotency-Key must stand there once, with 1 to 255 printable ASCII characters.";
+        Problem::new(&problems::MALFORMED, detail)
+    };
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return Err(malformed()) };
+    let text = value.to_str().map_err(|_| malformed())?.trim_matches(' ');
+    let key = match text.strip_prefix('"') {
+        Some(rest) => unquote(rest).ok_or_else(malformed)?,
+        None => text.to_owned(),
+    };
+    let legal = key.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if legal && (1..=LONGEST_KEY).contains(&key.len()) { Ok(key) } else { Err(malformed()) }
+}
+
+/// What stands between quotes, of which the first has been read.
+fn unquote(rest: &str) -> Option<String> {
+    let mut key = String::with_capacity(rest.len());
+    let mut chars = rest.chars();
+    loop {
+        match chars.next()? {
+            '"' => return chars.next().is_none().then_some(key),
+            '\\' => key.push(chars.next().filter(|escaped| matches!(escaped, '"' | '\\'))?),
+            other => key.push(other),
+        }
+    }
+}
+
+/// Each part goes in with its length, so that none can pass for two.
+fn digest<const N: usize>(parts: [&[u8]; N]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, Method, Request};
+    use kith_kernel::uuid::Uuid;
+
+    use super::*;
+
+    fn parsed(values: &[&[u8]]) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(IDEMPOTENCY_KEY, HeaderValue::from_bytes(value).unwrap());
+        }
+        parse(&headers).ok()
+    }
+
+    #[test]
+    fn a_key_is_one_line_of_printable_characters_with_or_without_quotes() {
+        let (longest, too_long) = ("k".repeat(255), "k".repeat(256));
+        for (value, key) in [
+            ("8e03978e-40d5-43dd-bc93-6894a57f9324", "8e03978e-40d5-43dd-bc93-6894a57f9324"),
+            ("\"8e03978e\"", "8e03978e"),
+            ("\"a \\\"b\\\\ c\"", "a \"b\\ c"),
+            (" spaced out ", "spaced out"),
+            (&longest, &longest),
+            (&format!("\"{longest}\""), &longest),
+        ] {
+            assert_eq!(parsed(&[value.as_bytes()]).as_deref(), Some(key), "{value}");
+        }
+        let malformed: [&[u8]; 9] = [
+            b"",
+            b"\"\"",
+            b"\"open",
+            b"\"a\\b\"",
+            b"\"a\";b=1",
+            b"tab\there",
+            too_long.as_bytes(),
+            "ü".as_bytes(),
+            b"\xff",
+        ];
+        for value in malformed {
+            assert_eq!(parsed(&[value]), None, "{value:?}");
+        }
+        assert_eq!(parsed(&[b"one", b"two"]), None);
+    }
+
+    fn of(method: Method, target: &str, key: &str) -> Result<Option<IdempotencyKey>, Problem> {
+        let request = Request::builder().method(method).uri(target).header(IDEMPOTENCY_KEY, key);
+        IdempotencyKey::of(&mut request.body(()).unwrap().into_parts().0)
+    }
+
+    #[test]
+    fn reads_ignore_it_and_calls_about_secrets_refuse_it() {
+        assert!(of(Method::GET, "/api/v1/me", "").unwrap().is_none());
+        assert!(of(Method::HEAD, "/api/v1/auth/sessions", "").unwrap().is_none());
+        assert!(of(Method::POST, "/api/v1/me", "key").unwrap().is_some());
+        for (method, target, key) in
+            [(Method::POST, "/api/v1/me", ""), (Method::DELETE, "/api/v1/auth/sessions", "key")]
+        {
+            assert_eq!(of(method, target, key).unwrap_err().code, &problems::MALFORMED);
+        }
+    }
+
+    #[test]
+    fn another_user_operation_or_key_is_another_write_and_another_target_or_body_another_request() {
+        let key = |method, target, key| of(method, target, key).unwrap().unwrap();
+        let (ada, ben) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
+        let one = key(Method::POST, "/things?a=1", "key");
+        let ids = [
+            one.id(ada),
+            one.id(ben),
+            key(Method::PUT, "/things?a=1", "key").id(ada),
+            key(Method::POST, "/others", "key").id(ada),
+            key(Method::POST, "/things", "key2").id(ada),
+        ];
+        let distinct: std::collections::HashSet<_> = ids.iter().collect();
+        assert_eq!(distinct.len(), ids.len());
+        let with_body = |body| {
+            let keyed = key(Method::POST, "/things?a=1", "key");
+            keyed.note_body(body);
+            keyed
+        };
+        assert_eq!(with_body(b"1").id(ada), one.id(ada));
+        assert_eq!(with_body(b"1").fingerprint(), with_body(b"1").fingerprint());
+        assert_ne!(with_body(b"1").fingerprint(), with_body(b"2").fingerprint());
+        assert_ne!(key(Method::POST, "/things?a=2", "key").fingerprint(), one.fingerprint());
+    }
+}

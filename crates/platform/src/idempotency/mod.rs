@@ -1,0 +1,152 @@
+//! Signed-in writes, which do what they do once for each `Idempotency-Key`, however often they are sent.
+//!
+//! The answer is kept in the change's own transaction: a key that is known is a change that was made.
+
+mod answer;
+mod key;
+mod rows;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
+use http::{HeaderName, HeaderValue};
+use kith_kernel::{Ctx, Problem, days, problems};
+use kith_store::{Error, IntoOutcome, Outcome, Tx};
+use serde::Serialize;
+
+use crate::http::ApiResult;
+use crate::{App, SignedIn};
+
+pub use answer::Answer;
+use answer::WrittenAnswer;
+pub(crate) use key::refuse;
+pub use key::{IDEMPOTENCY_KEY, IdempotencyKey};
+
+/// Says that an answer is the one that was given before.
+pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+/// How long an answer is kept.
+const KEPT: Duration = days(1);
+/// How many expired answers one call of [`tidy`] removes at most.
+const TIDIED: i64 = 1_000;
+
+/// In the extensions of an answer that took notice of the key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TookKey;
+
+/// Why a write under a key was not made.
+enum Refused<E> {
+    /// The command refused, or the store failed.
+    Own(E),
+    /// The key was used for another request.
+    Reused,
+}
+
+/// An answer that was just made and kept, or one that had been.
+enum Given {
+    Now(WrittenAnswer),
+    Again(WrittenAnswer),
+}
+
+impl App {
+    /// Runs a command of somebody who is signed in, in a transaction, and answers with what it returns: how every
+    /// such handler changes anything. If the request has an `Idempotency-Key`, the answer of a success is kept
+    /// in that transaction, and given again to whoever sends the same. Otherwise as [`App::write`].
+    ///
+    /// # Errors
+    /// The command's own; 409 if the same request is on its way, 422 if the key was another's.
+    pub async fn change<F, O, T>(&self, caller: &SignedIn, run: F) -> ApiResult<Response>
+    where
+        F: Fn(&Tx<'_>, &Ctx) -> O + Send + 'static,
+        O: IntoOutcome<Value = Answer<T>>,
+        O::Error: From<Error> + Into<Problem> + Send + 'static,
+        T: Serialize + Send + 'static,
+    {
+        let Some(key) = caller.key.clone() else {
+            return Ok(self.write(&caller.ctx, run).await?.into_response());
+        };
+        let user_id = caller.user_id;
+        let waited_in_vain = Arc::new(AtomicBool::new(false));
+        let in_vain = Arc::clone(&waited_in_vain);
+        let write = self.write(&caller.ctx, move |tx, ctx| {
+            let (id, fingerprint) = (key.id(user_id), key.fingerprint());
+            let known = find(tx, ctx, &id);
+            in_vain.store(matches!(known, Err(Error::DeadlinePassed)), Ordering::Relaxed);
+            match known {
+                Err(error) => Outcome::Rollback(Refused::Own(error.into())),
+                Ok(Some(kept)) if kept.fingerprint != fingerprint => Outcome::Rollback(Refused::Reused),
+                Ok(Some(kept)) => Outcome::Commit(Given::Again(kept.answer)),
+                Ok(None) => keep(tx, ctx, &id, &fingerprint, run(tx, ctx)),
+            }
+        });
+        let mut response = match write.await {
+            Ok(Given::Now(answer)) => answer.into_response(),
+            Ok(Given::Again(answer)) => {
+                let mut response = answer.into_response();
+                response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+                response
+            }
+            Err(_) if waited_in_vain.load(Ordering::Relaxed) => return Err(in_progress().into()),
+            Err(Refused::Reused) => return Err(reused().into()),
+            Err(Refused::Own(error)) => return Err(error.into().into()),
+        };
+        response.extensions_mut().insert(TookKey);
+        Ok(response)
+    }
+}
+
+/// Removes answers that have expired, and says how many: fewer than [`TIDIED`] once it has removed all. They count for
+/// nothing before that.
+///
+/// # Errors
+/// The database's.
+pub fn tidy(tx: &Tx<'_>, ctx: &Ctx) -> Result<u64, Error> {
+    rows::remove(tx, ctx.now - KEPT, TIDIED)
+}
+
+/// Waits until no other transaction has the same key, and reads what is kept under it.
+fn find(tx: &Tx<'_>, ctx: &Ctx, id: &[u8; 32]) -> Result<Option<rows::Kept>, Error> {
+    // Before any lock of the command's own, so that two transactions never wait for each other.
+    tx.lock("idempotency_key", [BASE64.encode(id)])?;
+    rows::find(tx, id, ctx.now - KEPT)
+}
+
+/// Keeps the answer if the command succeeded: a refusal may be tried again under the same key.
+fn keep<T: Serialize, E: From<Error>>(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    id: &[u8; 32],
+    fingerprint: &[u8; 32],
+    made: impl IntoOutcome<Value = Answer<T>, Error = E>,
+) -> Outcome<Given, Refused<E>> {
+    match made.into_outcome() {
+        Outcome::Commit(answer) => {
+            let answer = answer.write();
+            match rows::keep(tx, id, fingerprint, &answer, ctx.now) {
+                Ok(()) => Outcome::Commit(Given::Now(answer)),
+                Err(error) => Outcome::Rollback(error.into()),
+            }
+        }
+        Outcome::CommitRefusal(error) => Outcome::CommitRefusal(Refused::Own(error)),
+        Outcome::Rollback(error) => Outcome::Rollback(Refused::Own(error)),
+    }
+}
+
+impl<E: From<Error>> From<Error> for Refused<E> {
+    fn from(error: Error) -> Self {
+        Self::Own(error.into())
+    }
+}
+
+fn in_progress() -> Problem {
+    let detail = "The same request is on its way. Send it again in a moment.";
+    Problem::new(&problems::IDEMPOTENCY_IN_PROGRESS, detail).retry_after(1)
+}
+
+fn reused() -> Problem {
+    let detail = "Another path, query or body was sent under this key. Use a new key for a new request.";
+    Problem::new(&problems::IDEMPOTENCY_MISMATCH, detail)
+}

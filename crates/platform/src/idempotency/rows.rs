@@ -1,0 +1,64 @@
+//! All SQL about idempotency keys.
+
+use bytes::Bytes;
+use http::StatusCode;
+use kith_kernel::Timestamp;
+use kith_store::{Error, Query, Tx, params};
+
+use super::answer::WrittenAnswer;
+
+/// What is kept under a key.
+pub(super) struct Kept {
+    pub fingerprint: Vec<u8>,
+    pub answer: WrittenAnswer,
+}
+
+/// What was kept under `id` at `since` or later.
+pub(super) fn find(q: &Query<'_>, id: &[u8; 32], since: Timestamp) -> Result<Option<Kept>, Error> {
+    q.one(
+        "SELECT fingerprint, status, headers, body FROM idempotency_keys WHERE id = $1 AND created_at >= $2",
+        params![id, since],
+        |row| {
+            let status =
+                u16::try_from(row.get::<i64>(1)?).ok().and_then(|code| StatusCode::from_u16(code).ok());
+            let status = status.expect("it was kept with a status");
+            let headers = WrittenAnswer::parse_headers(&row.get::<String>(2)?);
+            let body = row.get::<Option<Vec<u8>>>(3)?.map(Bytes::from);
+            Ok(Kept { fingerprint: row.get(0)?, answer: WrittenAnswer { status, headers, body } })
+        },
+    )
+}
+
+/// Keeps an answer, in the place of one that has expired if there is one.
+pub(super) fn keep(
+    tx: &Tx<'_>,
+    id: &[u8; 32],
+    fingerprint: &[u8; 32],
+    answer: &WrittenAnswer,
+    now: Timestamp,
+) -> Result<(), Error> {
+    tx.exec(
+        "INSERT INTO idempotency_keys (id, fingerprint, status, headers, body, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (id) DO UPDATE SET fingerprint = excluded.fingerprint, status = excluded.status,
+             headers = excluded.headers, body = excluded.body, created_at = excluded.created_at",
+        params![
+            id,
+            fingerprint,
+            i64::from(answer.status.as_u16()),
+            answer.header_lines(),
+            answer.body.as_deref(),
+            now,
+        ],
+    )?;
+    Ok(())
+}
+
+/// Removes at most `limit` of those kept before `before`, and says how many.
+pub(super) fn remove(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Result<u64, Error> {
+    tx.exec(
+        "DELETE FROM idempotency_keys WHERE id IN (
+             SELECT id FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2)",
+        params![before, limit],
+    )
+}

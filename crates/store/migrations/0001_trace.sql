@@ -2,16 +2,29 @@
 -- What every change leaves beside its rows. `tx` orders by commit where transactions overlap (PostgreSQL); where they
 -- do not (SQLite) it is 0 and its indexes stay empty.
 CREATE TABLE audit_entries (
-    id TEXT PRIMARY KEY,
+    id TEXT NOT NULL,
     at BIGINT NOT NULL,
     actor TEXT NOT NULL,
     action TEXT NOT NULL,
     object TEXT NOT NULL,
     request_id TEXT NOT NULL,
+    details_hash BYTEA,
     tx BIGINT NOT NULL DEFAULT CURRENT_TX,
-    ordinal BIGINT NOT NULL
+    ordinal BIGINT NOT NULL,
+    PRIMARY KEY (id)
 );
 CREATE INDEX audit_entries_by_tx ON audit_entries (tx, ordinal) WHERE tx > 0;
+CREATE INDEX audit_entries_by_actor ON audit_entries (actor, id);
+
+-- What an entry tells of a person; erased with them, while the entry keeps its hash.
+CREATE TABLE audit_details (
+    entry_id TEXT NOT NULL,
+    about TEXT,
+    salt BYTEA NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (entry_id)
+);
+CREATE INDEX audit_details_by_about ON audit_details (about, entry_id) WHERE about IS NOT NULL;
 
 -- The hash chain over audit_entries.
 CREATE TABLE audit_seals (
@@ -66,4 +79,5 @@ DROP TABLE user_logs;
 DROP TABLE outbox_positions;
 DROP TABLE outbox;
 DROP TABLE audit_seals;
+DROP TABLE audit_details;
 DROP TABLE audit_entries;

@@ -20,8 +20,8 @@ pub(crate) enum Dialect {
 
 /// A migration's statements in the notation of `dialect`.
 ///
-/// Types become the database's own; text compares by bytes on both; SQLite's tables are STRICT, and those keyed by
-/// several columns are kept in the order of that key.
+/// Types become the database's own; text compares by bytes on both; SQLite's tables are STRICT, and those whose
+/// key has a line of its own are kept in the order of that key.
 pub(crate) fn schema(sql: &str, dialect: Dialect) -> String {
     split_statements(sql).into_iter().map(|statement| statement_for(&statement, dialect) + ";\n").collect()
 }

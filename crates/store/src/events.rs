@@ -1,24 +1,7 @@
-//! What every change leaves beside its rows: an audit entry, and events for those who follow.
+//! Events: what every change says has happened, for those who follow.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, Timestamp, UserId};
-
-/// One line of the audit log, as written with the change it tells of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuditEntry {
-    /// Of this entry.
-    pub id: Uuid,
-    /// When.
-    pub at: Timestamp,
-    /// Who: `user:…`, `system:…` or `anonymous`.
-    pub actor: String,
-    /// What was done: `partner_request.accepted`.
-    pub action: String,
-    /// To what: an id.
-    pub object: String,
-    /// Under which request.
-    pub request_id: String,
-}
 
 /// What a command says has happened.
 #[derive(Clone, Debug)]
@@ -59,19 +42,6 @@ pub struct SequencedEvent {
     pub position: i64,
     /// What happened.
     pub event: Event,
-}
-
-impl AuditEntry {
-    pub(crate) fn new(ctx: &Ctx, action: &'static str, object: impl ToString) -> Self {
-        Self {
-            id: ctx.new_id(|id| id),
-            at: ctx.now,
-            actor: ctx.actor.to_string(),
-            action: action.to_owned(),
-            object: object.to_string(),
-            request_id: ctx.request_id.to_string(),
-        }
-    }
 }
 
 impl Event {

@@ -2,6 +2,7 @@
 //!
 //! The only crate that names SQLite or PostgreSQL. It knows no feature and no HTTP.
 
+mod audit;
 mod dialect;
 mod error;
 mod events;
@@ -21,8 +22,9 @@ pub mod testing;
 mod tx;
 mod value;
 
+pub use audit::{AuditChain, AuditEntry, AuditFilter, AuditRecord};
 pub use error::{Error, OpenError};
-pub use events::{AuditEntry, Event, NewEvent, SequencedEvent};
+pub use events::{Event, NewEvent, SequencedEvent};
 pub use folder::{ControlHandler, ControlSocket, DataFolder, control_call};
 pub use migrate::{Migration, MigrationState, MigrationStatus, ModuleMigrations};
 pub use options::{EngineOptions, PostgresOptions, SqliteOptions, StoreOptions, Synchronous};

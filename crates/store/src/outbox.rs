@@ -1,14 +1,14 @@
-//! The rows of audit, outbox and positions, and those who follow them: the SQL that both databases share.
+//! The rows of outbox and positions, and those who follow them: the SQL that both databases share.
 
 use kith_kernel::UserId;
 use kith_kernel::uuid::Uuid;
 
-use crate::events::{AuditEntry, Event, SequencedEvent};
+use crate::events::{Event, SequencedEvent};
 use crate::migrate::{Migration, ModuleMigrations};
 use crate::sequencer::{Heads, Placed, Seal};
 use crate::tx::Trace;
-use crate::value::{Param, Row};
-use crate::{Error, Query, Tx, params};
+use crate::value::Param;
+use crate::{Error, Query, Tx, audit, params};
 
 /// The tables that the store itself needs. They come before every module's.
 pub const STORE_MIGRATIONS: ModuleMigrations = ModuleMigrations {
@@ -16,26 +16,9 @@ pub const STORE_MIGRATIONS: ModuleMigrations = ModuleMigrations {
     migrations: &[Migration { version: 1, name: "trace", sql: include_str!("../migrations/0001_trace.sql") }],
 };
 
-/// Audit entries read at once when the chain is verified.
-const AUDIT_PAGE: i64 = 1_000;
-
-pub(crate) const INSERT_AUDIT: &str = "INSERT INTO audit_entries (id, at, actor, action, object, request_id, ordinal) VALUES ($1, $2, $3, $4, $5, $6, $7)";
-
 pub(crate) const INSERT_EVENT: &str =
     "INSERT INTO outbox (id, at, kind, subject, recipients, payload, request_id, ordinal)
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-
-pub(crate) fn audit_params(entry: &AuditEntry, ordinal: i64) -> [Param<'_>; 7] {
-    [
-        Param::Id(entry.id),
-        Param::Int(entry.at.as_millis()),
-        Param::Text(&entry.actor),
-        Param::Text(&entry.action),
-        Param::Text(&entry.object),
-        Param::Text(&entry.request_id),
-        Param::Int(ordinal),
-    ]
-}
 
 pub(crate) fn event_params<'e>(event: &'e Event, recipients: &'e str, ordinal: i64) -> [Param<'e>; 8] {
     [
@@ -53,7 +36,10 @@ pub(crate) fn event_params<'e>(event: &'e Event, recipients: &'e str, ordinal: i
 /// Writes a transaction's trace, statement by statement.
 pub(crate) fn write_trace(tx: &Tx<'_>, trace: &Trace) -> Result<(), Error> {
     for (ordinal, entry) in (0..).zip(&trace.audit) {
-        tx.exec(INSERT_AUDIT, &audit_params(entry, ordinal))?;
+        tx.exec(audit::INSERT_ENTRY, &audit::entry_params(entry, ordinal))?;
+    }
+    for details in &trace.details {
+        tx.exec(audit::INSERT_DETAILS, &audit::details_params(details))?;
     }
     for (ordinal, event) in (0..).zip(&trace.events) {
         tx.exec(INSERT_EVENT, &event_params(event, &event.recipients_text(), ordinal))?;
@@ -65,13 +51,9 @@ pub(crate) fn write_trace(tx: &Tx<'_>, trace: &Trace) -> Result<(), Error> {
 pub(crate) fn heads(q: &Query<'_>) -> Result<Heads, Error> {
     let position = q.one("SELECT COALESCE(MAX(position), 0) FROM outbox_positions", &[], |row| row.get(0))?;
     let seal = q.one("SELECT n, hash FROM audit_seals ORDER BY n DESC LIMIT 1", &[], |row| {
-        Ok(Seal { n: row.get(0)?, hash: hash_from(row, 1)? })
+        Ok(Seal { n: row.get(0)?, hash: audit::hash(row.get(1)?)? })
     })?;
     Ok(Heads { position: position.unwrap_or(0), seal: seal.unwrap_or_default() })
-}
-
-fn hash_from(row: &Row<'_>, at: usize) -> Result<[u8; 32], Error> {
-    row.get::<Vec<u8>>(at)?.try_into().map_err(|_| Error::fault("a hash of another length"))
 }
 
 /// Writes places, statement by statement: cheap where a statement costs no round trip.
@@ -143,52 +125,4 @@ pub(crate) fn deliver<E: From<Error>>(
         params![name, last.position],
     )?;
     Ok(events.len())
-}
-
-/// Recomputes the links behind `from`, at most a page of them; says where it got to and whether there are more.
-pub(crate) fn verify_audit_page(q: &Query<'_>, from: &Seal) -> Result<(Seal, bool), Error> {
-    let links = q.all(
-        "SELECT s.n, s.hash, a.id, a.at, a.actor, a.action, a.object, a.request_id
-         FROM audit_seals s LEFT JOIN audit_entries a ON a.id = s.entry_id
-         WHERE s.n > $1 ORDER BY s.n LIMIT $2",
-        params![from.n, AUDIT_PAGE],
-        |row| {
-            let Some(id) = row.get::<Option<Uuid>>(2)? else {
-                return Ok((row.get::<i64>(0)?, hash_from(row, 1)?, None));
-            };
-            let entry = AuditEntry {
-                id,
-                at: row.get(3)?,
-                actor: row.get(4)?,
-                action: row.get(5)?,
-                object: row.get(6)?,
-                request_id: row.get(7)?,
-            };
-            Ok((row.get(0)?, hash_from(row, 1)?, Some(entry)))
-        },
-    )?;
-    let mut seal = from.clone();
-    for (n, hash, entry) in &links {
-        let matches = entry.as_ref().is_some_and(|entry| seal.extend(entry).hash == *hash && seal.n == *n);
-        if !matches {
-            return Err(Error::fault(format!("the audit chain breaks at link {n}")));
-        }
-    }
-    let more = links.len() as i64 == AUDIT_PAGE;
-    if !more && unsealed(q)? > 0 {
-        return Err(Error::fault("the audit log has entries that no link seals"));
-    }
-    Ok((seal, more))
-}
-
-/// Entries without a seal that must have one: below the sequencer's mark, or all where transactions do not overlap.
-fn unsealed(q: &Query<'_>) -> Result<i64, Error> {
-    let count = q.one(
-        "SELECT COUNT(*) FROM audit_entries a
-         WHERE a.tx < COALESCE((SELECT low_tx FROM sequencer WHERE id = 1), 1)
-           AND NOT EXISTS (SELECT 1 FROM audit_seals s WHERE s.entry_id = a.id)",
-        &[],
-        |row| row.get(0),
-    )?;
-    Ok(count.unwrap_or(0))
 }

@@ -5,7 +5,8 @@ use kith_kernel::UserId;
 use kith_kernel::uuid::Uuid;
 use sha2::{Digest, Sha256};
 
-use crate::events::{AuditEntry, Event};
+use crate::audit::AuditEntry;
+use crate::events::Event;
 
 /// Where positions and seals stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,9 +88,11 @@ fn seal_hash(prev: &[u8; 32], entry: &AuditEntry) -> [u8; 32] {
     hash.update(prev);
     hash.update(entry.id.as_bytes());
     hash.update(entry.at.as_millis().to_be_bytes());
-    for field in [entry.actor.as_str(), &entry.action, &entry.object, &entry.request_id] {
+    let texts = [&entry.actor, &entry.action, &entry.object, &entry.request_id].map(|text| text.as_bytes());
+    // Absent where there were no details; nothing else ends a fifth earlier.
+    for field in texts.into_iter().chain(entry.details_hash.as_ref().map(|hash| &hash[..])) {
         hash.update((field.len() as u64).to_be_bytes());
-        hash.update(field.as_bytes());
+        hash.update(field);
     }
     hash.finalize().into()
 }
@@ -113,6 +116,7 @@ mod tests {
             action: "thing.done".into(),
             object: object.into(),
             request_id: "r".into(),
+            details_hash: None,
         }
     }
 
@@ -140,5 +144,8 @@ mod tests {
         assert_ne!(chain(&["a", "b"]), chain(&["b", "a"]));
         let moved = AuditEntry { actor: "system:tes".into(), action: "tthing.done".into(), ..entry("a") };
         assert_ne!(seal_hash(&[0; 32], &moved), seal_hash(&[0; 32], &entry("a")));
+        let detailed = |byte| AuditEntry { details_hash: Some([byte; 32]), ..entry("a") };
+        assert_ne!(seal_hash(&[0; 32], &detailed(0)), seal_hash(&[0; 32], &entry("a")));
+        assert_ne!(seal_hash(&[0; 32], &detailed(0)), seal_hash(&[0; 32], &detailed(1)));
     }
 }

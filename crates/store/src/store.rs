@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use kith_kernel::Timestamp;
 use tokio::sync::watch;
 
+use crate::audit::{self, AuditChain};
 use crate::job::{ReadJob, read_job, write_job};
 use crate::migrate::{MigrationStatus, ModuleMigrations};
 use crate::options::{EngineOptions, StoreOptions};
@@ -259,18 +260,18 @@ impl Store {
         self.write(move |tx| outbox::deliver(tx, name, limit, &take)).await
     }
 
-    /// Recomputes the whole audit chain and says how long it is.
+    /// Recomputes the whole audit chain and says what it comes to.
     ///
     /// # Errors
     /// [`Error::Fault`] that names the first entry at which the chain breaks.
-    pub async fn verify_audit(&self) -> Result<i64, Error> {
+    pub async fn verify_audit(&self) -> Result<AuditChain, Error> {
         let mut last = crate::sequencer::Seal::default();
         loop {
             let from = last.clone();
-            let (seal, more) = self.export(move |q| outbox::verify_audit_page(q, &from)).await?;
+            let (seal, more) = self.export(move |q| audit::verify_page(q, &from)).await?;
             last = seal;
             if !more {
-                return Ok(last.n);
+                return Ok(AuditChain { links: last.n, head: last.hash });
             }
         }
     }

@@ -6,9 +6,10 @@
 use std::cell::RefCell;
 use std::ops::Deref;
 
-use kith_kernel::Ctx;
+use kith_kernel::{Ctx, UserId};
 
-use crate::events::{AuditEntry, Event, NewEvent};
+use crate::audit::{self, AuditDetails, AuditEntry};
+use crate::events::{Event, NewEvent};
 use crate::value::{Param, Row, check_all};
 use crate::{Error, outbox, postgres, sqlite};
 
@@ -35,13 +36,15 @@ pub struct Tx<'c> {
 #[derive(Default)]
 pub(crate) struct Trace {
     pub audit: Vec<AuditEntry>,
+    pub details: Vec<AuditDetails>,
     pub events: Vec<Event>,
 }
 
 impl Trace {
     /// Whether both databases can hold it.
     pub fn check(&self) -> Result<(), Error> {
-        self.audit.iter().try_for_each(|entry| check_all(&outbox::audit_params(entry, 0)))?;
+        self.audit.iter().try_for_each(|entry| check_all(&audit::entry_params(entry, 0)))?;
+        self.details.iter().try_for_each(|details| check_all(&audit::details_params(details)))?;
         self.events.iter().try_for_each(|event| check_all(&outbox::event_params(event, "", 0)))
     }
 
@@ -166,6 +169,24 @@ impl<'c> Tx<'c> {
     /// Leaves an audit entry: `action` was done to `object`.
     pub fn audit(&self, ctx: &Ctx, action: &'static str, object: impl ToString) {
         self.trace.borrow_mut().audit.push(AuditEntry::new(ctx, action, object));
+    }
+
+    /// Leaves an audit entry with personal details: what tells of a person, such as an address, stands beside the
+    /// entry, where it can be erased, and never in `action` or `object`. `about` names the person, who finds the entry
+    /// (not the details) among their own activity.
+    pub fn audit_with(
+        &self,
+        ctx: &Ctx,
+        action: &'static str,
+        object: impl ToString,
+        about: Option<UserId>,
+        details: serde_json::Value,
+    ) {
+        let mut entry = AuditEntry::new(ctx, action, object);
+        let details = AuditDetails::of(ctx, &mut entry, about, &details);
+        let mut trace = self.trace.borrow_mut();
+        trace.audit.push(entry);
+        trace.details.push(details);
     }
 
     /// Says what has happened. Followers learn of it after the commit, in the order of positions.

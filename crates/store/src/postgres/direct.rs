@@ -15,7 +15,7 @@ use super::failure::Failure;
 use super::link::{Frame, Link, Session};
 use super::settings::Settings;
 use super::threads::spawn;
-use crate::events::AuditEntry;
+use crate::audit::AuditEntry;
 use crate::sequencer::{Heads, Placed, Unplaced};
 use crate::stats::StoreStats;
 use crate::tx::Session as AnySession;
@@ -196,8 +196,11 @@ impl<'s> Direct<'s> {
         let oldest: i64 = Row::Postgres(&found.oldest).get(0)?;
         let events: Vec<_> =
             found.events.iter().map(|row| read_unplaced(&Row::Postgres(row))).collect::<Result<_, _>>()?;
-        let entries: Vec<_> =
-            found.entries.iter().map(|row| read_entry(&Row::Postgres(row))).collect::<Result<_, _>>()?;
+        let entries: Vec<_> = found
+            .entries
+            .iter()
+            .map(|row| AuditEntry::read(&Row::Postgres(row), 0))
+            .collect::<Result<_, _>>()?;
         let more = events.len() as i64 == PASS || entries.len() as i64 == PASS;
         let placed = lead.heads.place(events.into_iter(), entries.iter());
         if !placed.is_empty() {
@@ -302,7 +305,7 @@ const UNPLACED_EVENTS: &str = "SELECT o.id, o.recipients FROM outbox o
      ORDER BY o.tx, o.ordinal LIMIT $2";
 
 const UNSEALED_ENTRIES: &str =
-    "SELECT a.id, a.at, a.actor, a.action, a.object, a.request_id FROM audit_entries a
+    "SELECT a.id, a.at, a.actor, a.action, a.object, a.request_id, a.details_hash FROM audit_entries a
      WHERE a.tx >= $1 AND a.tx > 0
        AND ($3 OR a.tx < CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT))
        AND NOT EXISTS (SELECT 1 FROM audit_seals s WHERE s.entry_id = a.id)
@@ -317,17 +320,6 @@ struct Found {
 
 fn read_unplaced(row: &Row<'_>) -> Result<Unplaced, Error> {
     Ok(Unplaced { id: row.get(0)?, recipients: outbox::parse_recipients(&row.get::<String>(1)?)? })
-}
-
-fn read_entry(row: &Row<'_>) -> Result<AuditEntry, Error> {
-    Ok(AuditEntry {
-        id: row.get(0)?,
-        at: row.get(1)?,
-        actor: row.get(2)?,
-        action: row.get(3)?,
-        object: row.get(4)?,
-        request_id: row.get(5)?,
-    })
 }
 
 /// Tells this process how far positions go.

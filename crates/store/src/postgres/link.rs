@@ -13,7 +13,8 @@ use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Statement};
 
 use super::failure::{Failure, Trouble, classify, describe, unknown};
 use super::settings::{CONNECT, Settings};
-use crate::events::{AuditEntry, Event};
+use crate::audit::{self, AuditDetails, AuditEntry};
+use crate::events::Event;
 use crate::tx::Trace;
 use crate::value::{Param, Row};
 use crate::{Error, outbox};
@@ -248,9 +249,12 @@ impl<'c> Session<'c> {
     }
 
     fn trace_writes<'t>(&self, trace: &'t Trace) -> Result<Vec<TraceWrite<'t>>, Failure> {
-        let mut writes = Vec::with_capacity(trace.audit.len() + trace.events.len());
+        let mut writes = Vec::with_capacity(trace.audit.len() + trace.details.len() + trace.events.len());
         for (ordinal, entry) in (0..).zip(&trace.audit) {
-            writes.push(TraceWrite::Audit(self.link.prepare(outbox::INSERT_AUDIT)?, entry, ordinal));
+            writes.push(TraceWrite::Audit(self.link.prepare(audit::INSERT_ENTRY)?, entry, ordinal));
+        }
+        for details in &trace.details {
+            writes.push(TraceWrite::Details(self.link.prepare(audit::INSERT_DETAILS)?, details));
         }
         for (ordinal, event) in (0..).zip(&trace.events) {
             let insert = self.link.prepare(outbox::INSERT_EVENT)?;
@@ -263,7 +267,10 @@ impl<'c> Session<'c> {
         let client = &self.link.client;
         let sent = match write {
             TraceWrite::Audit(insert, entry, ordinal) => {
-                client.execute_raw(insert, outbox::audit_params(entry, *ordinal)).await
+                client.execute_raw(insert, audit::entry_params(entry, *ordinal)).await
+            }
+            TraceWrite::Details(insert, details) => {
+                client.execute_raw(insert, audit::details_params(details)).await
             }
             TraceWrite::Event(insert, event, recipients, ordinal) => {
                 client.execute_raw(insert, outbox::event_params(event, recipients, *ordinal)).await
@@ -316,6 +323,7 @@ impl<'c> Session<'c> {
 /// A row of the trace on its way, with its place within the transaction.
 enum TraceWrite<'t> {
     Audit(Statement, &'t AuditEntry, i64),
+    Details(Statement, &'t AuditDetails),
     Event(Statement, &'t Event, String, i64),
 }
 

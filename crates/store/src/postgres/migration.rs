@@ -84,7 +84,8 @@ impl MigrationLink {
             "GRANT USAGE ON SCHEMA \"{schema}\" TO \"{role}\";
              GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA \"{schema}\" TO \"{role}\";
              REVOKE INSERT, UPDATE, DELETE ON schema_migrations FROM \"{role}\";
-             REVOKE UPDATE, DELETE ON audit_entries, audit_seals FROM \"{role}\""
+             REVOKE UPDATE, DELETE ON audit_entries, audit_seals FROM \"{role}\";
+             REVOKE UPDATE ON audit_details FROM \"{role}\""
         ))
     }
 }

@@ -198,6 +198,7 @@ impl Writer {
         }
         outbox::write_trace(&tx, &trace)?;
         self.link().command("RELEASE closure")?;
+        // Details are written already, and nothing is computed from them.
         traces.audit.extend(trace.audit);
         traces.events.extend(trace.events);
         Ok(Fate::Kept)

@@ -1,5 +1,6 @@
 //! The store's contract. Both engines pass every test here that does not name one of them.
 
+mod audit;
 mod faults;
 mod locks;
 mod migrations;

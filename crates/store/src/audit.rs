@@ -1,0 +1,329 @@
+//! The audit log: entries, personal details that can be erased without breaking the chain over the entries, reads.
+
+use kith_kernel::uuid::{Builder, Uuid};
+use kith_kernel::{Ctx, Timestamp, UserId, days};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::sequencer::Seal;
+use crate::value::{Param, Row};
+use crate::{Error, Query, Tx, params};
+
+/// One line of the audit log, as written with the change it tells of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// Of this entry.
+    pub id: Uuid,
+    /// When.
+    pub at: Timestamp,
+    /// Who: `user:…`, `system:…` or `anonymous`.
+    pub actor: String,
+    /// What was done: `partner_request.accepted`.
+    pub action: String,
+    /// To what: an id.
+    pub object: String,
+    /// Under which request.
+    pub request_id: String,
+    /// SHA-256 of the salt and the body of its details, if it was written with any: it outlives them.
+    pub details_hash: Option<[u8; 32]>,
+}
+
+/// Personal details of an entry, kept beside it.
+#[derive(Clone, Debug)]
+pub(crate) struct AuditDetails {
+    pub entry: Uuid,
+    pub about: Option<UserId>,
+    /// Nobody can guess erased details and confirm them by their hash.
+    pub salt: [u8; 32],
+    /// JSON.
+    pub body: String,
+}
+
+/// An entry as the log shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRecord {
+    /// The entry.
+    pub entry: AuditEntry,
+    /// Its personal details, unless there were none or they are erased.
+    pub details: Option<Value>,
+}
+
+/// Which entries to show; what is absent is not asked about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    /// Who, as in [`AuditEntry::actor`].
+    pub actor: Option<String>,
+    /// What was done.
+    pub action: Option<String>,
+    /// To what.
+    pub object: Option<String>,
+    /// Under which request.
+    pub request_id: Option<String>,
+    /// At this moment or later.
+    pub since: Option<Timestamp>,
+    /// Before this moment.
+    pub until: Option<Timestamp>,
+    /// Older than this entry: where the page before ended.
+    pub before: Option<Uuid>,
+}
+
+/// What a whole chain comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditChain {
+    /// How many entries it seals.
+    pub links: i64,
+    /// The last link's hash, which depends on every entry before it.
+    pub head: [u8; 32],
+}
+
+/// Entries read at once when the chain is verified.
+const VERIFY_PAGE: i64 = 1_000;
+
+/// How far the time within an entry's id may lie from its own: ids of one process never step back, clocks may.
+const ID_SLACK_DAYS: u64 = 1;
+
+/// Sorts behind every id.
+const BEHIND_ALL: &str = "~";
+
+pub(crate) const INSERT_ENTRY: &str =
+    "INSERT INTO audit_entries (id, at, actor, action, object, request_id, details_hash, ordinal)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+
+pub(crate) const INSERT_DETAILS: &str =
+    "INSERT INTO audit_details (entry_id, about, salt, body) VALUES ($1, $2, $3, $4)";
+
+pub(crate) fn entry_params(entry: &AuditEntry, ordinal: i64) -> [Param<'_>; 8] {
+    [
+        Param::Id(entry.id),
+        Param::Int(entry.at.as_millis()),
+        Param::Text(&entry.actor),
+        Param::Text(&entry.action),
+        Param::Text(&entry.object),
+        Param::Text(&entry.request_id),
+        entry.details_hash.as_ref().map_or(Param::Null, |hash| Param::Bytes(hash)),
+        Param::Int(ordinal),
+    ]
+}
+
+pub(crate) fn details_params(details: &AuditDetails) -> [Param<'_>; 4] {
+    [
+        Param::Id(details.entry),
+        details.about.map_or(Param::Null, |about| Param::Id(about.0)),
+        Param::Bytes(&details.salt),
+        Param::Text(&details.body),
+    ]
+}
+
+impl AuditEntry {
+    pub(crate) fn new(ctx: &Ctx, action: &'static str, object: impl ToString) -> Self {
+        Self {
+            id: ctx.new_id(|id| id),
+            at: ctx.now,
+            actor: ctx.actor.to_string(),
+            action: action.to_owned(),
+            object: object.to_string(),
+            request_id: ctx.request_id.to_string(),
+            details_hash: None,
+        }
+    }
+
+    /// Reads the columns from `at` on: id, at, actor, action, object, request_id, details_hash.
+    pub(crate) fn read(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+        Ok(Self {
+            id: row.get(at)?,
+            at: row.get(at + 1)?,
+            actor: row.get(at + 2)?,
+            action: row.get(at + 3)?,
+            object: row.get(at + 4)?,
+            request_id: row.get(at + 5)?,
+            details_hash: row.get::<Option<Vec<u8>>>(at + 6)?.map(hash).transpose()?,
+        })
+    }
+}
+
+impl AuditDetails {
+    /// Details of `entry`, which gets their hash.
+    pub fn of(ctx: &Ctx, entry: &mut AuditEntry, about: Option<UserId>, details: &Value) -> Self {
+        let details = Self { entry: entry.id, about, salt: ctx.random(), body: details.to_string() };
+        entry.details_hash = Some(details_hash(&details.salt, &details.body));
+        details
+    }
+}
+
+/// The salt is of one length, so that no two details read alike.
+fn details_hash(salt: &[u8], body: &str) -> [u8; 32] {
+    Sha256::new().chain_update(salt).chain_update(body).finalize().into()
+}
+
+pub(crate) fn hash(bytes: Vec<u8>) -> Result<[u8; 32], Error> {
+    bytes.try_into().map_err(|_| Error::fault("a hash of another length"))
+}
+
+/// The least id that an entry of `at` can have, some slack allowed.
+fn id_at(at: Timestamp) -> String {
+    let millis = u64::try_from(at.as_millis()).unwrap_or(0);
+    Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid().to_string()
+}
+
+/// A filter as parameters: what is absent is given bounds that all entries lie within.
+struct Bounds {
+    before: String,
+    from: String,
+    since: i64,
+    until: i64,
+}
+
+impl Bounds {
+    fn of(filter: &AuditFilter) -> Self {
+        let slack = days(ID_SLACK_DAYS);
+        let before = filter.before.map_or(BEHIND_ALL.to_owned(), |id| id.to_string());
+        let newest = filter.until.map_or(BEHIND_ALL.to_owned(), |until| id_at(until + slack));
+        Self {
+            before: before.min(newest),
+            from: filter.since.map_or_else(String::new, |since| id_at(since - slack)),
+            since: filter.since.map_or(i64::MIN, Timestamp::as_millis),
+            until: filter.until.map_or(i64::MAX, Timestamp::as_millis),
+        }
+    }
+}
+
+macro_rules! records {
+    ($of_actor:literal) => {
+        concat!(
+            "SELECT a.id, a.at, a.actor, a.action, a.object, a.request_id, a.details_hash, d.body
+             FROM audit_entries a LEFT JOIN audit_details d ON d.entry_id = a.id
+             WHERE a.id < $1 AND a.id >= $2 AND a.at >= $3 AND a.at < $4
+               AND (CAST($5 AS TEXT) IS NULL OR a.action = $5)
+               AND (CAST($6 AS TEXT) IS NULL OR a.object = $6)
+               AND (CAST($7 AS TEXT) IS NULL OR a.request_id = $7)",
+            $of_actor,
+            " ORDER BY a.id DESC LIMIT $8"
+        )
+    };
+}
+
+const RECORDS: &str = records!("");
+/// Apart, so that the index by actor serves it.
+const RECORDS_OF_ACTOR: &str = records!(" AND a.actor = $9");
+
+/// Each half by its own index; an entry about its own actor is in the first only.
+const ACTIVITY: &str = "SELECT id, at, actor, action, object, request_id, details_hash FROM (
+       SELECT * FROM (
+         SELECT a.* FROM audit_entries a WHERE a.actor = $1 AND a.id < $2 ORDER BY a.id DESC LIMIT $3
+       ) AS did
+       UNION ALL
+       SELECT * FROM (
+         SELECT a.* FROM audit_details d JOIN audit_entries a ON a.id = d.entry_id
+         WHERE d.about = $4 AND d.entry_id < $2 AND a.actor <> $1 ORDER BY d.entry_id DESC LIMIT $3
+       ) AS about
+     ) AS activity ORDER BY id DESC LIMIT $3";
+
+impl Query<'_> {
+    /// The newest entries of the audit log that `filter` leaves, at most `limit`, newest first.
+    ///
+    /// # Errors
+    /// Whatever the database answers.
+    pub fn audit_records(&self, filter: &AuditFilter, limit: i64) -> Result<Vec<AuditRecord>, Error> {
+        let Bounds { before, from, since, until } = Bounds::of(filter);
+        let (action, object, request_id) = (&filter.action, &filter.object, &filter.request_id);
+        let all = params![before, from, since, until, *action, *object, *request_id, limit, filter.actor];
+        match filter.actor {
+            Some(_) => self.all(RECORDS_OF_ACTOR, all, read_record),
+            None => self.all(RECORDS, &all[..8], read_record),
+        }
+    }
+
+    /// What `person` did, and what was done that is about them: at most `limit` entries older than `before`, newest
+    /// first.
+    ///
+    /// # Errors
+    /// Whatever the database answers.
+    pub fn audit_activity(
+        &self,
+        person: UserId,
+        before: Option<Uuid>,
+        limit: i64,
+    ) -> Result<Vec<AuditEntry>, Error> {
+        let before = before.map_or(BEHIND_ALL.to_owned(), |id| id.to_string());
+        let actor = kith_kernel::Actor::User(person).to_string();
+        self.all(ACTIVITY, params![actor, before, limit, person], |row| AuditEntry::read(row, 0))
+    }
+}
+
+impl Tx<'_> {
+    /// Erases the details about `person`. The entries stay, and the chain over them holds. Says how many had any.
+    ///
+    /// # Errors
+    /// Whatever the database answers; the transaction is then over.
+    pub fn erase_audit_details(&self, person: UserId) -> Result<u64, Error> {
+        self.exec("DELETE FROM audit_details WHERE about = $1", params![person])
+    }
+}
+
+fn read_record(row: &Row<'_>) -> Result<AuditRecord, Error> {
+    let body = row.get::<Option<String>>(7)?;
+    let details = body.map(|body| serde_json::from_str(&body).map_err(Error::fault)).transpose()?;
+    Ok(AuditRecord { entry: AuditEntry::read(row, 0)?, details })
+}
+
+/// A link, what it seals, and the salt and body of the details that are beside it.
+struct Link {
+    n: i64,
+    hash: [u8; 32],
+    entry: Option<AuditEntry>,
+    details: Option<(Vec<u8>, String)>,
+}
+
+impl Link {
+    fn read(row: &Row<'_>) -> Result<Self, Error> {
+        let is_there = row.get::<Option<Uuid>>(2)?.is_some();
+        let (salt, body) = (row.get::<Option<Vec<u8>>>(9)?, row.get::<Option<String>>(10)?);
+        Ok(Self {
+            n: row.get(0)?,
+            hash: hash(row.get(1)?)?,
+            entry: if is_there { Some(AuditEntry::read(row, 2)?) } else { None },
+            details: salt.zip(body),
+        })
+    }
+
+    /// Whether it follows `seal`, which moves to it. Details may be gone, but not be others.
+    fn follows(&self, seal: &mut Seal) -> bool {
+        let Some(entry) = &self.entry else { return false };
+        let details = self.details.as_ref().map(|(salt, body)| details_hash(salt, body));
+        let is_sealed = seal.extend(entry).hash == self.hash && seal.n == self.n;
+        is_sealed && (details.is_none() || details == entry.details_hash)
+    }
+}
+
+/// Recomputes the links behind `from`, at most a page of them; says where it got to and whether there are more.
+pub(crate) fn verify_page(q: &Query<'_>, from: &Seal) -> Result<(Seal, bool), Error> {
+    let links = q.all(
+        "SELECT s.n, s.hash, a.id, a.at, a.actor, a.action, a.object, a.request_id, a.details_hash, d.salt, d.body
+         FROM audit_seals s LEFT JOIN audit_entries a ON a.id = s.entry_id
+           LEFT JOIN audit_details d ON d.entry_id = s.entry_id
+         WHERE s.n > $1 ORDER BY s.n LIMIT $2",
+        params![from.n, VERIFY_PAGE],
+        Link::read,
+    )?;
+    let mut seal = from.clone();
+    if let Some(broken) = links.iter().find(|link| !link.follows(&mut seal)) {
+        return Err(Error::fault(format!("the audit chain breaks at link {}", broken.n)));
+    }
+    let more = links.len() as i64 == VERIFY_PAGE;
+    if !more && unsealed(q)? > 0 {
+        return Err(Error::fault("the audit log has entries that no link seals"));
+    }
+    Ok((seal, more))
+}
+
+/// Entries without a seal that must have one: below the sequencer's mark, or all where transactions do not overlap.
+fn unsealed(q: &Query<'_>) -> Result<i64, Error> {
+    let count = q.one(
+        "SELECT COUNT(*) FROM audit_entries a
+         WHERE a.tx < COALESCE((SELECT low_tx FROM sequencer WHERE id = 1), 1)
+           AND NOT EXISTS (SELECT 1 FROM audit_seals s WHERE s.entry_id = a.id)",
+        &[],
+        |row| row.get(0),
+    )?;
+    Ok(count.unwrap_or(0))
+}

@@ -10,6 +10,7 @@ mod bond_races;
 mod bonds;
 mod commands;
 mod edge;
+mod idempotency;
 mod logs;
 mod metrics;
 mod outages;

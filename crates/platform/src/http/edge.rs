@@ -21,6 +21,7 @@ use super::problem::{self, ApiError};
 use super::{ClientAddress, page};
 use crate::App;
 use crate::config::millis;
+use crate::idempotency;
 use crate::telemetry::RouteMetrics;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -131,6 +132,7 @@ struct Exchange {
     route: usize,
     request_id: RequestId,
     asked: Option<PathAndQuery>,
+    keyed: bool,
     answered: bool,
 }
 
@@ -145,6 +147,7 @@ impl Exchange {
             route: app.metrics.route_of(request),
             request_id: request_id(app, request.headers()),
             asked: request.uri().path_and_query().cloned(),
+            keyed: idempotency::is_keyed(request.method(), request.headers()),
             answered: false,
             app: app.clone(),
         }
@@ -153,6 +156,9 @@ impl Exchange {
     fn end(mut self, response: Response) -> Response {
         let mut response = problem::render(response, &self.request_id);
         page::link_next(&mut response, self.asked.as_ref());
+        if self.keyed {
+            idempotency::check_taken(&response, self.app.metrics.of(self.route).template());
+        }
         let took = self.started.elapsed();
         self.add_headers(response.headers_mut(), self.app.metrics.of(self.route), took);
         self.tell(response.status().as_u16(), took);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::Method;
-use kith_kernel::problems;
+use kith_kernel::{ProblemCode, problems};
 use utoipa::PartialSchema;
 use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::schema::{Components, Schema};
@@ -12,6 +12,7 @@ use utoipa::openapi::{
 };
 
 use super::problem::{FieldErrorBody, PROBLEM_JSON, ProblemBody};
+use crate::idempotency;
 use crate::module::Module;
 
 /// What operations name in their `security(("bearer" = []))`.
@@ -24,9 +25,14 @@ pub fn document(modules: &[&Module]) -> OpenApi {
     let mut all = super::routes(&[]).into_openapi();
     for module in modules {
         let mut own = (module.routes)().into_openapi();
-        for operation in own.paths.paths.values_mut().flat_map(operations_of) {
-            operation.tags = Some(vec![module.name.to_owned()]);
-            add_common_problems(operation);
+        for (path, item) in &mut own.paths.paths {
+            for (method, operation) in operations_of(item) {
+                operation.tags = Some(vec![module.name.to_owned()]);
+                if !method.is_safe() {
+                    idempotency::declare(path, operation);
+                }
+                add_common_problems(operation);
+            }
         }
         all.merge(own);
     }
@@ -62,8 +68,15 @@ pub fn operations(document: &OpenApi) -> impl Iterator<Item = (&str, Method, &Op
     })
 }
 
-fn operations_of(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch].into_iter().flatten()
+fn operations_of(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
+    let slots = [
+        (Method::GET, &mut item.get),
+        (Method::PUT, &mut item.put),
+        (Method::POST, &mut item.post),
+        (Method::DELETE, &mut item.delete),
+        (Method::PATCH, &mut item.patch),
+    ];
+    slots.into_iter().filter_map(|(method, slot)| Some((method, slot.as_mut()?)))
 }
 
 /// Declares the problems that any operation of this shape can answer with, unless it says more about them itself.
@@ -87,14 +100,17 @@ fn add_common_problems(operation: &mut Operation) {
     if has_parameter(operation, &ParameterIn::Path) {
         common.push(&problems::NOT_FOUND);
     }
-    for problem in common {
-        let declared = operation.responses.responses.entry(problem.status.to_string());
-        let declared =
-            declared.or_insert_with(|| RefOr::T(ResponseBuilder::new().description(problem.title).build()));
-        // What an operation says about a status itself (a health report) does not keep the edge from its problem.
-        if let RefOr::T(response) = declared {
-            response.content.entry(PROBLEM_JSON.to_owned()).or_insert_with(problem_content);
-        }
+    common.into_iter().for_each(|problem| add_problem(operation, problem));
+}
+
+/// Declares that an operation may answer with `problem`. What it says about that status itself (a health report)
+/// stays.
+pub(crate) fn add_problem(operation: &mut Operation, problem: &ProblemCode) {
+    let declared = operation.responses.responses.entry(problem.status.to_string());
+    let declared =
+        declared.or_insert_with(|| RefOr::T(ResponseBuilder::new().description(problem.title).build()));
+    if let RefOr::T(response) = declared {
+        response.content.entry(PROBLEM_JSON.to_owned()).or_insert_with(problem_content);
     }
 }
 

@@ -71,12 +71,12 @@ impl IdempotencyKey {
 }
 
 /// Whether a request under `path` may have a key, if it is a signed-in write.
-fn takes_keys(path: &str) -> bool {
+pub(super) fn takes_keys(path: &str) -> bool {
     !path.starts_with(SECRETIVE)
 }
 
 /// Whether a key means something to this request.
-fn is_keyed(method: &http::Method, headers: &HeaderMap) -> bool {
+pub(crate) fn is_keyed(method: &http::Method, headers: &HeaderMap) -> bool {
     !method.is_safe() && headers.contains_key(IDEMPOTENCY_KEY)
 }
 

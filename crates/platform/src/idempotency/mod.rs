@@ -3,6 +3,7 @@
 //! The answer is kept in the change's own transaction: a key that is known is a change that was made.
 
 mod answer;
+mod document;
 mod key;
 mod rows;
 
@@ -23,8 +24,9 @@ use crate::{App, SignedIn};
 
 pub use answer::Answer;
 use answer::WrittenAnswer;
-pub(crate) use key::refuse;
+pub(crate) use document::declare;
 pub use key::{IDEMPOTENCY_KEY, IdempotencyKey};
+pub(crate) use key::{is_keyed, refuse};
 
 /// Says that an answer is the one that was given before.
 pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -33,9 +35,9 @@ const KEPT: Duration = days(1);
 /// How many expired answers one call of [`tidy`] removes at most.
 const TIDIED: i64 = 1_000;
 
-/// In the extensions of an answer that took notice of the key.
+/// In the extensions of an answer that is kept under its request's key.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct TookKey;
+struct TookKey;
 
 /// Why a write under a key was not made.
 enum Refused<E> {
@@ -98,6 +100,15 @@ impl App {
     }
 }
 
+/// Tells whoever builds Kith that a handler ignored a key: a write that is not made by [`App::change`], and does not
+/// refuse keys either.
+pub(crate) fn check_taken(response: &Response, route: &str) {
+    if response.status().is_success() && response.extensions().get::<TookKey>().is_none() {
+        tracing::error!(route, "a write ignored its Idempotency-Key");
+        debug_assert!(false, "{route} ignored an Idempotency-Key: it has to use `App::change`");
+    }
+}
+
 /// Removes answers that have expired, and says how many: fewer than [`TIDIED`] once it has removed all. They count for
 /// nothing before that.
 ///
@@ -150,3 +161,6 @@ fn reused() -> Problem {
     let detail = "Another path, query or body was sent under this key. Use a new key for a new request.";
     Problem::new(&problems::IDEMPOTENCY_MISMATCH, detail)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,44 @@
+//! What the OpenAPI document says about keys.
+
+use kith_kernel::problems;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{RefOr, Required};
+
+use super::key::takes_keys;
+use crate::http::openapi::add_problem;
+
+/// What the header may be: 1 to 255 printable characters, in quotes or without.
+const KEY: &str = r#"^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-~]([ -~]{0,253}[!-~])?)$"#;
+
+/// Declares that an operation that writes takes a key, or that it refuses any.
+pub(crate) fn declare(path: &str, operation: &mut Operation) {
+    add_problem(operation, &problems::MALFORMED);
+    if operation.security.is_none() || !takes_keys(path) {
+        return;
+    }
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    let key = ParameterBuilder::new()
+        .name("Idempotency-Key")
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(
+            "Whoever sends the same again under the same key within 24 hours gets the same answer, and nothing is \
+             done again.",
+        ))
+        .schema(Some(text().pattern(Some(KEY))));
+    operation.parameters.get_or_insert_default().push(key.build().into());
+    add_problem(operation, &problems::IDEMPOTENCY_IN_PROGRESS);
+    add_problem(operation, &problems::IDEMPOTENCY_MISMATCH);
+    for (status, response) in &mut operation.responses.responses {
+        if let RefOr::T(response) = response
+            && status.starts_with('2')
+        {
+            let replayed = HeaderBuilder::new()
+                .schema(Some(text().enum_values(Some(["true"]))))
+                .description(Some("There if the answer was given before under the same key."));
+            response.headers.insert("Idempotency-Replayed".to_owned(), replayed.build().into());
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What no handler of today shows: headers that are kept, expired answers that go, a handler that forgets.
+
+use http::{HeaderMap, StatusCode, header};
+use kith_kernel::{Actor, RequestId};
+
+use super::*;
+use crate::testing::TestServer;
+
+fn answer(etag: &'static str) -> WrittenAnswer {
+    Answer::created("body").with_header(header::ETAG, HeaderValue::from_static(etag)).write()
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_with_its_headers_and_goes_when_it_has_expired() {
+    let test = TestServer::start(|_| {}).await;
+    let request_id = RequestId::accept("keeps-an-answer").unwrap();
+    let ctx = Ctx::new(test.app.sources.clone(), Actor::System("test"), request_id);
+    let keep = |id: u8, ctx: Ctx| {
+        test.app.db.write(move |tx| rows::keep(tx, &[id; 32], &[0; 32], &answer("\"1: a\""), ctx.now))
+    };
+    keep(1, ctx.clone()).await.unwrap();
+    test.clock.advance(KEPT);
+    let then = ctx.renewed();
+    keep(2, then.clone()).await.unwrap();
+    let find = |id: u8, now| test.app.db.read(move |q| rows::find(q, &[id; 32], now - KEPT));
+    let kept = find(1, then.now).await.unwrap().unwrap();
+    assert_eq!(kept.answer, answer("\"1: a\""));
+
+    let tidy = |ctx: Ctx| test.app.db.write(move |tx| tidy(tx, &ctx));
+    assert_eq!(tidy(then).await.unwrap(), 0);
+    test.clock.advance(kith_kernel::seconds(1));
+    let later = ctx.renewed();
+    assert!(find(1, later.now).await.unwrap().is_none());
+    assert_eq!(tidy(later.clone()).await.unwrap(), 1);
+    assert!(find(2, later.now).await.unwrap().is_some());
+}
+
+#[test]
+fn an_answer_without_a_body_has_no_type() {
+    let response = Answer::no_content().into_response();
+    assert_eq!((response.status(), response.headers()), (StatusCode::NO_CONTENT, &HeaderMap::new()));
+    assert_eq!(Answer::accepted(1).into_response().headers()[header::CONTENT_TYPE], "application/json");
+}
+
+#[test]
+#[should_panic(expected = "has to use `App::change`")]
+fn whoever_builds_a_write_that_ignores_its_key_is_told() {
+    check_taken(&StatusCode::FORBIDDEN.into_response(), "/refused");
+    check_taken(&StatusCode::NO_CONTENT.into_response(), "/forgetful");
+}

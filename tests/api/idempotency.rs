@@ -1,0 +1,328 @@
+//! `Idempotency-Key`: a write is made once under it, whoever repeats it, whenever, and on whichever node.
+
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use futures_util::future::{join_all, select_all};
+use hyper::Method;
+use hyper::body::Bytes;
+use kith_kernel::days;
+use kith_platform::idempotency::IDEMPOTENCY_KEY;
+use kith_store::testing::TestDatabase;
+use kith_store::{Error, Store, Tx, params};
+use serde_json::{Value, json};
+
+use crate::support::{
+    Answer, Client, Engine, Kith, PASSWORD, Person, SERVE, TestApp, kith, kith_on, on_every_engine,
+};
+
+const REQUESTS: &str = "/api/v1/partners/requests";
+const MILLISECOND: Duration = Duration::from_millis(1);
+/// How many send the same at once, and how often.
+const TWINS: usize = 20;
+const ROUNDS: usize = 10;
+
+on_every_engine! {
+    drv_03_five_times_under_one_key_is_once,
+    another_request_under_the_same_key_is_refused,
+    a_key_is_one_users_and_one_operations,
+    what_was_refused_may_be_tried_again_under_its_key,
+    a_key_is_forgotten_after_a_day,
+    of_twenty_twins_one_is_made,
+    keys_are_refused_where_they_are_not_taken,
+    every_signed_in_write_takes_a_key,
+}
+
+async fn keyed(who: &Person, key: &str) -> Client {
+    who.signed_in().await.with_header(IDEMPOTENCY_KEY, key)
+}
+
+fn ask(whom: &Person) -> Value {
+    json!({ "to": { "user_id": whom.id } })
+}
+
+fn is_replayed(answer: &Answer) -> bool {
+    answer.header("idempotency-replayed").is_some_and(|value| value == "true")
+}
+
+/// DRV-03: one object, five identical answers, and one trace.
+async fn drv_03_five_times_under_one_key_is_once(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let ada = keyed(&ada, "\"8e03978e-40d5-43dd-bc93-6894a57f9324\"").await;
+    let first = ada.post(REQUESTS, ask(&ben)).await;
+    assert!(!is_replayed(&first));
+    let first = first.expect(201);
+    let footprint = app.footprint().await;
+    // What has happened since does not change what was answered.
+    let accept = format!("{REQUESTS}/{}/accept", first["id"].as_str().expect("an id"));
+    ben.post(&accept, Value::Null).await.expect(200);
+    assert!(app.footprint().await > footprint);
+    let footprint = app.footprint().await;
+    for _ in 0..4 {
+        app.advance(MILLISECOND);
+        let again = ada.post(REQUESTS, ask(&ben)).await;
+        assert!(is_replayed(&again));
+        assert_eq!(again.header("content-type"), Some("application/json"));
+        assert_eq!(again.expect(201), first);
+    }
+    assert_eq!(app.footprint().await, footprint);
+}
+
+async fn another_request_under_the_same_key_is_refused(app: &TestApp) {
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    let to_ben = keyed(&ada, "key").await.post(REQUESTS, ask(&ben)).await.expect(201);
+    let to_eve = keyed(&ada, "other").await.post(REQUESTS, ask(&eve)).await.expect(201);
+    let from_ben = ben.post(REQUESTS, ask(&eve)).await.expect(201);
+    let footprint = app.footprint().await;
+    let key = keyed(&ada, "key").await;
+    key.post(REQUESTS, ask(&eve)).await.expect_problem(422, "idempotency_key_reused");
+    let query = format!("{REQUESTS}?a=1");
+    key.post(&query, ask(&ben)).await.expect_problem(422, "idempotency_key_reused");
+    assert_eq!(app.footprint().await, footprint);
+
+    let accept = |request: &Value| format!("{REQUESTS}/{}/accept", request["id"].as_str().expect("an id"));
+    let eve = keyed(&eve, "key").await;
+    eve.post(&accept(&to_eve), Value::Null).await.expect(200);
+    eve.post(&accept(&from_ben), Value::Null).await.expect_problem(422, "idempotency_key_reused");
+    assert_eq!(to_ben["status"], "pending");
+}
+
+async fn a_key_is_one_users_and_one_operations(app: &TestApp) {
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    let by_ada = keyed(&ada, "key").await.post(REQUESTS, ask(&eve)).await.expect(201);
+    let by_ben = keyed(&ben, "key").await.post(REQUESTS, ask(&eve)).await;
+    assert!(!is_replayed(&by_ben));
+    assert_eq!(by_ben.expect(201)["from"], ben.face());
+    let by_eve = keyed(&eve, "key").await;
+    by_eve.post(REQUESTS, ask(&ada)).await.expect(201);
+    let accept = format!("{REQUESTS}/{}/accept", by_ada["id"].as_str().expect("an id"));
+    let accepted = by_eve.post(&accept, Value::Null).await;
+    assert!(!is_replayed(&accepted));
+    assert_eq!(accepted.expect(200)["status"], "accepted");
+}
+
+async fn what_was_refused_may_be_tried_again_under_its_key(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    ada.post(REQUESTS, json!({ "to": { "user_id": ben.id }, "message": "in other words" })).await.expect(201);
+    for _ in 0..2 {
+        let refused = keyed(&ada, "key").await.post(REQUESTS, ask(&ben)).await;
+        refused.expect_problem(409, "request_pending");
+    }
+    app.advance(days(14));
+    let sent = keyed(&ada, "key").await.post(REQUESTS, ask(&ben)).await;
+    assert!(!is_replayed(&sent));
+    let sent = sent.expect(201);
+    let again = keyed(&ada, "key").await.post(REQUESTS, ask(&ben)).await;
+    assert!(is_replayed(&again));
+    assert_eq!(again.expect(201), sent);
+}
+
+async fn a_key_is_forgotten_after_a_day(app: &TestApp) {
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    let sent = keyed(&ada, "key").await.post(REQUESTS, ask(&ben)).await.expect(201);
+    app.advance(days(1));
+    let again = keyed(&ada, "key").await.post(REQUESTS, ask(&ben)).await;
+    assert!(is_replayed(&again));
+    assert_eq!(again.expect(201), sent);
+    app.advance(MILLISECOND);
+    // Whatever it was used for, it is free, and then taken for a day again.
+    keyed(&ada, "key").await.post(REQUESTS, ask(&eve)).await.expect(201);
+    app.advance(days(1));
+    assert!(is_replayed(&keyed(&ada, "key").await.post(REQUESTS, ask(&eve)).await));
+    keyed(&ada, "key").await.post(REQUESTS, ask(&ben)).await.expect_problem(422, "idempotency_key_reused");
+}
+
+/// Each twin gets the one answer, or is told that it is on its way.
+async fn of_twenty_twins_one_is_made(app: &TestApp) {
+    let people = app.crowd("person", 2 * ROUNDS).await;
+    let mut given = [0, 0, 0];
+    for (round, pair) in people.chunks(2).enumerate() {
+        let (ada, before) = (keyed(&pair[0], &format!("key {round}")).await, app.footprint().await);
+        let answers = join_all((0..TWINS).map(|_| ada.post(REQUESTS, ask(&pair[1])))).await;
+        let mut bodies = Vec::new();
+        for answer in answers {
+            let replayed = is_replayed(&answer);
+            given[if answer.status == 409 { 2 } else { usize::from(replayed) }] += 1;
+            if answer.status == 409 {
+                answer.expect_problem(409, "idempotency_in_progress");
+            } else {
+                bodies.push(answer.expect(201));
+            }
+        }
+        assert!(!bodies.is_empty() && bodies.iter().all(|body| *body == bodies[0]), "{bodies:#?}");
+        let after = app.footprint().await;
+        assert_eq!((after.0 - before.0, after.1 - before.1), (1, 1));
+    }
+    assert_eq!(given[0], ROUNDS, "made, given again, told to wait: {given:?}");
+    println!("{ROUNDS} rounds of {TWINS} twins: made, given again, told to wait: {given:?}");
+}
+
+async fn keys_are_refused_where_they_are_not_taken(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let footprint = app.footprint().await;
+    let anonymous = app.anonymous().with_header(IDEMPOTENCY_KEY, "key");
+    let body = json!({ "email": "new@example.org", "password": PASSWORD, "display_name": "New" });
+    anonymous.post("/api/v1/auth/register", body).await.expect_problem(400, "malformed_request");
+    let body = json!({ "email": ada.email, "password": PASSWORD });
+    anonymous.post("/api/v1/auth/login", body).await.expect_problem(400, "malformed_request");
+    anonymous.post(REQUESTS, ask(&ben)).await.expect_problem(401, "unauthenticated");
+    for malformed in ["", "\"\"", "\"open", &"k".repeat(256)] {
+        let client = keyed(&ada, malformed).await;
+        client.post(REQUESTS, ask(&ben)).await.expect_problem(400, "malformed_request");
+        client.get(REQUESTS).await.expect(200);
+        client.send(Method::HEAD, REQUESTS, Bytes::new()).await.expect(200);
+    }
+    assert_eq!(app.footprint().await, footprint);
+}
+
+/// Each operation that changes something for whoever is signed in. A new one needs a request here that succeeds once.
+async fn every_signed_in_write_takes_a_key(app: &TestApp) {
+    let document = app.anonymous().get("/openapi.json").await.expect(200);
+    let paths = document["paths"].as_object().expect("paths");
+    let mut walked = 0;
+    for (path, item) in paths.iter().filter(|(path, _)| !path.starts_with("/api/v1/auth/")) {
+        for (method, operation) in item.as_object().expect("operations") {
+            let method: Method = method.to_uppercase().parse().expect("a method");
+            if method.is_safe() || operation.get("security").is_none() {
+                continue;
+            }
+            let name = operation["operationId"].as_str().expect("a name");
+            let write = a_write(app, name).await;
+            let target = path.replace("{id}", &write.id);
+            let body = if write.body.is_null() { Bytes::new() } else { Bytes::from(write.body.to_string()) };
+            let client = keyed(&write.by, "key").await;
+            let first = client.send(method.clone(), &target, body.clone()).await;
+            assert!((200..300).contains(&first.status) && !is_replayed(&first), "{name}: {first:#?}");
+            let footprint = app.footprint().await;
+            let again = client.send(method, &target, body).await;
+            assert!(is_replayed(&again), "{name} does it again: {again:#?}");
+            assert_eq!((again.status, again.body), (first.status, first.body), "{name}");
+            assert_eq!(app.footprint().await, footprint, "{name}");
+            walked += 1;
+        }
+    }
+    assert!(walked >= 2, "{walked}");
+}
+
+/// A request that succeeds, by whom, and what its `{id}` is.
+struct Write {
+    by: Person,
+    id: String,
+    body: Value,
+}
+
+async fn a_write(app: &TestApp, operation: &str) -> Write {
+    let by = app.user(&format!("{operation}-by")).await;
+    let other = app.user(&format!("{operation}-other")).await;
+    let (id, body) = match operation {
+        "send_partner_request" => (String::new(), ask(&other)),
+        "accept_partner_request" => {
+            let request = other.post(REQUESTS, ask(&by)).await.expect(201);
+            (request["id"].as_str().expect("an id").to_owned(), Value::Null)
+        }
+        new => panic!("{new} is new: say here how it succeeds, to see that it takes an Idempotency-Key"),
+    };
+    Write { by, id, body }
+}
+
+async fn register(client: &Client, name: &str) -> (String, Client) {
+    let body = json!({ "email": format!("{name}@example.org"), "password": PASSWORD, "display_name": name });
+    let answer = client.post("/api/v1/auth/register", body).await.expect(201);
+    let id = answer["user"]["id"].as_str().expect("an id").to_owned();
+    (id, client.with_token(answer["access_token"].as_str().expect("a token")))
+}
+
+#[tokio::test]
+async fn a_key_outlives_a_kill() {
+    let database = TestDatabase::sqlite();
+    let folder = database.folder().expect("a folder");
+    let server = Kith::start(kith(folder, SERVE));
+    let (_, ada) = register(&Client::new([server.addr]), "ada").await;
+    let (ben, _) = register(&Client::new([server.addr]), "ben").await;
+    let body = json!({ "to": { "user_id": ben } });
+    let first = ada.with_header(IDEMPOTENCY_KEY, "key").post(REQUESTS, body.clone()).await.expect(201);
+    drop(server);
+
+    let server = Kith::start(kith(folder, SERVE));
+    let log_in = json!({ "email": "ada@example.org", "password": PASSWORD });
+    let client = Client::new([server.addr]);
+    let session = client.post("/api/v1/auth/login", log_in).await.expect(200);
+    let ada = client.with_token(session["access_token"].as_str().expect("a token"));
+    let again = ada.with_header(IDEMPOTENCY_KEY, "key").post(REQUESTS, body).await;
+    assert!(is_replayed(&again));
+    assert_eq!(again.expect(201), first);
+}
+
+/// A transaction that stays open until its [`Sender`] is dropped.
+fn hold(
+    db: &Store,
+    run: impl Fn(&Tx<'_>) -> Result<(), Error> + Send + 'static,
+) -> (Sender<()>, Receiver<()>) {
+    let (let_go, wait) = channel::<()>();
+    let (holding, held) = channel();
+    let wait = Mutex::new(wait);
+    let db = db.clone();
+    tokio::spawn(async move {
+        let held = db.write(move |tx| {
+            run(tx)?;
+            // Whoever waits for it may have given up.
+            let _ = holding.send(());
+            let _ = wait.lock().expect("no panic before").recv();
+            Ok::<_, Error>(())
+        });
+        held.await.expect("a transaction");
+    });
+    (let_go, held)
+}
+
+/// Two nodes get the same request; what it needs is held, first its people and then its row, for longer than a twin waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_twin_does_not_wait_for_longer_than_five_seconds() {
+    if !Engine::Postgres.is_chosen() {
+        return;
+    }
+    let (database, elsewhere) = (Engine::Postgres.database().await, TestDatabase::sqlite());
+    let folder = elsewhere.folder().expect("a folder");
+    let (one, other) = (folder.join("one"), folder.join("other"));
+    let nodes = [&one, &other].map(|folder| {
+        std::fs::create_dir(folder).expect("a folder");
+        Kith::start(kith_on(&database, folder, SERVE))
+    });
+    let client = Client::new(nodes.iter().map(|node| node.addr).collect::<Vec<_>>());
+    let (ada, asks) = register(&client, "ada").await;
+    let (ben, accepts) = register(&client, "ben").await;
+    let request = asks.post(REQUESTS, json!({ "to": { "user_id": ben } })).await.expect(201);
+    let id = request["id"].as_str().expect("an id").to_owned();
+
+    let db = Store::open(database.options()).await.expect("the same database");
+    let people = vec![ada, ben];
+    let (let_people_go, held) = hold(&db, move |tx| {
+        tx.lock("user", &people)?;
+        tx.one("SELECT 1", &[], |_| Ok(())).map(drop)
+    });
+    let row = id.clone();
+    let (let_row_go, row_held) = hold(&db, move |tx| {
+        tx.exec("UPDATE partner_requests SET message = message WHERE id = $1", params![row]).map(drop)
+    });
+    held.recv().expect("held");
+    row_held.recv().expect("held");
+
+    let accepts = accepts.with_header(IDEMPOTENCY_KEY, "key");
+    let accept = format!("{REQUESTS}/{id}/accept");
+    let mut twins = select_all([0, 1].map(|_| Box::pin(accepts.post(&accept, Value::Null))));
+    let early = tokio::time::timeout(Duration::from_millis(2_500), &mut twins).await;
+    assert!(early.is_err(), "an answer came while everything was held");
+    drop(let_people_go);
+    let (gave_up, _, rest) = twins.await;
+    assert_eq!(gave_up.header("retry-after"), Some("1"));
+    gave_up.expect_problem(409, "idempotency_in_progress");
+    drop(let_row_go);
+    let made = join_all(rest).await.remove(0);
+    assert!(!is_replayed(&made));
+    let made = made.expect(200);
+    let again = accepts.post(&accept, Value::Null).await;
+    assert!(is_replayed(&again));
+    assert_eq!(again.expect(200), made);
+    db.close().await;
+}

@@ -9,6 +9,7 @@ mod accounts;
 mod bond_races;
 mod bonds;
 mod commands;
+mod config;
 mod edge;
 mod idempotency;
 mod logs;

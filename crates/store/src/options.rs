@@ -55,6 +55,8 @@ pub struct PostgresOptions {
     pub url: String,
     /// The same for the role that owns the tables, where it is another.
     pub migrate_url: Option<String>,
+    /// For whichever of the two has no password in it.
+    pub password: Option<String>,
     /// Threads, and so connections, for transactions.
     pub write_threads: usize,
     /// Threads, and so connections, for reads.
@@ -88,6 +90,11 @@ impl SqliteOptions {
 impl PostgresOptions {
     /// The defaults at `url`.
     pub fn at(url: impl Into<String>) -> Self {
-        Self { url: url.into(), migrate_url: None, write_threads: 16, read_threads: 8 }
+        Self { url: url.into(), migrate_url: None, password: None, write_threads: 16, read_threads: 8 }
+    }
+
+    /// The password in an address such as `url`, if it is one and has one.
+    pub fn password_in(url: &str) -> Option<Vec<u8>> {
+        crate::postgres::password_in(url)
     }
 }

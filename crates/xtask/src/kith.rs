@@ -59,6 +59,9 @@ impl Kith {
             command.args(["--database", url]);
         }
         command.env("KITH__AUTH__PASSWORD_MEMORY_KIB", "8").env("KITH__AUTH__ACCESS_TOKEN_MINUTES", "1440");
+        // Nodes of one database need the same, wherever their folders are.
+        command.env("JWT_SECRET", "the secret of all measurements and faults");
+        command.env("JWT_REFRESH_SECRET", "the refresh secret of all measurements and faults");
         command.envs(start.environment.iter().map(|(key, value)| (key, value)));
         let log = File::options().create(true).append(true).open(&start.log)?;
         command.stdin(Stdio::null()).stderr(log);

@@ -1,8 +1,9 @@
 //! What a configuration must not say: impossible numbers, and what is unsafe in the mode it runs in.
 
-use tracing_subscriber::filter::Targets;
+use kith_store::PostgresOptions;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::{Config, ConfigError, Mode, Synchronous};
+use super::{Config, ConfigError, Mode, Synchronous, secrets};
 
 const SAFE_PASSWORD_MEMORY_KIB: u32 = 19_456;
 const SAFE_PASSWORD_ITERATIONS: u32 = 2;
@@ -28,7 +29,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     }
     let too_little = auth.password_memory_kib < LEAST_PASSWORD_MEMORY_KIB;
     refuse_if(config, too_little, "auth.password_memory_kib", "must be at least 8")?;
-    let bad_level = config.log.level.parse::<Targets>().is_err();
+    let level = config.log.level.parse::<Targets>();
+    let bad_level = level.is_err();
     refuse_if(
         config,
         bad_level,
@@ -38,8 +40,19 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     check_database(config)?;
     match server.mode {
         Mode::Development => check_development(config),
-        Mode::Production => check_production(config),
+        Mode::Production => {
+            let talks = level.is_ok_and(|level| is_debug(&level));
+            refuse_if(config, talks, "log.level", "must not be \"debug\" or \"trace\" in production mode")?;
+            check_production(config)?;
+            secrets::check(config)
+        }
     }
+}
+
+/// Whether anything is to be logged that only developers want.
+fn is_debug(level: &Targets) -> bool {
+    let least = level.iter().map(|(_, level)| level).chain(level.default_level()).max();
+    least.is_some_and(|least| least >= LevelFilter::DEBUG)
 }
 
 fn check_database(config: &Config) -> Result<(), ConfigError> {
@@ -51,7 +64,11 @@ fn check_database(config: &Config) -> Result<(), ConfigError> {
     let given = !migrate_url.is_empty();
     let key = "database.migrate_url";
     refuse_if(config, given && !is_postgres(migrate_url), key, "must begin with postgres://")?;
-    refuse_if(config, given && config.is_sqlite(), key, "is for PostgreSQL, and database.url is \"sqlite\"")
+    refuse_if(config, given && config.is_sqlite(), key, "is for PostgreSQL, and database.url is \"sqlite\"")?;
+    let (password, in_url) = (config.database.password.expose(), PostgresOptions::password_in(url));
+    let differ = !password.is_empty() && in_url.is_some_and(|in_url| in_url != password.as_bytes());
+    let why = "is not the password that stands in `database.url`: keep one of them";
+    refuse_if(config, differ, "database.password", why)
 }
 
 fn check_development(config: &Config) -> Result<(), ConfigError> {
@@ -72,7 +89,7 @@ fn check_production(config: &Config) -> Result<(), ConfigError> {
     refuse_if(config, weak, "auth.password_iterations", "must be at least 2 in production mode")
 }
 
-fn refuse_if(config: &Config, bad: bool, key: &str, why: &str) -> Result<(), ConfigError> {
+pub(super) fn refuse_if(config: &Config, bad: bool, key: &str, why: &str) -> Result<(), ConfigError> {
     if bad {
         return Err(ConfigError::Refused {
             key: key.to_owned(),

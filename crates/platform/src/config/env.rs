@@ -1,4 +1,5 @@
-//! Reads `KITH__SECTION__KEY` and `KITH__SECTION__KEY_FILE` variables. Other variables are not looked at.
+//! Reads `KITH__SECTION__KEY` variables and the names that others know a secret by, each also with `_FILE`. No other
+//! variable is looked at.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -12,12 +13,29 @@ use super::{ConfigError, Origin};
 const PREFIX: &str = "KITH__";
 const FILE_SUFFIX: &str = "_FILE";
 
+/// What usual deployments call a secret, and the key it is here.
+pub(super) const ALIASES: &[(&str, &str)] = &[
+    ("JWT_SECRET", "auth.jwt_secret"),
+    ("JWT_REFRESH_SECRET", "auth.jwt_refresh_secret"),
+    ("DATABASE_PASSWORD", "database.password"),
+    ("REDIS_PASSWORD", "redis.password"),
+    ("MINIO_ACCESS_KEY", "storage.access_key"),
+    ("MINIO_SECRET_KEY", "storage.secret_key"),
+];
+
+/// The variables that set `key`, the shortest first; each may also end in `_FILE`.
+pub(super) fn names_of(key: &str) -> Vec<String> {
+    let alias = ALIASES.iter().find(|(_, of)| *of == key).map(|(name, _)| (*name).to_owned());
+    let own = format!("{PREFIX}{}", key.to_ascii_uppercase().replace('.', "__"));
+    alias.into_iter().chain([own]).collect()
+}
+
 /// What the environment sets: key, text, and the variable that said so.
 pub(super) fn assignments(
     env: &[(OsString, OsString)],
     known: &Table,
 ) -> Result<Vec<(String, String, Origin)>, ConfigError> {
-    let mut found = BTreeMap::new();
+    let mut found: BTreeMap<String, (String, String)> = BTreeMap::new();
     for (name, value) in env {
         let Some(name) = own_name(name)? else { continue };
         let origin = Origin::Env(name.clone());
@@ -29,12 +47,12 @@ pub(super) fn assignments(
                 None => return Err(unknown(&name)),
             },
         };
-        if found.insert(key, (value, origin)).is_some() {
-            let variable = name.strip_suffix(FILE_SUFFIX).unwrap_or(&name).to_owned();
-            return Err(ConfigError::SetTwice { variable });
+        if let Some((_, other)) = found.insert(key, (value, name.clone())) {
+            let (first, second) = if other < name { (other, name) } else { (name, other) };
+            return Err(ConfigError::SetTwice { first, second });
         }
     }
-    Ok(found.into_iter().map(|(key, (value, origin))| (key, value, origin)).collect())
+    Ok(found.into_iter().map(|(key, (value, name))| (key, value, Origin::Env(name))).collect())
 }
 
 /// Turns a variable's text into the type that `like` has.
@@ -66,7 +84,9 @@ fn entries(text: &str) -> Vec<Value> {
 
 fn own_name(name: &OsStr) -> Result<Option<String>, ConfigError> {
     let lossy = name.to_string_lossy();
-    match (lossy.starts_with(PREFIX), name.to_str()) {
+    let alias = lossy.strip_suffix(FILE_SUFFIX).unwrap_or(&lossy);
+    let is_own = lossy.starts_with(PREFIX) || ALIASES.iter().any(|(name, _)| *name == alias);
+    match (is_own, name.to_str()) {
         (false, _) => Ok(None),
         (true, Some(name)) => Ok(Some(name.to_owned())),
         (true, None) => Err(ConfigError::NotText { variable: lossy.into_owned() }),
@@ -80,6 +100,9 @@ fn text(value: &OsStr, name: &str) -> Result<String, ConfigError> {
 
 /// `KITH__SERVER__BODY_LIMIT_BYTES` is `server.body_limit_bytes`, if there is such a key.
 fn key_of(name: &str, known: &Table) -> Option<String> {
+    if let Some((_, key)) = ALIASES.iter().find(|(alias, _)| *alias == name) {
+        return Some((*key).to_owned());
+    }
     let (section, key) = name.strip_prefix(PREFIX)?.split_once("__")?;
     let (section, key) = (lower(section)?, lower(key)?);
     known.get(&section)?.get(&key)?;

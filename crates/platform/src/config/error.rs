@@ -82,11 +82,21 @@ pub enum ConfigError {
         /// Who set it.
         origin: Origin,
     },
-    /// The value stands in a variable and in a file at once.
-    #[error("{variable} and {variable}_FILE are both set: keep one")]
+    /// Production mode does not start without it.
+    #[error("`{key}` must be set in production mode, by {variables}; `kith secrets generate` makes one")]
+    Missing {
+        /// `section.key`.
+        key: &'static str,
+        /// The variables that set it.
+        variables: String,
+    },
+    /// Two variables set the same key.
+    #[error("{first} and {second} are both set: keep one")]
     SetTwice {
-        /// The variable without `_FILE`.
-        variable: String,
+        /// One variable.
+        first: String,
+        /// The other.
+        second: String,
     },
     /// An environment variable is not UTF-8.
     #[error("environment variable {variable} is not valid UTF-8")]

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use super::{Config, ConfigError, Origin, check, env};
 
-const DEFAULTS: &str = include_str!("defaults.toml");
+pub(super) const DEFAULTS: &str = include_str!("defaults.toml");
 /// Read if it is there and no other file is named.
 const USUAL_FILE: &str = "kith.toml";
 

@@ -8,7 +8,10 @@ mod env;
 mod error;
 mod load;
 mod network;
+pub mod reference;
+mod report;
 mod secret;
+mod secrets;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,7 +24,9 @@ pub use development::DevelopmentSecretsError;
 pub use error::{ConfigError, Origin};
 pub use load::{Flag, Inputs};
 pub use network::Network;
+pub use report::SecretReport;
 pub use secret::Secret;
+pub use secrets::generated_secrets;
 
 use load::Origins;
 
@@ -39,6 +44,10 @@ pub struct Config {
     pub auth: Auth,
     /// Logs.
     pub log: Log,
+    /// What several nodes will share in memory.
+    pub redis: Redis,
+    /// An object store, when there is one.
+    pub storage: Storage,
     #[serde(skip)]
     origins: Origins,
 }
@@ -105,6 +114,8 @@ pub enum Synchronous {
 pub struct Database {
     /// `sqlite`, or PostgreSQL's address with a password in it.
     pub url: Secret,
+    /// For an address that has none in it.
+    pub password: Secret,
     /// The address for the role that owns the tables; empty for the same.
     pub migrate_url: Secret,
     /// When a commit is on the disk.
@@ -133,6 +144,24 @@ pub struct Auth {
     pub jwt_secret: Secret,
     /// Keys the refresh tokens; empty until somebody sets it or development mode makes it.
     pub jwt_refresh_secret: Secret,
+}
+
+/// Section `redis`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redis {
+    /// What the server asks for.
+    pub password: Secret,
+}
+
+/// Section `storage`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Storage {
+    /// Who asks.
+    pub access_key: Secret,
+    /// What proves it.
+    pub secret_key: Secret,
 }
 
 /// Section `log`.
@@ -182,9 +211,10 @@ impl Config {
                 ..SqliteOptions::in_folder(&self.data.folder)
             })
         } else {
-            let migrate_url = database.migrate_url.expose();
+            let (migrate_url, password) = (database.migrate_url.expose(), database.password.expose());
             EngineOptions::Postgres(PostgresOptions {
                 migrate_url: (!migrate_url.is_empty()).then(|| migrate_url.to_owned()),
+                password: (!password.is_empty()).then(|| password.to_owned()),
                 write_threads: usize::from(database.write_threads),
                 read_threads: usize::from(database.read_threads),
                 ..PostgresOptions::at(database.url.expose())

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::*;
-use crate::config::{LogFormat, Mode};
+use crate::config::{EngineOptions, LogFormat, Mode, Secret, reference};
 
 /// A configuration from `toml`, `env` and `flags`, each as short as a test wants it.
 fn load(toml: &str, env: &[(&str, &str)], flags: &[(&'static str, Value)]) -> Result<Config, String> {
@@ -135,12 +135,92 @@ fn what_is_wrong_is_named_with_who_said_it() {
 }
 
 #[test]
-fn a_variable_and_its_file_together_are_refused() {
-    let env = [("KITH__DATABASE__URL", "sqlite"), ("KITH__DATABASE__URL_FILE", "/dev/null")];
-    for env in [env, [env[1], env[0]]] {
-        let error = load("", &env, &[]).unwrap_err();
-        assert_eq!(error, "KITH__DATABASE__URL and KITH__DATABASE__URL_FILE are both set: keep one");
+fn two_variables_for_one_key_are_refused() {
+    for (first, second) in [
+        ("KITH__DATABASE__URL", "KITH__DATABASE__URL_FILE"),
+        ("JWT_SECRET", "JWT_SECRET_FILE"),
+        ("JWT_SECRET", "KITH__AUTH__JWT_SECRET"),
+        ("JWT_SECRET_FILE", "KITH__AUTH__JWT_SECRET_FILE"),
+    ] {
+        let env = [(first, "/dev/null"), (second, "/dev/null")];
+        for env in [env, [env[1], env[0]]] {
+            let error = load("", &env, &[]).unwrap_err();
+            assert_eq!(error, format!("{first} and {second} are both set: keep one"));
+        }
     }
+}
+
+/// SEC-15.
+#[test]
+fn secrets_have_the_names_that_usual_deployments_give_them() {
+    let folder = tempfile::tempdir().unwrap();
+    for (n, (alias, key)) in env::ALIASES.iter().enumerate() {
+        let value = format!("value-{n}");
+        let path = folder.path().join(alias);
+        std::fs::write(&path, format!("{value}\n")).unwrap();
+        let file = format!("{alias}_FILE");
+        for env in [(*alias, &*value), (&*file, path.to_str().unwrap())] {
+            let config = load("", &[env], &[]).unwrap();
+            let secrets = config.secrets();
+            let (_, secret) = secrets.iter().find(|(of, _)| of == key).expect("a key that holds a secret");
+            assert_eq!(secret.expose(), value, "{env:?}");
+            assert_eq!(config.origin(key), Origin::Env(env.0.to_owned()));
+        }
+    }
+    assert!(
+        load("", &[("JWT_SECRET_", "x"), ("MY_JWT_SECRET", "x")], &[]).unwrap().auth.jwt_secret.is_empty()
+    );
+}
+
+#[test]
+fn the_password_goes_where_the_address_has_none() {
+    let (bare, full) = ("postgres://kith@db/kith", "postgres://kith:s3cret@db/kith");
+    let load_with =
+        |url: &str, password| load("", &[("KITH__DATABASE__URL", url), ("DATABASE_PASSWORD", password)], &[]);
+    let EngineOptions::Postgres(options) = load_with(bare, "s3cret").unwrap().store_options().engine else {
+        panic!("not PostgreSQL")
+    };
+    assert_eq!((options.url.as_str(), options.password.as_deref()), (bare, Some("s3cret")));
+    assert!(load_with(full, "s3cret").is_ok() && load_with("sqlite", "of something else").is_ok());
+    let error = load_with(full, "another").unwrap_err();
+    for name in ["`database.password`", "DATABASE_PASSWORD", "`database.url`"] {
+        assert!(error.contains(name), "{error}");
+    }
+    assert!(!error.contains("another") && !error.contains("s3cret"), "{error}");
+}
+
+#[test]
+fn the_reference_is_the_page_in_docs() {
+    let page = include_str!("../../../../docs/configuration.md");
+    assert!(
+        page == reference::markdown(),
+        "run `cargo run -p kith -- config reference --format markdown > docs/configuration.md`"
+    );
+    for (key, _) in Config::default().secrets() {
+        assert!(page.contains(&format!("### `{key}`")), "{key}");
+    }
+}
+
+#[test]
+fn a_secret_is_reported_without_being_told() {
+    let env = [
+        ("JWT_SECRET", "changeme"),
+        ("KITH__DATABASE__URL", "postgres://kith:hunter2-hunter2-hunter2@db/kith"),
+        ("REDIS_PASSWORD", "x-7Qm2_kLp9-Zr4_wTn8-Vb3_cJd6-Hs"),
+    ];
+    let config = load("", &env, &[]).unwrap();
+    let lines: Vec<_> = config.secret_reports().iter().map(ToString::to_string).collect();
+    for (key, words) in [
+        ("auth.jwt_secret ", &["under 16 bytes", "variable JWT_SECRET,", "everybody knows"][..]),
+        ("auth.jwt_refresh_secret ", &["not set", "JWT_REFRESH_SECRET", "KITH__AUTH__JWT_REFRESH_SECRET"]),
+        ("database.url ", &["16 to 31 bytes", "KITH__DATABASE__URL"]),
+        ("redis.password ", &["32 bytes or more", "REDIS_PASSWORD"]),
+    ] {
+        let line = lines.iter().find(|line| line.starts_with(key)).unwrap();
+        assert!(words.iter().all(|word| line.contains(word)), "{line}");
+    }
+    let all = lines.concat();
+    assert!(env.iter().all(|(_, value)| !all.contains(value)) && !all.contains("hunter2"), "{all}");
 }
 
 #[test]
@@ -178,5 +258,7 @@ fn the_defaults_are_a_safe_development_mode() {
     assert!(config.is_sqlite() && config.server.listen.ip().is_loopback());
     let mut production = config.clone();
     production.server.mode = Mode::Production;
+    production.auth.jwt_secret = Secret::new("x-7Qm2_kLp9-Zr4_wTn8-Vb3_cJd6-Hs");
+    production.auth.jwt_refresh_secret = Secret::new("y-7Qm2_kLp9-Zr4_wTn8-Vb3_cJd6-Hs");
     assert!(check::check(&production).is_ok(), "the defaults must be safe enough for production");
 }

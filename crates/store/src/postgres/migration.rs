@@ -55,9 +55,10 @@ impl MigrationLink {
 
     /// Connects, without keeping anybody from migrating.
     pub fn look(own: &PostgresOptions) -> Result<Self, OpenError> {
-        let run = Settings::parse(&own.url, MIGRATION_PATIENCE)?;
+        let password = own.password.as_deref();
+        let run = Settings::parse(&own.url, password, MIGRATION_PATIENCE)?;
         let owner = match &own.migrate_url {
-            Some(url) => Settings::parse(url, MIGRATION_PATIENCE)?,
+            Some(url) => Settings::parse(url, password, MIGRATION_PATIENCE)?,
             None => run.clone(),
         };
         let run_role = run.user().filter(|role| owner.user() != Some(role)).map(str::to_owned);

@@ -25,6 +25,7 @@ use crate::{Error, OpenError, Query};
 pub(crate) use link::Session;
 pub(crate) use migration::MigrationLink;
 use settings::Settings;
+pub(crate) use settings::password_in;
 
 /// Threads for reads that take long.
 const SLOW_THREADS: usize = 2;
@@ -53,7 +54,7 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub fn open(options: &StoreOptions, own: &PostgresOptions) -> Result<Self, OpenError> {
-        let settings = Settings::parse(&own.url, options.deadline)?;
+        let settings = Settings::parse(&own.url, own.password.as_deref(), options.deadline)?;
         migration::refuse_shared_sessions(&settings)?;
         let shared = Arc::new(Shared {
             settings,
@@ -166,7 +167,7 @@ pub(crate) fn read_clock(q: &Query<'_>) -> Result<(ClockReading, Instant), Error
 /// Runs statements on a connection of their own; for tests, which make and drop databases.
 #[cfg(feature = "testing")]
 pub(crate) fn run_once(url: &str, sql: &str) -> Result<(), OpenError> {
-    let settings = Settings::parse(url, std::time::Duration::from_secs(60))?;
+    let settings = Settings::parse(url, None, std::time::Duration::from_secs(60))?;
     let link = link::Link::connect(&settings, |_| {})?;
     link.batch(sql).map_err(|failure| Error::unavailable(failure).into())
 }

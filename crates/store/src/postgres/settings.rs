@@ -50,12 +50,12 @@ pub(crate) struct Settings {
 
 impl Settings {
     /// Reads an address such as `postgres://kith@db.example/kith?sslmode=verify-full&sslrootcert=/etc/ca.pem`.
-    pub fn parse(url: &str, deadline: Duration) -> Result<Self, OpenError> {
-        let (url, tls) = split_tls(url)?;
-        // The parser's own error may quote the address, and with it the password.
-        let mut config: Config = url.parse().map_err(|_| {
-            settings("database.url is not a PostgreSQL address: postgres://user@host/database")
-        })?;
+    /// `password` is for an address that has none.
+    pub fn parse(url: &str, password: Option<&str>, deadline: Duration) -> Result<Self, OpenError> {
+        let (mut config, tls) = parse(url)?;
+        if let (None, Some(password)) = (config.get_password(), password) {
+            config.password(password);
+        }
         config
             .application_name("kith")
             .connect_timeout(CONNECT)
@@ -89,6 +89,19 @@ impl Settings {
     pub fn user(&self) -> Option<&str> {
         self.config.get_user()
     }
+}
+
+/// The password in an address, if there is one.
+pub(crate) fn password_in(url: &str) -> Option<Vec<u8>> {
+    parse(url).ok()?.0.get_password().map(<[u8]>::to_vec)
+}
+
+fn parse(url: &str) -> Result<(Config, TlsChoice), OpenError> {
+    let (url, tls) = split_tls(url)?;
+    // The parser's own error may quote the address, and with it the password.
+    let not_an_address =
+        || settings("database.url is not a PostgreSQL address: postgres://user@host/database");
+    Ok((url.parse().map_err(|_| not_an_address())?, tls))
 }
 
 #[derive(Default)]
@@ -163,7 +176,7 @@ mod tests {
     use super::*;
 
     fn parse(url: &str) -> Result<Settings, OpenError> {
-        Settings::parse(url, Duration::from_secs(5))
+        Settings::parse(url, None, Duration::from_secs(5))
     }
 
     #[test]

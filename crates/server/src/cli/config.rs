@@ -1,0 +1,49 @@
+//! `kith config`: whether a server could start from what is set, what is told of its secrets, and every key there is.
+
+use clap::{Args, Subcommand, ValueEnum};
+use kith_platform::config::reference;
+
+use super::{Failure, Settings, print};
+
+#[derive(Debug, Args)]
+pub(super) struct Config {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Read every source, say whether a server could start from it, and of each secret whether it is set, how long it
+    /// is and where it comes from
+    Check(Settings),
+    /// Print every key with its default and meaning
+    Reference {
+        /// In which form
+        #[arg(long, value_enum, default_value = "toml")]
+        format: Format,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// A configuration file with the defaults
+    Toml,
+    /// A page, with types and environment variables
+    Markdown,
+}
+
+impl Config {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Check(settings) => check(settings),
+            Command::Reference { format: Format::Toml } => print(reference::toml().trim_end()),
+            Command::Reference { format: Format::Markdown } => print(reference::markdown().trim_end()),
+        }
+    }
+}
+
+fn check(settings: Settings) -> Result<(), Failure> {
+    let config = settings.load(Vec::new())?;
+    print("The configuration is valid.")?;
+    config.secret_reports().iter().try_for_each(|report| print(&report.to_string()))
+}

@@ -1,0 +1,69 @@
+//! `kith secrets`: fresh ones, ready to be pasted or mounted.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand, ValueEnum};
+use kith_kernel::SystemRandom;
+use kith_platform::config::generated_secrets;
+
+use super::{Failure, print};
+
+#[derive(Debug, Args)]
+pub(super) struct Secrets {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make one of each that production mode may ask for
+    Generate {
+        /// Lines for an environment, or a file for each (0600) and the lines that name these
+        #[arg(long, value_enum, default_value = "env")]
+        format: Format,
+        /// Where the files go; none there is overwritten
+        #[arg(required_if_eq("format", "files"))]
+        folder: Option<PathBuf>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// NAME=secret
+    Env,
+    /// NAME_FILE=path
+    Files,
+}
+
+impl Secrets {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let Command::Generate { format, folder } = self.command;
+        let secrets = generated_secrets(&SystemRandom);
+        match folder.filter(|_| format == Format::Files) {
+            None => secrets.iter().try_for_each(|(name, secret)| print(&format!("{name}={secret}"))),
+            Some(folder) => {
+                DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(&folder)
+                    .with_context(|| format!("cannot make {}", folder.display()))?;
+                let folder = folder.canonicalize().context("cannot find the folder")?;
+                secrets.iter().try_for_each(|(name, secret)| {
+                    let path = folder.join(name.to_ascii_lowercase());
+                    keep(&path, secret).with_context(|| format!("cannot make {}", path.display()))?;
+                    print(&format!("{name}_FILE={}", path.display()))
+                })
+            }
+        }
+    }
+}
+
+fn keep(path: &Path, secret: &str) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(secret.as_bytes())?;
+    file.sync_all()
+}

@@ -1,0 +1,174 @@
+//! What the binary refuses to start from, and the secrets it makes.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::support::kith;
+
+const SECRET: &str = "a-marked-f1rst-one-of-thirty-2-bytes";
+const REFRESH_SECRET: &str = "a-marked-s3cond-one-of-thirty-2-bytes";
+/// What no refusal may repeat.
+const MARKED: &[&str] = &["marked", "hunter2"];
+
+/// `kith` in production mode with all that it asks for, and `changes` to that; an empty value takes a variable away.
+fn command(folder: &Path, args: &[&str], changes: &[(&str, &str)]) -> Command {
+    let mut command = kith(folder, args);
+    command
+        .env_remove("KITH__AUTH__PASSWORD_MEMORY_KIB")
+        .env_remove("KITH__AUTH__PASSWORD_ITERATIONS")
+        .env("KITH__SERVER__MODE", "production")
+        .envs([("JWT_SECRET", SECRET), ("JWT_REFRESH_SECRET", REFRESH_SECRET)]);
+    for (name, value) in changes {
+        if value.is_empty() {
+            command.env_remove(name)
+        } else {
+            command.env(name, value)
+        };
+    }
+    command
+}
+
+fn text(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes).expect("text")
+}
+
+/// Both `kith config check` and `kith serve` have to refuse: exit code 2, everything in `named`, and no secret.
+#[track_caller]
+fn expect_refusal(changes: &[(&str, &str)], named: &[&str]) {
+    for verb in [&["config", "check"][..], &["serve"]] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let Output { status, stdout, stderr } =
+            command(folder.path(), verb, changes).output().expect("a process");
+        let said = text(&stderr);
+        assert_eq!(status.code(), Some(2), "{changes:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        for name in named {
+            assert!(said.contains(name), "{changes:?}: {said:?} does not name {name}");
+        }
+        for marked in MARKED {
+            assert!(!said.contains(marked), "{said}");
+        }
+        assert!(stdout.is_empty(), "{}", text(&stdout));
+        let left = std::fs::read_dir(folder.path()).expect("a folder").count();
+        assert_eq!(left, 0, "something was made before the refusal");
+    }
+}
+
+/// CFG-02, SEC-15, SEC-16.
+#[test]
+fn production_mode_refuses_a_broken_environment_by_name() {
+    let postgres = "postgres://kith:hunter2-hunter2@127.0.0.1:1/kith";
+    for (changes, named) in [
+        (&[("JWT_SECRET", "")][..], &["`auth.jwt_secret`", "JWT_SECRET", "kith secrets generate"][..]),
+        (&[("JWT_REFRESH_SECRET", "")], &["`auth.jwt_refresh_secret`", "JWT_REFRESH_SECRET"]),
+        (&[("JWT_SECRET", ""), ("KITH__DATABASE__URL", postgres)], &["`auth.jwt_secret`"]),
+        (&[("JWT_SECRET", "a-marked-one-that-is-too-short!")], &["JWT_SECRET", "at least 32 bytes"]),
+        (&[("JWT_REFRESH_SECRET", "marked-8")], &["JWT_REFRESH_SECRET", "at least 32 bytes"]),
+        (&[("JWT_REFRESH_SECRET", SECRET)], &["JWT_REFRESH_SECRET", "`auth.jwt_secret`", "same"]),
+        (&[("JWT_SECRET", "secret")], &["JWT_SECRET", "everybody knows"]),
+        (&[("JWT_SECRET", "your-secret-key-marked-marked-marked-1")], &["JWT_SECRET", "everybody knows"]),
+        (&[("JWT_SECRET", "marked-CHANGE-ME-in-production-marked")], &["JWT_SECRET", "everybody knows"]),
+        (&[("JWT_SECRET", "hhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhh")], &["JWT_SECRET", "everybody knows"]),
+        (&[("JWT_SECRET", "kith-dev-marked-marked-marked-marked-1")], &["JWT_SECRET", "everybody knows"]),
+        (&[("REDIS_PASSWORD", "redis")], &["`redis.password`", "REDIS_PASSWORD", "everybody knows"]),
+        (&[("MINIO_ACCESS_KEY", "minioadmin")], &["`storage.access_key`", "MINIO_ACCESS_KEY"]),
+        (&[("MINIO_SECRET_KEY", "minioadmin")], &["`storage.secret_key`", "MINIO_SECRET_KEY"]),
+        (
+            &[("KITH__DATABASE__URL", "postgres://kith@127.0.0.1:1/kith"), ("DATABASE_PASSWORD", "postgres")],
+            &["`database.password`", "DATABASE_PASSWORD", "everybody knows"],
+        ),
+        (
+            &[("KITH__DATABASE__URL", "postgres://kith:changeme@127.0.0.1:1/kith")],
+            &["`database.url`", "everybody knows"],
+        ),
+        (
+            &[("KITH__DATABASE__URL", postgres), ("DATABASE_PASSWORD", "another-marked-one")],
+            &["`database.password`", "DATABASE_PASSWORD", "`database.url`"],
+        ),
+        (&[("KITH__AUTH__JWT_SECRET", SECRET)], &["JWT_SECRET and KITH__AUTH__JWT_SECRET", "keep one"]),
+        (&[("JWT_SECRET", ""), ("JWT_SECRET_FILE", "/no/such/file")], &["/no/such/file", "JWT_SECRET_FILE"]),
+        (&[("KITH__LOG__LEVEL", "debug")], &["`log.level`", "KITH__LOG__LEVEL"]),
+        (&[("KITH__LOG__LEVEL", "info,kith=trace")], &["`log.level`", "trace"]),
+        (&[("KITH__SERVER__WITHOUT_LIMITS", "true")], &["`server.without_limits`"]),
+        (&[("KITH__DATABASE__SYNCHRONOUS", "off")], &["`database.synchronous`"]),
+        (&[("KITH__AUTH__PASSWORD_MEMORY_KIB", "1024")], &["`auth.password_memory_kib`"]),
+        (&[("KITH__SERVER__LISTN", "hunter2")], &["`server.listn`", "KITH__SERVER__LISTN"]),
+        (&[("KITH__SERVER__MODE", "hunter2")], &["`server.mode`", "KITH__SERVER__MODE"]),
+    ] {
+        expect_refusal(changes, named);
+    }
+}
+
+/// CFG-02.
+#[test]
+fn development_mode_refuses_what_would_serve_others() {
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:8080"] {
+        expect_refusal(
+            &[("KITH__SERVER__MODE", "development"), ("KITH__SERVER__LISTEN", address)],
+            &["`server.listen`", "KITH__SERVER__LISTEN", "loopback"],
+        );
+    }
+}
+
+/// SEC-14.
+#[test]
+fn production_mode_refuses_a_password_on_the_command_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let args = ["config", "check", "--database", "postgres://kith:hunter2-hunter2@127.0.0.1:1/kith"];
+    let refused = command(folder.path(), &args, &[]).output().expect("a process");
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("--database") && said.contains("DATABASE_PASSWORD"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+/// SEC-15.
+#[test]
+fn what_is_set_is_reported_and_never_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let checked = command(folder.path(), &["config", "check"], &[]).output().expect("a process");
+    let said = text(&checked.stdout);
+    assert!(checked.status.success() && checked.stderr.is_empty(), "{}", text(&checked.stderr));
+    for line in [
+        "auth.jwt_secret           32 bytes or more  from environment variable JWT_SECRET",
+        "redis.password            not set           (REDIS_PASSWORD or KITH__REDIS__PASSWORD)",
+    ] {
+        assert!(said.lines().any(|one| one == line), "no {line:?} in {said}");
+    }
+    assert!(!said.contains("marked"), "{said}");
+}
+
+/// CFG-07.
+#[test]
+fn generated_secrets_pass_the_check() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let files = folder.path().join("files");
+    let generate = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kith"));
+        let made = command.env_clear().args(["secrets", "generate"]).args(args).output().expect("a process");
+        (made.status.success(), text(&made.stdout).to_owned())
+    };
+    let as_files = ["--format", "files", files.to_str().expect("text")];
+    for args in [&[][..], &as_files] {
+        let (made, lines) = generate(args);
+        assert!(made, "{args:?}");
+        let variables: Vec<_> = lines.lines().map(|line| line.split_once('=').expect("a variable")).collect();
+        assert_eq!(variables.len(), 6);
+        let changes: Vec<_> =
+            [("JWT_SECRET", ""), ("JWT_REFRESH_SECRET", "")].into_iter().chain(variables.clone()).collect();
+        let checked = command(folder.path(), &["config", "check"], &changes).output().expect("a process");
+        assert!(checked.status.success(), "{}", text(&checked.stderr));
+        assert!(!text(&checked.stdout).contains("everybody knows"));
+        if args.is_empty() {
+            assert!(variables.iter().all(|(_, secret)| !text(&checked.stdout).contains(secret)));
+            assert_ne!(generate(args).1, lines);
+        }
+    }
+    for file in std::fs::read_dir(&files).expect("files") {
+        let mode = file.expect("a file").metadata().expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    assert!(!generate(&as_files).0, "files that are there must not be overwritten");
+    assert!(!generate(&["--format", "files"]).0);
+}

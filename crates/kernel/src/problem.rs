@@ -105,6 +105,8 @@ pub mod problems {
         TOO_LARGE = 413 "body_too_large" "The body is too large";
         /// Not `application/json`.
         UNSUPPORTED_MEDIA_TYPE = 415 "unsupported_media_type" "Send application/json";
+        /// A body in a coding that is not read here.
+        UNSUPPORTED_ENCODING = 415 "unsupported_encoding" "Send the body as it is, or as gzip";
         /// Readable, but with faults that `errors` names.
         VALIDATION_FAILED = 422 "validation_failed" "The input is not valid";
         /// The key was used for another request.

@@ -4,7 +4,6 @@ use std::cell::OnceCell;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use kith_kernel::{Ctx, Sources, Timestamp};
 use kith_store::MigrationState::{Applied, Pending, Unknown};
 use kith_store::{Error, IntoOutcome, MigrationStatus, Query, STORE_MIGRATIONS, Store, Tx};
@@ -14,7 +13,7 @@ use crate::auth::Tokens;
 use crate::auth::passwords::Passwords;
 use crate::clock::NodeClock;
 use crate::config::Config;
-use crate::http::{Stop, openapi};
+use crate::http::{Asset, Stop, openapi};
 use crate::module::Module;
 use crate::telemetry::Metrics;
 
@@ -41,7 +40,7 @@ pub struct AppInner {
     /// The features it serves.
     pub modules: &'static [&'static Module],
     /// The OpenAPI document, as JSON.
-    pub openapi: Bytes,
+    pub openapi: Arc<Asset>,
     /// The clock that follows the database's, unless `sources` came from elsewhere.
     pub clock: Option<Arc<NodeClock>>,
     /// When it was put together.
@@ -83,7 +82,7 @@ impl App {
             metrics,
             stop: Stop::default(),
             modules,
-            openapi: openapi::to_json(&document),
+            openapi: Asset::new("application/json", openapi::to_json(&document)),
             clock,
             started: sources.clock.now(),
             db,

@@ -20,8 +20,8 @@ pub use app::{App, AppInner, StartError};
 pub use auth::passwords;
 pub use auth::{Caller, SignedIn};
 pub use http::{
-    ApiError, ApiResult, ClientAddress, Json, PageAnswer, PageQuery, PathId, ProblemBody, Query,
-    cursor_problem, page_limit, store_problem,
+    ApiError, ApiResult, Asset, Changed, ClientAddress, IfMatch, Json, PageAnswer, PageQuery, PathId,
+    ProblemBody, Query, cursor_problem, page_limit, store_problem,
 };
 pub use idempotency::{Answer, IdempotencyKey};
 pub use module::{MODULE, Module, Routes};

@@ -27,7 +27,8 @@ fn probes() -> Routes {
         .routes(routes!(panics))
         .routes(routes!(hangs, hangs_changing))
         .routes(routes!(secret))
-        .routes(routes!(timeless))
+        .routes(routes!(timeless, timeless_changing))
+        .routes(routes!(partner_list))
         .routes(routes!(thing))
         .routes(routes!(peer))
         .routes(routes!(much))
@@ -66,6 +67,16 @@ async fn secret(caller: SignedIn) -> String {
 
 #[utoipa::path(get, path = "/api/v1/auth/timeless", responses((status = 204)))]
 async fn timeless() -> StatusCode {
+    StatusCode::NO_CONTENT
+}
+
+#[utoipa::path(post, path = "/api/v1/auth/timeless", responses((status = 204)))]
+async fn timeless_changing() -> StatusCode {
+    StatusCode::NO_CONTENT
+}
+
+#[utoipa::path(get, path = "/api/v1/partners/probe", responses((status = 204)))]
+async fn partner_list() -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
@@ -149,4 +160,15 @@ pub async fn read_to_end(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
     String::from_utf8(answer).unwrap()
+}
+
+/// The status of an answer.
+pub fn status(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap()
+}
+
+/// A header of an answer.
+pub fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    let head = answer.split("\r\n\r\n").next().unwrap();
+    head.lines().find_map(|line| line.split_once(": ").filter(|(n, _)| *n == name).map(|(_, value)| value))
 }

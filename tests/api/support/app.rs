@@ -7,7 +7,7 @@ use hyper::Method;
 use hyper::body::Bytes;
 use kith::{Running, Seams};
 use kith_kernel::{Clock as _, ManualClock, Sources, SystemRandom, TimeOrderedIds, Timestamp};
-use kith_platform::config::{Config, Secret};
+use kith_platform::config::{Config, Limits, Secret};
 use kith_store::Store;
 use kith_store::testing::TestDatabase;
 use serde_json::{Value, json};
@@ -130,6 +130,8 @@ fn config(database: &TestDatabase) -> Config {
     let mut config = Config::default();
     config.server.listen = ([127, 0, 0, 1], 0).into();
     config.server.drain_ms = 0;
+    // Many people come from one address here.
+    config.limits = Limits { requests_per_minute: 0, auth_per_minute: 0, partner_lists_per_minute: 0 };
     config.database.url = Secret::new(database.url());
     config.database.write_threads = 8;
     config.database.read_threads = 4;

@@ -58,7 +58,7 @@ impl Contract {
     /// Only the router answers where there is no operation.
     fn faults_of_no_operation(&self, answer: &Answer) -> Faults {
         let mut faults = Vec::new();
-        if ![404, 405, 413].contains(&answer.status) {
+        if ![404, 405, 413, 429].contains(&answer.status) {
             faults.push("no operation of the document's answered".to_owned());
         }
         self.check(&self.document["components"]["schemas"]["ProblemBody"], &answer.body, "", &mut faults);

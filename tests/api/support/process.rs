@@ -29,8 +29,8 @@ pub fn kith_on(database: &TestDatabase, folder: &Path, args: &[&str]) -> Command
     command
 }
 
-/// How `kith` is told to serve on any free port.
-pub const SERVE: &[&str] = &["serve", "--listen", "127.0.0.1:0"];
+/// How `kith` is told to serve on any free port, whatever one address asks of it.
+pub const SERVE: &[&str] = &["serve", "--listen", "127.0.0.1:0", "--without-limits"];
 
 /// `kith serve` in a process of its own; killed when dropped.
 pub struct Kith {

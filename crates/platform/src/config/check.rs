@@ -3,7 +3,7 @@
 use kith_store::PostgresOptions;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::{Config, ConfigError, Mode, Synchronous, secrets};
+use super::{Config, ConfigError, Mode, Synchronous, WebOrigin, secrets};
 
 const SAFE_PASSWORD_MEMORY_KIB: u32 = 19_456;
 const SAFE_PASSWORD_ITERATIONS: u32 = 2;
@@ -80,6 +80,8 @@ fn check_development(config: &Config) -> Result<(), ConfigError> {
 fn check_production(config: &Config) -> Result<(), ConfigError> {
     let no = "must not be set in production mode";
     refuse_if(config, config.server.without_limits, "server.without_limits", no)?;
+    let plain = config.server.cors_origins.iter().any(WebOrigin::is_plain_http);
+    refuse_if(config, plain, "server.cors_origins", "must not name http:// origins in production mode")?;
     let unsafe_writes = config.database.synchronous == Synchronous::Off;
     refuse_if(config, unsafe_writes, "database.synchronous", "must be \"full\" in production mode")?;
     let auth = &config.auth;

@@ -12,6 +12,7 @@ pub mod reference;
 mod report;
 mod secret;
 mod secrets;
+mod web_origin;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ pub use network::Network;
 pub use report::SecretReport;
 pub use secret::Secret;
 pub use secrets::generated_secrets;
+pub use web_origin::WebOrigin;
 
 use load::Origins;
 
@@ -36,6 +38,8 @@ use load::Origins;
 pub struct Config {
     /// Listening, limits, stopping.
     pub server: Server,
+    /// How many requests are too many.
+    pub limits: Limits,
     /// The data folder.
     pub data: Data,
     /// The database.
@@ -88,6 +92,20 @@ pub struct Server {
     pub shutdown_grace_ms: u32,
     /// Whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
+    /// Origins whose pages may call.
+    pub cors_origins: Vec<WebOrigin>,
+}
+
+/// Section `limits`: requests of one client address to one route, in a minute; 0 for no limit.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Of a route that none of the others is for.
+    pub requests_per_minute: u32,
+    /// Of one that takes a password or a token: `POST /api/v1/auth/…`.
+    pub auth_per_minute: u32,
+    /// Of one that lists partners: `GET /api/v1/partners/…`.
+    pub partner_lists_per_minute: u32,
 }
 
 /// Section `data`.

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 
-use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
@@ -22,9 +21,9 @@ use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tower::Service;
 
 use super::ClientAddress;
+use super::edge::Edge;
 
 /// Most bytes of a request's head.
 const HEAD_LIMIT_BYTES: usize = 64 * 1024;
@@ -128,9 +127,9 @@ impl Line {
 }
 
 /// Answers what comes on `stream` until it ends or is told to end.
-pub(super) async fn run(stream: TcpStream, peer: SocketAddr, line: Arc<Line>, router: Router) {
+pub(super) async fn run(stream: TcpStream, peer: SocketAddr, line: Arc<Line>, edge: Arc<Edge>) {
     let io = Watched { stream, line: Arc::clone(&line), unread: Bytes::new(), lingered: 0 };
-    let mut conversation = pin!(converse(io, peer, &line, router));
+    let mut conversation = pin!(converse(io, peer, &line, edge));
     std::future::poll_fn(|cx| {
         line.waker.register(cx.waker());
         if line.is_cut() { Poll::Ready(()) } else { conversation.as_mut().poll(cx) }
@@ -138,14 +137,14 @@ pub(super) async fn run(stream: TcpStream, peer: SocketAddr, line: Arc<Line>, ro
     .await;
 }
 
-async fn converse(mut io: Watched, peer: SocketAddr, line: &Arc<Line>, router: Router) {
+async fn converse(mut io: Watched, peer: SocketAddr, line: &Arc<Line>, edge: Arc<Edge>) {
     // A caller that closes its side has gone away, as far as anyone can tell: its request is not worked on in vain.
     let mut http = http1::Builder::new();
     http.header_read_timeout(None).max_buf_size(HEAD_LIMIT_BYTES).half_close(false);
     loop {
-        let (of_requests, router) = (Arc::clone(line), router.clone());
+        let (of_requests, edge) = (Arc::clone(line), Arc::clone(&edge));
         let service =
-            service_fn(move |request| answer(request, peer, Arc::clone(&of_requests), router.clone()));
+            service_fn(move |request| answer(request, peer, Arc::clone(&of_requests), Arc::clone(&edge)));
         let (parts, done) = until_end(http.serve_connection(TokioIo::new(io), service), line).await;
         // hyper has refused it by itself, with an answer without a body, and no handler has seen it.
         if let Some(error) = done.err().filter(hyper::Error::is_parse) {
@@ -165,18 +164,18 @@ async fn converse(mut io: Watched, peer: SocketAddr, line: &Arc<Line>, router: R
 }
 
 fn answer(
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
     peer: SocketAddr,
     line: Arc<Line>,
-    mut router: Router,
+    edge: Arc<Edge>,
 ) -> impl Future<Output = Result<Response, Infallible>> {
     line.enter(Phase::Answering);
+    let mut request = request.map(Body::new);
     request.extensions_mut().insert(ClientAddress::new(peer.ip()));
-    let answer = router.call(request);
     async move {
-        let answer = answer.await;
+        let answer = edge.answer(request).await;
         line.enter(Phase::Idle);
-        answer
+        Ok(answer)
     }
 }
 

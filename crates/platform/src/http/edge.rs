@@ -1,166 +1,180 @@
-//! What surrounds every request: its id, its time, its limits, a panic's end, the headers of the answer, the log line.
+//! What surrounds every request: its id, its time, its limits, a panic's end, the form and headers of the answer, the
+//! log line.
 //!
-//! It decides nothing about a request's meaning. One layer, since each costs every request something.
+//! It decides nothing about a request's meaning. It stands around the router as a plain function: a layer of axum's
+//! would cost each request two boxes and a copy of itself.
 
-use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use http::header::{self, HeaderName, HeaderValue};
+use http::Method;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method};
 use kith_kernel::{Problem, RequestId, problems};
-use tower::{Layer, Service};
+use tower::Service;
 
+use super::cors::Cors;
+use super::limits::{Allowance, Limits};
 use super::problem::{self, ApiError};
+use super::representation::Reading;
+use super::route_index::RouteIndex;
+use super::standing_headers::StandingHeaders;
 use super::{ClientAddress, page};
 use crate::App;
 use crate::config::millis;
 use crate::idempotency;
-use crate::telemetry::RouteMetrics;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
-const NO_CONTENT_ALLOWED: HeaderValue =
-    HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 /// What a request is counted and logged as whose caller went away before its answer. Nobody is sent it.
 const CALLER_GONE: u16 = 499;
-/// The most headers the edge adds.
-const ADDED_HEADERS: usize = 8;
+/// The most headers the edge adds, beside those that always stand.
+const ADDED_HEADERS: usize = 10;
 
-/// The layer.
-#[derive(Clone)]
+/// The handlers, and what surrounds them.
 pub(super) struct Edge {
     app: App,
+    router: Router,
+    index: RouteIndex,
+    limits: Limits,
+    cors: Cors,
+    standing: StandingHeaders,
     body_limit_bytes: u64,
     request_timeout: Duration,
+    /// Whether the answers of each route are secret.
+    is_secret: Vec<bool>,
 }
 
 impl Edge {
-    pub fn of(app: &App) -> Self {
-        let limits = &app.config.server;
+    pub fn around(router: Router, app: &App) -> Self {
+        let server = &app.config.server;
         Self {
             app: app.clone(),
-            body_limit_bytes: u64::from(limits.body_limit_bytes),
-            request_timeout: millis(limits.request_timeout_ms),
+            router,
+            index: RouteIndex::of(app.metrics.routes()),
+            limits: Limits::of(app),
+            cors: Cors::of(&server.cors_origins),
+            standing: StandingHeaders::new(app.config.is_production()),
+            body_limit_bytes: u64::from(server.body_limit_bytes),
+            request_timeout: millis(server.request_timeout_ms),
+            is_secret: app.metrics.routes().iter().map(|route| is_secret(route.template())).collect(),
         }
     }
-}
 
-impl<S> Layer<S> for Edge {
-    type Service = EdgeService<S>;
-    fn layer(&self, inner: S) -> EdgeService<S> {
-        EdgeService { edge: self.clone(), inner }
-    }
-}
-
-/// A handler with the edge around it.
-#[derive(Clone)]
-pub(super) struct EdgeService<S> {
-    edge: Edge,
-    inner: S,
-}
-
-impl<S> Service<Request> for EdgeService<S>
-where
-    S: Service<Request, Response = Response, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = Response;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(cx)
+    /// Answers a request.
+    pub async fn answer(&self, mut request: Request) -> Response {
+        let exchange = Exchange::begin(self, &request);
+        let client = self.find_client(&mut request);
+        request.extensions_mut().insert(exchange.request_id.clone());
+        if let Some(preflight) = self.cors.preflight(&request) {
+            return exchange.end(preflight, None).await;
+        }
+        let allowance = client.and_then(|client| self.limits.count(exchange.route, client));
+        let response = match self.refusal(allowance.as_ref(), request.headers()) {
+            Some(problem) => ApiError::from(problem).into_response(),
+            None => self.handle(request).await,
+        };
+        exchange.end(response, allowance.as_ref()).await
     }
 
-    fn call(&mut self, mut request: Request) -> Self::Future {
-        let exchange = Exchange::begin(&self.edge.app, &request);
-        let extensions = request.extensions();
-        let peer = extensions.get::<ClientAddress>().copied();
-        let client =
-            peer.map(|peer| peer.behind(&self.edge.app.config.server.trusted_proxies, request.headers()));
-        if let Some(client) = client.filter(|_| client != peer) {
+    /// Whom the request counts under; handlers find it too.
+    fn find_client(&self, request: &mut Request) -> Option<ClientAddress> {
+        let peer = *request.extensions().get::<ClientAddress>()?;
+        let client = peer.behind(&self.app.config.server.trusted_proxies, request.headers());
+        if client != peer {
             request.extensions_mut().insert(client);
         }
-        request.extensions_mut().insert(exchange.request_id.clone());
-        let too_large = declared_length(request.headers()) > self.edge.body_limit_bytes;
-        let changes = !request.method().is_safe();
-        let timeout = self.edge.request_timeout;
-        let answer = (!too_large).then(|| self.inner.call(request));
-        Box::pin(async move {
-            let response = match answer {
-                Some(answer) => contained(answer, timeout, changes).await,
-                None => ApiError::from(problem::too_large()).into_response(),
-            };
-            Ok(exchange.end(response))
-        })
+        Some(client)
     }
+
+    /// Why no handler sees the request.
+    fn refusal(&self, allowance: Option<&Allowance<'_>>, headers: &HeaderMap) -> Option<Problem> {
+        let too_many = allowance.and_then(Allowance::refusal);
+        too_many.or_else(|| (declared_length(headers) > self.body_limit_bytes).then(problem::too_large))
+    }
+
+    /// The handler's answer, or a problem if it panics or takes too long.
+    async fn handle(&self, mut request: Request) -> Response {
+        let changes = !request.method().is_safe();
+        if *request.method() == Method::HEAD {
+            // The answer is made as to GET, and hyper sends its head.
+            *request.method_mut() = Method::GET;
+        }
+        let answer = AssertUnwindSafe(self.router.clone().call(request)).catch_unwind();
+        let problem = match tokio::time::timeout(self.request_timeout, answer).await {
+            Ok(Ok(Ok(response))) => return response,
+            // The panic hook has logged it.
+            Ok(Err(_)) => Problem::new(&problems::INTERNAL, "The request could not be completed."),
+            // Its transaction may yet commit.
+            Err(_) if changes => problem::outcome_unknown(),
+            Err(_) => problem::unavailable("The request took too long."),
+        };
+        ApiError::from(problem).into_response()
+    }
+}
+
+/// Whether the answers of a route are nobody's to keep, to compress or to time: what a log-in says, and how long it took.
+pub(super) fn is_secret(template: &str) -> bool {
+    template.starts_with("/api/v1/auth/")
 }
 
 fn declared_length(headers: &HeaderMap) -> u64 {
     headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
-/// The answer, or a problem if it panics or takes too long.
-async fn contained(
-    answer: impl Future<Output = Result<Response, Infallible>>,
-    timeout: Duration,
-    changes: bool,
-) -> Response {
-    let problem = match tokio::time::timeout(timeout, AssertUnwindSafe(answer).catch_unwind()).await {
-        Ok(Ok(Ok(response))) => return response,
-        // The panic hook has logged it.
-        Ok(Err(_)) => Problem::new(&problems::INTERNAL, "The request could not be completed."),
-        // Its transaction may yet commit.
-        Err(_) if changes => problem::outcome_unknown(),
-        Err(_) => problem::unavailable("The request took too long."),
-    };
-    ApiError::from(problem).into_response()
-}
-
 /// A request between its arrival and its answer.
-struct Exchange {
-    app: App,
+struct Exchange<'e> {
+    edge: &'e Edge,
     started: Instant,
     method: Method,
     route: usize,
     request_id: RequestId,
     asked: Option<PathAndQuery>,
     keyed: bool,
+    origin: Option<HeaderValue>,
+    /// Of a GET whose answer is not secret.
+    reading: Option<Reading>,
     answered: bool,
 }
 
-impl Exchange {
+impl<'e> Exchange<'e> {
     #[expect(clippy::disallowed_methods, reason = "measures how long the answer takes")]
-    fn begin(app: &App, request: &Request) -> Self {
+    fn begin(edge: &'e Edge, request: &Request) -> Self {
         let started = Instant::now();
-        app.metrics.in_flight.inc();
+        edge.app.metrics.in_flight.inc();
+        let (method, headers) = (request.method(), request.headers());
+        let route = edge.index.find(method, request.uri().path());
+        let reads = method.is_safe() && !edge.is_secret[route];
         Self {
+            edge,
             started,
-            method: request.method().clone(),
-            route: app.metrics.route_of(request),
-            request_id: request_id(app, request.headers()),
+            method: method.clone(),
+            route,
+            request_id: request_id(&edge.app, headers),
             asked: request.uri().path_and_query().cloned(),
             keyed: idempotency::is_keyed(request.method(), request.headers()),
+            origin: edge.cors.origin_of(headers),
+            reading: reads.then(|| Reading::of(headers)),
             answered: false,
-            app: app.clone(),
         }
     }
 
-    fn end(mut self, response: Response) -> Response {
+    async fn end(mut self, response: Response, allowance: Option<&Allowance<'_>>) -> Response {
         let mut response = problem::render(response, &self.request_id);
         page::link_next(&mut response, self.asked.as_ref());
         if self.keyed {
-            idempotency::check_taken(&response, self.app.metrics.of(self.route).template());
+            let template = self.edge.app.metrics.of(self.route).template();
+            idempotency::check_taken(&response, template);
+        }
+        if let Some(reading) = &self.reading {
+            response = reading.represent(response).await;
         }
         let took = self.started.elapsed();
-        self.add_headers(response.headers_mut(), self.app.metrics.of(self.route), took);
+        self.add_headers(response.headers_mut(), allowance, took);
         self.tell(response.status().as_u16(), took);
         self.answered = true;
         response
@@ -168,7 +182,7 @@ impl Exchange {
 
     /// Counts it and writes its log line.
     fn tell(&self, status: u16, took: Duration) {
-        let route = self.app.metrics.of(self.route);
+        let route = self.edge.app.metrics.of(self.route);
         route.count(status, took);
         tracing::info!(
             target: "kith::request",
@@ -180,30 +194,31 @@ impl Exchange {
         );
     }
 
-    fn add_headers(&self, headers: &mut HeaderMap, route: &RouteMetrics, took: Duration) {
-        headers.reserve(ADDED_HEADERS);
+    fn add_headers(&mut self, headers: &mut HeaderMap, allowance: Option<&Allowance<'_>>, took: Duration) {
+        headers.reserve(ADDED_HEADERS + self.edge.standing.len());
         if let Ok(id) = HeaderValue::from_str(self.request_id.as_str()) {
             headers.insert(X_REQUEST_ID, id);
         }
-        if route.tells_time() {
+        if !self.edge.is_secret[self.route] {
             headers.insert(SERVER_TIMING, server_timing(took));
         }
-        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-        headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(NO_CONTENT_ALLOWED);
-        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-        if self.app.stop.is_draining() {
+        if let Some(allowance) = allowance {
+            allowance.tell(headers);
+        }
+        self.edge.cors.allow(self.origin.take(), headers);
+        self.edge.standing.add(headers);
+        if self.edge.app.stop.is_draining() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }
 }
 
-impl Drop for Exchange {
+impl Drop for Exchange<'_> {
     fn drop(&mut self) {
         if !self.answered {
             self.tell(CALLER_GONE, self.started.elapsed());
         }
-        self.app.metrics.in_flight.dec();
+        self.edge.app.metrics.in_flight.dec();
     }
 }
 

@@ -8,16 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tracing::subscriber::DefaultGuard;
 
 use crate::telemetry::log;
-use crate::testing::{TestServer, read_to_end};
-
-fn status(answer: &str) -> &str {
-    answer.split(' ').nth(1).unwrap()
-}
-
-fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
-    let head = answer.split("\r\n\r\n").next().unwrap();
-    head.lines().find_map(|line| line.split_once(": ").filter(|(n, _)| *n == name).map(|(_, value)| value))
-}
+use crate::testing::{TestServer, header, read_to_end, status};
 
 /// The answer's body, after a look at everything that each problem must have.
 fn problem(answer: &str) -> Value {
@@ -118,8 +109,12 @@ async fn bodies_are_bounded_typed_and_punctual() {
             "{kind}"
         );
     }
-    let zipped = format!("{JSON}Content-Encoding: gzip\r\n");
-    assert_eq!(problem(&post(&test, "/echo", &zipped, "{}").await)["code"], "unsupported_media_type");
+    let packed = format!("{JSON}Content-Encoding: br\r\n");
+    let refused = post(&test, "/echo", &packed, "{}").await;
+    assert_eq!(problem(&refused)["code"], "unsupported_encoding");
+    assert_eq!(header(&refused, "accept-encoding"), Some("gzip"));
+    let not_zipped = format!("{JSON}Content-Encoding: gzip\r\n");
+    assert_eq!(problem(&post(&test, "/echo", &not_zipped, "{}").await)["code"], "malformed_request");
     let charset = "Content-Type: Application/JSON; charset=utf-8\r\n";
     assert_eq!(status(&post(&test, "/echo", charset, &word(1)).await), "200");
     let late = format!(

@@ -3,18 +3,16 @@
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, OptionalFromRequest, Request};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kith_kernel::{FieldError, Problem, problems};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path, Segment};
 
-use super::problem::{ApiError, too_large};
+use super::body::{BodyEncoding, read_body};
+use super::problem::ApiError;
 use super::strict::{NUL, Strict};
 use crate::App;
-use crate::config::millis;
 use crate::idempotency::IdempotencyKey;
 
 /// A JSON body. As an argument it refuses what is not `application/json`, too long, too late or not of the type's
@@ -45,8 +43,9 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         check_kind(request.headers())?;
+        let encoding = BodyEncoding::of(request.headers())?;
         let (parts, body) = request.into_parts();
-        let bytes = read_body(body, app).await?;
+        let bytes = read_body(body, encoding, &app.config.server).await?;
         if let Some(key) = parts.extensions.get::<IdempotencyKey>() {
             key.note_body(&bytes);
         }
@@ -66,27 +65,13 @@ impl<T: DeserializeOwned> OptionalFromRequest<App> for Json<T> {
 }
 
 fn check_kind(headers: &HeaderMap) -> Result<(), Problem> {
-    let refuse = |detail| Err(Problem::new(&problems::UNSUPPORTED_MEDIA_TYPE, detail));
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case("application/json") {
-        return refuse("The body must be declared as application/json.");
-    }
-    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        return refuse("The body must not be compressed.");
+        let detail = "The body must be declared as application/json.";
+        return Err(Problem::new(&problems::UNSUPPORTED_MEDIA_TYPE, detail));
     }
     Ok(())
-}
-
-async fn read_body(body: Body, app: &App) -> Result<Bytes, Problem> {
-    let limits = &app.config.server;
-    let limited = Limited::new(body, usize::try_from(limits.body_limit_bytes).unwrap_or(usize::MAX));
-    match tokio::time::timeout(millis(limits.body_timeout_ms), limited.collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Problem::new(&problems::MALFORMED, "The body broke off.")),
-        Err(_) => Err(Problem::new(&problems::REQUEST_TIMEOUT, "The body did not arrive in time.")),
-    }
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {

@@ -1,29 +1,40 @@
 //! The HTTP edge: connections, what surrounds every request, extractors, problems, the OpenAPI document.
 
+mod body;
 mod client_address;
+mod compression;
 mod connection;
+mod cors;
 mod edge;
+mod etag;
 mod json;
+mod limits;
 pub mod openapi;
 mod page;
 mod path;
 mod problem;
 mod query;
+mod representation;
+mod route_index;
+
 mod serve;
+mod standing_headers;
 mod stop;
 mod strict;
-
-use axum::Router;
 
 use crate::App;
 use crate::module::{Module, Routes};
 
+use edge::Edge;
+
 pub use client_address::ClientAddress;
+pub use etag::{Changed, IfMatch};
 pub use json::Json;
 pub use page::PageAnswer;
 pub use path::PathId;
 pub use problem::{ApiError, ApiResult, FieldErrorBody, ProblemBody, cursor_problem, store_problem};
 pub use query::{PageQuery, Query, page_limit};
+pub use representation::Asset;
 pub use serve::{Server, serve};
 pub use stop::Stop;
 
@@ -33,7 +44,7 @@ fn routes(modules: &[&Module]) -> Routes {
 }
 
 /// What answers requests: every module's handlers, and around them what all requests share.
-pub fn router(app: &App) -> Router {
+fn edge(app: &App) -> Edge {
     let (handlers, _) = routes(app.modules).split_for_parts();
-    handlers.layer(edge::Edge::of(app)).with_state(app.clone())
+    Edge::around(handlers.with_state(app.clone()), app)
 }

@@ -11,6 +11,8 @@ use utoipa::openapi::{
     Content, InfoBuilder, LicenseBuilder, OpenApi, PathItem, Ref, RefOr, ResponseBuilder, Server,
 };
 
+use super::edge::is_secret;
+use super::limits::is_exempt;
 use super::problem::{FieldErrorBody, PROBLEM_JSON, ProblemBody};
 use crate::idempotency;
 use crate::module::Module;
@@ -26,12 +28,13 @@ pub fn document(modules: &[&Module]) -> OpenApi {
     for module in modules {
         let mut own = (module.routes)().into_openapi();
         for (path, item) in &mut own.paths.paths {
+            item.get.as_mut().into_iter().for_each(|operation| add_not_modified(path, operation));
             for (method, operation) in operations_of(item) {
                 operation.tags = Some(vec![module.name.to_owned()]);
                 if !method.is_safe() {
                     idempotency::declare(path, operation);
                 }
-                add_common_problems(operation);
+                add_common_problems(path, operation);
             }
         }
         all.merge(own);
@@ -79,10 +82,23 @@ fn operations_of(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Oper
     slots.into_iter().filter_map(|(method, slot)| Some((method, slot.as_mut()?)))
 }
 
+/// Declares what a read answers with to a caller who has its answer already.
+fn add_not_modified(path: &str, operation: &mut Operation) {
+    let Some(RefOr::T(answer)) = operation.responses.responses.get("200") else { return };
+    if answer.content.contains_key("application/json") && !is_secret(path) {
+        let response =
+            ResponseBuilder::new().description("As it was: `If-None-Match` names its ETag").build();
+        operation.responses.responses.insert("304".to_owned(), RefOr::T(response));
+    }
+}
+
 /// Declares the problems that any operation of this shape can answer with, unless it says more about them itself.
-fn add_common_problems(operation: &mut Operation) {
+fn add_common_problems(path: &str, operation: &mut Operation) {
     // Any request can declare a body that is too large.
     let mut common = vec![&problems::TOO_LARGE, &problems::INTERNAL, &problems::UNAVAILABLE];
+    if !is_exempt(path) {
+        common.push(&problems::RATE_LIMITED);
+    }
     if operation.request_body.is_some() {
         common.extend([
             &problems::MALFORMED,

@@ -101,6 +101,10 @@ pub(super) fn render(response: Response, request_id: &RequestId) -> Response {
         return Response::from_parts(parts, body);
     };
     let retry_after_s = problem.retry_after_s;
+    if problem.code == &problems::UNSUPPORTED_ENCODING {
+        // RFC 7694.
+        parts.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+    }
     let json = serde_json::to_vec(&ProblemBody::new(problem, request_id)).expect("a problem is plain text");
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
 use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -15,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Line, Order, Phase};
+use super::edge::Edge;
 use super::stop::Stop;
 use crate::App;
 use crate::config::{self, millis};
@@ -43,19 +43,19 @@ pub struct Server {
 /// # Errors
 /// The system's, if the listener has no address.
 pub fn serve(listener: TcpListener, app: &App) -> io::Result<Server> {
-    serve_router(listener, super::router(app), app.stop.clone(), &app.config.server)
+    serve_edge(listener, Arc::new(super::edge(app)), app.stop.clone(), &app.config.server)
 }
 
-fn serve_router(
+fn serve_edge(
     listener: TcpListener,
-    router: Router,
+    edge: Arc<Edge>,
     stop: Stop,
     limits: &config::Server,
 ) -> io::Result<Server> {
     let addr = listener.local_addr()?;
     let lines = Arc::new(Lines::new(limits));
     let stop_accepting = CancellationToken::new();
-    let accepting = tokio::spawn(accept(listener, router, Arc::clone(&lines), stop_accepting.clone()));
+    let accepting = tokio::spawn(accept(listener, edge, Arc::clone(&lines), stop_accepting.clone()));
     let ticking = tokio::spawn(tick(Arc::clone(&lines)));
     let (drain, grace) = (millis(limits.drain_ms), millis(limits.shutdown_grace_ms));
     Ok(Server { addr, lines, stop, drain, grace, stop_accepting, accepting, ticking })
@@ -87,10 +87,10 @@ impl Server {
     }
 }
 
-async fn accept(listener: TcpListener, router: Router, lines: Arc<Lines>, stop: CancellationToken) {
+async fn accept(listener: TcpListener, edge: Arc<Edge>, lines: Arc<Lines>, stop: CancellationToken) {
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((stream, peer)) => lines.open(stream, peer, router.clone()),
+            Ok((stream, peer)) => lines.open(stream, peer, Arc::clone(&edge)),
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "no connection can be accepted at the moment");
@@ -100,7 +100,7 @@ async fn accept(listener: TcpListener, router: Router, lines: Arc<Lines>, stop: 
     }
     // What the kernel has accepted on our behalf may hold a whole request already.
     while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
-        lines.open(stream, peer, router.clone());
+        lines.open(stream, peer, Arc::clone(&edge));
     }
 }
 
@@ -143,14 +143,14 @@ impl Lines {
         }
     }
 
-    fn open(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, router: Router) {
+    fn open(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, edge: Arc<Edge>) {
         // Without it answers are only later; a socket that refuses is about to fail anyway.
         let _ = stream.set_nodelay(true);
         let line = Arc::new(Line::new(Arc::clone(&self.ticks)));
         // Before the task runs, so that no order misses it.
         let entry = Entry::new(self, &line);
         self.tasks.spawn(async move {
-            connection::run(stream, peer, line, router).await;
+            connection::run(stream, peer, line, edge).await;
             drop(entry);
         });
     }

@@ -1,12 +1,10 @@
 //! Metrics for Prometheus, one registry per server. Counting a request takes no lock but its own route's histogram.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use axum::extract::{MatchedPath, Request};
 use http::Method;
 use kith_kernel::{Clock, SystemClock, Timestamp};
 use kith_store::Store;
@@ -35,8 +33,7 @@ pub struct Metrics {
     registry: Registry,
     /// The first is for requests that no route takes.
     routes: Vec<RouteMetrics>,
-    /// By path template.
-    index: HashMap<String, Vec<(Method, usize)>>,
+    limited: Family<PolicyLabels, Counter>,
     /// Requests being answered now.
     pub in_flight: Gauge,
 }
@@ -44,8 +41,8 @@ pub struct Metrics {
 /// One route's metrics, found once and then only counted up.
 #[derive(Debug)]
 pub struct RouteMetrics {
+    method: Option<Method>,
     template: String,
-    tells_time: bool,
     by_status: [Counter; 5],
     duration: Histogram,
 }
@@ -63,6 +60,11 @@ struct StatusLabels {
     status: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PolicyLabels {
+    policy: &'static str,
+}
+
 type Requests = Family<StatusLabels, Counter>;
 type Durations = Family<RouteLabels, Histogram, fn() -> Histogram>;
 
@@ -77,34 +79,35 @@ impl Metrics {
         let mut registry = Registry::with_prefix("kith");
         let requests = Requests::default();
         let durations = Durations::new_with_constructor(|| Histogram::new(BUCKETS_S));
+        let limited = Family::<PolicyLabels, Counter>::default();
         let in_flight = Gauge::default();
         registry.register("http_requests", "Requests answered", requests.clone());
         let help = "Time from a request's head to its answer's";
         registry.register_with_unit("http_request_duration", help, Unit::Seconds, durations.clone());
         registry.register("http_requests_in_flight", "Requests being answered now", in_flight.clone());
+        registry.register("http_requests_limited", "Requests refused by a limit", limited.clone());
         registry.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let started = SystemClock.now();
         registry.register_collector(Box::new(Gauges { db, passwords, clock, started }));
 
-        let mut routes = vec![RouteMetrics::new(&requests, &durations, "(any)", NO_ROUTE)];
-        let mut index = HashMap::<String, Vec<_>>::new();
+        let mut routes = vec![RouteMetrics::new(&requests, &durations, None, NO_ROUTE)];
         for (template, method, _) in operations(document) {
-            index.entry(template.to_owned()).or_default().push((method.clone(), routes.len()));
-            routes.push(RouteMetrics::new(&requests, &durations, method.as_str(), template));
+            routes.push(RouteMetrics::new(&requests, &durations, Some(method), template));
         }
-        Self { registry, routes, index, in_flight }
+        Self { registry, routes, limited, in_flight }
     }
 
-    /// Which route a request is counted under.
-    pub(crate) fn route_of(&self, request: &Request) -> usize {
-        let template = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-        let methods = template.and_then(|template| self.index.get(template));
-        let method = if *request.method() == Method::HEAD { &Method::GET } else { request.method() };
-        let found = methods.and_then(|methods| methods.iter().find(|(known, _)| known == method));
-        found.map_or(0, |(_, at)| *at)
+    /// All routes, each in its place. The first stands for requests that no other takes.
+    pub(crate) fn routes(&self) -> &[RouteMetrics] {
+        &self.routes
     }
 
-    /// The route that [`Metrics::route_of`] gave.
+    /// Counts the requests that `policy` refuses.
+    pub(crate) fn limited(&self, policy: &'static str) -> Counter {
+        self.limited.get_or_create_owned(&PolicyLabels { policy })
+    }
+
+    /// The route in this place.
     pub(crate) fn of(&self, route: usize) -> &RouteMetrics {
         &self.routes[route]
     }
@@ -120,16 +123,16 @@ impl Metrics {
 }
 
 impl RouteMetrics {
-    fn new(requests: &Requests, durations: &Durations, method: &str, route: &str) -> Self {
-        let labels = RouteLabels { method: method.to_owned(), route: route.to_owned() };
+    fn new(requests: &Requests, durations: &Durations, method: Option<Method>, route: &str) -> Self {
+        let name = method.as_ref().map_or("(any)", Method::as_str).to_owned();
+        let labels = RouteLabels { method: name, route: route.to_owned() };
         let counter = |status| {
             let RouteLabels { method, route } = labels.clone();
             requests.get_or_create_owned(&StatusLabels { method, route, status })
         };
         Self {
+            method,
             template: route.to_owned(),
-            // How long a log-in took would tell whether the address is known.
-            tells_time: !route.starts_with("/api/v1/auth/"),
             by_status: STATUS_CLASSES.map(counter),
             duration: durations.get_or_create_owned(&labels),
         }
@@ -139,9 +142,9 @@ impl RouteMetrics {
         &self.template
     }
 
-    /// Whether its answers tell how long they took.
-    pub(crate) fn tells_time(&self) -> bool {
-        self.tells_time
+    /// None for what no route takes.
+    pub(crate) fn method(&self) -> Option<&Method> {
+        self.method.as_ref()
     }
 
     /// Counts one answer.

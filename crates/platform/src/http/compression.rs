@@ -1,0 +1,158 @@
+//! Codings for answers: which one a caller takes, and the work itself.
+
+use std::io::Write;
+
+use brotli::CompressorWriter;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::header::{self, HeaderMap};
+
+/// A coding that answers can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coding {
+    Gzip,
+    Brotli,
+}
+
+/// How much work is put into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effort {
+    /// For an answer that is sent once.
+    Low,
+    /// For one that is kept.
+    High,
+}
+
+impl Coding {
+    pub const ALL: [Self; 2] = [Self::Gzip, Self::Brotli];
+
+    /// As it stands in headers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Brotli => "br",
+        }
+    }
+
+    /// The bytes in this coding.
+    pub fn encode(self, bytes: &[u8], effort: Effort) -> Vec<u8> {
+        let written = "writing to a Vec does not fail";
+        match self {
+            Self::Gzip => {
+                let level = Compression::new(if effort == Effort::Low { 4 } else { 9 });
+                let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 2), level);
+                encoder.write_all(bytes).expect(written);
+                encoder.finish().expect(written)
+            }
+            Self::Brotli => {
+                let (quality, window) = if effort == Effort::Low { (3, 18) } else { (9, 22) };
+                let encoded = Vec::with_capacity(bytes.len() / 2);
+                let mut encoder = CompressorWriter::new(encoded, 4096, quality, window);
+                encoder.write_all(bytes).expect(written);
+                encoder.into_inner()
+            }
+        }
+    }
+}
+
+/// What `Accept-Encoding` says of each coding, in thousandths; 0 is a refusal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Accepted {
+    gzip: u16,
+    brotli: u16,
+    identity: u16,
+}
+
+impl Accepted {
+    pub fn of(headers: &HeaderMap) -> Self {
+        let (mut gzip, mut brotli, mut identity, mut others) = (None, None, None, None);
+        for list in headers.get_all(header::ACCEPT_ENCODING) {
+            for entry in list.to_str().unwrap_or_default().split(',') {
+                let (name, weight) = entry.split_once(';').unwrap_or((entry, ""));
+                let slot = match name.trim() {
+                    name if name.eq_ignore_ascii_case("gzip") => &mut gzip,
+                    name if name.eq_ignore_ascii_case("br") => &mut brotli,
+                    name if name.eq_ignore_ascii_case("identity") => &mut identity,
+                    "*" => &mut others,
+                    _ => continue,
+                };
+                *slot = Some(thousandths(weight));
+            }
+        }
+        let unnamed = others.unwrap_or(0);
+        Self {
+            gzip: gzip.unwrap_or(unnamed),
+            brotli: brotli.unwrap_or(unnamed),
+            // It goes without saying, unless something else is said.
+            identity: identity.or(others).unwrap_or(1),
+        }
+    }
+
+    /// The coding that is liked best, `first` among equals. None is the answer as it is, which is sent too if nothing
+    /// else will do.
+    pub fn best(self, first: Coding) -> Option<Coding> {
+        let weight = |coding| match coding {
+            Coding::Gzip => self.gzip,
+            Coding::Brotli => self.brotli,
+        };
+        let second = if first == Coding::Gzip { Coding::Brotli } else { Coding::Gzip };
+        let best = if weight(second) > weight(first) { second } else { first };
+        (weight(best) > 0 && weight(best) >= self.identity).then_some(best)
+    }
+}
+
+/// `q=0.5` as 500. What cannot be read is a refusal.
+fn thousandths(weight: &str) -> u16 {
+    let weight = weight.trim();
+    if weight.is_empty() {
+        return 1_000;
+    }
+    let value = weight.strip_prefix(['q', 'Q']).and_then(|rest| rest.trim_start().strip_prefix('='));
+    let value =
+        value.and_then(|value| value.trim().parse::<f32>().ok()).filter(|value| (0.0..=1.0).contains(value));
+    value.map_or(0, |value| (value * 1_000.0).round() as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn best(accept: &str) -> Option<Coding> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_str(accept).unwrap());
+        Accepted::of(&headers).best(Coding::Brotli)
+    }
+
+    /// API-10.
+    #[test]
+    fn weights_are_honoured() {
+        use Coding::{Brotli, Gzip};
+        for (accept, coding) in [
+            ("", None),
+            ("gzip", Some(Gzip)),
+            ("GZIP", Some(Gzip)),
+            ("br", Some(Brotli)),
+            ("gzip, deflate, br, zstd", Some(Brotli)),
+            ("gzip;q=1, br;q=0.9", Some(Gzip)),
+            ("gzip; q=0.5 , br ; q=0.8", Some(Brotli)),
+            ("br;q=0, gzip;q=0", None),
+            ("br;q=0, gzip;q=0.001", Some(Gzip)),
+            ("identity, gzip;q=0.5", None),
+            ("identity;q=0.5, gzip;q=0.5", Some(Gzip)),
+            ("*", Some(Brotli)),
+            ("*;q=0", None),
+            ("*, br;q=0", Some(Gzip)),
+            ("identity;q=0", None),
+            ("gzip;q=2", None),
+            ("gzip;q=x", None),
+            ("gzip;level=1", None),
+            ("deflate, zstd", None),
+            (";q=1,,,", None),
+        ] {
+            assert_eq!(best(accept), coding, "{accept}");
+        }
+        assert_eq!(Accepted::of(&HeaderMap::new()).best(Gzip), None);
+    }
+}

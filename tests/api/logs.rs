@@ -1,9 +1,16 @@
 //! What the binary logs of a request: one line, with the request's id, and nothing that is secret.
 
+use std::net::SocketAddr;
+use std::process::Command;
+
+use hyper::Method;
+use hyper::header::HeaderName;
 use kith_store::testing::TestDatabase;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
-use crate::support::{Client, Kith, SERVE, X_REQUEST_ID, kith};
+use crate::support::{Client, Engine, Kith, SERVE, X_REQUEST_ID, kith, kith_on, refusal, success};
 
 const PASSWORD: &str = "a-secret-that-nobody-logs";
 const EMAIL: &str = "ada.of.the.log@example.org";
@@ -65,4 +72,158 @@ async fn a_pretty_line_tells_of_each_request() {
     for part in ["INFO", "kith::request", r#"method="POST""#, &format!("route={REGISTER:?}"), "status=201"] {
         assert!(line.contains(part), "no {part} in {line}");
     }
+}
+
+/// OBS-01.
+#[tokio::test]
+async fn the_level_is_changed_while_the_server_runs() {
+    let database = TestDatabase::sqlite();
+    let folder = database.folder().expect("a folder");
+    let mut command = kith(folder, SERVE);
+    command.env("KITH__LOG__LEVEL", "warn");
+    let server = Kith::start(command);
+    let client = Client::new([server.addr]);
+    let ask = async |id: &str| client.with_header(X_REQUEST_ID, id).get("/livez").await.expect(200);
+    let log_level = |args: &[&str]| kith(folder, &[&["log-level"], args].concat());
+
+    assert_eq!(success(log_level(&[])), "warn\n");
+    ask("at-level-warn").await;
+    assert_eq!(success(log_level(&["warn,kith=info"])), "warn,kith=info\n");
+    ask("at-level-info").await;
+    let lines = server.log_up_to(&["at-level-info"]);
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    for bad in ["inof", "info,", "kith=loud"] {
+        assert!(refusal(log_level(&[bad])).contains("is not a level"), "{bad}");
+    }
+    assert_eq!(success(log_level(&[])), "warn,kith=info\n");
+    let _ = success(log_level(&["error"]));
+    ask("at-level-error").await;
+    let _ = success(log_level(&["info"]));
+    ask("at-level-info-again").await;
+    let lines = server.log_up_to(&["at-level-info-again"]);
+    assert!(!lines.iter().any(|line| line.contains("at-level-error")), "{lines:#?}");
+
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    assert!(refusal(kith(elsewhere.path(), &["log-level"])).contains("no server answers"));
+}
+
+/// Begins every secret and every personal detail that [`plant`] sends.
+const MARK: &str = "m4rked";
+
+/// OBS-02.
+#[tokio::test]
+async fn nothing_secret_or_personal_is_logged_on_sqlite() {
+    let database = TestDatabase::sqlite();
+    nothing_secret_or_personal_is_logged(kith(database.folder().expect("a folder"), SERVE)).await;
+}
+
+/// OBS-02.
+#[tokio::test]
+async fn nothing_secret_or_personal_is_logged_on_postgres() {
+    if !Engine::Postgres.is_chosen() {
+        return;
+    }
+    let (database, elsewhere) = (Engine::Postgres.database().await, TestDatabase::sqlite());
+    nothing_secret_or_personal_is_logged(kith_on(&database, elsewhere.folder().expect("a folder"), SERVE))
+        .await;
+}
+
+async fn nothing_secret_or_personal_is_logged(mut command: Command) {
+    command.env("KITH__LOG__LEVEL", "trace").env("KITH__LOG__FORMAT", "json");
+    let kith = Kith::start(command);
+    let client = Client::new([kith.addr]);
+    let told = plant(&client, kith.addr).await;
+    let metrics = client.with_header(X_REQUEST_ID, "the-last-request").get("/api/metrics").await.expect(200);
+    let lines = kith.log_up_to(&["the-last-request"]);
+    let requests = lines.iter().filter(|line| line.contains("kith::request")).count();
+    assert!(requests > told.len(), "{requests} requests were logged");
+    let metrics = metrics.as_str().expect("text").to_owned();
+    for text in lines.iter().chain(&told).chain([&metrics]) {
+        assert!(!text.to_lowercase().contains(MARK), "{text}");
+    }
+}
+
+/// Sends marked secrets and personal data in every place of a request, to be accepted and to be refused, and returns
+/// the refusals.
+async fn plant(client: &Client, addr: SocketAddr) -> Vec<String> {
+    let (email, password) = ("m4rked@example.org", "m4rked-password");
+    let client = [
+        ("user-agent", "m4rked-agent"),
+        ("cookie", "session=m4rked"),
+        ("referer", "https://m4rked.example.org/"),
+        ("x-api-key", "m4rked-key"),
+        ("x-forwarded-for", "m4rked, 192.0.2.7"),
+        ("x-request-id", "m4rked id"),
+        ("traceparent", "00-m4rked-01"),
+        ("if-none-match", "\"m4rked\""),
+        ("origin", "https://m4rked.example.org"),
+    ]
+    .into_iter()
+    .fold(client.clone(), |client, (name, value)| client.with_header(HeaderName::from_static(name), value));
+    let mut told = Vec::new();
+    let mut refused = |answer: crate::support::Answer| {
+        assert!(answer.status >= 400, "{answer:#?}");
+        told.push(format!("{:?} {}", answer.headers, answer.body));
+    };
+
+    let person = json!({ "email": email, "password": password, "display_name": "M4rked Name" });
+    let ada = client.post(REGISTER, person.clone()).await.expect(201);
+    refused(client.post(REGISTER, person).await);
+    let log_in = |email: &str, password: &str| json!({ "email": email, "password": password });
+    client.post("/api/v1/auth/login", log_in(email, password)).await.expect(200);
+    refused(client.post("/api/v1/auth/login", log_in(email, "m4rked-wrong")).await);
+    refused(client.post("/api/v1/auth/login", log_in("m4rked-nobody@example.org", password)).await);
+    refused(client.post("/api/v1/auth/refresh", json!({ "refresh_token": "m4rked-token" })).await);
+    refused(client.with_token("m4rked.m4rked.m4rked").get("/api/v1/me").await);
+    refused(
+        client.with_header(HeaderName::from_static("authorization"), "Basic m4rked").get("/api/v1/me").await,
+    );
+
+    let signed_in = client.with_token(ada["access_token"].as_str().expect("a token"));
+    let request = json!({ "to": { "email": "m4rked-bob@example.org" }, "message": "m4rked words" });
+    signed_in.post("/api/v1/partners/requests", request).await;
+    for body in [
+        json!({ "email": "m4rked", "password": 7, "display_name": ["m4rked"] }),
+        json!({ "email": { "m4rked": "m4rked" }, "password": "m4rked", "display_name": "m4rked\u{202e}" }),
+        json!("m4rked"),
+        json!(["m4rked"]),
+        json!({ "email": email, "password": "m4rked".repeat(1_000), "display_name": "m4rked".repeat(100) }),
+    ] {
+        refused(client.post(REGISTER, body.clone()).await);
+        refused(signed_in.post("/api/v1/partners/requests", body).await);
+    }
+    for body in ["m4rked", "{\"email\": \"m4rked", "{\"email\": \"m4rked\" m4rked}", "\u{0}m4rked"] {
+        refused(client.send(Method::POST, REGISTER, body.as_bytes().to_vec().into()).await);
+    }
+    for path in [
+        "/api/v1/partners/requests?limit=m4rked",
+        "/api/v1/partners/requests?cursor=m4rked",
+        "/api/v1/partners/requests?status=m4rked&direction=m4rked",
+    ] {
+        refused(signed_in.get(path).await);
+    }
+    refused(signed_in.post("/api/v1/partners/requests/m4rked/accept", Value::Null).await);
+    for head in [
+        "GET /m4rked/m4rked?token=m4rked&email=m4rked@example.org HTTP/1.1\r\nHost: m4rked\r\n",
+        "M4RKED /api/v1/me HTTP/1.1\r\nHost: kith\r\n",
+        "GET /api/v1/me HTTP/1.1\r\nHost: kith\r\nm4rked\r\n",
+        "GET m4rked\r\n",
+        "POST /api/v1/auth/login?m4rked HTTP/1.1\r\nHost: kith\r\nContent-Length: 10000000\r\n",
+        "POST /api/v1/auth/login HTTP/1.1\r\nHost: kith\r\nContent-Type: application/m4rked\r\nContent-Length: 6\r\n\r\nm4rked",
+        "POST /api/v1/auth/login HTTP/1.1\r\nHost: kith\r\nContent-Length: m4rked\r\n",
+        "POST /api/v1/auth/login HTTP/1.1\r\nHost: kith\r\nTransfer-Encoding: chunked\r\n\r\nm4rked\r\n",
+    ] {
+        told.push(raw(addr, &format!("{head}Connection: close\r\n\r\n")).await);
+    }
+    told
+}
+
+/// What is answered to these bytes, before the other side closes.
+async fn raw(addr: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(addr).await.expect("a connection");
+    stream.write_all(request.as_bytes()).await.expect("it takes the bytes");
+    let mut answer = Vec::new();
+    // A reset is an end, too.
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
 }

@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::http::{Asset, Stop, openapi};
 use crate::module::Module;
 use crate::telemetry::Metrics;
+use crate::telemetry::log::LogLevel;
 
 /// A handle to the parts. Clones share them.
 #[derive(Clone)]
@@ -35,6 +36,8 @@ pub struct AppInner {
     pub passwords: Passwords,
     /// Counts.
     pub metrics: Metrics,
+    /// What is logged.
+    pub log_level: LogLevel,
     /// Says when to stop.
     pub stop: Stop,
     /// The features it serves.
@@ -71,6 +74,7 @@ impl App {
         config: Config,
         sources: Sources,
         clock: Option<Arc<NodeClock>>,
+        log_level: Option<LogLevel>,
         modules: &'static [&'static Module],
     ) -> Result<Self, StartError> {
         let document = openapi::document(modules);
@@ -80,6 +84,7 @@ impl App {
             tokens: Tokens::load(&db, &sources, &config.auth).await?,
             passwords,
             metrics,
+            log_level: log_level.unwrap_or_else(|| LogLevel::unheard(&config.log.level)),
             stop: Stop::default(),
             modules,
             openapi: Asset::new("application/json", openapi::to_json(&document)),

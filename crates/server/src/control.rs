@@ -15,6 +15,10 @@ use serde_json::Value;
 #[serde(tag = "command", rename_all = "snake_case")]
 enum Command {
     MigrateStatus,
+    /// None asks only.
+    LogLevel {
+        level: Option<String>,
+    },
 }
 
 /// What comes back.
@@ -22,6 +26,7 @@ enum Command {
 #[serde(rename_all = "snake_case")]
 enum Reply {
     Migrations(Vec<Line>),
+    LogLevel(String),
     Refused(String),
 }
 
@@ -52,18 +57,43 @@ async fn answer(app: &App, request: Value) -> Reply {
             Ok(all) => Reply::Migrations(all.into_iter().map(Line::from).collect()),
             Err(error) => Reply::Refused(error.to_string()),
         },
+        Ok(Command::LogLevel { level }) => match level.map_or(Ok(()), |level| app.log_level.set(&level)) {
+            Ok(()) => Reply::LogLevel(app.log_level.get()),
+            Err(error) => Reply::Refused(format!("this {error}")),
+        },
         Err(error) => Reply::Refused(format!("the running server does not know this command: {error}")),
     }
 }
 
 /// Asks the server that holds `folder` how its migrations stand; None if none answers there.
 pub(crate) async fn ask_migrations(folder: &Path) -> io::Result<Option<Vec<MigrationStatus>>> {
-    let request = serde_json::to_value(Command::MigrateStatus)?;
-    let Some(reply) = control_call(folder, &request).await? else { return Ok(None) };
-    match serde_json::from_value(reply)? {
-        Reply::Migrations(lines) => Ok(Some(lines.into_iter().map(MigrationStatus::from).collect())),
-        Reply::Refused(why) => Err(io::Error::other(why)),
+    match ask(folder, Command::MigrateStatus).await? {
+        Some(Reply::Migrations(lines)) => Ok(Some(lines.into_iter().map(MigrationStatus::from).collect())),
+        Some(other) => Err(misunderstood(&other)),
+        None => Ok(None),
     }
+}
+
+/// Asks the server that holds `folder` what it logs, after changing it if `level` says so; None if none answers there.
+pub(crate) async fn ask_log_level(folder: &Path, level: Option<String>) -> io::Result<Option<String>> {
+    match ask(folder, Command::LogLevel { level }).await? {
+        Some(Reply::LogLevel(level)) => Ok(Some(level)),
+        Some(other) => Err(misunderstood(&other)),
+        None => Ok(None),
+    }
+}
+
+/// What the server that holds `folder` answers; None if none does. A refusal is an error.
+async fn ask(folder: &Path, command: Command) -> io::Result<Option<Reply>> {
+    let Some(reply) = control_call(folder, &serde_json::to_value(command)?).await? else { return Ok(None) };
+    match serde_json::from_value(reply)? {
+        Reply::Refused(why) => Err(io::Error::other(why)),
+        reply => Ok(Some(reply)),
+    }
+}
+
+fn misunderstood(reply: &Reply) -> io::Error {
+    io::Error::other(format!("the running server answered something else: {reply:?}"))
 }
 
 impl From<MigrationStatus> for Line {

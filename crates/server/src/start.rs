@@ -7,6 +7,7 @@ use kith_kernel::{Clock, Sources, SystemClock};
 use kith_platform::clock::NodeClock;
 use kith_platform::config::{Config, DevelopmentSecretsError};
 use kith_platform::http::{self, Server};
+use kith_platform::telemetry::log::LogLevel;
 use kith_platform::{App, StartError as AppError};
 use kith_store::{ControlSocket, EngineKind, MigrationState, OpenError, Store, StoreOptions};
 use thiserror::Error;
@@ -19,6 +20,8 @@ use crate::{control, listen};
 pub struct Seams {
     /// Time, ids and randomness; the system's own unless given.
     pub sources: Option<Sources>,
+    /// The level of the process's log, if the process has one of ours.
+    pub log_level: Option<LogLevel>,
     /// Whether the store runs each closure twice, the first run rolled back.
     pub rehearse: bool,
 }
@@ -69,7 +72,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Running, StartError> 
     let options = StoreOptions { rehearse: seams.rehearse, ..config.store_options() };
     bring_schema_up(&config, &options).await?;
     let db = Store::open(options).await?;
-    match start_on(db.clone(), config, seams.sources).await {
+    match start_on(db.clone(), config, seams).await {
         Ok(running) => Ok(running),
         Err(error) => {
             db.close().await;
@@ -78,8 +81,8 @@ pub async fn start(config: Config, seams: Seams) -> Result<Running, StartError> 
     }
 }
 
-async fn start_on(db: Store, mut config: Config, sources: Option<Sources>) -> Result<Running, StartError> {
-    let (sources, clock) = match sources {
+async fn start_on(db: Store, mut config: Config, seams: Seams) -> Result<Running, StartError> {
+    let (sources, clock) = match seams.sources {
         Some(sources) => (sources, None),
         None => {
             let clock = Arc::new(NodeClock::start(&db).await.map_err(AppError::from)?);
@@ -88,7 +91,7 @@ async fn start_on(db: Store, mut config: Config, sources: Option<Sources>) -> Re
     };
     config.fill_development_secrets(&*sources.random)?;
     let listener = listen::bind(&config)?;
-    let app = App::new(db, config, sources, clock, MODULES).await?;
+    let app = App::new(db, config, sources, clock, seams.log_level, MODULES).await?;
     let control = control::listen(&app).map_err(AppError::from)?;
     let server = http::serve(listener, &app).map_err(AppError::from)?;
     // Last, since nothing would stop it if another part did not start.

@@ -51,7 +51,7 @@ impl TestApp {
                 ids: Arc::new(TimeOrderedIds::new(SystemRandom)),
                 random: Arc::new(SystemRandom),
             };
-            let seams = Seams { sources: Some(sources), rehearse: true };
+            let seams = Seams { sources: Some(sources), rehearse: true, ..Seams::default() };
             nodes.push(kith::start(config(&database), seams).await.expect("a server"));
         }
         let client = Client::new(nodes.iter().map(|node| node.addr).collect::<Vec<_>>());

@@ -4,6 +4,7 @@ use kith_store::PostgresOptions;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{Config, ConfigError, Mode, Synchronous, WebOrigin, secrets};
+use crate::telemetry::log::parse_level;
 
 const SAFE_PASSWORD_MEMORY_KIB: u32 = 19_456;
 const SAFE_PASSWORD_ITERATIONS: u32 = 2;
@@ -29,14 +30,10 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     }
     let too_little = auth.password_memory_kib < LEAST_PASSWORD_MEMORY_KIB;
     refuse_if(config, too_little, "auth.password_memory_kib", "must be at least 8")?;
-    let level = config.log.level.parse::<Targets>();
-    let bad_level = level.is_err();
-    refuse_if(
-        config,
-        bad_level,
-        "log.level",
-        "is not a level such as \"info\" or \"warn,kith_store=debug\"",
-    )?;
+    let level = parse_level(&config.log.level);
+    if let Err(error) = &level {
+        refuse_if(config, true, "log.level", &error.to_string())?;
+    }
     check_database(config)?;
     match server.mode {
         Mode::Development => check_development(config),

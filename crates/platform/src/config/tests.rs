@@ -110,6 +110,9 @@ fn what_is_wrong_is_named_with_who_said_it() {
         ("[database]\nmigrate_url = \"postgres://x\"", None, vec!["`database.migrate_url`", "sqlite"]),
         ("[auth]\npassword_memory_kib = 7", None, vec!["`auth.password_memory_kib`", "at least 8"]),
         ("[log]\nlevel = \"a=b=c\"", None, vec!["`log.level`"]),
+        ("[log]\nlevel = \"inof\"", None, vec!["`log.level`"]),
+        ("[log]\nlevel = \"info,=debug\"", None, vec!["`log.level`"]),
+        ("[log]\nlevel = \"\"", None, vec!["`log.level`"]),
         (
             &format!("{production}[database]\nsynchronous = \"off\""),
             None,

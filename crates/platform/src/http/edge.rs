@@ -186,7 +186,7 @@ impl<'e> Exchange<'e> {
         route.count(status, took);
         tracing::info!(
             target: "kith::request",
-            method = self.method.as_str(),
+            method = name_of(&self.method),
             route = route.template(),
             status,
             micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
@@ -220,6 +220,22 @@ impl Drop for Exchange<'_> {
         }
         self.edge.app.metrics.in_flight.dec();
     }
+}
+
+/// The method, if it is HTTP's own: another is the caller's text.
+fn name_of(method: &Method) -> &str {
+    let own = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::CONNECT,
+    ];
+    if own.contains(method) { method.as_str() } else { "(other)" }
 }
 
 fn request_id(app: &App, headers: &HeaderMap) -> RequestId {

@@ -178,7 +178,7 @@ struct Said {
 impl Said {
     fn listen(pretty: bool) -> Self {
         let lines = NamedTempFile::new().unwrap();
-        let subscriber = log::subscriber("info", pretty, Arc::new(lines.reopen().unwrap()));
+        let (subscriber, _) = log::subscriber("info", pretty, Arc::new(lines.reopen().unwrap()));
         Self { lines, _listening: tracing::subscriber::set_default(subscriber) }
     }
 

@@ -6,10 +6,12 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use thiserror::Error;
 use tracing::{Level, Metadata, Subscriber};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry};
 
@@ -29,18 +31,80 @@ impl Drop for Flush {
     }
 }
 
-/// Sends this process's log lines to standard error.
+/// What is logged at least, by target where wanted. It can be changed while the process runs; clones share it.
+#[derive(Clone, Debug)]
+pub struct LogLevel(Arc<LevelInner>);
+
+#[derive(Debug)]
+struct LevelInner {
+    said: Mutex<String>,
+    /// None in a process whose log is not ours.
+    filter: Option<Handle<Targets, Registry>>,
+}
+
+/// Not a level.
+#[derive(Debug, Error)]
+#[error("is not a level such as \"info\" or \"warn,kith_store=debug\"")]
+pub struct NotALevel;
+
+impl LogLevel {
+    /// The level of a process whose log is not ours: it can be said and changed, and that is all.
+    pub fn unheard(level: &str) -> Self {
+        Self(Arc::new(LevelInner { said: Mutex::new(level.to_owned()), filter: None }))
+    }
+
+    /// The level as it was set last.
+    pub fn get(&self) -> String {
+        self.0.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes it from the next line on; it lasts until the process ends.
+    ///
+    /// # Errors
+    /// [`NotALevel`]; then nothing has changed.
+    pub fn set(&self, level: &str) -> Result<(), NotALevel> {
+        let targets = parse_level(level)?;
+        let mut said = self.0.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(filter) = &self.0.filter {
+            // It fails only where the process's subscriber is gone, and nothing is logged.
+            let _ = filter.reload(targets);
+        }
+        level.clone_into(&mut said);
+        Ok(())
+    }
+}
+
+/// Reads `info` or `warn,kith_store=debug`. A name without a level is refused: more likely a level is misspelt.
+pub(crate) fn parse_level(text: &str) -> Result<Targets, NotALevel> {
+    let mut targets = Targets::new();
+    for directive in text.split(',') {
+        let (target, level) = directive.split_once('=').map_or((None, directive), |(t, l)| (Some(t), l));
+        // The parser takes nothing at all for a level, too.
+        let level = Some(level.trim()).filter(|level| !level.is_empty()).ok_or(NotALevel)?;
+        let level: LevelFilter = level.parse().map_err(|_| NotALevel)?;
+        targets = match target.map(str::trim) {
+            None => targets.with_default(level),
+            Some("") => return Err(NotALevel),
+            Some(target) => targets.with_target(target, level),
+        };
+    }
+    Ok(targets)
+}
+
+/// Sends this process's log lines to standard error, and says how to change their level.
 ///
 /// # Errors
 /// If the process already has a subscriber.
-pub fn init(config: &Log) -> Result<Flush, TryInitError> {
+pub fn init(config: &Log) -> Result<(Flush, LogLevel), TryInitError> {
     let lines = Arc::new(Lines::to(Box::new(io::stderr())));
     let pretty = match config.format {
         LogFormat::Auto => io::stderr().is_terminal(),
         LogFormat::Json => false,
         LogFormat::Pretty => true,
     };
-    subscriber(&config.level, pretty, Writer(Arc::clone(&lines))).try_init()?;
+    let (subscriber, filter) = subscriber(&config.level, pretty, Writer(Arc::clone(&lines)));
+    subscriber.try_init()?;
+    let level = LevelInner { said: Mutex::new(config.level.clone()), filter: Some(filter) };
     let writer = Arc::clone(&lines);
     let started = std::thread::Builder::new().name("kith-log".into()).spawn(move || writer.run());
     if started.is_err() {
@@ -48,11 +112,15 @@ pub fn init(config: &Log) -> Result<Flush, TryInitError> {
         lines.pending().alone = true;
     }
     log_panics();
-    Ok(Flush(lines))
+    Ok((Flush(lines), LogLevel(Arc::new(level))))
 }
 
 /// Writes each event at or above `level` as a line to `writer`.
-pub(crate) fn subscriber<W>(level: &str, pretty: bool, writer: W) -> impl Subscriber + Send + Sync
+pub(crate) fn subscriber<W>(
+    level: &str,
+    pretty: bool,
+    writer: W,
+) -> (impl Subscriber + Send + Sync + use<W>, Handle<Targets, Registry>)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -62,14 +130,17 @@ where
     } else {
         plain.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     };
-    let levels: Targets = level.parse().unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
-    tracing_subscriber::registry().with(layer.with_filter(levels))
+    let targets = parse_level(level).unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
+    let (filter, handle) = reload::Layer::new(targets);
+    (tracing_subscriber::registry().with(layer.with_filter(filter)), handle)
 }
 
 /// A panic is one line like any other, and what ends it decides what becomes of the process.
+///
+/// A text put together at run time may quote what a person sent, so only the place is told then.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        let text = panic.payload_as_str().unwrap_or("(no text)");
+        let text = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("(text withheld)");
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(panic = text, place, "panicked");
     }));

@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and what is done then. Exit code 1 is a failure, 2 a wrong command or setting.
 
 mod config;
+mod log_level;
 mod migrate;
 mod secrets;
 mod serve;
@@ -36,6 +37,8 @@ enum Command {
     Config(config::Config),
     /// Make secrets
     Secrets(secrets::Secrets),
+    /// Show or change what the server that runs in the data folder logs
+    LogLevel(log_level::LogLevel),
     /// Print the OpenAPI document
     Openapi,
 }
@@ -96,6 +99,7 @@ pub fn run() -> ExitCode {
         Command::Migrate(migrate) => migrate.run(),
         Command::Config(config) => config.run(),
         Command::Secrets(secrets) => secrets.run(),
+        Command::LogLevel(log_level) => log_level.run(),
         Command::Openapi => print_openapi(),
     };
     match done {

@@ -31,25 +31,25 @@ impl Serve {
             flags.push(Flag { name: "--without-limits", key: "server.without_limits", value: true.into() });
         }
         let config = self.settings.load(flags)?;
-        let _flush = log::init(&config.log).context("cannot log")?;
-        run(config)
+        let (_flush, log_level) = log::init(&config.log).context("cannot log")?;
+        run(config, Seams { log_level: Some(log_level), ..Seams::default() })
     }
 }
 
-fn run(config: Config) -> Result<(), Failure> {
+fn run(config: Config, seams: Seams) -> Result<(), Failure> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let done = runtime.block_on(serve(config));
+    let done = runtime.block_on(serve(config, seams));
     // Whoever is told to stop at once does not wait for a thread that may wait for the database.
     runtime.shutdown_background();
     done
 }
 
-async fn serve(config: Config) -> Result<(), Failure> {
+async fn serve(config: Config, seams: Seams) -> Result<(), Failure> {
     // Listened to from the start, so that a signal during it is not the process's sudden end.
     let mut signals = Signals::listen().context("cannot listen to signals")?;
     let wanted = config.server.listen;
     let running = tokio::select! {
-        started = start(config, Seams::default()) => started.map_err(anyhow::Error::from)?,
+        started = start(config, seams) => started.map_err(anyhow::Error::from)?,
         () = signals.next() => {
             tracing::info!("stopped before it was ready");
             return Ok(());
@@ -175,7 +175,7 @@ mod tests {
         let mute = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut config = Config::default();
         config.database.url = Secret::new(format!("postgres://kith:x@{}/kith", mute.local_addr().unwrap()));
-        let starting = thread::spawn(move || run(config));
+        let starting = thread::spawn(move || run(config, Seams::default()));
         // It waits for a database that never answers.
         let (waiting, _) = mute.accept().unwrap();
         terminate();
@@ -196,7 +196,7 @@ mod tests {
         config.server.listen = free_port();
         config.server.drain_ms = 600_000;
         let addr = config.server.listen;
-        let serving = thread::spawn(move || run(config));
+        let serving = thread::spawn(move || run(config, Seams::default()));
         let until = |status: &str| {
             while !ask(addr).is_some_and(|answer| answer.starts_with(&format!("HTTP/1.1 {status}"))) {
                 thread::yield_now();

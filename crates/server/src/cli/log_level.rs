@@ -1,0 +1,30 @@
+//! `kith log-level`: what the running server logs, looked at and changed until it stops.
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::{Failure, Settings, print};
+use crate::control;
+
+#[derive(Debug, Args)]
+pub(super) struct LogLevel {
+    /// The new level: `debug`, or by target `warn,kith_store=debug`
+    level: Option<String>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl LogLevel {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let folder = self.settings.load(Vec::new())?.data.folder;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let asked = control::ask_log_level(&folder, self.level);
+        let level = runtime.context("cannot start the runtime")?.block_on(asked);
+        let level = level.context("the level stays as it was")?;
+        let nobody = || {
+            let folder = folder.display();
+            anyhow::anyhow!("no server answers in {folder}; on PostgreSQL, use PUT /api/v1/admin/log-level")
+        };
+        print(&level.ok_or_else(nobody)?)
+    }
+}

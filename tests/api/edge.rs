@@ -120,12 +120,16 @@ async fn the_document_lists_what_can_be_called(app: &TestApp) {
 
 /// What may be called by whoever is not signed in.
 const PUBLIC: &[&str] = &[
+    "GET /api-docs",
     "GET /api/health",
     "GET /api/metrics",
     "GET /api/v1/ping",
+    "GET /docs",
+    "GET /docs/{file}",
     "GET /livez",
     "GET /openapi.json",
     "GET /readyz",
+    "GET /swagger",
     "POST /api/v1/auth/login",
     "POST /api/v1/auth/refresh",
     "POST /api/v1/auth/register",

@@ -10,6 +10,7 @@ mod bond_races;
 mod bonds;
 mod commands;
 mod config;
+mod docs;
 mod edge;
 mod idempotency;
 mod logs;

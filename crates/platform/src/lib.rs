@@ -8,6 +8,7 @@ mod app;
 pub mod auth;
 pub mod clock;
 pub mod config;
+mod docs;
 pub mod health;
 pub mod http;
 pub mod idempotency;

@@ -3,7 +3,7 @@
 use kith_kernel::{ProblemCode, problems};
 use kith_store::Migration;
 
-use crate::{App, auth, health};
+use crate::{App, auth, docs, health};
 
 /// Handlers together with their documentation: none can be registered without it.
 pub type Routes = utoipa_axum::router::OpenApiRouter<App>;
@@ -24,10 +24,9 @@ pub struct Module {
 }
 
 /// The platform's own: health, metrics, the OpenAPI document, signing keys.
-pub static MODULE: Module = Module {
-    name: "platform",
-    routes: health::routes,
-    migrations: auth::MIGRATIONS,
-    problems: problems::ALL,
-    events: &[],
-};
+pub static MODULE: Module =
+    Module { name: "platform", routes, migrations: auth::MIGRATIONS, problems: problems::ALL, events: &[] };
+
+fn routes() -> Routes {
+    health::routes().merge(docs::routes())
+}

@@ -1,0 +1,131 @@
+//! `/docs`: Swagger UI over the OpenAPI document, all of it from the binary, under a policy that admits nothing else.
+
+use std::io::Read;
+use std::sync::{Arc, LazyLock};
+
+use axum::extract::Path;
+use axum::response::{Redirect, Response};
+use flate2::read::GzDecoder;
+use http::header::{self, HeaderValue};
+use kith_kernel::{Problem, problems};
+use sha2::{Digest, Sha256};
+use utoipa_axum::routes;
+use utoipa_swagger_ui::Config;
+
+use crate::ApiResult;
+use crate::http::Asset;
+use crate::module::Routes;
+
+/// Images are pictures in the style sheet; everything else comes from this server, and nothing is inline.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+/// For what has another name when it has changed.
+const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+
+const HTML: &str = "text/html; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+static SITE: LazyLock<Site> = LazyLock::new(Site::gather);
+
+#[expect(deprecated, reason = "old addresses lead here")]
+pub(crate) fn routes() -> Routes {
+    Routes::new()
+        .routes(routes!(docs))
+        .routes(routes!(docs_file))
+        .routes(routes!(old_api_docs))
+        .routes(routes!(old_swagger))
+}
+
+/// This document, to browse and to try.
+#[utoipa::path(
+    get, path = "/docs",
+    responses(
+        (status = 200, description = "A page", body = String, content_type = HTML),
+        (status = 304, description = "As it was: `If-None-Match` names its ETag"),
+    )
+)]
+async fn docs() -> Response {
+    let mut response = SITE.page.answer();
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, POLICY);
+    response
+}
+
+/// What the page at `/docs` consists of.
+#[utoipa::path(
+    get, path = "/docs/{file}",
+    params(("file" = String, Path, description = "As the page names it; the name changes with the content")),
+    responses(
+        (status = 200, description = "The file", content((String = STYLE), (String = SCRIPT))),
+        (status = 304, description = "As it was: `If-None-Match` names its ETag"),
+    )
+)]
+async fn docs_file(Path(name): Path<String>) -> ApiResult<Response> {
+    let part = SITE.parts.iter().find(|part| part.name == name);
+    let part = part.ok_or_else(|| Problem::new(&problems::NOT_FOUND, "The page has no such part."))?;
+    let mut response = part.asset.answer();
+    response.headers_mut().insert(header::CACHE_CONTROL, FOREVER);
+    Ok(response)
+}
+
+/// Leads to `/docs`.
+#[utoipa::path(get, path = "/api-docs", responses((status = 308, description = "To `/docs`")))]
+#[deprecated]
+async fn old_api_docs() -> Redirect {
+    Redirect::permanent("/docs")
+}
+
+/// Leads to `/docs`.
+#[utoipa::path(get, path = "/swagger", responses((status = 308, description = "To `/docs`")))]
+#[deprecated]
+async fn old_swagger() -> Redirect {
+    Redirect::permanent("/docs")
+}
+
+/// The page and what it consists of.
+struct Site {
+    page: Arc<Asset>,
+    parts: [Part; 3],
+}
+
+struct Part {
+    name: String,
+    asset: Arc<Asset>,
+}
+
+impl Site {
+    fn gather() -> Self {
+        let parts = [
+            Part::new("swagger-ui.css", STYLE, of_swagger_ui("swagger-ui.css")),
+            Part::new("swagger-ui-bundle.js", SCRIPT, of_swagger_ui("swagger-ui-bundle.js")),
+            Part::new("page.js", SCRIPT, include_bytes!("page.js").to_vec()),
+        ];
+        let [style, bundle, script] = parts.each_ref().map(|part| format!("/docs/{}", part.name));
+        let page = include_str!("page.html");
+        let page = page.replace("{style}", &style).replace("{bundle}", &bundle).replace("{script}", &script);
+        Self { page: Asset::new(HTML, page), parts }
+    }
+}
+
+impl Part {
+    fn new(file: &str, kind: &'static str, bytes: Vec<u8>) -> Self {
+        let digest: String =
+            Sha256::digest(&bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let (stem, extension) = file.rsplit_once('.').expect("a name with an extension");
+        Self { name: format!("{stem}.{digest}.{extension}"), asset: Asset::new(kind, bytes) }
+    }
+}
+
+/// A file of the distribution, which the build has compressed.
+fn of_swagger_ui(file: &str) -> Vec<u8> {
+    let found = utoipa_swagger_ui::serve(file, Arc::new(Config::default())).ok().flatten();
+    let found = found.expect("it is in the binary");
+    if !found.gzpipped {
+        return found.bytes.into_owned();
+    }
+    let mut bytes = Vec::new();
+    GzDecoder::new(&*found.bytes).read_to_end(&mut bytes).expect("what the build has compressed");
+    bytes
+}

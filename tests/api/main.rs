@@ -6,6 +6,7 @@
 mod support;
 
 mod accounts;
+mod audit;
 mod bond_races;
 mod bonds;
 mod commands;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use kith_kernel::Timestamp;
 use kith_platform::App;
-use kith_store::{ControlHandler, ControlSocket, EngineKind, MigrationState, MigrationStatus, control_call};
+use kith_store::{
+    AuditChain, ControlHandler, ControlSocket, EngineKind, MigrationState, MigrationStatus, control_call,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -15,6 +17,7 @@ use serde_json::Value;
 #[serde(tag = "command", rename_all = "snake_case")]
 enum Command {
     MigrateStatus,
+    AuditVerify,
     /// None asks only.
     LogLevel {
         level: Option<String>,
@@ -27,6 +30,7 @@ enum Command {
 enum Reply {
     Migrations(Vec<Line>),
     LogLevel(String),
+    Audit(AuditReport),
     Refused(String),
 }
 
@@ -35,6 +39,21 @@ struct Line {
     name: String,
     applied_at: Option<Timestamp>,
     known: bool,
+}
+
+/// What a chain that holds comes to.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AuditReport {
+    /// How many entries it seals.
+    pub links: i64,
+    /// The last link's hash, in hexadecimal digits.
+    pub head: String,
+}
+
+impl From<AuditChain> for AuditReport {
+    fn from(AuditChain { links, head }: AuditChain) -> Self {
+        Self { links, head: head.iter().map(|byte| format!("{byte:02x}")).collect() }
+    }
 }
 
 /// Listens in the data folder, if there is one that this server holds.
@@ -57,6 +76,10 @@ async fn answer(app: &App, request: Value) -> Reply {
             Ok(all) => Reply::Migrations(all.into_iter().map(Line::from).collect()),
             Err(error) => Reply::Refused(error.to_string()),
         },
+        Ok(Command::AuditVerify) => match app.db.verify_audit().await {
+            Ok(chain) => Reply::Audit(chain.into()),
+            Err(error) => Reply::Refused(error.to_string()),
+        },
         Ok(Command::LogLevel { level }) => match level.map_or(Ok(()), |level| app.log_level.set(&level)) {
             Ok(()) => Reply::LogLevel(app.log_level.get()),
             Err(error) => Reply::Refused(format!("this {error}")),
@@ -69,6 +92,15 @@ async fn answer(app: &App, request: Value) -> Reply {
 pub(crate) async fn ask_migrations(folder: &Path) -> io::Result<Option<Vec<MigrationStatus>>> {
     match ask(folder, Command::MigrateStatus).await? {
         Some(Reply::Migrations(lines)) => Ok(Some(lines.into_iter().map(MigrationStatus::from).collect())),
+        Some(other) => Err(misunderstood(&other)),
+        None => Ok(None),
+    }
+}
+
+/// Has the server that holds `folder` recompute its audit chain; None if none answers there.
+pub(crate) async fn ask_audit(folder: &Path) -> io::Result<Option<AuditReport>> {
+    match ask(folder, Command::AuditVerify).await? {
+        Some(Reply::Audit(report)) => Ok(Some(report)),
         Some(other) => Err(misunderstood(&other)),
         None => Ok(None),
     }

@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and what is done then. Exit code 1 is a failure, 2 a wrong command or setting.
 
+mod audit;
 mod config;
 mod log_level;
 mod migrate;
@@ -37,6 +38,8 @@ enum Command {
     Config(config::Config),
     /// Make secrets
     Secrets(secrets::Secrets),
+    /// Look at the audit log
+    Audit(audit::Audit),
     /// Show or change what the server that runs in the data folder logs
     LogLevel(log_level::LogLevel),
     /// Print the OpenAPI document
@@ -99,6 +102,7 @@ pub fn run() -> ExitCode {
         Command::Migrate(migrate) => migrate.run(),
         Command::Config(config) => config.run(),
         Command::Secrets(secrets) => secrets.run(),
+        Command::Audit(audit) => audit.run(),
         Command::LogLevel(log_level) => log_level.run(),
         Command::Openapi => print_openapi(),
     };

@@ -1,10 +1,12 @@
 //! A closure on its way to a thread of the store, and its answer on the way back.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use crate::stats::StoreStats;
 use crate::{Error, IntoOutcome, Outcome, Query, Tx};
 
 /// How a run of a closure wants its transaction to end.
@@ -28,6 +30,40 @@ pub(crate) trait ReadJob: Send {
     /// Runs it and keeps the result; says whether the connection failed under it.
     fn run(&mut self, query: &Query<'_>) -> Option<Error>;
     fn answer(self: Box<Self>, fate: Result<(), Error>);
+}
+
+/// Puts a job where `put` puts it, or refuses it at once.
+pub(crate) fn enqueue(stats: &StoreStats, put: impl FnOnce() -> Result<(), Refused>) -> Result<(), Error> {
+    // Counted before it can be taken, so that the gauge never goes below zero.
+    StoreStats::one(&stats.queued);
+    put().map_err(|refused| {
+        StoreStats::less(&stats.queued);
+        match refused {
+            Refused::Full => {
+                StoreStats::one(&stats.refused_busy);
+                Error::Busy
+            }
+            Refused::Closed => Error::unavailable("the store has shut down"),
+        }
+    })
+}
+
+/// Why a queue does not take a job.
+pub(crate) enum Refused {
+    Full,
+    Closed,
+}
+
+impl<J> From<async_channel::TrySendError<J>> for Refused {
+    fn from(error: async_channel::TrySendError<J>) -> Self {
+        if error.is_full() { Self::Full } else { Self::Closed }
+    }
+}
+
+impl<J> From<mpsc::TrySendError<J>> for Refused {
+    fn from(error: mpsc::TrySendError<J>) -> Self {
+        if matches!(error, mpsc::TrySendError::Full(_)) { Self::Full } else { Self::Closed }
+    }
 }
 
 struct Job<F, T, E> {
@@ -94,7 +130,7 @@ where
             Ok(Outcome::Commit(value)) => (Ok(value), Ending::Commit),
             Ok(Outcome::CommitRefusal(error)) => (Err(error), Ending::Commit),
             Ok(Outcome::Rollback(error)) => (Err(error), Ending::Rollback),
-            Err(panic) => (Err(panicked(&*panic).into()), Ending::Rollback),
+            Err(_) => (Err(panicked().into()), Ending::Rollback),
         };
         self.0.result = Some(result);
         ending
@@ -130,12 +166,11 @@ pub(crate) fn catch_read<T, E: From<Error>>(
     closure: &impl Fn(&Query<'_>) -> Result<T, E>,
     query: &Query<'_>,
 ) -> Result<T, E> {
-    catch_unwind(AssertUnwindSafe(|| closure(query))).unwrap_or_else(|panic| Err(panicked(&*panic).into()))
+    catch_unwind(AssertUnwindSafe(|| closure(query))).unwrap_or_else(|_| Err(panicked().into()))
 }
 
-fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
-    let text =
-        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    tracing::error!(panic = text.unwrap_or("(no text)"), "a transaction's closure panicked");
+/// The panic's own text may quote people's data; the process's panic hook says where it happened.
+fn panicked() -> Error {
+    tracing::error!("a transaction's closure panicked");
     Error::fault("the closure panicked")
 }

@@ -19,6 +19,7 @@ mod stats;
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod threads;
 mod tx;
 mod value;
 

@@ -14,10 +14,10 @@ use super::Shared;
 use super::failure::Failure;
 use super::link::{Frame, Link, Session};
 use super::settings::Settings;
-use super::threads::spawn;
 use crate::audit::AuditEntry;
 use crate::sequencer::{Heads, Placed, Unplaced};
 use crate::stats::StoreStats;
+use crate::threads::spawn;
 use crate::tx::Session as AnySession;
 use crate::{Error, Query, Row, outbox};
 

@@ -7,19 +7,20 @@ mod migration;
 mod settings;
 mod threads;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use async_channel::{Sender, TrySendError};
+use async_channel::Sender;
 use kith_kernel::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
 
-use crate::job::{ReadJob, WriteJob};
+use crate::job::{ReadJob, WriteJob, enqueue};
 use crate::options::{PostgresOptions, StoreOptions};
 use crate::stats::{StatsSnapshot, StoreStats};
 use crate::store::ClockReading;
+use crate::threads::join_all;
 use crate::{Error, OpenError, Query};
 
 pub(crate) use link::Session;
@@ -84,30 +85,15 @@ impl Engine {
     }
 
     pub fn enqueue_write(&self, job: Box<dyn WriteJob>) -> Result<(), Error> {
-        self.enqueue(&self.writes, job)
+        enqueue(&self.shared.stats, || Ok(self.writes.try_send(job)?))
     }
 
     pub fn enqueue_read(&self, job: Box<dyn ReadJob>) -> Result<(), Error> {
-        self.enqueue(&self.reads, job)
+        enqueue(&self.shared.stats, || Ok(self.reads.try_send(job)?))
     }
 
     pub fn enqueue_slow_read(&self, job: Box<dyn ReadJob>) -> Result<(), Error> {
-        self.enqueue(&self.slow_reads, job)
-    }
-
-    fn enqueue<J>(&self, queue: &Sender<J>, job: J) -> Result<(), Error> {
-        // Counted before it can be taken, so that the gauge never goes below zero.
-        StoreStats::one(&self.shared.stats.queued);
-        queue.try_send(job).map_err(|refused| {
-            StoreStats::less(&self.shared.stats.queued);
-            match refused {
-                TrySendError::Full(_) => {
-                    StoreStats::one(&self.shared.stats.refused_busy);
-                    Error::Busy
-                }
-                TrySendError::Closed(_) => Error::unavailable("the store has shut down"),
-            }
-        })
+        enqueue(&self.shared.stats, || Ok(self.slow_reads.try_send(job)?))
     }
 
     pub fn stats(&self) -> StatsSnapshot {
@@ -128,11 +114,7 @@ impl Engine {
         self.reads.close();
         self.slow_reads.close();
         self.shared.stop.send_replace(true);
-        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the store panicked");
-            }
-        }
+        join_all(&self.threads);
     }
 }
 

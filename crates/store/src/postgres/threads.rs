@@ -11,6 +11,7 @@ use super::failure::Trouble;
 use super::link::{Frame, Link, Session};
 use crate::job::{Ending, ReadJob, WriteJob};
 use crate::stats::StoreStats;
+use crate::threads::spawn;
 use crate::tx::Session as AnySession;
 use crate::{Error, Query, Tx};
 
@@ -65,10 +66,6 @@ pub(super) fn read_thread(
             job.answer(fate);
         }
     })
-}
-
-pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(Error::unavailable)
 }
 
 impl Worker {

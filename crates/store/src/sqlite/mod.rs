@@ -12,9 +12,10 @@ use std::thread::JoinHandle;
 use tokio::sync::watch;
 
 use crate::folder::DataFolder;
-use crate::job::{ReadJob, WriteJob};
+use crate::job::{ReadJob, Refused, WriteJob, enqueue};
 use crate::options::{SqliteOptions, StoreOptions, Synchronous};
 use crate::stats::{StatsSnapshot, StoreStats};
+use crate::threads::{join_all, spawn};
 use crate::{Error, OpenError, Query};
 
 pub(crate) use link::{Link, Session, Use};
@@ -78,22 +79,10 @@ impl Engine {
     }
 
     pub fn enqueue_write(&self, job: Box<dyn WriteJob>) -> Result<(), Error> {
-        use std::sync::mpsc::TrySendError;
         let writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(queue) = &*writes else {
-            return Err(Error::unavailable("the store has shut down"));
-        };
-        // Counted before it can be taken, so that the gauge never goes below zero.
-        StoreStats::one(&self.shared.stats.queued);
-        queue.try_send(job).map_err(|refused| {
-            StoreStats::less(&self.shared.stats.queued);
-            match refused {
-                TrySendError::Full(_) => {
-                    StoreStats::one(&self.shared.stats.refused_busy);
-                    Error::Busy
-                }
-                TrySendError::Disconnected(_) => Error::unavailable("the writer thread has ended"),
-            }
+        enqueue(&self.shared.stats, || match &*writes {
+            Some(queue) => Ok(queue.try_send(job)?),
+            None => Err(Refused::Closed),
         })
     }
 
@@ -126,11 +115,7 @@ impl Engine {
         self.writes.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.readers.close();
         self.stop_checkpoints.send_replace(true);
-        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the store panicked");
-            }
-        }
+        join_all(&self.threads);
         self.folder.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
@@ -139,8 +124,4 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(Error::unavailable)
 }

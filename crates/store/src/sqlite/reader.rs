@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::link::{Link, Session, StopAt, Use};
-use crate::job::{ReadJob, catch_read};
+use crate::job::{ReadJob, catch_read, enqueue};
 use crate::stats::StoreStats;
 use crate::tx::Session as AnySession;
 use crate::{Error, Query};
@@ -76,15 +76,7 @@ impl Readers {
     }
 
     pub fn enqueue_slow(&self, shared: &Shared, job: Box<dyn ReadJob>) -> Result<(), Error> {
-        StoreStats::one(&shared.stats.queued);
-        self.slow.try_send(job).map_err(|refused| {
-            StoreStats::less(&shared.stats.queued);
-            if refused.is_closed() {
-                return Error::unavailable("the store has shut down");
-            }
-            StoreStats::one(&shared.stats.refused_busy);
-            Error::Busy
-        })
+        enqueue(&shared.stats, || Ok(self.slow.try_send(job)?))
     }
 
     /// What a thread of the slow lane runs.

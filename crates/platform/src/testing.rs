@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::StatusCode;
+use axum::response::{Html, Redirect};
+use http::header::CACHE_CONTROL;
+use http::{HeaderName, StatusCode};
 use kith_kernel::{ManualClock, SeededIds, SeededRandom, Sources, Timestamp};
 use kith_store::testing::TestDatabase;
 use kith_store::{ModuleMigrations, STORE_MIGRATIONS, Store, StoreOptions};
@@ -32,6 +34,11 @@ fn probes() -> Routes {
         .routes(routes!(thing))
         .routes(routes!(peer))
         .routes(routes!(much))
+        .routes(routes!(some, some_changing))
+        .routes(routes!(some_secret))
+        .routes(routes!(some_unkept))
+        .routes(routes!(page))
+        .routes(routes!(moved))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -98,6 +105,41 @@ async fn much() -> String {
     "x".repeat(MUCH_BYTES)
 }
 
+/// So many bytes of JSON that it is worth compressing, much of it what nobody else may know.
+fn some_json() -> Json<Vec<&'static str>> {
+    Json(vec!["a line like many others"; 200])
+}
+
+#[utoipa::path(get, path = "/some", responses((status = 200, body = Vec<String>)))]
+async fn some() -> Json<Vec<&'static str>> {
+    some_json()
+}
+
+#[utoipa::path(post, path = "/some", responses((status = 200, body = Vec<String>)))]
+async fn some_changing() -> Json<Vec<&'static str>> {
+    some_json()
+}
+
+#[utoipa::path(get, path = "/api/v1/auth/some", responses((status = 200, body = Vec<String>)))]
+async fn some_secret() -> Json<Vec<&'static str>> {
+    some_json()
+}
+
+#[utoipa::path(get, path = "/some/unkept", responses((status = 200, body = Vec<String>)))]
+async fn some_unkept() -> ([(HeaderName, &'static str); 1], Json<Vec<&'static str>>) {
+    ([(CACHE_CONTROL, "no-store")], some_json())
+}
+
+#[utoipa::path(get, path = "/page", responses((status = 200, body = String, content_type = "text/html")))]
+async fn page() -> Html<&'static str> {
+    Html("<!doctype html><title>A page</title>")
+}
+
+#[utoipa::path(get, path = "/moved", responses((status = 308)))]
+async fn moved() -> Redirect {
+    Redirect::permanent("/page")
+}
+
 /// A server with its database.
 pub struct TestServer {
     pub app: App,
@@ -139,6 +181,18 @@ impl TestServer {
         let mut stream = self.connect().await;
         stream.write_all(request.as_bytes()).await.unwrap();
         read_to_end(&mut stream).await
+    }
+
+    /// The head of the answer, and its body as it came.
+    pub async fn bytes(&self, line: &str, headers: &str) -> (String, Vec<u8>) {
+        let mut stream = self.connect().await;
+        let head = format!("{line} HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n{headers}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
+        let body = answer.split_off(end);
+        (String::from_utf8(answer).unwrap(), body)
     }
 
     /// The whole answer to a request line and some headers.

@@ -290,3 +290,7 @@ impl AsyncWrite for Watched {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+#[path = "protocol_tests.rs"]
+mod tests;

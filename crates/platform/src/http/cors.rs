@@ -64,3 +64,7 @@ impl Cors {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "cors_tests.rs"]
+mod tests;

@@ -185,3 +185,7 @@ impl Asset {
         self.encoded[coding as usize].get_or_init(|| coding.encode(&self.bytes, Effort::High).into()).clone()
     }
 }
+
+#[cfg(test)]
+#[path = "representation_tests.rs"]
+mod tests;

@@ -43,3 +43,7 @@ impl StandingHeaders {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "observatory_tests.rs"]
+mod tests;

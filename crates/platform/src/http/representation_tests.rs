@@ -1,0 +1,123 @@
+//! In which form the same answer comes to different callers.
+
+use std::io::Read;
+
+use flate2::read::GzDecoder;
+
+use crate::testing::{TestServer, header, status};
+
+fn decode(head: &str, body: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    match header(head, "content-encoding") {
+        Some("gzip") => GzDecoder::new(body).read_to_end(&mut plain).unwrap(),
+        Some("br") => brotli::Decompressor::new(body, 4096).read_to_end(&mut plain).unwrap(),
+        other => {
+            assert_eq!(other, None);
+            return body.to_vec();
+        }
+    };
+    plain
+}
+
+/// API-10.
+#[tokio::test]
+async fn what_is_read_is_compressed_as_the_caller_likes() {
+    let test = TestServer::start(|_| {}).await;
+    for path in ["/some", "/openapi.json", "/api/metrics"] {
+        let (head, plain) = test.bytes(&format!("GET {path}"), "").await;
+        assert_eq!((status(&head), header(&head, "content-encoding")), ("200", None));
+        assert_eq!(header(&head, "vary"), Some("accept-encoding"), "{path}");
+        for (accept, coding) in [
+            ("gzip", Some("gzip")),
+            ("br", Some("br")),
+            ("gzip;q=0.5, br", Some("br")),
+            ("gzip, br;q=0.5", Some("gzip")),
+            ("br;q=0, gzip;q=0", None),
+            ("identity, gzip;q=0.9", None),
+            ("deflate, zstd", None),
+        ] {
+            let (head, body) =
+                test.bytes(&format!("GET {path}"), &format!("Accept-Encoding: {accept}\r\n")).await;
+            assert_eq!(header(&head, "content-encoding"), coding, "{path}: {accept}");
+            assert_eq!(header(&head, "content-length"), Some(&*body.len().to_string()));
+            assert_eq!(header(&head, "vary"), Some("accept-encoding"), "{path}: {accept}");
+            assert!(coding.is_none() || body.len() * 2 < plain.len(), "{} of {}", body.len(), plain.len());
+            // The metrics have moved on.
+            if path != "/api/metrics" {
+                assert!(decode(&head, &body) == plain, "{path}: {accept}");
+            }
+        }
+    }
+}
+
+/// API-10: what may hold a token, or is small, or streams past what is kept in memory.
+#[tokio::test]
+async fn what_must_not_or_need_not_be_compressed_is_not() {
+    let test = TestServer::start(|_| {}).await;
+    let takes_all = "Accept-Encoding: gzip, br\r\n";
+    for line in [
+        "POST /some",
+        "GET /api/v1/auth/some",
+        "GET /some/unkept",
+        "GET /livez",
+        "GET /page",
+        "GET /nothing",
+        "GET /api/v1/ping",
+    ] {
+        let (head, _) = test.bytes(line, takes_all).await;
+        assert_eq!(header(&head, "content-encoding"), None, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn who_has_an_answer_already_is_not_sent_it_again() {
+    let test = TestServer::start(|_| {}).await;
+    for path in ["/some", "/openapi.json"] {
+        let line = format!("GET {path}");
+        let (first, body) = test.bytes(&line, "").await;
+        let tag = header(&first, "etag").unwrap().to_owned();
+        assert_eq!(header(&first, "cache-control"), Some("private, no-cache"));
+        let (zipped, _) = test.bytes(&line, "Accept-Encoding: gzip\r\n").await;
+        let zipped_tag = header(&zipped, "etag").unwrap().to_owned();
+        assert_ne!(tag, zipped_tag, "the bytes are others");
+        for known in [&tag, &zipped_tag, &format!("W/{tag}"), &format!("\"x\", {tag}"), "*"] {
+            for (accept, own) in [("", &tag), ("Accept-Encoding: gzip\r\n", &zipped_tag)] {
+                let (head, body) = test.bytes(&line, &format!("If-None-Match: {known}\r\n{accept}")).await;
+                assert_eq!((status(&head), body.len()), ("304", 0), "{known}");
+                assert_eq!(header(&head, "etag"), Some(&**own));
+                assert_eq!(header(&head, "vary"), Some("accept-encoding"));
+                assert_eq!(header(&head, "cache-control"), Some("private, no-cache"));
+                assert_eq!((header(&head, "content-type"), header(&head, "content-length")), (None, None));
+            }
+        }
+        let (other, again) = test.bytes(&line, "If-None-Match: \"x\", W/\"y\"\r\n").await;
+        assert!(status(&other) == "200" && again == body);
+        let (head, nothing) = test.bytes(&format!("HEAD {path}"), "").await;
+        assert_eq!((header(&head, "etag"), nothing.len()), (Some(&*tag), 0));
+        assert_eq!(header(&head, "content-length"), Some(&*body.len().to_string()));
+    }
+}
+
+#[tokio::test]
+async fn what_changes_each_time_or_is_secret_has_no_tag_and_is_not_kept() {
+    let test = TestServer::start(|_| {}).await;
+    for line in [
+        "POST /some",
+        "GET /api/v1/auth/some",
+        "GET /some/unkept",
+        "GET /api/health",
+        "GET /livez",
+        "GET /readyz",
+        "GET /api/metrics",
+        "GET /nothing",
+        "GET /secret",
+    ] {
+        let (head, _) = test.bytes(line, "If-None-Match: *\r\n").await;
+        assert_ne!(status(&head), "304", "{line}");
+        assert_eq!(
+            (header(&head, "etag"), header(&head, "cache-control")),
+            (None, Some("no-store")),
+            "{line}"
+        );
+    }
+}

@@ -1,11 +1,17 @@
 //! What holds for every request: ids, problems of one shape, bounds, and an OpenAPI document that tells the truth.
 
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use hyper::Method;
 use hyper::body::Bytes;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, IF_NONE_MATCH};
+use kith_kernel::seconds;
+use kith_platform::config::Config;
 use serde_json::{Value, json};
 
-use crate::support::{PASSWORD, TestApp, X_REQUEST_ID, on_every_engine};
+use crate::support::{Engine, PASSWORD, TestApp, X_REQUEST_ID, on_every_engine};
 
 const REGISTER: &str = "/api/v1/auth/register";
 
@@ -15,6 +21,8 @@ on_every_engine! {
     what_is_not_there_is_a_problem_too,
     the_document_lists_what_can_be_called,
     every_operation_that_is_not_public_wants_a_token,
+    bodies_may_be_compressed_and_are_bounded_all_the_same,
+    what_is_read_again_is_not_sent_again,
 }
 
 /// API-06.
@@ -155,4 +163,106 @@ async fn every_operation_that_is_not_public_wants_a_token(app: &TestApp) {
     }
     public.sort_unstable();
     assert_eq!(public, PUBLIC);
+}
+
+fn gzip(bytes: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes).expect("room");
+    encoder.finish().expect("room").into()
+}
+
+/// API-09.
+async fn bodies_may_be_compressed_and_are_bounded_all_the_same(app: &TestApp) {
+    let zipping = app.anonymous().with_header(CONTENT_ENCODING, "gzip");
+    let post = async |body: &[u8]| zipping.send(Method::POST, REGISTER, gzip(body)).await;
+    let bomb = gzip(&vec![b' '; 200 << 20]);
+    assert!(bomb.len() * 1_000 < 200 << 20, "{}", bomb.len());
+    zipping.send(Method::POST, REGISTER, bomb).await.expect_problem(413, "body_too_large");
+    let deep = format!("{{\"a\": {}", "[".repeat(10_000));
+    post(deep.as_bytes()).await.expect_problem(422, "validation_failed");
+    let plain = zipping.send(Method::POST, REGISTER, Bytes::from_static(b"{}")).await;
+    plain.expect_problem(400, "malformed_request");
+    for unread in ["br", "deflate", "zstd", "gzip, gzip"] {
+        let client = app.anonymous().with_header(CONTENT_ENCODING, unread);
+        let answer = client.send(Method::POST, REGISTER, gzip(b"{}")).await;
+        assert_eq!(answer.header("accept-encoding"), Some("gzip"), "{unread}");
+        answer.expect_problem(415, "unsupported_encoding");
+    }
+    assert_eq!(app.footprint().await, (0, 0));
+    let good = json!({ "email": "ada@example.org", "password": PASSWORD, "display_name": "Ada" });
+    post(good.to_string().as_bytes()).await.expect(201);
+}
+
+async fn what_is_read_again_is_not_sent_again(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let requests = "/api/v1/partners/requests";
+    let tag = async |path: &str| {
+        let answer = ada.get(path).await;
+        assert_eq!(answer.header("cache-control"), Some("private, no-cache"), "{path}");
+        answer.header("etag").expect("a tag").to_owned()
+    };
+    for path in ["/api/v1/me", requests, "/api/v1/partners/current"] {
+        let known = tag(path).await;
+        let knowing = ada.signed_in().await.with_header(IF_NONE_MATCH, &known);
+        // On the pair, each node in turn.
+        for _ in 0..2 {
+            let answer = knowing.get(path).await;
+            assert_eq!((answer.header("etag"), answer.header("content-type")), (Some(&*known), None));
+            assert_eq!(answer.expect(304), Value::Null, "{path}");
+        }
+    }
+    let before = tag(requests).await;
+    ben.post(requests, json!({ "to": { "user_id": ada.id } })).await.expect(201);
+    assert_ne!(tag(requests).await, before);
+    ada.signed_in().await.with_header(IF_NONE_MATCH, &before).get(requests).await.expect(200);
+    // What was sent to one is nobody else's, whatever they say they have.
+    ben.signed_in()
+        .await
+        .with_header(IF_NONE_MATCH, &tag("/api/v1/me").await)
+        .get("/api/v1/me")
+        .await
+        .expect(200);
+    app.anonymous()
+        .with_header(IF_NONE_MATCH, "*")
+        .get("/api/v1/me")
+        .await
+        .expect_problem(401, "unauthenticated");
+}
+
+/// SEC-25: where nobody sets them, the limits are where `defaults.toml` has them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_limit_is_where_it_is_set() {
+    let usual = Config::default().limits;
+    let restore = |config: &mut Config| config.limits = Config::default().limits;
+    let app = TestApp::start_with(Engine::Sqlite, Engine::Sqlite.database().await, restore).await;
+    let ada = app.user("ada").await.signed_in().await;
+    let anybody = app.anonymous();
+    let nobody = json!({ "email": "nobody@example.org", "password": "wrong horse" });
+    let nobody = Bytes::from(nobody.to_string());
+    for (client, method, path, limit) in [
+        (anybody, Method::POST, "/api/v1/auth/login", usual.auth_per_minute),
+        (anybody, Method::POST, "/api/v1/auth/refresh", usual.auth_per_minute),
+        (&ada, Method::GET, "/api/v1/partners/requests", usual.partner_lists_per_minute),
+        (&ada, Method::GET, "/api/v1/partners/current", usual.partner_lists_per_minute),
+        (anybody, Method::GET, "/api/v1/ping", usual.requests_per_minute),
+        (anybody, Method::GET, "/api/v1/nothing", usual.requests_per_minute),
+    ] {
+        let ask = async || {
+            let body = if method == Method::GET { Bytes::new() } else { nobody.clone() };
+            client.send(method.clone(), path, body).await
+        };
+        for n in 1..=limit {
+            let answer = ask().await;
+            assert_ne!(answer.status, 429, "{path}: the {n}th of {limit}");
+            let left = format!(";r={};", limit - n);
+            assert!(answer.header("ratelimit").is_some_and(|told| told.contains(&left)), "{path}: {left}");
+        }
+        let refused = ask().await;
+        assert_eq!(refused.header("retry-after"), Some("1"), "{path}");
+        refused.expect_problem(429, "rate_limited");
+        app.advance(seconds(1));
+        assert_ne!(ask().await.status, 429, "{path}: a second later");
+    }
+    assert_eq!(app.metric("kith_http_requests_limited_total{policy=\"auth\"}").await, 2.0);
+    app.stop().await;
 }

@@ -55,7 +55,11 @@ mod tests {
         if by_flag {
             flags.push(Flag { name: "--listen", key: "server.listen", value: addr.to_string().into() });
         }
-        let mut config = Config::load(&Inputs { file: Some("".into()), flags, ..Inputs::default() }).unwrap();
+        let secrets = [("JWT_SECRET", "one"), ("JWT_REFRESH_SECRET", "another")];
+        let env =
+            secrets.map(|(name, which)| (name.into(), format!("{which} of thirty-two bytes or more").into()));
+        let inputs = Inputs { file: Some("".into()), env: env.to_vec(), flags };
+        let mut config = Config::load(&inputs).unwrap();
         config.server.listen = addr;
         config
     }

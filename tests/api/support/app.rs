@@ -43,6 +43,11 @@ impl TestApp {
 
     /// Starts the servers of `engine` on `database`.
     pub async fn start(engine: Engine, database: TestDatabase) -> Self {
+        Self::start_with(engine, database, |_| {}).await
+    }
+
+    /// The same, with a configuration that `change` has changed.
+    pub async fn start_with(engine: Engine, database: TestDatabase, change: impl Fn(&mut Config)) -> Self {
         let clock = Arc::new(ManualClock::at(BEGINNING));
         let mut nodes = Vec::new();
         for _ in 0..if engine == Engine::Pair { 2 } else { 1 } {
@@ -52,7 +57,9 @@ impl TestApp {
                 random: Arc::new(SystemRandom),
             };
             let seams = Seams { sources: Some(sources), rehearse: true, ..Seams::default() };
-            nodes.push(kith::start(config(&database), seams).await.expect("a server"));
+            let mut config = config(&database);
+            change(&mut config);
+            nodes.push(kith::start(config, seams).await.expect("a server"));
         }
         let client = Client::new(nodes.iter().map(|node| node.addr).collect::<Vec<_>>());
         Self { client, clock, nodes, database }

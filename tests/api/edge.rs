@@ -175,8 +175,8 @@ fn gzip(bytes: &[u8]) -> Bytes {
 async fn bodies_may_be_compressed_and_are_bounded_all_the_same(app: &TestApp) {
     let zipping = app.anonymous().with_header(CONTENT_ENCODING, "gzip");
     let post = async |body: &[u8]| zipping.send(Method::POST, REGISTER, gzip(body)).await;
-    let bomb = gzip(&vec![b' '; 200 << 20]);
-    assert!(bomb.len() * 1_000 < 200 << 20, "{}", bomb.len());
+    let bomb = gzip(&vec![b' '; 20 << 20]);
+    assert!(bomb.len() * 1_000 < 20 << 20, "{}", bomb.len());
     zipping.send(Method::POST, REGISTER, bomb).await.expect_problem(413, "body_too_large");
     let deep = format!("{{\"a\": {}", "[".repeat(10_000));
     post(deep.as_bytes()).await.expect_problem(422, "validation_failed");

@@ -2,6 +2,7 @@
 
 mod bench;
 mod chaos;
+mod fuzz;
 mod kith;
 mod lint;
 mod load;
@@ -22,8 +23,10 @@ use clap::Parser;
 enum Task {
     /// Installs what tests and lints need (Debian, Ubuntu), or says what that is
     Setup,
-    /// Runs the whole suite, on SQLite and on a PostgreSQL server that it starts
+    /// Runs the whole suite, on SQLite and on a PostgreSQL server that it starts, then `fuzz`
     Test(test::Args),
+    /// Asks a running server whatever its OpenAPI document admits, and what it does not
+    Fuzz,
     /// Checks the walls between crates and modules, and how files are kept
     Tidy,
     /// Format, walls, clippy, licences and sources of dependencies
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     let outcome = match Task::parse() {
         Task::Setup => done(setup::setup()),
         Task::Test(args) => test::test(&args),
+        Task::Fuzz => done(fuzz::fuzz()),
         Task::Tidy => done(workspace::root().and_then(|root| tidy::tidy(&root))),
         Task::Lint => done(lint::lint()),
         Task::Check => lint::check(),

@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use kith_store::testing::server::{self, find_bin};
 
+use crate::fuzz;
 use crate::workspace::{cargo, run, succeeds};
 
 const PGBOUNCER: &str = "/usr/sbin/pgbouncer";
@@ -15,6 +16,8 @@ pub fn setup() -> Result<()> {
     servers()?;
     components()?;
     cargo_deny()?;
+    python()?;
+    fuzz::install()?;
     println!("everything that the tests and the lints need is installed");
     Ok(())
 }
@@ -36,6 +39,20 @@ fn servers() -> Result<()> {
     run(apt_get().args(["install", "-y", "postgresql", "pgbouncer"]))?;
     find_bin()?;
     Ok(())
+}
+
+/// What schemathesis runs on.
+fn python() -> Result<()> {
+    if fuzz::has_python() {
+        return Ok(());
+    }
+    if !Path::new("/usr/bin/apt-get").exists() {
+        bail!(
+            "Python 3 is not installed, or its `venv` is not; schemathesis, which asks the API, needs both."
+        );
+    }
+    run(apt_get().arg("update"))?;
+    run(apt_get().args(["install", "-y", "python3-venv"]))
 }
 
 /// `apt-get` as root, without questions.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 
+use crate::fuzz;
 use crate::workspace::cargo;
 
 /// What to test.
@@ -18,7 +19,7 @@ pub struct Args {
     cargo_args: Vec<String>,
 }
 
-/// Runs the suite; the exit code is `cargo test`'s.
+/// Runs the suite; the exit code is `cargo test`'s. The whole suite ends with [`fuzz::fuzz`].
 pub fn test(args: &Args) -> Result<ExitCode> {
     let mut suite = cargo()?;
     suite.args(["test", "--locked"]);
@@ -39,6 +40,10 @@ pub fn test(args: &Args) -> Result<ExitCode> {
     };
     let status = suite.status().context("cannot run cargo")?;
     drop(server);
+    // A part of the suite is a part; without PostgreSQL it is for the loop.
+    if status.success() && !args.sqlite_only && args.cargo_args.is_empty() {
+        fuzz::fuzz()?;
+    }
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(ExitCode::from(code.unwrap_or(1)))
 }

@@ -1,0 +1,170 @@
+"""Who asks, and about whom.
+
+Each operation has an account of its own, and gets a new one when that was signed out or has left: what a case does to
+its own account harms no other. Every second well-formed case is about something that is there.
+"""
+
+import atexit
+import itertools
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+import schemathesis
+
+URL = os.environ["KITH_FUZZ_URL"]
+DATA = Path(os.environ["KITH_FUZZ_DATA"])
+SEEN = Path(os.environ["KITH_FUZZ_SEEN"])
+PASSWORD = "correct horse"
+
+numbers = itertools.count()
+turns = itertools.count()
+accounts = {}
+seen = {}
+admin = None
+
+
+@dataclass
+class Account:
+    id: str
+    email: str
+    access_token: str
+    refresh_token: str
+
+
+def call(method, path, by=None, **body):
+    headers = {"Authorization": f"Bearer {by.access_token}"} if by else {}
+    answer = requests.request(method, URL + path, headers=headers, json=body or None, timeout=30)
+    answer.raise_for_status()
+    return answer.json() if answer.content else None
+
+
+def register(path="/api/v1/auth/register", **more):
+    email = f"somebody{next(numbers)}@example.org"
+    signed_in = call("POST", path, email=email, password=PASSWORD, display_name="Somebody", **more)
+    return Account(signed_in["user"]["id"], email, signed_in["access_token"], signed_in["refresh_token"])
+
+
+def register_admin():
+    """The first one, by the link on this machine; the others by the first."""
+    global admin
+    if admin is None:
+        link = (DATA / "first-admin-link").read_text().strip()
+        admin = register("/api/v1/auth/first-admin", secret=link.rpartition("#")[2])
+    account = register()
+    call("PUT", f"/api/v1/admin/users/{account.id}/role", admin, role="admin")
+    return account
+
+
+def name_of(operation):
+    return operation.definition.raw["operationId"]
+
+
+def account_of(operation):
+    name = name_of(operation)
+    if name not in accounts:
+        needs = [one for way in operation.definition.raw.get("security", []) for one in way.values()]
+        accounts[name] = register_admin() if any(needs) else register()
+    return accounts[name]
+
+
+@schemathesis.auth(refresh_interval=None)
+class Auth:
+    def get(self, case, context):
+        return account_of(case.operation)
+
+    def set(self, case, account, context):
+        case.headers["Authorization"] = f"Bearer {account.access_token}"
+
+
+def ask(sender, receiver):
+    return call("POST", "/api/v1/partners/requests", sender, to={"user_id": receiver.id})
+
+
+def ask_somebody(case, me):
+    case.body["to"] = {"user_id": register().id}
+
+
+def answer_somebody(case, me):
+    case.path_parameters["id"] = ask(register(), me)["id"]
+
+
+def about_somebody(case, me):
+    case.path_parameters["id"] = register().id
+
+
+def about_own_session(case, me):
+    case.path_parameters["id"] = call("GET", "/api/v1/auth/sessions", me)["items"][0]["id"]
+
+
+def with_password(case, me):
+    field = "current_password" if "current_password" in case.body else "password"
+    case.body[field] = PASSWORD
+
+
+def with_address(case, me):
+    case.body.update(email=me.email, password=PASSWORD)
+
+
+def with_new_address(case, me):
+    case.body.update(email=f"new{next(numbers)}@example.org", password=PASSWORD, display_name="New")
+
+
+def with_refresh_token(case, me):
+    case.body["refresh_token"] = register().refresh_token
+
+
+def after_leaving(case, me):
+    gone = register()
+    call("DELETE", "/api/v1/me", gone, password=PASSWORD)
+    case.body.update(email=gone.email, password=PASSWORD)
+
+
+def from_the_page(case, me):
+    page = requests.get(URL + "/docs", timeout=30).text
+    case.path_parameters["file"] = re.search(r"/docs/(page\.[^\"]+)", page)[1]
+
+
+SUITED = {
+    "accept_partner_request": answer_somebody,
+    "change_password": with_password,
+    "delete_me": with_password,
+    "docs_file": from_the_page,
+    "end_session": about_own_session,
+    "get_account": about_somebody,
+    "log_in": with_address,
+    "log_out": with_refresh_token,
+    "refresh_session": with_refresh_token,
+    "register": with_new_address,
+    "reinstate_account": about_somebody,
+    "restore_account": after_leaving,
+    "send_partner_request": ask_somebody,
+    "set_role": about_somebody,
+    "suspend_account": about_somebody,
+}
+
+
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    name = name_of(case.operation)
+    positive = case.meta is not None and case.meta.generation.mode.is_positive
+    if positive and name in SUITED and next(turns) % 2:
+        SUITED[name](case, account_of(case.operation))
+
+
+@schemathesis.hook
+def after_call(context, case, response):
+    name = name_of(case.operation)
+    statuses = seen.setdefault(name, {})
+    statuses[response.status_code] = statuses.get(response.status_code, 0) + 1
+    ends = name in ("change_password", "delete_me", "end_session", "end_sessions")
+    if response.status_code == 401 or (ends and response.status_code < 300):
+        accounts.pop(name, None)
+
+
+@atexit.register
+def tell():
+    SEEN.write_text(json.dumps(seen))

@@ -1,10 +1,13 @@
 //! Accounts over HTTP: registering, logging in, renewing a session, and what is refused.
 
+use std::time::Duration;
+
+use futures_util::future::join_all;
 use hyper::header::AUTHORIZATION;
 use kith_kernel::{days, minutes, seconds};
 use serde_json::{Value, json};
 
-use crate::support::{PASSWORD, TestApp, on_every_engine};
+use crate::support::{Answer, PASSWORD, Person, TestApp, on_every_engine};
 
 const REGISTER: &str = "/api/v1/auth/register";
 const LOGIN: &str = "/api/v1/auth/login";
@@ -16,8 +19,9 @@ on_every_engine! {
     an_address_is_registered_once,
     every_fault_of_a_registration_is_named,
     wrong_credentials_are_all_one,
-    a_refresh_token_works_once,
-    of_two_who_refresh_at_once_one_does,
+    a_spent_refresh_token_is_good_for_fifteen_seconds_more,
+    an_older_refresh_token_than_the_last_ends_the_session,
+    of_many_who_refresh_at_once_all_get_the_same,
     a_session_that_nobody_renews_ends,
     bad_tokens_are_refused,
 }
@@ -35,6 +39,7 @@ async fn somebody_registers_and_is_known_everywhere(app: &TestApp) {
         registered["user"],
         json!({
             "id": registered["user"]["id"], "email": "Ada@Example.org", "display_name": "Ada  Lovelace",
+            "role": "user", "nickname": null, "theme": null, "locale": null, "time_zone": null,
             "created_at": app.now(),
         })
     );
@@ -123,32 +128,56 @@ async fn wrong_credentials_are_all_one(app: &TestApp) {
     assert_eq!(objects, [ada.id.as_str(), "unknown", "unknown"]);
 }
 
-/// DRV-01.
-async fn a_refresh_token_works_once(app: &TestApp) {
-    let ada = app.user("ada").await;
-    let log_in = json!({ "email": ada.email, "password": PASSWORD });
-    let first = app.anonymous().post(LOGIN, log_in).await.expect(200);
-    let refresh = async |token: &str| app.anonymous().post(REFRESH, json!({ "refresh_token": token })).await;
-    let second = refresh(text(&first, "refresh_token")).await.expect(200);
-    assert_ne!(second["refresh_token"], first["refresh_token"]);
-    assert_ne!(second["access_token"], first["access_token"]);
-    for bad in [text(&first, "refresh_token"), text(&second, "access_token"), "", "AAAA"] {
-        refresh(bad).await.expect_problem(401, "invalid_refresh_token");
-    }
-    refresh(text(&second, "refresh_token")).await.expect(200);
+async fn signed_in(app: &TestApp, person: &Person) -> Value {
+    let log_in = json!({ "email": person.email, "password": PASSWORD });
+    app.anonymous().post(LOGIN, log_in).await.expect(200)
 }
 
-async fn of_two_who_refresh_at_once_one_does(app: &TestApp) {
+async fn refresh(app: &TestApp, token: &Value) -> Answer {
+    app.anonymous().post(REFRESH, json!({ "refresh_token": token })).await
+}
+
+/// DRV-01: whose answer was lost gets the very same pair again; whoever comes later ends the session for everyone.
+async fn a_spent_refresh_token_is_good_for_fifteen_seconds_more(app: &TestApp) {
     let ada = app.user("ada").await;
-    let log_in = json!({ "email": ada.email, "password": PASSWORD });
-    let mut session = app.anonymous().post(LOGIN, log_in).await.expect(200);
+    let first = signed_in(app, &ada).await["refresh_token"].clone();
+    let second = refresh(app, &first).await.expect(200);
+    app.advance(seconds(15));
+    let again = refresh(app, &first).await.expect(200);
+    assert_eq!(again["refresh_token"], second["refresh_token"]);
+    let third = refresh(app, &second["refresh_token"]).await.expect(200);
+    let client = app.anonymous().with_token(text(&third, "access_token"));
+    client.get(ME).await.expect(200);
+
+    app.advance(seconds(15) + Duration::from_millis(1));
+    refresh(app, &second["refresh_token"]).await.expect_problem(401, "invalid_refresh_token");
+    refresh(app, &third["refresh_token"]).await.expect_problem(401, "invalid_refresh_token");
+    app.everywhere(async || client.get(ME).await.status == 401).await;
+    let reused = app.audit().await.into_iter().filter(|line| line.action == "session.refresh_reused");
+    assert_eq!(reused.count(), 1);
+}
+
+async fn an_older_refresh_token_than_the_last_ends_the_session(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let first = signed_in(app, &ada).await["refresh_token"].clone();
+    let second = refresh(app, &first).await.expect(200)["refresh_token"].clone();
+    let third = refresh(app, &second).await.expect(200)["refresh_token"].clone();
+    refresh(app, &first).await.expect_problem(401, "invalid_refresh_token");
+    refresh(app, &third).await.expect_problem(401, "invalid_refresh_token");
+    for foreign in [json!(""), json!("AAAA"), json!("x".repeat(75))] {
+        refresh(app, &foreign).await.expect_problem(401, "invalid_refresh_token");
+    }
+}
+
+async fn of_many_who_refresh_at_once_all_get_the_same(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let mut token = signed_in(app, &ada).await["refresh_token"].clone();
     for _ in 0..20 {
-        let body = json!({ "refresh_token": session["refresh_token"] });
-        let (one, other) =
-            tokio::join!(app.anonymous().post(REFRESH, body.clone()), app.anonymous().post(REFRESH, body));
-        let (winner, loser) = if one.status == 200 { (one, other) } else { (other, one) };
-        session = winner.expect(200);
-        loser.expect_problem(401, "invalid_refresh_token");
+        let answers = join_all((0..4).map(|_| refresh(app, &token))).await;
+        let tokens: Vec<_> =
+            answers.into_iter().map(|answer| answer.expect(200)["refresh_token"].clone()).collect();
+        assert!(tokens.iter().all(|other| *other == tokens[0] && *other != token), "{tokens:?}");
+        token = tokens[0].clone();
     }
 }
 

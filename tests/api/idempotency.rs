@@ -188,6 +188,10 @@ async fn every_signed_in_write_takes_a_key(app: &TestApp) {
                 continue;
             }
             let name = operation["operationId"].as_str().expect("a name");
+            // Whoever has deleted their account is not signed in to ask again.
+            if name == "delete_me" {
+                continue;
+            }
             let write = a_write(app, name).await;
             let target = path.replace("{id}", &write.id);
             let body = if write.body.is_null() { Bytes::new() } else { Bytes::from(write.body.to_string()) };
@@ -220,6 +224,23 @@ async fn a_write(app: &TestApp, operation: &str) -> Write {
         "accept_partner_request" => {
             let request = other.post(REQUESTS, ask(&by)).await.expect(201);
             (request["id"].as_str().expect("an id").to_owned(), Value::Null)
+        }
+        "update_me" => (String::new(), json!({ "nickname": "Countess" })),
+        "change_password" => {
+            (String::new(), json!({ "current_password": PASSWORD, "new_password": "another horse" }))
+        }
+        "set_role" | "suspend_account" | "reinstate_account" => {
+            let admin = app.admin(&format!("{operation}-admin")).await;
+            let suspend = format!("/api/v1/admin/users/{}/suspension", other.id);
+            if operation == "reinstate_account" {
+                admin.put(&suspend, json!({})).await.expect(200);
+            }
+            let body = match operation {
+                "set_role" => json!({ "role": "business" }),
+                "suspend_account" => json!({ "reason": "rude" }),
+                _ => Value::Null,
+            };
+            return Write { by: admin, id: other.id, body };
         }
         new => panic!("{new} is new: say here how it succeeds, to see that it takes an Idempotency-Key"),
     };

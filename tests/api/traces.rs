@@ -72,7 +72,10 @@ async fn each_change_leaves_its_audit_entries_and_events(app: &TestApp) {
                 (anonymous(), "account.registered", user.clone()),
                 (anonymous(), "session.started", session),
             ],
-            events: vec![("account.registered", user.clone(), vec![user])],
+            events: vec![
+                ("account.registered", user.clone(), vec![user.clone()]),
+                ("session.started", user.clone(), vec![user]),
+            ],
         },
     )
     .await;
@@ -144,8 +147,8 @@ async fn positions_are_dense_and_the_audit_chain_holds(app: &TestApp) {
     let events = app.events().await;
     let positions: Vec<_> = events.iter().map(|event| event.position).collect();
     assert_eq!(positions, (1..=events.len() as i64).collect::<Vec<_>>());
-    // 6 accounts, 5 requests, and two crossings with two accepted requests and a bond each.
-    assert_eq!(events.len(), 6 + 5 + 2 * 3);
+    // 6 accounts with a session each, 5 requests, and two crossings with two accepted requests and a bond each.
+    assert_eq!(events.len(), 2 * 6 + 5 + 2 * 3);
     let entries = app.audit().await.len() as i64;
     assert_eq!(app.db().verify_audit().await.expect("a chain that holds").links, entries);
 }

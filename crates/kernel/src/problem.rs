@@ -89,6 +89,8 @@ pub mod problems {
         UNAUTHENTICATED = 401 "unauthenticated" "Sign in first";
         /// Known, but not allowed.
         FORBIDDEN = 403 "forbidden" "Not allowed";
+        /// Allowed, but not from there.
+        ADDRESS_NOT_LISTED = 403 "address_not_listed" "Not from this address";
         /// Not there, or not for this actor to know of.
         NOT_FOUND = 404 "not_found" "Not found";
         /// The path exists, the method does not.
@@ -113,6 +115,8 @@ pub mod problems {
         IDEMPOTENCY_MISMATCH = 422 "idempotency_key_reused" "This key was used for another request";
         /// Too many requests of one client.
         RATE_LIMITED = 429 "rate_limited" "Too many requests";
+        /// Too many failures: nobody gets in for a while.
+        LOCKED = 423 "locked" "Locked for a while";
         /// A fault of ours.
         INTERNAL = 500 "internal_error" "Something went wrong on our side";
         /// Too much to do, or a dependency is away; nothing was changed.

@@ -2,19 +2,22 @@
 
 use std::cell::OnceCell;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use kith_kernel::{Ctx, Sources, Timestamp};
+use kith_kernel::{Actor, Ctx, RequestId, Sources, Timestamp, UserId};
 use kith_store::MigrationState::{Applied, Pending, Unknown};
-use kith_store::{Error, IntoOutcome, MigrationStatus, Query, STORE_MIGRATIONS, Store, Tx};
+use kith_store::{
+    EngineKind, Error, Event, IntoOutcome, MigrationStatus, Query, STORE_MIGRATIONS, Store, Tx,
+};
 use thiserror::Error;
 
-use crate::auth::Tokens;
 use crate::auth::passwords::Passwords;
+use crate::auth::{AccessCache, AccessSource, Keyring, Tokens};
+use crate::cache::Hearing;
 use crate::clock::NodeClock;
 use crate::config::Config;
 use crate::http::{Asset, Stop, openapi};
-use crate::module::Module;
+use crate::module::{Module, UpkeepError};
 use crate::telemetry::Metrics;
 use crate::telemetry::log::LogLevel;
 
@@ -30,8 +33,14 @@ pub struct AppInner {
     pub config: Config,
     /// Time, ids and randomness.
     pub sources: Sources,
+    /// What the secrets of the configuration are used for.
+    pub keyring: Keyring,
     /// Makes and checks access tokens.
     pub tokens: Tokens,
+    /// What people may do.
+    pub(crate) access: AccessCache,
+    /// Whether it hears what happens on other nodes.
+    pub(crate) hearing: Hearing,
     /// Hashes passwords.
     pub passwords: Passwords,
     /// Counts.
@@ -59,6 +68,12 @@ pub enum StartError {
     /// The key that was written is not there.
     #[error("the database has no signing key although one was just written")]
     NoSigningKey,
+    /// The keys in the database cannot be opened.
+    #[error(
+        "the signing keys in the database were sealed with another secret; set `auth.jwt_secret` (JWT_SECRET) to the one \
+         that this database was first served with"
+    )]
+    KeySealedOtherwise,
     /// A thread or a listener could not be had.
     #[error("the system refused: {0}")]
     System(#[from] std::io::Error),
@@ -80,8 +95,15 @@ impl App {
         let document = openapi::document(modules);
         let passwords = Passwords::start(&config.auth, Arc::clone(&sources.random))?;
         let metrics = Metrics::new(&document, db.clone(), passwords.counts(), clock.clone());
+        let keyring = Keyring::new(&config.auth);
+        // SQLite belongs to one process: whatever changes, changes here.
+        let hearing = Hearing::new(db.kind() == EngineKind::Sqlite);
+        let source = modules.iter().find_map(|module| module.access);
         let inner = AppInner {
-            tokens: Tokens::load(&db, &sources, &config.auth).await?,
+            tokens: Tokens::load(&db, &sources, &keyring, &config.auth).await?,
+            keyring,
+            access: AccessCache::new(source, hearing.clone()),
+            hearing,
             passwords,
             metrics,
             log_level: log_level.unwrap_or_else(|| LogLevel::unheard(&config.log.level)),
@@ -112,7 +134,44 @@ impl App {
     {
         let arrived = ctx.clone();
         let started = OnceCell::new();
-        self.db.write(move |tx| run(tx, started.get_or_init(|| arrived.renewed()))).await
+        let changed = Arc::new(Mutex::new(Vec::new()));
+        // Not the whole app: the store, which is part of it, must not be dropped by its own thread.
+        let (source, told) = (self.access.source, Arc::clone(&changed));
+        let answer = self.db.write(move |tx| {
+            let outcome = run(tx, started.get_or_init(|| arrived.renewed()));
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = changed_access(source, tx);
+            outcome
+        });
+        let answer = answer.await;
+        // Before anybody is answered: whoever was shut out here is out at once.
+        for user in changed.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            self.access.forget(user);
+        }
+        answer
+    }
+
+    /// The context of what Kith does by itself.
+    pub fn system_ctx(&self, part: &'static str) -> Ctx {
+        let id = self.sources.ids.next(self.sources.clock.now());
+        Ctx::new(self.sources.clone(), Actor::System(part), RequestId::from_uuid(id))
+    }
+
+    /// Does what is due and waits for nobody: tidies up, and purges what was held long enough. Any number of nodes may
+    /// do it at once.
+    ///
+    /// # Errors
+    /// The first that one of the modules met; the others have had their turn.
+    pub async fn upkeep(&self) -> Result<(), UpkeepError> {
+        let mut done = Ok(());
+        for module in self.modules {
+            let Some(upkeep) = module.upkeep else { continue };
+            let result = upkeep(self.clone()).await;
+            if let Err(error) = &result {
+                tracing::warn!(%error, module = module.name, "the upkeep failed and will be tried again");
+            }
+            done = done.and_then(|()| result);
+        }
+        done
     }
 
     /// How each migration stands, asked of the database that is open. One that only a newer build knows does no
@@ -132,6 +191,13 @@ impl App {
         let known = applied.into_iter().map(|one| if own.contains(&one.name) { one } else { unknown(one) });
         Ok(known.chain(pending).collect())
     }
+}
+
+/// Whose access the transaction's events change.
+fn changed_access(source: Option<AccessSource>, tx: &Tx<'_>) -> Vec<UserId> {
+    let Some(source) = source else { return Vec::new() };
+    let people = |event: &Event| source.is_changed_by(&event.kind).then(|| event.recipients.clone());
+    tx.emitted(people).into_iter().flatten().collect()
 }
 
 impl Deref for App {

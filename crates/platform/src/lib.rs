@@ -6,9 +6,11 @@ extern crate self as kith_platform;
 
 mod app;
 pub mod auth;
+mod cache;
 pub mod clock;
 pub mod config;
 mod docs;
+pub mod follower;
 pub mod health;
 pub mod http;
 pub mod idempotency;
@@ -19,10 +21,10 @@ mod testing;
 
 pub use app::{App, AppInner, StartError};
 pub use auth::passwords;
-pub use auth::{Caller, SignedIn};
+pub use auth::{Allowed, Caller, Client, SignedIn};
 pub use http::{
     ApiError, ApiResult, Asset, Changed, ClientAddress, IfMatch, Json, PageAnswer, PageQuery, PathId,
     ProblemBody, Query, cursor_problem, page_limit, store_problem,
 };
 pub use idempotency::{Answer, IdempotencyKey};
-pub use module::{MODULE, Module, Routes};
+pub use module::{MODULE, Module, PersonalData, Routes, Upkeep, UpkeepError};

@@ -1,9 +1,12 @@
 //! What a feature is to the rest of Kith: plain data, gathered in one list by the server.
 
-use kith_kernel::{ProblemCode, problems};
-use kith_store::Migration;
+use std::pin::Pin;
 
-use crate::{App, auth, docs, health};
+use kith_kernel::{Ctx, ProblemCode, UserId, problems};
+use kith_store::{Error, Migration, Query, Tx};
+
+use crate::auth::AccessSource;
+use crate::{App, auth, docs, health, idempotency};
 
 /// Handlers together with their documentation: none can be registered without it.
 pub type Routes = utoipa_axum::router::OpenApiRouter<App>;
@@ -21,12 +24,61 @@ pub struct Module {
     pub problems: &'static [&'static ProblemCode],
     /// The kinds of events it emits.
     pub events: &'static [&'static str],
+    /// How it tells what people may do, if it is the one that keeps accounts.
+    pub access: Option<AccessSource>,
+    /// What it keeps about people.
+    pub personal: Option<PersonalData>,
+    /// What it does now and then by itself.
+    pub upkeep: Option<fn(App) -> Upkeep>,
+}
+
+/// Something that is done by itself.
+pub type Upkeep = Pin<Box<dyn Future<Output = Result<(), UpkeepError>> + Send>>;
+
+/// Why that was not done, for the log.
+pub type UpkeepError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a module keeps about a person, and what becomes of it when they leave.
+#[derive(Clone, Copy, Debug)]
+pub struct PersonalData {
+    /// What must happen at once when somebody deletes their account.
+    pub leave: fn(&Tx<'_>, &Ctx, UserId) -> Result<(), Error>,
+    /// All of it, for themselves.
+    pub export: fn(&Query<'_>, UserId) -> Result<serde_json::Value, Error>,
+    /// How many rows of which kind a purge would take away or empty.
+    pub count: fn(&Query<'_>, UserId) -> Result<Vec<(&'static str, i64)>, Error>,
+    /// Takes them away.
+    pub purge: fn(&Tx<'_>, UserId) -> Result<(), Error>,
+}
+
+impl Module {
+    /// A module of this name that has nothing yet: `Module { routes, ..Module::named("posts") }`.
+    pub const fn named(name: &'static str) -> Self {
+        Self {
+            name,
+            routes: Routes::new,
+            migrations: &[],
+            problems: &[],
+            events: &[],
+            access: None,
+            personal: None,
+            upkeep: None,
+        }
+    }
 }
 
 /// The platform's own: health, metrics, the OpenAPI document, signing keys.
-pub static MODULE: Module =
-    Module { name: "platform", routes, migrations: auth::MIGRATIONS, problems: problems::ALL, events: &[] };
+pub static MODULE: Module = Module {
+    routes: || health::routes().merge(auth::routes()).merge(docs::routes()),
+    migrations: auth::MIGRATIONS,
+    problems: problems::ALL,
+    events: &[auth::KEY_PUBLISHED],
+    upkeep: Some(|app| Box::pin(upkeep(app))),
+    ..Module::named("platform")
+};
 
-fn routes() -> Routes {
-    health::routes().merge(docs::routes())
+/// Removes answers to writes that have expired.
+async fn upkeep(app: App) -> Result<(), UpkeepError> {
+    app.write(&app.system_ctx("upkeep"), idempotency::tidy).await?;
+    Ok(())
 }

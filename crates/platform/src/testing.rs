@@ -19,8 +19,7 @@ use crate::config::{Config, Secret};
 use crate::http::{Server, serve};
 use crate::{App, ClientAddress, Json, MODULE, Module, PathId, Routes, SignedIn};
 
-static PROBES: Module =
-    Module { name: "probes", routes: probes, migrations: &[], problems: &[], events: &[] };
+static PROBES: Module = Module { routes: probes, ..Module::named("probes") };
 static MODULES: &[&Module] = &[&MODULE, &PROBES];
 
 fn probes() -> Routes {

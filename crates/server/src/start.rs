@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kith_kernel::{Clock, Sources, SystemClock};
 use kith_platform::clock::NodeClock;
@@ -14,6 +15,9 @@ use thiserror::Error;
 
 use crate::modules::{MODULES, migrations};
 use crate::{control, listen};
+
+/// How often what is due is done.
+const UPKEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// Where a test may put its own parts in. The default is what serves people.
 #[derive(Clone, Default)]
@@ -94,11 +98,21 @@ async fn start_on(db: Store, mut config: Config, seams: Seams) -> Result<Running
     let app = App::new(db, config, sources, clock, seams.log_level, MODULES).await?;
     let control = control::listen(&app).map_err(AppError::from)?;
     let server = http::serve(listener, &app).map_err(AppError::from)?;
+    kith_platform::follower::start(&app);
+    tokio::spawn(keep_up(app.clone()));
     // Last, since nothing would stop it if another part did not start.
     if let Some(clock) = app.clock.clone().filter(|_| app.db.kind() == EngineKind::Postgres) {
         tokio::spawn(clock.keep(app.db.clone(), app.stop.clone()));
     }
     Ok(Running { addr: server.addr(), app, server, control })
+}
+
+/// Does what is due, again and again until the server stops.
+async fn keep_up(app: App) {
+    while app.stop.or(tokio::time::sleep(UPKEEP_EVERY)).await.is_some() {
+        // What went wrong is in the log, and tried again.
+        let _ = app.upkeep().await;
+    }
 }
 
 /// Sees to it that the schema has everything this build needs. What only a newer build knows is in nobody's way: old

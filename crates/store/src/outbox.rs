@@ -1,7 +1,7 @@
 //! The rows of outbox and positions, and those who follow them: the SQL that both databases share.
 
-use kith_kernel::UserId;
 use kith_kernel::uuid::Uuid;
+use kith_kernel::{Timestamp, UserId};
 
 use crate::events::{Event, SequencedEvent};
 use crate::migrate::{Migration, ModuleMigrations};
@@ -101,6 +101,18 @@ pub(crate) fn events_after(q: &Query<'_>, position: i64, limit: i64) -> Result<V
             })
         },
     )
+}
+
+/// When the oldest event was emitted that has no position yet.
+pub(crate) fn oldest_unplaced(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
+    let oldest = q.one(
+        "SELECT MIN(o.at) FROM outbox o
+         WHERE o.tx >= COALESCE((SELECT low_tx FROM sequencer WHERE id = 1), 0) AND o.tx > 0
+           AND NOT EXISTS (SELECT 1 FROM outbox_positions p WHERE p.event_id = o.id)",
+        &[],
+        |row| row.get(0),
+    )?;
+    Ok(oldest.flatten())
 }
 
 pub(crate) fn parse_recipients(text: &str) -> Result<Vec<UserId>, Error> {

@@ -11,6 +11,17 @@ pub enum Outcome<T, E> {
     Rollback(E),
 }
 
+impl<T, E> Outcome<T, E> {
+    /// The same with another value.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Outcome<U, E> {
+        match self {
+            Self::Commit(value) => Outcome::Commit(f(value)),
+            Self::CommitRefusal(error) => Outcome::CommitRefusal(error),
+            Self::Rollback(error) => Outcome::Rollback(error),
+        }
+    }
+}
+
 /// What a closure may return: an [`Outcome`], or a `Result` whose error rolls back.
 pub trait IntoOutcome {
     /// Of a success.

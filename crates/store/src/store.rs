@@ -246,6 +246,26 @@ impl Store {
         self.read(move |q| outbox::events_after(q, position, limit)).await
     }
 
+    /// The last position given to an event, asked of the database.
+    ///
+    /// # Errors
+    /// [`enum@Error`] if the database cannot be read.
+    pub async fn last_position(&self) -> Result<i64, Error> {
+        self.read(|q| outbox::heads(q).map(|heads| heads.position)).await
+    }
+
+    /// When the oldest event was emitted that has no position yet: how far the sequencer is behind. Nothing, where it
+    /// is not behind; always on SQLite, where events get their positions with the commit.
+    ///
+    /// # Errors
+    /// [`enum@Error`] if the database cannot be read.
+    pub async fn oldest_unplaced(&self) -> Result<Option<Timestamp>, Error> {
+        match &*self.engine {
+            Engine::Sqlite(_) => Ok(None),
+            Engine::Postgres(_) => self.read(outbox::oldest_unplaced).await,
+        }
+    }
+
     /// Hands the next events, at most `limit`, to the subscriber `name`, and moves its cursor, in one transaction:
     /// what `take` changes in the database happens exactly once per event, however many nodes run it. Says how many
     /// events there were.

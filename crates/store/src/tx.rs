@@ -194,6 +194,11 @@ impl<'c> Tx<'c> {
         self.trace.borrow_mut().events.push(Event::new(ctx, event));
     }
 
+    /// What `pick` makes of the events emitted so far.
+    pub fn emitted<T>(&self, pick: impl FnMut(&Event) -> Option<T>) -> Vec<T> {
+        self.trace.borrow().events.iter().filter_map(pick).collect()
+    }
+
     pub(crate) fn take_trace(&self) -> Trace {
         self.trace.take()
     }

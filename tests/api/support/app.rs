@@ -1,12 +1,14 @@
 //! Servers in this process, with a database and a clock of their own, and the people who use them.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::Method;
 use hyper::body::Bytes;
 use kith::{Running, Seams};
+use kith_domain::accounts::first_admin;
 use kith_kernel::{Clock as _, ManualClock, Sources, SystemRandom, TimeOrderedIds, Timestamp};
+use kith_platform::App;
 use kith_platform::config::{Config, Limits, Secret};
 use kith_store::Store;
 use kith_store::testing::TestDatabase;
@@ -83,16 +85,62 @@ impl TestApp {
         let email = format!("{name}@example.org");
         let body = json!({ "email": email, "password": PASSWORD, "display_name": name });
         let answer = self.client.post("/api/v1/auth/register", body).await.expect(201);
-        let id = answer["user"]["id"].as_str().expect("an id").to_owned();
-        let session = Mutex::new(Session::new(&answer, self.clock.now()));
+        self.person(name, email, &answer)
+    }
+
+    /// Makes an administrator with the address `name@example.org`, as on the command line, and signs in.
+    pub async fn admin(&self, name: &str) -> Person {
+        let email = format!("{name}@example.org");
+        let made = first_admin::create_admin(&self.nodes[0].app, &email, name, PASSWORD).await;
+        made.expect("an administrator");
+        let body = json!({ "email": email, "password": PASSWORD });
+        let answer = self.client.post("/api/v1/auth/login", body).await.expect(200);
+        self.person(name, email, &answer)
+    }
+
+    /// Registers `name` and has `admin` give them a role.
+    pub async fn user_with_role(&self, name: &str, role: &str, admin: &Person) -> Person {
+        let person = self.user(name).await;
+        let path = format!("/api/v1/admin/users/{}/role", person.id);
+        admin.put(&path, json!({ "role": role })).await.expect(200);
+        person
+    }
+
+    fn person(&self, name: &str, email: String, sign_in: &Value) -> Person {
         Person {
-            id,
+            id: sign_in["user"]["id"].as_str().expect("an id").to_owned(),
             name: name.to_owned(),
             email,
-            session,
+            session: Mutex::new(Session::new(sign_in, self.clock.now())),
             client: self.client.clone(),
             clock: self.clock.clone(),
         }
+    }
+
+    /// Waits until `holds` on every node, which has to be so within a second or two of real time: what one node does,
+    /// the others hear.
+    #[expect(clippy::disallowed_methods, reason = "hearing is about real time")]
+    pub async fn everywhere(&self, holds: impl AsyncFn() -> bool) {
+        let began = Instant::now();
+        let mut in_a_row = 0;
+        while in_a_row < self.nodes.len() {
+            // They answer in turn.
+            in_a_row = if holds().await { in_a_row + 1 } else { 0 };
+            assert!(began.elapsed() < Duration::from_secs(2), "not everywhere after {:?}", began.elapsed());
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Does on every node what is due.
+    pub async fn upkeep(&self) {
+        for node in &self.nodes {
+            node.app.upkeep().await.expect("upkeep");
+        }
+    }
+
+    /// The first node's parts.
+    pub fn parts(&self) -> &App {
+        &self.nodes[0].app
     }
 
     /// Registers `count` people: `name0`, `name1`, and so on.
@@ -188,6 +236,11 @@ impl Person {
     /// POST of JSON, signed in; `Null` is an empty body.
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.signed_in().await.post(path, body).await
+    }
+
+    /// PUT of JSON, signed in.
+    pub async fn put(&self, path: &str, body: Value) -> Answer {
+        self.signed_in().await.send(Method::PUT, path, Bytes::from(body.to_string())).await
     }
 
     /// Anything, signed in.

@@ -1,25 +1,77 @@
-//! Changes to accounts and sessions, a transaction each. Passwords are hashed before one begins, never inside.
+//! Changes to one's own account, a transaction each. Passwords are hashed before one begins, never inside.
 
-use std::time::Duration;
+use kith_kernel::{Ctx, UserId};
+use kith_platform::auth::Role;
+use kith_platform::http::IfMatch;
+use kith_store::{Outcome, Tx};
 
-use kith_kernel::{Ctx, UserId, days};
-use kith_store::{IntoOutcome as _, Outcome, Tx};
+use super::model::{AccountError, NewAccount, Origin, SessionId, User};
+use super::profile::ProfileChange;
+use super::sign_in::{self, Claim, OpenSession};
+use super::{events, rows, rules};
 
-use super::model::{AccountError, NewAccount, OpenSession, RefreshToken, SessionId, User};
-use super::{events, rows};
+/// From where somebody registers, and whether that is limited.
+#[derive(Clone, Debug)]
+pub struct Registrant {
+    /// What the client says of itself.
+    pub origin: Origin,
+    /// Its network, hashed; nothing, where limits are lifted.
+    pub network: Option<[u8; 32]>,
+}
 
-/// A session that nobody renews ends after this.
-const SESSION_IDLE: Duration = days(30);
+/// Makes an account and signs its owner in. That an address is taken is told 10 times an hour to a network, and no more.
+///
+/// # Errors
+/// [`AccountError::EmailTaken`], [`AccountError::TooManyTaken`].
+pub fn register(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    account: &NewAccount,
+    registrant: &Registrant,
+) -> Outcome<(User, OpenSession), AccountError> {
+    match try_register(tx, ctx, account, registrant) {
+        Ok(signed_in) => Outcome::Commit(signed_in),
+        Err(error @ AccountError::EmailTaken) => {
+            let Some(network) = &registrant.network else { return Outcome::Rollback(error) };
+            match rows::insert_refusal(tx, ctx.new_id(|id| id), network, ctx.now) {
+                Ok(()) => Outcome::CommitRefusal(error),
+                Err(fault) => Outcome::Rollback(fault.into()),
+            }
+        }
+        Err(error) => Outcome::Rollback(error),
+    }
+}
 
-/// Makes an account and signs its owner in.
+fn try_register(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    account: &NewAccount,
+    registrant: &Registrant,
+) -> Result<(User, OpenSession), AccountError> {
+    if let Some(network) = &registrant.network {
+        // Two who ask at once are counted one after the other.
+        tx.lock("registrations", [hex(network)])?;
+        super::queries::may_register(tx, network, ctx.now)?;
+    }
+    let user = make(tx, ctx, account, Role::User)?;
+    let session = sign_in::start_session(tx, ctx, user.id, &registrant.origin)?;
+    Ok((user, session))
+}
+
+/// Makes an account.
 ///
 /// # Errors
 /// [`AccountError::EmailTaken`].
-pub fn register(tx: &Tx<'_>, ctx: &Ctx, account: &NewAccount) -> Result<(User, OpenSession), AccountError> {
+pub fn make(tx: &Tx<'_>, ctx: &Ctx, account: &NewAccount, role: Role) -> Result<User, AccountError> {
     let user = User {
         id: ctx.new_id(UserId),
         email: account.email.typed.clone(),
         display_name: account.display_name.clone(),
+        role,
+        nickname: None,
+        theme: None,
+        locale: None,
+        time_zone: None,
         created_at: ctx.now,
     };
     if !rows::insert_user(tx, &user, account)? {
@@ -27,49 +79,78 @@ pub fn register(tx: &Tx<'_>, ctx: &Ctx, account: &NewAccount) -> Result<(User, O
     }
     tx.audit(ctx, "account.registered", user.id);
     tx.emit(ctx, events::registered(&user));
-    let session = start_session(tx, ctx, user.id)?;
-    Ok((user, session))
+    Ok(user)
 }
 
-/// Signs in whoever is `known` by the address, if the password was right; a refusal leaves its trace.
+fn hex(bytes: &[u8; 32]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Changes what a profile says, unless it is not what the caller has read.
 ///
 /// # Errors
-/// [`AccountError::InvalidCredentials`].
-pub fn log_in(
+/// [`AccountError::Changed`], [`AccountError::Gone`].
+pub fn update_profile(
     tx: &Tx<'_>,
     ctx: &Ctx,
-    known: Option<&User>,
-    password_right: bool,
-) -> Outcome<(User, OpenSession), AccountError> {
-    match known {
-        Some(user) if password_right => {
-            start_session(tx, ctx, user.id).map(|session| (user.clone(), session)).into_outcome()
-        }
-        _ => {
-            let whose = known.map_or_else(|| "unknown".to_owned(), |user| user.id.to_string());
-            tx.audit(ctx, "session.refused", whose);
-            Outcome::CommitRefusal(AccountError::InvalidCredentials)
-        }
+    id: UserId,
+    change: &ProfileChange,
+    meant_for: &IfMatch,
+) -> Result<User, AccountError> {
+    tx.lock("user", [id])?;
+    let present = rows::find_user(tx, id)?.ok_or(AccountError::Gone)?;
+    meant_for.check(&present)?;
+    let user = change.apply(&present);
+    if user != present {
+        rows::update_profile(tx, &user)?;
+        tx.audit(ctx, "account.updated", id);
+        tx.emit(ctx, events::updated(id));
     }
+    Ok(user)
 }
 
-/// Renews a session and spends the token it was renewed with.
+/// Sets another password, if `claim` proved the present one, and ends every session but the one that asks.
 ///
 /// # Errors
-/// [`AccountError::InvalidRefreshToken`].
-pub fn refresh(tx: &Tx<'_>, ctx: &Ctx, spent: &RefreshToken) -> Result<OpenSession, AccountError> {
-    let refresh_token = RefreshToken::new(ctx.random());
-    let (id, user_id) =
-        rows::rotate_refresh_token(tx, spent, &refresh_token, ctx.now, ctx.now + SESSION_IDLE)?
-            .ok_or(AccountError::InvalidRefreshToken)?;
-    tx.audit(ctx, "session.refreshed", id);
-    Ok(OpenSession { id, user_id, refresh_token })
+/// [`AccountError::WrongPassword`], [`AccountError::Locked`].
+pub fn change_password(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    user: UserId,
+    session: SessionId,
+    claim: &Claim,
+    new_hash: &str,
+) -> Outcome<(), AccountError> {
+    claim.settle(tx, ctx, AccountError::WrongPassword, |tx| {
+        rows::set_password_hash(tx, user, new_hash)?;
+        sign_in::end_sessions(tx, ctx, user, Some(session))?;
+        tx.audit_with(ctx, "account.password_changed", user, Some(user), claim.origin.details());
+        Ok(())
+    })
 }
 
-fn start_session(tx: &Tx<'_>, ctx: &Ctx, user_id: UserId) -> Result<OpenSession, AccountError> {
-    let session =
-        OpenSession { id: ctx.new_id(SessionId), user_id, refresh_token: RefreshToken::new(ctx.random()) };
-    rows::insert_session(tx, &session, ctx.now, ctx.now + SESSION_IDLE)?;
-    tx.audit(ctx, "session.started", session.id);
-    Ok(session)
+/// Marks the account as deleted: its owner is signed out everywhere, and after the hold it is purged. `leave` is what
+/// the other modules do about it at once.
+///
+/// # Errors
+/// [`AccountError::WrongPassword`], [`AccountError::Locked`], [`AccountError::LastAdmin`].
+pub fn delete(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    user: UserId,
+    claim: &Claim,
+    leave: impl Fn(&Tx<'_>) -> Result<(), kith_store::Error>,
+) -> Outcome<kith_kernel::Timestamp, AccountError> {
+    claim.settle(tx, ctx, AccountError::WrongPassword, |tx| {
+        tx.lock("admins", ["all"])?;
+        let account = rows::find_account(tx, user)?.ok_or(AccountError::Gone)?;
+        rules::may_lose_admin(&account, rows::count_admins(tx)?)?;
+        let purge_at = ctx.now + rules::HOLD;
+        rows::set_deleted(tx, user, Some(ctx.now), Some(purge_at))?;
+        leave(tx)?;
+        sign_in::end_sessions(tx, ctx, user, None)?;
+        tx.audit_with(ctx, "account.deleted", user, Some(user), claim.origin.details());
+        tx.emit(ctx, events::deleted(user));
+        Ok(purge_at)
+    })
 }

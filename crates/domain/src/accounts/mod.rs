@@ -1,22 +1,30 @@
 //! Accounts: who is who, how they prove it, and the sessions that come of it. Never what people are to each other.
 //!
-//! Other modules get [`Person`] to show somebody by, and may join `users (id, display_name)` in their own statements.
+//! Other modules get [`Person`] to show somebody by, and may join `users (id, display_name, deleted_at)` in their own
+//! statements: whoever is deleted is not there for anybody new.
 
+mod administration;
 mod commands;
 mod events;
+pub mod first_admin;
 mod http;
+mod leaving;
 mod model;
+mod profile;
 mod queries;
 mod rows;
+mod rules;
+mod secrets;
+mod sign_in;
 
 use kith_platform::Module;
+use kith_platform::auth::AccessSource;
 use kith_store::Migration;
 
 pub use model::{Person, SessionId, User};
 
 /// What the server mounts.
 pub static MODULE: Module = Module {
-    name: "accounts",
     routes: http::routes,
     migrations: &[Migration {
         version: 1,
@@ -25,4 +33,8 @@ pub static MODULE: Module = Module {
     }],
     problems: http::PROBLEMS,
     events: events::KINDS,
+    access: Some(AccessSource { read: rows::find_access, changed_by: events::ACCESS_CHANGED }),
+    personal: Some(leaving::PERSONAL),
+    upkeep: Some(|app| Box::pin(leaving::upkeep(app))),
+    ..Module::named("accounts")
 };

@@ -1,11 +1,13 @@
 //! What an account is made of, and what its fields accept. Nothing here reaches a database.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use email_address::{EmailAddress, Options};
-use kith_kernel::{FieldError, Text, TextRules, Timestamp, UserId, id_type};
-use serde::Serialize;
-use sha2::{Digest as _, Sha256};
+use std::time::Duration;
+
+use kith_kernel::{FieldError, Problem, Text, TextRules, Timestamp, UserId, id_type};
+use kith_platform::Client;
+use kith_platform::auth::Role;
+use kith_platform::http::Changed;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use unicode_normalization::UnicodeNormalization as _;
 use utoipa::ToSchema;
@@ -39,9 +41,122 @@ pub struct User {
     pub email: String,
     /// The name they chose.
     pub display_name: String,
+    /// What they are here.
+    #[schema(inline)]
+    pub role: Role,
+    /// What they like to be called.
+    #[schema(required = true)]
+    pub nickname: Option<String>,
+    /// How their app looks.
+    #[schema(required = true)]
+    pub theme: Option<String>,
+    /// Their language and region, as a BCP 47 tag.
+    #[schema(required = true, example = "de-AT")]
+    pub locale: Option<String>,
+    /// Where their day begins, as the IANA database names it.
+    #[schema(required = true, example = "Europe/Vienna")]
+    pub time_zone: Option<String>,
     /// When the account was made.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
+}
+
+/// Whether an account may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AccountStatus {
+    /// It may.
+    Active,
+    /// Shut out by a moderator.
+    Suspended,
+    /// Deleted by its owner, and held until it is purged.
+    Deleted,
+}
+
+/// An account, as those see it who look after the server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Account {
+    /// Of the account.
+    #[schema(value_type = String, format = Uuid)]
+    pub id: UserId,
+    /// As it was typed.
+    pub email: String,
+    /// The name they chose.
+    pub display_name: String,
+    /// What they are here.
+    #[schema(inline)]
+    pub role: Role,
+    /// Whether it may be used.
+    #[schema(inline)]
+    pub status: AccountStatus,
+    /// When the account was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// When it was suspended, if it is.
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    pub suspended_at: Option<Timestamp>,
+    /// When it will be purged, if its owner deleted it.
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    pub purge_at: Option<Timestamp>,
+}
+
+/// An open session, as its owner sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Session {
+    /// Of the session.
+    #[schema(value_type = String, format = Uuid)]
+    pub id: SessionId,
+    /// Whether it is the one that asks.
+    pub current: bool,
+    /// When it began.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// When it last got a pair of tokens.
+    #[schema(value_type = String, format = DateTime)]
+    pub refreshed_at: Timestamp,
+    /// When it ends unless it is renewed.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Timestamp,
+    /// The client's address when it began.
+    pub address: String,
+    /// What the client said of itself.
+    #[schema(required = true)]
+    pub user_agent: Option<String>,
+}
+
+/// Where a request came from.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The client's address.
+    pub address: String,
+    /// What it said of itself.
+    pub user_agent: Option<String>,
+}
+
+impl Origin {
+    /// For the details of an audit entry.
+    pub fn details(&self) -> serde_json::Value {
+        serde_json::json!({ "address": self.address, "user_agent": self.user_agent })
+    }
+}
+
+impl From<Client> for Origin {
+    fn from(client: Client) -> Self {
+        Self { address: client.address.ip().to_string(), user_agent: client.user_agent }
+    }
+}
+
+/// An account, and how it stands to signing in.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// Whose.
+    pub user: User,
+    /// What their password is checked against.
+    pub password_hash: String,
+    /// Whether a moderator has shut them out.
+    pub suspended: bool,
+    /// When it will be purged, if it was deleted.
+    pub purge_at: Option<Timestamp>,
 }
 
 /// An e-mail address that can be registered.
@@ -74,7 +189,8 @@ impl Email {
     }
 }
 
-/// A password as it goes to the hash. It has no `Debug`, so that no log can hold it.
+/// A password as it goes to the hash. No log can hold it.
+#[derive(Clone)]
 pub struct Password(String);
 
 impl Password {
@@ -105,6 +221,29 @@ impl Password {
     }
 }
 
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Cleans and checks what somebody wants to register with.
+///
+/// # Errors
+/// A 422 that names every fault at once.
+pub fn check_new(email: &str, password: &str, name: &str) -> Result<(Email, Password, String), Problem> {
+    let email = Email::parse(email, "/email");
+    let password = Password::chosen(password, "/password");
+    let name = display_name(name, "/display_name");
+    match (email, password, name) {
+        (Ok(email), Ok(password), Ok(name)) => Ok((email, password, name)),
+        (email, password, name) => {
+            let faults = [email.err(), password.err(), name.err()];
+            Err(Problem::invalid(faults.into_iter().flatten().collect()))
+        }
+    }
+}
+
 /// Cleans and checks a display name.
 ///
 /// # Errors
@@ -123,57 +262,69 @@ pub struct NewAccount {
     pub password_hash: String,
 }
 
-/// The secret that renews a session. Whoever holds it is the user, so the database keeps only its hash.
-#[derive(Clone)]
-pub struct RefreshToken([u8; 32]);
-
-impl RefreshToken {
-    /// From bytes nobody can guess.
-    pub fn new(secret: [u8; 32]) -> Self {
-        Self(secret)
-    }
-
-    /// Reads what [`RefreshToken::reveal`] wrote.
-    pub fn parse(text: &str) -> Option<Self> {
-        URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(Self)
-    }
-
-    /// For the answer, and for nothing else.
-    pub fn reveal(&self) -> String {
-        URL_SAFE_NO_PAD.encode(self.0)
-    }
-
-    /// What the database keeps. One round is enough: the secret is as long as the hash.
-    pub fn hash(&self) -> [u8; 32] {
-        Sha256::digest(self.0).into()
-    }
-}
-
-/// A session that was started or renewed, and the secret that renews it next.
-pub struct OpenSession {
-    /// Of the session.
-    pub id: SessionId,
-    /// Whose it is.
-    pub user_id: UserId,
-    /// Told once, to the one who asked.
-    pub refresh_token: RefreshToken,
-}
-
 /// Why a command about accounts was refused.
 #[derive(Debug, Error)]
 pub enum AccountError {
     /// Somebody has registered with this address.
     #[error("the address is taken")]
     EmailTaken,
+    /// The client's network has been told too often that an address is taken.
+    #[error("too many addresses were tried")]
+    TooManyTaken {
+        /// After which it may ask again.
+        wait: Duration,
+    },
     /// The address, the password or both are wrong; nobody learns which.
     #[error("the credentials are wrong")]
     InvalidCredentials,
+    /// Too many failures in a row.
+    #[error("locked out")]
+    Locked {
+        /// After which it may be tried again.
+        wait: Duration,
+    },
+    /// Whoever is signed in gave a wrong password.
+    #[error("the password is wrong")]
+    WrongPassword,
+    /// The account is suspended.
+    #[error("the account is suspended")]
+    Suspended,
+    /// The account was deleted by its owner and is held.
+    #[error("the account is deleted")]
+    Deleted {
+        /// When it will be gone for good.
+        purge_at: Timestamp,
+    },
+    /// There is nothing to take back: the account is not deleted.
+    #[error("the account is not deleted")]
+    NotDeleted,
     /// The refresh token was never ours, is spent or has expired.
     #[error("the refresh token is not valid")]
     InvalidRefreshToken,
     /// The account behind a token was deleted.
     #[error("the account is gone")]
     Gone,
+    /// Nobody has this id.
+    #[error("there is no such account")]
+    NotFound,
+    /// No open session of one's own has this id.
+    #[error("there is no such session")]
+    SessionNotFound,
+    /// Nobody does this to themselves.
+    #[error("not to oneself")]
+    ToSelf,
+    /// Those whose role is not below one's own are out of reach.
+    #[error("the account's role is not below one's own")]
+    OutOfReach,
+    /// Without an administrator nobody could make one.
+    #[error("this is the last administrator")]
+    LastAdmin,
+    /// The link that makes the first administrator was never ours, has expired, or there is one already.
+    #[error("the link is not valid")]
+    InvalidLink,
+    /// The profile is not what it was when it was read.
+    #[error(transparent)]
+    Changed(#[from] Changed),
     /// The database's own.
     #[error(transparent)]
     Store(#[from] kith_store::Error),
@@ -211,13 +362,5 @@ mod tests {
         assert_eq!(code(&"é".repeat(256)), Ok(()));
         assert_eq!(code(&"é".repeat(257)), Err("too_long"));
         assert_eq!(Password::typed("cafe\u{301}").into_string(), Password::typed("café").into_string());
-    }
-
-    #[test]
-    fn a_refresh_token_reads_back_and_hides_behind_its_hash() {
-        let token = RefreshToken::new([7; 32]);
-        assert_eq!(RefreshToken::parse(&token.reveal()).unwrap().hash(), token.hash());
-        assert_ne!(token.hash(), [7; 32]);
-        assert!(RefreshToken::parse("short").is_none());
     }
 }

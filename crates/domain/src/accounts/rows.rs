@@ -1,23 +1,36 @@
 //! All SQL about accounts, a function a statement. No decisions.
 
+use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
+use kith_platform::auth::{Access, Role};
 use kith_store::{Error, Query, Row, Tx, id_columns, params};
 
-use super::model::{NewAccount, OpenSession, RefreshToken, SessionId, User};
+use super::administration::AccountList;
+use super::model::{Account, AccountStatus, Credentials, NewAccount, Origin, Session, SessionId, User};
+use super::rules::Failures;
 
 id_columns!(SessionId);
+
+/// A session, as far as it is needed to renew or end it.
+pub struct SessionRow {
+    pub user_id: UserId,
+    pub generation: i64,
+    pub refreshed_at: Timestamp,
+    pub expires_at: Timestamp,
+}
 
 /// Makes the account unless the address is taken, and says whether it did.
 pub fn insert_user(tx: &Tx<'_>, user: &User, account: &NewAccount) -> Result<bool, Error> {
     let inserted = tx.exec(
-        "INSERT INTO users (id, email, email_key, display_name, password_hash, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (email_key) DO NOTHING",
+        "INSERT INTO users (id, email, email_key, display_name, password_hash, role, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (email_key) DO NOTHING",
         params![
             user.id,
             user.email,
             account.email.key,
             user.display_name,
             account.password_hash,
+            user.role.as_str(),
             user.created_at
         ],
     )?;
@@ -25,49 +38,375 @@ pub fn insert_user(tx: &Tx<'_>, user: &User, account: &NewAccount) -> Result<boo
 }
 
 pub fn find_user(q: &Query<'_>, id: UserId) -> Result<Option<User>, Error> {
-    q.one("SELECT id, email, display_name, created_at FROM users WHERE id = $1", params![id], read_user)
-}
-
-/// The user with this address, and the hash of their password.
-pub fn find_credentials(q: &Query<'_>, email_key: &str) -> Result<Option<(User, String)>, Error> {
     q.one(
-        "SELECT id, email, display_name, created_at, password_hash FROM users WHERE email_key = $1",
-        params![email_key],
-        |row| Ok((read_user(row)?, row.get(4)?)),
+        "SELECT id, email, display_name, role, nickname, theme, locale, time_zone, created_at FROM users
+         WHERE id = $1",
+        params![id],
+        read_user,
     )
 }
 
-pub fn insert_session(
-    tx: &Tx<'_>,
-    session: &OpenSession,
-    now: Timestamp,
-    expires_at: Timestamp,
-) -> Result<(), Error> {
+/// The account with this address, and what its password is checked against.
+pub fn find_credentials(q: &Query<'_>, email_key: &str) -> Result<Option<Credentials>, Error> {
+    q.one(
+        "SELECT id, email, display_name, role, nickname, theme, locale, time_zone, created_at,
+                password_hash, suspended_at, purge_at
+         FROM users WHERE email_key = $1",
+        params![email_key],
+        read_credentials,
+    )
+}
+
+pub fn find_credentials_of(q: &Query<'_>, id: UserId) -> Result<Option<Credentials>, Error> {
+    q.one(
+        "SELECT id, email, display_name, role, nickname, theme, locale, time_zone, created_at,
+                password_hash, suspended_at, purge_at
+         FROM users WHERE id = $1",
+        params![id],
+        read_credentials,
+    )
+}
+
+pub fn update_profile(tx: &Tx<'_>, user: &User) -> Result<(), Error> {
     tx.exec(
-        "INSERT INTO sessions (id, user_id, refresh_hash, created_at, refreshed_at, expires_at)
-         VALUES ($1, $2, $3, $4, $4, $5)",
-        params![session.id, session.user_id, session.refresh_token.hash(), now, expires_at],
+        "UPDATE users SET display_name = $2, nickname = $3, theme = $4, locale = $5, time_zone = $6 WHERE id = $1",
+        params![user.id, user.display_name, user.nickname, user.theme, user.locale, user.time_zone],
     )?;
     Ok(())
 }
 
-/// Puts `next` in the place of `spent`, if that renews a session still: of two who try at once, one does.
-pub fn rotate_refresh_token(
+pub fn set_password_hash(tx: &Tx<'_>, user: UserId, hash: &str) -> Result<(), Error> {
+    tx.exec("UPDATE users SET password_hash = $2 WHERE id = $1", params![user, hash])?;
+    Ok(())
+}
+
+/// Marks the account as deleted, or takes that back.
+pub fn set_deleted(
     tx: &Tx<'_>,
-    spent: &RefreshToken,
-    next: &RefreshToken,
-    now: Timestamp,
-    expires_at: Timestamp,
-) -> Result<Option<(SessionId, UserId)>, Error> {
-    tx.one(
-        "UPDATE sessions SET refresh_hash = $2, refreshed_at = $3, expires_at = $4
-         WHERE refresh_hash = $1 AND expires_at > $3
-         RETURNING id, user_id",
-        params![spent.hash(), next.hash(), now, expires_at],
-        |row| Ok((row.get(0)?, row.get(1)?)),
+    user: UserId,
+    deleted_at: Option<Timestamp>,
+    purge_at: Option<Timestamp>,
+) -> Result<(), Error> {
+    let sql = "UPDATE users SET deleted_at = $2, purge_at = $3 WHERE id = $1";
+    tx.exec(sql, params![user, deleted_at, purge_at])?;
+    Ok(())
+}
+
+pub fn set_role(tx: &Tx<'_>, user: UserId, role: Role) -> Result<(), Error> {
+    tx.exec("UPDATE users SET role = $2 WHERE id = $1", params![user, role.as_str()])?;
+    Ok(())
+}
+
+pub fn set_suspended(tx: &Tx<'_>, user: UserId, at: Option<Timestamp>) -> Result<(), Error> {
+    tx.exec("UPDATE users SET suspended_at = $2 WHERE id = $1", params![user, at])?;
+    Ok(())
+}
+
+/// How many administrators can act.
+pub fn count_admins(q: &Query<'_>) -> Result<i64, Error> {
+    let sql =
+        "SELECT COUNT(*) FROM users WHERE role = 'admin' AND suspended_at IS NULL AND deleted_at IS NULL";
+    Ok(q.one(sql, &[], |row| row.get(0))?.unwrap_or(0))
+}
+
+pub fn find_account(q: &Query<'_>, id: UserId) -> Result<Option<Account>, Error> {
+    q.one(
+        "SELECT id, email, display_name, role, created_at, suspended_at, purge_at FROM users
+         WHERE id = $1 AND purged_at IS NULL",
+        params![id],
+        read_account,
     )
 }
 
+/// Accounts that are not purged, newest first. What is not asked for is NULL.
+pub fn list_accounts(q: &Query<'_>, list: &AccountList) -> Result<Vec<Account>, Error> {
+    let status = list.status.map(|status| match status {
+        AccountStatus::Active => "active",
+        AccountStatus::Suspended => "suspended",
+        AccountStatus::Deleted => "deleted",
+    });
+    q.all(
+        "SELECT id, email, display_name, role, created_at, suspended_at, purge_at FROM users
+         WHERE id < $1 AND purged_at IS NULL
+           AND (CAST($2 AS TEXT) IS NULL OR role = $2)
+           AND (CAST($3 AS TEXT) IS NULL OR email_key = $3)
+           AND (CAST($4 AS TEXT) IS NULL
+                OR $4 = CASE WHEN deleted_at IS NOT NULL THEN 'deleted'
+                             WHEN suspended_at IS NOT NULL THEN 'suspended' ELSE 'active' END)
+         ORDER BY id DESC LIMIT $5",
+        params![list.before, list.role.map(Role::as_str), list.email_key, status, list.limit.rows()],
+        read_account,
+    )
+}
+
+/// What somebody may do: nothing, if they are shut out.
+pub fn find_access(q: &Query<'_>, user: UserId) -> Result<Option<Access>, Error> {
+    let rows = q.all(
+        "SELECT u.role, s.id FROM users u LEFT JOIN sessions s ON s.user_id = u.id
+         WHERE u.id = $1 AND u.suspended_at IS NULL AND u.deleted_at IS NULL",
+        params![user],
+        |row| Ok((read_role(row, 0)?, row.get::<Option<Uuid>>(1)?)),
+    )?;
+    let role = rows.first().map(|(role, _)| *role);
+    let sessions = rows.into_iter().filter_map(|(_, session)| session).collect();
+    Ok(role.map(|role| Access { role, sessions }))
+}
+
+pub fn insert_session(
+    tx: &Tx<'_>,
+    id: SessionId,
+    user: UserId,
+    origin: &Origin,
+    now: Timestamp,
+    expires_at: Timestamp,
+) -> Result<(), Error> {
+    tx.exec(
+        "INSERT INTO sessions (id, user_id, generation, created_at, refreshed_at, expires_at, address, user_agent)
+         VALUES ($1, $2, 0, $3, $3, $4, $5, $6)",
+        params![id, user, now, expires_at, origin.address, origin.user_agent],
+    )?;
+    Ok(())
+}
+
+pub fn find_session(q: &Query<'_>, id: SessionId) -> Result<Option<SessionRow>, Error> {
+    q.one(
+        "SELECT user_id, generation, refreshed_at, expires_at FROM sessions WHERE id = $1",
+        params![id],
+        |row| {
+            Ok(SessionRow {
+                user_id: row.get(0)?,
+                generation: row.get(1)?,
+                refreshed_at: row.get(2)?,
+                expires_at: row.get(3)?,
+            })
+        },
+    )
+}
+
+/// Moves the session on from `generation`, if that is where it is and it has not ended.
+pub fn renew_session(
+    tx: &Tx<'_>,
+    id: SessionId,
+    generation: i64,
+    now: Timestamp,
+    expires_at: Timestamp,
+) -> Result<Option<UserId>, Error> {
+    tx.one(
+        "UPDATE sessions SET generation = generation + 1, refreshed_at = $3, expires_at = $4
+         WHERE id = $1 AND generation = $2 AND expires_at > $3
+         RETURNING user_id",
+        params![id, generation, now, expires_at],
+        |row| row.get(0),
+    )
+}
+
+/// The open sessions of `user`, the one that was renewed last first.
+pub fn list_sessions(
+    q: &Query<'_>,
+    user: UserId,
+    current: SessionId,
+    now: Timestamp,
+) -> Result<Vec<Session>, Error> {
+    q.all(
+        "SELECT id, created_at, refreshed_at, expires_at, address, user_agent FROM sessions
+         WHERE user_id = $1 AND expires_at > $2 ORDER BY refreshed_at DESC, id DESC",
+        params![user, now],
+        |row| {
+            let id: SessionId = row.get(0)?;
+            Ok(Session {
+                id,
+                current: id == current,
+                created_at: row.get(1)?,
+                refreshed_at: row.get(2)?,
+                expires_at: row.get(3)?,
+                address: row.get(4)?,
+                user_agent: row.get(5)?,
+            })
+        },
+    )
+}
+
+pub fn delete_session(tx: &Tx<'_>, user: UserId, id: SessionId) -> Result<bool, Error> {
+    tx.exec("DELETE FROM sessions WHERE id = $1 AND user_id = $2", params![id, user]).map(|rows| rows == 1)
+}
+
+/// Ends every session of `user` but `kept`, and says which.
+pub fn delete_sessions(tx: &Tx<'_>, user: UserId, kept: Option<SessionId>) -> Result<Vec<SessionId>, Error> {
+    tx.all(
+        "DELETE FROM sessions WHERE user_id = $1 AND (CAST($2 AS TEXT) IS NULL OR id <> $2) RETURNING id",
+        params![user, kept],
+        |row| row.get(0),
+    )
+}
+
+/// Ends the sessions of `user` that were renewed longest ago and are more than `most`, and says which.
+pub fn delete_surplus_sessions(tx: &Tx<'_>, user: UserId, most: i64) -> Result<Vec<SessionId>, Error> {
+    tx.all(
+        "DELETE FROM sessions WHERE id IN
+            (SELECT id FROM sessions WHERE user_id = $1 ORDER BY refreshed_at DESC, id DESC LIMIT 1000 OFFSET $2)
+         RETURNING id",
+        params![user, most],
+        |row| row.get(0),
+    )
+}
+
+pub fn find_failures(q: &Query<'_>, subject: &[u8; 32]) -> Result<Failures, Error> {
+    let found = q.one(
+        "SELECT failures, failed_at, locked_until FROM login_failures WHERE subject = $1",
+        params![subject],
+        |row| Ok(Failures { count: row.get(0)?, failed_at: row.get(1)?, locked_until: row.get(2)? }),
+    )?;
+    Ok(found.unwrap_or(Failures::NONE))
+}
+
+pub fn keep_failures(tx: &Tx<'_>, subject: &[u8; 32], failures: Failures) -> Result<(), Error> {
+    tx.exec(
+        "INSERT INTO login_failures (subject, failures, failed_at, locked_until) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (subject) DO UPDATE
+         SET failures = excluded.failures, failed_at = excluded.failed_at, locked_until = excluded.locked_until",
+        params![subject, failures.count, failures.failed_at, failures.locked_until],
+    )?;
+    Ok(())
+}
+
+pub fn forget_failures(tx: &Tx<'_>, subject: &[u8; 32]) -> Result<(), Error> {
+    tx.exec("DELETE FROM login_failures WHERE subject = $1", params![subject])?;
+    Ok(())
+}
+
+/// How often `network` was refused since `since`, and when first.
+pub fn find_refusals(
+    q: &Query<'_>,
+    network: &[u8; 32],
+    since: Timestamp,
+) -> Result<(i64, Option<Timestamp>), Error> {
+    let found = q.one(
+        "SELECT COUNT(*), MIN(refused_at) FROM registration_refusals WHERE network = $1 AND refused_at > $2",
+        params![network, since],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    Ok(found.unwrap_or_default())
+}
+
+pub fn insert_refusal(tx: &Tx<'_>, id: Uuid, network: &[u8; 32], at: Timestamp) -> Result<(), Error> {
+    let sql = "INSERT INTO registration_refusals (id, network, refused_at) VALUES ($1, $2, $3)";
+    tx.exec(sql, params![id, network, at])?;
+    Ok(())
+}
+
+pub fn insert_link(tx: &Tx<'_>, secret_hash: &[u8; 32], expires_at: Timestamp) -> Result<(), Error> {
+    let sql = "INSERT INTO first_admin_links (secret_hash, expires_at) VALUES ($1, $2)";
+    tx.exec(sql, params![secret_hash, expires_at])?;
+    Ok(())
+}
+
+pub fn has_link(q: &Query<'_>, secret_hash: &[u8; 32], now: Timestamp) -> Result<bool, Error> {
+    let sql = "SELECT 1 FROM first_admin_links WHERE secret_hash = $1 AND expires_at > $2";
+    Ok(q.one(sql, params![secret_hash, now], |_| Ok(()))?.is_some())
+}
+
+pub fn delete_links(tx: &Tx<'_>) -> Result<(), Error> {
+    tx.exec("DELETE FROM first_admin_links", &[])?;
+    Ok(())
+}
+
+/// Takes away what no longer counts.
+pub fn tidy(
+    tx: &Tx<'_>,
+    now: Timestamp,
+    refused_before: Timestamp,
+    failed_before: Timestamp,
+) -> Result<(), Error> {
+    tx.exec("DELETE FROM sessions WHERE expires_at <= $1", params![now])?;
+    tx.exec("DELETE FROM first_admin_links WHERE expires_at <= $1", params![now])?;
+    tx.exec("DELETE FROM registration_refusals WHERE refused_at <= $1", params![refused_before])?;
+    tx.exec("DELETE FROM login_failures WHERE failed_at <= $1", params![failed_before])?;
+    Ok(())
+}
+
+/// Accounts whose hold is over, the longest first; at most `limit`.
+pub fn list_due(q: &Query<'_>, now: Timestamp, limit: i64) -> Result<Vec<UserId>, Error> {
+    q.all(
+        "SELECT id FROM users WHERE purge_at IS NOT NULL AND purged_at IS NULL AND purge_at <= $1
+         ORDER BY purge_at, id LIMIT $2",
+        params![now, limit],
+        |row| row.get(0),
+    )
+}
+
+/// Whether the hold of this account is over still.
+pub fn is_due(q: &Query<'_>, user: UserId, now: Timestamp) -> Result<bool, Error> {
+    let sql = "SELECT 1 FROM users WHERE id = $1 AND purged_at IS NULL AND purge_at <= $2";
+    Ok(q.one(sql, params![user, now], |_| Ok(()))?.is_some())
+}
+
+/// Leaves of an account only what others' histories refer to: its id.
+pub fn empty_user(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
+    tx.exec(
+        "UPDATE users SET email = '', email_key = 'purged:' || id, display_name = $2, password_hash = '',
+                role = 'user', nickname = NULL, theme = NULL, locale = NULL, time_zone = NULL
+         WHERE id = $1",
+        params![user, name],
+    )?;
+    Ok(())
+}
+
+pub fn insert_purge(tx: &Tx<'_>, user: UserId, now: Timestamp, manifest: &str) -> Result<(), Error> {
+    tx.exec("UPDATE users SET purged_at = $2 WHERE id = $1", params![user, now])?;
+    tx.exec(
+        "INSERT INTO purges (user_id, purged_at, manifest) VALUES ($1, $2, $3)",
+        params![user, now, manifest],
+    )?;
+    Ok(())
+}
+
+pub fn count_sessions(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
+    let sql = "SELECT COUNT(*) FROM sessions WHERE user_id = $1";
+    Ok(q.one(sql, params![user], |row| row.get(0))?.unwrap_or(0))
+}
+
+fn read_role(row: &Row<'_>, at: usize) -> Result<Role, Error> {
+    Ok(Role::parse(&row.get::<String>(at)?).expect("the table's CHECK admits only roles"))
+}
+
 fn read_user(row: &Row<'_>) -> Result<User, Error> {
-    Ok(User { id: row.get(0)?, email: row.get(1)?, display_name: row.get(2)?, created_at: row.get(3)? })
+    Ok(User {
+        id: row.get(0)?,
+        email: row.get(1)?,
+        display_name: row.get(2)?,
+        role: read_role(row, 3)?,
+        nickname: row.get(4)?,
+        theme: row.get(5)?,
+        locale: row.get(6)?,
+        time_zone: row.get(7)?,
+        created_at: row.get(8)?,
+    })
+}
+
+fn read_credentials(row: &Row<'_>) -> Result<Credentials, Error> {
+    Ok(Credentials {
+        user: read_user(row)?,
+        password_hash: row.get(9)?,
+        suspended: row.get::<Option<Timestamp>>(10)?.is_some(),
+        purge_at: row.get(11)?,
+    })
+}
+
+fn read_account(row: &Row<'_>) -> Result<Account, Error> {
+    let (suspended_at, purge_at) = (row.get::<Option<Timestamp>>(5)?, row.get::<Option<Timestamp>>(6)?);
+    let status = match (purge_at, suspended_at) {
+        (Some(_), _) => AccountStatus::Deleted,
+        (None, Some(_)) => AccountStatus::Suspended,
+        (None, None) => AccountStatus::Active,
+    };
+    Ok(Account {
+        id: row.get(0)?,
+        email: row.get(1)?,
+        display_name: row.get(2)?,
+        role: read_role(row, 3)?,
+        status,
+        created_at: row.get(4)?,
+        suspended_at,
+        purge_at,
+    })
 }

@@ -8,7 +8,7 @@ use super::model::{
     Bond, BondError, BondId, Draft, Pair, PartnerRequest, PartnerRequestId, RequestStatus, Standing,
 };
 use super::rows;
-use super::rules::{self, Accepting, Sending};
+use super::rules::{self, Accepting, Sending, Tier};
 use crate::accounts::Person;
 
 /// What sending came to.
@@ -23,18 +23,37 @@ pub enum Sent {
 ///
 /// # Errors
 /// [`BondError`] says what is in the way.
-pub fn send(tx: &Tx<'_>, ctx: &Ctx, sender: UserId, draft: &Draft) -> Result<Sent, BondError> {
+pub fn send(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    sender: UserId,
+    draft: &Draft,
+    tiers: &[Tier],
+) -> Result<Sent, BondError> {
     let pair = Pair::of(sender, draft.to)?;
     tx.lock("user", pair.users())?;
     let standing = rows::find_standing(tx, sender, draft.to, pair, ctx.now)?;
     let standing = standing.ok_or(BondError::ReceiverNotFound)?;
     match rules::may_send(&standing, draft.message.as_deref()) {
-        Ok(Sending::New { lapsed }) => create(tx, ctx, pair, &standing, draft, lapsed).map(Sent::New),
-        Ok(Sending::Crossed(theirs)) => cross(tx, ctx, pair, &standing, draft, theirs).map(Sent::New),
+        Ok(Sending::New { lapsed }) => {
+            check_tiers(tx, ctx, sender, tiers)?;
+            create(tx, ctx, pair, &standing, draft, lapsed).map(Sent::New)
+        }
+        Ok(Sending::Crossed(theirs)) => {
+            check_tiers(tx, ctx, sender, tiers)?;
+            cross(tx, ctx, pair, &standing, draft, theirs).map(Sent::New)
+        }
         Ok(Sending::Repeated(request)) => Ok(Sent::Repeated(request.clone())),
         Err(BondError::SlotOccupied) => find_repeated(tx, ctx, sender, draft).map(Sent::Repeated),
         Err(refusal) => Err(refusal),
     }
+}
+
+/// Counted in the transaction, over what was made: neither a restart nor another node forgets any of it.
+fn check_tiers(tx: &Tx<'_>, ctx: &Ctx, sender: UserId, tiers: &[Tier]) -> Result<(), BondError> {
+    let Some(widest) = tiers.iter().max_by_key(|tier| tier.within) else { return Ok(()) };
+    let recent = rows::list_recently_sent(tx, sender, ctx.now - widest.within, widest.most)?;
+    rules::may_create(tiers, &recent, ctx.now)
 }
 
 /// Accepts a request that `user` received. Doing it again changes nothing and answers the same.

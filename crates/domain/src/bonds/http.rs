@@ -18,6 +18,7 @@ use super::model::{
     Bond, BondError, Draft, PartnerRequest, PartnerRequestId, RequestDirection, RequestStatus,
 };
 use super::queries::{self, RequestList};
+use super::rules;
 
 static SLOT_OCCUPIED: ProblemCode =
     ProblemCode { code: "slot_occupied", status: 409, title: "One of you has a partner" };
@@ -99,8 +100,9 @@ async fn send_partner_request(
     let sender = caller.user_id;
     let draft = Draft::new(body.to.user_id, body.message.as_deref())
         .map_err(|fault| Problem::invalid(vec![fault]))?;
+    let tiers = if app.config.server.without_limits { &[] } else { rules::TIERS };
     let send = move |tx: &Tx<'_>, ctx: &Ctx| {
-        commands::send(tx, ctx, sender, &draft).map(|sent| match sent {
+        commands::send(tx, ctx, sender, &draft, tiers).map(|sent| match sent {
             Sent::New(request) => Answer::created(request),
             Sent::Repeated(request) => Answer::ok(request),
         })
@@ -176,6 +178,11 @@ impl From<BondError> for Problem {
             }
             BondError::NotPending(status) => {
                 Self::new(&NOT_PENDING, format!("The request is {}.", status.as_str()))
+            }
+            BondError::TooMany { wait } => {
+                let detail = "Five requests a minute, 20 an hour, 100 a day.";
+                let seconds = u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX);
+                Self::new(&problems::RATE_LIMITED, detail).retry_after(seconds.max(1))
             }
             BondError::SlotOccupied => {
                 Self::new(&SLOT_OCCUPIED, "Each person can have one partner at a time.")

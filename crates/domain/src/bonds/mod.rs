@@ -4,6 +4,7 @@
 mod commands;
 mod events;
 mod http;
+mod leaving;
 mod model;
 mod queries;
 mod rows;
@@ -16,9 +17,10 @@ pub use model::BondId;
 
 /// What the server mounts.
 pub static MODULE: Module = Module {
-    name: "bonds",
     routes: http::routes,
     migrations: &[Migration { version: 1, name: "bonds", sql: include_str!("migrations/0001_bonds.sql") }],
     problems: http::PROBLEMS,
     events: events::KINDS,
+    personal: Some(leaving::PERSONAL),
+    ..Module::named("bonds")
 };

@@ -221,6 +221,12 @@ pub enum BondError {
     /// One of the two has a partner.
     #[error("the slot is occupied")]
     SlotOccupied,
+    /// The sender has made too many requests.
+    #[error("too many requests were made")]
+    TooMany {
+        /// After which another may be made.
+        wait: Duration,
+    },
     /// The database's own.
     #[error(transparent)]
     Store(#[from] kith_store::Error),

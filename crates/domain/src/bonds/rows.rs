@@ -37,7 +37,7 @@ pub fn find_standing(
         "SELECT s.display_name, t.display_name, slot.bond_id IS NOT NULL,
                 p.id, p.from_user, p.status, p.message, p.created_at, p.expires_at
          FROM users s
-         JOIN users t ON t.id = $2
+         JOIN users t ON t.id = $2 AND t.deleted_at IS NULL
          LEFT JOIN bond_slots slot ON slot.user_id = s.id
          LEFT JOIN partner_requests p ON p.pair_key = $3 AND p.status = 'pending'
          WHERE s.id = $1",
@@ -129,6 +129,21 @@ fn list_statement(direction: RequestDirection, status: Option<RequestStatus>) ->
         RequestDirection::Incoming => list_by_status!("r.to_user"),
         RequestDirection::Outgoing => list_by_status!("r.from_user"),
     }
+}
+
+/// When `user` made their last requests since `since`, the newest first, at most `limit`.
+pub fn list_recently_sent(
+    q: &Query<'_>,
+    user: UserId,
+    since: Timestamp,
+    limit: i64,
+) -> Result<Vec<Timestamp>, Error> {
+    let newest = q.all(
+        "SELECT created_at FROM partner_requests WHERE from_user = $1 ORDER BY id DESC LIMIT $2",
+        params![user, limit],
+        |row| row.get::<Timestamp>(0),
+    )?;
+    Ok(newest.into_iter().filter(|made| *made > since).collect())
 }
 
 /// Makes the request unless another one holds the pair's key, and says whether it did.
@@ -236,6 +251,58 @@ pub fn find_bond_of_request(
         params![request, user],
         read_bond,
     )
+}
+
+/// The bond of `user` that has not ended, and whose it is.
+pub fn find_bond_to_end(q: &Query<'_>, user: UserId) -> Result<Option<(BondId, [UserId; 2])>, Error> {
+    q.one(
+        "SELECT b.id, b.user_a, b.user_b FROM bond_slots s JOIN bonds b ON b.id = s.bond_id WHERE s.user_id = $1",
+        params![user],
+        |row| Ok((row.get(0)?, [row.get(1)?, row.get(2)?])),
+    )
+}
+
+/// Ends the bond and vacates both slots.
+pub fn end_bond(tx: &Tx<'_>, bond: BondId, now: Timestamp) -> Result<(), Error> {
+    tx.exec("UPDATE bonds SET ended_at = $2 WHERE id = $1", params![bond, now])?;
+    tx.exec("DELETE FROM bond_slots WHERE bond_id = $1", params![bond])?;
+    Ok(())
+}
+
+/// Ends whatever `user` asked or was asked and is pending: their own is cancelled, others' make way.
+pub fn end_pending(tx: &Tx<'_>, user: UserId, now: Timestamp) -> Result<Vec<Parties>, Error> {
+    tx.all(
+        "UPDATE partner_requests
+         SET status = CASE WHEN from_user = $1 THEN 'cancelled' ELSE 'superseded' END, decided_at = $2
+         WHERE status = 'pending' AND expires_at > $2 AND (from_user = $1 OR to_user = $1)
+         RETURNING id, from_user, to_user",
+        params![user, now],
+        |row| Ok(Parties { request: row.get(0)?, from: row.get(1)?, to: row.get(2)? }),
+    )
+}
+
+/// Every bond that `user` ever had, the newest first: with whom, from when, until when.
+pub fn list_bonds_of(q: &Query<'_>, user: UserId) -> Result<Vec<(Bond, Option<Timestamp>)>, Error> {
+    q.all(
+        "SELECT b.id, p.id, p.display_name, b.since, b.restored_at, b.restorations, b.ended_at
+         FROM bonds b JOIN users p ON p.id = CASE WHEN b.user_a = $1 THEN b.user_b ELSE b.user_a END
+         WHERE b.user_a = $1 OR b.user_b = $1 ORDER BY b.id DESC",
+        params![user],
+        |row| Ok((read_bond(row)?, row.get(6)?)),
+    )
+}
+
+/// How many requests of `user` carry words of theirs.
+pub fn count_messages(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
+    let sql = "SELECT COUNT(*) FROM partner_requests WHERE from_user = $1 AND message IS NOT NULL";
+    Ok(q.one(sql, params![user], |row| row.get(0))?.unwrap_or(0))
+}
+
+/// Takes the words out of the requests that `user` sent.
+pub fn forget_messages(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
+    let sql = "UPDATE partner_requests SET message = NULL WHERE from_user = $1 AND message IS NOT NULL";
+    tx.exec(sql, params![user])?;
+    Ok(())
 }
 
 fn read_request(row: &Row<'_>, now: Timestamp) -> Result<PartnerRequest, Error> {

@@ -1,6 +1,8 @@
 //! What may happen between two people, decided from what is known. Pure: no database, no clock.
 
-use kith_kernel::{Timestamp, UserId};
+use std::time::Duration;
+
+use kith_kernel::{Timestamp, UserId, days, hours, minutes};
 
 use super::model::{BondError, PartnerRequest, RequestStatus, Standing};
 
@@ -9,6 +11,37 @@ pub fn status_at(stored: RequestStatus, expires_at: Timestamp, now: Timestamp) -
     match stored {
         RequestStatus::Pending if now >= expires_at => RequestStatus::Expired,
         other => other,
+    }
+}
+
+/// How many requests somebody may make within a sliding window of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tier {
+    /// Requests.
+    pub most: i64,
+    /// The window.
+    pub within: Duration,
+}
+
+/// What holds for everybody.
+pub const TIERS: &[Tier] = &[
+    Tier { most: 5, within: minutes(1) },
+    Tier { most: 20, within: hours(1) },
+    Tier { most: 100, within: days(1) },
+];
+
+/// Whether another request may be made at `now`, after those made at `recent`, the newest first.
+///
+/// # Errors
+/// [`BondError::TooMany`] says how long to wait.
+pub fn may_create(tiers: &[Tier], recent: &[Timestamp], now: Timestamp) -> Result<(), BondError> {
+    let wait = |tier: &Tier| {
+        let first = usize::try_from(tier.most - 1).ok().and_then(|at| recent.get(at))?;
+        Some((*first + tier.within).since(now))
+    };
+    match tiers.iter().filter_map(wait).max() {
+        None | Some(Duration::ZERO) => Ok(()),
+        Some(wait) => Err(BondError::TooMany { wait }),
     }
 }
 
@@ -124,6 +157,30 @@ mod tests {
             assert_eq!(outcome(ADA), "only the receiver may do this", "sender, {status:?} at {now}");
             assert_eq!(outcome(EVE), "there is no such request", "stranger, {status:?} at {now}");
         }
+    }
+
+    /// SEC-03: the 6th within a minute, the 21st within an hour, the 101st within a day.
+    #[test]
+    fn a_window_slides_and_the_widest_that_is_full_decides() {
+        let at = |second: u64| Timestamp::EPOCH + Duration::from_secs(second);
+        let wait = |recent: &[Timestamp], now| match may_create(TIERS, recent, now) {
+            Ok(()) => 0,
+            Err(BondError::TooMany { wait }) => wait.as_millis(),
+            Err(other) => panic!("{other}"),
+        };
+        let newest_first = |times: &[u64]| times.iter().rev().map(|second| at(*second)).collect::<Vec<_>>();
+        let five = newest_first(&[0, 10, 20, 30, 40]);
+        assert_eq!(wait(&five[1..], at(40)), 0);
+        assert_eq!(wait(&five, at(40)), 20_000);
+        assert_eq!(wait(&five, at(60) - Duration::from_millis(1)), 1);
+        assert_eq!(wait(&five, at(60)), 0, "the first has left the window");
+        let twenty = newest_first(&(0..20).map(|n| n * 60).collect::<Vec<_>>());
+        assert_eq!(wait(&twenty, at(1_200)), (3_600 - 1_200) * 1_000);
+        assert_eq!(wait(&twenty, at(3_600)), 0);
+        let hundred = newest_first(&(0..100).map(|n| n * 600).collect::<Vec<_>>());
+        assert_eq!(wait(&hundred, at(60_000)), (86_400 - 60_000) * 1_000);
+        assert_eq!(wait(&hundred[1..], at(60_000)), 0);
+        assert!(may_create(&[], &hundred, at(0)).is_ok());
     }
 
     fn sending(

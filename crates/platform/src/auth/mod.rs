@@ -1,16 +1,29 @@
-//! Who is asking: access tokens, the extractors that read them, and the hashing of passwords.
+//! Who is asking, and what they may do: access tokens and their keys, roles, the extractors that read them, and the
+//! hashing of passwords.
 //!
-//! Accounts and sessions are not kept here; a token says only what it was issued for.
+//! Accounts and sessions are not kept here; a module says how they stand.
 
+mod access;
 mod caller;
+mod jwks;
+mod keyring;
 pub mod passwords;
+mod roles;
+mod signing_keys;
 mod tokens;
 
 use kith_store::Migration;
 
-pub use caller::{Caller, SignedIn};
+pub(crate) use access::AccessCache;
+pub use access::{Access, AccessSource};
+pub use caller::{Allowed, Caller, Client, SignedIn};
+pub(crate) use jwks::routes;
+pub use keyring::{Keyring, MacPurpose};
 pub(crate) use passwords::PasswordCounts;
-pub use passwords::{PasswordError, Passwords};
+pub use passwords::{Match, PasswordError, Passwords};
+pub use roles::{PERMISSIONS, Permission, ReadAudit, ReadUsers, Role, SetRoles, SuspendUsers, WriteLogs};
+pub(crate) use signing_keys::KEY_PUBLISHED;
+pub use signing_keys::Rotation;
 pub use tokens::{Claims, Tokens};
 
 /// The table of signing keys.

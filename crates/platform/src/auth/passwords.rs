@@ -14,6 +14,8 @@ use tokio::sync::oneshot;
 use crate::config::Auth;
 
 const SALT_BYTES: usize = 16;
+/// How hashes begin that other systems made with bcrypt.
+const BCRYPT: [&str; 3] = ["$2a$", "$2b$", "$2y$"];
 /// Passwords that may wait, for each thread: about ten seconds of work.
 const QUEUED_PER_THREAD: usize = 256;
 /// The least that the scheduler gives: whoever hashes has time.
@@ -44,6 +46,17 @@ impl From<PasswordError> for Problem {
     }
 }
 
+/// What a password turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// Another one.
+    No,
+    /// The one behind the hash.
+    Yes,
+    /// The same, but its hash is not what a new one would be: of another algorithm, or cheaper.
+    Outdated,
+}
+
 /// What the threads have before and behind them.
 #[derive(Debug, Default)]
 pub(crate) struct PasswordCounts {
@@ -65,7 +78,7 @@ pub struct Passwords {
 
 enum Job {
     Hash { password: String, salt: [u8; SALT_BYTES], reply: oneshot::Sender<Result<String, PasswordError>> },
-    Verify { password: String, phc: Arc<str>, reply: oneshot::Sender<Result<bool, PasswordError>> },
+    Verify { password: String, phc: Arc<str>, reply: oneshot::Sender<Result<Match, PasswordError>> },
 }
 
 impl Job {
@@ -109,16 +122,17 @@ impl Passwords {
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    /// Whether `password` is the one behind `phc`. Without `phc` it takes the same time and is not.
+    /// Whether `password` is the one behind `phc`, a PHC string of argon2 or what bcrypt makes. Without `phc` it takes
+    /// the same time and is not.
     ///
     /// # Errors
     /// [`PasswordError`].
-    pub async fn verify(&self, password: String, phc: Option<String>) -> Result<bool, PasswordError> {
+    pub async fn verify(&self, password: String, phc: Option<String>) -> Result<Match, PasswordError> {
         let exists = phc.is_some();
         let phc = phc.map_or_else(|| Arc::clone(&self.dummy), Arc::from);
         let (reply, answer) = oneshot::channel();
         self.enqueue(Job::Verify { password, phc, reply })?;
-        answer.await.unwrap_or_else(|_| Err(gone())).map(|matches| matches && exists)
+        answer.await.unwrap_or_else(|_| Err(gone())).map(|found| if exists { found } else { Match::No })
     }
 
     /// What the threads have before and behind them.
@@ -195,7 +209,12 @@ impl Worker {
         Ok(hash.to_string())
     }
 
-    fn verify(&mut self, password: &str, phc: &str) -> Result<bool, PasswordError> {
+    fn verify(&mut self, password: &str, phc: &str) -> Result<Match, PasswordError> {
+        if BCRYPT.iter().any(|prefix| phc.starts_with(prefix)) {
+            self.counts.computed.fetch_add(1, Ordering::Relaxed);
+            let matches = bcrypt::verify(password, phc).map_err(fault)?;
+            return Ok(if matches { Match::Outdated } else { Match::No });
+        }
         let hash = PasswordHash::new(phc).map_err(fault)?;
         let (Some(salt), Some(expected)) = (&hash.salt, &hash.hash) else {
             return Err(PasswordError::Fault("the stored hash has no salt or no output".to_owned()));
@@ -208,7 +227,17 @@ impl Worker {
         }
         let params = Params::try_from(&hash).map_err(fault)?;
         // Compared in constant time by its own PartialEq.
-        Ok(self.derive(password, salt, &params, expected.len())? == *expected)
+        let matches = self.derive(password, salt, &params, expected.len())? == *expected;
+        Ok(
+            match (
+                matches,
+                params.m_cost() == self.params.m_cost() && params.t_cost() == self.params.t_cost(),
+            ) {
+                (false, _) => Match::No,
+                (true, true) => Match::Yes,
+                (true, false) => Match::Outdated,
+            },
+        )
     }
 
     fn derive(
@@ -262,15 +291,16 @@ mod tests {
         let passwords = cheap(1);
         let phc = passwords.hash("correct horse".into()).await.unwrap();
         assert!(phc.starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{phc}");
-        assert!(passwords.verify("correct horse".into(), Some(phc.clone())).await.unwrap());
-        assert!(!passwords.verify("correct hors".into(), Some(phc.clone())).await.unwrap());
+        let verify =
+            async |password: &str| passwords.verify(password.into(), Some(phc.clone())).await.unwrap();
+        assert_eq!((verify("correct horse").await, verify("correct hors").await), (Match::Yes, Match::No));
         assert_ne!(phc, passwords.hash("correct horse".into()).await.unwrap(), "salts repeat");
     }
 
     #[tokio::test]
     async fn nobody_has_the_password_of_an_unknown_account() {
         let passwords = cheap(1);
-        assert!(!passwords.verify(String::new(), None).await.unwrap());
+        assert_eq!(passwords.verify(String::new(), None).await.unwrap(), Match::No);
         assert_eq!(computed(&passwords), 1, "asking for an unknown account must cost what any other does");
         assert!(passwords.dummy.starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{}", passwords.dummy);
     }
@@ -299,7 +329,18 @@ mod tests {
         let elsewhere = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let phc = elsewhere.hash_password_with_salt(b"pw", b"0123456789abcdef").unwrap().to_string();
         let passwords = cheap(1);
-        assert!(passwords.verify("pw".into(), Some(phc)).await.unwrap());
+        assert_eq!(passwords.verify("pw".into(), Some(phc)).await.unwrap(), Match::Outdated);
+    }
+
+    /// ACC-06: what other systems kept with bcrypt is checked, and told to be replaced.
+    #[tokio::test]
+    async fn hashes_made_with_bcrypt_are_checked_and_outdated() {
+        let passwords = cheap(1);
+        // From the test vectors of crypt_blowfish, by Solar Designer.
+        let phc = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+        let verify =
+            async |password: &str| passwords.verify(password.into(), Some(phc.into())).await.unwrap();
+        assert_eq!((verify("U*U").await, verify("U*").await), (Match::Outdated, Match::No));
     }
 
     #[tokio::test]
@@ -309,6 +350,7 @@ mod tests {
             "",
             "$argon2id$",
             "$2b$10$abcdefghijklmnopqrstuv",
+            "$2b$99$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
             "$argon2i$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2g",
         ] {
             let answer = passwords.verify("pw".into(), Some(broken.to_owned())).await;

@@ -1,39 +1,53 @@
 //! Access tokens: EdDSA JWTs signed with a key from the database, and the cache of those already checked.
 //!
-//! Only this key and this algorithm are ever believed: nothing in a token's header says where else to look.
+//! Only our own keys and this algorithm are ever believed: nothing in a token's header says where else to look.
 
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jsonwebtoken::{Algorithm, Header, Validation, decode, decode_header, encode};
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, Sources, Timestamp, UserId, seconds};
-use kith_store::{Error, Query, Store, Tx, params};
+use kith_store::{Error, Store};
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::keyring::Keyring;
+use super::signing_keys::{self, Candidate, JsonWebKeySet, KeySet, Rotation, TYPE};
+use crate::App;
 use crate::app::StartError;
 use crate::config::Auth;
+use crate::telemetry::SecurityEvent;
 
 const ISSUER: &str = "kith";
 const AUDIENCE: &str = "kith";
-const PURPOSE: &str = "access_token";
-/// PKCS #8 around an Ed25519 seed (RFC 8410, section 7): everything before the seed is constant.
-const PKCS8_PREFIX: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 const CACHED_TOKENS: u64 = 100_000;
 /// A node whose clock is a little behind the issuer's must not refuse a token that was just made.
-const NOT_YET_VALID_LEEWAY: std::time::Duration = seconds(1);
+const NOT_YET_VALID_LEEWAY: Duration = seconds(1);
 /// Longer ones are not ours.
 const LONGEST_TOKEN: usize = 2_048;
+/// Tokens that name a key nobody has heard of make this node look for it at most this often.
+const LOOK_UP_EVERY: Duration = seconds(1);
 
 /// Makes and checks access tokens.
 pub struct Tokens {
-    header: Header,
-    signing: EncodingKey,
-    verifying: DecodingKey,
+    keys: ArcSwap<KeySet>,
+    versions: AtomicU64,
+    looked_up_ms: AtomicI64,
     validation: Validation,
-    lifetime_s: i64,
+    lifetime: Duration,
     /// By the SHA-256 of the whole token, so that no other token hits the entry and none is kept.
-    checked: Cache<[u8; 32], Claims>,
+    checked: Cache<[u8; 32], Checked>,
+}
+
+/// A token that was checked, against the keys of a version.
+#[derive(Clone, Copy)]
+struct Checked {
+    claims: Claims,
+    version: u64,
 }
 
 /// What a valid token says.
@@ -64,26 +78,39 @@ struct Payload {
     exp: i64,
 }
 
-struct SigningKey {
-    id: String,
-    seed: Vec<u8>,
+/// What became of a token.
+enum Verdict {
+    Valid(Claims),
+    Invalid,
+    /// It names a key that this node does not know.
+    UnknownKey,
 }
 
 impl Tokens {
-    /// Reads the signing key, and makes it first if this is a new database.
+    /// Reads the signing keys, and makes the first one if this is a new database.
     ///
     /// # Errors
-    /// The database's.
-    pub async fn load(db: &Store, sources: &Sources, config: &Auth) -> Result<Self, StartError> {
-        let key = match db.read(in_use).await? {
-            Some(key) => key,
-            None => make(db, sources).await?,
-        };
-        Ok(Self::with_key(&key, config))
+    /// The database's; [`StartError::KeySealedOtherwise`].
+    pub async fn load(
+        db: &Store,
+        sources: &Sources,
+        keyring: &Keyring,
+        config: &Auth,
+    ) -> Result<Self, StartError> {
+        let now = sources.clock.now();
+        let mut keys = signing_keys::read(db, keyring, now).await?;
+        if keys.is_empty() {
+            signing_keys::make_first(db, sources, keyring).await?;
+            keys = signing_keys::read(db, keyring, now).await?;
+        }
+        let keys = KeySet::new(keys, 0);
+        if keys.signing(now).is_none() {
+            return Err(StartError::NoSigningKey);
+        }
+        Ok(Self::with_keys(keys, config))
     }
 
-    fn with_key(key: &SigningKey, config: &Auth) -> Self {
-        let pair = Ed25519KeyPair::from_seed_unchecked(&key.seed).expect("the key column holds 32 bytes");
+    fn with_keys(keys: KeySet, config: &Auth) -> Self {
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.set_issuer(&[ISSUER]);
         validation.set_audience(&[AUDIENCE]);
@@ -92,11 +119,11 @@ impl Tokens {
         validation.validate_exp = false;
         validation.validate_nbf = false;
         Self {
-            header: Header { kid: Some(key.id.clone()), ..Header::new(Algorithm::EdDSA) },
-            signing: EncodingKey::from_ed_der(&[&PKCS8_PREFIX, &*key.seed].concat()),
-            verifying: DecodingKey::from_ed_der(pair.public_key().as_ref()),
+            keys: ArcSwap::from_pointee(keys),
+            versions: AtomicU64::new(0),
+            looked_up_ms: AtomicI64::new(i64::MIN),
             validation,
-            lifetime_s: i64::from(config.access_token_minutes) * 60,
+            lifetime: seconds(60 * u64::from(config.access_token_minutes)),
             checked: Cache::new(CACHED_TOKENS),
         }
     }
@@ -112,64 +139,128 @@ impl Tokens {
             jti: ctx.new_id(|id| id),
             iat: now_s,
             nbf: now_s,
-            exp: now_s + self.lifetime_s,
+            exp: now_s + self.lifetime_s(),
         };
-        encode(&self.header, &payload, &self.signing).expect("the key has signed before")
+        let keys = self.keys.load();
+        let key = keys.signing(ctx.now).expect("the newest key has no end");
+        encode(&key.header, &payload, &key.signing).expect("the key has signed before")
     }
 
     /// For how many seconds a new token is valid.
     pub fn lifetime_s(&self) -> i64 {
-        self.lifetime_s
+        i64::try_from(self.lifetime.as_secs()).unwrap_or(i64::MAX)
     }
 
-    /// What `token` says, if it is one of ours and valid at `now`.
-    pub fn verify(&self, token: &str, now: Timestamp) -> Option<Claims> {
+    /// What `token` says, if it is one of ours and valid at `now`. A key that this node does not know is looked for in
+    /// the database, at most once a second: another node may have begun to use it.
+    ///
+    /// # Errors
+    /// The database's, where it had to be asked.
+    pub async fn verify(&self, app: &App, token: &str, now: Timestamp) -> Result<Option<Claims>, Error> {
+        match self.judge(token, now) {
+            Verdict::Valid(claims) => Ok(Some(claims)),
+            Verdict::Invalid => Ok(None),
+            Verdict::UnknownKey if self.may_look_up(now) => {
+                app.metrics.count_security(SecurityEvent::unknown_key_looked_up);
+                self.reload(&app.db, &app.keyring, now).await?;
+                Ok(match self.judge(token, now) {
+                    Verdict::Valid(claims) => Some(claims),
+                    Verdict::Invalid | Verdict::UnknownKey => None,
+                })
+            }
+            Verdict::UnknownKey => Ok(None),
+        }
+    }
+
+    /// Reads the keys anew.
+    pub(crate) async fn reload(&self, db: &Store, keyring: &Keyring, now: Timestamp) -> Result<(), Error> {
+        // Taken before the reading, so that of two at once the later one wins.
+        let version = self.versions.fetch_add(1, Ordering::Relaxed) + 1;
+        match signing_keys::read(db, keyring, now).await {
+            Ok(keys) => {
+                let fresh = Arc::new(KeySet::new(keys, version));
+                self.keys.rcu(|old| if old.version < version { Arc::clone(&fresh) } else { Arc::clone(old) });
+                Ok(())
+            }
+            Err(StartError::Store(error)) => Err(error),
+            Err(other) => {
+                tracing::error!(error = %other, "the signing keys cannot be read; the old ones stay in use");
+                Ok(())
+            }
+        }
+    }
+
+    /// The keys that tokens may be checked with.
+    pub fn published(&self, now: Timestamp) -> JsonWebKeySet {
+        self.keys.load().published(now)
+    }
+
+    /// Publishes a new key, which signs when everyone can know it; `at_once` also ends every token that is out.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn rotate(&self, app: &App, ctx: &Ctx, at_once: bool) -> Result<Rotation, Error> {
+        let candidate = Candidate::new(&app.sources, &app.keyring);
+        let lifetime = self.lifetime;
+        let rotation = app.write(ctx, move |tx, ctx| candidate.publish(tx, ctx, lifetime, at_once)).await?;
+        self.reload(&app.db, &app.keyring, ctx.now).await?;
+        Ok(rotation)
+    }
+
+    fn may_look_up(&self, now: Timestamp) -> bool {
+        let now_ms = now.as_millis();
+        let wait_ms = i64::try_from(LOOK_UP_EVERY.as_millis()).unwrap_or(i64::MAX);
+        let take = |last: i64| (now_ms.saturating_sub(last) >= wait_ms || now_ms < last).then_some(now_ms);
+        self.looked_up_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    fn judge(&self, token: &str, now: Timestamp) -> Verdict {
         if token.len() > LONGEST_TOKEN {
-            return None;
+            return Verdict::Invalid;
         }
         let digest: [u8; 32] = Sha256::digest(token).into();
-        let claims = match self.checked.get(&digest) {
-            Some(claims) => claims,
-            None => {
-                let claims = self.check(token)?;
-                self.checked.insert(digest, claims);
-                claims
-            }
+        let keys = self.keys.load();
+        let known = self.checked.get(&digest).filter(|checked| checked.version == keys.version);
+        let claims = match known {
+            Some(checked) => checked.claims,
+            None => match self.check(token, &keys, now) {
+                Verdict::Valid(claims) => {
+                    self.checked.insert(digest, Checked { claims, version: keys.version });
+                    claims
+                }
+                other => return other,
+            },
         };
-        (claims.not_before <= now + NOT_YET_VALID_LEEWAY && now < claims.expires_at).then_some(claims)
+        if claims.not_before <= now + NOT_YET_VALID_LEEWAY && now < claims.expires_at {
+            Verdict::Valid(claims)
+        } else {
+            Verdict::Invalid
+        }
     }
 
-    /// Signature, algorithm, issuer and audience; not the time.
-    fn check(&self, token: &str) -> Option<Claims> {
-        let token = decode::<Payload>(token, &self.verifying, &self.validation).ok()?;
-        if token.header.kid != self.header.kid {
-            return None;
+    /// Signature, algorithm, type, issuer and audience; not the time.
+    fn check(&self, token: &str, keys: &KeySet, now: Timestamp) -> Verdict {
+        let Ok(Header { alg: Algorithm::EdDSA, typ: Some(kind), kid: Some(id), .. }) = decode_header(token)
+        else {
+            return Verdict::Invalid;
+        };
+        if kind != TYPE {
+            return Verdict::Invalid;
         }
+        let Some(key) = keys.verifying(&id, now) else { return Verdict::UnknownKey };
+        let Ok(token) = decode::<Payload>(token, &key.verifying, &self.validation) else {
+            return Verdict::Invalid;
+        };
         let at = |seconds: i64| Timestamp::from_millis(seconds.saturating_mul(1_000));
         let Payload { sub, sid, jti, nbf, exp, .. } = token.claims;
-        Some(Claims { user_id: sub, session: sid, token_id: jti, not_before: at(nbf), expires_at: at(exp) })
+        Verdict::Valid(Claims {
+            user_id: sub,
+            session: sid,
+            token_id: jti,
+            not_before: at(nbf),
+            expires_at: at(exp),
+        })
     }
-}
-
-/// The key that signs, if there is one.
-fn in_use(q: &Query<'_>) -> Result<Option<SigningKey>, Error> {
-    let sql = "SELECT id, private_key FROM signing_keys WHERE purpose = $1 AND retired_at IS NULL";
-    q.one(sql, params![PURPOSE], |row| Ok(SigningKey { id: row.get(0)?, seed: row.get(1)? }))
-}
-
-/// Makes a key, unless another node is faster, and returns the one that is now in use.
-async fn make(db: &Store, sources: &Sources) -> Result<SigningKey, StartError> {
-    let now = sources.clock.now();
-    let id = sources.ids.next(now);
-    let mut seed = [0; 32];
-    sources.random.fill(&mut seed);
-    db.write(move |tx: &Tx<'_>| {
-        let sql = "INSERT INTO signing_keys (id, purpose, private_key, created_at) VALUES ($1, $2, $3, $4) \
-                   ON CONFLICT DO NOTHING";
-        tx.exec(sql, params![id, PURPOSE, seed, now]).map(|_| ())
-    })
-    .await?;
-    db.read(in_use).await?.ok_or(StartError::NoSigningKey)
 }
 
 #[cfg(test)]

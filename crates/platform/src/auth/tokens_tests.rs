@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use kith_kernel::{Actor, ManualClock, RequestId, seconds};
+use jsonwebtoken::EncodingKey;
+use kith_kernel::{Actor, ManualClock, RequestId, minutes, seconds};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::auth::signing_keys::SigningKey;
 use crate::config::Config;
 use crate::testing::{TestServer, sources};
 
@@ -16,8 +19,15 @@ const USER: UserId = UserId(Uuid::from_u128(7));
 const SESSION: Uuid = Uuid::from_u128(8);
 
 fn tokens(seed: u8) -> Tokens {
-    let key = SigningKey { id: "key-1".to_owned(), seed: vec![seed; 32] };
-    Tokens::with_key(&key, &Config::default().auth)
+    let key = SigningKey::new("key-1", &[seed; 32], Timestamp::EPOCH, None).unwrap();
+    Tokens::with_keys(KeySet::new(vec![key], 0), &Config::default().auth)
+}
+
+fn verify(tokens: &Tokens, token: &str, now: Timestamp) -> Option<Claims> {
+    match tokens.judge(token, now) {
+        Verdict::Valid(claims) => Some(claims),
+        Verdict::Invalid | Verdict::UnknownKey => None,
+    }
 }
 
 fn ctx() -> Ctx {
@@ -27,7 +37,7 @@ fn ctx() -> Ctx {
 
 /// The parts of a genuine token, to be forged.
 fn genuine() -> (Value, Value) {
-    let header = json!({ "typ": "JWT", "alg": "EdDSA", "kid": "key-1" });
+    let header = json!({ "typ": "at+jwt", "alg": "EdDSA", "kid": "key-1" });
     let now_s = NOW.as_millis() / 1_000;
     let payload = json!({
         "iss": "kith", "aud": "kith", "sub": USER, "sid": SESSION, "jti": SESSION,
@@ -64,10 +74,10 @@ fn without(json: &Value, key: &str) -> Value {
 fn what_was_issued_is_believed_and_says_for_whom() {
     let tokens = tokens(1);
     let token = tokens.issue(&ctx(), USER, SESSION);
-    let claims = tokens.verify(&token, NOW).unwrap();
+    let claims = verify(&tokens, &token, NOW).unwrap();
     assert_eq!((claims.user_id, claims.session), (USER, SESSION));
-    assert_eq!(tokens.verify(&token, NOW), Some(claims), "from the cache");
-    let header = jsonwebtoken::decode_header(&token).unwrap();
+    assert_eq!(verify(&tokens, &token, NOW), Some(claims), "from the cache");
+    let header = decode_header(&token).unwrap();
     assert_eq!((header.alg, header.kid.as_deref()), (Algorithm::EdDSA, Some("key-1")));
     assert_ne!(token, tokens.issue(&ctx_later(), USER, SESSION));
 }
@@ -86,13 +96,10 @@ fn a_token_is_valid_up_to_its_last_millisecond_also_when_it_is_cached() {
     let issued = Timestamp::from_millis(1_767_225_600_000);
     let ends = issued + seconds(15 * 60);
     for _ in 0..2 {
-        assert!(tokens.verify(&token, ends - std::time::Duration::from_millis(1)).is_some());
-        assert_eq!(tokens.verify(&token, ends), None);
-        assert!(tokens.verify(&token, issued - NOT_YET_VALID_LEEWAY).is_some());
-        assert_eq!(
-            tokens.verify(&token, issued - NOT_YET_VALID_LEEWAY - std::time::Duration::from_millis(1)),
-            None
-        );
+        assert!(verify(&tokens, &token, ends - Duration::from_millis(1)).is_some());
+        assert_eq!(verify(&tokens, &token, ends), None);
+        assert!(verify(&tokens, &token, issued - NOT_YET_VALID_LEEWAY).is_some());
+        assert_eq!(verify(&tokens, &token, issued - NOT_YET_VALID_LEEWAY - Duration::from_millis(1)), None);
     }
 }
 
@@ -101,11 +108,11 @@ fn forged_tokens_are_not_believed() {
     let tokens = tokens(1);
     let (header, payload) = genuine();
     let token = sign(1, &header, &payload);
-    assert!(tokens.verify(&token, NOW).is_some(), "the forger's tools work");
+    assert!(verify(&tokens, &token, NOW).is_some(), "the forger's tools work");
     let (text, signature) = token.rsplit_once('.').unwrap();
     let none = with(&header, "alg", "none");
     let public = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap().public_key().as_ref().to_vec();
-    let hs = Header { kid: Some("key-1".into()), ..Header::new(Algorithm::HS256) };
+    let hs = Header { kid: Some("key-1".into()), typ: Some(TYPE.into()), ..Header::new(Algorithm::HS256) };
     let foreign = with(&header, "jwk", json!({ "kty": "OKP", "crv": "Ed25519", "x": "AAAA" }));
     let forged = [
         ("no signature", format!("{text}.")),
@@ -117,6 +124,11 @@ fn forged_tokens_are_not_believed() {
         ("another key", sign(2, &header, &payload)),
         ("another key, named by jku", sign(2, &with(&header, "jku", "https://evil.example/keys"), &payload)),
         ("another key, brought along", sign(2, &foreign, &payload)),
+        ("another key, named by x5u", sign(2, &with(&header, "x5u", "https://evil.example/c.pem"), &payload)),
+        ("a path as kid", sign(2, &with(&header, "kid", "../../../../dev/null"), &payload)),
+        ("SQL as kid", sign(2, &with(&header, "kid", "x' UNION SELECT 'AAAA' --"), &payload)),
+        ("an ID token", sign(1, &with(&header, "typ", "JWT"), &payload)),
+        ("no type", sign(1, &without(&header, "typ"), &payload)),
         ("another kid", sign(1, &with(&header, "kid", "key-2"), &payload)),
         ("no kid", sign(1, &without(&header, "kid"), &payload)),
         (
@@ -137,21 +149,111 @@ fn forged_tokens_are_not_believed() {
     ];
     for (what, token) in forged {
         for _ in 0..2 {
-            assert_eq!(tokens.verify(&token, NOW), None, "{what}");
+            assert_eq!(verify(&tokens, &token, NOW), None, "{what}");
         }
     }
+}
+
+async fn load(app: &App) -> Tokens {
+    Tokens::load(&app.db, &app.sources, &app.keyring, &app.config.auth).await.unwrap()
 }
 
 #[tokio::test]
 async fn nodes_that_start_at_once_agree_on_one_key() {
     let test = TestServer::start(|_| {}).await;
     let app = &test.app;
-    let (one, other) = tokio::join!(
-        Tokens::load(&app.db, &app.sources, &app.config.auth),
-        Tokens::load(&app.db, &app.sources, &app.config.auth),
-    );
-    let token = one.unwrap().issue(&ctx(), USER, SESSION);
-    assert!(other.unwrap().verify(&token, NOW).is_some());
-    let (one, other) = tokio::join!(make(&app.db, &app.sources), make(&app.db, &app.sources));
-    assert_eq!(one.unwrap().id, other.unwrap().id, "a key that is in use is not replaced");
+    let (one, other) = tokio::join!(load(app), load(app));
+    let token = one.issue(&ctx(), USER, SESSION);
+    assert!(other.verify(app, &token, NOW).await.unwrap().is_some());
+    signing_keys::make_first(&app.db, &app.sources, &app.keyring).await.unwrap();
+    let keys = load(app).await;
+    assert_eq!(kids(&keys, NOW).len(), 1, "a key that is in use is not replaced");
+}
+
+fn kids(tokens: &Tokens, now: Timestamp) -> Vec<String> {
+    let json = serde_json::to_value(tokens.published(now)).unwrap();
+    let text = |key: &Value| key["kid"].as_str().unwrap().to_owned();
+    json["keys"].as_array().unwrap().iter().map(text).collect()
+}
+
+fn kid_of(token: &str) -> String {
+    decode_header(token).unwrap().kid.unwrap()
+}
+
+/// ACC-04: a new key is published, signs once everyone can know it, and the old one goes when nothing of it is left.
+#[tokio::test]
+async fn a_key_is_published_then_signs_then_the_old_one_goes() {
+    let test = TestServer::start(|_| {}).await;
+    let app = &test.app;
+    let other_node = load(app).await;
+    let ctx = |now| {
+        let mut ctx = app.system_ctx("test");
+        ctx.now = now;
+        ctx
+    };
+    let before = app.sources.clock.now();
+    let old = app.tokens.issue(&ctx(before), USER, SESSION);
+    let rotation = app.tokens.rotate(app, &ctx(before), false).await.unwrap();
+    assert_eq!(kids(&app.tokens, before), [kid_of(&old), rotation.key_id.clone()]);
+    assert_eq!(kid_of(&app.tokens.issue(&ctx(before), USER, SESSION)), kid_of(&old));
+    let again = app.tokens.rotate(app, &ctx(before), false).await.unwrap();
+    assert!(again.under_way && again.key_id == rotation.key_id, "{again:?}");
+
+    let signs = before + minutes(5);
+    assert_eq!(rotation.signs_from, signs);
+    let last = app.tokens.issue(&ctx(signs - seconds(1)), USER, SESSION);
+    let new = app.tokens.issue(&ctx(signs), USER, SESSION);
+    assert_eq!((kid_of(&last), kid_of(&new)), (kid_of(&old), rotation.key_id.clone()));
+    // A node that has not heard of the key looks for it.
+    assert!(other_node.verify(app, &new, signs).await.unwrap().is_some());
+    let ends = signs + minutes(15) - seconds(2);
+    assert!(app.tokens.verify(app, &last, ends).await.unwrap().is_some());
+    assert_eq!(kids(&app.tokens, rotation.others_retire_at), [rotation.key_id]);
+}
+
+#[tokio::test]
+async fn a_key_that_has_become_known_is_refused_at_once() {
+    let test = TestServer::start(|_| {}).await;
+    let (app, now) = (&test.app, test.app.sources.clock.now());
+    let ctx = app.system_ctx("test");
+    let old = app.tokens.issue(&ctx, USER, SESSION);
+    assert!(app.tokens.verify(app, &old, now).await.unwrap().is_some());
+    app.tokens.rotate(app, &ctx, false).await.unwrap();
+    let rotation = app.tokens.rotate(app, &ctx, true).await.unwrap();
+    assert_eq!(app.tokens.verify(app, &old, now).await.unwrap(), None, "also when it was checked before");
+    let new = app.tokens.issue(&ctx, USER, SESSION);
+    assert_eq!((kid_of(&new), kids(&app.tokens, now)), (rotation.key_id.clone(), vec![rotation.key_id]));
+    assert!(app.tokens.verify(app, &new, now).await.unwrap().is_some());
+}
+
+/// SEC-01: whoever makes up keys makes the database work once a second, not once a token.
+#[tokio::test]
+async fn unknown_keys_are_looked_for_once_a_second() {
+    let test = TestServer::start(|_| {}).await;
+    let (app, now) = (&test.app, test.app.sources.clock.now());
+    let look_ups = || {
+        let text = app.metrics.to_text();
+        let line = text.lines().find(|line| line.contains("unknown_key_looked_up"));
+        line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    };
+    let (header, payload) = genuine();
+    for n in 0..100 {
+        let token = sign(1, &with(&header, "kid", format!("key-{n}")), &payload);
+        assert_eq!(app.tokens.verify(app, &token, now).await.unwrap(), None);
+    }
+    assert_eq!(look_ups(), 1);
+    let token = sign(1, &header, &payload);
+    app.tokens.verify(app, &token, now + seconds(1)).await.unwrap();
+    assert_eq!(look_ups(), 2);
+}
+
+#[tokio::test]
+async fn keys_sealed_with_another_secret_stop_the_start_and_say_why() {
+    let test = TestServer::start(|_| {}).await;
+    let app = &test.app;
+    let mut other = app.config.auth.clone();
+    other.jwt_secret = crate::config::Secret::new("another secret that is long enough");
+    let keyring = Keyring::new(&other);
+    let refused = Tokens::load(&app.db, &app.sources, &keyring, &other).await.err().unwrap();
+    assert!(refused.to_string().contains("auth.jwt_secret"), "{refused}");
 }

@@ -46,6 +46,8 @@ pub struct Config {
     pub database: Database,
     /// Passwords and tokens.
     pub auth: Auth,
+    /// Accounts that go.
+    pub accounts: Accounts,
     /// Logs.
     pub log: Log,
     /// What several nodes will share in memory.
@@ -92,6 +94,8 @@ pub struct Server {
     pub shutdown_grace_ms: u32,
     /// Whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
+    /// Where administration is open to; everywhere, if empty.
+    pub admin_addresses: Vec<Network>,
     /// Origins whose pages may call.
     pub cors_origins: Vec<WebOrigin>,
 }
@@ -180,6 +184,14 @@ pub struct Storage {
     pub access_key: Secret,
     /// What proves it.
     pub secret_key: Secret,
+}
+
+/// Section `accounts`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Accounts {
+    /// Accounts that may be purged at once; if more are due, none is.
+    pub purge_most: u16,
 }
 
 /// Section `log`.

@@ -19,7 +19,7 @@ use kith_kernel::{Ctx, Problem, days, problems};
 use kith_store::{Error, IntoOutcome, Outcome, Tx};
 use serde::Serialize;
 
-use crate::http::ApiResult;
+use crate::http::{ApiResult, store_problem};
 use crate::{App, SignedIn};
 
 pub use answer::Answer;
@@ -86,11 +86,7 @@ impl App {
         });
         let mut response = match write.await {
             Ok(Given::Now(answer)) => answer.into_response(),
-            Ok(Given::Again(answer)) => {
-                let mut response = answer.into_response();
-                response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
-                response
-            }
+            Ok(Given::Again(answer)) => replayed(answer),
             Err(_) if waited_in_vain.load(Ordering::Relaxed) => return Err(in_progress().into()),
             Err(Refused::Reused) => return Err(reused().into()),
             Err(Refused::Own(error)) => return Err(error.into().into()),
@@ -98,6 +94,31 @@ impl App {
         response.extensions_mut().insert(TookKey);
         Ok(response)
     }
+}
+
+impl App {
+    /// The answer that is kept under the request's key, for handlers that must look at something before the
+    /// transaction which the change itself made untrue: a password that was changed.
+    ///
+    /// # Errors
+    /// 422 if the key was another's; the database's.
+    pub async fn given_answer(&self, caller: &SignedIn) -> ApiResult<Option<Response>> {
+        let Some(key) = caller.key.clone() else { return Ok(None) };
+        let (id, now) = (key.id(caller.user_id), caller.ctx.now);
+        let kept = self.db.read(move |q| rows::find(q, &id, now - KEPT)).await.map_err(store_problem)?;
+        let Some(kept) = kept else { return Ok(None) };
+        if kept.fingerprint != key.fingerprint() {
+            return Err(reused().into());
+        }
+        Ok(Some(replayed(kept.answer)))
+    }
+}
+
+fn replayed(answer: WrittenAnswer) -> Response {
+    let mut response = answer.into_response();
+    response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+    response.extensions_mut().insert(TookKey);
+    response
 }
 
 /// Tells whoever builds Kith that a handler ignored a key: a write that is not made by [`App::change`], and does not

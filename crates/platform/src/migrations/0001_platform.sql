@@ -1,16 +1,16 @@
 -- up
 
--- Keys that sign access tokens. The private key is an Ed25519 seed of 32 bytes.
+-- Keys that sign access tokens. `sealed` is an Ed25519 seed, encrypted; the newest key whose `signs_from` has come signs,
+-- and all are published from `created_at` until `retires_at`.
 CREATE TABLE signing_keys (
     id TEXT PRIMARY KEY,
-    purpose TEXT NOT NULL,
-    private_key BYTEA NOT NULL,
+    sealed BYTEA NOT NULL,
+    public BYTEA NOT NULL,
     created_at BIGINT NOT NULL,
-    retired_at BIGINT
+    -- The first key's is 0: two nodes that start at once on an empty database agree through it.
+    signs_from BIGINT NOT NULL UNIQUE,
+    retires_at BIGINT
 );
-
--- One key at a time signs; two nodes that start at once agree through this.
-CREATE UNIQUE INDEX signing_keys_in_use ON signing_keys (purpose) WHERE retired_at IS NULL;
 
 -- Answers to writes that were sent with an Idempotency-Key. The id is the SHA-256 of user, operation and key.
 CREATE TABLE idempotency_keys (

@@ -9,7 +9,7 @@ use http::Method;
 use kith_kernel::{Clock, SystemClock, Timestamp};
 use kith_store::Store;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -36,6 +36,30 @@ pub struct Metrics {
     limited: Family<PolicyLabels, Counter>,
     /// Requests being answered now.
     pub in_flight: Gauge,
+    security: Family<SecurityLabels, Counter>,
+}
+
+/// What somebody who guards the server counts (SEC-25).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "as they stand in the metric's label")]
+pub enum SecurityEvent {
+    /// A wrong password or an unknown address.
+    login_failed,
+    /// Somebody tried who was locked out.
+    login_locked,
+    /// An access token that is not valid.
+    token_refused,
+    /// A refresh token that was never ours, is spent or has expired.
+    refresh_refused,
+    /// Somebody asked for what their role does not permit.
+    forbidden,
+    /// The signing keys were read because a token named one that nobody knew.
+    unknown_key_looked_up,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SecurityLabels {
+    kind: SecurityEvent,
 }
 
 /// One route's metrics, found once and then only counted up.
@@ -86,6 +110,8 @@ impl Metrics {
         registry.register_with_unit("http_request_duration", help, Unit::Seconds, durations.clone());
         registry.register("http_requests_in_flight", "Requests being answered now", in_flight.clone());
         registry.register("http_requests_limited", "Requests refused by a limit", limited.clone());
+        let security = Family::<SecurityLabels, Counter>::default();
+        registry.register("security_events", "What somebody who guards the server counts", security.clone());
         registry.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let started = SystemClock.now();
         registry.register_collector(Box::new(Gauges { db, passwords, clock, started }));
@@ -94,7 +120,12 @@ impl Metrics {
         for (template, method, _) in operations(document) {
             routes.push(RouteMetrics::new(&requests, &durations, Some(method), template));
         }
-        Self { registry, routes, limited, in_flight }
+        Self { registry, routes, limited, in_flight, security }
+    }
+
+    /// Counts something that somebody who guards the server wants to know.
+    pub fn count_security(&self, kind: SecurityEvent) {
+        self.security.get_or_create(&SecurityLabels { kind }).inc();
     }
 
     /// All routes, each in its place. The first stands for requests that no other takes.

@@ -4,5 +4,5 @@ pub mod log;
 mod metrics;
 mod process;
 
-pub use metrics::{Metrics, RouteMetrics};
+pub use metrics::{Metrics, RouteMetrics, SecurityEvent};
 pub use process::{disk_free, resident_bytes};

@@ -1,0 +1,119 @@
+//! What those do who look after the server: give roles, shut people out, let them in again. All of it is audited.
+
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{Ctx, Cursor, InvalidCursor, PageLimit, UserId};
+use kith_platform::auth::Role;
+use kith_store::Tx;
+use serde_json::json;
+
+use super::model::{Account, AccountError, AccountStatus, Email};
+use super::{events, rows, rules, sign_in};
+
+/// Which accounts somebody wants to see, and from where on.
+#[derive(Clone, Debug)]
+pub struct AccountList {
+    pub(super) role: Option<Role>,
+    pub(super) status: Option<AccountStatus>,
+    pub(super) email_key: Option<String>,
+    pub(super) before: UserId,
+    pub(super) limit: PageLimit,
+}
+
+impl AccountList {
+    /// Those with this role, status and address, any unless given, from `cursor` on.
+    ///
+    /// # Errors
+    /// [`InvalidCursor`] if the cursor is not one that such a list handed out.
+    pub fn new(
+        role: Option<Role>,
+        status: Option<AccountStatus>,
+        email: Option<&str>,
+        cursor: Option<&Cursor>,
+        limit: PageLimit,
+    ) -> Result<Self, InvalidCursor> {
+        let before = cursor.map(Cursor::key).transpose()?.unwrap_or(UserId(Uuid::max()));
+        Ok(Self { role, status, email_key: email.map(Email::key_of), before, limit })
+    }
+}
+
+/// Gives somebody another role. It counts from their next request on.
+///
+/// # Errors
+/// [`AccountError::ToSelf`], [`AccountError::NotFound`], [`AccountError::LastAdmin`].
+pub fn set_role(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    actor: UserId,
+    id: UserId,
+    role: Role,
+) -> Result<Account, AccountError> {
+    if actor == id {
+        return Err(AccountError::ToSelf);
+    }
+    let account = lock_account(tx, id)?;
+    if account.role == role {
+        return Ok(account);
+    }
+    rules::may_lose_admin(&account, rows::count_admins(tx)?)?;
+    rows::set_role(tx, id, role)?;
+    let details = json!({ "from": account.role, "to": role });
+    tx.audit_with(ctx, "account.role_changed", id, Some(id), details);
+    tx.emit(ctx, events::role_changed(id, role.as_str()));
+    Ok(Account { role, ..account })
+}
+
+/// Shuts somebody out: their sessions end, and they cannot sign in until they are reinstated.
+///
+/// # Errors
+/// [`AccountError::ToSelf`], [`AccountError::NotFound`], [`AccountError::OutOfReach`], [`AccountError::LastAdmin`].
+pub fn suspend(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    (actor, role): (UserId, Role),
+    id: UserId,
+    reason: Option<&str>,
+) -> Result<Account, AccountError> {
+    let account = lock_account(tx, id)?;
+    rules::may_suspend(actor, role, &account)?;
+    if account.suspended_at.is_some() {
+        return Ok(account);
+    }
+    rules::may_lose_admin(&account, rows::count_admins(tx)?)?;
+    rows::set_suspended(tx, id, Some(ctx.now))?;
+    sign_in::end_sessions(tx, ctx, id, None)?;
+    tx.audit_with(ctx, "account.suspended", id, Some(id), json!({ "reason": reason }));
+    tx.emit(ctx, events::suspended(id));
+    account_after(tx, id)
+}
+
+/// Lets somebody in again.
+///
+/// # Errors
+/// [`AccountError::ToSelf`], [`AccountError::NotFound`], [`AccountError::OutOfReach`].
+pub fn reinstate(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    (actor, role): (UserId, Role),
+    id: UserId,
+) -> Result<Account, AccountError> {
+    let account = lock_account(tx, id)?;
+    rules::may_suspend(actor, role, &account)?;
+    if account.suspended_at.is_none() {
+        return Ok(account);
+    }
+    rows::set_suspended(tx, id, None)?;
+    tx.audit(ctx, "account.reinstated", id);
+    tx.emit(ctx, events::reinstated(id));
+    account_after(tx, id)
+}
+
+/// The account, with nobody else deciding about it or about who administers.
+fn lock_account(tx: &Tx<'_>, id: UserId) -> Result<Account, AccountError> {
+    tx.lock("admins", ["all"])?;
+    tx.lock("user", [id])?;
+    rows::find_account(tx, id)?.ok_or(AccountError::NotFound)
+}
+
+fn account_after(tx: &Tx<'_>, id: UserId) -> Result<Account, AccountError> {
+    rows::find_account(tx, id)?.ok_or(AccountError::NotFound)
+}

@@ -1,0 +1,91 @@
+//! The end of the link that makes the first administrator: a page with a form, and what the form asks.
+
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use kith_platform::{ApiResult, App, Caller, Client, Json, ProblemBody, Routes};
+use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::routes;
+
+use super::super::first_admin;
+use super::super::model::{NewAccount, Origin, check_new};
+use super::sign_in::SignInAnswer;
+
+const PAGE: &str = include_str!("first_admin.html");
+const SCRIPT: &str = include_str!("first_admin.js");
+/// Only what this server itself has said, and only to itself.
+const POLICY: &str = "default-src 'none'; script-src 'self'; connect-src 'self'; form-action 'none'; \
+                      base-uri 'none'; frame-ancestors 'none'";
+
+pub fn routes() -> Routes {
+    Routes::new()
+        .routes(routes!(first_admin_page))
+        .routes(routes!(first_admin_script))
+        .routes(routes!(accept_first_admin))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct FirstAdminBody {
+    /// What stands behind `#` in the link.
+    secret: String,
+    /// At most 254 characters.
+    email: String,
+    /// 8 to 256 characters.
+    password: String,
+    /// 1 to 80 characters.
+    display_name: String,
+}
+
+/// Where the link ends that makes the first administrator.
+#[utoipa::path(
+    get, path = "/first-admin",
+    responses((status = 200, description = "A page with a form", body = String, content_type = "text/html"))
+)]
+async fn first_admin_page() -> Response {
+    typed("text/html; charset=utf-8", PAGE)
+}
+
+/// What that page does.
+#[utoipa::path(
+    get, path = "/first-admin.js",
+    responses((status = 200, description = "A script", body = String, content_type = "text/javascript"))
+)]
+async fn first_admin_script() -> Response {
+    typed("text/javascript; charset=utf-8", SCRIPT)
+}
+
+fn typed(kind: &'static str, body: &'static str) -> Response {
+    let mut response = body.into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    response
+}
+
+/// Make the first administrator, and sign in. The secret stands in a file on the server for an hour after its start, as
+/// long as there is no administrator.
+#[utoipa::path(
+    post, path = "/api/v1/auth/first-admin",
+    request_body = FirstAdminBody,
+    responses(
+        (status = 201, body = SignInAnswer),
+        (status = 403, description = "`invalid_link`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`email_taken`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn accept_first_admin(
+    State(app): State<App>,
+    Caller { ctx }: Caller,
+    client: Client,
+    Json(body): Json<FirstAdminBody>,
+) -> ApiResult<(StatusCode, Json<SignInAnswer>)> {
+    let (email, password, display_name) = check_new(&body.email, &body.password, &body.display_name)?;
+    first_admin::check_link(&app, &body.secret, ctx.now).await?;
+    let password_hash = app.passwords.hash(password.into_string()).await?;
+    let account = NewAccount { email, display_name, password_hash };
+    let origin = Origin::from(client);
+    let signed_in =
+        app.write(&ctx, move |tx, ctx| first_admin::accept(tx, ctx, &body.secret, &account, &origin)).await?;
+    Ok((StatusCode::CREATED, Json(SignInAnswer::new(&app, &ctx, signed_in, None))))
+}

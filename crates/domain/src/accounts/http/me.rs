@@ -1,0 +1,149 @@
+//! One's own account: profile, password, all one's data, and leaving.
+
+use axum::extract::State;
+use axum::response::Response;
+use kith_kernel::{Problem, Timestamp};
+use kith_platform::http::IfMatch;
+use kith_platform::{Answer, ApiResult, App, Client, Json, ProblemBody, Routes, SignedIn, store_problem};
+use kith_store::Tx;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::routes;
+
+use super::super::model::{Password, SessionId, User};
+use super::super::profile::ProfilePatch;
+use super::super::{commands, leaving, queries};
+use super::claim_to_be_oneself;
+
+pub fn routes() -> Routes {
+    Routes::new()
+        .routes(routes!(get_me, update_me, delete_me))
+        .routes(routes!(change_password))
+        .routes(routes!(export_me))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ChangePasswordBody {
+    current_password: String,
+    /// 8 to 256 characters.
+    new_password: String,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct DeleteBody {
+    password: String,
+}
+
+/// What is going to happen to an account.
+#[derive(Serialize, ToSchema)]
+struct Deletion {
+    /// When it is gone for good. Until then `POST /api/v1/auth/restore` undoes it.
+    #[schema(value_type = String, format = DateTime)]
+    delete_at: Timestamp,
+}
+
+/// Whoever is signed in.
+#[utoipa::path(
+    get, path = "/api/v1/me", security(("bearer" = [])),
+    responses((status = 200, body = User))
+)]
+async fn get_me(State(app): State<App>, SignedIn { user_id, .. }: SignedIn) -> ApiResult<Json<User>> {
+    Ok(Json(app.db.read(move |q| queries::get_user(q, user_id)).await?))
+}
+
+/// Change one's profile. With `If-Match`, only if it is still what was read.
+#[utoipa::path(
+    patch, path = "/api/v1/me", security(("bearer" = [])),
+    request_body = ProfilePatch,
+    responses(
+        (status = 200, body = User),
+        (status = 412, description = "It has changed since it was read", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn update_me(
+    State(app): State<App>,
+    caller: SignedIn,
+    meant_for: IfMatch,
+    Json(body): Json<ProfilePatch>,
+) -> ApiResult<Response> {
+    let change = body.check().map_err(Problem::invalid)?;
+    let user = caller.user_id;
+    app.change(&caller, move |tx, ctx| {
+        commands::update_profile(tx, ctx, user, &change, &meant_for).map(Answer::ok)
+    })
+    .await
+}
+
+/// Set another password. Every other session ends.
+#[utoipa::path(
+    post, path = "/api/v1/me/password", security(("bearer" = [])),
+    request_body = ChangePasswordBody,
+    responses(
+        (status = 204, description = "It is set"),
+        (status = 403, description = "`wrong_password`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 423, description = "`locked`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn change_password(
+    State(app): State<App>,
+    caller: SignedIn,
+    client: Client,
+    Json(body): Json<ChangePasswordBody>,
+) -> ApiResult<Response> {
+    let new = Password::chosen(&body.new_password, "/new_password");
+    let new = new.map_err(|fault| Problem::invalid(vec![fault]))?;
+    if let Some(answer) = app.given_answer(&caller).await? {
+        return Ok(answer);
+    }
+    let claim = claim_to_be_oneself(&app, &caller.ctx, client, &body.current_password).await?;
+    let hash = app.passwords.hash(new.into_string()).await?;
+    let (user, session) = (caller.user_id, SessionId(caller.session));
+    app.change(&caller, move |tx, ctx| {
+        commands::change_password(tx, ctx, user, session, &claim, &hash).map(|()| Answer::no_content())
+    })
+    .await
+}
+
+/// Delete one's account. One is signed out everywhere, bond and requests end at once; the data is held for 14 days, then
+/// purged.
+#[utoipa::path(
+    delete, path = "/api/v1/me", security(("bearer" = [])),
+    request_body = DeleteBody,
+    responses(
+        (status = 202, body = Deletion),
+        (status = 403, description = "`wrong_password`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`last_admin`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 423, description = "`locked`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn delete_me(
+    State(app): State<App>,
+    caller: SignedIn,
+    client: Client,
+    Json(body): Json<DeleteBody>,
+) -> ApiResult<Response> {
+    let claim = claim_to_be_oneself(&app, &caller.ctx, client, &body.password).await?;
+    let (user, modules) = (caller.user_id, app.modules);
+    app.change(&caller, move |tx, ctx| {
+        let leave = |tx: &Tx<'_>| {
+            modules.iter().filter_map(|module| module.personal).try_for_each(|one| (one.leave)(tx, ctx, user))
+        };
+        let done = commands::delete(tx, ctx, user, &claim, leave);
+        done.map(|delete_at| Answer::accepted(Deletion { delete_at }))
+    })
+    .await
+}
+
+/// Everything that is kept about oneself.
+#[utoipa::path(
+    get, path = "/api/v1/me/export", security(("bearer" = [])),
+    responses((status = 200, description = "By module", body = serde_json::Value))
+)]
+async fn export_me(
+    State(app): State<App>,
+    SignedIn { ctx, user_id, .. }: SignedIn,
+) -> ApiResult<Json<serde_json::Value>> {
+    Ok(Json(leaving::export(&app, &ctx, user_id).await.map_err(store_problem)?))
+}

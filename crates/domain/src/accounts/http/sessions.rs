@@ -1,0 +1,77 @@
+//! One's open sessions: seen, and ended one by one or all at once.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use kith_platform::{ApiResult, App, Json, PathId, ProblemBody, Query, Routes, SignedIn, store_problem};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::routes;
+
+use super::super::model::{Session, SessionId};
+use super::super::{rows, sign_in};
+
+pub fn routes() -> Routes {
+    Routes::new().routes(routes!(list_sessions, end_sessions)).routes(routes!(end_session))
+}
+
+#[derive(Serialize, ToSchema)]
+struct SessionList {
+    /// The one that was renewed last first; there are at most 50.
+    items: Vec<Session>,
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct EndQuery {
+    /// Whether the session that asks goes on.
+    #[param(default = false)]
+    keep_current: Option<bool>,
+}
+
+/// Where one is signed in.
+#[utoipa::path(
+    get, path = "/api/v1/auth/sessions", security(("bearer" = [])),
+    responses((status = 200, body = SessionList))
+)]
+async fn list_sessions(
+    State(app): State<App>,
+    SignedIn { ctx, user_id, session, .. }: SignedIn,
+) -> ApiResult<Json<SessionList>> {
+    let list = app.db.read(move |q| rows::list_sessions(q, user_id, SessionId(session), ctx.now)).await;
+    Ok(Json(SessionList { items: list.map_err(store_problem)? }))
+}
+
+/// Sign out everywhere, at once.
+#[utoipa::path(
+    delete, path = "/api/v1/auth/sessions", security(("bearer" = [])),
+    params(EndQuery),
+    responses((status = 204, description = "They have ended"))
+)]
+async fn end_sessions(
+    State(app): State<App>,
+    SignedIn { ctx, user_id, session, .. }: SignedIn,
+    Query(EndQuery { keep_current }): Query<EndQuery>,
+) -> ApiResult<StatusCode> {
+    let kept = keep_current.unwrap_or(false).then_some(SessionId(session));
+    app.write(&ctx, move |tx, ctx| sign_in::end_sessions(tx, ctx, user_id, kept)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// End one session.
+#[utoipa::path(
+    delete, path = "/api/v1/auth/sessions/{id}", security(("bearer" = [])),
+    params(("id" = String, Path, format = Uuid, description = "Of the session")),
+    responses(
+        (status = 204, description = "It has ended"),
+        (status = 404, description = "No open session of yours", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn end_session(
+    State(app): State<App>,
+    SignedIn { ctx, user_id, .. }: SignedIn,
+    PathId(id): PathId<SessionId>,
+) -> ApiResult<StatusCode> {
+    app.write(&ctx, move |tx, ctx| sign_in::end_session(tx, ctx, user_id, id)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,150 @@
+//! Leaving for good: what happens when the hold of a deleted account is over, and what a person can take along.
+//!
+//! Nothing is purged in one step: what would go is counted, too many at once stop it, and a manifest is on the disk first.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use kith_kernel::{Ctx, Timestamp, UserId};
+use kith_platform::{App, PersonalData, UpkeepError};
+use kith_store::{Error, Query, Tx};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{events, rows, rules};
+
+/// In the data folder, kept with the backups: who was purged since.
+const FOLDER: &str = "purges";
+/// What stands in others' histories for somebody who has gone.
+const GONE: &str = "Deleted account";
+
+/// What is about to be purged.
+#[derive(Debug, Serialize)]
+struct Manifest {
+    user_id: UserId,
+    /// When the purge was decided.
+    at: Timestamp,
+    /// By module and kind: how many rows go, or are emptied.
+    rows: Map<String, Value>,
+}
+
+/// Everything that is due: sessions and counts that have run out, and accounts whose hold is over.
+///
+/// # Errors
+/// The database's, or the disk's.
+pub async fn upkeep(app: App) -> Result<(), UpkeepError> {
+    let ctx = app.system_ctx("upkeep");
+    app.write(&ctx, |tx, ctx| {
+        let refused_before = ctx.now - rules::REFUSALS_WITHIN;
+        rows::tidy(tx, ctx.now, refused_before, rules::Failures::forgotten_before(ctx.now))
+    })
+    .await?;
+    purge_due(&app, &ctx).await
+}
+
+async fn purge_due(app: &App, ctx: &Ctx) -> Result<(), UpkeepError> {
+    let most = i64::from(app.config.accounts.purge_most);
+    let now = ctx.renewed().now;
+    let due = app.db.read(move |q| rows::list_due(q, now, most + 1)).await?;
+    if due.len() as i64 > most {
+        return Err(format!(
+            "more than {most} accounts are due to be purged at once, which `accounts.purge_most` does not allow; none \
+             was. Look into it, and raise the limit if it is right"
+        )
+        .into());
+    }
+    for user in due {
+        purge(app, ctx, user).await?;
+    }
+    Ok(())
+}
+
+async fn purge(app: &App, ctx: &Ctx, user: UserId) -> Result<(), UpkeepError> {
+    let parts = parts(app);
+    let counted = parts.clone();
+    let counts = app.db.read(move |q| count(q, &counted, user)).await?;
+    let manifest = Manifest { user_id: user, at: ctx.renewed().now, rows: counts };
+    let text = serde_json::to_string(&manifest).expect("a manifest is plain data");
+    let (folder, line) = (app.config.data.folder.join(FOLDER), text.clone());
+    let kept = tokio::task::spawn_blocking(move || keep(&folder, user, &line)).await?;
+    kept.map_err(|error| {
+        format!("the manifest of a purge cannot be written, so nothing is purged: {error}")
+    })?;
+    app.write(ctx, move |tx, ctx| {
+        tx.lock("user", [user])?;
+        if !rows::is_due(tx, user, ctx.now)? {
+            return Ok(());
+        }
+        for (_, personal) in &parts {
+            (personal.purge)(tx, user)?;
+        }
+        tx.erase_audit_details(user)?;
+        rows::insert_purge(tx, user, ctx.now, &text)?;
+        tx.audit(ctx, "account.purged", user);
+        tx.emit(ctx, events::purged(user));
+        Ok::<_, Error>(())
+    })
+    .await?;
+    Ok(())
+}
+
+type Parts = Vec<(&'static str, PersonalData)>;
+
+fn parts(app: &App) -> Parts {
+    app.modules.iter().filter_map(|module| Some((module.name, module.personal?))).collect()
+}
+
+fn count(q: &Query<'_>, parts: &Parts, user: UserId) -> Result<Map<String, Value>, Error> {
+    let counts = parts.iter().map(|(name, personal)| {
+        let kinds = (personal.count)(q, user)?;
+        let kinds: Map<_, _> = kinds.into_iter().map(|(kind, n)| (kind.to_owned(), n.into())).collect();
+        Ok(((*name).to_owned(), kinds.into()))
+    });
+    counts.collect()
+}
+
+/// Writes the manifest where a power cut does not lose it.
+fn keep(folder: &Path, user: UserId, text: &str) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let path = folder.join(format!("{user}.json"));
+    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
+    writeln!(file, "{text}")?;
+    file.sync_all()?;
+    File::open(folder)?.sync_all()
+}
+
+/// Everything that is kept about a person, for themselves.
+///
+/// # Errors
+/// The database's.
+pub async fn export(app: &App, ctx: &Ctx, user: UserId) -> Result<Value, Error> {
+    let parts = parts(app);
+    let modules = app.db.export(move |q| {
+        let each = parts.iter().map(|(name, personal)| Ok(((*name).to_owned(), (personal.export)(q, user)?)));
+        each.collect::<Result<Map<_, _>, Error>>()
+    });
+    let modules = modules.await?;
+    Ok(serde_json::json!({ "exported_at": ctx.now, "user_id": user, "modules": modules }))
+}
+
+/// What this module itself keeps about people.
+pub const PERSONAL: PersonalData = PersonalData {
+    // What the module does itself when somebody leaves is in `commands::delete`.
+    leave: |_, _, _| Ok(()),
+    export: export_own,
+    count: |q, user| Ok(vec![("account", 1), ("sessions", rows::count_sessions(q, user)?)]),
+    purge: purge_own,
+};
+
+fn export_own(q: &Query<'_>, user: UserId) -> Result<Value, Error> {
+    let now = Timestamp::EPOCH;
+    let sessions = rows::list_sessions(q, user, super::SessionId(kith_kernel::uuid::Uuid::nil()), now)?;
+    Ok(serde_json::json!({ "profile": rows::find_user(q, user)?, "sessions": sessions }))
+}
+
+fn purge_own(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
+    rows::delete_sessions(tx, user, None)?;
+    rows::empty_user(tx, user, GONE)
+}

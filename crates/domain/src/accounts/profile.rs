@@ -1,0 +1,158 @@
+//! What a profile may say, beside the name that everybody has.
+
+use kith_kernel::{FieldError, Text, TextRules};
+use serde::{Deserialize, Deserializer};
+use unic_langid::LanguageIdentifier;
+use utoipa::ToSchema;
+
+use super::model::{User, display_name};
+
+const NICKNAME: TextRules = TextRules { min: 1, max: 40, newlines: false };
+const THEME: TextRules = TextRules { min: 1, max: 40, newlines: false };
+
+/// What to change of a profile. What is absent stays; null takes away.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProfilePatch {
+    /// 1 to 80 characters.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, nullable = false)]
+    display_name: Option<String>,
+    /// 1 to 40 characters.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    nickname: Option<Option<String>>,
+    /// 1 to 40 characters; the app gives them a meaning.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    theme: Option<Option<String>>,
+    /// A BCP 47 tag such as `de-AT`.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    locale: Option<Option<String>>,
+    /// A name of the IANA time zone database, such as `Europe/Vienna`.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    time_zone: Option<Option<String>>,
+}
+
+/// Tells null from absent.
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+/// The same, cleaned and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProfileChange {
+    display_name: Option<String>,
+    nickname: Option<Option<String>>,
+    theme: Option<Option<String>>,
+    locale: Option<Option<String>>,
+    time_zone: Option<Option<String>>,
+}
+
+impl ProfilePatch {
+    /// Cleans and checks every field.
+    ///
+    /// # Errors
+    /// Every fault there is.
+    pub fn check(&self) -> Result<ProfileChange, Vec<FieldError>> {
+        let mut faults = Vec::new();
+        let name = self.display_name.as_deref().map(|name| display_name(name, "/display_name"));
+        let text =
+            |rules, pointer| move |text: &str| Text::parse(text, rules, pointer).map(Text::into_string);
+        let change = ProfileChange {
+            display_name: keep(name.transpose(), &mut faults).flatten(),
+            nickname: each(&self.nickname, text(NICKNAME, "/nickname"), &mut faults),
+            theme: each(&self.theme, text(THEME, "/theme"), &mut faults),
+            locale: each(&self.locale, locale, &mut faults),
+            time_zone: each(&self.time_zone, time_zone, &mut faults),
+        };
+        if faults.is_empty() { Ok(change) } else { Err(faults) }
+    }
+}
+
+fn keep<T>(checked: Result<T, FieldError>, faults: &mut Vec<FieldError>) -> Option<T> {
+    checked.map_err(|fault| faults.push(fault)).ok()
+}
+
+fn each(
+    field: &Option<Option<String>>,
+    check: impl Fn(&str) -> Result<String, FieldError>,
+    faults: &mut Vec<FieldError>,
+) -> Option<Option<String>> {
+    match field {
+        Some(Some(text)) => keep(check(text), faults).map(Some),
+        Some(None) => Some(None),
+        None => None,
+    }
+}
+
+fn locale(text: &str) -> Result<String, FieldError> {
+    let tag = text.parse::<LanguageIdentifier>().map(|tag| tag.to_string());
+    tag.map_err(|_| FieldError::new("/locale", "not_a_locale", "A BCP 47 tag such as de-AT."))
+}
+
+fn time_zone(text: &str) -> Result<String, FieldError> {
+    let zone = jiff::tz::TimeZone::get(text).ok();
+    let name = zone.and_then(|zone| zone.iana_name().map(str::to_owned));
+    name.ok_or_else(|| {
+        let detail = "A name of the IANA time zone database, such as Europe/Vienna.";
+        FieldError::new("/time_zone", "not_a_time_zone", detail)
+    })
+}
+
+impl ProfileChange {
+    /// What `user` becomes.
+    pub fn apply(&self, user: &User) -> User {
+        let or = |new: &Option<Option<String>>, old: &Option<String>| new.as_ref().unwrap_or(old).clone();
+        User {
+            display_name: self.display_name.clone().unwrap_or_else(|| user.display_name.clone()),
+            nickname: or(&self.nickname, &user.nickname),
+            theme: or(&self.theme, &user.theme),
+            locale: or(&self.locale, &user.locale),
+            time_zone: or(&self.time_zone, &user.time_zone),
+            ..user.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn check(patch: Value) -> Result<ProfileChange, Vec<(String, &'static str)>> {
+        let patch: ProfilePatch = serde_json::from_value(patch).unwrap();
+        let place = |fault: &FieldError| (fault.pointer.to_string(), fault.code);
+        patch.check().map_err(|faults| faults.iter().map(place).collect())
+    }
+
+    #[test]
+    fn tags_and_zones_are_known_and_written_as_is_usual() {
+        let change =
+            check(json!({ "locale": "DE_at", "time_zone": "europe/vienna", "nickname": null })).unwrap();
+        assert_eq!(change.locale, Some(Some("de-AT".into())));
+        assert_eq!(change.time_zone, Some(Some("Europe/Vienna".into())));
+        assert_eq!((change.nickname, change.theme), (Some(None), None));
+    }
+
+    #[test]
+    fn every_fault_is_named() {
+        let long = "x".repeat(41);
+        let faults = check(json!({
+            "display_name": "", "nickname": long, "theme": "\u{202e}", "locale": "klingon!", "time_zone": "Mars/Base",
+        }));
+        let expected = [
+            ("/display_name", "too_short"),
+            ("/nickname", "too_long"),
+            ("/theme", "forbidden_character"),
+            ("/locale", "not_a_locale"),
+            ("/time_zone", "not_a_time_zone"),
+        ];
+        assert_eq!(faults.unwrap_err(), expected.map(|(pointer, code)| (pointer.to_owned(), code)));
+        assert!(serde_json::from_value::<ProfilePatch>(json!({ "display_name": null })).is_err());
+        assert!(serde_json::from_value::<ProfilePatch>(json!({ "role": "admin" })).is_err());
+    }
+}

@@ -1,0 +1,115 @@
+//! What a client holds to be known again: refresh tokens, device tokens, and how each is made from what the server knows.
+//! None of them is kept anywhere: they are derived, so the same question gives the same answer.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use kith_kernel::UserId;
+use kith_kernel::uuid::Uuid;
+use kith_platform::auth::{Keyring, MacPurpose};
+
+use super::model::SessionId;
+
+const ID_BYTES: usize = 16;
+const GENERATION_BYTES: usize = 8;
+const MAC_BYTES: usize = 32;
+
+/// Which pair of tokens of a session it renews. Whoever holds it as text is the user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefreshToken {
+    /// The session, which is the family of all its refresh tokens.
+    pub session: SessionId,
+    /// 0 for the first.
+    pub generation: i64,
+}
+
+impl RefreshToken {
+    /// For the answer, and for nothing else: session, generation and an HMAC over both.
+    pub fn reveal(self, keyring: &Keyring) -> String {
+        let (id, generation) = (self.session.0.into_bytes(), self.generation.to_be_bytes());
+        let mac = keyring.mac(MacPurpose::Refresh, &[&id, &generation]);
+        URL_SAFE_NO_PAD.encode([id.as_slice(), &generation, &mac].concat())
+    }
+
+    /// Reads what [`RefreshToken::reveal`] wrote; nothing, if it is not ours.
+    pub fn parse(keyring: &Keyring, text: &str) -> Option<Self> {
+        let bytes: [u8; ID_BYTES + GENERATION_BYTES + MAC_BYTES] =
+            URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
+        let (id, rest) = bytes.split_first_chunk::<ID_BYTES>()?;
+        let (generation, mac) = rest.split_first_chunk::<GENERATION_BYTES>()?;
+        let ours = keyring.is_mac(MacPurpose::Refresh, &[id, generation], mac);
+        ours.then(|| Self {
+            session: SessionId(Uuid::from_bytes(*id)),
+            generation: i64::from_be_bytes(*generation),
+        })
+    }
+}
+
+/// A device from which somebody has signed in: its failures are counted apart, so that nobody else's lock it out (after
+/// OWASP's "device cookies").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceToken {
+    /// Of the device.
+    pub id: Uuid,
+    user: UserId,
+}
+
+impl DeviceToken {
+    /// The token by which `user` is known on a device.
+    pub fn new(id: Uuid, user: UserId) -> Self {
+        Self { id, user }
+    }
+
+    /// For the answer: the device and an HMAC over it and its owner.
+    pub fn reveal(self, keyring: &Keyring) -> String {
+        let mac = keyring.mac(MacPurpose::Device, &[self.id.as_bytes(), self.user.0.as_bytes()]);
+        URL_SAFE_NO_PAD.encode([self.id.as_bytes().as_slice(), &mac].concat())
+    }
+
+    /// Reads what [`DeviceToken::reveal`] wrote for `user`; nothing, if it is another's or not ours.
+    pub fn parse(keyring: &Keyring, text: &str, user: UserId) -> Option<Self> {
+        let bytes: [u8; ID_BYTES + MAC_BYTES] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
+        let (id, mac) = bytes.split_first_chunk::<ID_BYTES>()?;
+        let ours = keyring.is_mac(MacPurpose::Device, &[id, user.0.as_bytes()], mac);
+        ours.then(|| Self { id: Uuid::from_bytes(*id), user })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kith_platform::config::{Config, Secret};
+
+    use super::*;
+
+    fn keyring(secret: &str) -> Keyring {
+        let mut config = Config::default();
+        config.auth.jwt_refresh_secret = Secret::new(secret);
+        Keyring::new(&config.auth)
+    }
+
+    #[test]
+    fn a_refresh_token_is_the_same_each_time_and_only_ours() {
+        let ours = keyring("a");
+        let token = RefreshToken { session: SessionId(Uuid::from_u128(7)), generation: 3 };
+        let text = token.reveal(&ours);
+        assert_eq!(text, token.reveal(&ours));
+        assert_eq!(RefreshToken::parse(&ours, &text), Some(token));
+        assert_eq!(RefreshToken::parse(&keyring("b"), &text), None);
+        for at in 0..text.len() {
+            let mut forged = text.clone().into_bytes();
+            forged[at] = if forged[at] == b'B' { b'C' } else { b'B' };
+            let forged = String::from_utf8(forged).unwrap();
+            assert_eq!(RefreshToken::parse(&ours, &forged), None, "{at}");
+        }
+        assert_eq!(RefreshToken::parse(&ours, "short"), None);
+    }
+
+    #[test]
+    fn a_device_is_known_to_its_owner_only() {
+        let (ours, ada, ben) = (keyring("a"), UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
+        let token = DeviceToken::new(Uuid::from_u128(9), ada);
+        let text = token.reveal(&ours);
+        assert_eq!(DeviceToken::parse(&ours, &text, ada), Some(token));
+        assert_eq!(DeviceToken::parse(&ours, &text, ben), None);
+        assert_eq!(DeviceToken::parse(&keyring("b"), &text, ada), None);
+    }
+}

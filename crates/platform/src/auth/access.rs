@@ -1,0 +1,81 @@
+//! What somebody may do at this moment: role, standing and open sessions. Kept in memory until something of it changes.
+//!
+//! Accounts and sessions themselves are a module's; it says how they are read and which events change them.
+
+use std::sync::Arc;
+
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{Problem, UserId};
+use kith_store::{Error, Query};
+
+use super::Role;
+use crate::App;
+use crate::cache::{Cache, Hearing};
+use crate::http::store_problem;
+
+/// People whose access is kept in memory.
+const KEPT_PEOPLE: u64 = 100_000;
+
+/// What a person may do at this moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// What they are here.
+    pub role: Role,
+    /// Their open sessions; none, if they may not come in at all.
+    pub sessions: Box<[Uuid]>,
+}
+
+/// How a module tells what somebody may do: as data of the module that keeps accounts.
+#[derive(Clone, Copy, Debug)]
+pub struct AccessSource {
+    /// Reads it; nothing for a person who is not there, or may not come in.
+    pub read: fn(&Query<'_>, UserId) -> Result<Option<Access>, Error>,
+    /// The kinds of events after which it must be read again, for each of their recipients.
+    pub changed_by: &'static [&'static str],
+}
+
+impl AccessSource {
+    /// Whether events of this kind change what their recipients may do.
+    pub(crate) fn is_changed_by(&self, kind: &str) -> bool {
+        self.changed_by.contains(&kind)
+    }
+}
+
+/// The Session cache.
+pub(crate) struct AccessCache {
+    pub source: Option<AccessSource>,
+    entries: Cache<UserId, Option<Arc<Access>>>,
+}
+
+impl AccessCache {
+    pub fn new(source: Option<AccessSource>, hearing: Hearing) -> Self {
+        Self { source, entries: Cache::new(KEPT_PEOPLE, hearing) }
+    }
+
+    /// What `user` may do in `session`, if that is open. A session that is not known to be open is looked for: another
+    /// node may just have begun it.
+    pub async fn get(
+        &self,
+        app: &App,
+        user: UserId,
+        session: Uuid,
+    ) -> Result<Option<Arc<Access>>, Problem> {
+        let Some(source) = self.source else { return Ok(None) };
+        let is_open = |access: &Arc<Access>| access.sessions.contains(&session);
+        let read = async || {
+            let access = app.db.read(move |q| (source.read)(q, user)).await?;
+            Ok(access.map(Arc::new))
+        };
+        let known = self.entries.get_or_read(user, read).await.map_err(store_problem)?;
+        if app.hearing.is_alone() || known.as_ref().is_some_and(is_open) {
+            return Ok(known.filter(is_open));
+        }
+        self.forget(user);
+        let known = self.entries.get_or_read(user, read).await.map_err(store_problem)?;
+        Ok(known.filter(is_open))
+    }
+
+    pub fn forget(&self, user: UserId) {
+        self.entries.forget(&user);
+    }
+}

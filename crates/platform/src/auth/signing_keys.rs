@@ -1,0 +1,255 @@
+//! The keys that sign access tokens: made, published, used and retired. They lie sealed in the database, so that all
+//! nodes share them.
+
+use std::time::Duration;
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
+use kith_kernel::{Ctx, Sources, Timestamp, minutes};
+use kith_store::{Error, NewEvent, Query, Store, Tx, params};
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::keyring::Keyring;
+use crate::app::StartError;
+
+/// A key was made: everyone who keeps keys reads them anew.
+pub(crate) const KEY_PUBLISHED: &str = "signing_key.published";
+/// For how long others may keep the list of keys before they ask again; a new key signs only after that.
+pub(crate) const JWKS_MAX_AGE: Duration = minutes(5);
+/// What clocks may differ by when a key's end is reckoned.
+const RETIREMENT_MARGIN: Duration = minutes(1);
+/// What the header of an access token calls it (RFC 9068), so that no other kind of token passes for one.
+pub(super) const TYPE: &str = "at+jwt";
+const SEED_BYTES: usize = 32;
+/// PKCS #8 around an Ed25519 seed (RFC 8410, section 7): everything before the seed is constant.
+const PKCS8_PREFIX: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+
+/// One key, ready for use.
+pub(super) struct SigningKey {
+    pub header: Header,
+    pub signing: EncodingKey,
+    pub verifying: DecodingKey,
+    public: Vec<u8>,
+    signs_from: Timestamp,
+    retires_at: Option<Timestamp>,
+}
+
+/// All keys that are not forgotten, oldest first.
+#[derive(Default)]
+pub(super) struct KeySet {
+    keys: Vec<SigningKey>,
+    /// Grows with each reading: what was checked against another set is checked again.
+    pub version: u64,
+}
+
+/// What others need to check our tokens (RFC 7517).
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JsonWebKeySet {
+    keys: Vec<JsonWebKey>,
+}
+
+/// A public Ed25519 key (RFC 8037).
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JsonWebKey {
+    #[schema(example = "OKP")]
+    kty: &'static str,
+    #[schema(example = "Ed25519")]
+    crv: &'static str,
+    #[schema(example = "EdDSA")]
+    alg: &'static str,
+    #[schema(example = "sig")]
+    r#use: &'static str,
+    /// As tokens name it in their header.
+    kid: String,
+    /// The public key, base64url.
+    x: String,
+}
+
+/// What asking for a new key came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// The new key.
+    pub key_id: String,
+    /// From when on it signs.
+    pub signs_from: Timestamp,
+    /// From when on the keys before it are refused.
+    pub others_retire_at: Timestamp,
+    /// Whether it had been asked for before.
+    pub under_way: bool,
+}
+
+impl SigningKey {
+    pub fn new(id: &str, seed: &[u8], signs_from: Timestamp, retires_at: Option<Timestamp>) -> Option<Self> {
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed).ok()?;
+        let public = pair.public_key().as_ref();
+        Some(Self {
+            header: Header {
+                typ: Some(TYPE.to_owned()),
+                kid: Some(id.to_owned()),
+                ..Header::new(Algorithm::EdDSA)
+            },
+            signing: EncodingKey::from_ed_der(&[&PKCS8_PREFIX, seed].concat()),
+            verifying: DecodingKey::from_ed_der(public),
+            public: public.to_vec(),
+            signs_from,
+            retires_at,
+        })
+    }
+
+    fn is_good(&self, now: Timestamp) -> bool {
+        self.retires_at.is_none_or(|retires_at| now < retires_at)
+    }
+
+    fn id(&self) -> &str {
+        self.header.kid.as_deref().unwrap_or_default()
+    }
+}
+
+impl KeySet {
+    pub fn new(mut keys: Vec<SigningKey>, version: u64) -> Self {
+        keys.sort_by_key(|key| key.signs_from);
+        Self { keys, version }
+    }
+
+    /// The key that signs at `now`.
+    pub fn signing(&self, now: Timestamp) -> Option<&SigningKey> {
+        self.keys.iter().rev().find(|key| key.signs_from <= now && key.is_good(now))
+    }
+
+    /// The key of this name, if tokens signed with it are believed at `now`.
+    pub fn verifying(&self, id: &str, now: Timestamp) -> Option<&SigningKey> {
+        self.keys.iter().find(|key| key.id() == id && key.is_good(now))
+    }
+
+    pub fn published(&self, now: Timestamp) -> JsonWebKeySet {
+        let keys = self.keys.iter().filter(|key| key.is_good(now)).map(|key| JsonWebKey {
+            kty: "OKP",
+            crv: "Ed25519",
+            alg: "EdDSA",
+            r#use: "sig",
+            kid: key.id().to_owned(),
+            x: URL_SAFE_NO_PAD.encode(&key.public),
+        });
+        JsonWebKeySet { keys: keys.collect() }
+    }
+}
+
+struct Row {
+    id: String,
+    sealed: Vec<u8>,
+    signs_from: Timestamp,
+    retires_at: Option<Timestamp>,
+}
+
+fn list(q: &Query<'_>, now: Timestamp) -> Result<Vec<Row>, Error> {
+    let sql = "SELECT id, sealed, signs_from, retires_at FROM signing_keys
+               WHERE retires_at IS NULL OR retires_at > $1 ORDER BY signs_from";
+    q.all(sql, params![now], |row| {
+        Ok(Row { id: row.get(0)?, sealed: row.get(1)?, signs_from: row.get(2)?, retires_at: row.get(3)? })
+    })
+}
+
+/// Reads the keys. One that was sealed with another secret stops a start: nobody could sign in.
+pub(super) async fn read(
+    db: &Store,
+    keyring: &Keyring,
+    now: Timestamp,
+) -> Result<Vec<SigningKey>, StartError> {
+    let rows = db.read(move |q| list(q, now)).await?;
+    let open = |row: Row| {
+        let seed = keyring.open(&row.id, &row.sealed).ok_or(StartError::KeySealedOtherwise)?;
+        SigningKey::new(&row.id, &seed, row.signs_from, row.retires_at).ok_or(StartError::KeySealedOtherwise)
+    };
+    rows.into_iter().map(open).collect()
+}
+
+/// Makes the first key of a new database, unless another node is faster.
+pub(super) async fn make_first(db: &Store, sources: &Sources, keyring: &Keyring) -> Result<(), Error> {
+    let now = sources.clock.now();
+    let id = sources.ids.next(now).to_string();
+    let (sealed, public) = new_key(sources, keyring, &id);
+    db.write(move |tx: &Tx<'_>| insert(tx, &id, &sealed, &public, now, Timestamp::EPOCH).map(|_| ())).await
+}
+
+fn new_key(sources: &Sources, keyring: &Keyring, id: &str) -> (Vec<u8>, Vec<u8>) {
+    let mut seed = [0; SEED_BYTES];
+    sources.random.fill(&mut seed);
+    let pair = Ed25519KeyPair::from_seed_unchecked(&seed).expect("any 32 bytes are a seed");
+    (keyring.seal(&*sources.random, id, &seed), pair.public_key().as_ref().to_vec())
+}
+
+fn insert(
+    tx: &Tx<'_>,
+    id: &str,
+    sealed: &[u8],
+    public: &[u8],
+    now: Timestamp,
+    signs_from: Timestamp,
+) -> Result<bool, Error> {
+    let sql =
+        "INSERT INTO signing_keys (id, sealed, public, created_at, signs_from) VALUES ($1, $2, $3, $4, $5)
+               ON CONFLICT (signs_from) DO NOTHING";
+    tx.exec(sql, params![id, sealed, public, now, signs_from]).map(|rows| rows == 1)
+}
+
+/// A key made ahead of the transaction that may keep it.
+pub(super) struct Candidate {
+    id: kith_kernel::uuid::Uuid,
+    sealed: Vec<u8>,
+    public: Vec<u8>,
+}
+
+impl Candidate {
+    pub fn new(sources: &Sources, keyring: &Keyring) -> Self {
+        let id = sources.ids.next(sources.clock.now());
+        let (sealed, public) = new_key(sources, keyring, &id.to_string());
+        Self { id, sealed, public }
+    }
+
+    /// Publishes the key. It signs once everyone can have seen it; those before it are believed until the last token
+    /// they signed has expired. `at_once` is for a key that has become known: it ends every token that is out.
+    pub fn publish(
+        &self,
+        tx: &Tx<'_>,
+        ctx: &Ctx,
+        token_lifetime: Duration,
+        at_once: bool,
+    ) -> Result<Rotation, Error> {
+        tx.lock("signing_keys", ["all"])?;
+        if let Some(under_way) = pending(tx, ctx.now)?.filter(|_| !at_once) {
+            return Ok(under_way);
+        }
+        let (signs_from, others_retire_at) = if at_once {
+            (ctx.now, ctx.now)
+        } else {
+            let signs_from = ctx.now + JWKS_MAX_AGE;
+            (signs_from, signs_from + token_lifetime + RETIREMENT_MARGIN)
+        };
+        let retire = "UPDATE signing_keys SET retires_at = $1 WHERE retires_at IS NULL OR retires_at > $1";
+        tx.exec(retire, params![others_retire_at])?;
+        let key_id = self.id.to_string();
+        insert(tx, &key_id, &self.sealed, &self.public, ctx.now, signs_from)?;
+        tx.audit(ctx, KEY_PUBLISHED, &key_id);
+        let payload = json!({ "key_id": key_id, "signs_from": signs_from });
+        tx.emit(ctx, NewEvent { kind: KEY_PUBLISHED, subject: self.id, recipients: vec![], payload });
+        Ok(Rotation { key_id, signs_from, others_retire_at, under_way: false })
+    }
+}
+
+/// The rotation that has been asked for and has not come yet.
+fn pending(tx: &Tx<'_>, now: Timestamp) -> Result<Option<Rotation>, Error> {
+    let sql = "SELECT n.id, n.signs_from, (SELECT MAX(o.retires_at) FROM signing_keys o)
+               FROM signing_keys n WHERE n.signs_from > $1";
+    tx.one(sql, params![now], |row| {
+        Ok(Rotation {
+            key_id: row.get(0)?,
+            signs_from: row.get(1)?,
+            others_retire_at: row.get(2)?,
+            under_way: true,
+        })
+    })
+}

@@ -1,0 +1,70 @@
+//! Hears what happens on the other nodes and forgets what it changes, so that no cache here outlives it.
+
+use std::time::{Duration, Instant};
+
+use kith_kernel::seconds;
+use kith_store::{EngineKind, Error, SequencedEvent};
+
+use crate::App;
+use crate::auth::KEY_PUBLISHED;
+
+/// How long to wait for news before asking anyway.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+/// Events heard at once.
+const BATCH: i64 = 500;
+/// A sequencer that is further behind than this has not told everything there is to hear.
+const TOLERATED_LAG: Duration = seconds(1);
+
+/// Listens until the server stops. Beside SQLite there are no others to hear.
+pub fn start(app: &App) {
+    if app.db.kind() == EngineKind::Postgres {
+        tokio::spawn(run(app.clone()));
+    }
+}
+
+async fn run(app: App) {
+    let mut head = app.db.head();
+    let mut position = None;
+    while app.stop.or(tokio::time::timeout(ASK_EVERY, head.changed())).await.is_some() {
+        while match hear(&app, &mut position).await {
+            Ok(more) => more,
+            Err(error) => {
+                tracing::warn!(%error, "what happens on other nodes cannot be heard at the moment");
+                false
+            }
+        } {}
+    }
+}
+
+/// Hears the next events behind `position`; says whether there may be more.
+#[expect(clippy::disallowed_methods, reason = "hearing is about real time")]
+async fn hear(app: &App, position: &mut Option<i64>) -> Result<bool, Error> {
+    let asked = Instant::now();
+    let behind = match *position {
+        Some(behind) => behind,
+        // Nothing was kept before this node first heard anything.
+        None => app.db.last_position().await?,
+    };
+    let events = app.db.events_after(behind, BATCH).await?;
+    for heard in &events {
+        take(app, heard).await?;
+    }
+    *position = Some(events.last().map_or(behind, |last| last.position));
+    let more = i64::try_from(events.len()).unwrap_or(BATCH) == BATCH;
+    let waiting = app.db.oldest_unplaced().await?;
+    let now = app.sources.clock.now();
+    if !more && waiting.is_none_or(|oldest| now.since(oldest) <= TOLERATED_LAG) {
+        app.hearing.heard_at(asked);
+    }
+    Ok(more)
+}
+
+async fn take(app: &App, SequencedEvent { event, .. }: &SequencedEvent) -> Result<(), Error> {
+    if app.access.source.is_some_and(|source| source.is_changed_by(&event.kind)) {
+        event.recipients.iter().for_each(|user| app.access.forget(*user));
+    }
+    if event.kind == KEY_PUBLISHED {
+        app.tokens.reload(&app.db, &app.keyring, app.sources.clock.now()).await?;
+    }
+    Ok(())
+}

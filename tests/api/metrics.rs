@@ -74,7 +74,11 @@ async fn requests_and_transactions_are_counted(app: &TestApp) {
     assert_eq!((answered("2xx").await, answered("4xx").await, answered("5xx").await), (1.0, 2.0, 0.0));
     assert_eq!(app.metric(&timed).await, 3.0);
     // A refusal leaves its trace, and so commits.
-    assert_eq!(work().await, (commits + 3.0, reads + 5.0));
+    let (commits_after, reads_after) = work().await;
+    assert_eq!(commits_after, commits + 3.0);
+    // Beside PostgreSQL a node also reads what happens on others.
+    let exactly = app.db().kind() == kith_store::EngineKind::Sqlite;
+    assert!(reads_after == reads + 5.0 || !exactly && reads_after > reads + 5.0, "{reads} {reads_after}");
     assert!(app.metric("kith_http_requests_in_flight").await >= 1.0, "this request");
 }
 

@@ -31,13 +31,14 @@ pub struct TestApp {
 }
 
 impl TestApp {
-    /// Runs a scenario on `engine`, if that is to be had, and stops the servers after it.
-    pub async fn run(engine: Engine, scenario: impl AsyncFnOnce(&Self)) {
+    /// Runs a scenario on `engine`, if that is to be had, with a configuration that `change` has changed, and stops the
+    /// servers after it.
+    pub async fn run(engine: Engine, change: impl Fn(&mut Config), scenario: impl AsyncFnOnce(&Self)) {
         if !engine.is_chosen() {
             eprintln!("left out: this run does without PostgreSQL");
             return;
         }
-        let app = Self::start(engine, engine.database().await).await;
+        let app = Self::start_with(engine, engine.database().await, change).await;
         scenario(&app).await;
         app.check_kinds_of_events().await;
         app.stop().await;

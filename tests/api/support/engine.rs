@@ -79,23 +79,26 @@ async fn template() -> Arc<TestDatabase> {
 /// Runs each scenario, `async fn name(app: &TestApp)`, as the tests `name::sqlite`, `name::postgres` and `name::pair`.
 /// A scenario that is not listed is dead code, and so an error.
 macro_rules! on_every_engine {
-    ($($scenario:ident),+ $(,)?) => {$(
+    ($($scenario:ident),+ $(,)?) => {
+        on_every_engine! { with |_: &mut _| {}; $($scenario),+ }
+    };
+    (with $change:expr; $($scenario:ident),+ $(,)?) => {$(
         mod $scenario {
             use crate::support::{Engine, TestApp};
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn sqlite() {
-                TestApp::run(Engine::Sqlite, super::$scenario).await;
+                TestApp::run(Engine::Sqlite, $change, super::$scenario).await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn postgres() {
-                TestApp::run(Engine::Postgres, super::$scenario).await;
+                TestApp::run(Engine::Postgres, $change, super::$scenario).await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn pair() {
-                TestApp::run(Engine::Pair, super::$scenario).await;
+                TestApp::run(Engine::Pair, $change, super::$scenario).await;
             }
         }
     )+};

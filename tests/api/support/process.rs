@@ -26,6 +26,9 @@ pub fn kith(folder: &Path, args: &[&str]) -> Command {
 pub fn kith_on(database: &TestDatabase, folder: &Path, args: &[&str]) -> Command {
     let mut command = kith(folder, args);
     command.env("KITH__DATABASE__URL", database.url());
+    // Two that share a database share the secrets.
+    command.env("JWT_SECRET", "the secret of all processes together");
+    command.env("JWT_REFRESH_SECRET", "the refresh secret of all processes");
     command
 }
 

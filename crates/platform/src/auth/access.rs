@@ -54,12 +54,7 @@ impl AccessCache {
 
     /// What `user` may do in `session`, if that is open. A session that is not known to be open is looked for: another
     /// node may just have begun it.
-    pub async fn get(
-        &self,
-        app: &App,
-        user: UserId,
-        session: Uuid,
-    ) -> Result<Option<Arc<Access>>, Problem> {
+    pub async fn get(&self, app: &App, user: UserId, session: Uuid) -> Result<Option<Arc<Access>>, Problem> {
         let Some(source) = self.source else { return Ok(None) };
         let is_open = |access: &Arc<Access>| access.sessions.contains(&session);
         let read = async || {

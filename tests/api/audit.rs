@@ -1,13 +1,167 @@
-//! The audit log: its chain verified by the binary, with a server running and without one.
+//! The audit log: who reads what of it, and its chain verified by the binary, with a server running and without one.
 
 use std::path::Path;
 use std::process::Output;
 
 use kith_store::testing::TestDatabase;
 use kith_store::{Error, Store};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::{Client, Engine, Kith, PASSWORD, SERVE, kith_on, refusal, success};
+use crate::support::{
+    Client, Engine, Kith, PASSWORD, Person, SERVE, TestApp, X_REQUEST_ID, kith_on, on_every_engine, refusal,
+    success,
+};
+
+on_every_engine! {
+    an_administrator_reads_the_log_by_filters,
+    nobody_else_reads_the_log,
+    everybody_reads_their_own_activity,
+    the_log_level_is_changed_and_audited,
+}
+
+const AUDIT: &str = "/api/v1/audit";
+const LOG_LEVEL: &str = "/api/v1/admin/log-level";
+
+/// What `key` says in each item of a page.
+fn all<'p>(page: &'p Value, key: &str) -> Vec<&'p str> {
+    let items = page["items"].as_array().expect("items");
+    items.iter().map(|item| item[key].as_str().expect("text")).collect()
+}
+
+/// API-06.
+async fn an_administrator_reads_the_log_by_filters(app: &TestApp) {
+    let admin = app.admin("root").await;
+    let (ada, bob) = (app.user("ada").await, app.user("bob").await);
+    app.advance(kith_kernel::hours(1));
+    let request = json!({ "to": { "user_id": bob.id } });
+    let sender = ada.signed_in().await.with_header(X_REQUEST_ID, "a-request-of-ada");
+    let request = sender.post("/api/v1/partners/requests", request).await.expect(201);
+    let read = async |query: &str| admin.get(&format!("{AUDIT}?{query}")).await.expect(200);
+
+    let by_request = read("request_id=a-request-of-ada").await;
+    let [entry] = &by_request["items"].as_array().expect("items")[..] else { panic!("{by_request:#}") };
+    for (key, value) in [
+        ("actor", json!(format!("user:{}", ada.id))),
+        ("action", json!("partner_request.created")),
+        ("object", request["id"].clone()),
+        ("request_id", json!("a-request-of-ada")),
+        ("at", json!(app.now())),
+        ("details", Value::Null),
+    ] {
+        assert_eq!(entry[key], value, "{key}");
+    }
+    let id = request["id"].as_str().expect("an id");
+    assert_eq!(read(&format!("object={id}")).await, by_request);
+    assert_eq!(read("action=partner_request.created").await, by_request);
+    let actors = read(&format!("actor=user:{}", ada.id)).await;
+    assert!(all(&actors, "actor").iter().all(|actor| actor.ends_with(&ada.id)), "{actors:#}");
+    assert!(all(&actors, "action").contains(&"partner_request.created"), "{actors:#}");
+
+    let earlier = read(&format!("until={}", app.now())).await;
+    assert!(!all(&earlier, "action").contains(&"partner_request.created"), "{earlier:#}");
+    let later = read(&format!("since={}", app.now())).await;
+    assert!(all(&later, "action").contains(&"partner_request.created"), "{later:#}");
+    assert!(!all(&later, "action").contains(&"account.registered"), "{later:#}");
+    // Where somebody signed in from is told beside the entry.
+    let sign_ins = read("action=session.started").await;
+    assert!(sign_ins["items"][0]["details"].is_object(), "{sign_ins:#}");
+
+    let whole = read("limit=100").await;
+    let (mut pages, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = admin.get(&format!("{AUDIT}?limit=2{cursor}")).await;
+        let link = page.header("link").map(str::to_owned);
+        let page = page.expect(200);
+        pages.extend(page["items"].as_array().expect("items").clone());
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        assert!(link.is_some_and(|link| link.contains(next)), "the Link header has the cursor too");
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(json!(pages), whole["items"]);
+    let ids = all(&whole, "id");
+    assert!(ids.is_sorted_by(|one, next| one > next), "newest first");
+
+    for (query, pointer) in [
+        ("since=yesterday", "?since"),
+        ("actor=%00", "?actor"),
+        (&format!("object={}", "x".repeat(201)), "?object"),
+        ("limit=0", "?limit"),
+        ("cursor=x", "?cursor"),
+        ("subject=x", "?subject"),
+    ] {
+        let problem = admin.get(&format!("{AUDIT}?{query}")).await.expect_problem(400, "malformed_request");
+        assert_eq!(problem["errors"][0]["pointer"], pointer);
+    }
+}
+
+async fn nobody_else_reads_the_log(app: &TestApp) {
+    let admin = app.admin("root").await;
+    let moderator = app.user_with_role("mod", "moderator", &admin).await;
+    let ada = app.user("ada").await;
+    for path in [AUDIT, LOG_LEVEL] {
+        app.anonymous().get(path).await.expect_problem(401, "unauthenticated");
+        for person in [&ada, &moderator] {
+            person.get(path).await.expect_problem(403, "forbidden");
+        }
+        admin.get(path).await.expect(200);
+    }
+    ada.put(LOG_LEVEL, json!({ "level": "trace" })).await.expect_problem(403, "forbidden");
+    app.anonymous().get("/api/v1/me/activity").await.expect_problem(401, "unauthenticated");
+}
+
+async fn everybody_reads_their_own_activity(app: &TestApp) {
+    let admin = app.admin("root").await;
+    let (ada, bob) = (app.user("ada").await, app.user("bob").await);
+    ada.post("/api/v1/partners/requests", json!({ "to": { "user_id": bob.id } })).await.expect(201);
+    let role = format!("/api/v1/admin/users/{}/role", ada.id);
+    admin.put(&role, json!({ "role": "business" })).await.expect(200);
+
+    let activity = async |person: &Person| person.get("/api/v1/me/activity?limit=100").await.expect(200);
+    let of_ada = activity(&ada).await;
+    let by = |action: &str| {
+        let items = of_ada["items"].as_array().expect("items");
+        items.iter().find(|item| item["action"] == action).map(|item| item["by"].clone())
+    };
+    assert_eq!(by("partner_request.created"), Some(json!("you")));
+    assert_eq!(by("account.role_changed"), Some(json!("other")));
+    assert!(by("session.started").is_some(), "{of_ada:#}");
+    // Nothing tells who somebody else is, or what is kept of anybody.
+    let text = of_ada.to_string();
+    for kept in [&admin.id, &bob.id, &ada.id, "127.0.0.1", "details", "actor"] {
+        assert!(!text.contains(kept), "{kept} is in {of_ada:#}");
+    }
+    assert!(!all(&activity(&bob).await, "action").contains(&"partner_request.created"));
+    assert_eq!(all(&of_ada, "id").len(), of_ada["items"].as_array().expect("items").len());
+
+    let first = ada.get("/api/v1/me/activity?limit=1").await.expect(200);
+    let cursor = first["next_cursor"].as_str().expect("more");
+    let second = ada.get(&format!("/api/v1/me/activity?limit=1&cursor={cursor}")).await.expect(200);
+    assert_eq!(
+        json!([first["items"][0], second["items"][0]]),
+        json!(of_ada["items"].as_array().expect("items")[..2])
+    );
+}
+
+/// OBS-01.
+async fn the_log_level_is_changed_and_audited(app: &TestApp) {
+    let admin = app.admin("root").await;
+    assert_eq!(admin.get(LOG_LEVEL).await.expect(200), json!({ "level": "info" }));
+    let changed = json!({ "level": "warn,kith_store=debug" });
+    assert_eq!(admin.put(LOG_LEVEL, changed.clone()).await.expect(200), changed);
+    // Two in turn; the other node of a pair goes on as it was.
+    let levels = [admin.get(LOG_LEVEL).await.expect(200), admin.get(LOG_LEVEL).await.expect(200)];
+    assert!(levels.contains(&changed), "{levels:?}");
+    let entries = app.audit().await;
+    let entry = entries.iter().find(|entry| entry.action == "log_level.changed").expect("an entry");
+    assert_eq!((&*entry.actor, &*entry.object), (&*format!("user:{}", admin.id), "warn,kith_store=debug"));
+
+    let before = app.footprint().await;
+    for bad in ["", "loud", "inof", "info,", "=info", &"x".repeat(201)] {
+        let faults = admin.put(LOG_LEVEL, json!({ "level": bad })).await.expect_faults();
+        assert_eq!(faults, [("/level".into(), "invalid".into())], "{bad:?}");
+    }
+    assert_eq!(app.footprint().await, before);
+}
 
 #[tokio::test]
 async fn the_chain_is_verified_by_a_command_on_sqlite() {

@@ -6,7 +6,7 @@ use kith_kernel::{Ctx, ProblemCode, UserId, problems};
 use kith_store::{Error, Migration, Query, Tx};
 
 use crate::auth::AccessSource;
-use crate::{App, auth, docs, health, idempotency};
+use crate::{App, audit, auth, docs, health, idempotency, telemetry};
 
 /// Handlers together with their documentation: none can be registered without it.
 pub type Routes = utoipa_axum::router::OpenApiRouter<App>;
@@ -69,13 +69,18 @@ impl Module {
 
 /// The platform's own: health, metrics, the OpenAPI document, signing keys.
 pub static MODULE: Module = Module {
-    routes: || health::routes().merge(auth::routes()).merge(docs::routes()),
+    routes,
     migrations: auth::MIGRATIONS,
     problems: problems::ALL,
     events: &[auth::KEY_PUBLISHED],
     upkeep: Some(|app| Box::pin(upkeep(app))),
     ..Module::named("platform")
 };
+
+fn routes() -> Routes {
+    let about_itself = health::routes().merge(docs::routes()).merge(telemetry::routes());
+    about_itself.merge(auth::routes()).merge(audit::routes())
+}
 
 /// Removes answers to writes that have expired.
 async fn upkeep(app: App) -> Result<(), UpkeepError> {

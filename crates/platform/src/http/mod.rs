@@ -32,6 +32,7 @@ pub use etag::{Changed, IfMatch};
 pub use json::Json;
 pub use page::PageAnswer;
 pub use path::PathId;
+pub(crate) use problem::bad_query;
 pub use problem::{ApiError, ApiResult, FieldErrorBody, ProblemBody, cursor_problem, store_problem};
 pub use query::{PageQuery, Query, page_limit};
 pub use representation::Asset;

@@ -110,6 +110,9 @@ fn add_common_problems(path: &str, operation: &mut Operation) {
     if operation.security.is_some() {
         common.push(&problems::UNAUTHENTICATED);
     }
+    if asks_for_permission(operation) {
+        common.push(&problems::FORBIDDEN);
+    }
     if has_parameter(operation, &ParameterIn::Query) {
         common.push(&problems::MALFORMED);
     }
@@ -128,6 +131,13 @@ pub(crate) fn add_problem(operation: &mut Operation, problem: &ProblemCode) {
     if let RefOr::T(response) = declared {
         response.content.entry(PROBLEM_JSON.to_owned()).or_insert_with(problem_content);
     }
+}
+
+/// Whether it names a permission: `security(("bearer" = ["users.read"]))`.
+fn asks_for_permission(operation: &Operation) -> bool {
+    let required = serde_json::to_value(&operation.security).expect("it is plain text");
+    let schemes = required.as_array().into_iter().flatten().filter_map(|schemes| schemes.get(BEARER));
+    schemes.filter_map(|permissions| permissions.as_array()).any(|permissions| !permissions.is_empty())
 }
 
 fn has_parameter(operation: &Operation, place: &ParameterIn) -> bool {

@@ -1,8 +1,10 @@
 //! What the operator sees from outside: log lines and metrics. No personal data, no queries, no secrets.
 
+mod level;
 pub mod log;
 mod metrics;
 mod process;
 
+pub(crate) use level::routes;
 pub use metrics::{Metrics, RouteMetrics, SecurityEvent};
 pub use process::{disk_free, resident_bytes};

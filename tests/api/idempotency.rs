@@ -229,6 +229,10 @@ async fn a_write(app: &TestApp, operation: &str) -> Write {
         "change_password" => {
             (String::new(), json!({ "current_password": PASSWORD, "new_password": "another horse" }))
         }
+        "set_log_level" => {
+            let admin = app.admin(operation).await;
+            return Write { by: admin, id: String::new(), body: json!({ "level": "info" }) };
+        }
         "set_role" | "suspend_account" | "reinstate_account" => {
             let admin = app.admin(&format!("{operation}-admin")).await;
             let suspend = format!("/api/v1/admin/users/{}/suspension", other.id);

@@ -14,6 +14,7 @@ mod config;
 mod docs;
 mod edge;
 mod idempotency;
+mod leaving;
 mod logs;
 mod metrics;
 mod outages;

@@ -169,7 +169,7 @@ impl App {
             if let Err(error) = &result {
                 tracing::warn!(%error, module = module.name, "the upkeep failed and will be tried again");
             }
-            done = done.and_then(|()| result);
+            done = done.and(result);
         }
         done
     }

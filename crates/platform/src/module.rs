@@ -38,6 +38,9 @@ pub type Upkeep = Pin<Box<dyn Future<Output = Result<(), UpkeepError>> + Send>>;
 /// Why that was not done, for the log.
 pub type UpkeepError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Rows by kind.
+pub type Counts = Vec<(&'static str, i64)>;
+
 /// What a module keeps about a person, and what becomes of it when they leave.
 #[derive(Clone, Copy, Debug)]
 pub struct PersonalData {
@@ -46,7 +49,7 @@ pub struct PersonalData {
     /// All of it, for themselves.
     pub export: fn(&Query<'_>, UserId) -> Result<serde_json::Value, Error>,
     /// How many rows of which kind a purge would take away or empty.
-    pub count: fn(&Query<'_>, UserId) -> Result<Vec<(&'static str, i64)>, Error>,
+    pub count: fn(&Query<'_>, UserId) -> Result<Counts, Error>,
     /// Takes them away.
     pub purge: fn(&Tx<'_>, UserId) -> Result<(), Error>,
 }

@@ -109,7 +109,8 @@ async fn start_on(db: Store, mut config: Config, seams: Seams) -> Result<Running
 
 /// Does what is due, again and again until the server stops.
 async fn keep_up(app: App) {
-    while app.stop.or(tokio::time::sleep(UPKEEP_EVERY)).await.is_some() {
+    let mut due = tokio::time::interval(UPKEEP_EVERY);
+    while app.stop.or(due.tick()).await.is_some() {
         // What went wrong is in the log, and tried again.
         let _ = app.upkeep().await;
     }

@@ -244,6 +244,12 @@ impl Person {
         self.signed_in().await.send(Method::PUT, path, Bytes::from(body.to_string())).await
     }
 
+    /// DELETE, signed in; `Null` is an empty body.
+    pub async fn delete(&self, path: &str, body: Value) -> Answer {
+        let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+        self.signed_in().await.send(Method::DELETE, path, body).await
+    }
+
     /// Anything, signed in.
     pub async fn send(&self, method: Method, path: &str, body: Bytes) -> Answer {
         self.signed_in().await.send(method, path, body).await

@@ -109,6 +109,11 @@ impl Contract {
         }
         check_type(schema, value, at, faults);
         check_text(schema, value, at, faults);
+        // The properties of an object are looked at together: they may stand in any of its parts.
+        if !value.is_object() {
+            let parts = schema["allOf"].as_array().into_iter().flatten();
+            parts.for_each(|part| self.check(part, value, at, faults));
+        }
         match value {
             Value::Object(object) => self.check_object(schema, object, at, faults),
             Value::Array(items) => items.iter().enumerate().for_each(|(n, item)| {
@@ -243,6 +248,7 @@ mod tests {
                 "id": { "type": "string", "format": "uuid" },
                 "other": { "oneOf": [{ "$ref": "#/components/schemas/Thing" }, { "type": "null" }] },
                 "size": { "type": ["integer", "null"] },
+                "word": { "allOf": [{ "type": "string", "enum": ["x"] }, { "description": "A word." }] },
                 "tags": { "type": "array", "items": { "type": "string", "enum": ["a", "b"] } },
             },
         });
@@ -293,6 +299,7 @@ mod tests {
         assert_eq!(with("id", json!("5")), r#"/id: "5" has another form"#);
         assert_eq!(with("size", json!(1.5)), r#"/size: 1.5 is not of type ["integer","null"]"#);
         assert_eq!(with("tags", json!(["a", "c"])), r#"/tags/1: "c" is not listed"#);
+        assert_eq!(with("word", json!("y")), r#"/word: "y" is not listed"#);
         assert_eq!(with("more", json!(1)), "/more is not declared");
         assert_eq!(
             with("other", json!({ "id": id })),

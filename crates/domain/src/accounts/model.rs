@@ -42,7 +42,6 @@ pub struct User {
     /// The name they chose.
     pub display_name: String,
     /// What they are here.
-    #[schema(inline)]
     pub role: Role,
     /// What they like to be called.
     #[schema(required = true)]
@@ -84,10 +83,8 @@ pub struct Account {
     /// The name they chose.
     pub display_name: String,
     /// What they are here.
-    #[schema(inline)]
     pub role: Role,
     /// Whether it may be used.
-    #[schema(inline)]
     pub status: AccountStatus,
     /// When the account was made.
     #[schema(value_type = String, format = DateTime)]

@@ -3,21 +3,15 @@
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
 use kith_platform::auth::{Access, Role};
-use kith_store::{Error, Query, Row, Tx, id_columns, params};
+use kith_store::{Error, Query, Row, Tx, params};
 
 use super::administration::AccountList;
-use super::model::{Account, AccountStatus, Credentials, NewAccount, Origin, Session, SessionId, User};
+use super::model::{Account, AccountStatus, Credentials, NewAccount, User};
 use super::rules::Failures;
 
-id_columns!(SessionId);
+mod sessions;
 
-/// A session, as far as it is needed to renew or end it.
-pub struct SessionRow {
-    pub user_id: UserId,
-    pub generation: i64,
-    pub refreshed_at: Timestamp,
-    pub expires_at: Timestamp,
-}
+pub use sessions::*;
 
 /// Makes the account unless the address is taken, and says whether it did.
 pub fn insert_user(tx: &Tx<'_>, user: &User, account: &NewAccount) -> Result<bool, Error> {
@@ -152,104 +146,6 @@ pub fn find_access(q: &Query<'_>, user: UserId) -> Result<Option<Access>, Error>
     Ok(role.map(|role| Access { role, sessions }))
 }
 
-pub fn insert_session(
-    tx: &Tx<'_>,
-    id: SessionId,
-    user: UserId,
-    origin: &Origin,
-    now: Timestamp,
-    expires_at: Timestamp,
-) -> Result<(), Error> {
-    tx.exec(
-        "INSERT INTO sessions (id, user_id, generation, created_at, refreshed_at, expires_at, address, user_agent)
-         VALUES ($1, $2, 0, $3, $3, $4, $5, $6)",
-        params![id, user, now, expires_at, origin.address, origin.user_agent],
-    )?;
-    Ok(())
-}
-
-pub fn find_session(q: &Query<'_>, id: SessionId) -> Result<Option<SessionRow>, Error> {
-    q.one(
-        "SELECT user_id, generation, refreshed_at, expires_at FROM sessions WHERE id = $1",
-        params![id],
-        |row| {
-            Ok(SessionRow {
-                user_id: row.get(0)?,
-                generation: row.get(1)?,
-                refreshed_at: row.get(2)?,
-                expires_at: row.get(3)?,
-            })
-        },
-    )
-}
-
-/// Moves the session on from `generation`, if that is where it is and it has not ended.
-pub fn renew_session(
-    tx: &Tx<'_>,
-    id: SessionId,
-    generation: i64,
-    now: Timestamp,
-    expires_at: Timestamp,
-) -> Result<Option<UserId>, Error> {
-    tx.one(
-        "UPDATE sessions SET generation = generation + 1, refreshed_at = $3, expires_at = $4
-         WHERE id = $1 AND generation = $2 AND expires_at > $3
-         RETURNING user_id",
-        params![id, generation, now, expires_at],
-        |row| row.get(0),
-    )
-}
-
-/// The open sessions of `user`, the one that was renewed last first.
-pub fn list_sessions(
-    q: &Query<'_>,
-    user: UserId,
-    current: SessionId,
-    now: Timestamp,
-) -> Result<Vec<Session>, Error> {
-    q.all(
-        "SELECT id, created_at, refreshed_at, expires_at, address, user_agent FROM sessions
-         WHERE user_id = $1 AND expires_at > $2 ORDER BY refreshed_at DESC, id DESC",
-        params![user, now],
-        |row| {
-            let id: SessionId = row.get(0)?;
-            Ok(Session {
-                id,
-                current: id == current,
-                created_at: row.get(1)?,
-                refreshed_at: row.get(2)?,
-                expires_at: row.get(3)?,
-                address: row.get(4)?,
-                user_agent: row.get(5)?,
-            })
-        },
-    )
-}
-
-pub fn delete_session(tx: &Tx<'_>, user: UserId, id: SessionId) -> Result<bool, Error> {
-    tx.exec("DELETE FROM sessions WHERE id = $1 AND user_id = $2", params![id, user]).map(|rows| rows == 1)
-}
-
-/// Ends every session of `user` but `kept`, and says which.
-pub fn delete_sessions(tx: &Tx<'_>, user: UserId, kept: Option<SessionId>) -> Result<Vec<SessionId>, Error> {
-    tx.all(
-        "DELETE FROM sessions WHERE user_id = $1 AND (CAST($2 AS TEXT) IS NULL OR id <> $2) RETURNING id",
-        params![user, kept],
-        |row| row.get(0),
-    )
-}
-
-/// Ends the sessions of `user` that were renewed longest ago and are more than `most`, and says which.
-pub fn delete_surplus_sessions(tx: &Tx<'_>, user: UserId, most: i64) -> Result<Vec<SessionId>, Error> {
-    tx.all(
-        "DELETE FROM sessions WHERE id IN
-            (SELECT id FROM sessions WHERE user_id = $1 ORDER BY refreshed_at DESC, id DESC LIMIT 1000 OFFSET $2)
-         RETURNING id",
-        params![user, most],
-        |row| row.get(0),
-    )
-}
-
 pub fn find_failures(q: &Query<'_>, subject: &[u8; 32]) -> Result<Failures, Error> {
     let found = q.one(
         "SELECT failures, failed_at, locked_until FROM login_failures WHERE subject = $1",
@@ -358,11 +254,6 @@ pub fn insert_purge(tx: &Tx<'_>, user: UserId, now: Timestamp, manifest: &str) -
         params![user, now, manifest],
     )?;
     Ok(())
-}
-
-pub fn count_sessions(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
-    let sql = "SELECT COUNT(*) FROM sessions WHERE user_id = $1";
-    Ok(q.one(sql, params![user], |row| row.get(0))?.unwrap_or(0))
 }
 
 fn read_role(row: &Row<'_>, at: usize) -> Result<Role, Error> {

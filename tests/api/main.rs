@@ -17,6 +17,7 @@ mod idempotency;
 mod leaving;
 mod logs;
 mod metrics;
+mod operators;
 mod outages;
 mod process;
 mod requests;

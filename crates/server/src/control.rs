@@ -1,21 +1,38 @@
-//! What a running server answers to commands that come through the socket in its data folder, and how they ask.
+//! Commands that are given on the machine itself: done by the server that holds the data folder, asked through its
+//! socket, or without one.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use kith_kernel::Timestamp;
+use anyhow::anyhow;
+use kith_domain::accounts::first_admin;
+use kith_kernel::{FieldError, Problem, Timestamp, UserId};
 use kith_platform::App;
+use kith_platform::auth::Rotation;
+use kith_platform::config::Config;
 use kith_store::{
-    AuditChain, ControlHandler, ControlSocket, EngineKind, MigrationState, MigrationStatus, control_call,
+    AuditChain, ControlHandler, ControlSocket, EngineKind, MigrationState, MigrationStatus, OpenError,
+    control_call,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// A command.
-#[derive(Debug, Serialize, Deserialize)]
+use crate::start::{self, Seams, StartError};
+
+/// A command. Not `Debug`: it may hold a password.
+#[derive(Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
-enum Command {
+pub(crate) enum Command {
+    CreateAdmin {
+        email: String,
+        display_name: String,
+        password: String,
+    },
+    /// At once: every token that is out ends.
+    RotateKeys {
+        at_once: bool,
+    },
     MigrateStatus,
     AuditVerify,
     /// None asks only.
@@ -27,15 +44,27 @@ enum Command {
 /// What comes back.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Reply {
+pub(crate) enum Reply {
+    AdminCreated { user_id: UserId },
+    KeysRotated(KeysRotated),
     Migrations(Vec<Line>),
     LogLevel(String),
     Audit(AuditReport),
     Refused(String),
 }
 
+/// What became of the signing keys.
 #[derive(Debug, Serialize, Deserialize)]
-struct Line {
+pub(crate) struct KeysRotated {
+    pub key_id: String,
+    pub signs_from: Timestamp,
+    pub others_retire_at: Timestamp,
+    /// Whether this had been asked for before.
+    pub under_way: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Line {
     name: String,
     applied_at: Option<Timestamp>,
     known: bool,
@@ -72,19 +101,62 @@ pub(crate) fn listen(app: &App) -> io::Result<Option<ControlSocket>> {
 
 async fn answer(app: &App, request: Value) -> Reply {
     match serde_json::from_value(request) {
-        Ok(Command::MigrateStatus) => match app.migrations().await {
-            Ok(all) => Reply::Migrations(all.into_iter().map(Line::from).collect()),
-            Err(error) => Reply::Refused(error.to_string()),
-        },
-        Ok(Command::AuditVerify) => match app.db.verify_audit().await {
-            Ok(chain) => Reply::Audit(chain.into()),
-            Err(error) => Reply::Refused(error.to_string()),
-        },
-        Ok(Command::LogLevel { level }) => match level.map_or(Ok(()), |level| app.log_level.set(&level)) {
-            Ok(()) => Reply::LogLevel(app.log_level.get()),
-            Err(error) => Reply::Refused(format!("this {error}")),
-        },
+        Ok(command) => perform(app, command).await,
         Err(error) => Reply::Refused(format!("the running server does not know this command: {error}")),
+    }
+}
+
+async fn perform(app: &App, command: Command) -> Reply {
+    match command {
+        Command::CreateAdmin { email, display_name, password } => {
+            let made = first_admin::create_admin(app, &email, &display_name, &password).await;
+            reply(made.map_err(in_words), |user| Reply::AdminCreated { user_id: user.id })
+        }
+        Command::RotateKeys { at_once } => {
+            let ctx = app.system_ctx("command_line");
+            reply(app.tokens.rotate(app, &ctx, at_once).await, |rotation| Reply::KeysRotated(rotation.into()))
+        }
+        Command::MigrateStatus => {
+            reply(app.migrations().await, |all| Reply::Migrations(all.into_iter().map(Line::from).collect()))
+        }
+        Command::AuditVerify => reply(app.db.verify_audit().await, |chain| Reply::Audit(chain.into())),
+        Command::LogLevel { level } => {
+            let set = level.map_or(Ok(()), |level| app.log_level.set(&level));
+            reply(set.map_err(|error| format!("this {error}")), |()| Reply::LogLevel(app.log_level.get()))
+        }
+    }
+}
+
+fn reply<T, E: std::fmt::Display>(done: Result<T, E>, reply: impl FnOnce(T) -> Reply) -> Reply {
+    done.map_or_else(|error| Reply::Refused(error.to_string()), reply)
+}
+
+/// A problem as somebody at a terminal is told it: its faults one by one, if it has any.
+fn in_words(problem: Problem) -> String {
+    let told = |fault: &FieldError| format!("{}: {}", fault.pointer.trim_start_matches('/'), fault.detail);
+    match &problem.errors[..] {
+        [] if problem.detail.is_empty() => problem.code.title.to_owned(),
+        [] => format!("{}. {}", problem.code.title, problem.detail),
+        faults => faults.iter().map(told).collect::<Vec<_>>().join(" "),
+    }
+}
+
+/// Does a command wherever it can be done: by the server that holds the data folder, or here if none does.
+pub(crate) async fn run(config: Config, command: Command) -> Result<Reply, anyhow::Error> {
+    let folder = config.data.folder.clone();
+    match start::open(config, Seams::default()).await {
+        Ok(app) => {
+            let reply = perform(&app, command).await;
+            app.db.close().await;
+            match reply {
+                Reply::Refused(why) => Err(anyhow!(why)),
+                reply => Ok(reply),
+            }
+        }
+        Err(StartError::Open(error @ OpenError::FolderInUse { .. })) => {
+            ask(&folder, command).await?.ok_or_else(|| error.into())
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -124,8 +196,14 @@ async fn ask(folder: &Path, command: Command) -> io::Result<Option<Reply>> {
     }
 }
 
-fn misunderstood(reply: &Reply) -> io::Error {
+pub(crate) fn misunderstood(reply: &Reply) -> io::Error {
     io::Error::other(format!("the running server answered something else: {reply:?}"))
+}
+
+impl From<Rotation> for KeysRotated {
+    fn from(Rotation { key_id, signs_from, others_retire_at, under_way }: Rotation) -> Self {
+        Self { key_id, signs_from, others_retire_at, under_way }
+    }
 }
 
 impl From<MigrationStatus> for Line {

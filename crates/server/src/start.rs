@@ -73,10 +73,9 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`] says in one sentence what is in the way.
 pub async fn start(config: Config, seams: Seams) -> Result<Running, StartError> {
-    let options = StoreOptions { rehearse: seams.rehearse, ..config.store_options() };
-    bring_schema_up(&config, &options).await?;
-    let db = Store::open(options).await?;
-    match start_on(db.clone(), config, seams).await {
+    let app = open(config, seams).await?;
+    let db = app.db.clone();
+    match serve(app) {
         Ok(running) => Ok(running),
         Err(error) => {
             db.close().await;
@@ -85,7 +84,25 @@ pub async fn start(config: Config, seams: Seams) -> Result<Running, StartError> 
     }
 }
 
-async fn start_on(db: Store, mut config: Config, seams: Seams) -> Result<Running, StartError> {
+/// Everything that a server has but its listeners, for whoever gives commands while none runs. The caller closes its
+/// database.
+///
+/// # Errors
+/// [`StartError`] says in one sentence what is in the way.
+pub(crate) async fn open(config: Config, seams: Seams) -> Result<App, StartError> {
+    let options = StoreOptions { rehearse: seams.rehearse, ..config.store_options() };
+    bring_schema_up(&config, &options).await?;
+    let db = Store::open(options).await?;
+    match open_on(db.clone(), config, seams).await {
+        Ok(app) => Ok(app),
+        Err(error) => {
+            db.close().await;
+            Err(error)
+        }
+    }
+}
+
+async fn open_on(db: Store, mut config: Config, seams: Seams) -> Result<App, StartError> {
     let (sources, clock) = match seams.sources {
         Some(sources) => (sources, None),
         None => {
@@ -94,8 +111,11 @@ async fn start_on(db: Store, mut config: Config, seams: Seams) -> Result<Running
         }
     };
     config.fill_development_secrets(&*sources.random)?;
-    let listener = listen::bind(&config)?;
-    let app = App::new(db, config, sources, clock, seams.log_level, MODULES).await?;
+    Ok(App::new(db, config, sources, clock, seams.log_level, MODULES).await?)
+}
+
+fn serve(app: App) -> Result<Running, StartError> {
+    let listener = listen::bind(&app.config)?;
     let control = control::listen(&app).map_err(AppError::from)?;
     let server = http::serve(listener, &app).map_err(AppError::from)?;
     kith_platform::follower::start(&app);

@@ -42,7 +42,7 @@ pub struct Kith {
     pub addr: SocketAddr,
     log: Receiver<String>,
     /// Held open, so that what else it says on standard output has somewhere to go.
-    _stdout: BufReader<ChildStdout>,
+    stdout: BufReader<ChildStdout>,
 }
 
 impl Kith {
@@ -61,7 +61,14 @@ impl Kith {
             child.kill().expect("a process of ours");
             panic!("no address in {line:?}; it logged {:#?}", log.iter().collect::<Vec<_>>());
         };
-        Self { child, addr, log, _stdout: stdout }
+        Self { child, addr, log, stdout }
+    }
+
+    /// The next line that it says on standard output.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).expect("a line");
+        line
     }
 
     /// Its process id.

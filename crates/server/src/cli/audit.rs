@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use kith_platform::config::Config;
 use kith_store::{EngineOptions, MigrationState, MigrationStatus, OpenError, STORE_MIGRATIONS, Store};
 
-use super::{Failure, Settings, print};
+use super::{Failure, Settings, print, runtime};
 use crate::control::{self, AuditReport};
 use crate::modules::migrations;
 
@@ -25,8 +25,7 @@ impl Audit {
     pub(super) fn run(self) -> Result<(), Failure> {
         let Command::Verify(settings) = self.command;
         let config = settings.load(Vec::new())?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let report = runtime.context("cannot start the runtime")?.block_on(verify(&config))?;
+        let report = runtime()?.block_on(verify(&config))?;
         print(&format!("The audit chain holds: {} links, head {}", report.links, report.head))
     }
 }

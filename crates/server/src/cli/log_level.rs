@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{Failure, Settings, print};
+use super::{Failure, Settings, print, runtime};
 use crate::control;
 
 #[derive(Debug, Args)]
@@ -17,9 +17,8 @@ pub(super) struct LogLevel {
 impl LogLevel {
     pub(super) fn run(self) -> Result<(), Failure> {
         let folder = self.settings.load(Vec::new())?.data.folder;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let asked = control::ask_log_level(&folder, self.level);
-        let level = runtime.context("cannot start the runtime")?.block_on(asked);
+        let level = runtime()?.block_on(asked);
         let level = level.context("the level stays as it was")?;
         let nobody = || {
             let folder = folder.display();

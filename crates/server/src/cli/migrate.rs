@@ -6,7 +6,7 @@ use kith_kernel::{Clock, SystemClock};
 use kith_platform::config::Config;
 use kith_store::{MigrationState, MigrationStatus, OpenError, Store};
 
-use super::{Failure, Settings, print};
+use super::{Failure, Settings, print, runtime};
 use crate::control;
 use crate::modules::migrations;
 
@@ -37,8 +37,7 @@ struct Down {
 
 impl Migrate {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.context("cannot start the runtime")?.block_on(async {
+        runtime()?.block_on(async {
             match self.command {
                 Command::Status(settings) => status(&settings.load(Vec::new())?).await,
                 Command::Up(settings) => up(&settings.load(Vec::new())?).await,

@@ -1,7 +1,9 @@
 //! The command line: what can be typed, and what is done then. Exit code 1 is a failure, 2 a wrong command or setting.
 
+mod admin;
 mod audit;
 mod config;
+mod keys;
 mod log_level;
 mod migrate;
 mod secrets;
@@ -11,9 +13,11 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use kith_platform::config::{Config, ConfigError, Flag, Inputs};
 use kith_platform::http::openapi;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::modules::MODULES;
 
@@ -36,6 +40,10 @@ enum Command {
     Migrate(migrate::Migrate),
     /// Look at the configuration
     Config(config::Config),
+    /// Administrators
+    Admin(admin::Admin),
+    /// The keys that access tokens are signed with
+    Keys(keys::Keys),
     /// Make secrets
     Secrets(secrets::Secrets),
     /// Look at the audit log
@@ -101,6 +109,8 @@ pub fn run() -> ExitCode {
         Command::Serve(serve) => serve.run(),
         Command::Migrate(migrate) => migrate.run(),
         Command::Config(config) => config.run(),
+        Command::Admin(admin) => admin.run(),
+        Command::Keys(keys) => keys.run(),
         Command::Secrets(secrets) => secrets.run(),
         Command::Audit(audit) => audit.run(),
         Command::LogLevel(log_level) => log_level.run(),
@@ -111,6 +121,11 @@ pub fn run() -> ExitCode {
         Err(Failure::Input(error)) => fail(&error, WRONG_INPUT),
         Err(Failure::Other(error)) => fail(&in_one_line(&error), FAILURE),
     }
+}
+
+/// For a command that waits for one thing after the other.
+fn runtime() -> Result<Runtime, anyhow::Error> {
+    Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
 }
 
 /// The error and its causes. Some errors tell their cause themselves; it is not told again.

@@ -1,13 +1,17 @@
 //! `kith serve`: from the command line to a running server, and from a signal to its end.
 
+use std::io::{IsTerminal as _, stdout};
+use std::net::SocketAddr;
+
 use anyhow::Context;
 use clap::Args;
+use kith_domain::accounts::first_admin;
 use kith_platform::config::{Config, Flag};
 use kith_platform::telemetry::log;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, Settings, print};
-use crate::{Seams, start};
+use crate::{Running, Seams, start};
 
 #[derive(Debug, Args)]
 pub(super) struct Serve {
@@ -59,7 +63,10 @@ async fn serve(config: Config, seams: Seams) -> Result<(), Failure> {
     if taken {
         tracing::warn!(wanted = %wanted, instead = %running.addr, "the port is taken; listening on the next free one");
     }
-    print(&ready_line(&running.app.config, running.addr.port(), taken))?;
+    let base =
+        format!("http://{}", SocketAddr::new(running.app.config.server.listen.ip(), running.addr.port()));
+    print(&ready_line(&running.app.config, &base, taken))?;
+    offer_first_admin(&running, &base).await?;
     signals.next().await;
     tracing::info!("stopping");
     tokio::select! {
@@ -71,12 +78,33 @@ async fn serve(config: Config, seams: Seams) -> Result<(), Failure> {
     }
 }
 
-fn ready_line(config: &Config, port: u16, was_taken: bool) -> String {
-    let addr = std::net::SocketAddr::new(config.server.listen.ip(), port);
+/// Says how there can be an administrator, as long as there is none. The link itself is shown to a terminal only: what
+/// is written elsewhere is kept and read by others.
+async fn offer_first_admin(running: &Running, base: &str) -> Result<(), Failure> {
+    let offer = match first_admin::offer(&running.app, base).await {
+        Ok(Some(offer)) => offer,
+        Ok(None) => return Ok(()),
+        Err(error) => {
+            tracing::warn!(%error, "no link for a first administrator; `kith admin create` makes one");
+            return Ok(());
+        }
+    };
+    let link = if stdout().is_terminal() {
+        format!("open {}", offer.link)
+    } else {
+        format!("open the link in {}", offer.file.display())
+    };
+    print(&format!(
+        "There is no administrator yet: {link} until {}, or use `kith admin create`",
+        offer.expires_at
+    ))
+}
+
+fn ready_line(config: &Config, base: &str, was_taken: bool) -> String {
     let mode = if config.is_production() { "production" } else { "development" };
     let moved =
         if was_taken { format!("; port {} is taken", config.server.listen.port()) } else { String::new() };
-    format!("Kith is ready at http://{addr} ({}, {mode} mode{moved})", database(config))
+    format!("Kith is ready at {base} ({}, {mode} mode{moved})", database(config))
 }
 
 /// Which database: of an address only the host, which is all that can be shown of it for certain.
@@ -119,7 +147,7 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::net::{TcpListener, TcpStream};
     use std::thread;
 
     use kith_platform::config::Secret;
@@ -132,11 +160,11 @@ mod tests {
     fn the_ready_line_says_where_and_how_but_no_password() {
         let mut config = Config::default();
         assert_eq!(
-            ready_line(&config, 8080, false),
+            ready_line(&config, "http://127.0.0.1:8080", false),
             "Kith is ready at http://127.0.0.1:8080 (SQLite in ./kith-data, development mode)"
         );
-        assert!(ready_line(&config, 8081, true).contains("http://127.0.0.1:8081"));
-        assert!(ready_line(&config, 8081, true).contains("port 8080 is taken"));
+        assert!(ready_line(&config, "http://127.0.0.1:8081", true).contains("http://127.0.0.1:8081"));
+        assert!(ready_line(&config, "http://127.0.0.1:8081", true).contains("port 8080 is taken"));
         for (url, shown) in [
             ("postgres://kith:s3cret@db.example:5433/kith?password=s3cret", "PostgreSQL at db.example:5433,"),
             ("postgres://kith:s3c://s3cret@db.example/kith", "PostgreSQL at db.example,"),
@@ -145,7 +173,7 @@ mod tests {
             ("postgres:///kith?host=/run/postgresql&password=s3cret", "(PostgreSQL,"),
         ] {
             config.database.url = Secret::new(url);
-            let line = ready_line(&config, 8080, false);
+            let line = ready_line(&config, "http://127.0.0.1:8080", false);
             assert!(line.contains(shown) && !line.contains("s3cret"), "{line}");
         }
     }

@@ -1,0 +1,57 @@
+//! `kith admin`: administrators, made by whoever has the machine itself.
+
+use std::io::{IsTerminal as _, stdin};
+
+use anyhow::{Context as _, anyhow};
+use clap::{Args, Subcommand};
+
+use super::{Failure, Settings, print, runtime};
+use crate::control::{self, Command as Order, Reply};
+
+#[derive(Debug, Args)]
+pub(super) struct Admin {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make an administrator; the password is asked for, or read as a line from standard input
+    Create {
+        #[command(flatten)]
+        settings: Settings,
+        /// Their e-mail address
+        #[arg(long, value_name = "ADDRESS")]
+        email: String,
+        /// Their name, as others see it
+        #[arg(long, value_name = "NAME", default_value = "Administrator")]
+        name: String,
+    },
+}
+
+impl Admin {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let Command::Create { settings, email, name } = self.command;
+        let config = settings.load(Vec::new())?;
+        let password = read_password()?;
+        let order = Order::CreateAdmin { email: email.clone(), display_name: name, password };
+        match runtime()?.block_on(control::run(config, order)).context("no administrator was made")? {
+            Reply::AdminCreated { user_id } => print(&format!("{email} is an administrator: {user_id}")),
+            other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+        }
+    }
+}
+
+fn read_password() -> Result<String, anyhow::Error> {
+    if !stdin().is_terminal() {
+        let mut line = String::new();
+        stdin().read_line(&mut line).context("no password can be read from standard input")?;
+        return Ok(line.trim_end_matches(['\r', '\n']).to_owned());
+    }
+    let ask = |what| rpassword::prompt_password(what).context("no password can be read from the terminal");
+    let password = ask("Password: ")?;
+    if ask("Again: ")? != password {
+        return Err(anyhow!("these were two different passwords"));
+    }
+    Ok(password)
+}

@@ -1,0 +1,158 @@
+//! Commands of whoever has the machine itself, by the binary: administrators and signing keys, with a server running
+//! and without one, on both databases.
+
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use kith_store::testing::TestDatabase;
+use serde_json::{Value, json};
+
+use crate::support::{Client, Engine, Kith, PASSWORD, SERVE, kith_on, success};
+
+const LOGIN: &str = "/api/v1/auth/login";
+const KEYS: &str = "/.well-known/jwks.json";
+
+#[tokio::test]
+async fn administrators_are_made_on_sqlite() {
+    administrators_are_made(Engine::Sqlite).await;
+}
+
+#[tokio::test]
+async fn administrators_are_made_on_postgres() {
+    administrators_are_made(Engine::Postgres).await;
+}
+
+#[tokio::test]
+async fn keys_are_rotated_on_sqlite() {
+    keys_are_rotated(Engine::Sqlite).await;
+}
+
+#[tokio::test]
+async fn keys_are_rotated_on_postgres() {
+    keys_are_rotated(Engine::Postgres).await;
+}
+
+/// A database, and a folder that goes with it.
+struct Place {
+    database: TestDatabase,
+    elsewhere: TestDatabase,
+}
+
+impl Place {
+    async fn of(engine: Engine) -> Option<Self> {
+        if !engine.is_chosen() {
+            return None;
+        }
+        Some(Self { database: engine.empty_database().await, elsewhere: TestDatabase::sqlite() })
+    }
+
+    fn folder(&self) -> &Path {
+        self.database.folder().or(self.elsewhere.folder()).expect("a folder")
+    }
+
+    fn kith(&self, args: &[&str]) -> Command {
+        kith_on(&self.database, self.folder(), args)
+    }
+
+    fn create_admin(&self, email: &str, password: &str) -> Output {
+        let mut command = self.kith(&["admin", "create", "--email", email]);
+        let mut child = command.stdin(Stdio::piped()).spawn().expect("a process");
+        let mut stdin = child.stdin.take().expect("standard input");
+        writeln!(stdin, "{password}").expect("a reader");
+        drop(stdin);
+        child.wait_with_output().expect("an end")
+    }
+}
+
+async fn role(client: &Client, email: &str) -> Value {
+    let answer = client.post(LOGIN, json!({ "email": email, "password": PASSWORD })).await.expect(200);
+    answer["user"]["role"].clone()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+async fn administrators_are_made(engine: Engine) {
+    let Some(place) = Place::of(engine).await else { return };
+    let ada = place.create_admin("ada@example.org", PASSWORD);
+    assert!(ada.status.success(), "{}", said(&ada));
+
+    let server = Kith::start(place.kith(SERVE));
+    let client = Client::new([server.addr]);
+    assert_eq!(role(&client, "ada@example.org").await, "admin");
+    let ben = place.create_admin("ben@example.org", PASSWORD);
+    assert!(ben.status.success(), "{}", said(&ben));
+    assert_eq!(role(&client, "ben@example.org").await, "admin");
+    for (email, password, why) in [
+        ("ben@example.org", PASSWORD, "registered already"),
+        ("nobody", PASSWORD, "email: "),
+        ("eve@example.org", "short", "password: "),
+    ] {
+        let refused = place.create_admin(email, password);
+        assert_eq!(refused.status.code(), Some(1), "{email}");
+        assert!(said(&refused).contains(why), "{}", said(&refused));
+        assert!(!said(&refused).contains(password), "{}", said(&refused));
+    }
+    let link = place.folder().join("first-admin-link");
+    assert!(!link.exists(), "a link is offered although there is an administrator");
+}
+
+/// ACC-06: the link stands in a file for its owner alone, is not printed to what is not a terminal, and works once.
+#[tokio::test]
+async fn whoever_reads_the_link_is_the_first_administrator() {
+    let place = Place::of(Engine::Sqlite).await.expect("always chosen");
+    let mut server = Kith::start(place.kith(SERVE));
+    let file = place.folder().join("first-admin-link");
+    let hint = server.line();
+    assert!(hint.contains(file.to_str().expect("text")), "{hint}");
+    let link = std::fs::read_to_string(&file).expect("a link");
+    assert_eq!(std::fs::metadata(&file).expect("a file").permissions().mode() & 0o777, 0o600);
+    let (page, secret) = link.trim().split_once('#').expect("a secret behind #");
+    assert_eq!(page, format!("http://{}/first-admin", server.addr));
+    assert!(!hint.contains(secret), "{hint}");
+
+    let client = Client::new([server.addr]);
+    let body = |email: &str| json!({ "secret": secret, "email": email, "password": PASSWORD, "display_name": "Ada" });
+    const ACCEPT: &str = "/api/v1/auth/first-admin";
+    let made = client.post(ACCEPT, body("ada@example.org")).await.expect(201);
+    assert_eq!(made["user"]["role"], "admin");
+    client.post(ACCEPT, body("eve@example.org")).await.expect_problem(403, "invalid_link");
+}
+
+/// SEC-07: by a command, a new key is published and the old one signs on until everybody can know the new one; in an
+/// emergency every token ends.
+async fn keys_are_rotated(engine: Engine) {
+    let Some(place) = Place::of(engine).await else { return };
+    let server = Kith::start(place.kith(SERVE));
+    let client = Client::new([server.addr]);
+    let body = json!({ "email": "ada@example.org", "password": PASSWORD, "display_name": "Ada" });
+    let signed_in = client.post("/api/v1/auth/register", body).await.expect(201);
+    let ada = client.with_token(signed_in["access_token"].as_str().expect("a token"));
+    let published = async || client.get(KEYS).await.expect(200)["keys"].as_array().expect("keys").len();
+    assert_eq!(published().await, 1);
+
+    let first = success(place.kith(&["keys", "rotate"]));
+    assert!(first.contains("signs from"), "{first}");
+    if engine == Engine::Sqlite {
+        assert_eq!(published().await, 2);
+    }
+    ada.get("/api/v1/me").await.expect(200);
+    let again = success(place.kith(&["keys", "rotate"]));
+    assert!(again.contains("under way"), "{again}");
+
+    success(place.kith(&["keys", "rotate", "--at-once"]));
+    let mut refused = ada.get("/api/v1/me").await;
+    while engine == Engine::Postgres && refused.status == 200 {
+        refused = ada.get("/api/v1/me").await;
+    }
+    refused.expect_problem(401, "unauthenticated");
+    let tokens = client.post("/api/v1/auth/refresh", json!({ "refresh_token": signed_in["refresh_token"] }));
+    let token = tokens.await.expect(200);
+    client.with_token(token["access_token"].as_str().expect("a token")).get("/api/v1/me").await.expect(200);
+    server.terminate();
+    assert!(server.wait().await.success());
+    success(place.kith(&["keys", "rotate"]));
+}

@@ -3,6 +3,7 @@
 //! The server has one core and the load generator the other; PostgreSQL may use both. No test depends on a time.
 
 mod ceiling;
+mod log_ins;
 mod machine;
 mod rows;
 mod sources;
@@ -19,6 +20,7 @@ use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 use serde_json::{Value, json};
 
 use self::ceiling::PING;
+use self::log_ins::LogIns;
 use self::rows::{Ceiling, Measured, Row, Server};
 use self::sources::{NewRequests, Once, Reads, Same, write_request};
 use crate::kith::{Kith, Start, build};
@@ -68,8 +70,8 @@ struct Lengths {
     pairs: usize,
     write: Duration,
     read: Duration,
-    /// Requests accepted in each run of that row: everybody can accept once, so they are counted out.
-    accepts: usize,
+    /// Requests in each run of a row in which everybody does something once, so that they are counted out.
+    counted: usize,
 }
 
 impl Args {
@@ -81,7 +83,7 @@ impl Args {
             pairs: self.pairs.unwrap_or(if self.quick { 2 } else { 5 }).max(1),
             write: pick(self.write_seconds, 60, 5),
             read: pick(self.read_seconds, 10, 2),
-            accepts: if self.quick { 2_000 } else { 5_000 },
+            counted: if self.quick { 2_000 } else { 5_000 },
         }
     }
 }
@@ -136,6 +138,7 @@ struct Results {
     durability: &'static str,
     fsync_rate: f64,
     rows: Vec<Measured>,
+    log_ins: LogIns,
 }
 
 fn measure_engine(
@@ -167,13 +170,15 @@ fn measure_engine(
     let bare = Server { address: bare.address, pid: bare.pid(), database_pid: None };
     let rows = on_one_thread(measure_rows(server, bare, lengths))?;
     kith.stop()?;
-    Ok(Results { engine: name, durability, fsync_rate, rows })
+    let log_ins = log_ins::measure(&start, lengths.pairs, lengths.read)?;
+    Ok(Results { engine: name, durability, fsync_rate, rows, log_ins })
 }
 
 async fn measure_rows(server: Server, bare: Server, lengths: &Lengths) -> Result<Vec<Measured>> {
     // One part for each pair and one for the run at a steady rate.
-    let couples = lengths.accepts * (lengths.pairs + 1);
-    eprintln!("  registering {} people", WRITERS + 2 * couples);
+    let couples = lengths.counted * (lengths.pairs + 1);
+    eprintln!("  registering {} people", WRITERS + 3 * couples);
+    let strangers = register(server.address, "stranger", couples).await?;
     let writers = register(server.address, "writer", WRITERS).await?;
     let partners = register(server.address, "partner", 2 * couples).await?;
     let accepts = Once::of(prepare_accepts(server, &partners).await?);
@@ -187,12 +192,17 @@ async fn measure_rows(server: Server, bare: Server, lengths: &Lengths) -> Result
         |name, warm_up| RowShape { name, ceiling: own, length: lengths.write, warm_up, durable: true };
     let ping = || Box::new(Same(request("GET", PING, None, None))) as _;
     rows.push(read("204, through the whole stack", bare).measure(server, lengths, ping).await?);
-    let accept = || Box::new(accepts.part(lengths.accepts)) as _;
+    let accept = || Box::new(accepts.part(lengths.counted)) as _;
     rows.push(write("accept a partner request", false).measure(server, lengths, accept).await?);
     let current = || Box::new(Reads::of(&partners, "/api/v1/partners/current", SEED)) as _;
     rows.push(read("read the current bond", own).measure(server, lengths, current).await?);
     let me = || Box::new(Reads::of(&partners, "/api/v1/me", SEED)) as _;
     rows.push(read("read oneself", own).measure(server, lengths, me).await?);
+    let unseen = strangers.iter().map(|who| request("GET", "/api/v1/me", Some(&who.token), None)).collect();
+    let unseen = Once::of(unseen);
+    let cold = || Box::new(unseen.part(lengths.counted)) as _;
+    let first = RowShape { warm_up: false, ..read("read oneself, a new token", own) };
+    rows.push(first.measure(server, lengths, cold).await?);
     let send = || Box::new(requests.clone()) as _;
     rows.push(write("send a partner request", true).measure(server, lengths, send).await?);
     Ok(rows)
@@ -245,9 +255,10 @@ fn report(results: &[Results]) -> Result<()> {
     println!(
         "64 connections from one core to a server on the other; only 2xx count; times at half the highest rate"
     );
-    for Results { engine, durability, fsync_rate, rows } in results {
+    for Results { engine, durability, fsync_rate, rows, log_ins } in results {
         println!("\n{engine}, {durability}; {fsync_rate:.0} fsync/s\n{}", Measured::head());
         rows.iter().for_each(|row| println!("{}", row.line(*fsync_rate)));
+        println!("{}", log_ins.line());
     }
     let databases: Vec<Value> = results.iter().map(Results::json).collect();
     let whole = json!({
@@ -264,8 +275,8 @@ fn report(results: &[Results]) -> Result<()> {
 
 impl Results {
     fn json(&self) -> Value {
-        let Self { engine, durability, fsync_rate, rows } = self;
+        let Self { engine, durability, fsync_rate, rows, log_ins } = self;
         let rows: Vec<_> = rows.iter().map(|row| row.json(*fsync_rate)).collect();
-        json!({"database": engine, "durability": durability, "fsync_rate_per_s": fsync_rate, "rows": rows})
+        json!({"database": engine, "durability": durability, "fsync_rate_per_s": fsync_rate, "rows": rows, "log_ins": log_ins.json()})
     }
 }

@@ -200,7 +200,8 @@ fn spread(values: &[f64]) -> [f64; 3] {
     [sorted[0], median, sorted[sorted.len() - 1]]
 }
 
-fn median(values: &[f64]) -> f64 {
+/// Of these.
+pub fn median(values: &[f64]) -> f64 {
     spread(values)[1]
 }
 

@@ -36,6 +36,12 @@ pub fn registration(name: &str) -> Vec<u8> {
     request("POST", "/api/v1/auth/register", None, Some(body.to_string().as_bytes()))
 }
 
+/// The request that logs `name` in.
+pub fn log_in(name: &str) -> Vec<u8> {
+    let body = json!({ "email": format!("{name}@example.org"), "password": "correct horse battery" });
+    request("POST", "/api/v1/auth/login", None, Some(body.to_string().as_bytes()))
+}
+
 /// Who a registration's answer speaks of.
 pub fn person(body: &Value) -> Option<Person> {
     Some(Person { id: body["user"]["id"].as_str()?.into(), token: body["access_token"].as_str()?.into() })

@@ -1,0 +1,131 @@
+//! Log-ins at the full cost of a password hash: how near they come to what hashing alone allows, and what they do to
+//! everybody else.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use argon2::{Algorithm, Argon2, Params, Version};
+use serde_json::{Value, json};
+
+use super::SEED;
+use super::rows::median;
+use super::sources::{Reads, Same};
+use crate::kith::{Kith, Start};
+use crate::load::people::{log_in, register};
+use crate::load::{Plan, Seen, drive, now, on_one_thread};
+
+/// Argon2id as `defaults.toml` has it: KiB and passes.
+const COST: (u32, u32) = (19_456, 2);
+const PEOPLE: usize = 100;
+/// Enough to keep the one hashing thread busy, and few enough that none is shed.
+const LOGGING_IN: usize = 4;
+/// Everybody else: connections, and requests a second.
+const READING: usize = 16;
+const READS_PER_S: f64 = 1_000.0;
+
+/// What was measured.
+pub struct LogIns {
+    rate: f64,
+    of_ceiling: f64,
+    alone: Seen,
+    beside: Seen,
+}
+
+/// Starts a server of its own on `start`'s database, since hashing there is cheap.
+pub fn measure(start: &Start, pairs: usize, length: Duration) -> Result<LogIns> {
+    let mut start = start.clone();
+    start.environment.push(("KITH__AUTH__PASSWORD_MEMORY_KIB".into(), COST.0.to_string()));
+    start.environment.push(("KITH__AUTH__PASSWORD_ITERATIONS".into(), COST.1.to_string()));
+    // As if the machine had the one core that the server gets.
+    start.environment.push(("KITH__AUTH__HASH_THREADS".into(), "1".into()));
+    let kith = Kith::start(&start)?;
+    let measured = on_one_thread(measure_on(&kith, pairs, length))?;
+    kith.stop()?;
+    Ok(measured)
+}
+
+async fn measure_on(kith: &Kith, pairs: usize, length: Duration) -> Result<LogIns> {
+    eprintln!("  registering {PEOPLE} people at full cost");
+    let people = register(kith.address, "login", PEOPLE).await?;
+    let warm_up = Duration::from_secs(1);
+    let nothing = || Ok([0.0; 3]);
+    let log_ins = || Box::new(Same(log_in("login0")));
+    let reads = || Box::new(Reads::of(&people, "/api/v1/me", SEED));
+    let mut rates = Vec::new();
+    let mut ratios = Vec::new();
+    for _ in 0..pairs {
+        let ceiling = hashes_per_s(length / 4)?;
+        let plan = Plan { connections: LOGGING_IN, warm_up, length, rate: None };
+        let seen = drive(kith.address, plan, log_ins(), nothing).await.context("log in")?;
+        eprintln!("  log in: {:.1}/s; hashing alone: {ceiling:.1}/s", seen.rate());
+        rates.push(seen.rate());
+        ratios.push(seen.rate() / ceiling);
+    }
+    let steady = Plan { connections: READING, warm_up, length, rate: Some(READS_PER_S) };
+    let alone = drive(kith.address, steady, reads(), nothing).await.context("read oneself")?;
+    let saturating = Plan { connections: 64, warm_up, length, rate: None };
+    let (beside, _) = tokio::try_join!(
+        drive(kith.address, steady, reads(), nothing),
+        drive(kith.address, saturating, log_ins(), nothing)
+    )?;
+    Ok(LogIns { rate: median(&rates), of_ceiling: median(&ratios), alone, beside })
+}
+
+/// What this processor does on the core that the server has not.
+fn hashes_per_s(length: Duration) -> Result<f64> {
+    let params = Params::new(COST.0, COST.1, 1, None).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    let (began, mut hashed) = (now(), 0);
+    let mut out = [0; 32];
+    while began.elapsed() < length {
+        argon2
+            .hash_password_into(b"correct horse battery", b"sixteen bytes...", &mut out)
+            .map_err(|error| anyhow::anyhow!("{error}"))?;
+        hashed += 1;
+    }
+    Ok(f64::from(hashed) / began.elapsed().as_secs_f64())
+}
+
+fn ms(seen: &Seen, quantile: f64) -> f64 {
+    seen.latency.value_at_quantile(quantile) as f64 / 1e6
+}
+
+impl LogIns {
+    /// What to print.
+    pub fn line(&self) -> String {
+        let Self { rate, of_ceiling, alone, beside } = self;
+        format!(
+            "log in at full cost: {rate:.1}/s, {:.0} % of hashing alone on such a core\n\
+             read oneself at {READS_PER_S:.0}/s: p50 {:.2} ms, p99 {:.2} ms; while log-ins saturate: p50 {:.2} ms, \
+             p99 {:.2} ms ({:.0}/s answered)",
+            of_ceiling * 100.0,
+            ms(alone, 0.5),
+            ms(alone, 0.99),
+            ms(beside, 0.5),
+            ms(beside, 0.99),
+            beside.rate(),
+        )
+    }
+
+    /// The same for programs.
+    pub fn json(&self) -> Value {
+        json!({
+            "rate_per_s": self.rate,
+            "of_hashing_alone": self.of_ceiling,
+            "others_alone_ms": { "p50": ms(&self.alone, 0.5), "p99": ms(&self.alone, 0.99) },
+            "others_beside_ms": { "p50": ms(&self.beside, 0.5), "p99": ms(&self.beside, 0.99) },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cost_is_the_default() {
+        let defaults = include_str!("../../../platform/src/config/defaults.toml");
+        assert!(defaults.contains(&format!("\npassword_memory_kib = {}\n", COST.0)));
+        assert!(defaults.contains(&format!("\npassword_iterations = {}\n", COST.1)));
+    }
+}

@@ -14,7 +14,7 @@ use kith_store::{Error, Store, Tx, params};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, Client, Engine, Kith, PASSWORD, Person, SERVE, TestApp, kith, kith_on, on_every_engine,
+    Access, Answer, Client, Engine, Kith, PASSWORD, Person, SERVE, TestApp, kith, kith_on, on_every_engine,
 };
 
 const REQUESTS: &str = "/api/v1/partners/requests";
@@ -176,79 +176,30 @@ async fn keys_are_refused_where_they_are_not_taken(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
 }
 
-/// Each operation that changes something for whoever is signed in. A new one needs a request here that succeeds once.
+/// Each operation that changes something for whoever is signed in.
 async fn every_signed_in_write_takes_a_key(app: &TestApp) {
-    let document = app.anonymous().get("/openapi.json").await.expect(200);
-    let paths = document["paths"].as_object().expect("paths");
     let mut walked = 0;
-    for (path, item) in paths.iter().filter(|(path, _)| !path.starts_with("/api/v1/auth/")) {
-        for (method, operation) in item.as_object().expect("operations") {
-            let method: Method = method.to_uppercase().parse().expect("a method");
-            if method.is_safe() || operation.get("security").is_none() {
-                continue;
-            }
-            let name = operation["operationId"].as_str().expect("a name");
-            // Whoever has deleted their account is not signed in to ask again.
-            if name == "delete_me" {
-                continue;
-            }
-            let write = a_write(app, name).await;
-            let target = path.replace("{id}", &write.id);
-            let body = if write.body.is_null() { Bytes::new() } else { Bytes::from(write.body.to_string()) };
-            let client = keyed(&write.by, "key").await;
-            let first = client.send(method.clone(), &target, body.clone()).await;
-            assert!((200..300).contains(&first.status) && !is_replayed(&first), "{name}: {first:#?}");
-            let footprint = app.footprint().await;
-            let again = client.send(method, &target, body).await;
-            assert!(is_replayed(&again), "{name} does it again: {again:#?}");
-            assert_eq!((again.status, again.body), (first.status, first.body), "{name}");
-            assert_eq!(app.footprint().await, footprint, "{name}");
-            walked += 1;
+    for operation in app.operations().await {
+        let name = &operation.name;
+        // Whoever has deleted their account is not signed in to ask again.
+        let takes_none = operation.path.starts_with("/api/v1/auth/") || name == "delete_me";
+        if takes_none || operation.method.is_safe() || operation.access == Access::Public {
+            continue;
         }
+        let request = app.request_for(&operation, name).await;
+        let client = keyed(&request.by, "key").await;
+        let send =
+            async || client.send(operation.method.clone(), &request.path(&operation), request.bytes()).await;
+        let first = send().await;
+        assert!((200..300).contains(&first.status) && !is_replayed(&first), "{name}: {first:#?}");
+        let footprint = app.footprint().await;
+        let again = send().await;
+        assert!(is_replayed(&again), "{name} does it again: {again:#?}");
+        assert_eq!((again.status, again.body), (first.status, first.body), "{name}");
+        assert_eq!(app.footprint().await, footprint, "{name}");
+        walked += 1;
     }
     assert!(walked >= 2, "{walked}");
-}
-
-/// A request that succeeds, by whom, and what its `{id}` is.
-struct Write {
-    by: Person,
-    id: String,
-    body: Value,
-}
-
-async fn a_write(app: &TestApp, operation: &str) -> Write {
-    let by = app.user(&format!("{operation}-by")).await;
-    let other = app.user(&format!("{operation}-other")).await;
-    let (id, body) = match operation {
-        "send_partner_request" => (String::new(), ask(&other)),
-        "accept_partner_request" => {
-            let request = other.post(REQUESTS, ask(&by)).await.expect(201);
-            (request["id"].as_str().expect("an id").to_owned(), Value::Null)
-        }
-        "update_me" => (String::new(), json!({ "nickname": "Countess" })),
-        "change_password" => {
-            (String::new(), json!({ "current_password": PASSWORD, "new_password": "another horse" }))
-        }
-        "set_log_level" => {
-            let admin = app.admin(operation).await;
-            return Write { by: admin, id: String::new(), body: json!({ "level": "info" }) };
-        }
-        "set_role" | "suspend_account" | "reinstate_account" => {
-            let admin = app.admin(&format!("{operation}-admin")).await;
-            let suspend = format!("/api/v1/admin/users/{}/suspension", other.id);
-            if operation == "reinstate_account" {
-                admin.put(&suspend, json!({})).await.expect(200);
-            }
-            let body = match operation {
-                "set_role" => json!({ "role": "business" }),
-                "suspend_account" => json!({ "reason": "rude" }),
-                _ => Value::Null,
-            };
-            return Write { by: admin, id: other.id, body };
-        }
-        new => panic!("{new} is new: say here how it succeeds, to see that it takes an Idempotency-Key"),
-    };
-    Write { by, id, body }
 }
 
 async fn register(client: &Client, name: &str) -> (String, Client) {

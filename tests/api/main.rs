@@ -7,6 +7,7 @@ mod support;
 
 mod accounts;
 mod audit;
+mod authorization;
 mod bond_races;
 mod bonds;
 mod commands;

@@ -4,6 +4,7 @@ mod app;
 mod client;
 mod contract;
 mod engine;
+mod operations;
 mod process;
 mod trace;
 
@@ -11,5 +12,6 @@ pub use app::{PASSWORD, Person, TestApp};
 pub use client::{Answer, Client, X_REQUEST_ID};
 pub use engine::Engine;
 pub(crate) use engine::on_every_engine;
+pub use operations::{Access, Operation, Request};
 pub use process::{Kith, PATIENCE, SERVE, kith, kith_on, refusal, success};
 pub use trace::AuditLine;

@@ -14,6 +14,8 @@ use super::sign_in::SignInAnswer;
 
 const PAGE: &str = include_str!("first_admin.html");
 const SCRIPT: &str = include_str!("first_admin.js");
+const HTML: &str = "text/html; charset=utf-8";
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 /// Only what this server itself has said, and only to itself.
 const POLICY: &str = "default-src 'none'; script-src 'self'; connect-src 'self'; form-action 'none'; \
                       base-uri 'none'; frame-ancestors 'none'";
@@ -41,19 +43,19 @@ struct FirstAdminBody {
 /// Where the link ends that makes the first administrator.
 #[utoipa::path(
     get, path = "/first-admin",
-    responses((status = 200, description = "A page with a form", body = String, content_type = "text/html"))
+    responses((status = 200, description = "A page with a form", body = String, content_type = HTML))
 )]
 async fn first_admin_page() -> Response {
-    typed("text/html; charset=utf-8", PAGE)
+    typed(HTML, PAGE)
 }
 
 /// What that page does.
 #[utoipa::path(
     get, path = "/first-admin.js",
-    responses((status = 200, description = "A script", body = String, content_type = "text/javascript"))
+    responses((status = 200, description = "A script", body = String, content_type = JAVASCRIPT))
 )]
 async fn first_admin_script() -> Response {
-    typed("text/javascript; charset=utf-8", SCRIPT)
+    typed(JAVASCRIPT, SCRIPT)
 }
 
 fn typed(kind: &'static str, body: &'static str) -> Response {

@@ -1,0 +1,204 @@
+//! The authorization matrix: every operation of the OpenAPI document, asked by everyone there is.
+//!
+//! What must come follows from the document and from the table of roles and permissions, never from what a server did.
+
+use std::fmt;
+
+use hyper::header::AUTHORIZATION;
+use kith_kernel::minutes;
+use kith_platform::auth::Role;
+use serde_json::{Value, json};
+
+use crate::support::{
+    Access, Answer, Client, Operation, PASSWORD, Person, Request, TestApp, on_every_engine,
+};
+
+on_every_engine! {
+    everyone_may_what_the_document_says_and_no_more,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    /// Nobody who is signed in: the words of their `Authorization`, if they send one.
+    Nobody(Bad),
+    /// Somebody in a role, whom nothing in the request is about.
+    Somebody(Role),
+    /// Whoever owns what the request is about.
+    Owner,
+}
+
+/// Why somebody is not signed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bad {
+    Missing,
+    Malformed,
+    Expired,
+    Tampered,
+}
+
+const ASKERS: [Asker; 9] = [
+    Asker::Nobody(Bad::Missing),
+    Asker::Nobody(Bad::Malformed),
+    Asker::Nobody(Bad::Expired),
+    Asker::Nobody(Bad::Tampered),
+    Asker::Somebody(Role::User),
+    Asker::Somebody(Role::Business),
+    Asker::Somebody(Role::Moderator),
+    Asker::Somebody(Role::Admin),
+    Asker::Owner,
+];
+
+/// What must come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    Success,
+    Problem(u16, &'static str),
+}
+
+fn expected(operation: &Operation, owned: bool, asker: Asker) -> Expected {
+    let unauthenticated = Expected::Problem(401, "unauthenticated");
+    match (&operation.access, asker) {
+        // Its link has been used: the first administrator is there.
+        (Access::Public, _) if operation.name == "accept_first_admin" => {
+            Expected::Problem(403, "invalid_link")
+        }
+        (Access::Public, _) => Expected::Success,
+        (_, Asker::Nobody(_)) => unauthenticated,
+        (Access::Allowed(permissions), Asker::Somebody(role)) => {
+            if permissions.iter().all(|permission| role.has(permission)) {
+                Expected::Success
+            } else {
+                Expected::Problem(403, "forbidden")
+            }
+        }
+        // What belongs to others is not there, whatever one's role is.
+        (Access::SignedIn, Asker::Somebody(_)) if owned => Expected::Problem(404, "not_found"),
+        (Access::SignedIn, _) | (Access::Allowed(_), Asker::Owner) => Expected::Success,
+    }
+}
+
+/// Somebody who asks, with what they need to do so.
+struct Askers<'a> {
+    app: &'a TestApp,
+    admin: Person,
+    expired: String,
+}
+
+impl<'a> Askers<'a> {
+    async fn new(app: &'a TestApp) -> Self {
+        let admin = first_admin(app).await;
+        let expired = token_of(app, &app.user("expired").await).await;
+        app.advance(minutes(15));
+        Self { app, admin, expired }
+    }
+
+    /// A client of `asker`, who has never asked for anything before.
+    async fn client(&self, asker: Asker, request: &Request, name: &str) -> Client {
+        let bad = |token: &str| self.app.anonymous().with_header(AUTHORIZATION, &format!("Bearer {token}"));
+        match asker {
+            Asker::Nobody(Bad::Missing) => self.app.anonymous().clone(),
+            Asker::Nobody(Bad::Malformed) => bad("x.y.z"),
+            Asker::Nobody(Bad::Expired) => bad(&self.expired),
+            Asker::Nobody(Bad::Tampered) => bad(&tampered(&token_of(self.app, &self.admin).await)),
+            Asker::Somebody(Role::User) => self.app.user(name).await.signed_in().await,
+            Asker::Somebody(role) => {
+                let person = self.app.user_with_role(name, role.as_str(), &self.admin).await;
+                person.signed_in().await
+            }
+            Asker::Owner => request.by.signed_in().await,
+        }
+    }
+}
+
+/// The first administrator, made by the link: nobody is asked who they are, and it works once.
+async fn first_admin(app: &TestApp) -> Person {
+    let secret = app.first_admin_secret().await;
+    let body = json!({
+        "secret": secret, "email": "first@example.org", "password": PASSWORD, "display_name": "First",
+    });
+    app.anonymous().post("/api/v1/auth/first-admin", body).await.expect(201);
+    app.admin("second").await
+}
+
+async fn token_of(app: &TestApp, person: &Person) -> String {
+    let body = json!({ "email": person.email, "password": PASSWORD });
+    let session = app.anonymous().post("/api/v1/auth/login", body).await.expect(200);
+    session["access_token"].as_str().expect("a token").to_owned()
+}
+
+/// The same token for somebody else.
+fn tampered(token: &str) -> String {
+    let (text, signature) = token.rsplit_once('.').expect("a signature");
+    let flipped = if signature.starts_with('A') { "B" } else { "A" };
+    format!("{text}.{flipped}{}", &signature[1..])
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Success => f.write_str("a success"),
+            Self::Problem(status, code) => write!(f, "{status} {code}"),
+        }
+    }
+}
+
+/// What is not as it must be, if anything is.
+fn fault(operation: &Operation, expected: Expected, answer: &Answer) -> Option<String> {
+    let right = match expected {
+        Expected::Success => operation.successes.contains(&answer.status),
+        Expected::Problem(status, code) => answer.status == status && is_code(&answer.body["code"], code),
+    };
+    (!right).then(|| format!("must be {expected}, is {} {}", answer.status, answer.body))
+}
+
+/// A module may have a name of its own for what is not there.
+fn is_code(said: &Value, code: &str) -> bool {
+    said.as_str().is_some_and(|said| said == code || code == "not_found" && said.ends_with("_not_found"))
+}
+
+/// ACC-03, ACC-09, ACC-10: the declared status in every cell, and a refusal changes nothing and tells nothing.
+async fn everyone_may_what_the_document_says_and_no_more(app: &TestApp) {
+    let askers = Askers::new(app).await;
+    let operations = app.operations().await;
+    let (mut faults, mut cells) = (Vec::new(), 0);
+    for operation in &operations {
+        for asker in ASKERS {
+            let name = format!("{}-{cells}", operation.name.replace('_', "-"));
+            let request = request_for(app, operation, &name).await;
+            if asker == Asker::Owner && !request.owned {
+                continue;
+            }
+            let client = askers.client(asker, &request, &name).await;
+            let before = app.footprint().await;
+            let path = request.path(operation);
+            let answer = client.send(operation.method.clone(), &path, request.bytes()).await;
+            let expected = expected(operation, request.owned, asker);
+            let at = |fault: String| format!("{} by {asker:?}: {fault}", operation.name);
+            faults.extend(fault(operation, expected, &answer).map(at));
+            if expected != Expected::Success {
+                assert_eq!(app.footprint().await, before, "{} by {asker:?} left a trace", operation.name);
+                let told = answer.body.to_string();
+                let leaks = [&request.by.email, &request.by.name]
+                    .into_iter()
+                    .any(|text| told.contains(text.as_str()));
+                assert!(!leaks, "{} by {asker:?} tells of others: {told}", operation.name);
+            }
+            cells += 1;
+        }
+    }
+    assert!(faults.is_empty(), "{} of {cells} cells are wrong: {faults:#?}", faults.len());
+    println!("{} operations, {cells} cells, all as the document says", operations.len());
+}
+
+/// A request that succeeds; whoever finds the link used has nothing better to send than what it was.
+async fn request_for(app: &TestApp, operation: &Operation, name: &str) -> Request {
+    if operation.name != "accept_first_admin" {
+        return app.request_for(operation, name).await;
+    }
+    let by = app.user(&format!("{name}-by")).await;
+    let body = json!({
+        "secret": "A".repeat(43), "email": format!("{name}@example.com"), "password": PASSWORD, "display_name": name,
+    });
+    Request { by, owned: false, parameter: String::new(), body }
+}

@@ -1,0 +1,208 @@
+//! Every operation of the OpenAPI document, and for each a request that succeeds: for tests that walk all of them.
+
+use hyper::Method;
+use hyper::body::Bytes;
+use kith_domain::accounts::first_admin;
+use serde_json::{Value, json};
+
+use super::{PASSWORD, Person, TestApp};
+
+const LOGIN: &str = "/api/v1/auth/login";
+const REQUESTS: &str = "/api/v1/partners/requests";
+const SESSIONS: &str = "/api/v1/auth/sessions";
+
+/// An operation, as the document has it.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    /// Its `operationId`.
+    pub name: String,
+    /// Its method.
+    pub method: Method,
+    /// Its path, with the names of its parameters in braces.
+    pub path: String,
+    /// Who may ask.
+    pub access: Access,
+    /// The statuses of its successes, redirections among them.
+    pub successes: Vec<u16>,
+}
+
+/// What the document asks of a caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing.
+    Public,
+    /// To be signed in.
+    SignedIn,
+    /// To be signed in, and to have these permissions.
+    Allowed(Vec<String>),
+}
+
+/// A request that succeeds, once.
+pub struct Request {
+    /// For whom.
+    pub by: Person,
+    /// Whether it does so for `by` only: what it is about belongs to them.
+    pub owned: bool,
+    /// What stands for the parameter in the path.
+    pub parameter: String,
+    /// Its body; `Null` is none.
+    pub body: Value,
+}
+
+impl Request {
+    /// The path of `operation`, about what this request is about.
+    pub fn path(&self, operation: &Operation) -> String {
+        match operation.path.split_once('{') {
+            Some((before, rest)) => {
+                let (_, after) = rest.split_once('}').expect("a closed brace");
+                format!("{before}{}{after}", self.parameter)
+            }
+            None => operation.path.clone(),
+        }
+    }
+
+    /// The body as it is sent.
+    pub fn bytes(&self) -> Bytes {
+        if self.body.is_null() { Bytes::new() } else { Bytes::from(self.body.to_string()) }
+    }
+}
+
+impl Operation {
+    fn new(path: &str, method: &str, operation: &Value) -> Self {
+        let schemes = operation["security"].as_array().into_iter().flatten();
+        let permissions: Option<Vec<_>> =
+            schemes.map(|scheme| scheme["bearer"].as_array()).next().map(|list| {
+                let names = list.expect("what a bearer needs").iter();
+                names.map(|name| name.as_str().expect("a permission").to_owned()).collect()
+            });
+        let access = match permissions {
+            None => Access::Public,
+            Some(none) if none.is_empty() => Access::SignedIn,
+            Some(permissions) => Access::Allowed(permissions),
+        };
+        let statuses = operation["responses"].as_object().expect("responses").keys();
+        let statuses = statuses.map(|status| status.parse().expect("a status"));
+        Self {
+            name: operation["operationId"].as_str().expect("a name").to_owned(),
+            method: method.to_uppercase().parse().expect("a method"),
+            path: path.to_owned(),
+            access,
+            successes: statuses.filter(|status| (200..400).contains(status) && *status != 304).collect(),
+        }
+    }
+}
+
+impl TestApp {
+    /// All operations of the document that the server hands out.
+    pub async fn operations(&self) -> Vec<Operation> {
+        let document = self.anonymous().get("/openapi.json").await.expect(200);
+        let paths = document["paths"].as_object().expect("paths");
+        let operations = paths.iter().flat_map(|(path, item)| {
+            let methods = item.as_object().expect("operations").iter();
+            methods.map(move |(method, operation)| Operation::new(path, method, operation))
+        });
+        operations.collect()
+    }
+
+    /// What the link says that makes the first administrator.
+    pub async fn first_admin_secret(&self) -> String {
+        let offer = first_admin::offer(self.parts(), "http://localhost").await.expect("a link");
+        let link = offer.expect("no administrator yet").link;
+        link.rsplit('#').next().expect("a fragment").to_owned()
+    }
+
+    /// A request for an operation that succeeds, for somebody who may ask; `name` is a new one each time.
+    ///
+    /// # Panics
+    /// If the operation is new.
+    pub async fn request_for(&self, operation: &Operation, name: &str) -> Request {
+        let by = match operation.access {
+            Access::Allowed(_) => self.admin(&format!("{name}-by")).await,
+            _ => self.user(&format!("{name}-by")).await,
+        };
+        let other = self.user(&format!("{name}-other")).await;
+        let (owned, parameter, body) = match operation.name.as_str() {
+            "list_signing_keys"
+            | "old_api_docs"
+            | "health"
+            | "metrics"
+            | "ping"
+            | "docs"
+            | "first_admin_page"
+            | "first_admin_script"
+            | "live"
+            | "openapi"
+            | "ready"
+            | "old_swagger"
+            | "get_log_level"
+            | "list_accounts"
+            | "list_audit_entries"
+            | "list_sessions"
+            | "end_sessions"
+            | "get_me"
+            | "list_my_activity"
+            | "export_me"
+            | "get_current_bond"
+            | "list_partner_requests" => (false, String::new(), Value::Null),
+            "docs_file" => (false, self.docs_file().await, Value::Null),
+            "register" => (false, String::new(), self.newcomer(name)),
+            "log_in" => (false, String::new(), credentials(&other)),
+            "refresh_session" | "log_out" => {
+                let session = self.anonymous().post(LOGIN, credentials(&other)).await.expect(200);
+                (false, String::new(), json!({ "refresh_token": session["refresh_token"] }))
+            }
+            "restore_account" => {
+                other.delete("/api/v1/me", json!({ "password": PASSWORD })).await.expect(202);
+                (false, String::new(), credentials(&other))
+            }
+            "accept_first_admin" => {
+                let mut body = self.newcomer(name);
+                body["secret"] = self.first_admin_secret().await.into();
+                (false, String::new(), body)
+            }
+            "end_session" => (true, a_session(&by).await, Value::Null),
+            "delete_me" => (false, String::new(), json!({ "password": PASSWORD })),
+            "update_me" => (false, String::new(), json!({ "nickname": "Countess" })),
+            "change_password" => {
+                let body = json!({ "current_password": PASSWORD, "new_password": "another horse" });
+                (false, String::new(), body)
+            }
+            "send_partner_request" => (false, String::new(), json!({ "to": { "user_id": other.id } })),
+            "accept_partner_request" => {
+                let body = json!({ "to": { "user_id": by.id } });
+                let request = other.post(REQUESTS, body).await.expect(201);
+                (true, request["id"].as_str().expect("an id").to_owned(), Value::Null)
+            }
+            "set_log_level" => (false, String::new(), json!({ "level": "info" })),
+            "get_account" => (false, other.id, Value::Null),
+            "set_role" => (false, other.id, json!({ "role": "business" })),
+            "suspend_account" => (false, other.id, json!({ "reason": "rude" })),
+            "reinstate_account" => {
+                let suspend = format!("/api/v1/admin/users/{}/suspension", other.id);
+                by.put(&suspend, json!({})).await.expect(200);
+                (false, other.id, Value::Null)
+            }
+            new => panic!("the operation {new} is new: say here how it succeeds"),
+        };
+        Request { by, owned, parameter, body }
+    }
+
+    fn newcomer(&self, name: &str) -> Value {
+        json!({ "email": format!("{name}-new@example.org"), "password": PASSWORD, "display_name": name })
+    }
+
+    async fn docs_file(&self) -> String {
+        let page = self.anonymous().get("/docs").await.expect(200);
+        let (_, rest) = page.as_str().expect("HTML").split_once("/docs/").expect("a file of the page's");
+        rest.split('"').next().expect("its name").to_owned()
+    }
+}
+
+fn credentials(person: &Person) -> Value {
+    json!({ "email": person.email, "password": PASSWORD })
+}
+
+async fn a_session(by: &Person) -> String {
+    let sessions = by.get(SESSIONS).await.expect(200);
+    sessions["items"][0]["id"].as_str().expect("an id").to_owned()
+}

@@ -1,5 +1,6 @@
 //! Servers in this process, with a database and a clock of their own, and the people who use them.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use kith_platform::config::{Config, Limits, Secret};
 use kith_store::Store;
 use kith_store::testing::TestDatabase;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::{Answer, Client, Engine};
 
@@ -26,8 +28,10 @@ pub struct TestApp {
     client: Client,
     clock: Arc<ManualClock>,
     nodes: Vec<Running>,
-    // Last, so that it goes after those who use it.
+    // Last, so that they go after those who use them.
     database: TestDatabase,
+    /// What servers keep beside a database that is no folder.
+    _folder: TempDir,
 }
 
 impl TestApp {
@@ -53,6 +57,7 @@ impl TestApp {
     pub async fn start_with(engine: Engine, database: TestDatabase, change: impl Fn(&mut Config)) -> Self {
         let clock = Arc::new(ManualClock::at(BEGINNING));
         let mut nodes = Vec::new();
+        let folder = tempfile::tempdir().expect("a folder");
         for _ in 0..if engine == Engine::Pair { 2 } else { 1 } {
             let sources = Sources {
                 clock: clock.clone(),
@@ -60,12 +65,12 @@ impl TestApp {
                 random: Arc::new(SystemRandom),
             };
             let seams = Seams { sources: Some(sources), rehearse: true, ..Seams::default() };
-            let mut config = config(&database);
+            let mut config = config(&database, folder.path());
             change(&mut config);
             nodes.push(kith::start(config, seams).await.expect("a server"));
         }
         let client = Client::new(nodes.iter().map(|node| node.addr).collect::<Vec<_>>());
-        Self { client, clock, nodes, database }
+        Self { client, clock, nodes, database, _folder: folder }
     }
 
     /// Stops the servers and hands back their database.
@@ -182,7 +187,7 @@ impl TestApp {
     }
 }
 
-fn config(database: &TestDatabase) -> Config {
+fn config(database: &TestDatabase, folder: &Path) -> Config {
     let mut config = Config::default();
     config.server.listen = ([127, 0, 0, 1], 0).into();
     config.server.drain_ms = 0;
@@ -191,9 +196,7 @@ fn config(database: &TestDatabase) -> Config {
     config.database.url = Secret::new(database.url());
     config.database.write_threads = 8;
     config.database.read_threads = 4;
-    if let Some(folder) = database.folder() {
-        config.data.folder = folder.to_owned();
-    }
+    config.data.folder = database.folder().unwrap_or(folder).to_owned();
     config.auth.password_memory_kib = 8;
     config.auth.password_iterations = 1;
     config.auth.jwt_secret = Secret::new("the secret of all scenarios together");

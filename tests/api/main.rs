@@ -16,6 +16,7 @@ mod docs;
 mod edge;
 mod idempotency;
 mod leaving;
+mod lockout;
 mod logs;
 mod metrics;
 mod operators;

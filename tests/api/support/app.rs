@@ -73,6 +73,14 @@ impl TestApp {
         Self { client, clock, nodes, database, _folder: folder }
     }
 
+    /// Stops the servers, and starts others on their database; time goes on.
+    pub async fn restart(self, engine: Engine) -> Self {
+        let now = self.now();
+        let again = Self::start(engine, self.stop().await).await;
+        again.advance(now.since(BEGINNING));
+        again
+    }
+
     /// Stops the servers and hands back their database.
     pub async fn stop(self) -> TestDatabase {
         for node in self.nodes {

@@ -21,6 +21,7 @@ mod logs;
 mod metrics;
 mod operators;
 mod outages;
+mod partner_tiers;
 mod process;
 mod requests;
 mod schema;

@@ -107,6 +107,12 @@ impl TestApp {
         let email = format!("{name}@example.org");
         let made = first_admin::create_admin(&self.nodes[0].app, &email, name, PASSWORD).await;
         made.expect("an administrator");
+        self.sign_in(name).await
+    }
+
+    /// Signs in `name`, who has the address `name@example.org`.
+    pub async fn sign_in(&self, name: &str) -> Person {
+        let email = format!("{name}@example.org");
         let body = json!({ "email": email, "password": PASSWORD });
         let answer = self.client.post("/api/v1/auth/login", body).await.expect(200);
         self.person(name, email, &answer)

@@ -1,0 +1,165 @@
+//! SEC-03: how many requests one may make. They are counted where they are kept, so neither a restart nor a second node
+//! forgets any.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use kith_kernel::{days, hours, minutes};
+use kith_platform::idempotency::IDEMPOTENCY_KEY;
+use serde_json::json;
+
+use crate::support::{Answer, Engine, Person, TestApp, on_every_engine};
+
+const REQUESTS: &str = "/api/v1/partners/requests";
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+on_every_engine! {
+    the_sixth_in_a_minute_is_refused,
+    the_twenty_first_in_an_hour_is_refused,
+    the_hundred_and_first_in_a_day_is_refused,
+    what_makes_no_request_does_not_count,
+    of_many_at_once_five_are_made,
+}
+
+async fn ask(from: &Person, to: &Person) -> Answer {
+    from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await
+}
+
+#[track_caller]
+fn expect_refused(answer: Answer, wait: Duration) {
+    assert_eq!(answer.header("retry-after"), Some(&*wait.as_millis().div_ceil(1_000).to_string()));
+    answer.expect_problem(429, "rate_limited");
+}
+
+/// Asks each of `all`, five a minute, 20 an hour.
+async fn ask_slowly(app: &TestApp, from: &Person, all: &[Person]) {
+    for (n, to) in all.iter().enumerate() {
+        match n {
+            0 => {}
+            n if n % 20 == 0 => app.advance(hours(1) - minutes(3)),
+            n if n % 5 == 0 => app.advance(minutes(1)),
+            _ => {}
+        }
+        ask(from, to).await.expect(201);
+    }
+}
+
+async fn the_sixth_in_a_minute_is_refused(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let others = app.crowd("other", 7).await;
+    for to in &others[..5] {
+        ask(&ada, to).await.expect(201);
+        app.advance(Duration::from_millis(1_500));
+    }
+    let before = app.footprint().await;
+    expect_refused(ask(&ada, &others[5]).await, Duration::from_millis(52_500));
+    app.advance(Duration::from_millis(52_500) - MILLISECOND);
+    expect_refused(ask(&ada, &others[5]).await, MILLISECOND);
+    assert_eq!(app.footprint().await, before);
+    let sent = ada.get(&format!("{REQUESTS}?direction=outgoing")).await.expect(200);
+    assert_eq!(sent["items"].as_array().map(Vec::len), Some(5));
+    assert_eq!(others[5].get(REQUESTS).await.expect(200)["items"], json!([]));
+    // Nobody else is concerned.
+    ask(&ben, &others[5]).await.expect(201);
+
+    app.advance(MILLISECOND);
+    ask(&ada, &others[5]).await.expect(201);
+    // The window slides: the next one leaves when it is a minute old.
+    expect_refused(ask(&ada, &others[6]).await, Duration::from_millis(1_500));
+}
+
+async fn the_twenty_first_in_an_hour_is_refused(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let others = app.crowd("other", 21).await;
+    ask_slowly(app, &ada, &others[..20]).await;
+    app.advance(minutes(1));
+    let before = app.footprint().await;
+    expect_refused(ask(&ada, &others[20]).await, minutes(56));
+    assert_eq!(app.footprint().await, before);
+    app.advance(minutes(56) - MILLISECOND);
+    let ada = app.sign_in("ada").await;
+    let before = app.footprint().await;
+    expect_refused(ask(&ada, &others[20]).await, MILLISECOND);
+    assert_eq!(app.footprint().await, before);
+    app.advance(MILLISECOND);
+    ask(&ada, &others[20]).await.expect(201);
+}
+
+async fn the_hundred_and_first_in_a_day_is_refused(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let others = app.crowd("other", 101).await;
+    ask_slowly(app, &ada, &others[..100]).await;
+    // Four hours and three minutes after the first.
+    app.advance(hours(1));
+    expect_refused(ask(&ada, &others[100]).await, days(1) - hours(5) - minutes(3));
+    app.advance(days(1) - hours(5) - minutes(3) - MILLISECOND);
+    expect_refused(ask(&ada, &others[100]).await, MILLISECOND);
+    app.advance(MILLISECOND);
+    ask(&ada, &others[100]).await.expect(201);
+}
+
+/// A repetition, under a key or not, and what was refused for another reason.
+async fn what_makes_no_request_does_not_count(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let others = app.crowd("other", 6).await;
+    let keyed = ada.signed_in().await.with_header(IDEMPOTENCY_KEY, "once");
+    let body = json!({ "to": { "user_id": others[0].id } });
+    let first = keyed.post(REQUESTS, body.clone()).await.expect(201);
+    for _ in 0..10 {
+        assert_eq!(keyed.post(REQUESTS, body.clone()).await.expect(201), first);
+        ask(&ada, &others[0]).await.expect(200);
+        ask(&ada, &ada).await.expect_faults();
+        ada.post(REQUESTS, json!({ "to": { "user_id": others[0].id }, "message": "x" }))
+            .await
+            .expect_problem(409, "request_pending");
+    }
+    for to in &others[1..5] {
+        ask(&ada, to).await.expect(201);
+    }
+    let sixth = ada.signed_in().await.with_header(IDEMPOTENCY_KEY, "sixth");
+    let body_of_sixth = json!({ "to": { "user_id": others[5].id } });
+    expect_refused(sixth.post(REQUESTS, body_of_sixth.clone()).await, minutes(1));
+    // What was made is still answered, and a refusal is not kept under its key.
+    assert_eq!(keyed.post(REQUESTS, body).await.expect(201), first);
+    ask(&ada, &others[0]).await.expect(200);
+    app.advance(minutes(1));
+    sixth.post(REQUESTS, body_of_sixth).await.expect(201);
+}
+
+async fn of_many_at_once_five_are_made(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let others = app.crowd("other", 20).await;
+    let statuses = join_all(others.iter().map(async |to| ask(&ada, to).await.status)).await;
+    let count = |status| statuses.iter().filter(|found| **found == status).count();
+    assert_eq!((count(201), count(429)), (5, 15), "{statuses:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_forgets_none_on_sqlite() {
+    a_restart_forgets_none(Engine::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_forgets_none_on_the_pair() {
+    a_restart_forgets_none(Engine::Pair).await;
+}
+
+async fn a_restart_forgets_none(engine: Engine) {
+    if !engine.is_chosen() {
+        return;
+    }
+    let app = TestApp::start(engine, engine.database().await).await;
+    let ada = app.user("ada").await;
+    let others = app.crowd("other", 6).await;
+    for to in &others[..4] {
+        ask(&ada, to).await.expect(201);
+    }
+    app.advance(Duration::from_secs(20));
+    let app = app.restart(engine).await;
+    let ada = app.sign_in("ada").await;
+    ask(&ada, &others[4]).await.expect(201);
+    let app = app.restart(engine).await;
+    let ada = app.sign_in("ada").await;
+    expect_refused(ask(&ada, &others[5]).await, Duration::from_secs(40));
+    app.stop().await;
+}

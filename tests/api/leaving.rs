@@ -1,38 +1,386 @@
-//! Leaving: what ends at once, what is held and can be undone, and what is purged for good.
+//! Leaving: what ends at once, what is held and can be undone, what is purged for good, and what one takes along.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use kith_kernel::days;
-use serde_json::json;
+use hyper::header::{HeaderName, USER_AGENT};
+use kith_kernel::{days, minutes};
+use kith_platform::config::Config;
+use serde_json::{Value, json};
 
-use crate::support::{PASSWORD, TestApp, on_every_engine};
+use crate::support::{Client, PASSWORD, Person, TestApp, on_every_engine};
 
 const ME: &str = "/api/v1/me";
+const EXPORT: &str = "/api/v1/me/export";
+const REGISTER: &str = "/api/v1/auth/register";
 const LOGIN: &str = "/api/v1/auth/login";
 const RESTORE: &str = "/api/v1/auth/restore";
+const REFRESH: &str = "/api/v1/auth/refresh";
+const REQUESTS: &str = "/api/v1/partners/requests";
+const CURRENT: &str = "/api/v1/partners/current";
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 on_every_engine! {
+    with super::behind_a_proxy_and_careful;
     a_deleted_account_is_held_and_then_purged,
+    everything_ends_at_once,
+    an_undone_deletion_brings_back_the_account_and_nothing_else,
+    what_cannot_be_undone_is_refused,
+    no_column_tells_of_whoever_was_purged,
+    too_many_at_once_stop_the_purge,
+    without_a_manifest_nothing_is_purged,
+    one_takes_along_all_that_is_ones_own_and_nothing_else,
+    the_last_administrator_stays,
+    of_two_administrators_who_leave_at_once_one_stays,
 }
 
-/// To the millisecond; a manifest is on the disk.
-async fn a_deleted_account_is_held_and_then_purged(app: &TestApp) {
-    let ada = app.user("ada").await;
-    let deleted = ada.delete(ME, json!({ "password": PASSWORD })).await.expect(202);
-    assert_eq!(deleted["delete_at"], json!(app.now() + days(14)));
-    let credentials = json!({ "email": ada.email, "password": PASSWORD });
-    app.anonymous().post(LOGIN, credentials.clone()).await.expect_problem(403, "account_deleted");
+fn behind_a_proxy_and_careful(config: &mut Config) {
+    config.server.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
+    config.accounts.purge_most = 2;
+}
 
-    app.advance(days(14) - Duration::from_millis(1));
+fn credentials(email: &str) -> Value {
+    json!({ "email": email, "password": PASSWORD })
+}
+
+async fn leave(who: &Person) -> Value {
+    who.delete(ME, json!({ "password": PASSWORD })).await.expect(202)
+}
+
+async fn ask(from: &Person, to: &Person, message: &str) -> Value {
+    let body = json!({ "to": { "user_id": to.id }, "message": message });
+    from.post(REQUESTS, body).await.expect(201)
+}
+
+fn purges(app: &TestApp) -> PathBuf {
+    app.parts().config.data.folder.join("purges")
+}
+
+fn manifest(app: &TestApp, who: &Person) -> PathBuf {
+    purges(app).join(format!("{}.json", who.id))
+}
+
+async fn count_actions(app: &TestApp, action: &str) -> usize {
+    app.audit().await.into_iter().filter(|line| line.action == action).count()
+}
+
+/// ACC-11: to the millisecond; the manifest is on the disk, for nobody else's eyes; the address is free again.
+async fn a_deleted_account_is_held_and_then_purged(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    ask(&ada, &ben, "a word").await;
+    let deleted = leave(&ada).await;
+    assert_eq!(deleted["delete_at"], json!(app.now() + days(14)));
+    app.anonymous().post(LOGIN, credentials(&ada.email)).await.expect_problem(403, "account_deleted");
+
+    app.advance(days(14) - MILLISECOND);
     app.upkeep().await;
-    app.anonymous().post(RESTORE, credentials.clone()).await.expect(200);
-    ada.delete(ME, json!({ "password": PASSWORD })).await.expect(202);
+    app.anonymous().post(RESTORE, credentials(&ada.email)).await.expect(200);
+    leave(&ada).await;
+    let again = json!({ "email": ada.email, "password": "another horse", "display_name": "Another Ada" });
+    app.anonymous().post(REGISTER, again.clone()).await.expect_problem(409, "email_taken");
 
     app.advance(days(14));
     app.upkeep().await;
-    app.anonymous().post(RESTORE, credentials.clone()).await.expect_problem(401, "invalid_credentials");
-    app.anonymous().post(LOGIN, credentials).await.expect_problem(401, "invalid_credentials");
-    let manifest = app.parts().config.data.folder.join("purges").join(format!("{}.json", ada.id));
-    let manifest = std::fs::read_to_string(manifest).expect("a manifest");
-    assert!(manifest.contains(&ada.id), "{manifest}");
+    for path in [RESTORE, LOGIN] {
+        let answer = app.anonymous().post(path, credentials(&ada.email)).await;
+        answer.expect_problem(401, "invalid_credentials");
+    }
+    let path = manifest(app, &ada);
+    let mode = |path: &PathBuf| std::fs::metadata(path).expect("a file").permissions().mode() & 0o777;
+    assert_eq!((mode(&path), mode(&purges(app))), (0o600, 0o700));
+    let kept: Value = serde_json::from_slice(&std::fs::read(path).expect("a manifest")).expect("JSON");
+    assert_eq!(
+        kept,
+        json!({
+            "user_id": ada.id, "at": app.now(),
+            "rows": { "accounts": { "account": 1, "sessions": 0 }, "bonds": { "messages": 1 } },
+        })
+    );
+    assert_eq!(count_actions(app, "account.purged").await, 1);
+    app.upkeep().await;
+    assert_eq!(count_actions(app, "account.purged").await, 1);
+
+    let registered = app.anonymous().post(REGISTER, again).await.expect(201);
+    assert_ne!(registered["user"]["id"], ada.id.as_str());
+}
+
+/// ACC-11: sessions, bond and requests; whoever is concerned is told.
+async fn everything_ends_at_once(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let (eve, dan) = (app.user("eve").await, app.user("dan").await);
+    ask(&ada, &dan, "first").await;
+    ask(&eve, &ada, "me too").await;
+    let elsewhere = app.anonymous().post(LOGIN, credentials(&ada.email)).await.expect(200);
+    let before = app.events().await.len();
+    leave(&ada).await;
+    let told = app.events().await.split_off(before);
+    let recipients = |kind: &str, who: &Person| {
+        let of_kind = |event: &&kith_store::SequencedEvent| event.event.kind == kind;
+        told.iter()
+            .filter(of_kind)
+            .any(|event| event.event.recipients.iter().any(|id| id.to_string() == who.id))
+    };
+    assert!(recipients("partner_request.cancelled", &dan) && recipients("partner_request.closed", &eve));
+    check_signed_out(app, &ada, &elsewhere).await;
+    for (who, status) in [(&dan, "cancelled"), (&eve, "superseded")] {
+        let seen = who.get(REQUESTS).await.expect(200);
+        assert_eq!(seen["items"][0]["status"], status, "{seen:#}");
+    }
+    // Nobody finds them any more.
+    let body = json!({ "to": { "user_id": ada.id } });
+    ben.post(REQUESTS, body).await.expect_problem(404, "not_found");
+
+    ask(&ben, &eve, "us").await;
+    ask(&eve, &ben, "us").await;
+    ask(&dan, &eve, "or me").await;
+    let before = app.events().await.len();
+    leave(&eve).await;
+    let told = app.events().await.split_off(before);
+    let ended = told.iter().find(|event| event.event.kind == "bond.ended").expect("the bond's end");
+    assert!(ended.event.recipients.iter().any(|id| id.to_string() == ben.id), "{ended:?}");
+    assert_eq!(ben.get(CURRENT).await.expect(200)["bond"], Value::Null);
+    ask(&ben, &dan, "then you").await;
+    app.db().verify_audit().await.expect("a chain that holds");
+}
+
+async fn check_signed_out(app: &TestApp, who: &Person, elsewhere: &Value) {
+    let here = who.signed_in().await;
+    let there = app.anonymous().with_token(elsewhere["access_token"].as_str().expect("a token"));
+    for client in [here, there] {
+        app.everywhere(async || client.get(ME).await.status == 401).await;
+    }
+    let body = json!({ "refresh_token": elsewhere["refresh_token"] });
+    app.anonymous().post(REFRESH, body).await.expect_problem(401, "invalid_refresh_token");
+}
+
+/// ACC-11: whoever comes back is who they were, but the bond takes both.
+async fn an_undone_deletion_brings_back_the_account_and_nothing_else(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    ask(&ada, &ben, "us").await;
+    let bond = ask(&ben, &ada, "us").await["bond"].clone();
+    ada.send(hyper::Method::PATCH, ME, json!({ "nickname": "Countess" }).to_string().into())
+        .await
+        .expect(200);
+    let profile = ada.get(ME).await.expect(200);
+    leave(&ada).await;
+    app.advance(days(13));
+    let back = app.anonymous().post(RESTORE, credentials(&ada.email)).await.expect(200);
+    assert_eq!(back["user"], profile);
+    let ada = app.sign_in("ada").await;
+    for who in [&ada, &ben] {
+        assert_eq!(who.get(CURRENT).await.expect(200)["bond"], Value::Null, "{bond}");
+    }
+    assert_eq!(count_actions(app, "account.restored").await, 1);
+    // It is not purged when it would have been, and cannot be restored twice.
+    app.advance(days(2));
+    app.upkeep().await;
+    app.sign_in("ada").await;
+    app.anonymous().post(RESTORE, credentials(&ada.email)).await.expect_problem(409, "account_not_deleted");
+    ask(&app.sign_in("ben").await, &ada, "again?").await;
+}
+
+async fn what_cannot_be_undone_is_refused(app: &TestApp) {
+    let ada = app.user("ada").await;
+    ada.delete(ME, json!({ "password": "wrong horse" })).await.expect_problem(403, "wrong_password");
+    ada.delete(ME, json!({})).await.expect_faults();
+    ada.get(ME).await.expect(200);
+    leave(&ada).await;
+    let wrong = json!({ "email": ada.email, "password": "wrong horse" });
+    app.anonymous().post(RESTORE, wrong).await.expect_problem(401, "invalid_credentials");
+    // When it is due it is over, whether or not the upkeep has come by.
+    app.advance(days(14));
+    let late = app.anonymous().post(RESTORE, credentials(&ada.email)).await;
+    late.expect_problem(403, "account_deleted");
+}
+
+const MARKERS: [&str; 6] = ["m4rkmail", "M4rkname", "m4rkmessage", "m4rkagent", "203.0.113.77", "m4rknick"];
+
+/// Somebody who has left a marker in everything that can be told of a person.
+async fn marked(app: &TestApp, marked: &Client, others: [&Person; 2]) -> Person {
+    let email = "M4rkmail@example.org";
+    let body = json!({ "email": email, "password": PASSWORD, "display_name": "M4rkname" });
+    let registered = marked.post(REGISTER, body).await.expect(201);
+    let id = registered["user"]["id"].as_str().expect("an id").to_owned();
+    let client = marked.with_token(registered["access_token"].as_str().expect("a token"));
+    let profile = json!({ "nickname": "m4rknick", "theme": "m4rktheme", "locale": "de-AT" });
+    client.send(hyper::Method::PATCH, ME, profile.to_string().into()).await.expect(200);
+    let keyed = client.with_header(kith_platform::idempotency::IDEMPOTENCY_KEY, "m4rkkey");
+    for to in others {
+        let body = json!({ "to": { "user_id": to.id }, "message": "m4rkmessage" });
+        keyed
+            .with_header(kith_platform::idempotency::IDEMPOTENCY_KEY, &to.id)
+            .post(REQUESTS, body)
+            .await
+            .expect(201);
+    }
+    ask(others[0], &app.sign_in("m4rkmail").await, "yes").await;
+    marked.post(LOGIN, credentials(email)).await.expect(200);
+    marked
+        .post(LOGIN, json!({ "email": email, "password": "wrong" }))
+        .await
+        .expect_problem(401, "invalid_credentials");
+    let new = json!({ "current_password": PASSWORD, "new_password": PASSWORD });
+    client.post("/api/v1/me/password", new).await.expect(204);
+    let away =
+        client.send(hyper::Method::DELETE, ME, json!({ "password": PASSWORD }).to_string().into()).await;
+    away.expect(202);
+    marked.post(RESTORE, credentials(email)).await.expect(200);
+    let person = app.sign_in("m4rkmail").await;
+    assert_eq!(person.id, id);
+    person
+}
+
+/// ACC-11: after the purge the markers are in no column of any table; the audit chain is whole nevertheless.
+async fn no_column_tells_of_whoever_was_purged(app: &TestApp) {
+    let admin = app.admin("root").await;
+    let (ben, eve) = (app.user("ben").await, app.user("eve").await);
+    let client = app.anonymous().with_header(USER_AGENT, "m4rkagent/1");
+    let client = client.with_header(HeaderName::from_static("x-forwarded-for"), "203.0.113.77");
+    let ada = marked(app, &client, [&ben, &eve]).await;
+    let suspension = format!("/api/v1/admin/users/{}/suspension", ada.id);
+    admin.put(&suspension, json!({ "reason": "m4rkmessage" })).await.expect(200);
+    admin.delete(&suspension, Value::Null).await.expect(200);
+    let ada = app.sign_in("m4rkmail").await;
+    for marker in MARKERS {
+        assert_ne!(app.rows_with(&[marker]).await, [] as [String; 0], "{marker} was not kept at all");
+    }
+    leave(&ada).await;
+    app.advance(days(14));
+    app.upkeep().await;
+    assert_eq!(app.rows_with(&MARKERS).await, [] as [String; 0]);
+    assert!(!std::fs::read_to_string(manifest(app, &ada)).expect("a manifest").contains("m4rk"));
+    app.db().verify_audit().await.expect("a chain that holds");
+    // Others keep that there was somebody.
+    let ben = app.sign_in("ben").await;
+    let seen = ben.get(REQUESTS).await.expect(200);
+    let gone = json!({ "id": ada.id, "display_name": "Deleted account" });
+    assert!(
+        seen["items"].as_array().expect("items").iter().any(|request| request["from"] == gone),
+        "{seen:#}"
+    );
+}
+
+/// ACC-11: `accounts.purge_most` is 2 here.
+async fn too_many_at_once_stop_the_purge(app: &TestApp) {
+    let people = app.crowd("user", 3).await;
+    for who in &people[..2] {
+        leave(who).await;
+    }
+    app.advance(minutes(1));
+    leave(&people[2]).await;
+    app.advance(days(14));
+    let refusal = app.parts().upkeep().await.expect_err("an anomaly").to_string();
+    assert!(refusal.contains("accounts.purge_most"), "{refusal}");
+    assert_eq!(count_actions(app, "account.purged").await, 0);
+    assert!(!purges(app).exists());
+
+    // One of them, by another's hand, is not due: then two are as many as may be.
+    app.db()
+        .write({
+            let id = people[2].id.clone();
+            move |tx| {
+                tx.exec("UPDATE users SET purge_at = purge_at + 1 WHERE id = $1", kith_store::params![id])
+            }
+        })
+        .await
+        .map_err(|error: kith_store::Error| error)
+        .expect("a row");
+    app.upkeep().await;
+    assert_eq!(count_actions(app, "account.purged").await, 2);
+    app.advance(MILLISECOND);
+    app.upkeep().await;
+    assert_eq!(count_actions(app, "account.purged").await, 3);
+}
+
+/// ACC-11: what a restore would have to purge again must be known before it is gone.
+async fn without_a_manifest_nothing_is_purged(app: &TestApp) {
+    let ada = app.user("ada").await;
+    leave(&ada).await;
+    app.advance(days(14));
+    std::fs::write(purges(app), "in the way").expect("a file");
+    let before = app.dump().await;
+    let refusal = app.parts().upkeep().await.expect_err("no manifest").to_string();
+    assert!(refusal.contains("nothing is purged"), "{refusal}");
+    let gone: Vec<_> = {
+        let now = app.dump().await;
+        before.into_iter().filter(|row| !now.contains(row)).collect()
+    };
+    assert_eq!(gone, [] as [String; 0]);
+    assert_ne!(app.rows_with(&[&ada.email]).await, [] as [String; 0]);
+    std::fs::remove_file(purges(app)).expect("a file");
+    app.upkeep().await;
+    assert_eq!(app.rows_with(&[&ada.email]).await, [] as [String; 0]);
+}
+
+/// ACC-12.
+async fn one_takes_along_all_that_is_ones_own_and_nothing_else(app: &TestApp) {
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    ben.send(hyper::Method::PATCH, ME, json!({ "nickname": "bensnick" }).to_string().into())
+        .await
+        .expect(200);
+    ask(&ben, &eve, "between us").await;
+    let sent = ask(&ada, &ben, "will you?").await;
+    let received = ask(&eve, &ada, "or me?").await;
+    // Ids of one moment are in no order when two nodes make them.
+    app.advance(MILLISECOND);
+    let crossed = ask(&ben, &ada, "I would").await;
+    let answer = ada.get(EXPORT).await;
+    assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("application/json")));
+    let export = answer.expect(200);
+    assert_eq!((&export["user_id"], &export["exported_at"]), (&json!(ada.id), &json!(app.now())));
+    let with_parts = app.parts().modules.iter().filter(|module| module.personal.is_some());
+    let modules = export["modules"].as_object().expect("modules");
+    assert!(modules.keys().map(String::as_str).eq(with_parts.map(|module| module.name)), "{export:#}");
+
+    assert_eq!(modules["accounts"]["profile"], ada.get(ME).await.expect(200));
+    assert_eq!(modules["accounts"]["sessions"].as_array().map(Vec::len), Some(1));
+    let ids = |list: &str| {
+        let items = modules["bonds"][list].as_array().expect("a list").iter();
+        let mut ids: Vec<_> = items.map(|item| item["id"].clone()).collect();
+        ids.reverse();
+        ids
+    };
+    assert_eq!(ids("requests_sent"), [sent["id"].clone()]);
+    assert_eq!(ids("requests_received"), [received["id"].clone(), crossed["id"].clone()]);
+    assert_eq!(ids("bonds"), [crossed["bond"]["id"].clone()]);
+    let text = export.to_string();
+    for own in ["will you?", "I would", "or me?", &ada.email] {
+        assert!(text.contains(own), "{own} is missing in {export:#}");
+    }
+    for others in ["between us", "bensnick", &ben.email, &eve.email, "argon2"] {
+        assert!(!text.contains(others), "{others} is in {export:#}");
+    }
+    app.anonymous().get(EXPORT).await.expect_problem(401, "unauthenticated");
+}
+
+/// ACC-09.
+async fn the_last_administrator_stays(app: &TestApp) {
+    let root = app.admin("root").await;
+    let body = json!({ "password": PASSWORD });
+    root.delete(ME, body.clone()).await.expect_problem(409, "last_admin");
+    root.get(ME).await.expect(200);
+    let second = app.admin("second").await;
+    leave(&root).await;
+    second.delete(ME, body).await.expect_problem(409, "last_admin");
+}
+
+async fn of_two_administrators_who_leave_at_once_one_stays(app: &TestApp) {
+    for n in 0..10 {
+        let (one, other) = (app.admin(&format!("one{n}")).await, app.admin(&format!("other{n}")).await);
+        let body = json!({ "password": PASSWORD });
+        let (first, second) = tokio::join!(one.delete(ME, body.clone()), other.delete(ME, body.clone()));
+        let mut statuses = [first.status, second.status];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [202, 409]);
+        let stays = if first.status == 409 { one } else { other };
+        // Makes way for the next two.
+        app.db()
+            .write(move |tx| {
+                tx.exec("UPDATE users SET role = 'user' WHERE id = $1", kith_store::params![stays.id])
+            })
+            .await
+            .map_err(|error: kith_store::Error| error)
+            .expect("a row");
+    }
 }

@@ -25,5 +25,4 @@ mod partner_tiers;
 mod process;
 mod requests;
 mod schema;
-mod tokens;
 mod traces;

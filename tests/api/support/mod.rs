@@ -3,6 +3,7 @@
 mod app;
 mod client;
 mod contract;
+mod dump;
 mod engine;
 mod operations;
 mod process;

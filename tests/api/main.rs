@@ -25,4 +25,5 @@ mod partner_tiers;
 mod process;
 mod requests;
 mod schema;
+mod tokens;
 mod traces;

@@ -163,6 +163,11 @@ impl TestApp {
         &self.nodes[0].app
     }
 
+    /// How many servers there are.
+    pub fn count_nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// Registers `count` people: `name0`, `name1`, and so on.
     pub async fn crowd(&self, name: &str, count: usize) -> Vec<Person> {
         let mut people = Vec::with_capacity(count);

@@ -63,6 +63,13 @@ impl Client {
         with
     }
 
+    /// The same client, sending `value` as one more `name` with each request.
+    pub fn with_one_more(&self, name: HeaderName, value: &str) -> Self {
+        let mut with = self.clone();
+        with.headers.append(name, HeaderValue::from_str(value).expect("a header value"));
+        with
+    }
+
     /// The same client, signed in with `token`.
     pub fn with_token(&self, token: &str) -> Self {
         self.with_header(AUTHORIZATION, &format!("Bearer {token}"))

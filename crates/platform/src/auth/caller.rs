@@ -133,6 +133,11 @@ fn anonymous(parts: &Parts, app: &App) -> Ctx {
 }
 
 fn bearer(parts: &Parts) -> Option<&str> {
-    let (scheme, token) = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    let mut sent = parts.headers.get_all(header::AUTHORIZATION).iter();
+    let (scheme, token) = sent.next()?.to_str().ok()?.split_once(' ')?;
+    // Of two, whoever stands before us may have gone by the other.
+    if sent.next().is_some() || !scheme.eq_ignore_ascii_case("bearer") {
+        return None;
+    }
+    Some(token.trim_start_matches(' '))
 }

@@ -240,7 +240,9 @@ impl Tokens {
 
     /// Signature, algorithm, type, issuer and audience; not the time.
     fn check(&self, token: &str, keys: &KeySet, now: Timestamp) -> Verdict {
-        let Ok(Header { alg: Algorithm::EdDSA, typ: Some(kind), kid: Some(id), .. }) = decode_header(token)
+        // What `crit` lists must be understood (RFC 7515, section 4.1.11), and we understand nothing of the kind.
+        let Ok(Header { alg: Algorithm::EdDSA, typ: Some(kind), kid: Some(id), crit: None, .. }) =
+            decode_header(token)
         else {
             return Verdict::Invalid;
         };

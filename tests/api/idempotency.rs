@@ -1,7 +1,5 @@
 //! `Idempotency-Key`: a write is made once under it, whoever repeats it, whenever, and on whichever node.
 
-use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use futures_util::future::{join_all, select_all};
@@ -10,11 +8,12 @@ use hyper::body::Bytes;
 use kith_kernel::days;
 use kith_platform::idempotency::IDEMPOTENCY_KEY;
 use kith_store::testing::TestDatabase;
-use kith_store::{Error, Store, Tx, params};
+use kith_store::{Store, params};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Access, Answer, Client, Engine, Kith, PASSWORD, Person, SERVE, TestApp, kith, kith_on, on_every_engine,
+    Access, Answer, Client, Engine, Kith, PASSWORD, Person, SERVE, TestApp, hold, kith, kith_on,
+    on_every_engine,
 };
 
 const REQUESTS: &str = "/api/v1/partners/requests";
@@ -228,28 +227,6 @@ async fn a_key_outlives_a_kill() {
     let again = ada.with_header(IDEMPOTENCY_KEY, "key").post(REQUESTS, body).await;
     assert!(is_replayed(&again));
     assert_eq!(again.expect(201), first);
-}
-
-/// A transaction that stays open until its [`Sender`] is dropped.
-fn hold(
-    db: &Store,
-    run: impl Fn(&Tx<'_>) -> Result<(), Error> + Send + 'static,
-) -> (Sender<()>, Receiver<()>) {
-    let (let_go, wait) = channel::<()>();
-    let (holding, held) = channel();
-    let wait = Mutex::new(wait);
-    let db = db.clone();
-    tokio::spawn(async move {
-        let held = db.write(move |tx| {
-            run(tx)?;
-            // Whoever waits for it may have given up.
-            let _ = holding.send(());
-            let _ = wait.lock().expect("no panic before").recv();
-            Ok::<_, Error>(())
-        });
-        held.await.expect("a transaction");
-    });
-    (let_go, held)
 }
 
 /// Two nodes get the same request; what it needs is held, first its people and then its row, for longer than a twin waits.

@@ -24,6 +24,7 @@ mod outages;
 mod partner_tiers;
 mod process;
 mod requests;
+mod revocation;
 mod schema;
 mod tokens;
 mod traces;

@@ -200,6 +200,11 @@ impl TestApp {
         sum
     }
 
+    /// The database itself.
+    pub fn database(&self) -> &TestDatabase {
+        &self.database
+    }
+
     /// The database, through the first node.
     pub fn db(&self) -> &Store {
         &self.nodes[0].app.db

@@ -56,6 +56,11 @@ impl Client {
         }
     }
 
+    /// The same client, asking the node `n` only.
+    pub fn at(&self, n: usize) -> Self {
+        Self { nodes: [self.nodes[n]].into(), ..self.clone() }
+    }
+
     /// The same client, sending `value` as `name` with each request.
     pub fn with_header(&self, name: HeaderName, value: &str) -> Self {
         let mut with = self.clone();

@@ -1,0 +1,266 @@
+//! Whoever is shut out is out: at once on the node that did it, within a second on the others.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use kith_kernel::seconds;
+use kith_store::Store;
+use serde_json::{Value, json};
+
+use crate::support::{Client, Engine, PASSWORD, Person, TestApp, hold, on_every_engine};
+
+const ME: &str = "/api/v1/me";
+const LOGIN: &str = "/api/v1/auth/login";
+const LOGOUT: &str = "/api/v1/auth/logout";
+const SESSIONS: &str = "/api/v1/auth/sessions";
+const USERS: &str = "/api/v1/admin/users";
+/// By when every node must know.
+const SECOND: Duration = Duration::from_secs(1);
+/// How long a node believes what it knows that hears nothing, with a second by which it notices.
+const DEAF: Duration = Duration::from_secs(4);
+const ROUNDS: usize = 20;
+
+on_every_engine! {
+    whoever_is_shut_out_is_out_everywhere,
+    no_refill_brings_a_session_back,
+}
+
+/// How somebody's access ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    LogOut,
+    EndSession,
+    EndSessions,
+    EndOtherSessions,
+    Suspend,
+    TakeRole,
+    ChangePassword,
+    DeleteAccount,
+    ReuseRefreshToken,
+}
+
+const WAYS: [Way; 9] = [
+    Way::LogOut,
+    Way::EndSession,
+    Way::EndSessions,
+    Way::EndOtherSessions,
+    Way::Suspend,
+    Way::TakeRole,
+    Way::ChangePassword,
+    Way::DeleteAccount,
+    Way::ReuseRefreshToken,
+];
+
+/// Somebody with two sessions; the first is to end.
+struct Victim {
+    person: Person,
+    lost: Client,
+    refresh_token: Value,
+    kept: Client,
+    /// What the first session may do until then.
+    path: &'static str,
+    /// The answer once it may not.
+    refused: u16,
+}
+
+impl Victim {
+    async fn new(app: &TestApp, admin: &Person, way: Way, name: &str) -> Self {
+        let person = app.user_with_role(name, "moderator", admin).await;
+        let (first, second) = (sign_in(app, &person).await, sign_in(app, &person).await);
+        let client =
+            |session: &Value| app.anonymous().with_token(session["access_token"].as_str().expect("a token"));
+        let (path, refused) = if way == Way::TakeRole { (USERS, 403) } else { (ME, 401) };
+        let refresh_token = first["refresh_token"].clone();
+        Self { person, lost: client(&first), refresh_token, kept: client(&second), path, refused }
+    }
+
+    /// Whether the first session still is what it was.
+    async fn is_in(&self, node: usize) -> bool {
+        let status = self.lost.at(node).get(self.path).await.status;
+        assert!(status == 200 || status == self.refused, "{status}");
+        status == 200
+    }
+
+    /// Ends it by asking `node`.
+    async fn end(&self, app: &TestApp, admin: &Person, way: Way, node: usize) {
+        let (lost, kept) = (self.lost.at(node), self.kept.at(node));
+        let admin = admin.signed_in().await.at(node);
+        let user = format!("{USERS}/{}", self.person.id);
+        let put = async |path: String, body: Value| {
+            admin.send(hyper::Method::PUT, &path, body.to_string().into()).await.expect(200);
+        };
+        let delete = async |client: &Client, path: &str, body: Value| {
+            let body = if body.is_null() { Default::default() } else { body.to_string().into() };
+            client.send(hyper::Method::DELETE, path, body).await
+        };
+        let refresh = json!({ "refresh_token": self.refresh_token });
+        match way {
+            Way::LogOut => drop(lost.post(LOGOUT, refresh).await.expect(204)),
+            Way::EndSession => {
+                let path = format!("{SESSIONS}/{}", session_of(&lost).await);
+                delete(&kept, &path, Value::Null).await.expect(204);
+            }
+            Way::EndSessions => drop(delete(&lost, SESSIONS, Value::Null).await.expect(204)),
+            Way::EndOtherSessions => {
+                let path = format!("{SESSIONS}?keep_current=true");
+                delete(&kept, &path, Value::Null).await.expect(204);
+                kept.get(ME).await.expect(200);
+            }
+            Way::Suspend => put(format!("{user}/suspension"), json!({})).await,
+            Way::TakeRole => put(format!("{user}/role"), json!({ "role": "user" })).await,
+            Way::ChangePassword => {
+                let body = json!({ "current_password": PASSWORD, "new_password": "another horse" });
+                kept.post("/api/v1/me/password", body).await.expect(204);
+                kept.get(ME).await.expect(200);
+            }
+            Way::DeleteAccount => {
+                delete(&kept, ME, json!({ "password": PASSWORD })).await.expect(202);
+            }
+            Way::ReuseRefreshToken => {
+                let path = "/api/v1/auth/refresh";
+                lost.post(path, refresh.clone()).await.expect(200);
+                app.advance(seconds(16));
+                lost.post(path, refresh).await.expect_problem(401, "invalid_refresh_token");
+            }
+        }
+    }
+}
+
+async fn sign_in(app: &TestApp, person: &Person) -> Value {
+    let body = json!({ "email": person.email, "password": PASSWORD });
+    app.anonymous().post(LOGIN, body).await.expect(200)
+}
+
+async fn session_of(client: &Client) -> String {
+    let sessions = client.get(SESSIONS).await.expect(200);
+    let current = sessions["items"].as_array().expect("sessions").iter().find(|one| one["current"] == true);
+    current.expect("the one that asks")["id"].as_str().expect("an id").to_owned()
+}
+
+#[expect(clippy::disallowed_methods, reason = "revoking is about real time")]
+fn real_now() -> Instant {
+    Instant::now()
+}
+
+/// Asks until the answer is no, and says how long that took.
+async fn until_out(victim: &Victim, node: usize, since: Instant, at_most: Duration) -> Duration {
+    loop {
+        let asked = real_now();
+        if !victim.is_in(node).await {
+            return asked.duration_since(since);
+        }
+        assert!(asked.duration_since(since) < at_most, "still in after {:?}", asked.duration_since(since));
+        tokio::task::yield_now().await;
+    }
+}
+
+/// ACC-08: each way, done on each node.
+async fn whoever_is_shut_out_is_out_everywhere(app: &TestApp) {
+    let admin = app.admin("admin").await;
+    let mut longest = Duration::ZERO;
+    for way in WAYS {
+        for here in 0..app.count_nodes() {
+            let victim = Victim::new(app, &admin, way, &format!("{way:?}{here}")).await;
+            for node in (0..app.count_nodes()).chain(0..app.count_nodes()) {
+                assert!(victim.is_in(node).await, "{way:?}");
+            }
+            victim.end(app, &admin, way, here).await;
+            let ended = real_now();
+            assert!(!victim.is_in(here).await, "{way:?}: still in where it was done");
+            for there in (0..app.count_nodes()).filter(|node| *node != here) {
+                longest = longest.max(until_out(&victim, there, ended, SECOND).await);
+            }
+            for node in (0..app.count_nodes()).chain(0..app.count_nodes()) {
+                assert!(!victim.is_in(node).await, "{way:?}: in again");
+            }
+        }
+    }
+    println!("{} ways; on another node after {longest:?} at most", WAYS.len());
+}
+
+/// When a request was sent, and whether it was let in.
+type Seen = (Instant, bool);
+
+/// Asks `node` again and again until it has been refused a few times.
+async fn watch(victim: &Victim, node: usize) -> Vec<Seen> {
+    let mut seen = Vec::new();
+    let mut refused = 0;
+    while refused < 20 {
+        let asked = real_now();
+        let is_in = victim.is_in(node).await;
+        seen.push((asked, is_in));
+        refused += usize::from(!is_in);
+        let first = seen[0].0;
+        assert!(asked.duration_since(first) < 20 * SECOND, "never refused on node {node}");
+    }
+    seen
+}
+
+/// CAC-03: readers fill the caches while sign-ins empty them and, in the midst of it, the session ends. Whoever asks
+/// after that was answered is refused on that node, and a second later everywhere.
+async fn no_refill_brings_a_session_back(app: &TestApp) {
+    let admin = app.admin("admin").await;
+    let (mut requests, mut longest) = (0, Duration::ZERO);
+    for round in 0..ROUNDS {
+        let here = round % app.count_nodes();
+        let victim = Victim::new(app, &admin, Way::EndSession, &format!("victim{round}")).await;
+        let readers = (0..4).map(|n| watch(&victim, n % app.count_nodes()));
+        let emptying = join_all((0..2).map(async |_| {
+            for _ in 0..4 {
+                sign_in(app, &victim.person).await;
+            }
+        }));
+        let end = async {
+            sign_in(app, &victim.person).await;
+            victim.end(app, &admin, Way::EndSession, here).await;
+            real_now()
+        };
+        let (seen, _, ended) = tokio::join!(join_all(readers), emptying, end);
+        for (n, seen) in seen.iter().enumerate() {
+            let is_here = n % app.count_nodes() == here;
+            let last = seen
+                .iter()
+                .filter(|(_, is_in)| *is_in)
+                .map(|(asked, _)| asked.saturating_duration_since(ended));
+            let last = last.max().unwrap_or_default();
+            let allowed = if is_here { Duration::ZERO } else { SECOND };
+            assert!(last <= allowed, "round {round}: in {last:?} after the end, here: {is_here}");
+            longest = longest.max(last);
+            requests += seen.len();
+        }
+    }
+    println!(
+        "{ROUNDS} rounds, {requests} requests; let in {longest:?} after the end at most, on the other node"
+    );
+}
+
+/// CAC-03: nobody tells the other node, since the sequencer is stuck. It notices, and believes nothing it has kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_hears_nothing_asks_the_database() {
+    TestApp::run(Engine::Pair, |_| {}, deafness).await;
+}
+
+async fn deafness(app: &TestApp) {
+    let admin = app.admin("admin").await;
+    let victim = Victim::new(app, &admin, Way::EndSession, "victim").await;
+    let db = Store::open(app.database().options()).await.expect("the same database");
+    app.events().await;
+    let (let_go, held) =
+        hold(&db, |tx| tx.exec("LOCK TABLE outbox_positions IN EXCLUSIVE MODE", &[]).map(drop));
+    held.recv().expect("held");
+    for node in [0, 1, 0, 1] {
+        assert!(victim.is_in(node).await);
+    }
+    victim.end(app, &admin, Way::EndSession, 0).await;
+    let ended = real_now();
+    assert!(!victim.is_in(0).await);
+    assert!(victim.is_in(1).await, "it was told, so this shows nothing");
+    // What waits for its place has waited for too long.
+    app.advance(seconds(2));
+    let took = until_out(&victim, 1, ended, DEAF).await;
+    println!("out on a deaf node after {took:?}");
+    assert!(!victim.is_in(1).await);
+    drop(let_go);
+    app.events().await;
+    db.close().await;
+}

@@ -1,0 +1,28 @@
+//! Transactions that stay open for as long as a scenario wants, so that others wait.
+
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use kith_store::{Error, Store, Tx};
+
+/// A transaction that stays open until its [`Sender`] is dropped.
+pub fn hold(
+    db: &Store,
+    run: impl Fn(&Tx<'_>) -> Result<(), Error> + Send + 'static,
+) -> (Sender<()>, Receiver<()>) {
+    let (let_go, wait) = channel::<()>();
+    let (holding, held) = channel();
+    let wait = Mutex::new(wait);
+    let db = db.clone();
+    tokio::spawn(async move {
+        let held = db.write(move |tx| {
+            run(tx)?;
+            // Whoever waits for it may have given up.
+            let _ = holding.send(());
+            let _ = wait.lock().expect("no panic before").recv();
+            Ok::<_, Error>(())
+        });
+        held.await.expect("a transaction");
+    });
+    (let_go, held)
+}

@@ -6,6 +6,7 @@
 mod support;
 
 mod accounts;
+mod administration;
 mod audit;
 mod authorization;
 mod bond_races;
@@ -23,6 +24,7 @@ mod operators;
 mod outages;
 mod partner_tiers;
 mod process;
+mod profile;
 mod requests;
 mod revocation;
 mod schema;

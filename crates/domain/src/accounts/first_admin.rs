@@ -47,6 +47,7 @@ pub async fn offer(app: &App, base: &str) -> io::Result<Option<Offer>> {
         rows::insert_link(tx, &hash(&secret), expires_at).map(|()| true)
     });
     if !made.await.map_err(io::Error::other)? {
+        remove_file(app).await;
         return Ok(None);
     }
     // Behind `#`, so that no server and no log along the way sees it.
@@ -68,6 +69,13 @@ fn write_private(path: PathBuf, text: &str) -> io::Result<()> {
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())
+}
+
+/// Takes the link's file away, which is good for nothing once there is an administrator.
+pub async fn remove_file(app: &App) {
+    let file = app.config.data.folder.join(FILE);
+    // Left behind it says nothing that is still good.
+    let _ = tokio::task::spawn_blocking(move || std::fs::remove_file(file)).await;
 }
 
 fn hash(secret: &[u8]) -> [u8; 32] {
@@ -126,5 +134,7 @@ pub async fn create_admin(
     let password_hash = app.passwords.hash(password.into_string()).await?;
     let account = NewAccount { email, display_name, password_hash };
     let ctx = app.system_ctx("command_line");
-    app.write(&ctx, move |tx, ctx| make_admin(tx, ctx, &account)).await.map_err(Problem::from)
+    let user = app.write(&ctx, move |tx, ctx| make_admin(tx, ctx, &account)).await?;
+    remove_file(app).await;
+    Ok(user)
 }

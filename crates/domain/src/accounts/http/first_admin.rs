@@ -89,5 +89,6 @@ async fn accept_first_admin(
     let origin = Origin::from(client);
     let signed_in =
         app.write(&ctx, move |tx, ctx| first_admin::accept(tx, ctx, &body.secret, &account, &origin)).await?;
+    first_admin::remove_file(&app).await;
     Ok((StatusCode::CREATED, Json(SignInAnswer::new(&app, &ctx, signed_in, None))))
 }

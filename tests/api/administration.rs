@@ -1,0 +1,349 @@
+//! Looking after accounts: who sees and changes what of others, from where, and who is the first that may.
+
+use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName};
+use kith_domain::accounts::first_admin;
+use kith_kernel::hours;
+use kith_platform::config::Config;
+use serde_json::{Value, json};
+
+use crate::support::{Client, Engine, PASSWORD, Person, TestApp, on_every_engine};
+
+const USERS: &str = "/api/v1/admin/users";
+const ACCEPT: &str = "/api/v1/auth/first-admin";
+const LOGIN: &str = "/api/v1/auth/login";
+const REFRESH: &str = "/api/v1/auth/refresh";
+const ME: &str = "/api/v1/me";
+
+on_every_engine! {
+    accounts_are_listed_by_filters_and_pages,
+    a_role_is_given_and_counts_at_once,
+    whoever_is_suspended_is_out_until_reinstated,
+    moderators_reach_only_those_below,
+    one_administrator_stays_whatever_races,
+    the_link_makes_one_administrator,
+    the_link_ends_after_an_hour,
+    a_link_ends_when_there_is_an_administrator,
+}
+
+fn role_of(who: &Person) -> String {
+    format!("{USERS}/{}/role", who.id)
+}
+
+fn suspension_of(who: &Person) -> String {
+    format!("{USERS}/{}/suspension", who.id)
+}
+
+fn credentials(who: &Person) -> Value {
+    json!({ "email": who.email, "password": PASSWORD })
+}
+
+async fn list(who: &Person, query: &str) -> Vec<String> {
+    let page = who.get(&format!("{USERS}?{query}")).await.expect(200);
+    assert_eq!(page["next_cursor"], Value::Null, "{page:#}");
+    let items = page["items"].as_array().expect("items").iter();
+    items.map(|item| item["display_name"].as_str().expect("a name").to_owned()).collect()
+}
+
+/// What the audit log has of `action`: who did it, to whom.
+async fn audited(app: &TestApp, action: &str) -> Vec<(String, String)> {
+    let lines = app.audit().await.into_iter().filter(|line| line.action == action);
+    lines.map(|line| (line.actor, line.object)).collect()
+}
+
+/// API-06, ACC-10.
+async fn accounts_are_listed_by_filters_and_pages(app: &TestApp) {
+    let root = app.admin("root").await;
+    app.advance(std::time::Duration::from_millis(1));
+    let mut people = Vec::new();
+    for name in ["ada", "ben", "eve", "mod", "shop"] {
+        people.push(app.user(name).await);
+        app.advance(std::time::Duration::from_millis(1));
+    }
+    let [ada, ben, eve, moderator, shop] = &people[..] else { unreachable!() };
+    root.put(&role_of(moderator), json!({ "role": "moderator" })).await.expect(200);
+    root.put(&role_of(shop), json!({ "role": "business" })).await.expect(200);
+    root.put(&suspension_of(ben), json!({})).await.expect(200);
+    eve.delete(ME, json!({ "password": PASSWORD })).await.expect(202);
+
+    for reader in [&root, moderator] {
+        assert_eq!(list(reader, "").await, ["shop", "mod", "eve", "ben", "ada", "root"]);
+        assert_eq!(list(reader, "role=user").await, ["eve", "ben", "ada"]);
+        assert_eq!(list(reader, "role=admin").await, ["root"]);
+        assert_eq!(list(reader, "status=active").await, ["shop", "mod", "ada", "root"]);
+        assert_eq!(list(reader, "status=suspended").await, ["ben"]);
+        assert_eq!(list(reader, "status=deleted&role=user").await, ["eve"]);
+        assert_eq!(list(reader, "email=%20ADA@Example.ORG").await, ["ada"]);
+        assert_eq!(list(reader, "email=ada@example.org&role=admin").await, [""; 0]);
+    }
+    let (mut names, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = root.get(&format!("{USERS}?limit=2{cursor}")).await;
+        let link = page.header("link").map(str::to_owned);
+        let page = page.expect(200);
+        names
+            .extend(page["items"].as_array().expect("items").iter().map(|item| item["display_name"].clone()));
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        assert!(link.is_some_and(|link| link.contains(next) && link.contains("rel=\"next\"")));
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(names, ["shop", "mod", "eve", "ben", "ada", "root"]);
+    for bad in ["role=king", "status=gone", "limit=0", "cursor=x", "name=ada"] {
+        root.get(&format!("{USERS}?{bad}")).await.expect_problem(400, "malformed_request");
+    }
+
+    let shown = root.get(&format!("{USERS}/{}", eve.id)).await.expect(200);
+    assert_eq!((&shown["status"], &shown["email"]), (&json!("deleted"), &json!(eve.email)));
+    assert!(shown["purge_at"].is_string() && shown["suspended_at"].is_null(), "{shown:#}");
+    assert_eq!(list(&root, "status=deleted").await.len(), 1);
+    let nobody = format!("{USERS}/01900000-0000-7000-8000-000000000000");
+    root.get(&nobody).await.expect_problem(404, "not_found");
+    root.get(&format!("{USERS}/x")).await.expect_problem(404, "not_found");
+    ada.get(USERS).await.expect_problem(403, "forbidden");
+}
+
+/// ACC-09, ACC-10.
+async fn a_role_is_given_and_counts_at_once(app: &TestApp) {
+    let (root, ada) = (app.admin("root").await, app.user("ada").await);
+    ada.get(USERS).await.expect_problem(403, "forbidden");
+    let given = root.put(&role_of(&ada), json!({ "role": "moderator" })).await.expect(200);
+    assert_eq!(given["role"], "moderator");
+    app.everywhere(async || ada.get(USERS).await.status == 200).await;
+    let before = app.footprint().await;
+    root.put(&role_of(&ada), json!({ "role": "moderator" })).await.expect(200);
+    ada.put(&role_of(&ada), json!({ "role": "admin" })).await.expect_problem(403, "forbidden");
+    root.put(&role_of(&root), json!({ "role": "user" })).await.expect_problem(409, "not_to_oneself");
+    assert_eq!(
+        root.put(&role_of(&ada), json!({ "role": "king" })).await.expect_faults(),
+        [("/role".to_owned(), "invalid".to_owned())]
+    );
+    assert_eq!(app.footprint().await, before);
+    root.put(&role_of(&ada), json!({ "role": "user" })).await.expect(200);
+    app.everywhere(async || ada.get(USERS).await.status == 403).await;
+    let (root, ada) = (format!("user:{}", root.id), ada.id);
+    let expected = [(root.clone(), ada.clone()), (root, ada)];
+    assert_eq!(audited(app, "account.role_changed").await, expected);
+}
+
+/// ACC-10: at once, everywhere, whatever is held in hand.
+async fn whoever_is_suspended_is_out_until_reinstated(app: &TestApp) {
+    let (root, ada) = (app.admin("root").await, app.user("ada").await);
+    let session = app.anonymous().post(LOGIN, credentials(&ada)).await.expect(200);
+    let held = app.anonymous().with_token(session["access_token"].as_str().expect("a token"));
+    let refresh = json!({ "refresh_token": session["refresh_token"] });
+    let reason = json!({ "reason": "Rude, again and again.\nWarned twice." });
+    let suspended = root.put(&suspension_of(&ada), reason).await.expect(200);
+    assert_eq!((&suspended["status"], &suspended["suspended_at"]), (&json!("suspended"), &json!(app.now())));
+    app.everywhere(async || held.get(ME).await.status == 401).await;
+    app.anonymous().post(REFRESH, refresh.clone()).await.expect_problem(401, "invalid_refresh_token");
+    app.anonymous().post(LOGIN, credentials(&ada)).await.expect_problem(403, "account_suspended");
+    // Only to whoever knows the password.
+    let wrong = json!({ "email": ada.email, "password": "wrong horse" });
+    app.anonymous().post(LOGIN, wrong).await.expect_problem(401, "invalid_credentials");
+
+    let before = app.footprint().await;
+    let again = root.put(&suspension_of(&ada), json!({ "reason": "once more" })).await.expect(200);
+    assert_eq!(again, suspended);
+    let long = json!({ "reason": "x".repeat(501) });
+    assert_eq!(
+        root.put(&suspension_of(&ada), long).await.expect_faults(),
+        [("/reason".to_owned(), "too_long".to_owned())]
+    );
+    assert_eq!(app.footprint().await, before);
+    let log = root.get("/api/v1/audit?action=account.suspended").await.expect(200);
+    assert_eq!(log["items"][0]["details"], json!({ "reason": "Rude, again and again.\nWarned twice." }));
+
+    let back = root.delete(&suspension_of(&ada), Value::Null).await.expect(200);
+    assert_eq!((&back["status"], &back["suspended_at"]), (&json!("active"), &Value::Null));
+    root.delete(&suspension_of(&ada), Value::Null).await.expect(200);
+    app.anonymous().post(LOGIN, credentials(&ada)).await.expect(200);
+    // What ended stays ended.
+    held.get(ME).await.expect_problem(401, "unauthenticated");
+    app.anonymous().post(REFRESH, refresh).await.expect_problem(401, "invalid_refresh_token");
+    for action in ["account.suspended", "account.reinstated"] {
+        assert_eq!(audited(app, action).await, [(format!("user:{}", root.id), ada.id.clone())], "{action}");
+    }
+}
+
+/// ACC-09, ACC-10.
+async fn moderators_reach_only_those_below(app: &TestApp) {
+    let (root, second) = (app.admin("root").await, app.admin("second").await);
+    let moderator = app.user_with_role("mod", "moderator", &root).await;
+    let colleague = app.user_with_role("colleague", "moderator", &root).await;
+    let shop = app.user_with_role("shop", "business", &root).await;
+    let ada = app.user("ada").await;
+    app.everywhere(async || moderator.get(USERS).await.status == 200).await;
+    for (actor, target, status, code) in [
+        (&moderator, &ada, 200, ""),
+        (&moderator, &shop, 200, ""),
+        (&moderator, &colleague, 403, "forbidden"),
+        (&moderator, &root, 403, "forbidden"),
+        (&moderator, &moderator, 409, "not_to_oneself"),
+        (&ada, &shop, 401, "unauthenticated"),
+        (&root, &root, 409, "not_to_oneself"),
+        (&root, &colleague, 200, ""),
+        (&root, &second, 200, ""),
+    ] {
+        let case = format!("{} suspends {}", actor.name, target.name);
+        let answer = actor.put(&suspension_of(target), json!({})).await;
+        assert_eq!((answer.status, answer.body["code"].as_str().unwrap_or("")), (status, code), "{case}");
+    }
+    moderator.delete(&suspension_of(&colleague), Value::Null).await.expect_problem(403, "forbidden");
+    moderator.put(&role_of(&ada), json!({ "role": "user" })).await.expect_problem(403, "forbidden");
+    moderator.delete(&suspension_of(&ada), Value::Null).await.expect(200);
+    root.delete(&suspension_of(&colleague), Value::Null).await.expect(200);
+    // One who is suspended cannot act, so root is the last.
+    root.delete(ME, json!({ "password": PASSWORD })).await.expect_problem(409, "last_admin");
+    root.delete(&suspension_of(&second), Value::Null).await.expect(200);
+    root.delete(ME, json!({ "password": PASSWORD })).await.expect(202);
+}
+
+/// ACC-09: two administrators take each other's role, or shut each other out, at the same moment.
+async fn one_administrator_stays_whatever_races(app: &TestApp) {
+    for n in 0..10 {
+        let (one, other) = (app.admin(&format!("one{n}")).await, app.admin(&format!("other{n}")).await);
+        let strip = async |by: &Person, of: &Person| match n % 2 {
+            0 => by.put(&role_of(of), json!({ "role": "user" })).await.status,
+            _ => by.put(&suspension_of(of), json!({})).await.status,
+        };
+        let statuses = tokio::join!(strip(&one, &other), strip(&other, &one));
+        // Whoever was slower is no administrator any more, in time to be told or not.
+        assert!(matches!(statuses, (200, 401 | 403 | 409) | (401 | 403 | 409, 200)), "{statuses:?}");
+        let stays = if statuses.0 == 200 { &one } else { &other };
+        assert_eq!(list(stays, "role=admin&status=active").await, [stays.name.as_str()]);
+        make_way(app, stays).await;
+    }
+}
+
+async fn make_way(app: &TestApp, admin: &Person) {
+    let id = admin.id.clone();
+    let sql = "UPDATE users SET role = 'user' WHERE id = $1";
+    let done = app.db().write(move |tx| tx.exec(sql, kith_store::params![id])).await;
+    assert_eq!(done.map_err(|error: kith_store::Error| error).expect("a row"), 1);
+}
+
+fn acceptance(secret: &str, name: &str) -> Value {
+    let email = format!("{name}@example.org");
+    json!({ "secret": secret, "email": email, "password": PASSWORD, "display_name": name })
+}
+
+/// ACC-06: however many have read it, and are as fast.
+async fn the_link_makes_one_administrator(app: &TestApp) {
+    let secret = app.first_admin_secret().await;
+    let taken = app.user("taken").await;
+    for (body, status, code) in [
+        (acceptance("", "x"), 403, "invalid_link"),
+        (acceptance("AAAA", "x"), 403, "invalid_link"),
+        (acceptance(&secret.replace(|c: char| c.is_ascii_digit(), "z"), "x"), 403, "invalid_link"),
+        (acceptance(&secret, &taken.name), 409, "email_taken"),
+    ] {
+        app.anonymous().post(ACCEPT, body).await.expect_problem(status, code);
+    }
+    let names: Vec<_> = (0..8).map(|n| format!("root{n}")).collect();
+    let all = names.iter().map(async |name| app.anonymous().post(ACCEPT, acceptance(&secret, name)).await);
+    let answers = futures_util::future::join_all(all).await;
+    let made: Vec<_> = answers.iter().filter(|answer| answer.status == 201).collect();
+    let [made] = &made[..] else { panic!("{answers:#?}") };
+    assert_eq!(made.body["user"]["role"], "admin");
+    let token = made.body["access_token"].as_str().expect("a token");
+    let admins = app.anonymous().with_token(token).get(&format!("{USERS}?role=admin")).await.expect(200);
+    assert_eq!(admins["items"].as_array().map(Vec::len), Some(1));
+    let refused = answers.into_iter().filter(|answer| answer.status != 201);
+    refused.for_each(|answer| drop(answer.expect_problem(403, "invalid_link")));
+    assert_eq!(audited(app, "account.made_admin").await.len(), 1);
+    assert!(first_admin::offer(app.parts(), "http://localhost").await.expect("no fault").is_none());
+    assert!(!link_file(app).exists(), "the file is left behind");
+}
+
+async fn the_link_ends_after_an_hour(app: &TestApp) {
+    let secret = app.first_admin_secret().await;
+    app.advance(hours(1));
+    app.anonymous().post(ACCEPT, acceptance(&secret, "root")).await.expect_problem(403, "invalid_link");
+    let secret = app.first_admin_secret().await;
+    app.advance(hours(1) - std::time::Duration::from_millis(1));
+    app.upkeep().await;
+    app.anonymous().post(ACCEPT, acceptance(&secret, "root")).await.expect(201);
+}
+
+async fn a_link_ends_when_there_is_an_administrator(app: &TestApp) {
+    let secret = app.first_admin_secret().await;
+    app.admin("root").await;
+    app.anonymous().post(ACCEPT, acceptance(&secret, "eve")).await.expect_problem(403, "invalid_link");
+    assert!(!link_file(app).exists(), "the file is left behind");
+}
+
+fn link_file(app: &TestApp) -> std::path::PathBuf {
+    app.parts().config.data.folder.join("first-admin-link")
+}
+
+/// SEC-10: the page needs nothing that its policy forbids.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_keeps_to_its_policy() {
+    let app = TestApp::start(Engine::Sqlite, Engine::Sqlite.database().await).await;
+    let page = app.anonymous().get("/first-admin").await;
+    let policy = page.header(CONTENT_SECURITY_POLICY.as_str()).expect("a policy").to_owned();
+    assert_eq!(page.headers.get_all(CONTENT_SECURITY_POLICY).iter().count(), 1);
+    let rules: Vec<_> = policy.split(';').map(str::trim).collect();
+    for rule in ["default-src 'none'", "script-src 'self'", "connect-src 'self'", "frame-ancestors 'none'"] {
+        assert!(rules.contains(&rule), "{rule} is not in {policy}");
+    }
+    let html = page.expect(200);
+    let html = html.as_str().expect("text");
+    assert_eq!(html.matches("<script").count(), html.matches("<script src=\"/first-admin.js\">").count());
+    for forbidden in ["style", "onclick", "onsubmit", "http://", "https://", "<img", "action="] {
+        assert!(!html.contains(forbidden), "{forbidden} is in the page");
+    }
+    let script = app.anonymous().get("/first-admin.js").await;
+    assert_eq!(script.header("content-type"), Some("text/javascript; charset=utf-8"));
+    assert_eq!(script.header("x-content-type-options"), Some("nosniff"));
+    app.stop().await;
+}
+
+/// SEC-12: `server.admin_addresses` holds for the address that can be believed, and for no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn administration_is_open_to_listed_addresses_only() {
+    let network = |text: &str| text.parse().expect("a network");
+    let listed = move |config: &mut Config| {
+        config.server.admin_addresses = vec![network("203.0.113.0/24"), network("2001:db8::7")];
+    };
+    let proxied = move |config: &mut Config| {
+        listed(config);
+        config.server.trusted_proxies = vec![network("127.0.0.0/8")];
+    };
+    let direct = move |config: &mut Config| config.server.admin_addresses = vec![network("127.0.0.1")];
+
+    let app = TestApp::start_with(Engine::Sqlite, Engine::Sqlite.database().await, listed).await;
+    let root = app.admin("root").await.signed_in().await;
+    expect_closed(&root, &["203.0.113.5", "2001:db8::7", "127.0.0.1", "203.0.113.5, 127.0.0.1"]).await;
+    root.get(ME).await.expect(200);
+    let database = app.stop().await;
+
+    let app = TestApp::start_with(Engine::Sqlite, database, proxied).await;
+    let root = app.sign_in("root").await.signed_in().await;
+    let others =
+        ["203.0.113.5, 198.51.100.1", "198.51.100.1", "2001:db8::8", "127.0.0.1", "203.0.113.5, x", ""];
+    expect_closed(&root, &others).await;
+    root.get(USERS).await.expect_problem(403, "address_not_listed");
+    for admitted in ["203.0.113.5", "198.51.100.1, 203.0.113.5", "2001:db8::7", "::ffff:203.0.113.9"] {
+        from(&root, admitted).get(USERS).await.expect(200);
+    }
+    let database = app.stop().await;
+
+    let app = TestApp::start_with(Engine::Sqlite, database, direct).await;
+    let root = app.sign_in("root").await.signed_in().await;
+    root.get(USERS).await.expect(200);
+    from(&root, "198.51.100.1").get(USERS).await.expect(200);
+    app.stop().await;
+}
+
+fn from(client: &Client, address: &str) -> Client {
+    client.with_header(HeaderName::from_static("x-forwarded-for"), address)
+}
+
+async fn expect_closed(root: &Client, addresses: &[&str]) {
+    for address in addresses {
+        let client = from(root, address);
+        for path in [USERS, "/api/v1/audit"] {
+            client.get(path).await.expect_problem(403, "address_not_listed");
+        }
+    }
+}

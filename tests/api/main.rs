@@ -27,6 +27,7 @@ mod process;
 mod profile;
 mod requests;
 mod revocation;
+mod rotation;
 mod schema;
 mod tokens;
 mod traces;

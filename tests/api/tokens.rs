@@ -5,16 +5,15 @@ use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use aws_lc_rs::hmac;
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use aws_lc_rs::signature::KeyPair as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hyper::header::AUTHORIZATION;
 use kith_kernel::{Random as _, SeededRandom, Timestamp, minutes, seconds};
-use kith_store::Error;
 use kith_store::testing::TestDatabase;
 use serde_json::{Value, json};
 
+use crate::support::forge::{Key, part, read, with, without};
 use crate::support::{Engine, PASSWORD, Person, TestApp, on_every_engine};
 
 const ME: &str = "/api/v1/me";
@@ -29,69 +28,6 @@ on_every_engine! {
     a_token_is_good_to_its_last_millisecond,
     a_token_comes_once_and_as_it_is,
     no_mutant_of_a_token_is_believed,
-}
-
-/// The server's own key, as only its database and its secret give it away.
-struct Key {
-    id: String,
-    seed: Vec<u8>,
-}
-
-impl Key {
-    async fn of(app: &TestApp) -> Self {
-        let read = app.db().read(|q| {
-            q.one("SELECT id, sealed FROM signing_keys", &[], |row| {
-                Ok::<(String, Vec<u8>), Error>((row.get(0)?, row.get(1)?))
-            })
-        });
-        let (id, sealed) = read.await.expect("the keys").expect("a key");
-        let seed = app.parts().keyring.open(&id, &sealed).expect("our secret");
-        Self { id, seed }
-    }
-
-    fn pair(&self) -> Ed25519KeyPair {
-        Ed25519KeyPair::from_seed_unchecked(&self.seed).expect("a seed")
-    }
-
-    fn other(&self) -> Self {
-        Self { id: self.id.clone(), seed: vec![7; 32] }
-    }
-
-    fn sign(&self, header: &Value, payload: &Value) -> String {
-        let text = format!("{}.{}", part(header), part(payload));
-        let signature = self.pair().sign(text.as_bytes());
-        format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
-    }
-
-    /// HMAC with `secret`, which somebody may have taken for a key of that kind.
-    fn sign_hs256(&self, secret: &[u8], payload: &Value) -> String {
-        let header = json!({ "typ": "at+jwt", "alg": "HS256", "kid": self.id });
-        let text = format!("{}.{}", part(&header), part(payload));
-        let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), text.as_bytes());
-        format!("{text}.{}", URL_SAFE_NO_PAD.encode(mac))
-    }
-}
-
-fn part(json: &Value) -> String {
-    URL_SAFE_NO_PAD.encode(json.to_string())
-}
-
-fn with(json: &Value, key: &str, value: impl Into<Value>) -> Value {
-    let mut json = json.clone();
-    json[key] = value.into();
-    json
-}
-
-fn without(json: &Value, key: &str) -> Value {
-    let mut json = json.clone();
-    json.as_object_mut().expect("an object").remove(key);
-    json
-}
-
-/// What a token says.
-fn read(token: &str, part: usize) -> Value {
-    let text = token.split('.').nth(part).expect("a part");
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).expect("base64url")).expect("JSON")
 }
 
 async fn sign_in(app: &TestApp, person: &Person) -> Value {

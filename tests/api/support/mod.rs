@@ -5,6 +5,7 @@ mod client;
 mod contract;
 mod dump;
 mod engine;
+pub mod forge;
 mod hold;
 mod operations;
 mod process;

@@ -35,7 +35,7 @@ pub(super) struct SigningKey {
     pub verifying: DecodingKey,
     public: Vec<u8>,
     signs_from: Timestamp,
-    retires_at: Option<Timestamp>,
+    pub retires_at: Option<Timestamp>,
 }
 
 /// All keys that are not forgotten, oldest first.

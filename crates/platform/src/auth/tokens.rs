@@ -260,7 +260,8 @@ impl Tokens {
             session: sid,
             token_id: jti,
             not_before: at(nbf),
-            expires_at: at(exp),
+            // A token that is kept does not outlive the key that made it.
+            expires_at: key.retires_at.map_or(at(exp), |retires_at| retires_at.min(at(exp))),
         })
     }
 }

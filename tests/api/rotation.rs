@@ -1,0 +1,204 @@
+//! Signing keys change while people are served: nobody notices, unless a key has become known.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use kith_kernel::{Timestamp, minutes};
+use kith_platform::auth::Rotation;
+use serde_json::{Value, json};
+
+use crate::support::forge::{Key, read, with};
+use crate::support::{PASSWORD, Person, TestApp, on_every_engine};
+
+const ME: &str = "/api/v1/me";
+const LOGIN: &str = "/api/v1/auth/login";
+const REFRESH: &str = "/api/v1/auth/refresh";
+const JWKS: &str = "/.well-known/jwks.json";
+const MILLISECOND: Duration = Duration::from_millis(1);
+/// How many are served meanwhile.
+const PEOPLE: usize = 4;
+
+on_every_engine! {
+    keys_change_while_everyone_is_served,
+    a_key_that_has_become_known_is_worth_nothing,
+}
+
+/// People who sign in, ask, renew and ask again until they are told to stop.
+struct Load {
+    people: Vec<Person>,
+    rounds: Vec<AtomicUsize>,
+    ends: AtomicBool,
+}
+
+impl Load {
+    async fn new(app: &TestApp) -> Self {
+        let people = app.crowd("person", PEOPLE).await;
+        Self {
+            rounds: people.iter().map(|_| AtomicUsize::new(0)).collect(),
+            people,
+            ends: AtomicBool::new(false),
+        }
+    }
+
+    /// Any answer but a success is a failure.
+    async fn run(&self, app: &TestApp) {
+        join_all(self.people.iter().zip(&self.rounds).map(async |(person, rounds)| {
+            while !self.ends.load(Ordering::Relaxed) {
+                let session = sign_in(app, person, rounds.load(Ordering::Relaxed)).await;
+                ask_everywhere(app, &session).await;
+                let body = json!({ "refresh_token": session["refresh_token"] });
+                let renewed = app.anonymous().post(REFRESH, body).await.expect(200);
+                ask_everywhere(app, &renewed).await;
+                rounds.fetch_add(1, Ordering::Relaxed);
+            }
+        }))
+        .await;
+    }
+
+    /// Waits until everybody has been served once more from beginning to end.
+    async fn go_on(&self) {
+        let before: Vec<_> = self.rounds.iter().map(|rounds| rounds.load(Ordering::Relaxed)).collect();
+        let behind = || {
+            let pairs = self.rounds.iter().zip(&before);
+            pairs.into_iter().any(|(now, before)| now.load(Ordering::Relaxed) < before + 2)
+        };
+        while behind() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+async fn sign_in(app: &TestApp, person: &Person, n: usize) -> Value {
+    let body = json!({ "email": person.email, "password": PASSWORD });
+    let client = app.anonymous().at(n % app.count_nodes());
+    client.post(LOGIN, body).await.expect(200)
+}
+
+fn token(session: &Value) -> &str {
+    session["access_token"].as_str().expect("a token")
+}
+
+async fn ask_everywhere(app: &TestApp, session: &Value) {
+    for node in 0..app.count_nodes() {
+        app.anonymous().at(node).with_token(token(session)).get(ME).await.expect(200);
+    }
+}
+
+/// Whether each node lets the token in.
+async fn is_in(app: &TestApp, token: &str) -> Vec<bool> {
+    let nodes = (0..app.count_nodes()).map(|node| app.anonymous().at(node).with_token(token));
+    join_all(nodes.map(async |client| client.get(ME).await.status == 200)).await
+}
+
+/// The key that signed it.
+fn kid(session: &Value) -> String {
+    read(token(session), 0)["kid"].as_str().expect("a key").to_owned()
+}
+
+async fn published(app: &TestApp, node: usize) -> Vec<String> {
+    let set = app.anonymous().at(node).get(JWKS).await.expect(200);
+    let keys = set["keys"].as_array().expect("keys");
+    keys.iter().map(|key| key["kid"].as_str().expect("a name").to_owned()).collect()
+}
+
+async fn rotate(app: &TestApp, at_once: bool) -> Rotation {
+    let parts = app.parts();
+    parts.tokens.rotate(parts, &parts.system_ctx("test"), at_once).await.expect("a rotation")
+}
+
+/// Waits for what has to be so within a second.
+#[expect(clippy::disallowed_methods, reason = "hearing is about real time")]
+async fn within_a_second(holds: impl AsyncFn() -> bool) {
+    let began = Instant::now();
+    while !holds().await {
+        assert!(began.elapsed() < Duration::from_secs(1), "not so after {:?}", began.elapsed());
+    }
+}
+
+/// ACC-04: nobody is refused while a key is published, begins to sign and takes the place of the other. Each shows in
+/// the list of keys for as long as anything it signed is good.
+async fn keys_change_while_everyone_is_served(app: &TestApp) {
+    let load = Load::new(app).await;
+    let change = async {
+        load.go_on().await;
+        change_keys(app, &load).await;
+        load.ends.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(load.run(app), change);
+    let rounds: usize = load.rounds.iter().map(|rounds| rounds.load(Ordering::Relaxed)).sum();
+    println!("{} requests, none refused", rounds * (2 + 2 * app.count_nodes()));
+}
+
+async fn change_keys(app: &TestApp, load: &Load) {
+    let (ada, old) = (app.user("ada").await, Key::of(app).await);
+    let session = sign_in(app, &ada, 0).await;
+    // Good for longer than any that we sign: only the end of its key ends it.
+    let payload = with(&read(token(&session), 1), "exp", json!(i64::MAX / 1_000));
+    let endless = old.sign(&read(token(&session), 0), &payload);
+    let rotation = rotate(app, false).await;
+    let both = [old.id.clone(), rotation.key_id.clone()];
+    assert_eq!(published(app, 0).await, both);
+    within_a_second(async || published(app, app.count_nodes() - 1).await == both).await;
+    load.go_on().await;
+
+    let to = async |moment: Timestamp| {
+        app.advance(moment.since(app.now()));
+        load.go_on().await;
+    };
+    let all_kids = async || {
+        let mut kids = Vec::new();
+        for node in 0..app.count_nodes() {
+            kids.push(kid(&sign_in(app, &ada, node).await));
+        }
+        kids
+    };
+    to(rotation.signs_from - MILLISECOND).await;
+    assert!(all_kids().await.iter().all(|kid| *kid == old.id), "it signs before everyone can know it");
+    let last = sign_in(app, &ada, 0).await;
+    to(rotation.signs_from).await;
+    assert!(all_kids().await.iter().all(|kid| *kid == rotation.key_id), "it does not sign");
+    let last_ends = read(token(&last), 1)["exp"].as_i64().expect("a time") * 1_000;
+    for minute in [5, 10] {
+        to(rotation.signs_from + minutes(minute)).await;
+        assert!(is_in(app, token(&last)).await.iter().all(|is_in| *is_in), "{minute}");
+    }
+    to(Timestamp::from_millis(last_ends) - MILLISECOND).await;
+    assert!(is_in(app, token(&last)).await.iter().all(|is_in| *is_in), "good for as long as it was said");
+
+    to(rotation.others_retire_at - MILLISECOND).await;
+    assert_eq!(published(app, 0).await, both);
+    assert!(is_in(app, &endless).await.iter().all(|is_in| *is_in));
+    to(rotation.others_retire_at).await;
+    for node in 0..app.count_nodes() {
+        assert_eq!(published(app, node).await, [rotation.key_id.as_str()]);
+    }
+    assert!(is_in(app, &endless).await.iter().all(|is_in| !is_in), "its key has ended");
+}
+
+/// ACC-04: at once on the node where it was done, within a second on the other; signing in anew works as soon.
+async fn a_key_that_has_become_known_is_worth_nothing(app: &TestApp) {
+    let (ada, other) = (app.user("ada").await, app.count_nodes() - 1);
+    let old: Vec<_> = [sign_in(app, &ada, 0).await, sign_in(app, &ada, 1).await].into();
+    // A node whose look-ups for this second are spent has to hear of it.
+    let unknown = with(&read(token(&old[0]), 0), "kid", "unknown");
+    let unknown = Key::of(app).await.sign(&unknown, &read(token(&old[0]), 1));
+    assert!(is_in(app, &unknown).await.iter().all(|is_in| !is_in));
+    for session in &old {
+        ask_everywhere(app, session).await;
+    }
+    let rotation = rotate(app, true).await;
+    for session in &old {
+        assert!(!is_in(app, token(session)).await[0], "still good where it was done");
+    }
+    within_a_second(async || published(app, other).await == [rotation.key_id.as_str()]).await;
+    for session in &old {
+        assert_eq!(is_in(app, token(session)).await, vec![false; app.count_nodes()]);
+    }
+    for node in 0..app.count_nodes() {
+        ask_everywhere(app, &sign_in(app, &ada, node).await).await;
+    }
+    // Sessions go on: only the tokens have ended.
+    let body = json!({ "refresh_token": old[0]["refresh_token"] });
+    ask_everywhere(app, &app.anonymous().post(REFRESH, body).await.expect(200)).await;
+}

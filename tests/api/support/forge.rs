@@ -1,0 +1,81 @@
+//! What forgers of access tokens have: the server's own key too, so that one thing at a time is wrong.
+
+use aws_lc_rs::hmac;
+use aws_lc_rs::signature::Ed25519KeyPair;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use kith_store::Error;
+use serde_json::{Value, json};
+
+use super::TestApp;
+
+/// The server's own key, as only its database and its secret give it away.
+pub struct Key {
+    /// Its name.
+    pub id: String,
+    seed: Vec<u8>,
+}
+
+impl Key {
+    /// That of a server which has one key.
+    pub async fn of(app: &TestApp) -> Self {
+        let read = app.db().read(|q| {
+            q.one("SELECT id, sealed FROM signing_keys", &[], |row| {
+                Ok::<(String, Vec<u8>), Error>((row.get(0)?, row.get(1)?))
+            })
+        });
+        let (id, sealed) = read.await.expect("the keys").expect("a key");
+        let seed = app.parts().keyring.open(&id, &sealed).expect("our secret");
+        Self { id, seed }
+    }
+
+    /// The key itself.
+    pub fn pair(&self) -> Ed25519KeyPair {
+        Ed25519KeyPair::from_seed_unchecked(&self.seed).expect("a seed")
+    }
+
+    /// Another one of the same name.
+    pub fn other(&self) -> Self {
+        Self { id: self.id.clone(), seed: vec![7; 32] }
+    }
+
+    /// A token that says whatever is given.
+    pub fn sign(&self, header: &Value, payload: &Value) -> String {
+        let text = format!("{}.{}", part(header), part(payload));
+        let signature = self.pair().sign(text.as_bytes());
+        format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+
+    /// The same with an HMAC by `secret`, which somebody may have taken for a key of that kind.
+    pub fn sign_hs256(&self, secret: &[u8], payload: &Value) -> String {
+        let header = json!({ "typ": "at+jwt", "alg": "HS256", "kid": self.id });
+        let text = format!("{}.{}", part(&header), part(payload));
+        let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), text.as_bytes());
+        format!("{text}.{}", URL_SAFE_NO_PAD.encode(mac))
+    }
+}
+
+/// A part of a token.
+pub fn part(json: &Value) -> String {
+    URL_SAFE_NO_PAD.encode(json.to_string())
+}
+
+/// The same, with another value of `key`.
+pub fn with(json: &Value, key: &str, value: impl Into<Value>) -> Value {
+    let mut json = json.clone();
+    json[key] = value.into();
+    json
+}
+
+/// The same without `key`.
+pub fn without(json: &Value, key: &str) -> Value {
+    let mut json = json.clone();
+    json.as_object_mut().expect("an object").remove(key);
+    json
+}
+
+/// What a token says.
+pub fn read(token: &str, part: usize) -> Value {
+    let text = token.split('.').nth(part).expect("a part");
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).expect("base64url")).expect("JSON")
+}

@@ -1,7 +1,8 @@
 """Who asks, and about whom.
 
-Each operation has an account of its own, and gets a new one when that was signed out or has left: what a case does to
-its own account harms no other. Every second well-formed case is about something that is there.
+All operations are asked by accounts of one role, `user` or `admin`. Each has an account of its own, and gets a new one
+when it has signed that out or deleted it, or an administrator has suspended it or changed its role: no case harms
+another. Every second well-formed case is about something that is there.
 """
 
 import atexit
@@ -18,6 +19,8 @@ import schemathesis
 URL = os.environ["KITH_FUZZ_URL"]
 DATA = Path(os.environ["KITH_FUZZ_DATA"])
 SEEN = Path(os.environ["KITH_FUZZ_SEEN"])
+ROLE = os.environ["KITH_FUZZ_ROLE"]
+LINK = DATA / "first-admin-link"
 PASSWORD = "correct horse"
 
 numbers = itertools.count()
@@ -48,12 +51,15 @@ def register(path="/api/v1/auth/register", **more):
     return Account(signed_in["user"]["id"], email, signed_in["access_token"], signed_in["refresh_token"])
 
 
+def link_secret():
+    return LINK.read_text().strip().rpartition("#")[2]
+
+
 def register_admin():
     """The first one, by the link on this machine; the others by the first."""
     global admin
     if admin is None:
-        link = (DATA / "first-admin-link").read_text().strip()
-        admin = register("/api/v1/auth/first-admin", secret=link.rpartition("#")[2])
+        admin = register("/api/v1/auth/first-admin", secret=link_secret())
     account = register()
     call("PUT", f"/api/v1/admin/users/{account.id}/role", admin, role="admin")
     return account
@@ -63,11 +69,14 @@ def name_of(operation):
     return operation.definition.raw["operationId"]
 
 
+def permissions_of(operation):
+    return [name for way in operation.definition.raw.get("security", []) for name in way["bearer"]]
+
+
 def account_of(operation):
     name = name_of(operation)
     if name not in accounts:
-        needs = [one for way in operation.definition.raw.get("security", []) for one in way.values()]
-        accounts[name] = register_admin() if any(needs) else register()
+        accounts[name] = register_admin() if ROLE == "admin" else register()
     return accounts[name]
 
 
@@ -113,6 +122,13 @@ def with_new_address(case, me):
     case.body.update(email=f"new{next(numbers)}@example.org", password=PASSWORD, display_name="New")
 
 
+def with_link(case, me):
+    """Works once, where nobody has been made an administrator yet."""
+    with_new_address(case, me)
+    if LINK.exists():
+        case.body["secret"] = link_secret()
+
+
 def with_refresh_token(case, me):
     case.body["refresh_token"] = register().refresh_token
 
@@ -129,6 +145,7 @@ def from_the_page(case, me):
 
 
 SUITED = {
+    "accept_first_admin": with_link,
     "accept_partner_request": answer_somebody,
     "change_password": with_password,
     "delete_me": with_password,
@@ -147,22 +164,46 @@ SUITED = {
 }
 
 
+# Whose success leaves its account, or the session that asked, at an end.
+ENDS = ("delete_me", "end_session", "end_sessions", "change_password")
+# Whose success leaves the account that it is about signed out, or in another role.
+CHANGES = ("set_role", "suspend_account")
+
+
 @schemathesis.hook
 def before_call(context, case, kwargs):
     name = name_of(case.operation)
+    if admin is not None and (case.path_parameters or {}).get("id") == admin.id:
+        about_somebody(case, admin)
     positive = case.meta is not None and case.meta.generation.mode.is_positive
     if positive and name in SUITED and next(turns) % 2:
         SUITED[name](case, account_of(case.operation))
 
 
+@schemathesis.check
+def says_when_to_come_again(context, response, case):
+    if response.status_code in (429, 503):
+        assert "retry-after" in {name.lower() for name in response.headers}, "no Retry-After"
+
+
 @schemathesis.hook
 def after_call(context, case, response):
     name = name_of(case.operation)
-    statuses = seen.setdefault(name, {})
-    statuses[response.status_code] = statuses.get(response.status_code, 0) + 1
-    ends = name in ("change_password", "delete_me", "end_session", "end_sessions")
-    if response.status_code == 401 or (ends and response.status_code < 300):
+    operation = seen.setdefault(
+        name, {"permissions": permissions_of(case.operation), "statuses": {}, "signed_out": 0}
+    )
+    status = response.status_code
+    operation["statuses"][status] = operation["statuses"].get(status, 0) + 1
+    account, sent = accounts.get(name), response.request.headers.get("Authorization")
+    is_signed_in = account is not None and sent == f"Bearer {account.access_token}"
+    if is_signed_in and status == 401 and "security" in case.operation.definition.raw:
+        operation["signed_out"] += 1
+    if status < 300 and name in ENDS:
         accounts.pop(name, None)
+    if status < 300 and name in CHANGES:
+        changed = response.json()["id"]
+        for other in [other for other, account in accounts.items() if account.id == changed]:
+            accounts.pop(other)
 
 
 @atexit.register

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
 
 use crate::kith::{Kith, Start};
 use crate::workspace::{cargo, root, run, succeeds};
@@ -14,45 +15,68 @@ use crate::workspace::{cargo, root, run, succeeds};
 /// Installed by pip, and what it is asked with.
 const FOLDER: &str = "tests/fuzz";
 const VENV: &str = "target/schemathesis";
-/// Succeed at most once in the life of a server, before the first case.
-const ONCE: &[&str] = &["accept_first_admin"];
+/// Each asks every operation.
+const ROLES: [&str; 2] = ["user", "admin"];
 
-/// How often each operation answered with each status.
-type Seen = BTreeMap<String, BTreeMap<u16, u32>>;
+/// What was seen of each operation.
+type Seen = BTreeMap<String, Operation>;
 
-/// Runs it against a server of its own.
+/// What was seen of one operation.
+#[derive(Debug, Deserialize)]
+struct Operation {
+    /// What the document asks of a caller.
+    permissions: Vec<String>,
+    /// How often it answered with each status.
+    statuses: BTreeMap<u16, u32>,
+    /// How often it refused a token that should have been good.
+    signed_out: u32,
+}
+
+impl Operation {
+    fn succeeded(&self) -> bool {
+        self.statuses.keys().any(|status| (200..400).contains(status))
+    }
+}
+
+/// Runs it for each role, against a server of its own.
 ///
 /// # Errors
-/// An answer that is not declared, a 5xx, bad input that was taken, an operation that never succeeded.
+/// An answer that is not declared, a 5xx that is not a 503 with Retry-After, bad input that was taken, an operation that
+/// never succeeded, one that succeeded for a user who lacks its permission.
 #[expect(clippy::disallowed_methods, reason = "reports how long it took")]
 pub fn fuzz() -> Result<()> {
-    let root = root()?;
-    let schemathesis = root.join(VENV).join("bin/st");
-    if !is_installed(&root) {
+    if !is_installed(&root()?) {
         bail!("schemathesis is not installed: run `cargo xtask setup`");
     }
     run(cargo()?.args(["build", "--locked", "-p", "kith"]))?;
     let started = Instant::now();
+    let [by_user, by_admin] = ROLES.map(ask);
+    report(&by_user?, &by_admin?, started)
+}
+
+/// Has accounts of this role ask a new server.
+fn ask(role: &str) -> Result<Seen> {
+    let root = root()?;
     let folder = tempfile::tempdir()?;
     let (data, seen) = (folder.path().join("data"), folder.path().join("seen.json"));
-    let binary = root.join("target/debug/kith");
     let kith = Kith::start(&Start {
-        binary,
+        binary: root.join("target/debug/kith"),
         data: data.clone(),
         log: folder.path().join("log"),
         ..Start::default()
     })?;
     let url = format!("http://{}", kith.address);
-    let mut asked = Command::new(schemathesis);
+    let mut asked = Command::new(root.join(VENV).join("bin/st"));
     asked.current_dir(root.join(FOLDER)).args(["--config-file", "schemathesis.toml", "run"]);
-    asked.arg(format!("{url}/openapi.json")).env("PYTHONDONTWRITEBYTECODE", "1");
+    asked.arg(format!("{url}/openapi.json")).env("PYTHONDONTWRITEBYTECODE", "1").env("KITH_FUZZ_ROLE", role);
     asked.env("KITH_FUZZ_URL", &url).env("KITH_FUZZ_DATA", &data).env("KITH_FUZZ_SEEN", &seen);
     run(&mut asked)?;
     let status = kith.stop()?;
     if !status.success() {
         bail!("the server ended with {status}");
     }
-    report(&fs::read_to_string(&seen).context("schemathesis left no account of what it saw")?, started)
+    let seen = fs::read_to_string(&seen).context("schemathesis left no account of what it saw")?;
+    serde_json::from_str(&seen).context("what schemathesis saw cannot be read")
 }
 
 /// Installs schemathesis where it is not, or is another version.
@@ -87,33 +111,73 @@ fn is_installed(root: &Path) -> bool {
     wanted.is_some() && wanted == fs::read(installed(root)).ok()
 }
 
-/// Says what was seen, and whether every operation was seen to succeed.
-fn report(seen: &str, started: Instant) -> Result<()> {
-    let seen: Seen = serde_json::from_str(seen).context("what schemathesis saw cannot be read")?;
-    let cases: u32 = seen.values().flat_map(BTreeMap::values).sum();
+/// Says what was seen, and whether it is what had to be seen.
+fn report(by_user: &Seen, by_admin: &Seen, started: Instant) -> Result<()> {
+    let all = || by_user.values().chain(by_admin.values());
+    let cases: u32 = all().flat_map(|operation| operation.statuses.values()).sum();
     let took = started.elapsed().as_secs();
-    println!("fuzz: {} operations, {cases} answers, all as declared, in {took} s", seen.len());
-    let never = never_succeeded(&seen);
-    if !never.is_empty() {
-        bail!("never seen to succeed: {}; say in {FOLDER}/people.py what suits them", never.join(", "));
+    println!(
+        "fuzz: {} operations by {ROLES:?}, {cases} answers, all as declared, in {took} s",
+        by_admin.len()
+    );
+    let faults = faults(by_user, by_admin);
+    if !faults.is_empty() {
+        bail!("{}; what suits an operation is in {FOLDER}/people.py", faults.join("; "));
     }
     Ok(())
 }
 
-fn never_succeeded(seen: &Seen) -> Vec<&str> {
-    let succeeds = |statuses: &BTreeMap<u16, u32>| statuses.keys().any(|status| (200..400).contains(status));
-    let never = seen.iter().filter(|(name, statuses)| !succeeds(statuses) && !ONCE.contains(&name.as_str()));
-    never.map(|(name, _)| name.as_str()).collect()
+fn faults(by_user: &Seen, by_admin: &Seen) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut names: Vec<_> = by_user.keys().chain(by_admin.keys()).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let (Some(user), Some(admin)) = (by_user.get(name), by_admin.get(name)) else {
+            faults.push(format!("{name} was not asked by both"));
+            continue;
+        };
+        let permitted = user.permissions.is_empty();
+        if !(admin.succeeded() || permitted && user.succeeded()) {
+            faults.push(format!("{name} was never seen to succeed"));
+        }
+        if !permitted && (user.succeeded() || !user.statuses.contains_key(&403)) {
+            faults.push(format!("{name} is not kept from users"));
+        }
+        if user.signed_out + admin.signed_out > 0 {
+            faults.push(format!("{name} refused tokens that had to be good"));
+        }
+    }
+    faults
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn seen(text: &str) -> Seen {
+        serde_json::from_str(text).unwrap()
+    }
+
     #[test]
-    fn an_operation_that_never_succeeds_is_named() {
-        let seen = r#"{"a": {"200": 1, "422": 5}, "b": {"404": 7, "401": 2}, "c": {"308": 1}}"#;
-        let seen: Seen = serde_json::from_str(seen).unwrap();
-        assert_eq!(never_succeeded(&seen), ["b"]);
+    fn what_had_to_be_seen_and_was_not_is_named() {
+        let user = seen(
+            r#"{"all": {"permissions": [], "statuses": {"422": 5}, "signed_out": 0},
+                "few": {"permissions": ["p"], "statuses": {"403": 1}, "signed_out": 0},
+                "open": {"permissions": ["p"], "statuses": {"200": 1, "403": 1}, "signed_out": 0},
+                "once": {"permissions": [], "statuses": {"201": 1}, "signed_out": 0}}"#,
+        );
+        let admin = seen(
+            r#"{"all": {"permissions": [], "statuses": {"401": 5}, "signed_out": 2},
+                "few": {"permissions": ["p"], "statuses": {"308": 1, "404": 1}, "signed_out": 0},
+                "open": {"permissions": ["p"], "statuses": {"200": 1}, "signed_out": 0},
+                "once": {"permissions": [], "statuses": {"403": 1}, "signed_out": 0}}"#,
+        );
+        let named = [
+            "all was never seen to succeed",
+            "all refused tokens that had to be good",
+            "open is not kept from users",
+        ];
+        assert_eq!(faults(&user, &admin), named);
     }
 }

@@ -10,6 +10,7 @@ mod openapi;
 mod setup;
 mod test;
 mod tidy;
+mod timing;
 mod workspace;
 
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ enum Task {
     Chaos(chaos::Chaos),
     /// What Kith carries on this machine, as ratios to ceilings measured in the same run
     Bench(bench::Args),
+    /// Whether log-ins tell by their time that an address is known
+    Timing(timing::Args),
     /// The bare server that `bench` compares with
     #[command(hide = true)]
     Ceiling,
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Task::Openapi(args) => done(openapi::openapi(&args)),
         Task::Chaos(which) => done(chaos::chaos(&which)),
         Task::Bench(args) => done(bench::bench(&args)),
+        Task::Timing(args) => timing::timing(&args),
         Task::Ceiling => done(bench::serve_ceiling()),
     };
     outcome.unwrap_or_else(|e| {

@@ -1,0 +1,147 @@
+//! `cargo xtask timing`: whether log-ins tell by their time what they do not tell by their answer, that an address is known.
+
+mod compare;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use fastrand::Rng;
+use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
+use serde_json::json;
+
+use self::compare::Comparison;
+use crate::kith::{Kith, Start, build};
+use crate::load::http::request;
+use crate::load::people::register;
+use crate::load::{Connection, now, on_one_thread};
+
+const SEED: u64 = 1;
+/// Failures of one address that do not lock it.
+const FREE: usize = 4;
+/// Addresses that are locked out on purpose; few enough that the lock outlives the measurement.
+const LOCKED: usize = 10;
+
+/// What to measure.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Pairs of a known and an unknown address
+    #[arg(long, default_value_t = 2_000)]
+    pairs: usize,
+    /// On a PostgreSQL server of its own instead of SQLite
+    #[arg(long)]
+    postgres: bool,
+}
+
+/// Builds what is measured, measures, and fails if the two can be told apart.
+pub fn timing(args: &Args) -> Result<ExitCode> {
+    let binary = build()?;
+    let folder = tempfile::tempdir()?;
+    let options = PostgresServerOptions { fsync: true, ..Default::default() };
+    let postgres = args.postgres.then(|| PostgresServer::start(options)).transpose()?;
+    let start = Start {
+        binary,
+        data: folder.path().to_owned(),
+        database: postgres.as_ref().map(|server| server.url("postgres")),
+        log: PathBuf::from("/dev/null"),
+        // The full cost, as by default; a thread, so that nothing is hashed beside what is measured.
+        environment: ["PASSWORD_MEMORY_KIB=19456", "PASSWORD_ITERATIONS=2", "HASH_THREADS=1"]
+            .iter()
+            .filter_map(|setting| setting.split_once('='))
+            .map(|(key, value)| (format!("KITH__AUTH__{key}"), value.to_owned()))
+            .collect(),
+        ..Start::default()
+    };
+    let kith = Kith::start(&start)?;
+    let measured = on_one_thread(measure(&kith, args.pairs))?;
+    kith.stop()?;
+    Ok(report(&measured, args.pairs))
+}
+
+/// What was asked, and what it came to.
+type Measured = Vec<(&'static str, Comparison)>;
+
+async fn measure(kith: &Kith, pairs: usize) -> Result<Measured> {
+    let people = pairs.div_ceil(FREE);
+    eprintln!("registering {people} people at full cost");
+    register(kith.address, "known", people + LOCKED).await?;
+    let names = |prefix: &str| (0..people).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
+    let mut asker = Asker { connection: Connection::open(kith.address).await?, rng: Rng::with_seed(SEED) };
+    eprintln!("{pairs} pairs of log-ins with wrong passwords");
+    let wrong = asker.compare(&names("known"), &names("other"), pairs, 401).await?;
+    let locked = |prefix: &str| (people..people + LOCKED).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
+    let (known, other) = (locked("known"), locked("other"));
+    for name in known.iter().chain(&other) {
+        for _ in 0..=FREE {
+            asker.ask(name, 401).await?;
+        }
+    }
+    eprintln!("{pairs} pairs of log-ins that are locked out");
+    let locked = asker.compare(&known, &other, pairs, 423).await?;
+    Ok(vec![("wrong password", wrong), ("locked out", locked)])
+}
+
+struct Asker {
+    connection: Connection,
+    rng: Rng,
+}
+
+impl Asker {
+    /// Asks for one of each in turn, in an order drawn for each pair.
+    async fn compare(
+        &mut self,
+        first: &[String],
+        second: &[String],
+        pairs: usize,
+        status: u16,
+    ) -> Result<Comparison> {
+        let mut times = Vec::with_capacity(pairs);
+        for n in 0..pairs {
+            let (one, other) = (&first[n % first.len()], &second[n % second.len()]);
+            times.push(if self.rng.bool() {
+                [self.ask(one, status).await?, self.ask(other, status).await?]
+            } else {
+                let other = self.ask(other, status).await?;
+                [self.ask(one, status).await?, other]
+            });
+        }
+        Ok(Comparison::of(&times, &mut self.rng))
+    }
+
+    /// How many milliseconds a log-in took that has to be answered with `status`.
+    async fn ask(&mut self, name: &str, status: u16) -> Result<f64> {
+        let body = json!({ "email": format!("{name}@example.org"), "password": "wrong horse battery" });
+        let request = request("POST", "/api/v1/auth/login", None, Some(body.to_string().as_bytes()));
+        let began = now();
+        let answered = self.connection.call(&request).await?;
+        let took = began.elapsed().as_secs_f64() * 1e3;
+        ensure!(answered == status, "{name}: {answered} instead of {status}");
+        Ok(took)
+    }
+}
+
+fn report(measured: &Measured, pairs: usize) -> ExitCode {
+    println!("{pairs} pairs each; median and p95 in ms, differences in µs with 99 % intervals");
+    println!("                 known            unknown          known - unknown        known slower  p");
+    for (name, found) in measured {
+        let [low, high] = found.interval.map(|bound| bound * 1e3);
+        println!(
+            "{name:15} {:7.3} {:7.3}  {:7.3} {:7.3}  {:6.1} [{low:6.1}, {high:6.1}]  {:6.1} %      {:.4}",
+            found.first[0],
+            found.first[1],
+            found.second[0],
+            found.second[1],
+            found.difference * 1e3,
+            found.first_slower * 100.0,
+            found.p,
+        );
+    }
+    let told: Vec<_> =
+        measured.iter().filter(|(_, found)| found.tells_apart()).map(|(name, _)| *name).collect();
+    if told.is_empty() {
+        println!("nothing tells them apart");
+        return ExitCode::SUCCESS;
+    }
+    println!("told apart: {}", told.join(", "));
+    ExitCode::FAILURE
+}

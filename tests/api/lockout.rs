@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use hyper::header::HeaderName;
-use kith_kernel::{hours, minutes, seconds};
+use kith_kernel::{days, hours, minutes, seconds};
 use kith_platform::config::Config;
 use serde_json::{Value, json};
 
@@ -22,6 +22,7 @@ on_every_engine! {
     every_spelling_of_an_address_counts_as_one,
     a_known_device_gets_in_while_strangers_are_locked_out,
     a_device_token_does_not_help_guessing,
+    a_device_of_whoever_had_the_address_before_is_a_strangers,
     a_success_resets,
     of_many_guesses_at_once_each_counts,
     no_client_address_is_locked_out,
@@ -149,6 +150,20 @@ async fn a_device_token_does_not_help_guessing(app: &TestApp) {
         expect_locked(guess_on(app, token, &ada.email, PASSWORD).await, minutes(1));
     }
     expect_locked(guess(app.anonymous(), &ada.email, PASSWORD).await, minutes(1));
+}
+
+async fn a_device_of_whoever_had_the_address_before_is_a_strangers(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let device = guess(app.anonymous(), &ada.email, PASSWORD).await.expect(200)["device_token"].clone();
+    ada.delete(ME, json!({ "password": PASSWORD })).await.expect(202);
+    app.advance(days(14));
+    app.upkeep().await;
+    app.user("ada").await;
+    for _ in 0..5 {
+        guess_on(app, &device, &ada.email, "wrong horse").await.expect_problem(401, "invalid_credentials");
+    }
+    expect_locked(guess(app.anonymous(), &ada.email, PASSWORD).await, minutes(1));
+    expect_locked(guess_on(app, &device, &ada.email, PASSWORD).await, minutes(1));
 }
 
 async fn a_success_resets(app: &TestApp) {

@@ -4,7 +4,7 @@ use kith_kernel::{Page, Timestamp, UserId};
 use kith_store::Query;
 
 use super::administration::AccountList;
-use super::model::{Account, AccountError, Credentials, Email, User};
+use super::model::{Account, AccountError, Credentials, User};
 use super::rows;
 use super::rules::{self, Failures};
 
@@ -16,12 +16,12 @@ pub fn get_user(q: &Query<'_>, id: UserId) -> Result<User, AccountError> {
     rows::find_user(q, id)?.ok_or(AccountError::Gone)
 }
 
-/// The account with this address, and what its password is checked against.
+/// The account whose address has this key, and what its password is checked against.
 ///
 /// # Errors
 /// The database's.
-pub fn find_credentials(q: &Query<'_>, email: &str) -> Result<Option<Credentials>, AccountError> {
-    Ok(rows::find_credentials(q, &Email::key_of(email))?)
+pub fn find_credentials(q: &Query<'_>, email_key: &str) -> Result<Option<Credentials>, AccountError> {
+    Ok(rows::find_credentials(q, email_key)?)
 }
 
 /// What the password of somebody who is signed in is checked against.

@@ -45,12 +45,13 @@ impl RefreshToken {
 }
 
 /// A device from which somebody has signed in: its failures are counted apart, so that nobody else's lock it out (after
-/// OWASP's "device cookies").
+/// OWASP's "device cookies"). It is for one account under one address, and is known without looking for the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceToken {
     /// Of the device.
     pub id: Uuid,
-    user: UserId,
+    /// Who signed in.
+    pub user: UserId,
 }
 
 impl DeviceToken {
@@ -59,18 +60,20 @@ impl DeviceToken {
         Self { id, user }
     }
 
-    /// For the answer: the device and an HMAC over it and its owner.
-    pub fn reveal(self, keyring: &Keyring) -> String {
-        let mac = keyring.mac(MacPurpose::Device, &[self.id.as_bytes(), self.user.0.as_bytes()]);
-        URL_SAFE_NO_PAD.encode([self.id.as_bytes().as_slice(), &mac].concat())
+    /// For the answer: the device, its owner, and an HMAC over both and the key of their address.
+    pub fn reveal(self, keyring: &Keyring, email_key: &str) -> String {
+        let (id, user) = (self.id.as_bytes(), self.user.0.as_bytes());
+        let mac = keyring.mac(MacPurpose::Device, &[id, user, email_key.as_bytes()]);
+        URL_SAFE_NO_PAD.encode([id.as_slice(), user, &mac].concat())
     }
 
-    /// Reads what [`DeviceToken::reveal`] wrote for `user`; nothing, if it is another's or not ours.
-    pub fn parse(keyring: &Keyring, text: &str, user: UserId) -> Option<Self> {
-        let bytes: [u8; ID_BYTES + MAC_BYTES] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
-        let (id, mac) = bytes.split_first_chunk::<ID_BYTES>()?;
-        let ours = keyring.is_mac(MacPurpose::Device, &[id, user.0.as_bytes()], mac);
-        ours.then(|| Self { id: Uuid::from_bytes(*id), user })
+    /// Reads what [`DeviceToken::reveal`] wrote for this address; nothing, if it is another's or not ours.
+    pub fn parse(keyring: &Keyring, text: &str, email_key: &str) -> Option<Self> {
+        let bytes: [u8; 2 * ID_BYTES + MAC_BYTES] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
+        let (id, rest) = bytes.split_first_chunk::<ID_BYTES>()?;
+        let (user, mac) = rest.split_first_chunk::<ID_BYTES>()?;
+        let ours = keyring.is_mac(MacPurpose::Device, &[id, user, email_key.as_bytes()], mac);
+        ours.then(|| Self { id: Uuid::from_bytes(*id), user: UserId(Uuid::from_bytes(*user)) })
     }
 }
 
@@ -105,11 +108,11 @@ mod tests {
 
     #[test]
     fn a_device_is_known_to_its_owner_only() {
-        let (ours, ada, ben) = (keyring("a"), UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
+        let (ours, ada) = (keyring("a"), UserId(Uuid::from_u128(1)));
         let token = DeviceToken::new(Uuid::from_u128(9), ada);
-        let text = token.reveal(&ours);
-        assert_eq!(DeviceToken::parse(&ours, &text, ada), Some(token));
-        assert_eq!(DeviceToken::parse(&ours, &text, ben), None);
-        assert_eq!(DeviceToken::parse(&keyring("b"), &text, ada), None);
+        let text = token.reveal(&ours, "ada@example.org");
+        assert_eq!(DeviceToken::parse(&ours, &text, "ada@example.org"), Some(token));
+        assert_eq!(DeviceToken::parse(&ours, &text, "ben@example.org"), None);
+        assert_eq!(DeviceToken::parse(&keyring("b"), &text, "ada@example.org"), None);
     }
 }

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::super::commands::{self, Registrant};
-use super::super::model::{AccountError, NewAccount, Origin, User, check_new};
+use super::super::model::{AccountError, Email, NewAccount, Origin, User, check_new};
 use super::super::queries;
 use super::super::secrets::{DeviceToken, RefreshToken};
 use super::super::sign_in::{self, Claim, OpenSession};
@@ -204,17 +204,21 @@ async fn claim(
     body: LogInBody,
 ) -> Result<(Claim, Option<DeviceToken>), Problem> {
     let LogInBody { email, password, device_token } = body;
-    let (parts, now) = (app.clone(), ctx.now);
+    let (key, now) = (Email::key_of(&email), ctx.now);
+    let device = device_token.and_then(|text| DeviceToken::parse(&app.keyring, &text, &key));
+    let by_address = app.keyring.pseudonym("login", &key);
+    let by_device = device.map(|device| app.keyring.pseudonym("device", &device.id.to_string()));
     let looked = app.db.read(move |q| {
-        let known = queries::find_credentials(q, &email)?;
-        let device = known.as_ref().zip(device_token.as_ref());
-        let device = device.and_then(|(known, text)| DeviceToken::parse(&parts.keyring, text, known.user.id));
-        let subject = match device {
-            Some(device) => parts.keyring.pseudonym("device", &device.id.to_string()),
-            None => parts.keyring.pseudonym("login", &super::super::model::Email::key_of(&email)),
+        // Before the account is looked for, which takes longer where there is one.
+        queries::may_try(q, &by_device.unwrap_or(by_address), now)?;
+        let known = queries::find_credentials(q, &key)?;
+        let owner = known.as_ref().map(|known| known.user.id);
+        let device = device.filter(|device| Some(device.user) == owner);
+        let Some((device, subject)) = device.zip(by_device) else {
+            queries::may_try(q, &by_address, now)?;
+            return Ok((known, None, by_address));
         };
-        queries::may_try(q, &subject, now)?;
-        Ok::<_, AccountError>((known, device, subject))
+        Ok::<_, AccountError>((known, Some(device), subject))
     });
     let (known, device, subject) = looked.await.inspect_err(|error| count(app, error))?;
     Ok((prove(app, subject, known, &password, client).await?, device))
@@ -229,7 +233,8 @@ impl SignInAnswer {
         device: Option<DeviceToken>,
     ) -> Self {
         let device = device.unwrap_or_else(|| DeviceToken::new(ctx.new_id(|id| id), user.id));
-        Self { device_token: device.reveal(&app.keyring), tokens: TokenPair::new(app, ctx, session), user }
+        let device_token = device.reveal(&app.keyring, &Email::key_of(&user.email));
+        Self { device_token, tokens: TokenPair::new(app, ctx, session), user }
     }
 }
 

@@ -1,4 +1,6 @@
 //! The features, a folder each, all laid out the same way. A module uses only what another's `mod.rs` hands out.
 
 pub mod accounts;
+pub mod blocks;
 pub mod bonds;
+pub mod nicknames;

@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kith_kernel::{Actor, Ctx, RequestId, Sources, Timestamp, UserId};
 use kith_store::MigrationState::{Applied, Pending, Unknown};
-use kith_store::{
-    EngineKind, Error, Event, IntoOutcome, MigrationStatus, Query, STORE_MIGRATIONS, Store, Tx,
-};
+use kith_store::{EngineKind, Error, IntoOutcome, MigrationStatus, Query, STORE_MIGRATIONS, Store, Tx};
 use thiserror::Error;
 
 use crate::auth::passwords::Passwords;
@@ -94,7 +92,7 @@ impl App {
     ) -> Result<Self, StartError> {
         let document = openapi::document(modules);
         let passwords = Passwords::start(&config.auth, Arc::clone(&sources.random))?;
-        let metrics = Metrics::new(&document, db.clone(), passwords.counts(), clock.clone());
+        let metrics = Metrics::new(&document, kinds(modules), db.clone(), passwords.counts(), clock.clone());
         let keyring = Keyring::new(&config.auth);
         // SQLite belongs to one process: whatever changes, changes here.
         let hearing = Hearing::new(db.kind() == EngineKind::Sqlite);
@@ -134,18 +132,20 @@ impl App {
     {
         let arrived = ctx.clone();
         let started = OnceCell::new();
-        let changed = Arc::new(Mutex::new(Vec::new()));
+        let emitted = Arc::new(Mutex::new(Emitted::default()));
         // Not the whole app: the store, which is part of it, must not be dropped by its own thread.
-        let (source, told) = (self.access.source, Arc::clone(&changed));
+        let (source, modules, told) = (self.access.source, self.modules, Arc::clone(&emitted));
         let answer = self.db.write(move |tx| {
             let outcome = run(tx, started.get_or_init(|| arrived.renewed()));
-            *told.lock().unwrap_or_else(PoisonError::into_inner) = changed_access(source, tx);
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = Emitted::by(tx, source, modules);
             outcome
         });
         let answer = answer.await;
+        let emitted = std::mem::take(&mut *emitted.lock().unwrap_or_else(PoisonError::into_inner));
         // Before anybody is answered: whoever was shut out here is out at once.
-        for user in changed.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            self.access.forget(user);
+        emitted.access.into_iter().for_each(|user| self.access.forget(user));
+        if answer.is_ok() {
+            self.metrics.count_events(&emitted.kinds);
         }
         answer
     }
@@ -193,11 +193,31 @@ impl App {
     }
 }
 
-/// Whose access the transaction's events change.
-fn changed_access(source: Option<AccessSource>, tx: &Tx<'_>) -> Vec<UserId> {
-    let Some(source) = source else { return Vec::new() };
-    let people = |event: &Event| source.is_changed_by(&event.kind).then(|| event.recipients.clone());
-    tx.emitted(people).into_iter().flatten().collect()
+/// What a transaction's events mean to this node.
+#[derive(Default)]
+struct Emitted {
+    /// Whose access they change.
+    access: Vec<UserId>,
+    /// Their kinds, by their places in [`kinds`].
+    kinds: Vec<usize>,
+}
+
+impl Emitted {
+    fn by(tx: &Tx<'_>, source: Option<AccessSource>, modules: &[&'static Module]) -> Self {
+        let mut access = Vec::new();
+        let kinds = tx.emitted(|event| {
+            if source.is_some_and(|source| source.is_changed_by(&event.kind)) {
+                access.extend_from_slice(&event.recipients);
+            }
+            kinds(modules).position(|kind| kind == event.kind)
+        });
+        Self { access, kinds }
+    }
+}
+
+/// Every kind of event that the modules list.
+fn kinds(modules: &[&'static Module]) -> impl Iterator<Item = &'static str> {
+    modules.iter().flat_map(|module| module.events).copied()
 }
 
 impl Deref for App {

@@ -28,4 +28,4 @@ pub use http::{
     ProblemBody, Query, cursor_problem, page_limit, store_problem,
 };
 pub use idempotency::{Answer, IdempotencyKey};
-pub use module::{Counts, MODULE, Module, PersonalData, Routes, Upkeep, UpkeepError};
+pub use module::{Blocked, Counts, MODULE, Module, PersonalData, Routes, Upkeep, UpkeepError};

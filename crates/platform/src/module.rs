@@ -28,9 +28,14 @@ pub struct Module {
     pub access: Option<AccessSource>,
     /// What it keeps about people.
     pub personal: Option<PersonalData>,
+    /// What must happen at once when somebody blocks somebody: the first shuts the door on the second. Both are locked.
+    pub blocked: Option<Blocked>,
     /// What it does now and then by itself.
     pub upkeep: Option<fn(App) -> Upkeep>,
 }
+
+/// Closes a module's doors between the one who blocks and the one who is blocked.
+pub type Blocked = fn(&Tx<'_>, &Ctx, UserId, UserId) -> Result<(), Error>;
 
 /// Something that is done by itself.
 pub type Upkeep = Pin<Box<dyn Future<Output = Result<(), UpkeepError>> + Send>>;
@@ -65,6 +70,7 @@ impl Module {
             events: &[],
             access: None,
             personal: None,
+            blocked: None,
             upkeep: None,
         }
     }

@@ -1,11 +1,12 @@
 //! The one list of modules. It feeds the router, the migrator, the OpenAPI document and the catalogue of problems.
 
+use kith_domain::{accounts, blocks, bonds, nicknames};
 use kith_platform::Module;
 use kith_store::{ModuleMigrations, STORE_MIGRATIONS};
 
 /// Every module, in the order in which their tables are made.
 pub static MODULES: &[&Module] =
-    &[&kith_platform::MODULE, &kith_domain::accounts::MODULE, &kith_domain::bonds::MODULE];
+    &[&kith_platform::MODULE, &accounts::MODULE, &blocks::MODULE, &nicknames::MODULE, &bonds::MODULE];
 
 /// Every migration: the store's own, then the modules'.
 pub fn migrations() -> Vec<ModuleMigrations> {

@@ -18,7 +18,7 @@ use super::{events, rows, rules};
 /// In the data folder, kept with the backups: who was purged since.
 const FOLDER: &str = "purges";
 /// What stands in others' histories for somebody who has gone.
-const GONE: &str = "Deleted account";
+pub const GONE: &str = "Deleted account";
 
 /// What is about to be purged.
 #[derive(Debug, Serialize)]

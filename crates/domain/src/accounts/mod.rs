@@ -21,7 +21,9 @@ use kith_platform::Module;
 use kith_platform::auth::AccessSource;
 use kith_store::Migration;
 
-pub use model::{Person, SessionId, User};
+pub use leaving::GONE;
+pub use model::{Email, Person, SessionId, User};
+pub use rows::find_by_email;
 
 /// What the server mounts.
 pub static MODULE: Module = Module {

@@ -1,7 +1,11 @@
 //! Partner requests and the bonds that come of them: one partner at a time, and it always takes both.
-//! Never who people are (`accounts`), nor what two people keep together.
+//! Never who people are (`accounts`), whom they shut out (`blocks`), nor what two people keep together.
+//!
+//! Other modules get [`find_living`] to learn whose bond it is now, and may join `bonds (id, user_a, user_b, ended_at,
+//! archived_at)` in their own statements: from `archived_at` on a bond cannot come back.
 
 mod commands;
+mod due;
 mod events;
 mod http;
 mod leaving;
@@ -13,7 +17,8 @@ mod rules;
 use kith_platform::Module;
 use kith_store::Migration;
 
-pub use model::BondId;
+pub use model::{BondId, Living};
+pub use rows::find_living;
 
 /// What the server mounts.
 pub static MODULE: Module = Module {
@@ -22,5 +27,7 @@ pub static MODULE: Module = Module {
     problems: http::PROBLEMS,
     events: events::KINDS,
     personal: Some(leaving::PERSONAL),
+    blocked: Some(commands::close_door),
+    upkeep: Some(|app| Box::pin(due::run(app))),
     ..Module::named("bonds")
 };

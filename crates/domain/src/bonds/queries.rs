@@ -1,10 +1,13 @@
-//! Reads about requests and bonds.
+//! Reads about requests, bonds and invites.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Cursor, InvalidCursor, Page, PageLimit, Timestamp, UserId};
 use kith_store::Query;
 
-use super::model::{Bond, BondError, PartnerRequest, PartnerRequestId, RequestDirection, RequestStatus};
+use super::model::{
+    Bond, BondError, BondId, History, Invite, PartnerRequest, PartnerRequestId, RequestDirection,
+    RequestStatus, Settings,
+};
 use super::rows;
 
 /// Which requests somebody wants to see, and from where on.
@@ -57,10 +60,73 @@ pub fn list_requests(
     Ok(Page::from_rows(requests, list.limit, |request| request.id))
 }
 
+/// A request that `user` sent or received.
+///
+/// # Errors
+/// [`BondError::RequestNotFound`].
+pub fn get_request(
+    q: &Query<'_>,
+    user: UserId,
+    id: PartnerRequestId,
+    now: Timestamp,
+) -> Result<PartnerRequest, BondError> {
+    let mut request = rows::find_request(q, id, user, now)?.ok_or(BondError::RequestNotFound)?;
+    if request.status == RequestStatus::Accepted {
+        request.bond = rows::find_bond_of_request(q, id, user)?;
+    }
+    Ok(request)
+}
+
 /// The bond that `user` has now.
 ///
 /// # Errors
 /// The database's.
 pub fn find_current_bond(q: &Query<'_>, user: UserId) -> Result<Option<Bond>, BondError> {
     Ok(rows::find_current_bond(q, user)?)
+}
+
+/// The bonds of `user`, alive and over, the one that was formed last first.
+///
+/// # Errors
+/// The database's.
+pub fn list_history(
+    q: &Query<'_>,
+    user: UserId,
+    before: Option<BondId>,
+    limit: PageLimit,
+    now: Timestamp,
+) -> Result<Page<History>, BondError> {
+    let before = before.unwrap_or(BondId(Uuid::max()));
+    let bonds = rows::list_bonds(q, user, before, limit.rows(), now)?;
+    let mut page = Page::from_rows(bonds, limit, |history| history.bond.id);
+    for history in &mut page.items {
+        history.breakups = rows::list_breakups(q, history.bond.id, user)?;
+    }
+    Ok(page)
+}
+
+/// One bond of `user`, alive or over.
+///
+/// # Errors
+/// [`BondError::NotBonded`] if it is not theirs.
+pub fn get_history(q: &Query<'_>, user: UserId, bond: BondId, now: Timestamp) -> Result<History, BondError> {
+    let mut history = rows::find_bond(q, user, bond, now)?.ok_or(BondError::NotBonded)?;
+    history.breakups = rows::list_breakups(q, bond, user)?;
+    Ok(history)
+}
+
+/// The live invites of `user`, the newest first.
+///
+/// # Errors
+/// The database's.
+pub fn list_invites(q: &Query<'_>, user: UserId, now: Timestamp) -> Result<Vec<Invite>, BondError> {
+    Ok(rows::list_live_invites(q, user, now)?)
+}
+
+/// How `user` wants to be approached.
+///
+/// # Errors
+/// The database's.
+pub fn get_settings(q: &Query<'_>, user: UserId) -> Result<Settings, BondError> {
+    Ok(rows::find_settings(q, user)?)
 }

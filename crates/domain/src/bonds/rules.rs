@@ -4,7 +4,22 @@ use std::time::Duration;
 
 use kith_kernel::{Timestamp, UserId, days, hours, minutes};
 
-use super::model::{BondError, PartnerRequest, RequestStatus, Standing};
+use super::model::{BondError, PartnerRequest, RequestStatus, WhoMayAsk};
+use crate::accounts::Person;
+
+/// A request that nobody answers for this long has expired.
+pub const REQUEST_LIFETIME: Duration = days(14);
+/// Live invites that one person may have.
+pub const INVITES_MOST: i64 = 5;
+/// Codes that lead nowhere which a person, or a client network, may try within [`MISSES_WITHIN`].
+pub const MISSES_MOST: i64 = 10;
+/// See [`MISSES_MOST`].
+pub const MISSES_WITHIN: Duration = minutes(1);
+
+/// How long to wait after the first, the second and the third refusal.
+const WAITS: [Duration; 3] = [hours(24), days(7), days(30)];
+/// A request that follows on one that was taken back within this time notifies nobody.
+const SILENT_WITHIN: Duration = hours(24);
 
 /// What a request counts as at `now`, whatever the database still says: nobody needs to tidy for it to expire.
 pub fn status_at(stored: RequestStatus, expires_at: Timestamp, now: Timestamp) -> RequestStatus {
@@ -45,6 +60,73 @@ pub fn may_create(tiers: &[Tier], recent: &[Timestamp], now: Timestamp) -> Resul
     }
 }
 
+/// How often one person was refused by another, since that other one last asked or accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// Rejections, and requests that the sender took back.
+    pub steps: i64,
+    /// The last rejection.
+    pub rejected_at: Option<Timestamp>,
+    /// The last time that the sender took one back.
+    pub cancelled_at: Option<Timestamp>,
+}
+
+impl Refusals {
+    /// Whether they may be asked again at `now`: taking a request back makes the next wait longer, and makes nobody
+    /// wait by itself.
+    ///
+    /// # Errors
+    /// [`BondError::TooSoon`], [`BondError::OnlyTheyMayAsk`].
+    pub fn may_ask(self, now: Timestamp) -> Result<(), BondError> {
+        let step = usize::try_from(self.steps).unwrap_or(0);
+        if step > WAITS.len() {
+            return Err(BondError::OnlyTheyMayAsk);
+        }
+        let Some((rejected_at, wait)) = self.rejected_at.zip(step.checked_sub(1).map(|n| WAITS[n])) else {
+            return Ok(());
+        };
+        match (rejected_at + wait).since(now) {
+            Duration::ZERO => Ok(()),
+            wait => Err(BondError::TooSoon { wait }),
+        }
+    }
+
+    /// Whether a request at `now` comes so soon after one that was taken back that nobody need hear of it.
+    pub fn silences(self, now: Timestamp) -> bool {
+        self.cancelled_at.is_some_and(|at| now.since(at) < SILENT_WITHIN)
+    }
+}
+
+/// How the sender of a request stands to its receiver.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Who asks.
+    pub sender: Person,
+    /// Who is asked; none if nobody is there, or a door is shut between the two.
+    pub receiver: Option<Person>,
+    /// Whether the sender has a partner.
+    pub sender_bonded: bool,
+    /// Who may ask the receiver.
+    pub who_may_ask: WhoMayAsk,
+    /// Whether an address finds the receiver.
+    pub found_by_email: bool,
+    /// What holds the pair's key, or the sender's own, as the sender sees it. It may have expired meanwhile.
+    pub pending: Option<PartnerRequest>,
+    /// How often the sender was refused.
+    pub refusals: Refusals,
+    /// When the last bond of the two ended that can still come back.
+    pub former_ended_at: Option<Timestamp>,
+}
+
+/// How the sender comes to the receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By their id.
+    Id,
+    /// By an invite of theirs, which is as good as being asked.
+    Invite,
+}
+
 /// What sending comes to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Sending<'s> {
@@ -59,169 +141,91 @@ pub enum Sending<'s> {
     Crossed(&'s PartnerRequest),
 }
 
-/// Whether a sender without a partner may ask, and what comes of it. That the receiver has one is not told.
-pub fn may_send<'s>(standing: &'s Standing, message: Option<&str>) -> Result<Sending<'s>, BondError> {
+/// Whether somebody may ask, and what comes of it. That the receiver has a partner is not told.
+///
+/// # Errors
+/// What is in the way.
+pub fn may_send<'s>(
+    standing: &'s Standing,
+    way: Way,
+    message: Option<&str>,
+    now: Timestamp,
+) -> Result<Sending<'s>, BondError> {
     if standing.sender_bonded {
         return Err(BondError::SlotOccupied);
     }
-    match &standing.pending {
-        None => Ok(Sending::New { lapsed: None }),
-        Some(request) if request.status != RequestStatus::Pending => {
-            Ok(Sending::New { lapsed: Some(request) })
-        }
-        Some(request) if request.from.id != standing.sender.id => Ok(Sending::Crossed(request)),
-        Some(request) if request.message.as_deref() == message => Ok(Sending::Repeated(request)),
-        Some(_) => Err(BondError::AlreadyPending),
+    let lapsed = match &standing.pending {
+        None => None,
+        Some(request) if request.status != RequestStatus::Pending => Some(request),
+        Some(request) if request.from.id != standing.sender.id => return Ok(Sending::Crossed(request)),
+        Some(request) if request.message.as_deref() == message => return Ok(Sending::Repeated(request)),
+        Some(_) => return Err(BondError::AlreadyPending),
+    };
+    if standing.receiver.is_none() {
+        return Err(BondError::ReceiverNotFound);
     }
+    match (standing.who_may_ask, way) {
+        (WhoMayAsk::Nobody, Way::Invite) => return Err(BondError::InviteNotFound),
+        (WhoMayAsk::Nobody | WhoMayAsk::Invited, Way::Id) => return Err(BondError::NotOpen),
+        (WhoMayAsk::Anyone, Way::Id) => standing.refusals.may_ask(now)?,
+        (WhoMayAsk::Anyone | WhoMayAsk::Invited, Way::Invite) => {}
+    }
+    Ok(Sending::New { lapsed })
+}
+
+/// What comes of a request to an address whose owner is known: nothing that the sender could tell from a request to an
+/// address that nobody has, but for a bond that both want.
+pub fn reach<'s>(standing: &'s Standing, message: Option<&str>, now: Timestamp) -> Option<Sending<'s>> {
+    if !standing.found_by_email {
+        return None;
+    }
+    may_send(standing, Way::Id, message, now).ok().filter(|sending| !matches!(sending, Sending::Repeated(_)))
 }
 
 /// What accepting comes to.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Accepting {
-    /// The request is accepted now.
+pub enum Deciding {
+    /// The request is decided now.
     Now,
-    /// It was accepted before, by the same person.
+    /// It was decided so before, by the same person.
     Repeated,
 }
 
-/// Whether `user` may accept `request`. That both have a free slot is for the database to say.
-pub fn may_accept(request: &PartnerRequest, user: UserId) -> Result<Accepting, BondError> {
+/// Whether `user` may accept (`wanted` is [`RequestStatus::Accepted`]) or reject a request. That both have a free slot is
+/// for the database to say.
+///
+/// # Errors
+/// [`BondError::OnlyReceiver`], [`BondError::RequestNotFound`], [`BondError::NotPending`].
+pub fn may_answer(
+    request: &PartnerRequest,
+    user: UserId,
+    wanted: RequestStatus,
+) -> Result<Deciding, BondError> {
     if user == request.from.id {
         return Err(BondError::OnlyReceiver);
     }
-    if user != request.to.id {
-        return Err(BondError::RequestNotFound);
+    decide(request.status, wanted)
+}
+
+/// Whether `user` may take a request back.
+///
+/// # Errors
+/// [`BondError::OnlySender`], [`BondError::NotPending`].
+pub fn may_cancel(request: &PartnerRequest, user: UserId) -> Result<Deciding, BondError> {
+    if user != request.from.id {
+        return Err(BondError::OnlySender);
     }
-    match request.status {
-        RequestStatus::Pending => Ok(Accepting::Now),
-        RequestStatus::Accepted => Ok(Accepting::Repeated),
+    decide(request.status, RequestStatus::Cancelled)
+}
+
+fn decide(status: RequestStatus, wanted: RequestStatus) -> Result<Deciding, BondError> {
+    match status {
+        RequestStatus::Pending => Ok(Deciding::Now),
+        status if status == wanted => Ok(Deciding::Repeated),
         decided => Err(BondError::NotPending(decided)),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use kith_kernel::uuid::Uuid;
-
-    use super::super::model::PartnerRequestId;
-    use super::*;
-    use crate::accounts::Person;
-
-    const EXPIRY: Timestamp = Timestamp::from_millis(1_000);
-    const BEFORE: Timestamp = Timestamp::from_millis(999);
-    const ADA: UserId = UserId(Uuid::from_u128(1));
-    const BEN: UserId = UserId(Uuid::from_u128(2));
-    const EVE: UserId = UserId(Uuid::from_u128(3));
-
-    fn person(id: UserId) -> Person {
-        Person { id, display_name: "somebody".into() }
-    }
-
-    /// What Ada asked Ben, as it reads at `now`.
-    fn request(stored: RequestStatus, now: Timestamp) -> PartnerRequest {
-        PartnerRequest {
-            id: PartnerRequestId(Uuid::from_u128(4)),
-            from: person(ADA),
-            to: person(BEN),
-            status: status_at(stored, EXPIRY, now),
-            message: Some("hello".into()),
-            created_at: Timestamp::EPOCH,
-            expires_at: EXPIRY,
-            restorable_until: None,
-            bond: None,
-        }
-    }
-
-    /// PRT-02: every status, from both sides of the expiry, by everybody.
-    #[test]
-    fn who_may_accept_what_and_when() {
-        use RequestStatus::*;
-        const ACCEPTED: &str = "accepted now";
-        const REPEATED: &str = "accepted before";
-        #[rustfmt::skip]
-        let receiver = [
-            (Pending,    BEFORE, ACCEPTED),                   (Pending,    EXPIRY, "the request is expired"),
-            (Accepted,   BEFORE, REPEATED),                   (Accepted,   EXPIRY, REPEATED),
-            (Rejected,   BEFORE, "the request is rejected"),   (Rejected,   EXPIRY, "the request is rejected"),
-            (Cancelled,  BEFORE, "the request is cancelled"),  (Cancelled,  EXPIRY, "the request is cancelled"),
-            (Expired,    BEFORE, "the request is expired"),    (Expired,    EXPIRY, "the request is expired"),
-            (Superseded, BEFORE, "the request is superseded"), (Superseded, EXPIRY, "the request is superseded"),
-        ];
-        for (status, now, expected) in receiver {
-            let outcome = |user| match may_accept(&request(status, now), user) {
-                Ok(Accepting::Now) => ACCEPTED.to_owned(),
-                Ok(Accepting::Repeated) => REPEATED.to_owned(),
-                Err(error) => error.to_string(),
-            };
-            assert_eq!(outcome(BEN), expected, "receiver, {status:?} at {now}");
-            assert_eq!(outcome(ADA), "only the receiver may do this", "sender, {status:?} at {now}");
-            assert_eq!(outcome(EVE), "there is no such request", "stranger, {status:?} at {now}");
-        }
-    }
-
-    /// SEC-03: the 6th within a minute, the 21st within an hour, the 101st within a day.
-    #[test]
-    fn a_window_slides_and_the_widest_that_is_full_decides() {
-        let at = |second: u64| Timestamp::EPOCH + Duration::from_secs(second);
-        let wait = |recent: &[Timestamp], now| match may_create(TIERS, recent, now) {
-            Ok(()) => 0,
-            Err(BondError::TooMany { wait }) => wait.as_millis(),
-            Err(other) => panic!("{other}"),
-        };
-        let newest_first = |times: &[u64]| times.iter().rev().map(|second| at(*second)).collect::<Vec<_>>();
-        let five = newest_first(&[0, 10, 20, 30, 40]);
-        assert_eq!(wait(&five[1..], at(40)), 0);
-        assert_eq!(wait(&five, at(40)), 20_000);
-        assert_eq!(wait(&five, at(60) - Duration::from_millis(1)), 1);
-        assert_eq!(wait(&five, at(60)), 0, "the first has left the window");
-        let twenty = newest_first(&(0..20).map(|n| n * 60).collect::<Vec<_>>());
-        assert_eq!(wait(&twenty, at(1_200)), (3_600 - 1_200) * 1_000);
-        assert_eq!(wait(&twenty, at(3_600)), 0);
-        let hundred = newest_first(&(0..100).map(|n| n * 600).collect::<Vec<_>>());
-        assert_eq!(wait(&hundred, at(60_000)), (86_400 - 60_000) * 1_000);
-        assert_eq!(wait(&hundred[1..], at(60_000)), 0);
-        assert!(may_create(&[], &hundred, at(0)).is_ok());
-    }
-
-    fn sending(
-        sender: UserId,
-        sender_bonded: bool,
-        pending: Option<PartnerRequest>,
-        message: &str,
-    ) -> String {
-        let receiver = if sender == ADA { BEN } else { ADA };
-        let standing =
-            Standing { sender: person(sender), receiver: person(receiver), sender_bonded, pending };
-        match may_send(&standing, Some(message)) {
-            Ok(Sending::New { lapsed: None }) => "new".to_owned(),
-            Ok(Sending::New { lapsed: Some(_) }) => "new, another makes way".to_owned(),
-            Ok(Sending::Repeated(_)) => "repeated".to_owned(),
-            Ok(Sending::Crossed(_)) => "crossed".to_owned(),
-            Err(error) => error.to_string(),
-        }
-    }
-
-    #[test]
-    fn what_sending_comes_to() {
-        let live = || Some(request(RequestStatus::Pending, BEFORE));
-        let lapsed = || Some(request(RequestStatus::Pending, EXPIRY));
-        assert_eq!(sending(ADA, false, None, "hello"), "new");
-        assert_eq!(sending(ADA, false, live(), "hello"), "repeated");
-        assert_eq!(sending(ADA, false, live(), "other words"), "a request to this person is pending");
-        assert_eq!(sending(BEN, false, live(), "me too"), "crossed");
-        assert_eq!(sending(ADA, false, lapsed(), "hello"), "new, another makes way");
-        assert_eq!(sending(BEN, false, lapsed(), "hello"), "new, another makes way");
-    }
-
-    #[test]
-    fn a_bonded_sender_is_refused_whatever_is_pending() {
-        for pending in [
-            None,
-            Some(request(RequestStatus::Pending, BEFORE)),
-            Some(request(RequestStatus::Pending, EXPIRY)),
-        ] {
-            assert_eq!(sending(ADA, true, pending.clone(), "hello"), "the slot is occupied");
-            assert_eq!(sending(BEN, true, pending, "hello"), "the slot is occupied");
-        }
-    }
-}
+#[path = "rules_tests.rs"]
+mod tests;

@@ -48,6 +48,8 @@ pub struct Config {
     pub auth: Auth,
     /// Accounts that go.
     pub accounts: Accounts,
+    /// Partner bonds.
+    pub partners: Partners,
     /// Logs.
     pub log: Log,
     /// What several nodes will share in memory.
@@ -192,6 +194,14 @@ pub struct Storage {
 pub struct Accounts {
     /// Accounts that may be purged at once; if more are due, none is.
     pub purge_most: u16,
+}
+
+/// Section `partners`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Partners {
+    /// What the link of an invite looks like, with `{code}` in it.
+    pub invite_link: String,
 }
 
 /// Section `log`.

@@ -42,7 +42,7 @@ const JITTER_MS: i64 = 1_000;
 pub(super) struct Limits {
     policies: Vec<Policy>,
     /// Which policy each route has.
-    of_route: Vec<Option<usize>>,
+    of_route: Vec<Option<(usize, usize)>>,
 }
 
 /// What a request leaves of its limit.
@@ -82,17 +82,27 @@ impl Limits {
         let auth = place("auth", limits.auth_per_minute);
         let partner_lists = place("partner-lists", limits.partner_lists_per_minute);
         let policy_of = |route: &RouteMetrics| match route.method() {
-            _ if is_exempt(route.template()) => None,
-            Some(&Method::POST) if route.template().starts_with("/api/v1/auth/") => auth,
-            Some(&Method::GET) if route.template().starts_with("/api/v1/partners/") => partner_lists,
+            _ if is_exempt(route.same_as()) => None,
+            Some(&Method::POST) if route.same_as().starts_with("/api/v1/auth/") => auth,
+            Some(&Method::GET) if route.same_as().starts_with("/api/v1/partners/") => partner_lists,
             _ => usual,
         };
-        Self { of_route: app.metrics.routes().iter().map(policy_of).collect(), policies }
+        // What two paths lead to is counted once.
+        let all = app.metrics.routes();
+        let counted_as = |(n, route): (usize, &RouteMetrics)| {
+            let is_same = |other: &RouteMetrics| {
+                other.template() == route.same_as() && other.method() == route.method()
+            };
+            let first = all.iter().position(is_same).unwrap_or(n);
+            policy_of(route).map(|policy| (policy, first))
+        };
+        Self { of_route: all.iter().enumerate().map(counted_as).collect(), policies }
     }
 
     /// Counts a request of `client` to `route`. Nothing where there is no limit.
     pub fn count(&self, route: usize, client: ClientAddress) -> Option<Allowance<'_>> {
-        self.of_route[route].map(|policy| self.policies[policy].count((route, client.first_of_network())))
+        let (policy, counted_as) = self.of_route[route]?;
+        Some(self.policies[policy].count((counted_as, client.first_of_network())))
     }
 }
 

@@ -71,7 +71,7 @@ pub fn operations(document: &OpenApi) -> impl Iterator<Item = (&str, Method, &Op
     })
 }
 
-fn operations_of(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
+pub(super) fn operations_of(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
     let slots = [
         (Method::GET, &mut item.get),
         (Method::PUT, &mut item.put),

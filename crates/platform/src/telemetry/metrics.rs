@@ -21,6 +21,7 @@ use utoipa::openapi::OpenApi;
 use super::resident_bytes;
 use crate::auth::PasswordCounts;
 use crate::clock::NodeClock;
+use crate::http::SAME_AS;
 use crate::http::openapi::operations;
 
 /// Where requests are counted that no route takes.
@@ -36,6 +37,8 @@ pub struct Metrics {
     limited: Family<PolicyLabels, Counter>,
     /// Requests being answered now.
     pub in_flight: Gauge,
+    /// One for each kind.
+    events: Vec<Counter>,
     security: Family<SecurityLabels, Counter>,
 }
 
@@ -67,6 +70,8 @@ struct SecurityLabels {
 pub struct RouteMetrics {
     method: Option<Method>,
     template: String,
+    /// The path whose limits hold for it, where it has an older one.
+    same_as: Option<String>,
     by_status: [Counter; 5],
     duration: Histogram,
 }
@@ -89,6 +94,11 @@ struct PolicyLabels {
     policy: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventLabels {
+    kind: &'static str,
+}
+
 type Requests = Family<StatusLabels, Counter>;
 type Durations = Family<RouteLabels, Histogram, fn() -> Histogram>;
 
@@ -96,6 +106,7 @@ impl Metrics {
     /// Metrics for the operations of `document` and for the parts given.
     pub(crate) fn new(
         document: &OpenApi,
+        kinds: impl Iterator<Item = &'static str>,
         db: Store,
         passwords: Arc<PasswordCounts>,
         clock: Option<Arc<NodeClock>>,
@@ -110,6 +121,9 @@ impl Metrics {
         registry.register_with_unit("http_request_duration", help, Unit::Seconds, durations.clone());
         registry.register("http_requests_in_flight", "Requests being answered now", in_flight.clone());
         registry.register("http_requests_limited", "Requests refused by a limit", limited.clone());
+        let by_kind = Family::<EventLabels, Counter>::default();
+        registry.register("events", "What has happened, by kind", by_kind.clone());
+        let events = kinds.map(|kind| by_kind.get_or_create_owned(&EventLabels { kind })).collect();
         let security = Family::<SecurityLabels, Counter>::default();
         registry.register("security_events", "What somebody who guards the server counts", security.clone());
         registry.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
@@ -117,10 +131,19 @@ impl Metrics {
         registry.register_collector(Box::new(Gauges { db, passwords, clock, started }));
 
         let mut routes = vec![RouteMetrics::new(&requests, &durations, None, NO_ROUTE)];
-        for (template, method, _) in operations(document) {
-            routes.push(RouteMetrics::new(&requests, &durations, Some(method), template));
+        for (template, method, operation) in operations(document) {
+            let same_as = operation.extensions.as_ref().and_then(|all| all.get(SAME_AS)?.as_str());
+            let route = RouteMetrics::new(&requests, &durations, Some(method), template);
+            routes.push(RouteMetrics { same_as: same_as.map(str::to_owned), ..route });
         }
-        Self { registry, routes, limited, in_flight, security }
+        Self { registry, routes, limited, in_flight, events, security }
+    }
+
+    /// Counts events that were committed, by the places of their kinds among all that modules list.
+    pub(crate) fn count_events(&self, kinds: &[usize]) {
+        kinds.iter().filter_map(|kind| self.events.get(*kind)).for_each(|counter| {
+            counter.inc();
+        });
     }
 
     /// Counts something that somebody who guards the server wants to know.
@@ -164,6 +187,7 @@ impl RouteMetrics {
         Self {
             method,
             template: route.to_owned(),
+            same_as: None,
             by_status: STATUS_CLASSES.map(counter),
             duration: durations.get_or_create_owned(&labels),
         }
@@ -171,6 +195,11 @@ impl RouteMetrics {
 
     pub(crate) fn template(&self) -> &str {
         &self.template
+    }
+
+    /// The path whose limits hold: its own, unless it is an old one of another.
+    pub(crate) fn same_as(&self) -> &str {
+        self.same_as.as_deref().unwrap_or(&self.template)
     }
 
     /// None for what no route takes.

@@ -61,6 +61,15 @@ pub fn find_credentials_of(q: &Query<'_>, id: UserId) -> Result<Option<Credentia
     )
 }
 
+/// Who has this address, by its key, if they have not left.
+///
+/// # Errors
+/// The database's.
+pub fn find_by_email(q: &Query<'_>, email_key: &str) -> Result<Option<UserId>, Error> {
+    let sql = "SELECT id FROM users WHERE email_key = $1 AND deleted_at IS NULL";
+    q.one(sql, params![email_key], |row| row.get(0))
+}
+
 pub fn update_profile(tx: &Tx<'_>, user: &User) -> Result<(), Error> {
     tx.exec(
         "UPDATE users SET display_name = $2, nickname = $3, theme = $4, locale = $5, time_zone = $6 WHERE id = $1",

@@ -1,0 +1,151 @@
+//! Bonds begin, come back and end.
+
+use kith_kernel::{Ctx, UserId};
+use kith_store::{Error, Tx};
+
+use super::super::model::{
+    Bond, BondError, BondId, Former, History, Living, Pair, PartnerRequestId, RequestStatus, restorable_until,
+};
+use super::super::{events, queries, rows};
+use crate::accounts::Person;
+
+/// Makes the bond that `accepted` asks for, or brings the pair's former one back; fills both slots, and lets every other
+/// request of either make way. Both are locked. What is returned is as the partner of `partner` sees it.
+pub fn form_bond(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    pair: Pair,
+    accepted: PartnerRequestId,
+    partner: &Person,
+) -> Result<Bond, BondError> {
+    let former = rows::find_former(tx, pair)?.filter(|former| restorable_until(former.ended_at) >= ctx.now);
+    let id = former.map_or_else(|| ctx.new_id(BondId), |former| former.id);
+    match &former {
+        Some(former) => rows::restore_bond(tx, former, ctx.now)?,
+        None => rows::insert_bond(tx, id, pair, ctx.now)?,
+    }
+    if !rows::fill_slots(tx, id, pair)? {
+        return Err(BondError::SlotOccupied);
+    }
+    let [a, b] = pair.users();
+    rows::forget_refusals(tx, a, b, true)?;
+    decide_others(tx, ctx, pair, accepted, id)?;
+    match &former {
+        Some(_) => {
+            tx.audit(ctx, "bond.restored", id);
+            tx.emit(ctx, events::bond_restored(id, pair));
+        }
+        None => {
+            tx.audit(ctx, "bond.created", id);
+            tx.emit(ctx, events::bond_created(id, pair));
+        }
+    }
+    Ok(match former {
+        Some(Former { since, restorations, .. }) => {
+            let restored_at = Some(ctx.now);
+            Bond { id, partner: partner.clone(), since, restored_at, restorations: restorations + 1 }
+        }
+        None => Bond { id, partner: partner.clone(), since: ctx.now, restored_at: None, restorations: 0 },
+    })
+}
+
+/// `accepted` has led to the bond; all else that waits for or comes from either makes way.
+fn decide_others(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    pair: Pair,
+    accepted: PartnerRequestId,
+    bond: BondId,
+) -> Result<(), BondError> {
+    let decided = rows::decide_pending(tx, accepted, bond, pair, ctx.now)?;
+    let (accepted, closed): (Vec<_>, Vec<_>) =
+        decided.into_iter().partition(|parties| parties.request == accepted);
+    if accepted.is_empty() {
+        return Err(BondError::NotPending(RequestStatus::Superseded));
+    }
+    for parties in accepted {
+        tx.audit(ctx, "partner_request.accepted", parties.request);
+        tx.emit(ctx, events::request_accepted(parties));
+    }
+    for parties in closed {
+        tx.audit(ctx, "partner_request.superseded", parties.request);
+        tx.emit(ctx, events::request_closed(parties, pair.users().contains(&parties.from)));
+    }
+    Ok(())
+}
+
+/// Ends the bond of `user`, for both.
+///
+/// # Errors
+/// [`BondError::NotBonded`].
+pub fn break_up(tx: &Tx<'_>, ctx: &Ctx, user: UserId, reason: Option<&str>) -> Result<History, BondError> {
+    let bond = lock_bond(tx, user)?.ok_or(BondError::NotBonded)?;
+    end(tx, ctx, bond, user, reason)?;
+    queries::get_history(tx, user, bond.id, ctx.now)
+}
+
+/// Locks `user`, and their partner if they have one, and says which bond it is.
+fn lock_bond(tx: &Tx<'_>, user: UserId) -> Result<Option<Living>, Error> {
+    let people = |bond: Option<Living>| bond.map_or(vec![user], |bond| bond.users.to_vec());
+    let seen = rows::find_living(tx, user)?;
+    tx.lock("user", people(seen))?;
+    let bond = rows::find_living(tx, user)?;
+    if bond != seen {
+        // Somebody was faster with accepting. Should the two now wait for each other, the store runs this again.
+        tx.lock("user", people(bond))?;
+        return rows::find_living(tx, user);
+    }
+    Ok(bond)
+}
+
+fn end(tx: &Tx<'_>, ctx: &Ctx, bond: Living, by: UserId, reason: Option<&str>) -> Result<(), Error> {
+    rows::end_bond(tx, bond.id, by, reason, ctx.now)?;
+    tx.audit(ctx, "bond.ended", bond.id);
+    tx.emit(ctx, events::bond_ended(bond.id, bond.users));
+    Ok(())
+}
+
+/// Ends bond and requests of somebody who leaves for good.
+///
+/// # Errors
+/// The database's.
+pub fn end_all_of(tx: &Tx<'_>, ctx: &Ctx, user: UserId) -> Result<(), Error> {
+    if let Some(bond) = lock_bond(tx, user)? {
+        end(tx, ctx, bond, user, None)?;
+    }
+    for parties in rows::end_pending(tx, user, ctx.now)? {
+        if parties.from == user {
+            tx.audit(ctx, "partner_request.cancelled", parties.request);
+            tx.emit(ctx, events::request_cancelled(parties));
+        } else {
+            tx.audit(ctx, "partner_request.superseded", parties.request);
+            tx.emit(ctx, events::request_closed(parties, false));
+        }
+    }
+    Ok(())
+}
+
+/// Shuts the doors between two whom a block stands between from now on: their bond ends, what the blocker asked is taken
+/// back, and what the other asked is withheld. Both are locked.
+///
+/// # Errors
+/// The database's.
+pub fn close_door(tx: &Tx<'_>, ctx: &Ctx, blocker: UserId, blocked: UserId) -> Result<(), Error> {
+    let Ok(pair) = Pair::of(blocker, blocked) else { return Ok(()) };
+    if let Some(bond) = rows::find_living(tx, blocker)?.filter(|bond| bond.users == pair.users()) {
+        end(tx, ctx, bond, blocker, None)?;
+    }
+    match rows::find_pending_between(tx, pair, ctx.now)? {
+        Some(own) if own.from == blocker => {
+            rows::cancel_request(tx, own.request, ctx.now)?;
+            tx.audit(ctx, "partner_request.cancelled", own.request);
+            tx.emit(ctx, events::request_cancelled(own));
+        }
+        Some(theirs) => {
+            rows::withhold_request(tx, theirs)?;
+            tx.audit(ctx, "partner_request.withheld", theirs.request);
+        }
+        None => {}
+    }
+    Ok(())
+}

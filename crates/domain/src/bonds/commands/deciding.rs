@@ -1,0 +1,92 @@
+//! Requests are accepted, rejected, taken back.
+
+use kith_kernel::{Ctx, UserId};
+use kith_store::Tx;
+
+use super::super::model::{BondError, Pair, Parties, PartnerRequest, PartnerRequestId, RequestStatus};
+use super::super::rules::{self, Deciding};
+use super::super::{events, rows};
+use super::bonding::form_bond;
+
+/// Accepts a request that `user` received. Doing it again changes nothing and answers the same.
+///
+/// # Errors
+/// [`BondError`] says what is in the way.
+pub fn accept(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    user: UserId,
+    id: PartnerRequestId,
+) -> Result<PartnerRequest, BondError> {
+    let (parties, mut request) = lock_request(tx, ctx, user, id)?;
+    match rules::may_answer(&request, user, RequestStatus::Accepted)? {
+        Deciding::Repeated => request.bond = rows::find_bond_of_request(tx, id, user)?,
+        Deciding::Now => {
+            request.bond = Some(form_bond(tx, ctx, Pair::of(parties.from, user)?, id, &request.from)?);
+            request.status = RequestStatus::Accepted;
+            request.restorable_until = None;
+        }
+    }
+    Ok(request)
+}
+
+/// Rejects a request that `user` received. Doing it again changes nothing and answers the same.
+///
+/// # Errors
+/// [`BondError`] says what is in the way.
+pub fn reject(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    user: UserId,
+    id: PartnerRequestId,
+) -> Result<PartnerRequest, BondError> {
+    let (parties, mut request) = lock_request(tx, ctx, user, id)?;
+    if rules::may_answer(&request, user, RequestStatus::Rejected)? == Deciding::Now {
+        rows::reject_request(tx, id, ctx.now)?;
+        rows::add_refusal(tx, parties.from, user, Some(ctx.now), None)?;
+        tx.audit(ctx, "partner_request.rejected", id);
+        tx.emit(ctx, events::request_rejected(parties));
+        request.status = RequestStatus::Rejected;
+        request.restorable_until = None;
+    }
+    Ok(request)
+}
+
+/// Takes back a request that `user` sent. Doing it again changes nothing and answers the same.
+///
+/// # Errors
+/// [`BondError`] says what is in the way.
+pub fn cancel(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    user: UserId,
+    id: PartnerRequestId,
+) -> Result<PartnerRequest, BondError> {
+    let (parties, mut request) = lock_request(tx, ctx, user, id)?;
+    if rules::may_cancel(&request, user)? == Deciding::Now {
+        rows::cancel_request(tx, id, ctx.now)?;
+        if let Some(receiver) = parties.to {
+            rows::add_refusal(tx, user, receiver, None, Some(ctx.now))?;
+        }
+        tx.audit(ctx, "partner_request.cancelled", id);
+        tx.emit(ctx, events::request_cancelled(parties));
+        request.status = RequestStatus::Cancelled;
+        request.restorable_until = None;
+    }
+    Ok(request)
+}
+
+/// Locks both, and reads the request as `user` sees it.
+fn lock_request(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    user: UserId,
+    id: PartnerRequestId,
+) -> Result<(Parties, PartnerRequest), BondError> {
+    let parties = rows::find_parties(tx, id)?.ok_or(BondError::RequestNotFound)?;
+    tx.lock("user", std::iter::once(parties.from).chain(parties.to))?;
+    // Who may see it may have changed before it was locked.
+    let parties = rows::find_parties(tx, id)?.ok_or(BondError::RequestNotFound)?;
+    let request = rows::find_request(tx, id, user, ctx.now)?.ok_or(BondError::RequestNotFound)?;
+    Ok((parties, request))
+}

@@ -1,0 +1,127 @@
+//! Invites are handed out, looked at, used and taken back.
+
+use kith_kernel::{Ctx, Timestamp, UserId};
+use kith_store::{Outcome, Query, Tx};
+
+use super::super::events;
+use super::super::model::{BondError, INVITE_LIFETIME, InviteId, InvitePreview};
+use super::super::rows::{self, LiveInvite};
+use super::super::rules::{INVITES_MOST, MISSES_MOST, MISSES_WITHIN};
+
+/// A code that somebody tries, as far as the database knows codes.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried {
+    /// The keyed hash of the code.
+    pub code: [u8; 32],
+    /// Who tries it: the person and their client network, hashed. None where limits are lifted.
+    pub by: Option<[[u8; 32]; 2]>,
+}
+
+/// Makes an invite with this code.
+///
+/// # Errors
+/// [`BondError::TooManyInvites`].
+pub fn create_invite(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    inviter: UserId,
+    code_hash: &[u8; 32],
+) -> Result<(InviteId, Timestamp), BondError> {
+    tx.lock("user", [inviter])?;
+    if rows::list_live_invites(tx, inviter, ctx.now)?.len() as i64 >= INVITES_MOST {
+        return Err(BondError::TooManyInvites);
+    }
+    let (id, expires_at) = (ctx.new_id(InviteId), ctx.now + INVITE_LIFETIME);
+    rows::insert_invite(tx, id, code_hash, inviter, ctx.now, expires_at)?;
+    tx.audit(ctx, "invite.created", id);
+    tx.emit(ctx, events::invite_created(inviter));
+    Ok((id, expires_at))
+}
+
+/// Takes a live invite of one's own back, by its code or its id.
+///
+/// # Errors
+/// [`BondError::InviteNotFound`].
+pub fn revoke_invite(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    inviter: UserId,
+    code_hash: Option<&[u8; 32]>,
+    id: Option<InviteId>,
+) -> Result<(), BondError> {
+    tx.lock("user", [inviter])?;
+    let id = rows::find_own_invite(tx, inviter, code_hash, id, ctx.now)?.ok_or(BondError::InviteNotFound)?;
+    if !rows::spend_invite(tx, id, inviter, ctx.now)? {
+        return Err(BondError::InviteNotFound);
+    }
+    tx.audit(ctx, "invite.revoked", id);
+    tx.emit(ctx, events::invite_revoked(inviter));
+    Ok(())
+}
+
+/// What a code leads to; nothing is spent.
+pub fn preview_invite(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    user: UserId,
+    tried: &Tried,
+) -> Outcome<InvitePreview, BondError> {
+    use_code(tx, ctx, user, tried, |invite| {
+        Ok(InvitePreview { display_name: invite.display_name.clone(), expires_at: invite.expires_at })
+    })
+}
+
+/// Does what `then` does with a live invite. A code that leads nowhere is counted, and too many of them shut the door for
+/// a while.
+pub fn use_code<T>(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    user: UserId,
+    tried: &Tried,
+    then: impl FnOnce(&LiveInvite) -> Result<T, BondError>,
+) -> Outcome<T, BondError> {
+    match may_try(tx, ctx, tried).and_then(|()| find(tx, ctx, user, tried)).and_then(|invite| then(&invite)) {
+        Ok(done) => Outcome::Commit(done),
+        Err(BondError::InviteNotFound) => match count_miss(tx, ctx, tried) {
+            Ok(()) => Outcome::CommitRefusal(BondError::InviteNotFound),
+            Err(error) => Outcome::Rollback(error.into()),
+        },
+        Err(error) => Outcome::Rollback(error),
+    }
+}
+
+fn find(q: &Query<'_>, ctx: &Ctx, user: UserId, tried: &Tried) -> Result<LiveInvite, BondError> {
+    rows::find_live_invite(q, &tried.code, user, ctx.now)?.ok_or(BondError::InviteNotFound)
+}
+
+/// Two who guess at once are counted one after the other.
+fn may_try(tx: &Tx<'_>, ctx: &Ctx, tried: &Tried) -> Result<(), BondError> {
+    let Some(subjects) = &tried.by else { return Ok(()) };
+    tx.lock("invite_misses", subjects.map(|subject| hex(&subject)))?;
+    for subject in subjects {
+        let (misses, first) = rows::find_misses(tx, subject, ctx.now - MISSES_WITHIN)?;
+        if let Some(first) = first.filter(|_| misses >= MISSES_MOST) {
+            return Err(BondError::TooManyMisses { wait: (first + MISSES_WITHIN).since(ctx.now) });
+        }
+    }
+    Ok(())
+}
+
+fn count_miss(tx: &Tx<'_>, ctx: &Ctx, tried: &Tried) -> Result<(), kith_store::Error> {
+    let subjects = tried.by.iter().flatten();
+    subjects.into_iter().try_for_each(|subject| rows::insert_miss(tx, ctx.new_id(|id| id), subject, ctx.now))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Uses an invite up. Whoever was faster has it.
+pub fn spend(tx: &Tx<'_>, ctx: &Ctx, invite: &LiveInvite, by: UserId) -> Result<(), BondError> {
+    if !rows::spend_invite(tx, invite.id, by, ctx.now)? {
+        return Err(BondError::InviteNotFound);
+    }
+    tx.audit(ctx, "invite.spent", invite.id);
+    tx.emit(ctx, events::invite_spent(invite.inviter));
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! Changes to requests, bonds and invites, a transaction each: lock both people, read, decide, write.
+
+mod bonding;
+mod deciding;
+mod invites;
+mod reporting;
+mod sending;
+
+pub use bonding::{break_up, close_door, end_all_of};
+pub use deciding::{accept, cancel, reject};
+pub use invites::{Tried, create_invite, preview_invite, revoke_invite};
+pub use reporting::report;
+pub use sending::{Rules, Sent, expire, send};
+
+use kith_kernel::{Ctx, UserId};
+use kith_store::Tx;
+
+use super::model::{BondError, Settings};
+use super::{events, rows};
+
+/// Changes how somebody wants to be approached. What waits for them already goes on waiting.
+///
+/// # Errors
+/// The database's.
+pub fn change_settings(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    user: UserId,
+    change: impl Fn(Settings) -> Settings,
+) -> Result<Settings, BondError> {
+    tx.lock("user", [user])?;
+    let known = rows::find_settings(tx, user)?;
+    let settings = change(known);
+    if settings != known {
+        rows::upsert_settings(tx, user, settings)?;
+        tx.audit(ctx, "partner_settings.changed", user);
+        tx.emit(ctx, events::settings_changed(user));
+    }
+    Ok(settings)
+}

@@ -1,0 +1,278 @@
+//! Asking somebody: by id, by invite, by address.
+
+use kith_kernel::{Ctx, UserId};
+use kith_store::{Outcome, Tx};
+
+use super::super::events;
+use super::super::model::{
+    Asked, BondError, BondId, Draft, Pair, Parties, PartnerRequest, PartnerRequestId, Receiver,
+    RequestStatus, restorable_until,
+};
+use super::super::rows::{self, LiveInvite, NewRequest};
+use super::super::rules::{self, REQUEST_LIFETIME, Sending, Standing, Tier, Way};
+use super::bonding::form_bond;
+use super::invites::{self, Tried};
+use crate::accounts::{self, Email, Person};
+
+/// What sending came to.
+pub enum Sent {
+    /// A new request; one that crossed another is accepted, and has its bond.
+    New(PartnerRequest),
+    /// The same had been sent before; nothing changed.
+    Repeated(PartnerRequest),
+}
+
+/// By what rules somebody may send.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// How many requests they may make.
+    pub tiers: &'static [Tier],
+    /// Who tries a code, if they try one.
+    pub tried: Option<Tried>,
+}
+
+/// Asks somebody to be one's partner.
+///
+/// # Errors
+/// [`BondError`] says what is in the way. A code that leads nowhere leaves a trace.
+pub fn send(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    sender: UserId,
+    draft: &Draft,
+    rules: &Rules,
+) -> Outcome<Sent, BondError> {
+    let sent = match &draft.to {
+        Receiver::User(receiver) => send_to(tx, ctx, sender, *receiver, draft, rules.tiers, None),
+        Receiver::Email(email) => send_to_address(tx, ctx, sender, email, draft, rules.tiers),
+        Receiver::Invite(_) => {
+            let Some(tried) = &rules.tried else { return Outcome::Rollback(BondError::InviteNotFound) };
+            return invites::use_code(tx, ctx, sender, tried, |invite| {
+                send_to(tx, ctx, sender, invite.inviter, draft, rules.tiers, Some(invite))
+            });
+        }
+    };
+    match sent {
+        Ok(sent) => Outcome::Commit(sent),
+        Err(error) => Outcome::Rollback(error),
+    }
+}
+
+/// To somebody whose id is known.
+fn send_to(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    sender: UserId,
+    receiver: UserId,
+    draft: &Draft,
+    tiers: &[Tier],
+    invite: Option<&LiveInvite>,
+) -> Result<Sent, BondError> {
+    let pair = Pair::of(sender, receiver)?;
+    tx.lock("user", pair.users())?;
+    let standing = rows::find_standing(tx, sender, receiver, pair, ctx.now)?;
+    let standing = standing.ok_or(BondError::ReceiverNotFound)?;
+    let way = if invite.is_some() { Way::Invite } else { Way::Id };
+    let sending = match rules::may_send(&standing, way, draft.message.as_deref(), ctx.now) {
+        Err(BondError::SlotOccupied) => return find_repeated(tx, ctx, sender, draft).map(Sent::Repeated),
+        // A request that a block hides from its receiver still waits, as far as its sender is told.
+        Err(BondError::ReceiverNotFound) => return find_withheld(tx, ctx, sender, receiver, draft),
+        other => other?,
+    };
+    if let Sending::Repeated(request) = sending {
+        return Ok(Sent::Repeated(request.clone()));
+    }
+    check_tiers(tx, ctx, sender, tiers)?;
+    if let Some(invite) = invite {
+        invites::spend(tx, ctx, invite, sender)?;
+    }
+    make(tx, ctx, pair, &standing, draft, sending).map(Sent::New)
+}
+
+/// To an address. Whether anybody has it, wants to be found by it, or wants to be asked, is not told: the sender gets a
+/// request that waits, and one that reaches nobody goes on waiting until it expires.
+fn send_to_address(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    sender: UserId,
+    email: &Email,
+    draft: &Draft,
+    tiers: &[Tier],
+) -> Result<Sent, BondError> {
+    let owner = accounts::find_by_email(tx, &email.key)?;
+    // As much is asked of the database, whether or not anybody has the address.
+    let receiver = owner.filter(|owner| *owner != sender);
+    let pair = Pair::of(sender, receiver.unwrap_or(UserId(kith_kernel::uuid::Uuid::nil())))?;
+    tx.lock("user", pair.users())?;
+    let standing = rows::find_standing(tx, sender, receiver.unwrap_or(pair.users()[0]), pair, ctx.now)?;
+    let standing = standing.ok_or(BondError::ReceiverNotFound)?;
+    if owner == Some(sender) {
+        return Err(BondError::ToSelf);
+    }
+    let known = rows::find_pending_by_address(tx, sender, &email.key, ctx.now)?;
+    if standing.sender_bonded {
+        return find_repeated(tx, ctx, sender, draft).map(Sent::Repeated);
+    }
+    match known {
+        Some(known) if known.status == RequestStatus::Pending => return repeat(known, draft),
+        Some(lapsed) => expire(tx, ctx, lapsed.id)?,
+        None => {}
+    }
+    check_tiers(tx, ctx, sender, tiers)?;
+    match rules::reach(&standing, draft.message.as_deref(), ctx.now) {
+        Some(sending) => make(tx, ctx, pair, &standing, draft, sending),
+        None => make_withheld(tx, ctx, &standing.sender, draft),
+    }
+    .map(Sent::New)
+}
+
+fn repeat(known: PartnerRequest, draft: &Draft) -> Result<Sent, BondError> {
+    if known.message == draft.message { Ok(Sent::Repeated(known)) } else { Err(BondError::AlreadyPending) }
+}
+
+/// Counted in the transaction, over what was made: neither a restart nor another node forgets any of it.
+fn check_tiers(tx: &Tx<'_>, ctx: &Ctx, sender: UserId, tiers: &[Tier]) -> Result<(), BondError> {
+    let Some(widest) = tiers.iter().max_by_key(|tier| tier.within) else { return Ok(()) };
+    let recent = rows::list_recently_sent(tx, sender, ctx.now - widest.within, widest.most)?;
+    rules::may_create(tiers, &recent, ctx.now)
+}
+
+/// A request that its receiver sees, or the bond at once if they have asked too.
+fn make(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    pair: Pair,
+    standing: &Standing,
+    draft: &Draft,
+    sending: Sending<'_>,
+) -> Result<PartnerRequest, BondError> {
+    let receiver = match &sending {
+        Sending::Crossed(theirs) => &theirs.from,
+        _ => standing.receiver.as_ref().ok_or(BondError::ReceiverNotFound)?,
+    };
+    let crossed = match sending {
+        Sending::New { lapsed } => {
+            lapsed.map_or(Ok(()), |lapsed| expire(tx, ctx, lapsed.id))?;
+            None
+        }
+        Sending::Crossed(theirs) => Some(theirs.id),
+        Sending::Repeated(same) => return Ok(same.clone()),
+    };
+    let mut request = draw_up(ctx, standing, receiver, draft, crossed.is_some());
+    let parties = parties_of(&request, Some(receiver.id), draft);
+    let silent = standing.refusals.silences(ctx.now);
+    tx.audit(ctx, "partner_request.created", request.id);
+    tx.emit(ctx, events::request_created(parties, silent && crossed.is_none()));
+    let bond = crossed.map(|theirs| form_bond(tx, ctx, pair, theirs, receiver)).transpose()?;
+    let bond_id: Option<BondId> = bond.as_ref().map(|bond| bond.id);
+    let new =
+        NewRequest { request: &request, draft, receiver: Some(receiver), pair: Some(pair), bond: bond_id };
+    if !rows::insert_request(tx, &new)? {
+        return Err(BondError::AlreadyPending);
+    }
+    match bond_id {
+        None => rows::forget_refusals(tx, standing.sender.id, receiver.id, false)?,
+        Some(_) => {
+            tx.audit(ctx, "partner_request.accepted", request.id);
+            tx.emit(ctx, events::request_accepted(parties));
+        }
+    }
+    request.bond = bond;
+    Ok(request)
+}
+
+/// A request that reaches nobody.
+fn make_withheld(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    sender: &Person,
+    draft: &Draft,
+) -> Result<PartnerRequest, BondError> {
+    let Receiver::Email(email) = &draft.to else { return Err(BondError::ReceiverNotFound) };
+    let request = PartnerRequest {
+        id: ctx.new_id(PartnerRequestId),
+        from: sender.clone(),
+        to: Asked::Address { email: email.typed.clone() },
+        status: RequestStatus::Pending,
+        message: draft.message.clone(),
+        created_at: ctx.now,
+        expires_at: ctx.now + REQUEST_LIFETIME,
+        restorable_until: None,
+        bond: None,
+    };
+    tx.audit(ctx, "partner_request.created", request.id);
+    tx.emit(ctx, events::request_created(parties_of(&request, None, draft), false));
+    let new = NewRequest { request: &request, draft, receiver: None, pair: None, bond: None };
+    if !rows::insert_request(tx, &new)? {
+        return Err(BondError::AlreadyPending);
+    }
+    Ok(request)
+}
+
+/// As its sender sees it.
+fn draw_up(
+    ctx: &Ctx,
+    standing: &Standing,
+    receiver: &Person,
+    draft: &Draft,
+    accepted: bool,
+) -> PartnerRequest {
+    let (to, restorable) = match &draft.to {
+        Receiver::Email(email) if !accepted => (Asked::Address { email: email.typed.clone() }, None),
+        _ => (Asked::Person(receiver.clone()), standing.former_ended_at.map(restorable_until)),
+    };
+    PartnerRequest {
+        id: ctx.new_id(PartnerRequestId),
+        from: standing.sender.clone(),
+        to,
+        status: if accepted { RequestStatus::Accepted } else { RequestStatus::Pending },
+        message: draft.message.clone(),
+        created_at: ctx.now,
+        expires_at: ctx.now + REQUEST_LIFETIME,
+        restorable_until: restorable.filter(|until| !accepted && *until >= ctx.now),
+        bond: None,
+    }
+}
+
+fn parties_of(request: &PartnerRequest, to: Option<UserId>, draft: &Draft) -> Parties {
+    let by_email = matches!(draft.to, Receiver::Email(_));
+    Parties { request: request.id, from: request.from.id, to, by_email }
+}
+
+/// A bonded sender is refused, unless this is the very request that led to the bond.
+fn find_repeated(tx: &Tx<'_>, ctx: &Ctx, sender: UserId, draft: &Draft) -> Result<PartnerRequest, BondError> {
+    let known = rows::find_request_behind_bond(tx, sender, ctx.now)?;
+    let is_same = |(request, email_key): &(PartnerRequest, Option<String>)| {
+        let same_receiver = match (&draft.to, &request.to) {
+            (Receiver::User(user), Asked::Person(person)) => *user == person.id,
+            (Receiver::Email(email), _) => email_key.as_ref() == Some(&email.key),
+            _ => false,
+        };
+        same_receiver && request.message == draft.message
+    };
+    let (mut request, _) = known.filter(is_same).ok_or(BondError::SlotOccupied)?;
+    request.bond = rows::find_bond_of_request(tx, request.id, sender)?;
+    Ok(request)
+}
+
+/// What the sender asked of somebody who has shut the door since.
+fn find_withheld(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    sender: UserId,
+    receiver: UserId,
+    draft: &Draft,
+) -> Result<Sent, BondError> {
+    let withheld = rows::find_withheld(tx, sender, receiver, ctx.now)?.ok_or(BondError::ReceiverNotFound)?;
+    repeat(withheld, draft)
+}
+
+/// Writes down that a request expired, and tells those who saw it wait.
+pub fn expire(tx: &Tx<'_>, ctx: &Ctx, id: PartnerRequestId) -> Result<(), BondError> {
+    let Some(parties) = rows::find_parties(tx, id)? else { return Ok(()) };
+    if rows::expire_request(tx, id)? {
+        tx.audit(ctx, "partner_request.expired", id);
+        tx.emit(ctx, events::request_expired(parties));
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! What time does to requests and bonds: it is written down here, and counts whether or not that has happened yet.
+
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{Ctx, Timestamp, UserId, hours};
+use kith_platform::{App, UpkeepError};
+use kith_store::{Error, Tx};
+
+use super::model::{BondError, Living, PartnerRequestId, restorable_until};
+use super::rules::{MISSES_WITHIN, REQUEST_LIFETIME};
+use super::{commands, events, rows};
+
+/// Rows looked at in one transaction.
+const AT_ONCE: i64 = 500;
+
+/// Writes down what is due: requests expire, bonds are archived, dead invites go. Any number of nodes may do it at once.
+///
+/// # Errors
+/// The database's.
+pub async fn run(app: App) -> Result<(), UpkeepError> {
+    let ctx = app.system_ctx("upkeep");
+    while app.write(&ctx, |tx, ctx| expire_some(tx, ctx)).await.map_err(Box::new)? {}
+    while archive_some(&app, &ctx).await? {}
+    app.write(&ctx, |tx, ctx| rows::tidy_invites(tx, ctx.now - MISSES_WITHIN, ctx.now - hours(24 * 30)))
+        .await?;
+    Ok(())
+}
+
+/// Whether there may be more. Requests all live equally long, so they expire in the order of their ids.
+fn expire_some(tx: &Tx<'_>, ctx: &Ctx) -> Result<bool, BondError> {
+    tx.lock("ticker", ["partner_requests"])?;
+    let after = rows::find_expiry_mark(tx)?.unwrap_or(PartnerRequestId(Uuid::nil()));
+    // Ids are made on several nodes, whose clocks differ a little.
+    let until = last_id_before(ctx.now - REQUEST_LIFETIME - hours(1));
+    let looked_at = rows::list_expired(tx, after, until, AT_ONCE)?;
+    for (id, _) in looked_at.iter().filter(|(_, waits)| *waits) {
+        commands::expire(tx, ctx, *id)?;
+    }
+    let Some((last, _)) = looked_at.last() else { return Ok(false) };
+    rows::set_expiry_mark(tx, *last)?;
+    Ok(looked_at.len() as i64 == AT_ONCE)
+}
+
+/// What no id (UUIDv7, RFC 9562) that was made before `at` lies behind.
+fn last_id_before(at: Timestamp) -> PartnerRequestId {
+    let millis = u64::try_from(at.as_millis()).unwrap_or(0);
+    PartnerRequestId(Uuid::from_u128(u128::from(millis) << 80))
+}
+
+/// Whether there may be more. Each pair is locked and looked at again: they may come back together at any moment.
+async fn archive_some(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
+    let now = ctx.renewed().now;
+    let due = app.db.read(move |q| rows::list_to_archive(q, ended_before(now), AT_ONCE)).await?;
+    for bond in &due {
+        let bond = *bond;
+        app.write(ctx, move |tx, ctx| archive(tx, ctx, bond)).await?;
+    }
+    Ok(due.len() as i64 == AT_ONCE)
+}
+
+/// A bond that ended before this cannot come back at `now`.
+fn ended_before(now: Timestamp) -> Timestamp {
+    now - restorable_until(Timestamp::EPOCH).since(Timestamp::EPOCH)
+}
+
+fn archive(tx: &Tx<'_>, ctx: &Ctx, Living { id, users }: Living) -> Result<(), Error> {
+    tx.lock("user", users.map(|user: UserId| user))?;
+    if rows::archive_bond(tx, id, ended_before(ctx.now), ctx.now)? {
+        tx.audit(ctx, "bond.archived", id);
+        tx.emit(ctx, events::bond_archived(id, users));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use kith_kernel::{Ids as _, SystemRandom, TimeOrderedIds, days};
+
+    use super::*;
+
+    #[test]
+    fn ids_stand_on_the_side_of_the_moment_they_were_made_at() {
+        let ids = TimeOrderedIds::new(SystemRandom);
+        let at = Timestamp::EPOCH + days(20_000);
+        assert!(PartnerRequestId(ids.next(at)) > last_id_before(at));
+        let before = at - std::time::Duration::from_millis(1);
+        assert!(PartnerRequestId(ids.next(before)) < last_id_before(at));
+    }
+
+    #[test]
+    fn the_last_moment_of_the_window_counts() {
+        let ended = Timestamp::EPOCH + days(100);
+        let last = restorable_until(ended);
+        assert!(ended >= ended_before(last), "it can still come back");
+        assert!(ended < ended_before(last + std::time::Duration::from_millis(1)));
+    }
+}

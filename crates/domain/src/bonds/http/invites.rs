@@ -1,0 +1,142 @@
+//! Invites: codes to hand out, to look at, to take back.
+
+use std::str::FromStr;
+
+use axum::extract::State;
+use axum::response::Response;
+use kith_kernel::UserId;
+use kith_platform::{Answer, ApiResult, App, Client, Json, PathId, ProblemBody, Routes, SignedIn};
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::routes;
+
+use super::super::commands::{self, Tried};
+use super::super::model::{Invite, InviteCode, InviteId, InvitePreview, NewInvite};
+use super::super::queries;
+
+pub fn routes() -> Routes {
+    Routes::new().routes(routes!(create_invite, list_invites)).routes(routes!(preview_invite, revoke_invite))
+}
+
+/// The invites that can still be used.
+#[derive(Serialize, ToSchema)]
+struct InviteList {
+    /// The newest first; at most five.
+    items: Vec<Invite>,
+}
+
+/// Whoever names an invite has its code, or made it and knows its id.
+#[derive(Clone, Debug)]
+enum InviteName {
+    Code(InviteCode),
+    Id(InviteId),
+}
+
+impl FromStr for InviteName {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text.parse() {
+            Ok(id) => Ok(Self::Id(id)),
+            Err(_) => InviteCode::parse(text).map(Self::Code).ok_or(()),
+        }
+    }
+}
+
+/// What the database knows of a code.
+fn hash(app: &App, code: &InviteCode) -> [u8; 32] {
+    app.keyring.pseudonym("invite", code.as_str())
+}
+
+/// `user`, who tries `code` from the address of `client`.
+pub fn tried(app: &App, user: UserId, client: &Client, code: &InviteCode) -> Tried {
+    let by = (!app.config.server.without_limits).then(|| {
+        let network = client.address.network();
+        [app.keyring.pseudonym("user", &user.to_string()), app.keyring.pseudonym("network", &network)]
+    });
+    Tried { code: hash(app, code), by }
+}
+
+/// Make an invite: whoever has the code may ask you, and you still decide. Five can be out at a time, for a week each.
+#[utoipa::path(
+    post, path = "/api/v1/partners/invites", security(("bearer" = [])),
+    responses(
+        (status = 201, body = NewInvite),
+        (status = 409, description = "`too_many_invites`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn create_invite(State(app): State<App>, caller: SignedIn) -> ApiResult<Response> {
+    let code = InviteCode::from_random(caller.ctx.random());
+    let code_hash = hash(&app, &code);
+    let link = app.config.partners.invite_link.replace("{code}", code.as_str());
+    let inviter = caller.user_id;
+    app.change(&caller, move |tx, ctx| {
+        let made = commands::create_invite(tx, ctx, inviter, &code_hash);
+        made.map(|(id, expires_at)| {
+            let (code, link) = (code.as_str().to_owned(), link.clone());
+            Answer::created(NewInvite { id, code, link, expires_at })
+        })
+    })
+    .await
+}
+
+/// Your invites that can still be used. Their codes are told only once, when they are made.
+#[utoipa::path(
+    get, path = "/api/v1/partners/invites", security(("bearer" = [])),
+    responses((status = 200, body = InviteList))
+)]
+async fn list_invites(
+    State(app): State<App>,
+    SignedIn { ctx, user_id, .. }: SignedIn,
+) -> ApiResult<Json<InviteList>> {
+    let items = app.db.read(move |q| queries::list_invites(q, user_id, ctx.now)).await?;
+    Ok(Json(InviteList { items }))
+}
+
+/// Whose invite this is. Looking does not use it up.
+#[utoipa::path(
+    get, path = "/api/v1/partners/invites/{code}", security(("bearer" = [])),
+    params(("code" = String, Path, description = "In any case, with hyphens or without")),
+    responses(
+        (status = 200, body = InvitePreview),
+        (status = 404, description = "It was never made, is used, taken back or has expired", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn preview_invite(
+    State(app): State<App>,
+    caller: SignedIn,
+    client: Client,
+    PathId(name): PathId<InviteName>,
+) -> ApiResult<Json<InvitePreview>> {
+    let InviteName::Code(code) = name else {
+        return Err(kith_kernel::Problem::from(super::BondError::InviteNotFound).into());
+    };
+    let (user, tried) = (caller.user_id, tried(&app, caller.user_id, &client, &code));
+    let preview = app.write(&caller.ctx, move |tx, ctx| commands::preview_invite(tx, ctx, user, &tried));
+    Ok(Json(preview.await?))
+}
+
+/// Take an invite of yours back.
+#[utoipa::path(
+    delete, path = "/api/v1/partners/invites/{code}", security(("bearer" = [])),
+    params(("code" = String, Path, description = "The code, or the invite's id")),
+    responses(
+        (status = 204, description = "Taken back"),
+        (status = 404, description = "You have no such invite that can still be used", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn revoke_invite(
+    State(app): State<App>,
+    caller: SignedIn,
+    PathId(name): PathId<InviteName>,
+) -> ApiResult<Response> {
+    let (code, id) = match &name {
+        InviteName::Code(code) => (Some(hash(&app, code)), None),
+        InviteName::Id(id) => (None, Some(*id)),
+    };
+    let inviter = caller.user_id;
+    app.change(&caller, move |tx, ctx| {
+        commands::revoke_invite(tx, ctx, inviter, code.as_ref(), id).map(|()| Answer::no_content())
+    })
+    .await
+}

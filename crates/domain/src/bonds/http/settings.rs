@@ -1,0 +1,70 @@
+//! How somebody wants to be approached.
+
+use axum::extract::State;
+use axum::response::Response;
+use kith_platform::{Answer, ApiResult, App, Json, Routes, SignedIn};
+use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::routes;
+
+use super::super::model::{Settings, WhoMayAsk};
+use super::super::{commands, queries};
+
+pub fn routes() -> Routes {
+    Routes::new().routes(routes!(get_partner_settings, change_partner_settings))
+}
+
+/// What to change. What is absent stays.
+#[derive(Clone, Copy, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SettingsPatch {
+    /// Who may ask you to be their partner.
+    #[schema(nullable = false)]
+    who_may_ask: Option<WhoMayAsk>,
+    /// Whether a request to your e-mail address finds you. The sender is not told.
+    #[schema(nullable = false)]
+    found_by_email: Option<bool>,
+    /// Whether names and texts stay out of notifications.
+    #[schema(nullable = false)]
+    discreet: Option<bool>,
+}
+
+impl SettingsPatch {
+    fn apply(self, known: Settings) -> Settings {
+        Settings {
+            who_may_ask: self.who_may_ask.unwrap_or(known.who_may_ask),
+            found_by_email: self.found_by_email.unwrap_or(known.found_by_email),
+            discreet: self.discreet.unwrap_or(known.discreet),
+        }
+    }
+}
+
+/// How you want to be approached.
+#[utoipa::path(
+    get, path = "/api/v1/partners/settings", security(("bearer" = [])),
+    responses((status = 200, body = Settings))
+)]
+async fn get_partner_settings(
+    State(app): State<App>,
+    SignedIn { user_id, .. }: SignedIn,
+) -> ApiResult<Json<Settings>> {
+    Ok(Json(app.db.read(move |q| queries::get_settings(q, user_id)).await?))
+}
+
+/// Change how you want to be approached.
+#[utoipa::path(
+    patch, path = "/api/v1/partners/settings", security(("bearer" = [])),
+    request_body = SettingsPatch,
+    responses((status = 200, body = Settings))
+)]
+async fn change_partner_settings(
+    State(app): State<App>,
+    caller: SignedIn,
+    Json(body): Json<SettingsPatch>,
+) -> ApiResult<Response> {
+    let user_id = caller.user_id;
+    app.change(&caller, move |tx, ctx| {
+        commands::change_settings(tx, ctx, user_id, |known| body.apply(known)).map(Answer::ok)
+    })
+    .await
+}

@@ -1,0 +1,131 @@
+//! All SQL about invites, a function a statement. No decisions.
+
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{Timestamp, UserId};
+use kith_store::{Error, Query, Tx, params};
+
+use super::super::model::{Invite, InviteId};
+
+/// A live invite, as far as using it needs it.
+pub struct LiveInvite {
+    /// Of the invite.
+    pub id: InviteId,
+    /// Whose it is.
+    pub inviter: UserId,
+    /// What they are called.
+    pub display_name: String,
+    /// From then on it is dead.
+    pub expires_at: Timestamp,
+}
+
+pub fn insert_invite(
+    tx: &Tx<'_>,
+    id: InviteId,
+    code_hash: &[u8; 32],
+    inviter: UserId,
+    now: Timestamp,
+    expires_at: Timestamp,
+) -> Result<(), Error> {
+    tx.exec(
+        "INSERT INTO invites (id, code_hash, inviter, created_at, expires_at) VALUES ($1, $2, $3, $4, $5)",
+        params![id, code_hash, inviter, now, expires_at],
+    )?;
+    Ok(())
+}
+
+/// The invite that `user` may use: not spent, not expired, its inviter there, and no door shut between the two.
+pub fn find_live_invite(
+    q: &Query<'_>,
+    code_hash: &[u8; 32],
+    user: UserId,
+    now: Timestamp,
+) -> Result<Option<LiveInvite>, Error> {
+    q.one(
+        "SELECT i.id, i.inviter, u.display_name, i.expires_at FROM invites i
+         JOIN users u ON u.id = i.inviter AND u.deleted_at IS NULL
+         WHERE i.code_hash = $1 AND i.spent_at IS NULL AND i.expires_at > $3
+           AND NOT EXISTS (SELECT 1 FROM blocks k WHERE (k.blocker = $2 AND k.blocked = i.inviter)
+                                                     OR (k.blocker = i.inviter AND k.blocked = $2))",
+        params![code_hash, user, now],
+        |row| {
+            Ok(LiveInvite {
+                id: row.get(0)?,
+                inviter: row.get(1)?,
+                display_name: row.get(2)?,
+                expires_at: row.get(3)?,
+            })
+        },
+    )
+}
+
+/// The live invites of `inviter`, the newest first.
+pub fn list_live_invites(q: &Query<'_>, inviter: UserId, now: Timestamp) -> Result<Vec<Invite>, Error> {
+    q.all(
+        "SELECT id, created_at, expires_at FROM invites
+         WHERE inviter = $1 AND spent_at IS NULL AND expires_at > $2 ORDER BY id DESC",
+        params![inviter, now],
+        |row| Ok(Invite { id: row.get(0)?, created_at: row.get(1)?, expires_at: row.get(2)? }),
+    )
+}
+
+/// Uses an invite up, and says whether it was live. Its inviter uses it up by taking it back.
+pub fn spend_invite(tx: &Tx<'_>, id: InviteId, by: UserId, now: Timestamp) -> Result<bool, Error> {
+    let spent = tx.exec(
+        "UPDATE invites SET spent_by = $2, spent_at = $3
+         WHERE id = $1 AND spent_at IS NULL AND expires_at > $3",
+        params![id, by, now],
+    )?;
+    Ok(spent == 1)
+}
+
+/// A live invite of `inviter`, by its code or its id.
+pub fn find_own_invite(
+    q: &Query<'_>,
+    inviter: UserId,
+    code_hash: Option<&[u8; 32]>,
+    id: Option<InviteId>,
+    now: Timestamp,
+) -> Result<Option<InviteId>, Error> {
+    q.one(
+        "SELECT id FROM invites
+         WHERE inviter = $1 AND (code_hash = $2 OR id = $3) AND spent_at IS NULL AND expires_at > $4",
+        params![inviter, code_hash, id, now],
+        |row| row.get(0),
+    )
+}
+
+/// How many codes `subject` tried since `since` that led nowhere, and when the first of these was.
+pub fn find_misses(
+    q: &Query<'_>,
+    subject: &[u8; 32],
+    since: Timestamp,
+) -> Result<(i64, Option<Timestamp>), Error> {
+    let found = q.one(
+        "SELECT COUNT(*), MIN(missed_at) FROM invite_misses WHERE subject = $1 AND missed_at > $2",
+        params![subject, since],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    Ok(found.unwrap_or_default())
+}
+
+pub fn insert_miss(tx: &Tx<'_>, id: Uuid, subject: &[u8; 32], at: Timestamp) -> Result<(), Error> {
+    tx.exec(
+        "INSERT INTO invite_misses (id, subject, missed_at) VALUES ($1, $2, $3)",
+        params![id, subject, at],
+    )?;
+    Ok(())
+}
+
+/// Forgets misses and dead invites from before `before`.
+pub fn tidy_invites(tx: &Tx<'_>, misses_before: Timestamp, dead_before: Timestamp) -> Result<(), Error> {
+    tx.exec("DELETE FROM invite_misses WHERE missed_at <= $1", params![misses_before])?;
+    tx.exec("DELETE FROM invites WHERE expires_at <= $1", params![dead_before])?;
+    Ok(())
+}
+
+/// Takes away what `user` handed out, and that they used others'.
+pub fn delete_invites(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
+    tx.exec("DELETE FROM invites WHERE inviter = $1", params![user])?;
+    tx.exec("UPDATE invites SET spent_by = NULL WHERE spent_by = $1", params![user])?;
+    Ok(())
+}

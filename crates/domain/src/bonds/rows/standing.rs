@@ -1,0 +1,91 @@
+//! How two people stand to each other, in one statement: the hot path of asking.
+
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{Timestamp, UserId};
+use kith_store::{Error, Query, Tx, params};
+
+use super::super::model::{Pair, WhoMayAsk};
+use super::super::rules::{Refusals, Standing};
+use super::requests::{read_request_at, request_columns};
+use crate::accounts::Person;
+
+/// How `sender` stands to `receiver`; `None` if there is no such sender. A receiver who is not there, or on either side
+/// of whose door a block stands, is none.
+pub fn find_standing(
+    q: &Query<'_>,
+    sender: UserId,
+    receiver: UserId,
+    pair: Pair,
+    now: Timestamp,
+) -> Result<Option<Standing>, Error> {
+    let [a, b] = pair.users();
+    q.one(
+        concat!(
+            "SELECT s.display_name, t.display_name, slot.bond_id IS NOT NULL, w.who_may_ask,
+                    COALESCE(w.found_by_email, FALSE), n.steps, n.rejected_at, n.cancelled_at,
+                    (SELECT MAX(f.ended_at) FROM bonds f
+                     WHERE f.user_a = $4 AND f.user_b = $5 AND f.archived_at IS NULL), ",
+            request_columns!(),
+            " FROM users s
+              LEFT JOIN users t ON t.id = $2 AND t.deleted_at IS NULL AND NOT EXISTS
+                (SELECT 1 FROM blocks k
+                 WHERE (k.blocker = $1 AND k.blocked = $2) OR (k.blocker = $2 AND k.blocked = $1))
+              LEFT JOIN bond_slots slot ON slot.user_id = s.id
+              LEFT JOIN partner_settings w ON w.user_id = $2
+              LEFT JOIN partner_refusals n ON n.from_user = $1 AND n.to_user = $2
+              LEFT JOIN partner_requests r ON r.pair_key = $3 AND r.status = 'pending'
+              WHERE s.id = $1"
+        ),
+        params![sender, receiver, pair.key(), a, b],
+        |row| {
+            let person = |id, name: Option<String>| name.map(|display_name| Person { id, display_name });
+            let who_may_ask: Option<String> = row.get(3)?;
+            let steps: Option<i64> = row.get(5)?;
+            let pending: Option<Uuid> = row.get(9)?;
+            Ok(Standing {
+                sender: Person { id: sender, display_name: row.get(0)? },
+                receiver: person(receiver, row.get(1)?),
+                sender_bonded: row.get(2)?,
+                who_may_ask: who_may_ask.and_then(|text| WhoMayAsk::parse(&text)).unwrap_or_default(),
+                found_by_email: row.get(4)?,
+                refusals: Refusals {
+                    steps: steps.unwrap_or(0),
+                    rejected_at: row.get(6)?,
+                    cancelled_at: row.get(7)?,
+                },
+                former_ended_at: row.get(8)?,
+                pending: pending.map(|_| read_request_at(row, 9, sender, now)).transpose()?,
+            })
+        },
+    )
+}
+
+/// One more rejection of, or request taken back by, `from`.
+pub fn add_refusal(
+    tx: &Tx<'_>,
+    from: UserId,
+    to: UserId,
+    rejected_at: Option<Timestamp>,
+    cancelled_at: Option<Timestamp>,
+) -> Result<(), Error> {
+    tx.exec(
+        "INSERT INTO partner_refusals (from_user, to_user, steps, rejected_at, cancelled_at)
+         VALUES ($1, $2, 1, $3, $4)
+         ON CONFLICT (from_user, to_user) DO UPDATE
+         SET steps = partner_refusals.steps + 1,
+             rejected_at = COALESCE($3, partner_refusals.rejected_at),
+             cancelled_at = COALESCE($4, partner_refusals.cancelled_at)",
+        params![from, to, rejected_at, cancelled_at],
+    )?;
+    Ok(())
+}
+
+/// Forgets how often `to` was refused by `from`, who asks now, or whether either was by the other, who are partners now.
+pub fn forget_refusals(tx: &Tx<'_>, from: UserId, to: UserId, both: bool) -> Result<(), Error> {
+    tx.exec(
+        "DELETE FROM partner_refusals
+         WHERE (from_user = $2 AND to_user = $1) OR ($3 AND from_user = $1 AND to_user = $2)",
+        params![from, to, both],
+    )?;
+    Ok(())
+}

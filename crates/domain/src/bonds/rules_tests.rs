@@ -1,0 +1,217 @@
+//! The rules, case by case.
+
+use kith_kernel::seconds;
+use kith_kernel::uuid::Uuid;
+
+use super::super::model::{Asked, PartnerRequestId};
+use super::*;
+
+const EXPIRY: Timestamp = Timestamp::from_millis(1_000);
+const BEFORE: Timestamp = Timestamp::from_millis(999);
+const ADA: UserId = UserId(Uuid::from_u128(1));
+const BEN: UserId = UserId(Uuid::from_u128(2));
+
+fn person(id: UserId) -> Person {
+    Person { id, display_name: "somebody".into() }
+}
+
+/// What Ada asked Ben, as it reads at `now`.
+fn request(stored: RequestStatus, now: Timestamp) -> PartnerRequest {
+    PartnerRequest {
+        id: PartnerRequestId(Uuid::from_u128(4)),
+        from: person(ADA),
+        to: Asked::Person(person(BEN)),
+        status: status_at(stored, EXPIRY, now),
+        message: Some("hello".into()),
+        created_at: Timestamp::EPOCH,
+        expires_at: EXPIRY,
+        restorable_until: None,
+        bond: None,
+    }
+}
+
+/// PRT-02: every status, from both sides of the expiry, by both.
+#[test]
+fn who_may_decide_what_and_when() {
+    use RequestStatus::*;
+    for stored in [Pending, Accepted, Rejected, Cancelled, Expired, Superseded] {
+        for now in [BEFORE, EXPIRY] {
+            let request = request(stored, now);
+            let outcome = |decided: Result<Deciding, BondError>| match decided {
+                Ok(Deciding::Now) => "now".to_owned(),
+                Ok(Deciding::Repeated) => "before".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            let expected = |wanted: RequestStatus| match status_at(stored, EXPIRY, now) {
+                Pending => "now".to_owned(),
+                status if status == wanted => "before".to_owned(),
+                status => format!("the request is {}", status.as_str()),
+            };
+            for wanted in [Accepted, Rejected] {
+                assert_eq!(
+                    outcome(may_answer(&request, BEN, wanted)),
+                    expected(wanted),
+                    "{stored:?} at {now}"
+                );
+                assert_eq!(
+                    outcome(may_answer(&request, ADA, wanted)),
+                    "only the receiver may do this",
+                    "{stored:?} at {now}"
+                );
+            }
+            assert_eq!(outcome(may_cancel(&request, ADA)), expected(Cancelled), "{stored:?} at {now}");
+            assert_eq!(
+                outcome(may_cancel(&request, BEN)),
+                "only the sender may do this",
+                "{stored:?} at {now}"
+            );
+        }
+    }
+    assert_eq!(status_at(Pending, EXPIRY, EXPIRY), Expired);
+    assert_eq!(status_at(Accepted, EXPIRY, EXPIRY), Accepted);
+}
+
+/// SEC-03: the 6th within a minute, the 21st within an hour, the 101st within a day.
+#[test]
+fn a_window_slides_and_the_widest_that_is_full_decides() {
+    let at = |second: u64| Timestamp::EPOCH + Duration::from_secs(second);
+    let wait = |recent: &[Timestamp], now| match may_create(TIERS, recent, now) {
+        Ok(()) => 0,
+        Err(BondError::TooMany { wait }) => wait.as_millis(),
+        Err(other) => panic!("{other}"),
+    };
+    let newest_first = |times: &[u64]| times.iter().rev().map(|second| at(*second)).collect::<Vec<_>>();
+    let five = newest_first(&[0, 10, 20, 30, 40]);
+    assert_eq!(wait(&five[1..], at(40)), 0);
+    assert_eq!(wait(&five, at(40)), 20_000);
+    assert_eq!(wait(&five, at(60) - Duration::from_millis(1)), 1);
+    assert_eq!(wait(&five, at(60)), 0, "the first has left the window");
+    let twenty = newest_first(&(0..20).map(|n| n * 60).collect::<Vec<_>>());
+    assert_eq!(wait(&twenty, at(1_200)), (3_600 - 1_200) * 1_000);
+    assert_eq!(wait(&twenty, at(3_600)), 0);
+    let hundred = newest_first(&(0..100).map(|n| n * 600).collect::<Vec<_>>());
+    assert_eq!(wait(&hundred, at(60_000)), (86_400 - 60_000) * 1_000);
+    assert_eq!(wait(&hundred[1..], at(60_000)), 0);
+    assert!(may_create(&[], &hundred, at(0)).is_ok());
+}
+
+#[test]
+fn each_refusal_makes_the_next_wait_longer() {
+    let now = Timestamp::EPOCH + days(100);
+    let wait = |steps, rejected: Option<Duration>, cancelled: Option<Duration>| {
+        let at = |ago: Option<Duration>| ago.map(|ago| now - ago);
+        let refusals = Refusals { steps, rejected_at: at(rejected), cancelled_at: at(cancelled) };
+        match refusals.may_ask(now) {
+            Ok(()) => Some(Duration::ZERO),
+            Err(BondError::TooSoon { wait }) => Some(wait),
+            Err(BondError::OnlyTheyMayAsk) => None,
+            Err(other) => panic!("{other}"),
+        }
+    };
+    let moment = Duration::from_millis(1);
+    assert_eq!(wait(0, None, None), Some(Duration::ZERO));
+    for (steps, longest) in [(1, hours(24)), (2, days(7)), (3, days(30))] {
+        assert_eq!(wait(steps, Some(Duration::ZERO), None), Some(longest));
+        assert_eq!(wait(steps, Some(longest - moment), None), Some(moment));
+        assert_eq!(wait(steps, Some(longest), None), Some(Duration::ZERO));
+    }
+    assert_eq!(wait(4, Some(days(99)), None), None);
+    assert_eq!(wait(1, None, Some(seconds(1))), Some(Duration::ZERO), "taking back makes nobody wait");
+    assert_eq!(wait(2, Some(hours(24)), Some(seconds(1))), Some(days(6)), "but the next refusal counts more");
+    assert_eq!(wait(4, None, Some(seconds(1))), None);
+}
+
+fn standing(sender: UserId, pending: Option<PartnerRequest>) -> Standing {
+    Standing {
+        sender: person(sender),
+        receiver: Some(person(if sender == ADA { BEN } else { ADA })),
+        sender_bonded: false,
+        who_may_ask: WhoMayAsk::Anyone,
+        found_by_email: true,
+        pending,
+        refusals: Refusals::default(),
+        former_ended_at: None,
+    }
+}
+
+fn sending(standing: &Standing, way: Way, message: &str) -> String {
+    match may_send(standing, way, Some(message), BEFORE) {
+        Ok(Sending::New { lapsed: None }) => "new".to_owned(),
+        Ok(Sending::New { lapsed: Some(_) }) => "new, another makes way".to_owned(),
+        Ok(Sending::Repeated(_)) => "repeated".to_owned(),
+        Ok(Sending::Crossed(_)) => "crossed".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn what_sending_comes_to() {
+    let live = || Some(request(RequestStatus::Pending, BEFORE));
+    let lapsed = || Some(request(RequestStatus::Pending, EXPIRY));
+    let by_id = |sender, pending, message| sending(&standing(sender, pending), Way::Id, message);
+    assert_eq!(by_id(ADA, None, "hello"), "new");
+    assert_eq!(by_id(ADA, live(), "hello"), "repeated");
+    assert_eq!(by_id(ADA, live(), "other words"), "a request to this person is pending");
+    assert_eq!(by_id(BEN, live(), "me too"), "crossed");
+    assert_eq!(by_id(ADA, lapsed(), "hello"), "new, another makes way");
+    assert_eq!(by_id(BEN, lapsed(), "hello"), "new, another makes way");
+    for pending in [None, live(), lapsed()] {
+        for sender in [ADA, BEN] {
+            let bonded = Standing { sender_bonded: true, ..standing(sender, pending.clone()) };
+            assert_eq!(sending(&bonded, Way::Id, "hello"), "the slot is occupied");
+        }
+    }
+}
+
+#[test]
+fn who_is_open_to_whom() {
+    use WhoMayAsk::*;
+    let refused = Refusals { steps: 1, rejected_at: Some(BEFORE), cancelled_at: None };
+    let gone = Standing { receiver: None, ..standing(ADA, None) };
+    for way in [Way::Id, Way::Invite] {
+        assert_eq!(sending(&gone, way, "hello"), "there is no such receiver");
+    }
+    #[rustfmt::skip]
+    let table = [
+        (Anyone,  Way::Id,     "new",                                 "it is too soon to ask again"),
+        (Anyone,  Way::Invite, "new",                                 "new"),
+        (Invited, Way::Id,     "the receiver is not open to requests", "the receiver is not open to requests"),
+        (Invited, Way::Invite, "new",                                 "new"),
+        (Nobody,  Way::Id,     "the receiver is not open to requests", "the receiver is not open to requests"),
+        (Nobody,  Way::Invite, "there is no such invite",             "there is no such invite"),
+    ];
+    for (who_may_ask, way, fresh, after_a_rejection) in table {
+        let open = Standing { who_may_ask, ..standing(ADA, None) };
+        assert_eq!(sending(&open, way, "hello"), fresh, "{who_may_ask:?} {way:?}");
+        let again = Standing { refusals: refused, ..open };
+        assert_eq!(sending(&again, way, "hello"), after_a_rejection, "{who_may_ask:?} {way:?}");
+        let asked =
+            Standing { pending: Some(request(RequestStatus::Pending, BEFORE)), ..standing(BEN, None) };
+        let asked = Standing { who_may_ask, ..asked };
+        assert_eq!(sending(&asked, way, "hello"), "crossed", "who asks may be answered");
+    }
+}
+
+/// An address reaches somebody only where nothing is in the way, and whatever is in the way is not told.
+#[test]
+fn an_address_reaches_only_whoever_wants_it() {
+    let reaches = |standing: &Standing| match reach(standing, Some("hello"), BEFORE) {
+        None => "nobody",
+        Some(Sending::New { .. }) => "them",
+        Some(Sending::Crossed(_)) => "crossed",
+        Some(Sending::Repeated(_)) => panic!("told of another request"),
+    };
+    let live = || Some(request(RequestStatus::Pending, BEFORE));
+    assert_eq!(reaches(&standing(ADA, None)), "them");
+    assert_eq!(reaches(&standing(BEN, live())), "crossed");
+    for nobody in [
+        Standing { found_by_email: false, ..standing(ADA, None) },
+        Standing { found_by_email: false, ..standing(BEN, live()) },
+        Standing { receiver: None, ..standing(ADA, None) },
+        Standing { who_may_ask: WhoMayAsk::Invited, ..standing(ADA, None) },
+        Standing { refusals: Refusals { steps: 4, ..Refusals::default() }, ..standing(ADA, None) },
+        standing(ADA, live()),
+    ] {
+        assert_eq!(reaches(&nobody), "nobody", "{nobody:?}");
+    }
+}

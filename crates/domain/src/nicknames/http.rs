@@ -1,0 +1,145 @@
+//! Requests and answers about nicknames.
+
+use axum::extract::State;
+use axum::response::Response;
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{Cursor, Page, Problem, ProblemCode, Text, TextRules, UserId, problems};
+use kith_platform::http::old_path;
+use kith_platform::{
+    Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, ProblemBody, Routes, SignedIn,
+    cursor_problem, store_problem,
+};
+use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::routes;
+
+use super::{Nickname, remove, rows, set};
+
+const NICKNAME: TextRules = TextRules { min: 1, max: 40, newlines: false };
+
+static TOO_MANY: ProblemCode =
+    ProblemCode { code: "too_many_nicknames", status: 409, title: "You have given too many nicknames" };
+
+/// What these handlers answer with, beside the general problems.
+pub const PROBLEMS: &[&ProblemCode] = &[&TOO_MANY];
+
+/// The handlers.
+pub fn routes() -> Routes {
+    Routes::new()
+        .routes(routes!(list_nicknames))
+        .routes(routes!(get_nickname, set_nickname, remove_nickname))
+        .routes(old_path("/api/nicknames", routes!(list_nicknames)))
+        .routes(old_path("/api/nicknames/{user_id}", routes!(get_nickname, set_nickname, remove_nickname)))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NicknameBody {
+    /// 1 to 40 characters.
+    nickname: String,
+}
+
+type NicknamePage = PageAnswer<Nickname>;
+
+/// The nicknames you have given.
+#[utoipa::path(
+    get, path = "/api/v1/nicknames", security(("bearer" = [])),
+    params(PageQuery),
+    responses((status = 200, body = NicknamePage))
+)]
+async fn list_nicknames(
+    State(app): State<App>,
+    SignedIn { user_id, .. }: SignedIn,
+    page: PageQuery,
+) -> ApiResult<NicknamePage> {
+    let limit = page.limit()?;
+    let after = page.cursor.as_ref().map(Cursor::key).transpose().map_err(cursor_problem)?;
+    let after = after.unwrap_or(UserId(Uuid::nil()));
+    let rows = app.db.read(move |q| rows::list(q, user_id, after, limit.rows())).await;
+    Ok(Page::from_rows(rows.map_err(store_problem)?, limit, |one| one.user_id).into())
+}
+
+/// What you call somebody.
+#[utoipa::path(
+    get, path = "/api/v1/nicknames/{user_id}", security(("bearer" = [])),
+    params(("user_id" = String, Path, format = Uuid, description = "Of the other person")),
+    responses(
+        (status = 200, body = Nickname),
+        (status = 404, description = "You have given them none", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn get_nickname(
+    State(app): State<App>,
+    SignedIn { user_id, .. }: SignedIn,
+    PathId(other): PathId<UserId>,
+) -> ApiResult<Json<Nickname>> {
+    let found = app.db.read(move |q| rows::find(q, user_id, other)).await.map_err(store_problem)?;
+    let none = || Problem::new(&problems::NOT_FOUND, "You have given this person no nickname.");
+    Ok(Json(found.ok_or_else(none)?))
+}
+
+/// Give somebody a nickname, for yourself alone.
+#[utoipa::path(
+    put, path = "/api/v1/nicknames/{user_id}", security(("bearer" = [])),
+    params(("user_id" = String, Path, format = Uuid, description = "Of the other person")),
+    request_body = NicknameBody,
+    responses(
+        (status = 200, body = Nickname),
+        (status = 409, description = "`too_many_nicknames`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn set_nickname(
+    State(app): State<App>,
+    caller: SignedIn,
+    PathId(other): PathId<UserId>,
+    Json(body): Json<NicknameBody>,
+) -> ApiResult<Response> {
+    let text = Text::parse(&body.nickname, NICKNAME, "/nickname");
+    let text = text.map_err(|fault| Problem::invalid(vec![fault]))?.into_string();
+    let owner = caller.user_id;
+    app.change(&caller, move |tx, ctx| match set(tx, ctx, owner, other, &text) {
+        Ok(Some(nickname)) => Ok(Answer::ok(nickname)),
+        Ok(None) => Err(NotSet::TooMany),
+        Err(error) => Err(NotSet::Store(error)),
+    })
+    .await
+}
+
+/// Forget what you call somebody.
+#[utoipa::path(
+    delete, path = "/api/v1/nicknames/{user_id}", security(("bearer" = [])),
+    params(("user_id" = String, Path, format = Uuid, description = "Of the other person")),
+    responses((status = 204, description = "Forgotten, now or before"))
+)]
+async fn remove_nickname(
+    State(app): State<App>,
+    caller: SignedIn,
+    PathId(other): PathId<UserId>,
+) -> ApiResult<Response> {
+    let owner = caller.user_id;
+    app.change(&caller, move |tx, ctx| {
+        remove(tx, ctx, owner, other).map(|()| Answer::no_content()).map_err(NotSet::Store)
+    })
+    .await
+}
+
+/// Why a nickname was not changed.
+enum NotSet {
+    TooMany,
+    Store(kith_store::Error),
+}
+
+impl From<kith_store::Error> for NotSet {
+    fn from(error: kith_store::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<NotSet> for Problem {
+    fn from(why: NotSet) -> Self {
+        match why {
+            NotSet::TooMany => Self::new(&TOO_MANY, "At most 10,000."),
+            NotSet::Store(error) => store_problem(error),
+        }
+    }
+}

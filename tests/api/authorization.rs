@@ -72,6 +72,10 @@ fn expected(operation: &Operation, owned: bool, asker: Asker) -> Expected {
                 Expected::Problem(403, "forbidden")
             }
         }
+        // Only whoever has a partner can lose them.
+        (Access::SignedIn, Asker::Somebody(_)) if operation.by_new_path() == "break_up" => {
+            Expected::Problem(409, "not_bonded")
+        }
         // What belongs to others is not there, whatever one's role is.
         (Access::SignedIn, Asker::Somebody(_)) if owned => Expected::Problem(404, "not_found"),
         (Access::SignedIn, _) | (Access::Allowed(_), Asker::Owner) => Expected::Success,
@@ -83,6 +87,7 @@ struct Askers<'a> {
     app: &'a TestApp,
     admin: Person,
     expired: String,
+    tampered: String,
 }
 
 impl<'a> Askers<'a> {
@@ -90,7 +95,8 @@ impl<'a> Askers<'a> {
         let admin = first_admin(app).await;
         let expired = token_of(app, &app.user("expired").await).await;
         app.advance(minutes(15));
-        Self { app, admin, expired }
+        let tampered = tampered(&token_of(app, &admin).await);
+        Self { app, admin, expired, tampered }
     }
 
     /// A client of `asker`, who has never asked for anything before.
@@ -100,7 +106,7 @@ impl<'a> Askers<'a> {
             Asker::Nobody(Bad::Missing) => self.app.anonymous().clone(),
             Asker::Nobody(Bad::Malformed) => bad("x.y.z"),
             Asker::Nobody(Bad::Expired) => bad(&self.expired),
-            Asker::Nobody(Bad::Tampered) => bad(&tampered(&token_of(self.app, &self.admin).await)),
+            Asker::Nobody(Bad::Tampered) => bad(&self.tampered),
             Asker::Somebody(Role::User) => self.app.user(name).await.signed_in().await,
             Asker::Somebody(role) => {
                 let person = self.app.user_with_role(name, role.as_str(), &self.admin).await;

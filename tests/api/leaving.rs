@@ -94,7 +94,10 @@ async fn a_deleted_account_is_held_and_then_purged(app: &TestApp) {
         kept,
         json!({
             "user_id": ada.id, "at": app.now(),
-            "rows": { "accounts": { "account": 1, "sessions": 0 }, "bonds": { "messages": 1 } },
+            "rows": {
+                "accounts": { "account": 1, "sessions": 0 }, "blocks": { "blocks": 0 },
+                "bonds": { "messages": 1, "reasons": 0 }, "nicknames": { "nicknames": 0 },
+            },
         })
     );
     assert_eq!(count_actions(app, "account.purged").await, 1);

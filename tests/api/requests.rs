@@ -77,11 +77,15 @@ async fn requests_that_cannot_be_sent(app: &TestApp) {
     let nobody = "01900000-0000-7000-8000-000000000000";
     ada.post(REQUESTS, json!({ "to": { "user_id": nobody } })).await.expect_problem(404, "not_found");
     let table = [
-        (json!({ "to": { "user_id": ada.id } }), "/to/user_id", "self"),
+        (json!({ "to": { "user_id": ada.id } }), "/to", "self"),
         (json!({ "to": { "user_id": "somebody" } }), "/to/user_id", "invalid"),
         (json!({ "to": { "user_id": 5 } }), "/to/user_id", "wrong_type"),
         (json!({ "to": [ben.id] }), "/to", "wrong_type"),
-        (json!({ "to": {} }), "/to/user_id", "missing"),
+        (json!({ "to": {} }), "/to", "not_exactly_one"),
+        (json!({ "to": { "user_id": ben.id, "email": "ben@example.org" } }), "/to", "not_exactly_one"),
+        (json!({ "to": { "email": "ben" } }), "/to/email", "not_an_email"),
+        (json!({ "to": { "email": ada.email } }), "/to", "self"),
+        (json!({ "to": { "invite_code": "short" } }), "/to/invite_code", "not_a_code"),
         (json!({}), "/to", "missing"),
         (json!({ "to": { "user_id": ben.id, "nickname": "b" } }), "/to/nickname", "unknown_field"),
         (json!({ "to": { "user_id": ben.id }, "status": "accepted" }), "/status", "unknown_field"),

@@ -101,6 +101,42 @@ def answer_somebody(case, me):
     case.path_parameters["id"] = ask(register(), me)["id"]
 
 
+def about_what_i_asked(case, me):
+    case.path_parameters["id"] = ask(me, register())["id"]
+
+
+def with_a_partner(case, me):
+    other = register()
+    ask(other, me)
+    ask(me, other)
+
+
+def with_an_invite(case, me):
+    case.path_parameters["code"] = call("POST", "/api/v1/partners/invites", me)["code"]
+
+
+def report_somebody(case, me):
+    body = {"to": {"user_id": me.id}, "message": "Shall we?"}
+    case.path_parameters["id"] = call("POST", "/api/v1/partners/requests", register(), **body)["id"]
+
+
+def ask_by_old_path(case, me):
+    case.body.pop("email", None)
+    case.body["partnerId"] = register().id
+
+
+def about_one_blocked(case, me):
+    other = register()
+    call("PUT", f"/api/v1/blocks/{other.id}", me)
+    case.path_parameters["user_id"] = other.id
+
+
+def about_one_with_a_nickname(case, me):
+    other = register()
+    call("PUT", f"/api/v1/nicknames/{other.id}", me, nickname="bear")
+    case.path_parameters["user_id"] = other.id
+
+
 def about_somebody(case, me):
     case.path_parameters["id"] = register().id
 
@@ -147,18 +183,28 @@ def from_the_page(case, me):
 SUITED = {
     "accept_first_admin": with_link,
     "accept_partner_request": answer_somebody,
+    "break_up": with_a_partner,
+    "cancel_partner_request": about_what_i_asked,
     "change_password": with_password,
     "delete_me": with_password,
     "docs_file": from_the_page,
     "end_session": about_own_session,
     "get_account": about_somebody,
+    "get_block": about_one_blocked,
+    "get_nickname": about_one_with_a_nickname,
+    "get_partner_request": about_what_i_asked,
     "log_in": with_address,
     "log_out": with_refresh_token,
+    "preview_invite": with_an_invite,
     "refresh_session": with_refresh_token,
     "register": with_new_address,
     "reinstate_account": about_somebody,
+    "reject_partner_request": answer_somebody,
+    "report_partner_request": report_somebody,
     "restore_account": after_leaving,
+    "revoke_invite": with_an_invite,
     "send_partner_request": ask_somebody,
+    "send_partner_request_by_old_path": ask_by_old_path,
     "set_role": about_somebody,
     "suspend_account": about_somebody,
 }
@@ -176,8 +222,9 @@ def before_call(context, case, kwargs):
     if admin is not None and (case.path_parameters or {}).get("id") == admin.id:
         about_somebody(case, admin)
     positive = case.meta is not None and case.meta.generation.mode.is_positive
-    if positive and name in SUITED and next(turns) % 2:
-        SUITED[name](case, account_of(case.operation))
+    suited = SUITED.get(name) or SUITED.get(name.removesuffix("_by_old_path"))
+    if positive and suited and next(turns) % 2:
+        suited(case, account_of(case.operation))
 
 
 @schemathesis.check

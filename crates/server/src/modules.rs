@@ -6,7 +6,7 @@ use kith_store::{ModuleMigrations, STORE_MIGRATIONS};
 
 /// Every module, in the order in which their tables are made.
 pub static MODULES: &[&Module] =
-    &[&kith_platform::MODULE, &accounts::MODULE, &blocks::MODULE, &nicknames::MODULE, &bonds::MODULE];
+    &[&kith_platform::MODULE, &accounts::MODULE, &blocks::MODULE, &bonds::MODULE, &nicknames::MODULE];
 
 /// Every migration: the store's own, then the modules'.
 pub fn migrations() -> Vec<ModuleMigrations> {

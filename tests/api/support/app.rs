@@ -266,9 +266,10 @@ impl Person {
         self.signed_in().await.post(path, body).await
     }
 
-    /// PUT of JSON, signed in.
+    /// PUT of JSON, signed in; `Null` is an empty body.
     pub async fn put(&self, path: &str, body: Value) -> Answer {
-        self.signed_in().await.send(Method::PUT, path, Bytes::from(body.to_string())).await
+        let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+        self.signed_in().await.send(Method::PUT, path, body).await
     }
 
     /// DELETE, signed in; `Null` is an empty body.

@@ -68,6 +68,11 @@ impl Request {
 }
 
 impl Operation {
+    /// Its name, or the name of the one that it is under an old path.
+    pub fn by_new_path(&self) -> &str {
+        self.name.strip_suffix("_by_old_path").unwrap_or(&self.name)
+    }
+
     fn new(path: &str, method: &str, operation: &Value) -> Self {
         let schemes = operation["security"].as_array().into_iter().flatten();
         let permissions: Option<Vec<_>> =
@@ -121,7 +126,7 @@ impl TestApp {
             _ => self.user(&format!("{name}-by")).await,
         };
         let other = self.user(&format!("{name}-other")).await;
-        let (owned, parameter, body) = match operation.name.as_str() {
+        let (owned, parameter, body) = match operation.by_new_path() {
             "list_signing_keys"
             | "old_api_docs"
             | "health"
@@ -143,6 +148,12 @@ impl TestApp {
             | "list_my_activity"
             | "export_me"
             | "get_current_bond"
+            | "get_partner_settings"
+            | "create_invite"
+            | "list_blocks"
+            | "list_invites"
+            | "list_nicknames"
+            | "list_partner_history"
             | "list_partner_requests" => (false, String::new(), Value::Null),
             "docs_file" => (false, self.docs_file().await, Value::Null),
             "register" => (false, String::new(), self.newcomer(name)),
@@ -167,11 +178,35 @@ impl TestApp {
                 let body = json!({ "current_password": PASSWORD, "new_password": "another horse" });
                 (false, String::new(), body)
             }
+            "send_partner_request" if operation.path.ends_with("/request") => {
+                (false, String::new(), json!({ "partnerId": other.id }))
+            }
             "send_partner_request" => (false, String::new(), json!({ "to": { "user_id": other.id } })),
-            "accept_partner_request" => {
-                let body = json!({ "to": { "user_id": by.id } });
-                let request = other.post(REQUESTS, body).await.expect(201);
-                (true, request["id"].as_str().expect("an id").to_owned(), Value::Null)
+            "accept_partner_request" | "reject_partner_request" | "get_partner_request" => {
+                (true, ask(&other, &by).await, Value::Null)
+            }
+            "cancel_partner_request" => (true, ask(&by, &other).await, Value::Null),
+            "report_partner_request" => (true, ask(&other, &by).await, json!({ "reason": "spam" })),
+            "break_up" => {
+                ask(&other, &by).await;
+                ask(&by, &other).await;
+                (false, String::new(), json!({ "reason": "we grew apart" }))
+            }
+            "change_partner_settings" => (false, String::new(), json!({ "who_may_ask": "invited" })),
+            "preview_invite" => (false, an_invite(&other).await, Value::Null),
+            "revoke_invite" => (true, an_invite(&by).await, Value::Null),
+            "block_user" | "unblock_user" => (false, other.id, Value::Null),
+            "get_block" => {
+                by.put(&format!("/api/v1/blocks/{}", other.id), Value::Null).await.expect(200);
+                (true, other.id, Value::Null)
+            }
+            "set_nickname" => (false, other.id, json!({ "nickname": "bear" })),
+            "remove_nickname" => (false, other.id, Value::Null),
+            "get_nickname" => {
+                by.put(&format!("/api/v1/nicknames/{}", other.id), json!({ "nickname": "bear" }))
+                    .await
+                    .expect(200);
+                (true, other.id, Value::Null)
             }
             "set_log_level" => (false, String::new(), json!({ "level": "info" })),
             "get_account" => (false, other.id, Value::Null),
@@ -200,6 +235,17 @@ impl TestApp {
 
 fn credentials(person: &Person) -> Value {
     json!({ "email": person.email, "password": PASSWORD })
+}
+
+async fn ask(by: &Person, of: &Person) -> String {
+    let body = json!({ "to": { "user_id": of.id }, "message": "Shall we?" });
+    let request = by.post(REQUESTS, body).await.expect(201);
+    request["id"].as_str().expect("an id").to_owned()
+}
+
+async fn an_invite(by: &Person) -> String {
+    let invite = by.post("/api/v1/partners/invites", Value::Null).await.expect(201);
+    invite["code"].as_str().expect("a code").to_owned()
 }
 
 async fn a_session(by: &Person) -> String {

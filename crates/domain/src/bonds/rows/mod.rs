@@ -1,9 +1,11 @@
 //! All SQL about bonds and what belongs to them, a function a statement. No decisions.
 
+mod deciding;
 mod invites;
 mod requests;
 mod settings;
 mod standing;
+mod words;
 
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{Error, Query, Row, Tx, id_columns, params};
@@ -13,10 +15,12 @@ use super::model::{
 };
 use crate::accounts::Person;
 
+pub use deciding::*;
 pub use invites::*;
 pub use requests::*;
 pub use settings::*;
 pub use standing::*;
+pub use words::*;
 
 id_columns!(PartnerRequestId, BondId, InviteId);
 

@@ -1,0 +1,64 @@
+//! All SQL about what people wrote in requests: reported, counted, forgotten. No decisions.
+
+use kith_kernel::UserId;
+use kith_store::{Error, Query, Tx, params};
+
+use super::super::model::{Parties, PartnerRequestId, ReportReason, RequestReport};
+
+/// Keeps the report unless this person has reported this request before, and says whether it did.
+pub fn insert_report(
+    tx: &Tx<'_>,
+    report: &RequestReport,
+    parties: Parties,
+    reporter: UserId,
+    reason: ReportReason,
+    note: Option<&str>,
+) -> Result<bool, Error> {
+    let inserted = tx.exec(
+        "INSERT INTO request_reports (id, request_id, reporter, reported, message, reason, note, created_at)
+         VALUES ($1, $2, $3, $4, (SELECT message FROM partner_requests WHERE id = $2), $5, $6, $7)
+         ON CONFLICT DO NOTHING",
+        params![report.id, parties.request, reporter, parties.from, reason.as_str(), note, report.created_at],
+    )?;
+    Ok(inserted == 1)
+}
+
+pub fn find_report(
+    q: &Query<'_>,
+    request: PartnerRequestId,
+    reporter: UserId,
+) -> Result<Option<RequestReport>, Error> {
+    q.one(
+        "SELECT id, created_at FROM request_reports WHERE request_id = $1 AND reporter = $2",
+        params![request, reporter],
+        |row| Ok(RequestReport { id: row.get(0)?, created_at: row.get(1)? }),
+    )
+}
+
+/// How many requests of `user` carry words of theirs.
+pub fn count_messages(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
+    let sql = "SELECT COUNT(*) FROM partner_requests WHERE from_user = $1 AND message IS NOT NULL";
+    Ok(q.one(sql, params![user], |row| row.get(0))?.unwrap_or(0))
+}
+
+/// Takes the words out of the requests that `user` sent, addresses too, and the name out of all; and what they wrote in
+/// reports. What others reported of them is kept for the moderators, without their words.
+pub fn forget_words(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
+    tx.exec(
+        "UPDATE partner_requests
+         SET message = NULL, from_name = $2, to_email = CASE WHEN to_email IS NULL THEN NULL ELSE '' END,
+             to_email_key = NULL
+         WHERE from_user = $1",
+        params![user, name],
+    )?;
+    // Others wrote this person's address down.
+    tx.exec(
+        "UPDATE partner_requests
+         SET to_name = $2, to_email = CASE WHEN to_email IS NULL THEN NULL ELSE '' END, to_email_key = NULL
+         WHERE to_user = $1",
+        params![user, name],
+    )?;
+    tx.exec("UPDATE request_reports SET note = NULL WHERE reporter = $1", params![user])?;
+    tx.exec("UPDATE request_reports SET message = NULL WHERE reported = $1", params![user])?;
+    Ok(())
+}

@@ -145,9 +145,11 @@ pub fn delete(
         tx.lock("admins", ["all"])?;
         let account = rows::find_account(tx, user)?.ok_or(AccountError::Gone)?;
         rules::may_lose_admin(&account, rows::count_admins(tx)?)?;
+        // Before the person is locked, since who has a partner is locked together with them.
+        leave(tx)?;
+        tx.lock("user", [user])?;
         let purge_at = ctx.now + rules::HOLD;
         rows::set_deleted(tx, user, Some(ctx.now), Some(purge_at))?;
-        leave(tx)?;
         sign_in::end_sessions(tx, ctx, user, None)?;
         tx.audit_with(ctx, "account.deleted", user, Some(user), claim.origin.details());
         tx.emit(ctx, events::deleted(user));

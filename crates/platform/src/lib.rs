@@ -16,6 +16,7 @@ pub mod health;
 pub mod http;
 pub mod idempotency;
 mod module;
+pub mod purge;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;
@@ -24,8 +25,8 @@ pub use app::{App, AppInner, StartError};
 pub use auth::passwords;
 pub use auth::{Allowed, Caller, Client, SignedIn};
 pub use http::{
-    ApiError, ApiResult, Asset, Changed, ClientAddress, IfMatch, Json, PageAnswer, PageQuery, PathId,
-    ProblemBody, Query, cursor_problem, page_limit, store_problem,
+    ApiError, ApiResult, Asset, Changed, ClientAddress, IfMatch, Json, MergePatch, PageAnswer, PageQuery,
+    PathId, PathParams, ProblemBody, Query, bad_query, cursor_problem, page_limit, store_problem,
 };
 pub use idempotency::{Answer, IdempotencyKey};
 pub use module::{Blocked, Counts, MODULE, Module, PersonalData, Routes, Upkeep, UpkeepError};

@@ -2,21 +2,14 @@
 //!
 //! Nothing is purged in one step: what would go is counted, too many at once stop it, and a manifest is on the disk first.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
-
 use kith_kernel::{Ctx, Timestamp, UserId};
-use kith_platform::{App, PersonalData, UpkeepError};
+use kith_platform::{App, PersonalData, UpkeepError, purge};
 use kith_store::{Error, Query, Tx};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{events, rows, rules};
 
-/// In the data folder, kept with the backups: who was purged since.
-const FOLDER: &str = "purges";
 /// What stands in others' histories for somebody who has gone.
 pub const GONE: &str = "Deleted account";
 
@@ -45,33 +38,22 @@ pub async fn upkeep(app: App) -> Result<(), UpkeepError> {
 }
 
 async fn purge_due(app: &App, ctx: &Ctx) -> Result<(), UpkeepError> {
-    let most = i64::from(app.config.accounts.purge_most);
+    let most = app.config.accounts.purge_most;
     let now = ctx.renewed().now;
-    let due = app.db.read(move |q| rows::list_due(q, now, most + 1)).await?;
-    if due.len() as i64 > most {
-        return Err(format!(
-            "more than {most} accounts are due to be purged at once, which `accounts.purge_most` does not allow; none \
-             was. Look into it, and raise the limit if it is right"
-        )
-        .into());
-    }
+    let due = app.db.read(move |q| rows::list_due(q, now, i64::from(most) + 1)).await?;
+    purge::check_count(due.len(), most, "accounts", "accounts.purge_most")?;
     for user in due {
-        purge(app, ctx, user).await?;
+        purge_one(app, ctx, user).await?;
     }
     Ok(())
 }
 
-async fn purge(app: &App, ctx: &Ctx, user: UserId) -> Result<(), UpkeepError> {
+async fn purge_one(app: &App, ctx: &Ctx, user: UserId) -> Result<(), UpkeepError> {
     let parts = parts(app);
     let counted = parts.clone();
     let counts = app.db.read(move |q| count(q, &counted, user)).await?;
     let manifest = Manifest { user_id: user, at: ctx.renewed().now, rows: counts };
-    let text = serde_json::to_string(&manifest).expect("a manifest is plain data");
-    let (folder, line) = (app.config.data.folder.join(FOLDER), text.clone());
-    let kept = tokio::task::spawn_blocking(move || keep(&folder, user, &line)).await?;
-    kept.map_err(|error| {
-        format!("the manifest of a purge cannot be written, so nothing is purged: {error}")
-    })?;
+    let text = purge::keep_manifest(app, &user.to_string(), &manifest).await?;
     app.write(ctx, move |tx, ctx| {
         tx.lock("user", [user])?;
         if !rows::is_due(tx, user, ctx.now)? {
@@ -103,16 +85,6 @@ fn count(q: &Query<'_>, parts: &Parts, user: UserId) -> Result<Map<String, Value
         Ok(((*name).to_owned(), kinds.into()))
     });
     counts.collect()
-}
-
-/// Writes the manifest where a power cut does not lose it.
-fn keep(folder: &Path, user: UserId, text: &str) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let path = folder.join(format!("{user}.json"));
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
-    writeln!(file, "{text}")?;
-    file.sync_all()?;
-    File::open(folder)?.sync_all()
 }
 
 /// Everything that is kept about a person, for themselves.

@@ -1,6 +1,6 @@
 //! Accounts: who is who, how they prove it, and the sessions that come of it. Never what people are to each other.
 //!
-//! Other modules get [`Person`] to show somebody by, and may join `users (id, display_name, deleted_at)` in their own
+//! Other modules get [`Person`] to show somebody by, and may join `users (id, display_name, time_zone, deleted_at)` in their own
 //! statements: whoever is deleted is not there for anybody new.
 
 mod administration;

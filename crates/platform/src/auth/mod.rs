@@ -21,7 +21,9 @@ pub(crate) use jwks::routes;
 pub use keyring::{Keyring, MacPurpose};
 pub(crate) use passwords::PasswordCounts;
 pub use passwords::{Match, PasswordError, Passwords};
-pub use roles::{PERMISSIONS, Permission, ReadAudit, ReadUsers, Role, SetRoles, SuspendUsers, WriteLogs};
+pub use roles::{
+    PERMISSIONS, Permission, ReadAudit, ReadUsers, Role, SetRoles, SuspendUsers, WriteCollections, WriteLogs,
+};
 pub(crate) use signing_keys::KEY_PUBLISHED;
 pub use signing_keys::Rotation;
 pub use tokens::{Claims, Tokens};

@@ -78,6 +78,8 @@ permissions! {
     ReadAudit = "audit.read" for Admin;
     /// See and change what is logged.
     WriteLogs = "logs.write" for Admin;
+    /// Declare what collections of spaces hold.
+    WriteCollections = "collections.write" for Admin;
 }
 
 #[cfg(test)]

@@ -23,6 +23,11 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         ("database.write_threads", u32::from(database.write_threads)),
         ("database.read_threads", u32::from(database.read_threads)),
         ("auth.password_iterations", auth.password_iterations),
+        ("spaces.item_bytes", config.spaces.item_bytes),
+        ("spaces.most_items", config.spaces.most_items),
+        ("spaces.most_collections", config.spaces.most_collections),
+        ("spaces.most_bytes", config.spaces.most_bytes),
+        ("spaces.keep_archives_days", u32::from(config.spaces.keep_archives_days)),
         ("auth.access_token_minutes", u32::from(auth.access_token_minutes)),
     ];
     for (key, number) in at_least_one {

@@ -50,6 +50,8 @@ pub struct Config {
     pub accounts: Accounts,
     /// Partner bonds.
     pub partners: Partners,
+    /// What spaces may hold.
+    pub spaces: Spaces,
     /// Logs.
     pub log: Log,
     /// What several nodes will share in memory.
@@ -202,6 +204,24 @@ pub struct Accounts {
 pub struct Partners {
     /// What the link of an invite looks like, with `{code}` in it.
     pub invite_link: String,
+}
+
+/// Section `spaces`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spaces {
+    /// Largest item, as JSON without white space.
+    pub item_bytes: u32,
+    /// Items in one space.
+    pub most_items: u32,
+    /// Collections in one space.
+    pub most_collections: u32,
+    /// All items of one space together.
+    pub most_bytes: u32,
+    /// How long what an archived bond held is kept.
+    pub keep_archives_days: u16,
+    /// Archives that may fall due to be purged at once; if more do, none is.
+    pub purge_most: u16,
 }
 
 /// Section `log`.

@@ -49,6 +49,11 @@ impl ETag {
     }
 }
 
+/// The tag that a GET which shows `present` would have.
+pub(crate) fn tag_of<T: Serialize>(present: &T) -> Option<HeaderValue> {
+    serde_json::to_vec(present).ok().map(|json| ETag::of(&json).header(None))
+}
+
 fn is_any(list: &HeaderValue) -> bool {
     list.as_bytes().trim_ascii() == b"*"
 }

@@ -15,6 +15,8 @@ use super::strict::{NUL, Strict};
 use crate::App;
 use crate::idempotency::IdempotencyKey;
 
+const JSON: &str = "application/json";
+
 /// A JSON body. As an argument it refuses what is not `application/json`, too long, too late or not of the type's
 /// shape; give the type `deny_unknown_fields`. `Option<Json<T>>` is for bodies that may be absent.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,7 +27,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
         match serde_json::to_vec(&self.0) {
             Ok(json) => {
                 let mut response = Response::new(Body::from(json));
-                let kind = HeaderValue::from_static("application/json");
+                let kind = HeaderValue::from_static(JSON);
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response
             }
@@ -42,15 +44,31 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
-        check_kind(request.headers())?;
-        let encoding = BodyEncoding::of(request.headers())?;
-        let (parts, body) = request.into_parts();
-        let bytes = read_body(body, encoding, &app.config.server).await?;
-        if let Some(key) = parts.extensions.get::<IdempotencyKey>() {
-            key.note_body(&bytes);
-        }
-        parse(&bytes).map(Self).map_err(ApiError::from)
+        read(request, app, &[JSON]).await.map(Self)
     }
+}
+
+/// The same, declared as `application/merge-patch+json` or as `application/json`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MergePatch<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<App> for MergePatch<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        read(request, app, &[JSON, "application/merge-patch+json"]).await.map(Self)
+    }
+}
+
+async fn read<T: DeserializeOwned>(request: Request, app: &App, kinds: &[&str]) -> Result<T, ApiError> {
+    check_kind(request.headers(), kinds)?;
+    let encoding = BodyEncoding::of(request.headers())?;
+    let (parts, body) = request.into_parts();
+    let bytes = read_body(body, encoding, &app.config.server).await?;
+    if let Some(key) = parts.extensions.get::<IdempotencyKey>() {
+        key.note_body(&bytes);
+    }
+    parse(&bytes).map_err(ApiError::from)
 }
 
 impl<T: DeserializeOwned> OptionalFromRequest<App> for Json<T> {
@@ -64,11 +82,11 @@ impl<T: DeserializeOwned> OptionalFromRequest<App> for Json<T> {
     }
 }
 
-fn check_kind(headers: &HeaderMap) -> Result<(), Problem> {
+fn check_kind(headers: &HeaderMap, kinds: &[&str]) -> Result<(), Problem> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/json") {
-        let detail = "The body must be declared as application/json.";
+    if !kinds.iter().any(|kind| essence.eq_ignore_ascii_case(kind)) {
+        let detail = format!("The body must be declared as {}.", kinds.join(" or "));
         return Err(Problem::new(&problems::UNSUPPORTED_MEDIA_TYPE, detail));
     }
     Ok(())
@@ -82,6 +100,18 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     })?;
     json.end().map_err(|error| to_problem(&error, String::new()))?;
     Ok(value)
+}
+
+/// A value that was read before, which stands at `at`, as a type.
+///
+/// # Errors
+/// What does not fit, and where.
+pub fn read_value<T: DeserializeOwned>(value: &serde_json::Value, at: &str) -> Result<T, FieldError> {
+    serde_path_to_error::deserialize(Strict(value)).map_err(
+        |error: serde_path_to_error::Error<serde_json::Error>| {
+            field_error(&error.inner().to_string(), at.to_owned() + &pointer(error.path()))
+        },
+    )
 }
 
 fn to_problem(error: &serde_json::Error, pointer: String) -> Problem {

@@ -29,14 +29,16 @@ use crate::module::{Module, Routes};
 use edge::Edge;
 
 pub use client_address::ClientAddress;
+pub(crate) use etag::tag_of;
 pub use etag::{Changed, IfMatch};
-pub use json::Json;
+pub use json::{Json, MergePatch, read_value};
 pub(crate) use old_paths::SAME_AS;
 pub use old_paths::old_path;
 pub use page::PageAnswer;
-pub use path::PathId;
-pub(crate) use problem::bad_query;
-pub use problem::{ApiError, ApiResult, FieldErrorBody, ProblemBody, cursor_problem, store_problem};
+pub use path::{PathId, PathParams};
+pub use problem::{
+    ApiError, ApiResult, FieldErrorBody, ProblemBody, bad_query, cursor_problem, store_problem,
+};
 pub use query::{PageQuery, Query, page_limit};
 pub use representation::Asset;
 pub use serve::{Server, serve};

@@ -2,9 +2,10 @@
 
 use std::str::FromStr;
 
-use axum::extract::{FromRequestParts, RawPathParams};
+use axum::extract::{FromRequestParts, Path, RawPathParams};
 use http::request::Parts;
 use kith_kernel::{Problem, problems};
+use serde::de::DeserializeOwned;
 
 use super::problem::ApiError;
 use crate::App;
@@ -21,5 +22,21 @@ impl<T: FromStr> FromRequestParts<App> for PathId<T> {
         let id = params.and_then(|params| params.iter().last()?.1.parse().ok());
         id.map(Self)
             .ok_or_else(|| Problem::new(&problems::NOT_FOUND, "There is nothing with this id.").into())
+    }
+}
+
+/// All that stands in the path, in its order: `PathParams((space, id)): PathParams<(SpaceName, ItemId)>`.
+#[derive(Clone, Copy, Debug)]
+pub struct PathParams<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<App> for PathParams<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let params = Path::<T>::from_request_parts(parts, app).await;
+        params.map(|Path(params)| Self(params)).map_err(|_| {
+            Problem::new(&problems::NOT_FOUND, "There is nothing here, and there cannot be: see /docs.")
+                .into()
+        })
     }
 }

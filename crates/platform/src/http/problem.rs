@@ -167,7 +167,7 @@ pub fn cursor_problem(_: InvalidCursor) -> Problem {
 }
 
 /// A 400 that names the parameters at fault.
-pub(crate) fn bad_query(errors: Vec<FieldError>) -> Problem {
+pub fn bad_query(errors: Vec<FieldError>) -> Problem {
     Problem { errors, ..Problem::new(&problems::MALFORMED, "The query has faults; `errors` names each.") }
 }
 

@@ -7,6 +7,8 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 
+use crate::http::tag_of;
+
 /// What a write answers: a status of success, headers of its own, and a body, if it has one.
 #[derive(Clone, Debug)]
 pub struct Answer<T> {
@@ -51,6 +53,15 @@ impl Answer<()> {
 }
 
 impl<T: Serialize> Answer<T> {
+    /// The same with the ETag that a read of its body would have: whoever edits next need not read it first.
+    #[must_use]
+    pub fn with_etag(self) -> Self {
+        match self.body.as_ref().and_then(tag_of) {
+            Some(tag) => self.with_header(header::ETAG, tag),
+            None => self,
+        }
+    }
+
     pub(super) fn write(self) -> WrittenAnswer {
         let write = |body| serde_json::to_vec(&body).expect("an answer is plain data");
         WrittenAnswer {

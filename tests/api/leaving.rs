@@ -97,6 +97,7 @@ async fn a_deleted_account_is_held_and_then_purged(app: &TestApp) {
             "rows": {
                 "accounts": { "account": 1, "sessions": 0 }, "blocks": { "blocks": 0 },
                 "bonds": { "messages": 1, "reasons": 0 }, "nicknames": { "nicknames": 0 },
+                "spaces": { "items": 0, "shared_items": 0 },
             },
         })
     );
@@ -197,7 +198,8 @@ async fn what_cannot_be_undone_is_refused(app: &TestApp) {
     late.expect_problem(403, "account_deleted");
 }
 
-const MARKERS: [&str; 6] = ["m4rkmail", "M4rkname", "m4rkmessage", "m4rkagent", "203.0.113.77", "m4rknick"];
+const MARKERS: [&str; 7] =
+    ["m4rkmail", "M4rkname", "m4rkmessage", "m4rkagent", "203.0.113.77", "m4rknick", "m4rkitem"];
 
 /// Somebody who has left a marker in everything that can be told of a person.
 async fn marked(app: &TestApp, marked: &Client, others: [&Person; 2]) -> Person {
@@ -208,6 +210,8 @@ async fn marked(app: &TestApp, marked: &Client, others: [&Person; 2]) -> Person 
     let client = marked.with_token(registered["access_token"].as_str().expect("a token"));
     let profile = json!({ "nickname": "m4rknick", "theme": "m4rktheme", "locale": "de-AT" });
     client.send(hyper::Method::PATCH, ME, profile.to_string().into()).await.expect(200);
+    let item = json!({ "data": { "title": "m4rkitem", "date": "2026-02-14", "remind_minutes_before": [0] } });
+    client.post("/api/v1/spaces/me/dates", item).await.expect(201);
     let keyed = client.with_header(kith_platform::idempotency::IDEMPOTENCY_KEY, "m4rkkey");
     for to in others {
         let body = json!({ "to": { "user_id": to.id }, "message": "m4rkmessage" });

@@ -110,9 +110,17 @@ async fn each_change_leaves_its_audit_entries_and_events(app: &TestApp) {
     let events = vec![
         ("partner_request.accepted", id(&sent), both(&ada, &ben)),
         ("partner_request.closed", id(&other), both(&eve, &ada)),
-        ("bond.created", bond, pair(&ada, &ben)),
+        ("bond.created", bond.clone(), pair(&ada, &ben)),
     ];
     check_trace(app, "test-accept", Trace { audit, events }).await;
+
+    let kept = json!({ "data": { "song": "m4rked" } });
+    let item = id(&post(&ben, "test-item", "/api/v1/spaces/bond/songs", kept).await);
+    let audit = vec![(by(&ben), "space_item.created", item)];
+    let events = vec![("space_item.created", bond, pair(&ada, &ben))];
+    check_trace(app, "test-item", Trace { audit, events }).await;
+    assert_eq!(app.count("outbox", "payload LIKE $1", "%m4rked%").await, 0);
+    assert_eq!(app.count("audit_details", "body LIKE $1", "%m4rked%").await, 0);
 }
 
 /// Each request tells its whole story, whichever of the two came first.

@@ -175,6 +175,30 @@ def after_leaving(case, me):
     case.body.update(email=gone.email, password=PASSWORD)
 
 
+def in_a_collection(case, me):
+    case.path_parameters.update(space="me", collection="notes")
+
+
+def about_an_item(case, me):
+    in_a_collection(case, me)
+    case.path_parameters["id"] = call("POST", "/api/v1/spaces/me/notes", me, data={"n": 1})["id"]
+
+
+def about_a_bond(case, me):
+    bond = call("GET", "/api/v1/partners/current", me)["bond"]
+    if bond is None:
+        partner = register()
+        ask(partner, me)
+        bond = ask(me, partner)["bond"]
+    case.path_parameters["bond_id"] = bond["id"]
+
+
+def about_a_declared_collection(case, me):
+    case.path_parameters["name"] = name = f"collection{next(numbers)}"
+    if ROLE == "admin":
+        call("PUT", f"/api/v1/admin/collections/{name}", me, fields=["n"])
+
+
 def from_the_page(case, me):
     page = requests.get(URL + "/docs", timeout=30).text
     case.path_parameters["file"] = re.search(r"/docs/(page\.[^\"]+)", page)[1]
@@ -186,20 +210,28 @@ SUITED = {
     "break_up": with_a_partner,
     "cancel_partner_request": about_what_i_asked,
     "change_password": with_password,
+    "create_item": in_a_collection,
+    "delete_item": about_an_item,
     "delete_me": with_password,
     "docs_file": from_the_page,
     "end_session": about_own_session,
+    "export_bond_space": about_a_bond,
     "get_account": about_somebody,
     "get_block": about_one_blocked,
+    "get_collection": about_a_declared_collection,
+    "get_item": about_an_item,
     "get_nickname": about_one_with_a_nickname,
     "get_partner_request": about_what_i_asked,
+    "list_items": in_a_collection,
     "log_in": with_address,
     "log_out": with_refresh_token,
+    "patch_item": about_an_item,
     "preview_invite": with_an_invite,
     "refresh_session": with_refresh_token,
     "register": with_new_address,
     "reinstate_account": about_somebody,
     "reject_partner_request": answer_somebody,
+    "replace_item": about_an_item,
     "report_partner_request": report_somebody,
     "restore_account": after_leaving,
     "revoke_invite": with_an_invite,
@@ -207,6 +239,7 @@ SUITED = {
     "send_partner_request_by_old_path": ask_by_old_path,
     "set_role": about_somebody,
     "suspend_account": about_somebody,
+    "withdraw_collection": about_a_declared_collection,
 }
 
 

@@ -4,3 +4,4 @@ pub mod accounts;
 pub mod blocks;
 pub mod bonds;
 pub mod nicknames;
+pub mod spaces;

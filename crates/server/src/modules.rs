@@ -1,12 +1,18 @@
 //! The one list of modules. It feeds the router, the migrator, the OpenAPI document and the catalogue of problems.
 
-use kith_domain::{accounts, blocks, bonds, nicknames};
+use kith_domain::{accounts, blocks, bonds, nicknames, spaces};
 use kith_platform::Module;
 use kith_store::{ModuleMigrations, STORE_MIGRATIONS};
 
 /// Every module, in the order in which their tables are made.
-pub static MODULES: &[&Module] =
-    &[&kith_platform::MODULE, &accounts::MODULE, &blocks::MODULE, &bonds::MODULE, &nicknames::MODULE];
+pub static MODULES: &[&Module] = &[
+    &kith_platform::MODULE,
+    &accounts::MODULE,
+    &blocks::MODULE,
+    &bonds::MODULE,
+    &nicknames::MODULE,
+    &spaces::MODULE,
+];
 
 /// Every migration: the store's own, then the modules'.
 pub fn migrations() -> Vec<ModuleMigrations> {

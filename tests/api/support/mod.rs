@@ -9,6 +9,7 @@ pub mod forge;
 mod hold;
 mod operations;
 mod process;
+mod spaces;
 mod trace;
 
 pub use app::{PASSWORD, Person, TestApp};
@@ -18,4 +19,5 @@ pub(crate) use engine::on_every_engine;
 pub use hold::hold;
 pub use operations::{Access, Operation, Request};
 pub use process::{Kith, PATIENCE, SERVE, kith, kith_on, refusal, success};
+pub use spaces::{bonded, break_up, item};
 pub use trace::AuditLine;

@@ -5,7 +5,7 @@ use hyper::body::Bytes;
 use kith_domain::accounts::first_admin;
 use serde_json::{Value, json};
 
-use super::{PASSWORD, Person, TestApp};
+use super::{PASSWORD, Person, TestApp, bonded, item};
 
 const LOGIN: &str = "/api/v1/auth/login";
 const REQUESTS: &str = "/api/v1/partners/requests";
@@ -43,7 +43,7 @@ pub struct Request {
     pub by: Person,
     /// Whether it does so for `by` only: what it is about belongs to them.
     pub owned: bool,
-    /// What stands for the parameter in the path.
+    /// What stands for the parameters in the path, between slashes.
     pub parameter: String,
     /// Its body; `Null` is none.
     pub body: Value,
@@ -52,13 +52,14 @@ pub struct Request {
 impl Request {
     /// The path of `operation`, about what this request is about.
     pub fn path(&self, operation: &Operation) -> String {
-        match operation.path.split_once('{') {
-            Some((before, rest)) => {
-                let (_, after) = rest.split_once('}').expect("a closed brace");
-                format!("{before}{}{after}", self.parameter)
-            }
-            None => operation.path.clone(),
+        let mut parts = operation.path.split('{');
+        let mut path = parts.next().unwrap_or_default().to_owned();
+        for (part, parameter) in parts.zip(self.parameter.split('/')) {
+            let (_, after) = part.split_once('}').expect("a closed brace");
+            path += parameter;
+            path += after;
         }
+        path
     }
 
     /// The body as it is sent.
@@ -151,6 +152,7 @@ impl TestApp {
             | "get_partner_settings"
             | "create_invite"
             | "list_blocks"
+            | "list_collections"
             | "list_invites"
             | "list_nicknames"
             | "list_partner_history"
@@ -217,6 +219,16 @@ impl TestApp {
                 by.put(&suspend, json!({})).await.expect(200);
                 (false, other.id, Value::Null)
             }
+            "create_item" => (false, "me/notes".into(), json!({ "data": { "n": 1 } })),
+            "list_items" => (false, "me/notes".into(), Value::Null),
+            "get_item" | "delete_item" => (true, an_item(&by).await, Value::Null),
+            "replace_item" | "patch_item" => (true, an_item(&by).await, json!({ "data": { "n": 2 } })),
+            "export_bond_space" => (true, bonded(&by, &other).await, Value::Null),
+            "declare_collection" => (false, name.to_owned(), json!({ "fields": ["n"] })),
+            "get_collection" | "withdraw_collection" => {
+                by.put(&format!("/api/v1/admin/collections/{name}"), json!({})).await.expect(200);
+                (false, name.to_owned(), Value::Null)
+            }
             new => panic!("the operation {new} is new: say here how it succeeds"),
         };
         Request { by, owned, parameter, body }
@@ -246,6 +258,12 @@ async fn ask(by: &Person, of: &Person) -> String {
 async fn an_invite(by: &Person) -> String {
     let invite = by.post("/api/v1/partners/invites", Value::Null).await.expect(201);
     invite["code"].as_str().expect("a code").to_owned()
+}
+
+/// An item of one's own, as its path names it.
+async fn an_item(by: &Person) -> String {
+    let path = item(by, "/api/v1/spaces/me/notes", json!({ "n": 1 })).await;
+    path.trim_start_matches("/api/v1/spaces/").to_owned()
 }
 
 async fn a_session(by: &Person) -> String {

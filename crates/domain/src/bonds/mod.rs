@@ -1,5 +1,6 @@
 //! Partner requests and the bonds that come of them: one partner at a time, and it always takes both.
-//! Never who people are (`accounts`), whom they shut out (`blocks`), nor what two people keep together.
+//! Never who people are (`accounts`), whom they shut out (`blocks`), nor what two people keep together
+//! (`spaces`).
 //!
 //! Other modules get [`find_living`] to learn whose bond it is now, and may join `bonds (id, user_a, user_b, ended_at,
 //! archived_at)` in their own statements: from `archived_at` on a bond cannot come back.

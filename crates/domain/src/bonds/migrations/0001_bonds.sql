@@ -18,6 +18,7 @@ CREATE INDEX bonds_of_pair ON bonds (user_a, user_b, ended_at);
 CREATE INDEX bonds_of_a ON bonds (user_a, id);
 CREATE INDEX bonds_of_b ON bonds (user_b, id);
 CREATE INDEX bonds_to_archive ON bonds (ended_at) WHERE ended_at IS NOT NULL AND archived_at IS NULL;
+CREATE INDEX bonds_archived ON bonds (archived_at) WHERE archived_at IS NOT NULL;
 
 CREATE TABLE bond_slots (
     user_id TEXT PRIMARY KEY REFERENCES users (id),

@@ -1,0 +1,95 @@
+-- up
+-- A space is named `me:` and its owner's id, or `bond:` and the bond's.
+CREATE TABLE space_items (
+    id TEXT PRIMARY KEY,
+    space TEXT NOT NULL,
+    collection TEXT NOT NULL,
+    data TEXT NOT NULL,
+    bytes BIGINT NOT NULL,
+    version BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    created_by TEXT REFERENCES users (id),
+    updated_at BIGINT NOT NULL,
+    updated_by TEXT REFERENCES users (id),
+    -- The revision of the collection's declaration by which `space_item_fields` has this item; 0 for none.
+    indexed_by BIGINT NOT NULL
+);
+CREATE INDEX space_items_listed ON space_items (space, collection, id);
+CREATE INDEX space_items_indexed ON space_items (collection, indexed_by);
+
+-- What each collection of each space holds, counted. A collection that holds nothing has no row.
+CREATE TABLE space_collections (
+    space TEXT NOT NULL,
+    collection TEXT NOT NULL,
+    items BIGINT NOT NULL,
+    bytes BIGINT NOT NULL,
+    PRIMARY KEY (space, collection)
+);
+
+-- The declared fields of items, as texts that sort as the values do.
+CREATE TABLE space_item_fields (
+    item_id TEXT NOT NULL,
+    field TEXT NOT NULL,
+    space TEXT NOT NULL,
+    collection TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (item_id, field)
+);
+CREATE INDEX space_item_fields_sorted ON space_item_fields (space, collection, field, value, item_id);
+
+-- One that was withdrawn stays, so that revisions only grow.
+CREATE TABLE collection_declarations (
+    name TEXT PRIMARY KEY,
+    id TEXT NOT NULL,
+    revision BIGINT NOT NULL,
+    declared BOOLEAN NOT NULL,
+    schema TEXT,
+    fields TEXT NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+
+-- When each reminder of each date is due next.
+CREATE TABLE space_reminders (
+    item_id TEXT NOT NULL,
+    minutes_before BIGINT NOT NULL,
+    space TEXT NOT NULL,
+    due_at BIGINT NOT NULL,
+    PRIMARY KEY (item_id, minutes_before)
+);
+CREATE INDEX space_reminders_due ON space_reminders (due_at, item_id);
+
+-- Spaces of bonds that were archived: what they held, and when that goes.
+CREATE TABLE archived_spaces (
+    bond_id TEXT PRIMARY KEY REFERENCES bonds (id),
+    archived_at BIGINT NOT NULL,
+    items BIGINT NOT NULL,
+    bytes BIGINT NOT NULL,
+    purge_at BIGINT,
+    purged_at BIGINT,
+    manifest TEXT
+);
+CREATE INDEX archived_spaces_latest ON archived_spaces (archived_at);
+CREATE INDEX archived_spaces_kept ON archived_spaces (archived_at) WHERE purged_at IS NULL;
+
+CREATE TABLE archived_space_items (
+    id TEXT PRIMARY KEY,
+    space TEXT NOT NULL,
+    collection TEXT NOT NULL,
+    data TEXT NOT NULL,
+    bytes BIGINT NOT NULL,
+    version BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    created_by TEXT REFERENCES users (id),
+    updated_at BIGINT NOT NULL,
+    updated_by TEXT REFERENCES users (id)
+);
+CREATE INDEX archived_space_items_listed ON archived_space_items (space, id);
+
+-- down
+DROP TABLE archived_space_items;
+DROP TABLE archived_spaces;
+DROP TABLE space_reminders;
+DROP TABLE collection_declarations;
+DROP TABLE space_item_fields;
+DROP TABLE space_collections;
+DROP TABLE space_items;

@@ -1,0 +1,223 @@
+//! JSON values as texts that sort by bytes as the values do: missing, null, false, true, numbers, texts, and whatever else
+//! there is. Both databases compare texts by bytes, so that their lists have the same order.
+
+use serde_json::{Number, Value};
+use sha2::{Digest, Sha256};
+
+/// Longer texts sort by so many bytes of theirs, and are told apart by a hash.
+const TEXT_BYTES: usize = 256;
+
+const MISSING: &str = "0";
+const NULL: &str = "1";
+const FALSE: &str = "2f";
+const TRUE: &str = "2t";
+const NUMBER: &str = "3";
+const TEXT: &str = "4";
+const OTHER: &str = "5";
+/// Behind all of them.
+const END: &str = "6";
+/// The least that can follow, since no text has U+0000 in it.
+const NEXT: char = '\u{1}';
+
+/// The text for a value; `None` is one that is not there.
+pub fn encode(value: Option<&Value>) -> String {
+    match value {
+        None => MISSING.to_owned(),
+        Some(Value::Null) => NULL.to_owned(),
+        Some(Value::Bool(false)) => FALSE.to_owned(),
+        Some(Value::Bool(true)) => TRUE.to_owned(),
+        Some(Value::Number(number)) => format!("{NUMBER}{}", encode_number(number)),
+        Some(Value::String(text)) => format!("{TEXT}{}", encode_text(text)),
+        Some(Value::Array(_) | Value::Object(_)) => OTHER.to_owned(),
+    }
+}
+
+/// The float next to the number, in the order of its bits, and how far an integer lies from it.
+fn encode_number(number: &Number) -> String {
+    let exact = number.as_i64().map(i128::from).or(number.as_u64().map(i128::from));
+    // Minus zero is zero.
+    let float = number.as_f64().unwrap_or_default() + 0.0;
+    let bits = float.to_bits();
+    let sign = 1 << 63;
+    let sorted = if bits & sign == 0 { bits | sign } else { !bits };
+    let beyond = exact.map_or(0, |exact| exact - float as i128);
+    format!("{sorted:016x}{:04x}", beyond + 0x8000)
+}
+
+fn encode_text(text: &str) -> String {
+    if text.len() <= TEXT_BYTES {
+        return text.to_owned();
+    }
+    let hash: String = Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}{NEXT}{hash}", &text[..text.floor_char_boundary(TEXT_BYTES)])
+}
+
+/// Values from `low` on and before `high`, as texts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// The first.
+    pub low: String,
+    /// The first that is no longer one.
+    pub high: String,
+}
+
+impl Range {
+    /// All there are.
+    pub fn all() -> Self {
+        Self { low: String::new(), high: END.to_owned() }
+    }
+
+    /// Those equal to `value`.
+    pub fn of(value: &Value) -> Self {
+        let low = encode(Some(value));
+        Self { high: next(&low), low }
+    }
+
+    /// Those of the type of `limit` (a number or a text) that stand to it as `comparison` says; `None` if that is not
+    /// one of `gt`, `gte`, `lt`, `lte`, or `limit` is of another type.
+    pub fn compare(comparison: &str, limit: &Value) -> Option<Self> {
+        let (first, behind) = match limit {
+            Value::Number(_) => (NUMBER, TEXT),
+            Value::String(_) => (TEXT, OTHER),
+            _ => return None,
+        };
+        let at = encode(Some(limit));
+        let (low, high) = match comparison {
+            "gt" => (next(&at), behind.to_owned()),
+            "gte" => (at, behind.to_owned()),
+            "lt" => (first.to_owned(), at),
+            "lte" => (first.to_owned(), next(&at)),
+            _ => return None,
+        };
+        Some(Self { low, high })
+    }
+
+    /// What is in both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { low: self.low.max(other.low), high: self.high.min(other.high) }
+    }
+
+    /// Whether it is made of one value.
+    pub fn is_one(&self) -> bool {
+        self.high == next(&self.low)
+    }
+}
+
+fn next(text: &str) -> String {
+    format!("{text}{NEXT}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cmp::Ordering;
+
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn kinds_stand_in_their_order() {
+        let long = "x".repeat(TEXT_BYTES);
+        let sorted = [
+            None,
+            Some(json!(null)),
+            Some(json!(false)),
+            Some(json!(true)),
+            Some(json!(f64::MIN)),
+            Some(json!(i64::MIN)),
+            Some(json!(-1.5)),
+            Some(json!(-1)),
+            Some(json!(-f64::MIN_POSITIVE)),
+            Some(json!(0)),
+            Some(json!(0.1)),
+            Some(json!(1)),
+            Some(json!(9_007_199_254_740_992_i64)),
+            Some(json!(9_007_199_254_740_993_i64)),
+            Some(json!(i64::MAX)),
+            Some(json!(u64::MAX)),
+            Some(json!(1e300)),
+            Some(json!("")),
+            Some(json!("A")),
+            Some(json!("a")),
+            Some(json!("a\u{1}")),
+            Some(json!("aa")),
+            Some(json!(long)),
+            Some(json!(format!("{long}y"))),
+            Some(json!("ä")),
+            Some(json!([])),
+        ];
+        let texts: Vec<_> = sorted.iter().map(|value| encode(value.as_ref())).collect();
+        assert!(texts.is_sorted_by(|one, other| one < other), "{texts:#?}");
+        assert_eq!(encode(Some(&json!(-0.0))), encode(Some(&json!(0))));
+        assert_eq!(encode(Some(&json!(1.0))), encode(Some(&json!(1))));
+    }
+
+    #[test]
+    fn long_texts_are_short_and_told_apart() {
+        let (one, other) = (json!("ä".repeat(5_000)), json!("ä".repeat(5_001)));
+        assert!(encode(Some(&one)).len() < 300);
+        assert_ne!(encode(Some(&one)), encode(Some(&other)));
+        assert!(Range::of(&one).is_one() && !Range::all().is_one());
+    }
+
+    fn scalar() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            any::<i64>().prop_map(Value::from),
+            (-20_i64..20).prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            prop::num::f64::NORMAL.prop_map(Value::from),
+            "[a-c\u{1}\u{2}ß𝄞]{0,4}".prop_map(Value::from),
+        ]
+    }
+
+    /// Texts by bytes; numbers as they are, which a float that is compared with an integer is not beyond 2^53.
+    fn compare(one: &Value, other: &Value) -> Ordering {
+        match (one, other) {
+            (Value::String(one), Value::String(other)) => one.cmp(other),
+            (Value::Number(one), Value::Number(other)) => {
+                let exact = |n: &Number| n.as_i64().map(i128::from).or(n.as_u64().map(i128::from));
+                match (exact(one), exact(other)) {
+                    (Some(one), Some(other)) => one.cmp(&other),
+                    _ => one.as_f64().partial_cmp(&other.as_f64()).unwrap(),
+                }
+            }
+            (Value::Number(_), _) => Ordering::Less,
+            _ => Ordering::Greater,
+        }
+    }
+
+    fn is_in(range: &Range, value: &Value) -> bool {
+        let text = encode(Some(value));
+        range.low <= text && text < range.high
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        #[test]
+        fn texts_sort_as_values_do(one in scalar(), other in scalar()) {
+            let order = compare(&one, &other);
+            // Equal as floats only: the integer's own text is finer.
+            if order != Ordering::Equal || one == other {
+                prop_assert_eq!(encode(Some(&one)).cmp(&encode(Some(&other))), order, "{} {}", one, other);
+            }
+        }
+
+        #[test]
+        fn ranges_hold_what_they_say(one in scalar(), other in scalar()) {
+            let order = compare(&one, &other);
+            prop_assume!(order != Ordering::Equal || one == other);
+            prop_assert_eq!(is_in(&Range::of(&other), &one), order == Ordering::Equal);
+            let alike = one.is_string() == other.is_string();
+            for (comparison, holds) in
+                [("gt", order.is_gt()), ("gte", order.is_ge()), ("lt", order.is_lt()), ("lte", order.is_le())]
+            {
+                let range = Range::compare(comparison, &other).unwrap();
+                prop_assert_eq!(is_in(&range, &one), alike && holds, "{} {} {}", one, comparison, other);
+                prop_assert!(is_in(&Range::all(), &one));
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Reminders of dates: when each is due, and telling those whose date it is, once, whichever node does it.
+//!
+//! What falls due while a space is frozen or its owner has left is not told, then or later; what repeats goes on with the
+//! next. So does what fell due several times while no server ran: it is told once.
+
+use kith_kernel::{Ctx, Timestamp};
+use kith_platform::{App, UpkeepError};
+use kith_store::{Error, Query, Tx};
+
+use super::dates::{self, Schedule};
+use super::events;
+use super::model::{Item, Space};
+use super::rows::{self, Reminder};
+
+/// Reminders that are told in one transaction.
+const BATCH: i64 = 100;
+
+/// Makes the reminders of `item` what it says, if it is a date and says something else than before.
+///
+/// # Errors
+/// The database's.
+pub fn schedule(
+    tx: &Tx<'_>,
+    now: Timestamp,
+    space: Space,
+    before: Option<&Item>,
+    item: &Item,
+) -> Result<(), Error> {
+    if !dates::is_dates(&item.collection) {
+        return Ok(());
+    }
+    let schedule = schedule_of(&item.data);
+    if before.is_some_and(|before| schedule_of(&before.data) == schedule) {
+        return Ok(());
+    }
+    rows::delete_reminders(tx, item.id)?;
+    for &minutes_before in schedule.iter().flat_map(|schedule| &schedule.remind_minutes_before) {
+        let next = schedule.as_ref().and_then(|schedule| schedule.next_reminder(minutes_before, now));
+        if let Some(due_at) = next {
+            rows::insert_reminder(tx, &Reminder { item: item.id, minutes_before, space, due_at })?;
+        }
+    }
+    Ok(())
+}
+
+fn schedule_of(data: &serde_json::Value) -> Option<Schedule> {
+    dates::read(data, dates::UTC).ok().map(|(_, schedule)| schedule)
+}
+
+/// Tells every reminder that is due.
+///
+/// # Errors
+/// The database's.
+pub async fn run_due(app: &App, ctx: &Ctx) -> Result<(), UpkeepError> {
+    while app.write(ctx, tell_batch).await? == BATCH {}
+    Ok(())
+}
+
+fn tell_batch(tx: &Tx<'_>, ctx: &Ctx) -> Result<i64, Error> {
+    let due = rows::list_due_reminders(tx, ctx.now, BATCH)?;
+    let shared = |q: &Query<'_>, reminder: &Reminder| rows::find_people(q, reminder.space);
+    let mut people = Vec::new();
+    for reminder in &due {
+        people.extend(shared(tx, reminder)?.into_iter().flat_map(|(shared, _)| shared.people));
+    }
+    tx.lock("user", people)?;
+    for reminder in &due {
+        let date = rows::find_date(tx, reminder.item)?;
+        let schedule = date.as_ref().and_then(schedule_of);
+        let next = schedule.and_then(|one| one.next_reminder(reminder.minutes_before, ctx.now));
+        // Another node may have told it, or somebody have changed the date.
+        if !rows::move_reminder(tx, reminder, next)? {
+            continue;
+        }
+        if let Some((shared, true)) = shared(tx, reminder)? {
+            tx.audit(ctx, "space_reminder.due", reminder.item);
+            let Reminder { item, minutes_before, due_at, .. } = *reminder;
+            tx.emit(ctx, events::reminder_due(&shared, item, minutes_before, due_at));
+        }
+    }
+    Ok(due.len() as i64)
+}

@@ -1,0 +1,105 @@
+//! Statements about the spaces of archived bonds.
+
+use kith_kernel::Timestamp;
+use kith_store::{Error, Query, Tx, params};
+
+use super::super::model::{Amount, SharedSpace, Space};
+use super::read_bond_space;
+use crate::bonds::BondId;
+
+/// Archived bonds whose spaces are not, of those archived since `since`; at most `limit`.
+pub fn list_to_archive(q: &Query<'_>, since: Timestamp, limit: i64) -> Result<Vec<SharedSpace>, Error> {
+    q.all(
+        "SELECT b.id, b.user_a, b.user_b FROM bonds b
+         WHERE b.archived_at IS NOT NULL AND b.archived_at >= $1
+           AND NOT EXISTS (SELECT 1 FROM archived_spaces a WHERE a.bond_id = b.id)
+         ORDER BY b.archived_at, b.id LIMIT $2",
+        params![since, limit],
+        read_bond_space,
+    )
+}
+
+/// When the bond was archived whose space was archived last.
+pub fn find_last_archived(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
+    let last = q.one("SELECT MAX(archived_at) FROM archived_spaces", &[], |row| row.get(0))?;
+    Ok(last.flatten())
+}
+
+/// Notes that the space of an archived bond is archived, and says whether it was not before.
+pub fn insert_archive(tx: &Tx<'_>, bond: BondId, held: Amount) -> Result<bool, Error> {
+    let inserted = tx.exec(
+        "INSERT INTO archived_spaces (bond_id, archived_at, items, bytes)
+         SELECT id, archived_at, $2, $3 FROM bonds WHERE id = $1 AND archived_at IS NOT NULL
+         ON CONFLICT DO NOTHING",
+        params![bond, held.items, held.bytes],
+    )?;
+    Ok(inserted == 1)
+}
+
+/// Copies all items of a space to where archived ones are.
+pub fn copy_to_archive(tx: &Tx<'_>, space: Space) -> Result<(), Error> {
+    tx.exec(
+        "INSERT INTO archived_space_items
+            (id, space, collection, data, bytes, version, created_at, created_by, updated_at, updated_by)
+         SELECT id, space, collection, data, bytes, version, created_at, created_by, updated_at, updated_by
+         FROM space_items WHERE space = $1",
+        params![space.key()],
+    )?;
+    Ok(())
+}
+
+/// How many archives of bonds archived until `until` are to be purged and are not held yet, counted up to `limit`.
+pub fn count_falling_due(q: &Query<'_>, until: Timestamp, limit: i64) -> Result<usize, Error> {
+    let sql = "SELECT 1 FROM archived_spaces
+               WHERE purged_at IS NULL AND purge_at IS NULL AND archived_at <= $1 LIMIT $2";
+    Ok(q.all(sql, params![until, limit], |_| Ok(()))?.len())
+}
+
+/// Holds those until `purge_at`.
+pub fn hold_archives(tx: &Tx<'_>, until: Timestamp, purge_at: Timestamp) -> Result<(), Error> {
+    tx.exec(
+        "UPDATE archived_spaces SET purge_at = $2
+         WHERE purged_at IS NULL AND purge_at IS NULL AND archived_at <= $1",
+        params![until, purge_at],
+    )?;
+    Ok(())
+}
+
+/// Lets go of those that are held and should be kept longer after all.
+pub fn release_archives(tx: &Tx<'_>, until: Timestamp) -> Result<(), Error> {
+    tx.exec(
+        "UPDATE archived_spaces SET purge_at = NULL
+         WHERE purged_at IS NULL AND purge_at IS NOT NULL AND archived_at > $1",
+        params![until],
+    )?;
+    Ok(())
+}
+
+/// Archives whose hold is over, and what each holds; at most `limit`.
+pub fn list_archives_to_purge(
+    q: &Query<'_>,
+    now: Timestamp,
+    limit: i64,
+) -> Result<Vec<(SharedSpace, Amount)>, Error> {
+    q.all(
+        "SELECT b.id, b.user_a, b.user_b, a.items, a.bytes FROM archived_spaces a JOIN bonds b ON b.id = a.bond_id
+         WHERE a.purged_at IS NULL AND a.purge_at <= $1 ORDER BY a.archived_at, a.bond_id LIMIT $2",
+        params![now, limit],
+        |row| Ok((read_bond_space(row)?, Amount { items: row.get(3)?, bytes: row.get(4)? })),
+    )
+}
+
+/// Notes that an archive is purged, if its hold is over still, and says whether it is.
+pub fn set_purged(tx: &Tx<'_>, bond: BondId, now: Timestamp, manifest: &str) -> Result<bool, Error> {
+    let purged = tx.exec(
+        "UPDATE archived_spaces SET purged_at = $2, manifest = $3
+         WHERE bond_id = $1 AND purged_at IS NULL AND purge_at <= $2",
+        params![bond, now, manifest],
+    )?;
+    Ok(purged == 1)
+}
+
+pub fn delete_archived_items(tx: &Tx<'_>, space: Space) -> Result<(), Error> {
+    tx.exec("DELETE FROM archived_space_items WHERE space = $1", params![space.key()])?;
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! Lists of items, each in the order of an index.
+
+use kith_store::{AsParam as _, Error, Param, Query, params};
+
+use super::super::list::{Condition, Direction, Plan};
+use super::super::model::{CollectionName, Item, ItemId, Space};
+use super::read_item;
+
+/// Conditions that a statement has places for, beside the field it follows: as many as there are declared fields.
+const OTHERS: usize = 4;
+
+/// Selects items whose further conditions hold, which stand at 5, 8, 11 and 14: a field, or NULL for none, and limits.
+macro_rules! select_items {
+    ($value:literal, $from:literal, $where:literal, $order:literal) => {
+        concat!(
+            "SELECT i.id, i.collection, i.data, i.version, i.created_at, i.created_by, i.updated_at, i.updated_by, ",
+            $value,
+            " FROM ",
+            $from,
+            " WHERE ",
+            $where,
+            select_items!(@other "$5", "$6", "$7"),
+            select_items!(@other "$8", "$9", "$10"),
+            select_items!(@other "$11", "$12", "$13"),
+            select_items!(@other "$14", "$15", "$16"),
+            " ORDER BY ",
+            $order,
+            " LIMIT $4"
+        )
+    };
+    (@other $field:literal, $low:literal, $high:literal) => {
+        concat!(
+            " AND (CAST(", $field, " AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM space_item_fields f WHERE f.item_id = i.id",
+            " AND f.field = ", $field, " AND f.value >= ", $low, " AND f.value < ", $high, "))"
+        )
+    };
+}
+
+const NEWEST: &str =
+    select_items!("NULL", "space_items i", "i.space = $1 AND i.collection = $2 AND i.id < $3", "i.id DESC");
+const UP: &str = select_items!(
+    "k.value",
+    "space_item_fields k JOIN space_items i ON i.id = k.item_id",
+    "k.space = $1 AND k.collection = $2 AND k.field = $17 AND k.value >= $18 AND k.value < $19
+     AND (k.value, k.item_id) > ($20, $3)",
+    "k.value, k.item_id"
+);
+const DOWN: &str = select_items!(
+    "k.value",
+    "space_item_fields k JOIN space_items i ON i.id = k.item_id",
+    "k.space = $1 AND k.collection = $2 AND k.field = $17 AND k.value >= $18 AND k.value < $19
+     AND (k.value, k.item_id) < ($20, $3)",
+    "k.value DESC, k.item_id DESC"
+);
+
+/// The items of a collection as `plan` says, each with its value of the field that the list follows; at most `limit`.
+pub fn list_items(
+    q: &Query<'_>,
+    space: Space,
+    collection: &CollectionName,
+    plan: &Plan,
+    limit: i64,
+) -> Result<Vec<(Item, Option<String>)>, Error> {
+    let key = space.key();
+    let (value, id) = &plan.behind;
+    let mut all: Vec<Param<'_>> =
+        vec![key.as_param(), Param::Text(collection.as_str()), id.as_param(), limit.as_param()];
+    plan.others.iter().for_each(|other| all.extend(condition(other)));
+    all.resize(4 + 3 * OTHERS, Param::Null);
+    let sql = match &plan.by {
+        None => NEWEST,
+        Some((followed, direction)) => {
+            all.extend(condition(followed));
+            all.push(value.as_param());
+            if *direction == Direction::Up { UP } else { DOWN }
+        }
+    };
+    q.all(sql, &all, |row| Ok((read_item(row)?, row.get(8)?)))
+}
+
+fn condition((field, range): &Condition) -> [Param<'_>; 3] {
+    [field.as_param(), range.low.as_param(), range.high.as_param()]
+}
+
+/// Whether some item of the collection, in whichever space, is not indexed by this revision of its fields.
+pub fn has_stale(q: &Query<'_>, collection: &CollectionName, revision: i64) -> Result<bool, Error> {
+    let sql = "SELECT 1 FROM space_items WHERE collection = $1 AND indexed_by < $2 LIMIT 1";
+    Ok(q.one(sql, params![collection.as_str(), revision], |_| Ok(()))?.is_some())
+}
+
+pub fn insert_field(
+    tx: &kith_store::Tx<'_>,
+    space: Space,
+    item: &Item,
+    field: &str,
+    value: &str,
+) -> Result<(), Error> {
+    tx.exec(
+        "INSERT INTO space_item_fields (item_id, field, space, collection, value) VALUES ($1, $2, $3, $4, $5)",
+        params![item.id, field, space.key(), item.collection.as_str(), value],
+    )?;
+    Ok(())
+}
+
+pub fn delete_fields(tx: &kith_store::Tx<'_>, id: ItemId) -> Result<(), Error> {
+    tx.exec("DELETE FROM space_item_fields WHERE item_id = $1", params![id])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use kith_store::testing::TestDatabase;
+    use kith_store::{ModuleMigrations, STORE_MIGRATIONS, Store};
+
+    use super::*;
+
+    /// What SQLite does for `statement`, a line a step.
+    async fn steps(db: &Store, statement: &str, params: usize) -> Vec<String> {
+        let explained: &'static str = format!("EXPLAIN QUERY PLAN {statement}").leak();
+        let nothing = vec![Param::Null; params];
+        let steps = db.read(move |q| q.all(explained, &nothing, |row| row.get::<String>(3)));
+        steps.await.unwrap_or_else(|error: Error| panic!("{explained}: {error}"))
+    }
+
+    /// A page costs what it holds, in whichever order it comes.
+    #[tokio::test]
+    async fn lists_come_in_the_order_of_an_index() {
+        let database = TestDatabase::sqlite();
+        let modules = [&crate::accounts::MODULE, &crate::bonds::MODULE, &crate::spaces::MODULE];
+        let own = modules.map(|one| ModuleMigrations { module: one.name, migrations: one.migrations });
+        database.migrate([STORE_MIGRATIONS].into_iter().chain(own).collect()).await.unwrap();
+        let db = Store::open(database.options()).await.unwrap();
+        for (statement, params, wanted) in [
+            (NEWEST, 16, "SEARCH i USING INDEX space_items_listed (space=? AND collection=? AND id<?)"),
+            (
+                UP,
+                20,
+                "SEARCH k USING COVERING INDEX space_item_fields_sorted (space=? AND collection=? AND field=? AND",
+            ),
+            (
+                DOWN,
+                20,
+                "SEARCH k USING COVERING INDEX space_item_fields_sorted (space=? AND collection=? AND field=? AND",
+            ),
+        ] {
+            let steps = steps(&db, statement, params).await;
+            assert!(steps[0].starts_with(wanted), "{wanted} is not first in {steps:#?}");
+            assert!(!steps.iter().any(|step| step.contains("B-TREE")), "{steps:#?}");
+        }
+        db.close().await;
+    }
+}

@@ -1,0 +1,257 @@
+//! All SQL about spaces, a function a statement. No decisions.
+
+use kith_kernel::{Timestamp, UserId};
+use kith_store::{Column, Error, Query, Row, Tx, id_columns, params};
+
+use super::model::{Amount, CollectionName, Item, ItemId, SharedSpace, Space};
+use crate::bonds::BondId;
+
+mod archives;
+mod declarations;
+mod lists;
+mod reminders;
+
+pub use archives::*;
+pub use declarations::*;
+pub use lists::*;
+pub use reminders::*;
+
+id_columns!(ItemId);
+
+impl Column for Space {
+    fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+        Ok(Self::parse(&row.get::<String>(at)?).expect("only keys of spaces are written"))
+    }
+}
+
+impl Column for CollectionName {
+    fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+        Ok(row.get::<String>(at)?.parse().expect("only names of collections are written"))
+    }
+}
+
+/// Everybody whose `space` is, and whether it is in use: its owner has not left, or the bond is alive.
+pub fn find_people(q: &Query<'_>, space: Space) -> Result<Option<(SharedSpace, bool)>, Error> {
+    match space {
+        Space::Me(user) => {
+            q.one("SELECT deleted_at IS NULL FROM users WHERE id = $1", params![user], |row| {
+                Ok((SharedSpace { space, people: vec![user] }, row.get(0)?))
+            })
+        }
+        Space::Bond(bond) => q.one(
+            "SELECT id, user_a, user_b, ended_at IS NULL FROM bonds WHERE id = $1",
+            params![bond],
+            |row| Ok((read_bond_space(row)?, row.get(3)?)),
+        ),
+    }
+}
+
+/// The bonds that `user` ever had and whose spaces are there, or one of them, and when each was archived.
+pub fn list_bond_spaces(
+    q: &Query<'_>,
+    user: UserId,
+    bond: Option<BondId>,
+) -> Result<Vec<(BondId, Option<Timestamp>)>, Error> {
+    q.all(
+        "SELECT b.id, b.archived_at FROM bonds b LEFT JOIN archived_spaces a ON a.bond_id = b.id
+         WHERE (b.user_a = $1 OR b.user_b = $1) AND (CAST($2 AS TEXT) IS NULL OR b.id = $2) AND a.purged_at IS NULL
+         ORDER BY b.id",
+        params![user, bond],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
+}
+
+/// The time zone in the profile of `user`.
+pub fn find_time_zone(q: &Query<'_>, user: UserId) -> Result<Option<String>, Error> {
+    let found = q.one("SELECT time_zone FROM users WHERE id = $1", params![user], |row| row.get(0))?;
+    Ok(found.flatten())
+}
+
+/// One item, and the bytes of its data.
+pub fn find_item(
+    q: &Query<'_>,
+    space: Space,
+    collection: &CollectionName,
+    id: ItemId,
+) -> Result<Option<(Item, i64)>, Error> {
+    q.one(
+        "SELECT id, collection, data, version, created_at, created_by, updated_at, updated_by, bytes
+         FROM space_items WHERE id = $1 AND space = $2 AND collection = $3",
+        params![id, space.key(), collection.as_str()],
+        |row| Ok((read_item(row)?, row.get(8)?)),
+    )
+}
+
+/// Items of any collection, also of an archived space, from behind `behind` on.
+pub fn list_all_items(
+    q: &Query<'_>,
+    space: Space,
+    behind: Option<ItemId>,
+    limit: i64,
+) -> Result<Vec<Item>, Error> {
+    q.all(
+        "SELECT id, collection, data, version, created_at, created_by, updated_at, updated_by
+         FROM space_items WHERE space = $1 AND id > COALESCE($2, '')
+         UNION ALL
+         SELECT id, collection, data, version, created_at, created_by, updated_at, updated_by
+         FROM archived_space_items WHERE space = $1 AND id > COALESCE($2, '')
+         ORDER BY id LIMIT $3",
+        params![space.key(), behind, limit],
+        read_item,
+    )
+}
+
+pub fn insert_item(tx: &Tx<'_>, space: Space, item: &Item, text: &str, indexed_by: i64) -> Result<(), Error> {
+    tx.exec(
+        "INSERT INTO space_items (id, space, collection, data, bytes, version, created_at, created_by, updated_at,
+                                  updated_by, indexed_by)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        params![
+            item.id,
+            space.key(),
+            item.collection.as_str(),
+            text,
+            text.len() as i64,
+            item.version,
+            item.created_at,
+            item.created_by,
+            item.updated_at,
+            item.updated_by,
+            indexed_by
+        ],
+    )?;
+    Ok(())
+}
+
+pub fn update_item(tx: &Tx<'_>, item: &Item, text: &str, indexed_by: i64) -> Result<(), Error> {
+    tx.exec(
+        "UPDATE space_items SET data = $2, bytes = $3, version = $4, updated_at = $5, updated_by = $6, indexed_by = $7
+         WHERE id = $1",
+        params![
+            item.id,
+            text,
+            text.len() as i64,
+            item.version,
+            item.updated_at,
+            item.updated_by,
+            indexed_by
+        ],
+    )?;
+    Ok(())
+}
+
+pub fn delete_item(tx: &Tx<'_>, id: ItemId) -> Result<(), Error> {
+    tx.exec("DELETE FROM space_items WHERE id = $1", params![id])?;
+    Ok(())
+}
+
+/// What a space holds, in how many collections, and whether `collection` would be one more.
+pub fn find_amount(
+    q: &Query<'_>,
+    space: Space,
+    collection: &CollectionName,
+) -> Result<(Amount, i64, bool), Error> {
+    let found = q.one(
+        "SELECT COALESCE(CAST(SUM(items) AS BIGINT), 0), COALESCE(CAST(SUM(bytes) AS BIGINT), 0), COUNT(*),
+                COUNT(CASE WHEN collection = $2 THEN 1 END)
+         FROM space_collections WHERE space = $1",
+        params![space.key(), collection.as_str()],
+        |row| {
+            let held = Amount { items: row.get(0)?, bytes: row.get(1)? };
+            Ok((held, row.get(2)?, row.get::<i64>(3)? == 0))
+        },
+    )?;
+    Ok(found.unwrap_or((Amount::default(), 0, true)))
+}
+
+/// Counts `more` to what a collection of a space holds; one that holds nothing is not there.
+pub fn add_amount(tx: &Tx<'_>, space: Space, collection: &CollectionName, more: Amount) -> Result<(), Error> {
+    let (space, collection) = (space.key(), collection.as_str());
+    tx.exec(
+        "INSERT INTO space_collections (space, collection, items, bytes) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (space, collection) DO UPDATE
+         SET items = space_collections.items + excluded.items, bytes = space_collections.bytes + excluded.bytes",
+        params![space, collection, more.items, more.bytes],
+    )?;
+    if more.items < 0 {
+        let sql = "DELETE FROM space_collections WHERE space = $1 AND collection = $2 AND items = 0";
+        tx.exec(sql, params![space, collection])?;
+    }
+    Ok(())
+}
+
+/// What a space holds.
+pub fn count_items(q: &Query<'_>, space: Space) -> Result<Amount, Error> {
+    let found = q.one(
+        "SELECT COUNT(*), COALESCE(CAST(SUM(bytes) AS BIGINT), 0) FROM space_items WHERE space = $1",
+        params![space.key()],
+        |row| Ok(Amount { items: row.get(0)?, bytes: row.get(1)? }),
+    )?;
+    Ok(found.unwrap_or_default())
+}
+
+/// Takes all of a space out of the live tables.
+pub fn delete_space(tx: &Tx<'_>, space: Space) -> Result<(), Error> {
+    let key = space.key();
+    for sql in [
+        "DELETE FROM space_item_fields WHERE item_id IN (SELECT id FROM space_items WHERE space = $1)",
+        "DELETE FROM space_reminders WHERE item_id IN (SELECT id FROM space_items WHERE space = $1)",
+        "DELETE FROM space_items WHERE space = $1",
+        "DELETE FROM space_collections WHERE space = $1",
+    ] {
+        tx.exec(sql, params![key])?;
+    }
+    Ok(())
+}
+
+/// How many items in bonds' spaces name `user` as their author.
+pub fn count_authored(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
+    let counted = q.one(
+        "SELECT (SELECT COUNT(*) FROM space_items
+                 WHERE (created_by = $1 OR updated_by = $1)
+                   AND space IN (SELECT 'bond:' || id FROM bonds WHERE user_a = $1 OR user_b = $1))
+              + (SELECT COUNT(*) FROM archived_space_items
+                 WHERE (created_by = $1 OR updated_by = $1)
+                   AND space IN (SELECT 'bond:' || id FROM bonds WHERE user_a = $1 OR user_b = $1))",
+        params![user],
+        |row| row.get(0),
+    )?;
+    Ok(counted.unwrap_or(0))
+}
+
+/// Lets items in bonds' spaces no longer name `user`.
+pub fn forget_author(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
+    for sql in [
+        "UPDATE space_items
+         SET created_by = CASE WHEN created_by <> $1 THEN created_by END,
+             updated_by = CASE WHEN updated_by <> $1 THEN updated_by END
+         WHERE (created_by = $1 OR updated_by = $1)
+           AND space IN (SELECT 'bond:' || id FROM bonds WHERE user_a = $1 OR user_b = $1)",
+        "UPDATE archived_space_items
+         SET created_by = CASE WHEN created_by <> $1 THEN created_by END,
+             updated_by = CASE WHEN updated_by <> $1 THEN updated_by END
+         WHERE (created_by = $1 OR updated_by = $1)
+           AND space IN (SELECT 'bond:' || id FROM bonds WHERE user_a = $1 OR user_b = $1)",
+    ] {
+        tx.exec(sql, params![user])?;
+    }
+    Ok(())
+}
+
+fn read_bond_space(row: &Row<'_>) -> Result<SharedSpace, Error> {
+    Ok(SharedSpace { space: Space::Bond(row.get(0)?), people: vec![row.get(1)?, row.get(2)?] })
+}
+
+/// From the columns id, collection, data, version, created_at, created_by, updated_at, updated_by.
+fn read_item(row: &Row<'_>) -> Result<Item, Error> {
+    Ok(Item {
+        id: row.get(0)?,
+        collection: row.get(1)?,
+        data: serde_json::from_str(&row.get::<String>(2)?).expect("only JSON is written"),
+        version: row.get(3)?,
+        created_at: row.get(4)?,
+        created_by: row.get(5)?,
+        updated_at: row.get(6)?,
+        updated_by: row.get(7)?,
+    })
+}

@@ -1,0 +1,73 @@
+//! Statements about reminders.
+
+use kith_kernel::Timestamp;
+use kith_store::{Error, Query, Tx, params};
+use serde_json::Value;
+
+use super::super::model::{ItemId, Space};
+
+/// A reminder, when it is due.
+#[derive(Clone, Debug)]
+pub struct Reminder {
+    /// Of which date.
+    pub item: ItemId,
+    /// How long before it.
+    pub minutes_before: i64,
+    /// Where the date is kept.
+    pub space: Space,
+    /// When.
+    pub due_at: Timestamp,
+}
+
+pub fn insert_reminder(tx: &Tx<'_>, reminder: &Reminder) -> Result<(), Error> {
+    tx.exec(
+        "INSERT INTO space_reminders (item_id, minutes_before, space, due_at) VALUES ($1, $2, $3, $4)",
+        params![reminder.item, reminder.minutes_before, reminder.space.key(), reminder.due_at],
+    )?;
+    Ok(())
+}
+
+pub fn delete_reminders(tx: &Tx<'_>, item: ItemId) -> Result<(), Error> {
+    tx.exec("DELETE FROM space_reminders WHERE item_id = $1", params![item])?;
+    Ok(())
+}
+
+/// Those that are due at `now`, the longest first; at most `limit`.
+pub fn list_due_reminders(q: &Query<'_>, now: Timestamp, limit: i64) -> Result<Vec<Reminder>, Error> {
+    q.all(
+        "SELECT item_id, minutes_before, space, due_at FROM space_reminders WHERE due_at <= $1
+         ORDER BY due_at, item_id LIMIT $2",
+        params![now, limit],
+        |row| {
+            Ok(Reminder {
+                item: row.get(0)?,
+                minutes_before: row.get(1)?,
+                space: row.get(2)?,
+                due_at: row.get(3)?,
+            })
+        },
+    )
+}
+
+/// What the date of a reminder holds.
+pub fn find_date(q: &Query<'_>, item: ItemId) -> Result<Option<Value>, Error> {
+    q.one("SELECT data FROM space_items WHERE id = $1", params![item], |row| {
+        Ok(serde_json::from_str(&row.get::<String>(0)?).expect("only JSON is written"))
+    })
+}
+
+/// Lets a reminder be due again at `next`, or never, unless somebody else did; says whether it did.
+pub fn move_reminder(tx: &Tx<'_>, reminder: &Reminder, next: Option<Timestamp>) -> Result<bool, Error> {
+    let Reminder { item, minutes_before, due_at, .. } = reminder;
+    let moved = match next {
+        Some(next) => tx.exec(
+            "UPDATE space_reminders SET due_at = $4 WHERE item_id = $1 AND minutes_before = $2 AND due_at = $3",
+            params![item, minutes_before, due_at, next],
+        )?,
+        None => tx.exec(
+            "DELETE FROM space_reminders WHERE item_id = $1 AND minutes_before = $2 AND due_at = $3",
+            params![item, minutes_before, due_at],
+        )?,
+    };
+    Ok(moved == 1)
+}

@@ -1,0 +1,108 @@
+//! Archived bonds: what they held leaves the live tables, can be exported for a while, and goes in steps.
+
+use std::time::Duration;
+
+use kith_kernel::days;
+use serde_json::{Value, json};
+
+use crate::support::{TestApp, bonded, break_up, item, on_every_engine};
+
+const SHARED: &str = "/api/v1/spaces/bond/notes";
+
+on_every_engine! {
+    with |config: &mut kith_platform::config::Config| config.spaces.purge_most = 3;
+    what_an_archived_bond_held_can_be_exported_and_then_goes,
+    too_much_at_once_stops_the_purge,
+}
+
+async fn what_an_archived_bond_held_can_be_exported_and_then_goes(app: &TestApp) {
+    let people = app.crowd("person", 4).await;
+    let [ada, ben, eve, dan] = &people[..] else { unreachable!() };
+    let (bond, other) = (bonded(ada, ben).await, bonded(eve, dan).await);
+    for n in 0..3 {
+        item(ada, SHARED, json!({ "n": n })).await;
+        item(eve, SHARED, json!({ "n": n })).await;
+    }
+    let date =
+        json!({ "title": "x", "date": "2026-01-02", "repeat": "weekly", "remind_minutes_before": [0] });
+    item(ada, "/api/v1/spaces/bond/dates", date).await;
+    let path = format!("/api/v1/spaces/bonds/{bond}/export");
+    let before = ada.get(&path).await.expect(200);
+    for one in [ada, eve] {
+        break_up(one).await;
+    }
+    app.advance(days(30));
+    app.upkeep().await;
+    let key = format!("bond:{bond}");
+    assert_eq!(app.count("space_items", "space = $1", &key).await, 4, "it can still come back");
+    assert_eq!(bonded(eve, dan).await, other);
+
+    app.advance(Duration::from_millis(1));
+    let archived_at = app.now();
+    tokio::join!(app.upkeep(), app.upkeep());
+    for table in ["space_items", "space_item_fields", "space_reminders", "space_collections"] {
+        assert_eq!(app.count(table, "space = $1", &key).await, 0, "{table}");
+    }
+    assert_eq!(app.count("archived_space_items", "space = $1", &key).await, 4);
+    let after = ben.get(&path).await.expect(200);
+    assert_eq!((&after["items"], &after["archived_at"]), (&before["items"], &json!(archived_at)));
+    eve.get(&path).await.expect_problem(404, "not_found");
+    let footprint = app.footprint().await;
+    app.upkeep().await;
+    assert_eq!(app.footprint().await, footprint);
+    assert_eq!(eve.get(SHARED).await.expect(200)["items"].as_array().expect("items").len(), 3);
+
+    // Kept, then held: nothing goes the moment it falls due.
+    app.advance(days(365) - Duration::from_millis(1));
+    app.upkeep().await;
+    app.advance(days(14));
+    assert_eq!(app.count("archived_spaces", "bond_id = $1 AND purge_at IS NULL", &bond).await, 1);
+    app.upkeep().await;
+    app.advance(days(14) - Duration::from_millis(1));
+    app.upkeep().await;
+    assert_eq!(ada.get(&path).await.expect(200)["items"], before["items"]);
+    app.advance(Duration::from_millis(1));
+    app.upkeep().await;
+    ada.get(&path).await.expect_problem(404, "not_found");
+    assert_eq!(app.count("archived_space_items", "space = $1", &key).await, 0);
+    let manifest = app.parts().config.data.folder.join("purges").join(format!("bond-{bond}.json"));
+    let manifest: Value =
+        serde_json::from_slice(&std::fs::read(manifest).expect("a manifest")).expect("JSON");
+    assert_eq!((&manifest["bond_id"], &manifest["archived_space_items"]), (&json!(bond), &json!(4)));
+    let purged = app.audit().await.iter().filter(|line| line.action == "space.purged").count();
+    assert_eq!(purged, 1);
+}
+
+/// Such as a time to keep that somebody has set by mistake.
+async fn too_much_at_once_stops_the_purge(app: &TestApp) {
+    let people = app.crowd("person", 8).await;
+    let mut bonds = Vec::new();
+    for pair in people.chunks(2) {
+        let bond = bonded(&pair[0], &pair[1]).await;
+        item(&pair[0], SHARED, json!({})).await;
+        break_up(&pair[0]).await;
+        bonds.push(bond);
+    }
+    app.archive().await;
+    app.advance(days(365));
+    let stopped = app.parts().upkeep().await.expect_err("four are more than three").to_string();
+    assert!(stopped.contains("spaces.purge_most"), "{stopped}");
+    app.advance(days(14));
+    app.parts().upkeep().await.expect_err("still four");
+    assert_eq!(app.count("archived_space_items", "space <> $1", "").await, 4);
+    // One less, and they are held first.
+    let newer = app.db().write({
+        let bond = bonds[0].clone();
+        let now = app.now();
+        move |tx| {
+            let sql = "UPDATE archived_spaces SET archived_at = $2 WHERE bond_id = $1";
+            tx.exec(sql, kith_store::params![bond, now])
+        }
+    });
+    newer.await.expect("one that is kept for longer");
+    app.upkeep().await;
+    assert_eq!(app.count("archived_spaces", "purge_at > 0 AND bond_id <> $1", "").await, 3);
+    app.advance(days(14));
+    app.upkeep().await;
+    assert_eq!(app.count("archived_space_items", "space <> $1", "").await, 1);
+}

@@ -1,0 +1,111 @@
+//! What a space may hold, and that it is counted exactly, whoever writes at once.
+
+use futures_util::future::join_all;
+use kith_platform::config::Config;
+use kith_store::Error;
+use serde_json::{Value, json};
+
+use crate::support::{TestApp, bonded, item, on_every_engine};
+
+const SHARED: &str = "/api/v1/spaces/bond/notes";
+
+on_every_engine! {
+    with super::small;
+    too_large_and_too_many_are_refused_by_name,
+    counts_never_drift_whoever_writes_at_once,
+}
+
+pub fn small(config: &mut Config) {
+    config.spaces.item_bytes = 100;
+    config.spaces.most_items = 20;
+    config.spaces.most_collections = 3;
+    config.spaces.most_bytes = 400;
+}
+
+/// Every collection's counts against its items.
+async fn recount(app: &TestApp) {
+    let counts = app.db().read(|q| {
+        q.all(
+            "SELECT COALESCE(c.space, i.space), COALESCE(c.items, 0), COALESCE(c.bytes, 0), COALESCE(i.items, 0),
+                    COALESCE(i.bytes, 0)
+             FROM space_collections c
+             FULL JOIN (SELECT space, collection, COUNT(*) AS items, CAST(SUM(bytes) AS BIGINT) AS bytes
+                        FROM space_items GROUP BY space, collection) i
+               ON i.space = c.space AND i.collection = c.collection",
+            &[],
+            |row| {
+                let counted: (i64, i64) = (row.get(1)?, row.get(2)?);
+                let held: (i64, i64) = (row.get(3)?, row.get(4)?);
+                Ok::<_, Error>((row.get::<String>(0)?, counted, held))
+            },
+        )
+    });
+    for (space, counted, held) in counts.await.expect("counts") {
+        assert_eq!(counted, held, "{space}");
+    }
+}
+
+async fn too_large_and_too_many_are_refused_by_name(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let notes = "/api/v1/spaces/me/notes";
+    let of = |bytes: usize| json!({ "t": "x".repeat(bytes - r#"{"t":""}"#.len()) });
+    let detail = |problem: Value| problem["detail"].as_str().expect("text").to_owned();
+    let exact = item(&ada, notes, of(100)).await;
+    let footprint = app.footprint().await;
+    let refused = ada.post(notes, json!({ "data": of(101) })).await.expect_problem(413, "item_too_large");
+    assert!(detail(refused).contains("100 bytes"));
+    ada.put(&exact, json!({ "data": of(101) })).await.expect_problem(413, "item_too_large");
+    assert_eq!(app.footprint().await, footprint);
+
+    for _ in 0..3 {
+        item(&ada, notes, of(100)).await;
+    }
+    let refused = ada.post(notes, json!({ "data": {} })).await.expect_problem(409, "space_full");
+    assert!(detail(refused).contains("400 bytes"));
+    // What takes no more room is taken.
+    ada.put(&exact, json!({ "data": { "u": "y".repeat(92) } })).await.expect(200);
+    ada.put(&exact, json!({ "data": of(90) })).await.expect(200);
+    let one = item(&ada, "/api/v1/spaces/me/one", json!({})).await;
+    item(&ada, "/api/v1/spaces/me/two", json!({})).await;
+    let three = "/api/v1/spaces/me/three";
+    let refused = ada.post(three, json!({ "data": {} })).await.expect_problem(409, "space_full");
+    assert!(detail(refused).contains("3 collections"));
+    ada.delete(&one, Value::Null).await.expect(204);
+    item(&ada, three, json!({})).await;
+    ada.delete(&exact, Value::Null).await.expect(204);
+    for _ in 0..15 {
+        item(&ada, three, json!({})).await;
+    }
+    let refused = ada.post(three, json!({ "data": {} })).await.expect_problem(409, "space_full");
+    assert!(detail(refused).contains("20 items"));
+    recount(app).await;
+}
+
+/// Both partners, on both nodes: the last room goes to one of them.
+async fn counts_never_drift_whoever_writes_at_once(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    bonded(&ada, &ben).await;
+    for _ in 0..3 {
+        let writes = (0..30).map(|n| {
+            let who = [&ada, &ben][n % 2];
+            who.post(SHARED, json!({ "data": { "n": n } }))
+        });
+        let answers = join_all(writes).await;
+        let made: Vec<_> = answers.iter().filter(|answer| answer.status == 201).collect();
+        assert!(answers.iter().all(|answer| answer.status == 201 || answer.body["code"] == "space_full"));
+        assert_eq!(made.len(), 20);
+        recount(app).await;
+        // Of two who delete one thing, one does.
+        let paths: Vec<_> = made
+            .iter()
+            .map(|answer| format!("{SHARED}/{}", answer.body["id"].as_str().expect("an id")))
+            .collect();
+        let deletes =
+            paths.iter().flat_map(|path| [ada.delete(path, Value::Null), ben.delete(path, Value::Null)]);
+        let answers = join_all(deletes).await;
+        assert_eq!(answers.iter().filter(|answer| answer.status == 204).count(), 20);
+        assert_eq!(answers.iter().filter(|answer| answer.status == 404).count(), 20);
+        recount(app).await;
+    }
+    assert_eq!(app.count("space_collections", "collection = $1", "notes").await, 0);
+}

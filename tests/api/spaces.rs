@@ -1,0 +1,300 @@
+//! Spaces: items made, read, changed and deleted; whose they are while a bond lives, after it, and when it is back.
+
+use hyper::Method;
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderName, IF_MATCH, IF_NONE_MATCH};
+use kith_kernel::days;
+use kith_kernel::uuid::Uuid;
+use serde_json::{Value, json};
+
+use crate::support::{Answer, PASSWORD, Person, TestApp, bonded, break_up, item, on_every_engine};
+
+const NOTES: &str = "/api/v1/spaces/me/notes";
+const SHARED: &str = "/api/v1/spaces/bond/notes";
+
+on_every_engine! {
+    an_item_is_made_read_changed_and_deleted,
+    a_merge_patch_changes_what_it_names,
+    an_edit_is_made_to_what_was_read_or_not_at_all,
+    of_two_who_edit_the_same_state_one_wins,
+    what_cannot_be_kept_is_refused_by_name,
+    partners_share_a_space_that_freezes_and_comes_back,
+    either_partner_exports_what_both_kept,
+    what_was_shared_stays_when_its_author_has_gone,
+    what_is_declared_holds_for_what_is_written_from_then_on,
+}
+
+async fn send(who: &Person, method: Method, path: &str, header: (HeaderName, &str), body: Value) -> Answer {
+    let client = who.signed_in().await.with_header(header.0, header.1);
+    let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+    client.send(method, path, body).await
+}
+
+fn etag(answer: &Answer) -> String {
+    answer.header("etag").expect("an ETag").to_owned()
+}
+
+async fn an_item_is_made_read_changed_and_deleted(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let made = ada.post(NOTES, json!({ "data": { "text": "milk", "done": false } })).await;
+    let (tag, made) = (etag(&made), made.expect(201));
+    let path = format!("{NOTES}/{}", made["id"].as_str().expect("an id"));
+    let now = app.now();
+    let expected = json!({
+        "id": made["id"], "collection": "notes", "data": { "text": "milk", "done": false }, "version": 1,
+        "created_at": now, "created_by": ada.id, "updated_at": now, "updated_by": ada.id,
+    });
+    assert_eq!(made, expected);
+
+    let read = ada.get(&path).await;
+    assert_eq!(etag(&read), tag, "a write tells the ETag that a read would");
+    assert_eq!(read.expect(200), made);
+    send(&ada, Method::GET, &path, (IF_NONE_MATCH, &tag), Value::Null).await.expect(304);
+
+    app.advance(days(1));
+    let replaced = ada.put(&path, json!({ "data": { "text": "bread" } })).await.expect(200);
+    assert_eq!((&replaced["data"], &replaced["version"]), (&json!({ "text": "bread" }), &json!(2)));
+    assert_eq!((&replaced["created_at"], &replaced["updated_at"]), (&json!(now), &json!(app.now())));
+    let footprint = app.footprint().await;
+    assert_eq!(ada.put(&path, json!({ "data": { "text": "bread" } })).await.expect(200), replaced);
+    assert_eq!(app.footprint().await, footprint, "what comes to the same changes nothing");
+    send(&ada, Method::GET, &path, (IF_NONE_MATCH, &tag), Value::Null).await.expect(200);
+
+    let elsewhere = path.replace("/notes/", "/other/");
+    ada.get(&elsewhere).await.expect_problem(404, "not_found");
+    for stranger in [&path, &format!("{NOTES}/{}", Uuid::nil()), &format!("{NOTES}/x")] {
+        ben.get(stranger).await.expect_problem(404, "not_found");
+        ben.put(stranger, json!({ "data": {} })).await.expect_problem(404, "not_found");
+        ben.delete(stranger, Value::Null).await.expect_problem(404, "not_found");
+    }
+    ada.delete(&path, Value::Null).await.expect(204);
+    ada.get(&path).await.expect_problem(404, "not_found");
+    ada.delete(&path, Value::Null).await.expect_problem(404, "not_found");
+    assert_eq!(ada.get(NOTES).await.expect(200), json!({ "items": [], "next_cursor": null }));
+}
+
+/// RFC 7396, under either media type.
+async fn a_merge_patch_changes_what_it_names(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let path = item(&ada, NOTES, json!({ "a": 1, "b": { "c": 2, "d": 3 }, "list": [1, 2] })).await;
+    let patch = json!({ "data": { "a": null, "b": { "c": null, "e": 4 }, "list": [5] } });
+    let kind = (CONTENT_TYPE, "application/merge-patch+json");
+    let patched = send(&ada, Method::PATCH, &path, kind, patch).await.expect(200);
+    assert_eq!(patched["data"], json!({ "b": { "d": 3, "e": 4 }, "list": [5] }));
+    let body = json!({ "data": { "f": true } });
+    let again = ada.send(Method::PATCH, &path, Bytes::from(body.to_string())).await.expect(200);
+    assert_eq!((&again["data"]["f"], &again["version"]), (&json!(true), &json!(3)));
+    let kind = (CONTENT_TYPE, "text/plain");
+    let refused = send(&ada, Method::PATCH, &path, kind, body).await;
+    refused.expect_problem(415, "unsupported_media_type");
+}
+
+async fn an_edit_is_made_to_what_was_read_or_not_at_all(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let path = item(&ada, NOTES, json!({ "n": 0 })).await;
+    let old = etag(&ada.get(&path).await);
+    let new = send(&ada, Method::PUT, &path, (IF_MATCH, &old), json!({ "data": { "n": 1 } })).await;
+    let (new, _) = (etag(&new), new.expect(200));
+    let footprint = app.footprint().await;
+    for (method, body) in [
+        (Method::PUT, json!({ "data": { "n": 2 } })),
+        (Method::PATCH, json!({ "data": { "n": 2 } })),
+        (Method::DELETE, Value::Null),
+    ] {
+        let refused = send(&ada, method, &path, (IF_MATCH, &old), body).await;
+        refused.expect_problem(412, "precondition_failed");
+    }
+    assert_eq!(app.footprint().await, footprint);
+    assert_eq!(ada.get(&path).await.expect(200)["data"]["n"], 1);
+    send(&ada, Method::DELETE, &path, (IF_MATCH, &new), Value::Null).await.expect(204);
+}
+
+/// On two nodes as on one.
+async fn of_two_who_edit_the_same_state_one_wins(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    bonded(&ada, &ben).await;
+    let path = item(&ada, SHARED, json!({ "n": 0 })).await;
+    for round in 1..=20 {
+        let tag = etag(&ada.get(&path).await);
+        let edit = |who, by: &'static str| {
+            let (path, tag) = (path.clone(), tag.clone());
+            async move {
+                send(who, Method::PUT, &path, (IF_MATCH, &tag), json!({ "data": { "n": round, "by": by } }))
+                    .await
+            }
+        };
+        let (one, other) = tokio::join!(edit(&ada, "ada"), edit(&ben, "ben"));
+        let mut statuses = [one.status, other.status];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 412], "round {round}");
+        let winner = if one.status == 200 { one } else { other };
+        assert_eq!(ada.get(&path).await.expect(200), winner.body);
+        assert_eq!(winner.body["version"], 1 + round);
+    }
+}
+
+async fn what_cannot_be_kept_is_refused_by_name(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let footprint = app.footprint().await;
+    let deep = (0..40).fold(json!(1), |inner, _| json!([inner]));
+    for (body, pointer, code) in [
+        (json!({ "data": [] }), "/data", "wrong_type"),
+        (json!({ "data": null }), "/data", "wrong_type"),
+        (json!({}), "/data", "missing"),
+        (json!({ "data": {}, "id": "x" }), "/id", "unknown_field"),
+        (json!({ "data": { "a": deep } }), "/data", "too_deep"),
+        (json!({ "data": { "a\0": 1 } }), "/data", "forbidden_character"),
+        (json!({ "data": { "a": ["\0"] } }), "/data/a/0", "forbidden_character"),
+    ] {
+        let faults = ada.post(NOTES, body.clone()).await.expect_faults();
+        assert_eq!(faults, [(pointer.to_owned(), code.to_owned())], "{body}");
+    }
+    for path in ["/api/v1/spaces/me/Notes", "/api/v1/spaces/me/a.b", "/api/v1/spaces/you/notes"] {
+        ada.post(path, json!({ "data": {} })).await.expect_problem(404, "not_found");
+        ada.get(path).await.expect_problem(404, "not_found");
+    }
+    let long = format!("/api/v1/spaces/me/{}", "x".repeat(41));
+    ada.get(&long).await.expect_problem(404, "not_found");
+    assert_eq!(app.footprint().await, footprint);
+}
+
+/// What two people kept is there with the bond, and only then; nobody else's bond shows it.
+async fn partners_share_a_space_that_freezes_and_comes_back(app: &TestApp) {
+    let people = app.crowd("person", 4).await;
+    let [ada, ben, eve, dan] = &people[..] else { unreachable!() };
+    ada.post(SHARED, json!({ "data": {} })).await.expect_problem(409, "not_bonded");
+    ada.get(SHARED).await.expect_problem(409, "not_bonded");
+    let bond = bonded(ada, ben).await;
+    bonded(eve, dan).await;
+    let path = item(ada, SHARED, json!({ "song": "ours" })).await;
+    let kept = ben.get(&path).await.expect(200);
+    assert_eq!((&kept["data"]["song"], &kept["created_by"]), (&json!("ours"), &json!(ada.id)));
+    let changed = ben.put(&path, json!({ "data": { "song": "another" } })).await.expect(200);
+    assert_eq!((&changed["created_by"], &changed["updated_by"]), (&json!(ada.id), &json!(ben.id)));
+    eve.get(&path).await.expect_problem(404, "not_found");
+    eve.put(&path, json!({ "data": {} })).await.expect_problem(404, "not_found");
+    assert_eq!(eve.get(SHARED).await.expect(200)["items"], json!([]));
+
+    break_up(ben).await;
+    let footprint = app.footprint().await;
+    for former in [ada, ben] {
+        former.get(&path).await.expect_problem(409, "not_bonded");
+        former.get(SHARED).await.expect_problem(409, "not_bonded");
+        former.post(SHARED, json!({ "data": {} })).await.expect_problem(409, "not_bonded");
+        former.put(&path, json!({ "data": {} })).await.expect_problem(409, "not_bonded");
+        former.delete(&path, Value::Null).await.expect_problem(409, "not_bonded");
+    }
+    assert_eq!(app.footprint().await, footprint);
+
+    app.advance(days(30));
+    assert_eq!(bonded(ben, ada).await, bond);
+    assert_eq!(ada.get(&path).await.expect(200), changed);
+    break_up(ada).await;
+    // A fresh bond begins with nothing.
+    bonded(ada, &app.user("finn").await).await;
+    ada.get(&path).await.expect_problem(404, "not_found");
+}
+
+async fn either_partner_exports_what_both_kept(app: &TestApp) {
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    let bond = bonded(&ada, &ben).await;
+    item(&ada, SHARED, json!({ "n": 1 })).await;
+    item(&ben, "/api/v1/spaces/bond/photos", json!({ "n": 2 })).await;
+    item(&ada, NOTES, json!({ "n": 3 })).await;
+    let path = format!("/api/v1/spaces/bonds/{bond}/export");
+    let export = ada.get(&path).await.expect(200);
+    assert_eq!((&export["bond_id"], &export["archived_at"]), (&json!(bond), &Value::Null));
+    let data: Vec<_> =
+        export["items"].as_array().expect("items").iter().map(|item| &item["data"]["n"]).collect();
+    assert_eq!(data.len(), 2);
+    break_up(&ada).await;
+    for partner in [&ada, &ben] {
+        assert_eq!(partner.get(&path).await.expect(200), export);
+    }
+    eve.get(&path).await.expect_problem(404, "not_found");
+    let nothing = format!("/api/v1/spaces/bonds/{}/export", Uuid::nil());
+    ada.get(&nothing).await.expect_problem(404, "not_found");
+    let all = ada.get("/api/v1/me/export").await.expect(200);
+    assert_eq!(all["modules"]["spaces"]["me"][0]["data"], json!({ "n": 3 }));
+    assert_eq!(all["modules"]["spaces"]["bonds"], json!([export]));
+}
+
+/// Their own goes with them; what both have stays, and no longer says who wrote it.
+async fn what_was_shared_stays_when_its_author_has_gone(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let bond = bonded(&ada, &ben).await;
+    let shared = item(&ada, SHARED, json!({ "n": 1 })).await;
+    ben.put(&shared, json!({ "data": { "n": 2 } })).await.expect(200);
+    item(
+        &ada,
+        "/api/v1/spaces/me/dates",
+        json!({ "title": "x", "date": "2030-01-01", "remind_minutes_before": [0] }),
+    )
+    .await;
+    ada.delete("/api/v1/me", json!({ "password": PASSWORD })).await.expect(202);
+    app.advance(days(14));
+    app.upkeep().await;
+    let path = format!("/api/v1/spaces/bonds/{bond}/export");
+    let export = ben.get(&path).await.expect(200);
+    let kept = &export["items"][0];
+    assert_eq!(
+        (&kept["created_by"], &kept["updated_by"], &kept["data"]["n"]),
+        (&Value::Null, &json!(ben.id), &json!(2))
+    );
+    for table in ["space_items", "space_item_fields", "space_reminders", "space_collections"] {
+        assert_eq!(app.count(table, "space = $1", &format!("me:{}", ada.id)).await, 0, "{table}");
+    }
+    let manifest = app.parts().config.data.folder.join("purges").join(format!("{}.json", ada.id));
+    let manifest: Value =
+        serde_json::from_slice(&std::fs::read(manifest).expect("a manifest")).expect("JSON");
+    assert_eq!(manifest["rows"]["spaces"], json!({ "items": 1, "shared_items": 1 }));
+}
+
+async fn what_is_declared_holds_for_what_is_written_from_then_on(app: &TestApp) {
+    const BOOKS: &str = "/api/v1/admin/collections/books";
+    const MINE: &str = "/api/v1/spaces/me/books";
+    let (admin, ada) = (app.admin("admin").await, app.user("ada").await);
+    let old = item(&ada, MINE, json!({ "pages": "many" })).await;
+    admin.get(BOOKS).await.expect_problem(404, "not_found");
+    let schema = json!({ "properties": { "pages": { "type": "integer" } }, "required": ["pages"] });
+    let declared = admin.put(BOOKS, json!({ "schema": schema, "fields": ["pages"] })).await;
+    let (tag, declared) = (etag(&declared), declared.expect(200));
+    assert_eq!(
+        declared,
+        json!({ "name": "books", "schema": schema, "fields": ["pages"], "updated_at": app.now() })
+    );
+    assert_eq!(admin.get(BOOKS).await.expect(200), declared);
+    let listed = ada.get("/api/v1/collections").await.expect(200);
+    assert_eq!(listed, json!({ "items": [declared], "next_cursor": null }));
+
+    let faults = ada.post(MINE, json!({ "data": { "pages": "many" } })).await.expect_faults();
+    assert_eq!(faults, [("/data/pages".to_owned(), "not_as_declared".to_owned())]);
+    ada.post(MINE, json!({ "data": {} })).await.expect_problem(422, "validation_failed");
+    ada.post(MINE, json!({ "data": { "pages": 300 } })).await.expect(201);
+    // What was there stays until it is written again.
+    assert_eq!(ada.get(&old).await.expect(200)["data"]["pages"], "many");
+    let patch = Bytes::from(json!({ "data": { "more": 1 } }).to_string());
+    ada.send(Method::PATCH, &old, patch).await.expect_problem(422, "validation_failed");
+
+    let footprint = app.footprint().await;
+    admin.put(BOOKS, json!({ "schema": schema, "fields": ["pages"] })).await.expect(200);
+    for (body, pointer, code) in [
+        (json!({ "schema": { "type": "objekt" } }), "/schema", "not_a_schema"),
+        (json!({ "schema": { "$ref": "http://127.0.0.1/x" } }), "/schema", "not_a_schema"),
+        (json!({ "fields": ["a", "b", "c", "d", "e"] }), "/fields", "too_many"),
+        (json!({ "fields": ["a", "a"] }), "/fields/1", "duplicate"),
+        (json!({ "fields": [""] }), "/fields/0", "invalid"),
+    ] {
+        assert_eq!(admin.put(BOOKS, body).await.expect_faults(), [(pointer.to_owned(), code.to_owned())]);
+    }
+    admin.put("/api/v1/admin/collections/dates", json!({})).await.expect_problem(409, "collection_built_in");
+    assert_eq!(app.footprint().await, footprint);
+
+    admin.put(BOOKS, json!({})).await.expect(200);
+    let stale = send(&admin, Method::PUT, BOOKS, (IF_MATCH, &tag), json!({ "fields": ["a"] })).await;
+    stale.expect_problem(412, "precondition_failed");
+    admin.delete(BOOKS, Value::Null).await.expect(204);
+    admin.delete(BOOKS, Value::Null).await.expect_problem(404, "not_found");
+    assert_eq!(ada.get("/api/v1/collections").await.expect(200)["items"], json!([]));
+    ada.post(MINE, json!({ "data": {} })).await.expect(201);
+}

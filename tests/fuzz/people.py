@@ -106,12 +106,20 @@ def about_what_i_asked(case, me):
 
 
 def with_a_partner(case, me):
+    if call("GET", "/api/v1/partners/current", me)["bond"]:
+        return
     other = register()
     ask(other, me)
     ask(me, other)
 
 
 def with_an_invite(case, me):
+    case.path_parameters["code"] = call("POST", "/api/v1/partners/invites", register())["code"]
+
+
+def with_my_invite(case, me):
+    for invite in call("GET", "/api/v1/partners/invites", me)["items"]:
+        call("DELETE", f"/api/v1/partners/invites/{invite['id']}", me)
     case.path_parameters["code"] = call("POST", "/api/v1/partners/invites", me)["code"]
 
 
@@ -234,7 +242,7 @@ SUITED = {
     "replace_item": about_an_item,
     "report_partner_request": report_somebody,
     "restore_account": after_leaving,
-    "revoke_invite": with_an_invite,
+    "revoke_invite": with_my_invite,
     "send_partner_request": ask_somebody,
     "send_partner_request_by_old_path": ask_by_old_path,
     "set_role": about_somebody,

@@ -1,7 +1,8 @@
 //! What a profile may say, beside the name that everybody has.
 
 use kith_kernel::{FieldError, Text, TextRules};
-use serde::{Deserialize, Deserializer};
+use kith_platform::http::present;
+use serde::Deserialize;
 use unic_langid::LanguageIdentifier;
 use utoipa::ToSchema;
 
@@ -34,11 +35,6 @@ pub struct ProfilePatch {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>)]
     time_zone: Option<Option<String>>,
-}
-
-/// Tells null from absent.
-fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(from).map(Some)
 }
 
 /// The same, cleaned and checked.

@@ -5,8 +5,8 @@ use axum::extract::{FromRequest, OptionalFromRequest, Request};
 use axum::response::{IntoResponse, Response};
 use http::header::{self, HeaderMap, HeaderValue};
 use kith_kernel::{FieldError, Problem, problems};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_path_to_error::{Path, Segment};
 
 use super::body::{BodyEncoding, read_body};
@@ -21,6 +21,15 @@ const JSON: &str = "application/json";
 /// shape; give the type `deny_unknown_fields`. `Option<Json<T>>` is for bodies that may be absent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Json<T>(pub T);
+
+/// For a field that may be absent but not null, or of which null means something else than absence:
+/// `#[serde(default, deserialize_with = "present")]`.
+///
+/// # Errors
+/// The field's own.
+pub fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
 
 impl<T: Serialize> IntoResponse for Json<T> {
     fn into_response(self) -> Response {
@@ -169,7 +178,6 @@ fn escape(key: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
 
     use super::*;
 

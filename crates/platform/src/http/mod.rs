@@ -31,7 +31,7 @@ use edge::Edge;
 pub use client_address::ClientAddress;
 pub(crate) use etag::tag_of;
 pub use etag::{Changed, IfMatch};
-pub use json::{Json, MergePatch, read_value};
+pub use json::{Json, MergePatch, present, read_value};
 pub(crate) use old_paths::SAME_AS;
 pub use old_paths::old_path;
 pub use page::PageAnswer;

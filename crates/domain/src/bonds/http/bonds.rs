@@ -59,7 +59,7 @@ pub async fn get_current_bond(
 /// brings it back.
 #[utoipa::path(
     post, path = "/api/v1/partners/breakup", security(("bearer" = [])),
-    request_body = BreakupBody,
+    request_body = Option<BreakupBody>,
     responses(
         (status = 200, body = BreakupAnswer),
         (status = 409, description = "`not_bonded`", body = ProblemBody, content_type = "application/problem+json"),
@@ -68,8 +68,9 @@ pub async fn get_current_bond(
 pub async fn break_up(
     State(app): State<App>,
     caller: SignedIn,
-    Json(body): Json<BreakupBody>,
+    body: Option<Json<BreakupBody>>,
 ) -> ApiResult<Response> {
+    let Json(body) = body.unwrap_or_default();
     let reason = body.reason.map(|text| Text::parse(&text, REASON, "/reason")).transpose();
     let reason = reason.map_err(|fault| Problem::invalid(vec![fault]))?.map(Text::into_string);
     let reason = reason.filter(|text| !text.is_empty());

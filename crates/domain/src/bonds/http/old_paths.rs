@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{FieldError, Problem, UserId};
-use kith_platform::http::old_path;
+use kith_platform::http::{old_path, present};
 use kith_platform::{ApiResult, App, Client, Json, ProblemBody, Routes, SignedIn};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -39,10 +39,11 @@ pub fn routes() -> Routes {
 #[serde(deny_unknown_fields)]
 struct OldSendRequestBody {
     /// Their id; or `email`.
-    #[serde(rename = "partnerId")]
+    #[serde(rename = "partnerId", default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, format = Uuid, nullable = false)]
     partner_id: Option<UserId>,
     /// Their address; or `partnerId`.
+    #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     email: Option<String>,
     /// At most 500 characters; line breaks may stand in it.

@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{Ctx, Cursor, FieldError, Problem, Text, TextRules, UserId};
+use kith_platform::http::present;
 use kith_platform::{
     Answer, ApiResult, App, Client, Json, PageAnswer, PathId, ProblemBody, Query, Routes, SignedIn,
     cursor_problem, page_limit,
@@ -47,12 +48,15 @@ struct SendRequestBody {
 #[serde(deny_unknown_fields)]
 struct RequestReceiver {
     /// Their id.
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, format = Uuid, nullable = false)]
     user_id: Option<UserId>,
     /// Their address. Whether anybody has it is not told: the request waits, and may reach nobody.
+    #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     email: Option<String>,
     /// A code that they handed out.
+    #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     invite_code: Option<String>,
 }

@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use axum::response::Response;
+use kith_platform::http::present;
 use kith_platform::{Answer, ApiResult, App, Json, Routes, SignedIn};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -19,12 +20,15 @@ pub fn routes() -> Routes {
 #[serde(deny_unknown_fields)]
 struct SettingsPatch {
     /// Who may ask you to be their partner.
+    #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     who_may_ask: Option<WhoMayAsk>,
     /// Whether a request to your e-mail address finds you. The sender is not told.
+    #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     found_by_email: Option<bool>,
     /// Whether names and texts stay out of notifications.
+    #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     discreet: Option<bool>,
 }

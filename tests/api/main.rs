@@ -13,6 +13,7 @@ mod bond_races;
 mod bonds;
 mod commands;
 mod config;
+mod development;
 mod docs;
 mod edge;
 mod idempotency;

@@ -14,6 +14,7 @@ use crate::auth::{AccessCache, AccessSource, Keyring, Tokens};
 use crate::cache::Hearing;
 use crate::clock::NodeClock;
 use crate::config::Config;
+use crate::development::AheadClock;
 use crate::http::{Asset, Stop, openapi};
 use crate::module::{Module, UpkeepError};
 use crate::telemetry::Metrics;
@@ -53,6 +54,8 @@ pub struct AppInner {
     pub openapi: Arc<Asset>,
     /// The clock that follows the database's, unless `sources` came from elsewhere.
     pub clock: Option<Arc<NodeClock>>,
+    /// The clock that development mode can put forward.
+    pub ahead: Option<Arc<AheadClock>>,
     /// When it was put together.
     pub started: Timestamp,
 }
@@ -87,6 +90,7 @@ impl App {
         config: Config,
         sources: Sources,
         clock: Option<Arc<NodeClock>>,
+        ahead: Option<Arc<AheadClock>>,
         log_level: Option<LogLevel>,
         modules: &'static [&'static Module],
     ) -> Result<Self, StartError> {
@@ -109,6 +113,7 @@ impl App {
             modules,
             openapi: Asset::new("application/json", openapi::to_json(&document)),
             clock,
+            ahead,
             started: sources.clock.now(),
             db,
             config,

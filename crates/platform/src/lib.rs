@@ -10,6 +10,7 @@ pub mod auth;
 mod cache;
 pub mod clock;
 pub mod config;
+mod development;
 mod docs;
 pub mod follower;
 pub mod health;
@@ -24,6 +25,7 @@ mod testing;
 pub use app::{App, AppInner, StartError};
 pub use auth::passwords;
 pub use auth::{Allowed, Caller, Client, SignedIn};
+pub use development::{AheadClock, DEVELOPMENT};
 pub use http::{
     ApiError, ApiResult, Asset, Changed, ClientAddress, IfMatch, Json, MergePatch, PageAnswer, PageQuery,
     PathId, PathParams, ProblemBody, Query, bad_query, cursor_problem, page_limit, store_problem,

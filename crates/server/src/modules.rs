@@ -1,10 +1,13 @@
 //! The one list of modules. It feeds the router, the migrator, the OpenAPI document and the catalogue of problems.
 
+use std::sync::LazyLock;
+
 use kith_domain::{accounts, blocks, bonds, nicknames, spaces};
-use kith_platform::Module;
+use kith_platform::config::Config;
+use kith_platform::{DEVELOPMENT, Module};
 use kith_store::{ModuleMigrations, STORE_MIGRATIONS};
 
-/// Every module, in the order in which their tables are made.
+/// Every module that serves people, in the order in which their tables are made.
 pub static MODULES: &[&Module] = &[
     &kith_platform::MODULE,
     &accounts::MODULE,
@@ -13,6 +16,14 @@ pub static MODULES: &[&Module] = &[
     &nicknames::MODULE,
     &spaces::MODULE,
 ];
+
+/// The same, and what only development mode has.
+static IN_DEVELOPMENT: LazyLock<Vec<&Module>> = LazyLock::new(|| [MODULES, &[&DEVELOPMENT]].concat());
+
+/// The modules that a server with this configuration serves.
+pub fn served(config: &Config) -> &'static [&'static Module] {
+    if config.is_production() { MODULES } else { &IN_DEVELOPMENT }
+}
 
 /// Every migration: the store's own, then the modules'.
 pub fn migrations() -> Vec<ModuleMigrations> {
@@ -25,18 +36,32 @@ pub fn migrations() -> Vec<ModuleMigrations> {
 mod tests {
     use std::collections::{HashMap, HashSet};
 
+    use kith_platform::config::Mode;
     use kith_platform::http::openapi;
 
     use super::*;
 
+    fn all() -> &'static [&'static Module] {
+        served(&Config::default())
+    }
+
+    #[test]
+    fn only_development_mode_serves_what_is_for_development() {
+        let mut config = Config::default();
+        let serves = |config: &Config| served(config).iter().any(|module| module.name == DEVELOPMENT.name);
+        assert!(serves(&config));
+        config.server.mode = Mode::Production;
+        assert!(!serves(&config));
+    }
+
     #[test]
     fn modules_do_not_step_on_each_other() {
         let mut names = HashSet::from([STORE_MIGRATIONS.module]);
-        for module in MODULES {
+        for module in all() {
             assert!(names.insert(module.name), "two modules are called {}", module.name);
         }
         let mut problems = HashMap::new();
-        for problem in MODULES.iter().flat_map(|module| module.problems) {
+        for problem in all().iter().flat_map(|module| module.problems) {
             assert_eq!(
                 *problems.entry(problem.code).or_insert(problem),
                 problem,
@@ -50,7 +75,7 @@ mod tests {
     fn no_name_means_two_things() {
         let mut events = HashSet::new();
         let mut schemas = HashMap::new();
-        for module in MODULES {
+        for module in all() {
             for kind in module.events {
                 assert!(events.insert(kind), "{}: another module emits {kind} too", module.name);
             }
@@ -67,7 +92,7 @@ mod tests {
 
     #[test]
     fn every_operation_has_a_name_of_its_own_a_success_and_declared_problems() {
-        let document = openapi::document(MODULES);
+        let document = openapi::document(all());
         let mut names = HashSet::new();
         for (path, method, operation) in openapi::operations(&document) {
             let name = operation.operation_id.clone().unwrap_or_default();
@@ -84,7 +109,7 @@ mod tests {
     #[test]
     fn every_problem_answer_is_declared_as_problem_json() {
         let json: serde_json::Value =
-            serde_json::from_slice(&openapi::to_json(&openapi::document(MODULES))).unwrap();
+            serde_json::from_slice(&openapi::to_json(&openapi::document(all()))).unwrap();
         for (path, item) in json["paths"].as_object().unwrap() {
             for (method, operation) in item.as_object().unwrap() {
                 for (status, response) in operation["responses"].as_object().unwrap() {

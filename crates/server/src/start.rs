@@ -9,11 +9,11 @@ use kith_platform::clock::NodeClock;
 use kith_platform::config::{Config, DevelopmentSecretsError};
 use kith_platform::http::{self, Server};
 use kith_platform::telemetry::log::LogLevel;
-use kith_platform::{App, StartError as AppError};
+use kith_platform::{AheadClock, App, StartError as AppError};
 use kith_store::{ControlSocket, EngineKind, MigrationState, OpenError, Store, StoreOptions};
 use thiserror::Error;
 
-use crate::modules::{MODULES, migrations};
+use crate::modules::{self, migrations};
 use crate::{control, listen};
 
 /// How often what is due is done.
@@ -110,8 +110,16 @@ async fn open_on(db: Store, mut config: Config, seams: Seams) -> Result<App, Sta
             (Arc::clone(&clock).sources(), Some(clock))
         }
     };
+    let (sources, ahead) = if config.is_production() {
+        (sources, None)
+    } else {
+        let ahead =
+            AheadClock::resume(Arc::clone(&sources.clock), &config.data.folder).map_err(AppError::from)?;
+        (Sources { clock: ahead.clone(), ..sources }, Some(ahead))
+    };
     config.fill_development_secrets(&*sources.random)?;
-    Ok(App::new(db, config, sources, clock, seams.log_level, MODULES).await?)
+    let modules = modules::served(&config);
+    Ok(App::new(db, config, sources, clock, ahead, seams.log_level, modules).await?)
 }
 
 fn serve(app: App) -> Result<Running, StartError> {

@@ -7,7 +7,7 @@ use crate::events::{Event, SequencedEvent};
 use crate::migrate::{Migration, ModuleMigrations};
 use crate::sequencer::{Heads, Placed, Seal};
 use crate::tx::Trace;
-use crate::value::Param;
+use crate::value::{Param, Row};
 use crate::{Error, Query, Tx, audit, params};
 
 /// The tables that the store itself needs. They come before every module's.
@@ -86,21 +86,33 @@ pub(crate) fn events_after(q: &Query<'_>, position: i64, limit: i64) -> Result<V
          FROM outbox_positions p JOIN outbox o ON o.id = p.event_id
          WHERE p.position > $1 ORDER BY p.position LIMIT $2",
         params![position, limit],
-        |row| {
-            Ok(SequencedEvent {
-                position: row.get(0)?,
-                event: Event {
-                    id: row.get(1)?,
-                    at: row.get(2)?,
-                    kind: row.get(3)?,
-                    subject: row.get(4)?,
-                    recipients: parse_recipients(&row.get::<String>(5)?)?,
-                    payload: row.get(6)?,
-                    request_id: row.get(7)?,
-                },
-            })
-        },
+        read_sequenced,
     )
+}
+
+pub(crate) fn events_before(q: &Query<'_>, position: i64, limit: i64) -> Result<Vec<SequencedEvent>, Error> {
+    q.all(
+        "SELECT p.position, o.id, o.at, o.kind, o.subject, o.recipients, o.payload, o.request_id
+         FROM outbox_positions p JOIN outbox o ON o.id = p.event_id
+         WHERE p.position < $1 ORDER BY p.position DESC LIMIT $2",
+        params![position, limit],
+        read_sequenced,
+    )
+}
+
+fn read_sequenced(row: &Row<'_>) -> Result<SequencedEvent, Error> {
+    Ok(SequencedEvent {
+        position: row.get(0)?,
+        event: Event {
+            id: row.get(1)?,
+            at: row.get(2)?,
+            kind: row.get(3)?,
+            subject: row.get(4)?,
+            recipients: parse_recipients(&row.get::<String>(5)?)?,
+            payload: row.get(6)?,
+            request_id: row.get(7)?,
+        },
+    })
 }
 
 /// When the oldest event was emitted that has no position yet.

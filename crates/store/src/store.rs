@@ -246,6 +246,14 @@ impl Store {
         self.read(move |q| outbox::events_after(q, position, limit)).await
     }
 
+    /// At most `limit` events before `position`, the newest first.
+    ///
+    /// # Errors
+    /// [`enum@Error`] if the database cannot be read.
+    pub async fn events_before(&self, position: i64, limit: i64) -> Result<Vec<SequencedEvent>, Error> {
+        self.read(move |q| outbox::events_before(q, position, limit)).await
+    }
+
     /// The last position given to an event, asked of the database.
     ///
     /// # Errors

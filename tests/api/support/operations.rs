@@ -140,6 +140,7 @@ impl TestApp {
             | "openapi"
             | "ready"
             | "old_swagger"
+            | "get_clock"
             | "get_log_level"
             | "list_accounts"
             | "list_audit_entries"
@@ -155,9 +156,11 @@ impl TestApp {
             | "list_collections"
             | "list_invites"
             | "list_nicknames"
+            | "list_outbox"
             | "list_partner_history"
             | "list_partner_requests" => (false, String::new(), Value::Null),
             "docs_file" => (false, self.docs_file().await, Value::Null),
+            "advance_clock" => (false, String::new(), json!({ "advance": "1ms" })),
             "register" => (false, String::new(), self.newcomer(name)),
             "log_in" => (false, String::new(), credentials(&other)),
             "refresh_session" | "log_out" => {

@@ -1,0 +1,115 @@
+//! What development mode has to work with, and production mode has not: `/dev/clock` and `/dev/outbox`.
+
+use kith_kernel::{Timestamp, days};
+use kith_platform::config::{Config, Mode};
+use serde_json::{Value, json};
+
+use crate::support::{Person, TestApp, on_every_engine};
+
+const CLOCK: &str = "/dev/clock";
+const OUTBOX: &str = "/dev/outbox";
+const REQUESTS: &str = "/api/v1/partners/requests";
+
+on_every_engine! {
+    thirty_days_pass_when_they_are_told_to,
+    a_clock_is_not_moved_by_nonsense,
+    what_goes_out_is_seen_the_newest_first,
+}
+
+on_every_engine! {
+    with super::in_production;
+    production_mode_knows_nothing_of_it
+}
+
+fn in_production(config: &mut Config) {
+    config.server.mode = Mode::Production;
+}
+
+async fn advance_all(app: &TestApp, by: &str) -> Value {
+    let mut last = Value::Null;
+    for node in 0..app.count_nodes() {
+        last = app.anonymous().at(node).post(CLOCK, json!({ "advance": by })).await.expect(200);
+    }
+    last
+}
+
+async fn bond(one: &Person, other: &Person) -> Value {
+    one.post(REQUESTS, json!({ "to": { "user_id": other.id } })).await.expect(201);
+    let crossed = other.post(REQUESTS, json!({ "to": { "user_id": one.id } })).await;
+    crossed.expect(201)["bond"].clone()
+}
+
+/// What is due by then has been done when the answer comes, and the time is the same for all that is asked.
+async fn thirty_days_pass_when_they_are_told_to(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let first = bond(&ada, &ben).await;
+    ada.post("/api/v1/partners/breakup", json!({})).await.expect(200);
+
+    let before = app.anonymous().get(CLOCK).await.expect(200);
+    assert_eq!(before, json!({ "now": app.now(), "ahead_ms": 0 }));
+    let report = advance_all(app, "30d").await;
+    let ahead = days(30);
+    assert_eq!(report, json!({ "now": app.now() + ahead, "ahead_ms": 2_592_000_000_i64 }));
+
+    // Exactly thirty days: the boundary is within. Their tokens have ended.
+    let (ada, ben) = (app.sign_in("ada").await, app.sign_in("ben").await);
+    assert_eq!(bond(&ada, &ben).await["id"], first["id"]);
+    ada.post("/api/v1/partners/breakup", json!({})).await.expect(200);
+    advance_all(app, "30d").await;
+    let report = advance_all(app, "1ms").await;
+    let now: Timestamp = report["now"].as_str().expect("a time").parse().expect("a time");
+    assert_eq!(now, app.now() + days(60) + std::time::Duration::from_millis(1));
+
+    let (ada, ben) = (app.sign_in("ada").await, app.sign_in("ben").await);
+    let archived = "SELECT COUNT(*) FROM bonds WHERE archived_at IS NOT NULL";
+    let count = app.db().read(move |q| q.one(archived, &[], |row| row.get::<i64>(0))).await;
+    assert_eq!(count.expect("a count"), Some(1), "what was due has been done");
+    assert_ne!(bond(&ada, &ben).await["id"], first["id"]);
+}
+
+async fn a_clock_is_not_moved_by_nonsense(app: &TestApp) {
+    let node = app.anonymous().at(0);
+    for advance in ["", "30", "-1d", "1 d", "1.5h", "1w", "tomorrow", "36501d", "99999999999999999999d"] {
+        let answer = node.post(CLOCK, json!({ "advance": advance })).await;
+        let problem = answer.expect_problem(422, "validation_failed");
+        assert_eq!(problem["errors"][0]["pointer"], "/advance", "{advance}");
+    }
+    node.post(CLOCK, json!({})).await.expect_problem(422, "validation_failed");
+    node.post(CLOCK, json!({ "advance": "1d", "back": true })).await.expect_problem(422, "validation_failed");
+    assert_eq!(node.get(CLOCK).await.expect(200)["ahead_ms"], 0);
+}
+
+async fn what_goes_out_is_seen_the_newest_first(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let body = json!({ "to": { "user_id": ben.id }, "message": "Shall we?" });
+    let request = ada.post(REQUESTS, body).await.expect(201);
+    // On PostgreSQL the sequencer needs a moment.
+    let newest = async || app.anonymous().get(OUTBOX).await.expect(200)["items"][0].clone();
+    app.everywhere(async || newest().await["subject"] == request["id"]).await;
+    let event = newest().await;
+    assert_eq!((&event["recipients"], &event["at"]), (&json!([ada.id, ben.id]), &request["created_at"]));
+
+    let (mut path, mut positions) = (format!("{OUTBOX}?limit=1"), Vec::new());
+    loop {
+        let page = app.anonymous().get(&path).await.expect(200);
+        positions
+            .extend(page["items"].as_array().expect("items").iter().map(|event| event["position"].as_i64()));
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("{OUTBOX}?limit=1&cursor={cursor}");
+    }
+    let count = event["position"].as_i64().expect("a position");
+    assert!(count >= 3);
+    assert_eq!(positions, (1..=count).rev().map(Some).collect::<Vec<_>>());
+    app.anonymous().get(&format!("{OUTBOX}?cursor=x")).await.expect_problem(400, "malformed_request");
+}
+
+/// CFG-02: neither is there, as no unknown path is, nor does the document speak of them.
+async fn production_mode_knows_nothing_of_it(app: &TestApp) {
+    let client = app.anonymous();
+    client.get(CLOCK).await.expect_problem(404, "not_found");
+    client.post(CLOCK, json!({ "advance": "1d" })).await.expect_problem(404, "not_found");
+    client.get(OUTBOX).await.expect_problem(404, "not_found");
+    let document = client.get("/openapi.json").await.expect(200);
+    let paths = document["paths"].as_object().expect("paths");
+    assert!(paths.keys().all(|path| !path.starts_with("/dev")), "{paths:?}");
+}

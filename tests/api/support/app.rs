@@ -158,6 +158,11 @@ impl TestApp {
         }
     }
 
+    /// How many nodes answer, in turn.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// The first node's parts.
     pub fn parts(&self) -> &App {
         &self.nodes[0].app

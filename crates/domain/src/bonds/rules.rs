@@ -65,29 +65,38 @@ pub fn may_create(tiers: &[Tier], recent: &[Timestamp], now: Timestamp) -> Resul
 pub struct Refusals {
     /// Rejections, and requests that the sender took back.
     pub steps: i64,
-    /// The last rejection.
-    pub rejected_at: Option<Timestamp>,
+    /// Until when the last rejection makes the sender wait.
+    pub wait_until: Option<Timestamp>,
     /// The last time that the sender took one back.
     pub cancelled_at: Option<Timestamp>,
 }
 
 impl Refusals {
-    /// Whether they may be asked again at `now`: taking a request back makes the next wait longer, and makes nobody
-    /// wait by itself.
+    /// One more rejection at `now`: the more steps there were, the longer the wait.
+    #[must_use]
+    pub fn and_rejected(self, now: Timestamp) -> Self {
+        let step = usize::try_from(self.steps).unwrap_or(usize::MAX);
+        // Behind the last wait only the other one may ask.
+        Self { steps: self.steps + 1, wait_until: WAITS.get(step).map(|wait| now + *wait), ..self }
+    }
+
+    /// One more request that was taken back at `now`: the next wait will be longer, but nobody waits for this.
+    #[must_use]
+    pub fn and_cancelled(self, now: Timestamp) -> Self {
+        Self { steps: self.steps + 1, cancelled_at: Some(now), ..self }
+    }
+
+    /// Whether they may be asked again at `now`.
     ///
     /// # Errors
     /// [`BondError::TooSoon`], [`BondError::OnlyTheyMayAsk`].
     pub fn may_ask(self, now: Timestamp) -> Result<(), BondError> {
-        let step = usize::try_from(self.steps).unwrap_or(0);
-        if step > WAITS.len() {
+        if usize::try_from(self.steps).is_ok_and(|steps| steps > WAITS.len()) {
             return Err(BondError::OnlyTheyMayAsk);
         }
-        let Some((rejected_at, wait)) = self.rejected_at.zip(step.checked_sub(1).map(|n| WAITS[n])) else {
-            return Ok(());
-        };
-        match (rejected_at + wait).since(now) {
-            Duration::ZERO => Ok(()),
-            wait => Err(BondError::TooSoon { wait }),
+        match self.wait_until.map(|until| until.since(now)) {
+            None | Some(Duration::ZERO) => Ok(()),
+            Some(wait) => Err(BondError::TooSoon { wait }),
         }
     }
 

@@ -1,6 +1,5 @@
 //! The rules, case by case.
 
-use kith_kernel::seconds;
 use kith_kernel::uuid::Uuid;
 
 use super::super::model::{Asked, PartnerRequestId};
@@ -97,28 +96,32 @@ fn a_window_slides_and_the_widest_that_is_full_decides() {
 
 #[test]
 fn each_refusal_makes_the_next_wait_longer() {
-    let now = Timestamp::EPOCH + days(100);
-    let wait = |steps, rejected: Option<Duration>, cancelled: Option<Duration>| {
-        let at = |ago: Option<Duration>| ago.map(|ago| now - ago);
-        let refusals = Refusals { steps, rejected_at: at(rejected), cancelled_at: at(cancelled) };
-        match refusals.may_ask(now) {
-            Ok(()) => Some(Duration::ZERO),
-            Err(BondError::TooSoon { wait }) => Some(wait),
-            Err(BondError::OnlyTheyMayAsk) => None,
-            Err(other) => panic!("{other}"),
-        }
-    };
     let moment = Duration::from_millis(1);
-    assert_eq!(wait(0, None, None), Some(Duration::ZERO));
-    for (steps, longest) in [(1, hours(24)), (2, days(7)), (3, days(30))] {
-        assert_eq!(wait(steps, Some(Duration::ZERO), None), Some(longest));
-        assert_eq!(wait(steps, Some(longest - moment), None), Some(moment));
-        assert_eq!(wait(steps, Some(longest), None), Some(Duration::ZERO));
+    let wait = |refusals: Refusals, now| match refusals.may_ask(now) {
+        Ok(()) => Some(Duration::ZERO),
+        Err(BondError::TooSoon { wait }) => Some(wait),
+        Err(BondError::OnlyTheyMayAsk) => None,
+        Err(other) => panic!("{other}"),
+    };
+    let mut now = Timestamp::EPOCH + days(100);
+    let mut refusals = Refusals::default();
+    assert_eq!(wait(refusals, now), Some(Duration::ZERO));
+    for longest in [hours(24), days(7), days(30)] {
+        refusals = refusals.and_rejected(now);
+        assert_eq!(wait(refusals, now), Some(longest));
+        assert_eq!(wait(refusals, now + longest - moment), Some(moment));
+        now = now + longest;
+        assert_eq!(wait(refusals, now), Some(Duration::ZERO));
     }
-    assert_eq!(wait(4, Some(days(99)), None), None);
-    assert_eq!(wait(1, None, Some(seconds(1))), Some(Duration::ZERO), "taking back makes nobody wait");
-    assert_eq!(wait(2, Some(hours(24)), Some(seconds(1))), Some(days(6)), "but the next refusal counts more");
-    assert_eq!(wait(4, None, Some(seconds(1))), None);
+    assert_eq!(wait(refusals.and_rejected(now), now + days(400)), None);
+    assert_eq!(wait(refusals.and_cancelled(now), now), None);
+
+    let taken_back = Refusals::default().and_cancelled(now);
+    assert_eq!(wait(taken_back, now), Some(Duration::ZERO), "taking back makes nobody wait");
+    assert_eq!(wait(taken_back.and_rejected(now), now), Some(days(7)), "but the next refusal counts more");
+    let waited = taken_back.and_rejected(now).and_cancelled(now + days(7));
+    assert_eq!(wait(waited, now + days(7)), Some(Duration::ZERO), "nor does it lengthen a wait that is over");
+    assert!(taken_back.silences(now + hours(24) - moment) && !taken_back.silences(now + hours(24)));
 }
 
 fn standing(sender: UserId, pending: Option<PartnerRequest>) -> Standing {
@@ -166,7 +169,7 @@ fn what_sending_comes_to() {
 #[test]
 fn who_is_open_to_whom() {
     use WhoMayAsk::*;
-    let refused = Refusals { steps: 1, rejected_at: Some(BEFORE), cancelled_at: None };
+    let refused = Refusals::default().and_rejected(BEFORE);
     let gone = Standing { receiver: None, ..standing(ADA, None) };
     for way in [Way::Id, Way::Invite] {
         assert_eq!(sending(&gone, way, "hello"), "there is no such receiver");

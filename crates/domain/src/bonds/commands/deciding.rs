@@ -43,7 +43,8 @@ pub fn reject(
     let (parties, mut request) = lock_request(tx, ctx, user, id)?;
     if rules::may_answer(&request, user, RequestStatus::Rejected)? == Deciding::Now {
         rows::reject_request(tx, id, ctx.now)?;
-        rows::add_refusal(tx, parties.from, user, Some(ctx.now), None)?;
+        let refusals = rows::find_refusals(tx, parties.from, user)?;
+        rows::upsert_refusals(tx, parties.from, user, refusals.and_rejected(ctx.now))?;
         tx.audit(ctx, "partner_request.rejected", id);
         tx.emit(ctx, events::request_rejected(parties));
         request.status = RequestStatus::Rejected;
@@ -66,7 +67,8 @@ pub fn cancel(
     if rules::may_cancel(&request, user)? == Deciding::Now {
         rows::cancel_request(tx, id, ctx.now)?;
         if let Some(receiver) = parties.to {
-            rows::add_refusal(tx, user, receiver, None, Some(ctx.now))?;
+            let refusals = rows::find_refusals(tx, user, receiver)?;
+            rows::upsert_refusals(tx, user, receiver, refusals.and_cancelled(ctx.now))?;
         }
         tx.audit(ctx, "partner_request.cancelled", id);
         tx.emit(ctx, events::request_cancelled(parties));

@@ -77,7 +77,8 @@ CREATE TABLE partner_refusals (
     to_user TEXT NOT NULL REFERENCES users (id),
     -- Rejections, and requests that the sender took back.
     steps BIGINT NOT NULL,
-    rejected_at BIGINT,
+    -- What the last rejection makes the sender wait for.
+    wait_until BIGINT,
     cancelled_at BIGINT,
     PRIMARY KEY (from_user, to_user)
 );

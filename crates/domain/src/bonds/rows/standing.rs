@@ -22,7 +22,7 @@ pub fn find_standing(
     q.one(
         concat!(
             "SELECT s.display_name, t.display_name, slot.bond_id IS NOT NULL, w.who_may_ask,
-                    COALESCE(w.found_by_email, FALSE), n.steps, n.rejected_at, n.cancelled_at,
+                    COALESCE(w.found_by_email, FALSE), n.steps, n.wait_until, n.cancelled_at,
                     (SELECT MAX(f.ended_at) FROM bonds f
                      WHERE f.user_a = $4 AND f.user_b = $5 AND f.archived_at IS NULL), ",
             request_columns!(),
@@ -50,7 +50,7 @@ pub fn find_standing(
                 found_by_email: row.get(4)?,
                 refusals: Refusals {
                     steps: steps.unwrap_or(0),
-                    rejected_at: row.get(6)?,
+                    wait_until: row.get(6)?,
                     cancelled_at: row.get(7)?,
                 },
                 former_ended_at: row.get(8)?,
@@ -60,22 +60,22 @@ pub fn find_standing(
     )
 }
 
-/// One more rejection of, or request taken back by, `from`.
-pub fn add_refusal(
-    tx: &Tx<'_>,
-    from: UserId,
-    to: UserId,
-    rejected_at: Option<Timestamp>,
-    cancelled_at: Option<Timestamp>,
-) -> Result<(), Error> {
+/// How often `from` was refused by `to`.
+pub fn find_refusals(q: &Query<'_>, from: UserId, to: UserId) -> Result<Refusals, Error> {
+    let found = q.one(
+        "SELECT steps, wait_until, cancelled_at FROM partner_refusals WHERE from_user = $1 AND to_user = $2",
+        params![from, to],
+        |row| Ok(Refusals { steps: row.get(0)?, wait_until: row.get(1)?, cancelled_at: row.get(2)? }),
+    )?;
+    Ok(found.unwrap_or_default())
+}
+
+pub fn upsert_refusals(tx: &Tx<'_>, from: UserId, to: UserId, refusals: Refusals) -> Result<(), Error> {
     tx.exec(
-        "INSERT INTO partner_refusals (from_user, to_user, steps, rejected_at, cancelled_at)
-         VALUES ($1, $2, 1, $3, $4)
-         ON CONFLICT (from_user, to_user) DO UPDATE
-         SET steps = partner_refusals.steps + 1,
-             rejected_at = COALESCE($3, partner_refusals.rejected_at),
-             cancelled_at = COALESCE($4, partner_refusals.cancelled_at)",
-        params![from, to, rejected_at, cancelled_at],
+        "INSERT INTO partner_refusals (from_user, to_user, steps, wait_until, cancelled_at)
+         VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (from_user, to_user) DO UPDATE SET steps = $3, wait_until = $4, cancelled_at = $5",
+        params![from, to, refusals.steps, refusals.wait_until, refusals.cancelled_at],
     )?;
     Ok(())
 }

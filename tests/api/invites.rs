@@ -1,0 +1,246 @@
+//! Invites and addresses: two ways to somebody whose id one does not know, and neither tells who is there.
+
+use hyper::Method;
+use hyper::body::Bytes;
+use kith_kernel::{days, minutes};
+use serde_json::{Value, json};
+
+use crate::support::{PASSWORD, Person, TestApp, on_every_engine};
+
+const REQUESTS: &str = "/api/v1/partners/requests";
+const INVITES: &str = "/api/v1/partners/invites";
+
+on_every_engine! {
+    an_invite_leads_to_a_request_and_is_spent,
+    an_invite_that_cannot_be_used_is_like_none,
+    five_invites_can_be_out,
+    ten_wrong_codes_a_minute,
+    of_many_who_use_a_code_one_does,
+    an_invite_opens_a_door_that_is_shut_to_others,
+    an_address_never_tells_whether_anybody_has_it,
+    who_wants_to_be_found_is_found,
+}
+
+async fn invite(who: &Person) -> (String, String) {
+    let made = who.post(INVITES, Value::Null).await.expect(201);
+    let text = |key: &str| made[key].as_str().expect("text").to_owned();
+    (text("code"), text("id"))
+}
+
+fn by_code(code: &str) -> Value {
+    json!({ "to": { "invite_code": code } })
+}
+
+fn by_address(email: &str) -> Value {
+    json!({ "to": { "email": email }, "message": "It is me." })
+}
+
+async fn set(who: &Person, patch: Value) {
+    let body = Bytes::from(patch.to_string());
+    who.send(Method::PATCH, "/api/v1/partners/settings", body).await.expect(200);
+}
+
+async fn an_invite_leads_to_a_request_and_is_spent(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let made = ada.post(INVITES, Value::Null).await.expect(201);
+    let code = made["code"].as_str().expect("a code");
+    assert_eq!(code.len(), 10);
+    assert_eq!(made["link"], format!("/api/v1/partners/invites/{code}"));
+    assert_eq!(made["expires_at"], json!(app.now() + days(7)));
+    let listed = ada.get(INVITES).await.expect(200);
+    assert_eq!(listed["items"][0]["id"], made["id"]);
+    assert!(!listed.to_string().contains(code), "a code is told once");
+
+    let typed = format!("{}-{}", &code[..5], &code[5..]).to_lowercase();
+    let before = app.footprint().await;
+    let preview = ben.get(&format!("{INVITES}/{typed}")).await.expect(200);
+    assert_eq!(preview, json!({ "display_name": "ada", "expires_at": made["expires_at"] }));
+    assert_eq!(app.footprint().await, before, "looking does not use it up");
+
+    ada.post(REQUESTS, by_code(code)).await.expect_faults();
+    let request = ben.post(REQUESTS, by_code(&typed)).await.expect(201);
+    assert_eq!((&request["status"], &request["to"]), (&json!("pending"), &ada.face()));
+    assert_eq!(ada.get(INVITES).await.expect(200)["items"], json!([]));
+    let path = format!("{REQUESTS}/{}/accept", request["id"].as_str().expect("an id"));
+    ada.post(&path, Value::Null).await.expect(200);
+    let text = app.dump().await.join("\n");
+    assert!(!text.contains(code), "the code itself is nowhere");
+}
+
+/// Never made, spent, expired, taken back, shut out: one 404.
+async fn an_invite_that_cannot_be_used_is_like_none(app: &TestApp) {
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    let expired = invite(&ada).await.0;
+    app.advance(days(7));
+    let (spent, revoked, by_id, shut) =
+        (invite(&ada).await, invite(&ada).await, invite(&ada).await, invite(&ada).await);
+    ben.post(REQUESTS, by_code(&spent.0)).await.expect(201);
+    eve.delete(&format!("{INVITES}/{}", revoked.0), Value::Null).await.expect_problem(404, "not_found");
+    ada.delete(&format!("{INVITES}/{}", revoked.0), Value::Null).await.expect(204);
+    ada.delete(&format!("{INVITES}/{}", by_id.1), Value::Null).await.expect(204);
+    ada.delete(&format!("{INVITES}/{}", by_id.1), Value::Null).await.expect_problem(404, "not_found");
+    ada.put(&format!("/api/v1/blocks/{}", eve.id), Value::Null).await.expect(200);
+    let gone = app.user("gone").await;
+    let left = invite(&gone).await.0;
+    gone.delete("/api/v1/me", json!({ "password": PASSWORD })).await.expect(202);
+    let mut bodies = Vec::new();
+    for code in ["0000000000", &*expired, &*spent.0, &*revoked.0, &*by_id.0, &*shut.0, &*left] {
+        app.advance(minutes(1));
+        let mut previewed = eve.get(&format!("{INVITES}/{code}")).await.expect_problem(404, "not_found");
+        let mut asked = eve.post(REQUESTS, by_code(code)).await.expect_problem(404, "not_found");
+        for body in [&mut previewed, &mut asked] {
+            body.as_object_mut().expect("a problem").remove("request_id");
+        }
+        bodies.extend([previewed, asked]);
+    }
+    bodies.dedup();
+    assert_eq!(bodies.len(), 1, "{bodies:#?}");
+}
+
+async fn five_invites_can_be_out(app: &TestApp) {
+    let ada = app.user("ada").await;
+    for _ in 0..5 {
+        invite(&ada).await;
+    }
+    ada.post(INVITES, Value::Null).await.expect_problem(409, "too_many_invites");
+    app.advance(days(7));
+    invite(&ada).await;
+}
+
+/// By person and by address; a code that is good is counted for nothing.
+async fn ten_wrong_codes_a_minute(app: &TestApp) {
+    let (ada, eve) = (app.user("ada").await, app.user("eve").await);
+    let good = invite(&ada).await.0;
+    for n in 0..10 {
+        eve.get(&format!("{INVITES}/{good}")).await.expect(200);
+        if n % 2 == 0 {
+            eve.get(&format!("{INVITES}/000000000{n}")).await.expect_problem(404, "not_found");
+        } else {
+            eve.post(REQUESTS, by_code(&format!("000000000{n}"))).await.expect_problem(404, "not_found");
+        }
+    }
+    let refused = eve.get(&format!("{INVITES}/{good}")).await;
+    assert_eq!(refused.header("retry-after"), Some("60"));
+    refused.expect_problem(429, "rate_limited");
+    eve.post(REQUESTS, by_code(&good)).await.expect_problem(429, "rate_limited");
+    app.advance(minutes(1));
+    eve.get(&format!("{INVITES}/{good}")).await.expect(200);
+}
+
+async fn of_many_who_use_a_code_one_does(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let others = app.crowd("other", 6).await;
+    for _ in 0..5 {
+        let code = invite(&ada).await.0;
+        let uses =
+            futures_util::future::join_all(others.iter().map(|one| one.post(REQUESTS, by_code(&code))));
+        let mut statuses: Vec<_> = uses.await.iter().map(|answer| answer.status).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [201, 404, 404, 404, 404, 404]);
+        for one in &others {
+            let pending = one.get(&format!("{REQUESTS}?status=pending")).await.expect(200);
+            for request in pending["items"].as_array().expect("items") {
+                let path = format!("{REQUESTS}/{}/reject", request["id"].as_str().expect("an id"));
+                ada.post(&path, Value::Null).await.expect(200);
+            }
+        }
+        app.advance(minutes(2));
+    }
+}
+
+/// Past `invited`, and past the waits after a rejection; not past `nobody`.
+async fn an_invite_opens_a_door_that_is_shut_to_others(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    set(&ada, json!({ "who_may_ask": "invited" })).await;
+    for _ in 0..2 {
+        let request = ben.post(REQUESTS, by_code(&invite(&ada).await.0)).await.expect(201);
+        let path = format!("{REQUESTS}/{}/reject", request["id"].as_str().expect("an id"));
+        ada.post(&path, Value::Null).await.expect(200);
+    }
+    set(&ada, json!({ "who_may_ask": "nobody" })).await;
+    ben.post(REQUESTS, by_code(&invite(&ada).await.0)).await.expect_problem(404, "not_found");
+}
+
+/// Unknown, not to be found, shut out, left, not open, asked too soon: to the sender they are all one, until they run out.
+async fn an_address_never_tells_whether_anybody_has_it(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let found = json!({ "found_by_email": true });
+    let hidden = app.user("hidden").await;
+    let shut = app.user("shut").await;
+    set(&shut, found.clone()).await;
+    shut.put(&format!("/api/v1/blocks/{}", ada.id), Value::Null).await.expect(200);
+    let closed = app.user("closed").await;
+    set(&closed, json!({ "found_by_email": true, "who_may_ask": "invited" })).await;
+    let left = app.user("left").await;
+    set(&left, found.clone()).await;
+    left.delete("/api/v1/me", json!({ "password": PASSWORD })).await.expect(202);
+    let real = app.user("real").await;
+    set(&real, found).await;
+    let mut sent = Vec::new();
+    for email in ["nobody@example.org", &hidden.email, &shut.email, &closed.email, &left.email, &real.email] {
+        app.advance(minutes(15));
+        let request = ada.post(REQUESTS, by_address(email)).await.expect(201);
+        let expected = json!({
+            "id": request["id"], "from": ada.face(), "to": { "email": email }, "status": "pending",
+            "message": "It is me.", "created_at": app.now(), "expires_at": app.now() + days(14),
+            "restorable_until": null,
+        });
+        assert_eq!(request, expected);
+        assert_eq!(ada.post(REQUESTS, by_address(email)).await.expect(200), request);
+        let other_words = json!({ "to": { "email": email } });
+        ada.post(REQUESTS, other_words).await.expect_problem(409, "request_pending");
+        sent.push(request);
+    }
+    for who in [&hidden, &shut, &closed] {
+        assert_eq!(who.get(REQUESTS).await.expect(200)["items"], json!([]), "{}", who.name);
+    }
+    let received = real.get(REQUESTS).await.expect(200)["items"][0].clone();
+    assert_eq!((&received["from"], &received["to"]), (&ada.face(), &real.face()));
+    let reject = format!("{REQUESTS}/{}/reject", received["id"].as_str().expect("an id"));
+    assert_eq!(real.post(&reject, Value::Null).await.expect(200)["status"], "rejected");
+    let seen = async |status: &str| {
+        let page = ada.get(&format!("{REQUESTS}?direction=outgoing&status={status}")).await.expect(200);
+        page["items"].as_array().expect("items").len()
+    };
+    assert_eq!((seen("pending").await, seen("rejected").await), (6, 0), "a rejection is not told");
+    assert_eq!(ada.get(&reject.replace("/reject", "")).await.expect(200)["status"], "pending");
+    let told = app.events().await.into_iter().map(|sequenced| sequenced.event);
+    let told = told.filter(|event| event.kind == "partner_request.rejected");
+    let recipients: Vec<_> = told.flat_map(|event| event.recipients).map(|one| one.to_string()).collect();
+    assert_eq!(recipients, [real.id.clone()]);
+    app.advance(days(14));
+    assert_eq!((seen("pending").await, seen("expired").await), (0, 6));
+    app.advance(days(1));
+    app.upkeep().await;
+    assert_eq!((seen("pending").await, seen("expired").await), (0, 6));
+    assert_eq!(
+        real.get(&format!("{REQUESTS}?status=rejected")).await.expect(200)["items"][0]["id"],
+        received["id"]
+    );
+}
+
+async fn who_wants_to_be_found_is_found(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    set(&ben, json!({ "found_by_email": true })).await;
+    let request = ada.post(REQUESTS, by_address("BEN@Example.org")).await.expect(201);
+    assert_eq!(request["to"], json!({ "email": "BEN@Example.org" }), "as it was typed");
+    let accept = format!("{REQUESTS}/{}/accept", request["id"].as_str().expect("an id"));
+    ben.post(&accept, Value::Null).await.expect(200);
+    let seen = ada.get(accept.trim_end_matches("/accept")).await.expect(200);
+    assert_eq!((&seen["status"], &seen["to"]), (&json!("accepted"), &ben.face()));
+    assert_eq!(seen["bond"]["partner"], ben.face());
+    assert_eq!(ada.post(REQUESTS, by_address("ben@example.org")).await.expect(200)["id"], request["id"]);
+    ada.post("/api/v1/partners/breakup", Value::Null).await.expect(200);
+    ada.post(REQUESTS, json!({ "to": { "user_id": ben.id } })).await.expect(201);
+    let crossed = ben.post(REQUESTS, by_address(&ada.email)).await.expect(201);
+    assert_eq!(
+        crossed["status"], "pending",
+        "an address that is not to be found leads nowhere, even to whoever asked"
+    );
+    set(&ada, json!({ "found_by_email": true })).await;
+    let id = crossed["id"].as_str().expect("an id");
+    ben.post(&format!("{REQUESTS}/{id}/cancel"), Value::Null).await.expect(200);
+    let crossed = ben.post(REQUESTS, by_address(&ada.email)).await.expect(201);
+    assert_eq!((&crossed["status"], &crossed["bond"]["restorations"]), (&json!("accepted"), &json!(1)));
+    assert_eq!(crossed["to"], ada.face());
+}

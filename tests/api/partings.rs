@@ -1,0 +1,197 @@
+//! Breaking up, coming back, and what is left of a bond: history and archive.
+
+use std::time::Duration;
+
+use kith_kernel::days;
+use serde_json::{Value, json};
+
+use crate::support::{Person, TestApp, bonded, on_every_engine};
+
+const REQUESTS: &str = "/api/v1/partners/requests";
+const BREAKUP: &str = "/api/v1/partners/breakup";
+const HISTORY: &str = "/api/v1/partners/history";
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+on_every_engine! {
+    a_breakup_ends_it_for_both,
+    whoever_is_free_again_can_ask_somebody_else,
+    a_bond_comes_back_with_its_history,
+    a_bond_that_ended_too_long_ago_stays_what_it_was,
+    others_in_between_do_not_matter,
+    crossing_brings_a_bond_back_too,
+    names_in_histories_stay_as_they_were,
+}
+
+async fn history(who: &Person) -> Vec<Value> {
+    who.get(HISTORY).await.expect(200)["items"].as_array().expect("items").clone()
+}
+
+async fn current(who: &Person) -> Value {
+    who.get("/api/v1/partners/current").await.expect(200)["bond"].clone()
+}
+
+async fn ask(from: &Person, to: &Person) -> Value {
+    from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await.expect(201)
+}
+
+async fn accept(who: &Person, request: &Value) -> Value {
+    let path = format!("{REQUESTS}/{}/accept", request["id"].as_str().expect("an id"));
+    who.post(&path, Value::Null).await.expect(200)["bond"].clone()
+}
+
+/// PRT-06: both at once, both are told, one audit entry; the reason is its author's alone.
+async fn a_breakup_ends_it_for_both(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    ada.post(BREAKUP, Value::Null).await.expect_problem(409, "not_bonded");
+    let bond = bonded(&ada, &ben).await;
+    let since = app.now();
+    app.advance(days(3));
+    let faults = ada.post(BREAKUP, json!({ "reason": "x".repeat(501) })).await.expect_faults();
+    assert_eq!(faults, [("/reason".to_owned(), "too_long".to_owned())]);
+    let ended = ada.post(BREAKUP, json!({ "reason": "We grew apart." })).await.expect(200)["bond"].clone();
+    let now = app.now();
+    let seen = |partner: &Person, reason: Option<&str>| {
+        json!({
+            "id": bond, "partner": partner.face(), "since": since, "restored_at": null, "restorations": 0,
+            "ended_at": now, "restorable_until": now + days(30), "archived_at": null,
+            "breakups": [{ "ended_at": now, "restored_at": null, "reason": reason }],
+        })
+    };
+    assert_eq!(ended, seen(&ben, Some("We grew apart.")));
+    assert_eq!(history(&ada).await, [seen(&ben, Some("We grew apart."))]);
+    assert_eq!(history(&ben).await, [seen(&ada, None)], "a reason is its author's alone");
+    for who in [&ada, &ben] {
+        assert_eq!(current(who).await, Value::Null);
+        who.post(BREAKUP, Value::Null).await.expect_problem(409, "not_bonded");
+    }
+    let lines = app.audit().await.into_iter().filter(|line| line.action == "bond.ended").count();
+    assert_eq!(lines, 1);
+    let events = app.events().await.into_iter().map(|sequenced| sequenced.event);
+    let told: Vec<_> = events.filter(|event| event.kind == "bond.ended").collect();
+    let [event] = &told[..] else { panic!("{told:?}") };
+    let mut recipients: Vec<_> = event.recipients.iter().map(ToString::to_string).collect();
+    recipients.sort_unstable();
+    let mut both = [ada.id.clone(), ben.id.clone()];
+    both.sort_unstable();
+    assert_eq!(recipients, both);
+    assert!(!event.payload.contains("grew"), "{}", event.payload);
+}
+
+/// PRT-05.
+async fn whoever_is_free_again_can_ask_somebody_else(app: &TestApp) {
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    bonded(&ada, &ben).await;
+    ada.post(REQUESTS, json!({ "to": { "user_id": eve.id } })).await.expect_problem(409, "slot_occupied");
+    let waiting = ask(&eve, &ada).await;
+    let path = format!("{REQUESTS}/{}/accept", waiting["id"].as_str().expect("an id"));
+    ada.post(&path, Value::Null).await.expect_problem(409, "slot_occupied");
+    ben.post(BREAKUP, json!({})).await.expect(200);
+    let bond = accept(&ada, &waiting).await;
+    assert_eq!((&bond["partner"], &bond["restorations"]), (&eve.face(), &json!(0)));
+}
+
+/// PRT-04, PRT-07: the same bond, twice.
+async fn a_bond_comes_back_with_its_history(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let bond = bonded(&ada, &ben).await;
+    let since = app.now();
+    let mut breakups = Vec::new();
+    for (round, who, other) in [(1, &ada, &ben), (2, &ben, &ada)] {
+        app.advance(days(1));
+        who.post(BREAKUP, json!({ "reason": format!("reason {round}") })).await.expect(200);
+        let ended_at = app.now();
+        app.advance(days(29));
+        let request = ask(who, other).await;
+        assert_eq!(request["restorable_until"], json!(ended_at + days(30)));
+        let restored = accept(other, &request).await;
+        assert_eq!(
+            restored,
+            json!({
+                "id": bond, "partner": who.face(), "since": since, "restored_at": app.now(), "restorations": round,
+            })
+        );
+        assert_eq!(current(who).await["id"], restored["id"]);
+        breakups.push((ended_at, app.now(), who.id.clone(), format!("reason {round}")));
+    }
+    for who in [&ada, &ben] {
+        let [one] = &history(who).await[..] else { panic!("one bond") };
+        let seen: Vec<_> = breakups
+            .iter()
+            .map(|(ended_at, restored_at, by, reason)| {
+                let reason = (*by == who.id).then_some(reason);
+                json!({ "ended_at": ended_at, "restored_at": restored_at, "reason": reason })
+            })
+            .collect();
+        assert_eq!(one["breakups"], json!(seen));
+        assert_eq!((&one["ended_at"], &one["restorable_until"]), (&Value::Null, &Value::Null));
+    }
+    let kinds: Vec<_> = app.events().await.into_iter().map(|sequenced| sequenced.event.kind).collect();
+    let count = |kind: &str| kinds.iter().filter(|one| *one == kind).count();
+    assert_eq!((count("bond.created"), count("bond.ended"), count("bond.restored")), (1, 2, 2));
+}
+
+/// PRT-04, PRT-08: after the window a request makes a fresh bond, whether or not the old one has been archived yet.
+async fn a_bond_that_ended_too_long_ago_stays_what_it_was(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let first = bonded(&ada, &ben).await;
+    ada.post(BREAKUP, json!({})).await.expect(200);
+    app.advance(days(30));
+    app.upkeep().await;
+    assert_eq!(history(&ada).await[0]["archived_at"], Value::Null, "it may still come back");
+    app.advance(MILLISECOND);
+    let request = ask(&ada, &ben).await;
+    assert_eq!(request["restorable_until"], Value::Null);
+    let second = accept(&ben, &request).await;
+    assert_ne!(second["id"], json!(first));
+    assert_eq!((&second["since"], &second["restorations"]), (&json!(app.now()), &json!(0)));
+    ben.post(BREAKUP, json!({})).await.expect(200);
+    app.upkeep().await;
+    let [new, old] = &history(&ben).await[..] else { panic!("two bonds") };
+    assert_eq!((&new["id"], &new["archived_at"]), (&second["id"], &Value::Null));
+    assert_eq!((&old["id"], &old["archived_at"]), (&json!(first), &json!(app.now())));
+    assert_eq!(old["restorable_until"], Value::Null);
+    assert_eq!(app.audit().await.into_iter().filter(|line| line.action == "bond.archived").count(), 1);
+    app.upkeep().await;
+    assert_eq!(app.audit().await.into_iter().filter(|line| line.action == "bond.archived").count(), 1);
+}
+
+/// PRT-04: bonds with others in between do not matter.
+async fn others_in_between_do_not_matter(app: &TestApp) {
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    let first = bonded(&ada, &ben).await;
+    ada.post(BREAKUP, json!({})).await.expect(200);
+    app.advance(days(1));
+    bonded(&ada, &eve).await;
+    eve.post(BREAKUP, json!({})).await.expect(200);
+    app.advance(days(1));
+    let back = accept(&ada, &ask(&ben, &ada).await).await;
+    assert_eq!((&back["id"], &back["restorations"]), (&json!(first), &json!(1)));
+}
+
+async fn crossing_brings_a_bond_back_too(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let bond = bonded(&ada, &ben).await;
+    ada.post(BREAKUP, json!({})).await.expect(200);
+    app.advance(days(30));
+    ask(&ada, &ben).await;
+    let crossed = ask(&ben, &ada).await;
+    assert_eq!((&crossed["bond"]["id"], &crossed["bond"]["restorations"]), (&json!(bond), &json!(1)));
+    assert_eq!(crossed["restorable_until"], Value::Null);
+}
+
+async fn names_in_histories_stay_as_they_were(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    bonded(&ada, &ben).await;
+    let rename = async |name: &str| {
+        let body = json!({ "display_name": name }).to_string();
+        ben.send(hyper::Method::PATCH, "/api/v1/me", body.into()).await.expect(200);
+    };
+    rename("Benjamin").await;
+    assert_eq!(current(&ada).await["partner"]["display_name"], "Benjamin", "a partner is who they are now");
+    ben.post(BREAKUP, json!({})).await.expect(200);
+    rename("Somebody else").await;
+    assert_eq!(history(&ada).await[0]["partner"]["display_name"], "Benjamin");
+    let sent = ada.get(&format!("{REQUESTS}?status=accepted")).await.expect(200);
+    let names: Vec<_> = sent["items"].as_array().expect("items").iter().map(|one| &one["to"]).collect();
+    assert!(names.iter().any(|name| name["display_name"] == "ben"), "{names:?}");
+}

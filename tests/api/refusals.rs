@@ -1,0 +1,221 @@
+//! Requests that are rejected, taken back or run out, and how long one waits after that. No harassment by request.
+
+use std::time::Duration;
+
+use hyper::Method;
+use hyper::body::Bytes;
+use kith_kernel::{days, hours};
+use serde_json::{Value, json};
+
+use crate::support::{Person, TestApp, on_every_engine};
+
+const REQUESTS: &str = "/api/v1/partners/requests";
+const SETTINGS: &str = "/api/v1/partners/settings";
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+on_every_engine! {
+    a_request_is_rejected_and_stays_so,
+    a_request_is_taken_back_and_stays_so,
+    after_a_rejection_one_waits_longer_each_time,
+    taking_back_counts_but_makes_nobody_wait,
+    whoever_asks_anew_in_turn_forgets_the_rejections,
+    requests_run_out_for_both,
+    who_may_ask_is_for_everybody_to_say,
+    a_message_is_reported_once,
+}
+
+async fn ask(from: &Person, to: &Person) -> Value {
+    from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await.expect(201)
+}
+
+fn path(request: &Value, verb: &str) -> String {
+    format!("{REQUESTS}/{}/{verb}", request["id"].as_str().expect("an id"))
+}
+
+async fn status(who: &Person, request: &Value) -> Value {
+    let path = format!("{REQUESTS}/{}", request["id"].as_str().expect("an id"));
+    who.get(&path).await.expect(200)["status"].clone()
+}
+
+async fn reject(who: &Person, request: &Value) {
+    who.post(&path(request, "reject"), Value::Null).await.expect(200);
+}
+
+/// PRT-01, PRT-02: by its receiver only, once; every other step then changes nothing.
+async fn a_request_is_rejected_and_stays_so(app: &TestApp) {
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    let request = ask(&ada, &ben).await;
+    let before = app.footprint().await;
+    ada.post(&path(&request, "reject"), Value::Null).await.expect_problem(403, "forbidden");
+    eve.post(&path(&request, "reject"), Value::Null).await.expect_problem(404, "not_found");
+    assert_eq!(app.footprint().await, before);
+    let rejected = ben.post(&path(&request, "reject"), Value::Null).await.expect(200);
+    assert_eq!(rejected["status"], "rejected");
+    let before = app.footprint().await;
+    assert_eq!(ben.post(&path(&request, "reject"), Value::Null).await.expect(200), rejected);
+    ben.post(&path(&request, "accept"), Value::Null).await.expect_problem(409, "request_not_pending");
+    ada.post(&path(&request, "cancel"), Value::Null).await.expect_problem(409, "request_not_pending");
+    assert_eq!(app.footprint().await, before);
+    for who in [&ada, &ben] {
+        assert_eq!(status(who, &request).await, "rejected", "{}", who.name);
+        let listed = who.get(&format!("{REQUESTS}?status=rejected")).await.expect(200);
+        assert_eq!(listed["items"].as_array().map(Vec::len), Some(1), "{}", who.name);
+    }
+}
+
+/// PRT-01, PRT-02.
+async fn a_request_is_taken_back_and_stays_so(app: &TestApp) {
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    let request = ask(&ada, &ben).await;
+    let before = app.footprint().await;
+    ben.post(&path(&request, "cancel"), Value::Null).await.expect_problem(403, "forbidden");
+    eve.post(&path(&request, "cancel"), Value::Null).await.expect_problem(404, "not_found");
+    assert_eq!(app.footprint().await, before);
+    let cancelled = ada.post(&path(&request, "cancel"), Value::Null).await.expect(200);
+    assert_eq!(cancelled["status"], "cancelled");
+    let before = app.footprint().await;
+    assert_eq!(ada.post(&path(&request, "cancel"), Value::Null).await.expect(200), cancelled);
+    ben.post(&path(&request, "accept"), Value::Null).await.expect_problem(409, "request_not_pending");
+    ben.post(&path(&request, "reject"), Value::Null).await.expect_problem(409, "request_not_pending");
+    assert_eq!(app.footprint().await, before);
+    assert_eq!(status(&ben, &request).await, "cancelled");
+}
+
+/// To the millisecond: a day, a week, thirty days; then only the other one may ask.
+async fn after_a_rejection_one_waits_longer_each_time(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let body = json!({ "to": { "user_id": ben.id } });
+    for wait in [hours(24), days(7), days(30)] {
+        reject(&ben, &ask(&ada, &ben).await).await;
+        let refused = ada.post(REQUESTS, body.clone()).await;
+        let seconds = wait.as_secs().to_string();
+        assert_eq!(refused.header("retry-after"), Some(&*seconds));
+        refused.expect_problem(409, "too_soon_to_ask_again");
+        app.advance(wait - MILLISECOND);
+        // Renews the session, which leaves a trace.
+        ada.get("/api/v1/me").await.expect(200);
+        let before = app.footprint().await;
+        let refused = ada.post(REQUESTS, body.clone()).await;
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        refused.expect_problem(409, "too_soon_to_ask_again");
+        assert_eq!(app.footprint().await, before);
+        app.advance(MILLISECOND);
+    }
+    reject(&ben, &ask(&ada, &ben).await).await;
+    app.advance(days(400));
+    ada.post(REQUESTS, body.clone()).await.expect_problem(409, "only_they_may_ask");
+    ask(&ben, &ada).await;
+    let crossed = ada.post(REQUESTS, body).await.expect(201);
+    assert_eq!(crossed["status"], "accepted", "who has asked can always be answered");
+}
+
+/// The receiver hears of the first one, and not of the next within a day.
+async fn taking_back_counts_but_makes_nobody_wait(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let told = async |request: &Value| {
+        let events = app.events().await.into_iter().map(|sequenced| sequenced.event);
+        let id = request["id"].as_str().expect("an id");
+        let mut created =
+            events.filter(|event| event.kind == "partner_request.created" && event.subject == id);
+        created.next().expect("an event").recipients.iter().any(|one| one.to_string() == ben.id)
+    };
+    let first = ask(&ada, &ben).await;
+    assert!(told(&first).await);
+    ada.post(&path(&first, "cancel"), Value::Null).await.expect(200);
+    app.advance(hours(24) - MILLISECOND);
+    let second = ask(&ada, &ben).await;
+    assert!(!told(&second).await, "a repeat within a day notifies nobody");
+    let waiting = ben.get(&format!("{REQUESTS}?status=pending")).await.expect(200);
+    assert_eq!(waiting["items"][0]["id"], second["id"], "and is there all the same");
+    reject(&ben, &second).await;
+    app.advance(days(7) - MILLISECOND);
+    let body = json!({ "to": { "user_id": ben.id } });
+    ada.post(REQUESTS, body.clone()).await.expect_problem(409, "too_soon_to_ask_again");
+    app.advance(MILLISECOND);
+    let third = ask(&ada, &ben).await;
+    assert!(told(&third).await);
+    ada.post(&path(&third, "cancel"), Value::Null).await.expect(200);
+    let fourth = ask(&ada, &ben).await;
+    ada.post(&path(&fourth, "cancel"), Value::Null).await.expect(200);
+    ada.post(REQUESTS, body).await.expect_problem(409, "only_they_may_ask");
+}
+
+async fn whoever_asks_anew_in_turn_forgets_the_rejections(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    reject(&ben, &ask(&ada, &ben).await).await;
+    let theirs = ask(&ben, &ada).await;
+    ben.post(&path(&theirs, "cancel"), Value::Null).await.expect(200);
+    ask(&ada, &ben).await;
+}
+
+/// PRT-02: at the very moment, written down or not, and both are told when it is.
+async fn requests_run_out_for_both(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let request = ask(&ada, &ben).await;
+    app.advance(days(14) - MILLISECOND);
+    app.upkeep().await;
+    assert_eq!(status(&ben, &request).await, "pending");
+    app.advance(MILLISECOND);
+    for who in [&ada, &ben] {
+        assert_eq!(status(who, &request).await, "expired", "{}", who.name);
+    }
+    for verb in ["accept", "reject"] {
+        ben.post(&path(&request, verb), Value::Null).await.expect_problem(409, "request_not_pending");
+    }
+    let expired = async || {
+        let events = app.events().await.into_iter().map(|sequenced| sequenced.event.kind);
+        events.filter(|kind| kind == "partner_request.expired").count()
+    };
+    assert_eq!(expired().await, 0);
+    app.advance(hours(2));
+    app.upkeep().await;
+    app.upkeep().await;
+    assert_eq!(expired().await, 1);
+    ask(&ada, &ben).await;
+    assert_eq!(expired().await, 1);
+}
+
+async fn who_may_ask_is_for_everybody_to_say(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let defaults = json!({ "who_may_ask": "anyone", "found_by_email": false, "discreet": false });
+    assert_eq!(ben.get(SETTINGS).await.expect(200), defaults);
+    let set = async |patch: Value| {
+        ben.send(Method::PATCH, SETTINGS, Bytes::from(patch.to_string())).await.expect(200)
+    };
+    let changed = set(json!({ "who_may_ask": "nobody", "discreet": true })).await;
+    assert_eq!(changed, json!({ "who_may_ask": "nobody", "found_by_email": false, "discreet": true }));
+    assert_eq!(ben.get(SETTINGS).await.expect(200), changed);
+    let body = json!({ "to": { "user_id": ben.id } });
+    ada.post(REQUESTS, body.clone()).await.expect_problem(403, "not_open_to_requests");
+    set(json!({ "who_may_ask": "invited" })).await;
+    ada.post(REQUESTS, body.clone()).await.expect_problem(403, "not_open_to_requests");
+    ask(&ben, &ada).await;
+    assert_eq!(ada.post(REQUESTS, body).await.expect(201)["status"], "accepted");
+    for bad in [json!({ "who_may_ask": "friends" }), json!({ "discreet": null }), json!({ "other": 1 })] {
+        ben.send(Method::PATCH, SETTINGS, Bytes::from(bad.to_string())).await.expect_faults();
+    }
+}
+
+async fn a_message_is_reported_once(app: &TestApp) {
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    let silent = ask(&eve, &ben).await;
+    let body = json!({ "to": { "user_id": ben.id }, "message": "You will regret this." });
+    let request = ada.post(REQUESTS, body).await.expect(201);
+    let report = json!({ "reason": "harassment", "note": "The third one." });
+    ben.post(&path(&silent, "report"), report.clone()).await.expect_problem(409, "nothing_to_report");
+    ada.post(&path(&request, "report"), report.clone()).await.expect_problem(403, "forbidden");
+    eve.post(&path(&request, "report"), report.clone()).await.expect_problem(404, "not_found");
+    let made = ben.post(&path(&request, "report"), report.clone()).await.expect(201);
+    assert_eq!(made["created_at"], json!(app.now()));
+    let before = app.footprint().await;
+    assert_eq!(ben.post(&path(&request, "report"), json!({ "reason": "spam" })).await.expect(200), made);
+    assert_eq!(app.footprint().await, before);
+    let kept = app.db().read(|q| {
+        q.one("SELECT message, reason, note FROM request_reports", &[], |row| {
+            Ok::<(String, String, String), kith_store::Error>((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+    });
+    let expected = ("You will regret this.", "harassment", "The third one.");
+    let (message, reason, note) = kept.await.expect("a read").expect("a report");
+    assert_eq!((&*message, &*reason, &*note), expected);
+}

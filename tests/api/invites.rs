@@ -207,7 +207,7 @@ async fn an_address_never_tells_whether_anybody_has_it(app: &TestApp) {
     let told = app.events().await.into_iter().map(|sequenced| sequenced.event);
     let told = told.filter(|event| event.kind == "partner_request.rejected");
     let recipients: Vec<_> = told.flat_map(|event| event.recipients).map(|one| one.to_string()).collect();
-    assert_eq!(recipients, [real.id.clone()]);
+    assert_eq!(recipients, std::slice::from_ref(&real.id));
     app.advance(days(14));
     assert_eq!((seen("pending").await, seen("expired").await), (0, 6));
     app.advance(days(1));

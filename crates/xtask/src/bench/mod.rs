@@ -7,10 +7,12 @@ mod log_ins;
 mod machine;
 mod rows;
 mod sources;
+mod spaces;
 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 use std::time::Duration;
 use std::{env, fs};
 
@@ -22,7 +24,7 @@ use serde_json::{Value, json};
 use self::ceiling::PING;
 use self::log_ins::LogIns;
 use self::rows::{Ceiling, Measured, Row, Server};
-use self::sources::{NewRequests, Once, Reads, Same, write_request};
+use self::sources::{Any, NewRequests, Once, Reads, Same, write_request};
 use crate::kith::{Kith, Start, build};
 use crate::load::http::request;
 use crate::load::people::{Person, register};
@@ -72,6 +74,8 @@ struct Lengths {
     read: Duration,
     /// Requests in each run of a row in which everybody does something once, so that they are counted out.
     counted: usize,
+    /// People who have a page of items each.
+    listers: usize,
 }
 
 impl Args {
@@ -84,6 +88,7 @@ impl Args {
             write: pick(self.write_seconds, 60, 5),
             read: pick(self.read_seconds, 10, 2),
             counted: if self.quick { 2_000 } else { 5_000 },
+            listers: if self.quick { 1_000 } else { 10_000 },
         }
     }
 }
@@ -203,6 +208,17 @@ async fn measure_rows(server: Server, bare: Server, lengths: &Lengths) -> Result
     let cold = || Box::new(unseen.part(lengths.counted)) as _;
     let first = RowShape { warm_up: false, ..read("read oneself, a new token", own) };
     rows.push(first.measure(server, lengths, cold).await?);
+    let bonded = &partners[..2 * lengths.counted * lengths.pairs];
+    let items = Rc::new(spaces::writes(bonded));
+    let keep = || Box::new(Any::of(Rc::clone(&items), SEED)) as _;
+    rows.push(write("keep an item in a space", true).measure(server, lengths, keep).await?);
+    let items = Rc::new(spaces::reads(server.address, bonded).await?);
+    let item = || Box::new(Any::of(Rc::clone(&items), SEED)) as _;
+    rows.push(read("read an item of a space", own).measure(server, lengths, item).await?);
+    eprintln!("  keeping 20 items for each of {} people", lengths.listers);
+    let lists = Rc::new(spaces::lists(server.address, &partners[..lengths.listers]).await?);
+    let list = || Box::new(Any::of(Rc::clone(&lists), SEED)) as _;
+    rows.push(read("list 20 items of a space", own).measure(server, lengths, list).await?);
     let send = || Box::new(requests.clone()) as _;
     rows.push(write("send a partner request", true).measure(server, lengths, send).await?);
     Ok(rows)

@@ -42,6 +42,25 @@ impl Source for Reads {
     }
 }
 
+/// One of these, drawn evenly, again and again.
+pub struct Any {
+    requests: Rc<Vec<Vec<u8>>>,
+    rng: RefCell<Rng>,
+}
+
+impl Any {
+    pub fn of(requests: Rc<Vec<Vec<u8>>>, seed: u64) -> Self {
+        Self { requests, rng: RefCell::new(Rng::with_seed(seed)) }
+    }
+}
+
+impl Source for Any {
+    fn next(&self, out: &mut Vec<u8>) -> bool {
+        out.extend_from_slice(&self.requests[self.rng.borrow_mut().usize(..self.requests.len())]);
+        true
+    }
+}
+
 /// Partner requests between people who have not met; shared, so that no run repeats another's pair.
 #[derive(Clone)]
 pub struct NewRequests {

@@ -73,6 +73,11 @@ pub fn request_cancelled(parties: Parties) -> NewEvent {
     about(REQUEST_CANCELLED, parties, parties.both())
 }
 
+/// It was cancelled because of what its sender did otherwise.
+pub fn request_withdrawn(parties: Parties) -> NewEvent {
+    about(REQUEST_CANCELLED, parties, parties.told())
+}
+
 /// Nobody answered it in time.
 pub fn request_expired(parties: Parties) -> NewEvent {
     about(REQUEST_EXPIRED, parties, parties.both())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kith_kernel::{Timestamp, UserId, days, hours, minutes};
 
-use super::model::{BondError, PartnerRequest, RequestStatus, WhoMayAsk};
+use super::model::{Asked, BondError, PartnerRequest, RequestStatus, WhoMayAsk};
 use crate::accounts::Person;
 
 /// A request that nobody answers for this long has expired.
@@ -121,6 +121,8 @@ pub struct Standing {
     pub found_by_email: bool,
     /// What holds the pair's key, or the sender's own, as the sender sees it. It may have expired meanwhile.
     pub pending: Option<PartnerRequest>,
+    /// Whether the sender is told to wait for what a block took out of the receiver's sight.
+    pub withheld: bool,
     /// How often the sender was refused.
     pub refusals: Refusals,
     /// When the last bond of the two ended that can still come back.
@@ -132,6 +134,8 @@ pub struct Standing {
 pub enum Way {
     /// By their id.
     Id,
+    /// By their address: nothing else that the sender asked may show.
+    Address,
     /// By an invite of theirs, which is as good as being asked.
     Invite,
 }
@@ -139,13 +143,16 @@ pub enum Way {
 /// What sending comes to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Sending<'s> {
-    /// A new request. One that has expired still holds the pair's key and makes way first.
+    /// A new request. One that has expired, or that the sender made by address and must not meet here, still holds the
+    /// pair's key and makes way first.
     New {
         /// The one that makes way.
-        lapsed: Option<&'s PartnerRequest>,
+        before: Option<&'s PartnerRequest>,
     },
     /// The same is pending already.
     Repeated(&'s PartnerRequest),
+    /// Something is pending as far as the sender is told.
+    Withheld,
     /// The other one has asked: both want it.
     Crossed(&'s PartnerRequest),
 }
@@ -163,23 +170,27 @@ pub fn may_send<'s>(
     if standing.sender_bonded {
         return Err(BondError::SlotOccupied);
     }
-    let lapsed = match &standing.pending {
+    let before = match &standing.pending {
         None => None,
         Some(request) if request.status != RequestStatus::Pending => Some(request),
         Some(request) if request.from.id != standing.sender.id => return Ok(Sending::Crossed(request)),
+        Some(request) if way != Way::Address && matches!(request.to, Asked::Address { .. }) => Some(request),
         Some(request) if request.message.as_deref() == message => return Ok(Sending::Repeated(request)),
         Some(_) => return Err(BondError::AlreadyPending),
     };
+    if standing.withheld && way != Way::Address {
+        return Ok(Sending::Withheld);
+    }
     if standing.receiver.is_none() {
         return Err(BondError::ReceiverNotFound);
     }
     match (standing.who_may_ask, way) {
         (WhoMayAsk::Nobody, Way::Invite) => return Err(BondError::InviteNotFound),
-        (WhoMayAsk::Nobody | WhoMayAsk::Invited, Way::Id) => return Err(BondError::NotOpen),
-        (WhoMayAsk::Anyone, Way::Id) => standing.refusals.may_ask(now)?,
+        (WhoMayAsk::Nobody | WhoMayAsk::Invited, Way::Id | Way::Address) => return Err(BondError::NotOpen),
+        (WhoMayAsk::Anyone, Way::Id | Way::Address) => standing.refusals.may_ask(now)?,
         (WhoMayAsk::Anyone | WhoMayAsk::Invited, Way::Invite) => {}
     }
-    Ok(Sending::New { lapsed })
+    Ok(Sending::New { before })
 }
 
 /// What comes of a request to an address whose owner is known: nothing that the sender could tell from a request to an
@@ -188,7 +199,9 @@ pub fn reach<'s>(standing: &'s Standing, message: Option<&str>, now: Timestamp) 
     if !standing.found_by_email {
         return None;
     }
-    may_send(standing, Way::Id, message, now).ok().filter(|sending| !matches!(sending, Sending::Repeated(_)))
+    may_send(standing, Way::Address, message, now)
+        .ok()
+        .filter(|sending| !matches!(sending, Sending::Repeated(_)))
 }
 
 /// What accepting comes to.

@@ -132,6 +132,7 @@ fn standing(sender: UserId, pending: Option<PartnerRequest>) -> Standing {
         who_may_ask: WhoMayAsk::Anyone,
         found_by_email: true,
         pending,
+        withheld: false,
         refusals: Refusals::default(),
         former_ended_at: None,
     }
@@ -139,10 +140,11 @@ fn standing(sender: UserId, pending: Option<PartnerRequest>) -> Standing {
 
 fn sending(standing: &Standing, way: Way, message: &str) -> String {
     match may_send(standing, way, Some(message), BEFORE) {
-        Ok(Sending::New { lapsed: None }) => "new".to_owned(),
-        Ok(Sending::New { lapsed: Some(_) }) => "new, another makes way".to_owned(),
+        Ok(Sending::New { before: None }) => "new".to_owned(),
+        Ok(Sending::New { before: Some(_) }) => "new, another makes way".to_owned(),
         Ok(Sending::Repeated(_)) => "repeated".to_owned(),
         Ok(Sending::Crossed(_)) => "crossed".to_owned(),
+        Ok(Sending::Withheld) => "withheld".to_owned(),
         Err(error) => error.to_string(),
     }
 }
@@ -158,6 +160,18 @@ fn what_sending_comes_to() {
     assert_eq!(by_id(BEN, live(), "me too"), "crossed");
     assert_eq!(by_id(ADA, lapsed(), "hello"), "new, another makes way");
     assert_eq!(by_id(BEN, lapsed(), "hello"), "new, another makes way");
+    let by_address = || {
+        let to = Asked::Address { email: "ben@example.org".into() };
+        Some(PartnerRequest { to, ..request(RequestStatus::Pending, BEFORE) })
+    };
+    for message in ["hello", "other words"] {
+        assert_eq!(by_id(ADA, by_address(), message), "new, another makes way", "whose it is is not told");
+    }
+    for receiver in [None, Some(person(BEN))] {
+        let waiting = Standing { withheld: true, receiver, ..standing(ADA, None) };
+        assert_eq!(sending(&waiting, Way::Id, "hello"), "withheld", "blocked or let in again");
+        assert_eq!(sending(&waiting, Way::Invite, "hello"), "withheld");
+    }
     for pending in [None, live(), lapsed()] {
         for sender in [ADA, BEN] {
             let bonded = Standing { sender_bonded: true, ..standing(sender, pending.clone()) };
@@ -202,7 +216,7 @@ fn an_address_reaches_only_whoever_wants_it() {
         None => "nobody",
         Some(Sending::New { .. }) => "them",
         Some(Sending::Crossed(_)) => "crossed",
-        Some(Sending::Repeated(_)) => panic!("told of another request"),
+        Some(Sending::Repeated(_) | Sending::Withheld) => panic!("told of another request"),
     };
     let live = || Some(request(RequestStatus::Pending, BEFORE));
     assert_eq!(reaches(&standing(ADA, None)), "them");

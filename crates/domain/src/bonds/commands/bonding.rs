@@ -4,20 +4,18 @@ use kith_kernel::{Ctx, UserId};
 use kith_store::{Error, Tx};
 
 use super::super::model::{
-    Bond, BondError, BondId, Former, History, Living, Pair, PartnerRequestId, RequestStatus, restorable_until,
+    BondError, BondId, History, Living, Pair, PartnerRequestId, RequestStatus, restorable_until,
 };
 use super::super::{events, queries, rows};
-use crate::accounts::Person;
 
 /// Makes the bond that `accepted` asks for, or brings the pair's former one back; fills both slots, and lets every other
-/// request of either make way. Both are locked. What is returned is as the partner of `partner` sees it.
+/// request of either make way. Both are locked.
 pub fn form_bond(
     tx: &Tx<'_>,
     ctx: &Ctx,
     pair: Pair,
     accepted: PartnerRequestId,
-    partner: &Person,
-) -> Result<Bond, BondError> {
+) -> Result<BondId, BondError> {
     let former = rows::find_former(tx, pair)?.filter(|former| restorable_until(former.ended_at) >= ctx.now);
     let id = former.map_or_else(|| ctx.new_id(BondId), |former| former.id);
     match &former {
@@ -40,13 +38,7 @@ pub fn form_bond(
             tx.emit(ctx, events::bond_created(id, pair));
         }
     }
-    Ok(match former {
-        Some(Former { since, restorations, .. }) => {
-            let restored_at = Some(ctx.now);
-            Bond { id, partner: partner.clone(), since, restored_at, restorations: restorations + 1 }
-        }
-        None => Bond { id, partner: partner.clone(), since: ctx.now, restored_at: None, restorations: 0 },
-    })
+    Ok(id)
 }
 
 /// `accepted` has led to the bond; all else that waits for or comes from either makes way.
@@ -137,9 +129,9 @@ pub fn close_door(tx: &Tx<'_>, ctx: &Ctx, blocker: UserId, blocked: UserId) -> R
     }
     match rows::find_pending_between(tx, pair, ctx.now)? {
         Some(own) if own.from == blocker => {
-            rows::cancel_request(tx, own.request, ctx.now)?;
+            rows::withdraw_request(tx, own.request, ctx.now)?;
             tx.audit(ctx, "partner_request.cancelled", own.request);
-            tx.emit(ctx, events::request_cancelled(own));
+            tx.emit(ctx, events::request_withdrawn(own));
         }
         Some(theirs) => {
             rows::withhold_request(tx, theirs)?;

@@ -22,7 +22,8 @@ pub fn accept(
     match rules::may_answer(&request, user, RequestStatus::Accepted)? {
         Deciding::Repeated => request.bond = rows::find_bond_of_request(tx, id, user)?,
         Deciding::Now => {
-            request.bond = Some(form_bond(tx, ctx, Pair::of(parties.from, user)?, id, &request.from)?);
+            form_bond(tx, ctx, Pair::of(parties.from, user)?, id)?;
+            request.bond = rows::find_bond_of_request(tx, id, user)?;
             request.status = RequestStatus::Accepted;
             request.restorable_until = None;
         }
@@ -65,7 +66,8 @@ pub fn cancel(
 ) -> Result<PartnerRequest, BondError> {
     let (parties, mut request) = lock_request(tx, ctx, user, id)?;
     if rules::may_cancel(&request, user)? == Deciding::Now {
-        rows::cancel_request(tx, id, ctx.now)?;
+        let waited = rows::cancel_request(tx, id, ctx.now)?;
+        let parties = Parties { to: parties.to.filter(|_| waited), ..parties };
         if let Some(receiver) = parties.to {
             let refusals = rows::find_refusals(tx, user, receiver)?;
             rows::upsert_refusals(tx, user, receiver, refusals.and_cancelled(ctx.now))?;

@@ -5,8 +5,8 @@ use kith_store::{Outcome, Tx};
 
 use super::super::events;
 use super::super::model::{
-    Asked, BondError, BondId, Draft, Pair, Parties, PartnerRequest, PartnerRequestId, Receiver,
-    RequestStatus, restorable_until,
+    Asked, BondError, Draft, Pair, Parties, PartnerRequest, PartnerRequestId, Receiver, RequestStatus,
+    restorable_until,
 };
 use super::super::rows::{self, LiveInvite, NewRequest};
 use super::super::rules::{self, REQUEST_LIFETIME, Sending, Standing, Tier, Way};
@@ -75,13 +75,10 @@ fn send_to(
     let way = if invite.is_some() { Way::Invite } else { Way::Id };
     let sending = match rules::may_send(&standing, way, draft.message.as_deref(), ctx.now) {
         Err(BondError::SlotOccupied) => return find_repeated(tx, ctx, sender, draft).map(Sent::Repeated),
-        // A request that a block hides from its receiver still waits, as far as its sender is told.
-        Err(BondError::ReceiverNotFound) => return find_withheld(tx, ctx, sender, receiver, draft),
+        Ok(Sending::Repeated(request)) => return Ok(Sent::Repeated(request.clone())),
+        Ok(Sending::Withheld) => return find_withheld(tx, ctx, sender, receiver, draft),
         other => other?,
     };
-    if let Sending::Repeated(request) = sending {
-        return Ok(Sent::Repeated(request.clone()));
-    }
     check_tiers(tx, ctx, sender, tiers)?;
     if let Some(invite) = invite {
         invites::spend(tx, ctx, invite, sender)?;
@@ -146,39 +143,48 @@ fn make(
     draft: &Draft,
     sending: Sending<'_>,
 ) -> Result<PartnerRequest, BondError> {
-    let receiver = match &sending {
-        Sending::Crossed(theirs) => &theirs.from,
-        _ => standing.receiver.as_ref().ok_or(BondError::ReceiverNotFound)?,
-    };
+    let receiver = standing.receiver.as_ref().ok_or(BondError::ReceiverNotFound)?;
     let crossed = match sending {
-        Sending::New { lapsed } => {
-            lapsed.map_or(Ok(()), |lapsed| expire(tx, ctx, lapsed.id))?;
+        Sending::New { before } => {
+            before.map_or(Ok(()), |before| make_way(tx, ctx, before))?;
             None
         }
         Sending::Crossed(theirs) => Some(theirs.id),
-        Sending::Repeated(same) => return Ok(same.clone()),
+        Sending::Repeated(_) | Sending::Withheld => return Err(BondError::AlreadyPending),
     };
     let mut request = draw_up(ctx, standing, receiver, draft, crossed.is_some());
     let parties = parties_of(&request, Some(receiver.id), draft);
     let silent = standing.refusals.silences(ctx.now);
     tx.audit(ctx, "partner_request.created", request.id);
     tx.emit(ctx, events::request_created(parties, silent && crossed.is_none()));
-    let bond = crossed.map(|theirs| form_bond(tx, ctx, pair, theirs, receiver)).transpose()?;
-    let bond_id: Option<BondId> = bond.as_ref().map(|bond| bond.id);
-    let new =
-        NewRequest { request: &request, draft, receiver: Some(receiver), pair: Some(pair), bond: bond_id };
+    let bond = crossed.map(|theirs| form_bond(tx, ctx, pair, theirs)).transpose()?;
+    let new = NewRequest { request: &request, draft, receiver: Some(receiver), pair: Some(pair), bond };
     if !rows::insert_request(tx, &new)? {
         return Err(BondError::AlreadyPending);
     }
-    match bond_id {
+    match bond {
         None => rows::forget_refusals(tx, standing.sender.id, receiver.id, false)?,
         Some(_) => {
             tx.audit(ctx, "partner_request.accepted", request.id);
             tx.emit(ctx, events::request_accepted(parties));
+            request.bond = rows::find_bond_of_request(tx, request.id, request.from.id)?;
         }
     }
-    request.bond = bond;
     Ok(request)
+}
+
+/// What holds the pair's key though it must not be met any more.
+fn make_way(tx: &Tx<'_>, ctx: &Ctx, before: &PartnerRequest) -> Result<(), BondError> {
+    if before.status != RequestStatus::Pending {
+        return expire(tx, ctx, before.id);
+    }
+    // Their sender asked by address, and now by id: that these are the same person is not told.
+    if let Some(parties) = rows::find_parties(tx, before.id)? {
+        rows::withdraw_request(tx, before.id, ctx.now)?;
+        tx.audit(ctx, "partner_request.cancelled", before.id);
+        tx.emit(ctx, events::request_withdrawn(parties));
+    }
+    Ok(())
 }
 
 /// A request that reaches nobody.
@@ -270,9 +276,9 @@ fn find_withheld(
 /// Writes down that a request expired, and tells those who saw it wait.
 pub fn expire(tx: &Tx<'_>, ctx: &Ctx, id: PartnerRequestId) -> Result<(), BondError> {
     let Some(parties) = rows::find_parties(tx, id)? else { return Ok(()) };
-    if rows::expire_request(tx, id)? {
+    if let Some(waited) = rows::expire_request(tx, id)? {
         tx.audit(ctx, "partner_request.expired", id);
-        tx.emit(ctx, events::request_expired(parties));
+        tx.emit(ctx, events::request_expired(Parties { to: parties.to.filter(|_| waited), ..parties }));
     }
     Ok(())
 }

@@ -28,11 +28,13 @@ CREATE TABLE bond_slots (
 -- Each time that a bond ended. Who ended it, and why, is for that one alone.
 CREATE TABLE breakups (
     bond_id TEXT NOT NULL REFERENCES bonds (id),
+    -- How often the bond had come back before.
+    restorations BIGINT NOT NULL,
     ended_at BIGINT NOT NULL,
     ended_by TEXT NOT NULL REFERENCES users (id),
     reason TEXT,
     restored_at BIGINT,
-    PRIMARY KEY (bond_id, ended_at)
+    PRIMARY KEY (bond_id, restorations)
 );
 CREATE INDEX breakups_by ON breakups (ended_by);
 

@@ -6,16 +6,19 @@ use kith_store::{Error, Query, Tx, params};
 use super::super::model::{BondId, Pair, Parties, PartnerRequestId};
 use super::requests::read_parties;
 
-/// Writes down that a request expired, when it did.
-pub fn expire_request(tx: &Tx<'_>, id: PartnerRequestId) -> Result<bool, Error> {
-    let expired = tx.exec(
-        "UPDATE partner_requests
-         SET status = CASE WHEN status = 'pending' THEN 'expired' ELSE status END, told = 'expired',
-             decided_at = CASE WHEN status = 'pending' THEN expires_at ELSE decided_at END
-         WHERE id = $1 AND told = 'pending'",
+/// Writes down that a request expired, when it did, and says whether it waited until then; if not, only its sender knew
+/// no better. `None` if that was no news to anybody.
+pub fn expire_request(tx: &Tx<'_>, id: PartnerRequestId) -> Result<Option<bool>, Error> {
+    let waited = tx.exec(
+        "UPDATE partner_requests SET status = 'expired', told = 'expired', decided_at = expires_at
+         WHERE id = $1 AND status = 'pending'",
         params![id],
     )?;
-    Ok(expired == 1)
+    if waited == 1 {
+        return Ok(Some(true));
+    }
+    let sql = "UPDATE partner_requests SET told = 'expired' WHERE id = $1 AND told = 'pending'";
+    Ok((tx.exec(sql, params![id])? == 1).then_some(false))
 }
 
 /// Requests behind `after` in the order of their ids, made at `until` or earlier, whose senders are told to wait though
@@ -58,10 +61,26 @@ pub fn reject_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Resu
     Ok(())
 }
 
-/// The sender took it back.
-pub fn cancel_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<(), Error> {
+/// The sender took it back. Says whether it waited until then: its receiver may have decided it without their being told.
+pub fn cancel_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<bool, Error> {
+    let waited = tx.exec(
+        "UPDATE partner_requests SET status = 'cancelled', told = 'cancelled', decided_at = $2
+         WHERE id = $1 AND status = 'pending'",
+        params![id, now],
+    )?;
+    if waited == 0 {
+        tx.exec("UPDATE partner_requests SET told = 'cancelled' WHERE id = $1", params![id])?;
+    }
+    Ok(waited == 1)
+}
+
+/// Cancels a request because of what its sender did otherwise. Who asked by address is not told: it would say whose the
+/// address is.
+pub fn withdraw_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<(), Error> {
     tx.exec(
-        "UPDATE partner_requests SET status = 'cancelled', told = 'cancelled', decided_at = $2 WHERE id = $1",
+        "UPDATE partner_requests
+         SET status = 'cancelled', told = CASE WHEN to_email IS NULL THEN 'cancelled' ELSE told END, decided_at = $2
+         WHERE id = $1",
         params![id, now],
     )?;
     Ok(())
@@ -95,8 +114,8 @@ pub fn decide_pending(
              bond_id = CASE WHEN id = $1 THEN $2 END,
              decided_at = CASE WHEN status = 'pending' THEN $3 ELSE decided_at END
          WHERE (from_user IN ($4, $5) AND told = 'pending' AND expires_at > $3)
-            OR (to_user IN ($4, $5) AND status = 'pending' AND expires_at > $3)
-         RETURNING id, from_user, CASE WHEN delivered THEN to_user END, to_email IS NOT NULL",
+            OR (to_user IN ($4, $5) AND delivered AND status = 'pending' AND expires_at > $3)
+         RETURNING id, from_user, CASE WHEN delivered AND decided_at = $3 THEN to_user END, to_email IS NOT NULL",
         params![accepted, bond, now, a, b],
         read_parties,
     )
@@ -106,12 +125,12 @@ pub fn decide_pending(
 pub fn end_pending(tx: &Tx<'_>, user: UserId, now: Timestamp) -> Result<Vec<Parties>, Error> {
     tx.all(
         "UPDATE partner_requests
-         SET status = CASE WHEN from_user = $1 THEN 'cancelled' ELSE 'superseded' END,
+         SET status = CASE WHEN status <> 'pending' THEN status WHEN from_user = $1 THEN 'cancelled' ELSE 'superseded' END,
              told = CASE WHEN from_user = $1 THEN 'cancelled' WHEN to_email IS NULL THEN 'superseded' ELSE told END,
-             decided_at = $2
+             decided_at = CASE WHEN status = 'pending' THEN $2 ELSE decided_at END
          WHERE (from_user = $1 AND told = 'pending' AND expires_at > $2)
-            OR (to_user = $1 AND status = 'pending' AND expires_at > $2)
-         RETURNING id, from_user, CASE WHEN delivered THEN to_user END, to_email IS NOT NULL",
+            OR (to_user = $1 AND delivered AND status = 'pending' AND expires_at > $2)
+         RETURNING id, from_user, CASE WHEN delivered AND decided_at = $2 THEN to_user END, to_email IS NOT NULL",
         params![user, now],
         read_parties,
     )

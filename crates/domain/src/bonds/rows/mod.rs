@@ -61,8 +61,8 @@ pub fn restore_bond(tx: &Tx<'_>, former: &Former, now: Timestamp) -> Result<(), 
         params![former.id, now],
     )?;
     tx.exec(
-        "UPDATE breakups SET restored_at = $3 WHERE bond_id = $1 AND ended_at = $2",
-        params![former.id, former.ended_at, now],
+        "UPDATE breakups SET restored_at = $3 WHERE bond_id = $1 AND restorations = $2",
+        params![former.id, former.restorations, now],
     )?;
     Ok(())
 }
@@ -134,7 +134,8 @@ pub fn end_bond(
     )?;
     tx.exec("DELETE FROM bond_slots WHERE bond_id = $1", params![bond])?;
     tx.exec(
-        "INSERT INTO breakups (bond_id, ended_at, ended_by, reason) VALUES ($1, $2, $3, $4)",
+        "INSERT INTO breakups (bond_id, restorations, ended_at, ended_by, reason)
+         SELECT id, restorations, $2, $3, $4 FROM bonds WHERE id = $1",
         params![bond, now, by, reason],
     )?;
     Ok(())
@@ -198,7 +199,7 @@ pub fn find_bond(
 pub fn list_breakups(q: &Query<'_>, bond: BondId, user: UserId) -> Result<Vec<Breakup>, Error> {
     q.all(
         "SELECT ended_at, restored_at, CASE WHEN ended_by = $2 THEN reason END FROM breakups
-         WHERE bond_id = $1 ORDER BY ended_at",
+         WHERE bond_id = $1 ORDER BY restorations",
         params![bond, user],
         |row| Ok(Breakup { ended_at: row.get(0)?, restored_at: row.get(1)?, reason: row.get(2)? }),
     )

@@ -99,7 +99,8 @@ pub fn find_withheld(
 ) -> Result<Option<PartnerRequest>, Error> {
     q.one(
         select_requests!(
-            "WHERE r.from_user = $1 AND r.told = 'pending' AND r.to_user = $2 AND NOT r.delivered AND r.expires_at > $3
+            "WHERE r.from_user = $1 AND r.told = 'pending' AND r.to_user = $2 AND NOT r.delivered
+               AND r.to_email IS NULL AND r.expires_at > $3
              ORDER BY r.id DESC LIMIT 1"
         ),
         params![sender, receiver, now],

@@ -24,7 +24,10 @@ pub fn find_standing(
             "SELECT s.display_name, t.display_name, slot.bond_id IS NOT NULL, w.who_may_ask,
                     COALESCE(w.found_by_email, FALSE), n.steps, n.wait_until, n.cancelled_at,
                     (SELECT MAX(f.ended_at) FROM bonds f
-                     WHERE f.user_a = $4 AND f.user_b = $5 AND f.archived_at IS NULL), ",
+                     WHERE f.user_a = $4 AND f.user_b = $5 AND f.archived_at IS NULL),
+                    EXISTS (SELECT 1 FROM partner_requests v
+                     WHERE v.from_user = $1 AND v.told = 'pending' AND v.to_user = $2 AND NOT v.delivered
+                       AND v.to_email IS NULL AND v.expires_at > $6), ",
             request_columns!(),
             " FROM users s
               LEFT JOIN users t ON t.id = $2 AND t.deleted_at IS NULL AND NOT EXISTS
@@ -36,12 +39,12 @@ pub fn find_standing(
               LEFT JOIN partner_requests r ON r.pair_key = $3 AND r.status = 'pending'
               WHERE s.id = $1"
         ),
-        params![sender, receiver, pair.key(), a, b],
+        params![sender, receiver, pair.key(), a, b, now],
         |row| {
             let person = |id, name: Option<String>| name.map(|display_name| Person { id, display_name });
             let who_may_ask: Option<String> = row.get(3)?;
             let steps: Option<i64> = row.get(5)?;
-            let pending: Option<Uuid> = row.get(9)?;
+            let pending: Option<Uuid> = row.get(10)?;
             Ok(Standing {
                 sender: Person { id: sender, display_name: row.get(0)? },
                 receiver: person(receiver, row.get(1)?),
@@ -54,7 +57,8 @@ pub fn find_standing(
                     cancelled_at: row.get(7)?,
                 },
                 former_ended_at: row.get(8)?,
-                pending: pending.map(|_| read_request_at(row, 9, sender, now)).transpose()?,
+                withheld: row.get(9)?,
+                pending: pending.map(|_| read_request_at(row, 10, sender, now)).transpose()?,
             })
         },
     )

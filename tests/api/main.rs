@@ -9,6 +9,7 @@ mod accounts;
 mod administration;
 mod audit;
 mod authorization;
+mod bond_model;
 mod bond_races;
 mod bonds;
 mod commands;

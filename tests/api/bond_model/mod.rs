@@ -1,0 +1,71 @@
+//! PRT-02, PRT-03, PRT-04: whatever people do, in whatever order and at whatever moment, the server does what a model
+//! does that was written from the description of the product.
+//!
+//! `KITH_MODEL_STORIES` says how many stories each engine plays, `KITH_MODEL_SEED` from where on; those that once showed
+//! a difference are kept in `tests/api/bond_model.regressions` and played first.
+
+mod parting;
+mod play;
+mod rules;
+mod steps;
+mod world;
+
+use std::cell::Cell;
+use std::env;
+use std::time::Instant;
+
+use kith_kernel::minutes;
+use proptest::test_runner::{
+    Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner,
+};
+use tokio::runtime::Handle;
+use tokio::task::block_in_place;
+
+use self::play::{Played, play};
+use self::steps::Story;
+use crate::support::{TestApp, on_every_engine};
+
+const STORIES: u32 = 50;
+const SEED: u64 = 20_260_101;
+const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/api/bond_model.regressions");
+
+on_every_engine! {
+    // Whoever waits for thirty days signs in again.
+    with |config: &mut kith_platform::config::Config| config.auth.access_token_minutes = 6 * 24 * 60;
+    people_do_as_they_like,
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+#[expect(clippy::disallowed_methods, reason = "reports how long the stories took")]
+async fn people_do_as_they_like(app: &TestApp) {
+    let (seed, stories) = (setting("KITH_MODEL_SEED", SEED), setting("KITH_MODEL_STORIES", STORIES.into()));
+    let config = Config {
+        cases: u32::try_from(stories).expect("not that many"),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(KEPT))),
+        max_shrink_time: 120_000,
+        max_shrink_iters: 4_000,
+        ..Config::default()
+    };
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let (told, all, began) = (Cell::new(0), Cell::new(Played::default()), Instant::now());
+    let result = runner.run(&Story::any(), |story| {
+        told.set(told.get() + 1);
+        // Nobody is out of breath from the story before.
+        app.advance(minutes(2));
+        let name = format!("s{}p", told.get());
+        let played = block_in_place(|| Handle::current().block_on(play(app, &name, &story)));
+        all.set(all.get() + played.map_err(TestCaseError::fail)?);
+        Ok(())
+    });
+    println!("seed {seed}: {} stories, {:?}, in {:.1?}", told.get(), all.get(), began.elapsed());
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(why, story)) => panic!("seed {seed}: {story:#?}\n{why}"),
+        Err(TestError::Abort(why)) => panic!("seed {seed}: {why}"),
+    }
+}

@@ -1,0 +1,130 @@
+//! The rules of what follows on asking: deciding, parting, blocking, leaving, and what time does.
+
+use kith_kernel::{Timestamp, days};
+
+use super::rules::{Expected, Expected::Refusal, INVALID, NOT_FOUND, OCCUPIED, Step};
+use super::world::{Breakup, Status, World};
+
+impl World {
+    pub fn decide(&mut self, who: usize, at: usize, step: Step) -> Expected {
+        let request = &self.requests[at];
+        let (from, to, status) = (request.from, request.to, request.status_for(who, self.now));
+        if !request.is_seen_by(who) {
+            return NOT_FOUND;
+        }
+        if (who == from) != (step == Step::Cancel) {
+            return Refusal(403, "forbidden");
+        }
+        let done = match step {
+            Step::Accept => Status::Accepted,
+            Step::Reject => Status::Rejected,
+            Step::Cancel => Status::Cancelled,
+        };
+        if status == done {
+            return Expected::Request(200, at, who);
+        }
+        if status != Status::Pending {
+            return Refusal(409, "request_not_pending");
+        }
+        match step {
+            Step::Accept if self.bond_of(who).is_some() || self.bond_of(from).is_some() => return OCCUPIED,
+            Step::Accept => self.form_bond(from, who, &[at]),
+            Step::Reject => {
+                let request = &mut self.requests[at];
+                request.status = Status::Rejected;
+                if request.address.is_none() {
+                    request.told = Status::Rejected;
+                }
+                self.climb(from, who, true);
+            }
+            Step::Cancel => {
+                let waited = request.waits(self.now);
+                self.requests[at].told = Status::Cancelled;
+                if waited {
+                    self.requests[at].status = Status::Cancelled;
+                    self.climb(from, to.expect("it waits for somebody"), false);
+                }
+            }
+        }
+        Expected::Request(200, at, who)
+    }
+
+    pub fn break_up(&mut self, who: usize, reason: Option<&'static str>) -> Expected {
+        let Some(at) = self.bond_of(who) else { return Refusal(409, "not_bonded") };
+        self.end(at, who, reason);
+        Expected::Ended(at, who)
+    }
+
+    fn end(&mut self, at: usize, by: usize, reason: Option<&'static str>) {
+        let bond = &mut self.bonds[at];
+        bond.names = bond.pair.map(|who| self.people[who].name.clone());
+        bond.ended_at = Some(self.now);
+        bond.breakups.push(Breakup { ended_at: self.now, restored_at: None, by, reason });
+    }
+
+    pub fn block(&mut self, who: usize, whom: usize) -> Expected {
+        if who == whom {
+            return INVALID;
+        }
+        if !self.people[who].blocks.contains_key(&whom) {
+            let name = self.is_there(who, whom).then(|| self.people[whom].name.clone());
+            let now = self.now;
+            self.people[who].blocks.insert(whom, (name, now));
+            if let Some(bond) = self.bond_of(who).filter(|bond| self.bonds[*bond].pair.contains(&whom)) {
+                self.end(bond, who, None);
+            }
+            if let Some(own) = self.find_waiting(who, whom) {
+                let own = &mut self.requests[own];
+                own.status = Status::Cancelled;
+                // Who asked by address is not told whose it is.
+                if own.address.is_none() {
+                    own.told = Status::Cancelled;
+                }
+            }
+            if let Some(theirs) = self.find_waiting(whom, who) {
+                self.requests[theirs].reaches = false;
+            }
+        }
+        Expected::Body(200, self.block_of(who, whom))
+    }
+
+    pub fn leave(&mut self, who: usize) -> Expected {
+        if let Some(bond) = self.bond_of(who) {
+            self.end(bond, who, None);
+        }
+        self.close(&[who], Status::Cancelled);
+        self.people[who].deleted_at = Some(self.now);
+        Expected::Status(202)
+    }
+
+    pub fn come_back(&mut self, who: usize) -> Expected {
+        if self.people[who].purged {
+            return Refusal(401, "invalid_credentials");
+        }
+        if self.is_due(self.people[who].deleted_at) {
+            return Refusal(403, "account_deleted");
+        }
+        self.people[who].deleted_at = None;
+        Expected::Status(200)
+    }
+
+    fn is_due(&self, deleted_at: Option<Timestamp>) -> bool {
+        deleted_at.is_some_and(|at| self.now >= at + days(14))
+    }
+
+    /// Archives what cannot come back, and purges who cannot either.
+    pub fn upkeep(&mut self) {
+        let now = self.now;
+        for bond in &mut self.bonds {
+            let over = !bond.lives() && bond.archived_at.is_none();
+            if over && !bond.can_return_at(now) {
+                bond.archived_at = Some(now);
+            }
+        }
+        for who in 0..self.people.len() {
+            if self.is_due(self.people[who].deleted_at) && !self.people[who].purged {
+                self.forget(who);
+            }
+        }
+    }
+}

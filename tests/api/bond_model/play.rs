@@ -1,0 +1,395 @@
+//! Plays a story on a server and in the model, and says where they differ.
+
+use futures_util::future::try_join_all;
+use hyper::Method;
+use hyper::body::Bytes;
+use kith_store::{Error, params};
+use serde_json::{Value, json};
+
+use super::rules::{Expected, Step, Way};
+use super::steps::{Op, Role, Story};
+use super::world::{Human, Who, World};
+use crate::support::{Answer, PASSWORD, Person, TestApp};
+
+const REQUESTS: &str = "/api/v1/partners/requests";
+const INVITES: &str = "/api/v1/partners/invites";
+/// Nobody has it.
+const NOBODY: &str = "01900000-0000-7000-8000-000000000000";
+
+/// What was played.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Played {
+    pub ops: usize,
+    pub bonds: usize,
+    pub restorations: usize,
+    pub refusals: usize,
+}
+
+impl std::ops::Add for Played {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            ops: self.ops + other.ops,
+            bonds: self.bonds + other.bonds,
+            restorations: self.restorations + other.restorations,
+            refusals: self.refusals + other.refusals,
+        }
+    }
+}
+
+struct Player<'a> {
+    app: &'a TestApp,
+    world: World,
+    people: Vec<Person>,
+    played: Played,
+}
+
+/// Plays a story among new people.
+///
+/// # Errors
+/// Where the server and the model differ.
+pub async fn play(app: &TestApp, name: &str, story: &Story) -> Result<Played, String> {
+    let people = app.crowd(name, story.people).await;
+    let human =
+        |person: &Person| Human { id: person.id.clone(), name: person.name.clone(), ..Human::default() };
+    let world = World {
+        now: app.now(),
+        people: people.iter().map(human).collect(),
+        requests: Vec::new(),
+        bonds: Vec::new(),
+        invites: Vec::new(),
+        ladders: Default::default(),
+        misses: Vec::new(),
+    };
+    let mut player = Player { app, world, people, played: Played::default() };
+    for (at, op) in story.ops.iter().enumerate() {
+        let place = |difference| format!("step {at}, {op:?}: {difference}");
+        player.world.now = app.now();
+        player.step(op).await.map_err(place)?;
+        player.compare_views().await.map_err(place)?;
+    }
+    player.check_tables().await?;
+    player.played.bonds = player.world.bonds.len();
+    player.played.restorations = player.world.bonds.iter().map(|bond| bond.restorations as usize).sum();
+    Ok(player.played)
+}
+
+impl Player<'_> {
+    async fn step(&mut self, op: &Op) -> Result<(), String> {
+        self.played.ops += 1;
+        match op {
+            Op::Wait(time) => self.app.advance(*time),
+            Op::Upkeep => {
+                self.app.upkeep().await;
+                self.world.upkeep();
+            }
+            Op::Return { who } => return self.come_back(*who).await,
+            Op::Rename { who } => return self.rename(*who).await,
+            _ => {
+                if let Some((expected, answer)) = self.ask(op).await {
+                    self.compare(expected, &answer)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the model says, and what the server did; `None` if nobody could do that.
+    async fn ask(&mut self, op: &Op) -> Option<(Expected, Answer)> {
+        let here = |who: &usize| self.world.people[*who].deleted_at.is_none();
+        Some(match op {
+            Op::Ask { from, to, message } if here(from) => {
+                let body = json!({ "to": { "user_id": self.people[*to].id }, "message": message });
+                (
+                    self.world.send(*from, Some(*to), &Way::Id, *message),
+                    self.post(*from, REQUESTS, body).await,
+                )
+            }
+            Op::AskByAddress { from, to, message } if here(from) => {
+                let address = self.people[*to].email.clone();
+                // A purged account's address is nobody's.
+                let to = Some(*to).filter(|to| !self.world.people[*to].purged);
+                self.ask_address(*from, to, address, *message).await
+            }
+            Op::AskUnknownAddress { from } if here(from) => {
+                self.ask_address(*from, None, "nobody@example.com".to_owned(), None).await
+            }
+            Op::AskNobody { from } if here(from) => {
+                let body = json!({ "to": { "user_id": NOBODY } });
+                (self.world.send(*from, None, &Way::Id, None), self.post(*from, REQUESTS, body).await)
+            }
+            Op::Redeem { from, invite, message } if here(from) && !self.world.invites.is_empty() => {
+                let invite = invite.index(self.world.invites.len());
+                let body =
+                    json!({ "to": { "invite_code": self.world.invites[invite].code }, "message": message });
+                let to = Some(self.world.invites[invite].inviter);
+                let expected = self.world.send(*from, to, &Way::Invite(invite), *message);
+                (expected, self.post(*from, REQUESTS, body).await)
+            }
+            Op::Decide { role, back, step } if *back < self.world.requests.len() => {
+                return self.decide(*role, self.world.requests.len() - 1 - back, *step).await;
+            }
+            Op::BreakUp { who, reason } if here(who) => {
+                let body = reason.map_or(Value::Null, |reason| json!({ "reason": reason }));
+                (self.world.break_up(*who, *reason), self.post(*who, "/api/v1/partners/breakup", body).await)
+            }
+            Op::Block { who, whom } if here(who) => {
+                let path = format!("/api/v1/blocks/{}", self.people[*whom].id);
+                (self.world.block(*who, *whom), self.people[*who].put(&path, Value::Null).await)
+            }
+            Op::Unblock { who, whom } if here(who) => {
+                let path = format!("/api/v1/blocks/{}", self.people[*whom].id);
+                self.world.people[*who].blocks.remove(whom);
+                (Expected::Status(204), self.people[*who].delete(&path, Value::Null).await)
+            }
+            Op::Set { who, who_may_ask, found_by_email } if here(who) => {
+                self.set(*who, *who_may_ask, *found_by_email).await
+            }
+            Op::Leave { who } if here(who) => {
+                let answer = self.people[*who].delete("/api/v1/me", json!({ "password": PASSWORD })).await;
+                (self.world.leave(*who), answer)
+            }
+            Op::Nickname { who, whom } if here(who) => {
+                let path = format!("/api/v1/nicknames/{}", self.people[*whom].id);
+                let name = format!("bear {}", self.played.ops);
+                let answer = self.people[*who].put(&path, json!({ "nickname": name })).await;
+                self.world.people[*who].nicknames.insert(*whom, name);
+                (Expected::Status(200), answer)
+            }
+            _ => return self.ask_about_invites(op).await,
+        })
+    }
+
+    async fn ask_about_invites(&mut self, op: &Op) -> Option<(Expected, Answer)> {
+        let here = |who: &usize| self.world.people[*who].deleted_at.is_none();
+        let any = !self.world.invites.is_empty();
+        Some(match op {
+            Op::Invite { who } if here(who) => {
+                (self.world.invite(*who), self.post(*who, INVITES, Value::Null).await)
+            }
+            Op::Revoke { who, invite } if here(who) && any => {
+                let invite = invite.index(self.world.invites.len());
+                let path = format!("{INVITES}/{}", self.world.invites[invite].code);
+                (self.world.revoke(*who, invite), self.people[*who].delete(&path, Value::Null).await)
+            }
+            Op::Preview { who, invite } if here(who) && any => {
+                let invite = invite.index(self.world.invites.len());
+                let path = format!("{INVITES}/{}", self.world.invites[invite].code);
+                (self.world.preview(*who, invite), self.people[*who].get(&path).await)
+            }
+            Op::Guess { who } if here(who) => {
+                (self.world.guess(*who), self.people[*who].get(&format!("{INVITES}/0000000000")).await)
+            }
+            _ => return None,
+        })
+    }
+
+    async fn ask_address(
+        &mut self,
+        from: usize,
+        to: Option<usize>,
+        address: String,
+        message: Option<&str>,
+    ) -> (Expected, Answer) {
+        let body = json!({ "to": { "email": address }, "message": message });
+        (self.world.send(from, to, &Way::Address(address), message), self.post(from, REQUESTS, body).await)
+    }
+
+    async fn decide(&mut self, role: Role, at: usize, step: Step) -> Option<(Expected, Answer)> {
+        let request = &self.world.requests[at];
+        let (from, to) = (request.from, request.to);
+        let receiver = to.unwrap_or(from);
+        let who = match (role, step == Step::Cancel) {
+            (Role::Right, true) | (Role::Wrong, false) => from,
+            (Role::Right, false) | (Role::Wrong, true) => receiver,
+            (Role::Somebody(who), _) => who,
+        };
+        if self.world.people[who].deleted_at.is_some() {
+            return None;
+        }
+        let verb = match step {
+            Step::Accept => "accept",
+            Step::Reject => "reject",
+            Step::Cancel => "cancel",
+        };
+        let path = format!("{REQUESTS}/{}/{verb}", request.id);
+        Some((self.world.decide(who, at, step), self.post(who, &path, Value::Null).await))
+    }
+
+    async fn set(&mut self, who: usize, who_may_ask: Who, found_by_email: bool) -> (Expected, Answer) {
+        let human = &mut self.world.people[who];
+        (human.who_may_ask, human.found_by_email) = (who_may_ask, found_by_email);
+        let who_may_ask = match who_may_ask {
+            Who::Anyone => "anyone",
+            Who::Invited => "invited",
+            Who::Nobody => "nobody",
+        };
+        let body = json!({ "who_may_ask": who_may_ask, "found_by_email": found_by_email });
+        let answer = self.people[who]
+            .send(Method::PATCH, "/api/v1/partners/settings", Bytes::from(body.to_string()))
+            .await;
+        (Expected::Status(200), answer)
+    }
+
+    async fn come_back(&mut self, who: usize) -> Result<(), String> {
+        if self.world.people[who].deleted_at.is_none() {
+            return Ok(());
+        }
+        let body = json!({ "email": self.people[who].email, "password": PASSWORD });
+        let answer = self.app.anonymous().post("/api/v1/auth/restore", body).await;
+        let expected = self.world.come_back(who);
+        let is_back = matches!(expected, Expected::Status(_));
+        self.compare(expected, &answer)?;
+        if is_back {
+            let (local, _) = self.people[who].email.split_once('@').expect("an address");
+            self.people[who] = self.app.sign_in(local).await;
+        }
+        Ok(())
+    }
+
+    async fn rename(&mut self, who: usize) -> Result<(), String> {
+        if self.world.people[who].deleted_at.is_some() {
+            return Ok(());
+        }
+        let name = format!("Renamed {}", self.played.ops);
+        let body = json!({ "display_name": name });
+        let answer = self.people[who].send(Method::PATCH, "/api/v1/me", Bytes::from(body.to_string())).await;
+        self.world.people[who].name = name;
+        self.compare(Expected::Status(200), &answer)
+    }
+
+    async fn post(&self, who: usize, path: &str, body: Value) -> Answer {
+        self.people[who].post(path, body).await
+    }
+
+    fn compare(&mut self, expected: Expected, answer: &Answer) -> Result<(), String> {
+        let (status, body) = match expected {
+            Expected::Refusal(status, code) => {
+                self.played.refusals += 1;
+                let found = (answer.status, answer.body["code"].as_str());
+                return same("the refusal", &(status, Some(code)), &found, answer);
+            }
+            Expected::Status(status) => return same("the status", &status, &answer.status, answer),
+            Expected::Body(status, body) => (status, body),
+            Expected::Request(status, at, viewer) => {
+                self.name_request(at, &answer.body);
+                (status, self.world.request_with_bond(at, viewer))
+            }
+            Expected::Ended(at, viewer) => (200, json!({ "bond": self.world.history_item(at, viewer) })),
+            Expected::Invite(at) => {
+                let text = |key: &str| answer.body[key].as_str().unwrap_or_default().to_owned();
+                let invite = &mut self.world.invites[at];
+                (invite.id, invite.code) = (text("id"), text("code"));
+                (201, answer.body.clone())
+            }
+        };
+        same("the status", &status, &answer.status, answer)?;
+        same("the body", &body, &answer.body, answer)
+    }
+
+    /// The server gives the ids; each thing keeps its own.
+    fn name_request(&mut self, at: usize, body: &Value) {
+        let text = |id: &Value| id.as_str().unwrap_or_default().to_owned();
+        let request = &mut self.world.requests[at];
+        if request.id.is_empty() {
+            request.id = text(&body["id"]);
+        }
+        if let Some(bond) = request.bond.map(|bond| &mut self.world.bonds[bond])
+            && bond.id.is_empty()
+        {
+            bond.id = text(&body["bond"]["id"]);
+        }
+    }
+
+    async fn compare_views(&mut self) -> Result<(), String> {
+        self.world.now = self.app.now();
+        let here = (0..self.people.len()).filter(|who| self.world.people[*who].deleted_at.is_none());
+        try_join_all(here.map(|who| self.compare_view(who))).await.map(|_| ())
+    }
+
+    async fn compare_view(&self, who: usize) -> Result<(), String> {
+        let viewer = self.people[who].signed_in().await;
+        let all = format!("{REQUESTS}?limit=100");
+        for (path, expected) in [
+            ("/api/v1/partners/current", self.world.current(who)),
+            (&all, self.world.list_requests(who)),
+            ("/api/v1/partners/history?limit=100", self.world.history(who)),
+            (INVITES, self.world.list_invites(who)),
+        ] {
+            let answer = viewer.get(path).await;
+            same(&format!("what {who} sees at {path}"), &expected, &answer.body, &answer)?;
+        }
+        Ok(())
+    }
+
+    /// What holds in the tables whatever anybody did, and what is seen only now and then.
+    async fn check_tables(&self) -> Result<(), String> {
+        for (who, human) in
+            self.world.people.iter().enumerate().filter(|(_, human)| human.deleted_at.is_none())
+        {
+            let blocks = self.people[who].get("/api/v1/blocks?limit=100").await;
+            let found = blocks.body["items"].as_array().into_iter().flatten();
+            let mut found: Vec<_> = found.cloned().collect();
+            let mut expected: Vec<_> =
+                human.blocks.keys().map(|whom| self.world.block_of(who, *whom)).collect();
+            found.sort_by_key(Value::to_string);
+            expected.sort_by_key(Value::to_string);
+            same("the blocks", &expected, &found, &blocks)?;
+            let nicknames = self.people[who].get("/api/v1/nicknames?limit=100").await;
+            let found = nicknames.body["items"].as_array().into_iter().flatten();
+            let mut found: Vec<_> = found.map(|item| item["nickname"].clone()).collect();
+            let mut expected: Vec<_> = human.nicknames.values().map(|name| json!(name)).collect();
+            found.sort_by_key(Value::to_string);
+            expected.sort_by_key(Value::to_string);
+            same("the nicknames", &expected, &found, &nicknames)?;
+        }
+        let faults = find_faults(self.app).await;
+        if faults.iter().any(|count| *count > 0) {
+            Err(format!("faults in the tables: {faults:?}"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Counts what must not be: slots without a living bond of theirs, living bonds without both slots, pairs with two
+/// pending requests, bonds whose end and breakups disagree, accepted requests without a bond.
+pub async fn find_faults(app: &TestApp) -> Vec<i64> {
+    let read = app.db().read(|q| {
+        [
+            "SELECT COUNT(*) FROM bond_slots s LEFT JOIN bonds b ON b.id = s.bond_id
+             WHERE b.id IS NULL OR b.ended_at IS NOT NULL OR s.user_id NOT IN (b.user_a, b.user_b)",
+            "SELECT COUNT(*) FROM bonds b WHERE b.ended_at IS NULL
+             AND (SELECT COUNT(*) FROM bond_slots s WHERE s.bond_id = b.id) <> 2",
+            "SELECT COUNT(*) FROM (SELECT pair_key FROM partner_requests
+             WHERE status = 'pending' AND delivered GROUP BY pair_key HAVING COUNT(*) > 1) twice",
+            "SELECT COUNT(*) FROM partner_requests r WHERE r.delivered AND r.status = 'pending' AND r.pair_key <>
+             CASE WHEN r.from_user < r.to_user THEN r.from_user ELSE r.to_user END || ':' ||
+             CASE WHEN r.from_user < r.to_user THEN r.to_user ELSE r.from_user END",
+            "SELECT COUNT(*) FROM bonds b WHERE (b.ended_at IS NULL) <> NOT EXISTS
+             (SELECT 1 FROM breakups k WHERE k.bond_id = b.id AND k.restored_at IS NULL)",
+            "SELECT COUNT(*) FROM partner_requests WHERE (status = 'accepted') <> (bond_id IS NOT NULL)",
+            "SELECT COUNT(*) FROM bonds WHERE archived_at IS NOT NULL AND ended_at IS NULL",
+        ]
+        .into_iter()
+        .map(|sql| Ok(q.one(sql, params![], |row| row.get(0))?.unwrap_or(0)))
+        .collect()
+    });
+    read.await.map_err(|error: Error| error).expect("the counts")
+}
+
+fn same<T: std::fmt::Debug + PartialEq>(
+    what: &str,
+    expected: &T,
+    found: &T,
+    answer: &Answer,
+) -> Result<(), String> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(format!(
+        "{what} should be\n{expected:#?}\nbut is\n{found:#?}\nin {} {:#}",
+        answer.status, answer.body
+    ))
+}

@@ -1,0 +1,375 @@
+//! The rules of the partner bond, as the product is described: what each step does to the world, and what is answered.
+
+use kith_kernel::{days, hours, minutes, seconds};
+use serde_json::{Value, json};
+
+use super::world::{Bond, Invite, Request, Status, Who, World, pair};
+
+/// What has to be answered.
+#[derive(Debug)]
+pub enum Expected {
+    /// A refusal; nothing has changed.
+    Refusal(u16, &'static str),
+    /// A request, with its bond if that lives, for this viewer.
+    Request(u16, usize, usize),
+    /// A bond that ended, for this viewer.
+    Ended(usize, usize),
+    /// An invite that was just made.
+    Invite(usize),
+    /// Just that.
+    Body(u16, Value),
+    /// Whatever body.
+    Status(u16),
+}
+
+/// How somebody is asked.
+#[derive(Clone, Debug)]
+pub enum Way {
+    Id,
+    /// By this address.
+    Address(String),
+    /// By this invite.
+    Invite(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Accept,
+    Reject,
+    Cancel,
+}
+
+use Expected::Refusal;
+
+pub const NOT_FOUND: Expected = Refusal(404, "not_found");
+pub const INVALID: Expected = Refusal(422, "validation_failed");
+pub const OCCUPIED: Expected = Refusal(409, "slot_occupied");
+const LIMITED: Expected = Refusal(429, "rate_limited");
+
+impl World {
+    pub fn send(&mut self, from: usize, to: Option<usize>, way: &Way, message: Option<&str>) -> Expected {
+        let Some(to) = to else { return self.send_to_nobody(from, way, message) };
+        match way {
+            Way::Invite(invite) => self.redeem(from, *invite, message),
+            _ if from == to => INVALID,
+            Way::Id => self.send_by_id(from, to, message),
+            Way::Address(address) => self.send_by_address(from, to, address, message),
+        }
+    }
+
+    fn send_by_id(&mut self, from: usize, to: usize, message: Option<&str>) -> Expected {
+        if let Some(answer) = self.answer_bonded(from, message, |request| request.to == Some(to)) {
+            return answer;
+        }
+        if let Some(answer) = self.meet_pending(from, to, message) {
+            return answer;
+        }
+        if !self.is_there(from, to) {
+            return NOT_FOUND;
+        }
+        if self.people[to].who_may_ask != Who::Anyone {
+            return Refusal(403, "not_open_to_requests");
+        }
+        if let Some(code) = self.refused_by_ladder(from, to) {
+            return Refusal(409, code);
+        }
+        self.make(from, to, &Way::Id, message)
+    }
+
+    /// Whoever asks by address learns nothing but that they are bonded, or that the other one had asked too.
+    fn send_by_address(&mut self, from: usize, to: usize, address: &str, message: Option<&str>) -> Expected {
+        let is_same = |request: &Request| request.address.as_deref() == Some(address);
+        if let Some(answer) = self.answer_bonded(from, message, is_same) {
+            return answer;
+        }
+        if let Some(at) = self.find_seeming(from, is_same) {
+            return self.repeat(at, message);
+        }
+        if self.is_over_limit(from) {
+            return LIMITED;
+        }
+        let way = Way::Address(address.to_owned());
+        let found = self.people[to].found_by_email && self.is_there(from, to);
+        if found && self.find_waiting(to, from).is_some() {
+            return self.make(from, to, &way, message);
+        }
+        let open = self.people[to].who_may_ask == Who::Anyone && self.refused_by_ladder(from, to).is_none();
+        if found && open && self.find_waiting(from, to).is_none() {
+            return self.make(from, to, &way, message);
+        }
+        let at = self.push(from, Some(to), &way, message);
+        Expected::Request(201, at, from)
+    }
+
+    fn send_to_nobody(&mut self, from: usize, way: &Way, message: Option<&str>) -> Expected {
+        let Way::Address(address) = way else {
+            return self.answer_bonded(from, message, |_| false).unwrap_or(NOT_FOUND);
+        };
+        let is_same = |request: &Request| request.address.as_ref() == Some(address);
+        if let Some(answer) = self.answer_bonded(from, message, is_same) {
+            return answer;
+        }
+        if let Some(at) = self.find_seeming(from, is_same) {
+            return self.repeat(at, message);
+        }
+        if self.is_over_limit(from) {
+            return LIMITED;
+        }
+        let at = self.push(from, None, way, message);
+        Expected::Request(201, at, from)
+    }
+
+    fn redeem(&mut self, from: usize, invite: usize, message: Option<&str>) -> Expected {
+        if self.guesses_too_often(from) {
+            return LIMITED;
+        }
+        if !self.is_usable(from, invite) {
+            return self.miss(from);
+        }
+        let to = self.invites[invite].inviter;
+        if from == to {
+            return INVALID;
+        }
+        if self.bond_of(from).is_some() {
+            return OCCUPIED;
+        }
+        if self.find_waiting(to, from).is_none() {
+            if let Some(at) = self.find_repeatable(from, to) {
+                return self.repeat(at, message);
+            }
+            if self.people[to].who_may_ask == Who::Nobody {
+                return self.miss(from);
+            }
+        }
+        let answer = self.make(from, to, &Way::Invite(invite), message);
+        self.invites[invite].spent = !matches!(answer, Refusal(..));
+        answer
+    }
+
+    pub fn preview(&mut self, who: usize, invite: usize) -> Expected {
+        if self.guesses_too_often(who) {
+            return LIMITED;
+        }
+        if !self.is_usable(who, invite) {
+            return self.miss(who);
+        }
+        let invite = &self.invites[invite];
+        let name = &self.people[invite.inviter].name;
+        Expected::Body(200, json!({ "display_name": name, "expires_at": invite.created_at + days(7) }))
+    }
+
+    pub fn invite(&mut self, who: usize) -> Expected {
+        let live = (0..self.invites.len()).filter(|at| self.invites[*at].inviter == who && self.is_live(*at));
+        if live.count() >= 5 {
+            return Refusal(409, "too_many_invites");
+        }
+        self.invites.push(Invite {
+            code: String::new(),
+            id: String::new(),
+            inviter: who,
+            created_at: self.now,
+            spent: false,
+        });
+        Expected::Invite(self.invites.len() - 1)
+    }
+
+    pub fn revoke(&mut self, who: usize, invite: usize) -> Expected {
+        if self.invites[invite].inviter != who || !self.is_live(invite) {
+            return NOT_FOUND;
+        }
+        self.invites[invite].spent = true;
+        Expected::Status(204)
+    }
+
+    /// Tries a code that nobody was ever given.
+    pub fn guess(&mut self, who: usize) -> Expected {
+        if self.guesses_too_often(who) { LIMITED } else { self.miss(who) }
+    }
+
+    fn miss(&mut self, who: usize) -> Expected {
+        self.misses.push((who, self.now));
+        NOT_FOUND
+    }
+
+    /// Everybody comes from one address here.
+    fn guesses_too_often(&self, _: usize) -> bool {
+        self.misses.iter().filter(|(_, at)| *at + minutes(1) > self.now).count() >= 10
+    }
+
+    pub fn is_live(&self, invite: usize) -> bool {
+        let invite = &self.invites[invite];
+        !invite.spent && self.now < invite.created_at + days(7)
+    }
+
+    fn is_usable(&self, who: usize, invite: usize) -> bool {
+        self.is_live(invite) && self.is_there(who, self.invites[invite].inviter)
+    }
+
+    /// What somebody with a partner is answered.
+    fn answer_bonded(
+        &self,
+        from: usize,
+        message: Option<&str>,
+        is_same: impl Fn(&Request) -> bool,
+    ) -> Option<Expected> {
+        let bond = self.bond_of(from)?;
+        let led_to_it = |request: &&Request| {
+            request.from == from && request.status == Status::Accepted && request.bond == Some(bond)
+        };
+        let last = self.requests.iter().rposition(|request| led_to_it(&request));
+        let last = last.filter(|at| {
+            let request = &self.requests[*at];
+            is_same(request) && request.message.as_deref() == message
+        });
+        Some(last.map_or(OCCUPIED, |at| Expected::Request(200, at, from)))
+    }
+
+    /// A request that waits already, of either.
+    fn meet_pending(&mut self, from: usize, to: usize, message: Option<&str>) -> Option<Expected> {
+        if self.find_waiting(to, from).is_some() {
+            return Some(self.make(from, to, &Way::Id, message));
+        }
+        self.find_repeatable(from, to).map(|at| self.repeat(at, message))
+    }
+
+    fn repeat(&self, at: usize, message: Option<&str>) -> Expected {
+        let request = &self.requests[at];
+        if request.message.as_deref() == message {
+            return Expected::Request(200, at, request.from);
+        }
+        Refusal(409, "request_pending")
+    }
+
+    pub fn find_waiting(&self, from: usize, to: usize) -> Option<usize> {
+        let waits =
+            |request: &Request| request.from == from && request.to == Some(to) && request.waits(self.now);
+        self.requests.iter().rposition(waits)
+    }
+
+    /// What its sender believes to wait for `to`, whom they know by id.
+    fn find_repeatable(&self, from: usize, to: usize) -> Option<usize> {
+        self.find_seeming(from, |request| request.to == Some(to) && request.address.is_none())
+    }
+
+    fn find_seeming(&self, from: usize, is_same: impl Fn(&Request) -> bool) -> Option<usize> {
+        let seems =
+            |request: &Request| request.from == from && is_same(request) && request.seems_to_wait(self.now);
+        self.requests.iter().rposition(seems)
+    }
+
+    fn refused_by_ladder(&self, from: usize, to: usize) -> Option<&'static str> {
+        let ladder = self.ladders.get(&(from, to))?;
+        if ladder.steps > 3 {
+            return Some("only_they_may_ask");
+        }
+        ladder.wait_until.filter(|until| self.now < *until).map(|_| "too_soon_to_ask_again")
+    }
+
+    pub fn climb(&mut self, from: usize, to: usize, rejected: bool) {
+        let now = self.now;
+        let ladder = self.ladders.entry((from, to)).or_default();
+        ladder.steps += 1;
+        if rejected {
+            let wait = [hours(24), days(7), days(30)].get(ladder.steps - 1).copied();
+            ladder.wait_until = wait.map(|wait| now + wait);
+        }
+    }
+
+    fn is_over_limit(&self, from: usize) -> bool {
+        let made_within = |window| {
+            let recent = |request: &&Request| request.from == from && request.created_at + window > self.now;
+            self.requests.iter().filter(recent).count()
+        };
+        made_within(seconds(60)) >= 5 || made_within(hours(1)) >= 20 || made_within(hours(24)) >= 100
+    }
+
+    /// A request that its receiver sees, or the bond if they have asked too.
+    fn make(&mut self, from: usize, to: usize, way: &Way, message: Option<&str>) -> Expected {
+        if self.is_over_limit(from) {
+            return LIMITED;
+        }
+        let theirs = self.find_waiting(to, from);
+        if theirs.is_none() {
+            // The one by address makes way; its sender is not told.
+            if let Some(own) = self.find_waiting(from, to) {
+                self.requests[own].status = Status::Cancelled;
+            }
+            self.ladders.remove(&(to, from));
+        }
+        let at = self.push(from, Some(to), way, message);
+        (self.requests[at].reaches, self.requests[at].reached) = (true, true);
+        if let Some(theirs) = theirs {
+            self.form_bond(from, to, &[theirs, at]);
+        }
+        Expected::Request(201, at, from)
+    }
+
+    fn push(&mut self, from: usize, to: Option<usize>, way: &Way, message: Option<&str>) -> usize {
+        self.requests.push(Request {
+            id: String::new(),
+            from,
+            to,
+            from_name: self.people[from].name.clone(),
+            to_name: to.map(|to| self.people[to].name.clone()).unwrap_or_default(),
+            address: if let Way::Address(address) = way { Some(address.clone()) } else { None },
+            message: message.map(str::to_owned),
+            created_at: self.now,
+            reaches: false,
+            reached: false,
+            status: Status::Pending,
+            told: Status::Pending,
+            bond: None,
+        });
+        self.requests.len() - 1
+    }
+
+    pub fn form_bond(&mut self, one: usize, other: usize, by: &[usize]) {
+        let (pair, now) = (pair(one, other), self.now);
+        let former = self.former(pair).filter(|at| self.bonds[*at].can_return_at(now));
+        let at = former.unwrap_or(self.bonds.len());
+        if former.is_some() {
+            let bond = &mut self.bonds[at];
+            bond.restorations += 1;
+            (bond.ended_at, bond.restored_at) = (None, Some(now));
+            bond.breakups.last_mut().expect("it had ended").restored_at = Some(now);
+        } else {
+            self.bonds.push(Bond {
+                id: String::new(),
+                pair,
+                since: now,
+                ended_at: None,
+                archived_at: None,
+                restored_at: None,
+                restorations: 0,
+                names: Default::default(),
+                breakups: Vec::new(),
+            });
+        }
+        self.ladders.remove(&(one, other));
+        self.ladders.remove(&(other, one));
+        for request in by {
+            let request = &mut self.requests[*request];
+            (request.status, request.told, request.bond) = (Status::Accepted, Status::Accepted, Some(at));
+        }
+        self.close(&pair, Status::Superseded);
+    }
+
+    /// Whatever waits, or seems to, for or from these people is over.
+    pub fn close(&mut self, whose: &[usize], own: Status) {
+        let now = self.now;
+        for request in &mut self.requests {
+            let (waits, seems) = (request.waits(now), request.seems_to_wait(now));
+            if whose.contains(&request.from) && seems {
+                request.told = own;
+                if waits {
+                    request.status = own;
+                }
+            } else if waits && request.to.is_some_and(|to| whose.contains(&to)) {
+                request.status = Status::Superseded;
+                if request.address.is_none() {
+                    request.told = Status::Superseded;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What people may think of doing, drawn at random so that most of it makes sense.
+
+use std::time::Duration;
+
+use kith_kernel::{days, hours, minutes};
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+use super::rules::Step;
+use super::world::Who;
+
+/// How many people there are, and what they do one after the other.
+#[derive(Clone, Debug)]
+pub struct Story {
+    pub people: usize,
+    pub ops: Vec<Op>,
+}
+
+/// Who tries to decide a request.
+#[derive(Clone, Copy, Debug)]
+pub enum Role {
+    /// Who may.
+    Right,
+    /// The other one.
+    Wrong,
+    Somebody(usize),
+}
+
+#[derive(Clone, Debug)]
+pub enum Op {
+    Ask {
+        from: usize,
+        to: usize,
+        message: Option<&'static str>,
+    },
+    AskByAddress {
+        from: usize,
+        to: usize,
+        message: Option<&'static str>,
+    },
+    AskUnknownAddress {
+        from: usize,
+    },
+    AskNobody {
+        from: usize,
+    },
+    Redeem {
+        from: usize,
+        invite: Index,
+        message: Option<&'static str>,
+    },
+    /// About the request that was sent last, or `back` before it.
+    Decide {
+        role: Role,
+        back: usize,
+        step: Step,
+    },
+    BreakUp {
+        who: usize,
+        reason: Option<&'static str>,
+    },
+    Block {
+        who: usize,
+        whom: usize,
+    },
+    Unblock {
+        who: usize,
+        whom: usize,
+    },
+    Set {
+        who: usize,
+        who_may_ask: Who,
+        found_by_email: bool,
+    },
+    Invite {
+        who: usize,
+    },
+    Revoke {
+        who: usize,
+        invite: Index,
+    },
+    Preview {
+        who: usize,
+        invite: Index,
+    },
+    Guess {
+        who: usize,
+    },
+    Leave {
+        who: usize,
+    },
+    Return {
+        who: usize,
+    },
+    Rename {
+        who: usize,
+    },
+    Nickname {
+        who: usize,
+        whom: usize,
+    },
+    Wait(Duration),
+    Upkeep,
+}
+
+impl Story {
+    /// Two to five people, and some dozens of steps.
+    pub fn any() -> impl Strategy<Value = Self> {
+        (2..=5_usize).prop_flat_map(|people| {
+            let ops = prop::collection::vec(ops(people), 1..30);
+            ops.prop_map(move |ops| Self { people, ops: ops.concat() })
+        })
+    }
+}
+
+/// One step, or some that lead to a bond.
+fn ops(people: usize) -> impl Strategy<Value = Vec<Op>> {
+    let accept = |from, to| {
+        let accept = Op::Decide { role: Role::Right, back: 0, step: Step::Accept };
+        vec![Op::Ask { from, to, message: None }, accept]
+    };
+    let two = (0..people, 0..people);
+    prop_oneof![
+        8 => op(people).prop_map(|op| vec![op]),
+        1 => two.prop_map(move |(from, to)| accept(from, to)),
+        1 => (0..people, 0..people, wait()).prop_map(move |(one, other, time)| {
+            // Together, apart, and perhaps together again.
+            let mut ops = accept(one, other);
+            ops.extend([Op::BreakUp { who: one, reason: None }, Op::Wait(time)]);
+            ops.extend(accept(other, one));
+            ops
+        }),
+    ]
+}
+
+fn op(people: usize) -> impl Strategy<Value = Op> {
+    let who = move || 0..people;
+    let two = move || (who(), who());
+    // One message as a rule: repetitions are to be met.
+    let words = || prop_oneof![4 => Just(None), 1 => Just(Some("Shall we?"))];
+    let invite = any::<Index>;
+    prop_oneof![
+        12 => (two(), words()).prop_map(|((from, to), message)| Op::Ask { from, to, message }),
+        5 => (two(), words()).prop_map(|((from, to), message)| Op::AskByAddress { from, to, message }),
+        1 => who().prop_map(|from| Op::AskUnknownAddress { from }),
+        1 => who().prop_map(|from| Op::AskNobody { from }),
+        4 => (who(), invite(), words())
+            .prop_map(|(from, invite, message)| Op::Redeem { from, invite, message }),
+        16 => (role(people), 0..5_usize, step()).prop_map(|(role, back, step)| Op::Decide { role, back, step }),
+        5 => (who(), prop_oneof![Just(None), Just(Some("it was me"))])
+            .prop_map(|(who, reason)| Op::BreakUp { who, reason }),
+        3 => two().prop_map(|(who, whom)| Op::Block { who, whom }),
+        3 => two().prop_map(|(who, whom)| Op::Unblock { who, whom }),
+        4 => (who(), select(vec![Who::Anyone, Who::Anyone, Who::Invited, Who::Nobody]), prop::bool::weighted(0.7))
+            .prop_map(|(who, who_may_ask, found_by_email)| Op::Set { who, who_may_ask, found_by_email }),
+        3 => who().prop_map(|who| Op::Invite { who }),
+        1 => (who(), invite()).prop_map(|(who, invite)| Op::Revoke { who, invite }),
+        2 => (who(), invite()).prop_map(|(who, invite)| Op::Preview { who, invite }),
+        1 => who().prop_map(|who| Op::Guess { who }),
+        1 => who().prop_map(|who| Op::Leave { who }),
+        2 => who().prop_map(|who| Op::Return { who }),
+        1 => who().prop_map(|who| Op::Rename { who }),
+        1 => two().prop_map(|(who, whom)| Op::Nickname { who, whom }),
+        10 => wait().prop_map(Op::Wait),
+        2 => Just(Op::Upkeep),
+    ]
+}
+
+fn role(people: usize) -> impl Strategy<Value = Role> {
+    prop_oneof![8 => Just(Role::Right), 1 => Just(Role::Wrong), 1 => (0..people).prop_map(Role::Somebody)]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![3 => Just(Step::Accept), 2 => Just(Step::Reject), 1 => Just(Step::Cancel)]
+}
+
+/// Around all the times that the rules know, to the millisecond.
+fn wait() -> impl Strategy<Value = Duration> {
+    const MILLISECOND: Duration = Duration::from_millis(1);
+    let around = select(vec![minutes(1), hours(1), hours(24), days(7), days(14), days(30)]);
+    (around, 0..4_u8).prop_map(|(around, side)| match side {
+        0 => MILLISECOND,
+        1 => around - MILLISECOND,
+        2 => around,
+        _ => around + MILLISECOND,
+    })
+}

@@ -1,0 +1,336 @@
+//! What the model remembers of everybody, and what each of them sees.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kith_kernel::{Timestamp, days};
+use serde_json::{Value, json};
+
+/// What histories call somebody whose account is gone.
+const GONE: &str = "Deleted account";
+
+/// Everything there is.
+pub struct World {
+    pub now: Timestamp,
+    pub people: Vec<Human>,
+    pub requests: Vec<Request>,
+    pub bonds: Vec<Bond>,
+    pub invites: Vec<Invite>,
+    /// By sender and receiver.
+    pub ladders: BTreeMap<(usize, usize), Ladder>,
+    /// Who tried a code that led nowhere, and when.
+    pub misses: Vec<(usize, Timestamp)>,
+}
+
+#[derive(Default)]
+pub struct Human {
+    pub id: String,
+    pub name: String,
+    pub who_may_ask: Who,
+    pub found_by_email: bool,
+    pub deleted_at: Option<Timestamp>,
+    pub purged: bool,
+    /// Whom they blocked, what they were called then, and when.
+    pub blocks: BTreeMap<usize, (Option<String>, Timestamp)>,
+    pub nicknames: BTreeMap<usize, String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Who {
+    #[default]
+    Anyone,
+    Invited,
+    Nobody,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Pending,
+    Accepted,
+    Rejected,
+    Cancelled,
+    Expired,
+    Superseded,
+}
+
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Empty until the server has said it.
+    pub id: String,
+    pub from: usize,
+    /// Who is meant; nobody may have the address.
+    pub to: Option<usize>,
+    pub from_name: String,
+    pub to_name: String,
+    /// What it was addressed to, if by e-mail.
+    pub address: Option<String>,
+    pub message: Option<String>,
+    pub created_at: Timestamp,
+    /// Whether the receiver sees it.
+    pub reaches: bool,
+    /// Whether the receiver ever saw it.
+    pub reached: bool,
+    pub status: Status,
+    /// What the sender is told.
+    pub told: Status,
+    pub bond: Option<usize>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Bond {
+    pub id: String,
+    pub pair: [usize; 2],
+    pub since: Timestamp,
+    pub ended_at: Option<Timestamp>,
+    pub archived_at: Option<Timestamp>,
+    pub restored_at: Option<Timestamp>,
+    pub restorations: u32,
+    /// What the two were called when it ended.
+    pub names: [String; 2],
+    pub breakups: Vec<Breakup>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Breakup {
+    pub ended_at: Timestamp,
+    pub restored_at: Option<Timestamp>,
+    pub by: usize,
+    pub reason: Option<&'static str>,
+}
+
+pub struct Invite {
+    pub code: String,
+    pub id: String,
+    pub inviter: usize,
+    pub created_at: Timestamp,
+    pub spent: bool,
+}
+
+/// How often somebody was refused by somebody.
+#[derive(Clone, Copy, Default)]
+pub struct Ladder {
+    pub steps: usize,
+    /// When the wait that the last rejection brought is over.
+    pub wait_until: Option<Timestamp>,
+}
+
+impl Request {
+    pub fn expires_at(&self) -> Timestamp {
+        self.created_at + days(14)
+    }
+
+    /// How far it has come, as `viewer` is to see it.
+    pub fn status_for(&self, viewer: usize, now: Timestamp) -> Status {
+        let kept = if viewer == self.from { self.told } else { self.status };
+        if kept == Status::Pending && now >= self.expires_at() { Status::Expired } else { kept }
+    }
+
+    /// Whether it waits for the receiver's answer.
+    pub fn waits(&self, now: Timestamp) -> bool {
+        self.reaches && self.status == Status::Pending && now < self.expires_at()
+    }
+
+    /// Whether its sender is told that it waits.
+    pub fn seems_to_wait(&self, now: Timestamp) -> bool {
+        self.told == Status::Pending && now < self.expires_at()
+    }
+
+    pub fn is_seen_by(&self, viewer: usize) -> bool {
+        viewer == self.from || (self.reaches && self.to == Some(viewer))
+    }
+}
+
+impl Bond {
+    pub fn lives(&self) -> bool {
+        self.ended_at.is_none()
+    }
+
+    pub fn can_return_at(&self, now: Timestamp) -> bool {
+        self.archived_at.is_none() && self.restorable_until().is_some_and(|until| now <= until)
+    }
+
+    fn restorable_until(&self) -> Option<Timestamp> {
+        self.ended_at.map(|at| at + Duration::from_secs(30 * 24 * 3_600))
+    }
+
+    pub fn partner_of(&self, viewer: usize) -> usize {
+        if self.pair[0] == viewer { self.pair[1] } else { self.pair[0] }
+    }
+}
+
+impl World {
+    pub fn bond_of(&self, who: usize) -> Option<usize> {
+        self.bonds.iter().position(|bond| bond.lives() && bond.pair.contains(&who))
+    }
+
+    /// The last bond of the two that is over.
+    pub fn former(&self, pair: [usize; 2]) -> Option<usize> {
+        let of_pair = |bond: &&Bond| bond.pair == pair && !bond.lives();
+        let last = self.bonds.iter().filter(of_pair).max_by_key(|bond| bond.ended_at)?;
+        self.bonds.iter().position(|bond| std::ptr::eq(bond, last))
+    }
+
+    pub fn is_door_shut(&self, one: usize, other: usize) -> bool {
+        self.people[one].blocks.contains_key(&other) || self.people[other].blocks.contains_key(&one)
+    }
+
+    /// Whether `other` is there, for `one`.
+    pub fn is_there(&self, one: usize, other: usize) -> bool {
+        self.people[other].deleted_at.is_none() && !self.is_door_shut(one, other)
+    }
+
+    /// A request as one of its two sees it.
+    pub fn request(&self, at: usize, viewer: usize) -> Value {
+        let request = &self.requests[at];
+        let status = request.status_for(viewer, self.now);
+        let hidden = request.address.is_some() && viewer == request.from && status != Status::Accepted;
+        let to = match (&request.address, request.to) {
+            (Some(address), _) if hidden => json!({ "email": address }),
+            (_, Some(to)) => json!({ "id": self.people[to].id, "display_name": request.to_name }),
+            (_, None) => Value::Null,
+        };
+        let former = request.to.and_then(|to| self.former(pair(request.from, to)));
+        let former = former.map(|former| &self.bonds[former]).filter(|bond| bond.can_return_at(self.now));
+        let restorable =
+            former.filter(|_| !hidden && status == Status::Pending).and_then(Bond::restorable_until);
+        json!({
+            "id": request.id,
+            "from": { "id": self.people[request.from].id, "display_name": request.from_name },
+            "to": to,
+            "status": status,
+            "message": request.message,
+            "created_at": request.created_at,
+            "expires_at": request.expires_at(),
+            "restorable_until": restorable,
+        })
+    }
+
+    /// The same as the answer to a step, with the bond it led to if that one lives.
+    pub fn request_with_bond(&self, at: usize, viewer: usize) -> Value {
+        let mut answer = self.request(at, viewer);
+        let bond = self.requests[at].bond.filter(|bond| self.bonds[*bond].lives());
+        if let Some(bond) = bond.filter(|_| answer["status"] == json!(Status::Accepted)) {
+            answer["bond"] = self.living(bond, viewer);
+        }
+        answer
+    }
+
+    fn living(&self, at: usize, viewer: usize) -> Value {
+        let bond = &self.bonds[at];
+        let partner = &self.people[bond.partner_of(viewer)];
+        json!({
+            "id": bond.id,
+            "partner": { "id": partner.id, "display_name": partner.name },
+            "since": bond.since,
+            "restored_at": bond.restored_at,
+            "restorations": bond.restorations,
+        })
+    }
+
+    /// A bond as it stands in the history of `viewer`.
+    pub fn history_item(&self, at: usize, viewer: usize) -> Value {
+        let bond = &self.bonds[at];
+        let mut item = self.living(at, viewer);
+        if !bond.lives() {
+            item["partner"]["display_name"] = json!(bond.names[usize::from(bond.pair[0] == viewer)]);
+        }
+        item["ended_at"] = json!(bond.ended_at);
+        item["restorable_until"] = json!(bond.restorable_until().filter(|_| bond.can_return_at(self.now)));
+        item["archived_at"] = json!(bond.archived_at);
+        let breakups = bond.breakups.iter().map(|breakup| {
+            json!({
+                "ended_at": breakup.ended_at,
+                "restored_at": breakup.restored_at,
+                "reason": breakup.reason.filter(|_| breakup.by == viewer && !self.people[viewer].purged),
+            })
+        });
+        item["breakups"] = breakups.collect();
+        item
+    }
+
+    pub fn current(&self, viewer: usize) -> Value {
+        json!({ "bond": self.bond_of(viewer).map(|bond| self.living(bond, viewer)) })
+    }
+
+    pub fn history(&self, viewer: usize) -> Value {
+        let own = (0..self.bonds.len()).filter(|at| self.bonds[*at].pair.contains(&viewer));
+        page(own.map(|at| self.history_item(at, viewer)))
+    }
+
+    pub fn list_requests(&self, viewer: usize) -> Value {
+        let seen = (0..self.requests.len()).filter(|at| self.requests[*at].is_seen_by(viewer));
+        page(seen.map(|at| self.request(at, viewer)))
+    }
+
+    pub fn list_invites(&self, viewer: usize) -> Value {
+        let own =
+            (0..self.invites.len()).filter(|at| self.invites[*at].inviter == viewer && self.is_live(*at));
+        let mut list = page(own.map(|at| {
+            let invite = &self.invites[at];
+            json!({ "id": invite.id, "created_at": invite.created_at, "expires_at": invite.created_at + days(7) })
+        }));
+        list.as_object_mut().expect("a page").remove("next_cursor");
+        list
+    }
+
+    pub fn block_of(&self, viewer: usize, blocked: usize) -> Value {
+        let (name, at) = &self.people[viewer].blocks[&blocked];
+        json!({ "user_id": self.people[blocked].id, "display_name": name, "blocked_at": at })
+    }
+
+    /// Their account is gone for good.
+    pub fn forget(&mut self, who: usize) {
+        let human = &mut self.people[who];
+        human.purged = true;
+        GONE.clone_into(&mut human.name);
+        human.blocks.clear();
+        for other in &mut self.people {
+            if let Some((name, _)) = other.blocks.get_mut(&who) {
+                *name = None;
+            }
+            other.nicknames.remove(&who);
+        }
+        for request in &mut self.requests {
+            if request.from == who {
+                (request.message, request.from_name) = (None, GONE.to_owned());
+            }
+            if request.to == Some(who) {
+                GONE.clone_into(&mut request.to_name);
+                request.address.as_mut().filter(|_| request.reached).into_iter().for_each(String::clear);
+            }
+        }
+        for bond in &mut self.bonds {
+            for (place, name) in bond.pair.into_iter().zip(&mut bond.names) {
+                if place == who {
+                    GONE.clone_into(name);
+                }
+            }
+        }
+        self.invites.retain(|invite| invite.inviter != who);
+    }
+}
+
+impl serde::Serialize for Status {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match self {
+            Self::Pending => "pending",
+            Self::Accepted => "accepted",
+            Self::Rejected => "rejected",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+            Self::Superseded => "superseded",
+        })
+    }
+}
+
+/// The newest first: two nodes give ids of one millisecond in any order.
+fn page(items: impl Iterator<Item = Value>) -> Value {
+    let mut items: Vec<_> = items.collect();
+    items.sort_by(|a, b| b["id"].as_str().cmp(&a["id"].as_str()));
+    json!({ "items": items, "next_cursor": null })
+}
+
+/// Two people, the one that registered first in front: ids are in the order of registration.
+pub fn pair(one: usize, other: usize) -> [usize; 2] {
+    [one.min(other), one.max(other)]
+}

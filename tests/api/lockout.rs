@@ -23,6 +23,8 @@ on_every_engine! {
     a_known_device_gets_in_while_strangers_are_locked_out,
     a_device_token_does_not_help_guessing,
     a_device_of_whoever_had_the_address_before_is_a_strangers,
+    a_device_is_known_as_long_as_its_password_is,
+    nobody_logs_in_as_somebody_who_has_gone,
     a_success_resets,
     of_many_guesses_at_once_each_counts,
     no_client_address_is_locked_out,
@@ -306,4 +308,30 @@ async fn what_was_counted_outlives_a_restart(engine: Engine) {
     let app = app.restart(engine).await;
     expect_locked(guess(app.anonymous(), &ada.email, PASSWORD).await, seconds(50));
     app.stop().await;
+}
+
+/// Whoever knew the password once is a stranger after it was changed.
+async fn a_device_is_known_as_long_as_its_password_is(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let device = guess(app.anonymous(), &ada.email, PASSWORD).await.expect(200)["device_token"].clone();
+    let change = json!({ "current_password": PASSWORD, "new_password": "another horse" });
+    ada.post("/api/v1/me/password", change).await.expect(204);
+    let again = guess_on(app, &device, &ada.email, "another horse").await.expect(200);
+    assert_ne!(again["device_token"], device, "it is a new device");
+    for _ in 0..5 {
+        guess_on(app, &device, &ada.email, "wrong horse").await.expect_problem(401, "invalid_credentials");
+    }
+    guess(app.anonymous(), &ada.email, "another horse").await.expect_problem(423, "locked");
+}
+
+/// What stands in place of the address of a purged account is nobody's address.
+async fn nobody_logs_in_as_somebody_who_has_gone(app: &TestApp) {
+    let ada = app.user("ada").await;
+    ada.delete("/api/v1/me", json!({ "password": PASSWORD })).await.expect(202);
+    app.advance(kith_kernel::days(14));
+    app.upkeep().await;
+    for path in ["/api/v1/auth/login", "/api/v1/auth/restore"] {
+        let body = json!({ "email": format!("purged:{}", ada.id), "password": "" });
+        app.anonymous().post(path, body).await.expect_problem(401, "invalid_credentials");
+    }
 }

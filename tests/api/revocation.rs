@@ -6,6 +6,8 @@ use futures_util::future::join_all;
 use kith_kernel::seconds;
 use kith_store::Store;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::support::{Client, Engine, PASSWORD, Person, TestApp, hold, on_every_engine};
 
@@ -23,6 +25,7 @@ const ROUNDS: usize = 20;
 on_every_engine! {
     whoever_is_shut_out_is_out_everywhere,
     no_refill_brings_a_session_back,
+    a_body_that_comes_after_the_end_of_a_session_changes_nothing,
 }
 
 /// How somebody's access ends.
@@ -263,4 +266,40 @@ async fn deafness(app: &TestApp) {
     drop(let_go);
     app.events().await;
     db.close().await;
+}
+
+/// What is asked is judged by who one is when it is done, not by who one was when the head of the request came.
+async fn a_body_that_comes_after_the_end_of_a_session_changes_nothing(app: &TestApp) {
+    let (root, moderator) = (app.admin("root").await, app.admin("accomplice").await);
+    let target = app.user("target").await;
+    let token = access_token(app, &moderator).await;
+    let body = json!({ "role": "admin" }).to_string();
+    let head = format!(
+        "PUT {USERS}/{}/role HTTP/1.1\r\nHost: kith\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        target.id,
+        body.len()
+    );
+    let mut slow = TcpStream::connect(app.addr()).await.expect("a connection");
+    slow.write_all(head.as_bytes()).await.expect("the head");
+    // Somebody else's request is answered by the same node, so the head has been looked at.
+    root.get(ME).await.expect(200);
+    root.put(&format!("{USERS}/{}/suspension", moderator.id), json!({})).await.expect(200);
+    app.everywhere(async || moderator_is_out(app, &token).await).await;
+    slow.write_all(body.as_bytes()).await.expect("the body");
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    let role = root.get(&format!("{USERS}/{}", target.id)).await.expect(200)["role"].clone();
+    assert_eq!(role, "user");
+}
+
+async fn access_token(app: &TestApp, person: &Person) -> String {
+    let body = json!({ "email": person.email, "password": PASSWORD });
+    let session = app.anonymous().post(LOGIN, body).await.expect(200);
+    session["access_token"].as_str().expect("a token").to_owned()
+}
+
+async fn moderator_is_out(app: &TestApp, token: &str) -> bool {
+    app.anonymous().with_token(token).get(ME).await.status == 401
 }

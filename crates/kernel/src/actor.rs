@@ -108,6 +108,11 @@ impl Ctx {
         wrap(self.sources.ids.next(self.now))
     }
 
+    /// Where random bytes come from.
+    pub fn randomness(&self) -> &dyn Random {
+        &*self.sources.random
+    }
+
     /// Fresh random bytes.
     pub fn random<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];

@@ -33,7 +33,7 @@ pub struct AppInner {
     /// Time, ids and randomness.
     pub sources: Sources,
     /// What the secrets of the configuration are used for.
-    pub keyring: Keyring,
+    pub keyring: Arc<Keyring>,
     /// Makes and checks access tokens.
     pub tokens: Tokens,
     /// What people may do.
@@ -97,7 +97,7 @@ impl App {
         let document = openapi::document(modules);
         let passwords = Passwords::start(&config.auth, Arc::clone(&sources.random))?;
         let metrics = Metrics::new(&document, kinds(modules), db.clone(), passwords.counts(), clock.clone());
-        let keyring = Keyring::new(&config.auth);
+        let keyring = Arc::new(Keyring::new(&config.auth));
         // SQLite belongs to one process: whatever changes, changes here.
         let hearing = Hearing::new(db.kind() == EngineKind::Sqlite);
         let source = modules.iter().find_map(|module| module.access);
@@ -131,7 +131,7 @@ impl App {
     pub async fn write<F, O>(&self, ctx: &Ctx, run: F) -> Result<O::Value, O::Error>
     where
         F: Fn(&Tx<'_>, &Ctx) -> O + Send + 'static,
-        O: IntoOutcome,
+        O: IntoOutcome + 'static,
         O::Value: Send + 'static,
         O::Error: From<Error> + Send + 'static,
     {
@@ -140,19 +140,27 @@ impl App {
         let emitted = Arc::new(Mutex::new(Emitted::default()));
         // Not the whole app: the store, which is part of it, must not be dropped by its own thread.
         let (source, modules, told) = (self.access.source, self.modules, Arc::clone(&emitted));
-        let answer = self.db.write(move |tx| {
+        let run = move |tx: &Tx<'_>| {
             let outcome = run(tx, started.get_or_init(|| arrived.renewed()));
             *told.lock().unwrap_or_else(PoisonError::into_inner) = Emitted::by(tx, source, modules);
             outcome
+        };
+        let app = self.clone();
+        // A task of its own: what was committed is heeded even if whoever asked for it has hung up by then.
+        let heeded = tokio::spawn(async move {
+            let answer = app.db.write(run).await;
+            let emitted = std::mem::take(&mut *emitted.lock().unwrap_or_else(PoisonError::into_inner));
+            // Before anybody is answered: whoever was shut out here is out at once.
+            emitted.access.into_iter().for_each(|user| app.access.forget(user));
+            if answer.is_ok() {
+                app.metrics.count_events(&emitted.kinds);
+            }
+            answer
         });
-        let answer = answer.await;
-        let emitted = std::mem::take(&mut *emitted.lock().unwrap_or_else(PoisonError::into_inner));
-        // Before anybody is answered: whoever was shut out here is out at once.
-        emitted.access.into_iter().for_each(|user| self.access.forget(user));
-        if answer.is_ok() {
-            self.metrics.count_events(&emitted.kinds);
+        match heeded.await {
+            Ok(answer) => answer,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         }
-        answer
     }
 
     /// The context of what Kith does by itself.

@@ -46,7 +46,8 @@ impl Hearing {
     }
 
     #[expect(clippy::disallowed_methods, reason = "hearing is about real time")]
-    fn is_good(&self) -> bool {
+    /// Whether what is kept can be believed: nothing is unheard for longer than is tolerated.
+    pub fn is_good(&self) -> bool {
         if self.0.alone {
             return true;
         }

@@ -260,6 +260,22 @@ impl Tx<'_> {
     }
 }
 
+impl Tx<'_> {
+    /// Erases the details of entries of this action from before `before`, at most `limit`, and says how many. The entries
+    /// stay, and the chain over them holds.
+    ///
+    /// # Errors
+    /// Whatever the database answers; the transaction is then over.
+    pub fn erase_old_audit_details(&self, action: &str, before: Timestamp, limit: i64) -> Result<u64, Error> {
+        self.exec(
+            "DELETE FROM audit_details WHERE entry_id IN
+                (SELECT d.entry_id FROM audit_details d JOIN audit_entries e ON e.id = d.entry_id
+                 WHERE e.action = $1 AND e.at < $2 ORDER BY d.entry_id LIMIT $3)",
+            params![action, before, limit],
+        )
+    }
+}
+
 fn read_record(row: &Row<'_>) -> Result<AuditRecord, Error> {
     let body = row.get::<Option<String>>(7)?;
     let details = body.map(|body| serde_json::from_str(&body).map_err(Error::fault)).transpose()?;

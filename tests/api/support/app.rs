@@ -158,6 +158,11 @@ impl TestApp {
         }
     }
 
+    /// Where the first node listens.
+    pub fn addr(&self) -> std::net::SocketAddr {
+        self.nodes[0].addr
+    }
+
     /// How many nodes answer, in turn.
     pub fn node_count(&self) -> usize {
         self.nodes.len()

@@ -122,7 +122,7 @@ pub fn change_password(
     new_hash: &str,
 ) -> Outcome<(), AccountError> {
     claim.settle(tx, ctx, AccountError::WrongPassword, |tx| {
-        rows::set_password_hash(tx, user, new_hash)?;
+        rows::set_password(tx, user, new_hash)?;
         sign_in::end_sessions(tx, ctx, user, Some(session))?;
         tx.audit_with(ctx, "account.password_changed", user, Some(user), claim.origin.details());
         Ok(())
@@ -144,6 +144,9 @@ pub fn delete(
     claim.settle(tx, ctx, AccountError::WrongPassword, |tx| {
         tx.lock("admins", ["all"])?;
         let account = rows::find_account(tx, user)?.ok_or(AccountError::Gone)?;
+        if account.purge_at.is_some() {
+            return Err(AccountError::Gone);
+        }
         rules::may_lose_admin(&account, rows::count_admins(tx)?)?;
         // Before the person is locked, since who has a partner is locked together with them.
         leave(tx)?;

@@ -34,6 +34,14 @@ pub async fn upkeep(app: App) -> Result<(), UpkeepError> {
         rows::tidy(tx, ctx.now, refused_before, rules::Failures::forgotten_before(ctx.now))
     })
     .await?;
+    app.write(&ctx, |tx, ctx| {
+        tx.erase_old_audit_details(
+            "session.refused",
+            ctx.now - rules::REFUSED_DETAILS_KEPT,
+            rules::TIDIED_AT_ONCE,
+        )
+    })
+    .await?;
     purge_due(&app, &ctx).await
 }
 

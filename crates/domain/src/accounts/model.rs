@@ -150,6 +150,8 @@ pub struct Credentials {
     pub user: User,
     /// What their password is checked against.
     pub password_hash: String,
+    /// Which password of theirs it is.
+    pub password_version: i64,
     /// Whether a moderator has shut them out.
     pub suspended: bool,
     /// When it will be purged, if it was deleted.

@@ -19,6 +19,10 @@ pub const HOLD: Duration = days(14);
 pub const REFUSALS_MOST: i64 = 10;
 /// See [`REFUSALS_MOST`].
 pub const REFUSALS_WITHIN: Duration = hours(1);
+/// Whoever failed to sign in, perhaps without an account, is known by address and client for so long.
+pub const REFUSED_DETAILS_KEPT: Duration = days(90);
+/// Rows that are tidied away in one go.
+pub const TIDIED_AT_ONCE: i64 = 1_000;
 /// How long a link lives that makes the first administrator.
 pub const LINK_LIFETIME: Duration = hours(1);
 

@@ -11,6 +11,7 @@ use super::model::SessionId;
 
 const ID_BYTES: usize = 16;
 const GENERATION_BYTES: usize = 8;
+const VERSION_BYTES: usize = 8;
 const MAC_BYTES: usize = 32;
 
 /// Which pair of tokens of a session it renews. Whoever holds it as text is the user.
@@ -45,35 +46,45 @@ impl RefreshToken {
 }
 
 /// A device from which somebody has signed in: its failures are counted apart, so that nobody else's lock it out (after
-/// OWASP's "device cookies"). It is for one account under one address, and is known without looking for the account.
+/// OWASP's "device cookies"). It is for one account under one address and
+/// with one password, and is known without looking for the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceToken {
     /// Of the device.
     pub id: Uuid,
     /// Who signed in.
     pub user: UserId,
+    /// With which of their passwords.
+    pub password_version: i64,
 }
 
 impl DeviceToken {
     /// The token by which `user` is known on a device.
-    pub fn new(id: Uuid, user: UserId) -> Self {
-        Self { id, user }
+    pub fn new(id: Uuid, user: UserId, password_version: i64) -> Self {
+        Self { id, user, password_version }
     }
 
     /// For the answer: the device, its owner, and an HMAC over both and the key of their address.
     pub fn reveal(self, keyring: &Keyring, email_key: &str) -> String {
         let (id, user) = (self.id.as_bytes(), self.user.0.as_bytes());
-        let mac = keyring.mac(MacPurpose::Device, &[id, user, email_key.as_bytes()]);
-        URL_SAFE_NO_PAD.encode([id.as_slice(), user, &mac].concat())
+        let version = self.password_version.to_be_bytes();
+        let mac = keyring.mac(MacPurpose::Device, &[id, user, &version, email_key.as_bytes()]);
+        URL_SAFE_NO_PAD.encode([id.as_slice(), user, &version, &mac].concat())
     }
 
     /// Reads what [`DeviceToken::reveal`] wrote for this address; nothing, if it is another's or not ours.
     pub fn parse(keyring: &Keyring, text: &str, email_key: &str) -> Option<Self> {
-        let bytes: [u8; 2 * ID_BYTES + MAC_BYTES] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
+        let bytes: [u8; 2 * ID_BYTES + VERSION_BYTES + MAC_BYTES] =
+            URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
         let (id, rest) = bytes.split_first_chunk::<ID_BYTES>()?;
-        let (user, mac) = rest.split_first_chunk::<ID_BYTES>()?;
-        let ours = keyring.is_mac(MacPurpose::Device, &[id, user, email_key.as_bytes()], mac);
-        ours.then(|| Self { id: Uuid::from_bytes(*id), user: UserId(Uuid::from_bytes(*user)) })
+        let (user, rest) = rest.split_first_chunk::<ID_BYTES>()?;
+        let (version, mac) = rest.split_first_chunk::<VERSION_BYTES>()?;
+        let ours = keyring.is_mac(MacPurpose::Device, &[id, user, version, email_key.as_bytes()], mac);
+        ours.then(|| Self {
+            id: Uuid::from_bytes(*id),
+            user: UserId(Uuid::from_bytes(*user)),
+            password_version: i64::from_be_bytes(*version),
+        })
     }
 }
 
@@ -109,7 +120,7 @@ mod tests {
     #[test]
     fn a_device_is_known_to_its_owner_only() {
         let (ours, ada) = (keyring("a"), UserId(Uuid::from_u128(1)));
-        let token = DeviceToken::new(Uuid::from_u128(9), ada);
+        let token = DeviceToken::new(Uuid::from_u128(9), ada, 3);
         let text = token.reveal(&ours, "ada@example.org");
         assert_eq!(DeviceToken::parse(&ours, &text, "ada@example.org"), Some(token));
         assert_eq!(DeviceToken::parse(&ours, &text, "ben@example.org"), None);

@@ -87,7 +87,7 @@ impl Claim {
     fn is_current(&self, tx: &Tx<'_>) -> Result<bool, AccountError> {
         let Some(known) = &self.known else { return Ok(false) };
         let now = rows::find_credentials_of(tx, known.user.id)?;
-        Ok(now.is_some_and(|now| now.password_hash == known.password_hash))
+        Ok(now.is_some_and(|now| now.password_version == known.password_version))
     }
 }
 

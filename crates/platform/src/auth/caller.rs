@@ -67,6 +67,17 @@ impl FromRequestParts<App> for Caller {
     }
 }
 
+impl SignedIn {
+    /// Whether the session is still open and the role still the same.
+    ///
+    /// # Errors
+    /// A 401 if not.
+    pub(crate) async fn check_again(&self, app: &App) -> Result<(), Problem> {
+        let access = app.access.get(app, self.user_id, self.session).await?;
+        if access.is_some_and(|access| access.role == self.role) { Ok(()) } else { Err(unauthenticated()) }
+    }
+}
+
 impl FromRequestParts<App> for SignedIn {
     type Rejection = ApiError;
 

@@ -14,6 +14,7 @@ pub struct Keyring {
     pseudonyms: hmac::Key,
     refresh: hmac::Key,
     devices: hmac::Key,
+    idempotency: hmac::Key,
 }
 
 /// What a MAC is about: values of one purpose are never mistaken for another's.
@@ -23,6 +24,8 @@ pub enum MacPurpose {
     Refresh,
     /// Tokens by which a device is known again.
     Device,
+    /// Names of writes, and what was asked under them.
+    Idempotency,
 }
 
 struct Length;
@@ -52,6 +55,7 @@ impl Keyring {
             pseudonyms: mac(&config.jwt_secret, "pseudonym"),
             refresh: mac(&config.jwt_refresh_secret, "refresh"),
             devices: mac(&config.jwt_refresh_secret, "device"),
+            idempotency: mac(&config.jwt_secret, "idempotency"),
         }
     }
 
@@ -100,6 +104,7 @@ impl Keyring {
         match purpose {
             MacPurpose::Refresh => &self.refresh,
             MacPurpose::Device => &self.devices,
+            MacPurpose::Idempotency => &self.idempotency,
         }
     }
 }

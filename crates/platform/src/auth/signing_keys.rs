@@ -229,10 +229,16 @@ impl Candidate {
             let signs_from = ctx.now + JWKS_MAX_AGE;
             (signs_from, signs_from + token_lifetime + RETIREMENT_MARGIN)
         };
-        let retire = "UPDATE signing_keys SET retires_at = $1 WHERE retires_at IS NULL OR retires_at > $1";
-        tx.exec(retire, params![others_retire_at])?;
         let key_id = self.id.to_string();
-        insert(tx, &key_id, &self.sealed, &self.public, ctx.now, signs_from)?;
+        if !insert(tx, &key_id, &self.sealed, &self.public, ctx.now, signs_from)? {
+            // Another rotation within the same millisecond was as good.
+            let sql = "SELECT id FROM signing_keys WHERE signs_from = $1";
+            let key_id = tx.one(sql, params![signs_from], |row| row.get(0))?.unwrap_or(key_id);
+            return Ok(Rotation { key_id, signs_from, others_retire_at, under_way: true });
+        }
+        let retire = "UPDATE signing_keys SET retires_at = $1
+                      WHERE id <> $2 AND (retires_at IS NULL OR retires_at > $1)";
+        tx.exec(retire, params![others_retire_at, key_id])?;
         tx.audit(ctx, KEY_PUBLISHED, &key_id);
         let payload = json!({ "key_id": key_id, "signs_from": signs_from });
         tx.emit(ctx, NewEvent { kind: KEY_PUBLISHED, subject: self.id, recipients: vec![], payload });
@@ -243,7 +249,7 @@ impl Candidate {
 /// The rotation that has been asked for and has not come yet.
 fn pending(tx: &Tx<'_>, now: Timestamp) -> Result<Option<Rotation>, Error> {
     let sql = "SELECT n.id, n.signs_from, (SELECT MAX(o.retires_at) FROM signing_keys o)
-               FROM signing_keys n WHERE n.signs_from > $1";
+               FROM signing_keys n WHERE n.signs_from > $1 AND (n.retires_at IS NULL OR n.retires_at > $1)";
     tx.one(sql, params![now], |row| {
         Ok(Rotation {
             key_id: row.get(0)?,

@@ -148,7 +148,7 @@ async fn converse(mut io: Watched, peer: SocketAddr, line: &Arc<Line>, edge: Arc
         let (parts, done) = until_end(http.serve_connection(TokioIo::new(io), service), line).await;
         // hyper has refused it by itself, with an answer without a body, and no handler has seen it.
         if let Some(error) = done.err().filter(hyper::Error::is_parse) {
-            tracing::info!(target: "kith::request", %peer, %error, "what came could not be read as a request");
+            tracing::info!(target: "kith::request", %error, "what came could not be read as a request");
         }
         io = parts.io.into_inner();
         if line.phase().0 != Phase::Closing || parts.read_buf.is_empty() {

@@ -15,7 +15,8 @@ const MAY_SEND: HeaderValue = HeaderValue::from_static(
      x-app-build, x-request-id",
 );
 const MAY_READ: HeaderValue = HeaderValue::from_static(
-    "etag, link, location, ratelimit, ratelimit-policy, retry-after, server-timing, www-authenticate, x-request-id",
+    "etag, idempotency-replayed, link, location, ratelimit, ratelimit-policy, retry-after, server-timing, \
+     www-authenticate, x-request-id",
 );
 /// The longest that browsers keep it.
 const TWO_HOURS: HeaderValue = HeaderValue::from_static("7200");

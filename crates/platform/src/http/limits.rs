@@ -84,6 +84,9 @@ impl Limits {
         let policy_of = |route: &RouteMetrics| match route.method() {
             _ if is_exempt(route.same_as()) => None,
             Some(&Method::POST) if route.same_as().starts_with("/api/v1/auth/") => auth,
+            // These take a password too.
+            Some(&Method::POST) if route.same_as() == "/api/v1/me/password" => auth,
+            Some(&Method::DELETE) if route.same_as() == "/api/v1/me" => auth,
             Some(&Method::GET) if route.same_as().starts_with("/api/v1/partners/") => partner_lists,
             _ => usual,
         };

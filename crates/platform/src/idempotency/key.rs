@@ -8,6 +8,8 @@ use http::{HeaderMap, HeaderName};
 use kith_kernel::{Problem, UserId, problems};
 use sha2::{Digest, Sha256};
 
+use crate::auth::{Keyring, MacPurpose};
+
 /// Names a write, so that sending it again does not do it again.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Most characters of a key.
@@ -59,14 +61,16 @@ impl IdempotencyKey {
     }
 
     /// Names the write: the same for the same user, operation and key, and for nothing else.
-    pub(super) fn id(&self, user_id: UserId) -> [u8; 32] {
-        digest([user_id.0.as_bytes(), self.0.operation.as_bytes(), self.0.key.as_bytes()])
+    pub(super) fn id(&self, keyring: &Keyring, user_id: UserId) -> [u8; 32] {
+        let parts = [user_id.0.as_bytes(), self.0.operation.as_bytes(), self.0.key.as_bytes()];
+        keyring.mac(MacPurpose::Idempotency, &parts)
     }
 
-    /// The same for the same path, query and body.
-    pub(super) fn fingerprint(&self) -> [u8; 32] {
+    /// The same for the same path, query and body of the same write. Keyed: a body may hold a password, and nobody shall
+    /// try out which.
+    pub(super) fn fingerprint(&self, keyring: &Keyring, id: &[u8; 32]) -> [u8; 32] {
         let body = self.0.body.get().map_or(&[][..], |digest| digest);
-        digest([self.0.target.as_bytes(), body])
+        keyring.mac(MacPurpose::Idempotency, &[id, self.0.target.as_bytes(), body])
     }
 }
 
@@ -120,16 +124,6 @@ fn unquote(rest: &str) -> Option<String> {
             other => key.push(other),
         }
     }
-}
-
-/// Each part goes in with its length, so that none can pass for two.
-fn digest<const N: usize>(parts: [&[u8]; N]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
 }
 
 #[cfg(test)]
@@ -197,14 +191,16 @@ mod tests {
     #[test]
     fn another_user_operation_or_key_is_another_write_and_another_target_or_body_another_request() {
         let key = |method, target, key| of(method, target, key).unwrap().unwrap();
+        let keyring = Keyring::new(&crate::config::Config::default().auth);
+        let fingerprint = |key: IdempotencyKey| key.fingerprint(&keyring, &[0; 32]);
         let (ada, ben) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
         let one = key(Method::POST, "/things?a=1", "key");
         let ids = [
-            one.id(ada),
-            one.id(ben),
-            key(Method::PUT, "/things?a=1", "key").id(ada),
-            key(Method::POST, "/others", "key").id(ada),
-            key(Method::POST, "/things", "key2").id(ada),
+            one.id(&keyring, ada),
+            one.id(&keyring, ben),
+            key(Method::PUT, "/things?a=1", "key").id(&keyring, ada),
+            key(Method::POST, "/others", "key").id(&keyring, ada),
+            key(Method::POST, "/things", "key2").id(&keyring, ada),
         ];
         let distinct: std::collections::HashSet<_> = ids.iter().collect();
         assert_eq!(distinct.len(), ids.len());
@@ -213,9 +209,9 @@ mod tests {
             keyed.note_body(body);
             keyed
         };
-        assert_eq!(with_body(b"1").id(ada), one.id(ada));
-        assert_eq!(with_body(b"1").fingerprint(), with_body(b"1").fingerprint());
-        assert_ne!(with_body(b"1").fingerprint(), with_body(b"2").fingerprint());
-        assert_ne!(key(Method::POST, "/things?a=2", "key").fingerprint(), one.fingerprint());
+        assert_eq!(with_body(b"1").id(&keyring, ada), one.id(&keyring, ada));
+        assert_eq!(fingerprint(with_body(b"1")), fingerprint(with_body(b"1")));
+        assert_ne!(fingerprint(with_body(b"1")), fingerprint(with_body(b"2")));
+        assert_ne!(fingerprint(key(Method::POST, "/things?a=2", "key")), fingerprint(one));
     }
 }

@@ -19,6 +19,7 @@ use kith_kernel::{Ctx, Problem, days, problems};
 use kith_store::{Error, IntoOutcome, Outcome, Tx};
 use serde::Serialize;
 
+use crate::auth::Keyring;
 use crate::http::{ApiResult, store_problem};
 use crate::{App, SignedIn};
 
@@ -63,25 +64,29 @@ impl App {
     pub async fn change<F, O, T>(&self, caller: &SignedIn, run: F) -> ApiResult<Response>
     where
         F: Fn(&Tx<'_>, &Ctx) -> O + Send + 'static,
-        O: IntoOutcome<Value = Answer<T>>,
+        O: IntoOutcome<Value = Answer<T>> + 'static,
         O::Error: From<Error> + Into<Problem> + Send + 'static,
         T: Serialize + Send + 'static,
     {
+        // The body may have come long after the head, at which this was asked first.
+        caller.check_again(self).await?;
         let Some(key) = caller.key.clone() else {
             return Ok(self.write(&caller.ctx, run).await?.into_response());
         };
         let user_id = caller.user_id;
         let waited_in_vain = Arc::new(AtomicBool::new(false));
         let in_vain = Arc::clone(&waited_in_vain);
+        let keyring = Arc::clone(&self.keyring);
         let write = self.write(&caller.ctx, move |tx, ctx| {
-            let (id, fingerprint) = (key.id(user_id), key.fingerprint());
-            let known = find(tx, ctx, &id);
+            let id = key.id(&keyring, user_id);
+            let fingerprint = key.fingerprint(&keyring, &id);
+            let known = find(tx, ctx, &keyring, &id);
             in_vain.store(matches!(known, Err(Error::DeadlinePassed)), Ordering::Relaxed);
             match known {
                 Err(error) => Outcome::Rollback(Refused::Own(error.into())),
                 Ok(Some(kept)) if kept.fingerprint != fingerprint => Outcome::Rollback(Refused::Reused),
                 Ok(Some(kept)) => Outcome::Commit(Given::Again(kept.answer)),
-                Ok(None) => keep(tx, ctx, &id, &fingerprint, run(tx, ctx)),
+                Ok(None) => keep(tx, ctx, &keyring, &id, &fingerprint, run(tx, ctx)),
             }
         });
         let mut response = match write.await {
@@ -104,10 +109,11 @@ impl App {
     /// 422 if the key was another's; the database's.
     pub async fn given_answer(&self, caller: &SignedIn) -> ApiResult<Option<Response>> {
         let Some(key) = caller.key.clone() else { return Ok(None) };
-        let (id, now) = (key.id(caller.user_id), caller.ctx.now);
-        let kept = self.db.read(move |q| rows::find(q, &id, now - KEPT)).await.map_err(store_problem)?;
-        let Some(kept) = kept else { return Ok(None) };
-        if kept.fingerprint != key.fingerprint() {
+        let (id, now) = (key.id(&self.keyring, caller.user_id), caller.ctx.now);
+        let keyring = Arc::clone(&self.keyring);
+        let kept = self.db.read(move |q| rows::find(q, &keyring, &id, now - KEPT)).await;
+        let Some(kept) = kept.map_err(store_problem)? else { return Ok(None) };
+        if kept.fingerprint != key.fingerprint(&self.keyring, &id) {
             return Err(reused().into());
         }
         Ok(Some(replayed(kept.answer)))
@@ -140,16 +146,17 @@ pub fn tidy(tx: &Tx<'_>, ctx: &Ctx) -> Result<u64, Error> {
 }
 
 /// Waits until no other transaction has the same key, and reads what is kept under it.
-fn find(tx: &Tx<'_>, ctx: &Ctx, id: &[u8; 32]) -> Result<Option<rows::Kept>, Error> {
+fn find(tx: &Tx<'_>, ctx: &Ctx, keyring: &Keyring, id: &[u8; 32]) -> Result<Option<rows::Kept>, Error> {
     // Before any lock of the command's own, so that two transactions never wait for each other.
     tx.lock("idempotency_key", [BASE64.encode(id)])?;
-    rows::find(tx, id, ctx.now - KEPT)
+    rows::find(tx, keyring, id, ctx.now - KEPT)
 }
 
 /// Keeps the answer if the command succeeded: a refusal may be tried again under the same key.
 fn keep<T: Serialize, E: From<Error>>(
     tx: &Tx<'_>,
     ctx: &Ctx,
+    keyring: &Keyring,
     id: &[u8; 32],
     fingerprint: &[u8; 32],
     made: impl IntoOutcome<Value = Answer<T>, Error = E>,
@@ -157,7 +164,7 @@ fn keep<T: Serialize, E: From<Error>>(
     match made.into_outcome() {
         Outcome::Commit(answer) => {
             let answer = answer.write();
-            match rows::keep(tx, id, fingerprint, &answer, ctx.now) {
+            match rows::keep(tx, ctx, keyring, id, fingerprint, &answer) {
                 Ok(()) => Outcome::Commit(Given::Now(answer)),
                 Err(error) => Outcome::Rollback(error.into()),
             }

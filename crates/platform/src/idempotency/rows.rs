@@ -1,11 +1,14 @@
 //! All SQL about idempotency keys.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use bytes::Bytes;
 use http::StatusCode;
-use kith_kernel::Timestamp;
+use kith_kernel::{Ctx, Timestamp};
 use kith_store::{Error, Query, Tx, params};
 
 use super::answer::WrittenAnswer;
+use crate::auth::Keyring;
 
 /// What is kept under a key.
 pub(super) struct Kept {
@@ -13,8 +16,18 @@ pub(super) struct Kept {
     pub answer: WrittenAnswer,
 }
 
+/// What bodies are sealed under: an answer may hold a secret that is told only once.
+fn seal_name(id: &[u8; 32]) -> String {
+    format!("idempotency:{}", BASE64.encode(id))
+}
+
 /// What was kept under `id` at `since` or later.
-pub(super) fn find(q: &Query<'_>, id: &[u8; 32], since: Timestamp) -> Result<Option<Kept>, Error> {
+pub(super) fn find(
+    q: &Query<'_>,
+    keyring: &Keyring,
+    id: &[u8; 32],
+    since: Timestamp,
+) -> Result<Option<Kept>, Error> {
     q.one(
         "SELECT fingerprint, status, headers, body FROM idempotency_keys WHERE id = $1 AND created_at >= $2",
         params![id, since],
@@ -23,7 +36,10 @@ pub(super) fn find(q: &Query<'_>, id: &[u8; 32], since: Timestamp) -> Result<Opt
                 u16::try_from(row.get::<i64>(1)?).ok().and_then(|code| StatusCode::from_u16(code).ok());
             let status = status.expect("it was kept with a status");
             let headers = WrittenAnswer::parse_headers(&row.get::<String>(2)?);
-            let body = row.get::<Option<Vec<u8>>>(3)?.map(Bytes::from);
+            let sealed = row.get::<Option<Vec<u8>>>(3)?;
+            let open =
+                |sealed: Vec<u8>| keyring.open(&seal_name(id), &sealed).expect("it was sealed with this key");
+            let body = sealed.map(open).map(Bytes::from);
             Ok(Kept { fingerprint: row.get(0)?, answer: WrittenAnswer { status, headers, body } })
         },
     )
@@ -32,24 +48,20 @@ pub(super) fn find(q: &Query<'_>, id: &[u8; 32], since: Timestamp) -> Result<Opt
 /// Keeps an answer, in the place of one that has expired if there is one.
 pub(super) fn keep(
     tx: &Tx<'_>,
+    ctx: &Ctx,
+    keyring: &Keyring,
     id: &[u8; 32],
     fingerprint: &[u8; 32],
     answer: &WrittenAnswer,
-    now: Timestamp,
 ) -> Result<(), Error> {
+    let body = answer.body.as_deref();
+    let sealed = body.map(|body| keyring.seal(ctx.randomness(), &seal_name(id), body));
     tx.exec(
         "INSERT INTO idempotency_keys (id, fingerprint, status, headers, body, created_at)
          VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (id) DO UPDATE SET fingerprint = excluded.fingerprint, status = excluded.status,
              headers = excluded.headers, body = excluded.body, created_at = excluded.created_at",
-        params![
-            id,
-            fingerprint,
-            i64::from(answer.status.as_u16()),
-            answer.header_lines(),
-            answer.body.as_deref(),
-            now,
-        ],
+        params![id, fingerprint, i64::from(answer.status.as_u16()), answer.header_lines(), sealed, ctx.now,],
     )?;
     Ok(())
 }

@@ -16,13 +16,17 @@ async fn an_answer_is_kept_with_its_headers_and_goes_when_it_has_expired() {
     let request_id = RequestId::accept("keeps-an-answer").unwrap();
     let ctx = Ctx::new(test.app.sources.clone(), Actor::System("test"), request_id);
     let keep = |id: u8, ctx: Ctx| {
-        test.app.db.write(move |tx| rows::keep(tx, &[id; 32], &[0; 32], &answer("\"1: a\""), ctx.now))
+        let keyring = Arc::clone(&test.app.keyring);
+        test.app.db.write(move |tx| rows::keep(tx, &ctx, &keyring, &[id; 32], &[0; 32], &answer("\"1: a\"")))
     };
     keep(1, ctx.clone()).await.unwrap();
     test.clock.advance(KEPT);
     let then = ctx.renewed();
     keep(2, then.clone()).await.unwrap();
-    let find = |id: u8, now| test.app.db.read(move |q| rows::find(q, &[id; 32], now - KEPT));
+    let find = |id: u8, now| {
+        let keyring = Arc::clone(&test.app.keyring);
+        test.app.db.read(move |q| rows::find(q, &keyring, &[id; 32], now - KEPT))
+    };
     let kept = find(1, then.now).await.unwrap().unwrap();
     assert_eq!(kept.answer, answer("\"1: a\""));
 

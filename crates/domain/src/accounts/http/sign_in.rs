@@ -15,6 +15,9 @@ use super::super::secrets::{DeviceToken, RefreshToken};
 use super::super::sign_in::{self, Claim, OpenSession};
 use super::{count, prove};
 
+/// The version of a password that was just chosen for the first time.
+pub const FIRST_PASSWORD: i64 = 1;
+
 pub fn routes() -> Routes {
     Routes::new()
         .routes(routes!(register))
@@ -103,7 +106,7 @@ async fn register(
     let registrant = Registrant { origin: Origin::from(client), network };
     let signed_in =
         app.write(&ctx, move |tx, ctx| commands::register(tx, ctx, &account, &registrant)).await?;
-    Ok((StatusCode::CREATED, Json(SignInAnswer::new(&app, &ctx, signed_in, None))))
+    Ok((StatusCode::CREATED, Json(SignInAnswer::new(&app, &ctx, signed_in, None, FIRST_PASSWORD))))
 }
 
 /// Sign in. An unknown address and a wrong password are the same, and take the same time.
@@ -126,9 +129,10 @@ async fn log_in(
     Json(body): Json<LogInBody>,
 ) -> ApiResult<Json<SignInAnswer>> {
     let (claim, device) = claim(&app, &ctx, client, body).await?;
+    let version = claim.known.as_ref().map_or(FIRST_PASSWORD, |known| known.password_version);
     let done = app.write(&ctx, move |tx, ctx| sign_in::log_in(tx, ctx, &claim)).await;
     let signed_in = done.inspect_err(|error| count(&app, error))?;
-    Ok(Json(SignInAnswer::new(&app, &ctx, signed_in, device)))
+    Ok(Json(SignInAnswer::new(&app, &ctx, signed_in, device, version)))
 }
 
 /// Undo the deletion of one's account within its 14 days, and sign in. The bond does not come back with it.
@@ -150,9 +154,10 @@ async fn restore_account(
     Json(body): Json<LogInBody>,
 ) -> ApiResult<Json<SignInAnswer>> {
     let (claim, device) = claim(&app, &ctx, client, body).await?;
+    let version = claim.known.as_ref().map_or(FIRST_PASSWORD, |known| known.password_version);
     let done = app.write(&ctx, move |tx, ctx| sign_in::restore(tx, ctx, &claim)).await;
     let signed_in = done.inspect_err(|error| count(&app, error))?;
-    Ok(Json(SignInAnswer::new(&app, &ctx, signed_in, device)))
+    Ok(Json(SignInAnswer::new(&app, &ctx, signed_in, device, version)))
 }
 
 /// Get the next pair of tokens. The refresh token is spent by it.
@@ -212,8 +217,8 @@ async fn claim(
         // Before the account is looked for, which takes longer where there is one.
         queries::may_try(q, &by_device.unwrap_or(by_address), now)?;
         let known = queries::find_credentials(q, &key)?;
-        let owner = known.as_ref().map(|known| known.user.id);
-        let device = device.filter(|device| Some(device.user) == owner);
+        let owner = known.as_ref().map(|known| (known.user.id, known.password_version));
+        let device = device.filter(|device| Some((device.user, device.password_version)) == owner);
         let Some((device, subject)) = device.zip(by_device) else {
             queries::may_try(q, &by_address, now)?;
             return Ok((known, None, by_address));
@@ -231,8 +236,10 @@ impl SignInAnswer {
         ctx: &Ctx,
         (user, session): (User, OpenSession),
         device: Option<DeviceToken>,
+        password_version: i64,
     ) -> Self {
-        let device = device.unwrap_or_else(|| DeviceToken::new(ctx.new_id(|id| id), user.id));
+        let new = || DeviceToken::new(ctx.new_id(|id| id), user.id, password_version);
+        let device = device.unwrap_or_else(new);
         let device_token = device.reveal(&app.keyring, &Email::key_of(&user.email));
         Self { device_token, tokens: TokenPair::new(app, ctx, session), user }
     }

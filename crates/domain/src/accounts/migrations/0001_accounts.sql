@@ -5,6 +5,8 @@ CREATE TABLE users (
     email_key TEXT NOT NULL UNIQUE,
     display_name TEXT NOT NULL,
     password_hash TEXT NOT NULL,
+    -- Moves with the password, not with the way it is hashed.
+    password_version BIGINT NOT NULL DEFAULT 1,
     role TEXT NOT NULL DEFAULT 'user' CHECK (role IN ('user', 'business', 'moderator', 'admin')),
     nickname TEXT,
     theme TEXT,

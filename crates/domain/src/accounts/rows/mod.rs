@@ -44,8 +44,8 @@ pub fn find_user(q: &Query<'_>, id: UserId) -> Result<Option<User>, Error> {
 pub fn find_credentials(q: &Query<'_>, email_key: &str) -> Result<Option<Credentials>, Error> {
     q.one(
         "SELECT id, email, display_name, role, nickname, theme, locale, time_zone, created_at,
-                password_hash, suspended_at, purge_at
-         FROM users WHERE email_key = $1",
+                password_hash, password_version, suspended_at, purge_at
+         FROM users WHERE email_key = $1 AND purged_at IS NULL",
         params![email_key],
         read_credentials,
     )
@@ -54,8 +54,8 @@ pub fn find_credentials(q: &Query<'_>, email_key: &str) -> Result<Option<Credent
 pub fn find_credentials_of(q: &Query<'_>, id: UserId) -> Result<Option<Credentials>, Error> {
     q.one(
         "SELECT id, email, display_name, role, nickname, theme, locale, time_zone, created_at,
-                password_hash, suspended_at, purge_at
-         FROM users WHERE id = $1",
+                password_hash, password_version, suspended_at, purge_at
+         FROM users WHERE id = $1 AND purged_at IS NULL",
         params![id],
         read_credentials,
     )
@@ -78,8 +78,16 @@ pub fn update_profile(tx: &Tx<'_>, user: &User) -> Result<(), Error> {
     Ok(())
 }
 
+/// The same password, hashed in another way.
 pub fn set_password_hash(tx: &Tx<'_>, user: UserId, hash: &str) -> Result<(), Error> {
     tx.exec("UPDATE users SET password_hash = $2 WHERE id = $1", params![user, hash])?;
+    Ok(())
+}
+
+/// Another password.
+pub fn set_password(tx: &Tx<'_>, user: UserId, hash: &str) -> Result<(), Error> {
+    let sql = "UPDATE users SET password_hash = $2, password_version = password_version + 1 WHERE id = $1";
+    tx.exec(sql, params![user, hash])?;
     Ok(())
 }
 
@@ -287,8 +295,9 @@ fn read_credentials(row: &Row<'_>) -> Result<Credentials, Error> {
     Ok(Credentials {
         user: read_user(row)?,
         password_hash: row.get(9)?,
-        suspended: row.get::<Option<Timestamp>>(10)?.is_some(),
-        purge_at: row.get(11)?,
+        password_version: row.get(10)?,
+        suspended: row.get::<Option<Timestamp>>(11)?.is_some(),
+        purge_at: row.get(12)?,
     })
 }
 

@@ -91,6 +91,7 @@ fn production_mode_refuses_a_broken_environment_by_name() {
         (&[("KITH__LOG__LEVEL", "debug")], &["`log.level`", "KITH__LOG__LEVEL"]),
         (&[("KITH__LOG__LEVEL", "info,kith=trace")], &["`log.level`", "trace"]),
         (&[("KITH__SERVER__WITHOUT_LIMITS", "true")], &["`server.without_limits`"]),
+        (&[("KITH__SERVER__DEMO", "true")], &["`server.demo`"]),
         (&[("KITH__DATABASE__SYNCHRONOUS", "off")], &["`database.synchronous`"]),
         (&[("KITH__AUTH__PASSWORD_MEMORY_KIB", "1024")], &["`auth.password_memory_kib`"]),
         (&[("KITH__SERVER__LISTN", "hunter2")], &["`server.listn`", "KITH__SERVER__LISTN"]),

@@ -14,6 +14,7 @@ mod bond_races;
 mod bonds;
 mod commands;
 mod config;
+mod demo;
 mod development;
 mod docs;
 mod edge;

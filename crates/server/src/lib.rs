@@ -4,6 +4,7 @@
 
 pub mod cli;
 mod control;
+mod demo;
 mod listen;
 pub mod modules;
 mod start;

@@ -7,6 +7,8 @@ use kith_platform::config::Config;
 use kith_platform::{DEVELOPMENT, Module};
 use kith_store::{ModuleMigrations, STORE_MIGRATIONS};
 
+use crate::demo::DEMO;
+
 /// Every module that serves people, in the order in which their tables are made.
 pub static MODULES: &[&Module] = &[
     &kith_platform::MODULE,
@@ -20,9 +22,16 @@ pub static MODULES: &[&Module] = &[
 /// The same, and what only development mode has.
 static IN_DEVELOPMENT: LazyLock<Vec<&Module>> = LazyLock::new(|| [MODULES, &[&DEVELOPMENT]].concat());
 
+/// The same, and the demo.
+static IN_DEMO: LazyLock<Vec<&Module>> = LazyLock::new(|| [&**IN_DEVELOPMENT, &[&DEMO]].concat());
+
 /// The modules that a server with this configuration serves.
 pub fn served(config: &Config) -> &'static [&'static Module] {
-    if config.is_production() { MODULES } else { &IN_DEVELOPMENT }
+    match (config.is_production(), config.server.demo) {
+        (true, _) => MODULES,
+        (false, false) => &IN_DEVELOPMENT,
+        (false, true) => &IN_DEMO,
+    }
 }
 
 /// Every migration: the store's own, then the modules'.
@@ -42,16 +51,21 @@ mod tests {
     use super::*;
 
     fn all() -> &'static [&'static Module] {
-        served(&Config::default())
+        let mut config = Config::default();
+        config.server.demo = true;
+        served(&config)
     }
 
     #[test]
     fn only_development_mode_serves_what_is_for_development() {
-        let mut config = Config::default();
-        let serves = |config: &Config| served(config).iter().any(|module| module.name == DEVELOPMENT.name);
-        assert!(serves(&config));
-        config.server.mode = Mode::Production;
-        assert!(!serves(&config));
+        let names = |mode, demo| {
+            let mut config = Config::default();
+            (config.server.mode, config.server.demo) = (mode, demo);
+            served(&config)[MODULES.len()..].iter().map(|module| module.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(Mode::Development, true), ["development", "demo"]);
+        assert_eq!(names(Mode::Development, false), ["development"]);
+        assert_eq!(names(Mode::Production, true), [""; 0]);
     }
 
     #[test]

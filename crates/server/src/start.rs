@@ -13,8 +13,9 @@ use kith_platform::{AheadClock, App, StartError as AppError};
 use kith_store::{ControlSocket, EngineKind, MigrationState, OpenError, Store, StoreOptions};
 use thiserror::Error;
 
+use crate::demo::DemoError;
 use crate::modules::{self, migrations};
-use crate::{control, listen};
+use crate::{control, demo, listen};
 
 /// How often what is due is done.
 const UPKEEP_EVERY: Duration = Duration::from_secs(60);
@@ -63,6 +64,9 @@ pub enum StartError {
     /// Development mode has no secrets of its own.
     #[error(transparent)]
     Secrets(#[from] DevelopmentSecretsError),
+    /// The demo has no world.
+    #[error(transparent)]
+    Demo(#[from] DemoError),
     /// Another part did not start.
     #[error(transparent)]
     App(#[from] AppError),
@@ -75,13 +79,14 @@ pub enum StartError {
 pub async fn start(config: Config, seams: Seams) -> Result<Running, StartError> {
     let app = open(config, seams).await?;
     let db = app.db.clone();
-    match serve(app) {
-        Ok(running) => Ok(running),
-        Err(error) => {
-            db.close().await;
-            Err(error)
-        }
+    let running = match demo::make_world_if_asked(&app).await {
+        Ok(()) => serve(app),
+        Err(error) => Err(error.into()),
+    };
+    if running.is_err() {
+        db.close().await;
     }
+    running
 }
 
 /// Everything that a server has but its listeners, for whoever gives commands while none runs. The caller closes its

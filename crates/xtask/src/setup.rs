@@ -9,11 +9,18 @@ use kith_store::testing::server::{self, find_bin};
 use crate::fuzz;
 use crate::workspace::{cargo, run, succeeds};
 
+/// Programs by any of their names, and Debian's package that has them.
+const PROGRAMS: &[(&[&str], &str)] = &[
+    (&["chromium", "chromium-browser", "google-chrome"], "chromium"),
+    (&["curl"], "curl"),
+    (&["ab"], "apache2-utils"),
+];
 const PGBOUNCER: &str = "/usr/sbin/pgbouncer";
 
 /// Installs what is missing, or says what to install where it cannot.
 pub fn setup() -> Result<()> {
     servers()?;
+    programs()?;
     components()?;
     cargo_deny()?;
     python()?;
@@ -39,6 +46,27 @@ fn servers() -> Result<()> {
     run(apt_get().args(["install", "-y", "postgresql", "pgbouncer"]))?;
     find_bin()?;
     Ok(())
+}
+
+/// What tests start beside Kith: a browser, and what documents tell people to type. Each may have several names.
+fn programs() -> Result<()> {
+    let missing: Vec<_> =
+        PROGRAMS.iter().filter(|(names, _)| !names.iter().any(|name| is_on_path(name))).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
+    if !Path::new("/usr/bin/apt-get").exists() {
+        let names: Vec<_> = missing.iter().map(|(names, _)| names[0]).collect();
+        bail!("not installed: {}; on Debian they are in {}", names.join(", "), packages.join(", "));
+    }
+    run(apt_get().arg("update"))?;
+    run(apt_get().args(["install", "-y", "--no-install-recommends"]).args(packages))
+}
+
+fn is_on_path(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(name).exists())
 }
 
 /// What schemathesis runs on.

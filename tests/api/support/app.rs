@@ -1,5 +1,6 @@
 //! Servers in this process, with a database and a clock of their own, and the people who use them.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -171,6 +172,11 @@ impl TestApp {
     /// The first node's parts.
     pub fn parts(&self) -> &App {
         &self.nodes[0].app
+    }
+
+    /// Where the first node listens.
+    pub fn address(&self) -> SocketAddr {
+        self.nodes[0].addr
     }
 
     /// How many servers there are.

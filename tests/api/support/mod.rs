@@ -1,6 +1,7 @@
 //! What scenarios stand on: servers and their databases, people, answers, and the traces that changes leave.
 
 mod app;
+mod browser;
 mod client;
 mod contract;
 mod dump;
@@ -13,6 +14,7 @@ mod spaces;
 mod trace;
 
 pub use app::{PASSWORD, Person, TestApp};
+pub use browser::Browser;
 pub use client::{Answer, Client, X_REQUEST_ID};
 pub use engine::Engine;
 pub(crate) use engine::on_every_engine;

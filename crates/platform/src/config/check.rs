@@ -82,6 +82,7 @@ fn check_development(config: &Config) -> Result<(), ConfigError> {
 fn check_production(config: &Config) -> Result<(), ConfigError> {
     let no = "must not be set in production mode";
     refuse_if(config, config.server.without_limits, "server.without_limits", no)?;
+    refuse_if(config, config.server.demo, "server.demo", no)?;
     let plain = config.server.cors_origins.iter().any(WebOrigin::is_plain_http);
     refuse_if(config, plain, "server.cors_origins", "must not name http:// origins in production mode")?;
     let unsafe_writes = config.database.synchronous == Synchronous::Off;

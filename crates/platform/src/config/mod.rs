@@ -82,6 +82,8 @@ pub struct Server {
     pub mode: Mode,
     /// Whether 429 limits and tiers are lifted.
     pub without_limits: bool,
+    /// Whether there are a made-up world and a page that shows it.
+    pub demo: bool,
     /// Largest request body.
     pub body_limit_bytes: u32,
     /// How long a request's head may take to arrive, from its first byte.

@@ -23,6 +23,11 @@ mod standing_headers;
 mod stop;
 mod strict;
 
+use std::net::Ipv4Addr;
+
+use axum::extract::Request;
+use axum::response::Response;
+
 use crate::App;
 use crate::module::{Module, Routes};
 
@@ -53,4 +58,20 @@ fn routes(modules: &[&Module]) -> Routes {
 fn edge(app: &App) -> Edge {
     let (handlers, _) = routes(app.modules).split_for_parts();
     Edge::around(handlers.with_state(app.clone()), app)
+}
+
+/// Answers what is asked from within the process, without a connection.
+pub struct InProcess(Edge);
+
+impl InProcess {
+    /// Around the handlers of `app`.
+    pub fn new(app: &App) -> Self {
+        Self(edge(app))
+    }
+
+    /// The answer, as one who asks from this machine gets it.
+    pub async fn answer(&self, mut request: Request) -> Response {
+        request.extensions_mut().insert(ClientAddress::new(Ipv4Addr::LOCALHOST.into()));
+        self.0.answer(request).await
+    }
 }

@@ -11,7 +11,7 @@ use kith_platform::telemetry::log;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, Settings, print};
-use crate::{Running, Seams, start};
+use crate::{Running, Seams, demo, start};
 
 #[derive(Debug, Args)]
 pub(super) struct Serve {
@@ -23,6 +23,9 @@ pub(super) struct Serve {
     /// Lift 429 limits and tiers, for load tests; refused in production mode
     #[arg(long)]
     without_limits: bool,
+    /// Fill the database with a small made-up world, once, and show it at /demo; refused in production mode
+    #[arg(long)]
+    demo: bool,
 }
 
 impl Serve {
@@ -33,6 +36,9 @@ impl Serve {
         }
         if self.without_limits {
             flags.push(Flag { name: "--without-limits", key: "server.without_limits", value: true.into() });
+        }
+        if self.demo {
+            flags.push(Flag { name: "--demo", key: "server.demo", value: true.into() });
         }
         let config = self.settings.load(flags)?;
         let (_flush, log_level) = log::init(&config.log).context("cannot log")?;
@@ -67,6 +73,9 @@ async fn serve(config: Config, seams: Seams) -> Result<(), Failure> {
         format!("http://{}", SocketAddr::new(running.app.config.server.listen.ip(), running.addr.port()));
     print(&ready_line(&running.app.config, &base, taken))?;
     offer_first_admin(&running, &base).await?;
+    if running.app.config.server.demo {
+        print(&demo::lines(&base))?;
+    }
     signals.next().await;
     tracing::info!("stopping");
     tokio::select! {

@@ -1,0 +1,28 @@
+//! `kith serve --demo`: a small made-up world, a page that shows it from two sides, and lines to type.
+
+mod page;
+mod past;
+mod world;
+
+use kith_platform::Module;
+
+pub use past::DemoError;
+pub(crate) use world::make_world_if_asked;
+
+/// The page; nobody else's.
+pub(crate) static DEMO: Module = Module { routes: page::routes, ..Module::named("demo") };
+
+/// What everybody's password is.
+const PASSWORD: &str = "demo-password";
+/// Who lives in it; `ada@demo.example` and so on.
+const PEOPLE: [&str; 12] =
+    ["Ada", "Ben", "Clara", "David", "Emil", "Fatima", "Goran", "Hana", "Ines", "Jonas", "Lena", "Marek"];
+
+fn email(name: &str) -> String {
+    format!("{}@demo.example", name.to_lowercase())
+}
+
+/// Where the page is, and lines for another terminal.
+pub(crate) fn lines(base: &str) -> String {
+    include_str!("lines.txt").trim_end().replace("{base}", base)
+}

@@ -1,0 +1,71 @@
+//! `/demo`: two people side by side in one page, as plain files from the binary.
+
+use std::sync::{Arc, LazyLock};
+
+use axum::extract::Path;
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use kith_kernel::{Problem, problems};
+use kith_platform::{ApiResult, Asset, Routes};
+use serde_json::{Value, json};
+use utoipa_axum::routes;
+
+use super::{PASSWORD, PEOPLE, email};
+
+/// Only what this server itself has said, and nothing inline.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+const HTML: &str = "text/html; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const JSON: &str = "application/json";
+
+static PAGE: LazyLock<Arc<Asset>> = LazyLock::new(|| Asset::new(HTML, include_str!("page.html")));
+static FILES: LazyLock<[(&str, Arc<Asset>); 4]> = LazyLock::new(|| {
+    [
+        ("page.css", Asset::new(STYLE, include_str!("page.css"))),
+        ("page.js", Asset::new(SCRIPT, include_str!("page.js"))),
+        ("person.js", Asset::new(SCRIPT, include_str!("person.js"))),
+        ("people.json", Asset::new(JSON, people().to_string())),
+    ]
+});
+
+fn people() -> Value {
+    let one = |name: &&str| json!({ "name": name, "email": email(name), "password": PASSWORD });
+    PEOPLE.iter().map(one).collect()
+}
+
+pub(super) fn routes() -> Routes {
+    Routes::new().routes(routes!(demo)).routes(routes!(demo_file))
+}
+
+/// The demo's page.
+#[utoipa::path(
+    get, path = "/demo",
+    responses(
+        (status = 200, description = "A page", body = String, content_type = HTML),
+        (status = 304, description = "As it was: `If-None-Match` names its ETag"),
+    )
+)]
+async fn demo() -> Response {
+    let mut response = PAGE.answer();
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, POLICY);
+    response
+}
+
+/// What that page consists of.
+#[utoipa::path(
+    get, path = "/demo/{file}",
+    params(("file" = String, Path, description = "As the page names it")),
+    responses(
+        (status = 200, description = "The file", content((String = STYLE), (String = SCRIPT), (Value = JSON))),
+        (status = 304, description = "As it was: `If-None-Match` names its ETag"),
+    )
+)]
+async fn demo_file(Path(name): Path<String>) -> ApiResult<Response> {
+    let found = FILES.iter().find(|(file, _)| *file == name);
+    let (_, asset) = found.ok_or_else(|| Problem::new(&problems::NOT_FOUND, "The page has no such part."))?;
+    Ok(asset.answer())
+}

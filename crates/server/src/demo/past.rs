@@ -1,0 +1,138 @@
+//! A server that lives in the past of another, on the same database: what happens there has happened.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use kith_kernel::{Clock, ManualClock, Sources, SystemRandom, TimeOrderedIds, Timestamp, days, minutes};
+use kith_platform::http::InProcess;
+use kith_platform::{App, StartError, UpkeepError};
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use super::{PASSWORD, email};
+
+/// Shorter than an access token lasts.
+const SIGNED_IN_FOR: Duration = minutes(10);
+const MOST_BYTES: usize = 1024 * 1024;
+
+/// Why there is no world.
+#[derive(Debug, Error)]
+pub enum DemoError {
+    /// A step was refused.
+    #[error("the demo's world could not be made: {step} was answered {answer}")]
+    Refused {
+        /// The request.
+        step: String,
+        /// Status and body.
+        answer: String,
+    },
+    /// The database does not answer.
+    #[error("the demo's world could not be made: {0}")]
+    Store(#[from] kith_store::Error),
+    /// The server of the past did not start.
+    #[error("the demo's world could not be made: {0}")]
+    Start(#[from] StartError),
+    /// What was due then could not be done.
+    #[error("the demo's world could not be made: {0}")]
+    Upkeep(UpkeepError),
+}
+
+pub(super) struct Past {
+    app: App,
+    door: InProcess,
+    clock: Arc<ManualClock>,
+    present: Timestamp,
+    people: HashMap<&'static str, SignedIn>,
+}
+
+struct SignedIn {
+    id: String,
+    token: String,
+    at: Timestamp,
+}
+
+impl Past {
+    /// Of the server that `app` is.
+    pub async fn of(app: &App, begins_days_ago: u64) -> Result<Self, DemoError> {
+        let present = app.sources.clock.now();
+        let clock = Arc::new(ManualClock::at(present - days(begins_days_ago)));
+        let sources = Sources {
+            clock: clock.clone(),
+            ids: Arc::new(TimeOrderedIds::new(SystemRandom)),
+            random: Arc::clone(&app.sources.random),
+        };
+        let mut config = app.config.clone();
+        // All of them come from here.
+        config.server.without_limits = true;
+        let app = App::new(app.db.clone(), config, sources, None, None, None, app.modules).await?;
+        Ok(Self { door: InProcess::new(&app), app, clock, present, people: HashMap::new() })
+    }
+
+    /// Lets time pass up to the day so many days ago, and does what is due by then.
+    pub async fn days_ago(&self, days_ago: u64) -> Result<(), DemoError> {
+        let day = self.present - days(days_ago);
+        self.clock.set(self.clock.now().max(day));
+        self.app.upkeep().await.map_err(DemoError::Upkeep)
+    }
+
+    pub async fn register(&mut self, name: &'static str) -> Result<(), DemoError> {
+        let body = json!({ "email": email(name), "password": PASSWORD, "display_name": name });
+        let answer = self.send(None, "POST", "/api/v1/auth/register", body).await?;
+        self.remember(name, &answer);
+        Ok(())
+    }
+
+    pub fn id(&self, name: &str) -> &str {
+        &self.people[name].id
+    }
+
+    /// What `name` asks, which has to succeed.
+    pub async fn ask(
+        &mut self,
+        name: &'static str,
+        method: &str,
+        path: &str,
+        body: Value,
+    ) -> Result<Value, DemoError> {
+        if self.clock.now().since(self.people[name].at) > SIGNED_IN_FOR {
+            let body = json!({ "email": email(name), "password": PASSWORD });
+            let answer = self.send(None, "POST", "/api/v1/auth/login", body).await?;
+            self.remember(name, &answer);
+        }
+        // Nobody does two things in the same instant.
+        self.clock.advance(minutes(1));
+        self.send(Some(&self.people[name].token), method, path, body).await
+    }
+
+    fn remember(&mut self, name: &'static str, answer: &Value) {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (id, token) = (text(&answer["user"]["id"]), text(&answer["access_token"]));
+        self.people.insert(name, SignedIn { id, token, at: self.clock.now() });
+    }
+
+    async fn send(
+        &self,
+        token: Option<&str>,
+        method: &str,
+        path: &str,
+        body: Value,
+    ) -> Result<Value, DemoError> {
+        let mut request =
+            Request::builder().method(method).uri(path).header("content-type", "application/json");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        let answer = self.door.answer(request.body(body).expect("our own paths are sound")).await;
+        let status = answer.status();
+        let bytes = to_bytes(answer.into_body(), MOST_BYTES).await.unwrap_or_default();
+        let said: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        if status.is_success() {
+            return Ok(said);
+        }
+        Err(DemoError::Refused { step: format!("{method} {path}"), answer: format!("{status}: {said}") })
+    }
+}

@@ -1,0 +1,138 @@
+//! What has happened in the demo's world, told through the API as it happened.
+
+use kith_domain::accounts;
+use kith_platform::App;
+use kith_store::{Error, Query};
+use serde_json::{Value, json};
+use tracing::instrument::WithSubscriber as _;
+use tracing::subscriber::NoSubscriber;
+
+use super::past::{DemoError, Past};
+use super::{PEOPLE, email};
+
+const REQUESTS: &str = "/api/v1/partners/requests";
+
+/// Makes the world if the configuration asks for one and there is none yet.
+///
+/// # Errors
+/// [`DemoError`] if it cannot be made.
+pub(crate) async fn make_world_if_asked(app: &App) -> Result<(), DemoError> {
+    if !app.config.server.demo {
+        return Ok(());
+    }
+    match app.db.read(count_people).await? {
+        0 => {
+            tracing::info!(people = PEOPLE.len(), "making the demo's world");
+            // What was asked in the past is in nobody's log of today.
+            live(&mut Past::of(app, 240).await?).with_subscriber(NoSubscriber::new()).await
+        }
+        all if all == PEOPLE.len() => Ok(()),
+        some => {
+            tracing::warn!(
+                some,
+                "the demo's world is not whole: a start was cut short, or people have left it"
+            );
+            Ok(())
+        }
+    }
+}
+
+fn count_people(q: &Query<'_>) -> Result<usize, Error> {
+    let found = PEOPLE.iter().map(|name| accounts::find_by_email(q, &email(name)));
+    Ok(found.collect::<Result<Vec<_>, _>>()?.iter().flatten().count())
+}
+
+async fn live(past: &mut Past) -> Result<(), DemoError> {
+    for name in PEOPLE {
+        past.register(name).await?;
+        past.ask(name, "PATCH", "/api/v1/partners/settings", json!({ "found_by_email": true })).await?;
+    }
+    long_ago(past).await?;
+    a_while_ago(past).await?;
+    lately(past).await?;
+    past.days_ago(0).await
+}
+
+/// Clara and David, who are over; Fatima and Goran, who are not yet.
+async fn long_ago(past: &mut Past) -> Result<(), DemoError> {
+    past.days_ago(235).await?;
+    bond(past, "Clara", "David", "You still owe me a dance.").await?;
+    keep(past, "Clara", "notes", json!({ "text": "Wi-Fi at the lake house: ask the neighbours" })).await?;
+    past.days_ago(200).await?;
+    bond(past, "Goran", "Fatima", "Sunday again?").await?;
+    nickname(past, "Fatima", "Goran", "Bear").await?;
+    keep(past, "Fatima", "notes", json!({ "text": "The tomatoes need water on Tuesdays" })).await?;
+    keep(past, "Goran", "films", json!({ "title": "Casablanca", "seen": true })).await?;
+    keep(past, "Goran", "dates", json!({ "title": "Our Sunday", "date": "2026-01-04", "repeat": "weekly" }))
+        .await?;
+    past.days_ago(90).await?;
+    part(past, "Clara", "We want different lives.").await
+}
+
+/// Lena and Marek, who came back; Clara again, with Emil.
+async fn a_while_ago(past: &mut Past) -> Result<(), DemoError> {
+    past.days_ago(70).await?;
+    bond(past, "Lena", "Marek", "Yes, you.").await?;
+    keep(past, "Marek", "films", json!({ "title": "The Apartment", "seen": false })).await?;
+    nickname(past, "Marek", "Lena", "Captain").await?;
+    past.days_ago(59).await?;
+    past.days_ago(40).await?;
+    part(past, "Lena", "I need some time.").await?;
+    past.days_ago(30).await?;
+    bond(past, "Marek", "Lena", "The flat is too quiet.").await?;
+    past.days_ago(25).await?;
+    bond(past, "Emil", "Clara", "Coffee was a good beginning.").await?;
+    nickname(past, "Clara", "Emil", "Sunshine").await?;
+    let anniversary = json!({ "title": "A year of us", "date": "2027-05-01", "repeat": "yearly", "remind_minutes_before": [1440] });
+    keep(past, "Emil", "dates", anniversary).await?;
+    keep(past, "Clara", "notes", json!({ "text": "Your mother likes lilies" })).await?;
+    past.days_ago(20).await?;
+    ask(past, "David", "Clara", "Can we talk?").await?;
+    let block = format!("/api/v1/blocks/{}", past.id("David"));
+    past.ask("Clara", "PUT", &block, Value::Null).await.map(drop)
+}
+
+/// What waits for an answer, and what has got one.
+async fn lately(past: &mut Past) -> Result<(), DemoError> {
+    past.days_ago(12).await?;
+    let asked = ask(past, "Ines", "Jonas", "Dinner?").await?;
+    past.ask("Jonas", "POST", &format!("{REQUESTS}/{asked}/reject"), Value::Null).await?;
+    past.days_ago(10).await?;
+    part(past, "Fatima", "Too many Sundays.").await?;
+    past.days_ago(4).await?;
+    ask(past, "Goran", "Fatima", "The tomatoes miss you.").await?;
+    past.days_ago(3).await?;
+    ask(past, "Jonas", "Hana", "Would you?").await?;
+    ask(past, "Ines", "Hana", "Or me?").await?;
+    past.days_ago(2).await?;
+    past.ask("Hana", "POST", "/api/v1/partners/invites", Value::Null).await?;
+    past.ask("Hana", "PATCH", "/api/v1/partners/settings", json!({ "who_may_ask": "invited" })).await?;
+    past.ask("Ada", "POST", "/api/v1/spaces/me/notes", json!({ "data": { "text": "Ask Ben." } }))
+        .await
+        .map(drop)
+}
+
+async fn ask(past: &mut Past, from: &'static str, to: &str, message: &str) -> Result<String, DemoError> {
+    let body = json!({ "to": { "user_id": past.id(to) }, "message": message });
+    let request = past.ask(from, "POST", REQUESTS, body).await?;
+    Ok(request["id"].as_str().unwrap_or_default().to_owned())
+}
+
+async fn bond(past: &mut Past, from: &'static str, to: &'static str, message: &str) -> Result<(), DemoError> {
+    let request = ask(past, from, to, message).await?;
+    past.ask(to, "POST", &format!("{REQUESTS}/{request}/accept"), Value::Null).await.map(drop)
+}
+
+async fn part(past: &mut Past, who: &'static str, reason: &str) -> Result<(), DemoError> {
+    past.ask(who, "POST", "/api/v1/partners/breakup", json!({ "reason": reason })).await.map(drop)
+}
+
+async fn keep(past: &mut Past, who: &'static str, collection: &str, data: Value) -> Result<(), DemoError> {
+    let path = format!("/api/v1/spaces/bond/{collection}");
+    past.ask(who, "POST", &path, json!({ "data": data })).await.map(drop)
+}
+
+async fn nickname(past: &mut Past, who: &'static str, of: &str, name: &str) -> Result<(), DemoError> {
+    let path = format!("/api/v1/nicknames/{}", past.id(of));
+    past.ask(who, "PUT", &path, json!({ "nickname": name })).await.map(drop)
+}

@@ -1,0 +1,248 @@
+//! The demo: its world, made once; the lines that it prints, as they are printed; and its page, used by a browser.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use kith_kernel::{Timestamp, days};
+use kith_platform::config::Config;
+use kith_store::testing::TestDatabase;
+use serde_json::{Value, json};
+
+use crate::support::{Browser, Engine, Kith, TestApp, kith_on, on_every_engine, success};
+
+/// Set to a folder by whoever wants pictures of the page.
+const PICTURES: &str = "KITH_TEST_PICTURES";
+
+const README: &str = include_str!("../../README.md");
+
+on_every_engine! {
+    with super::with_demo;
+    two_people_part_and_come_back_on_the_page,
+    its_people_are_as_they_are_told_to_be,
+}
+
+#[tokio::test]
+async fn the_world_is_made_once_on_sqlite() {
+    is_made_once(Engine::Sqlite).await;
+}
+
+#[tokio::test]
+async fn the_world_is_made_once_on_postgres() {
+    is_made_once(Engine::Pair).await;
+}
+
+#[tokio::test]
+async fn its_lines_work_as_printed_on_sqlite() {
+    its_lines_work_as_printed(Engine::Sqlite).await;
+}
+
+#[tokio::test]
+async fn its_lines_work_as_printed_on_postgres() {
+    its_lines_work_as_printed(Engine::Postgres).await;
+}
+
+fn with_demo(config: &mut Config) {
+    config.server.demo = true;
+}
+
+/// The page with both people on it.
+struct Page {
+    browser: Browser,
+    done: i64,
+}
+
+impl Page {
+    fn open(app: &TestApp) -> Self {
+        let mut browser = Browser::start(1200, 640);
+        browser.open(&format!("http://{}/demo", app.address()));
+        let mut page = Self { browser, done: 0 };
+        page.wait();
+        page
+    }
+
+    /// Waits until what was asked for is done and shown, and returns what the page then says has happened.
+    fn wait(&mut self) -> String {
+        self.done += 1;
+        let shown = self.browser.run(&format!(
+            "new Promise((shown) => {{
+                 const look = () => Number(document.body.dataset.done) >= {} && shown(true);
+                 new MutationObserver(look).observe(document.body, {{ attributes: true }});
+                 look();
+             }})",
+            self.done
+        ));
+        assert_eq!(shown, true);
+        self.text("#happened")
+    }
+
+    fn click(&mut self, selector: &str) -> String {
+        self.browser.run(&format!("document.querySelector({selector:?}).click()"));
+        self.wait()
+    }
+
+    fn type_in(&mut self, selector: &str, text: &str) {
+        self.browser.run(&format!("document.querySelector({selector:?}).value = {text:?}"));
+    }
+
+    fn text(&mut self, selector: &str) -> String {
+        let text = self.browser.run(&format!("document.querySelector({selector:?})?.textContent ?? ''"));
+        text.as_str().expect("text").to_owned()
+    }
+
+    /// The bond that both see.
+    fn bond(&mut self) -> String {
+        let both = self.browser.run("[left, right].map((side) => side.dataset.bond)");
+        assert_eq!(both[0], both[1]);
+        both[0].as_str().expect("a bond or none").to_owned()
+    }
+
+    /// What stands in the space, the same on both sides.
+    fn notes(&mut self) -> Vec<String> {
+        let notes = "[left, right].map((side) => [...side.querySelectorAll('[data-note]')].map((n) => n.textContent))";
+        let both = self.browser.run(notes);
+        assert_eq!(both[0], both[1]);
+        serde_json::from_value(both[0].clone()).expect("texts")
+    }
+
+    fn write(&mut self, side: &str, text: &str) {
+        self.type_in(&format!("{side} form input"), text);
+        let said = self.click(&format!("{side} [data-do=write]"));
+        assert!(said.contains("wrote"), "{said}");
+    }
+
+    fn picture(&mut self, name: &str) {
+        if let Some(folder) = std::env::var_os(PICTURES) {
+            let picture = self.browser.picture();
+            std::fs::write(Path::new(&folder).join(name), picture).expect("a folder for pictures");
+        }
+    }
+}
+
+/// PRT-01: the journey of the product, as somebody sees it who opens the page.
+async fn two_people_part_and_come_back_on_the_page(app: &TestApp) {
+    // It waits for a browser that asks these very servers.
+    tokio::task::block_in_place(|| part_and_come_back(&mut Page::open(app)));
+}
+
+fn part_and_come_back(page: &mut Page) {
+    page.type_in("#left form input", "Shall we?");
+    assert_eq!(page.click("#left [data-do=ask]"), "Ada asked Ben.");
+    assert!(page.text("#right").contains("“Shall we?”"));
+    let said = page.click("#right [data-do=accept]");
+    assert!(said.contains("a fresh bond, with nothing yet"), "{said}");
+    let first = page.bond();
+    assert_ne!(first, "");
+    page.write("#left", "Tickets for the opera, row 7");
+    page.write("#right", "Your keys are with my sister");
+    let notes = ["Your keys are with my sister", "Tickets for the opera, row 7"];
+    assert_eq!(page.notes(), notes);
+
+    let said = page.click("#left [data-do=part]");
+    assert!(said.starts_with("Ada parted from Ben."), "{said}");
+    assert_eq!((page.bond(), page.notes()), (String::new(), vec![]));
+    let said = page.click("[data-pass='29d']");
+    assert!(said.starts_with("29 days went by"), "{said}");
+    page.type_in("#right form input", "I was wrong.");
+    assert_eq!(page.click("#right [data-do=ask]"), "Ben asked Ada to come back.");
+    let said = page.click("#left [data-do=accept]");
+    assert!(said.contains("the same bond, with 2 notes in its space"), "{said}");
+    assert_eq!((page.bond(), page.notes()), (first.clone(), notes.map(str::to_owned).to_vec()));
+    page.picture("demo.png");
+
+    page.click("#right [data-do=part]");
+    page.click("[data-pass='31d']");
+    assert!(page.text("#left").contains("archived"));
+    assert_eq!(page.click("#left [data-do=ask]"), "Ada asked Ben.");
+    let said = page.click("#right [data-do=accept]");
+    assert!(said.contains("a fresh bond, with nothing yet"), "{said}");
+    assert_eq!(page.notes(), Vec::<String>::new());
+    let fresh = page.bond();
+    assert!(!fresh.is_empty() && fresh != first, "{fresh}");
+    assert_eq!(page.text("#problem"), "");
+
+    // What the API refuses is said in its own words.
+    page.click("#left [data-do=part]");
+    page.click("[data-pass='31d']");
+    page.click("#left [data-do=ask]");
+    page.click("#right [data-do=reject]");
+    page.click("#left [data-do=ask]");
+    let problem = page.text("#problem");
+    assert!(problem.starts_with("409 too_soon_to_ask_again: "), "{problem}");
+}
+
+/// Who lives there, and how they stand, is as it is told.
+async fn its_people_are_as_they_are_told_to_be(app: &TestApp) {
+    let now = app.now();
+    let state = async |name: &str, path: &str| {
+        let body = json!({ "email": format!("{name}@demo.example"), "password": "demo-password" });
+        let session = app.anonymous().post("/api/v1/auth/login", body).await.expect(200);
+        let token = session["access_token"].as_str().expect("a token").to_owned();
+        app.anonymous().with_token(&token).get(path).await.expect(200)
+    };
+    let emil = state("clara", "/api/v1/partners/current").await["bond"].clone();
+    assert_eq!((&emil["partner"]["display_name"], &emil["restorations"]), (&json!("Emil"), &json!(0)));
+    let lena = state("marek", "/api/v1/partners/current").await["bond"].clone();
+    assert_eq!((&lena["partner"]["display_name"], &lena["restorations"]), (&json!("Lena"), &json!(1)));
+    let david = state("david", "/api/v1/partners/history").await["items"][0].clone();
+    assert!(!david["archived_at"].is_null(), "{david}");
+    let fatima = state("fatima", "/api/v1/partners/history").await["items"][0].clone();
+    let until: Timestamp = fatima["restorable_until"].as_str().expect("a time").parse().expect("a time");
+    assert!(fatima["archived_at"].is_null() && until > now + days(19) && until < now + days(21), "{fatima}");
+    let pending = state("hana", "/api/v1/partners/requests?direction=incoming&status=pending").await;
+    assert_eq!(pending["items"].as_array().map(Vec::len), Some(2));
+    let refused = state("ines", "/api/v1/partners/requests?status=rejected").await;
+    assert_eq!(refused["items"].as_array().map(Vec::len), Some(1));
+    let blocks = state("clara", "/api/v1/blocks").await;
+    assert_eq!(blocks["items"].as_array().map(Vec::len), Some(1));
+    let shared = state("lena", "/api/v1/spaces/bond/films").await;
+    assert_eq!(shared["items"].as_array().map(Vec::len), Some(1));
+    for name in ["ada", "ben"] {
+        assert_eq!(state(name, "/api/v1/partners/current").await["bond"], Value::Null);
+    }
+}
+
+/// A second start finds the world as it is, and changes nothing.
+async fn is_made_once(engine: Engine) {
+    if !engine.is_chosen() {
+        return;
+    }
+    let app = TestApp::start_with(engine, engine.database().await, with_demo).await;
+    app.events().await;
+    let made = app.dump().await;
+    let app = TestApp::start_with(engine, app.stop().await, with_demo).await;
+    assert_eq!(app.dump().await, made);
+    app.stop().await;
+}
+
+/// What it prints for another terminal works there as it is printed.
+async fn its_lines_work_as_printed(engine: Engine) {
+    if !engine.is_chosen() {
+        return;
+    }
+    let database = engine.database().await;
+    let elsewhere = TestDatabase::sqlite();
+    let folder = database.folder().or(elsewhere.folder()).expect("a folder");
+    let mut kith = Kith::start(kith_on(&database, folder, &["serve", "--listen", "127.0.0.1:0", "--demo"]));
+    let mut printed = String::new();
+    while !printed.contains("/dev/outbox") {
+        printed += &kith.line();
+    }
+    let (_, script) = printed.split_once("into another terminal:").expect("lines to paste");
+    let (_, in_readme) = README.split_once("```sh\nkith=http://127.0.0.1:8080\n").expect("the same lines");
+    let (in_readme, _) = in_readme.split_once("```").expect("their end");
+    assert!(script.contains(in_readme), "the README has others: {in_readme}");
+    let mut bash = Command::new("bash");
+    bash.args(["-euo", "pipefail", "-c", script]).stderr(Stdio::piped());
+    let said = success(bash);
+    let said: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let [asked, accepted, current, note, notes, ..] = &said[..] else { panic!("{said:#?}") };
+    assert_eq!((&asked["status"], &accepted["status"]), (&json!("pending"), &json!("accepted")));
+    assert_eq!(current["bond"]["id"], accepted["bond"]["id"]);
+    assert_eq!(notes["items"][0], *note);
+    let [.., restored, found, _, clock, history, outbox] = &said[..] else { panic!("{said:#?}") };
+    assert_eq!(restored["bond"]["id"], accepted["bond"]["id"]);
+    assert_eq!(found["items"][0]["data"], note["data"]);
+    assert_eq!(clock["ahead_ms"], 60 * 86_400_000_i64);
+    assert!(!history["items"][0]["archived_at"].is_null(), "{history}");
+    assert_eq!(outbox["items"].as_array().map(Vec::len), Some(3));
+}

@@ -1,0 +1,125 @@
+//! Headless Chromium, driven by the DevTools protocol over a pair of pipes: no driver, no socket, nothing to build.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::process::PATIENCE;
+
+/// What Debian and Ubuntu, and others, call it.
+const NAMES: &[&str] = &["chromium", "chromium-browser", "google-chrome"];
+/// Chromium reads commands from descriptor 3 and answers on 4; ours are its standard input and output.
+const SCRIPT: &str = r#"exec "$0" "$@" 3<&0 4>&1 0</dev/null 1>/dev/null 2>/dev/null"#;
+
+/// A browser with one page; gone when dropped.
+pub struct Browser {
+    child: Child,
+    commands: ChildStdin,
+    messages: Receiver<Value>,
+    session: Value,
+    last_id: u64,
+    _profile: TempDir,
+}
+
+impl Browser {
+    /// Starts it with a page of this size that shows nothing yet.
+    pub fn start(width: u32, height: u32) -> Self {
+        let profile = tempfile::tempdir().expect("a folder");
+        let mut command = Command::new("sh");
+        command.args(["-c", SCRIPT, find()]).arg(format!("--user-data-dir={}", profile.path().display()));
+        command.arg(format!("--window-size={width},{height}"));
+        // Without its sandbox: tests run as root in containers, and see no page but our own.
+        command.args([
+            "--headless",
+            "--remote-debugging-pipe",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+        ]);
+        command.args(["--no-first-run", "--disable-dev-shm-usage", "--disable-background-networking"]);
+        command.args(["--lang=en-GB"]).env("LANGUAGE", "en_GB").env("TZ", "UTC");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a browser");
+        let commands = child.stdin.take().expect("its commands");
+        let (heard, messages) = channel();
+        let answers = BufReader::new(child.stdout.take().expect("its answers"));
+        std::thread::spawn(move || {
+            for message in answers.split(0).map_while(Result::ok) {
+                let message = serde_json::from_slice(&message).expect("JSON");
+                // The test may have seen enough.
+                drop(heard.send(message));
+            }
+        });
+        let mut browser =
+            Self { child, commands, messages, session: Value::Null, last_id: 0, _profile: profile };
+        let target = browser.call("Target.createTarget", json!({ "url": "about:blank" }));
+        let attach = json!({ "targetId": target["targetId"], "flatten": true });
+        browser.session = browser.call("Target.attachToTarget", attach)["sessionId"].clone();
+        browser.call("Page.enable", json!({}));
+        let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        browser.call("Emulation.setDeviceMetricsOverride", metrics);
+        browser
+    }
+
+    /// Goes to a page and waits until it is loaded.
+    pub fn open(&mut self, url: &str) {
+        let went = self.call("Page.navigate", json!({ "url": url }));
+        assert_eq!(went["errorText"], Value::Null, "{url}");
+        while self.next()["method"] != "Page.loadEventFired" {}
+    }
+
+    /// What a JavaScript expression comes to on the page; a promise is waited for.
+    pub fn run(&mut self, expression: &str) -> Value {
+        let asked = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
+        let said = self.call("Runtime.evaluate", asked);
+        assert_eq!(said["exceptionDetails"], Value::Null, "{expression}");
+        said["result"]["value"].clone()
+    }
+
+    /// A picture of the page, as PNG.
+    pub fn picture(&mut self) -> Vec<u8> {
+        let said = self.call("Page.captureScreenshot", json!({ "format": "png" }));
+        STANDARD.decode(said["data"].as_str().expect("a picture")).expect("base64")
+    }
+
+    /// A command of the protocol, and its result.
+    pub fn call(&mut self, method: &str, params: Value) -> Value {
+        self.last_id += 1;
+        let mut message = json!({ "id": self.last_id, "method": method, "params": params });
+        if !self.session.is_null() {
+            message["sessionId"] = self.session.clone();
+        }
+        self.commands.write_all(format!("{message}\0").as_bytes()).expect("a browser that listens");
+        loop {
+            let mut said = self.next();
+            if said["id"] == self.last_id {
+                assert_eq!(said["error"], Value::Null, "{method}");
+                return said["result"].take();
+            }
+        }
+    }
+
+    fn next(&self) -> Value {
+        self.messages.recv_timeout(PATIENCE).expect("a browser that answers")
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn find() -> &'static str {
+    let is_there = |name: &&&str| {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).any(|folder| folder.join(name).exists())
+    };
+    NAMES.iter().find(is_there).expect("Chromium is not installed: `cargo xtask setup` installs it")
+}

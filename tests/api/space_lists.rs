@@ -14,6 +14,7 @@ on_every_engine! {
     lists_go_by_declared_fields_as_values_do,
     what_is_not_declared_cannot_be_asked_for,
     what_was_there_is_indexed_in_the_background,
+    what_is_written_while_fields_change_is_found_by_them,
 }
 
 /// All pages of a list, of so many items each: what field `n` of each item is.
@@ -202,4 +203,29 @@ async fn what_was_there_is_indexed_in_the_background(app: &TestApp) {
     ada.get(&format!("{BOOKS}?order=n")).await.expect_problem(409, "collection_indexing");
     app.upkeep().await;
     assert_eq!(walk(&ada, "&order=-n", 100).await, (0..=230).rev().collect::<Vec<_>>());
+}
+
+async fn what_is_written_while_fields_change_is_found_by_them(app: &TestApp) {
+    let admin = app.admin("admin").await;
+    let people = app.crowd("person", 4).await;
+    for round in 0..6_i64 {
+        let field = ["n", "rank"][round as usize % 2];
+        let writes = people.iter().map(async |who| {
+            for n in 0..5 {
+                let path = item(who, BOOKS, json!({ "n": round * 5 + n, "rank": -(round * 5 + n) })).await;
+                let changed =
+                    json!({ "data": { "n": round * 5 + n, "rank": -(round * 5 + n), "changed": true } });
+                who.put(&path, changed).await.expect(200);
+            }
+        });
+        let declare = admin.put(DECLARED, json!({ "fields": [field] }));
+        let (_, declared, ()) = tokio::join!(futures_util::future::join_all(writes), declare, app.upkeep());
+        declared.expect(200);
+        app.upkeep().await;
+        let order = ["&order=n", "&order=-rank"][round as usize % 2];
+        for who in &people {
+            assert_eq!(walk(who, order, 7).await, (0..(round + 1) * 5).collect::<Vec<_>>());
+        }
+    }
+    assert_eq!(app.count("space_item_fields", "collection = $1", "books").await, 4 * 30);
 }

@@ -1,5 +1,6 @@
 //! Spaces: items made, read, changed and deleted; whose they are while a bond lives, after it, and when it is back.
 
+use futures_util::future::join_all;
 use hyper::Method;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderName, IF_MATCH, IF_NONE_MATCH};
@@ -19,6 +20,7 @@ on_every_engine! {
     of_two_who_edit_the_same_state_one_wins,
     what_cannot_be_kept_is_refused_by_name,
     partners_share_a_space_that_freezes_and_comes_back,
+    nothing_is_written_behind_the_end_of_a_bond,
     either_partner_exports_what_both_kept,
     what_was_shared_stays_when_its_author_has_gone,
     what_is_declared_holds_for_what_is_written_from_then_on,
@@ -193,6 +195,28 @@ async fn partners_share_a_space_that_freezes_and_comes_back(app: &TestApp) {
     // A fresh bond begins with nothing.
     bonded(ada, &app.user("finn").await).await;
     ada.get(&path).await.expect_problem(404, "not_found");
+}
+
+/// However close they come: a bond's events are in the order in which things happened.
+async fn nothing_is_written_behind_the_end_of_a_bond(app: &TestApp) {
+    let mut written = 0;
+    for round in 0..8 {
+        let people = app.crowd(&format!("round{round}-"), 2).await;
+        let [ada, ben] = &people[..] else { unreachable!() };
+        let bond = bonded(ada, ben).await;
+        let writes = join_all((0..12).map(|n| [ada, ben][n % 2].post(SHARED, json!({ "data": { "n": n } }))));
+        let (answers, ()) = tokio::join!(writes, break_up(ben));
+        for answer in answers {
+            match answer.status {
+                201 => written += 1,
+                _ => drop(answer.expect_problem(409, "not_bonded")),
+            }
+        }
+        let events = app.events().await;
+        let of_bond = events.iter().filter(|one| one.event.subject == bond);
+        assert_eq!(of_bond.last().expect("an event").event.kind, "bond.ended", "round {round}");
+    }
+    assert!(written > 0);
 }
 
 async fn either_partner_exports_what_both_kept(app: &TestApp) {

@@ -24,7 +24,7 @@ pub struct BondExport {
     /// When it could no longer come back.
     #[schema(value_type = Option<String>, format = DateTime, required = true)]
     pub archived_at: Option<Timestamp>,
-    /// In the order of their making.
+    /// One collection after the other.
     pub items: Vec<Item>,
 }
 
@@ -134,8 +134,7 @@ pub fn export_bonds(q: &Query<'_>, user: UserId, bond: Option<BondId>) -> Result
 pub fn export_items(q: &Query<'_>, space: Space) -> Result<Vec<Item>, Error> {
     let mut all: Vec<Item> = Vec::new();
     loop {
-        let behind = all.last().map(|item| item.id);
-        let page = rows::list_all_items(q, space, behind, EXPORT_PAGE)?;
+        let page = rows::list_all_items(q, space, all.last(), EXPORT_PAGE)?;
         if page.is_empty() {
             return Ok(all);
         }

@@ -104,4 +104,20 @@ mod tests {
         let nothing = check(&schema.to_string(), &json!({})).unwrap_err();
         assert_eq!((&*nothing[0].pointer, nothing.len()), ("/data", 1));
     }
+
+    #[test]
+    fn what_refers_to_itself_comes_to_an_end() {
+        let tree = json!({ "type": "object", "properties": { "children": { "items": { "$ref": "#" } } } });
+        let faults = check(&tree.to_string(), &json!({ "children": [{ "children": [5] }] })).unwrap_err();
+        assert_eq!(faults[0].pointer, "/data/children/0/children/0");
+        let around = json!({ "$defs": { "a": { "$ref": "#/$defs/b" }, "b": { "$ref": "#/$defs/a" } }, "$ref": "#/$defs/a" });
+        for round in [
+            json!({ "$ref": "#" }),
+            json!({ "allOf": [{ "$ref": "#" }] }),
+            json!({ "$dynamicRef": "#" }),
+            around,
+        ] {
+            assert!(check(&round.to_string(), &json!({ "a": 1 })).is_ok(), "{round}");
+        }
+    }
 }

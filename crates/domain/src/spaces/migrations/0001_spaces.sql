@@ -69,7 +69,8 @@ CREATE TABLE archived_spaces (
     manifest TEXT
 );
 CREATE INDEX archived_spaces_latest ON archived_spaces (archived_at);
-CREATE INDEX archived_spaces_kept ON archived_spaces (archived_at) WHERE purged_at IS NULL;
+CREATE INDEX archived_spaces_kept ON archived_spaces (archived_at) WHERE purged_at IS NULL AND purge_at IS NULL;
+CREATE INDEX archived_spaces_held ON archived_spaces (purge_at) WHERE purged_at IS NULL AND purge_at IS NOT NULL;
 
 CREATE TABLE archived_space_items (
     id TEXT PRIMARY KEY,
@@ -83,7 +84,7 @@ CREATE TABLE archived_space_items (
     updated_at BIGINT NOT NULL,
     updated_by TEXT REFERENCES users (id)
 );
-CREATE INDEX archived_space_items_listed ON archived_space_items (space, id);
+CREATE INDEX archived_space_items_listed ON archived_space_items (space, collection, id);
 
 -- down
 DROP TABLE archived_space_items;

@@ -7,16 +7,19 @@ use super::super::model::{Amount, SharedSpace, Space};
 use super::read_bond_space;
 use crate::bonds::BondId;
 
+pub(super) const TO_ARCHIVE: &str = "SELECT b.id, b.user_a, b.user_b FROM bonds b
+     WHERE b.archived_at IS NOT NULL AND b.archived_at >= $1
+       AND NOT EXISTS (SELECT 1 FROM archived_spaces a WHERE a.bond_id = b.id)
+     ORDER BY b.archived_at LIMIT $2";
+pub(super) const FALLING_DUE: &str = "SELECT 1 FROM archived_spaces
+     WHERE purged_at IS NULL AND purge_at IS NULL AND archived_at <= $1 LIMIT $2";
+pub(super) const TO_PURGE: &str = "SELECT b.id, b.user_a, b.user_b, a.items, a.bytes
+     FROM archived_spaces a JOIN bonds b ON b.id = a.bond_id
+     WHERE a.purged_at IS NULL AND a.purge_at IS NOT NULL AND a.purge_at <= $1 ORDER BY a.purge_at LIMIT $2";
+
 /// Archived bonds whose spaces are not, of those archived since `since`; at most `limit`.
 pub fn list_to_archive(q: &Query<'_>, since: Timestamp, limit: i64) -> Result<Vec<SharedSpace>, Error> {
-    q.all(
-        "SELECT b.id, b.user_a, b.user_b FROM bonds b
-         WHERE b.archived_at IS NOT NULL AND b.archived_at >= $1
-           AND NOT EXISTS (SELECT 1 FROM archived_spaces a WHERE a.bond_id = b.id)
-         ORDER BY b.archived_at, b.id LIMIT $2",
-        params![since, limit],
-        read_bond_space,
-    )
+    q.all(TO_ARCHIVE, params![since, limit], read_bond_space)
 }
 
 /// When the bond was archived whose space was archived last.
@@ -50,9 +53,7 @@ pub fn copy_to_archive(tx: &Tx<'_>, space: Space) -> Result<(), Error> {
 
 /// How many archives of bonds archived until `until` are to be purged and are not held yet, counted up to `limit`.
 pub fn count_falling_due(q: &Query<'_>, until: Timestamp, limit: i64) -> Result<usize, Error> {
-    let sql = "SELECT 1 FROM archived_spaces
-               WHERE purged_at IS NULL AND purge_at IS NULL AND archived_at <= $1 LIMIT $2";
-    Ok(q.all(sql, params![until, limit], |_| Ok(()))?.len())
+    Ok(q.all(FALLING_DUE, params![until, limit], |_| Ok(()))?.len())
 }
 
 /// Holds those until `purge_at`.
@@ -81,12 +82,9 @@ pub fn list_archives_to_purge(
     now: Timestamp,
     limit: i64,
 ) -> Result<Vec<(SharedSpace, Amount)>, Error> {
-    q.all(
-        "SELECT b.id, b.user_a, b.user_b, a.items, a.bytes FROM archived_spaces a JOIN bonds b ON b.id = a.bond_id
-         WHERE a.purged_at IS NULL AND a.purge_at <= $1 ORDER BY a.archived_at, a.bond_id LIMIT $2",
-        params![now, limit],
-        |row| Ok((read_bond_space(row)?, Amount { items: row.get(3)?, bytes: row.get(4)? })),
-    )
+    q.all(TO_PURGE, params![now, limit], |row| {
+        Ok((read_bond_space(row)?, Amount { items: row.get(3)?, bytes: row.get(4)? }))
+    })
 }
 
 /// Notes that an archive is purged, if its hold is over still, and says whether it is.

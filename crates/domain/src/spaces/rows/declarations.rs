@@ -56,19 +56,19 @@ pub fn keep_declaration(tx: &Tx<'_>, kept: &KeptDeclaration) -> Result<(), Error
     Ok(())
 }
 
+/// SQLite takes the tables of a CROSS JOIN in this order; by itself it would look at every item.
+pub(super) const STALE: &str =
+    "SELECT i.id, i.collection, i.data, i.version, i.created_at, i.created_by, i.updated_at,
+            i.updated_by, i.space, d.revision, d.fields
+     FROM collection_declarations d CROSS JOIN space_items i
+     WHERE i.collection = d.name AND i.indexed_by < d.revision LIMIT $1";
+
 /// Items that are indexed by an older revision, and what holds now; at most `limit`.
 pub fn list_stale(q: &Query<'_>, limit: i64) -> Result<Vec<(Space, Item, Rules)>, Error> {
-    q.all(
-        "SELECT i.id, i.collection, i.data, i.version, i.created_at, i.created_by, i.updated_at, i.updated_by,
-                i.space, d.revision, d.fields
-         FROM collection_declarations d JOIN space_items i ON i.collection = d.name AND i.indexed_by < d.revision
-         LIMIT $1",
-        params![limit],
-        |row| {
-            let rules = Rules { revision: row.get(9)?, fields: read_fields(row, 10)?, schema: None };
-            Ok((row.get(8)?, read_item(row)?, rules))
-        },
-    )
+    q.all(STALE, params![limit], |row| {
+        let rules = Rules { revision: row.get(9)?, fields: read_fields(row, 10)?, schema: None };
+        Ok((row.get(8)?, read_item(row)?, rules))
+    })
 }
 
 /// Notes that an item is indexed by `revision`, unless it was changed since it was read.

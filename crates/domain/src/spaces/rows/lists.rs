@@ -36,16 +36,16 @@ macro_rules! select_items {
     };
 }
 
-const NEWEST: &str =
+pub(super) const NEWEST: &str =
     select_items!("NULL", "space_items i", "i.space = $1 AND i.collection = $2 AND i.id < $3", "i.id DESC");
-const UP: &str = select_items!(
+pub(super) const UP: &str = select_items!(
     "k.value",
     "space_item_fields k JOIN space_items i ON i.id = k.item_id",
     "k.space = $1 AND k.collection = $2 AND k.field = $17 AND k.value >= $18 AND k.value < $19
      AND (k.value, k.item_id) > ($20, $3)",
     "k.value, k.item_id"
 );
-const DOWN: &str = select_items!(
+pub(super) const DOWN: &str = select_items!(
     "k.value",
     "space_item_fields k JOIN space_items i ON i.id = k.item_id",
     "k.space = $1 AND k.collection = $2 AND k.field = $17 AND k.value >= $18 AND k.value < $19
@@ -105,48 +105,4 @@ pub fn insert_field(
 pub fn delete_fields(tx: &kith_store::Tx<'_>, id: ItemId) -> Result<(), Error> {
     tx.exec("DELETE FROM space_item_fields WHERE item_id = $1", params![id])?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use kith_store::testing::TestDatabase;
-    use kith_store::{ModuleMigrations, STORE_MIGRATIONS, Store};
-
-    use super::*;
-
-    /// What SQLite does for `statement`, a line a step.
-    async fn steps(db: &Store, statement: &str, params: usize) -> Vec<String> {
-        let explained: &'static str = format!("EXPLAIN QUERY PLAN {statement}").leak();
-        let nothing = vec![Param::Null; params];
-        let steps = db.read(move |q| q.all(explained, &nothing, |row| row.get::<String>(3)));
-        steps.await.unwrap_or_else(|error: Error| panic!("{explained}: {error}"))
-    }
-
-    /// A page costs what it holds, in whichever order it comes.
-    #[tokio::test]
-    async fn lists_come_in_the_order_of_an_index() {
-        let database = TestDatabase::sqlite();
-        let modules = [&crate::accounts::MODULE, &crate::bonds::MODULE, &crate::spaces::MODULE];
-        let own = modules.map(|one| ModuleMigrations { module: one.name, migrations: one.migrations });
-        database.migrate([STORE_MIGRATIONS].into_iter().chain(own).collect()).await.unwrap();
-        let db = Store::open(database.options()).await.unwrap();
-        for (statement, params, wanted) in [
-            (NEWEST, 16, "SEARCH i USING INDEX space_items_listed (space=? AND collection=? AND id<?)"),
-            (
-                UP,
-                20,
-                "SEARCH k USING COVERING INDEX space_item_fields_sorted (space=? AND collection=? AND field=? AND",
-            ),
-            (
-                DOWN,
-                20,
-                "SEARCH k USING COVERING INDEX space_item_fields_sorted (space=? AND collection=? AND field=? AND",
-            ),
-        ] {
-            let steps = steps(&db, statement, params).await;
-            assert!(steps[0].starts_with(wanted), "{wanted} is not first in {steps:#?}");
-            assert!(!steps.iter().any(|step| step.contains("B-TREE")), "{steps:#?}");
-        }
-        db.close().await;
-    }
 }

@@ -1,5 +1,6 @@
 //! All SQL about spaces, a function a statement. No decisions.
 
+use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{Column, Error, Query, Row, Tx, id_columns, params};
 
@@ -10,6 +11,9 @@ mod archives;
 mod declarations;
 mod lists;
 mod reminders;
+
+#[cfg(test)]
+mod tests;
 
 pub use archives::*;
 pub use declarations::*;
@@ -82,23 +86,23 @@ pub fn find_item(
     )
 }
 
-/// Items of any collection, also of an archived space, from behind `behind` on.
+const ALL_ITEMS: &str = "SELECT id, collection, data, version, created_at, created_by, updated_at, updated_by
+     FROM space_items WHERE space = $1 AND (collection, id) > ($2, $3)
+     UNION ALL
+     SELECT id, collection, data, version, created_at, created_by, updated_at, updated_by
+     FROM archived_space_items WHERE space = $1 AND (collection, id) > ($2, $3)
+     ORDER BY collection, id LIMIT $4";
+
+/// Items of all collections, one after the other, also of an archived space, from behind `behind` on; at most `limit`.
 pub fn list_all_items(
     q: &Query<'_>,
     space: Space,
-    behind: Option<ItemId>,
+    behind: Option<&Item>,
     limit: i64,
 ) -> Result<Vec<Item>, Error> {
-    q.all(
-        "SELECT id, collection, data, version, created_at, created_by, updated_at, updated_by
-         FROM space_items WHERE space = $1 AND id > COALESCE($2, '')
-         UNION ALL
-         SELECT id, collection, data, version, created_at, created_by, updated_at, updated_by
-         FROM archived_space_items WHERE space = $1 AND id > COALESCE($2, '')
-         ORDER BY id LIMIT $3",
-        params![space.key(), behind, limit],
-        read_item,
-    )
+    let collection = behind.map_or("", |item| item.collection.as_str());
+    let id = behind.map_or(ItemId(Uuid::nil()), |item| item.id);
+    q.all(ALL_ITEMS, params![space.key(), collection, id, limit], read_item)
 }
 
 pub fn insert_item(tx: &Tx<'_>, space: Space, item: &Item, text: &str, indexed_by: i64) -> Result<(), Error> {

@@ -32,21 +32,19 @@ pub fn delete_reminders(tx: &Tx<'_>, item: ItemId) -> Result<(), Error> {
     Ok(())
 }
 
+pub(super) const DUE: &str = "SELECT item_id, minutes_before, space, due_at FROM space_reminders
+     WHERE due_at <= $1 ORDER BY due_at, item_id LIMIT $2";
+
 /// Those that are due at `now`, the longest first; at most `limit`.
 pub fn list_due_reminders(q: &Query<'_>, now: Timestamp, limit: i64) -> Result<Vec<Reminder>, Error> {
-    q.all(
-        "SELECT item_id, minutes_before, space, due_at FROM space_reminders WHERE due_at <= $1
-         ORDER BY due_at, item_id LIMIT $2",
-        params![now, limit],
-        |row| {
-            Ok(Reminder {
-                item: row.get(0)?,
-                minutes_before: row.get(1)?,
-                space: row.get(2)?,
-                due_at: row.get(3)?,
-            })
-        },
-    )
+    q.all(DUE, params![now, limit], |row| {
+        Ok(Reminder {
+            item: row.get(0)?,
+            minutes_before: row.get(1)?,
+            space: row.get(2)?,
+            due_at: row.get(3)?,
+        })
+    })
 }
 
 /// What the date of a reminder holds.

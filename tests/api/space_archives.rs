@@ -87,6 +87,7 @@ async fn too_much_at_once_stops_the_purge(app: &TestApp) {
     app.advance(days(365));
     let stopped = app.parts().upkeep().await.expect_err("four are more than three").to_string();
     assert!(stopped.contains("spaces.purge_most"), "{stopped}");
+    assert_eq!(app.count("archived_spaces", "purge_at > 0 AND bond_id <> $1", "").await, 0);
     app.advance(days(14));
     app.parts().upkeep().await.expect_err("still four");
     assert_eq!(app.count("archived_space_items", "space <> $1", "").await, 4);

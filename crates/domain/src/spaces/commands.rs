@@ -84,7 +84,7 @@ pub fn update(
     let more = Amount { items: 0, bytes: bytes - bytes_before };
     make_room(tx, shared.space, &item.collection, more, limits)?;
     rows::update_item(tx, &item, &text, rules.revision)?;
-    rules.index(tx, shared.space, &item)?;
+    rules.index_again(tx, shared.space, &item)?;
     reminders::schedule(tx, ctx.now, shared.space, Some(&present), &item)?;
     tell(tx, ctx, events::ITEM_UPDATED, &shared, &item);
     Ok(item)

@@ -82,15 +82,25 @@ impl Rules {
         Ok(rows::find_rules(q, collection)?.unwrap_or_default())
     }
 
-    /// Makes the index of `item` what these rules want.
+    /// Indexes a new item.
     ///
     /// # Errors
     /// The database's.
     pub fn index(&self, tx: &Tx<'_>, space: Space, item: &Item) -> Result<(), Error> {
-        rows::delete_fields(tx, item.id)?;
         self.fields.iter().try_for_each(|field| {
             rows::insert_field(tx, space, item, field, &order::encode(pick(&item.data, field)))
         })
+    }
+
+    /// Makes the index of an item what these rules want, whatever it was. Where nothing was ever declared it is nothing.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn index_again(&self, tx: &Tx<'_>, space: Space, item: &Item) -> Result<(), Error> {
+        if self.revision > 0 {
+            rows::delete_fields(tx, item.id)?;
+        }
+        self.index(tx, space, item)
     }
 }
 
@@ -197,7 +207,7 @@ fn index_batch(tx: &Tx<'_>) -> Result<i64, Error> {
     for (space, item, rules) in &stale {
         // Whoever changes the item meanwhile indexes it themselves.
         if rows::set_indexed(tx, item, rules.revision)? {
-            rules.index(tx, *space, item)?;
+            rules.index_again(tx, *space, item)?;
         }
     }
     Ok(stale.len() as i64)

@@ -64,6 +64,12 @@ pub fn page_limit(asked: Option<i64>) -> Result<PageLimit, Problem> {
 }
 
 fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
+    // No database keeps U+0000, and nobody means it.
+    let nul = form_urlencoded::parse(query.as_bytes()).find(|(_, value)| value.contains('\0'));
+    if let Some((name, _)) = nul {
+        let detail = "Text must not contain U+0000.";
+        return Err(bad_query(vec![FieldError::new(format!("?{name}"), "forbidden_character", detail)]));
+    }
     let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
     serde_path_to_error::deserialize(pairs).map_err(|error| {
         let message = error.inner().to_string();
@@ -95,6 +101,7 @@ mod tests {
             ("limit=x", "?limit", "invalid"),
             ("limit=1&page=2", "?page", "unknown_parameter"),
             ("limit=1&limit=2", "?limit", "duplicate_parameter"),
+            ("cursor=a%00b", "?cursor", "forbidden_character"),
         ] {
             let error = &parse::<PageQuery>(query).unwrap_err().errors[0];
             assert_eq!((&*error.pointer, error.code), (pointer, code), "{query}");

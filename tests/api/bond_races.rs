@@ -6,11 +6,10 @@ use futures_util::future::join_all;
 use kith_store::{Error, params};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Person, TestApp, on_every_engine};
+use crate::support::{Answer, Person, TestApp, on_every_engine, rounds};
 
 const REQUESTS: &str = "/api/v1/partners/requests";
 const CLIENTS: usize = 50;
-/// `KITH_TEST_ROUNDS` says another number, for longer looks.
 const ROUNDS: usize = 60;
 
 on_every_engine! {
@@ -23,8 +22,8 @@ on_every_engine! {
 async fn prt_03_of_fifty_accepts_one_wins(app: &TestApp) {
     let wanted = app.user("wanted").await;
     let suitors = app.crowd("suitor", CLIENTS).await;
-    let rounds = Rounds::start("accepts");
-    for _ in 0..rounds_to_run() {
+    let report = Rounds::start("accepts");
+    for _ in 0..rounds(ROUNDS) {
         let requests = join_all(suitors.iter().map(|suitor| send(suitor, &wanted))).await;
         let accepts = requests.into_iter().map(async |request| {
             let id = request.expect(201)["id"].as_str().expect("an id").to_owned();
@@ -39,15 +38,15 @@ async fn prt_03_of_fifty_accepts_one_wins(app: &TestApp) {
         check_one_bond(app, &wanted, &suitors, &partners).await;
         reset(app).await;
     }
-    rounds.report(rounds_to_run());
+    report.report(rounds(ROUNDS));
 }
 
 /// Fifty people and one ask each other at once: whichever pair crosses first is a bond.
 async fn prt_03_of_fifty_crossings_one_wins(app: &TestApp) {
     let wanted = app.user("wanted").await;
     let suitors = app.crowd("suitor", CLIENTS).await;
-    let rounds = Rounds::start("crossings");
-    for _ in 0..rounds_to_run() {
+    let report = Rounds::start("crossings");
+    for _ in 0..rounds(ROUNDS) {
         let crossings = suitors.iter().map(async |suitor| {
             let (theirs, ours) = tokio::join!(send(suitor, &wanted), send(&wanted, suitor));
             // A suitor who lost may still ask: that the wanted one is taken is not told.
@@ -64,11 +63,7 @@ async fn prt_03_of_fifty_crossings_one_wins(app: &TestApp) {
         check_one_bond(app, &wanted, &suitors, &partners).await;
         reset(app).await;
     }
-    rounds.report(rounds_to_run());
-}
-
-fn rounds_to_run() -> usize {
-    std::env::var("KITH_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS)
+    report.report(rounds(ROUNDS));
 }
 
 async fn send(from: &Person, to: &Person) -> Answer {

@@ -4,6 +4,7 @@
 //! `KITH_MODEL_STORIES` says how many stories each engine plays, `KITH_MODEL_SEED` from where on; those that once showed
 //! a difference are kept in `tests/api/bond_model.regressions` and played first.
 
+mod faults;
 mod parting;
 mod play;
 mod rules;
@@ -21,6 +22,7 @@ use proptest::test_runner::{
 use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 
+pub use self::faults::find_faults;
 use self::play::{Played, play};
 use self::steps::Story;
 use crate::support::{TestApp, on_every_engine};

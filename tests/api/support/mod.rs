@@ -23,3 +23,8 @@ pub use operations::{Access, Operation, Request};
 pub use process::{Kith, PATIENCE, SERVE, kith, kith_on, refusal, success};
 pub use spaces::{bonded, break_up, item};
 pub use trace::AuditLine;
+
+/// How many rounds a race is run: `default`, or as many as `KITH_TEST_ROUNDS` says, for longer looks.
+pub fn rounds(default: usize) -> usize {
+    std::env::var("KITH_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}

@@ -1,0 +1,190 @@
+//! Whether what several clients saw could have happened one after the other (Wing and Gong's search, with what has been
+//! tried remembered).
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// What somebody did; people are numbers.
+#[derive(Clone, Debug)]
+pub enum Deed {
+    Send { from: usize, to: usize },
+    Accept { who: usize, request: String },
+    BreakUp { who: usize },
+    Block { who: usize, whom: usize },
+    Unblock { who: usize, whom: usize },
+    Look { who: usize },
+}
+
+/// What they were told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// A new request.
+    Sent(String),
+    /// A new request, and the bond.
+    Crossed(String),
+    /// A request that they had made before.
+    Repeated(String),
+    Accepted,
+    Occupied,
+    NotPending,
+    NotFound,
+    /// From whom they parted.
+    Parted(usize),
+    NotBonded,
+    Done,
+    /// Who is their partner.
+    Saw(Option<usize>),
+}
+
+/// A deed with when it began and when its answer was there, on a clock that all share.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub deed: Deed,
+    pub told: Told,
+    pub began: usize,
+    pub ended: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Stage {
+    Waits,
+    /// Out of its receiver's sight.
+    Withheld,
+    Accepted,
+    Over,
+    /// Over, and its receiver does not see it.
+    Gone,
+}
+
+/// What one server with one client would keep.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Slots {
+    partners: BTreeMap<usize, usize>,
+    blocks: BTreeSet<(usize, usize)>,
+    requests: BTreeMap<String, (usize, usize, Stage)>,
+}
+
+/// Whether there is an order of the calls, in which none comes before one that had ended when it began, that explains
+/// all answers.
+pub fn is_linearizable(history: &[Call]) -> bool {
+    assert!(history.len() < 64, "a bit for each call");
+    search(history, 0, &Slots::default(), &mut HashSet::new())
+}
+
+fn search(history: &[Call], done: u64, slots: &Slots, tried: &mut HashSet<(u64, Slots)>) -> bool {
+    let open = || history.iter().enumerate().filter(|(at, _)| done & (1 << at) == 0);
+    let Some(first_end) = open().map(|(_, call)| call.ended).min() else { return true };
+    if !tried.insert((done, slots.clone())) {
+        return false;
+    }
+    open().filter(|(_, call)| call.began < first_end).any(|(at, call)| {
+        let mut next = slots.clone();
+        next.explains(&call.deed, &call.told) && search(history, done | (1 << at), &next, tried)
+    })
+}
+
+impl Slots {
+    /// Whether the answer is right, and what is so after it.
+    fn explains(&mut self, deed: &Deed, told: &Told) -> bool {
+        match deed {
+            Deed::Send { from, to } => self.explains_send(*from, *to, told),
+            Deed::Accept { who, request } => self.accept(*who, request) == *told,
+            Deed::BreakUp { who } => match self.partners.get(who).copied() {
+                None => *told == Told::NotBonded,
+                Some(partner) => {
+                    self.part(*who, partner);
+                    *told == Told::Parted(partner)
+                }
+            },
+            Deed::Block { who, whom } => {
+                self.block(*who, *whom);
+                *told == Told::Done
+            }
+            Deed::Unblock { who, whom } => {
+                self.blocks.remove(&(*who, *whom));
+                *told == Told::Done
+            }
+            Deed::Look { who } => *told == Told::Saw(self.partners.get(who).copied()),
+        }
+    }
+
+    fn explains_send(&mut self, from: usize, to: usize, told: &Told) -> bool {
+        let is = |id: &String, stage| self.requests.get(id) == Some(&(from, to, stage));
+        if let Some(partner) = self.partners.get(&from) {
+            let known = *partner == to && self.find(from, to, Stage::Accepted).is_some();
+            return match told {
+                Told::Repeated(id) => known && is(id, Stage::Accepted),
+                other => !known && *other == Told::Occupied,
+            };
+        }
+        if let Some(theirs) = self.find(to, from, Stage::Waits) {
+            let Told::Crossed(id) = told else { return false };
+            self.requests.insert(id.clone(), (from, to, Stage::Accepted));
+            self.bond(from, to, &theirs);
+            return true;
+        }
+        for stage in [Stage::Waits, Stage::Withheld] {
+            if self.find(from, to, stage).is_some() {
+                return matches!(told, Told::Repeated(id) if is(id, stage));
+            }
+        }
+        if self.blocks.contains(&(from, to)) || self.blocks.contains(&(to, from)) {
+            return *told == Told::NotFound;
+        }
+        let Told::Sent(id) = told else { return false };
+        self.requests.insert(id.clone(), (from, to, Stage::Waits)).is_none()
+    }
+
+    fn accept(&mut self, who: usize, request: &str) -> Told {
+        match self.requests.get(request).copied() {
+            Some((from, to, Stage::Waits)) if to == who => {
+                if self.partners.contains_key(&who) || self.partners.contains_key(&from) {
+                    return Told::Occupied;
+                }
+                self.bond(from, who, request);
+                Told::Accepted
+            }
+            Some((_, to, Stage::Accepted)) if to == who => Told::Accepted,
+            Some((_, to, Stage::Over)) if to == who => Told::NotPending,
+            _ => Told::NotFound,
+        }
+    }
+
+    fn bond(&mut self, one: usize, other: usize, accepted: &str) {
+        self.partners.extend([(one, other), (other, one)]);
+        let pair = [one, other];
+        for (id, (from, to, stage)) in &mut self.requests {
+            *stage = match *stage {
+                Stage::Waits if id == accepted => Stage::Accepted,
+                Stage::Waits if pair.contains(from) || pair.contains(to) => Stage::Over,
+                Stage::Withheld if pair.contains(from) => Stage::Gone,
+                other => other,
+            };
+        }
+    }
+
+    fn part(&mut self, one: usize, other: usize) {
+        self.partners.remove(&one);
+        self.partners.remove(&other);
+    }
+
+    fn block(&mut self, who: usize, whom: usize) {
+        if !self.blocks.insert((who, whom)) {
+            return;
+        }
+        if self.partners.get(&who) == Some(&whom) {
+            self.part(who, whom);
+        }
+        for (from, to, stage) in self.requests.values_mut().filter(|(_, _, stage)| *stage == Stage::Waits) {
+            if (*from, *to) == (who, whom) {
+                *stage = Stage::Over;
+            } else if (*from, *to) == (whom, who) {
+                *stage = Stage::Withheld;
+            }
+        }
+    }
+
+    fn find(&self, from: usize, to: usize, stage: Stage) -> Option<String> {
+        let found = self.requests.iter().find(|(_, request)| **request == (from, to, stage));
+        found.map(|(id, _)| id.clone())
+    }
+}

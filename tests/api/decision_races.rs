@@ -1,0 +1,187 @@
+//! PRT-02, PRT-03: steps that exclude each other, taken at the same moment: one is first, and nothing is half done.
+
+use hyper::Method;
+use hyper::body::Bytes;
+use kith_store::Error;
+use serde_json::{Value, json};
+
+use crate::bond_model::find_faults;
+use crate::support::{Answer, PASSWORD, Person, TestApp, on_every_engine, rounds};
+
+const REQUESTS: &str = "/api/v1/partners/requests";
+const INVITES: &str = "/api/v1/partners/invites";
+const BREAKUP: &str = "/api/v1/partners/breakup";
+const ROUNDS: usize = 40;
+/// Where each round needs somebody new.
+const FEW: usize = 20;
+
+on_every_engine! {
+    with |config: &mut kith_platform::config::Config| config.server.without_limits = true;
+    of_accept_reject_and_cancel_one_decides,
+    of_two_breakups_one_ends_it,
+    of_two_who_redeem_a_code_one_has_it,
+    a_block_is_the_last_word,
+    whoever_leaves_has_no_bond,
+}
+
+async fn ask(from: &Person, to: &Person) -> String {
+    let request = from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await.expect(201);
+    request["id"].as_str().expect("an id").to_owned()
+}
+
+async fn step(who: &Person, request: &str, verb: &str) -> Answer {
+    who.post(&format!("{REQUESTS}/{request}/{verb}"), Value::Null).await
+}
+
+async fn current(who: &Person) -> Value {
+    who.get("/api/v1/partners/current").await.expect(200)["bond"].clone()
+}
+
+async fn status(who: &Person, request: &str) -> Value {
+    who.get(&format!("{REQUESTS}/{request}")).await.expect(200)["status"].clone()
+}
+
+async fn check_tables(app: &TestApp, round: usize) {
+    assert_eq!(find_faults(app).await, [], "round {round}");
+}
+
+/// Nobody waits because of the round before.
+async fn forget_refusals(app: &TestApp) {
+    let forgotten = app.db().write(|tx| tx.exec("DELETE FROM partner_refusals", &[]));
+    forgotten.await.map_err(|error: Error| error).expect("nothing refused");
+}
+
+async fn of_accept_reject_and_cancel_one_decides(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let mut won = [0; 3];
+    for round in 0..rounds(ROUNDS) {
+        let id = ask(&ada, &ben).await;
+        // Whoever is asked first is first more often.
+        let answers = match round % 3 {
+            0 => {
+                let (a, r, c) = tokio::join!(
+                    step(&ben, &id, "accept"),
+                    step(&ben, &id, "reject"),
+                    step(&ada, &id, "cancel")
+                );
+                [a, r, c]
+            }
+            1 => {
+                let (r, c, a) = tokio::join!(
+                    step(&ben, &id, "reject"),
+                    step(&ada, &id, "cancel"),
+                    step(&ben, &id, "accept")
+                );
+                [a, r, c]
+            }
+            _ => {
+                let (c, a, r) = tokio::join!(
+                    step(&ada, &id, "cancel"),
+                    step(&ben, &id, "accept"),
+                    step(&ben, &id, "reject")
+                );
+                [a, r, c]
+            }
+        };
+        let winners: Vec<_> = (0..3).filter(|n| answers[*n].status == 200).collect();
+        let [winner] = winners[..] else { panic!("round {round}: {answers:#?}") };
+        won[winner] += 1;
+        for loser in answers.into_iter().filter(|answer| answer.status != 200) {
+            loser.expect_problem(409, "request_not_pending");
+        }
+        let expected = ["accepted", "rejected", "cancelled"][winner];
+        for who in [&ada, &ben] {
+            assert_eq!(status(who, &id).await, expected);
+            assert_eq!(current(who).await.is_null(), winner != 0);
+        }
+        check_tables(app, round).await;
+        if winner == 0 {
+            ada.post(BREAKUP, json!({})).await.expect(200);
+        }
+        forget_refusals(app).await;
+    }
+    println!("{} rounds: accept, reject and cancel won {won:?}", rounds(ROUNDS));
+}
+
+async fn of_two_breakups_one_ends_it(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    for round in 0..rounds(ROUNDS) {
+        step(&ben, &ask(&ada, &ben).await, "accept").await.expect(200);
+        let (one, other) = tokio::join!(ada.post(BREAKUP, json!({})), ben.post(BREAKUP, json!({})));
+        let (ended, late) = if one.status == 200 { (one, other) } else { (other, one) };
+        late.expect_problem(409, "not_bonded");
+        let breakups = ended.expect(200)["bond"]["breakups"].as_array().map(Vec::len);
+        assert_eq!(breakups, Some(round + 1), "each is kept once");
+        check_tables(app, round).await;
+    }
+    let ended = app.events().await.iter().filter(|event| event.event.kind == "bond.ended").count();
+    assert_eq!(ended, rounds(ROUNDS));
+}
+
+async fn of_two_who_redeem_a_code_one_has_it(app: &TestApp) {
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    for round in 0..rounds(ROUNDS) {
+        let invite = ada.post(INVITES, Value::Null).await.expect(201);
+        let body = json!({ "to": { "invite_code": invite["code"] } });
+        let (one, other) = tokio::join!(ben.post(REQUESTS, body.clone()), eve.post(REQUESTS, body));
+        let (winner, used, late) = if one.status == 201 { (&ben, one, other) } else { (&eve, other, one) };
+        late.expect_problem(404, "not_found");
+        let id = used.expect(201)["id"].as_str().expect("an id").to_owned();
+        let waiting = ada.get(&format!("{REQUESTS}?direction=incoming&status=pending")).await.expect(200);
+        assert_eq!(waiting["items"].as_array().map(Vec::len), Some(1), "round {round}");
+        assert_eq!(ada.get(INVITES).await.expect(200)["items"], json!([]));
+        step(winner, &id, "cancel").await.expect(200);
+        check_tables(app, round).await;
+        forget_refusals(app).await;
+    }
+}
+
+/// Whether it is the one who asks or the one who is asked that blocks.
+async fn a_block_is_the_last_word(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let mut accepted = 0;
+    for round in 0..rounds(ROUNDS) {
+        let id = ask(&ada, &ben).await;
+        let (blocker, blocked) = if round % 2 == 0 { (&ada, &ben) } else { (&ben, &ada) };
+        let path = format!("/api/v1/blocks/{}", blocked.id);
+        let (block, accept) = tokio::join!(blocker.put(&path, Value::Null), step(&ben, &id, "accept"));
+        block.expect(200);
+        match (accept.status, round % 2) {
+            (200, _) => accepted += 1,
+            (_, 0) => _ = accept.expect_problem(409, "request_not_pending"),
+            _ => _ = accept.expect_problem(404, "not_found"),
+        }
+        for who in [&ada, &ben] {
+            assert_eq!(current(who).await, Value::Null, "round {round}");
+        }
+        check_tables(app, round).await;
+        blocker.delete(&path, Value::Null).await.expect(204);
+        // What waits unseen is taken back, so that the next round can begin.
+        if status(&ada, &id).await == "pending" {
+            step(&ada, &id, "cancel").await.expect(200);
+        }
+        forget_refusals(app).await;
+    }
+    println!("{} rounds of block and accept: {accepted} accepted first", rounds(ROUNDS));
+}
+
+async fn whoever_leaves_has_no_bond(app: &TestApp) {
+    let ben = app.user("ben").await;
+    let mut accepted = 0;
+    for round in 0..rounds(FEW) {
+        let ada = app.user(&format!("ada{round}")).await;
+        let id = ask(&ada, &ben).await;
+        let password = Bytes::from(json!({ "password": PASSWORD }).to_string());
+        let leave = ada.send(Method::DELETE, "/api/v1/me", password);
+        let (left, accept) = tokio::join!(leave, step(&ben, &id, "accept"));
+        left.expect(202);
+        if accept.status == 200 {
+            accepted += 1;
+        } else {
+            accept.expect_problem(409, "request_not_pending");
+        }
+        assert_eq!(current(&ben).await, Value::Null, "round {round}");
+        check_tables(app, round).await;
+    }
+    println!("{} rounds of leaving and accept: {accepted} accepted first", rounds(FEW));
+}

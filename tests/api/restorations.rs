@@ -1,0 +1,118 @@
+//! PRT-04: until when a bond can come back, to the millisecond, and never both back and archived.
+
+use std::time::Duration;
+
+use kith_kernel::days;
+use serde_json::{Value, json};
+
+use crate::bond_model::find_faults;
+use crate::support::{Person, TestApp, on_every_engine, rounds};
+
+const REQUESTS: &str = "/api/v1/partners/requests";
+const MILLISECOND: Duration = Duration::from_millis(1);
+const ROUNDS: usize = 50;
+
+on_every_engine! {
+    with |config: &mut kith_platform::config::Config| {
+        config.server.without_limits = true;
+        config.auth.access_token_minutes = 6 * 24 * 60;
+    };
+    to_the_last_millisecond_of_thirty_days,
+    of_archiver_and_accept_one_is_first,
+}
+
+async fn ask(from: &Person, to: &Person) -> Value {
+    from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await.expect(201)
+}
+
+async fn accept(who: &Person, request: &Value) -> Value {
+    let id = request["id"].as_str().expect("an id");
+    who.post(&format!("{REQUESTS}/{id}/accept"), Value::Null).await.expect(200)["bond"].clone()
+}
+
+async fn break_up(who: &Person) {
+    who.post("/api/v1/partners/breakup", json!({})).await.expect(200);
+}
+
+async fn to_the_last_millisecond_of_thirty_days(app: &TestApp) {
+    let mut cases = Vec::new();
+    for (after, comes_back) in
+        [(days(30) - MILLISECOND, true), (days(30), true), (days(30) + MILLISECOND, false)]
+    {
+        for upkeep in [false, true] {
+            for crossing in [false, true] {
+                cases.push((after, comes_back, upkeep, crossing));
+            }
+        }
+    }
+    for (n, (after, comes_back, upkeep, crossing)) in cases.into_iter().enumerate() {
+        let (ada, ben) = (app.user(&format!("ada{n}")).await, app.user(&format!("ben{n}")).await);
+        let first = accept(&ben, &ask(&ada, &ben).await).await;
+        break_up(&ada).await;
+        app.advance(days(20));
+        let request = ask(&ben, &ada).await;
+        app.advance(after - days(20));
+        if upkeep {
+            app.upkeep().await;
+        }
+        let until = ada.get(&format!("{REQUESTS}?direction=incoming&limit=1")).await.expect(200);
+        assert_eq!(until["items"][0]["restorable_until"].is_string(), comes_back, "{after:?}");
+        let second =
+            if crossing { ask(&ada, &ben).await["bond"].clone() } else { accept(&ada, &request).await };
+        let what = format!("after {after:?}, upkeep {upkeep}, crossing {crossing}");
+        assert_eq!(second["id"] == first["id"], comes_back, "{what}");
+        assert_eq!(second["restorations"], i64::from(comes_back), "{what}");
+        let restored_at = if comes_back { json!(app.now()) } else { Value::Null };
+        assert_eq!(second["restored_at"], restored_at, "{what}");
+        let history = ben.get("/api/v1/partners/history").await.expect(200);
+        assert_eq!(history["items"].as_array().map(Vec::len), Some(if comes_back { 1 } else { 2 }), "{what}");
+    }
+}
+
+/// While the last moment passes, one node archives and another accepts: the bond is back, or archived and there is a
+/// fresh one.
+async fn of_archiver_and_accept_one_is_first(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let mut bond = accept(&ben, &ask(&ada, &ben).await).await;
+    let mut back = 0;
+    for round in 0..rounds(ROUNDS) {
+        break_up(&ada).await;
+        app.advance(days(25));
+        let request = ask(&ada, &ben).await;
+        app.advance(days(5));
+        ben.signed_in().await;
+        let time_passes = async {
+            for _ in 0..(round % 25) * 200 {
+                tokio::task::yield_now().await;
+            }
+            app.advance(MILLISECOND);
+            app.upkeep().await;
+        };
+        let (accepted, ()) = tokio::join!(accept(&ben, &request), time_passes);
+        let restored = accepted["id"] == bond["id"];
+        back += usize::from(restored);
+        for who in [&ada, &ben] {
+            let current = who.get("/api/v1/partners/current").await.expect(200)["bond"].clone();
+            assert_eq!(
+                (&current["id"], &current["restorations"]),
+                (&accepted["id"], &accepted["restorations"])
+            );
+            let history = who.get("/api/v1/partners/history?limit=2").await.expect(200);
+            let (newest, older) = (&history["items"][0], &history["items"][1]);
+            assert_eq!((&newest["id"], &newest["archived_at"]), (&accepted["id"], &Value::Null));
+            if !restored {
+                assert_eq!(older["id"], bond["id"], "round {round}");
+                assert!(older["ended_at"].is_string(), "round {round}");
+            }
+        }
+        assert_eq!(find_faults(app).await, [], "round {round}");
+        bond = accepted;
+    }
+    app.upkeep().await;
+    let history = ada.get("/api/v1/partners/history?limit=100").await.expect(200);
+    for former in history["items"].as_array().expect("items").iter().skip(1) {
+        assert!(former["archived_at"].is_string(), "{former:#}");
+    }
+    let fresh = rounds(ROUNDS) - back;
+    println!("archiver and accept: {back} times it came back, {fresh} times it was a fresh one");
+}

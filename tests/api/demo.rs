@@ -54,7 +54,7 @@ struct Page {
 impl Page {
     fn open(app: &TestApp) -> Self {
         let mut browser = Browser::start(1200, 640);
-        browser.open(&format!("http://{}/demo", app.address()));
+        browser.open(&format!("http://{}/demo", app.addr()));
         let mut page = Self { browser, done: 0 };
         page.wait();
         page

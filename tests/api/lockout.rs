@@ -328,7 +328,7 @@ async fn a_device_is_known_as_long_as_its_password_is(app: &TestApp) {
 async fn nobody_logs_in_as_somebody_who_has_gone(app: &TestApp) {
     let ada = app.user("ada").await;
     ada.delete("/api/v1/me", json!({ "password": PASSWORD })).await.expect(202);
-    app.advance(kith_kernel::days(14));
+    app.advance(days(14));
     app.upkeep().await;
     for path in ["/api/v1/auth/login", "/api/v1/auth/restore"] {
         let body = json!({ "email": format!("purged:{}", ada.id), "password": "" });

@@ -13,6 +13,7 @@ mod bond_histories;
 mod bond_model;
 mod bond_races;
 mod bonds;
+mod checklists;
 mod commands;
 mod config;
 mod decision_races;

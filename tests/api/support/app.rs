@@ -160,7 +160,7 @@ impl TestApp {
     }
 
     /// Where the first node listens.
-    pub fn addr(&self) -> std::net::SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         self.nodes[0].addr
     }
 
@@ -172,11 +172,6 @@ impl TestApp {
     /// The first node's parts.
     pub fn parts(&self) -> &App {
         &self.nodes[0].app
-    }
-
-    /// Where the first node listens.
-    pub fn address(&self) -> SocketAddr {
-        self.nodes[0].addr
     }
 
     /// How many servers there are.

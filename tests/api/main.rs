@@ -9,6 +9,7 @@ mod accounts;
 mod administration;
 mod audit;
 mod authorization;
+mod block_matrix;
 mod bond_histories;
 mod bond_model;
 mod bond_races;

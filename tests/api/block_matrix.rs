@@ -1,0 +1,252 @@
+//! PRT-08: one block shuts every door, and whoever meets it cannot tell it from nobody being there: every operation that
+//! names a person, by each of the two, against one that names nobody.
+
+use std::time::{Duration, Instant};
+
+use hyper::body::Bytes;
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Operation, Person, TestApp, on_every_engine};
+
+const REQUESTS: &str = "/api/v1/partners/requests";
+const NOBODY: &str = "01900000-0000-7000-8000-000000000000";
+const NO_CODE: &str = "0000000000";
+const SAMPLES: usize = 100;
+
+on_every_engine! {
+    with |config: &mut kith_platform::config::Config| config.server.without_limits = true;
+    blocking_looks_like_absent,
+    blocking_takes_as_long_as_absent,
+}
+
+/// Who blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    /// Whoever asks.
+    Own,
+    /// The one who is named.
+    Theirs,
+}
+
+/// The same request about somebody behind a block, and about nobody.
+struct Row {
+    blocked: (String, Value),
+    absent: (String, Value),
+}
+
+/// Somebody who asks, somebody between whom and them there will be a block, and somebody who is not concerned.
+struct Cast {
+    me: Person,
+    other: Person,
+    control: Person,
+}
+
+impl Cast {
+    async fn new(app: &TestApp, name: &str) -> Self {
+        let person = async |part: &str| {
+            let person = app.user(&format!("{name}-{part}")).await;
+            let body = Bytes::from(json!({ "found_by_email": true }).to_string());
+            person.send(hyper::Method::PATCH, "/api/v1/partners/settings", body).await.expect(200);
+            person
+        };
+        Self { me: person("me").await, other: person("other").await, control: person("control").await }
+    }
+
+    async fn block(&self, side: Side) {
+        let (who, whom) = if side == Side::Own { (&self.me, &self.other) } else { (&self.other, &self.me) };
+        who.put(&format!("/api/v1/blocks/{}", whom.id), Value::Null).await.expect(200);
+    }
+}
+
+async fn ask(from: &Person, to: &Person) -> String {
+    let body = json!({ "to": { "user_id": to.id }, "message": "hello" });
+    from.post(REQUESTS, body).await.expect(201)["id"].as_str().expect("an id").to_owned()
+}
+
+async fn code_of(who: &Person) -> String {
+    let invite = who.post("/api/v1/partners/invites", Value::Null).await.expect(201);
+    invite["code"].as_str().expect("a code").to_owned()
+}
+
+/// The bond of the two, who have none yet.
+async fn bond_with(me: &Person, other: &Person) -> String {
+    let crossed = ask(me, other).await;
+    let path = format!("{REQUESTS}/{crossed}/accept");
+    other.post(&path, Value::Null).await.expect(200)["bond"]["id"].as_str().expect("an id").to_owned()
+}
+
+/// What an operation is asked with, the block being there when this is done.
+///
+/// # Panics
+/// If the operation is new.
+async fn rows(operation: &Operation, cast: &Cast, side: Side) -> Vec<Row> {
+    let path = |parameter: &str| match operation.path.split_once('{') {
+        Some((before, rest)) => {
+            format!("{before}{parameter}{}", rest.split_once('}').expect("a closed brace").1)
+        }
+        None => operation.path.clone(),
+    };
+    let row = |blocked: &str, absent: &str, body: Value| Row {
+        blocked: (path(blocked), body.clone()),
+        absent: (path(absent), body),
+    };
+    let sent =
+        |blocked: Value, absent: Value| Row { blocked: (path(""), blocked), absent: (path(""), absent) };
+    let Cast { me, other, control } = cast;
+    match operation.by_new_path() {
+        // One knows whom one has blocked.
+        "block_user" | "get_block" if side == Side::Own => vec![],
+        "block_user" | "get_block" | "unblock_user" | "get_nickname" | "remove_nickname" => {
+            cast.block(side).await;
+            vec![row(&other.id, NOBODY, Value::Null)]
+        }
+        "set_nickname" => {
+            cast.block(side).await;
+            vec![row(&other.id, NOBODY, json!({ "nickname": "bear" }))]
+        }
+        "send_partner_request" if operation.path.ends_with("/request") => {
+            cast.block(side).await;
+            vec![
+                sent(json!({ "partnerId": other.id }), json!({ "partnerId": NOBODY })),
+                sent(json!({ "email": other.email }), json!({ "email": "nobody@example.org" })),
+            ]
+        }
+        "send_partner_request" => {
+            let code = code_of(other).await;
+            cast.block(side).await;
+            let to = |to: Value| json!({ "to": to });
+            vec![
+                sent(to(json!({ "user_id": other.id })), to(json!({ "user_id": NOBODY }))),
+                sent(to(json!({ "email": other.email })), to(json!({ "email": "nobody@example.org" }))),
+                sent(to(json!({ "invite_code": code })), to(json!({ "invite_code": NO_CODE }))),
+            ]
+        }
+        "preview_invite" | "revoke_invite" => {
+            let code = code_of(other).await;
+            cast.block(side).await;
+            vec![row(&code, NO_CODE, Value::Null)]
+        }
+        name @ ("get_partner_request"
+        | "accept_partner_request"
+        | "reject_partner_request"
+        | "cancel_partner_request"
+        | "report_partner_request") => {
+            let body =
+                if name == "report_partner_request" { json!({ "reason": "spam" }) } else { Value::Null };
+            if side == Side::Own {
+                // What they asked is out of sight.
+                let id = ask(other, me).await;
+                cast.block(side).await;
+                return vec![row(&id, NOBODY, body)];
+            }
+            // What I asked waits, like a request that is just not answered.
+            let (id, unanswered) = (ask(me, other).await, ask(me, control).await);
+            cast.block(side).await;
+            vec![row(&id, &unanswered, body)]
+        }
+        "export_bond_space" => {
+            let ended = bond_with(me, control).await;
+            control.post("/api/v1/partners/breakup", json!({})).await.expect(200);
+            let id = bond_with(me, other).await;
+            cast.block(side).await;
+            vec![row(&id, &ended, Value::Null)]
+        }
+        _ if names_nobody(operation) => vec![],
+        new => panic!("the operation {new} is new: say here how it names a person, or that it does not"),
+    }
+}
+
+/// Nothing in it says whom it is about, or that is for whoever may see everybody.
+fn names_nobody(operation: &Operation) -> bool {
+    let about_oneself = [
+        "/api/v1/auth/",
+        "/api/v1/me",
+        "/api/v1/admin/",
+        "/api/v1/spaces/{space}/",
+        "/docs",
+        "/dev/",
+        "/demo",
+    ];
+    let without_words = ["break_up", "create_invite", "change_partner_settings"];
+    about_oneself.iter().any(|start| operation.path.starts_with(start))
+        || without_words.contains(&operation.by_new_path())
+        || (operation.method == hyper::Method::GET && !operation.path.contains('{'))
+}
+
+async fn carry_out(me: &Person, operation: &Operation, (path, body): &(String, Value)) -> Answer {
+    let bytes = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+    me.send(operation.method.clone(), path, bytes).await
+}
+
+/// What an answer gives away beside what was asked: all but ids, names, addresses and times.
+fn shape(body: &Value) -> Value {
+    match body {
+        Value::Object(fields) => {
+            let kept = ["status", "code", "type", "title", "detail", "message", "nickname"];
+            let shapes = fields.iter().map(|(key, value)| {
+                let value = if kept.contains(&&**key) { value.clone() } else { shape(value) };
+                (key.clone(), value)
+            });
+            Value::Object(shapes.collect())
+        }
+        Value::Array(items) => items.iter().map(shape).collect(),
+        Value::String(_) => "…".into(),
+        other => other.clone(),
+    }
+}
+
+async fn blocking_looks_like_absent(app: &TestApp) {
+    let (mut asked, mut named) = (0, 0);
+    for (n, operation) in app.operations().await.iter().enumerate() {
+        let before = asked;
+        for side in [Side::Own, Side::Theirs] {
+            let cast = Cast::new(app, &format!("{n}-{side:?}").to_lowercase()).await;
+            for Row { blocked, absent } in rows(operation, &cast, side).await {
+                let what = format!("{} of {blocked:?} where {side:?} side blocks", operation.name);
+                let behind_a_block = carry_out(&cast.me, operation, &blocked).await;
+                let about_nobody = carry_out(&cast.me, operation, &absent).await;
+                assert_eq!(behind_a_block.status, about_nobody.status, "{what}: {:#}", behind_a_block.body);
+                assert_eq!(shape(&behind_a_block.body), shape(&about_nobody.body), "{what}");
+                let names = |answer: &Answer| {
+                    let mut names: Vec<_> = answer.headers.keys().map(|name| name.to_string()).collect();
+                    names.sort();
+                    names
+                };
+                assert_eq!(names(&behind_a_block), names(&about_nobody), "{what}");
+                asked += 1;
+            }
+        }
+        named += usize::from(asked > before);
+    }
+    println!("{named} operations name a person, asked in {asked} ways");
+    assert!(named >= 20, "operations have gone");
+}
+
+/// Only told: a machine with other things to do measures nothing.
+#[expect(clippy::disallowed_methods, reason = "it measures real time")]
+async fn blocking_takes_as_long_as_absent(app: &TestApp) {
+    let cast = Cast::new(app, "timed").await;
+    let code = code_of(&cast.other).await;
+    cast.block(Side::Theirs).await;
+    let by_id = |id: &str| json!({ "to": { "user_id": id } });
+    let by_code = |code: &str| json!({ "to": { "invite_code": code } });
+    for (what, blocked, absent) in
+        [("by id", by_id(&cast.other.id), by_id(NOBODY)), ("by code", by_code(&code), by_code(NO_CODE))]
+    {
+        let mut times = [const { Vec::<Duration>::new() }; 2];
+        for _ in 0..SAMPLES {
+            for (side, body) in [&blocked, &absent].into_iter().enumerate() {
+                let began = Instant::now();
+                cast.me.post(REQUESTS, body.clone()).await.expect_problem(404, "not_found");
+                times[side].push(began.elapsed());
+            }
+        }
+        let [blocked, absent] = times.map(|mut times| {
+            times.sort_unstable();
+            times[SAMPLES / 2]
+        });
+        println!(
+            "median of {SAMPLES} refusals {what}: {blocked:.0?} behind a block, {absent:.0?} for nobody"
+        );
+    }
+}

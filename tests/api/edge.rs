@@ -133,6 +133,8 @@ const PUBLIC: &[&str] = &[
     "GET /api/health",
     "GET /api/metrics",
     "GET /api/v1/ping",
+    "GET /dev/clock",
+    "GET /dev/outbox",
     "GET /docs",
     "GET /docs/{file}",
     "GET /first-admin",
@@ -147,6 +149,7 @@ const PUBLIC: &[&str] = &[
     "POST /api/v1/auth/refresh",
     "POST /api/v1/auth/register",
     "POST /api/v1/auth/restore",
+    "POST /dev/clock",
 ];
 
 /// ACC-03: an operation is named as public above, or refuses whoever is not signed in.

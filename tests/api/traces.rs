@@ -104,7 +104,7 @@ async fn each_change_leaves_its_audit_entries_and_events(app: &TestApp) {
     let bond = id(&accepted["bond"]);
     let audit = vec![
         (by(&ben), "partner_request.accepted", id(&sent)),
-        (by(&ben), "partner_request.superseded", id(&other)),
+        ("system:bonds".to_owned(), "partner_request.superseded", id(&other)),
         (by(&ben), "bond.created", bond.clone()),
     ];
     let events = vec![

@@ -103,6 +103,12 @@ impl Ctx {
         Self { now: self.sources.clock.now(), ..self.clone() }
     }
 
+    /// The same request, as far as somebody else does something in it.
+    #[must_use]
+    pub fn acting_as(&self, actor: Actor) -> Self {
+        Self { actor, ..self.clone() }
+    }
+
     /// A new id, as whichever id type is asked for: `ctx.new_id(BondId)`.
     pub fn new_id<T>(&self, wrap: impl FnOnce(Uuid) -> T) -> T {
         wrap(self.sources.ids.next(self.now))

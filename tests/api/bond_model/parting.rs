@@ -35,14 +35,14 @@ impl World {
                 if request.address.is_none() {
                     request.told = Status::Rejected;
                 }
-                self.climb(from, who, true);
+                self.climb(at, who, true);
             }
             Step::Cancel => {
                 let waited = request.waits(self.now);
                 self.requests[at].told = Status::Cancelled;
                 if waited {
                     self.requests[at].status = Status::Cancelled;
-                    self.climb(from, to.expect("it waits for somebody"), false);
+                    self.climb(at, to.expect("it waits for somebody"), false);
                 }
             }
         }

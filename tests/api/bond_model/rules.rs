@@ -70,7 +70,7 @@ impl World {
         if self.people[to].who_may_ask != Who::Anyone {
             return Refusal(403, "not_open_to_requests");
         }
-        if let Some(code) = self.refused_by_ladder(from, to) {
+        if let Some(code) = self.refused_by_ladder(from, to, false) {
             return Refusal(409, code);
         }
         self.make(from, to, &Way::Id, message)
@@ -93,7 +93,8 @@ impl World {
         if found && self.find_waiting(to, from).is_some() {
             return self.make(from, to, &way, message);
         }
-        let open = self.people[to].who_may_ask == Who::Anyone && self.refused_by_ladder(from, to).is_none();
+        let refused = [false, true].iter().any(|by| self.refused_by_ladder(from, to, *by).is_some());
+        let open = self.people[to].who_may_ask == Who::Anyone && !refused;
         if found && open && self.find_waiting(from, to).is_none() {
             return self.make(from, to, &way, message);
         }
@@ -120,6 +121,12 @@ impl World {
     }
 
     fn redeem(&mut self, from: usize, invite: usize, message: Option<&str>) -> Expected {
+        if let Some(at) = self.invites[invite].used_by.filter(|at| self.requests[*at].from == from) {
+            let request = &self.requests[at];
+            if request.waits(self.now) && request.message.as_deref() == message {
+                return Expected::Request(200, at, from);
+            }
+        }
         if self.guesses_too_often(from) {
             return LIMITED;
         }
@@ -143,6 +150,9 @@ impl World {
         }
         let answer = self.make(from, to, &Way::Invite(invite), message);
         self.invites[invite].spent = !matches!(answer, Refusal(..));
+        if let Expected::Request(_, at, _) = answer {
+            self.invites[invite].used_by = Some(at);
+        }
         answer
     }
 
@@ -150,7 +160,9 @@ impl World {
         if self.guesses_too_often(who) {
             return LIMITED;
         }
-        if !self.is_usable(who, invite) {
+        if !self.is_usable(who, invite)
+            || self.people[self.invites[invite].inviter].who_may_ask == Who::Nobody
+        {
             return self.miss(who);
         }
         let invite = &self.invites[invite];
@@ -169,6 +181,7 @@ impl World {
             inviter: who,
             created_at: self.now,
             spent: false,
+            used_by: None,
         });
         Expected::Invite(self.invites.len() - 1)
     }
@@ -257,17 +270,23 @@ impl World {
         self.requests.iter().rposition(seems)
     }
 
-    fn refused_by_ladder(&self, from: usize, to: usize) -> Option<&'static str> {
-        let ladder = self.ladders.get(&(from, to))?;
+    fn refused_by_ladder(&self, from: usize, to: usize, by_address: bool) -> Option<&'static str> {
+        let ladder = self.ladders.get(&(from, to, by_address))?;
         if ladder.steps > 3 {
             return Some("only_they_may_ask");
         }
         ladder.wait_until.filter(|until| self.now < *until).map(|_| "too_soon_to_ask_again")
     }
 
-    pub fn climb(&mut self, from: usize, to: usize, rejected: bool) {
+    fn forget_refusals(&mut self, from: usize, to: usize) {
+        self.ladders.retain(|(asks, asked, _), _| (*asks, *asked) != (from, to));
+    }
+
+    pub fn climb(&mut self, at: usize, to: usize, rejected: bool) {
         let now = self.now;
-        let ladder = self.ladders.entry((from, to)).or_default();
+        let request = &self.requests[at];
+        let rung = (request.from, to, request.address.is_some());
+        let ladder = self.ladders.entry(rung).or_default();
         ladder.steps += 1;
         if rejected {
             let wait = [hours(24), days(7), days(30)].get(ladder.steps - 1).copied();
@@ -294,7 +313,7 @@ impl World {
             if let Some(own) = self.find_waiting(from, to) {
                 self.requests[own].status = Status::Cancelled;
             }
-            self.ladders.remove(&(to, from));
+            self.forget_refusals(to, from);
         }
         let at = self.push(from, Some(to), way, message);
         (self.requests[at].reaches, self.requests[at].reached) = (true, true);
@@ -345,8 +364,8 @@ impl World {
                 breakups: Vec::new(),
             });
         }
-        self.ladders.remove(&(one, other));
-        self.ladders.remove(&(other, one));
+        self.forget_refusals(one, other);
+        self.forget_refusals(other, one);
         for request in by {
             let request = &mut self.requests[*request];
             (request.status, request.told, request.bond) = (Status::Accepted, Status::Accepted, Some(at));

@@ -17,7 +17,8 @@ pub struct World {
     pub bonds: Vec<Bond>,
     pub invites: Vec<Invite>,
     /// By sender and receiver.
-    pub ladders: BTreeMap<(usize, usize), Ladder>,
+    /// By who asks, who is asked, and whether by address.
+    pub ladders: BTreeMap<(usize, usize, bool), Ladder>,
     /// Who tried a code that led nowhere, and when.
     pub misses: Vec<(usize, Timestamp)>,
 }
@@ -104,6 +105,8 @@ pub struct Invite {
     pub inviter: usize,
     pub created_at: Timestamp,
     pub spent: bool,
+    /// With which request, if anybody used it.
+    pub used_by: Option<usize>,
 }
 
 /// How often somebody was refused by somebody.

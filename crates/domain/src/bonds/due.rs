@@ -1,7 +1,9 @@
 //! What time does to requests and bonds: it is written down here, and counts whether or not that has happened yet.
 
+use std::time::Duration;
+
 use kith_kernel::uuid::Uuid;
-use kith_kernel::{Ctx, Timestamp, UserId, hours};
+use kith_kernel::{Ctx, Timestamp, days, hours};
 use kith_platform::{App, UpkeepError};
 use kith_store::{Error, Tx};
 
@@ -9,6 +11,8 @@ use super::model::{BondError, Living, PartnerRequestId, restorable_until};
 use super::rules::{MISSES_WITHIN, REQUEST_LIFETIME};
 use super::{commands, events, rows};
 
+/// After a request by address has run out, its sender sees for so long whom they asked.
+const ADDRESSES_KEPT: Duration = days(30);
 /// Rows looked at in one transaction.
 const AT_ONCE: i64 = 500;
 
@@ -20,6 +24,11 @@ pub async fn run(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     while app.write(&ctx, expire_some).await.map_err(Box::new)? {}
     while archive_some(&app, &ctx).await? {}
+    app.write(&ctx, |tx, ctx| {
+        let until = last_id_before(ctx.now - REQUEST_LIFETIME - ADDRESSES_KEPT);
+        rows::forget_addresses(tx, until, AT_ONCE)
+    })
+    .await?;
     app.write(&ctx, |tx, ctx| rows::tidy_invites(tx, ctx.now - MISSES_WITHIN, ctx.now - hours(24 * 30)))
         .await?;
     Ok(())
@@ -63,7 +72,7 @@ fn ended_before(now: Timestamp) -> Timestamp {
 }
 
 fn archive(tx: &Tx<'_>, ctx: &Ctx, Living { id, users }: Living) -> Result<(), Error> {
-    tx.lock("user", users.map(|user: UserId| user))?;
+    tx.lock("user", users)?;
     if rows::archive_bond(tx, id, ended_before(ctx.now), ctx.now)? {
         tx.audit(ctx, "bond.archived", id);
         tx.emit(ctx, events::bond_archived(id, users));
@@ -73,7 +82,7 @@ fn archive(tx: &Tx<'_>, ctx: &Ctx, Living { id, users }: Living) -> Result<(), E
 
 #[cfg(test)]
 mod tests {
-    use kith_kernel::{Ids as _, SystemRandom, TimeOrderedIds, days};
+    use kith_kernel::{Ids as _, SystemRandom, TimeOrderedIds};
 
     use super::*;
 
@@ -82,7 +91,7 @@ mod tests {
         let id_at = |at| PartnerRequestId(TimeOrderedIds::new(SystemRandom).next(at));
         let at = Timestamp::EPOCH + days(20_000);
         assert!(id_at(at) > last_id_before(at));
-        assert!(id_at(at - std::time::Duration::from_millis(1)) < last_id_before(at));
+        assert!(id_at(at - Duration::from_millis(1)) < last_id_before(at));
     }
 
     #[test]
@@ -90,6 +99,6 @@ mod tests {
         let ended = Timestamp::EPOCH + days(100);
         let last = restorable_until(ended);
         assert!(ended >= ended_before(last), "it can still come back");
-        assert!(ended < ended_before(last + std::time::Duration::from_millis(1)));
+        assert!(ended < ended_before(last + Duration::from_millis(1)));
     }
 }

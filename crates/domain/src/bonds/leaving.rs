@@ -6,8 +6,8 @@ use kith_platform::PersonalData;
 use kith_store::{Error, Query, Tx};
 use serde_json::{Value, json};
 
-use super::model::{BondId, PartnerRequestId, RequestDirection};
-use super::{commands, rows};
+use super::model::{BondId, History, PartnerRequestId, RequestDirection};
+use super::{commands, queries, rows};
 use crate::accounts;
 
 /// What this module keeps about people.
@@ -36,14 +36,11 @@ fn export(q: &Query<'_>, user: UserId) -> Result<Value, Error> {
     // As they are kept: nothing has expired at the beginning of time.
     let now = Timestamp::EPOCH;
     loop {
-        let page = rows::list_bonds(q, user, before, EXPORT_PAGE, now)?;
+        let mut page = rows::list_bonds(q, user, before, EXPORT_PAGE, now)?;
         let Some(last) = page.last() else { break };
         before = last.bond.id;
-        for mut history in page {
-            history.breakups = rows::list_breakups(q, history.bond.id, user)?;
-            history.restorable_until = None;
-            bonds.push(history);
-        }
+        queries::add_breakups(q, user, &mut page)?;
+        bonds.extend(page.into_iter().map(|history| History { restorable_until: None, ..history }));
     }
     Ok(json!({
         "bonds": bonds,

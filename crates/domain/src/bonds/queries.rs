@@ -2,7 +2,7 @@
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Cursor, InvalidCursor, Page, PageLimit, Timestamp, UserId};
-use kith_store::Query;
+use kith_store::{Error, Query};
 
 use super::model::{
     Bond, BondError, BondId, History, Invite, PartnerRequest, PartnerRequestId, RequestDirection,
@@ -99,9 +99,7 @@ pub fn list_history(
     let before = before.unwrap_or(BondId(Uuid::max()));
     let bonds = rows::list_bonds(q, user, before, limit.rows(), now)?;
     let mut page = Page::from_rows(bonds, limit, |history| history.bond.id);
-    for history in &mut page.items {
-        history.breakups = rows::list_breakups(q, history.bond.id, user)?;
-    }
+    add_breakups(q, user, &mut page.items)?;
     Ok(page)
 }
 
@@ -111,8 +109,22 @@ pub fn list_history(
 /// [`BondError::NotBonded`] if it is not theirs.
 pub fn get_history(q: &Query<'_>, user: UserId, bond: BondId, now: Timestamp) -> Result<History, BondError> {
     let mut history = rows::find_bond(q, user, bond, now)?.ok_or(BondError::NotBonded)?;
-    history.breakups = rows::list_breakups(q, bond, user)?;
+    add_breakups(q, user, std::slice::from_mut(&mut history))?;
     Ok(history)
+}
+
+/// Tells of each of these bonds of `user` when it ended.
+///
+/// # Errors
+/// The database's.
+pub fn add_breakups(q: &Query<'_>, user: UserId, bonds: &mut [History]) -> Result<(), Error> {
+    let ids = || bonds.iter().map(|history| history.bond.id);
+    let Some((first, last)) = ids().min().zip(ids().max()) else { return Ok(()) };
+    for (bond, breakup) in rows::list_breakups(q, user, first, last)? {
+        let of_bond = bonds.iter_mut().filter(|history| history.bond.id == bond);
+        of_bond.for_each(|history| history.breakups.push(breakup.clone()));
+    }
+    Ok(())
 }
 
 /// The live invites of `user`, the newest first.

@@ -123,8 +123,10 @@ pub struct Standing {
     pub pending: Option<PartnerRequest>,
     /// Whether the sender is told to wait for what a block took out of the receiver's sight.
     pub withheld: bool,
-    /// How often the sender was refused.
+    /// How often the sender was refused, not counting what they asked by address.
     pub refusals: Refusals,
+    /// How often what they asked by address was refused, of which they are not told.
+    pub refusals_by_email: Refusals,
     /// When the last bond of the two ended that can still come back.
     pub former_ended_at: Option<Timestamp>,
 }
@@ -187,7 +189,11 @@ pub fn may_send<'s>(
     match (standing.who_may_ask, way) {
         (WhoMayAsk::Nobody, Way::Invite) => return Err(BondError::InviteNotFound),
         (WhoMayAsk::Nobody | WhoMayAsk::Invited, Way::Id | Way::Address) => return Err(BondError::NotOpen),
-        (WhoMayAsk::Anyone, Way::Id | Way::Address) => standing.refusals.may_ask(now)?,
+        (WhoMayAsk::Anyone, Way::Id) => standing.refusals.may_ask(now)?,
+        (WhoMayAsk::Anyone, Way::Address) => {
+            standing.refusals.may_ask(now)?;
+            standing.refusals_by_email.may_ask(now)?;
+        }
         (WhoMayAsk::Anyone | WhoMayAsk::Invited, Way::Invite) => {}
     }
     Ok(Sending::New { before })

@@ -134,6 +134,7 @@ fn standing(sender: UserId, pending: Option<PartnerRequest>) -> Standing {
         pending,
         withheld: false,
         refusals: Refusals::default(),
+        refusals_by_email: Refusals::default(),
         former_ended_at: None,
     }
 }

@@ -203,6 +203,7 @@ pub async fn run_due(app: &App, ctx: &Ctx) -> Result<(), UpkeepError> {
 }
 
 fn index_batch(tx: &Tx<'_>) -> Result<i64, Error> {
+    tx.lock("ticker", ["space_item_fields"])?;
     let stale = rows::list_stale(tx, BATCH)?;
     for (space, item, rules) in &stale {
         // Whoever changes the item meanwhile indexes it themselves.

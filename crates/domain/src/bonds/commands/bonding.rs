@@ -1,10 +1,10 @@
 //! Bonds begin, come back and end.
 
-use kith_kernel::{Ctx, UserId};
+use kith_kernel::{Actor, Ctx, UserId};
 use kith_store::{Error, Tx};
 
 use super::super::model::{
-    BondError, BondId, History, Living, Pair, PartnerRequestId, RequestStatus, restorable_until,
+    BondError, BondId, History, Living, Pair, Parties, PartnerRequestId, RequestStatus, restorable_until,
 };
 use super::super::{events, queries, rows};
 
@@ -59,8 +59,12 @@ fn decide_others(
         tx.audit(ctx, "partner_request.accepted", parties.request);
         tx.emit(ctx, events::request_accepted(parties));
     }
+    // Who accepts learns from their own activity only of what is their own.
+    let others = ctx.acting_as(Actor::System("bonds"));
     for parties in closed {
-        tx.audit(ctx, "partner_request.superseded", parties.request);
+        let concerns = |user| Some(user) == ctx.actor.user_id();
+        let own = concerns(parties.from) || parties.to.is_some_and(concerns);
+        tx.audit(if own { ctx } else { &others }, "partner_request.superseded", parties.request);
         tx.emit(ctx, events::request_closed(parties, pair.users().contains(&parties.from)));
     }
     Ok(())
@@ -117,6 +121,11 @@ pub fn end_all_of(tx: &Tx<'_>, ctx: &Ctx, user: UserId) -> Result<(), Error> {
     Ok(())
 }
 
+/// Who asked by address must not find in their own activity whose it is.
+pub fn untold(ctx: &Ctx, parties: Parties) -> Ctx {
+    if parties.by_email { ctx.acting_as(Actor::System("bonds")) } else { ctx.clone() }
+}
+
 /// Shuts the doors between two whom a block stands between from now on: their bond ends, what the blocker asked is taken
 /// back, and what the other asked is withheld. Both are locked.
 ///
@@ -130,7 +139,7 @@ pub fn close_door(tx: &Tx<'_>, ctx: &Ctx, blocker: UserId, blocked: UserId) -> R
     match rows::find_pending_between(tx, pair, ctx.now)? {
         Some(own) if own.from == blocker => {
             rows::withdraw_request(tx, own.request, ctx.now)?;
-            tx.audit(ctx, "partner_request.cancelled", own.request);
+            tx.audit(&untold(ctx, own), "partner_request.cancelled", own.request);
             tx.emit(ctx, events::request_withdrawn(own));
         }
         Some(theirs) => {

@@ -44,8 +44,8 @@ pub fn reject(
     let (parties, mut request) = lock_request(tx, ctx, user, id)?;
     if rules::may_answer(&request, user, RequestStatus::Rejected)? == Deciding::Now {
         rows::reject_request(tx, id, ctx.now)?;
-        let refusals = rows::find_refusals(tx, parties.from, user)?;
-        rows::upsert_refusals(tx, parties.from, user, refusals.and_rejected(ctx.now))?;
+        let refusals = rows::find_refusals(tx, parties.from, user, parties.by_email)?;
+        rows::upsert_refusals(tx, parties.from, user, parties.by_email, refusals.and_rejected(ctx.now))?;
         tx.audit(ctx, "partner_request.rejected", id);
         tx.emit(ctx, events::request_rejected(parties));
         request.status = RequestStatus::Rejected;
@@ -69,8 +69,8 @@ pub fn cancel(
         let waited = rows::cancel_request(tx, id, ctx.now)?;
         let parties = Parties { to: parties.to.filter(|_| waited), ..parties };
         if let Some(receiver) = parties.to {
-            let refusals = rows::find_refusals(tx, user, receiver)?;
-            rows::upsert_refusals(tx, user, receiver, refusals.and_cancelled(ctx.now))?;
+            let refusals = rows::find_refusals(tx, user, receiver, parties.by_email)?;
+            rows::upsert_refusals(tx, user, receiver, parties.by_email, refusals.and_cancelled(ctx.now))?;
         }
         tx.audit(ctx, "partner_request.cancelled", id);
         tx.emit(ctx, events::request_cancelled(parties));

@@ -4,7 +4,7 @@ use kith_kernel::{Ctx, Timestamp, UserId};
 use kith_store::{Outcome, Query, Tx};
 
 use super::super::events;
-use super::super::model::{BondError, INVITE_LIFETIME, InviteId, InvitePreview};
+use super::super::model::{BondError, INVITE_LIFETIME, InviteId, InvitePreview, WhoMayAsk};
 use super::super::rows::{self, LiveInvite};
 use super::super::rules::{INVITES_MOST, MISSES_MOST, MISSES_WITHIN};
 
@@ -67,6 +67,10 @@ pub fn preview_invite(
     tried: &Tried,
 ) -> Outcome<InvitePreview, BondError> {
     use_code(tx, ctx, user, tried, |invite| {
+        // It would tell who wants to be asked by nobody.
+        if rows::find_settings(tx, invite.inviter)?.who_may_ask == WhoMayAsk::Nobody {
+            return Err(BondError::InviteNotFound);
+        }
         Ok(InvitePreview { display_name: invite.display_name.clone(), expires_at: invite.expires_at })
     })
 }
@@ -82,7 +86,8 @@ pub fn use_code<T>(
 ) -> Outcome<T, BondError> {
     match may_try(tx, ctx, tried).and_then(|()| find(tx, ctx, user, tried)).and_then(|invite| then(&invite)) {
         Ok(done) => Outcome::Commit(done),
-        Err(BondError::InviteNotFound) => match count_miss(tx, ctx, tried) {
+        // A door that was shut a moment ago is no other than a code that leads nowhere.
+        Err(BondError::InviteNotFound | BondError::ReceiverNotFound) => match count_miss(tx, ctx, tried) {
             Ok(()) => Outcome::CommitRefusal(BondError::InviteNotFound),
             Err(error) => Outcome::Rollback(error.into()),
         },

@@ -20,11 +20,12 @@ pub fn report(
     note: Option<&str>,
 ) -> Result<(RequestReport, bool), BondError> {
     let parties = rows::find_parties(tx, id)?.ok_or(BondError::RequestNotFound)?;
-    let request = rows::find_request(tx, id, user, ctx.now)?.ok_or(BondError::RequestNotFound)?;
     if parties.from == user {
         return Err(BondError::OnlyReceiver);
     }
-    if request.message.is_none() {
+    // Whoever has shut the door since may still report.
+    let message = rows::find_received_message(tx, id, user)?.ok_or(BondError::RequestNotFound)?;
+    if message.is_none() {
         return Err(BondError::NothingToReport);
     }
     let report = RequestReport { id: ctx.new_id(|id| id), created_at: ctx.now };

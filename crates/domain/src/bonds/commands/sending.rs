@@ -1,7 +1,9 @@
 //! Asking somebody: by id, by invite, by address.
 
+use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, UserId};
 use kith_store::{Outcome, Tx};
+use sha2::{Digest as _, Sha256};
 
 use super::super::events;
 use super::super::model::{
@@ -10,7 +12,7 @@ use super::super::model::{
 };
 use super::super::rows::{self, LiveInvite, NewRequest};
 use super::super::rules::{self, REQUEST_LIFETIME, Sending, Standing, Tier, Way};
-use super::bonding::form_bond;
+use super::bonding::{form_bond, untold};
 use super::invites::{self, Tried};
 use crate::accounts::{self, Email, Person};
 
@@ -47,6 +49,11 @@ pub fn send(
         Receiver::Email(email) => send_to_address(tx, ctx, sender, email, draft, rules.tiers),
         Receiver::Invite(_) => {
             let Some(tried) = &rules.tried else { return Outcome::Rollback(BondError::InviteNotFound) };
+            match find_repeated_use(tx, ctx, sender, tried, draft) {
+                Ok(None) => {}
+                Ok(Some(known)) => return Outcome::Commit(Sent::Repeated(known)),
+                Err(error) => return Outcome::Rollback(error),
+            }
             return invites::use_code(tx, ctx, sender, tried, |invite| {
                 send_to(tx, ctx, sender, invite.inviter, draft, rules.tiers, Some(invite))
             });
@@ -98,10 +105,10 @@ fn send_to_address(
 ) -> Result<Sent, BondError> {
     let owner = accounts::find_by_email(tx, &email.key)?;
     // As much is asked of the database, whether or not anybody has the address.
-    let receiver = owner.filter(|owner| *owner != sender);
-    let pair = Pair::of(sender, receiver.unwrap_or(UserId(kith_kernel::uuid::Uuid::nil())))?;
+    let receiver = owner.filter(|owner| *owner != sender).unwrap_or_else(|| stand_in(email));
+    let pair = Pair::of(sender, receiver)?;
     tx.lock("user", pair.users())?;
-    let standing = rows::find_standing(tx, sender, receiver.unwrap_or(pair.users()[0]), pair, ctx.now)?;
+    let standing = rows::find_standing(tx, sender, receiver, pair, ctx.now)?;
     let standing = standing.ok_or(BondError::ReceiverNotFound)?;
     if owner == Some(sender) {
         return Err(BondError::ToSelf);
@@ -121,6 +128,13 @@ fn send_to_address(
         None => make_withheld(tx, ctx, &standing.sender, draft),
     }
     .map(Sent::New)
+}
+
+/// In place of the owner of an address that nobody has: another id for each, so that they do not wait for each other.
+fn stand_in(email: &Email) -> UserId {
+    let digest: [u8; 32] = Sha256::digest(&email.key).into();
+    let (first, _) = digest.split_first_chunk::<16>().expect("32 is more than 16");
+    UserId(Uuid::from_bytes(*first))
 }
 
 fn repeat(known: PartnerRequest, draft: &Draft) -> Result<Sent, BondError> {
@@ -154,7 +168,7 @@ fn make(
     };
     let mut request = draw_up(ctx, standing, receiver, draft, crossed.is_some());
     let parties = parties_of(&request, Some(receiver.id), draft);
-    let silent = standing.refusals.silences(ctx.now);
+    let silent = standing.refusals.silences(ctx.now) || standing.refusals_by_email.silences(ctx.now);
     tx.audit(ctx, "partner_request.created", request.id);
     tx.emit(ctx, events::request_created(parties, silent && crossed.is_none()));
     let bond = crossed.map(|theirs| form_bond(tx, ctx, pair, theirs)).transpose()?;
@@ -181,7 +195,7 @@ fn make_way(tx: &Tx<'_>, ctx: &Ctx, before: &PartnerRequest) -> Result<(), BondE
     // Their sender asked by address, and now by id: that these are the same person is not told.
     if let Some(parties) = rows::find_parties(tx, before.id)? {
         rows::withdraw_request(tx, before.id, ctx.now)?;
-        tx.audit(ctx, "partner_request.cancelled", before.id);
+        tx.audit(&untold(ctx, parties), "partner_request.cancelled", before.id);
         tx.emit(ctx, events::request_withdrawn(parties));
     }
     Ok(())
@@ -259,6 +273,23 @@ fn find_repeated(tx: &Tx<'_>, ctx: &Ctx, sender: UserId, draft: &Draft) -> Resul
     let (mut request, _) = known.filter(is_same).ok_or(BondError::SlotOccupied)?;
     request.bond = rows::find_bond_of_request(tx, request.id, sender)?;
     Ok(request)
+}
+
+/// What the sender asked with this very code before, in the same words, if it still waits.
+fn find_repeated_use(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    sender: UserId,
+    tried: &Tried,
+    draft: &Draft,
+) -> Result<Option<PartnerRequest>, BondError> {
+    let Some(inviter) = rows::find_inviter_of_used(tx, &tried.code, sender)? else { return Ok(None) };
+    let pair = Pair::of(sender, inviter)?;
+    let waiting = rows::find_pending_between(tx, pair, ctx.now)?;
+    let waiting = waiting.filter(|parties| parties.from == sender && !parties.by_email);
+    let Some(waiting) = waiting else { return Ok(None) };
+    let known = rows::find_request(tx, waiting.request, sender, ctx.now)?;
+    Ok(known.filter(|known| known.message == draft.message))
 }
 
 /// What the sender asked of somebody who has shut the door since.

@@ -69,9 +69,12 @@ CREATE TABLE partner_requests (
 CREATE UNIQUE INDEX partner_requests_pending ON partner_requests (pair_key) WHERE status = 'pending';
 CREATE INDEX partner_requests_incoming ON partner_requests (to_user, id);
 CREATE INDEX partner_requests_outgoing ON partner_requests (from_user, id);
+CREATE INDEX partner_requests_behind ON partner_requests (bond_id, from_user, id) WHERE bond_id IS NOT NULL;
 -- Few of what a person ever got is pending, and accepting looks at just those.
 CREATE INDEX partner_requests_incoming_pending ON partner_requests (to_user, id) WHERE status = 'pending';
 CREATE INDEX partner_requests_outgoing_pending ON partner_requests (from_user, id) WHERE told = 'pending';
+
+CREATE INDEX partner_requests_by_address ON partner_requests (id) WHERE to_email_key IS NOT NULL;
 
 -- How often one person was refused by another, since the other one last asked or accepted.
 CREATE TABLE partner_refusals (
@@ -82,7 +85,9 @@ CREATE TABLE partner_refusals (
     -- What the last rejection makes the sender wait for.
     wait_until BIGINT,
     cancelled_at BIGINT,
-    PRIMARY KEY (from_user, to_user)
+    -- Those of requests by address stand apart: by what a sender may ask by id they would learn whose the address is.
+    by_email BOOLEAN NOT NULL,
+    PRIMARY KEY (from_user, to_user, by_email)
 );
 
 CREATE TABLE partner_settings (
@@ -104,6 +109,9 @@ CREATE TABLE invites (
     spent_at BIGINT
 );
 CREATE INDEX invites_of ON invites (inviter, id);
+CREATE INDEX invites_live_of ON invites (inviter, id) WHERE spent_at IS NULL;
+CREATE INDEX invites_used_by ON invites (spent_by) WHERE spent_by IS NOT NULL;
+CREATE INDEX invites_by_end ON invites (expires_at);
 
 -- Codes that were tried and led nowhere: by person, and by client network.
 CREATE TABLE invite_misses (

@@ -58,6 +58,19 @@ pub fn find_live_invite(
     )
 }
 
+/// Whose invite it was that `user` used with this code.
+pub fn find_inviter_of_used(
+    q: &Query<'_>,
+    code_hash: &[u8; 32],
+    user: UserId,
+) -> Result<Option<UserId>, Error> {
+    q.one(
+        "SELECT inviter FROM invites WHERE code_hash = $1 AND spent_by = $2 AND inviter <> $2",
+        params![code_hash, user],
+        |row| row.get(0),
+    )
+}
+
 /// The live invites of `inviter`, the newest first.
 pub fn list_live_invites(q: &Query<'_>, inviter: UserId, now: Timestamp) -> Result<Vec<Invite>, Error> {
     q.all(

@@ -195,13 +195,23 @@ pub fn find_bond(
     )
 }
 
-/// Each time that a bond ended, as `user` may see it.
-pub fn list_breakups(q: &Query<'_>, bond: BondId, user: UserId) -> Result<Vec<Breakup>, Error> {
+/// Each time that one of the bonds of `user` from `first` to `last` ended, as they may see it.
+pub fn list_breakups(
+    q: &Query<'_>,
+    user: UserId,
+    first: BondId,
+    last: BondId,
+) -> Result<Vec<(BondId, Breakup)>, Error> {
     q.all(
-        "SELECT ended_at, restored_at, CASE WHEN ended_by = $2 THEN reason END FROM breakups
-         WHERE bond_id = $1 ORDER BY restorations",
-        params![bond, user],
-        |row| Ok(Breakup { ended_at: row.get(0)?, restored_at: row.get(1)?, reason: row.get(2)? }),
+        "SELECT k.bond_id, k.ended_at, k.restored_at, CASE WHEN k.ended_by = $1 THEN k.reason END
+         FROM breakups k JOIN bonds b ON b.id = k.bond_id
+         WHERE (b.user_a = $1 AND b.id >= $2 AND b.id <= $3) OR (b.user_b = $1 AND b.id >= $2 AND b.id <= $3)
+         ORDER BY k.bond_id, k.restorations",
+        params![user, first, last],
+        |row| {
+            let breakup = Breakup { ended_at: row.get(1)?, restored_at: row.get(2)?, reason: row.get(3)? };
+            Ok((row.get(0)?, breakup))
+        },
     )
 }
 

@@ -5,6 +5,16 @@ use kith_store::{Error, Query, Tx, params};
 
 use super::super::model::{Parties, PartnerRequestId, ReportReason, RequestReport};
 
+/// The words of a request that `receiver` got, whether or not they still see it.
+pub fn find_received_message(
+    q: &Query<'_>,
+    id: PartnerRequestId,
+    receiver: UserId,
+) -> Result<Option<Option<String>>, Error> {
+    let sql = "SELECT message FROM partner_requests WHERE id = $1 AND to_user = $2";
+    q.one(sql, params![id, receiver], |row| row.get(0))
+}
+
 /// Keeps the report unless this person has reported this request before, and says whether it did.
 pub fn insert_report(
     tx: &Tx<'_>,
@@ -41,6 +51,17 @@ pub fn count_messages(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
     Ok(q.one(sql, params![user], |row| row.get(0))?.unwrap_or(0))
 }
 
+/// Forgets the addresses of at most `limit` requests that were made at `until` or earlier. For how long they are kept does
+/// not depend on whose they are, or it would tell.
+pub fn forget_addresses(tx: &Tx<'_>, until: PartnerRequestId, limit: i64) -> Result<(), Error> {
+    tx.exec(
+        "UPDATE partner_requests SET to_email = '', to_email_key = NULL WHERE id IN
+            (SELECT id FROM partner_requests WHERE to_email_key IS NOT NULL AND id <= $1 ORDER BY id LIMIT $2)",
+        params![until, limit],
+    )?;
+    Ok(())
+}
+
 /// Takes the words out of the requests that `user` sent, addresses too, and the name out of all; and what they wrote in
 /// reports. What others reported of them is kept for the moderators, without their words.
 pub fn forget_words(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
@@ -51,13 +72,7 @@ pub fn forget_words(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> 
          WHERE from_user = $1",
         params![user, name],
     )?;
-    // Others wrote this person's address down.
-    tx.exec(
-        "UPDATE partner_requests
-         SET to_name = $2, to_email = CASE WHEN to_email IS NULL THEN NULL ELSE '' END, to_email_key = NULL
-         WHERE to_user = $1",
-        params![user, name],
-    )?;
+    tx.exec("UPDATE partner_requests SET to_name = $2 WHERE to_user = $1", params![user, name])?;
     tx.exec("UPDATE request_reports SET note = NULL WHERE reporter = $1", params![user])?;
     tx.exec("UPDATE request_reports SET message = NULL WHERE reported = $1", params![user])?;
     Ok(())

@@ -19,6 +19,11 @@ on_every_engine! {
     with super::with_demo;
     two_people_part_and_come_back_on_the_page,
     its_people_are_as_they_are_told_to_be,
+    the_page_needs_nothing_from_elsewhere,
+}
+
+on_every_engine! {
+    nobody_has_the_page_who_did_not_ask_for_it,
 }
 
 #[tokio::test]
@@ -245,4 +250,32 @@ async fn its_lines_work_as_printed(engine: Engine) {
     assert_eq!(clock["ahead_ms"], 60 * 86_400_000_i64);
     assert!(!history["items"][0]["archived_at"].is_null(), "{history}");
     assert_eq!(outbox["items"].as_array().map(Vec::len), Some(3));
+}
+
+/// SEC-05: nothing inline, nothing from elsewhere, and a policy that says so.
+async fn the_page_needs_nothing_from_elsewhere(app: &TestApp) {
+    let client = app.anonymous();
+    let page = client.get("/demo").await;
+    let policy = page.header("content-security-policy").expect("a policy").to_owned();
+    assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"), "{policy}");
+    assert!(!policy.contains("unsafe") && !policy.contains('*') && !policy.contains("http"), "{policy}");
+    let html = page.expect(200).as_str().expect("HTML").to_owned();
+    assert!(
+        !html.contains("<style")
+            && !html.contains(" style=")
+            && !html.contains(" onclick=")
+            && !html.contains("<script>"),
+        "{html}"
+    );
+    assert_eq!(html.matches("<script").count(), html.matches("<script type=\"module\" src=\"/").count());
+    for part in ["page.css", "page.js", "person.js", "people.json"] {
+        client.get(&format!("/demo/{part}")).await.expect(200);
+    }
+    client.get("/demo/page.html").await.expect_problem(404, "not_found");
+}
+
+async fn nobody_has_the_page_who_did_not_ask_for_it(app: &TestApp) {
+    for path in ["/demo", "/demo/people.json"] {
+        app.anonymous().get(path).await.expect_problem(404, "not_found");
+    }
 }

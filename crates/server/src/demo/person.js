@@ -79,8 +79,4 @@ export class Person {
   write(text) {
     return this.call("POST", NOTES, { data: { text } });
   }
-
-  remove(note) {
-    return this.call("DELETE", `${NOTES}/${note.id}`);
-  }
 }

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::{PASSWORD, TestApp, on_every_engine};
+use crate::support::{PASSWORD, Person, TestApp, on_every_engine};
 
 const LOGIN: &str = "/api/v1/auth/login";
 
 on_every_engine! {
     every_line_of_the_metrics_can_be_read,
     requests_and_transactions_are_counted,
+    what_becomes_of_partners_is_counted,
     an_unknown_address_costs_a_hash_like_any_other,
 }
 
@@ -80,6 +81,35 @@ async fn requests_and_transactions_are_counted(app: &TestApp) {
     let exactly = app.db().kind() == kith_store::EngineKind::Sqlite;
     assert!(reads_after == reads + 5.0 || !exactly && reads_after > reads + 5.0, "{reads} {reads_after}");
     assert!(app.metric("kith_http_requests_in_flight").await >= 1.0, "this request");
+}
+
+/// Requests by outcome, bonds, restorations, breakups: each once, on the node that made it.
+async fn what_becomes_of_partners_is_counted(app: &TestApp) {
+    let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
+    const REQUESTS: &str = "/api/v1/partners/requests";
+    let ask = async |from: &Person, to: &Person| {
+        let request = from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await.expect(201);
+        format!("{REQUESTS}/{}", request["id"].as_str().expect("an id"))
+    };
+    let rejected = ask(&eve, &ada).await;
+    ada.post(&format!("{rejected}/reject"), Value::Null).await.expect(200);
+    for _ in 0..2 {
+        let request = ask(&ada, &ben).await;
+        ben.post(&format!("{request}/accept"), Value::Null).await.expect(200);
+        ben.post(&format!("{request}/accept"), Value::Null).await.expect(200);
+        ada.post("/api/v1/partners/breakup", Value::Null).await.expect(200);
+    }
+    for (kind, count) in [
+        ("partner_request.created", 3.0),
+        ("partner_request.rejected", 1.0),
+        ("partner_request.accepted", 2.0),
+        ("partner_request.cancelled", 0.0),
+        ("bond.created", 1.0),
+        ("bond.restored", 1.0),
+        ("bond.ended", 2.0),
+    ] {
+        assert_eq!(app.metric(&format!("kith_events_total{{kind=\"{kind}\"}}")).await, count, "{kind}");
+    }
 }
 
 /// DRV-02: who asks how long it takes learns nothing, since the work is the same.

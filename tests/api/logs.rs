@@ -15,6 +15,7 @@ use crate::support::{Client, Engine, Kith, SERVE, X_REQUEST_ID, kith, kith_on, r
 const PASSWORD: &str = "a-secret-that-nobody-logs";
 const EMAIL: &str = "ada.of.the.log@example.org";
 const REGISTER: &str = "/api/v1/auth/register";
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// Registers somebody under the id `request_id`, has the access token used, and returns all that was logged.
 async fn log_of(format: &str, request_id: &str) -> Vec<String> {
@@ -29,6 +30,7 @@ async fn log_of(format: &str, request_id: &str) -> Vec<String> {
     client
         .with_token(token)
         .with_header(X_REQUEST_ID, "the-last-request")
+        .with_header(HeaderName::from_static("traceparent"), TRACEPARENT)
         .get("/api/v1/me")
         .await
         .expect(200);
@@ -46,8 +48,8 @@ async fn log_of(format: &str, request_id: &str) -> Vec<String> {
 #[tokio::test]
 async fn a_line_of_json_tells_of_each_request() {
     let lines = log_of("json", "test-json-log").await;
-    let lines = lines.iter().map(|line| serde_json::from_str(line).expect("JSON"));
-    let mut told: Vec<Value> = lines.filter(|line: &Value| line["request_id"] == "test-json-log").collect();
+    let all: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let mut told: Vec<_> = all.iter().filter(|line| line["request_id"] == "test-json-log").collect();
     assert_eq!(told.len(), 1, "{told:#?}");
     let line = told.remove(0);
     for (key, value) in [
@@ -60,6 +62,9 @@ async fn a_line_of_json_tells_of_each_request() {
         assert_eq!(line[key], value, "{line:#}");
     }
     assert!(line["timestamp"].is_string() && line["micros"].is_u64(), "{line:#}");
+    assert!(line.get("trace_id").is_none(), "{line:#}");
+    let traced = all.iter().find(|line| line["request_id"] == "the-last-request").expect("a line");
+    assert_eq!(traced["trace_id"], TRACEPARENT[3..35]);
 }
 
 /// API-06.

@@ -29,6 +29,7 @@ use crate::config::millis;
 use crate::idempotency;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// What a request is counted and logged as whose caller went away before its answer. Nobody is sent it.
 const CALLER_GONE: u16 = 499;
@@ -133,6 +134,8 @@ struct Exchange<'e> {
     method: Method,
     route: usize,
     request_id: RequestId,
+    /// The trace that the caller says this request is part of.
+    trace_id: Option<Box<str>>,
     asked: Option<PathAndQuery>,
     keyed: bool,
     origin: Option<HeaderValue>,
@@ -155,6 +158,7 @@ impl<'e> Exchange<'e> {
             method: method.clone(),
             route,
             request_id: request_id(&edge.app, headers),
+            trace_id: trace_id(headers).map(Box::from),
             asked: request.uri().path_and_query().cloned(),
             keyed: idempotency::is_keyed(request.method(), request.headers()),
             origin: edge.cors.origin_of(headers),
@@ -191,6 +195,7 @@ impl<'e> Exchange<'e> {
             status,
             micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             request_id = self.request_id.as_str(),
+            trace_id = self.trace_id.as_deref(),
         );
     }
 
@@ -243,6 +248,22 @@ fn request_id(app: &App, headers: &HeaderMap) -> RequestId {
         let sources = &app.sources;
         RequestId::from_uuid(sources.ids.next(sources.clock.now()))
     })
+}
+
+/// The trace id of a `traceparent` (W3C Trace Context, <https://www.w3.org/TR/trace-context/#traceparent-header>); none, if
+/// it is malformed or not the only one.
+fn trace_id(headers: &HeaderMap) -> Option<&str> {
+    let mut sent = headers.get_all(TRACEPARENT).iter();
+    let text = sent.next()?.to_str().ok().filter(|_| sent.next().is_none())?;
+    let mut parts = text.split('-');
+    let [version, trace, parent, flags] = [parts.next()?, parts.next()?, parts.next()?, parts.next()?];
+    let is_hex = |part: &str, length| {
+        part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let is_id = |part, length| is_hex(part, length) && part.bytes().any(|byte| byte != b'0');
+    // Later versions may have more parts.
+    let known = is_hex(version, 2) && version != "ff" && (version != "00" || parts.next().is_none());
+    (known && is_id(trace, 32) && is_id(parent, 16) && is_hex(flags, 2)).then_some(trace)
 }
 
 /// `app;dur=1.234`, in milliseconds.

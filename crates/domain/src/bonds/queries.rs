@@ -106,9 +106,9 @@ pub fn list_history(
 /// One bond of `user`, alive or over.
 ///
 /// # Errors
-/// [`BondError::NotBonded`] if it is not theirs.
+/// [`BondError::BondNotFound`] if it is not theirs.
 pub fn get_history(q: &Query<'_>, user: UserId, bond: BondId, now: Timestamp) -> Result<History, BondError> {
-    let mut history = rows::find_bond(q, user, bond, now)?.ok_or(BondError::NotBonded)?;
+    let mut history = rows::find_bond(q, user, bond, now)?.ok_or(BondError::BondNotFound)?;
     add_breakups(q, user, std::slice::from_mut(&mut history))?;
     Ok(history)
 }

@@ -68,6 +68,7 @@ impl From<BondError> for Problem {
             }
             BondError::ReceiverNotFound => Self::new(&problems::NOT_FOUND, "There is nobody with this id."),
             BondError::RequestNotFound => Self::new(&problems::NOT_FOUND, "There is no such request."),
+            BondError::BondNotFound => Self::new(&problems::NOT_FOUND, "There is no such bond of yours."),
             BondError::InviteNotFound => {
                 Self::new(&problems::NOT_FOUND, "There is no such invite, or it cannot be used any more.")
             }

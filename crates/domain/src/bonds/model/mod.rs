@@ -64,6 +64,9 @@ pub enum BondError {
     /// It does not exist, or not for this person.
     #[error("there is no such request")]
     RequestNotFound,
+    /// It does not exist, or is not this person's.
+    #[error("there is no such bond")]
+    BondNotFound,
     /// Only the receiver may do this.
     #[error("only the receiver may do this")]
     OnlyReceiver,

@@ -6,7 +6,7 @@ use super::scan::{Kind, pieces};
 use super::{File, Finding};
 
 /// From the ground up; a crate depends only on those before it.
-const LAYERS: &[&str] = &["kith-kernel", "kith-store", "kith-jobs", "kith-platform", "kith-domain", "kith"];
+const LAYERS: &[&str] = &["kith-kernel", "kith-store", "kith-jobs", "kith-readiness", "kith-platform", "kith-domain", "kith"];
 const XTASK: &str = "kith-xtask";
 const XTASK_USES: &[&str] = &["kith-kernel", "kith-store"];
 const STORE: &str = "store";
@@ -38,7 +38,7 @@ fn manifest(file: &File) -> Vec<Finding> {
     {
         let line = 1 + file.text.lines().position(|line| line.contains(dependency)).unwrap_or(0);
         if is_ours(dependency) && !may_use(name, dependency) {
-            let why = "kernel ← store ← jobs ← platform ← domain ← server, never against it";
+            let why = "kernel ← store ← jobs ← readiness ← platform ← domain ← server, never against it";
             findings.push(file.finding(line, format!("{name} depends on {dependency}"), why));
         }
         if file.krate() != Some(STORE) && DRIVERS.contains(&dependency.replace('-', "_").as_str()) {

@@ -50,6 +50,8 @@ pub struct AppInner {
     pub stop: Stop,
     /// The features it serves.
     pub modules: &'static [&'static Module],
+    /// Its version, and behind a `+` the commit it was built from, as far as that is known.
+    pub build: &'static str,
     /// The OpenAPI document, as JSON.
     pub openapi: Arc<Asset>,
     /// The clock that follows the database's, unless `sources` came from elsewhere.
@@ -58,6 +60,15 @@ pub struct AppInner {
     pub ahead: Option<Arc<AheadClock>>,
     /// When it was put together.
     pub started: Timestamp,
+}
+
+/// What is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    /// The features it serves.
+    pub modules: &'static [&'static Module],
+    /// Its version, and behind a `+` the commit it was built from, as far as that is known.
+    pub build: &'static str,
 }
 
 /// Why the parts could not be put together.
@@ -92,7 +103,7 @@ impl App {
         clock: Option<Arc<NodeClock>>,
         ahead: Option<Arc<AheadClock>>,
         log_level: Option<LogLevel>,
-        modules: &'static [&'static Module],
+        Program { modules, build }: Program,
     ) -> Result<Self, StartError> {
         let document = openapi::document(modules);
         let passwords = Passwords::start(&config.auth, Arc::clone(&sources.random))?;
@@ -111,6 +122,7 @@ impl App {
             log_level: log_level.unwrap_or_else(|| LogLevel::unheard(&config.log.level)),
             stop: Stop::default(),
             modules,
+            build,
             openapi: Asset::new("application/json", openapi::to_json(&document)),
             clock,
             ahead,

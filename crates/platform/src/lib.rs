@@ -8,10 +8,12 @@ mod app;
 mod audit;
 pub mod auth;
 mod cache;
+mod checks;
 pub mod clock;
 pub mod config;
 mod development;
 mod docs;
+mod facts;
 pub mod follower;
 pub mod health;
 pub mod http;
@@ -22,7 +24,7 @@ pub mod telemetry;
 #[cfg(test)]
 mod testing;
 
-pub use app::{App, AppInner, StartError};
+pub use app::{App, AppInner, Program, StartError};
 pub use auth::passwords;
 pub use auth::{Allowed, Caller, Client, SignedIn};
 pub use development::{AheadClock, DEVELOPMENT};
@@ -31,4 +33,4 @@ pub use http::{
     PathId, PathParams, ProblemBody, Query, bad_query, cursor_problem, page_limit, store_problem,
 };
 pub use idempotency::{Answer, IdempotencyKey};
-pub use module::{Blocked, Counts, MODULE, Module, PersonalData, Routes, Upkeep, UpkeepError};
+pub use module::{Blocked, Counts, Fact, MODULE, Module, PersonalData, Routes, Upkeep, UpkeepError};

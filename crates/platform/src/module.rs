@@ -3,10 +3,11 @@
 use std::pin::Pin;
 
 use kith_kernel::{Ctx, ProblemCode, UserId, problems};
+use kith_readiness::Check;
 use kith_store::{Error, Migration, Query, Tx};
 
 use crate::auth::AccessSource;
-use crate::{App, audit, auth, docs, health, idempotency, telemetry};
+use crate::{App, audit, auth, checks, docs, facts, health, idempotency, telemetry};
 
 /// Handlers together with their documentation: none can be registered without it.
 pub type Routes = utoipa_axum::router::OpenApiRouter<App>;
@@ -32,6 +33,19 @@ pub struct Module {
     pub blocked: Option<Blocked>,
     /// What it does now and then by itself.
     pub upkeep: Option<fn(App) -> Upkeep>,
+    /// What shows that it does what it should on a running deployment.
+    pub checks: &'static [&'static [Check]],
+    /// What it tells administrators of what it keeps.
+    pub facts: &'static [Fact],
+}
+
+/// Something a module counts or lists for administrators and for `kith verify`: never anything personal.
+#[derive(Clone, Copy, Debug)]
+pub struct Fact {
+    /// `bonds.people_with_several_current_bonds`.
+    pub name: &'static str,
+    /// Reads it.
+    pub read: fn(&Query<'_>, &Ctx) -> Result<serde_json::Value, Error>,
 }
 
 /// Closes a module's doors between the one who blocks and the one who is blocked.
@@ -72,6 +86,8 @@ impl Module {
             personal: None,
             blocked: None,
             upkeep: None,
+            checks: &[],
+            facts: &[],
         }
     }
 }
@@ -83,12 +99,13 @@ pub static MODULE: Module = Module {
     problems: problems::ALL,
     events: &[auth::KEY_PUBLISHED],
     upkeep: Some(|app| Box::pin(upkeep(app))),
+    checks: checks::CHECKS,
     ..Module::named("platform")
 };
 
 fn routes() -> Routes {
     let about_itself = health::routes().merge(docs::routes()).merge(telemetry::routes());
-    about_itself.merge(auth::routes()).merge(audit::routes())
+    about_itself.merge(auth::routes()).merge(audit::routes()).merge(facts::routes())
 }
 
 /// Removes answers to writes that have expired.

@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 
 use crate::config::{Config, Secret};
 use crate::http::{Server, serve};
-use crate::{App, ClientAddress, Json, MODULE, Module, PathId, Routes, SignedIn};
+use crate::{App, ClientAddress, Json, MODULE, Module, PathId, Program, Routes, SignedIn};
 
 static PROBES: Module = Module { routes: probes, ..Module::named("probes") };
 static MODULES: &[&Module] = &[&MODULE, &PROBES];
@@ -164,7 +164,17 @@ impl TestServer {
         config.data.folder = database.folder().unwrap().to_owned();
         change(&mut config);
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_767_225_600_000)));
-        let app = App::new(db, config, sources(&clock), None, None, None, MODULES).await.unwrap();
+        let app = App::new(
+            db,
+            config,
+            sources(&clock),
+            None,
+            None,
+            None,
+            Program { modules: MODULES, build: "0.0.0" },
+        )
+        .await
+        .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = serve(listener, &app).unwrap();
         Self { addr: server.addr(), app, server, clock, _database: database }

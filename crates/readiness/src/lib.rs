@@ -1,2 +1,28 @@
 //! Whether a deployment is ready, with evidence: the catalogue of rows, the checks that measure them, verdicts, gates
 //! and reports. It knows no feature and no database; it asks over the network, as anybody could.
+
+mod artefact;
+mod catalogue;
+mod check;
+mod client;
+pub mod declared;
+mod deployment;
+mod evidence;
+mod outcome;
+pub mod report;
+mod run;
+mod score;
+mod verify;
+
+pub use artefact::{Artefact, ArtefactError, Artefacts, Holds, Measured};
+pub use catalogue::{Area, By, Catalogue, CatalogueError, Gate, Row};
+pub use check::{Check, Checked, Shortfall};
+pub use client::{Answer, Client, Refused};
+pub use declared::Declared;
+pub use deployment::{AdminAccess, Deployment, Target};
+pub use evidence::{Evidence, Step};
+pub use outcome::{Outcome, RowResult};
+pub use report::Report;
+pub use run::{Person, Run};
+pub use score::{AreaScore, GateVerdict, Score, Scores};
+pub use verify::{Identity, Plan, Progress, verify};

@@ -2,6 +2,7 @@
 //! socket, or without one.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -34,6 +35,8 @@ pub(crate) enum Command {
         at_once: bool,
     },
     MigrateStatus,
+    /// Where the server can be asked.
+    Address,
     AuditVerify,
     /// None asks only.
     LogLevel {
@@ -49,6 +52,7 @@ pub(crate) enum Reply {
     KeysRotated(KeysRotated),
     Migrations(Vec<Line>),
     LogLevel(String),
+    Address(String),
     Audit(AuditReport),
     Refused(String),
 }
@@ -86,7 +90,7 @@ impl From<AuditChain> for AuditReport {
 }
 
 /// Listens in the data folder, if there is one that this server holds.
-pub(crate) fn listen(app: &App) -> io::Result<Option<ControlSocket>> {
+pub(crate) fn listen(app: &App, addr: SocketAddr) -> io::Result<Option<ControlSocket>> {
     if app.db.kind() != EngineKind::Sqlite {
         return Ok(None);
     }
@@ -94,13 +98,14 @@ pub(crate) fn listen(app: &App) -> io::Result<Option<ControlSocket>> {
     let app = app.clone();
     let handler: ControlHandler = Arc::new(move |request| {
         let app = app.clone();
-        Box::pin(async move { serde_json::to_value(answer(&app, request).await).unwrap_or_default() })
+        Box::pin(async move { serde_json::to_value(answer(&app, addr, request).await).unwrap_or_default() })
     });
     ControlSocket::listen(&folder, handler).map(Some)
 }
 
-async fn answer(app: &App, request: Value) -> Reply {
+async fn answer(app: &App, addr: SocketAddr, request: Value) -> Reply {
     match serde_json::from_value(request) {
+        Ok(Command::Address) => Reply::Address(format!("http://{}", reachable(addr))),
         Ok(command) => perform(app, command).await,
         Err(error) => Reply::Refused(format!("the running server does not know this command: {error}")),
     }
@@ -119,12 +124,24 @@ async fn perform(app: &App, command: Command) -> Reply {
         Command::MigrateStatus => {
             reply(app.migrations().await, |all| Reply::Migrations(all.into_iter().map(Line::from).collect()))
         }
+        // It is the server that knows, and here there may be none.
+        Command::Address => Reply::Refused("no server runs here".to_owned()),
         Command::AuditVerify => reply(app.db.verify_audit().await, |chain| Reply::Audit(chain.into())),
         Command::LogLevel { level } => {
             let set = level.map_or(Ok(()), |level| app.log_level.set(&level));
             reply(set.map_err(|error| format!("this {error}")), |()| Reply::LogLevel(app.log_level.get()))
         }
     }
+}
+
+/// An address on which this machine can be asked that listens on `addr`.
+fn reachable(addr: SocketAddr) -> SocketAddr {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, addr.port())
 }
 
 fn reply<T, E: std::fmt::Display>(done: Result<T, E>, reply: impl FnOnce(T) -> Reply) -> Reply {
@@ -164,6 +181,15 @@ pub(crate) async fn run(config: Config, command: Command) -> Result<Reply, anyho
 pub(crate) async fn ask_migrations(folder: &Path) -> io::Result<Option<Vec<MigrationStatus>>> {
     match ask(folder, Command::MigrateStatus).await? {
         Some(Reply::Migrations(lines)) => Ok(Some(lines.into_iter().map(MigrationStatus::from).collect())),
+        Some(other) => Err(misunderstood(&other)),
+        None => Ok(None),
+    }
+}
+
+/// Where the server that holds `folder` can be asked; None if none answers there.
+pub(crate) async fn ask_address(folder: &Path) -> io::Result<Option<String>> {
+    match ask(folder, Command::Address).await? {
+        Some(Reply::Address(address)) => Ok(Some(address)),
         Some(other) => Err(misunderstood(&other)),
         None => Ok(None),
     }

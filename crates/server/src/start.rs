@@ -9,7 +9,7 @@ use kith_platform::clock::NodeClock;
 use kith_platform::config::{Config, DevelopmentSecretsError};
 use kith_platform::http::{self, Server};
 use kith_platform::telemetry::log::LogLevel;
-use kith_platform::{AheadClock, App, StartError as AppError};
+use kith_platform::{AheadClock, App, Program, StartError as AppError};
 use kith_store::{ControlSocket, EngineKind, MigrationState, OpenError, Store, StoreOptions};
 use thiserror::Error;
 
@@ -123,13 +123,14 @@ async fn open_on(db: Store, mut config: Config, seams: Seams) -> Result<App, Sta
         (Sources { clock: ahead.clone(), ..sources }, Some(ahead))
     };
     config.fill_development_secrets(&*sources.random)?;
-    let modules = modules::served(&config);
-    Ok(App::new(db, config, sources, clock, ahead, seams.log_level, modules).await?)
+    let program = Program { modules: modules::served(&config), build: env!("KITH_BUILD") };
+    Ok(App::new(db, config, sources, clock, ahead, seams.log_level, program).await?)
 }
 
 fn serve(app: App) -> Result<Running, StartError> {
     let listener = listen::bind(&app.config)?;
-    let control = control::listen(&app).map_err(AppError::from)?;
+    let addr = listener.local_addr().map_err(AppError::from)?;
+    let control = control::listen(&app, addr).map_err(AppError::from)?;
     let server = http::serve(listener, &app).map_err(AppError::from)?;
     kith_platform::follower::start(&app);
     // Where a test moves the clock, it says what is due too.

@@ -141,6 +141,7 @@ impl TestApp {
             | "ready"
             | "old_swagger"
             | "get_clock"
+            | "get_facts"
             | "get_log_level"
             | "list_accounts"
             | "list_audit_entries"

@@ -151,7 +151,7 @@ pub fn delete(
         // Before the person is locked, since who has a partner is locked together with them.
         leave(tx)?;
         tx.lock("user", [user])?;
-        let purge_at = ctx.now + rules::HOLD;
+        let purge_at = ctx.now + rules::hold(&account.email);
         rows::set_deleted(tx, user, Some(ctx.now), Some(purge_at))?;
         sign_in::end_sessions(tx, ctx, user, None)?;
         tx.audit_with(ctx, "account.deleted", user, Some(user), claim.origin.details());

@@ -56,6 +56,16 @@ async fn purge_due(app: &App, ctx: &Ctx) -> Result<(), UpkeepError> {
     Ok(())
 }
 
+/// Purges an account at once that has been deleted and can be nobody's.
+pub async fn purge_if_made_up(app: &App, user: UserId) {
+    let found = app.db.read(move |q| rows::find_account(q, user)).await;
+    let made_up = matches!(found, Ok(Some(account)) if rules::is_made_up(&account.email));
+    if made_up {
+        // What fails now is done by the upkeep, with all that is due.
+        let _ = purge_one(app, &app.system_ctx("upkeep"), user).await;
+    }
+}
+
 async fn purge_one(app: &App, ctx: &Ctx, user: UserId) -> Result<(), UpkeepError> {
     let parts = parts(app);
     let counted = parts.clone();

@@ -5,6 +5,7 @@
 //! Other modules get [`find_living`] to learn whose bond it is now, and may join `bonds (id, user_a, user_b, ended_at,
 //! archived_at)` in their own statements: from `archived_at` on a bond cannot come back.
 
+mod checks;
 mod commands;
 mod due;
 mod events;
@@ -30,5 +31,6 @@ pub static MODULE: Module = Module {
     personal: Some(leaving::PERSONAL),
     blocked: Some(commands::close_door),
     upkeep: Some(|app| Box::pin(due::run(app))),
+    checks: &[checks::CHECKS],
     ..Module::named("bonds")
 };

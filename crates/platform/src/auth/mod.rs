@@ -22,7 +22,8 @@ pub use keyring::{Keyring, MacPurpose};
 pub(crate) use passwords::PasswordCounts;
 pub use passwords::{Match, PasswordError, Passwords};
 pub use roles::{
-    PERMISSIONS, Permission, ReadAudit, ReadUsers, Role, SetRoles, SuspendUsers, WriteCollections, WriteLogs,
+    PERMISSIONS, Permission, ReadAudit, ReadFacts, ReadUsers, Role, SetRoles, SuspendUsers, WriteCollections,
+    WriteLogs,
 };
 pub(crate) use signing_keys::KEY_PUBLISHED;
 pub use signing_keys::Rotation;

@@ -76,6 +76,8 @@ permissions! {
     SetRoles = "users.set_role" for Admin;
     /// Read the audit log.
     ReadAudit = "audit.read" for Admin;
+    /// See what the server says of itself: configuration, database, counts.
+    ReadFacts = "facts.read" for Admin;
     /// See and change what is logged.
     WriteLogs = "logs.write" for Admin;
     /// Declare what collections of spaces hold.

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kith_store::{EngineOptions, PostgresOptions, SqliteOptions, StoreOptions};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub use development::DevelopmentSecretsError;
 pub use error::{ConfigError, Origin};
@@ -33,7 +33,7 @@ pub use web_origin::WebOrigin;
 use load::Origins;
 
 /// All of it, complete and checked.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Listening, limits, stopping.
@@ -63,7 +63,7 @@ pub struct Config {
 }
 
 /// How much is forgiven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// On a developer's machine: loopback only, unsafe settings allowed.
@@ -73,7 +73,7 @@ pub enum Mode {
 }
 
 /// Section `server`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Server {
     /// Where to listen.
@@ -107,7 +107,7 @@ pub struct Server {
 }
 
 /// Section `limits`: requests of one client address to one route, in a minute; 0 for no limit.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Of a route that none of the others is for.
@@ -119,7 +119,7 @@ pub struct Limits {
 }
 
 /// Section `data`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
     /// The folder; made if absent.
@@ -127,7 +127,7 @@ pub struct Data {
 }
 
 /// When a commit on SQLite is on the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Synchronous {
     /// When it is acknowledged.
@@ -137,7 +137,7 @@ pub enum Synchronous {
 }
 
 /// Section `database`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Database {
     /// `sqlite`, or PostgreSQL's address with a password in it.
@@ -157,7 +157,7 @@ pub struct Database {
 }
 
 /// Section `auth`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
     /// Memory of one password hash.
@@ -175,7 +175,7 @@ pub struct Auth {
 }
 
 /// Section `redis`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Redis {
     /// What the server asks for.
@@ -183,7 +183,7 @@ pub struct Redis {
 }
 
 /// Section `storage`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Storage {
     /// Who asks.
@@ -193,7 +193,7 @@ pub struct Storage {
 }
 
 /// Section `accounts`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Accounts {
     /// Accounts that may be purged at once; if more are due, none is.
@@ -201,7 +201,7 @@ pub struct Accounts {
 }
 
 /// Section `partners`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Partners {
     /// What the link of an invite looks like, with `{code}` in it.
@@ -209,7 +209,7 @@ pub struct Partners {
 }
 
 /// Section `spaces`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spaces {
     /// Largest item, as JSON without white space.
@@ -227,7 +227,7 @@ pub struct Spaces {
 }
 
 /// Section `log`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
     /// Of each line.
@@ -237,7 +237,7 @@ pub struct Log {
 }
 
 /// How a log line looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// Pretty on a terminal, else JSON.

@@ -1,10 +1,10 @@
 //! The origin of a web page, as it stands in a list.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Scheme, host and port exactly as a browser sends them: `https://app.example.org`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct WebOrigin(String);
 
 impl WebOrigin {
@@ -16,6 +16,12 @@ impl WebOrigin {
     /// Whether anybody on the way can change the page.
     pub(super) fn is_plain_http(&self) -> bool {
         self.0.starts_with("http:")
+    }
+}
+
+impl From<WebOrigin> for String {
+    fn from(WebOrigin(text): WebOrigin) -> Self {
+        text
     }
 }
 

@@ -8,6 +8,7 @@ mod log_level;
 mod migrate;
 mod secrets;
 mod serve;
+mod verify;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -44,6 +45,8 @@ enum Command {
     Admin(admin::Admin),
     /// The keys that access tokens are signed with
     Keys(keys::Keys),
+    /// Say whether a deployment is ready, with evidence
+    Verify(verify::Verify),
     /// Make secrets
     Secrets(secrets::Secrets),
     /// Look at the audit log
@@ -69,6 +72,11 @@ struct Settings {
 }
 
 impl Settings {
+    /// Whether anything was said about a server on this machine.
+    fn is_given(&self) -> bool {
+        self.config.is_some() || self.data.is_some() || self.database.is_some()
+    }
+
     fn load(self, more: Vec<Flag>) -> Result<Config, ConfigError> {
         let mut flags = more;
         if let Some(folder) = self.data {
@@ -89,6 +97,8 @@ enum Failure {
     Input(ConfigError),
     /// Something is in the way.
     Other(anyhow::Error),
+    /// What there is to say has been said; the exit code.
+    Told(u8),
 }
 
 impl From<ConfigError> for Failure {
@@ -114,12 +124,14 @@ pub fn run() -> ExitCode {
         Command::Secrets(secrets) => secrets.run(),
         Command::Audit(audit) => audit.run(),
         Command::LogLevel(log_level) => log_level.run(),
+        Command::Verify(verify) => verify.run(),
         Command::Openapi => print_openapi(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Input(error)) => fail(&error, WRONG_INPUT),
         Err(Failure::Other(error)) => fail(&in_one_line(&error), FAILURE),
+        Err(Failure::Told(code)) => ExitCode::from(code),
     }
 }
 

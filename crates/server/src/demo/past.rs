@@ -8,7 +8,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use kith_kernel::{Clock, ManualClock, Sources, SystemRandom, TimeOrderedIds, Timestamp, days, minutes};
 use kith_platform::http::InProcess;
-use kith_platform::{App, StartError, UpkeepError};
+use kith_platform::{App, Program, StartError, UpkeepError};
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -67,7 +67,8 @@ impl Past {
         let mut config = app.config.clone();
         // All of them come from here.
         config.server.without_limits = true;
-        let app = App::new(app.db.clone(), config, sources, None, None, None, app.modules).await?;
+        let program = Program { modules: app.modules, build: app.build };
+        let app = App::new(app.db.clone(), config, sources, None, None, None, program).await?;
         Ok(Self { door: InProcess::new(&app), app, clock, present, people: HashMap::new() })
     }
 

@@ -5,6 +5,7 @@ use super::{CI, File, Finding};
 
 /// Files that may sleep, each with its reason.
 const SLEEPERS: &[(&str, &str)] = &[
+    ("crates/readiness/src/client.rs", "comes again when a 429 said to"),
     ("crates/xtask/src/chaos/kill.rs", "the end of another's child cannot be waited for"),
     (
         "crates/xtask/src/chaos/rounds.rs",

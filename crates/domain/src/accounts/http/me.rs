@@ -127,14 +127,16 @@ async fn delete_me(
 ) -> ApiResult<Response> {
     let claim = claim_to_be_oneself(&app, &caller.ctx, client, &body.password).await?;
     let (user, modules) = (caller.user_id, app.modules);
-    app.change(&caller, move |tx, ctx| {
+    let done = app.change(&caller, move |tx, ctx| {
         let leave = |tx: &Tx<'_>| {
             modules.iter().filter_map(|module| module.personal).try_for_each(|one| (one.leave)(tx, ctx, user))
         };
         let done = commands::delete(tx, ctx, user, &claim, leave);
         done.map(|delete_at| Answer::accepted(Deletion { delete_at }))
-    })
-    .await
+    });
+    let answer = done.await?;
+    leaving::purge_if_made_up(&app, user).await;
+    Ok(answer)
 }
 
 /// Everything that is kept about oneself.

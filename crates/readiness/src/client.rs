@@ -1,0 +1,285 @@
+//! The HTTP client of checks: follows no redirect, hides no answer, and notes what it did.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::Shortfall;
+use crate::evidence::{Notes, Step};
+
+/// Longer than this no `Retry-After` is waited for.
+const PATIENCE: Duration = Duration::from_secs(65);
+
+/// Asks one deployment. Clones share its connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    headers: HeaderMap,
+    notes: Notes,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, Error)]
+#[error("{asked}: {why}")]
+pub struct Refused {
+    /// The request.
+    pub asked: String,
+    /// What went wrong.
+    pub why: String,
+}
+
+impl From<Refused> for Shortfall {
+    fn from(refused: Refused) -> Self {
+        Self::unmeasured(
+            refused.to_string(),
+            "see that the deployment can be reached from here, and try again",
+        )
+    }
+}
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// `GET /api/v1/me`.
+    pub asked: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+    /// From the sending to the last byte.
+    pub took: Duration,
+}
+
+impl Client {
+    pub(crate) fn new(http: reqwest::Client, base: &str, notes: Notes) -> Self {
+        Self { http, base: base.trim_end_matches('/').to_owned(), headers: HeaderMap::new(), notes }
+    }
+
+    /// Where it asks, without a slash at the end.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The same client, asking another address.
+    #[must_use]
+    pub fn at(&self, base: &str) -> Self {
+        Self { base: base.trim_end_matches('/').to_owned(), ..self.clone() }
+    }
+
+    /// The same client, sending one more header with each request.
+    ///
+    /// # Panics
+    /// If `value` cannot stand in a header.
+    #[must_use]
+    pub fn with(&self, name: &'static str, value: &str) -> Self {
+        let mut with = self.clone();
+        let value = HeaderValue::from_str(value).expect("a header value");
+        with.headers.append(HeaderName::from_static(name), value);
+        with
+    }
+
+    /// The same client, signed in with `token` and nothing else.
+    #[must_use]
+    pub fn with_token(&self, token: &str) -> Self {
+        let mut with = self.clone();
+        with.headers.remove(AUTHORIZATION);
+        with.with("authorization", &format!("Bearer {token}"))
+    }
+
+    /// GET.
+    ///
+    /// # Errors
+    /// [`Refused`] if there is no answer.
+    pub async fn get(&self, path: &str) -> Result<Answer, Refused> {
+        self.send(Method::GET, path, Bytes::new()).await
+    }
+
+    /// POST of JSON; `Null` is an empty body.
+    ///
+    /// # Errors
+    /// [`Refused`] if there is no answer.
+    pub async fn post(&self, path: &str, body: Value) -> Result<Answer, Refused> {
+        self.send(Method::POST, path, json(&body)).await
+    }
+
+    /// PUT of JSON; `Null` is an empty body.
+    ///
+    /// # Errors
+    /// [`Refused`] if there is no answer.
+    pub async fn put(&self, path: &str, body: Value) -> Result<Answer, Refused> {
+        self.send(Method::PUT, path, json(&body)).await
+    }
+
+    /// PATCH of JSON.
+    ///
+    /// # Errors
+    /// [`Refused`] if there is no answer.
+    pub async fn patch(&self, path: &str, body: Value) -> Result<Answer, Refused> {
+        self.send(Method::PATCH, path, json(&body)).await
+    }
+
+    /// DELETE; `Null` is an empty body.
+    ///
+    /// # Errors
+    /// [`Refused`] if there is no answer.
+    pub async fn delete(&self, path: &str, body: Value) -> Result<Answer, Refused> {
+        self.send(Method::DELETE, path, json(&body)).await
+    }
+
+    /// Anything. A body goes as `application/json` unless the client sends another `content-type`. An answer of 429
+    /// is waited out once.
+    ///
+    /// # Errors
+    /// [`Refused`] if there is no answer.
+    pub async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Refused> {
+        let answer = self.send_once(method.clone(), path, body.clone()).await?;
+        let seconds =
+            answer.header("retry-after").and_then(|value| value.parse().ok()).map(Duration::from_secs);
+        match seconds {
+            Some(wait) if answer.status == 429 && wait <= PATIENCE => {
+                tokio::time::sleep(wait + Duration::from_millis(50)).await;
+                self.send_once(method, path, body).await
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    /// The same, taking a 429 for what it is.
+    ///
+    /// # Errors
+    /// [`Refused`] if there is no answer.
+    #[expect(clippy::disallowed_methods, reason = "how long an answer took is measured in real time")]
+    pub async fn send_once(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Refused> {
+        let asked = format!("{method} {path}");
+        let mut request =
+            self.http.request(method, format!("{}{path}", self.base)).headers(self.headers.clone());
+        if !body.is_empty() {
+            if !self.headers.contains_key(CONTENT_TYPE) {
+                request = request.header(CONTENT_TYPE, "application/json");
+            }
+            request = request.body(body);
+        }
+        let began = Instant::now();
+        let answer = self
+            .answer(request, &asked)
+            .await
+            .map_err(|error| Refused { asked: asked.clone(), why: in_one_line(&error) });
+        let took = began.elapsed();
+        let (answered, request_id) = match &answer {
+            Ok(answer) => (answer.status.to_string(), answer.header("x-request-id").map(str::to_owned)),
+            Err(refused) => (refused.why.clone(), None),
+        };
+        self.notes.step(Step { asked, answered, request_id, took_ms: in_ms(took) });
+        answer.map(|answer| Answer { took, ..answer })
+    }
+
+    async fn answer(&self, request: reqwest::RequestBuilder, asked: &str) -> Result<Answer, reqwest::Error> {
+        let answer = request.send().await?;
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let body = answer.bytes().await?;
+        Ok(Answer { asked: asked.to_owned(), status, headers, body, took: Duration::ZERO })
+    }
+}
+
+fn json(body: &Value) -> Bytes {
+    if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) }
+}
+
+/// An error and its causes, without the address that was asked.
+fn in_one_line(error: &reqwest::Error) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let causes: Vec<_> = causes.map(ToString::to_string).collect();
+    if causes.is_empty() { error.to_string() } else { causes.join(": ") }
+}
+
+/// Whole milliseconds.
+pub(crate) fn in_ms(took: Duration) -> u64 {
+    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Answer {
+    /// This answer, if it has this status.
+    ///
+    /// # Errors
+    /// What came back instead.
+    pub fn expect(self, status: u16) -> Result<Self, Shortfall> {
+        self.expect_any(&[status])
+    }
+
+    /// This answer, if it has one of these statuses.
+    ///
+    /// # Errors
+    /// What came back instead.
+    pub fn expect_any(self, statuses: &[u16]) -> Result<Self, Shortfall> {
+        if statuses.contains(&self.status) {
+            return Ok(self);
+        }
+        let wanted: Vec<_> = statuses.iter().map(u16::to_string).collect();
+        let code = self.code().map_or(String::new(), |code| format!(" ({code})"));
+        let id = self.header("x-request-id").map_or(String::new(), |id| format!(", request {id}"));
+        let (asked, status) = (&self.asked, self.status);
+        Err(Shortfall::fails(format!(
+            "{asked} answered {status}{code} instead of {}{id}",
+            wanted.join(" or ")
+        )))
+    }
+
+    /// This answer, if it is the problem with this status and code.
+    ///
+    /// # Errors
+    /// What came back instead.
+    pub fn expect_problem(self, status: u16, code: &str) -> Result<Self, Shortfall> {
+        let answer = self.expect(status)?;
+        match answer.code() {
+            Some(found) if found == code => Ok(answer),
+            found => {
+                let (asked, found) = (&answer.asked, found.unwrap_or_else(|| "no code".to_owned()));
+                Err(Shortfall::fails(format!("{asked} answered {status} with {found} instead of {code}")))
+            }
+        }
+    }
+
+    /// The body as JSON; `Null` if it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// The body as text, whatever it is.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The text at `pointer` of the JSON body (RFC 6901).
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn text_at(&self, pointer: &str) -> Result<String, Shortfall> {
+        let json = self.json();
+        json.pointer(pointer)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+            .ok_or_else(|| Shortfall::fails(format!("{} answered without a text at {pointer}", self.asked)))
+    }
+
+    /// A header as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The machine-readable code of a problem.
+    pub fn code(&self) -> Option<String> {
+        self.json().get("code")?.as_str().map(str::to_owned)
+    }
+
+    /// What stands in `Retry-After`, in seconds.
+    pub fn retry_after(&self) -> Option<u64> {
+        self.headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()
+    }
+}

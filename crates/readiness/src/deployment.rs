@@ -1,0 +1,213 @@
+//! The deployment that is judged: how it is reached, who administers it, and the people made up for it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kith_kernel::{Random, SystemRandom};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, OnceCell};
+
+use crate::evidence::Notes;
+use crate::{Client, Refused, Shortfall};
+
+/// What registers under it can belong to nobody (RFC 2606): Kith purges such accounts as soon as they are deleted.
+const DOMAIN: &str = "kith-verify.invalid";
+/// No request takes longer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
+const NO_ADMIN: &str = "nobody who may administer it was given";
+const ADMIN_MEND: &str = "run it on the machine of the server, or name an administrator with --admin and their password in \
+                          KITH_VERIFY_PASSWORD";
+
+/// Where to ask.
+#[derive(Clone, Debug, Default)]
+pub struct Target {
+    /// `https://api.example.org`.
+    pub url: String,
+    /// Other nodes of the same deployment, asked directly.
+    pub others: Vec<String>,
+    /// A certificate authority (PEM) to trust beside the system's.
+    pub authority: Option<Vec<u8>>,
+    /// Who administers it.
+    pub admin: Option<AdminAccess>,
+    /// The log of the server: lines of JSON.
+    pub logs: Option<PathBuf>,
+}
+
+/// An administrator.
+#[derive(Clone)]
+pub struct AdminAccess {
+    /// Their address.
+    pub email: String,
+    /// Their password.
+    pub password: String,
+    /// Whether the account was made for this run, and goes with it.
+    pub is_made_up: bool,
+}
+
+impl std::fmt::Debug for AdminAccess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdminAccess").field("email", &self.email).finish_non_exhaustive()
+    }
+}
+
+impl AdminAccess {
+    /// Somebody who can belong to nobody, for one run.
+    pub fn made_up() -> Self {
+        Self { email: format!("admin-{}@{DOMAIN}", word()), password: word(), is_made_up: true }
+    }
+}
+
+/// A deployment under judgement.
+#[derive(Debug)]
+pub struct Deployment {
+    target: Target,
+    http: reqwest::Client,
+    /// What tells the people of this run from those of another.
+    run: String,
+    people: Mutex<HashMap<String, Arc<OnceCell<Account>>>>,
+    admin_token: OnceCell<String>,
+    document: OnceCell<Arc<Value>>,
+}
+
+/// Somebody made up.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    pub(crate) id: String,
+    pub(crate) email: String,
+    pub(crate) password: String,
+    pub(crate) name: String,
+    pub(crate) access_token: String,
+    pub(crate) refresh_token: String,
+}
+
+impl Deployment {
+    /// Gets ready to ask `target`.
+    ///
+    /// # Errors
+    /// If the TLS set-up cannot be used.
+    pub fn new(target: Target) -> Result<Self, Refused> {
+        let refused = |error: reqwest::Error| Refused { asked: target.url.clone(), why: error.to_string() };
+        let mut http = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .timeout(REQUEST_TIMEOUT)
+            .user_agent(concat!("kith-verify/", env!("CARGO_PKG_VERSION")));
+        if let Some(pem) = &target.authority {
+            http = http.add_root_certificate(reqwest::Certificate::from_pem(pem).map_err(refused)?);
+        }
+        Ok(Self {
+            http: http.build().map_err(refused)?,
+            run: word(),
+            people: Mutex::default(),
+            admin_token: OnceCell::new(),
+            document: OnceCell::new(),
+            target,
+        })
+    }
+
+    /// Where it is.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub(crate) fn client(&self, notes: Notes) -> Client {
+        Client::new(self.http.clone(), &self.target.url, notes)
+    }
+
+    /// What tells this run's people and marks from another's.
+    pub(crate) fn run_word(&self) -> &str {
+        &self.run
+    }
+
+    /// The person called `name` in this run, registered the first time.
+    pub(crate) async fn account(&self, name: &str, notes: &Notes) -> Result<Account, Shortfall> {
+        let cell = Arc::clone(self.people.lock().await.entry(name.to_owned()).or_default());
+        cell.get_or_try_init(|| self.register(name, notes)).await.cloned()
+    }
+
+    async fn register(&self, name: &str, notes: &Notes) -> Result<Account, Shortfall> {
+        let (email, password) = (format!("{name}-{}@{DOMAIN}", self.run), word());
+        let body = json!({ "email": email, "password": password, "display_name": name });
+        let answer = self.client(notes.clone()).post("/api/v1/auth/register", body).await?.expect(201)?;
+        Ok(Account {
+            id: answer.text_at("/user/id")?,
+            access_token: answer.text_at("/access_token")?,
+            refresh_token: answer.text_at("/refresh_token")?,
+            name: name.to_owned(),
+            email,
+            password,
+        })
+    }
+
+    /// A token of the administrator.
+    pub(crate) async fn admin_token(&self, notes: &Notes) -> Result<String, Shortfall> {
+        let Some(admin) = &self.target.admin else { return Err(Shortfall::unmeasured(NO_ADMIN, ADMIN_MEND)) };
+        let token = self.admin_token.get_or_try_init(async || {
+            let body = json!({ "email": admin.email, "password": admin.password });
+            let answer = self.client(notes.clone()).post("/api/v1/auth/login", body).await?;
+            match answer.status {
+                200 => answer.text_at("/access_token"),
+                status => {
+                    let why = format!("the administrator could not sign in: {status}");
+                    Err(Shortfall::unmeasured(why, ADMIN_MEND))
+                }
+            }
+        });
+        token.await.cloned()
+    }
+
+    /// The OpenAPI document that the deployment serves.
+    pub(crate) async fn document(&self, notes: &Notes) -> Result<Arc<Value>, Shortfall> {
+        let document = self.document.get_or_try_init(async || {
+            let answer = self.client(notes.clone()).get("/openapi.json").await?.expect(200)?;
+            Ok::<_, Shortfall>(Arc::new(answer.json()))
+        });
+        document.await.cloned()
+    }
+
+    /// Deletes everybody who was made up, and says whose account could not be deleted, and why.
+    pub(crate) async fn clean_up(&self) -> Vec<String> {
+        let notes = Notes::default();
+        let client = self.client(notes.clone());
+        let people: Vec<_> = self.people.lock().await.drain().collect();
+        let mut left = Vec::new();
+        let known = people.into_iter().filter_map(|(_, cell)| cell.get().cloned());
+        for account in known {
+            if let Err(why) = delete(&client, &account.email, &account.password).await {
+                left.push(format!("{} ({why})", account.email));
+            }
+        }
+        if let Some(admin) = self.target.admin.as_ref().filter(|admin| admin.is_made_up)
+            && let Err(why) = delete(&client, &admin.email, &admin.password).await
+        {
+            left.push(format!("{} ({why})", admin.email));
+        }
+        left
+    }
+}
+
+/// Signs in again, since checks end sessions, and deletes the account.
+async fn delete(client: &Client, email: &str, password: &str) -> Result<(), String> {
+    let credentials = json!({ "email": email, "password": password });
+    let answer = client.post("/api/v1/auth/login", credentials).await.map_err(|e| e.to_string())?;
+    let token = match answer.text_at("/access_token") {
+        Ok(token) if answer.status == 200 => token,
+        // Gone already, which a check may have been about.
+        _ if [401, 403].contains(&answer.status) => return Ok(()),
+        _ => return Err(format!("log-in answered {}", answer.status)),
+    };
+    let client = client.with_token(&token);
+    let answer =
+        client.delete("/api/v1/me", json!({ "password": password })).await.map_err(|e| e.to_string())?;
+    if answer.status == 202 { Ok(()) } else { Err(format!("deletion answered {}", answer.status)) }
+}
+
+/// 26 letters and digits that nobody can guess.
+fn word() -> String {
+    const LETTERS: &[u8; 32] = b"abcdefghijkmnopqrstuvwxyz2345678";
+    let mut bytes = [0; 26];
+    SystemRandom.fill(&mut bytes);
+    bytes.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect()
+}

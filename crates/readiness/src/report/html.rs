@@ -1,0 +1,96 @@
+//! For a browser: one file that loads nothing and runs nothing.
+
+use std::fmt::Write as _;
+
+use super::Report;
+use crate::{Evidence, RowResult};
+
+const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}\
+table{border-collapse:collapse;width:100%}td,th{padding:.3rem .5rem;border-bottom:1px solid #ddd;text-align:left;\
+vertical-align:top}code{font-size:.9em}details{margin:.2rem 0}.pass{color:#176f2c}.fail{color:#b00020;font-weight:bold}\
+.unknown,.stale{color:#8a5a00}.waived,.attested{color:#0b5f80}.none{color:#666}";
+
+pub(super) fn write(report: &Report) -> String {
+    let mut out = String::new();
+    let title = format!("Readiness of {}", report.target);
+    let _ = write!(
+        out,
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{0}</title><style>{STYLE}</style></head>\
+         <body><h1>{0}</h1>",
+        escaped(&title)
+    );
+    let build = if report.identity.build.is_empty() { "unknown" } else { &report.identity.build };
+    let configuration = report.identity.configuration.as_deref().unwrap_or("unknown");
+    let _ = write!(
+        out,
+        "<p><strong>{}</strong></p><p>{}</p>",
+        escaped(&report.verdict()),
+        escaped(&report.score())
+    );
+    let _ = write!(
+        out,
+        "<p>Build {}, configuration <code>{}</code>, measured {} to {}.</p>",
+        escaped(build),
+        escaped(configuration),
+        report.began,
+        report.ended
+    );
+    for area in &report.scores.areas {
+        let _ = write!(
+            out,
+            "<h2>{} {}: {} of {}</h2><table><thead><tr><th>Row</th><th>Result</th><th>What is to be true, and what was \
+             found</th></tr></thead><tbody>",
+            area.id,
+            escaped(&area.name),
+            area.score.pass,
+            area.score.of
+        );
+        let prefix = format!("{}-", area.id);
+        report.rows.iter().filter(|row| row.id.starts_with(&prefix)).for_each(|row| write_row(&mut out, row));
+        out.push_str("</tbody></table>");
+    }
+    out.push_str("</body></html>");
+    out
+}
+
+fn write_row(out: &mut String, row: &RowResult) {
+    let name = row.result.name();
+    let class = if matches!(name, "n/a" | "not yet") { "none" } else { name };
+    let _ = write!(
+        out,
+        "<tr id=\"{0}\"><td>{0}</td><td class=\"{class}\">{name}</td><td>{1}",
+        row.id,
+        escaped(&row.what)
+    );
+    let _ = write!(out, "<br>{}", escaped(&row.why));
+    if let Some(mend) = &row.mend {
+        let _ = write!(out, "<br>To mend: {}", escaped(mend));
+    }
+    row.evidence.iter().for_each(|evidence| write_evidence(out, evidence));
+    out.push_str("</td></tr>");
+}
+
+fn write_evidence(out: &mut String, evidence: &Evidence) {
+    let did = escaped(&evidence.did);
+    let _ = write!(out, "<details><summary>{}: {did}</summary>", evidence.kind);
+    let _ =
+        write!(out, "<p>At {}, {} ms, {} requests.</p>", evidence.at, evidence.took_ms, evidence.requests);
+    for (name, value) in &evidence.figures {
+        let _ = write!(out, "<div>{}: <code>{}</code></div>", escaped(name), escaped(&value.to_string()));
+    }
+    for step in &evidence.steps {
+        let id = step.request_id.as_deref().unwrap_or_default();
+        let (asked, answered) = (escaped(&step.asked), escaped(&step.answered));
+        let _ = write!(
+            out,
+            "<div><code>{asked}</code> → {answered} in {} ms <code>{}</code></div>",
+            step.took_ms,
+            escaped(id)
+        );
+    }
+    out.push_str("</details>");
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

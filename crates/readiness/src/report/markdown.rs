@@ -1,0 +1,55 @@
+//! For a repository: a table an area.
+
+use std::fmt::Write as _;
+
+use super::Report;
+
+pub(super) fn write(report: &Report) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "# Readiness\n");
+    let build = if report.identity.build.is_empty() { "unknown" } else { &report.identity.build };
+    let _ = writeln!(out, "* Target: {}", escaped(&report.target));
+    let _ = writeln!(out, "* Build: {}", escaped(build));
+    let _ =
+        writeln!(out, "* Configuration: {}", report.identity.configuration.as_deref().unwrap_or("unknown"));
+    let _ = writeln!(out, "* Measured: {} to {}\n", report.began, report.ended);
+    let _ = writeln!(out, "{}\n\n{}\n", report.verdict(), report.score());
+    let _ = writeln!(out, "| result | rows |\n|---|---|");
+    for (outcome, n) in &report.scores.outcomes {
+        let _ = writeln!(out, "| {} | {n} |", outcome.name());
+    }
+    for area in &report.scores.areas {
+        let _ = writeln!(
+            out,
+            "\n## {} {} ({} of {})\n",
+            area.id,
+            escaped(&area.name),
+            area.score.pass,
+            area.score.of
+        );
+        let _ = writeln!(
+            out,
+            "| row | gate | result | what is to be true | what was found |\n|---|---|---|---|---|"
+        );
+        let prefix = format!("{}-", area.id);
+        for row in report.rows.iter().filter(|row| row.id.starts_with(&prefix)) {
+            let gate = format!("{:?}", row.gate).to_lowercase();
+            let mend = row.mend.as_ref().map_or(String::new(), |mend| format!(" To mend: {mend}."));
+            let found = escaped(&format!("{}.{mend}", row.why));
+            let _ = writeln!(
+                out,
+                "| {} | {gate} | {} | {} | {found} |",
+                row.id,
+                row.result.name(),
+                escaped(&row.what)
+            );
+        }
+    }
+    out.truncate(out.trim_end().len());
+    out
+}
+
+/// As the text of a cell.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;").replace(['\n', '\r'], " ")
+}

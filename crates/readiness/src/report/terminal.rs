@@ -1,0 +1,67 @@
+//! For a person at a terminal: what does not hold first of all, and what mends it.
+
+use std::fmt::Write as _;
+
+use super::Report;
+use crate::{Outcome, RowResult};
+
+pub(super) fn write(report: &Report, colour: bool) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "{} ({})", report.target, build(report));
+    for area in &report.scores.areas {
+        let score = area.score;
+        let percent = score.percent().unwrap_or_default();
+        let _ = writeln!(out, "\n{}  {}: {} of {} ({percent} %)", area.id, area.name, score.pass, score.of);
+        let prefix = format!("{}-", area.id);
+        for row in report.rows.iter().filter(|row| row.id.starts_with(&prefix)) {
+            write_row(&mut out, row, colour);
+        }
+    }
+    let _ = writeln!(out);
+    let counts: Vec<_> =
+        report.scores.outcomes.iter().map(|(outcome, n)| format!("{n} {}", outcome.name())).collect();
+    let _ = writeln!(out, "{}", counts.join(", "));
+    if report.left_out > 0 {
+        let _ = writeln!(out, "{} rows of the catalogue were not asked for.", report.left_out);
+    }
+    for account in &report.left_behind {
+        let _ = writeln!(out, "An account that was made up is still there: {account}");
+    }
+    let _ = writeln!(out, "{}", report.score());
+    let _ = write!(out, "{}", report.verdict());
+    if !report.gate.closed_by.is_empty() {
+        let _ = write!(out, "\n  {}", report.gate.closed_by.join(" "));
+    }
+    out
+}
+
+fn build(report: &Report) -> &str {
+    if report.identity.build.is_empty() { "build unknown" } else { &report.identity.build }
+}
+
+fn write_row(out: &mut String, row: &RowResult, colour: bool) {
+    let name = row.result.name();
+    let (before, after) = if colour { (tint(row.result), "\x1b[0m") } else { ("", "") };
+    let _ = writeln!(out, "  {before}{name:<8}{after} {:<7} {}", row.id, row.what);
+    match row.result {
+        Outcome::Pass | Outcome::NotYet => {}
+        _ => {
+            let _ = writeln!(out, "                   {}", row.why);
+        }
+    }
+    if let Some(mend) =
+        row.mend.as_ref().filter(|_| matches!(row.result, Outcome::Fail | Outcome::Unknown | Outcome::Stale))
+    {
+        let _ = writeln!(out, "                   → {mend}");
+    }
+}
+
+fn tint(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Pass => "\x1b[32m",
+        Outcome::Fail => "\x1b[1;31m",
+        Outcome::Unknown | Outcome::Stale => "\x1b[33m",
+        Outcome::Attested | Outcome::Waived => "\x1b[36m",
+        Outcome::NotApplicable | Outcome::NotYet => "\x1b[2m",
+    }
+}

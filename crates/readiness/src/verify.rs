@@ -1,0 +1,363 @@
+//! Judges a deployment row by row: runs the checks, takes what was left behind into account, and cleans up.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kith_kernel::{Clock, Timestamp};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::artefact::{Artefact, Holds};
+use crate::catalogue::By;
+use crate::client::in_ms;
+use crate::evidence::{Evidence, Notes};
+use crate::{
+    Artefacts, Catalogue, Check, Checked, Declared, Deployment, Gate, Outcome, Report, Row, RowResult, Run,
+    Shortfall, score,
+};
+
+/// No check takes longer.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(240);
+/// What mends a check that was cut off.
+const SLOW: &str = "see why the deployment answers so slowly, and try again";
+
+/// What is judged, and by what.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The rows.
+    pub catalogue: Catalogue,
+    /// What measures them on the running deployment.
+    pub checks: Vec<&'static Check>,
+    /// What commands left behind.
+    pub artefacts: Artefacts,
+    /// What people declared: checks of their own, attestations, waivers.
+    pub declared: Declared,
+    /// Only these rows, if any are named.
+    pub only: Vec<String>,
+    /// The gate that is asked about.
+    pub gate: Gate,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug)]
+pub enum Progress<'a> {
+    /// A row's turn has come.
+    Begins {
+        /// The row.
+        row: &'a Row,
+        /// Which one it is, from 1.
+        n: usize,
+        /// Of how many.
+        of: usize,
+    },
+    /// It has been judged.
+    Ends(&'a RowResult),
+    /// The people who were made up are being deleted.
+    CleansUp,
+}
+
+/// What the deployment says of itself.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Identity {
+    /// Its version, and behind a `+` the commit it was built from.
+    pub build: String,
+    /// The digest of its configuration, if an administrator asked.
+    pub configuration: Option<String>,
+    /// The commit, if it says one.
+    #[serde(skip)]
+    pub commit: Option<String>,
+}
+
+/// One way in which a row was judged.
+struct Part {
+    outcome: Outcome,
+    why: String,
+    mend: Option<String>,
+    evidence: Option<Evidence>,
+}
+
+impl Part {
+    fn new(outcome: Outcome, why: impl Into<String>) -> Self {
+        Self { outcome, why: why.into(), mend: None, evidence: None }
+    }
+
+    fn with_mend(self, mend: impl Into<String>) -> Self {
+        Self { mend: Some(mend.into()), ..self }
+    }
+}
+
+/// Judges every row of `plan` on `deployment`, one after the other, and deletes whom it made up.
+pub async fn verify(
+    plan: &Plan,
+    deployment: Deployment,
+    clock: &dyn Clock,
+    progress: &(dyn Fn(Progress<'_>) + Sync),
+) -> Report {
+    let began = clock.now();
+    let judge =
+        Judge { plan, identity: identify(&deployment).await, deployment: Arc::new(deployment), clock };
+    let rows: Vec<_> = plan.catalogue.rows.iter().filter(|row| plan.is_chosen(row)).collect();
+    let mut order = rows.clone();
+    order.sort_by_key(|row| {
+        (row.by.contains(&By::Rows), plan.check_of(&row.id).is_some_and(|check| check.last))
+    });
+    let mut results = Vec::new();
+    for (n, row) in order.iter().enumerate() {
+        progress(Progress::Begins { row, n: n + 1, of: order.len() });
+        let result = judge.row(row, &results).await;
+        progress(Progress::Ends(&result));
+        results.push(result);
+    }
+    progress(Progress::CleansUp);
+    let left_behind = judge.deployment.clean_up().await;
+    let place = |result: &RowResult| rows.iter().position(|row| row.id == result.id);
+    results.sort_by_key(place);
+    Report {
+        target: judge.deployment.target().url.clone(),
+        identity: judge.identity,
+        began,
+        ended: clock.now(),
+        gate: score::GateVerdict::of(plan.gate, &results),
+        scores: score::Scores::of(&plan.catalogue, &results),
+        rows: results,
+        left_out: plan.catalogue.rows.len() - rows.len(),
+        left_behind,
+    }
+}
+
+/// What the deployment says of itself; as much as it tells.
+async fn identify(deployment: &Deployment) -> Identity {
+    let notes = Notes::default();
+    let build = match deployment.client(notes.clone()).get("/api/health").await {
+        Ok(answer) => answer.text_at("/releaseId").unwrap_or_default(),
+        Err(_) => String::new(),
+    };
+    let facts = match deployment.admin_token(&notes).await {
+        Ok(token) => deployment.client(notes).with_token(&token).get("/api/v1/admin/facts").await.ok(),
+        Err(_) => None,
+    };
+    let digest = |facts: Value| facts.pointer("/configuration/digest")?.as_str().map(str::to_owned);
+    Identity {
+        commit: build.split_once('+').map(|(_, commit)| commit.to_owned()),
+        configuration: facts.and_then(|answer| digest(answer.json())),
+        build,
+    }
+}
+
+impl Plan {
+    fn is_chosen(&self, row: &Row) -> bool {
+        self.only.is_empty() || self.only.contains(&row.id)
+    }
+
+    fn check_of(&self, row: &str) -> Option<&'static Check> {
+        self.checks.iter().find(|check| check.row == row).copied()
+    }
+}
+
+struct Judge<'a> {
+    plan: &'a Plan,
+    identity: Identity,
+    deployment: Arc<Deployment>,
+    clock: &'a dyn Clock,
+}
+
+impl Judge<'_> {
+    async fn row(&self, row: &Row, others: &[RowResult]) -> RowResult {
+        let mut parts = Vec::new();
+        for by in &row.by {
+            parts.push(match by {
+                By::Live => self.live(row).await,
+                By::Tests => self.tests(row),
+                By::Artefact => self.artefact(row),
+                By::Attestation => Part::new(Outcome::Unknown, "nobody answers for it")
+                    .with_mend("have somebody who can answer for it write an `[[attestation]]`"),
+                By::Rows => sum_up(row, others),
+            });
+        }
+        if let Some(waits) = &row.waits {
+            let part = Part::new(Outcome::NotYet, format!("not built yet: it waits for {waits}"));
+            parts.push(part.with_mend("wait for it, or waive the row with a reason, an owner and an end"));
+        }
+        let mut result = combine(row, parts);
+        self.plan.declared.apply(row, &mut result, self.clock.now());
+        result
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "how long a check took is measured in real time")]
+    async fn live(&self, row: &Row) -> Part {
+        let at = self.clock.now();
+        let notes = Notes::default();
+        let run = Run::new(Arc::clone(&self.deployment), notes.clone());
+        let declared = self.plan.declared.check_of(&row.id);
+        let (does, mend, checked): (_, _, Checked<'_>) = match (self.plan.check_of(&row.id), declared) {
+            (_, Some(declared)) => (declared.does(), declared.mend(), Box::pin(declared.run(&run))),
+            (Some(check), None) => (check.does.to_owned(), check.mend.to_owned(), (check.run)(&run)),
+            (None, None) => return Part::new(Outcome::Unknown, "this build has no check for it"),
+        };
+        let began = Instant::now();
+        let found = match tokio::time::timeout(CHECK_TIMEOUT, checked).await {
+            Ok(found) => found,
+            Err(_) => {
+                Err(Shortfall::unmeasured(format!("it took longer than {} s", CHECK_TIMEOUT.as_secs()), SLOW))
+            }
+        };
+        let part = match found {
+            Ok(found) => Part::new(Outcome::Pass, found),
+            Err(Shortfall::Fails(found)) => Part::new(Outcome::Fail, found).with_mend(mend),
+            Err(Shortfall::Unmeasured { why, mend }) => Part::new(Outcome::Unknown, why).with_mend(mend),
+            Err(Shortfall::NotApplicable(why)) => Part::new(Outcome::NotApplicable, why),
+        };
+        Part { evidence: Some(notes.into_evidence(&does, at, in_ms(began.elapsed()))), ..part }
+    }
+
+    fn artefact(&self, row: &Row) -> Part {
+        let obtain = row.obtain.as_deref().unwrap_or_default();
+        let Some((artefact, measured)) = self.plan.artefacts.of_row(&row.id) else {
+            return Part::new(Outcome::Unknown, format!("no artefact of `{obtain}` tells of it")).with_mend(
+                format!("run `{obtain}` at the commit that runs, and name its folder with --evidence"),
+            );
+        };
+        let part = match measured.result {
+            Holds::Pass => Part::new(Outcome::Pass, measured.summary.clone()),
+            Holds::Fail => Part::new(Outcome::Fail, measured.summary.clone())
+                .with_mend(format!("mend what `{}` found, and run it again", artefact.tool)),
+        };
+        let figures = measured.figures.clone();
+        let part =
+            Part { evidence: Some(evidence("artefact", &artefact.tool, artefact.at, figures)), ..part };
+        self.if_it_counts(row, artefact, part)
+    }
+
+    fn tests(&self, row: &Row) -> Part {
+        const RUN: &str =
+            "run `cargo xtask test` at the commit that runs, and name target/evidence with --evidence";
+        let Some(artefact) = self.plan.artefacts.of_tests() else {
+            return Part::new(Outcome::Unknown, "no results of tests were given").with_mend(RUN);
+        };
+        let mut passed = 0;
+        for part_of_name in &row.tests {
+            let named: Vec<_> =
+                artefact.tests.iter().filter(|(name, _)| name.contains(part_of_name)).collect();
+            if let Some((name, _)) = named.iter().find(|(_, outcome)| *outcome == "failed") {
+                return Part::new(Outcome::Fail, format!("the test {name} fails"))
+                    .with_mend("mend what the test found");
+            }
+            let ok = named.iter().filter(|(_, outcome)| *outcome == "ok").count();
+            if ok == 0 {
+                return Part::new(Outcome::Unknown, format!("no test called {part_of_name} was run"))
+                    .with_mend(RUN);
+            }
+            passed += ok;
+        }
+        let mut figures = serde_json::Map::new();
+        figures.insert("tests".to_owned(), row.tests.clone().into());
+        figures.insert("passed".to_owned(), passed.into());
+        let part = Part::new(Outcome::Pass, format!("{passed} tests passed"));
+        let part = Part { evidence: Some(evidence("tests", &artefact.tool, artefact.at, figures)), ..part };
+        self.if_it_counts(row, artefact, part)
+    }
+
+    /// `part`, unless what it rests on is of another build or too old.
+    fn if_it_counts(&self, row: &Row, artefact: &Artefact, part: Part) -> Part {
+        let again = format!("run `{}` again at the commit that runs", artefact.tool);
+        if let Some(age) = row.artefact_age() {
+            if self.clock.now().since(artefact.at) > age {
+                let why = format!(
+                    "what `{}` found is of {}, older than {} h",
+                    artefact.tool,
+                    artefact.at,
+                    age.as_secs() / 3_600
+                );
+                return Part { outcome: Outcome::Stale, why, mend: Some(again), ..part };
+            }
+            return part;
+        }
+        let made_of = if artefact.dirty {
+            format!("{} with changes", artefact.commit)
+        } else {
+            artefact.commit.clone()
+        };
+        match &self.identity.commit {
+            None => {
+                let why = "the deployment does not say which commit it was built from";
+                let mend = "run a release build made from a clone of the repository";
+                Part { outcome: Outcome::Unknown, why: why.to_owned(), mend: Some(mend.to_owned()), ..part }
+            }
+            // A dirty build says `.dirty` behind its commit.
+            Some(commit) if artefact.dirty || !artefact.commit.starts_with(&**commit) => {
+                let why = format!("`{}` tells of {made_of}, and {commit} runs", artefact.tool);
+                Part { outcome: Outcome::Stale, why, mend: Some(again), ..part }
+            }
+            Some(_) => part,
+        }
+    }
+}
+
+fn evidence(
+    kind: &'static str,
+    tool: &str,
+    at: Timestamp,
+    figures: serde_json::Map<String, Value>,
+) -> Evidence {
+    Evidence { kind, did: tool.to_owned(), steps: Vec::new(), requests: 0, figures, at, took_ms: 0 }
+}
+
+/// A row that holds if others do.
+fn sum_up(row: &Row, others: &[RowResult]) -> Part {
+    let of = row.of.as_deref().unwrap_or_default();
+    let counts = |other: &&RowResult| match of {
+        "beta" => other.gate == Gate::Beta,
+        "production" => other.gate <= Gate::Production,
+        // What was measured on the running deployment.
+        _ => other.evidence.iter().any(|evidence| evidence.kind == "live"),
+    };
+    let among: Vec<_> = others.iter().filter(counts).collect();
+    let missing: Vec<_> = among.iter().filter(|other| !other.result.opens()).collect();
+    let failed =
+        missing.iter().filter(|other| matches!(other.result, Outcome::Fail | Outcome::NotYet)).count();
+    match (among.len(), missing.len()) {
+        (0, _) => Part::new(Outcome::Unknown, "none of the rows that it sums up was judged")
+            .with_mend("judge all rows: leave --only and --area out"),
+        (all, 0) => Part::new(Outcome::Pass, format!("all {all} rows that it sums up hold")),
+        (all, some) => {
+            let outcome = if failed > 0 { Outcome::Fail } else { Outcome::Unknown };
+            let ids: Vec<_> = missing.iter().take(8).map(|other| &*other.id).collect();
+            let dots = if some > ids.len() { ", …" } else { "" };
+            Part::new(outcome, format!("{some} of {all} rows do not hold: {}{dots}", ids.join(", ")))
+                .with_mend("mend these rows")
+        }
+    }
+}
+
+/// The worst of the ways decides. What is not applicable in one way is decided by the others.
+fn combine(row: &Row, mut parts: Vec<Part>) -> RowResult {
+    let mut evidence = Vec::new();
+    if parts.iter().any(|part| part.outcome != Outcome::NotApplicable) {
+        parts.retain(|part| part.outcome != Outcome::NotApplicable);
+    }
+    let mut worst: Option<Part> = None;
+    for mut part in parts {
+        evidence.extend(part.evidence.take());
+        worst = Some(match worst {
+            Some(worst) if worst.outcome >= part.outcome => Part { why: both(&worst, &part), ..worst },
+            Some(worst) => Part { why: both(&part, &worst), ..part },
+            None => part,
+        });
+    }
+    let Part { outcome, why, mend, .. } =
+        worst.unwrap_or_else(|| Part::new(Outcome::Unknown, "the catalogue names no way to show it"));
+    RowResult {
+        id: row.id.clone(),
+        what: row.what.clone(),
+        gate: row.gate,
+        result: outcome,
+        why,
+        mend,
+        evidence,
+    }
+}
+
+/// What passed is told together; what did not is told alone.
+fn both(worse: &Part, better: &Part) -> String {
+    if worse.outcome == Outcome::Pass { format!("{}; {}", worse.why, better.why) } else { worse.why.clone() }
+}

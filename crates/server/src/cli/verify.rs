@@ -1,0 +1,237 @@
+//! `kith verify`: whether a deployment is ready, row by row, with what was seen beside each verdict.
+
+use std::io::{IsTerminal as _, Write as _, stderr, stdout};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow};
+use clap::{Args, ValueEnum};
+use kith_kernel::SystemClock;
+use kith_platform::config::Config;
+use kith_readiness::report::Format;
+use kith_readiness::{
+    AdminAccess, Artefacts, Catalogue, Declared, Deployment, Plan, Progress, Target, verify,
+};
+
+use super::{Failure, Settings, print, runtime};
+use crate::control::{self, Command as Order, Reply};
+use crate::modules::MODULES;
+
+const COULD_NOT_MEASURE: u8 = 2;
+const PASSWORD: &str = "KITH_VERIFY_PASSWORD";
+
+#[derive(Debug, Args)]
+pub(super) struct Verify {
+    #[command(flatten)]
+    settings: Settings,
+    /// The deployment to judge [default: the server that runs on the data folder or listens where the configuration says]
+    #[arg(long, value_name = "URL")]
+    target: Option<String>,
+    /// Another node of the same deployment, asked directly; may be given several times
+    #[arg(long = "node", value_name = "URL")]
+    nodes: Vec<String>,
+    /// The gate to ask about
+    #[arg(long, value_enum, default_value = "beta")]
+    gate: Gate,
+    /// Only rows of this area: SEC, or a word of its name; may be given several times
+    #[arg(long = "area", value_name = "AREA")]
+    areas: Vec<String>,
+    /// Only this row; may be given several times
+    #[arg(long = "only", value_name = "ID")]
+    only: Vec<String>,
+    /// In which form to write the report
+    #[arg(long, value_enum, default_value = "terminal")]
+    format: Form,
+    /// An administrator's address; the password is read from KITH_VERIFY_PASSWORD. On the machine of the server itself
+    /// one is made up for the run and goes with it
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<String>,
+    /// A certificate authority to trust beside the system's (PEM)
+    #[arg(long, value_name = "FILE")]
+    authority: Option<PathBuf>,
+    /// The server's log, as lines of JSON
+    #[arg(long, value_name = "FILE")]
+    logs: Option<PathBuf>,
+    /// What `cargo xtask` commands left behind: results of tests, coverage, drills
+    #[arg(long, value_name = "FOLDER", default_value = "target/evidence")]
+    evidence: PathBuf,
+    /// Checks of one's own, attestations, waivers (TOML); may be given several times
+    #[arg(long = "checks", value_name = "FILE")]
+    checks: Vec<PathBuf>,
+    /// Judge only what --checks declare, for services other than Kith
+    #[arg(long, requires = "checks", requires = "target")]
+    only_declared: bool,
+    /// Print the rows, what shows each and what it blocks, and judge nothing
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Gate {
+    /// Before the first people are let in
+    Beta,
+    /// Before everybody is; the rows of beta among them
+    Production,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Form {
+    /// For a person
+    Terminal,
+    /// For a program
+    Json,
+    /// For a repository
+    Markdown,
+    /// For a browser
+    Html,
+}
+
+impl Verify {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let plan = self.plan()?;
+        if self.list {
+            return print(&plan.catalogue.to_markdown());
+        }
+        let form = self.format;
+        let code = runtime()?.block_on(async {
+            let deployment =
+                Deployment::new(self.target().await?).context("the deployment cannot be asked")?;
+            let report = verify(&plan, deployment, &SystemClock, &show_progress).await;
+            let format = match form {
+                Form::Terminal => Format::Terminal { colour: stdout().is_terminal() },
+                Form::Json => Format::Json,
+                Form::Markdown => Format::Markdown,
+                Form::Html => Format::Html,
+            };
+            print(&report.to_text(format))?;
+            Ok::<_, Failure>(report.gate.exit_code)
+        });
+        match code {
+            Ok(0) => Ok(()),
+            Ok(code) => Err(Failure::Told(code)),
+            Err(Failure::Other(error)) => {
+                eprintln!("kith: {}", super::in_one_line(&error));
+                Err(Failure::Told(COULD_NOT_MEASURE))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    fn plan(&self) -> Result<Plan, anyhow::Error> {
+        let mut catalogue = if self.only_declared { Catalogue::default() } else { Catalogue::built_in() };
+        let mut declared = Declared::default();
+        for file in &self.checks {
+            let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+            declared.add(&text, &mut catalogue).with_context(|| file.display().to_string())?;
+        }
+        let mut only = self.only.clone();
+        for id in &only {
+            catalogue
+                .find(id)
+                .ok_or_else(|| anyhow!("there is no row {id}; `kith verify --list` prints all"))?;
+        }
+        for area in &self.areas {
+            let word = area.to_lowercase();
+            let is_meant = |known: &&kith_readiness::Area| {
+                known.id.eq_ignore_ascii_case(area) || known.name.to_lowercase().contains(&word)
+            };
+            let meant: Vec<_> = catalogue.areas.iter().filter(is_meant).collect();
+            if meant.is_empty() {
+                let areas: Vec<_> = catalogue.areas.iter().map(|area| &*area.id).collect();
+                return Err(anyhow!("there is no area {area}; there are {}", areas.join(", ")));
+            }
+            let of_area = |row: &&kith_readiness::Row| meant.iter().any(|area| area.id == row.area());
+            only.extend(catalogue.rows.iter().filter(of_area).map(|row| row.id.clone()));
+        }
+        Ok(Plan {
+            catalogue,
+            checks: MODULES.iter().flat_map(|module| module.checks).copied().flatten().collect(),
+            artefacts: Artefacts::read(&self.evidence)?,
+            declared,
+            only,
+            gate: match self.gate {
+                Gate::Beta => kith_readiness::Gate::Beta,
+                Gate::Production => kith_readiness::Gate::Production,
+            },
+        })
+    }
+
+    async fn target(self) -> Result<Target, Failure> {
+        let authority = self.authority.as_deref().map(read).transpose()?;
+        let is_here = self.target.is_none() || self.settings.is_given();
+        let given = match self.admin {
+            Some(email) => Some(AdminAccess { email, password: password()?, is_made_up: false }),
+            None => None,
+        };
+        let (mut url, mut admin) = (self.target, given);
+        if is_here {
+            let config = self.settings.load(Vec::new())?;
+            if url.is_none() {
+                url = Some(address(&config).await?);
+            }
+            if admin.is_none() {
+                admin = make_up_admin(config).await;
+            }
+        }
+        Ok(Target { url: url.unwrap_or_default(), others: self.nodes, authority, admin, logs: self.logs })
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, anyhow::Error> {
+    std::fs::read(file).with_context(|| file.display().to_string())
+}
+
+fn password() -> Result<String, anyhow::Error> {
+    if let Ok(file) = std::env::var(format!("{PASSWORD}_FILE")) {
+        return Ok(std::fs::read_to_string(&file).context(file)?.trim_end().to_owned());
+    }
+    std::env::var(PASSWORD)
+        .map_err(|_| anyhow!("set {PASSWORD} or {PASSWORD}_FILE to the administrator's password"))
+}
+
+/// Where the server is that runs here.
+async fn address(config: &Config) -> Result<String, anyhow::Error> {
+    if !config.is_sqlite() {
+        return Ok(format!("http://{}", config.server.listen));
+    }
+    let folder = &config.data.folder;
+    let none = || {
+        let folder = folder.display();
+        anyhow!("no server runs on {folder}; start one with `kith serve`, or name one with --target")
+    };
+    control::ask_address(folder).await.context("the server that holds the data folder says")?.ok_or_else(none)
+}
+
+/// An administrator for this run. Without one, some rows cannot be measured, and say so.
+async fn make_up_admin(config: Config) -> Option<AdminAccess> {
+    let access = AdminAccess::made_up();
+    let order = Order::CreateAdmin {
+        email: access.email.clone(),
+        display_name: "kith verify".to_owned(),
+        password: access.password.clone(),
+    };
+    match control::run(config, order).await {
+        Ok(Reply::AdminCreated { .. }) => Some(access),
+        Ok(_) => None,
+        Err(error) => {
+            eprintln!("kith: no administrator could be made for this run: {}", super::in_one_line(&error));
+            None
+        }
+    }
+}
+
+/// One line that is written again and again, for somebody who looks at it.
+fn show_progress(progress: Progress<'_>) {
+    if !stderr().is_terminal() {
+        return;
+    }
+    let line = match progress {
+        Progress::Begins { row, n, of } => format!("\r\x1b[K[{n}/{of}] {} {}", row.id, shortened(&row.what)),
+        Progress::Ends(_) => "\r\x1b[K".to_owned(),
+        Progress::CleansUp => "\r\x1b[Kdeleting the people who were made up\r\x1b[K".to_owned(),
+    };
+    let _ = write!(stderr(), "{line}");
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(60).collect()
+}

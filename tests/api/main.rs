@@ -48,3 +48,4 @@ mod space_lists;
 mod spaces;
 mod tokens;
 mod traces;
+mod twins;

@@ -64,6 +64,8 @@ pub struct Row {
     pub tests: Vec<String>,
     /// The command whose artefact shows it.
     pub obtain: Option<String>,
+    /// In what way a deployment was broken on which its check was seen to fail: "without limits".
+    pub twin: Option<String>,
     /// The rows that it sums up: `beta`, `production` or `live`.
     pub of: Option<String>,
 }

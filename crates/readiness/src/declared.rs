@@ -164,6 +164,7 @@ impl DeclaredCheck {
             by: vec![By::Live],
             tests: Vec::new(),
             obtain: None,
+            twin: None,
             of: None,
         }
     }

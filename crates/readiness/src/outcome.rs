@@ -82,6 +82,9 @@ pub struct RowResult {
     /// What to do about it, unless it opens the gate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mend: Option<String>,
+    /// In what way a deployment was broken on which its check was seen to fail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub twin: Option<String>,
     /// What was seen, in each way.
     pub evidence: Vec<Evidence>,
 }

@@ -132,6 +132,7 @@ mod tests {
             result,
             why: String::new(),
             mend: None,
+            twin: None,
             evidence: vec![],
         }
     }

@@ -353,6 +353,7 @@ fn combine(row: &Row, mut parts: Vec<Part>) -> RowResult {
         result: outcome,
         why,
         mend,
+        twin: row.twin.clone(),
         evidence,
     }
 }

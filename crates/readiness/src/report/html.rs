@@ -23,9 +23,10 @@ pub(super) fn write(report: &Report) -> String {
     let configuration = report.identity.configuration.as_deref().unwrap_or("unknown");
     let _ = write!(
         out,
-        "<p><strong>{}</strong></p><p>{}</p>",
+        "<p><strong>{}</strong></p><p>{}</p><p>{}</p>",
         escaped(&report.verdict()),
-        escaped(&report.score())
+        escaped(&report.score()),
+        report.twins()
     );
     let _ = write!(
         out,

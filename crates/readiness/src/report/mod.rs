@@ -76,6 +76,17 @@ impl Report {
         }
     }
 
+    /// How many of the checks have been seen to fail.
+    fn twins(&self) -> String {
+        let live = |row: &&RowResult| row.evidence.iter().any(|evidence| evidence.kind == "live");
+        let measured = self.rows.iter().filter(live).count();
+        let seen = self.rows.iter().filter(live).filter(|row| row.twin.is_some()).count();
+        format!(
+            "Of the {measured} rows that were measured on the running deployment, the checks of {seen} have been seen to \
+             fail on one broken in just that way."
+        )
+    }
+
     /// The total, never without the weakest area and the formula.
     fn score(&self) -> String {
         let Scores { total, areas, weakest, formula, .. } = &self.scores;

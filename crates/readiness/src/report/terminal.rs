@@ -27,7 +27,7 @@ pub(super) fn write(report: &Report, colour: bool) -> String {
     for account in &report.left_behind {
         let _ = writeln!(out, "An account that was made up is still there: {account}");
     }
-    let _ = writeln!(out, "{}", report.score());
+    let _ = writeln!(out, "{}\n{}", report.twins(), report.score());
     let _ = write!(out, "{}", report.verdict());
     if !report.gate.closed_by.is_empty() {
         let _ = write!(out, "\n  {}", report.gate.closed_by.join(" "));

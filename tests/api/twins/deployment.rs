@@ -1,0 +1,90 @@
+//! A server as people deploy it, whole or broken, and what rows say of it.
+
+use kith::{Seams, modules};
+use kith_domain::accounts::first_admin;
+use kith_kernel::SystemClock;
+use kith_platform::config::{Config, Mode, Secret};
+use kith_readiness::{
+    AdminAccess, Artefacts, By, Catalogue, Check, Declared, Deployment, Gate, Plan, RowResult, Target, verify,
+};
+use kith_store::EngineKind;
+
+use super::Break;
+use super::proxy::Proxy;
+use crate::support::Engine;
+
+/// Every check that this build has.
+pub fn checks() -> Vec<&'static Check> {
+    modules::MODULES.iter().flat_map(|module| module.checks).copied().flatten().collect()
+}
+
+/// What a database is, of an engine.
+pub fn kind(engine: Engine) -> EngineKind {
+    if engine == Engine::Sqlite { EngineKind::Sqlite } else { EngineKind::Postgres }
+}
+
+/// Starts a server of its own that is broken in this way, and judges these rows by their checks alone.
+pub async fn judge(engine: Engine, by: &Break, rows: &[&str]) -> Vec<RowResult> {
+    let database = engine.database().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let logs = folder.path().join("kith.log");
+    let mut config = config();
+    config.data.folder = database.folder().unwrap_or(folder.path()).to_owned();
+    config.database.url = Secret::new(database.url());
+    if let Break::Setting(change) = by {
+        change(&mut config);
+    }
+    let running = kith::start(config, Seams::default()).await.expect("a server");
+    let admin = AdminAccess::made_up();
+    let made = first_admin::create_admin(&running.app, &admin.email, "kith verify", &admin.password).await;
+    made.expect("an administrator");
+    if let Break::Database(statements) = by {
+        for statement in statements(kind(engine)) {
+            let change = running.app.db.write(move |tx| tx.exec(statement, &[]));
+            change.await.expect("a statement that breaks something");
+        }
+    }
+    let proxy = match by {
+        Break::Asked(_) | Break::Answered(_) => Some(Proxy::start(running.addr, by).await),
+        Break::Setting(_) | Break::Database(_) => None,
+    };
+    let addr = proxy.as_ref().map_or(running.addr, |proxy| proxy.addr);
+    let target =
+        Target { url: format!("http://{addr}"), admin: Some(admin), logs: Some(logs), ..Target::default() };
+    let report = verify(&plan(rows), Deployment::new(target).expect("a client"), &SystemClock, &|_| {}).await;
+    if let Some(proxy) = proxy {
+        proxy.stop().await;
+    }
+    running.stop().await;
+    drop(database);
+    report.rows
+}
+
+/// These rows, by their checks alone: what tests or commands left behind has no say here.
+fn plan(rows: &[&str]) -> Plan {
+    let mut catalogue = Catalogue::built_in();
+    for row in &mut catalogue.rows {
+        row.by.retain(|by| *by == By::Live);
+    }
+    Plan {
+        catalogue,
+        checks: checks(),
+        artefacts: Artefacts::default(),
+        declared: Declared::default(),
+        only: rows.iter().map(|row| (*row).to_owned()).collect(),
+        gate: Gate::Beta,
+    }
+}
+
+/// Production mode, as its defaults are, with secrets that nobody knows.
+fn config() -> Config {
+    let mut config = Config::default();
+    config.server.mode = Mode::Production;
+    config.server.listen = ([127, 0, 0, 1], 0).into();
+    config.server.drain_ms = 0;
+    config.database.write_threads = 4;
+    config.database.read_threads = 2;
+    config.auth.jwt_secret = Secret::new("a secret of twins that is long enough for anybody");
+    config.auth.jwt_refresh_secret = Secret::new("another secret of twins, long enough for anybody");
+    config
+}

@@ -1,0 +1,163 @@
+//! GAT-01: each check is seen to fail on a deployment that is broken in just that way. A twin is the very server, with one
+//! setting, one table or one answer that is not as it should be.
+//!
+//! `KITH_TWINS=all` judges every row that takes no long wait on every twin and writes `docs/twins.md`; else each twin is
+//! asked for its own row.
+
+mod deployment;
+mod proxy;
+mod table;
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use kith_platform::config::Config;
+use kith_readiness::{By, Catalogue, Outcome};
+use kith_store::EngineKind;
+
+use crate::support::Engine;
+use deployment::{checks, judge};
+use proxy::{Answered, Asked, Memory};
+use table::TWINS;
+
+/// A server that is broken in one way, and the row that has to say so.
+pub struct Twin {
+    /// The row.
+    row: &'static str,
+    /// What is broken, as a sentence goes on that begins "a deployment".
+    broken: &'static str,
+    /// How it is broken.
+    by: Break,
+    /// Rows that turn red as well, since they rest on the same thing.
+    also: &'static [&'static str],
+}
+
+/// The ways of breaking a server.
+pub enum Break {
+    /// A setting.
+    Setting(fn(&mut Config)),
+    /// Statements against its database, once it serves; none for an engine on which nothing of the kind exists.
+    #[allow(dead_code, reason = "the first twin of its kind is being written")]
+    Database(fn(EngineKind) -> &'static [&'static str]),
+    /// What is asked, before it reaches the server.
+    Asked(fn(&Memory, &mut Asked)),
+    /// What it answers.
+    Answered(fn(&Asked, &mut Answered)),
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_twin_turns_its_row_red_on_sqlite() {
+    each_twin_turns_its_row_red(Engine::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_twin_turns_its_row_red_on_postgres() {
+    if Engine::Postgres.is_chosen() {
+        each_twin_turns_its_row_red(Engine::Postgres).await;
+    }
+}
+
+async fn each_twin_turns_its_row_red(engine: Engine) {
+    let mut wrong = Vec::new();
+    for twin in TWINS.iter().filter(|twin| !is_all() && twin.exists_on(engine)) {
+        let found = judge(engine, &twin.by, &[twin.row]).await;
+        let result = &found[0];
+        eprintln!("{} {}: {} ({})", twin.row, twin.broken, result.result.name(), result.why);
+        if result.result != Outcome::Fail {
+            wrong.push(format!(
+                "{} on a deployment {}: {} ({})",
+                twin.row,
+                twin.broken,
+                result.result.name(),
+                result.why
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What the same rows say of a deployment that is not broken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_deployment_turns_no_twins_row_red() {
+    let rows: BTreeSet<_> = TWINS.iter().map(|twin| twin.row).collect();
+    let rows: Vec<_> = rows.into_iter().collect();
+    for engine in [Engine::Sqlite, Engine::Postgres].into_iter().filter(|engine| engine.is_chosen()) {
+        let found = judge(engine, &Break::Setting(|_| {}), &rows).await;
+        let red =
+            found.iter().filter(|row| row.result != Outcome::Pass && row.result != Outcome::NotApplicable);
+        let red: Vec<_> = red.map(|row| format!("{} {}: {}", row.id, row.result.name(), row.why)).collect();
+        assert!(red.is_empty(), "{engine:?}: {red:#?}");
+    }
+}
+
+/// The catalogue says of each row whether it has a twin, and reports count them.
+#[test]
+fn the_catalogue_knows_the_twins() {
+    let catalogue = Catalogue::built_in();
+    for row in &catalogue.rows {
+        let twin = TWINS.iter().find(|twin| twin.row == row.id).map(|twin| twin.broken);
+        assert_eq!(row.twin.as_deref(), twin, "{}", row.id);
+    }
+    let unmatched: Vec<_> =
+        TWINS.iter().filter(|twin| catalogue.find(twin.row).is_none()).map(|twin| twin.row).collect();
+    assert!(unmatched.is_empty(), "{unmatched:?}");
+}
+
+/// Every check is that of a live row.
+#[test]
+fn each_check_has_a_row_of_its_own() {
+    let catalogue = Catalogue::built_in();
+    let live: BTreeSet<_> =
+        catalogue.rows.iter().filter(|row| row.by.contains(&By::Live)).map(|row| row.id.clone()).collect();
+    let checks = checks();
+    let measured: BTreeSet<_> = checks.iter().map(|check| check.row.to_owned()).collect();
+    assert_eq!(measured.len(), checks.len(), "two checks for one row");
+    assert!(measured.is_subset(&live), "{measured:?}");
+}
+
+fn is_all() -> bool {
+    std::env::var("KITH_TWINS").is_ok_and(|value| value == "all")
+}
+
+impl Twin {
+    fn exists_on(&self, engine: Engine) -> bool {
+        match self.by {
+            Break::Database(statements) => !statements(deployment::kind(engine)).is_empty(),
+            _ => true,
+        }
+    }
+}
+
+/// Judges all rows on all twins and writes down which turned red: a long run, made when checks change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_table_of_twins() {
+    if !is_all() {
+        return;
+    }
+    let quick: Vec<_> = checks().iter().filter(|check| !check.last).map(|check| check.row).collect();
+    let red = async |by: &Break, row: &'static str| {
+        let mut rows = quick.clone();
+        if !rows.contains(&row) {
+            rows.push(row);
+        }
+        let found = judge(Engine::Sqlite, by, &rows).await;
+        let red = found.into_iter().filter(|row| row.result == Outcome::Fail).map(|row| row.id);
+        red.collect::<BTreeSet<_>>()
+    };
+    let whole = red(&Break::Setting(|_| {}), "API-11").await;
+    let mut page = String::from(
+        "<!-- Generated by `KITH_TWINS=all cargo xtask test --sqlite-only -- -p kith --test api the_table_of_twins`. -->\n\
+         # Twins: each check, seen to fail\n\n| row | a deployment … | other rows that turn red |\n|---|---|---|\n",
+    );
+    for twin in TWINS.iter().filter(|twin| twin.exists_on(Engine::Sqlite)) {
+        let red = red(&twin.by, twin.row).await;
+        assert!(red.contains(twin.row), "{} on a deployment {}", twin.row, twin.broken);
+        let others: Vec<_> =
+            red.iter().filter(|row| *row != twin.row && !whole.contains(*row)).cloned().collect();
+        let expected: Vec<_> = twin.also.iter().map(|row| (*row).to_owned()).collect();
+        assert_eq!(others, expected, "{} on a deployment {}", twin.row, twin.broken);
+        let _ = writeln!(page, "| {} | {} | {} |", twin.row, twin.broken, others.join(", "));
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/twins.md");
+    std::fs::write(path, page).expect("a page that can be written");
+}

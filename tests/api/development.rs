@@ -1,5 +1,7 @@
 //! What development mode has to work with, and production mode has not: `/dev/clock` and `/dev/outbox`.
 
+use hyper::Method;
+use hyper::body::Bytes;
 use kith_kernel::{Timestamp, days};
 use kith_platform::config::{Config, Mode};
 use serde_json::{Value, json};
@@ -7,6 +9,7 @@ use serde_json::{Value, json};
 use crate::support::{Person, TestApp, on_every_engine};
 
 const CLOCK: &str = "/dev/clock";
+const LIMITS: &str = "/dev/limits";
 const OUTBOX: &str = "/dev/outbox";
 const REQUESTS: &str = "/api/v1/partners/requests";
 
@@ -17,8 +20,17 @@ on_every_engine! {
 }
 
 on_every_engine! {
+    with super::with_a_limit;
+    limits_are_lifted_and_put_back,
+}
+
+on_every_engine! {
     with super::in_production;
     production_mode_knows_nothing_of_it
+}
+
+fn with_a_limit(config: &mut Config) {
+    config.limits.requests_per_minute = 600;
 }
 
 fn in_production(config: &mut Config) {
@@ -112,4 +124,23 @@ async fn production_mode_knows_nothing_of_it(app: &TestApp) {
     let document = client.get("/openapi.json").await.expect(200);
     let paths = document["paths"].as_object().expect("paths");
     assert!(paths.keys().all(|path| !path.starts_with("/dev")), "{paths:?}");
+}
+
+/// Limits are lifted and put back while it runs: what a check then finds is what it would find without them.
+async fn limits_are_lifted_and_put_back(app: &TestApp) {
+    let put = async |body: Value| {
+        app.anonymous().at(0).send(Method::PUT, LIMITS, Bytes::from(body.to_string())).await
+    };
+    let is_counted = async || {
+        let answer = app.anonymous().at(0).get("/api/v1/ping").await;
+        answer.header("ratelimit").is_some()
+    };
+    assert_eq!(app.anonymous().at(0).get(LIMITS).await.expect(200), json!({ "lifted": false }));
+    assert!(is_counted().await);
+    for lifted in [true, false] {
+        let set = put(json!({ "lifted": lifted })).await.expect(200);
+        assert_eq!(set, json!({ "lifted": lifted }));
+        assert_eq!(is_counted().await, !lifted);
+    }
+    put(json!({ "lifted": "yes" })).await.expect_problem(422, "validation_failed");
 }

@@ -134,6 +134,7 @@ const PUBLIC: &[&str] = &[
     "GET /api/metrics",
     "GET /api/v1/ping",
     "GET /dev/clock",
+    "GET /dev/limits",
     "GET /dev/outbox",
     "GET /docs",
     "GET /docs/{file}",
@@ -150,6 +151,7 @@ const PUBLIC: &[&str] = &[
     "POST /api/v1/auth/register",
     "POST /api/v1/auth/restore",
     "POST /dev/clock",
+    "PUT /dev/limits",
 ];
 
 /// ACC-03: an operation is named as public above, or refuses whoever is not signed in.

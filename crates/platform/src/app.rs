@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kith_kernel::{Actor, Ctx, RequestId, Sources, Timestamp, UserId};
@@ -46,6 +47,8 @@ pub struct AppInner {
     pub metrics: Metrics,
     /// What is logged.
     pub log_level: LogLevel,
+    /// Whether neither 429 limits nor tiers hold.
+    pub(crate) without_limits: AtomicBool,
     /// Says when to stop.
     pub stop: Stop,
     /// The features it serves.
@@ -120,6 +123,7 @@ impl App {
             passwords,
             metrics,
             log_level: log_level.unwrap_or_else(|| LogLevel::unheard(&config.log.level)),
+            without_limits: AtomicBool::new(config.server.without_limits),
             stop: Stop::default(),
             modules,
             build,
@@ -173,6 +177,11 @@ impl App {
             Ok(answer) => answer,
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         }
+    }
+
+    /// Whether neither 429 limits nor tiers hold: set by `server.without_limits`, or in development mode at run time.
+    pub fn is_without_limits(&self) -> bool {
+        self.without_limits.load(Ordering::Relaxed)
     }
 
     /// The context of what Kith does by itself.

@@ -141,6 +141,7 @@ impl TestApp {
             | "ready"
             | "old_swagger"
             | "get_clock"
+            | "get_limits"
             | "get_facts"
             | "get_log_level"
             | "list_accounts"
@@ -161,6 +162,7 @@ impl TestApp {
             | "list_partner_history"
             | "list_partner_requests" => (false, String::new(), Value::Null),
             "docs_file" => (false, self.docs_file().await, Value::Null),
+            "set_limits" => (false, String::new(), json!({ "lifted": false })),
             "advance_clock" => (false, String::new(), json!({ "advance": "1ms" })),
             "register" => (false, String::new(), self.newcomer(name)),
             "log_in" => (false, String::new(), credentials(&other)),

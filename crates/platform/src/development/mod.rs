@@ -1,6 +1,8 @@
-//! What only development mode serves: a clock that can be put forward, and a look at what goes out.
+//! What only development mode serves: a clock that can be put forward, limits that can be lifted, and a look at what goes
+//! out.
 
 mod clock;
+mod limits;
 mod outbox;
 
 pub use clock::AheadClock;
@@ -11,5 +13,5 @@ use crate::module::{Module, Routes};
 pub static DEVELOPMENT: Module = Module { routes, ..Module::named("development") };
 
 fn routes() -> Routes {
-    clock::routes().merge(outbox::routes())
+    clock::routes().merge(limits::routes()).merge(outbox::routes())
 }

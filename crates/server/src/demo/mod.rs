@@ -2,15 +2,20 @@
 
 mod page;
 mod past;
+mod readiness;
 mod world;
 
-use kith_platform::Module;
+use kith_platform::{Module, Routes};
 
 pub use past::DemoError;
 pub(crate) use world::make_world_if_asked;
 
 /// The page; nobody else's.
-pub(crate) static DEMO: Module = Module { routes: page::routes, ..Module::named("demo") };
+pub(crate) static DEMO: Module = Module { routes, ..Module::named("demo") };
+
+fn routes() -> Routes {
+    page::routes().merge(readiness::routes())
+}
 
 /// What everybody's password is.
 const PASSWORD: &str = "demo-password";

@@ -218,7 +218,26 @@ for (const passes of document.querySelectorAll("[data-pass]")) {
   passes.addEventListener("click", () => run(pass));
 }
 
+const verdict = document.getElementById("verdict");
+const lifted = document.getElementById("lifted");
+
+// What a check finds, and with the limits off: the same check, red.
+async function judge() {
+  const row = await call("POST", "/demo/checks/SEC-03");
+  verdict.textContent = row.result;
+  verdict.dataset.verdict = row.result;
+  document.getElementById("found").textContent = row.why;
+  return `SEC-03: ${row.result}.`;
+}
+
+document.getElementById("judge").addEventListener("click", () => run(judge));
+lifted.addEventListener("change", () => run(async () => {
+  const limits = await call("PUT", "/dev/limits", { lifted: lifted.checked });
+  return `Limits ${limits.lifted ? "are off" : "hold"}. ${await judge()}`;
+}));
+
 run(async () => {
+  lifted.checked = (await call("GET", "/dev/limits")).lifted;
   people = await call("GET", "/demo/people.json");
   for (const [side, one] of [["left", people[0]], ["right", people[1]]]) {
     shown[side] = new Person(one);

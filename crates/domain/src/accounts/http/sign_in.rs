@@ -95,8 +95,8 @@ async fn register(
     Json(body): Json<RegisterBody>,
 ) -> ApiResult<(StatusCode, Json<SignInAnswer>)> {
     let (email, password, display_name) = check_new(&body.email, &body.password, &body.display_name)?;
-    let network = (!app.config.server.without_limits)
-        .then(|| app.keyring.pseudonym("network", &client.address.network()));
+    let network =
+        (!app.is_without_limits()).then(|| app.keyring.pseudonym("network", &client.address.network()));
     if let Some(network) = network {
         let now = ctx.now;
         app.db.read(move |q| queries::may_register(q, &network, now)).await?;

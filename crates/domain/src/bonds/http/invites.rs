@@ -50,7 +50,7 @@ fn hash(app: &App, code: &InviteCode) -> [u8; 32] {
 
 /// `user`, who tries `code` from the address of `client`.
 pub fn tried(app: &App, user: UserId, client: &Client, code: &InviteCode) -> Tried {
-    let by = (!app.config.server.without_limits).then(|| {
+    let by = (!app.is_without_limits()).then(|| {
         let network = client.address.network();
         [app.keyring.pseudonym("user", &user.to_string()), app.keyring.pseudonym("network", &network)]
     });

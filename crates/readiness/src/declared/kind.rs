@@ -1,0 +1,217 @@
+//! The kinds of checks that a file can declare, and how each is run.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use kith_kernel::Timestamp;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::{Answer, Run, Shortfall};
+
+/// What is done to show a row.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub(super) enum Kind {
+    /// GET, and a look at the status, the body and the time.
+    Http {
+        /// Of the target, or a whole URL.
+        path: String,
+        #[serde(default = "ok")]
+        status: u16,
+        /// What has to stand in the body.
+        contains: Option<String>,
+        /// What must not.
+        lacks: Option<String>,
+        /// The longest it may take, in milliseconds.
+        within_ms: Option<u64>,
+    },
+    /// GET, and a look at one header.
+    Header {
+        path: String,
+        name: String,
+        /// What has to stand in it; without, that it is there.
+        contains: Option<String>,
+        /// That it is not there.
+        #[serde(default)]
+        absent: bool,
+    },
+    /// An instant query (Prometheus HTTP API, `/api/v1/query`): the value of each series of its result.
+    Promql {
+        /// Of the server.
+        url: String,
+        query: String,
+        at_least: Option<f64>,
+        at_most: Option<f64>,
+    },
+    /// A program, without a shell: 0 holds, 2 could not be measured, anything else does not hold.
+    Command {
+        argv: Vec<String>,
+        #[serde(default = "a_minute")]
+        timeout_s: u64,
+    },
+    /// Somebody answers for it, until a day.
+    Attestation { statement: String, owner: String, until: Timestamp },
+}
+
+fn ok() -> u16 {
+    200
+}
+
+fn a_minute() -> u64 {
+    60
+}
+
+impl Kind {
+    pub(super) fn does(&self) -> String {
+        match self {
+            Self::Http { path, status, .. } => format!("GET {path} and see that it answers {status}"),
+            Self::Header { path, name, absent: true, .. } => {
+                format!("GET {path} and see that it sends no {name}")
+            }
+            Self::Header { path, name, .. } => format!("GET {path} and look at {name}"),
+            Self::Promql { query, .. } => format!("ask Prometheus for {query}"),
+            Self::Command { argv, .. } => format!("run {}", argv.join(" ")),
+            Self::Attestation { owner, until, .. } => format!("{owner} answers for it until {until}"),
+        }
+    }
+
+    pub(super) async fn run(&self, run: &Run) -> Result<String, Shortfall> {
+        match self {
+            Self::Http { path, status, contains, lacks, within_ms } => {
+                let answer = get(run, path).await?.expect(*status)?;
+                judge_answer(run, &answer, contains.as_deref(), lacks.as_deref(), *within_ms)
+            }
+            Self::Header { path, name, contains, absent } => {
+                judge_header(&get(run, path).await?, name, contains.as_deref(), *absent)
+            }
+            Self::Promql { url, query, at_least, at_most } => {
+                promql(run, url, query, *at_least, *at_most).await
+            }
+            Self::Command { argv, timeout_s } => command(argv, Duration::from_secs(*timeout_s)).await,
+            // What somebody attests is nothing that is run.
+            Self::Attestation { .. } => Err(Shortfall::unmeasured("nobody answers for it", "")),
+        }
+    }
+}
+
+async fn get(run: &Run, path: &str) -> Result<Answer, Shortfall> {
+    let client = run.anonymous();
+    let answer = match path.find("://").and_then(|at| path[at + 3..].find('/').map(|slash| at + 3 + slash)) {
+        Some(slash) => client.at(&path[..slash]).get(&path[slash..]).await?,
+        None => client.get(path).await?,
+    };
+    Ok(answer)
+}
+
+fn judge_answer(
+    run: &Run,
+    answer: &Answer,
+    contains: Option<&str>,
+    lacks: Option<&str>,
+    within_ms: Option<u64>,
+) -> Result<String, Shortfall> {
+    let (asked, body, took_ms) = (&answer.asked, answer.text(), answer.took.as_millis());
+    run.figure("took_ms", u64::try_from(took_ms).unwrap_or(u64::MAX));
+    if let Some(missing) = contains.filter(|text| !body.contains(text)) {
+        return Err(Shortfall::fails(format!("{asked} answered without `{missing}`")));
+    }
+    if let Some(there) = lacks.filter(|text| body.contains(text)) {
+        return Err(Shortfall::fails(format!("{asked} answered with `{there}`")));
+    }
+    if let Some(most) = within_ms.filter(|most| took_ms > u128::from(*most)) {
+        return Err(Shortfall::fails(format!("{asked} took {took_ms} ms, more than {most}")));
+    }
+    Ok(format!("{asked} answered {} in {took_ms} ms", answer.status))
+}
+
+fn judge_header(
+    answer: &Answer,
+    name: &str,
+    contains: Option<&str>,
+    absent: bool,
+) -> Result<String, Shortfall> {
+    let asked = &answer.asked;
+    match (answer.header(name), contains) {
+        (Some(value), _) if absent => Err(Shortfall::fails(format!("{asked} sends {name}: {value}"))),
+        (None, _) if absent => Ok(format!("{asked} sends no {name}")),
+        (None, _) => Err(Shortfall::fails(format!("{asked} sends no {name}"))),
+        (Some(value), Some(text)) if !value.contains(text) => {
+            Err(Shortfall::fails(format!("{asked} sends {name}: {value}, without `{text}`")))
+        }
+        (Some(value), _) => Ok(format!("{asked} sends {name}: {value}")),
+    }
+}
+
+async fn promql(
+    run: &Run,
+    url: &str,
+    query: &str,
+    at_least: Option<f64>,
+    at_most: Option<f64>,
+) -> Result<String, Shortfall> {
+    let mend = "see that the Prometheus server answers and has data for the query";
+    let encoded = reqwest::Url::parse_with_params("http://query", [("query", query)]);
+    let encoded = encoded.ok().and_then(|url| url.query().map(str::to_owned)).unwrap_or_default();
+    let answer = run.anonymous().at(url).get(&format!("/api/v1/query?{encoded}")).await?;
+    if answer.status != 200 {
+        let error = answer.json()["error"].as_str().unwrap_or("it says no more").to_owned();
+        return Err(Shortfall::unmeasured(format!("Prometheus answered {}: {error}", answer.status), mend));
+    }
+    let values = samples(&answer.json()["data"]);
+    if values.is_empty() {
+        return Err(Shortfall::unmeasured("Prometheus has no data for it", mend));
+    }
+    run.figure("values", values.clone());
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    // A value that is no number is neither.
+    if values.iter().any(|value| value.is_nan()) {
+        return Err(Shortfall::unmeasured("the result is no number (NaN)", mend));
+    }
+    match (at_least, at_most) {
+        (Some(least), _) if low < least => Err(Shortfall::fails(format!("{low} is less than {least}"))),
+        (_, Some(most)) if high > most => Err(Shortfall::fails(format!("{high} is more than {most}"))),
+        _ => Ok(format!("{} series, from {low} to {high}", values.len())),
+    }
+}
+
+/// The values of a vector, a scalar or the newest of a matrix.
+fn samples(data: &Value) -> Vec<f64> {
+    let value = |pair: &Value| pair.get(1)?.as_str()?.parse().ok();
+    match (data["resultType"].as_str(), data["result"].as_array()) {
+        (Some("scalar"), _) => value(&data["result"]).into_iter().collect(),
+        (Some("vector"), Some(series)) => series.iter().filter_map(|one| value(&one["value"])).collect(),
+        (Some("matrix"), Some(series)) => {
+            series.iter().filter_map(|one| value(one["values"].as_array()?.last()?)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+async fn command(argv: &[String], timeout: Duration) -> Result<String, Shortfall> {
+    let mend = "run it by hand and see what it says";
+    let Some((program, args)) = argv.split_first() else {
+        return Err(Shortfall::unmeasured("it names no program", "name one in `argv`"));
+    };
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let done = match tokio::time::timeout(timeout, command.output()).await {
+        Err(_) => {
+            return Err(Shortfall::unmeasured(format!("it took longer than {} s", timeout.as_secs()), mend));
+        }
+        Ok(Err(error)) => return Err(Shortfall::unmeasured(format!("{program}: {error}"), mend)),
+        Ok(Ok(done)) => done,
+    };
+    let said = [&done.stdout, &done.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let last =
+        said.iter().flat_map(|text| text.lines()).rfind(|line| !line.trim().is_empty()).unwrap_or("nothing");
+    let last: String = last.chars().take(300).collect();
+    match done.status.code() {
+        Some(0) => Ok(format!("it ended with 0 and said: {last}")),
+        Some(2) => Err(Shortfall::unmeasured(format!("it could not measure: {last}"), mend)),
+        Some(code) => Err(Shortfall::fails(format!("it ended with {code} and said: {last}"))),
+        None => Err(Shortfall::unmeasured("a signal ended it", mend)),
+    }
+}

@@ -1,0 +1,225 @@
+//! What people declare in files of their own: checks of any service, attestations and waivers, each with an end.
+
+mod kind;
+#[cfg(test)]
+mod tests;
+
+use kith_kernel::Timestamp;
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::catalogue::By;
+use crate::{Area, Catalogue, Gate, Outcome, Row, RowResult, Run, Shortfall};
+use kind::Kind;
+
+/// Everything that files declare.
+#[derive(Clone, Debug, Default)]
+pub struct Declared {
+    checks: Vec<DeclaredCheck>,
+    waivers: Vec<Waiver>,
+}
+
+/// A check of somebody's own.
+#[derive(Clone, Debug)]
+pub(crate) struct DeclaredCheck {
+    id: String,
+    mend: String,
+    kind: Kind,
+}
+
+/// One file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    check: Vec<toml::Table>,
+    #[serde(default)]
+    waiver: Vec<Waiver>,
+}
+
+/// Somebody accepts that a row does not hold.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Waiver {
+    row: String,
+    reason: String,
+    owner: String,
+    until: Timestamp,
+}
+
+/// What a check says beside its kind.
+#[derive(Debug, Default, Deserialize)]
+struct Head {
+    id: Option<String>,
+    what: Option<String>,
+    gate: Option<Gate>,
+    mend: Option<String>,
+}
+
+/// Why a file cannot be used.
+#[derive(Debug, Error)]
+pub enum DeclaredError {
+    /// It is no such TOML.
+    #[error("{0}")]
+    Unreadable(#[from] toml::de::Error),
+    /// A check lacks something, or has too much.
+    #[error("check {id}: {why}")]
+    Check {
+        /// Its row, or which one it is.
+        id: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A waiver says too little.
+    #[error("the waiver of {row}: {why}")]
+    Waiver {
+        /// Of which row.
+        row: String,
+        /// What is wrong.
+        why: &'static str,
+    },
+}
+
+impl Declared {
+    /// Reads a file's text and adds what it declares. Rows of its own, such as `SHOP-01`, go into `catalogue`.
+    ///
+    /// # Errors
+    /// [`DeclaredError`] names the first fault.
+    pub fn add(&mut self, text: &str, catalogue: &mut Catalogue) -> Result<(), DeclaredError> {
+        let file: File = toml::from_str(text)?;
+        for (n, table) in file.check.into_iter().enumerate() {
+            self.add_check(n, table, catalogue)?;
+        }
+        for waiver in file.waiver {
+            let wrong = |why| DeclaredError::Waiver { row: waiver.row.clone(), why };
+            if catalogue.find(&waiver.row).is_none() {
+                return Err(wrong("there is no such row"));
+            }
+            if waiver.reason.trim().is_empty() || waiver.owner.trim().is_empty() {
+                return Err(wrong("it needs a reason and an owner"));
+            }
+            self.waivers.push(waiver);
+        }
+        Ok(())
+    }
+
+    fn add_check(
+        &mut self,
+        n: usize,
+        mut table: toml::Table,
+        catalogue: &mut Catalogue,
+    ) -> Result<(), DeclaredError> {
+        let mut head = toml::Table::new();
+        for key in ["id", "what", "gate", "mend"] {
+            head.extend(table.remove(key).map(|value| (key.to_owned(), value)));
+        }
+        let head: Head = head.try_into()?;
+        let id = head.id.unwrap_or_default();
+        let name = if id.is_empty() { format!("number {}", n + 1) } else { id.clone() };
+        let wrong = |why: &str| DeclaredError::Check { id: name.clone(), why: why.to_owned() };
+        let kind: Kind = table.try_into().map_err(|error: toml::de::Error| wrong(error.message()))?;
+        if !id.split_once('-').is_some_and(|(area, number)| !area.is_empty() && !number.is_empty()) {
+            return Err(wrong("it needs an `id` such as \"SHOP-01\""));
+        }
+        if self.checks.iter().any(|known| known.id == id) {
+            return Err(wrong("there are two checks for this row"));
+        }
+        match (&kind, catalogue.rows.iter_mut().find(|row| row.id == id)) {
+            (Kind::Attestation { .. }, Some(row)) if row.how.iter().all(|how| how != "attestation") => {
+                return Err(wrong("nobody's word is enough for this row: it has to be measured"));
+            }
+            (Kind::Attestation { .. }, Some(_)) => {}
+            (_, Some(row)) if row.by.contains(&By::Live) => {
+                return Err(wrong("this row has a check of its own"));
+            }
+            (_, Some(row)) => row.by = vec![By::Live],
+            (kind, None) => {
+                let (Some(what), Some(gate)) = (head.what, head.gate) else {
+                    return Err(wrong(
+                        "a row of one's own needs `what` and `gate` (beta, production or none)",
+                    ));
+                };
+                add_row(catalogue, &id, what, gate, kind);
+            }
+        }
+        self.checks.push(DeclaredCheck { id, mend: head.mend.unwrap_or_default(), kind });
+        Ok(())
+    }
+
+    pub(crate) fn check_of(&self, row: &str) -> Option<&DeclaredCheck> {
+        self.checks.iter().find(|check| check.id == row)
+    }
+
+    /// What somebody's word makes of a result: an attestation of what could not be measured, where the row allows one,
+    /// and a waiver of whatever keeps a gate closed.
+    pub(crate) fn apply(&self, row: &Row, result: &mut RowResult, now: Timestamp) {
+        let unmeasured = matches!(result.result, Outcome::Unknown | Outcome::Stale | Outcome::NotYet);
+        if let Some(Kind::Attestation { statement, owner, until }) =
+            self.check_of(&row.id).map(|check| &check.kind)
+            && unmeasured
+        {
+            if now <= *until {
+                result.result = Outcome::Attested;
+                result.why = format!("{owner} attests until {until}: {statement}");
+                result.mend = None;
+            } else {
+                result.result = Outcome::Stale;
+                result.why = format!("the attestation of {owner} ended {until}");
+            }
+        }
+        if result.result.opens() {
+            return;
+        }
+        let Some(waiver) = self.waivers.iter().filter(|one| one.row == row.id).max_by_key(|one| one.until)
+        else {
+            return;
+        };
+        let Waiver { owner, until, reason, .. } = waiver;
+        if now <= *until {
+            let (was, why) = (result.result.name(), &result.why);
+            result.why = format!("{owner} waives it until {until}: {reason} (it was {was}: {why})");
+            result.result = Outcome::Waived;
+        } else {
+            result.why = format!("{}; the waiver of {owner} ended {until}", result.why);
+        }
+    }
+}
+
+/// A row that no catalogue has.
+fn add_row(catalogue: &mut Catalogue, id: &str, what: String, gate: Gate, kind: &Kind) {
+    let is_attested = matches!(kind, Kind::Attestation { .. });
+    let row = Row {
+        id: id.to_owned(),
+        what,
+        source: Vec::new(),
+        derived_from: None,
+        gate,
+        how: vec![if is_attested { "attestation" } else { "live" }.to_owned()],
+        age: "run".to_owned(),
+        check: kind.does(),
+        waits: None,
+        by: vec![if is_attested { By::Attestation } else { By::Live }],
+        tests: Vec::new(),
+        obtain: None,
+        twin: None,
+        of: None,
+    };
+    if !catalogue.areas.iter().any(|area| area.id == row.area()) {
+        catalogue.areas.push(Area { id: row.area().to_owned(), name: "declared".to_owned() });
+    }
+    catalogue.rows.push(row);
+}
+
+impl DeclaredCheck {
+    pub(crate) fn does(&self) -> String {
+        self.kind.does()
+    }
+
+    pub(crate) fn mend(&self) -> String {
+        if self.mend.is_empty() { "mend what it names".to_owned() } else { self.mend.clone() }
+    }
+
+    pub(crate) async fn run(&self, run: &Run) -> Result<String, Shortfall> {
+        self.kind.run(run).await
+    }
+}

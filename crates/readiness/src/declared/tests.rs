@@ -1,0 +1,191 @@
+//! Declared checks against a server of a few lines, and what becomes of rows by somebody's word.
+
+use std::sync::Mutex;
+
+use kith_kernel::{ManualClock, days};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::{Artefacts, Deployment, Plan, Report, Target, verify};
+
+const NOW: Timestamp = Timestamp::from_millis(1_767_225_600_000);
+
+/// Answers every request with what `answer` makes of its first line.
+async fn serve(answer: fn(&str) -> String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = vec![0; 4096];
+            let n = stream.read(&mut head).await.unwrap_or(0);
+            let head = String::from_utf8_lossy(&head[..n]).into_owned();
+            let _ = stream.write_all(answer(head.lines().next().unwrap_or_default()).as_bytes()).await;
+        }
+    });
+    base
+}
+
+fn shop(line: &str) -> String {
+    let (status, headers, body) = match line.split(' ').nth(1).unwrap_or_default() {
+        "/health" => ("200 OK", "X-Frame-Options: DENY\r\n", r#"{"status":"ok"}"#),
+        "/old" => ("301 Moved", "Location: /new\r\n", ""),
+        path if path.starts_with("/api/v1/query?query=up+%3E+0") => (
+            "200 OK",
+            "",
+            r#"{"status":"success","data":{"resultType":"vector","result":[{"value":[1,"0.98"]},{"value":[1,"1"]}]}}"#,
+        ),
+        path if path.starts_with("/api/v1/query?query=nothing") => {
+            ("200 OK", "", r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#)
+        }
+        path if path.starts_with("/api/v1/query") => {
+            ("400 Bad", "", r#"{"status":"error","error":"parse error"}"#)
+        }
+        _ => ("404 Not Found", "", ""),
+    };
+    format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+}
+
+async fn judge(text: &str, target: &str) -> Report {
+    let (mut catalogue, mut declared) = (Catalogue::default(), Declared::default());
+    declared.add(text, &mut catalogue).unwrap();
+    let plan = Plan {
+        catalogue,
+        checks: vec![],
+        artefacts: Artefacts::default(),
+        declared,
+        only: vec![],
+        gate: Gate::Beta,
+    };
+    let target = Target { url: target.to_owned(), ..Target::default() };
+    let seen = Mutex::new(0);
+    let count = |_: crate::Progress<'_>| *seen.lock().unwrap() += 1;
+    let report = verify(&plan, Deployment::new(target).unwrap(), &ManualClock::at(NOW), &count).await;
+    assert_eq!(*seen.lock().unwrap(), report.rows.len() * 2 + 1);
+    report
+}
+
+fn check(id: &str, rest: &str) -> String {
+    format!("[[check]]\nid = \"{id}\"\nwhat = \"\"\ngate = \"beta\"\n{rest}\n")
+}
+
+#[tokio::test]
+async fn each_kind_passes_fails_or_says_that_it_could_not_measure() {
+    use Outcome::{Fail, Pass, Unknown};
+    let base = serve(shop).await;
+    let promql = |rest: &str| format!("kind = \"promql\"\nurl = \"{base}\"\n{rest}");
+    let whole = format!("kind = \"http\"\npath = \"{base}/health\"");
+    let cases = [
+        ("kind = \"http\"\npath = \"/health\"\ncontains = \"ok\"\nwithin_ms = 30000", Pass, "answered 200"),
+        (&*whole, Pass, "answered 200"),
+        ("kind = \"http\"\npath = \"/health\"\ncontains = \"well\"", Fail, "without `well`"),
+        ("kind = \"http\"\npath = \"/health\"\nlacks = \"status\"", Fail, "with `status`"),
+        ("kind = \"http\"\npath = \"/absent\"", Fail, "404 instead of 200"),
+        ("kind = \"http\"\npath = \"/old\"\nstatus = 301", Pass, "301"),
+        ("kind = \"http\"\npath = \"http://127.0.0.1:1/\"", Unknown, "GET /"),
+        (
+            "kind = \"header\"\npath = \"/health\"\nname = \"x-frame-options\"\ncontains = \"DENY\"",
+            Pass,
+            "DENY",
+        ),
+        (
+            "kind = \"header\"\npath = \"/health\"\nname = \"x-frame-options\"\ncontains = \"SAME\"",
+            Fail,
+            "without `SAME`",
+        ),
+        ("kind = \"header\"\npath = \"/health\"\nname = \"server\"", Fail, "sends no server"),
+        ("kind = \"header\"\npath = \"/health\"\nname = \"server\"\nabsent = true", Pass, "sends no server"),
+        (
+            "kind = \"header\"\npath = \"/health\"\nname = \"x-frame-options\"\nabsent = true",
+            Fail,
+            "sends x-frame",
+        ),
+        (&promql("query = \"up > 0\"\nat_least = 0.9"), Pass, "2 series, from 0.98 to 1"),
+        (&promql("query = \"up > 0\"\nat_least = 0.99"), Fail, "0.98 is less than 0.99"),
+        (&promql("query = \"up > 0\"\nat_most = 0.99"), Fail, "1 is more than 0.99"),
+        (&promql("query = \"nothing\""), Unknown, "no data"),
+        (&promql("query = \"(\""), Unknown, "parse error"),
+        ("kind = \"command\"\nargv = [\"sh\", \"-c\", \"echo all well\"]", Pass, "all well"),
+        ("kind = \"command\"\nargv = [\"sh\", \"-c\", \"echo not well; exit 1\"]", Fail, "not well"),
+        ("kind = \"command\"\nargv = [\"sh\", \"-c\", \"exit 2\"]", Unknown, "could not measure"),
+        ("kind = \"command\"\nargv = [\"no-such-program\"]", Unknown, "no-such-program"),
+        ("kind = \"command\"\nargv = [\"cat\", \"/dev/zero\"]\ntimeout_s = 1", Unknown, "longer than 1 s"),
+    ];
+    let text: String =
+        cases.iter().enumerate().map(|(n, (rest, ..))| check(&format!("SHOP-{n:02}"), rest)).collect();
+    let report = judge(&text, &base).await;
+    for (row, (rest, outcome, why)) in report.rows.iter().zip(cases) {
+        assert_eq!(row.result, outcome, "{rest}: {}", row.why);
+        assert!(row.why.contains(why), "{rest}: {}", row.why);
+        assert_eq!(row.evidence.len(), 1, "{rest}");
+    }
+    assert_eq!(report.gate.exit_code, 1);
+}
+
+#[tokio::test]
+async fn words_have_an_end() {
+    let word = |until: Timestamp| {
+        format!("kind = \"attestation\"\nstatement = \"s\"\nowner = \"Ada\"\nuntil = \"{until}\"")
+    };
+    let waiver = |id: &str, until: Timestamp| {
+        format!("[[waiver]]\nrow = \"{id}\"\nreason = \"r\"\nowner = \"Ben\"\nuntil = \"{until}\"\n")
+    };
+    let fails = "kind = \"command\"\nargv = [\"false\"]";
+    let text = [
+        check("OPS-01", &word(NOW)),
+        check("OPS-02", &word(NOW - days(1))),
+        check("OPS-03", fails),
+        check("OPS-04", fails),
+        check("OPS-05", "kind = \"command\"\nargv = [\"true\"]"),
+        waiver("OPS-03", NOW),
+        waiver("OPS-04", NOW - days(1)),
+        waiver("OPS-05", NOW),
+    ];
+    let report = judge(&text.concat(), "http://127.0.0.1:1").await;
+    let results: Vec<_> = report.rows.iter().map(|row| row.result).collect();
+    assert_eq!(results, [Outcome::Attested, Outcome::Stale, Outcome::Waived, Outcome::Fail, Outcome::Pass]);
+    assert!(report.rows[0].why.starts_with("Ada attests until 2026"), "{}", report.rows[0].why);
+    assert!(report.rows[2].why.contains("it was fail"), "{}", report.rows[2].why);
+    assert!(report.rows[3].why.contains("the waiver of Ben ended"), "{}", report.rows[3].why);
+    assert_eq!(report.gate.closed_by, ["OPS-04", "OPS-02"]);
+}
+
+#[test]
+fn a_file_that_says_too_little_or_too_much_is_refused() {
+    let refused = |text: &str| {
+        let error = Declared::default().add(text, &mut Catalogue::built_in()).unwrap_err();
+        error.to_string()
+    };
+    let http = "kind = \"http\"\npath = \"/\"";
+    let word = "kind = \"attestation\"\nstatement = \"\"\nowner = \"\"\nuntil = \"2027-01-01T00:00:00Z\"";
+    for (text, why) in [
+        (check("SHOP-01", "kind = \"guess\""), "guess"),
+        (check("SHOP-01", "kind = \"http\""), "path"),
+        (check("SHOP-01", &format!("{http}\nstaus = 200")), "staus"),
+        (check("SHOP", http), "it needs an `id`"),
+        (check("SHOP-01", http) + &check("SHOP-01", http), "two checks"),
+        (format!("[[check]]\nid = \"SHOP-01\"\n{http}"), "needs `what` and `gate`"),
+        (check("SEC-05", http), "a check of its own"),
+        (check("SEC-05", word), "has to be measured"),
+        (
+            "[[waiver]]\nrow = \"SHOP-01\"\nreason = \"r\"\nowner = \"o\"\nuntil = \"2027-01-01T00:00:00Z\""
+                .into(),
+            "no such row",
+        ),
+        (
+            "[[waiver]]\nrow = \"SEC-05\"\nreason = \"\"\nowner = \"o\"\nuntil = \"2027-01-01T00:00:00Z\""
+                .into(),
+            "a reason and an owner",
+        ),
+        ("[[waiver]]\nrow = \"SEC-05\"\nreason = \"r\"\nowner = \"o\"".into(), "until"),
+        ("[[chekc]]".into(), "chekc"),
+    ] {
+        let said = refused(&text);
+        assert!(said.contains(why), "{text}: {said}");
+    }
+    let mut catalogue = Catalogue::built_in();
+    let word = word.replace("\"\"", "\"Ada\"");
+    let allowed = format!("[[check]]\nid = \"OPS-01\"\n{word}");
+    Declared::default().add(&allowed, &mut catalogue).unwrap();
+    assert_eq!(catalogue.rows.len(), Catalogue::built_in().rows.len());
+}

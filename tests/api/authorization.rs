@@ -10,7 +10,7 @@ use kith_platform::auth::Role;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Access, Answer, Client, Operation, PASSWORD, Person, Request, TestApp, on_every_engine,
+    Access, Answer, Client, Operation, PASSWORD, Person, Request, TestApp, note_trials, on_every_engine,
 };
 
 on_every_engine! {
@@ -204,6 +204,11 @@ async fn everyone_may_what_the_document_says_and_no_more(app: &TestApp) {
         }
     }
     assert!(wrong.is_empty(), "of {cells} cells these are wrong: {wrong:#?}");
+    note_trials(
+        "ACC-09",
+        "every operation by every role, about oneself and others: as the document says",
+        cells,
+    );
     println!("{} operations, {cells} cells, all as the document says", operations.len());
 }
 

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use kith_store::{Error, params};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Person, TestApp, on_every_engine, rounds};
+use crate::support::{Answer, Person, TestApp, note_trials, on_every_engine, rounds};
 
 const REQUESTS: &str = "/api/v1/partners/requests";
 const CLIENTS: usize = 50;
@@ -113,6 +113,11 @@ impl Rounds {
 
     fn report(&self, rounds: usize) {
         let took = self.started.elapsed();
+        note_trials(
+            "PRT-03",
+            &format!("{CLIENTS} clients race for one slot by {}: one winner", self.of),
+            rounds,
+        );
         println!("PRT-03: {rounds} rounds of {CLIENTS} racing {}: one winner each, in {took:.1?}", self.of);
     }
 }

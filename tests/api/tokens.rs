@@ -14,7 +14,7 @@ use kith_store::testing::TestDatabase;
 use serde_json::{Value, json};
 
 use crate::support::forge::{Key, part, read, with, without};
-use crate::support::{Engine, PASSWORD, Person, TestApp, on_every_engine};
+use crate::support::{Engine, PASSWORD, Person, TestApp, note_trials, on_every_engine};
 
 const ME: &str = "/api/v1/me";
 const LOGIN: &str = "/api/v1/auth/login";
@@ -172,6 +172,7 @@ async fn no_forged_token_is_believed(app: &TestApp) {
     }
     let connected = trap.accept().expect_err("nobody connects");
     assert_eq!(connected.kind(), ErrorKind::WouldBlock, "{connected}");
+    note_trials("SEC-01", "a forged token is refused, and makes the server ask nobody", corpus.len());
     println!("{} forged tokens, none believed", corpus.len());
 }
 
@@ -288,6 +289,7 @@ async fn no_mutant_of_a_token_is_believed(app: &TestApp) {
         assert_eq!(answer.status, 401, "{mutant} was believed");
     }
     assert!(is_good(app, token).await && is_good(app, other).await);
+    note_trials("SEC-01", "an altered token is refused", MUTANTS);
 }
 
 /// One to three changes.

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use serde_json::json;
 
+use crate::evidence::{self, Outcome, Row};
 use crate::workspace::{cargo, root, run};
 use crate::{openapi, test, tidy};
 
@@ -12,7 +14,22 @@ pub fn lint() -> Result<()> {
     run(cargo()?.args(["fmt", "--all", "--check"]))?;
     tidy::tidy(&root()?)?;
     run(cargo()?.args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
-    run(cargo()?.args(["deny", "--locked", "check", "licenses", "bans", "sources"]))
+    run(cargo()?.args(["deny", "--locked", "check", "licenses", "bans", "sources"]))?;
+    // It fails at the first that does not hold.
+    let holds = |(id, summary): (&'static str, &str)| Row {
+        id,
+        result: Outcome::Pass,
+        figures: json!({}),
+        summary: summary.to_owned(),
+    };
+    let rows = [
+        ("DEP-01", "everything builds with --locked, warnings denied"),
+        ("SEC-11", "the store takes literals only: no statement can be put together at run time"),
+        ("TST-08", "clippy and the compiler with warnings denied, unsafe code forbidden"),
+        ("TST-09", "formatted, and no lint speaks up"),
+        ("TST-12", "every build is with --locked"),
+    ];
+    evidence::write("cargo xtask lint", &rows.map(holds))
 }
 
 /// [`lint`], the OpenAPI document, then the whole suite.

@@ -2,11 +2,13 @@
 
 mod bench;
 mod chaos;
+mod evidence;
 mod fuzz;
 mod kith;
 mod lint;
 mod load;
 mod openapi;
+mod reliability;
 mod setup;
 mod test;
 mod tidy;
@@ -43,6 +45,8 @@ enum Task {
     Bench(bench::Args),
     /// Whether log-ins tell by their time that an address is known
     Timing(timing::Args),
+    /// Writes docs/reliability.md: what tests and chaos tried, how often, and what that says
+    Reliability,
     /// The bare server that `bench` compares with
     #[command(hide = true)]
     Ceiling,
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         Task::Chaos(which) => done(chaos::chaos(&which)),
         Task::Bench(args) => done(bench::bench(&args)),
         Task::Timing(args) => timing::timing(&args),
+        Task::Reliability => done(reliability::reliability()),
         Task::Ceiling => done(bench::serve_ceiling()),
     };
     outcome.unwrap_or_else(|e| {

@@ -1,10 +1,13 @@
 //! `cargo xtask test`: the whole suite, with a PostgreSQL server of its own that goes when the suite ends.
 
-use std::process::ExitCode;
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result};
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 
+use crate::evidence::{self, Tests};
 use crate::fuzz;
 use crate::workspace::cargo;
 
@@ -38,12 +41,65 @@ pub fn test(args: &Args) -> Result<ExitCode> {
         suite.env("KITH_TEST_POSTGRES_CA", server.ca_file());
         Some(server)
     };
-    let status = suite.status().context("cannot run cargo")?;
+    let trials = tempfile::NamedTempFile::new().context("no temporary file")?;
+    suite.env("KITH_TEST_TRIALS", trials.path());
+    let (status, tests) = run(&mut suite)?;
     drop(server);
     // A part of the suite is a part; without PostgreSQL it is for the loop.
-    if status.success() && !args.sqlite_only && args.cargo_args.is_empty() {
-        fuzz::fuzz()?;
+    if !args.sqlite_only && args.cargo_args.is_empty() {
+        let lines = std::fs::read_to_string(trials.path()).context("the trials that tests noted")?;
+        let trials =
+            lines.lines().map(serde_json::from_str).collect::<Result<_, _>>().context(lines.clone())?;
+        evidence::write_with_tests("cargo xtask test", &[], &Tests { tests, trials })?;
+        if status.success() {
+            fuzz::fuzz()?;
+        }
     }
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(ExitCode::from(code.unwrap_or(1)))
+}
+
+/// Runs the suite, shows what it says, and notes what became of each test.
+fn run(suite: &mut Command) -> Result<(ExitStatus, BTreeMap<String, &'static str>)> {
+    let mut child = suite.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
+    let mut tests = BTreeMap::new();
+    for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
+        let line = line.context("what the tests say")?;
+        println!("{line}");
+        if let Some((name, outcome)) = outcome_of(&line) {
+            // One that failed in any binary failed.
+            let known = tests.entry(name.to_owned()).or_insert(outcome);
+            if outcome == "failed" {
+                *known = outcome;
+            }
+        }
+    }
+    Ok((child.wait().context("cannot wait for cargo")?, tests))
+}
+
+/// `test a::b ... ok`, as libtest prints it.
+fn outcome_of(line: &str) -> Option<(&str, &'static str)> {
+    let (name, outcome) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
+    let outcome = match outcome.split([',', ' ']).next()? {
+        "ok" => "ok",
+        "FAILED" => "failed",
+        "ignored" => "ignored",
+        _ => return None,
+    };
+    Some((name.trim_end_matches(" - should panic"), outcome))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_outcome_of_a_test_is_read_from_its_line() {
+        assert_eq!(outcome_of("test a::b ... ok"), Some(("a::b", "ok")));
+        assert_eq!(outcome_of("test a::b - should panic ... FAILED"), Some(("a::b", "failed")));
+        assert_eq!(outcome_of("test a::b ... ignored, for a reason"), Some(("a::b", "ignored")));
+        for line in ["test result: ok. 1 passed; 0 failed", "running 2 tests", "test a ... bench: 1 ns"] {
+            assert_eq!(outcome_of(line), None, "{line}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use self::checker::{Call, Deed, Told, is_linearizable};
 use crate::bond_model::find_faults;
-use crate::support::{Answer, Person, TestApp, on_every_engine, rounds};
+use crate::support::{Answer, Person, TestApp, note_trials, on_every_engine, rounds};
 
 const REQUESTS: &str = "/api/v1/partners/requests";
 const HISTORIES: usize = 30;
@@ -39,6 +39,7 @@ async fn every_history_is_linearizable(app: &TestApp) {
         wipe(app).await;
     }
     let calls = histories * CLIENTS * DEEDS;
+    note_trials("PRT-03", "a history of racing steps is linearizable", histories);
     println!(
         "{histories} histories, {calls} calls, {overlaps} of them at once with others, {bonds} bonds told"
     );

@@ -25,7 +25,7 @@ use tokio::task::block_in_place;
 pub use self::faults::find_faults;
 use self::play::{Played, play};
 use self::steps::Story;
-use crate::support::{TestApp, on_every_engine};
+use crate::support::{TestApp, note_trials, on_every_engine};
 
 const STORIES: u32 = 50;
 const SEED: u64 = 20_260_101;
@@ -66,7 +66,9 @@ async fn people_do_as_they_like(app: &TestApp) {
     });
     println!("seed {seed}: {} stories, {:?}, in {:.1?}", told.get(), all.get(), began.elapsed());
     match result {
-        Ok(()) => {}
+        Ok(()) => {
+            note_trials("PRT-01", "a random story of requests and bonds goes as the rules say", told.get())
+        }
         Err(TestError::Fail(why, story)) => panic!("seed {seed}: {story:#?}\n{why}"),
         Err(TestError::Abort(why)) => panic!("seed {seed}: {why}"),
     }

@@ -12,6 +12,7 @@ mod operations;
 mod process;
 mod spaces;
 mod trace;
+mod trials;
 
 pub use app::{PASSWORD, Person, TestApp};
 pub use browser::Browser;
@@ -23,6 +24,7 @@ pub use operations::{Access, Operation, Request};
 pub use process::{Kith, PATIENCE, SERVE, kith, kith_on, refusal, success};
 pub use spaces::{bonded, break_up, item};
 pub use trace::AuditLine;
+pub use trials::note_trials;
 
 /// How many rounds a race is run: `default`, or as many as `KITH_TEST_ROUNDS` says, for longer looks.
 pub fn rounds(default: usize) -> usize {

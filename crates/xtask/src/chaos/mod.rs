@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
+use crate::evidence::{Tests, Trials};
 use crate::workspace::root;
 
 /// Which kind of blow.
@@ -45,4 +46,15 @@ fn fresh_folder(name: &str) -> Result<PathBuf> {
     }
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     Ok(folder)
+}
+
+/// How often each clean report tried it.
+fn trials(row: &str, reports: &[rounds::Report]) -> Tests {
+    let clean = reports.iter().filter(|report| report.is_clean());
+    let trials = clean.map(|report| Trials {
+        row: row.to_owned(),
+        what: format!("{}: nothing of {} acknowledgements lost", report.name, report.acknowledged),
+        trials: report.rounds.into(),
+    });
+    Tests { trials: trials.collect(), ..Tests::default() }
 }

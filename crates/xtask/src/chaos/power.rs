@@ -11,10 +11,12 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use fastrand::Rng;
+use serde_json::json;
 
-use super::fresh_folder;
 use super::rounds::{self, Report, Target};
 use super::undo::{Log, Loss};
+use super::{fresh_folder, trials};
+use crate::evidence::{self, Outcome, Row};
 use crate::kith::{Kith, Start, build};
 use crate::workspace::{root, run};
 
@@ -58,7 +60,12 @@ pub fn power(args: &Args) -> Result<()> {
         bail!("the harness cannot see loss: the twin without syncing lost nothing");
     }
     println!("the twin lost, as it must: the harness sees loss");
-    if reports.iter().any(|report| !report.is_clean()) {
+    let is_clean = reports.iter().all(|report| report.is_clean());
+    let summary = "a power cut lost what had been acknowledged".to_owned();
+    let row = Row { id: "DRV-27", result: Outcome::Fail, figures: json!({}), summary };
+    let rows: Vec<_> = (!is_clean).then_some(row).into_iter().collect();
+    evidence::write_with_tests("cargo xtask chaos power", &rows, &trials("DRV-27", &reports))?;
+    if !is_clean {
         bail!("Kith did not keep what it had acknowledged; its folder is left as it is");
     }
     Ok(())

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use super::fresh_folder;
+use crate::evidence::{self, Outcome, Row, Tests, Trials};
 use crate::kith::{Kith, Start, build};
 use crate::load::http::request;
 use crate::load::people::{Person, register};
@@ -61,6 +62,7 @@ pub fn stop(args: &Args) -> Result<()> {
     let there = count_requests(&server)?;
     report.print(args.rounds, there);
     drop(haproxy);
+    report.write_evidence(args.rounds, there)?;
     ensure!(report.failures.is_empty(), "somebody noticed a stop");
     ensure!(there == report.acknowledged, "{} were acknowledged, {there} are there", report.acknowledged);
     ensure!(report.exits.iter().all(|exit| *exit < EXIT_WITHIN), "a stop took too long");
@@ -76,6 +78,28 @@ struct Report {
 }
 
 impl Report {
+    fn write_evidence(&self, rounds: u32, there: u64) -> Result<()> {
+        let holds = self.failures.is_empty()
+            && there == self.acknowledged
+            && self.exits.iter().all(|exit| *exit < EXIT_WITHIN);
+        let (acknowledged, cut) = (self.acknowledged, self.failures.len());
+        let row = Row {
+            id: "REL-01",
+            result: Outcome::of(holds),
+            figures: json!({ "stops": rounds, "acknowledged": acknowledged, "without a whole answer": cut }),
+            summary: format!(
+                "{rounds} stops under load, {acknowledged} acknowledged, {cut} without a whole answer"
+            ),
+        };
+        let what =
+            "SIGTERM under load behind HAProxy: every request whose byte was read has its answer".to_owned();
+        let trials = Trials { row: "REL-01".to_owned(), what, trials: rounds.into() };
+        let trials = Tests { trials: holds.then_some(trials).into_iter().collect(), ..Tests::default() };
+        // Twenty stops are what the row asks for.
+        let rows: Vec<_> = (rounds >= 20 || !holds).then_some(row).into_iter().collect();
+        evidence::write_with_tests("cargo xtask chaos stop", &rows, &trials)
+    }
+
     fn print(&self, rounds: u32, there: u64) {
         let mut exits = self.exits.clone();
         exits.sort_unstable();

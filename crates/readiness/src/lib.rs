@@ -4,6 +4,7 @@
 mod artefact;
 mod catalogue;
 mod check;
+pub mod checklist;
 mod client;
 pub mod declared;
 mod deployment;

@@ -1,0 +1,266 @@
+//! PostgreSQL's backup and restore commands as a checklist prints them: whether what one writes is what the other
+//! reads. It runs none of them.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::outline::Outline;
+use super::report::Code;
+use super::{Draft, pattern, quote};
+
+/// Further backup and restore commands are not looked at.
+const MOST_COMMANDS: usize = 64;
+/// Longer lines are no commands.
+const LONGEST: usize = 4096;
+
+/// What is said to standard error goes elsewhere.
+static COMPLAINTS: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?:\s2|\s&)>{1,2}\s*(?:&1|\S+)"));
+/// What a shell replaces, as far as it can be told apart by looking.
+static REPLACED: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r"\$\([^()]*\)|\$\{[^{}]*\}|\$\w+|`[^`]*`|<[A-Za-z_-]+>|%[YmdHMSFTs]|Y{4}|[0-9]+|\*")
+});
+static STARS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\*(?:[-_.T]?\*)+"));
+/// Options of pg_restore that take the next word.
+const WITH_VALUE: &[&str] =
+    &["-d", "-h", "-p", "-U", "-j", "-n", "-N", "-t", "-T", "-L", "-P", "-S", "-I", "-F", "-f"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tool {
+    Dump,
+    Restore,
+    Psql,
+}
+
+/// One command.
+#[derive(Debug)]
+struct Command {
+    tool: Tool,
+    /// For a dump, whether it writes SQL as text.
+    plain: bool,
+    /// The file that it writes or reads, without its folder and with `*` for what a shell replaces.
+    file: Option<String>,
+    offset: usize,
+}
+
+/// Compares them.
+pub(super) fn check(outline: &Outline, position: &dyn Fn(usize) -> usize, drafts: &mut Vec<Draft>) {
+    let lines = command_lines(outline);
+    let mut commands = Vec::new();
+    for (offset, line) in &lines {
+        if ["pg_dump", "pg_restore", "psql"].iter().any(|tool| line.contains(tool)) {
+            of_line(line, *offset, &mut commands);
+        }
+        if commands.len() >= MOST_COMMANDS {
+            break;
+        }
+    }
+    let dumps: Vec<_> = commands.iter().filter(|command| command.tool == Tool::Dump).collect();
+    for restore in commands.iter().filter(|command| command.tool != Tool::Dump && !dumps.is_empty()) {
+        compare(restore, &dumps, &lines, position, drafts);
+    }
+}
+
+fn compare(
+    restore: &Command,
+    dumps: &[&Command],
+    lines: &[(usize, String)],
+    position: &dyn Fn(usize) -> usize,
+    drafts: &mut Vec<Draft>,
+) {
+    let same = |dump: &&&Command| restore.file.is_some() && dump.file == restore.file;
+    let of_this: Vec<_> = dumps.iter().filter(same).collect();
+    let is_psql = restore.tool == Tool::Psql;
+    let asked: Vec<_> = if of_this.is_empty() && !is_psql { dumps.iter().collect() } else { of_this.clone() };
+    if let Some(first) = asked.first().filter(|_| asked.iter().all(|dump| dump.plain != is_psql)) {
+        let line = position(first.offset);
+        let (message, remedy) = if is_psql {
+            (
+                format!("psql cannot read what pg_dump writes at line {line}, an archive."),
+                "Restore it with pg_restore.",
+            )
+        } else {
+            (
+                format!("pg_restore cannot read what pg_dump writes at line {line}, which is SQL as text."),
+                "Dump with `pg_dump --format=custom`, or restore with psql; then restore once and compare.",
+            )
+        };
+        drafts.push(Draft::new(restore.offset, Code::RestoreFormat, message, remedy));
+    }
+    let Some(file) =
+        restore.file.as_deref().filter(|file| of_this.is_empty() && file.trim_matches('*').len() > 4)
+    else {
+        return;
+    };
+    let is_a_backup =
+        !is_psql || ["backup", "dump", "latest", "restore"].iter().any(|word| file.contains(word));
+    let all_named = dumps.iter().all(|dump| dump.file.is_some());
+    let elsewhere = || lines.iter().any(|(_, line)| !is_restore(line) && names(line, file));
+    if is_a_backup && all_named && !elsewhere() {
+        let dump = dumps[0];
+        let written = dump.file.as_deref().unwrap_or_default();
+        let line = position(dump.offset);
+        let message = format!(
+            "{} is restored, but no command here writes it; line {line} writes {}.",
+            quote(file),
+            quote(written)
+        );
+        let remedy = "Restore the file that the backup writes, or print the step between them.";
+        drafts.push(Draft::new(restore.offset, Code::RestoreFile, message, remedy));
+    }
+}
+
+fn is_restore(line: &str) -> bool {
+    line.contains("pg_restore") || line.contains("psql")
+}
+
+fn names(line: &str, file: &str) -> bool {
+    words(line).iter().any(|word| base_name(word) == file)
+}
+
+/// What could be commands: lines of code, with continued ones joined, and code within prose.
+fn command_lines(outline: &Outline) -> Vec<(usize, String)> {
+    let mut lines: Vec<(usize, String)> = Vec::new();
+    for code in &outline.codes {
+        let mut open: Option<(usize, String)> = None;
+        for (at, line) in code.lines() {
+            let (start, mut joined) = open.take().unwrap_or_else(|| (code.offset(at), String::new()));
+            let continued = line.trim_end().strip_suffix('\\');
+            if joined.len() + line.len() <= LONGEST {
+                joined.push_str(continued.unwrap_or(line));
+                joined.push(' ');
+            }
+            if continued.is_some() {
+                open = Some((start, joined));
+            } else if !line.trim_start().starts_with('#') {
+                lines.push((start, joined));
+            }
+        }
+        lines.extend(open);
+    }
+    for block in outline.blocks.iter().filter(|block| block.text.contains('`')) {
+        let mut at = 0;
+        for (index, part) in block.text.split('`').enumerate() {
+            if index % 2 == 1 && part.len() <= LONGEST {
+                lines.push((block.offset(at), part.to_owned()));
+            }
+            at += part.len() + 1;
+        }
+    }
+    lines.sort_by_key(|(offset, _)| *offset);
+    lines
+}
+
+/// Words of a command line, quotes taken away and what a shell replaces made `*`; operators stand alone.
+fn words(line: &str) -> Vec<String> {
+    let line = line.replace(['"', '\'', '[', ']', ','], " ").replace("\\%", "%");
+    let line = COMPLAINTS.replace_all(&line, " ");
+    let line = REPLACED.replace_all(&line, "*");
+    let line = STARS.replace_all(&line, "*");
+    let mut spaced = String::with_capacity(line.len() + 8);
+    for c in line.chars() {
+        if matches!(c, '|' | '>' | '<' | ';' | '&' | '(' | ')') {
+            spaced.extend([' ', c, ' ']);
+        } else {
+            spaced.push(c);
+        }
+    }
+    spaced.split_whitespace().map(str::to_owned).collect()
+}
+
+/// A file's name without its folder; a compressed one is called after what it holds.
+fn base_name(path: &str) -> &str {
+    let name = path.rsplit(['/', '=']).next().unwrap_or(path);
+    [".gz", ".zst", ".bz2", ".xz", ".gpg", ".enc"]
+        .iter()
+        .fold(name, |name, end| name.strip_suffix(end).unwrap_or(name))
+}
+
+fn of_line(line: &str, offset: usize, commands: &mut Vec<Command>) {
+    let words = words(line);
+    let ends = |word: &String| matches!(word.as_str(), ";" | "&");
+    for command in words.split(ends) {
+        let piped: Vec<_> = command.split(|word| word == "|").collect();
+        for (at, part) in piped.iter().enumerate() {
+            let Some(start) = part.iter().position(|word| tool(word).is_some()) else { continue };
+            let Some(tool) = tool(&part[start]) else { continue };
+            let options = &part[start + 1..];
+            let file = match tool {
+                Tool::Dump => written(options, &piped[at..]),
+                Tool::Restore | Tool::Psql => read(tool, options, &piped[..at]),
+            };
+            if tool == Tool::Restore && options.iter().any(|word| word == "--version" || word == "--help") {
+                continue;
+            }
+            let is_named = part[start].ends_with("pg_dumpall");
+            commands.push(Command { tool, plain: is_named || is_plain(options), file, offset });
+        }
+    }
+}
+
+fn tool(word: &str) -> Option<Tool> {
+    match word.rsplit('/').next()? {
+        "pg_dump" | "pg_dumpall" => Some(Tool::Dump),
+        "pg_restore" => Some(Tool::Restore),
+        "psql" => Some(Tool::Psql),
+        _ => None,
+    }
+}
+
+/// Without `--format` pg_dump writes SQL as text.
+fn is_plain(options: &[String]) -> bool {
+    let mut options = options.iter();
+    while let Some(option) = options.next() {
+        let format = match option.as_str() {
+            "-F" | "--format" => options.next().map(String::as_str),
+            _ => option.strip_prefix("--format=").or_else(|| packed_format(option)),
+        };
+        if let Some(format) = format {
+            return format.starts_with('p');
+        }
+    }
+    true
+}
+
+/// The format in options written together, as in `-Fc` or `-vFc`.
+fn packed_format(option: &str) -> Option<&str> {
+    let flags = option.strip_prefix('-').filter(|flags| !flags.starts_with('-'))?;
+    flags.split_once('F').map(|(_, format)| format).filter(|format| !format.is_empty())
+}
+
+/// The file behind an operator or option.
+fn behind<'w>(words: &'w [String], marks: &[&str]) -> Option<&'w str> {
+    let at = words.iter().rposition(|word| marks.contains(&word.as_str()))?;
+    words[at + 1..].iter().map(String::as_str).find(|word| *word != ">")
+}
+
+fn written(options: &[String], piped: &[&[String]]) -> Option<String> {
+    let named = options.iter().find_map(|word| word.strip_prefix("--file="));
+    let named = named.or_else(|| behind(options, &["-f", "--file"]));
+    let file = named.or_else(|| piped.last().and_then(|last| behind(last, &[">", "tee", "-o", "--output"])));
+    file.map(|file| base_name(file).to_owned())
+}
+
+fn read(tool: Tool, options: &[String], before: &[&[String]]) -> Option<String> {
+    if let Some(file) = behind(options, &["<"]) {
+        return Some(base_name(file).to_owned());
+    }
+    if let Some(first) = before.first() {
+        let file = first.iter().rev().find(|word| word.contains('.') && !word.starts_with('-'));
+        return file.map(|file| base_name(file).to_owned());
+    }
+    if tool == Tool::Psql {
+        let named = options.iter().find_map(|word| word.strip_prefix("--file="));
+        return named.or_else(|| behind(options, &["-f", "--file"])).map(|file| base_name(file).to_owned());
+    }
+    let mut file = None;
+    let mut options = options.iter().take_while(|word| !matches!(word.as_str(), ">" | ")" | "("));
+    while let Some(word) = options.next() {
+        if WITH_VALUE.contains(&word.as_str()) {
+            options.next();
+        } else if !word.starts_with('-') {
+            file = Some(base_name(word).to_owned());
+        }
+    }
+    file
+}

@@ -1,0 +1,258 @@
+//! From bytes to text that can be read: byte order marks, UTF-16, invalid bytes, and UTF-8 that was once read as
+//! Windows-1252. It remembers where each piece stood; it never judges what the text says.
+
+/// What stands for Windows-1252's bytes 0x80 to 0x9F; the five it leaves undefined are control characters, as in Latin-1.
+const UPPER: [char; 32] = [
+    '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', '\u{90}',
+    '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
+];
+
+/// How deep blocks may be nested, and how far a line may be indented, before the rest of it is read as plain text.
+/// Without a bound each further line would be compared with each open block.
+const MAX_MARKERS: usize = 48;
+const MAX_INDENT: usize = 128;
+
+/// A document's text, and where in the file as it lies there each piece of it stood.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// The text, with mis-encoded characters put right.
+    pub text: String,
+    /// The lines' first bytes in `text`.
+    lines: Vec<usize>,
+    /// Where a piece was put right, in the order of the text.
+    repairs: Vec<Repair>,
+    /// Offsets of characters that nobody can read any more.
+    pub lost: Vec<usize>,
+}
+
+/// A piece that was put right: where its bytes are in the text, and what the file has there.
+#[derive(Debug)]
+pub(super) struct Repair {
+    pub start: usize,
+    pub end: usize,
+    pub was: String,
+}
+
+impl Source {
+    pub(super) fn read(bytes: &[u8]) -> Self {
+        let raw = decode(bytes);
+        let mut source =
+            Self { text: String::with_capacity(raw.len()), lines: vec![0], repairs: vec![], lost: vec![] };
+        let mut rest = raw.strip_prefix('\u{feff}').unwrap_or(&raw);
+        while let Some(at) = rest.find(|c: char| !c.is_ascii()) {
+            source.text.push_str(&rest[..at]);
+            rest = &rest[at..];
+            let run = &rest[..rest.find(|c: char| c.is_ascii()).unwrap_or(rest.len())];
+            source.push_run(run);
+            rest = &rest[run.len()..];
+        }
+        source.text.push_str(rest);
+        source.text = bound_depth(source.text);
+        source.lines.extend(source.text.match_indices('\n').map(|(at, _)| at + 1));
+        source.lost = source.text.match_indices('\u{fffd}').map(|(at, _)| at).collect();
+        source
+    }
+
+    fn push_run(&mut self, run: &str) {
+        let mut now = repair(run);
+        if let Some(again) = now.as_deref().and_then(repair) {
+            now = Some(again);
+        }
+        let start = self.text.len();
+        self.text.push_str(now.as_deref().unwrap_or(run));
+        if now.is_some() {
+            self.repairs.push(Repair { start, end: self.text.len(), was: run.to_owned() });
+        }
+    }
+
+    /// What was put right, in the order of the text.
+    pub(super) fn repairs(&self) -> &[Repair] {
+        &self.repairs
+    }
+
+    /// How many lines the text has; an empty one has one.
+    pub(super) fn line_count(&self) -> usize {
+        let last_is_empty = self.lines.last() == Some(&self.text.len());
+        (self.lines.len() - usize::from(last_is_empty)).max(1)
+    }
+
+    /// Line and column of a byte, both from 1; the column counts characters as they are in the file.
+    pub(super) fn position(&self, offset: usize) -> (usize, usize) {
+        let offset = offset.min(self.text.len());
+        let line = self.lines.partition_point(|start| *start <= offset);
+        let start = self.lines[line - 1];
+        let end = (offset..=self.text.len()).find(|at| self.text.is_char_boundary(*at)).unwrap_or(offset);
+        let mut column = 1 + self.text[start..end].chars().count();
+        let first = self.repairs.partition_point(|one| one.start < start);
+        for one in self.repairs[first..].iter().take_while(|one| one.end <= offset) {
+            column = column + one.was.chars().count() - self.text[one.start..one.end].chars().count();
+        }
+        if line > self.line_count() { (self.line_count(), 1) } else { (line, column) }
+    }
+}
+
+fn decode(bytes: &[u8]) -> String {
+    let units = |of: fn([u8; 2]) -> u16| -> Vec<u16> {
+        bytes[2..].chunks(2).map(|pair| of([pair[0], pair.get(1).copied().unwrap_or(0)])).collect()
+    };
+    match bytes {
+        [0xff, 0xfe, ..] => String::from_utf16_lossy(&units(u16::from_le_bytes)),
+        [0xfe, 0xff, ..] => String::from_utf16_lossy(&units(u16::from_be_bytes)),
+        _ => String::from_utf8_lossy(bytes).into_owned(),
+    }
+}
+
+/// A run of characters outside ASCII with what was mis-encoded in it put right, if anything was.
+fn repair(run: &str) -> Option<String> {
+    let mut repaired = String::new();
+    let mut changed = false;
+    let chars: Vec<char> = run.chars().collect();
+    let mut at = 0;
+    while at < chars.len() {
+        match meant(&chars[at..]) {
+            Some((meant, taken)) => {
+                repaired.push(meant);
+                changed = true;
+                at += taken;
+            }
+            None => {
+                repaired.push(chars[at]);
+                at += 1;
+            }
+        }
+    }
+    changed.then_some(repaired)
+}
+
+/// The character that these were before they were mis-encoded, and how many it has become. Only sequences that nobody
+/// writes are taken: `Ã©` is one, `é…”` is not.
+fn meant(chars: &[char]) -> Option<(char, usize)> {
+    let byte = |at: usize| chars.get(at).and_then(|c| windows_1252(*c));
+    let lead = byte(0)?;
+    let length = match (lead, byte(1)) {
+        (0xc2 | 0xc3, Some(0xa0..=0xbf)) => 2,
+        (0xc2, Some(0x80..=0x9f)) if chars[1].is_control() => 2,
+        // What became of Ã, Â, œ, Œ, Š, š, Ÿ, Ž, ž, ˆ and ˜ when it happened twice.
+        (0xc3, Some(0x82 | 0x83))
+        | (0xc5, Some(0x92 | 0x93 | 0xa0 | 0xa1 | 0xb8 | 0xbd | 0xbe))
+        | (0xcb, Some(0x86 | 0x9c)) => 2,
+        (0xe2, Some(0x80..=0x84 | 0x86..=0xaf)) | (0xef, Some(0xb8..=0xbf)) => 3,
+        (0xf0, Some(0x9f)) => 4,
+        _ => return None,
+    };
+    let bytes: Option<Vec<u8>> = (0..length).map(byte).collect();
+    let whole = bytes.and_then(|bytes| str::from_utf8(&bytes).ok()?.chars().next());
+    if let Some(meant) = whole {
+        return Some((meant, length));
+    }
+    // Bytes that Windows-1252 leaves undefined are often dropped on the way.
+    match (lead, byte(1), byte(2)) {
+        (0xe2, Some(0x8c), _) => Some(('❌', 2)),
+        (0xe2, Some(0x98), _) => Some(('☐', 2)),
+        (0xef, Some(0xb8), _) => Some(('\u{fe0f}', 2)),
+        _ => None,
+    }
+}
+
+fn windows_1252(c: char) -> Option<u8> {
+    match u32::from(c) {
+        code @ 0x80..=0xff => u8::try_from(code).ok(),
+        _ => UPPER.iter().position(|one| *one == c).and_then(|at| u8::try_from(at + 0x80).ok()),
+    }
+}
+
+/// The same text, byte for byte as long, with markers of blocks beyond the bounds made plain.
+fn bound_depth(text: String) -> String {
+    let mut bytes = text.into_bytes();
+    let (mut in_prefix, mut markers, mut indent) = (true, 0, 0);
+    for at in 0..bytes.len() {
+        let ends = matches!(bytes.get(at + 1), None | Some(b' ' | b'\t' | b'\n' | b'\r'));
+        match bytes[at] {
+            b'\n' | b'\r' => (in_prefix, markers, indent) = (true, 0, 0),
+            _ if !in_prefix => {}
+            b' ' | b'0'..=b'9' => indent += 1,
+            b'\t' => indent += 4,
+            b'>' | b'-' | b'*' | b'+' | b'.' | b')' if ends || bytes[at] == b'>' => {
+                markers += 1;
+                indent += 1;
+                if markers > MAX_MARKERS || indent > MAX_INDENT {
+                    bytes[at] = b'_';
+                    in_prefix = false;
+                }
+            }
+            _ => in_prefix = false,
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(bytes: &[u8]) -> String {
+        Source::read(bytes).text
+    }
+
+    #[test]
+    fn what_windows_made_of_a_character_is_read_as_that_character() {
+        for meant in ["✅", "❌", "☐", "☑", "✔", "⬜", "🔒", "é", "–", "“", "’", "\u{fe0f}"]
+        {
+            let once: String = meant.bytes().map(as_windows).collect();
+            assert_eq!(text(once.as_bytes()), meant, "{once}");
+            let twice: String = once.bytes().map(as_windows).collect();
+            assert_eq!(text(twice.as_bytes()), meant, "{twice}");
+        }
+        // With the undefined byte dropped on the way.
+        assert_eq!(text("âŒ and â˜ and âœ…".as_bytes()), "❌ and ☐ and ✅");
+    }
+
+    fn as_windows(byte: u8) -> char {
+        if (0x80..0xa0).contains(&byte) { UPPER[usize::from(byte) - 0x80] } else { char::from(byte) }
+    }
+
+    #[test]
+    fn what_people_write_is_left_alone() {
+        for text_of in ["café…”", "voilà…»", "CAFÉ” à la “crème”", "Ångström – naïve", "«ça»", "日本", "âge"]
+        {
+            let source = Source::read(text_of.as_bytes());
+            assert_eq!(source.text, text_of);
+            assert!(source.repairs().is_empty());
+        }
+    }
+
+    #[test]
+    fn marks_of_byte_order_and_sixteen_bit_units_are_understood() {
+        assert_eq!(text(b"\xef\xbb\xbf# A"), "# A");
+        assert_eq!(text(b"\xff\xfe#\0 \0A\0"), "# A");
+        assert_eq!(text(b"\xfe\xff\0#\0 \0A"), "# A");
+        assert_eq!(text(b"\xff\xfe#"), "#");
+    }
+
+    #[test]
+    fn columns_are_those_of_the_file() {
+        let source = Source::read("é\n- âœ… âœ… x y".as_bytes());
+        let at = source.text.find('x').expect("it is there");
+        assert_eq!(source.position(at), (2, 11));
+        assert_eq!(source.position(usize::MAX), (2, 14));
+        assert_eq!(Source::read(b"a\n").position(2), (1, 1));
+        assert_eq!(Source::read(b"").position(0), (1, 1));
+    }
+
+    #[test]
+    fn lost_bytes_are_remembered() {
+        let source = Source::read(b"- \x85 a");
+        assert_eq!((source.lost.len(), source.text.as_str()), (1, "- \u{fffd} a"));
+    }
+
+    #[test]
+    fn depth_is_bounded_and_offsets_stay() {
+        let deep = format!("{}a\n> b", "> ".repeat(1000));
+        let read = text(deep.as_bytes());
+        assert_eq!(read.len(), deep.len());
+        assert_eq!(read.find('_'), Some(96));
+        assert!(read.ends_with("> b"));
+        let rule = "-".repeat(200);
+        assert_eq!(text(rule.as_bytes()), rule);
+    }
+}

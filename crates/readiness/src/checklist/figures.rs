@@ -1,0 +1,304 @@
+//! Scores as people state them: "Security: 95 %", "## Testing (12/14)", a table's column. It reads them; `scores`
+//! recomputes them.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::marks;
+use super::outline::{Kind, Outline};
+use super::pattern;
+
+/// Where scores stand that belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Group {
+    /// Headings under one section.
+    Headings(usize),
+    List(usize),
+    Column {
+        table: usize,
+        column: usize,
+    },
+    Code(usize),
+    /// Lines of a section outside lists.
+    Lines(usize),
+}
+
+/// A score as it is stated.
+#[derive(Clone, Debug)]
+pub(super) struct Figure {
+    pub label: String,
+    /// In percent.
+    pub percent: f64,
+    pub fraction: Option<(f64, f64)>,
+    /// The percentage beside a fraction.
+    pub beside: Option<f64>,
+    /// What stands behind it on its line.
+    pub tail: String,
+    pub weight: Option<f64>,
+    pub offset: usize,
+    pub section: usize,
+    pub group: Group,
+}
+
+/// A document with more scores is none that people read; further ones are not looked at.
+const MOST: usize = 1000;
+/// Longer lines are prose.
+const LONGEST_LINE: usize = 400;
+
+const VALUE: &str = r"(?:(?P<part>\d{1,5}(?:\.\d)?)\s*(?:/|of|out\s+of)\s*(?P<whole>\d{1,5})\b(?:(?:\s+[A-Za-z]+){0,2}\W{0,4}(?P<beside>\d{1,3}(?:[.,]\d{1,3})?)\s?%)?|(?P<percent>\d{1,3}(?:[.,]\d{1,3})?)\s?%(?:\W{0,3}(?P<part2>\d{1,5})\s*(?:/|of|out\s+of)\s*(?P<whole2>\d{1,5})\b)?)";
+
+static LINE: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(&format!(
+        r"^(?P<label>[^%<>≥≤]*?[\w)])(?P<sep>\s*[:=|(\[–—-]|\s)[\s:=|(\[–—\-~█▓▒░■□▰▱●○#.*]*{VALUE}(?P<tail>.*)$"
+    ))
+});
+static CELL: LazyLock<Regex> = LazyLock::new(|| pattern(&format!(r"^\W*{VALUE}(?P<tail>.*)$")));
+/// Percentages that measure something else than how much is done.
+static OTHER_LABEL: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)\b(cpu|memory( usage)?$|ram|disk|uptime|availability|sla|slo|error rate|errors$|traffic|rollout|canary|thresholds?|targets?|alerts?|limits?|utili[sz]ation|usage|hits?|rate$|discount|latency|p\d\d|minimum|maximum|goals?|required|weight|budget|sampl\w+|packet|loss|date|phase|step|part|day|week|page|sprint|round|version|support$|at least|up to|more than|less than|under|over|above|below)\b",
+    )
+});
+static OTHER_COLUMN: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)(target|goal|weight|threshold|limit|min|max|last|previous|before|alert|usage|sl[ao]\b|objective|required|budget|date|expected|change|trend)",
+    )
+});
+static SCORE_WORD: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)\b(scores?|total|overall|complet\w+|progress|done|ticked|checked|items?|boxes|tasks?|checks?|points?|passed|status|readiness|rating|implemented|finished)\b",
+    )
+});
+static ITEMS: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)\b(items?|boxes|tasks?|checks?|complet\w+|progress|done|ticked|checked|status|implemented|finished)\b",
+    )
+});
+static TAIL: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)^[\s)\]*]*$|^[\s)\]*]*(?:[–—,;.(|:-]|(?:complete|completed|done|ready|implemented|finished|passed|ticked|checked|score|points?|items?|boxes|tasks?|checks)\b)",
+    )
+});
+static MEASURED: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)\bcoverage\b"));
+static OVERALL: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)\b(overall|total|average|mean|readiness|final score|grand total)\b|^(the )?score$|^production ready$",
+    )
+});
+static OF_ITS_SECTION: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r"(?i)^(section |category )?(completion|completed?|progress|status|done|score)$")
+});
+
+impl Figure {
+    /// Whether it speaks for the others.
+    pub(super) fn is_overall(&self) -> bool {
+        OVERALL.is_match(&self.label)
+    }
+
+    /// Whether a fraction is one of items; others are points, given for whatever it be.
+    pub(super) fn counts_items(&self) -> bool {
+        ITEMS.is_match(&self.label) || ITEMS.is_match(&self.tail)
+    }
+
+    /// Whether it is measured by other means than by boxes.
+    pub(super) fn is_measured(&self) -> bool {
+        MEASURED.is_match(&self.label)
+    }
+
+    /// Whether it speaks for the section in which it stands.
+    pub(super) fn is_of_its_section(&self) -> bool {
+        OF_ITS_SECTION.is_match(&self.label)
+    }
+}
+
+/// Every score that the document states, in its order.
+pub(super) fn all(outline: &Outline) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    for block in &outline.blocks {
+        if figures.len() >= MOST {
+            break;
+        }
+        let group = match (block.kind, block.list) {
+            (Kind::Heading, _) => Group::Headings(outline.sections[block.section].parent.unwrap_or(0)),
+            (Kind::Item, Some(list)) => Group::List(list),
+            (Kind::Cell { .. }, _) => continue,
+            _ => Group::Lines(block.section),
+        };
+        for (at, line) in block.lines() {
+            let mut at = at;
+            for part in line.split('|') {
+                if let Some((figure, value)) = of_line(part, group, block.section) {
+                    figures.push(Figure { offset: block.offset(at + value), ..figure });
+                }
+                at += part.len() + 1;
+            }
+        }
+    }
+    for (index, code) in outline.codes.iter().enumerate() {
+        if matches!(code.language.to_lowercase().as_str(), "" | "text" | "txt" | "plain" | "plaintext") {
+            for (at, line) in code.lines().take(MOST) {
+                if let Some((figure, value)) = of_line(line, Group::Code(index), code.section) {
+                    figures.push(Figure { offset: code.offset(at + value), ..figure });
+                }
+            }
+        }
+    }
+    for table in 0..outline.tables.len() {
+        figures.extend(of_table(outline, table));
+    }
+    figures.sort_by_key(|figure| figure.offset);
+    figures.truncate(MOST);
+    figures
+}
+
+fn of_line(line: &str, group: Group, section: usize) -> Option<(Figure, usize)> {
+    if line.len() > LONGEST_LINE || !line.bytes().any(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let found = LINE.captures(line)?;
+    let words = found["label"].split_whitespace().count();
+    let label = marks::leading(&found["label"])
+        .map_or_else(|| found["label"].to_owned(), |mark| mark.rest.to_owned());
+    let label = without_number(marks::without_glyphs(&label)).to_owned();
+    let bare = found["sep"].trim().is_empty();
+    let is_fraction = found.name("part").is_some();
+    let tail = marks::without_glyphs(&found["tail"]).to_owned();
+    let of_points = words <= 3
+        && matches!(group, Group::List(_) | Group::Code(_))
+        && found.name("whole").is_some_and(|whole| matches!(whole.as_str(), "5" | "10" | "100"));
+    let names_a_score = of_points || SCORE_WORD.is_match(line);
+    let refused = label.is_empty()
+        || label.contains('?')
+        || words > 7
+        || OTHER_LABEL.is_match(&label)
+        || !TAIL.is_match(&tail)
+        || (bare && (words > 2 || tail.starts_with([',', '.', ';'])) && !OVERALL.is_match(&label))
+        || (is_fraction && !names_a_score && (bare || !matches!(group, Group::Headings(_))));
+    let at = found.name("part").or_else(|| found.name("percent")).map_or(0, |value| value.start());
+    let figure = figure(&found, label, tail, group, section).filter(|_| !refused);
+    figure.map(|figure| (figure, at))
+}
+
+/// `1.2 Security` is called Security.
+fn without_number(label: &str) -> &str {
+    let rest =
+        label.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').trim_start_matches([')', ' ']);
+    if rest.is_empty() { label } else { rest.trim_end_matches([':', ' ', '*']) }
+}
+
+fn figure(
+    found: &regex::Captures<'_>,
+    label: String,
+    tail: String,
+    group: Group,
+    section: usize,
+) -> Option<Figure> {
+    let number = |name: &str| found.name(name).and_then(|n| n.as_str().replace(',', ".").parse::<f64>().ok());
+    let pair = |part, whole| number(part).zip(number(whole));
+    let fraction = pair("part", "whole").or_else(|| pair("part2", "whole2"));
+    if fraction.is_some_and(|(_, whole)| whole == 0.0) {
+        return None;
+    }
+    let stated = number("percent");
+    let of_fraction = fraction.map(|(part, whole)| 100.0 * part / whole);
+    let beside = number("beside").or(stated.filter(|_| fraction.is_some()));
+    let percent = stated.or(of_fraction)?;
+    Some(Figure { label, percent, fraction, beside, tail, weight: None, offset: 0, section, group })
+}
+
+fn of_table(outline: &Outline, table: usize) -> Vec<Figure> {
+    let rows = &outline.tables[table].rows;
+    let Some(head) = rows.first() else { return Vec::new() };
+    let text = |block: &usize| outline.blocks[*block].text.trim();
+    let weights = head.iter().position(|block| text(block).to_lowercase().contains("weight"));
+    let mut figures = Vec::new();
+    for (column, title) in
+        head.iter().enumerate().take(32).filter(|(_, title)| !OTHER_COLUMN.is_match(text(title)))
+    {
+        for row in rows[1..].iter().take(MOST) {
+            let Some(cell) = row.get(column).filter(|cell| text(cell).len() <= LONGEST_LINE) else {
+                continue;
+            };
+            let named = row.iter().enumerate().take(32).filter(|(other, _)| *other != column);
+            let mut names = named.map(|(_, block)| marks::without_glyphs(text(block)));
+            let name = names.find(|name| name.chars().any(char::is_alphabetic)).unwrap_or_default();
+            let Some(found) = CELL.captures(text(cell)) else { continue };
+            let tail = marks::without_glyphs(&found["tail"]).to_owned();
+            let named =
+                SCORE_WORD.is_match(text(title)) || SCORE_WORD.is_match(&tail) || SCORE_WORD.is_match(name);
+            let refused = name.is_empty()
+                || (OTHER_LABEL.is_match(name) && !SCORE_WORD.is_match(text(title)))
+                || !TAIL.is_match(&tail)
+                || (found.name("part").is_some() && !named);
+            let block = &outline.blocks[*cell];
+            let group = Group::Column { table, column };
+            let made = figure(&found, without_number(name).to_owned(), tail, group, block.section);
+            let weight = weights.and_then(|at| row.get(at)).and_then(|block| number_in(text(block)));
+            figures.extend(made.filter(|_| !refused).map(|figure| Figure {
+                weight,
+                offset: block.offset(0),
+                ..figure
+            }));
+        }
+    }
+    figures
+}
+
+fn number_in(text: &str) -> Option<f64> {
+    let digits = text.trim().trim_end_matches('%').trim().replace(',', ".");
+    digits.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stated(text: &str) -> Vec<(String, f64)> {
+        all(&Outline::of(text)).into_iter().map(|figure| (figure.label, figure.percent)).collect()
+    }
+
+    #[test]
+    fn scores_are_read_as_people_state_them() {
+        for (text, label, percent) in [
+            ("**OVERALL: 90%**", "OVERALL", 90.0),
+            ("OVERALL 90 %", "OVERALL", 90.0),
+            ("Overall score — 90,5 % ✅", "Overall score", 90.5),
+            ("## 🔒 Security: 95 %", "Security", 95.0),
+            ("## 3. Security (45/50)", "Security", 90.0),
+            ("### Testing [15% complete]", "Testing", 15.0),
+            ("- **Testing**: 15% - one of many", "Testing", 15.0),
+            ("- ✅ Database: 100%", "Database", 100.0),
+            ("Score: 45/50", "Score", 90.0),
+            ("- Security 8/10", "Security", 80.0),
+            ("**Owner:** Jo | **Overall progress: 85%**", "Overall progress", 85.0),
+            ("Completed: 12 of 14 items (86%)", "Completed", 1200.0 / 14.0),
+            ("```\nSecurity   ████████░░ 80%\n```", "Security", 80.0),
+            ("| Area | Score |\n|--|--|\n| Security | **95%** ✅ |", "Security", 95.0),
+        ] {
+            assert_eq!(stated(text), [(label.to_owned(), percent)], "{text}");
+        }
+    }
+
+    #[test]
+    fn other_percentages_are_no_scores() {
+        for text in [
+            "CPU usage: 80%",
+            "## Coverage ≥ 80%",
+            "Alert at 80% of available memory",
+            "Canary: 5% of traffic",
+            "We serve 95% of requests from the cache",
+            "is 71%, and so on",
+            "- Unit tests: 1 of 14 services",
+            "Support: 24/7",
+            "Date: 11/21",
+            "## Phase 1/3",
+            "Backups: 80%+",
+            "| Area | Target |\n|--|--|\n| Security | 95% |",
+            "| Service | Ready |\n|--|--|\n| CPU usage | 95% |",
+            "```sh\nSCORE=45/50\n```",
+        ] {
+            assert_eq!(stated(text), [], "{text}");
+        }
+    }
+}

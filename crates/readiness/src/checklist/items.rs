@@ -1,0 +1,230 @@
+//! Every box of a document with the item that it belongs to, and how many there are. It compares nothing.
+
+use super::marks::{self, Mark};
+use super::outline::{Block, Kind, Outline};
+use super::report::Counts;
+
+/// A box and its item.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub mark: Mark,
+    /// What the box belongs to; in a table, the row's first words and the column's head.
+    pub label: String,
+    /// Where the box stands in the source.
+    pub offset: usize,
+    /// The block that it stands in.
+    pub block: usize,
+    pub section: usize,
+    /// Brackets that renderers show as text.
+    pub malformed: bool,
+}
+
+/// All boxes, in the order of the document, and the counts of each section.
+#[derive(Debug)]
+pub(super) struct Items {
+    pub all: Vec<Item>,
+    /// By section, without the sections under it.
+    pub own: Vec<Counts>,
+    /// By section, with the sections under it.
+    pub whole: Vec<Counts>,
+    /// By section, what its heading is marked with.
+    pub headings: Vec<Option<Mark>>,
+}
+
+impl Items {
+    pub(super) fn of(outline: &Outline) -> Self {
+        let mut all = Vec::new();
+        for (index, block) in outline.blocks.iter().enumerate() {
+            if block.kind != Kind::Heading && !is_legend(outline.title(block.section)) {
+                collect(outline, index, block, &mut all);
+            }
+        }
+        let headings: Vec<_> = outline.sections.iter().map(|section| heading_mark(&section.title)).collect();
+        let mut items = Self { all, own: vec![], whole: vec![], headings };
+        items.count(outline);
+        items.take_headings_without_boxes(outline);
+        items.count(outline);
+        items
+    }
+
+    /// What the document's boxes come to.
+    pub(super) fn total(&self) -> Counts {
+        self.whole.first().copied().unwrap_or_default()
+    }
+
+    fn count(&mut self, outline: &Outline) {
+        self.own = vec![Counts::default(); outline.sections.len()];
+        for item in &self.all {
+            add(&mut self.own[item.section], item.mark);
+        }
+        self.whole.clone_from(&self.own);
+        for (index, section) in outline.sections.iter().enumerate().rev() {
+            let counts = self.whole[index];
+            if let Some(parent) = section.parent {
+                let whole = &mut self.whole[parent];
+                whole.ticked += counts.ticked;
+                whole.open += counts.open;
+                whole.set_aside += counts.set_aside;
+            }
+        }
+    }
+
+    /// A marked heading with boxes under it speaks of them; one without any is an item itself.
+    fn take_headings_without_boxes(&mut self, outline: &Outline) {
+        let has_marked_under = marked_under(outline, &self.headings);
+        for (index, section) in outline.sections.iter().enumerate() {
+            let none_under = self.whole[index] == Counts::default() && !has_marked_under[index];
+            if let (Some(mark), Some(block), true) = (self.headings[index], section.heading, none_under) {
+                let label = marks::without_glyphs(&section.title).to_owned();
+                let malformed = marks::leading(&section.title).is_some_and(|found| found.malformed);
+                let offset = outline.blocks[block].offset(0);
+                self.all.push(Item { mark, label, offset, block, section: index, malformed });
+            }
+        }
+        self.all.sort_by_key(|item| item.offset);
+    }
+}
+
+fn marked_under(outline: &Outline, headings: &[Option<Mark>]) -> Vec<bool> {
+    let mut under = vec![false; outline.sections.len()];
+    for (index, section) in outline.sections.iter().enumerate().rev() {
+        if let Some(parent) = section.parent {
+            under[parent] |= headings[index].is_some() || under[index];
+        }
+    }
+    under
+}
+
+fn add(counts: &mut Counts, mark: Mark) {
+    match mark {
+        Mark::Ticked => counts.ticked += 1,
+        Mark::Open => counts.open += 1,
+        Mark::SetAside => counts.set_aside += 1,
+    }
+}
+
+fn is_legend(title: &str) -> bool {
+    let title = marks::without_glyphs(title).trim_end_matches(':').to_lowercase();
+    matches!(title.as_str(), "legend" | "key" | "status key" | "symbols" | "status legend" | "status icons")
+}
+
+fn heading_mark(title: &str) -> Option<Mark> {
+    let leading = marks::leading(title).map(|found| found.mark);
+    // "Security ✅ (100%)" is marked as well.
+    let before_bracket =
+        title.trim_end().strip_suffix([')', ']']).and_then(|title| title.rsplit_once(['(', '[']));
+    let title = before_bracket.map_or(title, |(before, _)| before);
+    leading.or_else(|| marks::trailing(title).map(|(mark, _)| mark))
+}
+
+fn collect(outline: &Outline, index: usize, block: &Block, all: &mut Vec<Item>) {
+    let mut push = |mark, label: String, at: usize, malformed| {
+        let mark = if is_struck(block) { Mark::SetAside } else { mark };
+        all.push(Item {
+            mark,
+            label,
+            offset: block.offset(at),
+            block: index,
+            section: block.section,
+            malformed,
+        });
+    };
+    if let Kind::Cell { table, row, column } = block.kind {
+        if let Some(found) = marks::leading(&block.text).filter(|_| row > 0) {
+            let label = cell_label(outline, table, row, column, found.rest);
+            push(found.mark, label, 0, found.malformed);
+        }
+        return;
+    }
+    let mut found_any = false;
+    let mut before = 0;
+    for (at, line) in block.lines() {
+        if let Some(found) = marks::leading(line) {
+            let at = at + line.len() - line.trim_start().len();
+            push(found.mark, found.rest.to_owned(), at, found.malformed);
+            found_any = true;
+        }
+        before = at;
+    }
+    let last = &block.text[before..];
+    if let Some((mark, label)) = marks::trailing(last).filter(|_| block.kind == Kind::Item && !found_any) {
+        let first = block.text.lines().next().unwrap_or_default();
+        let label = if before == 0 { label } else { first };
+        push(mark, label.to_owned(), 0, false);
+    }
+}
+
+/// Whether all words of an item are struck out.
+fn is_struck(block: &Block) -> bool {
+    let words = marks::leading(&block.text).map_or(&*block.text, |found| found.rest);
+    block.struck > 0 && block.struck >= words.trim_end().len()
+}
+
+/// Of a box in a table: what its row is called, what its column is called where there are several, and its own words.
+fn cell_label(outline: &Outline, table: usize, row: usize, column: usize, rest: &str) -> String {
+    let rows = &outline.tables[table].rows;
+    let text = |row: usize, column: usize| {
+        rows.get(row)
+            .and_then(|cells| cells.get(column))
+            .map_or("", |block| outline.blocks[*block].text.trim())
+    };
+    let named = (0..column.min(8)).map(|other| text(row, other));
+    let name = named
+        .into_iter()
+        .find(|text| text.chars().any(char::is_alphabetic) && marks::leading(text).is_none());
+    let name = name.unwrap_or(rest);
+    let head = text(0, column);
+    if head.is_empty() || name.is_empty() { name.to_owned() } else { format!("{name} / {head}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(text: &str) -> (usize, usize, usize) {
+        let Counts { ticked, open, set_aside } = Items::of(&Outline::of(text)).total();
+        (ticked, open, set_aside)
+    }
+
+    #[test]
+    fn boxes_of_all_kinds_are_counted() {
+        assert_eq!(counted("- [x] a\n* [ ] b\n+ [X] c\n1. [ ] d\n2) ✅ e\n"), (3, 2, 0));
+        assert_eq!(counted("✅ a\n✅ b\n❌ c\n\n[ ] d\n[x] e"), (3, 2, 0));
+        assert_eq!(counted("- a ✅\n- b ❌\n- c\n"), (1, 1, 0));
+        assert_eq!(counted("- [ ] a\n  - [x] b\n    - [x] c\n\n      [ ] d\n> - [ ] e\n"), (2, 3, 0));
+        assert_eq!(counted("- [ ] ~~a b~~\n- [-] c\n- ~~[ ] d~~\n- [ ] e ~~f~~"), (0, 1, 3));
+        assert_eq!(counted("- **✅ a**\n- *[x]* b\n- &#9745; c\n"), (3, 0, 0));
+        assert_eq!(
+            counted("| a | done | docs |\n|---|---|---|\n| b | ✅ | ❌ late |\n| c | [x] | - |\n"),
+            (2, 1, 0)
+        );
+    }
+
+    #[test]
+    fn what_is_no_box_is_not_counted() {
+        assert_eq!(
+            counted("```\n- [ ] a\n```\n\n    - [x] b\n\n`- [ ] c`\n\n<!--\n- [ ] d\n-->\n"),
+            (0, 0, 0)
+        );
+        assert_eq!(
+            counted("## Legend\n- ✅ done\n- ❌ missing\n\n## a\n- ✅ = done\n- [x](b) c\n"),
+            (0, 0, 0)
+        );
+        assert_eq!(counted("| ✅ | ❌ |\n|---|---|\n| 1 | 2 |\n"), (0, 0, 0));
+        assert_eq!(counted("We use ✅ for what is done.\n"), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_marked_heading_is_an_item_only_where_no_box_is_under_it() {
+        assert_eq!(counted("## ✅ a\ntext\n## b ❌\n"), (1, 1, 0));
+        assert_eq!(counted("## ✅ a\n- [x] b\n### c\n- [ ] d\n"), (1, 1, 0));
+        assert_eq!(counted("# ✅ a\n## ✅ b\n"), (1, 0, 0));
+        assert_eq!(counted("# a ✅ (100%)\n"), (1, 0, 0));
+    }
+
+    #[test]
+    fn a_box_in_a_table_is_called_after_its_row_and_column() {
+        let items = Items::of(&Outline::of("| # | a | tested |\n|---|---|---|\n| 1 | b | ✅ |\n"));
+        assert_eq!(items.all[0].label, "b / tested");
+    }
+}

@@ -1,0 +1,190 @@
+//! Reads anybody's readiness checklist in Markdown and finds where it contradicts itself: text in, a report out. It
+//! runs nothing, opens nothing, and never says whether what a box claims is true.
+
+mod backups;
+mod claims;
+mod decode;
+mod figures;
+mod items;
+mod marks;
+mod outline;
+mod placeholders;
+mod present;
+mod repeats;
+mod report;
+mod scores;
+
+use std::collections::HashMap;
+
+use regex::Regex;
+
+use decode::Source;
+use items::Items;
+pub use marks::Mark;
+use outline::Outline;
+pub use report::{Code, Counts, Finding, Report, SectionCounts, StatedScore};
+
+/// Reads a checklist. Any bytes are read: what is not UTF-8 (or UTF-16 with a byte order mark) is a finding.
+#[must_use]
+pub fn lint(bytes: &[u8]) -> Report {
+    let source = Source::read(bytes);
+    let outline = Outline::of(&source.text);
+    let items = Items::of(&outline);
+    let figures = figures::all(&outline);
+    let line = |offset: usize| source.position(offset).0;
+    let mut drafts = Vec::new();
+    let recomputed = scores::check(&outline, &items, &figures, &mut drafts);
+    repeats::check(&outline, &items, &line, &mut drafts);
+    claims::check(&outline, &items, &line, &mut drafts);
+    placeholders::check(&outline, &mut drafts);
+    backups::check(&outline, &line, &mut drafts);
+    form(&source, &outline, &items, &mut drafts);
+    let (findings, findings_left_out) = listed(&source, drafts);
+    let scores = figures.into_iter().zip(recomputed).map(|(figure, recomputed)| StatedScore {
+        label: shown(&figure.label),
+        line: line(figure.offset),
+        stated: rounded(figure.percent),
+        recomputed: recomputed.as_ref().map(|one| rounded(one.percent)),
+        from: recomputed.map(|one| one.from),
+    });
+    Report {
+        counts: items.total(),
+        share: items.total().share().map(rounded),
+        boxes_in_code: boxes_in_code(&outline),
+        sections: section_counts(&outline, &items, &line),
+        scores: scores.collect(),
+        findings,
+        findings_left_out,
+    }
+}
+
+/// A finding before its place is looked up.
+#[derive(Debug)]
+struct Draft {
+    offset: usize,
+    code: Code,
+    message: String,
+    remedy: String,
+}
+
+impl Draft {
+    fn new(offset: usize, code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { offset, code, message: message.into(), remedy: remedy.into() }
+    }
+}
+
+/// A pattern that is written in this folder, so that a wrong one is this folder's fault and shown by its tests.
+fn pattern(text: &str) -> Regex {
+    Regex::new(text).expect("a pattern that compiles")
+}
+
+/// The author's words in a message: in one line, shortened, without what a terminal would obey.
+fn quote(text: &str) -> String {
+    format!("“{}”", shown(text))
+}
+
+fn shown(text: &str) -> String {
+    const LONGEST: usize = 72;
+    let words =
+        text.chars().take(8 * LONGEST).map(|c| if is_obeyed(c) { ' ' } else { c }).collect::<String>();
+    let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    match words.char_indices().nth(LONGEST) {
+        Some((at, _)) => format!("{}…", words[..at].trim_end()),
+        None => words,
+    }
+}
+
+/// Control characters, and those that turn the direction of what follows.
+fn is_obeyed(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// To one decimal, as it is printed.
+fn rounded(percent: f64) -> f64 {
+    (10.0 * percent).round() / 10.0
+}
+
+/// By line, each once, and of each code no more than a reader can use.
+fn listed(source: &Source, mut drafts: Vec<Draft>) -> (Vec<Finding>, usize) {
+    drafts.sort_by(|a, b| (a.offset, a.code, &a.message).cmp(&(b.offset, b.code, &b.message)));
+    drafts.dedup_by(|a, b| (a.offset, a.code) == (b.offset, b.code));
+    let mut counts: HashMap<Code, usize> = HashMap::new();
+    let before = drafts.len();
+    drafts.retain(|draft| {
+        let count = counts.entry(draft.code).or_default();
+        *count += 1;
+        *count <= Report::MOST_OF_A_CODE
+    });
+    let left_out = before - drafts.len();
+    let findings = drafts.into_iter().map(|Draft { offset, code, message, remedy }| {
+        let (line, column) = source.position(offset);
+        Finding { line, column, code, message, remedy }
+    });
+    (findings.collect(), left_out)
+}
+
+fn section_counts(outline: &Outline, items: &Items, line: &dyn Fn(usize) -> usize) -> Vec<SectionCounts> {
+    let counted = outline.sections.iter().zip(&items.own).filter(|(_, counts)| **counts != Counts::default());
+    let counts = counted.map(|(section, counts)| SectionCounts {
+        title: shown(marks::without_glyphs(&section.title)),
+        line: section.heading.map_or(1, |block| line(outline.blocks[block].offset(0))),
+        level: section.level,
+        counts: *counts,
+        share: counts.share().map(rounded),
+    });
+    counts.collect()
+}
+
+/// Lines of code that would be items with a box outside it.
+fn boxes_in_code(outline: &Outline) -> usize {
+    outline.codes.iter().flat_map(|code| code.lines()).filter(|(_, line)| is_boxed(line)).count()
+}
+
+fn is_boxed(line: &str) -> bool {
+    let line = line.trim_start();
+    let item = line.strip_prefix(['-', '*', '+']).filter(|rest| rest.starts_with(' '));
+    item.is_some_and(|rest| marks::leading(rest).is_some())
+}
+
+/// What is wrong with the form: boxes that are shown as text, fences without an end, characters that are not what
+/// they were.
+fn form(source: &Source, outline: &Outline, items: &Items, drafts: &mut Vec<Draft>) {
+    for item in items.all.iter().filter(|item| item.malformed) {
+        let message = format!("The box of {} is shown as text, not as a box.", quote(&item.label));
+        drafts.push(Draft::new(item.offset, Code::MalformedBox, message, "Write `- [ ] …` or `- [x] …`."));
+    }
+    for code in outline.codes.iter().filter(|code| code.unclosed) {
+        let boxes = code.lines().filter(|(_, line)| is_boxed(line)).count();
+        if boxes > 0 {
+            let boxes = if boxes == 1 { "1 box".to_owned() } else { format!("{boxes} boxes") };
+            let message =
+                format!("This fence has no end; {boxes} after it are shown as code and not counted.");
+            drafts.push(Draft::new(
+                code.offset,
+                Code::UnclosedFence,
+                message,
+                "Close it where the code ends.",
+            ));
+        }
+    }
+    if let Some(first) = source.repairs().first() {
+        let more = source.repairs().len() - 1;
+        let also = if more == 0 { String::new() } else { format!("; so are {more} more places") };
+        let meant = quote(&source.text[first.start..first.end]);
+        let message =
+            format!("{} is {meant} in the wrong encoding, and was read as that{also}.", quote(&first.was));
+        drafts.push(Draft::new(
+            first.start,
+            Code::Encoding,
+            message,
+            "Save the file as UTF-8, read as UTF-8.",
+        ));
+    }
+    if let Some(first) = source.lost.first() {
+        let more = source.lost.len() - 1;
+        let also = if more == 0 { String::new() } else { format!(", and {more} more") };
+        let message =
+            format!("A character here cannot be read{also}: the file is not UTF-8, or lost it on the way.");
+        drafts.push(Draft::new(*first, Code::Encoding, message, "Save the file as UTF-8 and write it anew."));
+    }
+}

@@ -1,0 +1,395 @@
+//! A Markdown document taken apart: sections, blocks of text, tables, code, and where each stands. It keeps what the
+//! author wrote and judges none of it.
+
+use std::ops::Range;
+
+use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
+
+/// What a block of text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Heading,
+    Paragraph,
+    /// The first text of a list item.
+    Item,
+    /// Row 0 is the table's head.
+    Cell {
+        table: usize,
+        row: usize,
+        column: usize,
+    },
+}
+
+/// A stretch of text without markup: emphasis is gone, code stands between backticks, lines are as in the source.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub kind: Kind,
+    pub text: String,
+    /// Where each piece of the text stands in the source.
+    pieces: Vec<(usize, usize)>,
+    /// The section that it stands in; a heading stands in its own.
+    pub section: usize,
+    /// The list item that it stands in, or under.
+    pub parent: Option<usize>,
+    /// The list whose item it is.
+    pub list: Option<usize>,
+    /// How many bytes of the text are struck out.
+    pub struck: usize,
+}
+
+impl Block {
+    /// Where in the source a byte of the text stands.
+    pub(super) fn offset(&self, at: usize) -> usize {
+        let piece = self.pieces.partition_point(|(start, _)| *start <= at);
+        let (start, offset) = self.pieces[piece.saturating_sub(1)];
+        offset + at.saturating_sub(start)
+    }
+
+    /// Its lines, each with where it begins in the text.
+    pub(super) fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        lines(&self.text)
+    }
+}
+
+/// A block of code.
+#[derive(Debug)]
+pub(super) struct Code {
+    /// The word behind the fence.
+    pub language: String,
+    pub text: String,
+    pieces: Vec<(usize, usize)>,
+    pub section: usize,
+    /// The first byte of the block in the source.
+    pub offset: usize,
+    /// A fence without an end makes code of the rest of the document.
+    pub unclosed: bool,
+}
+
+impl Code {
+    /// Where in the source a byte of the text stands.
+    pub(super) fn offset(&self, at: usize) -> usize {
+        let piece = self.pieces.partition_point(|(start, _)| *start <= at);
+        self.pieces
+            .get(piece.saturating_sub(1))
+            .map_or(self.offset, |(start, offset)| offset + at.saturating_sub(*start))
+    }
+
+    pub(super) fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        lines(&self.text)
+    }
+}
+
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut at = 0;
+    text.split('\n').map(move |line| {
+        let start = at;
+        at += line.len() + 1;
+        (start, line)
+    })
+}
+
+/// What a heading opens; the first has none and holds what stands before the first heading.
+#[derive(Debug, Default)]
+pub(super) struct Section {
+    pub title: String,
+    /// From 1 to 6; 0 for the document itself.
+    pub level: usize,
+    pub parent: Option<usize>,
+    /// The heading's block.
+    pub heading: Option<usize>,
+}
+
+/// A table: its cells by row, each a block.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub rows: Vec<Vec<usize>>,
+}
+
+/// A document taken apart, everything in the order of the source.
+#[derive(Debug, Default)]
+pub(super) struct Outline {
+    pub sections: Vec<Section>,
+    pub blocks: Vec<Block>,
+    pub codes: Vec<Code>,
+    pub tables: Vec<Table>,
+}
+
+impl Outline {
+    /// Takes `text` apart.
+    pub(super) fn of(text: &str) -> Self {
+        let mut reader = Reader { text, written: text.trim_end().len(), ..Reader::default() };
+        reader.outline.sections.push(Section::default());
+        let options = Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH;
+        for (event, range) in Parser::new_ext(text, options).into_offset_iter() {
+            reader.take(event, range);
+        }
+        reader.flush();
+        reader.outline
+    }
+
+    /// Whether `section` is `within` or stands under it.
+    pub(super) fn is_within(&self, section: usize, within: usize) -> bool {
+        self.ancestors(section).any(|one| one == within)
+    }
+
+    /// The section, the one that it stands under, and so on up to the document.
+    pub(super) fn ancestors(&self, section: usize) -> impl Iterator<Item = usize> {
+        std::iter::successors(Some(section), |one| self.sections[*one].parent)
+    }
+
+    pub(super) fn title(&self, section: usize) -> &str {
+        &self.sections[section].title
+    }
+}
+
+#[derive(Default)]
+struct Reader<'t> {
+    text: &'t str,
+    /// The text's length without white space at its end.
+    written: usize,
+    outline: Outline,
+    current: Option<Block>,
+    code: Option<Code>,
+    section: usize,
+    lists: Vec<usize>,
+    list_count: usize,
+    /// The list items that are open, each with its first block.
+    items: Vec<Option<usize>>,
+    struck: usize,
+    /// Inside a picture, whose text is not the author's prose.
+    hidden: usize,
+    column: usize,
+}
+
+impl Reader<'_> {
+    fn take(&mut self, event: Event<'_>, range: Range<usize>) {
+        match event {
+            Event::Start(tag) => self.start(tag, range),
+            Event::End(tag) => self.end(tag),
+            Event::Text(text) => match &mut self.code {
+                Some(code) => {
+                    code.pieces.push((code.text.len(), range.start));
+                    code.text.push_str(&text);
+                }
+                None => self.push(&text, range.start),
+            },
+            Event::Code(code) => {
+                self.push("`", range.start);
+                self.push(&code, range.start + 1);
+                self.push("`", range.end.saturating_sub(1));
+            }
+            Event::SoftBreak | Event::HardBreak => self.push("\n", range.start),
+            Event::InlineHtml(html) if html.starts_with("<br") => self.push("\n", range.start),
+            _ => {}
+        }
+    }
+
+    fn start(&mut self, tag: Tag<'_>, range: Range<usize>) {
+        match tag {
+            Tag::Strikethrough => self.struck += 1,
+            Tag::Image { .. } => self.hidden += 1,
+            Tag::Paragraph => {
+                self.flush();
+                self.open(self.text_kind(), range.start);
+            }
+            Tag::Heading { level, .. } => {
+                self.flush();
+                self.open_section(level as usize);
+                self.open(Kind::Heading, range.start);
+            }
+            Tag::List(_) => {
+                self.flush();
+                self.lists.push(self.list_count);
+                self.list_count += 1;
+            }
+            Tag::Item => {
+                self.flush();
+                self.items.push(None);
+            }
+            Tag::CodeBlock(kind) => {
+                self.flush();
+                self.code = Some(self.open_code(&kind, range));
+            }
+            Tag::Table(_) => {
+                self.flush();
+                self.outline.tables.push(Table::default());
+            }
+            Tag::TableHead | Tag::TableRow => {
+                self.column = 0;
+                if let Some(table) = self.outline.tables.last_mut() {
+                    table.rows.push(Vec::new());
+                }
+            }
+            Tag::TableCell => {
+                let row = self.outline.tables.last().map_or(0, |table| table.rows.len().saturating_sub(1));
+                let table = self.outline.tables.len().saturating_sub(1);
+                self.open(Kind::Cell { table, row, column: self.column }, range.start);
+                self.column += 1;
+            }
+            Tag::BlockQuote(_) | Tag::HtmlBlock => self.flush(),
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, tag: TagEnd) {
+        match tag {
+            TagEnd::Strikethrough => self.struck = self.struck.saturating_sub(1),
+            TagEnd::Image => self.hidden = self.hidden.saturating_sub(1),
+            TagEnd::Paragraph | TagEnd::Heading(_) | TagEnd::TableCell => self.flush(),
+            TagEnd::List(_) => {
+                self.flush();
+                self.lists.pop();
+            }
+            TagEnd::Item => {
+                self.flush();
+                self.items.pop();
+            }
+            TagEnd::CodeBlock => self.outline.codes.extend(self.code.take()),
+            _ => {}
+        }
+    }
+
+    /// What a text that begins now is.
+    fn text_kind(&self) -> Kind {
+        match self.items.last() {
+            Some(None) => Kind::Item,
+            _ => Kind::Paragraph,
+        }
+    }
+
+    fn open(&mut self, kind: Kind, offset: usize) {
+        let block = Block {
+            kind,
+            text: String::new(),
+            pieces: vec![(0, offset)],
+            section: self.section,
+            parent: self.items.iter().rev().find_map(|item| *item),
+            list: if kind == Kind::Item { self.lists.last().copied() } else { None },
+            struck: 0,
+        };
+        self.current = Some(block);
+    }
+
+    fn push(&mut self, text: &str, offset: usize) {
+        if self.hidden > 0 {
+            return;
+        }
+        if self.current.is_none() {
+            self.open(self.text_kind(), offset);
+        }
+        if let Some(block) = &mut self.current {
+            block.pieces.push((block.text.len(), offset));
+            block.text.push_str(text);
+            if self.struck > 0 {
+                block.struck += text.len();
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let Some(block) = self.current.take() else { return };
+        let index = self.outline.blocks.len();
+        match block.kind {
+            Kind::Item => {
+                if let Some(item) = self.items.last_mut() {
+                    *item = Some(index);
+                }
+            }
+            Kind::Heading => {
+                self.outline.sections[block.section].title.clone_from(&block.text);
+                self.outline.sections[block.section].heading = Some(index);
+            }
+            Kind::Cell { table, .. } => {
+                if let Some(row) = self.outline.tables.get_mut(table).and_then(|table| table.rows.last_mut())
+                {
+                    row.push(index);
+                }
+            }
+            Kind::Paragraph => {}
+        }
+        self.outline.blocks.push(block);
+    }
+
+    fn open_section(&mut self, level: usize) {
+        let mut ancestors = self.outline.ancestors(self.section);
+        let parent = ancestors.find(|one| self.outline.sections[*one].level < level);
+        drop(ancestors);
+        self.section = self.outline.sections.len();
+        self.outline.sections.push(Section { level, parent, ..Section::default() });
+    }
+
+    fn open_code(&self, kind: &CodeBlockKind<'_>, range: Range<usize>) -> Code {
+        let (language, fenced) = match kind {
+            CodeBlockKind::Fenced(info) => {
+                (info.split_whitespace().next().unwrap_or_default().to_owned(), true)
+            }
+            CodeBlockKind::Indented => (String::new(), false),
+        };
+        let source = self.text[range.clone()].trim_end();
+        let last = source.rsplit_once('\n').map_or("", |(_, last)| last.trim_start_matches([' ', '\t', '>']));
+        let is_fence =
+            last.len() >= 3 && (last.bytes().all(|b| b == b'`') || last.bytes().all(|b| b == b'~'));
+        let at_end = range.end >= self.written;
+        let unclosed = fenced && at_end && self.items.is_empty() && !is_fence;
+        let (text, pieces) = (String::new(), Vec::new());
+        Code { language, text, pieces, section: self.section, offset: range.start, unclosed }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blocks(text: &str) -> Vec<(Kind, String)> {
+        Outline::of(text).blocks.into_iter().map(|block| (block.kind, block.text)).collect()
+    }
+
+    #[test]
+    fn text_is_taken_apart_without_its_markup() {
+        let found = blocks("# A *b* `c`\n\nd **e**\nf\n\n- [x] ~~g~~ [h](i)\n  - j\n\n  k\n\n![l](m)");
+        let expected = [
+            (Kind::Heading, "A b `c`"),
+            (Kind::Paragraph, "d e\nf"),
+            (Kind::Item, "[x] g h"),
+            (Kind::Item, "j"),
+            (Kind::Paragraph, "k"),
+            (Kind::Paragraph, ""),
+        ];
+        let expected = expected.map(|(kind, text)| (kind, text.to_owned()));
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_stands_under_an_item_knows_it() {
+        let outline = Outline::of("- a\n  - b\n\n    c\n- d\n");
+        let parents: Vec<_> = outline.blocks.iter().map(|block| block.parent).collect();
+        assert_eq!(parents, [None, Some(0), Some(1), None]);
+    }
+
+    #[test]
+    fn sections_stand_under_the_next_larger_heading() {
+        let outline = Outline::of("# A\n## B\n#### C\n### D\n# E\n");
+        let parents: Vec<_> = outline.sections.iter().map(|section| section.parent).collect();
+        assert_eq!(parents, [None, Some(0), Some(1), Some(2), Some(2), Some(0)]);
+        assert!(outline.is_within(4, 1) && !outline.is_within(4, 3));
+    }
+
+    #[test]
+    fn a_place_in_the_text_is_found_in_the_source() {
+        let text = "- **Status:** `a` is _late_";
+        let outline = Outline::of(text);
+        let block = &outline.blocks[0];
+        for word in ["Status", "a`", "late"] {
+            let at = block.text.find(word).expect("it is there");
+            assert!(text[block.offset(at)..].starts_with(word), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_fence_without_an_end_is_noticed() {
+        let unclosed = |text| Outline::of(text).codes.iter().map(|code| code.unclosed).collect::<Vec<_>>();
+        assert_eq!(unclosed("```\na\n```\n\n```sh\nb\n\n- [ ] c\n"), [false, true]);
+        assert_eq!(unclosed("```\na\n```\n\n~~~\nb\n~~~\n\n"), [false, false]);
+        assert_eq!(unclosed("    a"), [false]);
+    }
+}

@@ -1,0 +1,89 @@
+//! What was to be filled in and was not: `$(date)` in prose, `your-domain`, `[… contact]`, blanks behind a colon.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::outline::{Kind, Outline};
+use super::report::Code;
+use super::{Draft, pattern, quote};
+
+/// Of longer lines the rest is not read.
+const LONGEST: usize = 4096;
+
+/// What a shell or a template would have replaced. In code it may still be.
+static UNEXPANDED: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r"\$\([a-z][^()\n]{0,60}\)|\$\{\w[^{}\n]{0,40}\}|\{\{[^{}\n]{1,60}\}\}|<%[^%\n]{1,60}%>")
+});
+static BRACKETS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\[([^\[\]\n]{2,48})\]"));
+static TO_FILL: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)^(?:(?:your|insert|enter|add|fill|put|tbd|tba|todo|to be)\b.*|.*\b(?:contacts?|name|e-?mail|phone|phone number|number|date|url|address|signature|team|link|title|company|role|here)(?: \d)?)$",
+    )
+});
+static YOURS: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)\b(?:your[-_](?:super[-_])?[a-z0-9]+(?:[-_][a-z0-9]+)*|yourdomain|yourcompany|yourapp|mydomain)(?:\.(?:com|org|net|io|dev|app))?\b|<your[^<>\n]{1,40}>|\bchange[-_]?me(?:[-_][a-z0-9]+)*\b|\blorem ipsum\b",
+    )
+});
+static BLANK: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i):\W*(?P<blank>TBD|TBA|TODO|FIXME|XXX+|YYYY-MM-DD|DD[./-]MM[./-]YYYY|MM/DD/YYYY|_{3,}|\?{2,})\W*$",
+    )
+});
+static BLANK_CELL: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"(?i)^\W*(?P<blank>TBD|TBA|FIXME|XXX+|YYYY-MM-DD|_{3,}|\?{2,})\W*$"));
+
+/// Finds them in prose and in code.
+pub(super) fn check(outline: &Outline, drafts: &mut Vec<Draft>) {
+    for block in &outline.blocks {
+        let is_cell = matches!(block.kind, Kind::Cell { row: 1.., .. });
+        for (at, line) in block.lines() {
+            let line = start_of(line);
+            let mut found: Vec<_> = UNEXPANDED
+                .find_iter(line)
+                .filter(|found| !is_in_code(line, found.start()))
+                .map(|f| f.range())
+                .collect();
+            found.extend(YOURS.find_iter(line).map(|found| found.range()));
+            let fills = BRACKETS.captures_iter(line).filter_map(|groups| {
+                let whole = groups.get(0)?;
+                let to_fill = TO_FILL.is_match(groups[1].trim());
+                (to_fill && !line[whole.end()..].starts_with(['(', '['])).then(|| whole.range())
+            });
+            found.extend(fills.filter(|range| !is_in_code(line, range.start)));
+            let blank = if is_cell { &BLANK_CELL } else { &BLANK };
+            found.extend(blank.captures(line).and_then(|groups| Some(groups.name("blank")?.range())));
+            drafts.extend(found.into_iter().map(|range| draft(block.offset(at + range.start), &line[range])));
+        }
+    }
+    for code in &outline.codes {
+        for (at, line) in code.lines() {
+            let line = start_of(line);
+            let found = YOURS.find_iter(line).filter(|found| !is_named(line, found.start()));
+            drafts.extend(found.map(|found| draft(code.offset(at + found.start()), found.as_str())));
+        }
+    }
+}
+
+/// `--your_option` and `$your_variable` are names, and stand for themselves.
+fn is_named(line: &str, at: usize) -> bool {
+    line[..at].ends_with(['$', '{', '-', '.', '/']) && !line[..at].ends_with("//")
+}
+
+fn draft(offset: usize, text: &str) -> Draft {
+    let message = format!("{} was to be filled in.", quote(text));
+    Draft::new(offset, Code::Placeholder, message, "Fill it in, or take the line out.")
+}
+
+fn is_in_code(line: &str, at: usize) -> bool {
+    line[..at].bytes().filter(|b| *b == b'`').count() % 2 == 1
+}
+
+fn start_of(line: &str) -> &str {
+    let mut end = line.len().min(LONGEST);
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    &line[..end]
+}

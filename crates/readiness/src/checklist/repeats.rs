@@ -1,0 +1,209 @@
+//! Items that are ticked in one place and open in another. Lists that repeat on purpose, one for each service or
+//! phase, are told apart by how much they have in common.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::items::Items;
+use super::marks::{self, Mark};
+use super::outline::{Kind, Outline};
+use super::report::Code;
+use super::{Draft, pattern, quote};
+
+/// Of one item no more places than this are compared.
+const MOST_PLACES: usize = 16;
+const LONGEST_LABEL: usize = 300;
+
+/// Words that say only that something is done with the rest.
+const EMPTY_WORDS: &[&str] = &[
+    "a",
+    "an",
+    "the",
+    "all",
+    "of",
+    "for",
+    "to",
+    "in",
+    "on",
+    "and",
+    "with",
+    "is",
+    "are",
+    "be",
+    "been",
+    "has",
+    "have",
+    "via",
+    "implement",
+    "implemented",
+    "add",
+    "added",
+    "configure",
+    "configured",
+    "set",
+    "up",
+    "setup",
+    "enable",
+    "enabled",
+    "create",
+    "created",
+    "ensure",
+    "use",
+    "complete",
+    "completed",
+    "done",
+    "now",
+    "your",
+];
+
+static STILL_TO_DO: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)\b(to[- ]?do|next|remaining|outstanding|open|pending|actions?|future|priorit\w*|recommend\w*|missing|gaps?|immediate\w*|first|not (?:yet )?done|not (?:yet )?implemented|before (?:launch|going live|production)|incomplete|roadmap|planned)\b",
+    )
+});
+
+/// One place where an item stands.
+#[derive(Clone, Debug)]
+struct Place {
+    mark: Mark,
+    /// What it stands under: a list item, or a section.
+    context: (Option<usize>, usize),
+    offset: usize,
+    label: String,
+    /// What its words are without what explains them, if anything does.
+    is_head: bool,
+}
+
+/// Finds them.
+pub(super) fn check(
+    outline: &Outline,
+    items: &Items,
+    position: &dyn Fn(usize) -> usize,
+    drafts: &mut Vec<Draft>,
+) {
+    let mut places: BTreeMap<String, Vec<Place>> = BTreeMap::new();
+    let mut contexts: HashMap<(Option<usize>, usize), HashSet<String>> = HashMap::new();
+    for place in boxes(outline, items).chain(still_to_do(outline, items)) {
+        let (full, head) = keys(&place.label);
+        if full.is_empty() {
+            continue;
+        }
+        contexts.entry(place.context).or_default().insert(full.clone());
+        if let Some(head) = head.filter(|head| *head != full && !head.is_empty()) {
+            keep(&mut places, head, Place { is_head: true, ..place.clone() });
+        }
+        keep(&mut places, full, place);
+    }
+    let mut similar = HashMap::new();
+    let mut told = HashSet::new();
+    for (key, places) in &places {
+        let ticked = places.iter().filter(|place| place.mark == Mark::Ticked);
+        for (ticked, open) in ticked.flat_map(|ticked| places.iter().map(move |other| (ticked, other))) {
+            let differ = open.mark == Mark::Open && !(ticked.is_head && open.is_head);
+            if differ
+                && contradict(outline, key, ticked, open, &contexts, &mut similar)
+                && told.insert(open.offset)
+            {
+                drafts.push(draft(ticked, open, position));
+                break;
+            }
+        }
+    }
+}
+
+fn draft(ticked: &Place, open: &Place, position: &dyn Fn(usize) -> usize) -> Draft {
+    let message =
+        format!("{} is open here and ticked at line {}.", quote(&open.label), position(ticked.offset));
+    Draft::new(
+        open.offset,
+        Code::TickedAndOpen,
+        message,
+        "Keep one of them, as it really is, or say how they differ.",
+    )
+}
+
+fn keep(places: &mut BTreeMap<String, Vec<Place>>, key: String, place: Place) {
+    let known = places.entry(key).or_default();
+    if known.iter().filter(|one| one.mark == place.mark).count() < MOST_PLACES {
+        known.push(place);
+    }
+}
+
+fn boxes<'a>(outline: &'a Outline, items: &'a Items) -> impl Iterator<Item = Place> + 'a {
+    let counted =
+        items.all.iter().filter(|item| item.mark != Mark::SetAside && item.label.len() <= LONGEST_LABEL);
+    counted.map(|item| Place {
+        mark: item.mark,
+        context: (outline.blocks[item.block].parent, item.section),
+        offset: item.offset,
+        label: item.label.clone(),
+        is_head: false,
+    })
+}
+
+/// Items without a box, in a section that is about what is still to be done.
+fn still_to_do<'a>(outline: &'a Outline, items: &'a Items) -> impl Iterator<Item = Place> + 'a {
+    let boxed: HashSet<usize> = items.all.iter().map(|item| item.block).collect();
+    let plain = outline.blocks.iter().enumerate().filter(move |(index, block)| {
+        let short = block.text.len() <= LONGEST_LABEL;
+        block.kind == Kind::Item && short && !boxed.contains(index) && is_still_to_do(outline, block.section)
+    });
+    plain.map(|(_, block)| Place {
+        mark: Mark::Open,
+        context: (block.parent, block.section),
+        offset: block.offset(0),
+        label: block.text.clone(),
+        is_head: false,
+    })
+}
+
+fn is_still_to_do(outline: &Outline, section: usize) -> bool {
+    let title = outline.title(section);
+    STILL_TO_DO.is_match(title)
+}
+
+fn contradict(
+    outline: &Outline,
+    key: &str,
+    ticked: &Place,
+    open: &Place,
+    contexts: &HashMap<(Option<usize>, usize), HashSet<String>>,
+    similar: &mut HashMap<[(Option<usize>, usize); 2], bool>,
+) -> bool {
+    if ticked.context == open.context || is_still_to_do(outline, open.context.1) {
+        return true;
+    }
+    // One word says little where the sections differ: "Tests" of this and "Tests" of that.
+    let parallel = similar.entry([ticked.context, open.context]).or_insert_with(|| {
+        let (Some(one), Some(other)) = (contexts.get(&ticked.context), contexts.get(&open.context)) else {
+            return false;
+        };
+        let shared = if one.len() < other.len() {
+            one.intersection(other).count()
+        } else {
+            other.intersection(one).count()
+        };
+        2 * shared >= one.len().max(other.len())
+    });
+    !*parallel && key.contains(' ')
+}
+
+/// An item's words, and those before what explains them.
+fn keys(label: &str) -> (String, Option<String>) {
+    let label = marks::without_glyphs(label);
+    let label = marks::leading(label).map_or(label, |found| found.rest);
+    let ends = [" - ", " – ", " — ", ": ", " ("].iter().filter_map(|mark| label.find(mark));
+    (key(label), ends.min().map(|at| key(&label[..at])))
+}
+
+fn key(text: &str) -> String {
+    let text = text.to_lowercase();
+    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    let words = words.filter(|word| !EMPTY_WORDS.contains(word)).map(|word| match word.strip_suffix('s') {
+        Some(one) if one.len() > 3 && !one.ends_with('s') => one,
+        _ => word,
+    });
+    words.collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,221 @@
+//! Stated scores beside what their parts or their boxes give. It knows no weights but those that the document states.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::figures::{Figure, Group};
+use super::items::Items;
+use super::outline::Outline;
+use super::report::{Code, Counts};
+use super::{Draft, quote};
+
+/// How far a stated percentage may be off: people round up and down.
+const TOLERANCE: f64 = 1.0;
+/// Of further overall scores the parts are not looked for.
+const MOST_OVERALLS: usize = 32;
+
+/// What a figure was recomputed to, and from what.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Recomputed {
+    pub percent: f64,
+    pub from: String,
+}
+
+/// Recomputes each figure for which the document holds enough.
+pub(super) fn check(
+    outline: &Outline,
+    items: &Items,
+    figures: &[Figure],
+    drafts: &mut Vec<Draft>,
+) -> Vec<Option<Recomputed>> {
+    let mut groups: BTreeMap<Group, Vec<usize>> = BTreeMap::new();
+    for (index, figure) in figures.iter().enumerate() {
+        groups.entry(figure.group).or_default().push(index);
+    }
+    groups.values_mut().for_each(|group| group.retain(|one| is_part(&figures[*one])));
+    let titles = by_title(outline, items);
+    let mut recomputed = Vec::new();
+    let mut overalls = 0;
+    for figure in figures {
+        arithmetic(figure, drafts);
+        overalls += usize::from(figure.is_overall());
+        let is_asked = figure.is_overall() && overalls <= MOST_OVERALLS;
+        let parts = if is_asked { parts(outline, figures, &groups, figure) } else { Vec::new() };
+        recomputed.push(match &*parts {
+            [] => {
+                boxes_of(outline, items, &titles, figure).and_then(|counts| of_boxes(figure, counts, drafts))
+            }
+            parts => of_parts(figure, parts, drafts),
+        });
+    }
+    recomputed
+}
+
+fn is_part(figure: &Figure) -> bool {
+    !figure.is_overall() && !figure.is_of_its_section()
+}
+
+fn arithmetic(figure: &Figure, drafts: &mut Vec<Draft>) {
+    let Some((part, whole)) = figure.fraction else { return };
+    let label = quote(&figure.label);
+    if part > whole {
+        let message = format!("{label} has {part} of {whole}: the part is larger than the whole.");
+        drafts.push(Draft::new(figure.offset, Code::ScoreArithmetic, message, "Count again."));
+    } else if let Some(beside) = figure.beside.filter(|beside| differs(*beside, 100.0 * part / whole)) {
+        let is = 100.0 * part / whole;
+        let message =
+            format!("{label} has {part} of {whole}, which is {}, not {}.", percent(is), percent(beside));
+        drafts.push(Draft::new(
+            figure.offset,
+            Code::ScoreArithmetic,
+            message,
+            "State one of them, or compute it.",
+        ));
+    }
+}
+
+fn differs(stated: f64, computed: f64) -> bool {
+    (stated - computed).abs() >= TOLERANCE
+}
+
+/// With one decimal where it has one.
+pub(super) fn percent(value: f64) -> String {
+    let text = format!("{value:.1}");
+    format!("{} %", text.strip_suffix(".0").unwrap_or(&text))
+}
+
+/// The scores of which an overall score is made: beside it, else under its section, else headings, else the largest
+/// group that there is.
+fn parts<'f>(
+    outline: &Outline,
+    figures: &'f [Figure],
+    groups: &BTreeMap<Group, Vec<usize>>,
+    overall: &Figure,
+) -> Vec<&'f Figure> {
+    let largest = |fewest: usize, suits: &dyn Fn(&Group, &Figure) -> bool| {
+        let suited = groups.iter().filter(|(group, all)| {
+            all.len() >= fewest && all.first().is_some_and(|first| suits(group, &figures[*first]))
+        });
+        suited.max_by_key(|(_, all)| all.len()).map(|(_, all)| all)
+    };
+    let found = largest(2, &|group, _| *group == overall.group)
+        .or_else(|| {
+            let under = |figure: &Figure| outline.is_within(figure.section, overall.section);
+            largest(2, &|_, figure| overall.section != 0 && under(figure))
+        })
+        .or_else(|| {
+            let above: Vec<_> = outline.ancestors(overall.section).collect();
+            largest(2, &|group, _| matches!(group, Group::Headings(parent) if above.contains(parent)))
+        })
+        .or_else(|| largest(3, &|_, _| true));
+    found.into_iter().flatten().map(|index| &figures[*index]).collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "nobody states 2^52 scores")]
+fn of_parts(overall: &Figure, parts: &[&Figure], drafts: &mut Vec<Draft>) -> Option<Recomputed> {
+    let weights: Option<Vec<f64>> = parts.iter().map(|part| part.weight).collect();
+    let weights = weights.filter(|weights| weights.iter().sum::<f64>() > 0.0);
+    let said = overall.label.to_lowercase() + &overall.tail.to_lowercase();
+    if weights.is_none() && said.contains("weight") {
+        return None;
+    }
+    let count = parts.len();
+    let mean = parts.iter().map(|part| part.percent).sum::<f64>() / count as f64;
+    let (computed, how) = match &weights {
+        Some(weights) => {
+            let sum: f64 = parts.iter().zip(weights).map(|(part, weight)| part.percent * weight).sum();
+            (sum / weights.iter().sum::<f64>(), "by the stated weights its")
+        }
+        None => (mean, "its"),
+    };
+    let fractions: Option<Vec<_>> = parts.iter().map(|part| part.fraction).collect();
+    let pooled = fractions.map(|all| {
+        100.0 * all.iter().map(|(part, _)| part).sum::<f64>()
+            / all.iter().map(|(_, whole)| whole).sum::<f64>()
+    });
+    let lowest = parts.iter().min_by(|a, b| a.percent.total_cmp(&b.percent))?;
+    let right = [Some(computed), pooled, Some(lowest.percent)];
+    if right.iter().flatten().all(|value| differs(overall.percent, *value)) {
+        let message = format!(
+            "{} is stated as {}, but {how} {count} parts average {}; the lowest is {}, {}.",
+            quote(&overall.label),
+            percent(overall.percent),
+            percent(computed),
+            quote(&lowest.label),
+            percent(lowest.percent),
+        );
+        let remedy = "State the computed figure with the lowest beside it, or the weights that give yours.";
+        drafts.push(Draft::new(overall.offset, Code::ScoreOfParts, message, remedy));
+    }
+    Some(Recomputed { percent: computed, from: format!("{count} parts") })
+}
+
+/// Sections with boxes by their title; a title that two have names none of them.
+fn by_title(outline: &Outline, items: &Items) -> HashMap<String, Option<usize>> {
+    let mut titles = HashMap::new();
+    for (index, section) in
+        outline.sections.iter().enumerate().filter(|(index, _)| items.whole[*index].total() > 0)
+    {
+        let entry = titles.entry(title_key(&section.title)).or_insert(Some(index));
+        if *entry != Some(index) {
+            *entry = None;
+        }
+    }
+    titles
+}
+
+/// A title's words, without numbers, pictures and what stands behind a colon or bracket.
+fn title_key(title: &str) -> String {
+    let name = title.split([':', '(', '[', '—', '–']).next().unwrap_or_default().replace(" - ", ":");
+    let name = name.split(':').next().unwrap_or_default().to_lowercase();
+    let words = name.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// The boxes of which a figure states the share.
+fn boxes_of(
+    outline: &Outline,
+    items: &Items,
+    titles: &HashMap<String, Option<usize>>,
+    figure: &Figure,
+) -> Option<Counts> {
+    let own = || {
+        let above = outline.ancestors(figure.section).find(|one| items.whole[*one].total() > 0);
+        items.whole[if outline.sections[figure.section].level > 1 { above? } else { 0 }].into()
+    };
+    let counts = match figure.group {
+        _ if figure.is_measured() => None,
+        _ if figure.is_overall() => Some(items.total()),
+        _ if figure.is_of_its_section() => own(),
+        Group::Headings(_) => Some(items.whole[figure.section]),
+        _ => titles.get(&title_key(&figure.label)).copied().flatten().map(|section| items.whole[section]),
+    };
+    counts.filter(|counts| counts.total() > 0)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "nobody ticks 2^52 boxes")]
+fn of_boxes(figure: &Figure, counts: Counts, drafts: &mut Vec<Draft>) -> Option<Recomputed> {
+    let share = counts.share()?;
+    let (ticked, total) = (counts.ticked, counts.total());
+    let counts_boxes = |(_, whole): (f64, f64)| whole == total as f64 || figure.counts_items();
+    if !figure.fraction.is_none_or(counts_boxes) {
+        return None;
+    }
+    let (stated, wrong) = match figure.fraction {
+        Some((part, whole)) if whole == total as f64 => (format!("{part} of {whole}"), part != ticked as f64),
+        Some((part, whole)) => (format!("{part} of {whole}"), differs(figure.percent, share)),
+        None => (percent(figure.percent), differs(figure.percent, share)),
+    };
+    // A category may be judged by more than its boxes, but hardly be better than they are.
+    let is_of_boxes =
+        matches!(figure.group, Group::Headings(_)) || figure.is_overall() || figure.is_of_its_section();
+    if wrong && (is_of_boxes || figure.percent > share) {
+        let message = format!(
+            "{} is stated as {stated}, but the boxes give {ticked} of {total}: {}.",
+            quote(&figure.label),
+            percent(share),
+        );
+        let remedy = "State what the boxes give, or say what else the figure measures.";
+        drafts.push(Draft::new(figure.offset, Code::ScoreOfBoxes, message, remedy));
+    }
+    Some(Recomputed { percent: share, from: format!("{ticked} of {total} boxes") })
+}

@@ -14,6 +14,7 @@ mod bond_histories;
 mod bond_model;
 mod bond_races;
 mod bonds;
+mod checklist_lint;
 mod checklists;
 mod commands;
 mod config;

@@ -2,6 +2,7 @@
 
 mod admin;
 mod audit;
+mod checklist;
 mod config;
 mod keys;
 mod log_level;
@@ -51,6 +52,8 @@ enum Command {
     Secrets(secrets::Secrets),
     /// Look at the audit log
     Audit(audit::Audit),
+    /// Look at readiness checklists, anybody's
+    Checklist(checklist::Checklist),
     /// Show or change what the server that runs in the data folder logs
     LogLevel(log_level::LogLevel),
     /// Print the OpenAPI document
@@ -123,6 +126,7 @@ pub fn run() -> ExitCode {
         Command::Keys(keys) => keys.run(),
         Command::Secrets(secrets) => secrets.run(),
         Command::Audit(audit) => audit.run(),
+        Command::Checklist(checklist) => checklist.run(),
         Command::LogLevel(log_level) => log_level.run(),
         Command::Verify(verify) => verify.run(),
         Command::Openapi => print_openapi(),

@@ -50,7 +50,7 @@ const VALUE: &str = r"(?:(?P<part>\d{1,5}(?:\.\d)?)\s*(?:/|of|out\s+of)\s*(?P<wh
 
 static LINE: LazyLock<Regex> = LazyLock::new(|| {
     pattern(&format!(
-        r"^(?P<label>[^%<>≥≤]*?[\w)])(?P<sep>\s*[:=|(\[–—-]|\s)[\s:=|(\[–—\-~█▓▒░■□▰▱●○#.*]*{VALUE}(?P<tail>.*)$"
+        r"^(?P<label>[^%<>≥≤]*?[\w)])[✅❌☑✔✓☐⬜⚠🚧\x{{fe0f}}]?(?:\s[✅❌☑✔✓☐⬜⚠🚧]\x{{fe0f}}?)?(?P<sep>\s*[:=|(\[–—-]|\s)[\s:=|(\[–—\-~█▓▒░■□▰▱●○#.*]*{VALUE}(?P<tail>.*)$"
     ))
 });
 static CELL: LazyLock<Regex> = LazyLock::new(|| pattern(&format!(r"^\W*{VALUE}(?P<tail>.*)$")));
@@ -62,7 +62,7 @@ static OTHER_LABEL: LazyLock<Regex> = LazyLock::new(|| {
 });
 static OTHER_COLUMN: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
-        r"(?i)(target|goal|weight|threshold|limit|min|max|last|previous|before|alert|usage|sl[ao]\b|objective|required|budget|date|expected|change|trend)",
+        r"(?i)(target|goal|weight|threshold|limit|min|max|last|previous|before|alert|usage|sl[ao]\b|objective|required|budget|date|expected|change|trend|note|remark|comment)",
     )
 });
 static SCORE_WORD: LazyLock<Regex> = LazyLock::new(|| {
@@ -170,6 +170,7 @@ fn of_line(line: &str, group: Group, section: usize) -> Option<(Figure, usize)> 
     let names_a_score = of_points || SCORE_WORD.is_match(line);
     let refused = label.is_empty()
         || label.contains('?')
+        || label.matches('(').count() != label.matches(')').count()
         || words > 7
         || OTHER_LABEL.is_match(&label)
         || !TAIL.is_match(&tail)
@@ -266,6 +267,8 @@ mod tests {
             ("Overall score — 90,5 % ✅", "Overall score", 90.5),
             ("## 🔒 Security: 95 %", "Security", 95.0),
             ("## 3. Security (45/50)", "Security", 90.0),
+            ("## Security ✅ (100%)", "Security", 100.0),
+            ("## Security ✔\u{fe0f}: 100%", "Security", 100.0),
             ("### Testing [15% complete]", "Testing", 15.0),
             ("- **Testing**: 15% - one of many", "Testing", 15.0),
             ("- ✅ Database: 100%", "Database", 100.0),
@@ -289,6 +292,8 @@ mod tests {
             "Canary: 5% of traffic",
             "We serve 95% of requests from the cache",
             "is 71%, and so on",
+            "- All tests pass (unit: 100%, browser: 50%)",
+            "| Part | Note |\n|--|--|\n| CDN | 60% |",
             "- Unit tests: 1 of 14 services",
             "Support: 24/7",
             "Date: 11/21",

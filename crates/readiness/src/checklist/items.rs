@@ -139,7 +139,9 @@ fn collect(outline: &Outline, index: usize, block: &Block, all: &mut Vec<Item>) 
     let mut found_any = false;
     let mut before = 0;
     for (at, line) in block.lines() {
-        if let Some(found) = marks::leading(line) {
+        // "⚠ Read this first" before a paragraph warns; of an item it says that something is missing.
+        let warns = block.kind == Kind::Paragraph && line.trim_start().starts_with('⚠');
+        if let Some(found) = marks::leading(line).filter(|_| !warns) {
             let at = at + line.len() - line.trim_start().len();
             push(found.mark, found.rest.to_owned(), at, found.malformed);
             found_any = true;
@@ -211,7 +213,7 @@ mod tests {
             (0, 0, 0)
         );
         assert_eq!(counted("| ✅ | ❌ |\n|---|---|\n| 1 | 2 |\n"), (0, 0, 0));
-        assert_eq!(counted("We use ✅ for what is done.\n"), (0, 0, 0));
+        assert_eq!(counted("We use ✅ for what is done.\n\n> ⚠\u{fe0f} Read this\n"), (0, 0, 0));
     }
 
     #[test]

@@ -91,6 +91,7 @@ fn parts<'f>(
     groups: &BTreeMap<Group, Vec<usize>>,
     overall: &Figure,
 ) -> Vec<&'f Figure> {
+    let spoken_for: Vec<_> = figures.iter().filter(|one| one.is_overall()).map(|one| one.group).collect();
     let largest = |fewest: usize, suits: &dyn Fn(&Group, &Figure) -> bool| {
         let suited = groups.iter().filter(|(group, all)| {
             all.len() >= fewest && all.first().is_some_and(|first| suits(group, &figures[*first]))
@@ -100,13 +101,13 @@ fn parts<'f>(
     let found = largest(2, &|group, _| *group == overall.group)
         .or_else(|| {
             let under = |figure: &Figure| outline.is_within(figure.section, overall.section);
-            largest(2, &|_, figure| overall.section != 0 && under(figure))
+            largest(2, &|group, figure| overall.section != 0 && under(figure) && !spoken_for.contains(group))
         })
         .or_else(|| {
             let above: Vec<_> = outline.ancestors(overall.section).collect();
             largest(2, &|group, _| matches!(group, Group::Headings(parent) if above.contains(parent)))
         })
-        .or_else(|| largest(3, &|_, _| true));
+        .or_else(|| largest(3, &|group, _| !spoken_for.contains(group)));
     found.into_iter().flatten().map(|index| &figures[*index]).collect()
 }
 

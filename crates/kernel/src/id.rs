@@ -38,11 +38,23 @@ pub trait Ids: Send + Sync {
     fn next(&self, now: Timestamp) -> Uuid;
 }
 
+/// Random bytes in an id: its `rand_b` field, whose first two bits are the variant's.
+const RANDOM_BYTES: usize = 8;
+/// Ids whose random bytes are asked for at once: asking the system costs more than all else about an id.
+const AT_ONCE: usize = 64;
+
 /// UUIDv7 whose `rand_a` field counts within a millisecond, so that one process makes them in ascending order.
 pub struct TimeOrderedIds<R = SystemRandom> {
     random: R,
+    state: Mutex<State>,
+}
+
+struct State {
     /// Milliseconds and the 12-bit count within them, as one number that only grows.
-    last: Mutex<u64>,
+    last: u64,
+    /// Random bytes, each for one id only.
+    ahead: [[u8; RANDOM_BYTES]; AT_ONCE],
+    used: usize,
 }
 
 /// Ids that repeat from run to run.
@@ -51,20 +63,25 @@ pub type SeededIds = TimeOrderedIds<SeededRandom>;
 impl<R: Random> TimeOrderedIds<R> {
     /// Ids whose random part comes from `random`.
     pub const fn new(random: R) -> Self {
-        Self { random, last: Mutex::new(0) }
+        let state = State { last: 0, ahead: [[0; RANDOM_BYTES]; AT_ONCE], used: AT_ONCE };
+        Self { random, state: Mutex::new(state) }
     }
 }
 
 impl<R: Random> Ids for TimeOrderedIds<R> {
     fn next(&self, now: Timestamp) -> Uuid {
         let floor = u64::try_from(now.as_millis()).unwrap_or(0) << 12;
-        let tick = {
-            let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            *last = floor.max(*last + 1);
-            *last
-        };
-        let mut tail = [0; 10];
-        self.random.fill(&mut tail[2..]);
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let tick = floor.max(state.last + 1);
+        state.last = tick;
+        if state.used == AT_ONCE {
+            self.random.fill(state.ahead.as_flattened_mut());
+            state.used = 0;
+        }
+        let mut tail = [0; 2 + RANDOM_BYTES];
+        tail[2..].copy_from_slice(&state.ahead[state.used]);
+        state.used += 1;
+        drop(state);
         tail[..2].copy_from_slice(&u16::to_be_bytes((tick & 0xfff) as u16));
         Builder::from_unix_timestamp_millis(tick >> 12, &tail).into_uuid()
     }

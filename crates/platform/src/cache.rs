@@ -56,10 +56,17 @@ impl Hearing {
     }
 }
 
-/// Values by key. Clones share them.
+/// A value, and when it is too old.
+#[derive(Clone)]
+struct Kept<V> {
+    value: V,
+    until: Instant,
+}
+
+/// Values by key.
 pub struct Cache<K, V> {
-    entries: moka::sync::Cache<K, V>,
-    generations: Arc<[Mutex<u64>]>,
+    entries: quick_cache::sync::Cache<K, Kept<V>>,
+    generations: Box<[Mutex<u64>]>,
     hasher: RandomState,
     hearing: Hearing,
 }
@@ -70,9 +77,9 @@ where
     V: Clone + Send + Sync + 'static,
 {
     /// An empty one for at most `capacity` values.
-    pub fn new(capacity: u64, hearing: Hearing) -> Self {
+    pub fn new(capacity: usize, hearing: Hearing) -> Self {
         Self {
-            entries: moka::sync::Cache::builder().max_capacity(capacity).time_to_live(TIME_TO_LIVE).build(),
+            entries: quick_cache::sync::Cache::new(capacity),
             generations: (0..STRIPES).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             hearing,
@@ -83,9 +90,10 @@ where
     ///
     /// # Errors
     /// Those of `read`; nothing is kept then.
+    #[expect(clippy::disallowed_methods, reason = "what is kept ages in real time")]
     pub async fn get_or_read<E>(&self, key: K, read: impl AsyncFnOnce() -> Result<V, E>) -> Result<V, E> {
         let usable = self.hearing.is_good();
-        if let Some(value) = usable.then(|| self.entries.get(&key)).flatten() {
+        if let Some(value) = usable.then(|| self.find(&key)).flatten() {
             return Ok(value);
         }
         let before = *self.generation(&key).lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,7 +102,8 @@ where
         // What a deaf node read may have changed unheard.
         if usable && *now == before {
             // Under the lock, so that no drop comes between the look and the entry.
-            self.entries.insert(key, value.clone());
+            let until = Instant::now() + TIME_TO_LIVE;
+            self.entries.insert(key, Kept { value: value.clone(), until });
         }
         drop(now);
         Ok(value)
@@ -104,7 +113,13 @@ where
     pub fn forget(&self, key: &K) {
         let mut generation = self.generation(key).lock().unwrap_or_else(PoisonError::into_inner);
         *generation += 1;
-        self.entries.invalidate(key);
+        self.entries.remove(key);
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "what is kept ages in real time")]
+    fn find(&self, key: &K) -> Option<V> {
+        let kept = self.entries.get(key)?;
+        (Instant::now() < kept.until).then_some(kept.value)
     }
 
     fn generation(&self, key: &K) -> &Mutex<u64> {

@@ -19,8 +19,9 @@ pub(crate) enum Session<'c> {
     Postgres(postgres::Session<'c>),
 }
 
-/// Reads. Inside [`crate::Store::read`] each statement sees what is committed when it starts; inside a transaction
-/// also the transaction's own changes; inside [`crate::Store::export`] all statements see the same state.
+/// Reads. Inside [`crate::Store::read`] each statement sees at least what was committed when the read began; inside a
+/// transaction what is committed when it starts, and the transaction's own changes; inside [`crate::Store::export`] all
+/// statements see the same state.
 pub struct Query<'c> {
     pub(crate) session: Session<'c>,
     failure: RefCell<Option<Error>>,

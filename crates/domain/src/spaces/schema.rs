@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use jsonschema::{PatternOptions, Validator, draft202012};
 use kith_kernel::FieldError;
-use moka::sync::Cache;
+use quick_cache::sync::Cache;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 

@@ -14,7 +14,7 @@ use crate::cache::{Cache, Hearing};
 use crate::http::store_problem;
 
 /// People whose access is kept in memory.
-const KEPT_PEOPLE: u64 = 100_000;
+const KEPT_PEOPLE: usize = 100_000;
 
 /// What a person may do at this moment.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use jsonwebtoken::{Algorithm, Header, Validation, decode, decode_header, encode}
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, Sources, Timestamp, UserId, seconds};
 use kith_store::{Error, Store};
-use moka::sync::Cache;
+use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -24,7 +24,7 @@ use crate::telemetry::SecurityEvent;
 
 const ISSUER: &str = "kith";
 const AUDIENCE: &str = "kith";
-const CACHED_TOKENS: u64 = 100_000;
+const CACHED_TOKENS: usize = 100_000;
 /// A node whose clock is a little behind the issuer's must not refuse a token that was just made.
 const NOT_YET_VALID_LEEWAY: Duration = seconds(1);
 /// Longer ones are not ours.

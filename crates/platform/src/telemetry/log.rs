@@ -15,6 +15,7 @@ use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry};
 
+use super::json_line::JsonLine;
 use crate::config::{Log, LogFormat};
 
 const WRITE_EVERY: Duration = Duration::from_millis(20);
@@ -128,7 +129,7 @@ where
     let layer: Box<dyn Layer<Registry> + Send + Sync> = if pretty {
         plain.with_ansi(io::stderr().is_terminal()).boxed()
     } else {
-        plain.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        plain.event_format(JsonLine).boxed()
     };
     let targets = parse_level(level).unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
     let (filter, handle) = reload::Layer::new(targets);

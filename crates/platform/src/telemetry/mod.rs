@@ -1,5 +1,6 @@
 //! What the operator sees from outside: log lines and metrics. No personal data, no queries, no secrets.
 
+mod json_line;
 mod level;
 pub mod log;
 mod metrics;

@@ -59,11 +59,8 @@ impl Checkpoints {
         }
     }
 
-    fn checkpoint(&self, mode: &'static str) {
-        let ran = self.link.connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
-            Ok((row.get::<_, i64>(0)? != 0, row.get::<_, i64>(1)?))
-        });
-        match ran {
+    pub fn checkpoint(&self, mode: &'static str) {
+        match self.shared.idle.without_views(|| self.run_one(mode)) {
             Ok((busy, frames)) => {
                 let bytes = u64::try_from(frames).unwrap_or(0) * self.frame_bytes;
                 self.shared.stats.wal_bytes.store(bytes, Ordering::Relaxed);
@@ -75,5 +72,11 @@ impl Checkpoints {
                 tracing::warn!(%error, mode, "a checkpoint failed; the log keeps growing until one succeeds");
             }
         }
+    }
+
+    /// Whether somebody was in the way, and how many frames are in the log.
+    fn run_one(&self, mode: &'static str) -> rusqlite::Result<(bool, i64)> {
+        let pragma = format!("PRAGMA wal_checkpoint({mode})");
+        self.link.connection.query_row(&pragma, [], |row| Ok((row.get::<_, i64>(0)? != 0, row.get(1)?)))
     }
 }

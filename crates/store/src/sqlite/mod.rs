@@ -6,6 +6,7 @@ mod reader;
 mod writer;
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -28,6 +29,9 @@ pub(crate) struct Shared {
     pub synchronous: Synchronous,
     pub stats: StoreStats,
     pub head: watch::Sender<i64>,
+    /// Counts the commits, each before anybody is told of it.
+    pub commits: AtomicU64,
+    pub idle: reader::Idle,
     pub rehearse: bool,
     pub deadline: std::time::Duration,
     #[cfg(feature = "testing")]
@@ -52,6 +56,8 @@ impl Engine {
             synchronous: own.synchronous,
             stats: StoreStats::default(),
             head: watch::Sender::new(0),
+            commits: AtomicU64::new(0),
+            idle: reader::Idle::default(),
             rehearse: options.rehearse,
             deadline: options.deadline,
             #[cfg(feature = "testing")]
@@ -113,7 +119,7 @@ impl Engine {
 
     pub fn close(&self) {
         self.writes.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.readers.close();
+        self.readers.close(&self.shared);
         self.stop_checkpoints.send_replace(true);
         join_all(&self.threads);
         self.folder.lock().unwrap_or_else(PoisonError::into_inner).take();

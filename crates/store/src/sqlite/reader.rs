@@ -1,6 +1,11 @@
 //! Reads: in place on the caller's thread while they take microseconds, on two threads of their own when not.
+//!
+//! Looking at the database and letting it go again costs two file locks, as much as a short read itself. So a
+//! connection that finds nothing committed since its last read goes on looking at the same state, until something is,
+//! or until a checkpoint wants everybody out of the log.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Shared;
@@ -12,9 +17,19 @@ use crate::{Error, Query};
 
 pub(super) const SLOW_THREADS: usize = 2;
 
+/// The connections that nobody uses at the moment.
+#[derive(Default)]
+pub(crate) struct Idle(Mutex<IdleReaders>);
+
+#[derive(Default)]
+struct IdleReaders {
+    readers: Vec<Reader>,
+    /// Those who want everybody out of the log.
+    checkpoints: u32,
+}
+
 /// Connections for reads, and the way to the slow lane.
 pub(super) struct Readers {
-    idle: Mutex<Vec<Reader>>,
     in_place: Duration,
     slow: async_channel::Sender<Box<dyn ReadJob>>,
     slow_queue: async_channel::Receiver<Box<dyn ReadJob>>,
@@ -24,24 +39,71 @@ pub(super) struct Readers {
 struct Reader {
     link: Link,
     stop_at: Arc<StopAt>,
+    /// How many commits there had been when it last began to read.
+    commits: u64,
+    /// Whether it still looks at the state it saw then.
+    looks: bool,
 }
 
 impl Reader {
     fn open(shared: &Shared) -> Result<Self, Error> {
         let mut link = Link::open(&shared.file, shared.synchronous, Use::Read)?;
         let stop_at = link.stoppable()?;
-        Ok(Self { link, stop_at })
+        Ok(Self { link, stop_at, commits: 0, looks: false })
     }
 
     fn query(&self) -> Query<'_> {
         Query::new(AnySession::Sqlite(Session::plain(&self.link)))
+    }
+
+    /// Makes sure that whoever reads next sees all of the `commits` that there have been.
+    fn look_at(&mut self, commits: u64) -> Result<(), Error> {
+        if self.commits != commits {
+            self.let_go()?;
+            self.commits = commits;
+        } else if !self.looks {
+            // Whoever reads rarely, while much is written, would open and close a transaction in vain.
+            self.link.command("BEGIN")?;
+            self.looks = true;
+        }
+        Ok(())
+    }
+
+    fn let_go(&mut self) -> Result<(), Error> {
+        if std::mem::take(&mut self.looks) { self.link.command("ROLLBACK") } else { Ok(()) }
+    }
+}
+
+impl Idle {
+    fn lock(&self) -> MutexGuard<'_, IdleReaders> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a connection for the next read.
+    fn put(&self, mut reader: Reader) {
+        let mut idle = self.lock();
+        // One that cannot even let go is not kept.
+        if idle.checkpoints == 0 || reader.let_go().is_ok() {
+            idle.readers.push(reader);
+        }
+    }
+
+    /// Runs `checkpoint` while no idle connection looks at anything.
+    pub fn without_views<T>(&self, checkpoint: impl FnOnce() -> T) -> T {
+        let mut idle = self.lock();
+        idle.checkpoints += 1;
+        idle.readers.retain_mut(|reader| reader.let_go().is_ok());
+        drop(idle);
+        let done = checkpoint();
+        self.lock().checkpoints -= 1;
+        done
     }
 }
 
 impl Readers {
     pub fn new(in_place: Duration, queue: usize) -> Self {
         let (slow, slow_queue) = async_channel::bounded(queue);
-        Self { idle: Mutex::default(), in_place, slow, slow_queue }
+        Self { in_place, slow, slow_queue }
     }
 
     #[expect(clippy::disallowed_methods, reason = "bounds real work")]
@@ -53,8 +115,12 @@ impl Readers {
         if self.slow.is_closed() {
             return Some(Err(Error::unavailable("the store has shut down").into()));
         }
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let reader = match idle.map_or_else(|| Reader::open(shared), Ok) {
+        let idle = shared.idle.lock().readers.pop();
+        // Read before the database is: what is committed in between is seen all the same.
+        let commits = shared.commits.load(Ordering::Acquire);
+        let opened = idle.map_or_else(|| Reader::open(shared), Ok);
+        let looking = opened.and_then(|mut reader| reader.look_at(commits).map(|()| reader));
+        let mut reader = match looking {
             Ok(reader) => reader,
             Err(error) => return Some(Err(error.into())),
         };
@@ -64,9 +130,15 @@ impl Readers {
         let result = catch_read(run, &query);
         let failure = query.failure();
         drop(query);
+        reader.stop_at.never();
         // A connection that may be unsound is not kept: the next read opens another.
-        if !matches!(failure, Some(Error::Unavailable(_))) && !self.slow.is_closed() {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
+        let is_sound = match &failure {
+            None => true,
+            Some(Error::Unavailable(_)) => false,
+            Some(_) => reader.let_go().is_ok(),
+        };
+        if is_sound && !self.slow.is_closed() {
+            shared.idle.put(reader);
         }
         if matches!(failure, Some(Error::DeadlinePassed)) {
             StoreStats::one(&shared.stats.slow_reads);
@@ -92,9 +164,9 @@ impl Readers {
         }
     }
 
-    pub fn close(&self) {
+    pub fn close(&self, shared: &Shared) {
         self.slow.close();
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        shared.idle.lock().readers.clear();
     }
 }
 
@@ -121,5 +193,65 @@ fn slow_read(shared: &Shared, kept: &mut Option<Reader>, job: &mut dyn ReadJob) 
             *kept = Some(reader);
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kith_kernel::Timestamp;
+    use tokio::sync::watch;
+
+    use super::super::checkpoint::Checkpoints;
+    use super::super::{Engine, FILE};
+    use super::*;
+    use crate::job::write_job;
+    use crate::options::{EngineOptions, SqliteOptions, StoreOptions};
+    use crate::{STORE_MIGRATIONS, Tx, migrate, params};
+
+    fn read(engine: &Engine) -> i64 {
+        let sql = "SELECT COALESCE(MAX(position), 0) FROM subscribers";
+        let read = |q: &Query<'_>| q.one(sql, &[], |row| row.get(0));
+        engine.read_in_place::<_, Error>(&read).expect("it is short").unwrap().unwrap()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "deadlines are about real waiting")]
+    fn write(engine: &Engine, position: i64) {
+        let insert = move |tx: &Tx<'_>| {
+            tx.exec(
+                "INSERT INTO subscribers (name, position) VALUES ($1, $2)",
+                params![position.to_string(), position],
+            )
+        };
+        let (job, answer) = write_job(insert, Instant::now() + Duration::from_secs(5));
+        engine.enqueue_write(job).unwrap();
+        assert_eq!(answer.blocking_recv().unwrap().unwrap(), 1);
+    }
+
+    fn looks(engine: &Engine) -> Vec<bool> {
+        engine.shared.idle.lock().readers.iter().map(|reader| reader.looks).collect()
+    }
+
+    #[test]
+    fn who_reads_again_keeps_its_view_until_something_is_committed_or_the_log_is_emptied() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = SqliteOptions::in_folder(folder.path());
+        let options = StoreOptions::new(EngineOptions::Sqlite(own.clone()));
+        migrate::up(&options, &[STORE_MIGRATIONS], Timestamp::EPOCH).unwrap();
+        let engine = Engine::open(&options, &own).unwrap();
+        for position in 1..=100 {
+            write(&engine, position);
+            assert_eq!(read(&engine), position);
+            assert_eq!(looks(&engine), [false], "it would be in vain if so much is written");
+            assert_eq!([read(&engine), read(&engine)], [position; 2]);
+        }
+        assert_eq!(looks(&engine), [true]);
+        let log = folder.path().join(format!("{FILE}-wal"));
+        assert!(log.metadata().unwrap().len() > 0);
+        let (_stop, stopped) = watch::channel(false);
+        let checkpoints = Checkpoints::open(Arc::clone(&engine.shared), stopped).unwrap();
+        checkpoints.checkpoint("TRUNCATE");
+        assert_eq!(log.metadata().unwrap().len(), 0, "a reader was in the way");
+        assert_eq!((looks(&engine), read(&engine)), (vec![false], 100));
+        engine.close();
     }
 }

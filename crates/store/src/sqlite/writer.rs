@@ -226,7 +226,10 @@ impl Writer {
                 return Err(error);
             }
         };
-        if let Err(error) = self.strike_commit().and_then(|()| self.link().command("COMMIT")) {
+        let committed = self.strike_commit().and_then(|()| self.link().command("COMMIT"));
+        // Whatever became of it: readers look anew.
+        self.shared.commits.fetch_add(1, Ordering::Release);
+        if let Err(error) = committed {
             tracing::error!(%error, "a commit failed; the connection is opened anew");
             self.link = None;
             StoreStats::one(&self.shared.stats.outcomes_unknown);

@@ -24,10 +24,34 @@ pub struct Evidence {
     /// What was measured.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub figures: Map<String, Value>,
+    /// The deployment that was asked.
+    pub target: String,
+    /// Its build, as it says itself.
+    pub build: String,
+    /// The digest of its configuration, if it told.
+    pub configuration: Option<String>,
     /// When.
     pub at: Timestamp,
     /// How long it took, in milliseconds.
     pub took_ms: u64,
+}
+
+impl Evidence {
+    /// What was done in one way and what came of it; of which deployment is filled in by whoever judges.
+    pub(crate) fn new(kind: &'static str, did: &str, at: Timestamp, figures: Map<String, Value>) -> Self {
+        Self {
+            kind,
+            did: did.to_owned(),
+            steps: Vec::new(),
+            requests: 0,
+            figures,
+            target: String::new(),
+            build: String::new(),
+            configuration: None,
+            at,
+            took_ms: 0,
+        }
+    }
 }
 
 /// A request, and what came back.
@@ -71,7 +95,7 @@ impl Notes {
 
     pub(crate) fn into_evidence(self, did: &str, at: Timestamp, took_ms: u64) -> Evidence {
         let Sheet { steps, requests, figures } = self.with(std::mem::take);
-        Evidence { kind: "live", did: did.to_owned(), steps, requests, figures, at, took_ms }
+        Evidence { steps, requests, took_ms, ..Evidence::new("live", did, at, figures) }
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Sheet) -> T) -> T {

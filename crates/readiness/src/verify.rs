@@ -179,6 +179,11 @@ impl Judge<'_> {
             parts.push(part.with_mend("wait for it, or waive the row with a reason, an owner and an end"));
         }
         let mut result = combine(row, parts);
+        for evidence in &mut result.evidence {
+            evidence.target.clone_from(&self.deployment.target().url);
+            evidence.build.clone_from(&self.identity.build);
+            evidence.configuration.clone_from(&self.identity.configuration);
+        }
         self.plan.declared.apply(row, &mut result, self.clock.now());
         result
     }
@@ -224,7 +229,7 @@ impl Judge<'_> {
         };
         let figures = measured.figures.clone();
         let part =
-            Part { evidence: Some(evidence("artefact", &artefact.tool, artefact.at, figures)), ..part };
+            Part { evidence: Some(Evidence::new("artefact", &artefact.tool, artefact.at, figures)), ..part };
         self.if_it_counts(row, artefact, part)
     }
 
@@ -253,7 +258,8 @@ impl Judge<'_> {
         figures.insert("tests".to_owned(), row.tests.clone().into());
         figures.insert("passed".to_owned(), passed.into());
         let part = Part::new(Outcome::Pass, format!("{passed} tests passed"));
-        let part = Part { evidence: Some(evidence("tests", &artefact.tool, artefact.at, figures)), ..part };
+        let part =
+            Part { evidence: Some(Evidence::new("tests", &artefact.tool, artefact.at, figures)), ..part };
         self.if_it_counts(row, artefact, part)
     }
 
@@ -291,15 +297,6 @@ impl Judge<'_> {
             Some(_) => part,
         }
     }
-}
-
-fn evidence(
-    kind: &'static str,
-    tool: &str,
-    at: Timestamp,
-    figures: serde_json::Map<String, Value>,
-) -> Evidence {
-    Evidence { kind, did: tool.to_owned(), steps: Vec::new(), requests: 0, figures, at, took_ms: 0 }
 }
 
 /// A row that holds if others do.

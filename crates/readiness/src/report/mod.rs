@@ -4,6 +4,8 @@ mod html;
 mod json;
 mod markdown;
 mod terminal;
+#[cfg(test)]
+mod tests;
 
 use kith_kernel::Timestamp;
 use serde::Serialize;

@@ -1,0 +1,98 @@
+//! The forms of a report: each tells all of it, and none is fooled by what a deployment says.
+
+use kith_kernel::Timestamp;
+use serde_json::{Map, Value};
+
+use super::*;
+use crate::evidence::Evidence;
+use crate::{Catalogue, Gate, Outcome, Step};
+
+const AT: Timestamp = Timestamp::from_millis(1_767_225_600_000);
+
+fn row(id: &str, gate: Gate, result: Outcome, why: &str) -> RowResult {
+    let mut evidence =
+        Evidence::new("live", "asks <twice>", AT, Map::from_iter([("cells".to_owned(), 7.into())]));
+    evidence.steps.push(Step {
+        asked: "GET /a".to_owned(),
+        answered: "200".to_owned(),
+        request_id: Some("id-1".to_owned()),
+        took_ms: 3,
+    });
+    RowResult {
+        id: id.to_owned(),
+        what: format!("what | of {id}"),
+        gate,
+        result,
+        why: why.to_owned(),
+        mend: (!result.opens()).then(|| "mend it".to_owned()),
+        twin: (id == "SEC-05").then(|| "without headers".to_owned()),
+        evidence: vec![evidence],
+    }
+}
+
+fn report() -> Report {
+    let rows = vec![
+        row("ACC-02", Gate::Beta, Outcome::Pass, "it holds"),
+        row("SEC-05", Gate::Beta, Outcome::Fail, "<script>alert(1)</script> | \"quoted\""),
+        row("SEC-07", Gate::Production, Outcome::Unknown, "nobody knows"),
+    ];
+    Report {
+        target: "http://127.0.0.1:8080".to_owned(),
+        identity: Identity { build: "1.0.0+abc".to_owned(), ..Identity::default() },
+        began: AT,
+        ended: AT,
+        gate: GateVerdict::of(Gate::Beta, &rows),
+        scores: Scores::of(&Catalogue::built_in(), &rows),
+        rows,
+        left_out: 271,
+        left_behind: vec!["ada@kith-verify.invalid (no answer)".to_owned()],
+    }
+}
+
+#[test]
+fn a_program_finds_each_row_with_its_evidence() {
+    let json: Value = serde_json::from_str(&report().to_text(Format::Json)).unwrap();
+    assert_eq!((&json["report"], &json["gate"]["exit_code"]), (&1.into(), &1.into()));
+    let row = &json["rows"][1];
+    assert_eq!(
+        (&row["id"], &row["result"], &row["mend"]),
+        (&"SEC-05".into(), &"fail".into(), &"mend it".into())
+    );
+    assert_eq!(row["evidence"][0]["steps"][0]["request_id"], "id-1");
+    assert_eq!(row["evidence"][0]["figures"]["cells"], 7);
+    for field in ["did", "at", "took_ms", "target", "build", "configuration"] {
+        assert!(row["evidence"][0].get(field).is_some(), "{field}");
+    }
+}
+
+#[test]
+fn a_person_reads_what_fails_and_what_mends_it() {
+    let text = report().to_text(Format::Terminal { colour: false });
+    for told in [
+        "SEC  Application security: 0 of 2 (0 %)",
+        "fail     SEC-05",
+        "→ mend it",
+        "1 pass, 1 unknown, 1 fail",
+        "Score 33 % (1 of 3); weakest: SEC 0 % (0 of 2)",
+        "the checks of 1 have been seen to fail",
+        "An account that was made up is still there: ada@kith-verify.invalid (no answer)",
+        "The beta gate is closed: 1 of its 2 rows keep it closed.\n  SEC-05",
+    ] {
+        assert!(text.contains(told), "{told} is not in\n{text}");
+    }
+    assert!(
+        !text.contains('\x1b')
+            && report().to_text(Format::Terminal { colour: true }).contains("\x1b[1;31mfail")
+    );
+}
+
+#[test]
+fn what_a_deployment_says_is_text_in_every_form() {
+    let html = report().to_text(Format::Html);
+    assert!(html.contains("&lt;script&gt;alert(1)") && !html.contains("<script"), "{html}");
+    assert!(html.contains("<tr id=\"SEC-05\">") && html.contains("GET /a"), "{html}");
+    let markdown = report().to_text(Format::Markdown);
+    let line = markdown.lines().find(|line| line.starts_with("| SEC-05 ")).unwrap();
+    assert_eq!(line.replace("\\|", "").matches('|').count(), 6, "{line}");
+    assert!(!markdown.contains("<script"), "{markdown}");
+}

@@ -3,5 +3,6 @@
 pub mod accounts;
 pub mod blocks;
 pub mod bonds;
+mod cast;
 pub mod nicknames;
 pub mod spaces;

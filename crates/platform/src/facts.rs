@@ -12,6 +12,15 @@ use utoipa_axum::routes;
 use crate::auth::{Allowed, ReadFacts};
 use crate::{ApiResult, App, Fact, Json, Routes, store_problem};
 
+/// Links of the audit chain that are recomputed for the asking; `kith audit verify` recomputes all.
+const LINKS_RECOMPUTED: i64 = 20_000;
+
+/// What the store tells of the trace that changes leave.
+pub(crate) const OF_THE_STORE: &[Fact] = &[
+    Fact { name: "audit.chain", read: |q, _| Ok(json!(q.audit_tail(LINKS_RECOMPUTED)?)) },
+    Fact { name: "events.positions", read: |q, _| Ok(json!(q.positions()?)) },
+];
+
 pub(crate) fn routes() -> Routes {
     Routes::new().routes(routes!(get_facts))
 }

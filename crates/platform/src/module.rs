@@ -100,6 +100,7 @@ pub static MODULE: Module = Module {
     events: &[auth::KEY_PUBLISHED],
     upkeep: Some(|app| Box::pin(upkeep(app))),
     checks: checks::CHECKS,
+    facts: facts::OF_THE_STORE,
     ..Module::named("platform")
 };
 

@@ -93,6 +93,11 @@ impl Client {
         with.with("authorization", &format!("Bearer {token}"))
     }
 
+    /// What it sends in a header with each request: for who asks in another way than this client can.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
     /// GET.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::evidence::Notes;
-use crate::{Client, Deployment, Shortfall};
+use crate::{Client, Counters, Deployment, Shortfall};
 
 /// One check under way.
 #[derive(Debug)]
@@ -77,6 +77,33 @@ impl Run {
     pub async fn facts(&self) -> Result<Value, Shortfall> {
         let answer = self.admin().await?.get("/api/v1/admin/facts").await?;
         Ok(answer.expect(200)?.json())
+    }
+
+    /// The entries of the audit log that were written under a request's id, the oldest first.
+    ///
+    /// # Errors
+    /// If no administrator was given, or it does not tell.
+    pub async fn audit_of(&self, request_id: &str) -> Result<Vec<Value>, Shortfall> {
+        let path = format!("/api/v1/audit?limit=100&request_id={request_id}");
+        let mut answer = self.admin().await?.get(&path).await?.expect(200)?.json();
+        let mut entries: Vec<Value> = serde_json::from_value(answer["items"].take()).unwrap_or_default();
+        entries.reverse();
+        Ok(entries)
+    }
+
+    /// A node that is asked directly, where one is known, so that what it counts is what was asked of it.
+    pub fn node(&self) -> &str {
+        let target = self.deployment.target();
+        target.others.first().unwrap_or(&target.url)
+    }
+
+    /// What that node counts now.
+    ///
+    /// # Errors
+    /// If it does not tell.
+    pub async fn counters(&self) -> Result<Counters, Shortfall> {
+        let answer = self.anonymous().at(self.node()).get("/api/metrics").await?.expect(200)?;
+        Ok(Counters::read(&answer.text()))
     }
 
     /// The OpenAPI document that the deployment serves.

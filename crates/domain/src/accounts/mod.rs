@@ -4,12 +4,14 @@
 //! statements: whoever is deleted is not there for anybody new.
 
 mod administration;
+mod checks;
 mod commands;
 mod events;
 pub mod first_admin;
 mod http;
 mod leaving;
 mod model;
+mod passwords;
 mod profile;
 mod queries;
 mod rows;
@@ -38,5 +40,7 @@ pub static MODULE: Module = Module {
     access: Some(AccessSource { read: rows::find_access, changed_by: events::ACCESS_CHANGED }),
     personal: Some(leaving::PERSONAL),
     upkeep: Some(|app| Box::pin(leaving::upkeep(app))),
+    checks: checks::CHECKS,
+    facts: passwords::FACTS,
     ..Module::named("accounts")
 };

@@ -67,7 +67,7 @@ async fn archive_some(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
 }
 
 /// A bond that ended before this cannot come back at `now`.
-fn ended_before(now: Timestamp) -> Timestamp {
+pub fn ended_before(now: Timestamp) -> Timestamp {
     now - restorable_until(Timestamp::EPOCH).since(Timestamp::EPOCH)
 }
 

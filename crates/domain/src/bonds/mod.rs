@@ -9,6 +9,7 @@ mod checks;
 mod commands;
 mod due;
 mod events;
+mod facts;
 mod http;
 mod leaving;
 mod model;
@@ -31,6 +32,7 @@ pub static MODULE: Module = Module {
     personal: Some(leaving::PERSONAL),
     blocked: Some(commands::close_door),
     upkeep: Some(|app| Box::pin(due::run(app))),
-    checks: &[checks::CHECKS],
+    checks: checks::CHECKS,
+    facts: facts::FACTS,
     ..Module::named("bonds")
 };

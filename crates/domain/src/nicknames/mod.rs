@@ -1,5 +1,6 @@
 //! What people call others for themselves. Nobody but whoever set a nickname ever sees it (PRT-09).
 
+mod checks;
 mod http;
 mod rows;
 
@@ -31,6 +32,7 @@ pub static MODULE: Module = Module {
         count: |q, user| Ok(vec![("nicknames", rows::count(q, user)?)]),
         purge: |tx, user| rows::purge(tx, user),
     }),
+    checks: &[checks::CHECKS],
     ..Module::named("nicknames")
 };
 

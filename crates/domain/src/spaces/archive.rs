@@ -2,9 +2,10 @@
 //! configured, are held, and go.
 
 use kith_kernel::{Ctx, Timestamp, days};
-use kith_platform::{App, UpkeepError, purge};
+use kith_platform::{App, Fact, UpkeepError, purge};
 use kith_store::{Error, Tx};
 use serde::Serialize;
+use serde_json::json;
 
 use super::model::{Amount, SharedSpace, Space};
 use super::{events, rows};
@@ -16,6 +17,15 @@ const BATCH: i64 = 100;
 const SLACK_DAYS: u64 = 60;
 /// Between falling due and being purged: time to notice.
 const HOLD_DAYS: u64 = 14;
+
+/// What administrators are told: for how many seconds a space has been waiting that could be archived; 0 if none is.
+pub const FACTS: &[Fact] = &[Fact {
+    name: "spaces.archive",
+    read: |q, ctx| {
+        let oldest = rows::find_oldest_to_archive(q)?;
+        Ok(json!({ "overdue_s": oldest.map_or(0, |archived_at| ctx.now.since(archived_at).as_secs()) }))
+    },
+}];
 
 /// What is about to be purged.
 #[derive(Debug, Serialize)]

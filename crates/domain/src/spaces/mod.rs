@@ -30,6 +30,7 @@ pub static MODULE: Module = Module {
     events: events::KINDS,
     personal: Some(leaving::PERSONAL),
     upkeep: Some(|app| Box::pin(upkeep(app))),
+    facts: archive::FACTS,
     ..Module::named("spaces")
 };
 

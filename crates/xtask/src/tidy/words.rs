@@ -5,6 +5,10 @@ use super::{CI, File, Finding};
 
 /// Files that may sleep, each with its reason.
 const SLEEPERS: &[(&str, &str)] = &[
+    (
+        "crates/domain/src/accounts/checks/sessions.rs",
+        "a spent token is good for a stretch of the deployment's own time, which a check cannot move",
+    ),
     ("crates/readiness/src/client.rs", "comes again when a 429 said to"),
     ("crates/xtask/src/chaos/kill.rs", "the end of another's child cannot be waited for"),
     (

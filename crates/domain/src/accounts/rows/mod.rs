@@ -103,6 +103,24 @@ pub fn set_deleted(
     Ok(())
 }
 
+/// How many accounts have a password hash that begins so, up to the salt.
+///
+/// What argon2 made ends in 22 letters of salt and 43 of hash, each behind a `$`; what bcrypt made begins in 7 letters
+/// that say its cost. A text of another kind is told by its kind alone.
+pub fn count_hashes(q: &Query<'_>) -> Result<Vec<(String, i64)>, Error> {
+    q.all(
+        "SELECT kind, COUNT(*) FROM (
+           SELECT CASE WHEN password_hash LIKE $1 AND LENGTH(password_hash) > 67
+                       THEN SUBSTR(password_hash, 1, LENGTH(password_hash) - 67)
+                       WHEN password_hash LIKE $2 AND LENGTH(password_hash) = 60 THEN SUBSTR(password_hash, 1, 7)
+                       ELSE 'unknown' END AS kind
+           FROM users WHERE purged_at IS NULL
+         ) AS kinds GROUP BY kind ORDER BY kind",
+        params!["$argon2%", "$2%"],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
+}
+
 pub fn set_role(tx: &Tx<'_>, user: UserId, role: Role) -> Result<(), Error> {
     tx.exec("UPDATE users SET role = $2 WHERE id = $1", params![user, role.as_str()])?;
     Ok(())

@@ -1,6 +1,7 @@
 //! All SQL about bonds and what belongs to them, a function a statement. No decisions.
 
 mod deciding;
+mod facts;
 mod invites;
 mod requests;
 mod settings;
@@ -16,6 +17,7 @@ use super::model::{
 use crate::accounts::Person;
 
 pub use deciding::*;
+pub use facts::*;
 pub use invites::*;
 pub use requests::*;
 pub use settings::*;

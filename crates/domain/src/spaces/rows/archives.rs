@@ -22,6 +22,17 @@ pub fn list_to_archive(q: &Query<'_>, since: Timestamp, limit: i64) -> Result<Ve
     q.all(TO_ARCHIVE, params![since, limit], read_bond_space)
 }
 
+/// When the bond was archived whose space waits longest to be archived too.
+pub fn find_oldest_to_archive(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
+    let oldest = q.one(
+        "SELECT MIN(b.archived_at) FROM bonds b WHERE b.archived_at IS NOT NULL
+           AND NOT EXISTS (SELECT 1 FROM archived_spaces a WHERE a.bond_id = b.id)",
+        &[],
+        |row| row.get(0),
+    )?;
+    Ok(oldest.flatten())
+}
+
 /// When the bond was archived whose space was archived last.
 pub fn find_last_archived(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
     let last = q.one("SELECT MAX(archived_at) FROM archived_spaces", &[], |row| row.get(0))?;

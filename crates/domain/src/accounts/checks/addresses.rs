@@ -1,0 +1,122 @@
+//! From where administration can be reached.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use axum::http::Uri;
+use kith_platform::config::Network;
+use kith_readiness::{Answer, Check, Client, Run, Shortfall};
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpSocket;
+
+use crate::cast::ensure;
+
+pub(super) const CHECKS: &[Check] = &[Check {
+    row: "ACC-14",
+    does: "asks for an administrator's operation from here, with forged `X-Forwarded-For`, and where the target is on this \
+           machine from another address of it",
+    mend: "list the addresses that administer it in server.admin_addresses, and only proxies of one's own in \
+           server.trusted_proxies",
+    last: false,
+    run: |run| Box::pin(are_listed(run)),
+}];
+
+const FACTS: &str = "/api/v1/admin/facts";
+/// What somebody elsewhere would say to be taken for somebody here.
+const FORGED: [&str; 4] = ["127.0.0.1", "::1", "10.0.0.1", "127.0.0.1, 203.0.113.9"];
+const UNLISTED_HERE: &str = "run it from an address that server.admin_addresses lists";
+
+async fn are_listed(run: &Run) -> Result<String, Shortfall> {
+    let admin = run.admin().await?;
+    let answer = admin.get(FACTS).await?;
+    if is_closed(&answer) {
+        for forged in FORGED {
+            let answer = admin.with("x-forwarded-for", forged).get(FACTS).await?;
+            ensure(is_closed(&answer), || format!("this address is not listed, and gets in as {forged}"))?;
+        }
+        let why = "this address is not listed: refused as it is and with forged headers; a listed one was not tried";
+        return Err(Shortfall::unmeasured(why, UNLISTED_HERE));
+    }
+    let facts = answer.expect(200)?.json();
+    let listed = &facts["configuration"]["settings"]["server"]["admin_addresses"];
+    let networks: Vec<Network> = serde_json::from_value(listed.clone()).unwrap_or_default();
+    ensure(!networks.is_empty(), || {
+        "administration is open to every address: server.admin_addresses is empty".to_owned()
+    })?;
+    let digest: String =
+        Sha256::digest(listed.to_string()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    run.figure("admin_addresses_digest", format!("sha256:{digest}…"));
+    run.figure("admin_addresses", networks.len());
+    Ok(match elsewhere(run, &networks) {
+        Some(from) => {
+            let mut refused = 0;
+            for forged in std::iter::once(None).chain(FORGED.map(Some)) {
+                let status = ask_from(run, from, &admin, forged).await?;
+                ensure(status == 403, || {
+                    let as_whom = forged.map_or(String::new(), |forged| format!(" as {forged}"));
+                    format!("{from} is not listed, and was answered {status}{as_whom}")
+                })?;
+                refused += 1;
+            }
+            format!(
+                "this address is let in; {from}, which is not listed, is refused in {refused} ways, forged headers among them"
+            )
+        }
+        None => format!(
+            "this address is among {} networks that are let in; no other address could be tried from here, which tests do",
+            networks.len()
+        ),
+    })
+}
+
+fn is_closed(answer: &Answer) -> bool {
+    answer.status == 403 && answer.code().is_some_and(|code| code == "address_not_listed")
+}
+
+/// Another address of this machine that is not listed, if the target is on it.
+fn elsewhere(run: &Run, listed: &[Network]) -> Option<IpAddr> {
+    let host = socket(run)?.ip();
+    let others = (2..=254).map(|n| IpAddr::V4(Ipv4Addr::new(127, 0, 0, n)));
+    others
+        .into_iter()
+        .find(|ip| host.is_loopback() && host.is_ipv4() && !listed.iter().any(|one| one.contains(*ip)))
+}
+
+/// Where the target listens, if it says so in figures and without TLS.
+fn socket(run: &Run) -> Option<SocketAddr> {
+    let url: Uri = run.node().parse().ok()?;
+    let host = url.host()?.replace("localhost", "127.0.0.1");
+    let ip = host.parse::<IpAddr>().ok().filter(|_| url.scheme_str() == Some("http"))?;
+    Some(SocketAddr::new(ip, url.port_u16().unwrap_or(80)))
+}
+
+/// Asks from an address of one's choice, and says how that was answered.
+async fn ask_from(
+    run: &Run,
+    from: IpAddr,
+    admin: &Client,
+    forwarded_for: Option<&str>,
+) -> Result<u16, Shortfall> {
+    let refused = |error: std::io::Error| {
+        Shortfall::unmeasured(
+            format!("{from} cannot be asked from: {error}"),
+            "run it on the server's machine",
+        )
+    };
+    let to = socket(run)
+        .ok_or_else(|| Shortfall::unmeasured("the target is not on this machine", UNLISTED_HERE))?;
+    let socket = TcpSocket::new_v4().map_err(refused)?;
+    socket.bind(SocketAddr::new(from, 0)).map_err(refused)?;
+    let mut connection = socket.connect(to).await.map_err(refused)?;
+    let forged = forwarded_for.map_or(String::new(), |address| format!("x-forwarded-for: {address}\r\n"));
+    let authorization = admin.header("authorization").unwrap_or_default();
+    let head = format!(
+        "GET {FACTS} HTTP/1.1\r\nhost: {to}\r\nauthorization: {authorization}\r\n{forged}connection: close\r\n\r\n"
+    );
+    connection.write_all(head.as_bytes()).await.map_err(refused)?;
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).await.map_err(refused)?;
+    let status = String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|status| status.parse().ok());
+    status
+        .ok_or_else(|| Shortfall::unmeasured(format!("{to} answered with no HTTP"), "see what listens there"))
+}

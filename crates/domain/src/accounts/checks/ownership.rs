@@ -1,0 +1,225 @@
+//! What belongs to somebody is there for nobody else: a stranger asks for every operation with another's ids.
+
+use axum::http::Method;
+use kith_readiness::{Check, Person, Run, Shortfall};
+use serde_json::{Value, json};
+
+use super::LOOK_IT_UP;
+use super::operations::{Operation, operations};
+use crate::cast::{REQUESTS, ask, bond, break_up, current, decide, ensure, items, signed_in, single};
+
+pub(super) const CHECKS: &[Check] = &[Check {
+    row: "ACC-10",
+    does: "somebody keeps one of everything; a stranger asks for every operation with the ids of it, and looks for its contents \
+           in all that they can read; the owner then finds it as it was",
+    mend: LOOK_IT_UP,
+    last: false,
+    run: |run| Box::pin(are_ones_own(run)),
+}];
+
+/// What the owner keeps, and what nobody else may read of it.
+struct Kept {
+    owner: Person,
+    partner: Person,
+    asker: Person,
+    /// From the asker to the owner.
+    request: String,
+    session: String,
+    invite: String,
+    invite_id: String,
+    own_item: String,
+    bond: String,
+    bond_item: String,
+    /// Whom the owner blocks.
+    blocked: String,
+    mark: String,
+}
+
+const NOTES: &str = "notes";
+
+impl Kept {
+    async fn by(run: &Run) -> Result<Self, Shortfall> {
+        let (owner, partner, asker) = (single(run, 1).await?, single(run, 9).await?, single(run, 8).await?);
+        let (mark, blocked) = (run.mark("owned"), signed_in(run).await?.id);
+        let bond = bond(&partner, &owner).await?;
+        let request = ask(&asker, &owner).await?;
+        let invite = owner.client.post("/api/v1/partners/invites", Value::Null).await?.expect(201)?;
+        let keep = async |space: &str| {
+            let path = format!("/api/v1/spaces/{space}/{NOTES}");
+            owner.client.post(&path, json!({ "data": { "text": mark } })).await?.expect(201)?.text_at("/id")
+        };
+        let (own_item, bond_item) = (keep("me").await?, keep("bond").await?);
+        let nickname = json!({ "nickname": mark });
+        owner.client.put(&format!("/api/v1/nicknames/{}", partner.id), nickname).await?.expect(200)?;
+        owner.client.put(&format!("/api/v1/blocks/{blocked}"), Value::Null).await?.expect(200)?;
+        let sessions = items(&owner, "/api/v1/auth/sessions").await?;
+        let session = sessions.iter().find(|session| session["current"] == true);
+        let session = session.and_then(|session| session["id"].as_str()).unwrap_or_default().to_owned();
+        let (invite, invite_id) = (invite.text_at("/code")?, invite.text_at("/id")?);
+        Ok(Self {
+            owner,
+            partner,
+            asker,
+            request,
+            session,
+            invite,
+            invite_id,
+            own_item,
+            bond,
+            bond_item,
+            blocked,
+            mark,
+        })
+    }
+
+    /// How a stranger asks for `operation` with the ids of what is kept; none where it cannot name anything of it.
+    fn ways(&self, operation: &Operation) -> Result<Vec<Way<'_>>, Shortfall> {
+        const GONE: &[u16] = &[404];
+        let about = |given: &[&'static str], id, body, wanted| {
+            let given: Vec<&str> = given.iter().copied().chain([id]).collect();
+            Way { given, body, wanted }
+        };
+        let data = || json!({ "data": { "text": "taken over" } });
+        Ok(match operation.by_new_path() {
+            "get_partner_request"
+            | "accept_partner_request"
+            | "reject_partner_request"
+            | "cancel_partner_request" => {
+                vec![about(&[], &self.request, Value::Null, GONE)]
+            }
+            "report_partner_request" => vec![about(&[], &self.request, json!({ "reason": "spam" }), GONE)],
+            "end_session" => vec![about(&[], &self.session, Value::Null, GONE)],
+            "revoke_invite" => {
+                vec![
+                    about(&[], &self.invite, Value::Null, GONE),
+                    about(&[], &self.invite_id, Value::Null, GONE),
+                ]
+            }
+            "get_nickname" => vec![about(&[], &self.partner.id, Value::Null, GONE)],
+            "get_block" => vec![about(&[], &self.blocked, Value::Null, GONE)],
+            // These are about what the stranger keeps of the same person, which is nothing.
+            "remove_nickname" => vec![about(&[], &self.partner.id, Value::Null, &[204])],
+            "unblock_user" => vec![about(&[], &self.blocked, Value::Null, &[204])],
+            "get_item" | "delete_item" => vec![
+                about(&["me", NOTES], &self.own_item, Value::Null, GONE),
+                about(&["bond", NOTES], &self.bond_item, Value::Null, GONE),
+                about(&["me", NOTES], &self.bond_item, Value::Null, GONE),
+            ],
+            "replace_item" | "patch_item" => vec![
+                about(&["me", NOTES], &self.own_item, data(), GONE),
+                about(&["bond", NOTES], &self.bond_item, data(), GONE),
+            ],
+            "list_items" => {
+                vec![about(&["me"], NOTES, Value::Null, &[200]), about(&["bond"], NOTES, Value::Null, &[200])]
+            }
+            "export_bond_space" => vec![about(&[], &self.bond, Value::Null, GONE)],
+            "get_account" | "set_role" | "suspend_account" | "reinstate_account" => {
+                let body = if operation.name == "set_role" { json!({ "role": "admin" }) } else { json!({}) };
+                let body = if operation.takes_body { body } else { Value::Null };
+                vec![about(&[], &self.owner.id, body, &[403])]
+            }
+            // A code is for whoever has it; the others are about what the stranger keeps, or about everybody.
+            "preview_invite" | "set_nickname" | "block_user" | "create_item" => vec![],
+            "declare_collection" | "get_collection" | "withdraw_collection" => vec![],
+            _ if !operation.path.contains('{') && operation.method == Method::GET => {
+                let wanted: &[u16] =
+                    if operation.permissions.as_ref().is_some_and(Vec::is_empty) { &[200] } else { &[403] };
+                vec![Way { given: Vec::new(), body: Value::Null, wanted }]
+            }
+            _ if !operation.path.contains('{') => vec![],
+            new => {
+                let why = format!(
+                    "this check does not know the operation {new}, and so not how it names what is somebody's"
+                );
+                return Err(Shortfall::unmeasured(why, "verify with the build that runs"));
+            }
+        })
+    }
+
+    /// Fails unless the owner finds all of it as it was.
+    async fn ensure_untouched(&self) -> Result<(), Shortfall> {
+        let Self { owner, partner, mark, .. } = self;
+        let is_there = |all: &[Value], id: &str| all.iter().any(|one| one["id"] == *id);
+        let waiting = items(owner, &format!("{REQUESTS}?direction=incoming&status=pending")).await?;
+        let invites = items(owner, "/api/v1/partners/invites").await?;
+        let sessions = items(owner, "/api/v1/auth/sessions").await?;
+        let nickname = owner.client.get(&format!("/api/v1/nicknames/{}", partner.id)).await?;
+        let block = owner.client.get(&format!("/api/v1/blocks/{}", self.blocked)).await?;
+        let me = owner.client.get("/api/v1/me").await?.expect(200)?;
+        let mut faults = vec![
+            ("the request", is_there(&waiting, &self.request)),
+            ("the invite", is_there(&invites, &self.invite_id)),
+            ("the session", is_there(&sessions, &self.session)),
+            ("the nickname", nickname.json()["nickname"] == *mark),
+            ("the block", block.status == 200),
+            ("the role", me.json()["role"] == "user"),
+            ("the bond", current(owner).await?["id"] == *self.bond),
+        ];
+        for (space, item) in [("me", &self.own_item), ("bond", &self.bond_item)] {
+            let read = owner.client.get(&format!("/api/v1/spaces/{space}/{NOTES}/{item}")).await?;
+            faults.push(("an item", read.json()["data"]["text"] == *mark));
+        }
+        let changed = faults.iter().find(|(_, as_it_was)| !as_it_was);
+        ensure(changed.is_none(), || {
+            format!("{} of the owner is not as it was", changed.map_or("nothing", |(what, _)| what))
+        })
+    }
+
+    /// Gives back what others need, and leaves the rest to the owner's deletion.
+    async fn put_away(&self) -> Result<(), Shortfall> {
+        let Self { owner, asker, .. } = self;
+        break_up(owner).await?;
+        decide(asker, &self.request, "cancel").await?.expect(200)?;
+        owner.client.delete(&format!("/api/v1/blocks/{}", self.blocked), Value::Null).await?.expect(204)?;
+        owner
+            .client
+            .delete(&format!("/api/v1/partners/invites/{}", self.invite_id), Value::Null)
+            .await?
+            .expect(204)?;
+        Ok(())
+    }
+}
+
+/// How a stranger asks: with which parameters and body, and what must come of it.
+struct Way<'k> {
+    given: Vec<&'k str>,
+    body: Value,
+    wanted: &'static [u16],
+}
+
+async fn are_ones_own(run: &Run) -> Result<String, Shortfall> {
+    let operations = operations(run).await?;
+    let (kept, stranger, theirs) = (Kept::by(run).await?, single(run, 4).await?, single(run, 6).await?);
+    // With a partner of their own, the space of a bond is theirs to ask for.
+    bond(&theirs, &stranger).await?;
+    let (mut cells, mut names_nothing) = (0, 0);
+    for operation in operations.iter().filter(|one| one.permissions.is_some() && !one.is_for_development()) {
+        let ways = kept.ways(operation)?;
+        names_nothing += usize::from(ways.is_empty());
+        for Way { given, body, wanted } in ways {
+            let path = operation.path_with(&given);
+            let bytes = if body.is_null() { String::new() } else { body.to_string() };
+            let answer = stranger.client.send(operation.method.clone(), &path, bytes.into()).await?;
+            let told = answer.text();
+            ensure(!told.contains(&kept.mark) && !told.contains(&kept.owner.email), || {
+                format!("{} {} tells a stranger what is somebody's own", operation.method, operation.path)
+            })?;
+            ensure(wanted.contains(&answer.status), || {
+                let (method, path, status) = (&operation.method, &operation.path, answer.status);
+                format!(
+                    "{method} {path} with another's ids answered a stranger {status} instead of {wanted:?}"
+                )
+            })?;
+            cells += 1;
+        }
+    }
+    kept.ensure_untouched().await?;
+    kept.put_away().await?;
+    break_up(&stranger).await?;
+    run.figure("cells", cells);
+    run.figure("operations_that_name_nothing_of_anybodys", names_nothing);
+    Ok(format!(
+        "{cells} of {cells} cells told a stranger nothing: 404 or 403 where an id is another's, their own lists where none is; \
+         all is as it was"
+    ))
+}

@@ -1,0 +1,198 @@
+//! Who may ask for what: nobody without a good token, and each role as its permissions say.
+
+use kith_platform::auth::Role;
+use kith_readiness::{Answer, Check, Client, Person, Run, Shortfall};
+use serde_json::json;
+
+use super::operations::{Operation, operations};
+use super::sign_in::read;
+use crate::cast::{ensure, log_in, signed_in};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "ACC-03",
+        does: "asks for every operation that the OpenAPI document marks as secured without a token and with four bad ones",
+        mend: "put the operation behind `SignedIn` or `Allowed`",
+        last: false,
+        run: |run| Box::pin(are_secured(run)),
+    },
+    Check {
+        row: "ACC-09",
+        does: "asks for every operation as nobody and in each of the four roles, about nothing that there is and with bodies \
+               that cannot be accepted, so that nothing changes",
+        mend: "put the operation behind `Allowed` with its permission; see which roles have it in `auth/roles.rs`",
+        last: false,
+        run: |run| Box::pin(are_permitted(run)),
+    },
+];
+
+/// What somebody sends who is not signed in.
+async fn bad_tokens(run: &Run) -> Result<Vec<(&'static str, Client)>, Shortfall> {
+    let ada = signed_in(run).await?;
+    let session = log_in(run, &ada).await?;
+    let ended = session.text_at("/access_token")?;
+    let token = json!({ "refresh_token": session.text_at("/refresh_token")? });
+    run.anonymous().at(run.node()).post("/api/v1/auth/logout", token).await?.expect(204)?;
+    let anonymous = run.anonymous().at(run.node());
+    let with = |token: &str| anonymous.with_token(token);
+    Ok(vec![
+        ("no token", anonymous.clone()),
+        ("a malformed token", with("x.y.z")),
+        ("an expired token", with(&expired(&ada)?)),
+        ("a token with another signature", with(&tampered(&ada.access_token))),
+        ("the token of a session that has ended", with(&ended)),
+    ])
+}
+
+/// A token whose time has passed. Only tests have one whose signature is good for all that.
+fn expired(ada: &Person) -> Result<String, Shortfall> {
+    use base64::Engine as _;
+    let mut claims = read(&ada.access_token, 1)?;
+    for name in ["iat", "nbf", "exp"] {
+        claims[name] = (claims[name].as_i64().unwrap_or_default() - 86_400).into();
+    }
+    let text = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims.to_string());
+    let mut parts: Vec<_> = ada.access_token.split('.').collect();
+    parts[1] = &text;
+    Ok(parts.join("."))
+}
+
+/// The same token with the first letter of its signature changed.
+fn tampered(token: &str) -> String {
+    let (text, signature) = token.rsplit_once('.').unwrap_or((token, "A"));
+    let flipped = if signature.starts_with('A') { "B" } else { "A" };
+    format!("{text}.{flipped}{}", signature.get(1..).unwrap_or_default())
+}
+
+async fn are_secured(run: &Run) -> Result<String, Shortfall> {
+    let operations = operations(run).await?;
+    let secured: Vec<_> = operations.iter().filter(|one| one.permissions.is_some()).collect();
+    let askers = bad_tokens(run).await?;
+    let mut cells = 0;
+    for operation in &secured {
+        for (what, client) in &askers {
+            let answer = operation.try_it(client).await?;
+            ensure(
+                answer.status == 401 && answer.code().is_some_and(|code| code == "unauthenticated"),
+                || format!("{} with {what} answered {} instead of 401", answer.asked, answer.status),
+            )?;
+            cells += 1;
+        }
+    }
+    run.figure("operations", secured.len());
+    run.figure("tokens", askers.iter().map(|(what, _)| *what).collect::<Vec<_>>());
+    run.figure("cells", cells);
+    ensure(cells > 0, || "the OpenAPI document marks no operation as secured".to_owned())?;
+    Ok(format!(
+        "{cells} of {cells} cells were answered 401: {} operations, {} ways",
+        secured.len(),
+        askers.len()
+    ))
+}
+
+/// Somebody in a role.
+async fn in_role(run: &Run, role: Role) -> Result<Client, Shortfall> {
+    let client = match role {
+        Role::Admin => run.admin().await?,
+        Role::User => signed_in(run).await?.client,
+        role => {
+            let person = run.person(&format!("is-{role}")).await?;
+            let path = format!("/api/v1/admin/users/{}/role", person.id);
+            let admin = run.admin().await?.at(run.node());
+            admin.put(&path, json!({ "role": role })).await?.expect(200)?;
+            person.client
+        }
+    };
+    let client = client.at(run.node());
+    let has = client.get("/api/v1/me").await?.expect(200)?.text_at("/role")?;
+    ensure(has == role.as_str(), || format!("whoever should be {role} reads the role {has}"))?;
+    Ok(client)
+}
+
+async fn are_permitted(run: &Run) -> Result<String, Shortfall> {
+    let operations = operations(run).await?;
+    let mut matrix = Matrix::default();
+    let nobody = run.anonymous().at(run.node());
+    for operation in &operations {
+        matrix.ask(operation, None, &nobody).await?;
+    }
+    for role in Role::ALL {
+        let client = in_role(run, role).await?;
+        for operation in &operations {
+            matrix.ask(operation, Some(role), &client).await?;
+        }
+    }
+    let Matrix { cells, left_out } = matrix;
+    run.figure("operations", operations.len());
+    run.figure("cells", cells);
+    run.figure("cells_left_out", left_out);
+    Ok(format!(
+        "{cells} of {cells} cells are as the document and the table of roles say; left out {left_out}: what is for \
+         development, ends the session that asks, or would change something of an administrator's own"
+    ))
+}
+
+#[derive(Default)]
+struct Matrix {
+    cells: usize,
+    left_out: usize,
+}
+
+impl Matrix {
+    async fn ask(
+        &mut self,
+        operation: &Operation,
+        role: Option<Role>,
+        client: &Client,
+    ) -> Result<(), Shortfall> {
+        if is_left_out(operation, role) {
+            self.left_out += 1;
+            return Ok(());
+        }
+        let answer = operation.try_it(client).await?;
+        let may = match (&operation.permissions, role) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(permissions), Some(role)) => permissions.iter().all(|permission| role.has(permission)),
+        };
+        let who = role.map_or("nobody", Role::as_str);
+        let asked = format!("{} {}", operation.method, operation.path);
+        let found =
+            || format!("{asked} as {who} answered {} ({})", answer.status, answer.code().unwrap_or_default());
+        ensure(operation.statuses.contains(&answer.status), || {
+            format!("{}, which it does not declare", found())
+        })?;
+        let wanted = if role.is_none() { 401 } else { 403 };
+        ensure(is_refused(&answer) != may && (may || answer.status == wanted), || {
+            let wanted = if may { "as it would anybody who may".to_owned() } else { wanted.to_string() };
+            format!("{} instead of {wanted}", found())
+        })?;
+        self.cells += 1;
+        Ok(())
+    }
+}
+
+/// Whether it is who asks that was refused, and not what they asked for.
+fn is_refused(answer: &Answer) -> bool {
+    answer.code().is_some_and(|code| ["unauthenticated", "forbidden", "address_not_listed"].contains(&&*code))
+}
+
+fn is_left_out(operation: &Operation, role: Option<Role>) -> bool {
+    let is_open_write = operation.permissions.as_ref().is_none_or(Vec::is_empty) && operation.method != "GET";
+    operation.is_for_development()
+        || (operation.name == "end_sessions" && role.is_some())
+        || (role == Some(Role::Admin) && is_open_write)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tampered_token_is_another_one_of_the_same_length() {
+        for token in ["a.b.Axyz", "a.b.xyz"] {
+            let other = tampered(token);
+            assert!(other != token && other.len() == token.len() && other.starts_with("a.b."), "{other}");
+        }
+    }
+}

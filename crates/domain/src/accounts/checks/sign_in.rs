@@ -1,0 +1,108 @@
+//! Signing in: what a right password gets, what a wrong one does, and what five wrong ones lead to.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use kith_readiness::{Answer, Check, Run, Shortfall};
+use serde_json::{Value, json};
+
+use super::LOOK_IT_UP;
+use crate::cast::{ensure, log_in, signed_in, try_password};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "ACC-02",
+        does: "signs in with the right password, a wrong one and an unknown address, and reads the claims of the token",
+        mend: LOOK_IT_UP,
+        last: false,
+        run: |run| Box::pin(gives_tokens(run)),
+    },
+    Check {
+        row: "ACC-07",
+        does: "gives five wrong passwords for a made-up account, then the right one; signs in to another from the same address, \
+               and reads the audit log",
+        mend: LOOK_IT_UP,
+        last: false,
+        run: |run| Box::pin(locks(run)),
+    },
+];
+
+const WRONG: &str = "not this one";
+
+/// A part of a token, from 0: its header, then its claims.
+pub(super) fn read(token: &str, part: usize) -> Result<Value, Shortfall> {
+    let text = token.split('.').nth(part).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+    let json = text.and_then(|text| serde_json::from_slice(&text).ok());
+    json.ok_or_else(|| Shortfall::fails("the access token is no JWT"))
+}
+
+async fn gives_tokens(run: &Run) -> Result<String, Shortfall> {
+    let ada = signed_in(run).await?;
+    let session = log_in(run, &ada).await?;
+    let (access, refresh) = (session.text_at("/access_token")?, session.text_at("/refresh_token")?);
+    ensure(!refresh.is_empty() && refresh != access, || {
+        "the refresh token is empty, or the access token".to_owned()
+    })?;
+    let (header, claims) = (read(&access, 0)?, read(&access, 1)?);
+    let lasts = claims["exp"].as_i64().zip(claims["iat"].as_i64()).map(|(end, start)| end - start);
+    run.figure("header", json!({ "alg": header["alg"], "typ": header["typ"], "kid": "…" }));
+    run.figure("claims", json!({ "iss": claims["iss"], "aud": claims["aud"], "sub": "…", "exp-iat": lasts }));
+    ensure(claims["sub"] == *ada.id, || "the token is about somebody else".to_owned())?;
+    let told = session.json()["expires_in"].as_i64();
+    ensure(lasts.is_some() && lasts == told, || {
+        format!("the token lasts {lasts:?} s and the answer says {told:?}")
+    })?;
+    let client = run.anonymous().with_token(&access);
+    let me = client.get("/api/v1/me").await?.expect(200)?.text_at("/id")?;
+    ensure(me == ada.id, || "the token signs somebody else in".to_owned())?;
+
+    let wrong = try_password(run, &ada.email, WRONG).await?;
+    let unknown = try_password(run, &format!("nobody-{}", ada.email), WRONG).await?;
+    let (wrong, unknown) = (refusal(wrong)?, refusal(unknown)?);
+    ensure(wrong == unknown, || {
+        "a wrong password and an unknown address are answered differently".to_owned()
+    })?;
+    // One failure is not left standing for the checks that follow.
+    log_in(run, &ada).await?;
+    Ok(format!(
+        "the right password gets both tokens, valid for {} s; a wrong one and an unknown address the same 401",
+        lasts.unwrap_or_default()
+    ))
+}
+
+/// What a refused log-in says, without what names the request.
+fn refusal(answer: Answer) -> Result<Value, Shortfall> {
+    let mut problem = answer.expect_problem(401, "invalid_credentials")?.json();
+    let told = problem.to_string();
+    ensure(!told.contains("token"), || "a refused log-in tells of tokens".to_owned())?;
+    problem["request_id"].take();
+    Ok(problem)
+}
+
+/// Failures until nobody gets in.
+const FAILURES: usize = 5;
+
+async fn locks(run: &Run) -> Result<String, Shortfall> {
+    let ada = run.person("locked-out").await?;
+    for _ in 0..FAILURES {
+        try_password(run, &ada.email, WRONG).await?.expect_problem(401, "invalid_credentials")?;
+    }
+    let locked = try_password(run, &ada.email, &ada.password).await?.expect_problem(423, "locked")?;
+    let wait = locked.retry_after().unwrap_or_default();
+    ensure((1..=60).contains(&wait), || {
+        format!("the first lock says to wait {wait} s instead of a minute at most")
+    })?;
+    run.figure("locked_for_s", wait);
+    let other = signed_in(run).await?;
+    log_in(run, &other).await?;
+    // What was opened before stays open: others' guesses end nobody's session.
+    ada.client.get("/api/v1/me").await?.expect(200)?;
+    let path = format!("/api/v1/audit?limit=100&action=session.refused&object={}", ada.id);
+    let entries =
+        run.admin().await?.get(&path).await?.expect(200)?.json()["items"].as_array().map_or(0, Vec::len);
+    run.figure("audit_entries", entries);
+    ensure(entries == FAILURES, || format!("{FAILURES} failures left {entries} audit entries"))?;
+    Ok(format!(
+        "after {FAILURES} failures the right password is refused for {wait} s, others sign in from the same address, and \
+         {entries} audit entries tell of it"
+    ))
+}

@@ -1,0 +1,171 @@
+//! The audit log: one entry for each thing done, none for what was refused, and a chain that holds.
+
+use kith_readiness::{Check, Person, Run, Shortfall};
+use serde_json::{Value, json};
+
+use crate::cast::{REQUESTS, ensure, single};
+
+pub(super) const CHECKS: &[Check] = &[Check {
+    row: "SEC-24",
+    does: "signs in and out, fails to, asks, accepts, parts, blocks and sets a role; looks each up in the audit log by its \
+           request id; has the newest links of the chain recomputed",
+    mend: "run `kith audit verify`; if it breaks, compare with the last backup before anything else is changed",
+    last: false,
+    run: |run| Box::pin(is_complete(run)),
+}];
+
+const ANONYMOUS: &str = "anonymous";
+
+/// Things done, each under a request id of its own.
+struct Diary<'r> {
+    run: &'r Run,
+    done: Vec<Done>,
+}
+
+/// One of them: what the log has to tell of it, in this order.
+struct Done {
+    request_id: String,
+    entries: Vec<(String, &'static str, String)>,
+}
+
+impl<'r> Diary<'r> {
+    fn id(&self, what: &str) -> String {
+        self.run.mark(what)
+    }
+
+    fn note(&mut self, request_id: String, entries: &[(&str, &'static str, &str)]) {
+        let entries = entries
+            .iter()
+            .map(|(actor, action, object)| ((*actor).to_owned(), *action, (*object).to_owned()));
+        self.done.push(Done { request_id, entries: entries.collect() });
+    }
+
+    /// Fails unless the log tells of each thing what it has to, and nothing else.
+    async fn compare(&self) -> Result<usize, Shortfall> {
+        let mut found = 0;
+        for Done { request_id, entries } in &self.done {
+            let told = self.run.audit_of(request_id).await?;
+            let text = |entry: &Value, name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+            let told: Vec<_> = told
+                .iter()
+                .map(|one| (text(one, "actor"), text(one, "action"), text(one, "object")))
+                .collect();
+            let same = told.len() == entries.len()
+                && told.iter().zip(entries).all(|(one, (actor, action, object))| {
+                    one.0 == *actor && one.1 == *action && (object.is_empty() || one.2 == *object)
+                });
+            ensure(same, || format!("under {request_id} the log has {told:?} instead of {entries:?}"))?;
+            found += told.len();
+        }
+        Ok(found)
+    }
+}
+
+async fn is_complete(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben) = (single(run, 2).await?, single(run, 6).await?);
+    let mut diary = Diary { run, done: Vec::new() };
+    sign_in_and_out(&mut diary, &ada).await?;
+    meet_and_part(&mut diary, &ada, &ben).await?;
+    shut_out(&mut diary, &ada, &ben).await?;
+    let actions = diary.done.len();
+    let entries = diary.compare().await?;
+    run.figure("actions", actions);
+    run.figure("entries", entries);
+
+    let facts = run.facts().await?;
+    let chain = &facts["modules"]["audit.chain"];
+    run.figure("chain", chain.clone());
+    let (Some(links), Some(recomputed)) = (chain["links"].as_i64(), chain["recomputed"].as_i64()) else {
+        return Err(Shortfall::unmeasured(
+            "the server does not tell of its chain",
+            "run this build on the server too",
+        ));
+    };
+    ensure(chain["fault"].is_null(), || format!("the chain does not hold: {}", chain["fault"]))?;
+    Ok(format!(
+        "{actions} actions left {entries} entries, each with its actor, object and request id; the newest {recomputed} of \
+         {links} links hold"
+    ))
+}
+
+async fn sign_in_and_out(diary: &mut Diary<'_>, ada: &Person) -> Result<(), Shortfall> {
+    let anonymous = diary.run.anonymous().at(diary.run.node());
+    let under = |id: &str| anonymous.with("x-request-id", id);
+    let credentials = |password: &str| json!({ "email": ada.email, "password": password });
+    let id = diary.id("refused");
+    under(&id).post("/api/v1/auth/login", credentials("not this one")).await?.expect(401)?;
+    diary.note(id, &[(ANONYMOUS, "session.refused", &ada.id)]);
+
+    let id = diary.id("enters");
+    let session = under(&id).post("/api/v1/auth/login", credentials(&ada.password)).await?.expect(200)?;
+    diary.note(id, &[(ANONYMOUS, "session.started", "")]);
+
+    let id = diary.id("renews");
+    let spent = json!({ "refresh_token": session.text_at("/refresh_token")? });
+    let renewed = under(&id).post("/api/v1/auth/refresh", spent).await?.expect(200)?;
+    diary.note(id, &[(ANONYMOUS, "session.refreshed", "")]);
+
+    let id = diary.id("leaves");
+    let token = json!({ "refresh_token": renewed.text_at("/refresh_token")? });
+    under(&id).post("/api/v1/auth/logout", token).await?.expect(204)?;
+    diary.note(id, &[(ANONYMOUS, "session.ended", "")]);
+    Ok(())
+}
+
+async fn meet_and_part(diary: &mut Diary<'_>, ada: &Person, ben: &Person) -> Result<(), Shortfall> {
+    let by = |person: &Person| format!("user:{}", person.id);
+    let asks = async |diary: &Diary<'_>, name: &str| {
+        let id = diary.id(name);
+        let client = ada.client.with("x-request-id", &id);
+        let sent = client.post(REQUESTS, json!({ "to": { "user_id": ben.id } })).await?.expect(201)?;
+        Ok::<_, Shortfall>((id, sent.text_at("/id")?))
+    };
+    let (id, first) = asks(diary, "asks").await?;
+    diary.note(id, &[(&by(ada), "partner_request.created", &first)]);
+
+    let id = diary.id("may-not");
+    let refused = ada.client.with("x-request-id", &id);
+    refused.post(&format!("{REQUESTS}/{first}/accept"), Value::Null).await?.expect(403)?;
+    diary.note(id, &[]);
+
+    let id = diary.id("takes-back");
+    let client = ada.client.with("x-request-id", &id);
+    client.post(&format!("{REQUESTS}/{first}/cancel"), Value::Null).await?.expect(200)?;
+    diary.note(id, &[(&by(ada), "partner_request.cancelled", &first)]);
+
+    let (id, second) = asks(diary, "asks-again").await?;
+    diary.note(id, &[(&by(ada), "partner_request.created", &second)]);
+    let id = diary.id("accepts");
+    let client = ben.client.with("x-request-id", &id);
+    let accepted = client.post(&format!("{REQUESTS}/{second}/accept"), Value::Null).await?.expect(200)?;
+    let bond = accepted.text_at("/bond/id")?;
+    let entries = [(&*by(ben), "partner_request.accepted", &*second), (&by(ben), "bond.created", &bond)];
+    diary.note(id, &entries);
+
+    let id = diary.id("parts");
+    let client = ben.client.with("x-request-id", &id);
+    client.post("/api/v1/partners/breakup", json!({})).await?.expect(200)?;
+    diary.note(id, &[(&by(ben), "bond.ended", &bond)]);
+    Ok(())
+}
+
+async fn shut_out(diary: &mut Diary<'_>, ada: &Person, ben: &Person) -> Result<(), Shortfall> {
+    let by = format!("user:{}", ada.id);
+    let block = format!("/api/v1/blocks/{}", ben.id);
+    let id = diary.id("blocks");
+    ada.client.with("x-request-id", &id).put(&block, Value::Null).await?.expect(200)?;
+    diary.note(id, &[(&by, "block.created", &ben.id)]);
+    let id = diary.id("unblocks");
+    ada.client.with("x-request-id", &id).delete(&block, Value::Null).await?.expect(204)?;
+    diary.note(id, &[(&by, "block.removed", &ben.id)]);
+
+    let admin = diary.run.admin().await?;
+    let me = admin.get("/api/v1/me").await?.expect(200)?.text_at("/id")?;
+    let role = format!("/api/v1/admin/users/{}/role", ben.id);
+    for (name, role_now) in [("promotes", "business"), ("demotes", "user")] {
+        let id = diary.id(name);
+        admin.with("x-request-id", &id).put(&role, json!({ "role": role_now })).await?.expect(200)?;
+        diary.note(id, &[(&format!("user:{me}"), "account.role_changed", &ben.id)]);
+    }
+    Ok(())
+}

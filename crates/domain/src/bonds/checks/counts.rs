@@ -1,0 +1,47 @@
+//! What is counted of partners: how many requests, what became of them, and how often one was refused.
+
+use kith_readiness::{Check, Run, Shortfall};
+use serde_json::json;
+
+use crate::cast::{REQUESTS, ensure, single};
+
+pub(super) const CHECKS: &[Check] = &[Check {
+    row: "OBS-12",
+    does: "sends a request, takes it back and fails once, and reads /api/metrics before and after",
+    mend: "scrape /api/metrics of each node itself; name one with --node if the target spreads requests over several",
+    last: false,
+    run: |run| Box::pin(is_counted(run)),
+}];
+
+async fn is_counted(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben) = (single(run, 5).await?, single(run, 9).await?);
+    let client = ada.client.at(run.node());
+    let before = run.counters().await?;
+    let sent = client.post(REQUESTS, json!({ "to": { "user_id": ben.id } })).await?.expect(201)?;
+    let cancel = format!("{REQUESTS}/{}/cancel", sent.text_at("/id")?);
+    client.post(&cancel, serde_json::Value::Null).await?.expect(200)?;
+    client.post(REQUESTS, json!({ "to": { "user_id": ada.id } })).await?.expect(422)?;
+    let after = run.counters().await?;
+    let route = |labels: &str| format!("method=\"POST\",route=\"{REQUESTS}\"{labels}");
+    let of_requests =
+        |status: &str| format!("kith_http_requests_total{{{}}}", route(&format!(",status=\"{status}\"")));
+    let series = [
+        ("requests made", "kith_events_total{kind=\"partner_request.created\"}".to_owned(), 1.0),
+        ("requests taken back", "kith_events_total{kind=\"partner_request.cancelled\"}".to_owned(), 1.0),
+        ("successes", of_requests("2xx"), 1.0),
+        ("failures", of_requests("4xx"), 1.0),
+        ("times measured", format!("kith_http_request_duration_seconds_count{{{}}}", route("")), 2.0),
+    ];
+    for (what, name, wanted) in &series {
+        let grown = after.since(&before, name);
+        run.figure(what, grown);
+        // Others may be asking at the same time.
+        ensure(grown >= *wanted, || format!("{what} grew by {grown} instead of {wanted}: {name}"))?;
+    }
+    let (good, bad) = (after.of(&of_requests("2xx")), after.of(&of_requests("4xx")));
+    let share = 100.0 * good / (good + bad);
+    Ok(format!(
+        "{} series moved by what was done; {share:.0} % of requests sent to this node succeeded",
+        series.len()
+    ))
+}

@@ -1,0 +1,105 @@
+//! What is left of requests and bonds: a history without gaps, and an archive that keeps up.
+
+use kith_readiness::{Check, Person, Run, Shortfall};
+use serde_json::Value;
+
+use super::LOOK_IT_UP;
+use crate::cast::{REQUESTS, ask, break_up, decide, ensure, items, single};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "PRT-07",
+        does: "two people ask, refuse, take back, accept, part and come back; compares both histories with what they did, and \
+               counts the positions of all events",
+        mend: LOOK_IT_UP,
+        last: false,
+        run: |run| Box::pin(tells_all(run)),
+    },
+    Check {
+        row: "PRT-08",
+        does: "asks for how long the bond has been over that waits longest to be archived",
+        mend: "see in the log why the upkeep fails, and that a server runs",
+        last: false,
+        run: |run| Box::pin(is_archived(run)),
+    },
+];
+
+async fn tells_all(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben) = (single(run, 7).await?, single(run, 10).await?);
+    let mut done = Vec::new();
+    for (from, to, step) in
+        [(&ada, &ben, "reject"), (&ben, &ada, "cancel"), (&ben, &ada, "accept"), (&ada, &ben, "accept")]
+    {
+        let id = ask(from, to).await?;
+        let by = if step == "cancel" { from } else { to };
+        decide(by, &id, step).await?.expect(200)?;
+        let ends = match step {
+            "reject" => "rejected",
+            "cancel" => "cancelled",
+            _ => "accepted",
+        };
+        done.push((id, from.id.clone(), ends.to_owned()));
+        if step == "accept" {
+            break_up(to).await?;
+        }
+    }
+    for (one, other) in [(&ada, &ben), (&ben, &ada)] {
+        let told = requests_with(one, other).await?;
+        ensure(told == done, || {
+            format!("{} requests were made, and this is told of them: {told:?}", done.len())
+        })?;
+        let bonds: Vec<_> = items(one, "/api/v1/partners/history?limit=100").await?;
+        let bonds: Vec<_> = bonds.iter().filter(|bond| bond["partner"]["id"] == *other.id).collect();
+        let breakups = |bond: &Value| bond["breakups"].as_array().map_or(0, Vec::len);
+        ensure(bonds.len() == 1 && breakups(bonds[0]) == 2 && bonds[0]["restorations"] == 1, || {
+            format!("one bond came back once and ended twice, and {} bonds are told of", bonds.len())
+        })?;
+    }
+    let facts = run.facts().await?;
+    let positions = &facts["modules"]["events.positions"];
+    let at = |name: &str| positions[name].as_i64().unwrap_or(-1);
+    let missing = at("last") - at("first") + 1 - at("count");
+    ensure(at("count") > 0 && missing == 0, || {
+        format!("{missing} positions of events are missing: {positions}")
+    })?;
+    run.figure("requests", done.len());
+    run.figure("positions", positions.clone());
+    Ok(format!(
+        "{} requests and a bond that came back are told to both as they were made; {} events without a gap",
+        done.len(),
+        at("count")
+    ))
+}
+
+/// The requests between the two, the oldest first: which, by whom, and how each stands.
+async fn requests_with(one: &Person, other: &Person) -> Result<Vec<(String, String, String)>, Shortfall> {
+    let mut all = items(one, &format!("{REQUESTS}?limit=100")).await?;
+    all.retain(|item| item["from"]["id"] == *other.id || item["to"]["id"] == *other.id);
+    all.reverse();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(all.iter().map(|item| (text(&item["id"]), text(&item["from"]["id"]), text(&item["status"]))).collect())
+}
+
+/// The upkeep archives every minute; a day is time enough to mend what keeps it from doing so.
+const OVERDUE_S: i64 = 86_400;
+
+async fn is_archived(run: &Run) -> Result<String, Shortfall> {
+    let facts = run.facts().await?;
+    let archive = &facts["modules"]["bonds.archive"];
+    run.figure("archive", archive.clone());
+    let (Some(overdue), Some(archived)) = (archive["overdue_s"].as_i64(), archive["archived"].as_i64())
+    else {
+        return Err(Shortfall::unmeasured(
+            "the server does not tell of its archive",
+            "run this build on the server too",
+        ));
+    };
+    ensure(overdue <= OVERDUE_S, || {
+        format!("a bond waits for {overdue} s to be archived, more than {OVERDUE_S} s behind its 30 days")
+    })?;
+    let spaces = facts["modules"]["spaces.archive"]["overdue_s"].as_i64().unwrap_or(i64::MAX);
+    ensure(spaces <= OVERDUE_S, || {
+        format!("the space of an archived bond waits for {spaces} s to be archived too")
+    })?;
+    Ok(format!("no bond that cannot come back waits longer than {overdue} s to be archived; {archived} are"))
+}

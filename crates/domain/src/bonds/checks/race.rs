@@ -1,0 +1,97 @@
+//! One slot and many who want it: a race on the running deployment, and what its database holds against another.
+
+use std::sync::Arc;
+
+use kith_readiness::{Check, Person, Refused, Run, Shortfall};
+use serde_json::Value;
+use tokio::sync::Barrier;
+
+use crate::cast::{REQUESTS, ask, break_up, current, ensure, single, status};
+
+pub(super) const CHECKS: &[Check] = &[Check {
+    row: "PRT-03",
+    does: "nine people ask one, who accepts all nine at the same moment, on every node that is known; counts people with \
+           several bonds, and looks for the key that refuses a second one",
+    mend: "stop taking writes, end the surplus bonds, and bring the schema back to what `kith migrate status` expects",
+    last: false,
+    run: |run| Box::pin(one_wins(run)),
+}];
+
+/// How many ask.
+const ASK: usize = 9;
+
+async fn one_wins(run: &Run) -> Result<String, Shortfall> {
+    let one = single(run, 1).await?;
+    let mut asking = Vec::new();
+    for n in 2..2 + ASK {
+        let person = single(run, n).await?;
+        asking.push((ask(&person, &one).await?, person));
+    }
+    let statuses = accept_all(run, &one, asking.iter().map(|(request, _)| request.clone())).await?;
+    let won = statuses.iter().filter(|status| **status == 200).count();
+    run.figure("accepted_at_once", ASK);
+    run.figure("won", won);
+    let odd = statuses.iter().find(|status| ![200, 409].contains(*status));
+    ensure(odd.is_none(), || format!("an acceptance was answered {}", odd.copied().unwrap_or_default()))?;
+    ensure(won == 1, || format!("of {ASK} acceptances for one slot at once {won} succeeded"))?;
+
+    let mine = current(&one).await?;
+    for ((request, person), answered) in asking.iter().zip(&statuses) {
+        let (bond, reads) = (current(person).await?, status(person, request).await?);
+        let wanted = if *answered == 200 { (&mine["id"], "accepted") } else { (&Value::Null, "superseded") };
+        ensure(bond["id"] == *wanted.0 && reads == wanted.1, || {
+            format!(
+                "after the race, whoever was answered {answered} has the bond {} and reads {reads}",
+                bond["id"]
+            )
+        })?;
+    }
+    break_up(&one).await?;
+    by_the_books(run).await?;
+    Ok(format!(
+        "of {ASK} acceptances at once one won; nobody has two bonds, and a key of the database refuses a second"
+    ))
+}
+
+/// Accepts each of `requests` at the same moment, on the nodes in turn.
+async fn accept_all(
+    run: &Run,
+    by: &Person,
+    requests: impl ExactSizeIterator<Item = String>,
+) -> Result<Vec<u16>, Shortfall> {
+    let target = run.deployment().target();
+    let nodes: Vec<_> = std::iter::once(&target.url).chain(&target.others).collect();
+    let together = Arc::new(Barrier::new(requests.len()));
+    let mut under_way = Vec::new();
+    for (n, request) in requests.enumerate() {
+        let (client, together) = (by.client.at(nodes[n % nodes.len()]), Arc::clone(&together));
+        under_way.push(tokio::spawn(async move {
+            together.wait().await;
+            client.post(&format!("{REQUESTS}/{request}/accept"), Value::Null).await
+        }));
+    }
+    let mut statuses = Vec::new();
+    for one in under_way {
+        let answer =
+            one.await.map_err(|error| Refused { asked: "accept".to_owned(), why: error.to_string() })?;
+        statuses.push(answer?.status);
+    }
+    Ok(statuses)
+}
+
+/// What the database says of everybody.
+async fn by_the_books(run: &Run) -> Result<(), Shortfall> {
+    let facts = run.facts().await?;
+    let slots = &facts["modules"]["bonds.slots"];
+    run.figure("slots", slots.clone());
+    let count = |name: &str| slots[name].as_i64().unwrap_or(-1);
+    let several = count("people_with_several_bonds");
+    ensure(several == 0, || format!("{several} people have more than one bond that has not ended"))?;
+    let without = count("bonds_without_both_slots");
+    ensure(without == 0, || format!("{without} bonds that have not ended lack a slot"))?;
+    let stale = count("slots_of_ended_bonds");
+    ensure(stale == 0, || format!("{stale} slots are taken by bonds that have ended"))?;
+    ensure(slots["unique_key"] == true, || {
+        "no key of the database keeps a person from a second slot".to_owned()
+    })
+}

@@ -1,0 +1,137 @@
+//! Steps that nobody may take: each is refused as declared, and what it was about reads as before.
+
+use kith_readiness::{Check, Person, Run, Shortfall};
+use serde_json::{Value, json};
+
+use super::LOOK_IT_UP;
+use crate::cast::{REQUESTS, ask, bond, break_up, current, decide, ensure, ensure_status, items, single};
+
+pub(super) const CHECKS: &[Check] = &[Check {
+    row: "PRT-02",
+    does: "three people try every step that is not theirs, comes too late, or goes to the wrong one",
+    mend: LOOK_IT_UP,
+    last: false,
+    run: |run| Box::pin(refuses(run)),
+}];
+
+const NOBODY: &str = "01900000-0000-7000-8000-000000000000";
+
+struct Cast<'r> {
+    run: &'r Run,
+    ada: Person,
+    ben: Person,
+    eve: Person,
+}
+
+async fn refuses(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben, eve) = (single(run, 3).await?, single(run, 4).await?, single(run, 5).await?);
+    let cast = Cast { run, ada, ben, eve };
+    let tried = [
+        cast.while_it_waits().await?,
+        cast.once_it_is_decided().await?,
+        cast.behind_a_block().await?,
+        cast.with_a_partner().await?,
+    ];
+    let all: usize = tried.iter().sum();
+    run.figure("illegal_steps", all);
+    Ok(format!("{all} illegal steps were refused as declared, and the state was as before"))
+}
+
+impl Cast<'_> {
+    /// Steps of people in the wrong role, and requests to the wrong ones.
+    async fn while_it_waits(&self) -> Result<usize, Shortfall> {
+        let Self { ada, ben, eve, .. } = self;
+        let id = ask(ada, ben).await?;
+        let steps = [
+            (ada, "accept", 403, "forbidden"),
+            (ada, "reject", 403, "forbidden"),
+            (ben, "cancel", 403, "forbidden"),
+            (eve, "accept", 404, "not_found"),
+            (eve, "reject", 404, "not_found"),
+            (eve, "cancel", 404, "not_found"),
+        ];
+        for (by, step, status, code) in steps {
+            decide(by, &id, step).await?.expect_problem(status, code)?;
+        }
+        let requests = [
+            (json!({ "to": { "user_id": ada.id } }), 422, "validation_failed"),
+            (json!({ "to": { "email": ada.email } }), 422, "validation_failed"),
+            (json!({ "to": { "user_id": NOBODY } }), 404, "not_found"),
+            (json!({ "to": {} }), 422, "validation_failed"),
+            (json!({ "to": { "user_id": ben.id }, "message": "In other words" }), 409, "request_pending"),
+        ];
+        for (body, status, code) in &requests {
+            ada.client.post(REQUESTS, body.clone()).await?.expect_problem(*status, code)?;
+        }
+        ensure_status(ada, &id, "pending").await?;
+        ensure_status(ben, &id, "pending").await?;
+        self.ensure_asked(ada, 1).await?;
+        decide(ada, &id, "cancel").await?.expect(200)?;
+        let late = [(ben, "accept"), (ben, "reject")];
+        for (by, step) in late {
+            decide(by, &id, step).await?.expect_problem(409, "request_not_pending")?;
+        }
+        ensure_status(ben, &id, "cancelled").await?;
+        Ok(steps.len() + requests.len() + late.len())
+    }
+
+    /// Nobody goes back on what is decided, and who was refused waits.
+    async fn once_it_is_decided(&self) -> Result<usize, Shortfall> {
+        let Self { ada, ben, .. } = self;
+        let id = ask(ada, ben).await?;
+        decide(ben, &id, "reject").await?.expect(200)?;
+        decide(ben, &id, "accept").await?.expect_problem(409, "request_not_pending")?;
+        decide(ada, &id, "cancel").await?.expect_problem(409, "request_not_pending")?;
+        let body = json!({ "to": { "user_id": ben.id } });
+        ada.client.post(REQUESTS, body).await?.expect_problem(409, "too_soon_to_ask_again")?;
+        ensure_status(ada, &id, "rejected").await?;
+        for who in [ada, ben] {
+            ensure(current(who).await?.is_null(), || "a refused step made a bond".to_owned())?;
+        }
+        Ok(3)
+    }
+
+    /// Neither side of a block reaches the other.
+    async fn behind_a_block(&self) -> Result<usize, Shortfall> {
+        let Self { ben, eve, .. } = self;
+        let block = format!("/api/v1/blocks/{}", eve.id);
+        ben.client.put(&block, Value::Null).await?.expect(200)?;
+        let (to_ben, to_eve) =
+            (json!({ "to": { "user_id": ben.id } }), json!({ "to": { "user_id": eve.id } }));
+        eve.client.post(REQUESTS, to_ben).await?.expect_problem(404, "not_found")?;
+        ben.client.post(REQUESTS, to_eve).await?.expect_problem(404, "not_found")?;
+        self.ensure_asked(eve, 0).await?;
+        ben.client.delete(&block, Value::Null).await?.expect(204)?;
+        Ok(2)
+    }
+
+    /// Whoever has a partner neither asks nor accepts, and what made the bond is over.
+    async fn with_a_partner(&self) -> Result<usize, Shortfall> {
+        let Self { ada, ben, eve, .. } = self;
+        eve.client.post("/api/v1/partners/breakup", json!({})).await?.expect_problem(409, "not_bonded")?;
+        let bond = bond(ben, ada).await?;
+        let body = json!({ "to": { "user_id": eve.id } });
+        ada.client.post(REQUESTS, body).await?.expect_problem(409, "slot_occupied")?;
+        let waiting = ask(eve, ada).await?;
+        decide(ada, &waiting, "accept").await?.expect_problem(409, "slot_occupied")?;
+        ensure_status(eve, &waiting, "pending").await?;
+        let made = items(ben, &format!("{REQUESTS}?direction=outgoing&status=accepted")).await?;
+        let made = made.iter().find(|item| item["to"]["id"] == *ada.id);
+        let made = made.and_then(|item| item["id"].as_str()).unwrap_or(NOBODY);
+        for (by, step) in [(ben, "cancel"), (ada, "reject")] {
+            decide(by, made, step).await?.expect_problem(409, "request_not_pending")?;
+        }
+        let still = current(ada).await?;
+        ensure(still["id"] == *bond, || format!("after refused steps the bond reads {}", still["id"]))?;
+        break_up(ada).await?;
+        decide(eve, &waiting, "cancel").await?.expect(200)?;
+        Ok(5)
+    }
+
+    /// Fails unless so many requests of theirs wait.
+    async fn ensure_asked(&self, who: &Person, wanted: usize) -> Result<(), Shortfall> {
+        let waiting = items(who, &format!("{REQUESTS}?direction=outgoing&status=pending")).await?.len();
+        self.run.figure("waiting_after_refusals", waiting);
+        ensure(waiting == wanted, || format!("after refusals {waiting} requests wait instead of {wanted}"))
+    }
+}

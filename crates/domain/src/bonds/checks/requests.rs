@@ -1,0 +1,135 @@
+//! Requests that succeed: every step by the old paths, one request under retries, and five of them in a minute.
+
+use axum::http::Method;
+use kith_readiness::{Answer, Check, Person, Refused, Run, Shortfall};
+use serde_json::{Value, json};
+
+use super::LOOK_IT_UP;
+use crate::cast::{REQUESTS, ask, decide, ensure, ensure_status, items, single};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "PRT-01",
+        does: "two people send, list, reject, take back and accept requests under the old paths, and read each back",
+        mend: LOOK_IT_UP,
+        last: false,
+        run: |run| Box::pin(serves(run)),
+    },
+    Check {
+        row: "DRV-03",
+        does: "sends one request five times under one idempotency key, and keeps one item five times at once",
+        mend: LOOK_IT_UP,
+        last: false,
+        run: |run| Box::pin(repeats(run)),
+    },
+    Check {
+        row: "SEC-03",
+        does: "one person asks six others within a minute",
+        mend: "do not run it `--without-limits`; see that all nodes write to one database",
+        last: false,
+        run: |run| Box::pin(limits(run)),
+    },
+];
+
+const OLD: &str = "/api/enhanced-partners";
+
+async fn serves(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben) = (single(run, 1).await?, single(run, 2).await?);
+    // Whoever was refused waits before asking the same one again, so the other one asks next.
+    step(&ada, &ben, "reject", "rejected").await?;
+    step(&ben, &ada, "cancel", "cancelled").await?;
+    let bond = step(&ben, &ada, "accept", "accepted").await?.text_at("/bond/id")?;
+    for (one, other) in [(&ada, &ben), (&ben, &ada)] {
+        let seen = one.client.get(&format!("{OLD}/current")).await?.expect(200)?.json();
+        ensure(seen["bond"]["id"] == *bond && seen["bond"]["partner"]["id"] == *other.id, || {
+            format!("after accepting, one of the two reads the bond {} instead of {bond}", seen["bond"]["id"])
+        })?;
+    }
+    ada.client.post(&format!("{OLD}/breakup"), json!({})).await?.expect(200)?;
+    run.figure("transitions", 4);
+    Ok("sent, listed, rejected, taken back, accepted and parted; each step read back by both".to_owned())
+}
+
+/// Sends a request, finds it in both lists, has it decided, and reads it back.
+async fn step(from: &Person, to: &Person, step: &str, ends: &str) -> Result<Answer, Shortfall> {
+    let sent =
+        from.client.post(&format!("{OLD}/request"), json!({ "partnerId": to.id })).await?.expect(201)?;
+    let id = sent.text_at("/id")?;
+    for (who, direction) in [(from, "outgoing"), (to, "incoming")] {
+        let listed = items(who, &format!("{OLD}/requests?direction={direction}&status=pending")).await?;
+        ensure(listed.iter().any(|item| item["id"] == *id), || {
+            format!("request {id} is not among the {direction} ones that wait")
+        })?;
+    }
+    let by = if step == "cancel" { from } else { to };
+    let decided = by.client.post(&format!("{OLD}/requests/{id}/{step}"), Value::Null).await?.expect(200)?;
+    ensure_status(from, &id, ends).await?;
+    ensure_status(to, &id, ends).await?;
+    Ok(decided)
+}
+
+/// How often each is sent.
+const TIMES: usize = 5;
+
+async fn repeats(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben) = (single(run, 4).await?, single(run, 8).await?);
+    let keyed = ada.client.with("idempotency-key", &run.mark("once"));
+    let body = json!({ "to": { "user_id": ben.id }, "message": "Shall we?" });
+    let first = keyed.post(REQUESTS, body.clone()).await?.expect(201)?;
+    for n in 2..=TIMES {
+        let again = keyed.post(REQUESTS, body.clone()).await?.expect(201)?;
+        ensure(again.body == first.body, || format!("repetition {n} was answered otherwise than the first"))?;
+    }
+    let id = first.text_at("/id")?;
+    let waiting = items(&ben, &format!("{REQUESTS}?direction=incoming&status=pending")).await?;
+    let made = waiting.iter().filter(|item| item["from"]["id"] == *ada.id).count();
+    ensure(made == 1, || format!("{TIMES} repetitions of one request made {made}"))?;
+    let other = json!({ "to": { "user_id": ben.id }, "message": "Something else" });
+    keyed.post(REQUESTS, other).await?.expect(422)?;
+    decide(&ada, &id, "cancel").await?.expect(200)?;
+
+    let collection = format!("/api/v1/spaces/me/{}", run.mark("retry"));
+    let answers = at_once(run, &ada, &collection).await?;
+    let same = answers.iter().all(|answer| answer.body == answers[0].body);
+    ensure(same, || format!("of {TIMES} at once not all were answered alike"))?;
+    let kept = items(&ada, &collection).await?.len();
+    ensure(kept == 1, || format!("{TIMES} of one write at once made {kept} items"))?;
+    Ok(format!(
+        "{TIMES} in a row and {TIMES} at once each made one object and got one answer; another body is refused"
+    ))
+}
+
+async fn at_once(run: &Run, by: &Person, collection: &str) -> Result<Vec<Answer>, Shortfall> {
+    let keyed = by.client.with("idempotency-key", &run.mark("at-once"));
+    let mut under_way = tokio::task::JoinSet::new();
+    for _ in 0..TIMES {
+        let (keyed, path) = (keyed.clone(), collection.to_owned());
+        under_way.spawn(async move { keyed.post(&path, json!({ "data": { "kept": "once" } })).await });
+    }
+    let answers: Vec<Result<Answer, Refused>> = under_way.join_all().await;
+    answers.into_iter().map(|answer| answer?.expect(201)).collect()
+}
+
+/// How many requests a person may make in a minute.
+const A_MINUTE: usize = 5;
+
+async fn limits(run: &Run) -> Result<String, Shortfall> {
+    let ada = run.person("asks-often").await?;
+    let mut sent = Vec::new();
+    for n in 1..=A_MINUTE {
+        sent.push(ask(&ada, &single(run, n).await?).await?);
+    }
+    let last = single(run, A_MINUTE + 1).await?;
+    let body = json!({ "to": { "user_id": last.id } });
+    let refused = ada.client.send_once(Method::POST, REQUESTS, body.to_string().into()).await?;
+    let refused = refused.expect_problem(429, "rate_limited")?;
+    let wait = refused.retry_after().unwrap_or_default();
+    ensure((1..=60).contains(&wait), || format!("the sixth was told to wait {wait} s"))?;
+    let waiting = items(&last, &format!("{REQUESTS}?direction=incoming&status=pending")).await?;
+    ensure(waiting.iter().all(|item| item["from"]["id"] != *ada.id), || "the sixth was made".to_owned())?;
+    for request in &sent {
+        decide(&ada, request, "cancel").await?.expect(200)?;
+    }
+    run.figure("retry_after_s", wait);
+    Ok(format!("{A_MINUTE} were made within a minute; the next is refused for {wait} s, and reached nobody"))
+}

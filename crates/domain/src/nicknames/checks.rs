@@ -1,0 +1,57 @@
+//! What shows on a running deployment that nicknames are for whoever gave them, and for nobody else.
+
+use kith_readiness::{Check, Run, Shortfall};
+use serde_json::{Value, json};
+
+use crate::cast::{ensure, log_in, single};
+
+pub const CHECKS: &[Check] = &[Check {
+    row: "PRT-09",
+    does: "gives somebody a nickname, reads it back under both paths and after signing in again, sets nickname and theme of \
+           the profile, and looks for the nickname in everything that its bearer can read",
+    mend: "look up the request id of the step that failed in the log",
+    last: false,
+    run: |run| Box::pin(is_private(run)),
+}];
+
+async fn is_private(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben) = (single(run, 1).await?, single(run, 2).await?);
+    let nickname = run.mark("bear");
+    let (old, new) = (format!("/api/nicknames/{}", ben.id), format!("/api/v1/nicknames/{}", ben.id));
+    ada.client.put(&old, json!({ "nickname": nickname })).await?.expect(200)?;
+    let again = log_in(run, &ada).await?.text_at("/access_token")?;
+    for (client, path) in [(&ada.client, &new), (&ada.client.with_token(&again), &old)] {
+        let read = client.get(path).await?.expect(200)?.text_at("/nickname")?;
+        ensure(read == nickname, || format!("GET {path} reads another nickname than was set"))?;
+    }
+    let profile = json!({ "nickname": "Countess", "theme": "dark" });
+    ada.client.patch("/api/v1/me", profile.clone()).await?.expect(200)?;
+    let me = ada.client.get("/api/v1/me").await?.expect(200)?.json();
+    ensure(me["nickname"] == profile["nickname"] && me["theme"] == profile["theme"], || {
+        "the profile does not carry the nickname and theme that were set".to_owned()
+    })?;
+
+    let paths = readable(&*run.document().await?);
+    for path in &paths {
+        let read = ben.client.get(path).await?.expect(200)?;
+        ensure(!read.text().contains(&nickname), || format!("GET {path} tells its bearer of the nickname"))?;
+    }
+    ben.client.get(&format!("/api/v1/nicknames/{}", ada.id)).await?.expect_problem(404, "not_found")?;
+    ada.client.delete(&new, Value::Null).await?.expect(204)?;
+    ada.client.get(&old).await?.expect_problem(404, "not_found")?;
+    run.figure("answers_searched", paths.len());
+    Ok(format!(
+        "read back under both paths and in a new session; in none of {} answers to its bearer",
+        paths.len()
+    ))
+}
+
+/// What somebody who is signed in reads without naming anything.
+fn readable(document: &Value) -> Vec<String> {
+    let paths = document["paths"].as_object().into_iter().flatten();
+    let own = paths.filter(|(path, item)| {
+        let permissions = &item["get"]["security"][0]["bearer"];
+        !path.contains('{') && permissions.as_array().is_some_and(Vec::is_empty)
+    });
+    own.map(|(path, _)| path.clone()).collect()
+}

@@ -1,0 +1,92 @@
+//! What callers and those between may keep of an answer.
+
+use kith_readiness::{Answer, Check, Run, Shortfall};
+use serde_json::json;
+
+pub(super) const CHECKS: &[Check] = &[Check {
+    row: "CAC-04",
+    does: "reads as two people with the validators of their own and of each other, before and after a change; compares what \
+           answers of each kind may be kept with what is to be",
+    mend: "see that no cache in front of the server keeps what says `private` or `no-store`, or takes `ETag` away",
+    last: false,
+    run: |run| Box::pin(are_ones_own(run)),
+}];
+
+const ME: &str = "/api/v1/me";
+
+async fn are_ones_own(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben) = (run.person("partner-1").await?, run.person("partner-2").await?);
+    let read = async |by: &kith_readiness::Person, tag: Option<&str>| {
+        let client = tag.map_or_else(|| by.client.clone(), |tag| by.client.with("if-none-match", tag));
+        client.get(ME).await
+    };
+    let mine = read(&ada, None).await?.expect(200)?;
+    let theirs = read(&ben, None).await?.expect(200)?;
+    let (tag, other_tag) = (tag(&mine)?, tag(&theirs)?);
+    if tag == other_tag {
+        return Err(Shortfall::fails("two people's profiles have one ETag"));
+    }
+    let known = read(&ada, Some(&tag)).await?.expect(304)?;
+    if !known.body.is_empty() {
+        return Err(Shortfall::fails("a 304 has a body"));
+    }
+    let foreign = read(&ben, Some(&tag)).await?.expect(200)?;
+    if foreign.text_at("/id")? != ben.id {
+        return Err(Shortfall::fails("somebody was shown another's profile"));
+    }
+    // Turn by turn, so that whatever stands between and keeps answers gives itself away.
+    for n in 0..6 {
+        let who = if n % 2 == 0 { &ada } else { &ben };
+        if read(who, None).await?.expect(200)?.text_at("/id")? != who.id {
+            return Err(Shortfall::fails(
+                "of two people who read in turn, one was shown the other's profile",
+            ));
+        }
+    }
+    run.anonymous().get(ME).await?.expect(401)?;
+    let nickname = run.mark("changed");
+    ada.client.patch(ME, json!({ "nickname": nickname })).await?.expect(200)?;
+    let changed = read(&ada, Some(&tag)).await?.expect(200)?;
+    if changed.text_at("/nickname")? != nickname {
+        return Err(Shortfall::fails("after a change the old state is shown"));
+    }
+    let kinds = matrix(run, &mine, &known).await?;
+    Ok(format!(
+        "304 for one's own state, 200 after a change and for anybody else; {kinds} kinds of answers say what may be kept"
+    ))
+}
+
+fn tag(answer: &Answer) -> Result<String, Shortfall> {
+    let tag = answer.header("etag").map(str::to_owned);
+    tag.ok_or_else(|| Shortfall::fails(format!("{} answered without an ETag", answer.asked)))
+}
+
+/// Holds what answers of each kind say against what they are to say; how many kinds there are.
+async fn matrix(run: &Run, own: &Answer, known: &Answer) -> Result<usize, Shortfall> {
+    let anonymous = run.anonymous();
+    let ada = run.person("partner-1").await?;
+    let body = json!({ "email": ada.email, "password": "" });
+    let rows = [
+        ("one's own state", own.clone(), "private"),
+        ("one's own state that is known", known.clone(), "private"),
+        ("a refusal", anonymous.get(ME).await?, "no-store"),
+        ("what is not there", ada.client.get("/api/v1/no-such-path").await?, "no-store"),
+        ("an answer about tokens", anonymous.post("/api/v1/auth/login", body).await?, "no-store"),
+        ("open sessions", ada.client.get("/api/v1/auth/sessions").await?, "private"),
+        ("the published keys", anonymous.get("/.well-known/jwks.json").await?, ""),
+        ("the state of the server", anonymous.get("/livez").await?, "no-store"),
+    ];
+    let mut told = serde_json::Map::new();
+    for (kind, answer, wanted) in &rows {
+        let says = answer.header("cache-control").unwrap_or_default();
+        told.insert((*kind).to_owned(), says.into());
+        // What says neither may be kept by anybody on the way.
+        let holds = says.contains(wanted) || (*wanted == "private" && says.contains("no-store"));
+        if says.is_empty() || !holds {
+            run.figure("cache_control", told);
+            return Err(Shortfall::fails(format!("{kind} says {says:?} of being kept, without {wanted:?}")));
+        }
+    }
+    run.figure("cache_control", told);
+    Ok(rows.len())
+}

@@ -1,0 +1,178 @@
+//! What requests leave behind: an id by which each is found again, and counters of what somebody who guards the server
+//! wants to know.
+
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+
+use http::Method;
+use kith_readiness::{Check, Run, Shortfall};
+use serde_json::{Value, json};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "API-06",
+        does: "sends ids of its own, none, and hostile ones; reads them in the answers, in the audit log, and in the server's log \
+               where it is given",
+        mend: "see that no proxy in front takes `X-Request-Id` away or makes up its own",
+        last: false,
+        run: |run| Box::pin(is_found_again(run)),
+    },
+    Check {
+        row: "SEC-25",
+        does: "fails to sign in, sends a bad access token and a bad refresh token, asks for what only administrators may, and \
+               asks until a limit refuses; reads /api/metrics before and after",
+        mend: "scrape /api/metrics of each node itself; name one with --node if the target spreads requests over several",
+        last: true,
+        run: |run| Box::pin(are_counted(run)),
+    },
+];
+
+const LOGIN: &str = "/api/v1/auth/login";
+const X_REQUEST_ID: &str = "x-request-id";
+
+async fn is_found_again(run: &Run) -> Result<String, Shortfall> {
+    let anonymous = run.anonymous();
+    let sent = run.mark("verify");
+    let with = |id: &str| anonymous.with(X_REQUEST_ID, id);
+    let echoed = |answer: &kith_readiness::Answer| answer.header(X_REQUEST_ID).unwrap_or_default().to_owned();
+    let problem = with(&sent).get("/api/v1/no-such-path").await?.expect(404)?;
+    if echoed(&problem) != sent || problem.json()["request_id"] != *sent {
+        return Err(Shortfall::fails(format!("the id {sent} came back as {:?}", echoed(&problem))));
+    }
+    let made = [echoed(&anonymous.get("/api/v1/ping").await?), echoed(&anonymous.get("/api/v1/ping").await?)];
+    if made[0] == made[1] || made.iter().any(|id| id.len() < 8) {
+        return Err(Shortfall::fails(format!("requests without an id were given {made:?}")));
+    }
+    let long = "x".repeat(65);
+    let hostile =
+        ["short", "has space in it", "quote\"quote", "<script>alert(1)</script>", "a;b=c,d:e|f", &long];
+    for id in hostile {
+        let answer = with(id).get("/api/v1/ping").await?;
+        if echoed(&answer) == id || echoed(&answer).len() < 8 {
+            return Err(Shortfall::fails(format!(
+                "the hostile id {id:?} came back as {:?}",
+                echoed(&answer)
+            )));
+        }
+    }
+    let ada = run.person("signs-in").await?;
+    let logged_in = run.mark("session");
+    let body = json!({ "email": ada.email, "password": ada.password });
+    with(&logged_in).post(LOGIN, body).await?.expect(200)?;
+    let entries = run.audit_of(&logged_in).await?;
+    if entries.len() != 1 || entries[0]["action"] != "session.started" {
+        return Err(Shortfall::fails(format!(
+            "{} entries of the audit log have the id of a log-in",
+            entries.len()
+        )));
+    }
+    run.figure("hostile_ids", hostile.len());
+    let log = match &run.deployment().target().logs {
+        Some(file) => {
+            let lines = find_in_log(run, file, &logged_in).await?;
+            run.figure("log_lines", lines);
+            format!("{lines} lines of the log have it")
+        }
+        None => "the log was not given, which tests read".to_owned(),
+    };
+    Ok(format!(
+        "ids come back as sent, {} hostile ones are replaced; the audit log finds a log-in by its id; {log}",
+        hostile.len()
+    ))
+}
+
+/// As much of a log's end as is searched.
+const LOG_TAIL_BYTES: u64 = 4 * 1024 * 1024;
+/// Questions asked while the log is being written.
+const LOOKS: usize = 40;
+
+/// How many lines of JSON have this request id.
+async fn find_in_log(run: &Run, file: &Path, id: &str) -> Result<usize, Shortfall> {
+    for _ in 0..LOOKS {
+        let tail = tail(file).map_err(|error| {
+            Shortfall::unmeasured(
+                format!("the log cannot be read: {error}"),
+                "name it with --logs, as lines of JSON",
+            )
+        })?;
+        let lines = tail.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let found = lines.filter(|line| line["request_id"] == *id).count();
+        if found > 0 {
+            return Ok(found);
+        }
+        // The log's own thread gets on with it meanwhile.
+        run.anonymous().get("/livez").await?;
+    }
+    Err(Shortfall::fails(format!("no line of JSON in the log has the request id {id}")))
+}
+
+fn tail(file: &Path) -> std::io::Result<String> {
+    let mut file = std::fs::File::open(file)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A route with a limit of its own that nothing else in this run needs.
+const LIMITED: &str = "/api/v1/partners/invites";
+/// More requests than this are not sent to reach a limit.
+const PATIENCE: usize = 1_000;
+
+async fn are_counted(run: &Run) -> Result<String, Shortfall> {
+    let ada = run.person("signs-in").await?;
+    let (anonymous, client) = (run.anonymous().at(run.node()), ada.client.at(run.node()));
+    let before = run.counters().await?;
+    let wrong = json!({ "email": ada.email, "password": "not this one" });
+    anonymous.post(LOGIN, wrong).await?.expect(401)?;
+    anonymous.with_token("x.y.z").get("/api/v1/me").await?.expect(401)?;
+    anonymous
+        .post("/api/v1/auth/refresh", json!({ "refresh_token": "not-one-of-ours" }))
+        .await?
+        .expect(401)?;
+    client.get("/api/v1/admin/users").await?.expect(403)?;
+    let (asked, policy) = until_limited(&client).await?;
+    let after = run.counters().await?;
+    let right = json!({ "email": ada.email, "password": ada.password });
+    anonymous.post(LOGIN, right).await?.expect(200)?;
+
+    let event = |kind: &str| format!("kith_security_events_total{{kind=\"{kind}\"}}");
+    for (what, series) in [
+        ("failed log-ins", event("login_failed")),
+        ("refused access tokens", event("token_refused")),
+        ("refused refresh tokens", event("refresh_refused")),
+        ("forbidden requests", event("forbidden")),
+        ("requests over a limit", format!("kith_http_requests_limited_total{{policy=\"{policy}\"}}")),
+    ] {
+        let grown = after.since(&before, &series);
+        run.figure(what, grown);
+        // Others may fail at the same time, and that counts too.
+        if grown < 1.0 {
+            return Err(Shortfall::fails(format!(
+                "one was caused, and {what} were counted {grown} times: {series}"
+            )));
+        }
+    }
+    run.figure("requests_until_limited", asked);
+    Ok(format!(
+        "each of five was caused once and counted; the limit of {policy:?} held after {asked} requests"
+    ))
+}
+
+/// Asks until a limit refuses; says how many requests that took, and which limit it was.
+async fn until_limited(client: &kith_readiness::Client) -> Result<(usize, String), Shortfall> {
+    for n in 1..=PATIENCE {
+        let answer = client.send_once(Method::GET, LIMITED, bytes::Bytes::new()).await?;
+        match answer.status {
+            429 => {
+                let policy = answer.header("ratelimit-policy").and_then(|text| text.split('"').nth(1));
+                let none = || Shortfall::fails("a 429 does not say which limit it is of");
+                return policy.map(|policy| (n, policy.to_owned())).ok_or_else(none);
+            }
+            200 => {}
+            status => return Err(Shortfall::fails(format!("GET {LIMITED} answered {status}"))),
+        }
+    }
+    Err(Shortfall::fails(format!("{PATIENCE} requests to one route in a row met no limit")))
+}

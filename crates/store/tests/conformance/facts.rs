@@ -1,0 +1,87 @@
+//! What the store tells of its keys, its audit chain and its positions, and what it tells of broken ones.
+
+use kith_kernel::uuid::Uuid;
+use kith_store::{AuditTail, Error, Positions};
+
+use crate::contract;
+use crate::support::{Db, event};
+
+contract! {
+    a_unique_key_is_found_by_its_columns
+    the_newest_links_are_recomputed_and_a_broken_one_is_told
+    a_missing_position_shows
+}
+
+/// Leaves so many entries and events, and waits until each has its place.
+async fn leave(db: &Db, count: i64) {
+    for n in 1..=count {
+        let ctx = db.ctx();
+        let written: Result<(), Error> = db
+            .store
+            .write(move |tx| {
+                tx.audit(&ctx, "thing.done", n);
+                tx.emit(&ctx, event(Uuid::from_u128(1), 1));
+                Ok(())
+            })
+            .await;
+        written.unwrap();
+    }
+    let placed = async {
+        while tail(db, 1).await.links < count || positions(db).await.last < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), placed)
+        .await
+        .expect("everything gets its place");
+}
+
+async fn exec(db: &Db, sql: &'static str) {
+    let done: Result<u64, Error> = db.store.write(move |tx| tx.exec(sql, &[])).await;
+    done.unwrap();
+}
+
+async fn tail(db: &Db, most: i64) -> AuditTail {
+    let read: Result<_, Error> = db.store.export(move |q| q.audit_tail(most)).await;
+    read.unwrap()
+}
+
+async fn positions(db: &Db) -> Positions {
+    let read: Result<_, Error> = db.store.export(|q| q.positions()).await;
+    read.unwrap()
+}
+
+async fn a_unique_key_is_found_by_its_columns(db: Db) {
+    let has = async |table: &'static str, columns: &'static str| {
+        let read: Result<_, Error> = db.store.read(move |q| q.has_unique_key(table, columns)).await;
+        read.unwrap()
+    };
+    assert!(has("things", "name").await && has("parts", "thing,n").await && has("kinds", "id").await);
+    assert!(!has("parts", "thing").await && !has("parts", "n,thing").await);
+    // One that holds for some rows keeps nobody from a second row.
+    assert!(!has("kinds", "t").await && !has("no_such_table", "name").await);
+    exec(&db, "CREATE UNIQUE INDEX kinds_by_n ON kinds (n)").await;
+    assert!(has("kinds", "n").await);
+    exec(&db, "DROP INDEX kinds_by_n").await;
+    assert!(!has("kinds", "n").await);
+}
+
+async fn the_newest_links_are_recomputed_and_a_broken_one_is_told(db: Db) {
+    assert_eq!(tail(&db, 5).await, AuditTail { links: 0, recomputed: 0, fault: None });
+    leave(&db, 6).await;
+    assert_eq!(tail(&db, 2).await, AuditTail { links: 6, recomputed: 2, fault: None });
+    assert_eq!(tail(&db, 100).await, AuditTail { links: 6, recomputed: 6, fault: None });
+    exec(&db, "UPDATE audit_entries SET actor = 'system:else' WHERE id = (SELECT entry_id FROM audit_seals WHERE n = 4)")
+        .await;
+    assert_eq!(tail(&db, 2).await.fault, None, "it lies further back");
+    let found = tail(&db, 3).await.fault.unwrap_or_default();
+    assert!(found.contains("link 4"), "{found}");
+}
+
+async fn a_missing_position_shows(db: Db) {
+    assert_eq!(positions(&db).await, Positions { count: 0, first: 0, last: 0 });
+    leave(&db, 3).await;
+    assert_eq!(positions(&db).await, Positions { count: 3, first: 1, last: 3 });
+    exec(&db, "DELETE FROM outbox_positions WHERE position = 2").await;
+    assert_eq!(positions(&db).await, Positions { count: 2, first: 1, last: 3 });
+}

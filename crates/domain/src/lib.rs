@@ -4,5 +4,7 @@ pub mod accounts;
 pub mod blocks;
 pub mod bonds;
 mod cast;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod nicknames;
 pub mod spaces;

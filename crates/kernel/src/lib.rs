@@ -5,6 +5,8 @@
 extern crate self as kith_kernel;
 
 mod actor;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod id;
 mod page;
 mod problem;

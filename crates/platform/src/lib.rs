@@ -15,6 +15,8 @@ mod development;
 mod docs;
 mod facts;
 pub mod follower;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod health;
 pub mod http;
 pub mod idempotency;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::OpenError;
@@ -155,7 +155,8 @@ async fn answer(stream: UnixStream, handler: &ControlHandler) -> io::Result<()> 
     stream.get_mut().write_all(reply.as_bytes()).await
 }
 
-async fn read_line(stream: &mut BufReader<UnixStream>) -> io::Result<Value> {
+/// The next message of either side.
+pub(crate) async fn read_line(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Value> {
     let mut line = String::new();
     stream.take(MESSAGE_BYTES).read_line(&mut line).await?;
     serde_json::from_str(&line).map_err(io::Error::from)

@@ -8,6 +8,8 @@ mod error;
 mod events;
 mod facts;
 mod folder;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod job;
 mod migrate;
 mod options;

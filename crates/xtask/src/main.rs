@@ -2,6 +2,7 @@
 
 mod bench;
 mod chaos;
+mod coverage;
 mod evidence;
 mod fuzz;
 mod kith;
@@ -28,8 +29,10 @@ enum Task {
     Setup,
     /// Runs the whole suite, on SQLite and on a PostgreSQL server that it starts, then `fuzz`
     Test(test::Args),
-    /// Asks a running server whatever its OpenAPI document admits, and what it does not
-    Fuzz,
+    /// Sends whatever can be sent: to a running server, or to the parsers alone
+    Fuzz(fuzz::Args),
+    /// Which lines the tests run, by module; fails below 80 % of all or 70 % of a module
+    Coverage(coverage::Args),
     /// Checks the walls between crates and modules, and how files are kept
     Tidy,
     /// Format, walls, clippy, licences and sources of dependencies
@@ -56,7 +59,8 @@ fn main() -> ExitCode {
     let outcome = match Task::parse() {
         Task::Setup => done(setup::setup()),
         Task::Test(args) => test::test(&args),
-        Task::Fuzz => done(fuzz::fuzz()),
+        Task::Fuzz(args) => done(fuzz::fuzz(&args)),
+        Task::Coverage(args) => done(coverage::coverage(&args)),
         Task::Tidy => done(workspace::root().and_then(|root| tidy::tidy(&root))),
         Task::Lint => done(lint::lint()),
         Task::Check => lint::check(),

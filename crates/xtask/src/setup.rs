@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use kith_store::testing::server::{self, find_bin};
 
-use crate::fuzz;
+use crate::fuzz::api;
 use crate::workspace::{cargo, run, succeeds};
 
 /// Programs by any of their names, and Debian's package that has them.
@@ -24,7 +24,7 @@ pub fn setup() -> Result<()> {
     components()?;
     cargo_deny()?;
     python()?;
-    fuzz::install()?;
+    api::install()?;
     println!("everything that the tests and the lints need is installed");
     Ok(())
 }
@@ -71,7 +71,7 @@ fn is_on_path(name: &str) -> bool {
 
 /// What schemathesis runs on.
 fn python() -> Result<()> {
-    if fuzz::has_python() {
+    if api::has_python() {
         return Ok(());
     }
     if !Path::new("/usr/bin/apt-get").exists() {
@@ -84,7 +84,7 @@ fn python() -> Result<()> {
 }
 
 /// `apt-get` as root, without questions.
-fn apt_get() -> Command {
+pub fn apt_get() -> Command {
     let root = rustix::process::geteuid().is_root();
     let mut command = Command::new(if root { "env" } else { "sudo" });
     command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 
 use crate::evidence::{self, Tests};
-use crate::fuzz;
+use crate::fuzz::api;
 use crate::workspace::cargo;
 
 /// What to test.
@@ -22,7 +22,7 @@ pub struct Args {
     cargo_args: Vec<String>,
 }
 
-/// Runs the suite; the exit code is `cargo test`'s. The whole suite ends with [`fuzz::fuzz`].
+/// Runs the suite; the exit code is `cargo test`'s. The whole suite ends with [`api::fuzz`].
 pub fn test(args: &Args) -> Result<ExitCode> {
     let mut suite = cargo()?;
     suite.args(["test", "--locked"]);
@@ -30,21 +30,12 @@ pub fn test(args: &Args) -> Result<ExitCode> {
         suite.arg("--workspace");
     }
     suite.args(&args.cargo_args);
-    let server = if args.sqlite_only {
-        suite.env("KITH_TEST_SQLITE_ONLY", "1");
-        None
-    } else {
-        let server = PostgresServer::start(PostgresServerOptions { tls: true, ..Default::default() })
-            .context("the tests need a PostgreSQL server (or `--sqlite-only`)")?;
-        suite.env_remove("KITH_TEST_SQLITE_ONLY");
-        suite.env("KITH_TEST_POSTGRES", server.url("postgres"));
-        suite.env("KITH_TEST_POSTGRES_CA", server.ca_file());
-        Some(server)
-    };
+    let databases = Databases::start(args.sqlite_only)?;
+    databases.tell(&mut suite);
     let trials = tempfile::NamedTempFile::new().context("no temporary file")?;
     suite.env("KITH_TEST_TRIALS", trials.path());
     let (status, tests) = run(&mut suite)?;
-    drop(server);
+    drop(databases);
     // A part of the suite is a part; without PostgreSQL it is for the loop.
     if !args.sqlite_only && args.cargo_args.is_empty() {
         let lines = std::fs::read_to_string(trials.path()).context("the trials that tests noted")?;
@@ -52,7 +43,7 @@ pub fn test(args: &Args) -> Result<ExitCode> {
             lines.lines().map(serde_json::from_str).collect::<Result<_, _>>().context(lines.clone())?;
         evidence::write_with_tests("cargo xtask test", &[], &Tests { tests, trials })?;
         if status.success() {
-            fuzz::fuzz()?;
+            api::fuzz()?;
         }
     }
     let code = status.code().and_then(|code| u8::try_from(code).ok());
@@ -87,6 +78,38 @@ fn outcome_of(line: &str) -> Option<(&str, &'static str)> {
         _ => return None,
     };
     Some((name.trim_end_matches(" - should panic"), outcome))
+}
+
+/// What a suite runs on beside SQLite: a PostgreSQL server of its own, which goes when this is dropped.
+pub struct Databases(Option<PostgresServer>);
+
+impl Databases {
+    /// Starts the server, unless SQLite is all.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(sqlite_only: bool) -> Result<Self> {
+        if sqlite_only {
+            return Ok(Self(None));
+        }
+        PostgresServer::start(PostgresServerOptions { tls: true, ..Default::default() })
+            .context("the tests need a PostgreSQL server (or `--sqlite-only`)")
+            .map(|server| Self(Some(server)))
+    }
+
+    /// Tells a suite where it is.
+    pub fn tell(&self, suite: &mut Command) {
+        match &self.0 {
+            None => {
+                suite.env("KITH_TEST_SQLITE_ONLY", "1");
+            }
+            Some(server) => {
+                suite.env_remove("KITH_TEST_SQLITE_ONLY");
+                suite.env("KITH_TEST_POSTGRES", server.url("postgres"));
+                suite.env("KITH_TEST_POSTGRES_CA", server.ca_file());
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ mod checks;
 mod commands;
 mod events;
 pub mod first_admin;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzzing;
 mod http;
 mod leaving;
 mod model;
@@ -23,6 +25,8 @@ use kith_platform::Module;
 use kith_platform::auth::AccessSource;
 use kith_store::Migration;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub use fuzzing::accounts;
 pub use leaving::GONE;
 pub use model::{Email, Person, SessionId, User};
 pub use rows::find_by_email;

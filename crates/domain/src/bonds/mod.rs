@@ -10,6 +10,8 @@ mod commands;
 mod due;
 mod events;
 mod facts;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzzing;
 mod http;
 mod leaving;
 mod model;
@@ -20,6 +22,8 @@ mod rules;
 use kith_platform::Module;
 use kith_store::Migration;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub use fuzzing::bonds;
 pub use model::{BondId, Living};
 pub use rows::find_living;
 

@@ -165,7 +165,10 @@ fn keep(tx: &Tx<'_>, ctx: &Ctx, kept: KeptDeclaration) -> Result<Declaration, Sp
     Ok(kept.declaration)
 }
 
-fn check(name: &CollectionName, body: &DeclarationBody) -> Result<(Option<Value>, Vec<String>), SpaceError> {
+pub(super) fn check(
+    name: &CollectionName,
+    body: &DeclarationBody,
+) -> Result<(Option<Value>, Vec<String>), SpaceError> {
     if dates::is_dates(name) {
         return Err(SpaceError::BuiltIn);
     }

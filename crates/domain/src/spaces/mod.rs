@@ -9,6 +9,8 @@ mod commands;
 mod dates;
 mod declarations;
 mod events;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzzing;
 mod http;
 mod leaving;
 mod list;
@@ -21,6 +23,9 @@ mod schema;
 
 use kith_platform::Module;
 use kith_store::Migration;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub use fuzzing::{documents, lists, schedules};
 
 /// What the server mounts.
 pub static MODULE: Module = Module {

@@ -143,7 +143,7 @@ fn anonymous(parts: &Parts, app: &App) -> Ctx {
     Ctx::new(app.sources.clone(), Actor::Anonymous, request_id)
 }
 
-fn bearer(parts: &Parts) -> Option<&str> {
+pub(super) fn bearer(parts: &Parts) -> Option<&str> {
     let mut sent = parts.headers.get_all(header::AUTHORIZATION).iter();
     let (scheme, token) = sent.next()?.to_str().ok()?.split_once(' ')?;
     // Of two, whoever stands before us may have gone by the other.

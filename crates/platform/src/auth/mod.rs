@@ -5,6 +5,8 @@
 
 mod access;
 mod caller;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod jwks;
 mod keyring;
 pub mod passwords;

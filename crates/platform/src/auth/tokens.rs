@@ -79,7 +79,7 @@ struct Payload {
 }
 
 /// What became of a token.
-enum Verdict {
+pub(super) enum Verdict {
     Valid(Claims),
     Invalid,
     /// It names a key that this node does not know.
@@ -110,7 +110,7 @@ impl Tokens {
         Ok(Self::with_keys(keys, config))
     }
 
-    fn with_keys(keys: KeySet, config: &Auth) -> Self {
+    pub(super) fn with_keys(keys: KeySet, config: &Auth) -> Self {
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.set_issuer(&[ISSUER]);
         validation.set_audience(&[AUDIENCE]);
@@ -218,7 +218,7 @@ impl Tokens {
         self.looked_up_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
-    fn judge(&self, token: &str, now: Timestamp) -> Verdict {
+    pub(super) fn judge(&self, token: &str, now: Timestamp) -> Verdict {
         if token.len() > LONGEST_TOKEN {
             return Verdict::Invalid;
         }

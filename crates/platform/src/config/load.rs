@@ -81,17 +81,17 @@ impl Config {
 }
 
 /// The values so far, and who set them.
-struct Layers {
-    values: Table,
+pub(super) struct Layers {
+    pub(super) values: Table,
     origins: Origins,
 }
 
 impl Layers {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { values: DEFAULTS.parse().expect("the defaults are TOML"), origins: Origins::new() }
     }
 
-    fn lay(&mut self, table: Table, origin: &Origin) -> Result<(), ConfigError> {
+    pub(super) fn lay(&mut self, table: Table, origin: &Origin) -> Result<(), ConfigError> {
         for (section, value) in table {
             match (self.values.get(&section), value) {
                 (Some(_), Value::Table(keys)) => {
@@ -106,7 +106,7 @@ impl Layers {
         Ok(())
     }
 
-    fn set(&mut self, key: &str, value: Value, origin: Origin) -> Result<(), ConfigError> {
+    pub(super) fn set(&mut self, key: &str, value: Value, origin: Origin) -> Result<(), ConfigError> {
         let Some(present) = self.get_mut(key) else {
             return Err(ConfigError::UnknownKey { key: key.to_owned(), origin });
         };
@@ -118,7 +118,7 @@ impl Layers {
         Ok(())
     }
 
-    fn get(&self, key: &str) -> Option<&Value> {
+    pub(super) fn get(&self, key: &str) -> Option<&Value> {
         let (section, name) = key.split_once('.')?;
         self.values.get(section)?.get(name)
     }
@@ -128,7 +128,7 @@ impl Layers {
         self.values.get_mut(section)?.get_mut(name)
     }
 
-    fn into_config(self) -> Result<Config, ConfigError> {
+    pub(super) fn into_config(self) -> Result<Config, ConfigError> {
         match serde_path_to_error::deserialize(self.values.clone()) {
             Ok(config) => Ok(Config { origins: self.origins, ..config }),
             Err(error) => {
@@ -166,12 +166,16 @@ fn read_file(named: Option<&Path>) -> Result<Option<(PathBuf, Table)>, ConfigErr
         let named_by = if named.is_some() { Origin::Flag("--config") } else { Origin::Default };
         ConfigError::Unreadable { path: path.to_owned(), named_by, source }
     })?;
-    let table = text.parse::<Table>().map_err(|error| ConfigError::Syntax {
+    Ok(Some((path.to_owned(), read_table(&text, path)?)))
+}
+
+/// The text of the file at `path`.
+pub(super) fn read_table(text: &str, path: &Path) -> Result<Table, ConfigError> {
+    text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
         path: path.to_owned(),
         line: error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1),
         why: error.message().to_owned(),
-    })?;
-    Ok(Some((path.to_owned(), table)))
+    })
 }
 
 fn wrong_type(key: String, expected: &'static str, found: &Value, origin: Origin) -> ConfigError {

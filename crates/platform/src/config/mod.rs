@@ -6,6 +6,8 @@ mod check;
 mod development;
 mod env;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod load;
 mod network;
 pub mod reference;

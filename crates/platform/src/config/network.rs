@@ -21,8 +21,12 @@ impl Network {
 impl FromStr for Network {
     type Err = &'static str;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        network.map(Self).map_err(|_| "expected addresses such as \"10.0.0.1\" or \"10.0.0.0/8\"")
+        let expected = "expected addresses such as \"10.0.0.1\" or \"10.0.0.0/8\"";
+        // The network's own parser takes 010.0.0.0 for 10.0.0.0; others take it for 8.0.0.0.
+        let address: IpAddr = text.split('/').next().unwrap_or_default().parse().map_err(|_| expected)?;
+        let network =
+            if text.contains('/') { text.parse().map_err(|_| expected)? } else { IpNet::from(address) };
+        Ok(Self(network))
     }
 }
 
@@ -36,5 +40,33 @@ impl TryFrom<String> for Network {
     type Error = &'static str;
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_written_in_one_way() {
+        for (text, inside, outside) in [
+            ("10.0.0.0/8", "10.9.9.9", "11.0.0.0"),
+            ("192.0.2.7", "192.0.2.7", "192.0.2.8"),
+            ("fd00::/8", "fd12::1", "fe00::"),
+            ("10.0.0.0/8", "::ffff:10.0.0.1", "::ffff:11.0.0.1"),
+        ] {
+            let network: Network = text.parse().unwrap();
+            let contains = |ip: &str| network.contains(ip.parse().unwrap());
+            assert!(contains(inside) && !contains(outside), "{text}");
+        }
+        // Some read these leading zeros as octal.
+        for ambiguous in ["010.0.0.0/8", "10.0.00.0/8", "010.0.0.1", "::ffff:05.0.0.0/104"] {
+            assert!(ambiguous.parse::<Network>().is_err(), "{ambiguous}");
+        }
+        for wrong in
+            ["", "/", "10.0.0.0/", "10.0.0.0/33", "fd00::/129", "10.0.0.0/8/8", "host/8", "10.0.0.0 /8"]
+        {
+            assert!(wrong.parse::<Network>().is_err(), "{wrong}");
+        }
     }
 }

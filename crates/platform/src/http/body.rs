@@ -57,7 +57,7 @@ pub(super) async fn read_body(
     }
 }
 
-fn gunzip(bytes: &[u8], limit: usize) -> Result<Bytes, Problem> {
+pub(super) fn gunzip(bytes: &[u8], limit: usize) -> Result<Bytes, Problem> {
     let mut decoded = Vec::new();
     // One byte more tells too much from just enough.
     let mut rest = MultiGzDecoder::new(bytes).take(limit as u64 + 1);

@@ -253,7 +253,7 @@ fn request_id(app: &App, headers: &HeaderMap) -> RequestId {
 
 /// The trace id of a `traceparent` (W3C Trace Context, <https://www.w3.org/TR/trace-context/#traceparent-header>); none, if
 /// it is malformed or not the only one.
-fn trace_id(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
     let mut sent = headers.get_all(TRACEPARENT).iter();
     let text = sent.next()?.to_str().ok().filter(|_| sent.next().is_none())?;
     let mut parts = text.split('-');

@@ -91,7 +91,7 @@ impl<T: DeserializeOwned> OptionalFromRequest<App> for Json<T> {
     }
 }
 
-fn check_kind(headers: &HeaderMap, kinds: &[&str]) -> Result<(), Problem> {
+pub(super) fn check_kind(headers: &HeaderMap, kinds: &[&str]) -> Result<(), Problem> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim();
     if !kinds.iter().any(|kind| essence.eq_ignore_ascii_case(kind)) {
@@ -101,7 +101,8 @@ fn check_kind(headers: &HeaderMap, kinds: &[&str]) -> Result<(), Problem> {
     Ok(())
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+/// A body that has been read, as a type.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(Strict(&mut json)).map_err(|error| {
         let pointer = pointer(error.path());

@@ -7,6 +7,8 @@ mod connection;
 mod cors;
 mod edge;
 mod etag;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod json;
 mod limits;
 mod old_paths;

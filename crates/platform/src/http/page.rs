@@ -72,7 +72,7 @@ pub(super) fn link_next(response: &mut Response, asked: Option<&PathAndQuery>) {
 }
 
 /// The same address with another cursor.
-fn next(asked: &PathAndQuery, cursor: &Cursor) -> String {
+pub(super) fn next(asked: &PathAndQuery, cursor: &Cursor) -> String {
     let kept = asked.query().unwrap_or_default().split('&');
     let kept = kept.filter(|pair| !pair.is_empty() && pair.split('=').next() != Some("cursor"));
     // What would end the link, `>`, is in no address that the server has taken.

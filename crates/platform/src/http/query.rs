@@ -63,7 +63,7 @@ pub fn page_limit(asked: Option<i64>) -> Result<PageLimit, Problem> {
         .ok_or_else(|| bad_query(vec![FieldError::new("?limit", "too_small", "At least 1.")]))
 }
 
-fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
+pub(super) fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
     // No database keeps U+0000, and nobody means it.
     let nul = form_urlencoded::parse(query.as_bytes()).find(|(_, value)| value.contains('\0'));
     if let Some((name, _)) = nul {

@@ -97,7 +97,7 @@ fn not_taken() -> Problem {
 }
 
 /// A String of RFC 9651 (`"…"`), or the same characters without the quotes, which most clients send.
-fn parse(headers: &HeaderMap) -> Result<String, Problem> {
+pub(crate) fn parse(headers: &HeaderMap) -> Result<String, Problem> {
     let malformed = || {
         let detail = "Idempotency-Key must stand there once, with 1 to 255 printable ASCII characters.";
         Problem::new(&problems::MALFORMED, detail)

@@ -26,6 +26,8 @@ use crate::{App, SignedIn};
 pub use answer::Answer;
 use answer::WrittenAnswer;
 pub(crate) use document::declare;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use key::parse as parse_key;
 pub use key::{IDEMPOTENCY_KEY, IdempotencyKey};
 pub(crate) use key::{is_keyed, refuse};
 

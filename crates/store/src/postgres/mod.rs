@@ -2,6 +2,8 @@
 
 mod direct;
 mod failure;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod link;
 mod migration;
 mod settings;

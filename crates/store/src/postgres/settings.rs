@@ -96,7 +96,7 @@ pub(crate) fn password_in(url: &str) -> Option<Vec<u8>> {
     parse(url).ok()?.0.get_password().map(<[u8]>::to_vec)
 }
 
-fn parse(url: &str) -> Result<(Config, TlsChoice), OpenError> {
+pub(super) fn parse(url: &str) -> Result<(Config, TlsChoice), OpenError> {
     let (url, tls) = split_tls(url)?;
     // The parser's own error may quote the address, and with it the password.
     let not_an_address =
@@ -104,10 +104,11 @@ fn parse(url: &str) -> Result<(Config, TlsChoice), OpenError> {
     Ok((url.parse().map_err(|_| not_an_address())?, tls))
 }
 
+/// What an address asks of TLS.
 #[derive(Default)]
-struct TlsChoice {
-    mode: Option<String>,
-    root_cert: Option<String>,
+pub(super) struct TlsChoice {
+    pub mode: Option<String>,
+    pub root_cert: Option<String>,
 }
 
 /// Takes the TLS parameters out of an address; the rest is the driver's.
@@ -130,7 +131,7 @@ fn split_tls(url: &str) -> Result<(String, TlsChoice), OpenError> {
 }
 
 /// Whether nothing leaves this machine; an address given beside the names decides for them.
-fn is_all_local(config: &Config) -> bool {
+pub(super) fn is_all_local(config: &Config) -> bool {
     match config.get_hostaddrs() {
         [] => config.get_hosts().iter().all(is_local),
         addresses => addresses.iter().all(IpAddr::is_loopback),

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: schemathesis asks a running server whatever its OpenAPI document admits, and what it does not.
+//! `cargo xtask fuzz api`: schemathesis asks a running server whatever its OpenAPI document admits, and what it does not.
 
 use std::collections::BTreeMap;
 use std::fs;

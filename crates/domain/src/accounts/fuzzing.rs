@@ -1,0 +1,114 @@
+//! What must hold of addresses, passwords, profiles and tokens, whatever is sent: see `crate::fuzzing`.
+
+use std::sync::LazyLock;
+
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{Timestamp, UserId};
+use kith_platform::auth::{Keyring, Role};
+use kith_platform::config::{Config, Secret};
+use kith_platform::http::read_value;
+use serde_json::{Value, json};
+
+use super::model::{Email, Password, User, check_new, display_name};
+use super::profile::ProfilePatch;
+use super::secrets::{DeviceToken, RefreshToken};
+
+static KEYRING: LazyLock<Keyring> = LazyLock::new(|| {
+    let mut config = Config::default();
+    config.auth.jwt_refresh_secret = Secret::new("the refresh secret of the fuzz targets");
+    Keyring::new(&config.auth)
+});
+/// Of the one refresh token that was handed out.
+const GENUINE: RefreshToken = RefreshToken { session: super::SessionId(Uuid::from_u128(7)), generation: 3 };
+
+/// Each line as an address, a password, a name, a profile and a token.
+pub fn accounts(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    for line in text.lines() {
+        address(line);
+        password(line);
+        if let Ok(name) = display_name(line, "/x") {
+            assert_eq!(display_name(&name, "/x").as_ref(), Ok(&name));
+        }
+        if let Ok(patch) = serde_json::from_str(line) {
+            profile(&patch);
+        }
+        tokens(line);
+    }
+    let mut lines = text.lines();
+    if let (Some(email), Some(password), Some(name)) = (lines.next(), lines.next(), lines.next())
+        && let Err(problem) = check_new(email, password, name)
+    {
+        assert!(!problem.errors.is_empty());
+        assert!(
+            problem
+                .errors
+                .iter()
+                .all(|fault| ["/email", "/password", "/display_name"].contains(&&*fault.pointer))
+        );
+    }
+}
+
+/// What is kept of an address is kept again as it is, and what makes it the same is the same for all that is.
+fn address(text: &str) {
+    let key = Email::key_of(text);
+    assert_eq!(Email::key_of(&key), key, "{text:?}");
+    let Ok(email) = Email::parse(text, "/email") else { return };
+    assert_eq!(Email::parse(&email.typed, "/email").as_ref(), Ok(&email));
+    assert_eq!(email.key, key);
+    let (local, domain) = email.typed.rsplit_once('@').expect("an address");
+    assert!(!local.is_empty() && domain.contains('.'), "{email:?}");
+    assert!(!email.typed.contains(char::is_control) && email.typed.chars().count() <= 254);
+}
+
+fn password(text: &str) {
+    let Ok(chosen) = Password::chosen(text, "/password") else { return };
+    assert_eq!(format!("{chosen:?}"), "***");
+    let chosen = chosen.into_string();
+    assert!((8..=256).contains(&chosen.chars().count()));
+    assert_eq!(Password::typed(&chosen).into_string(), Password::typed(text).into_string());
+}
+
+/// A profile that was taken is taken again, and changes nothing then.
+fn profile(patch: &Value) {
+    let Some(change) = read_value::<ProfilePatch>(patch, "").ok().and_then(|patch| patch.check().ok()) else {
+        return;
+    };
+    let before = User {
+        id: UserId(Uuid::from_u128(1)),
+        email: "ada@example.org".into(),
+        display_name: "Ada".into(),
+        role: Role::User,
+        nickname: None,
+        theme: None,
+        locale: None,
+        time_zone: None,
+        created_at: Timestamp::EPOCH,
+    };
+    let User { id, email, role, created_at, .. } = before.clone();
+    let user = change.apply(&before);
+    assert_eq!((&user.id, &user.email, &user.role, &user.created_at), (&id, &email, &role, &created_at));
+    let again = json!({
+        "display_name": user.display_name, "nickname": user.nickname, "theme": user.theme, "locale": user.locale,
+        "time_zone": user.time_zone,
+    });
+    let again = read_value::<ProfilePatch>(&again, "").expect("a profile").check().expect("what was taken");
+    assert_eq!(again.apply(&user), user);
+}
+
+/// Of all texts only what was handed out is a token. `*` and bytes in hexadecimal digits change that one.
+fn tokens(text: &str) {
+    let genuine = GENUINE.reveal(&KEYRING);
+    let text = match text.strip_prefix('*') {
+        Some(change) => {
+            let changed = genuine.bytes().zip(change.bytes().chain([b'0'].into_iter().cycle()));
+            String::from_utf8_lossy(&changed.map(|(byte, by)| byte ^ (by & 0x0f)).collect::<Vec<_>>())
+                .into_owned()
+        }
+        None => text.to_owned(),
+    };
+    if let Some(token) = RefreshToken::parse(&KEYRING, &text) {
+        assert_eq!((token, text.as_str()), (GENUINE, genuine.as_str()));
+    }
+    assert_eq!(DeviceToken::parse(&KEYRING, &text, "ada@example.org"), None);
+}

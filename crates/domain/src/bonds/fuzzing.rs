@@ -1,0 +1,34 @@
+//! What must hold of invites' codes, messages and names of states, whatever is sent: see `crate::fuzzing`.
+
+use kith_kernel::UserId;
+use kith_kernel::uuid::Uuid;
+use kith_platform::auth::Role;
+
+use super::model::{Draft, InviteCode, Receiver, RequestStatus, WhoMayAsk};
+
+/// A code, a message, and names of states.
+pub fn bonds(data: &[u8]) {
+    if let Some(random) = data.first_chunk() {
+        let code = InviteCode::from_random(*random);
+        assert_eq!(InviteCode::parse(code.as_str()), Some(code));
+    }
+    let Ok(text) = str::from_utf8(data) else { return };
+    if let Some(code) = InviteCode::parse(text) {
+        let canonical = code.as_str();
+        assert!(canonical.len() == 10 && !canonical.contains(['I', 'L', 'O', 'U']));
+        assert!(canonical.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit()));
+        let hyphened = format!("{}-{}", &canonical[..5], canonical[5..].to_lowercase());
+        for typed in [canonical, &hyphened] {
+            assert_eq!(InviteCode::parse(typed).as_ref(), Some(&code));
+        }
+    }
+    let to = || Receiver::User(UserId(Uuid::from_u128(2)));
+    if let Ok(draft) = Draft::new(to(), Some(text)) {
+        let again = Draft::new(to(), draft.message.as_deref()).expect("what was taken");
+        assert_eq!(again.message, draft.message);
+        assert!(draft.message.is_none_or(|message| (1..=500).contains(&message.chars().count())));
+    }
+    assert!(RequestStatus::parse(text).is_none_or(|status| status.as_str() == text));
+    assert!(WhoMayAsk::parse(text).is_none_or(|who| who.as_str() == text));
+    assert!(Role::parse(text).is_none_or(|role| role.as_str() == text));
+}

@@ -1,0 +1,94 @@
+//! What must hold of a configuration, whatever stands in it: see `crate::fuzzing`.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::path::Path;
+
+use http::HeaderValue;
+use toml::Value;
+
+use super::load::{Layers, read_table};
+use super::{Config, ConfigError, Network, Origin, WebOrigin, check, env};
+use crate::telemetry::log::parse_level;
+
+/// No message of ours has it: a value that does is known by it.
+const MARK: char = '§';
+/// Between the file and the environment.
+const THEN: &str = "\n---\n";
+
+/// A file, and behind `---` an environment, a variable a line: no error tells what a value was.
+pub fn config(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let (file, variables) = text.split_once(THEN).unwrap_or((text, ""));
+    // What a variable names by `_FILE` is read, whatever it is.
+    let own = variables
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .filter(|(name, _)| !name.ends_with("_FILE"));
+    let variables: Vec<(OsString, OsString)> = own.map(|(name, value)| (name.into(), value.into())).collect();
+    let secrets = marked(file, &variables);
+    if let Err(error) = load(file, &variables) {
+        let told = error.to_string();
+        assert!(!secrets.iter().any(|secret| told.contains(secret)), "{told}");
+    }
+    for line in text.lines() {
+        entries(line);
+    }
+}
+
+fn load(file: &str, variables: &[(OsString, OsString)]) -> Result<Config, ConfigError> {
+    let path = Path::new("kith.toml");
+    let mut layers = Layers::new();
+    layers.lay(read_table(file, path)?, &Origin::File(path.to_owned()))?;
+    for (key, text, origin) in env::assignments(variables, &layers.values)? {
+        let value = env::coerce(&key, text, layers.get(&key), &origin)?;
+        layers.set(&key, value, origin)?;
+    }
+    let config = layers.into_config()?;
+    check::check(&config)?;
+    Ok(config)
+}
+
+/// Values that no error may repeat.
+fn marked(file: &str, variables: &[(OsString, OsString)]) -> Vec<String> {
+    let mut found = Vec::new();
+    if let Ok(table) = file.parse() {
+        collect(&Value::Table(table), &mut found);
+    }
+    found.extend(variables.iter().filter_map(|(_, value)| value.to_str()).map(str::to_owned));
+    found.retain(|value| value.contains(MARK));
+    // A key has its name told.
+    found.retain(|value| !variables.iter().any(|(name, _)| name.to_string_lossy().contains(value.as_str())));
+    found
+}
+
+fn collect(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::String(text) => found.push(text.clone()),
+        Value::Array(values) => values.iter().for_each(|value| collect(value, found)),
+        Value::Table(table) if !table.keys().any(|key| key.contains(MARK)) => {
+            table.values().for_each(|value| collect(value, found));
+        }
+        _ => {}
+    }
+}
+
+/// What lists and levels are made of.
+fn entries(text: &str) {
+    if let Ok(origin) = WebOrigin::try_from(text.to_owned()) {
+        assert_eq!(origin.as_str(), text);
+        assert!(
+            HeaderValue::from_str(text).is_ok() && text == text.to_ascii_lowercase() && text.contains("://")
+        );
+        assert!(!text.ends_with('/') && !text.contains(['*', ' ', '@', '?', '#']));
+    }
+    if let Ok(network) = text.parse::<Network>() {
+        let address = text.split('/').next().unwrap_or_default();
+        let address: IpAddr = address.parse().expect("what a network begins with is an address");
+        // One of IPv4 inside IPv6 holds no address: those are looked for as IPv4.
+        assert!(network.contains(address) || address != address.to_canonical());
+    }
+    if let Ok(level) = parse_level(text) {
+        assert_eq!(parse_level(&level.to_string()).map_err(|_| ()), Ok(level));
+    }
+}

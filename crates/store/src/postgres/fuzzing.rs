@@ -1,0 +1,31 @@
+//! What must hold of an address of a database, whatever it is: see `crate::fuzzing`.
+
+use std::net::IpAddr;
+
+use tokio_postgres::config::Host;
+
+use super::password_in;
+use super::settings::{is_all_local, parse};
+
+/// A refused address is not told in the error, an accepted one is not plain unless it stays on this machine.
+pub(crate) fn address(url: &str) {
+    let (config, _) = match parse(url) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let told = error.to_string();
+            let fixed = ["is not a PostgreSQL address: postgres://user@host/database", "has no value"];
+            assert!(fixed.iter().any(|words| told.ends_with(words)), "{told}");
+            return;
+        }
+    };
+    assert_eq!(password_in(url).as_deref(), config.get_password());
+    if is_all_local(&config) {
+        let local = |ip: &IpAddr| ip.is_loopback();
+        let named = |host: &Host| match host {
+            Host::Unix(_) => true,
+            Host::Tcp(name) => name == "localhost" || name.parse().is_ok_and(|ip| local(&ip)),
+        };
+        assert!(config.get_hostaddrs().iter().all(local));
+        assert!(!config.get_hostaddrs().is_empty() || config.get_hosts().iter().all(named));
+    }
+}

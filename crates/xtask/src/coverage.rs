@@ -1,0 +1,250 @@
+//! `cargo xtask coverage`: which lines of what ships the tests run, by module; too few is a failure.
+//!
+//! Tests themselves, what is for tests only and `crates/xtask` are not counted.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::evidence::{self, Outcome, Row};
+use crate::setup::apt_get;
+use crate::test::Databases;
+use crate::workspace::{cargo, root, run, succeeds};
+
+/// Least share of all lines.
+const LEAST: f64 = 0.80;
+/// Least share of a module's.
+const LEAST_OF_MODULE: f64 = 0.70;
+/// Where lines are listed (geninfo(1), "FILES").
+const TRACE: &str = "target/coverage.info";
+/// Debian's package of tools that read what this compiler's programs write: the raw profile has been the same since
+/// LLVM 19.
+const TOOLS: &str = "llvm-19";
+const TOOLS_VERSION: &str = "19";
+/// Does not ship.
+const UNCOUNTED: &[&str] = &["crates/xtask/"];
+/// Needs a server to be run at all.
+const POSTGRES: &str = "crates/store/src/postgres/";
+
+/// How to measure.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Leaves PostgreSQL and the code for it out
+    #[arg(long)]
+    sqlite_only: bool,
+    /// Counts what an earlier run has left, without a new one
+    #[arg(long)]
+    report_only: bool,
+}
+
+/// Lines that a program has, and those that the tests ran.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+struct Lines {
+    covered: u32,
+    all: u32,
+}
+
+impl Lines {
+    fn share(self) -> f64 {
+        if self.all == 0 { 1.0 } else { f64::from(self.covered) / f64::from(self.all) }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.covered += other.covered;
+        self.all += other.all;
+    }
+}
+
+/// Runs the suite and counts.
+///
+/// # Errors
+/// A test fails, or too few lines are covered.
+pub fn coverage(args: &Args) -> Result<()> {
+    if !args.report_only {
+        measure(args)?;
+    }
+    let trace = fs::read_to_string(root()?.join(TRACE)).context("cannot read what was measured")?;
+    let modules = by_module(&root()?, &trace, args.sqlite_only)?;
+    report(&modules, args.sqlite_only)
+}
+
+/// Installs what is missing to measure.
+pub fn install() -> Result<()> {
+    if !succeeds(cargo()?.args(["llvm-cov", "--version"])) {
+        eprintln!("\nbuilding cargo-llvm-cov, once");
+        run(cargo()?.args(["install", "cargo-llvm-cov", "--locked", "--debug"]))?;
+    }
+    if own_tools().is_none() && system_tools().is_none() {
+        if !Path::new("/usr/bin/apt-get").exists() {
+            bail!(
+                "neither rustup's llvm-tools nor LLVM {TOOLS_VERSION} is installed: `rustup component add llvm-tools`"
+            );
+        }
+        run(apt_get().args(["install", "-y", "--no-install-recommends", TOOLS]))?;
+    }
+    Ok(())
+}
+
+/// `llvm-cov` and `llvm-profdata` of this compiler, which rustup installs as a component.
+fn own_tools() -> Option<PathBuf> {
+    let asked = Command::new("rustc").args(["--print", "target-libdir"]).output().ok()?;
+    let folder = PathBuf::from(String::from_utf8(asked.stdout).ok()?.trim()).parent()?.join("bin");
+    folder.join("llvm-profdata").exists().then_some(folder)
+}
+
+/// The same of the system.
+fn system_tools() -> Option<[PathBuf; 2]> {
+    let paths =
+        ["llvm-cov", "llvm-profdata"].map(|tool| PathBuf::from(format!("/usr/bin/{tool}-{TOOLS_VERSION}")));
+    paths.iter().all(|path| path.exists()).then_some(paths)
+}
+
+fn llvm_cov() -> Result<Command> {
+    let mut command = cargo()?;
+    command.arg("llvm-cov");
+    if let (None, Some([cov, profdata])) = (own_tools(), system_tools()) {
+        command.env("LLVM_COV", cov).env("LLVM_PROFDATA", profdata);
+    }
+    Ok(command)
+}
+
+fn measure(args: &Args) -> Result<()> {
+    install()?;
+    run(llvm_cov()?.args(["clean", "--workspace", "--profraw-only"]))?;
+    let mut suite = llvm_cov()?;
+    suite.args(["--no-report", "--locked", "--workspace", "--exclude", "kith-xtask"]);
+    let databases = Databases::start(args.sqlite_only)?;
+    databases.tell(&mut suite);
+    run(&mut suite)?;
+    drop(databases);
+    run(llvm_cov()?.args(["report", "--lcov", "--output-path", TRACE]))
+}
+
+/// Lines by module, from a trace of `SF:` (a file), `DA:line,count` and `end_of_record`.
+fn by_module(root: &Path, trace: &str, sqlite_only: bool) -> Result<BTreeMap<String, Lines>> {
+    let mut modules = BTreeMap::<String, Lines>::new();
+    for record in trace.split("end_of_record") {
+        let Some(path) = record.lines().find_map(|line| line.strip_prefix("SF:")) else { continue };
+        let Ok(path) = Path::new(path).strip_prefix(root) else { continue };
+        let path = path.to_string_lossy();
+        let Some(module) = module_of(&path).filter(|_| !(sqlite_only && path.starts_with(POSTGRES))) else {
+            continue;
+        };
+        let text = fs::read_to_string(root.join(&*path)).with_context(|| format!("cannot read {path}"))?;
+        modules.entry(module).or_default().add(count(record, tests_from(&text)));
+    }
+    Ok(modules)
+}
+
+/// The folder that a file of what ships is in, as deep as crate and feature; none for what is for tests.
+fn module_of(path: &str) -> Option<String> {
+    let (krate, file) = path.strip_prefix("crates/")?.split_once("/src/")?;
+    let for_tests = |part: &str| {
+        let name = part.trim_end_matches(".rs");
+        ["tests", "testing", "fuzzing"].contains(&name) || name.ends_with("_tests")
+    };
+    if UNCOUNTED.iter().any(|prefix| path.starts_with(prefix)) || file.split('/').any(for_tests) {
+        return None;
+    }
+    let folder = file.split_once('/').map(|(folder, _)| folder);
+    Some(folder.map_or(krate.to_owned(), |folder| format!("{krate}/{folder}")))
+}
+
+/// The line on which a file's own tests begin: they stand at its end.
+fn tests_from(text: &str) -> usize {
+    let begins = |pair: &[&str]| pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod tests {");
+    let lines: Vec<_> = text.lines().collect();
+    lines.windows(2).position(begins).map_or(usize::MAX, |at| at + 1)
+}
+
+fn count(record: &str, before: usize) -> Lines {
+    let lines = record.lines().filter_map(|line| {
+        let (number, count) = line.strip_prefix("DA:")?.split_once(',')?;
+        let number: usize = number.parse().ok()?;
+        (number < before).then_some(count != "0")
+    });
+    lines.fold(Lines::default(), |sum, covered| Lines {
+        covered: sum.covered + u32::from(covered),
+        all: sum.all + 1,
+    })
+}
+
+fn report(modules: &BTreeMap<String, Lines>, sqlite_only: bool) -> Result<()> {
+    let mut whole = Lines::default();
+    for (module, lines) in modules {
+        println!(
+            "{module:<24} {:>6} of {:>6} lines {:>6.1} %",
+            lines.covered,
+            lines.all,
+            lines.share() * 100.0
+        );
+        whole.add(*lines);
+    }
+    let percent = whole.share() * 100.0;
+    println!("{:<24} {:>6} of {:>6} lines {percent:>6.1} %", "everything", whole.covered, whole.all);
+    let low: Vec<_> = modules.iter().filter(|(_, lines)| lines.share() < LEAST_OF_MODULE).collect();
+    let enough = whole.all > 0 && whole.share() >= LEAST;
+    let engines = if sqlite_only { "SQLite; PostgreSQL's code left out" } else { "SQLite and PostgreSQL" };
+    let figures = json!({ "lines": whole, "percent": percent, "modules": modules, "databases": engines });
+    let least = modules.iter().min_by(|one, other| one.1.share().total_cmp(&other.1.share()));
+    let least = least
+        .map(|(module, lines)| format!("{module} with {:.1} %", lines.share() * 100.0))
+        .unwrap_or_default();
+    let rows = [
+        Row {
+            id: "TST-02",
+            result: Outcome::of(enough),
+            figures: figures.clone(),
+            summary: format!("The tests run {percent:.1} % of {} lines ({engines}).", whole.all),
+        },
+        Row {
+            id: "TST-03",
+            result: Outcome::of(whole.all > 0 && low.is_empty()),
+            figures,
+            summary: format!("Of {} modules the least covered is {least}.", modules.len()),
+        },
+    ];
+    evidence::write("coverage", &rows)?;
+    if !enough {
+        bail!("the tests run {percent:.1} % of all lines, which is less than {:.0} %", LEAST * 100.0);
+    }
+    if !low.is_empty() {
+        let names: Vec<_> = low.iter().map(|(module, _)| module.as_str()).collect();
+        bail!("less than {:.0} % of {} is run by tests", LEAST_OF_MODULE * 100.0, names.join(", "));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_belong_to_folders_and_tests_to_none() {
+        for (path, module) in [
+            ("crates/domain/src/bonds/http/invites.rs", Some("domain/bonds")),
+            ("crates/platform/src/app.rs", Some("platform")),
+            ("crates/platform/src/config/tests.rs", None),
+            ("crates/platform/src/http/edge_tests.rs", None),
+            ("crates/store/src/testing/server.rs", None),
+            ("crates/kernel/src/fuzzing.rs", None),
+            ("crates/xtask/src/main.rs", None),
+            ("tests/api/main.rs", None),
+        ] {
+            assert_eq!(module_of(path).as_deref(), module, "{path}");
+        }
+    }
+
+    #[test]
+    fn lines_before_a_files_tests_are_counted() {
+        let text = "fn a() {}\nfn b() {}\n\n#[cfg(test)]\nmod tests {\n    fn c() {}\n}\n";
+        let record = "SF:a.rs\nDA:1,5\nDA:2,0\nDA:6,1\n";
+        assert_eq!(count(record, tests_from(text)), Lines { covered: 1, all: 2 });
+        assert_eq!(count(record, tests_from("fn a() {}\n")), Lines { covered: 2, all: 3 });
+    }
+}

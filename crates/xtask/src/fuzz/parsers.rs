@@ -1,0 +1,234 @@
+//! `cargo xtask fuzz parsers`: builds the targets of the folder `fuzz` with coverage guidance, runs each for a while, and
+//! says what came of it.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::evidence::{self, Outcome, Row};
+use crate::workspace::{cargo, root, run, succeeds};
+
+/// Holds the targets, and what they begin with.
+const FOLDER: &str = "fuzz";
+/// What is built, made up, found and said.
+const BUILT: &str = "target/fuzz";
+/// A week's evidence is worth this much for each target.
+const WHOLE_S: u64 = 600;
+/// One input that takes longer hangs.
+const HANG_S: u64 = 10;
+/// Before the name of this machine's kind, in what rustc says of itself.
+const TRIPLE_OF: &str = "host: ";
+
+/// How to fuzz.
+#[derive(clap::Args)]
+pub struct Args {
+    /// For how long each target is run; 600 or more of every target are evidence
+    #[arg(long, default_value_t = WHOLE_S)]
+    seconds: u64,
+    /// Only this target; may be given several times
+    #[arg(long)]
+    target: Vec<String>,
+    /// How many run at once
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+}
+
+/// What came of one target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Ran {
+    target: String,
+    seconds: u64,
+    /// Inputs that were tried.
+    executions: u64,
+    /// Edges of the program that some input has gone along.
+    edges: u64,
+    /// Inputs that did something new, seeds among them.
+    corpus: u64,
+    /// Crashes, hangs, and inputs that take too much memory.
+    crashes: u64,
+}
+
+/// Runs every target, or those that were asked for, and leaves evidence.
+///
+/// # Errors
+/// An input on which something that must hold does not.
+#[expect(clippy::disallowed_methods, reason = "reports how long it took")]
+pub fn fuzz(args: &Args) -> Result<()> {
+    let root = root()?;
+    let all = targets(&root)?;
+    let chosen = choose(&all, &args.target)?;
+    build(&root)?;
+    let started = Instant::now();
+    let waiting = Mutex::new(chosen.iter().cloned().collect::<VecDeque<_>>());
+    let done = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        let work = || -> Result<()> {
+            loop {
+                let Some(target) = waiting.lock().expect("unpoisoned").pop_front() else { return Ok(()) };
+                let ran = run_one(&root, &target, args.seconds)?;
+                println!("{}", line(&ran));
+                done.lock().expect("unpoisoned").push(ran);
+            }
+        };
+        let workers: Vec<_> = (0..args.jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("a worker does not panic"))
+    })?;
+    let mut ran = done.into_inner().expect("unpoisoned");
+    ran.sort_by(|one, other| one.target.cmp(&other.target));
+    let whole = chosen.len() == all.len() && args.seconds >= WHOLE_S;
+    report(&ran, whole, started.elapsed().as_secs())
+}
+
+/// The names of all targets: the files that hold them.
+fn targets(root: &Path) -> Result<Vec<String>> {
+    let folder = root.join(FOLDER).join("fuzz_targets");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let path = entry?.path();
+        names.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn choose(all: &[String], wanted: &[String]) -> Result<Vec<String>> {
+    if let Some(unknown) = wanted.iter().find(|name| !all.contains(name)) {
+        bail!("there is no target {unknown}; there are {}", all.join(", "));
+    }
+    Ok(all.iter().filter(|name| wanted.is_empty() || wanted.contains(name)).cloned().collect())
+}
+
+/// cargo-fuzz knows how to have the compiler count edges. Sanitizers need a nightly compiler, and there is no unsafe code
+/// of ours for them to watch.
+fn build(root: &Path) -> Result<()> {
+    if !succeeds(cargo()?.args(["fuzz", "--version"])) {
+        eprintln!("\nbuilding cargo-fuzz, once");
+        run(cargo()?.args(["install", "cargo-fuzz", "--locked"]))?;
+    }
+    let mut build = cargo()?;
+    build.current_dir(root.join(FOLDER)).args(["fuzz", "build", "--sanitizer", "none", "--target-dir"]);
+    run(build.arg(root.join(BUILT)))
+}
+
+fn binary(root: &Path, target: &str) -> Result<PathBuf> {
+    let version = Command::new("rustc").arg("-vV").output().context("cannot run rustc")?;
+    let version = String::from_utf8_lossy(&version.stdout).into_owned();
+    let host =
+        version.lines().find_map(|line| line.strip_prefix(TRIPLE_OF)).context("rustc names no host")?;
+    Ok(root.join(BUILT).join(host).join("release").join(target))
+}
+
+/// Runs one target to its end. Its own words go to `target/fuzz/log/TARGET`, inputs that crash it to
+/// `target/fuzz/artifacts/TARGET`.
+fn run_one(root: &Path, target: &str, seconds: u64) -> Result<Ran> {
+    let built = root.join(BUILT);
+    let (corpus, artifacts) = (built.join("corpus").join(target), built.join("artifacts").join(target));
+    let log = built.join("log").join(target);
+    for folder in [&corpus, &artifacts, &built.join("log")] {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let before = count(&artifacts)?;
+    let said = File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
+    let mut fuzzer = Command::new(binary(root, target)?);
+    fuzzer.arg(&corpus).arg(root.join(FOLDER).join("seeds").join(target));
+    fuzzer.arg(format!("-artifact_prefix={}/", artifacts.display()));
+    fuzzer.args([format!("-max_total_time={seconds}"), format!("-timeout={HANG_S}")]);
+    fuzzer.args(["-print_final_stats=1", "-rss_limit_mb=2048", "-max_len=4096"]);
+    fuzzer.stdout(Stdio::null()).stderr(said);
+    let status = fuzzer.status().with_context(|| format!("cannot run {target}"))?;
+    let said = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+    let crashes = count(&artifacts)?.saturating_sub(before).max(u64::from(!status.success()));
+    read(target, seconds, &said, crashes)
+        .with_context(|| format!("{} is not what libFuzzer says", log.display()))
+}
+
+fn count(folder: &Path) -> Result<u64> {
+    Ok(fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?.count() as u64)
+}
+
+/// What libFuzzer says: lines such as `#2048 pulse cov: 213 ft: 401 corp: 22/1Kb …`, and at the end
+/// `stat::number_of_executed_units: 123456`.
+fn read(target: &str, seconds: u64, said: &str, crashes: u64) -> Option<Ran> {
+    let status = said.lines().rev().find(|line| line.starts_with('#') && line.contains(" cov: "))?;
+    let figure =
+        |name: &str| status.split(name).nth(1)?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
+    let counted = said.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
+    // A crash ends it before it counts.
+    let executions = match counted {
+        Some(counted) => counted.trim().parse().ok()?,
+        None => status[1..].split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?,
+    };
+    let (edges, corpus) = (figure(" cov: ")?, figure(" corp: ")?);
+    Some(Ran { target: target.to_owned(), seconds, executions, edges, corpus, crashes })
+}
+
+fn line(ran: &Ran) -> String {
+    let Ran { target, seconds, executions, edges, corpus, crashes } = ran;
+    format!(
+        "{target:<14} {seconds:>6} s {executions:>12} executions {edges:>7} edges {corpus:>6} inputs {crashes:>3} crashes"
+    )
+}
+
+fn report(ran: &[Ran], whole: bool, took: u64) -> Result<()> {
+    println!("\nfuzz parsers, in {took} s:");
+    ran.iter().for_each(|ran| println!("{}", line(ran)));
+    let executions: u64 = ran.iter().map(|ran| ran.executions).sum();
+    let crashed: Vec<_> = ran.iter().filter(|ran| ran.crashes > 0).map(|ran| ran.target.as_str()).collect();
+    let least = ran.iter().map(|ran| ran.seconds).min().unwrap_or(0);
+    let summary = format!(
+        "{} targets, each for {least} s or more, {executions} executions, {} with crashes.",
+        ran.len(),
+        crashed.len()
+    );
+    if whole || !crashed.is_empty() {
+        let figures = json!({ "targets": ran, "executions": executions, "crashes": crashed });
+        evidence::write(
+            "fuzz",
+            &[Row { id: "DRV-37", result: Outcome::of(crashed.is_empty()), figures, summary }],
+        )?;
+    } else {
+        println!("no evidence: that takes every target, for {WHOLE_S} s each");
+    }
+    if !crashed.is_empty() {
+        bail!(
+            "inputs that crash {} are in {BUILT}/artifacts; give one to {BUILT}/…/release/TARGET",
+            crashed.join(", ")
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_libfuzzer_says_is_read() {
+        let said = "INFO: Seed: 1\n#2\tINITED cov: 20 ft: 21 corp: 1/1b exec/s: 0 rss: 30Mb\n\
+                    #2048\tpulse  cov: 213 ft: 401 corp: 22/1Kb lim: 21 exec/s: 1024 rss: 31Mb\n\
+                    stat::number_of_executed_units: 4096\nstat::average_exec_per_sec:     400\n";
+        let ran = |executions, crashes| {
+            Some(Ran { target: "text".into(), seconds: 10, executions, edges: 213, corpus: 22, crashes })
+        };
+        assert_eq!(read("text", 10, said, 0), ran(4096, 0));
+        assert_eq!(read("text", 10, said.split("stat::").next().unwrap(), 1), ran(2048, 1));
+        assert_eq!(read("text", 10, "", 0), None);
+    }
+
+    #[test]
+    fn every_target_has_seeds() {
+        let root = root().unwrap();
+        let targets = targets(&root).unwrap();
+        assert!(targets.len() > 10, "{targets:?}");
+        for target in targets {
+            assert!(count(&root.join(FOLDER).join("seeds").join(&target)).unwrap() > 0, "{target}");
+        }
+    }
+}

@@ -8,6 +8,7 @@ mod fuzz;
 mod kith;
 mod lint;
 mod load;
+mod mutants;
 mod openapi;
 mod reliability;
 mod setup;
@@ -33,6 +34,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Which lines the tests run, by module; fails below 80 % of all or 70 % of a module
     Coverage(coverage::Args),
+    /// Whether tests notice when the code is changed: a sample in bonds, accounts and the store
+    Mutants(mutants::Args),
     /// Checks the walls between crates and modules, and how files are kept
     Tidy,
     /// Format, walls, clippy, licences and sources of dependencies
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::test(&args),
         Task::Fuzz(args) => done(fuzz::fuzz(&args)),
         Task::Coverage(args) => done(coverage::coverage(&args)),
+        Task::Mutants(args) => done(mutants::mutants(&args)),
         Task::Tidy => done(workspace::root().and_then(|root| tidy::tidy(&root))),
         Task::Lint => done(lint::lint()),
         Task::Check => lint::check(),

@@ -38,6 +38,9 @@ pub struct Args {
     /// How many run at once
     #[arg(long, default_value_t = 1)]
     jobs: usize,
+    /// Runs what an earlier run has built
+    #[arg(long)]
+    no_build: bool,
 }
 
 /// What came of one target.
@@ -64,7 +67,9 @@ pub fn fuzz(args: &Args) -> Result<()> {
     let root = root()?;
     let all = targets(&root)?;
     let chosen = choose(&all, &args.target)?;
-    build(&root)?;
+    if !args.no_build {
+        build(&root)?;
+    }
     let started = Instant::now();
     let waiting = Mutex::new(chosen.iter().cloned().collect::<VecDeque<_>>());
     let done = Mutex::new(Vec::new());

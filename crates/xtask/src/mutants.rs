@@ -1,0 +1,325 @@
+//! `cargo xtask mutants`: changes the code in one place at a time (cargo-mutants) and sees whether a test notices.
+//!
+//! A sample: every n-th change there is in bonds, accounts and the store. What no test noticed is listed in
+//! `docs/mutants.md`, with the reason for each that changes nothing one could notice.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::evidence::{self, Outcome, Row};
+use crate::workspace::{cargo, root, run, succeeds};
+
+/// Where cargo-mutants builds, and what it leaves, a folder a part.
+const BUILT: &str = "target/mutants";
+/// Why some survivors are none: `[[survivor]]` with `mutant` (without line and column) and `why`.
+const REASONS: &str = "tests/mutants.toml";
+const LIST: &str = "docs/mutants.md";
+/// Least share of what can be noticed that has to be.
+const LEAST: f64 = 0.80;
+/// One that takes so much longer than usual hangs, and so is noticed.
+const HANG_S: &str = "240";
+
+/// Some of the source, and the tests that are to notice a change of it.
+struct Part {
+    name: &'static str,
+    files: &'static [&'static str],
+    but: &'static [&'static str],
+    /// One of so many changes is made.
+    every: u32,
+    packages: &'static [&'static str],
+    /// Handed to `cargo test`.
+    tests: &'static [&'static str],
+}
+
+const PARTS: &[Part] = &[
+    Part {
+        name: "bonds",
+        files: &["crates/domain/src/bonds/**/*.rs"],
+        but: &["**/fuzzing.rs"],
+        every: 16,
+        packages: &["kith-domain", "kith"],
+        tests: &[
+            "--lib",
+            "--test",
+            "api",
+            "--",
+            "bonds::",
+            "partings",
+            "requests",
+            "invites",
+            "restorations",
+            "refusals",
+            "partner_tiers",
+            "old_paths",
+            "traces",
+            "block_matrix",
+            "rules",
+            "model",
+            "rows",
+        ],
+    },
+    Part {
+        name: "accounts",
+        files: &["crates/domain/src/accounts/**/*.rs"],
+        but: &["**/fuzzing.rs"],
+        every: 16,
+        packages: &["kith-domain", "kith"],
+        tests: &[
+            "--lib",
+            "--test",
+            "api",
+            "--",
+            "accounts",
+            "administration",
+            "lockout",
+            "profile",
+            "leaving",
+            "revocation",
+            "operators",
+            "traces",
+            "tokens",
+            "rules",
+            "model",
+            "secrets",
+        ],
+    },
+    Part {
+        name: "store",
+        files: &["crates/store/src/**/*.rs"],
+        but: &["**/fuzzing.rs", "crates/store/src/testing/**", "crates/store/src/postgres/**"],
+        every: 14,
+        packages: &["kith-store"],
+        tests: &["--lib", "--test", "conformance", "--features", "kith-store/testing"],
+    },
+];
+
+/// How to sample.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only this part: bonds, accounts or store; may be given several times
+    #[arg(long)]
+    part: Vec<String>,
+    /// Which of the n samples there are: another number, other changes
+    #[arg(long, default_value_t = 0)]
+    sample: u32,
+    /// Lists what earlier runs have left, without a new one
+    #[arg(long)]
+    report_only: bool,
+}
+
+/// What became of a part's changes, each by its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Tried {
+    caught: Vec<String>,
+    missed: Vec<String>,
+    timeout: Vec<String>,
+    /// Does not compile.
+    unviable: Vec<String>,
+}
+
+impl Tried {
+    fn noticed(&self) -> usize {
+        self.caught.len() + self.timeout.len()
+    }
+
+    fn viable(&self) -> usize {
+        self.noticed() + self.missed.len()
+    }
+}
+
+#[derive(Deserialize, Default)]
+struct Reasons {
+    #[serde(default)]
+    survivor: Vec<Reason>,
+}
+
+#[derive(Deserialize)]
+struct Reason {
+    mutant: String,
+    why: String,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct Survivor {
+    mutant: String,
+    /// Why it does not matter, if it does not.
+    why: Option<String>,
+}
+
+/// Makes the changes, lists survivors and leaves evidence.
+///
+/// # Errors
+/// The tests fail without a change, or notice too few of them.
+pub fn mutants(args: &Args) -> Result<()> {
+    let root = root()?;
+    let known = |name: &String| PARTS.iter().any(|part| part.name == name);
+    if let Some(unknown) = args.part.iter().find(|name| !known(name)) {
+        bail!("there is no part {unknown}; there are bonds, accounts and store");
+    }
+    if !args.report_only {
+        install()?;
+        for part in
+            PARTS.iter().filter(|part| args.part.is_empty() || args.part.iter().any(|name| name == part.name))
+        {
+            try_part(&root, part, args.sample)?;
+        }
+    }
+    let mut tried = BTreeMap::new();
+    for part in PARTS {
+        tried.insert(part.name, read(&root.join(BUILT).join(part.name).join("mutants.out"))?);
+    }
+    let reasons = fs::read_to_string(root.join(REASONS)).unwrap_or_default();
+    let reasons: Reasons = toml::from_str(&reasons).with_context(|| format!("cannot read {REASONS}"))?;
+    report(&root, &tried, &reasons)
+}
+
+fn install() -> Result<()> {
+    if succeeds(cargo()?.args(["mutants", "--version"])) {
+        return Ok(());
+    }
+    eprintln!("\nbuilding cargo-mutants, once");
+    run(cargo()?.args(["install", "cargo-mutants", "--locked", "--debug"]))
+}
+
+/// In a copy of the tree: nothing here is changed. SQLite only, and by the tests that are nearest.
+fn try_part(root: &Path, part: &Part, sample: u32) -> Result<()> {
+    let output = root.join(BUILT).join(part.name);
+    fs::create_dir_all(&output).with_context(|| format!("cannot make {}", output.display()))?;
+    let shard = format!("{}/{}", sample % part.every, part.every);
+    let mut mutants = cargo()?;
+    mutants.args(["mutants", "--no-shuffle", "--sharding", "round-robin", "--shard", &shard]);
+    mutants.args(["--cap-lints=true", "--minimum-test-timeout", HANG_S, "--output"]).arg(&output);
+    for file in part.files {
+        mutants.args(["--file", file]);
+    }
+    for file in part.but {
+        mutants.args(["--exclude", file]);
+    }
+    mutants.args(["--test-package", &part.packages.join(",")]);
+    mutants.arg("--").args(part.tests);
+    mutants.env("CARGO_TARGET_DIR", root.join(BUILT).join("build"));
+    mutants.env("KITH_TEST_SQLITE_ONLY", "1").env_remove("KITH_TEST_POSTGRES");
+    let status = mutants.status().context("cannot run cargo-mutants")?;
+    // 2: some were missed; 3: some took too long.
+    match status.code() {
+        Some(0 | 2 | 3) => Ok(()),
+        _ => bail!("cargo-mutants ended with {status}: see {}", output.display()),
+    }
+}
+
+fn read(folder: &Path) -> Result<Tried> {
+    let lines = |name: &str| -> Result<Vec<String>> {
+        let path = folder.join(name);
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(text.lines().map(str::to_owned).collect())
+    };
+    let [caught, missed, timeout, unviable] =
+        ["caught.txt", "missed.txt", "timeout.txt", "unviable.txt"].map(lines);
+    Ok(Tried { caught: caught?, missed: missed?, timeout: timeout?, unviable: unviable? })
+}
+
+/// A mutant without line and column, which move: `FILE:LINE:COLUMN: WHAT` as `FILE: WHAT`.
+fn lasting(mutant: &str) -> String {
+    let mut parts = mutant.splitn(4, ':');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(file), Some(_), Some(_), Some(what)) => format!("{file}:{what}"),
+        _ => mutant.to_owned(),
+    }
+}
+
+fn survivors(tried: &Tried, reasons: &Reasons) -> Vec<Survivor> {
+    let explained = |mutant: &String| {
+        let name = lasting(mutant);
+        let reason = reasons.survivor.iter().find(|reason| reason.mutant == name);
+        Survivor { mutant: mutant.clone(), why: reason.map(|reason| reason.why.clone()) }
+    };
+    tried.missed.iter().map(explained).collect()
+}
+
+fn report(root: &Path, tried: &BTreeMap<&'static str, Tried>, reasons: &Reasons) -> Result<()> {
+    let sum = |of: fn(&Tried) -> usize| tried.values().map(of).sum::<usize>();
+    let (noticed, viable) = (sum(Tried::noticed), sum(Tried::viable));
+    if viable == 0 {
+        bail!("no change was tried");
+    }
+    let share = noticed as f64 / viable as f64;
+    let list = listed(tried, reasons);
+    fs::write(root.join(LIST), &list).with_context(|| format!("cannot write {LIST}"))?;
+    print!("{list}");
+    let parts: BTreeMap<_, _> = tried
+        .iter()
+        .map(|(name, tried)| {
+            let figures = json!({
+                "noticed": tried.noticed(), "viable": tried.viable(), "unviable": tried.unviable.len(),
+                "survivors": survivors(tried, reasons),
+            });
+            (*name, figures)
+        })
+        .collect();
+    let percent = share * 100.0;
+    let row = Row {
+        id: "DRV-36",
+        result: Outcome::of(share >= LEAST),
+        figures: json!({ "noticed": noticed, "viable": viable, "percent": percent, "parts": parts }),
+        summary: format!(
+            "Tests notice {noticed} of {viable} sampled changes of bonds, accounts and store ({percent:.0} %)."
+        ),
+    };
+    evidence::write("mutants", &[row])?;
+    if share < LEAST {
+        bail!("tests notice {percent:.0} % of the changes, which is less than {:.0} %", LEAST * 100.0);
+    }
+    Ok(())
+}
+
+fn listed(tried: &BTreeMap<&'static str, Tried>, reasons: &Reasons) -> String {
+    let mut text = format!(
+        "<!-- Written by `cargo xtask mutants`; reasons are in {REASONS}. -->\n\n# Mutants\n\n\
+         Changes of the code in one place, and whether a test noticed: a sample, on SQLite, by the tests nearest to it.\n\n\
+         | part | changes that compile | noticed | survived |\n|---|---|---|---|\n"
+    );
+    for (name, tried) in tried {
+        let percent = 100.0 * tried.noticed() as f64 / tried.viable().max(1) as f64;
+        text += &format!(
+            "| {name} | {} | {} ({percent:.0} %) | {} |\n",
+            tried.viable(),
+            tried.noticed(),
+            tried.missed.len()
+        );
+    }
+    text += "\n## Survivors\n\n";
+    for Survivor { mutant, why } in tried.values().flat_map(|tried| survivors(tried, reasons)) {
+        let why = why.unwrap_or_else(|| "no test notices it yet".to_owned());
+        text += &format!("* `{}`: {why}\n", lasting(&mutant));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MISSED: &str = "crates/a/src/b.rs:5:9: replace > with >= in c::d";
+
+    #[test]
+    fn a_survivor_keeps_its_reason_when_lines_move() {
+        assert_eq!(lasting(MISSED), "crates/a/src/b.rs: replace > with >= in c::d");
+        let tried = Tried { missed: vec![MISSED.to_owned(), "other".to_owned()], ..Tried::default() };
+        let reason = Reason { mutant: lasting(MISSED), why: "Nothing is exactly that long.".to_owned() };
+        let found = survivors(&tried, &Reasons { survivor: vec![reason] });
+        let why: Vec<_> = found.iter().map(|survivor| survivor.why.as_deref()).collect();
+        assert_eq!(why, [Some("Nothing is exactly that long."), None]);
+    }
+
+    #[test]
+    fn what_hangs_is_noticed_and_what_does_not_compile_is_none() {
+        let names = |n| vec![String::new(); n];
+        let tried = Tried { caught: names(3), missed: names(1), timeout: names(2), unviable: names(4) };
+        assert_eq!((tried.noticed(), tried.viable()), (5, 6));
+    }
+}

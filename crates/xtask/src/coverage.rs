@@ -115,7 +115,7 @@ fn llvm_cov() -> Result<Command> {
 
 fn measure(args: &Args) -> Result<()> {
     install()?;
-    run(llvm_cov()?.args(["clean", "--workspace", "--profraw-only"]))?;
+    run(llvm_cov()?.args(["clean", "--profraw-only"]))?;
     let mut suite = llvm_cov()?;
     suite.args(["--no-report", "--locked", "--workspace", "--exclude", "kith-xtask"]);
     let databases = Databases::start(args.sqlite_only)?;

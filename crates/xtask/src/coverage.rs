@@ -209,7 +209,7 @@ fn report(modules: &BTreeMap<String, Lines>, sqlite_only: bool) -> Result<()> {
             summary: format!("Of {} modules the least covered is {least}.", modules.len()),
         },
     ];
-    evidence::write("coverage", &rows)?;
+    evidence::write("cargo xtask coverage", &rows)?;
     if !enough {
         bail!("the tests run {percent:.1} % of all lines, which is less than {:.0} %", LEAST * 100.0);
     }

@@ -270,7 +270,7 @@ fn report(root: &Path, tried: &BTreeMap<&'static str, Tried>, reasons: &Reasons)
             "Tests notice {noticed} of {viable} sampled changes of bonds, accounts and store ({percent:.0} %)."
         ),
     };
-    evidence::write("mutants", &[row])?;
+    evidence::write("cargo xtask mutants", &[row])?;
     if share < LEAST {
         bail!("tests notice {percent:.0} % of the changes, which is less than {:.0} %", LEAST * 100.0);
     }

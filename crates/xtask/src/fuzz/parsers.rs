@@ -195,7 +195,7 @@ fn report(ran: &[Ran], whole: bool, took: u64) -> Result<()> {
     if whole || !crashed.is_empty() {
         let figures = json!({ "targets": ran, "executions": executions, "crashes": crashed });
         evidence::write(
-            "fuzz",
+            "cargo xtask fuzz parsers",
             &[Row { id: "DRV-37", result: Outcome::of(crashed.is_empty()), figures, summary }],
         )?;
     } else {

@@ -18,6 +18,7 @@ const README: &str = include_str!("../../README.md");
 on_every_engine! {
     with super::with_demo;
     two_people_part_and_come_back_on_the_page,
+    limits_that_are_off_turn_a_row_red,
     its_people_are_as_they_are_told_to_be,
     the_page_needs_nothing_from_elsewhere,
 }
@@ -173,6 +174,22 @@ fn part_and_come_back(page: &mut Page) {
     page.click("#left [data-do=ask]");
     let problem = page.text("#problem");
     assert!(problem.starts_with("409 too_soon_to_ask_again: "), "{problem}");
+}
+
+/// SEC-03, GAT-01: what a check finds is what is there: with the limits off it finds them off, and with them on again, on.
+async fn limits_that_are_off_turn_a_row_red(app: &TestApp) {
+    tokio::task::block_in_place(|| turn_a_row_red(&mut Page::open(app)));
+}
+
+fn turn_a_row_red(page: &mut Page) {
+    assert_eq!(page.text("#verdict"), "not judged yet");
+    assert_eq!(page.click("#judge"), "SEC-03: pass.");
+    assert_eq!(page.click("#lifted"), "Limits are off. SEC-03: fail.");
+    let found = page.text("#found");
+    assert!(found.contains("201 instead of 429"), "{found}");
+    page.picture("readiness.png");
+    assert_eq!(page.click("#lifted"), "Limits hold. SEC-03: pass.");
+    assert_eq!((page.text("#verdict"), page.text("#problem")), ("pass".to_owned(), String::new()));
 }
 
 /// Who lives there, and how they stand, is as it is told.

@@ -5,7 +5,7 @@ use axum::extract::{FromRequest, OptionalFromRequest, Request};
 use axum::response::{IntoResponse, Response};
 use http::header::{self, HeaderMap, HeaderValue};
 use kith_kernel::{FieldError, Problem, problems};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_path_to_error::{Path, Segment};
 
@@ -106,6 +106,10 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(Strict(&mut json)).map_err(|error| {
         let pointer = pointer(error.path());
+        if is_no_variant(error.inner(), bytes) {
+            let detail = "Not a value that this field can have.";
+            return Problem::invalid(vec![FieldError::new(pointer, "wrong_type", detail)]);
+        }
         to_problem(error.inner(), pointer)
     })?;
     json.end().map_err(|error| to_problem(&error, String::new()))?;
@@ -122,6 +126,14 @@ pub fn read_value<T: DeserializeOwned>(value: &serde_json::Value, at: &str) -> R
             field_error(&error.inner().to_string(), at.to_owned() + &pointer(error.path()))
         },
     )
+}
+
+/// Whether the text is JSON, and has a number or an array where one of a set of words was expected: serde_json calls that
+/// a fault of the text.
+fn is_no_variant(error: &serde_json::Error, bytes: &[u8]) -> bool {
+    error.is_syntax()
+        && error.to_string().starts_with("expected value")
+        && serde_json::from_slice::<IgnoredAny>(bytes).is_ok()
 }
 
 fn to_problem(error: &serde_json::Error, pointer: String) -> Problem {
@@ -215,6 +227,34 @@ mod tests {
             let problem = parse::<Outer>(json.as_bytes()).unwrap_err();
             assert_eq!(problem.code, &problems::VALIDATION_FAILED, "{json}");
             assert_eq!((problem.errors[0].code, &*problem.errors[0].pointer), (code, pointer), "{json}");
+        }
+    }
+
+    /// API-08.
+    #[test]
+    fn what_is_none_of_the_words_is_of_the_wrong_type_and_not_malformed() {
+        #[derive(Debug, Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Colour {
+            Red,
+        }
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Painted {
+            #[expect(dead_code, reason = "only its parsing matters")]
+            colour: Colour,
+        }
+        for wrong in ["5", "[]", "true", "null", "{}", r#""blue""#] {
+            let problem = parse::<Painted>(format!(r#"{{"colour": {wrong}}}"#).as_bytes()).unwrap_err();
+            assert_eq!(problem.code, &problems::VALIDATION_FAILED, "{wrong}");
+            assert!(problem.errors[0].pointer.starts_with("/colour"), "{wrong}: {:?}", problem.errors[0]);
+        }
+        for broken in [r#"{"colour": }"#, r#"{"colour": 5"#, r#"{"colour": x}"#] {
+            assert_eq!(
+                parse::<Painted>(broken.as_bytes()).unwrap_err().code,
+                &problems::MALFORMED,
+                "{broken}"
+            );
         }
     }
 

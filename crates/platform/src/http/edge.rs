@@ -11,9 +11,9 @@ use axum::Router;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
+use http::{Method, StatusCode};
 use kith_kernel::{Problem, RequestId, problems};
 use tower::Service;
 
@@ -31,6 +31,9 @@ use crate::idempotency;
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+/// A body that is not longer has come with the head, as good as always.
+const ARRIVES_AT_ONCE_BYTES: u64 = 4 * 1024;
 /// What a request is counted and logged as whose caller went away before its answer. Nobody is sent it.
 const CALLER_GONE: u16 = 499;
 /// The most headers the edge adds, beside those that always stand.
@@ -139,6 +142,8 @@ struct Exchange<'e> {
     trace_id: Option<Box<str>>,
     asked: Option<PathAndQuery>,
     keyed: bool,
+    /// Of its body, as it says itself.
+    declared_bytes: u64,
     origin: Option<HeaderValue>,
     /// Of a GET whose answer is not secret.
     reading: Option<Reading>,
@@ -162,6 +167,7 @@ impl<'e> Exchange<'e> {
             trace_id: trace_id(headers).map(Box::from),
             asked: request.uri().path_and_query().cloned(),
             keyed: idempotency::is_keyed(request.method(), request.headers()),
+            declared_bytes: declared_length(headers),
             origin: edge.cors.origin_of(headers),
             reading: reads.then(|| Reading::of(headers)),
             answered: false,
@@ -180,9 +186,19 @@ impl<'e> Exchange<'e> {
         }
         let took = self.started.elapsed();
         self.add_headers(response.headers_mut(), allowance, took);
+        if self.leaves_a_body(response.status()) {
+            response.headers_mut().insert(header::CONNECTION, CLOSE);
+        }
         self.tell(response.status().as_u16(), took);
         self.answered = true;
         response
+    }
+
+    /// Whether the rest of the request's body may still come after this answer. The connection then ends, and whoever
+    /// is not told so sends the next request into nothing.
+    fn leaves_a_body(&self, status: StatusCode) -> bool {
+        let is_cut = [StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT].contains(&status);
+        is_cut || (status.is_client_error() && self.declared_bytes > ARRIVES_AT_ONCE_BYTES)
     }
 
     /// Counts it and writes its log line.
@@ -214,7 +230,7 @@ impl<'e> Exchange<'e> {
         self.edge.cors.allow(self.origin.take(), headers);
         self.edge.standing.add(headers);
         if self.edge.app.stop.is_draining() {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            headers.insert(header::CONNECTION, CLOSE);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tempfile::NamedTempFile;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::subscriber::DefaultGuard;
 
 use crate::telemetry::log;
@@ -151,6 +151,28 @@ async fn bodies_are_bounded_typed_and_punctual() {
     let mut stream = test.connect().await;
     stream.write_all(late.as_bytes()).await.unwrap();
     assert_eq!(problem(&read_to_end(&mut stream).await)["code"], "request_timeout");
+}
+
+/// API-09: who goes on with a connection that has ended gets no answer.
+#[tokio::test]
+async fn whose_body_is_not_waited_for_is_told_that_the_connection_ends() {
+    let test = TestServer::start(|config| config.server.body_limit_bytes = 10_000).await;
+    for (path, kind, length, status, ends) in [
+        ("/echo", JSON, 10_001, "413", true),
+        ("/echo", "", 10_000, "415", true),
+        ("/nothing", JSON, 10_000, "404", true),
+        ("/echo", "", 10, "415", false),
+    ] {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: kith\r\n{kind}Content-Length: {length}\r\n\r\n");
+        let mut stream = test.connect().await;
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&vec![b' '; length]).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let n = stream.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..n]);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert_eq!(header(&answer, "connection") == Some("close"), ends, "{path} {length}: {answer}");
+    }
 }
 
 #[tokio::test]

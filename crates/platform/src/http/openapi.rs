@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document, made from the handlers themselves. What every operation has in common is added here.
 
 use bytes::Bytes;
-use http::Method;
+use http::{Method, StatusCode};
 use kith_kernel::{ProblemCode, problems};
 use utoipa::PartialSchema;
 use utoipa::openapi::path::{Operation, ParameterIn};
@@ -35,6 +35,7 @@ pub fn document(modules: &[&Module]) -> OpenApi {
                     idempotency::declare(path, operation);
                 }
                 add_common_problems(path, operation);
+                describe(operation);
             }
         }
         all.merge(own);
@@ -122,6 +123,18 @@ fn add_common_problems(path: &str, operation: &mut Operation) {
     common.into_iter().for_each(|problem| add_problem(operation, problem));
 }
 
+/// Gives each response that has none a description: OpenAPI 3.1 asks for one.
+fn describe(operation: &mut Operation) {
+    for (status, response) in &mut operation.responses.responses {
+        let RefOr::T(response) = response else { continue };
+        if response.description.is_empty() {
+            let status = status.parse::<StatusCode>().ok();
+            let reason = status.and_then(|status| status.canonical_reason()).unwrap_or("Other");
+            reason.clone_into(&mut response.description);
+        }
+    }
+}
+
 /// Declares that an operation may answer with `problem`. What it says about that status itself (a health report)
 /// stays.
 pub(crate) fn add_problem(operation: &mut Operation, problem: &ProblemCode) {
@@ -190,6 +203,11 @@ mod tests {
                 statuses.iter().any(|status| status.starts_with(['2', '3'])),
                 "{method} {path}: {statuses:?}"
             );
+            let described = |response: &RefOr<utoipa::openapi::Response>| match response {
+                RefOr::T(response) => !response.description.is_empty(),
+                RefOr::Ref(_) => true,
+            };
+            assert!(operation.responses.responses.values().all(described), "{method} {path}");
             for status in ["413", "500", "503"] {
                 assert!(statuses.contains(&status), "{method} {path}: {statuses:?}");
             }

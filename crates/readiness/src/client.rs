@@ -55,6 +55,8 @@ pub struct Answer {
     pub body: Bytes,
     /// From the sending to the last byte.
     pub took: Duration,
+    /// What the server showed for itself over TLS: its certificate (DER).
+    pub certificate: Option<Vec<u8>>,
 }
 
 impl Client {
@@ -156,7 +158,12 @@ impl Client {
         }
     }
 
-    /// The same, taking a 429 for what it is.
+    /// Waits as long as an answer said.
+    pub async fn wait(&self, told: Duration) {
+        tokio::time::sleep(told).await;
+    }
+
+    /// The same as [`Client::send`], taking a 429 for what it is.
     ///
     /// # Errors
     /// [`Refused`] if there is no answer.
@@ -188,8 +195,10 @@ impl Client {
     async fn answer(&self, request: reqwest::RequestBuilder, asked: &str) -> Result<Answer, reqwest::Error> {
         let answer = request.send().await?;
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let tls = answer.extensions().get::<reqwest::tls::TlsInfo>();
+        let certificate = tls.and_then(|tls| tls.peer_certificate()).map(<[u8]>::to_vec);
         let body = answer.bytes().await?;
-        Ok(Answer { asked: asked.to_owned(), status, headers, body, took: Duration::ZERO })
+        Ok(Answer { asked: asked.to_owned(), status, headers, body, took: Duration::ZERO, certificate })
     }
 }
 

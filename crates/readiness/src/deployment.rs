@@ -33,6 +33,17 @@ pub struct Target {
     pub admin: Option<AdminAccess>,
     /// The log of the server: lines of JSON.
     pub logs: Option<PathBuf>,
+    /// What the build that judges would serve, if it is one that serves.
+    pub own: Option<OwnBuild>,
+}
+
+/// The build that judges.
+#[derive(Clone, Debug)]
+pub struct OwnBuild {
+    /// As `releaseId` of `/api/health` has it.
+    pub release: String,
+    /// Its OpenAPI document, with what only development mode has.
+    pub document: Arc<Value>,
 }
 
 /// An administrator.
@@ -92,6 +103,7 @@ impl Deployment {
         let mut http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
+            .tls_info(true)
             .timeout(REQUEST_TIMEOUT)
             .user_agent(concat!("kith-verify/", env!("CARGO_PKG_VERSION")));
         if let Some(pem) = &target.authority {

@@ -1,10 +1,12 @@
 //! The one list of modules. It feeds the router, the migrator, the OpenAPI document and the catalogue of problems.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use kith_domain::{accounts, blocks, bonds, nicknames, spaces};
 use kith_platform::config::Config;
+use kith_platform::http::openapi;
 use kith_platform::{DEVELOPMENT, Module};
+use kith_readiness::OwnBuild;
 use kith_store::{ModuleMigrations, STORE_MIGRATIONS};
 
 use crate::demo::DEMO;
@@ -34,6 +36,13 @@ pub fn served(config: &Config) -> &'static [&'static Module] {
     }
 }
 
+/// What this build calls itself, and the OpenAPI document of everything that it can serve.
+pub fn own_build() -> OwnBuild {
+    let document = openapi::to_json(&openapi::document(&IN_DEMO));
+    let document = serde_json::from_slice(&document).expect("the document is JSON");
+    OwnBuild { release: env!("KITH_BUILD").to_owned(), document: Arc::new(document) }
+}
+
 /// Every migration: the store's own, then the modules'.
 pub fn migrations() -> Vec<ModuleMigrations> {
     let own =
@@ -46,7 +55,6 @@ mod tests {
     use std::collections::{HashMap, HashSet};
 
     use kith_platform::config::Mode;
-    use kith_platform::http::openapi;
 
     use super::*;
 

@@ -49,8 +49,13 @@ pub async fn judge(engine: Engine, by: &Break, rows: &[&str]) -> Vec<RowResult> 
         Break::Setting(_) | Break::Database(_) => None,
     };
     let addr = proxy.as_ref().map_or(running.addr, |proxy| proxy.addr);
-    let target =
-        Target { url: format!("http://{addr}"), admin: Some(admin), logs: Some(logs), ..Target::default() };
+    let target = Target {
+        url: format!("http://{addr}"),
+        admin: Some(admin),
+        logs: Some(logs),
+        own: Some(modules::own_build()),
+        ..Target::default()
+    };
     let report = verify(&plan(rows), Deployment::new(target).expect("a client"), &SystemClock, &|_| {}).await;
     if let Some(proxy) = proxy {
         proxy.stop().await;

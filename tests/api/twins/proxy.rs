@@ -157,7 +157,6 @@ impl Asked {
         self.body = Bytes::new();
     }
 
-    #[allow(dead_code, reason = "the first twin of its kind is being written")]
     /// Asks in the name of whoever has this token.
     pub fn sign_in_as(&mut self, token: &str) {
         let value = HeaderValue::from_str(&format!("Bearer {token}")).expect("a header value");

@@ -1,24 +1,222 @@
-//! The surface of the API: what every operation has in common.
+//! The surface of the API: what every operation has in common, and what the server says of itself.
 
-use kith_readiness::{Check, Run, Shortfall};
+use std::collections::BTreeMap;
 
-pub(super) const CHECKS: &[Check] = &[Check {
-    row: "API-11",
-    does: "asks /livez, /readyz and /api/health without signing in",
-    mend: "see which dependency /api/health says is not well",
-    last: false,
-    run: |run| Box::pin(health(run)),
-}];
+use bytes::Bytes;
+use http::Method;
+use kith_readiness::{Answer, Check, Client, Operation, Run, Shortfall};
+use serde_json::{Value, json};
+
+use super::schemas;
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "API-01",
+        does: "asks every documented operation, as nobody, as a plain person and reading as an administrator, for what is \
+               not there or with next to nothing, and holds status and body against the document",
+        mend: "look up the request id in the log; declare the status or do not answer with it",
+        last: false,
+        run: |run| Box::pin(answers_as_declared(run)),
+    },
+    Check {
+        row: "API-07",
+        does: "asks some times, reads Server-Timing, and counts in the histogram of /api/metrics",
+        mend: "see what takes Server-Timing away between here and Kith, and that the metrics of the node that answers are read",
+        last: false,
+        run: |run| Box::pin(is_timed(run)),
+    },
+    Check {
+        row: "API-11",
+        does: "asks /livez, /readyz and /api/health without signing in",
+        mend: "see which dependency /api/health says is not well",
+        last: false,
+        run: |run| Box::pin(health(run)),
+    },
+];
+
+/// Where the session ends that the walk is made with: the last stop.
+fn ends_sessions(operation: &Operation<'_>) -> bool {
+    operation.method == Method::DELETE && operation.path == "/api/v1/auth/sessions"
+}
+
+async fn answers_as_declared(run: &Run) -> Result<String, Shortfall> {
+    let document = run.document().await?;
+    let mut operations = Operation::all(&document);
+    operations.sort_by_key(ends_sessions);
+    let (nobody, walker) = (run.anonymous(), run.person("walks-everywhere").await?.client);
+    let admin = run.admin().await.ok();
+    let mut walk = Walk { document: &document, seen: BTreeMap::new(), asked: 0 };
+    for operation in &operations {
+        let reads = operation.method == Method::GET;
+        if operation.is_for_development() && !reads {
+            // What it changes is everybody's.
+            continue;
+        }
+        walk.ask(&nobody, operation, None).await?;
+        if reads {
+            let address = operation.address();
+            let get = nobody.get(&address).await?;
+            let head = nobody.send(Method::HEAD, &address, Bytes::new()).await?;
+            if (get.status, true) != (head.status, head.body.is_empty()) {
+                return Err(Shortfall::fails(format!(
+                    "{} answered {} and HEAD {}",
+                    get.asked, get.status, head.status
+                )));
+            }
+        }
+        if operation.wants_token() {
+            walk.ask(&walker, operation, None).await?;
+            if let Some(schema) = operation.body() {
+                walk.ask(&walker, operation, Some(json!({}))).await?;
+                walk.ask(&walker, operation, Some(operation.sample(schema))).await?;
+            }
+        }
+        if let Some(admin) = admin.as_ref().filter(|_| reads && operation.permission().is_some()) {
+            walk.ask(admin, operation, None).await?;
+        }
+    }
+    run.figure("operations", operations.len());
+    run.figure(
+        "answers",
+        walk.seen.iter().map(|(status, n)| (status.to_string(), json!(n))).collect::<Value>(),
+    );
+    let statuses: Vec<_> = walk.seen.keys().map(u16::to_string).collect();
+    let (asked, all) = (walk.asked, operations.len());
+    Ok(format!(
+        "{all} operations asked {asked} times answered {} as declared, each body of the declared form",
+        statuses.join(", ")
+    ))
+}
+
+struct Walk<'d> {
+    document: &'d Value,
+    seen: BTreeMap<u16, u64>,
+    asked: u64,
+}
+
+impl Walk<'_> {
+    async fn ask(
+        &mut self,
+        client: &Client,
+        operation: &Operation<'_>,
+        body: Option<Value>,
+    ) -> Result<(), Shortfall> {
+        let bytes = body.map_or_else(Bytes::new, |body| body.to_string().into());
+        let answer = client.send(operation.method.clone(), &operation.address(), bytes).await?;
+        self.asked += 1;
+        *self.seen.entry(answer.status).or_default() += 1;
+        self.judge(operation, &answer)
+    }
+
+    fn judge(&self, operation: &Operation<'_>, answer: &Answer) -> Result<(), Shortfall> {
+        let (asked, status) = (operation.name(), answer.status);
+        let fails = |what: String| {
+            let id = answer.header("x-request-id").unwrap_or("without an id");
+            Err(Shortfall::fails(format!("{asked} answered {status}{what} (request {id})")))
+        };
+        if !operation.statuses().contains(&status) {
+            return fails(", which the document does not declare".to_owned());
+        }
+        let kind = answer.header("content-type").unwrap_or_default();
+        let declared = &operation.json()["responses"][status.to_string()]["content"];
+        if answer.body.is_empty() && declared.is_null() {
+            return Ok(());
+        }
+        let Some(content) = declared.get(kind) else {
+            return fails(format!(" as {kind:?}, which the document does not declare"));
+        };
+        if kind == "application/problem+json" {
+            return schemas::is_problem(self.document, answer);
+        }
+        if kind.ends_with("json")
+            && let Err(why) = schemas::fits(self.document, &content["schema"], &answer.json())
+        {
+            return fails(format!(" with another body than declared: {why}"));
+        }
+        Ok(())
+    }
+}
+
+/// How often is asked, and seen in the histogram.
+const TIMES: u32 = 7;
+
+async fn is_timed(run: &Run) -> Result<String, Shortfall> {
+    const PATH: &str = "/api/v1/ping";
+    let nobody = run.anonymous();
+    let before = count_of(run, PATH).await?;
+    let mut most_ms = 0.0_f64;
+    for _ in 0..TIMES {
+        let answer = nobody.get(PATH).await?.expect(204)?;
+        let timing = answer.header("server-timing").unwrap_or_default();
+        let ms =
+            timing.split("dur=").nth(1).and_then(|rest| rest.split([',', ';']).next()?.parse::<f64>().ok());
+        let Some(ms) = ms else {
+            return Err(Shortfall::fails(format!("{} says {timing:?} in Server-Timing", answer.asked)));
+        };
+        if ms > answer.took.as_secs_f64() * 1_000.0 {
+            let took = answer.took.as_millis();
+            return Err(Shortfall::fails(format!(
+                "{} says it took {ms} ms, and was back after {took} ms",
+                answer.asked
+            )));
+        }
+        most_ms = most_ms.max(ms);
+    }
+    let risen = count_of(run, PATH).await?.saturating_sub(before);
+    run.figure("calls", TIMES);
+    run.figure("histogram_rose_by", risen);
+    if risen < u64::from(TIMES) {
+        return Err(Shortfall::fails(format!("{TIMES} calls of {PATH}, and its histogram rose by {risen}")));
+    }
+    Ok(format!(
+        "Server-Timing stands in each of {TIMES} answers (at most {most_ms} ms); the histogram rose by {risen}"
+    ))
+}
+
+/// How many requests to `path` the histogram of durations has counted.
+async fn count_of(run: &Run, path: &str) -> Result<u64, Shortfall> {
+    const METRICS: &str = "/api/metrics";
+    let mut answer = run.anonymous().get(METRICS).await?;
+    if answer.status != 200 {
+        answer = run.admin().await?.get(METRICS).await?;
+    }
+    if answer.status != 200 {
+        let why = format!("{METRICS} answered {} and tells no durations", answer.status);
+        return Err(Shortfall::unmeasured(why, "ask from where the metrics may be read"));
+    }
+    let text = answer.text();
+    let of_path = |line: &&str| {
+        line.split(['{', ' ']).next().is_some_and(|name| name.ends_with("duration_seconds_count"))
+            && line.contains(&format!("\"{path}\""))
+    };
+    let counts = text.lines().filter(of_path).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    Ok(counts.sum())
+}
 
 async fn health(run: &Run) -> Result<String, Shortfall> {
     let anonymous = run.anonymous();
-    anonymous.get("/livez").await?.expect(200)?;
+    let live = anonymous.get("/livez").await?.expect(200)?.json();
     let ready = anonymous.get("/readyz").await?.expect(200)?.json();
-    let Some(checks) = ready["checks"].as_object().filter(|checks| checks.len() > 1) else {
-        return Err(Shortfall::fails("/readyz names no dependencies"));
+    let named = |report: &Value| -> Vec<String> {
+        report["checks"].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()
     };
-    let names: Vec<_> = checks.keys().cloned().collect();
-    let status = anonymous.get("/api/health").await?.expect(200)?.text_at("/status")?;
-    run.figure("dependencies", names.clone());
-    Ok(format!("it lives, is ready and {status}es; it depends on {}", names.join(", ")))
+    let (of_live, of_ready) = (named(&live), named(&ready));
+    if !of_ready.iter().any(|name| name.starts_with("database:")) {
+        return Err(Shortfall::fails("/readyz does not say how the database is"));
+    }
+    // What restarting the process would not mend must not look like its death.
+    if let Some(shared) = of_live.iter().find(|name| of_ready.contains(name)) {
+        return Err(Shortfall::fails(format!("/livez depends on {shared}, as /readyz does")));
+    }
+    let whole = anonymous.get("/api/health").await?.expect(200)?;
+    let status = whole.text_at("/status")?;
+    let of_whole = named(&whole.json());
+    if let Some(missing) = of_ready.iter().find(|name| !of_whole.contains(name)) {
+        return Err(Shortfall::fails(format!("/api/health does not tell of {missing}")));
+    }
+    run.figure("dependencies", of_ready.clone());
+    let on = of_ready.join(", ");
+    Ok(format!(
+        "it lives whatever it depends on, is ready, which depends on {on}, and its health is {status}"
+    ))
 }

@@ -14,7 +14,7 @@ use kith_readiness::{
 
 use super::{Failure, Settings, print, runtime};
 use crate::control::{self, Command as Order, Reply};
-use crate::modules::MODULES;
+use crate::modules::{self, MODULES};
 
 const COULD_NOT_MEASURE: u8 = 2;
 const PASSWORD: &str = "KITH_VERIFY_PASSWORD";
@@ -172,7 +172,9 @@ impl Verify {
                 admin = make_up_admin(config).await;
             }
         }
-        Ok(Target { url: url.unwrap_or_default(), others: self.nodes, authority, admin, logs: self.logs })
+        let own = Some(modules::own_build());
+        let url = url.unwrap_or_default();
+        Ok(Target { url, others: self.nodes, authority, admin, logs: self.logs, own })
     }
 }
 

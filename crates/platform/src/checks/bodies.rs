@@ -1,0 +1,302 @@
+//! What is sent: refused where it is not of the declared form, too large, too deep, or unfolds to too much.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::Method;
+use kith_readiness::{Answer, Check, Client, Operation, Run, Shortfall};
+use serde_json::{Map, Value, json};
+
+use super::problem_form::{body_limit, leak};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "API-08",
+        does: "sends every operation bodies, queries and paths that differ from the declared form in one thing each: a \
+               type, null, a missing field, an unknown one, a text of 100 KB, an array for an object, broken JSON",
+        mend: "give the type of the body or query `deny_unknown_fields`, and check what its fields mean",
+        last: false,
+        run: |run| Box::pin(refuses_other_forms(run)),
+    },
+    Check {
+        row: "API-09",
+        does: "sends one byte more than the limit to every operation with a body, 10,000 levels of nesting, and gzip that \
+               unfolds a thousandfold",
+        mend: "set server.body_limit_bytes; see that a proxy in front does not unfold bodies itself",
+        last: false,
+        run: |run| Box::pin(bounds(run)),
+    },
+];
+
+/// Longer than any field may be.
+const LONG_BYTES: usize = 100 << 10;
+/// A refusal takes no longer.
+const QUICKLY: Duration = Duration::from_millis(100);
+
+/// A body that is wrong in one thing.
+struct Fault {
+    what: String,
+    body: Bytes,
+    /// What the answer must point at; nothing where any refusal will do.
+    pointer: Option<String>,
+}
+
+async fn refuses_other_forms(run: &Run) -> Result<String, Shortfall> {
+    let document = run.document().await?;
+    let person = run.person("sends-nonsense").await?.client;
+    let admin = run.admin().await.ok();
+    let (mut sent, mut bodies, mut forbidden) = (0, 0, 0);
+    let all = Operation::all(&document);
+    for operation in all.iter().filter(|operation| !operation.is_for_development()) {
+        let client = operation.permission().and(admin.as_ref()).unwrap_or(&person);
+        let address = operation.address();
+        if let Some(schema) = operation.body() {
+            bodies += 1;
+            for fault in faults(operation, schema) {
+                let answer = client.send(operation.method.clone(), &address, fault.body.clone()).await?;
+                sent += 1;
+                // Who may not do it at all learns nothing of its form.
+                if operation.permission().is_some() && admin.is_none() {
+                    answer.expect(403)?;
+                    forbidden += 1;
+                    continue;
+                }
+                is_refused(&answer, &fault)?;
+            }
+        }
+        sent += refuses_other_addresses(client, operation).await?;
+    }
+    run.figure("invalid_inputs", sent);
+    run.figure("operations_with_a_body", bodies);
+    run.figure("refused_for_want_of_a_permission", forbidden);
+    Ok(format!(
+        "{sent} invalid inputs, in {bodies} kinds of bodies, in queries and in paths: all refused with 4xx, none with 5xx"
+    ))
+}
+
+/// Everything that can be wrong with a body of this schema, one thing at a time.
+fn faults<'d>(operation: &Operation<'d>, schema: &'d Value) -> Vec<Fault> {
+    let good = operation.sample(schema);
+    let fault = |what: &str, body: &Value, pointer: Option<String>| Fault {
+        what: what.to_owned(),
+        body: body.to_string().into(),
+        pointer,
+    };
+    let mut all = vec![
+        Fault { what: "broken JSON".to_owned(), body: Bytes::from_static(b"{\"a\":"), pointer: None },
+        fault("an array", &json!([good]), Some(String::new())),
+        fault("a text", &json!("kith-verify"), Some(String::new())),
+        fault("an unknown field", &with(&good, "kith_verify", json!(1)), Some("/kith_verify".to_owned())),
+    ];
+    for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        let mut body = good.clone();
+        body.as_object_mut().map(|fields| fields.remove(required));
+        all.push(fault("a field missing", &body, Some(format!("/{required}"))));
+    }
+    for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
+        let schema = operation.resolved(schema);
+        let at = Some(format!("/{name}"));
+        for wrong in other_types(schema) {
+            all.push(fault(&format!("{name} as {}", kind_of(&wrong)), &with(&good, name, wrong), at.clone()));
+        }
+        if allows(schema, "string") {
+            let long = with(&good, name, json!("x".repeat(LONG_BYTES)));
+            all.push(fault(&format!("100 KB of {name}"), &long, None));
+        }
+        if schema["enum"].is_array() {
+            all.push(fault(
+                &format!("an unknown {name}"),
+                &with(&good, name, json!("kith-verify")),
+                at.clone(),
+            ));
+        }
+        for (inner, schema) in schema["properties"].as_object().into_iter().flatten() {
+            let wrong = other_types(operation.resolved(schema)).remove(0);
+            let body = with(&good, name, json!({ inner.as_str(): wrong }));
+            all.push(fault(
+                &format!("{name}.{inner} of another type"),
+                &body,
+                Some(format!("/{name}/{inner}")),
+            ));
+        }
+    }
+    all
+}
+
+fn with(body: &Value, name: &str, value: Value) -> Value {
+    let mut fields: Map<_, _> = body.as_object().cloned().unwrap_or_default();
+    fields.insert(name.to_owned(), value);
+    Value::Object(fields)
+}
+
+/// Values of types that this one is not.
+fn other_types(schema: &Value) -> Vec<Value> {
+    let all = [json!(5), json!({}), json!([]), json!("kith-verify"), json!(true), Value::Null];
+    let others = all.into_iter().filter(|value| !allows(schema, kind_of(value)));
+    // A number, a container and null tell enough.
+    others
+        .filter(|value| !value.is_string() && !value.is_boolean() || allows(schema, "object"))
+        .take(4)
+        .collect()
+}
+
+fn allows(schema: &Value, kind: &str) -> bool {
+    let is = |declared: &Value| declared == kind || (declared == "number" && kind == "integer");
+    let by_enum =
+        schema["enum"].as_array().is_some_and(|values| values.iter().any(|value| kind_of(value) == kind));
+    is(&schema["type"]) || schema["type"].as_array().is_some_and(|kinds| kinds.iter().any(is)) || by_enum
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn is_refused(answer: &Answer, fault: &Fault) -> Result<(), Shortfall> {
+    let (asked, what, status) = (&answer.asked, &fault.what, answer.status);
+    let fails = |why: &str| Err(Shortfall::fails(format!("{asked} with {what} answered {status}{why}")));
+    if !(400..500).contains(&status) {
+        return fails("");
+    }
+    if let Some(pattern) = leak(answer) {
+        return fails(&format!(" with {pattern:?} in it"));
+    }
+    let Some(pointer) = &fault.pointer else { return Ok(()) };
+    let body = answer.json();
+    let names = |pointer: &str| {
+        body["errors"].as_array().is_some_and(|errors| errors.iter().any(|error| error["pointer"] == pointer))
+    };
+    if status == 422 && names(pointer) {
+        Ok(())
+    } else {
+        fails(&format!(" and does not point at {pointer:?}"))
+    }
+}
+
+/// Values that its query and path cannot have.
+async fn refuses_other_addresses(client: &Client, operation: &Operation<'_>) -> Result<u32, Shortfall> {
+    let mut addresses = Vec::new();
+    for parameter in operation.parameters("query") {
+        let is_bounded = ["integer", "boolean"].iter().any(|kind| parameter.schema["type"] == *kind)
+            || parameter.schema["enum"].is_array()
+            || parameter.schema["format"] == "date-time";
+        if is_bounded {
+            addresses.push((400, format!("{}?{}=kith-verify", operation.address(), parameter.name)));
+        }
+    }
+    if operation.parameters("query").next().is_some() {
+        addresses.push((400, format!("{}?kith_verify=1", operation.address())));
+    }
+    for wrong in operation.parameters("path") {
+        let is_bounded = wrong.schema["format"] == "uuid"
+            || wrong.schema["enum"].is_array()
+            || wrong.schema["pattern"].is_string();
+        if is_bounded {
+            let address = operation.address_with(|parameter| {
+                if parameter.name == wrong.name { "Kith%20Verify!".to_owned() } else { parameter.stand_in() }
+            });
+            addresses.push((404, address));
+        }
+    }
+    let body = operation.body().map_or_else(Bytes::new, |schema| operation.sample(schema).to_string().into());
+    for (status, address) in &addresses {
+        let answer = client.send(operation.method.clone(), address, body.clone()).await?;
+        if answer.status != *status && !(answer.status == 403 && operation.permission().is_some()) {
+            return Err(Shortfall::fails(format!(
+                "{} answered {} instead of {status}",
+                answer.asked, answer.status
+            )));
+        }
+    }
+    Ok(addresses.len() as u32)
+}
+
+async fn bounds(run: &Run) -> Result<String, Shortfall> {
+    const ME: &str = "/api/v1/me";
+    const DEEP: &str = "/api/v1/spaces/me/kith-verify-depth";
+    let limit = body_limit(run).await?;
+    let document = run.document().await?;
+    let client = run.person("sends-too-much").await?.client;
+    let before = resident(run).await?;
+    let long = Bytes::from(vec![b' '; limit + 1]);
+    let mut with_body = 0;
+    for operation in Operation::all(&document).iter().filter(|operation| operation.body().is_some()) {
+        client.send(operation.method.clone(), &operation.address(), long.clone()).await?.expect(413)?;
+        with_body += 1;
+    }
+    let mut just_enough = json!({ "theme": "dark" }).to_string().into_bytes();
+    just_enough.resize(limit, b' ');
+    client.send(Method::PATCH, ME, just_enough.into()).await?.expect(200)?;
+    let (deep, bomb) = (Bytes::from(deep()), vec![b' '; limit.max(1 << 20) * 4]);
+    let zipped = Bytes::from(gzip(&bomb));
+    let ratio = bomb.len() / zipped.len();
+    let packs = client.with("content-encoding", "gzip");
+    let deep = quickest(&client, Method::POST, DEEP, &deep, &[400, 422]).await?;
+    let bomb = quickest(&packs, Method::PATCH, ME, &zipped, &[413]).await?;
+    let round_trip = client.get(ME).await?.expect(200)?.took;
+    for (what, took) in [("10,000 levels", deep), ("the bomb", bomb)] {
+        let took = took.saturating_sub(round_trip);
+        if took > QUICKLY {
+            return Err(Shortfall::fails(format!("{what} was refused after {} ms", took.as_millis())));
+        }
+    }
+    let [deep, bomb] = [deep, bomb].map(|took| took.as_millis() as u64);
+    let grown = resident(run).await?.zip(before).map(|(after, before)| after - before);
+    run.figure("limit_bytes", limit);
+    run.figure("depth_refused_ms", deep);
+    run.figure("bomb_refused_ms", bomb);
+    run.figure("bomb_ratio", ratio);
+    run.figure("resident_grew_bytes", grown);
+    let memory = grown.map_or_else(
+        || "memory is not shown".to_owned(),
+        |bytes| format!("memory grew by {} KiB", bytes >> 10),
+    );
+    Ok(format!(
+        "{limit} bytes are taken and one more is refused by all {with_body} operations with a body; 10,000 levels refused \
+         after {deep} ms, gzip of {ratio}:1 after {bomb} ms; {memory}"
+    ))
+}
+
+/// How long the quickest of some refusals took: others may keep the machine busy meanwhile.
+async fn quickest(
+    client: &Client,
+    method: Method,
+    path: &str,
+    body: &Bytes,
+    wanted: &[u16],
+) -> Result<Duration, Shortfall> {
+    let mut quickest = Duration::MAX;
+    for _ in 0..3 {
+        let answer = client.send(method.clone(), path, body.clone()).await?.expect_any(wanted)?;
+        quickest = quickest.min(answer.took);
+    }
+    Ok(quickest)
+}
+
+/// An item 10,000 levels deep.
+fn deep() -> String {
+    let (open, close) = (r#"{"data":"#.repeat(10_000), "}".repeat(10_000));
+    format!("{open}{{}}{close}")
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    // Writing into a Vec does not fail.
+    let _ = encoder.write_all(bytes);
+    encoder.finish().unwrap_or_default()
+}
+
+/// The memory that the node that answers says it holds, in bytes.
+async fn resident(run: &Run) -> Result<Option<i64>, Shortfall> {
+    let health = run.anonymous().get("/api/health").await?.json();
+    Ok(health["checks"]["memory:resident"][0]["observedValue"].as_i64())
+}

@@ -1,0 +1,93 @@
+//! Compression of answers: where it helps, and never where it would help to guess secrets.
+
+use std::io::Read as _;
+
+use flate2::read::GzDecoder;
+use kith_readiness::{Answer, Check, Client, Run, Shortfall};
+use serde_json::json;
+
+pub(super) const CHECKS: &[Check] = &[Check {
+    row: "API-10",
+    does: "asks for the document in every coding, unpacks it, and asks whether answers with secrets stay as they are",
+    mend: "see what a proxy between here and Kith compresses or unpacks; it must leave /api/v1/auth/ alone",
+    last: false,
+    run: |run| Box::pin(packs(run)),
+}];
+
+/// What is asked for, and which coding is to come of it.
+const MATRIX: &[(&str, Option<&str>)] = &[
+    ("identity", None),
+    ("gzip", Some("gzip")),
+    ("br", Some("br")),
+    ("gzip, br", Some("br")),
+    ("gzip;q=1, br;q=0.5", Some("gzip")),
+    ("gzip;q=0, br", Some("br")),
+    ("gzip;q=0, br;q=0", None),
+    ("deflate, zstd", None),
+    ("*", Some("br")),
+    ("br;q=0, *", Some("gzip")),
+];
+
+async fn packs(run: &Run) -> Result<String, Shortfall> {
+    const DOCUMENT: &str = "/openapi.json";
+    let nobody = run.anonymous();
+    let plain = nobody.get(DOCUMENT).await?.expect(200)?;
+    let mut sizes = serde_json::Map::from_iter([("identity".to_owned(), plain.body.len().into())]);
+    for (accepted, coding) in MATRIX {
+        let answer = nobody.with("accept-encoding", accepted).get(DOCUMENT).await?.expect(200)?;
+        let fails = |what: String| Err(Shortfall::fails(format!("{DOCUMENT} for {accepted:?} {what}")));
+        if answer.header("content-encoding") != *coding {
+            return fails(format!("came as {:?} instead of {coding:?}", answer.header("content-encoding")));
+        }
+        let varies = answer.headers.get_all("vary").iter().filter_map(|value| value.to_str().ok());
+        if !varies.into_iter().any(|value| value.to_lowercase().contains("accept-encoding")) {
+            return fails("came without Vary: Accept-Encoding".to_owned());
+        }
+        if unpacked(&answer).as_deref() != Some(&plain.body[..]) {
+            return fails("unpacks to something else".to_owned());
+        }
+        if let Some(coding) = coding {
+            if answer.body.len() * 2 > plain.body.len() {
+                return fails(format!("has {} of {} bytes", answer.body.len(), plain.body.len()));
+            }
+            sizes.insert((*coding).to_owned(), answer.body.len().into());
+        }
+    }
+    let secrets = keep_secrets(run, &nobody).await?;
+    let size = |coding: &str| sizes[coding].as_u64().unwrap_or_default();
+    let (identity, gzip, br) = (size("identity"), size("gzip"), size("br"));
+    run.figure("bytes", sizes.clone());
+    Ok(format!(
+        "{identity} bytes become {gzip} as gzip and {br} as brotli, the same content in {} ways to ask; {secrets} kinds of \
+         answers with secrets stay as they are",
+        MATRIX.len()
+    ))
+}
+
+/// Asks for answers that hold secrets beside what the caller sent; how many there were.
+async fn keep_secrets(run: &Run, nobody: &Client) -> Result<usize, Shortfall> {
+    let person = run.person("reads-lists").await?;
+    let (all, nobody) = ("gzip, br", nobody.with("accept-encoding", "gzip, br"));
+    let credentials = json!({ "email": person.email, "password": person.password });
+    let wrong = json!({ "refresh_token": "kith-verify".repeat(200) });
+    let answers = [
+        nobody.post("/api/v1/auth/login", credentials).await?.expect(200)?,
+        nobody.post("/api/v1/auth/refresh", wrong).await?.expect(401)?,
+        person.client.with("accept-encoding", all).get("/api/v1/auth/sessions").await?.expect(200)?,
+    ];
+    match answers.iter().find(|answer| answer.headers.contains_key("content-encoding")) {
+        Some(packed) => Err(Shortfall::fails(format!("{} is compressed, and holds secrets", packed.asked))),
+        None => Ok(answers.len()),
+    }
+}
+
+fn unpacked(answer: &Answer) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match answer.header("content-encoding") {
+        None => bytes.extend_from_slice(&answer.body),
+        Some("gzip") => drop(GzDecoder::new(&answer.body[..]).read_to_end(&mut bytes).ok()?),
+        Some("br") => drop(brotli::Decompressor::new(&answer.body[..], 4096).read_to_end(&mut bytes).ok()?),
+        Some(_) => return None,
+    }
+    Some(bytes)
+}

@@ -1,0 +1,350 @@
+//! The OpenAPI document: whether it is one, whether it is what runs, and whether people can read it.
+
+use std::collections::{BTreeSet, HashSet};
+
+use bytes::Bytes;
+use http::Method;
+use kith_readiness::observatory::Policy;
+use kith_readiness::{Answer, Check, Client, Operation, Run, Shortfall};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::schemas;
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "API-02",
+        does: "reads the document by the rules of OpenAPI 3.1, asks each documented address which methods it has, and asks \
+               for addresses that are not documented",
+        mend: "document what is served, by `routes!`, and serve what is documented; see what stands between here and Kith",
+        last: false,
+        run: |run| Box::pin(is_what_runs(run)),
+    },
+    Check {
+        row: "API-03",
+        does: "opens /docs, what it loads, and the document it shows",
+        mend: "see what changes the page, its parts or its policy between here and Kith",
+        last: false,
+        run: |run| Box::pin(can_be_browsed(run)),
+    },
+    Check {
+        row: "DOC-01",
+        does: "compares the served document with the running routes, and with the document of the build that judges",
+        mend: "serve the document that the build makes from its handlers",
+        last: false,
+        run: |run| Box::pin(is_current(run)),
+    },
+];
+
+/// Where other software keeps what should not be open, or where Kith has kept something.
+const ELSEWHERE: &[&str] = &[
+    "/admin",
+    "/debug",
+    "/debug/pprof/",
+    "/actuator",
+    "/actuator/env",
+    "/metrics",
+    "/server-status",
+    "/.env",
+    "/.git/config",
+    "/graphql",
+    "/api/v2",
+    "/api/users",
+    "/api/v1/users",
+    "/swagger.json",
+    "/api-docs/openapi.json",
+    "/swagger-ui/",
+    "/openapi.yaml",
+    "/phpinfo.php",
+    "/console",
+    "/internal",
+    "/status",
+    "/health",
+    "/test",
+    "/dev",
+    "/dev/clock",
+    "/dev/outbox",
+    "/demo",
+    "/api/v1/admin/login",
+    "/api/v1/debug",
+];
+
+async fn is_what_runs(run: &Run) -> Result<String, Shortfall> {
+    let document = run.document().await?;
+    well_formed(&document)
+        .map_err(|fault| Shortfall::fails(format!("/openapi.json is not valid: {fault}")))?;
+    let (routes, undocumented) = both_ways(run, &document).await?;
+    Ok(format!(
+        "valid OpenAPI {}; {routes} operations, each served with the methods documented and no other; {undocumented} \
+         other addresses have nothing",
+        document["openapi"].as_str().unwrap_or_default()
+    ))
+}
+
+/// How many operations are served as documented, and at how many other addresses nothing is.
+async fn both_ways(run: &Run, document: &Value) -> Result<(usize, usize), Shortfall> {
+    let operations = Operation::all(document);
+    let paths: BTreeSet<_> = operations.iter().map(|operation| operation.path).collect();
+    let nobody = run.anonymous();
+    for path in &paths {
+        let of_path: Vec<_> = operations.iter().filter(|operation| operation.path == *path).collect();
+        has_methods(&nobody, &of_path).await?;
+    }
+    let own = run.deployment().target().own.as_ref();
+    let own = own.map(|own| Operation::all(&own.document)).unwrap_or_default();
+    let others = undocumented(&operations, &own);
+    for path in &others {
+        let answer = nobody.get(path).await?;
+        if answer.status != 404 {
+            return Err(Shortfall::fails(format!(
+                "GET {path} is not documented and answered {}",
+                answer.status
+            )));
+        }
+    }
+    run.figure("operations", operations.len());
+    run.figure("paths", paths.len());
+    run.figure("undocumented_addresses_asked", others.len());
+    Ok((operations.len(), others.len()))
+}
+
+/// Whether the address of these operations has their methods and no other. The router says so itself in `Allow`.
+async fn has_methods(client: &Client, of_path: &[&Operation<'_>]) -> Result<(), Shortfall> {
+    let (path, address) = (of_path[0].path, of_path[0].address());
+    let answer = client.send(Method::OPTIONS, &address, Bytes::new()).await?;
+    let fails = |what: &str| Err(Shortfall::fails(format!("{path} {what}")));
+    if answer.status == 404 {
+        return fails("is documented and not served");
+    }
+    let Some(allow) = answer.header("allow").filter(|_| answer.status == 405) else {
+        return fails(&format!("answered {} to OPTIONS, and not which methods it has", answer.status));
+    };
+    let served: BTreeSet<_> = allow.split(',').map(str::trim).filter(|method| *method != "HEAD").collect();
+    let documented: BTreeSet<_> = of_path.iter().map(|operation| operation.method.as_str()).collect();
+    if let Some(method) = served.difference(&documented).next() {
+        return fails(&format!("serves {method}, which is not documented"));
+    }
+    match documented.difference(&served).next() {
+        Some(method) => fails(&format!("does not serve {method}, which is documented")),
+        None => Ok(()),
+    }
+}
+
+/// Addresses beside, above and below the documented ones, and those that the build that judges has.
+fn undocumented(operations: &[Operation<'_>], own: &[Operation<'_>]) -> BTreeSet<String> {
+    let mut all: BTreeSet<String> = ELSEWHERE.iter().map(|path| (*path).to_owned()).collect();
+    all.extend(own.iter().map(Operation::address));
+    for operation in operations {
+        let address = operation.address();
+        all.insert(format!("{address}/kith-verify"));
+        all.insert(format!("{address}/"));
+        let ends = address.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0);
+        all.extend(ends.map(|at| address[..at].to_owned()));
+    }
+    all.retain(|path| !operations.iter().any(|operation| operation.is_at(path)));
+    all
+}
+
+/// The rules of OpenAPI 3.1.0 that its JSON Schema and its text have, as far as Kith's document uses them.
+fn well_formed(document: &Value) -> Result<(), String> {
+    if !document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1.")) {
+        return Err(format!("openapi is {}", document["openapi"]));
+    }
+    for field in ["title", "version"] {
+        document["info"][field].as_str().ok_or(format!("info has no {field}"))?;
+    }
+    references(document, document)?;
+    for (name, schema) in document["components"]["schemas"].as_object().into_iter().flatten() {
+        schemas::validator(document, schema).map_err(|why| format!("the schema {name}: {why}"))?;
+    }
+    let operations = Operation::all(document);
+    if operations.is_empty() {
+        return Err("it has no operations".to_owned());
+    }
+    let mut ids = HashSet::new();
+    for operation in &operations {
+        let fault = |what: &str| Err(format!("{}: {what}", operation.name()));
+        if !operation.path.starts_with('/') {
+            return fault("the path does not begin with a slash");
+        }
+        let id = operation.json()["operationId"].as_str().unwrap_or_default();
+        if id.is_empty() || !ids.insert(id) {
+            return fault(&format!("its operationId {id:?} is missing or another's too"));
+        }
+        well_formed_operation(document, operation)?;
+    }
+    Ok(())
+}
+
+fn well_formed_operation(document: &Value, operation: &Operation<'_>) -> Result<(), String> {
+    let fault = |what: String| Err(format!("{}: {what}", operation.name()));
+    let in_path: BTreeSet<_> =
+        operation.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
+    let declared: BTreeSet<_> = operation.parameters("path").map(|parameter| parameter.name).collect();
+    if in_path != declared {
+        return fault(format!("its path has {in_path:?} and its parameters {declared:?}"));
+    }
+    for parameter in operation.json()["parameters"].as_array().into_iter().flatten() {
+        let place = parameter["in"].as_str().unwrap_or_default();
+        if !["path", "query", "header", "cookie"].contains(&place) || parameter["schema"].is_null() {
+            return fault(format!("the parameter {} has no place or no schema", parameter["name"]));
+        }
+        if place == "path" && parameter["required"] != true {
+            return fault(format!("the parameter {} is in the path and not required", parameter["name"]));
+        }
+    }
+    let responses = operation.json()["responses"].as_object();
+    let Some(responses) = responses.filter(|responses| !responses.is_empty()) else {
+        return fault("it declares no responses".to_owned());
+    };
+    for (status, response) in responses {
+        let is_status = status.len() == 3 && status.starts_with(|first| ('1'..='5').contains(&first));
+        if !(is_status || status == "default") || response["description"].as_str().is_none() {
+            return fault(format!("the response {status} is none, or has no description"));
+        }
+    }
+    let schemes = operation.json()["security"].as_array().into_iter().flatten();
+    for name in schemes.filter_map(Value::as_object).flat_map(serde_json::Map::keys) {
+        if document["components"]["securitySchemes"][name].is_null() {
+            return fault(format!("there is no security scheme {name}"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether every `$ref` leads somewhere.
+fn references(document: &Value, part: &Value) -> Result<(), String> {
+    match part {
+        Value::Object(fields) => {
+            if let Some(reference) = fields.get("$ref").and_then(Value::as_str) {
+                let leads = reference.strip_prefix('#').and_then(|pointer| document.pointer(pointer));
+                leads.ok_or(format!("{reference} leads nowhere"))?;
+            }
+            fields.values().try_for_each(|field| references(document, field))
+        }
+        Value::Array(items) => items.iter().try_for_each(|item| references(document, item)),
+        _ => Ok(()),
+    }
+}
+
+async fn can_be_browsed(run: &Run) -> Result<String, Shortfall> {
+    let nobody = run.anonymous();
+    let page = nobody.get("/docs").await?.expect(200)?;
+    let (html, policy) =
+        (page.text(), Policy::parse(page.header("content-security-policy").unwrap_or_default()));
+    if !page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")) {
+        return Err(Shortfall::fails("/docs is not declared as text/html"));
+    }
+    let inline = ["<style", " style=", " onload=", " onclick=", "javascript:"]
+        .iter()
+        .find(|word| html.contains(**word));
+    if let Some(word) =
+        inline.or((html.matches("<script").count() != values(&html, "src").len()).then_some(&"<script>"))
+    {
+        return Err(Shortfall::fails(format!("/docs has {word} inline, which its policy does not admit")));
+    }
+    if let Some((directive, source)) = policy.unsafe_source() {
+        return Err(Shortfall::fails(format!("the policy of /docs has {source} in {directive}")));
+    }
+    let loads = values(&html, "src").into_iter().map(|part| ("script-src", part));
+    let loads = loads.chain(values(&html, "href").into_iter().map(|part| ("style-src", part)));
+    let mut parts = 0;
+    for (directive, part) in loads.filter(|(_, part)| !part.starts_with("data:") && *part != "/openapi.json")
+    {
+        if !part.starts_with('/') || part.starts_with("//") {
+            return Err(Shortfall::fails(format!("/docs loads {part} from elsewhere")));
+        }
+        if !policy.fetches(directive).is_some_and(|sources| sources.iter().any(|source| source == "'self'")) {
+            return Err(Shortfall::fails(format!("the policy of /docs does not admit {part}")));
+        }
+        is_part(directive, &nobody.get(part).await?.expect(200)?)?;
+        parts += 1;
+    }
+    if !policy.fetches("connect-src").is_some_and(|sources| sources.iter().any(|source| source == "'self'")) {
+        return Err(Shortfall::fails("the policy of /docs does not let it load the document"));
+    }
+    let [shown] = values(&html, "data-document")[..] else {
+        return Err(Shortfall::fails("/docs does not say which document it shows"));
+    };
+    let [shown, served] =
+        [nobody.get(shown).await?.expect(200)?, nobody.get("/openapi.json").await?.expect(200)?];
+    let [of_shown, of_served] = [&shown, &served].map(|answer| digest(&answer.body));
+    if of_shown != of_served {
+        return Err(Shortfall::fails(format!(
+            "/docs shows a document {of_shown}, and {of_served} is served"
+        )));
+    }
+    run.figure("digest", of_shown.clone());
+    let short = &of_shown[..16];
+    Ok(format!(
+        "/docs and its {parts} parts come from here and pass the policy; it shows the document {short}"
+    ))
+}
+
+/// Whether a part of the page is what the page takes it for; `nosniff` makes browsers refuse others.
+fn is_part(directive: &str, answer: &Answer) -> Result<(), Shortfall> {
+    let wanted = if directive == "script-src" { "text/javascript" } else { "text/css" };
+    let kind = answer.header("content-type").unwrap_or_default();
+    if !kind.starts_with(wanted) || answer.body.is_empty() {
+        return Err(Shortfall::fails(format!("{} is {kind}, {} bytes", answer.asked, answer.body.len())));
+    }
+    Ok(())
+}
+
+/// The values of an attribute, wherever it stands.
+fn values<'h>(html: &'h str, attribute: &str) -> Vec<&'h str> {
+    let start = format!(" {attribute}=\"");
+    html.split(&start).skip(1).filter_map(|rest| rest.split('"').next()).collect()
+}
+
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+async fn is_current(run: &Run) -> Result<String, Shortfall> {
+    let document = run.document().await?;
+    let (routes, _) = both_ways(run, &document).await?;
+    let both = format!("{routes} operations are documented as they are served");
+    let Some(own) = &run.deployment().target().own else {
+        return Ok(format!("{both}; what documents to compare it with was not given"));
+    };
+    let version = |document: &Value| document["info"]["version"].as_str().unwrap_or_default().to_owned();
+    let release = run.anonymous().get("/api/health").await?.text_at("/releaseId")?;
+    if release != own.release {
+        let judge = &own.release;
+        return Ok(format!(
+            "{both}; it is build {release}, judged by build {judge}, whose document was not compared"
+        ));
+    }
+    for operation in Operation::all(&own.document) {
+        let served = document.pointer(&pointer(&operation));
+        match served {
+            None if operation.is_for_development() => {}
+            None => {
+                return Err(Shortfall::fails(format!(
+                    "{} of this build is not in the document",
+                    operation.name()
+                )));
+            }
+            Some(served) if served != operation.json() => {
+                return Err(Shortfall::fails(format!(
+                    "{} is documented otherwise than in this build",
+                    operation.name()
+                )));
+            }
+            Some(_) => {}
+        }
+    }
+    let all = Operation::all(&own.document);
+    let is_own = |served: &Operation<'_>| all.iter().any(|own| own.name() == served.name());
+    match Operation::all(&document).iter().find(|served| !is_own(served)) {
+        Some(foreign) => Err(Shortfall::fails(format!("{} is not in this build", foreign.name()))),
+        None => Ok(format!("{both}, and as build {release} (version {}) has them", version(&document))),
+    }
+}
+
+/// Where an operation stands in a document (RFC 6901).
+fn pointer(operation: &Operation<'_>) -> String {
+    let path = operation.path.replace('~', "~0").replace('/', "~1");
+    format!("/paths/{path}/{}", operation.method.as_str().to_lowercase())
+}

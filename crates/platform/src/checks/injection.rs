@@ -1,0 +1,291 @@
+//! Input that other software would take for orders: it is refused or stays what it is.
+
+use std::time::Duration;
+
+use kith_readiness::{Answer, Check, Client, Operation, Parameter, Run, Shortfall};
+use serde_json::{Value, json};
+
+use super::problem_form::leak;
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "SEC-11",
+        does: "puts what SQL, shells, templates, file systems and headers would take for orders into every parameter of every \
+               path and query that is read, and into texts, and compares what comes back",
+        mend: "look up the request id in the log; parameters go to the database as parameters, and ids are parsed",
+        last: false,
+        run: |run| Box::pin(nothing_is_injected(run)),
+    },
+    Check {
+        row: "SEC-12",
+        does: "keeps what a page would run as script in every text of a profile, an item, a nickname and a request, reads \
+               it back, and looks at how it is declared",
+        mend: "see what changes content types or policies between here and Kith",
+        last: false,
+        run: |run| Box::pin(scripts_stay_text(run)),
+    },
+];
+
+/// In the form that an address can have.
+const ORDERS: &[&str] = &[
+    "%27%20OR%20%271%27%3D%271",
+    "%27%3B%20DROP%20TABLE%20users%3B%20--",
+    "%22%20OR%20%22%22%3D%22",
+    "1%29%20OR%20%281%3D1",
+    "%27%20UNION%20SELECT%20NULL%2CNULL--",
+    "%27%7C%7Cpg_sleep%284%29--",
+    "%27%20AND%20randomblob%281000000000%29--",
+    "%25",
+    "_%25_",
+    "%5C%27",
+    "..%2F..%2F..%2Fetc%2Fpasswd",
+    "%00",
+    "x%0d%0aX-Kith-Injected%3A%201",
+    "%24%7Bjndi%3Aldap%3A%2F%2F127.0.0.1%2Fx%7D",
+    "%7B%22%24ne%22%3Anull%7D",
+    "%24%28sleep%204%29",
+    "%7B%7B7%2A7%7D%7D",
+];
+/// Enough of them where a parameter is parsed before anything is done with it.
+const ENOUGH: usize = 4;
+/// No question may take so much longer than the usual one.
+const DELAY: Duration = Duration::from_millis(2_500);
+
+async fn nothing_is_injected(run: &Run) -> Result<String, Shortfall> {
+    let document = run.document().await?;
+    let person = run.person("injects").await?.client;
+    let admin = run.admin().await.ok();
+    let (mut asked, mut parameters, mut slowest) = (0, 0, Duration::ZERO);
+    for operation in &Operation::all(&document) {
+        // What an administrator writes is everybody's.
+        let may_ask =
+            admin.as_ref().filter(|_| operation.permission().is_some() && operation.method.is_safe());
+        let client = may_ask.unwrap_or(&person);
+        let places = operation.parameters("path").chain(operation.parameters("query"));
+        for parameter in places.filter(|_| !operation.is_for_development()) {
+            // Writes with a query are told what they are by their path, and end no more sessions than they should.
+            if parameter.place == "query" && operation.method != http::Method::GET {
+                continue;
+            }
+            parameters += 1;
+            let usual = rows(client, operation, &parameter, "kith-verify").await?;
+            for order in orders(&parameter, operation) {
+                let found = rows(client, operation, &parameter, order).await?;
+                asked += 1;
+                slowest = slowest.max(found.took);
+                if found.rows > usual.rows || found.took > usual.took + DELAY {
+                    let (name, rows, ms) = (operation.name(), found.rows, found.took.as_millis());
+                    let usual = (usual.rows, usual.took.as_millis());
+                    return Err(Shortfall::fails(format!(
+                        "{name} with {order} in {} answered {rows} rows in {ms} ms, and to a word {} in {} ms",
+                        parameter.name, usual.0, usual.1
+                    )));
+                }
+            }
+        }
+    }
+    let texts = texts_stay(&person).await?;
+    run.figure("parameters", parameters);
+    run.figure("questions", asked);
+    run.figure("slowest_ms", slowest.as_millis() as u64);
+    Ok(format!(
+        "{asked} questions in {parameters} parameters and {texts} texts: nothing but refusals and empty answers, no row more, \
+         no header, none slower than {} ms",
+        slowest.as_millis()
+    ))
+}
+
+/// What to put into a parameter: less where many ask already, and where it is parsed first.
+fn orders(parameter: &Parameter<'_>, operation: &Operation<'_>) -> impl Iterator<Item = &'static str> {
+    let schema = parameter.schema;
+    let is_parsed = schema["type"] != "string"
+        || schema["enum"].is_array()
+        || !schema["format"].is_null()
+        || parameter.name == "cursor";
+    // What was the name once leads to the same handler.
+    let is_old = operation.json()["deprecated"] == true;
+    let n = if is_old {
+        2
+    } else if is_parsed {
+        ENOUGH
+    } else {
+        ORDERS.len()
+    };
+    // Others among them each time.
+    let from = parameter.name.len() % (ORDERS.len() - n + 1);
+    ORDERS[from..from + n].iter().copied()
+}
+
+struct Found {
+    rows: usize,
+    took: Duration,
+}
+
+/// Asks with `value` in the parameter's place; how many rows came.
+async fn rows(
+    client: &Client,
+    operation: &Operation<'_>,
+    parameter: &Parameter<'_>,
+    value: &str,
+) -> Result<Found, Shortfall> {
+    let address = if parameter.place == "path" {
+        operation
+            .address_with(|one| if one.name == parameter.name { value.to_owned() } else { one.stand_in() })
+    } else {
+        format!("{}?{}={value}", operation.address(), parameter.name)
+    };
+    let body = operation.body().map_or(Value::Null, |schema| operation.sample(schema));
+    let bytes = if body.is_null() { bytes::Bytes::new() } else { body.to_string().into() };
+    let answer = client.send(operation.method.clone(), &address, bytes).await?;
+    is_harmless(&answer)?;
+    let rows = answer.json()["items"].as_array().map_or(0, Vec::len);
+    let is_made = parameter.place == "path" && (200..300).contains(&answer.status) && value != "kith-verify";
+    if is_made && operation.method != http::Method::GET {
+        return Err(Shortfall::fails(format!("{} took {value} for a name", answer.asked)));
+    }
+    Ok(Found { rows, took: answer.took })
+}
+
+fn is_harmless(answer: &Answer) -> Result<(), Shortfall> {
+    let fails =
+        |what: &str| Err(Shortfall::fails(format!("{} answered {}{what}", answer.asked, answer.status)));
+    if answer.status >= 500 {
+        return fails("");
+    }
+    if answer.headers.contains_key("x-kith-injected") {
+        return fails(" with a header that stood in the address");
+    }
+    if answer.status >= 400
+        && let Some(pattern) = leak(answer)
+    {
+        return fails(&format!(" with {pattern:?} in it"));
+    }
+    Ok(())
+}
+
+/// Keeps orders as texts and reads them back; how many.
+async fn texts_stay(person: &Client) -> Result<usize, Shortfall> {
+    const ITEMS: &str = "/api/v1/spaces/me/kith-verify-orders";
+    let texts = [
+        "'; DROP TABLE users; --",
+        "\" OR \"\"=\"",
+        "%' OR 1=1 --",
+        "../../etc/passwd",
+        "${7*7} {{7*7}} $(id)",
+        "\\'",
+    ];
+    for text in texts {
+        let patched = person.patch("/api/v1/me", json!({ "display_name": text })).await?.expect(200)?;
+        let read = person.get("/api/v1/me").await?.expect(200)?.text_at("/display_name")?;
+        if patched.text_at("/display_name")? != text || read != text {
+            return Err(Shortfall::fails(format!("the name {text:?} became {read:?}")));
+        }
+        let made = person.post(ITEMS, json!({ "data": { text: text } })).await?.expect(201)?;
+        let id = made.text_at("/id")?;
+        let read = person.get(&format!("{ITEMS}/{id}")).await?.expect(200)?.json();
+        if read["data"][text] != text {
+            return Err(Shortfall::fails(format!("an item with {text:?} became {}", read["data"])));
+        }
+    }
+    Ok(texts.len() * 2)
+}
+
+/// What browsers run in one place or another.
+const SCRIPTS: &[&str] = &[
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "\"><svg onload=alert(1)>",
+    "javascript:alert(1)",
+    "</script><script>alert(1)</script>",
+    "{{constructor.constructor('alert(1)')()}}",
+    "<iframe srcdoc=\"<script>alert(1)</script>\">",
+    "'-alert(1)-'",
+    "<a href=javascript:alert(1)>x</a>",
+    "&lt;script&gt;alert(1)&lt;/script&gt;",
+];
+/// No nickname is longer.
+const NICKNAME_CHARS: usize = 40;
+
+async fn scripts_stay_text(run: &Run) -> Result<String, Shortfall> {
+    const ITEMS: &str = "/api/v1/spaces/me/kith-verify-scripts";
+    const ME: &str = "/api/v1/me";
+    let (person, other) = (run.person("keeps-scripts").await?, run.person("reads-lists").await?);
+    let nickname = format!("/api/v1/nicknames/{}", other.id);
+    let mut places = 0;
+    for script in SCRIPTS {
+        let client = &person.client;
+        let short: String = script.chars().take(NICKNAME_CHARS).collect();
+        client
+            .patch(ME, json!({ "display_name": script, "nickname": short, "theme": short }))
+            .await?
+            .expect(200)?;
+        let item =
+            client.post(ITEMS, json!({ "data": { "text": script, *script: true } })).await?.expect(201)?;
+        let item = format!("{ITEMS}/{}", item.text_at("/id")?);
+        client.put(&nickname, json!({ "nickname": short })).await?.expect(200)?;
+        for (path, at, kept) in [
+            (ME, "/display_name", *script),
+            (ME, "/nickname", &short),
+            (ME, "/theme", &short),
+            (&item, "/data/text", script),
+            (&nickname, "/nickname", &short),
+        ] {
+            let answer = client.get(path).await?.expect(200)?;
+            stays_text(&answer, at, kept)?;
+            places += 1;
+        }
+    }
+    let message = SCRIPTS.join("\n");
+    let message: String = message.chars().take(500).collect();
+    let body = json!({ "to": { "user_id": other.id }, "message": message });
+    let sent = person.client.post("/api/v1/partners/requests", body).await?.expect_any(&[200, 201])?;
+    let path = format!("/api/v1/partners/requests/{}", sent.text_at("/id")?);
+    stays_text(&other.client.get(&path).await?.expect(200)?, "/message", &message)?;
+    let taken_back = format!("{path}/cancel");
+    person.client.post(&taken_back, Value::Null).await?.expect(200)?;
+    refusals_do_not_echo(&person.client).await?;
+    run.figure("scripts", SCRIPTS.len());
+    run.figure("readings", places + 1);
+    Ok(format!(
+        "{} scripts in names, nicknames, themes, items and a message came back {} times as text, declared as JSON that no \
+         browser takes for a page, under a policy that runs nothing",
+        SCRIPTS.len(),
+        places + 1
+    ))
+}
+
+fn stays_text(answer: &Answer, at: &str, kept: &str) -> Result<(), Shortfall> {
+    let fails = |what: String| Err(Shortfall::fails(format!("{} {what}", answer.asked)));
+    if answer.text_at(at)? != kept {
+        return fails(format!("does not have {kept:?} at {at}"));
+    }
+    is_no_page(answer)
+}
+
+/// Whether no browser takes an answer for a page, or runs what is in it.
+fn is_no_page(answer: &Answer) -> Result<(), Shortfall> {
+    let of = |name| answer.header(name).unwrap_or_default();
+    let fails = |what: String| Err(Shortfall::fails(format!("{} {what}", answer.asked)));
+    if !["application/json", "application/problem+json"].contains(&of("content-type")) {
+        return fails(format!("is declared as {:?}", of("content-type")));
+    }
+    if of("x-content-type-options") != "nosniff" {
+        return fails("may be taken for something else: no nosniff".to_owned());
+    }
+    if !of("content-security-policy").contains("default-src 'none'") {
+        return fails("has no policy that runs nothing".to_owned());
+    }
+    Ok(())
+}
+
+/// What is refused is told as JSON too, whatever stood in the address.
+async fn refusals_do_not_echo(client: &Client) -> Result<(), Shortfall> {
+    let script = "%3Cscript%3Ealert(1)%3C%2Fscript%3E";
+    for path in
+        [format!("/{script}"), format!("/api/v1/blocks?{script}=1"), format!("/api/v1/blocks/{script}")]
+    {
+        let answer = client.get(&path).await?;
+        is_no_page(&answer)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,286 @@
+//! Coarse limits: where they are, and that nobody gets around them.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use http::Method;
+use kith_readiness::{Answer, Check, Client, Operation, Run, Shortfall};
+use serde_json::Value;
+
+use super::schemas;
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "SEC-02",
+        does: "asks every operation for the limit it is under, uses up one route of each class, counts how often it answers \
+               before 429, and comes back when Retry-After says so",
+        mend: "set the limits (section limits), leave --without-limits out, and ask a node directly if several share the load",
+        last: true,
+        run: |run| Box::pin(limits_are_where_they_are_set(run)),
+    },
+    Check {
+        row: "DRV-13",
+        does: "uses up a route, and asks again with forged forwarding headers and with other spellings of its address",
+        mend: "list only proxies of your own in server.trusted_proxies, and let the outermost replace X-Forwarded-For",
+        last: true,
+        run: |run| Box::pin(nobody_gets_around(run)),
+    },
+];
+
+/// The setting, the name that answers have for it, and a route that nobody needs.
+const CLASSES: [(&str, &str, Method, &str); 3] = [
+    ("auth_per_minute", "auth", Method::POST, "/api/v1/auth/logout"),
+    ("partner_lists_per_minute", "partner-lists", Method::GET, "/api/v1/partners/settings"),
+    ("requests_per_minute", "requests", Method::GET, "/api/v1/ping"),
+];
+/// What watches the server is never kept away.
+const EXEMPT: &[&str] = &["/livez", "/readyz", "/api/health", "/api/metrics"];
+/// A burst of more would be an attack.
+const MOST: u64 = 6_000;
+const AT_ONCE: usize = 8;
+/// How often a variant is tried again that may have met what the minute had brought back.
+const TRIES: u32 = 3;
+
+/// How many requests a minute a class may have.
+fn configured(facts: &Value, setting: &str) -> Result<u64, Shortfall> {
+    let settings = &facts["configuration"]["settings"];
+    if settings["server"]["without_limits"] == true {
+        return Err(Shortfall::fails("limits are lifted: server.without_limits"));
+    }
+    match settings["limits"][setting].as_u64() {
+        None => Err(Shortfall::unmeasured(
+            format!("the server does not tell limits.{setting}"),
+            "ask a build that tells it",
+        )),
+        Some(0) => Err(Shortfall::fails(format!("limits.{setting} is 0: no limit"))),
+        Some(n) => Ok(n),
+    }
+}
+
+async fn limits_are_where_they_are_set(run: &Run) -> Result<String, Shortfall> {
+    let facts = run.facts().await?;
+    let document = run.document().await?;
+    let mut classes = Vec::new();
+    for (setting, class, method, path) in CLASSES {
+        classes.push((configured(&facts, setting)?, class, method, path));
+    }
+    let of_class = |class: &str| classes.iter().find(|known| known.1 == class).map(|known| known.0);
+    let mut limited = 0;
+    for operation in &Operation::all(&document) {
+        limited += u32::from(is_limited(run, operation, of_class).await?);
+    }
+    let mut found = Vec::new();
+    for (limit, class, method, path) in &classes {
+        let burst = burst(run, *limit, method, path).await?;
+        schemas::is_problem(&document, &burst.refusal)?;
+        let allowed = u64::from(burst.allowed);
+        // While it lasted, some came back.
+        let back = (burst.took.as_secs_f64() * *limit as f64 / 60.0).ceil() as u64;
+        run.figure(&format!("{class}_configured"), *limit);
+        run.figure(&format!("{class}_found"), allowed.saturating_sub(back.saturating_sub(1)));
+        if allowed + 1 < *limit || allowed > limit + back + 1 {
+            return Err(Shortfall::fails(format!(
+                "{path} answered {allowed} times in {} ms before 429, and {class} is set to {limit} a minute",
+                burst.took.as_millis()
+            )));
+        }
+        comes_back(run, method, path, &burst.refusal).await?;
+        found.push(format!("{class} {limit}"));
+    }
+    run.figure("operations_limited", limited);
+    Ok(format!(
+        "{limited} operations are under a limit, all but the {} that watch; found where they are set, within 1: {} a minute; \
+         Retry-After is right",
+        EXEMPT.len(),
+        found.join(", ")
+    ))
+}
+
+/// Whether an operation says under which limit it is, and is under the right one.
+async fn is_limited(
+    run: &Run,
+    operation: &Operation<'_>,
+    of_class: impl Fn(&str) -> Option<u64>,
+) -> Result<bool, Shortfall> {
+    if EXEMPT.contains(&operation.path) {
+        return Ok(false);
+    }
+    let answer = run.anonymous().send(operation.method.clone(), &operation.address(), Bytes::new()).await?;
+    let policy = answer.header("ratelimit-policy").unwrap_or_default();
+    let name = policy.split('"').nth(1).unwrap_or_default();
+    let is_strict = operation.path.starts_with("/api/v1/auth/") && operation.method == Method::POST;
+    let fails = |what: String| Err(Shortfall::fails(format!("{} {what}", operation.name())));
+    match of_class(name) {
+        None => fails(format!("is under no limit that is known: RateLimit-Policy is {policy:?}")),
+        Some(_) if is_strict && name != "auth" => fails(format!("signs in under the limit {name}")),
+        Some(limit) if policy != format!("\"{name}\";q={limit};w=60") => {
+            fails(format!("says {policy}, and {name} is set to {limit} a minute"))
+        }
+        Some(_) => Ok(true),
+    }
+}
+
+struct Burst {
+    /// How often it answered.
+    allowed: u32,
+    took: Duration,
+    /// The first refusal.
+    refusal: Answer,
+}
+
+/// Asks until refused, from a whole allowance on.
+#[expect(clippy::disallowed_methods, reason = "how long a burst took is measured in real time")]
+async fn burst(run: &Run, limit: u64, method: &Method, path: &str) -> Result<Burst, Shortfall> {
+    if limit > MOST {
+        let why = format!("a burst of {limit} requests would be an attack");
+        return Err(Shortfall::unmeasured(why, "measure it where nobody else is served"));
+    }
+    let client = run.anonymous();
+    let first = client.send(method.clone(), path, Bytes::new()).await?;
+    // `"auth";r=59;t=1`: in how many seconds all of it is there again.
+    let whole_in =
+        first.header("ratelimit").and_then(|told| told.rsplit("t=").next()?.parse().ok()).unwrap_or(60);
+    client.wait(Duration::from_secs(whole_in)).await;
+    let (allowed, is_refused) = (AtomicU32::new(0), AtomicBool::new(false));
+    let began = Instant::now();
+    let ask = |_| async {
+        if is_refused.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let answer = client.send_once(method.clone(), path, Bytes::new()).await?;
+        if answer.status != 429 {
+            allowed.fetch_add(1, Ordering::Relaxed);
+            return Ok(None);
+        }
+        is_refused.store(true, Ordering::Relaxed);
+        Ok::<_, Shortfall>(Some(answer))
+    };
+    let most = limit * 2 + 20;
+    let answers: Vec<_> = stream::iter(0..most).map(ask).buffer_unordered(AT_ONCE).try_collect().await?;
+    let took = began.elapsed();
+    let refusal = answers.into_iter().flatten().next();
+    let allowed = allowed.into_inner();
+    let refusal = refusal.ok_or_else(|| {
+        Shortfall::fails(format!("{path} answered {allowed} times in {} ms and never 429", took.as_millis()))
+    })?;
+    Ok(Burst { allowed, took, refusal })
+}
+
+/// Whether it answers again when `Retry-After` says so.
+async fn comes_back(run: &Run, method: &Method, path: &str, refusal: &Answer) -> Result<(), Shortfall> {
+    let Some(seconds) = refusal.retry_after().filter(|seconds| (1..=60).contains(seconds)) else {
+        return Err(Shortfall::fails(format!("{path} answered 429 without a Retry-After within its minute")));
+    };
+    let client = run.anonymous();
+    client.wait(Duration::from_secs(seconds)).await;
+    let again = client.send_once(method.clone(), path, Bytes::new()).await?;
+    if again.status == 429 {
+        return Err(Shortfall::fails(format!(
+            "{path} is refused {seconds} s later, when Retry-After said to come back"
+        )));
+    }
+    Ok(())
+}
+
+/// A way to ask for the same under another name.
+struct Variant {
+    what: &'static str,
+    client: Client,
+    path: String,
+}
+
+async fn nobody_gets_around(run: &Run) -> Result<String, Shortfall> {
+    let (setting, _, method, path) = &CLASSES[0];
+    let facts = run.facts().await?;
+    let limit = configured(&facts, setting)?;
+    let proxies = &facts["configuration"]["settings"]["server"]["trusted_proxies"];
+    let trusts_somebody = proxies.as_array().is_some_and(|proxies| !proxies.is_empty());
+    if trusts_somebody && super::tls::is_loopback_http(&run.deployment().target().url) {
+        return Err(Shortfall::unmeasured(
+            "a trusted proxy may say for whom it asks, and who asks from this machine may be one",
+            "name the public address with --target, from elsewhere",
+        ));
+    }
+    use_up(&run.anonymous(), limit, method, path).await?;
+    let variants = variants(&run.anonymous(), path);
+    let mut elsewhere = 0;
+    for variant in &variants {
+        let answer = evades(run, method, path, variant).await?;
+        match answer.status {
+            429 => {}
+            // Another spelling that leads nowhere leads around nothing.
+            404 | 405 => elsewhere += 1,
+            status => {
+                let what = variant.what;
+                return Err(Shortfall::fails(format!("{path} was used up, and {what} answered {status}")));
+            }
+        }
+    }
+    run.figure("variants", variants.len());
+    run.figure("variants_that_lead_nowhere", elsewhere);
+    let n = variants.len();
+    Ok(format!(
+        "after {limit} requests none of {n} variants got one more: {} were refused, {elsewhere} lead nowhere",
+        n - elsewhere
+    ))
+}
+
+/// Asks until refused, at most twice as often as the limit has it.
+async fn use_up(client: &Client, limit: u64, method: &Method, path: &str) -> Result<(), Shortfall> {
+    for _ in 0..limit.min(MOST) * 2 + 20 {
+        if client.send_once(method.clone(), path, Bytes::new()).await?.status == 429 {
+            return Ok(());
+        }
+    }
+    Err(Shortfall::fails(format!("{path} is never used up, and {limit} a minute is the limit")))
+}
+
+/// The answer to a variant right after the plain one was refused. A token that came back in between is no evasion.
+async fn evades(run: &Run, method: &Method, path: &str, variant: &Variant) -> Result<Answer, Shortfall> {
+    let plain = run.anonymous();
+    let mut tries = 0;
+    loop {
+        // What came back since is taken first.
+        use_up(&plain, TRIES.into(), method, path).await?;
+        let answer = variant.client.send_once(method.clone(), &variant.path, Bytes::new()).await?;
+        tries += 1;
+        if [429, 404, 405].contains(&answer.status) || tries == TRIES {
+            return Ok(answer);
+        }
+    }
+}
+
+fn variants(client: &Client, path: &str) -> Vec<Variant> {
+    let forged = [
+        ("X-Forwarded-For", "x-forwarded-for", "203.0.113.7"),
+        ("X-Forwarded-For with several", "x-forwarded-for", "203.0.113.7, 127.0.0.1"),
+        ("X-Forwarded-For with IPv6", "x-forwarded-for", "2001:db8::7"),
+        ("Forwarded", "forwarded", "for=203.0.113.8;proto=https"),
+        ("X-Real-IP", "x-real-ip", "203.0.113.9"),
+        ("True-Client-IP", "true-client-ip", "203.0.113.10"),
+        ("CF-Connecting-IP", "cf-connecting-ip", "203.0.113.11"),
+        ("X-Client-IP", "x-client-ip", "203.0.113.12"),
+        ("X-Original-URL", "x-original-url", "/api/v1/ping"),
+        ("X-HTTP-Method-Override", "x-http-method-override", "GET"),
+        ("a cookie", "cookie", "session=kith-verify"),
+        ("a User-Agent", "user-agent", "kith-verify-other"),
+    ];
+    let (stem, last) = path.rsplit_once('/').unwrap_or_default();
+    let spelled = [
+        ("capitals", path.to_uppercase()),
+        ("a slash at the end", format!("{path}/")),
+        ("two slashes", format!("{stem}//{last}")),
+        ("a dot between slashes", format!("{stem}/%2e/{last}")),
+        ("an encoded letter", format!("{stem}/%{:02x}{}", last.as_bytes()[0], &last[1..])),
+        ("a query", format!("{path}?kith=verify")),
+    ];
+    let by_header = forged.map(|(what, name, value)| Variant {
+        what,
+        client: client.with(name, value),
+        path: path.to_owned(),
+    });
+    let by_path = spelled.map(|(what, path)| Variant { what, client: client.clone(), path });
+    by_header.into_iter().chain(by_path).collect()
+}

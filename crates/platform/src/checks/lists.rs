@@ -1,0 +1,181 @@
+//! Lists: how long their pages are, and what they may be asked by.
+
+use std::collections::HashSet;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use kith_readiness::{Answer, Check, Client, Operation, Run, Shortfall};
+use serde_json::{Value, json};
+
+pub(super) const CHECKS: &[Check] = &[Check {
+    row: "API-04",
+    does: "asks every list for its usual page, the largest, one more, none, fewer than none, with cursors that it did not \
+           hand out and by what is not declared; walks a list of 102 items from page to page",
+    mend: "see which list the finding names; `PageQuery` and `deny_unknown_fields` give a list all of this",
+    last: false,
+    run: |run| Box::pin(pages(run)),
+}];
+
+/// What the catalogue of the API says of every list.
+const USUAL: usize = 20;
+const LARGEST: usize = 100;
+/// A list with more than the largest page.
+const FULL: &str = "/api/v1/spaces/me/kith-verify-pages";
+
+async fn pages(run: &Run) -> Result<String, Shortfall> {
+    let document = run.document().await?;
+    let reader = run.person("reads-lists").await?.client;
+    let admin = run.admin().await.ok();
+    let (mut judged, mut asked, mut unseen) = (0, 0, 0);
+    for list in Operation::all(&document).iter().filter(|operation| operation.is_list()) {
+        let client = match list.permission() {
+            Some(_) => admin.as_ref(),
+            None => Some(&reader),
+        };
+        let Some(client) = client else {
+            unseen += 1;
+            continue;
+        };
+        asked += takes_a_page(client, list).await?;
+        asked += refuses(client, list).await?;
+        judged += 1;
+    }
+    fills(&reader).await?;
+    let walked = walk(&reader).await?;
+    run.figure("lists", judged);
+    run.figure("questions", asked);
+    run.figure("lists_for_administrators_not_seen", unseen);
+    let but = if unseen > 0 {
+        format!("; {unseen} lists that only administrators may see were not asked")
+    } else {
+        String::new()
+    };
+    Ok(format!(
+        "{judged} lists answered {asked} questions as they should; of {walked} items a usual page has {USUAL} and the \
+         largest {LARGEST}, and the pages together each item once{but}"
+    ))
+}
+
+fn query(list: &Operation<'_>, query: &str) -> String {
+    format!("{}{query}", list.address())
+}
+
+/// Asks for pages that may be had; none may be longer than the largest.
+async fn takes_a_page(client: &Client, list: &Operation<'_>) -> Result<u32, Shortfall> {
+    let questions = ["?limit=101", "", "?limit=1", "?limit=100", "?limit=9223372036854775807"];
+    let asked = if is_another_name(list) { 1 } else { questions.len() };
+    for (question, most) in questions.into_iter().zip([LARGEST, USUAL, 1, LARGEST, LARGEST]).take(asked) {
+        let answer = client.get(&query(list, question)).await?.expect(200)?;
+        let n = items(&answer)?.len();
+        if n > most {
+            return Err(Shortfall::fails(format!(
+                "{} answered {n} items instead of at most {most}",
+                answer.asked
+            )));
+        }
+    }
+    Ok(asked as u32)
+}
+
+/// Whether it is a list under a name that it once had: the same handler.
+fn is_another_name(list: &Operation<'_>) -> bool {
+    list.json()["deprecated"] == true
+}
+
+/// Asks for what cannot be had.
+async fn refuses(client: &Client, list: &Operation<'_>) -> Result<u32, Shortfall> {
+    let long = format!("?cursor={}", "A".repeat(4_000));
+    let mut questions: Vec<String> = [
+        "?limit=0",
+        "?limit=-1",
+        "?limit=x",
+        "?limit=1e3",
+        "?limit=99999999999999999999",
+        "?limit=1&limit=2",
+        "?cursor=kith-verify",
+        "?cursor=%27%20OR%201%3D1%20--",
+        "?cursor=%00",
+        &long,
+        "?kith_verify=1",
+        "?offset=1",
+    ]
+    .map(str::to_owned)
+    .into();
+    for parameter in list.parameters("query") {
+        let name = parameter.name;
+        match name {
+            // What a list may be ordered and filtered by is declared for each collection.
+            "order" => questions
+                .extend(["?order=kith_verify", "?order=id%3B%20DROP%20TABLE%20users"].map(str::to_owned)),
+            "filter" => questions.extend(["?filter=kith_verify%3Aeq%3A1", "?filter=%27"].map(str::to_owned)),
+            _ if parameter.schema["enum"].is_array() || parameter.schema["format"] == "date-time" => {
+                questions.push(format!("?{name}=kith-verify"));
+            }
+            _ => {}
+        }
+    }
+    if is_another_name(list) {
+        questions = ["?limit=0", "?cursor=kith-verify", "?kith_verify=1"].map(str::to_owned).into();
+    }
+    for question in &questions {
+        let answer = client.get(&query(list, question)).await?;
+        if answer.status != 400 {
+            let (name, status) = (list.name(), answer.status);
+            let question: String = question.chars().take(60).collect();
+            return Err(Shortfall::fails(format!("{name} answered {status} to {question} instead of 400")));
+        }
+    }
+    Ok(questions.len() as u32)
+}
+
+fn items(answer: &Answer) -> Result<Vec<Value>, Shortfall> {
+    let body = answer.json();
+    match (body["items"].as_array(), body.get("next_cursor")) {
+        (Some(items), Some(_)) => Ok(items.clone()),
+        _ => Err(Shortfall::fails(format!("{} answered without items or next_cursor", answer.asked))),
+    }
+}
+
+/// Puts two items more than the largest page into a list of one's own.
+async fn fills(reader: &Client) -> Result<(), Shortfall> {
+    let have = items(&reader.get(&format!("{FULL}?limit=100")).await?.expect(200)?)?.len();
+    let missing = if have == 0 { LARGEST + 2 } else { 0 };
+    let add = |n: usize| async move {
+        reader.post(FULL, json!({ "data": { "n": n } })).await?.expect(201).map(drop)
+    };
+    stream::iter(0..missing).map(add).buffer_unordered(8).try_collect::<Vec<_>>().await.map(drop)
+}
+
+/// Reads that list in pages of each length, and answers how many items it has.
+async fn walk(reader: &Client) -> Result<usize, Shortfall> {
+    for (question, wanted) in
+        [("", USUAL), ("?limit=100", LARGEST), ("?limit=101", LARGEST), ("?limit=5000", LARGEST)]
+    {
+        let answer = reader.get(&format!("{FULL}{question}")).await?.expect(200)?;
+        let n = items(&answer)?.len();
+        if n != wanted {
+            return Err(Shortfall::fails(format!("{} answered {n} items instead of {wanted}", answer.asked)));
+        }
+        if !answer.header("link").is_some_and(|link| link.contains("rel=\"next\"")) {
+            return Err(Shortfall::fails(format!("{} has more and no Link to it", answer.asked)));
+        }
+    }
+    let mut seen = HashSet::new();
+    let mut at = format!("{FULL}?limit=30");
+    loop {
+        let answer = reader.get(&at).await?.expect(200)?;
+        for item in items(&answer)? {
+            if !seen.insert(item["id"].to_string()) {
+                return Err(Shortfall::fails(format!(
+                    "{} answered an item that a page before had",
+                    answer.asked
+                )));
+            }
+        }
+        let Ok(cursor) = answer.text_at("/next_cursor") else { break };
+        at = format!("{FULL}?limit=30&cursor={cursor}");
+    }
+    if seen.len() != LARGEST + 2 {
+        return Err(Shortfall::fails(format!("the pages have {} of {} items", seen.len(), LARGEST + 2)));
+    }
+    Ok(seen.len())
+}

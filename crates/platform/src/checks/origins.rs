@@ -1,0 +1,188 @@
+//! Pages of other origins: which may read, and that none can act in somebody's name.
+
+use bytes::Bytes;
+use http::Method;
+use kith_readiness::{Answer, Check, Client, Operation, Run, Shortfall};
+use serde_json::{Value, json};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "SEC-08",
+        does: "asks with the origins that are listed, and with ten that are not, plainly and by preflight",
+        mend: "list exactly the origins of your own pages in server.cors_origins, and let no proxy add CORS headers",
+        last: false,
+        run: |run| Box::pin(only_listed_origins(run)),
+    },
+    Check {
+        row: "SEC-13",
+        does: "asks with tokens in cookies alone, sends what a form of another site could send, and looks for cookies",
+        mend: "let nothing in front of Kith turn a cookie into a token, or set cookies",
+        last: false,
+        run: |run| Box::pin(no_cookie_acts(run)),
+    },
+];
+
+const EVIL: &str = "https://evil.example";
+
+/// The origins that the configuration lists.
+async fn listed(run: &Run) -> Result<Vec<String>, Shortfall> {
+    let facts = run.facts().await?;
+    let listed = facts.pointer("/configuration/settings/server/cors_origins").and_then(Value::as_array);
+    let Some(listed) = listed else {
+        return Err(Shortfall::unmeasured(
+            "the server does not say which origins are listed",
+            "ask a build that tells it",
+        ));
+    };
+    Ok(listed.iter().filter_map(|origin| origin.as_str().map(str::to_owned)).collect())
+}
+
+/// Origins that look like `good` and are not.
+fn hostile(good: &str) -> Vec<String> {
+    let (scheme, host) = good.split_once("://").unwrap_or(("https", good));
+    let other = if scheme == "https" { "http" } else { "https" };
+    vec![
+        "null".to_owned(),
+        EVIL.to_owned(),
+        format!("{good}.evil.example"),
+        format!("{scheme}://evil-{host}"),
+        format!("{scheme}://evil{host}"),
+        format!("{scheme}://sub.{host}"),
+        format!("{other}://{host}"),
+        format!("{scheme}://{host}@evil.example"),
+        format!("{good}/"),
+        "*".to_owned(),
+        format!("{good}, {EVIL}"),
+        good.to_uppercase(),
+    ]
+}
+
+async fn only_listed_origins(run: &Run) -> Result<String, Shortfall> {
+    let listed = listed(run).await?;
+    for origin in &listed {
+        if origin == "*" || origin == "null" {
+            return Err(Shortfall::fails(format!("{origin} is listed")));
+        }
+        for answer in both(run, origin).await? {
+            is_let_in(&answer, origin)?;
+        }
+    }
+    let good = listed.first().cloned().unwrap_or_else(|| run.anonymous().base().to_owned());
+    let hostile: Vec<_> = hostile(&good).into_iter().filter(|origin| !listed.contains(origin)).collect();
+    for origin in &hostile {
+        for answer in both(run, origin).await? {
+            let allowed =
+                answer.headers.iter().find(|(name, _)| name.as_str().starts_with("access-control-allow"));
+            if let Some((name, value)) = allowed {
+                return Err(Shortfall::fails(format!(
+                    "{} answered {name}: {value:?} to {origin:?}",
+                    answer.asked
+                )));
+            }
+        }
+    }
+    run.figure("listed", listed.len());
+    run.figure("hostile", hostile.len());
+    let of_listed = match listed.len() {
+        0 => "no origin is listed".to_owned(),
+        n => format!("each of {n} listed origins may read"),
+    };
+    Ok(format!(
+        "{of_listed}, and none of {} others, plainly or by preflight; credentials are never allowed",
+        hostile.len()
+    ))
+}
+
+/// The answers to a page of this origin: to a read, and to the question whether it may write.
+async fn both(run: &Run, origin: &str) -> Result<[Answer; 2], Shortfall> {
+    const ME: &str = "/api/v1/me";
+    let page = run.anonymous().with("origin", origin);
+    let asks = page
+        .with("access-control-request-method", "PATCH")
+        .with("access-control-request-headers", "authorization");
+    Ok([page.get(ME).await?, asks.send(Method::OPTIONS, ME, Bytes::new()).await?])
+}
+
+fn is_let_in(answer: &Answer, origin: &str) -> Result<(), Shortfall> {
+    let fails =
+        |what: &str| Err(Shortfall::fails(format!("{} {what} for the listed {origin}", answer.asked)));
+    let allowed: Vec<_> = answer.headers.get_all("access-control-allow-origin").iter().collect();
+    if !matches!(allowed[..], [one] if one == origin) {
+        return fails(&format!("answered access-control-allow-origin {allowed:?}"));
+    }
+    if answer.headers.contains_key("access-control-allow-credentials") {
+        return fails("allows credentials");
+    }
+    let varies = answer.headers.get_all("vary").iter().filter_map(|value| value.to_str().ok());
+    if !varies.into_iter().any(|value| value.to_lowercase().contains("origin")) {
+        return fails("answered without Vary: Origin");
+    }
+    Ok(())
+}
+
+async fn no_cookie_acts(run: &Run) -> Result<String, Shortfall> {
+    const ME: &str = "/api/v1/me";
+    let person = run.person("is-framed").await?;
+    let (token, refresh) = (&person.access_token, &person.refresh_token);
+    let names = ["access_token", "token", "session", "jwt", "Authorization", "refresh_token"];
+    let mut cookies = names.map(|name| format!("{name}={token}")).join("; ");
+    cookies.push_str(&format!("; bearer=Bearer {token}; kith_refresh={refresh}"));
+    let framed = run.anonymous().with("cookie", &cookies);
+    let before = person.client.get(ME).await?.expect(200)?.json();
+    let mut seen = vec![framed.get(ME).await?.expect(401)?];
+    let document = run.document().await?;
+    let mut writes = 0;
+    for operation in Operation::all(&document).iter().filter(|operation| !operation.method.is_safe()) {
+        if operation.is_for_development() {
+            continue;
+        }
+        seen.extend(cross_site(&framed, operation).await?);
+        writes += 1;
+    }
+    // What is of the declared form in all but its type is refused for its type, of whomever it is.
+    let theme = Bytes::from(json!({ "theme": "framed" }).to_string());
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
+        let typed = person.client.with("content-type", kind).with("origin", EVIL);
+        seen.push(typed.send(Method::PATCH, ME, theme.clone()).await?.expect(415)?);
+    }
+    let credentials = json!({ "email": person.email, "password": person.password });
+    let text = run.anonymous().with("content-type", "text/plain").with("origin", EVIL);
+    seen.push(
+        text.send(Method::POST, "/api/v1/auth/login", credentials.to_string().into()).await?.expect(415)?,
+    );
+    seen.push(run.anonymous().post("/api/v1/auth/login", credentials).await?.expect(200)?);
+    if let Some(sets) = seen.iter().find(|answer| answer.headers.contains_key("set-cookie")) {
+        return Err(Shortfall::fails(format!("{} sets a cookie", sets.asked)));
+    }
+    if person.client.get(ME).await?.expect(200)?.json() != before {
+        return Err(Shortfall::fails("a request with cookies alone changed a profile"));
+    }
+    run.figure("writes", writes);
+    run.figure("answers", seen.len());
+    Ok(format!(
+        "no cookie signs anybody in: {writes} kinds of writes with tokens in cookies alone were refused as forms, as text and \
+         as JSON, what is not declared as JSON is refused also with a token, and none of {} answers sets a cookie",
+        seen.len()
+    ))
+}
+
+/// What a page of another site could make a browser send, with whatever cookies there are.
+async fn cross_site(framed: &Client, operation: &Operation<'_>) -> Result<Vec<Answer>, Shortfall> {
+    let body = operation.body().map_or_else(|| json!({}), |schema| operation.sample(schema)).to_string();
+    let mut answers = Vec::new();
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "application/json"] {
+        let is_json = kind == "application/json";
+        if is_json && !operation.wants_token() {
+            // Whoever sends the right words from wherever may do it: they act in nobody's name.
+            continue;
+        }
+        let mut page = framed.with("content-type", kind);
+        if kind == "text/plain" {
+            page = page.with("origin", EVIL).with("sec-fetch-site", "cross-site");
+        }
+        let answer = page.send(operation.method.clone(), &operation.address(), body.clone().into()).await?;
+        let wanted = if operation.wants_token() { 401 } else { 415 };
+        answers.push(answer.expect(wanted)?);
+    }
+    Ok(answers)
+}

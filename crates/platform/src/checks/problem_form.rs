@@ -1,0 +1,135 @@
+//! Refusals and faults: one form for all, and nothing of the inside in it.
+
+use bytes::Bytes;
+use http::Method;
+use kith_readiness::{Answer, Check, NO_ID, Operation, Run, Shortfall};
+use serde_json::json;
+
+use super::schemas;
+
+pub(super) const CHECKS: &[Check] = &[Check {
+    row: "API-05",
+    does: "provokes refusals of every kind, holds each against the schema of problems, and looks for traces of the inside",
+    mend: "make the refusal a `Problem`; what `detail` says is for people outside",
+    last: false,
+    run: |run| Box::pin(one_form(run)),
+}];
+
+/// What no answer may tell: where the code is, what it is made of, what it asks the database.
+pub(super) const LEAKS: &[&str] = &[
+    "panicked",
+    "stack backtrace",
+    "RUST_BACKTRACE",
+    ".rs:",
+    "src/",
+    "crates/",
+    "/home/",
+    "/root/",
+    "/usr/",
+    "/var/",
+    "SELECT ",
+    "INSERT INTO",
+    "UPDATE ",
+    "DELETE FROM",
+    "syntax error",
+    "SQLITE",
+    "sqlite",
+    "postgres",
+    "rusqlite",
+    "tokio",
+    "serde",
+    "hyper::",
+    "axum",
+    "kith_store::",
+    "kith_platform::",
+    "kith_domain::",
+    "Option<",
+    "Err(",
+];
+
+/// The first trace of the inside in an answer.
+pub(super) fn leak(answer: &Answer) -> Option<&'static str> {
+    let text = answer.text();
+    LEAKS.iter().find(|pattern| text.contains(**pattern)).copied()
+}
+
+async fn one_form(run: &Run) -> Result<String, Shortfall> {
+    let document = run.document().await?;
+    let (person, nobody) = (run.person("is-refused").await?, run.anonymous());
+    let client = &person.client;
+    let me = "/api/v1/me";
+    let register = json!({ "email": person.email, "password": person.password, "display_name": "twice" });
+    let mut answers = vec![
+        (400, client.send(Method::PATCH, me, Bytes::from_static(b"{\"display_name\":")).await?),
+        (400, client.get("/api/v1/blocks?limit=none").await?),
+        (401, nobody.get(me).await?),
+        (401, nobody.with_token("e30.e30.e30").get(me).await?),
+        (403, client.get("/api/v1/admin/users").await?),
+        (404, client.get(&format!("/api/v1/partners/requests/{NO_ID}")).await?),
+        (404, nobody.get("/kith-verify").await?),
+        (405, nobody.delete("/api/v1/ping", serde_json::Value::Null).await?),
+        (409, nobody.post("/api/v1/auth/register", register).await?),
+        (412, client.with("if-match", "\"kith-verify\"").patch(me, json!({ "theme": "dark" })).await?),
+        (415, client.with("content-type", "text/plain").patch(me, json!({ "theme": "dark" })).await?),
+        (415, client.with("content-encoding", "br").patch(me, json!({ "theme": "dark" })).await?),
+        (422, client.patch(me, json!({ "display_name": 5 })).await?),
+        (422, client.patch(me, json!({ "kith_verify": "' OR 1=1 --" })).await?),
+    ];
+    let limit = body_limit(run).await?;
+    let long = Bytes::from(vec![b' '; limit + 1]);
+    answers.push((413, client.send(Method::PATCH, me, long).await?));
+    answers.extend(refusals_elsewhere(run, &Operation::all(&document)).await?);
+    for (status, answer) in &answers {
+        if answer.status != *status {
+            return Err(Shortfall::fails(format!(
+                "{} answered {} instead of {status}",
+                answer.asked, answer.status
+            )));
+        }
+        schemas::is_problem(&document, answer)?;
+        if let Some(pattern) = leak(answer) {
+            return Err(Shortfall::fails(format!(
+                "{} answered {status} with {pattern:?} in it",
+                answer.asked
+            )));
+        }
+    }
+    client.get(me).await?.expect(200)?;
+    let mut kinds: Vec<_> = answers.iter().map(|(status, _)| *status).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    let kinds: Vec<_> = kinds.iter().map(u16::to_string).collect();
+    run.figure("refusals", answers.len());
+    run.figure("statuses", kinds.clone());
+    run.figure("leak_patterns", LEAKS.len());
+    Ok(format!(
+        "{} refusals of {} kinds ({}) have one form, their request's id and none of {} traces of the inside",
+        answers.len(),
+        kinds.len(),
+        kinds.join(", "),
+        LEAKS.len()
+    ))
+}
+
+/// Every operation that wants a token, asked without one.
+async fn refusals_elsewhere(
+    run: &Run,
+    operations: &[Operation<'_>],
+) -> Result<Vec<(u16, Answer)>, Shortfall> {
+    let nobody = run.anonymous();
+    let mut answers = Vec::new();
+    for operation in operations.iter().filter(|operation| operation.wants_token()) {
+        answers.push((401, nobody.send(operation.method.clone(), &operation.address(), Bytes::new()).await?));
+    }
+    Ok(answers)
+}
+
+/// The largest body that is taken, as the configuration says.
+pub(super) async fn body_limit(run: &Run) -> Result<usize, Shortfall> {
+    let facts = run.facts().await?;
+    let limit =
+        facts.pointer("/configuration/settings/server/body_limit_bytes").and_then(serde_json::Value::as_u64);
+    limit.and_then(|limit| usize::try_from(limit).ok()).ok_or_else(|| {
+        Shortfall::unmeasured("the server does not say how large a body may be", "ask a build that tells it")
+    })
+}

@@ -1,0 +1,52 @@
+//! The schemas of a served document, by which answers are judged.
+
+use jsonschema::{Validator, draft202012};
+use kith_readiness::{Answer, Shortfall};
+use serde_json::{Value, json};
+
+/// What a problem declares itself as (RFC 9457).
+const PROBLEM_JSON: &str = "application/problem+json";
+
+/// Asks whether `value` is as `schema`, a part of `document`, has it.
+///
+/// # Errors
+/// The first fault, without what was sent.
+pub fn fits(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
+    let validator = validator(document, schema)?;
+    match validator.iter_errors(value).next() {
+        None => Ok(()),
+        Some(fault) => Err(format!("{} at {:?}", fault.masked(), fault.instance_path().as_str())),
+    }
+}
+
+/// `schema`, which may refer to the components of `document`.
+///
+/// # Errors
+/// If it is no schema of draft 2020-12.
+pub fn validator(document: &Value, schema: &Value) -> Result<Validator, String> {
+    let schema = json!({ "allOf": [schema], "components": document["components"] });
+    draft202012::options().offline().build(&schema).map_err(|fault| fault.masked().to_string())
+}
+
+/// Whether a problem is one: as the document has it, of this request, and declared as one.
+///
+/// # Errors
+/// What is not so.
+pub fn is_problem(document: &Value, answer: &Answer) -> Result<(), Shortfall> {
+    let asked = &answer.asked;
+    let fault = |what: &str| Err(Shortfall::fails(format!("{asked} answered {} {what}", answer.status)));
+    if answer.header("content-type") != Some(PROBLEM_JSON) {
+        return fault("that is not application/problem+json");
+    }
+    let body = answer.json();
+    if let Err(why) = fits(document, &document["components"]["schemas"]["ProblemBody"], &body) {
+        return fault(&format!("with a body that is no problem: {why}"));
+    }
+    if body["status"] != answer.status {
+        return fault(&format!("and says {} in the body", body["status"]));
+    }
+    if body["request_id"].as_str() != answer.header("x-request-id") {
+        return fault("with another request id in the body than in the header");
+    }
+    Ok(())
+}

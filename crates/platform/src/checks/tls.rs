@@ -1,0 +1,260 @@
+//! TLS as the deployment's public address speaks it, and what plain HTTP gets there.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::Uri;
+use kith_kernel::{Clock as _, SystemClock};
+use kith_readiness::{Check, Run, Shortfall};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
+
+use super::client_hello::{self, Hello, OLD_SUITES, Reply, STRONG_SUITES, WEAK_SUITES};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "SEC-09",
+        does: "asks port 80 of the same host for a page and with a log-in",
+        mend: "close port 80, or have it redirect to https on the same host with 301 or 308 and do nothing else",
+        last: false,
+        run: |run| Box::pin(plain_http(run)),
+    },
+    Check {
+        row: "SEC-10",
+        does: "verifies certificate and chain, reads when it ends, and offers each version of TLS, and weak ciphers, alone",
+        mend: "renew the certificate, send the whole chain, and allow TLS 1.2 and 1.3 only where TLS ends",
+        last: false,
+        run: |run| Box::pin(scan(run)),
+    },
+];
+
+/// A connection that is not refused by then is not open either.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Whoever renews certificates does it by then.
+const LEAST_DAYS: i64 = 21;
+const ON_THIS_MACHINE: &str =
+    "the target is plain HTTP on this machine: TLS ends in front of it, and was not asked";
+
+/// Where to ask.
+struct Place {
+    is_tls: bool,
+    host: String,
+    port: u16,
+}
+
+impl Place {
+    fn of(url: &str) -> Option<Self> {
+        let uri: Uri = url.parse().ok()?;
+        let is_tls = uri.scheme_str()? == "https";
+        let host = uri.host()?.trim_matches(['[', ']']).to_owned();
+        Some(Self { is_tls, port: uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 }), host })
+    }
+
+    fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+    }
+
+    /// What a `ClientHello` names: names, not addresses (RFC 6066).
+    fn name(&self) -> Option<&str> {
+        self.host.parse::<IpAddr>().is_err().then_some(&*self.host)
+    }
+}
+
+/// Whether a target is plain HTTP on the machine that asks, where nobody can listen in.
+pub(super) fn is_loopback_http(url: &str) -> bool {
+    Place::of(url).is_some_and(|place| !place.is_tls && place.is_loopback())
+}
+
+/// Where TLS is to be, or why it can be nowhere.
+fn place(run: &Run) -> Result<Place, Shortfall> {
+    let url = &run.deployment().target().url;
+    let place = Place::of(url);
+    let place =
+        place.ok_or_else(|| Shortfall::unmeasured(format!("{url} is no address"), "name it as https://…"))?;
+    if !place.is_tls && place.is_loopback() {
+        return Err(Shortfall::NotApplicable(ON_THIS_MACHINE.to_owned()));
+    }
+    Ok(place)
+}
+
+async fn plain_http(run: &Run) -> Result<String, Shortfall> {
+    let place = place(run)?;
+    let port = if place.is_tls { 80 } else { place.port };
+    let login = "POST /api/v1/auth/login HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n";
+    let mut redirects = 0;
+    for head in ["GET /api/v1/ping HTTP/1.1\r\n", login] {
+        let body = if head.starts_with("POST") { "{}" } else { "" };
+        let request = format!("{head}Host: {}\r\nConnection: close\r\n\r\n{body}", place.host);
+        let Some(answer) = ask_plainly(&place.host, port, &request).await? else { continue };
+        is_redirect(&place, port, &answer)?;
+        redirects += 1;
+    }
+    run.figure("port", port);
+    Ok(match redirects {
+        0 => format!("port {port} of {} is closed", place.host),
+        _ => format!(
+            "port {port} of {} answers nothing but a redirection to https on the same host",
+            place.host
+        ),
+    })
+}
+
+/// The answer as text; none, if nobody is there.
+async fn ask_plainly(host: &str, port: u16, request: &str) -> Result<Option<String>, Shortfall> {
+    let connected = tokio::time::timeout(PATIENCE, TcpStream::connect((host, port))).await;
+    let Ok(Ok(mut stream)) = connected else { return Ok(None) };
+    let mut answer = Vec::new();
+    let exchange = async {
+        stream.write_all(request.as_bytes()).await?;
+        (&mut stream).take(64 << 10).read_to_end(&mut answer).await
+    };
+    // Whoever closes without a word has answered nothing.
+    let _ = tokio::time::timeout(PATIENCE, exchange).await;
+    Ok((!answer.is_empty()).then(|| String::from_utf8_lossy(&answer).into_owned()))
+}
+
+fn is_redirect(place: &Place, port: u16, answer: &str) -> Result<(), Shortfall> {
+    let head = answer.split("\r\n\r\n").next().unwrap_or_default();
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    let field = |name: &str| {
+        let lines = head.lines().filter_map(|line| line.split_once(':'));
+        lines
+            .into_iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim().to_owned())
+    };
+    let fails = |what: String| Err(Shortfall::fails(format!("plain HTTP on port {port} {what}")));
+    if field("set-cookie").is_some() {
+        return fails("sets a cookie".to_owned());
+    }
+    if !["301", "308"].contains(&status) {
+        return fails(format!("answers {status}"));
+    }
+    let location = field("location").unwrap_or_default();
+    match Place::of(&location) {
+        Some(to) if to.is_tls && to.host.eq_ignore_ascii_case(&place.host) => Ok(()),
+        _ => fails(format!("leads to {location:?}")),
+    }
+}
+
+/// What TLS there is, or what is wrong with it. The finding of SEC-10, which SEC-07 needs too.
+pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
+    let place = place(run)?;
+    if !place.is_tls {
+        return Err(Shortfall::fails(format!("{} is asked over plain HTTP", place.host)));
+    }
+    // The client verifies name, dates and chain against the system's authorities and fetches nothing that is missing.
+    let answer = run.anonymous().get("/livez").await.map_err(|refused| {
+        if refused.why.contains("certificate") { Shortfall::fails(refused.why) } else { refused.into() }
+    })?;
+    let days = answer.certificate.as_deref().and_then(days_left);
+    let days = days.ok_or_else(|| Shortfall::fails("its certificate cannot be read"))?;
+    run.figure("days_left", days);
+    if days <= LEAST_DAYS {
+        return Err(Shortfall::fails(format!("its certificate ends in {days} days")));
+    }
+    for (name, version, suites) in [
+        ("SSL 3.0", client_hello::SSL_3, OLD_SUITES),
+        ("TLS 1.0", client_hello::TLS_1_0, OLD_SUITES),
+        ("TLS 1.1", client_hello::TLS_1_1, OLD_SUITES),
+        ("a weak cipher", client_hello::TLS_1_2, WEAK_SUITES),
+    ] {
+        if let Reply::Accepts { suite } = offer(&place, version, suites).await? {
+            return Err(Shortfall::fails(format!(
+                "{} accepts {name} (cipher suite {suite:#06x})",
+                place.host
+            )));
+        }
+    }
+    let mut spoken = Vec::new();
+    for (name, version) in [("TLS 1.2", client_hello::TLS_1_2), ("TLS 1.3", client_hello::TLS_1_3)] {
+        if let Reply::Accepts { suite } = offer(&place, version, STRONG_SUITES).await? {
+            spoken.push(format!("{name} ({suite:#06x})"));
+        }
+    }
+    run.figure("speaks", spoken.clone());
+    if spoken.is_empty() {
+        return Err(Shortfall::fails(format!("{} speaks neither TLS 1.2 nor 1.3", place.host)));
+    }
+    Ok(format!(
+        "certificate and chain are valid for {} and for {days} more days; it speaks {}, and neither SSL 3.0, TLS 1.0, TLS 1.1 \
+         nor weak ciphers",
+        place.host,
+        spoken.join(" and ")
+    ))
+}
+
+/// How many whole days a certificate (DER) is still valid.
+fn days_left(der: &[u8]) -> Option<i64> {
+    let certificate = Certificate::from_der(der).ok()?;
+    let ends_s =
+        i64::try_from(certificate.tbs_certificate.validity.not_after.to_unix_duration().as_secs()).ok()?;
+    Some((ends_s - SystemClock.now().as_millis() / 1_000).div_euclid(24 * 60 * 60))
+}
+
+/// What the host replies to one version with these suites.
+async fn offer(place: &Place, version: u16, suites: &[u16]) -> Result<Reply, Shortfall> {
+    let hello = Hello { version, suites, name: place.name() }.to_bytes();
+    let exchange = async {
+        let mut stream = TcpStream::connect((&*place.host, place.port)).await?;
+        stream.write_all(&hello).await?;
+        let mut bytes = vec![0; 512];
+        let mut have = 0;
+        // The head of a ServerHello is less than this.
+        while have < 128 {
+            match stream.read(&mut bytes[have..]).await {
+                Ok(0) | Err(_) => break,
+                Ok(n) => have += n,
+            }
+            if bytes[0] != client_hello::HANDSHAKE {
+                break;
+            }
+        }
+        bytes.truncate(have);
+        Ok::<_, std::io::Error>(Reply::read(&bytes))
+    };
+    match tokio::time::timeout(PATIENCE, exchange).await {
+        Ok(Ok(reply)) => Ok(reply),
+        Ok(Err(error)) => {
+            Err(Shortfall::unmeasured(format!("{} cannot be reached: {error}", place.host), "try again"))
+        }
+        Err(_) => {
+            Err(Shortfall::unmeasured(format!("{} does not answer a handshake", place.host), "try again"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_http_on_this_machine_needs_no_tls() {
+        for url in ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:8080", "http://127.9.9.9/"] {
+            assert!(is_loopback_http(url), "{url}");
+        }
+        for url in
+            ["https://127.0.0.1", "http://10.0.0.1", "http://localhost.example", "http://127.0.0.1.example"]
+        {
+            assert!(!is_loopback_http(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn nothing_but_the_way_to_https_on_the_same_host_is_a_redirect() {
+        let place = Place::of("https://kith.example").unwrap();
+        let is_well = |answer: &str| is_redirect(&place, 80, answer).is_ok();
+        assert!(is_well("HTTP/1.1 308 X\r\nLocation: https://kith.example/api/v1/ping\r\n\r\n"));
+        for answer in [
+            "HTTP/1.1 200 OK\r\n\r\n",
+            "HTTP/1.1 302 Found\r\nLocation: https://kith.example/\r\n\r\n",
+            "HTTP/1.1 308 X\r\nLocation: http://kith.example/\r\n\r\n",
+            "HTTP/1.1 308 X\r\nLocation: https://kith.example.evil.example/\r\n\r\n",
+            "HTTP/1.1 308 X\r\nLocation: https://kith.example/\r\nSet-Cookie: a=b\r\n\r\n",
+        ] {
+            assert!(!is_well(answer), "{answer}");
+        }
+    }
+}

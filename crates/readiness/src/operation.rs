@@ -1,0 +1,217 @@
+//! Operations as an OpenAPI document describes them: where they are, what they take, what they may answer. It judges
+//! nothing.
+
+use http::Method;
+use serde_json::{Map, Value, json};
+
+/// An id that nothing has.
+pub const NO_ID: &str = "00000000-0000-7000-8000-000000000000";
+/// A name that nothing has.
+const NO_NAME: &str = "kith-verify";
+const METHODS: [(&str, Method); 5] = [
+    ("get", Method::GET),
+    ("put", Method::PUT),
+    ("post", Method::POST),
+    ("delete", Method::DELETE),
+    ("patch", Method::PATCH),
+];
+
+/// One operation of a document.
+#[derive(Clone, Debug)]
+pub struct Operation<'d> {
+    /// `/api/v1/blocks/{user_id}`.
+    pub path: &'d str,
+    /// GET, PUT, POST, DELETE or PATCH.
+    pub method: Method,
+    own: &'d Value,
+    document: &'d Value,
+}
+
+/// A parameter in an operation's path or query.
+#[derive(Clone, Debug)]
+pub struct Parameter<'d> {
+    /// As it stands in the path or the query.
+    pub name: &'d str,
+    /// `path`, `query` or `header`.
+    pub place: &'d str,
+    /// What it may be.
+    pub schema: &'d Value,
+}
+
+impl<'d> Operation<'d> {
+    /// All that `document` describes.
+    pub fn all(document: &'d Value) -> Vec<Self> {
+        let paths = document["paths"].as_object().into_iter().flatten();
+        let of_path = |(path, item): (&'d String, &'d Value)| {
+            METHODS.into_iter().filter_map(move |(name, method)| {
+                let own = item.get(name)?;
+                Some(Self { path, method, own, document })
+            })
+        };
+        paths.flat_map(of_path).collect()
+    }
+
+    /// `GET /api/v1/me`.
+    pub fn name(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+
+    /// What the document says about it.
+    pub fn json(&self) -> &'d Value {
+        self.own
+    }
+
+    /// The statuses it may answer with.
+    pub fn statuses(&self) -> Vec<u16> {
+        let declared = self.own["responses"].as_object().into_iter().flatten();
+        declared.filter_map(|(status, _)| status.parse().ok()).collect()
+    }
+
+    /// Whether it wants a token.
+    pub fn wants_token(&self) -> bool {
+        self.own["security"].as_array().is_some_and(|schemes| !schemes.is_empty())
+    }
+
+    /// The permission it asks for.
+    pub fn permission(&self) -> Option<&'d str> {
+        self.own["security"][0]["bearer"][0].as_str()
+    }
+
+    /// Whether it is there in development mode only.
+    pub fn is_for_development(&self) -> bool {
+        matches!(self.own["tags"][0].as_str(), Some("development" | "demo"))
+    }
+
+    /// Whether it hands out pages of a list.
+    pub fn is_list(&self) -> bool {
+        self.method == Method::GET && self.parameters("query").any(|parameter| parameter.name == "cursor")
+    }
+
+    /// Its parameters in this place.
+    pub fn parameters(&self, place: &'static str) -> impl Iterator<Item = Parameter<'d>> {
+        let document = self.document;
+        let all = self.own["parameters"].as_array().into_iter().flatten();
+        all.filter(move |parameter| parameter["in"] == place).filter_map(move |parameter| {
+            let schema = resolved(document, &parameter["schema"]);
+            Some(Parameter { name: parameter["name"].as_str()?, place, schema })
+        })
+    }
+
+    /// Its path with `fill` in the place of each parameter.
+    pub fn address_with(&self, fill: impl Fn(&Parameter<'d>) -> String) -> String {
+        self.parameters("path").fold(self.path.to_owned(), |path, parameter| {
+            path.replace(&format!("{{{}}}", parameter.name), &fill(&parameter))
+        })
+    }
+
+    /// Its path with ids and names in it that nothing has.
+    pub fn address(&self) -> String {
+        self.address_with(Parameter::stand_in)
+    }
+
+    /// Whether this path is one of its.
+    pub fn is_at(&self, path: &str) -> bool {
+        let (own, other) = (self.path.split('/'), path.split('/'));
+        own.clone().count() == other.clone().count()
+            && own.zip(other).all(|(own, other)| own.starts_with('{') || own == other)
+    }
+
+    /// The schema of its JSON body, if it takes one.
+    pub fn body(&self) -> Option<&'d Value> {
+        let content = self.own.pointer("/requestBody/content")?;
+        let schema = resolved(self.document, content.get("application/json")?.get("schema")?);
+        // A body that may be absent is one of its schema and null.
+        let one_of = schema["oneOf"].as_array().into_iter().flatten();
+        let given = one_of.map(|one| resolved(self.document, one)).find(|one| one["type"] != "null");
+        Some(given.unwrap_or(schema))
+    }
+
+    /// What stands behind `schema`, if it refers to another.
+    pub fn resolved(&self, schema: &'d Value) -> &'d Value {
+        resolved(self.document, schema)
+    }
+
+    /// A value of the shape that `schema` describes, as small as it may be.
+    pub fn sample(&self, schema: &'d Value) -> Value {
+        sample(self.document, schema)
+    }
+}
+
+impl Parameter<'_> {
+    /// A value that it may have, and that names nothing.
+    pub fn stand_in(&self) -> String {
+        match (self.schema["enum"][0].as_str(), self.schema["format"].as_str()) {
+            (Some(first), _) => first.to_owned(),
+            (None, Some("uuid")) => NO_ID.to_owned(),
+            (None, _) => NO_NAME.to_owned(),
+        }
+    }
+}
+
+fn resolved<'d>(document: &'d Value, schema: &'d Value) -> &'d Value {
+    let pointer = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
+    pointer.and_then(|pointer| document.pointer(pointer)).unwrap_or(schema)
+}
+
+fn sample(document: &Value, schema: &Value) -> Value {
+    let schema = resolved(document, schema);
+    if let Some(first) = schema["enum"].get(0) {
+        return first.clone();
+    }
+    let kind = schema["type"].as_str().or_else(|| schema["type"][0].as_str()).unwrap_or_default();
+    match kind {
+        "object" => {
+            let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let field = |name: &str| (name.to_owned(), sample(document, &schema["properties"][name]));
+            Value::Object(required.map(field).collect::<Map<_, _>>())
+        }
+        "array" => json!([]),
+        "boolean" => json!(true),
+        "integer" | "number" => json!(1),
+        _ if schema["format"] == "uuid" => json!(NO_ID),
+        _ => json!(NO_NAME),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document() -> Value {
+        json!({
+            "paths": { "/things/{kind}/{id}": { "put": {
+                "security": [{ "bearer": ["things.write"] }],
+                "parameters": [
+                    { "in": "path", "name": "kind", "schema": { "enum": ["red", "blue"] } },
+                    { "in": "path", "name": "id", "schema": { "type": "string", "format": "uuid" } },
+                    { "in": "query", "name": "cursor", "schema": { "type": "string" } },
+                ],
+                "requestBody": { "content": { "application/json": {
+                    "schema": { "oneOf": [{ "type": "null" }, { "$ref": "#/components/schemas/Thing" }] },
+                } } },
+                "responses": { "200": {}, "404": {} },
+            } } },
+            "components": { "schemas": { "Thing": {
+                "type": "object", "required": ["name", "parts"],
+                "properties": {
+                    "name": { "type": ["string", "null"] },
+                    "parts": { "type": "array", "items": {} },
+                    "more": { "type": "boolean" },
+                },
+            } } },
+        })
+    }
+
+    #[test]
+    fn an_operation_is_read_as_it_is_described() {
+        let document = document();
+        let all = Operation::all(&document);
+        let [put] = &all[..] else { panic!("{all:?}") };
+        assert_eq!(put.name(), "PUT /things/{kind}/{id}");
+        assert_eq!(put.address(), format!("/things/red/{NO_ID}"));
+        assert_eq!((put.statuses(), put.permission()), (vec![200, 404], Some("things.write")));
+        assert_eq!(put.sample(put.body().unwrap()), json!({ "name": NO_NAME, "parts": [] }));
+        assert!(put.wants_token() && !put.is_list(), "only a GET hands out a list");
+        assert!(put.is_at("/things/any/thing") && !put.is_at("/things/any") && !put.is_at("/other/a/b"));
+    }
+}

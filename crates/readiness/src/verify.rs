@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kith_kernel::{Clock, Timestamp};
+use kith_kernel::Clock;
 use serde::Serialize;
 use serde_json::Value;
 

@@ -5,11 +5,13 @@
 //! asked for its own row.
 
 mod deployment;
+mod people;
 mod proxy;
 mod table;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 
 use kith_platform::config::Config;
 use kith_readiness::{By, Catalogue, Outcome};
@@ -18,7 +20,10 @@ use kith_store::EngineKind;
 use crate::support::Engine;
 use deployment::{checks, judge};
 use proxy::{Answered, Asked, Memory};
-use table::TWINS;
+
+/// All of them.
+static TWINS: LazyLock<Vec<&Twin>> =
+    LazyLock::new(|| [table::TWINS, people::TWINS].into_iter().flatten().collect());
 
 /// A server that is broken in one way, and the row that has to say so.
 pub struct Twin {
@@ -37,7 +42,6 @@ pub enum Break {
     /// A setting.
     Setting(fn(&mut Config)),
     /// Statements against its database, once it serves; none for an engine on which nothing of the kind exists.
-    #[allow(dead_code, reason = "the first twin of its kind is being written")]
     Database(fn(EngineKind) -> &'static [&'static str]),
     /// What is asked, before it reaches the server.
     Asked(fn(&Memory, &mut Asked)),

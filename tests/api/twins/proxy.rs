@@ -163,7 +163,6 @@ impl Asked {
         self.headers.insert(AUTHORIZATION, value);
     }
 
-    #[allow(dead_code, reason = "the first twin of its kind is being written")]
     /// What stands in `Authorization` behind `Bearer`.
     pub fn token(&self) -> Option<&str> {
         self.headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")

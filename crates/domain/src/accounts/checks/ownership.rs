@@ -168,8 +168,8 @@ impl Kept {
     /// Gives back what others need, and leaves the rest to the owner's deletion.
     async fn put_away(&self) -> Result<(), Shortfall> {
         let Self { owner, asker, .. } = self;
-        break_up(owner).await?;
         decide(asker, &self.request, "cancel").await?.expect(200)?;
+        break_up(owner).await?;
         owner.client.delete(&format!("/api/v1/blocks/{}", self.blocked), Value::Null).await?.expect(204)?;
         owner
             .client

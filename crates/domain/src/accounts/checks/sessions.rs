@@ -58,7 +58,7 @@ async fn holds_everywhere(run: &Run) -> Result<String, Shortfall> {
         refresh = renewed.text_at("/refresh_token")?;
     }
     run.figure("other_nodes", others.len());
-    Ok(format!("a session of one node is read and renewed on {} others", others.len()))
+    Ok(format!("a session of one node is read and renewed on each of the others: {}", others.len()))
 }
 
 /// A session opened just now.

@@ -123,8 +123,8 @@ impl Cast<'_> {
         }
         let still = current(ada).await?;
         ensure(still["id"] == *bond, || format!("after refused steps the bond reads {}", still["id"]))?;
-        break_up(ada).await?;
         decide(eve, &waiting, "cancel").await?.expect(200)?;
+        break_up(ada).await?;
         Ok(5)
     }
 

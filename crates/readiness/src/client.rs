@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use kith_kernel::Timestamp;
 use serde_json::Value;
 use thiserror::Error;
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
 
 use crate::Shortfall;
 use crate::evidence::{Notes, Step};
@@ -285,6 +288,14 @@ impl Answer {
     /// A header as text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+
+    /// For how many whole days after `now` the certificate that came with it is valid; None without TLS.
+    pub fn certificate_days(&self, now: Timestamp) -> Option<i64> {
+        let certificate = Certificate::from_der(self.certificate.as_deref()?).ok()?;
+        let ends = certificate.tbs_certificate.validity.not_after.to_unix_duration();
+        let ends_s = i64::try_from(ends.as_secs()).ok()?;
+        Some((ends_s - now.as_millis() / 1_000).div_euclid(24 * 60 * 60))
     }
 
     /// The machine-readable code of a problem.

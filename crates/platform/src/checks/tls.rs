@@ -8,8 +8,6 @@ use kith_kernel::{Clock as _, SystemClock};
 use kith_readiness::{Check, Run, Shortfall};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use x509_cert::Certificate;
-use x509_cert::der::Decode as _;
 
 use super::client_hello::{self, Hello, OLD_SUITES, Reply, STRONG_SUITES, WEAK_SUITES};
 
@@ -149,7 +147,7 @@ pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
     let answer = run.anonymous().get("/livez").await.map_err(|refused| {
         if refused.why.contains("certificate") { Shortfall::fails(refused.why) } else { refused.into() }
     })?;
-    let days = answer.certificate.as_deref().and_then(days_left);
+    let days = answer.certificate_days(SystemClock.now());
     let days = days.ok_or_else(|| Shortfall::fails("its certificate cannot be read"))?;
     run.figure("days_left", days);
     if days <= LEAST_DAYS {
@@ -184,14 +182,6 @@ pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
         place.host,
         spoken.join(" and ")
     ))
-}
-
-/// How many whole days a certificate (DER) is still valid.
-fn days_left(der: &[u8]) -> Option<i64> {
-    let certificate = Certificate::from_der(der).ok()?;
-    let ends_s =
-        i64::try_from(certificate.tbs_certificate.validity.not_after.to_unix_duration().as_secs()).ok()?;
-    Some((ends_s - SystemClock.now().as_millis() / 1_000).div_euclid(24 * 60 * 60))
 }
 
 /// What the host replies to one version with these suites.

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use kith_kernel::Timestamp;
+use kith_kernel::{Clock as _, SystemClock, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::process::Command;
@@ -37,6 +37,13 @@ pub(super) enum Kind {
         #[serde(default)]
         absent: bool,
     },
+    /// A certificate that is trusted and lasts.
+    Tls {
+        /// `api.example.org:443`; the target's unless given.
+        host: Option<String>,
+        #[serde(default = "three_weeks")]
+        least_days: i64,
+    },
     /// An instant query (Prometheus HTTP API, `/api/v1/query`): the value of each series of its result.
     Promql {
         /// Of the server.
@@ -59,6 +66,10 @@ fn ok() -> u16 {
     200
 }
 
+fn three_weeks() -> i64 {
+    21
+}
+
 fn a_minute() -> u64 {
     60
 }
@@ -71,6 +82,10 @@ impl Kind {
                 format!("GET {path} and see that it sends no {name}")
             }
             Self::Header { path, name, .. } => format!("GET {path} and look at {name}"),
+            Self::Tls { host, least_days } => {
+                let host = host.as_deref().unwrap_or("the target");
+                format!("see that the certificate of {host} is trusted and lasts {least_days} days")
+            }
             Self::Promql { query, .. } => format!("ask Prometheus for {query}"),
             Self::Command { argv, .. } => format!("run {}", argv.join(" ")),
             Self::Attestation { owner, until, .. } => format!("{owner} answers for it until {until}"),
@@ -86,6 +101,7 @@ impl Kind {
             Self::Header { path, name, contains, absent } => {
                 judge_header(&get(run, path).await?, name, contains.as_deref(), *absent)
             }
+            Self::Tls { host, least_days } => tls(run, host.as_deref(), *least_days).await,
             Self::Promql { url, query, at_least, at_most } => {
                 promql(run, url, query, *at_least, *at_most).await
             }
@@ -142,6 +158,23 @@ fn judge_header(
         }
         (Some(value), _) => Ok(format!("{asked} sends {name}: {value}")),
     }
+}
+
+async fn tls(run: &Run, host: Option<&str>, least_days: i64) -> Result<String, Shortfall> {
+    let client = run.anonymous();
+    let client = host.map_or(client.clone(), |host| client.at(&format!("https://{host}")));
+    // The client verifies name, dates and chain against the system's authorities.
+    let answer = client.get("/").await.map_err(|refused| {
+        if refused.why.contains("certificate") { Shortfall::fails(refused.why) } else { refused.into() }
+    })?;
+    let Some(days) = answer.certificate_days(SystemClock.now()) else {
+        return Err(Shortfall::fails(format!("{} shows no certificate", client.base())));
+    };
+    run.figure("days_left", days);
+    if days < least_days {
+        return Err(Shortfall::fails(format!("its certificate ends in {days} days, less than {least_days}")));
+    }
+    Ok(format!("its certificate is trusted, and lasts {days} days"))
 }
 
 async fn promql(

@@ -100,6 +100,8 @@ async fn each_kind_passes_fails_or_says_that_it_could_not_measure() {
             Fail,
             "sends x-frame",
         ),
+        ("kind = \"tls\"", Fail, "shows no certificate"),
+        ("kind = \"tls\"\nhost = \"127.0.0.1:1\"", Unknown, "GET /"),
         (&promql("query = \"up > 0\"\nat_least = 0.9"), Pass, "2 series, from 0.98 to 1"),
         (&promql("query = \"up > 0\"\nat_least = 0.99"), Fail, "0.98 is less than 0.99"),
         (&promql("query = \"up > 0\"\nat_most = 0.99"), Fail, "1 is more than 0.99"),

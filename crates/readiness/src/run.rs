@@ -7,6 +7,8 @@ use serde_json::Value;
 use crate::evidence::Notes;
 use crate::{Client, Counters, Deployment, Shortfall};
 
+const UNLISTED: &str = "run it from an address that server.admin_addresses lists";
+
 /// One check under way.
 #[derive(Debug)]
 pub struct Run {
@@ -75,8 +77,7 @@ impl Run {
     /// # Errors
     /// If no administrator was given, or it does not tell.
     pub async fn facts(&self) -> Result<Value, Shortfall> {
-        let answer = self.admin().await?.get("/api/v1/admin/facts").await?;
-        Ok(answer.expect(200)?.json())
+        self.as_admin("/api/v1/admin/facts").await
     }
 
     /// The entries of the audit log that were written under a request's id, the oldest first.
@@ -85,10 +86,22 @@ impl Run {
     /// If no administrator was given, or it does not tell.
     pub async fn audit_of(&self, request_id: &str) -> Result<Vec<Value>, Shortfall> {
         let path = format!("/api/v1/audit?limit=100&request_id={request_id}");
-        let mut answer = self.admin().await?.get(&path).await?.expect(200)?.json();
+        let mut answer = self.as_admin(&path).await?;
         let mut entries: Vec<Value> = serde_json::from_value(answer["items"].take()).unwrap_or_default();
         entries.reverse();
         Ok(entries)
+    }
+
+    /// What an administrator reads there.
+    ///
+    /// # Errors
+    /// If no administrator was given, this address may not administer, or it does not tell.
+    pub async fn as_admin(&self, path: &str) -> Result<Value, Shortfall> {
+        let answer = self.admin().await?.get(path).await?;
+        if answer.code().is_some_and(|code| code == "address_not_listed") {
+            return Err(Shortfall::unmeasured("administration is not open to this address", UNLISTED));
+        }
+        Ok(answer.expect(200)?.json())
     }
 
     /// A node that is asked directly, where one is known, so that what it counts is what was asked of it.

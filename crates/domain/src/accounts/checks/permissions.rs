@@ -110,6 +110,8 @@ async fn in_role(run: &Run, role: Role) -> Result<Client, Shortfall> {
 }
 
 async fn are_permitted(run: &Run) -> Result<String, Shortfall> {
+    // Without an administrator who is let in there are no roles to ask in.
+    run.facts().await?;
     let operations = operations(run).await?;
     let mut matrix = Matrix::default();
     let nobody = run.anonymous().at(run.node());

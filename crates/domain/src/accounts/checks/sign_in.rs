@@ -97,8 +97,7 @@ async fn locks(run: &Run) -> Result<String, Shortfall> {
     // What was opened before stays open: others' guesses end nobody's session.
     ada.client.get("/api/v1/me").await?.expect(200)?;
     let path = format!("/api/v1/audit?limit=100&action=session.refused&object={}", ada.id);
-    let entries =
-        run.admin().await?.get(&path).await?.expect(200)?.json()["items"].as_array().map_or(0, Vec::len);
+    let entries = run.as_admin(&path).await?["items"].as_array().map_or(0, Vec::len);
     run.figure("audit_entries", entries);
     ensure(entries == FAILURES, || format!("{FAILURES} failures left {entries} audit entries"))?;
     Ok(format!(

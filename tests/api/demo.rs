@@ -230,10 +230,17 @@ async fn is_made_once(engine: Engine) {
     }
     let app = TestApp::start_with(engine, engine.database().await, with_demo).await;
     app.events().await;
-    let made = app.dump().await;
+    let made = world(&app).await;
     let app = TestApp::start_with(engine, app.stop().await, with_demo).await;
-    assert_eq!(app.dump().await, made);
+    assert_eq!(world(&app).await, made);
     app.stop().await;
+}
+
+/// All that the database holds, but for when servers started, which is another time each.
+async fn world(app: &TestApp) -> Vec<String> {
+    let mut rows = app.dump().await;
+    rows.retain(|row| !row.starts_with("server_starts:"));
+    rows
 }
 
 /// What it prints for another terminal works there as it is printed.

@@ -50,3 +50,4 @@ mod spaces;
 mod tokens;
 mod traces;
 mod twins;
+mod verify;

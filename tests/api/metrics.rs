@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use hyper::header::HeaderName;
+use kith_platform::config::Config;
 use serde_json::{Value, json};
 
-use crate::support::{PASSWORD, Person, TestApp, on_every_engine};
+use crate::support::{Engine, PASSWORD, Person, TestApp, on_every_engine};
 
 const LOGIN: &str = "/api/v1/auth/login";
 
@@ -43,7 +45,11 @@ async fn every_line_of_the_metrics_can_be_read(app: &TestApp) {
         "kith_http_requests_in_flight",
         "kith_passwords_computed",
         "kith_passwords_queued",
+        "kith_panics",
+        "kith_process_cpu_seconds",
         "kith_resident_memory_bytes",
+        "kith_store_statement_duration_seconds",
+        "kith_store_running",
         "kith_store_commits",
         "kith_store_events_sequenced",
         "kith_store_head",
@@ -53,6 +59,33 @@ async fn every_line_of_the_metrics_can_be_read(app: &TestApp) {
     ] {
         assert!(families.contains(family), "no {family} in {families:?}");
     }
+}
+
+/// OBS-05: metrics are for whoever watches the server, and for the address that can be believed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_are_open_to_listed_addresses_only() {
+    const METRICS: &str = "/api/metrics";
+    let behind_proxy = |config: &mut Config| {
+        config.server.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
+    };
+    let app = TestApp::start_with(Engine::Sqlite, Engine::Sqlite.database().await, behind_proxy).await;
+    let ask = async |from: &str| {
+        let header = HeaderName::from_static("x-forwarded-for");
+        app.anonymous().with_header(header, from).get(METRICS).await
+    };
+    for private in
+        ["127.0.0.1", "::1", "10.1.2.3", "172.31.0.1", "192.168.7.7", "fd00::1", "203.0.113.5, 10.0.0.1"]
+    {
+        ask(private).await.expect(200);
+    }
+    for public in ["203.0.113.5", "10.0.0.1, 198.51.100.1", "2001:db8::1", "172.32.0.1", "100.64.0.1"] {
+        ask(public).await.expect_problem(403, "address_not_listed");
+    }
+    let database = app.stop().await;
+    let nobody = |config: &mut Config| config.server.metrics_addresses.clear();
+    let app = TestApp::start_with(Engine::Sqlite, database, nobody).await;
+    app.anonymous().get(METRICS).await.expect_problem(403, "address_not_listed");
+    app.stop().await;
 }
 
 async fn requests_and_transactions_are_counted(app: &TestApp) {

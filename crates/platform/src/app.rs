@@ -110,7 +110,14 @@ impl App {
     ) -> Result<Self, StartError> {
         let document = openapi::document(modules);
         let passwords = Passwords::start(&config.auth, Arc::clone(&sources.random))?;
-        let metrics = Metrics::new(&document, kinds(modules), db.clone(), passwords.counts(), clock.clone());
+        let metrics = Metrics::new(
+            &document,
+            kinds(modules),
+            db.clone(),
+            passwords.counts(),
+            clock.clone(),
+            config.data.folder.clone(),
+        );
         let keyring = Arc::new(Keyring::new(&config.auth));
         // SQLite belongs to one process: whatever changes, changes here.
         let hearing = Hearing::new(db.kind() == EngineKind::Sqlite);

@@ -3,13 +3,13 @@
 //! Never a secret, never anything personal.
 
 use axum::extract::State;
-use kith_kernel::Ctx;
-use kith_store::{Error, MigrationState, Query};
+use kith_kernel::{Clock as _, Ctx, SystemClock};
+use kith_store::{Error, ModuleMigrations, Query, STORE_MIGRATIONS};
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 use utoipa_axum::routes;
 
-use crate::auth::{Allowed, ReadFacts};
+use crate::auth::{Allowed, ReadFacts, signing_key_ages};
+use crate::telemetry::machine;
 use crate::{ApiResult, App, Fact, Json, Routes, store_problem};
 
 /// Links of the audit chain that are recomputed for the asking; `kith audit verify` recomputes all.
@@ -39,14 +39,20 @@ async fn get_facts(
 }
 
 async fn gather(app: &App, ctx: &Ctx) -> Result<Value, Error> {
-    let settings = serde_json::to_value(&app.config).unwrap_or_default();
-    let digest = Sha256::digest(settings.to_string());
-    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let config = &app.config;
+    let mut database = app.db.facts(migrations(app)).await?;
+    let migrations = database.as_object_mut().and_then(|facts| facts.remove("migrations"));
+    let starts = app.db.read(crate::starts::recent(ctx.now)).await?;
     Ok(json!({
         "build": { "release": app.build, "started_at": app.started },
-        "configuration": { "digest": format!("sha256:{digest}"), "settings": settings },
+        "process": { "id": std::process::id(), "machine": machine(), "starts": starts },
+        "clock": { "machine": SystemClock.now().as_millis(), "kith": app.sources.clock.now().as_millis() },
+        "configuration": { "digest": config.digest(), "settings": config.settings() },
         "secrets": secrets(app),
-        "migrations": migrations(app).await?,
+        "token_secrets_differ": config.token_secrets_differ(),
+        "signing_keys": app.db.read(signing_key_ages).await?,
+        "database": database,
+        "migrations": migrations,
         "modules": of_modules(app, ctx).await?,
     }))
 }
@@ -56,23 +62,25 @@ fn secrets(app: &App) -> Vec<Value> {
     let told = |report: crate::config::SecretReport| {
         json!({
             "key": report.key,
+            "required": report.required,
             "length": report.length,
+            "entropy": report.entropy,
             "well_known": report.well_known,
+            "made_for_development": report.made_for_development,
+            "unchanged_since": report.unchanged_since,
             "origin": report.origin.to_string(),
         })
     };
     app.config.secret_reports().into_iter().map(told).collect()
 }
 
-async fn migrations(app: &App) -> Result<Vec<Value>, Error> {
-    let state = |state| match state {
-        MigrationState::Applied { .. } => "applied",
-        MigrationState::Pending => "pending",
-        MigrationState::Unknown => "unknown",
-        MigrationState::Changed => "changed",
-    };
-    let all = app.migrations().await?;
-    Ok(all.into_iter().map(|one| json!({ "name": one.name, "state": state(one.state) })).collect())
+/// What this build would migrate its database to.
+fn migrations(app: &App) -> Vec<ModuleMigrations> {
+    let own = app
+        .modules
+        .iter()
+        .map(|module| ModuleMigrations { module: module.name, migrations: module.migrations });
+    std::iter::once(STORE_MIGRATIONS).chain(own).collect()
 }
 
 async fn of_modules(app: &App, ctx: &Ctx) -> Result<Map<String, Value>, Error> {

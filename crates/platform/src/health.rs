@@ -8,14 +8,15 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use kith_kernel::{Problem, problems};
 use kith_store::MigrationState;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use crate::App;
 use crate::module::Routes;
 use crate::telemetry::{disk_free, resident_bytes};
+use crate::{ApiResult, App, ClientAddress, ProblemBody};
 
 const HEALTH_JSON: &str = "application/health+json";
 const METRICS_TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -80,14 +81,22 @@ async fn health(State(app): State<App>) -> HealthReport {
     )
 }
 
-/// Metrics in Prometheus' text form.
+/// Metrics in Prometheus' text form, for the addresses in `server.metrics_addresses`.
 #[utoipa::path(
     get,
     path = "/api/metrics",
-    responses((status = 200, description = "All metrics", body = String, content_type = METRICS_TEXT))
+    responses(
+        (status = 200, description = "All metrics", body = String, content_type = METRICS_TEXT),
+        (status = 403, description = "Not for this address", body = ProblemBody, content_type = "application/problem+json"),
+    )
 )]
-async fn metrics(State(app): State<App>) -> Response {
-    typed(METRICS_TEXT, app.metrics.to_text())
+async fn metrics(State(app): State<App>, client: ClientAddress) -> ApiResult<Response> {
+    let listed = &app.config.server.metrics_addresses;
+    if !listed.iter().any(|network| network.contains(client.ip())) {
+        let detail = "Metrics are open to the addresses in `server.metrics_addresses` only.";
+        return Err(Problem::new(&problems::ADDRESS_NOT_LISTED, detail).into());
+    }
+    Ok(typed(METRICS_TEXT, app.metrics.to_text()))
 }
 
 /// This document.
@@ -238,7 +247,7 @@ fn disk(app: &App) -> Named {
 }
 
 /// The folder, or what it would be made in: beside PostgreSQL it need not be there.
-fn existing(folder: &Path) -> &Path {
+pub(crate) fn existing(folder: &Path) -> &Path {
     folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."))
 }
 
@@ -310,7 +319,9 @@ mod tests {
     #[tokio::test]
     async fn with_an_older_schema_than_it_needs_it_is_not_ready() {
         let test = TestServer::start(|_| {}).await;
-        let forget = |tx: &Tx<'_>| tx.exec("DELETE FROM schema_migrations WHERE module = 'platform'", &[]);
+        let forget = |tx: &Tx<'_>| {
+            tx.exec("DELETE FROM schema_migrations WHERE module = 'platform' AND version = 2", &[])
+        };
         assert_eq!(test.app.db.write(forget).await.unwrap(), 1);
         for path in ["/readyz", "/api/health"] {
             let (status, report) = ask(&test, path).await;

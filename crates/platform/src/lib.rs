@@ -22,6 +22,7 @@ pub mod http;
 pub mod idempotency;
 mod module;
 pub mod purge;
+pub mod starts;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;

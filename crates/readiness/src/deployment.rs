@@ -33,6 +33,8 @@ pub struct Target {
     pub admin: Option<AdminAccess>,
     /// The log of the server: lines of JSON.
     pub logs: Option<PathBuf>,
+    /// The digest of the configuration that was given here, if one was.
+    pub configuration: Option<String>,
     /// What the build that judges would serve, if it is one that serves.
     pub own: Option<OwnBuild>,
 }

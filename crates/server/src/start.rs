@@ -8,6 +8,7 @@ use kith_kernel::{Clock, Sources, SystemClock};
 use kith_platform::clock::NodeClock;
 use kith_platform::config::{Config, DevelopmentSecretsError};
 use kith_platform::http::{self, Server};
+use kith_platform::starts::Started;
 use kith_platform::telemetry::log::LogLevel;
 use kith_platform::{AheadClock, App, Program, StartError as AppError};
 use kith_store::{ControlSocket, EngineKind, MigrationState, OpenError, Store, StoreOptions};
@@ -39,6 +40,8 @@ pub struct Running {
     pub app: App,
     server: Server,
     control: Option<ControlSocket>,
+    /// None where it could not be written down.
+    started: Option<Started>,
 }
 
 /// Why a server did not start.
@@ -83,10 +86,13 @@ pub async fn start(config: Config, seams: Seams) -> Result<Running, StartError> 
         Ok(()) => serve(app),
         Err(error) => Err(error.into()),
     };
-    if running.is_err() {
-        db.close().await;
+    match running {
+        Ok(running) => Ok(running.recorded().await),
+        Err(error) => {
+            db.close().await;
+            Err(error)
+        }
     }
-    running
 }
 
 /// Everything that a server has but its listeners, for whoever gives commands while none runs. The caller closes its
@@ -141,7 +147,7 @@ fn serve(app: App) -> Result<Running, StartError> {
     if let Some(clock) = app.clock.clone().filter(|_| app.db.kind() == EngineKind::Postgres) {
         tokio::spawn(clock.keep(app.db.clone(), app.stop.clone()));
     }
-    Ok(Running { addr: server.addr(), app, server, control })
+    Ok(Running { addr: server.addr(), app, server, control, started: None })
 }
 
 /// Does what is due, again and again until the server stops.
@@ -181,6 +187,16 @@ async fn migrate(options: &StoreOptions) -> Result<(), StartError> {
 }
 
 impl Running {
+    async fn recorded(self) -> Self {
+        match Started::record(&self.app, self.addr).await {
+            Ok(started) => Self { started: Some(started), ..self },
+            Err(error) => {
+                tracing::warn!(%error, "this start could not be written down; nobody will count it");
+                self
+            }
+        }
+    }
+
     /// Stops as an operator wants it: finishes what has begun, then closes the database. Returns when all is done.
     pub async fn stop(self) {
         let cut = self.server.stop().await;
@@ -188,6 +204,11 @@ impl Running {
             tracing::warn!(cut, "connections were cut that were still busy after the grace");
         }
         drop(self.control);
+        if let Some(started) = self.started
+            && let Err(error) = started.end(&self.app).await
+        {
+            tracing::warn!(%error, "the end of this server could not be written down; it will count as cut short");
+        }
         self.app.db.close().await;
     }
 }

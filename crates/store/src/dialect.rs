@@ -16,6 +16,8 @@ pub(crate) fn to_sqlite(sql: &str) -> String {
 pub(crate) enum Dialect {
     Sqlite,
     Postgres,
+    /// Types as they stand, which SQLite keeps as they are without STRICT: to look at what a migration makes.
+    Undecided,
 }
 
 /// A migration's statements in the notation of `dialect`.
@@ -32,7 +34,7 @@ fn statement_for(statement: &str, dialect: Dialect) -> String {
         (Dialect::Sqlite, "DOUBLE") => "REAL",
         (Dialect::Sqlite, "PRECISION") => "",
         (Dialect::Sqlite, "BYTEA") => "BLOB",
-        (Dialect::Sqlite, "CURRENT_TX") => "0",
+        (Dialect::Sqlite | Dialect::Undecided, "CURRENT_TX") => "0",
         (Dialect::Postgres, "TEXT") => "TEXT COLLATE \"C\"",
         (Dialect::Postgres, "CURRENT_TX") => "(pg_current_xact_id()::text::bigint)",
         (_, word) => word,
@@ -44,8 +46,18 @@ fn statement_for(statement: &str, dialect: Dialect) -> String {
     text
 }
 
+/// How often `wanted` stands in a statement, outside of strings.
+pub(crate) fn count_words(text: &str, wanted: &str) -> usize {
+    let mut count = 0;
+    map_words(text, |word| {
+        count += usize::from(word == wanted);
+        word
+    });
+    count
+}
+
 /// Replaces words outside of strings.
-fn map_words<'t>(text: &'t str, map: impl Fn(&'t str) -> &'t str) -> String {
+fn map_words<'t>(text: &'t str, mut map: impl FnMut(&'t str) -> &'t str) -> String {
     let mut mapped = String::with_capacity(text.len());
     for (n, part) in text.split('\'').enumerate() {
         if n > 0 {

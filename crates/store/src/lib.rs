@@ -3,6 +3,7 @@
 //! The only crate that names SQLite or PostgreSQL. It knows no feature and no HTTP.
 
 mod audit;
+mod database_facts;
 mod dialect;
 mod error;
 mod events;
@@ -16,8 +17,10 @@ mod options;
 mod outbox;
 mod outcome;
 mod postgres;
+mod schema;
 mod sequencer;
 mod sqlite;
+mod statements;
 mod stats;
 mod store;
 #[cfg(feature = "testing")]
@@ -35,6 +38,7 @@ pub use migrate::{Migration, MigrationState, MigrationStatus, ModuleMigrations};
 pub use options::{EngineOptions, PostgresOptions, SqliteOptions, StoreOptions, Synchronous};
 pub use outbox::STORE_MIGRATIONS;
 pub use outcome::{IntoOutcome, Outcome};
+pub use statements::{STATEMENT_BUCKETS_US, StatementTimes};
 pub use stats::{StatsSnapshot, StoreStats};
 pub use store::{ClockReading, EngineKind, Health, Store};
 pub use tx::{Query, Tx};

@@ -8,7 +8,7 @@ use crate::folder::DataFolder;
 use crate::options::{EngineOptions, StoreOptions};
 use crate::sqlite::{self, Link};
 use crate::tx::Session;
-use crate::{Error, OpenError, Tx, params, postgres};
+use crate::{Error, OpenError, Query, Tx, params, postgres};
 
 /// One step of a module's schema.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +94,7 @@ impl Migration {
 /// A connection that may change the schema.
 pub(crate) enum Place {
     Sqlite { link: Link, _folder: DataFolder },
-    Postgres(postgres::MigrationLink),
+    Postgres(Box<postgres::MigrationLink>),
 }
 
 impl Place {
@@ -103,7 +103,9 @@ impl Place {
         match &options.engine {
             EngineOptions::Sqlite(own) if !own.folder.join(sqlite::FILE).exists() => Ok(None),
             EngineOptions::Sqlite(_) => Self::open(options).map(Some),
-            EngineOptions::Postgres(own) => Ok(Some(Self::Postgres(postgres::MigrationLink::look(own)?))),
+            EngineOptions::Postgres(own) => {
+                Ok(Some(Self::Postgres(Box::new(postgres::MigrationLink::look(own)?))))
+            }
         }
     }
 
@@ -114,7 +116,7 @@ impl Place {
                 let link = Link::open(&own.folder.join(sqlite::FILE), own.synchronous, sqlite::Use::Write)?;
                 Ok(Self::Sqlite { link, _folder: folder })
             }
-            EngineOptions::Postgres(own) => Ok(Self::Postgres(postgres::MigrationLink::open(own)?)),
+            EngineOptions::Postgres(own) => Ok(Self::Postgres(Box::new(postgres::MigrationLink::open(own)?))),
         }
     }
 
@@ -151,30 +153,31 @@ impl Place {
     }
 
     fn applied(&self) -> Result<Vec<Applied>, Error> {
-        self.tx().all(
-            "SELECT module, version, name, checksum, applied_at FROM schema_migrations ORDER BY ordinal",
-            &[],
-            |row| {
-                Ok(Applied {
-                    module: row.get(0)?,
-                    version: row.get(1)?,
-                    name: row.get(2)?,
-                    checksum: row.get(3)?,
-                    at: row.get(4)?,
-                })
-            },
-        )
+        applied(&self.tx())
     }
 
     fn has_table(&self) -> Result<bool, Error> {
-        let sql = match self.dialect() {
-            Dialect::Sqlite => "SELECT COUNT(*) FROM sqlite_schema WHERE name = 'schema_migrations'",
-            Dialect::Postgres => {
+        let sql = match self {
+            Self::Sqlite { .. } => "SELECT COUNT(*) FROM sqlite_schema WHERE name = 'schema_migrations'",
+            Self::Postgres(_) => {
                 "SELECT COUNT(*) FROM pg_tables WHERE tablename = 'schema_migrations' AND schemaname = current_schema()"
             }
         };
         Ok(self.tx().one(sql, &[], |row| row.get::<i64>(0))?.unwrap_or(0) > 0)
     }
+}
+
+fn applied(q: &Query<'_>) -> Result<Vec<Applied>, Error> {
+    let sql = "SELECT module, version, name, checksum, applied_at FROM schema_migrations ORDER BY ordinal";
+    q.all(sql, &[], |row| {
+        Ok(Applied {
+            module: row.get(0)?,
+            version: row.get(1)?,
+            name: row.get(2)?,
+            checksum: row.get(3)?,
+            at: row.get(4)?,
+        })
+    })
 }
 
 struct Applied {
@@ -189,6 +192,20 @@ fn find<'m>(modules: &'m [ModuleMigrations], applied: &Applied) -> Option<(&'sta
     let module = modules.iter().find(|module| module.module == applied.module)?;
     let migration = module.migrations.iter().find(|migration| migration.version == applied.version)?;
     Some((module.module, migration))
+}
+
+/// What makes the tables of `modules` on an empty database, in order.
+pub(crate) fn texts(modules: &[ModuleMigrations]) -> Result<Vec<&'static str>, OpenError> {
+    let ups = modules.iter().flat_map(|module| module.migrations.iter().map(|one| one.up(module.module)));
+    std::iter::once(Ok(TABLE)).chain(ups).collect()
+}
+
+/// How each migration stands in the database that is open.
+pub(crate) fn compare_open(
+    q: &Query<'_>,
+    modules: &[ModuleMigrations],
+) -> Result<Vec<MigrationStatus>, Error> {
+    Ok(compare(&applied(q)?, modules))
 }
 
 pub(crate) fn status(

@@ -37,6 +37,8 @@ stats! {
     groups,
     /// Transactions and reads that are waiting now.
     queued,
+    /// Transactions and reads that are being done now.
+    running,
     /// Reads done in place (SQLite) or on a read connection (PostgreSQL).
     reads,
     /// Reads that took too long in place and moved to the slow lane.

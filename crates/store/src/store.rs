@@ -10,6 +10,7 @@ use crate::audit::{self, AuditChain};
 use crate::job::{ReadJob, read_job, write_job};
 use crate::migrate::{MigrationStatus, ModuleMigrations};
 use crate::options::{EngineOptions, StoreOptions};
+use crate::statements::Statements;
 use crate::{
     Error, IntoOutcome, OpenError, Query, SequencedEvent, StatsSnapshot, Tx, outbox, postgres, sqlite,
 };
@@ -227,6 +228,21 @@ impl Store {
         match &*self.engine {
             Engine::Sqlite(engine) => engine.stats(),
             Engine::Postgres(engine) => engine.stats(),
+        }
+    }
+
+    pub(crate) fn statements(&self) -> &Statements {
+        match &*self.engine {
+            Engine::Sqlite(engine) => engine.statements(),
+            Engine::Postgres(engine) => engine.statements(),
+        }
+    }
+
+    /// How many connections it has open at most, where they are what runs out (PostgreSQL).
+    pub fn pool_size(&self) -> Option<usize> {
+        match &*self.engine {
+            Engine::Sqlite(_) => None,
+            Engine::Postgres(engine) => Some(engine.pool_size()),
         }
     }
 

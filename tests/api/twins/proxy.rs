@@ -175,6 +175,11 @@ impl Answered {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
+    /// Makes `change` to the body as text.
+    pub fn change_text(&mut self, change: impl FnOnce(&str) -> String) {
+        self.body = change(&String::from_utf8_lossy(&self.body)).into();
+    }
+
     /// Puts `value` where `pointer` (RFC 6901) points in the JSON body, if something is there.
     pub fn set_json(&mut self, pointer: &str, value: Value) {
         let mut json = self.json();

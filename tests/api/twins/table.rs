@@ -2,7 +2,9 @@
 
 use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
+use kith_platform::config::{Mode, Secret};
 use kith_readiness::NO_ID;
+use kith_store::EngineKind;
 use serde_json::{Value, json};
 
 use super::{Break, Twin};
@@ -218,4 +220,194 @@ pub const TWINS: &[Twin] = &[
         }),
         also: &[],
     },
+    Twin {
+        row: "SEC-15",
+        broken: "whose token secret stands in tutorials",
+        by: Break::Setting(|config| {
+            config.auth.jwt_secret = Secret::new("change-me-change-me-change-me-change-me");
+        }),
+        also: &[],
+    },
+    Twin {
+        row: "SEC-16",
+        broken: "whose two token secrets are one",
+        by: Break::Setting(|config| config.auth.jwt_refresh_secret = config.auth.jwt_secret.clone()),
+        also: &[],
+    },
+    Twin {
+        row: "CFG-01",
+        broken: "that has a setting nobody documented",
+        by: Break::Answered(|asked, answer| {
+            if asked.path() == FACTS {
+                let mut server = answer.json()["configuration"]["settings"]["server"].clone();
+                server["undocumented"] = true.into();
+                answer.set_json("/configuration/settings/server", server);
+            }
+        }),
+        also: &[],
+    },
+    Twin {
+        row: "CFG-02",
+        broken: "in development mode",
+        by: Break::Setting(|config| config.server.mode = Mode::Development),
+        also: &[],
+    },
+    Twin {
+        row: "CFG-03",
+        broken: "that was started without a secret it requires",
+        by: Break::Setting(|config| config.auth.jwt_refresh_secret = Secret::new("")),
+        also: &["SEC-16"],
+    },
+    Twin {
+        row: "CFG-06",
+        broken: "on a database that nobody mends any more",
+        by: Break::Answered(|asked, answer| {
+            if asked.path() == FACTS {
+                answer.set_json("/database/version", "3.8.11".into());
+                answer.set_json("/database/server/version_number", 140_009.into());
+            }
+        }),
+        also: &[],
+    },
+    Twin {
+        row: "DAT-01",
+        broken: "whose table got a column by hand",
+        by: Break::Database(|_| &["ALTER TABLE bonds ADD COLUMN by_hand TEXT"]),
+        also: &[],
+    },
+    Twin {
+        row: "DAT-03",
+        broken: "without the index of incoming requests",
+        by: Break::Database(|_| &["DROP INDEX partner_requests_incoming"]),
+        also: &[],
+    },
+    Twin {
+        row: "DAT-04",
+        broken: "where a trigger makes each change of a profile slow",
+        by: Break::Database(slow_profiles),
+        also: &["DAT-05"],
+    },
+    Twin {
+        row: "DAT-06",
+        broken: "where work waits for the database and never gets its turn",
+        by: Break::Answered(|asked, answer| {
+            if asked.path() == METRICS {
+                answer.change_text(|text| text.replace("\nkith_store_queued 0\n", "\nkith_store_queued 3\n"));
+            }
+        }),
+        also: &[],
+    },
+    Twin {
+        row: "OBS-05",
+        broken: "that shows its metrics to everybody",
+        by: Break::Setting(|config| {
+            config.server.metrics_addresses =
+                ["0.0.0.0/0", "::/0"].map(|all| all.parse().expect("a network")).to_vec();
+        }),
+        also: &[],
+    },
+    Twin {
+        row: "OBS-08",
+        broken: "that does not count refusals",
+        by: Break::Answered(|asked, answer| {
+            if asked.path() == METRICS {
+                answer.change_text(|text| with_zero(text, "kith_http_requests_total", "status=\"4xx\""));
+            }
+        }),
+        also: &[],
+    },
+    Twin {
+        row: "OBS-09",
+        broken: "that does not count what it commits",
+        by: Break::Answered(|asked, answer| {
+            if asked.path() == METRICS {
+                answer.change_text(|text| with_zero(text, "kith_store_commits_total", ""));
+            }
+        }),
+        also: &[],
+    },
+    Twin {
+        row: "OBS-11",
+        broken: "that tells less memory than it has",
+        by: Break::Answered(|asked, answer| {
+            if asked.path() == METRICS {
+                answer.change_text(|text| with_tenth(text, "kith_resident_memory_bytes"));
+            }
+        }),
+        also: &[],
+    },
+    Twin {
+        row: "DRV-15",
+        broken: "that shows a password among its settings",
+        by: Break::Answered(|asked, answer| {
+            if asked.path() == FACTS {
+                answer.set_json("/configuration/settings/redis/password", "hunter2".into());
+            }
+        }),
+        also: &[],
+    },
+    Twin {
+        row: "DRV-22",
+        broken: "whose clock is an hour off",
+        by: Break::Answered(|asked, answer| {
+            if asked.path() == FACTS {
+                let hour_ago = kith_kernel::Clock::now(&kith_kernel::SystemClock) - kith_kernel::hours(1);
+                answer.set_json("/clock/kith", hour_ago.as_millis().into());
+            }
+        }),
+        also: &[],
+    },
+    Twin {
+        row: "DRV-31",
+        broken: "whose servers were cut short again and again",
+        by: Break::Database(cut_short),
+        also: &[],
+    },
 ];
+
+const FACTS: &str = "/api/v1/admin/facts";
+const METRICS: &str = "/api/metrics";
+
+fn slow_profiles(kind: EngineKind) -> &'static [&'static str] {
+    match kind {
+        EngineKind::Sqlite => &[
+            "CREATE TRIGGER slow AFTER UPDATE ON users BEGIN
+                 SELECT SUM(LENGTH(HEX(RANDOMBLOB(500)))) FROM sqlite_schema a, sqlite_schema b, sqlite_schema c;
+             END",
+        ],
+        EngineKind::Postgres => &[
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql
+             AS $$ BEGIN PERFORM pg_sleep(0.15); RETURN NEW; END $$",
+            "CREATE TRIGGER slow AFTER UPDATE ON users FOR EACH ROW EXECUTE FUNCTION slow()",
+        ],
+    }
+}
+
+fn cut_short(kind: EngineKind) -> &'static [&'static str] {
+    match kind {
+        EngineKind::Sqlite => &["INSERT INTO server_starts (id, place, started_at, cut_short)
+             SELECT 'cut ' || t.name, 'there', unixepoch() * 1000, 1 FROM sqlite_schema t LIMIT 3"],
+        EngineKind::Postgres => &["INSERT INTO server_starts (id, place, started_at, cut_short)
+             SELECT 'cut ' || n, 'there', CAST(extract(epoch FROM now()) * 1000 AS BIGINT), TRUE
+             FROM generate_series(1, 3) AS n"],
+    }
+}
+
+/// The metrics, with `change` made to the values of the series that begin and go on like this.
+fn with_values(text: &str, name: &str, label: &str, change: impl Fn(f64) -> f64) -> String {
+    let line = |line: &str| match line.rsplit_once(' ') {
+        Some((series, value)) if series.starts_with(name) && series.contains(label) => {
+            format!("{series} {}\n", change(value.parse().expect("a number")))
+        }
+        _ => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
+}
+
+fn with_zero(text: &str, name: &str, label: &str) -> String {
+    with_values(text, name, label, |_| 0.0)
+}
+
+fn with_tenth(text: &str, name: &str) -> String {
+    with_values(text, name, "", |value| value / 10.0)
+}

@@ -27,10 +27,12 @@ pub use roles::{
     PERMISSIONS, Permission, ReadAudit, ReadFacts, ReadUsers, Role, SetRoles, SuspendUsers, WriteCollections,
     WriteLogs,
 };
-pub(crate) use signing_keys::KEY_PUBLISHED;
 pub use signing_keys::Rotation;
+pub(crate) use signing_keys::{KEY_PUBLISHED, signing_key_ages};
 pub use tokens::{Claims, Tokens};
 
-/// The table of signing keys.
-pub(crate) const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, name: "platform", sql: include_str!("../migrations/0001_platform.sql") }];
+/// The tables of signing keys, of answers that are kept, and of starts.
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "platform", sql: include_str!("../migrations/0001_platform.sql") },
+    Migration { version: 2, name: "starts", sql: include_str!("../migrations/0002_starts.sql") },
+];

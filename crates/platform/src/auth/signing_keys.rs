@@ -153,6 +153,15 @@ fn list(q: &Query<'_>, now: Timestamp) -> Result<Vec<Row>, Error> {
     })
 }
 
+/// Since when each key that is believed is there, for administrators.
+pub(crate) fn signing_key_ages(q: &Query<'_>) -> Result<Vec<serde_json::Value>, Error> {
+    let sql = "SELECT id, created_at, retires_at FROM signing_keys ORDER BY signs_from";
+    q.all(sql, &[], |row| {
+        let (id, created_at) = (row.get::<String>(0)?, row.get::<Timestamp>(1)?);
+        Ok(json!({ "id": id, "created_at": created_at, "retires_at": row.get::<Option<Timestamp>>(2)? }))
+    })
+}
+
 /// Reads the keys. One that was sealed with another secret stops a start: nobody could sign in.
 pub(super) async fn read(
     db: &Store,

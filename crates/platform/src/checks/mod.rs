@@ -1,17 +1,26 @@
 //! What shows on a running deployment that the platform does what it should. A file a subject, a function a row.
 
 mod bodies;
+mod build;
 mod caching;
 mod client_hello;
 mod compression;
+mod database;
+mod database_server;
 mod document;
+mod exposition;
 mod headers;
 mod injection;
 mod limits;
 mod lists;
+mod logs;
+mod machine;
+mod metrics;
 mod origins;
 mod problem_form;
 mod schemas;
+mod secrets;
+mod settings;
 mod surface;
 mod tls;
 mod tokens;
@@ -35,4 +44,11 @@ pub(crate) const CHECKS: &[&[Check]] = &[
     traces::CHECKS,
     caching::CHECKS,
     limits::CHECKS,
+    secrets::CHECKS,
+    settings::CHECKS,
+    database::CHECKS,
+    database_server::CHECKS,
+    logs::CHECKS,
+    metrics::CHECKS,
+    build::CHECKS,
 ];

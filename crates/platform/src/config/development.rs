@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::{Config, Secret};
 
-const FILE: &str = "secrets.toml";
+pub(super) const FILE: &str = "secrets.toml";
 const RANDOM_BYTES: usize = 32;
 /// How these secrets begin, by which production mode knows and refuses them.
 pub(super) const MARK: &str = "kith-dev-";

@@ -11,7 +11,7 @@ use super::load::type_name;
 use super::{ConfigError, Origin};
 
 const PREFIX: &str = "KITH__";
-const FILE_SUFFIX: &str = "_FILE";
+pub(super) const FILE_SUFFIX: &str = "_FILE";
 
 /// What usual deployments call a secret, and the key it is here.
 pub(super) const ALIASES: &[(&str, &str)] = &[

@@ -15,6 +15,9 @@ const USUAL_FILE: &str = "kith.toml";
 /// Who set which key; keys at their default are absent.
 pub(super) type Origins = BTreeMap<String, Origin>;
 
+/// The file that holds the value of a key alone, where a variable named one.
+pub(super) type SecretFiles = BTreeMap<String, PathBuf>;
+
 /// A key set on the command line.
 #[derive(Clone, Debug)]
 pub struct Flag {
@@ -71,13 +74,22 @@ impl Config {
         }
         let config = layers.into_config()?;
         check::check(&config)?;
-        Ok(config)
+        Ok(Config { secret_files: secret_files(&config.origins, &inputs.env), ..config })
     }
 
     /// Who set `key`.
     pub(super) fn origin(&self, key: &str) -> Origin {
         self.origins.get(key).cloned().unwrap_or(Origin::Default)
     }
+}
+
+fn secret_files(origins: &Origins, env: &[(OsString, OsString)]) -> SecretFiles {
+    let file = |origin: &Origin| {
+        let Origin::Env(variable) = origin else { return None };
+        let (_, path) = env.iter().find(|(name, _)| name.to_str() == Some(variable))?;
+        variable.ends_with(env::FILE_SUFFIX).then(|| PathBuf::from(path))
+    };
+    origins.iter().filter_map(|(key, origin)| Some((key.clone(), file(origin)?))).collect()
 }
 
 /// The values so far, and who set them.

@@ -32,7 +32,7 @@ pub use secret::Secret;
 pub use secrets::generated_secrets;
 pub use web_origin::WebOrigin;
 
-use load::Origins;
+use load::{Origins, SecretFiles};
 
 /// All of it, complete and checked.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -62,6 +62,8 @@ pub struct Config {
     pub storage: Storage,
     #[serde(skip)]
     origins: Origins,
+    #[serde(skip)]
+    secret_files: SecretFiles,
 }
 
 /// How much is forgiven.
@@ -104,6 +106,8 @@ pub struct Server {
     pub trusted_proxies: Vec<Network>,
     /// Where administration is open to; everywhere, if empty.
     pub admin_addresses: Vec<Network>,
+    /// Where metrics are open to; nowhere, if empty.
+    pub metrics_addresses: Vec<Network>,
     /// Origins whose pages may call.
     pub cors_origins: Vec<WebOrigin>,
 }

@@ -12,6 +12,16 @@ pub const fn toml() -> &'static str {
     DEFAULTS
 }
 
+/// The names of all keys: `server.listen`.
+pub fn keys() -> Vec<String> {
+    let values: Table = DEFAULTS.parse().expect("the defaults are TOML");
+    let of_section = |(section, keys): (&String, &Value)| {
+        let keys = keys.as_table().into_iter().flat_map(Table::keys);
+        keys.map(|key| format!("{section}.{key}")).collect::<Vec<_>>()
+    };
+    values.iter().flat_map(of_section).collect()
+}
+
 /// A page with every key, its type, default, variables and meaning.
 pub fn markdown() -> String {
     let values: Table = DEFAULTS.parse().expect("the defaults are TOML");

@@ -1,18 +1,31 @@
-//! What can be told of each secret without telling it.
+//! What can be told of each secret without telling it, and the digest by which two configurations are compared.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
-use super::{Config, Origin, env, secrets};
+use kith_kernel::Timestamp;
+use sha2::{Digest, Sha256};
+
+use super::{Config, Origin, Secret, development, env, secrets};
 
 /// One secret, described.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretReport {
     /// `section.key`.
     pub key: &'static str,
+    /// Whether nothing can be served without it.
+    pub required: bool,
     /// Its length, roughly.
     pub length: &'static str,
+    /// How much there is to guess at least, roughly, as far as its characters tell.
+    pub entropy: &'static str,
     /// Whether everybody knows it.
     pub well_known: bool,
+    /// Whether development mode made it for this data folder, at random.
+    pub made_for_development: bool,
+    /// Since when the file that holds it alone has not changed, if there is one.
+    pub unchanged_since: Option<Timestamp>,
     /// Who set it.
     pub origin: Origin,
 }
@@ -21,19 +34,86 @@ impl Config {
     /// Every secret as far as it may be told: whether it is set, its length class, whether it is a known default, and
     /// who set it.
     pub fn secret_reports(&self) -> Vec<SecretReport> {
-        let report = |(key, secret)| {
-            let hidden = secrets::hidden(key, secret);
-            let length = match hidden.as_ref().map(String::len) {
-                None => "not set",
-                Some(..16) => "under 16 bytes",
-                Some(16..32) => "16 to 31 bytes",
-                Some(32..) => "32 bytes or more",
-            };
-            let well_known = hidden.is_some_and(|hidden| secrets::is_well_known(&hidden));
-            SecretReport { key, length, well_known, origin: self.origin(key) }
-        };
-        self.secrets().into_iter().map(report).collect()
+        self.secrets().into_iter().map(|(key, secret)| self.report(key, secret)).collect()
     }
+
+    fn report(&self, key: &'static str, secret: &Secret) -> SecretReport {
+        let hidden = secrets::hidden(key, secret);
+        let length = match hidden.as_ref().map(String::len) {
+            None => "not set",
+            Some(..16) => "under 16 bytes",
+            Some(16..32) => "16 to 31 bytes",
+            Some(32..) => "32 bytes or more",
+        };
+        // Only what nobody set can have been made: what somebody copied into a configuration may be anywhere.
+        let made_for_development = self.origin(key) == Origin::Default
+            && hidden.as_ref().is_some_and(|hidden| hidden.starts_with(development::MARK));
+        let file = if made_for_development {
+            Some(self.development_file())
+        } else {
+            self.secret_files.get(key).cloned()
+        };
+        SecretReport {
+            key,
+            required: secrets::REQUIRED.contains(&key),
+            length,
+            entropy: hidden.as_deref().map_or("not set", entropy),
+            well_known: hidden.is_some_and(|hidden| secrets::is_well_known(&hidden)) && !made_for_development,
+            made_for_development,
+            unchanged_since: file.and_then(changed_at),
+            origin: self.origin(key),
+        }
+    }
+
+    fn development_file(&self) -> PathBuf {
+        self.data.folder.join(development::FILE)
+    }
+
+    /// Whether the two secrets that make tokens are two.
+    pub fn token_secrets_differ(&self) -> bool {
+        self.auth.jwt_secret != self.auth.jwt_refresh_secret
+    }
+
+    /// All settings by section and key, secrets masked.
+    pub fn settings(&self) -> serde_json::Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
+    /// SHA-256 of all settings, by which a running configuration is compared with one that was rendered. Of a secret
+    /// only whether somebody set it counts.
+    pub fn digest(&self) -> String {
+        let mut settings = self.settings();
+        for (key, _) in self.secrets() {
+            let pointer = format!("/{}", key.replace('.', "/"));
+            if self.is_default(key)
+                && let Some(made) = settings.pointer_mut(&pointer)
+            {
+                *made = "".into();
+            }
+        }
+        let digest = Sha256::digest(settings.to_string());
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("sha256:{digest}")
+    }
+}
+
+/// By how unevenly its characters are used (Shannon): a bound that dictionaries may undercut and randomness keeps.
+fn entropy(secret: &str) -> &'static str {
+    let mut counts = BTreeMap::<u8, u32>::new();
+    secret.bytes().for_each(|byte| *counts.entry(byte).or_default() += 1);
+    let length = f64::from(u32::try_from(secret.len()).unwrap_or(u32::MAX));
+    let bits: f64 =
+        counts.values().map(|count| f64::from(*count) * (length / f64::from(*count)).log2()).sum();
+    match bits {
+        ..64.0 => "under 64 bits",
+        ..128.0 => "64 to 127 bits",
+        _ => "128 bits or more",
+    }
+}
+
+fn changed_at(file: PathBuf) -> Option<Timestamp> {
+    let since = std::fs::metadata(file).ok()?.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(Timestamp::from_millis(i64::try_from(since.as_millis()).ok()?))
 }
 
 impl fmt::Display for SecretReport {

@@ -8,6 +8,9 @@ use kith_store::PostgresOptions;
 use super::check::refuse_if;
 use super::{Config, ConfigError, Origin, Secret, development, env};
 
+/// What nothing can be served without, in either mode.
+pub(super) const REQUIRED: &[&str] = &["auth.jwt_secret", "auth.jwt_refresh_secret"];
+
 /// Least length of what keys are derived from (RFC 7518, section 3.2, for its strength).
 const LEAST_BYTES: usize = 32;
 

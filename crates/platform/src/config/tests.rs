@@ -226,6 +226,29 @@ fn a_secret_is_reported_without_being_told() {
     assert!(env.iter().all(|(_, value)| !all.contains(value)) && !all.contains("hunter2"), "{all}");
 }
 
+/// CFG-05, SEC-17.
+#[test]
+fn a_digest_is_that_of_the_settings_and_a_secrets_age_that_of_its_file() {
+    let digest = |toml: &str, env: &[(&str, &str)]| load(toml, env, &[]).unwrap().digest();
+    assert_eq!(digest("", &[]), digest("log.level = \"info\"", &[]));
+    assert_ne!(digest("", &[]), digest("log.level = \"warn\"", &[]));
+    assert_ne!(digest("", &[]), digest("", &[("REDIS_PASSWORD", "x-7Qm2_kLp9")]));
+    let mut made = Config::default();
+    made.auth.jwt_secret = Secret::new("kith-dev-made");
+    assert_eq!(digest("", &[]), made.digest(), "what development mode makes is nobody's setting");
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret");
+    std::fs::write(&path, "x-7Qm2_kLp9-Zr4_wTn8-Vb3_cJd6-Hs").unwrap();
+    let report = |env: &[(&str, &str)]| {
+        let config = load("", env, &[]).unwrap();
+        config.secret_reports().into_iter().find(|report| report.key == "auth.jwt_secret").unwrap()
+    };
+    let from_file = report(&[("JWT_SECRET_FILE", path.to_str().unwrap())]);
+    assert!(from_file.unchanged_since.is_some() && from_file.entropy == "128 bits or more", "{from_file:?}");
+    assert!(report(&[("JWT_SECRET", "x")]).unchanged_since.is_none());
+}
+
 #[test]
 fn a_named_file_must_be_there_and_the_usual_one_need_not() {
     let named = Inputs { file: Some("/no/such/kith.toml".into()), ..Inputs::default() };

@@ -3,6 +3,7 @@
 //! A line at WARN or above is written at once; others within 20 ms, all of them in order.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +22,14 @@ use crate::config::{Log, LogFormat};
 const WRITE_EVERY: Duration = Duration::from_millis(20);
 /// Past this much unwritten, lines wait for the reader after all: none is dropped.
 const PENDING_BYTES: usize = 1024 * 1024;
+
+/// Panics of this process, also those that an edge has caught.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// How often something has panicked in this process since its log is ours.
+pub(super) fn panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
+}
 
 /// Writes what is pending when dropped.
 #[must_use = "the last lines are written when it is dropped"]
@@ -141,6 +150,7 @@ where
 /// A text put together at run time may quote what a person sent, so only the place is told then.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
         let text = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("(text withheld)");
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(panic = text, place, "panicked");

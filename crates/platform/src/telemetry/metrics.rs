@@ -1,15 +1,19 @@
 //! Metrics for Prometheus, one registry per server. Counting a request takes no lock but its own route's histogram.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::Method;
 use kith_kernel::{Clock, SystemClock, Timestamp};
-use kith_store::Store;
+use kith_store::{STATEMENT_BUCKETS_US, Store};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, NoLabelSet,
+};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -18,9 +22,11 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use utoipa::openapi::OpenApi;
 
-use super::resident_bytes;
+use super::process::{self, Figure};
+use super::{disk_free, resident_bytes};
 use crate::auth::PasswordCounts;
 use crate::clock::NodeClock;
+use crate::health::existing;
 use crate::http::SAME_AS;
 use crate::http::openapi::operations;
 
@@ -110,6 +116,7 @@ impl Metrics {
         db: Store,
         passwords: Arc<PasswordCounts>,
         clock: Option<Arc<NodeClock>>,
+        folder: PathBuf,
     ) -> Self {
         let mut registry = Registry::with_prefix("kith");
         let requests = Requests::default();
@@ -128,7 +135,7 @@ impl Metrics {
         registry.register("security_events", "What somebody who guards the server counts", security.clone());
         registry.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let started = SystemClock.now();
-        registry.register_collector(Box::new(Gauges { db, passwords, clock, started }));
+        registry.register_collector(Box::new(Gauges { db, passwords, clock, started, folder }));
 
         let mut routes = vec![RouteMetrics::new(&requests, &durations, None, NO_ROUTE)];
         for (template, method, operation) in operations(document) {
@@ -221,6 +228,7 @@ struct Gauges {
     passwords: Arc<PasswordCounts>,
     clock: Option<Arc<NodeClock>>,
     started: Timestamp,
+    folder: PathBuf,
 }
 
 impl fmt::Debug for Gauges {
@@ -238,9 +246,11 @@ impl Collector for Gauges {
         counter(&mut to, "passwords_computed", "Hashes computed, to keep or to compare", computed)?;
         let up_s = SystemClock.now().since(self.started).as_secs();
         gauge(&mut to, "uptime_seconds", "Since the server started", up_s)?;
+        counter(&mut to, "panics", "Panics, also those that were caught", super::log::panics())?;
         if let Some(bytes) = resident_bytes() {
             gauge(&mut to, "resident_memory_bytes", "Memory of this process", bytes)?;
         }
+        self.encode_machine(&mut to)?;
         match &self.clock {
             Some(clock) => float(&mut to, "clock_skew_seconds", CLOCK_HELP, clock.skew_ms() as f64 / 1_000.0),
             None => Ok(()),
@@ -251,6 +261,38 @@ impl Collector for Gauges {
 const CLOCK_HELP: &str = "How far this machine's clock is ahead of the database's";
 
 impl Gauges {
+    fn encode_machine(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        for Figure { name, help, value, counts } in process::figures() {
+            if counts {
+                let metric = ConstCounter::new(value);
+                metric.encode(to.encode_descriptor(name, help, None, metric.metric_type())?)?;
+            } else {
+                float(to, name, help, value)?;
+            }
+        }
+        if let Some((free, all)) = disk_free(existing(&self.folder)) {
+            gauge(to, "disk_free_bytes", "Free to us on the disk of the data folder", free)?;
+            gauge(to, "disk_bytes", "Size of the disk of the data folder", all)?;
+        }
+        Ok(())
+    }
+
+    /// How long statements take, all together: by statement they are in the facts for administrators.
+    fn encode_statements(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let times = self.db.statement_times();
+        let in_seconds = |us: u64| us as f64 / 1_000_000.0;
+        let bounds = STATEMENT_BUCKETS_US.iter().map(|us| in_seconds(*us)).chain([f64::INFINITY]);
+        let buckets: Vec<_> = bounds.zip(times.buckets).collect();
+        let name = "store_statement_duration_seconds";
+        let mut metric = to.encode_descriptor(
+            name,
+            "Time that statements took, without waiting for locks and commits",
+            None,
+            MetricType::Histogram,
+        )?;
+        metric.encode_histogram::<NoLabelSet>(in_seconds(times.total_us), times.count, &buckets, None)
+    }
+
     fn encode_store(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let s = self.db.stats();
         counter(to, "store_commits", "Transactions committed", s.commits)?;
@@ -271,6 +313,11 @@ impl Gauges {
         counter(to, "store_checkpoints", "Checkpoints of the write-ahead log", s.checkpoints)?;
         counter(to, "store_events_sequenced", "Events given a position by this process", s.sequenced)?;
         gauge(to, "store_queued", "Work that waits now", s.queued)?;
+        gauge(to, "store_running", "Work that is being done now", s.running)?;
+        if let Some(size) = self.db.pool_size() {
+            gauge(to, "store_pool_size", "Connections to the database, at most", size as u64)?;
+        }
+        self.encode_statements(to)?;
         gauge(to, "store_wal_bytes", "Size of the write-ahead log", s.wal_bytes)?;
         gauge(to, "store_head", "Last position known to this process", s.head)?;
         gauge(to, "store_sequencer", "1 while this process is the sequencer", s.sequencer)

@@ -162,9 +162,12 @@ impl Verify {
             Some(email) => Some(AdminAccess { email, password: password()?, is_made_up: false }),
             None => None,
         };
-        let (mut url, mut admin) = (self.target, given);
+        let (mut url, mut admin, mut configuration) = (self.target, given, None);
         if is_here {
+            // Without a file nobody has said what is meant to run: flags of `kith serve` are in no place to compare with.
+            let is_meant = self.settings.config.is_some();
             let config = self.settings.load(Vec::new())?;
+            configuration = is_meant.then(|| config.digest());
             if url.is_none() {
                 url = Some(address(&config).await?);
             }
@@ -174,7 +177,7 @@ impl Verify {
         }
         let own = Some(modules::own_build());
         let url = url.unwrap_or_default();
-        Ok(Target { url, others: self.nodes, authority, admin, logs: self.logs, own })
+        Ok(Target { url, others: self.nodes, authority, admin, logs: self.logs, configuration, own })
     }
 }
 

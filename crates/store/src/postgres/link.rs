@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all, try_join};
@@ -15,6 +16,7 @@ use super::failure::{Failure, Trouble, classify, describe, unknown};
 use super::settings::{CONNECT, Settings};
 use crate::audit::{self, AuditDetails, AuditEntry};
 use crate::events::Event;
+use crate::statements::{Statements, Stopwatch, Times};
 use crate::tx::Trace;
 use crate::value::{Param, Row};
 use crate::{Error, outbox};
@@ -32,6 +34,9 @@ pub(crate) struct Link {
     /// Set once the server has not answered in time, or left us unsure whether a transaction is open.
     unusable: Cell<bool>,
     statements: RefCell<HashMap<(usize, usize), Statement>>,
+    /// Where the times of its statements are kept, if they are.
+    measured: Option<Arc<Statements>>,
+    times: RefCell<HashMap<(usize, usize), Arc<Times>>>,
 }
 
 impl Link {
@@ -63,7 +68,28 @@ impl Link {
             .map_err(|_| Error::unavailable("the server accepts connections, but does not answer"))?
             .map_err(|error: tokio_postgres::Error| Error::unavailable(describe(&error)))?;
         let (silence, unusable) = (Cell::new(settings.silence), Cell::new(false));
-        Ok(Self { runtime, client, silence, unusable, statements: RefCell::default() })
+        Ok(Self {
+            runtime,
+            client,
+            silence,
+            unusable,
+            statements: RefCell::default(),
+            measured: None,
+            times: RefCell::default(),
+        })
+    }
+
+    /// Keeps the times of closures' statements from now on in `statements`.
+    pub fn measured_in(self, statements: &Arc<Statements>) -> Self {
+        Self { measured: Some(Arc::clone(statements)), ..self }
+    }
+
+    fn stopwatch(&self, sql: &'static str) -> Stopwatch {
+        let key = (sql.as_ptr().addr(), sql.len());
+        let times = self.measured.as_ref().map(|statements| {
+            Arc::clone(self.times.borrow_mut().entry(key).or_insert_with(|| statements.of(sql)))
+        });
+        Stopwatch::start(times)
     }
 
     /// Whether statements can still be sent.
@@ -193,7 +219,14 @@ impl<'c> Session<'c> {
         self.strike()?;
         let statement = self.link.prepare(sql).map_err(|failure| self.failed(failure))?;
         let opening = self.opening().map_err(|failure| self.failed(failure))?;
-        let both = try_join(self.open(opening), go(statement));
+        let stopwatch = RefCell::new(self.link.stopwatch(sql));
+        let opened = async {
+            self.open(opening).await?;
+            // What it waited for a lock was not its own work.
+            stopwatch.borrow_mut().start_again();
+            Ok(())
+        };
+        let both = try_join(opened, go(statement));
         let ((), value) = self.link.wait(both).map_err(|failure| self.failed(failure))?;
         Ok(value)
     }

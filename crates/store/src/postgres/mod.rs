@@ -20,6 +20,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::job::{ReadJob, WriteJob, enqueue};
 use crate::options::{PostgresOptions, StoreOptions};
+use crate::statements::Statements;
 use crate::stats::{StatsSnapshot, StoreStats};
 use crate::store::ClockReading;
 use crate::threads::join_all;
@@ -37,6 +38,7 @@ const SLOW_THREADS: usize = 2;
 pub(crate) struct Shared {
     pub settings: Settings,
     pub stats: StoreStats,
+    pub statements: Arc<Statements>,
     pub head: watch::Sender<i64>,
     /// Rung after each commit that left a trace; the session-bound connection listens.
     pub committed: Notify,
@@ -53,6 +55,7 @@ pub(crate) struct Engine {
     reads: Sender<Box<dyn ReadJob>>,
     slow_reads: Sender<Box<dyn ReadJob>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    pool_size: usize,
 }
 
 impl Engine {
@@ -62,6 +65,7 @@ impl Engine {
         let shared = Arc::new(Shared {
             settings,
             stats: StoreStats::default(),
+            statements: Arc::default(),
             head: watch::Sender::new(0),
             committed: Notify::new(),
             stop: watch::Sender::new(false),
@@ -83,7 +87,8 @@ impl Engine {
             threads.push(threads::read_thread(&shared, slow_queue.clone(), threads::Lane::Slow)?);
         }
         threads.push(direct::thread(&shared)?);
-        Ok(Self { shared, writes, reads, slow_reads, threads: Mutex::new(threads) })
+        let pool_size = threads.len();
+        Ok(Self { shared, writes, reads, slow_reads, threads: Mutex::new(threads), pool_size })
     }
 
     pub fn enqueue_write(&self, job: Box<dyn WriteJob>) -> Result<(), Error> {
@@ -100,6 +105,15 @@ impl Engine {
 
     pub fn stats(&self) -> StatsSnapshot {
         self.shared.stats.snapshot()
+    }
+
+    pub fn statements(&self) -> &Statements {
+        &self.shared.statements
+    }
+
+    /// How many connections it has open at most.
+    pub fn pool_size(&self) -> usize {
+        self.pool_size
     }
 
     pub fn head(&self) -> watch::Receiver<i64> {

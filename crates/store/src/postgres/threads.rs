@@ -48,7 +48,9 @@ pub(super) fn write_thread(
     let mut worker = Worker::new(shared, false);
     spawn("kith-pg-write", move || {
         while let Some(mut job) = worker.next(&queue) {
+            StoreStats::one(&worker.shared.stats.running);
             let fate = worker.in_time(job.deadline()).and_then(|()| worker.write(&mut *job));
+            StoreStats::less(&worker.shared.stats.running);
             job.answer(fate);
         }
     })
@@ -62,7 +64,9 @@ pub(super) fn read_thread(
     let mut worker = Worker::new(shared, true);
     spawn("kith-pg-read", move || {
         while let Some(mut job) = worker.next(&queue) {
+            StoreStats::one(&worker.shared.stats.running);
             let fate = worker.in_time(job.deadline()).and_then(|()| worker.read(&mut *job, lane));
+            StoreStats::less(&worker.shared.stats.running);
             job.answer(fate);
         }
     })
@@ -98,7 +102,7 @@ impl Worker {
             return Ok(());
         }
         self.link = None;
-        let link = Link::connect(&self.shared.settings, |_| {})?;
+        let link = Link::connect(&self.shared.settings, |_| {})?.measured_in(&self.shared.statements);
         if self.only_reads {
             link.batch("SET default_transaction_read_only = on").map_err(Error::unavailable)?;
         }

@@ -11,6 +11,7 @@ use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, params_from_it
 
 use crate::error::Cause;
 use crate::options::Synchronous;
+use crate::statements::{Statements, Stopwatch, Times};
 use crate::value::{Param, Row};
 use crate::{Error, dialect};
 
@@ -26,7 +27,16 @@ const STEPS_BETWEEN_LOOKS: i32 = 1_000;
 /// A connection, with the texts of its statements in SQLite's own notation.
 pub(crate) struct Link {
     pub connection: Connection,
-    texts: RefCell<HashMap<(usize, usize), Arc<str>>>,
+    texts: RefCell<HashMap<(usize, usize), Known>>,
+    /// Where the times of its statements are kept, if they are.
+    measured: Option<Arc<Statements>>,
+}
+
+/// A statement in SQLite's own notation, and how long it takes.
+#[derive(Clone)]
+struct Known {
+    text: Arc<str>,
+    times: Option<Arc<Times>>,
 }
 
 /// Where a link is used for.
@@ -68,7 +78,18 @@ impl Link {
         pragma("foreign_keys", &true)?;
         pragma("cache_size", &-16_000)?;
         pragma("temp_store", &"MEMORY")?;
-        Ok(Self { connection, texts: RefCell::default() })
+        Ok(Self { connection, texts: RefCell::default(), measured: None })
+    }
+
+    /// An empty database that goes with the connection.
+    pub fn in_memory() -> Result<Self, Error> {
+        let connection = Connection::open_in_memory().map_err(sqlite_error)?;
+        Ok(Self { connection, texts: RefCell::default(), measured: None })
+    }
+
+    /// Keeps the times of statements from now on in `statements`.
+    pub fn measured_in(self, statements: &Arc<Statements>) -> Self {
+        Self { measured: Some(Arc::clone(statements)), ..self }
     }
 
     /// Lets statements on this link be stopped, from now on, when the returned moment has come.
@@ -82,11 +103,16 @@ impl Link {
         Ok(stop_at)
     }
 
-    fn prepare(&self, sql: &'static str) -> Result<CachedStatement<'_>, Error> {
+    fn prepare(&self, sql: &'static str) -> Result<(CachedStatement<'_>, Stopwatch), Error> {
         let key = (sql.as_ptr().addr(), sql.len());
-        let text =
-            Arc::clone(self.texts.borrow_mut().entry(key).or_insert_with(|| dialect::to_sqlite(sql).into()));
-        self.connection.prepare_cached(&text).map_err(sqlite_error)
+        let known = self.texts.borrow_mut().entry(key).or_insert_with(|| self.know(sql)).clone();
+        let stopwatch = Stopwatch::start(known.times);
+        Ok((self.connection.prepare_cached(&known.text).map_err(sqlite_error)?, stopwatch))
+    }
+
+    fn know(&self, sql: &'static str) -> Known {
+        let times = self.measured.as_ref().map(|statements| statements.of(sql));
+        Known { text: dialect::to_sqlite(sql).into(), times }
     }
 
     /// Runs a statement that has no parameters and no interesting result, such as `COMMIT`.
@@ -156,7 +182,7 @@ impl<'c> Session<'c> {
         take: &mut dyn FnMut(&Row<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.strike()?;
-        let mut statement = self.link.prepare(sql)?;
+        let (mut statement, _stopwatch) = self.link.prepare(sql)?;
         let mut rows = statement.query(params_from_iter(params)).map_err(sqlite_error)?;
         while let Some(row) = rows.next().map_err(sqlite_error)? {
             take(&Row::Sqlite(row))?;
@@ -166,7 +192,8 @@ impl<'c> Session<'c> {
 
     pub fn exec(&self, sql: &'static str, params: &[Param<'_>]) -> Result<u64, Error> {
         self.strike()?;
-        let changed = self.link.prepare(sql)?.execute(params_from_iter(params)).map_err(sqlite_error)?;
+        let (mut statement, _stopwatch) = self.link.prepare(sql)?;
+        let changed = statement.execute(params_from_iter(params)).map_err(sqlite_error)?;
         Ok(changed as u64)
     }
 

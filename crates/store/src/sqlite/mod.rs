@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::folder::DataFolder;
 use crate::job::{ReadJob, Refused, WriteJob, enqueue};
 use crate::options::{SqliteOptions, StoreOptions, Synchronous};
+use crate::statements::Statements;
 use crate::stats::{StatsSnapshot, StoreStats};
 use crate::threads::{join_all, spawn};
 use crate::{Error, OpenError, Query};
@@ -28,6 +29,7 @@ pub(crate) struct Shared {
     pub file: PathBuf,
     pub synchronous: Synchronous,
     pub stats: StoreStats,
+    pub statements: Arc<Statements>,
     pub head: watch::Sender<i64>,
     /// Counts the commits, each before anybody is told of it.
     pub commits: AtomicU64,
@@ -55,6 +57,7 @@ impl Engine {
             file: own.folder.join(FILE),
             synchronous: own.synchronous,
             stats: StoreStats::default(),
+            statements: Arc::default(),
             head: watch::Sender::new(0),
             commits: AtomicU64::new(0),
             idle: reader::Idle::default(),
@@ -106,6 +109,10 @@ impl Engine {
 
     pub fn stats(&self) -> StatsSnapshot {
         self.shared.stats.snapshot()
+    }
+
+    pub fn statements(&self) -> &Statements {
+        &self.shared.statements
     }
 
     pub fn head(&self) -> watch::Receiver<i64> {

@@ -47,7 +47,8 @@ struct Reader {
 
 impl Reader {
     fn open(shared: &Shared) -> Result<Self, Error> {
-        let mut link = Link::open(&shared.file, shared.synchronous, Use::Read)?;
+        let link = Link::open(&shared.file, shared.synchronous, Use::Read)?;
+        let mut link = link.measured_in(&shared.statements);
         let stop_at = link.stoppable()?;
         Ok(Self { link, stop_at, commits: 0, looks: false })
     }
@@ -127,7 +128,9 @@ impl Readers {
         StoreStats::one(&shared.stats.reads);
         reader.stop_at.set(Instant::now() + self.in_place);
         let query = reader.query();
+        StoreStats::one(&shared.stats.running);
         let result = catch_read(run, &query);
+        StoreStats::less(&shared.stats.running);
         let failure = query.failure();
         drop(query);
         reader.stop_at.never();
@@ -158,7 +161,9 @@ impl Readers {
             let mut reader = None;
             while let Ok(mut job) = queue.recv_blocking() {
                 StoreStats::less(&shared.stats.queued);
+                StoreStats::one(&shared.stats.running);
                 let fate = slow_read(&shared, &mut reader, &mut *job);
+                StoreStats::less(&shared.stats.running);
                 job.answer(fate);
             }
         }

@@ -61,7 +61,8 @@ impl Writer {
     /// Opens the connection anew and reads where positions and seals stand.
     fn reopen(&mut self) -> Result<(), Error> {
         self.link = None;
-        let mut link = Link::open(&self.shared.file, self.shared.synchronous, Use::Write)?;
+        let link = Link::open(&self.shared.file, self.shared.synchronous, Use::Write)?;
+        let mut link = link.measured_in(&self.shared.statements);
         self.heads = outbox::heads(&Tx::new(AnySession::Sqlite(Session::plain(&link))))?;
         let stop_at = link.stoppable()?;
         self.link = Some((link, stop_at));
@@ -74,9 +75,11 @@ impl Writer {
             StoreStats::less(&self.shared.stats.queued);
             let mut waiting = VecDeque::from([first]);
             let mut ran = Vec::new();
+            StoreStats::one(&self.shared.stats.running);
             while !waiting.is_empty() {
                 self.group(queue, &mut waiting, &mut ran);
             }
+            StoreStats::less(&self.shared.stats.running);
         }
     }
 

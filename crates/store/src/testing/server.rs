@@ -211,7 +211,13 @@ impl PostgresServer {
 
     fn init(&self) -> Result<(), PostgresServerError> {
         let mut command = self.command("initdb");
-        command.arg("-D").arg(self.data()).args(["-U", SUPERUSER, "--auth=trust", "--encoding=UTF8"]);
+        command.arg("-D").arg(self.data()).args([
+            "-U",
+            SUPERUSER,
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--data-checksums",
+        ]);
         // Not byte order, as many a managed server has it: order must not depend on it.
         command.args([
             "--locale=C.UTF-8",

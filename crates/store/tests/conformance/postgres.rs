@@ -140,6 +140,14 @@ async fn the_role_that_serves_is_not_the_role_that_migrates() {
         let refused: Result<u64, Error> = store.write(move |tx| tx.exec(forbidden, &[])).await;
         assert!(matches!(refused, Err(Error::Fault(_))), "{forbidden}: {refused:?}");
     }
+    // SEC-22: and the server says so of itself.
+    let facts = store.facts(modules()).await.unwrap();
+    assert_eq!(facts["role"], serde_json::json!({ "besides": [], "missing": [] }));
+    let of_owner = admin.facts(modules()).await.unwrap();
+    let besides = of_owner["role"]["besides"].as_array().unwrap().clone();
+    for right in ["being superuser", "owning tables", "CREATE in its schema", "UPDATE on audit_entries"] {
+        assert!(besides.contains(&right.into()), "{right}: {besides:?}");
+    }
     store.close().await;
     let drop_role: &'static str = format!("DROP OWNED BY {role}").leak();
     let dropped: Result<u64, Error> = admin.write(move |tx| tx.exec(drop_role, &[])).await;

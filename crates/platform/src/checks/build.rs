@@ -1,0 +1,135 @@
+//! The build that runs, its clock, and how its process has fared.
+
+use kith_kernel::{Clock as _, SystemClock};
+use kith_readiness::{Check, Client, Run, Shortfall};
+
+use super::exposition::Scrape;
+use super::machine::is_here;
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "DEP-02",
+        does: "reads which commit the running build was made from, and whether there were changes besides",
+        mend: "deploy a release build made from a clean clone (`cargo build --release`), or name the commit in KITH_COMMIT",
+        last: false,
+        run: |run| Box::pin(traceable(run)),
+    },
+    Check {
+        row: "DRV-22",
+        does: "asks each node for the time, and compares it with this machine's and with the database's",
+        mend: "let the clocks of all machines follow NTP; in development mode put the clock back",
+        last: false,
+        run: |run| Box::pin(on_time(run)),
+    },
+    Check {
+        row: "DRV-31",
+        does: "reads since when the server runs, how often servers started within a day, how these ended, and panics",
+        mend: "look in the log for `panicked` and for what came before each start",
+        last: false,
+        run: |run| Box::pin(steady(run)),
+    },
+];
+
+const MOST_OFF_MS: i64 = 500;
+/// As many servers that were cut short in a day are a crash loop; one may have lost its power.
+const CRASH_LOOP: i64 = 3;
+
+async fn traceable(run: &Run) -> Result<String, Shortfall> {
+    let health = run.anonymous().get("/api/health").await?.expect_any(&[200, 503])?;
+    let release = health.text_at("/releaseId")?;
+    run.figure("release", release.clone());
+    let Some((version, commit)) = release.split_once('+') else {
+        return Err(Shortfall::fails(format!("it says that it is {release}, without a commit")));
+    };
+    if let Some(commit) = commit.strip_suffix(".dirty") {
+        return Err(Shortfall::fails(format!(
+            "it was built from {commit} with changes that were not committed"
+        )));
+    }
+    let is_commit = (7..=64).contains(&commit.len()) && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !is_commit {
+        return Err(Shortfall::fails(format!("{commit} is no commit")));
+    }
+    Ok(format!("version {version}, built from commit {commit} without further changes"))
+}
+
+async fn on_time(run: &Run) -> Result<String, Shortfall> {
+    let admin = run.admin().await?;
+    let others = run.deployment().target().others.clone();
+    let nodes: Vec<_> = std::iter::once(admin.base().to_owned()).chain(others).collect();
+    let mut worst = 0;
+    for node in &nodes {
+        let (off, in_doubt) = offset(&admin.at(node)).await?;
+        if off.abs() + in_doubt > MOST_OFF_MS {
+            let why =
+                format!("the clock of {node} is {off} ms off this machine's, give or take {in_doubt} ms");
+            return Err(if off.abs() - in_doubt > MOST_OFF_MS {
+                Shortfall::fails(why)
+            } else {
+                Shortfall::unmeasured(why, "measure from a machine that is nearer")
+            });
+        }
+        worst = worst.max(off.abs());
+        let health = admin.at(node).get("/api/health").await?.expect(200)?.json();
+        let skew = health["checks"]["clock:skew"][0]["observedValue"].as_i64();
+        if let Some(skew) = skew {
+            run.figure("off_the_databases_clock_ms", skew);
+            if skew.abs() > MOST_OFF_MS {
+                return Err(Shortfall::fails(format!("the clock of {node} is {skew} ms off the database's")));
+            }
+        }
+    }
+    run.figure("nodes", nodes.len());
+    run.figure("off_this_machines_clock_ms", worst);
+    let same = if is_here(run).await? {
+        "; it runs on this very machine, so this says nothing of the machine's own clock"
+    } else {
+        ""
+    };
+    Ok(format!("{} nodes are at most {worst} ms off this machine's clock{same}", nodes.len()))
+}
+
+/// By how much Kith's clock is ahead of this machine's, and how much of that the journey may have been, in ms.
+async fn offset(client: &Client) -> Result<(i64, i64), Shortfall> {
+    let mut best: Option<(i64, i64)> = None;
+    for _ in 0..3 {
+        let asked = SystemClock.now();
+        let answer = client.get("/api/v1/admin/facts").await?.expect(200)?;
+        let answered = SystemClock.now();
+        let there = answer.json()["clock"]["kith"].as_i64();
+        let there = there.ok_or_else(|| Shortfall::fails("the server does not tell its time"))?;
+        // It was read some time between the question and the answer.
+        let half = (answered.as_millis() - asked.as_millis()) / 2 + 1;
+        let off = there - asked.as_millis() - half;
+        if best.is_none_or(|(_, known)| half < known) {
+            best = Some((off, half));
+        }
+    }
+    best.ok_or_else(|| Shortfall::fails("the server does not tell its time"))
+}
+
+async fn steady(run: &Run) -> Result<String, Shortfall> {
+    let scrape = Scrape::now(run).await?;
+    let (uptime, panics) = (scrape.get("kith_uptime_seconds", &[])?, scrape.get("kith_panics_total", &[])?);
+    let starts = run.facts().await?["process"]["starts"].clone();
+    let number = |key: &str| {
+        let lacks = || Shortfall::fails(format!("the server does not tell its starts ({key})"));
+        starts[key].as_i64().ok_or_else(lacks)
+    };
+    let (started, cut_short) = (number("within_24_h")?, number("cut_short")?);
+    run.figure("uptime_s", uptime);
+    run.figure("panics", panics);
+    run.figure("starts_within_24_h", started);
+    run.figure("cut_short_within_24_h", cut_short);
+    if panics > 0.0 {
+        return Err(Shortfall::fails(format!("{panics} panics since it started {uptime} s ago")));
+    }
+    if cut_short >= CRASH_LOOP {
+        return Err(Shortfall::fails(format!(
+            "of {started} servers that started within a day {cut_short} were cut short"
+        )));
+    }
+    Ok(format!(
+        "up for {uptime} s without a panic; {started} starts within a day, {cut_short} of them cut short"
+    ))
+}

@@ -1,0 +1,237 @@
+//! The database as it is run: durability, version, who reaches it, by which connections, and with which rights.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use kith_kernel::{Clock as _, SystemClock, Timestamp};
+use kith_readiness::{Check, Run, Shortfall};
+use tokio::net::TcpStream;
+
+use super::database::{count, database, is_sqlite, words};
+use crate::config::Network;
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "DRV-17",
+        does: "reads the durability settings on a connection that commits",
+        mend: "set database.synchronous to \"full\"; on PostgreSQL fsync, full_page_writes and synchronous_commit to on, and \
+               turn checksums on (`pg_checksums --enable` while the server is stopped)",
+        last: false,
+        run: |run| Box::pin(durable(run)),
+    },
+    Check {
+        row: "CFG-06",
+        does: "reads the versions of what the server depends on, and compares them with the floor and the end of life",
+        mend: "upgrade to a version that is still mended",
+        last: false,
+        run: |run| Box::pin(versions(run)),
+    },
+    Check {
+        row: "SEC-19",
+        does: "reads where the database listens, and tries to connect to it where the deployment is reached",
+        mend: "let the database listen on private addresses only, and close its port to others",
+        last: false,
+        run: |run| Box::pin(unreachable(run)),
+    },
+    Check {
+        row: "SEC-21",
+        does: "counts the server's connections to its database that are encrypted",
+        mend: "put sslmode=verify-full into database.url, and sslrootcert where the authority is one's own",
+        last: false,
+        run: |run| Box::pin(encrypted(run)),
+    },
+    Check {
+        row: "SEC-22",
+        does: "compares what the role that serves may do with what it needs",
+        mend: "serve as a role of its own: put the owner's address into database.migrate_url and run `kith migrate up`",
+        last: false,
+        run: |run| Box::pin(least_privilege(run)),
+    },
+];
+
+const LEAST_POSTGRES: u64 = 15;
+const LEAST_SQLITE: [u64; 2] = [3, 46];
+/// Major version and the last day on which it is mended (<https://www.postgresql.org/support/versioning/>).
+const ENDS: &[(u64, &str)] = &[
+    (15, "2027-11-11T23:59:59Z"),
+    (16, "2028-11-09T23:59:59Z"),
+    (17, "2029-11-08T23:59:59Z"),
+    (18, "2030-11-14T23:59:59Z"),
+];
+const PRIVATE: [&str; 7] =
+    ["127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fe80::/10"];
+const KNOCK: Duration = Duration::from_secs(3);
+
+async fn durable(run: &Run) -> Result<String, Shortfall> {
+    let database = database(run).await?;
+    let durability = &database["durability"];
+    run.figure("durability", durability.clone());
+    let legal: &[(&str, &[&str])] = if is_sqlite(&database) {
+        &[("journal_mode", &["wal", "delete", "truncate", "persist"]), ("synchronous", &["full", "extra"])]
+    } else {
+        &[
+            ("fsync", &["on"]),
+            ("full_page_writes", &["on"]),
+            ("synchronous_commit", &["on", "remote_apply", "remote_write", "local"]),
+            ("data_checksums", &["on"]),
+        ]
+    };
+    for (name, legal) in legal {
+        let value = durability[*name].as_str().unwrap_or("not told");
+        if !legal.contains(&value) {
+            return Err(Shortfall::fails(format!("{name} is {value} where commits are made")));
+        }
+    }
+    if is_sqlite(&database) && durability["foreign_keys"] != true {
+        return Err(Shortfall::fails("foreign keys are not kept where commits are made"));
+    }
+    let told: Vec<_> = legal
+        .iter()
+        .map(|(name, _)| format!("{name} {}", durability[*name].as_str().unwrap_or_default()))
+        .collect();
+    let note = if is_sqlite(&database) { "; SQLite has no checksums of pages" } else { "" };
+    Ok(format!("where commits are made: {}{note}", told.join(", ")))
+}
+
+async fn versions(run: &Run) -> Result<String, Shortfall> {
+    let database = database(run).await?;
+    let version = database["version"].as_str().unwrap_or_default().to_owned();
+    run.figure("version", version.clone());
+    let nothing_else = "Redis, NATS and an object store are not used";
+    if is_sqlite(&database) {
+        let parts: Vec<u64> = version.split('.').filter_map(|part| part.parse().ok()).collect();
+        if parts.len() < 2 || parts[..2] < LEAST_SQLITE[..] {
+            return Err(Shortfall::fails(format!("SQLite is {version}, older than 3.46")));
+        }
+        return Ok(format!("SQLite {version}, which is part of the build; {nothing_else}"));
+    }
+    let major = count(&database["server"], "version_number") / 10_000;
+    if major < LEAST_POSTGRES {
+        return Err(Shortfall::fails(format!("PostgreSQL is {version}, older than {LEAST_POSTGRES}")));
+    }
+    let end = ENDS.iter().find(|(of, _)| *of == major).and_then(|(_, end)| end.parse::<Timestamp>().ok());
+    let end = match end {
+        Some(end) if end < SystemClock.now() => {
+            return Err(Shortfall::fails(format!("PostgreSQL {version} is no longer mended since {end}")));
+        }
+        Some(end) => format!("mended until {}", end.to_string().split('T').next().unwrap_or_default()),
+        None => "newer than any whose end this build knows".to_owned(),
+    };
+    Ok(format!("PostgreSQL {version}, {end}; {nothing_else}"))
+}
+
+fn is_private(ip: IpAddr) -> bool {
+    PRIVATE.iter().any(|network| network.parse::<Network>().is_ok_and(|network| network.contains(ip)))
+}
+
+async fn unreachable(run: &Run) -> Result<String, Shortfall> {
+    let database = database(run).await?;
+    if is_sqlite(&database) {
+        return Err(Shortfall::NotApplicable(
+            "SQLite is a file in the data folder, and nothing listens".to_owned(),
+        ));
+    }
+    let server = &database["server"];
+    let listens = server["listen_addresses"].as_str().unwrap_or("*").to_owned();
+    let port = u16::try_from(count(server, "port")).unwrap_or(5432);
+    let address = server["address"].as_str().and_then(|address| address.parse::<IpAddr>().ok());
+    run.figure("listen_addresses", listens.clone());
+    if let Some(public) = address.filter(|ip| !is_private(*ip)) {
+        return Err(Shortfall::fails(format!(
+            "the database is reached at {public}, which is a public address"
+        )));
+    }
+    let named = listens.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let open: Vec<_> = named
+        .filter(|name| *name != "localhost" && !name.parse().is_ok_and(is_private))
+        .map(str::to_owned)
+        .collect();
+    let host = host_of(&run.deployment().target().url);
+    let is_outside = host
+        .as_deref()
+        .is_some_and(|host| host != "localhost" && !host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback()));
+    if let Some(host) = host.filter(|_| is_outside) {
+        if tokio::time::timeout(KNOCK, TcpStream::connect((&*host, port)))
+            .await
+            .is_ok_and(|opened| opened.is_ok())
+        {
+            return Err(Shortfall::fails(format!(
+                "something answers at {host} on the database's port {port}"
+            )));
+        }
+        return Ok(format!(
+            "it listens on {listens:?}, port {port}, and from here nothing answers at {host}:{port}"
+        ));
+    }
+    if !open.is_empty() {
+        return Err(Shortfall::unmeasured(
+            format!(
+                "the database listens on {}, and who can get there is not seen from its own machine",
+                open.join(", ")
+            ),
+            "run it from outside, with --target and the deployment's public address; or let the database listen on private \
+             addresses only",
+        ));
+    }
+    Ok(format!("it listens on {listens:?} only, which are no public addresses"))
+}
+
+fn host_of(url: &str) -> Option<String> {
+    let uri: http::Uri = url.parse().ok()?;
+    Some(uri.host()?.trim_matches(['[', ']']).to_owned())
+}
+
+async fn encrypted(run: &Run) -> Result<String, Shortfall> {
+    let database = database(run).await?;
+    if is_sqlite(&database) {
+        return Err(Shortfall::NotApplicable(
+            "SQLite is a part of the process; there are no connections".to_owned(),
+        ));
+    }
+    let connections = &database["connections"];
+    let (all, encrypted, remote) =
+        (count(connections, "all"), count(connections, "encrypted"), count(connections, "remote"));
+    run.figure("connections", connections.clone());
+    if all == 0 {
+        return Err(Shortfall::fails("the server does not tell of its connections"));
+    }
+    if remote == 0 && encrypted == 0 {
+        return Err(Shortfall::NotApplicable(format!(
+            "all {all} connections stay on the database's own machine"
+        )));
+    }
+    if encrypted < all {
+        return Err(Shortfall::fails(format!("{} of {all} connections are not encrypted", all - encrypted)));
+    }
+    Ok(format!(
+        "all {all} connections are encrypted, and verify the server; Redis, NATS and an object store are not used"
+    ))
+}
+
+async fn least_privilege(run: &Run) -> Result<String, Shortfall> {
+    let database = database(run).await?;
+    if is_sqlite(&database) {
+        return Err(Shortfall::NotApplicable(
+            "SQLite has no roles: whoever reads the file has all of it".to_owned(),
+        ));
+    }
+    let role = &database["role"];
+    let (besides, missing) = (words(&role["besides"]), words(&role["missing"]));
+    run.figure("besides", besides.clone());
+    run.figure("missing", missing.clone());
+    if !role["besides"].is_array() {
+        return Err(Shortfall::fails("the server does not tell what its role may do"));
+    }
+    if !besides.is_empty() {
+        let some: Vec<_> = besides.iter().take(4).copied().collect();
+        return Err(Shortfall::fails(format!(
+            "the role that serves may do {} things too many: {}",
+            besides.len(),
+            some.join(", ")
+        )));
+    }
+    if !missing.is_empty() {
+        return Err(Shortfall::fails(format!("the role that serves lacks {}", missing.join(", "))));
+    }
+    Ok("the role that serves reads and writes rows, and may do nothing else".to_owned())
+}

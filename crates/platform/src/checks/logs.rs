@@ -1,0 +1,266 @@
+//! The log: lines of JSON with levels that can be changed, and nothing in them that nobody may know.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use kith_kernel::{Clock as _, SystemClock};
+use kith_readiness::{Check, Client, Run, Shortfall};
+use serde_json::{Value, json};
+
+use super::machine::log_file;
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "OBS-01",
+        does: "reads the last 1,000 lines of the log, and changes the level to and fro while it looks which requests are logged",
+        mend: "set log.format to \"json\"",
+        last: true,
+        run: |run| Box::pin(structured(run)),
+    },
+    Check {
+        row: "OBS-02",
+        does: "sends a marked password, address and token where things go wrong, and looks for each in the log",
+        mend: "find the line in the log, and take out of the code whatever it tells of the caller",
+        last: true,
+        run: |run| Box::pin(silent(run)),
+    },
+];
+
+const SAMPLE: usize = 1_000;
+const SAMPLE_BYTES: u64 = 2 * 1024 * 1024;
+const LEVELS: [&str; 5] = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
+/// A line is written within some 20 ms.
+const SHOWS_WITHIN: Duration = Duration::from_secs(3);
+
+/// A log that grows, from where it ended when it was opened.
+struct Log {
+    file: File,
+    from: u64,
+}
+
+impl Log {
+    fn open(path: &Path) -> Result<Self, Shortfall> {
+        let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        match opened {
+            Ok((from, file)) => Ok(Self { file, from }),
+            Err(error) => {
+                let why = format!("{} cannot be read: {error}", path.display());
+                Err(Shortfall::unmeasured(
+                    why,
+                    "name the file to which the server writes its log with --logs",
+                ))
+            }
+        }
+    }
+
+    fn read(&mut self, from: u64) -> Result<String, Shortfall> {
+        let mut bytes = Vec::new();
+        let read = self.file.seek(SeekFrom::Start(from)).and_then(|_| self.file.read_to_end(&mut bytes));
+        let cannot = |error| Shortfall::unmeasured(format!("the log cannot be read: {error}"), "try again");
+        read.map_err(cannot)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// What was written since it was opened.
+    fn news(&mut self) -> Result<String, Shortfall> {
+        self.read(self.from)
+    }
+
+    /// Waits until `word` stands in the news; false, if it does not come.
+    async fn shows(&mut self, word: &str) -> Result<bool, Shortfall> {
+        let begin = SystemClock.now();
+        let mut looks = tokio::time::interval(Duration::from_millis(20));
+        while !self.news()?.contains(word) {
+            if SystemClock.now().since(begin) > SHOWS_WITHIN {
+                return Ok(false);
+            }
+            looks.tick().await;
+        }
+        Ok(true)
+    }
+
+    /// The last lines, whole ones.
+    fn tail(&mut self) -> Result<Vec<String>, Shortfall> {
+        let from = self.from.saturating_sub(SAMPLE_BYTES);
+        let text = self.read(from)?;
+        // The first may be a piece of one, and so may the last.
+        let text = if from > 0 { text.split_once('\n').map_or("", |(_, rest)| rest) } else { &*text };
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let lines: Vec<_> = whole.lines().map(str::to_owned).collect();
+        Ok(lines[lines.len().saturating_sub(SAMPLE)..].to_vec())
+    }
+}
+
+const LEVEL: &str = "/api/v1/admin/log-level";
+
+/// Does `work` while the level is `level`, and puts it back as it was, whatever came of it.
+async fn at_level<T>(
+    admin: &Client,
+    level: &str,
+    work: impl Future<Output = Result<T, Shortfall>>,
+) -> Result<T, Shortfall> {
+    let before = admin.get(LEVEL).await?.expect(200)?.text_at("/level")?;
+    let done = match set_level(admin, level).await {
+        Ok(()) => work.await,
+        Err(shortfall) => Err(shortfall),
+    };
+    set_level(admin, &before).await?;
+    let now = admin.get(LEVEL).await?.expect(200)?.text_at("/level")?;
+    let done = done?;
+    if now != before {
+        return Err(Shortfall::fails(format!(
+            "the level was {before}, and after it was put back it is {now}"
+        )));
+    }
+    Ok(done)
+}
+
+async fn set_level(admin: &Client, level: &str) -> Result<(), Shortfall> {
+    admin.put(LEVEL, json!({ "level": level })).await?.expect(200).map(drop)
+}
+
+/// Asks for nothing under a request id that can be found in the log.
+async fn leave(run: &Run, id: &str) -> Result<(), Shortfall> {
+    run.anonymous().with("x-request-id", id).get("/api/v1/ping").await?.expect(204).map(drop)
+}
+
+async fn structured(run: &Run) -> Result<String, Shortfall> {
+    let path = log_file(run).await?;
+    let mut log = Log::open(&path)?;
+    let admin = run.admin().await?;
+    let (heard, unheard, again) = (run.mark("heard"), run.mark("unheard"), run.mark("again"));
+    let levels = async {
+        leave(run, &heard).await?;
+        if !log.shows(&heard).await? {
+            return Err(Shortfall::unmeasured(
+                format!("{} does not show what the server is asked", path.display()),
+                "name the log of the very server that is judged with --logs",
+            ));
+        }
+        set_level(&admin, "error").await?;
+        leave(run, &unheard).await?;
+        set_level(&admin, "info").await?;
+        leave(run, &again).await?;
+        let heard_again = log.shows(&again).await?;
+        Ok((heard_again, log.news()?.contains(&unheard)))
+    };
+    let (heard_again, heard_meanwhile) = at_level(&admin, "info", levels).await?;
+    if heard_meanwhile {
+        return Err(Shortfall::fails("at level error a request is logged"));
+    }
+    if !heard_again {
+        return Err(Shortfall::fails("back at level info requests are not logged"));
+    }
+    let sample = Log::open(&path)?.tail()?;
+    run.figure("lines", sample.len());
+    let mut counts = serde_json::Map::new();
+    for line in &sample {
+        let parsed: Value = serde_json::from_str(line)
+            .map_err(|_| Shortfall::fails(format!("a line is no JSON: {}", shortened(line))))?;
+        let level = parsed["level"].as_str().unwrap_or_default();
+        if !LEVELS.contains(&level) || !parsed["timestamp"].is_string() {
+            return Err(Shortfall::fails(format!(
+                "a line has no level or no timestamp: {}",
+                shortened(line)
+            )));
+        }
+        let count = counts.get(level).and_then(Value::as_u64).unwrap_or_default();
+        counts.insert(level.to_owned(), (count + 1).into());
+    }
+    let told: Vec<_> = counts.iter().map(|(level, count)| format!("{count} {level}")).collect();
+    run.figure("levels", Value::Object(counts.clone()));
+    Ok(format!(
+        "all {} lines of the sample are JSON with a level ({}); the level was changed and put back, and the log followed",
+        sample.len(),
+        told.join(", ")
+    ))
+}
+
+/// What a line begins with: enough to find it, and nothing of what follows.
+fn shortened(line: &str) -> String {
+    line.chars().take(80).collect()
+}
+
+async fn silent(run: &Run) -> Result<String, Shortfall> {
+    let path = log_file(run).await?;
+    let mut log = Log::open(&path)?;
+    let admin = run.admin().await?;
+    let marks = [run.mark("leaked-secret"), run.mark("leaked-address"), run.mark("leaked-token")];
+    let (opening, closing) = (run.mark("opening"), run.mark("closing"));
+    let sent = at_level(&admin, "info", async {
+        leave(run, &opening).await?;
+        let sent = probe(run, &marks).await?;
+        leave(run, &closing).await?;
+        let shown = log.shows(&closing).await? && log.news()?.contains(&opening);
+        if shown {
+            Ok(sent)
+        } else {
+            Err(Shortfall::unmeasured(
+                format!("{} does not show what the server is asked", path.display()),
+                "name the log of the very server that is judged with --logs",
+            ))
+        }
+    })
+    .await?;
+    let news = log.news()?;
+    let lines = news.lines().count();
+    run.figure("sent", sent);
+    run.figure("lines", lines);
+    for (mark, what) in marks.iter().zip(["password", "address", "token"]) {
+        if let Some(line) = news.lines().find(|line| line.contains(&**mark)) {
+            let parsed: Value = serde_json::from_str(line).unwrap_or_default();
+            let target = parsed["target"].as_str().unwrap_or("one that is no JSON").to_owned();
+            return Err(Shortfall::fails(format!("the {what} that was sent stands in a line of {target}")));
+        }
+    }
+    Ok(format!(
+        "{sent} requests carried a marked password, address or token; in the {lines} lines they left none stands"
+    ))
+}
+
+/// Sends the marks where things go wrong, and says how many requests it took.
+async fn probe(run: &Run, [secret, address, token]: &[String; 3]) -> Result<usize, Shortfall> {
+    let anonymous = run.anonymous();
+    let email = format!("{address}@kith-verify.invalid");
+    let jwt = format!("eyJhbGciOiJFZERTQSJ9.{token}.{token}");
+    let login = "/api/v1/auth/login";
+    let refused = [
+        anonymous.post(login, json!({ "email": email, "password": secret })).await?,
+        anonymous.post(login, json!({ "email": email, "password": [secret] })).await?,
+        anonymous
+            .post(
+                "/api/v1/auth/register",
+                json!({ "email": address, "password": secret, "display_name": "x" }),
+            )
+            .await?,
+        anonymous.post("/api/v1/auth/refresh", json!({ "refresh_token": token })).await?,
+        anonymous
+            .send(
+                Method::POST,
+                login,
+                Bytes::from(format!("{{\"email\": \"{email}\", \"password\": \"{secret}")),
+            )
+            .await?,
+        anonymous.with_token(&jwt).get("/api/v1/me").await?,
+        anonymous.with_token(token).get("/api/v1/me").await?,
+        anonymous.with("authorization", &format!("Basic {secret}")).get("/api/v1/me").await?,
+        anonymous.with("cookie", &format!("session={token}")).get("/api/v1/me").await?,
+        anonymous.get(&format!("/api/v1/me?token={token}&email={email}")).await?,
+        anonymous.get(&format!("/api/v1/{token}/{address}")).await?,
+        anonymous.get(&format!("/api/v1/partners/invites/{token}")).await?,
+    ];
+    if let Some(let_in) =
+        refused.iter().find(|answer| !(400..500).contains(&answer.status) && answer.status != 200)
+    {
+        return Err(Shortfall::fails(format!(
+            "{} answered {}",
+            let_in.asked.replace(&**token, "…").replace(&**address, "…"),
+            let_in.status
+        )));
+    }
+    Ok(refused.len())
+}

@@ -1,0 +1,263 @@
+//! Metrics: that they can be read, by those who may, and that they move as the server works.
+
+use std::time::Duration;
+
+use kith_readiness::{Check, Run, Shortfall};
+use serde_json::Value;
+
+use super::database::rename;
+use super::exposition::{METRICS, Scrape};
+use super::machine::process_here;
+use crate::config::Network;
+use crate::telemetry::resident_bytes_of;
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "OBS-05",
+        does: "reads the metrics five times, asks for what no route takes, counts series, and reads to whom metrics are open",
+        mend: "see that server.metrics_addresses names private networks, and server.trusted_proxies each proxy in front",
+        last: false,
+        run: |run| Box::pin(readable(run)),
+    },
+    Check {
+        row: "OBS-08",
+        does: "asks one route 20 times with success and 7 times without, and reads each of its series before and after",
+        mend: "see whether requests go to other nodes than metrics do: judge each node on its own",
+        last: false,
+        run: |run| Box::pin(red(run)),
+    },
+    Check {
+        row: "OBS-09",
+        does: "writes and reads something, and compares the metrics of the pool and of statements",
+        mend: "see whether requests go to other nodes than metrics do: judge each node on its own",
+        last: false,
+        run: |run| Box::pin(pool(run)),
+    },
+    Check {
+        row: "OBS-11",
+        does: "reads memory, processor, disk and network, and compares memory with what the kernel says of the process",
+        mend: "see that /proc can be read by the server",
+        last: false,
+        run: |run| Box::pin(machine(run)),
+    },
+];
+
+const SCRAPE_WITHIN: Duration = Duration::from_millis(200);
+/// Paths that do not exist, and are asked for.
+const NOWHERE: usize = 10;
+const MOST_SERIES: usize = 20_000;
+const SUCCESSES: u32 = 20;
+const FAILURES: u32 = 7;
+/// By how much two readings of a process's memory may differ, in percent.
+const APART_PERCENT: f64 = 5.0;
+
+async fn readable(run: &Run) -> Result<String, Shortfall> {
+    let first = Scrape::now(run).await?;
+    for n in 0..NOWHERE {
+        let nowhere = format!("/api/v1/{}/{n}", run.mark("nowhere"));
+        run.anonymous().get(&nowhere).await?.expect(404)?;
+    }
+    let mut took = Vec::new();
+    let mut series = first.series();
+    for _ in 0..5 {
+        let scrape = Scrape::now(run).await?;
+        took.push(scrape.took);
+        series = scrape.series();
+    }
+    took.sort_unstable();
+    let median = took[took.len() / 2];
+    run.figure("series", series);
+    run.figure("families", first.families.len());
+    run.figure("scrape_ms", u64::try_from(median.as_millis()).unwrap_or(u64::MAX));
+    // One or two may be others' first of their kind.
+    let grown = series.saturating_sub(first.series());
+    if grown >= NOWHERE {
+        return Err(Shortfall::fails(format!("{NOWHERE} paths that do not exist made {grown} new series")));
+    }
+    if series > MOST_SERIES {
+        return Err(Shortfall::fails(format!("{series} series are more than {MOST_SERIES}")));
+    }
+    if median >= SCRAPE_WITHIN {
+        return Err(Shortfall::fails(format!("reading them took {} ms", median.as_millis())));
+    }
+    let open = not_public(run).await?;
+    Ok(format!(
+        "{series} series of {} families, none twice, read in {} ms; {open}",
+        first.families.len(),
+        median.as_millis()
+    ))
+}
+
+/// To whom metrics are open, by its settings and as seen from here.
+async fn not_public(run: &Run) -> Result<String, Shortfall> {
+    let settings = run.facts().await?["configuration"]["settings"]["server"].clone();
+    let listed: Option<Vec<Network>> = settings["metrics_addresses"]
+        .as_array()
+        .map(|all| all.iter().filter_map(|one| one.as_str()?.parse().ok()).collect());
+    let Some(listed) = listed else { return Err(Shortfall::fails("metrics are open to everybody")) };
+    // Addresses for examples (RFC 5737, RFC 3849), a well-known resolver's, and the first of all.
+    for outside in ["203.0.113.9", "8.8.8.8", "1.0.0.1", "2001:db8::9", "2606:4700:4700::1111"] {
+        if outside.parse().is_ok_and(|ip| listed.iter().any(|network| network.contains(ip))) {
+            return Err(Shortfall::fails(format!("server.metrics_addresses opens metrics to {outside}")));
+        }
+    }
+    // Behind a proxy on the same machine that is not known as one, everybody seems to ask from here.
+    let url: Option<http::Uri> = run.deployment().target().url.parse().ok();
+    let host = url.as_ref().and_then(|url| url.host()).unwrap_or_default().trim_matches(['[', ']']);
+    let is_loopback =
+        |host: &str| host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let listens_here = settings["listen"]
+        .as_str()
+        .and_then(|listen| listen.parse::<std::net::SocketAddr>().ok())
+        .is_some_and(|listen| listen.ip().is_loopback());
+    let knows_no_proxy = settings["trusted_proxies"].as_array().is_none_or(Vec::is_empty);
+    if !is_loopback(host) && listens_here && knows_no_proxy {
+        return Err(Shortfall::fails(format!(
+            "metrics are open to whoever asks {host}: the proxy in front is not in server.trusted_proxies"
+        )));
+    }
+    let asked = run.anonymous().with("x-forwarded-for", "203.0.113.9").get(METRICS).await?;
+    let believed =
+        if asked.status == 403 { ", and refused to 203.0.113.9 behind a trusted proxy" } else { "" };
+    Ok(format!("open to {} networks, none of them public{believed}", listed.len()))
+}
+
+async fn red(run: &Run) -> Result<String, Shortfall> {
+    let person = run.person("settings").await?;
+    let route = ("route", "/api/v1/me");
+    let read = async || {
+        let scrape = Scrape::now(run).await?;
+        let count =
+            |status| scrape.get("kith_http_requests_total", &[("method", "GET"), route, ("status", status)]);
+        let time = |name| scrape.get(name, &[("method", "GET"), route]);
+        Ok::<_, Shortfall>([
+            count("2xx")?,
+            count("4xx")?,
+            time("kith_http_request_duration_seconds_count")?,
+            time("kith_http_request_duration_seconds_sum")?,
+        ])
+    };
+    let before = read().await?;
+    for _ in 0..SUCCESSES {
+        person.client.get("/api/v1/me").await?.expect(200)?;
+    }
+    for _ in 0..FAILURES {
+        run.anonymous().get("/api/v1/me").await?.expect(401)?;
+    }
+    let after = read().await?;
+    let moved: Vec<_> = after.iter().zip(before).map(|(after, before)| after - before).collect();
+    run.figure("moved", moved.clone());
+    let asked = [SUCCESSES, FAILURES, SUCCESSES + FAILURES].map(f64::from);
+    let names = ["answers with 2xx", "answers with 4xx", "times taken"];
+    for ((moved, asked), name) in moved.iter().zip(asked).zip(names) {
+        // Others may ask as well.
+        if *moved < asked {
+            return Err(Shortfall::fails(format!("{name} moved by {moved} under {asked} requests")));
+        }
+    }
+    if moved[3] <= 0.0 {
+        return Err(Shortfall::fails("the time taken did not move"));
+    }
+    Ok(format!(
+        "{SUCCESSES} successes moved 2xx by {}, {FAILURES} refusals 4xx by {}, all together the times by {}",
+        moved[0], moved[1], moved[2]
+    ))
+}
+
+async fn pool(run: &Run) -> Result<String, Shortfall> {
+    let person = run.person("settings").await?;
+    let before = Scrape::now(run).await?;
+    rename(&person, &run.mark("Somebody")).await?;
+    let after = Scrape::now(run).await?;
+    for series in [
+        "kith_store_commits_total",
+        "kith_store_reads_total",
+        "kith_store_statement_duration_seconds_count",
+        "kith_store_statement_duration_seconds_sum",
+    ] {
+        let moved = after.get(series, &[])? - before.get(series, &[])?;
+        run.figure(series, moved);
+        if moved <= 0.0 {
+            return Err(Shortfall::fails(format!("a write and some reads did not move {series}")));
+        }
+    }
+    let count = after.get("kith_store_statement_duration_seconds_count", &[])?;
+    let last = after.get("kith_store_statement_duration_seconds_bucket", &[("le", "+Inf")])?;
+    if count > last {
+        return Err(Shortfall::fails(format!("of {count} statements only {last} are in a bucket")));
+    }
+    for gauge in ["kith_store_queued", "kith_store_running"] {
+        let value = after.get(gauge, &[])?;
+        if !(0.0..100_000.0).contains(&value) {
+            return Err(Shortfall::fails(format!("{gauge} is {value}")));
+        }
+    }
+    let size = after.find("kith_store_pool_size", &[]);
+    let size = size
+        .map_or("one connection writes (SQLite)".to_owned(), |size| format!("{size} connections at most"));
+    Ok(format!("commits, reads and the histogram of {count} statements moved; {size}"))
+}
+
+async fn machine(run: &Run) -> Result<String, Shortfall> {
+    let scrape = Scrape::now(run).await?;
+    for (series, least) in [
+        ("kith_resident_memory_bytes", 1_000_000.0),
+        ("kith_process_anonymous_memory_bytes", 100_000.0),
+        ("kith_process_cpu_seconds_total", 0.0),
+        ("kith_process_disk_written_bytes_total", 0.0),
+        ("kith_process_open_files", 3.0),
+        ("kith_disk_free_bytes", 0.0),
+        ("kith_host_memory_bytes", 1_000_000.0),
+        ("kith_host_memory_available_bytes", 0.0),
+        ("kith_host_cpu_busy_seconds_total", 0.0),
+        ("kith_host_network_received_bytes_total", 0.0),
+        ("kith_host_network_sent_bytes_total", 0.0),
+    ] {
+        let value = scrape.get(series, &[])?;
+        run.figure(series, value);
+        if value < least {
+            return Err(Shortfall::fails(format!("{series} is {value}, which cannot be")));
+        }
+    }
+    let told = scrape.get("kith_resident_memory_bytes", &[])?;
+    if told > scrape.get("kith_host_memory_bytes", &[])? {
+        return Err(Shortfall::fails("the process has more memory than the machine"));
+    }
+    let Some(process) = process_here(run).await? else {
+        return Err(Shortfall::unmeasured(
+            "all series are there, but the kernel that knows the process is on another machine",
+            "run `kith verify` on the machine of the server",
+        ));
+    };
+    compare(run, process).await
+}
+
+/// Reads both as close together as can be, a few times: memory moves.
+async fn compare(run: &Run, process: u64) -> Result<String, Shortfall> {
+    let mut apart = f64::INFINITY;
+    for _ in 0..5 {
+        let told = Scrape::now(run).await?.get("kith_resident_memory_bytes", &[])?;
+        let Some(kernel) = resident_bytes_of(&process.to_string()) else {
+            return Err(Shortfall::unmeasured(
+                format!("the kernel tells nothing of process {process}"),
+                "run `kith verify` as a user who sees the server's process",
+            ));
+        };
+        let kernel = kernel as f64;
+        let found = (told - kernel).abs() / kernel * 100.0;
+        if found < apart {
+            apart = found;
+            run.figure("told_bytes", told);
+            run.figure("kernel_bytes", kernel);
+        }
+    }
+    run.figure("apart_percent", Value::from(apart));
+    if apart > APART_PERCENT {
+        return Err(Shortfall::fails(format!(
+            "memory is {apart:.1} % off the kernel's figure for process {process}"
+        )));
+    }
+    Ok(format!(
+        "memory, processor, disk and network are told; memory is {apart:.1} % off the kernel's figure"
+    ))
+}

@@ -1,0 +1,160 @@
+//! Secrets: that nobody else knows them, that they are long and young enough, and that default passwords open nothing.
+
+use kith_kernel::{Clock as _, SystemClock, Timestamp, days};
+use kith_readiness::{Check, Run, Shortfall};
+use serde_json::{Value, json};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "SEC-15",
+        does: "reads what the server says of each of its secrets, and tries to sign in with passwords that everybody knows",
+        mend: "set secrets of your own (`kith secrets generate` makes them), and change the password that opened",
+        last: false,
+        run: |run| Box::pin(no_defaults(run)),
+    },
+    Check {
+        row: "SEC-16",
+        does: "reads the length classes of the token secrets, whether they differ, and the kinds of the published keys",
+        mend: "set JWT_SECRET and JWT_REFRESH_SECRET to two values of `kith secrets generate`",
+        last: false,
+        run: |run| Box::pin(long_enough(run)),
+    },
+    Check {
+        row: "SEC-17",
+        does: "reads since when each secret and each signing key is in use",
+        mend: "make a new signing key with `kith keys rotate`, and put new secrets into their files, at least every 90 days",
+        last: false,
+        run: |run| Box::pin(young_enough(run)),
+    },
+];
+
+/// Addresses and passwords that products come with; each is tried once, so that nobody is locked out.
+const WELL_KNOWN: &[(&str, &str)] = &[
+    ("admin@example.com", "admin"),
+    ("admin@example.org", "password"),
+    ("admin@localhost.localdomain", "changeme"),
+    ("root@example.com", "root"),
+    ("test@example.com", "password123"),
+    ("demo@example.com", "demo"),
+];
+
+/// How long anything is kept: the policy.
+const OLDEST_DAYS: u64 = 90;
+
+fn secrets(facts: &Value) -> Result<&Vec<Value>, Shortfall> {
+    let secrets = facts["secrets"].as_array().filter(|secrets| !secrets.is_empty());
+    secrets.ok_or_else(|| Shortfall::fails("the server says nothing of its secrets"))
+}
+
+fn is_set(secret: &Value) -> bool {
+    secret["length"] != "not set"
+}
+
+async fn no_defaults(run: &Run) -> Result<String, Shortfall> {
+    let facts = run.facts().await?;
+    let secrets = secrets(&facts)?;
+    run.figure("secrets", secrets.clone());
+    if let Some(known) = secrets.iter().find(|secret| secret["well_known"] != false) {
+        return Err(Shortfall::fails(format!("{} is a value that everybody knows", known["key"])));
+    }
+    let weak =
+        |secret: &&Value| is_set(secret) && secret["entropy"] == "under 64 bits" && is_guessable(secret);
+    if let Some(weak) = secrets.iter().find(weak) {
+        return Err(Shortfall::fails(format!("{} can be guessed: {}", weak["key"], weak["entropy"])));
+    }
+    for (email, password) in WELL_KNOWN {
+        let body = json!({ "email": email, "password": password });
+        let answer = run.anonymous().post("/api/v1/auth/login", body).await?;
+        if answer.status == 200 {
+            return Err(Shortfall::fails(format!("{email} signs in with a password that everybody knows")));
+        }
+        answer.expect(401)?;
+    }
+    let (set, made) = (
+        secrets.iter().filter(|secret| is_set(secret)).count(),
+        secrets.iter().filter(|secret| secret["made_for_development"] == true).count(),
+    );
+    let made = if made > 0 {
+        format!(", {made} of them made at random by development mode for its data folder")
+    } else {
+        String::new()
+    };
+    Ok(format!(
+        "{set} of {} secrets are set{made}, none to a known value; {} default log-ins were refused",
+        secrets.len(),
+        WELL_KNOWN.len()
+    ))
+}
+
+/// An access key is a name beside the secret, and an address without a password has nothing to guess.
+fn is_guessable(secret: &Value) -> bool {
+    secret["key"] != "storage.access_key"
+}
+
+async fn long_enough(run: &Run) -> Result<String, Shortfall> {
+    let facts = run.facts().await?;
+    for key in ["auth.jwt_secret", "auth.jwt_refresh_secret"] {
+        let found = secrets(&facts)?.iter().find(|secret| secret["key"] == key);
+        let length = found.map_or("not there", |secret| secret["length"].as_str().unwrap_or_default());
+        run.figure(key, length);
+        if length != "32 bytes or more" {
+            return Err(Shortfall::fails(format!("{key} has {length}, and not 32 bytes")));
+        }
+    }
+    if facts["token_secrets_differ"] != true {
+        return Err(Shortfall::fails("auth.jwt_secret and auth.jwt_refresh_secret are the same"));
+    }
+    let keys = run.anonymous().get("/.well-known/jwks.json").await?.expect(200)?.json();
+    let keys = keys["keys"].as_array().filter(|keys| !keys.is_empty()).cloned();
+    let keys = keys.ok_or_else(|| Shortfall::fails("no signing key is published"))?;
+    // The policy: Ed25519, whose keys have one size (RFC 8037).
+    let other = keys.iter().find(|key| key["kty"] != "OKP" || key["crv"] != "Ed25519");
+    if let Some(key) = other {
+        return Err(Shortfall::fails(format!("signing key {} is no Ed25519 key", key["kid"])));
+    }
+    Ok(format!(
+        "both token secrets have 32 bytes or more and differ; {} signing keys, all Ed25519",
+        keys.len()
+    ))
+}
+
+async fn young_enough(run: &Run) -> Result<String, Shortfall> {
+    let facts = run.facts().await?;
+    let now = SystemClock.now();
+    let age_days = |at: &Value| {
+        let at: Timestamp = at.as_str()?.parse().ok()?;
+        Some(now.since(at).as_secs() / days(1).as_secs())
+    };
+    let mut oldest = 0;
+    // A key that retires is on its way out; of the others only the newest signs.
+    let keys: Vec<_> = facts["signing_keys"].as_array().into_iter().flatten().collect();
+    let newest = keys.iter().filter_map(|key| age_days(&key["created_at"])).min();
+    let newest = newest.ok_or_else(|| Shortfall::fails("the server names no signing key with an age"))?;
+    run.figure("signing_key_days", newest);
+    if newest > OLDEST_DAYS {
+        return Err(Shortfall::fails(format!(
+            "the newest signing key is {newest} days old, more than {OLDEST_DAYS}"
+        )));
+    }
+    let mut unknown = Vec::new();
+    for secret in secrets(&facts)?.iter().filter(|secret| is_set(secret)) {
+        let key = secret["key"].as_str().unwrap_or_default();
+        match age_days(&secret["unchanged_since"]) {
+            Some(age) if age > OLDEST_DAYS => {
+                let why = format!("{key} has not changed for {age} days, more than {OLDEST_DAYS}");
+                return Err(Shortfall::fails(why));
+            }
+            Some(age) => oldest = oldest.max(age),
+            None => unknown.push(key),
+        }
+    }
+    if !unknown.is_empty() {
+        return Err(Shortfall::unmeasured(
+            format!("nobody can tell since when {} did not change", unknown.join(", ")),
+            "give each secret in a file of its own, by a variable that ends in _FILE: its date then tells",
+        ));
+    }
+    Ok(format!(
+        "the newest signing key is {newest} days old, and the oldest secret {oldest}, of at most {OLDEST_DAYS}"
+    ))
+}

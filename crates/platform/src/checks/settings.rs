@@ -1,0 +1,191 @@
+//! Settings: that all are told, none lacks, and what runs is what was meant.
+
+use std::collections::BTreeSet;
+
+use kith_readiness::{Check, Run, Shortfall};
+use serde_json::{Map, Value};
+
+use crate::config::reference;
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "CFG-01",
+        does: "compares the keys of the running configuration with those of the reference",
+        mend: "run `kith verify` of the build that is deployed; if it is, the reference and the configuration have come apart",
+        last: false,
+        run: |run| Box::pin(documented(run)),
+    },
+    Check {
+        row: "CFG-02",
+        does: "reads in which mode the server runs, and whether what production mode refuses is off",
+        mend: "set server.mode to \"production\" (KITH__SERVER__MODE); it says itself what else it asks for",
+        last: false,
+        run: |run| Box::pin(production(run)),
+    },
+    Check {
+        row: "CFG-03",
+        does: "subtracts what is set from what is required",
+        mend: "set what is missing; `kith secrets check` lists all secrets",
+        last: false,
+        run: |run| Box::pin(complete(run)),
+    },
+    Check {
+        row: "CFG-05",
+        does: "compares the digest of the configuration given on this machine with the one that runs",
+        mend: "restart the server with the configuration that was meant, or write down what it runs with",
+        last: false,
+        run: |run| Box::pin(undrifted(run)),
+    },
+    Check {
+        row: "DRV-15",
+        does: "lists the effective settings of cookies, CORS, limits, addresses and headers, secrets masked",
+        mend: "look at the sections of the settings that it names",
+        last: false,
+        run: |run| Box::pin(shown(run)),
+    },
+];
+
+/// What an answer shows instead of a secret, and instead of one that nobody set.
+const MASKS: [&str; 2] = ["***", ""];
+const SECRETS: [&str; 8] = [
+    "/auth/jwt_secret",
+    "/auth/jwt_refresh_secret",
+    "/database/url",
+    "/database/migrate_url",
+    "/database/password",
+    "/redis/password",
+    "/storage/access_key",
+    "/storage/secret_key",
+];
+
+async fn settings(run: &Run) -> Result<Value, Shortfall> {
+    let settings = run.facts().await?["configuration"]["settings"].clone();
+    if settings.is_object() {
+        Ok(settings)
+    } else {
+        Err(Shortfall::fails("the server does not tell its settings"))
+    }
+}
+
+async fn documented(run: &Run) -> Result<String, Shortfall> {
+    let settings = settings(run).await?;
+    let sections = settings.as_object().into_iter().flatten();
+    let running: BTreeSet<_> = sections
+        .flat_map(|(section, keys)| {
+            keys.as_object().into_iter().flat_map(Map::keys).map(move |key| format!("{section}.{key}"))
+        })
+        .collect();
+    let known: BTreeSet<_> = reference::keys().into_iter().collect();
+    run.figure("keys", running.len());
+    if let Some(undocumented) = running.difference(&known).next() {
+        return Err(Shortfall::fails(format!("{undocumented} is a key that the reference does not know")));
+    }
+    if let Some(absent) = known.difference(&running).next() {
+        return Err(Shortfall::fails(format!(
+            "{absent} is in the reference, and the server does not have it"
+        )));
+    }
+    Ok(format!("all {} keys are those of the reference", running.len()))
+}
+
+async fn production(run: &Run) -> Result<String, Shortfall> {
+    let settings = settings(run).await?;
+    let mode = settings["server"]["mode"].as_str().unwrap_or_default().to_owned();
+    run.figure("mode", mode.clone());
+    if mode != "production" {
+        return Err(Shortfall::fails(format!(
+            "it runs in {mode} mode, which checks its environment less strictly"
+        )));
+    }
+    for (pointer, unsafe_value) in [
+        ("/server/without_limits", Value::Bool(true)),
+        ("/server/demo", Value::Bool(true)),
+        ("/database/synchronous", "off".into()),
+    ] {
+        if settings.pointer(pointer) == Some(&unsafe_value) {
+            return Err(Shortfall::fails(format!(
+                "{pointer} is {unsafe_value}, which production mode refuses"
+            )));
+        }
+    }
+    let origins = settings["server"]["cors_origins"].as_array().into_iter().flatten();
+    if let Some(plain) = origins.filter_map(Value::as_str).find(|origin| origin.starts_with("http://")) {
+        return Err(Shortfall::fails(format!("it lets pages of {plain} call, which are not encrypted")));
+    }
+    Ok("it runs in production mode, and nothing is set that this mode refuses".to_owned())
+}
+
+async fn complete(run: &Run) -> Result<String, Shortfall> {
+    let facts = run.facts().await?;
+    let secrets: Vec<_> = facts["secrets"].as_array().into_iter().flatten().collect();
+    let required: Vec<_> = secrets.iter().filter(|secret| secret["required"] == true).collect();
+    if required.is_empty() {
+        return Err(Shortfall::fails("the server does not say what it requires"));
+    }
+    let missing: Vec<_> = required.iter().filter(|secret| secret["length"] == "not set").collect();
+    let names = |of: &[&&&Value]| {
+        let names: Vec<_> = of.iter().filter_map(|secret| secret["key"].as_str()).collect();
+        names.join(", ")
+    };
+    let settings = facts["configuration"]["settings"].as_object().map_or(0, Map::len);
+    run.figure("required", required.len());
+    if !missing.is_empty() {
+        return Err(Shortfall::fails(format!("not set, though required: {}", names(&missing))));
+    }
+    if settings == 0 {
+        return Err(Shortfall::fails("the server does not tell its settings"));
+    }
+    let all: Vec<_> = required.iter().collect();
+    Ok(format!("all {} that are required are set: {}", required.len(), names(&all)))
+}
+
+async fn undrifted(run: &Run) -> Result<String, Shortfall> {
+    let Some(rendered) = run.deployment().target().configuration.clone() else {
+        return Err(Shortfall::unmeasured(
+            "no configuration was given to compare with",
+            "run it on the machine of the server, with the same environment and --config FILE as `kith serve`",
+        ));
+    };
+    let running = run.facts().await?["configuration"]["digest"].as_str().unwrap_or_default().to_owned();
+    run.figure("running", running.clone());
+    run.figure("rendered", rendered.clone());
+    if running == rendered {
+        Ok(format!("the configuration that runs is the one given here: {running}"))
+    } else {
+        Err(Shortfall::fails(format!("{running} runs, and the configuration given here is {rendered}")))
+    }
+}
+
+async fn shown(run: &Run) -> Result<String, Shortfall> {
+    let settings = settings(run).await?;
+    for pointer in SECRETS {
+        let shown = settings.pointer(pointer).and_then(Value::as_str);
+        if !shown.is_some_and(|shown| MASKS.contains(&shown)) {
+            return Err(Shortfall::fails(format!("{pointer} is shown as it is, not masked")));
+        }
+    }
+    for section in ["server", "limits", "auth"] {
+        let keys = settings[section].as_object().filter(|keys| !keys.is_empty());
+        let keys = keys.ok_or_else(|| Shortfall::fails(format!("section {section} is not shown")))?;
+        run.figure(section, Value::Object(keys.clone()));
+    }
+    // No answer of Kith's sets one; tokens travel in headers and bodies.
+    let health = run.anonymous().get("/api/health").await?.expect(200)?;
+    let headers: Map<_, _> = health
+        .headers
+        .iter()
+        .filter(|(name, _)| {
+            !["date", "x-request-id", "server-timing", "content-length"].contains(&name.as_str())
+        })
+        .map(|(name, value)| (name.to_string(), Value::from(value.to_str().unwrap_or_default())))
+        .collect();
+    let cookies = health.headers.get_all("set-cookie").iter().count();
+    run.figure("headers", Value::Object(headers));
+    run.figure("cookies", cookies);
+    let limits = settings["limits"].as_object().map_or(0, Map::len);
+    let origins = settings["server"]["cors_origins"].as_array().map_or(0, Vec::len);
+    Ok(format!(
+        "{limits} limits, {origins} CORS origins and {cookies} cookies are listed; {} secrets are masked",
+        SECRETS.len()
+    ))
+}

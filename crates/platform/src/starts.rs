@@ -1,0 +1,89 @@
+//! When servers started and how they ended: by which restarts and crashes are counted, in the database since a process
+//! that is gone cannot tell.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use kith_kernel::{Timestamp, days};
+use kith_store::{Error, Query, Tx, params};
+use serde_json::{Value, json};
+
+use crate::App;
+
+const COUNTED: Duration = days(1);
+const KEPT: Duration = days(7);
+
+/// A server that has started, until it ends.
+#[derive(Clone, Debug)]
+pub struct Started {
+    id: String,
+}
+
+impl Started {
+    /// Writes down that `app` serves at `addr`, and that an earlier server there was cut short if it never said that it
+    /// ended.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn record(app: &App, addr: SocketAddr) -> Result<Self, Error> {
+        let ctx = app.system_ctx("start");
+        let id = app.sources.ids.next(ctx.now).to_string();
+        let started = Self { id: id.clone() };
+        let place = format!("{} {addr}", rustix::system::uname().nodename().to_string_lossy());
+        app.write(&ctx, move |tx, ctx| begin(tx, ctx.now, &id, &place)).await?;
+        Ok(started)
+    }
+
+    /// Writes down that it ends as it should.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn end(self, app: &App) -> Result<(), Error> {
+        let end = "UPDATE server_starts SET ended_at = $2 WHERE id = $1";
+        app.write(&app.system_ctx("stop"), move |tx, ctx| tx.exec(end, params![self.id, ctx.now]).map(drop))
+            .await
+    }
+}
+
+fn begin(tx: &Tx<'_>, now: Timestamp, id: &str, place: &str) -> Result<(), Error> {
+    let cut_short = "UPDATE server_starts SET cut_short = TRUE WHERE place = $1 AND ended_at IS NULL";
+    tx.exec(cut_short, params![place])?;
+    tx.exec("DELETE FROM server_starts WHERE started_at < $1", params![now - KEPT])?;
+    let insert = "INSERT INTO server_starts (id, place, started_at) VALUES ($1, $2, $3)";
+    tx.exec(insert, params![id, place, now]).map(drop)
+}
+
+/// How many servers of this database started in the last 24 hours, and how many of them were cut short.
+pub(crate) fn recent(now: Timestamp) -> impl Fn(&Query<'_>) -> Result<Value, Error> {
+    move |q| {
+        let sql = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN cut_short THEN 1 ELSE 0 END), 0)
+                   FROM server_starts WHERE started_at > $1";
+        let counted = q.one(sql, params![now - COUNTED], |row| {
+            Ok(json!({ "within_24_h": row.get::<i64>(0)?, "cut_short": row.get::<i64>(1)? }))
+        })?;
+        Ok(counted.unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TestServer;
+
+    /// DRV-31.
+    #[tokio::test]
+    async fn a_start_after_one_that_never_ended_counts_it_as_cut_short() {
+        let test = TestServer::start(|_| {}).await;
+        let here = SocketAddr::from(([127, 0, 0, 1], 4711));
+        let counted = async || test.app.db.read(recent(test.app.sources.clock.now())).await.unwrap();
+        let first = Started::record(&test.app, here).await.unwrap();
+        first.end(&test.app).await.unwrap();
+        Started::record(&test.app, here).await.unwrap();
+        Started::record(&test.app, SocketAddr::from(([127, 0, 0, 1], 4712))).await.unwrap();
+        assert_eq!(counted().await, json!({ "within_24_h": 3, "cut_short": 0 }));
+        Started::record(&test.app, here).await.unwrap();
+        assert_eq!(counted().await, json!({ "within_24_h": 4, "cut_short": 1 }));
+        test.clock.advance(days(1));
+        assert_eq!(counted().await, json!({ "within_24_h": 0, "cut_short": 0 }));
+    }
+}

@@ -1,0 +1,93 @@
+//! What a database says of itself: that it is as the migrations made it, where it is not, and how long statements take.
+
+use kith_store::{EngineKind, Error, Tx};
+use serde_json::{Value, json};
+
+use crate::contract;
+use crate::support::{Db, modules};
+
+contract! {
+    a_fresh_database_is_as_its_migrations_make_it
+    what_was_changed_by_hand_is_found
+    statements_are_timed_by_their_texts
+    what_is_acknowledged_survives_as_far_as_it_says
+}
+
+async fn facts(db: &Db) -> Value {
+    db.store.facts(modules()).await.unwrap()
+}
+
+/// DAT-01, DAT-03.
+async fn a_fresh_database_is_as_its_migrations_make_it(db: Db) {
+    let facts = facts(&db).await;
+    let schema = &facts["schema"];
+    assert_eq!((&schema["differences"], &schema["index_differences"]), (&json!([]), &json!([])), "{schema}");
+    assert_eq!(schema["digest"], schema["expected_digest"]);
+    assert!(schema["tables"].as_u64().unwrap() > 5, "{schema}");
+    let migrations = facts["migrations"].as_array().unwrap();
+    assert!(!migrations.is_empty() && migrations.iter().all(|one| one["state"] == "applied"), "{facts}");
+}
+
+async fn what_was_changed_by_hand_is_found(db: Db) {
+    let change = |tx: &Tx<'_>| {
+        tx.exec("ALTER TABLE things ADD COLUMN note TEXT", &[])?;
+        tx.exec("CREATE INDEX things_by_hand ON things (note)", &[])?;
+        tx.exec("CREATE UNIQUE INDEX things_once ON things (note)", &[])?;
+        tx.exec("UPDATE schema_migrations SET checksum = 'x' WHERE module = 'test'", &[])?;
+        Ok::<_, Error>(())
+    };
+    db.store.write(change).await.unwrap();
+    let facts = facts(&db).await;
+    let schema = &facts["schema"];
+    assert_eq!(
+        schema["differences"],
+        json!(["column things.note is nobody's", "things has UNIQUE INDEX things_once (note) besides"])
+    );
+    assert_eq!(schema["index_differences"], json!(["index things_by_hand is nobody's"]));
+    assert_ne!(schema["digest"], schema["expected_digest"]);
+    let states: Vec<_> =
+        facts["migrations"].as_array().unwrap().iter().map(|one| one["state"].clone()).collect();
+    assert_eq!(states.last().unwrap(), "changed", "{facts}");
+}
+
+/// DAT-04.
+async fn statements_are_timed_by_their_texts(db: Db) {
+    let before = db.store.statement_times().count;
+    for n in 0..3 {
+        db.add(&format!("thing {n}")).await.unwrap();
+    }
+    db.names().await;
+    assert!(db.store.statement_times().count >= before + 4);
+    let facts = facts(&db).await;
+    let told = facts["statements"]["by_total_time"].as_array().unwrap();
+    let insert = told.iter().find(|one| one["statement"] == "INSERT INTO things (name) VALUES ($1)");
+    let insert = insert.unwrap_or_else(|| panic!("{facts}"));
+    assert!(insert["count"].as_u64().unwrap() >= 3, "{insert}");
+    assert!(insert["most_us"].as_u64() <= insert["total_us"].as_u64(), "{insert}");
+}
+
+/// DRV-17: as it is in force where commits are made, whatever was meant.
+async fn what_is_acknowledged_survives_as_far_as_it_says(db: Db) {
+    let durability = facts(&db).await["durability"].clone();
+    match db.store.kind() {
+        EngineKind::Sqlite => {
+            assert_eq!(
+                durability,
+                json!({ "journal_mode": "wal", "synchronous": "full", "foreign_keys": true })
+            );
+            let off = |options: &mut kith_store::StoreOptions| {
+                let kith_store::EngineOptions::Sqlite(own) = &mut options.engine else {
+                    panic!("{options:?}")
+                };
+                own.synchronous = kith_store::Synchronous::Off;
+            };
+            assert_eq!(facts(&db.reopened(off).await).await["durability"]["synchronous"], "off");
+        }
+        EngineKind::Postgres => {
+            // The tests' server does without the disk, and its role's default is overruled.
+            assert_eq!(durability["fsync"], "off");
+            assert_eq!(durability["data_checksums"], "on");
+            assert_eq!(durability["synchronous_commit"], "on");
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! `kith verify` by the binary, on servers in processes of their own: its exit codes and scores, and the rows that rest on
+//! a log, a file or a setting that no other test has.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
+
+use kith_kernel::{Clock as _, SystemClock, days};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::{SERVE, kith};
+
+/// A server whose log is a file; killed when dropped.
+struct Served {
+    child: Child,
+    addr: SocketAddr,
+    folder: TempDir,
+}
+
+impl Served {
+    /// Starts one with these variables, and `--config` where a file is named.
+    fn start(folder: TempDir, variables: &[(&str, &str)], config: Option<&Path>) -> Self {
+        // Others write into it as well: nobody may write over them.
+        let log = File::options().create(true).append(true).open(folder.path().join("kith.log"));
+        let mut command = kith(folder.path(), SERVE);
+        command.envs(variables.iter().copied()).stderr(Stdio::from(log.expect("a log")));
+        command.args(config.into_iter().flat_map(|file| [Path::new("--config"), file]));
+        let mut child = command.spawn().expect("a process");
+        let mut lines = BufReader::new(child.stdout.take().expect("standard output")).lines();
+        let line = lines.next().expect("a line").expect("text");
+        let addr = line.split("http://").nth(1).and_then(|rest| rest.split([' ', '/']).next()?.parse().ok());
+        // What else it says has somewhere to go.
+        std::thread::spawn(move || lines.count());
+        Self { child, addr: addr.expect("an address"), folder }
+    }
+
+    fn fresh(variables: &[(&str, &str)]) -> Self {
+        Self::start(tempfile::tempdir().expect("a folder"), variables, None)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("kith.log")
+    }
+
+    fn verify(&self, args: &[&str]) -> Command {
+        let mut command = kith(self.folder.path(), &["verify", "--format", "json"]);
+        command.args(args);
+        command
+    }
+
+    /// What became of `row`, and why.
+    fn judge(&self, row: &str, args: &[&str]) -> (String, String) {
+        let (report, _) = report(self.verify(&[&["--only", row], args].concat()));
+        let found = &report["rows"][0];
+        let text = |key: &str| found[key].as_str().expect("text").to_owned();
+        assert_eq!(text("id"), row);
+        (text("result"), text("why"))
+    }
+
+    fn passes(&self, row: &str, args: &[&str]) {
+        let (result, why) = self.judge(row, args);
+        assert_eq!(result, "pass", "{row}: {why}");
+    }
+
+    fn fails(&self, row: &str, args: &[&str], word: &str) {
+        let (result, why) = self.judge(row, args);
+        assert!(result == "fail" && why.contains(word), "{row} {result}: {why}");
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn report(mut command: Command) -> (Value, Option<i32>) {
+    let done = command.output().expect("a process");
+    let said = String::from_utf8(done.stdout).expect("text");
+    let report = serde_json::from_str(&said);
+    let report = report.unwrap_or_else(|e| panic!("{e}: {said}{}", String::from_utf8_lossy(&done.stderr)));
+    (report, done.status.code())
+}
+
+/// GAT-01: 0 open, 1 closed by what does not hold, 2 by what could not be measured.
+#[test]
+fn the_exit_code_says_whether_the_gate_is_open() {
+    let server = Served::fresh(&[]);
+    for (rows, code) in [
+        (&["--only", "DAT-01"][..], 0),
+        // It runs in development mode.
+        (&["--only", "DAT-01", "--only", "CFG-02"], 1),
+        // Nobody who answers for it, and no results of tests.
+        (&["--only", "DAT-01", "--only", "GAT-01"], 2),
+        (&["--only", "CFG-05"], 2),
+        // Another gate's row closes nothing.
+        (&["--only", "DAT-01", "--only", "CFG-05"], 0),
+    ] {
+        let (report, exit) = report(server.verify(rows));
+        assert_eq!(exit, Some(code), "{rows:?}: {:#}", report["gate"]);
+        assert_eq!(report["gate"]["exit_code"], code);
+        assert_eq!(report["gate"]["open"], code == 0);
+    }
+    let mut nowhere = server.verify(&["--only", "DAT-01", "--target", "http://127.0.0.1:1"]);
+    assert_eq!(nowhere.stdout(Stdio::null()).status().expect("a process").code(), Some(2));
+}
+
+/// GAT-02, GAT-03.
+#[test]
+fn one_command_judges_the_rows_of_security() {
+    let server = Served::fresh(&[]);
+    let (report, _) = report(server.verify(&["--area", "security"]));
+    let rows = report["rows"].as_array().expect("rows");
+    let catalogue = kith_readiness::Catalogue::built_in();
+    let all = catalogue.rows.iter().filter(|row| row.area() == "SEC").count();
+    assert_eq!(rows.len(), all);
+    assert!(rows.iter().all(|row| row["id"].as_str().is_some_and(|id| id.starts_with("SEC-"))));
+    the_score_is_that_of_its_rows(&report);
+}
+
+#[test]
+fn the_score_of_a_report_is_that_of_its_rows() {
+    let server = Served::fresh(&[]);
+    let (report, _) = report(server.verify(&["--area", "CFG", "--area", "DAT"]));
+    the_score_is_that_of_its_rows(&report);
+    assert_eq!(report["scores"]["areas"].as_array().map(Vec::len), Some(2));
+}
+
+/// By the formula that it prints, recomputed.
+fn the_score_is_that_of_its_rows(report: &Value) {
+    let rows = report["rows"].as_array().expect("rows");
+    let counted = |area: &str| {
+        let applies = rows.iter().filter(|row| {
+            row["id"].as_str().is_some_and(|id| id.starts_with(area)) && row["result"] != "n/a"
+        });
+        let passes = applies.clone().filter(|row| row["result"] == "pass").count();
+        (passes as u64, applies.count() as u64)
+    };
+    let told =
+        |score: &Value| (score["pass"].as_u64().expect("a number"), score["of"].as_u64().expect("a number"));
+    let scores = &report["scores"];
+    assert_eq!(told(&scores["total"]), counted(""), "{scores:#}");
+    let areas = scores["areas"].as_array().expect("areas");
+    for area in areas {
+        assert_eq!(told(area), counted(&format!("{}-", area["id"].as_str().expect("an id"))), "{area}");
+    }
+    let lowest = areas.iter().map(|area| told(area).0 as f64 / told(area).1 as f64).fold(1.0, f64::min);
+    let weakest = areas.iter().find(|area| area["id"] == scores["weakest"]).expect("the weakest");
+    assert!((told(weakest).0 as f64 / told(weakest).1 as f64 - lowest).abs() < 1e-9, "{scores:#}");
+    assert!(scores["formula"].as_str().is_some_and(|formula| formula.contains('÷')), "{scores:#}");
+}
+
+/// OBS-01.
+#[test]
+fn a_log_that_is_not_json_turns_its_row_red() {
+    let server = Served::fresh(&[]);
+    // Found by itself, since the server is on this machine, and named.
+    server.passes("OBS-01", &[]);
+    let log = server.log();
+    server.passes("OBS-01", &["--logs", log.to_str().expect("text")]);
+    let pretty = Served::fresh(&[("KITH__LOG__FORMAT", "pretty")]);
+    pretty.fails("OBS-01", &[], "no JSON");
+    let other = server.folder.path().join("other.log");
+    File::create(&other).expect("a file");
+    let (result, why) = pretty.judge("OBS-01", &["--logs", other.to_str().expect("text")]);
+    assert_eq!(result, "unknown", "another server's log: {why}");
+}
+
+/// OBS-02: in front of this one stands a proxy that writes down what it is asked, into the same log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_tells_what_was_sent_turns_its_row_red() {
+    let server = Served::fresh(&[]);
+    server.passes("OBS-02", &[]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let proxy = format!("http://{}", listener.local_addr().expect("an address"));
+    let (addr, log) = (server.addr, server.log());
+    let passing = tokio::spawn(async move {
+        while let Ok((caller, _)) = listener.accept().await {
+            tokio::spawn(tell_and_pass(caller, addr, log.clone()));
+        }
+    });
+    let judged = tokio::task::spawn_blocking(move || {
+        server.fails("OBS-02", &["--target", &proxy], "that was sent stands in a line");
+    });
+    judged.await.expect("a verdict");
+    passing.abort();
+}
+
+async fn tell_and_pass(caller: TcpStream, server: SocketAddr, log: PathBuf) {
+    let server = TcpStream::connect(server).await.expect("a server");
+    let (mut asked, mut answer) = caller.into_split();
+    let (mut answered, mut ask) = server.into_split();
+    let back = tokio::spawn(async move { tokio::io::copy(&mut answered, &mut answer).await });
+    let mut bytes = vec![0; 65_536];
+    while let Ok(n @ 1..) = tokio::io::AsyncReadExt::read(&mut asked, &mut bytes).await {
+        let mut log = File::options().append(true).open(&log).expect("a log");
+        log.write_all(&bytes[..n]).expect("a line");
+        if ask.write_all(&bytes[..n]).await.is_err() {
+            break;
+        }
+    }
+    // Whichever side went first, the other follows.
+    let _ = ask.shutdown().await;
+    let _ = back.await;
+}
+
+/// DRV-17.
+#[test]
+fn a_server_that_does_not_wait_for_the_disk_turns_its_row_red() {
+    Served::fresh(&[]).passes("DRV-17", &[]);
+    Served::fresh(&[("KITH__DATABASE__SYNCHRONOUS", "off")]).fails("DRV-17", &[], "synchronous is off");
+}
+
+/// DEP-02: a debug build does not say from which commit it is.
+#[test]
+fn a_build_of_no_commit_turns_its_row_red() {
+    if option_env!("KITH_COMMIT").is_none() {
+        Served::fresh(&[]).fails("DEP-02", &[], "without a commit");
+    }
+}
+
+/// CFG-05.
+#[test]
+fn another_configuration_than_the_one_that_runs_turns_its_row_red() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("meant.toml");
+    std::fs::write(&file, "[log]\nlevel = \"warn\"\n").expect("a file");
+    let mut command = kith(folder.path(), &["config", "check"]);
+    assert!(command.arg("--config").arg(&file).stdout(Stdio::null()).status().expect("a process").success());
+    // `serve` has flags of its own in this test, which no file knows: they are in the file here.
+    let server = Served::start(folder, &[], Some(&file));
+    let named = ["--config", file.to_str().expect("text")];
+    std::fs::write(
+        &file,
+        "[log]\nlevel = \"warn\"\n[server]\nlisten = \"127.0.0.1:0\"\nwithout_limits = true\n",
+    )
+    .expect("a file");
+    server.passes("CFG-05", &named);
+    std::fs::write(
+        &file,
+        "[log]\nlevel = \"info\"\n[server]\nlisten = \"127.0.0.1:0\"\nwithout_limits = true\n",
+    )
+    .expect("a file");
+    server.fails("CFG-05", &named, "the configuration given here is");
+    let (result, _) = server.judge("CFG-05", &[]);
+    assert_eq!(result, "unknown", "without a file there is nothing to compare with");
+}
+
+/// SEC-17: by the dates of the files that hold them.
+#[test]
+fn a_secret_that_nobody_changed_for_long_turns_its_row_red() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, format!("{name} of a test, longer than 32 bytes")).expect("a file");
+        path
+    };
+    let (secret, refresh_secret) = (write("one"), write("another"));
+    let variables = [
+        ("JWT_SECRET_FILE", secret.to_str().expect("text")),
+        ("JWT_REFRESH_SECRET_FILE", refresh_secret.to_str().expect("text")),
+    ];
+    let server = Served::start(tempfile::tempdir().expect("a folder"), &variables, None);
+    // Its other half, tests of rotation, nobody has run: what could be measured here holds.
+    let (result, why) = server.judge("SEC-17", &[]);
+    assert!(result == "unknown" && why == "no results of tests were given", "{result}: {why}");
+    let long_ago = (SystemClock.now() - days(91)).as_millis();
+    let long_ago = UNIX_EPOCH + Duration::from_millis(u64::try_from(long_ago).expect("after 1970"));
+    File::options().append(true).open(&secret).expect("a file").set_modified(long_ago).expect("a date");
+    server.fails("SEC-17", &[], "auth.jwt_secret has not changed for 91 days");
+    let variables = [("JWT_SECRET", "in the environment, longer than 32 bytes")];
+    let (result, why) = Served::fresh(&variables).judge("SEC-17", &[]);
+    assert!(result == "unknown" && why.contains("auth.jwt_secret"), "{result}: {why}");
+}

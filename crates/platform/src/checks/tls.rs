@@ -192,13 +192,13 @@ async fn offer(place: &Place, version: u16, suites: &[u16]) -> Result<Reply, Sho
         stream.write_all(&hello).await?;
         let mut bytes = vec![0; 512];
         let mut have = 0;
-        // The head of a ServerHello is less than this.
-        while have < 128 {
+        // Until it is clear; the server then waits for more of a handshake that does not go on.
+        while have < bytes.len() {
             match stream.read(&mut bytes[have..]).await {
                 Ok(0) | Err(_) => break,
                 Ok(n) => have += n,
             }
-            if bytes[0] != client_hello::HANDSHAKE {
+            if bytes[0] != client_hello::HANDSHAKE || Reply::read(&bytes[..have]) != Reply::Refuses {
                 break;
             }
         }

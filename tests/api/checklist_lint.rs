@@ -2,16 +2,18 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 use serde_json::Value;
+
+use crate::support::bare_kith;
 
 const FAULTY: &str = "# Launch\n\nStatus: CONFIRMED\n\n- [x] Lights\n- [ ] Brakes\n";
 const SOUND: &str = "# Launch\n\n- [x] Lights\n- [ ] Brakes\n";
 
 fn lint(folder: &Path, args: &[&str], input: &[u8]) -> (i32, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kith"));
-    command.env_clear().current_dir(folder).args(["checklist", "lint"]).args(args);
+    let mut command = bare_kith();
+    command.current_dir(folder).args(["checklist", "lint"]).args(args);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("a process");
     // A command that reads nothing may have ended before it is written to.

@@ -6,7 +6,7 @@ use kith_platform::config::{Config, Inputs, Limits};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{PASSWORD, TestApp, on_every_engine, success};
+use crate::support::{PASSWORD, TestApp, bare_kith, on_every_engine, success};
 
 const PAGE: &str = include_str!("../../docs/from-the-checklists.md");
 const SECRET: &str = "a secret of thirty-two bytes or more";
@@ -112,8 +112,8 @@ fn each_command_that_replaces_another_is_there() {
     let named: Vec<_> = named.filter_map(|text| text.strip_prefix("kith ")).collect();
     assert!(named.len() > 2, "{named:?}");
     for command in named {
-        let mut kith = Command::new(env!("CARGO_BIN_EXE_kith"));
-        kith.env_clear().current_dir(&folder).args(command.split(' ')).arg("--help");
+        let mut kith = bare_kith();
+        kith.current_dir(&folder).args(command.split(' ')).arg("--help");
         success(kith);
     }
 }

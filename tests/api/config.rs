@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::support::kith;
+use crate::support::{bare_kith, kith};
 
 const SECRET: &str = "a-marked-f1rst-one-of-thirty-2-bytes";
 const REFRESH_SECRET: &str = "a-marked-s3cond-one-of-thirty-2-bytes";
@@ -146,8 +146,7 @@ fn generated_secrets_pass_the_check() {
     let folder = tempfile::tempdir().expect("a folder");
     let files = folder.path().join("files");
     let generate = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kith"));
-        let made = command.env_clear().args(["secrets", "generate"]).args(args).output().expect("a process");
+        let made = bare_kith().args(["secrets", "generate"]).args(args).output().expect("a process");
         (made.status.success(), text(&made.stdout).to_owned())
     };
     let as_files = ["--format", "files", files.to_str().expect("text")];

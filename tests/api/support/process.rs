@@ -13,10 +13,18 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Longer than any start, stop or recovery takes; reached only when one is broken.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// `kith`, and nothing of our own environment but where it is to note which lines it ran, while lines are counted.
+pub fn bare_kith() -> Command {
+    const LINES: &str = "LLVM_PROFILE_FILE";
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kith"));
+    command.env_clear().envs(std::env::var_os(LINES).map(|file| (LINES, file)));
+    command
+}
+
 /// `kith` with `args` and the data folder `folder`, and nothing of our own environment.
 pub fn kith(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kith"));
-    command.env_clear().current_dir(folder).args(args).arg("--data").arg(folder);
+    let mut command = bare_kith();
+    command.current_dir(folder).args(args).arg("--data").arg(folder);
     command.env("KITH__AUTH__PASSWORD_MEMORY_KIB", "8").env("KITH__AUTH__PASSWORD_ITERATIONS", "1");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command

@@ -34,7 +34,7 @@ const POSTGRES: &str = "crates/store/src/postgres/";
 /// How to measure.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Leaves PostgreSQL and the code for it out
+    /// Leaves PostgreSQL and the code for it out, and judges nothing: for the loop
     #[arg(long)]
     sqlite_only: bool,
     /// Counts what an earlier run has left, without a new one
@@ -115,7 +115,8 @@ fn llvm_cov() -> Result<Command> {
 
 fn measure(args: &Args) -> Result<()> {
     install()?;
-    run(llvm_cov()?.args(["clean", "--profraw-only"]))?;
+    // What an earlier build has left would be counted too.
+    run(llvm_cov()?.args(["clean", "--workspace"]))?;
     let mut suite = llvm_cov()?;
     suite.args(["--no-report", "--locked", "--workspace", "--exclude", "kith-xtask"]);
     let databases = Databases::start(args.sqlite_only)?;
@@ -174,50 +175,57 @@ fn count(record: &str, before: usize) -> Lines {
     })
 }
 
+/// Says what is covered and judges it. Without PostgreSQL some tests have not run, and nothing is judged.
 fn report(modules: &BTreeMap<String, Lines>, sqlite_only: bool) -> Result<()> {
     let mut whole = Lines::default();
     for (module, lines) in modules {
-        println!(
-            "{module:<24} {:>6} of {:>6} lines {:>6.1} %",
-            lines.covered,
-            lines.all,
-            lines.share() * 100.0
-        );
+        println!("{}", line(module, *lines));
         whole.add(*lines);
     }
+    println!("{}", line("everything", whole));
+    if sqlite_only {
+        println!("without PostgreSQL this is for the loop: nothing is judged, and there is no evidence");
+        return Ok(());
+    }
     let percent = whole.share() * 100.0;
-    println!("{:<24} {:>6} of {:>6} lines {percent:>6.1} %", "everything", whole.covered, whole.all);
     let low: Vec<_> = modules.iter().filter(|(_, lines)| lines.share() < LEAST_OF_MODULE).collect();
+    let low: Vec<_> = low.into_iter().map(|(module, _)| module.as_str()).collect();
     let enough = whole.all > 0 && whole.share() >= LEAST;
-    let engines = if sqlite_only { "SQLite; PostgreSQL's code left out" } else { "SQLite and PostgreSQL" };
-    let figures = json!({ "lines": whole, "percent": percent, "modules": modules, "databases": engines });
-    let least = modules.iter().min_by(|one, other| one.1.share().total_cmp(&other.1.share()));
-    let least = least
-        .map(|(module, lines)| format!("{module} with {:.1} %", lines.share() * 100.0))
-        .unwrap_or_default();
-    let rows = [
-        Row {
-            id: "TST-02",
-            result: Outcome::of(enough),
-            figures: figures.clone(),
-            summary: format!("The tests run {percent:.1} % of {} lines ({engines}).", whole.all),
-        },
-        Row {
-            id: "TST-03",
-            result: Outcome::of(whole.all > 0 && low.is_empty()),
-            figures,
-            summary: format!("Of {} modules the least covered is {least}.", modules.len()),
-        },
-    ];
-    evidence::write("cargo xtask coverage", &rows)?;
+    evidence::write("cargo xtask coverage", &rows(modules, whole, enough, low.is_empty()))?;
     if !enough {
         bail!("the tests run {percent:.1} % of all lines, which is less than {:.0} %", LEAST * 100.0);
     }
     if !low.is_empty() {
-        let names: Vec<_> = low.iter().map(|(module, _)| module.as_str()).collect();
-        bail!("less than {:.0} % of {} is run by tests", LEAST_OF_MODULE * 100.0, names.join(", "));
+        bail!("less than {:.0} % of {} is run by tests", LEAST_OF_MODULE * 100.0, low.join(", "));
     }
     Ok(())
+}
+
+fn line(name: &str, lines: Lines) -> String {
+    format!("{name:<24} {:>6} of {:>6} lines {:>6.1} %", lines.covered, lines.all, lines.share() * 100.0)
+}
+
+fn rows(modules: &BTreeMap<String, Lines>, whole: Lines, enough: bool, none_low: bool) -> [Row; 2] {
+    let percent = whole.share() * 100.0;
+    let figures = json!({ "lines": whole, "percent": percent, "modules": modules });
+    let least = modules.iter().min_by(|one, other| one.1.share().total_cmp(&other.1.share()));
+    let least = least
+        .map(|(module, lines)| format!("{module} with {:.1} %", lines.share() * 100.0))
+        .unwrap_or_default();
+    [
+        Row {
+            id: "TST-02",
+            result: Outcome::of(enough),
+            figures: figures.clone(),
+            summary: format!("The tests run {percent:.1} % of {} lines.", whole.all),
+        },
+        Row {
+            id: "TST-03",
+            result: Outcome::of(whole.all > 0 && none_low),
+            figures,
+            summary: format!("Of {} modules the least covered is {least}.", modules.len()),
+        },
+    ]
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "bonds",
         files: &["crates/domain/src/bonds/**/*.rs"],
-        but: &["**/fuzzing.rs"],
+        but: &["**/fuzzing.rs", "**/checks/**"],
         every: 16,
         packages: &["kith-domain", "kith"],
         tests: &[
@@ -66,7 +66,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "accounts",
         files: &["crates/domain/src/accounts/**/*.rs"],
-        but: &["**/fuzzing.rs"],
+        but: &["**/fuzzing.rs", "**/checks/**"],
         every: 16,
         packages: &["kith-domain", "kith"],
         tests: &[

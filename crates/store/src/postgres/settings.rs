@@ -192,6 +192,15 @@ mod tests {
     }
 
     #[test]
+    fn the_password_in_an_address_is_found_and_none_where_there_is_none() {
+        let found = |url| crate::PostgresOptions::password_in(url);
+        assert_eq!(found("postgres://a:se%63ret@h/b?sslmode=disable").as_deref(), Some(&b"secret"[..]));
+        for without in ["postgres://a@h/b", "sqlite", ""] {
+            assert_eq!(found(without), None, "{without}");
+        }
+    }
+
+    #[test]
     fn a_bad_address_is_refused_without_its_password() {
         for url in
             ["mysql://a:secret@x/b", "postgres://a:secret@h:port/b", "postgres://a:secret@h/b?sslmode=maybe"]

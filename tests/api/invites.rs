@@ -60,6 +60,12 @@ async fn an_invite_leads_to_a_request_and_is_spent(app: &TestApp) {
     ada.post(REQUESTS, by_code(code)).await.expect_faults();
     let request = ben.post(REQUESTS, by_code(&typed)).await.expect(201);
     assert_eq!((&request["status"], &request["to"]), (&json!("pending"), &ada.face()));
+    let before = app.footprint().await;
+    let again = ben.post(REQUESTS, by_code(code)).await.expect(200);
+    assert_eq!(again["id"], request["id"], "whoever has used it is told of the request that waits");
+    let other_words = json!({ "to": { "invite_code": code }, "message": "Please?" });
+    ben.post(REQUESTS, other_words).await.expect_problem(404, "not_found");
+    assert_eq!(app.footprint().await, before, "asking again changes nothing");
     assert_eq!(ada.get(INVITES).await.expect(200)["items"], json!([]));
     let path = format!("{REQUESTS}/{}/accept", request["id"].as_str().expect("an id"));
     ada.post(&path, Value::Null).await.expect(200);

@@ -1,9 +1,10 @@
 //! The parts of one running server, shared by all its requests. Two may live in one process.
 
 use std::cell::OnceCell;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kith_kernel::{Actor, Ctx, RequestId, Sources, Timestamp, UserId};
 use kith_store::MigrationState::{Applied, Pending, Unknown};
@@ -63,6 +64,8 @@ pub struct AppInner {
     pub ahead: Option<Arc<AheadClock>>,
     /// When it was put together.
     pub started: Timestamp,
+    /// Where it listens, once it does.
+    pub addr: OnceLock<SocketAddr>,
 }
 
 /// What is run.
@@ -138,6 +141,7 @@ impl App {
             clock,
             ahead,
             started: sources.clock.now(),
+            addr: OnceLock::new(),
             db,
             config,
             sources,

@@ -19,12 +19,19 @@ pub struct Artefact {
     pub dirty: bool,
     /// When it had done what it tells of.
     pub at: Timestamp,
+    /// Whether it did all that it set out to do, and all of it succeeded.
+    #[serde(default = "yes")]
+    pub complete: bool,
     /// The rows that it measured.
     #[serde(default)]
     pub rows: Vec<Measured>,
     /// Tests by name, and what became of them: `ok`, `failed`, `ignored`.
     #[serde(default)]
     pub tests: BTreeMap<String, String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What it says of one row.

@@ -66,7 +66,7 @@ pub struct Row {
     pub obtain: Option<String>,
     /// In what way a deployment was broken on which its check was seen to fail: "without limits".
     pub twin: Option<String>,
-    /// The rows that it sums up: `beta`, `production` or `live`.
+    /// The rows that it sums up: `beta`, `production`, `live`, areas or ids, with spaces between them.
     pub of: Option<String>,
 }
 
@@ -88,7 +88,7 @@ pub enum Gate {
 pub enum By {
     /// A check that acts on the running deployment.
     Live,
-    /// Tests of the very commit that runs.
+    /// Tests, of the commit that runs or as old as the row allows.
     Tests,
     /// What a command of the repository left behind.
     Artefact,
@@ -212,7 +212,7 @@ impl Row {
 
     /// Whether what a command or the tests left behind counts only for the build it was made with.
     pub fn is_bound_to_build(&self) -> bool {
-        self.artefact_age().is_none()
+        self.artefact_age().is_none() || self.age.split(" / ").any(|age| age == "build")
     }
 }
 

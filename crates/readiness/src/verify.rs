@@ -1,6 +1,7 @@
 //! Judges a deployment row by row: runs the checks, takes what was left behind into account, and cleans up.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kith_kernel::Clock;
@@ -16,6 +17,8 @@ use crate::{
     Shortfall, score,
 };
 
+/// How far ahead of this machine's clock another's may be.
+const FAST_CLOCK: Duration = Duration::from_secs(300);
 /// No check takes longer.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(240);
 /// What mends a check that was cut off.
@@ -86,12 +89,14 @@ impl Part {
     }
 }
 
-/// Judges every row of `plan` on `deployment`, one after the other, and deletes whom it made up.
+/// Judges every row of `plan` on `deployment`, one after the other, and deletes whom it made up. Once `stop` says so no
+/// further row is judged: what is under way ends, and what was made up is deleted.
 pub async fn verify(
     plan: &Plan,
     deployment: Deployment,
     clock: &dyn Clock,
     progress: &(dyn Fn(Progress<'_>) + Sync),
+    stop: &AtomicBool,
 ) -> Report {
     let began = clock.now();
     let judge =
@@ -103,6 +108,9 @@ pub async fn verify(
     });
     let mut results = Vec::new();
     for (n, row) in order.iter().enumerate() {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
         progress(Progress::Begins { row, n: n + 1, of: order.len() });
         let result = judge.row(row, &results).await;
         progress(Progress::Ends(&result));
@@ -119,8 +127,8 @@ pub async fn verify(
         ended: clock.now(),
         gate: score::GateVerdict::of(plan.gate, &results),
         scores: score::Scores::of(&plan.catalogue, &results),
+        left_out: plan.catalogue.rows.len() - results.len(),
         rows: results,
-        left_out: plan.catalogue.rows.len() - rows.len(),
         left_behind,
     }
 }
@@ -138,7 +146,7 @@ async fn identify(deployment: &Deployment) -> Identity {
     };
     let digest = |facts: Value| facts.pointer("/configuration/digest")?.as_str().map(str::to_owned);
     Identity {
-        commit: build.split_once('+').map(|(_, commit)| commit.to_owned()),
+        commit: build.split_once('+').map(|(_, commit)| commit.to_owned()).filter(|commit| is_commit(commit)),
         configuration: facts.and_then(|answer| digest(answer.json())),
         build,
     }
@@ -171,7 +179,9 @@ impl Judge<'_> {
                 By::Artefact => self.artefact(row),
                 By::Attestation => Part::new(Outcome::Unknown, "nobody answers for it")
                     .with_mend("have somebody who can answer for it write an `[[attestation]]`"),
-                By::Rows => sum_up(row, others),
+                By::Rows if self.plan.only.is_empty() => sum_up(row, others),
+                By::Rows => Part::new(Outcome::Unknown, "not all of the rows that it sums up were asked for")
+                    .with_mend("judge all rows: leave --only and --area out"),
             });
         }
         if let Some(waits) = &row.waits {
@@ -239,35 +249,22 @@ impl Judge<'_> {
         let Some(artefact) = self.plan.artefacts.of_tests() else {
             return Part::new(Outcome::Unknown, "no results of tests were given").with_mend(RUN);
         };
-        let mut passed = 0;
-        for part_of_name in &row.tests {
-            let named: Vec<_> =
-                artefact.tests.iter().filter(|(name, _)| name.contains(part_of_name)).collect();
-            if let Some((name, _)) = named.iter().find(|(_, outcome)| *outcome == "failed") {
-                return Part::new(Outcome::Fail, format!("the test {name} fails"))
-                    .with_mend("mend what the test found");
-            }
-            let ok = named.iter().filter(|(_, outcome)| *outcome == "ok").count();
-            if ok == 0 {
-                return Part::new(Outcome::Unknown, format!("no test called {part_of_name} was run"))
-                    .with_mend(RUN);
-            }
-            passed += ok;
-        }
-        let mut figures = serde_json::Map::new();
-        figures.insert("tests".to_owned(), row.tests.clone().into());
-        figures.insert("passed".to_owned(), passed.into());
-        let part = Part::new(Outcome::Pass, format!("{passed} tests passed"));
-        let part =
-            Part { evidence: Some(Evidence::new("tests", &artefact.tool, artefact.at, figures)), ..part };
-        self.if_it_counts(row, artefact, part)
+        let part = named_tests(row, artefact);
+        let figures = serde_json::Map::from_iter([("tests".to_owned(), row.tests.clone().into())]);
+        let seen = Evidence::new("tests", &artefact.tool, artefact.at, figures);
+        self.if_it_counts(row, artefact, Part { evidence: Some(seen), ..part })
     }
 
     /// `part`, unless what it rests on is of another build or too old.
     fn if_it_counts(&self, row: &Row, artefact: &Artefact, part: Part) -> Part {
         let again = format!("run `{}` again at the commit that runs", artefact.tool);
+        let now = self.clock.now();
+        if artefact.at > now + FAST_CLOCK {
+            let why = format!("what `{}` found is of {}, which is still to come", artefact.tool, artefact.at);
+            return Part { outcome: Outcome::Unknown, why, mend: Some(again), ..part };
+        }
         if let Some(age) = row.artefact_age() {
-            if self.clock.now().since(artefact.at) > age {
+            if now.since(artefact.at) > age {
                 let why = format!(
                     "what `{}` found is of {}, older than {} h",
                     artefact.tool,
@@ -276,7 +273,9 @@ impl Judge<'_> {
                 );
                 return Part { outcome: Outcome::Stale, why, mend: Some(again), ..part };
             }
-            return part;
+            if !row.is_bound_to_build() {
+                return part;
+            }
         }
         let made_of = if artefact.dirty {
             format!("{} with changes", artefact.commit)
@@ -299,16 +298,48 @@ impl Judge<'_> {
     }
 }
 
+/// What became of the tests that a row names.
+fn named_tests(row: &Row, artefact: &Artefact) -> Part {
+    const AGAIN: &str = "mend what the tests found, and run `cargo xtask test` again";
+    if !artefact.complete {
+        return Part::new(Outcome::Fail, "the run of the tests did not come to a good end").with_mend(AGAIN);
+    }
+    let mut passed = 0;
+    for part_of_name in &row.tests {
+        let named: Vec<_> = artefact.tests.iter().filter(|(name, _)| name.contains(part_of_name)).collect();
+        if let Some((name, outcome)) = named.iter().find(|(_, outcome)| *outcome != "ok") {
+            return Part::new(Outcome::Fail, format!("the test {name}: {outcome}")).with_mend(AGAIN);
+        }
+        if named.is_empty() {
+            return Part::new(Outcome::Unknown, format!("no test called {part_of_name} was run"))
+                .with_mend(AGAIN);
+        }
+        passed += named.len();
+    }
+    Part::new(Outcome::Pass, format!("{passed} tests passed"))
+}
+
+/// As git names one, and perhaps that there were changes.
+fn is_commit(text: &str) -> bool {
+    let hash = text.strip_suffix(".dirty").unwrap_or(text);
+    (7..=64).contains(&hash.len()) && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// A row that holds if others do.
 fn sum_up(row: &Row, others: &[RowResult]) -> Part {
-    let of = row.of.as_deref().unwrap_or_default();
-    let counts = |other: &&RowResult| match of {
-        "beta" => other.gate == Gate::Beta,
-        "production" => other.gate <= Gate::Production,
-        // What was measured on the running deployment.
-        _ => other.evidence.iter().any(|evidence| evidence.kind == "live"),
+    let words: Vec<_> = row.of.as_deref().unwrap_or_default().split(' ').collect();
+    // By the word that names it, so that what is named first is told first.
+    let place = |other: &RowResult| {
+        words.iter().position(|word| match *word {
+            "beta" => other.gate == Gate::Beta,
+            "production" => other.gate <= Gate::Production,
+            // What was measured on the running deployment, as far as it blocks what this row blocks.
+            "live" => other.gate <= row.gate && other.evidence.iter().any(|evidence| evidence.kind == "live"),
+            id => other.id == id || other.id.split('-').next() == Some(id),
+        })
     };
-    let among: Vec<_> = others.iter().filter(counts).collect();
+    let mut among: Vec<_> = others.iter().filter(|other| place(other).is_some()).collect();
+    among.sort_by_key(|other| place(other));
     let missing: Vec<_> = among.iter().filter(|other| !other.result.opens()).collect();
     let failed =
         missing.iter().filter(|other| matches!(other.result, Outcome::Fail | Outcome::NotYet)).count();

@@ -136,6 +136,8 @@ async fn open_on(db: Store, mut config: Config, seams: Seams) -> Result<App, Sta
 fn serve(app: App) -> Result<Running, StartError> {
     let listener = listen::bind(&app.config)?;
     let addr = listener.local_addr().map_err(AppError::from)?;
+    // Nobody has set it before.
+    let _ = app.addr.set(addr);
     let control = control::listen(&app, addr).map_err(AppError::from)?;
     let server = http::serve(listener, &app).map_err(AppError::from)?;
     kith_platform::follower::start(&app);

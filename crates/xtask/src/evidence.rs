@@ -46,6 +46,9 @@ impl Outcome {
 /// What a run of the tests came to.
 #[derive(Debug, Default, Serialize)]
 pub struct Tests {
+    /// False where the run did not come to a good end; else not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub complete: Option<bool>,
     /// By name: `ok`, `failed`, `ignored`.
     pub tests: BTreeMap<String, &'static str>,
     /// How often tests tried what has to hold each time.
@@ -90,20 +93,23 @@ pub fn write(tool: &str, rows: &[Row]) -> Result<()> {
 /// As for [`write`].
 pub fn write_with_tests(tool: &str, rows: &[Row], tests: &Tests) -> Result<()> {
     let folder = root()?.join(FOLDER);
+    let (commit, dirty) = sources()?;
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let evidence = Evidence {
-        tool,
-        rows,
-        tests,
-        commit: git(&["rev-parse", "HEAD"])?,
-        dirty: !git(&["status", "--porcelain"])?.is_empty(),
-        at: SystemClock.now().to_string(),
-    };
+    let evidence = Evidence { tool, rows, tests, commit, dirty, at: SystemClock.now().to_string() };
     let file = folder.join(format!("{tool}.json"));
     let json = serde_json::to_string_pretty(&evidence)? + "\n";
     fs::write(&file, json).with_context(|| format!("cannot write {}", file.display()))?;
     println!("evidence: {FOLDER}/{tool}.json");
     Ok(())
+}
+
+/// The commit that is checked out, and whether files that it has differ from it.
+///
+/// # Errors
+/// Git does not say.
+pub fn sources() -> Result<(String, bool)> {
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
+    Ok((git(&["rev-parse", "HEAD"])?, !changed.is_empty()))
 }
 
 fn git(args: &[&str]) -> Result<String> {

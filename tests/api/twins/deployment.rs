@@ -1,5 +1,7 @@
 //! A server as people deploy it, whole or broken, and what rows say of it.
 
+use std::sync::atomic::AtomicBool;
+
 use kith::{Seams, modules};
 use kith_domain::accounts::first_admin;
 use kith_kernel::SystemClock;
@@ -57,7 +59,14 @@ pub async fn judge(engine: Engine, by: &Break, rows: &[&str]) -> Vec<RowResult> 
         own: Some(modules::own_build()),
         ..Target::default()
     };
-    let report = verify(&plan(rows), Deployment::new(target).expect("a client"), &SystemClock, &|_| {}).await;
+    let report = verify(
+        &plan(rows),
+        Deployment::new(target).expect("a client"),
+        &SystemClock,
+        &|_| {},
+        &AtomicBool::new(false),
+    )
+    .await;
     if let Some(proxy) = proxy {
         proxy.stop().await;
     }

@@ -11,15 +11,22 @@ mod table;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::pin::pin;
 use std::sync::LazyLock;
 
+use futures_util::{StreamExt as _, stream};
 use kith_platform::config::Config;
-use kith_readiness::{By, Catalogue, Outcome};
+use kith_readiness::{By, Catalogue, Gate, Outcome};
 use kith_store::EngineKind;
 
 use crate::support::Engine;
 use deployment::{checks, judge};
 use proxy::{Answered, Asked, Memory};
+
+/// Deployments that are judged at the same time.
+const AT_ONCE: usize = 6;
+/// The row whose check waits for a quarter of a minute.
+const SLOW: &str = "DRV-01";
 
 /// All of them.
 static TWINS: LazyLock<Vec<&Twin>> =
@@ -33,8 +40,6 @@ pub struct Twin {
     broken: &'static str,
     /// How it is broken.
     by: Break,
-    /// Rows that turn red as well, since they rest on the same thing.
-    also: &'static [&'static str],
 }
 
 /// The ways of breaking a server.
@@ -62,21 +67,21 @@ async fn each_twin_turns_its_row_red_on_postgres() {
 }
 
 async fn each_twin_turns_its_row_red(engine: Engine) {
-    let mut wrong = Vec::new();
-    for twin in TWINS.iter().filter(|twin| !is_all() && twin.exists_on(engine)) {
-        let found = judge(engine, &twin.by, &[twin.row]).await;
+    let twins = TWINS.iter().filter(|twin| !is_all() && twin.exists_on(engine));
+    let judged = stream::iter(twins).map(async |twin| (twin, judge(engine, &twin.by, &[twin.row]).await));
+    let wrong = judged.buffered(AT_ONCE).filter_map(async |(twin, found)| {
         let result = &found[0];
-        eprintln!("{} {}: {} ({})", twin.row, twin.broken, result.result.name(), result.why);
-        if result.result != Outcome::Fail {
-            wrong.push(format!(
-                "{} on a deployment {}: {} ({})",
-                twin.row,
-                twin.broken,
-                result.result.name(),
-                result.why
-            ));
-        }
-    }
+        let told = format!(
+            "{} on a deployment {}: {} ({})",
+            twin.row,
+            twin.broken,
+            result.result.name(),
+            result.why
+        );
+        eprintln!("{told}");
+        (result.result != Outcome::Fail).then_some(told)
+    });
+    let wrong: Vec<_> = wrong.collect().await;
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
@@ -107,16 +112,37 @@ fn the_catalogue_knows_the_twins() {
     assert!(unmatched.is_empty(), "{unmatched:?}");
 }
 
-/// Every check is that of a live row.
+/// Each row of the beta gate that a check measures has one.
 #[test]
-fn each_check_has_a_row_of_its_own() {
+fn each_check_of_a_beta_row_has_a_twin() {
+    let catalogue = Catalogue::built_in();
+    let live = catalogue.rows.iter().filter(|row| row.gate == Gate::Beta && row.by.contains(&By::Live));
+    let without: Vec<_> = live.filter(|row| row.twin.is_none()).map(|row| &*row.id).collect();
+    let excused: Vec<_> = WITHOUT_A_TWIN.iter().map(|(row, _)| *row).collect();
+    assert_eq!(without, excused);
+}
+
+/// Beta rows of which no twin stands in the table, and why.
+const WITHOUT_A_TWIN: &[(&str, &str)] = &[
+    ("SEC-09", "needs a public address with TLS before it"),
+    ("SEC-10", "needs a public address with TLS before it"),
+    ("SEC-19", "needs a second machine from which the database is open"),
+    ("OBS-01", "broken in verify.rs, on a process with a log of its own"),
+    ("OBS-02", "broken in verify.rs, on a process with a log of its own"),
+    ("DEP-02", "broken in verify.rs, on a process of another build"),
+    ("DRV-17", "broken in verify.rs, on a process that does not sync"),
+];
+
+/// Every live row has a check, and every check a live row.
+#[test]
+fn rows_and_checks_are_the_same() {
     let catalogue = Catalogue::built_in();
     let live: BTreeSet<_> =
         catalogue.rows.iter().filter(|row| row.by.contains(&By::Live)).map(|row| row.id.clone()).collect();
     let checks = checks();
     let measured: BTreeSet<_> = checks.iter().map(|check| check.row.to_owned()).collect();
     assert_eq!(measured.len(), checks.len(), "two checks for one row");
-    assert!(measured.is_subset(&live), "{measured:?}");
+    assert_eq!(live, measured);
 }
 
 fn is_all() -> bool {
@@ -138,28 +164,30 @@ async fn the_table_of_twins() {
     if !is_all() {
         return;
     }
-    let quick: Vec<_> = checks().iter().filter(|check| !check.last).map(|check| check.row).collect();
+    let quick = checks().into_iter().filter(|check| !check.last && check.row != SLOW).map(|check| check.row);
+    let quick: Vec<_> = quick.collect();
     let red = async |by: &Break, row: &'static str| {
-        let mut rows = quick.clone();
-        if !rows.contains(&row) {
-            rows.push(row);
-        }
+        let rows: Vec<_> = quick.iter().copied().filter(|other| *other != row).chain([row]).collect();
         let found = judge(Engine::Sqlite, by, &rows).await;
         let red = found.into_iter().filter(|row| row.result == Outcome::Fail).map(|row| row.id);
         red.collect::<BTreeSet<_>>()
     };
     let whole = red(&Break::Setting(|_| {}), "API-11").await;
-    let mut page = String::from(
+    let mut page = format!(
         "<!-- Generated by `KITH_TWINS=all cargo xtask test --sqlite-only -- -p kith --test api the_table_of_twins`. -->\n\
-         # Twins: each check, seen to fail\n\n| row | a deployment … | other rows that turn red |\n|---|---|---|\n",
+         # Twins: each check, seen to fail\n\n\
+         Each deployment is broken in one way, and judged by its own row and by all {} that take no long wait.\n\n\
+         | row | a deployment … | other rows that turn red |\n|---|---|---|\n",
+        quick.len()
     );
-    for twin in TWINS.iter().filter(|twin| twin.exists_on(Engine::Sqlite)) {
-        let red = red(&twin.by, twin.row).await;
+    let twins = TWINS.iter().filter(|twin| twin.exists_on(Engine::Sqlite));
+    let mut judged =
+        pin!(stream::iter(twins).map(async |twin| (twin, red(&twin.by, twin.row).await)).buffered(AT_ONCE));
+    while let Some((twin, red)) = judged.next().await {
         assert!(red.contains(twin.row), "{} on a deployment {}", twin.row, twin.broken);
         let others: Vec<_> =
             red.iter().filter(|row| *row != twin.row && !whole.contains(*row)).cloned().collect();
-        let expected: Vec<_> = twin.also.iter().map(|row| (*row).to_owned()).collect();
-        assert_eq!(others, expected, "{} on a deployment {}", twin.row, twin.broken);
+        eprintln!("{} on a deployment {}: {others:?}", twin.row, twin.broken);
         let _ = writeln!(page, "| {} | {} | {} |", twin.row, twin.broken, others.join(", "));
     }
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/twins.md");

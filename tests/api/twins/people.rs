@@ -22,7 +22,6 @@ pub const TWINS: &[Twin] = &[
                 answer.set_json("/detail", json!("There is no such account."));
             }
         }),
-        also: &[],
     },
     Twin {
         row: "ACC-03",
@@ -33,7 +32,6 @@ pub const TWINS: &[Twin] = &[
                 answer.body = json!({ "items": [], "next_cursor": null }).to_string().into();
             }
         }),
-        also: &["ACC-09"],
     },
     Twin {
         row: "ACC-04",
@@ -43,13 +41,11 @@ pub const TWINS: &[Twin] = &[
                 answer.set_json("/keys/0/x", json!(URL_SAFE_NO_PAD.encode([7; 32])));
             }
         }),
-        also: &[],
     },
     Twin {
         row: "ACC-06",
         broken: "that hashes passwords with one pass instead of two",
         by: Break::Setting(|config| config.auth.password_iterations = 1),
-        also: &[],
     },
     Twin {
         row: "ACC-07",
@@ -63,13 +59,11 @@ pub const TWINS: &[Twin] = &[
                  FOR EACH ROW EXECUTE FUNCTION forgets()",
             ],
         }),
-        also: &[],
     },
     Twin {
         row: "ACC-08",
         broken: "whose access tokens are valid for ten hours",
         by: Break::Setting(|config| config.auth.access_token_minutes = 600),
-        also: &[],
     },
     Twin {
         row: "ACC-09",
@@ -83,7 +77,6 @@ pub const TWINS: &[Twin] = &[
                 "CREATE TRIGGER promotes BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION promotes()",
             ],
         }),
-        also: &["ACC-10"],
     },
     Twin {
         row: "ACC-10",
@@ -93,7 +86,6 @@ pub const TWINS: &[Twin] = &[
                 sign_in_as(memory, asked, &from);
             }
         }),
-        also: &[],
     },
     Twin {
         row: "PRT-02",
@@ -105,7 +97,6 @@ pub const TWINS: &[Twin] = &[
                 sign_in_as(memory, asked, &to);
             }
         }),
-        also: &["ACC-10", "SEC-24"],
     },
     Twin {
         row: "PRT-03",
@@ -117,7 +108,6 @@ pub const TWINS: &[Twin] = &[
             ],
             EngineKind::Postgres => &["ALTER TABLE bond_slots DROP CONSTRAINT bond_slots_pkey"],
         }),
-        also: &[],
     },
     Twin {
         row: "PRT-04",
@@ -133,7 +123,6 @@ pub const TWINS: &[Twin] = &[
                  FOR EACH ROW EXECUTE FUNCTION archives()",
             ],
         }),
-        also: &["PRT-07"],
     },
     Twin {
         row: "PRT-05",
@@ -149,7 +138,6 @@ pub const TWINS: &[Twin] = &[
                 "CREATE TRIGGER drops AFTER DELETE ON bond_slots FOR EACH ROW EXECUTE FUNCTION drops()",
             ],
         }),
-        also: &[],
     },
     Twin {
         row: "PRT-06",
@@ -168,7 +156,6 @@ pub const TWINS: &[Twin] = &[
                 "CREATE TRIGGER turns BEFORE INSERT ON breakups FOR EACH ROW EXECUTE FUNCTION turns()",
             ],
         }),
-        also: &[],
     },
     Twin {
         row: "PRT-07",
@@ -180,7 +167,6 @@ pub const TWINS: &[Twin] = &[
             // What has lost its position is given one again.
             EngineKind::Postgres => &[],
         }),
-        also: &[],
     },
     Twin {
         row: "PRT-09",
@@ -194,7 +180,6 @@ pub const TWINS: &[Twin] = &[
                 "CREATE TRIGGER shows AFTER INSERT ON nicknames FOR EACH ROW EXECUTE FUNCTION shows()",
             ],
         }),
-        also: &[],
     },
     Twin {
         row: "DRV-01",
@@ -209,7 +194,6 @@ pub const TWINS: &[Twin] = &[
                  FOR EACH ROW EXECUTE FUNCTION forgives()",
             ],
         }),
-        also: &[],
     },
     Twin {
         row: "DRV-03",
@@ -217,7 +201,6 @@ pub const TWINS: &[Twin] = &[
         by: Break::Asked(|_, asked| {
             asked.headers.remove(HeaderName::from_static("idempotency-key"));
         }),
-        also: &[],
     },
     Twin {
         row: "SEC-01",
@@ -233,13 +216,11 @@ pub const TWINS: &[Twin] = &[
                 sign_in_as(memory, asked, &sub);
             }
         }),
-        also: &[],
     },
     Twin {
         row: "SEC-03",
         broken: "whose limits are lifted",
         by: Break::Setting(|config| config.server.without_limits = true),
-        also: &[],
     },
     Twin {
         row: "SEC-24",
@@ -256,13 +237,11 @@ pub const TWINS: &[Twin] = &[
             ],
         }
         }),
-        also: &[],
     },
     Twin {
         row: "SEC-25",
         broken: "whose lists of partners have no limit",
         by: Break::Setting(|config| config.limits.partner_lists_per_minute = 0),
-        also: &[],
     },
     Twin {
         row: "API-06",
@@ -271,7 +250,6 @@ pub const TWINS: &[Twin] = &[
             let made_up = HeaderValue::from_static("made-up-by-the-proxy");
             answer.headers.insert(HeaderName::from_static("x-request-id"), made_up);
         }),
-        also: &[],
     },
     Twin {
         row: "API-12",
@@ -282,7 +260,6 @@ pub const TWINS: &[Twin] = &[
                 asked.become_get(&path);
             }
         }),
-        also: &[],
     },
     Twin {
         row: "CAC-04",
@@ -292,7 +269,6 @@ pub const TWINS: &[Twin] = &[
                 answer.headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
             }
         }),
-        also: &[],
     },
     Twin {
         row: "OBS-12",
@@ -302,7 +278,6 @@ pub const TWINS: &[Twin] = &[
                 take_away(answer, "partner_request.created");
             }
         }),
-        also: &[],
     },
 ];
 

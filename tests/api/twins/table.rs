@@ -19,7 +19,6 @@ pub const TWINS: &[Twin] = &[
                 answer.status = StatusCode::GONE;
             }
         }),
-        also: &[],
     },
     Twin {
         row: "API-02",
@@ -31,7 +30,6 @@ pub const TWINS: &[Twin] = &[
                 answer.body = document.to_string().into();
             }
         }),
-        also: &["DOC-01"],
     },
     Twin {
         row: "API-03",
@@ -43,13 +41,11 @@ pub const TWINS: &[Twin] = &[
                     page.replace("data-document=\"/openapi.json\"", "data-document=\"/livez\"").into();
             }
         }),
-        also: &[],
     },
     Twin {
         row: "API-04",
         broken: "whose lists take a limit of 0 for 1",
         by: Break::Asked(|_, asked| asked.uri = asked.uri.replace("limit=0", "limit=1")),
-        also: &[],
     },
     Twin {
         row: "API-05",
@@ -59,13 +55,11 @@ pub const TWINS: &[Twin] = &[
                 answer.set_json("/detail", json!("refused at crates/domain/src/accounts/rules.rs:31"));
             }
         }),
-        also: &[],
     },
     Twin {
         row: "API-07",
         broken: "whose answers do not say how long they took",
         by: Break::Answered(|_, answer| drop(answer.headers.remove("server-timing"))),
-        also: &[],
     },
     Twin {
         row: "API-08",
@@ -78,7 +72,6 @@ pub const TWINS: &[Twin] = &[
                 }
             }
         }),
-        also: &[],
     },
     Twin {
         row: "API-09",
@@ -88,13 +81,11 @@ pub const TWINS: &[Twin] = &[
                 asked.body.truncate(200_000);
             }
         }),
-        also: &[],
     },
     Twin {
         row: "API-10",
         broken: "before which a proxy takes Accept-Encoding away",
         by: Break::Asked(|_, asked| drop(asked.headers.remove("accept-encoding"))),
-        also: &[],
     },
     Twin {
         row: "API-11",
@@ -104,7 +95,6 @@ pub const TWINS: &[Twin] = &[
                 answer.set_json("/checks", json!({}));
             }
         }),
-        also: &[],
     },
     Twin {
         row: "PRT-01",
@@ -116,13 +106,11 @@ pub const TWINS: &[Twin] = &[
                 asked.become_get(&read);
             }
         }),
-        also: &[],
     },
     Twin {
         row: "SEC-02",
         broken: "without limits",
         by: Break::Setting(|config| config.server.without_limits = true),
-        also: &[],
     },
     Twin {
         row: "SEC-05",
@@ -132,7 +120,6 @@ pub const TWINS: &[Twin] = &[
                 answer.headers.remove("cross-origin-opener-policy");
             }
         }),
-        also: &[],
     },
     Twin {
         row: "SEC-06",
@@ -144,7 +131,6 @@ pub const TWINS: &[Twin] = &[
                 answer.headers.insert("content-security-policy", HeaderValue::from_static(policy));
             }
         }),
-        also: &[],
     },
     Twin {
         row: "SEC-07",
@@ -155,7 +141,6 @@ pub const TWINS: &[Twin] = &[
                 answer.headers.remove("x-frame-options");
             }
         }),
-        also: &["SEC-05", "SEC-06"],
     },
     Twin {
         row: "SEC-08",
@@ -165,7 +150,6 @@ pub const TWINS: &[Twin] = &[
                 answer.headers.insert("access-control-allow-origin", origin.clone());
             }
         }),
-        also: &[],
     },
     Twin {
         row: "SEC-11",
@@ -175,7 +159,6 @@ pub const TWINS: &[Twin] = &[
                 asked.uri = asked.path().to_owned();
             }
         }),
-        also: &[],
     },
     Twin {
         row: "SEC-12",
@@ -185,7 +168,6 @@ pub const TWINS: &[Twin] = &[
                 answer.headers.insert("content-type", HeaderValue::from_static("text/html"));
             }
         }),
-        also: &[],
     },
     Twin {
         row: "SEC-13",
@@ -198,7 +180,6 @@ pub const TWINS: &[Twin] = &[
                 asked.sign_in_as(&token);
             }
         }),
-        also: &[],
     },
     Twin {
         row: "DOC-01",
@@ -208,7 +189,6 @@ pub const TWINS: &[Twin] = &[
                 answer.set_json("/paths/~1api~1v1~1me/get/summary", json!("What once was here."));
             }
         }),
-        also: &[],
     },
     Twin {
         row: "DRV-13",
@@ -218,7 +198,6 @@ pub const TWINS: &[Twin] = &[
                 asked.become_get("/api/v1/ping");
             }
         }),
-        also: &[],
     },
     Twin {
         row: "SEC-15",
@@ -226,13 +205,11 @@ pub const TWINS: &[Twin] = &[
         by: Break::Setting(|config| {
             config.auth.jwt_secret = Secret::new("change-me-change-me-change-me-change-me");
         }),
-        also: &[],
     },
     Twin {
         row: "SEC-16",
         broken: "whose two token secrets are one",
         by: Break::Setting(|config| config.auth.jwt_refresh_secret = config.auth.jwt_secret.clone()),
-        also: &[],
     },
     Twin {
         row: "CFG-01",
@@ -244,19 +221,16 @@ pub const TWINS: &[Twin] = &[
                 answer.set_json("/configuration/settings/server", server);
             }
         }),
-        also: &[],
     },
     Twin {
         row: "CFG-02",
         broken: "in development mode",
         by: Break::Setting(|config| config.server.mode = Mode::Development),
-        also: &[],
     },
     Twin {
         row: "CFG-03",
         broken: "that was started without a secret it requires",
         by: Break::Setting(|config| config.auth.jwt_refresh_secret = Secret::new("")),
-        also: &["SEC-16"],
     },
     Twin {
         row: "CFG-06",
@@ -267,25 +241,21 @@ pub const TWINS: &[Twin] = &[
                 answer.set_json("/database/server/version_number", 140_009.into());
             }
         }),
-        also: &[],
     },
     Twin {
         row: "DAT-01",
         broken: "whose table got a column by hand",
         by: Break::Database(|_| &["ALTER TABLE bonds ADD COLUMN by_hand TEXT"]),
-        also: &[],
     },
     Twin {
         row: "DAT-03",
         broken: "without the index of incoming requests",
         by: Break::Database(|_| &["DROP INDEX partner_requests_incoming"]),
-        also: &[],
     },
     Twin {
         row: "DAT-04",
         broken: "where a trigger makes each change of a profile slow",
         by: Break::Database(slow_profiles),
-        also: &["DAT-05"],
     },
     Twin {
         row: "DAT-06",
@@ -295,7 +265,6 @@ pub const TWINS: &[Twin] = &[
                 answer.change_text(|text| text.replace("\nkith_store_queued 0\n", "\nkith_store_queued 3\n"));
             }
         }),
-        also: &[],
     },
     Twin {
         row: "OBS-05",
@@ -304,7 +273,6 @@ pub const TWINS: &[Twin] = &[
             config.server.metrics_addresses =
                 ["0.0.0.0/0", "::/0"].map(|all| all.parse().expect("a network")).to_vec();
         }),
-        also: &[],
     },
     Twin {
         row: "OBS-08",
@@ -314,7 +282,6 @@ pub const TWINS: &[Twin] = &[
                 answer.change_text(|text| with_zero(text, "kith_http_requests_total", "status=\"4xx\""));
             }
         }),
-        also: &[],
     },
     Twin {
         row: "OBS-09",
@@ -324,7 +291,6 @@ pub const TWINS: &[Twin] = &[
                 answer.change_text(|text| with_zero(text, "kith_store_commits_total", ""));
             }
         }),
-        also: &[],
     },
     Twin {
         row: "OBS-11",
@@ -334,7 +300,6 @@ pub const TWINS: &[Twin] = &[
                 answer.change_text(|text| with_tenth(text, "kith_resident_memory_bytes"));
             }
         }),
-        also: &[],
     },
     Twin {
         row: "DRV-15",
@@ -344,7 +309,6 @@ pub const TWINS: &[Twin] = &[
                 answer.set_json("/configuration/settings/redis/password", "hunter2".into());
             }
         }),
-        also: &[],
     },
     Twin {
         row: "DRV-22",
@@ -355,13 +319,11 @@ pub const TWINS: &[Twin] = &[
                 answer.set_json("/clock/kith", hour_ago.as_millis().into());
             }
         }),
-        also: &[],
     },
     Twin {
         row: "DRV-31",
         broken: "whose servers were cut short again and again",
         by: Break::Database(cut_short),
-        also: &[],
     },
 ];
 

@@ -8,6 +8,7 @@ use kith_store::{Error, Query, Tx};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::model::Account;
 use super::{events, rows, rules};
 
 /// What stands in others' histories for somebody who has gone.
@@ -77,10 +78,14 @@ async fn purge_one(app: &App, ctx: &Ctx, user: UserId) -> Result<(), UpkeepError
         if !rows::is_due(tx, user, ctx.now)? {
             return Ok(());
         }
+        // What was made up is nobody, and what is done in its name can be looked up as long as any refusal.
+        let is_somebody = |account: Account| !rules::is_made_up(&account.email);
+        if rows::find_account(tx, user)?.is_none_or(is_somebody) {
+            tx.erase_audit_details(user)?;
+        }
         for (_, personal) in &parts {
             (personal.purge)(tx, user)?;
         }
-        tx.erase_audit_details(user)?;
         rows::insert_purge(tx, user, ctx.now, &text)?;
         tx.audit(ctx, "account.purged", user);
         tx.emit(ctx, events::purged(user));

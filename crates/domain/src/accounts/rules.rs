@@ -14,7 +14,7 @@ pub const REFRESH_GRACE: Duration = seconds(15);
 /// Open sessions a person may have; the one that was renewed longest ago makes way.
 pub const SESSIONS_MOST: i64 = 50;
 /// What addresses end in that can belong to nobody.
-pub const MADE_UP: &str = ".invalid";
+pub const MADE_UP: &str = "@kith-verify.invalid";
 const HOLD: Duration = days(14);
 /// How often a client network is told within [`REFUSALS_WITHIN`] that an address is registered.
 pub const REFUSALS_MOST: i64 = 10;
@@ -98,8 +98,8 @@ pub fn may_lose_admin(account: &Account, admins: i64) -> Result<(), AccountError
     if counts && admins <= 1 { Err(AccountError::LastAdmin) } else { Ok(()) }
 }
 
-/// Whether an address can belong to nobody: its top-level domain is `invalid` (RFC 2606, section 2). Such accounts are
-/// made up to try a deployment out. They are purged as soon as they are deleted, and nobody counts on them to administer.
+/// Whether an address is one that `kith verify` makes up: it can belong to nobody (RFC 2606, section 2). Such accounts
+/// are purged as soon as they are deleted, and nobody counts on them to administer.
 pub fn is_made_up(email: &str) -> bool {
     let ending = email.len().checked_sub(MADE_UP.len()).and_then(|at| email.get(at..));
     ending.is_some_and(|ending| ending.eq_ignore_ascii_case(MADE_UP))
@@ -182,13 +182,19 @@ mod tests {
 
     #[test]
     fn an_account_that_can_be_nobodys_holds_nothing_up() {
-        for made_up in ["ada@kith-verify.invalid", "ada@a.b.INVALID"] {
+        for made_up in ["ada@kith-verify.invalid", "ada@Kith-Verify.INVALID"] {
             assert!(is_made_up(made_up) && hold(made_up) == Duration::ZERO, "{made_up}");
             let admin =
                 Account { email: made_up.to_owned(), ..account(2, Role::Admin, AccountStatus::Active) };
             assert!(may_lose_admin(&admin, 1).is_ok(), "{made_up}");
         }
-        for somebodys in ["ada@invalid.example", "ada@example.org", "invalid", "é.nvalid"] {
+        for somebodys in [
+            "ada@other.invalid",
+            "ada@example.org",
+            "invalid",
+            "é@kith-verify.invalie",
+            "ada@not.kith-verify.invalid",
+        ] {
             assert!(!is_made_up(somebodys) && hold(somebodys) == days(14), "{somebodys}");
         }
     }

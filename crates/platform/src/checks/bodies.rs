@@ -47,7 +47,7 @@ struct Fault {
 async fn refuses_other_forms(run: &Run) -> Result<String, Shortfall> {
     let document = run.document().await?;
     let person = run.person("sends-nonsense").await?.client;
-    let admin = run.admin().await.ok();
+    let admin = Some(run.admin().await?);
     let (mut sent, mut bodies, mut forbidden) = (0, 0, 0);
     let all = Operation::all(&document);
     for operation in all.iter().filter(|operation| !operation.is_for_development()) {

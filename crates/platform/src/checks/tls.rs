@@ -17,14 +17,14 @@ pub(super) const CHECKS: &[Check] = &[
         does: "asks port 80 of the same host for a page and with a log-in",
         mend: "close port 80, or have it redirect to https on the same host with 301 or 308 and do nothing else",
         last: false,
-        run: |run| Box::pin(plain_http(run)),
+        run: |run| Box::pin(unmeasured_here(plain_http(run))),
     },
     Check {
         row: "SEC-10",
         does: "verifies certificate and chain, reads when it ends, and offers each version of TLS, and weak ciphers, alone",
         mend: "renew the certificate, send the whole chain, and allow TLS 1.2 and 1.3 only where TLS ends",
         last: false,
-        run: |run| Box::pin(scan(run)),
+        run: |run| Box::pin(unmeasured_here(scan(run))),
     },
 ];
 
@@ -75,6 +75,18 @@ fn place(run: &Run) -> Result<Place, Shortfall> {
         return Err(Shortfall::NotApplicable(ON_THIS_MACHINE.to_owned()));
     }
     Ok(place)
+}
+
+/// Where TLS ends before this machine, what was not seen is unknown, however sure one is.
+async fn unmeasured_here(
+    found: impl Future<Output = Result<String, Shortfall>>,
+) -> Result<String, Shortfall> {
+    found.await.map_err(|shortfall| match shortfall {
+        Shortfall::NotApplicable(why) => {
+            Shortfall::unmeasured(why, "name the public address with --target https://…")
+        }
+        other => other,
+    })
 }
 
 async fn plain_http(run: &Run) -> Result<String, Shortfall> {

@@ -102,6 +102,10 @@ impl Kind {
                 judge_header(&get(run, path).await?, name, contains.as_deref(), *absent)
             }
             Self::Tls { host, least_days } => tls(run, host.as_deref(), *least_days).await,
+            Self::Promql { at_least: None, at_most: None, .. } => Err(Shortfall::unmeasured(
+                "nothing says which values are good",
+                "say `at_least` or `at_most`",
+            )),
             Self::Promql { url, query, at_least, at_most } => {
                 promql(run, url, query, *at_least, *at_most).await
             }
@@ -229,6 +233,9 @@ async fn command(argv: &[String], timeout: Duration) -> Result<String, Shortfall
         return Err(Shortfall::unmeasured("it names no program", "name one in `argv`"));
     };
     let mut command = Command::new(program);
+    // It gets none of the secrets that this process was started with.
+    let kept = ["PATH", "HOME", "LANG"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+    command.env_clear().envs(kept);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let done = match tokio::time::timeout(timeout, command.output()).await {
         Err(_) => {

@@ -4,7 +4,9 @@ mod kind;
 #[cfg(test)]
 mod tests;
 
-use kith_kernel::Timestamp;
+use std::time::Duration;
+
+use kith_kernel::{Timestamp, days};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -129,10 +131,13 @@ impl Declared {
                 return Err(wrong("nobody's word is enough for this row: it has to be measured"));
             }
             (Kind::Attestation { .. }, Some(_)) => {}
-            (_, Some(row)) if row.by.contains(&By::Live) => {
-                return Err(wrong("this row has a check of its own"));
+            // What is measured takes the place of a word, and of waiting; of nothing else that shows the row.
+            (_, Some(row)) if row.by == [By::Attestation] || row.waits.is_some() => {
+                (row.by, row.waits) = (vec![By::Live], None);
             }
-            (_, Some(row)) => row.by = vec![By::Live],
+            (_, Some(_)) => {
+                return Err(wrong("this row is shown otherwise, which no check of one's own replaces"));
+            }
             (kind, None) => {
                 let (Some(what), Some(gate)) = (head.what, head.gate) else {
                     return Err(wrong(
@@ -146,25 +151,27 @@ impl Declared {
         Ok(())
     }
 
+    /// What is run for this row.
     pub(crate) fn check_of(&self, row: &str) -> Option<&DeclaredCheck> {
-        self.checks.iter().find(|check| check.id == row)
+        let is_run = |check: &&DeclaredCheck| !matches!(check.kind, Kind::Attestation { .. });
+        self.checks.iter().filter(is_run).find(|check| check.id == row)
     }
 
     /// What somebody's word makes of a result: an attestation of what could not be measured, where the row allows one,
     /// and a waiver of whatever keeps a gate closed.
     pub(crate) fn apply(&self, row: &Row, result: &mut RowResult, now: Timestamp) {
         let unmeasured = matches!(result.result, Outcome::Unknown | Outcome::Stale | Outcome::NotYet);
-        if let Some(Kind::Attestation { statement, owner, until }) =
-            self.check_of(&row.id).map(|check| &check.kind)
+        let declared = self.checks.iter().find(|check| check.id == row.id).map(|check| &check.kind);
+        if let Some(Kind::Attestation { statement, owner, until }) = declared
             && unmeasured
         {
-            if now <= *until {
+            if holds(*until, now) {
                 result.result = Outcome::Attested;
                 result.why = format!("{owner} attests until {until}: {statement}");
                 result.mend = None;
             } else {
                 result.result = Outcome::Stale;
-                result.why = format!("the attestation of {owner} ended {until}");
+                result.why = format!("the attestation of {owner} {}", end(*until, now));
             }
         }
         if result.result.opens() {
@@ -175,13 +182,29 @@ impl Declared {
             return;
         };
         let Waiver { owner, until, reason, .. } = waiver;
-        if now <= *until {
+        if holds(*until, now) {
             let (was, why) = (result.result.name(), &result.why);
             result.why = format!("{owner} waives it until {until}: {reason} (it was {was}: {why})");
             result.result = Outcome::Waived;
         } else {
-            result.why = format!("{}; the waiver of {owner} ended {until}", result.why);
+            result.why = format!("{}; the waiver of {owner} {}", result.why, end(*until, now));
         }
+    }
+}
+
+/// Nobody's word holds for longer.
+const LONGEST: Duration = days(366);
+
+fn holds(until: Timestamp, now: Timestamp) -> bool {
+    now <= until && until.since(now) <= LONGEST
+}
+
+/// Why somebody's word does not hold.
+fn end(until: Timestamp, now: Timestamp) -> String {
+    if now > until {
+        format!("ended {until}")
+    } else {
+        format!("to {until} does not count: a year is the most")
     }
 }
 

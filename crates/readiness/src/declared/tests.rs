@@ -1,6 +1,7 @@
 //! Declared checks against a server of a few lines, and what becomes of rows by somebody's word.
 
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use kith_kernel::{ManualClock, days};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -60,7 +61,14 @@ async fn judge(text: &str, target: &str) -> Report {
     let target = Target { url: target.to_owned(), ..Target::default() };
     let seen = Mutex::new(0);
     let count = |_: crate::Progress<'_>| *seen.lock().unwrap() += 1;
-    let report = verify(&plan, Deployment::new(target).unwrap(), &ManualClock::at(NOW), &count).await;
+    let report = verify(
+        &plan,
+        Deployment::new(target).unwrap(),
+        &ManualClock::at(NOW),
+        &count,
+        &AtomicBool::new(false),
+    )
+    .await;
     assert_eq!(*seen.lock().unwrap(), report.rows.len() * 2 + 1);
     report
 }
@@ -105,8 +113,9 @@ async fn each_kind_passes_fails_or_says_that_it_could_not_measure() {
         (&promql("query = \"up > 0\"\nat_least = 0.9"), Pass, "2 series, from 0.98 to 1"),
         (&promql("query = \"up > 0\"\nat_least = 0.99"), Fail, "0.98 is less than 0.99"),
         (&promql("query = \"up > 0\"\nat_most = 0.99"), Fail, "1 is more than 0.99"),
-        (&promql("query = \"nothing\""), Unknown, "no data"),
-        (&promql("query = \"(\""), Unknown, "parse error"),
+        (&promql("query = \"up > 0\""), Unknown, "which values are good"),
+        (&promql("query = \"nothing\"\nat_least = 1"), Unknown, "no data"),
+        (&promql("query = \"(\"\nat_least = 1"), Unknown, "parse error"),
         ("kind = \"command\"\nargv = [\"sh\", \"-c\", \"echo all well\"]", Pass, "all well"),
         ("kind = \"command\"\nargv = [\"sh\", \"-c\", \"echo not well; exit 1\"]", Fail, "not well"),
         ("kind = \"command\"\nargv = [\"sh\", \"-c\", \"exit 2\"]", Unknown, "could not measure"),
@@ -139,17 +148,21 @@ async fn words_have_an_end() {
         check("OPS-03", fails),
         check("OPS-04", fails),
         check("OPS-05", "kind = \"command\"\nargv = [\"true\"]"),
+        check("OPS-06", &word(NOW + days(400))),
         waiver("OPS-03", NOW),
         waiver("OPS-04", NOW - days(1)),
         waiver("OPS-05", NOW),
     ];
     let report = judge(&text.concat(), "http://127.0.0.1:1").await;
     let results: Vec<_> = report.rows.iter().map(|row| row.result).collect();
-    assert_eq!(results, [Outcome::Attested, Outcome::Stale, Outcome::Waived, Outcome::Fail, Outcome::Pass]);
+    assert_eq!(
+        results,
+        [Outcome::Attested, Outcome::Stale, Outcome::Waived, Outcome::Fail, Outcome::Pass, Outcome::Stale]
+    );
     assert!(report.rows[0].why.starts_with("Ada attests until 2026"), "{}", report.rows[0].why);
     assert!(report.rows[2].why.contains("it was fail"), "{}", report.rows[2].why);
     assert!(report.rows[3].why.contains("the waiver of Ben ended"), "{}", report.rows[3].why);
-    assert_eq!(report.gate.closed_by, ["OPS-04", "OPS-02"]);
+    assert_eq!(report.gate.closed_by, ["OPS-04", "OPS-02", "OPS-06"]);
 }
 
 #[test]
@@ -167,7 +180,9 @@ fn a_file_that_says_too_little_or_too_much_is_refused() {
         (check("SHOP", http), "it needs an `id`"),
         (check("SHOP-01", http) + &check("SHOP-01", http), "two checks"),
         (format!("[[check]]\nid = \"SHOP-01\"\n{http}"), "needs `what` and `gate`"),
-        (check("SEC-05", http), "a check of its own"),
+        (check("SEC-05", http), "no check of one's own replaces"),
+        (check("TST-01", http), "no check of one's own replaces"),
+        (check("GAT-04", http), "no check of one's own replaces"),
         (check("SEC-05", word), "has to be measured"),
         (
             "[[waiver]]\nrow = \"SHOP-01\"\nreason = \"r\"\nowner = \"o\"\nuntil = \"2027-01-01T00:00:00Z\""
@@ -190,4 +205,11 @@ fn a_file_that_says_too_little_or_too_much_is_refused() {
     let allowed = format!("[[check]]\nid = \"OPS-01\"\n{word}");
     Declared::default().add(&allowed, &mut catalogue).unwrap();
     assert_eq!(catalogue.rows.len(), Catalogue::built_in().rows.len());
+    // A measurement takes the place of a word, and of waiting.
+    for id in ["OBS-07", "BCK-01"] {
+        let text = format!("[[check]]\nid = \"{id}\"\n{http}");
+        Declared::default().add(&text, &mut catalogue).unwrap();
+        let row = catalogue.find(id).unwrap();
+        assert_eq!((&row.by[..], &row.waits), (&[By::Live][..], &None), "{id}");
+    }
 }

@@ -36,6 +36,9 @@ pub(super) fn write(report: &Report) -> String {
         report.began,
         report.ended
     );
+    for remark in report.remarks() {
+        let _ = write!(out, "<p>{}</p>", escaped(&remark));
+    }
     for area in &report.scores.areas {
         let _ = write!(
             out,

@@ -14,6 +14,9 @@ pub(super) fn write(report: &Report) -> String {
         writeln!(out, "* Configuration: {}", report.identity.configuration.as_deref().unwrap_or("unknown"));
     let _ = writeln!(out, "* Measured: {} to {}\n", report.began, report.ended);
     let _ = writeln!(out, "{}\n\n{}\n\n{}\n", report.verdict(), report.score(), report.twins());
+    for remark in report.remarks() {
+        let _ = writeln!(out, "{}\n", escaped(&remark));
+    }
     let _ = writeln!(out, "| result | rows |\n|---|---|");
     for (outcome, n) in &report.scores.outcomes {
         let _ = writeln!(out, "| {} | {n} |", outcome.name());

@@ -68,6 +68,14 @@ impl Report {
     fn verdict(&self) -> String {
         let GateVerdict { gate, exit_code, rows, closed_by, .. } = &self.gate;
         let gate = format!("{gate:?}").to_lowercase();
+        if self.left_out > 0 {
+            let (holds, rows) = (rows - closed_by.len(), rows);
+            return format!(
+                "Of the {rows} rows of the {gate} gate that were judged {holds} hold; {} rows were not judged, so this says \
+                 nothing of the whole gate.",
+                self.left_out
+            );
+        }
         match exit_code {
             0 => format!("The {gate} gate is open: all of its {rows} rows hold."),
             1 => format!("The {gate} gate is closed: {} of its {rows} rows keep it closed.", closed_by.len()),
@@ -76,6 +84,17 @@ impl Report {
                 closed_by.len()
             ),
         }
+    }
+
+    /// What else is to be known, a sentence each: what was not judged, and what is left.
+    fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        if self.left_out > 0 {
+            remarks.push(format!("{} rows of the catalogue were not judged.", self.left_out));
+        }
+        let left = self.left_behind.iter();
+        remarks.extend(left.map(|account| format!("An account that was made up is still there: {account}")));
+        remarks
     }
 
     /// How many of the checks have been seen to fail.

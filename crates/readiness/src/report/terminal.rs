@@ -21,11 +21,8 @@ pub(super) fn write(report: &Report, colour: bool) -> String {
     let counts: Vec<_> =
         report.scores.outcomes.iter().map(|(outcome, n)| format!("{n} {}", outcome.name())).collect();
     let _ = writeln!(out, "{}", counts.join(", "));
-    if report.left_out > 0 {
-        let _ = writeln!(out, "{} rows of the catalogue were not asked for.", report.left_out);
-    }
-    for account in &report.left_behind {
-        let _ = writeln!(out, "An account that was made up is still there: {account}");
+    for remark in report.remarks() {
+        let _ = writeln!(out, "{remark}");
     }
     let _ = writeln!(out, "{}\n{}", report.twins(), report.score());
     let _ = write!(out, "{}", report.verdict());

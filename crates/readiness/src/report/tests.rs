@@ -76,7 +76,8 @@ fn a_person_reads_what_fails_and_what_mends_it() {
         "Score 33 % (1 of 3); weakest: SEC 0 % (0 of 2)",
         "the checks of 1 have been seen to fail",
         "An account that was made up is still there: ada@kith-verify.invalid (no answer)",
-        "The beta gate is closed: 1 of its 2 rows keep it closed.\n  SEC-05",
+        "271 rows of the catalogue were not judged.",
+        "Of the 2 rows of the beta gate that were judged 1 hold; 271 rows were not judged",
     ] {
         assert!(text.contains(told), "{told} is not in\n{text}");
     }
@@ -92,7 +93,25 @@ fn what_a_deployment_says_is_text_in_every_form() {
     assert!(html.contains("&lt;script&gt;alert(1)") && !html.contains("<script"), "{html}");
     assert!(html.contains("<tr id=\"SEC-05\">") && html.contains("GET /a"), "{html}");
     let markdown = report().to_text(Format::Markdown);
+    assert!([&html, &markdown].iter().all(|text| text.contains("made up is still there")), "{markdown}");
     let line = markdown.lines().find(|line| line.starts_with("| SEC-05 ")).unwrap();
     assert_eq!(line.replace("\\|", "").matches('|').count(), 6, "{line}");
     assert!(!markdown.contains("<script"), "{markdown}");
+}
+
+#[test]
+fn a_whole_run_says_whether_the_gate_is_open() {
+    let whole = |rows: Vec<RowResult>| {
+        let report = Report { gate: GateVerdict::of(Gate::Beta, &rows), rows, left_out: 0, ..report() };
+        report.to_text(Format::Terminal { colour: false })
+    };
+    let open = whole(vec![row("ACC-02", Gate::Beta, Outcome::Pass, "it holds")]);
+    assert!(open.ends_with("The beta gate is open: all of its 1 rows hold."), "{open}");
+    let closed = whole(vec![row("ACC-02", Gate::Beta, Outcome::Fail, "no")]);
+    assert!(
+        closed.ends_with("The beta gate is closed: 1 of its 1 rows keep it closed.\n  ACC-02"),
+        "{closed}"
+    );
+    let unmeasured = whole(vec![row("ACC-02", Gate::Beta, Outcome::Unknown, "no")]);
+    assert!(unmeasured.contains("stays closed: 1 of its 1 rows could not be measured"), "{unmeasured}");
 }

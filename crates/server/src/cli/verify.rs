@@ -2,6 +2,8 @@
 
 use std::io::{IsTerminal as _, Write as _, stderr, stdout};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum};
@@ -11,6 +13,8 @@ use kith_readiness::report::Format;
 use kith_readiness::{
     AdminAccess, Artefacts, Catalogue, Declared, Deployment, Plan, Progress, Target, verify,
 };
+
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, Settings, print, runtime};
 use crate::control::{self, Command as Order, Reply};
@@ -95,7 +99,8 @@ impl Verify {
         let code = runtime()?.block_on(async {
             let deployment =
                 Deployment::new(self.target().await?).context("the deployment cannot be asked")?;
-            let report = verify(&plan, deployment, &SystemClock, &show_progress).await;
+            let report =
+                verify(&plan, deployment, &SystemClock, &show_progress, &*listen_for_a_stop()?).await;
             let format = match form {
                 Form::Terminal => Format::Terminal { colour: stdout().is_terminal() },
                 Form::Json => Format::Json,
@@ -191,6 +196,30 @@ fn password() -> Result<String, anyhow::Error> {
     }
     std::env::var(PASSWORD)
         .map_err(|_| anyhow!("set {PASSWORD} or {PASSWORD}_FILE to the administrator's password"))
+}
+
+/// Set by the first signal: what is under way ends, and whoever was made up is deleted. A second one ends it at once.
+fn listen_for_a_stop() -> Result<Arc<AtomicBool>, anyhow::Error> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let told = Arc::clone(&stop);
+    tokio::spawn(async move {
+        for first in [true, false] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if first {
+                told.store(true, Ordering::Relaxed);
+                eprintln!(
+                    "kith: ending what is under way and deleting the people who were made up; again to stop at once"
+                );
+            } else {
+                std::process::exit(i32::from(COULD_NOT_MEASURE));
+            }
+        }
+    });
+    Ok(stop)
 }
 
 /// Where the server is that runs here.

@@ -43,7 +43,12 @@ const BEHIND_THE_GRACE: Duration = Duration::from_secs(16);
 async fn holds_everywhere(run: &Run) -> Result<String, Shortfall> {
     let others = &run.deployment().target().others;
     if others.is_empty() {
-        return Err(Shortfall::NotApplicable("one node is known; name the others with --node".to_owned()));
+        if run.facts().await?["database"]["engine"] == "sqlite" {
+            return Err(Shortfall::NotApplicable(
+                "it has one node: SQLite belongs to one process".to_owned(),
+            ));
+        }
+        return Err(Shortfall::unmeasured("one node is known", "name another with --node"));
     }
     let ada = signed_in(run).await?;
     let body = json!({ "email": ada.email, "password": ada.password });

@@ -112,6 +112,19 @@ fn the_catalogue_knows_the_twins() {
     assert!(unmatched.is_empty(), "{unmatched:?}");
 }
 
+/// The page of all twins was made of these.
+#[test]
+fn the_page_names_each_twin() {
+    const PAGE: &str = include_str!("../../../docs/twins.md");
+    let shown: Vec<_> =
+        PAGE.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| row")).collect();
+    let twins: Vec<_> = TWINS.iter().filter(|twin| twin.exists_on(Engine::Sqlite)).collect();
+    assert_eq!(shown.len(), twins.len(), "make the page again: {}", PAGE.lines().next().unwrap_or_default());
+    for (line, twin) in shown.iter().zip(twins) {
+        assert!(line.starts_with(&format!("| {} | {} | ", twin.row, twin.broken)), "{line}");
+    }
+}
+
 /// Each row of the beta gate that a check measures has one.
 #[test]
 fn each_check_of_a_beta_row_has_a_twin() {

@@ -6,7 +6,7 @@ use kith_domain::{accounts, blocks, bonds, nicknames, spaces};
 use kith_platform::config::Config;
 use kith_platform::http::openapi;
 use kith_platform::{DEVELOPMENT, Module};
-use kith_readiness::OwnBuild;
+use kith_readiness::{Check, OwnBuild};
 use kith_store::{ModuleMigrations, STORE_MIGRATIONS};
 
 use crate::demo::DEMO;
@@ -41,6 +41,11 @@ pub fn own_build() -> OwnBuild {
     let document = openapi::to_json(&openapi::document(&IN_DEMO));
     let document = serde_json::from_slice(&document).expect("the document is JSON");
     OwnBuild { release: env!("KITH_BUILD").to_owned(), document: Arc::new(document) }
+}
+
+/// What measures rows of readiness on a running deployment: every module's checks.
+pub fn checks() -> Vec<&'static Check> {
+    MODULES.iter().flat_map(|module| module.checks).copied().flatten().collect()
 }
 
 /// Every migration: the store's own, then the modules'.

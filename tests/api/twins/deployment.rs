@@ -7,18 +7,13 @@ use kith_domain::accounts::first_admin;
 use kith_kernel::SystemClock;
 use kith_platform::config::{Config, Mode, Secret};
 use kith_readiness::{
-    AdminAccess, Artefacts, By, Catalogue, Check, Declared, Deployment, Gate, Plan, RowResult, Target, verify,
+    AdminAccess, Artefacts, By, Catalogue, Declared, Deployment, Gate, Plan, RowResult, Target, verify,
 };
 use kith_store::EngineKind;
 
 use super::Break;
 use super::proxy::Proxy;
 use crate::support::Engine;
-
-/// Every check that this build has.
-pub fn checks() -> Vec<&'static Check> {
-    modules::MODULES.iter().flat_map(|module| module.checks).copied().flatten().collect()
-}
 
 /// What a database is, of an engine.
 pub fn kind(engine: Engine) -> EngineKind {
@@ -83,7 +78,7 @@ fn plan(rows: &[&str]) -> Plan {
     }
     Plan {
         catalogue,
-        checks: checks(),
+        checks: modules::checks(),
         artefacts: Artefacts::default(),
         declared: Declared::default(),
         only: rows.iter().map(|row| (*row).to_owned()).collect(),

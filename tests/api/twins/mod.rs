@@ -15,12 +15,13 @@ use std::pin::pin;
 use std::sync::LazyLock;
 
 use futures_util::{StreamExt as _, stream};
+use kith::modules::checks;
 use kith_platform::config::Config;
 use kith_readiness::{By, Catalogue, Gate, Outcome};
 use kith_store::EngineKind;
 
 use crate::support::Engine;
-use deployment::{checks, judge};
+use deployment::judge;
 use proxy::{Answered, Asked, Memory};
 
 /// Deployments that are judged at the same time.

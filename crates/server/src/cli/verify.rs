@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, Settings, print, runtime};
 use crate::control::{self, Command as Order, Reply};
-use crate::modules::{self, MODULES};
+use crate::modules;
 
 const COULD_NOT_MEASURE: u8 = 2;
 const PASSWORD: &str = "KITH_VERIFY_PASSWORD";
@@ -149,7 +149,7 @@ impl Verify {
         }
         Ok(Plan {
             catalogue,
-            checks: MODULES.iter().flat_map(|module| module.checks).copied().flatten().collect(),
+            checks: modules::checks(),
             artefacts: Artefacts::read(&self.evidence)?,
             declared,
             only,

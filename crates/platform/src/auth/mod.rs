@@ -24,8 +24,9 @@ pub use keyring::{Keyring, MacPurpose};
 pub(crate) use passwords::PasswordCounts;
 pub use passwords::{Match, PasswordError, Passwords};
 pub use roles::{
-    PERMISSIONS, Permission, ReadAudit, ReadFacts, ReadUsers, Role, SetRoles, SuspendUsers, WriteCollections,
-    WriteLogs,
+    PERMISSIONS, Permission, ReadApiKeys, ReadAudit, ReadCallbacks, ReadFacts, ReadJobs, ReadSchedules,
+    ReadUsers, Role, SetRoles, SuspendUsers, WorkJobs, WriteApiKeys, WriteCallbacks, WriteCollections,
+    WriteJobs, WriteLogs, WriteQueues, WriteSchedules,
 };
 pub use signing_keys::Rotation;
 pub(crate) use signing_keys::{KEY_PUBLISHED, signing_key_ages};

@@ -82,6 +82,26 @@ permissions! {
     WriteLogs = "logs.write" for Admin;
     /// Declare what collections of spaces hold.
     WriteCollections = "collections.write" for Admin;
+    /// See jobs, queues and what became of them.
+    ReadJobs = "jobs.read" for Admin;
+    /// Enqueue, cancel and retry jobs.
+    WriteJobs = "jobs.write" for Admin;
+    /// Take jobs out of queues and say what became of them: what a worker does.
+    WorkJobs = "jobs.work" for Admin;
+    /// Pause, resume, limit and drain queues.
+    WriteQueues = "queues.write" for Admin;
+    /// See schedules and their runs.
+    ReadSchedules = "schedules.read" for Admin;
+    /// Make, change, pause and run schedules.
+    WriteSchedules = "schedules.write" for Admin;
+    /// See scheduled HTTP callbacks, their endpoints and answers.
+    ReadCallbacks = "callbacks.read" for Admin;
+    /// Make and change scheduled HTTP callbacks and their endpoints.
+    WriteCallbacks = "callbacks.write" for Admin;
+    /// See which API keys there are, never the keys themselves.
+    ReadApiKeys = "api_keys.read" for Admin;
+    /// Make and revoke API keys.
+    WriteApiKeys = "api_keys.write" for Admin;
 }
 
 #[cfg(test)]

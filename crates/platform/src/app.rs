@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::development::AheadClock;
 use crate::http::{Asset, Stop, openapi};
 use crate::module::{Module, UpkeepError};
+use crate::outbound::Outbound;
 use crate::telemetry::Metrics;
 use crate::telemetry::log::LogLevel;
 
@@ -44,6 +45,8 @@ pub struct AppInner {
     pub(crate) hearing: Hearing,
     /// Hashes passwords.
     pub passwords: Passwords,
+    /// Sends requests to others.
+    pub outbound: Outbound,
     /// Counts.
     pub metrics: Metrics,
     /// What is logged.
@@ -131,6 +134,7 @@ impl App {
             access: AccessCache::new(source, hearing.clone()),
             hearing,
             passwords,
+            outbound: Outbound::new(&config),
             metrics,
             log_level: log_level.unwrap_or_else(|| LogLevel::unheard(&config.log.level)),
             without_limits: AtomicBool::new(config.server.without_limits),

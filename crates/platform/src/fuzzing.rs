@@ -6,6 +6,7 @@ pub use kith_kernel::fuzzing::{Target, ask_of_seeds};
 pub use crate::auth::fuzzing::tokens;
 pub use crate::config::fuzzing::config;
 pub use crate::http::fuzzing::{body, negotiation, provenance, query};
+pub use crate::outbound::fuzzing::targets;
 
 /// The targets of this crate.
 pub const TARGETS: &[Target] = &[
@@ -15,6 +16,7 @@ pub const TARGETS: &[Target] = &[
     ("query", query),
     ("tokens", tokens),
     ("config", config),
+    ("targets", targets),
 ];
 
 #[cfg(test)]

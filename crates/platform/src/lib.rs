@@ -21,6 +21,7 @@ pub mod health;
 pub mod http;
 pub mod idempotency;
 mod module;
+pub mod outbound;
 pub mod purge;
 pub mod starts;
 pub mod telemetry;

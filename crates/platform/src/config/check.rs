@@ -28,6 +28,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         ("spaces.most_collections", config.spaces.most_collections),
         ("spaces.most_bytes", config.spaces.most_bytes),
         ("spaces.keep_archives_days", u32::from(config.spaces.keep_archives_days)),
+        ("outbound.connect_timeout_ms", config.outbound.connect_timeout_ms),
+        ("outbound.timeout_ms", config.outbound.timeout_ms),
+        ("outbound.response_bytes", config.outbound.response_bytes),
         ("auth.access_token_minutes", u32::from(auth.access_token_minutes)),
     ];
     for (key, number) in at_least_one {

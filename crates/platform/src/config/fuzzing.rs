@@ -8,7 +8,7 @@ use http::HeaderValue;
 use toml::Value;
 
 use super::load::{Layers, read_table};
-use super::{Config, ConfigError, Network, Origin, WebOrigin, check, env};
+use super::{AllowedNetwork, Config, ConfigError, Network, Origin, WebOrigin, check, env};
 use crate::telemetry::log::parse_level;
 
 /// No message of ours has it: a value that does is known by it.
@@ -87,6 +87,10 @@ fn entries(text: &str) {
         let address: IpAddr = address.parse().expect("what a network begins with is an address");
         // One of IPv4 inside IPv6 holds no address: those are looked for as IPv4.
         assert!(network.contains(address) || address != address.to_canonical());
+    }
+    if let Ok(allowed) = text.parse::<AllowedNetwork>() {
+        let written = serde_json::to_value(allowed).expect("it is text");
+        assert_eq!(written.as_str().map(str::parse), Some(Ok(allowed)));
     }
     if let Ok(level) = parse_level(text) {
         let written = level.to_string();

@@ -2,6 +2,7 @@
 //!
 //! Nothing else in Kith reads the environment or a configuration file.
 
+mod allowed_network;
 mod check;
 mod development;
 mod env;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use kith_store::{EngineOptions, PostgresOptions, SqliteOptions, StoreOptions};
 use serde::{Deserialize, Serialize};
 
+pub use allowed_network::{AllowedNetwork, Port};
 pub use development::DevelopmentSecretsError;
 pub use error::{ConfigError, Origin};
 pub use load::{Flag, Inputs};
@@ -54,6 +56,8 @@ pub struct Config {
     pub partners: Partners,
     /// What spaces may hold.
     pub spaces: Spaces,
+    /// Requests that Kith sends of its own accord.
+    pub outbound: Outbound,
     /// Logs.
     pub log: Log,
     /// What several nodes will share in memory.
@@ -230,6 +234,24 @@ pub struct Spaces {
     pub keep_archives_days: u16,
     /// Archives that may fall due to be purged at once; if more do, none is.
     pub purge_most: u16,
+}
+
+/// Section `outbound`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outbound {
+    /// Internal addresses that may be asked.
+    pub allowed_networks: Vec<AllowedNetwork>,
+    /// Ports that may be asked on public addresses; every one, if empty.
+    pub ports: Vec<Port>,
+    /// Whether http:// may be asked in production mode.
+    pub plain_http: bool,
+    /// How long a connection may take.
+    pub connect_timeout_ms: u32,
+    /// How long a request may take altogether.
+    pub timeout_ms: u32,
+    /// How much of an answer is read.
+    pub response_bytes: u32,
 }
 
 /// Section `log`.

@@ -1,0 +1,172 @@
+//! Which addresses are nobody's business but this machine's and its network's. Never resolves or connects.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::Serialize;
+
+/// What an address is, where it is not one of the public internet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Internal {
+    /// `0.0.0.0/8`, `::`.
+    Unspecified,
+    /// `127.0.0.0/8`, `::1`.
+    Loopback,
+    /// RFC 1918, and `fc00::/7` (RFC 4193), where cloud metadata is, too.
+    Private,
+    /// `169.254.0.0/16`, where cloud metadata is, `fe80::/10` and what was site-local once.
+    LinkLocal,
+    /// `100.64.0.0/10` (RFC 6598): between a provider and its customers.
+    CarrierGrade,
+    /// `224.0.0.0/4`, `ff00::/8`.
+    Multicast,
+    /// Protocols, benchmarks, documentation, broadcast, the future.
+    Reserved,
+    /// IPv4 inside IPv6: mapped, compatible, NAT64, 6to4, Teredo. It would be a second spelling of any of the others.
+    EmbeddedIpv4,
+    /// A public address at which a cloud answers its own machines.
+    Platform,
+}
+
+impl Internal {
+    /// As a sentence goes on that begins "it is".
+    pub const fn told(self) -> &'static str {
+        match self {
+            Self::Unspecified => "an unspecified address",
+            Self::Loopback => "a loopback address",
+            Self::Private => "a private address",
+            Self::LinkLocal => "a link-local address",
+            Self::CarrierGrade => "a carrier's internal address",
+            Self::Multicast => "a multicast address",
+            Self::Reserved => "a reserved address",
+            Self::EmbeddedIpv4 => "an IPv4 address inside an IPv6 one",
+            Self::Platform => "an address of the cloud's own services",
+        }
+    }
+}
+
+/// IANA's registry of special-purpose IPv4 addresses, multicast, the former class E, and Azure's wire server.
+const IPV4: &[(Ipv4Addr, u32, Internal)] = &[
+    (Ipv4Addr::new(0, 0, 0, 0), 8, Internal::Unspecified),
+    (Ipv4Addr::new(10, 0, 0, 0), 8, Internal::Private),
+    (Ipv4Addr::new(100, 64, 0, 0), 10, Internal::CarrierGrade),
+    (Ipv4Addr::new(127, 0, 0, 0), 8, Internal::Loopback),
+    (Ipv4Addr::new(168, 63, 129, 16), 32, Internal::Platform),
+    (Ipv4Addr::new(169, 254, 0, 0), 16, Internal::LinkLocal),
+    (Ipv4Addr::new(172, 16, 0, 0), 12, Internal::Private),
+    (Ipv4Addr::new(192, 0, 0, 0), 24, Internal::Reserved),
+    (Ipv4Addr::new(192, 0, 2, 0), 24, Internal::Reserved),
+    (Ipv4Addr::new(192, 88, 99, 0), 24, Internal::Reserved),
+    (Ipv4Addr::new(192, 168, 0, 0), 16, Internal::Private),
+    (Ipv4Addr::new(198, 18, 0, 0), 15, Internal::Reserved),
+    (Ipv4Addr::new(198, 51, 100, 0), 24, Internal::Reserved),
+    (Ipv4Addr::new(203, 0, 113, 0), 24, Internal::Reserved),
+    (Ipv4Addr::new(224, 0, 0, 0), 4, Internal::Multicast),
+    (Ipv4Addr::new(240, 0, 0, 0), 4, Internal::Reserved),
+];
+
+/// What is told apart in IPv6; of the rest only `2000::/3` is the public internet.
+const IPV6: &[(Ipv6Addr, u32, Internal)] = &[
+    (Ipv6Addr::UNSPECIFIED, 128, Internal::Unspecified),
+    (Ipv6Addr::LOCALHOST, 128, Internal::Loopback),
+    (Ipv6Addr::UNSPECIFIED, 96, Internal::EmbeddedIpv4),
+    (Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96, Internal::EmbeddedIpv4),
+    (Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, 0, 0), 96, Internal::EmbeddedIpv4),
+    (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 32, Internal::EmbeddedIpv4),
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32, Internal::EmbeddedIpv4),
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23, Internal::Reserved),
+    (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32, Internal::Reserved),
+    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16, Internal::EmbeddedIpv4),
+    (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20, Internal::Reserved),
+    (Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7, Internal::Private),
+    (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 9, Internal::LinkLocal),
+    (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8, Internal::Multicast),
+];
+
+/// What `ip` is, unless it is a public one.
+pub fn internal(ip: IpAddr) -> Option<Internal> {
+    match ip {
+        IpAddr::V4(ip) => IPV4.iter().find(|(net, bits, _)| shares(ip, *net, *bits)).map(|known| known.2),
+        IpAddr::V6(ip) => {
+            let known = IPV6.iter().find(|(net, bits, _)| {
+                let apart = ip.to_bits() ^ net.to_bits();
+                apart.checked_shr(128 - bits).unwrap_or(0) == 0
+            });
+            let is_public = ip.to_bits() >> 125 == 1;
+            known.map(|known| known.2).or((!is_public).then_some(Internal::Reserved))
+        }
+    }
+}
+
+fn shares(ip: Ipv4Addr, network: Ipv4Addr, bits: u32) -> bool {
+    (ip.to_bits() ^ network.to_bits()) >> (32 - bits) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(ip: &str) -> Option<Internal> {
+        internal(ip.parse().unwrap_or_else(|_| panic!("{ip}")))
+    }
+
+    #[test]
+    fn the_first_and_the_last_of_each_network_is_internal_and_their_neighbours_are_not() {
+        for (first, last, before, after) in [
+            ("0.0.0.0", "0.255.255.255", "", "1.0.0.0"),
+            ("10.0.0.0", "10.255.255.255", "9.255.255.255", "11.0.0.0"),
+            ("100.64.0.0", "100.127.255.255", "100.63.255.255", "100.128.0.0"),
+            ("127.0.0.0", "127.255.255.255", "126.255.255.255", "128.0.0.0"),
+            ("168.63.129.16", "168.63.129.16", "168.63.129.15", "168.63.129.17"),
+            ("169.254.0.0", "169.254.255.255", "169.253.255.255", "169.255.0.0"),
+            ("172.16.0.0", "172.31.255.255", "172.15.255.255", "172.32.0.0"),
+            ("192.0.0.0", "192.0.0.255", "191.255.255.255", "192.0.1.0"),
+            ("192.0.2.0", "192.0.2.255", "192.0.1.255", "192.0.3.0"),
+            ("192.168.0.0", "192.168.255.255", "192.167.255.255", "192.169.0.0"),
+            ("198.18.0.0", "198.19.255.255", "198.17.255.255", "198.20.0.0"),
+            ("224.0.0.0", "255.255.255.255", "223.255.255.255", ""),
+            ("2001::", "2001:1ff:ffff:ffff:ffff:ffff:ffff:ffff", "", "2001:200::"),
+            ("2001:db8::", "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff", "2001:db7:ffff::", "2001:db9::"),
+            ("2002::", "2002:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "2001:ffff::", "2003::"),
+            ("3fff::", "3fff:fff:ffff:ffff:ffff:ffff:ffff:ffff", "3ffe:ffff::", ""),
+            ("::", "1fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "", "2000::"),
+            ("4000::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "3fff:1000::", ""),
+        ] {
+            assert!(judged(first).is_some() && judged(last).is_some(), "{first}-{last}");
+            for outside in [before, after].into_iter().filter(|ip| !ip.is_empty()) {
+                assert_eq!(judged(outside), None, "{outside}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_matters_is_told_by_its_name() {
+        for (ip, expected) in [
+            ("127.0.0.1", Internal::Loopback),
+            ("::1", Internal::Loopback),
+            ("::", Internal::Unspecified),
+            ("169.254.169.254", Internal::LinkLocal),
+            ("fe80::1", Internal::LinkLocal),
+            ("fec0::1", Internal::LinkLocal),
+            ("fd00:ec2::254", Internal::Private),
+            ("fd20:ce::254", Internal::Private),
+            ("100.100.100.200", Internal::CarrierGrade),
+            ("::ffff:127.0.0.1", Internal::EmbeddedIpv4),
+            ("::ffff:8.8.8.8", Internal::EmbeddedIpv4),
+            ("::127.0.0.1", Internal::EmbeddedIpv4),
+            ("::ffff:0:10.0.0.1", Internal::EmbeddedIpv4),
+            ("64:ff9b::a9fe:a9fe", Internal::EmbeddedIpv4),
+            ("64:ff9b:1::a00:1", Internal::EmbeddedIpv4),
+            ("2002:7f00:1::", Internal::EmbeddedIpv4),
+            ("2001:0:7f00:1::1", Internal::EmbeddedIpv4),
+            ("ff02::1", Internal::Multicast),
+            ("192.0.0.192", Internal::Reserved),
+            ("168.63.129.16", Internal::Platform),
+        ] {
+            assert_eq!(judged(ip), Some(expected), "{ip}");
+        }
+        for public in ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "2a00:1450:4001:82a::200e"] {
+            assert_eq!(judged(public), None, "{public}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! One request on one connection to one address that was judged: nothing is reused, followed, decompressed or retried.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::response::Parts;
+use http::{HeaderValue, Request, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::resolve::Resolve;
+use super::target::{LOCALHOST, Place, Rules, Target, TargetError};
+use super::{OutboundError, Outgoing, Received};
+
+/// Addresses of one name that are tried.
+const MOST_ADDRESSES: usize = 4;
+/// Bounds on the head of an answer: a longer one is an error.
+const MOST_HEADERS: usize = 100;
+const HEAD_BYTES: usize = 32 * 1024;
+const USER_AGENT: &str = concat!("Kith/", env!("CARGO_PKG_VERSION"));
+
+/// The addresses of `target` that may be asked; why, if there is none. The resolver is asked once.
+pub(super) async fn addresses(
+    rules: &Rules,
+    resolver: &dyn Resolve,
+    target: &Target,
+) -> Result<Vec<IpAddr>, OutboundError> {
+    let found = match &target.place {
+        Place::Address(ip) => vec![*ip],
+        Place::Localhost => LOCALHOST.to_vec(),
+        Place::Name(name) => resolver.resolve(name).await.map_err(|_| OutboundError::NotFound)?,
+    };
+    let mut refused = None;
+    let mut allowed = Vec::new();
+    for ip in found {
+        match rules.address(ip, target.port) {
+            Ok(()) => allowed.push(ip.to_canonical()),
+            Err(why) => refused = Some(why),
+        }
+    }
+    allowed.truncate(MOST_ADDRESSES);
+    match (allowed.is_empty(), refused) {
+        (false, _) => Ok(allowed),
+        (true, Some(why)) => Err(OutboundError::Refused(why)),
+        (true, None) => Err(OutboundError::NotFound),
+    }
+}
+
+/// Connects to the first of `ips` that answers.
+pub(super) async fn connect(
+    rules: &Rules,
+    ips: &[IpAddr],
+    port: u16,
+    within: Duration,
+) -> Result<TcpStream, OutboundError> {
+    let share = within / u32::try_from(ips.len().max(1)).unwrap_or(1);
+    let mut last = OutboundError::NotFound;
+    for ip in ips {
+        let address = SocketAddr::new(*ip, port);
+        match tokio::time::timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return judged(rules, stream, address),
+            Ok(Err(error)) => last = OutboundError::Connection(error.kind()),
+            Err(_) => last = OutboundError::ConnectTimeout,
+        }
+    }
+    Err(last)
+}
+
+/// The address at the other end is what counts, not the one that was asked for.
+fn judged(rules: &Rules, stream: TcpStream, asked: SocketAddr) -> Result<TcpStream, OutboundError> {
+    let peer = stream.peer_addr().map_err(|error| OutboundError::Connection(error.kind()))?;
+    rules.address(peer.ip(), peer.port()).map_err(OutboundError::Refused)?;
+    if peer.ip().to_canonical() == asked.ip() && peer.port() == asked.port() {
+        Ok(stream)
+    } else {
+        Err(OutboundError::Refused(TargetError::Unreadable))
+    }
+}
+
+/// An answer whose head has come. The connection ends with it.
+pub(super) struct Answer {
+    head: Parts,
+    body: Incoming,
+    _connection: AbortOnDropHandle<hyper::Result<()>>,
+}
+
+/// Sends `outgoing` over `stream`, in TLS where the target says so, and waits for the head of the answer.
+pub(super) async fn exchange(
+    stream: TcpStream,
+    tls: Option<Arc<ClientConfig>>,
+    outgoing: Outgoing,
+    connect_within: Duration,
+) -> Result<Answer, OutboundError> {
+    let Some(tls) = tls else { return over(stream, outgoing).await };
+    let name = ServerName::try_from(outgoing.target.server_name()).map_err(|_| OutboundError::NotFound)?;
+    let handshake = TlsConnector::from(tls).connect(name, stream);
+    match tokio::time::timeout(connect_within, handshake).await {
+        Ok(Ok(stream)) => over(stream, outgoing).await,
+        Ok(Err(error)) => Err(tls_error(&error)),
+        Err(_) => Err(OutboundError::ConnectTimeout),
+    }
+}
+
+fn tls_error(error: &io::Error) -> OutboundError {
+    let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match cause {
+        Some(rustls::Error::InvalidCertificate(_)) => OutboundError::Certificate,
+        Some(_) => OutboundError::Tls,
+        None => OutboundError::Connection(error.kind()),
+    }
+}
+
+async fn over<S>(stream: S, outgoing: Outgoing) -> Result<Answer, OutboundError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = http1::Builder::new();
+    builder.max_headers(MOST_HEADERS).max_buf_size(HEAD_BYTES);
+    let (mut sender, connection) =
+        builder.handshake(TokioIo::new(stream)).await.map_err(|error| protocol(&error))?;
+    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let answer = sender.send_request(request(outgoing)?).await.map_err(|error| protocol(&error))?;
+    let (head, body) = answer.into_parts();
+    Ok(Answer { head, body, _connection })
+}
+
+fn request(outgoing: Outgoing) -> Result<Request<Full<Bytes>>, OutboundError> {
+    let Outgoing { target, method, headers, body, .. } = outgoing;
+    let mut request = Request::builder().method(method).uri(target.path_and_query());
+    let host = HeaderValue::try_from(target.host_header()).map_err(|_| OutboundError::Protocol)?;
+    if let Some(own) = request.headers_mut() {
+        *own = headers;
+        for name in HOP_BY_HOP {
+            own.remove(*name);
+        }
+        own.insert(header::HOST, host);
+        own.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        own.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        own.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+        own.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
+    }
+    request.body(Full::new(body)).map_err(|_| OutboundError::Protocol)
+}
+
+/// What belongs to a connection and not to a message (RFC 9110, section 7.6.1), and what says how long a body is.
+pub(super) const HOP_BY_HOP: &[&str] = &[
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+impl Answer {
+    /// Reads as much of the body as is kept. What comes after that, after an error or after `deadline` is not waited for:
+    /// the target has answered.
+    pub(super) async fn read(mut self, keep_bytes: usize, deadline: Instant) -> Received {
+        let mut kept = BytesMut::new();
+        let is_whole = loop {
+            let frame = match tokio::time::timeout_at(deadline.into(), self.body.frame()).await {
+                Ok(None) => break true,
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(_))) | Err(_) => break false,
+            };
+            let Ok(data) = frame.into_data() else { continue };
+            let room = keep_bytes - kept.len();
+            kept.extend_from_slice(&data[..data.len().min(room)]);
+            if data.len() > room {
+                break false;
+            }
+        };
+        let Parts { status, headers, .. } = self.head;
+        Received { status: status.as_u16(), headers, body: kept.freeze(), is_whole, took: Duration::ZERO }
+    }
+}
+
+fn protocol(error: &hyper::Error) -> OutboundError {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    match cause {
+        Some(cause) => OutboundError::Connection(cause.kind()),
+        None if error.is_incomplete_message() || error.is_canceled() || error.is_closed() => {
+            OutboundError::Connection(io::ErrorKind::ConnectionReset)
+        }
+        None => OutboundError::Protocol,
+    }
+}

@@ -1,0 +1,35 @@
+//! What must hold of the address of a target, whatever somebody writes: see `crate::fuzzing`.
+
+use std::net::IpAddr;
+
+use http::HeaderValue;
+use http::uri::PathAndQuery;
+
+use super::Outbound;
+use super::address::internal;
+use super::signature::SigningSecret;
+use super::target::Place;
+use crate::config::Config;
+
+/// A target, or a signing secret, a line: no internal address is read out of one, and what is read reads the same again.
+pub fn targets(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let outbound = Outbound::new(&Config::default());
+    for line in text.lines() {
+        if let Ok(secret) = SigningSecret::parse(line) {
+            assert_eq!(SigningSecret::parse(&secret.to_text()), Ok(secret));
+        }
+        let Ok(target) = outbound.target(line) else { continue };
+        match &target.place {
+            Place::Address(ip) => assert_eq!(internal(*ip), None, "{line}"),
+            Place::Localhost => panic!("{line} is this machine"),
+            // Resolvers take it for an address.
+            Place::Name(name) => assert!(name.parse::<IpAddr>().is_err(), "{line}"),
+        }
+        assert_eq!(outbound.target(target.as_str()).as_ref(), Ok(&target), "{line}");
+        assert!(outbound.target(&target.without_query()).is_ok(), "{line}");
+        let host = target.host_header();
+        assert!(HeaderValue::from_str(&host).is_ok() && !host.contains(['@', '/', ' ']), "{line}");
+        assert!(target.path_and_query().parse::<PathAndQuery>().is_ok(), "{line}");
+    }
+}

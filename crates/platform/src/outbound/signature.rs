@@ -1,0 +1,151 @@
+//! Signatures of Standard Webhooks 1.0 (standardwebhooks.com): by HMAC-SHA256 over id, time and body. Secrets are made
+//! here and shown by nobody but [`SigningSecret::to_text`].
+
+use std::fmt;
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use kith_kernel::{Random, Timestamp};
+use thiserror::Error;
+
+/// Names the webhook, the same however often it is sent.
+pub const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+/// When this attempt was made, in seconds since 1970.
+pub const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+/// The signatures, with spaces between them.
+pub const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+
+const PREFIX: &str = "whsec_";
+/// The specification asks for 24 to 64 bytes.
+const LEAST_BYTES: usize = 24;
+const MOST_BYTES: usize = 64;
+const FRESH_BYTES: usize = 32;
+
+/// What sender and receiver share.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SigningSecret(Vec<u8>);
+
+/// Why a text is no secret. It does not repeat the text.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("a signing secret is `whsec_` and the base64 of 24 to 64 bytes")]
+pub struct BadSecret;
+
+impl SigningSecret {
+    /// A new one that nobody can guess.
+    pub fn fresh(random: &dyn Random) -> Self {
+        let mut bytes = vec![0; FRESH_BYTES];
+        random.fill(&mut bytes);
+        Self(bytes)
+    }
+
+    /// Reads `whsec_…`.
+    ///
+    /// # Errors
+    /// [`BadSecret`] if it is none, or too short or long a one.
+    pub fn parse(text: &str) -> Result<Self, BadSecret> {
+        let bytes = text.strip_prefix(PREFIX).and_then(|base64| STANDARD.decode(base64).ok());
+        Self::from_bytes(bytes.ok_or(BadSecret)?)
+    }
+
+    /// The secret of these bytes.
+    ///
+    /// # Errors
+    /// [`BadSecret`] if there are too few or too many.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, BadSecret> {
+        if (LEAST_BYTES..=MOST_BYTES).contains(&bytes.len()) { Ok(Self(bytes)) } else { Err(BadSecret) }
+    }
+
+    /// Its bytes, to be sealed.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// `whsec_…`, for whoever has to know it.
+    pub fn to_text(&self) -> String {
+        format!("{PREFIX}{}", STANDARD.encode(&self.0))
+    }
+
+    /// `v1,…`: the signature of one message.
+    pub fn sign(&self, id: &str, at: Timestamp, body: &[u8]) -> String {
+        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &self.0));
+        context.update(format!("{id}.{}.", unix_seconds(at)).as_bytes());
+        context.update(body);
+        format!("v1,{}", STANDARD.encode(context.sign()))
+    }
+}
+
+impl fmt::Debug for SigningSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Puts the three headers into `headers`: signed with each of `secrets`, of which there are several while one replaces
+/// another. `id` must have no dot in it.
+///
+/// # Panics
+/// If `id` cannot stand in a header.
+pub fn sign(headers: &mut HeaderMap, secrets: &[SigningSecret], id: &str, at: Timestamp, body: &[u8]) {
+    debug_assert!(!id.contains('.'), "the parts of what is signed are told apart by dots");
+    let signatures: Vec<_> = secrets.iter().map(|secret| secret.sign(id, at, body)).collect();
+    let value = |text: &str| HeaderValue::from_str(text).expect("ASCII without controls");
+    headers.insert(WEBHOOK_ID, value(id));
+    headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(unix_seconds(at)));
+    headers.insert(WEBHOOK_SIGNATURE, value(&signatures.join(" ")));
+}
+
+fn unix_seconds(at: Timestamp) -> i64 {
+    at.as_millis().div_euclid(1_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use kith_kernel::SeededRandom;
+
+    use super::*;
+
+    /// The specification's libraries sign this in their own tests.
+    const PUBLISHED: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+    #[test]
+    fn the_published_example_has_the_published_signature() {
+        let secret = SigningSecret::parse(PUBLISHED).unwrap();
+        let at = Timestamp::from_millis(1_614_265_330_000);
+        let signed = secret.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", at, br#"{"test": 2432232314}"#);
+        assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+        assert_eq!(secret.to_text(), PUBLISHED);
+    }
+
+    #[test]
+    fn while_secrets_change_both_have_signed() {
+        let random = SeededRandom::new(1);
+        let (new, old) = (SigningSecret::fresh(&random), SigningSecret::fresh(&random));
+        let (mut headers, at) = (HeaderMap::new(), Timestamp::from_millis(1_614_265_330_999));
+        sign(&mut headers, &[new.clone(), old.clone()], "msg_1", at, b"{}");
+        let expected = format!("{} {}", new.sign("msg_1", at, b"{}"), old.sign("msg_1", at, b"{}"));
+        assert_eq!(headers[WEBHOOK_SIGNATURE], expected);
+        assert_eq!(
+            (&headers[WEBHOOK_ID], &headers[WEBHOOK_TIMESTAMP]),
+            (&"msg_1".parse().unwrap(), &"1614265330".parse().unwrap())
+        );
+        assert_ne!(new, old);
+    }
+
+    #[test]
+    fn a_secret_has_24_to_64_bytes_and_is_not_printed() {
+        for (length, is_good) in [(0, false), (23, false), (24, true), (64, true), (65, false)] {
+            let text = format!("whsec_{}", STANDARD.encode(vec![7; length]));
+            assert_eq!(SigningSecret::parse(&text).is_ok(), is_good, "{length}");
+        }
+        for wrong in
+            ["", "whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS!"]
+        {
+            let error = SigningSecret::parse(wrong).unwrap_err();
+            assert!(wrong.len() < 7 || !error.to_string().contains(wrong));
+        }
+        let secret = SigningSecret::parse(PUBLISHED).unwrap();
+        assert_eq!(format!("{secret:?}"), "***");
+    }
+}

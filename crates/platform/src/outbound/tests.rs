@@ -1,0 +1,411 @@
+//! DRV-14: whatever is tried, nothing but what is allowed is ever connected to; and what comes back is bounded.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use http::{HeaderMap, Method};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::corpus::SPELLINGS;
+use super::*;
+use crate::config::{Inputs, Mode};
+
+/// What resolvers may be made to say.
+const INTERNAL: &[&str] = &[
+    "127.0.0.1",
+    "127.8.8.8",
+    "0.0.0.0",
+    "10.0.0.1",
+    "100.64.0.1",
+    "169.254.169.254",
+    "172.16.0.1",
+    "192.168.1.1",
+    "192.0.2.1",
+    "224.0.0.1",
+    "255.255.255.255",
+    "168.63.129.16",
+    "::",
+    "::1",
+    "::ffff:127.0.0.1",
+    "::ffff:8.8.8.8",
+    "::127.0.0.1",
+    "64:ff9b::7f00:1",
+    "2002:7f00:1::",
+    "2001:0:7f00:1::1",
+    "2001:db8::1",
+    "fc00::1",
+    "fd00:ec2::254",
+    "fe80::1",
+    "ff02::1",
+];
+
+/// Says one thing after the other, and the last for ever.
+struct Script {
+    answers: Mutex<VecDeque<Vec<IpAddr>>>,
+    asked: AtomicUsize,
+}
+
+impl Script {
+    fn new(answers: &[&[&str]]) -> Arc<Self> {
+        let parse = |ips: &&[&str]| ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        Arc::new(Self {
+            answers: Mutex::new(answers.iter().map(parse).collect()),
+            asked: AtomicUsize::new(0),
+        })
+    }
+}
+
+impl Resolve for Script {
+    fn resolve<'a>(&'a self, _: &'a str) -> Resolving<'a> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let mut answers = self.answers.lock().unwrap();
+        let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
+        Box::pin(async move { answer.ok_or_else(|| io::Error::other("no such name")) })
+    }
+}
+
+fn config(lines: &str) -> Config {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kith.toml");
+    std::fs::write(&file, format!("[outbound]\n{lines}")).unwrap();
+    Config::load(&Inputs { file: Some(file), ..Inputs::default() }).unwrap()
+}
+
+fn outbound(lines: &str, resolver: Arc<dyn Resolve>) -> Outbound {
+    Outbound::with(&config(lines), resolver, None)
+}
+
+fn get(target: Target) -> Outgoing {
+    Outgoing { target, method: Method::GET, headers: HeaderMap::new(), body: Bytes::new(), timeout: None }
+}
+
+/// Answers each connection with the same bytes, after which `then` says what becomes of it; counts and keeps what was asked.
+struct Receiver {
+    address: SocketAddr,
+    asked: Arc<Mutex<Vec<String>>>,
+    _task: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+impl Receiver {
+    async fn at(address: &str, answer: impl Into<Vec<u8>>, stays_open: bool) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (asked, answer) = (Arc::new(Mutex::new(Vec::new())), answer.into());
+        let seen = Arc::clone(&asked);
+        let task = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let (seen, answer) = (Arc::clone(&seen), answer.clone());
+                tokio::spawn(async move {
+                    let mut bytes = vec![0; 65_536];
+                    let n = stream.read(&mut bytes).await.unwrap_or(0);
+                    seen.lock().unwrap().push(String::from_utf8_lossy(&bytes[..n]).into_owned());
+                    let _ = stream.write_all(&answer).await;
+                    if stays_open {
+                        std::future::pending::<()>().await;
+                    }
+                });
+            }
+        });
+        Self { address, asked, _task: tokio_util::task::AbortOnDropHandle::new(task) }
+    }
+
+    fn count(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+
+    fn allowed(&self) -> String {
+        format!("allowed_networks = [\"{}\"]\n", self.address)
+    }
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+#[test]
+fn no_spelling_gets_past_the_reading_of_an_address() {
+    let outbound = outbound("", Script::new(&[&["93.184.216.34"]]));
+    for spelling in SPELLINGS {
+        let read = outbound.target(spelling);
+        assert!(read.is_err(), "{spelling:?} was read as {read:?}");
+        let https = spelling.replace("http:", "https:");
+        assert!(outbound.target(&https).is_err(), "{https:?}");
+    }
+    let long = format!("https://example.org/{}", "x".repeat(2_048));
+    assert_eq!(outbound.target(&long), Err(TargetError::TooLong));
+    for good in [
+        "https://example.org/hook?a=b",
+        "http://93.184.216.34:8080/",
+        "https://bücher.example/",
+        "https://[2606:4700::1]/",
+    ] {
+        assert!(outbound.target(good).is_ok(), "{good}");
+    }
+}
+
+#[tokio::test]
+async fn no_name_leads_to_an_internal_address_and_nothing_is_connected_to() {
+    let receiver = Receiver::at("127.0.0.1:0", OK, false).await;
+    let port = receiver.address.port();
+    for ip in INTERNAL {
+        let outbound = outbound(&format!("ports = [{port}]"), Script::new(&[&[*ip]]));
+        let target = outbound.target(&format!("http://internal.example.org:{port}/")).unwrap();
+        let error = outbound.send(get(target)).await.unwrap_err();
+        assert!(matches!(error, OutboundError::Refused(TargetError::Internal(_))), "{ip}: {error:?}");
+        assert!(!error.to_string().contains(ip), "{error}");
+    }
+    assert_eq!(receiver.count(), 0);
+}
+
+#[tokio::test]
+async fn a_name_that_is_bound_anew_leads_nowhere_else() {
+    let inside = Receiver::at("127.0.0.2:0", OK, false).await;
+    let port = inside.address.port();
+    let outside = Receiver::at(&format!("127.0.0.1:{port}"), OK, false).await;
+    // What is judged and what is connected to come from the same answer; the next request is judged anew.
+    let script = Script::new(&[&["127.0.0.1"], &["127.0.0.2"]]);
+    let outbound = outbound(&outside.allowed(), script.clone());
+    let target = outbound.target(&format!("http://rebinds.example.org:{port}/")).unwrap();
+    assert_eq!(outbound.send(get(target.clone())).await.unwrap().status, 200);
+    assert_eq!(script.asked.load(Ordering::SeqCst), 1, "one request, one question");
+    for _ in 0..3 {
+        let refused = outbound.send(get(target.clone())).await.unwrap_err();
+        assert_eq!(refused.code(), "target_refused");
+    }
+    assert_eq!((outside.count(), inside.count()), (1, 0));
+}
+
+#[tokio::test]
+async fn of_several_addresses_only_those_that_may_be_asked_are() {
+    let inside = Receiver::at("127.0.0.2:0", OK, false).await;
+    let port = inside.address.port();
+    let outside = Receiver::at(&format!("127.0.0.1:{port}"), OK, false).await;
+    let script = Script::new(&[&["127.0.0.2", "169.254.169.254", "127.0.0.1"]]);
+    let outbound = outbound(&outside.allowed(), script);
+    let target = outbound.target(&format!("http://mixed.example.org:{port}/")).unwrap();
+    assert_eq!(outbound.send(get(target)).await.unwrap().status, 200);
+    assert_eq!((outside.count(), inside.count()), (1, 0));
+}
+
+#[tokio::test]
+async fn the_other_end_of_a_connection_is_judged_too() {
+    let receiver = Receiver::at("127.0.0.1:0", OK, false).await;
+    let rules = Rules::new(&Config::default());
+    // As if whoever chose the address had been wrong.
+    let ips = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    let refused = exchange::connect(&rules, &ips, receiver.address.port(), Duration::from_secs(5)).await;
+    assert_eq!(refused.unwrap_err().code(), "target_refused");
+    // Linux takes 0.0.0.0 for the loopback.
+    let ips = [IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
+    let refused = exchange::connect(&rules, &ips, receiver.address.port(), Duration::from_secs(5)).await;
+    assert_eq!(refused.unwrap_err().code(), "target_refused");
+    assert!(receiver.asked.lock().unwrap().iter().all(String::is_empty), "nothing was said");
+}
+
+#[tokio::test]
+async fn a_redirect_is_an_answer_and_nothing_more() {
+    let inside = Receiver::at("127.0.0.2:0", OK, false).await;
+    for status in [301, 302, 303, 307, 308] {
+        let answer = format!(
+            "HTTP/1.1 {status} Elsewhere\r\nlocation: http://{}/secrets\r\ncontent-length: 0\r\n\r\n",
+            inside.address
+        );
+        let outside = Receiver::at("127.0.0.1:0", answer, false).await;
+        let outbound = outbound(&outside.allowed(), Script::new(&[]));
+        let target = outbound.target(&format!("http://{}/", outside.address)).unwrap();
+        let received = outbound.send(get(target)).await.unwrap();
+        assert_eq!((received.status, outside.count(), inside.count()), (status, 1, 0));
+        assert!(received.headers.contains_key("location"));
+    }
+}
+
+#[tokio::test]
+async fn what_is_allowed_is_that_network_and_that_port() {
+    let receiver = Receiver::at("127.0.0.1:0", OK, false).await;
+    let port = receiver.address.port();
+    let outbound = outbound(&receiver.allowed(), Script::new(&[]));
+    for reached in [
+        format!("http://127.0.0.1:{port}/"),
+        format!("http://localhost:{port}/"),
+        format!("http://[::ffff:127.0.0.1]:{port}/"),
+    ] {
+        let target = outbound.target(&reached).unwrap();
+        assert_eq!(outbound.send(get(target)).await.unwrap().body, "ok", "{reached}");
+    }
+    for refused in
+        ["http://127.0.0.1/", "http://localhost/", &format!("http://127.0.0.2:{port}/"), "http://10.0.0.1/"]
+    {
+        assert!(outbound.target(refused).is_err(), "{refused}");
+    }
+    let hosts: Vec<_> = receiver.asked.lock().unwrap().iter().filter_map(|asked| host(asked)).collect();
+    assert_eq!(
+        hosts,
+        [format!("127.0.0.1:{port}"), format!("localhost:{port}"), format!("[::ffff:7f00:1]:{port}")]
+    );
+}
+
+fn host(asked: &str) -> Option<String> {
+    asked.lines().find_map(|line| line.strip_prefix("host: ")).map(str::to_owned)
+}
+
+#[test]
+fn plain_http_is_for_development_or_for_who_asks_for_it() {
+    let mut production = config("");
+    production.server.mode = Mode::Production;
+    let target = |config: &Config| Outbound::new(config).target("http://example.org/");
+    assert_eq!(target(&production), Err(TargetError::PlainHttp));
+    production.outbound.plain_http = true;
+    assert!(target(&production).is_ok() && target(&config("")).is_ok());
+}
+
+#[tokio::test]
+async fn no_more_of_an_answer_is_read_than_is_kept() {
+    let huge = format!("HTTP/1.1 200 OK\r\ncontent-length: 50000000\r\n\r\n{}", "x".repeat(1_000_000));
+    let receiver = Receiver::at("127.0.0.1:0", huge, true).await;
+    let outbound = outbound(&format!("{}response_bytes = 1000", receiver.allowed()), Script::new(&[]));
+    let target = outbound.target(&format!("http://{}/", receiver.address)).unwrap();
+    let received = outbound.send(get(target)).await.unwrap();
+    assert_eq!((received.status, received.body.len(), received.is_whole), (200, 1_000, false));
+
+    let exact = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfour";
+    let receiver = Receiver::at("127.0.0.1:0", exact, false).await;
+    let outbound = self::outbound(&format!("{}response_bytes = 4", receiver.allowed()), Script::new(&[]));
+    let target = outbound.target(&format!("http://{}/", receiver.address)).unwrap();
+    let received = outbound.send(get(target)).await.unwrap();
+    assert_eq!((&received.body[..], received.is_whole), (&b"four"[..], true));
+}
+
+#[tokio::test]
+async fn what_is_compressed_stays_so() {
+    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    io::Write::write_all(&mut bomb, &vec![0; 10_000_000]).unwrap();
+    let bomb = bomb.finish().unwrap();
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", bomb.len());
+    let receiver = Receiver::at("127.0.0.1:0", [head.as_bytes(), &bomb].concat(), false).await;
+    let outbound = outbound(&receiver.allowed(), Script::new(&[]));
+    let target = outbound.target(&format!("http://{}/", receiver.address)).unwrap();
+    let received = outbound.send(get(target)).await.unwrap();
+    assert_eq!(received.body, bomb[..bomb.len().min(16_384)]);
+    assert!(receiver.asked.lock().unwrap()[0].contains("accept-encoding: identity"));
+}
+
+#[tokio::test]
+async fn who_answers_slowly_or_strangely_is_given_up() {
+    let endless = format!("HTTP/1.1 200 OK\r\n{}", "x-filler: yes\r\n".repeat(200));
+    let long = format!("HTTP/1.1 200 OK\r\nx-long: {}", "x".repeat(100_000));
+    for (answer, stays_open, code) in [
+        (String::new(), true, "timeout"),
+        ("HTTP/1.1 200 OK\r\ncontent-le".to_owned(), true, "timeout"),
+        (String::new(), false, "connection_failed"),
+        ("220 smtp.example.org ESMTP\r\n".to_owned(), true, "not_http"),
+        (endless + "\r\n", true, "not_http"),
+        (long, true, "not_http"),
+    ] {
+        let receiver = Receiver::at("127.0.0.1:0", answer.clone(), stays_open).await;
+        let outbound = outbound(&format!("{}timeout_ms = 300", receiver.allowed()), Script::new(&[]));
+        let target = outbound.target(&format!("http://{}/", receiver.address)).unwrap();
+        let error = outbound.send(get(target)).await.unwrap_err();
+        assert_eq!(error.code(), code, "{:?}", answer.get(..40));
+    }
+    // What has a status has been answered.
+    let begun = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nbegun";
+    for stays_open in [true, false] {
+        let receiver = Receiver::at("127.0.0.1:0", begun, stays_open).await;
+        let outbound = outbound(&format!("{}timeout_ms = 300", receiver.allowed()), Script::new(&[]));
+        let target = outbound.target(&format!("http://{}/", receiver.address)).unwrap();
+        let received = outbound.send(get(target)).await.unwrap();
+        assert_eq!((received.status, &received.body[..], received.is_whole), (200, &b"begun"[..], false));
+    }
+}
+
+#[tokio::test]
+async fn a_header_cannot_say_what_belongs_to_the_connection() {
+    let receiver = Receiver::at("127.0.0.1:0", OK, false).await;
+    let outbound = outbound(&receiver.allowed(), Script::new(&[]));
+    let target = outbound.target(&format!("http://{}/hook?x=1#part", receiver.address)).unwrap();
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        ("host", "internal"),
+        ("content-length", "0"),
+        ("transfer-encoding", "chunked"),
+        ("connection", "keep-alive"),
+        ("authorization", "Bearer of-theirs"),
+    ] {
+        headers.insert(HeaderName::from_static(name), value.parse().unwrap());
+    }
+    let body = Bytes::from_static(b"GET /smuggled HTTP/1.1\r\n\r\n");
+    let outgoing = Outgoing { method: Method::POST, headers, body, ..get(target) };
+    assert_eq!(outbound.send(outgoing).await.unwrap().status, 200);
+    let asked = receiver.asked.lock().unwrap()[0].to_ascii_lowercase();
+    assert!(asked.starts_with("post /hook?x=1 http/1.1\r\n"), "{asked}");
+    for wanted in ["content-length: 26", "connection: close", "authorization: bearer of-theirs"] {
+        assert!(asked.contains(wanted), "{asked}");
+    }
+    for unwanted in ["internal", "chunked", "keep-alive", "content-length: 0", "#part"] {
+        assert!(!asked.contains(unwanted), "{asked}");
+    }
+    assert!(is_own_header(&"Webhook-Signature".parse().unwrap()));
+    assert!(is_own_header(&"Transfer-Encoding".parse().unwrap()));
+    assert!(!is_own_header(&"authorization".parse().unwrap()));
+}
+
+/// A server that shows a certificate for `name`, and the authority that signed it.
+async fn tls_server(name: &str) -> (SocketAddr, RootCertStore) {
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &ca).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from(ca.der().to_vec())).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    let (listener, acceptor) =
+        (TcpListener::bind("127.0.0.1:0").await.unwrap(), TlsAcceptor::from(Arc::new(config)));
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let _ = stream.read(&mut [0; 4_096]).await;
+            let _ = stream.write_all(OK.as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    (address, roots)
+}
+
+#[tokio::test]
+async fn https_is_spoken_with_whom_the_name_means_and_nobody_else() {
+    let (address, roots) = tls_server("hooks.example.org").await;
+    let (_, strangers) = tls_server("hooks.example.org").await;
+    let config = config(&format!("allowed_networks = [\"{address}\"]"));
+    let script = Script::new(&[&["127.0.0.1"]]);
+    let ask = async |name: &str, roots: &RootCertStore| {
+        let outbound = Outbound::with(&config, script.clone(), Some(roots.clone()));
+        let target = outbound.target(&format!("https://{name}:{}/", address.port())).unwrap();
+        outbound.send(get(target)).await.map(|received| received.status)
+    };
+    assert_eq!(ask("hooks.example.org", &roots).await, Ok(200));
+    assert_eq!(ask("HOOKS.example.org.", &roots).await, Ok(200));
+    assert_eq!(ask("other.example.org", &roots).await, Err(OutboundError::Certificate));
+    assert_eq!(ask("hooks.example.org", &strangers).await, Err(OutboundError::Certificate));
+    assert_eq!(ask("hooks.example.org", &RootCertStore::empty()).await, Err(OutboundError::NoAuthorities));
+    let plain = Receiver::at("127.0.0.1:0", "HTTP/1.1 400 Bad\r\n\r\n", false).await;
+    let outbound = Outbound::with(&self::config(&plain.allowed()), script.clone(), Some(roots));
+    let target = outbound.target(&format!("https://127.0.0.1:{}/", plain.address.port())).unwrap();
+    assert_eq!(outbound.send(get(target)).await.unwrap_err().code(), "tls_failed");
+}

@@ -6,6 +6,7 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use kith_jobs::{JOBS_MIGRATIONS, Jobs};
 use kith_kernel::{Actor, Ctx, RequestId, Sources, Timestamp, UserId};
 use kith_store::MigrationState::{Applied, Pending, Unknown};
 use kith_store::{EngineKind, Error, IntoOutcome, MigrationStatus, Query, STORE_MIGRATIONS, Store, Tx};
@@ -31,6 +32,8 @@ pub struct App(Arc<AppInner>);
 pub struct AppInner {
     /// The database.
     pub db: Store,
+    /// The job engine.
+    pub jobs: Jobs,
     /// The configuration.
     pub config: Config,
     /// Time, ids and randomness.
@@ -146,6 +149,7 @@ impl App {
             ahead,
             started: sources.clock.now(),
             addr: OnceLock::new(),
+            jobs: Jobs::new(db.clone(), sources.clone()),
             db,
             config,
             sources,
@@ -230,11 +234,12 @@ impl App {
     /// The database's.
     pub async fn migrations(&self) -> Result<Vec<MigrationStatus>, Error> {
         let applied = self.db.read(applied_migrations).await?;
-        let store = STORE_MIGRATIONS.migrations.iter().map(|one| (STORE_MIGRATIONS.module, one));
+        let below = [STORE_MIGRATIONS, JOBS_MIGRATIONS];
+        let below = below.iter().flat_map(|all| all.migrations.iter().map(|one| (all.module, one)));
         let modules =
             self.modules.iter().flat_map(|module| module.migrations.iter().map(|one| (module.name, one)));
         let own: Vec<_> =
-            store.chain(modules).map(|(module, one)| full_name(module, one.version, one.name)).collect();
+            below.chain(modules).map(|(module, one)| full_name(module, one.version, one.name)).collect();
         let pending = own.iter().filter(|name| applied.iter().all(|known| known.name != **name));
         let pending: Vec<_> = pending.cloned().map(|name| MigrationStatus { name, state: Pending }).collect();
         let known = applied.into_iter().map(|one| if own.contains(&one.name) { one } else { unknown(one) });

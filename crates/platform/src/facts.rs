@@ -3,6 +3,7 @@
 //! Never a secret, never anything personal.
 
 use axum::extract::State;
+use kith_jobs::JOBS_MIGRATIONS;
 use kith_kernel::{Clock as _, Ctx, SystemClock};
 use kith_store::{Error, ModuleMigrations, Query, STORE_MIGRATIONS};
 use serde_json::{Map, Value, json};
@@ -80,7 +81,7 @@ fn migrations(app: &App) -> Vec<ModuleMigrations> {
         .modules
         .iter()
         .map(|module| ModuleMigrations { module: module.name, migrations: module.migrations });
-    std::iter::once(STORE_MIGRATIONS).chain(own).collect()
+    [STORE_MIGRATIONS, JOBS_MIGRATIONS].into_iter().chain(own).collect()
 }
 
 async fn of_modules(app: &App, ctx: &Ctx) -> Result<Map<String, Value>, Error> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::response::{Html, Redirect};
 use http::header::CACHE_CONTROL;
 use http::{HeaderName, StatusCode};
+use kith_jobs::JOBS_MIGRATIONS;
 use kith_kernel::{ManualClock, SeededIds, SeededRandom, Sources, Timestamp};
 use kith_store::testing::TestDatabase;
 use kith_store::{ModuleMigrations, STORE_MIGRATIONS, Store, StoreOptions};
@@ -211,7 +212,11 @@ impl TestServer {
 }
 
 pub fn migrations() -> Vec<ModuleMigrations> {
-    vec![STORE_MIGRATIONS, ModuleMigrations { module: MODULE.name, migrations: MODULE.migrations }]
+    vec![
+        STORE_MIGRATIONS,
+        JOBS_MIGRATIONS,
+        ModuleMigrations { module: MODULE.name, migrations: MODULE.migrations },
+    ]
 }
 
 pub fn sources(clock: &Arc<ManualClock>) -> Sources {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use kith_domain::{accounts, blocks, bonds, nicknames, spaces};
+use kith_jobs::JOBS_MIGRATIONS;
 use kith_platform::config::Config;
 use kith_platform::http::openapi;
 use kith_platform::{DEVELOPMENT, Module};
@@ -48,11 +49,11 @@ pub fn checks() -> Vec<&'static Check> {
     MODULES.iter().flat_map(|module| module.checks).copied().flatten().collect()
 }
 
-/// Every migration: the store's own, then the modules'.
+/// Every migration: the store's own, the job engine's, then the modules'.
 pub fn migrations() -> Vec<ModuleMigrations> {
     let own =
         MODULES.iter().map(|module| ModuleMigrations { module: module.name, migrations: module.migrations });
-    std::iter::once(STORE_MIGRATIONS).chain(own).collect()
+    [STORE_MIGRATIONS, JOBS_MIGRATIONS].into_iter().chain(own).collect()
 }
 
 #[cfg(test)]
@@ -83,7 +84,7 @@ mod tests {
 
     #[test]
     fn modules_do_not_step_on_each_other() {
-        let mut names = HashSet::from([STORE_MIGRATIONS.module]);
+        let mut names = HashSet::from([STORE_MIGRATIONS.module, JOBS_MIGRATIONS.module]);
         for module in all() {
             assert!(names.insert(module.name), "two modules are called {}", module.name);
         }

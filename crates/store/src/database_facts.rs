@@ -219,6 +219,8 @@ const TABLE_RIGHTS: &str = "SELECT CAST(c.relname AS TEXT), p.name, has_table_pr
      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,
          (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE'), ('TRUNCATE'), ('REFERENCES'), ('TRIGGER')) AS p (name)
      WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p')
+       -- Segments are emptied as a whole.
+       AND NOT (p.name = 'TRUNCATE' AND c.relname LIKE '%\\_segment\\__')
      ORDER BY 1, 2";
 
 const UNUSED_INDEXES: &str = "SELECT CAST(indexrelname AS TEXT) FROM pg_stat_user_indexes

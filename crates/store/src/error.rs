@@ -44,11 +44,13 @@ impl Cause {
 }
 
 impl Error {
-    pub(crate) fn fault(of: impl std::fmt::Display) -> Self {
+    /// A fault of ours.
+    pub fn fault(of: impl std::fmt::Display) -> Self {
         Self::Fault(Cause::new(of))
     }
 
-    pub(crate) fn unavailable(of: impl std::fmt::Display) -> Self {
+    /// Not there, for this reason.
+    pub fn unavailable(of: impl std::fmt::Display) -> Self {
         Self::Unavailable(Cause::new(of))
     }
 }

@@ -3,6 +3,8 @@
 //! The only crate that names SQLite or PostgreSQL. It knows no feature and no HTTP.
 
 mod audit;
+mod bells;
+mod bulk;
 mod database_facts;
 mod dialect;
 mod error;
@@ -30,6 +32,9 @@ mod tx;
 mod value;
 
 pub use audit::{AuditChain, AuditEntry, AuditFilter, AuditRecord};
+pub use bells::Bell;
+pub use bulk::{Bulk, Statement, Values};
+pub use dialect::jobs as job_statements;
 pub use error::{Error, OpenError};
 pub use events::{Event, NewEvent, SequencedEvent};
 pub use facts::{AuditTail, Positions};

@@ -12,7 +12,7 @@ use crate::migrate::{MigrationStatus, ModuleMigrations};
 use crate::options::{EngineOptions, StoreOptions};
 use crate::statements::Statements;
 use crate::{
-    Error, IntoOutcome, OpenError, Query, SequencedEvent, StatsSnapshot, Tx, outbox, postgres, sqlite,
+    Bell, Error, IntoOutcome, OpenError, Query, SequencedEvent, StatsSnapshot, Tx, outbox, postgres, sqlite,
 };
 
 /// A database. Clones share it.
@@ -251,6 +251,14 @@ impl Store {
         match &*self.engine {
             Engine::Sqlite(engine) => engine.head(),
             Engine::Postgres(engine) => engine.head(),
+        }
+    }
+
+    /// The bell of this name: see [`Tx::ring`].
+    pub fn bell(&self, name: &str) -> Bell {
+        match &*self.engine {
+            Engine::Sqlite(engine) => engine.bells().listen(name),
+            Engine::Postgres(engine) => engine.bells().listen(name),
         }
     }
 

@@ -3,7 +3,8 @@
 //! A statement is a `&'static str` with `$1`, `$2`, …: nobody builds SQL from input. A statement that fails ends
 //! the transaction, on either database, even if the closure swallows the error.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::ops::Deref;
 
 use kith_kernel::{Ctx, UserId};
@@ -31,6 +32,7 @@ pub struct Query<'c> {
 pub struct Tx<'c> {
     query: Query<'c>,
     trace: RefCell<Trace>,
+    may_be_lost: Cell<bool>,
 }
 
 /// What a transaction leaves beside its rows, written with the commit.
@@ -39,6 +41,8 @@ pub(crate) struct Trace {
     pub audit: Vec<AuditEntry>,
     pub details: Vec<AuditDetails>,
     pub events: Vec<Event>,
+    /// What is rung once it is committed.
+    pub bells: BTreeSet<String>,
 }
 
 impl Trace {
@@ -97,7 +101,7 @@ impl<'c> Query<'c> {
         Ok(rows)
     }
 
-    fn each(
+    pub(crate) fn each(
         &self,
         sql: &'static str,
         params: &[Param<'_>],
@@ -128,7 +132,7 @@ impl<'c> Query<'c> {
 
 impl<'c> Tx<'c> {
     pub(crate) fn new(session: Session<'c>) -> Self {
-        Self { query: Query::new(session), trace: RefCell::default() }
+        Self { query: Query::new(session), trace: RefCell::default(), may_be_lost: Cell::new(false) }
     }
 
     /// Changes rows and says how many.
@@ -198,6 +202,26 @@ impl<'c> Tx<'c> {
     /// What `pick` makes of the events emitted so far.
     pub fn emitted<T>(&self, pick: impl FnMut(&Event) -> Option<T>) -> Vec<T> {
         self.trace.borrow().events.iter().filter_map(pick).collect()
+    }
+
+    /// Wakes those who listen to the bell `name`, here and on other nodes, once this transaction is committed.
+    pub fn ring(&self, name: impl Into<String>) {
+        self.trace.borrow_mut().bells.insert(name.into());
+    }
+
+    /// Says that nobody relies on this transaction once the database's machine has lost its power: it may be answered
+    /// before it is on the disk, where that is quicker. For what then is found undone and done again.
+    pub fn may_be_lost(&self) {
+        self.may_be_lost.set(true);
+    }
+
+    pub(crate) fn is_loose(&self) -> bool {
+        self.may_be_lost.get()
+    }
+
+    /// Whether several processes may use the database, so that a statement costs a round trip.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.query.session, Session::Postgres(_))
     }
 
     pub(crate) fn take_trace(&self) -> Trace {

@@ -6,6 +6,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use tokio_postgres::types::{IsNull, Type, to_sql_checked};
 
 use crate::Error;
+use crate::bulk::Values;
 
 /// A value for a placeholder, borrowed from the caller. Build lists of them with [`crate::params!`].
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +25,9 @@ pub enum Param<'a> {
     Float(f64),
     /// BYTEA.
     Bytes(&'a [u8]),
+    /// A column of values, for [`crate::Tx::bulk`].
+    #[doc(hidden)]
+    Many(Values<'a>),
 }
 
 impl Param<'_> {
@@ -36,15 +40,24 @@ impl Param<'_> {
             Self::Bool(_) => "a boolean",
             Self::Float(_) => "a float",
             Self::Bytes(_) => "bytes",
+            Self::Many(_) => "a column",
         }
     }
 
     pub(crate) fn check(self) -> Result<(), Error> {
         match self {
-            Self::Text(text) if text.as_bytes().contains(&0) => Err(Error::NulInText),
+            Self::Text(text) if has_nul(text) => Err(Error::NulInText),
+            Self::Many(Values::Texts(all)) if all.iter().any(|text| has_nul(text)) => Err(Error::NulInText),
+            Self::Many(Values::MaybeTexts(all)) if all.iter().flatten().any(|text| has_nul(text)) => {
+                Err(Error::NulInText)
+            }
             _ => Ok(()),
         }
     }
+}
+
+fn has_nul(text: &str) -> bool {
+    text.as_bytes().contains(&0)
 }
 
 /// Checks all of `params` before any reaches a database.
@@ -128,6 +141,9 @@ impl rusqlite::ToSql for Param<'_> {
             Self::Bool(b) => ToSqlOutput::Borrowed(ValueRef::Integer(i64::from(b))),
             Self::Float(x) => ToSqlOutput::Borrowed(ValueRef::Real(x)),
             Self::Bytes(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
+            Self::Many(_) => {
+                return Err(rusqlite::Error::ToSqlConversionFailure("a column stands for no value".into()));
+            }
         })
     }
 }
@@ -149,6 +165,10 @@ impl tokio_postgres::types::ToSql for Param<'_> {
             (Self::Bool(b), &Type::BOOL) => b.to_sql(ty, out),
             (Self::Float(x), &Type::FLOAT8) => x.to_sql(ty, out),
             (Self::Bytes(bytes), &Type::BYTEA) => bytes.to_sql(ty, out),
+            (Self::Many(Values::Ints(all)), &Type::INT8_ARRAY) => all.to_sql(ty, out),
+            (Self::Many(Values::MaybeInts(all)), &Type::INT8_ARRAY) => all.to_sql(ty, out),
+            (Self::Many(Values::Texts(all)), &Type::TEXT_ARRAY) => all.to_sql(ty, out),
+            (Self::Many(Values::MaybeTexts(all)), &Type::TEXT_ARRAY) => all.to_sql(ty, out),
             // The driver would write the bytes of one type where the server reads another.
             (param, ty) => Err(format!("{} cannot stand for {ty}", param.type_name()).into()),
         }
@@ -157,7 +177,15 @@ impl tokio_postgres::types::ToSql for Param<'_> {
     fn accepts(ty: &Type) -> bool {
         matches!(
             *ty,
-            Type::TEXT | Type::VARCHAR | Type::INT8 | Type::INT4 | Type::BOOL | Type::FLOAT8 | Type::BYTEA
+            Type::TEXT
+                | Type::VARCHAR
+                | Type::INT8
+                | Type::INT4
+                | Type::BOOL
+                | Type::FLOAT8
+                | Type::BYTEA
+                | Type::INT8_ARRAY
+                | Type::TEXT_ARRAY
         )
     }
 

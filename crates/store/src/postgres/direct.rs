@@ -104,7 +104,7 @@ impl<'s> Direct<'s> {
             if let AsyncMessage::Notification(notice) = message {
                 if let Ok(position) = notice.payload().parse() {
                     advance(&listener, position);
-                } else {
+                } else if !listener.bells.heed(notice.payload()) {
                     bell.notify_one();
                 }
             }
@@ -119,6 +119,10 @@ impl<'s> Direct<'s> {
 
     fn work(&mut self) -> Result<(), Error> {
         while !*self.shared.stop.borrow() {
+            let announcement = self.shared.bells.announcement();
+            if !announcement.is_empty() {
+                self.batch(&announcement)?;
+            }
             if self.lead.is_none() && self.campaigned.elapsed() >= LOOK {
                 self.campaign()?;
             }

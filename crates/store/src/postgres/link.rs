@@ -247,7 +247,8 @@ impl<'c> Session<'c> {
     }
 
     /// Ends the transaction with its trace. An error other than [`Error::OutcomeUnknown`] means nothing was changed.
-    pub fn commit(&self, trace: &Trace) -> Result<(), Error> {
+    /// A loose one may be answered before it is on the server's disk.
+    pub fn commit(&self, trace: &Trace, loose: bool) -> Result<(), Error> {
         if !self.begun.get() && trace.is_empty() {
             return Ok(());
         }
@@ -267,7 +268,7 @@ impl<'c> Session<'c> {
             self.open(opening),
             join(
                 join_all(last.iter().map(|write| self.send(write))),
-                self.link.client.batch_execute("COMMIT"),
+                self.link.client.batch_execute(end_of(loose)),
             ),
         );
         let (begun, (written, committed)) = self.link.wait(end.map(Ok)).map_err(unknown)?;
@@ -351,6 +352,10 @@ impl<'c> Session<'c> {
         };
         try_join(begin, lock).await.map(drop)
     }
+}
+
+const fn end_of(loose: bool) -> &'static str {
+    if loose { "SET LOCAL synchronous_commit = off; COMMIT" } else { "COMMIT" }
 }
 
 /// A row of the trace on its way, with its place within the transaction.

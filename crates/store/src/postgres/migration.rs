@@ -74,19 +74,26 @@ impl MigrationLink {
         self.link.batch(sql).map_err(|failure| classify(&failure).0)
     }
 
-    /// Lets the role that serves read and write rows, and nothing else: no schema, and no history of its own making.
+    /// Lets the role that serves read and write rows and empty segments as a whole, and nothing else: no schema, and no
+    /// history of its own making.
     pub fn grant_to_run_role(&self) -> Result<(), Error> {
         let Some(role) = &self.run_role else { return Ok(()) };
         let quoted = |name: &str| name.replace('"', "\"\"");
         let schema = Query::new(AnySession::Postgres(self.session()));
         let schema = schema.one("SELECT CAST(current_schema() AS TEXT)", &[], |row| row.get::<String>(0))?;
+        let role_text = role.replace('\'', "''");
         let (role, schema) = (quoted(role), quoted(&schema.unwrap_or_default()));
         self.batch(&format!(
             "GRANT USAGE ON SCHEMA \"{schema}\" TO \"{role}\";
              GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA \"{schema}\" TO \"{role}\";
              REVOKE INSERT, UPDATE, DELETE ON schema_migrations FROM \"{role}\";
              REVOKE UPDATE, DELETE ON audit_entries, audit_seals FROM \"{role}\";
-             REVOKE UPDATE ON audit_details FROM \"{role}\""
+             REVOKE UPDATE ON audit_details FROM \"{role}\";
+             DO $$ DECLARE segment TEXT; BEGIN
+                 FOR segment IN SELECT tablename FROM pg_tables
+                     WHERE schemaname = current_schema() AND tablename LIKE '%\\_segment\\__'
+                 LOOP EXECUTE format('GRANT TRUNCATE ON %I TO %I', segment, '{role_text}'); END LOOP;
+             END $$"
         ))
     }
 }

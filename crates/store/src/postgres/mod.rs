@@ -18,6 +18,7 @@ use kith_kernel::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
 
+use crate::bells::Bells;
 use crate::job::{ReadJob, WriteJob, enqueue};
 use crate::options::{PostgresOptions, StoreOptions};
 use crate::statements::Statements;
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub stats: StoreStats,
     pub statements: Arc<Statements>,
     pub head: watch::Sender<i64>,
+    pub bells: Bells,
     /// Rung after each commit that left a trace; the session-bound connection listens.
     pub committed: Notify,
     pub stop: watch::Sender<bool>,
@@ -67,6 +69,7 @@ impl Engine {
             stats: StoreStats::default(),
             statements: Arc::default(),
             head: watch::Sender::new(0),
+            bells: Bells::default(),
             committed: Notify::new(),
             stop: watch::Sender::new(false),
             rehearse: options.rehearse,
@@ -118,6 +121,10 @@ impl Engine {
 
     pub fn head(&self) -> watch::Receiver<i64> {
         self.shared.head.subscribe()
+    }
+
+    pub fn bells(&self) -> &Bells {
+        &self.shared.bells
     }
 
     #[cfg(feature = "testing")]

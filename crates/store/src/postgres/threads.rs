@@ -1,5 +1,6 @@
 //! The threads that run closures on PostgreSQL, each on a connection that it opens anew when it is lost.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -162,14 +163,15 @@ impl Worker {
             return Err(Error::fault("a session changed its database"));
         };
         let mut fate = tx.failure().map_or(Ok(()), Err);
-        let mut traced = false;
+        let (mut traced, mut bells) = (false, BTreeSet::new());
         if fate.is_ok() && !rehearsal {
             fate = session.strike_at_end();
         }
         if fate.is_ok() && ending == Ending::Commit && !rehearsal {
             let trace = tx.take_trace();
             traced = !trace.is_empty();
-            fate = session.commit(&trace);
+            fate = session.commit(&trace, tx.is_loose());
+            bells = trace.bells;
         }
         let committed = fate.is_ok() && ending == Ending::Commit && !rehearsal;
         let trouble = session.trouble();
@@ -180,6 +182,9 @@ impl Worker {
         drop(tx);
         if !sound {
             self.link = None;
+        }
+        if committed && !bells.is_empty() {
+            traced |= self.shared.bells.ring_everywhere(&bells);
         }
         self.count(committed, traced, &fate);
         Ok(match (fate, trouble) {

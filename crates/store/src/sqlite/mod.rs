@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 
+use crate::bells::Bells;
 use crate::folder::DataFolder;
 use crate::job::{ReadJob, Refused, WriteJob, enqueue};
 use crate::options::{SqliteOptions, StoreOptions, Synchronous};
@@ -31,6 +32,7 @@ pub(crate) struct Shared {
     pub stats: StoreStats,
     pub statements: Arc<Statements>,
     pub head: watch::Sender<i64>,
+    pub bells: Bells,
     /// Counts the commits, each before anybody is told of it.
     pub commits: AtomicU64,
     pub idle: reader::Idle,
@@ -59,6 +61,7 @@ impl Engine {
             stats: StoreStats::default(),
             statements: Arc::default(),
             head: watch::Sender::new(0),
+            bells: Bells::default(),
             commits: AtomicU64::new(0),
             idle: reader::Idle::default(),
             rehearse: options.rehearse,
@@ -117,6 +120,10 @@ impl Engine {
 
     pub fn head(&self) -> watch::Receiver<i64> {
         self.shared.head.subscribe()
+    }
+
+    pub fn bells(&self) -> &Bells {
+        &self.shared.bells
     }
 
     #[cfg(feature = "testing")]

@@ -204,6 +204,7 @@ impl Writer {
         // Details are written already, and nothing is computed from them.
         traces.audit.extend(trace.audit);
         traces.events.extend(trace.events);
+        traces.bells.extend(trace.bells);
         Ok(Fate::Kept)
     }
 
@@ -244,6 +245,7 @@ impl Writer {
         if !traces.events.is_empty() {
             self.publish_head();
         }
+        traces.bells.iter().for_each(|name| self.shared.bells.ring(name));
         Ok(())
     }
 

@@ -1,0 +1,227 @@
+//! Claiming: which jobs of a queue a worker gets next.
+//!
+//! Claims of one queue stand in line, across all nodes, for the length of one short transaction. So limits are exact,
+//! and each process may remember below which place nothing ready is left.
+
+use std::time::Duration;
+
+use kith_kernel::{Timestamp, minutes, seconds};
+use kith_store::{Error, Tx};
+
+use crate::model::{Claimed, JobId, LEAST_PRIORITY};
+use crate::queues::{QueueSettings, room};
+use crate::rows;
+
+/// Jobs that become due are made ready at least so many at once.
+const PROMOTED: i64 = 1_000;
+/// How often a busy queue is looked through for what has become due.
+const PROMOTE_EVERY: Duration = Duration::from_millis(100);
+/// A transaction that schedules a job ends within this time.
+const COMMITTED_WITHIN: Duration = minutes(1);
+/// How often the whole of a queue's schedule is looked through.
+const SWEEP_EVERY: Duration = minutes(5);
+/// How often a busy queue is looked through for jobs whose workers have died.
+const SUSPECTS_EVERY: Duration = seconds(1);
+/// Keys looked at in one claim.
+const KEYS: i64 = 500;
+
+/// What this process remembers of a queue between claims. Forgetting it costs time only.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Marks {
+    /// By priority: nothing ready is left before this place.
+    lanes: [i64; LEAST_PRIORITY as usize + 1],
+    /// Nothing scheduled is left before this.
+    due: Timestamp,
+    swept_at: Timestamp,
+    promoted_at: Option<Timestamp>,
+    /// Whether more was due than was made ready.
+    more_due: bool,
+    next_due: Option<Timestamp>,
+    suspects_at: Timestamp,
+    /// The last key that was served.
+    last_key: String,
+}
+
+/// What a claim came to.
+#[derive(Clone, Debug, Default)]
+pub struct Claim {
+    /// The jobs, in order.
+    pub jobs: Vec<Claimed>,
+    /// When it makes sense to look again although nobody rings.
+    pub look_again_at: Option<Timestamp>,
+    /// Whether limits hold for the queue, so that nobody should claim ahead, and who ends a job should ring.
+    pub is_limited: bool,
+}
+
+pub(crate) fn claim(
+    tx: &Tx<'_>,
+    now: Timestamp,
+    worker: i64,
+    queue: &str,
+    most: i64,
+    mut marks: Marks,
+) -> Result<(Claim, Marks), Error> {
+    tx.lock("job queue", [queue])?;
+    // What is claimed when the power goes is found ready again, and its claimer is no longer its owner.
+    tx.may_be_lost();
+    let settings = rows::queues::find(tx, queue)?.unwrap_or_default();
+    let mut claim = Claim { is_limited: settings.is_limited(), ..Claim::default() };
+    if settings.paused {
+        return Ok((claim, marks));
+    }
+    promote(tx, now, queue, most, &mut marks)?;
+    claim.look_again_at = marks.next_due;
+    let (mut left, window) = queue_room(tx, now, queue, most, &settings, &mut claim)?;
+    if left > 0 {
+        claim.jobs = if settings.limits_keys() {
+            claim_by_keys(tx, now, worker, queue, left, &settings, &mut marks)?
+        } else {
+            claim_by_lanes(tx, now, worker, queue, left, &mut marks)?
+        };
+        left -= claim.jobs.len() as i64;
+    }
+    if left > 0 && (claim.jobs.is_empty() || now >= marks.suspects_at + SUSPECTS_EVERY) {
+        marks.suspects_at = now;
+        claim.jobs.extend(claim_suspect(tx, now, worker, queue)?);
+    }
+    if let Some((since, used)) = window
+        && !claim.jobs.is_empty()
+    {
+        rows::queues::save_window(tx, queue, "", since, used + claim.jobs.len() as i64)?;
+    }
+    Ok((claim, marks))
+}
+
+fn promote(tx: &Tx<'_>, now: Timestamp, queue: &str, most: i64, marks: &mut Marks) -> Result<(), Error> {
+    let rested = marks.promoted_at.is_none_or(|at| now < at || now >= at + PROMOTE_EVERY);
+    let is_due = marks.next_due.is_some_and(|at| at <= now);
+    if !(rested || is_due || marks.more_due) {
+        return Ok(());
+    }
+    // A clock that went back may have let jobs be scheduled before the mark.
+    let went_back = marks.promoted_at.is_some_and(|at| now < at);
+    if went_back || now >= marks.swept_at + SWEEP_EVERY {
+        marks.due = Timestamp::EPOCH;
+        marks.swept_at = now;
+    }
+    let at_once = PROMOTED.max(most * 2);
+    let promoted = rows::live::promote(tx, queue, now, marks.due, at_once)?;
+    marks.promoted_at = Some(now);
+    marks.more_due = promoted as i64 >= at_once;
+    if !marks.more_due {
+        marks.due = marks.due.max(now - COMMITTED_WITHIN);
+        marks.next_due = rows::live::next_due(tx, queue, marks.due)?;
+    }
+    Ok(())
+}
+
+/// How many jobs the queue's own limits admit, and its window if it has a rate.
+fn queue_room(
+    tx: &Tx<'_>,
+    now: Timestamp,
+    queue: &str,
+    most: i64,
+    settings: &QueueSettings,
+    claim: &mut Claim,
+) -> Result<(i64, Option<(Timestamp, i64)>), Error> {
+    let mut left = most;
+    if let Some(concurrency) = settings.concurrency {
+        left = left.min(concurrency - rows::live::running(tx, queue)?);
+    }
+    let Some(rate) = settings.rate else { return Ok((left, None)) };
+    let (admitted, since, used) = room(rate, rows::queues::find_window(tx, queue, "")?, now);
+    if admitted == 0 {
+        let opens = since + Duration::from_millis(rate.period_ms.unsigned_abs());
+        claim.look_again_at = Some(claim.look_again_at.map_or(opens, |at| at.min(opens)));
+    }
+    Ok((left.min(admitted), Some((since, used))))
+}
+
+fn claim_by_lanes(
+    tx: &Tx<'_>,
+    now: Timestamp,
+    worker: i64,
+    queue: &str,
+    most: i64,
+    marks: &mut Marks,
+) -> Result<Vec<Claimed>, Error> {
+    let lanes: Vec<_> = (0..).zip(marks.lanes).collect();
+    let found = rows::live::claim(tx, now, worker, queue, most, &lanes)?;
+    if found.oldest > 0 {
+        let is_full = found.jobs.len() as i64 == most;
+        let last = found.jobs.last().filter(|_| is_full);
+        for (priority, mark) in (0..).zip(&mut marks.lanes) {
+            *mark = match last {
+                Some(last) if priority > last.priority => *mark,
+                Some(last) if priority == last.priority => last.place.min(found.oldest).max(*mark),
+                _ => found.oldest.max(*mark),
+            };
+        }
+    }
+    Ok(found.jobs)
+}
+
+/// Each key in turn, as far as its own limits admit, beginning behind the last that was served.
+fn claim_by_keys(
+    tx: &Tx<'_>,
+    now: Timestamp,
+    worker: i64,
+    queue: &str,
+    most: i64,
+    settings: &QueueSettings,
+    marks: &mut Marks,
+) -> Result<Vec<Claimed>, Error> {
+    let mut ids = rows::live::first_without_key(tx, queue, most)?;
+    let mut left = most - ids.len() as i64;
+    let mut keys = rows::live::keys_behind(tx, queue, &marks.last_key, KEYS)?;
+    if (keys.len() as i64) < KEYS && !marks.last_key.is_empty() {
+        let from_the_start = rows::live::keys_behind(tx, queue, "", KEYS)?;
+        keys.extend(from_the_start.into_iter().filter(|(key, _)| *key <= marks.last_key));
+    }
+    let mut wanted = Vec::new();
+    for (key, running) in keys {
+        if left <= 0 {
+            break;
+        }
+        let mut admitted = settings.key_concurrency.map_or(left, |most| most - running).min(left);
+        if let Some(rate) = settings.key_rate {
+            admitted = admitted.min(room(rate, rows::queues::find_window(tx, queue, &key)?, now).0);
+        }
+        if admitted > 0 {
+            marks.last_key.clone_from(&key);
+            left -= 1;
+            wanted.push((key, admitted));
+        }
+    }
+    ids.extend(first_of(tx, queue, &wanted, most - ids.len() as i64)?);
+    let jobs = rows::live::claim_these(tx, now, worker, queue, &ids)?;
+    if let Some(rate) = settings.key_rate {
+        for (key, _) in &wanted {
+            let started = jobs.iter().filter(|job| job.limit_key.as_ref() == Some(key)).count() as i64;
+            let (_, since, used) = room(rate, rows::queues::find_window(tx, queue, key)?, now);
+            if started > 0 {
+                rows::queues::save_window(tx, queue, key, since, used + started)?;
+            }
+        }
+    }
+    Ok(jobs)
+}
+
+/// At most `most` of the wanted jobs, so that no key is left out for another's second.
+fn first_of(tx: &Tx<'_>, queue: &str, wanted: &[(String, i64)], most: i64) -> Result<Vec<JobId>, Error> {
+    let each = (most / (wanted.len() as i64).max(1)).max(1);
+    let fair: Vec<_> = wanted.iter().map(|(key, admitted)| (key.clone(), (*admitted).min(each))).collect();
+    let mut ids = rows::live::first_of_keys(tx, queue, &fair)?;
+    ids.truncate(usize::try_from(most).unwrap_or(0));
+    Ok(ids)
+}
+
+/// A job that was there whenever its worker died is run beside no other such job, so that it takes no innocent ones
+/// along.
+fn claim_suspect(tx: &Tx<'_>, now: Timestamp, worker: i64, queue: &str) -> Result<Vec<Claimed>, Error> {
+    let Some(id) = rows::live::first_suspect(tx, queue)? else { return Ok(Vec::new()) };
+    if rows::live::has_suspect(tx, queue, worker)? {
+        return Ok(Vec::new());
+    }
+    rows::live::claim_these(tx, now, worker, queue, &[id])
+}

@@ -1,0 +1,170 @@
+//! Enqueueing in the transaction of the change that asks for it: the job is there if and only if the change is.
+
+use kith_kernel::{Ctx, Timestamp};
+use kith_store::{Error, Tx};
+use sha2::{Digest, Sha256};
+
+use crate::model::{Enqueued, Invalid, JobId, JobState};
+use crate::new_job::{NewJob, OnConflict, OnFailure, Unique};
+use crate::{bell_of, rows};
+
+/// Why a job was not enqueued.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum EnqueueError {
+    /// It is wrong.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// It waits for a job that nobody knows.
+    #[error("there is no job {0} to wait for")]
+    Unknown(JobId),
+    /// The database's.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+/// Enqueues a job when this transaction is committed.
+///
+/// # Errors
+/// [`EnqueueError`] if it is wrong; nothing is changed then.
+pub fn enqueue(tx: &Tx<'_>, ctx: &Ctx, job: &NewJob) -> Result<Enqueued, EnqueueError> {
+    job.check()?;
+    if let Some(unique) = &job.unique {
+        tx.lock("job key", [unique_key(job, unique)])?;
+    }
+    enqueue_locked(tx, ctx.now, job)
+}
+
+/// Enqueues jobs, all or none. Quicker than one by one.
+///
+/// # Errors
+/// As for [`enqueue`].
+pub fn enqueue_all(tx: &Tx<'_>, now: Timestamp, jobs: &[NewJob]) -> Result<Vec<Enqueued>, EnqueueError> {
+    for job in jobs {
+        job.check()?;
+    }
+    let keys: Vec<_> =
+        jobs.iter().filter_map(|job| job.unique.as_ref().map(|unique| unique_key(job, unique))).collect();
+    if !keys.is_empty() {
+        tx.lock("job key", keys)?;
+    }
+    let is_plain = |job: &NewJob| job.unique.is_none() && job.after.is_empty();
+    let plain: Vec<_> = jobs.iter().filter(|job| is_plain(job)).collect();
+    let mut ids = rows::live::insert_many(tx, &plain, now)?.into_iter();
+    let mut enqueued = Vec::with_capacity(jobs.len());
+    let mut rung: Option<&str> = None;
+    for job in jobs {
+        if !is_plain(job) {
+            enqueued.push(enqueue_locked(tx, now, job)?);
+            continue;
+        }
+        let id = ids.next().ok_or_else(|| Error::fault("fewer jobs were inserted than told"))?;
+        enqueued.push(Enqueued { id, existing: false });
+        if rung != Some(&job.queue) {
+            tx.ring(bell_of(&job.queue));
+            rung = Some(&job.queue);
+        }
+    }
+    Ok(enqueued)
+}
+
+/// A job and those that it waits for: they run first, and it learns their results.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    /// Runs last.
+    pub job: NewJob,
+    /// Run before it.
+    pub children: Vec<Self>,
+}
+
+/// Enqueues a flow; returns the id of its last job and those of its children, in order.
+///
+/// # Errors
+/// As for [`enqueue`].
+pub fn enqueue_flow(tx: &Tx<'_>, ctx: &Ctx, flow: &Flow) -> Result<(Enqueued, Vec<Enqueued>), EnqueueError> {
+    let mut children = Vec::with_capacity(flow.children.len());
+    for child in &flow.children {
+        children.push(enqueue_flow(tx, ctx, child)?.0);
+    }
+    let last = flow.job.clone().after(children.iter().map(|child| child.id));
+    Ok((enqueue(tx, ctx, &last)?, children))
+}
+
+fn enqueue_locked(tx: &Tx<'_>, now: Timestamp, job: &NewJob) -> Result<Enqueued, EnqueueError> {
+    let key = job.unique.as_ref().map(|unique| unique_key(job, unique));
+    if let (Some(key), Some(unique)) = (&key, &job.unique)
+        && let Some(id) = taken(tx, now, job, key, unique)?
+    {
+        return Ok(Enqueued { id, existing: true });
+    }
+    let (awaited, failed) = await_all(tx, job)?;
+    let waiting_for = awaited.len() as i64;
+    let state = if waiting_for > 0 { JobState::Blocked } else { rows::live::state_at(job, now) };
+    let id = rows::live::insert(tx, job, state, key.as_deref(), waiting_for, now)?;
+    for other in awaited {
+        rows::waits::insert_wait(tx, other, id, i64::from(job.on_failure == OnFailure::Run))?;
+    }
+    if let (Some(key), Some(unique)) = (&key, &job.unique) {
+        let until = (!unique.period.is_zero()).then(|| now + unique.period);
+        rows::waits::take_key(tx, key, id, until)?;
+    }
+    if let Some(other) = failed.filter(|_| job.on_failure == OnFailure::Die) {
+        crate::finish::die_waiting(tx, id, &format!("job {other}, which it waits for, has failed"), now)?;
+    }
+    tx.ring(bell_of(&job.queue));
+    Ok(Enqueued { id, existing: false })
+}
+
+/// Those of `after` that have not ended, marked as awaited; and one that has ended badly, if there is one.
+fn await_all(tx: &Tx<'_>, job: &NewJob) -> Result<(Vec<JobId>, Option<JobId>), EnqueueError> {
+    let (mut awaited, mut failed) = (Vec::new(), None);
+    let mut after = job.after.clone();
+    after.sort_unstable();
+    after.dedup();
+    for id in after {
+        if rows::waits::mark_awaited(tx, id)? {
+            awaited.push(id);
+        } else if rows::ended::find_dead(tx, id)?.is_some() {
+            failed = Some(id);
+        } else {
+            match rows::ended::find_in_history(tx, id)?.map(|job| job.state) {
+                None => return Err(EnqueueError::Unknown(id)),
+                Some(JobState::Completed) => {}
+                Some(_) => failed = Some(id),
+            }
+        }
+    }
+    Ok((awaited, failed))
+}
+
+/// The job that holds the key, if the new one is not to be.
+fn taken(
+    tx: &Tx<'_>,
+    now: Timestamp,
+    job: &NewJob,
+    key: &str,
+    unique: &Unique,
+) -> Result<Option<JobId>, EnqueueError> {
+    let Some((id, until, lives)) = rows::waits::find_key(tx, key)? else { return Ok(None) };
+    if !lives && until.is_none_or(|until| until <= now) {
+        return Ok(None);
+    }
+    if lives && unique.on_conflict != OnConflict::Keep {
+        let replaced = rows::live::replace(tx, id, job, now)?;
+        if replaced {
+            tx.ring(bell_of(&job.queue));
+        }
+    }
+    Ok(Some(id))
+}
+
+/// What is compared: `kind:key`, or the kind and a digest of the payload.
+fn unique_key(job: &NewJob, unique: &Unique) -> String {
+    match &unique.key {
+        Some(key) => format!("{}:k:{key}", job.kind),
+        None => {
+            let digest = Sha256::digest(job.payload.as_bytes());
+            let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+            format!("{}:a:{hex}", job.kind)
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! How attempts and jobs end. Every word about an attempt carries `(job, attempt, worker)`; that of somebody who is no
+//! longer the owner changes nothing.
+
+use std::time::Duration;
+
+use kith_kernel::{Ctx, Timestamp};
+use kith_store::{Error, Tx};
+
+use crate::model::{CRASHES, Done, Failure, JobError, JobId, JobState};
+use crate::rows::ended::{Ending, Left};
+use crate::rows::live::Owned;
+use crate::{bell_of, rows};
+
+/// Failures that are kept with a job.
+const KEPT_FAILURES: usize = 10;
+/// Longest error that is kept, in characters.
+const ERROR_CHARS: usize = 2_000;
+/// Rung when somebody asks running jobs to stop.
+pub const CANCEL_BELL: &str = "jobs/cancel";
+
+/// An attempt, as its owner names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Attempt {
+    /// The job.
+    pub job: JobId,
+    /// Which attempt.
+    pub attempt: i64,
+    /// Who has it.
+    pub worker: i64,
+}
+
+/// How an attempt ended, as its owner says.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Which.
+    pub attempt: Attempt,
+    /// How.
+    pub outcome: Result<Done, JobError>,
+    /// The queue to ring, because its limits admit another job now.
+    pub rings: Option<String>,
+}
+
+/// What a report came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// The job has ended.
+    Ended(JobState),
+    /// It will be run again at this time.
+    Again(Timestamp),
+    /// Somebody else owns it by now, or it has ended: nothing was changed.
+    Stale,
+}
+
+/// Heeds reports, in one transaction; the answers are in their order.
+///
+/// # Errors
+/// The database's.
+pub fn report(tx: &Tx<'_>, ctx: &Ctx, reports: &[Report]) -> Result<Vec<Told>, Error> {
+    let segment = segment(tx)?;
+    let mut told = vec![Told::Stale; reports.len()];
+    let done: Vec<_> = reports
+        .iter()
+        .enumerate()
+        .filter_map(|(at, one)| Some((at, one, one.outcome.as_ref().ok()?)))
+        .collect();
+    let endings: Vec<_> = done
+        .iter()
+        .map(|(_, one, done)| Ending {
+            id: one.attempt.job,
+            attempt: one.attempt.attempt,
+            worker: one.attempt.worker,
+            state: JobState::Completed,
+            result: done.result.as_deref(),
+        })
+        .collect();
+    let left = rows::ended::end(tx, segment, &endings, ctx.now)?;
+    let ended: std::collections::HashSet<_> = left.iter().map(|left| left.id).collect();
+    for (at, one, _) in &done {
+        if ended.contains(&one.attempt.job) {
+            told[*at] = Told::Ended(JobState::Completed);
+        }
+    }
+    for left in left.iter().filter(|left| left.unique_key.is_some() || left.is_awaited) {
+        let result = done.iter().find(|(_, one, _)| one.attempt.job == left.id);
+        let result = result.and_then(|(_, _, done)| done.result.as_deref());
+        settle(tx, left, JobState::Completed, result, ctx.now)?;
+    }
+    for (at, one) in reports.iter().enumerate() {
+        if let Err(error) = &one.outcome {
+            told[at] = failed(tx, ctx, segment, one.attempt, error)?;
+        }
+    }
+    for queue in reports.iter().filter_map(|one| one.rings.as_deref()) {
+        tx.ring(bell_of(queue));
+    }
+    Ok(told)
+}
+
+pub(crate) fn segment(tx: &Tx<'_>) -> Result<usize, Error> {
+    Ok(usize::try_from(rows::ended::ring(tx)?.0).unwrap_or(0) % kith_store::job_statements::SEGMENTS)
+}
+
+fn failed(tx: &Tx<'_>, ctx: &Ctx, segment: usize, attempt: Attempt, error: &JobError) -> Result<Told, Error> {
+    let Attempt { job, attempt: number, worker } = attempt;
+    let Some(owned) = rows::live::find_owned(tx, job, number, worker)? else { return Ok(Told::Stale) };
+    let failure = |error: &str| failures_with(&owned, number, ctx.now, error);
+    let failures = owned.failures + 1;
+    if owned.cancel_asked_at.is_some() || matches!(error, JobError::Cancelled) {
+        return cancelled(tx, segment, attempt, ctx.now);
+    }
+    match error {
+        JobError::Snooze(wait) => {
+            let run_at = ctx.now + (*wait).max(Duration::from_millis(1));
+            again(tx, attempt, &owned, run_at, owned.failures, owned.crashes, owned.errors.as_deref())
+        }
+        JobError::Retry(why) => match owned.retry.next(failures, ctx.now, ctx.randomness()) {
+            Some(at) => again(tx, attempt, &owned, at, failures, 0, Some(&failure(why))),
+            None => die(tx, attempt, failures, &failure(why), ctx.now),
+        },
+        JobError::RetryIn { why, wait } if failures < owned.retry.max_attempts => {
+            again(tx, attempt, &owned, ctx.now + *wait, failures, 0, Some(&failure(why)))
+        }
+        JobError::RetryIn { why, .. } | JobError::Discard(why) => {
+            die(tx, attempt, failures, &failure(why), ctx.now)
+        }
+        JobError::Cancelled => Ok(Told::Stale),
+    }
+}
+
+fn again(
+    tx: &Tx<'_>,
+    Attempt { job, attempt, worker }: Attempt,
+    owned: &Owned,
+    run_at: Timestamp,
+    failures: i64,
+    crashes: i64,
+    errors: Option<&str>,
+) -> Result<Told, Error> {
+    if !rows::live::put_back(tx, job, attempt, worker, run_at, failures, crashes, errors)? {
+        return Ok(Told::Stale);
+    }
+    tx.ring(bell_of(&owned.queue));
+    Ok(Told::Again(run_at))
+}
+
+fn cancelled(tx: &Tx<'_>, segment: usize, attempt: Attempt, now: Timestamp) -> Result<Told, Error> {
+    let ending = Ending {
+        id: attempt.job,
+        attempt: attempt.attempt,
+        worker: attempt.worker,
+        state: JobState::Cancelled,
+        result: None,
+    };
+    let left = rows::ended::end(tx, segment, &[ending], now)?;
+    let Some(left) = left.first() else { return Ok(Told::Stale) };
+    settle(tx, left, JobState::Cancelled, None, now)?;
+    Ok(Told::Ended(JobState::Cancelled))
+}
+
+fn die(tx: &Tx<'_>, attempt: Attempt, failures: i64, errors: &str, now: Timestamp) -> Result<Told, Error> {
+    let Attempt { job, attempt, worker } = attempt;
+    if rows::live::find_owned(tx, job, attempt, worker)?.is_none() {
+        return Ok(Told::Stale);
+    }
+    rows::ended::keep_dead(tx, job, failures, Some(errors), now)?;
+    let Some(left) = rows::ended::delete_owned(tx, job, attempt, worker)? else {
+        return Err(Error::fault("a job ended under its own transaction"));
+    };
+    settle(tx, &left, JobState::Dead, None, now)?;
+    Ok(Told::Ended(JobState::Dead))
+}
+
+/// Puts a job that does not run among the dead letters.
+pub(crate) fn die_waiting(tx: &Tx<'_>, job: JobId, why: &str, now: Timestamp) -> Result<(), Error> {
+    if rows::live::hold(tx, job)?.is_none_or(|state| state == JobState::Running) {
+        return Ok(());
+    }
+    let failure = Failure { attempt: 0, at: now, error: why.to_owned() };
+    let errors = serde_json::to_string(&[failure]).unwrap_or_default();
+    if !rows::ended::keep_dead(tx, job, 0, Some(&errors), now)? {
+        return Ok(());
+    }
+    if let Some((unique_key, is_awaited)) = rows::live::delete_waiting(tx, job)? {
+        settle(tx, &Left { id: job, unique_key, is_awaited }, JobState::Dead, None, now)?;
+    }
+    Ok(())
+}
+
+/// Gives back what an ended job held, and tells those who wait for it.
+fn settle(
+    tx: &Tx<'_>,
+    left: &Left,
+    state: JobState,
+    result: Option<&str>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    if let Some(key) = &left.unique_key {
+        rows::waits::release_key(tx, key, left.id, now)?;
+    }
+    if !left.is_awaited {
+        return Ok(());
+    }
+    for (waiter, on_failure) in rows::waits::settle(tx, left.id, state, result)? {
+        if state != JobState::Completed && on_failure == 0 {
+            die_waiting(
+                tx,
+                waiter,
+                &format!("job {}, which it waits for, is {}", left.id, state.as_str()),
+                now,
+            )?;
+        } else if let Some(queue) = rows::waits::one_less(tx, waiter, now)? {
+            tx.ring(bell_of(&queue));
+        }
+    }
+    Ok(())
+}
+
+/// What an attempt to cancel came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelOutcome {
+    /// It will not run.
+    Cancelled,
+    /// It runs, and was asked to stop.
+    Asked,
+    /// It had ended before.
+    HadEnded,
+    /// Nobody knows such a job.
+    Unknown,
+}
+
+/// Takes a job back: at once where it waits, and otherwise as soon as whoever runs it hears of it.
+///
+/// # Errors
+/// The database's.
+pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, job: JobId, why: &str) -> Result<CancelOutcome, Error> {
+    let taken_back = match rows::live::ask_to_cancel(tx, job, ctx.now)? {
+        Some(JobState::Running) => {
+            tx.ring(CANCEL_BELL);
+            return Ok(CancelOutcome::Asked);
+        }
+        Some(_) => take_back(tx, job, why, ctx.now)?,
+        None => None,
+    };
+    let Some((unique_key, is_awaited)) = taken_back else {
+        let known =
+            rows::ended::find_dead(tx, job)?.is_some() || rows::ended::find_in_history(tx, job)?.is_some();
+        return Ok(if known { CancelOutcome::HadEnded } else { CancelOutcome::Unknown });
+    };
+    settle(tx, &Left { id: job, unique_key, is_awaited }, JobState::Cancelled, None, ctx.now)?;
+    Ok(CancelOutcome::Cancelled)
+}
+
+/// Moves a job that does not run to the history; its unique key, and whether others wait for it.
+fn take_back(
+    tx: &Tx<'_>,
+    job: JobId,
+    why: &str,
+    now: Timestamp,
+) -> Result<Option<(Option<String>, bool)>, Error> {
+    let result = serde_json::json!({ "cancelled": why }).to_string();
+    rows::ended::keep_cancelled(tx, segment(tx)?, job, &result, now)?;
+    rows::live::delete_waiting(tx, job)
+}
+
+/// Why a worker is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gone {
+    /// It has been silent for longer than its lease, if it still is.
+    Silent,
+    /// Its process died.
+    Died,
+    /// It stopped as it should, but some jobs were not done in time.
+    Stopped,
+}
+
+/// Gives up a worker: what it ran is put back, and what has now been there too often when a worker died goes to the
+/// dead letters. Says how many jobs it had.
+///
+/// # Errors
+/// The database's.
+pub(crate) fn give_up(tx: &Tx<'_>, ctx: &Ctx, worker: i64, why: Gone, most: i64) -> Result<u64, Error> {
+    tx.lock("job worker", [worker])?;
+    if why == Gone::Silent && !rows::workers::is_silent(tx, worker, ctx.now)? {
+        return Ok(0);
+    }
+    let running = rows::live::list_running_of(tx, worker, most)?;
+    for (job, attempt) in &running {
+        let attempt = Attempt { job: *job, attempt: *attempt, worker };
+        let Some(owned) = rows::live::find_owned(tx, *job, attempt.attempt, worker)? else { continue };
+        let (crashes, what) = match why {
+            Gone::Silent => (owned.crashes + 1, "its worker fell silent"),
+            Gone::Died => (owned.crashes + 1, "its worker died"),
+            Gone::Stopped => (owned.crashes, "its worker stopped before it was done"),
+        };
+        let errors = failures_with(&owned, attempt.attempt, ctx.now, what);
+        if owned.cancel_asked_at.is_some() {
+            cancelled(tx, segment(tx)?, attempt, ctx.now)?;
+        } else if crashes >= CRASHES {
+            die(tx, attempt, owned.failures, &errors, ctx.now)?;
+        } else {
+            again(tx, attempt, &owned, ctx.now, owned.failures, crashes, Some(&errors))?;
+        }
+    }
+    if (running.len() as i64) < most {
+        rows::workers::delete(tx, worker)?;
+    }
+    Ok(running.len() as u64)
+}
+
+/// The failures to keep once `error` is one of them.
+fn failures_with(owned: &Owned, attempt: i64, at: Timestamp, error: &str) -> String {
+    let mut failures = rows::read_errors(owned.errors.as_deref());
+    failures.push(Failure { attempt, at, error: error.chars().take(ERROR_CHARS).collect() });
+    let from = failures.len().saturating_sub(KEPT_FAILURES);
+    serde_json::to_string(&failures[from..]).unwrap_or_default()
+}
+
+/// Gives jobs back that a worker claimed and has not begun: nothing has happened to them.
+///
+/// # Errors
+/// The database's.
+pub fn give_back(tx: &Tx<'_>, ctx: &Ctx, jobs: &[(Attempt, String)]) -> Result<(), Error> {
+    for (Attempt { job, attempt, worker }, queue) in jobs {
+        if rows::live::return_unbegun(tx, *job, *attempt, *worker, ctx.now)? {
+            tx.ring(bell_of(queue));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! The engine as a handle: for whoever has no transaction of their own. Enqueues of many callers travel together.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kith_kernel::{Actor, Ctx, RequestId, Sources};
+use kith_store::{Error, Store};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::claim::{Claim, Marks};
+use crate::enqueue::{EnqueueError, enqueue_all};
+use crate::finish::{Attempt, Report, Told};
+use crate::model::Enqueued;
+use crate::new_job::NewJob;
+use crate::stats::{Counts, Sample, Tally, Total};
+use crate::{finish, rows};
+
+/// Enqueues that travel together at most.
+const TOGETHER: usize = 512;
+/// Transactions of enqueues that are under way at once: while one waits for the disk the next gathers.
+const UNDER_WAY: usize = 2;
+/// Enqueues that may wait before callers do.
+const WAITING: usize = 8_192;
+
+/// The engine on one database. Clones share it.
+#[derive(Clone)]
+pub struct Jobs(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub db: Store,
+    pub sources: Sources,
+    pub counts: Counts,
+    pub samples: Mutex<Vec<Sample>>,
+    marks: Mutex<HashMap<String, Marks>>,
+    waiting: mpsc::Sender<Waiting>,
+}
+
+/// An enqueue on its way.
+struct Waiting {
+    jobs: Vec<NewJob>,
+    answer: oneshot::Sender<Result<Vec<Enqueued>, EnqueueError>>,
+}
+
+/// What a worker's heartbeat came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It lives, and should stop these.
+    Alive {
+        /// Attempts that somebody asked to cancel.
+        cancel: Vec<Attempt>,
+    },
+    /// It was silent for too long: what it ran is somebody else's by now.
+    GivenUp,
+}
+
+impl Jobs {
+    /// The engine on an open database whose schema is up to date. Needs a runtime, whose task ends with the last clone.
+    pub fn new(db: Store, sources: Sources) -> Self {
+        let (waiting, arrivals) = mpsc::channel(WAITING);
+        tokio::spawn(enqueue_together(db.clone(), sources.clone(), arrivals));
+        Self(Arc::new(Inner {
+            db,
+            sources,
+            counts: Counts::default(),
+            samples: Mutex::default(),
+            marks: Mutex::default(),
+            waiting,
+        }))
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    /// The context of what the engine does by itself.
+    pub fn ctx(&self) -> Ctx {
+        let id = self.0.sources.ids.next(self.0.sources.clock.now());
+        Ctx::new(self.0.sources.clone(), Actor::System("jobs"), RequestId::from_uuid(id))
+    }
+
+    /// Enqueues a job; when this returns it is on the disk. Those of many callers are written together.
+    ///
+    /// # Errors
+    /// [`EnqueueError`] if it is wrong or cannot be kept.
+    pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued, EnqueueError> {
+        let enqueued = self.enqueue_all(vec![job]).await?;
+        enqueued.first().copied().ok_or_else(|| Error::fault("a job was not enqueued").into())
+    }
+
+    /// Enqueues jobs, all or none; their ids are in the order of `jobs`.
+    ///
+    /// # Errors
+    /// As for [`Jobs::enqueue`].
+    pub async fn enqueue_all(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
+        for job in &jobs {
+            job.check()?;
+        }
+        let (answer, answered) = oneshot::channel();
+        let gone = || Error::unavailable("the job engine has stopped");
+        self.0.waiting.send(Waiting { jobs, answer }).await.map_err(|_| gone())?;
+        answered.await.unwrap_or_else(|_| Err(gone().into()))
+    }
+
+    /// Makes a worker known, whose silence for longer than `lease` means that it is gone.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn register(&self, name: &str, is_remote: bool, lease: Duration) -> Result<i64, Error> {
+        let (name, ctx) = (name.to_owned(), self.ctx());
+        self.0.db.write(move |tx| rows::workers::insert(tx, &name, is_remote, lease, ctx.renewed().now)).await
+    }
+
+    /// Claims the next jobs of a queue, at most `most`, for a worker that is registered.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn claim(&self, queue: &str, worker: i64, most: i64) -> Result<Claim, Error> {
+        let marks = self.marks_of(queue);
+        let (name, ctx) = (queue.to_owned(), self.ctx());
+        let claimed = self
+            .0
+            .db
+            .write(move |tx| crate::claim::claim(tx, ctx.renewed().now, worker, &name, most, marks.clone()));
+        let (claim, marks) = claimed.await?;
+        self.claimed(queue, &claim, marks);
+        Ok(claim)
+    }
+
+    pub(crate) fn claimed(&self, queue: &str, claim: &Claim, marks: Marks) {
+        self.0.marks.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned(), marks);
+        let now = self.0.sources.clock.now();
+        for job in &claim.jobs {
+            let wait_ms = i64::try_from(now.since(job.run_at).as_millis()).unwrap_or(0);
+            self.0.counts.count(queue, &job.kind, Tally { started: 1, wait_ms, ..Tally::default() }, None);
+        }
+    }
+
+    pub(crate) fn marks_of(&self, queue: &str) -> Marks {
+        let marks = self.0.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.get(queue).cloned().unwrap_or_default()
+    }
+
+    /// Says how attempts ended; the answers are in the order of `reports`.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn report(&self, reports: Arc<Vec<Report>>) -> Result<Vec<Told>, Error> {
+        let ctx = self.ctx();
+        self.0.db.write(move |tx| finish::report(tx, &ctx.renewed(), &reports)).await
+    }
+
+    /// Says that a worker lives, and hears what it should stop.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn beat(&self, worker: i64) -> Result<Heard, Error> {
+        let ctx = self.ctx();
+        self.0
+            .db
+            .write(move |tx| {
+                tx.may_be_lost();
+                if !rows::workers::beat(tx, worker, ctx.renewed().now)? {
+                    return Ok(Heard::GivenUp);
+                }
+                let cancel = rows::live::asked_to_cancel(tx, worker)?;
+                let cancel =
+                    cancel.into_iter().map(|(job, attempt)| Attempt { job, attempt, worker }).collect();
+                Ok(Heard::Alive { cancel })
+            })
+            .await
+    }
+
+    /// What this process did since it began, by queue and kind.
+    pub fn totals(&self) -> Vec<(String, String, Total)> {
+        self.0.counts.totals()
+    }
+
+    /// How queues stood when this process last looked.
+    pub fn samples(&self) -> Vec<Sample> {
+        self.0.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The database it is on.
+    pub fn db(&self) -> &Store {
+        &self.0.db
+    }
+}
+
+/// Writes enqueues, as many together as have arrived while others were written.
+async fn enqueue_together(db: Store, sources: Sources, mut arrivals: mpsc::Receiver<Waiting>) {
+    let under_way = Arc::new(Semaphore::new(UNDER_WAY));
+    let mut arrived = Vec::new();
+    loop {
+        let Ok(turn) = Arc::clone(&under_way).acquire_owned().await else { return };
+        if arrivals.recv_many(&mut arrived, TOGETHER).await == 0 {
+            return;
+        }
+        let (db, clock) = (db.clone(), Arc::clone(&sources.clock));
+        let (jobs, answers): (Vec<_>, Vec<_>) = arrived.drain(..).map(|one| (one.jobs, one.answer)).unzip();
+        tokio::spawn(async move {
+            let sizes: Vec<_> = jobs.iter().map(Vec::len).collect();
+            let all: Arc<Vec<NewJob>> = Arc::new(jobs.into_iter().flatten().collect());
+            let told = Arc::clone(&all);
+            let clock_of_all = Arc::clone(&clock);
+            let written = db.write(move |tx| enqueue_all(tx, clock_of_all.now(), &told)).await;
+            drop(turn);
+            match written {
+                Ok(enqueued) => {
+                    let mut enqueued = enqueued.into_iter();
+                    for (answer, size) in answers.into_iter().zip(sizes) {
+                        // Whoever asked may have gone; the job is there all the same.
+                        let _ = answer.send(Ok(enqueued.by_ref().take(size).collect()));
+                    }
+                }
+                // One that waits for an unknown job spoils all that travelled with it: each goes alone.
+                Err(EnqueueError::Unknown(_)) if answers.len() > 1 => {
+                    let mut all = all.iter().cloned();
+                    for (answer, size) in answers.into_iter().zip(sizes) {
+                        let own: Vec<_> = all.by_ref().take(size).collect();
+                        let clock = Arc::clone(&clock);
+                        let written = db.write(move |tx| enqueue_all(tx, clock.now(), &own)).await;
+                        let _ = answer.send(written);
+                    }
+                }
+                Err(error) => answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone())))),
+            }
+        });
+    }
+}

@@ -1,0 +1,55 @@
+//! Chronizer: the durable job engine. Jobs are rows; whoever enqueues one in a transaction has it if and only if the
+//! transaction is committed, and it is run at least once.
+//!
+//! It knows no feature and no HTTP. `enqueue` and the other functions over a `Tx` are for commands; [`Jobs`] is for
+//! whoever has no transaction of their own; [`Workers`] run handlers.
+
+mod claim;
+mod enqueue;
+mod finish;
+mod history;
+mod jobs;
+mod leases;
+mod look;
+mod model;
+mod new_job;
+mod queues;
+mod retry;
+mod revive;
+mod rows;
+mod stats;
+mod upkeep;
+mod workers;
+
+use kith_store::{Migration, ModuleMigrations};
+
+pub use claim::Claim;
+pub use enqueue::{EnqueueError, Flow, enqueue, enqueue_all, enqueue_flow};
+pub use finish::{Attempt, CANCEL_BELL, CancelOutcome, Report, Told, cancel, give_back, report};
+pub use history::Retention;
+pub use jobs::{Heard, Jobs};
+pub use leases::{Kept, heartbeat, keep_log, keep_progress, report_leased};
+pub use look::{JobFilter, find_job, list_jobs, list_log, list_results};
+pub use model::{
+    Awaited, CRASHES, Claimed, Done, Enqueued, Failure, Invalid, JobError, JobId, JobRecord, JobState,
+    KEY_BYTES, LEAST_PRIORITY, LogLine, MOST_ATTEMPTS, NAME_BYTES, PAYLOAD_BYTES, USUAL_PRIORITY, check_key,
+    check_name,
+};
+pub use new_job::{NewJob, OnConflict, OnFailure, Unique};
+pub use queues::{QueueError, QueueSettings, Rate, find_settings, list_settings, set as set_queue};
+pub use retry::Retry;
+pub use revive::{RetryOutcome, discard_dead, redrive, retry};
+pub use stats::{DURATION_BUCKETS_MS, Minute, Sample, Tally, Total, list_minutes, list_samples, look};
+pub use upkeep::Upkept;
+pub use workers::{Handler, JobType, QueueShare, Run, WorkerOptions, Workers};
+
+/// The tables of the engine. They come before every module's.
+pub const JOBS_MIGRATIONS: ModuleMigrations = ModuleMigrations {
+    module: "jobs",
+    migrations: &[Migration { version: 1, name: "jobs", sql: include_str!("../migrations/0001_jobs.sql") }],
+};
+
+/// What is rung when a queue may have something to start.
+pub fn bell_of(queue: &str) -> String {
+    format!("jobs/{queue}")
+}

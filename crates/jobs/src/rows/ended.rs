@@ -1,0 +1,196 @@
+//! Jobs that have ended: the ring of segments, and the dead letters.
+
+use kith_kernel::Timestamp;
+use kith_store::{Error, Query, Tx, Values, job_statements, params};
+
+use super::read_record;
+use crate::model::{JobId, JobRecord, JobState, LogLine};
+
+/// One ending, by whoever owns the attempt.
+pub struct Ending<'a> {
+    pub id: JobId,
+    pub attempt: i64,
+    pub worker: i64,
+    pub state: JobState,
+    pub result: Option<&'a str>,
+}
+
+/// What an ended job leaves to be done: its unique key, and whether others wait for it.
+pub struct Left {
+    pub id: JobId,
+    pub unique_key: Option<String>,
+    pub is_awaited: bool,
+}
+
+/// Ends running jobs. Those that are no longer their owner's are left out of the answer, and untouched.
+pub fn end(tx: &Tx<'_>, segment: usize, endings: &[Ending<'_>], now: Timestamp) -> Result<Vec<Left>, Error> {
+    let states: Vec<_> = endings.iter().map(|one| one.state.number()).collect();
+    let results: Vec<_> = endings.iter().map(|one| one.result).collect();
+    let ids: Vec<_> = endings.iter().map(|one| one.id).collect();
+    let attempts: Vec<_> = endings.iter().map(|one| one.attempt).collect();
+    let workers: Vec<_> = endings.iter().map(|one| one.worker).collect();
+    let columns = [
+        Values::Ints(&states),
+        Values::MaybeTexts(&results),
+        Values::Ints(&ids),
+        Values::Ints(&attempts),
+        Values::Ints(&workers),
+    ];
+    tx.bulk(&job_statements::END[segment], params![now], &columns, |row| {
+        Ok(Left { id: row.get(0)?, unique_key: row.get(1)?, is_awaited: row.get(2)? })
+    })
+}
+
+/// Puts a job that does not run into the history as cancelled; its live row goes separately.
+pub fn keep_cancelled(
+    tx: &Tx<'_>,
+    segment: usize,
+    id: JobId,
+    why: &str,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    Ok(tx.exec(job_statements::CANCEL[segment], params![now, why, id])? == 1)
+}
+
+/// Puts a live job among the dead letters; its live row goes separately.
+pub fn keep_dead(
+    tx: &Tx<'_>,
+    id: JobId,
+    failures: i64,
+    errors: Option<&str>,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let kept = tx.exec(
+        "INSERT INTO job_dead (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
+             timeout_ms, retry, limit_key, unique_key, started_at, finished_at, result, errors, source, created_at)
+         SELECT id, queue, kind, 6, priority, run_at, payload, attempt, $2, max_attempts, timeout_ms, retry, limit_key,
+             unique_key, started_at, $4, NULL, $3, source, created_at
+         FROM jobs WHERE id = $1",
+        params![id, failures, errors, now],
+    )?;
+    Ok(kept == 1)
+}
+
+/// Removes the row of a job that its owner ended.
+pub fn delete_owned(tx: &Tx<'_>, id: JobId, attempt: i64, worker: i64) -> Result<Option<Left>, Error> {
+    tx.one(
+        "DELETE FROM jobs WHERE id = $1 AND attempt = $2 AND worker = $3 AND state = 2
+         RETURNING id, unique_key, is_awaited",
+        params![id, attempt, worker],
+        |row| Ok(Left { id: row.get(0)?, unique_key: row.get(1)?, is_awaited: row.get(2)? }),
+    )
+}
+
+const FIND_IN_HISTORY: &str =
+    "SELECT id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
+         timeout_ms, retry, limit_key, started_at, finished_at, result, errors, source, created_at
+     FROM job_history WHERE id = $1";
+
+/// A job in the history.
+pub fn find_in_history(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
+    q.one(FIND_IN_HISTORY, params![id], read_record)
+}
+
+/// A dead letter.
+pub fn find_dead(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
+    q.one(
+        "SELECT id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms, retry,
+             limit_key, started_at, finished_at, result, errors, source, created_at
+         FROM job_dead WHERE id = $1",
+        params![id],
+        read_record,
+    )
+}
+
+/// Makes a dead letter a live job again, with as many attempts as it had at first. The row among the dead goes
+/// separately.
+pub fn revive_dead(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<String>, Error> {
+    tx.one(
+        "INSERT INTO jobs (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms,
+             retry, limit_key, errors, source, created_at)
+         SELECT id, queue, kind, 1, priority, $2, payload, attempt, 0, max_attempts, timeout_ms, retry, limit_key,
+             errors, source, created_at
+         FROM job_dead WHERE id = $1
+         RETURNING queue",
+        params![id, now],
+        |row| row.get(0),
+    )
+}
+
+/// Enqueues a job of the history anew, as a job of its own.
+pub fn run_again(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<(JobId, String)>, Error> {
+    tx.one(
+        "INSERT INTO jobs (queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, retry, limit_key,
+             source, created_at)
+         SELECT queue, kind, 1, priority, $2, payload, max_attempts, timeout_ms, retry, limit_key, source, $2
+         FROM job_history WHERE id = $1
+         RETURNING id, queue",
+        params![id, now],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
+}
+
+pub fn delete_dead(tx: &Tx<'_>, id: JobId) -> Result<bool, Error> {
+    Ok(tx.exec("DELETE FROM job_dead WHERE id = $1", params![id])? == 1)
+}
+
+/// The first dead letters behind `after`, of a queue and of a kind if they are named.
+pub fn list_dead(
+    q: &Query<'_>,
+    queue: Option<&str>,
+    kind: Option<&str>,
+    after: JobId,
+    most: i64,
+) -> Result<Vec<JobId>, Error> {
+    q.all(
+        "SELECT id FROM job_dead
+         WHERE id > $3 AND (CAST($1 AS TEXT) IS NULL OR queue = $1) AND (CAST($2 AS TEXT) IS NULL OR kind = $2)
+         ORDER BY id LIMIT $4",
+        params![queue, kind, after, most],
+        |row| row.get(0),
+    )
+}
+
+/// Forgets dead letters that ended before `before`, the oldest first.
+pub fn tidy_dead(tx: &Tx<'_>, before: Timestamp, most: i64) -> Result<u64, Error> {
+    tx.exec(
+        "DELETE FROM job_dead WHERE id IN (
+             SELECT id FROM job_dead WHERE finished_at < $1 ORDER BY finished_at LIMIT $2)",
+        params![before, most],
+    )
+}
+
+/// Which segment is written, and since when.
+pub fn ring(q: &Query<'_>) -> Result<(i64, Timestamp), Error> {
+    let found =
+        q.one("SELECT current, since FROM job_ring WHERE id = 1", &[], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(found.unwrap_or((0, Timestamp::EPOCH)))
+}
+
+/// Goes on to the next segment, if nobody else has; says whether it did.
+pub fn turn_ring(tx: &Tx<'_>, from: i64, to: i64, now: Timestamp) -> Result<bool, Error> {
+    let sql = "UPDATE job_ring SET current = $2, since = $3 WHERE id = 1 AND current = $1";
+    Ok(tx.exec(sql, params![from, to, now])? == 1)
+}
+
+pub fn start_ring(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
+    tx.exec("UPDATE job_ring SET since = $1 WHERE id = 1 AND since = 0", params![now])?;
+    Ok(())
+}
+
+pub fn insert_log(tx: &Tx<'_>, segment: usize, job: JobId, line: &LogLine) -> Result<(), Error> {
+    let params = params![job, line.attempt, line.at, line.level, line.line];
+    tx.exec(job_statements::LOG[segment], params)?;
+    Ok(())
+}
+
+/// The last lines that a job has logged, the oldest of them first.
+pub fn list_log(q: &Query<'_>, job: JobId, most: i64) -> Result<Vec<LogLine>, Error> {
+    let mut lines = q.all(
+        "SELECT attempt, at, level, line FROM job_log WHERE job = $1 ORDER BY at DESC, n DESC LIMIT $2",
+        params![job, most],
+        |row| Ok(LogLine { attempt: row.get(0)?, at: row.get(1)?, level: row.get(2)?, line: row.get(3)? }),
+    )?;
+    lines.reverse();
+    Ok(lines)
+}

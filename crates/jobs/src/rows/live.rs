@@ -1,0 +1,392 @@
+//! Jobs that have not ended.
+
+use kith_kernel::Timestamp;
+use kith_store::{Bulk, Error, Query, Row, Tx, Values, job_statements, params};
+
+use super::{millis, read_record};
+use crate::model::{Claimed, JobId, JobRecord, JobState};
+use crate::new_job::NewJob;
+use crate::retry::Retry;
+
+const INSERT_ONE: &str =
+    "INSERT INTO jobs (queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, retry,
+        limit_key, unique_key, waiting_for, source, created_at)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING id";
+
+pub fn insert(
+    tx: &Tx<'_>,
+    job: &NewJob,
+    state: JobState,
+    unique_key: Option<&str>,
+    waiting_for: i64,
+    now: Timestamp,
+) -> Result<JobId, Error> {
+    let retry = job.retry.written();
+    let id = tx.one(
+        INSERT_ONE,
+        params![
+            job.queue,
+            job.kind,
+            state.number(),
+            job.priority,
+            job.run_at.unwrap_or(now).max(now),
+            job.payload,
+            job.retry.max_attempts,
+            timeout_ms(job),
+            retry,
+            job.limit_key,
+            unique_key,
+            waiting_for,
+            job.source,
+            now
+        ],
+        |row| row.get(0),
+    )?;
+    id.ok_or_else(|| Error::fault("an insert returned nothing"))
+}
+
+/// Adds jobs that have no unique key and wait for nothing; their ids are in the order of `jobs`.
+pub fn insert_many(tx: &Tx<'_>, jobs: &[&NewJob], now: Timestamp) -> Result<Vec<JobId>, Error> {
+    let queues: Vec<_> = jobs.iter().map(|job| &*job.queue).collect();
+    let kinds: Vec<_> = jobs.iter().map(|job| &*job.kind).collect();
+    let states: Vec<_> = jobs.iter().map(|job| state_at(job, now).number()).collect();
+    let priorities: Vec<_> = jobs.iter().map(|job| job.priority).collect();
+    let run_ats: Vec<_> = jobs.iter().map(|job| job.run_at.unwrap_or(now).max(now).as_millis()).collect();
+    let payloads: Vec<_> = jobs.iter().map(|job| &*job.payload).collect();
+    let attempts: Vec<_> = jobs.iter().map(|job| job.retry.max_attempts).collect();
+    let timeouts: Vec<_> = jobs.iter().map(|job| timeout_ms(job)).collect();
+    let retries: Vec<_> = jobs.iter().map(|job| job.retry.written()).collect();
+    let retries: Vec<_> = retries.iter().map(Option::as_deref).collect();
+    let limit_keys: Vec<_> = jobs.iter().map(|job| job.limit_key.as_deref()).collect();
+    let sources: Vec<_> = jobs.iter().map(|job| job.source.as_deref()).collect();
+    let columns = [
+        Values::Texts(&queues),
+        Values::Texts(&kinds),
+        Values::Ints(&states),
+        Values::Ints(&priorities),
+        Values::Ints(&run_ats),
+        Values::Texts(&payloads),
+        Values::Ints(&attempts),
+        Values::Ints(&timeouts),
+        Values::MaybeTexts(&retries),
+        Values::MaybeTexts(&limit_keys),
+        Values::MaybeTexts(&sources),
+    ];
+    tx.bulk(&job_statements::INSERT, params![now], &columns, |row| row.get(0))
+}
+
+/// How a job that waits for no other starts.
+pub fn state_at(job: &NewJob, now: Timestamp) -> JobState {
+    if job.run_at.is_some_and(|at| at > now) { JobState::Scheduled } else { JobState::Ready }
+}
+
+fn timeout_ms(job: &NewJob) -> i64 {
+    i64::try_from(job.timeout.as_millis()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
+}
+
+/// What a claim came to.
+pub struct Batch {
+    pub jobs: Vec<Claimed>,
+    /// The oldest transaction that may still make a job ready behind our back; 0 where there is none.
+    pub oldest: i64,
+}
+
+pub fn claim(
+    tx: &Tx<'_>,
+    now: Timestamp,
+    worker: i64,
+    queue: &str,
+    most: i64,
+    lanes: &[(i64, i64)],
+) -> Result<Batch, Error> {
+    let (priorities, marks): (Vec<_>, Vec<_>) = lanes.iter().copied().unzip();
+    let oldest = std::cell::Cell::new(0);
+    let read = |row: &Row<'_>| {
+        oldest.set(row.get(16)?);
+        read_claimed(row, worker, queue)
+    };
+    let lanes = [Values::Ints(&priorities), Values::Ints(&marks)];
+    let found = tx.all_by(&job_statements::CLAIM, params![now, worker, queue, most], &lanes, read)?;
+    Ok(Batch { jobs: in_order(found), oldest: oldest.get() })
+}
+
+pub fn claim_these(
+    tx: &Tx<'_>,
+    now: Timestamp,
+    worker: i64,
+    queue: &str,
+    ids: &[JobId],
+) -> Result<Vec<Claimed>, Error> {
+    let read = |row: &Row<'_>| read_claimed(row, worker, queue);
+    let found = tx.bulk(&job_statements::CLAIM_THESE, params![now, worker], &[Values::Ints(ids)], read)?;
+    Ok(in_order(found))
+}
+
+fn in_order(found: Vec<Option<Claimed>>) -> Vec<Claimed> {
+    let mut jobs: Vec<_> = found.into_iter().flatten().collect();
+    jobs.sort_by_key(|job| (job.priority, job.place, job.id));
+    jobs
+}
+
+fn read_claimed(row: &Row<'_>, worker: i64, queue: &str) -> Result<Option<Claimed>, Error> {
+    let Some(id) = row.get::<Option<i64>>(0)? else { return Ok(None) };
+    Ok(Some(Claimed {
+        id,
+        queue: queue.to_owned(),
+        kind: row.get(1)?,
+        payload: row.get(2)?,
+        attempt: row.get(3)?,
+        failures: row.get(4)?,
+        retry: Retry::read(row.get(5)?, row.get::<Option<String>>(8)?.as_deref()),
+        crashes: row.get(6)?,
+        timeout: millis(row.get(7)?),
+        run_at: row.get(9)?,
+        created_at: row.get(10)?,
+        limit_key: row.get(11)?,
+        worker,
+        priority: row.get(14)?,
+        place: row.get(15)?,
+    }))
+}
+
+/// Ready jobs without a key, in order: for queues that limit by key.
+pub fn first_without_key(q: &Query<'_>, queue: &str, most: i64) -> Result<Vec<JobId>, Error> {
+    q.all(
+        "SELECT id FROM jobs WHERE queue = $1 AND state = 0 AND crashes < 2 AND limit_key IS NULL
+         ORDER BY priority, place, id LIMIT $2",
+        params![queue, most],
+        |row| row.get(0),
+    )
+}
+
+/// The keys behind `after` that have ready jobs, and how many jobs of each run.
+pub fn keys_behind(q: &Query<'_>, queue: &str, after: &str, most: i64) -> Result<Vec<(String, i64)>, Error> {
+    q.all(
+        "WITH RECURSIVE k (key) AS (
+             SELECT MIN(limit_key) FROM jobs
+             WHERE queue = $1 AND state = 0 AND crashes < 2 AND limit_key IS NOT NULL AND limit_key > $2
+             UNION ALL
+             SELECT (SELECT MIN(j.limit_key) FROM jobs j
+                 WHERE j.queue = $1 AND j.state = 0 AND j.crashes < 2 AND j.limit_key IS NOT NULL
+                   AND j.limit_key > k.key)
+             FROM k WHERE k.key IS NOT NULL)
+         SELECT key, (SELECT COUNT(*) FROM jobs r WHERE r.queue = $1 AND r.state = 2 AND r.limit_key = k.key)
+         FROM k WHERE key IS NOT NULL LIMIT $3",
+        params![queue, after, most],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
+}
+
+pub fn first_of_keys(tx: &Tx<'_>, queue: &str, wanted: &[(String, i64)]) -> Result<Vec<JobId>, Error> {
+    let keys: Vec<_> = wanted.iter().map(|(key, _)| &**key).collect();
+    let rooms: Vec<_> = wanted.iter().map(|(_, room)| *room).collect();
+    let bulk: &Bulk = &job_statements::FIRST_OF_KEYS;
+    tx.bulk(bulk, params![queue], &[Values::Texts(&keys), Values::Ints(&rooms)], |row| row.get(0))
+}
+
+/// The oldest ready job that has been there whenever its worker died.
+pub fn first_suspect(q: &Query<'_>, queue: &str) -> Result<Option<JobId>, Error> {
+    let sql = "SELECT id FROM jobs WHERE queue = $1 AND state = 0 AND crashes >= 2 ORDER BY id LIMIT 1";
+    q.one(sql, params![queue], |row| row.get(0))
+}
+
+/// Whether a worker has such a job already.
+pub fn has_suspect(q: &Query<'_>, queue: &str, worker: i64) -> Result<bool, Error> {
+    let sql = "SELECT 1 FROM jobs WHERE queue = $1 AND state = 2 AND worker = $2 AND crashes >= 2 LIMIT 1";
+    Ok(q.one(sql, params![queue, worker], |_| Ok(()))?.is_some())
+}
+
+pub fn running(q: &Query<'_>, queue: &str) -> Result<i64, Error> {
+    let sql = "SELECT COUNT(*) FROM jobs WHERE queue = $1 AND state = 2";
+    Ok(q.one(sql, params![queue], |row| row.get(0))?.unwrap_or(0))
+}
+
+pub fn promote(tx: &Tx<'_>, queue: &str, now: Timestamp, from: Timestamp, most: i64) -> Result<u64, Error> {
+    tx.exec_by(&job_statements::PROMOTE, params![queue, now, from, most])
+}
+
+/// When the next scheduled job of a queue is due, of those not before `from`.
+pub fn next_due(q: &Query<'_>, queue: &str, from: Timestamp) -> Result<Option<Timestamp>, Error> {
+    let sql = "SELECT MIN(run_at) FROM jobs WHERE queue = $1 AND state = 1 AND run_at >= $2";
+    Ok(q.one(sql, params![queue, from], |row| row.get::<Option<Timestamp>>(0))?.flatten())
+}
+
+/// A running job as its owner, and only its owner, may change it. Nobody else changes it until this transaction ends.
+pub fn find_owned(tx: &Tx<'_>, id: JobId, attempt: i64, worker: i64) -> Result<Option<Owned>, Error> {
+    tx.one(
+        "UPDATE jobs SET started_at = started_at WHERE id = $1 AND attempt = $2 AND worker = $3 AND state = 2
+         RETURNING failures, max_attempts, retry, errors, cancel_asked_at, queue, crashes",
+        params![id, attempt, worker],
+        |row| {
+            Ok(Owned {
+                failures: row.get(0)?,
+                retry: Retry::read(row.get(1)?, row.get::<Option<String>>(2)?.as_deref()),
+                errors: row.get(3)?,
+                cancel_asked_at: row.get(4)?,
+                queue: row.get(5)?,
+                crashes: row.get(6)?,
+            })
+        },
+    )
+}
+
+/// The claim over HTTP that an attempt belongs to, and whether somebody asked it to stop; nobody else changes the job
+/// until this transaction ends.
+pub fn find_leased(tx: &Tx<'_>, id: JobId, attempt: i64) -> Result<Option<(i64, bool, String)>, Error> {
+    tx.one(
+        "UPDATE jobs SET started_at = started_at WHERE id = $1 AND attempt = $2 AND state = 2
+           AND EXISTS (SELECT 1 FROM job_workers w WHERE w.id = jobs.worker AND w.is_remote)
+         RETURNING worker, cancel_asked_at, queue",
+        params![id, attempt],
+        |row| Ok((row.get(0)?, row.get::<Option<Timestamp>>(1)?.is_some(), row.get(2)?)),
+    )
+}
+
+/// What decides about how an attempt ends.
+pub struct Owned {
+    pub failures: i64,
+    pub retry: Retry,
+    pub errors: Option<String>,
+    pub cancel_asked_at: Option<Timestamp>,
+    pub queue: String,
+    pub crashes: i64,
+}
+
+/// Puts a running job back; says whether its owner was still the owner.
+#[expect(clippy::too_many_arguments, reason = "the columns that change")]
+pub fn put_back(
+    tx: &Tx<'_>,
+    id: JobId,
+    attempt: i64,
+    worker: i64,
+    run_at: Timestamp,
+    failures: i64,
+    crashes: i64,
+    errors: Option<&str>,
+) -> Result<bool, Error> {
+    let changed = tx.exec(
+        "UPDATE jobs SET state = 1, worker = NULL, deadline_at = NULL, run_at = $4, failures = $5, crashes = $6,
+             errors = $7
+         WHERE id = $1 AND attempt = $2 AND worker = $3 AND state = 2",
+        params![id, attempt, worker, run_at, failures, crashes, errors],
+    )?;
+    Ok(changed == 1)
+}
+
+/// Puts what a worker claimed and has not begun back to where it was: nothing has happened.
+pub fn return_unbegun(
+    tx: &Tx<'_>,
+    id: JobId,
+    attempt: i64,
+    worker: i64,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let changed = tx.exec(
+        "UPDATE jobs SET state = 1, worker = NULL, deadline_at = NULL, started_at = NULL, run_at = $4
+         WHERE id = $1 AND attempt = $2 AND worker = $3 AND state = 2",
+        params![id, attempt, worker, now],
+    )?;
+    Ok(changed == 1)
+}
+
+pub fn set_progress(
+    tx: &Tx<'_>,
+    id: JobId,
+    attempt: i64,
+    worker: i64,
+    progress: &str,
+) -> Result<bool, Error> {
+    let changed = tx.exec(
+        "UPDATE jobs SET progress = $4 WHERE id = $1 AND attempt = $2 AND worker = $3 AND state = 2",
+        params![id, attempt, worker, progress],
+    )?;
+    Ok(changed == 1)
+}
+
+/// Notes that somebody wants a job to end; says how it stands. Nobody else changes it until this transaction ends.
+pub fn ask_to_cancel(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<JobState>, Error> {
+    let state = tx.one(
+        "UPDATE jobs SET cancel_asked_at = COALESCE(cancel_asked_at, $2) WHERE id = $1 RETURNING state",
+        params![id, now],
+        |row| row.get::<i64>(0),
+    )?;
+    state.map(JobState::from_number).transpose()
+}
+
+/// How a job stands; nobody else changes it until this transaction ends.
+pub fn hold(tx: &Tx<'_>, id: JobId) -> Result<Option<JobState>, Error> {
+    let sql = "UPDATE jobs SET started_at = started_at WHERE id = $1 RETURNING state";
+    tx.one(sql, params![id], |row| row.get::<i64>(0))?.map(JobState::from_number).transpose()
+}
+
+/// Running jobs of `worker` that somebody asked to stop.
+pub fn asked_to_cancel(q: &Query<'_>, worker: i64) -> Result<Vec<(JobId, i64)>, Error> {
+    q.all(
+        "SELECT id, attempt FROM jobs WHERE cancel_asked_at IS NOT NULL AND state = 2 AND worker = $1",
+        params![worker],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
+}
+
+/// Running jobs of `worker`.
+pub fn list_running_of(q: &Query<'_>, worker: i64, most: i64) -> Result<Vec<(JobId, i64)>, Error> {
+    q.all(
+        "SELECT id, attempt FROM jobs WHERE state = 2 AND worker = $1 ORDER BY id LIMIT $2",
+        params![worker, most],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
+}
+
+/// Running jobs whose deadline was before `before`: their worker should have ended them.
+pub fn list_overdue(q: &Query<'_>, before: Timestamp, most: i64) -> Result<Vec<(JobId, i64, i64)>, Error> {
+    q.all(
+        "SELECT id, attempt, worker FROM jobs WHERE state = 2 AND deadline_at < $1 ORDER BY id LIMIT $2",
+        params![before, most],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )
+}
+
+/// A job that has not ended.
+pub fn find(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
+    q.one(
+        "SELECT id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms, retry,
+             limit_key, started_at, CAST(NULL AS BIGINT), CAST(NULL AS TEXT), errors, source, created_at,
+             progress, waiting_for, cancel_asked_at
+         FROM jobs WHERE id = $1",
+        params![id],
+        read_live,
+    )
+}
+
+pub fn read_live(row: &Row<'_>) -> Result<JobRecord, Error> {
+    Ok(JobRecord {
+        progress: row.get(19)?,
+        waiting_for: row.get(20)?,
+        cancel_asked_at: row.get(21)?,
+        ..read_record(row)?
+    })
+}
+
+/// Takes the payload, priority and time of `job` while the one under its key waits; says whether it did.
+pub fn replace(tx: &Tx<'_>, id: JobId, job: &NewJob, now: Timestamp) -> Result<bool, Error> {
+    let run_at = job.run_at.unwrap_or(now).max(now);
+    let changed = tx.exec(
+        "UPDATE jobs SET payload = $2, priority = $3, run_at = $4, state = 1 WHERE id = $1 AND state IN (0, 1)",
+        params![id, job.payload, job.priority, run_at],
+    )?;
+    Ok(changed == 1)
+}
+
+pub fn delete_waiting(tx: &Tx<'_>, id: JobId) -> Result<Option<(Option<String>, bool)>, Error> {
+    tx.one(
+        "DELETE FROM jobs WHERE id = $1 AND state <> 2 RETURNING unique_key, is_awaited",
+        params![id],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
+}
+
+/// Makes a scheduled job run now; says whether it was scheduled.
+pub fn hurry(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<bool, Error> {
+    let sql = "UPDATE jobs SET run_at = $2 WHERE id = $1 AND state = 1";
+    Ok(tx.exec(sql, params![id, now])? == 1)
+}

@@ -1,0 +1,85 @@
+//! Queues' settings, what they have started, and how they stand.
+
+use kith_kernel::Timestamp;
+use kith_store::{Error, Query, Row, Tx, params};
+
+use crate::queues::{QueueSettings, Rate};
+
+pub fn find(q: &Query<'_>, queue: &str) -> Result<Option<QueueSettings>, Error> {
+    q.one(
+        "SELECT paused, concurrency, rate, rate_ms, key_concurrency, key_rate, key_rate_ms, revision FROM job_queues
+         WHERE name = $1",
+        params![queue],
+        |row| read_settings(row, 0),
+    )
+}
+
+pub fn list(q: &Query<'_>) -> Result<Vec<(String, QueueSettings)>, Error> {
+    q.all(
+        "SELECT name, paused, concurrency, rate, rate_ms, key_concurrency, key_rate, key_rate_ms, revision FROM job_queues
+         ORDER BY name",
+        &[],
+        |row| Ok((row.get(0)?, read_settings(row, 1)?)),
+    )
+}
+
+fn read_settings(row: &Row<'_>, from: usize) -> Result<QueueSettings, Error> {
+    let rate = |at: usize| -> Result<Option<Rate>, Error> {
+        let (limit, period_ms) = (row.get::<Option<i64>>(from + at)?, row.get::<Option<i64>>(from + at + 1)?);
+        Ok(limit.zip(period_ms).map(|(limit, period_ms)| Rate { limit, period_ms }))
+    };
+    Ok(QueueSettings {
+        paused: row.get(from)?,
+        concurrency: row.get(from + 1)?,
+        rate: rate(2)?,
+        key_concurrency: row.get(from + 4)?,
+        key_rate: rate(5)?,
+        revision: row.get(from + 7)?,
+    })
+}
+
+pub fn save(tx: &Tx<'_>, queue: &str, settings: &QueueSettings, now: Timestamp) -> Result<(), Error> {
+    tx.exec(
+        "INSERT INTO job_queues (name, paused, concurrency, rate, rate_ms, key_concurrency, key_rate, key_rate_ms,
+             revision, changed_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         ON CONFLICT (name) DO UPDATE SET paused = excluded.paused, concurrency = excluded.concurrency,
+             rate = excluded.rate, rate_ms = excluded.rate_ms, key_concurrency = excluded.key_concurrency,
+             key_rate = excluded.key_rate, key_rate_ms = excluded.key_rate_ms, revision = excluded.revision,
+             changed_at = excluded.changed_at",
+        params![
+            queue,
+            settings.paused,
+            settings.concurrency,
+            settings.rate.map(|rate| rate.limit),
+            settings.rate.map(|rate| rate.period_ms),
+            settings.key_concurrency,
+            settings.key_rate.map(|rate| rate.limit),
+            settings.key_rate.map(|rate| rate.period_ms),
+            settings.revision,
+            now
+        ],
+    )?;
+    Ok(())
+}
+
+/// Since when a window is open, and how many were started in it.
+pub fn find_window(q: &Query<'_>, queue: &str, key: &str) -> Result<Option<(Timestamp, i64)>, Error> {
+    let sql = "SELECT since, used FROM job_rates WHERE queue = $1 AND limit_key = $2";
+    q.one(sql, params![queue, key], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+pub fn save_window(tx: &Tx<'_>, queue: &str, key: &str, since: Timestamp, used: i64) -> Result<(), Error> {
+    tx.exec(
+        "INSERT INTO job_rates (queue, limit_key, since, used) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (queue, limit_key) DO UPDATE SET since = excluded.since, used = excluded.used",
+        params![queue, key, since, used],
+    )?;
+    Ok(())
+}
+
+/// Forgets windows that have long been over.
+pub fn tidy_windows(tx: &Tx<'_>, before: Timestamp) -> Result<(), Error> {
+    tx.exec("DELETE FROM job_rates WHERE since < $1", params![before])?;
+    Ok(())
+}

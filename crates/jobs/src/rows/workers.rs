@@ -1,0 +1,73 @@
+//! Who runs jobs, and who has fallen silent.
+
+use std::time::Duration;
+
+use kith_kernel::Timestamp;
+use kith_store::{Error, Query, Tx, params};
+
+pub fn insert(
+    tx: &Tx<'_>,
+    name: &str,
+    is_remote: bool,
+    lease: Duration,
+    now: Timestamp,
+) -> Result<i64, Error> {
+    let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 4);
+    let id = tx.one(
+        "INSERT INTO job_workers (name, is_remote, heartbeat_at, lease_ms, started_at) VALUES ($1, $2, $3, $4, $3)
+         RETURNING id",
+        params![name, is_remote, now, lease_ms],
+        |row| row.get(0),
+    )?;
+    id.ok_or_else(|| Error::fault("an insert returned nothing"))
+}
+
+/// Says that a worker lives; false if it was given up.
+pub fn beat(tx: &Tx<'_>, worker: i64, now: Timestamp) -> Result<bool, Error> {
+    let sql =
+        "UPDATE job_workers SET heartbeat_at = CASE WHEN heartbeat_at > $2 THEN heartbeat_at ELSE $2 END
+         WHERE id = $1";
+    Ok(tx.exec(sql, params![worker, now])? == 1)
+}
+
+/// The same with another lease.
+pub fn beat_for(tx: &Tx<'_>, worker: i64, now: Timestamp, lease: Duration) -> Result<bool, Error> {
+    let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 4);
+    let sql = "UPDATE job_workers SET heartbeat_at = $2, lease_ms = $3 WHERE id = $1";
+    Ok(tx.exec(sql, params![worker, now, lease_ms])? == 1)
+}
+
+/// Workers that have been silent for longer than their lease.
+pub fn list_silent(q: &Query<'_>, now: Timestamp, most: i64) -> Result<Vec<i64>, Error> {
+    q.all(
+        "SELECT id FROM job_workers WHERE heartbeat_at + lease_ms < $1 ORDER BY id LIMIT $2",
+        params![now, most],
+        |row| row.get(0),
+    )
+}
+
+/// Whether a worker is still silent for longer than its lease.
+pub fn is_silent(q: &Query<'_>, worker: i64, now: Timestamp) -> Result<bool, Error> {
+    let sql = "SELECT 1 FROM job_workers WHERE id = $1 AND heartbeat_at + lease_ms < $2";
+    Ok(q.one(sql, params![worker, now], |_| Ok(()))?.is_some())
+}
+
+pub fn delete(tx: &Tx<'_>, worker: i64) -> Result<(), Error> {
+    tx.exec("DELETE FROM job_workers WHERE id = $1", params![worker])?;
+    Ok(())
+}
+
+/// Workers of a process that is gone, where only one process can be there.
+pub fn list_local(q: &Query<'_>) -> Result<Vec<i64>, Error> {
+    q.all("SELECT id FROM job_workers WHERE NOT is_remote ORDER BY id", &[], |row| row.get(0))
+}
+
+/// Removes a claim's worker once it has no job left.
+pub fn delete_if_idle(tx: &Tx<'_>, worker: i64) -> Result<(), Error> {
+    tx.exec(
+        "DELETE FROM job_workers WHERE id = $1 AND is_remote
+           AND NOT EXISTS (SELECT 1 FROM jobs WHERE state = 2 AND worker = $1)",
+        params![worker],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,309 @@
+//! What was done, counted here and added to the minute's row now and then; and how queues stand.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use kith_kernel::Timestamp;
+use kith_store::{Error, Query, Row, Tx, Values, job_statements, params};
+use serde::Serialize;
+
+use crate::finish::Told;
+use crate::model::JobState;
+
+/// How long minutes and samples are kept.
+pub(crate) const KEPT: Duration = kith_kernel::days(2);
+/// Upper bounds of the buckets in which durations are counted, in milliseconds.
+pub const DURATION_BUCKETS_MS: [u64; 12] =
+    [1, 5, 10, 50, 100, 500, 1_000, 5_000, 15_000, 60_000, 300_000, 3_600_000];
+
+/// What was done to jobs of one kind in one queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    /// Attempts that began.
+    pub started: i64,
+    /// Jobs that were done.
+    pub completed: i64,
+    /// Attempts that failed.
+    pub failed: i64,
+    /// Jobs that went to the dead letters.
+    pub dead: i64,
+    /// Jobs that were taken back while they ran.
+    pub cancelled: i64,
+    /// Milliseconds that attempts took together.
+    pub run_ms: i64,
+    /// Milliseconds that they waited together, from when they were to run until they did.
+    pub wait_ms: i64,
+    /// Milliseconds of the longest.
+    pub longest_ms: i64,
+}
+
+/// The same since this process began, with durations by bucket.
+#[derive(Clone, Debug, Default)]
+pub struct Total {
+    /// Sums.
+    pub tally: Tally,
+    /// Attempts by duration; the last bucket has no bound.
+    pub durations: [u64; DURATION_BUCKETS_MS.len() + 1],
+}
+
+/// Counts of this process.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    all: Mutex<HashMap<(String, String), Counted>>,
+}
+
+#[derive(Debug, Default)]
+struct Counted {
+    total: Total,
+    unwritten: Tally,
+}
+
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.started += other.started;
+        self.completed += other.completed;
+        self.failed += other.failed;
+        self.dead += other.dead;
+        self.cancelled += other.cancelled;
+        self.run_ms += other.run_ms;
+        self.wait_ms += other.wait_ms;
+        self.longest_ms = self.longest_ms.max(other.longest_ms);
+    }
+}
+
+impl Counts {
+    /// Counts what happened to a job; `took` is an attempt's duration, where one ended.
+    pub fn count(&self, queue: &str, kind: &str, tally: Tally, took: Option<Duration>) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked for twice, so that what is known costs no allocation.
+        let key = (queue.to_owned(), kind.to_owned());
+        let counted = all.entry(key).or_default();
+        let mut tally = tally;
+        if let Some(took) = took {
+            let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            tally.run_ms = i64::try_from(ms).unwrap_or(i64::MAX / 4);
+            tally.longest_ms = tally.run_ms;
+            counted.total.durations[DURATION_BUCKETS_MS.partition_point(|bound| *bound < ms)] += 1;
+        }
+        counted.total.tally.add(tally);
+        counted.unwritten.add(tally);
+    }
+
+    /// Counts how an attempt ended.
+    pub fn count_told(&self, queue: &str, kind: &str, told: &Told, is_snooze: bool, took: Duration) {
+        let tally = match told {
+            Told::Stale => return,
+            Told::Ended(JobState::Completed) => Tally { completed: 1, ..Tally::default() },
+            Told::Ended(JobState::Cancelled) => Tally { cancelled: 1, ..Tally::default() },
+            Told::Ended(_) => Tally { failed: 1, dead: 1, ..Tally::default() },
+            Told::Again(_) if is_snooze => Tally::default(),
+            Told::Again(_) => Tally { failed: 1, ..Tally::default() },
+        };
+        self.count(queue, kind, tally, Some(took));
+    }
+
+    pub fn totals(&self) -> Vec<(String, String, Total)> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut totals: Vec<_> =
+            all.iter().map(|((queue, kind), one)| (queue.clone(), kind.clone(), one.total.clone())).collect();
+        totals.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        totals
+    }
+
+    /// What is not in the database yet; it counts as written from now on.
+    pub fn take_unwritten(&self) -> Vec<(String, String, Tally)> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let take = |((queue, kind), one): (&(String, String), &mut Counted)| {
+            let tally = std::mem::take(&mut one.unwritten);
+            (tally != Tally::default()).then(|| (queue.clone(), kind.clone(), tally))
+        };
+        let mut taken: Vec<_> = all.iter_mut().filter_map(take).collect();
+        // In one order on all nodes, so that no two wait for each other.
+        taken.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        taken
+    }
+
+    /// Gives back what could not be written after all.
+    pub fn give_back(&self, unwritten: Vec<(String, String, Tally)>) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        for (queue, kind, tally) in unwritten {
+            all.entry((queue, kind)).or_default().unwritten.add(tally);
+        }
+    }
+}
+
+/// Adds tallies to the row of their minute.
+pub(crate) fn write(tx: &Tx<'_>, now: Timestamp, tallies: &[(String, String, Tally)]) -> Result<(), Error> {
+    let minute = now.as_millis() / 60_000 * 60_000;
+    let minutes = vec![minute; tallies.len()];
+    let queues: Vec<_> = tallies.iter().map(|(queue, ..)| &**queue).collect();
+    let kinds: Vec<_> = tallies.iter().map(|(_, kind, _)| &**kind).collect();
+    let column = |pick: fn(&Tally) -> i64| tallies.iter().map(|(.., tally)| pick(tally)).collect::<Vec<_>>();
+    let columns = [
+        column(|tally| tally.started),
+        column(|tally| tally.completed),
+        column(|tally| tally.failed),
+        column(|tally| tally.dead),
+        column(|tally| tally.cancelled),
+        column(|tally| tally.run_ms),
+        column(|tally| tally.wait_ms),
+        column(|tally| tally.longest_ms),
+    ];
+    let mut values = vec![Values::Ints(&minutes), Values::Texts(&queues), Values::Texts(&kinds)];
+    values.extend(columns.iter().map(|column| Values::Ints(column)));
+    tx.bulk(&job_statements::COUNT, &[], &values, |_| Ok(()))?;
+    Ok(())
+}
+
+/// How a queue stood at a moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Sample {
+    /// When.
+    pub at: Timestamp,
+    /// Which queue.
+    pub queue: String,
+    /// Jobs that wait for a worker, those that are due included.
+    pub ready: i64,
+    /// Jobs that wait for their time.
+    pub scheduled: i64,
+    /// Jobs that run.
+    pub running: i64,
+    /// Jobs that wait for others.
+    pub blocked: i64,
+    /// Dead letters.
+    pub dead: i64,
+    /// When the job that has been runnable for longest was to run.
+    pub oldest_ready_at: Option<Timestamp>,
+}
+
+/// How every queue stands that holds anything.
+///
+/// # Errors
+/// The database's.
+pub fn look(q: &Query<'_>, now: Timestamp) -> Result<Vec<Sample>, Error> {
+    q.all(
+        "SELECT queue, CAST(SUM(ready) AS BIGINT), CAST(SUM(scheduled) AS BIGINT), CAST(SUM(running) AS BIGINT),
+             CAST(SUM(blocked) AS BIGINT), CAST(SUM(dead) AS BIGINT), MIN(oldest)
+         FROM (
+             SELECT queue, COUNT(*) AS ready, 0 AS scheduled, 0 AS running, 0 AS blocked, 0 AS dead, MIN(run_at) AS oldest
+                 FROM jobs WHERE state = 0 GROUP BY queue
+             UNION ALL
+             SELECT queue, COUNT(*), 0, 0, 0, 0, MIN(run_at) FROM jobs WHERE state = 1 AND run_at <= $1 GROUP BY queue
+             UNION ALL
+             SELECT queue, 0, COUNT(*), 0, 0, 0, NULL FROM jobs WHERE state = 1 AND run_at > $1 GROUP BY queue
+             UNION ALL
+             SELECT queue, 0, 0, COUNT(*), 0, 0, NULL FROM jobs WHERE state = 2 GROUP BY queue
+             UNION ALL
+             SELECT queue, 0, 0, 0, COUNT(*), 0, NULL FROM jobs WHERE state = 3 GROUP BY queue
+             UNION ALL
+             SELECT queue, 0, 0, 0, 0, COUNT(*), NULL FROM job_dead GROUP BY queue) AS counted
+         GROUP BY queue ORDER BY queue",
+        params![now],
+        |row| read_sample(row, now),
+    )
+}
+
+fn read_sample(row: &Row<'_>, at: Timestamp) -> Result<Sample, Error> {
+    Ok(Sample {
+        at,
+        queue: row.get(0)?,
+        ready: row.get(1)?,
+        scheduled: row.get(2)?,
+        running: row.get(3)?,
+        blocked: row.get(4)?,
+        dead: row.get(5)?,
+        oldest_ready_at: row.get(6)?,
+    })
+}
+
+/// Keeps samples, unless another node has looked less than `every` ago.
+pub(crate) fn keep(tx: &Tx<'_>, samples: &[Sample], now: Timestamp, every: Duration) -> Result<bool, Error> {
+    tx.lock("job upkeep", ["samples"])?;
+    let last =
+        tx.one("SELECT MAX(at) FROM job_samples", &[], |row| row.get::<Option<Timestamp>>(0))?.flatten();
+    if last.is_some_and(|last| last <= now && now < last + every) {
+        return Ok(false);
+    }
+    for one in samples {
+        tx.exec(
+            "INSERT INTO job_samples (at, queue, ready, scheduled, running, blocked, dead, oldest_ready_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+            params![
+                now,
+                one.queue,
+                one.ready,
+                one.scheduled,
+                one.running,
+                one.blocked,
+                one.dead,
+                one.oldest_ready_at
+            ],
+        )?;
+    }
+    tx.exec("DELETE FROM job_samples WHERE at < $1", params![now - KEPT])?;
+    tx.exec("DELETE FROM job_minutes WHERE minute < $1", params![now - KEPT])?;
+    Ok(true)
+}
+
+/// How a queue stood since `since`, the oldest first: at most `most` samples, evenly picked by whoever asks.
+///
+/// # Errors
+/// The database's.
+pub fn list_samples(q: &Query<'_>, queue: &str, since: Timestamp, most: i64) -> Result<Vec<Sample>, Error> {
+    q.all(
+        "SELECT queue, ready, scheduled, running, blocked, dead, oldest_ready_at, at FROM job_samples
+         WHERE queue = $1 AND at >= $2 ORDER BY at LIMIT $3",
+        params![queue, since, most],
+        |row| Ok(Sample { at: row.get(7)?, ..read_sample(row, Timestamp::EPOCH)? }),
+    )
+}
+
+/// What was done in a minute to jobs of one kind in one queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Minute {
+    /// Its beginning.
+    pub minute: Timestamp,
+    /// In which queue.
+    pub queue: String,
+    /// Of which kind.
+    pub kind: String,
+    /// What.
+    #[serde(flatten)]
+    pub tally: Tally,
+}
+
+/// What was done since `since`, in a queue if one is named.
+///
+/// # Errors
+/// The database's.
+pub fn list_minutes(
+    q: &Query<'_>,
+    queue: Option<&str>,
+    since: Timestamp,
+    most: i64,
+) -> Result<Vec<Minute>, Error> {
+    q.all(
+        "SELECT minute, queue, kind, started, completed, failed, dead, cancelled, run_ms, wait_ms, longest_ms
+         FROM job_minutes WHERE minute >= $2 AND (CAST($1 AS TEXT) IS NULL OR queue = $1)
+         ORDER BY minute, queue, kind LIMIT $3",
+        params![queue, since, most],
+        |row| {
+            Ok(Minute {
+                minute: row.get(0)?,
+                queue: row.get(1)?,
+                kind: row.get(2)?,
+                tally: Tally {
+                    started: row.get(3)?,
+                    completed: row.get(4)?,
+                    failed: row.get(5)?,
+                    dead: row.get(6)?,
+                    cancelled: row.get(7)?,
+                    run_ms: row.get(8)?,
+                    wait_ms: row.get(9)?,
+                    longest_ms: row.get(10)?,
+                },
+            })
+        },
+    )
+}

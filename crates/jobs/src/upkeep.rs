@@ -1,0 +1,154 @@
+//! What the engine does now and then: gives up silent workers, ends what is overdue, turns the ring of the history, and
+//! writes down how queues stand. Any number of nodes may do it at once.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use kith_kernel::{Timestamp, hours, seconds};
+use kith_store::Error;
+
+use crate::finish::{Attempt, Gone, Report};
+use crate::history::{self, Retention};
+use crate::jobs::Jobs;
+use crate::model::JobError;
+use crate::{finish, rows, stats};
+
+/// Jobs that are put back in one transaction.
+const AT_ONCE: i64 = 500;
+/// An attempt whose worker lives is ended by the worker itself when its time is over; if that has not happened so long
+/// after, somebody else does it.
+const OVERDUE: Duration = seconds(10);
+/// How often queues are looked at.
+const SAMPLE_EVERY: Duration = seconds(10);
+/// How often what is over is tidied away.
+const TIDY_EVERY: Duration = seconds(60);
+
+/// When what was last done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Upkept {
+    sampled_at: Timestamp,
+    tidied_at: Timestamp,
+}
+
+impl Jobs {
+    /// Does what is due.
+    ///
+    /// # Errors
+    /// The database's; what is left is done the next time.
+    pub async fn upkeep(&self, last: &mut Upkept, retention: Retention) -> Result<(), Error> {
+        let ctx = self.ctx();
+        self.give_up_silent().await?;
+        self.end_overdue().await?;
+        self.write_counts().await?;
+        let apart = |last: Timestamp, every| ctx.now < last || ctx.now >= last + every;
+        if apart(last.sampled_at, SAMPLE_EVERY) {
+            last.sampled_at = ctx.now;
+            self.sample(ctx.now).await?;
+        }
+        if apart(last.tidied_at, TIDY_EVERY) {
+            last.tidied_at = ctx.now;
+            history::turn(self.db(), &ctx, retention).await?;
+            let now = ctx.now;
+            self.db()
+                .write(move |tx| {
+                    rows::waits::tidy_keys(tx, now, AT_ONCE)?;
+                    rows::waits::tidy_waits(tx, AT_ONCE)?;
+                    rows::queues::tidy_windows(tx, now - hours(48))?;
+                    rows::ended::tidy_dead(tx, now - retention.dead, AT_ONCE).map(drop)
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Gives up workers that have been silent for longer than their leases. Says how many jobs they had.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn give_up_silent(&self) -> Result<u64, Error> {
+        let now = self.inner().sources.clock.now();
+        let silent = self.db().read(move |q| rows::workers::list_silent(q, now, AT_ONCE)).await?;
+        let mut jobs = 0;
+        for worker in silent {
+            jobs += self.give_up(worker, Gone::Silent).await?;
+        }
+        Ok(jobs)
+    }
+
+    /// Gives up all workers of processes that are gone, where the database admits one process only. Says how many jobs
+    /// they had.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn give_up_predecessors(&self) -> Result<u64, Error> {
+        let gone = self.db().read(rows::workers::list_local).await?;
+        let mut jobs = 0;
+        for worker in gone {
+            jobs += self.give_up(worker, Gone::Died).await?;
+        }
+        Ok(jobs)
+    }
+
+    /// A worker of this process stops: what it still runs is put back. Says how many jobs that were.
+    pub(crate) async fn sign_off(&self, worker: i64) -> Result<u64, Error> {
+        self.give_up(worker, Gone::Stopped).await
+    }
+
+    async fn give_up(&self, worker: i64, why: Gone) -> Result<u64, Error> {
+        let mut all = 0;
+        loop {
+            let ctx = self.ctx();
+            let jobs =
+                self.db().write(move |tx| finish::give_up(tx, &ctx.renewed(), worker, why, AT_ONCE)).await?;
+            all += jobs;
+            if (jobs as i64) < AT_ONCE {
+                break;
+            }
+        }
+        if all > 0 {
+            tracing::warn!(worker, jobs = all, ?why, "a worker is gone; its jobs are run again");
+        }
+        Ok(all)
+    }
+
+    async fn end_overdue(&self) -> Result<(), Error> {
+        let before = self.inner().sources.clock.now() - OVERDUE;
+        let overdue = self.db().read(move |q| rows::live::list_overdue(q, before, AT_ONCE)).await?;
+        if overdue.is_empty() {
+            return Ok(());
+        }
+        let report = |(job, attempt, worker)| Report {
+            attempt: Attempt { job, attempt, worker },
+            outcome: Err(JobError::Retry("it ran for longer than its timeout".to_owned())),
+            rings: None,
+        };
+        self.report(std::sync::Arc::new(overdue.into_iter().map(report).collect())).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn write_counts(&self) -> Result<(), Error> {
+        let counts = &self.inner().counts;
+        let unwritten = counts.take_unwritten();
+        if unwritten.is_empty() {
+            return Ok(());
+        }
+        let (now, told) = (self.inner().sources.clock.now(), unwritten.clone());
+        let written = self.db().write(move |tx| {
+            tx.may_be_lost();
+            stats::write(tx, now, &told)
+        });
+        written.await.inspect_err(|_| counts.give_back(unwritten))
+    }
+
+    async fn sample(&self, now: Timestamp) -> Result<(), Error> {
+        let samples = self.db().export(move |q| stats::look(q, now)).await?;
+        *self.inner().samples.lock().unwrap_or_else(PoisonError::into_inner) = samples.clone();
+        self.db()
+            .write(move |tx| {
+                tx.may_be_lost();
+                stats::keep(tx, &samples, now, SAMPLE_EVERY)
+            })
+            .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+//! Doing what is due and returning: for tests, which move the clock and wait for nobody.
+
+use std::sync::Arc;
+
+use kith_store::Error;
+use tokio::sync::watch;
+
+use super::{Handler, Run, WITH_THE_PROCESS};
+use crate::finish::{Attempt, Report};
+use crate::jobs::Jobs;
+use crate::model::JobError;
+
+/// Jobs claimed at once.
+const AT_ONCE: i64 = 100;
+
+impl Jobs {
+    /// Runs everything in `queues` that is due, and what comes of it, one job after the other. Says how many attempts
+    /// that were.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn drain(&self, handlers: &[Handler], queues: &[&str]) -> Result<usize, Error> {
+        let worker = self.register("drain", false, WITH_THE_PROCESS).await?;
+        let mut attempts = 0;
+        loop {
+            let before = attempts;
+            for queue in queues {
+                attempts += self.drain_some(handlers, queue, worker).await?;
+            }
+            if attempts == before {
+                break;
+            }
+        }
+        self.sign_off(worker).await?;
+        Ok(attempts)
+    }
+
+    async fn drain_some(&self, handlers: &[Handler], queue: &str, worker: i64) -> Result<usize, Error> {
+        let claim = self.claim(queue, worker, AT_ONCE).await?;
+        let count = claim.jobs.len();
+        for job in claim.jobs {
+            let attempt = Attempt { job: job.id, attempt: job.attempt, worker };
+            let handler = handlers.iter().find(|one| one.kind == job.kind);
+            let (_stop, stopped) = watch::channel(false);
+            let outcome = match handler {
+                Some(handler) => (handler.run)(Run::new(self, job, stopped)).await,
+                None => Err(JobError::discard("nobody here runs jobs of this kind")),
+            };
+            let report = Report { attempt, outcome, rings: claim.is_limited.then(|| (*queue).to_owned()) };
+            self.report(Arc::new(vec![report])).await?;
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,259 @@
+//! Workers: they claim jobs of their queues, run their handlers, and say how that ended.
+
+mod drain;
+mod fetch;
+mod report;
+mod run;
+mod typed;
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kith_kernel::{minutes, seconds};
+use kith_store::{EngineKind, Error};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::finish::{Attempt, CANCEL_BELL};
+use crate::history::Retention;
+use crate::jobs::{Heard, Jobs};
+use crate::model::{Done, JobError};
+use crate::upkeep::Upkept;
+
+use report::Message;
+pub use run::Run;
+pub(crate) use run::progress_bell;
+pub use typed::JobType;
+
+type Running = Pin<Box<dyn Future<Output = Result<Done, JobError>> + Send>>;
+
+/// What is done for jobs of a kind.
+#[derive(Clone)]
+pub struct Handler {
+    kind: String,
+    run: Arc<dyn Fn(Run) -> Running + Send + Sync>,
+}
+
+impl Handler {
+    /// `run` is done for each job of this kind. It may be run again for a job that it has done before.
+    pub fn new<F, R>(kind: impl Into<String>, run: F) -> Self
+    where
+        F: Fn(Run) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Done, JobError>> + Send + 'static,
+    {
+        Self { kind: kind.into(), run: Arc::new(move |job| Box::pin(run(job))) }
+    }
+
+    /// The kind.
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+}
+
+/// How much of a queue is run at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueShare {
+    /// The queue.
+    pub queue: String,
+    /// Jobs that run at once in this process.
+    pub concurrency: usize,
+}
+
+/// How workers work.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// Which process this is, for people.
+    pub name: String,
+    /// What it works on.
+    pub queues: Vec<QueueShare>,
+    /// How long a silent process counts as alive; it says three times as often that it is.
+    pub lease: Duration,
+    /// How often queues are looked at although nobody rings.
+    pub poll: Duration,
+    /// How long a stop waits for jobs that run; those that still do are somebody else's then.
+    pub grace: Duration,
+    /// What is kept of ended jobs.
+    pub retention: Retention,
+}
+
+impl WorkerOptions {
+    /// The defaults: given up after 6 s of silence, a look each second, a grace of 25 s.
+    pub fn new(name: impl Into<String>, queues: Vec<QueueShare>) -> Self {
+        Self {
+            name: name.into(),
+            queues,
+            lease: seconds(6),
+            poll: seconds(1),
+            grace: seconds(25),
+            retention: Retention::DEFAULT,
+        }
+    }
+}
+
+/// What all tasks of one process's workers share.
+pub(crate) struct Shared {
+    pub jobs: Jobs,
+    pub handlers: HashMap<String, Handler>,
+    pub options: WorkerOptions,
+    /// As what this process is registered; another after it was given up.
+    pub worker: AtomicI64,
+    pub stopping: watch::Sender<bool>,
+    pub(in crate::workers) reports: mpsc::UnboundedSender<Message>,
+    /// Attempts that run here, and how they are told to stop.
+    pub running: Mutex<HashMap<Attempt, watch::Sender<bool>>>,
+    /// Claimed and not reported.
+    pub outstanding: AtomicUsize,
+    /// Told whenever that falls.
+    pub freed: Notify,
+    pub stale: AtomicUsize,
+}
+
+/// Workers that work.
+pub struct Workers {
+    shared: Arc<Shared>,
+    fetchers: JoinSet<()>,
+    others: JoinSet<()>,
+    reporter: tokio::task::JoinHandle<()>,
+}
+
+/// How long a worker of the only process that the database admits counts as alive: it ends with the process.
+const WITH_THE_PROCESS: Duration = minutes(60 * 24 * 3_650);
+
+impl Workers {
+    /// Registers this process and starts its tasks.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn start(jobs: &Jobs, handlers: Vec<Handler>, options: WorkerOptions) -> Result<Self, Error> {
+        if jobs.db().kind() == EngineKind::Sqlite {
+            jobs.give_up_predecessors().await?;
+        }
+        let (reports, arriving) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            worker: AtomicI64::new(register(jobs, &options).await?),
+            jobs: jobs.clone(),
+            handlers: handlers.into_iter().map(|one| (one.kind.clone(), one)).collect(),
+            options,
+            stopping: watch::Sender::new(false),
+            reports,
+            running: Mutex::default(),
+            outstanding: AtomicUsize::new(0),
+            freed: Notify::new(),
+            stale: AtomicUsize::new(0),
+        });
+        let mut fetchers = JoinSet::new();
+        for share in shared.options.queues.clone() {
+            fetchers.spawn(fetch::fetch(Arc::clone(&shared), share));
+        }
+        let mut others = JoinSet::new();
+        others.spawn(beat(Arc::clone(&shared)));
+        others.spawn(keep_up(Arc::clone(&shared)));
+        let reporter = tokio::spawn(report::heed(Arc::clone(&shared), arriving));
+        Ok(Self { shared, fetchers, others, reporter })
+    }
+
+    /// As what this process is registered.
+    pub fn worker(&self) -> i64 {
+        self.shared.worker.load(Ordering::Relaxed)
+    }
+
+    /// Reports that came too late, of attempts that were somebody else's by then.
+    pub fn stale(&self) -> usize {
+        self.shared.stale.load(Ordering::Relaxed)
+    }
+
+    /// Claims nothing more, gives back at once what has not begun, and waits for what runs, at most for the grace.
+    /// What still runs then is put back as well.
+    pub async fn stop(mut self) {
+        self.shared.stopping.send_replace(true);
+        while self.fetchers.join_next().await.is_some() {}
+        let all_done = async {
+            while self.shared.outstanding.load(Ordering::Acquire) > 0 {
+                let freed = self.shared.freed.notified();
+                if self.shared.outstanding.load(Ordering::Acquire) > 0 {
+                    // Looked at now and then, should a notice have been missed.
+                    let _ = tokio::time::timeout(Duration::from_millis(50), freed).await;
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(self.shared.options.grace, all_done).await.is_ok();
+        self.others.shutdown().await;
+        // Whoever is left is told to stop; the rest is put back when the worker is given up.
+        self.reporter.abort();
+        if let Err(error) = self.leave(in_time).await {
+            tracing::warn!(%error, "the workers could not sign off; their jobs are run again when their lease is over");
+        }
+    }
+
+    async fn leave(&self, in_time: bool) -> Result<(), Error> {
+        self.shared.jobs.write_counts().await?;
+        let left = self.shared.jobs.sign_off(self.worker()).await?;
+        if left > 0 {
+            tracing::warn!(
+                jobs = left,
+                in_time,
+                "jobs that still ran after the grace are run again elsewhere"
+            );
+        }
+        Ok(())
+    }
+}
+
+async fn register(jobs: &Jobs, options: &WorkerOptions) -> Result<i64, Error> {
+    let alone = jobs.db().kind() == EngineKind::Sqlite;
+    let lease = if alone { WITH_THE_PROCESS } else { options.lease };
+    jobs.register(&options.name, false, lease).await
+}
+
+/// Says again and again that this process lives, and hears what it should stop.
+async fn beat(shared: Arc<Shared>) {
+    let mut bell = shared.jobs.db().bell(CANCEL_BELL);
+    let every = shared.options.lease / 3;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = bell.rung() => {}
+        }
+        let worker = shared.worker.load(Ordering::Relaxed);
+        match shared.jobs.beat(worker).await {
+            Ok(Heard::Alive { cancel }) => cancel.iter().for_each(|attempt| shared.stop_running(*attempt)),
+            Ok(Heard::GivenUp) => begin_anew(&shared).await,
+            Err(error) => tracing::warn!(%error, "this process could not say that its workers live"),
+        }
+    }
+}
+
+/// This process was given up: what it runs is somebody else's. It stops all of it and comes back as another.
+async fn begin_anew(shared: &Shared) {
+    tracing::warn!(
+        "this process was silent for too long and was given up; it stops what it runs and begins anew"
+    );
+    let all: Vec<_> = shared.running.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+    all.into_iter().for_each(|attempt| shared.stop_running(attempt));
+    match register(&shared.jobs, &shared.options).await {
+        Ok(worker) => shared.worker.store(worker, Ordering::Relaxed),
+        Err(error) => tracing::warn!(%error, "it could not register again, and will try"),
+    }
+}
+
+async fn keep_up(shared: Arc<Shared>) {
+    let mut last = Upkept::default();
+    loop {
+        tokio::time::sleep(shared.options.poll).await;
+        if let Err(error) = shared.jobs.upkeep(&mut last, shared.options.retention).await {
+            tracing::warn!(%error, "the upkeep of jobs failed and will be tried again");
+        }
+    }
+}
+
+impl Shared {
+    fn stop_running(&self, attempt: Attempt) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stop) = running.get(&attempt) {
+            stop.send_replace(true);
+        }
+    }
+}

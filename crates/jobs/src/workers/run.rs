@@ -1,0 +1,184 @@
+//! Running one attempt: what a handler knows and may say of it, its timeout, and how it is stopped.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use kith_kernel::{Actor, Ctx, RequestId, seconds};
+use kith_store::Error;
+use tokio::sync::watch;
+
+use super::fetch::Lane;
+use super::report::Message;
+use crate::finish::{Attempt, Report};
+use crate::jobs::Jobs;
+use crate::model::{Awaited, Claimed, Done, JobError, JobId, LogLine};
+use crate::{finish, look, rows};
+
+/// How long a handler that was asked to stop may take to do so before it is dropped.
+const STOP_WITHIN: Duration = seconds(5);
+/// When a job is looked at again whose kind nobody here runs: another node may, or the next version.
+const UNKNOWN_KIND: Duration = seconds(30);
+/// Longest line of a job's log, in characters.
+const LINE_CHARS: usize = 2_000;
+
+/// One attempt, as its handler sees it.
+pub struct Run {
+    /// The job.
+    pub id: JobId,
+    /// Which attempt this is, from 1.
+    pub attempt: i64,
+    /// What is to be done.
+    pub kind: String,
+    /// With what: JSON.
+    pub payload: String,
+    /// How often it has failed before.
+    pub failures: i64,
+    /// When it was to run.
+    pub run_at: kith_kernel::Timestamp,
+    /// The context of what it does.
+    pub ctx: Ctx,
+    worker: i64,
+    jobs: Jobs,
+    stop: watch::Receiver<bool>,
+}
+
+impl Run {
+    pub(super) fn new(jobs: &Jobs, claimed: Claimed, stop: watch::Receiver<bool>) -> Self {
+        let sources = jobs.inner().sources.clone();
+        let request_id = RequestId::accept(&format!("job-{:08}-{}", claimed.id, claimed.attempt));
+        let request_id =
+            request_id.unwrap_or_else(|| RequestId::from_uuid(sources.ids.next(sources.clock.now())));
+        Self {
+            id: claimed.id,
+            attempt: claimed.attempt,
+            kind: claimed.kind,
+            payload: claimed.payload,
+            failures: claimed.failures,
+            run_at: claimed.run_at,
+            ctx: Ctx::new(sources, Actor::System("jobs"), request_id),
+            worker: claimed.worker,
+            jobs: jobs.clone(),
+            stop,
+        }
+    }
+
+    /// The attempt, as its owner names it.
+    pub fn as_attempt(&self) -> Attempt {
+        Attempt { job: self.id, attempt: self.attempt, worker: self.worker }
+    }
+
+    /// Returns once somebody wants this attempt to stop.
+    pub async fn cancelled(&mut self) {
+        // The sender lives for as long as the attempt.
+        if self.stop.wait_for(|stop| *stop).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Whether somebody wants this attempt to stop.
+    pub fn is_cancelled(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Keeps what `progress` says, as JSON; false if the attempt is somebody else's by now.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn progress(&self, progress: &serde_json::Value) -> Result<bool, Error> {
+        let (text, own) = (progress.to_string(), self.as_attempt());
+        let progress = move |tx: &kith_store::Tx<'_>| {
+            tx.may_be_lost();
+            tx.ring(progress_bell(own.job));
+            rows::live::set_progress(tx, own.job, own.attempt, own.worker, &text)
+        };
+        self.jobs.db().write(progress).await
+    }
+
+    /// Keeps a line with the job.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn log(&self, level: &'static str, line: impl Into<String>) -> Result<(), Error> {
+        let line: String = line.into();
+        let line = LogLine {
+            attempt: self.attempt,
+            at: self.ctx.renewed().now,
+            level: level.to_owned(),
+            line: line.chars().take(LINE_CHARS).collect(),
+        };
+        let id = self.id;
+        self.jobs.db().write(move |tx| rows::ended::insert_log(tx, finish::segment(tx)?, id, &line)).await
+    }
+
+    /// How the jobs that this one waited for have ended.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn results(&self) -> Result<Vec<Awaited>, Error> {
+        let id = self.id;
+        self.jobs.db().read(move |q| look::list_results(q, id)).await
+    }
+}
+
+/// What is rung when a job has said something of its progress.
+pub(crate) fn progress_bell(job: JobId) -> String {
+    format!("jobs/progress/{job}")
+}
+
+pub(super) async fn run(lane: Arc<Lane>, claimed: Claimed, is_limited: bool) {
+    let attempt = Attempt { job: claimed.id, attempt: claimed.attempt, worker: claimed.worker };
+    let queue = claimed.queue.clone();
+    let may_run = Arc::clone(&lane.may_run).acquire_owned().await;
+    let message = match may_run {
+        Err(_) => Message::Unbegun { attempt, queue },
+        Ok(_permit) => {
+            let (kind, started) = (claimed.kind.clone(), now());
+            let outcome = outcome(&lane, attempt, claimed).await;
+            let rings = is_limited.then(|| queue.clone());
+            let report = Report { attempt, outcome, rings };
+            Message::Ended { report, queue, kind, took: started.elapsed() }
+        }
+    };
+    lane.ended.fetch_add(1, Ordering::Relaxed);
+    // The reporter outlives all attempts; it is gone only once the grace of a stop is over.
+    let _ = lane.shared.reports.send(message);
+    lane.outstanding.fetch_sub(1, Ordering::Relaxed);
+}
+
+#[expect(clippy::disallowed_methods, reason = "measures real work")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+async fn outcome(lane: &Lane, attempt: Attempt, claimed: Claimed) -> Result<Done, JobError> {
+    let Some(handler) = lane.shared.handlers.get(&claimed.kind) else {
+        return Err(JobError::Snooze(UNKNOWN_KIND));
+    };
+    let (stop, stopped) = watch::channel(false);
+    lane.shared.running.lock().unwrap_or_else(PoisonError::into_inner).insert(attempt, stop);
+    let timeout = claimed.timeout;
+    let mut asked = stopped.clone();
+    let running = AssertUnwindSafe((handler.run)(Run::new(&lane.shared.jobs, claimed, stopped)));
+    let stopping = async {
+        if asked.wait_for(|stop| *stop).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(STOP_WITHIN).await;
+    };
+    let outcome = tokio::select! {
+        biased;
+        ended = running.catch_unwind() => ended.unwrap_or_else(|_| Err(JobError::Retry("its handler panicked".to_owned()))),
+        () = stopping => Err(JobError::Cancelled),
+        () = over(timeout) => Err(JobError::Retry(format!("it took longer than its timeout of {timeout:?}"))),
+    };
+    lane.shared.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&attempt);
+    outcome
+}
+
+async fn over(timeout: Duration) {
+    if timeout.is_zero() { std::future::pending().await } else { tokio::time::sleep(timeout).await }
+}

@@ -1,0 +1,177 @@
+//! The statements of the job engine that are not one text: claiming, promoting, ending in bulk, emptying segments.
+//!
+//! On PostgreSQL dead entries stay in an index for as long as anybody holds an old snapshot. So claims walk each lane
+//! from a mark below which nothing ready is left: `place` is the transaction that made a job ready, and whatever is not
+//! visible yet belongs to a transaction at or behind the oldest that still runs, which each claim returns first.
+
+use crate::bulk::{Bulk, Statement};
+
+/// Segments of the history.
+pub const SEGMENTS: usize = 8;
+
+/// `$1` now, `$2` worker, `$3` queue, `$4` how many, `$5` priorities, `$6` the mark of each (a column each; PostgreSQL
+/// only). First comes a row with the oldest running transaction, then the jobs.
+pub const CLAIM: Statement = Statement {
+    sqlite: "UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, started_at = $1,
+            deadline_at = CASE WHEN timeout_ms > 0 THEN $1 + timeout_ms END
+         WHERE id IN (SELECT id FROM jobs WHERE queue = $3 AND state = 0 AND crashes < 2
+             ORDER BY priority, place, id LIMIT $4)
+         RETURNING id, kind, payload, attempt, failures, max_attempts, crashes, timeout_ms, retry, run_at, created_at,
+             limit_key, unique_key, is_awaited, priority, place, 0",
+    postgres: "WITH picked AS (
+             SELECT c.id FROM unnest($5::bigint[], $6::bigint[]) AS lane (priority, mark)
+             CROSS JOIN LATERAL (
+                 SELECT j.id, j.priority, j.place FROM jobs j
+                 WHERE j.queue = $3 AND j.state = 0 AND j.crashes < 2
+                   AND j.priority = lane.priority AND j.place >= lane.mark
+                 ORDER BY j.place, j.id LIMIT $4) AS c
+             ORDER BY c.priority, c.place, c.id LIMIT $4),
+         claimed AS (
+             UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, started_at = $1,
+                 deadline_at = CASE WHEN timeout_ms > 0 THEN $1 + timeout_ms END
+             FROM picked WHERE jobs.id = picked.id AND jobs.state = 0
+             RETURNING jobs.id, kind, payload, attempt, failures, max_attempts, crashes, timeout_ms, retry, run_at,
+                 created_at, limit_key, unique_key, is_awaited, priority, place)
+         SELECT c.*, o.oldest FROM (
+             SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) AS oldest) AS o
+         LEFT JOIN claimed AS c ON TRUE",
+};
+
+/// Claims named jobs: `$1` now, `$2` worker; ids.
+pub const CLAIM_THESE: Bulk = Bulk {
+    each: &["UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, started_at = $1,
+             deadline_at = CASE WHEN timeout_ms > 0 THEN $1 + timeout_ms END
+         WHERE id = $3 AND state = 0
+         RETURNING id, kind, payload, attempt, failures, max_attempts, crashes, timeout_ms, retry, run_at, created_at,
+             limit_key, unique_key, is_awaited, priority, place, 0"],
+    all: "UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, started_at = $1,
+             deadline_at = CASE WHEN timeout_ms > 0 THEN $1 + timeout_ms END
+         FROM unnest($3::bigint[]) AS these (id) WHERE jobs.id = these.id AND jobs.state = 0
+         RETURNING jobs.id, kind, payload, attempt, failures, max_attempts, crashes, timeout_ms, retry, run_at,
+             created_at, limit_key, unique_key, is_awaited, priority, place, CAST(0 AS BIGINT)",
+};
+
+/// The first ready jobs of each key: `$1` queue; keys, and how many of each.
+pub const FIRST_OF_KEYS: Bulk = Bulk {
+    each: &["SELECT id FROM jobs WHERE queue = $1 AND state = 0 AND limit_key = $2 AND crashes < 2
+         ORDER BY priority, place, id LIMIT $3"],
+    all: "SELECT j.id FROM unnest($2::text[], $3::bigint[]) AS wanted (limit_key, room)
+         CROSS JOIN LATERAL (SELECT id FROM jobs WHERE queue = $1 AND state = 0 AND crashes < 2
+             AND limit_key = wanted.limit_key COLLATE \"C\"
+             ORDER BY priority, place, id LIMIT wanted.room) AS j",
+};
+
+/// Makes ready what is due: `$1` queue, `$2` now, `$3` nothing scheduled is left before, `$4` how many.
+pub const PROMOTE: Statement = Statement {
+    sqlite: "UPDATE jobs SET state = 0 WHERE id IN (
+             SELECT id FROM jobs WHERE queue = $1 AND state = 1 AND run_at <= $2 AND run_at >= $3
+             ORDER BY run_at, id LIMIT $4)",
+    postgres: "UPDATE jobs SET state = 0, place = CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT)
+         WHERE state = 1 AND id IN (
+             SELECT id FROM jobs WHERE queue = $1 AND state = 1 AND run_at <= $2 AND run_at >= $3
+             ORDER BY run_at, id LIMIT $4 FOR UPDATE SKIP LOCKED)",
+};
+
+/// Adds jobs: `$1` now; queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, retry, limit_key,
+/// source.
+pub const INSERT: Bulk = Bulk {
+    each: &["INSERT INTO jobs (created_at, queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, retry,
+             limit_key, source)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING id"],
+    all: "INSERT INTO jobs (created_at, queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, retry,
+             limit_key, source)
+         SELECT $1::bigint, * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[],
+             $8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::text[])
+         RETURNING id",
+};
+
+/// Adds to the counts of a minute: minute, queue, kind, started, completed, failed, dead, cancelled, run_ms, wait_ms,
+/// longest_ms.
+pub const COUNT: Bulk = Bulk {
+    each: &["INSERT INTO job_minutes (minute, queue, kind, started, completed, failed, dead, cancelled, run_ms, wait_ms,
+             longest_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+         ON CONFLICT (minute, queue, kind) DO UPDATE SET started = job_minutes.started + excluded.started,
+             completed = job_minutes.completed + excluded.completed, failed = job_minutes.failed + excluded.failed,
+             dead = job_minutes.dead + excluded.dead, cancelled = job_minutes.cancelled + excluded.cancelled,
+             run_ms = job_minutes.run_ms + excluded.run_ms, wait_ms = job_minutes.wait_ms + excluded.wait_ms,
+             longest_ms = MAX(job_minutes.longest_ms, excluded.longest_ms)
+         RETURNING minute"],
+    all: "INSERT INTO job_minutes (minute, queue, kind, started, completed, failed, dead, cancelled, run_ms, wait_ms,
+             longest_ms)
+         SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+             $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[])
+         ON CONFLICT (minute, queue, kind) DO UPDATE SET started = job_minutes.started + excluded.started,
+             completed = job_minutes.completed + excluded.completed, failed = job_minutes.failed + excluded.failed,
+             dead = job_minutes.dead + excluded.dead, cancelled = job_minutes.cancelled + excluded.cancelled,
+             run_ms = job_minutes.run_ms + excluded.run_ms, wait_ms = job_minutes.wait_ms + excluded.wait_ms,
+             longest_ms = GREATEST(job_minutes.longest_ms, excluded.longest_ms)
+         RETURNING minute",
+};
+
+macro_rules! per_segment {
+    ($($n:literal)+) => {
+        /// Ends running jobs, into each segment: `$1` now; state, result, id, attempt, worker. Who is no longer the
+        /// job's owner changes nothing and gets no row.
+        pub const END: [Bulk; SEGMENTS] = [$(Bulk {
+            each: &[
+                concat!("INSERT INTO job_history_segment_", $n, " (id, queue, kind, state, priority, run_at, payload,
+                         attempt, failures, max_attempts, timeout_ms, retry, limit_key, started_at, finished_at, result,
+                         errors, source, created_at)
+                     SELECT id, queue, kind, $2, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms,
+                         retry, limit_key, started_at, $1, $3, errors, source, created_at
+                     FROM jobs WHERE id = $4 AND attempt = $5 AND worker = $6 AND state = 2"),
+                "DELETE FROM jobs WHERE id = $4 AND attempt = $5 AND worker = $6 AND state = 2
+                 RETURNING id, unique_key, is_awaited",
+            ],
+            all: concat!("WITH ended AS (
+                     DELETE FROM jobs j
+                     USING unnest($2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
+                         AS e (state, result, id, attempt, worker)
+                     WHERE j.id = e.id AND j.attempt = e.attempt AND j.worker = e.worker AND j.state = 2
+                     RETURNING j.id, j.queue, j.kind, e.state, j.priority, j.run_at, j.payload, j.attempt, j.failures,
+                         j.max_attempts, j.timeout_ms, j.retry, j.limit_key, j.started_at, e.result, j.errors, j.source,
+                         j.created_at, j.unique_key, j.is_awaited),
+                 kept AS (
+                     INSERT INTO job_history_segment_", $n, " (id, queue, kind, state, priority, run_at, payload, attempt,
+                         failures, max_attempts, timeout_ms, retry, limit_key, started_at, finished_at, result, errors,
+                         source, created_at)
+                     SELECT id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
+                         timeout_ms, retry, limit_key, started_at, $1::bigint, result, errors, source, created_at
+                     FROM ended)
+                 SELECT id, unique_key, is_awaited FROM ended"),
+        }),+];
+
+        /// Cancels a job that does not run, into each segment: `$1` now, `$2` result, `$3` id.
+        pub const CANCEL: [&str; SEGMENTS] = [$(
+            concat!("INSERT INTO job_history_segment_", $n, " (id, queue, kind, state, priority, run_at, payload, attempt,
+                     failures, max_attempts, timeout_ms, retry, limit_key, started_at, finished_at, result, errors, source,
+                     created_at)
+                 SELECT id, queue, kind, 5, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms, retry,
+                     limit_key, started_at, $1, $2, errors, source, created_at
+                 FROM jobs WHERE id = $3")
+        ),+];
+
+        /// Adds a line to a job's log: job, attempt, at, level, line.
+        pub const LOG: [&str; SEGMENTS] = [$(
+            concat!("INSERT INTO job_log_segment_", $n, " (job, attempt, at, level, line) VALUES ($1, $2, $3, $4, $5)")
+        ),+];
+
+        /// Empties a segment of the history.
+        pub const EMPTY_HISTORY: [Statement; SEGMENTS] = [$(Statement {
+            sqlite: concat!("DELETE FROM job_history_segment_", $n),
+            postgres: concat!("TRUNCATE job_history_segment_", $n),
+        }),+];
+
+        /// Empties a segment of the logs.
+        pub const EMPTY_LOG: [Statement; SEGMENTS] = [$(Statement {
+            sqlite: concat!("DELETE FROM job_log_segment_", $n),
+            postgres: concat!("TRUNCATE job_log_segment_", $n),
+        }),+];
+
+        /// About how many rows a segment holds, asked of its keys alone.
+        pub const SIZE: [&str; SEGMENTS] = [$(concat!("SELECT COUNT(*) FROM job_history_segment_", $n)),+];
+    };
+}
+
+per_segment!("0" "1" "2" "3" "4" "5" "6" "7");

@@ -7,6 +7,8 @@
 mod claim;
 mod enqueue;
 mod finish;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod history;
 mod jobs;
 mod leases;
@@ -17,6 +19,7 @@ mod queues;
 mod retry;
 mod revive;
 mod rows;
+pub mod schedules;
 mod stats;
 mod upkeep;
 mod workers;

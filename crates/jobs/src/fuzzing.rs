@@ -1,0 +1,46 @@
+//! What must hold of schedules, whatever they say: asked by the fuzz targets of the folder `fuzz`, and of their seeds by a
+//! test. Never part of a release build.
+
+use kith_kernel::Timestamp;
+use kith_kernel::fuzzing::Target;
+
+use crate::schedules::Spec;
+
+/// The targets of this crate.
+pub const TARGETS: &[Target] = &[("schedules", schedules)];
+
+/// A schedule, a zone, and the present moment in milliseconds, a line each.
+pub fn schedules(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let mut lines = text.split('\n');
+    let [schedule, zone, now] = [(); 3].map(|()| lines.next().unwrap_or_default());
+    let now = Timestamp::from_millis(now.parse().unwrap_or(1_767_225_600_000));
+    let spec = match Spec::parse(schedule, zone, Timestamp::EPOCH) {
+        Ok(spec) => spec,
+        Err(refusal) => {
+            assert!((10..200).contains(&refusal.to_string().len()), "{refusal}");
+            return;
+        }
+    };
+    assert!(Spec::parse(schedule, spec.zone(), Timestamp::EPOCH).is_ok());
+    let mut last = now;
+    for run in spec.runs_after(now).take(5) {
+        assert!(run > last, "{run} after {last}");
+        assert_eq!(run.as_millis() % 1_000, 0);
+        assert_eq!(spec.latest_until(run), Some(run));
+        let before = Timestamp::from_millis(run.as_millis() - 1);
+        assert_eq!(spec.next_after(before), Some(run));
+        assert!(spec.latest_until(before).is_none_or(|earlier| earlier <= last));
+        last = run;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_must_hold_holds_of_the_seeds() {
+        kith_kernel::fuzzing::ask_of_seeds(TARGETS);
+    }
+}

@@ -1,0 +1,263 @@
+//! Which moments a schedule names: the rule of clock changes that `mod.rs` writes down.
+
+use jiff::SignedDuration;
+use jiff::civil::DateTime;
+use jiff::tz::{AmbiguousOffset, Offset, TimeZone};
+use kith_kernel::Timestamp;
+
+use super::pattern::Pattern;
+use super::spec::{Recurs, Spec};
+
+const SECOND: SignedDuration = SignedDuration::from_secs(1);
+/// How far back [`Spec::latest_until`] looks: longer than the eight years between two 29ths of February, and than the
+/// rarest of patterns that name weekdays as well.
+const FARTHEST_MS: i64 = 45 * 366 * 86_400_000;
+
+impl Spec {
+    /// The first run after `after`; none if there is none until 2199.
+    pub fn next_after(&self, after: Timestamp) -> Option<Timestamp> {
+        match &self.recurs {
+            Recurs::Every(period_ms) => {
+                let elapsed = after.as_millis().checked_sub(self.anchor.as_millis())?;
+                let count = elapsed.div_euclid(*period_ms).checked_add(1)?.max(1);
+                self.anchor
+                    .as_millis()
+                    .checked_add(count.checked_mul(*period_ms)?)
+                    .map(Timestamp::from_millis)
+            }
+            Recurs::Pattern(pattern) => {
+                let after = jiff::Timestamp::from_second(after.as_millis().div_euclid(1_000)).ok()?;
+                let next = if pattern.is_interval() {
+                    interval(pattern, &self.zone, after)
+                } else {
+                    times_of_day(pattern, &self.zone, after)
+                };
+                next.map(|next| Timestamp::from_millis(next.as_millisecond()))
+            }
+        }
+    }
+
+    /// The runs after `after`, without end unless the pattern has one.
+    pub fn runs_after(&self, after: Timestamp) -> impl Iterator<Item = Timestamp> + '_ {
+        std::iter::successors(self.next_after(after), |at| self.next_after(*at))
+    }
+
+    /// The last run until `until`, which is included; none if there was none in the 45 years before.
+    pub fn latest_until(&self, until: Timestamp) -> Option<Timestamp> {
+        let happens_after =
+            |ms: i64| self.next_after(Timestamp::from_millis(ms)).filter(|next| *next <= until);
+        let mut back_ms = 1;
+        // What is found after `low` is within reach; after `high`, which is not before `until`, nothing is.
+        let (mut low, mut high) = loop {
+            let low = until.as_millis().checked_sub(back_ms)?;
+            if happens_after(low).is_some() {
+                break (low, until.as_millis());
+            }
+            if back_ms > FARTHEST_MS {
+                return None;
+            }
+            back_ms *= 2;
+        };
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if happens_after(middle).is_some() { low = middle } else { high = middle }
+        }
+        happens_after(low)
+    }
+
+    /// The runs from `from` until before `to`, the first `most` of them, and whether there are more.
+    pub fn between(&self, from: Timestamp, to: Timestamp, most: usize) -> (Vec<Timestamp>, bool) {
+        let just_before = Timestamp::from_millis(from.as_millis().saturating_sub(1));
+        let mut runs = self.runs_after(just_before).take_while(|at| *at < to);
+        let first: Vec<_> = runs.by_ref().take(most).collect();
+        let more = first.len() == most && runs.next().is_some();
+        (first, more)
+    }
+
+    /// The last `most` of the runs after `after` until `until`, which is included, the earliest first. Its cost does not
+    /// depend on how many there are.
+    pub fn latest_between(&self, after: Timestamp, until: Timestamp, most: usize) -> Vec<Timestamp> {
+        let before = |at: Timestamp| self.latest_until(Timestamp::from_millis(at.as_millis() - 1));
+        let last = std::iter::successors(self.latest_until(until), |at| before(*at));
+        let mut runs: Vec<_> = last.take_while(|at| *at > after).take(most).collect();
+        runs.reverse();
+        runs
+    }
+}
+
+/// Rule 1. As local times go up, the moments that they name go up or stay: so the first local time whose moment is after
+/// `after` names the next one.
+fn times_of_day(pattern: &Pattern, zone: &TimeZone, after: jiff::Timestamp) -> Option<jiff::Timestamp> {
+    let mut from = zone.to_datetime(after).checked_add(SECOND).ok()?;
+    loop {
+        let local = pattern.next_from(from)?;
+        let named = Named::by(zone, local)?;
+        if named.at > after {
+            return Some(named.at);
+        }
+        // The second time that the clocks show it: the next that could count comes when they stop repeating.
+        from = named.repeated_until.unwrap_or(local).max(local.checked_add(SECOND).ok()?);
+    }
+}
+
+/// Rule 2. Between two transitions local time goes as time does.
+fn interval(pattern: &Pattern, zone: &TimeZone, after: jiff::Timestamp) -> Option<jiff::Timestamp> {
+    let mut from = after.checked_add(SECOND).ok()?;
+    loop {
+        let offset = zone.to_offset(from);
+        let transition = zone.following(from).next().map(|transition| transition.timestamp());
+        let next = offset.to_timestamp(pattern.next_from(offset.to_datetime(from))?).ok()?;
+        match transition {
+            Some(transition) if transition <= next => from = transition,
+            _ => return Some(next),
+        }
+    }
+}
+
+/// The moment that a local time names.
+struct Named {
+    at: jiff::Timestamp,
+    /// If it comes twice: the local time from which on they come once again.
+    repeated_until: Option<DateTime>,
+}
+
+impl Named {
+    fn by(zone: &TimeZone, local: DateTime) -> Option<Self> {
+        match zone.to_ambiguous_timestamp(local).offset() {
+            AmbiguousOffset::Unambiguous { offset } => {
+                Some(Self { at: offset.to_timestamp(local).ok()?, repeated_until: None })
+            }
+            AmbiguousOffset::Gap { after, .. } => {
+                let at = transition(zone, after.to_timestamp(local).ok()?, after)?;
+                Some(Self { at, repeated_until: None })
+            }
+            AmbiguousOffset::Fold { before, after } => {
+                let at = before.to_timestamp(local).ok()?;
+                let ends = before.to_datetime(transition(zone, at, after)?);
+                Some(Self { at, repeated_until: Some(ends) })
+            }
+        }
+    }
+}
+
+/// The first transition after `from` to this offset.
+fn transition(zone: &TimeZone, from: jiff::Timestamp, to: Offset) -> Option<jiff::Timestamp> {
+    zone.following(from).find(|transition| transition.offset() == to).map(|transition| transition.timestamp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(schedule: &str, zone: &str) -> Spec {
+        Spec::parse(schedule, zone, Timestamp::EPOCH).unwrap()
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn runs(schedule: &str, zone: &str, from: &str, to: &str) -> Vec<String> {
+        let (runs, more) = spec(schedule, zone).between(at(from), at(to), 100);
+        assert!(!more);
+        runs.iter().map(|run| run.to_string().replace(":00.000Z", "Z")).collect()
+    }
+
+    /// bull#2207, node-cron#563.
+    #[test]
+    fn a_daily_job_runs_once_on_the_day_of_a_clock_change() {
+        let vienna = "Europe/Vienna";
+        // 2027-03-28: 02:00 becomes 03:00 at 01:00Z. 2027-10-31: 03:00 becomes 02:00 at 01:00Z.
+        assert_eq!(
+            runs("30 2 * * *", vienna, "2027-03-27T00:00:00Z", "2027-03-30T00:00:00Z"),
+            ["2027-03-27T01:30Z", "2027-03-28T01:00Z", "2027-03-29T00:30Z"]
+        );
+        assert_eq!(
+            runs("30 2 * * *", vienna, "2027-10-30T00:00:00Z", "2027-11-02T00:00:00Z"),
+            ["2027-10-30T00:30Z", "2027-10-31T00:30Z", "2027-11-01T01:30Z"]
+        );
+        assert_eq!(
+            runs("*/15 2 * * *", vienna, "2027-03-28T00:00:00Z", "2027-03-29T00:00:00Z"),
+            ["2027-03-28T01:00Z"]
+        );
+        assert_eq!(
+            runs("0,30 2,3 * * *", vienna, "2027-03-28T00:00:00Z", "2027-03-28T12:00:00Z"),
+            ["2027-03-28T01:00Z", "2027-03-28T01:30Z"]
+        );
+    }
+
+    #[test]
+    fn an_hourly_job_runs_every_hour_through_a_clock_change() {
+        let vienna = "Europe/Vienna";
+        let spring = runs("30 * * * *", vienna, "2027-03-28T00:00:00Z", "2027-03-28T04:00:00Z");
+        assert_eq!(
+            spring,
+            ["2027-03-28T00:30Z", "2027-03-28T01:30Z", "2027-03-28T02:30Z", "2027-03-28T03:30Z"]
+        );
+        let autumn = runs("30 * * * *", vienna, "2027-10-31T00:00:00Z", "2027-10-31T04:00:00Z");
+        assert_eq!(
+            autumn,
+            ["2027-10-31T00:30Z", "2027-10-31T01:30Z", "2027-10-31T02:30Z", "2027-10-31T03:30Z"]
+        );
+    }
+
+    #[test]
+    fn a_whole_day_that_a_country_skipped_is_made_up_for_once() {
+        // Samoa had no 30th of December 2011: the 31st began at 10:00Z on the 30th.
+        assert_eq!(
+            runs("0 9,17 * * *", "Pacific/Apia", "2011-12-29T12:00:00Z", "2011-12-31T12:00:00Z"),
+            [
+                "2011-12-29T19:00Z",
+                "2011-12-30T03:00Z",
+                "2011-12-30T10:00Z",
+                "2011-12-30T19:00Z",
+                "2011-12-31T03:00Z"
+            ]
+        );
+    }
+
+    #[test]
+    fn every_counts_elapsed_time_from_its_anchor() {
+        let anchor = at("2027-03-27T23:59:59.250Z");
+        let every = Spec::parse("@every 1h30m", "Europe/Vienna", anchor).unwrap();
+        let runs: Vec<_> =
+            every.runs_after(at("2020-01-01T00:00:00Z")).take(3).map(|run| run.to_string()).collect();
+        assert_eq!(
+            runs,
+            ["2027-03-28T01:29:59.250Z", "2027-03-28T02:59:59.250Z", "2027-03-28T04:29:59.250Z"]
+        );
+        assert_eq!(every.next_after(at("2027-03-28T01:29:59.250Z")), Some(at("2027-03-28T02:59:59.250Z")));
+        assert_eq!(every.next_after(Timestamp::from_millis(i64::MAX)), None);
+        assert_eq!(every.next_after(Timestamp::from_millis(i64::MIN)), None);
+    }
+
+    #[test]
+    fn the_latest_run_is_found_without_counting_up_to_it() {
+        let until = at("2027-03-28T12:00:00Z");
+        for (schedule, latest) in [
+            ("* * * * * *", "2027-03-28T12:00:00Z"),
+            ("30 2 * * *", "2027-03-28T01:00:00Z"),
+            ("0 0 29 2 *", "2024-02-28T23:00:00Z"),
+            ("0 0 29 2 +THU", "2024-02-28T23:00:00Z"),
+            ("0 0 0 1 1 * 1999", "1998-12-31T23:00:00Z"),
+        ] {
+            assert_eq!(spec(schedule, "Europe/Vienna").latest_until(until), Some(at(latest)), "{schedule}");
+        }
+        assert_eq!(spec("0 0 0 1 1 * 2050", "UTC").latest_until(until), None);
+        let three = spec("*/10 * * * *", "UTC").latest_between(at("2020-01-01T00:00:00Z"), until, 3);
+        assert_eq!(three, [at("2027-03-28T11:40:00Z"), at("2027-03-28T11:50:00Z"), until]);
+        let two = spec("@every 40s", "UTC").latest_between(at("2027-03-28T11:58:41Z"), until, 9);
+        assert_eq!(two, [at("2027-03-28T11:59:20Z"), until]);
+    }
+
+    #[test]
+    fn what_is_over_has_no_next_run_and_nothing_searches_without_end() {
+        assert_eq!(spec("0 0 0 1 1 * 2026", "Asia/Tokyo").next_after(at("2027-01-01T00:00:00Z")), None);
+        assert_eq!(spec("* * * * * * 2026", "Asia/Tokyo").next_after(at("2027-01-01T00:00:00Z")), None);
+        for ms in [i64::MIN, i64::MAX, -377_705_116_800_001, 253_402_300_800_000] {
+            assert!(spec("0 0 * * *", "UTC").next_after(Timestamp::from_millis(ms)).is_none(), "{ms}");
+        }
+        let far = spec("* * * * * * 2199", "Europe/Vienna").next_after(at("2027-01-01T00:00:00Z"));
+        assert_eq!(far, Some(at("2198-12-31T23:00:00Z")));
+    }
+}

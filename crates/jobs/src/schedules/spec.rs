@@ -1,0 +1,182 @@
+//! A schedule as it is written: a pattern or an interval, and a zone. What it may say is in `mod.rs`.
+
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use kith_kernel::{Timestamp, days};
+
+use super::pattern::{Fault, Field, Pattern};
+
+/// In characters. A list of all seconds and all minutes has 340.
+pub const MAX_LENGTH: usize = 500;
+/// The longest period of `@every`.
+pub const MAX_PERIOD: Duration = days(366);
+
+const NICKNAMES: &[(&str, &str)] = &[
+    ("@yearly", "0 0 1 1 *"),
+    ("@annually", "0 0 1 1 *"),
+    ("@monthly", "0 0 1 * *"),
+    ("@weekly", "0 0 * * 0"),
+    ("@daily", "0 0 * * *"),
+    ("@midnight", "0 0 * * *"),
+    ("@hourly", "0 * * * *"),
+];
+
+/// When something recurs.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    pub(super) recurs: Recurs,
+    pub(super) zone: TimeZone,
+    pub(super) anchor: Timestamp,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Recurs {
+    Pattern(Box<Pattern>),
+    /// In milliseconds, whole seconds.
+    Every(i64),
+}
+
+/// Why a schedule is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// More than [`MAX_LENGTH`] characters.
+    #[error("it has more than {MAX_LENGTH} characters")]
+    TooLong,
+    /// Neither five, six nor seven fields.
+    #[error("it has {0} fields; a pattern has 5, or 6 with seconds first, or 7 with a year last")]
+    Fields(usize),
+    /// An item of a field is none.
+    #[error("{field} field: `{item}` {fault}")]
+    Field {
+        /// Which.
+        field: Field,
+        /// Its beginning.
+        item: String,
+        /// What is wrong with it.
+        fault: Fault,
+    },
+    /// A word behind `@` that is none.
+    #[error("there are @yearly, @monthly, @weekly, @daily, @hourly and @every, followed by a duration")]
+    Nickname,
+    /// What follows `@every` is no duration.
+    #[error("@every is followed by hours, minutes and seconds such as 90s or 1h30m, from 1 s to 8784h")]
+    Every,
+    /// No day matches.
+    #[error("it never happens: no day from 1970 to 2199 matches")]
+    Never,
+    /// No zone of the IANA database has this name.
+    #[error("no time zone of the IANA database has this name")]
+    Zone,
+}
+
+impl SpecError {
+    /// Whether it is the zone that is refused, and not the schedule.
+    pub fn is_zone(&self) -> bool {
+        matches!(self, Self::Zone)
+    }
+}
+
+impl Spec {
+    /// Reads a schedule and the name of a zone, which `@every` does not go by. `anchor` is what `@every` counts from.
+    ///
+    /// # Errors
+    /// If either is not what `mod.rs` says, or the schedule never happens.
+    pub fn parse(schedule: &str, zone: &str, anchor: Timestamp) -> Result<Self, SpecError> {
+        let zone =
+            TimeZone::get(zone).ok().filter(|zone| zone.iana_name().is_some()).ok_or(SpecError::Zone)?;
+        Ok(Self { recurs: Recurs::parse(schedule)?, zone, anchor })
+    }
+
+    /// The zone's name as the database writes it.
+    pub fn zone(&self) -> &str {
+        self.zone.iana_name().unwrap_or("UTC")
+    }
+}
+
+impl Recurs {
+    fn parse(text: &str) -> Result<Self, SpecError> {
+        if text.chars().nth(MAX_LENGTH).is_some() {
+            return Err(SpecError::TooLong);
+        }
+        let text = text.trim_ascii();
+        let pattern = match text.strip_prefix('@') {
+            None => text,
+            Some(_) => {
+                let mut words = text.split_ascii_whitespace();
+                let word = words.next().unwrap_or_default();
+                if word.eq_ignore_ascii_case("@every") {
+                    let period = words.next().and_then(period_ms).ok_or(SpecError::Every)?;
+                    return if words.next().is_none() {
+                        Ok(Self::Every(period))
+                    } else {
+                        Err(SpecError::Every)
+                    };
+                }
+                let nickname = NICKNAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+                nickname.ok_or(SpecError::Nickname)?.1
+            }
+        };
+        let pattern = Pattern::parse(pattern)?;
+        if pattern.ever_happens() { Ok(Self::Pattern(Box::new(pattern))) } else { Err(SpecError::Never) }
+    }
+}
+
+/// `1h30m`: each unit once, from the largest to the smallest.
+fn period_ms(mut text: &str) -> Option<i64> {
+    let mut seconds = 0_i64;
+    for (unit, length) in [('h', 3_600), ('m', 60), ('s', 1)] {
+        let Some((number, rest)) = text.split_once(unit) else { continue };
+        if number.is_empty() || number.len() > 9 || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        seconds += number.parse::<i64>().ok()? * length;
+        text = rest;
+    }
+    let most = i64::try_from(MAX_PERIOD.as_secs()).ok()?;
+    (text.is_empty() && (1..=most).contains(&seconds)).then_some(seconds * 1_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(schedule: &str, zone: &str) -> SpecError {
+        Spec::parse(schedule, zone, Timestamp::EPOCH).unwrap_err()
+    }
+
+    #[test]
+    fn a_duration_has_each_unit_once_from_the_largest() {
+        for (text, seconds) in
+            [("90s", 90), ("1h30m", 5_400), ("1s", 1), ("0h0m5s", 5), ("8784h", 31_622_400), ("90m1s", 5_401)]
+        {
+            assert_eq!(period_ms(text), Some(seconds * 1_000), "{text}");
+        }
+        for text in
+            ["", "0s", "90", "s", "1m1h", "1h1h", "-5s", "+5s", "1.5h", "8784h1s", "9999999999s", "1d"]
+        {
+            assert_eq!(period_ms(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_whether_it_is_the_schedule_or_the_zone() {
+        assert_eq!(refusal("0 0 * * *", "Europe/Atlantis"), SpecError::Zone);
+        assert_eq!(refusal("0 0 * * *", ""), SpecError::Zone);
+        assert_eq!(refusal("0 0 * * *", "CET-1CEST,M3.5.0,M10.5.0"), SpecError::Zone);
+        assert_eq!(refusal("0 0 30 2 *", "UTC"), SpecError::Never);
+        assert_eq!(refusal("@every", "UTC"), SpecError::Every);
+        assert_eq!(refusal("@every 5s 5s", "UTC"), SpecError::Every);
+        assert_eq!(refusal("@reboot", "UTC"), SpecError::Nickname);
+        assert_eq!(refusal("@daily *", "UTC"), SpecError::Nickname);
+        assert_eq!(refusal("", "UTC"), SpecError::Fields(0));
+        assert_eq!(refusal(&"*".repeat(501), "UTC"), SpecError::TooLong);
+        assert!(Spec::parse("0 0 * * *", "europe/vienna", Timestamp::EPOCH).is_ok());
+    }
+
+    #[test]
+    fn all_seconds_and_minutes_spelled_out_are_not_too_long() {
+        let all = (0..60).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+        assert!(Spec::parse(&format!("{all} {all} * * * *"), "UTC", Timestamp::EPOCH).is_ok());
+    }
+}

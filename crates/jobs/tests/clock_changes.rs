@@ -1,0 +1,209 @@
+//! Every transition of every zone of the IANA database from 2000 to 2040 against the rule that `kith_jobs::schedules` writes
+//! down, read in the slowest way: by looking at each minute what the clocks show.
+//!
+//! `KITH_TEST_ROUNDS` is how many patterns of each kind each transition is tried with; 1 if it is not set.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::civil::DateTime;
+use jiff::tz::{TimeZone, TimeZoneTransition};
+use jiff::{SignedDuration, Timestamp as Moment};
+use kith_jobs::schedules::Spec;
+use kith_kernel::{Random, SeededRandom, Timestamp};
+
+const SEED: u64 = 2_207;
+const FIRST: &str = "2000-01-01T00:00:00Z";
+const LAST: &str = "2041-01-01T00:00:00Z";
+/// How far around a clock change is looked, beyond what it shifts.
+const AROUND: SignedDuration = SignedDuration::from_mins(75);
+const MINUTE: SignedDuration = SignedDuration::from_mins(1);
+
+/// A pattern, as text and as what it names.
+#[derive(Debug)]
+struct Asked {
+    second: i8,
+    minutes: BTreeSet<i8>,
+    hours: BTreeSet<i8>,
+}
+
+impl Asked {
+    fn text(&self) -> String {
+        let list = |values: &BTreeSet<i8>| values.iter().map(i8::to_string).collect::<Vec<_>>().join(",");
+        let hours = if self.hours.len() == 24 { "*".to_owned() } else { list(&self.hours) };
+        format!("{} {} {hours} * * *", self.second, list(&self.minutes))
+    }
+
+    fn names(&self, local: DateTime) -> bool {
+        local.second() == self.second
+            && self.minutes.contains(&local.minute())
+            && self.hours.contains(&local.hour())
+    }
+}
+
+/// What the clocks show around one change, a minute at a time.
+struct Shown {
+    from: Moment,
+    to: Moment,
+    /// Each moment with what it shows.
+    clock: Vec<(Moment, DateTime)>,
+    /// Each local time that is shown, with the first moment that shows it.
+    first: BTreeMap<DateTime, Moment>,
+    /// Each local time that no moment shows, with the first moment after the gap.
+    skipped: Vec<(DateTime, Moment)>,
+}
+
+impl Shown {
+    fn around(zone: &TimeZone, change: Moment, shift_s: i64, second: i8) -> Self {
+        let reach = AROUND + SignedDuration::from_secs(shift_s.abs());
+        let (from, to) = (change - reach, change + reach);
+        let (mut clock, mut first, mut skipped) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let mut at = from + SignedDuration::from_secs(second.into());
+        let mut expected = zone.to_datetime(at);
+        while at < to {
+            let local = zone.to_datetime(at);
+            while expected < local {
+                skipped.push((expected, landing(zone, at - MINUTE)));
+                expected += MINUTE;
+            }
+            clock.push((at, local));
+            first.entry(local).or_insert(at);
+            expected = local + MINUTE;
+            at += MINUTE;
+        }
+        skipped.retain(|(local, at)| !first.contains_key(local) && *at < to);
+        Self { from, to, clock, first, skipped }
+    }
+
+    /// Rule 1: the first moment that shows a local time; of a skipped one, the first after the gap.
+    fn times_of_day(&self, asked: &Asked) -> Vec<Moment> {
+        let named = self.first.iter().filter(|(local, _)| asked.names(**local)).map(|(_, at)| *at);
+        let skipped = self.skipped.iter().filter(|(local, _)| asked.names(*local)).map(|(_, at)| *at);
+        named.chain(skipped).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Rule 2: each moment whose local time matches.
+    fn interval(&self, asked: &Asked) -> Vec<Moment> {
+        self.clock.iter().filter(|(_, local)| asked.names(*local)).map(|(at, _)| *at).collect()
+    }
+}
+
+/// The first second after `at` at which the clocks have jumped.
+fn landing(zone: &TimeZone, at: Moment) -> Moment {
+    let offset = zone.to_offset(at);
+    let mut seconds = (1..=60).map(|n| at + SignedDuration::from_secs(n));
+    seconds.find(|at| zone.to_offset(*at) != offset).expect("a jump within the minute")
+}
+
+fn ours(spec: &Spec, from: Moment, to: Moment) -> Vec<Moment> {
+    let (runs, more) = spec.between(kith(from), kith(to), 5_000);
+    assert!(!more);
+    runs.into_iter().map(moment).collect()
+}
+
+fn kith(moment: Moment) -> Timestamp {
+    Timestamp::from_millis(moment.as_millisecond())
+}
+
+fn moment(at: Timestamp) -> Moment {
+    Moment::from_millisecond(at.as_millis()).unwrap()
+}
+
+fn below(random: &SeededRandom, n: u64) -> i8 {
+    let mut bytes = [0; 8];
+    random.fill(&mut bytes);
+    i8::try_from(u64::from_le_bytes(bytes) % n).unwrap()
+}
+
+fn some(random: &SeededRandom, n: u64, most: u64) -> BTreeSet<i8> {
+    (0..=below(random, most)).map(|_| below(random, n)).collect()
+}
+
+/// Of each kind one: a time of day within what changes, a few times of day, an interval.
+fn patterns(random: &SeededRandom, change: &TimeZoneTransition, second: i8) -> [Asked; 3] {
+    let local = change.offset().to_datetime(change.timestamp());
+    let minute = |n: i64| (local + SignedDuration::from_mins(n)).minute();
+    let near = |n: i64| (local + SignedDuration::from_mins(n)).hour();
+    let aimed = i64::from(below(random, 120)) - 60;
+    let hours: BTreeSet<_> = [near(-60), near(0), near(60), below(random, 24)].into();
+    [
+        Asked { second, minutes: [minute(aimed)].into(), hours: [near(aimed)].into() },
+        Asked { second, minutes: some(random, 60, 6), hours },
+        Asked { second, minutes: some(random, 60, 4), hours: (0..24).collect() },
+    ]
+}
+
+#[derive(Default)]
+struct Tried {
+    zones: usize,
+    changes: usize,
+    cases: usize,
+    runs: usize,
+}
+
+impl Tried {
+    fn zone(&mut self, name: &str, random: &SeededRandom, rounds: usize) {
+        let zone = TimeZone::get(name).unwrap();
+        let (first, last): (Moment, Moment) = (FIRST.parse().unwrap(), LAST.parse().unwrap());
+        let mut offset = zone.to_offset(first);
+        self.zones += 1;
+        for change in zone.following(first).take_while(|change| change.timestamp() < last) {
+            let shift_s = i64::from(change.offset().seconds() - offset.seconds());
+            offset = change.offset();
+            if shift_s != 0 {
+                self.changes += 1;
+                (0..rounds).for_each(|_| self.change(&zone, &change, shift_s, random));
+            }
+        }
+    }
+
+    fn change(&mut self, zone: &TimeZone, change: &TimeZoneTransition, shift_s: i64, random: &SeededRandom) {
+        let second = if below(random, 2) == 0 { 0 } else { below(random, 60) };
+        let shown = Shown::around(zone, change.timestamp(), shift_s, second);
+        let name = zone.iana_name().unwrap();
+        for asked in patterns(random, change, second) {
+            let expected = match asked.hours.len() {
+                24 => shown.interval(&asked),
+                _ => shown.times_of_day(&asked),
+            };
+            let text = asked.text();
+            let spec = Spec::parse(&text, name, Timestamp::EPOCH).unwrap();
+            let found = ours(&spec, shown.from, shown.to);
+            assert_eq!(found, expected, "`{text}` in {name} around {}", change.timestamp());
+            let asked_at = change.timestamp() + SignedDuration::from_mins(i64::from(below(random, 120)) - 30);
+            let next = expected.iter().find(|at| **at > asked_at);
+            let found_next = spec.next_after(kith(asked_at)).map(moment).filter(|at| *at < shown.to);
+            assert_eq!(found_next.as_ref(), next, "`{text}` in {name} after {asked_at}");
+            self.cases += 1;
+            self.runs += found.len();
+        }
+    }
+}
+
+#[test]
+fn no_run_is_missed_or_doubled_at_any_clock_change_of_any_zone() {
+    let rounds = std::env::var("KITH_TEST_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap());
+    let names: Vec<_> = jiff::tz::db().available().map(|name| name.to_string()).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let try_some = |part: usize| {
+        let mut tried = Tried::default();
+        for (n, name) in names.iter().enumerate().filter(|(n, _)| n % threads == part) {
+            tried.zone(name, &SeededRandom::new(SEED + n as u64), rounds);
+        }
+        tried
+    };
+    let mut all = Tried::default();
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..threads).map(|part| scope.spawn(move || try_some(part))).collect();
+        for part in parts {
+            let part = part.join().unwrap();
+            all.zones += part.zones;
+            all.changes += part.changes;
+            all.cases += part.cases;
+            all.runs += part.runs;
+        }
+    });
+    let Tried { zones, changes, cases, runs } = all;
+    println!("seed {SEED}: {zones} zones, {changes} clock changes, {cases} cases, {runs} runs");
+    assert_eq!(zones, names.len());
+    assert!(zones > 500 && changes > 10_000);
+}

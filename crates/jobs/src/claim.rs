@@ -69,17 +69,31 @@ pub(crate) fn claim(
     if settings.paused {
         return Ok((claim, marks));
     }
-    promote(tx, now, queue, most, &mut marks)?;
-    claim.look_again_at = marks.next_due;
+    let rested = marks.promoted_at.is_none_or(|at| now < at || now >= at + PROMOTE_EVERY);
+    let is_due = marks.next_due.is_some_and(|at| at <= now);
+    let mut looked_for_due = rested || is_due || marks.more_due;
+    if looked_for_due {
+        promote(tx, now, queue, most, &mut marks)?;
+    }
     let (mut left, window) = queue_room(tx, now, queue, most, &settings, &mut claim)?;
-    if left > 0 {
-        claim.jobs = if settings.limits_keys() {
+    while left > 0 {
+        let found = if settings.limits_keys() {
             claim_by_keys(tx, now, worker, queue, left, &settings, &mut marks)?
         } else {
             claim_by_lanes(tx, now, worker, queue, left, &mut marks)?
         };
-        left -= claim.jobs.len() as i64;
+        left -= found.len() as i64;
+        claim.jobs.extend(found);
+        if looked_for_due {
+            break;
+        }
+        // It is not so busy that what has just become due could wait.
+        looked_for_due = true;
+        if left > 0 && promote(tx, now, queue, most, &mut marks)? == 0 {
+            break;
+        }
     }
+    claim.look_again_at = earlier(claim.look_again_at, marks.next_due);
     if left > 0 && (claim.jobs.is_empty() || now >= marks.suspects_at + SUSPECTS_EVERY) {
         marks.suspects_at = now;
         claim.jobs.extend(claim_suspect(tx, now, worker, queue)?);
@@ -92,12 +106,12 @@ pub(crate) fn claim(
     Ok((claim, marks))
 }
 
-fn promote(tx: &Tx<'_>, now: Timestamp, queue: &str, most: i64, marks: &mut Marks) -> Result<(), Error> {
-    let rested = marks.promoted_at.is_none_or(|at| now < at || now >= at + PROMOTE_EVERY);
-    let is_due = marks.next_due.is_some_and(|at| at <= now);
-    if !(rested || is_due || marks.more_due) {
-        return Ok(());
-    }
+fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    one.into_iter().chain(other).min()
+}
+
+/// Makes ready what is due, and says how many that were.
+fn promote(tx: &Tx<'_>, now: Timestamp, queue: &str, most: i64, marks: &mut Marks) -> Result<u64, Error> {
     // A clock that went back may have let jobs be scheduled before the mark.
     let went_back = marks.promoted_at.is_some_and(|at| now < at);
     if went_back || now >= marks.swept_at + SWEEP_EVERY {
@@ -112,7 +126,7 @@ fn promote(tx: &Tx<'_>, now: Timestamp, queue: &str, most: i64, marks: &mut Mark
         marks.due = marks.due.max(now - COMMITTED_WITHIN);
         marks.next_due = rows::live::next_due(tx, queue, marks.due)?;
     }
-    Ok(())
+    Ok(promoted)
 }
 
 /// How many jobs the queue's own limits admit, and its window if it has a rate.
@@ -132,7 +146,7 @@ fn queue_room(
     let (admitted, since, used) = room(rate, rows::queues::find_window(tx, queue, "")?, now);
     if admitted == 0 {
         let opens = since + Duration::from_millis(rate.period_ms.unsigned_abs());
-        claim.look_again_at = Some(claim.look_again_at.map_or(opens, |at| at.min(opens)));
+        claim.look_again_at = Some(opens);
     }
     Ok((left.min(admitted), Some((since, used))))
 }

@@ -1,0 +1,136 @@
+//! Claiming: in order, by priority, each job to one worker only.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use kith_jobs::{JobState, Jobs};
+use kith_kernel::seconds;
+
+use crate::contract;
+use crate::support::{Engine, numbers, work};
+
+contract! {
+    the_first_come_first_within_a_priority
+    two_workers_never_get_one_job
+    what_becomes_ready_late_is_found_though_later_ones_were_claimed
+    a_paused_queue_starts_nothing_and_what_is_ready_waits
+    claims_that_are_lost_are_made_again
+    a_clock_that_goes_back_loses_nothing
+}
+
+async fn the_first_come_first_within_a_priority(engine: Engine) {
+    for (n, priority) in [(1, 5), (2, 5), (3, 0), (4, 9), (5, 0), (6, 5)] {
+        engine.enqueue(work(n).priority(priority)).await;
+    }
+    assert_eq!(engine.numbers(3).await, [3, 5, 1]);
+    engine.enqueue(work(7).priority(0)).await;
+    assert_eq!(engine.numbers(10).await, [7, 2, 6, 4]);
+    assert_eq!(engine.numbers(10).await, [0; 0]);
+}
+
+/// JOB-04, pgqueuer#475's kin: whatever number of nodes claims, each job runs once.
+async fn two_workers_never_get_one_job(engine: Engine) {
+    const ALL: i64 = 3_000;
+    engine.jobs.enqueue_all((0..ALL).map(work).collect()).await.unwrap();
+    let nodes = [Some(engine.jobs.clone()), engine.second().await];
+    let seen = Arc::new(Mutex::new(HashSet::new()));
+    let mut claimers = tokio::task::JoinSet::new();
+    for n in 0..8 {
+        let jobs: Jobs = nodes[n % 2].clone().unwrap_or_else(|| engine.jobs.clone());
+        let seen = Arc::clone(&seen);
+        claimers.spawn(async move {
+            let worker = jobs.register("one of eight", false, seconds(6)).await.unwrap();
+            loop {
+                let claim = jobs.claim("default", worker, 37).await.unwrap();
+                if claim.jobs.is_empty() {
+                    break;
+                }
+                for job in &claim.jobs {
+                    assert!(seen.lock().unwrap().insert(job.id), "{} was claimed twice", job.id);
+                    assert_eq!((job.attempt, job.worker), (1, worker));
+                }
+            }
+        });
+    }
+    while let Some(ended) = claimers.join_next().await {
+        ended.unwrap();
+    }
+    assert_eq!(seen.lock().unwrap().len() as i64, ALL);
+}
+
+async fn what_becomes_ready_late_is_found_though_later_ones_were_claimed(engine: Engine) {
+    // A transaction that is open while others commit and are claimed.
+    let (held, is_held) = tokio::sync::oneshot::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (held, released) = (Mutex::new(Some(held)), Mutex::new(released));
+    let (db, ctx) = (engine.db().clone(), engine.ctx());
+    let slow = tokio::spawn(async move {
+        db.write(move |tx| {
+            kith_jobs::enqueue(tx, &ctx, &work(1))?;
+            if let Some(held) = held.lock().unwrap().take() {
+                held.send(()).unwrap();
+                released.lock().unwrap().recv().unwrap();
+            }
+            Ok::<_, kith_jobs::EnqueueError>(())
+        })
+        .await
+    });
+    is_held.await.unwrap();
+    let is_alone = engine.db().kind() == kith_store::EngineKind::Sqlite;
+    let jobs = engine.jobs.clone();
+    let later = tokio::spawn(async move { jobs.enqueue_all((2..50).map(work).collect()).await.unwrap() });
+    if !is_alone {
+        later.await.unwrap();
+        // Until the queue is empty, and once more: whatever is remembered of it is remembered now.
+        for expected in [40, 8, 0, 0] {
+            assert_eq!(engine.numbers(40).await.len(), expected);
+        }
+        release.send(()).unwrap();
+        slow.await.unwrap().unwrap();
+        assert_eq!(engine.numbers(40).await, [1]);
+        return;
+    }
+    release.send(()).unwrap();
+    slow.await.unwrap().unwrap();
+    later.await.unwrap();
+    assert_eq!(engine.numbers(100).await.len(), 49);
+}
+
+async fn a_paused_queue_starts_nothing_and_what_is_ready_waits(engine: Engine) {
+    let id = engine.add(1).await;
+    let ctx = engine.ctx();
+    let pause = |paused: bool| {
+        let ctx = ctx.clone();
+        engine.db().write(move |tx| {
+            kith_jobs::set_queue(tx, &ctx, "default", None, |settings| settings.paused = paused)
+        })
+    };
+    assert!(pause(true).await.unwrap().paused);
+    assert_eq!(engine.numbers(10).await, [0; 0]);
+    assert_eq!(engine.state(id).await, JobState::Ready);
+    engine.add(2).await;
+    assert!(!pause(false).await.unwrap().paused);
+    assert_eq!(engine.numbers(10).await, [1, 2]);
+}
+
+async fn claims_that_are_lost_are_made_again(engine: Engine) {
+    engine.jobs.enqueue_all((0..10).map(work).collect()).await.unwrap();
+    let worker = engine.worker().await;
+    engine.db().inject(kith_store::testing::Fault::CommitFails);
+    assert!(engine.jobs.claim("default", worker, 5).await.is_err());
+    let claim = engine.claim(worker, 10).await;
+    assert_eq!(numbers(&claim), (0..10).collect::<Vec<_>>());
+}
+
+/// DRV-09, for jobs: a clock that is set back neither loses what was scheduled meanwhile nor runs it early.
+async fn a_clock_that_goes_back_loses_nothing(engine: Engine) {
+    let worker = engine.worker().await;
+    engine.advance(seconds(86_400));
+    assert!(engine.claim(worker, 10).await.jobs.is_empty());
+    engine.clock.set(crate::support::BEGINNING);
+    let due = engine.ctx().now + seconds(60);
+    engine.enqueue(work(1).at(due)).await;
+    assert!(engine.claim(worker, 10).await.jobs.is_empty());
+    engine.advance(seconds(60));
+    assert_eq!(numbers(&engine.claim(worker, 10).await), [1]);
+}

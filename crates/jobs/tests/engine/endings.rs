@@ -1,0 +1,216 @@
+//! How jobs end: done, tried again, given up, taken back; and that only the owner of an attempt has a say in it.
+
+use std::time::Duration;
+
+use kith_jobs::{
+    CancelOutcome, Done, JobError, JobState, Retry, RetryOutcome, Told, Unique, cancel, discard_dead,
+    redrive, retry,
+};
+use kith_kernel::seconds;
+
+use crate::contract;
+use crate::support::{Engine, done, work};
+
+contract! {
+    a_completed_job_is_in_the_history_with_its_result
+    a_failing_job_is_tried_again_by_its_ladder_and_then_dead
+    a_discarded_job_is_dead_at_once
+    a_snoozed_job_has_not_failed
+    a_named_wait_counts_as_a_failure
+    a_late_word_about_an_attempt_changes_nothing
+    a_waiting_job_is_taken_back_at_once_and_a_running_one_asked
+    dead_letters_are_redriven_and_discarded_in_bulk
+    a_job_runs_again_whatever_became_of_it
+    a_dead_job_gives_its_key_back
+    reports_of_many_jobs_are_heeded_together
+}
+
+async fn a_completed_job_is_in_the_history_with_its_result(engine: Engine) {
+    let id = engine.add(1).await;
+    engine.advance(seconds(1));
+    let result = Done { result: Some("{\"n\":1}".to_owned()) };
+    let told = engine.run_next(Ok(result)).await;
+    assert_eq!(told, Some((id, Told::Ended(JobState::Completed))));
+    let job = engine.job(id).await;
+    assert_eq!((job.state, job.result.as_deref(), job.attempt), (JobState::Completed, Some("{\"n\":1}"), 1));
+    assert_eq!(job.finished_at, Some(engine.ctx().now));
+    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 0, "the live table holds live jobs only");
+}
+
+/// REL-07.
+async fn a_failing_job_is_tried_again_by_its_ladder_and_then_dead(engine: Engine) {
+    let policy = Retry::times(4).waiting(seconds(10), seconds(25));
+    let id = engine.enqueue(work(1).retry(policy)).await.id;
+    for (failure, full_s) in [(1, 10), (2, 20), (3, 25)] {
+        let (_, told) = engine.run_next(Err(JobError::retry("no luck"))).await.expect("it is due");
+        let Told::Again(at) = told else { panic!("{told:?}") };
+        let wait = at.since(engine.ctx().now);
+        assert!(wait >= seconds(full_s) / 2 && wait <= seconds(full_s), "failure {failure}: {wait:?}");
+        assert!(engine.run_next(done()).await.is_none(), "not before its time");
+        engine.clock.set(at);
+    }
+    let (_, told) = engine.run_next(Err(JobError::retry("at last"))).await.expect("it is due");
+    assert_eq!(told, Told::Ended(JobState::Dead));
+    let job = engine.job(id).await;
+    assert_eq!((job.state, job.failures), (JobState::Dead, 4));
+    let errors: Vec<_> = job.errors.iter().map(|one| (one.attempt, &*one.error)).collect();
+    assert_eq!(errors, [(1, "no luck"), (2, "no luck"), (3, "no luck"), (4, "at last")]);
+}
+
+async fn a_discarded_job_is_dead_at_once(engine: Engine) {
+    let id = engine.add(1).await;
+    let told = engine.run_next(Err(JobError::discard("makes no sense"))).await;
+    assert_eq!(told, Some((id, Told::Ended(JobState::Dead))));
+    assert_eq!(engine.job(id).await.errors[0].error, "makes no sense");
+}
+
+async fn a_snoozed_job_has_not_failed(engine: Engine) {
+    let id = engine.enqueue(work(1).retry(Retry::NEVER)).await.id;
+    for _ in 0..5 {
+        let told = engine.run_next(Err(JobError::Snooze(seconds(30)))).await.expect("it is due").1;
+        assert_eq!(told, Told::Again(engine.ctx().now + seconds(30)));
+        engine.advance(seconds(30));
+    }
+    assert_eq!(engine.job(id).await.failures, 0);
+    assert_eq!(engine.run_next(done()).await, Some((id, Told::Ended(JobState::Completed))));
+}
+
+async fn a_named_wait_counts_as_a_failure(engine: Engine) {
+    let id = engine.enqueue(work(1).retry(Retry::times(2))).await.id;
+    let error = || JobError::RetryIn { why: "429".to_owned(), wait: seconds(777) };
+    let told = engine.run_next(Err(error())).await;
+    assert_eq!(told, Some((id, Told::Again(engine.ctx().now + seconds(777)))));
+    engine.advance(seconds(777));
+    assert_eq!(engine.run_next(Err(error())).await, Some((id, Told::Ended(JobState::Dead))));
+}
+
+/// DRV-08: fencing. Each word carries the attempt, and a stale one changes nothing.
+async fn a_late_word_about_an_attempt_changes_nothing(engine: Engine) {
+    let id = engine.add(1).await;
+    let worker = engine.worker().await;
+    let first = engine.claim(worker, 1).await.jobs.remove(0);
+    assert_eq!(
+        engine.report(&first, Err(JobError::Snooze(Duration::from_millis(1)))).await,
+        Told::Again(engine.ctx().now + Duration::from_millis(1))
+    );
+    for outcome in
+        [done(), Err(JobError::retry("late")), Err(JobError::discard("late")), Err(JobError::Cancelled)]
+    {
+        assert_eq!(engine.report(&first, outcome).await, Told::Stale, "nobody has it");
+    }
+    engine.advance(seconds(1));
+    let second = engine.claim(worker, 1).await.jobs.remove(0);
+    assert_eq!((second.id, second.attempt), (id, 2));
+    let mut other = second.clone();
+    other.worker += 1;
+    for late in [&first, &other] {
+        for outcome in [done(), Err(JobError::retry("late")), Err(JobError::discard("late"))] {
+            assert_eq!(engine.report(late, outcome).await, Told::Stale);
+        }
+    }
+    assert_eq!(engine.job(id).await.failures, 0);
+    assert_eq!(engine.report(&second, done()).await, Told::Ended(JobState::Completed));
+    assert_eq!(engine.report(&second, done()).await, Told::Stale, "twice is once");
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_history").await, 1);
+}
+
+async fn a_waiting_job_is_taken_back_at_once_and_a_running_one_asked(engine: Engine) {
+    let ctx = engine.ctx();
+    let take_back = |id| {
+        let ctx = ctx.clone();
+        engine.db().write(move |tx| cancel(tx, &ctx, id, "by a test"))
+    };
+    let waiting = engine.add(1).await;
+    assert_eq!(take_back(waiting).await.unwrap(), CancelOutcome::Cancelled);
+    assert_eq!(engine.state(waiting).await, JobState::Cancelled);
+    assert_eq!(take_back(waiting).await.unwrap(), CancelOutcome::HadEnded);
+    assert_eq!(take_back(99_999).await.unwrap(), CancelOutcome::Unknown);
+    let running = engine.add(2).await;
+    let worker = engine.worker().await;
+    let job = engine.claim(worker, 1).await.jobs.remove(0);
+    assert_eq!(take_back(running).await.unwrap(), CancelOutcome::Asked);
+    let heard = engine.jobs.beat(worker).await.unwrap();
+    let asked = kith_jobs::Attempt { job: running, attempt: 1, worker };
+    assert_eq!(heard, kith_jobs::Heard::Alive { cancel: vec![asked] });
+    assert_eq!(engine.report(&job, Err(JobError::retry("stopped"))).await, Told::Ended(JobState::Cancelled));
+}
+
+async fn dead_letters_are_redriven_and_discarded_in_bulk(engine: Engine) {
+    for n in 0..20 {
+        engine.add(n).await;
+        engine.run_next(Err(JobError::discard("no"))).await.unwrap();
+    }
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead").await, 20);
+    let ctx = engine.ctx();
+    let back = engine.db().write(move |tx| redrive(tx, &ctx, Some("default"), Some("work"), 15)).await;
+    assert_eq!(back.unwrap(), 15);
+    assert_eq!(engine.numbers(100).await.len(), 15);
+    let none = engine.db().write(move |tx| discard_dead(tx, Some("elsewhere"), None, 100)).await;
+    assert_eq!(none.unwrap(), 0);
+    assert_eq!(engine.db().write(move |tx| discard_dead(tx, None, None, 100)).await.unwrap(), 5);
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead").await, 0);
+}
+
+async fn a_job_runs_again_whatever_became_of_it(engine: Engine) {
+    let ctx = engine.ctx();
+    let again = |id| {
+        let ctx = ctx.clone();
+        engine.db().write(move |tx| retry(tx, &ctx, id))
+    };
+    let dead = engine.add(1).await;
+    let (_, told) = engine.run_next(Err(JobError::discard("no"))).await.unwrap();
+    assert_eq!(told, Told::Ended(JobState::Dead));
+    assert_eq!(again(dead).await.unwrap(), RetryOutcome::Revived);
+    let worker = engine.worker().await;
+    let revived = engine.claim(worker, 1).await.jobs.remove(0);
+    assert_eq!(
+        (revived.id, revived.attempt, revived.failures),
+        (dead, 2, 0),
+        "attempts go on, so that none is twice"
+    );
+    assert_eq!(again(dead).await.unwrap(), RetryOutcome::Live);
+    engine.report(&revived, done()).await;
+    let RetryOutcome::Anew(anew) = again(dead).await.unwrap() else { panic!("it had ended") };
+    assert_ne!(anew, dead);
+    assert_eq!(engine.numbers(5).await, [1]);
+    let delayed = engine.enqueue(work(2).at(engine.ctx().now + seconds(500))).await.id;
+    assert_eq!(again(delayed).await.unwrap(), RetryOutcome::Hurried);
+    assert_eq!(engine.numbers(5).await, [2]);
+    assert_eq!(again(99_999).await.unwrap(), RetryOutcome::Unknown);
+}
+
+async fn a_dead_job_gives_its_key_back(engine: Engine) {
+    let first = engine.enqueue(work(1).unique(Unique::key("k"))).await;
+    engine.run_next(Err(JobError::discard("no"))).await.unwrap();
+    let second = engine.enqueue(work(2).unique(Unique::key("k"))).await;
+    assert!(!second.existing && second.id != first.id);
+}
+
+async fn reports_of_many_jobs_are_heeded_together(engine: Engine) {
+    engine.jobs.enqueue_all((0..300).map(work).collect()).await.unwrap();
+    let worker = engine.worker().await;
+    let claim = engine.claim(worker, 300).await;
+    let report = |job: &kith_jobs::Claimed| kith_jobs::Report {
+        attempt: kith_jobs::Attempt { job: job.id, attempt: job.attempt, worker: job.worker },
+        outcome: match job.id % 3 {
+            0 => done(),
+            1 => Err(JobError::retry("later")),
+            _ => Err(JobError::discard("never")),
+        },
+        rings: None,
+    };
+    let reports = std::sync::Arc::new(claim.jobs.iter().map(report).collect::<Vec<_>>());
+    let told = engine.jobs.report(std::sync::Arc::clone(&reports)).await.unwrap();
+    for (told, one) in told.iter().zip(reports.iter()) {
+        match one.attempt.job % 3 {
+            0 => assert_eq!(*told, Told::Ended(JobState::Completed)),
+            1 => assert!(matches!(told, Told::Again(_))),
+            _ => assert_eq!(*told, Told::Ended(JobState::Dead)),
+        }
+    }
+    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 1").await, 100);
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_history").await, 100);
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead").await, 100);
+    let again = engine.jobs.report(reports).await.unwrap();
+    assert!(again.iter().all(|told| *told == Told::Stale), "{again:?}");
+}

@@ -1,0 +1,193 @@
+//! Enqueueing: with the change or not at all, once where it may be only once, and nothing that is wrong.
+
+use std::time::Duration;
+
+use kith_jobs::{EnqueueError, JobState, NewJob, OnConflict, Retry, Unique, enqueue};
+use kith_kernel::seconds;
+
+use crate::contract;
+use crate::support::{Engine, done, work};
+
+contract! {
+    a_job_is_there_if_and_only_if_its_transaction_is_committed
+    what_is_wrong_is_refused_by_the_name_of_its_field
+    many_callers_get_their_own_ids
+    a_batch_is_all_or_nothing
+    a_second_job_with_the_same_key_is_the_first
+    arguments_are_compared_within_a_kind
+    replacing_takes_the_last_payload_and_leaves_what_runs_alone
+    debouncing_runs_once_after_the_last
+    throttling_lets_one_through_in_each_period
+    racing_enqueues_of_one_key_make_one_job
+    a_delayed_job_starts_when_it_is_due_and_not_before
+    delayed_jobs_start_although_nothing_is_added
+}
+
+async fn a_job_is_there_if_and_only_if_its_transaction_is_committed(engine: Engine) {
+    let ctx = engine.ctx();
+    let undone = engine.db().write(move |tx| {
+        enqueue(tx, &ctx, &work(1))?;
+        Err::<(), _>(EnqueueError::Unknown(7))
+    });
+    assert!(undone.await.is_err());
+    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 0);
+    let ctx = engine.ctx();
+    let id = engine.db().write(move |tx| enqueue(tx, &ctx, &work(2))).await.unwrap().id;
+    assert_eq!(engine.state(id).await, JobState::Ready);
+    assert_eq!(engine.numbers(10).await, [2]);
+}
+
+async fn what_is_wrong_is_refused_by_the_name_of_its_field(engine: Engine) {
+    let long = "x".repeat(300);
+    let wrong = [
+        ("queue", NewJob::new("", "work", "1")),
+        ("queue", NewJob::new("a b", "work", "1")),
+        ("kind", NewJob::new("default", long.clone(), "1")),
+        ("payload", NewJob::new("default", "work", "1".repeat(300_000))),
+        ("priority", work(1).priority(10)),
+        ("priority", work(1).priority(-1)),
+        ("retry.max_attempts", work(1).retry(Retry::times(0))),
+        ("limit_key", work(1).limited_by("")),
+        ("unique.key", work(1).unique(Unique::key(long))),
+    ];
+    for (field, job) in wrong {
+        match engine.jobs.enqueue(job).await {
+            Err(EnqueueError::Invalid(invalid)) => assert_eq!(invalid.field, field),
+            other => panic!("{field}: {other:?}"),
+        }
+    }
+    let unknown = engine.jobs.enqueue(work(1).after([4_711])).await;
+    assert!(matches!(unknown, Err(EnqueueError::Unknown(4_711))), "{unknown:?}");
+    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 0);
+}
+
+async fn many_callers_get_their_own_ids(engine: Engine) {
+    let callers = (0..64).map(|n| {
+        let jobs = engine.jobs.clone();
+        tokio::spawn(async move {
+            // One among them is refused, and takes none of the others with it.
+            let wrong = jobs.enqueue(work(n).after([999_999])).await;
+            assert!(matches!(wrong, Err(EnqueueError::Unknown(_))), "{wrong:?}");
+            (n, jobs.enqueue(work(n)).await.unwrap().id)
+        })
+    });
+    let mut seen = std::collections::BTreeSet::new();
+    for caller in callers.collect::<Vec<_>>() {
+        let (n, id) = caller.await.unwrap();
+        assert_eq!(engine.job(id).await.payload, n.to_string());
+        assert!(seen.insert(id), "{id} was given twice");
+    }
+    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 64);
+}
+
+async fn a_batch_is_all_or_nothing(engine: Engine) {
+    let good: Vec<_> = (0..700).map(work).collect();
+    let ids = engine.jobs.enqueue_all(good).await.unwrap();
+    for (n, one) in [(0, ids[0]), (350, ids[350]), (699, ids[699])] {
+        assert_eq!(engine.job(one.id).await.payload, n.to_string());
+    }
+    let bad: Vec<_> = (0..10).map(work).chain([work(1).after([999_999])]).collect();
+    assert!(engine.jobs.enqueue_all(bad).await.is_err());
+    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 700);
+    assert!(engine.jobs.enqueue_all(Vec::new()).await.unwrap().is_empty());
+}
+
+async fn a_second_job_with_the_same_key_is_the_first(engine: Engine) {
+    let first = engine.enqueue(work(1).unique(Unique::key("k"))).await;
+    let second = engine.enqueue(work(2).unique(Unique::key("k"))).await;
+    assert!(!first.existing && second.existing);
+    assert_eq!(first.id, second.id);
+    assert_eq!(engine.job(first.id).await.payload, "1");
+    engine.run_next(done()).await.unwrap();
+    let third = engine.enqueue(work(3).unique(Unique::key("k"))).await;
+    assert!(!third.existing && third.id != first.id, "the first has ended");
+}
+
+async fn arguments_are_compared_within_a_kind(engine: Engine) {
+    let first = engine.enqueue(work(1).unique(Unique::arguments())).await;
+    assert!(engine.enqueue(work(1).unique(Unique::arguments())).await.existing);
+    assert!(!engine.enqueue(work(2).unique(Unique::arguments())).await.existing);
+    let other = NewJob::new("default", "other", "1").unique(Unique::arguments());
+    let other = engine.enqueue(other).await;
+    assert!(!other.existing && other.id != first.id);
+}
+
+async fn replacing_takes_the_last_payload_and_leaves_what_runs_alone(engine: Engine) {
+    let replace = || Unique::key("k").on_conflict(OnConflict::Replace);
+    let first = engine.enqueue(work(1).unique(replace())).await;
+    let second = engine.enqueue(work(2).priority(1).unique(replace())).await;
+    assert!(second.existing && second.id == first.id);
+    let job = engine.job(first.id).await;
+    assert_eq!((&*job.payload, job.priority), ("2", 1));
+    let worker = engine.worker().await;
+    assert_eq!(engine.claim(worker, 1).await.jobs.len(), 1);
+    let third = engine.enqueue(work(3).unique(replace())).await;
+    assert!(third.existing);
+    assert_eq!(engine.job(first.id).await.payload, "2", "what runs is left alone");
+}
+
+async fn debouncing_runs_once_after_the_last(engine: Engine) {
+    let debounced = |n: i64, at| work(n).at(at).unique(Unique::key("k").on_conflict(OnConflict::Debounce));
+    for n in 1..=5 {
+        let at = engine.ctx().now + seconds(10);
+        engine.enqueue(debounced(n, at)).await;
+        engine.advance(seconds(5));
+        assert_eq!(engine.numbers(10).await, [0; 0], "after {n}");
+    }
+    engine.advance(seconds(5));
+    assert_eq!(engine.numbers(10).await, [5]);
+}
+
+async fn throttling_lets_one_through_in_each_period(engine: Engine) {
+    let throttled = |n| work(n).unique(Unique::key("k").within(seconds(60)));
+    let first = engine.enqueue(throttled(1)).await;
+    assert!(!first.existing);
+    engine.run_next(done()).await.unwrap();
+    let second = engine.enqueue(throttled(2)).await;
+    assert!(second.existing && second.id == first.id, "it has ended, but its period is not over");
+    engine.advance(seconds(61));
+    assert!(!engine.enqueue(throttled(3)).await.existing);
+}
+
+async fn racing_enqueues_of_one_key_make_one_job(engine: Engine) {
+    let second = engine.second().await;
+    let racers = (0..40).map(|n| {
+        let jobs = second.clone().filter(|_| n % 2 == 0).unwrap_or_else(|| engine.jobs.clone());
+        tokio::spawn(async move { jobs.enqueue(work(n).unique(Unique::key("one"))).await.unwrap() })
+    });
+    let mut made = 0;
+    for racer in racers.collect::<Vec<_>>() {
+        made += usize::from(!racer.await.unwrap().existing);
+    }
+    assert_eq!(made, 1);
+    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 1);
+}
+
+async fn a_delayed_job_starts_when_it_is_due_and_not_before(engine: Engine) {
+    let due = engine.ctx().now + seconds(3_600);
+    let id = engine.enqueue(work(1).at(due)).await.id;
+    assert_eq!(engine.state(id).await, JobState::Scheduled);
+    engine.advance(seconds(3_600) - Duration::from_millis(1));
+    assert_eq!(engine.numbers(10).await, [0; 0]);
+    engine.advance(Duration::from_millis(1));
+    assert_eq!(engine.numbers(10).await, [1]);
+    engine.clock.set(engine.ctx().now + seconds(100));
+    let past = engine.ctx().now - seconds(50);
+    let late = engine.enqueue(work(2).at(past)).await.id;
+    assert_eq!(engine.state(late).await, JobState::Ready, "what is past is due");
+}
+
+/// bullmq#2466: delayed jobs stop until another is added.
+async fn delayed_jobs_start_although_nothing_is_added(engine: Engine) {
+    let now = engine.ctx().now;
+    let jobs = (1..=50).map(|n: i64| work(n).at(now + seconds(n.unsigned_abs() * 60)));
+    engine.jobs.enqueue_all(jobs.collect()).await.unwrap();
+    let worker = engine.worker().await;
+    for n in 1..=50_i64 {
+        engine.clock.set(now + seconds(n.unsigned_abs() * 60));
+        let claim = engine.claim(worker, 10).await;
+        assert_eq!(crate::support::numbers(&claim), [n]);
+        let next = (n < 50).then(|| now + seconds((n.unsigned_abs() + 1) * 60));
+        assert_eq!(claim.look_again_at, next, "it says when to look again");
+    }
+}

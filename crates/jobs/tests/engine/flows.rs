@@ -1,0 +1,95 @@
+//! Flows: children before parents, fan-in, and what a failure does.
+
+use kith_jobs::{Done, Flow, JobError, JobState, OnFailure, enqueue_flow};
+
+use crate::contract;
+use crate::support::{Engine, done, work};
+
+contract! {
+    a_parent_runs_after_all_its_children_and_learns_their_results
+    a_parent_dies_with_its_child_unless_it_says_otherwise
+    a_parent_that_runs_all_the_same_learns_of_the_failure
+    flows_are_as_deep_as_they_are
+    who_waits_for_what_has_ended_does_not_wait
+    a_parent_that_is_taken_back_does_not_run
+}
+
+fn leaf(n: i64) -> Flow {
+    Flow { job: work(n), children: Vec::new() }
+}
+
+async fn add(engine: &Engine, flow: Flow) -> (i64, Vec<i64>) {
+    let ctx = engine.ctx();
+    let (parent, children) = engine.db().write(move |tx| enqueue_flow(tx, &ctx, &flow)).await.unwrap();
+    (parent.id, children.iter().map(|child| child.id).collect())
+}
+
+async fn a_parent_runs_after_all_its_children_and_learns_their_results(engine: Engine) {
+    let (parent, children) =
+        add(&engine, Flow { job: work(100), children: (1..=5).map(leaf).collect() }).await;
+    assert_eq!(engine.job(parent).await.waiting_for, 5);
+    for (n, child) in children.iter().enumerate() {
+        assert_eq!(engine.state(parent).await, JobState::Blocked);
+        let result = Done { result: Some(format!("{n}")) };
+        assert_eq!(engine.run_next(Ok(result)).await.unwrap().0, *child);
+    }
+    let results = engine.db().read(move |q| kith_jobs::list_results(q, parent)).await.unwrap();
+    let results: Vec<_> = results.into_iter().map(|one| (one.job, one.state, one.result)).collect();
+    let expected: Vec<_> = (0..)
+        .zip(&children)
+        .map(|(n, child)| (*child, Some(JobState::Completed), Some(format!("{n}"))))
+        .collect();
+    assert_eq!(results, expected);
+    assert_eq!(engine.run_next(done()).await.unwrap().0, parent);
+}
+
+async fn a_parent_dies_with_its_child_unless_it_says_otherwise(engine: Engine) {
+    let middle = Flow { job: work(10), children: vec![leaf(1), leaf(2)] };
+    let (top, _) = add(&engine, Flow { job: work(100), children: vec![middle] }).await;
+    engine.run_next(Err(JobError::discard("no"))).await.unwrap();
+    let dead = engine.job(top).await;
+    assert_eq!(dead.state, JobState::Dead, "and so on upwards");
+    assert!(dead.errors[0].error.contains("waits for"), "{:?}", dead.errors);
+    assert_eq!(engine.numbers(10).await, [2], "its sister runs");
+}
+
+async fn a_parent_that_runs_all_the_same_learns_of_the_failure(engine: Engine) {
+    let mut job = work(100);
+    job.on_failure = OnFailure::Run;
+    let (parent, children) = add(&engine, Flow { job, children: vec![leaf(1)] }).await;
+    engine.run_next(Err(JobError::discard("no"))).await.unwrap();
+    let results = engine.db().read(move |q| kith_jobs::list_results(q, parent)).await.unwrap();
+    assert_eq!(results[0].state, Some(JobState::Dead), "{children:?}");
+    assert_eq!(engine.numbers(10).await, [100]);
+}
+
+async fn flows_are_as_deep_as_they_are(engine: Engine) {
+    let flow = (1..=20).fold(leaf(0), |below, n| Flow { job: work(n), children: vec![below] });
+    add(&engine, flow).await;
+    for n in 0..=20 {
+        let worker = engine.worker().await;
+        let claim = engine.claim(worker, 10).await;
+        assert_eq!(crate::support::numbers(&claim), [n]);
+        engine.report(&claim.jobs[0], done()).await;
+    }
+}
+
+async fn who_waits_for_what_has_ended_does_not_wait(engine: Engine) {
+    let good = engine.add(1).await;
+    engine.run_next(done()).await.unwrap();
+    let bad = engine.add(2).await;
+    engine.run_next(Err(JobError::discard("no"))).await.unwrap();
+    let after_good = engine.enqueue(work(3).after([good])).await.id;
+    assert_eq!(engine.state(after_good).await, JobState::Ready);
+    let after_both = engine.enqueue(work(4).after([good, bad])).await.id;
+    assert_eq!(engine.state(after_both).await, JobState::Dead);
+}
+
+async fn a_parent_that_is_taken_back_does_not_run(engine: Engine) {
+    let (parent, _) = add(&engine, Flow { job: work(100), children: vec![leaf(1)] }).await;
+    let ctx = engine.ctx();
+    engine.db().write(move |tx| kith_jobs::cancel(tx, &ctx, parent, "no need")).await.unwrap();
+    engine.run_next(done()).await.unwrap();
+    assert_eq!(engine.numbers(10).await, [0; 0]);
+    assert_eq!(engine.state(parent).await, JobState::Cancelled);
+}

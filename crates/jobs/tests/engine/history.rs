@@ -1,0 +1,105 @@
+//! What is kept of ended jobs, and that the live table does not grow by them.
+
+use kith_jobs::{JobFilter, JobState, Retention, Upkept, list_jobs};
+use kith_kernel::{days, hours, seconds};
+
+use crate::contract;
+use crate::support::{Engine, done, work};
+
+contract! {
+    ended_jobs_are_forgotten_by_age_and_not_before
+    ended_jobs_are_forgotten_by_number
+    jobs_are_listed_by_how_they_stand
+    minutes_and_samples_tell_what_was_done
+}
+
+async fn upkeep(engine: &Engine, last: &mut Upkept, retention: Retention) {
+    engine.jobs.upkeep(last, retention).await.unwrap();
+}
+
+/// bullmq#366: finished jobs fill the memory.
+async fn ended_jobs_are_forgotten_by_age_and_not_before(engine: Engine) {
+    let retention = Retention { keep: days(7), ..Retention::DEFAULT };
+    let mut last = Upkept::default();
+    upkeep(&engine, &mut last, retention).await;
+    let old = engine.add(1).await;
+    engine.run_next(done()).await.unwrap();
+    for _ in 0..24 * 7 {
+        engine.advance(hours(1));
+        upkeep(&engine, &mut last, retention).await;
+    }
+    assert!(engine.find(old).await.is_some(), "a week has just gone by");
+    let young = engine.add(2).await;
+    engine.run_next(done()).await.unwrap();
+    for _ in 0..24 * 3 {
+        engine.advance(hours(1));
+        upkeep(&engine, &mut last, retention).await;
+    }
+    assert!(engine.find(old).await.is_none(), "ten days");
+    assert!(engine.find(young).await.is_some());
+}
+
+async fn ended_jobs_are_forgotten_by_number(engine: Engine) {
+    let retention = Retention { most: 60, ..Retention::DEFAULT };
+    let mut last = Upkept::default();
+    upkeep(&engine, &mut last, retention).await;
+    for _ in 0..30 {
+        for n in 0..10 {
+            engine.add(n).await;
+            engine.run_next(done()).await.unwrap();
+        }
+        engine.advance(seconds(61));
+        upkeep(&engine, &mut last, retention).await;
+        assert!(engine.count("SELECT COUNT(*) FROM job_history").await <= 80);
+    }
+    assert!(engine.count("SELECT COUNT(*) FROM job_history").await >= 60, "but the latest are there");
+    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 0);
+}
+
+async fn jobs_are_listed_by_how_they_stand(engine: Engine) {
+    let mut ids = Vec::new();
+    for n in 0..9 {
+        ids.push(engine.add(n).await);
+    }
+    for n in 0..6 {
+        let outcome = if n % 2 == 0 { done() } else { Err(kith_jobs::JobError::discard("no")) };
+        engine.run_next(outcome).await.unwrap();
+    }
+    let list = async |filter: JobFilter| {
+        let jobs = engine.db().read(move |q| list_jobs(q, &filter, 100)).await.unwrap();
+        jobs.iter().map(|job| job.id).collect::<Vec<_>>()
+    };
+    let of = |state| JobFilter { state: Some(state), ..JobFilter::default() };
+    assert_eq!(list(JobFilter::default()).await, [ids[8], ids[7], ids[6]]);
+    assert_eq!(list(of(JobState::Completed)).await, [ids[4], ids[2], ids[0]]);
+    assert_eq!(list(of(JobState::Dead)).await, [ids[5], ids[3], ids[1]]);
+    assert_eq!(list(JobFilter { before: Some(ids[4]), ..of(JobState::Completed) }).await, [ids[2], ids[0]]);
+    assert!(list(JobFilter { queue: Some("other".into()), ..of(JobState::Completed) }).await.is_empty());
+    assert!(list(JobFilter { kind: Some("other".into()), ..JobFilter::default() }).await.is_empty());
+}
+
+/// JOB-03.
+async fn minutes_and_samples_tell_what_was_done(engine: Engine) {
+    let mut last = Upkept::default();
+    let handlers = [kith_jobs::Handler::new("work", |run: kith_jobs::Run| async move {
+        if run.payload == "3" { Err(kith_jobs::JobError::discard("no")) } else { done() }
+    })];
+    engine.jobs.enqueue_all((0..5).map(work).collect()).await.unwrap();
+    let due = engine.ctx().now + hours(1);
+    engine.enqueue(work(9).at(due)).await;
+    engine.advance(seconds(30));
+    upkeep(&engine, &mut last, Retention::DEFAULT).await;
+    let sample = engine.jobs.samples().remove(0);
+    assert_eq!((sample.ready, sample.scheduled, sample.dead), (5, 1, 0));
+    assert_eq!(sample.oldest_ready_at, Some(crate::support::BEGINNING));
+    assert_eq!(engine.jobs.drain(&handlers, &["default"]).await.unwrap(), 5);
+    engine.advance(seconds(11));
+    upkeep(&engine, &mut last, Retention::DEFAULT).await;
+    let since = crate::support::BEGINNING - hours(1);
+    let minutes =
+        engine.db().read(move |q| kith_jobs::list_minutes(q, Some("default"), since, 100)).await.unwrap();
+    let started: i64 = minutes.iter().map(|minute| minute.tally.started).sum();
+    assert_eq!(started, 5);
+    let samples = engine.db().read(move |q| kith_jobs::list_samples(q, "default", since, 100)).await.unwrap();
+    assert_eq!(samples.iter().map(|one| (one.ready, one.dead)).collect::<Vec<_>>(), [(5, 0), (0, 1)]);
+}

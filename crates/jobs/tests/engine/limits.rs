@@ -1,0 +1,171 @@
+//! Limits per queue and per key, counted across all nodes.
+
+use std::collections::HashMap;
+
+use kith_jobs::{QueueError, QueueSettings, Rate, set_queue};
+use kith_kernel::seconds;
+
+use crate::contract;
+use crate::support::{Engine, done, numbers, work};
+
+contract! {
+    no_more_run_at_once_than_may
+    no_more_start_in_a_time_than_may
+    each_key_has_its_own_limit_and_none_holds_up_another
+    each_key_has_its_own_rate
+    limits_hold_over_all_nodes
+    a_saturated_key_does_not_hide_the_ones_behind_it
+    settings_that_make_no_sense_are_refused
+    settings_change_only_as_they_were_read
+}
+
+async fn set(engine: &Engine, change: impl Fn(&mut QueueSettings) + Send + 'static) {
+    let ctx = engine.ctx();
+    engine.db().write(move |tx| set_queue(tx, &ctx, "default", None, &change)).await.unwrap();
+}
+
+async fn no_more_run_at_once_than_may(engine: Engine) {
+    set(&engine, |queue| queue.concurrency = Some(3)).await;
+    engine.jobs.enqueue_all((0..10).map(work).collect()).await.unwrap();
+    let worker = engine.worker().await;
+    let claim = engine.claim(worker, 10).await;
+    assert_eq!(numbers(&claim), [0, 1, 2]);
+    assert!(claim.is_limited);
+    assert!(engine.claim(worker, 10).await.jobs.is_empty());
+    engine.report(&claim.jobs[1], done()).await;
+    assert_eq!(numbers(&engine.claim(worker, 10).await), [3]);
+}
+
+async fn no_more_start_in_a_time_than_may(engine: Engine) {
+    set(&engine, |queue| queue.rate = Some(Rate { limit: 4, period_ms: 60_000 })).await;
+    engine.jobs.enqueue_all((0..10).map(work).collect()).await.unwrap();
+    let began = engine.ctx().now;
+    assert_eq!(engine.numbers(3).await, [0, 1, 2]);
+    engine.advance(seconds(20));
+    assert_eq!(engine.numbers(3).await, [3]);
+    let worker = engine.worker().await;
+    let claim = engine.claim(worker, 3).await;
+    assert!(claim.jobs.is_empty());
+    assert_eq!(claim.look_again_at, Some(began + seconds(60)));
+    engine.clock.set(began + seconds(60));
+    assert_eq!(numbers(&engine.claim(worker, 10).await), [4, 5, 6, 7]);
+}
+
+async fn each_key_has_its_own_limit_and_none_holds_up_another(engine: Engine) {
+    set(&engine, |queue| queue.key_concurrency = Some(2)).await;
+    let jobs = (0..30).map(|n| work(n).limited_by(format!("key-{}", n % 3)));
+    engine.jobs.enqueue_all(jobs.chain([work(100)]).collect()).await.unwrap();
+    let worker = engine.worker().await;
+    let mut claimed = Vec::new();
+    for _ in 0..5 {
+        claimed.extend(engine.claim(worker, 20).await.jobs);
+    }
+    let mut by_key: HashMap<_, usize> = HashMap::new();
+    for job in &claimed {
+        *by_key.entry(job.limit_key.clone()).or_default() += 1;
+    }
+    let key = |n: i64| Some(format!("key-{n}"));
+    assert_eq!(by_key, HashMap::from([(key(0), 2), (key(1), 2), (key(2), 2), (None, 1)]));
+    let one = claimed.iter().find(|job| job.limit_key == key(1)).unwrap();
+    engine.report(one, done()).await;
+    let next = engine.claim(worker, 20).await.jobs;
+    assert_eq!(next.iter().map(|job| job.limit_key.clone()).collect::<Vec<_>>(), [key(1)]);
+}
+
+async fn each_key_has_its_own_rate(engine: Engine) {
+    set(&engine, |queue| queue.key_rate = Some(Rate { limit: 2, period_ms: 10_000 })).await;
+    let jobs = (0..12).map(|n| work(n).limited_by(if n % 2 == 0 { "even" } else { "odd" }));
+    engine.jobs.enqueue_all(jobs.collect()).await.unwrap();
+    let worker = engine.worker().await;
+    for _ in 0..3 {
+        let mut started = Vec::new();
+        for _ in 0..4 {
+            for job in engine.claim(worker, 20).await.jobs {
+                started.push(job.limit_key.clone().unwrap());
+                engine.report(&job, done()).await;
+            }
+        }
+        started.sort();
+        assert_eq!(started, ["even", "even", "odd", "odd"]);
+        engine.advance(seconds(10));
+    }
+}
+
+/// river#1145's kin: a limit counts over all nodes, exactly.
+async fn limits_hold_over_all_nodes(engine: Engine) {
+    set(&engine, |queue| {
+        queue.concurrency = Some(7);
+        queue.key_concurrency = Some(2);
+    })
+    .await;
+    let jobs = (0..200).map(|n| work(n).limited_by(format!("{}", n % 10)));
+    engine.jobs.enqueue_all(jobs.collect()).await.unwrap();
+    let nodes = [Some(engine.jobs.clone()), engine.second().await];
+    let mut claimers = tokio::task::JoinSet::new();
+    for n in 0..6 {
+        let jobs = nodes[n % 2].clone().unwrap_or_else(|| engine.jobs.clone());
+        claimers.spawn(async move {
+            let worker = jobs.register("one of six", false, seconds(6)).await.unwrap();
+            let mut claimed = Vec::new();
+            for _ in 0..10 {
+                claimed.extend(jobs.claim("default", worker, 5).await.unwrap().jobs);
+            }
+            claimed
+        });
+    }
+    let mut claimed = Vec::new();
+    while let Some(ended) = claimers.join_next().await {
+        claimed.extend(ended.unwrap());
+    }
+    assert_eq!(claimed.len(), 7);
+    for n in 0..10 {
+        let key = Some(n.to_string());
+        assert!(claimed.iter().filter(|job| job.limit_key == key).count() <= 2);
+    }
+}
+
+async fn a_saturated_key_does_not_hide_the_ones_behind_it(engine: Engine) {
+    set(&engine, |queue| queue.key_concurrency = Some(1)).await;
+    let crowd = (0..2_000).map(|n| work(n).limited_by("crowd"));
+    let others = (5_000..5_003).map(|n| work(n).limited_by(format!("other-{n}")));
+    engine.jobs.enqueue_all(crowd.chain(others).collect()).await.unwrap();
+    let worker = engine.worker().await;
+    let mut found = Vec::new();
+    for _ in 0..3 {
+        found.extend(numbers(&engine.claim(worker, 10).await));
+    }
+    found.sort_unstable();
+    assert_eq!(found, [0, 5_000, 5_001, 5_002]);
+}
+
+async fn settings_that_make_no_sense_are_refused(engine: Engine) {
+    let wrong: [(&str, fn(&mut QueueSettings)); 4] = [
+        ("concurrency", |queue| queue.concurrency = Some(0)),
+        ("rate", |queue| queue.rate = Some(Rate { limit: -1, period_ms: 1_000 })),
+        ("key_rate", |queue| queue.key_rate = Some(Rate { limit: 1, period_ms: 0 })),
+        ("key_concurrency", |queue| queue.key_concurrency = Some(i64::MAX)),
+    ];
+    for (field, change) in wrong {
+        let ctx = engine.ctx();
+        let refused = engine.db().write(move |tx| set_queue(tx, &ctx, "default", None, change)).await;
+        assert!(
+            matches!(&refused, Err(QueueError::Invalid(invalid)) if invalid.field == field),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_queues").await, 0);
+}
+
+async fn settings_change_only_as_they_were_read(engine: Engine) {
+    set(&engine, |queue| queue.concurrency = Some(5)).await;
+    let ctx = engine.ctx();
+    let change = |revision| {
+        let ctx = ctx.clone();
+        engine.db().write(move |tx| {
+            set_queue(tx, &ctx, "default", Some(revision), |queue| queue.concurrency = Some(6))
+        })
+    };
+    let read = engine.db().read(|q| kith_jobs::find_settings(q, "default")).await.unwrap();
+    assert!(matches!(change(read.revision + 1).await, Err(QueueError::Changed)));
+    assert_eq!(change(read.revision).await.unwrap().revision, read.revision + 1);
+}

@@ -1,0 +1,13 @@
+//! The contract of the job engine, on both databases: written from what is promised, not from how it is done.
+
+mod support;
+
+mod claims;
+mod endings;
+mod enqueues;
+mod flows;
+mod history;
+mod leases;
+mod limits;
+mod rescues;
+mod workers;

@@ -1,0 +1,133 @@
+//! What becomes of jobs whose worker is gone, and of jobs that take their workers along.
+
+use kith_jobs::{JobState, Retry, Told};
+use kith_kernel::seconds;
+
+use crate::contract;
+use crate::support::{Engine, done, work};
+
+contract! {
+    jobs_of_a_silent_worker_are_run_again
+    a_live_worker_keeps_its_jobs_however_long_they_take
+    a_frozen_worker_that_thaws_is_fenced_off
+    a_job_that_kills_its_worker_three_times_is_dead
+    innocent_jobs_survive_beside_one_that_kills_workers
+    a_rescue_is_no_failure_of_the_job
+    many_nodes_rescue_once
+}
+
+/// oban#364, pgqueuer#475: jobs stuck running after a crash.
+async fn jobs_of_a_silent_worker_are_run_again(engine: Engine) {
+    engine.jobs.enqueue_all((0..5).map(work).collect()).await.unwrap();
+    let gone = engine.worker().await;
+    assert_eq!(engine.claim(gone, 5).await.jobs.len(), 5);
+    engine.advance(seconds(5));
+    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 0, "not yet");
+    engine.advance(seconds(2));
+    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 5);
+    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 0);
+    assert_eq!(engine.numbers(10).await, [0, 1, 2, 3, 4]);
+}
+
+/// hexpm#1825: rescue by time alone reruns live jobs nightly. bull#308: a stalled job runs twice.
+async fn a_live_worker_keeps_its_jobs_however_long_they_take(engine: Engine) {
+    let id = engine.add(1).await;
+    let worker = engine.worker().await;
+    let job = engine.claim(worker, 1).await.jobs.remove(0);
+    for _ in 0..500 {
+        engine.advance(seconds(5));
+        engine.jobs.beat(worker).await.unwrap();
+        assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 0);
+    }
+    assert_eq!(engine.numbers(5).await, [0; 0]);
+    assert_eq!(engine.report(&job, done()).await, Told::Ended(JobState::Completed));
+    assert_eq!(engine.job(id).await.attempt, 1);
+}
+
+/// DRV-08.
+async fn a_frozen_worker_that_thaws_is_fenced_off(engine: Engine) {
+    let id = engine.add(1).await;
+    let frozen = engine.worker().await;
+    let late = engine.claim(frozen, 1).await.jobs.remove(0);
+    engine.advance(seconds(60));
+    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 1);
+    let worker = engine.worker().await;
+    let fresh = engine.claim(worker, 1).await.jobs.remove(0);
+    assert_eq!(engine.jobs.beat(frozen).await.unwrap(), kith_jobs::Heard::GivenUp);
+    assert_eq!(engine.report(&late, done()).await, Told::Stale);
+    assert_eq!(engine.state(id).await, JobState::Running);
+    assert_eq!(engine.report(&fresh, done()).await, Told::Ended(JobState::Completed));
+    assert_eq!(engine.job(id).await.attempt, 2);
+}
+
+async fn die_with(engine: &Engine, most: i64) -> Vec<i64> {
+    let worker = engine.worker().await;
+    let claim = engine.claim(worker, most).await;
+    engine.advance(seconds(60));
+    engine.jobs.give_up_silent().await.unwrap();
+    claim.jobs.iter().map(|job| job.id).collect()
+}
+
+/// sidekiq#4633: a poison job kills workers in a loop.
+async fn a_job_that_kills_its_worker_three_times_is_dead(engine: Engine) {
+    let id = engine.enqueue(work(1).retry(Retry::times(100))).await.id;
+    for _ in 0..3 {
+        assert_eq!(die_with(&engine, 5).await, [id]);
+    }
+    let job = engine.job(id).await;
+    assert_eq!((job.state, job.errors.len()), (JobState::Dead, 3));
+    assert!(die_with(&engine, 5).await.is_empty());
+}
+
+async fn innocent_jobs_survive_beside_one_that_kills_workers(engine: Engine) {
+    let poison = engine.add(0).await;
+    engine.jobs.enqueue_all((1..20).map(work).collect()).await.unwrap();
+    // Two crashes take all of them along.
+    for _ in 0..2 {
+        assert_eq!(die_with(&engine, 50).await.len(), 20);
+    }
+    // From now on each of them is alone among suspects.
+    let mut done_ones = 0;
+    for _ in 0..60 {
+        let worker = engine.worker().await;
+        let claim = engine.claim(worker, 50).await;
+        assert!(claim.jobs.len() <= 1, "{:?}", claim.jobs);
+        let Some(job) = claim.jobs.first() else { break };
+        if job.id == poison {
+            engine.advance(seconds(60));
+            engine.jobs.give_up_silent().await.unwrap();
+        } else {
+            assert_eq!(engine.report(job, done()).await, Told::Ended(JobState::Completed));
+            done_ones += 1;
+        }
+    }
+    assert_eq!(done_ones, 19);
+    assert_eq!(engine.state(poison).await, JobState::Dead);
+}
+
+async fn a_rescue_is_no_failure_of_the_job(engine: Engine) {
+    let id = engine.enqueue(work(1).retry(Retry::NEVER)).await.id;
+    die_with(&engine, 1).await;
+    let job = engine.job(id).await;
+    assert_eq!((job.state, job.failures), (JobState::Scheduled, 0));
+    assert_eq!(engine.run_next(done()).await, Some((id, Told::Ended(JobState::Completed))));
+}
+
+async fn many_nodes_rescue_once(engine: Engine) {
+    engine.jobs.enqueue_all((0..50).map(work).collect()).await.unwrap();
+    let gone = engine.worker().await;
+    engine.claim(gone, 50).await;
+    engine.advance(seconds(7));
+    let nodes = [Some(engine.jobs.clone()), engine.second().await];
+    let mut rescuers = tokio::task::JoinSet::new();
+    for n in 0..6 {
+        let jobs = nodes[n % 2].clone().unwrap_or_else(|| engine.jobs.clone());
+        rescuers.spawn(async move { jobs.give_up_silent().await.unwrap() });
+    }
+    let mut rescued = 0;
+    while let Some(ended) = rescuers.join_next().await {
+        rescued += ended.unwrap();
+    }
+    assert_eq!(rescued, 50);
+    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE crashes = 1").await, 50);
+}

@@ -1,0 +1,171 @@
+//! A database of its own for each test, the engine on it, and a clock that moves when it is told to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kith_jobs::{
+    Claim, Done, Enqueued, JOBS_MIGRATIONS, JobError, JobId, JobRecord, JobState, Jobs, NewJob, Report, Told,
+};
+use kith_kernel::{Ctx, ManualClock, SeededRandom, Sources, TimeOrderedIds, Timestamp};
+use kith_store::testing::TestDatabase;
+use kith_store::{STORE_MIGRATIONS, Store};
+
+pub const BEGINNING: Timestamp = Timestamp::from_millis(1_763_716_151_007);
+
+/// Runs each named contract on both engines, as `name::sqlite` and `name::postgres`.
+#[macro_export]
+macro_rules! contract {
+    ($($name:ident)+) => {$(
+        mod $name {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn sqlite() {
+                super::$name($crate::support::Engine::sqlite().await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn postgres() {
+                if let Some(engine) = $crate::support::Engine::postgres().await {
+                    super::$name(engine).await;
+                }
+            }
+        }
+    )+};
+}
+
+/// The address of the server that the test command started; none if only SQLite was asked for.
+fn postgres_url() -> Option<String> {
+    if let Ok(url) = std::env::var("KITH_TEST_POSTGRES") {
+        return Some(url);
+    }
+    let chosen = std::env::var_os("KITH_TEST_SQLITE_ONLY").is_some();
+    assert!(chosen, "no PostgreSQL to test with: run `cargo xtask test`, or set KITH_TEST_SQLITE_ONLY=1");
+    None
+}
+
+pub struct Engine {
+    pub jobs: Jobs,
+    pub clock: Arc<ManualClock>,
+    pub sources: Sources,
+    pub database: TestDatabase,
+}
+
+impl Engine {
+    pub async fn sqlite() -> Self {
+        Self::on(TestDatabase::sqlite()).await
+    }
+
+    pub async fn postgres() -> Option<Self> {
+        Some(Self::on(TestDatabase::postgres(&postgres_url()?).await.unwrap()).await)
+    }
+
+    pub async fn on(database: TestDatabase) -> Self {
+        database.migrate(vec![STORE_MIGRATIONS, JOBS_MIGRATIONS]).await.unwrap();
+        let clock = Arc::new(ManualClock::at(BEGINNING));
+        let sources = Sources {
+            clock: clock.clone(),
+            ids: Arc::new(TimeOrderedIds::new(SeededRandom::new(u64::from(std::process::id())))),
+            random: Arc::new(SeededRandom::new(1)),
+        };
+        let jobs = Jobs::new(Store::open(database.options()).await.unwrap(), sources.clone());
+        Self { jobs, clock, sources, database }
+    }
+
+    /// Another node on the same database, with the same clock; none where the database admits one process only.
+    pub async fn second(&self) -> Option<Jobs> {
+        if self.jobs.db().kind() == kith_store::EngineKind::Sqlite {
+            return None;
+        }
+        let store = Store::open(self.database.options()).await.unwrap();
+        Some(Jobs::new(store, self.sources.clone()))
+    }
+
+    pub fn ctx(&self) -> Ctx {
+        self.jobs.ctx()
+    }
+
+    pub fn db(&self) -> &Store {
+        self.jobs.db()
+    }
+
+    pub fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    pub async fn enqueue(&self, job: NewJob) -> Enqueued {
+        self.jobs.enqueue(job).await.unwrap()
+    }
+
+    /// A job of kind `work` in the queue `default`, whose payload is a number.
+    pub async fn add(&self, n: i64) -> JobId {
+        self.enqueue(work(n)).await.id
+    }
+
+    pub async fn worker(&self) -> i64 {
+        self.jobs.register("tester", false, Duration::from_secs(6)).await.unwrap()
+    }
+
+    pub async fn claim(&self, worker: i64, most: i64) -> Claim {
+        self.jobs.claim("default", worker, most).await.unwrap()
+    }
+
+    /// Claims, by a worker of its own, and says which numbers came, in order.
+    pub async fn numbers(&self, most: i64) -> Vec<i64> {
+        let worker = self.worker().await;
+        numbers(&self.claim(worker, most).await)
+    }
+
+    pub async fn report(&self, job: &kith_jobs::Claimed, outcome: Result<Done, JobError>) -> Told {
+        let attempt = kith_jobs::Attempt { job: job.id, attempt: job.attempt, worker: job.worker };
+        let report = Report { attempt, outcome, rings: None };
+        self.jobs.report(Arc::new(vec![report])).await.unwrap().remove(0)
+    }
+
+    /// Claims the next job and ends it like this.
+    pub async fn run_next(&self, outcome: Result<Done, JobError>) -> Option<(JobId, Told)> {
+        let worker = self.worker().await;
+        let claim = self.claim(worker, 1).await;
+        let job = claim.jobs.first()?;
+        Some((job.id, self.report(job, outcome).await))
+    }
+
+    pub async fn job(&self, id: JobId) -> JobRecord {
+        self.find(id).await.expect("a job")
+    }
+
+    pub async fn find(&self, id: JobId) -> Option<JobRecord> {
+        self.db().read(move |q| kith_jobs::find_job(q, id)).await.unwrap()
+    }
+
+    pub async fn state(&self, id: JobId) -> JobState {
+        self.job(id).await.state
+    }
+
+    /// How many rows a table has.
+    pub async fn count(&self, sql: &'static str) -> i64 {
+        let count = self.db().read(move |q| q.one(sql, &[], |row| row.get::<i64>(0))).await;
+        count.unwrap().unwrap_or(0)
+    }
+}
+
+/// A job of kind `work` in the queue `default`, whose payload is a number.
+pub fn work(n: i64) -> NewJob {
+    NewJob::new("default", "work", n.to_string())
+}
+
+pub fn numbers(claim: &Claim) -> Vec<i64> {
+    claim.jobs.iter().map(|job| job.payload.parse().unwrap()).collect()
+}
+
+pub fn done() -> Result<Done, JobError> {
+    Ok(Done::default())
+}
+
+/// Waits until a test's condition holds; the engine's own tasks work meanwhile.
+pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while !holds().await {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what} did not come to pass in 20 s");
+}

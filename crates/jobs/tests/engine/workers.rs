@@ -1,0 +1,194 @@
+//! Workers as they are in a process: they run what comes, stop what is to stop, and leave nothing behind.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kith_jobs::{
+    Done, Handler, JobError, JobState, JobType, QueueShare, Retry, Run, WorkerOptions, Workers, cancel,
+};
+use kith_kernel::seconds;
+use serde::{Deserialize, Serialize};
+
+use crate::contract;
+use crate::support::{Engine, done, until, work};
+
+contract! {
+    what_is_enqueued_is_run
+    a_handler_that_panics_fails_its_attempt_only
+    an_attempt_that_takes_too_long_has_failed
+    a_cancelled_attempt_is_told_and_ends
+    a_stop_waits_for_what_runs_and_gives_back_what_has_not_begun
+    a_payload_that_is_none_of_the_type_is_dead
+    a_thousand_jobs_are_each_run_once_by_two_nodes
+    a_database_that_is_away_delays_and_loses_nothing
+}
+
+fn share(concurrency: usize) -> Vec<QueueShare> {
+    vec![QueueShare { queue: "default".to_owned(), concurrency }]
+}
+
+async fn start(engine: &Engine, concurrency: usize, handlers: Vec<Handler>) -> Workers {
+    let mut options = WorkerOptions::new("test", share(concurrency));
+    options.grace = seconds(10);
+    Workers::start(&engine.jobs, handlers, options).await.unwrap()
+}
+
+async fn what_is_enqueued_is_run(engine: Engine) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sees = Arc::clone(&seen);
+    let handler = Handler::new("work", move |run: Run| {
+        sees.lock().unwrap().push(run.payload.parse::<i64>().unwrap());
+        async move {
+            run.log("info", "here").await?;
+            run.progress(&serde_json::json!(0.5)).await?;
+            Ok(Done { result: Some("true".to_owned()) })
+        }
+    });
+    let workers = start(&engine, 4, vec![handler]).await;
+    let id = engine.add(0).await;
+    engine.jobs.enqueue_all((1..100).map(work).collect()).await.unwrap();
+    until("all are run", async || engine.count("SELECT COUNT(*) FROM job_history").await == 100).await;
+    workers.stop().await;
+    let mut seen = seen.lock().unwrap().clone();
+    seen.sort_unstable();
+    assert_eq!(seen, (0..100).collect::<Vec<_>>());
+    assert_eq!(engine.job(id).await.result.as_deref(), Some("true"));
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0, "it signed off");
+}
+
+async fn a_handler_that_panics_fails_its_attempt_only(engine: Engine) {
+    let handler = Handler::new("work", |run: Run| async move {
+        assert!(run.payload != "1", "as asked");
+        done()
+    });
+    let workers = start(&engine, 4, vec![handler]).await;
+    let bad = engine.enqueue(work(1).retry(Retry::NEVER)).await.id;
+    let good = engine.add(2).await;
+    until("both have ended", async || {
+        engine.state(bad).await == JobState::Dead && engine.state(good).await == JobState::Completed
+    })
+    .await;
+    assert!(engine.job(bad).await.errors[0].error.contains("panicked"));
+    workers.stop().await;
+}
+
+async fn an_attempt_that_takes_too_long_has_failed(engine: Engine) {
+    let handler = Handler::new("work", |_: Run| std::future::pending());
+    let workers = start(&engine, 4, vec![handler]).await;
+    let id = engine.enqueue(work(1).retry(Retry::NEVER).timeout(Duration::from_millis(50))).await.id;
+    until("it is given up", async || engine.state(id).await == JobState::Dead).await;
+    assert!(engine.job(id).await.errors[0].error.contains("timeout"));
+    workers.stop().await;
+}
+
+async fn a_cancelled_attempt_is_told_and_ends(engine: Engine) {
+    let handler = Handler::new("work", |mut run: Run| async move {
+        run.cancelled().await;
+        Err(JobError::Cancelled)
+    });
+    let workers = start(&engine, 4, vec![handler]).await;
+    let id = engine.add(1).await;
+    until("it runs", async || engine.state(id).await == JobState::Running).await;
+    let ctx = engine.ctx();
+    engine.db().write(move |tx| cancel(tx, &ctx, id, "by a test")).await.unwrap();
+    until("it has ended", async || engine.state(id).await == JobState::Cancelled).await;
+    workers.stop().await;
+}
+
+/// graphile#526: a four-hour lock after SIGTERM.
+async fn a_stop_waits_for_what_runs_and_gives_back_what_has_not_begun(engine: Engine) {
+    let (go, gone) = tokio::sync::watch::channel(false);
+    let started = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&started);
+    let handler = Handler::new("work", move |_: Run| {
+        let mut gone = gone.clone();
+        counts.fetch_add(1, Ordering::SeqCst);
+        async move {
+            gone.wait_for(|go| *go).await.unwrap();
+            done()
+        }
+    });
+    let workers = start(&engine, 3, vec![handler]).await;
+    engine.jobs.enqueue_all((0..20).map(work).collect()).await.unwrap();
+    until("three run", async || started.load(Ordering::SeqCst) == 3).await;
+    let stopping = tokio::spawn(workers.stop());
+    until("the rest is nobody's", async || {
+        engine.count("SELECT COUNT(*) FROM jobs WHERE state = 2").await == 3
+    })
+    .await;
+    go.send_replace(true);
+    stopping.await.unwrap();
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_history").await, 3);
+    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE crashes > 0 OR failures > 0").await, 0);
+    assert_eq!(engine.numbers(100).await.len(), 17, "all the rest is there at once");
+}
+
+#[derive(Serialize, Deserialize)]
+struct Greeting {
+    name: String,
+}
+
+const GREET: JobType<Greeting> = JobType::new("greet", "default").retry(Retry::times(3)).priority(2);
+
+async fn a_payload_that_is_none_of_the_type_is_dead(engine: Engine) {
+    let handler = GREET.handler(|_, greeting| async move {
+        Ok(Done { result: Some(format!("\"hello {}\"", greeting.name)) })
+    });
+    let workers = start(&engine, 2, vec![handler]).await;
+    let good = engine.enqueue(GREET.with(&Greeting { name: "Ada".into() }).unwrap()).await.id;
+    let bad = engine.enqueue(kith_jobs::NewJob::new("default", "greet", "{}")).await.id;
+    until("both have ended", async || {
+        engine.state(good).await.has_ended() && engine.state(bad).await.has_ended()
+    })
+    .await;
+    assert_eq!(engine.job(good).await.result.as_deref(), Some("\"hello Ada\""));
+    assert_eq!(engine.state(bad).await, JobState::Dead);
+    workers.stop().await;
+}
+
+async fn a_thousand_jobs_are_each_run_once_by_two_nodes(engine: Engine) {
+    let runs: Arc<Mutex<HashMap<i64, usize>>> = Arc::default();
+    let handler = || {
+        let runs = Arc::clone(&runs);
+        Handler::new("work", move |run: Run| {
+            *runs.lock().unwrap().entry(run.id).or_default() += 1;
+            async { done() }
+        })
+    };
+    let first = start(&engine, 10, vec![handler()]).await;
+    let second = match engine.second().await {
+        Some(jobs) => {
+            Some(Workers::start(&jobs, vec![handler()], WorkerOptions::new("b", share(10))).await.unwrap())
+        }
+        None => None,
+    };
+    for part in 0..10 {
+        engine.jobs.enqueue_all((part * 100..part * 100 + 100).map(work).collect()).await.unwrap();
+    }
+    until("all are run", async || engine.count("SELECT COUNT(*) FROM job_history").await == 1_000).await;
+    assert_eq!(first.stale() + second.as_ref().map_or(0, Workers::stale), 0);
+    first.stop().await;
+    if let Some(second) = second {
+        second.stop().await;
+    }
+    let runs = runs.lock().unwrap();
+    assert_eq!((runs.len(), runs.values().sum::<usize>()), (1_000, 1_000));
+}
+
+/// solid_queue#385, bullmq#1658: a database that does not answer for a moment.
+async fn a_database_that_is_away_delays_and_loses_nothing(engine: Engine) {
+    let handler = Handler::new("work", |_: Run| async { done() });
+    let workers = start(&engine, 5, vec![handler]).await;
+    for n in 0..60 {
+        if n % 6 == 0 {
+            engine.db().inject(kith_store::testing::Fault::CommitFails);
+        }
+        let _ = engine.jobs.enqueue(work(n)).await;
+    }
+    until("all that is there is run", async || engine.count("SELECT COUNT(*) FROM jobs").await == 0).await;
+    workers.stop().await;
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead").await, 0);
+    assert!(engine.count("SELECT COUNT(*) FROM job_history").await >= 50);
+}

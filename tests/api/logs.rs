@@ -183,6 +183,10 @@ async fn plant(client: &Client, addr: SocketAddr) -> Vec<String> {
     refused(
         client.with_header(HeaderName::from_static("authorization"), "Basic m4rked").get("/api/v1/me").await,
     );
+    for key in ["kith_m4rked", "kith_m4rked_m4rked", "KITH_m4rked_m4rked"] {
+        refused(client.with_token(key).get("/api/v1/me").await);
+        refused(client.with_token(key).get("/api/v1/admin/facts").await);
+    }
 
     let signed_in = client.with_token(ada["access_token"].as_str().expect("a token"));
     let request = json!({ "to": { "email": "m4rked-bob@example.org" }, "message": "m4rked words" });

@@ -7,6 +7,7 @@ mod support;
 
 mod accounts;
 mod administration;
+mod api_keys;
 mod audit;
 mod authorization;
 mod block_matrix;

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use kith_store::testing::TestDatabase;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Engine, Kith, PASSWORD, SERVE, kith_on, success};
+use crate::support::{Client, Engine, Kith, PASSWORD, SERVE, kith_on, refusal, success};
 
 const LOGIN: &str = "/api/v1/auth/login";
 const KEYS: &str = "/.well-known/jwks.json";
@@ -32,6 +32,16 @@ async fn keys_are_rotated_on_sqlite() {
 #[tokio::test]
 async fn keys_are_rotated_on_postgres() {
     keys_are_rotated(Engine::Postgres).await;
+}
+
+#[tokio::test]
+async fn api_keys_are_made_listed_and_revoked_on_sqlite() {
+    api_keys_are_made_listed_and_revoked(Engine::Sqlite).await;
+}
+
+#[tokio::test]
+async fn api_keys_are_made_listed_and_revoked_on_postgres() {
+    api_keys_are_made_listed_and_revoked(Engine::Postgres).await;
 }
 
 /// A database, and a folder that goes with it.
@@ -155,4 +165,47 @@ async fn keys_are_rotated(engine: Engine) {
     server.terminate();
     assert!(server.wait().await.success());
     success(place.kith(&["keys", "rotate"]));
+}
+
+/// ACC-13: by commands, with a server running and without one.
+async fn api_keys_are_made_listed_and_revoked(engine: Engine) {
+    const FACTS: &str = "/api/v1/admin/facts";
+    let Some(place) = Place::of(engine).await else { return };
+    assert!(place.create_admin("ada@example.org", PASSWORD).status.success());
+    let create = |more: &[&str]| {
+        let args = ["api-keys", "create", "--admin", "ada@example.org", "--name", "ci"];
+        place.kith(&[&args[..], more].concat())
+    };
+    let key = success(create(&["--scope", "facts.read", "--scope", "jobs.read", "--expires-in-days", "90"]));
+    let key = key.trim();
+    assert!(key.starts_with("kith_") && key.len() == 90, "{key}");
+
+    let server = Kith::start(place.kith(SERVE));
+    let client = Client::new([server.addr]).with_token(key);
+    client.get(FACTS).await.expect(200);
+    let listed = success(place.kith(&["api-keys", "list"]));
+    let words: Vec<_> = listed.split_whitespace().collect();
+    assert_eq!((words[2], words[3], words[7], words[8]), ("active", "expires", "facts.read,jobs.read", "ci"));
+    assert!(key.starts_with(words[1]) && !listed.contains(key), "{listed}");
+    for (wrong, why) in
+        [(["--scope", "jobs"], "no such permission"), (["--scope", "users.set_role"], "No API key may have")]
+    {
+        let refused = refusal(create(&wrong));
+        assert!(refused.contains(why), "{refused}");
+    }
+    success(place.kith(&["api-keys", "revoke", words[0]]));
+    let mut refused = client.get(FACTS).await;
+    while engine == Engine::Postgres && refused.status == 200 {
+        refused = client.get(FACTS).await;
+    }
+    refused.expect_problem(401, "unauthenticated");
+    assert!(success(place.kith(&["api-keys", "list"])).contains(" revoked "));
+    let unknown = refusal(place.kith(&["api-keys", "revoke", "01900000-0000-7000-8000-000000000000"]));
+    assert!(unknown.contains("no such key"), "{unknown}");
+
+    let body = json!({ "email": "ben@example.org", "password": PASSWORD, "display_name": "Ben" });
+    Client::new([server.addr]).post("/api/v1/auth/register", body).await.expect(201);
+    let args = ["api-keys", "create", "--admin", "ben@example.org", "--name", "ci", "--scope", "jobs.read"];
+    let refused = refusal(place.kith(&args));
+    assert!(refused.contains("Only administrators"), "{refused}");
 }

@@ -207,6 +207,16 @@ def about_a_declared_collection(case, me):
         call("PUT", f"/api/v1/admin/collections/{name}", me, fields=["n"])
 
 
+def with_a_scope(case, me):
+    case.body = {"name": f"program{next(numbers)}", "scopes": ["jobs.read"]}
+
+
+def about_a_key(case, me):
+    if ROLE == "admin":
+        made = call("POST", "/api/v1/admin/api-keys", me, name="a program", scopes=["jobs.read"])
+        case.path_parameters["id"] = made["id"]
+
+
 def from_the_page(case, me):
     page = requests.get(URL + "/docs", timeout=30).text
     case.path_parameters["file"] = re.search(r"/docs/(page\.[^\"]+)", page)[1]
@@ -218,6 +228,7 @@ SUITED = {
     "break_up": with_a_partner,
     "cancel_partner_request": about_what_i_asked,
     "change_password": with_password,
+    "create_api_key": with_a_scope,
     "create_item": in_a_collection,
     "delete_item": about_an_item,
     "delete_me": with_password,
@@ -225,6 +236,7 @@ SUITED = {
     "end_session": about_own_session,
     "export_bond_space": about_a_bond,
     "get_account": about_somebody,
+    "get_api_key": about_a_key,
     "get_block": about_one_blocked,
     "get_collection": about_a_declared_collection,
     "get_item": about_an_item,
@@ -242,6 +254,7 @@ SUITED = {
     "replace_item": about_an_item,
     "report_partner_request": report_somebody,
     "restore_account": after_leaving,
+    "revoke_api_key": about_a_key,
     "revoke_invite": with_my_invite,
     "send_partner_request": ask_somebody,
     "send_partner_request_by_old_path": ask_by_old_path,

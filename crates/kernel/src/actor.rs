@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::{Clock, Ids, Random, Timestamp, UserId};
+use crate::{ApiKeyId, Clock, Ids, Random, Timestamp, UserId};
 
 /// Who asks for something to happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum Actor {
     Anonymous,
     /// A signed-in person.
     User(UserId),
+    /// Another program, by its key.
+    ApiKey(ApiKeyId),
     /// Kith itself; the name says which part.
     System(&'static str),
 }
@@ -23,7 +25,7 @@ impl Actor {
     pub const fn user_id(&self) -> Option<UserId> {
         match self {
             Self::User(id) => Some(*id),
-            Self::Anonymous | Self::System(_) => None,
+            Self::Anonymous | Self::ApiKey(_) | Self::System(_) => None,
         }
     }
 }
@@ -33,6 +35,7 @@ impl fmt::Display for Actor {
         match self {
             Self::Anonymous => f.write_str("anonymous"),
             Self::User(id) => write!(f, "user:{id}"),
+            Self::ApiKey(id) => write!(f, "api_key:{id}"),
             Self::System(part) => write!(f, "system:{part}"),
         }
     }

@@ -32,4 +32,6 @@ pub use uuid;
 id_type! {
     /// A person's account.
     UserId
+    /// A key by which another program asks. It says nothing about the key's secret.
+    ApiKeyId
 }

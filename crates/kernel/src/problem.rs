@@ -89,6 +89,8 @@ pub mod problems {
         UNAUTHENTICATED = 401 "unauthenticated" "Sign in first";
         /// Known, but not allowed.
         FORBIDDEN = 403 "forbidden" "Not allowed";
+        /// A good API key, where only people may ask.
+        API_KEY_NOT_ACCEPTED = 403 "api_key_not_accepted" "Not for API keys";
         /// Allowed, but not from there.
         ADDRESS_NOT_LISTED = 403 "address_not_listed" "Not from this address";
         /// Not there, or not for this actor to know of.

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kith_jobs::{JOBS_MIGRATIONS, Jobs};
-use kith_kernel::{Actor, Ctx, RequestId, Sources, Timestamp, UserId};
+use kith_kernel::{Actor, ApiKeyId, Ctx, RequestId, Sources, Timestamp, UserId};
 use kith_store::MigrationState::{Applied, Pending, Unknown};
 use kith_store::{EngineKind, Error, IntoOutcome, MigrationStatus, Query, STORE_MIGRATIONS, Store, Tx};
 use thiserror::Error;
 
+use crate::auth::api_keys::{self, KnownKeys};
 use crate::auth::passwords::Passwords;
 use crate::auth::{AccessCache, AccessSource, Keyring, Tokens};
 use crate::cache::Hearing;
@@ -44,6 +45,8 @@ pub struct AppInner {
     pub tokens: Tokens,
     /// What people may do.
     pub(crate) access: AccessCache,
+    /// What programs may do.
+    pub(crate) api_keys: KnownKeys,
     /// Whether it hears what happens on other nodes.
     pub(crate) hearing: Hearing,
     /// Hashes passwords.
@@ -135,6 +138,7 @@ impl App {
             tokens: Tokens::load(&db, &sources, &keyring, &config.auth).await?,
             keyring,
             access: AccessCache::new(source, hearing.clone()),
+            api_keys: KnownKeys::new(hearing.clone()),
             hearing,
             passwords,
             outbound: Outbound::new(&config),
@@ -187,6 +191,7 @@ impl App {
             let emitted = std::mem::take(&mut *emitted.lock().unwrap_or_else(PoisonError::into_inner));
             // Before anybody is answered: whoever was shut out here is out at once.
             emitted.access.into_iter().for_each(|user| app.access.forget(user));
+            emitted.api_keys.into_iter().for_each(|id| app.api_keys.forget(id));
             if answer.is_ok() {
                 app.metrics.count_events(&emitted.kinds);
             }
@@ -252,20 +257,23 @@ impl App {
 struct Emitted {
     /// Whose access they change.
     access: Vec<UserId>,
+    /// API keys that are new or other than they were.
+    api_keys: Vec<ApiKeyId>,
     /// Their kinds, by their places in [`kinds`].
     kinds: Vec<usize>,
 }
 
 impl Emitted {
     fn by(tx: &Tx<'_>, source: Option<AccessSource>, modules: &[&'static Module]) -> Self {
-        let mut access = Vec::new();
+        let (mut access, mut api_keys) = (Vec::new(), Vec::new());
         let kinds = tx.emitted(|event| {
             if source.is_some_and(|source| source.is_changed_by(&event.kind)) {
                 access.extend_from_slice(&event.recipients);
             }
+            api_keys.extend(api_keys::changed_by(event));
             kinds(modules).position(|kind| kind == event.kind)
         });
-        Self { access, kinds }
+        Self { access, api_keys, kinds }
     }
 }
 

@@ -9,17 +9,18 @@ use kith_store::{Error, ModuleMigrations, Query, STORE_MIGRATIONS};
 use serde_json::{Map, Value, json};
 use utoipa_axum::routes;
 
-use crate::auth::{Allowed, ReadFacts, signing_key_ages};
+use crate::auth::{Allowed, ReadFacts, api_keys, signing_key_ages};
 use crate::telemetry::machine;
 use crate::{ApiResult, App, Fact, Json, Routes, store_problem};
 
 /// Links of the audit chain that are recomputed for the asking; `kith audit verify` recomputes all.
 const LINKS_RECOMPUTED: i64 = 20_000;
 
-/// What the store tells of the trace that changes leave.
-pub(crate) const OF_THE_STORE: &[Fact] = &[
+/// What the store tells of the trace that changes leave, and how API keys are kept.
+pub(crate) const OF_THE_PLATFORM: &[Fact] = &[
     Fact { name: "audit.chain", read: |q, _| Ok(json!(q.audit_tail(LINKS_RECOMPUTED)?)) },
     Fact { name: "events.positions", read: |q, _| Ok(json!(q.positions()?)) },
+    api_keys::STORED,
 ];
 
 pub(crate) fn routes() -> Routes {

@@ -6,7 +6,7 @@ use kith_kernel::seconds;
 use kith_store::{EngineKind, Error, SequencedEvent};
 
 use crate::App;
-use crate::auth::KEY_PUBLISHED;
+use crate::auth::{KEY_PUBLISHED, api_keys};
 
 /// How long to wait for news before asking anyway.
 const ASK_EVERY: Duration = Duration::from_millis(250);
@@ -63,6 +63,7 @@ async fn take(app: &App, SequencedEvent { event, .. }: &SequencedEvent) -> Resul
     if app.access.source.is_some_and(|source| source.is_changed_by(&event.kind)) {
         event.recipients.iter().for_each(|user| app.access.forget(*user));
     }
+    api_keys::changed_by(event).into_iter().for_each(|id| app.api_keys.forget(id));
     if event.kind == KEY_PUBLISHED {
         app.tokens.reload(&app.db, &app.keyring, app.sources.clock.now()).await?;
     }

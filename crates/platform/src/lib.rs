@@ -30,7 +30,7 @@ mod testing;
 
 pub use app::{App, AppInner, Program, StartError};
 pub use auth::passwords;
-pub use auth::{Allowed, Caller, Client, SignedIn};
+pub use auth::{Allowed, AllowedPerson, Caller, Client, Principal, SignedIn};
 pub use development::{AheadClock, DEVELOPMENT};
 pub use http::{
     ApiError, ApiResult, Asset, Changed, ClientAddress, IfMatch, Json, MergePatch, PageAnswer, PageQuery,

@@ -6,7 +6,7 @@ use kith_kernel::{Ctx, ProblemCode, UserId, problems};
 use kith_readiness::Check;
 use kith_store::{Error, Migration, Query, Tx};
 
-use crate::auth::AccessSource;
+use crate::auth::{AccessSource, api_keys};
 use crate::{App, audit, auth, checks, docs, facts, health, idempotency, telemetry};
 
 /// Handlers together with their documentation: none can be registered without it.
@@ -97,10 +97,11 @@ pub static MODULE: Module = Module {
     routes,
     migrations: auth::MIGRATIONS,
     problems: problems::ALL,
-    events: &[auth::KEY_PUBLISHED],
+    events: &[auth::KEY_PUBLISHED, api_keys::CREATED, api_keys::REVOKED],
+    personal: Some(api_keys::PERSONAL),
     upkeep: Some(|app| Box::pin(upkeep(app))),
     checks: checks::CHECKS,
-    facts: facts::OF_THE_STORE,
+    facts: facts::OF_THE_PLATFORM,
     ..Module::named("platform")
 };
 

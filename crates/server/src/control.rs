@@ -5,13 +5,16 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::anyhow;
-use kith_domain::accounts::first_admin;
-use kith_kernel::{FieldError, Problem, Timestamp, UserId};
-use kith_platform::App;
+use kith_domain::accounts::{Email, find_by_email, first_admin};
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{ApiKeyId, FieldError, Problem, Timestamp, UserId, problems};
 use kith_platform::auth::Rotation;
+use kith_platform::auth::api_keys::{self, ApiKey};
 use kith_platform::config::Config;
+use kith_platform::{App, store_problem};
 use kith_store::{
     AuditChain, ControlHandler, ControlSocket, EngineKind, MigrationState, MigrationStatus, OpenError,
     control_call,
@@ -20,6 +23,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::start::{self, Seams, StartError};
+
+/// API keys that a list on the command line shows at most.
+const LISTED_MOST: i64 = 1_000;
 
 /// A command. Not `Debug`: it may hold a password.
 #[derive(Serialize, Deserialize)]
@@ -33,6 +39,17 @@ pub(crate) enum Command {
     /// At once: every token that is out ends.
     RotateKeys {
         at_once: bool,
+    },
+    CreateApiKey {
+        /// The address of the administrator whose key it is.
+        admin: String,
+        name: String,
+        scopes: Vec<String>,
+        lifetime_s: Option<u64>,
+    },
+    ListApiKeys,
+    RevokeApiKey {
+        id: ApiKeyId,
     },
     MigrateStatus,
     /// Where the server can be asked.
@@ -50,11 +67,31 @@ pub(crate) enum Command {
 pub(crate) enum Reply {
     AdminCreated { user_id: UserId },
     KeysRotated(KeysRotated),
+    ApiKeyCreated(RevealedKey),
+    ApiKeys(Vec<ApiKey>),
+    ApiKeyRevoked,
     Migrations(Vec<Line>),
     LogLevel(String),
     Address(String),
     Audit(AuditReport),
     Refused(String),
+}
+
+/// An API key itself. No message can show it by mistake.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct RevealedKey(String);
+
+impl RevealedKey {
+    /// For the terminal of whoever made it, and for nothing else.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for RevealedKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// What became of the signing keys.
@@ -121,6 +158,20 @@ async fn perform(app: &App, command: Command) -> Reply {
             let ctx = app.system_ctx("command_line");
             reply(app.tokens.rotate(app, &ctx, at_once).await, |rotation| Reply::KeysRotated(rotation.into()))
         }
+        Command::CreateApiKey { admin, name, scopes, lifetime_s } => {
+            let made = create_api_key(app, &admin, &name, &scopes, lifetime_s.map(Duration::from_secs)).await;
+            reply(made.map_err(in_words), Reply::ApiKeyCreated)
+        }
+        Command::ListApiKeys => {
+            let ctx = app.system_ctx("command_line");
+            let last = ApiKeyId(Uuid::max());
+            reply(app.db.read(move |q| api_keys::list(q, &ctx, last, LISTED_MOST)).await, Reply::ApiKeys)
+        }
+        Command::RevokeApiKey { id } => {
+            let ctx = app.system_ctx("command_line");
+            let revoked = app.write(&ctx, move |tx, ctx| api_keys::revoke(tx, ctx, id)).await;
+            reply(revoked, |()| Reply::ApiKeyRevoked)
+        }
         Command::MigrateStatus => {
             reply(app.migrations().await, |all| Reply::Migrations(all.into_iter().map(Line::from).collect()))
         }
@@ -132,6 +183,20 @@ async fn perform(app: &App, command: Command) -> Reply {
             reply(set.map_err(|error| format!("this {error}")), |()| Reply::LogLevel(app.log_level.get()))
         }
     }
+}
+
+async fn create_api_key(
+    app: &App,
+    admin: &str,
+    name: &str,
+    scopes: &[String],
+    lifetime: Option<Duration>,
+) -> Result<RevealedKey, Problem> {
+    let address = Email::key_of(admin);
+    let maker = app.db.read(move |q| find_by_email(q, &address)).await.map_err(store_problem)?;
+    let nobody = || Problem::new(&problems::NOT_FOUND, "Nobody has this address.");
+    let (_, text) = api_keys::create_for(app, maker.ok_or_else(nobody)?, name, scopes, lifetime).await?;
+    Ok(RevealedKey(text))
 }
 
 /// An address on which this machine can be asked that listens on `addr`.

@@ -1,5 +1,6 @@
 //! What scenarios stand on: servers and their databases, people, answers, and the traces that changes leave.
 
+mod api_keys;
 mod app;
 mod browser;
 mod client;
@@ -14,6 +15,7 @@ mod spaces;
 mod trace;
 mod trials;
 
+pub use api_keys::{API_KEYS, ApiKey};
 pub use app::{PASSWORD, Person, TestApp};
 pub use browser::Browser;
 pub use client::{Answer, Client, X_REQUEST_ID};

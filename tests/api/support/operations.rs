@@ -144,6 +144,7 @@ impl TestApp {
             | "get_limits"
             | "get_facts"
             | "get_log_level"
+            | "list_api_keys"
             | "list_accounts"
             | "list_audit_entries"
             | "list_sessions"
@@ -215,6 +216,10 @@ impl TestApp {
                     .await
                     .expect(200);
                 (true, other.id, Value::Null)
+            }
+            "create_api_key" => (false, String::new(), json!({ "name": name, "scopes": ["jobs.read"] })),
+            "get_api_key" | "revoke_api_key" => {
+                (false, self.api_key(&by, &["jobs.read"]).await.id, Value::Null)
             }
             "set_log_level" => (false, String::new(), json!({ "level": "info" })),
             "get_account" => (false, other.id, Value::Null),

@@ -88,6 +88,19 @@ pub const TWINS: &[Twin] = &[
         }),
     },
     Twin {
+        row: "ACC-13",
+        broken: "whose API keys may read the audit log, whatever they were made for",
+        by: Break::Database(|kind| match kind {
+            EngineKind::Sqlite => &["CREATE TRIGGER widens AFTER INSERT ON api_keys
+                BEGIN UPDATE api_keys SET scopes = 'audit.read facts.read' WHERE id = NEW.id; END"],
+            EngineKind::Postgres => &[
+                "CREATE FUNCTION widens() RETURNS trigger LANGUAGE plpgsql
+                 AS 'BEGIN NEW.scopes := ''audit.read facts.read''; RETURN NEW; END'",
+                "CREATE TRIGGER widens BEFORE INSERT ON api_keys FOR EACH ROW EXECUTE FUNCTION widens()",
+            ],
+        }),
+    },
+    Twin {
         row: "PRT-02",
         broken: "that takes an acceptance by anybody for the receiver's",
         by: Break::Asked(|memory, asked| {

@@ -27,7 +27,7 @@ pub(crate) fn routes() -> Routes {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListQuery {
-    /// Who: `user:` and an id, `system:` and a part of Kith, or `anonymous`.
+    /// Who: `user:` or `api_key:` and an id, `system:` and a part of Kith, or `anonymous`.
     actor: Option<String>,
     /// What was done, such as `bond.created`.
     action: Option<String>,
@@ -56,7 +56,7 @@ struct AuditLine {
     id: Uuid,
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
-    /// `user:` and an id, `system:` and a part of Kith, or `anonymous`.
+    /// `user:` or `api_key:` and an id, `system:` and a part of Kith, or `anonymous`.
     actor: String,
     action: String,
     object: String,

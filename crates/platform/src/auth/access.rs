@@ -70,6 +70,17 @@ impl AccessCache {
         Ok(known.filter(is_open))
     }
 
+    /// What `user` is here; nothing, if they may not come in at all.
+    pub async fn role_of(&self, app: &App, user: UserId) -> Result<Option<Role>, Problem> {
+        let Some(source) = self.source else { return Ok(None) };
+        let read = async || {
+            let access = app.db.read(move |q| (source.read)(q, user)).await?;
+            Ok(access.map(Arc::new))
+        };
+        let known = self.entries.get_or_read(user, read).await.map_err(store_problem)?;
+        Ok(known.map(|access| access.role))
+    }
+
     pub fn forget(&self, user: UserId) {
         self.entries.forget(&user);
     }

@@ -7,9 +7,10 @@ use axum::extract::FromRequestParts;
 use http::header;
 use http::request::Parts;
 use kith_kernel::uuid::Uuid;
-use kith_kernel::{Actor, Ctx, Problem, RequestId, UserId, problems};
+use kith_kernel::{Actor, ApiKeyId, Ctx, Problem, RequestId, UserId, problems};
 
-use super::{Permission, Role};
+use super::api_keys::is_api_key;
+use super::{PEOPLE_ONLY, Permission, Role};
 use crate::App;
 use crate::http::{ApiError, ClientAddress, store_problem};
 use crate::idempotency::{self, IdempotencyKey};
@@ -40,13 +41,38 @@ pub struct SignedIn {
     pub key: Option<IdempotencyKey>,
 }
 
-/// A request of somebody whose role has the permission `P`, and from a listed address where there is a list; others are
-/// answered 401 or 403.
+/// A request of somebody whose role has the permission `P`, or by an API key that has it as a scope, and from a listed
+/// address where there is a list; others are answered 401 or 403.
 #[derive(Clone)]
 pub struct Allowed<P> {
     /// Who asks.
+    pub caller: Principal,
+    permission: PhantomData<P>,
+}
+
+/// A request of somebody whose role has the permission `P`: as [`Allowed`], but no API key will do.
+#[derive(Clone)]
+pub struct AllowedPerson<P> {
+    /// Who asks.
     pub caller: SignedIn,
     permission: PhantomData<P>,
+}
+
+/// Whoever a write is made for: somebody who is signed in, or a program with an API key. `ctx.actor` says who.
+#[derive(Clone)]
+pub struct Principal {
+    /// Of this request.
+    pub ctx: Ctx,
+    /// Names what is asked, if it is a write; [`App::change`] heeds it.
+    pub key: Option<IdempotencyKey>,
+    credential: Credential,
+}
+
+/// By what they came in.
+#[derive(Clone, Copy)]
+enum Credential {
+    Session { user_id: UserId, session: Uuid, role: Role },
+    ApiKey { id: ApiKeyId, permission: &'static str },
 }
 
 /// Where a request came from: personal, so not for logs.
@@ -67,14 +93,64 @@ impl FromRequestParts<App> for Caller {
     }
 }
 
-impl SignedIn {
-    /// Whether the session is still open and the role still the same.
+impl Principal {
+    /// Whether the session is still open and the role still the same, or the API key still counts.
     ///
     /// # Errors
     /// A 401 if not.
     pub(crate) async fn check_again(&self, app: &App) -> Result<(), Problem> {
-        let access = app.access.get(app, self.user_id, self.session).await?;
-        if access.is_some_and(|access| access.role == self.role) { Ok(()) } else { Err(unauthenticated()) }
+        match self.credential {
+            Credential::Session { user_id, session, role } => {
+                let access = app.access.get(app, user_id, session).await?;
+                if access.is_some_and(|access| access.role == role) { Ok(()) } else { Err(unauthenticated()) }
+            }
+            Credential::ApiKey { id, permission } => app.api_keys.judge_again(app, id, permission).await,
+        }
+    }
+
+    /// Tells the writes of one from those of another.
+    pub(crate) fn id(&self) -> Uuid {
+        match self.credential {
+            Credential::Session { user_id, .. } => user_id.0,
+            Credential::ApiKey { id, .. } => id.0,
+        }
+    }
+
+    /// Whoever asks by an API key that has the scope `permission`.
+    async fn by_api_key(
+        parts: &mut Parts,
+        app: &App,
+        text: &str,
+        permission: &'static str,
+    ) -> Result<Self, Problem> {
+        let mut ctx = anonymous(parts, app);
+        let known = app.api_keys.judge(app, text, ctx.now).await?;
+        if !known.has(permission) {
+            app.metrics.count_security(SecurityEvent::forbidden);
+            let detail = format!("This needs the scope {permission}, which this API key does not have.");
+            return Err(Problem::new(&problems::FORBIDDEN, detail));
+        }
+        ctx.actor = Actor::ApiKey(known.id);
+        let credential = Credential::ApiKey { id: known.id, permission };
+        Ok(Self { ctx, key: IdempotencyKey::of(parts)?, credential })
+    }
+}
+
+impl From<SignedIn> for Principal {
+    fn from(SignedIn { ctx, user_id, session, role, key }: SignedIn) -> Self {
+        Self { ctx, key, credential: Credential::Session { user_id, session, role } }
+    }
+}
+
+impl From<&SignedIn> for Principal {
+    fn from(caller: &SignedIn) -> Self {
+        caller.clone().into()
+    }
+}
+
+impl From<&Self> for Principal {
+    fn from(caller: &Self) -> Self {
+        caller.clone()
     }
 }
 
@@ -84,6 +160,12 @@ impl FromRequestParts<App> for SignedIn {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let mut ctx = anonymous(parts, app);
         let token = bearer(parts).ok_or_else(unauthenticated)?;
+        if is_api_key(token) {
+            app.api_keys.judge(app, token, ctx.now).await?;
+            app.metrics.count_security(SecurityEvent::forbidden);
+            let detail = "Only somebody who is signed in can do this; send their access token.";
+            return Err(Problem::new(&problems::API_KEY_NOT_ACCEPTED, detail).into());
+        }
         let refused = || {
             app.metrics.count_security(SecurityEvent::token_refused);
             unauthenticated()
@@ -102,18 +184,30 @@ impl<P: Permission> FromRequestParts<App> for Allowed<P> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let sent = bearer(parts).filter(|text| is_api_key(text) && !PEOPLE_ONLY.contains(&P::NAME));
+        let caller = match sent.map(str::to_owned) {
+            Some(text) => {
+                let caller = Principal::by_api_key(parts, app, &text, P::NAME).await?;
+                check_address(parts, app)?;
+                caller
+            }
+            None => AllowedPerson::<P>::from_request_parts(parts, app).await?.caller.into(),
+        };
+        Ok(Self { caller, permission: PhantomData })
+    }
+}
+
+impl<P: Permission> FromRequestParts<App> for AllowedPerson<P> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let caller = SignedIn::from_request_parts(parts, app).await?;
         if !caller.role.has(P::NAME) {
             app.metrics.count_security(SecurityEvent::forbidden);
             let detail = format!("This needs the permission {}, which your role does not have.", P::NAME);
             return Err(Problem::new(&problems::FORBIDDEN, detail).into());
         }
-        let listed = &app.config.server.admin_addresses;
-        let address = address(parts).ip();
-        if !listed.is_empty() && !listed.iter().any(|network| network.contains(address)) {
-            let detail = "Administration is open to the addresses in `server.admin_addresses` only.";
-            return Err(Problem::new(&problems::ADDRESS_NOT_LISTED, detail).into());
-        }
+        check_address(parts, app)?;
         Ok(Self { caller, permission: PhantomData })
     }
 }
@@ -130,6 +224,18 @@ impl FromRequestParts<App> for Client {
 
 fn address(parts: &Parts) -> ClientAddress {
     *parts.extensions.get().expect("the edge gives each request its client's address")
+}
+
+/// Whether administration is open to where the request comes from. A key that was taken away does as little elsewhere as
+/// a password.
+fn check_address(parts: &Parts, app: &App) -> Result<(), Problem> {
+    let listed = &app.config.server.admin_addresses;
+    let address = address(parts).ip();
+    if listed.is_empty() || listed.iter().any(|network| network.contains(address)) {
+        return Ok(());
+    }
+    let detail = "Administration is open to the addresses in `server.admin_addresses` only.";
+    Err(Problem::new(&problems::ADDRESS_NOT_LISTED, detail))
 }
 
 fn unauthenticated() -> Problem {

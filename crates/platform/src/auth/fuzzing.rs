@@ -6,6 +6,7 @@ use http::{HeaderValue, Request, header};
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Actor, Ctx, ManualClock, RequestId, SeededIds, SeededRandom, Sources, Timestamp, UserId};
 
+use super::api_keys::{ApiKeyText, is_api_key};
 use super::caller::bearer;
 use super::signing_keys::{KeySet, SigningKey};
 use super::tokens::{Tokens, Verdict};
@@ -27,7 +28,7 @@ static ISSUED: LazyLock<(Tokens, String)> = LazyLock::new(|| {
     (tokens, token)
 });
 
-/// Access tokens: of all there are, only the one that was issued is believed, letter by letter. An input that begins with
+/// Access tokens and API keys: a key is written in one way only; of all tokens there are, only the one that was issued is believed, letter by letter. An input that begins with
 /// `*` changes that one: position, exclusive or, and so on.
 pub fn tokens(data: &[u8]) {
     let (tokens, issued) = &*ISSUED;
@@ -38,6 +39,9 @@ pub fn tokens(data: &[u8]) {
             assert_eq!((text, at), (issued.as_str(), NOW));
             assert_eq!((claims.user_id, claims.session), (USER, SESSION));
         }
+    }
+    if let Ok(key) = ApiKeyText::parse(text) {
+        assert!(is_api_key(text) && key.reveal() == text, "two texts for one key");
     }
     let Ok(value) = HeaderValue::from_str(text) else { return };
     let request = Request::builder().header(header::AUTHORIZATION, &value);

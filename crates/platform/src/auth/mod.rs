@@ -1,9 +1,10 @@
-//! Who is asking, and what they may do: access tokens and their keys, roles, the extractors that read them, and the
-//! hashing of passwords.
+//! Who is asking, and what they may do: access tokens and their keys, API keys, roles, the extractors that read them, and
+//! the hashing of passwords.
 //!
 //! Accounts and sessions are not kept here; a module says how they stand.
 
 mod access;
+pub mod api_keys;
 mod caller;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -18,22 +19,27 @@ use kith_store::Migration;
 
 pub(crate) use access::AccessCache;
 pub use access::{Access, AccessSource};
-pub use caller::{Allowed, Caller, Client, SignedIn};
-pub(crate) use jwks::routes;
+pub use caller::{Allowed, AllowedPerson, Caller, Client, Principal, SignedIn};
 pub use keyring::{Keyring, MacPurpose};
 pub(crate) use passwords::PasswordCounts;
 pub use passwords::{Match, PasswordError, Passwords};
 pub use roles::{
-    PERMISSIONS, Permission, ReadApiKeys, ReadAudit, ReadCallbacks, ReadFacts, ReadJobs, ReadSchedules,
-    ReadUsers, Role, SetRoles, SuspendUsers, WorkJobs, WriteApiKeys, WriteCallbacks, WriteCollections,
-    WriteJobs, WriteLogs, WriteQueues, WriteSchedules,
+    PEOPLE_ONLY, PERMISSIONS, Permission, ReadApiKeys, ReadAudit, ReadCallbacks, ReadFacts, ReadJobs,
+    ReadSchedules, ReadUsers, Role, SetRoles, SuspendUsers, WorkJobs, WriteApiKeys, WriteCallbacks,
+    WriteCollections, WriteJobs, WriteLogs, WriteQueues, WriteSchedules,
 };
 pub use signing_keys::Rotation;
 pub(crate) use signing_keys::{KEY_PUBLISHED, signing_key_ages};
 pub use tokens::{Claims, Tokens};
 
-/// The tables of signing keys, of answers that are kept, and of starts.
+/// The tables of signing keys, of answers that are kept, of starts, and of API keys.
 pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "platform", sql: include_str!("../migrations/0001_platform.sql") },
     Migration { version: 2, name: "starts", sql: include_str!("../migrations/0002_starts.sql") },
+    Migration { version: 3, name: "api_keys", sql: include_str!("../migrations/0003_api_keys.sql") },
 ];
+
+/// The handlers.
+pub(crate) fn routes() -> crate::Routes {
+    jwks::routes().merge(api_keys::routes())
+}

@@ -104,6 +104,10 @@ permissions! {
     WriteApiKeys = "api_keys.write" for Admin;
 }
 
+/// Permissions that no API key can have: by them it could do more than it was made for, outlive its end, or shut out those
+/// who would end it.
+pub const PEOPLE_ONLY: &[&str] = &[SetRoles::NAME, SuspendUsers::NAME, WriteApiKeys::NAME];
+
 #[cfg(test)]
 mod tests {
     use super::*;

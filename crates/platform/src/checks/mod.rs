@@ -1,5 +1,6 @@
 //! What shows on a running deployment that the platform does what it should. A file a subject, a function a row.
 
+mod api_keys;
 mod bodies;
 mod build;
 mod caching;
@@ -41,6 +42,7 @@ pub(crate) const CHECKS: &[&[Check]] = &[
     tls::CHECKS,
     injection::CHECKS,
     tokens::CHECKS,
+    api_keys::CHECKS,
     traces::CHECKS,
     caching::CHECKS,
     limits::CHECKS,

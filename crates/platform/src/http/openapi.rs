@@ -6,7 +6,7 @@ use kith_kernel::{ProblemCode, problems};
 use utoipa::PartialSchema;
 use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::schema::{Components, Schema};
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     Content, InfoBuilder, LicenseBuilder, OpenApi, PathItem, Ref, RefOr, ResponseBuilder, Server,
 };
@@ -14,11 +14,14 @@ use utoipa::openapi::{
 use super::edge::is_secret;
 use super::limits::is_exempt;
 use super::problem::{FieldErrorBody, PROBLEM_JSON, ProblemBody};
+use crate::auth::PEOPLE_ONLY;
 use crate::idempotency;
 use crate::module::Module;
 
 /// What operations name in their `security(("bearer" = []))`.
 const BEARER: &str = "bearer";
+/// What is added where an API key does, too.
+const API_KEY: &str = "api_key";
 const PROBLEM: &str = "ProblemBody";
 const FIELD_ERROR: &str = "FieldErrorBody";
 
@@ -34,6 +37,7 @@ pub fn document(modules: &[&Module]) -> OpenApi {
                 if !method.is_safe() {
                     idempotency::declare(path, operation);
                 }
+                add_api_keys(operation);
                 add_common_problems(path, operation);
                 describe(operation);
             }
@@ -110,8 +114,7 @@ fn add_common_problems(path: &str, operation: &mut Operation) {
     }
     if operation.security.is_some() {
         common.push(&problems::UNAUTHENTICATED);
-    }
-    if asks_for_permission(operation) {
+        // A permission may be missing; where none is needed, an API key does not do.
         common.push(&problems::FORBIDDEN);
     }
     if has_parameter(operation, &ParameterIn::Query) {
@@ -146,11 +149,22 @@ pub(crate) fn add_problem(operation: &mut Operation, problem: &ProblemCode) {
     }
 }
 
-/// Whether it names a permission: `security(("bearer" = ["users.read"]))`.
-fn asks_for_permission(operation: &Operation) -> bool {
+/// Declares that whatever needs permissions can be asked for by an API key that has them as scopes, unless one of them is
+/// for people.
+fn add_api_keys(operation: &mut Operation) {
+    let permissions = permissions(operation);
+    let for_people = permissions.iter().any(|permission| PEOPLE_ONLY.contains(&&**permission));
+    if !permissions.is_empty() && !for_people {
+        operation.security.get_or_insert_default().push(SecurityRequirement::new(API_KEY, permissions));
+    }
+}
+
+/// What it names: `security(("bearer" = ["users.read"]))`.
+fn permissions(operation: &Operation) -> Vec<String> {
     let required = serde_json::to_value(&operation.security).expect("it is plain text");
-    let schemes = required.as_array().into_iter().flatten().filter_map(|schemes| schemes.get(BEARER));
-    schemes.filter_map(|permissions| permissions.as_array()).any(|permissions| !permissions.is_empty())
+    let schemes =
+        required.as_array().into_iter().flatten().filter_map(|schemes| schemes.get(BEARER)?.as_array());
+    schemes.flatten().filter_map(|permission| permission.as_str()).map(str::to_owned).collect()
 }
 
 fn has_parameter(operation: &Operation, place: &ParameterIn) -> bool {
@@ -165,8 +179,18 @@ fn problem_content() -> RefOr<Content> {
 }
 
 fn add_components(components: &mut Components, modules: &[&Module]) {
-    let bearer = Http::new(HttpAuthScheme::Bearer);
-    components.security_schemes.insert(BEARER.to_owned(), RefOr::T(SecurityScheme::Http(bearer)));
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(Some(
+        "The access token of somebody who is signed in, whose role has the permissions named.",
+    ));
+    let api_key = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("kith_[0-9a-v]{26}_[0-9a-v]{58}")
+        .description(Some(
+            "An API key that has the permissions named as scopes: `Authorization: Bearer kith_…`.",
+        ));
+    for (name, scheme) in [(BEARER, bearer), (API_KEY, api_key)] {
+        components.security_schemes.insert(name.to_owned(), RefOr::T(SecurityScheme::Http(scheme.build())));
+    }
     components.schemas.insert(FIELD_ERROR.to_owned(), FieldErrorBody::schema());
     let mut body = ProblemBody::schema();
     name_codes(&mut body, modules);

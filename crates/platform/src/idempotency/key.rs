@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 use axum::extract::MatchedPath;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName};
-use kith_kernel::{Problem, UserId, problems};
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{Problem, problems};
 use sha2::{Digest, Sha256};
 
 use crate::auth::{Keyring, MacPurpose};
@@ -60,9 +61,9 @@ impl IdempotencyKey {
         self.0.body.get_or_init(|| Sha256::digest(body).into());
     }
 
-    /// Names the write: the same for the same user, operation and key, and for nothing else.
-    pub(super) fn id(&self, keyring: &Keyring, user_id: UserId) -> [u8; 32] {
-        let parts = [user_id.0.as_bytes(), self.0.operation.as_bytes(), self.0.key.as_bytes()];
+    /// Names the write: the same for the same caller, operation and key, and for nothing else.
+    pub(super) fn id(&self, keyring: &Keyring, caller_id: Uuid) -> [u8; 32] {
+        let parts = [caller_id.as_bytes(), self.0.operation.as_bytes(), self.0.key.as_bytes()];
         keyring.mac(MacPurpose::Idempotency, &parts)
     }
 
@@ -129,7 +130,6 @@ fn unquote(rest: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use http::{HeaderValue, Method, Request};
-    use kith_kernel::uuid::Uuid;
 
     use super::*;
 
@@ -193,7 +193,7 @@ mod tests {
         let key = |method, target, key| of(method, target, key).unwrap().unwrap();
         let keyring = Keyring::new(&crate::config::Config::default().auth);
         let fingerprint = |key: IdempotencyKey| key.fingerprint(&keyring, &[0; 32]);
-        let (ada, ben) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
+        let (ada, ben) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let one = key(Method::POST, "/things?a=1", "key");
         let ids = [
             one.id(&keyring, ada),

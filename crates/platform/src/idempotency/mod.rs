@@ -19,7 +19,7 @@ use kith_kernel::{Ctx, Problem, days, problems};
 use kith_store::{Error, IntoOutcome, Outcome, Tx};
 use serde::Serialize;
 
-use crate::auth::Keyring;
+use crate::auth::{Keyring, Principal};
 use crate::http::{ApiResult, store_problem};
 use crate::{App, SignedIn};
 
@@ -57,30 +57,31 @@ enum Given {
 }
 
 impl App {
-    /// Runs a command of somebody who is signed in, in a transaction, and answers with what it returns: how every
-    /// such handler changes anything. If the request has an `Idempotency-Key`, the answer of a success is kept
+    /// Runs a command of somebody who is signed in, or of a program with an API key, in a transaction, and answers with
+    /// what it returns: how every such handler changes anything. If the request has an `Idempotency-Key`, the answer of a success is kept
     /// in that transaction, and given again to whoever sends the same. Otherwise as [`App::write`].
     ///
     /// # Errors
     /// The command's own; 409 if the same request is on its way, 422 if the key was another's.
-    pub async fn change<F, O, T>(&self, caller: &SignedIn, run: F) -> ApiResult<Response>
+    pub async fn change<F, O, T>(&self, caller: impl Into<Principal>, run: F) -> ApiResult<Response>
     where
         F: Fn(&Tx<'_>, &Ctx) -> O + Send + 'static,
         O: IntoOutcome<Value = Answer<T>> + 'static,
         O::Error: From<Error> + Into<Problem> + Send + 'static,
         T: Serialize + Send + 'static,
     {
+        let caller = caller.into();
         // The body may have come long after the head, at which this was asked first.
         caller.check_again(self).await?;
         let Some(key) = caller.key.clone() else {
             return Ok(self.write(&caller.ctx, run).await?.into_response());
         };
-        let user_id = caller.user_id;
+        let caller_id = caller.id();
         let waited_in_vain = Arc::new(AtomicBool::new(false));
         let in_vain = Arc::clone(&waited_in_vain);
         let keyring = Arc::clone(&self.keyring);
         let write = self.write(&caller.ctx, move |tx, ctx| {
-            let id = key.id(&keyring, user_id);
+            let id = key.id(&keyring, caller_id);
             let fingerprint = key.fingerprint(&keyring, &id);
             let known = find(tx, ctx, &keyring, &id);
             in_vain.store(matches!(known, Err(Error::DeadlinePassed)), Ordering::Relaxed);
@@ -111,7 +112,7 @@ impl App {
     /// 422 if the key was another's; the database's.
     pub async fn given_answer(&self, caller: &SignedIn) -> ApiResult<Option<Response>> {
         let Some(key) = caller.key.clone() else { return Ok(None) };
-        let (id, now) = (key.id(&self.keyring, caller.user_id), caller.ctx.now);
+        let (id, now) = (key.id(&self.keyring, caller.user_id.0), caller.ctx.now);
         let keyring = Arc::clone(&self.keyring);
         let kept = self.db.read(move |q| rows::find(q, &keyring, &id, now - KEPT)).await;
         let Some(kept) = kept.map_err(store_problem)? else { return Ok(None) };

@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and what is done then. Exit code 1 is a failure, 2 a wrong command or setting.
 
 mod admin;
+mod api_keys;
 mod audit;
 mod checklist;
 mod config;
@@ -46,6 +47,8 @@ enum Command {
     Admin(admin::Admin),
     /// The keys that access tokens are signed with
     Keys(keys::Keys),
+    /// The keys by which other programs ask
+    ApiKeys(api_keys::ApiKeys),
     /// Say whether a deployment is ready, with evidence
     Verify(verify::Verify),
     /// Make secrets
@@ -124,6 +127,7 @@ pub fn run() -> ExitCode {
         Command::Config(config) => config.run(),
         Command::Admin(admin) => admin.run(),
         Command::Keys(keys) => keys.run(),
+        Command::ApiKeys(api_keys) => api_keys.run(),
         Command::Secrets(secrets) => secrets.run(),
         Command::Audit(audit) => audit.run(),
         Command::Checklist(checklist) => checklist.run(),

@@ -127,6 +127,12 @@ impl Kept {
                 vec![Way { given: Vec::new(), body: Value::Null, wanted }]
             }
             _ if !operation.path.contains('{') => vec![],
+            // What needs a permission is refused before anybody looks what it is about.
+            _ if operation.permissions.as_ref().is_some_and(|needed| !needed.is_empty()) => {
+                let given = vec![&*self.owner.id; operation.path.matches('{').count()];
+                let body = if operation.takes_body { json!({}) } else { Value::Null };
+                vec![Way { given, body, wanted: &[403] }]
+            }
             new => {
                 let why = format!(
                     "this check does not know the operation {new}, and so not how it names what is somebody's"

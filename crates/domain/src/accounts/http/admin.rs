@@ -6,7 +6,8 @@ use kith_kernel::{Cursor, FieldError, Problem, Text, TextRules, UserId};
 use kith_platform::auth::{ReadUsers, Role, SetRoles, SuspendUsers};
 use kith_platform::http::PageAnswer;
 use kith_platform::{
-    Allowed, Answer, ApiResult, App, Json, PathId, ProblemBody, Query, Routes, cursor_problem, page_limit,
+    Allowed, AllowedPerson, Answer, ApiResult, App, Json, PathId, ProblemBody, Query, Routes, cursor_problem,
+    page_limit,
 };
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -110,7 +111,7 @@ async fn get_account(
 )]
 async fn set_role(
     State(app): State<App>,
-    Allowed { caller, .. }: Allowed<SetRoles>,
+    AllowedPerson { caller, .. }: AllowedPerson<SetRoles>,
     PathId(id): PathId<UserId>,
     Json(RoleBody { role }): Json<RoleBody>,
 ) -> ApiResult<Response> {
@@ -132,7 +133,7 @@ async fn set_role(
 )]
 async fn suspend_account(
     State(app): State<App>,
-    Allowed { caller, .. }: Allowed<SuspendUsers>,
+    AllowedPerson { caller, .. }: AllowedPerson<SuspendUsers>,
     PathId(id): PathId<UserId>,
     Json(SuspensionBody { reason }): Json<SuspensionBody>,
 ) -> ApiResult<Response> {
@@ -157,7 +158,7 @@ async fn suspend_account(
 )]
 async fn reinstate_account(
     State(app): State<App>,
-    Allowed { caller, .. }: Allowed<SuspendUsers>,
+    AllowedPerson { caller, .. }: AllowedPerson<SuspendUsers>,
     PathId(id): PathId<UserId>,
 ) -> ApiResult<Response> {
     let actor = (caller.user_id, caller.role);

@@ -1,0 +1,86 @@
+//! Making and ending keys. Each leaves its audit entry and tells every node.
+
+use std::time::Duration;
+
+use kith_kernel::{ApiKeyId, Ctx, Problem, UserId, problems};
+use kith_store::{Error, NewEvent, Query, Tx};
+use serde_json::json;
+
+use super::model::{ApiKey, ApiKeyError, ApiKeyStatus, NewApiKey};
+use super::text::{ApiKeyText, shown};
+use super::{CREATED, REVOKED, rows};
+use crate::App;
+use crate::auth::{Permission as _, WriteApiKeys};
+use crate::http::store_problem;
+
+/// Makes a key for `maker`, and reveals it this once.
+///
+/// # Errors
+/// The database's.
+pub fn create(tx: &Tx<'_>, ctx: &Ctx, maker: UserId, new: &NewApiKey) -> Result<(ApiKey, String), Error> {
+    let text = ApiKeyText::new(ctx.new_id(ApiKeyId), ctx.random());
+    let key = ApiKey {
+        id: text.id,
+        prefix: shown(text.id),
+        name: new.name.clone(),
+        scopes: new.scopes.clone(),
+        status: ApiKeyStatus::Active,
+        created_by: maker,
+        created_at: ctx.now,
+        expires_at: new.expires_at,
+        revoked_at: None,
+        last_used_at: None,
+    };
+    rows::insert(tx, &key, &text.digest())?;
+    let details = json!({ "name": key.name, "scopes": key.scopes, "expires_at": key.expires_at });
+    tx.audit_with(ctx, CREATED, key.id, Some(maker), details);
+    tx.emit(ctx, about(CREATED, &key));
+    Ok((key, text.reveal()))
+}
+
+/// Makes a key for an administrator, as whoever can give commands on the machine itself.
+///
+/// # Errors
+/// What is wrong with the input; that `maker` may not make keys.
+pub async fn create_for(
+    app: &App,
+    maker: UserId,
+    name: &str,
+    scopes: &[String],
+    lifetime: Option<Duration>,
+) -> Result<(ApiKey, String), Problem> {
+    let ctx = app.system_ctx("command_line");
+    let role = app.access.role_of(app, maker).await?.filter(|role| role.has(WriteApiKeys::NAME));
+    let role =
+        role.ok_or_else(|| Problem::new(&problems::FORBIDDEN, "Only administrators have API keys."))?;
+    let expires_at = lifetime.map(|lifetime| ctx.now + lifetime);
+    let new = NewApiKey::parse(role, ctx.now, name, scopes, expires_at).map_err(Problem::invalid)?;
+    app.write(&ctx, move |tx, ctx| create(tx, ctx, maker, &new)).await.map_err(store_problem)
+}
+
+/// Ends a key at once. One that has been revoked stays as it is.
+///
+/// # Errors
+/// [`ApiKeyError::NotFound`].
+pub fn revoke(tx: &Tx<'_>, ctx: &Ctx, id: ApiKeyId) -> Result<(), ApiKeyError> {
+    tx.lock("api_key", [id])?;
+    let key = rows::find(tx, id, ctx.now)?.ok_or(ApiKeyError::NotFound)?;
+    if rows::revoke(tx, id, ctx.now)? {
+        tx.audit(ctx, REVOKED, id);
+        tx.emit(ctx, about(REVOKED, &key));
+    }
+    Ok(())
+}
+
+/// Keys, newest first and none from before `before` on; at most `limit`.
+///
+/// # Errors
+/// The database's.
+pub fn list(q: &Query<'_>, ctx: &Ctx, before: ApiKeyId, limit: i64) -> Result<Vec<ApiKey>, Error> {
+    rows::list(q, before, limit, ctx.now)
+}
+
+fn about(kind: &'static str, key: &ApiKey) -> NewEvent {
+    let payload = json!({ "api_key_id": key.id, "name": key.name });
+    NewEvent { kind, subject: key.id.0, recipients: vec![key.created_by], payload }
+}

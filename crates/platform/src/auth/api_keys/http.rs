@@ -1,0 +1,133 @@
+//! API keys over HTTP, for administrators. A key is revealed by the answer that makes it, and by no other.
+
+use axum::extract::State;
+use axum::response::Response;
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{ApiKeyId, Cursor, Page, Problem, Timestamp, problems};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::routes;
+
+use super::super::{Allowed, AllowedPerson, ReadApiKeys, WriteApiKeys};
+use super::model::{ApiKey, ApiKeyError, NewApiKey};
+use super::{commands, rows};
+use crate::http::{PathId, ProblemBody, cursor_problem, store_problem};
+use crate::{Answer, ApiResult, App, Json, PageAnswer, PageQuery, Routes};
+
+type ApiKeyPage = PageAnswer<ApiKey>;
+
+/// The handlers.
+pub(crate) fn routes() -> Routes {
+    Routes::new().routes(routes!(create_api_key, list_api_keys)).routes(routes!(get_api_key, revoke_api_key))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewApiKeyBody {
+    /// What it is for; 1 to 80 characters.
+    name: String,
+    /// What it may do: permissions of your own, but for `users.set_role`, `users.suspend` and `api_keys.write`, which no
+    /// key may have.
+    #[schema(example = json!(["jobs.read"]))]
+    scopes: Vec<String>,
+    /// From when on it is refused; null or absent is never.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Timestamp>,
+}
+
+/// A key that was just made, and this once the key itself.
+#[derive(Serialize, ToSchema)]
+struct CreatedApiKey {
+    #[serde(flatten)]
+    about: ApiKey,
+    /// The key itself. It is not kept and not told again.
+    #[schema(
+        example = "kith_06gvr4a6tpo03dm123evt0lv9s_a3c5ho4obr67uo21hangphdbb1vk5gin1a4415d9t36apk7mahe1dk8h2k"
+    )]
+    key: String,
+}
+
+/// Make an API key. It may do what its scopes say as long as you may make keys. Only people make keys.
+#[utoipa::path(
+    post, path = "/api/v1/admin/api-keys", security(("bearer" = ["api_keys.write"])),
+    request_body = NewApiKeyBody,
+    responses((status = 201, body = CreatedApiKey))
+)]
+async fn create_api_key(
+    State(app): State<App>,
+    AllowedPerson { caller, .. }: AllowedPerson<WriteApiKeys>,
+    Json(body): Json<NewApiKeyBody>,
+) -> ApiResult<Response> {
+    let NewApiKeyBody { name, scopes, expires_at } = body;
+    let new = NewApiKey::parse(caller.role, caller.ctx.now, &name, &scopes, expires_at);
+    let new = new.map_err(Problem::invalid)?;
+    let maker = caller.user_id;
+    app.change(&caller, move |tx, ctx| {
+        let (about, key) = commands::create(tx, ctx, maker, &new)?;
+        Ok::<_, ApiKeyError>(Answer::created(CreatedApiKey { about, key }))
+    })
+    .await
+}
+
+/// API keys, newest first, those among them that no longer count.
+#[utoipa::path(
+    get, path = "/api/v1/admin/api-keys", security(("bearer" = ["api_keys.read"])),
+    params(PageQuery),
+    responses((status = 200, body = ApiKeyPage))
+)]
+async fn list_api_keys(
+    State(app): State<App>,
+    Allowed { caller, .. }: Allowed<ReadApiKeys>,
+    page: PageQuery,
+) -> ApiResult<ApiKeyPage> {
+    let limit = page.limit()?;
+    let before = page.cursor.as_ref().map(Cursor::key).transpose().map_err(cursor_problem)?;
+    let before = before.unwrap_or(ApiKeyId(Uuid::max()));
+    let rows = app.db.read(move |q| commands::list(q, &caller.ctx, before, limit.rows())).await;
+    Ok(Page::from_rows(rows.map_err(store_problem)?, limit, |key| key.id).into())
+}
+
+/// One API key.
+#[utoipa::path(
+    get, path = "/api/v1/admin/api-keys/{id}", security(("bearer" = ["api_keys.read"])),
+    params(("id" = String, Path, format = Uuid, description = "Of the key")),
+    responses(
+        (status = 200, body = ApiKey),
+        (status = 404, description = "No key has this id", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn get_api_key(
+    State(app): State<App>,
+    Allowed { caller, .. }: Allowed<ReadApiKeys>,
+    PathId(id): PathId<ApiKeyId>,
+) -> ApiResult<Json<ApiKey>> {
+    let found = app.db.read(move |q| rows::find(q, id, caller.ctx.now)).await.map_err(store_problem)?;
+    Ok(Json(found.ok_or(ApiKeyError::NotFound)?))
+}
+
+/// Revoke an API key, for good and at once: on the other nodes within a second.
+#[utoipa::path(
+    delete, path = "/api/v1/admin/api-keys/{id}", security(("bearer" = ["api_keys.write"])),
+    params(("id" = String, Path, format = Uuid, description = "Of the key")),
+    responses(
+        (status = 204, description = "Revoked, now or before"),
+        (status = 404, description = "No key has this id", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn revoke_api_key(
+    State(app): State<App>,
+    AllowedPerson { caller, .. }: AllowedPerson<WriteApiKeys>,
+    PathId(id): PathId<ApiKeyId>,
+) -> ApiResult<Response> {
+    app.change(&caller, move |tx, ctx| commands::revoke(tx, ctx, id).map(|()| Answer::no_content())).await
+}
+
+impl From<ApiKeyError> for Problem {
+    fn from(error: ApiKeyError) -> Self {
+        match error {
+            ApiKeyError::NotFound => Self::new(&problems::NOT_FOUND, "No API key has this id."),
+            ApiKeyError::Store(error) => store_problem(error),
+        }
+    }
+}

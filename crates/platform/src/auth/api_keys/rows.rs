@@ -1,0 +1,133 @@
+//! All SQL about API keys, a function a statement. No decisions.
+
+use kith_kernel::{ApiKeyId, Timestamp, UserId};
+use kith_store::{Error, Query, Row, Tx, params};
+use serde_json::{Value, json};
+
+use super::known::KnownKey;
+use super::model::{ApiKey, ApiKeyStatus};
+use super::text::shown;
+
+pub(super) fn insert(tx: &Tx<'_>, key: &ApiKey, digest: &[u8; 32]) -> Result<(), Error> {
+    tx.exec(
+        "INSERT INTO api_keys (id, digest, name, scopes, created_by, created_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        params![
+            key.id.0,
+            digest,
+            key.name,
+            key.scopes.join(" "),
+            key.created_by,
+            key.created_at,
+            key.expires_at
+        ],
+    )?;
+    Ok(())
+}
+
+pub(super) fn find(q: &Query<'_>, id: ApiKeyId, now: Timestamp) -> Result<Option<ApiKey>, Error> {
+    q.one(
+        "SELECT id, name, scopes, created_by, created_at, expires_at, revoked_at, last_used_at FROM api_keys
+         WHERE id = $1",
+        params![id.0],
+        |row| read(row, now),
+    )
+}
+
+/// What a key is judged by.
+pub(super) fn find_known(q: &Query<'_>, id: ApiKeyId) -> Result<Option<KnownKey>, Error> {
+    q.one(
+        "SELECT digest, created_by, scopes, expires_at, revoked_at, last_used_at FROM api_keys WHERE id = $1",
+        params![id.0],
+        |row| {
+            let scopes = row.get::<String>(2)?;
+            let scopes = scopes.split(' ').map(str::to_owned).collect();
+            let last_used_at = row.get::<Option<Timestamp>>(5)?;
+            Ok(KnownKey::new(id, row.get(0)?, row.get(1)?, scopes, row.get(3)?, row.get(4)?, last_used_at))
+        },
+    )
+}
+
+/// Keys, newest first; at most `limit`.
+pub(super) fn list(
+    q: &Query<'_>,
+    before: ApiKeyId,
+    limit: i64,
+    now: Timestamp,
+) -> Result<Vec<ApiKey>, Error> {
+    q.all(
+        "SELECT id, name, scopes, created_by, created_at, expires_at, revoked_at, last_used_at FROM api_keys
+         WHERE id < $1 ORDER BY id DESC LIMIT $2",
+        params![before.0, limit],
+        |row| read(row, now),
+    )
+}
+
+/// All that somebody made, for themselves.
+pub(super) fn list_of(q: &Query<'_>, user: UserId) -> Result<Vec<Value>, Error> {
+    q.all(
+        "SELECT name, scopes, created_at, expires_at, revoked_at, last_used_at FROM api_keys
+         WHERE created_by = $1 ORDER BY id",
+        params![user],
+        |row| {
+            let at = |n| row.get::<Option<Timestamp>>(n);
+            Ok(json!({
+                "name": row.get::<String>(0)?,
+                "scopes": row.get::<String>(1)?,
+                "created_at": at(2)?,
+                "expires_at": at(3)?,
+                "revoked_at": at(4)?,
+                "last_used_at": at(5)?,
+            }))
+        },
+    )
+}
+
+pub(super) fn count_of(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
+    let sql = "SELECT COUNT(*) FROM api_keys WHERE created_by = $1";
+    Ok(q.one(sql, params![user], |row| row.get(0))?.unwrap_or(0))
+}
+
+pub(super) fn delete_of(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
+    tx.exec("DELETE FROM api_keys WHERE created_by = $1", params![user])?;
+    Ok(())
+}
+
+/// Ends a key, and says whether it had not ended before.
+pub(super) fn revoke(tx: &Tx<'_>, id: ApiKeyId, at: Timestamp) -> Result<bool, Error> {
+    let sql = "UPDATE api_keys SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL";
+    tx.exec(sql, params![id.0, at]).map(|rows| rows == 1)
+}
+
+/// Notes that it was used, unless another node has noted so since `before`.
+pub(super) fn note_use(tx: &Tx<'_>, id: ApiKeyId, at: Timestamp, before: Timestamp) -> Result<(), Error> {
+    tx.exec(
+        "UPDATE api_keys SET last_used_at = $2 WHERE id = $1 AND (last_used_at IS NULL OR last_used_at <= $3)",
+        params![id.0, at, before],
+    )?;
+    Ok(())
+}
+
+/// How many keys there are, and of how many a digest is kept that can be one of SHA-256.
+pub(super) fn count(q: &Query<'_>) -> Result<(i64, i64), Error> {
+    let sql =
+        "SELECT COUNT(*), COALESCE(SUM(CASE WHEN LENGTH(digest) = 32 THEN 1 ELSE 0 END), 0) FROM api_keys";
+    Ok(q.one(sql, &[], |row| Ok((row.get(0)?, row.get(1)?)))?.unwrap_or_default())
+}
+
+fn read(row: &Row<'_>, now: Timestamp) -> Result<ApiKey, Error> {
+    let id = ApiKeyId(row.get(0)?);
+    let (expires_at, revoked_at) = (row.get(5)?, row.get(6)?);
+    Ok(ApiKey {
+        id,
+        prefix: shown(id),
+        name: row.get(1)?,
+        scopes: row.get::<String>(2)?.split(' ').map(str::to_owned).collect(),
+        status: ApiKeyStatus::at(now, expires_at, revoked_at),
+        created_by: row.get(3)?,
+        created_at: row.get(4)?,
+        expires_at,
+        revoked_at,
+        last_used_at: row.get(7)?,
+    })
+}

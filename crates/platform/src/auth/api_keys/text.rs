@@ -1,0 +1,144 @@
+//! What a key looks like: `kith_` and its id, `_` and its secret with a checksum, both in lower-case base 32.
+//!
+//! 26 digits of id and 58 of secret and checksum, of the alphabet of RFC 4648, section 7, without padding:
+//! `kith_[0-9a-v]{26}_[0-9a-v]{58}`. The checksum is the CRC-32 (ISO 3309) of id and secret, so that scanners know a key
+//! from something like one, and a typing error from a wrong key, without asking anybody.
+
+use data_encoding::BASE32_DNSSEC;
+use kith_kernel::ApiKeyId;
+use kith_kernel::uuid::Uuid;
+use sha2::{Digest, Sha256};
+
+/// What every key begins with.
+const PREFIX: &str = "kith_";
+const ID_BYTES: usize = 16;
+const SECRET_BYTES: usize = 32;
+const CHECKSUM_BYTES: usize = 4;
+
+/// A key as its holder has it. No log can hold it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct ApiKeyText {
+    /// Which key it claims to be.
+    pub id: ApiKeyId,
+    secret: [u8; SECRET_BYTES],
+}
+
+/// Why a text that begins like a key is none: it was not copied whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NotAKey;
+
+/// Whether somebody means this to be a key.
+pub(crate) fn is_api_key(text: &str) -> bool {
+    text.starts_with(PREFIX)
+}
+
+/// What is shown of a key: `kith_` and its id.
+pub(crate) fn shown(id: ApiKeyId) -> String {
+    format!("{PREFIX}{}", BASE32_DNSSEC.encode(id.0.as_bytes()))
+}
+
+impl ApiKeyText {
+    /// A key with this secret.
+    pub fn new(id: ApiKeyId, secret: [u8; SECRET_BYTES]) -> Self {
+        Self { id, secret }
+    }
+
+    /// For the answer to whoever makes it, and for nothing else.
+    pub fn reveal(&self) -> String {
+        let checked = [&self.secret[..], &self.checksum()].concat();
+        format!("{}_{}", shown(self.id), BASE32_DNSSEC.encode(&checked))
+    }
+
+    /// Reads what [`ApiKeyText::reveal`] wrote, digit by digit.
+    ///
+    /// # Errors
+    /// [`NotAKey`] if it is malformed or its checksum is wrong.
+    pub fn parse(text: &str) -> Result<Self, NotAKey> {
+        let (id, secret) = text.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')).ok_or(NotAKey)?;
+        let id: [u8; ID_BYTES] = decode(id).ok_or(NotAKey)?;
+        let checked: [u8; SECRET_BYTES + CHECKSUM_BYTES] = decode(secret).ok_or(NotAKey)?;
+        let (secret, checksum) = checked.split_first_chunk::<SECRET_BYTES>().ok_or(NotAKey)?;
+        let key = Self::new(ApiKeyId(Uuid::from_bytes(id)), *secret);
+        if key.checksum() == *checksum { Ok(key) } else { Err(NotAKey) }
+    }
+
+    /// What the database keeps of it. One round of SHA-256 is enough: what slows guessing down is for secrets that people
+    /// think up, and these are 256 random bits, of which nobody tries a fraction worth speaking of.
+    pub fn digest(&self) -> [u8; 32] {
+        Sha256::digest(self.secret).into()
+    }
+
+    fn checksum(&self) -> [u8; CHECKSUM_BYTES] {
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(self.id.0.as_bytes());
+        crc.update(&self.secret);
+        crc.finalize().to_be_bytes()
+    }
+}
+
+impl std::fmt::Debug for ApiKeyText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}_***", shown(self.id))
+    }
+}
+
+/// Exactly so many bytes, written in just one way.
+fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.len() != BASE32_DNSSEC.encode_len(N) || text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return None;
+    }
+    BASE32_DNSSEC.decode(text.as_bytes()).ok()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> ApiKeyText {
+        ApiKeyText::new(ApiKeyId(Uuid::from_u128(7)), [9; SECRET_BYTES])
+    }
+
+    #[test]
+    fn a_key_reads_back_and_looks_like_nothing_else() {
+        let text = key().reveal();
+        assert_eq!(ApiKeyText::parse(&text), Ok(key()));
+        assert_eq!(
+            text,
+            "kith_0000000000000000000000000s_144gi289144gi289144gi289144gi289144gi289144gi289144mckmkks"
+        );
+        assert!(text.starts_with(&format!("{}_", shown(key().id))) && is_api_key(&text));
+        let digits = |part: &str, length| {
+            part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'v'))
+        };
+        let parts: Vec<_> = text.split('_').collect();
+        assert!(parts.len() == 3 && digits(parts[1], 26) && digits(parts[2], 58), "{text}");
+    }
+
+    #[test]
+    fn a_typing_error_is_told_from_a_wrong_key_without_asking() {
+        let text = key().reveal();
+        for at in 0..text.len() {
+            for digit in [b'0', b'1', b'V', b'_', b' '] {
+                let mut typed = text.clone().into_bytes();
+                if typed[at] == digit {
+                    continue;
+                }
+                typed[at] = digit;
+                let typed = String::from_utf8(typed).unwrap();
+                assert_eq!(ApiKeyText::parse(&typed), Err(NotAKey), "{typed}");
+            }
+        }
+        for cut in ["", "kith_", "kith__", &text[..text.len() - 1], &format!("{text}0"), &text.to_uppercase()]
+        {
+            assert_eq!(ApiKeyText::parse(cut), Err(NotAKey), "{cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_and_what_is_printed_say_nothing_of_the_secret() {
+        let key = key();
+        assert_eq!(format!("{key:?}"), "kith_0000000000000000000000000s_***");
+        assert_ne!(key.digest(), key.secret);
+        assert_ne!(key.digest(), ApiKeyText::new(key.id, [8; SECRET_BYTES]).digest());
+    }
+}

@@ -1,0 +1,88 @@
+//! API keys: what they may do and for how long, and what is kept of them.
+
+use std::time::Duration;
+
+use kith_kernel::Timestamp;
+use kith_readiness::{Check, Client, Run, Shortfall};
+use serde_json::{Value, json};
+
+pub(super) const CHECKS: &[Check] = &[Check {
+    row: "ACC-13",
+    does: "makes two API keys with one scope, calls what it allows, what it does not and what is for people, lets one expire \
+           and revokes the other, and has the server count what it keeps of keys",
+    mend: "revoke all API keys until it is mended: `kith api-keys list`, `kith api-keys revoke`",
+    last: false,
+    run: |run| Box::pin(do_what_they_are_made_for(run)),
+}];
+
+const KEYS: &str = "/api/v1/admin/api-keys";
+const ALLOWED: &str = "/api/v1/admin/facts";
+const NOT_ALLOWED: &str = "/api/v1/audit";
+const FOR_PEOPLE: &str = "/api/v1/me";
+const LIFETIME: Duration = Duration::from_secs(2);
+
+/// A key that was made for the run.
+struct Key {
+    id: String,
+    text: String,
+    created_at: Timestamp,
+}
+
+async fn do_what_they_are_made_for(run: &Run) -> Result<String, Shortfall> {
+    // Without an administrator who is let in there are no keys.
+    run.facts().await?;
+    let admin = run.admin().await?.at(run.node());
+    let key = make(run, &admin, None).await?;
+    let found = judge(run, &admin, &key).await;
+    let revoked = revoke(&admin, &key).await;
+    found?;
+    revoked?;
+    let with_key = with(run, &key);
+    with_key.get(ALLOWED).await?.expect_problem(401, "unauthenticated")?;
+    let kept = run.facts().await?["modules"]["api_keys.stored"].take();
+    run.figure("api_keys", kept.clone());
+    let (keys, digests) = (kept["keys"].as_i64().unwrap_or(0), kept["digests"].as_i64().unwrap_or(-1));
+    if keys == 0 || keys != digests {
+        return Err(Shortfall::fails(format!("of {keys} keys {digests} are kept as digests")));
+    }
+    Ok(format!(
+        "a key with the scope facts.read was let in to what that allows, refused elsewhere, and refused once revoked; \
+         another once it had expired; all {keys} keys are kept as digests"
+    ))
+}
+
+fn with(run: &Run, key: &Key) -> Client {
+    run.anonymous().at(run.node()).with_token(&key.text)
+}
+
+async fn make(run: &Run, admin: &Client, expires_at: Option<Timestamp>) -> Result<Key, Shortfall> {
+    let body = json!({ "name": run.mark("api-key"), "scopes": ["facts.read"], "expires_at": expires_at });
+    let made = admin.post(KEYS, body).await?.expect(201)?;
+    let created_at = serde_json::from_value(made.json()["created_at"].take());
+    let created_at = created_at.map_err(|_| Shortfall::fails("a key does not say when it was made"))?;
+    Ok(Key { id: made.text_at("/id")?, text: made.text_at("/key")?, created_at })
+}
+
+async fn revoke(admin: &Client, key: &Key) -> Result<(), Shortfall> {
+    admin.delete(&format!("{KEYS}/{}", key.id), Value::Null).await?.expect(204).map(drop)
+}
+
+/// What it may do while it lasts, and that one with an end does not last.
+async fn judge(run: &Run, admin: &Client, key: &Key) -> Result<(), Shortfall> {
+    let with_key = with(run, key);
+    with_key.get(ALLOWED).await?.expect(200)?;
+    with_key.get(NOT_ALLOWED).await?.expect_problem(403, "forbidden")?;
+    with_key.get(FOR_PEOPLE).await?.expect_problem(403, "api_key_not_accepted")?;
+    let shown = admin.get(&format!("{KEYS}/{}", key.id)).await?.expect(200)?;
+    if shown.text().contains(&key.text) {
+        return Err(Shortfall::fails("a key is told again after it was made"));
+    }
+    let brief = make(run, admin, Some(key.created_at + LIFETIME)).await?;
+    let with_brief = with(run, &brief);
+    let at_first = with_brief.get(ALLOWED).await?.status;
+    with_brief.wait(LIFETIME + Duration::from_millis(100)).await;
+    let in_the_end = with_brief.get(ALLOWED).await?;
+    revoke(admin, &brief).await?;
+    in_the_end.expect_problem(401, "unauthenticated")?;
+    if at_first == 200 { Ok(()) } else { Err(Shortfall::fails(format!("a new key is answered {at_first}"))) }
+}

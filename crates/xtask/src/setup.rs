@@ -14,6 +14,8 @@ const PROGRAMS: &[(&[&str], &str)] = &[
     (&["chromium", "chromium-browser", "google-chrome"], "chromium"),
     (&["curl"], "curl"),
     (&["ab"], "apache2-utils"),
+    // For BullMQ in `cargo xtask bench jobs`, which starts one of its own.
+    (&["redis-server"], "redis-server"),
 ];
 const PGBOUNCER: &str = "/usr/sbin/pgbouncer";
 

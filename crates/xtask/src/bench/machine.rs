@@ -34,23 +34,35 @@ pub fn cores() -> Result<usize> {
     Ok(text.lines().filter(|line| line.starts_with("processor")).count())
 }
 
-/// How often a second `folder`'s disk makes 4 KiB durable (write and fdatasync, one after the other).
-pub fn fsync_rate(folder: &Path) -> Result<f64> {
+/// How the disk syncs at this moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Fsync {
+    /// How often a second, one after the other.
+    pub rate: f64,
+    /// What 99 of 100 stay below, in milliseconds.
+    pub p99_ms: f64,
+}
+
+/// How `folder`'s disk makes 4 KiB durable (write and fdatasync, one after the other).
+pub fn fsync(folder: &Path) -> Result<Fsync> {
     let path = folder.join("fsync");
     let file = File::options().create(true).truncate(true).write(true).open(&path)?;
     let block = [0x5a; 4096];
     let blocks = 256;
     (0..blocks).try_for_each(|n| file.write_all_at(&block, n * 4096))?;
     file.sync_all()?;
-    let (began, mut done) = (now(), 0);
+    let (began, mut took) = (now(), Vec::new());
     while began.elapsed() < FSYNC_FOR {
-        file.write_all_at(&block, (done % blocks) * 4096)?;
+        let before = now();
+        file.write_all_at(&block, (took.len() as u64 % blocks) * 4096)?;
         file.sync_data()?;
-        done += 1;
+        took.push(before.elapsed());
     }
-    let rate = done as f64 / began.elapsed().as_secs_f64();
+    let rate = took.len() as f64 / began.elapsed().as_secs_f64();
     fs::remove_file(path)?;
-    Ok(rate)
+    took.sort_unstable();
+    let p99 = took[(took.len() * 99 / 100).min(took.len() - 1)];
+    Ok(Fsync { rate, p99_ms: p99.as_secs_f64() * 1e3 })
 }
 
 /// Processor time that a process has used, in seconds.

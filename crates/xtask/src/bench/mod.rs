@@ -3,6 +3,7 @@
 //! The server has one core and the load generator the other; PostgreSQL may use both. No test depends on a time.
 
 mod ceiling;
+mod jobs;
 mod log_ins;
 mod machine;
 mod rows;
@@ -41,7 +42,10 @@ const WRITERS: usize = 10_000;
 
 /// What to measure, and how long.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    only: Option<Only>,
     /// Short runs, to see that it works; their figures mean little
     #[arg(long)]
     quick: bool,
@@ -57,6 +61,13 @@ pub struct Args {
     /// Only one of the two
     #[arg(long)]
     database: Option<Engine>,
+}
+
+/// What is measured instead of what answers people.
+#[derive(clap::Subcommand)]
+enum Only {
+    /// The job engine on both databases, side by side with BullMQ and Graphile Worker
+    Jobs(jobs::Args),
 }
 
 /// A database to measure on.
@@ -95,6 +106,9 @@ impl Args {
 
 /// Builds what is measured and what measures, and measures.
 pub fn bench(args: &Args) -> Result<()> {
+    if let Some(Only::Jobs(args)) = &args.only {
+        return jobs::jobs(args);
+    }
     if cfg!(debug_assertions) {
         return with_release_build();
     }
@@ -158,7 +172,7 @@ fn measure_engine(
         Engine::Sqlite => ("SQLite", "WAL, synchronous=FULL"),
         Engine::Postgres => ("PostgreSQL", "fsync and synchronous_commit on"),
     };
-    let fsync_rate = machine::fsync_rate(folder)?;
+    let fsync_rate = machine::fsync(folder)?.rate;
     eprintln!("\n{name} ({durability}); this disk makes 4 KiB durable {fsync_rate:.0} times a second");
     let start = Start {
         binary: binary.to_owned(),

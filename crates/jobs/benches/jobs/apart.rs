@@ -1,0 +1,96 @@
+//! Worker processes that work together on one database, each started from this same program.
+
+use std::env;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+
+use super::Error;
+use super::engine::{Engine, now, pause};
+
+/// How often a process says how much it has run.
+const TELL_EVERY_MS: u64 = 5;
+
+struct Process {
+    child: Child,
+    orders: ChildStdin,
+    ran: Arc<AtomicU64>,
+}
+
+impl Process {
+    /// It is connected when this returns.
+    async fn start(place: &[String]) -> Result<Self, Error> {
+        let mut command = Command::new(env::current_exe()?);
+        command.args(["--row", "child"]).args(place).kill_on_drop(true);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let (Some(orders), Some(said)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err("a process without pipes".into());
+        };
+        let mut said = BufReader::new(said).lines();
+        if said.next_line().await?.as_deref() != Some("ready") {
+            return Err("a worker process did not become ready".into());
+        }
+        let ran = Arc::new(AtomicU64::new(0));
+        let told = Arc::clone(&ran);
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = said.next_line().await {
+                told.store(line.parse().unwrap_or(0), Ordering::Relaxed);
+            }
+        });
+        Ok(Self { child, orders, ran })
+    }
+
+    async fn order(&mut self, word: &str) -> Result<(), Error> {
+        self.orders.write_all(format!("{word}\n").as_bytes()).await?;
+        Ok(self.orders.flush().await?)
+    }
+}
+
+/// From the moment that all may begin until no job is left.
+pub async fn workers(engine: &Engine, jobs: u64, processes: u64) -> Result<Value, Error> {
+    engine.warm_up().await?;
+    let mut all = Vec::new();
+    for _ in 0..processes {
+        all.push(Process::start(&engine.place).await?);
+    }
+    engine.in_bulk(jobs, None).await?;
+    let began = now();
+    for process in &mut all {
+        process.order("go").await?;
+    }
+    let ran = || all.iter().map(|process| process.ran.load(Ordering::Relaxed)).sum::<u64>();
+    while ran() < jobs {
+        pause(2).await;
+    }
+    engine.until_none_is_left().await?;
+    let rate = jobs as f64 / began.elapsed().as_secs_f64();
+    let each: Vec<_> = all.iter().map(|process| process.ran.load(Ordering::Relaxed)).collect();
+    for process in &mut all {
+        process.order("end").await?;
+        process.child.wait().await?;
+    }
+    Ok(json!({ "rate_per_s": rate, "workers": processes, "each_ran": each }))
+}
+
+/// A worker process: says that it is ready, works when it is told to, ends when it is told to.
+pub async fn child(engine: &Engine) -> Result<Value, Error> {
+    let mut orders = BufReader::new(tokio::io::stdin()).lines();
+    println!("ready");
+    if orders.next_line().await?.as_deref() != Some("go") {
+        return Ok(Value::Null);
+    }
+    let (workers, ran) = engine.work(|_| {}).await?;
+    loop {
+        println!("{}", ran.count());
+        tokio::select! {
+            _ = orders.next_line() => break,
+            () = pause(TELL_EVERY_MS) => {}
+        }
+    }
+    workers.stop().await;
+    Ok(json!(ran.count()))
+}

@@ -1,0 +1,190 @@
+//! The engine on one database, and the same no-op work that the peers do with theirs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use kith_jobs::{Done, Handler, JOBS_MIGRATIONS, Jobs, NewJob, QueueShare, WorkerOptions, Workers};
+use kith_kernel::{Clock as _, Sources, SystemClock, SystemRandom, TimeOrderedIds, Timestamp};
+use kith_store::{
+    EngineKind, EngineOptions, PostgresOptions, STORE_MIGRATIONS, SqliteOptions, Store, StoreOptions, params,
+};
+use tokio::task::JoinSet;
+
+use super::{Args, Error};
+
+/// How many enqueue at once.
+pub const CALLERS: u64 = 64;
+/// How many jobs run at once in a process.
+pub const CONCURRENCY: usize = 50;
+/// Jobs in one bulk call.
+pub const BATCH: u64 = 1_000;
+/// Bulk calls that are under way at once.
+const BULK_CALLERS: u64 = 2;
+const WARM_UP: u64 = 2_000;
+pub const QUEUE: &str = "bench";
+const KIND: &str = "bench.noop";
+
+/// An open engine.
+pub struct Engine {
+    pub jobs: Jobs,
+    pub place: Vec<String>,
+}
+
+/// What a worker has run.
+#[derive(Clone, Default)]
+pub struct Ran(Arc<AtomicU64>);
+
+impl Ran {
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Engine {
+    /// On `--data FOLDER` or `--database URL`, whose tables are made if absent.
+    pub async fn open(args: &Args) -> Result<Self, Error> {
+        let (place, engine) = match args.text("database") {
+            Ok(url) => {
+                let place = vec!["--database".to_owned(), url.to_owned()];
+                (place, EngineOptions::Postgres(PostgresOptions::at(url)))
+            }
+            Err(_) => {
+                let folder = args.text("data")?;
+                let place = vec!["--data".to_owned(), folder.to_owned()];
+                (place, EngineOptions::Sqlite(SqliteOptions::in_folder(folder)))
+            }
+        };
+        let options = StoreOptions { deadline: Duration::from_secs(60), ..StoreOptions::new(engine) };
+        let modules = vec![STORE_MIGRATIONS, JOBS_MIGRATIONS];
+        Store::migrate_up(&options, modules, SystemClock.now()).await?;
+        let sources = Sources {
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(TimeOrderedIds::new(SystemRandom)),
+            random: Arc::new(SystemRandom),
+        };
+        Ok(Self { jobs: Jobs::new(Store::open(options).await?, sources), place })
+    }
+
+    /// What of an acknowledged job survives, at the settings that are found.
+    pub async fn durability(&self) -> Result<String, Error> {
+        if self.jobs.db().kind() == EngineKind::Sqlite {
+            return Ok(
+                "SQLite, WAL, synchronous=FULL: an acknowledged job survives kill -9 and power loss".to_owned()
+            );
+        }
+        let synced = self.jobs.db().read(|q| {
+            q.one(
+                "SELECT current_setting('fsync') || current_setting('synchronous_commit')",
+                params![],
+                |row| row.get::<String>(0),
+            )
+        });
+        let synced = synced.await?;
+        Ok(if synced.as_deref() == Some("onon") {
+            "PostgreSQL, fsync and synchronous_commit on: an acknowledged job survives kill -9 and power loss"
+        } else {
+            "PostgreSQL, not synced: an acknowledged job may be lost with the power"
+        }
+        .to_owned())
+    }
+
+    /// Starts workers that call `on_run` with the job's number and count it.
+    pub async fn work(
+        &self,
+        on_run: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Result<(Workers, Ran), Error> {
+        let ran = Ran::default();
+        let (counted, on_run) = (ran.clone(), Arc::new(on_run));
+        let handler = Handler::new(KIND, move |run| {
+            let (counted, on_run) = (counted.clone(), Arc::clone(&on_run));
+            async move {
+                on_run(run.payload.parse().unwrap_or(u64::MAX));
+                counted.0.fetch_add(1, Ordering::Relaxed);
+                Ok(Done::default())
+            }
+        });
+        let share = QueueShare { queue: QUEUE.to_owned(), concurrency: CONCURRENCY };
+        let options = WorkerOptions::new("bench", vec![share]);
+        Ok((Workers::start(&self.jobs, vec![handler], options).await?, ran))
+    }
+
+    /// The job with this number.
+    pub fn job(n: u64, at: Option<Timestamp>) -> NewJob {
+        let job = NewJob::new(QUEUE, KIND, n.to_string());
+        match at {
+            Some(at) => job.at(at),
+            None => job,
+        }
+    }
+
+    /// Enqueues `jobs` in bulk, the next call made while the database works at the one before.
+    pub async fn in_bulk(&self, jobs: u64, at: Option<Timestamp>) -> Result<(), Error> {
+        let next = Arc::new(AtomicU64::new(0));
+        let mut callers = JoinSet::new();
+        for _ in 0..BULK_CALLERS {
+            let (next, engine) = (Arc::clone(&next), self.jobs.clone());
+            callers.spawn(async move {
+                loop {
+                    let from = next.fetch_add(BATCH, Ordering::Relaxed);
+                    if from >= jobs {
+                        return Ok::<_, Error>(());
+                    }
+                    let batch = (from..jobs.min(from + BATCH)).map(|n| Self::job(n, at)).collect();
+                    engine.enqueue_all(batch).await?;
+                }
+            });
+        }
+        while let Some(ended) = callers.join_next().await {
+            ended??;
+        }
+        Ok(())
+    }
+
+    /// Whether any job has not ended.
+    pub async fn is_any_left(&self) -> Result<bool, Error> {
+        let left = self.jobs.db().read(|q| q.one("SELECT 1 FROM jobs LIMIT 1", params![], |_| Ok(()))).await?;
+        Ok(left.is_some())
+    }
+
+    /// Returns once `count` have run and none is left.
+    pub async fn worked(&self, ran: &Ran, count: u64) -> Result<(), Error> {
+        while ran.count() < count {
+            pause(1).await;
+        }
+        self.until_none_is_left().await
+    }
+
+    /// Returns once all have ended.
+    pub async fn until_none_is_left(&self) -> Result<(), Error> {
+        while self.is_any_left().await? {
+            pause(2).await;
+        }
+        Ok(())
+    }
+
+    /// Runs some jobs and stops again, so that everything was done once before it is measured.
+    pub async fn warm_up(&self) -> Result<(), Error> {
+        let (workers, ran) = self.work(|_| {}).await?;
+        self.in_bulk(WARM_UP, None).await?;
+        self.worked(&ran, WARM_UP).await?;
+        workers.stop().await;
+        Ok(())
+    }
+}
+
+/// Some milliseconds.
+pub async fn pause(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+}
+
+/// This moment.
+#[expect(clippy::disallowed_methods, reason = "measures real time")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// The wall clock's.
+pub fn wall() -> Timestamp {
+    SystemClock.now()
+}

@@ -1,0 +1,99 @@
+//! `cargo xtask bench jobs`: the job engine on both databases and its peers, in interleaved runs of the same no-op work.
+//!
+//! Nobody is pinned: each contender, its database included, may use all cores, one contender at a time.
+
+mod contenders;
+mod redis;
+mod report;
+mod rows;
+
+use std::fs;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
+
+use self::contenders::{Contender, Ring, build_driver, install_peers};
+use self::redis::Redis;
+use self::report::Compared;
+use self::rows::{ROWS, Row};
+use super::machine;
+use crate::workspace::root;
+
+/// How often, and who.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A tenth of the jobs, to see that it works; its figures mean little
+    #[arg(long)]
+    quick: bool,
+    /// Interleaved runs of each row [default: 5, quick: 2]
+    #[arg(long)]
+    pairs: Option<usize>,
+    /// Only these rows: cycle, single, bulk, drain, latency, due, workers, million
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<String>,
+    /// Only one side
+    #[arg(long)]
+    only: Option<Side>,
+}
+
+/// Who is measured.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Side {
+    /// Kith, on both databases
+    Kith,
+    /// BullMQ and Graphile Worker
+    Peers,
+}
+
+impl Args {
+    fn measures(&self, who: Contender) -> bool {
+        self.only.is_none_or(|side| (side == Side::Kith) == who.is_kith())
+    }
+}
+
+/// Measures, prints the table and writes `target/bench-jobs.json`.
+pub fn jobs(args: &Args) -> Result<()> {
+    let folder = root()?.join("target/bench-jobs");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    let (kith, peers) = (args.only != Some(Side::Peers), args.only != Some(Side::Kith));
+    if peers {
+        install_peers()?;
+    }
+    let driver = if kith { Some(build_driver()?) } else { None };
+    let postgres = PostgresServer::start(PostgresServerOptions {
+        fsync: true,
+        parent: Some(folder.clone()),
+        ..Default::default()
+    })?;
+    let redis = if peers { Some(Redis::start(&folder.join("redis"))?) } else { None };
+    let ring = Ring { folder, driver, postgres, redis };
+    let asked = |row: &&Row| args.rows.is_empty() || args.rows.iter().any(|name| name == row.name);
+    let rows = ROWS.iter().filter(asked).filter(|row| kith || !row.own).map(|row| compare(&ring, row, args));
+    report::report(&rows.collect::<Result<Vec<_>>>()?)
+}
+
+/// All contenders in each round, the next one first each time, so that no one always has the worst minute.
+fn compare(ring: &Ring, row: &'static Row, args: &Args) -> Result<Compared> {
+    let pairs = args.pairs.unwrap_or(if args.quick { 2 } else { 5 }).max(1);
+    let who = Contender::ALL.into_iter().filter(|who| who.has(row) && args.measures(*who));
+    let mut compared = Compared::new(row, who.collect());
+    eprintln!("\n{}", row.title);
+    for pair in 0..pairs {
+        let fsync = machine::fsync(&ring.folder)?;
+        compared.fsyncs.push(fsync);
+        eprintln!("  {:.0} fsync/s, p99 {:.2} ms", fsync.rate, fsync.p99_ms);
+        let mut order: Vec<_> = (0..compared.runs.len()).collect();
+        order.rotate_left(pair % compared.runs.len());
+        for at in order {
+            let contender = compared.runs[at].contender;
+            let said = ring.run(contender, row, row.jobs(contender, args.quick))?;
+            eprintln!("  {}: {}", contender.name(), report::said(row, &said));
+            compared.runs[at].said.push(said);
+        }
+    }
+    Ok(compared)
+}

@@ -1,0 +1,81 @@
+//! A Redis server for BullMQ: Debian's package on a free loopback port, with a folder of its own.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::load::now;
+
+const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
+
+/// How soon what Redis has acknowledged is on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Synced {
+    /// Before it is acknowledged.
+    Always,
+    /// Within a second after.
+    EachSecond,
+}
+
+/// A running server. Dropped, it is killed.
+pub struct Redis {
+    port: u16,
+    child: Child,
+}
+
+impl Redis {
+    /// Starts it with its append-only file in `folder`; it answers when this returns.
+    pub fn start(folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let log = File::create(folder.join("redis.log"))?;
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]).arg(folder);
+        command.args(["--appendonly", "yes", "--maxmemory-policy", "noeviction"]);
+        let child = command.stdin(Stdio::null()).stdout(log).spawn();
+        let child = child.context("redis-server does not start; `cargo xtask setup` installs it")?;
+        let redis = Self { port, child };
+        let began = now();
+        while redis.ask(&["PING"]).is_err() {
+            ensure!(began.elapsed() < ANSWERS_WITHIN, "Redis does not answer");
+            #[expect(clippy::disallowed_methods, reason = "Redis says nowhere that it listens")]
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(redis)
+    }
+
+    /// The loopback port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Empties it, and has it sync as said.
+    pub fn reset(&self, synced: Synced) -> Result<()> {
+        let synced = match synced {
+            Synced::Always => "always",
+            Synced::EachSecond => "everysec",
+        };
+        self.ask(&["FLUSHALL"])?;
+        self.ask(&["CONFIG", "SET", "appendfsync", synced])
+    }
+
+    fn ask(&self, words: &[&str]) -> Result<()> {
+        let done = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output()?;
+        let said = String::from_utf8_lossy(&done.stdout);
+        ensure!(done.status.success() && matches!(said.trim(), "OK" | "PONG"), "Redis said {said}");
+        Ok(())
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // It may have ended already, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

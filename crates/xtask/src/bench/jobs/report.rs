@@ -1,0 +1,213 @@
+//! What was measured, as a table for people and as JSON for programs. It measures nothing.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::contenders::Contender;
+use super::rows::{Row, Says};
+use crate::bench::machine::{self, Fsync};
+use crate::bench::rows::{median, spread};
+use crate::workspace::root;
+
+/// One row, with all runs of all contenders.
+pub struct Compared {
+    row: &'static Row,
+    /// Of the disk, before each round.
+    pub fsyncs: Vec<Fsync>,
+    pub runs: Vec<Runs>,
+}
+
+/// One contender's runs of one row: what it said each time.
+pub struct Runs {
+    pub contender: Contender,
+    pub said: Vec<Value>,
+}
+
+impl Compared {
+    /// Without runs yet.
+    pub fn new(row: &'static Row, who: Vec<Contender>) -> Self {
+        let runs = who.into_iter().map(|contender| Runs { contender, said: Vec::new() }).collect();
+        Self { row, fsyncs: Vec::new(), runs }
+    }
+
+    /// Each of Kith's runs over that of the other in the same round; for times the other's over Kith's, so that more
+    /// is better in either.
+    fn ahead(&self, kith: &Runs, other: &Runs) -> [f64; 3] {
+        let ratios = kith.said.iter().zip(&other.said).map(|(kith, other)| match self.row.says {
+            Says::Rate => number(kith, "rate_per_s") / number(other, "rate_per_s"),
+            Says::Times => number(other, "p99_ms") / number(kith, "p99_ms"),
+        });
+        spread(&ratios.collect::<Vec<_>>())
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!("\n### {}", self.row.title), String::new()];
+        let fsync = |of: fn(&Fsync) -> f64| median(&self.fsyncs.iter().map(of).collect::<Vec<_>>());
+        lines.push(format!(
+            "Disk: {:.0} fsync/s, p99 {:.2} ms.\n",
+            fsync(|fsync| fsync.rate),
+            fsync(|fsync| fsync.p99_ms)
+        ));
+        let ours: Vec<_> = self.runs.iter().filter(|runs| runs.contender.is_kith()).collect();
+        let mut head = match self.row.says {
+            Says::Rate => "| | jobs | per second |".to_owned(),
+            Says::Times => "| | jobs | p50 ms | p99 ms |".to_owned(),
+        };
+        for kith in &ours {
+            head.push_str(&format!(" {} is ahead by |", kith.contender.name()));
+        }
+        let columns = head.matches('|').count() - 1;
+        lines.push(head);
+        lines.push(format!("|{}", "---|".repeat(columns)));
+        for runs in &self.runs {
+            let mut line = format!("| {} | {} |", runs.contender.name(), thousands(runs.first("jobs")));
+            match self.row.says {
+                Says::Rate => line.push_str(&format!(" {} |", with_range(&runs.all("rate_per_s"), 0))),
+                Says::Times => {
+                    for what in ["p50_ms", "p99_ms"] {
+                        line.push_str(&format!(" {} |", with_range(&runs.all(what), 2)));
+                    }
+                }
+            }
+            for kith in &ours {
+                let is_other = !runs.contender.is_kith();
+                let [least, middle, most] = self.ahead(kith, runs);
+                let ahead = format!(" {middle:.1} × ({least:.1}–{most:.1}) |");
+                line.push_str(if is_other { &ahead } else { " |" });
+            }
+            lines.push(line);
+        }
+        lines
+    }
+
+    fn json(&self) -> Value {
+        let runs = self.runs.iter().map(|runs| {
+            let last = runs.said.last().cloned().unwrap_or_default();
+            json!({
+                "contender": runs.contender.name(),
+                "version": last["version"],
+                "settings": last["settings"],
+                "durability": last["durability"],
+                "runs": runs.said,
+            })
+        });
+        let fsyncs = self.fsyncs.iter().map(|f| json!({ "per_s": f.rate, "p99_ms": f.p99_ms }));
+        json!({
+            "row": self.row.name,
+            "title": self.row.title,
+            "worker_processes": self.row.workers,
+            "fsync": fsyncs.collect::<Vec<_>>(),
+            "contenders": runs.collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Runs {
+    fn all(&self, what: &str) -> Vec<f64> {
+        self.said.iter().map(|said| number(said, what)).collect()
+    }
+
+    fn first(&self, what: &str) -> f64 {
+        self.said.first().map_or(f64::NAN, |said| number(said, what))
+    }
+}
+
+fn number(said: &Value, what: &str) -> f64 {
+    said[what].as_f64().unwrap_or(f64::NAN)
+}
+
+/// One run in a few words.
+pub fn said(row: &Row, said: &Value) -> String {
+    match row.says {
+        Says::Rate => format!("{:.0}/s", number(said, "rate_per_s")),
+        Says::Times => format!("p50 {:.2} ms, p99 {:.2} ms", number(said, "p50_ms"), number(said, "p99_ms")),
+    }
+}
+
+fn with_range(values: &[f64], decimals: usize) -> String {
+    let [least, middle, most] = spread(values);
+    if decimals == 0 {
+        return format!("{} ({}–{})", thousands(middle), thousands(least), thousands(most));
+    }
+    format!("{middle:.decimals$} ({least:.decimals$}–{most:.decimals$})")
+}
+
+/// A whole number with commas.
+fn thousands(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut out = String::new();
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// How four processes stand to one, for whoever has both rows.
+fn scaling(all: &[Compared]) -> Vec<String> {
+    let find = |workers| all.iter().find(|one| one.row.name == "workers" && one.row.workers == workers);
+    let (Some(one), Some(four)) = (find(1), find(4)) else { return Vec::new() };
+    let ratio = |runs: &Runs| {
+        let four = four.runs.iter().find(|other| other.contender == runs.contender)?;
+        let rate = |runs: &Runs| median(&runs.all("rate_per_s"));
+        Some(format!("{} {:.2}", runs.contender.name(), rate(four) / rate(runs)))
+    };
+    let ratios: Vec<_> = one.runs.iter().filter_map(ratio).collect();
+    vec![format!("\nFour processes over one, medians: {}.", ratios.join("; "))]
+}
+
+/// What of an acknowledged job survives, in each contender's own words.
+fn durabilities(all: &[Compared]) -> Vec<String> {
+    let mut lines = vec!["\nWhat of an acknowledged job survives:".to_owned(), String::new()];
+    for contender in Contender::ALL {
+        let runs = all.iter().flat_map(|one| &one.runs).find(|runs| runs.contender == contender);
+        let Some(said) = runs.and_then(|runs| runs.said.last()) else { continue };
+        let text = |what: &str| said[what].as_str().unwrap_or("?").to_owned();
+        lines.push(format!("* {} ({}): {}.", contender.name(), text("version"), text("durability")));
+    }
+    lines
+}
+
+/// Prints everything, and writes it to `target/bench-jobs.json`.
+pub fn report(all: &[Compared]) -> Result<()> {
+    let commit = Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output();
+    let commit =
+        commit.map(|done| String::from_utf8_lossy(&done.stdout).trim().to_owned()).unwrap_or_default();
+    let machine = machine::describe()?;
+    println!("\ncommit {commit}, {} cores of {}", machine["cores"], machine["processor"]);
+    println!("medians with their range, of interleaved runs on all cores; ratios are of runs of one round");
+    let lines = all.iter().flat_map(Compared::lines).chain(scaling(all)).chain(durabilities(all));
+    lines.for_each(|line| println!("{line}"));
+    let rows: Vec<_> = all.iter().map(Compared::json).collect();
+    let path = root()?.join("target/bench-jobs.json");
+    let whole = json!({ "commit": commit, "machine": machine, "rows": rows });
+    fs::write(&path, serde_json::to_string_pretty(&whole)? + "\n")?;
+    println!("\nthe same for programs: {}", path.display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::jobs::rows::ROWS;
+
+    #[test]
+    fn numbers_are_told_with_commas() {
+        let told = [0.4, 999.0, 1_000.0, 1_234_567.8].map(thousands);
+        assert_eq!(told, ["0", "999", "1,000", "1,234,568"]);
+    }
+
+    #[test]
+    fn who_is_ahead_is_told_by_runs_of_one_round() {
+        let said = |rates: [f64; 2]| rates.map(|rate| json!({ "rate_per_s": rate, "jobs": 10 })).to_vec();
+        let mut compared = Compared::new(&ROWS[0], vec![Contender::KithSqlite, Contender::BullAlways]);
+        compared.runs[0].said = said([10.0, 100.0]);
+        compared.runs[1].said = said([5.0, 50.0]);
+        assert_eq!(compared.ahead(&compared.runs[0], &compared.runs[1]), [2.0, 2.0, 2.0]);
+    }
+}

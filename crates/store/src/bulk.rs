@@ -10,6 +10,17 @@ pub struct Statement {
     pub(crate) postgres: &'static str,
 }
 
+#[cfg(any(test, feature = "testing"))]
+impl Statement {
+    /// The same, explained instead of done on PostgreSQL, with the pages it touched.
+    #[must_use]
+    pub fn explained(self) -> Self {
+        let postgres = format!("EXPLAIN (ANALYZE, BUFFERS) {}", self.postgres);
+        // Made a few times in the life of a test or benchmark.
+        Self { sqlite: self.sqlite, postgres: postgres.leak() }
+    }
+}
+
 /// What is done to many rows. The first placeholders stand for what all rows share, those behind for one row's values
 /// on SQLite, where a row may take several statements, and for columns of values on PostgreSQL.
 #[derive(Clone, Copy, Debug)]

@@ -69,9 +69,8 @@ impl Engine {
     /// What of an acknowledged job survives, at the settings that are found.
     pub async fn durability(&self) -> Result<String, Error> {
         if self.jobs.db().kind() == EngineKind::Sqlite {
-            return Ok(
-                "SQLite, WAL, synchronous=FULL: an acknowledged job survives kill -9 and power loss".to_owned()
-            );
+            return Ok("SQLite, WAL, synchronous=FULL: an acknowledged job survives kill -9 and power loss"
+                .to_owned());
         }
         let synced = self.jobs.db().read(|q| {
             q.one(
@@ -90,10 +89,7 @@ impl Engine {
     }
 
     /// Starts workers that call `on_run` with the job's number and count it.
-    pub async fn work(
-        &self,
-        on_run: impl Fn(u64) + Send + Sync + 'static,
-    ) -> Result<(Workers, Ran), Error> {
+    pub async fn work(&self, on_run: impl Fn(u64) + Send + Sync + 'static) -> Result<(Workers, Ran), Error> {
         let ran = Ran::default();
         let (counted, on_run) = (ran.clone(), Arc::new(on_run));
         let handler = Handler::new(KIND, move |run| {
@@ -143,7 +139,8 @@ impl Engine {
 
     /// Whether any job has not ended.
     pub async fn is_any_left(&self) -> Result<bool, Error> {
-        let left = self.jobs.db().read(|q| q.one("SELECT 1 FROM jobs LIMIT 1", params![], |_| Ok(()))).await?;
+        let left =
+            self.jobs.db().read(|q| q.one("SELECT 1 FROM jobs LIMIT 1", params![], |_| Ok(()))).await?;
         Ok(left.is_some())
     }
 

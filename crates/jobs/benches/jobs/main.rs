@@ -4,6 +4,7 @@
 //! `jobs --row drain --jobs 20000 --data FOLDER`, or `--database postgres://…`.
 
 mod apart;
+mod bloat;
 mod engine;
 mod rows;
 
@@ -71,6 +72,7 @@ async fn measure() -> Result<Value, Error> {
         "cycle" => rows::cycle(&engine, jobs).await?,
         "latency" => rows::latency(&engine, jobs).await?,
         "due" | "million" => rows::due(&engine, jobs).await?,
+        "bloat" => bloat::bloat(&engine, jobs).await?,
         "workers" => apart::workers(&engine, jobs, args.number("workers", 1)?).await?,
         "child" => return apart::child(&engine).await,
         _ => return Err(format!("there is no row `{row}`").into()),

@@ -173,7 +173,7 @@ pub async fn due(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     if wall() > at {
         return Err("the jobs fell due while they were being enqueued".into());
     }
-    tokio::time::sleep(at.since(wall())).await;
+    pause(at.since(wall()).as_millis() as u64).await;
     let began = now();
     let mut urgent = 0;
     while ran.count() < jobs + urgent {

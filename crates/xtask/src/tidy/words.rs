@@ -14,6 +14,10 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("crates/jobs/src/workers/report.rs", "asks a database again that did not answer"),
     ("crates/jobs/src/workers/run.rs", "a timeout is a stretch of time"),
     ("crates/readiness/src/client.rs", "comes again when a 429 said to"),
+    (
+        "crates/jobs/benches/jobs/engine.rs",
+        "a benchmark waits for worker processes, and for jobs to fall due",
+    ),
     ("crates/xtask/src/bench/jobs/redis.rs", "Redis says nowhere that it listens"),
     ("crates/xtask/src/chaos/kill.rs", "the end of another's child cannot be waited for"),
     (

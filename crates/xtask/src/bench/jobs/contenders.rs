@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use kith_store::testing::server::{PostgresServer, find_bin};
 use serde_json::Value;
 
@@ -90,14 +90,7 @@ impl Ring {
         let mut command = self.command(contender)?;
         command.args(["--row", row.name, "--jobs", &jobs.to_string()]);
         command.args(["--workers", &row.workers.to_string()]);
-        let done = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-        let done = done.with_context(|| format!("{} cannot be run", contender.name()))?;
-        let said = String::from_utf8_lossy(&done.stdout);
-        if !done.status.success() {
-            bail!("{} failed at {} ({}): {said}", contender.name(), row.name, done.status);
-        }
-        let line = said.lines().last().unwrap_or_default();
-        serde_json::from_str(line).with_context(|| format!("{} said {line}", contender.name()))
+        heard(command, contender.name())
     }
 
     fn command(&self, contender: Contender) -> Result<Command> {
@@ -124,7 +117,8 @@ impl Ring {
         }
     }
 
-    fn driver(&self) -> Result<Command> {
+    /// The program that drives our own engine.
+    pub fn driver(&self) -> Result<Command> {
         Ok(Command::new(self.driver.as_ref().context("our driver was not built")?))
     }
 
@@ -150,6 +144,16 @@ impl Ring {
         psql(&maintenance, "CHECKPOINT")?;
         Ok(self.postgres.url(DATABASE))
     }
+}
+
+/// Runs a program that prints a line of JSON last, and gives that.
+pub fn heard(mut command: Command, who: &str) -> Result<Value> {
+    let done = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let done = done.with_context(|| format!("{who} cannot be run"))?;
+    let said = String::from_utf8_lossy(&done.stdout);
+    ensure!(done.status.success(), "{who} failed ({}): {said}", done.status);
+    let line = said.lines().last().unwrap_or_default();
+    serde_json::from_str(line).with_context(|| format!("{who} said {line}"))
 }
 
 /// Runs one statement and gives what it printed.
@@ -195,7 +199,9 @@ pub fn build_driver() -> Result<PathBuf> {
 /// The last program that cargo says it has made.
 fn driver_in(messages: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    messages.filter_map(|message| message["executable"].as_str().map(Path::new).map(Path::to_owned)).next_back()
+    messages
+        .filter_map(|message| message["executable"].as_str().map(Path::new).map(Path::to_owned))
+        .next_back()
 }
 
 #[cfg(test)]

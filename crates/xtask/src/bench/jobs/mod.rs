@@ -2,6 +2,7 @@
 //!
 //! Nobody is pinned: each contender, its database included, may use all cores, one contender at a time.
 
+mod bloat;
 mod contenders;
 mod redis;
 mod report;
@@ -29,7 +30,7 @@ pub struct Args {
     /// Interleaved runs of each row [default: 5, quick: 2]
     #[arg(long)]
     pairs: Option<usize>,
-    /// Only these rows: cycle, single, bulk, drain, latency, due, workers, million
+    /// Only these rows: cycle, single, bulk, drain, latency, due, workers, million, bloat
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
     /// Only one side
@@ -46,7 +47,14 @@ enum Side {
     Peers,
 }
 
+/// Jobs that come and go while a snapshot is held.
+const BLOAT_JOBS: u64 = 2_000_000;
+
 impl Args {
+    fn pairs(&self) -> usize {
+        self.pairs.unwrap_or(if self.quick { 2 } else { 5 }).max(1)
+    }
+
     fn measures(&self, who: Contender) -> bool {
         self.only.is_none_or(|side| (side == Side::Kith) == who.is_kith())
     }
@@ -73,12 +81,16 @@ pub fn jobs(args: &Args) -> Result<()> {
     let ring = Ring { folder, driver, postgres, redis };
     let asked = |row: &&Row| args.rows.is_empty() || args.rows.iter().any(|name| name == row.name);
     let rows = ROWS.iter().filter(asked).filter(|row| kith || !row.own).map(|row| compare(&ring, row, args));
-    report::report(&rows.collect::<Result<Vec<_>>>()?)
+    let rows = rows.collect::<Result<Vec<_>>>()?;
+    let has_bloat = kith && (args.rows.is_empty() || args.rows.iter().any(|name| name == "bloat"));
+    let bloat =
+        has_bloat.then(|| bloat::bloat(&ring, args.pairs(), if args.quick { 100_000 } else { BLOAT_JOBS }));
+    report::report(&rows, bloat.transpose()?.as_ref())
 }
 
 /// All contenders in each round, the next one first each time, so that no one always has the worst minute.
 fn compare(ring: &Ring, row: &'static Row, args: &Args) -> Result<Compared> {
-    let pairs = args.pairs.unwrap_or(if args.quick { 2 } else { 5 }).max(1);
+    let pairs = args.pairs();
     let who = Contender::ALL.into_iter().filter(|who| who.has(row) && args.measures(*who));
     let mut compared = Compared::new(row, who.collect());
     eprintln!("\n{}", row.title);

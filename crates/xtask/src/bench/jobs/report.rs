@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use super::bloat::Bloat;
 use super::contenders::Contender;
 use super::rows::{Row, Says};
 use crate::bench::machine::{self, Fsync};
@@ -51,7 +52,9 @@ impl Compared {
             fsync(|fsync| fsync.rate),
             fsync(|fsync| fsync.p99_ms)
         ));
-        let ours: Vec<_> = self.runs.iter().filter(|runs| runs.contender.is_kith()).collect();
+        let is_alone = self.runs.iter().all(|runs| runs.contender.is_kith());
+        let ours = self.runs.iter().filter(|runs| runs.contender.is_kith() && !is_alone);
+        let ours: Vec<_> = ours.collect();
         let mut head = match self.row.says {
             Says::Rate => "| | jobs | per second |".to_owned(),
             Says::Times => "| | jobs | p50 ms | p99 ms |".to_owned(),
@@ -115,7 +118,8 @@ impl Runs {
     }
 }
 
-fn number(said: &Value, what: &str) -> f64 {
+/// A number of what was said; not one if it was not said.
+pub fn number(said: &Value, what: &str) -> f64 {
     said[what].as_f64().unwrap_or(f64::NAN)
 }
 
@@ -136,7 +140,7 @@ fn with_range(values: &[f64], decimals: usize) -> String {
 }
 
 /// A whole number with commas.
-fn thousands(value: f64) -> String {
+pub fn thousands(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut out = String::new();
     for (at, digit) in digits.char_indices() {
@@ -174,18 +178,20 @@ fn durabilities(all: &[Compared]) -> Vec<String> {
 }
 
 /// Prints everything, and writes it to `target/bench-jobs.json`.
-pub fn report(all: &[Compared]) -> Result<()> {
+pub fn report(all: &[Compared], bloat: Option<&Bloat>) -> Result<()> {
     let commit = Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output();
     let commit =
         commit.map(|done| String::from_utf8_lossy(&done.stdout).trim().to_owned()).unwrap_or_default();
     let machine = machine::describe()?;
     println!("\ncommit {commit}, {} cores of {}", machine["cores"], machine["processor"]);
     println!("medians with their range, of interleaved runs on all cores; ratios are of runs of one round");
-    let lines = all.iter().flat_map(Compared::lines).chain(scaling(all)).chain(durabilities(all));
+    let lines = all.iter().flat_map(Compared::lines).chain(scaling(all));
+    let lines = lines.chain(durabilities(all)).chain(bloat.into_iter().flat_map(Bloat::lines));
     lines.for_each(|line| println!("{line}"));
     let rows: Vec<_> = all.iter().map(Compared::json).collect();
     let path = root()?.join("target/bench-jobs.json");
-    let whole = json!({ "commit": commit, "machine": machine, "rows": rows });
+    let whole =
+        json!({ "commit": commit, "machine": machine, "rows": rows, "bloat": bloat.map(Bloat::json) });
     fs::write(&path, serde_json::to_string_pretty(&whole)? + "\n")?;
     println!("\nthe same for programs: {}", path.display());
     Ok(())

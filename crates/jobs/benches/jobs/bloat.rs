@@ -1,0 +1,101 @@
+//! What a claim touches on PostgreSQL after many jobs came and went, while somebody may hold an old snapshot open.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kith_jobs::LEAST_PRIORITY;
+use kith_store::{Error as StoreError, Tx, Values, job_statements, params};
+use serde_json::{Value, json};
+
+use super::Error;
+use super::engine::{Engine, QUEUE, now, pause, wall};
+
+/// Jobs that are there at once, at most: dead rows are what is measured, not live ones.
+const AT_ONCE: u64 = 20_000;
+/// Jobs that the explained claim finds.
+const FOUND: u64 = 100;
+
+/// `jobs` come and go; then one claim is explained, with the marks that a process would have.
+pub async fn bloat(engine: &Engine, jobs: u64) -> Result<Value, Error> {
+    engine.warm_up().await?;
+    let (workers, ran) = engine.work(|_| {}).await?;
+    let (began, mut enqueued) = (now(), 0);
+    while enqueued < jobs {
+        let many = AT_ONCE.min(jobs - enqueued);
+        engine.in_bulk(many, None).await?;
+        enqueued += many;
+        while ran.count() + AT_ONCE / 2 < enqueued {
+            pause(1).await;
+        }
+    }
+    engine.worked(&ran, jobs).await?;
+    let rate = jobs as f64 / began.elapsed().as_secs_f64();
+    workers.stop().await;
+    // Nothing is ready below this: what a claim that finds nothing learns.
+    let mark = oldest_transaction(engine).await?;
+    engine.in_bulk(FOUND, None).await?;
+    let plan = explain(engine, mark).await?;
+    Ok(json!({
+        "rate_per_s": rate,
+        "buffers_per_claim": buffers(&plan),
+        "claimed": FOUND,
+        "dead_rows": dead_rows(engine).await?,
+        "held_transactions": held(engine).await?,
+        "plan": plan,
+    }))
+}
+
+async fn oldest_transaction(engine: &Engine) -> Result<i64, Error> {
+    let sql = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)";
+    let oldest = engine.jobs.db().read(move |q| q.one(sql, params![], |row| row.get::<i64>(0))).await?;
+    oldest.ok_or_else(|| "no transaction is the oldest".into())
+}
+
+/// How many dead rows of the table are not vacuumed yet, as the statistics have it.
+async fn dead_rows(engine: &Engine) -> Result<Option<i64>, Error> {
+    pause(1_000).await;
+    let sql = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'jobs'";
+    Ok(engine.jobs.db().read(move |q| q.one(sql, params![], |row| row.get::<i64>(0))).await?)
+}
+
+/// How many transactions ago the oldest snapshot was taken that anybody else holds.
+async fn held(engine: &Engine) -> Result<Option<i64>, Error> {
+    let sql =
+        "SELECT CAST(MAX(age(backend_xmin)) AS BIGINT) FROM pg_stat_activity WHERE pid <> pg_backend_pid()";
+    Ok(engine
+        .jobs
+        .db()
+        .read(move |q| q.one(sql, params![], |row| row.get::<Option<i64>>(0)))
+        .await?
+        .flatten())
+}
+
+async fn explain(engine: &Engine, mark: i64) -> Result<Vec<String>, Error> {
+    let plan = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&plan);
+    let undone = "explained";
+    let explained = move |tx: &Tx<'_>| -> Result<(), StoreError> {
+        let priorities: Vec<_> = (0..=LEAST_PRIORITY).collect();
+        let marks = vec![mark; priorities.len()];
+        let lanes = [Values::Ints(&priorities), Values::Ints(&marks)];
+        let claim = job_statements::CLAIM.explained();
+        let lines =
+            tx.all_by(&claim, params![wall(), 0_i64, QUEUE, 500_i64], &lanes, |row| row.get::<String>(0))?;
+        *told.lock().unwrap_or_else(PoisonError::into_inner) = lines;
+        // What was claimed to be explained is put back.
+        Err(StoreError::fault(undone))
+    };
+    let ended = engine.jobs.db().write(explained).await;
+    let lines = plan.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if lines.is_empty() {
+        ended?;
+        return Err("the claim was not explained".into());
+    }
+    Ok(lines)
+}
+
+/// Pages that the whole statement touched: of the plan's first line of buffers, as it includes all below it.
+fn buffers(plan: &[String]) -> Option<u64> {
+    let line = plan.iter().map(|line| line.trim()).find(|line| line.starts_with("Buffers: shared"))?;
+    let touched = line.split(' ').filter_map(|word| word.strip_prefix("hit=").or(word.strip_prefix("read=")));
+    Some(touched.filter_map(|number| number.parse::<u64>().ok()).sum())
+}

@@ -1,0 +1,136 @@
+//! A snapshot that another session holds open while jobs come and go on PostgreSQL: what it costs a claim, and the rate.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use kith_store::testing::server::find_bin;
+use serde_json::{Value, json};
+
+use super::contenders::{Ring, heard};
+use super::report::{number, thousands};
+use crate::bench::rows::spread;
+
+/// At most so many times the pages that a claim touches without.
+const MOST_BUFFERS: f64 = 2.0;
+/// At least this part of the rate without.
+const LEAST_RATE: f64 = 0.8;
+
+/// Pairs of runs, without and with the snapshot.
+pub struct Bloat {
+    jobs: u64,
+    pairs: Vec<[Value; 2]>,
+}
+
+/// A transaction of somebody else's that sees what was when it began. Dropped, it ends.
+struct Snapshot {
+    session: Child,
+    // Its end would end the session.
+    _input: ChildStdin,
+}
+
+impl Snapshot {
+    fn hold(url: &str) -> Result<Self> {
+        let mut command = Command::new(find_bin()?.join("psql"));
+        command.args(["-X", "-q", "-A", "-t", url]);
+        let mut session = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut input = session.stdin.take().context("psql has no input")?;
+        let output = session.stdout.take().context("psql has no output")?;
+        let held = Self {
+            session,
+            _input: {
+                writeln!(input, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT COUNT(*) FROM pg_class;")?;
+                input.flush()?;
+                input
+            },
+        };
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        ensure!(!line.trim().is_empty(), "psql said nothing");
+        Ok(held)
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        // It may have ended already, which is as good.
+        let _ = self.session.kill();
+        let _ = self.session.wait();
+    }
+}
+
+/// Measures `pairs` of runs of `jobs` each; every second pair begins with the snapshot.
+pub fn bloat(ring: &Ring, pairs: usize, jobs: u64) -> Result<Bloat> {
+    eprintln!("\n{} jobs come and go, without and with a snapshot held open", thousands(jobs as f64));
+    let mut all = Vec::new();
+    for pair in 0..pairs {
+        let first = pair % 2 == 1;
+        let one = run(ring, first, jobs)?;
+        let other = run(ring, !first, jobs)?;
+        all.push(if first { [other, one] } else { [one, other] });
+    }
+    Ok(Bloat { jobs, pairs: all })
+}
+
+fn run(ring: &Ring, is_held: bool, jobs: u64) -> Result<Value> {
+    let url = ring.fresh_database()?;
+    let snapshot = if is_held { Some(Snapshot::hold(&url)?) } else { None };
+    let mut command = ring.driver()?;
+    command.args(["--database", &url, "--row", "bloat", "--jobs", &jobs.to_string()]);
+    let said = heard(command, "Kith, PostgreSQL")?;
+    drop(snapshot);
+    eprintln!(
+        "  {}: {:.0}/s, {} pages a claim, {} dead rows",
+        if is_held { "held" } else { "free" },
+        number(&said, "rate_per_s"),
+        said["buffers_per_claim"],
+        said["dead_rows"],
+    );
+    Ok(said)
+}
+
+impl Bloat {
+    fn ratios(&self, what: &str) -> [f64; 3] {
+        let ratios = self.pairs.iter().map(|[free, held]| number(held, what) / number(free, what));
+        spread(&ratios.collect::<Vec<_>>())
+    }
+
+    /// Whether both bounds are kept.
+    pub fn holds(&self) -> bool {
+        self.ratios("buffers_per_claim")[1] <= MOST_BUFFERS && self.ratios("rate_per_s")[1] >= LEAST_RATE
+    }
+
+    /// What to print.
+    pub fn lines(&self) -> Vec<String> {
+        let jobs = thousands(self.jobs as f64);
+        let mut lines = vec![
+            format!("\n### A snapshot held open over {jobs} jobs, PostgreSQL"),
+            String::new(),
+            "| | per second | pages a claim of 100 touches | dead rows at the end |".to_owned(),
+            "|---|---|---|---|".to_owned(),
+        ];
+        for (at, name) in ["without", "with the snapshot"].into_iter().enumerate() {
+            let all = |what: &str| {
+                spread(&self.pairs.iter().map(|pair| number(&pair[at], what)).collect::<Vec<_>>())
+            };
+            let told = |what: &str| {
+                let [least, middle, most] = all(what).map(thousands);
+                format!("{middle} ({least}–{most})")
+            };
+            let columns = ["rate_per_s", "buffers_per_claim", "dead_rows"].map(told).join(" | ");
+            lines.push(format!("| {name} | {columns} |"));
+        }
+        let [rate, buffers] = ["rate_per_s", "buffers_per_claim"].map(|what| self.ratios(what));
+        lines.push(format!(
+            "\nOf interleaved pairs: rate {:.2} ({:.2}–{:.2}), wanted at least {LEAST_RATE}; pages {:.2} ({:.2}–{:.2}), \
+             wanted at most {MOST_BUFFERS}.",
+            rate[1], rate[0], rate[2], buffers[1], buffers[0], buffers[2]
+        ));
+        lines
+    }
+
+    /// The same for programs, with the plans.
+    pub fn json(&self) -> Value {
+        json!({ "jobs": self.jobs, "pairs": self.pairs, "holds": self.holds() })
+    }
+}

@@ -49,7 +49,10 @@ pub use workers::{Handler, JobType, QueueShare, Run, WorkerOptions, Workers};
 /// The tables of the engine. They come before every module's.
 pub const JOBS_MIGRATIONS: ModuleMigrations = ModuleMigrations {
     module: "jobs",
-    migrations: &[Migration { version: 1, name: "jobs", sql: include_str!("../migrations/0001_jobs.sql") }],
+    migrations: &[
+        Migration { version: 1, name: "jobs", sql: include_str!("../migrations/0001_jobs.sql") },
+        Migration { version: 2, name: "schedules", sql: include_str!("../migrations/0002_schedules.sql") },
+    ],
 };
 
 /// What is rung when a queue may have something to start.

@@ -3,6 +3,7 @@
 pub mod ended;
 pub mod live;
 pub mod queues;
+pub mod schedules;
 pub mod waits;
 pub mod workers;
 

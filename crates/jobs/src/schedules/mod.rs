@@ -1,4 +1,5 @@
-//! When something recurs: cron patterns and intervals, in a time zone. Pure: it is told the time and never asks for it.
+//! What recurs. [`Spec`] says when: cron patterns and intervals, in a time zone; it is pure. The rest keeps schedules, and
+//! enqueues a job for each occurrence, once, however many nodes, restarts and jumps of the clock there are.
 //!
 //! # What a schedule may say
 //!
@@ -35,9 +36,22 @@
 //! tests compare with `croner`. Zones and their transitions are jiff's, whose database is linked in.
 
 mod calendar;
+mod commands;
+mod declared;
+mod model;
 mod occurrences;
 mod pattern;
+mod queries;
+mod run;
 mod spec;
 
+pub use commands::{Backfilled, backfill, change, create, delete, run_now, set_paused};
+pub use declared::Declared;
+pub use model::{
+    DeclaredSchedule, MAX_JITTER, MOST_AT_ONCE, MOST_SCHEDULES, Missed, Occurrence, Origin, Overlap, Plan,
+    Schedule, ScheduleError, check_schedule_name,
+};
 pub use pattern::{Fault, Field};
+pub use queries::{ScheduleFilter, find_schedule, list_runs, list_schedules};
+pub use run::Ticked;
 pub use spec::{MAX_LENGTH, MAX_PERIOD, Spec, SpecError};

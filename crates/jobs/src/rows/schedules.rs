@@ -1,0 +1,288 @@
+//! Schedules and their occurrences.
+
+use kith_kernel::Timestamp;
+use kith_store::{Error, Query, Row, Tx, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::millis;
+use crate::model::JobId;
+use crate::retry::Retry;
+use crate::schedules::{Occurrence, Origin, Plan, Schedule};
+
+/// Occurrences that are kept of each schedule; those that still run are kept in any case.
+const KEPT: i64 = 1_000;
+
+/// Those of which something is to be decided, by name from behind `after`: their time has come, or what was decided lies
+/// in the future, which it can only if the clock went back.
+pub fn list_due(
+    q: &Query<'_>,
+    now: Timestamp,
+    future: Timestamp,
+    after: &str,
+    most: i64,
+) -> Result<Vec<String>, Error> {
+    q.all(
+        "SELECT name FROM job_schedules WHERE NOT paused AND next_at <= $1 AND name > $3
+         UNION SELECT name FROM job_schedules WHERE NOT paused AND decided_until > $2 AND name > $3
+         ORDER BY 1 LIMIT $4",
+        params![now, future, after, most],
+        |row| row.get(0),
+    )
+}
+
+/// When the next occurrence of all is.
+pub fn next_of_all(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
+    let sql = "SELECT MIN(next_at) FROM job_schedules WHERE NOT paused";
+    Ok(q.one(sql, &[], |row| row.get(0))?.flatten())
+}
+
+pub fn find(q: &Query<'_>, name: &str) -> Result<Option<Schedule>, Error> {
+    q.one(
+        "SELECT name, owner, is_declared, queue, kind, payload, priority, max_attempts, retry, timeout_ms, schedule, zone,
+             missed, missed_cap, overlap, jitter_ms, starts_at, ends_at, anchor_at, paused, next_at, last_at,
+             decided_until, revision, created_at, changed_at
+         FROM job_schedules WHERE name = $1",
+        params![name],
+        read,
+    )
+}
+
+/// By name, from behind `after`.
+pub fn list(
+    q: &Query<'_>,
+    filter: &crate::schedules::ScheduleFilter,
+    most: i64,
+) -> Result<Vec<Schedule>, Error> {
+    q.all(
+        "SELECT name, owner, is_declared, queue, kind, payload, priority, max_attempts, retry, timeout_ms, schedule, zone,
+             missed, missed_cap, overlap, jitter_ms, starts_at, ends_at, anchor_at, paused, next_at, last_at,
+             decided_until, revision, created_at, changed_at
+         FROM job_schedules
+         WHERE name > $1 AND (CAST($2 AS TEXT) IS NULL OR queue = $2) AND (CAST($3 AS TEXT) IS NULL OR kind = $3)
+           AND (CAST($4 AS BOOLEAN) IS NULL OR paused = $4) AND (CAST($5 AS TEXT) IS NULL OR owner = $5)
+           AND (CAST($6 AS BOOLEAN) IS NULL OR is_declared = $6)
+         ORDER BY name LIMIT $7",
+        params![
+            filter.after.as_deref().unwrap_or(""),
+            filter.queue,
+            filter.kind,
+            filter.paused,
+            filter.owner,
+            filter.is_declared,
+            most
+        ],
+        read,
+    )
+}
+
+pub fn count(q: &Query<'_>) -> Result<i64, Error> {
+    Ok(q.one("SELECT COUNT(*) FROM job_schedules", &[], |row| row.get(0))?.unwrap_or(0))
+}
+
+/// Adds a schedule; says whether its name was free.
+pub fn insert(tx: &Tx<'_>, one: &Schedule) -> Result<bool, Error> {
+    let plan = &one.plan;
+    let added = tx.exec(
+        "INSERT INTO job_schedules (name, owner, is_declared, queue, kind, payload, priority, max_attempts, retry,
+             timeout_ms, schedule, zone, missed, missed_cap, overlap, jitter_ms, starts_at, ends_at, anchor_at, paused,
+             next_at, last_at, decided_until, revision, created_at, changed_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23,
+             $24, $25, $26)
+         ON CONFLICT (name) DO NOTHING",
+        params![
+            one.name,
+            one.owner,
+            one.is_declared,
+            plan.queue,
+            plan.kind,
+            plan.payload,
+            plan.priority,
+            plan.retry.max_attempts,
+            plan.retry.written(),
+            ms(plan.timeout),
+            plan.schedule,
+            plan.zone,
+            word(&plan.missed),
+            plan.missed_cap,
+            word(&plan.overlap),
+            ms(plan.jitter),
+            plan.starts_at,
+            plan.ends_at,
+            one.anchor_at,
+            one.paused,
+            one.next_at,
+            one.last_at,
+            one.decided_until,
+            one.revision,
+            one.created_at,
+            one.changed_at
+        ],
+    )?;
+    Ok(added == 1)
+}
+
+/// Writes what can change of a schedule, but for its place.
+pub fn update(tx: &Tx<'_>, one: &Schedule) -> Result<(), Error> {
+    let plan = &one.plan;
+    tx.exec(
+        "UPDATE job_schedules SET owner = $2, queue = $3, kind = $4, payload = $5, priority = $6, max_attempts = $7,
+             retry = $8, timeout_ms = $9, schedule = $10, zone = $11, missed = $12, missed_cap = $13, overlap = $14,
+             jitter_ms = $15, starts_at = $16, ends_at = $17, anchor_at = $18, paused = $19, revision = $20,
+             changed_at = $21
+         WHERE name = $1",
+        params![
+            one.name,
+            one.owner,
+            plan.queue,
+            plan.kind,
+            plan.payload,
+            plan.priority,
+            plan.retry.max_attempts,
+            plan.retry.written(),
+            ms(plan.timeout),
+            plan.schedule,
+            plan.zone,
+            word(&plan.missed),
+            plan.missed_cap,
+            word(&plan.overlap),
+            ms(plan.jitter),
+            plan.starts_at,
+            plan.ends_at,
+            one.anchor_at,
+            one.paused,
+            one.revision,
+            one.changed_at
+        ],
+    )?;
+    Ok(())
+}
+
+/// Goes on from one place to the next, if nobody else has: the one compare-and-set of an occurrence.
+pub fn go_on(tx: &Tx<'_>, before: &Schedule, after: &Schedule) -> Result<bool, Error> {
+    let changed = tx.exec(
+        "UPDATE job_schedules SET next_at = $2, last_at = $3, decided_until = $4
+         WHERE name = $1 AND decided_until = $5 AND COALESCE(next_at, -1) = $6",
+        params![
+            before.name,
+            after.next_at,
+            after.last_at,
+            after.decided_until,
+            before.decided_until,
+            before.next_at.map_or(-1, Timestamp::as_millis)
+        ],
+    )?;
+    Ok(changed == 1)
+}
+
+pub fn delete(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
+    tx.exec("DELETE FROM job_occurrences WHERE schedule = $1", params![name])?;
+    tx.exec("DELETE FROM job_schedules WHERE name = $1", params![name])?;
+    Ok(())
+}
+
+/// Takes an occurrence; says whether it was free.
+pub fn take(tx: &Tx<'_>, name: &str, at: Timestamp, origin: Origin, now: Timestamp) -> Result<bool, Error> {
+    let taken = tx.exec(
+        "INSERT INTO job_occurrences (schedule, at, origin, decided_at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (schedule, at) DO NOTHING",
+        params![name, at, word(&origin), now],
+    )?;
+    Ok(taken == 1)
+}
+
+pub fn set_job(tx: &Tx<'_>, name: &str, at: Timestamp, job: JobId) -> Result<(), Error> {
+    let sql = "UPDATE job_occurrences SET job = $3 WHERE schedule = $1 AND at = $2";
+    tx.exec(sql, params![name, at, job])?;
+    Ok(())
+}
+
+/// Its runs that have not ended, the latest first.
+pub fn list_live(q: &Query<'_>, name: &str, most: i64) -> Result<Vec<JobId>, Error> {
+    q.all(
+        "SELECT o.job FROM job_occurrences o JOIN jobs j ON j.id = o.job
+         WHERE o.schedule = $1 AND o.job IS NOT NULL ORDER BY o.at DESC LIMIT $2",
+        params![name, most],
+        |row| row.get(0),
+    )
+}
+
+/// The latest first, those before `before`.
+pub fn list_occurrences(
+    q: &Query<'_>,
+    name: &str,
+    before: Timestamp,
+    most: i64,
+) -> Result<Vec<Occurrence>, Error> {
+    q.all(
+        "SELECT at, origin, job, decided_at FROM job_occurrences WHERE schedule = $1 AND at < $2
+         ORDER BY at DESC LIMIT $3",
+        params![name, before, most],
+        |row| {
+            Ok(Occurrence {
+                at: row.get(0)?,
+                origin: unword(&row.get::<String>(1)?)?,
+                job: row.get(2)?,
+                decided_at: row.get(3)?,
+            })
+        },
+    )
+}
+
+/// Forgets the occurrences behind the latest thousand, but for those that still run.
+pub fn tidy(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
+    tx.exec(
+        "DELETE FROM job_occurrences
+         WHERE schedule = $1
+           AND at < (SELECT at FROM job_occurrences WHERE schedule = $1 ORDER BY at DESC LIMIT 1 OFFSET $2)
+           AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_occurrences.job)",
+        params![name, KEPT - 1],
+    )?;
+    Ok(())
+}
+
+fn read(row: &Row<'_>) -> Result<Schedule, Error> {
+    Ok(Schedule {
+        name: row.get(0)?,
+        owner: row.get(1)?,
+        is_declared: row.get(2)?,
+        plan: Plan {
+            queue: row.get(3)?,
+            kind: row.get(4)?,
+            payload: row.get(5)?,
+            priority: row.get(6)?,
+            retry: Retry::read(row.get(7)?, row.get::<Option<String>>(8)?.as_deref()),
+            timeout: millis(row.get(9)?),
+            schedule: row.get(10)?,
+            zone: row.get(11)?,
+            missed: unword(&row.get::<String>(12)?)?,
+            missed_cap: row.get(13)?,
+            overlap: unword(&row.get::<String>(14)?)?,
+            jitter: millis(row.get(15)?),
+            starts_at: row.get(16)?,
+            ends_at: row.get(17)?,
+        },
+        anchor_at: row.get(18)?,
+        paused: row.get(19)?,
+        next_at: row.get(20)?,
+        last_at: row.get(21)?,
+        decided_until: row.get(22)?,
+        revision: row.get(23)?,
+        created_at: row.get(24)?,
+        changed_at: row.get(25)?,
+    })
+}
+
+fn ms(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// An enum of words as its word.
+fn word<T: Serialize>(value: &T) -> String {
+    let word = serde_json::to_value(value).ok();
+    word.as_ref().and_then(|word| word.as_str()).unwrap_or_default().to_owned()
+}
+
+fn unword<T: DeserializeOwned>(word: &str) -> Result<T, Error> {
+    serde_json::from_value(word.into()).map_err(|_| Error::fault(format!("a schedule says {word:?}")))
+}

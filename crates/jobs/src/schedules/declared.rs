@@ -1,0 +1,93 @@
+//! Schedules that the code declares: at each start the database is made to say the same.
+
+use std::collections::BTreeMap;
+
+use kith_kernel::Ctx;
+use kith_store::{Error, Tx};
+
+use super::commands::{LOCK, anew, changed, save};
+use super::model::{DeclaredSchedule, Schedule, ScheduleError};
+use super::queries::ScheduleFilter;
+use crate::jobs::Jobs;
+use crate::rows::schedules as rows;
+
+/// How the database was made to say what the code says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Declared {
+    /// Schedules that are new.
+    pub added: Vec<String>,
+    /// Schedules that say something else now; where their times are the same they kept their place.
+    pub changed: Vec<String>,
+    /// Schedules that the code no longer declares: they are gone.
+    pub removed: Vec<String>,
+}
+
+impl Jobs {
+    /// Makes the declared schedules those of this build; `declared` are those of each module. A pause stays.
+    ///
+    /// # Errors
+    /// A fault if a declaration is wrong, or the database's.
+    pub async fn declare(
+        &self,
+        declared: Vec<(&'static str, &'static [DeclaredSchedule])>,
+    ) -> Result<Declared, Error> {
+        let ctx = self.ctx();
+        let done = self.db().write(move |tx| declare(tx, &ctx.renewed(), &declared)).await?;
+        if done != Declared::default() {
+            tracing::info!(added = ?done.added, changed = ?done.changed, removed = ?done.removed, "declared schedules");
+        }
+        Ok(done)
+    }
+}
+
+fn declare(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    declared: &[(&'static str, &'static [DeclaredSchedule])],
+) -> Result<Declared, Error> {
+    let mut wanted = BTreeMap::new();
+    for (module, schedules) in declared {
+        wanted.extend(schedules.iter().map(|one| (one.name.to_owned(), (format!("module:{module}"), one))));
+    }
+    let filter = ScheduleFilter { is_declared: Some(true), ..ScheduleFilter::default() };
+    let names = rows::list(tx, &filter, i64::MAX)?.into_iter().map(|one| one.name);
+    let all: Vec<_> = names.chain(wanted.keys().cloned()).collect();
+    tx.lock(LOCK, &all)?;
+    // Read again: what another node did meanwhile is done.
+    let known = rows::list(tx, &filter, i64::MAX)?;
+    let mut done = Declared::default();
+    for before in known {
+        match wanted.remove(&before.name) {
+            None => {
+                rows::delete(tx, &before.name)?;
+                tx.audit(ctx, "schedule.deleted", &before.name);
+                done.removed.push(before.name);
+            }
+            Some((owner, one)) => {
+                let after = Schedule { owner, ..changed(ctx, &before, one.plan()).map_err(wrong(one))? };
+                if (&after.plan, &after.owner) != (&before.plan, &before.owner) {
+                    save(tx, &before, &after).map_err(wrong(one))?;
+                    tx.audit(ctx, "schedule.changed", &before.name);
+                    done.changed.push(before.name);
+                }
+            }
+        }
+    }
+    for (name, (owner, one)) in wanted {
+        let new = Schedule { is_declared: true, ..anew(ctx, &name, owner, one.plan()).map_err(wrong(one))? };
+        if rows::insert(tx, &new)? {
+            tx.audit(ctx, "schedule.created", &name);
+            done.added.push(name);
+        } else {
+            tracing::error!(schedule = name, "is not as declared: somebody made another one of this name");
+        }
+    }
+    Ok(done)
+}
+
+fn wrong(one: &'static DeclaredSchedule) -> impl Fn(ScheduleError) -> Error {
+    move |error| match error {
+        ScheduleError::Store(error) => error,
+        error => Error::fault(format!("the schedule {} is declared wrongly: {error}", one.name)),
+    }
+}

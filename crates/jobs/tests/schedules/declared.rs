@@ -1,0 +1,98 @@
+//! Schedules that the code declares.
+
+use kith_jobs::schedules::{self, Declared, DeclaredSchedule, ScheduleError};
+use kith_kernel::{hours, minutes};
+
+use crate::contract;
+use crate::support::{KIND, QUEUE, World, at, plan};
+
+contract! {
+    a_schedule_that_the_code_no_longer_declares_stops
+    what_has_not_changed_keeps_its_place_and_its_pause
+    a_changed_time_is_planned_anew_and_nothing_is_made_up_for
+    what_people_made_is_not_the_codes
+    many_nodes_that_start_at_once_declare_the_same
+}
+
+const fn one(name: &'static str, schedule: &'static str) -> DeclaredSchedule {
+    DeclaredSchedule::new(name, QUEUE, KIND, schedule)
+}
+
+static BOTH: &[DeclaredSchedule] = &[one("tests.kept", "0 * * * *"), one("tests.dropped", "0 * * * *")];
+static KEPT: &[DeclaredSchedule] = &[one("tests.kept", "0 * * * *")];
+static OTHERWISE: &[DeclaredSchedule] =
+    &[DeclaredSchedule { payload: "{\"n\":2}", timeout: minutes(5), ..one("tests.kept", "0 * * * *") }];
+static LATER: &[DeclaredSchedule] = &[one("tests.kept", "30 * * * *")];
+
+fn texts(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// hatchet#410.
+async fn a_schedule_that_the_code_no_longer_declares_stops(world: World) {
+    let done = world.declare(BOTH).await;
+    assert_eq!(done.added, texts(&["tests.dropped", "tests.kept"]));
+    world.node.tick_at(at("2027-03-21T01:00:00Z")).await;
+    assert_eq!(
+        world.declare(KEPT).await,
+        Declared { removed: texts(&["tests.dropped"]), ..Declared::default() }
+    );
+    assert_eq!(world.names().await, ["tests.kept"]);
+    assert_eq!(world.node.tick_at(at("2027-03-21T02:00:00Z")).await.jobs, 0, "the first run has not ended");
+    world.work().await;
+    assert_eq!(world.node.tick_at(at("2027-03-21T03:00:00Z")).await.jobs, 1);
+    assert_eq!(world.declare(&[]).await.removed, texts(&["tests.kept"]));
+    assert_eq!(world.node.tick_at(at("2027-03-21T04:00:00Z")).await, schedules::Ticked::default());
+}
+
+async fn what_has_not_changed_keeps_its_place_and_its_pause(world: World) {
+    world.declare(KEPT).await;
+    let made = world.find("tests.kept").await.unwrap();
+    assert_eq!((&*made.owner, made.is_declared), ("module:tests", true));
+    // A deploy while a run is due: it is not forgotten.
+    world.node.clock.set(at("2027-03-21T01:00:10Z"));
+    assert_eq!(world.declare(KEPT).await, Declared::default());
+    let done = world.declare(OTHERWISE).await;
+    assert_eq!(done, Declared { changed: texts(&["tests.kept"]), ..Declared::default() });
+    assert_eq!(world.node.tick_at(at("2027-03-21T01:00:20Z")).await.jobs, 1);
+    let job = world.runs("tests.kept").await.remove(0).1.unwrap();
+    assert_eq!((&*job.payload, job.timeout), ("{\"n\":2}", minutes(5)));
+    assert_eq!(job.source.as_deref(), Some("schedule:tests.kept@2027-03-21T01:00:00.000Z"));
+    world.write(|tx, ctx| schedules::set_paused(tx, ctx, "tests.kept", true)).await.unwrap();
+    world.declare(KEPT).await;
+    assert!(world.find("tests.kept").await.unwrap().paused);
+    assert_eq!(world.node.tick_at(at("2027-03-21T02:00:20Z")).await.jobs, 0);
+}
+
+async fn a_changed_time_is_planned_anew_and_nothing_is_made_up_for(world: World) {
+    world.declare(KEPT).await;
+    world.node.clock.set(at("2027-03-21T05:10:00Z"));
+    world.declare(LATER).await;
+    assert_eq!(world.node.jobs.tick().await.unwrap().jobs, 0);
+    assert_eq!(world.find("tests.kept").await.unwrap().next_at, Some(at("2027-03-21T05:30:00Z")));
+}
+
+async fn what_people_made_is_not_the_codes(world: World) {
+    world.add("tests.kept", plan("0 * * * *")).await;
+    assert_eq!(world.declare(KEPT).await, Declared::default());
+    assert!(!world.find("tests.kept").await.unwrap().is_declared);
+    world.declare(BOTH).await;
+    let refused = world.write(|tx, ctx| schedules::delete(tx, ctx, "tests.dropped", None)).await;
+    assert!(matches!(refused, Err(ScheduleError::Declared)));
+    let refused = world.write(|tx, ctx| schedules::change(tx, ctx, "tests.dropped", None, |_| Ok(()))).await;
+    assert!(matches!(refused, Err(ScheduleError::Declared)));
+    world.declare(&[]).await;
+    assert_eq!(world.names().await, ["tests.kept"]);
+}
+
+async fn many_nodes_that_start_at_once_declare_the_same(world: World) {
+    let nodes = [world.another().await, world.another().await, world.another().await];
+    for declared in [BOTH, KEPT, BOTH, LATER] {
+        let all = nodes.iter().chain(&nodes).map(|node| node.jobs.declare(vec![("tests", declared)]));
+        for done in futures_util::future::join_all(all).await {
+            done.unwrap();
+        }
+        assert_eq!(world.names().await.len(), declared.len());
+    }
+    assert_eq!(world.node.tick_at(at("2027-03-21T00:00:30Z") + hours(1)).await.jobs, 1);
+}

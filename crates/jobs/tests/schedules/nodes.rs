@@ -1,0 +1,155 @@
+//! No occurrence runs twice or is lost, whatever becomes of the nodes.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use kith_jobs::schedules::{DeclaredSchedule, Missed, Plan};
+use kith_kernel::{days, hours, minutes, seconds};
+use kith_store::testing::Fault;
+
+use crate::contract;
+use crate::support::{KIND, QUEUE, World, at, plan};
+
+contract! {
+    many_nodes_that_look_at_once_run_an_occurrence_once
+    two_nodes_whose_clocks_differ_run_an_occurrence_once
+    an_occurrence_is_not_missed_when_the_node_that_had_it_stops
+    an_occurrence_is_not_lost_with_the_transaction_that_took_it
+    a_blip_of_the_database_delays_a_run_by_no_more_than_itself
+    a_weekly_run_comes_although_deploys_are_more_frequent
+    after_downtime_there_is_no_flood
+    a_schedule_that_cannot_be_read_does_not_keep_others_from_running
+}
+
+async fn many_nodes_that_look_at_once_run_an_occurrence_once(world: World) {
+    world.add("every.minute", plan("* * * * *")).await;
+    world.add("every.second", plan("@every 1s")).await;
+    let nodes = [world.another().await, world.another().await, world.another().await];
+    for n in 1..=20 {
+        let now = at("2027-03-21T00:00:30Z") + seconds(n * 15);
+        let ticked = join_all(nodes.iter().chain(&nodes).map(|node| node.tick_at(now))).await;
+        assert_eq!(ticked.iter().map(|one| one.jobs).sum::<usize>(), 15 + usize::from(n % 4 == 2));
+    }
+    assert_eq!(world.times("every.minute").await.len(), 5);
+    assert_eq!(world.times("every.second").await.len(), 300);
+    assert_eq!(world.count_jobs().await, 305);
+}
+
+/// db-scheduler#364.
+async fn two_nodes_whose_clocks_differ_run_an_occurrence_once(world: World) {
+    world.add("every.minute", plan("* * * * *")).await;
+    for skew in [Duration::from_millis(700), seconds(45), minutes(2), minutes(30)] {
+        let before = world.count_jobs().await;
+        let start = kith_kernel::Clock::now(&*world.node.clock);
+        let other = world.another().await;
+        for n in 1..=240 {
+            let now = start + seconds(n * 15);
+            world.node.tick_at(now).await;
+            other.tick_at(now + skew).await;
+        }
+        // The hour, and by how much one of them was ahead; what was run ahead is not run again.
+        world.node.clock.set(start + hours(1) + skew);
+        let ahead = i64::try_from(skew.as_secs() / 60).unwrap();
+        let ran = world.count_jobs().await - before;
+        assert!((60 + ahead..=61 + ahead).contains(&ran), "{skew:?}: {ran}");
+        let times = world.times("every.minute").await;
+        let mut unique = times.clone();
+        unique.dedup();
+        assert_eq!(times, unique);
+    }
+}
+
+/// sidekiq#6804, pg-boss#914.
+async fn an_occurrence_is_not_missed_when_the_node_that_had_it_stops(world: World) {
+    world.add("daily", Plan { missed: Missed::Skip, ..plan("0 2 * * *") }).await;
+    let first = world.another().await;
+    assert_eq!(first.tick_at(at("2027-03-21T01:59:59Z")).await.next_at, Some(at("2027-03-21T02:00:00Z")));
+    // It stops before it looks again; the other one comes half a minute later.
+    drop(first);
+    let second = world.another().await;
+    assert_eq!(second.tick_at(at("2027-03-21T02:00:31Z")).await.jobs, 1);
+    assert_eq!(world.times("daily").await, ["2027-03-21T02:00Z"]);
+}
+
+/// pg-boss#914.
+async fn an_occurrence_is_not_lost_with_the_transaction_that_took_it(world: World) {
+    world.add("hourly", plan("0 * * * *")).await;
+    let mut due = at("2027-03-21T00:00:00Z");
+    let faults = (1..=8).map(|at_statement| Fault::ConnectionLost { at_statement });
+    let mut struck = 0;
+    for fault in faults.chain([Fault::CommitFails, Fault::Conflict]) {
+        due = due + hours(1);
+        world.node.clock.set(due);
+        world.node.jobs.db().inject(fault);
+        for second in 0..5 {
+            world.node.clock.set(due + seconds(second));
+            struck += usize::from(world.node.jobs.tick().await.is_err());
+        }
+    }
+    assert!(struck >= 5, "{struck}");
+    assert_eq!(world.times("hourly").await.len(), 10);
+    assert_eq!(world.count_jobs().await, 10);
+}
+
+/// bullmq#1658.
+async fn a_blip_of_the_database_delays_a_run_by_no_more_than_itself(world: World) {
+    world.add("every.minute", plan("* * * * *")).await;
+    world.node.tick_at(at("2027-03-21T00:01:00Z")).await;
+    for second in [0, 1, 2, 3] {
+        world.node.clock.set(at("2027-03-21T00:02:00Z") + seconds(second));
+        world.node.jobs.db().inject(Fault::ConnectionLost { at_statement: 1 });
+        assert!(world.node.jobs.tick().await.is_err());
+    }
+    assert_eq!(world.node.tick_at(at("2027-03-21T00:02:04Z")).await.jobs, 1);
+    assert_eq!(world.node.tick_at(at("2027-03-21T00:03:00Z")).await.jobs, 1);
+    assert_eq!(
+        world.times("every.minute").await,
+        ["2027-03-21T00:01Z", "2027-03-21T00:02Z", "2027-03-21T00:03Z"]
+    );
+}
+
+static WEEKLY: &[DeclaredSchedule] = &[DeclaredSchedule::new("tests.weekly", QUEUE, KIND, "0 3 * * MON")];
+static WEEKLY_SLOWER: &[DeclaredSchedule] = &[DeclaredSchedule {
+    timeout: minutes(9),
+    ..DeclaredSchedule::new("tests.weekly", QUEUE, KIND, "0 3 * * MON")
+}];
+
+/// river#791.
+async fn a_weekly_run_comes_although_deploys_are_more_frequent(world: World) {
+    for day in 0..56_u64 {
+        // A deploy each noon, every other one with something else in it, and the process is away for an hour.
+        let noon = at("2027-03-21T12:00:00Z") + days(day);
+        world.node.clock.set(noon);
+        world.declare(if day % 2 == 0 { WEEKLY } else { WEEKLY_SLOWER }).await;
+        world.node.live_until(noon + hours(23), hours(1)).await;
+        world.work().await;
+    }
+    let mondays = (0..8).map(|week| at("2027-03-22T03:00:00Z") + days(7 * week));
+    let expected: Vec<_> = mondays.map(|at| at.to_string().replace(":00.000Z", "Z")).collect();
+    assert_eq!(world.times("tests.weekly").await, expected);
+}
+
+/// river#1035.
+async fn after_downtime_there_is_no_flood(world: World) {
+    let with = |missed, missed_cap| Plan { missed, missed_cap, ..plan("*/10 * * * *") };
+    world.add("skip", with(Missed::Skip, 100)).await;
+    world.add("latest", with(Missed::Latest, 100)).await;
+    world.add("all", with(Missed::All, 7)).await;
+    world.add("often", Plan { missed: Missed::Latest, ..plan("* * * * * *") }).await;
+    assert_eq!(world.node.tick_at(at("2027-04-20T00:05:00Z")).await.jobs, 1 + 7 + 60);
+    assert_eq!(world.times("skip").await, [""; 0]);
+    assert_eq!(world.times("latest").await, ["2027-04-20T00:00Z"]);
+    let all = world.times("all").await;
+    assert_eq!((all.len(), &*all[0], &*all[6]), (7, "2027-04-19T23:00Z", "2027-04-20T00:00Z"));
+    world.node.tick_at(at("2027-04-20T00:10:00Z")).await;
+    assert_eq!(world.times("skip").await, ["2027-04-20T00:10Z"]);
+}
+
+async fn a_schedule_that_cannot_be_read_does_not_keep_others_from_running(world: World) {
+    world.add("a", plan("0 * * * *")).await;
+    world.add("b", plan("0 * * * *")).await;
+    let spoil = "UPDATE job_schedules SET zone = 'Europe/Atlantis' WHERE name = 'a'";
+    world.write(move |tx, _| Ok(tx.exec(spoil, &[])?)).await.unwrap();
+    assert_eq!(world.node.tick_at(at("2027-03-21T01:00:00Z")).await.jobs, 1);
+    assert_eq!(world.times("b").await, ["2027-03-21T01:00Z"]);
+}

@@ -1,0 +1,84 @@
+//! Occurrences that come while a run of the same schedule has not ended, and jitter.
+
+use kith_jobs::schedules::{Overlap, Plan};
+use kith_jobs::{Claimed, JobState};
+use kith_kernel::{hours, minutes, seconds};
+
+use crate::contract;
+use crate::support::{QUEUE, World, at, plan};
+
+contract! {
+    an_overlapping_run_is_allowed_left_out_or_waits
+    the_older_run_is_cancelled_before_the_newer_one_begins
+    no_more_than_a_hundred_wait
+    jitter_delays_a_run_and_changes_nothing_else
+}
+
+async fn claim(world: &World) -> Vec<Claimed> {
+    let worker = world.node.jobs.register("tester", false, hours(1)).await.unwrap();
+    world.node.jobs.claim(QUEUE, worker, 100).await.unwrap().jobs
+}
+
+async fn states(world: &World, name: &'static str) -> Vec<Option<JobState>> {
+    world.runs(name).await.into_iter().map(|(_, job)| job.map(|job| job.state)).collect()
+}
+
+async fn an_overlapping_run_is_allowed_left_out_or_waits(world: World) {
+    let with = |overlap| Plan { overlap, ..plan("0 * * * *") };
+    world.add("allow", with(Overlap::Allow)).await;
+    world.add("skip", with(Overlap::Skip)).await;
+    world.add("queue", with(Overlap::Queue)).await;
+    for hour in 1..=3 {
+        world.node.tick_at(at("2027-03-21T00:00:00Z") + hours(hour)).await;
+    }
+    let (ready, blocked) = (Some(JobState::Ready), Some(JobState::Blocked));
+    assert_eq!(states(&world, "allow").await, [ready, ready, ready]);
+    assert_eq!(states(&world, "skip").await, [ready, None, None]);
+    assert_eq!(states(&world, "queue").await, [ready, blocked, blocked]);
+    assert_eq!(world.work().await, 3 + 1 + 3);
+    world.node.tick_at(at("2027-03-21T04:00:00Z")).await;
+    assert_eq!(states(&world, "skip").await[3], ready);
+    assert_eq!(states(&world, "queue").await[3], ready);
+}
+
+async fn the_older_run_is_cancelled_before_the_newer_one_begins(world: World) {
+    world.add("cancel", Plan { overlap: Overlap::Cancel, ..plan("0 * * * *") }).await;
+    world.node.tick_at(at("2027-03-21T01:00:00Z")).await;
+    world.node.tick_at(at("2027-03-21T02:00:00Z")).await;
+    let (ready, cancelled) = (Some(JobState::Ready), Some(JobState::Cancelled));
+    assert_eq!(states(&world, "cancel").await, [cancelled, ready]);
+    let running = claim(&world).await;
+    assert_eq!(running.len(), 1);
+    world.node.tick_at(at("2027-03-21T03:00:00Z")).await;
+    let now = [cancelled, Some(JobState::Running), Some(JobState::Blocked)];
+    assert_eq!(states(&world, "cancel").await, now);
+    assert!(claim(&world).await.is_empty(), "the older one still runs");
+    let attempt =
+        kith_jobs::Attempt { job: running[0].id, attempt: running[0].attempt, worker: running[0].worker };
+    let outcome = Err(kith_jobs::JobError::Cancelled);
+    let report = kith_jobs::Report { attempt, outcome, rings: None };
+    world.node.jobs.report(std::sync::Arc::new(vec![report])).await.unwrap();
+    assert_eq!(claim(&world).await.len(), 1);
+}
+
+async fn no_more_than_a_hundred_wait(world: World) {
+    world.add("queue", Plan { overlap: Overlap::Queue, ..plan("* * * * *") }).await;
+    world.node.live_until(at("2027-03-21T02:00:00Z"), minutes(1)).await;
+    let states = states(&world, "queue").await;
+    assert_eq!(states.len(), 120);
+    assert_eq!(states.iter().filter(|state| state.is_some()).count(), 100);
+    assert_eq!(world.work().await, 100);
+}
+
+async fn jitter_delays_a_run_and_changes_nothing_else(world: World) {
+    world.add("jitter", Plan { jitter: minutes(5), ..plan("0 * * * *") }).await;
+    for hour in 1..=20 {
+        world.node.tick_at(at("2027-03-21T00:00:00Z") + hours(hour)).await;
+    }
+    let runs = world.runs("jitter").await;
+    assert_eq!(runs.len(), 20);
+    let delays: Vec<_> = runs.iter().map(|(at, job)| job.as_ref().unwrap().run_at.since(*at)).collect();
+    assert!(delays.iter().all(|delay| *delay <= minutes(5)), "{delays:?}");
+    assert!(delays.iter().any(|delay| *delay > seconds(10)), "{delays:?}");
+    assert!(runs.iter().all(|(at, _)| at.as_millis() % 3_600_000 == 0));
+}

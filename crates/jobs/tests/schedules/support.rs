@@ -1,0 +1,183 @@
+//! A database of its own for each test, nodes on it, and clocks that move when they are told to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kith_jobs::schedules::{
+    Backfilled, Declared, DeclaredSchedule, Plan, Schedule, ScheduleError, ScheduleFilter, Ticked,
+    list_schedules,
+};
+use kith_jobs::{Done, Handler, JOBS_MIGRATIONS, JobRecord, Jobs, schedules};
+use kith_kernel::{Ctx, ManualClock, SeededRandom, Sources, TimeOrderedIds, Timestamp};
+use kith_store::testing::TestDatabase;
+use kith_store::{STORE_MIGRATIONS, Store, Tx};
+
+/// A Sunday: what the clocks show when a test begins.
+pub const BEGINNING: &str = "2027-03-21T00:00:30Z";
+pub const QUEUE: &str = "tests";
+pub const KIND: &str = "test.run";
+
+/// Runs each named contract on both engines, as `name::sqlite` and `name::postgres`.
+#[macro_export]
+macro_rules! contract {
+    ($($name:ident)+) => {$(
+        mod $name {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn sqlite() {
+                super::$name($crate::support::World::sqlite().await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn postgres() {
+                if let Some(world) = $crate::support::World::postgres().await {
+                    super::$name(world).await;
+                }
+            }
+        }
+    )+};
+}
+
+fn postgres_url() -> Option<String> {
+    if let Ok(url) = std::env::var("KITH_TEST_POSTGRES") {
+        return Some(url);
+    }
+    let chosen = std::env::var_os("KITH_TEST_SQLITE_ONLY").is_some();
+    assert!(chosen, "no PostgreSQL to test with: run `cargo xtask test`, or set KITH_TEST_SQLITE_ONLY=1");
+    None
+}
+
+/// A process that looks at its clock.
+pub struct Node {
+    pub jobs: Jobs,
+    pub clock: Arc<ManualClock>,
+}
+
+impl Node {
+    fn on(db: Store, now: Timestamp) -> Self {
+        let clock = Arc::new(ManualClock::at(now));
+        let seed = u64::from(std::process::id());
+        let sources = Sources {
+            clock: clock.clone(),
+            ids: Arc::new(TimeOrderedIds::new(SeededRandom::new(seed))),
+            random: Arc::new(SeededRandom::new(1)),
+        };
+        Self { jobs: Jobs::new(db, sources), clock }
+    }
+
+    pub async fn tick_at(&self, now: Timestamp) -> Ticked {
+        self.clock.set(now);
+        self.jobs.tick().await.unwrap()
+    }
+
+    /// Looks at the clock every `step` until `until`, which is included.
+    pub async fn live_until(&self, until: Timestamp, step: Duration) {
+        let mut now = kith_kernel::Clock::now(&*self.clock);
+        while now < until {
+            now = (now + step).min(until);
+            self.tick_at(now).await;
+        }
+    }
+}
+
+pub struct World {
+    pub node: Node,
+    pub database: TestDatabase,
+}
+
+impl World {
+    pub async fn sqlite() -> Self {
+        Self::on(TestDatabase::sqlite()).await
+    }
+
+    pub async fn postgres() -> Option<Self> {
+        Some(Self::on(TestDatabase::postgres(&postgres_url()?).await.unwrap()).await)
+    }
+
+    async fn on(database: TestDatabase) -> Self {
+        database.migrate(vec![STORE_MIGRATIONS, JOBS_MIGRATIONS]).await.unwrap();
+        let store = Store::open(database.options()).await.unwrap();
+        Self { node: Node::on(store, at(BEGINNING)), database }
+    }
+
+    /// Another process: on PostgreSQL with connections of its own; SQLite admits one process, whose store it shares.
+    pub async fn another(&self) -> Node {
+        let store = match self.node.jobs.db().kind() {
+            kith_store::EngineKind::Sqlite => self.node.jobs.db().clone(),
+            kith_store::EngineKind::Postgres => Store::open(self.database.options()).await.unwrap(),
+        };
+        Node::on(store, kith_kernel::Clock::now(&*self.node.clock))
+    }
+
+    pub async fn write<T: Send + 'static>(
+        &self,
+        run: impl Fn(&Tx<'_>, &Ctx) -> Result<T, ScheduleError> + Send + 'static,
+    ) -> Result<T, ScheduleError> {
+        let ctx = self.node.jobs.ctx();
+        self.node.jobs.db().write(move |tx| run(tx, &ctx)).await
+    }
+
+    pub async fn add(&self, name: &'static str, plan: Plan) -> Schedule {
+        self.write(move |tx, ctx| schedules::create(tx, ctx, name, plan.clone(), false)).await.unwrap()
+    }
+
+    pub async fn declare(&self, declared: &'static [DeclaredSchedule]) -> Declared {
+        self.node.jobs.declare(vec![("tests", declared)]).await.unwrap()
+    }
+
+    pub async fn backfill(
+        &self,
+        name: &'static str,
+        from: &str,
+        to: &str,
+    ) -> Result<Backfilled, ScheduleError> {
+        let (from, to) = (at(from), at(to));
+        self.write(move |tx, ctx| schedules::backfill(tx, ctx, name, from, to)).await
+    }
+
+    pub async fn find(&self, name: &'static str) -> Option<Schedule> {
+        self.node.jobs.db().read(move |q| schedules::find_schedule(q, name)).await.unwrap()
+    }
+
+    pub async fn names(&self) -> Vec<String> {
+        let read = |q: &kith_store::Query<'_>| list_schedules(q, &ScheduleFilter::default(), 1_000);
+        let all = self.node.jobs.db().read(read).await.unwrap();
+        all.into_iter().map(|one| one.name).collect()
+    }
+
+    /// When runs of a schedule were to be, the earliest first, and with what job.
+    pub async fn runs(&self, name: &'static str) -> Vec<(Timestamp, Option<JobRecord>)> {
+        let far = Timestamp::from_millis(i64::MAX);
+        let runs =
+            self.node.jobs.db().read(move |q| schedules::list_runs(q, name, far, 10_000)).await.unwrap();
+        runs.into_iter().rev().map(|(one, job)| (one.at, job)).collect()
+    }
+
+    /// The same, as texts, of those for which there is a job.
+    pub async fn times(&self, name: &'static str) -> Vec<String> {
+        let runs = self.runs(name).await;
+        let ran = runs.into_iter().filter(|(_, job)| job.is_some());
+        ran.map(|(at, _)| at.to_string().replace(":00.000Z", "Z")).collect()
+    }
+
+    /// How many jobs there are, of any schedule, as the engine counts them.
+    pub async fn count_jobs(&self) -> i64 {
+        let sql = "SELECT (SELECT COUNT(*) FROM jobs) + (SELECT COUNT(*) FROM job_history) + (SELECT COUNT(*) FROM job_dead)";
+        let count = self.node.jobs.db().read(move |q| q.one(sql, &[], |row| row.get::<i64>(0))).await;
+        count.unwrap().unwrap_or(0)
+    }
+
+    /// Runs all jobs that can be run; says how many.
+    pub async fn work(&self) -> usize {
+        let handler = Handler::new(KIND, |_| async { Ok(Done::default()) });
+        self.node.jobs.drain(&[handler], &[QUEUE]).await.unwrap()
+    }
+}
+
+pub fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+/// A plan of a job that does nothing.
+pub fn plan(schedule: &str) -> Plan {
+    Plan::new(QUEUE, KIND, schedule)
+}

@@ -151,6 +151,7 @@ impl Workers {
         let mut others = JoinSet::new();
         others.spawn(beat(Arc::clone(&shared)));
         others.spawn(keep_up(Arc::clone(&shared)));
+        others.spawn(keep_time(Arc::clone(&shared)));
         let reporter = tokio::spawn(report::heed(Arc::clone(&shared), arriving));
         Ok(Self { shared, fetchers, others, reporter })
     }
@@ -246,6 +247,22 @@ async fn keep_up(shared: Arc<Shared>) {
         if let Err(error) = shared.jobs.upkeep(&mut last, shared.options.retention).await {
             tracing::warn!(%error, "the upkeep of jobs failed and will be tried again");
         }
+    }
+}
+
+/// Enqueues what is due by the schedules: when the next occurrence is, and at each look, should one be added meanwhile.
+async fn keep_time(shared: Arc<Shared>) {
+    loop {
+        let next_at = match shared.jobs.tick().await {
+            Ok(ticked) => ticked.next_at,
+            Err(error) => {
+                tracing::warn!(%error, "schedules could not be run; what is due will be tried again");
+                None
+            }
+        };
+        let now = shared.jobs.ctx().now;
+        let wait = next_at.map_or(shared.options.poll, |next| next.since(now).min(shared.options.poll));
+        tokio::time::sleep(wait.max(Duration::from_millis(10))).await;
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use kith_jobs::schedules::{DeclaredSchedule, Missed, Plan};
+use kith_jobs::{Done, Handler, JobError, QueueShare, WorkerOptions, Workers};
 use kith_kernel::{days, hours, minutes, seconds};
 use kith_store::testing::Fault;
 
@@ -19,6 +20,7 @@ contract! {
     a_weekly_run_comes_although_deploys_are_more_frequent
     after_downtime_there_is_no_flood
     a_schedule_that_cannot_be_read_does_not_keep_others_from_running
+    workers_run_what_is_scheduled
 }
 
 async fn many_nodes_that_look_at_once_run_an_occurrence_once(world: World) {
@@ -86,7 +88,8 @@ async fn an_occurrence_is_not_lost_with_the_transaction_that_took_it(world: Worl
             struck += usize::from(world.node.jobs.tick().await.is_err());
         }
     }
-    assert!(struck >= 5, "{struck}");
+    // What PostgreSQL lost before the commit is run again by the store itself.
+    assert!(struck >= 1, "{struck}");
     assert_eq!(world.times("hourly").await.len(), 10);
     assert_eq!(world.count_jobs().await, 10);
 }
@@ -97,7 +100,7 @@ async fn a_blip_of_the_database_delays_a_run_by_no_more_than_itself(world: World
     world.node.tick_at(at("2027-03-21T00:01:00Z")).await;
     for second in [0, 1, 2, 3] {
         world.node.clock.set(at("2027-03-21T00:02:00Z") + seconds(second));
-        world.node.jobs.db().inject(Fault::ConnectionLost { at_statement: 1 });
+        world.node.jobs.db().inject(Fault::CommitFails);
         assert!(world.node.jobs.tick().await.is_err());
     }
     assert_eq!(world.node.tick_at(at("2027-03-21T00:02:04Z")).await.jobs, 1);
@@ -152,4 +155,28 @@ async fn a_schedule_that_cannot_be_read_does_not_keep_others_from_running(world:
     world.write(move |tx, _| Ok(tx.exec(spoil, &[])?)).await.unwrap();
     assert_eq!(world.node.tick_at(at("2027-03-21T01:00:00Z")).await.jobs, 1);
     assert_eq!(world.times("b").await, ["2027-03-21T01:00Z"]);
+}
+
+async fn workers_run_what_is_scheduled(world: World) {
+    let jobs = world.awake();
+    world.add("every.second", plan("@every 1s")).await;
+    let (ran, mut runs) = tokio::sync::mpsc::unbounded_channel();
+    let handler = Handler::new(KIND, move |run| {
+        let told = ran.send(run.id);
+        async move { told.map(|()| Done::default()).map_err(JobError::retry) }
+    });
+    let share = QueueShare { queue: QUEUE.to_owned(), concurrency: 2 };
+    let workers =
+        Workers::start(&jobs, vec![handler], WorkerOptions::new("tester", vec![share])).await.unwrap();
+    // The schedule is of 2027; by the machine's clock all of its runs are ahead, or were missed.
+    jobs.db()
+        .write(|tx| tx.exec("UPDATE job_schedules SET decided_until = 0, next_at = 0, anchor_at = 0", &[]))
+        .await
+        .unwrap();
+    let mut known = std::collections::HashSet::new();
+    for _ in 0..3 {
+        let run = tokio::time::timeout(seconds(20), runs.recv()).await.expect("a run").unwrap();
+        assert!(known.insert(run), "twice");
+    }
+    workers.stop().await;
 }

@@ -1,6 +1,7 @@
 //! A database of its own for each test, nodes on it, and clocks that move when they are told to.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kith_jobs::schedules::{
@@ -8,7 +9,9 @@ use kith_jobs::schedules::{
     list_schedules,
 };
 use kith_jobs::{Done, Handler, JOBS_MIGRATIONS, JobRecord, Jobs, schedules};
-use kith_kernel::{Ctx, ManualClock, SeededRandom, Sources, TimeOrderedIds, Timestamp};
+use kith_kernel::{
+    Ctx, ManualClock, SeededRandom, Sources, SystemClock, SystemRandom, TimeOrderedIds, Timestamp,
+};
 use kith_store::testing::TestDatabase;
 use kith_store::{STORE_MIGRATIONS, Store, Tx};
 
@@ -55,7 +58,8 @@ pub struct Node {
 impl Node {
     fn on(db: Store, now: Timestamp) -> Self {
         let clock = Arc::new(ManualClock::at(now));
-        let seed = u64::from(std::process::id());
+        static NODES: AtomicU64 = AtomicU64::new(0);
+        let seed = u64::from(std::process::id()) << 32 | NODES.fetch_add(1, Ordering::Relaxed);
         let sources = Sources {
             clock: clock.clone(),
             ids: Arc::new(TimeOrderedIds::new(SeededRandom::new(seed))),
@@ -106,6 +110,16 @@ impl World {
             kith_store::EngineKind::Postgres => Store::open(self.database.options()).await.unwrap(),
         };
         Node::on(store, kith_kernel::Clock::now(&*self.node.clock))
+    }
+
+    /// The engine on the same database by the machine's own clock.
+    pub fn awake(&self) -> Jobs {
+        let sources = Sources {
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(TimeOrderedIds::new(SystemRandom)),
+            random: Arc::new(SystemRandom),
+        };
+        Jobs::new(self.node.jobs.db().clone(), sources)
     }
 
     pub async fn write<T: Send + 'static>(

@@ -164,6 +164,7 @@ fn names_nobody(operation: &Operation) -> bool {
         "/api/v1/auth/",
         "/api/v1/me",
         "/api/v1/admin/",
+        "/api/v1/callbacks",
         "/api/v1/spaces/{space}/",
         "/docs",
         "/dev/",

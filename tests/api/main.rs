@@ -15,6 +15,7 @@ mod bond_histories;
 mod bond_model;
 mod bond_races;
 mod bonds;
+mod callbacks;
 mod checklist_lint;
 mod checklists;
 mod commands;

@@ -217,6 +217,40 @@ def about_a_key(case, me):
         case.path_parameters["id"] = made["id"]
 
 
+HOOKS = "https://hooks.example.org/kith"
+
+
+def to_an_endpoint(case, me):
+    case.body.pop("endpoint_id", None)
+    case.body.update(url=HOOKS, method="POST", headers={})
+    case.body.pop("text", None)
+    case.body["at"] = "2030-01-01T00:00:00Z"
+
+
+def to_an_endpoint_of_its_own(case, me):
+    case.body["url"] = HOOKS
+
+
+def about_an_endpoint(case, me):
+    if ROLE == "admin":
+        made = call("POST", "/api/v1/callbacks/endpoints", me, url=HOOKS)
+        call("POST", f"/api/v1/callbacks/endpoints/{made['id']}/enable", me)
+        case.path_parameters["id"] = made["id"]
+
+
+def about_a_callback(case, me):
+    if ROLE == "admin":
+        about_an_endpoint(case, me)
+        made = call("POST", "/api/v1/callbacks", me, url=HOOKS, at="2030-01-01T00:00:00Z")
+        case.path_parameters["id"] = made["id"]
+
+
+def about_one_taken_back(case, me):
+    if ROLE == "admin":
+        about_a_callback(case, me)
+        call("POST", f"/api/v1/callbacks/{case.path_parameters['id']}/cancel", me)
+
+
 def from_the_page(case, me):
     page = requests.get(URL + "/docs", timeout=30).text
     case.path_parameters["file"] = re.search(r"/docs/(page\.[^\"]+)", page)[1]
@@ -226,18 +260,25 @@ SUITED = {
     "accept_first_admin": with_link,
     "accept_partner_request": answer_somebody,
     "break_up": with_a_partner,
+    "cancel_callback": about_a_callback,
     "cancel_partner_request": about_what_i_asked,
     "change_password": with_password,
     "create_api_key": with_a_scope,
+    "create_callback": to_an_endpoint,
+    "create_callback_endpoint": to_an_endpoint_of_its_own,
     "create_item": in_a_collection,
     "delete_item": about_an_item,
     "delete_me": with_password,
+    "disable_callback_endpoint": about_an_endpoint,
     "docs_file": from_the_page,
+    "enable_callback_endpoint": about_an_endpoint,
     "end_session": about_own_session,
     "export_bond_space": about_a_bond,
     "get_account": about_somebody,
     "get_api_key": about_a_key,
     "get_block": about_one_blocked,
+    "get_callback": about_a_callback,
+    "get_callback_endpoint": about_an_endpoint,
     "get_collection": about_a_declared_collection,
     "get_item": about_an_item,
     "get_nickname": about_one_with_a_nickname,
@@ -246,6 +287,7 @@ SUITED = {
     "log_in": with_address,
     "log_out": with_refresh_token,
     "patch_item": about_an_item,
+    "ping_callback_endpoint": about_an_endpoint,
     "preview_invite": with_an_invite,
     "refresh_session": with_refresh_token,
     "register": with_new_address,
@@ -254,8 +296,10 @@ SUITED = {
     "replace_item": about_an_item,
     "report_partner_request": report_somebody,
     "restore_account": after_leaving,
+    "retry_callback": about_one_taken_back,
     "revoke_api_key": about_a_key,
     "revoke_invite": with_my_invite,
+    "rotate_callback_secret": about_an_endpoint,
     "send_partner_request": ask_somebody,
     "send_partner_request_by_old_path": ask_by_old_path,
     "set_role": about_somebody,

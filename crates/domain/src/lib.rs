@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod blocks;
 pub mod bonds;
+pub mod callbacks;
 mod cast;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;

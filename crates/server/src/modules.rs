@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use kith_domain::{accounts, blocks, bonds, nicknames, spaces};
+use kith_domain::{accounts, blocks, bonds, callbacks, nicknames, spaces};
 use kith_jobs::JOBS_MIGRATIONS;
 use kith_platform::config::Config;
 use kith_platform::http::openapi;
@@ -20,6 +20,7 @@ pub static MODULES: &[&Module] = &[
     &bonds::MODULE,
     &nicknames::MODULE,
     &spaces::MODULE,
+    &callbacks::MODULE,
 ];
 
 /// The same, and what only development mode has.

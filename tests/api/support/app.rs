@@ -169,6 +169,11 @@ impl TestApp {
         self.nodes.len()
     }
 
+    /// Each node's parts.
+    pub fn all_parts(&self) -> impl Iterator<Item = &App> {
+        self.nodes.iter().map(|node| &node.app)
+    }
+
     /// The first node's parts.
     pub fn parts(&self) -> &App {
         &self.nodes[0].app

@@ -9,6 +9,10 @@ use super::{PASSWORD, Person, TestApp, bonded, item};
 
 const LOGIN: &str = "/api/v1/auth/login";
 const REQUESTS: &str = "/api/v1/partners/requests";
+/// Nothing is ever sent there: what is enqueued waits for a worker that no scenario has.
+const ENDPOINT: &str = "https://hooks.example.org/kith";
+const ENDPOINTS: &str = "/api/v1/callbacks/endpoints";
+const FAR_AHEAD: &str = "2027-01-01T00:00:00Z";
 const SESSIONS: &str = "/api/v1/auth/sessions";
 
 /// An operation, as the document has it.
@@ -156,6 +160,8 @@ impl TestApp {
             | "get_partner_settings"
             | "create_invite"
             | "list_blocks"
+            | "list_callback_endpoints"
+            | "list_callbacks"
             | "list_collections"
             | "list_invites"
             | "list_nicknames"
@@ -235,6 +241,21 @@ impl TestApp {
             "get_item" | "delete_item" => (true, an_item(&by).await, Value::Null),
             "replace_item" | "patch_item" => (true, an_item(&by).await, json!({ "data": { "n": 2 } })),
             "export_bond_space" => (true, bonded(&by, &other).await, Value::Null),
+            "create_callback" => {
+                (false, String::new(), json!({ "url": ENDPOINT, "body": { "type": "x" }, "at": FAR_AHEAD }))
+            }
+            "create_callback_endpoint" => (false, String::new(), json!({ "url": ENDPOINT })),
+            "get_callback" | "cancel_callback" => (false, a_callback(&by).await, Value::Null),
+            "retry_callback" => {
+                let id = a_callback(&by).await;
+                by.post(&format!("/api/v1/callbacks/{id}/cancel"), Value::Null).await.expect(200);
+                (false, id, Value::Null)
+            }
+            "rotate_callback_secret" => (false, an_endpoint(&by).await, json!({ "overlap_hours": 1 })),
+            "get_callback_endpoint"
+            | "disable_callback_endpoint"
+            | "enable_callback_endpoint"
+            | "ping_callback_endpoint" => (false, an_endpoint(&by).await, Value::Null),
             "declare_collection" => (false, name.to_owned(), json!({ "fields": ["n"] })),
             "get_collection" | "withdraw_collection" => {
                 by.put(&format!("/api/v1/admin/collections/{name}"), json!({})).await.expect(200);
@@ -269,6 +290,22 @@ async fn ask(by: &Person, of: &Person) -> String {
 async fn an_invite(by: &Person) -> String {
     let invite = by.post("/api/v1/partners/invites", Value::Null).await.expect(201);
     invite["code"].as_str().expect("a code").to_owned()
+}
+
+/// An endpoint that takes callbacks.
+async fn an_endpoint(by: &Person) -> String {
+    let made = by.post(ENDPOINTS, json!({ "url": ENDPOINT })).await.expect(201);
+    let id = made["id"].as_str().expect("an id").to_owned();
+    by.post(&format!("{ENDPOINTS}/{id}/enable"), Value::Null).await.expect(200);
+    id
+}
+
+/// A callback that waits for its time.
+async fn a_callback(by: &Person) -> String {
+    an_endpoint(by).await;
+    let body = json!({ "url": ENDPOINT, "at": FAR_AHEAD });
+    let made = by.post("/api/v1/callbacks", body).await.expect(201);
+    made["id"].as_str().expect("an id").to_owned()
 }
 
 /// An item of one's own, as its path names it.

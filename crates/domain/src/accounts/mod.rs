@@ -29,7 +29,7 @@ use kith_store::Migration;
 pub use fuzzing::accounts;
 pub use leaving::GONE;
 pub use model::{Email, Person, SessionId, User};
-pub use rows::find_by_email;
+pub use rows::{find_by_email, list_admins};
 
 /// What the server mounts.
 pub static MODULE: Module = Module {

@@ -53,6 +53,20 @@ pub enum TargetError {
     Internal(Internal),
 }
 
+impl TargetError {
+    /// A word for programs.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Unreadable => "not_a_target",
+            Self::TooLong => "too_long",
+            Self::PlainHttp => "https_only",
+            Self::UserInfo => "user_info",
+            Self::Port(_) => "port_not_allowed",
+            Self::Internal(_) => "internal_address",
+        }
+    }
+}
+
 /// What the configuration says about targets.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {

@@ -138,6 +138,12 @@ pub fn count_admins(q: &Query<'_>) -> Result<i64, Error> {
     Ok(q.one(sql, params![MADE_UP], |row| row.get(0))?.unwrap_or(0))
 }
 
+/// The administrators who can act.
+pub fn list_admins(q: &Query<'_>) -> Result<Vec<UserId>, Error> {
+    let sql = "SELECT id FROM users WHERE role = 'admin' AND suspended_at IS NULL AND deleted_at IS NULL ORDER BY id";
+    q.all(sql, &[], |row| row.get(0))
+}
+
 pub fn find_account(q: &Query<'_>, id: UserId) -> Result<Option<Account>, Error> {
     q.one(
         "SELECT id, email, display_name, role, created_at, suspended_at, purge_at FROM users

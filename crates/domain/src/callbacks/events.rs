@@ -1,0 +1,45 @@
+//! What callbacks tell those who run the server. Never a query, a header or a body: they may hold secrets.
+
+use kith_kernel::UserId;
+use kith_store::NewEvent;
+use serde_json::json;
+
+use super::model::{Callback, CallbackId, EndpointId};
+
+pub const CREATED: &str = "callback.created";
+pub const DELIVERED: &str = "callback.delivered";
+pub const FAILED: &str = "callback.failed";
+pub const CANCELLED: &str = "callback.cancelled";
+pub const RETRIED: &str = "callback.retried";
+pub const ENDPOINT_CREATED: &str = "callback_endpoint.created";
+pub const SECRET_ROTATED: &str = "callback_endpoint.secret_rotated";
+pub const DISABLED: &str = "callback_endpoint.disabled";
+pub const ENABLED: &str = "callback_endpoint.enabled";
+
+/// All of them.
+pub const KINDS: &[&str] =
+    &[CREATED, DELIVERED, FAILED, CANCELLED, RETRIED, ENDPOINT_CREATED, SECRET_ROTATED, DISABLED, ENABLED];
+
+/// Something about a callback.
+pub fn of_callback(kind: &'static str, callback: &Callback) -> NewEvent {
+    let CallbackId(subject) = callback.id;
+    let payload = json!({
+        "url": callback.url.split('?').next(),
+        "method": callback.method,
+        "endpoint_id": callback.endpoint_id,
+        "due_at": callback.due_at,
+        "reason": callback.reason,
+    });
+    NewEvent { kind, subject, recipients: vec![], payload }
+}
+
+/// Something about an endpoint, for `administrators` where they are to learn of it.
+pub fn of_endpoint(
+    kind: &'static str,
+    EndpointId(subject): EndpointId,
+    url: &str,
+    because: Option<&str>,
+    administrators: Vec<UserId>,
+) -> NewEvent {
+    NewEvent { kind, subject, recipients: administrators, payload: json!({ "url": url, "because": because }) }
+}

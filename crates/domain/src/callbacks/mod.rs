@@ -1,0 +1,53 @@
+//! HTTP callbacks: requests that Kith sends for others, signed, until they arrive or are given up; and the endpoints that
+//! receive them. Never where requests may go (`kith_platform::outbound`), nor when a job is run (`kith_jobs`).
+
+mod commands;
+mod delivery;
+mod due;
+mod events;
+mod http;
+mod model;
+mod queries;
+mod rows;
+mod rules;
+mod sealed;
+
+use kith_jobs::{Handler, JobType, MOST_ATTEMPTS, Retry};
+use kith_platform::{App, Module};
+use kith_store::Migration;
+use serde::{Deserialize, Serialize};
+
+use model::CallbackId;
+
+/// The job that delivers a callback. It says itself when it is to be run again, by the callback's own ladder.
+const DELIVERY: JobType<Delivery> =
+    JobType::new("callbacks.deliver", "callbacks").retry(Retry::times(MOST_ATTEMPTS));
+
+/// Which callback a job delivers. What it sends stands with the callback.
+#[derive(Debug, Serialize, Deserialize)]
+struct Delivery {
+    callback_id: CallbackId,
+}
+
+/// What is done for its jobs.
+pub fn handlers(app: &App) -> Vec<Handler> {
+    let app = app.clone();
+    vec![DELIVERY.handler(move |run, Delivery { callback_id }| {
+        let app = app.clone();
+        async move { delivery::deliver(&app, callback_id, run.id).await }
+    })]
+}
+
+/// What the server mounts.
+pub static MODULE: Module = Module {
+    routes: http::routes,
+    migrations: &[Migration {
+        version: 1,
+        name: "callbacks",
+        sql: include_str!("migrations/0001_callbacks.sql"),
+    }],
+    problems: http::PROBLEMS,
+    events: events::KINDS,
+    upkeep: Some(|app| Box::pin(due::run(app))),
+    ..Module::named("callbacks")
+};

@@ -1,0 +1,117 @@
+//! What a callback sends, and what of it may be said by whoever asks for it.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use kith_kernel::FieldError;
+use kith_platform::outbound::is_own_header;
+use serde_json::Value;
+
+/// Headers that a callback may have of its own, and how long all of them together may be.
+const MOST_HEADERS: usize = 30;
+const HEADER_BYTES: usize = 8_192;
+/// How long a body may be.
+const BODY_BYTES: usize = 128 * 1_024;
+const CONTENT_TYPE: HeaderName = HeaderName::from_static("content-type");
+
+/// What is sent.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// How.
+    pub method: Method,
+    /// Beside those that every callback has.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Option<String>,
+    /// How long the receiver may take.
+    pub timeout: Option<Duration>,
+}
+
+impl Message {
+    /// A message of these parts.
+    ///
+    /// # Errors
+    /// A fault for each part that cannot be sent.
+    pub fn new(
+        method: Option<&str>,
+        headers: Vec<(String, String)>,
+        json: Option<&Value>,
+        text: Option<String>,
+        timeout: Option<Duration>,
+    ) -> Result<Self, Vec<FieldError>> {
+        let mut faults = check_headers(&headers);
+        let method = match method.unwrap_or("POST") {
+            known @ ("POST" | "PUT" | "PATCH" | "DELETE" | "GET") => known.parse().unwrap_or(Method::POST),
+            _ => {
+                let detail = "One of POST, PUT, PATCH, DELETE and GET.";
+                faults.push(FieldError::new("/method", "not_a_method", detail));
+                Method::POST
+            }
+        };
+        let mut headers = headers;
+        let has_type = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+        let body = match (json, text) {
+            (Some(_), Some(_)) => {
+                faults.push(FieldError::new("/text", "not_exactly_one", "Either body or text, not both."));
+                None
+            }
+            (Some(json), None) => {
+                if !has_type {
+                    headers.push(("content-type".to_owned(), "application/json".to_owned()));
+                }
+                Some(json.to_string())
+            }
+            (None, Some(text)) => {
+                if !has_type {
+                    headers.push(("content-type".to_owned(), "text/plain; charset=utf-8".to_owned()));
+                }
+                Some(text)
+            }
+            (None, None) => None,
+        };
+        if body.as_ref().is_some_and(|body| body.len() > BODY_BYTES) {
+            faults.push(FieldError::new("/body", "too_long", format!("At most {BODY_BYTES} bytes.")));
+        }
+        if body.is_some() && method == Method::GET {
+            faults.push(FieldError::new("/body", "not_with_get", "A GET has no body."));
+        }
+        if faults.is_empty() { Ok(Self { method, headers, body, timeout }) } else { Err(faults) }
+    }
+
+    /// The headers, ready to be sent.
+    pub fn header_map(&self) -> HeaderMap {
+        let pairs = self.headers.iter().filter_map(|(name, value)| {
+            Some((name.parse::<HeaderName>().ok()?, HeaderValue::from_str(value).ok()?))
+        });
+        pairs.collect()
+    }
+}
+
+fn check_headers(headers: &[(String, String)]) -> Vec<FieldError> {
+    let mut faults = Vec::new();
+    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if headers.len() > MOST_HEADERS || bytes > HEADER_BYTES {
+        let detail = format!("At most {MOST_HEADERS} headers of {HEADER_BYTES} bytes together.");
+        faults.push(FieldError::new("/headers", "too_long", detail));
+    }
+    for (at, (name, value)) in headers.iter().enumerate() {
+        let pointer = || format!("/headers/{}", name.replace('~', "~0").replace('/', "~1"));
+        let is_twice = headers[..at].iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
+        match name.parse::<HeaderName>() {
+            Err(_) => faults.push(FieldError::new(pointer(), "not_a_header", "No header has this name.")),
+            Ok(known) if is_own_header(&known) => {
+                faults.push(FieldError::new(pointer(), "reserved", "Kith says this header itself."));
+            }
+            Ok(_) if is_twice => {
+                faults.push(FieldError::new(pointer(), "not_unique", "This header stands here twice."));
+            }
+            Ok(known)
+                if HeaderValue::from_str(value).is_err() || (known == CONTENT_TYPE && value.is_empty()) =>
+            {
+                faults.push(FieldError::new(pointer(), "not_a_header_value", "No header has this value."));
+            }
+            Ok(_) => {}
+        }
+    }
+    faults
+}

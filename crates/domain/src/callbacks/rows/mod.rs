@@ -1,0 +1,144 @@
+//! All SQL about callbacks, a function a statement. No decisions.
+
+mod attempts;
+mod endpoints;
+
+use kith_kernel::Timestamp;
+use kith_store::{Column, Error, Query, Row, Tx, id_columns, params};
+
+use super::model::{Callback, CallbackId, CallbackState, EndpointId, KeptCallback, Reason};
+
+pub use attempts::*;
+pub use endpoints::*;
+
+id_columns!(CallbackId, EndpointId);
+
+impl Column for CallbackState {
+    fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+        Ok(Self::parse(&row.get::<String>(at)?).expect("only states are written"))
+    }
+}
+
+/// Keeps a new callback.
+pub fn insert(tx: &Tx<'_>, new: &KeptCallback) -> Result<(), Error> {
+    let Callback { id, endpoint_id, url, method, state, due_at, created_at, job_id, .. } = &new.shown;
+    tx.exec(
+        "INSERT INTO callbacks (id, endpoint_id, url, method, headers, body, timeout_ms, state, reason, due_at,
+             next_attempt_at, job_id, created_at, finished_at, recurring_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+        params![
+            id,
+            endpoint_id,
+            url,
+            method,
+            new.headers,
+            new.body,
+            new.timeout_ms,
+            state.as_str(),
+            new.shown.reason.map(Reason::as_str),
+            due_at,
+            new.shown.next_attempt_at,
+            job_id,
+            created_at,
+            new.shown.finished_at,
+            new.shown.recurring_id,
+        ],
+    )?;
+    Ok(())
+}
+
+/// Writes what has become of a callback.
+pub fn update(tx: &Tx<'_>, callback: &Callback, ladder: i64) -> Result<(), Error> {
+    tx.exec(
+        "UPDATE callbacks SET state = $2, reason = $3, next_attempt_at = $4, attempts = $5, ladder = $6, last_status = $7,
+             job_id = $8, finished_at = $9
+         WHERE id = $1",
+        params![
+            callback.id,
+            callback.state.as_str(),
+            callback.reason.map(Reason::as_str),
+            callback.next_attempt_at,
+            callback.attempts_made,
+            ladder,
+            callback.last_status,
+            callback.job_id,
+            callback.finished_at,
+        ],
+    )?;
+    Ok(())
+}
+
+/// A callback with what it sends.
+pub fn find(q: &Query<'_>, id: CallbackId) -> Result<Option<KeptCallback>, Error> {
+    q.one(
+        "SELECT id, endpoint_id, url, method, state, reason, due_at, next_attempt_at, attempts, last_status, created_at,
+             finished_at, recurring_id, job_id, headers, body, timeout_ms, ladder
+         FROM callbacks WHERE id = $1",
+        params![id],
+        |row| {
+            Ok(KeptCallback {
+                shown: read(row)?,
+                headers: row.get(14)?,
+                body: row.get(15)?,
+                timeout_ms: row.get(16)?,
+                ladder: row.get(17)?,
+            })
+        },
+    )
+}
+
+/// Callbacks older than `before`, the newest first. What is not asked for is NULL.
+pub fn list(
+    q: &Query<'_>,
+    state: Option<CallbackState>,
+    endpoint: Option<EndpointId>,
+    recurring: Option<&str>,
+    before: CallbackId,
+    limit: i64,
+) -> Result<Vec<Callback>, Error> {
+    q.all(
+        "SELECT id, endpoint_id, url, method, state, reason, due_at, next_attempt_at, attempts, last_status, created_at,
+             finished_at, recurring_id, job_id
+         FROM callbacks
+         WHERE id < $1 AND (CAST($2 AS TEXT) IS NULL OR state = $2) AND (CAST($3 AS TEXT) IS NULL OR endpoint_id = $3)
+             AND (CAST($4 AS TEXT) IS NULL OR recurring_id = $4)
+         ORDER BY id DESC LIMIT $5",
+        params![before, state.map(CallbackState::as_str), endpoint, recurring, limit],
+        read,
+    )
+}
+
+fn read(row: &Row<'_>) -> Result<Callback, Error> {
+    Ok(Callback {
+        id: row.get(0)?,
+        endpoint_id: row.get(1)?,
+        url: row.get(2)?,
+        method: row.get(3)?,
+        state: row.get(4)?,
+        reason: row.get::<Option<String>>(5)?.as_deref().and_then(Reason::parse),
+        due_at: row.get(6)?,
+        next_attempt_at: row.get(7)?,
+        attempts_made: row.get(8)?,
+        last_status: row.get(9)?,
+        created_at: row.get(10)?,
+        finished_at: row.get(11)?,
+        recurring_id: row.get(12)?,
+        job_id: row.get(13)?,
+    })
+}
+
+/// Callbacks that finished before `before`, at most `limit`.
+pub fn list_finished(q: &Query<'_>, before: Timestamp, limit: i64) -> Result<Vec<CallbackId>, Error> {
+    q.all(
+        "SELECT id FROM callbacks WHERE finished_at IS NOT NULL AND finished_at < $1 ORDER BY finished_at LIMIT $2",
+        params![before, limit],
+        |row| row.get(0),
+    )
+}
+
+/// Forgets a callback and its attempts.
+pub fn delete(tx: &Tx<'_>, id: CallbackId) -> Result<(), Error> {
+    tx.exec("DELETE FROM callback_attempts WHERE callback_id = $1", params![id])?;
+    tx.exec("DELETE FROM callbacks WHERE id = $1", params![id])?;
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! What the database keeps sealed of callbacks: signing secrets, and the headers of requests. Never logged, never told but
+//! where a secret is made.
+
+use kith_kernel::{Ctx, Timestamp};
+use kith_platform::auth::Keyring;
+use kith_platform::outbound::signature::SigningSecret;
+
+use super::model::{CallbackId, EndpointId, KeptEndpoint};
+
+/// A new secret and what is kept of it.
+pub fn new_secret(keyring: &Keyring, ctx: &Ctx, endpoint: EndpointId) -> (SigningSecret, Vec<u8>) {
+    let secret = SigningSecret::fresh(ctx.randomness());
+    let sealed = keyring.seal(ctx.randomness(), &endpoint_name(endpoint), secret.as_bytes());
+    (secret, sealed)
+}
+
+/// The secrets that a callback to `endpoint` is signed with at `now`, the present one first; nothing if they were sealed
+/// with another key.
+pub fn secrets(keyring: &Keyring, endpoint: &KeptEndpoint, now: Timestamp) -> Option<Vec<SigningSecret>> {
+    let previous = endpoint.previous.as_ref().filter(|(_, until)| now < *until).map(|(sealed, _)| sealed);
+    let open = |sealed: &Vec<u8>| {
+        let bytes = keyring.open(&endpoint_name(endpoint.id), sealed)?;
+        SigningSecret::from_bytes(bytes).ok()
+    };
+    std::iter::once(&endpoint.secret).chain(previous).map(open).collect()
+}
+
+/// Headers as they are kept; none where there are none.
+pub fn seal_headers(
+    keyring: &Keyring,
+    ctx: &Ctx,
+    name: &str,
+    headers: &[(String, String)],
+) -> Option<Vec<u8>> {
+    if headers.is_empty() {
+        return None;
+    }
+    let json = serde_json::to_vec(headers).expect("pairs of texts");
+    Some(keyring.seal(ctx.randomness(), name, &json))
+}
+
+/// Headers as they are sent; nothing if they were sealed with another key.
+pub fn open_headers(keyring: &Keyring, name: &str, sealed: Option<&[u8]>) -> Option<Vec<(String, String)>> {
+    let Some(sealed) = sealed else { return Some(Vec::new()) };
+    serde_json::from_slice(&keyring.open(name, sealed)?).ok()
+}
+
+fn endpoint_name(endpoint: EndpointId) -> String {
+    format!("callback_endpoint:{endpoint}")
+}
+
+/// Under what the headers of a callback are sealed.
+pub fn headers_name(callback: CallbackId) -> String {
+    format!("callback:{callback}")
+}

@@ -1,0 +1,547 @@
+//! HTTP callbacks: sent, signed, sent again by the ladder, given up; endpoints that fail, go, come back and change secrets.
+
+use std::time::Duration;
+
+use kith_domain::callbacks;
+use kith_kernel::{Timestamp, days, hours, minutes, seconds};
+use kith_platform::config::Config;
+use kith_platform::outbound::signature::SigningSecret;
+use serde_json::{Value, json};
+
+use crate::support::{Arrived, Person, Receiver, Reply, TestApp, on_every_engine};
+
+const CALLBACKS: &str = "/api/v1/callbacks";
+const ENDPOINTS: &str = "/api/v1/callbacks/endpoints";
+
+/// The receivers of these scenarios are on the loopback.
+fn to_the_loopback(config: &mut Config) {
+    config.outbound.allowed_networks = vec!["127.0.0.1".parse().expect("a network")];
+    config.outbound.timeout_ms = 2_000;
+}
+
+on_every_engine! {
+    with super::to_the_loopback;
+    a_callback_arrives_signed_and_its_answer_is_kept,
+    one_for_later_waits_for_its_time,
+    what_fails_is_sent_again_by_the_ladder_and_given_up,
+    a_receiver_says_when_to_come_again,
+    gone_disables_an_endpoint_at_once,
+    five_failing_days_disable_an_endpoint,
+    a_failing_endpoint_is_left_alone_until_a_probe_succeeds,
+    secrets_are_told_once_and_change_with_an_overlap,
+    answers_that_lead_elsewhere_or_nowhere_are_failures,
+    one_that_is_taken_back_is_not_sent,
+    each_is_sent_once_whoever_works,
+    what_is_over_is_forgotten_after_thirty_days,
+    what_cannot_be_sent_is_refused_by_name,
+}
+
+/// Does on one node after the other what is due, as workers would.
+async fn drain(app: &TestApp) {
+    for parts in app.all_parts() {
+        parts.jobs.drain(&callbacks::handlers(parts), &["callbacks"]).await.expect("a database");
+    }
+}
+
+/// Lets time pass until `callback` is to be sent next, and a millisecond more; says how long that took.
+async fn pass_until_next(app: &TestApp, admin: &Person, callback: &Value) -> Duration {
+    let shown = look(admin, callback).await;
+    let next: Timestamp = serde_json::from_value(shown["next_attempt_at"].clone()).expect("a next attempt");
+    let wait = next.since(app.now());
+    app.advance(wait + Duration::from_millis(1));
+    wait
+}
+
+async fn make(admin: &Person, body: Value) -> Value {
+    admin.post(CALLBACKS, body).await.expect(201)
+}
+
+async fn look(admin: &Person, callback: &Value) -> Value {
+    admin.get(&format!("{CALLBACKS}/{}", id(callback))).await.expect(200)
+}
+
+async fn endpoint(admin: &Person, callback: &Value) -> Value {
+    let id = callback["endpoint_id"].as_str().expect("an endpoint");
+    admin.get(&format!("{ENDPOINTS}/{id}")).await.expect(200)
+}
+
+fn id(thing: &Value) -> &str {
+    thing["id"].as_str().expect("an id")
+}
+
+/// What a receiver with this secret expects to stand in `webhook-signature`.
+fn signature(secret: &Value, arrived: &Arrived) -> String {
+    let secret = SigningSecret::parse(secret.as_str().expect("a secret")).expect("whsec_");
+    let seconds: i64 = arrived.header("webhook-timestamp").parse().expect("seconds");
+    let at = Timestamp::from_millis(seconds * 1_000);
+    secret.sign(arrived.header("webhook-id"), at, arrived.body.as_bytes())
+}
+
+async fn a_callback_arrives_signed_and_its_answer_is_kept(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    let told = Reply::Answer(201, "x-receipt: 7\r\n".to_owned(), "{\"ok\":true}\u{0}".to_owned());
+    let receiver = Receiver::start(told).await;
+    let made = make(
+        &admin,
+        json!({
+            "url": receiver.url("/hook?token=very-secret-word"),
+            "headers": { "authorization": "Bearer planted-secret", "X-Kind": "test" },
+            "body": { "type": "bond.created", "data": [1, "zwei", null] },
+        }),
+    )
+    .await;
+    assert_eq!((&made["state"], &made["attempts_made"]), (&json!("scheduled"), &json!(0)));
+    app.advance(seconds(1));
+    drain(app).await;
+
+    let [arrived] = &receiver.arrived()[..] else { panic!("{:?}", receiver.arrived()) };
+    assert_eq!(arrived.line, "POST /hook?token=very-secret-word HTTP/1.1");
+    assert_eq!(arrived.body, r#"{"data":[1,"zwei",null],"type":"bond.created"}"#);
+    for (name, value) in [
+        ("authorization", "Bearer planted-secret"),
+        ("x-kind", "test"),
+        ("content-type", "application/json"),
+        ("webhook-id", &*format!("msg_{}", id(&made).replace('-', ""))),
+        ("webhook-timestamp", &*(app.now().as_millis() / 1_000).to_string()),
+        ("webhook-signature", &*signature(&made["secret"], arrived)),
+    ] {
+        assert_eq!(arrived.header(name), value, "{name}");
+    }
+
+    let shown = look(&admin, &made).await;
+    assert_eq!((&shown["state"], &shown["last_status"]), (&json!("delivered"), &json!(201)));
+    assert_eq!((&shown["finished_at"], &shown["next_attempt_at"]), (&json!(app.now()), &Value::Null));
+    assert_eq!(shown["header_names"], json!(["X-Kind", "authorization", "content-type"]));
+    let [attempt] = &shown["attempts"].as_array().expect("attempts")[..] else { panic!("{shown}") };
+    assert_eq!((&attempt["number"], &attempt["status"]), (&json!(1), &json!(201)));
+    let response = json!({
+        "headers": ["content-length: 12", "x-receipt: 7"], "body": "{\"ok\":true}\u{fffd}", "is_whole": true,
+    });
+    assert_eq!(attempt["response"], response);
+
+    // Neither again by the same job, nor by another for the same callback.
+    let payload = json!({ "callback_id": id(&made) }).to_string();
+    let again = kith_jobs::NewJob::new("callbacks", "callbacks.deliver", payload);
+    app.parts().jobs.enqueue(again).await.expect("a job");
+    drain(app).await;
+    assert_eq!(receiver.count(), 1);
+
+    let kinds: Vec<_> = app.events().await.into_iter().map(|one| one.event).collect();
+    let of_callbacks: Vec<_> = kinds.iter().filter(|event| event.kind.starts_with("callback")).collect();
+    let told: Vec<_> = of_callbacks.iter().map(|event| &*event.kind).collect();
+    assert_eq!(told, ["callback_endpoint.created", "callback.created", "callback.delivered"]);
+    assert!(of_callbacks.iter().all(|event| !event.payload.contains("very-secret-word")));
+    let dump = app.dump().await;
+    assert!(!dump.iter().any(|row| row.contains("planted-secret")), "headers are sealed");
+    let secret = made["secret"].as_str().expect("a secret").trim_start_matches("whsec_").to_owned();
+    assert!(!dump.iter().any(|row| row.contains(&secret)), "secrets are sealed");
+    let fare = endpoint(&admin, &made).await;
+    assert_eq!((&fare["attempts_succeeded"], &fare["attempts_failed"]), (&json!(1), &json!(0)));
+    assert_eq!((&fare["url"], &fare["breaker"]), (&json!(receiver.url("/hook")), &json!("closed")));
+}
+
+async fn one_for_later_waits_for_its_time(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    let receiver = Receiver::start(Reply::status(204)).await;
+    let at = app.now() + days(30);
+    let made =
+        make(&admin, json!({ "url": receiver.url("/"), "text": "grüß", "method": "PUT", "at": at })).await;
+    assert_eq!(made["due_at"], json!(at));
+    app.advance(days(30) - seconds(1));
+    drain(app).await;
+    assert_eq!(receiver.count(), 0);
+    app.advance(seconds(1));
+    drain(app).await;
+    let arrived = &receiver.arrived()[0];
+    assert_eq!((&*arrived.line, &*arrived.body), ("PUT / HTTP/1.1", "grüß"));
+    assert_eq!(arrived.header("content-type"), "text/plain; charset=utf-8");
+    assert_eq!(look(&admin, &made).await["state"], "delivered");
+}
+
+async fn what_fails_is_sent_again_by_the_ladder_and_given_up(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    let receiver = Receiver::start(Reply::Answer(500, String::new(), "broken".to_owned())).await;
+    let made = make(&admin, json!({ "url": receiver.url("/") })).await;
+    drain(app).await;
+    let ladder =
+        [seconds(5), minutes(5), minutes(30), hours(2), hours(5), hours(10), hours(14), hours(20), hours(24)];
+    for (failures, wait) in (1..).zip(ladder) {
+        assert_eq!(receiver.count(), failures);
+        let shown = look(&admin, &made).await;
+        assert_eq!((&shown["state"], &shown["attempts_made"]), (&json!("retrying"), &json!(failures)));
+        drain(app).await;
+        assert_eq!(receiver.count(), failures, "not before its time");
+        let waited = pass_until_next(app, &admin, &made).await;
+        assert!(wait <= waited && waited <= wait + wait / 10, "{waited:?} after {failures} failures");
+        drain(app).await;
+    }
+    assert_eq!(receiver.count(), 10);
+    let shown = look(&admin, &made).await;
+    assert_eq!((&shown["state"], &shown["reason"]), (&json!("failed"), &json!("given_up")));
+    assert_eq!(shown["attempts"].as_array().map(Vec::len), Some(10));
+    assert_eq!(shown["attempts"][9]["response"]["body"], "broken");
+    app.advance(days(30));
+    drain(app).await;
+    let arrived = receiver.arrived();
+    assert_eq!(arrived.len(), 10);
+    let first = arrived[0].header("webhook-id");
+    assert!(arrived.iter().all(|one| one.header("webhook-id") == first), "it stays the same");
+    for one in &arrived {
+        assert_eq!(one.header("webhook-signature"), signature(&made["secret"], one));
+    }
+
+    let retry = format!("{CALLBACKS}/{}/retry", id(&made));
+    receiver.replies(Reply::status(200));
+    let again = admin.post(&retry, Value::Null).await.expect(200);
+    assert_eq!((&again["state"], &again["reason"]), (&json!("retrying"), &Value::Null));
+    drain(app).await;
+    let shown = look(&admin, &made).await;
+    assert_eq!((&shown["state"], &shown["attempts_made"]), (&json!("delivered"), &json!(11)));
+    admin.post(&retry, Value::Null).await.expect_problem(409, "callback_not_failed");
+    assert_eq!(endpoint(&admin, &made).await["failing_since"], Value::Null);
+}
+
+async fn a_receiver_says_when_to_come_again(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    for (status, asked, least, most) in [
+        (429, "3600", hours(1), minutes(66)),
+        (503, "1", seconds(5), Duration::from_millis(5_500)),
+        (429, "99999999", hours(24), hours(27)),
+        (503, "Wed, 21 Oct 2099 07:28:00 GMT", seconds(5), Duration::from_millis(5_500)),
+    ] {
+        let receiver =
+            Receiver::start(Reply::Answer(status, format!("retry-after: {asked}\r\n"), String::new())).await;
+        let made = make(&admin, json!({ "url": receiver.url("/") })).await;
+        drain(app).await;
+        let waited = pass_until_next(app, &admin, &made).await;
+        assert!((least..=most).contains(&waited), "{waited:?} after {asked}");
+    }
+}
+
+async fn gone_disables_an_endpoint_at_once(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    let receiver = Receiver::start(Reply::status(410)).await;
+    let made = make(&admin, json!({ "url": receiver.url("/") })).await;
+    let waiting = make(&admin, json!({ "url": receiver.url("/"), "at": app.now() + hours(1) })).await;
+    assert_eq!(waiting["secret"], Value::Null, "told before");
+    drain(app).await;
+    let shown = look(&admin, &made).await;
+    assert_eq!((&shown["state"], &shown["reason"]), (&json!("failed"), &json!("gone")));
+    let fare = endpoint(&admin, &made).await;
+    assert_eq!((&fare["disabled_because"], &fare["disabled_at"]), (&json!("gone"), &json!(app.now())));
+
+    // Whoever runs the server is told.
+    let events = app.events().await;
+    let disabled =
+        events.iter().find(|one| one.event.kind == "callback_endpoint.disabled").expect("an event");
+    assert!(disabled.event.recipients.iter().any(|user| user.to_string() == admin.id));
+    assert!(disabled.event.payload.contains("gone"));
+    assert!(app.audit().await.iter().any(|entry| entry.action == "callback_endpoint.disabled"));
+
+    admin.post(CALLBACKS, json!({ "url": receiver.url("/") })).await.expect_problem(409, "endpoint_disabled");
+    let path = format!("{ENDPOINTS}/{}", id(&fare));
+    let retry = format!("{CALLBACKS}/{}/retry", id(&made));
+    admin.post(&format!("{path}/ping"), Value::Null).await.expect_problem(409, "endpoint_disabled");
+    admin.post(&retry, Value::Null).await.expect_problem(409, "endpoint_disabled");
+    app.advance(hours(1));
+    drain(app).await;
+    let given_up = look(&admin, &waiting).await;
+    assert_eq!((&given_up["state"], &given_up["reason"]), (&json!("failed"), &json!("endpoint_disabled")));
+    assert_eq!(receiver.count(), 1, "nothing more was sent");
+
+    receiver.replies(Reply::status(200));
+    let enabled = admin.post(&format!("{path}/enable"), Value::Null).await.expect(200);
+    assert_eq!((&enabled["disabled_at"], &enabled["breaker"]), (&Value::Null, &json!("closed")));
+    let ping = admin.post(&format!("{path}/ping"), Value::Null).await.expect(201);
+    admin.post(&retry, Value::Null).await.expect(200);
+    drain(app).await;
+    assert_eq!(look(&admin, &made).await["state"], "delivered");
+    assert_eq!(look(&admin, &ping).await["state"], "delivered");
+    let pinged: Value = serde_json::from_str(&receiver.arrived()[1].body).expect("JSON");
+    assert_eq!((&pinged["type"], &pinged["data"]["endpoint_id"]), (&json!("ping"), &fare["id"]));
+}
+
+async fn five_failing_days_disable_an_endpoint(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    let receiver = Receiver::start(Reply::status(404)).await;
+    let url = receiver.url("/");
+    let made = make(&admin, json!({ "url": url })).await;
+    drain(app).await;
+    let since = app.now();
+    for _ in 0..4 {
+        app.advance(days(1));
+        make(&admin, json!({ "url": url })).await;
+        drain(app).await;
+    }
+    app.advance(days(1) - seconds(1));
+    make(&admin, json!({ "url": url })).await;
+    drain(app).await;
+    let fare = endpoint(&admin, &made).await;
+    assert_eq!((&fare["failing_since"], &fare["disabled_at"]), (&json!(since), &Value::Null));
+
+    // A success begins the count anew.
+    receiver.replies(Reply::status(200));
+    app.advance(hours(1));
+    make(&admin, json!({ "url": url })).await;
+    drain(app).await;
+    assert_eq!(endpoint(&admin, &made).await["failing_since"], Value::Null);
+
+    receiver.replies(Reply::status(404));
+    let mut last = Value::Null;
+    for _ in 0..6 {
+        assert_eq!(endpoint(&admin, &made).await["disabled_at"], Value::Null);
+        last = make(&admin, json!({ "url": url })).await;
+        drain(app).await;
+        app.advance(days(1));
+    }
+    let fare = endpoint(&admin, &made).await;
+    assert_eq!(fare["disabled_because"], "failing", "{fare}");
+    let told = app.events().await.into_iter().filter(|one| one.event.kind == "callback_endpoint.disabled");
+    assert_eq!(told.count(), 1);
+    drain(app).await;
+    let shown = look(&admin, &last).await;
+    assert_eq!((&shown["state"], &shown["reason"]), (&json!("failed"), &json!("endpoint_disabled")));
+}
+
+async fn a_failing_endpoint_is_left_alone_until_a_probe_succeeds(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    let receiver = Receiver::start(Reply::status(500)).await;
+    let mut made = Vec::new();
+    for _ in 0..8 {
+        made.push(make(&admin, json!({ "url": receiver.url("/") })).await);
+    }
+    drain(app).await;
+    assert_eq!(
+        receiver.count(),
+        5,
+        "five failures in a row open the breaker, on whichever nodes they happen"
+    );
+    let fare = endpoint(&admin, &made[0]).await;
+    let until = app.now() + seconds(30);
+    assert_eq!((&fare["breaker"], &fare["next_request_at"]), (&json!("open"), &json!(until)));
+    let kept_back = look(&admin, &made[7]).await;
+    assert_eq!((&kept_back["attempts_made"], &kept_back["next_attempt_at"]), (&json!(0), &json!(until)));
+
+    app.advance(seconds(29));
+    drain(app).await;
+    assert_eq!(receiver.count(), 5);
+    app.advance(seconds(1));
+    assert_eq!(endpoint(&admin, &made[0]).await["breaker"], "half_open");
+    drain(app).await;
+    assert_eq!(receiver.count(), 6, "one probe, and no more");
+    let fare = endpoint(&admin, &made[0]).await;
+    assert_eq!(
+        (&fare["breaker"], &fare["next_request_at"]),
+        (&json!("open"), &json!(app.now() + minutes(1)))
+    );
+
+    receiver.replies(Reply::status(200));
+    app.advance(minutes(1));
+    drain(app).await;
+    assert_eq!(endpoint(&admin, &made[0]).await["breaker"], "closed");
+    // Whoever was told to wait for the probe has its turn when the probe's time is up, at the latest.
+    app.advance(minutes(6));
+    drain(app).await;
+    for one in &made {
+        assert_eq!(look(&admin, one).await["state"], "delivered");
+    }
+}
+
+async fn secrets_are_told_once_and_change_with_an_overlap(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    let receiver = Receiver::start(Reply::status(200)).await;
+    let url = receiver.url("/hook");
+    let made = admin.post(ENDPOINTS, json!({ "url": format!("{url}?a=b") })).await.expect(201);
+    assert_eq!(made["url"], json!(url), "a query is no part of an endpoint");
+    assert!(made["secret"].as_str().is_some_and(|secret| secret.starts_with("whsec_")));
+    let again = admin.post(ENDPOINTS, json!({ "url": url })).await.expect(201);
+    assert_eq!((&again["id"], &again["secret"]), (&made["id"], &Value::Null));
+    let path = format!("{ENDPOINTS}/{}", id(&made));
+    let shown = admin.get(&path).await.expect(200);
+    assert_eq!(shown["secret"], Value::Null);
+    let list = admin.get(ENDPOINTS).await.expect(200);
+    assert_eq!((&list["items"][0]["id"], &list["items"][0]["secret"]), (&made["id"], &Value::Null));
+
+    let send = async || {
+        make(&admin, json!({ "endpoint_id": made["id"], "body": 1 })).await;
+        drain(app).await;
+        receiver.arrived().pop().expect("a request")
+    };
+    let arrived = send().await;
+    assert_eq!(arrived.header("webhook-signature"), signature(&made["secret"], &arrived));
+
+    let rotate = format!("{path}/rotate-secret");
+    let rotated = admin.post(&rotate, json!({ "overlap_hours": 2 })).await.expect(200);
+    assert_eq!(rotated["previous_secret_until"], json!(app.now() + hours(2)));
+    assert_ne!(rotated["secret"], made["secret"]);
+    app.advance(hours(2) - seconds(1));
+    let arrived = send().await;
+    let both =
+        format!("{} {}", signature(&rotated["secret"], &arrived), signature(&made["secret"], &arrived));
+    assert_eq!(arrived.header("webhook-signature"), both);
+    app.advance(seconds(1));
+    let arrived = send().await;
+    assert_eq!(arrived.header("webhook-signature"), signature(&rotated["secret"], &arrived));
+    assert_eq!(admin.get(&path).await.expect(200)["previous_secret_until"], Value::Null);
+
+    let at_once = admin.post(&rotate, json!({ "overlap_hours": 0 })).await.expect(200);
+    let arrived = send().await;
+    assert_eq!(arrived.header("webhook-signature"), signature(&at_once["secret"], &arrived));
+    admin.post(&rotate, json!({ "overlap_hours": 337 })).await.expect_problem(422, "validation_failed");
+    let nobody = format!("{ENDPOINTS}/01900000-0000-7000-8000-000000000000");
+    admin.post(&format!("{nobody}/rotate-secret"), json!({})).await.expect_problem(404, "not_found");
+    admin.get(&nobody).await.expect_problem(404, "not_found");
+}
+
+async fn answers_that_lead_elsewhere_or_nowhere_are_failures(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    let elsewhere = Receiver::start(Reply::status(200)).await;
+    let redirect = format!("location: {}\r\n", elsewhere.url("/"));
+    let (receiver, gone) = (Receiver::start(Reply::status(200)).await, Receiver::start(Reply::Silence).await);
+    let nowhere = gone.url("/");
+    drop(gone);
+    let huge = "x".repeat(1_000_000);
+    for (url, reply, status, error, is_whole) in [
+        (
+            receiver.url("/a"),
+            Reply::Answer(302, redirect, String::new()),
+            json!(302),
+            Value::Null,
+            json!(true),
+        ),
+        (receiver.url("/b"), Reply::Silence, Value::Null, json!("timeout"), Value::Null),
+        (receiver.url("/c"), Reply::Answer(500, String::new(), huge), json!(500), Value::Null, json!(false)),
+        (nowhere, Reply::Silence, Value::Null, json!("connection_failed"), Value::Null),
+    ] {
+        receiver.replies(reply);
+        let made = make(&admin, json!({ "url": url, "timeout_seconds": 1 })).await;
+        drain(app).await;
+        let shown = look(&admin, &made).await;
+        let attempt = &shown["attempts"][0];
+        assert_eq!((&shown["state"], &attempt["status"]), (&json!("retrying"), &status), "{shown}");
+        assert_eq!((&attempt["error"], &attempt["response"]["is_whole"]), (&error, &is_whole));
+        assert!(attempt["response"]["body"].as_str().unwrap_or_default().len() <= 16_384);
+        admin.post(&format!("{CALLBACKS}/{}/cancel", id(&made)), Value::Null).await.expect(200);
+    }
+    assert_eq!(elsewhere.count(), 0, "no redirect is followed");
+}
+
+async fn one_that_is_taken_back_is_not_sent(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    let receiver = Receiver::start(Reply::status(200)).await;
+    let made = make(&admin, json!({ "url": receiver.url("/"), "at": app.now() + hours(1) })).await;
+    let cancel = |one: &Value| format!("{CALLBACKS}/{}/cancel", id(one));
+    let cancelled = admin.post(&cancel(&made), Value::Null).await.expect(200);
+    assert_eq!((&cancelled["state"], &cancelled["finished_at"]), (&json!("cancelled"), &json!(app.now())));
+    let footprint = app.footprint().await;
+    assert_eq!(admin.post(&cancel(&made), Value::Null).await.expect(200), cancelled);
+    assert_eq!(app.footprint().await, footprint, "said before");
+    app.advance(hours(2));
+    drain(app).await;
+    assert_eq!(receiver.count(), 0);
+
+    let sent = make(&admin, json!({ "url": receiver.url("/") })).await;
+    drain(app).await;
+    admin.post(&cancel(&sent), Value::Null).await.expect_problem(409, "callback_finished");
+    let by_state = async |state: &str| {
+        let list = admin.get(&format!("{CALLBACKS}?state={state}")).await.expect(200);
+        list["items"].as_array().expect("items").iter().map(|one| one["id"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(by_state("cancelled").await, [made["id"].clone()]);
+    assert_eq!(by_state("delivered").await, [sent["id"].clone()]);
+    assert!(by_state("retrying").await.is_empty());
+    let endpoint = made["endpoint_id"].as_str().expect("an endpoint");
+    let of_endpoint = admin.get(&format!("{CALLBACKS}?endpoint_id={endpoint}&limit=1")).await.expect(200);
+    assert_eq!(of_endpoint["items"][0]["id"], sent["id"], "the newest first");
+    assert!(of_endpoint["next_cursor"].is_string());
+    admin
+        .get(&format!("{CALLBACKS}/01900000-0000-7000-8000-000000000000"))
+        .await
+        .expect_problem(404, "not_found");
+}
+
+async fn each_is_sent_once_whoever_works(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    let receiver = Receiver::start(Reply::status(200)).await;
+    for n in 0..30 {
+        make(&admin, json!({ "url": receiver.url("/"), "body": n })).await;
+    }
+    let drains = app.all_parts().flat_map(|parts| [parts, parts]).map(async |parts| {
+        parts.jobs.drain(&callbacks::handlers(parts), &["callbacks"]).await.expect("a database")
+    });
+    let attempts: usize = futures_util::future::join_all(drains).await.into_iter().sum();
+    let mut bodies: Vec<i64> =
+        receiver.arrived().iter().map(|one| one.body.parse().expect("a number")).collect();
+    bodies.sort_unstable();
+    assert_eq!((attempts, bodies), (30, (0..30).collect()));
+}
+
+async fn what_is_over_is_forgotten_after_thirty_days(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    let receiver = Receiver::start(Reply::status(200)).await;
+    let over = make(&admin, json!({ "url": receiver.url("/") })).await;
+    let waiting = make(&admin, json!({ "url": receiver.url("/"), "at": app.now() + days(60) })).await;
+    drain(app).await;
+    app.advance(days(30));
+    app.upkeep().await;
+    look(&admin, &over).await;
+    app.advance(seconds(1));
+    app.upkeep().await;
+    admin.get(&format!("{CALLBACKS}/{}", id(&over))).await.expect_problem(404, "not_found");
+    look(&admin, &waiting).await;
+}
+
+async fn what_cannot_be_sent_is_refused_by_name(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    let url = "https://hooks.example.org/";
+    let footprint = app.footprint().await;
+    for (body, pointer, code) in [
+        (json!({}), "/url", "not_exactly_one"),
+        (
+            json!({ "url": url, "endpoint_id": "01900000-0000-7000-8000-000000000000" }),
+            "/url",
+            "not_exactly_one",
+        ),
+        (json!({ "url": "http://10.0.0.1/" }), "/url", "internal_address"),
+        (json!({ "url": "https://user:pw@example.org/" }), "/url", "user_info"),
+        (json!({ "url": "ftp://example.org/" }), "/url", "not_a_target"),
+        (json!({ "url": url, "method": "TRACE" }), "/method", "not_a_method"),
+        (json!({ "url": url, "method": "GET", "body": 1 }), "/body", "not_with_get"),
+        (json!({ "url": url, "body": 1, "text": "x" }), "/text", "not_exactly_one"),
+        (json!({ "url": url, "text": "x".repeat(131_073) }), "/body", "too_long"),
+        (json!({ "url": url, "headers": { "Host": "x" } }), "/headers/Host", "reserved"),
+        (json!({ "url": url, "headers": { "webhook-id": "x" } }), "/headers/webhook-id", "reserved"),
+        (json!({ "url": url, "headers": { "a b": "x" } }), "/headers/a b", "not_a_header"),
+        (json!({ "url": url, "headers": { "a": "x\r\ny: z" } }), "/headers/a", "not_a_header_value"),
+        (json!({ "url": url, "headers": { "x-a": "1", "X-A": "2" } }), "/headers/x-a", "not_unique"),
+        (json!({ "url": url, "headers": { "a": "x".repeat(9_000) } }), "/headers", "too_long"),
+        (json!({ "url": url, "at": "2040-01-01T00:00:00Z" }), "/at", "too_late"),
+        (json!({ "url": url, "timeout_seconds": 31 }), "/timeout_seconds", "out_of_range"),
+    ] {
+        let problem = admin.post(CALLBACKS, body.clone()).await.expect_problem(422, "validation_failed");
+        let found = (&problem["errors"][0]["pointer"], &problem["errors"][0]["code"]);
+        assert_eq!(found, (&json!(pointer), &json!(code)), "{body}");
+    }
+    let absent = json!({ "endpoint_id": "01900000-0000-7000-8000-000000000000" });
+    admin.post(CALLBACKS, absent).await.expect_problem(404, "not_found");
+    assert_eq!(app.footprint().await, footprint);
+}
+
+mod by_default {
+    use kith_platform::outbound::corpus::SPELLINGS;
+
+    use super::*;
+
+    on_every_engine! { no_internal_address_can_be_named }
+
+    /// DRV-14.
+    async fn no_internal_address_can_be_named(app: &TestApp) {
+        let admin = app.admin("ada").await;
+        for spelling in SPELLINGS.iter().filter(|spelling| !spelling.contains('\0')) {
+            let answer = admin.post(ENDPOINTS, json!({ "url": spelling })).await;
+            let problem = answer.expect_problem(422, "validation_failed");
+            assert_eq!(problem["errors"][0]["pointer"], "/url", "{spelling}");
+        }
+        assert_eq!(admin.get(ENDPOINTS).await.expect(200)["items"], json!([]));
+    }
+}

@@ -1,6 +1,7 @@
 //! `cargo xtask chaos`: blows at random moments, and the proof that nothing acknowledged was lost by them.
 
 mod clients;
+mod jobs;
 mod journal;
 mod kill;
 mod look;
@@ -25,6 +26,8 @@ pub enum Chaos {
     Kill(kill::Args),
     /// Power cuts under SQLite: unsynced writes are dropped, by a shim under the binary
     Power(power::Args),
+    /// SIGKILL and SIGSTOP to whoever enqueues and works while jobs run, and to PostgreSQL; none may be lost or run by two
+    Jobs(jobs::Args),
     /// SIGTERM to one of two nodes behind HAProxy, in turns; nobody may notice
     Stop(stop::Args),
 }
@@ -33,6 +36,7 @@ pub enum Chaos {
 pub fn chaos(which: &Chaos) -> Result<()> {
     match which {
         Chaos::Kill(args) => kill::kill(args),
+        Chaos::Jobs(args) => jobs::jobs(args),
         Chaos::Power(args) => power::power(args),
         Chaos::Stop(args) => stop::stop(args),
     }

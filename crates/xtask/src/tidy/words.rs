@@ -19,6 +19,11 @@ const SLEEPERS: &[(&str, &str)] = &[
         "a benchmark waits for worker processes, and for jobs to fall due",
     ),
     ("crates/xtask/src/bench/jobs/redis.rs", "Redis says nowhere that it listens"),
+    ("crates/jobs/examples/chaos/main.rs", "jobs take time, and are enqueued at a rate"),
+    (
+        "crates/xtask/src/chaos/jobs/mod.rs",
+        "the moment of a blow is drawn, and nothing else says when it has come",
+    ),
     ("crates/xtask/src/chaos/kill.rs", "the end of another's child cannot be waited for"),
     (
         "crates/xtask/src/chaos/rounds.rs",

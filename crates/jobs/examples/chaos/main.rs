@@ -1,0 +1,208 @@
+//! The program that `cargo xtask chaos jobs` strikes: it enqueues, works, or tells what is left. It says on its standard
+//! output what happened to it, line by line, which is all that is known of it once it has been killed.
+//!
+//! `t N` a job is being enqueued, `a N ID` it was acknowledged, `b JOB ATTEMPT MS` an attempt began, `e JOB ATTEMPT MS` it
+//! ended, `q COUNT` jobs that have not ended, `s COUNT` reports that came too late, on leaving.
+
+use std::collections::HashMap;
+use std::env;
+use std::error::Error;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use kith_jobs::{
+    Done, Handler, JOBS_MIGRATIONS, JobError, Jobs, NewJob, QueueShare, Retry, Run, WorkerOptions, Workers,
+};
+use kith_kernel::{Sources, SystemClock, SystemRandom, TimeOrderedIds};
+use kith_store::{
+    EngineOptions, Migration, ModuleMigrations, PostgresOptions, Query, STORE_MIGRATIONS, SqliteOptions,
+    Store, StoreOptions, params,
+};
+use tokio::io::{AsyncBufReadExt as _, BufReader, stdin};
+use tokio::task::JoinSet;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+const QUEUE: &str = "chaos";
+const KIND: &str = "chaos.effect";
+/// Who enqueues at once.
+const CALLERS: u64 = 16;
+
+/// The effects: `effects` makes each happen once, `ledger` is what happened.
+const EFFECTS: ModuleMigrations = ModuleMigrations {
+    module: "chaos",
+    migrations: &[Migration {
+        version: 1,
+        name: "effects",
+        sql: "-- up\nCREATE TABLE effects (\n    n BIGINT PRIMARY KEY\n);\nCREATE TABLE ledger (\n    n BIGINT NOT NULL,\n    \
+              job BIGINT NOT NULL\n);\n\n-- down\nDROP TABLE ledger;\nDROP TABLE effects;\n",
+    }],
+};
+
+fn main() -> ExitCode {
+    if env::args().len() == 1 {
+        eprintln!("struck by `cargo xtask chaos jobs`");
+        return ExitCode::SUCCESS;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    match runtime.map_err(Failure::from).and_then(|runtime| runtime.block_on(obey())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `--do migrate|enqueue|work|both|look`, `--data FOLDER` or `--database URL`; to enqueue `--from N --rate PER_S`,
+/// to work `--concurrency N --most-ms MS`.
+async fn obey() -> Result<(), Failure> {
+    let words: Vec<_> = env::args().skip(1).collect();
+    let all: HashMap<_, _> = words.chunks_exact(2).map(|pair| (&*pair[0], &*pair[1])).collect();
+    let text = |name: &str| all.get(name).copied().ok_or_else(|| format!("{name} is missing"));
+    let number = |name: &str| -> Result<u64, Failure> { Ok(text(name)?.parse()?) };
+    let engine = match text("--database") {
+        Ok(url) => EngineOptions::Postgres(PostgresOptions { write_threads: 8, ..PostgresOptions::at(url) }),
+        Err(_) => EngineOptions::Sqlite(SqliteOptions::in_folder(text("--data")?)),
+    };
+    let options = StoreOptions::new(engine);
+    let task = text("--do")?;
+    if task == "migrate" {
+        let modules = vec![STORE_MIGRATIONS, JOBS_MIGRATIONS, EFFECTS];
+        Store::migrate_up(&options, modules, kith_kernel::Clock::now(&SystemClock)).await?;
+        return Ok(());
+    }
+    let sources = Sources {
+        clock: Arc::new(SystemClock),
+        ids: Arc::new(TimeOrderedIds::new(SystemRandom)),
+        random: Arc::new(SystemRandom),
+    };
+    let jobs = Jobs::new(Store::open(options).await?, sources);
+    match task {
+        "enqueue" => {
+            let enqueuers = enqueue(&jobs, number("--from")?, number("--rate")?);
+            obey_orders(&jobs, enqueuers).await
+        }
+        "work" => {
+            let workers = work(&jobs, number("--concurrency")?, number("--most-ms")?).await?;
+            obey_orders(&jobs, JoinSet::new()).await?;
+            leave(workers).await;
+            Ok(())
+        }
+        "both" => {
+            let workers = work(&jobs, number("--concurrency")?, number("--most-ms")?).await?;
+            let enqueuers = enqueue(&jobs, number("--from")?, number("--rate")?);
+            obey_orders(&jobs, enqueuers).await?;
+            leave(workers).await;
+            Ok(())
+        }
+        "look" => look(&jobs).await,
+        _ => Err(format!("what is `{task}`?").into()),
+    }
+}
+
+/// `stop` ends the enqueueing, `left` asks how many jobs have not ended; the end of the standard input says to leave.
+async fn obey_orders(jobs: &Jobs, mut enqueuers: JoinSet<()>) -> Result<(), Failure> {
+    let mut lines = BufReader::new(stdin()).lines();
+    while let Some(line) = lines.next_line().await? {
+        if line == "stop" {
+            enqueuers.shutdown().await;
+            continue;
+        }
+        let count =
+            jobs.db().read(|q| q.one("SELECT COUNT(*) FROM jobs", params![], |row| row.get::<i64>(0))).await;
+        match count {
+            Ok(count) => println!("q {}", count.unwrap_or(0)),
+            Err(error) => eprintln!("{error}"),
+        }
+    }
+    Ok(())
+}
+
+async fn leave(workers: Workers) {
+    let stale = workers.stale();
+    workers.stop().await;
+    println!("s {stale}");
+}
+
+/// Jobs from this number on, each said when it is acknowledged. A refusal is no acknowledgement: the next number is
+/// tried.
+fn enqueue(jobs: &Jobs, from: u64, per_s: u64) -> JoinSet<()> {
+    let next = Arc::new(AtomicU64::new(from));
+    let mut callers = JoinSet::new();
+    let pause = Duration::from_micros(CALLERS * 1_000_000 / per_s.max(1));
+    for _ in 0..CALLERS {
+        let (next, jobs) = (Arc::clone(&next), jobs.clone());
+        callers.spawn(async move {
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                println!("t {n}");
+                let often = Retry::times(1_000).waiting(Duration::from_millis(100), Duration::from_secs(1));
+                match jobs.enqueue(NewJob::new(QUEUE, KIND, n.to_string()).retry(often)).await {
+                    Ok(enqueued) => println!("a {n} {}", enqueued.id),
+                    Err(error) => eprintln!("{n} was not acknowledged: {error}"),
+                }
+                tokio::time::sleep(pause).await;
+            }
+        });
+    }
+    callers
+}
+
+async fn work(jobs: &Jobs, concurrency: u64, most_ms: u64) -> Result<Workers, Failure> {
+    let engine = jobs.clone();
+    let handler = Handler::new(KIND, move |run| {
+        let engine = engine.clone();
+        async move {
+            let (job, attempt) = (run.id, run.attempt);
+            println!("b {job} {attempt} {}", run.ctx.renewed().now.as_millis());
+            let done = effect(&engine, &run, most_ms).await;
+            println!("e {job} {attempt} {}", run.ctx.renewed().now.as_millis());
+            done
+        }
+    });
+    let share = QueueShare { queue: QUEUE.to_owned(), concurrency: usize::try_from(concurrency)? };
+    let mut options = WorkerOptions::new("chaos", vec![share]);
+    // What is not done by then is somebody else's, as after a kill.
+    options.grace = Duration::from_secs(10);
+    Ok(Workers::start(jobs, vec![handler], options).await?)
+}
+
+/// Takes some time, then has its effect unless that has happened.
+async fn effect(jobs: &Jobs, run: &Run, most_ms: u64) -> Result<Done, JobError> {
+    let n: i64 = run.payload.parse().map_err(JobError::discard)?;
+    // Knuth's multiplicative hash: as good as drawn, and the same in each run.
+    let draw = (run.id as u64).wrapping_mul(2_654_435_761) >> 16;
+    tokio::time::sleep(Duration::from_millis(draw % most_ms.max(1))).await;
+    let job = run.id;
+    let written = jobs.db().write(move |tx| {
+        if tx.exec("INSERT INTO effects (n) VALUES ($1) ON CONFLICT DO NOTHING", params![n])? == 1 {
+            tx.exec("INSERT INTO ledger (n, job) VALUES ($1, $2)", params![n, job])?;
+        }
+        Ok::<_, kith_store::Error>(())
+    });
+    written.await.map_err(JobError::retry)?;
+    Ok(Done::default())
+}
+
+/// What is left: `l ID` a job that has not ended, `d ID` one among the dead letters, `h ID STATE ATTEMPT` one that has
+/// ended, `x N` an effect, once for each time that it happened.
+async fn look(jobs: &Jobs) -> Result<(), Failure> {
+    let lines = jobs.db().export(|q| {
+        let mut lines = numbers(q, "l", "SELECT id, CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM jobs")?;
+        lines.extend(numbers(q, "d", "SELECT id, CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM job_dead")?);
+        lines.extend(numbers(q, "h", "SELECT id, state, attempt FROM job_history")?);
+        lines.extend(numbers(q, "x", "SELECT n, CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM ledger")?);
+        Ok::<_, kith_store::Error>(lines)
+    });
+    lines.await?.into_iter().for_each(|line| println!("{line}"));
+    Ok(())
+}
+
+fn numbers(q: &Query<'_>, word: &str, sql: &'static str) -> Result<Vec<String>, kith_store::Error> {
+    q.all(sql, params![], |row| {
+        Ok(format!("{word} {} {} {}", row.get::<i64>(0)?, row.get::<i64>(1)?, row.get::<i64>(2)?))
+    })
+}

@@ -1,0 +1,154 @@
+//! The processes that enqueue and work: started, asked, frozen, killed; what each says goes into the journal.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use anyhow::{Context as _, Result, ensure};
+use kith_kernel::{Clock as _, SystemClock};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::journal::Journal;
+
+/// How the program is started.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub binary: PathBuf,
+    /// `--data FOLDER` or `--database URL`.
+    pub place: [String; 2],
+    pub log: PathBuf,
+    pub journal: Arc<Mutex<Journal>>,
+}
+
+/// A process of it. Dropped, it is killed.
+pub struct Process {
+    number: usize,
+    child: Child,
+    listener: Option<JoinHandle<()>>,
+    journal: Arc<Mutex<Journal>>,
+    frozen_since: Option<i64>,
+}
+
+/// Milliseconds since 1970, as the processes say them.
+pub fn now_ms() -> i64 {
+    SystemClock.now().as_millis()
+}
+
+impl Program {
+    /// What is known so far.
+    pub fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn command(&self, task: &str, more: &[String]) -> Result<Command> {
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let mut command = Command::new(&self.binary);
+        command.args(["--do", task]).args(&self.place).args(more).stderr(log);
+        Ok(command)
+    }
+
+    /// Starts a process that enqueues or works.
+    pub fn start(&self, task: &str, more: &[String]) -> Result<Process> {
+        let mut command = self.command(task, more)?;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let said = child.stdout.take().context("a process without output")?;
+        let number = self.journal().add_process();
+        let journal = Arc::clone(&self.journal);
+        let listener = std::thread::spawn(move || {
+            for line in BufReader::new(said).lines().map_while(Result::ok) {
+                journal.lock().unwrap_or_else(PoisonError::into_inner).hear(number, &line);
+            }
+        });
+        let journal = Arc::clone(&self.journal);
+        Ok(Process { number, child, listener: Some(listener), journal, frozen_since: None })
+    }
+
+    /// Runs it to its end, and gives what it said.
+    pub fn run(&self, task: &str) -> Result<String> {
+        let done = self.command(task, &[])?.stdin(Stdio::null()).output()?;
+        ensure!(done.status.success(), "`{task}` failed; see {}", self.log.display());
+        Ok(String::from_utf8(done.stdout)?)
+    }
+}
+
+impl Process {
+    fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives it an order. One that is gone takes none.
+    pub fn order(&mut self, word: &str) {
+        if let Some(orders) = &mut self.child.stdin {
+            // A process that has just ended is found out when it is looked at.
+            let _ = writeln!(orders, "{word}");
+        }
+    }
+
+    /// Whether it has ended by itself, which none should.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// SIGKILL; everything that it had said is in the journal when this returns.
+    pub fn kill(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.note_thaw();
+        self.child.kill()?;
+        self.child.wait()?;
+        let killed_ms = now_ms();
+        if let Some(listener) = self.listener.take() {
+            ensure!(listener.join().is_ok(), "a listener panicked");
+        }
+        self.journal().fates[self.number].killed_ms = Some(killed_ms);
+        Ok(())
+    }
+
+    /// SIGSTOP.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.frozen_since = Some(now_ms());
+        Ok(kill_process(Pid::from_child(&self.child), Signal::STOP)?)
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&mut self) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), Signal::CONT)?;
+        self.note_thaw();
+        Ok(())
+    }
+
+    pub fn is_frozen(&self) -> bool {
+        self.frozen_since.is_some()
+    }
+
+    fn note_thaw(&mut self) {
+        if let Some(from) = self.frozen_since.take() {
+            let (number, to) = (self.number, now_ms());
+            self.journal().fates[number].frozen_ms.push((from, to));
+        }
+    }
+
+    /// Lets it leave in peace, and waits for that.
+    pub fn leave(mut self) -> Result<()> {
+        drop(self.child.stdin.take());
+        let status = self.child.wait()?;
+        if let Some(listener) = self.listener.take() {
+            ensure!(listener.join().is_ok(), "a listener panicked");
+        }
+        ensure!(status.success(), "a process ended with {status} when it was asked to leave");
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It has ended already, or nobody is left to hear why it has not.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,234 @@
+//! What is left in the database, held against the journal. Pure: what may not be is named.
+
+use std::collections::{HashMap, HashSet};
+
+use super::journal::{Attempt, Journal};
+
+/// The state of a completed job, as the history writes it.
+const COMPLETED: i64 = 4;
+
+/// What the database holds in the end.
+#[derive(Clone, Debug, Default)]
+pub struct Left {
+    pub live: HashSet<i64>,
+    pub dead: HashSet<i64>,
+    /// Job, state and attempt of each row.
+    pub history: Vec<(i64, i64, i64)>,
+    /// By number, how often its effect happened.
+    pub effects: HashMap<i64, u64>,
+}
+
+/// What it comes to.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict {
+    pub acknowledged: usize,
+    pub executed: usize,
+    pub pending: usize,
+    pub dead: usize,
+    /// Jobs of which more than one attempt began.
+    pub run_again: usize,
+    /// Attempts that were frozen while they ran, and of these the ones whose end counted for nothing.
+    pub frozen: usize,
+    pub fenced_off: usize,
+    /// Acknowledged and nowhere to be found.
+    pub lost: Vec<String>,
+    /// Effects that happened twice, or not at all although their job is completed.
+    pub wrong_effects: Vec<String>,
+    /// Ends that were accepted of attempts that were not the last, or ends twice.
+    pub stale_accepted: Vec<String>,
+    /// Attempts of one job that ran at once, both awake.
+    pub together: Vec<String>,
+}
+
+impl Left {
+    /// Reads what the program says is left.
+    pub fn read(said: &str) -> Self {
+        let mut left = Self::default();
+        for line in said.lines() {
+            let mut words = line.split(' ');
+            let word = words.next().unwrap_or_default();
+            let numbers: Vec<i64> = words.filter_map(|word| word.parse().ok()).collect();
+            match (word, &*numbers) {
+                ("l", [job, ..]) => drop(left.live.insert(*job)),
+                ("d", [job, ..]) => drop(left.dead.insert(*job)),
+                ("h", [job, state, attempt]) => left.history.push((*job, *state, *attempt)),
+                ("x", [n, ..]) => *left.effects.entry(*n).or_default() += 1,
+                _ => {}
+            }
+        }
+        left
+    }
+}
+
+impl Verdict {
+    /// Judges.
+    pub fn of(journal: &Journal, left: &Left) -> Self {
+        let mut verdict = Self {
+            acknowledged: journal.acknowledged.len(),
+            pending: left.live.len(),
+            dead: left.dead.len(),
+            ..Self::default()
+        };
+        let completed: HashSet<_> =
+            left.history.iter().filter(|row| row.1 == COMPLETED).map(|row| row.0).collect();
+        for (n, job) in &journal.acknowledged {
+            let is_there = completed.contains(job) || left.live.contains(job) || left.dead.contains(job);
+            if !is_there {
+                verdict.lost.push(format!("number {n}, job {job}"));
+            }
+            if completed.contains(job) {
+                verdict.executed += 1;
+                if !left.effects.contains_key(n) {
+                    verdict.wrong_effects.push(format!("number {n}: completed without its effect"));
+                }
+            }
+        }
+        let doubled = left.effects.iter().filter(|(_, times)| **times > 1);
+        verdict.wrong_effects.extend(doubled.map(|(n, times)| format!("number {n}: {times} effects")));
+        verdict.judge_attempts(journal, left);
+        verdict
+    }
+
+    fn judge_attempts(&mut self, journal: &Journal, left: &Left) {
+        let mut by_job: HashMap<i64, Vec<Attempt>> = HashMap::new();
+        journal.attempts.iter().for_each(|attempt| by_job.entry(attempt.job).or_default().push(*attempt));
+        let mut accepted = HashMap::new();
+        for (job, _, attempt) in &left.history {
+            if accepted.insert(*job, *attempt).is_some() {
+                self.stale_accepted.push(format!("job {job} ended twice"));
+            }
+        }
+        for (job, attempts) in &mut by_job {
+            attempts.sort_by_key(|attempt| (attempt.began_ms, attempt.attempt));
+            self.run_again += usize::from(attempts.len() > 1);
+            let last = attempts.iter().map(|attempt| attempt.attempt).max().unwrap_or(0);
+            if let Some(accepted) = accepted.get(job).filter(|accepted| **accepted < last) {
+                self.stale_accepted.push(format!("job {job}: attempt {accepted} ended it, {last} had begun"));
+            }
+            for frozen in attempts.iter().filter(|attempt| was_frozen(journal, attempt)) {
+                self.frozen += 1;
+                let is_late = frozen.ended_ms.is_some() && accepted.get(job) != Some(&frozen.attempt);
+                self.fenced_off += usize::from(is_late);
+            }
+            self.judge_together(journal, attempts);
+        }
+    }
+
+    fn judge_together(&mut self, journal: &Journal, attempts: &[Attempt]) {
+        let awake: Vec<_> = attempts.iter().filter(|attempt| !was_frozen(journal, attempt)).collect();
+        for (at, first) in awake.iter().enumerate() {
+            let end = end_of(journal, first);
+            for second in &awake[at + 1..] {
+                if end.is_none_or(|end| second.began_ms < end) {
+                    self.together.push(format!(
+                        "job {}: attempt {} from {} to {end:?} in process {}, attempt {} from {} in process {}",
+                        first.job,
+                        first.attempt,
+                        first.began_ms,
+                        first.process,
+                        second.attempt,
+                        second.began_ms,
+                        second.process
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Whether nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        let faults = [&self.lost, &self.wrong_effects, &self.stale_accepted, &self.together];
+        self.pending == 0 && faults.iter().all(|faults| faults.is_empty())
+    }
+
+    /// What is wrong, a few of each.
+    pub fn faults(&self) -> Vec<String> {
+        let named = [
+            ("lost", &self.lost),
+            ("effect", &self.wrong_effects),
+            ("stale", &self.stale_accepted),
+            ("together", &self.together),
+        ];
+        let all = named
+            .into_iter()
+            .flat_map(|(name, faults)| faults.iter().take(10).map(move |fault| format!("{name}: {fault}")));
+        all.collect()
+    }
+}
+
+/// When it was over; for one that was killed, the moment of the blow.
+fn end_of(journal: &Journal, attempt: &Attempt) -> Option<i64> {
+    attempt.ended_ms.or(journal.fates[attempt.process].killed_ms)
+}
+
+/// Whether its process was frozen while it ran. Its job is somebody else's then, and it does not know until it is awake.
+fn was_frozen(journal: &Journal, attempt: &Attempt) -> bool {
+    let end = end_of(journal, attempt).unwrap_or(i64::MAX);
+    let frozen = &journal.fates[attempt.process].frozen_ms;
+    frozen.iter().any(|(from, to)| attempt.began_ms <= *to && end >= *from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One job that was acknowledged, run by process 0 and completed.
+    fn sound() -> (Journal, Left) {
+        let mut journal = Journal::default();
+        journal.add_process();
+        journal.add_process();
+        ["t 7", "a 7 70", "b 70 1 1000", "e 70 1 1010"].iter().for_each(|line| journal.hear(0, line));
+        (journal, Left::read("h 70 4 1\nx 7 0 0\n"))
+    }
+
+    #[test]
+    fn what_is_sound_is_clean() {
+        let (journal, left) = sound();
+        let verdict = Verdict::of(&journal, &left);
+        assert!(verdict.is_clean(), "{:?}", verdict.faults());
+        assert_eq!((verdict.acknowledged, verdict.executed, verdict.run_again), (1, 1, 0));
+    }
+
+    #[test]
+    fn each_fault_is_found() {
+        let judged = |change: fn(&mut Journal, &mut Left)| {
+            let (mut journal, mut left) = sound();
+            change(&mut journal, &mut left);
+            let verdict = Verdict::of(&journal, &left);
+            assert!(!verdict.is_clean());
+            verdict
+        };
+        assert_eq!(judged(|_, left| left.history.clear()).lost.len(), 1);
+        assert_eq!(judged(|_, left| left.effects.clear()).wrong_effects.len(), 1);
+        assert_eq!(judged(|_, left| drop(left.effects.insert(7, 2))).wrong_effects.len(), 1);
+        assert_eq!(judged(|_, left| left.history.push((70, 4, 1))).stale_accepted.len(), 1);
+        assert_eq!(judged(|journal, _| journal.hear(1, "b 70 2 1020")).stale_accepted.len(), 1);
+        assert_eq!(judged(|_, left| drop(left.live.insert(71))).pending, 1);
+        let together = |journal: &mut Journal, left: &mut Left| {
+            journal.hear(1, "b 70 2 1005");
+            journal.hear(1, "e 70 2 1006");
+            left.history[0].2 = 2;
+        };
+        assert_eq!(judged(together).together.len(), 1);
+    }
+
+    #[test]
+    fn who_was_frozen_or_killed_runs_beside_nobody() {
+        let (mut journal, mut left) = sound();
+        journal.attempts[0].ended_ms = Some(9_000);
+        journal.fates[0].frozen_ms.push((1_005, 8_990));
+        journal.hear(1, "b 70 2 8000");
+        journal.hear(1, "e 70 2 8001");
+        left.history[0].2 = 2;
+        let verdict = Verdict::of(&journal, &left);
+        assert!(verdict.is_clean(), "{:?}", verdict.faults());
+        assert_eq!((verdict.frozen, verdict.fenced_off, verdict.run_again), (1, 1, 1));
+
+        journal.fates[0].frozen_ms.clear();
+        journal.attempts[0].ended_ms = None;
+        journal.fates[0].killed_ms = Some(1_500);
+        assert!(Verdict::of(&journal, &left).is_clean());
+        journal.fates[0].killed_ms = Some(8_500);
+        assert_eq!(Verdict::of(&journal, &left).together.len(), 1);
+    }
+}

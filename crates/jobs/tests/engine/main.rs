@@ -3,6 +3,7 @@
 mod support;
 
 mod claims;
+mod crowds;
 mod endings;
 mod enqueues;
 mod flows;

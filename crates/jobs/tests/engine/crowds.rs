@@ -1,0 +1,194 @@
+//! Many at once, for long: writers that never find the database locked, old snapshots that slow no claim, limits that
+//! cost nothing until they are reached.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+
+use kith_jobs::{
+    Attempt, Done, Handler, LEAST_PRIORITY, QueueShare, Report, Run, WorkerOptions, Workers, set_queue,
+};
+use kith_kernel::seconds;
+use kith_store::{EngineKind, Error, Tx, Values, job_statements, params};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::contract;
+use crate::support::{Engine, done, until, work};
+
+contract! {
+    hundreds_of_writers_never_find_the_database_locked
+    a_limit_that_is_not_reached_costs_no_claim
+    claims_touch_no_more_while_an_old_snapshot_is_held
+}
+
+/// A read that sees what was when it began, until it is let go.
+struct Snapshot {
+    let_go: Sender<()>,
+    read: JoinHandle<Result<i64, Error>>,
+}
+
+async fn hold_a_snapshot(engine: &Engine) -> Snapshot {
+    let (let_go, wait): (_, Receiver<()>) = channel();
+    let (held, is_held) = tokio::sync::oneshot::channel();
+    let (wait, held, db) = (Mutex::new(wait), Mutex::new(Some(held)), engine.db().clone());
+    let read = tokio::spawn(async move {
+        db.export(move |q| {
+            let count = "SELECT COUNT(*) FROM jobs";
+            let before = q.one(count, &[], |row| row.get::<i64>(0))?;
+            if let Some(held) = held.lock().unwrap().take() {
+                held.send(()).unwrap();
+            }
+            // Its end is the sender's.
+            let _ = wait.lock().unwrap().recv();
+            let after = q.one(count, &[], |row| row.get::<i64>(0))?;
+            assert_eq!(before, after, "it is a snapshot");
+            Ok::<_, Error>(after.unwrap_or(0))
+        })
+        .await
+    });
+    is_held.await.unwrap();
+    Snapshot { let_go, read }
+}
+
+impl Snapshot {
+    async fn let_go(self) {
+        drop(self.let_go);
+        self.read.await.unwrap().unwrap();
+    }
+}
+
+async fn hundreds_of_writers_never_find_the_database_locked(engine: Engine) {
+    let handler = Handler::new("work", |_: Run| async { done() });
+    let share = QueueShare { queue: "default".to_owned(), concurrency: 20 };
+    let mut options = WorkerOptions::new("test", vec![share]);
+    options.grace = seconds(10);
+    let workers = Workers::start(&engine.jobs, vec![handler], options).await.unwrap();
+    let snapshot = hold_a_snapshot(&engine).await;
+    let mut writers = JoinSet::new();
+    for writer in 0..200 {
+        let jobs = engine.jobs.clone();
+        writers.spawn(async move {
+            for n in 0..5 {
+                jobs.enqueue(work(writer * 5 + n)).await?;
+                let ctx = jobs.ctx();
+                let change = move |tx: &Tx<'_>| {
+                    set_queue(tx, &ctx, "other", None, |queue| queue.concurrency = Some(writer + 1)).map(drop)
+                };
+                jobs.db().write(change).await.unwrap();
+            }
+            Ok::<_, kith_jobs::EnqueueError>(())
+        });
+    }
+    while let Some(wrote) = writers.join_next().await {
+        wrote.unwrap().expect("no writer was turned away");
+    }
+    until("all are run", async || engine.count("SELECT COUNT(*) FROM job_history").await == 1_000).await;
+    snapshot.let_go().await;
+    workers.stop().await;
+}
+
+/// With a limit of as many as four workers run together, each claim is as full as without.
+async fn a_limit_that_is_not_reached_costs_no_claim(engine: Engine) {
+    const WORKERS: usize = 4;
+    const EACH: i64 = 10;
+    let ctx = engine.ctx();
+    let limited = move |tx: &Tx<'_>| {
+        set_queue(tx, &ctx, "default", None, |queue| queue.concurrency = Some(WORKERS as i64 * EACH))
+            .map(drop)
+    };
+    engine.db().write(limited).await.unwrap();
+    engine.jobs.enqueue_all((0..400).map(work).collect()).await.unwrap();
+    let second = engine.second().await.unwrap_or_else(|| engine.jobs.clone());
+    let nodes = [&engine.jobs, &second];
+    let mut running: Vec<Vec<Report>> = vec![Vec::new(); WORKERS];
+    let mut workers = Vec::new();
+    for _ in 0..WORKERS {
+        workers.push(engine.worker().await);
+    }
+    let mut claims = 0;
+    for turn in 0..40 {
+        let (at, node) = (turn % WORKERS, nodes[turn % 2]);
+        let ended = std::mem::take(&mut running[at]);
+        node.report(Arc::new(ended)).await.unwrap();
+        let claim = node.claim("default", workers[at], EACH).await.unwrap();
+        assert_eq!(claim.jobs.len() as i64, EACH, "claim {turn} is full");
+        claims += 1;
+        let attempt =
+            |job: &kith_jobs::Claimed| Attempt { job: job.id, attempt: job.attempt, worker: job.worker };
+        running[at] = claim
+            .jobs
+            .iter()
+            .map(|job| Report { attempt: attempt(job), outcome: Ok(Done::default()), rings: None })
+            .collect();
+        let is_saturated = turn + 1 >= WORKERS;
+        let other = workers[(at + 1) % WORKERS];
+        if is_saturated {
+            assert!(node.claim("default", other, 1).await.unwrap().jobs.is_empty(), "the limit holds");
+        }
+    }
+    assert_eq!(claims * EACH, 400, "everything was started in as many claims as it takes without a limit");
+}
+
+/// On PostgreSQL dead rows stay for as long as anybody holds an old snapshot; SQLite has none, so there it is looked at
+/// whether claims go on at all.
+async fn claims_touch_no_more_while_an_old_snapshot_is_held(engine: Engine) {
+    let worker = engine.worker().await;
+    churn(&engine, worker, 500).await;
+    let before = pages_of_a_claim(&engine, None).await;
+    let snapshot = hold_a_snapshot(&engine).await;
+    churn(&engine, worker, 10_000).await;
+    let with_the_snapshot = pages_of_a_claim(&engine, None).await;
+    if let (Some(before), Some(after)) = (before, with_the_snapshot) {
+        let naive = pages_of_a_claim(&engine, Some(0)).await.unwrap();
+        eprintln!("pages a claim touches: {before}, then {after}; {naive} without its mark");
+        assert!(after <= 2 * before, "{before} pages became {after}");
+        assert!(naive > 2 * before, "the dead rows that the mark passes over are there");
+    }
+    snapshot.let_go().await;
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_history").await, 10_500);
+}
+
+/// So many jobs come and go.
+async fn churn(engine: &Engine, worker: i64, jobs: i64) {
+    for from in (0..jobs).step_by(500) {
+        engine.jobs.enqueue_all((from..from + 500).map(work).collect()).await.unwrap();
+        let claim = engine.claim(worker, 500).await;
+        assert_eq!(claim.jobs.len(), 500);
+        let attempt = |job: &kith_jobs::Claimed| Attempt { job: job.id, attempt: job.attempt, worker };
+        let ended =
+            claim.jobs.iter().map(|job| Report { attempt: attempt(job), outcome: done(), rings: None });
+        engine.jobs.report(Arc::new(ended.collect())).await.unwrap();
+    }
+}
+
+/// How many pages a claim of ten jobs touches, whose marks are where a process would have them, or at `mark`.
+async fn pages_of_a_claim(engine: &Engine, mark: Option<i64>) -> Option<u64> {
+    if engine.db().kind() == EngineKind::Sqlite {
+        return None;
+    }
+    let oldest = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)";
+    let mark = match mark {
+        Some(mark) => mark,
+        None => engine.count(oldest).await,
+    };
+    let now = engine.ctx().now;
+    engine.jobs.enqueue_all((0..10).map(work).collect()).await.unwrap();
+    let plan = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&plan);
+    let explained = move |tx: &Tx<'_>| -> Result<(), Error> {
+        let priorities: Vec<_> = (0..=LEAST_PRIORITY).collect();
+        let marks = vec![mark; priorities.len()];
+        let lanes = [Values::Ints(&priorities), Values::Ints(&marks)];
+        let claim = job_statements::CLAIM.explained();
+        let lines =
+            tx.all_by(&claim, params![now, 0_i64, "default", 10_i64], &lanes, |row| row.get::<String>(0))?;
+        *told.lock().unwrap() = lines;
+        tx.exec("DELETE FROM jobs", params![])?;
+        Ok(())
+    };
+    engine.db().write(explained).await.unwrap();
+    let plan = plan.lock().unwrap();
+    let line = plan.iter().map(|line| line.trim()).find(|line| line.starts_with("Buffers: shared"));
+    let words = line.expect("a plan with its buffers").split(' ');
+    let touched = words.filter_map(|word| word.strip_prefix("hit=").or(word.strip_prefix("read=")));
+    Some(touched.map(|number| number.parse::<u64>().unwrap()).sum())
+}

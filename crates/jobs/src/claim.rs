@@ -62,6 +62,11 @@ pub(crate) fn claim(
     mut marks: Marks,
 ) -> Result<(Claim, Marks), Error> {
     tx.lock("job queue", [queue])?;
+    // Whoever was given up would have jobs that nobody rescues: it is known under another number, or soon will be.
+    tx.lock("job worker", [worker])?;
+    if !rows::workers::is_known(tx, worker)? {
+        return Ok((Claim::default(), marks));
+    }
     // What is claimed when the power goes is found ready again, and its claimer is no longer its owner.
     tx.may_be_lost();
     let settings = rows::queues::find(tx, queue)?.unwrap_or_default();

@@ -159,6 +159,8 @@ impl Jobs {
         self.0
             .db
             .write(move |tx| {
+                // Nobody gives it up between being found silent and being heard.
+                tx.lock("job worker", [worker])?;
                 tx.may_be_lost();
                 if !rows::workers::beat(tx, worker, ctx.renewed().now)? {
                     return Ok(Heard::GivenUp);

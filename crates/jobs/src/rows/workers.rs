@@ -30,7 +30,13 @@ pub fn beat(tx: &Tx<'_>, worker: i64, now: Timestamp) -> Result<bool, Error> {
     Ok(tx.exec(sql, params![worker, now])? == 1)
 }
 
-/// The same with another lease.
+/// Whether a worker is registered and was not given up.
+pub fn is_known(q: &Query<'_>, worker: i64) -> Result<bool, Error> {
+    let sql = "SELECT 1 FROM job_workers WHERE id = $1";
+    Ok(q.one(sql, params![worker], |_| Ok(()))?.is_some())
+}
+
+/// Says that a worker lives, with another lease; false if it was given up.
 pub fn beat_for(tx: &Tx<'_>, worker: i64, now: Timestamp, lease: Duration) -> Result<bool, Error> {
     let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 4);
     let sql = "UPDATE job_workers SET heartbeat_at = $2, lease_ms = $3 WHERE id = $1";

@@ -133,10 +133,10 @@ async fn a_limit_that_is_not_reached_costs_no_claim(engine: Engine) {
 async fn claims_touch_no_more_while_an_old_snapshot_is_held(engine: Engine) {
     let worker = engine.worker().await;
     churn(&engine, worker, 500).await;
-    let before = pages_of_a_claim(&engine, None).await;
+    let before = least_pages(&engine).await;
     let snapshot = hold_a_snapshot(&engine).await;
     churn(&engine, worker, 10_000).await;
-    let with_the_snapshot = pages_of_a_claim(&engine, None).await;
+    let with_the_snapshot = least_pages(&engine).await;
     if let (Some(before), Some(after)) = (before, with_the_snapshot) {
         let naive = pages_of_a_claim(&engine, Some(0)).await.unwrap();
         eprintln!("pages a claim touches: {before}, then {after}; {naive} without its mark");
@@ -158,6 +158,16 @@ async fn churn(engine: &Engine, worker: i64, jobs: i64) {
             claim.jobs.iter().map(|job| Report { attempt: attempt(job), outcome: done(), rings: None });
         engine.jobs.report(Arc::new(ended.collect())).await.unwrap();
     }
+}
+
+/// Of three claims the one that touches least: other tests' transactions on the same server keep marks back for moments.
+async fn least_pages(engine: &Engine) -> Option<u64> {
+    let mut least = None;
+    for _ in 0..3 {
+        let pages = pages_of_a_claim(engine, None).await?;
+        least = Some(least.map_or(pages, |least: u64| least.min(pages)));
+    }
+    least
 }
 
 /// How many pages a claim of ten jobs touches, whose marks are where a process would have them, or at `mark`.

@@ -10,6 +10,7 @@ contract! {
     jobs_of_a_silent_worker_are_run_again
     a_live_worker_keeps_its_jobs_however_long_they_take
     a_frozen_worker_that_thaws_is_fenced_off
+    a_worker_that_was_given_up_claims_nothing
     a_job_that_kills_its_worker_three_times_is_dead
     innocent_jobs_survive_beside_one_that_kills_workers
     a_rescue_is_no_failure_of_the_job
@@ -42,6 +43,17 @@ async fn a_live_worker_keeps_its_jobs_however_long_they_take(engine: Engine) {
     assert_eq!(engine.numbers(5).await, [0; 0]);
     assert_eq!(engine.report(&job, done()).await, Told::Ended(JobState::Completed));
     assert_eq!(engine.job(id).await.attempt, 1);
+}
+
+/// What it claimed before it hears of it, nobody would ever rescue.
+async fn a_worker_that_was_given_up_claims_nothing(engine: Engine) {
+    let frozen = engine.worker().await;
+    engine.advance(seconds(60));
+    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 0);
+    let id = engine.add(1).await;
+    assert!(engine.claim(frozen, 1).await.jobs.is_empty());
+    assert_eq!(engine.state(id).await, JobState::Ready);
+    assert_eq!(engine.numbers(1).await, [1], "somebody else does");
 }
 
 /// DRV-08.

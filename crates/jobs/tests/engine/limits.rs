@@ -139,7 +139,8 @@ async fn a_saturated_key_does_not_hide_the_ones_behind_it(engine: Engine) {
 }
 
 async fn settings_that_make_no_sense_are_refused(engine: Engine) {
-    let wrong: [(&str, fn(&mut QueueSettings)); 4] = [
+    type Change = fn(&mut QueueSettings);
+    let wrong: [(&str, Change); 4] = [
         ("concurrency", |queue| queue.concurrency = Some(0)),
         ("rate", |queue| queue.rate = Some(Rate { limit: -1, period_ms: 1_000 })),
         ("key_rate", |queue| queue.key_rate = Some(Rate { limit: 1, period_ms: 0 })),

@@ -51,7 +51,7 @@ impl Journal {
         let numbers: Vec<i64> = words.filter_map(|word| word.parse().ok()).collect();
         match (word, &*numbers) {
             ("t", [n]) => self.tried = self.tried.max(*n),
-            ("a", [n, job]) => drop(self.acknowledged.insert(*n, *job)),
+            ("a", [n, job]) => self.acknowledged.extend([(*n, *job)]),
             ("b", [job, attempt, began_ms]) => {
                 let (job, attempt, began_ms) = (*job, *attempt, *began_ms);
                 self.open.insert((process, job, attempt), self.attempts.len());

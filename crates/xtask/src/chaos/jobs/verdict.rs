@@ -49,8 +49,8 @@ impl Left {
             let word = words.next().unwrap_or_default();
             let numbers: Vec<i64> = words.filter_map(|word| word.parse().ok()).collect();
             match (word, &*numbers) {
-                ("l", [job, ..]) => drop(left.live.insert(*job)),
-                ("d", [job, ..]) => drop(left.dead.insert(*job)),
+                ("l", [job, ..]) => left.live.extend([*job]),
+                ("d", [job, ..]) => left.dead.extend([*job]),
                 ("h", [job, state, attempt]) => left.history.push((*job, *state, *attempt)),
                 ("x", [n, ..]) => *left.effects.entry(*n).or_default() += 1,
                 _ => {}
@@ -200,10 +200,10 @@ mod tests {
         };
         assert_eq!(judged(|_, left| left.history.clear()).lost.len(), 1);
         assert_eq!(judged(|_, left| left.effects.clear()).wrong_effects.len(), 1);
-        assert_eq!(judged(|_, left| drop(left.effects.insert(7, 2))).wrong_effects.len(), 1);
+        assert_eq!(judged(|_, left| left.effects.extend([(7, 2)])).wrong_effects.len(), 1);
         assert_eq!(judged(|_, left| left.history.push((70, 4, 1))).stale_accepted.len(), 1);
         assert_eq!(judged(|journal, _| journal.hear(1, "b 70 2 1020")).stale_accepted.len(), 1);
-        assert_eq!(judged(|_, left| drop(left.live.insert(71))).pending, 1);
+        assert_eq!(judged(|_, left| left.live.extend([71])).pending, 1);
         let together = |journal: &mut Journal, left: &mut Left| {
             journal.hear(1, "b 70 2 1005");
             journal.hear(1, "e 70 2 1006");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kith_kernel::{Actor, Ctx, RequestId, Sources};
 use kith_store::{Error, Store};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::claim::{Claim, Marks};
 use crate::enqueue::{EnqueueError, enqueue_all};
@@ -18,8 +18,8 @@ use crate::{finish, rows};
 
 /// Enqueues that travel together at most.
 const TOGETHER: usize = 512;
-/// Transactions of enqueues that are under way at once: while one waits for the disk the next gathers.
-const UNDER_WAY: usize = 2;
+/// Turns of the scheduler in which nobody came, after which nobody is waited for.
+const TURNS: usize = 2;
 /// Enqueues that may wait before callers do.
 const WAITING: usize = 8_192;
 
@@ -191,42 +191,46 @@ impl Jobs {
 
 /// Writes enqueues, as many together as have arrived while others were written.
 async fn enqueue_together(db: Store, sources: Sources, mut arrivals: mpsc::Receiver<Waiting>) {
-    let under_way = Arc::new(Semaphore::new(UNDER_WAY));
     let mut arrived = Vec::new();
-    loop {
-        let Ok(turn) = Arc::clone(&under_way).acquire_owned().await else { return };
-        if arrivals.recv_many(&mut arrived, TOGETHER).await == 0 {
-            return;
-        }
-        let (db, clock) = (db.clone(), Arc::clone(&sources.clock));
+    while arrivals.recv_many(&mut arrived, TOGETHER).await > 0 {
+        gather(&mut arrivals, &mut arrived).await;
         let (jobs, answers): (Vec<_>, Vec<_>) = arrived.drain(..).map(|one| (one.jobs, one.answer)).unzip();
-        tokio::spawn(async move {
-            let sizes: Vec<_> = jobs.iter().map(Vec::len).collect();
-            let all: Arc<Vec<NewJob>> = Arc::new(jobs.into_iter().flatten().collect());
-            let told = Arc::clone(&all);
-            let clock_of_all = Arc::clone(&clock);
-            let written = db.write(move |tx| enqueue_all(tx, clock_of_all.now(), &told)).await;
-            drop(turn);
-            match written {
-                Ok(enqueued) => {
-                    let mut enqueued = enqueued.into_iter();
-                    for (answer, size) in answers.into_iter().zip(sizes) {
-                        // Whoever asked may have gone; the job is there all the same.
-                        let _ = answer.send(Ok(enqueued.by_ref().take(size).collect()));
-                    }
-                }
-                // One that waits for an unknown job spoils all that travelled with it: each goes alone.
-                Err(EnqueueError::Unknown(_)) if answers.len() > 1 => {
-                    let mut all = all.iter().cloned();
-                    for (answer, size) in answers.into_iter().zip(sizes) {
-                        let own: Vec<_> = all.by_ref().take(size).collect();
-                        let clock = Arc::clone(&clock);
-                        let written = db.write(move |tx| enqueue_all(tx, clock.now(), &own)).await;
-                        let _ = answer.send(written);
-                    }
-                }
-                Err(error) => answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone())))),
-            }
-        });
+        let sizes: Vec<_> = jobs.iter().map(Vec::len).collect();
+        let all: Arc<Vec<NewJob>> = Arc::new(jobs.into_iter().flatten().collect());
+        let written = write(&db, &sources, Arc::clone(&all)).await;
+        let alone = matches!(written, Err(EnqueueError::Unknown(_))) && answers.len() > 1;
+        let mut from = 0;
+        for (answer, size) in answers.into_iter().zip(sizes) {
+            let own = from..from + size;
+            from += size;
+            let told = match &written {
+                Ok(enqueued) => Ok(enqueued[own].to_vec()),
+                // One that waits for an unknown job spoils all that travelled with it.
+                Err(_) if alone => write(&db, &sources, Arc::new(all[own].to_vec())).await,
+                Err(error) => Err(error.clone()),
+            };
+            // Whoever asked may have gone; the job is there all the same.
+            let _ = answer.send(told);
+        }
     }
+}
+
+/// Callers who were just answered come again: those that are ready to run do so first, and share one wait for the disk.
+async fn gather(arrivals: &mut mpsc::Receiver<Waiting>, arrived: &mut Vec<Waiting>) {
+    let mut quiet = 0;
+    while quiet < TURNS && arrived.len() < TOGETHER {
+        tokio::task::yield_now().await;
+        let before = arrived.len();
+        while arrived.len() < TOGETHER
+            && let Ok(one) = arrivals.try_recv()
+        {
+            arrived.push(one);
+        }
+        quiet = if arrived.len() > before { 0 } else { quiet + 1 };
+    }
+}
+
+async fn write(db: &Store, sources: &Sources, jobs: Arc<Vec<NewJob>>) -> Result<Vec<Enqueued>, EnqueueError> {
+    let clock = Arc::clone(&sources.clock);
+    db.write(move |tx| enqueue_all(tx, clock.now(), &jobs)).await
 }

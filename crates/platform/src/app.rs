@@ -20,7 +20,7 @@ use crate::clock::NodeClock;
 use crate::config::Config;
 use crate::development::AheadClock;
 use crate::http::{Asset, Stop, openapi};
-use crate::module::{Module, UpkeepError};
+use crate::module::Module;
 use crate::outbound::Outbound;
 use crate::telemetry::Metrics;
 use crate::telemetry::log::LogLevel;
@@ -212,24 +212,6 @@ impl App {
     pub fn system_ctx(&self, part: &'static str) -> Ctx {
         let id = self.sources.ids.next(self.sources.clock.now());
         Ctx::new(self.sources.clone(), Actor::System(part), RequestId::from_uuid(id))
-    }
-
-    /// Does what is due and waits for nobody: tidies up, and purges what was held long enough. Any number of nodes may
-    /// do it at once.
-    ///
-    /// # Errors
-    /// The first that one of the modules met; the others have had their turn.
-    pub async fn upkeep(&self) -> Result<(), UpkeepError> {
-        let mut done = Ok(());
-        for module in self.modules {
-            let Some(upkeep) = module.upkeep else { continue };
-            let result = upkeep(self.clone()).await;
-            if let Err(error) = &result {
-                tracing::warn!(%error, module = module.name, "the upkeep failed and will be tried again");
-            }
-            done = done.and(result);
-        }
-        done
     }
 
     /// How each migration stands, asked of the database that is open. One that only a newer build knows does no

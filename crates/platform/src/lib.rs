@@ -20,6 +20,7 @@ pub mod fuzzing;
 pub mod health;
 pub mod http;
 pub mod idempotency;
+pub mod jobs;
 mod module;
 pub mod outbound;
 pub mod purge;
@@ -37,4 +38,5 @@ pub use http::{
     PathId, PathParams, ProblemBody, Query, bad_query, cursor_problem, page_limit, store_problem,
 };
 pub use idempotency::{Answer, IdempotencyKey};
-pub use module::{Blocked, Counts, Fact, MODULE, Module, PersonalData, Routes, Upkeep, UpkeepError};
+pub use jobs::{Doing, ModuleJob, UPKEEP, Upkeep};
+pub use module::{Blocked, Counts, Fact, MODULE, Module, PersonalData, Routes, UpkeepError};

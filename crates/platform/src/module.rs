@@ -1,12 +1,12 @@
 //! What a feature is to the rest of Kith: plain data, gathered in one list by the server.
 
-use std::pin::Pin;
-
+use kith_jobs::DeclaredSchedule;
 use kith_kernel::{Ctx, ProblemCode, UserId, problems};
 use kith_readiness::Check;
 use kith_store::{Error, Migration, Query, Tx};
 
 use crate::auth::{AccessSource, api_keys};
+use crate::jobs::ModuleJob;
 use crate::{App, audit, auth, checks, docs, facts, health, idempotency, telemetry};
 
 /// Handlers together with their documentation: none can be registered without it.
@@ -31,8 +31,10 @@ pub struct Module {
     pub personal: Option<PersonalData>,
     /// What must happen at once when somebody blocks somebody: the first shuts the door on the second. Both are locked.
     pub blocked: Option<Blocked>,
-    /// What it does now and then by itself.
-    pub upkeep: Option<fn(App) -> Upkeep>,
+    /// What it does in the background.
+    pub jobs: &'static [ModuleJob],
+    /// What of that it does again and again, and when.
+    pub schedules: &'static [DeclaredSchedule],
     /// What shows that it does what it should on a running deployment.
     pub checks: &'static [&'static [Check]],
     /// What it tells administrators of what it keeps.
@@ -51,10 +53,7 @@ pub struct Fact {
 /// Closes a module's doors between the one who blocks and the one who is blocked.
 pub type Blocked = fn(&Tx<'_>, &Ctx, UserId, UserId) -> Result<(), Error>;
 
-/// Something that is done by itself.
-pub type Upkeep = Pin<Box<dyn Future<Output = Result<(), UpkeepError>> + Send>>;
-
-/// Why that was not done, for the log.
+/// Why something was not done that is done by itself, for the log.
 pub type UpkeepError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Rows by kind.
@@ -85,7 +84,8 @@ impl Module {
             access: None,
             personal: None,
             blocked: None,
-            upkeep: None,
+            jobs: &[],
+            schedules: &[],
             checks: &[],
             facts: &[],
         }
@@ -99,7 +99,8 @@ pub static MODULE: Module = Module {
     problems: problems::ALL,
     events: &[auth::KEY_PUBLISHED, api_keys::CREATED, api_keys::REVOKED],
     personal: Some(api_keys::PERSONAL),
-    upkeep: Some(|app| Box::pin(upkeep(app))),
+    jobs: &[ModuleJob::upkeep("platform.tidy-answers", |app| Box::pin(upkeep(app)))],
+    schedules: &[DeclaredSchedule::upkeep("platform.tidy-answers", "@every 1m")],
     checks: checks::CHECKS,
     facts: facts::OF_THE_PLATFORM,
     ..Module::named("platform")

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
+use kith_jobs::Workers;
 use kith_kernel::{Clock, Sources, SystemClock};
 use kith_platform::clock::NodeClock;
 use kith_platform::config::{Config, DevelopmentSecretsError};
@@ -17,9 +17,6 @@ use thiserror::Error;
 use crate::demo::DemoError;
 use crate::modules::{self, migrations};
 use crate::{control, demo, listen};
-
-/// How often what is due is done.
-const UPKEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// Where a test may put its own parts in. The default is what serves people.
 #[derive(Clone, Default)]
@@ -40,6 +37,8 @@ pub struct Running {
     pub app: App,
     server: Server,
     control: Option<ControlSocket>,
+    /// None where others do what is to be done in the background.
+    workers: Option<Workers>,
     /// None where it could not be written down.
     started: Option<Started>,
 }
@@ -82,9 +81,9 @@ pub enum StartError {
 pub async fn start(config: Config, seams: Seams) -> Result<Running, StartError> {
     let app = open(config, seams).await?;
     let db = app.db.clone();
-    let running = match demo::make_world_if_asked(&app).await {
-        Ok(()) => serve(app),
-        Err(error) => Err(error.into()),
+    let running = match prepare(&app).await {
+        Ok(workers) => serve(app, workers),
+        Err(error) => Err(error),
     };
     match running {
         Ok(running) => Ok(running.recorded().await),
@@ -93,6 +92,11 @@ pub async fn start(config: Config, seams: Seams) -> Result<Running, StartError> 
             Err(error)
         }
     }
+}
+
+async fn prepare(app: &App) -> Result<Option<Workers>, StartError> {
+    demo::make_world_if_asked(app).await?;
+    work(app).await
 }
 
 /// Everything that a server has but its listeners, for whoever gives commands while none runs. The caller closes its
@@ -133,7 +137,7 @@ async fn open_on(db: Store, mut config: Config, seams: Seams) -> Result<App, Sta
     Ok(App::new(db, config, sources, clock, ahead, seams.log_level, program).await?)
 }
 
-fn serve(app: App) -> Result<Running, StartError> {
+fn serve(app: App, workers: Option<Workers>) -> Result<Running, StartError> {
     let listener = listen::bind(&app.config)?;
     let addr = listener.local_addr().map_err(AppError::from)?;
     // Nobody has set it before.
@@ -141,24 +145,23 @@ fn serve(app: App) -> Result<Running, StartError> {
     let control = control::listen(&app, addr).map_err(AppError::from)?;
     let server = http::serve(listener, &app).map_err(AppError::from)?;
     kith_platform::follower::start(&app);
-    // Where a test moves the clock, it says what is due too.
-    if app.clock.is_some() {
-        tokio::spawn(keep_up(app.clone()));
-    }
     // Last, since nothing would stop it if another part did not start.
     if let Some(clock) = app.clock.clone().filter(|_| app.db.kind() == EngineKind::Postgres) {
         tokio::spawn(clock.keep(app.db.clone(), app.stop.clone()));
     }
-    Ok(Running { addr: server.addr(), app, server, control, started: None })
+    Ok(Running { addr: server.addr(), app, server, control, workers, started: None })
 }
 
-/// Does what is due, again and again until the server stops.
-async fn keep_up(app: App) {
-    let mut due = tokio::time::interval(UPKEEP_EVERY);
-    while app.stop.or(due.tick()).await.is_some() {
-        // What went wrong is in the log, and tried again.
-        let _ = app.upkeep().await;
+/// Sees to it that what the modules do in the background is done: here, unless `jobs.in_process` is off. Where a test
+/// moves the clock, it says what is due too.
+async fn work(app: &App) -> Result<Option<Workers>, StartError> {
+    app.declare_schedules().await.map_err(AppError::from)?;
+    if app.clock.is_none() || !app.config.jobs.in_process {
+        return Ok(None);
     }
+    let queues: Vec<_> = app.job_queues().into_iter().map(str::to_owned).collect();
+    let workers = app.start_workers(&queues, usize::from(app.config.jobs.concurrency)).await;
+    Ok(Some(workers.map_err(AppError::from)?))
 }
 
 /// Sees to it that the schema has everything this build needs. What only a newer build knows is in nobody's way: old
@@ -201,7 +204,13 @@ impl Running {
 
     /// Stops as an operator wants it: finishes what has begun, then closes the database. Returns when all is done.
     pub async fn stop(self) {
-        let cut = self.server.stop().await;
+        let workers = async {
+            if let Some(workers) = self.workers {
+                workers.stop().await;
+            }
+        };
+        // At once, so that what has not begun is somebody else's while answers are still given here.
+        let (cut, ()) = tokio::join!(self.server.stop(), workers);
         if cut > 0 {
             tracing::warn!(cut, "connections were cut that were still busy after the grace");
         }

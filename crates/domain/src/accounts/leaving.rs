@@ -24,11 +24,11 @@ struct Manifest {
     rows: Map<String, Value>,
 }
 
-/// Everything that is due: sessions and counts that have run out, and accounts whose hold is over.
+/// Forgets sessions and counts that have run out.
 ///
 /// # Errors
-/// The database's, or the disk's.
-pub async fn upkeep(app: App) -> Result<(), UpkeepError> {
+/// The database's.
+pub async fn tidy(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     app.write(&ctx, |tx, ctx| {
         let refused_before = ctx.now - rules::REFUSALS_WITHIN;
@@ -43,16 +43,21 @@ pub async fn upkeep(app: App) -> Result<(), UpkeepError> {
         )
     })
     .await?;
-    purge_due(&app, &ctx).await
+    Ok(())
 }
 
-async fn purge_due(app: &App, ctx: &Ctx) -> Result<(), UpkeepError> {
+/// Purges accounts whose hold is over.
+///
+/// # Errors
+/// The database's, or the disk's.
+pub async fn purge_due(app: App) -> Result<(), UpkeepError> {
+    let ctx = app.system_ctx("upkeep");
     let most = app.config.accounts.purge_most;
     let now = ctx.renewed().now;
     let due = app.db.read(move |q| rows::list_due(q, now, i64::from(most) + 1)).await?;
     purge::check_count(due.len(), most, "accounts", "accounts.purge_most")?;
     for user in due {
-        purge_one(app, ctx, user).await?;
+        purge_one(&app, &ctx, user).await?;
     }
     Ok(())
 }

@@ -21,8 +21,9 @@ mod rules;
 mod secrets;
 mod sign_in;
 
-use kith_platform::Module;
+use kith_jobs::DeclaredSchedule;
 use kith_platform::auth::AccessSource;
+use kith_platform::{Module, ModuleJob};
 use kith_store::Migration;
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -43,7 +44,14 @@ pub static MODULE: Module = Module {
     events: events::KINDS,
     access: Some(AccessSource { read: rows::find_access, changed_by: events::ACCESS_CHANGED }),
     personal: Some(leaving::PERSONAL),
-    upkeep: Some(|app| Box::pin(leaving::upkeep(app))),
+    jobs: &[
+        ModuleJob::upkeep("accounts.tidy-sessions", |app| Box::pin(leaving::tidy(app))),
+        ModuleJob::upkeep("accounts.purge-deleted", |app| Box::pin(leaving::purge_due(app))),
+    ],
+    schedules: &[
+        DeclaredSchedule::upkeep("accounts.tidy-sessions", "@every 1m"),
+        DeclaredSchedule::upkeep("accounts.purge-deleted", "@every 1m"),
+    ],
     checks: checks::CHECKS,
     facts: passwords::FACTS,
     ..Module::named("accounts")

@@ -16,21 +16,41 @@ const ADDRESSES_KEPT: Duration = days(30);
 /// Rows looked at in one transaction.
 const AT_ONCE: i64 = 500;
 
-/// Writes down what is due: requests expire, bonds are archived, dead invites go. Any number of nodes may do it at once.
+/// Writes down which requests have expired, and forgets which addresses were asked long ago. Any number of nodes may do
+/// it at once.
 ///
 /// # Errors
 /// The database's.
-pub async fn run(app: App) -> Result<(), UpkeepError> {
+pub async fn expire_requests(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     while app.write(&ctx, expire_some).await.map_err(Box::new)? {}
-    while archive_some(&app, &ctx).await? {}
     app.write(&ctx, |tx, ctx| {
         let until = last_id_before(ctx.now - REQUEST_LIFETIME - ADDRESSES_KEPT);
         rows::forget_addresses(tx, until, AT_ONCE)
     })
     .await?;
-    app.write(&ctx, |tx, ctx| rows::tidy_invites(tx, ctx.now - MISSES_WITHIN, ctx.now - hours(24 * 30)))
-        .await?;
+    Ok(())
+}
+
+/// Writes down which bonds can no longer come back.
+///
+/// # Errors
+/// The database's.
+pub async fn archive_ended(app: App) -> Result<(), UpkeepError> {
+    let ctx = app.system_ctx("upkeep");
+    while archive_some(&app, &ctx).await? {}
+    Ok(())
+}
+
+/// Forgets invites that nobody can use any more.
+///
+/// # Errors
+/// The database's.
+pub async fn tidy_invites(app: App) -> Result<(), UpkeepError> {
+    app.write(&app.system_ctx("upkeep"), |tx, ctx| {
+        rows::tidy_invites(tx, ctx.now - MISSES_WITHIN, ctx.now - hours(24 * 30))
+    })
+    .await?;
     Ok(())
 }
 

@@ -19,7 +19,8 @@ mod queries;
 mod rows;
 mod rules;
 
-use kith_platform::Module;
+use kith_jobs::DeclaredSchedule;
+use kith_platform::{Module, ModuleJob};
 use kith_store::Migration;
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -35,7 +36,16 @@ pub static MODULE: Module = Module {
     events: events::KINDS,
     personal: Some(leaving::PERSONAL),
     blocked: Some(commands::close_door),
-    upkeep: Some(|app| Box::pin(due::run(app))),
+    jobs: &[
+        ModuleJob::upkeep("bonds.expire-requests", |app| Box::pin(due::expire_requests(app))),
+        ModuleJob::upkeep("bonds.archive-ended", |app| Box::pin(due::archive_ended(app))),
+        ModuleJob::upkeep("bonds.tidy-invites", |app| Box::pin(due::tidy_invites(app))),
+    ],
+    schedules: &[
+        DeclaredSchedule::upkeep("bonds.expire-requests", "@every 1m"),
+        DeclaredSchedule::upkeep("bonds.archive-ended", "@every 1m"),
+        DeclaredSchedule::upkeep("bonds.tidy-invites", "@every 1m"),
+    ],
     checks: checks::CHECKS,
     facts: facts::FACTS,
     ..Module::named("bonds")

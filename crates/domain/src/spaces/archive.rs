@@ -41,10 +41,11 @@ struct Manifest {
 ///
 /// # Errors
 /// The database's, or the disk's.
-pub async fn run_due(app: &App, ctx: &Ctx) -> Result<(), UpkeepError> {
-    archive_due(app, ctx).await?;
-    hold_due(app, ctx).await?;
-    purge_due(app, ctx).await
+pub async fn run_due(app: App) -> Result<(), UpkeepError> {
+    let ctx = app.system_ctx("upkeep");
+    archive_due(&app, &ctx).await?;
+    hold_due(&app, &ctx).await?;
+    purge_due(&app, &ctx).await
 }
 
 async fn archive_due(app: &App, ctx: &Ctx) -> Result<(), UpkeepError> {

@@ -200,8 +200,9 @@ pub(super) fn check(
 ///
 /// # Errors
 /// The database's.
-pub async fn run_due(app: &App, ctx: &Ctx) -> Result<(), UpkeepError> {
-    while app.write(ctx, |tx, _| index_batch(tx)).await? == BATCH {}
+pub async fn run_due(app: App) -> Result<(), UpkeepError> {
+    let ctx = app.system_ctx("upkeep");
+    while app.write(&ctx, |tx, _| index_batch(tx)).await? == BATCH {}
     Ok(())
 }
 

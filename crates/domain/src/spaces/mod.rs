@@ -21,7 +21,8 @@ mod reminders;
 mod rows;
 mod schema;
 
-use kith_platform::Module;
+use kith_jobs::DeclaredSchedule;
+use kith_platform::{Module, ModuleJob};
 use kith_store::Migration;
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -34,14 +35,16 @@ pub static MODULE: Module = Module {
     problems: http::PROBLEMS,
     events: events::KINDS,
     personal: Some(leaving::PERSONAL),
-    upkeep: Some(|app| Box::pin(upkeep(app))),
+    jobs: &[
+        ModuleJob::upkeep("spaces.tell-reminders", |app| Box::pin(reminders::run_due(app))),
+        ModuleJob::upkeep("spaces.index-items", |app| Box::pin(declarations::run_due(app))),
+        ModuleJob::upkeep("spaces.purge-archives", |app| Box::pin(archive::run_due(app))),
+    ],
+    schedules: &[
+        DeclaredSchedule::upkeep("spaces.tell-reminders", "@every 1m"),
+        DeclaredSchedule::upkeep("spaces.index-items", "@every 1m"),
+        DeclaredSchedule::upkeep("spaces.purge-archives", "@every 1m"),
+    ],
     facts: archive::FACTS,
     ..Module::named("spaces")
 };
-
-async fn upkeep(app: kith_platform::App) -> Result<(), kith_platform::UpkeepError> {
-    let ctx = app.system_ctx("upkeep");
-    reminders::run_due(&app, &ctx).await?;
-    declarations::run_due(&app, &ctx).await?;
-    archive::run_due(&app, &ctx).await
-}

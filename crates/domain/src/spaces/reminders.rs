@@ -51,8 +51,9 @@ fn schedule_of(data: &serde_json::Value) -> Option<Schedule> {
 ///
 /// # Errors
 /// The database's.
-pub async fn run_due(app: &App, ctx: &Ctx) -> Result<(), UpkeepError> {
-    while app.write(ctx, tell_batch).await? == BATCH {}
+pub async fn run_due(app: App) -> Result<(), UpkeepError> {
+    let ctx = app.system_ctx("upkeep");
+    while app.write(&ctx, tell_batch).await? == BATCH {}
     Ok(())
 }
 

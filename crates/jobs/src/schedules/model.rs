@@ -221,6 +221,8 @@ pub struct DeclaredSchedule {
     pub timeout: Duration,
     /// Each run starts later by a random part of this.
     pub jitter: Duration,
+    /// Whether it is paused until somebody resumes it.
+    pub paused: bool,
 }
 
 impl DeclaredSchedule {
@@ -243,7 +245,20 @@ impl DeclaredSchedule {
             retry: Retry::DEFAULT,
             timeout: Duration::ZERO,
             jitter: Duration::ZERO,
+            paused: false,
         }
+    }
+
+    /// What a module does again and again: a run that failed is tried again soon, and the next comes anyway.
+    pub const fn upkeep(kind: &'static str, schedule: &'static str) -> Self {
+        let retry = Retry::times(3).waiting(Duration::from_secs(2), Duration::from_secs(10));
+        Self { retry, ..Self::new(kind, "upkeep", kind, schedule) }
+    }
+
+    /// The same, paused until somebody resumes it.
+    #[must_use]
+    pub const fn paused(self) -> Self {
+        Self { paused: true, ..self }
     }
 
     /// What it says.

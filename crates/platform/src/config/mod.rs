@@ -56,6 +56,8 @@ pub struct Config {
     pub partners: Partners,
     /// What spaces may hold.
     pub spaces: Spaces,
+    /// What is done in the background.
+    pub jobs: Jobs,
     /// Requests that Kith sends of its own accord.
     pub outbound: Outbound,
     /// Logs.
@@ -234,6 +236,24 @@ pub struct Spaces {
     pub keep_archives_days: u16,
     /// Archives that may fall due to be purged at once; if more do, none is.
     pub purge_most: u16,
+}
+
+/// Section `jobs`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jobs {
+    /// Whether the serving process runs jobs itself.
+    pub in_process: bool,
+    /// Jobs of one queue that it runs at once.
+    pub concurrency: u16,
+    /// How long a stop waits for jobs that run.
+    pub grace_ms: u32,
+    /// How long ended jobs are kept.
+    pub keep_days: u16,
+    /// Ended jobs that are kept at most.
+    pub keep_most: u32,
+    /// How long dead letters are kept.
+    pub keep_dead_days: u16,
 }
 
 /// Section `outbound`.

@@ -139,7 +139,7 @@ async fn advance_clock(
         Problem::invalid(vec![FieldError::new("/advance", "too_large", detail)])
     })?;
     tracing::warn!(by = body.advance, ahead_ms, now = %ahead.now(), "THE CLOCK WAS PUT FORWARD by /dev/clock");
-    app.upkeep().await.map_err(|_| {
+    app.run_due().await.map_err(|_| {
         let detail = "The clock was put forward, but not all that is due could be done; the log says why.";
         Problem::new(&problems::INTERNAL, detail)
     })?;

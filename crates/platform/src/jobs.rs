@@ -1,0 +1,147 @@
+//! Where features and the job engine meet: what a module does in the background is a job of a kind that it lists, and
+//! what it does again and again is a schedule that it declares.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use kith_jobs::{
+    DeclaredSchedule, Done, Handler, JobError, JobState, NewJob, QueueShare, Retention, Run, WorkerOptions, Workers,
+};
+use kith_kernel::days;
+use kith_store::Error;
+
+use crate::App;
+use crate::module::UpkeepError;
+
+/// The queue of what modules do again and again.
+pub const UPKEEP: &str = "upkeep";
+
+/// An attempt under way.
+pub type Doing = Pin<Box<dyn Future<Output = Result<Done, JobError>> + Send>>;
+
+/// Something that is done by itself.
+pub type Upkeep = Pin<Box<dyn Future<Output = Result<(), UpkeepError>> + Send>>;
+
+/// What a module does for jobs of a kind. It may be run again for a job that it has done before.
+#[derive(Clone, Copy, Debug)]
+pub struct ModuleJob {
+    /// The module's name, a dot, and what is done.
+    pub kind: &'static str,
+    /// In which queue such jobs stand.
+    pub queue: &'static str,
+    work: Work,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Work {
+    /// Looks for itself what is due.
+    Upkeep(fn(App) -> Upkeep),
+    /// Goes by the job's payload.
+    Job(fn(App, Run) -> Doing),
+}
+
+impl ModuleJob {
+    /// `run` is done for each job of this kind.
+    pub const fn new(kind: &'static str, queue: &'static str, run: fn(App, Run) -> Doing) -> Self {
+        Self { kind, queue, work: Work::Job(run) }
+    }
+
+    /// `run` looks for what is due whenever a schedule says so.
+    pub const fn upkeep(kind: &'static str, run: fn(App) -> Upkeep) -> Self {
+        Self { kind, queue: UPKEEP, work: Work::Upkeep(run) }
+    }
+
+    fn handler(self, app: &App) -> Handler {
+        let app = app.clone();
+        match self.work {
+            Work::Job(work) => Handler::new(self.kind, move |run| work(app.clone(), run)),
+            Work::Upkeep(work) => Handler::new(self.kind, move |_| {
+                let app = app.clone();
+                async move { work(app).await.map(|()| Done::default()).map_err(JobError::retry) }
+            }),
+        }
+    }
+}
+
+impl App {
+    /// What the modules do, by kind.
+    pub fn job_handlers(&self) -> Vec<Handler> {
+        self.modules.iter().flat_map(|module| module.jobs).map(|job| job.handler(self)).collect()
+    }
+
+    /// The queues in which the modules' jobs stand.
+    pub fn job_queues(&self) -> Vec<&'static str> {
+        let mut queues: Vec<_> =
+            self.modules.iter().flat_map(|module| module.jobs).map(|job| job.queue).collect();
+        queues.sort_unstable();
+        queues.dedup();
+        queues
+    }
+
+    /// Makes the schedules in the database those that the modules of this build declare.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn declare_schedules(&self) -> Result<(), Error> {
+        let declared = self.modules.iter().map(|module| (module.name, module.schedules)).collect();
+        self.jobs.declare(declared).await.map(drop)
+    }
+
+    /// Starts workers in this process for `queues`, `concurrency` jobs of each at once.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn start_workers(&self, queues: &[String], concurrency: usize) -> Result<Workers, Error> {
+        let shares = queues.iter().map(|queue| QueueShare { queue: queue.clone(), concurrency });
+        let own = &self.config.jobs;
+        let mut options = WorkerOptions::new(self.node_name(), shares.collect());
+        options.grace = Duration::from_millis(u64::from(own.grace_ms));
+        options.retention = Retention {
+            keep: days(u64::from(own.keep_days)),
+            most: u64::from(own.keep_most),
+            dead: days(u64::from(own.keep_dead_days)),
+        };
+        Workers::start(&self.jobs, self.job_handlers(), options).await
+    }
+
+    fn node_name(&self) -> String {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        format!("{host}:{}", std::process::id())
+    }
+
+    /// Does what schedules and jobs of the modules are due, and what comes of it; says how many attempts that took.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn run_due(&self) -> Result<usize, Error> {
+        let mut attempts = 0;
+        loop {
+            let ticked = self.jobs.tick().await?;
+            let ran = self.jobs.drain(&self.job_handlers(), &self.job_queues()).await?;
+            attempts += ran;
+            if ran == 0 && !ticked.is_more() {
+                return Ok(attempts);
+            }
+        }
+    }
+
+    /// Does now what the modules do again and again, whether or not it is time: each as a job, run here.
+    ///
+    /// # Errors
+    /// The first that did not succeed.
+    pub async fn upkeep(&self) -> Result<(), UpkeepError> {
+        let declared = self.modules.iter().flat_map(|module| module.schedules);
+        let is_upkeep = |one: &&DeclaredSchedule| one.queue == UPKEEP && !one.paused;
+        let jobs = declared.filter(is_upkeep).map(|one| NewJob::new(one.queue, one.kind, one.payload));
+        let enqueued = self.jobs.enqueue_all(jobs.collect()).await?;
+        self.jobs.drain(&self.job_handlers(), &self.job_queues()).await?;
+        for job in enqueued {
+            let found = self.db.read(move |q| kith_jobs::find_job(q, job.id)).await?;
+            if let Some(job) = found.filter(|job| job.state != JobState::Completed) {
+                let error = job.errors.last().map_or("it was not run", |failure| &failure.error);
+                return Err(format!("{}: {error}", job.kind).into());
+            }
+        }
+        Ok(())
+    }
+}

@@ -32,7 +32,7 @@ pub use finish::{Attempt, CANCEL_BELL, CancelOutcome, Report, Told, cancel, give
 pub use history::Retention;
 pub use jobs::{Heard, Jobs};
 pub use leases::{Kept, heartbeat, keep_log, keep_progress, report_leased};
-pub use look::{JobFilter, find_job, list_jobs, list_log, list_results};
+pub use look::{JobFilter, find_job, is_idle, list_jobs, list_log, list_results};
 pub use model::{
     Awaited, CRASHES, Claimed, Done, Enqueued, Failure, Invalid, JobError, JobId, JobRecord, JobState,
     KEY_BYTES, LEAST_PRIORITY, LogLine, MOST_ATTEMPTS, NAME_BYTES, PAYLOAD_BYTES, USUAL_PRIORITY, check_key,

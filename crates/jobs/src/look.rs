@@ -56,6 +56,19 @@ pub fn list_results(q: &Query<'_>, id: JobId) -> Result<Vec<Awaited>, Error> {
     rows::waits::list_results(q, id)
 }
 
+/// Whether nothing in `queues` is ready or running.
+///
+/// # Errors
+/// The database's.
+pub fn is_idle(q: &Query<'_>, queues: &[&str]) -> Result<bool, Error> {
+    for queue in queues {
+        if rows::live::is_busy(q, queue)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// At most `most` jobs, the newest first.
 ///
 /// # Errors

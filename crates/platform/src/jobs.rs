@@ -5,16 +5,20 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use kith_jobs::{
-    DeclaredSchedule, Done, Handler, JobError, JobState, NewJob, QueueShare, Retention, Run, WorkerOptions, Workers,
+    Done, Enqueued, Handler, JobError, JobRecord, JobState, NewJob, QueueShare, Retention, Run, WorkerOptions, Workers,
 };
+use kith_jobs::schedules::DeclaredSchedule;
 use kith_kernel::days;
-use kith_store::Error;
+use kith_store::{Error, Query};
 
 use crate::App;
 use crate::module::UpkeepError;
 
 /// The queue of what modules do again and again.
 pub const UPKEEP: &str = "upkeep";
+
+/// How long to wait for what others run.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An attempt under way.
 pub type Doing = Pin<Box<dyn Future<Output = Result<Done, JobError>> + Send>>;
@@ -119,10 +123,29 @@ impl App {
             let ticked = self.jobs.tick().await?;
             let ran = self.jobs.drain(&self.job_handlers(), &self.job_queues()).await?;
             attempts += ran;
-            if ran == 0 && !ticked.is_more() {
-                return Ok(attempts);
+            if ran == 0 && ticked.jobs == 0 {
+                break;
             }
         }
+        let queues = self.job_queues();
+        self.wait_until(move |q| kith_jobs::is_idle(q, &queues)).await?;
+        Ok(attempts)
+    }
+
+    /// Waits for what others run: workers in this process or elsewhere have their share of what is due.
+    async fn wait_until<F>(&self, holds: F) -> Result<(), Error>
+    where
+        F: Fn(&Query<'_>) -> Result<bool, Error> + Clone + Send + 'static,
+    {
+        let mut looks = tokio::time::interval(Duration::from_millis(5));
+        let waited = async {
+            while !self.db.read(holds.clone()).await? {
+                looks.tick().await;
+            }
+            Ok(())
+        };
+        let in_time = tokio::time::timeout(PATIENCE, waited).await;
+        in_time.unwrap_or_else(|_| Err(Error::unavailable("jobs that run elsewhere do not end")))
     }
 
     /// Does now what the modules do again and again, whether or not it is time: each as a job, run here.
@@ -135,8 +158,11 @@ impl App {
         let jobs = declared.filter(is_upkeep).map(|one| NewJob::new(one.queue, one.kind, one.payload));
         let enqueued = self.jobs.enqueue_all(jobs.collect()).await?;
         self.jobs.drain(&self.job_handlers(), &self.job_queues()).await?;
-        for job in enqueued {
-            let found = self.db.read(move |q| kith_jobs::find_job(q, job.id)).await?;
+        for Enqueued { id, .. } in enqueued {
+            let has_run = |job: &JobRecord| !matches!(job.state, JobState::Ready | JobState::Running);
+            let find = move |q: &Query<'_>| kith_jobs::find_job(q, id);
+            self.wait_until(move |q| Ok(find(q)?.is_none_or(|job| has_run(&job)))).await?;
+            let found = self.db.read(find).await?;
             if let Some(job) = found.filter(|job| job.state != JobState::Completed) {
                 let error = job.errors.last().map_or("it was not run", |failure| &failure.error);
                 return Err(format!("{}: {error}", job.kind).into());

@@ -1,6 +1,6 @@
 //! What a feature is to the rest of Kith: plain data, gathered in one list by the server.
 
-use kith_jobs::DeclaredSchedule;
+use kith_jobs::schedules::DeclaredSchedule;
 use kith_kernel::{Ctx, ProblemCode, UserId, problems};
 use kith_readiness::Check;
 use kith_store::{Error, Migration, Query, Tx};

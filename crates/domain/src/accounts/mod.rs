@@ -21,7 +21,7 @@ mod rules;
 mod secrets;
 mod sign_in;
 
-use kith_jobs::DeclaredSchedule;
+use kith_jobs::schedules::DeclaredSchedule;
 use kith_platform::auth::AccessSource;
 use kith_platform::{Module, ModuleJob};
 use kith_store::Migration;

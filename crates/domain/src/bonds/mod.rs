@@ -19,7 +19,7 @@ mod queries;
 mod rows;
 mod rules;
 
-use kith_jobs::DeclaredSchedule;
+use kith_jobs::schedules::DeclaredSchedule;
 use kith_platform::{Module, ModuleJob};
 use kith_store::Migration;
 

@@ -21,7 +21,7 @@ mod reminders;
 mod rows;
 mod schema;
 
-use kith_jobs::DeclaredSchedule;
+use kith_jobs::schedules::DeclaredSchedule;
 use kith_platform::{Module, ModuleJob};
 use kith_store::Migration;
 

@@ -242,6 +242,12 @@ pub fn find_leased(tx: &Tx<'_>, id: JobId, attempt: i64) -> Result<Option<(i64, 
     )
 }
 
+/// Whether anything in a queue is ready or running.
+pub fn is_busy(q: &Query<'_>, queue: &str) -> Result<bool, Error> {
+    let sql = "SELECT 1 FROM jobs WHERE queue = $1 AND state IN (0, 2) LIMIT 1";
+    Ok(q.one(sql, params![queue], |_| Ok(()))?.is_some())
+}
+
 /// What decides about how an attempt ends.
 pub struct Owned {
     pub failures: i64,

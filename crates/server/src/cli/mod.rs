@@ -11,6 +11,7 @@ mod migrate;
 mod secrets;
 mod serve;
 mod verify;
+mod worker;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -39,6 +40,8 @@ struct Cli {
 enum Command {
     /// Start the server
     Serve(serve::Serve),
+    /// Run jobs beside the servers, on PostgreSQL
+    Worker(worker::Worker),
     /// Look at or change the database schema
     Migrate(migrate::Migrate),
     /// Look at the configuration
@@ -123,6 +126,7 @@ impl From<anyhow::Error> for Failure {
 pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(serve) => serve.run(),
+        Command::Worker(worker) => worker.run(),
         Command::Migrate(migrate) => migrate.run(),
         Command::Config(config) => config.run(),
         Command::Admin(admin) => admin.run(),

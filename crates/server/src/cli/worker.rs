@@ -1,0 +1,67 @@
+//! `kith worker`: runs jobs beside the servers that enqueue them, on the PostgreSQL that they share.
+
+use anyhow::{Context as _, anyhow};
+use clap::Args;
+use kith_platform::telemetry::log;
+
+use super::serve::Signals;
+use super::{Failure, Settings, print};
+use crate::start::{self, Seams};
+
+#[derive(Debug, Args)]
+pub(super) struct Worker {
+    #[command(flatten)]
+    settings: Settings,
+    /// Queues to work on, with commas between; all that this build's own jobs stand in, unless given
+    #[arg(long, value_name = "QUEUES", value_delimiter = ',')]
+    queues: Vec<String>,
+    /// Jobs of each queue that are run at once [default: `jobs.concurrency`]
+    #[arg(long, value_name = "NUMBER")]
+    concurrency: Option<u16>,
+}
+
+impl Worker {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let config = self.settings.load(Vec::new())?;
+        if config.is_sqlite() {
+            let why = "`kith worker` is for PostgreSQL: a database on SQLite belongs to the one process that serves it, \
+                       which runs its jobs itself";
+            return Err(anyhow!(why).into());
+        }
+        let concurrency = self.concurrency.unwrap_or(config.jobs.concurrency);
+        if concurrency == 0 {
+            return Err(anyhow!("--concurrency must be at least 1").into());
+        }
+        for queue in &self.queues {
+            kith_jobs::check_name("--queues", queue).map_err(anyhow::Error::from)?;
+        }
+        let (_flush, log_level) = log::init(&config.log).context("cannot log")?;
+        let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+        let seams = Seams { log_level: Some(log_level), ..Seams::default() };
+        let done = runtime.block_on(async {
+            let mut signals = Signals::listen().context("cannot listen to signals")?;
+            let app = start::open(config, seams).await.map_err(anyhow::Error::from)?;
+            let queues = if self.queues.is_empty() {
+                app.job_queues().into_iter().map(str::to_owned).collect()
+            } else {
+                self.queues
+            };
+            let clock = app.clock.clone().map(|clock| tokio::spawn(clock.keep(app.db.clone(), app.stop.clone())));
+            let workers = app.start_workers(&queues, usize::from(concurrency)).await.map_err(anyhow::Error::from)?;
+            print(&format!("Kith works on {} as worker {}", queues.join(", "), workers.worker()))?;
+            signals.next().await;
+            tracing::info!("stopping");
+            tokio::select! {
+                () = workers.stop() => tracing::info!("stopped"),
+                () = signals.next() => return Err(anyhow!("asked a second time to stop, and stopped at once").into()),
+            }
+            if let Some(clock) = clock {
+                clock.abort();
+            }
+            app.db.close().await;
+            Ok(())
+        });
+        runtime.shutdown_background();
+        done
+    }
+}

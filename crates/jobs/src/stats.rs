@@ -17,6 +17,11 @@ pub(crate) const KEPT: Duration = kith_kernel::days(2);
 pub const DURATION_BUCKETS_MS: [u64; 12] =
     [1, 5, 10, 50, 100, 500, 1_000, 5_000, 15_000, 60_000, 300_000, 3_600_000];
 
+/// Kinds that are counted apart: other programs name theirs as they like.
+const MOST_KINDS: usize = 1_000;
+/// What the others are counted under.
+const OTHER: &str = "(other)";
+
 /// What was done to jobs of one kind in one queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
@@ -76,8 +81,10 @@ impl Counts {
     /// Counts what happened to a job; `took` is an attempt's duration, where one ended.
     pub fn count(&self, queue: &str, kind: &str, tally: Tally, took: Option<Duration>) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        // Looked for twice, so that what is known costs no allocation.
-        let key = (queue.to_owned(), kind.to_owned());
+        let mut key = (queue.to_owned(), kind.to_owned());
+        if all.len() >= MOST_KINDS && !all.contains_key(&key) {
+            key = (OTHER.to_owned(), OTHER.to_owned());
+        }
         let counted = all.entry(key).or_default();
         let mut tally = tally;
         if let Some(took) = took {

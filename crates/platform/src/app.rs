@@ -122,10 +122,12 @@ impl App {
     ) -> Result<Self, StartError> {
         let document = openapi::document(modules);
         let passwords = Passwords::start(&config.auth, Arc::clone(&sources.random))?;
+        let jobs = Jobs::new(db.clone(), sources.clone());
         let metrics = Metrics::new(
             &document,
             kinds(modules),
             db.clone(),
+            jobs.clone(),
             passwords.counts(),
             clock.clone(),
             config.data.folder.clone(),
@@ -153,7 +155,7 @@ impl App {
             ahead,
             started: sources.clock.now(),
             addr: OnceLock::new(),
-            jobs: Jobs::new(db.clone(), sources.clone()),
+            jobs,
             db,
             config,
             sources,

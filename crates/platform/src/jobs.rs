@@ -4,10 +4,11 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use kith_jobs::{
-    Done, Enqueued, Handler, JobError, JobRecord, JobState, NewJob, QueueShare, Retention, Run, WorkerOptions, Workers,
-};
 use kith_jobs::schedules::DeclaredSchedule;
+use kith_jobs::{
+    Done, Enqueued, Handler, JobError, JobRecord, JobState, NewJob, QueueShare, Retention, Run,
+    WorkerOptions, Workers,
+};
 use kith_kernel::days;
 use kith_store::{Error, Query};
 

@@ -156,10 +156,12 @@ fn serve(app: App, workers: Option<Workers>) -> Result<Running, StartError> {
 /// moves the clock, it says what is due too.
 async fn work(app: &App) -> Result<Option<Workers>, StartError> {
     app.declare_schedules().await.map_err(AppError::from)?;
-    if app.clock.is_none() || !app.config.jobs.in_process {
+    if app.clock.is_none() {
         return Ok(None);
     }
-    let queues: Vec<_> = app.job_queues().into_iter().map(str::to_owned).collect();
+    // Without queues of its own it still keeps time, and gives up workers that have fallen silent.
+    let own = if app.config.jobs.in_process { app.job_queues() } else { Vec::new() };
+    let queues: Vec<_> = own.into_iter().map(str::to_owned).collect();
     let workers = app.start_workers(&queues, usize::from(app.config.jobs.concurrency)).await;
     Ok(Some(workers.map_err(AppError::from)?))
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::Method;
+use kith_jobs::Jobs;
 use kith_kernel::{Clock, SystemClock, Timestamp};
 use kith_store::{STATEMENT_BUCKETS_US, Store};
 use prometheus_client::collector::Collector;
@@ -22,6 +23,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use utoipa::openapi::OpenApi;
 
+use super::job_metrics::JobMetrics;
 use super::process::{self, Figure};
 use super::{disk_free, resident_bytes};
 use crate::auth::PasswordCounts;
@@ -114,6 +116,7 @@ impl Metrics {
         document: &OpenApi,
         kinds: impl Iterator<Item = &'static str>,
         db: Store,
+        jobs: Jobs,
         passwords: Arc<PasswordCounts>,
         clock: Option<Arc<NodeClock>>,
         folder: PathBuf,
@@ -135,6 +138,7 @@ impl Metrics {
         registry.register("security_events", "What somebody who guards the server counts", security.clone());
         registry.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let started = SystemClock.now();
+        registry.register_collector(Box::new(JobMetrics(jobs)));
         registry.register_collector(Box::new(Gauges { db, passwords, clock, started, folder }));
 
         let mut routes = vec![RouteMetrics::new(&requests, &durations, None, NO_ROUTE)];

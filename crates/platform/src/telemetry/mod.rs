@@ -3,6 +3,7 @@
 mod json_line;
 mod level;
 pub mod log;
+mod job_metrics;
 mod metrics;
 mod process;
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use kith_domain::callbacks;
 use kith_kernel::{Timestamp, days, hours, minutes, seconds};
 use kith_platform::config::Config;
 use kith_platform::outbound::signature::SigningSecret;
@@ -39,7 +38,7 @@ on_every_engine! {
 /// Does on one node after the other what is due, as workers would.
 async fn drain(app: &TestApp) {
     for parts in app.all_parts() {
-        parts.jobs.drain(&callbacks::handlers(parts), &["callbacks"]).await.expect("a database");
+        parts.jobs.drain(&parts.job_handlers(), &["callbacks"]).await.expect("a database");
     }
 }
 
@@ -467,7 +466,7 @@ async fn each_is_sent_once_whoever_works(app: &TestApp) {
         make(&admin, json!({ "url": receiver.url("/"), "body": n })).await;
     }
     let drains = app.all_parts().flat_map(|parts| [parts, parts]).map(async |parts| {
-        parts.jobs.drain(&callbacks::handlers(parts), &["callbacks"]).await.expect("a database")
+        parts.jobs.drain(&parts.job_handlers(), &["callbacks"]).await.expect("a database")
     });
     let attempts: usize = futures_util::future::join_all(drains).await.into_iter().sum();
     let mut bodies: Vec<i64> =

@@ -42,7 +42,9 @@ pub use new_job::{NewJob, OnConflict, OnFailure, Unique};
 pub use queues::{QueueError, QueueSettings, Rate, find_settings, list_settings, set as set_queue};
 pub use retry::Retry;
 pub use revive::{RetryOutcome, discard_dead, redrive, retry};
-pub use stats::{DURATION_BUCKETS_MS, Minute, Sample, Tally, Total, list_minutes, list_samples, look};
+pub use stats::{
+    DURATION_BUCKETS_MS, Minute, Record, Sample, Tally, Total, list_minutes, list_records, list_samples, look,
+};
 pub use upkeep::Upkept;
 pub use workers::{Handler, JobType, QueueShare, Run, WorkerOptions, Workers};
 

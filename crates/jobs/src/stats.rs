@@ -314,3 +314,37 @@ pub fn list_minutes(
         },
     )
 }
+
+/// How jobs of one kind fared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Record {
+    /// The kind.
+    pub kind: String,
+    /// The beginning of the last minute in which one was done.
+    pub completed_in: Option<Timestamp>,
+    /// Attempts that failed.
+    pub failed: i64,
+    /// Jobs that went to the dead letters.
+    pub dead: i64,
+}
+
+/// How the jobs of a queue fared since `since`, by kind.
+///
+/// # Errors
+/// The database's.
+pub fn list_records(q: &Query<'_>, queue: &str, since: Timestamp) -> Result<Vec<Record>, Error> {
+    q.all(
+        "SELECT kind, MAX(CASE WHEN completed > 0 THEN minute END), CAST(SUM(failed) AS BIGINT),
+             CAST(SUM(dead) AS BIGINT)
+         FROM job_minutes WHERE queue = $1 AND minute >= $2 GROUP BY kind ORDER BY kind",
+        params![queue, since],
+        |row| {
+            Ok(Record {
+                kind: row.get(0)?,
+                completed_in: row.get(1)?,
+                failed: row.get(2)?,
+                dead: row.get(3)?,
+            })
+        },
+    )
+}

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use utoipa_axum::routes;
 
 use crate::auth::{Allowed, ReadFacts, api_keys, signing_key_ages};
+use crate::jobs::FARED;
 use crate::telemetry::machine;
 use crate::{ApiResult, App, Fact, Json, Routes, store_problem};
 
@@ -21,6 +22,7 @@ pub(crate) const OF_THE_PLATFORM: &[Fact] = &[
     Fact { name: "audit.chain", read: |q, _| Ok(json!(q.audit_tail(LINKS_RECOMPUTED)?)) },
     Fact { name: "events.positions", read: |q, _| Ok(json!(q.positions()?)) },
     api_keys::STORED,
+    FARED,
 ];
 
 pub(crate) fn routes() -> Routes {

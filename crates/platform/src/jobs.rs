@@ -4,22 +4,26 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use kith_jobs::schedules::DeclaredSchedule;
+use kith_jobs::schedules::{DeclaredSchedule, Schedule, ScheduleFilter, list_schedules};
 use kith_jobs::{
     Done, Enqueued, Handler, JobError, JobRecord, JobState, NewJob, QueueShare, Retention, Run,
     WorkerOptions, Workers,
 };
-use kith_kernel::days;
+use kith_kernel::{Ctx, Timestamp, days};
 use kith_store::{Error, Query};
+use serde_json::{Value, json};
 
-use crate::App;
 use crate::module::UpkeepError;
+use crate::{App, Fact};
 
 /// The queue of what modules do again and again.
 pub const UPKEEP: &str = "upkeep";
 
 /// How long to wait for what others run.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is done again and again, when it last was, and how often it failed within a day.
+pub(crate) const FARED: Fact = Fact { name: "jobs.upkeep", read: read_upkeep };
 
 /// An attempt under way.
 pub type Doing = Pin<Box<dyn Future<Output = Result<Done, JobError>> + Send>>;
@@ -171,4 +175,29 @@ impl App {
         }
         Ok(())
     }
+}
+
+fn read_upkeep(q: &Query<'_>, ctx: &Ctx) -> Result<Value, Error> {
+    let filter = ScheduleFilter { is_declared: Some(true), ..ScheduleFilter::default() };
+    let records = kith_jobs::list_records(q, UPKEEP, ctx.now - days(1))?;
+    let told = |one: Schedule| {
+        let record = records.iter().find(|record| record.kind == one.plan.kind);
+        let spec = one.plan.check(one.anchor_at).ok();
+        let next = spec.map(|spec| one.plan.preview(&spec, ctx.now, 2)).unwrap_or_default();
+        let every_ms = next.first().zip(next.get(1)).map(|(one, other)| other.as_millis() - one.as_millis());
+        json!({
+            "kind": one.plan.kind,
+            "paused": one.paused,
+            "every_ms": every_ms,
+            "since": one.created_at.as_millis(),
+            "now": ctx.now.as_millis(),
+            "completed_in": record.and_then(|record| record.completed_in).map(Timestamp::as_millis),
+            "failed": record.map_or(0, |record| record.failed),
+            "dead": record.map_or(0, |record| record.dead),
+        })
+    };
+    let schedules = list_schedules(q, &filter, i64::from(u16::MAX))?;
+    let upkeep =
+        schedules.into_iter().filter(|one| one.plan.queue == UPKEEP && !one.name.starts_with("backups."));
+    Ok(upkeep.map(told).collect())
 }

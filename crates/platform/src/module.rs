@@ -1,12 +1,13 @@
 //! What a feature is to the rest of Kith: plain data, gathered in one list by the server.
 
+use kith_jobs::JobError;
 use kith_jobs::schedules::DeclaredSchedule;
 use kith_kernel::{Ctx, ProblemCode, UserId, problems};
 use kith_readiness::Check;
 use kith_store::{Error, Migration, Query, Tx};
 
 use crate::auth::{AccessSource, api_keys};
-use crate::jobs::ModuleJob;
+use crate::jobs::{ModuleJob, UPKEEP};
 use crate::{App, audit, auth, checks, docs, facts, health, idempotency, telemetry};
 
 /// Handlers together with their documentation: none can be registered without it.
@@ -99,8 +100,18 @@ pub static MODULE: Module = Module {
     problems: problems::ALL,
     events: &[auth::KEY_PUBLISHED, api_keys::CREATED, api_keys::REVOKED],
     personal: Some(api_keys::PERSONAL),
-    jobs: &[ModuleJob::upkeep("platform.tidy-answers", |app| Box::pin(upkeep(app)))],
-    schedules: &[DeclaredSchedule::upkeep("platform.tidy-answers", "@every 1m")],
+    jobs: &[
+        ModuleJob::upkeep("platform.tidy-answers", |app| Box::pin(upkeep(app))),
+        ModuleJob::new("backups.make", UPKEEP, |_, _| {
+            Box::pin(async { Err(JobError::discard("this build makes no backups yet")) })
+        }),
+    ],
+    schedules: &[
+        DeclaredSchedule::upkeep("platform.tidy-answers", "@every 1m"),
+        // Examples that wait for backups to exist.
+        DeclaredSchedule::new("backups.database", UPKEEP, "backups.make", "0 2 * * *").paused(),
+        DeclaredSchedule::new("backups.files", UPKEEP, "backups.make", "0 3 * * *").paused(),
+    ],
     checks: checks::CHECKS,
     facts: facts::OF_THE_PLATFORM,
     ..Module::named("platform")

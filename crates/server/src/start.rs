@@ -81,22 +81,13 @@ pub enum StartError {
 pub async fn start(config: Config, seams: Seams) -> Result<Running, StartError> {
     let app = open(config, seams).await?;
     let db = app.db.clone();
-    let running = match prepare(&app).await {
-        Ok(workers) => serve(app, workers),
-        Err(error) => Err(error),
-    };
-    match running {
-        Ok(running) => Ok(running.recorded().await),
+    match serve(app).await {
+        Ok(running) => Ok(running),
         Err(error) => {
             db.close().await;
             Err(error)
         }
     }
-}
-
-async fn prepare(app: &App) -> Result<Option<Workers>, StartError> {
-    demo::make_world_if_asked(app).await?;
-    work(app).await
 }
 
 /// Everything that a server has but its listeners, for whoever gives commands while none runs. The caller closes its
@@ -137,19 +128,25 @@ async fn open_on(db: Store, mut config: Config, seams: Seams) -> Result<App, Sta
     Ok(App::new(db, config, sources, clock, ahead, seams.log_level, program).await?)
 }
 
-fn serve(app: App, workers: Option<Workers>) -> Result<Running, StartError> {
+async fn serve(app: App) -> Result<Running, StartError> {
+    demo::make_world_if_asked(&app).await?;
     let listener = listen::bind(&app.config)?;
     let addr = listener.local_addr().map_err(AppError::from)?;
     // Nobody has set it before.
     let _ = app.addr.set(addr);
     let control = control::listen(&app, addr).map_err(AppError::from)?;
+    let workers = work(&app).await?;
+    let started = Started::record(&app, addr).await.inspect_err(|error| {
+        tracing::warn!(%error, "this start could not be written down; nobody will count it");
+    });
+    // From the first answer on nothing is waited for: whoever is asked to stop by now stops as he should.
     let server = http::serve(listener, &app).map_err(AppError::from)?;
     kith_platform::follower::start(&app);
     // Last, since nothing would stop it if another part did not start.
     if let Some(clock) = app.clock.clone().filter(|_| app.db.kind() == EngineKind::Postgres) {
         tokio::spawn(clock.keep(app.db.clone(), app.stop.clone()));
     }
-    Ok(Running { addr: server.addr(), app, server, control, workers, started: None })
+    Ok(Running { addr: server.addr(), app, server, control, workers, started: started.ok() })
 }
 
 /// Sees to it that what the modules do in the background is done: here, unless `jobs.in_process` is off. Where a test
@@ -194,16 +191,6 @@ async fn migrate(options: &StoreOptions) -> Result<(), StartError> {
 }
 
 impl Running {
-    async fn recorded(self) -> Self {
-        match Started::record(&self.app, self.addr).await {
-            Ok(started) => Self { started: Some(started), ..self },
-            Err(error) => {
-                tracing::warn!(%error, "this start could not be written down; nobody will count it");
-                self
-            }
-        }
-    }
-
     /// Stops as an operator wants it: finishes what has begun, then closes the database. Returns when all is done.
     pub async fn stop(self) {
         let workers = async {

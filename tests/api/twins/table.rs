@@ -267,6 +267,13 @@ pub const TWINS: &[Twin] = &[
         }),
     },
     Twin {
+        row: "JOB-02",
+        broken: "of whose upkeep one part is paused",
+        by: Break::Database(|_| {
+            &["UPDATE job_schedules SET paused = TRUE WHERE name = 'bonds.archive-ended'"]
+        }),
+    },
+    Twin {
         row: "OBS-05",
         broken: "that shows its metrics to everybody",
         by: Break::Setting(|config| {

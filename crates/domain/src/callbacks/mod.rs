@@ -12,8 +12,9 @@ mod rows;
 mod rules;
 mod sealed;
 
-use kith_jobs::{Handler, JobType, MOST_ATTEMPTS, Retry};
-use kith_platform::{App, Module};
+use kith_jobs::schedules::DeclaredSchedule;
+use kith_jobs::{Done, JobError, JobType, MOST_ATTEMPTS, Retry, Run};
+use kith_platform::{App, Module, ModuleJob};
 use kith_store::Migration;
 use serde::{Deserialize, Serialize};
 
@@ -29,13 +30,9 @@ struct Delivery {
     callback_id: CallbackId,
 }
 
-/// What is done for its jobs.
-pub fn handlers(app: &App) -> Vec<Handler> {
-    let app = app.clone();
-    vec![DELIVERY.handler(move |run, Delivery { callback_id }| {
-        let app = app.clone();
-        async move { delivery::deliver(&app, callback_id, run.id).await }
-    })]
+async fn deliver(app: App, run: Run) -> Result<Done, JobError> {
+    let Delivery { callback_id } = serde_json::from_str(&run.payload).map_err(JobError::discard)?;
+    delivery::deliver(&app, callback_id, run.id).await
 }
 
 /// What the server mounts.
@@ -48,6 +45,10 @@ pub static MODULE: Module = Module {
     }],
     problems: http::PROBLEMS,
     events: events::KINDS,
-    upkeep: Some(|app| Box::pin(due::run(app))),
+    jobs: &[
+        ModuleJob::new(DELIVERY.kind, DELIVERY.queue, |app, run| Box::pin(deliver(app, run))),
+        ModuleJob::upkeep("callbacks.forget-ended", |app| Box::pin(due::run(app))),
+    ],
+    schedules: &[DeclaredSchedule::upkeep("callbacks.forget-ended", "@every 1h")],
     ..Module::named("callbacks")
 };

@@ -10,5 +10,6 @@ mod flows;
 mod history;
 mod leases;
 mod limits;
+mod model;
 mod rescues;
 mod workers;

@@ -12,6 +12,7 @@ mod document;
 mod exposition;
 mod headers;
 mod injection;
+mod jobs;
 mod limits;
 mod lists;
 mod logs;
@@ -52,5 +53,6 @@ pub(crate) const CHECKS: &[&[Check]] = &[
     database_server::CHECKS,
     logs::CHECKS,
     metrics::CHECKS,
+    jobs::CHECKS,
     build::CHECKS,
 ];

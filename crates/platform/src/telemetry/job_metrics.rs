@@ -72,7 +72,11 @@ fn encode_attempts(to: &mut DescriptorEncoder<'_>, totals: &[(String, String, To
         ];
         for (outcome, count) in outcomes {
             let count = ConstCounter::new(count.unsigned_abs());
-            count.encode(all.encode_family(&[("queue", &**queue), ("kind", &**kind), ("outcome", outcome)])?)?;
+            count.encode(all.encode_family(&[
+                ("queue", &**queue),
+                ("kind", &**kind),
+                ("outcome", outcome),
+            ])?)?;
         }
     }
     let help = "Time that jobs of this process waited, from when they were to run until they did";

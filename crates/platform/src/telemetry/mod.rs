@@ -1,9 +1,9 @@
 //! What the operator sees from outside: log lines and metrics. No personal data, no queries, no secrets.
 
+mod job_metrics;
 mod json_line;
 mod level;
 pub mod log;
-mod job_metrics;
 mod metrics;
 mod process;
 

@@ -236,6 +236,7 @@ mod tests {
         let serving = thread::spawn(move || run(config, Seams::default()));
         let until = |status: &str| {
             while !ask(addr).is_some_and(|answer| answer.starts_with(&format!("HTTP/1.1 {status}"))) {
+                assert!(!serving.is_finished(), "it has ended before it answered {status}");
                 thread::yield_now();
             }
         };

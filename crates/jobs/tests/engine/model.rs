@@ -1,0 +1,330 @@
+//! A model of claiming, heartbeats, rescue and completion, written from what is promised; random stories of workers that
+//! work, fail, freeze, thaw and die are told to it and to the engine, and both must agree at each step.
+//!
+//! The seed is printed; `KITH_JOB_STORIES=500` tells more, `KITH_JOB_SEED=7` begins elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use kith_jobs::{
+    CRASHES, CancelOutcome, Claimed, Heard, JobError, JobId, JobState, Jobs, Retry, Told, cancel,
+};
+use kith_kernel::{Random as _, SeededRandom, Timestamp, seconds};
+
+use crate::contract;
+use crate::support::{Engine, done, work};
+
+contract! {
+    random_stories_agree_with_the_model
+}
+
+const LEASE: Duration = seconds(6);
+const STEPS: usize = 80;
+const ATTEMPTS: i64 = 4;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum At {
+    /// Not before this.
+    Waits(Timestamp),
+    Runs {
+        worker: i64,
+    },
+    Ended(JobState),
+}
+
+#[derive(Clone, Debug)]
+struct Job {
+    at: At,
+    attempt: i64,
+    failures: i64,
+    crashes: i64,
+    cancel_asked: bool,
+}
+
+struct Story {
+    engine: Engine,
+    second: Option<Jobs>,
+    random: SeededRandom,
+    jobs: BTreeMap<JobId, Job>,
+    /// When each worker was last heard of; those that were given up are out.
+    workers: BTreeMap<i64, Timestamp>,
+    /// Every claim there ever was, also those that are long somebody else's.
+    claims: Vec<Claimed>,
+    /// Jobs that a handler has done, by how often it was acknowledged.
+    acknowledged: BTreeMap<JobId, usize>,
+    told: Vec<String>,
+}
+
+impl Story {
+    fn below(&self, bound: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.random.fill(&mut bytes);
+        u64::from_le_bytes(bytes) % bound
+    }
+
+    fn pick<T: Clone>(&self, from: &[T]) -> Option<T> {
+        if from.is_empty() { None } else { Some(from[self.below(from.len() as u64) as usize].clone()) }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.engine.ctx().now
+    }
+
+    /// One of the nodes.
+    fn node(&self) -> Jobs {
+        match &self.second {
+            Some(second) if self.below(2) == 0 => second.clone(),
+            _ => self.engine.jobs.clone(),
+        }
+    }
+
+    async fn step(&mut self) {
+        match self.below(20) {
+            0..=3 => self.enqueue().await,
+            4..=7 => self.claim().await,
+            8..=12 => self.report().await,
+            13 => self.register().await,
+            14..=15 => self.beat().await,
+            16..=17 => self.advance(),
+            18 => self.rescue().await,
+            _ => self.cancel().await,
+        }
+    }
+
+    async fn enqueue(&mut self) {
+        let delay = Duration::from_millis(self.below(3) * self.below(9_000));
+        let at = self.now() + delay;
+        let retry = Retry::times(ATTEMPTS).waiting(seconds(2), seconds(4));
+        let id = self.node().enqueue(work(1).at(at).retry(retry)).await.unwrap().id;
+        self.told.push(format!("enqueue {id} in {delay:?}"));
+        let job = Job { at: At::Waits(at), attempt: 0, failures: 0, crashes: 0, cancel_asked: false };
+        assert!(self.jobs.insert(id, job).is_none(), "{id} was given twice");
+    }
+
+    async fn register(&mut self) {
+        let worker = self.node().register("in a story", false, LEASE).await.unwrap();
+        self.told.push(format!("worker {worker}"));
+        self.workers.insert(worker, self.now());
+    }
+
+    async fn claim(&mut self) {
+        let all: Vec<_> = self.workers.keys().copied().collect();
+        let Some(worker) = self.pick(&all) else { return self.register().await };
+        let (most, now) = (1 + self.below(4) as i64, self.now());
+        let claim = self.node().claim("default", worker, most).await.unwrap();
+        let got: Vec<_> = claim.jobs.iter().map(|job| job.id).collect();
+        self.told.push(format!("worker {worker} claims {most}: {got:?}"));
+        let is_due = |job: &Job| matches!(job.at, At::Waits(at) if at <= now);
+        let due: BTreeSet<_> =
+            self.jobs.iter().filter(|(_, job)| is_due(job) && job.crashes < 2).map(|(id, _)| *id).collect();
+        let (usual, suspects): (Vec<JobId>, Vec<JobId>) =
+            got.iter().copied().partition(|id| self.jobs[id].crashes < 2);
+        assert_eq!(usual.len() as i64, most.min(due.len() as i64), "as many as there are: {due:?}");
+        assert!(usual.iter().all(|id| due.contains(id)), "{usual:?} of {due:?}");
+        assert!(suspects.len() <= 1 && suspects.iter().all(|id| is_due(&self.jobs[id])));
+        if !suspects.is_empty() {
+            let beside = self.jobs.values().any(|job| job.at == At::Runs { worker } && job.crashes >= 2);
+            assert!(!beside, "a suspect runs beside another");
+        }
+        for claimed in claim.jobs {
+            let job = self.jobs.get_mut(&claimed.id).unwrap();
+            job.attempt += 1;
+            assert_eq!((claimed.attempt, claimed.worker), (job.attempt, worker));
+            assert_eq!((claimed.failures, claimed.crashes), (job.failures, job.crashes));
+            job.at = At::Runs { worker };
+            self.claims.push(claimed);
+        }
+    }
+
+    /// Somebody says how an attempt ended: its owner, or one who once was.
+    async fn report(&mut self) {
+        let Some(claimed) = self.pick(&self.claims) else { return };
+        let (id, now) = (claimed.id, self.now());
+        let outcome = match self.below(6) {
+            0 => Err(JobError::retry("in a story")),
+            1 => Err(JobError::Snooze(seconds(3))),
+            2 => Err(JobError::discard("in a story")),
+            _ => done(),
+        };
+        let kind = outcome.as_ref().map(|_| "done").unwrap_or_else(|error| match error {
+            JobError::Retry(_) => "failed",
+            JobError::Snooze(_) => "snoozed",
+            _ => "discarded",
+        });
+        let told = self.engine.report(&claimed, outcome).await;
+        self.told.push(format!("{id}/{} by {} is {kind}: {told:?}", claimed.attempt, claimed.worker));
+        let job = self.jobs.get_mut(&id).unwrap();
+        let owns = job.at == At::Runs { worker: claimed.worker } && job.attempt == claimed.attempt;
+        if !owns {
+            return assert_eq!(told, Told::Stale);
+        }
+        let expected = match kind {
+            "done" => JobState::Completed,
+            _ if job.cancel_asked => JobState::Cancelled,
+            "discarded" => JobState::Dead,
+            "failed" if job.failures + 1 >= ATTEMPTS => JobState::Dead,
+            again => {
+                let Told::Again(at) = told else { panic!("{told:?}") };
+                if again == "failed" {
+                    job.failures += 1;
+                    job.crashes = 0;
+                    assert!(at >= now + seconds(1) && at <= now + seconds(4), "{:?}", at.since(now));
+                } else {
+                    assert_eq!(at, now + seconds(3));
+                }
+                job.at = At::Waits(at);
+                return;
+            }
+        };
+        assert_eq!(told, Told::Ended(expected));
+        job.at = At::Ended(expected);
+        if kind == "done" {
+            *self.acknowledged.entry(id).or_default() += 1;
+        }
+    }
+
+    async fn beat(&mut self) {
+        let all: BTreeSet<_> =
+            self.claims.iter().map(|claimed| claimed.worker).chain(self.workers.keys().copied()).collect();
+        let Some(worker) = self.pick(&all.into_iter().collect::<Vec<_>>()) else { return };
+        let heard = self.node().beat(worker).await.unwrap();
+        self.told.push(format!("worker {worker} beats: {heard:?}"));
+        let now = self.now();
+        match self.workers.get_mut(&worker) {
+            None => assert_eq!(heard, Heard::GivenUp),
+            Some(last) => {
+                *last = now;
+                let Heard::Alive { cancel } = heard else { panic!("it was not silent for long") };
+                let asked: BTreeSet<_> = cancel.iter().map(|attempt| attempt.job).collect();
+                let expected: BTreeSet<_> = self
+                    .jobs
+                    .iter()
+                    .filter(|(_, job)| job.cancel_asked && job.at == At::Runs { worker })
+                    .map(|(id, _)| *id)
+                    .collect();
+                assert_eq!(asked, expected);
+            }
+        }
+    }
+
+    fn advance(&mut self) {
+        let by = Duration::from_millis(self.below(5_000));
+        self.told.push(format!("{by:?} pass"));
+        self.engine.advance(by);
+    }
+
+    async fn rescue(&mut self) {
+        let now = self.now();
+        let (one, other) = (self.node(), self.node());
+        let (first, second) = tokio::join!(one.give_up_silent(), other.give_up_silent());
+        let rescued = first.unwrap() + second.unwrap();
+        let silent: Vec<_> =
+            self.workers.iter().filter(|(_, last)| **last + LEASE < now).map(|(worker, _)| *worker).collect();
+        self.told.push(format!("{silent:?} are given up, {rescued} jobs are rescued"));
+        let mut expected = 0;
+        for worker in silent {
+            self.workers.remove(&worker);
+            for job in self.jobs.values_mut().filter(|job| job.at == At::Runs { worker }) {
+                expected += 1;
+                job.crashes += 1;
+                job.at = match (job.cancel_asked, job.crashes >= CRASHES) {
+                    (true, _) => At::Ended(JobState::Cancelled),
+                    (_, true) => At::Ended(JobState::Dead),
+                    _ => At::Waits(now),
+                };
+            }
+        }
+        assert_eq!(rescued, expected);
+    }
+
+    async fn cancel(&mut self) {
+        let all: Vec<_> = self.jobs.keys().copied().collect();
+        let Some(id) = self.pick(&all).filter(|_| self.below(3) == 0) else { return };
+        let ctx = self.engine.ctx();
+        let outcome = self.engine.db().write(move |tx| cancel(tx, &ctx, id, "in a story")).await.unwrap();
+        self.told.push(format!("{id} is taken back: {outcome:?}"));
+        let job = self.jobs.get_mut(&id).unwrap();
+        match job.at {
+            At::Ended(_) => assert_eq!(outcome, CancelOutcome::HadEnded),
+            At::Runs { .. } => {
+                assert_eq!(outcome, CancelOutcome::Asked);
+                job.cancel_asked = true;
+            }
+            At::Waits(_) => {
+                assert_eq!(outcome, CancelOutcome::Cancelled);
+                job.at = At::Ended(JobState::Cancelled);
+            }
+        }
+    }
+
+    /// Everybody who is left works on until nothing is left to do.
+    async fn end(&mut self) {
+        for _ in 0..400 {
+            if self.jobs.values().all(|job| matches!(job.at, At::Ended(_))) {
+                break;
+            }
+            self.engine.advance(seconds(7));
+            self.rescue().await;
+            self.register().await;
+            self.claim().await;
+            let running: Vec<_> = self.claims.iter().rev().take(5).cloned().collect();
+            for claimed in running {
+                let told = self.engine.report(&claimed, done()).await;
+                let job = self.jobs.get_mut(&claimed.id).unwrap();
+                if job.at == (At::Runs { worker: claimed.worker }) && job.attempt == claimed.attempt {
+                    assert_eq!(told, Told::Ended(JobState::Completed));
+                    job.at = At::Ended(JobState::Completed);
+                    *self.acknowledged.entry(claimed.id).or_default() += 1;
+                } else {
+                    assert_eq!(told, Told::Stale);
+                }
+            }
+        }
+        for (id, job) in &self.jobs {
+            let record = self.engine.job(*id).await;
+            assert_eq!(At::Ended(record.state), job.at, "job {id} at the end");
+            let acknowledged = self.acknowledged.get(id).copied().unwrap_or(0);
+            assert_eq!(acknowledged, usize::from(record.state == JobState::Completed), "job {id}");
+        }
+        assert_eq!(self.engine.count("SELECT COUNT(*) FROM jobs").await, 0);
+    }
+}
+
+/// DRV-06, DRV-08.
+async fn random_stories_agree_with_the_model(engine: Engine) {
+    let number =
+        |name: &str, usual| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
+    let (stories, seed): (u64, u64) = (number("KITH_JOB_STORIES", 12), number("KITH_JOB_SEED", 1));
+    eprintln!("{stories} stories from seed {seed} on");
+    let second = engine.second().await;
+    let mut story = Story {
+        second,
+        random: SeededRandom::new(seed),
+        jobs: BTreeMap::new(),
+        workers: BTreeMap::new(),
+        claims: Vec::new(),
+        acknowledged: BTreeMap::new(),
+        told: Vec::new(),
+        engine,
+    };
+    for n in seed..seed + stories {
+        story.random = SeededRandom::new(n);
+        story.told.clear();
+        let (jobs, claims) = (story.jobs.len(), story.claims.len());
+        let telling = async {
+            for _ in 0..STEPS {
+                story.step().await;
+            }
+            story.end().await;
+        };
+        let told = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(telling)).await;
+        if told.is_err() {
+            panic!("the story of seed {n} went wrong after:\n{}", story.told.join("\n"));
+        }
+        assert!(story.jobs.len() > jobs && story.claims.len() > claims, "the story of seed {n} was empty");
+        // What is over does not slow down the next.
+        story.jobs.clear();
+        story.claims.clear();
+        story.acknowledged.clear();
+    }
+}

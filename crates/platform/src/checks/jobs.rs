@@ -1,0 +1,83 @@
+//! What is done in the background: that it is, and in time.
+
+use kith_readiness::{Check, Run, Shortfall};
+use serde_json::Value;
+
+pub(super) const CHECKS: &[Check] = &[Check {
+    row: "JOB-02",
+    does: "asks of everything that is done again and again when it last was, and how often it failed within a day",
+    mend: "`kith schedules list` says what is paused, `kith jobs list --state dead` what failed and why; see that a server \
+           or a `kith worker` runs",
+    last: false,
+    run: |run| Box::pin(runs_on_time(run)),
+}];
+
+/// What was done in a minute is written down a little after it.
+const WRITTEN_WITHIN_MS: i64 = 75_000;
+
+async fn runs_on_time(run: &Run) -> Result<String, Shortfall> {
+    let facts = run.facts().await?;
+    let all = facts["modules"]["jobs.upkeep"].as_array().cloned().unwrap_or_default();
+    if all.is_empty() {
+        return Err(Shortfall::fails(
+            "nothing is done in the background: no schedule is declared".to_owned(),
+        ));
+    }
+    let wrong: Vec<_> = all.iter().filter_map(fault).collect();
+    run.figure("schedules", all.len());
+    run.figure("upkeep", Value::from(all.clone()));
+    if !wrong.is_empty() {
+        return Err(Shortfall::fails(wrong.join("; ")));
+    }
+    Ok(format!("{} things are done again and again, each in time, and none failed within a day", all.len()))
+}
+
+/// What is wrong with how one of them fares.
+fn fault(one: &Value) -> Option<String> {
+    let kind = one["kind"].as_str().unwrap_or("(unnamed)");
+    let number = |name: &str| one[name].as_i64();
+    if one["paused"] == true {
+        return Some(format!("{kind} is paused"));
+    }
+    let Some((every_ms, now)) = number("every_ms").zip(number("now")) else {
+        return Some(format!("{kind} is never due"));
+    };
+    // Nothing is late that was declared a moment ago.
+    let last = number("completed_in").into_iter().chain(number("since")).max().unwrap_or(0);
+    let late_ms = now - last - 2 * every_ms - WRITTEN_WITHIN_MS;
+    if late_ms > 0 {
+        return Some(format!(
+            "{kind} was last done {} s ago, and is to be each {} s",
+            (now - last) / 1_000,
+            every_ms / 1_000
+        ));
+    }
+    let (failed, dead) = (number("failed").unwrap_or(0), number("dead").unwrap_or(0));
+    (failed + dead > 0).then(|| format!("{kind} failed {failed} times within a day"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_late_paused_or_failing_is_told() {
+        let now = 10_000_000_i64;
+        let good = json!({ "kind": "a.b", "paused": false, "every_ms": 60_000, "since": 0, "now": now,
+            "completed_in": now - 60_000, "failed": 0, "dead": 0 });
+        assert_eq!(fault(&good), None);
+        let with = |name: &str, value: Value| {
+            let mut one = good.clone();
+            one[name] = value;
+            fault(&one)
+        };
+        assert!(with("paused", true.into()).unwrap().contains("paused"));
+        assert!(with("completed_in", (now - 400_000).into()).unwrap().contains("400 s ago"));
+        assert!(with("completed_in", Value::Null).unwrap().contains("last done"));
+        assert!(with("failed", 2.into()).unwrap().contains("2 times"));
+        assert!(with("every_ms", Value::Null).unwrap().contains("never"));
+        assert_eq!(with("since", (now - 1_000).into()), None, "declared a moment ago");
+    }
+}

@@ -165,6 +165,8 @@ fn names_nobody(operation: &Operation) -> bool {
         "/api/v1/me",
         "/api/v1/admin/",
         "/api/v1/callbacks",
+        "/api/v1/jobs",
+        "/api/v1/queues/",
         "/api/v1/spaces/{space}/",
         "/docs",
         "/dev/",

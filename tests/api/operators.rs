@@ -44,6 +44,16 @@ async fn api_keys_are_made_listed_and_revoked_on_postgres() {
     api_keys_are_made_listed_and_revoked(Engine::Postgres).await;
 }
 
+#[tokio::test]
+async fn jobs_are_looked_after_on_sqlite() {
+    jobs_are_looked_after(Engine::Sqlite).await;
+}
+
+#[tokio::test]
+async fn jobs_are_looked_after_on_postgres() {
+    jobs_are_looked_after(Engine::Postgres).await;
+}
+
 /// A database, and a folder that goes with it.
 struct Place {
     database: TestDatabase,
@@ -208,4 +218,46 @@ async fn api_keys_are_made_listed_and_revoked(engine: Engine) {
     let args = ["api-keys", "create", "--admin", "ben@example.org", "--name", "ci", "--scope", "jobs.read"];
     let refused = refusal(place.kith(&args));
     assert!(refused.contains("Only administrators"), "{refused}");
+}
+
+/// By commands, with a server running: what stands in queues, and what becomes of it.
+async fn jobs_are_looked_after(engine: Engine) {
+    let Some(place) = Place::of(engine).await else { return };
+    assert!(place.create_admin("ada@example.org", PASSWORD).status.success());
+    let args = ["api-keys", "create", "--admin", "ada@example.org", "--name", "ci", "--scope"];
+    let scopes = ["jobs.write", "--scope", "jobs.work"];
+    let key = success(place.kith(&[&args[..], &scopes].concat()));
+    let server = Kith::start(place.kith(SERVE));
+    let client = Client::new([server.addr]).with_token(key.trim());
+    let jobs = |args: &[&str]| success(place.kith(&[&["jobs"], args].concat()));
+    let enqueue = async |queue: &str| {
+        let body = json!({ "kind": "print", "queue": queue, "delay_ms": 3_600_000 });
+        client.post("/api/v1/jobs", body).await.expect(201)["id"].to_string()
+    };
+    let (one, two) = (enqueue("press").await, enqueue("press").await);
+    let listed = jobs(&["list", "--queue", "press"]);
+    let ids: Vec<_> = listed.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(ids, [&*two, &*one], "{listed}");
+    assert!(jobs(&["retry", &one]).contains("runs now"));
+    assert!(jobs(&["pause", "press"]).contains("is paused"));
+    assert!(
+        jobs(&["queues"]).contains("scheduled 1 running 0 blocked 0 dead 0 paused"),
+        "{}",
+        jobs(&["queues"])
+    );
+    let claim =
+        async || client.post("/api/v1/queues/press/claim", json!({})).await.expect(200)["jobs"].clone();
+    assert_eq!(claim().await, json!([]));
+    assert!(jobs(&["resume", "press"]).contains("goes on"));
+    assert_eq!(claim().await[0]["id"].to_string(), one);
+    let body = json!({ "attempt": 1, "error": "out of paper", "then": "discard" });
+    client.post(&format!("/api/v1/jobs/{one}/fail"), body).await.expect(200);
+    let dead = jobs(&["dead"]);
+    assert!(dead.starts_with(&format!("{one} press print dead ")) && dead.contains("out of paper"), "{dead}");
+    assert!(jobs(&["redrive", "--kind", "print"]).contains("1 dead letters"));
+    assert!(jobs(&["show", &one]).contains("queue: press"));
+    assert!(jobs(&["cancel", &two]).contains("is cancelled"));
+    assert!(refusal(place.kith(&["jobs", "cancel", &two])).contains("ended"));
+    assert!(jobs(&["drain", "press"]).contains("1 jobs of queue press are cancelled"));
+    assert_eq!(jobs(&["list"]).trim(), "");
 }

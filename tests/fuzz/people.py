@@ -70,7 +70,7 @@ def name_of(operation):
 
 
 def permissions_of(operation):
-    return [name for way in operation.definition.raw.get("security", []) for name in way["bearer"]]
+    return [name for way in operation.definition.raw.get("security", []) for name in way.get("bearer", [])]
 
 
 def account_of(operation):
@@ -251,6 +251,51 @@ def about_one_taken_back(case, me):
         call("POST", f"/api/v1/callbacks/{case.path_parameters['id']}/cancel", me)
 
 
+def new_job(me, **more):
+    return call("POST", "/api/v1/jobs", me, kind="fuzz", queue=f"fuzz{next(numbers)}", **more)["id"]
+
+
+def about_a_job(case, me):
+    if ROLE == "admin":
+        case.path_parameters["id"] = new_job(me, delay_ms=60000)
+
+
+def about_a_job_that_has_ended(case, me):
+    if ROLE == "admin":
+        case.path_parameters["id"] = job = new_job(me, delay_ms=60000)
+        call("POST", f"/api/v1/jobs/{job}/cancel", me)
+
+
+def about_a_job_i_have(case, me):
+    if ROLE == "admin":
+        queue = f"fuzz{next(numbers)}"
+        job = call("POST", "/api/v1/jobs", me, kind="fuzz", queue=queue)["id"]
+        call("POST", f"/api/v1/queues/{queue}/claim", me, most=1)
+        case.path_parameters["id"] = job
+        case.body = {"attempt": 1, **MORE.get(name_of(case.operation), {})}
+
+
+MORE = {"report_progress": {"progress": 1}, "log_line": {"line": "a"}, "fail_job": {"error": "a"}}
+
+
+def to_enqueue(case, me):
+    case.body = {"kind": "fuzz", "queue": f"fuzz{next(numbers)}"}
+
+
+def many_to_enqueue(case, me):
+    case.body = {"jobs": [{"kind": "fuzz", "queue": f"fuzz{next(numbers)}"}]}
+
+
+def about_a_kind(case, me):
+    case.path_parameters["kind"] = kind = f"kind{next(numbers)}"
+    if ROLE == "admin":
+        call("PUT", f"/api/v1/jobs/kinds/{kind}", me, queue="fuzz")
+
+
+def without_waiting(case, me):
+    case.body = {"most": 1}
+
+
 def from_the_page(case, me):
     page = requests.get(URL + "/docs", timeout=30).text
     case.path_parameters["file"] = re.search(r"/docs/(page\.[^\"]+)", page)[1]
@@ -261,8 +306,11 @@ SUITED = {
     "accept_partner_request": answer_somebody,
     "break_up": with_a_partner,
     "cancel_callback": about_a_callback,
+    "cancel_job": about_a_job,
     "cancel_partner_request": about_what_i_asked,
     "change_password": with_password,
+    "claim_jobs": without_waiting,
+    "complete_job": about_a_job_i_have,
     "create_api_key": with_a_scope,
     "create_callback": to_an_endpoint,
     "create_callback_endpoint": to_an_endpoint_of_its_own,
@@ -273,7 +321,10 @@ SUITED = {
     "docs_file": from_the_page,
     "enable_callback_endpoint": about_an_endpoint,
     "end_session": about_own_session,
+    "enqueue_job": to_enqueue,
+    "enqueue_jobs": many_to_enqueue,
     "export_bond_space": about_a_bond,
+    "fail_job": about_a_job_i_have,
     "get_account": about_somebody,
     "get_api_key": about_a_key,
     "get_block": about_one_blocked,
@@ -281,10 +332,14 @@ SUITED = {
     "get_callback_endpoint": about_an_endpoint,
     "get_collection": about_a_declared_collection,
     "get_item": about_an_item,
+    "get_job": about_a_job,
+    "get_job_kind": about_a_kind,
     "get_nickname": about_one_with_a_nickname,
     "get_partner_request": about_what_i_asked,
+    "heartbeat_job": about_a_job_i_have,
     "list_items": in_a_collection,
     "log_in": with_address,
+    "log_line": about_a_job_i_have,
     "log_out": with_refresh_token,
     "patch_item": about_an_item,
     "ping_callback_endpoint": about_an_endpoint,
@@ -295,8 +350,10 @@ SUITED = {
     "reject_partner_request": answer_somebody,
     "replace_item": about_an_item,
     "report_partner_request": report_somebody,
+    "report_progress": about_a_job_i_have,
     "restore_account": after_leaving,
     "retry_callback": about_one_taken_back,
+    "retry_job": about_a_job,
     "revoke_api_key": about_a_key,
     "revoke_invite": with_my_invite,
     "rotate_callback_secret": about_an_endpoint,
@@ -304,7 +361,9 @@ SUITED = {
     "send_partner_request_by_old_path": ask_by_old_path,
     "set_role": about_somebody,
     "suspend_account": about_somebody,
+    "watch_job": about_a_job_that_has_ended,
     "withdraw_collection": about_a_declared_collection,
+    "withdraw_job_kind": about_a_kind,
 }
 
 

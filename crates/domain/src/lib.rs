@@ -7,5 +7,7 @@ pub mod callbacks;
 mod cast;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+pub mod jobs;
+mod json_schema;
 pub mod nicknames;
 pub mod spaces;

@@ -46,6 +46,7 @@ pub use stats::{
     DURATION_BUCKETS_MS, Minute, Record, Sample, Tally, Total, list_minutes, list_records, list_samples, look,
 };
 pub use upkeep::Upkept;
+pub use workers::progress_bell;
 pub use workers::{Handler, JobType, QueueShare, Run, WorkerOptions, Workers};
 
 /// The tables of the engine. They come before every module's.

@@ -4,6 +4,8 @@
 use http::Method;
 use serde_json::{Map, Value, json};
 
+/// A number that nothing has.
+const NO_NUMBER: &str = "999999999999999";
 /// An id that nothing has.
 pub const NO_ID: &str = "00000000-0000-7000-8000-000000000000";
 /// A name that nothing has.
@@ -143,6 +145,7 @@ impl Parameter<'_> {
         match (self.schema["enum"][0].as_str(), self.schema["format"].as_str()) {
             (Some(first), _) => first.to_owned(),
             (None, Some("uuid")) => NO_ID.to_owned(),
+            (None, Some("int64")) => NO_NUMBER.to_owned(),
             (None, _) => NO_NAME.to_owned(),
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use kith_domain::accounts::{Email, find_by_email, first_admin};
+use kith_domain::jobs::{self, Order};
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{ApiKeyId, FieldError, Problem, Timestamp, UserId, problems};
 use kith_platform::auth::Rotation;
@@ -48,6 +49,9 @@ pub(crate) enum Command {
         lifetime_s: Option<u64>,
     },
     ListApiKeys,
+    Jobs {
+        order: Order,
+    },
     RevokeApiKey {
         id: ApiKeyId,
     },
@@ -70,6 +74,7 @@ pub(crate) enum Reply {
     ApiKeyCreated(RevealedKey),
     ApiKeys(Vec<ApiKey>),
     ApiKeyRevoked,
+    Lines(Vec<String>),
     Migrations(Vec<Line>),
     LogLevel(String),
     Address(String),
@@ -162,6 +167,7 @@ async fn perform(app: &App, command: Command) -> Reply {
             let made = create_api_key(app, &admin, &name, &scopes, lifetime_s.map(Duration::from_secs)).await;
             reply(made.map_err(in_words), Reply::ApiKeyCreated)
         }
+        Command::Jobs { order } => reply(jobs::carry_out(app, order).await.map_err(in_words), Reply::Lines),
         Command::ListApiKeys => {
             let ctx = app.system_ctx("command_line");
             let last = ApiKeyId(Uuid::max());

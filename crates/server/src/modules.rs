@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use kith_domain::{accounts, blocks, bonds, callbacks, nicknames, spaces};
+use kith_domain::{accounts, blocks, bonds, callbacks, jobs, nicknames, spaces};
 use kith_jobs::JOBS_MIGRATIONS;
 use kith_platform::config::Config;
 use kith_platform::http::openapi;
@@ -21,6 +21,7 @@ pub static MODULES: &[&Module] = &[
     &nicknames::MODULE,
     &spaces::MODULE,
     &callbacks::MODULE,
+    &jobs::MODULE,
 ];
 
 /// The same, and what only development mode has.

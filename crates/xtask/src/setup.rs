@@ -13,6 +13,9 @@ use crate::workspace::{cargo, run, succeeds};
 const PROGRAMS: &[(&[&str], &str)] = &[
     (&["chromium", "chromium-browser", "google-chrome"], "chromium"),
     (&["curl"], "curl"),
+    // For the examples of workers.
+    (&["node"], "nodejs"),
+    (&["python3"], "python3"),
     (&["ab"], "apache2-utils"),
     // For BullMQ in `cargo xtask bench jobs`, which starts one of its own.
     (&["redis-server"], "redis-server"),

@@ -232,7 +232,12 @@ fn config(database: &TestDatabase, folder: &Path) -> Config {
     config.server.listen = ([127, 0, 0, 1], 0).into();
     config.server.drain_ms = 0;
     // Many people come from one address here.
-    config.limits = Limits { requests_per_minute: 0, auth_per_minute: 0, partner_lists_per_minute: 0 };
+    config.limits = Limits {
+        requests_per_minute: 0,
+        auth_per_minute: 0,
+        partner_lists_per_minute: 0,
+        jobs_per_minute: 0,
+    };
     config.database.url = Secret::new(database.url());
     config.database.write_threads = 8;
     config.database.read_threads = 4;

@@ -149,6 +149,9 @@ impl TestApp {
             | "get_facts"
             | "get_log_level"
             | "list_api_keys"
+            | "list_jobs"
+            | "list_job_kinds"
+            | "list_queues"
             | "list_accounts"
             | "list_audit_entries"
             | "list_sessions"
@@ -222,6 +225,40 @@ impl TestApp {
                     .await
                     .expect(200);
                 (true, other.id, Value::Null)
+            }
+            "enqueue_job" => (false, String::new(), json!({ "kind": "test", "queue": name })),
+            "enqueue_jobs" => (false, String::new(), json!({ "jobs": [{ "kind": "test", "queue": name }] })),
+            "get_job" | "cancel_job" => (false, a_job(&by, name).await.to_string(), Value::Null),
+            "watch_job" => {
+                let id = a_job(&by, name).await;
+                by.post(&format!("/api/v1/jobs/{id}/cancel"), Value::Null).await.expect(200);
+                (false, id.to_string(), Value::Null)
+            }
+            "retry_job" => {
+                let body = json!({ "kind": "test", "queue": name, "delay_ms": 60_000 });
+                let job = by.post("/api/v1/jobs", body).await.expect(201);
+                (false, job["id"].to_string(), Value::Null)
+            }
+            "redrive_jobs" | "discard_jobs" => (false, String::new(), json!({ "queue": name })),
+            "claim_jobs" => (false, name.to_owned(), json!({})),
+            "heartbeat_job" | "complete_job" => {
+                (false, a_claimed_job(&by, name).await, json!({ "attempt": 1 }))
+            }
+            "report_progress" => {
+                (false, a_claimed_job(&by, name).await, json!({ "attempt": 1, "progress": 50 }))
+            }
+            "log_line" => {
+                (false, a_claimed_job(&by, name).await, json!({ "attempt": 1, "line": "half done" }))
+            }
+            "fail_job" => (false, a_claimed_job(&by, name).await, json!({ "attempt": 1, "error": "oh" })),
+            "get_queue" | "pause_queue" | "resume_queue" | "drain_queue" => {
+                (false, name.to_owned(), Value::Null)
+            }
+            "limit_queue" => (false, name.to_owned(), json!({ "concurrency": 3 })),
+            "declare_job_kind" => (false, name.to_owned(), json!({ "queue": "mail" })),
+            "get_job_kind" | "withdraw_job_kind" => {
+                by.put(&format!("/api/v1/jobs/kinds/{name}"), json!({})).await.expect(200);
+                (false, name.to_owned(), Value::Null)
             }
             "create_api_key" => (false, String::new(), json!({ "name": name, "scopes": ["jobs.read"] })),
             "get_api_key" | "revoke_api_key" => {
@@ -317,4 +354,18 @@ async fn an_item(by: &Person) -> String {
 async fn a_session(by: &Person) -> String {
     let sessions = by.get(SESSIONS).await.expect(200);
     sessions["items"][0]["id"].as_str().expect("an id").to_owned()
+}
+
+/// A job that `by` enqueues in `queue`.
+async fn a_job(by: &Person, queue: &str) -> i64 {
+    let job = by.post("/api/v1/jobs", json!({ "kind": "test", "queue": queue })).await.expect(201);
+    job["id"].as_i64().expect("an id")
+}
+
+/// The same, taken out of the queue for the first time.
+async fn a_claimed_job(by: &Person, queue: &str) -> String {
+    let id = a_job(by, queue).await;
+    let claimed = by.post(&format!("/api/v1/queues/{queue}/claim"), json!({})).await.expect(200);
+    assert_eq!(claimed["jobs"][0]["id"], id, "{claimed:#}");
+    id.to_string()
 }

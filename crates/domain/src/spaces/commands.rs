@@ -10,7 +10,8 @@ use super::declarations::Rules;
 use super::model::{
     Amount, CollectionName, Item, ItemId, SharedSpace, Space, SpaceError, SpaceName, check_shape, merge,
 };
-use super::{dates, events, queries, reminders, rows, schema};
+use super::{dates, events, queries, reminders, rows};
+use crate::json_schema;
 
 /// A collection, as somebody asks for it.
 #[derive(Clone, Debug)]
@@ -141,7 +142,7 @@ fn check(q: &Query<'_>, asked: &Asked, rules: &Rules, data: &Value) -> Result<Va
         return read.map(|(data, _)| data).map_err(SpaceError::Invalid);
     }
     if let Some(schema) = &rules.schema {
-        schema::check(schema, data).map_err(SpaceError::Invalid)?;
+        json_schema::check(schema, data, "/data").map_err(SpaceError::Invalid)?;
     }
     Ok(data.clone())
 }

@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::model::{CollectionName, Item, Space, SpaceError, check_shape};
-use super::{dates, events, order, rows, schema};
+use super::{dates, events, order, rows};
+use crate::json_schema;
 
 const MOST_FIELDS: usize = 4;
 const LONGEST_FIELD: usize = 100;
@@ -175,7 +176,7 @@ pub(super) fn check(
     let schema = body.schema.clone().map(Value::Object);
     if let Some(schema) = &schema {
         check_shape(schema, "/schema")?;
-        schema::check_schema(&schema.to_string())?;
+        json_schema::check_schema(&schema.to_string())?;
     }
     if body.fields.len() > MOST_FIELDS {
         return Err(FieldError::new("/fields", "too_many", format!("At most {MOST_FIELDS}.")).into());

@@ -6,11 +6,12 @@ use kith_kernel::{PageLimit, Timestamp};
 use kith_platform::http::read_value;
 use serde_json::{Map, Number, Value};
 
+use super::dates as built_in;
 use super::declarations::{self, DeclarationBody};
 use super::list::{ListRequest, plan};
 use super::model::{CollectionName, Space, check_shape, merge};
 use super::order::{Range, encode};
-use super::{dates as built_in, schema};
+use crate::json_schema;
 
 /// An order, a filter and a cursor, a line each; an empty line is none.
 pub fn lists(data: &[u8]) {
@@ -106,10 +107,10 @@ pub fn documents(data: &[u8]) {
 }
 
 fn conforms(schema: &str, data: &Value) {
-    if schema::check_schema(schema).is_err() {
+    if json_schema::check_schema(schema).is_err() {
         return;
     }
-    if let Err(faults) = schema::check(schema, data) {
+    if let Err(faults) = json_schema::check(schema, data, "/data") {
         assert!((1..=10).contains(&faults.len()));
         for fault in faults {
             let place = fault.pointer.strip_prefix("/data").expect("below /data");

@@ -19,7 +19,6 @@ mod order;
 mod queries;
 mod reminders;
 mod rows;
-mod schema;
 
 use kith_jobs::schedules::DeclaredSchedule;
 use kith_platform::{Module, ModuleJob};

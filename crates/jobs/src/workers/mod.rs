@@ -25,7 +25,7 @@ use crate::upkeep::Upkept;
 
 use report::Message;
 pub use run::Run;
-pub(crate) use run::progress_bell;
+pub use run::progress_bell;
 pub use typed::JobType;
 
 type Running = Pin<Box<dyn Future<Output = Result<Done, JobError>> + Send>>;

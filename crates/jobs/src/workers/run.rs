@@ -125,7 +125,7 @@ impl Run {
 }
 
 /// What is rung when a job has said something of its progress.
-pub(crate) fn progress_bell(job: JobId) -> String {
+pub fn progress_bell(job: JobId) -> String {
     format!("jobs/progress/{job}")
 }
 

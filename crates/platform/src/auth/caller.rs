@@ -98,7 +98,7 @@ impl Principal {
     ///
     /// # Errors
     /// A 401 if not.
-    pub(crate) async fn check_again(&self, app: &App) -> Result<(), Problem> {
+    pub async fn check_again(&self, app: &App) -> Result<(), Problem> {
         match self.credential {
             Credential::Session { user_id, session, role } => {
                 let access = app.access.get(app, user_id, session).await?;

@@ -35,6 +35,8 @@ const CLASSES: [(&str, &str, Method, &str); 3] = [
     ("partner_lists_per_minute", "partner-lists", Method::GET, "/api/v1/partners/settings"),
     ("requests_per_minute", "requests", Method::GET, "/api/v1/ping"),
 ];
+/// The same for the routes by which programs work.
+const JOBS: (&str, &str) = ("jobs_per_minute", "jobs");
 /// What watches the server is never kept away.
 const EXEMPT: &[&str] = &["/livez", "/readyz", "/api/health", "/api/metrics"];
 /// A burst of more would be an attack.
@@ -66,7 +68,13 @@ async fn limits_are_where_they_are_set(run: &Run) -> Result<String, Shortfall> {
     for (setting, class, method, path) in CLASSES {
         classes.push((configured(&facts, setting)?, class, method, path));
     }
-    let of_class = |class: &str| classes.iter().find(|known| known.1 == class).map(|known| known.0);
+    // So much is no attack only of programs: where it is set is told by the answers, and no burst shows it.
+    let (jobs_setting, jobs) = JOBS;
+    let jobs_limit = configured(&facts, jobs_setting)?;
+    let of_class = |class: &str| {
+        let known = classes.iter().find(|known| known.1 == class).map(|known| known.0);
+        known.or((class == jobs).then_some(jobs_limit))
+    };
     let mut limited = 0;
     for operation in &Operation::all(&document) {
         limited += u32::from(is_limited(run, operation, of_class).await?);

@@ -128,6 +128,8 @@ pub struct Limits {
     pub auth_per_minute: u32,
     /// Of one that lists partners: `GET /api/v1/partners/…`.
     pub partner_lists_per_minute: u32,
+    /// The same for each route of jobs and queues.
+    pub jobs_per_minute: u32,
 }
 
 /// Section `data`.

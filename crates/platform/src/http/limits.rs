@@ -33,6 +33,11 @@ pub(super) fn is_exempt(template: &str) -> bool {
     EXEMPT.contains(&template)
 }
 
+/// Whether programs work by it, many times a second.
+fn is_for_programs(template: &str) -> bool {
+    template.starts_with("/api/v1/jobs") || template.starts_with("/api/v1/queues")
+}
+
 /// Networks that are forgotten at the earliest: clearing away fewer is not worth the look.
 const FEW: u64 = 1024;
 /// The app's clock may be this much apart on two cores.
@@ -81,6 +86,7 @@ impl Limits {
         let usual = place("requests", limits.requests_per_minute);
         let auth = place("auth", limits.auth_per_minute);
         let partner_lists = place("partner-lists", limits.partner_lists_per_minute);
+        let jobs = place("jobs", limits.jobs_per_minute);
         let policy_of = |route: &RouteMetrics| match route.method() {
             _ if is_exempt(route.same_as()) => None,
             Some(&Method::POST) if route.same_as().starts_with("/api/v1/auth/") => auth,
@@ -88,6 +94,7 @@ impl Limits {
             Some(&Method::POST) if route.same_as() == "/api/v1/me/password" => auth,
             Some(&Method::DELETE) if route.same_as() == "/api/v1/me" => auth,
             Some(&Method::GET) if route.same_as().starts_with("/api/v1/partners/") => partner_lists,
+            _ if is_for_programs(route.same_as()) => jobs,
             _ => usual,
         };
         // What two paths lead to is counted once.

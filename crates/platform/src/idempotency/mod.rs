@@ -19,9 +19,9 @@ use kith_kernel::{Ctx, Problem, days, problems};
 use kith_store::{Error, IntoOutcome, Outcome, Tx};
 use serde::Serialize;
 
+use crate::App;
 use crate::auth::{Keyring, Principal};
 use crate::http::{ApiResult, store_problem};
-use crate::{App, SignedIn};
 
 pub use answer::Answer;
 use answer::WrittenAnswer;
@@ -110,9 +110,10 @@ impl App {
     ///
     /// # Errors
     /// 422 if the key was another's; the database's.
-    pub async fn given_answer(&self, caller: &SignedIn) -> ApiResult<Option<Response>> {
+    pub async fn given_answer(&self, caller: impl Into<Principal>) -> ApiResult<Option<Response>> {
+        let caller = caller.into();
         let Some(key) = caller.key.clone() else { return Ok(None) };
-        let (id, now) = (key.id(&self.keyring, caller.user_id.0), caller.ctx.now);
+        let (id, now) = (key.id(&self.keyring, caller.id()), caller.ctx.now);
         let keyring = Arc::clone(&self.keyring);
         let kept = self.db.read(move |q| rows::find(q, &keyring, &id, now - KEPT)).await;
         let Some(kept) = kept.map_err(store_problem)? else { return Ok(None) };

@@ -5,6 +5,7 @@ mod api_keys;
 mod audit;
 mod checklist;
 mod config;
+mod jobs;
 mod keys;
 mod log_level;
 mod migrate;
@@ -50,6 +51,8 @@ enum Command {
     Admin(admin::Admin),
     /// The keys that access tokens are signed with
     Keys(keys::Keys),
+    /// Jobs and their queues
+    Jobs(jobs::Jobs),
     /// The keys by which other programs ask
     ApiKeys(api_keys::ApiKeys),
     /// Say whether a deployment is ready, with evidence
@@ -132,6 +135,7 @@ pub fn run() -> ExitCode {
         Command::Admin(admin) => admin.run(),
         Command::Keys(keys) => keys.run(),
         Command::ApiKeys(api_keys) => api_keys.run(),
+        Command::Jobs(jobs) => jobs.run(),
         Command::Secrets(secrets) => secrets.run(),
         Command::Audit(audit) => audit.run(),
         Command::Checklist(checklist) => checklist.run(),

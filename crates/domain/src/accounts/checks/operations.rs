@@ -84,6 +84,8 @@ fn nothing(parameter: Option<&str>) -> &'static str {
         "collection" | "name" => NO_COLLECTION,
         // Of a form that no invite's code has: nobody is held to be guessing.
         "code" | "file" => "nothing",
+        // No queue and no kind of jobs can be called so: nothing is paused.
+        "queue" | "kind" => "~",
         _ => NOBODY,
     }
 }

@@ -1,4 +1,4 @@
-//! JSON Schemas (draft 2020-12) of declared collections. None may refer to anything outside itself, and patterns take time
+//! JSON Schemas (draft 2020-12) of declared collections and of jobs' payloads. None may refer to anything outside itself, and patterns take time
 //! in proportion to the text.
 
 use std::sync::{Arc, LazyLock};
@@ -31,15 +31,15 @@ pub fn check_schema(text: &str) -> Result<(), FieldError> {
     compile(text).map(|_| ())
 }
 
-/// Whether `data` is as the schema has it.
+/// Whether `data`, which stands at `at`, is as the schema has it.
 ///
 /// # Errors
-/// The first faults, below `/data`.
-pub fn check(schema: &str, data: &Value) -> Result<(), Vec<FieldError>> {
+/// The first faults, at `at` and below.
+pub fn check(schema: &str, data: &Value, at: &str) -> Result<(), Vec<FieldError>> {
     let validator = compile(schema).map_err(|fault| vec![fault])?;
     let faults = validator.iter_errors(data).take(MOST_FAULTS).map(|error| {
         let detail = error.masked_with("It").to_string();
-        FieldError::new(format!("/data{}", error.instance_path()), "not_as_declared", detail)
+        FieldError::new(format!("{at}{}", error.instance_path()), "not_as_declared", detail)
     });
     let faults: Vec<_> = faults.collect();
     if faults.is_empty() { Ok(()) } else { Err(faults) }
@@ -96,19 +96,20 @@ mod tests {
             "required": ["c"],
         });
         let data = json!({ "a/b": "secret", "list": ["ok", "secret"], "c": 1 });
-        let mut faults = check(&schema.to_string(), &data).unwrap_err();
+        let mut faults = check(&schema.to_string(), &data, "/data").unwrap_err();
         faults.sort_by_key(|fault| fault.pointer.clone());
         let pointers: Vec<_> = faults.iter().map(|fault| &*fault.pointer).collect();
         assert_eq!(pointers, ["/data/a~1b", "/data/list/1"]);
         assert!(faults.iter().all(|fault| !fault.detail.contains("secret")), "{faults:?}");
-        let nothing = check(&schema.to_string(), &json!({})).unwrap_err();
+        let nothing = check(&schema.to_string(), &json!({}), "/data").unwrap_err();
         assert_eq!((&*nothing[0].pointer, nothing.len()), ("/data", 1));
     }
 
     #[test]
     fn what_refers_to_itself_comes_to_an_end() {
         let tree = json!({ "type": "object", "properties": { "children": { "items": { "$ref": "#" } } } });
-        let faults = check(&tree.to_string(), &json!({ "children": [{ "children": [5] }] })).unwrap_err();
+        let faults =
+            check(&tree.to_string(), &json!({ "children": [{ "children": [5] }] }), "/data").unwrap_err();
         assert_eq!(faults[0].pointer, "/data/children/0/children/0");
         let around = json!({ "$defs": { "a": { "$ref": "#/$defs/b" }, "b": { "$ref": "#/$defs/a" } }, "$ref": "#/$defs/a" });
         for round in [
@@ -117,7 +118,7 @@ mod tests {
             json!({ "$dynamicRef": "#" }),
             around,
         ] {
-            assert!(check(&round.to_string(), &json!({ "a": 1 })).is_ok(), "{round}");
+            assert!(check(&round.to_string(), &json!({ "a": 1 }), "/data").is_ok(), "{round}");
         }
     }
 }

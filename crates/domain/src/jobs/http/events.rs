@@ -1,0 +1,94 @@
+//! A job as it goes on, by server-sent events (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
+//!
+//! Each event tells all that there is to tell, so whoever comes back misses nothing: `Last-Event-ID` is not needed.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::stream;
+use kith_jobs::progress_bell;
+use kith_kernel::seconds;
+use kith_platform::auth::ReadJobs;
+use kith_platform::{Allowed, ApiResult, App, PathId, Principal, Routes};
+use kith_store::Bell;
+use serde_json::json;
+use utoipa_axum::routes;
+
+use super::super::answers::{self, Job, read_json};
+use super::super::enqueueing::JobsError;
+
+/// What a client waits before it comes back.
+const COME_BACK_AFTER: Duration = seconds(2);
+/// How often a comment says that the line is not dead.
+const COMMENT_EVERY: Duration = seconds(15);
+/// How often a job is looked at although nobody rings.
+const LOOK_EVERY: Duration = seconds(1);
+
+pub fn routes() -> Routes {
+    Routes::new().routes(routes!(watch_job))
+}
+
+/// A job as it goes on: an event `job` with all that is known of it whenever something changes, the last once it has ended.
+#[utoipa::path(
+    get, path = "/api/v1/jobs/{id}/events", security(("bearer" = ["jobs.read"])),
+    params(("id" = i64, Path, description = "Of the job")),
+    responses((status = 200, description = "Server-sent events", body = String, content_type = "text/event-stream"))
+)]
+async fn watch_job(
+    State(app): State<App>,
+    Allowed { caller, .. }: Allowed<ReadJobs>,
+    PathId(id): PathId<i64>,
+) -> ApiResult<Response> {
+    let bell = app.db.bell(&progress_bell(id));
+    // Whoever asks for a job that there is not is told so as everywhere.
+    app.db.read(move |q| answers::find(q, id).map(drop)).await?;
+    let watch = Watch { app, caller, id, bell, told: String::new(), events: 0, ended: false };
+    let events = stream::unfold(watch, Watch::next);
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(COMMENT_EVERY)).into_response())
+}
+
+/// Somebody who watches a job.
+struct Watch {
+    app: App,
+    caller: Principal,
+    id: i64,
+    bell: Bell,
+    /// What they were told last.
+    told: String,
+    events: u64,
+    ended: bool,
+}
+
+impl Watch {
+    /// The next event; none once the job has ended, the server stops, or whoever watches may no longer.
+    async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
+        while !self.ended {
+            self.caller.check_again(&self.app).await.ok()?;
+            let (data, ended) = self.look().await.ok()?;
+            self.ended = ended;
+            if data != self.told {
+                self.events += 1;
+                let event = Event::default().event("job").id(self.events.to_string()).retry(COME_BACK_AFTER);
+                let event = event.data(&data);
+                self.told = data;
+                return Some((Ok(event), self));
+            }
+            let app = self.app.clone();
+            // Nobody has to ring.
+            let _ = app.stop.or(tokio::time::timeout(LOOK_EVERY, self.bell.rung())).await?;
+        }
+        None
+    }
+
+    async fn look(&self) -> Result<(String, bool), JobsError> {
+        let id = self.id;
+        let job = self.app.db.read(move |q| answers::find(q, id)).await?;
+        let (ended, result) = (job.state.has_ended(), read_json(job.result.clone()));
+        let mut about = json!(Job::from(job));
+        about["result"] = json!(result);
+        Ok((about.to_string(), ended))
+    }
+}

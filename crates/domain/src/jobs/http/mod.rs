@@ -1,0 +1,50 @@
+//! Requests and answers about jobs and queues, and the problem that each refusal becomes.
+
+mod events;
+mod jobs;
+mod kinds;
+mod leases;
+mod queues;
+
+use kith_kernel::{Problem, ProblemCode, problems};
+use kith_platform::{Routes, store_problem};
+
+use super::enqueueing::JobsError;
+
+static STALE_ATTEMPT: ProblemCode =
+    ProblemCode { code: "stale_attempt", status: 409, title: "This attempt is no longer yours" };
+static JOB_ENDED: ProblemCode = ProblemCode { code: "job_ended", status: 409, title: "The job has ended" };
+static JOB_UNDER_WAY: ProblemCode =
+    ProblemCode { code: "job_under_way", status: 409, title: "The job is under way" };
+
+/// What these handlers answer with, beside the general problems.
+pub const PROBLEMS: &[&ProblemCode] = &[&STALE_ATTEMPT, &JOB_ENDED, &JOB_UNDER_WAY];
+
+/// The handlers.
+pub fn routes() -> Routes {
+    Routes::new()
+        .merge(jobs::routes())
+        .merge(leases::routes())
+        .merge(kinds::routes())
+        .merge(queues::routes())
+        .merge(events::routes())
+}
+
+impl From<JobsError> for Problem {
+    fn from(error: JobsError) -> Self {
+        match error {
+            JobsError::Faults(faults) => Self::invalid(faults),
+            JobsError::NotFound => Self::new(&problems::NOT_FOUND, "There is no such job, or none any more."),
+            JobsError::Stale => {
+                let detail = "It took too long, was cancelled, or has been ended: nothing was changed. Stop working on it.";
+                Self::new(&STALE_ATTEMPT, detail)
+            }
+            JobsError::HadEnded => Self::new(&JOB_ENDED, "It cannot be taken back any more."),
+            JobsError::UnderWay => {
+                Self::new(&JOB_UNDER_WAY, "It is ready, runs, or waits for others: nothing was changed.")
+            }
+            JobsError::Changed => Self::new(&problems::CONFLICT, "Somebody else has just changed it."),
+            JobsError::Store(error) => store_problem(error),
+        }
+    }
+}

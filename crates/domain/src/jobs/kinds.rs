@@ -1,0 +1,157 @@
+//! Kinds of jobs as other programs declare them: what a payload has to look like, and what goes without saying.
+
+use kith_jobs::{Retry, check_name};
+use kith_kernel::{Ctx, FieldError, Timestamp};
+use kith_store::{Query, Tx};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::enqueueing::{JobsError, check_ms};
+use super::rows;
+use crate::json_schema;
+
+/// How often a job may fail, and how long it waits each time: `base_ms`, twice that, and so on, at most `cap_ms`; of each
+/// wait a random part between half and all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetryBody {
+    /// Failures after which it is given up; 1 to 1000.
+    #[schema(minimum = 1)]
+    pub max_attempts: i64,
+    /// The wait after the first failure, in milliseconds; 10 s unless given.
+    #[serde(default)]
+    #[schema(minimum = 0)]
+    pub base_ms: Option<i64>,
+    /// The longest wait, in milliseconds; 3 h unless given.
+    #[serde(default)]
+    #[schema(minimum = 0)]
+    pub cap_ms: Option<i64>,
+}
+
+impl RetryBody {
+    /// As the engine has it.
+    pub fn policy(&self) -> Retry {
+        let ms = |ms: i64| std::time::Duration::from_millis(ms.unsigned_abs());
+        let usual = Retry::DEFAULT;
+        Retry::times(self.max_attempts)
+            .waiting(self.base_ms.map_or(usual.base, ms), self.cap_ms.map_or(usual.cap, ms))
+    }
+
+    /// Whether the waits can be waited for.
+    pub fn check(&self, at: &str) -> Result<(), FieldError> {
+        check_ms(self.base_ms, &format!("{at}/base_ms"))?;
+        check_ms(self.cap_ms, &format!("{at}/cap_ms"))?;
+        if (1..=kith_jobs::MOST_ATTEMPTS).contains(&self.max_attempts) {
+            return Ok(());
+        }
+        let detail = format!("Between 1 and {}.", kith_jobs::MOST_ATTEMPTS);
+        Err(FieldError::new(format!("{at}/max_attempts"), "out_of_range", detail))
+    }
+}
+
+/// What jobs of a kind are, unless they say something else.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JobKindBody {
+    /// The queue they stand in.
+    #[serde(default)]
+    queue: Option<String>,
+    /// A JSON Schema (draft 2020-12) that refers to nothing outside itself: a payload that does not fit is refused when its
+    /// job is enqueued.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    schema: Option<Map<String, Value>>,
+    /// 0 is first, 9 last.
+    #[serde(default)]
+    #[schema(minimum = 0)]
+    priority: Option<i64>,
+    /// How often they may fail.
+    #[serde(default)]
+    retry: Option<RetryBody>,
+    /// An attempt that takes longer has failed; 0: none does.
+    #[serde(default)]
+    #[schema(minimum = 0)]
+    timeout_ms: Option<i64>,
+}
+
+/// A kind of jobs, as a program has declared it.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct JobKind {
+    /// Its name.
+    #[schema(example = "thumbnails.make")]
+    pub kind: String,
+    /// The queue its jobs stand in unless they say so themselves.
+    #[schema(required = true)]
+    pub queue: Option<String>,
+    /// A JSON Schema (draft 2020-12) of their payloads.
+    #[schema(value_type = Option<Object>, required = true)]
+    pub schema: Option<Value>,
+    /// 0 is first, 9 last.
+    #[schema(required = true)]
+    pub priority: Option<i64>,
+    /// How often they may fail.
+    #[schema(required = true)]
+    pub retry: Option<RetryBody>,
+    /// An attempt that takes longer has failed.
+    #[schema(required = true)]
+    pub timeout_ms: Option<i64>,
+    /// When this was last changed.
+    #[schema(value_type = String, format = DateTime)]
+    pub updated_at: Timestamp,
+}
+
+/// Declares a kind, or declares it anew. Jobs that are there already stay as they are.
+///
+/// # Errors
+/// What is wrong with it; the database's.
+pub fn declare(tx: &Tx<'_>, ctx: &Ctx, kind: &str, body: &JobKindBody) -> Result<JobKind, JobsError> {
+    check_name("kind", kind)?;
+    if let Some(queue) = &body.queue {
+        check_name("queue", queue)?;
+    }
+    if let Some(schema) = &body.schema {
+        json_schema::check_schema(&Value::Object(schema.clone()).to_string())?;
+    }
+    if body.priority.is_some_and(|priority| !(0..=kith_jobs::LEAST_PRIORITY).contains(&priority)) {
+        return Err(FieldError::new("/priority", "out_of_range", "Between 0 and 9.").into());
+    }
+    check_ms(body.timeout_ms, "/timeout_ms")?;
+    body.retry.as_ref().map_or(Ok(()), |retry| retry.check("/retry"))?;
+    let declared = JobKind {
+        kind: kind.to_owned(),
+        queue: body.queue.clone(),
+        schema: body.schema.clone().map(Value::Object),
+        priority: body.priority,
+        retry: body.retry.clone(),
+        timeout_ms: body.timeout_ms,
+        updated_at: ctx.now,
+    };
+    tx.lock("job kind", [kind])?;
+    let known = rows::find_kind(tx, kind)?;
+    if let Some(known) = known.filter(|known| JobKind { updated_at: ctx.now, ..known.clone() } == declared) {
+        return Ok(known);
+    }
+    rows::save_kind(tx, &declared, ctx.now)?;
+    tx.audit(ctx, "job_kind.declared", kind);
+    Ok(declared)
+}
+
+/// Withdraws what is declared of a kind. Its jobs stay.
+///
+/// # Errors
+/// The database's.
+pub fn withdraw(tx: &Tx<'_>, ctx: &Ctx, kind: &str) -> Result<(), JobsError> {
+    if rows::delete_kind(tx, kind)? {
+        tx.audit(ctx, "job_kind.withdrawn", kind);
+    }
+    Ok(())
+}
+
+/// What is declared of a kind.
+///
+/// # Errors
+/// [`JobsError::NotFound`] if nothing is.
+pub fn get(q: &Query<'_>, kind: &str) -> Result<JobKind, JobsError> {
+    rows::find_kind(q, kind)?.ok_or(JobsError::NotFound)
+}

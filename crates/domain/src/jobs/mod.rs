@@ -1,0 +1,29 @@
+//! The job engine for other programs: they enqueue jobs, look at them, take them out of queues, and say what became of them.
+//!
+//! The engine itself is `kith_jobs`; here is what it is over HTTP, and what programs declare of their kinds of jobs.
+
+mod answers;
+mod enqueueing;
+mod http;
+mod kinds;
+mod operating;
+mod queues;
+mod rows;
+
+use kith_platform::Module;
+use kith_store::Migration;
+
+pub use answers::JobStatus;
+pub use operating::{Order, carry_out};
+
+/// What the server mounts. `jobs` is what the engine itself calls its tables.
+pub static MODULE: Module = Module {
+    routes: http::routes,
+    migrations: &[Migration {
+        version: 1,
+        name: "job_kinds",
+        sql: include_str!("migrations/0001_job_kinds.sql"),
+    }],
+    problems: http::PROBLEMS,
+    ..Module::named("job_queues")
+};

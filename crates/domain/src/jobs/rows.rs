@@ -1,0 +1,69 @@
+//! All SQL about declared kinds of jobs, a function a statement. No decisions. What jobs are is the engine's.
+
+use kith_kernel::Timestamp;
+use kith_store::{Error, Query, Row, Tx, params};
+
+use super::kinds::{JobKind, RetryBody};
+
+pub fn find_kind(q: &Query<'_>, kind: &str) -> Result<Option<JobKind>, Error> {
+    q.one(
+        "SELECT kind, queue, schema, priority, max_attempts, base_ms, cap_ms, timeout_ms, updated_at FROM job_kinds
+         WHERE kind = $1",
+        params![kind],
+        read_kind,
+    )
+}
+
+/// Kinds by name, behind `after`; at most `limit`.
+pub fn list_kinds(q: &Query<'_>, after: &str, limit: i64) -> Result<Vec<JobKind>, Error> {
+    q.all(
+        "SELECT kind, queue, schema, priority, max_attempts, base_ms, cap_ms, timeout_ms, updated_at FROM job_kinds
+         WHERE kind > $1 ORDER BY kind LIMIT $2",
+        params![after, limit],
+        read_kind,
+    )
+}
+
+pub fn save_kind(tx: &Tx<'_>, kind: &JobKind, now: Timestamp) -> Result<(), Error> {
+    let retry = kind.retry.as_ref();
+    let schema = kind.schema.as_ref().map(ToString::to_string);
+    tx.exec(
+        "INSERT INTO job_kinds (kind, queue, schema, priority, max_attempts, base_ms, cap_ms, timeout_ms, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         ON CONFLICT (kind) DO UPDATE SET queue = excluded.queue, schema = excluded.schema,
+             priority = excluded.priority, max_attempts = excluded.max_attempts, base_ms = excluded.base_ms,
+             cap_ms = excluded.cap_ms, timeout_ms = excluded.timeout_ms, updated_at = excluded.updated_at",
+        params![
+            kind.kind,
+            kind.queue,
+            schema,
+            kind.priority,
+            retry.map(|retry| retry.max_attempts),
+            retry.and_then(|retry| retry.base_ms),
+            retry.and_then(|retry| retry.cap_ms),
+            kind.timeout_ms,
+            now
+        ],
+    )?;
+    Ok(())
+}
+
+pub fn delete_kind(tx: &Tx<'_>, kind: &str) -> Result<bool, Error> {
+    tx.exec("DELETE FROM job_kinds WHERE kind = $1", params![kind]).map(|rows| rows == 1)
+}
+
+fn read_kind(row: &Row<'_>) -> Result<JobKind, Error> {
+    let retry =
+        |max_attempts| Ok::<_, Error>(RetryBody { max_attempts, base_ms: row.get(5)?, cap_ms: row.get(6)? });
+    let schema = row.get::<Option<String>>(2)?;
+    let schema = schema.map(|text| serde_json::from_str(&text).map_err(Error::fault)).transpose()?;
+    Ok(JobKind {
+        kind: row.get(0)?,
+        queue: row.get(1)?,
+        schema,
+        priority: row.get(3)?,
+        retry: row.get::<Option<i64>>(4)?.map(retry).transpose()?,
+        timeout_ms: row.get(7)?,
+        updated_at: row.get(8)?,
+    })
+}

@@ -1,0 +1,517 @@
+//! Jobs over HTTP, as programs in any language see them: enqueued, taken, kept, ended, looked at.
+
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use kith_jobs::{Retention, Upkept};
+use kith_kernel::{minutes, seconds};
+use kith_platform::idempotency::IDEMPOTENCY_KEY;
+use serde_json::{Value, json};
+
+use crate::support::{Client, TestApp, on_every_engine};
+
+const JOBS: &str = "/api/v1/jobs";
+const ALL: &[&str] = &["jobs.read", "jobs.write", "jobs.work", "queues.write"];
+
+/// A busy queue is looked through so often for what has become due.
+const LOOKED_FOR_WITHIN: Duration = Duration::from_millis(100);
+
+on_every_engine! {
+    a_worker_takes_a_job_keeps_it_and_ends_it,
+    a_word_of_somebody_who_lost_the_job_changes_nothing,
+    what_becomes_of_a_failure_is_the_workers_choice,
+    dead_letters_are_redriven_and_discarded_in_bulk,
+    jobs_run_in_their_order_and_not_before_their_time,
+    of_what_is_unique_there_is_one,
+    children_run_before_their_parent_which_learns_their_results,
+    a_failed_child_takes_its_parent_along_unless_told_otherwise,
+    a_declared_kind_says_what_payloads_look_like_and_what_goes_without_saying,
+    a_job_is_taken_back_while_it_waits_and_asked_to_stop_while_it_runs,
+    many_jobs_are_enqueued_all_or_none,
+    a_claim_under_an_idempotency_key_gives_the_same_jobs_again,
+    a_claim_waits_until_there_is_something,
+    each_fault_is_named,
+    jobs_are_listed_by_how_they_stand,
+}
+
+/// A program that may do all there is to do with jobs.
+pub async fn program(app: &TestApp) -> Client {
+    let admin = app.admin("admin").await;
+    app.api_key(&admin, ALL).await.client
+}
+
+/// Enqueues a job, and says which.
+pub async fn enqueue(client: &Client, body: Value) -> i64 {
+    client.post(JOBS, body).await.expect(201)["id"].as_i64().expect("an id")
+}
+
+/// What a claim of a queue gets.
+pub async fn claim(client: &Client, queue: &str, body: Value) -> Vec<Value> {
+    let claimed = client.post(&format!("/api/v1/queues/{queue}/claim"), body).await.expect(200);
+    claimed["jobs"].as_array().expect("jobs").clone()
+}
+
+/// One word about an attempt.
+async fn say(client: &Client, id: i64, word: &str, body: Value) -> crate::support::Answer {
+    client.post(&format!("{JOBS}/{id}/{word}"), body).await
+}
+
+async fn show(client: &Client, id: i64) -> Value {
+    client.get(&format!("{JOBS}/{id}")).await.expect(200)
+}
+
+fn ids(jobs: &[Value]) -> Vec<i64> {
+    jobs.iter().map(|job| job["id"].as_i64().expect("an id")).collect()
+}
+
+/// What every node does by itself now and then: jobs of silent workers are given to others.
+async fn upkeep(app: &TestApp) {
+    app.parts().jobs.upkeep(&mut Upkept::default(), Retention::DEFAULT).await.expect("upkeep");
+}
+
+/// JOB-01.
+async fn a_worker_takes_a_job_keeps_it_and_ends_it(app: &TestApp) {
+    let client = program(app).await;
+    let body =
+        json!({ "kind": "thumbnails.make", "queue": "images", "payload": { "image": 7 }, "priority": 2 });
+    let id = enqueue(&client, body).await;
+    assert_eq!(claim(&client, "others", json!({})).await, [] as [Value; 0]);
+    let [job] = &claim(&client, "images", json!({ "worker": "ada", "most": 10 })).await[..] else {
+        panic!("one")
+    };
+    assert_eq!((job["id"].as_i64(), job["attempt"].as_i64()), (Some(id), Some(1)));
+    assert_eq!((&job["kind"], &job["payload"]), (&json!("thumbnails.make"), &json!({ "image": 7 })));
+    assert_eq!(claim(&client, "images", json!({})).await, [] as [Value; 0]);
+
+    let beat = say(&client, id, "heartbeat", json!({ "attempt": 1, "lease_ms": 5_000 })).await.expect(200);
+    assert_eq!(beat["cancel_asked"], false);
+    say(&client, id, "progress", json!({ "attempt": 1, "progress": { "done": 3, "of": 4 } }))
+        .await
+        .expect(204);
+    say(&client, id, "log", json!({ "attempt": 1, "level": "warn", "line": "a large one" }))
+        .await
+        .expect(204);
+    let running = show(&client, id).await;
+    assert_eq!(
+        (&running["state"], &running["progress"]),
+        (&json!("running"), &json!({ "done": 3, "of": 4 }))
+    );
+    assert_eq!(
+        (&running["log"][0]["line"], &running["log"][0]["level"]),
+        (&json!("a large one"), &json!("warn"))
+    );
+    assert!(running["source"].as_str().is_some_and(|source| source.starts_with("api_key:")), "{running:#}");
+
+    app.advance(seconds(2));
+    let done =
+        say(&client, id, "complete", json!({ "attempt": 1, "result": ["small", "large"] })).await.expect(200);
+    assert_eq!(done, json!({ "state": "completed", "run_at": null }));
+    let shown = show(&client, id).await;
+    assert_eq!((&shown["state"], &shown["result"]), (&json!("completed"), &json!(["small", "large"])));
+    assert_eq!((&shown["payload"], &shown["finished_at"]), (&json!({ "image": 7 }), &json!(app.now())));
+    assert_eq!((shown["priority"].as_i64(), shown["errors"].as_array().map(Vec::len)), (Some(2), Some(0)));
+    say(&client, id, "complete", json!({ "attempt": 1 })).await.expect_problem(409, "stale_attempt");
+    say(&client, 9_999_999, "complete", json!({ "attempt": 1 })).await.expect_problem(404, "not_found");
+}
+
+/// JOB-02: a worker that comes back late is fenced off.
+async fn a_word_of_somebody_who_lost_the_job_changes_nothing(app: &TestApp) {
+    let client = program(app).await;
+    let id = enqueue(&client, json!({ "kind": "slow" })).await;
+    let other = enqueue(&client, json!({ "kind": "slow" })).await;
+    assert_eq!(claim(&client, "default", json!({ "lease_ms": 10_000, "most": 2 })).await.len(), 2);
+    app.advance(seconds(9));
+    say(&client, id, "heartbeat", json!({ "attempt": 1, "lease_ms": 10_000 })).await.expect(200);
+    app.advance(seconds(9));
+    upkeep(app).await;
+    assert_eq!(
+        claim(&client, "default", json!({})).await,
+        [] as [Value; 0],
+        "a heartbeat keeps all of a claim"
+    );
+    say(&client, other, "complete", json!({ "attempt": 1 })).await.expect(200);
+    app.advance(seconds(2));
+    upkeep(app).await;
+    let again = claim(&client, "default", json!({})).await;
+    assert_eq!((ids(&again), again[0]["attempt"].as_i64()), (vec![id], Some(2)));
+    let before = show(&client, id).await;
+    for (word, body) in [
+        ("heartbeat", json!({ "attempt": 1 })),
+        ("progress", json!({ "attempt": 1, "progress": 1 })),
+        ("log", json!({ "attempt": 1, "line": "late" })),
+        ("complete", json!({ "attempt": 1, "result": "late" })),
+        ("fail", json!({ "attempt": 1, "error": "late" })),
+        ("complete", json!({ "attempt": 3 })),
+    ] {
+        say(&client, id, word, body).await.expect_problem(409, "stale_attempt");
+    }
+    assert_eq!(show(&client, id).await, before);
+    assert_eq!(before["errors"][0]["error"], "its worker fell silent");
+    say(&client, id, "complete", json!({ "attempt": 2, "result": "in time" })).await.expect(200);
+    assert_eq!(show(&client, id).await["result"], "in time");
+}
+
+/// JOB-03: per-error decisions.
+async fn what_becomes_of_a_failure_is_the_workers_choice(app: &TestApp) {
+    let client = program(app).await;
+    let retry = json!({ "max_attempts": 3, "base_ms": 10_000, "cap_ms": 10_000 });
+    let id = enqueue(&client, json!({ "kind": "flaky", "retry": retry })).await;
+    let take =
+        async || claim(&client, "default", json!({})).await[0]["attempt"].as_i64().expect("an attempt");
+
+    let attempt = take().await;
+    let failed = say(&client, id, "fail", json!({ "attempt": attempt, "error": "first" })).await.expect(200);
+    assert_eq!(failed["state"], "scheduled");
+    let run_at: kith_kernel::Timestamp = serde_json::from_value(failed["run_at"].clone()).expect("a time");
+    assert!((seconds(5)..=seconds(10)).contains(&run_at.since(app.now())), "{failed:#}");
+    assert_eq!(claim(&client, "default", json!({})).await, [] as [Value; 0]);
+    app.advance(seconds(10));
+
+    let attempt = take().await;
+    let body = json!({ "attempt": attempt, "then": "snooze", "wait_ms": 60_000 });
+    let snoozed = say(&client, id, "fail", body).await.expect(200);
+    assert_eq!(snoozed["run_at"], json!(app.now() + minutes(1)));
+    assert_eq!(show(&client, id).await["failures"], 1, "not now is no failure");
+    app.advance(minutes(1));
+
+    let attempt = take().await;
+    let body = json!({ "attempt": attempt, "error": "second", "wait_ms": 3_000 });
+    assert_eq!(say(&client, id, "fail", body).await.expect(200)["run_at"], json!(app.now() + seconds(3)));
+    app.advance(seconds(3));
+    let attempt = take().await;
+    let last = say(&client, id, "fail", json!({ "attempt": attempt, "error": "third" })).await.expect(200);
+    assert_eq!(last, json!({ "state": "dead", "run_at": null }));
+    let shown = show(&client, id).await;
+    let told = shown["errors"].as_array().expect("errors").iter().map(|one| (&one["attempt"], &one["error"]));
+    let expected = [(json!(1), json!("first")), (json!(3), json!("second")), (json!(4), json!("third"))];
+    assert!(told.eq(expected.iter().map(|(attempt, error)| (attempt, error))), "{shown:#}");
+
+    let id = enqueue(&client, json!({ "kind": "flaky" })).await;
+    let body = json!({ "attempt": take().await, "error": "never again", "then": "discard" });
+    assert_eq!(say(&client, id, "fail", body).await.expect(200)["state"], "dead");
+}
+
+async fn dead_letters_are_redriven_and_discarded_in_bulk(app: &TestApp) {
+    let client = program(app).await;
+    let die = async |queue: &str, kind: &str| {
+        let id = enqueue(&client, json!({ "kind": kind, "queue": queue })).await;
+        let attempt = claim(&client, queue, json!({})).await[0]["attempt"].clone();
+        let body = json!({ "attempt": attempt, "error": "no", "then": "discard" });
+        say(&client, id, "fail", body).await.expect(200);
+        id
+    };
+    let (a, b, c) = (die("mail", "send").await, die("mail", "sort").await, die("post", "send").await);
+    let dead = async || {
+        let page = client.get(&format!("{JOBS}?state=dead")).await.expect(200);
+        let mut dead = ids(page["items"].as_array().expect("items"));
+        dead.sort_unstable();
+        dead
+    };
+    assert_eq!(dead().await, [a, b, c]);
+    let bulk = async |what: &str, body: Value| client.post(&format!("{JOBS}/{what}"), body).await.expect(200);
+    let redriven = bulk("redrive", json!({ "queue": "mail", "kind": "send" })).await;
+    assert_eq!(redriven, json!({ "jobs": 1, "more": false }));
+    assert_eq!(dead().await, [b, c]);
+    app.advance(LOOKED_FOR_WITHIN);
+    assert_eq!(ids(&claim(&client, "mail", json!({})).await), [a], "under its own id");
+    assert_eq!(bulk("discard", json!({ "queue": "post" })).await["jobs"], 1);
+    client.get(&format!("{JOBS}/{c}")).await.expect_problem(404, "not_found");
+    let footprint = app.footprint().await;
+    assert_eq!(bulk("discard", json!({ "queue": "post" })).await["jobs"], 0);
+    assert_eq!(app.footprint().await, footprint);
+    let revived = say(&client, b, "retry", Value::Null).await.expect(200);
+    assert_eq!(revived, json!({ "id": b, "outcome": "revived" }));
+    app.advance(LOOKED_FOR_WITHIN);
+    assert_eq!(ids(&claim(&client, "mail", json!({})).await), [b]);
+    say(&client, b, "retry", Value::Null).await.expect_problem(409, "job_under_way");
+}
+
+async fn jobs_run_in_their_order_and_not_before_their_time(app: &TestApp) {
+    let client = program(app).await;
+    let late = enqueue(&client, json!({ "kind": "a", "delay_ms": 60_000 })).await;
+    let at = enqueue(&client, json!({ "kind": "a", "run_at": app.now() + seconds(30) })).await;
+    let last = enqueue(&client, json!({ "kind": "a", "priority": 9 })).await;
+    let usual = enqueue(&client, json!({ "kind": "a" })).await;
+    let first = enqueue(&client, json!({ "kind": "a", "priority": 0 })).await;
+    let all = json!({ "most": 10 });
+    assert_eq!(ids(&claim(&client, "default", all.clone()).await), [first, usual, last]);
+    app.advance(seconds(30));
+    assert_eq!(ids(&claim(&client, "default", all.clone()).await), [at]);
+    let hurried = say(&client, late, "retry", Value::Null).await.expect(200);
+    assert_eq!(hurried, json!({ "id": late, "outcome": "hurried" }));
+    assert_eq!(ids(&claim(&client, "default", all).await), [late]);
+}
+
+async fn of_what_is_unique_there_is_one(app: &TestApp) {
+    let client = program(app).await;
+    let put = async |unique: Value, payload: i64, delay_ms: i64| {
+        let body = json!({ "kind": "sync", "unique": unique, "payload": payload, "delay_ms": delay_ms });
+        client.post(JOBS, body).await.expect(201)
+    };
+    let one = put(json!({ "key": "keep" }), 1, 0).await;
+    let two = put(json!({ "key": "keep" }), 2, 0).await;
+    assert_eq!((&two["id"], &two["existing"]), (&one["id"], &json!(true)));
+    assert_eq!(show(&client, one["id"].as_i64().expect("an id")).await["payload"], 1);
+
+    let one = put(json!({ "key": "replace", "on_conflict": "replace" }), 1, 60_000).await;
+    let two = put(json!({ "key": "replace", "on_conflict": "replace" }), 2, 60_000).await;
+    assert_eq!(two["id"], one["id"]);
+    assert_eq!(show(&client, one["id"].as_i64().expect("an id")).await["payload"], 2);
+
+    let debounced = json!({ "key": "debounce", "on_conflict": "debounce" });
+    let one = put(debounced.clone(), 1, 10_000).await["id"].as_i64().expect("an id");
+    app.advance(seconds(9));
+    put(debounced, 2, 10_000).await;
+    let shown = show(&client, one).await;
+    assert_eq!((&shown["run_at"], &shown["payload"]), (&json!(app.now() + seconds(10)), &json!(2)));
+
+    let by_arguments = put(json!({}), 7, 0).await;
+    assert_eq!(put(json!({}), 7, 0).await["id"], by_arguments["id"]);
+    assert_eq!(put(json!({}), 8, 0).await["existing"], false);
+
+    let throttled = json!({ "key": "throttle", "on_conflict": "throttle", "period_ms": 60_000 });
+    let id = put(throttled.clone(), 1, 0).await["id"].as_i64().expect("an id");
+    for job in claim(&client, "default", json!({ "most": 100 })).await {
+        let body = json!({ "attempt": job["attempt"] });
+        say(&client, job["id"].as_i64().expect("an id"), "complete", body).await.expect(200);
+    }
+    assert_eq!(show(&client, id).await["state"], "completed");
+    assert_eq!(put(throttled.clone(), 2, 0).await["existing"], true, "within its period there is one");
+    app.advance(minutes(1));
+    assert_eq!(put(throttled, 3, 0).await["existing"], false);
+}
+
+async fn children_run_before_their_parent_which_learns_their_results(app: &TestApp) {
+    let client = program(app).await;
+    let body = json!({
+        "kind": "album", "queue": "flow",
+        "children": [
+            { "kind": "photo", "queue": "flow", "payload": 1 },
+            { "kind": "photo", "queue": "flow", "payload": 2, "children": [{ "kind": "scan", "queue": "flow" }] },
+        ],
+    });
+    let made = client.post(JOBS, body).await.expect(201);
+    let (parent, children) =
+        (made["id"].as_i64().expect("an id"), made["children"].as_array().expect("ids").clone());
+    assert_eq!((children.len(), show(&client, parent).await["waiting_for"].as_i64()), (2, Some(2)));
+    let mut order = Vec::new();
+    loop {
+        let claimed = claim(&client, "flow", json!({})).await;
+        let Some(job) = claimed.first() else { break };
+        let (id, kind) =
+            (job["id"].as_i64().expect("an id"), job["kind"].as_str().expect("a kind").to_owned());
+        if kind == "album" {
+            let awaits = show(&client, id).await["awaits"].clone();
+            let results: Vec<_> =
+                awaits.as_array().expect("awaited").iter().map(|one| one["result"].clone()).collect();
+            assert_eq!(results, [json!({ "of": 1 }), json!({ "of": 2 })]);
+        }
+        let body = json!({ "attempt": job["attempt"], "result": { "of": job["payload"] } });
+        say(&client, id, "complete", body).await.expect(200);
+        order.push(kind);
+    }
+    assert_eq!(order, ["photo", "scan", "photo", "album"]);
+    let later = enqueue(&client, json!({ "kind": "print", "after": [parent] })).await;
+    assert_eq!(show(&client, later).await["state"], "ready", "what it waits for has ended");
+}
+
+async fn a_failed_child_takes_its_parent_along_unless_told_otherwise(app: &TestApp) {
+    let client = program(app).await;
+    for (on_failure, runs) in [("die", 0), ("run", 1)] {
+        let child = json!({ "kind": "part", "queue": on_failure });
+        let body =
+            json!({ "kind": "whole", "queue": on_failure, "on_failure": on_failure, "children": [child] });
+        let parent = enqueue(&client, body).await;
+        let job = claim(&client, on_failure, json!({})).await.remove(0);
+        let body = json!({ "attempt": job["attempt"], "error": "no", "then": "discard" });
+        say(&client, job["id"].as_i64().expect("an id"), "fail", body).await.expect(200);
+        let shown = show(&client, parent).await;
+        app.advance(LOOKED_FOR_WITHIN);
+        assert_eq!(shown["state"] == "dead", runs == 0, "{shown:#}");
+        assert_eq!(claim(&client, on_failure, json!({})).await.len(), runs);
+    }
+}
+
+async fn a_declared_kind_says_what_payloads_look_like_and_what_goes_without_saying(app: &TestApp) {
+    let client = program(app).await;
+    let path = format!("{JOBS}/kinds/mail.send");
+    let body = json!({
+        "queue": "mail", "priority": 1, "timeout_ms": 5_000, "retry": { "max_attempts": 4 },
+        "schema": { "type": "object", "required": ["to"], "properties": { "to": { "type": "string" } } },
+    });
+    let put = async |body: Value| client.send(Method::PUT, &path, body.to_string().into()).await;
+    let declared = put(body.clone()).await.expect(200);
+    assert_eq!(client.get(&path).await.expect(200), declared);
+    assert_eq!(client.get(&format!("{JOBS}/kinds")).await.expect(200)["items"], json!([declared]));
+    let footprint = app.footprint().await;
+    app.advance(seconds(1));
+    assert_eq!(put(body).await.expect(200), declared, "the same again is no change");
+    assert_eq!(app.footprint().await, footprint);
+
+    let id = enqueue(&client, json!({ "kind": "mail.send", "payload": { "to": "ada" } })).await;
+    let job = show(&client, id).await;
+    assert_eq!(
+        (&job["queue"], &job["priority"], &job["timeout_ms"]),
+        (&json!("mail"), &json!(1), &json!(5_000))
+    );
+    assert_eq!(job["retry"], json!({ "max_attempts": 4, "base_ms": 10_000, "cap_ms": 10_800_000 }));
+    let own = json!({ "kind": "mail.send", "payload": { "to": "ada" }, "queue": "bulk", "priority": 8 });
+    let job = show(&client, enqueue(&client, own).await).await;
+    assert_eq!((&job["queue"], &job["priority"]), (&json!("bulk"), &json!(8)));
+    let faults =
+        client.post(JOBS, json!({ "kind": "mail.send", "payload": { "to": 7 } })).await.expect_faults();
+    assert_eq!(faults, [("/payload/to".to_owned(), "not_as_declared".to_owned())]);
+    let many = json!({ "jobs": [{ "kind": "other" }, { "kind": "mail.send", "payload": {} }] });
+    let faults = client.post(&format!("{JOBS}/bulk"), many).await.expect_faults();
+    assert_eq!(faults, [("/jobs/1/payload".to_owned(), "not_as_declared".to_owned())]);
+    let faults = put(json!({ "schema": { "$ref": "https://example.org/x" } })).await.expect_faults();
+    assert_eq!(faults, [("/schema".to_owned(), "not_a_schema".to_owned())]);
+
+    client.send(Method::DELETE, &path, Default::default()).await.expect(204);
+    client.get(&path).await.expect_problem(404, "not_found");
+    enqueue(&client, json!({ "kind": "mail.send", "payload": { "to": 7 } })).await;
+}
+
+async fn a_job_is_taken_back_while_it_waits_and_asked_to_stop_while_it_runs(app: &TestApp) {
+    let client = program(app).await;
+    let waiting = enqueue(&client, json!({ "kind": "a", "delay_ms": 1_000 })).await;
+    let cancelled = say(&client, waiting, "cancel", Value::Null).await.expect(200);
+    assert_eq!(cancelled, json!({ "id": waiting, "outcome": "cancelled" }));
+    assert_eq!(show(&client, waiting).await["state"], "cancelled");
+    say(&client, waiting, "cancel", Value::Null).await.expect_problem(409, "job_ended");
+    say(&client, 9_999_999, "cancel", Value::Null).await.expect_problem(404, "not_found");
+
+    let running = enqueue(&client, json!({ "kind": "a" })).await;
+    assert_eq!(ids(&claim(&client, "default", json!({})).await), [running]);
+    assert_eq!(say(&client, running, "cancel", Value::Null).await.expect(200)["outcome"], "asked");
+    let beat = say(&client, running, "heartbeat", json!({ "attempt": 1 })).await.expect(200);
+    assert_eq!(beat["cancel_asked"], true);
+    let stopped = say(&client, running, "fail", json!({ "attempt": 1, "then": "cancel" })).await.expect(200);
+    assert_eq!(stopped["state"], "cancelled");
+    let anew = say(&client, running, "retry", Value::Null).await.expect(200);
+    assert_eq!(anew["outcome"], "anew");
+    assert_ne!(anew["id"], running);
+}
+
+async fn many_jobs_are_enqueued_all_or_none(app: &TestApp) {
+    let client = program(app).await;
+    let bulk = format!("{JOBS}/bulk");
+    let jobs: Vec<_> = (0..500).map(|n| json!({ "kind": "many", "payload": n })).collect();
+    let made = client.post(&bulk, json!({ "jobs": jobs })).await.expect(201);
+    let made: Vec<_> = made["jobs"].as_array().expect("jobs").iter().map(|one| one["id"].as_i64()).collect();
+    let mut taken = Vec::new();
+    while taken.len() < 500 {
+        let claimed = claim(&client, "default", json!({ "most": 100 })).await;
+        assert!(!claimed.is_empty());
+        taken.extend(
+            claimed.iter().map(|job| (job["id"].as_i64(), job["payload"].as_i64().expect("a number"))),
+        );
+    }
+    let expected: Vec<_> = made.into_iter().zip(0..500).collect();
+    assert_eq!(taken, expected, "each once, in order");
+    let faulty = json!({ "jobs": [{ "kind": "many" }, { "kind": "no spaces" }] });
+    let faults = client.post(&bulk, faulty).await.expect_faults();
+    assert_eq!(faults, [("/jobs/1/kind".to_owned(), "invalid".to_owned())]);
+    assert_eq!(claim(&client, "default", json!({})).await, [] as [Value; 0]);
+}
+
+async fn a_claim_under_an_idempotency_key_gives_the_same_jobs_again(app: &TestApp) {
+    let client = program(app).await;
+    let (one, two) =
+        (enqueue(&client, json!({ "kind": "a" })).await, enqueue(&client, json!({ "kind": "a" })).await);
+    let keyed = client.with_header(IDEMPOTENCY_KEY, "once");
+    assert_eq!(ids(&claim(&keyed, "default", json!({})).await), [one]);
+    assert_eq!(ids(&claim(&keyed, "default", json!({})).await), [one]);
+    assert_eq!(ids(&claim(&client, "default", json!({ "most": 5 })).await), [two]);
+}
+
+/// Long polling: what is enqueued on one node wakes who waits on another.
+#[expect(clippy::disallowed_methods, reason = "waiting is about real time")]
+async fn a_claim_waits_until_there_is_something(app: &TestApp) {
+    let client = program(app).await;
+    let began = Instant::now();
+    let waits = claim(&client, "slow", json!({ "wait_ms": 20_000 }));
+    let enqueues = async {
+        tokio::time::timeout(Duration::from_millis(300), std::future::pending::<()>())
+            .await
+            .expect_err("over");
+        enqueue(&client, json!({ "kind": "a", "queue": "slow" })).await
+    };
+    let (claimed, id) = tokio::join!(waits, enqueues);
+    assert_eq!(ids(&claimed), [id]);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let began = Instant::now();
+    assert_eq!(claim(&client, "slow", json!({ "wait_ms": 200 })).await, [] as [Value; 0]);
+    let took = began.elapsed();
+    assert!((Duration::from_millis(200)..Duration::from_secs(3)).contains(&took), "{took:?}");
+}
+
+async fn each_fault_is_named(app: &TestApp) {
+    let client = program(app).await;
+    let id = enqueue(&client, json!({ "kind": "a" })).await;
+    claim(&client, "default", json!({})).await;
+    for (path, body, pointer) in [
+        ("", json!({ "kind": "" }), "/kind"),
+        ("", json!({ "kind": "a b" }), "/kind"),
+        ("", json!({ "kind": "a", "queue": "ü" }), "/queue"),
+        ("", json!({ "kind": "a", "priority": 10 }), "/priority"),
+        ("", json!({ "kind": "a", "delay_ms": -1 }), "/delay_ms"),
+        ("", json!({ "kind": "a", "delay_ms": 1, "run_at": "2026-01-01T00:00:00Z" }), "/delay_ms"),
+        ("", json!({ "kind": "a", "retry": { "max_attempts": 0 } }), "/retry/max_attempts"),
+        ("", json!({ "kind": "a", "unique": { "on_conflict": "throttle" } }), "/unique/period_ms"),
+        ("", json!({ "kind": "a", "unique": { "key": "" } }), "/unique/key"),
+        ("", json!({ "kind": "a", "after": [9_999_999] }), "/after"),
+        (
+            "",
+            json!({ "kind": "a", "children": [{ "kind": "b", "children": [{ "kind": "" }] }] }),
+            "/children/0/children/0/kind",
+        ),
+        ("", json!({ "kind": "a", "payload": "x".repeat(300_000) }), ""),
+        ("/bulk", json!({ "jobs": [] }), "/jobs"),
+        ("/bulk", json!({ "jobs": [{ "kind": "a", "children": [{ "kind": "b" }] }] }), "/jobs/0/children"),
+        (&format!("/{id}/heartbeat"), json!({ "attempt": 1, "lease_ms": 1 }), "/lease_ms"),
+        (&format!("/{id}/progress"), json!({ "attempt": 1, "progress": "x".repeat(20_000) }), "/progress"),
+        (&format!("/{id}/log"), json!({ "attempt": 1, "line": "" }), "/line"),
+        (&format!("/{id}/fail"), json!({ "attempt": 1 }), "/error"),
+        (&format!("/{id}/fail"), json!({ "attempt": 1, "then": "snooze" }), "/wait_ms"),
+    ] {
+        let answer = client.post(&format!("{JOBS}{path}"), body.clone()).await;
+        if pointer.is_empty() {
+            answer.expect_problem(413, "body_too_large");
+            continue;
+        }
+        let faults = answer.expect_faults();
+        assert_eq!(faults.iter().map(|(at, _)| &**at).collect::<Vec<_>>(), [pointer], "{path} {body}");
+    }
+    for body in
+        [json!({ "most": 0 }), json!({ "most": 101 }), json!({ "lease_ms": 1 }), json!({ "wait_ms": 30_001 })]
+    {
+        client.post("/api/v1/queues/default/claim", body).await.expect_faults();
+    }
+    assert_eq!(show(&client, id).await["attempt"], 1);
+}
+
+async fn jobs_are_listed_by_how_they_stand(app: &TestApp) {
+    let client = program(app).await;
+    let mut made = Vec::new();
+    for n in 0..5 {
+        let kind = if n % 2 == 0 { "even" } else { "odd" };
+        made.insert(0, enqueue(&client, json!({ "kind": kind, "payload": { "secret": n } })).await);
+    }
+    let list = async |query: &str| client.get(&format!("{JOBS}?{query}")).await.expect(200);
+    let page = list("limit=3").await;
+    let rest = list(&format!("limit=3&cursor={}", page["next_cursor"].as_str().expect("a cursor"))).await;
+    let all = [&page, &rest].map(|page| page["items"].as_array().expect("items").clone()).concat();
+    assert_eq!(ids(&all), made);
+    assert!(!page.to_string().contains("secret"), "payloads are told one by one");
+    assert_eq!(ids(list("kind=odd").await["items"].as_array().expect("items")), [made[1], made[3]]);
+    let taken = ids(&claim(&client, "default", json!({ "most": 2 })).await);
+    let running = list("state=running").await;
+    assert_eq!(ids(running["items"].as_array().expect("items")), [taken[1], taken[0]]);
+    say(&client, taken[0], "complete", json!({ "attempt": 1 })).await.expect(200);
+    assert_eq!(
+        ids(list("state=completed&queue=default").await["items"].as_array().expect("items")),
+        [taken[0]]
+    );
+    assert_eq!(list("queue=nowhere").await["items"], json!([]));
+}

@@ -285,5 +285,5 @@ async fn request_for(app: &TestApp, operation: &Operation, name: &str) -> Reques
     let body = json!({
         "secret": "A".repeat(43), "email": format!("{name}@example.com"), "password": PASSWORD, "display_name": name,
     });
-    Request { by, owned: false, parameter: String::new(), body }
+    Request { by, owned: false, parameter: String::new(), query: "", body }
 }

@@ -46,6 +46,7 @@ mod requests;
 mod restorations;
 mod revocation;
 mod rotation;
+mod schedules;
 mod schema;
 mod space_archives;
 mod space_dates;

@@ -294,6 +294,28 @@ def about_a_kind(case, me):
 
 def without_waiting(case, me):
     case.body = {"most": 1}
+def schedule_of(case, me, name):
+    case.path_parameters["name"] = name
+    return {"queue": "reports", "kind": "reports.write", "schedule": "@daily"}
+
+
+def with_a_schedule(case, me):
+    case.body = schedule_of(case, me, f"schedule{next(numbers)}")
+
+
+def about_a_schedule(case, me):
+    body = schedule_of(case, me, f"schedule{next(numbers)}")
+    if ROLE == "admin":
+        call("PUT", f"/api/v1/schedules/{case.path_parameters['name']}", me, **body)
+
+
+def of_a_past_time(case, me):
+    about_a_schedule(case, me)
+    case.body = {"from": "2026-01-01T00:00:00Z", "to": "2026-01-03T00:00:00Z"}
+
+
+def of_every_day(case, me):
+    case.query = {"schedule": "@daily"}
 
 
 def from_the_page(case, me):
@@ -304,6 +326,7 @@ def from_the_page(case, me):
 SUITED = {
     "accept_first_admin": with_link,
     "accept_partner_request": answer_somebody,
+    "backfill_schedule": of_a_past_time,
     "break_up": with_a_partner,
     "cancel_callback": about_a_callback,
     "cancel_job": about_a_job,
@@ -317,6 +340,7 @@ SUITED = {
     "create_item": in_a_collection,
     "delete_item": about_an_item,
     "delete_me": with_password,
+    "delete_schedule": about_a_schedule,
     "disable_callback_endpoint": about_an_endpoint,
     "docs_file": from_the_page,
     "enable_callback_endpoint": about_an_endpoint,
@@ -337,13 +361,17 @@ SUITED = {
     "get_nickname": about_one_with_a_nickname,
     "get_partner_request": about_what_i_asked,
     "heartbeat_job": about_a_job_i_have,
+    "get_schedule": about_a_schedule,
     "list_items": in_a_collection,
+    "list_schedule_runs": about_a_schedule,
     "log_in": with_address,
     "log_line": about_a_job_i_have,
     "log_out": with_refresh_token,
     "patch_item": about_an_item,
+    "pause_schedule": about_a_schedule,
     "ping_callback_endpoint": about_an_endpoint,
     "preview_invite": with_an_invite,
+    "preview_schedule": of_every_day,
     "refresh_session": with_refresh_token,
     "register": with_new_address,
     "reinstate_account": about_somebody,
@@ -352,14 +380,17 @@ SUITED = {
     "report_partner_request": report_somebody,
     "report_progress": about_a_job_i_have,
     "restore_account": after_leaving,
+    "resume_schedule": about_a_schedule,
     "retry_callback": about_one_taken_back,
     "retry_job": about_a_job,
     "revoke_api_key": about_a_key,
     "revoke_invite": with_my_invite,
     "rotate_callback_secret": about_an_endpoint,
+    "run_schedule": about_a_schedule,
     "send_partner_request": ask_somebody,
     "send_partner_request_by_old_path": ask_by_old_path,
     "set_role": about_somebody,
+    "set_schedule": with_a_schedule,
     "suspend_account": about_somebody,
     "watch_job": about_a_job_that_has_ended,
     "withdraw_collection": about_a_declared_collection,

@@ -10,4 +10,5 @@ pub mod fuzzing;
 pub mod jobs;
 mod json_schema;
 pub mod nicknames;
+pub mod schedules;
 pub mod spaces;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use kith_domain::accounts::{Email, find_by_email, first_admin};
 use kith_domain::jobs::{self, Order};
+use kith_domain::schedules::{self, ScheduleOrder, ScheduleTold};
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{ApiKeyId, FieldError, Problem, Timestamp, UserId, problems};
 use kith_platform::auth::Rotation;
@@ -55,6 +56,7 @@ pub(crate) enum Command {
     RevokeApiKey {
         id: ApiKeyId,
     },
+    Schedules(ScheduleOrder),
     MigrateStatus,
     /// Where the server can be asked.
     Address,
@@ -75,6 +77,7 @@ pub(crate) enum Reply {
     ApiKeys(Vec<ApiKey>),
     ApiKeyRevoked,
     Lines(Vec<String>),
+    Schedules(ScheduleTold),
     Migrations(Vec<Line>),
     LogLevel(String),
     Address(String),
@@ -177,6 +180,10 @@ async fn perform(app: &App, command: Command) -> Reply {
             let ctx = app.system_ctx("command_line");
             let revoked = app.write(&ctx, move |tx, ctx| api_keys::revoke(tx, ctx, id)).await;
             reply(revoked, |()| Reply::ApiKeyRevoked)
+        }
+        Command::Schedules(order) => {
+            let ctx = app.system_ctx("command_line");
+            reply(schedules::carry_out(app, &ctx, order).await.map_err(in_words), Reply::Schedules)
         }
         Command::MigrateStatus => {
             reply(app.migrations().await, |all| Reply::Migrations(all.into_iter().map(Line::from).collect()))

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use kith_domain::{accounts, blocks, bonds, callbacks, jobs, nicknames, spaces};
+use kith_domain::{accounts, blocks, bonds, callbacks, jobs, nicknames, schedules, spaces};
 use kith_jobs::JOBS_MIGRATIONS;
 use kith_platform::config::Config;
 use kith_platform::http::openapi;
@@ -22,6 +22,7 @@ pub static MODULES: &[&Module] = &[
     &spaces::MODULE,
     &callbacks::MODULE,
     &jobs::MODULE,
+    &schedules::MODULE,
 ];
 
 /// The same, and what only development mode has.

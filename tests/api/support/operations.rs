@@ -3,6 +3,7 @@
 use hyper::Method;
 use hyper::body::Bytes;
 use kith_domain::accounts::first_admin;
+use kith_kernel::minutes;
 use serde_json::{Value, json};
 
 use super::{PASSWORD, Person, TestApp, bonded, item};
@@ -49,6 +50,8 @@ pub struct Request {
     pub owned: bool,
     /// What stands for the parameters in the path, between slashes.
     pub parameter: String,
+    /// What its path ends in.
+    pub query: &'static str,
     /// Its body; `Null` is none.
     pub body: Value,
 }
@@ -63,7 +66,7 @@ impl Request {
             path += parameter;
             path += after;
         }
-        path
+        path + self.query
     }
 
     /// The body as it is sent.
@@ -166,6 +169,8 @@ impl TestApp {
             | "list_callback_endpoints"
             | "list_callbacks"
             | "list_collections"
+            | "list_schedules"
+            | "preview_schedule"
             | "list_invites"
             | "list_nicknames"
             | "list_outbox"
@@ -293,6 +298,17 @@ impl TestApp {
             | "disable_callback_endpoint"
             | "enable_callback_endpoint"
             | "ping_callback_endpoint" => (false, an_endpoint(&by).await, Value::Null),
+            "set_schedule" => (false, name.to_owned(), schedule()),
+            "get_schedule" | "delete_schedule" | "list_schedule_runs" | "pause_schedule"
+            | "resume_schedule" | "run_schedule" => {
+                by.put(&format!("/api/v1/schedules/{name}"), schedule()).await.expect(201);
+                (false, name.to_owned(), Value::Null)
+            }
+            "backfill_schedule" => {
+                by.put(&format!("/api/v1/schedules/{name}"), schedule()).await.expect(201);
+                let past = self.now() - minutes(1);
+                (false, name.to_owned(), json!({ "from": past, "to": past }))
+            }
             "declare_collection" => (false, name.to_owned(), json!({ "fields": ["n"] })),
             "get_collection" | "withdraw_collection" => {
                 by.put(&format!("/api/v1/admin/collections/{name}"), json!({})).await.expect(200);
@@ -300,7 +316,8 @@ impl TestApp {
             }
             new => panic!("the operation {new} is new: say here how it succeeds"),
         };
-        Request { by, owned, parameter, body }
+        let query = if operation.name == "preview_schedule" { "?schedule=@daily" } else { "" };
+        Request { by, owned, parameter, query, body }
     }
 
     fn newcomer(&self, name: &str) -> Value {
@@ -312,6 +329,11 @@ impl TestApp {
         let (_, rest) = page.as_str().expect("HTML").split_once("/docs/").expect("a file of the page's");
         rest.split('"').next().expect("its name").to_owned()
     }
+}
+
+/// A schedule that nobody has anything against.
+fn schedule() -> Value {
+    json!({ "queue": "reports", "kind": "reports.write", "schedule": "@daily" })
 }
 
 fn credentials(person: &Person) -> Value {

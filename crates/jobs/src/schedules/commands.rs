@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kith_kernel::{Ctx, Timestamp};
+use kith_kernel::{Actor, Ctx, Timestamp};
 use kith_store::Tx;
 
 use super::model::{
@@ -12,7 +12,7 @@ use super::run::{self, Run};
 use crate::model::JobId;
 use crate::rows::schedules as rows;
 
-/// Makes a schedule, whose owner is whoever asks.
+/// Makes a schedule, which belongs to the part of Kith that asks, or to administrators.
 ///
 /// # Errors
 /// [`ScheduleError`] if it is wrong, has no run from now on, or another one has the name.
@@ -28,7 +28,7 @@ pub fn create(
     if rows::count(tx)? >= MOST_SCHEDULES {
         return Err(ScheduleError::TooMany);
     }
-    let schedule = Schedule { paused, ..anew(ctx, name, ctx.actor.to_string(), plan)? };
+    let schedule = Schedule { paused, ..anew(ctx, name, owner(ctx), plan)? };
     if schedule.next_at.is_none() {
         return Err(ScheduleError::Over);
     }
@@ -37,6 +37,14 @@ pub fn create(
     }
     tx.audit(ctx, "schedule.created", name);
     Ok(schedule)
+}
+
+/// Which person it was is in the audit log, and nowhere else.
+fn owner(ctx: &Ctx) -> String {
+    match &ctx.actor {
+        Actor::System(part) => format!("system:{part}"),
+        _ => "admin".to_owned(),
+    }
 }
 
 pub(super) const LOCK: &str = "job schedule";
@@ -74,6 +82,15 @@ pub(super) fn changed(ctx: &Ctx, before: &Schedule, mut plan: Plan) -> Result<Sc
     let decided_until = if keeps_place { before.decided_until } else { ctx.now };
     let revision = before.revision + 1;
     Ok(Schedule { plan, anchor_at, next_at, decided_until, revision, changed_at: ctx.now, ..before.clone() })
+}
+
+/// A schedule that nobody else changes until this transaction ends.
+///
+/// # Errors
+/// The database's.
+pub fn find_to_change(tx: &Tx<'_>, name: &str) -> Result<Option<Schedule>, kith_store::Error> {
+    tx.lock(LOCK, [name])?;
+    rows::find(tx, name)
 }
 
 /// Takes a schedule for a change; with a revision, only if that is the present one.

@@ -45,7 +45,7 @@ mod queries;
 mod run;
 mod spec;
 
-pub use commands::{Backfilled, backfill, change, create, delete, run_now, set_paused};
+pub use commands::{Backfilled, backfill, change, create, delete, find_to_change, run_now, set_paused};
 pub use declared::Declared;
 pub use model::{
     DeclaredSchedule, MAX_JITTER, MOST_AT_ONCE, MOST_SCHEDULES, Missed, Occurrence, Origin, Overlap, Plan,

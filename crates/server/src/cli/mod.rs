@@ -9,6 +9,7 @@ mod jobs;
 mod keys;
 mod log_level;
 mod migrate;
+mod schedules;
 mod secrets;
 mod serve;
 mod verify;
@@ -55,6 +56,8 @@ enum Command {
     Jobs(jobs::Jobs),
     /// The keys by which other programs ask
     ApiKeys(api_keys::ApiKeys),
+    /// What recurs
+    Schedules(schedules::Schedules),
     /// Say whether a deployment is ready, with evidence
     Verify(verify::Verify),
     /// Make secrets
@@ -136,6 +139,7 @@ pub fn run() -> ExitCode {
         Command::Keys(keys) => keys.run(),
         Command::ApiKeys(api_keys) => api_keys.run(),
         Command::Jobs(jobs) => jobs.run(),
+        Command::Schedules(schedules) => schedules.run(),
         Command::Secrets(secrets) => secrets.run(),
         Command::Audit(audit) => audit.run(),
         Command::Checklist(checklist) => checklist.run(),

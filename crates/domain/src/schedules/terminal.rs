@@ -1,0 +1,108 @@
+//! Schedules for whoever has the machine itself: what can be asked for on the command line, and what is told.
+
+use kith_jobs::JobId;
+use kith_jobs::schedules::{self, Schedule, ScheduleError, ScheduleFilter, find_schedule, list_runs};
+use kith_kernel::{Ctx, Problem, Timestamp};
+use kith_platform::{App, store_problem};
+use serde::{Deserialize, Serialize};
+
+use super::answers::{ScheduleAnswer, ScheduleRun};
+use super::commands::Refusal;
+
+/// Schedules that a list shows at most.
+const LISTED_MOST: i64 = 10_000;
+/// Runs that are shown with a schedule.
+const RUNS: i64 = 20;
+
+/// What can be asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleOrder {
+    /// All, or those of a queue, of a kind, or that are paused.
+    List {
+        /// Of this queue.
+        queue: Option<String>,
+        /// Of this kind.
+        kind: Option<String>,
+        /// Only those that are paused.
+        paused: bool,
+    },
+    /// One, with its last runs.
+    Show(String),
+    /// Stop one until it is resumed.
+    Pause(String),
+    /// Go on with one.
+    Resume(String),
+    /// Run one at once.
+    Run(String),
+    /// Run what one would have run in a past time.
+    Backfill {
+        /// Which.
+        name: String,
+        /// From here.
+        from: Timestamp,
+        /// Until before here.
+        to: Timestamp,
+    },
+}
+
+/// What is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleTold {
+    /// Those that were asked for, by name.
+    Schedules(Vec<ScheduleAnswer>),
+    /// The one that was asked for, with its last runs, the latest first.
+    Schedule(Box<ScheduleAnswer>, Vec<ScheduleRun>),
+    /// The jobs that were enqueued.
+    Jobs(Vec<JobId>),
+}
+
+/// Does what is asked for.
+///
+/// # Errors
+/// A problem, if it cannot be done.
+pub async fn carry_out(app: &App, ctx: &Ctx, order: ScheduleOrder) -> Result<ScheduleTold, Problem> {
+    match order {
+        ScheduleOrder::List { queue, kind, paused } => {
+            let paused = paused.then_some(true);
+            let filter = ScheduleFilter { queue, kind, paused, ..ScheduleFilter::default() };
+            let list = move |q: &kith_store::Query<'_>| schedules::list_schedules(q, &filter, LISTED_MOST);
+            let found = app.db.read(list).await.map_err(store_problem)?;
+            Ok(ScheduleTold::Schedules(found.into_iter().map(ScheduleAnswer::from).collect()))
+        }
+        ScheduleOrder::Show(name) => show(app, name).await,
+        ScheduleOrder::Pause(name) => set_paused(app, ctx, name, true).await,
+        ScheduleOrder::Resume(name) => set_paused(app, ctx, name, false).await,
+        ScheduleOrder::Run(name) => {
+            let run =
+                app.write(ctx, move |tx, ctx| schedules::run_now(tx, ctx, &name).map_err(Refusal::Engine));
+            Ok(ScheduleTold::Jobs(vec![run.await?]))
+        }
+        ScheduleOrder::Backfill { name, from, to } => {
+            let done = app.write(ctx, move |tx, ctx| {
+                schedules::backfill(tx, ctx, &name, from, to).map_err(Refusal::Engine)
+            });
+            Ok(ScheduleTold::Jobs(done.await?.jobs.into_iter().map(|(_, job)| job).collect()))
+        }
+    }
+}
+
+async fn show(app: &App, name: String) -> Result<ScheduleTold, Problem> {
+    let read = app.db.read(move |q| {
+        let found: Schedule = find_schedule(q, &name)?.ok_or(ScheduleError::Unknown)?;
+        let runs = list_runs(q, &name, Timestamp::from_millis(i64::MAX), RUNS)?;
+        Ok::<_, Refusal>((found, runs))
+    });
+    let (found, runs) = read.await?;
+    Ok(ScheduleTold::Schedule(Box::new(found.into()), runs.into_iter().map(ScheduleRun::from).collect()))
+}
+
+async fn set_paused(app: &App, ctx: &Ctx, name: String, paused: bool) -> Result<ScheduleTold, Problem> {
+    let told = name.clone();
+    app.write(ctx, move |tx, ctx| {
+        schedules::set_paused(tx, ctx, &name, paused).map(drop).map_err(Refusal::Engine)
+    })
+    .await?;
+    show(app, told).await
+}

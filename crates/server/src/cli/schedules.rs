@@ -1,0 +1,155 @@
+//! `kith schedules`: what recurs, for whoever has the machine itself.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, anyhow};
+use clap::{Args, Subcommand};
+use kith_domain::schedules::{ScheduleAnswer, ScheduleOrder, ScheduleRun, ScheduleState, ScheduleTold};
+use kith_jobs::schedules::Spec;
+use kith_kernel::{Clock as _, SystemClock, Timestamp};
+use serde::Serialize;
+
+use super::{Failure, Settings, print, runtime};
+use crate::control::{self, Command as Order, Reply};
+
+#[derive(Debug, Args)]
+pub(super) struct Schedules {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List schedules by name, with their next runs
+    List {
+        #[command(flatten)]
+        settings: Settings,
+        /// Only those of this queue
+        #[arg(long)]
+        queue: Option<String>,
+        /// Only those that run this kind of job
+        #[arg(long)]
+        kind: Option<String>,
+        /// Only those that are paused
+        #[arg(long)]
+        paused: bool,
+    },
+    /// Show a schedule, its next runs, and its last ones
+    Show(One),
+    /// Stop a schedule until it is resumed; what falls into the pause is not missed
+    Pause(One),
+    /// Go on with a schedule, from now
+    Resume(One),
+    /// Run a schedule at once, whatever its times, and print the job's id
+    Run(One),
+    /// Run what a schedule would have run in a past time, but for what has run
+    Backfill {
+        #[command(flatten)]
+        one: One,
+        /// The first run is not before, such as 2026-11-01T00:00:00Z
+        #[arg(long)]
+        from: Timestamp,
+        /// The last run is before
+        #[arg(long)]
+        to: Timestamp,
+    },
+    /// Print when a schedule would run that need not be there
+    Preview {
+        /// Such as '30 2 * * MON-FRI' or '@every 1h30m'
+        schedule: String,
+        /// Time zone of the IANA database
+        #[arg(long, default_value = "UTC")]
+        zone: String,
+        /// How many runs
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+        count: u16,
+        /// Runs after this; without, from now on
+        #[arg(long)]
+        after: Option<Timestamp>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct One {
+    #[command(flatten)]
+    settings: Settings,
+    /// Its name, as `kith schedules list` shows it
+    name: String,
+}
+
+impl Schedules {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let (settings, order) = match self.command {
+            Command::Preview { schedule, zone, count, after } => {
+                return preview(&schedule, &zone, after, count.into());
+            }
+            Command::List { settings, queue, kind, paused } => {
+                (settings, ScheduleOrder::List { queue, kind, paused })
+            }
+            Command::Show(one) => (one.settings, ScheduleOrder::Show(one.name)),
+            Command::Pause(one) => (one.settings, ScheduleOrder::Pause(one.name)),
+            Command::Resume(one) => (one.settings, ScheduleOrder::Resume(one.name)),
+            Command::Run(one) => (one.settings, ScheduleOrder::Run(one.name)),
+            Command::Backfill { one, from, to } => {
+                (one.settings, ScheduleOrder::Backfill { name: one.name, from, to })
+            }
+        };
+        let done = control::run(settings.load(Vec::new())?, Order::Schedules(order));
+        match runtime()?.block_on(done).context("nothing was done to schedules")? {
+            Reply::Schedules(ScheduleTold::Schedules(all)) => {
+                all.iter().try_for_each(|one| print(&line(one)))
+            }
+            Reply::Schedules(ScheduleTold::Schedule(one, runs)) => print(&at_length(&one, &runs)),
+            Reply::Schedules(ScheduleTold::Jobs(jobs)) => {
+                jobs.iter().try_for_each(|job| print(&job.to_string()))
+            }
+            other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+        }
+    }
+}
+
+fn preview(schedule: &str, zone: &str, after: Option<Timestamp>, count: usize) -> Result<(), Failure> {
+    let after = after.unwrap_or_else(|| SystemClock.now());
+    let spec =
+        Spec::parse(schedule, zone, after).map_err(|error| anyhow!("`{schedule}`, `{zone}`: {error}"))?;
+    spec.runs_after(after).take(count).try_for_each(|at| print(&at.to_string()))
+}
+
+fn line(one: &ScheduleAnswer) -> String {
+    let next = one.upcoming.first().map_or_else(|| word(&one.state), |at| format!("next {at}"));
+    let last = one.last_at.map_or("never".to_owned(), |at| at.to_string());
+    format!(
+        "{} {next} last {last} {} {} ({}) {}",
+        one.name, one.queue, one.schedule, one.time_zone, one.owner
+    )
+}
+
+fn at_length(one: &ScheduleAnswer, runs: &[ScheduleRun]) -> String {
+    let mut text = line(one);
+    let state =
+        if one.state == ScheduleState::Active { String::new() } else { format!("{}; ", word(&one.state)) };
+    // Writing to a String cannot fail.
+    let _ = write!(
+        text,
+        "\n{state}runs {} with {}; missed runs: {}; overlapping runs: {}",
+        one.kind,
+        one.payload,
+        word(&one.missed),
+        word(&one.overlap)
+    );
+    for at in &one.upcoming {
+        let _ = write!(text, "\n  next {at}");
+    }
+    for run in runs {
+        let job = run.job_id.map_or("left out".to_owned(), |job| format!("job {job}"));
+        let state = run.job_state.map_or("", |state| state.as_str());
+        let error = run.error.as_deref().unwrap_or_default();
+        let _ = write!(text, "\n  {} {} {job} {state} {error}", run.at, word(&run.origin));
+    }
+    text
+}
+
+/// An enum of words as its word.
+fn word<T: Serialize>(value: &T) -> String {
+    serde_json::to_value(value).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
+}

@@ -7,9 +7,10 @@ use kith_platform::config::Config;
 use kith_platform::outbound::signature::SigningSecret;
 use serde_json::{Value, json};
 
-use crate::support::{Arrived, Person, Receiver, Reply, TestApp, on_every_engine};
+use crate::support::{Arrived, Engine, Person, Receiver, Reply, TestApp, on_every_engine};
 
 const CALLBACKS: &str = "/api/v1/callbacks";
+const RECURRING: &str = "/api/v1/callbacks/recurring";
 const ENDPOINTS: &str = "/api/v1/callbacks/endpoints";
 
 /// The receivers of these scenarios are on the loopback.
@@ -21,6 +22,7 @@ fn to_the_loopback(config: &mut Config) {
 on_every_engine! {
     with super::to_the_loopback;
     a_callback_arrives_signed_and_its_answer_is_kept,
+    a_recurring_one_makes_a_callback_each_time,
     one_for_later_waits_for_its_time,
     what_fails_is_sent_again_by_the_ladder_and_given_up,
     a_receiver_says_when_to_come_again,
@@ -38,6 +40,7 @@ on_every_engine! {
 /// Does on one node after the other what is due, as workers would.
 async fn drain(app: &TestApp) {
     for parts in app.all_parts() {
+        parts.jobs.tick().await.expect("a database");
         parts.jobs.drain(&parts.job_handlers(), &["callbacks"]).await.expect("a database");
     }
 }
@@ -137,6 +140,81 @@ async fn a_callback_arrives_signed_and_its_answer_is_kept(app: &TestApp) {
     let fare = endpoint(&admin, &made).await;
     assert_eq!((&fare["attempts_succeeded"], &fare["attempts_failed"]), (&json!(1), &json!(0)));
     assert_eq!((&fare["url"], &fare["breaker"]), (&json!(receiver.url("/hook")), &json!("closed")));
+}
+
+async fn a_recurring_one_makes_a_callback_each_time(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    let receiver = Receiver::start(Reply::status(200)).await;
+    let request =
+        json!({ "url": receiver.url("/tick"), "headers": { "x-own": "planted-secret" }, "body": { "n": 1 } });
+    // The clock stands at 1:00 in Berlin, in winter.
+    let body = json!({ "request": request, "schedule": "30 9 * * *", "zone": "europe/berlin" });
+    let made = admin.post(RECURRING, body).await.expect(201);
+    assert_eq!((&made["zone"], &made["paused"]), (&json!("Europe/Berlin"), &json!(false)));
+    let first = app.now() + hours(8) + minutes(30);
+    assert_eq!(made["next"][0], json!(first));
+    assert_eq!(made["next"][4], json!(first + days(4)));
+    assert!(app.rows_with(&["planted-secret"]).await.is_empty(), "headers are sealed");
+
+    app.advance(hours(8));
+    drain(app).await;
+    assert_eq!(receiver.count(), 0);
+    app.advance(minutes(30));
+    for day in 1..=3 {
+        drain(app).await;
+        assert_eq!(receiver.count(), day, "once a day, on whichever nodes");
+        app.advance(days(1));
+    }
+    let arrived = receiver.arrived();
+    assert_eq!((&*arrived[2].line, arrived[2].header("x-own")), ("POST /tick HTTP/1.1", "planted-secret"));
+    assert_ne!(arrived[0].header("webhook-id"), arrived[1].header("webhook-id"));
+    assert_eq!(arrived[1].header("webhook-signature"), signature(&made["secret"], &arrived[1]));
+    let path = format!("{RECURRING}/{}", id(&made));
+    let shown = admin.get(&path).await.expect(200);
+    assert_eq!(shown["last_at"], json!(first + days(2)));
+    let of_it = admin.get(&format!("{CALLBACKS}?recurring_id={}", id(&made))).await.expect(200);
+    assert_eq!(of_it["items"].as_array().map(Vec::len), Some(3));
+    assert!(of_it["items"].as_array().expect("items").iter().all(|one| one["recurring_id"] == made["id"]));
+
+    assert_eq!(admin.get(RECURRING).await.expect(200)["items"][0]["id"], made["id"]);
+    admin.delete(&path, Value::Null).await.expect(204);
+    admin.get(&path).await.expect_problem(404, "not_found");
+    app.advance(days(2));
+    drain(app).await;
+    assert_eq!(receiver.count(), 3);
+
+    for (body, pointer, code) in [
+        (json!({ "request": {}, "schedule": "@daily" }), "/request/url", "not_exactly_one"),
+        (
+            json!({ "request": { "url": "http://10.0.0.1/" }, "schedule": "@daily" }),
+            "/request/url",
+            "internal_address",
+        ),
+        (
+            json!({ "request": { "url": receiver.url("/"), "at": app.now() }, "schedule": "@daily" }),
+            "/request/at",
+            "not_here",
+        ),
+        (
+            json!({ "request": { "url": receiver.url("/") }, "schedule": "61 * * * *" }),
+            "/schedule",
+            "not_a_schedule",
+        ),
+        (
+            json!({ "request": { "url": receiver.url("/") }, "schedule": "0 0 1 1 * * 2020" }),
+            "/schedule",
+            "over",
+        ),
+        (
+            json!({ "request": { "url": receiver.url("/") }, "schedule": "@daily", "zone": "Mars" }),
+            "/zone",
+            "not_a_zone",
+        ),
+    ] {
+        let problem = admin.post(RECURRING, body.clone()).await.expect_problem(422, "validation_failed");
+        let found = (&problem["errors"][0]["pointer"], &problem["errors"][0]["code"]);
+        assert_eq!(found, (&json!(pointer), &json!(code)), "{body}");
+    }
 }
 
 async fn one_for_later_waits_for_its_time(app: &TestApp) {
@@ -524,6 +602,62 @@ async fn what_cannot_be_sent_is_refused_by_name(app: &TestApp) {
     let absent = json!({ "endpoint_id": "01900000-0000-7000-8000-000000000000" });
     admin.post(CALLBACKS, absent).await.expect_problem(404, "not_found");
     assert_eq!(app.footprint().await, footprint);
+}
+
+/// The guide's own lines, against what really arrived.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_guide_shows_verifies() {
+    const GUIDE: &str = include_str!("../../docs/callbacks.md");
+    const PYTHON: &str = "import json, sys\nfor one in json.load(sys.stdin):\n    \
+                          print(verify(one['secret'], one['headers'], one['body'].encode(), one['now']))\n";
+    const NODE: &str = "for (const one of JSON.parse(require('node:fs').readFileSync(0))) \
+                        console.log(verify(one.secret, one.headers, Buffer.from(one.body), one.now));\n";
+    TestApp::run(Engine::Sqlite, to_the_loopback, async |app| {
+        let admin = app.admin("ada").await;
+        let receiver = Receiver::start(Reply::status(200)).await;
+        let made = make(&admin, json!({ "url": receiver.url("/"), "body": { "grüße": "aus Köln" } })).await;
+        drain(app).await;
+        let rotate = format!("{ENDPOINTS}/{}/rotate-secret", made["endpoint_id"].as_str().expect("an id"));
+        let rotated = admin.post(&rotate, json!({})).await.expect(200);
+        make(&admin, json!({ "url": receiver.url("/"), "text": "second" })).await;
+        drain(app).await;
+        let now = app.now().as_millis() / 1_000;
+        let case = |n: usize, secret: &Value, body: Option<&str>, later_s: i64| {
+            let arrived = &receiver.arrived()[n];
+            let headers: serde_json::Map<_, _> =
+                arrived.headers.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+            json!({ "secret": secret, "headers": headers, "body": body.unwrap_or(&arrived.body), "now": now + later_s })
+        };
+        let cases = json!([
+            case(0, &made["secret"], None, 299),
+            case(1, &made["secret"], None, 0),
+            case(1, &rotated["secret"], None, 0),
+            case(0, &rotated["secret"], None, 0),
+            case(0, &made["secret"], Some("{}"), 0),
+            case(0, &made["secret"], None, 301),
+        ]);
+        let expected = ["true", "true", "true", "false", "false", "false"];
+        for (language, command, driver) in [("python", "python3", PYTHON), ("js", "node", NODE)] {
+            let (_, rest) = GUIDE.split_once(&format!("```{language}\n")).expect("a listing");
+            let (listing, _) = rest.split_once("```").expect("its end");
+            let said = run(command, if language == "js" { "-e" } else { "-c" }, &format!("{listing}\n{driver}"), &cases);
+            assert_eq!(said.to_lowercase().split_whitespace().collect::<Vec<_>>(), expected, "{language}");
+        }
+    })
+    .await;
+}
+
+/// What `command` prints that runs `program` with `input`.
+fn run(command: &str, flag: &str, program: &str, input: &Value) -> String {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+    let child =
+        Command::new(command).args([flag, program]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut child = child.unwrap_or_else(|error| panic!("{command}: {error}"));
+    child.stdin.take().expect("a pipe").write_all(input.to_string().as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{command}");
+    String::from_utf8(output.stdout).expect("text")
 }
 
 mod by_default {

@@ -245,6 +245,19 @@ def about_a_callback(case, me):
         case.path_parameters["id"] = made["id"]
 
 
+def again_and_again(case, me):
+    case.body = {"request": {"url": HOOKS}, "schedule": "@hourly"}
+
+
+def about_a_recurring_one(case, me):
+    if ROLE == "admin":
+        about_an_endpoint(case, me)
+        made = call(
+            "POST", "/api/v1/callbacks/recurring", me, request={"url": HOOKS}, schedule="@hourly"
+        )
+        case.path_parameters["id"] = made["id"]
+
+
 def about_one_taken_back(case, me):
     if ROLE == "admin":
         about_a_callback(case, me)
@@ -338,9 +351,11 @@ SUITED = {
     "create_callback": to_an_endpoint,
     "create_callback_endpoint": to_an_endpoint_of_its_own,
     "create_item": in_a_collection,
+    "create_recurring_callback": again_and_again,
     "delete_item": about_an_item,
     "delete_me": with_password,
     "delete_schedule": about_a_schedule,
+    "delete_recurring_callback": about_a_recurring_one,
     "disable_callback_endpoint": about_an_endpoint,
     "docs_file": from_the_page,
     "enable_callback_endpoint": about_an_endpoint,
@@ -362,6 +377,7 @@ SUITED = {
     "get_partner_request": about_what_i_asked,
     "heartbeat_job": about_a_job_i_have,
     "get_schedule": about_a_schedule,
+    "get_recurring_callback": about_a_recurring_one,
     "list_items": in_a_collection,
     "list_schedule_runs": about_a_schedule,
     "log_in": with_address,

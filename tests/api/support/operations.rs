@@ -13,6 +13,7 @@ const REQUESTS: &str = "/api/v1/partners/requests";
 /// Nothing is ever sent there: what is enqueued waits for a worker that no scenario has.
 const ENDPOINT: &str = "https://hooks.example.org/kith";
 const ENDPOINTS: &str = "/api/v1/callbacks/endpoints";
+const RECURRING: &str = "/api/v1/callbacks/recurring";
 const FAR_AHEAD: &str = "2027-01-01T00:00:00Z";
 const SESSIONS: &str = "/api/v1/auth/sessions";
 
@@ -175,6 +176,7 @@ impl TestApp {
             | "list_nicknames"
             | "list_outbox"
             | "list_partner_history"
+            | "list_recurring_callbacks"
             | "list_partner_requests" => (false, String::new(), Value::Null),
             "docs_file" => (false, self.docs_file().await, Value::Null),
             "set_limits" => (false, String::new(), json!({ "lifted": false })),
@@ -293,6 +295,12 @@ impl TestApp {
                 by.post(&format!("/api/v1/callbacks/{id}/cancel"), Value::Null).await.expect(200);
                 (false, id, Value::Null)
             }
+            "create_recurring_callback" => (false, String::new(), every_hour()),
+            "get_recurring_callback" | "delete_recurring_callback" => {
+                an_endpoint(&by).await;
+                let made = by.post(RECURRING, every_hour()).await.expect(201);
+                (false, made["id"].as_str().expect("an id").to_owned(), Value::Null)
+            }
             "rotate_callback_secret" => (false, an_endpoint(&by).await, json!({ "overlap_hours": 1 })),
             "get_callback_endpoint"
             | "disable_callback_endpoint"
@@ -349,6 +357,10 @@ async fn ask(by: &Person, of: &Person) -> String {
 async fn an_invite(by: &Person) -> String {
     let invite = by.post("/api/v1/partners/invites", Value::Null).await.expect(201);
     invite["code"].as_str().expect("a code").to_owned()
+}
+
+fn every_hour() -> Value {
+    json!({ "request": { "url": ENDPOINT }, "schedule": "@hourly" })
 }
 
 /// An endpoint that takes callbacks.

@@ -309,6 +309,14 @@ pub const TWINS: &[Twin] = &[
         }),
     },
     Twin {
+        row: "DRV-14",
+        broken: "whose configuration lists the whole internet as allowed internal networks",
+        by: Break::Setting(|config| {
+            let networks = ["0.0.0.0/0", "::/0"].map(|network| network.parse().expect("a network"));
+            config.outbound.allowed_networks = networks.to_vec();
+        }),
+    },
+    Twin {
         row: "DRV-15",
         broken: "that shows a password among its settings",
         by: Break::Answered(|asked, answer| {

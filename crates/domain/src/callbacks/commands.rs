@@ -11,7 +11,7 @@ use kith_store::{Error, Tx};
 
 use super::model::{
     Callback, CallbackError, CallbackId, CallbackState, DisabledBecause, Draft, Endpoint, EndpointId,
-    EndpointWithSecret, KeptCallback, KeptEndpoint, Message, NewCallback, To,
+    EndpointWithSecret, KeptCallback, KeptEndpoint, Message, NewCallback, RecurringId, To,
 };
 use super::rules::Breaker;
 use super::{DELIVERY, Delivery, events, rows, sealed};
@@ -29,7 +29,23 @@ pub fn create(
     keyring: &Keyring,
     draft: &Draft,
 ) -> Result<NewCallback, CallbackError> {
-    let (endpoint, url, secret) = match &draft.to {
+    let (endpoint, url, secret) = receiver(tx, ctx, keyring, &draft.to)?;
+    let sending =
+        Sending { endpoint_id: endpoint.id, url, message: &draft.message, at: draft.at, recurring: None };
+    Ok(NewCallback { callback: insert(tx, ctx, keyring, sending)?, secret })
+}
+
+/// The endpoint that is to receive, the address that is asked, and if it was made now the endpoint's secret.
+///
+/// # Errors
+/// [`CallbackError::EndpointNotFound`], [`CallbackError::EndpointDisabled`].
+pub fn receiver(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    keyring: &Keyring,
+    to: &To,
+) -> Result<(KeptEndpoint, String, Option<String>), CallbackError> {
+    let (endpoint, url, secret) = match to {
         To::Target(target) => {
             let (endpoint, secret) = find_or_make(tx, ctx, keyring, target)?;
             (endpoint, target.as_str().to_owned(), secret)
@@ -41,22 +57,37 @@ pub fn create(
         }
     };
     if endpoint.disabled.is_some() {
-        return Err(CallbackError::EndpointDisabled);
+        Err(CallbackError::EndpointDisabled)
+    } else {
+        Ok((endpoint, url, secret))
     }
-    let callback = insert(tx, ctx, keyring, endpoint.id, url, &draft.message, draft.at)?;
-    Ok(NewCallback { callback, secret })
 }
 
-/// Keeps a callback to an endpoint that takes some, and the job that delivers it.
-fn insert(
+/// A callback that is to be kept.
+pub struct Sending<'a> {
+    /// Whose endpoint.
+    pub endpoint_id: EndpointId,
+    /// With its query.
+    pub url: String,
+    /// What is sent.
+    pub message: &'a Message,
+    /// When; at once if absent.
+    pub at: Option<Timestamp>,
+    /// Of which recurring one, and for which job of its schedule.
+    pub recurring: Option<(RecurringId, JobId)>,
+}
+
+/// Keeps a callback, and enqueues the job that delivers it.
+///
+/// # Errors
+/// The database's.
+pub fn insert(
     tx: &Tx<'_>,
     ctx: &Ctx,
     keyring: &Keyring,
-    endpoint_id: EndpointId,
-    url: String,
-    message: &Message,
-    at: Option<Timestamp>,
+    sending: Sending<'_>,
 ) -> Result<Callback, CallbackError> {
+    let Sending { endpoint_id, url, message, at, recurring } = sending;
     let id = ctx.new_id(CallbackId);
     let due_at = at.map_or(ctx.now, |at| at.max(ctx.now));
     let headers = sealed::seal_headers(keyring, ctx, &sealed::headers_name(id), &message.headers);
@@ -74,7 +105,7 @@ fn insert(
             last_status: None,
             created_at: ctx.now,
             finished_at: None,
-            recurring_id: None,
+            recurring_id: recurring.map(|(id, _)| id),
             job_id: enqueue(tx, ctx, id, endpoint_id, due_at)?,
         },
         headers,
@@ -82,7 +113,7 @@ fn insert(
         timeout_ms: message.timeout.and_then(|timeout| i64::try_from(timeout.as_millis()).ok()),
         ladder: 0,
     };
-    rows::insert(tx, &kept)?;
+    rows::insert(tx, &kept, recurring.map(|(_, job)| job))?;
     tx.audit(ctx, events::CREATED, id);
     tx.emit(ctx, events::of_callback(events::CREATED, &kept.shown));
     Ok(kept.shown)

@@ -4,7 +4,8 @@ use kith_kernel::UserId;
 use kith_store::NewEvent;
 use serde_json::json;
 
-use super::model::{Callback, CallbackId, EndpointId};
+use super::model::{Callback, CallbackId, EndpointId, RecurringId};
+use super::recurring::KeptRecurring;
 
 pub const CREATED: &str = "callback.created";
 pub const DELIVERED: &str = "callback.delivered";
@@ -15,10 +16,23 @@ pub const ENDPOINT_CREATED: &str = "callback_endpoint.created";
 pub const SECRET_ROTATED: &str = "callback_endpoint.secret_rotated";
 pub const DISABLED: &str = "callback_endpoint.disabled";
 pub const ENABLED: &str = "callback_endpoint.enabled";
+pub const RECURRING_CREATED: &str = "recurring_callback.created";
+pub const RECURRING_DELETED: &str = "recurring_callback.deleted";
 
 /// All of them.
-pub const KINDS: &[&str] =
-    &[CREATED, DELIVERED, FAILED, CANCELLED, RETRIED, ENDPOINT_CREATED, SECRET_ROTATED, DISABLED, ENABLED];
+pub const KINDS: &[&str] = &[
+    CREATED,
+    DELIVERED,
+    FAILED,
+    CANCELLED,
+    RETRIED,
+    ENDPOINT_CREATED,
+    SECRET_ROTATED,
+    DISABLED,
+    ENABLED,
+    RECURRING_CREATED,
+    RECURRING_DELETED,
+];
 
 /// Something about a callback.
 pub fn of_callback(kind: &'static str, callback: &Callback) -> NewEvent {
@@ -42,4 +56,15 @@ pub fn of_endpoint(
     administrators: Vec<UserId>,
 ) -> NewEvent {
     NewEvent { kind, subject, recipients: administrators, payload: json!({ "url": url, "because": because }) }
+}
+
+/// Something about a recurring callback.
+pub fn of_recurring(kind: &'static str, recurring: &KeptRecurring) -> NewEvent {
+    let RecurringId(subject) = recurring.id;
+    let payload = json!({
+        "url": recurring.url.split('?').next(),
+        "method": recurring.method,
+        "endpoint_id": recurring.endpoint_id,
+    });
+    NewEvent { kind, subject, recipients: vec![], payload }
 }

@@ -1,6 +1,7 @@
 //! HTTP callbacks: requests that Kith sends for others, signed, until they arrive or are given up; and the endpoints that
 //! receive them. Never where requests may go (`kith_platform::outbound`), nor when a job is run (`kith_jobs`).
 
+mod checks;
 mod commands;
 mod delivery;
 mod due;
@@ -8,6 +9,7 @@ mod events;
 mod http;
 mod model;
 mod queries;
+mod recurring;
 mod rows;
 mod rules;
 mod sealed;
@@ -18,7 +20,7 @@ use kith_platform::{App, Module, ModuleJob};
 use kith_store::Migration;
 use serde::{Deserialize, Serialize};
 
-use model::CallbackId;
+use model::{CallbackId, RecurringId};
 
 /// The job that delivers a callback. It says itself when it is to be run again, by the callback's own ladder.
 const DELIVERY: JobType<Delivery> =
@@ -35,20 +37,35 @@ async fn deliver(app: App, run: Run) -> Result<Done, JobError> {
     delivery::deliver(&app, callback_id, run.id).await
 }
 
+/// The job that stands for one time of a recurring callback.
+const OCCASION: JobType<Occasion> = JobType::new("callbacks.recur", "callbacks");
+
+/// Which recurring callback it is time for.
+#[derive(Debug, Serialize, Deserialize)]
+struct Occasion {
+    recurring_id: RecurringId,
+}
+
+async fn occur(app: App, run: Run) -> Result<Done, JobError> {
+    let Occasion { recurring_id } = serde_json::from_str(&run.payload).map_err(JobError::discard)?;
+    recurring::occur(&app, recurring_id, run.id).await
+}
+
 /// What the server mounts.
 pub static MODULE: Module = Module {
     routes: http::routes,
-    migrations: &[Migration {
-        version: 1,
-        name: "callbacks",
-        sql: include_str!("migrations/0001_callbacks.sql"),
-    }],
+    migrations: &[
+        Migration { version: 1, name: "callbacks", sql: include_str!("migrations/0001_callbacks.sql") },
+        Migration { version: 2, name: "recurring", sql: include_str!("migrations/0002_recurring.sql") },
+    ],
     problems: http::PROBLEMS,
     events: events::KINDS,
     jobs: &[
         ModuleJob::new(DELIVERY.kind, DELIVERY.queue, |app, run| Box::pin(deliver(app, run))),
+        ModuleJob::new(OCCASION.kind, OCCASION.queue, |app, run| Box::pin(occur(app, run))),
         ModuleJob::upkeep("callbacks.forget-ended", |app| Box::pin(due::run(app))),
     ],
     schedules: &[DeclaredSchedule::upkeep("callbacks.forget-ended", "@every 1h")],
+    checks: &[checks::CHECKS],
     ..Module::named("callbacks")
 };

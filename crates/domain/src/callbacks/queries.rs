@@ -6,7 +6,7 @@ use kith_platform::auth::Keyring;
 use kith_store::{Error, Query};
 
 use super::model::{
-    Callback, CallbackDetails, CallbackError, CallbackId, CallbackState, Endpoint, EndpointId,
+    Callback, CallbackDetails, CallbackError, CallbackId, CallbackState, Endpoint, EndpointId, RecurringId,
 };
 use super::{rows, sealed};
 
@@ -21,7 +21,7 @@ pub struct CallbackList {
     /// Only those to this endpoint.
     pub endpoint: Option<EndpointId>,
     /// Only those that came of this recurring one.
-    pub recurring: Option<String>,
+    pub recurring: Option<RecurringId>,
     /// Only older ones.
     pub before: Option<CallbackId>,
     /// How many.
@@ -34,8 +34,7 @@ pub struct CallbackList {
 /// The database's.
 pub fn list(q: &Query<'_>, list: &CallbackList) -> Result<Page<Callback>, Error> {
     let before = list.before.unwrap_or(CallbackId(Uuid::max()));
-    let recurring = list.recurring.as_deref();
-    let found = rows::list(q, list.state, list.endpoint, recurring, before, list.limit.rows())?;
+    let found = rows::list(q, list.state, list.endpoint, list.recurring, before, list.limit.rows())?;
     Ok(Page::from_rows(found, list.limit, |last| last.id))
 }
 

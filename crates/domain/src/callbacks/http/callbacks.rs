@@ -20,7 +20,8 @@ use utoipa_axum::routes;
 
 use super::super::commands;
 use super::super::model::{
-    Callback, CallbackDetails, CallbackId, CallbackState, Draft, EndpointId, Message, NewCallback, To,
+    Callback, CallbackDetails, CallbackId, CallbackState, Draft, EndpointId, Message, NewCallback,
+    RecurringId, To,
 };
 use super::super::queries::{self, CallbackList};
 use super::target;
@@ -39,10 +40,10 @@ pub fn routes() -> Routes {
         .routes(routes!(retry_callback))
 }
 
-/// A request to be sent. Exactly one of `url` and `endpoint_id` says where to.
+/// What is sent, and where to. Exactly one of `url` and `endpoint_id` says where to.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct CallbackBody {
+pub struct CallbackBody {
     /// Where it goes: https, at most 2048 bytes, to the public internet or to what `outbound.allowed_networks` lists. Its
     /// endpoint (the address without what stands behind `?`) is made if there is none.
     #[serde(default, deserialize_with = "present")]
@@ -68,39 +69,49 @@ struct CallbackBody {
     /// When; at once if absent or past. At most ten years ahead.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
-    at: Option<Timestamp>,
+    pub at: Option<Timestamp>,
     /// How long the receiver may take; at most 30, and `outbound.timeout_ms`.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false, minimum = 1, maximum = 30)]
     timeout_seconds: Option<u64>,
 }
 
+/// The same, checked.
+pub struct Sent {
+    pub to: To,
+    pub message: Message,
+}
+
 impl CallbackBody {
-    fn check(self, app: &App, now: Timestamp) -> Result<Draft, Problem> {
+    /// Checks all of it; `at` is where it stands in the body.
+    pub fn check(self, app: &App, at: &str) -> Result<Sent, Vec<FieldError>> {
         let mut faults = Vec::new();
         let to = match (&self.url, self.endpoint_id) {
-            (Some(url), None) => target(app, url).map(To::Target),
+            (Some(url), None) => target(app, format!("{at}/url"), url).map(To::Target),
             (None, Some(id)) => Ok(To::Endpoint(id)),
             _ => {
                 let detail = "Exactly one of url and endpoint_id.";
-                Err(FieldError::new("/url", "not_exactly_one", detail))
+                Err(FieldError::new(format!("{at}/url"), "not_exactly_one", detail))
             }
         };
-        if self.at.is_some_and(|at| at.since(now) > FARTHEST) {
-            faults.push(FieldError::new("/at", "too_late", "At most ten years ahead."));
-        }
         if self.timeout_seconds.is_some_and(|s| !(1..=LONGEST_TIMEOUT_S).contains(&s)) {
-            faults.push(FieldError::new("/timeout_seconds", "out_of_range", "From 1 to 30."));
+            faults.push(FieldError::new(format!("{at}/timeout_seconds"), "out_of_range", "From 1 to 30."));
         }
         let headers = self.headers.into_iter().collect();
         let timeout = self.timeout_seconds.map(Duration::from_secs);
         let message = Message::new(self.method.as_deref(), headers, self.body.as_ref(), self.text, timeout);
         match (to, message) {
-            (Ok(to), Ok(message)) if faults.is_empty() => Ok(Draft { to, message, at: self.at }),
+            (Ok(to), Ok(message)) if faults.is_empty() => Ok(Sent { to, message }),
             (to, message) => {
                 faults.extend(to.err());
-                faults.extend(message.err().unwrap_or_default());
-                Err(Problem::invalid(faults))
+                let inside = message.err().unwrap_or_default().into_iter();
+                faults.extend(
+                    inside.map(|fault| FieldError {
+                        pointer: format!("{at}{}", fault.pointer).into(),
+                        ..fault
+                    }),
+                );
+                Err(faults)
             }
         }
     }
@@ -116,6 +127,9 @@ struct ListQuery {
     /// Only those to this endpoint.
     #[param(value_type = Option<String>, format = Uuid)]
     endpoint_id: Option<EndpointId>,
+    /// Only those that came of this recurring one.
+    #[param(value_type = Option<String>, format = Uuid)]
+    recurring_id: Option<RecurringId>,
     /// Items on a page; more than 100 counts as 100.
     #[param(default = 20, minimum = 1)]
     limit: Option<i64>,
@@ -140,7 +154,16 @@ async fn create_callback(
     Allowed { caller, .. }: Allowed<WriteCallbacks>,
     Json(body): Json<CallbackBody>,
 ) -> ApiResult<Response> {
-    let draft = body.check(&app, caller.ctx.now)?;
+    let at = body.at;
+    let is_too_late = at.is_some_and(|at| at.since(caller.ctx.now) > FARTHEST);
+    let too_late = is_too_late.then(|| FieldError::new("/at", "too_late", "At most ten years ahead."));
+    let draft = match (body.check(&app, ""), too_late) {
+        (Ok(Sent { to, message }), None) => Draft { to, message, at },
+        (sent, too_late) => {
+            let faults = sent.err().unwrap_or_default().into_iter().chain(too_late);
+            return Err(Problem::invalid(faults.collect()).into());
+        }
+    };
     let keyring = Arc::clone(&app.keyring);
     app.change(&caller, move |tx, ctx| commands::create(tx, ctx, &keyring, &draft).map(Answer::created)).await
 }
@@ -157,7 +180,7 @@ async fn list_callbacks(
 ) -> ApiResult<CallbackPage> {
     let before = query.cursor.as_ref().map(Cursor::key).transpose().map_err(cursor_problem)?;
     let (state, endpoint, limit) = (query.state, query.endpoint_id, page_limit(query.limit)?);
-    let list = CallbackList { state, endpoint, recurring: None, before, limit };
+    let list = CallbackList { state, endpoint, recurring: query.recurring_id, before, limit };
     Ok(app.db.read(move |q| queries::list(q, &list)).await.map_err(store_problem)?.into())
 }
 

@@ -64,7 +64,7 @@ async fn create_callback_endpoint(
     Allowed { caller, .. }: Allowed<WriteCallbacks>,
     Json(EndpointBody { url }): Json<EndpointBody>,
 ) -> ApiResult<Response> {
-    let target = target(&app, &url).map_err(|fault| Problem::invalid(vec![fault]))?;
+    let target = target(&app, "/url".to_owned(), &url).map_err(|fault| Problem::invalid(vec![fault]))?;
     let keyring = Arc::clone(&app.keyring);
     app.change(&caller, move |tx, ctx| {
         commands::create_endpoint(tx, ctx, &keyring, &target).map(Answer::created)

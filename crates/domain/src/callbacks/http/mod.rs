@@ -2,6 +2,7 @@
 
 mod callbacks;
 mod endpoints;
+mod recurring;
 
 use kith_kernel::{FieldError, Problem, ProblemCode, problems};
 use kith_platform::outbound::{Target, TargetError};
@@ -15,19 +16,22 @@ static CALLBACK_FINISHED: ProblemCode =
     ProblemCode { code: "callback_finished", status: 409, title: "The callback has come to its end" };
 static CALLBACK_NOT_FAILED: ProblemCode =
     ProblemCode { code: "callback_not_failed", status: 409, title: "The callback has not failed" };
+static TOO_MANY_SCHEDULES: ProblemCode =
+    ProblemCode { code: "too_many_schedules", status: 409, title: "There are too many schedules" };
 
 /// What these handlers answer with, beside the general problems.
-pub const PROBLEMS: &[&ProblemCode] = &[&ENDPOINT_DISABLED, &CALLBACK_FINISHED, &CALLBACK_NOT_FAILED];
+pub const PROBLEMS: &[&ProblemCode] =
+    &[&ENDPOINT_DISABLED, &CALLBACK_FINISHED, &CALLBACK_NOT_FAILED, &TOO_MANY_SCHEDULES];
 
 /// The handlers.
 pub fn routes() -> Routes {
-    endpoints::routes().merge(callbacks::routes())
+    endpoints::routes().merge(recurring::routes()).merge(callbacks::routes())
 }
 
-/// Reads `/url`.
-fn target(app: &App, url: &str) -> Result<Target, FieldError> {
+/// Reads the address that stands at `pointer`.
+fn target(app: &App, pointer: String, url: &str) -> Result<Target, FieldError> {
     let fault = |error: TargetError| {
-        FieldError::new("/url", error.code(), format!("This address cannot be asked: {error}."))
+        FieldError::new(pointer, error.code(), format!("This address cannot be asked: {error}."))
     };
     app.outbound.target(url).map_err(fault)
 }
@@ -46,6 +50,9 @@ impl From<CallbackError> for Problem {
             }
             CallbackError::NotFailed(state) => {
                 Self::new(&CALLBACK_NOT_FAILED, format!("The callback is {}.", state.as_str()))
+            }
+            CallbackError::TooManySchedules => {
+                Self::new(&TOO_MANY_SCHEDULES, "Delete one that nobody needs: GET /api/v1/schedules.")
             }
             CallbackError::Invalid(faults) => Self::invalid(faults),
             CallbackError::Store(error) => store_problem(error),

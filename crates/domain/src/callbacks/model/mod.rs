@@ -17,6 +17,8 @@ id_type! {
     CallbackId
     /// Who receives: an address without its query.
     EndpointId
+    /// What is sent again and again.
+    RecurringId
 }
 
 /// How a callback stands.
@@ -151,8 +153,8 @@ pub struct Callback {
     #[schema(value_type = Option<String>, format = DateTime, required = true)]
     pub finished_at: Option<Timestamp>,
     /// Which recurring callback it is one of.
-    #[schema(required = true)]
-    pub recurring_id: Option<String>,
+    #[schema(value_type = Option<String>, format = Uuid, required = true)]
+    pub recurring_id: Option<RecurringId>,
     /// The job that delivers it.
     pub job_id: i64,
 }
@@ -247,6 +249,9 @@ pub enum CallbackError {
     /// It is delivered, or still to be sent.
     #[error("the callback is {}", .0.as_str())]
     NotFailed(CallbackState),
+    /// The job engine has as many schedules as it may have.
+    #[error("there are too many schedules")]
+    TooManySchedules,
     /// The input has faults.
     #[error("the input is not valid")]
     Invalid(Vec<FieldError>),

@@ -2,16 +2,20 @@
 
 mod attempts;
 mod endpoints;
+mod recurring;
 
+use kith_jobs::JobId;
 use kith_kernel::Timestamp;
+use kith_kernel::uuid::Uuid;
 use kith_store::{Column, Error, Query, Row, Tx, id_columns, params};
 
-use super::model::{Callback, CallbackId, CallbackState, EndpointId, KeptCallback, Reason};
+use super::model::{Callback, CallbackId, CallbackState, EndpointId, KeptCallback, Reason, RecurringId};
 
 pub use attempts::*;
 pub use endpoints::*;
+pub use recurring::*;
 
-id_columns!(CallbackId, EndpointId);
+id_columns!(CallbackId, EndpointId, RecurringId);
 
 impl Column for CallbackState {
     fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
@@ -19,13 +23,13 @@ impl Column for CallbackState {
     }
 }
 
-/// Keeps a new callback.
-pub fn insert(tx: &Tx<'_>, new: &KeptCallback) -> Result<(), Error> {
+/// Keeps a new callback, made for `occasion` if that is a job of a recurring one's schedule.
+pub fn insert(tx: &Tx<'_>, new: &KeptCallback, occasion: Option<JobId>) -> Result<(), Error> {
     let Callback { id, endpoint_id, url, method, state, due_at, created_at, job_id, .. } = &new.shown;
     tx.exec(
         "INSERT INTO callbacks (id, endpoint_id, url, method, headers, body, timeout_ms, state, reason, due_at,
-             next_attempt_at, job_id, created_at, finished_at, recurring_id)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+             next_attempt_at, job_id, created_at, finished_at, recurring_id, occasion)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
         params![
             id,
             endpoint_id,
@@ -42,6 +46,7 @@ pub fn insert(tx: &Tx<'_>, new: &KeptCallback) -> Result<(), Error> {
             created_at,
             new.shown.finished_at,
             new.shown.recurring_id,
+            occasion,
         ],
     )?;
     Ok(())
@@ -92,7 +97,7 @@ pub fn list(
     q: &Query<'_>,
     state: Option<CallbackState>,
     endpoint: Option<EndpointId>,
-    recurring: Option<&str>,
+    recurring: Option<RecurringId>,
     before: CallbackId,
     limit: i64,
 ) -> Result<Vec<Callback>, Error> {
@@ -122,7 +127,7 @@ fn read(row: &Row<'_>) -> Result<Callback, Error> {
         last_status: row.get(9)?,
         created_at: row.get(10)?,
         finished_at: row.get(11)?,
-        recurring_id: row.get(12)?,
+        recurring_id: row.get::<Option<Uuid>>(12)?.map(RecurringId),
         job_id: row.get(13)?,
     })
 }

@@ -191,6 +191,17 @@ pub const TWINS: &[Twin] = &[
         }),
     },
     Twin {
+        row: "REL-07",
+        broken: "that waits ten times as long",
+        by: Break::Asked(|_, asked| {
+            if asked.path() == "/api/v1/jobs" && asked.method == Method::POST {
+                let body = String::from_utf8_lossy(&asked.body);
+                asked.body =
+                    body.replace("_ms\":400", "_ms\":4000").replace("_ms\":600", "_ms\":6000").into();
+            }
+        }),
+    },
+    Twin {
         row: "DRV-13",
         broken: "that counts by what X-Forwarded-For says",
         by: Break::Asked(|_, asked| {
@@ -267,10 +278,33 @@ pub const TWINS: &[Twin] = &[
         }),
     },
     Twin {
+        row: "JOB-01",
+        broken: "that hands out the least urgent first",
+        by: Break::Answered(|asked, answer| {
+            if asked.path().ends_with("/claim") {
+                let mut body = answer.json();
+                if let Some(jobs) = body["jobs"].as_array_mut() {
+                    jobs.reverse();
+                }
+                answer.body = body.to_string().into();
+            }
+        }),
+    },
+    Twin {
         row: "JOB-02",
         broken: "of whose upkeep one part is paused",
         by: Break::Database(|_| {
             &["UPDATE job_schedules SET paused = TRUE WHERE name = 'bonds.archive-ended'"]
+        }),
+    },
+    Twin {
+        row: "JOB-03",
+        broken: "that does not count what was completed",
+        by: Break::Answered(|asked, answer| {
+            if asked.path() == METRICS {
+                answer
+                    .change_text(|text| with_zero(text, "kith_jobs_attempts_total", "outcome=\"completed\""));
+            }
         }),
     },
     Twin {

@@ -1,0 +1,209 @@
+//! What shows on a running deployment that its job queue does what it should: jobs of a queue that nobody else works on,
+//! taken and ended over HTTP as a worker in another program would.
+
+use kith_readiness::{Check, Client, Run, Shortfall};
+use serde_json::{Value, json};
+
+use crate::cast::ensure;
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        row: "JOB-01",
+        does: "enqueues jobs in a queue of its own: at once, delayed, urgent and unique; takes, fails, retries, cancels and \
+               completes them, and compares each one's trail",
+        mend: "`kith jobs list` says how jobs stand; see that the queue `kith-verify…` is not paused, and what the log says",
+        last: false,
+        run: |run| Box::pin(every_operation(run)),
+    },
+    Check {
+        row: "JOB-03",
+        does: "completes a job and fails another, and reads the series of jobs before and after",
+        mend: "see whether requests go to other nodes than metrics do: judge each node on its own",
+        last: false,
+        run: |run| Box::pin(is_measured(run)),
+    },
+    Check {
+        row: "REL-07",
+        does: "lets a job fail until it is given up, and compares each wait with its policy",
+        mend: "see in the log why attempts are not tried again when they should be",
+        last: false,
+        run: |run| Box::pin(is_given_up(run)),
+    },
+];
+
+const METRICS: &str = "/api/metrics";
+
+/// Jobs in a queue that no other run of checks has.
+struct Queue {
+    admin: Client,
+    name: String,
+}
+
+impl Queue {
+    async fn of(run: &Run, what: &str) -> Result<Self, Shortfall> {
+        Ok(Self { admin: run.admin().await?.at(run.node()), name: run.mark(what) })
+    }
+
+    async fn add(&self, payload: Value, more: Value) -> Result<i64, Shortfall> {
+        let mut body = json!({ "queue": self.name, "kind": "kith.verify", "payload": payload });
+        if let (Some(body), Value::Object(more)) = (body.as_object_mut(), more) {
+            body.extend(more);
+        }
+        let answer = self.admin.post("/api/v1/jobs", body).await?.expect(201)?.json();
+        answer["id"].as_i64().ok_or_else(|| Shortfall::fails("a job without an id was answered".to_owned()))
+    }
+
+    /// Takes at most so many jobs: id, attempt and payload of each.
+    async fn claim(&self, most: i64) -> Result<Vec<(i64, i64, Value)>, Shortfall> {
+        let path = format!("/api/v1/queues/{}/claim", self.name);
+        let body = json!({ "worker": "kith verify", "most": most, "lease_ms": 30_000 });
+        let answer = self.admin.post(&path, body).await?.expect(200)?.json();
+        let jobs = answer["jobs"].as_array().cloned().unwrap_or_default();
+        let read = |job: &Value| {
+            (job["id"].as_i64().unwrap_or(0), job["attempt"].as_i64().unwrap_or(0), job["payload"].clone())
+        };
+        Ok(jobs.iter().map(read).collect())
+    }
+
+    async fn claim_one(&self, id: i64, attempt: i64) -> Result<(), Shortfall> {
+        let taken: Vec<_> = self.claim(1).await?.iter().map(|job| (job.0, job.1)).collect();
+        ensure(taken == [(id, attempt)], || {
+            format!("attempt {attempt} of job {id} should have been next, and {taken:?} were")
+        })
+    }
+
+    async fn say(&self, id: i64, what: &str, body: Value, status: u16) -> Result<Value, Shortfall> {
+        Ok(self.admin.post(&format!("/api/v1/jobs/{id}/{what}"), body).await?.expect(status)?.json())
+    }
+
+    async fn job(&self, id: i64) -> Result<Value, Shortfall> {
+        Ok(self.admin.get(&format!("/api/v1/jobs/{id}")).await?.expect(200)?.json())
+    }
+
+    async fn is(&self, id: i64, state: &str) -> Result<(), Shortfall> {
+        let found = self.job(id).await?;
+        ensure(found["state"] == state, || format!("job {id} should be {state}, and is {}", found["state"]))
+    }
+}
+
+async fn every_operation(run: &Run) -> Result<String, Shortfall> {
+    let queue = Queue::of(run, "verify-jobs").await?;
+    let first = queue.add(json!({ "n": 1 }), json!({})).await?;
+    let urgent = queue.add(json!({ "n": 2 }), json!({ "priority": 0 })).await?;
+    let delayed = queue.add(json!({ "n": 3 }), json!({ "delay_ms": 3_600_000 })).await?;
+    let unique = json!({ "unique": { "key": run.mark("only-one") } });
+    let once = queue.add(json!({ "n": 4 }), unique.clone()).await?;
+    let twice = queue.add(json!({ "n": 5 }), unique).await?;
+    ensure(once == twice, || "two jobs were made of one unique key".to_owned())?;
+    queue.is(first, "ready").await?;
+    queue.is(delayed, "scheduled").await?;
+
+    let taken = queue.claim(10).await?;
+    let order: Vec<_> = taken.iter().map(|job| job.0).collect();
+    ensure(order == [urgent, first, once], || {
+        format!("taken in the order {order:?}, not {:?}", [urgent, first, once])
+    })?;
+    queue.is(urgent, "running").await?;
+    queue.say(urgent, "heartbeat", json!({ "attempt": 1, "lease_ms": 30_000 }), 200).await?;
+    queue.say(urgent, "complete", json!({ "attempt": 1, "result": { "sum": 42 } }), 200).await?;
+    let done = queue.job(urgent).await?;
+    ensure(done["state"] == "completed" && done["result"]["sum"] == 42, || {
+        format!("completed with 42, and shown as {done}")
+    })?;
+    // A word of somebody who no longer has it.
+    queue.say(urgent, "complete", json!({ "attempt": 1 }), 409).await?;
+
+    queue.say(first, "fail", json!({ "attempt": 1, "error": "on purpose", "then": "discard" }), 200).await?;
+    queue.is(first, "dead").await?;
+    queue.say(first, "retry", json!({}), 200).await?;
+    queue.claim_one(first, 2).await?;
+    queue.say(first, "complete", json!({ "attempt": 1 }), 409).await?;
+    queue.say(first, "complete", json!({ "attempt": 2 }), 200).await?;
+    queue.is(first, "completed").await?;
+
+    queue.say(delayed, "cancel", json!({}), 200).await?;
+    queue.is(delayed, "cancelled").await?;
+    queue.say(once, "cancel", json!({}), 200).await?;
+    let kept = queue.say(once, "heartbeat", json!({ "attempt": 1 }), 200).await?;
+    ensure(kept["cancel_asked"] == true, || format!("its worker was not told to stop: {kept}"))?;
+    queue.say(once, "fail", json!({ "attempt": 1, "then": "cancel" }), 200).await?;
+    queue.is(once, "cancelled").await?;
+    let left = queue.claim(10).await?;
+    ensure(left.is_empty(), || format!("jobs are left: {left:?}"))?;
+    Ok("4 jobs went their ways: urgent first, delayed later, one of two with one key, failed and tried again, completed, \
+        taken back; two late words changed nothing"
+        .to_owned())
+}
+
+async fn is_measured(run: &Run) -> Result<String, Shortfall> {
+    let queue = Queue::of(run, "verify-counts").await?;
+    let good = queue.add(json!(1), json!({})).await?;
+    let bad = queue.add(json!(2), json!({})).await?;
+    let taken = queue.claim(2).await?.len();
+    ensure(taken == 2, || format!("2 jobs were there, and {taken} could be taken"))?;
+    queue.say(good, "complete", json!({ "attempt": 1 }), 200).await?;
+    queue.say(bad, "fail", json!({ "attempt": 1, "error": "on purpose", "then": "discard" }), 200).await?;
+    let text = queue.admin.get(METRICS).await?.expect(200)?.text();
+    let of_queue = format!("queue=\"{}\"", queue.name);
+    let count = |series: &str, label: &str| {
+        let is_it =
+            |line: &&str| line.starts_with(series) && line.contains(&of_queue) && line.contains(label);
+        text.lines().find(is_it).and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+    };
+    for (label, expected) in
+        [("outcome=\"started\"", 2.0), ("outcome=\"completed\"", 1.0), ("outcome=\"dead\"", 1.0)]
+    {
+        let found = count("kith_jobs_attempts_total", label);
+        ensure(found == Some(expected), || format!("{label} should be {expected}, and is {found:?}"))?;
+    }
+    let durations = count("kith_jobs_duration_seconds_count", "");
+    ensure(durations == Some(2.0), || format!("2 attempts took time, and {durations:?} are counted"))?;
+    for series in ["kith_jobs{", "kith_jobs_oldest_runnable_seconds{", "kith_jobs_wait_seconds_total{"] {
+        ensure(text.lines().any(|line| line.starts_with(series)), || {
+            format!("there is no series {series}…}}")
+        })?;
+    }
+    Ok("attempts, durations and waits moved with two jobs; depth and the oldest that could run are there"
+        .to_owned())
+}
+
+async fn is_given_up(run: &Run) -> Result<String, Shortfall> {
+    let queue = Queue::of(run, "verify-retries").await?;
+    let policy = json!({ "retry": { "max_attempts": 3, "base_ms": 400, "cap_ms": 600 } });
+    let job = queue.add(json!({}), policy).await?;
+    let mut waits = Vec::new();
+    for (attempt, full_ms) in [(1, 400), (2, 600)] {
+        queue.claim_one(job, attempt).await?;
+        queue.say(job, "fail", json!({ "attempt": attempt, "error": "on purpose" }), 200).await?;
+        let shown = queue.job(job).await?;
+        let at =
+            |name: &str| shown[name].as_str().and_then(|text| text.parse::<kith_kernel::Timestamp>().ok());
+        let failed =
+            shown["errors"].as_array().and_then(|errors| errors.last()?["at"].as_str()?.parse().ok());
+        let wait_ms = at("run_at")
+            .zip(failed)
+            .map(|(next, at): (_, kith_kernel::Timestamp)| next.since(at).as_millis());
+        let within = wait_ms.is_some_and(|ms| (full_ms / 2..=full_ms).contains(&ms));
+        ensure(within, || {
+            format!(
+                "after failure {attempt} it should wait {} to {full_ms} ms, and waits {wait_ms:?}",
+                full_ms / 2
+            )
+        })?;
+        waits.extend(wait_ms);
+        let early = queue.claim(1).await?;
+        ensure(early.is_empty(), || format!("it was tried again before its time: {early:?}"))?;
+        queue.admin.wait(std::time::Duration::from_millis(700)).await;
+    }
+    queue.claim_one(job, 3).await?;
+    queue.say(job, "fail", json!({ "attempt": 3, "error": "on purpose" }), 200).await?;
+    let dead = queue.job(job).await?;
+    let failures = dead["errors"].as_array().map_or(0, Vec::len);
+    ensure(dead["state"] == "dead" && failures == 3, || {
+        format!("after 3 failures it is {}, with {failures} of them kept", dead["state"])
+    })?;
+    run.figure("waits_ms", waits.iter().map(|ms| u64::try_from(*ms).unwrap_or(u64::MAX)).collect::<Vec<_>>());
+    Ok(format!(
+        "waits of {waits:?} ms as its policy says, and after three failures a dead letter with all of them"
+    ))
+}

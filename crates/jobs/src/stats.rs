@@ -184,6 +184,22 @@ pub struct Sample {
     pub oldest_ready_at: Option<Timestamp>,
 }
 
+impl Sample {
+    /// Of a queue that holds nothing.
+    pub fn empty(queue: &str) -> Self {
+        Self {
+            at: Timestamp::EPOCH,
+            queue: queue.to_owned(),
+            ready: 0,
+            scheduled: 0,
+            running: 0,
+            blocked: 0,
+            dead: 0,
+            oldest_ready_at: None,
+        }
+    }
+}
+
 /// How every queue stands that holds anything.
 ///
 /// # Errors

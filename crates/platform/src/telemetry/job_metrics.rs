@@ -21,7 +21,13 @@ impl fmt::Debug for JobMetrics {
 
 impl Collector for JobMetrics {
     fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
-        let (samples, totals) = (self.0.samples(), self.0.totals());
+        let (mut samples, totals) = (self.0.samples(), self.0.totals());
+        // A queue that was worked on and is empty now is told of too.
+        for (queue, ..) in &totals {
+            if samples.iter().all(|one| one.queue != *queue) {
+                samples.push(Sample::empty(queue));
+            }
+        }
         encode_depths(&mut to, &samples)?;
         encode_oldest(&mut to, &samples)?;
         encode_attempts(&mut to, &totals)?;

@@ -240,12 +240,12 @@ pub const TWINS: &[Twin] = &[
         broken: "in whose audit log an entry was changed",
         by: Break::Database(|kind| {
             match kind {
-            EngineKind::Sqlite => &["CREATE TRIGGER tampers AFTER INSERT ON audit_seals WHEN NEW.n = 3
+            EngineKind::Sqlite => &["CREATE TRIGGER tampers AFTER INSERT ON audit_seals WHEN NEW.n % 8 = 0
                 BEGIN UPDATE audit_entries SET actor = 'system:else' WHERE id = NEW.entry_id; END"],
             EngineKind::Postgres => &[
                 "CREATE FUNCTION tampers() RETURNS trigger LANGUAGE plpgsql
                  AS 'BEGIN UPDATE audit_entries SET actor = ''system:else'' WHERE id = NEW.entry_id; RETURN NEW; END'",
-                "CREATE TRIGGER tampers AFTER INSERT ON audit_seals FOR EACH ROW WHEN (NEW.n = 3)
+                "CREATE TRIGGER tampers AFTER INSERT ON audit_seals FOR EACH ROW WHEN (NEW.n % 8 = 0)
                  EXECUTE FUNCTION tampers()",
             ],
         }

@@ -182,13 +182,14 @@ async fn the_chain_is_verified_by_a_command(engine: Engine) {
     assert!(refusal(kith_on(&database, folder, VERIFY)).contains("lacks migration store/0001_trace"));
 
     let server = Kith::start(kith_on(&database, folder, SERVE));
-    assert_eq!(verify(&database, folder).0, 0);
+    // Schedules that the modules declare are there already.
+    let (declared, _) = verify(&database, folder);
     let body = json!({ "email": "ada@example.org", "password": PASSWORD, "display_name": "Ada" });
     Client::new([server.addr]).post("/api/v1/auth/register", body).await.expect(201);
     let running = loop {
         let chain = verify(&database, folder);
         // On PostgreSQL entries are sealed milliseconds after their commit.
-        if chain.0 > 0 {
+        if chain.0 > declared {
             break chain;
         }
     };

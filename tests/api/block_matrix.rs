@@ -167,6 +167,7 @@ fn names_nobody(operation: &Operation) -> bool {
         "/api/v1/callbacks",
         "/api/v1/jobs",
         "/api/v1/queues/",
+        "/api/v1/schedules",
         "/api/v1/spaces/{space}/",
         "/docs",
         "/dev/",

@@ -147,11 +147,6 @@ fn other_types(schema: &Value) -> Vec<Value> {
 }
 
 fn allows(schema: &Value, kind: &str) -> bool {
-    // One that says nothing of types admits any JSON.
-    let says = |word: &&str| !schema[*word].is_null();
-    if !["type", "enum", "const", "oneOf", "anyOf", "allOf", "$ref"].iter().any(|word| says(word)) {
-        return true;
-    }
     let is = |declared: &Value| declared == kind || (declared == "number" && kind == "integer");
     let by_enum =
         schema["enum"].as_array().is_some_and(|values| values.iter().any(|value| kind_of(value) == kind));

@@ -25,7 +25,7 @@ async fn pages(run: &Run) -> Result<String, Shortfall> {
     let document = run.document().await?;
     let reader = run.person("reads-lists").await?.client;
     let admin = Some(run.admin().await?);
-    let (mut judged, mut asked, mut unseen) = (0, 0, 0);
+    let (mut judged, mut asked, mut unseen, mut absent) = (0, 0, 0, 0);
     for list in Operation::all(&document).iter().filter(|operation| operation.is_list()) {
         let client = match list.permission() {
             Some(_) => admin.as_ref(),
@@ -35,6 +35,11 @@ async fn pages(run: &Run) -> Result<String, Shortfall> {
             unseen += 1;
             continue;
         };
+        // A list of something that is not there tells nothing.
+        if list.parameters("path").next().is_some() && client.get(&list.address()).await?.status == 404 {
+            absent += 1;
+            continue;
+        }
         asked += takes_a_page(client, list).await?;
         asked += refuses(client, list).await?;
         judged += 1;
@@ -44,6 +49,7 @@ async fn pages(run: &Run) -> Result<String, Shortfall> {
     run.figure("lists", judged);
     run.figure("questions", asked);
     run.figure("lists_for_administrators_not_seen", unseen);
+    run.figure("lists_of_what_is_not_there", absent);
     let but = if unseen > 0 {
         format!("; {unseen} lists that only administrators may see were not asked")
     } else {

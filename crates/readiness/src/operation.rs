@@ -151,6 +151,9 @@ impl Parameter<'_> {
     }
 }
 
+/// A time at which nothing was.
+const LONG_AGO: &str = "2001-02-03T04:05:06Z";
+
 fn resolved<'d>(document: &'d Value, schema: &'d Value) -> &'d Value {
     let pointer = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
     pointer.and_then(|pointer| document.pointer(pointer)).unwrap_or(schema)
@@ -172,6 +175,7 @@ fn sample(document: &Value, schema: &Value) -> Value {
         "boolean" => json!(true),
         "integer" | "number" => json!(1),
         _ if schema["format"] == "uuid" => json!(NO_ID),
+        _ if schema["format"] == "date-time" => json!(LONG_AGO),
         _ => json!(NO_NAME),
     }
 }

@@ -112,7 +112,7 @@ pub struct UniqueBody {
     key: Option<String>,
     /// How long the key stays taken, from the enqueue, although its job has ended; absent: only while the job lives.
     #[serde(default)]
-    #[schema(minimum = 1)]
+    #[schema(minimum = 0)]
     period_ms: Option<i64>,
     /// What becomes of the second.
     #[serde(default)]

@@ -35,7 +35,7 @@ pub fn routes() -> Routes {
 #[utoipa::path(
     get, path = "/api/v1/jobs/{id}/events", security(("bearer" = ["jobs.read"])),
     params(("id" = i64, Path, description = "Of the job")),
-    responses((status = 200, description = "Server-sent events", body = String, content_type = "text/event-stream"))
+    responses((status = 200, description = "Server-sent events", body = serde_json::Value, content_type = "text/event-stream"))
 )]
 async fn watch_job(
     State(app): State<App>,

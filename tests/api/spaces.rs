@@ -24,6 +24,9 @@ on_every_engine! {
     either_partner_exports_what_both_kept,
     what_was_shared_stays_when_its_author_has_gone,
     what_is_declared_holds_for_what_is_written_from_then_on,
+    costly_schema_and_item_do_not_stop_other_writes,
+    item_is_validated_against_the_schema_of_its_transaction,
+    item_that_waits_for_its_validation_stops_no_other_write,
 }
 
 async fn send(who: &Person, method: Method, path: &str, header: (HeaderName, &str), body: Value) -> Answer {
@@ -321,4 +324,112 @@ async fn what_is_declared_holds_for_what_is_written_from_then_on(app: &TestApp) 
     admin.delete(BOOKS, Value::Null).await.expect_problem(404, "not_found");
     assert_eq!(ada.get("/api/v1/collections").await.expect(200)["items"], json!([]));
     ada.post(MINE, json!({ "data": {} })).await.expect(201);
+}
+
+/// A tree whose nodes are of two kinds, which are both tried: naive evaluation takes 2^depth steps.
+fn two_kinds_of_nodes() -> Value {
+    let node = |kind: &str| {
+        let kind = json!({ "type": "string", "maxLength": kind.len() });
+        json!({ "type": "object", "required": ["k", "c"], "properties": { "k": kind, "c": { "$ref": "#/$defs/node" } } })
+    };
+    json!({ "properties": { "tree": { "$ref": "#/$defs/node" } }, "$defs": {
+        "node": { "anyOf": [{ "type": "null" }, { "$ref": "#/$defs/left" }, { "$ref": "#/$defs/right" }] },
+        "left": node("left"), "right": node("right"),
+    } })
+}
+
+async fn costly_schema_and_item_do_not_stop_other_writes(app: &TestApp) {
+    let (admin, ada) = (app.admin("admin").await, app.user("ada").await);
+    let declare = async |name: &str, schema: &Value| {
+        admin.put(&format!("/api/v1/admin/collections/{name}"), json!({ "schema": schema })).await
+    };
+    declare("trees", &two_kinds_of_nodes()).await.expect(200);
+    let tree = (0..28).fold(json!(5), |child, _| json!({ "k": "left", "c": child }));
+    let trees = "/api/v1/spaces/me/trees";
+    let faults = ada.post(trees, json!({ "data": { "tree": tree } })).await.expect_faults();
+    assert_eq!(faults, [("/data/tree".to_owned(), "not_as_declared".to_owned())]);
+    let tree = (0..28).fold(Value::Null, |child, _| json!({ "k": "left", "c": child }));
+    ada.post(trees, json!({ "data": { "tree": tree } })).await.expect(201);
+
+    let patterns = (0..40).map(|n| (format!("p{n}"), json!({ "pattern": "(?:a{500}){400}" })));
+    let patterns = json!({ "properties": patterns.collect::<serde_json::Map<_, _>>() });
+    let faults = declare("patterns", &patterns).await.expect_faults();
+    assert_eq!(faults, [("/schema".to_owned(), "not_a_schema".to_owned())]);
+
+    // What one request may spend is spent, and answered by name.
+    declare("texts", &json!({ "properties": { "text": { "pattern": "(?:a?){300}a{300}b" } } }))
+        .await
+        .expect(200);
+    let text = json!({ "data": { "text": "a".repeat(60_000) } });
+    let faults = ada.post("/api/v1/spaces/me/texts", text).await.expect_faults();
+    assert_eq!(faults, [("/data".to_owned(), "schema_too_costly".to_owned())]);
+}
+
+/// Keeps all threads that validate busy until the returned senders are dropped.
+async fn occupy_validation(app: &TestApp) -> Vec<std::sync::mpsc::Sender<()>> {
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let (go, wait) = std::sync::mpsc::channel();
+        let (started, starts) = tokio::sync::oneshot::channel();
+        let compute = app.parts().compute.clone();
+        tokio::spawn(async move {
+            let hold = move || {
+                let _ = started.send(());
+                let _ = wait.recv();
+            };
+            compute.run(hold).await
+        });
+        starts.await.expect("it has started");
+        held.push(go);
+    }
+    held
+}
+
+async fn item_is_validated_against_the_schema_of_its_transaction(app: &TestApp) {
+    const BOOKS: &str = "/api/v1/admin/collections/books";
+    if app.node_count() > 1 {
+        // The other node would validate.
+        return;
+    }
+    let (admin, ada) = (app.admin("admin").await, app.user("ada").await);
+    admin.put(BOOKS, json!({ "schema": { "required": ["title"] } })).await.expect(200);
+    let held = occupy_validation(app).await;
+    let first = app.parts().clone();
+    let create = ada.post("/api/v1/spaces/me/books", json!({ "data": { "title": 1 } }));
+    let change = async {
+        let schema = json!({ "properties": { "title": { "type": "string" } } }).to_string();
+        let change = move |tx: &kith_store::Tx<'_>| {
+            tx.exec(
+                "UPDATE collection_declarations SET schema = $1 WHERE name = 'books'",
+                kith_store::params![schema],
+            )
+        };
+        while first.compute.queued() == 0 {
+            tokio::task::yield_now().await;
+        }
+        first.db.write(change).await.expect("a change");
+        drop(held);
+    };
+    let (created, ()) = tokio::join!(create, change);
+    assert_eq!(created.expect_faults(), [("/data/title".to_owned(), "not_as_declared".to_owned())]);
+}
+
+async fn item_that_waits_for_its_validation_stops_no_other_write(app: &TestApp) {
+    if app.node_count() > 1 {
+        return;
+    }
+    let (admin, ada) = (app.admin("admin").await, app.user("ada").await);
+    let schema = json!({ "schema": { "required": ["title"] } });
+    admin.put("/api/v1/admin/collections/books", schema).await.expect(200);
+    let held = occupy_validation(app).await;
+    let waiting = ada.post("/api/v1/spaces/me/books", json!({ "data": { "title": 1 } }));
+    let others = async {
+        while app.parts().compute.queued() == 0 {
+            tokio::task::yield_now().await;
+        }
+        ada.post(NOTES, json!({ "data": { "text": "milk" } })).await.expect(201);
+        drop(held);
+    };
+    let (created, ()) = tokio::join!(waiting, others);
+    created.expect(201);
 }

@@ -5,11 +5,18 @@ use kith_kernel::fuzzing::Target;
 
 pub use crate::accounts::accounts;
 pub use crate::bonds::bonds;
+pub use crate::json_schema::schemas;
 pub use crate::spaces::{documents, lists, schedules as dates};
 
 /// The targets of this crate.
-pub const TARGETS: &[Target] =
-    &[("accounts", accounts), ("bonds", bonds), ("lists", lists), ("documents", documents), ("dates", dates)];
+pub const TARGETS: &[Target] = &[
+    ("accounts", accounts),
+    ("bonds", bonds),
+    ("lists", lists),
+    ("documents", documents),
+    ("dates", dates),
+    ("schemas", schemas),
+];
 
 #[cfg(test)]
 mod tests {

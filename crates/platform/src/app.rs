@@ -17,6 +17,7 @@ use crate::auth::passwords::Passwords;
 use crate::auth::{AccessCache, AccessSource, Keyring, Tokens};
 use crate::cache::Hearing;
 use crate::clock::NodeClock;
+use crate::compute::Compute;
 use crate::config::Config;
 use crate::development::AheadClock;
 use crate::http::{Asset, Stop, openapi};
@@ -51,6 +52,8 @@ pub struct AppInner {
     pub(crate) hearing: Hearing,
     /// Hashes passwords.
     pub passwords: Passwords,
+    /// Computes on what others send.
+    pub compute: Compute,
     /// Sends requests to others.
     pub outbound: Outbound,
     /// Counts.
@@ -143,6 +146,7 @@ impl App {
             api_keys: KnownKeys::new(hearing.clone()),
             hearing,
             passwords,
+            compute: Compute::start()?,
             outbound: Outbound::new(&config),
             metrics,
             log_level: log_level.unwrap_or_else(|| LogLevel::unheard(&config.log.level)),

@@ -22,6 +22,8 @@ const HEALTH_JSON: &str = "application/health+json";
 const METRICS_TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// The database has this long to answer before it counts as away.
 const DATABASE_PATIENCE: Duration = Duration::from_secs(2);
+/// Writes that have not moved for this long are stuck: statements are stopped before.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// Less free disk than this is a warning, and a tenth of it a failure.
 const LITTLE_DISK_BYTES: u64 = 1024 * 1024 * 1024;
 const LITTLE_DISK_TENTH: u64 = LITTLE_DISK_BYTES / 10;
@@ -62,7 +64,10 @@ async fn ping() -> StatusCode {
     )
 )]
 async fn ready(State(app): State<App>) -> HealthReport {
-    HealthReport::of(app.build, vec![draining(&app), database(&app).await, clock(&app)])
+    HealthReport::of(
+        app.build,
+        vec![draining(&app), database(&app).await, writes(app.db.write_stall()), clock(&app)],
+    )
 }
 
 /// How the server and what it depends on are.
@@ -77,7 +82,15 @@ async fn ready(State(app): State<App>) -> HealthReport {
 async fn health(State(app): State<App>) -> HealthReport {
     HealthReport::of(
         app.build,
-        vec![draining(&app), database(&app).await, clock(&app), memory(), disk(&app), uptime(&app)],
+        vec![
+            draining(&app),
+            database(&app).await,
+            writes(app.db.write_stall()),
+            clock(&app),
+            memory(),
+            disk(&app),
+            uptime(&app),
+        ],
     )
 }
 
@@ -225,6 +238,13 @@ async fn database(app: &App) -> Named {
     ("database:responseTime", check)
 }
 
+/// Whether transactions begin and end.
+fn writes(stall: Duration) -> Named {
+    let check = HealthCheck::measured(stall.as_millis(), "ms");
+    let stuck = "No transaction has begun or ended for some time.";
+    ("database:writeStall", if stall < WRITE_PATIENCE { check } else { check.but(HealthStatus::Fail, stuck) })
+}
+
 fn clock(app: &App) -> Named {
     let check = app.clock.as_deref().map_or_else(HealthCheck::pass, |clock| {
         let skew = HealthCheck::measured(clock.skew_ms(), "ms");
@@ -291,6 +311,7 @@ mod tests {
         for (check, unit) in [
             ("clock:skew", Value::Null),
             ("database:responseTime", json!("us")),
+            ("database:writeStall", json!("ms")),
             ("disk:free", json!("bytes")),
             ("memory:resident", json!("bytes")),
             ("server:draining", Value::Null),
@@ -300,7 +321,7 @@ mod tests {
             assert_eq!((&check["status"], &check["observedUnit"]), (&json!("pass"), &unit), "{report}");
             assert_eq!(check["observedValue"].is_i64(), !unit.is_null(), "{report}");
         }
-        assert_eq!(report["checks"].as_object().unwrap().len(), 6, "{report}");
+        assert_eq!(report["checks"].as_object().unwrap().len(), 7, "{report}");
     }
 
     #[tokio::test]
@@ -314,6 +335,33 @@ mod tests {
             assert_eq!(check["output"], "The database does not answer.", "{path}: {report}");
         }
         assert_eq!(ask(&test, "/livez").await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn writes_that_do_not_move_make_it_not_ready() {
+        let test = TestServer::start(|_| {}).await;
+        let (started, starts) = std::sync::mpsc::channel();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let wait = std::sync::Mutex::new(wait);
+        let db = test.app.db.clone();
+        let stuck = tokio::spawn(async move {
+            db.write(move |_: &Tx<'_>| {
+                started.send(()).unwrap();
+                let _ = wait.lock().unwrap().recv();
+                Ok::<_, kith_store::Error>(())
+            })
+            .await
+        });
+        tokio::task::spawn_blocking(move || starts.recv()).await.unwrap().unwrap();
+        while test.app.db.write_stall() < Duration::from_millis(20) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(ask(&test, "/readyz").await.0, 200, "it may still end");
+        drop(go);
+        stuck.await.unwrap().unwrap();
+        assert!(test.app.db.write_stall() < Duration::from_secs(5));
+        let statuses = [9_999, 10_000].map(|ms| writes(Duration::from_millis(ms)).1.status);
+        assert_eq!(statuses, [HealthStatus::Pass, HealthStatus::Fail]);
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ pub mod auth;
 mod cache;
 mod checks;
 pub mod clock;
+pub mod compute;
 pub mod config;
 mod development;
 mod docs;

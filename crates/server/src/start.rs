@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kith_jobs::Workers;
 use kith_kernel::{Clock, Sources, SystemClock};
@@ -13,6 +14,7 @@ use kith_platform::telemetry::log::LogLevel;
 use kith_platform::{AheadClock, App, Program, StartError as AppError};
 use kith_store::{ControlSocket, EngineKind, MigrationState, OpenError, Store, StoreOptions};
 use thiserror::Error;
+use tokio::time::timeout;
 
 use crate::demo::DemoError;
 use crate::modules::{self, migrations};
@@ -72,6 +74,13 @@ pub enum StartError {
     /// Another part did not start.
     #[error(transparent)]
     App(#[from] AppError),
+}
+
+/// How long a stop waits for each thing that the database has to answer.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
+fn grace(config: &Config) -> Duration {
+    Duration::from_millis(config.server.shutdown_grace_ms.into())
 }
 
 /// Starts a server; when this returns, it answers at `addr`. Port 0 listens on any free port.
@@ -193,9 +202,13 @@ async fn migrate(options: &StoreOptions) -> Result<(), StartError> {
 impl Running {
     /// Stops as an operator wants it: finishes what has begun, then closes the database. Returns when all is done.
     pub async fn stop(self) {
+        // What waits for the database is bounded: it may never answer.
+        let patience = grace(&self.app.config) + STOP_PATIENCE;
         let workers = async {
-            if let Some(workers) = self.workers {
-                workers.stop().await;
+            if let Some(workers) = self.workers
+                && timeout(patience, workers.stop()).await.is_err()
+            {
+                tracing::warn!("the workers did not stop in time");
             }
         };
         // At once, so that what has not begun is somebody else's while answers are still given here.
@@ -204,10 +217,16 @@ impl Running {
             tracing::warn!(cut, "connections were cut that were still busy after the grace");
         }
         drop(self.control);
-        if let Some(started) = self.started
-            && let Err(error) = started.end(&self.app).await
-        {
-            tracing::warn!(%error, "the end of this server could not be written down; it will count as cut short");
+        if let Some(started) = self.started {
+            match timeout(STOP_PATIENCE, started.end(&self.app)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the end of this server could not be written down; it will count as cut short");
+                }
+                Err(_) => tracing::warn!(
+                    "the database does not answer; the end of this server was not written down"
+                ),
+            }
         }
         self.app.db.close().await;
     }
@@ -270,6 +289,30 @@ mod tests {
         let [looked, migrated] = start_after(change).await.map(Option::unwrap);
         assert!(looked.contains("lacks migration bonds/0001_bonds"), "{looked}");
         assert!(migrated.contains("chat/0001_bonds") && migrated.contains("does not know it"), "{migrated}");
+    }
+
+    #[tokio::test]
+    async fn stop_ends_although_a_transaction_never_does() {
+        let database = TestDatabase::sqlite();
+        let mut config = config(&database, true);
+        config.server.shutdown_grace_ms = 100;
+        let running = start(config, Seams::default()).await.unwrap();
+        let (started, starts) = std::sync::mpsc::channel();
+        let db = running.app.db.clone();
+        tokio::spawn(async move {
+            db.write(move |_: &kith_store::Tx<'_>| {
+                started.send(()).unwrap();
+                // Until the test ends.
+                loop {
+                    std::thread::park();
+                }
+                #[expect(unreachable_code, reason = "says of what type the closure is")]
+                Ok::<(), kith_store::Error>(())
+            })
+            .await
+        });
+        tokio::task::spawn_blocking(move || starts.recv()).await.unwrap().unwrap();
+        timeout(Duration::from_secs(30), running.stop()).await.expect("it stops all the same");
     }
 
     #[tokio::test]

@@ -231,6 +231,14 @@ impl Store {
         }
     }
 
+    /// For how long no transaction has begun or ended although all threads that write are busy. Zero when any is idle.
+    pub fn write_stall(&self) -> Duration {
+        match &*self.engine {
+            Engine::Sqlite(engine) => engine.write_stall(),
+            Engine::Postgres(engine) => engine.write_stall(),
+        }
+    }
+
     pub(crate) fn statements(&self) -> &Statements {
         match &*self.engine {
             Engine::Sqlite(engine) => engine.statements(),
@@ -328,7 +336,7 @@ impl Store {
         }
     }
 
-    /// Stops taking work, finishes what is queued, and ends the threads.
+    /// Stops taking work, finishes what is queued, and ends the threads. Threads that do not end within seconds are abandoned.
     pub async fn close(&self) {
         let engine = Arc::clone(&self.engine);
         let run = move || match &*engine {

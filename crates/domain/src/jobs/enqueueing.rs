@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::kinds::{JobKind, RetryBody};
 use super::rows;
-use crate::json_schema;
+use crate::json_schema::{AwaitsValidation, SchemaText, Validated};
 
 /// Where a job stands whose kind says nothing of it.
 const USUAL_QUEUE: &str = "default";
@@ -32,6 +32,9 @@ pub enum JobsError {
     /// The input has faults.
     #[error("the input has faults")]
     Faults(Vec<FieldError>),
+    /// Payloads have not been validated against the schemas that hold.
+    #[error(transparent)]
+    Unvalidated(#[from] AwaitsValidation),
     /// There is no such thing.
     #[error("there is no such job")]
     NotFound,
@@ -234,9 +237,15 @@ impl EnqueuedJob {
 ///
 /// # Errors
 /// What is wrong with any of them; the database's.
-pub fn enqueue(tx: &Tx<'_>, ctx: &Ctx, body: &NewJobBody) -> Result<EnqueuedJob, JobsError> {
-    let mut making = Making::new(tx, ctx);
+pub fn enqueue(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    body: &NewJobBody,
+    validated: &Validated,
+) -> Result<EnqueuedJob, JobsError> {
+    let mut making = Making::new(tx, ctx, validated);
     let flow = making.flow(body, "", 0)?;
+    making.finish()?;
     let (enqueued, children) = kith_jobs::enqueue_flow(tx, ctx, &flow)?;
     Ok(EnqueuedJob::of(enqueued, &children))
 }
@@ -245,11 +254,16 @@ pub fn enqueue(tx: &Tx<'_>, ctx: &Ctx, body: &NewJobBody) -> Result<EnqueuedJob,
 ///
 /// # Errors
 /// What is wrong with any of them; the database's.
-pub fn enqueue_all(tx: &Tx<'_>, ctx: &Ctx, body: &NewJobsBody) -> Result<EnqueuedJobs, JobsError> {
+pub fn enqueue_all(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    body: &NewJobsBody,
+    validated: &Validated,
+) -> Result<EnqueuedJobs, JobsError> {
     if body.jobs.is_empty() || body.jobs.len() > MOST_AT_ONCE {
         return Err(FieldError::new("/jobs", "out_of_range", format!("1 to {MOST_AT_ONCE}.")).into());
     }
-    let mut making = Making::new(tx, ctx);
+    let mut making = Making::new(tx, ctx, validated);
     let mut jobs = Vec::with_capacity(body.jobs.len());
     for (n, job) in body.jobs.iter().enumerate() {
         if !job.children.is_empty() {
@@ -258,6 +272,7 @@ pub fn enqueue_all(tx: &Tx<'_>, ctx: &Ctx, body: &NewJobsBody) -> Result<Enqueue
         }
         jobs.push(making.job(job, &format!("/jobs/{n}"))?);
     }
+    making.finish()?;
     let enqueued = kith_jobs::enqueue_all(tx, ctx.now, &jobs)?;
     Ok(EnqueuedJobs { jobs: enqueued.into_iter().map(|one| EnqueuedJob::of(one, &[])).collect() })
 }
@@ -266,13 +281,25 @@ pub fn enqueue_all(tx: &Tx<'_>, ctx: &Ctx, body: &NewJobsBody) -> Result<Enqueue
 struct Making<'t> {
     tx: &'t Tx<'t>,
     ctx: &'t Ctx,
-    kinds: HashMap<String, Option<JobKind>>,
+    validated: &'t Validated,
+    kinds: HashMap<String, Option<DeclaredKind>>,
     made: usize,
+    awaits_validation: Option<AwaitsValidation>,
+}
+
+struct DeclaredKind {
+    kind: JobKind,
+    schema: Option<SchemaText>,
 }
 
 impl<'t> Making<'t> {
-    fn new(tx: &'t Tx<'_>, ctx: &'t Ctx) -> Self {
-        Self { tx, ctx, kinds: HashMap::new(), made: 0 }
+    fn new(tx: &'t Tx<'_>, ctx: &'t Ctx, validated: &'t Validated) -> Self {
+        Self { tx, ctx, validated, kinds: HashMap::new(), made: 0, awaits_validation: None }
+    }
+
+    /// Says whether all payloads are validated: they are asked for together.
+    fn finish(self) -> Result<(), AwaitsValidation> {
+        self.awaits_validation.map_or(Ok(()), Err)
     }
 
     fn flow(&mut self, body: &NewJobBody, at: &str, depth: usize) -> Result<Flow, JobsError> {
@@ -297,12 +324,12 @@ impl<'t> Making<'t> {
         }
         check_name("kind", &body.kind).map_err(|invalid| fault_at(at, &invalid))?;
         body.check(at)?;
-        let ctx = self.ctx;
-        let kind = self.kind(&body.kind)?;
-        if let Some(schema) = kind.and_then(|kind| kind.schema.as_ref()) {
-            let faults = json_schema::check(&schema.to_string(), &body.payload, &format!("{at}/payload"));
-            faults.map_err(JobsError::Faults)?;
-        }
+        let (ctx, validated) = (self.ctx, self.validated);
+        let declared = self.kind(&body.kind)?;
+        let required = declared.and_then(|declared| declared.schema.as_ref());
+        let required =
+            required.map(|schema| validated.require(schema, &body.payload, &format!("{at}/payload")));
+        let kind = declared.map(|declared| &declared.kind);
         let queue = body.queue.clone().or_else(|| kind?.queue.clone());
         let retry = body.retry.as_ref().or_else(|| kind?.retry.as_ref());
         let timeout_ms = body.timeout_ms.or_else(|| kind?.timeout_ms).unwrap_or(0);
@@ -321,12 +348,19 @@ impl<'t> Making<'t> {
         job.on_failure = if body.on_failure == OnFailureBody::Run { OnFailure::Run } else { OnFailure::Die };
         job.source = Some(ctx.actor.to_string());
         job.check().map_err(|invalid| fault_at(at, &invalid))?;
+        if let Some(Err(awaits)) = required {
+            self.awaits_validation = Some(awaits);
+        }
         Ok(job)
     }
 
-    fn kind(&mut self, name: &str) -> Result<Option<&JobKind>, Error> {
+    fn kind(&mut self, name: &str) -> Result<Option<&DeclaredKind>, Error> {
         if !self.kinds.contains_key(name) {
-            self.kinds.insert(name.to_owned(), rows::find_kind(self.tx, name)?);
+            let declared = rows::find_kind(self.tx, name)?.map(|kind| {
+                let schema = kind.schema.as_ref().map(|schema| schema.to_string().into());
+                DeclaredKind { kind, schema }
+            });
+            self.kinds.insert(name.to_owned(), declared);
         }
         Ok(self.kinds.get(name).and_then(Option::as_ref))
     }

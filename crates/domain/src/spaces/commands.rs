@@ -11,7 +11,7 @@ use super::model::{
     Amount, CollectionName, Item, ItemId, SharedSpace, Space, SpaceError, SpaceName, check_shape, merge,
 };
 use super::{dates, events, queries, reminders, rows};
-use crate::json_schema;
+use crate::json_schema::Validated;
 
 /// A collection, as somebody asks for it.
 #[derive(Clone, Debug)]
@@ -22,6 +22,15 @@ pub struct Asked {
     pub space: SpaceName,
     /// Which.
     pub collection: CollectionName,
+}
+
+/// What a write of an item has to keep to.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'t> {
+    /// What was validated before the transaction.
+    pub validated: &'t Validated,
+    /// What a space may hold.
+    pub limits: &'t config::Spaces,
 }
 
 /// What an item is to hold.
@@ -42,11 +51,11 @@ pub fn create(
     ctx: &Ctx,
     asked: &Asked,
     data: &Value,
-    limits: &config::Spaces,
+    Terms { validated, limits }: Terms<'_>,
 ) -> Result<Item, SpaceError> {
     let shared = open(tx, asked)?;
     let rules = Rules::of(tx, &asked.collection)?;
-    let data = check(tx, asked, &rules, data)?;
+    let data = check(tx, asked, &rules, data, validated)?;
     let item = Item::new(ctx, asked.user, asked.collection.clone(), data);
     let (text, bytes) = to_text(&item, limits)?;
     make_room(tx, shared.space, &item.collection, Amount { items: 1, bytes }, limits)?;
@@ -68,14 +77,16 @@ pub fn update(
     id: ItemId,
     change: &Change,
     meant_for: &IfMatch,
-    limits: &config::Spaces,
+    Terms { validated, limits }: Terms<'_>,
 ) -> Result<Item, SpaceError> {
     let shared = open(tx, asked)?;
     let (present, bytes_before) = find(tx, &shared, asked, id, meant_for)?;
     let rules = Rules::of(tx, &asked.collection)?;
     let data = match change {
-        Change::Replace(data) => check(tx, asked, &rules, data)?,
-        Change::Merge(patch) => check(tx, asked, &rules, &merge(present.data.clone(), patch.clone()))?,
+        Change::Replace(data) => check(tx, asked, &rules, data, validated)?,
+        Change::Merge(patch) => {
+            check(tx, asked, &rules, &merge(present.data.clone(), patch.clone()), validated)?
+        }
     };
     if data == present.data {
         return Ok(present);
@@ -134,7 +145,13 @@ fn find(
 }
 
 /// What is kept of `data`, if the collection takes it.
-fn check(q: &Query<'_>, asked: &Asked, rules: &Rules, data: &Value) -> Result<Value, SpaceError> {
+fn check(
+    q: &Query<'_>,
+    asked: &Asked,
+    rules: &Rules,
+    data: &Value,
+    validated: &Validated,
+) -> Result<Value, SpaceError> {
     check_shape(data, "/data")?;
     if dates::is_dates(&asked.collection) {
         let zone = rows::find_time_zone(q, asked.user)?;
@@ -142,7 +159,7 @@ fn check(q: &Query<'_>, asked: &Asked, rules: &Rules, data: &Value) -> Result<Va
         return read.map(|(data, _)| data).map_err(SpaceError::Invalid);
     }
     if let Some(schema) = &rules.schema {
-        json_schema::check(schema, data, "/data").map_err(SpaceError::Invalid)?;
+        validated.require(schema, data, "/data")?;
     }
     Ok(data.clone())
 }

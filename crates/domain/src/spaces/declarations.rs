@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::model::{CollectionName, Item, Space, SpaceError, check_shape};
 use super::{dates, events, order, rows};
-use crate::json_schema;
+use crate::json_schema::SchemaText;
 
 const MOST_FIELDS: usize = 4;
 const LONGEST_FIELD: usize = 100;
@@ -23,8 +23,10 @@ const BATCH: i64 = 200;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeclarationBody {
-    /// A JSON Schema (draft 2020-12) that refers to nothing outside itself. Items that are here already stay as they are
-    /// until they are written again.
+    /// A JSON Schema (draft 2020-12) that refers to nothing outside itself, at most 32 KiB. Patterns have no look-around and
+    /// no back references, and take at most 2 MiB compiled; at most 128 schemas apply to one value within each other.
+    /// Items that are here already stay as they are until they are written again. An item that takes too much work to
+    /// validate is rejected with `schema_too_costly`.
     #[schema(value_type = Option<Object>)]
     schema: Option<Map<String, Value>>,
     /// Fields by which lists can be filtered and ordered, at most 4: the name of one at the top, or a JSON Pointer.
@@ -68,7 +70,7 @@ pub struct Rules {
     /// By which lists go.
     pub fields: Vec<String>,
     /// As it is kept.
-    pub schema: Option<String>,
+    pub schema: Option<SchemaText>,
 }
 
 impl Rules {
@@ -110,18 +112,18 @@ fn pick<'d>(data: &'d Value, field: &str) -> Option<&'d Value> {
     if field.starts_with('/') { data.pointer(field) } else { data.get(field) }
 }
 
-/// Declares a collection, or changes what was declared.
+/// Declares a collection, or changes what was declared. The schema has been compiled before.
 ///
 /// # Errors
-/// [`SpaceError::BuiltIn`], [`SpaceError::Invalid`], [`SpaceError::Changed`].
+/// [`SpaceError::Changed`].
 pub fn declare(
     tx: &Tx<'_>,
     ctx: &Ctx,
     name: &CollectionName,
-    body: &DeclarationBody,
+    checked: &CheckedDeclaration,
     meant_for: &IfMatch,
 ) -> Result<Declaration, SpaceError> {
-    let (schema, fields) = check(name, body)?;
+    let CheckedDeclaration { schema, fields } = checked.clone();
     tx.lock("collection", [name])?;
     let present = rows::find_declaration(tx, name)?;
     let declaration = Declaration { name: name.clone(), schema, fields, updated_at: ctx.now };
@@ -166,17 +168,25 @@ fn keep(tx: &Tx<'_>, ctx: &Ctx, kept: KeptDeclaration) -> Result<Declaration, Sp
     Ok(kept.declaration)
 }
 
-pub(super) fn check(
-    name: &CollectionName,
-    body: &DeclarationBody,
-) -> Result<(Option<Value>, Vec<String>), SpaceError> {
+/// A declaration without faults, but for those of the schema as a schema.
+#[derive(Clone, Debug)]
+pub struct CheckedDeclaration {
+    /// Has to be compiled, away from any transaction.
+    pub schema: Option<Value>,
+    fields: Vec<String>,
+}
+
+/// Checks all but whether the schema compiles.
+///
+/// # Errors
+/// [`SpaceError::BuiltIn`], [`SpaceError::Invalid`].
+pub fn check(name: &CollectionName, body: DeclarationBody) -> Result<CheckedDeclaration, SpaceError> {
     if dates::is_dates(name) {
         return Err(SpaceError::BuiltIn);
     }
-    let schema = body.schema.clone().map(Value::Object);
+    let schema = body.schema.map(Value::Object);
     if let Some(schema) = &schema {
         check_shape(schema, "/schema")?;
-        json_schema::check_schema(&schema.to_string())?;
     }
     if body.fields.len() > MOST_FIELDS {
         return Err(FieldError::new("/fields", "too_many", format!("At most {MOST_FIELDS}.")).into());
@@ -194,7 +204,7 @@ pub(super) fn check(
             return Err(fault(n, "invalid", "A name that begins with - must be a JSON Pointer.").into());
         }
     }
-    Ok((schema, body.fields.clone()))
+    Ok(CheckedDeclaration { schema, fields: body.fields })
 }
 
 /// Indexes what is not indexed as was last declared.

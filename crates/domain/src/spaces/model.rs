@@ -12,6 +12,7 @@ use thiserror::Error;
 use utoipa::ToSchema;
 
 use crate::bonds::BondId;
+use crate::json_schema::AwaitsValidation;
 
 /// Objects and arrays within each other, in data and in schemas.
 const DEEPEST: usize = 32;
@@ -229,6 +230,9 @@ pub enum SpaceError {
     /// There is no bond whose space it could be.
     #[error("nobody is bonded to this person")]
     NotBonded,
+    /// The data has not been validated against the schema that holds.
+    #[error(transparent)]
+    Unvalidated(#[from] AwaitsValidation),
     /// It does not exist, or not here.
     #[error("there is no such item")]
     ItemNotFound,

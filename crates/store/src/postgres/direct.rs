@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join5;
@@ -17,7 +16,7 @@ use super::settings::Settings;
 use crate::audit::AuditEntry;
 use crate::sequencer::{Heads, Placed, Unplaced};
 use crate::stats::StoreStats;
-use crate::threads::spawn;
+use crate::threads::Threads;
 use crate::tx::Session as AnySession;
 use crate::{Error, Query, Row, outbox};
 
@@ -42,9 +41,9 @@ const KEEP_MARK: Duration = Duration::from_secs(1);
 /// The lock's key is in the space of two numbers, apart from the keys of transactions.
 const TRY_LOCK: &str = "SELECT pg_try_advisory_lock(1262703720, 2)";
 
-pub(super) fn thread(shared: &Arc<Shared>) -> Result<JoinHandle<()>, Error> {
+pub(super) fn thread(threads: &Threads, shared: &Arc<Shared>) -> Result<(), Error> {
     let shared = Arc::clone(shared);
-    spawn("kith-sequencer", move || run(&shared))
+    threads.spawn("kith-sequencer", move || run(&shared))
 }
 
 fn run(shared: &Arc<Shared>) {

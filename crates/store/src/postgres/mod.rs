@@ -9,9 +9,8 @@ mod migration;
 mod settings;
 mod threads;
 
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_channel::Sender;
 use kith_kernel::Timestamp;
@@ -24,7 +23,7 @@ use crate::options::{PostgresOptions, StoreOptions};
 use crate::statements::Statements;
 use crate::stats::{StatsSnapshot, StoreStats};
 use crate::store::ClockReading;
-use crate::threads::join_all;
+use crate::threads::{Threads, WriteActivity};
 use crate::{Error, OpenError, Query};
 
 pub(crate) use link::Session;
@@ -46,6 +45,7 @@ pub(crate) struct Shared {
     pub committed: Notify,
     pub stop: watch::Sender<bool>,
     pub rehearse: bool,
+    pub activity: WriteActivity,
     #[cfg(feature = "testing")]
     pub faults: crate::testing::Faults,
 }
@@ -56,7 +56,7 @@ pub(crate) struct Engine {
     writes: Sender<Box<dyn WriteJob>>,
     reads: Sender<Box<dyn ReadJob>>,
     slow_reads: Sender<Box<dyn ReadJob>>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Threads,
     pool_size: usize,
 }
 
@@ -73,25 +73,26 @@ impl Engine {
             committed: Notify::new(),
             stop: watch::Sender::new(false),
             rehearse: options.rehearse,
+            activity: WriteActivity::new(own.write_threads.max(1)),
             #[cfg(feature = "testing")]
             faults: crate::testing::Faults::default(),
         });
         let (writes, write_queue) = async_channel::bounded(options.write_queue);
         let (reads, read_queue) = async_channel::bounded(options.read_queue);
         let (slow_reads, slow_queue) = async_channel::bounded(options.read_queue);
-        let mut threads = Vec::new();
-        for _ in 0..own.write_threads.max(1) {
-            threads.push(threads::write_thread(&shared, write_queue.clone())?);
+        let threads = Threads::default();
+        for n in 0..own.write_threads.max(1) {
+            threads::write_thread(&threads, &shared, write_queue.clone(), n)?;
         }
         for _ in 0..own.read_threads.max(1) {
-            threads.push(threads::read_thread(&shared, read_queue.clone(), threads::Lane::Short)?);
+            threads::read_thread(&threads, &shared, read_queue.clone(), threads::Lane::Short)?;
         }
         for _ in 0..SLOW_THREADS {
-            threads.push(threads::read_thread(&shared, slow_queue.clone(), threads::Lane::Slow)?);
+            threads::read_thread(&threads, &shared, slow_queue.clone(), threads::Lane::Slow)?;
         }
-        threads.push(direct::thread(&shared)?);
-        let pool_size = threads.len();
-        Ok(Self { shared, writes, reads, slow_reads, threads: Mutex::new(threads), pool_size })
+        direct::thread(&threads, &shared)?;
+        let pool_size = threads.count();
+        Ok(Self { shared, writes, reads, slow_reads, threads, pool_size })
     }
 
     pub fn enqueue_write(&self, job: Box<dyn WriteJob>) -> Result<(), Error> {
@@ -108,6 +109,11 @@ impl Engine {
 
     pub fn stats(&self) -> StatsSnapshot {
         self.shared.stats.snapshot()
+    }
+
+    /// For how long all threads that write have been busy without any of them beginning something else.
+    pub fn write_stall(&self) -> Duration {
+        self.shared.activity.stalled()
     }
 
     pub fn statements(&self) -> &Statements {
@@ -137,7 +143,7 @@ impl Engine {
         self.reads.close();
         self.slow_reads.close();
         self.shared.stop.send_replace(true);
-        join_all(&self.threads);
+        self.threads.wait();
     }
 }
 
@@ -172,7 +178,7 @@ pub(crate) fn read_clock(q: &Query<'_>) -> Result<(ClockReading, Instant), Error
 /// Runs statements on a connection of their own; for tests, which make and drop databases.
 #[cfg(feature = "testing")]
 pub(crate) fn run_once(url: &str, sql: &str) -> Result<(), OpenError> {
-    let settings = Settings::parse(url, None, std::time::Duration::from_secs(60))?;
+    let settings = Settings::parse(url, None, Duration::from_secs(60))?;
     let link = link::Link::connect(&settings, |_| {})?;
     link.batch(sql).map_err(|failure| Error::unavailable(failure).into())
 }

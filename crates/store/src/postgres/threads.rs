@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use async_channel::Receiver;
@@ -12,7 +11,7 @@ use super::failure::Trouble;
 use super::link::{Frame, Link, Session};
 use crate::job::{Ending, ReadJob, WriteJob};
 use crate::stats::StoreStats;
-use crate::threads::spawn;
+use crate::threads::Threads;
 use crate::tx::Session as AnySession;
 use crate::{Error, Query, Tx};
 
@@ -43,14 +42,18 @@ enum Attempt {
 }
 
 pub(super) fn write_thread(
+    threads: &Threads,
     shared: &Arc<Shared>,
     queue: Receiver<Box<dyn WriteJob>>,
-) -> Result<JoinHandle<()>, Error> {
+    n: usize,
+) -> Result<(), Error> {
     let mut worker = Worker::new(shared, false);
-    spawn("kith-pg-write", move || {
+    threads.spawn("kith-pg-write", move || {
         while let Some(mut job) = worker.next(&queue) {
             StoreStats::one(&worker.shared.stats.running);
+            worker.shared.activity.begin(n);
             let fate = worker.in_time(job.deadline()).and_then(|()| worker.write(&mut *job));
+            worker.shared.activity.idle(n);
             StoreStats::less(&worker.shared.stats.running);
             job.answer(fate);
         }
@@ -58,12 +61,13 @@ pub(super) fn write_thread(
 }
 
 pub(super) fn read_thread(
+    threads: &Threads,
     shared: &Arc<Shared>,
     queue: Receiver<Box<dyn ReadJob>>,
     lane: Lane,
-) -> Result<JoinHandle<()>, Error> {
+) -> Result<(), Error> {
     let mut worker = Worker::new(shared, true);
-    spawn("kith-pg-read", move || {
+    threads.spawn("kith-pg-read", move || {
         while let Some(mut job) = worker.next(&queue) {
             StoreStats::one(&worker.shared.stats.running);
             let fate = worker.in_time(job.deadline()).and_then(|()| worker.read(&mut *job, lane));

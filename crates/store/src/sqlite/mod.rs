@@ -8,7 +8,7 @@ mod writer;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -18,7 +18,7 @@ use crate::job::{ReadJob, Refused, WriteJob, enqueue};
 use crate::options::{SqliteOptions, StoreOptions, Synchronous};
 use crate::statements::Statements;
 use crate::stats::{StatsSnapshot, StoreStats};
-use crate::threads::{join_all, spawn};
+use crate::threads::{Threads, WriteActivity};
 use crate::{Error, OpenError, Query};
 
 pub(crate) use link::{Link, Session, Use};
@@ -37,7 +37,8 @@ pub(crate) struct Shared {
     pub commits: AtomicU64,
     pub idle: reader::Idle,
     pub rehearse: bool,
-    pub deadline: std::time::Duration,
+    pub deadline: Duration,
+    pub activity: WriteActivity,
     #[cfg(feature = "testing")]
     pub faults: crate::testing::Faults,
 }
@@ -47,7 +48,7 @@ pub(crate) struct Engine {
     shared: Arc<Shared>,
     writes: Mutex<Option<std::sync::mpsc::SyncSender<Box<dyn WriteJob>>>>,
     readers: reader::Readers,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Threads,
     stop_checkpoints: watch::Sender<bool>,
     folder: Mutex<Option<DataFolder>>,
 }
@@ -66,6 +67,7 @@ impl Engine {
             idle: reader::Idle::default(),
             rehearse: options.rehearse,
             deadline: options.deadline,
+            activity: WriteActivity::new(1),
             #[cfg(feature = "testing")]
             faults: crate::testing::Faults::default(),
         });
@@ -73,17 +75,18 @@ impl Engine {
         let (writes, queue) = std::sync::mpsc::sync_channel(options.write_queue);
         let readers = reader::Readers::new(own.read_in_place, options.read_queue);
         let stop_checkpoints = watch::Sender::new(false);
-        let mut threads = vec![spawn("kith-writer", move || writer.run(&queue))?];
+        let threads = Threads::default();
+        threads.spawn("kith-writer", move || writer.run(&queue))?;
         for _ in 0..reader::SLOW_THREADS {
-            threads.push(spawn("kith-slow-read", readers.slow_lane(Arc::clone(&shared)))?);
+            threads.spawn("kith-slow-read", readers.slow_lane(Arc::clone(&shared)))?;
         }
         let checkpoints = checkpoint::Checkpoints::open(Arc::clone(&shared), stop_checkpoints.subscribe())?;
-        threads.push(spawn("kith-checkpoint", move || checkpoints.run())?);
+        threads.spawn("kith-checkpoint", move || checkpoints.run())?;
         let engine = Self {
             shared,
             writes: Mutex::new(Some(writes)),
             readers,
-            threads: Mutex::new(threads),
+            threads,
             stop_checkpoints,
             folder: Mutex::new(Some(folder)),
         };
@@ -114,6 +117,11 @@ impl Engine {
         self.shared.stats.snapshot()
     }
 
+    /// For how long the writer has been busy with one thing.
+    pub fn write_stall(&self) -> Duration {
+        self.shared.activity.stalled()
+    }
+
     pub fn statements(&self) -> &Statements {
         &self.shared.statements
     }
@@ -135,7 +143,7 @@ impl Engine {
         self.writes.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.readers.close(&self.shared);
         self.stop_checkpoints.send_replace(true);
-        join_all(&self.threads);
+        self.threads.wait();
         self.folder.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }

@@ -79,6 +79,7 @@ impl Writer {
             while !waiting.is_empty() {
                 self.group(queue, &mut waiting, &mut ran);
             }
+            self.shared.activity.idle(0);
             StoreStats::less(&self.shared.stats.running);
         }
     }
@@ -91,6 +92,7 @@ impl Writer {
         waiting: &mut VecDeque<Box<dyn WriteJob>>,
         ran: &mut Vec<Ran>,
     ) {
+        self.shared.activity.begin(0);
         if let Err(error) = self.begin() {
             self.link = None;
             return waiting.drain(..).for_each(|job| job.answer(Err(error.clone())));
@@ -104,6 +106,7 @@ impl Writer {
                 job.answer(Err(Error::DeadlinePassed));
                 continue;
             }
+            self.shared.activity.begin(0);
             match self.run_to_end(&mut *job, &mut traces) {
                 Fate::Lost(error) => {
                     self.link = None;
@@ -116,6 +119,7 @@ impl Writer {
                 break;
             }
         }
+        self.shared.activity.begin(0);
         let committed = self.commit(&traces);
         self.answer(ran, &committed);
     }

@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 
 use super::super::answers::{self, Job, JobDetails, JobStatus};
 use super::super::enqueueing::{self, EnqueuedJob, EnqueuedJobs, JobsError, NewJobBody, NewJobsBody};
+use crate::json_schema::change_validated;
 
 /// Dead letters that one call redrives or discards at most.
 const MOST_DEAD: i64 = 1_000;
@@ -101,7 +102,10 @@ async fn enqueue_job(
     Allowed { caller, .. }: Allowed<WriteJobs>,
     Json(body): Json<NewJobBody>,
 ) -> ApiResult<Response> {
-    app.change(&caller, move |tx, ctx| enqueueing::enqueue(tx, ctx, &body).map(Answer::created)).await
+    change_validated(&app, &caller, move |tx, ctx, validated| {
+        enqueueing::enqueue(tx, ctx, &body, validated).map(Answer::created)
+    })
+    .await
 }
 
 /// Enqueue many jobs, all or none. Quicker than one by one.
@@ -115,7 +119,10 @@ async fn enqueue_jobs(
     Allowed { caller, .. }: Allowed<WriteJobs>,
     Json(body): Json<NewJobsBody>,
 ) -> ApiResult<Response> {
-    app.change(&caller, move |tx, ctx| enqueueing::enqueue_all(tx, ctx, &body).map(Answer::created)).await
+    change_validated(&app, &caller, move |tx, ctx, validated| {
+        enqueueing::enqueue_all(tx, ctx, &body, validated).map(Answer::created)
+    })
+    .await
 }
 
 /// Jobs, newest first: those that have not ended, unless `state` says otherwise. Without payloads and results.

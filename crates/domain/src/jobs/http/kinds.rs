@@ -9,10 +9,12 @@ use kith_platform::{
     Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Routes, cursor_problem,
     store_problem,
 };
+use serde_json::Value;
 use utoipa_axum::routes;
 
 use super::super::kinds::{self, JobKind, JobKindBody};
 use super::super::rows;
+use crate::json_schema;
 
 type JobKindPage = PageAnswer<JobKind>;
 
@@ -80,6 +82,7 @@ async fn declare_job_kind(
     PathId(KindName(kind)): PathId<KindName>,
     Json(body): Json<JobKindBody>,
 ) -> ApiResult<Response> {
+    json_schema::check_declared(&app, body.schema.clone().map(Value::Object).as_ref()).await?;
     app.change(&caller, move |tx, ctx| kinds::declare(tx, ctx, &kind, &body).map(Answer::ok)).await
 }
 

@@ -34,6 +34,7 @@ impl From<JobsError> for Problem {
     fn from(error: JobsError) -> Self {
         match error {
             JobsError::Faults(faults) => Self::invalid(faults),
+            JobsError::Unvalidated(awaits) => awaits.into(),
             JobsError::NotFound => Self::new(&problems::NOT_FOUND, "There is no such job, or none any more."),
             JobsError::Stale => {
                 let detail = "It took too long, was cancelled, or has been ended: nothing was changed. Stop working on it.";

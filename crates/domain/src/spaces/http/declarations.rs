@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 use super::super::declarations::{self, Declaration, DeclarationBody};
 use super::super::model::CollectionName;
 use super::super::queries::{self, DeclarationList};
+use crate::json_schema;
 
 type DeclarationPage = PageAnswer<Declaration>;
 
@@ -71,8 +72,10 @@ async fn declare_collection(
     meant_for: IfMatch,
     Json(body): Json<DeclarationBody>,
 ) -> ApiResult<Response> {
+    let checked = declarations::check(&name, body)?;
+    json_schema::check_declared(&app, checked.schema.as_ref()).await?;
     app.change(&caller, move |tx, ctx| {
-        let declared = declarations::declare(tx, ctx, &name, &body, &meant_for);
+        let declared = declarations::declare(tx, ctx, &name, &checked, &meant_for);
         declared.map(|declaration| Answer::ok(declaration).with_etag())
     })
     .await

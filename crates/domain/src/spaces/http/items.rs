@@ -12,11 +12,12 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::commands::{self, Asked, Change};
+use super::super::commands::{self, Asked, Change, Terms};
 use super::super::list::ListRequest;
 use super::super::model::{CollectionName, Item, ItemId, SpaceError, SpaceName};
 use super::super::queries::{self, BondExport};
 use crate::bonds::BondId;
+use crate::json_schema::change_validated;
 
 type ItemPage = PageAnswer<Item>;
 type InCollection = PathParams<(SpaceName, CollectionName)>;
@@ -86,8 +87,8 @@ async fn create_item(
 ) -> ApiResult<Response> {
     let asked = asked(caller.user_id, space, collection);
     let (data, limits) = (Value::Object(body.data), app.config.spaces.clone());
-    app.change(&caller, move |tx, ctx| {
-        let created = commands::create(tx, ctx, &asked, &data, &limits);
+    change_validated(&app, &caller, move |tx, ctx, validated| {
+        let created = commands::create(tx, ctx, &asked, &data, Terms { validated, limits: &limits });
         created.map(|item| Answer::created(item).with_etag())
     })
     .await
@@ -205,8 +206,9 @@ async fn change(
     meant_for: IfMatch,
 ) -> ApiResult<Response> {
     let limits = app.config.spaces.clone();
-    app.change(caller, move |tx, ctx| {
-        let changed = commands::update(tx, ctx, &asked, id, &change, &meant_for, &limits);
+    change_validated(app, caller, move |tx, ctx, validated| {
+        let changed =
+            commands::update(tx, ctx, &asked, id, &change, &meant_for, Terms { validated, limits: &limits });
         changed.map(|item| Answer::ok(item).with_etag())
     })
     .await

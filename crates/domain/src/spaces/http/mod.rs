@@ -34,6 +34,7 @@ impl From<SpaceError> for Problem {
                 &NOT_BONDED,
                 "Two partners share a space; what former ones kept comes back with them.",
             ),
+            SpaceError::Unvalidated(awaits) => awaits.into(),
             SpaceError::ItemNotFound => Self::new(&problems::NOT_FOUND, "There is no such item."),
             SpaceError::SpaceNotFound => Self::new(
                 &problems::NOT_FOUND,

@@ -5,13 +5,20 @@ use kith_store::{Error, Query, Row, Tx, params};
 use super::super::declarations::{Declaration, KeptDeclaration, Rules};
 use super::super::model::{CollectionName, Item, Space};
 use super::read_item;
+use crate::json_schema::SchemaText;
 
 /// What a collection asks of its items, also after its declaration was withdrawn.
 pub fn find_rules(q: &Query<'_>, name: &CollectionName) -> Result<Option<Rules>, Error> {
     q.one(
         "SELECT revision, fields, schema FROM collection_declarations WHERE name = $1",
         params![name.as_str()],
-        |row| Ok(Rules { revision: row.get(0)?, fields: read_fields(row, 1)?, schema: row.get(2)? }),
+        |row| {
+            Ok(Rules {
+                revision: row.get(0)?,
+                fields: read_fields(row, 1)?,
+                schema: row.get::<Option<String>>(2)?.map(SchemaText::from),
+            })
+        },
     )
 }
 

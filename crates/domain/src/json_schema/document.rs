@@ -1,0 +1,216 @@
+//! A schema document: which schemas in it have an `$id` or an anchor of their own, and where a reference leads. It never leads outside.
+
+use std::collections::{BTreeMap, HashMap};
+
+use fluent_uri::{Uri, UriRef};
+use serde_json::Value;
+
+/// What `$schema` may say.
+pub const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
+/// Base of a document without an `$id`.
+const NAMELESS: &str = "json-schema:///";
+
+/// Keywords whose value is a schema.
+pub const ONE_SCHEMA: &[&str] = &[
+    "additionalProperties",
+    "contains",
+    "contentSchema",
+    "else",
+    "if",
+    "items",
+    "not",
+    "propertyNames",
+    "then",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+];
+/// Keywords whose value is an array of schemas.
+pub const SCHEMA_LISTS: &[&str] = &["allOf", "anyOf", "oneOf", "prefixItems"];
+/// Keywords whose value is an object of schemas.
+pub const SCHEMA_MAPS: &[&str] =
+    &["$defs", "definitions", "dependentSchemas", "patternProperties", "properties"];
+
+/// Index of a schema resource: the document itself, or a schema in it with an `$id`.
+pub type ResourceId = usize;
+
+#[derive(Debug)]
+struct Resource<'v> {
+    uri: Uri<String>,
+    root: &'v Value,
+    anchors: HashMap<&'v str, &'v Value>,
+    dynamic_anchors: BTreeMap<&'v str, &'v Value>,
+}
+
+/// A document that has been scanned for identifiers.
+#[derive(Debug, Default)]
+pub struct Document<'v> {
+    resources: Vec<Resource<'v>>,
+    /// The resource of each schema, by its address.
+    places: HashMap<usize, ResourceId>,
+}
+
+/// Where a reference leads.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'v> {
+    /// The schema.
+    pub schema: &'v Value,
+    /// The resource it belongs to.
+    pub resource: ResourceId,
+    /// The anchor by which it was found, if it is a dynamic one.
+    pub dynamic_anchor: Option<&'v str>,
+}
+
+/// Address of a value, which names it as long as the document is borrowed.
+pub fn address(value: &Value) -> usize {
+    std::ptr::from_ref(value).addr()
+}
+
+impl<'v> Document<'v> {
+    /// Scans `root`.
+    ///
+    /// # Errors
+    /// What is wrong with an identifier, in a sentence.
+    pub fn scan(root: &'v Value) -> Result<Self, String> {
+        let mut document = Self::default();
+        document.resources.push(Resource {
+            uri: Uri::parse(NAMELESS.to_owned()).map_err(|(error, _)| error.to_string())?,
+            root,
+            anchors: HashMap::new(),
+            dynamic_anchors: BTreeMap::new(),
+        });
+        document.visit(root, 0)?;
+        Ok(document)
+    }
+
+    fn visit(&mut self, schema: &'v Value, mut resource: ResourceId) -> Result<(), String> {
+        let Value::Object(keywords) = schema else {
+            self.places.insert(address(schema), resource);
+            return Ok(());
+        };
+        if keywords.get("$schema").is_some_and(|draft| draft != DRAFT) {
+            return Err(format!("`$schema` can only be {DRAFT}."));
+        }
+        if let Some(id) = keywords.get("$id") {
+            resource = self.identify(schema, id, resource)?;
+        }
+        self.places.insert(address(schema), resource);
+        for keyword in ["$anchor", "$dynamicAnchor"] {
+            let Some(anchor) = keywords.get(keyword) else { continue };
+            let anchor = anchor.as_str().filter(|anchor| is_anchor(anchor));
+            let anchor = anchor.ok_or_else(|| format!("`{keyword}` is not a name."))?;
+            let resource = &mut self.resources[resource];
+            if keyword == "$dynamicAnchor" {
+                resource.dynamic_anchors.insert(anchor, schema);
+            }
+            if resource.anchors.insert(anchor, schema).is_some_and(|other| address(other) != address(schema))
+            {
+                return Err(format!("two schemas have the anchor `{anchor}`."));
+            }
+        }
+        for (keyword, value) in keywords {
+            match value {
+                _ if ONE_SCHEMA.contains(&keyword.as_str()) => self.visit(value, resource)?,
+                Value::Array(schemas) if SCHEMA_LISTS.contains(&keyword.as_str()) => {
+                    schemas.iter().try_for_each(|schema| self.visit(schema, resource))?;
+                }
+                Value::Object(schemas) if SCHEMA_MAPS.contains(&keyword.as_str()) => {
+                    schemas.values().try_for_each(|schema| self.visit(schema, resource))?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn identify(&mut self, schema: &'v Value, id: &Value, within: ResourceId) -> Result<ResourceId, String> {
+        let id = id.as_str().ok_or("`$id` is not a text.")?;
+        let uri = self.absolute(within, id)?;
+        if uri.fragment().is_some_and(|fragment| !fragment.as_str().is_empty()) {
+            return Err("`$id` cannot have a fragment.".to_owned());
+        }
+        let uri = uri.strip_fragment().to_owned();
+        if address(schema) == address(self.resources[0].root) {
+            self.resources[0].uri = uri;
+            return Ok(0);
+        }
+        if self.resources.iter().any(|known| known.uri == uri) {
+            return Err(format!("two schemas have the `$id` {uri}."));
+        }
+        self.resources.push(Resource {
+            uri,
+            root: schema,
+            anchors: HashMap::new(),
+            dynamic_anchors: BTreeMap::new(),
+        });
+        Ok(self.resources.len() - 1)
+    }
+
+    fn absolute(&self, base: ResourceId, reference: &str) -> Result<Uri<String>, String> {
+        let relative =
+            UriRef::parse(reference).map_err(|_| format!("`{reference}` is not a URI reference."))?;
+        let base = self.resources[base].uri.borrow();
+        let absolute = relative.resolve_against(&base);
+        Ok(absolute.map_err(|_| format!("`{reference}` cannot be resolved."))?.normalize())
+    }
+
+    /// The resource of a schema that was reached at `schema`, or else `within`.
+    pub fn resource_of(&self, schema: &Value, within: ResourceId) -> ResourceId {
+        self.places.get(&address(schema)).copied().unwrap_or(within)
+    }
+
+    /// Resources of the document.
+    pub fn resources(&self) -> std::ops::Range<ResourceId> {
+        0..self.resources.len()
+    }
+
+    /// Dynamic anchors of a resource.
+    pub fn dynamic_anchors(&self, resource: ResourceId) -> impl Iterator<Item = (&'v str, &'v Value)> + '_ {
+        self.resources[resource].dynamic_anchors.iter().map(|(name, schema)| (*name, *schema))
+    }
+
+    /// Where `reference`, which stands in the resource `from`, leads.
+    ///
+    /// # Errors
+    /// If it leads nowhere, or outside.
+    pub fn resolve(&self, from: ResourceId, reference: &str) -> Result<Target<'v>, String> {
+        let nowhere = || format!("`{reference}` leads to nothing in this schema.");
+        let uri = self.absolute(from, reference)?;
+        let without_fragment = uri.strip_fragment();
+        let resource =
+            self.resources.iter().position(|known| known.uri.as_str() == without_fragment.as_str());
+        let resource = resource.ok_or_else(nowhere)?;
+        let fragment =
+            uri.fragment().map(|fragment| fragment.decode().to_string().map(std::borrow::Cow::into_owned));
+        let fragment = fragment.transpose().map_err(|_| nowhere())?.unwrap_or_default();
+        let found = &self.resources[resource];
+        if fragment.is_empty() {
+            return Ok(Target { schema: found.root, resource, dynamic_anchor: None });
+        }
+        if let Some(pointer) = fragment.strip_prefix('/') {
+            return self.follow(found.root, resource, pointer).ok_or_else(nowhere);
+        }
+        let (_, schema) = found.anchors.get_key_value(&*fragment).ok_or_else(nowhere)?;
+        let dynamic_anchor = found.dynamic_anchors.get_key_value(&*fragment).map(|(name, _)| *name);
+        Ok(Target { schema, resource, dynamic_anchor })
+    }
+
+    /// Follows a JSON Pointer without its first slash.
+    fn follow(&self, root: &'v Value, mut resource: ResourceId, pointer: &str) -> Option<Target<'v>> {
+        let mut schema = root;
+        for token in pointer.split('/') {
+            schema = match schema {
+                Value::Object(fields) => fields.get(&*token.replace("~1", "/").replace("~0", "~"))?,
+                Value::Array(items) => items.get(token.parse::<usize>().ok()?)?,
+                _ => return None,
+            };
+            resource = self.resource_of(schema, resource);
+        }
+        Some(Target { schema, resource, dynamic_anchor: None })
+    }
+}
+
+fn is_anchor(name: &str) -> bool {
+    let first = name.bytes().next();
+    first.is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
+}

@@ -1,0 +1,328 @@
+//! Evaluates a value against a compiled schema. What a schema that is referred to says of one value is worked out once; every step is
+//! charged to a [`Work`], and the depth is bounded.
+
+mod keywords;
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
+
+use kith_kernel::FieldError;
+use serde_json::Value;
+
+use super::schema::{Keyword, Node, NodeId, Schema};
+use super::{TooCostly, Work};
+
+/// Schemas that are evaluated within each other: each takes some kilobytes of the stack.
+const MAX_DEPTH: usize = 1_000;
+/// Faults of one value that are reported.
+const MAX_FAULTS: usize = 10;
+/// Charged for an entry that is kept until the end, which is bounded thereby.
+const KEPT_ENTRY: u64 = 16;
+
+/// Validates `data`, which stands at `at` in a request.
+///
+/// # Errors
+/// The first faults, at `at` and below; `schema_too_costly` when the budget is used up.
+pub fn validate(schema: &Schema, data: &Value, at: &str, work: &mut Work) -> Result<(), Vec<FieldError>> {
+    let mut names = HashMap::new();
+    if schema.has_property_names {
+        collect_names(data, &mut names);
+    }
+    let mut evaluation = Evaluation {
+        schema,
+        names: &names,
+        work,
+        known: HashMap::new(),
+        scopes: vec![Vec::new()],
+        entered: HashMap::new(),
+        depth: 0,
+        at,
+        faults: Vec::new(),
+        explained: HashSet::new(),
+    };
+    match evaluation.apply(0, data, 0, None) {
+        Ok(verdict) if verdict.is_valid => Ok(()),
+        Ok(_) => Err(evaluation.explain(data)),
+        Err(TooCostly) => Err(vec![too_costly(at)]),
+    }
+}
+
+fn too_costly(at: &str) -> FieldError {
+    let detail = "Checking it against its schema takes too much work. Send less, or simplify the schema.";
+    FieldError::new(at.to_owned(), "schema_too_costly", detail)
+}
+
+/// The names of all fields as values of their own.
+fn collect_names<'d>(data: &'d Value, names: &mut HashMap<&'d str, Value>) {
+    match data {
+        Value::Array(items) => items.iter().for_each(|item| collect_names(item, names)),
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                names.entry(name).or_insert_with(|| Value::String(name.clone()));
+                collect_names(value, names);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Number of a dynamic scope: which schema each dynamic anchor stands for.
+type Scope = usize;
+
+/// Which fields and items some schema has evaluated.
+#[derive(Clone, Debug, Default)]
+struct Evaluated<'d> {
+    all_fields: bool,
+    fields: BTreeSet<&'d str>,
+    all_items: bool,
+    items: BTreeSet<usize>,
+}
+
+#[derive(Clone, Debug)]
+struct Verdict<'d> {
+    is_valid: bool,
+    /// Nothing, where nobody asks.
+    evaluated: Option<Rc<Evaluated<'d>>>,
+}
+
+/// Where a value stands, for messages.
+enum Path<'p> {
+    Root,
+    Field(&'p Self, &'p str),
+    Item(&'p Self, usize),
+}
+
+impl Path<'_> {
+    fn write(&self, pointer: &mut String) {
+        match self {
+            Self::Root => {}
+            Self::Field(parent, name) => {
+                parent.write(pointer);
+                pointer.push('/');
+                pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+            }
+            Self::Item(parent, n) => {
+                parent.write(pointer);
+                pointer.push('/');
+                pointer.push_str(&n.to_string());
+            }
+        }
+    }
+}
+
+struct Evaluation<'s, 'd, 'w> {
+    schema: &'s Schema,
+    names: &'d HashMap<&'d str, Value>,
+    work: &'w mut Work,
+    /// What shared schemas say of values, by their address; nothing while that is being found out.
+    known: HashMap<(NodeId, usize, Scope), Option<Verdict<'d>>>,
+    scopes: Vec<Vec<(usize, NodeId)>>,
+    entered: HashMap<(Scope, usize), Scope>,
+    depth: usize,
+    at: &'w str,
+    faults: Vec<FieldError>,
+    /// What has been gone into for its faults.
+    explained: HashSet<(NodeId, usize, Scope)>,
+}
+
+/// A keyword's view: the value, the scope, and its place if faults are to be reported.
+#[derive(Clone, Copy)]
+struct Site<'d, 'p> {
+    data: &'d Value,
+    scope: Scope,
+    path: Option<&'p Path<'p>>,
+}
+
+impl<'d> Evaluation<'_, 'd, '_> {
+    /// Goes down to where the value does not fit.
+    fn explain(&mut self, data: &'d Value) -> Vec<FieldError> {
+        let explained = self.apply(0, data, 0, Some(&Path::Root));
+        if self.faults.is_empty() {
+            debug_assert!(explained.is_err(), "an invalid value has a fault");
+            self.fault(Some(&Path::Root), || "It does not fit its schema.".into());
+        }
+        std::mem::take(&mut self.faults)
+    }
+
+    /// Adds a fault if they are wanted. Returns false: the value is invalid.
+    fn fault(&mut self, path: Option<&Path<'_>>, detail: impl FnOnce() -> Cow<'static, str>) -> bool {
+        if let Some(path) = path
+            && self.faults.len() < MAX_FAULTS
+        {
+            let mut pointer = self.at.to_owned();
+            path.write(&mut pointer);
+            self.faults.push(FieldError::new(pointer, "not_as_declared", detail()));
+        }
+        false
+    }
+
+    /// What a schema says of a value. With a path its faults are reported.
+    fn apply(
+        &mut self,
+        id: NodeId,
+        data: &'d Value,
+        scope: Scope,
+        path: Option<&Path<'_>>,
+    ) -> Result<Verdict<'d>, TooCostly> {
+        self.work.charge(1)?;
+        let schema = self.schema;
+        let (resource, is_shared, keywords) = match &schema.nodes[id] {
+            Node::Always(is_valid) => {
+                if !is_valid {
+                    self.fault(path, || "This is not allowed here.".into());
+                }
+                return Ok(Verdict { is_valid: *is_valid, evaluated: None });
+            }
+            Node::Keywords { resource, is_shared, keywords } => (*resource, *is_shared, keywords),
+        };
+        let scope = self.enter(scope, resource)?;
+        let key = (id, std::ptr::from_ref(data).addr(), scope);
+        let remembers = is_shared && path.is_none();
+        if remembers {
+            match self.known.get(&key) {
+                Some(Some(known)) => return Ok(known.clone()),
+                // A schema that refers to itself without going into the value adds nothing.
+                Some(None) => return Ok(Verdict { is_valid: true, evaluated: None }),
+                None => {
+                    self.work.charge(KEPT_ENTRY)?;
+                    self.known.insert(key, None);
+                }
+            }
+        }
+        if self.depth >= MAX_DEPTH {
+            return Err(TooCostly);
+        }
+        self.depth += 1;
+        let verdict = self.evaluate(keywords, Site { data, scope, path });
+        self.depth -= 1;
+        let verdict = verdict?;
+        if remembers {
+            self.known.insert(key, Some(verdict.clone()));
+        }
+        Ok(verdict)
+    }
+
+    fn evaluate(&mut self, keywords: &[Keyword], site: Site<'d, '_>) -> Result<Verdict<'d>, TooCostly> {
+        let mut evaluated = Evaluated::default();
+        let mut is_valid = true;
+        for keyword in keywords {
+            self.work.charge(1)?;
+            if !self.keyword(keyword, site, &mut evaluated)? {
+                is_valid = false;
+                if site.path.is_none() || self.faults.len() >= MAX_FAULTS {
+                    break;
+                }
+            }
+        }
+        let evaluated = (is_valid && self.schema.has_unevaluated).then(|| Rc::new(evaluated));
+        Ok(Verdict { is_valid, evaluated })
+    }
+
+    /// Scope inside a resource: the outermost schema with a dynamic anchor stands for it.
+    fn enter(&mut self, scope: Scope, resource: usize) -> Result<Scope, TooCostly> {
+        let Some(anchors) = self.schema.dynamic_anchors.get(resource) else { return Ok(scope) };
+        if anchors.is_empty() {
+            return Ok(scope);
+        }
+        if let Some(known) = self.entered.get(&(scope, resource)) {
+            return Ok(*known);
+        }
+        let mut bound = self.scopes[scope].clone();
+        self.work.charge(KEPT_ENTRY * (1 + bound.len() + anchors.len()) as u64)?;
+        for (anchor, node) in anchors {
+            if bound.iter().all(|(known, _)| known != anchor) {
+                bound.push((*anchor, *node));
+            }
+        }
+        bound.sort_unstable();
+        self.work.charge(self.scopes.len() as u64)?;
+        let inside = self.scopes.iter().position(|known| *known == bound).unwrap_or_else(|| {
+            self.scopes.push(bound);
+            self.scopes.len() - 1
+        });
+        self.entered.insert((scope, resource), inside);
+        Ok(inside)
+    }
+
+    /// Applies a schema to the same value and takes over what it has evaluated.
+    fn in_place(
+        &mut self,
+        id: NodeId,
+        site: Site<'d, '_>,
+        evaluated: &mut Evaluated<'d>,
+    ) -> Result<bool, TooCostly> {
+        let verdict = self.below(id, site.data, site.scope, site.path)?;
+        self.merge(&verdict, evaluated)?;
+        Ok(verdict.is_valid)
+    }
+
+    fn merge(&mut self, verdict: &Verdict<'d>, evaluated: &mut Evaluated<'d>) -> Result<(), TooCostly> {
+        let Some(more) = verdict.evaluated.as_deref().filter(|_| verdict.is_valid) else { return Ok(()) };
+        self.work.charge(KEPT_ENTRY * (more.fields.len() + more.items.len()) as u64)?;
+        evaluated.all_fields |= more.all_fields;
+        evaluated.all_items |= more.all_items;
+        evaluated.fields.extend(&more.fields);
+        evaluated.items.extend(&more.items);
+        Ok(())
+    }
+
+    /// What a schema says of a value, reporting its faults only where it does not fit.
+    fn below(
+        &mut self,
+        id: NodeId,
+        data: &'d Value,
+        scope: Scope,
+        path: Option<&Path<'_>>,
+    ) -> Result<Verdict<'d>, TooCostly> {
+        let verdict = self.apply(id, data, scope, None)?;
+        if verdict.is_valid || path.is_none() {
+            return Ok(verdict);
+        }
+        self.work.charge(KEPT_ENTRY)?;
+        let is_new = self.explained.insert((id, std::ptr::from_ref(data).addr(), scope));
+        if is_new { self.apply(id, data, scope, path) } else { Ok(verdict) }
+    }
+
+    fn is_valid(&mut self, id: NodeId, site: Site<'d, '_>) -> Result<Verdict<'d>, TooCostly> {
+        self.apply(id, site.data, site.scope, None)
+    }
+
+    fn field(
+        &mut self,
+        id: NodeId,
+        name: &str,
+        value: &'d Value,
+        site: Site<'d, '_>,
+    ) -> Result<bool, TooCostly> {
+        let path = site.path.map(|path| Path::Field(path, name));
+        Ok(self.below(id, value, site.scope, path.as_ref())?.is_valid)
+    }
+
+    fn item(
+        &mut self,
+        id: NodeId,
+        n: usize,
+        value: &'d Value,
+        site: Site<'d, '_>,
+    ) -> Result<bool, TooCostly> {
+        let path = site.path.map(|path| Path::Item(path, n));
+        Ok(self.below(id, value, site.scope, path.as_ref())?.is_valid)
+    }
+
+    fn mark_field(&mut self, name: &'d str, evaluated: &mut Evaluated<'d>) -> Result<(), TooCostly> {
+        if self.schema.has_unevaluated && !evaluated.all_fields {
+            self.work.charge(KEPT_ENTRY)?;
+            evaluated.fields.insert(name);
+        }
+        Ok(())
+    }
+
+    fn mark_item(&mut self, n: usize, evaluated: &mut Evaluated<'d>) -> Result<(), TooCostly> {
+        if self.schema.has_unevaluated && !evaluated.all_items {
+            self.work.charge(KEPT_ENTRY)?;
+            evaluated.items.insert(n);
+        }
+        Ok(())
+    }
+}

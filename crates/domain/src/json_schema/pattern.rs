@@ -1,0 +1,203 @@
+//! Regular expressions of `pattern` and `patternProperties`, simulated as NFAs: no backtracking, no caches, and every state visited is
+//! charged to the caller's [`Work`].
+
+use regex_automata::nfa::thompson::{Compiler, Config, NFA, State, WhichCaptures};
+use regex_automata::util::primitives::StateID;
+
+use super::{TooCostly, Work};
+
+/// Longest pattern: what it expands to before it is compiled is in proportion.
+const MAX_PATTERN_BYTES: usize = 2_000;
+
+/// A compiled pattern. It matches anywhere in a text unless it is anchored.
+#[derive(Debug)]
+pub struct Pattern {
+    nfa: NFA,
+}
+
+impl Pattern {
+    /// Compiles an ECMA-262 pattern without look-around and back references, into at most `max_bytes`.
+    ///
+    /// # Errors
+    /// What is wrong with it, in a sentence.
+    pub fn compile(pattern: &str, max_bytes: usize) -> Result<Self, String> {
+        if pattern.len() > MAX_PATTERN_BYTES {
+            return Err(format!("a pattern can have at most {MAX_PATTERN_BYTES} bytes."));
+        }
+        let translated = jsonschema_regex::to_rust_regex(pattern);
+        let translated =
+            translated.map_err(|()| "this is not a regular expression without look-around.".to_owned())?;
+        let config =
+            Config::new().which_captures(WhichCaptures::None).nfa_size_limit(Some(max_bytes)).shrink(false);
+        let nfa = Compiler::new().configure(config).build(&translated).map_err(|error| {
+            match error.size_limit() {
+                Some(_) => "the patterns of the schema are too large together.".to_owned(),
+                None => "this is not a regular expression.".to_owned(),
+            }
+        })?;
+        Ok(Self { nfa })
+    }
+
+    /// Bytes of memory it takes.
+    pub fn bytes(&self) -> usize {
+        self.nfa.memory_usage()
+    }
+
+    /// Whether it matches anywhere in `text`.
+    ///
+    /// # Errors
+    /// [`TooCostly`] when the budget is used up.
+    pub fn is_match(&self, text: &str, work: &mut Work) -> Result<bool, TooCostly> {
+        let text = text.as_bytes();
+        work.charge(self.nfa.states().len() as u64 / 64)?;
+        let mut simulation = Simulation::new(&self.nfa, text);
+        simulation.add(self.nfa.start_unanchored(), 0, work)?;
+        for (at, &byte) in text.iter().enumerate() {
+            if simulation.matched || simulation.active.is_empty() {
+                break;
+            }
+            let active = simulation.begin_step();
+            for &id in &active {
+                let next = match self.nfa.state(id) {
+                    State::ByteRange { trans } => trans.matches_byte(byte).then_some(trans.next),
+                    State::Sparse(transitions) => transitions.matches_byte(byte),
+                    State::Dense(transitions) => transitions.matches_byte(byte),
+                    _ => None,
+                };
+                work.charge(1)?;
+                if let Some(next) = next {
+                    simulation.add(next, at + 1, work)?;
+                }
+            }
+            simulation.reuse(active);
+        }
+        Ok(simulation.matched)
+    }
+}
+
+/// The set of states that an NFA is in.
+struct Simulation<'n> {
+    nfa: &'n NFA,
+    text: &'n [u8],
+    /// States that consume a byte.
+    active: Vec<StateID>,
+    spare: Vec<StateID>,
+    /// For each state the step at which it was last added.
+    added: Vec<u32>,
+    step: u32,
+    matched: bool,
+    pending: Vec<StateID>,
+}
+
+impl<'n> Simulation<'n> {
+    fn new(nfa: &'n NFA, text: &'n [u8]) -> Self {
+        let added = vec![0; nfa.states().len()];
+        Self {
+            nfa,
+            text,
+            active: Vec::new(),
+            spare: Vec::new(),
+            added,
+            step: 1,
+            matched: false,
+            pending: Vec::new(),
+        }
+    }
+
+    fn begin_step(&mut self) -> Vec<StateID> {
+        self.step += 1;
+        std::mem::replace(&mut self.active, std::mem::take(&mut self.spare))
+    }
+
+    fn reuse(&mut self, mut states: Vec<StateID>) {
+        states.clear();
+        self.spare = states;
+    }
+
+    /// Adds a state and all that it reaches without consuming a byte.
+    fn add(&mut self, id: StateID, at: usize, work: &mut Work) -> Result<(), TooCostly> {
+        self.pending.push(id);
+        while let Some(id) = self.pending.pop() {
+            let Some(added) = self.added.get_mut(id.as_usize()).filter(|added| **added != self.step) else {
+                continue;
+            };
+            *added = self.step;
+            work.charge(1)?;
+            match self.nfa.state(id) {
+                State::ByteRange { .. } | State::Sparse(_) | State::Dense(_) => self.active.push(id),
+                State::Look { look, next } => {
+                    if self.nfa.look_matcher().matches(*look, self.text, at) {
+                        self.pending.push(*next);
+                    }
+                }
+                State::Union { alternates } => self.pending.extend_from_slice(alternates),
+                State::BinaryUnion { alt1, alt2 } => self.pending.extend([*alt1, *alt2]),
+                State::Capture { next, .. } => self.pending.push(*next),
+                State::Fail => {}
+                State::Match { .. } => self.matched = true,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn is_match(pattern: &str, text: &str) -> bool {
+        Pattern::compile(pattern, 1 << 20).unwrap().is_match(text, &mut Work::new(1 << 20)).unwrap()
+    }
+
+    #[test]
+    fn patterns_search_in_texts_as_ecma_262_says() {
+        for (pattern, text, matches) in [
+            ("", "", true),
+            ("b", "abc", true),
+            ("^b", "abc", false),
+            ("c$", "abc", true),
+            ("^$", "", true),
+            ("^$", "a", false),
+            (r"\d+", "a1", true),
+            (r"^\d$", "٣", false),
+            (r"^\p{Letter}+$", "añß", true),
+            (r"^\w+$", "añ", false),
+            (r"\bfoo\b", "a foo b", true),
+            (r"\bfoo\b", "afoob", false),
+            ("^(a|bc){2,3}$", "abca", true),
+            ("^(a|bc){2,3}$", "abcabc", false),
+            ("^.$", "🐲", true),
+            ("^[^a]$", "é", true),
+        ] {
+            assert_eq!(is_match(pattern, text), matches, "{pattern} in {text}");
+        }
+    }
+
+    #[test]
+    fn pattern_that_expands_too_much_is_rejected() {
+        assert!(Pattern::compile("(?:a{500}){400}", 1 << 20).unwrap_err().contains("too large"));
+        assert!(Pattern::compile(&"a".repeat(MAX_PATTERN_BYTES + 1), 1 << 20).is_err());
+        assert!(Pattern::compile(r"(a+)\1", 1 << 20).is_err());
+        assert!(Pattern::compile("(?=a)b", 1 << 20).is_err());
+    }
+
+    #[test]
+    fn hard_pattern_is_charged_for_each_state_it_visits() {
+        let pattern = Pattern::compile("(?:a?){300}a{300}$", 1 << 20).unwrap();
+        let text = "a".repeat(20_000);
+        assert_eq!(pattern.is_match(&text, &mut Work::new(100_000)), Err(TooCostly));
+        assert_eq!(pattern.is_match("aaab", &mut Work::new(100_000)), Ok(false));
+    }
+
+    proptest! {
+        #[test]
+        fn simulation_agrees_with_the_regex_crate(pattern in "[ab.^$|()*+?\\[\\]]{0,12}", text in "[abc\n]{0,12}") {
+            if let (Ok(ours), Ok(theirs)) = (Pattern::compile(&pattern, 1 << 20), jsonschema_regex::to_rust_regex(&pattern)) {
+                let theirs = regex::Regex::new(&theirs).unwrap();
+                prop_assert_eq!(ours.is_match(&text, &mut Work::new(1 << 20)).unwrap(), theirs.is_match(&text));
+            }
+        }
+    }
+}

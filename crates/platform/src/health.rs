@@ -346,7 +346,7 @@ mod tests {
         let db = test.app.db.clone();
         let stuck = tokio::spawn(async move {
             db.write(move |_: &Tx<'_>| {
-                started.send(()).unwrap();
+                let _ = started.send(());
                 let _ = wait.lock().unwrap().recv();
                 Ok::<_, kith_store::Error>(())
             })

@@ -193,22 +193,19 @@ async fn the_chain_is_verified_by_a_command(engine: Engine) {
             break chain;
         }
     };
-    assert!(running.1.len() == 64 && running.1.bytes().all(|digit| digit.is_ascii_hexdigit()));
+    let (links, hash) = running.1.split_once(':').expect("links and hash");
+    assert_eq!(links, running.0.to_string());
+    assert!(hash.len() == 64 && hash.bytes().all(|digit| digit.is_ascii_hexdigit()));
     server.terminate();
     assert!(server.wait().await.success());
     let stopped = verify(&database, folder);
     assert!(stopped == running || stopped.0 > running.0, "{stopped:?}");
 
-    let store = Store::open(database.options()).await.expect("a database");
-    let tampered: Result<u64, Error> = store
-        .write(|tx| {
-            let first = "UPDATE audit_entries SET action = 'nothing'
-                         WHERE id = (SELECT entry_id FROM audit_seals WHERE n = 1)";
-            tx.exec(first, &[])
-        })
-        .await;
-    assert_eq!(tampered.expect("a change"), 1);
-    store.close().await;
+    change(
+        &database,
+        &["UPDATE audit_entries SET action = 'nothing' WHERE id = (SELECT entry_id FROM audit_seals WHERE n = 1)"],
+    )
+    .await;
     let Output { status, stderr, .. } = kith_on(&database, folder, VERIFY).output().expect("a process");
     let said = String::from_utf8(stderr).expect("text");
     assert!(status.code() == Some(1) && said.contains("breaks at link 1\n"), "{status} {said}");
@@ -218,14 +215,104 @@ async fn the_chain_is_verified_by_a_command(engine: Engine) {
     drop(server);
 }
 
+/// Issue of a hard look: a cut tail and an emptied log went unnoticed.
+#[tokio::test]
+async fn cut_and_restored_chains_are_refused_until_accepted_on_sqlite() {
+    cut_and_restored_chains_are_refused_until_accepted(Engine::Sqlite).await;
+}
+
+#[tokio::test]
+async fn cut_and_restored_chains_are_refused_until_accepted_on_postgres() {
+    cut_and_restored_chains_are_refused_until_accepted(Engine::Postgres).await;
+}
+
+async fn cut_and_restored_chains_are_refused_until_accepted(engine: Engine) {
+    if !engine.is_chosen() {
+        return;
+    }
+    let (database, elsewhere) = (engine.empty_database().await, TestDatabase::sqlite());
+    let folder = database.folder().or(elsewhere.folder()).expect("a folder");
+    let served = async || {
+        let server = Kith::start(kith_on(&database, folder, SERVE));
+        let health = Client::new([server.addr]).get("/api/health").await.expect(200);
+        server.terminate();
+        assert!(server.wait().await.success());
+        health["checks"]["audit:head"][0].clone()
+    };
+    assert_eq!(served().await["status"], "pass");
+    let (links, head) = verify(&database, folder);
+    assert!(links > 2, "the first start leaves entries");
+    let expecting = |head: &str| kith_on(&database, folder, &["audit", "verify", "--expect-head", head]);
+    assert_eq!(success(expecting(&head)), success(kith_on(&database, folder, VERIFY)));
+    let (_, hash) = head.split_once(':').expect("links and hash");
+    let early = format!("2:{hash}");
+    assert!(
+        refusal(expecting(&early)).contains("link 2 of the audit chain is not the one that was remembered")
+    );
+
+    let last = format!("n > {}", links - 2);
+    change(
+        &database,
+        &[
+            format!(
+                "DELETE FROM audit_details WHERE entry_id IN (SELECT entry_id FROM audit_seals WHERE {last})"
+            )
+            .leak(),
+            format!("DELETE FROM audit_entries WHERE id IN (SELECT entry_id FROM audit_seals WHERE {last})")
+                .leak(),
+            format!("DELETE FROM audit_seals WHERE {last}").leak(),
+        ],
+    )
+    .await;
+    let shorter = format!("the audit chain has {} links, but {links} were remembered", links - 2);
+    assert!(refusal(kith_on(&database, folder, VERIFY)).contains(&shorter));
+    assert!(refusal(expecting(&head)).contains(&shorter));
+    // The server serves nevertheless, says so, and keeps what was remembered.
+    let told = served().await;
+    assert_eq!(told["status"], "warn", "{told}");
+    assert!(told["output"].as_str().expect("text").contains("kith audit verify"), "{told}");
+    let refused = refusal(kith_on(&database, folder, VERIFY));
+    assert!(refused.contains("remembered"), "{refused}");
+
+    let accepted = success(kith_on(&database, folder, &["audit", "accept-head"]));
+    assert!(accepted.starts_with("Accepted: head "), "{accepted}");
+    assert_eq!(served().await["status"], "pass");
+    verify(&database, folder);
+    // Whoever noted the head down elsewhere still notices.
+    assert!(refusal(expecting(&head)).contains("remembered"));
+
+    change(
+        &database,
+        &[
+            "DELETE FROM audit_details",
+            "DELETE FROM audit_entries",
+            "DELETE FROM audit_seals",
+            "DELETE FROM audit_keys",
+        ],
+    )
+    .await;
+    assert!(refusal(kith_on(&database, folder, VERIFY)).contains("the audit chain has 0 links"));
+    assert_eq!(served().await["status"], "warn");
+}
+
+/// Changes the database as somebody can who has nothing else.
+async fn change(database: &TestDatabase, statements: &[&'static str]) {
+    let store = Store::open(database.options()).await.expect("a database");
+    for &statement in statements {
+        let changed: Result<u64, Error> = store.write(move |tx| tx.exec(statement, &[])).await;
+        changed.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+    store.close().await;
+}
+
 const VERIFY: &[&str] = &["audit", "verify"];
 
-/// How many links there are, and the last one's hash.
+/// How many links there are, and the head.
 fn verify(database: &TestDatabase, folder: &Path) -> (i64, String) {
     let said = success(kith_on(database, folder, VERIFY));
     let chain = said
         .strip_prefix("The audit chain holds: ")
-        .and_then(|rest| rest.trim_end().split_once(" links, head "));
+        .and_then(|rest| rest.lines().next()?.split_once(" links, head "));
     let (links, head) = chain.unwrap_or_else(|| panic!("{said:?}"));
     (links.parse().expect("a number"), head.to_owned())
 }

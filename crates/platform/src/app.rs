@@ -9,9 +9,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use kith_jobs::{JOBS_MIGRATIONS, Jobs};
 use kith_kernel::{Actor, ApiKeyId, Ctx, RequestId, Sources, Timestamp, UserId};
 use kith_store::MigrationState::{Applied, Pending, Unknown};
-use kith_store::{EngineKind, Error, IntoOutcome, MigrationStatus, Query, STORE_MIGRATIONS, Store, Tx};
+use kith_store::{
+    AuditHeadFile, EngineKind, Error, IntoOutcome, MigrationStatus, OpenError, Query, STORE_MIGRATIONS,
+    Store, Tx,
+};
 use thiserror::Error;
 
+use crate::audit::head::RememberedHead;
 use crate::auth::api_keys::{self, KnownKeys};
 use crate::auth::passwords::Passwords;
 use crate::auth::{AccessCache, AccessSource, Keyring, Tokens};
@@ -42,6 +46,8 @@ pub struct AppInner {
     pub sources: Sources,
     /// What the secrets of the configuration are used for.
     pub keyring: Arc<Keyring>,
+    /// The head of the audit chain, remembered outside the database.
+    pub audit_head: RememberedHead,
     /// Makes and checks access tokens.
     pub tokens: Tokens,
     /// What people may do.
@@ -95,12 +101,15 @@ pub enum StartError {
     /// The database does not work.
     #[error(transparent)]
     Store(#[from] Error),
+    /// The database's address cannot be read.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The key that was written is not there.
     #[error("the database has no signing key although one was just written")]
     NoSigningKey,
     /// The keys in the database cannot be opened.
     #[error(
-        "the signing keys in the database were sealed with another secret; set `auth.jwt_secret` (JWT_SECRET) to the one \
+        "the keys in the database were sealed with another secret; set `auth.jwt_secret` (JWT_SECRET) to the one \
          that this database was first served with"
     )]
     KeySealedOtherwise,
@@ -136,11 +145,20 @@ impl App {
             config.data.folder.clone(),
         );
         let keyring = Arc::new(Keyring::new(&config.auth));
+        let tokens = Tokens::load(&db, &sources, &keyring, &config.auth).await?;
+        if let Err(error) = db.check_audit_keys().await {
+            return Err(match error {
+                Error::Fault(_) => StartError::KeySealedOtherwise,
+                other => other.into(),
+            });
+        }
+        let head_file = AuditHeadFile::of(&config.store_options(), &config.data.folder)?;
         // SQLite belongs to one process: whatever changes, changes here.
         let hearing = Hearing::new(db.kind() == EngineKind::Sqlite);
         let source = modules.iter().find_map(|module| module.access);
         let inner = AppInner {
-            tokens: Tokens::load(&db, &sources, &keyring, &config.auth).await?,
+            audit_head: RememberedHead::new(head_file),
+            tokens,
             keyring,
             access: AccessCache::new(source, hearing.clone()),
             api_keys: KnownKeys::new(hearing.clone()),

@@ -9,6 +9,7 @@ use kith_store::{Error, ModuleMigrations, Query, STORE_MIGRATIONS};
 use serde_json::{Map, Value, json};
 use utoipa_axum::routes;
 
+use crate::audit::head::{HeadError, HeadOutcome};
 use crate::auth::{Allowed, ReadFacts, api_keys, signing_key_ages};
 use crate::jobs::FARED;
 use crate::telemetry::machine;
@@ -18,12 +19,8 @@ use crate::{ApiResult, App, Fact, Json, Routes, store_problem};
 const LINKS_RECOMPUTED: i64 = 20_000;
 
 /// What the store tells of the trace that changes leave, and how API keys are kept.
-pub(crate) const OF_THE_PLATFORM: &[Fact] = &[
-    Fact { name: "audit.chain", read: |q, _| Ok(json!(q.audit_tail(LINKS_RECOMPUTED)?)) },
-    Fact { name: "events.positions", read: |q, _| Ok(json!(q.positions()?)) },
-    api_keys::STORED,
-    FARED,
-];
+pub(crate) const OF_THE_PLATFORM: &[Fact] =
+    &[Fact { name: "events.positions", read: |q, _| Ok(json!(q.positions()?)) }, api_keys::STORED, FARED];
 
 pub(crate) fn routes() -> Routes {
     Routes::new().routes(routes!(get_facts))
@@ -47,6 +44,8 @@ async fn gather(app: &App, ctx: &Ctx) -> Result<Value, Error> {
     let mut database = app.db.facts(migrations(app)).await?;
     let migrations = database.as_object_mut().and_then(|facts| facts.remove("migrations"));
     let starts = app.db.read(crate::starts::recent(ctx.now)).await?;
+    let mut modules = of_modules(app, ctx).await?;
+    modules.insert("audit.chain".to_owned(), audit_chain(app).await?);
     Ok(json!({
         "build": { "release": app.build, "started_at": app.started },
         "process": { "id": std::process::id(), "machine": machine(), "starts": starts },
@@ -57,8 +56,24 @@ async fn gather(app: &App, ctx: &Ctx) -> Result<Value, Error> {
         "signing_keys": app.db.read(signing_key_ages).await?,
         "database": database,
         "migrations": migrations,
-        "modules": of_modules(app, ctx).await?,
+        "modules": modules,
     }))
+}
+
+/// The newest links of the audit chain recomputed, and the chain compared with the head remembered on this node.
+async fn audit_chain(app: &App) -> Result<Value, Error> {
+    let mut chain = json!(app.db.audit_tail(LINKS_RECOMPUTED).await?);
+    if let Err(HeadError::Store(error)) = app.audit_head.keep(&app.db).await {
+        return Err(error);
+    }
+    let (outcome, head_fault) = match app.audit_head.outcome() {
+        HeadOutcome::Unknown => ("unknown", None),
+        HeadOutcome::Contained => ("contained", None),
+        HeadOutcome::Missing(fault) => ("missing", Some(fault)),
+        HeadOutcome::Unreadable(error) => ("unreadable", Some(error)),
+    };
+    chain["remembered_head"] = json!({ "outcome": outcome, "fault": head_fault });
+    Ok(chain)
 }
 
 /// Of each secret what may be told.

@@ -14,6 +14,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
+use crate::audit::head::HeadOutcome;
 use crate::module::Routes;
 use crate::telemetry::{disk_free, resident_bytes};
 use crate::{ApiResult, App, ClientAddress, ProblemBody};
@@ -85,8 +86,13 @@ async fn health(State(app): State<App>) -> HealthReport {
         vec![
             draining(&app),
             database(&app).await,
+<<<<<<< HEAD
             writes(app.db.write_stall()),
             clock(&app),
+=======
+            clock(&app),
+            audit_head(&app),
+>>>>>>> 53e7fa4 (audit: key the chain and remember its head outside the database)
             memory(),
             disk(&app),
             uptime(&app),
@@ -253,6 +259,19 @@ fn clock(app: &App) -> Named {
     ("clock:skew", check)
 }
 
+/// Never a failure: a server that is taken out of service does not repair its log.
+fn audit_head(app: &App) -> Named {
+    let warn = |output| HealthCheck::pass().but(HealthStatus::Warn, output);
+    let check = match app.audit_head.outcome() {
+        HeadOutcome::Unknown | HeadOutcome::Contained => HealthCheck::pass(),
+        HeadOutcome::Missing(_) => {
+            warn("The audit log was cut, changed or restored. Run `kith audit verify`.")
+        }
+        HeadOutcome::Unreadable(_) => warn("The head of the audit chain cannot be kept in the data folder."),
+    };
+    ("audit:head", check)
+}
+
 fn memory() -> Named {
     (
         "memory:resident",
@@ -309,6 +328,7 @@ mod tests {
         assert_eq!((status, &report["status"]), (200, &json!("pass")), "{report}");
         assert_eq!(report["releaseId"], "0.0.0");
         for (check, unit) in [
+            ("audit:head", Value::Null),
             ("clock:skew", Value::Null),
             ("database:responseTime", json!("us")),
             ("database:writeStall", json!("ms")),

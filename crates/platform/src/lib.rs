@@ -5,7 +5,7 @@
 extern crate self as kith_platform;
 
 mod app;
-mod audit;
+pub mod audit;
 pub mod auth;
 mod cache;
 mod checks;

@@ -13,13 +13,14 @@ use kith_domain::jobs::{self, Order};
 use kith_domain::schedules::{self, ScheduleOrder, ScheduleTold};
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{ApiKeyId, FieldError, Problem, Timestamp, UserId, problems};
+use kith_platform::audit::head;
 use kith_platform::auth::Rotation;
 use kith_platform::auth::api_keys::{self, ApiKey};
 use kith_platform::config::Config;
 use kith_platform::{App, store_problem};
 use kith_store::{
-    AuditChain, ControlHandler, ControlSocket, EngineKind, MigrationState, MigrationStatus, OpenError,
-    control_call,
+    AuditChain, AuditHead, ControlHandler, ControlSocket, EngineKind, MigrationState, MigrationStatus,
+    OpenError, control_call,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -60,7 +61,11 @@ pub(crate) enum Command {
     MigrateStatus,
     /// Where the server can be asked.
     Address,
-    AuditVerify,
+    AuditVerify {
+        /// A head that the chain must contain.
+        expected: Option<String>,
+    },
+    AuditAcceptHead,
     /// None asks only.
     LogLevel {
         level: Option<String>,
@@ -82,6 +87,7 @@ pub(crate) enum Reply {
     LogLevel(String),
     Address(String),
     Audit(AuditReport),
+    AuditHeadAccepted(String),
     Refused(String),
 }
 
@@ -124,13 +130,15 @@ pub(crate) struct Line {
 pub(crate) struct AuditReport {
     /// How many entries it seals.
     pub links: i64,
-    /// The last link's hash, in hexadecimal digits.
+    /// The number of links, a colon and the last link's hash in hexadecimal digits.
     pub head: String,
+    /// How many of the first links were sealed without a key, by a version that had none.
+    pub unkeyed: i64,
 }
 
 impl From<AuditChain> for AuditReport {
-    fn from(AuditChain { links, head }: AuditChain) -> Self {
-        Self { links, head: head.iter().map(|byte| format!("{byte:02x}")).collect() }
+    fn from(AuditChain { links, head: hash, unkeyed }: AuditChain) -> Self {
+        Self { links, head: AuditHead { links, hash }.to_string(), unkeyed }
     }
 }
 
@@ -190,12 +198,24 @@ async fn perform(app: &App, command: Command) -> Reply {
         }
         // It is the server that knows, and here there may be none.
         Command::Address => Reply::Refused("no server runs here".to_owned()),
-        Command::AuditVerify => reply(app.db.verify_audit().await, |chain| Reply::Audit(chain.into())),
+        Command::AuditVerify { expected } => {
+            reply(verify_audit(app, expected).await, |chain| Reply::Audit(chain.into()))
+        }
+        Command::AuditAcceptHead => {
+            let ctx = app.system_ctx("command_line");
+            reply(head::accept(app, &ctx).await, |head| Reply::AuditHeadAccepted(head.to_string()))
+        }
         Command::LogLevel { level } => {
             let set = level.map_or(Ok(()), |level| app.log_level.set(&level));
             reply(set.map_err(|error| format!("this {error}")), |()| Reply::LogLevel(app.log_level.get()))
         }
     }
+}
+
+async fn verify_audit(app: &App, expected: Option<String>) -> Result<AuditChain, String> {
+    let expected = expected.map(|text| text.parse()).transpose().map_err(str::to_owned)?;
+    let verified = head::verify(&app.db, app.audit_head.file(), expected).await;
+    verified.map_err(|error| error.to_string())
 }
 
 async fn create_api_key(
@@ -274,8 +294,9 @@ pub(crate) async fn ask_address(folder: &Path) -> io::Result<Option<String>> {
 }
 
 /// Has the server that holds `folder` recompute its audit chain; None if none answers there.
-pub(crate) async fn ask_audit(folder: &Path) -> io::Result<Option<AuditReport>> {
-    match ask(folder, Command::AuditVerify).await? {
+pub(crate) async fn ask_audit(folder: &Path, expected: Option<AuditHead>) -> io::Result<Option<AuditReport>> {
+    let expected = expected.map(|head| head.to_string());
+    match ask(folder, Command::AuditVerify { expected }).await? {
         Some(Reply::Audit(report)) => Ok(Some(report)),
         Some(other) => Err(misunderstood(&other)),
         None => Ok(None),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kith_jobs::Workers;
-use kith_kernel::{Clock, Sources, SystemClock};
+use kith_kernel::{Clock, Sources, SystemClock, SystemRandom};
 use kith_platform::clock::NodeClock;
 use kith_platform::config::{Config, DevelopmentSecretsError};
 use kith_platform::http::{self, Server};
@@ -104,7 +104,9 @@ pub async fn start(config: Config, seams: Seams) -> Result<Running, StartError> 
 ///
 /// # Errors
 /// [`StartError`] says in one sentence what is in the way.
-pub(crate) async fn open(config: Config, seams: Seams) -> Result<App, StartError> {
+pub(crate) async fn open(mut config: Config, seams: Seams) -> Result<App, StartError> {
+    let random = seams.sources.as_ref().map(|sources| Arc::clone(&sources.random));
+    config.fill_development_secrets(&*random.unwrap_or_else(|| Arc::new(SystemRandom)))?;
     let options = StoreOptions { rehearse: seams.rehearse, ..config.store_options() };
     bring_schema_up(&config, &options).await?;
     let db = Store::open(options).await?;
@@ -117,7 +119,7 @@ pub(crate) async fn open(config: Config, seams: Seams) -> Result<App, StartError
     }
 }
 
-async fn open_on(db: Store, mut config: Config, seams: Seams) -> Result<App, StartError> {
+async fn open_on(db: Store, config: Config, seams: Seams) -> Result<App, StartError> {
     let (sources, clock) = match seams.sources {
         Some(sources) => (sources, None),
         None => {
@@ -132,7 +134,6 @@ async fn open_on(db: Store, mut config: Config, seams: Seams) -> Result<App, Sta
             AheadClock::resume(Arc::clone(&sources.clock), &config.data.folder).map_err(AppError::from)?;
         (Sources { clock: ahead.clone(), ..sources }, Some(ahead))
     };
-    config.fill_development_secrets(&*sources.random)?;
     let program = Program { modules: modules::served(&config), build: env!("KITH_BUILD") };
     Ok(App::new(db, config, sources, clock, ahead, seams.log_level, program).await?)
 }
@@ -144,6 +145,9 @@ async fn serve(app: App) -> Result<Running, StartError> {
     // Nobody has set it before.
     let _ = app.addr.set(addr);
     let control = control::listen(&app, addr).map_err(AppError::from)?;
+    if let Err(error) = kith_platform::audit::head::start(&app).await {
+        tracing::warn!(%error, "the audit chain could not be compared with the head that is remembered");
+    }
     let workers = work(&app).await?;
     let started = Started::record(&app, addr).await.inspect_err(|error| {
         tracing::warn!(%error, "this start could not be written down; nobody will count it");
@@ -227,6 +231,9 @@ impl Running {
                     "the database does not answer; the end of this server was not written down"
                 ),
             }
+        }
+        if let Err(error) = self.app.audit_head.keep(&self.app.db).await {
+            tracing::warn!(%error, "the head of the audit chain could not be remembered at the stop");
         }
         self.app.db.close().await;
     }

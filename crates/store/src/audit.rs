@@ -5,6 +5,7 @@ use kith_kernel::{Ctx, Timestamp, UserId, days};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::audit_keys::{AuditKeyring, AuditKeys};
 use crate::sequencer::Seal;
 use crate::value::{Param, Row};
 use crate::{Error, Query, Tx, params};
@@ -74,6 +75,8 @@ pub struct AuditChain {
     pub links: i64,
     /// The last link's hash, which depends on every entry before it.
     pub head: [u8; 32],
+    /// How many of the first links were sealed without a key, by a version that had none.
+    pub unkeyed: i64,
 }
 
 /// Entries read at once when the chain is verified.
@@ -303,16 +306,29 @@ impl Link {
     }
 
     /// Whether it follows `seal`, which moves to it. Details may be gone, but not be others.
-    fn follows(&self, seal: &mut Seal) -> bool {
-        let Some(entry) = &self.entry else { return false };
+    fn follows(&self, seal: &mut Seal, keys: &AuditKeys) -> Result<bool, Error> {
+        let Some(entry) = &self.entry else { return Ok(false) };
         let details = self.details.as_ref().map(|(salt, body)| details_hash(salt, body));
-        let is_sealed = seal.extend(entry).hash == self.hash && seal.n == self.n;
-        is_sealed && (details.is_none() || details == entry.details_hash)
+        let is_sealed = seal.extend(entry, keys)?.hash == self.hash && seal.n == self.n;
+        Ok(is_sealed && (details.is_none() || details == entry.details_hash))
     }
 }
 
-/// Recomputes the links behind `from`, at most a page of them; says where it got to and whether there are more.
-pub(crate) fn verify_page(q: &Query<'_>, from: &Seal) -> Result<(Seal, bool), Error> {
+/// Where recomputing links got to.
+pub(crate) struct Verified {
+    pub seal: Seal,
+    /// How many links up to there were sealed without a key.
+    pub unkeyed: i64,
+    /// Whether there are more links.
+    pub more: bool,
+}
+
+/// Recomputes the links behind `from`, at most a page of them.
+///
+/// # Errors
+/// [`Error::Fault`] names the first link that does not fit, or the key that cannot be opened.
+pub(crate) fn verify_page(q: &Query<'_>, keyring: &AuditKeyring, from: &Seal) -> Result<Verified, Error> {
+    let keys = keyring.load(q)?;
     let links = q.all(
         "SELECT s.n, s.hash, a.id, a.at, a.actor, a.action, a.object, a.request_id, a.details_hash, d.salt, d.body
          FROM audit_seals s LEFT JOIN audit_entries a ON a.id = s.entry_id
@@ -322,14 +338,22 @@ pub(crate) fn verify_page(q: &Query<'_>, from: &Seal) -> Result<(Seal, bool), Er
         Link::read,
     )?;
     let mut seal = from.clone();
-    if let Some(broken) = links.iter().find(|link| !link.follows(&mut seal)) {
-        return Err(Error::fault(format!("the audit chain breaks at link {}", broken.n)));
+    for link in &links {
+        if !link.follows(&mut seal, &keys)? {
+            return Err(Error::fault(format!("the audit chain breaks at link {}", link.n)));
+        }
     }
     let more = links.len() as i64 == VERIFY_PAGE;
     if !more && unsealed(q)? > 0 {
         return Err(Error::fault("the audit log has entries that no link seals"));
     }
-    Ok((seal, more))
+    Ok(Verified { unkeyed: keys.unkeyed(seal.n), seal, more })
+}
+
+/// The hash of the link `n`, if there is such a link.
+pub(crate) fn link_hash(q: &Query<'_>, n: i64) -> Result<Option<[u8; 32]>, Error> {
+    let found = q.one("SELECT hash FROM audit_seals WHERE n = $1", params![n], |row| row.get(0))?;
+    found.map(hash).transpose()
 }
 
 /// Entries without a seal that must have one: below the sequencer's mark, or all where transactions do not overlap.

@@ -187,7 +187,7 @@ fn is_wanted(table: &str, right: &str) -> bool {
     match (table, right) {
         ("schema_migrations", right) => right == "SELECT",
         ("audit_entries" | "audit_seals", right) => ["SELECT", "INSERT"].contains(&right),
-        ("audit_details", "UPDATE") => false,
+        ("audit_keys", "DELETE") | ("audit_details", "UPDATE") => false,
         (_, right) => ["SELECT", "INSERT", "UPDATE", "DELETE"].contains(&right),
     }
 }

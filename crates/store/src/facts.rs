@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::audit_keys::AuditKeyring;
 use crate::sequencer::Seal;
 use crate::tx::Session;
 use crate::{Error, Query, audit, params};
@@ -44,6 +45,26 @@ const KEYS_IN_POSTGRES: &str = "SELECT c.relname::text FROM pg_index i
             FROM unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, n)
             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum) = $2";
 
+/// Recomputes the newest `limit` links of the audit chain. A broken link is no error, but reported.
+pub(crate) fn audit_tail(q: &Query<'_>, keyring: &AuditKeyring, limit: i64) -> Result<AuditTail, Error> {
+    let links = q.one("SELECT COALESCE(MAX(n), 0) FROM audit_seals", &[], |row| row.get(0))?;
+    let links: i64 = links.unwrap_or(0);
+    let before = (links - limit).max(0);
+    let mut seal = match audit::link_hash(q, before)? {
+        Some(hash) => Seal { n: before, hash },
+        None => Seal::default(),
+    };
+    let fault = loop {
+        match audit::verify_page(q, keyring, &seal) {
+            Ok(verified) if verified.more => seal = verified.seal,
+            Ok(_) => break None,
+            Err(Error::Fault(why)) => break Some(why.to_string()),
+            Err(other) => return Err(other),
+        }
+    };
+    Ok(AuditTail { links, recomputed: links - before, fault })
+}
+
 impl Query<'_> {
     /// Whether the database itself refuses a second row of `table` with the same `columns` (`a,b`).
     ///
@@ -55,31 +76,6 @@ impl Query<'_> {
             Session::Postgres(_) => KEYS_IN_POSTGRES,
         };
         Ok(self.one(sql, params![table, columns], |_| Ok(()))?.is_some())
-    }
-
-    /// Recomputes the newest `most` links of the audit chain.
-    ///
-    /// # Errors
-    /// Whatever the database answers; a broken link is no error, but told.
-    pub fn audit_tail(&self, most: i64) -> Result<AuditTail, Error> {
-        let links = self.one("SELECT COALESCE(MAX(n), 0) FROM audit_seals", &[], |row| row.get(0))?;
-        let links: i64 = links.unwrap_or(0);
-        let before = (links - most).max(0);
-        let hash =
-            self.one("SELECT hash FROM audit_seals WHERE n = $1", params![before], |row| row.get(0))?;
-        let mut seal = match hash {
-            Some(hash) => Seal { n: before, hash: audit::hash(hash)? },
-            None => Seal::default(),
-        };
-        let fault = loop {
-            match audit::verify_page(self, &seal) {
-                Ok((next, true)) => seal = next,
-                Ok((_, false)) => break None,
-                Err(Error::Fault(why)) => break Some(why.to_string()),
-                Err(other) => return Err(other),
-            }
-        };
-        Ok(AuditTail { links, recomputed: links - before, fault })
     }
 
     /// Counts the positions of events: without a gap there are as many as from the first to the last.

@@ -3,6 +3,8 @@
 //! The only crate that names SQLite or PostgreSQL. It knows no feature and no HTTP.
 
 mod audit;
+mod audit_head;
+mod audit_keys;
 mod bells;
 mod bulk;
 mod database_facts;
@@ -25,6 +27,8 @@ mod sqlite;
 mod statements;
 mod stats;
 mod store;
+#[cfg(any(test, feature = "testing"))]
+mod test_vault;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod threads;
@@ -32,6 +36,8 @@ mod tx;
 mod value;
 
 pub use audit::{AuditChain, AuditEntry, AuditFilter, AuditRecord};
+pub use audit_head::{AuditHead, AuditHeadFile, HeadComparison};
+pub use audit_keys::{AUDIT_KEY_BYTES, AuditVault, GeneratedKey, audit_key_name};
 pub use bells::Bell;
 pub use bulk::{Bulk, Statement, Values};
 pub use dialect::jobs as job_statements;

@@ -1,7 +1,10 @@
 //! What a database needs to be opened. Where these values come from is not decided here.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::AuditVault;
 
 /// Which database, and the bounds that hold for either.
 #[derive(Clone, Debug)]
@@ -16,6 +19,8 @@ pub struct StoreOptions {
     pub deadline: Duration,
     /// Runs each closure twice, the first run rolled back: what a test build does to find hidden state.
     pub rehearse: bool,
+    /// Seals and opens the keys of the audit chain.
+    pub audit_vault: Arc<dyn AuditVault>,
 }
 
 /// One of the two databases.
@@ -64,14 +69,15 @@ pub struct PostgresOptions {
 }
 
 impl StoreOptions {
-    /// The defaults around `engine`.
-    pub fn new(engine: EngineOptions) -> Self {
+    /// The defaults around `engine`. Keys of the audit chain are sealed by `audit_vault`.
+    pub fn new(engine: EngineOptions, audit_vault: Arc<dyn AuditVault>) -> Self {
         Self {
             engine,
             write_queue: 4_096,
             read_queue: 4_096,
             deadline: Duration::from_secs(5),
             rehearse: false,
+            audit_vault,
         }
     }
 }

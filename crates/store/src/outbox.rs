@@ -13,7 +13,10 @@ use crate::{Error, Query, Tx, audit, params};
 /// The tables that the store itself needs. They come before every module's.
 pub const STORE_MIGRATIONS: ModuleMigrations = ModuleMigrations {
     module: "store",
-    migrations: &[Migration { version: 1, name: "trace", sql: include_str!("../migrations/0001_trace.sql") }],
+    migrations: &[
+        Migration { version: 1, name: "trace", sql: include_str!("../migrations/0001_trace.sql") },
+        Migration { version: 2, name: "audit_keys", sql: include_str!("../migrations/0002_audit_keys.sql") },
+    ],
 };
 
 pub(crate) const INSERT_EVENT: &str =

@@ -6,13 +6,16 @@ use std::time::{Duration, Instant};
 use kith_kernel::Timestamp;
 use tokio::sync::watch;
 
-use crate::audit::{self, AuditChain};
+use crate::audit::{self, AuditChain, Verified};
+use crate::audit_head::{self, AuditHead, HeadComparison};
+use crate::audit_keys::AuditKeyring;
 use crate::job::{ReadJob, read_job, write_job};
 use crate::migrate::{MigrationStatus, ModuleMigrations};
 use crate::options::{EngineOptions, StoreOptions};
 use crate::statements::Statements;
 use crate::{
-    Bell, Error, IntoOutcome, OpenError, Query, SequencedEvent, StatsSnapshot, Tx, outbox, postgres, sqlite,
+    AuditTail, Bell, Error, IntoOutcome, OpenError, Query, SequencedEvent, StatsSnapshot, Tx, facts, outbox,
+    postgres, sqlite,
 };
 
 /// A database. Clones share it.
@@ -20,6 +23,7 @@ use crate::{
 pub struct Store {
     engine: Arc<Engine>,
     deadline: Duration,
+    audit_keyring: Arc<AuditKeyring>,
 }
 
 enum Engine {
@@ -61,12 +65,16 @@ impl Store {
     /// [`OpenError`] says what is in the way.
     pub async fn open(options: StoreOptions) -> Result<Self, OpenError> {
         let deadline = options.deadline;
+        let audit_keyring = Arc::new(AuditKeyring::new(Arc::clone(&options.audit_vault)));
+        let keyring = Arc::clone(&audit_keyring);
         let engine = tokio::task::spawn_blocking(move || match options.engine.clone() {
-            EngineOptions::Sqlite(own) => sqlite::Engine::open(&options, &own).map(Engine::Sqlite),
-            EngineOptions::Postgres(own) => postgres::Engine::open(&options, &own).map(Engine::Postgres),
+            EngineOptions::Sqlite(own) => sqlite::Engine::open(&options, &own, &keyring).map(Engine::Sqlite),
+            EngineOptions::Postgres(own) => {
+                postgres::Engine::open(&options, &own, &keyring).map(Engine::Postgres)
+            }
         });
         let engine = engine.await.map_err(Error::fault)??;
-        Ok(Self { engine: Arc::new(engine), deadline })
+        Ok(Self { engine: Arc::new(engine), deadline, audit_keyring })
     }
 
     /// Applies what is missing of `modules`' migrations, one node at a time, and returns what was applied.
@@ -323,17 +331,52 @@ impl Store {
     /// Recomputes the whole audit chain and says what it comes to.
     ///
     /// # Errors
-    /// [`Error::Fault`] that names the first entry at which the chain breaks.
+    /// [`Error::Fault`] that names the first entry at which the chain breaks, or the key that cannot be opened.
     pub async fn verify_audit(&self) -> Result<AuditChain, Error> {
         let mut last = crate::sequencer::Seal::default();
         loop {
-            let from = last.clone();
-            let (seal, more) = self.export(move |q| audit::verify_page(q, &from)).await?;
+            let (from, keyring) = (last.clone(), Arc::clone(&self.audit_keyring));
+            let Verified { seal, unkeyed, more } =
+                self.export(move |q| audit::verify_page(q, &keyring, &from)).await?;
             last = seal;
             if !more {
-                return Ok(AuditChain { links: last.n, head: last.hash });
+                return Ok(AuditChain { links: last.n, head: last.hash, unkeyed });
             }
         }
+    }
+
+    /// Recomputes the newest `limit` links of the audit chain.
+    ///
+    /// # Errors
+    /// Whatever the database answers; a broken link is no error, but reported.
+    pub async fn audit_tail(&self, limit: i64) -> Result<AuditTail, Error> {
+        let keyring = Arc::clone(&self.audit_keyring);
+        self.export(move |q| facts::audit_tail(q, &keyring, limit)).await
+    }
+
+    /// Fails if a key of the audit chain cannot be opened by this process's vault.
+    ///
+    /// # Errors
+    /// [`Error::Fault`] names the key.
+    pub async fn check_audit_keys(&self) -> Result<(), Error> {
+        let keyring = Arc::clone(&self.audit_keyring);
+        self.read(move |q| keyring.load(q)?.check()).await
+    }
+
+    /// The number of links of the audit chain and the last one's hash, as the database has them.
+    ///
+    /// # Errors
+    /// [`enum@Error`] if the database cannot be read.
+    pub async fn audit_head(&self) -> Result<AuditHead, Error> {
+        self.read(audit_head::current).await
+    }
+
+    /// Compares the audit chain with a head that was remembered outside the database.
+    ///
+    /// # Errors
+    /// [`enum@Error`] if the database cannot be read.
+    pub async fn compare_audit_head(&self, remembered: AuditHead) -> Result<HeadComparison, Error> {
+        self.read(move |q| audit_head::compare(q, &remembered)).await
     }
 
     /// Stops taking work, finishes what is queued, and ends the threads. Threads that do not end within seconds are abandoned.

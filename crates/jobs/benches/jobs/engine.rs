@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use kith_jobs::{Done, Handler, JOBS_MIGRATIONS, Jobs, NewJob, QueueShare, WorkerOptions, Workers};
 use kith_kernel::{Clock as _, Sources, SystemClock, SystemRandom, TimeOrderedIds, Timestamp};
+use kith_store::testing::TestVault;
 use kith_store::{
     EngineKind, EngineOptions, PostgresOptions, STORE_MIGRATIONS, SqliteOptions, Store, StoreOptions, params,
 };
@@ -55,7 +56,10 @@ impl Engine {
                 (place, EngineOptions::Sqlite(SqliteOptions::in_folder(folder)))
             }
         };
-        let options = StoreOptions { deadline: Duration::from_secs(60), ..StoreOptions::new(engine) };
+        let options = StoreOptions {
+            deadline: Duration::from_secs(60),
+            ..StoreOptions::new(engine, TestVault::with_secret(1))
+        };
         let modules = vec![STORE_MIGRATIONS, JOBS_MIGRATIONS];
         Store::migrate_up(&options, modules, SystemClock.now()).await?;
         let sources = Sources {

@@ -16,6 +16,7 @@ use kith_jobs::{
     Done, Handler, JOBS_MIGRATIONS, JobError, Jobs, NewJob, QueueShare, Retry, Run, WorkerOptions, Workers,
 };
 use kith_kernel::{Sources, SystemClock, SystemRandom, TimeOrderedIds};
+use kith_store::testing::TestVault;
 use kith_store::{
     EngineOptions, Migration, ModuleMigrations, PostgresOptions, Query, STORE_MIGRATIONS, SqliteOptions,
     Store, StoreOptions, params,
@@ -67,7 +68,7 @@ async fn obey() -> Result<(), Failure> {
         Ok(url) => EngineOptions::Postgres(PostgresOptions { write_threads: 8, ..PostgresOptions::at(url) }),
         Err(_) => EngineOptions::Sqlite(SqliteOptions::in_folder(text("--data")?)),
     };
-    let options = StoreOptions::new(engine);
+    let options = StoreOptions::new(engine, TestVault::with_secret(1));
     let task = text("--do")?;
     if task == "migrate" {
         let modules = vec![STORE_MIGRATIONS, JOBS_MIGRATIONS, EFFECTS];

@@ -1,5 +1,8 @@
 //! The audit log over HTTP: all of it for those who may read it, and everybody's own part for themselves.
 
+pub mod head;
+mod vault;
+
 use axum::extract::State;
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Actor, Cursor, FieldError, Page, Problem, Timestamp, UserId};
@@ -14,6 +17,8 @@ use crate::http::bad_query;
 use crate::{
     ApiResult, App, PageAnswer, PageQuery, Query, Routes, SignedIn, cursor_problem, page_limit, store_problem,
 };
+
+pub(crate) use vault::SecretVault;
 
 /// Longer than any actor, action, object or request id.
 const LONGEST_FILTER: usize = 200;

@@ -19,6 +19,7 @@ mod web_origin;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kith_store::{EngineOptions, PostgresOptions, SqliteOptions, StoreOptions};
@@ -34,6 +35,7 @@ pub use secret::Secret;
 pub use secrets::generated_secrets;
 pub use web_origin::WebOrigin;
 
+use crate::audit::SecretVault;
 use load::{Origins, SecretFiles};
 
 /// All of it, complete and checked.
@@ -314,10 +316,11 @@ impl Config {
         self.database.url.expose() == "sqlite"
     }
 
-    /// What the store needs to know.
+    /// What the store needs to know. In development mode the secrets must have been filled in, unless only the schema is
+    /// looked at or changed.
     pub fn store_options(&self) -> StoreOptions {
         let database = &self.database;
-        StoreOptions::new(if self.is_sqlite() {
+        let engine = if self.is_sqlite() {
             EngineOptions::Sqlite(SqliteOptions {
                 synchronous: database.synchronous.into(),
                 ..SqliteOptions::in_folder(&self.data.folder)
@@ -331,7 +334,8 @@ impl Config {
                 read_threads: usize::from(database.read_threads),
                 ..PostgresOptions::at(database.url.expose())
             })
-        })
+        };
+        StoreOptions::new(engine, Arc::new(SecretVault::new(&self.auth)))
     }
 }
 

@@ -14,11 +14,12 @@ use super::failure::Failure;
 use super::link::{Frame, Link, Session};
 use super::settings::Settings;
 use crate::audit::AuditEntry;
+use crate::audit_keys::AuditKeys;
 use crate::sequencer::{Heads, Placed, Unplaced};
 use crate::stats::StoreStats;
 use crate::threads::Threads;
 use crate::tx::Session as AnySession;
-use crate::{Error, Query, Row, outbox};
+use crate::{Error, Query, Row, Tx, outbox};
 
 /// How long to wait at most before looking for work nobody announced, and for the lock of a dead sequencer.
 const LOOK: Duration = Duration::from_millis(200);
@@ -78,6 +79,7 @@ struct Direct<'s> {
 
 struct Lead {
     heads: Heads,
+    audit_keys: AuditKeys,
     /// Every committed row below this transaction has its place.
     low_tx: i64,
     /// Until everything that is there has been looked at once.
@@ -175,6 +177,7 @@ impl<'s> Direct<'s> {
         let heads = outbox::heads(&q)?;
         let kept: Option<i64> = q.one("SELECT low_tx FROM sequencer WHERE id = 1", &[], |row| row.get(0))?;
         let oldest = q.one(OLDEST_RUNNING, &[], |row| row.get::<i64>(0))?.unwrap_or(0);
+        let audit_keys = self.shared.audit_keyring.load(&q)?;
         drop(q);
         // A mark ahead of the server's own count was restored from another server and says nothing about this one.
         let kept = kept.filter(|kept| *kept <= oldest);
@@ -183,6 +186,7 @@ impl<'s> Direct<'s> {
         self.shared.stats.sequencer.store(1, Ordering::Relaxed);
         self.lead = Some(Lead {
             heads,
+            audit_keys,
             low_tx,
             catching_up: kept.is_none(),
             mark_kept: Instant::now(),
@@ -205,7 +209,11 @@ impl<'s> Direct<'s> {
             .map(|row| AuditEntry::read(&Row::Postgres(row), 0))
             .collect::<Result<_, _>>()?;
         let more = events.len() as i64 == PASS || entries.len() as i64 == PASS;
-        let placed = lead.heads.place(events.into_iter(), entries.iter());
+        if !entries.is_empty() {
+            self.ready_audit_key()?;
+        }
+        let Some(lead) = &self.lead else { return Ok(false) };
+        let placed = lead.heads.place(events.into_iter(), entries.iter(), &lead.audit_keys)?;
         if !placed.is_empty() {
             self.write(&placed).map_err(Error::unavailable)?;
             StoreStats::add(&self.shared.stats.sequenced, placed.positions.len() as u64);
@@ -220,6 +228,19 @@ impl<'s> Direct<'s> {
         }
         self.keep_mark()?;
         Ok(more)
+    }
+
+    /// Makes a key for the next link if there is none for it. The lock keeps every other process from it.
+    fn ready_audit_key(&mut self) -> Result<(), Error> {
+        let Some(lead) = &self.lead else { return Ok(()) };
+        let (next, keys) = (lead.heads.seal.n + 1, lead.audit_keys.clone());
+        let tx = Tx::new(AnySession::Postgres(Session::new(&self.link, Frame::Plain)));
+        let keys = self.shared.audit_keyring.ready_for(&tx, keys, next)?;
+        drop(tx);
+        if let Some(lead) = &mut self.lead {
+            lead.audit_keys = keys;
+        }
+        Ok(())
     }
 
     /// Looks for what has no place yet, all in one state and one round trip.

@@ -88,6 +88,7 @@ impl MigrationLink {
              GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA \"{schema}\" TO \"{role}\";
              REVOKE INSERT, UPDATE, DELETE ON schema_migrations FROM \"{role}\";
              REVOKE UPDATE, DELETE ON audit_entries, audit_seals FROM \"{role}\";
+             REVOKE DELETE ON audit_keys FROM \"{role}\";
              REVOKE UPDATE ON audit_details FROM \"{role}\";
              DO $$ DECLARE segment TEXT; BEGIN
                  FOR segment IN SELECT tablename FROM pg_tables

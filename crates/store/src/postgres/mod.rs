@@ -17,6 +17,7 @@ use kith_kernel::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
 
+use crate::audit_keys::AuditKeyring;
 use crate::bells::Bells;
 use crate::job::{ReadJob, WriteJob, enqueue};
 use crate::options::{PostgresOptions, StoreOptions};
@@ -29,7 +30,7 @@ use crate::{Error, OpenError, Query};
 pub(crate) use link::Session;
 pub(crate) use migration::MigrationLink;
 use settings::Settings;
-pub(crate) use settings::password_in;
+pub(crate) use settings::{database_label, password_in};
 
 /// Threads for reads that take long.
 const SLOW_THREADS: usize = 2;
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     pub stop: watch::Sender<bool>,
     pub rehearse: bool,
     pub activity: WriteActivity,
+    pub audit_keyring: Arc<AuditKeyring>,
     #[cfg(feature = "testing")]
     pub faults: crate::testing::Faults,
 }
@@ -61,7 +63,11 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub fn open(options: &StoreOptions, own: &PostgresOptions) -> Result<Self, OpenError> {
+    pub fn open(
+        options: &StoreOptions,
+        own: &PostgresOptions,
+        audit_keyring: &Arc<AuditKeyring>,
+    ) -> Result<Self, OpenError> {
         let settings = Settings::parse(&own.url, own.password.as_deref(), options.deadline)?;
         migration::refuse_shared_sessions(&settings)?;
         let shared = Arc::new(Shared {
@@ -74,6 +80,7 @@ impl Engine {
             stop: watch::Sender::new(false),
             rehearse: options.rehearse,
             activity: WriteActivity::new(own.write_threads.max(1)),
+            audit_keyring: Arc::clone(audit_keyring),
             #[cfg(feature = "testing")]
             faults: crate::testing::Faults::default(),
         });

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+use sha2::{Digest, Sha256};
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -94,6 +95,18 @@ impl Settings {
 /// The password in an address, if there is one.
 pub(crate) fn password_in(url: &str) -> Option<Vec<u8>> {
     parse(url).ok()?.0.get_password().map(<[u8]>::to_vec)
+}
+
+/// A short name for the database and schema that an address leads to, whichever its server and role are.
+pub(crate) fn database_label(url: &str) -> Result<String, OpenError> {
+    let (config, _) = parse(url)?;
+    let name = config.get_dbname().or(config.get_user()).unwrap_or_default();
+    let digest = Sha256::new()
+        .chain_update(name)
+        .chain_update([0])
+        .chain_update(config.get_options().unwrap_or_default())
+        .finalize();
+    Ok(digest[..8].iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 pub(super) fn parse(url: &str) -> Result<(Config, TlsChoice), OpenError> {

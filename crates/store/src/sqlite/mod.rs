@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::audit_keys::AuditKeyring;
 use crate::bells::Bells;
 use crate::folder::DataFolder;
 use crate::job::{ReadJob, Refused, WriteJob, enqueue};
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     pub rehearse: bool,
     pub deadline: Duration,
     pub activity: WriteActivity,
+    pub audit_keyring: Arc<AuditKeyring>,
     #[cfg(feature = "testing")]
     pub faults: crate::testing::Faults,
 }
@@ -54,7 +56,11 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub fn open(options: &StoreOptions, own: &SqliteOptions) -> Result<Self, OpenError> {
+    pub fn open(
+        options: &StoreOptions,
+        own: &SqliteOptions,
+        audit_keyring: &Arc<AuditKeyring>,
+    ) -> Result<Self, OpenError> {
         let folder = DataFolder::claim(&own.folder)?;
         let shared = Arc::new(Shared {
             file: own.folder.join(FILE),
@@ -66,6 +72,7 @@ impl Engine {
             commits: AtomicU64::new(0),
             idle: reader::Idle::default(),
             rehearse: options.rehearse,
+            audit_keyring: Arc::clone(audit_keyring),
             deadline: options.deadline,
             activity: WriteActivity::new(1),
             #[cfg(feature = "testing")]

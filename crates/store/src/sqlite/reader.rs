@@ -209,8 +209,10 @@ mod tests {
     use super::super::checkpoint::Checkpoints;
     use super::super::{Engine, FILE};
     use super::*;
+    use crate::audit_keys::AuditKeyring;
     use crate::job::write_job;
     use crate::options::{EngineOptions, SqliteOptions, StoreOptions};
+    use crate::test_vault::TestVault;
     use crate::{STORE_MIGRATIONS, Tx, migrate, params};
 
     fn read(engine: &Engine) -> i64 {
@@ -240,9 +242,10 @@ mod tests {
     fn who_reads_again_keeps_its_view_until_something_is_committed_or_the_log_is_emptied() {
         let folder = tempfile::tempdir().unwrap();
         let own = SqliteOptions::in_folder(folder.path());
-        let options = StoreOptions::new(EngineOptions::Sqlite(own.clone()));
+        let options = StoreOptions::new(EngineOptions::Sqlite(own.clone()), TestVault::with_secret(1));
         migrate::up(&options, &[STORE_MIGRATIONS], Timestamp::EPOCH).unwrap();
-        let engine = Engine::open(&options, &own).unwrap();
+        let engine =
+            Engine::open(&options, &own, &Arc::new(AuditKeyring::new(TestVault::with_secret(1)))).unwrap();
         for position in 1..=100 {
             write(&engine, position);
             assert_eq!(read(&engine), position);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::link::{Link, Session, StopAt, Use};
+use crate::audit_keys::AuditKeys;
 use crate::error::Cause;
 use crate::job::{Ending, WriteJob};
 use crate::sequencer::{Heads, Placed};
@@ -29,6 +30,7 @@ pub(super) struct Writer {
     /// Absent after a failed commit, until a new one could be opened.
     link: Option<(Link, Arc<StopAt>)>,
     heads: Heads,
+    audit_keys: AuditKeys,
 }
 
 /// A closure that has run in the open group.
@@ -53,17 +55,21 @@ enum Fate {
 
 impl Writer {
     pub fn open(shared: Arc<Shared>) -> Result<Self, Error> {
-        let mut writer = Self { shared, link: None, heads: Heads::default() };
+        let mut writer =
+            Self { shared, link: None, heads: Heads::default(), audit_keys: AuditKeys::default() };
         writer.reopen()?;
         Ok(writer)
     }
 
-    /// Opens the connection anew and reads where positions and seals stand.
+    /// Opens the connection anew and reads where positions and seals stand, and the keys of the seals.
     fn reopen(&mut self) -> Result<(), Error> {
         self.link = None;
         let link = Link::open(&self.shared.file, self.shared.synchronous, Use::Write)?;
         let mut link = link.measured_in(&self.shared.statements);
-        self.heads = outbox::heads(&Tx::new(AnySession::Sqlite(Session::plain(&link))))?;
+        let tx = Tx::new(AnySession::Sqlite(Session::plain(&link)));
+        self.heads = outbox::heads(&tx)?;
+        self.audit_keys = self.shared.audit_keyring.load(&tx)?;
+        drop(tx);
         let stop_at = link.stoppable()?;
         self.link = Some((link, stop_at));
         self.publish_head();
@@ -253,10 +259,18 @@ impl Writer {
         Ok(())
     }
 
-    fn seal(&self, traces: &Trace) -> Result<Placed, Error> {
-        let placed = self.heads.place(traces.events.iter().map(Event::unplaced), traces.audit.iter());
+    fn seal(&mut self, traces: &Trace) -> Result<Placed, Error> {
         let tx = Tx::new(AnySession::Sqlite(Session::plain(self.link())));
+        let mut keys = self.audit_keys.clone();
+        if !traces.audit.is_empty() {
+            keys = self.shared.audit_keyring.ready_for(&tx, keys, self.heads.seal.n + 1)?;
+        }
+        let events = traces.events.iter().map(Event::unplaced);
+        let placed = self.heads.place(events, traces.audit.iter(), &keys)?;
         outbox::write_placed(&tx, &placed)?;
+        drop(tx);
+        // If the commit fails, the connection is opened anew, and the keys are read again.
+        self.audit_keys = keys;
         Ok(placed)
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use kith_kernel::Timestamp;
 
 use crate::options::{EngineOptions, PostgresOptions, SqliteOptions, StoreOptions};
+use crate::test_vault::TestVault;
 use crate::{ModuleMigrations, OpenError, Store};
 
 /// A database for one test: a folder, or a database of its own on a server. Dropping it removes it.
@@ -78,7 +79,7 @@ impl TestDatabase {
 
     /// Options that open it.
     pub fn options(&self) -> StoreOptions {
-        StoreOptions::new(match &self.place {
+        let engine = match &self.place {
             Place::Folder(folder) => {
                 EngineOptions::Sqlite(SqliteOptions::in_folder(PathBuf::from(folder.path())))
             }
@@ -87,7 +88,8 @@ impl TestDatabase {
                 read_threads: 4,
                 ..PostgresOptions::at(self.url())
             }),
-        })
+        };
+        StoreOptions::new(engine, TestVault::with_secret(1))
     }
 
     /// Migrates it to `modules`.

@@ -4,6 +4,7 @@ mod databases;
 mod faults;
 pub mod server;
 
+pub use crate::test_vault::TestVault;
 pub use databases::TestDatabase;
 pub use faults::Fault;
 pub(crate) use faults::Faults;

@@ -42,8 +42,7 @@ async fn exec(db: &Db, sql: &'static str) {
 }
 
 async fn tail(db: &Db, most: i64) -> AuditTail {
-    let read: Result<_, Error> = db.store.export(move |q| q.audit_tail(most)).await;
-    read.unwrap()
+    db.store.audit_tail(most).await.unwrap()
 }
 
 async fn positions(db: &Db) -> Positions {

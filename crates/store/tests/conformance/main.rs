@@ -1,6 +1,7 @@
 //! The store's contract. Both engines pass every test here that does not name one of them.
 
 mod audit;
+mod audit_chain;
 mod database_facts;
 mod facts;
 mod faults;

@@ -5,19 +5,16 @@ use std::time::{Duration, Instant};
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Random, SystemRandom, Timestamp};
-use kith_store::testing::TestDatabase;
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
+use kith_store::testing::{TestDatabase, TestVault};
 use kith_store::{AsParam, EngineOptions, Error, OpenError, PostgresOptions, Store, StoreOptions};
 
 use crate::sequencer::{all_events, assert_sequence, change};
 use crate::support::{Db, add, ctx, modules, postgres_url};
 
 fn options(url: String) -> StoreOptions {
-    StoreOptions::new(EngineOptions::Postgres(PostgresOptions {
-        write_threads: 4,
-        read_threads: 2,
-        ..PostgresOptions::at(url)
-    }))
+    let own = PostgresOptions { write_threads: 4, read_threads: 2, ..PostgresOptions::at(url) };
+    StoreOptions::new(EngineOptions::Postgres(own), TestVault::with_secret(1))
 }
 
 /// Restarted under load: errors say so during the gap, nothing acknowledged is lost, and it goes on by itself.
@@ -120,7 +117,7 @@ async fn the_role_that_serves_is_not_the_role_that_migrates() {
     let run_url = owner_url.replace("kith@", &format!("{role}@"));
     let mut own = PostgresOptions { write_threads: 2, read_threads: 2, ..PostgresOptions::at(run_url) };
     own.migrate_url = Some(owner_url);
-    let options = StoreOptions::new(EngineOptions::Postgres(own));
+    let options = StoreOptions::new(EngineOptions::Postgres(own), TestVault::with_secret(1));
     Store::migrate_up(&options, modules(), Timestamp::EPOCH).await.unwrap();
     let store = Store::open(options).await.unwrap();
     let sources = crate::support::sources();

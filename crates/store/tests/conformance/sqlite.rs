@@ -72,10 +72,14 @@ async fn a_disk_that_is_really_full_loses_nothing_acknowledged() {
 }
 
 async fn fill(folder: std::path::PathBuf) {
+    use kith_store::testing::TestVault;
     use kith_store::{EngineOptions, SqliteOptions, StoreOptions};
     let ballast = folder.with_file_name("ballast");
     std::fs::write(&ballast, vec![0; 1024 * 1024]).unwrap();
-    let options = StoreOptions::new(EngineOptions::Sqlite(SqliteOptions::in_folder(&folder)));
+    let options = StoreOptions::new(
+        EngineOptions::Sqlite(SqliteOptions::in_folder(&folder)),
+        TestVault::with_secret(1),
+    );
     Store::migrate_up(&options, crate::support::modules(), kith_kernel::Timestamp::EPOCH).await.unwrap();
     let store = Store::open(options).await.unwrap();
     let mut acknowledged = Vec::new();

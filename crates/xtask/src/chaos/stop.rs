@@ -182,7 +182,8 @@ async fn client(
 
 fn count_requests(server: &PostgresServer) -> Result<u64> {
     use kith_store::{EngineOptions, Error, PostgresOptions, Store, StoreOptions};
-    let options = StoreOptions::new(EngineOptions::Postgres(PostgresOptions::at(server.url("postgres"))));
+    let engine = EngineOptions::Postgres(PostgresOptions::at(server.url("postgres")));
+    let options = StoreOptions::new(engine, kith_store::testing::TestVault::with_secret(1));
     on_one_thread(async move {
         let store = Store::open(options).await?;
         let counted: Result<Option<i64>, Error> =

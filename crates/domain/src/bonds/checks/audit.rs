@@ -8,7 +8,8 @@ use crate::cast::{REQUESTS, ensure, single};
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "SEC-24",
     does: "signs in and out, fails to, asks, accepts, parts, blocks and sets a role; looks each up in the audit log by its \
-           request id; has the newest links of the chain recomputed",
+           request id; has the newest links of the chain recomputed, and the chain compared with the head that is \
+           remembered outside the database",
     mend: "run `kith audit verify`; if it breaks, compare with the last backup before anything else is changed",
     last: false,
     run: |run| Box::pin(is_complete(run)),
@@ -84,9 +85,13 @@ async fn is_complete(run: &Run) -> Result<String, Shortfall> {
         ));
     };
     ensure(chain["fault"].is_null(), || format!("the chain does not hold: {}", chain["fault"]))?;
+    let head = &chain["remembered_head"];
+    ensure(head["fault"].is_null(), || {
+        format!("the chain does not contain the head that was remembered: {}", head["fault"])
+    })?;
     Ok(format!(
         "{actions} actions left {entries} entries, each with its actor, object and request id; the newest {recomputed} of \
-         {links} links hold"
+         {links} links hold, and the chain contains the head that was remembered outside the database"
     ))
 }
 

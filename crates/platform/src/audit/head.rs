@@ -1,0 +1,337 @@
+//! Remembers the head of the audit chain outside the database, and compares the chain with what is remembered: in a file
+//! in the data folder every few seconds, in the log and in an event every hour.
+
+use std::fmt;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{Ctx, seconds};
+use kith_store::{AuditChain, AuditHead, AuditHeadFile, Error, HeadComparison, NewEvent, Store};
+use serde_json::json;
+use thiserror::Error as ThisError;
+use tokio::time::MissedTickBehavior;
+
+use crate::{App, UpkeepError};
+
+/// The head at the time, for whoever keeps events.
+pub(crate) const HEAD_NOTED: &str = "audit.head_noted";
+/// An operator accepted a chain that does not contain the remembered head.
+pub(crate) const HEAD_ACCEPTED: &str = "audit.head_accepted";
+
+/// How often the file is brought up to date. What is cut from the chain within this time after it was written is not
+/// noticed.
+const INTERVAL: Duration = seconds(5);
+
+/// The remembered head of this server's database.
+pub struct RememberedHead {
+    file: AuditHeadFile,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    outcome: HeadOutcome,
+    /// What the last line in the log and the last event said.
+    noted: Option<AuditHead>,
+}
+
+/// What the last comparison came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HeadOutcome {
+    /// The chain has not been compared yet.
+    #[default]
+    Unknown,
+    /// The chain contains the remembered head.
+    Contained,
+    /// The chain does not contain the remembered head, for this reason.
+    Missing(String),
+    /// The file cannot be read or written.
+    Unreadable(String),
+}
+
+/// Why a head could not be compared or remembered.
+#[derive(Debug, ThisError)]
+pub enum HeadError {
+    /// The database does not answer.
+    #[error(transparent)]
+    Store(#[from] Error),
+    /// The file cannot be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The chain does not contain a head that was remembered.
+    #[error("{0}")]
+    Missing(String),
+}
+
+impl fmt::Debug for RememberedHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RememberedHead").field(&self.file).finish()
+    }
+}
+
+impl RememberedHead {
+    /// The head that `file` remembers.
+    pub fn new(file: AuditHeadFile) -> Self {
+        Self { file, state: Mutex::default() }
+    }
+
+    /// Where it is remembered.
+    pub fn file(&self) -> &AuditHeadFile {
+        &self.file
+    }
+
+    /// What the last comparison came to.
+    pub fn outcome(&self) -> HeadOutcome {
+        self.state().outcome.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Compares the chain with the file, and remembers where the chain ends now. A chain that does not contain the
+    /// remembered head is reported, and the file kept, until an operator accepts it.
+    ///
+    /// # Errors
+    /// [`HeadError::Store`] if the database cannot be read; what else is wrong is in [`RememberedHead::outcome`].
+    pub async fn keep(&self, db: &Store) -> Result<(), HeadError> {
+        let outcome = match self.compare_and_write(db).await {
+            Ok(()) => HeadOutcome::Contained,
+            Err(HeadError::Missing(fault)) => HeadOutcome::Missing(fault),
+            Err(error @ HeadError::File { .. }) => HeadOutcome::Unreadable(error.to_string()),
+            Err(error @ HeadError::Store(_)) => return Err(error),
+        };
+        let before = std::mem::replace(&mut self.state().outcome, outcome.clone());
+        if before != outcome {
+            match outcome {
+                HeadOutcome::Missing(fault) => {
+                    tracing::error!(
+                        fault,
+                        "the audit log was tampered with or restored; see `kith audit verify`"
+                    );
+                }
+                HeadOutcome::Unreadable(error) => {
+                    tracing::warn!(error, "the head of the audit chain cannot be remembered");
+                }
+                HeadOutcome::Contained | HeadOutcome::Unknown => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn compare_and_write(&self, db: &Store) -> Result<(), HeadError> {
+        let remembered = read(&self.file).await?;
+        let current = check(db, remembered).await?;
+        if remembered == Some(current) { Ok(()) } else { write(&self.file, current).await }
+    }
+
+    /// Remembers the chain as it is, whatever was remembered before; returns both heads.
+    async fn replace(&self, db: &Store) -> Result<(Option<AuditHead>, AuditHead), HeadError> {
+        // An unreadable file is replaced as well.
+        let remembered = read(&self.file).await.unwrap_or_default();
+        let current = db.audit_head().await?;
+        write(&self.file, current).await?;
+        Ok((remembered, current))
+    }
+}
+
+async fn read(file: &AuditHeadFile) -> Result<Option<AuditHead>, HeadError> {
+    let own = file.clone();
+    on_disk(file, move || own.read()).await
+}
+
+async fn write(file: &AuditHeadFile, head: AuditHead) -> Result<(), HeadError> {
+    let own = file.clone();
+    on_disk(file, move || own.write(&head)).await
+}
+
+async fn on_disk<T: Send + 'static>(
+    file: &AuditHeadFile,
+    run: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, HeadError> {
+    let done = tokio::task::spawn_blocking(run).await.map_err(io::Error::other).flatten();
+    done.map_err(|source| HeadError::File { path: file.path().display().to_string(), source })
+}
+
+/// Where the chain ends, if it contains `remembered`.
+async fn check(db: &Store, remembered: Option<AuditHead>) -> Result<AuditHead, HeadError> {
+    let Some(remembered) = remembered else { return Ok(db.audit_head().await?) };
+    match db.compare_audit_head(remembered).await? {
+        HeadComparison::Contained { current } => Ok(current),
+        other => Err(HeadError::Missing(other.fault(&remembered).unwrap_or_default())),
+    }
+}
+
+/// Recomputes the whole chain, and compares it with the head in `file` and with `expected`.
+///
+/// # Errors
+/// [`HeadError::Store`] names the link at which the chain breaks; [`HeadError::Missing`] says which head is not in it.
+pub async fn verify(
+    db: &Store,
+    file: &AuditHeadFile,
+    expected: Option<AuditHead>,
+) -> Result<AuditChain, HeadError> {
+    let remembered = read(file).await?;
+    let chain = db.verify_audit().await?;
+    for head in [remembered, expected] {
+        check(db, head).await?;
+    }
+    Ok(chain)
+}
+
+/// Compares and remembers now, and then every few seconds until the server stops.
+///
+/// # Errors
+/// [`HeadError::Store`] if the database cannot be read.
+pub async fn start(app: &App) -> Result<(), HeadError> {
+    app.audit_head.keep(&app.db).await?;
+    tokio::spawn(run(app.clone()));
+    Ok(())
+}
+
+async fn run(app: App) {
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while app.stop.or(ticks.tick()).await.is_some() {
+        if let Err(error) = app.audit_head.keep(&app.db).await {
+            tracing::debug!(%error, "the audit chain cannot be compared at the moment");
+        }
+    }
+}
+
+/// Writes the head into the log and into an event, if it has changed since.
+pub(crate) async fn note(app: App) -> Result<(), UpkeepError> {
+    let head = app.db.audit_head().await?;
+    if app.audit_head.state().noted.replace(head) == Some(head) {
+        return Ok(());
+    }
+    tracing::info!(audit_head = %head, "the audit chain ends here; `kith audit verify --expect-head` compares it later");
+    let ctx = app.system_ctx("audit");
+    app.write(&ctx, move |tx, ctx| {
+        tx.emit(ctx, event(HEAD_NOTED, json!({ "head": head.to_string() })));
+        Ok::<_, Error>(())
+    })
+    .await?;
+    Ok(())
+}
+
+fn event(kind: &'static str, payload: serde_json::Value) -> NewEvent {
+    NewEvent { kind, subject: Uuid::nil(), recipients: vec![], payload }
+}
+
+/// Accepts the chain as it is, for an operator who restored a backup on purpose: remembers its head in place of the
+/// other, and leaves an audit entry that names both.
+///
+/// # Errors
+/// [`HeadError::Store`] if the chain does not hold in itself; then nothing is accepted.
+pub async fn accept(app: &App, ctx: &Ctx) -> Result<AuditHead, HeadError> {
+    app.db.verify_audit().await?;
+    let (remembered, current) = app.audit_head.replace(&app.db).await?;
+    let remembered = remembered.map_or_else(|| "none".to_owned(), |head| head.to_string());
+    let payload = json!({ "remembered": remembered, "accepted": current.to_string() });
+    app.write(ctx, move |tx, ctx| {
+        tx.audit(ctx, HEAD_ACCEPTED, &remembered);
+        tx.emit(ctx, event(HEAD_ACCEPTED, payload.clone()));
+        Ok::<_, Error>(())
+    })
+    .await?;
+    app.audit_head.keep(&app.db).await?;
+    Ok(app.db.audit_head().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TestServer;
+
+    async fn leave(test: &TestServer, entries: usize) {
+        for _ in 0..entries {
+            let ctx = test.app.system_ctx("test");
+            let written: Result<(), Error> = test
+                .app
+                .write(&ctx, |tx, ctx| {
+                    tx.audit(ctx, "thing.done", "a-thing");
+                    Ok(())
+                })
+                .await;
+            written.unwrap();
+        }
+    }
+
+    async fn exec(test: &TestServer, sql: &'static str) {
+        let done: Result<u64, Error> = test.app.db.write(move |tx| tx.exec(sql, &[])).await;
+        done.unwrap();
+    }
+
+    #[tokio::test]
+    async fn head_is_remembered_while_the_chain_grows_and_kept_when_it_shrinks() {
+        let test = TestServer::start(|_| {}).await;
+        let (db, head) = (&test.app.db, &test.app.audit_head);
+        assert_eq!(head.outcome(), HeadOutcome::Unknown);
+        for _ in 0..2 {
+            leave(&test, 2).await;
+            head.keep(db).await.unwrap();
+            assert_eq!(head.outcome(), HeadOutcome::Contained);
+            assert_eq!(head.file.read().unwrap(), Some(db.audit_head().await.unwrap()));
+        }
+        let remembered = head.file.read().unwrap();
+        exec(&test, "DELETE FROM audit_entries WHERE id IN (SELECT entry_id FROM audit_seals WHERE n > 3)")
+            .await;
+        exec(&test, "DELETE FROM audit_seals WHERE n > 3").await;
+        for _ in 0..2 {
+            head.keep(db).await.unwrap();
+            assert!(matches!(head.outcome(), HeadOutcome::Missing(_)), "{:?}", head.outcome());
+            assert_eq!(head.file.read().unwrap(), remembered, "what was remembered is evidence");
+        }
+        verify(db, &head.file, None).await.unwrap_err();
+        assert_eq!(test.app.db.verify_audit().await.unwrap().links, 3);
+    }
+
+    #[tokio::test]
+    async fn expected_head_must_be_in_the_chain() {
+        let test = TestServer::start(|_| {}).await;
+        leave(&test, 1).await;
+        let early = test.app.db.audit_head().await.unwrap();
+        leave(&test, 1).await;
+        let verify = async |head| verify(&test.app.db, &test.app.audit_head.file, Some(head)).await;
+        assert_eq!(verify(early).await.unwrap().links, 2);
+        let wrong = AuditHead { hash: [7; 32], ..early };
+        assert!(matches!(verify(wrong).await, Err(HeadError::Missing(_))));
+        assert!(matches!(verify(AuditHead { links: 3, ..early }).await, Err(HeadError::Missing(_))));
+    }
+
+    #[tokio::test]
+    async fn damaged_file_is_reported_and_replaced_only_when_accepted() {
+        let test = TestServer::start(|_| {}).await;
+        let head = &test.app.audit_head;
+        leave(&test, 1).await;
+        std::fs::write(head.file.path(), "nonsense").unwrap();
+        head.keep(&test.app.db).await.unwrap();
+        assert!(matches!(head.outcome(), HeadOutcome::Unreadable(_)), "{:?}", head.outcome());
+        assert_eq!(std::fs::read_to_string(head.file.path()).unwrap(), "nonsense");
+        let accepted = accept(&test.app, &test.app.system_ctx("test")).await.unwrap();
+        assert_eq!(accepted.links, 2, "accepting leaves an entry");
+        assert_eq!((head.outcome(), head.file.read().unwrap()), (HeadOutcome::Contained, Some(accepted)));
+    }
+
+    #[tokio::test]
+    async fn head_is_noted_once_for_each_change() {
+        let test = TestServer::start(|_| {}).await;
+        let noted = async || {
+            let events = test.app.db.events_after(0, 100).await.unwrap();
+            events.into_iter().filter(|one| one.event.kind == HEAD_NOTED).count()
+        };
+        for (entries, expected) in [(1, 1), (0, 1), (1, 2)] {
+            leave(&test, entries).await;
+            note(test.app.clone()).await.unwrap();
+            assert_eq!(noted().await, expected);
+        }
+    }
+}

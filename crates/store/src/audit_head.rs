@@ -1,0 +1,201 @@
+//! The head of the audit chain, remembered outside the database: a chain that was cut, emptied, sealed anew or restored
+//! from an earlier state does not contain it.
+
+use std::fmt;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::options::{EngineOptions, StoreOptions};
+use crate::{Error, OpenError, Query, audit, outbox, postgres};
+
+const FILE: &str = "audit-head";
+
+/// Tells unfinished files of one process apart.
+static COUNT: AtomicU64 = AtomicU64::new(0);
+
+/// The number of links of an audit chain and the last one's hash. As text: `links:hash`, the hash in hexadecimal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AuditHead {
+    /// Number of links.
+    pub links: i64,
+    /// Hash of the last link; zeros if there is none.
+    pub hash: [u8; 32],
+}
+
+/// A chain compared with a head that was remembered earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadComparison {
+    /// The chain contains the remembered head.
+    Contained {
+        /// Where the chain ends now.
+        current: AuditHead,
+    },
+    /// The chain ends before the remembered head.
+    Shorter {
+        /// Where the chain ends now.
+        current: AuditHead,
+    },
+    /// The chain has another link in the place of the remembered head.
+    Different {
+        /// Where the chain ends now.
+        current: AuditHead,
+    },
+}
+
+impl HeadComparison {
+    /// What is wrong, for a log or a terminal; none if the chain contains `remembered`.
+    pub fn fault(&self, remembered: &AuditHead) -> Option<String> {
+        match self {
+            Self::Contained { .. } => None,
+            Self::Shorter { current } => Some(format!(
+                "the audit chain has {} links, but {} were remembered: entries were removed, or an older state of the \
+                 database was restored",
+                current.links, remembered.links
+            )),
+            Self::Different { .. } => Some(format!(
+                "link {} of the audit chain is not the one that was remembered: the chain was sealed anew, or is another",
+                remembered.links
+            )),
+        }
+    }
+}
+
+impl fmt::Display for AuditHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.links)?;
+        self.hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for AuditHead {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WRONG: &str = "expected the number of links, a colon and 64 hexadecimal digits";
+        let (links, hex) = text.split_once(':').ok_or(WRONG)?;
+        let links = links.parse().ok().filter(|links: &i64| *links >= 0).ok_or(WRONG)?;
+        if hex.len() != 64 || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(WRONG);
+        }
+        let mut hash = [0; 32];
+        for (at, byte) in hash.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).map_err(|_| WRONG)?;
+        }
+        Ok(Self { links, hash })
+    }
+}
+
+/// Where the chain ends.
+pub(crate) fn current(q: &Query<'_>) -> Result<AuditHead, Error> {
+    let seal = outbox::heads(q)?.seal;
+    Ok(AuditHead { links: seal.n, hash: seal.hash })
+}
+
+pub(crate) fn compare(q: &Query<'_>, remembered: &AuditHead) -> Result<HeadComparison, Error> {
+    let found = if remembered.links == 0 { Some([0; 32]) } else { audit::link_hash(q, remembered.links)? };
+    let current = current(q)?;
+    Ok(match found {
+        Some(hash) if hash == remembered.hash => HeadComparison::Contained { current },
+        None if current.links < remembered.links => HeadComparison::Shorter { current },
+        // A link that is missing in the middle differs as well.
+        Some(_) | None => HeadComparison::Different { current },
+    })
+}
+
+/// A file that remembers the head of one database's audit chain: one line, replaced atomically and synced to the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditHeadFile(PathBuf);
+
+impl AuditHeadFile {
+    /// The file in `folder` for the database of `options`: each name of a database has one, wherever its server is, so
+    /// that a move to another server does not forget the head.
+    ///
+    /// # Errors
+    /// [`OpenError::Settings`] if the database's address cannot be read.
+    pub fn of(options: &StoreOptions, folder: &Path) -> Result<Self, OpenError> {
+        let name = match &options.engine {
+            EngineOptions::Sqlite(_) => FILE.to_owned(),
+            EngineOptions::Postgres(own) => format!("{FILE}-{}", postgres::database_label(&own.url)?),
+        };
+        Ok(Self(folder.join(name)))
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The remembered head; none if there is no file yet.
+    ///
+    /// # Errors
+    /// The system's error, or `InvalidData` if something else is in the file.
+    pub fn read(&self) -> io::Result<Option<AuditHead>> {
+        match std::fs::read_to_string(&self.0) {
+            Ok(text) => {
+                let head = text.trim_end().parse();
+                head.map(Some).map_err(|wrong| io::Error::new(io::ErrorKind::InvalidData, wrong))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Remembers `head`, and makes the folder if it is absent. After a power cut the file holds this head or the one
+    /// before.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn write(&self, head: &AuditHead) -> io::Result<()> {
+        let mut unfinished = self.0.clone().into_os_string();
+        unfinished.push(format!(".{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+        if let Some(folder) = self.0.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(&unfinished)?;
+        writeln!(file, "{head}")?;
+        file.sync_all()?;
+        std::fs::rename(&unfinished, &self.0)?;
+        match self.0.parent() {
+            Some(folder) => File::open(folder)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn head_survives_its_text_and_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = AuditHeadFile(folder.path().join("data/audit-head"));
+        assert_eq!(file.read().unwrap(), None);
+        for head in [AuditHead::default(), AuditHead { links: i64::MAX, hash: [0xa7; 32] }] {
+            assert_eq!(head.to_string().parse(), Ok(head));
+            file.write(&head).unwrap();
+            assert_eq!(file.read().unwrap(), Some(head));
+        }
+        let left: Vec<_> = std::fs::read_dir(folder.path().join("data")).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+
+    #[test]
+    fn malformed_head_is_rejected() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = AuditHeadFile(folder.path().join("audit-head"));
+        let hash = "0".repeat(64);
+        for text in
+            ["", "1", "1:", &format!("-1:{hash}"), &format!("1:{hash}0"), &format!("1:{}é", &hash[2..])]
+        {
+            assert!(text.parse::<AuditHead>().is_err(), "{text}");
+            std::fs::write(file.path(), text).unwrap();
+            assert_eq!(file.read().unwrap_err().kind(), io::ErrorKind::InvalidData, "{text}");
+        }
+    }
+}

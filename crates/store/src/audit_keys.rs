@@ -1,0 +1,171 @@
+//! The keys of the audit chain. They are kept in the database, sealed under a secret that is not: whoever can write to
+//! the database alone can compute no link.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+
+use crate::{Error, Query, Tx, params};
+
+/// Bytes of a key.
+pub const AUDIT_KEY_BYTES: usize = 32;
+
+/// Generates keys of the audit chain, and seals and opens them under a secret that the database does not hold. All nodes
+/// of a database have the same secret.
+pub trait AuditVault: fmt::Debug + Send + Sync {
+    /// Generates a random key and returns it with its sealed form, which [`AuditVault::open`] opens under `name` only.
+    fn generate(&self, name: &str) -> GeneratedKey;
+
+    /// Opens a sealed key; none if it was sealed under another secret or another name.
+    fn open(&self, name: &str, sealed: &[u8]) -> Option<[u8; AUDIT_KEY_BYTES]>;
+}
+
+/// A key of the audit chain, open and sealed. Not `Debug`: it is a secret.
+pub struct GeneratedKey {
+    /// The key itself.
+    pub key: [u8; AUDIT_KEY_BYTES],
+    /// The key as the database keeps it.
+    pub sealed: Vec<u8>,
+}
+
+/// The name under which the key `id` is sealed. It holds the first link, so that nobody can move a key along the chain.
+pub fn audit_key_name(id: i64, first_link: i64) -> String {
+    format!("audit-key:{id}:{first_link}")
+}
+
+/// What a link is computed with.
+#[derive(Clone)]
+pub(crate) enum LinkKey {
+    /// SHA-256: a link from before the first key.
+    Unkeyed,
+    /// HMAC-SHA-256 (RFC 2104).
+    Keyed(Hmac<Sha256>),
+}
+
+impl LinkKey {
+    pub fn new(key: &[u8; AUDIT_KEY_BYTES]) -> Self {
+        Self::Keyed(Hmac::new_from_slice(key).expect("HMAC takes a key of any length"))
+    }
+
+    pub fn hash<'p>(&self, parts: impl Iterator<Item = &'p [u8]>) -> [u8; 32] {
+        match self {
+            Self::Unkeyed => parts.fold(Sha256::new(), Digest::chain_update).finalize().into(),
+            Self::Keyed(mac) => parts.fold(mac.clone(), Mac::chain_update).finalize().into_bytes().into(),
+        }
+    }
+}
+
+/// The vault of this process, with the keys that it has opened: they stay usable when the database is sealed anew under
+/// another secret while this process runs.
+#[derive(Debug)]
+pub(crate) struct AuditKeyring {
+    vault: Arc<dyn AuditVault>,
+    opened: Mutex<BTreeMap<(i64, i64), OpenedKey>>,
+}
+
+#[derive(Clone)]
+struct OpenedKey(LinkKey);
+
+impl fmt::Debug for OpenedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The keys of a chain, in the order of their links.
+#[derive(Clone, Default)]
+pub(crate) struct AuditKeys(Vec<AuditKey>);
+
+#[derive(Clone)]
+struct AuditKey {
+    id: i64,
+    first_link: i64,
+    is_retired: bool,
+    /// None if this process's secret does not open it.
+    key: Option<LinkKey>,
+}
+
+impl AuditKeyring {
+    pub fn new(vault: Arc<dyn AuditVault>) -> Self {
+        Self { vault, opened: Mutex::default() }
+    }
+
+    /// Reads the keys of the chain.
+    pub fn load(&self, q: &Query<'_>) -> Result<AuditKeys, Error> {
+        let rows =
+            q.all("SELECT id, first_link, sealed, is_retired FROM audit_keys ORDER BY id", &[], |row| {
+                Ok((row.get::<i64>(0)?, row.get::<i64>(1)?, row.get::<Vec<u8>>(2)?, row.get::<bool>(3)?))
+            })?;
+        let open = |(id, first_link, sealed, is_retired): (i64, i64, Vec<u8>, bool)| AuditKey {
+            id,
+            first_link,
+            is_retired,
+            key: self.open(id, first_link, &sealed),
+        };
+        Ok(AuditKeys(rows.into_iter().map(open).collect()))
+    }
+
+    fn open(&self, id: i64, first_link: i64, sealed: &[u8]) -> Option<LinkKey> {
+        let mut opened = self.opened();
+        if let Some(OpenedKey(known)) = opened.get(&(id, first_link)) {
+            return Some(known.clone());
+        }
+        let key = LinkKey::new(&self.vault.open(&audit_key_name(id, first_link), sealed)?);
+        opened.insert((id, first_link), OpenedKey(key.clone()));
+        Some(key)
+    }
+
+    fn opened(&self) -> MutexGuard<'_, BTreeMap<(i64, i64), OpenedKey>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The keys with one that can seal the link `next`: a new one if there is none, or if the newest is retired. Only the
+    /// process that seals may call it.
+    pub fn ready_for(&self, tx: &Tx<'_>, keys: AuditKeys, next: i64) -> Result<AuditKeys, Error> {
+        if keys.0.last().is_some_and(|newest| !newest.is_retired) {
+            return Ok(keys);
+        }
+        let id = keys.0.last().map_or(1, |newest| newest.id + 1);
+        let GeneratedKey { key, sealed } = self.vault.generate(&audit_key_name(id, next));
+        tx.exec(
+            "INSERT INTO audit_keys (id, first_link, sealed, is_retired) VALUES ($1, $2, $3, FALSE)",
+            params![id, next, sealed],
+        )?;
+        let key = LinkKey::new(&key);
+        self.opened().insert((id, next), OpenedKey(key.clone()));
+        let mut all = keys.0;
+        all.push(AuditKey { id, first_link: next, is_retired: false, key: Some(key) });
+        Ok(AuditKeys(all))
+    }
+}
+
+impl AuditKeys {
+    /// What the link `n` is computed with.
+    pub fn of_link(&self, n: i64) -> Result<LinkKey, Error> {
+        match self.0.iter().rev().find(|key| key.first_link <= n) {
+            None => Ok(LinkKey::Unkeyed),
+            Some(AuditKey { key: Some(key), .. }) => Ok(key.clone()),
+            Some(AuditKey { id, .. }) => Err(sealed_otherwise(*id)),
+        }
+    }
+
+    /// How many of the first `links` links were sealed before there was a key.
+    pub fn unkeyed(&self, links: i64) -> i64 {
+        self.0.iter().map(|key| key.first_link - 1).min().unwrap_or(links).min(links)
+    }
+
+    /// Fails if this process's secret does not open all of them.
+    pub fn check(&self) -> Result<(), Error> {
+        match self.0.iter().find(|key| key.key.is_none()) {
+            Some(key) => Err(sealed_otherwise(key.id)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn sealed_otherwise(id: i64) -> Error {
+    Error::fault(format!("key {id} of the audit chain was sealed under another secret"))
+}

@@ -1,0 +1,291 @@
+//! The audit chain against somebody who can write to the database and has no key: sealed anew, cut, emptied, restored
+//! from an earlier state; the keys themselves; links from before there were keys.
+
+use kith_store::testing::TestVault;
+use kith_store::{AuditHead, Error, HeadComparison, params};
+use sha2::{Digest, Sha256};
+
+use crate::contract;
+use crate::support::Db;
+
+contract! {
+    resealed_middle_breaks_the_chain
+    chain_resealed_without_any_key_differs_from_the_remembered_head
+    cut_tail_is_shorter_than_the_remembered_head
+    emptied_log_is_shorter_than_the_remembered_head
+    restored_state_that_went_on_differs_from_the_remembered_head
+    erased_details_leave_the_remembered_head_in_the_chain
+    links_from_before_there_were_keys_hold_and_are_counted
+    links_sealed_without_a_key_after_the_first_key_break_the_chain
+    retired_key_is_followed_by_a_new_one
+    key_that_was_moved_along_the_chain_does_not_open
+    key_sealed_under_another_secret_is_reported_and_seals_nothing
+    keys_stay_open_while_a_process_runs
+}
+
+/// An entry as its link covers it.
+type Entry = (String, i64, [String; 4], Option<Vec<u8>>);
+
+async fn exec(db: &Db, sql: &'static str) -> u64 {
+    let done: Result<u64, Error> = db.store.write(move |tx| tx.exec(sql, &[])).await;
+    done.unwrap()
+}
+
+/// Leaves entries until there are `links` links, and returns the head.
+async fn leave(db: &Db, links: i64) -> AuditHead {
+    while db.store.audit_head().await.unwrap().links < links {
+        let ctx = db.ctx();
+        let before = db.store.audit_head().await.unwrap().links;
+        let written: Result<(), Error> = db
+            .store
+            .write(move |tx| {
+                tx.audit(&ctx, "thing.done", "a-thing");
+                Ok(())
+            })
+            .await;
+        written.unwrap();
+        sealed(db, before + 1).await;
+    }
+    db.store.audit_head().await.unwrap()
+}
+
+async fn sealed(db: &Db, links: i64) {
+    let reached = async {
+        while db.store.audit_head().await.unwrap().links < links {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), reached).await.expect("every entry is sealed");
+}
+
+async fn fault(db: &Db, remembered: AuditHead) -> Option<String> {
+    db.store.compare_audit_head(remembered).await.unwrap().fault(&remembered)
+}
+
+async fn broken(db: &Db) -> String {
+    db.store.verify_audit().await.unwrap_err().to_string()
+}
+
+/// Computes the links from `first` on as an attacker can who knows everything but the keys.
+async fn reseal_without_key(db: &Db, first: i64) {
+    let entries: Result<Vec<(i64, Entry)>, Error> = db
+        .store
+        .read(|q| {
+            q.all(
+                "SELECT s.n, a.id, a.at, a.actor, a.action, a.object, a.request_id, a.details_hash
+                 FROM audit_seals s JOIN audit_entries a ON a.id = s.entry_id ORDER BY s.n",
+                &[],
+                |row| {
+                    let texts = [row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?];
+                    Ok((row.get(0)?, (row.get(1)?, row.get(2)?, texts, row.get(7)?)))
+                },
+            )
+        })
+        .await;
+    let mut prev: Vec<u8> = vec![0; 32];
+    for (n, (id, at, texts, details)) in entries.unwrap() {
+        if n < first {
+            let kept: Result<Option<Vec<u8>>, Error> = db
+                .store
+                .read(move |q| {
+                    q.one("SELECT hash FROM audit_seals WHERE n = $1", params![n], |row| row.get(0))
+                })
+                .await;
+            prev = kept.unwrap().unwrap();
+            continue;
+        }
+        let id: kith_kernel::uuid::Uuid = id.parse().unwrap();
+        let mut hash =
+            Sha256::new().chain_update(&prev).chain_update(id.as_bytes()).chain_update(at.to_be_bytes());
+        for field in texts.iter().map(|text| text.as_bytes()).chain(details.as_deref()) {
+            hash = hash.chain_update((field.len() as u64).to_be_bytes()).chain_update(field);
+        }
+        let hash = hash.finalize().to_vec();
+        let (before, after) = (std::mem::replace(&mut prev, hash.clone()), hash);
+        let written: Result<u64, Error> = db
+            .store
+            .write(move |tx| {
+                let sql = "UPDATE audit_seals SET prev = $2, hash = $3 WHERE n = $1";
+                tx.exec(sql, params![n, before, after])
+            })
+            .await;
+        assert_eq!(written.unwrap(), 1);
+    }
+}
+
+async fn resealed_middle_breaks_the_chain(db: Db) {
+    leave(&db, 6).await;
+    let change = "UPDATE audit_entries SET actor = 'user:else' WHERE id = (SELECT entry_id FROM audit_seals WHERE n = 3)";
+    assert_eq!(exec(&db, change).await, 1);
+    reseal_without_key(&db, 3).await;
+    assert!(broken(&db).await.ends_with("breaks at link 3"));
+    let tail = db.store.audit_tail(4).await.unwrap();
+    assert!(tail.fault.unwrap().ends_with("breaks at link 3"));
+}
+
+async fn chain_resealed_without_any_key_differs_from_the_remembered_head(db: Db) {
+    let remembered = leave(&db, 4).await;
+    let change = "UPDATE audit_entries SET actor = 'user:else' WHERE id = (SELECT entry_id FROM audit_seals WHERE n = 2)";
+    exec(&db, change).await;
+    assert_eq!(exec(&db, "DELETE FROM audit_keys").await, 1);
+    reseal_without_key(&db, 1).await;
+    // Within the database alone this looks like a chain of the time before there were keys; it is said that it does.
+    let db = db.reopened(|_| {}).await;
+    assert_eq!(db.store.verify_audit().await.unwrap().unkeyed, 4);
+    let fault = fault(&db, remembered).await.unwrap();
+    assert!(fault.starts_with("link 4 of the audit chain is not the one that was remembered"), "{fault}");
+}
+
+async fn cut_tail_is_shorter_than_the_remembered_head(db: Db) {
+    let remembered = leave(&db, 5).await;
+    exec(&db, "DELETE FROM audit_entries WHERE id IN (SELECT entry_id FROM audit_seals WHERE n > 3)").await;
+    assert_eq!(exec(&db, "DELETE FROM audit_seals WHERE n > 3").await, 2);
+    assert_eq!(db.store.verify_audit().await.unwrap().links, 3);
+    let fault = fault(&db, remembered).await.unwrap();
+    assert!(fault.starts_with("the audit chain has 3 links, but 5 were remembered"), "{fault}");
+    // A chain that has grown again past the cut is another one.
+    let db = db.reopened(|_| {}).await;
+    leave(&db, 7).await;
+    let found = db.store.compare_audit_head(remembered).await.unwrap();
+    assert!(matches!(found, HeadComparison::Different { .. }), "{found:?}");
+}
+
+async fn emptied_log_is_shorter_than_the_remembered_head(db: Db) {
+    let remembered = leave(&db, 3).await;
+    for table in ["DELETE FROM audit_entries", "DELETE FROM audit_seals", "DELETE FROM audit_keys"] {
+        exec(&db, table).await;
+    }
+    let db = db.reopened(|_| {}).await;
+    assert_eq!(db.store.verify_audit().await.unwrap().links, 0);
+    let fault = fault(&db, remembered).await.unwrap();
+    assert!(fault.starts_with("the audit chain has 0 links, but 3 were remembered"), "{fault}");
+}
+
+async fn restored_state_that_went_on_differs_from_the_remembered_head(db: Db) {
+    leave(&db, 2).await;
+    for (table, copy) in [("audit_entries", "old_entries"), ("audit_seals", "old_seals")] {
+        exec(&db, format!("CREATE TABLE {copy} AS SELECT * FROM {table}").leak()).await;
+    }
+    let remembered = leave(&db, 4).await;
+    for (table, copy) in [("audit_entries", "old_entries"), ("audit_seals", "old_seals")] {
+        exec(&db, format!("DELETE FROM {table}").leak()).await;
+        exec(&db, format!("INSERT INTO {table} SELECT * FROM {copy}").leak()).await;
+    }
+    let db = db.reopened(|_| {}).await;
+    assert_eq!(db.store.verify_audit().await.unwrap().links, 2, "the restored chain holds in itself");
+    assert!(fault(&db, remembered).await.unwrap().contains("an older state of the database was restored"));
+    leave(&db, 6).await;
+    db.store.verify_audit().await.unwrap();
+    assert!(fault(&db, remembered).await.unwrap().starts_with("link 4 "));
+}
+
+async fn erased_details_leave_the_remembered_head_in_the_chain(db: Db) {
+    let ada = kith_kernel::UserId(kith_kernel::uuid::Uuid::from_u128(0xada));
+    let ctx = db.ctx();
+    let written: Result<(), Error> = db
+        .store
+        .write(move |tx| {
+            tx.audit_with(
+                &ctx,
+                "thing.seen",
+                "a-thing",
+                Some(ada),
+                serde_json::json!({ "address": "192.0.2.7" }),
+            );
+            Ok(())
+        })
+        .await;
+    written.unwrap();
+    sealed(&db, 1).await;
+    let remembered = leave(&db, 3).await;
+    assert_eq!(db.store.write(move |tx| tx.erase_audit_details(ada)).await.unwrap(), 1);
+    let chain = db.store.verify_audit().await.unwrap();
+    assert_eq!((chain.links, chain.head, chain.unkeyed), (3, remembered.hash, 0));
+    assert_eq!(fault(&db, remembered).await, None);
+    leave(&db, 4).await;
+    assert_eq!(fault(&db, remembered).await, None, "a chain that has grown contains it");
+    assert_eq!(fault(&db, AuditHead::default()).await, None);
+}
+
+async fn links_from_before_there_were_keys_hold_and_are_counted(db: Db) {
+    leave(&db, 3).await;
+    // As a version without keys left it.
+    exec(&db, "DELETE FROM audit_keys").await;
+    reseal_without_key(&db, 1).await;
+    let db = db.reopened(|_| {}).await;
+    leave(&db, 5).await;
+    let chain = db.store.verify_audit().await.unwrap();
+    assert_eq!((chain.links, chain.unkeyed), (5, 3));
+    // Once there is a key, those links cannot be changed without it either.
+    exec(&db, "UPDATE audit_entries SET actor = 'user:else' WHERE id = (SELECT entry_id FROM audit_seals WHERE n = 1)")
+        .await;
+    reseal_without_key(&db, 1).await;
+    assert!(broken(&db).await.ends_with("breaks at link 4"));
+}
+
+async fn links_sealed_without_a_key_after_the_first_key_break_the_chain(db: Db) {
+    leave(&db, 3).await;
+    reseal_without_key(&db, 3).await;
+    assert!(broken(&db).await.ends_with("breaks at link 3"));
+}
+
+async fn retired_key_is_followed_by_a_new_one(db: Db) {
+    leave(&db, 2).await;
+    assert_eq!(exec(&db, "UPDATE audit_keys SET is_retired = TRUE").await, 1);
+    let db = db.reopened(|_| {}).await;
+    leave(&db, 4).await;
+    let keys: Result<Vec<(i64, i64, bool)>, Error> = db
+        .store
+        .read(|q| {
+            q.all("SELECT id, first_link, is_retired FROM audit_keys ORDER BY id", &[], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
+        })
+        .await;
+    assert_eq!(keys.unwrap(), [(1, 1, true), (2, 3, false)]);
+    assert_eq!(db.store.verify_audit().await.unwrap().links, 4);
+    // Whoever learned the first key cannot say that it sealed the later links too.
+    exec(&db, "DELETE FROM audit_keys WHERE id = 2").await;
+    assert!(broken(&db).await.ends_with("breaks at link 3"));
+}
+
+async fn key_that_was_moved_along_the_chain_does_not_open(db: Db) {
+    leave(&db, 2).await;
+    exec(&db, "UPDATE audit_keys SET first_link = 2").await;
+    assert!(broken(&db).await.contains("breaks at link 1"));
+    exec(&db, "UPDATE audit_keys SET first_link = 0").await;
+    let db = db.reopened(|_| {}).await;
+    assert!(broken(&db).await.contains("key 1 of the audit chain was sealed under another secret"));
+}
+
+async fn key_sealed_under_another_secret_is_reported_and_seals_nothing(db: Db) {
+    leave(&db, 2).await;
+    db.store.check_audit_keys().await.unwrap();
+    let db = db.reopened(|options| options.audit_vault = TestVault::with_secret(2)).await;
+    let refused = db.store.check_audit_keys().await.unwrap_err().to_string();
+    assert!(refused.contains("key 1 of the audit chain was sealed under another secret"), "{refused}");
+    assert!(broken(&db).await.contains("sealed under another secret"));
+    let ctx = db.ctx();
+    let written: Result<(), Error> = db
+        .store
+        .write(move |tx| {
+            tx.audit(&ctx, "thing.done", "a-thing");
+            Ok(())
+        })
+        .await;
+    // On SQLite links are made with the commit, on PostgreSQL afterwards.
+    assert_eq!(written.is_err(), db.store.kind() == kith_store::EngineKind::Sqlite);
+    let db = db.reopened(|options| options.audit_vault = TestVault::with_secret(1)).await;
+    leave(&db, 3).await;
+    db.store.verify_audit().await.unwrap();
+}
+
+async fn keys_stay_open_while_a_process_runs(db: Db) {
+    leave(&db, 2).await;
+    // As sealing anew under another secret does to the rows.
+    exec(&db, "UPDATE audit_keys SET sealed = prev FROM audit_seals WHERE n = 1").await;
+    leave(&db, 4).await;
+    assert_eq!(db.store.verify_audit().await.unwrap().links, 4);
+    let db = db.reopened(|_| {}).await;
+    assert!(broken(&db).await.contains("sealed under another secret"));
+}

@@ -17,7 +17,8 @@ use kith_store::testing::TestDatabase;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Client, Engine, Kith, Person, SERVE, TestApp, bare_kith, kith_on, on_every_engine, refusal, success,
+    Client, Engine, Kith, Person, SERVE, TestApp, bare_kith, kith_on, on_every_engine, options_on, refusal,
+    success,
 };
 
 const SCHEDULES: &str = "/api/v1/schedules";
@@ -397,7 +398,7 @@ async fn schedules_are_looked_at_and_run_on_the_command_line(engine: Engine) {
 
 /// A schedule in a database that no server holds.
 async fn add_nightly(database: &TestDatabase) {
-    let store = Store::open(database.options()).await.expect("a store");
+    let store = Store::open(options_on(database)).await.expect("a store");
     let sources = Sources {
         clock: Arc::new(SystemClock),
         ids: Arc::new(TimeOrderedIds::new(SystemRandom)),

@@ -7,6 +7,8 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
+use kith_platform::config::{Config, Secret};
+use kith_store::StoreOptions;
 use kith_store::testing::TestDatabase;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -35,9 +37,18 @@ pub fn kith_on(database: &TestDatabase, folder: &Path, args: &[&str]) -> Command
     let mut command = kith(folder, args);
     command.env("KITH__DATABASE__URL", database.url());
     // Two that share a database share the secrets.
-    command.env("JWT_SECRET", "the secret of all processes together");
+    command.env("JWT_SECRET", SECRET);
     command.env("JWT_REFRESH_SECRET", "the refresh secret of all processes");
     command
+}
+
+const SECRET: &str = "the secret of all processes together";
+
+/// Options that open `database` with the secrets of such processes, so that audit entries can be left in it.
+pub fn options_on(database: &TestDatabase) -> StoreOptions {
+    let mut config = Config::default();
+    config.auth.jwt_secret = Secret::new(SECRET);
+    StoreOptions { audit_vault: config.store_options().audit_vault, ..database.options() }
 }
 
 /// How `kith` is told to serve on any free port, whatever one address asks of it.

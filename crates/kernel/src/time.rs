@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::str::FromStr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -93,8 +94,18 @@ pub const fn days(n: u64) -> Duration {
 
 /// The only source of "now" outside this crate; a lint bans the direct ones.
 pub trait Clock: Send + Sync {
-    /// The present moment.
+    /// The present moment, by which every rule of Kith goes.
     fn now(&self) -> Timestamp;
+
+    /// The present moment of the world outside, which others compare their own clocks with: what `/dev/clock` has put
+    /// forward in development mode is not in it.
+    fn real_now(&self) -> Timestamp {
+        self.now()
+    }
+
+    /// Monotonic time since some moment of this process: the wall clock may jump, this does not. Time that was put forward
+    /// on purpose counts as having passed.
+    fn monotonic(&self) -> Duration;
 }
 
 /// The machine's own clock: what a node on SQLite goes by.
@@ -106,6 +117,12 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp::EPOCH + since_epoch
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the seam the ban points to")]
+    fn monotonic(&self) -> Duration {
+        static FIRST: OnceLock<Instant> = OnceLock::new();
+        FIRST.get_or_init(Instant::now).elapsed()
     }
 }
 
@@ -142,32 +159,51 @@ impl Clock for OffsetClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.offset_ms.load(Ordering::Relaxed)) + self.started.elapsed()
     }
+
+    fn monotonic(&self) -> Duration {
+        self.started.elapsed()
+    }
 }
 
 /// A clock that moves only when told to; for tests.
 #[derive(Debug)]
-pub struct ManualClock(AtomicI64);
+pub struct ManualClock {
+    now_ms: AtomicI64,
+    /// How far it jumped, which is not time that passed.
+    jumped_ms: AtomicI64,
+}
 
 impl ManualClock {
     /// A clock that stands at `now`.
     pub const fn at(now: Timestamp) -> Self {
-        Self(AtomicI64::new(now.as_millis()))
+        Self { now_ms: AtomicI64::new(now.as_millis()), jumped_ms: AtomicI64::new(0) }
     }
 
     /// Sets the clock.
     pub fn set(&self, now: Timestamp) {
-        self.0.store(now.as_millis(), Ordering::SeqCst);
+        self.now_ms.store(now.as_millis(), Ordering::SeqCst);
     }
 
-    /// Moves the clock forward.
+    /// Lets time pass.
     pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+        self.now_ms.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+    }
+
+    /// Lets the wall clock jump by `ms` milliseconds, forward or back, while no time passes.
+    pub fn jump(&self, ms: i64) {
+        self.jumped_ms.fetch_add(ms, Ordering::SeqCst);
+        self.now_ms.fetch_add(ms, Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+        Timestamp::from_millis(self.now_ms.load(Ordering::SeqCst))
+    }
+
+    fn monotonic(&self) -> Duration {
+        let passed_ms = self.now_ms.load(Ordering::SeqCst) - self.jumped_ms.load(Ordering::SeqCst);
+        Duration::from_millis(u64::try_from(passed_ms).unwrap_or(0))
     }
 }
 
@@ -189,5 +225,15 @@ mod tests {
         let behind_ms = clock.set(Timestamp::from_millis(1_005_000));
         assert!((4_900..=5_000).contains(&behind_ms));
         assert!(clock.now() >= Timestamp::from_millis(1_005_000));
+    }
+
+    #[test]
+    fn jump_of_a_manual_clock_is_no_time_that_passed() {
+        let clock = ManualClock::at(Timestamp::from_millis(5_000));
+        let before = clock.monotonic();
+        clock.jump(1_000);
+        clock.advance(seconds(2));
+        clock.jump(-4_000);
+        assert_eq!((clock.now().as_millis(), clock.monotonic() - before), (4_000, seconds(2)));
     }
 }

@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::development::AheadClock;
 use crate::http::{Asset, Stop, openapi};
 use crate::module::Module;
+use crate::observed_time::ObservedTime;
 use crate::outbound::Outbound;
 use crate::telemetry::Metrics;
 use crate::telemetry::log::LogLevel;
@@ -46,6 +47,8 @@ pub struct AppInner {
     pub sources: Sources,
     /// What the secrets of the configuration are used for.
     pub keyring: Arc<Keyring>,
+    /// Time that has really passed, as far as this process has seen.
+    pub observed_time: ObservedTime,
     /// The head of the audit chain, remembered outside the database.
     pub audit_head: RememberedHead,
     /// Makes and checks access tokens.
@@ -157,6 +160,7 @@ impl App {
         let hearing = Hearing::new(db.kind() == EngineKind::Sqlite);
         let source = modules.iter().find_map(|module| module.access);
         let inner = AppInner {
+            observed_time: ObservedTime::default(),
             audit_head: RememberedHead::new(head_file),
             tokens,
             keyring,

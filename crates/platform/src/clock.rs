@@ -91,6 +91,10 @@ impl Clock for NodeClock {
     fn now(&self) -> Timestamp {
         self.shared.as_ref().map_or_else(|| SystemClock.now(), Clock::now)
     }
+
+    fn monotonic(&self) -> Duration {
+        SystemClock.monotonic()
+    }
 }
 
 #[cfg(test)]

@@ -13,14 +13,19 @@ use crate::audit::head::{HeadError, HeadOutcome};
 use crate::auth::{Allowed, ReadFacts, api_keys, signing_key_ages};
 use crate::jobs::FARED;
 use crate::telemetry::machine;
-use crate::{ApiResult, App, Fact, Json, Routes, store_problem};
+use crate::{ApiResult, App, Fact, Json, Routes, observed_time, purge, store_problem};
 
 /// Links of the audit chain that are recomputed for the asking; `kith audit verify` recomputes all.
 const LINKS_RECOMPUTED: i64 = 20_000;
 
 /// What the store tells of the trace that changes leave, and how API keys are kept.
-pub(crate) const OF_THE_PLATFORM: &[Fact] =
-    &[Fact { name: "events.positions", read: |q, _| Ok(json!(q.positions()?)) }, api_keys::STORED, FARED];
+pub(crate) const OF_THE_PLATFORM: &[Fact] = &[
+    Fact { name: "events.positions", read: |q, _| Ok(json!(q.positions()?)) },
+    api_keys::STORED,
+    FARED,
+    observed_time::FACT,
+    purge::FACT,
+];
 
 pub(crate) fn routes() -> Routes {
     Routes::new().routes(routes!(get_facts))

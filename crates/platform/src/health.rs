@@ -16,6 +16,7 @@ use utoipa_axum::routes;
 
 use crate::audit::head::HeadOutcome;
 use crate::module::Routes;
+use crate::purge::{self, PurgeOutcome};
 use crate::telemetry::{disk_free, resident_bytes};
 use crate::{ApiResult, App, ClientAddress, ProblemBody};
 
@@ -86,13 +87,10 @@ async fn health(State(app): State<App>) -> HealthReport {
         vec![
             draining(&app),
             database(&app).await,
-<<<<<<< HEAD
             writes(app.db.write_stall()),
             clock(&app),
-=======
-            clock(&app),
             audit_head(&app),
->>>>>>> 53e7fa4 (audit: key the chain and remember its head outside the database)
+            purges(&app).await,
             memory(),
             disk(&app),
             uptime(&app),
@@ -272,6 +270,23 @@ fn audit_head(app: &App) -> Named {
     ("audit:head", check)
 }
 
+/// Never a failure: what waits to be purged keeps nobody from being served.
+async fn purges(app: &App) -> Named {
+    let delayed = tokio::time::timeout(DATABASE_PATIENCE, app.db.read(purge::is_delayed)).await;
+    let check = match delayed {
+        Ok(Ok(Some(PurgeOutcome { backlog, fault }))) => {
+            let output = match fault {
+                Some(_) => "Some of what is due is not purged; the facts for administrators say why.",
+                None => "More is due to be purged than one run purges.",
+            };
+            HealthCheck::measured(backlog, "items").but(HealthStatus::Warn, output)
+        }
+        // Whether the database answers is another check.
+        Ok(Ok(None) | Err(_)) | Err(_) => HealthCheck::pass(),
+    };
+    ("purges:backlog", check)
+}
+
 fn memory() -> Named {
     (
         "memory:resident",
@@ -334,6 +349,7 @@ mod tests {
             ("database:writeStall", json!("ms")),
             ("disk:free", json!("bytes")),
             ("memory:resident", json!("bytes")),
+            ("purges:backlog", Value::Null),
             ("server:draining", Value::Null),
             ("server:uptime", json!("s")),
         ] {
@@ -341,7 +357,7 @@ mod tests {
             assert_eq!((&check["status"], &check["observedUnit"]), (&json!("pass"), &unit), "{report}");
             assert_eq!(check["observedValue"].is_i64(), !unit.is_null(), "{report}");
         }
-        assert_eq!(report["checks"].as_object().unwrap().len(), 7, "{report}");
+        assert_eq!(report["checks"].as_object().unwrap().len(), 9, "{report}");
     }
 
     #[tokio::test]

@@ -23,6 +23,7 @@ pub mod http;
 pub mod idempotency;
 pub mod jobs;
 mod module;
+pub mod observed_time;
 pub mod outbound;
 pub mod purge;
 pub mod starts;

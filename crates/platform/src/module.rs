@@ -108,14 +108,12 @@ pub static MODULE: Module = Module {
     personal: Some(api_keys::PERSONAL),
     jobs: &[
         ModuleJob::upkeep("platform.tidy-answers", |app| Box::pin(upkeep(app))),
-        ModuleJob::upkeep("audit.note-head", |app| Box::pin(audit::head::note(app))),
         ModuleJob::new("backups.make", UPKEEP, |_, _| {
             Box::pin(async { Err(JobError::discard("this build makes no backups yet")) })
         }),
     ],
     schedules: &[
         DeclaredSchedule::upkeep("platform.tidy-answers", "@every 1m"),
-        DeclaredSchedule::upkeep("audit.note-head", "@every 1h"),
         // Examples that wait for backups to exist.
         DeclaredSchedule::new("backups.database", UPKEEP, "backups.make", "0 2 * * *").paused(),
         DeclaredSchedule::new("backups.files", UPKEEP, "backups.make", "0 3 * * *").paused(),

@@ -148,6 +148,7 @@ async fn serve(app: App) -> Result<Running, StartError> {
     if let Err(error) = kith_platform::audit::head::start(&app).await {
         tracing::warn!(%error, "the audit chain could not be compared with the head that is remembered");
     }
+    kith_platform::observed_time::start(&app).await.map_err(AppError::from)?;
     let workers = work(&app).await?;
     let started = Started::record(&app, addr).await.inspect_err(|error| {
         tracing::warn!(%error, "this start could not be written down; nobody will count it");

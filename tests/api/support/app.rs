@@ -198,6 +198,17 @@ impl TestApp {
         self.clock.advance(by);
     }
 
+    /// Lets the wall clock jump by so many milliseconds, forward or back, while no time passes.
+    pub fn jump(&self, ms: i64) {
+        self.clock.jump(ms);
+    }
+
+    /// An id that nothing has yet.
+    pub fn new_id(&self) -> String {
+        let sources = &self.nodes[0].app.sources;
+        sources.ids.next(sources.clock.now()).to_string()
+    }
+
     /// The present moment.
     pub fn now(&self) -> Timestamp {
         self.clock.now()

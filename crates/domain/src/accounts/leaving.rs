@@ -1,15 +1,22 @@
 //! Leaving for good: what happens when the hold of a deleted account is over, and what a person can take along.
 //!
-//! Nothing is purged in one step: what would go is counted, too many at once stop it, and a manifest is on the disk first.
+//! Nothing is purged in one step: it is held, so many go at a time, an unlikely share of the established accounts stops
+//! theirs, and a manifest is on the disk first.
 
+use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, Timestamp, UserId};
-use kith_platform::{App, PersonalData, UpkeepError, purge};
+use kith_platform::purge::{self, PurgeOutcome, PurgeRun};
+use kith_platform::{App, PersonalData, UpkeepError};
 use kith_store::{Error, Query, Tx};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::model::Account;
+use super::rows::DueAccount;
 use super::{events, rows, rules};
+
+/// How many accounts a run tries to purge for each that it may.
+const TRIED_FOR_EACH: i64 = 10;
 
 /// What stands in others' histories for somebody who has gone.
 pub const GONE: &str = "Deleted account";
@@ -52,14 +59,59 @@ pub async fn tidy(app: App) -> Result<(), UpkeepError> {
 /// The database's, or the disk's.
 pub async fn purge_due(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
-    let most = app.config.accounts.purge_most;
-    let now = ctx.renewed().now;
-    let due = app.db.read(move |q| rows::list_due(q, now, i64::from(most) + 1)).await?;
-    purge::check_count(due.len(), most, "accounts", "accounts.purge_most")?;
-    for user in due {
-        purge_one(&app, &ctx, user).await?;
+    let run = PurgeRun::begin(&app, &ctx, "accounts", rows::hold_deleted).await?;
+    let fault = check_share(&app, run).await?;
+    let purged = purge_oldest(&app, &ctx, run, fault.is_none()).await;
+    let (due, established) = app.db.read(move |q| rows::count_due(q, &run)).await?;
+    let backlog = if fault.is_some() { due - established } else { due };
+    run.end(&app, &ctx, PurgeOutcome { backlog, fault }).await?;
+    purged
+}
+
+/// Why established accounts are not purged, if so many of them are due that it cannot be their owners' doing.
+async fn check_share(app: &App, run: PurgeRun) -> Result<Option<String>, Error> {
+    let (_, due) = app.db.read(move |q| rows::count_due(q, &run)).await?;
+    if due <= rules::DUE_FREELY {
+        return Ok(None);
     }
-    Ok(())
+    let established = app.db.export(move |q| rows::count_established(q, run.now)).await?;
+    let share = app.config.accounts.max_purge_share_percent;
+    let fault = format!(
+        "{due} of {established} accounts that are older than 30 days are due to be purged, more than the {share} % of \
+         `accounts.max_purge_share_percent`; none of these was. Look into it, and raise the limit if it is right"
+    );
+    Ok((!rules::may_purge_established(due, established, share)).then_some(fault))
+}
+
+/// Purges as many as one run may. One that cannot be purged does not keep those behind it.
+async fn purge_oldest(
+    app: &App,
+    ctx: &Ctx,
+    run: PurgeRun,
+    with_established: bool,
+) -> Result<(), UpkeepError> {
+    let most = i64::from(app.config.accounts.purge_most);
+    let (mut purged, mut tried, mut failure) = (0, 0, None);
+    let mut after = DueAccount { user: UserId(Uuid::nil()), purge_at: Timestamp::from_millis(i64::MIN) };
+    while purged < most && tried < most * TRIED_FOR_EACH {
+        let limit = most - purged;
+        let batch = app.db.read(move |q| rows::list_due(q, &run, after, with_established, limit)).await?;
+        let Some(last) = batch.last() else { break };
+        after = *last;
+        for DueAccount { user, .. } in batch {
+            tried += 1;
+            match purge_one(app, ctx, user, run.elapsed_ms).await {
+                Ok(()) => purged += 1,
+                // The disk is full, or the database away: then it is nobody's fault who is due.
+                Err(PurgeError::Manifest(error)) => return Err(error),
+                Err(PurgeError::Account(error)) => {
+                    tracing::error!(%error, user = %user, "an account could not be purged; the next is");
+                    failure = Some(error);
+                }
+            }
+        }
+    }
+    failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// Purges an account at once that has been deleted and can be nobody's.
@@ -68,19 +120,34 @@ pub async fn purge_if_made_up(app: &App, user: UserId) {
     let made_up = matches!(found, Ok(Some(account)) if rules::is_made_up(&account.email));
     if made_up {
         // What fails now is done by the upkeep, with all that is due.
-        let _ = purge_one(app, &app.system_ctx("upkeep"), user).await;
+        let _ = purge_one(app, &app.system_ctx("upkeep"), user, 0).await;
     }
 }
 
-async fn purge_one(app: &App, ctx: &Ctx, user: UserId) -> Result<(), UpkeepError> {
+/// Why an account was not purged.
+enum PurgeError {
+    /// No account can be.
+    Manifest(UpkeepError),
+    /// This one cannot be.
+    Account(Error),
+}
+
+impl From<Error> for PurgeError {
+    fn from(error: Error) -> Self {
+        Self::Account(error)
+    }
+}
+
+async fn purge_one(app: &App, ctx: &Ctx, user: UserId, elapsed_ms: i64) -> Result<(), PurgeError> {
     let parts = parts(app);
     let counted = parts.clone();
     let counts = app.db.read(move |q| count(q, &counted, user)).await?;
     let manifest = Manifest { user_id: user, at: ctx.renewed().now, rows: counts };
-    let text = purge::keep_manifest(app, &user.to_string(), &manifest).await?;
+    let kept = purge::keep_manifest(app, &user.to_string(), &manifest).await;
+    let text = kept.map_err(PurgeError::Manifest)?;
     app.write(ctx, move |tx, ctx| {
         tx.lock("user", [user])?;
-        if !rows::is_due(tx, user, ctx.now)? {
+        if !rows::is_due(tx, user, ctx.now, elapsed_ms)? {
             return Ok(());
         }
         // What was made up is nobody, and what is done in its name can be looked up as long as any refusal.
@@ -140,7 +207,7 @@ pub const PERSONAL: PersonalData = PersonalData {
 
 fn export_own(q: &Query<'_>, user: UserId) -> Result<Value, Error> {
     let now = Timestamp::EPOCH;
-    let sessions = rows::list_sessions(q, user, super::SessionId(kith_kernel::uuid::Uuid::nil()), now)?;
+    let sessions = rows::list_sessions(q, user, super::SessionId(Uuid::nil()), now)?;
     Ok(serde_json::json!({ "profile": rows::find_user(q, user)?, "sessions": sessions }))
 }
 

@@ -35,11 +35,14 @@ pub use rows::{find_by_email, list_admins};
 /// What the server mounts.
 pub static MODULE: Module = Module {
     routes: http::routes,
-    migrations: &[Migration {
-        version: 1,
-        name: "accounts",
-        sql: include_str!("migrations/0001_accounts.sql"),
-    }],
+    migrations: &[
+        Migration { version: 1, name: "accounts", sql: include_str!("migrations/0001_accounts.sql") },
+        Migration {
+            version: 2,
+            name: "observed_holds",
+            sql: include_str!("migrations/0002_observed_holds.sql"),
+        },
+    ],
     problems: http::PROBLEMS,
     events: events::KINDS,
     access: Some(AccessSource { read: rows::find_access, changed_by: events::ACCESS_CHANGED }),

@@ -24,6 +24,10 @@ pub const REFUSALS_WITHIN: Duration = hours(1);
 pub const REFUSED_DETAILS_KEPT: Duration = days(90);
 /// Rows that are tidied away in one go.
 pub const TIDIED_AT_ONCE: i64 = 1_000;
+/// An account that was this old when it was deleted is one that strangers do not make in numbers.
+pub const ESTABLISHED_AFTER: Duration = days(30);
+/// Established accounts that may always be due at once, whatever share they are.
+pub const DUE_FREELY: i64 = 20;
 /// How long a link lives that makes the first administrator.
 pub const LINK_LIFETIME: Duration = hours(1);
 
@@ -103,6 +107,13 @@ pub fn may_lose_admin(account: &Account, admins: i64) -> Result<(), AccountError
 pub fn is_made_up(email: &str) -> bool {
     let ending = email.len().checked_sub(MADE_UP.len()).and_then(|at| email.get(at..));
     ending.is_some_and(|ending| ending.eq_ignore_ascii_case(MADE_UP))
+}
+
+/// Whether so many established accounts may be purged at once. More is not what people do by themselves.
+pub fn may_purge_established(due: i64, established: i64, max_share_percent: u8) -> bool {
+    due <= DUE_FREELY
+        || max_share_percent >= 100
+        || due.saturating_mul(100) <= established.saturating_mul(max_share_percent.into())
 }
 
 /// How long an account is held whose owner deleted it.

@@ -1,8 +1,11 @@
 //! What becomes of spaces whose bonds are archived: they leave the live tables, can be exported for as long as is
 //! configured, are held, and go.
 
+use std::time::Duration;
+
 use kith_kernel::{Ctx, Timestamp, days};
-use kith_platform::{App, Fact, UpkeepError, purge};
+use kith_platform::purge::{self, PurgeOutcome, PurgeRun};
+use kith_platform::{App, Fact, UpkeepError};
 use kith_store::{Error, Tx};
 use serde::Serialize;
 use serde_json::json;
@@ -17,6 +20,8 @@ const BATCH: i64 = 100;
 const SLACK_DAYS: u64 = 60;
 /// Between falling due and being purged: time to notice.
 const HOLD_DAYS: u64 = 14;
+/// How many archives a run tries to purge for each that it may.
+const TRIED_FOR_EACH: i64 = 10;
 
 /// What administrators are told: for how many seconds a space has been waiting that could be archived; 0 if none is.
 pub const FACTS: &[Fact] = &[Fact {
@@ -44,8 +49,17 @@ struct Manifest {
 pub async fn run_due(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     archive_due(&app, &ctx).await?;
-    hold_due(&app, &ctx).await?;
-    purge_due(&app, &ctx).await
+    let keep = days(app.config.spaces.keep_archives_days.into());
+    let most = i64::from(app.config.spaces.purge_most);
+    let run = PurgeRun::begin(&app, &ctx, "archived_spaces", move |tx, run| hold_due(tx, run, keep, most));
+    let run = run.await?;
+    let purged = purge_due(&app, &ctx, run, most).await;
+    let backlog = app.db.read(move |q| {
+        let falling_due = rows::count_falling_due(q, run.now - keep)?;
+        Ok::<_, Error>(falling_due + rows::count_archives_to_purge(q, &run)?)
+    });
+    run.end(&app, &ctx, PurgeOutcome { backlog: backlog.await?, fault: None }).await?;
+    purged
 }
 
 async fn archive_due(app: &App, ctx: &Ctx) -> Result<(), UpkeepError> {
@@ -81,44 +95,47 @@ fn archive(tx: &Tx<'_>, ctx: &Ctx, shared: &SharedSpace) -> Result<(), Error> {
     Ok(())
 }
 
-async fn hold_due(app: &App, ctx: &Ctx) -> Result<(), UpkeepError> {
-    let (keep, most) = (days(app.config.spaces.keep_archives_days.into()), app.config.spaces.purge_most);
-    let due = app.write(ctx, move |tx, ctx| {
-        let until = ctx.now - keep;
-        rows::release_archives(tx, until)?;
-        let due = rows::count_falling_due(tx, until, i64::from(most) + 1)?;
-        if due <= usize::from(most) {
-            rows::hold_archives(tx, until, ctx.now + days(HOLD_DAYS))?;
-        }
-        Ok::<_, Error>(due)
-    });
-    purge::check_count(due.await?, most, "archived spaces", "spaces.purge_most")
+/// Holds the archives that were kept long enough, the longest first, and lets go of those that should be kept after all.
+fn hold_due(tx: &Tx<'_>, run: &PurgeRun, keep: Duration, limit: i64) -> Result<(), Error> {
+    let until = run.now - keep;
+    rows::release_archives(tx, until)?;
+    rows::hold_archives(tx, until, run, days(HOLD_DAYS), limit)
 }
 
-async fn purge_due(app: &App, ctx: &Ctx) -> Result<(), UpkeepError> {
-    let (now, most) = (ctx.renewed().now, app.config.spaces.purge_most);
-    let due = app.db.read(move |q| rows::list_archives_to_purge(q, now, i64::from(most) + 1));
+/// Purges as many as one run may. One that cannot be purged does not keep those behind it.
+async fn purge_due(app: &App, ctx: &Ctx, run: PurgeRun, limit: i64) -> Result<(), UpkeepError> {
+    let due = app.db.read(move |q| rows::list_archives_to_purge(q, &run, limit * TRIED_FOR_EACH));
     let due: Vec<_> = due.await.map_err(|error: Error| error)?;
-    purge::check_count(due.len(), most, "archived spaces", "spaces.purge_most")?;
+    let (mut purged, mut failure) = (0, None);
     for (shared, held) in due {
+        if purged >= limit {
+            break;
+        }
         let Space::Bond(bond_id) = shared.space else { continue };
         let Amount { items: archived_space_items, bytes } = held;
         let manifest = Manifest { bond_id, at: ctx.renewed().now, archived_space_items, bytes };
         let text = purge::keep_manifest(app, &format!("bond-{bond_id}"), &manifest).await?;
-        app.write(ctx, move |tx, ctx| purge_one(tx, ctx, &shared, bond_id, &text)).await?;
+        match app.write(ctx, move |tx, ctx| purge_one(tx, ctx, &run, &shared, bond_id, &text)).await {
+            Ok(()) => purged += 1,
+            Err(error) => {
+                tracing::error!(%error, bond = %bond_id, "an archived space could not be purged; the next is");
+                failure = Some(error);
+            }
+        }
     }
-    Ok(())
+    failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn purge_one(
     tx: &Tx<'_>,
     ctx: &Ctx,
+    run: &PurgeRun,
     shared: &SharedSpace,
     bond: BondId,
     manifest: &str,
 ) -> Result<(), Error> {
     tx.lock("user", &shared.people)?;
-    if rows::set_purged(tx, bond, ctx.now, manifest)? {
+    if rows::set_purged(tx, bond, run, manifest)? {
         rows::delete_archived_items(tx, shared.space)?;
         tx.audit(ctx, "space.purged", bond);
         tx.emit(ctx, events::purged(shared));

@@ -30,7 +30,14 @@ pub use fuzzing::{documents, lists, schedules};
 /// What the server mounts.
 pub static MODULE: Module = Module {
     routes: http::routes,
-    migrations: &[Migration { version: 1, name: "spaces", sql: include_str!("migrations/0001_spaces.sql") }],
+    migrations: &[
+        Migration { version: 1, name: "spaces", sql: include_str!("migrations/0001_spaces.sql") },
+        Migration {
+            version: 2,
+            name: "observed_holds",
+            sql: include_str!("migrations/0002_observed_holds.sql"),
+        },
+    ],
     problems: http::PROBLEMS,
     events: events::KINDS,
     personal: Some(leaving::PERSONAL),

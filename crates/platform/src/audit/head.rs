@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, seconds};
-use kith_store::{AuditChain, AuditHead, AuditHeadFile, Error, HeadComparison, NewEvent, Store};
+use kith_store::{AuditChain, AuditHead, AuditHeadFile, EngineKind, Error, HeadComparison, NewEvent, Store};
 use serde_json::json;
 use thiserror::Error as ThisError;
 use tokio::time::MissedTickBehavior;
 
-use crate::{App, UpkeepError};
+use crate::App;
 
 /// The head at the time, for whoever keeps events.
 pub(crate) const HEAD_NOTED: &str = "audit.head_noted";
@@ -23,6 +23,8 @@ pub(crate) const HEAD_ACCEPTED: &str = "audit.head_accepted";
 /// How often the file is brought up to date. What is cut from the chain within this time after it was written is not
 /// noticed.
 const INTERVAL: Duration = seconds(5);
+/// After how many intervals the head is noted in the log and in an event: an hour.
+const NOTE_EVERY: u32 = 720;
 
 /// The remembered head of this server's database.
 pub struct RememberedHead {
@@ -199,15 +201,26 @@ pub async fn start(app: &App) -> Result<(), HeadError> {
 async fn run(app: App) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut since_noted = 0;
     while app.stop.or(ticks.tick()).await.is_some() {
-        if let Err(error) = app.audit_head.keep(&app.db).await {
+        let mut kept = app.audit_head.keep(&app.db).await;
+        since_noted = (since_noted + 1) % NOTE_EVERY;
+        if since_noted == 0 && seals(&app) && kept.is_ok() {
+            kept = note(&app).await.map_err(HeadError::Store);
+        }
+        if let Err(error) = kept {
             tracing::debug!(%error, "the audit chain cannot be compared at the moment");
         }
     }
 }
 
+/// Whether this process seals audit entries: of several nodes one does.
+fn seals(app: &App) -> bool {
+    app.db.kind() == EngineKind::Sqlite || app.db.stats().sequencer == 1
+}
+
 /// Writes the head into the log and into an event, if it has changed since.
-pub(crate) async fn note(app: App) -> Result<(), UpkeepError> {
+async fn note(app: &App) -> Result<(), Error> {
     let head = app.db.audit_head().await?;
     if app.audit_head.state().noted.replace(head) == Some(head) {
         return Ok(());
@@ -218,8 +231,7 @@ pub(crate) async fn note(app: App) -> Result<(), UpkeepError> {
         tx.emit(ctx, event(HEAD_NOTED, json!({ "head": head.to_string() })));
         Ok::<_, Error>(())
     })
-    .await?;
-    Ok(())
+    .await
 }
 
 fn event(kind: &'static str, payload: serde_json::Value) -> NewEvent {
@@ -330,7 +342,7 @@ mod tests {
         };
         for (entries, expected) in [(1, 1), (0, 1), (1, 2)] {
             leave(&test, entries).await;
-            note(test.app.clone()).await.unwrap();
+            note(&test.app).await.unwrap();
             assert_eq!(noted().await, expected);
         }
     }

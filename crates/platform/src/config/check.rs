@@ -37,6 +37,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         ("outbound.response_bytes", config.outbound.response_bytes),
         ("auth.access_token_minutes", u32::from(auth.access_token_minutes)),
     ];
+    let share = u32::from(config.accounts.max_purge_share_percent);
+    let key = "accounts.max_purge_share_percent";
+    refuse_if(config, !(1..=100).contains(&share), key, "must be from 1 to 100")?;
     for (key, number) in at_least_one {
         refuse_if(config, number < 1, key, "must be at least 1")?;
     }

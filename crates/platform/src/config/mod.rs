@@ -212,8 +212,10 @@ pub struct Storage {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Accounts {
-    /// Accounts that may be purged at once; if more are due, none is.
+    /// Accounts purged in one run, the longest due first; the rest waits for the next run, a minute later.
     pub purge_most: u16,
+    /// Share of the established accounts that may be due at once; beyond it none of these is purged.
+    pub max_purge_share_percent: u8,
 }
 
 /// Section `partners`.
@@ -238,7 +240,7 @@ pub struct Spaces {
     pub most_bytes: u32,
     /// How long what an archived bond held is kept.
     pub keep_archives_days: u16,
-    /// Archives that may fall due to be purged at once; if more do, none is.
+    /// Archives held, and purged, in one run, the longest due first; the rest waits for the next run.
     pub purge_most: u16,
 }
 

@@ -28,6 +28,8 @@ const FURTHEST: Duration = days(100 * 365);
 pub struct AheadClock {
     behind: Arc<dyn Clock>,
     ahead_ms: AtomicI64,
+    /// By how much this process has put it forward altogether, which counts as time that passed.
+    advanced_ms: AtomicI64,
     file: PathBuf,
     /// Held by whoever moves it.
     moving: Mutex<()>,
@@ -46,8 +48,13 @@ impl AheadClock {
             Err(error) => return Err(error),
         };
         let kept = kept.and_then(|text| text.trim().parse().ok()).filter(|ms: &i64| *ms > 0);
-        let clock =
-            Self { behind, ahead_ms: AtomicI64::new(kept.unwrap_or(0)), file, moving: Mutex::new(()) };
+        let clock = Self {
+            behind,
+            ahead_ms: AtomicI64::new(kept.unwrap_or(0)),
+            advanced_ms: AtomicI64::new(0),
+            file,
+            moving: Mutex::new(()),
+        };
         if let Some(ahead_ms) = kept {
             let (file, now) = (clock.file.display(), clock.now());
             tracing::warn!(ahead_ms, %now, "THE CLOCK IS AHEAD, as /dev/clock has put it; without {file} it is not");
@@ -71,6 +78,7 @@ impl AheadClock {
         fs::write(&unfinished, format!("{ahead_ms}\n"))?;
         fs::rename(&unfinished, &self.file)?;
         self.ahead_ms.store(ahead_ms, Ordering::SeqCst);
+        self.advanced_ms.fetch_add(by_ms, Ordering::SeqCst);
         Ok(Some(ahead_ms))
     }
 }
@@ -79,6 +87,15 @@ impl Clock for AheadClock {
     fn now(&self) -> Timestamp {
         let ahead_ms = u64::try_from(self.ahead_ms.load(Ordering::SeqCst)).unwrap_or(0);
         self.behind.now() + Duration::from_millis(ahead_ms)
+    }
+
+    fn real_now(&self) -> Timestamp {
+        self.behind.real_now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        let advanced_ms = u64::try_from(self.advanced_ms.load(Ordering::SeqCst)).unwrap_or(0);
+        self.behind.monotonic() + Duration::from_millis(advanced_ms)
     }
 }
 

@@ -48,6 +48,7 @@ pub struct Metrics {
     /// One for each kind.
     events: Vec<Counter>,
     security: Family<SecurityLabels, Counter>,
+    delayed_purges: Family<PurgeLabels, Counter>,
 }
 
 /// What somebody who guards the server counts (SEC-25).
@@ -103,6 +104,11 @@ struct PolicyLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PurgeLabels {
+    purge: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EventLabels {
     kind: &'static str,
 }
@@ -136,6 +142,9 @@ impl Metrics {
         let events = kinds.map(|kind| by_kind.get_or_create_owned(&EventLabels { kind })).collect();
         let security = Family::<SecurityLabels, Counter>::default();
         registry.register("security_events", "What somebody who guards the server counts", security.clone());
+        let delayed_purges = Family::<PurgeLabels, Counter>::default();
+        let help = "Runs of a purge that left something that is due";
+        registry.register("purges_delayed", help, delayed_purges.clone());
         registry.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let started = SystemClock.now();
         registry.register_collector(Box::new(JobMetrics(jobs)));
@@ -147,7 +156,7 @@ impl Metrics {
             let route = RouteMetrics::new(&requests, &durations, Some(method), template);
             routes.push(RouteMetrics { same_as: same_as.map(str::to_owned), ..route });
         }
-        Self { registry, routes, limited, in_flight, events, security }
+        Self { registry, routes, limited, in_flight, events, security, delayed_purges }
     }
 
     /// Counts events that were committed, by the places of their kinds among all that modules list.
@@ -160,6 +169,11 @@ impl Metrics {
     /// Counts something that somebody who guards the server wants to know.
     pub fn count_security(&self, kind: SecurityEvent) {
         self.security.get_or_create(&SecurityLabels { kind }).inc();
+    }
+
+    /// Counts a run of a purge that left something that is due.
+    pub(crate) fn count_delayed_purge(&self, purge: &'static str) {
+        self.delayed_purges.get_or_create(&PurgeLabels { purge }).inc();
     }
 
     /// All routes, each in its place. The first stands for requests that no other takes.

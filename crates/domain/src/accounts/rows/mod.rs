@@ -3,11 +3,12 @@
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
 use kith_platform::auth::{Access, Role};
+use kith_platform::purge::PurgeRun;
 use kith_store::{Error, Query, Row, Tx, params};
 
 use super::administration::AccountList;
 use super::model::{Account, AccountStatus, Credentials, NewAccount, User};
-use super::rules::{Failures, MADE_UP};
+use super::rules::{self, Failures, MADE_UP};
 
 mod sessions;
 
@@ -98,7 +99,7 @@ pub fn set_deleted(
     deleted_at: Option<Timestamp>,
     purge_at: Option<Timestamp>,
 ) -> Result<(), Error> {
-    let sql = "UPDATE users SET deleted_at = $2, purge_at = $3 WHERE id = $1";
+    let sql = "UPDATE users SET deleted_at = $2, purge_at = $3, purge_elapsed_ms = NULL WHERE id = $1";
     tx.exec(sql, params![user, deleted_at, purge_at])?;
     Ok(())
 }
@@ -261,20 +262,92 @@ pub fn tidy(
     Ok(())
 }
 
-/// Accounts whose hold is over, the longest first; at most `limit`.
-pub fn list_due(q: &Query<'_>, now: Timestamp, limit: i64) -> Result<Vec<UserId>, Error> {
+/// Notes for accounts deleted since the run before at which observed time their hold is over. What the wall clock says has
+/// passed since the deletion counts as far as it was observed.
+pub fn hold_deleted(tx: &Tx<'_>, run: &PurgeRun) -> Result<(), Error> {
+    tx.exec(
+        "UPDATE users SET purge_elapsed_ms = $2 + (purge_at - deleted_at)
+            - CASE WHEN deleted_at > $1 THEN 0 WHEN deleted_at < CAST($1 AS BIGINT) - CAST($3 AS BIGINT) THEN $3 ELSE $1 - deleted_at END
+         WHERE purge_at IS NOT NULL AND purged_at IS NULL AND purge_elapsed_ms IS NULL",
+        params![run.now, run.elapsed_ms, run.elapsed_ms - run.previous_ms],
+    )?;
+    Ok(())
+}
+
+/// An account that is to be purged.
+#[derive(Clone, Copy, Debug)]
+pub struct DueAccount {
+    /// The account.
+    pub user: UserId,
+    /// Since when; with the id, where the next batch begins.
+    pub purge_at: Timestamp,
+}
+
+macro_rules! due {
+    ($columns:literal, $and:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM users WHERE purge_at IS NOT NULL AND purged_at IS NULL AND purge_at <= $1
+               AND (purge_elapsed_ms <= $2 OR purge_at <= deleted_at)",
+            $and
+        )
+    };
+}
+
+/// Accounts whose hold is over, the longest due first, behind `after`; at most `limit`. `established` are those that were
+/// [`rules::ESTABLISHED_AFTER`] old when they were deleted; they are left out unless `with_established`.
+pub fn list_due(
+    q: &Query<'_>,
+    run: &PurgeRun,
+    after: DueAccount,
+    with_established: bool,
+    limit: i64,
+) -> Result<Vec<DueAccount>, Error> {
     q.all(
-        "SELECT id FROM users WHERE purge_at IS NOT NULL AND purged_at IS NULL AND purge_at <= $1
-         ORDER BY purge_at, id LIMIT $2",
-        params![now, limit],
-        |row| row.get(0),
+        due!(
+            "id, purge_at",
+            " AND (purge_at > $3 OR (purge_at = $3 AND id > $4))
+               AND ($5 OR deleted_at - created_at < $6)
+             ORDER BY purge_at, id LIMIT $7"
+        ),
+        params![
+            run.now,
+            run.elapsed_ms,
+            after.purge_at,
+            after.user,
+            with_established,
+            established_ms(),
+            limit
+        ],
+        |row| Ok(DueAccount { user: row.get(0)?, purge_at: row.get(1)? }),
     )
 }
 
-/// Whether the hold of this account is over still.
-pub fn is_due(q: &Query<'_>, user: UserId, now: Timestamp) -> Result<bool, Error> {
-    let sql = "SELECT 1 FROM users WHERE id = $1 AND purged_at IS NULL AND purge_at <= $2";
-    Ok(q.one(sql, params![user, now], |_| Ok(()))?.is_some())
+/// How many accounts are due, and how many of them are established.
+pub fn count_due(q: &Query<'_>, run: &PurgeRun) -> Result<(i64, i64), Error> {
+    let counted = q.one(
+        due!("COUNT(*), COALESCE(SUM(CASE WHEN deleted_at - created_at >= $3 THEN 1 ELSE 0 END), 0)", ""),
+        params![run.now, run.elapsed_ms, established_ms()],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    Ok(counted.unwrap_or_default())
+}
+
+/// How many accounts are established at `now`, those that are due among them.
+pub fn count_established(q: &Query<'_>, now: Timestamp) -> Result<i64, Error> {
+    let sql = "SELECT COUNT(*) FROM users WHERE purged_at IS NULL AND created_at <= $1";
+    Ok(q.one(sql, params![now - rules::ESTABLISHED_AFTER], |row| row.get(0))?.unwrap_or(0))
+}
+
+fn established_ms() -> i64 {
+    i64::try_from(rules::ESTABLISHED_AFTER.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Whether the hold of this account is over still, at `now` and at the observed time.
+pub fn is_due(q: &Query<'_>, user: UserId, now: Timestamp, elapsed_ms: i64) -> Result<bool, Error> {
+    let sql = due!("1", " AND id = $3");
+    Ok(q.one(sql, params![now, elapsed_ms, user], |_| Ok(()))?.is_some())
 }
 
 /// Leaves of an account only what others' histories refer to: its id.

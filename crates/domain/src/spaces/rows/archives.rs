@@ -1,6 +1,9 @@
 //! Statements about the spaces of archived bonds.
 
+use std::time::Duration;
+
 use kith_kernel::Timestamp;
+use kith_platform::purge::PurgeRun;
 use kith_store::{Error, Query, Tx, params};
 
 use super::super::model::{Amount, SharedSpace, Space};
@@ -11,11 +14,12 @@ pub(super) const TO_ARCHIVE: &str = "SELECT b.id, b.user_a, b.user_b FROM bonds 
      WHERE b.archived_at IS NOT NULL AND b.archived_at >= $1
        AND NOT EXISTS (SELECT 1 FROM archived_spaces a WHERE a.bond_id = b.id)
      ORDER BY b.archived_at LIMIT $2";
-pub(super) const FALLING_DUE: &str = "SELECT 1 FROM archived_spaces
-     WHERE purged_at IS NULL AND purge_at IS NULL AND archived_at <= $1 LIMIT $2";
+pub(super) const FALLING_DUE: &str = "SELECT COUNT(*) FROM archived_spaces
+     WHERE purged_at IS NULL AND purge_at IS NULL AND archived_at <= $1";
 pub(super) const TO_PURGE: &str = "SELECT b.id, b.user_a, b.user_b, a.items, a.bytes
      FROM archived_spaces a JOIN bonds b ON b.id = a.bond_id
-     WHERE a.purged_at IS NULL AND a.purge_at IS NOT NULL AND a.purge_at <= $1 ORDER BY a.purge_at LIMIT $2";
+     WHERE a.purged_at IS NULL AND a.purge_at IS NOT NULL AND a.purge_at <= $1 AND a.purge_elapsed_ms <= $2
+     ORDER BY a.purge_at LIMIT $3";
 
 /// Archived bonds whose spaces are not, of those archived since `since`; at most `limit`.
 pub fn list_to_archive(q: &Query<'_>, since: Timestamp, limit: i64) -> Result<Vec<SharedSpace>, Error> {
@@ -62,17 +66,31 @@ pub fn copy_to_archive(tx: &Tx<'_>, space: Space) -> Result<(), Error> {
     Ok(())
 }
 
-/// How many archives of bonds archived until `until` are to be purged and are not held yet, counted up to `limit`.
-pub fn count_falling_due(q: &Query<'_>, until: Timestamp, limit: i64) -> Result<usize, Error> {
-    Ok(q.all(FALLING_DUE, params![until, limit], |_| Ok(()))?.len())
+/// How many archives of bonds archived until `until` are to be purged and are not held yet.
+pub fn count_falling_due(q: &Query<'_>, until: Timestamp) -> Result<i64, Error> {
+    Ok(q.one(FALLING_DUE, params![until], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// Holds those until `purge_at`.
-pub fn hold_archives(tx: &Tx<'_>, until: Timestamp, purge_at: Timestamp) -> Result<(), Error> {
+/// Holds those for so long, the oldest first, at most `limit`. Those that are held by the wall clock alone are held by
+/// observed time as well.
+pub fn hold_archives(
+    tx: &Tx<'_>,
+    until: Timestamp,
+    run: &PurgeRun,
+    hold: Duration,
+    limit: i64,
+) -> Result<(), Error> {
+    let over_ms = run.elapsed_ms.saturating_add(i64::try_from(hold.as_millis()).unwrap_or(i64::MAX));
     tx.exec(
-        "UPDATE archived_spaces SET purge_at = $2
-         WHERE purged_at IS NULL AND purge_at IS NULL AND archived_at <= $1",
-        params![until, purge_at],
+        "UPDATE archived_spaces SET purge_elapsed_ms = $1
+         WHERE purged_at IS NULL AND purge_at IS NOT NULL AND purge_elapsed_ms IS NULL",
+        params![over_ms],
+    )?;
+    tx.exec(
+        "UPDATE archived_spaces SET purge_at = $2, purge_elapsed_ms = $3
+         WHERE bond_id IN (SELECT bond_id FROM archived_spaces
+             WHERE purged_at IS NULL AND purge_at IS NULL AND archived_at <= $1 ORDER BY archived_at LIMIT $4)",
+        params![until, run.now + hold, over_ms, limit],
     )?;
     Ok(())
 }
@@ -80,7 +98,7 @@ pub fn hold_archives(tx: &Tx<'_>, until: Timestamp, purge_at: Timestamp) -> Resu
 /// Lets go of those that are held and should be kept longer after all.
 pub fn release_archives(tx: &Tx<'_>, until: Timestamp) -> Result<(), Error> {
     tx.exec(
-        "UPDATE archived_spaces SET purge_at = NULL
+        "UPDATE archived_spaces SET purge_at = NULL, purge_elapsed_ms = NULL
          WHERE purged_at IS NULL AND purge_at IS NOT NULL AND archived_at > $1",
         params![until],
     )?;
@@ -90,20 +108,27 @@ pub fn release_archives(tx: &Tx<'_>, until: Timestamp) -> Result<(), Error> {
 /// Archives whose hold is over, and what each holds; at most `limit`.
 pub fn list_archives_to_purge(
     q: &Query<'_>,
-    now: Timestamp,
+    run: &PurgeRun,
     limit: i64,
 ) -> Result<Vec<(SharedSpace, Amount)>, Error> {
-    q.all(TO_PURGE, params![now, limit], |row| {
+    q.all(TO_PURGE, params![run.now, run.elapsed_ms, limit], |row| {
         Ok((read_bond_space(row)?, Amount { items: row.get(3)?, bytes: row.get(4)? }))
     })
 }
 
+/// How many archives there are whose hold is over.
+pub fn count_archives_to_purge(q: &Query<'_>, run: &PurgeRun) -> Result<i64, Error> {
+    let sql = "SELECT COUNT(*) FROM archived_spaces
+               WHERE purged_at IS NULL AND purge_at IS NOT NULL AND purge_at <= $1 AND purge_elapsed_ms <= $2";
+    Ok(q.one(sql, params![run.now, run.elapsed_ms], |row| row.get(0))?.unwrap_or(0))
+}
+
 /// Notes that an archive is purged, if its hold is over still, and says whether it is.
-pub fn set_purged(tx: &Tx<'_>, bond: BondId, now: Timestamp, manifest: &str) -> Result<bool, Error> {
+pub fn set_purged(tx: &Tx<'_>, bond: BondId, run: &PurgeRun, manifest: &str) -> Result<bool, Error> {
     let purged = tx.exec(
         "UPDATE archived_spaces SET purged_at = $2, manifest = $3
-         WHERE bond_id = $1 AND purged_at IS NULL AND purge_at <= $2",
-        params![bond, now, manifest],
+         WHERE bond_id = $1 AND purged_at IS NULL AND purge_at <= $2 AND purge_elapsed_ms <= $4",
+        params![bond, run.now, manifest, run.elapsed_ms],
     )?;
     Ok(purged == 1)
 }

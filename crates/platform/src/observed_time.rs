@@ -1,0 +1,295 @@
+//! Time that has really passed, for what must not be undone: holds before a purge. It grows by the monotonic time of the
+//! processes that run, is kept in the database, and does not follow a wall clock that jumps.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use kith_kernel::{Ctx, Timestamp, days, hours, minutes};
+use kith_store::{Error, Query, Tx, params};
+use serde_json::{Value, json};
+use tokio::time::MissedTickBehavior;
+
+use crate::{App, Fact};
+
+/// How often each process looks.
+const INTERVAL: Duration = minutes(1);
+/// The wall clock may be off from monotonic time by this much between two looks; more is a jump.
+const JUMP: Duration = minutes(5);
+/// Time in which no process ran counts at once up to this long.
+const SHORT_GAP: Duration = hours(1);
+/// After a longer time in which no process ran, the wall clock is believed once it has been steady for so long.
+const STEADY: Duration = days(1);
+
+/// Observed time, and how far it is behind what the wall clock tells.
+pub(crate) const FACT: Fact = Fact {
+    name: "clock.observed",
+    read: |q, _| {
+        let kept = read(q)?.unwrap_or_default();
+        Ok::<Value, Error>(json!({
+            "elapsed_ms": kept.elapsed_ms, "at": kept.at, "uncredited_ms": kept.uncredited_ms,
+        }))
+    },
+};
+
+/// What this process saw when it last looked.
+#[derive(Debug, Default)]
+pub struct ObservedTime(Mutex<Option<Look>>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Look {
+    monotonic: Duration,
+    wall: Timestamp,
+    elapsed_ms: i64,
+}
+
+/// The row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Observed {
+    elapsed_ms: i64,
+    at: Timestamp,
+    uncredited_ms: i64,
+    uncredited_since_ms: i64,
+}
+
+impl Observed {
+    /// What is known at `wall`, when `monotonic` has passed in this process, which `last` looked before.
+    fn next(
+        kept: Option<Self>,
+        last: Option<Look>,
+        monotonic: Duration,
+        wall: Timestamp,
+    ) -> (Self, Option<i64>) {
+        let Some(mut next) = kept else { return (Self { at: wall, ..Self::default() }, None) };
+        let (jump, short, steady) = (millis(JUMP), millis(SHORT_GAP), millis(STEADY));
+        let mut jumped = None;
+        match last {
+            Some(last) => {
+                let passed = millis(monotonic.saturating_sub(last.monotonic));
+                next.elapsed_ms = next.elapsed_ms.max(last.elapsed_ms + passed);
+                let off = wall.as_millis() - last.wall.as_millis() - passed;
+                jumped = Some(off).filter(|off| off.abs() > jump);
+            }
+            None => match wall.as_millis() - next.at.as_millis() {
+                gap if gap < -jump => jumped = Some(gap),
+                gap if gap <= short => next.elapsed_ms += gap.max(0),
+                gap => {
+                    if next.uncredited_ms == 0 {
+                        next.uncredited_since_ms = next.elapsed_ms;
+                    }
+                    next.uncredited_ms += gap;
+                }
+            },
+        }
+        if jumped.is_some() {
+            next.uncredited_ms = 0;
+        }
+        if next.uncredited_ms > 0 && next.elapsed_ms - next.uncredited_since_ms >= steady {
+            next.elapsed_ms += std::mem::take(&mut next.uncredited_ms);
+        }
+        next.at = wall;
+        (next, jumped)
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Looks at both clocks, and returns the observed time in milliseconds since the database was first served.
+///
+/// # Errors
+/// The database's.
+pub async fn observe(app: &App, ctx: &Ctx) -> Result<i64, Error> {
+    let last = *look(app);
+    let clock = &app.sources.clock;
+    let (monotonic, wall) = (clock.monotonic(), clock.now());
+    let observed = app.write(ctx, move |tx, _| {
+        tx.lock("observed_time", ["all"])?;
+        let (next, jumped) = Observed::next(read(tx)?, last, monotonic, wall);
+        write(tx, &next)?;
+        Ok::<_, Error>((next, jumped))
+    });
+    let (Observed { elapsed_ms, .. }, jumped) = observed.await?;
+    if let Some(jumped_ms) = jumped {
+        tracing::error!(
+            jumped_ms,
+            "the clock has jumped; what is held before a purge is held for the time that passes"
+        );
+    }
+    *look(app) = Some(Look { monotonic, wall, elapsed_ms });
+    Ok(elapsed_ms)
+}
+
+fn look(app: &App) -> std::sync::MutexGuard<'_, Option<Look>> {
+    app.observed_time.0.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Looks now, and then every minute until the server stops.
+///
+/// # Errors
+/// The database's.
+pub async fn start(app: &App) -> Result<(), Error> {
+    observe(app, &app.system_ctx("clock")).await?;
+    tokio::spawn(run(app.clone()));
+    Ok(())
+}
+
+async fn run(app: App) {
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while app.stop.or(ticks.tick()).await.is_some() {
+        if let Err(error) = observe(&app, &app.system_ctx("clock")).await {
+            tracing::debug!(%error, "observed time cannot be kept at the moment");
+        }
+    }
+}
+
+fn read(q: &Query<'_>) -> Result<Option<Observed>, Error> {
+    let sql = "SELECT elapsed_ms, at, uncredited_ms, uncredited_since_ms FROM observed_time WHERE id = 1";
+    q.one(sql, &[], |row| {
+        Ok(Observed {
+            elapsed_ms: row.get(0)?,
+            at: row.get(1)?,
+            uncredited_ms: row.get(2)?,
+            uncredited_since_ms: row.get(3)?,
+        })
+    })
+}
+
+fn write(tx: &Tx<'_>, observed: &Observed) -> Result<(), Error> {
+    let Observed { elapsed_ms, at, uncredited_ms, uncredited_since_ms } = *observed;
+    let sql = "INSERT INTO observed_time (id, elapsed_ms, at, uncredited_ms, uncredited_since_ms)
+               VALUES (1, $1, $2, $3, $4)
+               ON CONFLICT (id) DO UPDATE SET elapsed_ms = excluded.elapsed_ms, at = excluded.at,
+                   uncredited_ms = excluded.uncredited_ms, uncredited_since_ms = excluded.uncredited_since_ms";
+    tx.exec(sql, params![elapsed_ms, at, uncredited_ms, uncredited_since_ms]).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
+
+    /// Processes that look, one after the other, at a wall clock that may jump.
+    struct World {
+        kept: Option<Observed>,
+        last: Option<Look>,
+        monotonic: Duration,
+        wall: Timestamp,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let mut world = Self { kept: None, last: None, monotonic: Duration::ZERO, wall: START };
+            world.look();
+            world
+        }
+
+        fn look(&mut self) -> Option<i64> {
+            let (next, jumped) = Observed::next(self.kept, self.last, self.monotonic, self.wall);
+            self.kept = Some(next);
+            self.last =
+                Some(Look { monotonic: self.monotonic, wall: self.wall, elapsed_ms: next.elapsed_ms });
+            jumped
+        }
+
+        /// Runs, looking every minute.
+        fn run(&mut self, time: Duration) -> Option<i64> {
+            let mut jumped = None;
+            for _ in 0..time.as_secs() / 60 {
+                self.monotonic += minutes(1);
+                self.wall = self.wall + minutes(1);
+                jumped = self.look().or(jumped);
+            }
+            jumped
+        }
+
+        /// No process runs for so long.
+        fn pause(&mut self, time: Duration) {
+            self.wall = self.wall + time;
+            self.last = None;
+            self.monotonic = Duration::ZERO;
+            self.look();
+        }
+
+        fn elapsed(&self) -> Duration {
+            Duration::from_millis(u64::try_from(self.kept.unwrap().elapsed_ms).unwrap())
+        }
+    }
+
+    #[test]
+    fn observed_time_is_the_time_that_processes_run() {
+        let mut world = World::new();
+        assert_eq!(world.run(days(2)), None);
+        assert_eq!(world.elapsed(), days(2));
+        world.pause(minutes(30));
+        assert_eq!(world.elapsed(), days(2) + minutes(30), "a restart is no reason to wait longer");
+    }
+
+    #[test]
+    fn jump_of_the_wall_clock_is_not_observed() {
+        let mut world = World::new();
+        world.run(hours(1));
+        world.wall = world.wall + days(40);
+        assert_eq!(world.run(minutes(1)), Some(millis(days(40))));
+        world.wall = world.wall - days(40);
+        assert_eq!(world.run(minutes(1)), Some(-millis(days(40))));
+        assert_eq!(world.elapsed(), hours(1) + minutes(2));
+        // Small corrections are none.
+        world.wall = world.wall + minutes(4);
+        assert_eq!(world.run(minutes(1)), None);
+    }
+
+    #[test]
+    fn long_pause_counts_once_the_clock_has_been_steady_for_a_day() {
+        let mut world = World::new();
+        world.pause(days(10));
+        world.run(days(1) - minutes(1));
+        assert_eq!(world.elapsed(), days(1) - minutes(1));
+        world.run(minutes(1));
+        assert_eq!(world.elapsed(), days(11));
+    }
+
+    #[test]
+    fn long_pause_counts_although_processes_start_and_stop() {
+        let mut world = World::new();
+        for _ in 0..3 {
+            world.pause(hours(16));
+            world.run(hours(8));
+        }
+        assert_eq!(world.elapsed(), days(3));
+    }
+
+    #[test]
+    fn pause_that_was_a_wrong_clock_never_counts() {
+        let mut world = World::new();
+        // The clock is wrong when the process starts, and put right while it runs.
+        world.pause(days(40));
+        world.run(hours(2));
+        world.wall = world.wall - days(40);
+        world.run(days(2));
+        assert_eq!(world.elapsed(), days(2) + hours(2));
+        // It is put right between two starts.
+        world.pause(days(40));
+        world.run(hours(2));
+        world.wall = world.wall - days(40);
+        world.pause(Duration::ZERO);
+        world.run(days(2));
+        assert_eq!(world.elapsed(), days(4) + hours(4));
+    }
+
+    #[test]
+    fn several_processes_add_nothing_to_each_other() {
+        let mut world = World::new();
+        let mut other = World { last: None, ..World::new() };
+        for _ in 0..60 {
+            other.kept = world.kept;
+            other.wall = world.wall;
+            other.run(minutes(1));
+            world.kept = other.kept;
+            world.run(minutes(1));
+        }
+        assert_eq!(world.elapsed(), hours(1));
+    }
+}

@@ -1,9 +1,13 @@
 //! Servers for this crate's own tests: the platform and a module of probes, on SQLite, with a clock that stands.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::body::{Body, Bytes};
 use axum::response::{Html, Redirect};
+use futures_util::stream;
 use http::header::CACHE_CONTROL;
 use http::{HeaderName, StatusCode};
 use kith_jobs::JOBS_MIGRATIONS;
@@ -34,6 +38,8 @@ fn probes() -> Routes {
         .routes(routes!(thing))
         .routes(routes!(peer))
         .routes(routes!(much))
+        .routes(routes!(trickle))
+        .routes(routes!(endless))
         .routes(routes!(some, some_changing))
         .routes(routes!(some_secret))
         .routes(routes!(some_unkept))
@@ -103,6 +109,25 @@ pub const MUCH_BYTES: usize = 32 * 1024 * 1024;
 #[utoipa::path(get, path = "/much", responses((status = 200, body = String)))]
 async fn much() -> String {
     "x".repeat(MUCH_BYTES)
+}
+
+/// How long [`trickle`] sends nothing: longer than a connection may be idle in the tests that use it.
+const TRICKLE_PAUSE: Duration = Duration::from_millis(1_500);
+
+#[utoipa::path(get, path = "/trickle", responses((status = 200, body = String)))]
+async fn trickle() -> Body {
+    let chunks = stream::unfold(0, |n| async move {
+        if n > 0 {
+            tokio::time::sleep(TRICKLE_PAUSE).await;
+        }
+        (n < 2).then(|| (Ok::<_, Infallible>(Bytes::from_static(b"drop")), n + 1))
+    });
+    Body::from_stream(chunks)
+}
+
+#[utoipa::path(get, path = "/endless", responses((status = 200, body = String)))]
+async fn endless() -> Body {
+    Body::from_stream(stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from(vec![b'x'; 64 * 1024]))))
 }
 
 /// So many bytes of JSON that it is worth compressing, much of it what nobody else may know.

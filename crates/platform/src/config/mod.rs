@@ -106,6 +106,10 @@ pub struct Server {
     pub request_timeout_ms: u32,
     /// How long a connection may stay open with nothing asked.
     pub keep_alive_ms: u32,
+    /// Maximum number of open connections; 0 derives it from the limit of open files.
+    pub max_connections: u32,
+    /// Maximum number of open connections of one client network; 0 derives it from the maximum in total.
+    pub max_connections_per_network: u32,
     /// How long to go on accepting once a stop was asked for.
     pub drain_ms: u32,
     /// After that: how long requests under way may take.

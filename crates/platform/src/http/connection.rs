@@ -7,15 +7,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
-use axum::response::Response;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http::Request;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1::{self, Parts};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::TokioIo;
@@ -38,8 +37,10 @@ pub(super) enum Phase {
     Idle,
     /// Bytes of a request have come, not yet its whole head.
     Reading,
-    /// A request is being answered.
+    /// A request is being answered: its answer has no head yet.
     Answering,
+    /// The head of the answer is made, its body is being sent. For an event stream that lasts as long as the stream.
+    Sending,
     /// It was told to close while idle; the last answer may still be on its way.
     Closing,
     /// The last answer was sent; what still comes is thrown away.
@@ -63,6 +64,8 @@ pub(super) struct Line {
     /// The tick at which the phase began.
     since: AtomicU32,
     order: AtomicU8,
+    /// Whether the peer takes no more bytes at the moment.
+    is_blocked: AtomicBool,
     waker: AtomicWaker,
     /// Counts up a few times a second: a clock that costs nothing to read.
     ticks: Arc<AtomicU32>,
@@ -75,6 +78,7 @@ impl Line {
             phase: AtomicU8::new(Phase::Idle as u8),
             since,
             order: AtomicU8::new(0),
+            is_blocked: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             ticks,
         }
@@ -87,7 +91,8 @@ impl Line {
             0 => Phase::Idle,
             1 => Phase::Reading,
             2 => Phase::Answering,
-            3 => Phase::Closing,
+            3 => Phase::Sending,
+            4 => Phase::Closing,
             _ => Phase::Lingering,
         };
         (phase, self.ticks.load(Ordering::Relaxed).wrapping_sub(self.since.load(Ordering::Relaxed)))
@@ -100,7 +105,6 @@ impl Line {
     }
 
     /// Whether an order waits to be taken.
-    #[cfg(test)]
     pub fn is_told(&self) -> bool {
         self.order.load(Ordering::Acquire) != 0
     }
@@ -114,9 +118,29 @@ impl Line {
         taken.is_ok()
     }
 
-    fn enter(&self, phase: Phase) {
+    /// Whether the peer has stopped fetching what it is sent. [`Line::phase`] then says since when.
+    pub fn is_blocked(&self) -> bool {
+        self.is_blocked.load(Ordering::Acquire)
+    }
+
+    pub fn enter(&self, phase: Phase) {
         self.since.store(self.ticks.load(Ordering::Relaxed), Ordering::Relaxed);
         self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Notes what came of a write: progress restarts the time of a phase in which an answer is on its way.
+    fn wrote(&self, written: &Poll<io::Result<usize>>) {
+        self.is_blocked.store(written.is_pending(), Ordering::Release);
+        if written.is_ready() && self.phase.load(Ordering::Relaxed) != Phase::Reading as u8 {
+            self.since.store(self.ticks.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// Ends [`Phase::Sending`].
+    fn sent(&self) {
+        if self.phase.load(Ordering::Relaxed) == Phase::Sending as u8 {
+            self.enter(Phase::Idle);
+        }
     }
 
     fn bytes_came(&self) {
@@ -168,14 +192,46 @@ fn answer(
     peer: SocketAddr,
     line: Arc<Line>,
     edge: Arc<Edge>,
-) -> impl Future<Output = Result<Response, Infallible>> {
+) -> impl Future<Output = Result<http::Response<SentBody>, Infallible>> {
     line.enter(Phase::Answering);
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(ClientAddress::new(peer.ip()));
     async move {
         let answer = edge.answer(request).await;
-        line.enter(Phase::Idle);
-        Ok(answer)
+        line.enter(Phase::Sending);
+        Ok(answer.map(|body| SentBody { body, line }))
+    }
+}
+
+/// The body of an answer. hyper drops it once all of it is written, or nobody is left to send it to.
+struct SentBody {
+    body: Body,
+    line: Arc<Line>,
+}
+
+impl hyper::body::Body for SentBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for SentBody {
+    fn drop(&mut self) {
+        self.line.sent();
     }
 }
 
@@ -185,7 +241,7 @@ async fn until_end<S>(
     line: &Line,
 ) -> (Parts<TokioIo<Watched>, S>, hyper::Result<()>)
 where
-    S: HttpService<Incoming, ResBody = Body, Error = Infallible>,
+    S: HttpService<Incoming, ResBody = SentBody, Error = Infallible>,
 {
     let done = std::future::poll_fn(|cx| {
         loop {
@@ -266,7 +322,9 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.line.wrote(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -274,7 +332,9 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.line.wrote(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

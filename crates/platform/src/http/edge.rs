@@ -4,6 +4,7 @@
 //! It decides nothing about a request's meaning. It stands around the router as a plain function: a layer of axum's
 //! would cost each request two boxes and a copy of itself.
 
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 use kith_kernel::{Problem, RequestId, problems};
+use prometheus_client::metrics::gauge::Gauge;
 use tower::Service;
 
 use super::cors::Cors;
@@ -67,6 +69,28 @@ impl Edge {
             request_timeout: millis(server.request_timeout_ms),
             is_secret: app.metrics.routes().iter().map(|route| is_secret(route.template())).collect(),
         }
+    }
+
+    /// Whether the limit of connections per network does not hold for `peer`: limits are lifted, or it is a proxy that
+    /// brings many clients.
+    pub fn lifts_connections_per_network(&self, peer: IpAddr) -> bool {
+        let proxies = &self.app.config.server.trusted_proxies;
+        self.app.is_without_limits() || proxies.iter().any(|network| network.contains(peer.to_canonical()))
+    }
+
+    /// The gauge of open connections.
+    pub fn connections(&self) -> Gauge {
+        self.app.metrics.connections.clone()
+    }
+
+    /// Counts a connection that was rejected because `limit` was reached.
+    pub fn count_connection_rejected(&self, limit: &'static str) {
+        self.app.metrics.count_connection(limit, "rejected");
+    }
+
+    /// Counts a connection that was closed to make room for another one.
+    pub fn count_connection_evicted(&self, limit: &'static str) {
+        self.app.metrics.count_connection(limit, "evicted");
     }
 
     /// Answers a request.

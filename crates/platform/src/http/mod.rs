@@ -1,6 +1,7 @@
 //! The HTTP edge: connections, what surrounds every request, extractors, problems, the OpenAPI document.
 
 mod body;
+mod capacity;
 mod client_address;
 mod compression;
 mod connection;
@@ -35,6 +36,7 @@ use crate::module::{Module, Routes};
 
 use edge::Edge;
 
+pub use capacity::raise_descriptor_limit;
 pub use client_address::ClientAddress;
 pub(crate) use etag::tag_of;
 pub use etag::{Changed, IfMatch};

@@ -1,18 +1,21 @@
 //! Accepts connections, ends the slow ones, and stops without dropping a request of which a byte was read.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use prometheus_client::metrics::gauge::Gauge;
+use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::capacity::{ConnectionLimits, LimitReached, OpenConnections, network_of};
 use super::connection::{self, Line, Order, Phase};
 use super::edge::Edge;
 use super::stop::Stop;
@@ -23,6 +26,12 @@ use crate::config::{self, millis};
 const TICK: Duration = Duration::from_millis(250);
 /// How long what still comes after the last answer is thrown away.
 const LINGER: Duration = Duration::from_secs(2);
+/// How long to wait for a connection that was told to make room.
+const EVICTION_WAIT: Duration = Duration::from_millis(100);
+/// Connections that are told to make room for one.
+const MAX_EVICTIONS: usize = 4;
+/// Sent to a connection that there is no room for.
+const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n";
 /// How long to leave a listener alone that has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -53,7 +62,7 @@ fn serve_edge(
     limits: &config::Server,
 ) -> io::Result<Server> {
     let addr = listener.local_addr()?;
-    let lines = Arc::new(Lines::new(limits));
+    let lines = Arc::new(Lines::new(limits, edge.connections()));
     let stop_accepting = CancellationToken::new();
     let accepting = tokio::spawn(accept(listener, edge, Arc::clone(&lines), stop_accepting.clone()));
     let ticking = tokio::spawn(tick(Arc::clone(&lines)));
@@ -90,7 +99,10 @@ impl Server {
 async fn accept(listener: TcpListener, edge: Arc<Edge>, lines: Arc<Lines>, stop: CancellationToken) {
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((stream, peer)) => lines.open(stream, peer, Arc::clone(&edge)),
+            Ok((stream, peer)) => match lines.make_room(peer, &edge).await {
+                Ok(()) => lines.open(stream, peer, Arc::clone(&edge)),
+                Err(reached) => reject(&stream, reached, &edge),
+            },
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "no connection can be accepted at the moment");
@@ -102,6 +114,13 @@ async fn accept(listener: TcpListener, edge: Arc<Edge>, lines: Arc<Lines>, stop:
     while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
         lines.open(stream, peer, Arc::clone(&edge));
     }
+}
+
+/// Tells a client that there is no room, and closes its connection.
+fn reject(stream: &TcpStream, reached: LimitReached, edge: &Edge) {
+    edge.count_connection_rejected(reached.as_str());
+    // The peer may not read it: the connection is closed in any case.
+    let _ = stream.try_write(NO_ROOM);
 }
 
 fn is_of_the_connection(error: &io::Error) -> bool {
@@ -120,7 +139,11 @@ async fn tick(lines: Arc<Lines>) {
 
 /// The open connections.
 struct Lines {
-    open: Mutex<HashMap<usize, Arc<Line>>>,
+    open: Mutex<OpenConnections>,
+    limits: ConnectionLimits,
+    /// Notified whenever a connection has ended.
+    ended: Notify,
+    gauge: Gauge,
     tasks: TaskTracker,
     ticks: Arc<AtomicU32>,
     head_ticks: u32,
@@ -129,11 +152,14 @@ struct Lines {
 }
 
 impl Lines {
-    fn new(limits: &config::Server) -> Self {
+    fn new(limits: &config::Server, gauge: Gauge) -> Self {
         let ticks =
             |time: Duration| u32::try_from(time.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX);
         Self {
             open: Mutex::default(),
+            limits: ConnectionLimits::of(limits, getrlimit(Resource::Nofile).current),
+            ended: Notify::new(),
+            gauge,
             tasks: TaskTracker::new(),
             ticks: Arc::default(),
             // A phase that began just before a tick seems one tick old at once.
@@ -148,19 +174,50 @@ impl Lines {
         let _ = stream.set_nodelay(true);
         let line = Arc::new(Line::new(Arc::clone(&self.ticks)));
         // Before the task runs, so that no order misses it.
-        let entry = Entry::new(self, &line);
+        let entry = Entry::new(self, &line, network_of(peer));
         self.tasks.spawn(async move {
             connection::run(stream, peer, line, edge).await;
             drop(entry);
         });
     }
 
+    fn open_connections(&self) -> MutexGuard<'_, OpenConnections> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes room for a connection of `peer` by closing others, where a limit is reached.
+    ///
+    /// # Errors
+    /// The limit, if no connection can be closed for it.
+    async fn make_room(&self, peer: SocketAddr, edge: &Edge) -> Result<(), LimitReached> {
+        let network = network_of(peer);
+        let lifts_network = edge.lifts_connections_per_network(peer.ip());
+        for _ in 0..MAX_EVICTIONS {
+            // Before the look, so that no end after it is missed.
+            let ended = self.ended.notified();
+            let (reached, line) = {
+                let open = self.open_connections();
+                let Some(reached) = open.limit_reached(network, self.limits, lifts_network) else {
+                    return Ok(());
+                };
+                (reached, open.find_evictable(network, reached).ok_or(reached)?)
+            };
+            let is_idle = line.phase().0 == Phase::Idle;
+            line.order(if is_idle { Order::Close } else { Order::Cut });
+            edge.count_connection_evicted(reached.as_str());
+            // It may have been given a request meanwhile; then another one is looked for.
+            let _ = tokio::time::timeout(EVICTION_WAIT, ended).await;
+        }
+        self.open_connections().limit_reached(network, self.limits, lifts_network).map_or(Ok(()), Err)
+    }
+
     fn end_overdue(&self) {
-        for line in self.open.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        for line in self.open_connections().lines() {
             match line.phase() {
                 (Phase::Reading, ticks) if ticks > self.head_ticks => line.order(Order::Cut),
                 (Phase::Idle, ticks) if ticks > self.idle_ticks => line.order(Order::Close),
-                // Its last answer is not being fetched.
+                // The answer is not being fetched. One that is, however slowly, is sent to its end.
+                (Phase::Sending, ticks) if ticks > self.idle_ticks && line.is_blocked() => line.order(Order::Cut),
                 (Phase::Closing, ticks) if ticks > self.idle_ticks => line.order(Order::Cut),
                 (Phase::Lingering, ticks) if ticks > self.linger_ticks => line.order(Order::Cut),
                 _ => {}
@@ -169,7 +226,7 @@ impl Lines {
     }
 
     fn order_all(&self, order: Order) {
-        for line in self.open.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        for line in self.open_connections().lines() {
             line.order(order);
         }
     }
@@ -191,16 +248,19 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(lines: &Arc<Lines>, line: &Arc<Line>) -> Self {
+    fn new(lines: &Arc<Lines>, line: &Arc<Line>, network: IpAddr) -> Self {
         let id = Arc::as_ptr(line).addr();
-        lines.open.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(line));
+        lines.open_connections().insert(id, Arc::clone(line), network);
+        lines.gauge.inc();
         Self { lines: Arc::clone(lines), id }
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.lines.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.lines.open_connections().remove(self.id);
+        self.lines.gauge.dec();
+        self.lines.ended.notify_waiters();
     }
 }
 

@@ -16,7 +16,7 @@ async fn until(server: &Server, phase: Phase) {
 }
 
 async fn until_lines(lines: &Lines, phase: Phase) {
-    while lines.open.lock().unwrap().values().all(|line| line.phase().0 != phase) {
+    while lines.open_connections().lines().all(|line| line.phase().0 != phase) {
         tokio::task::yield_now().await;
     }
 }
@@ -36,7 +36,7 @@ async fn begin_stop(server: Server) -> JoinHandle<usize> {
     let lines = Arc::clone(&server.lines);
     let stopping = tokio::spawn(server.stop());
     while TcpStream::connect(addr).await.is_ok()
-        || lines.open.lock().unwrap().values().any(|line| line.is_told())
+        || lines.open_connections().lines().any(|line| line.is_told())
     {
         tokio::task::yield_now().await;
     }
@@ -94,7 +94,7 @@ async fn idle_connections_do_not_hold_up_the_stop() {
     used.write_all(PING.as_bytes()).await.unwrap();
     read_head(&mut used).await;
     let mut fresh = test.connect().await;
-    while test.server.lines.open.lock().unwrap().len() < 2 {
+    while test.app.metrics.connections.get() < 2 {
         tokio::task::yield_now().await;
     }
     assert_eq!(test.server.stop().await, 0);
@@ -228,4 +228,100 @@ async fn a_request_knows_where_it_came_from() {
     stream.write_all(b"GET /peer HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n\r\n").await.unwrap();
     let answer = read_to_end(&mut stream).await;
     assert!(answer.ends_with(&format!("\r\n\r\n{}", stream.local_addr().unwrap().ip())), "{answer}");
+}
+
+/// A connection from another loopback address, which is another client network.
+async fn connect_from(ip: [u8; 4], server: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((ip, 0).into()).unwrap();
+    socket.connect(server).await.unwrap()
+}
+
+async fn ping(stream: &mut TcpStream) {
+    stream.write_all(PING.as_bytes()).await.unwrap();
+    assert!(read_head(stream).await.starts_with("HTTP/1.1 204"));
+}
+
+const FIRST: [u8; 4] = [127, 0, 0, 2];
+const SECOND: [u8; 4] = [127, 0, 0, 3];
+
+/// 1,100 idle connections against 1,024 descriptors made the server deaf.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_server_closes_an_idle_connection_of_the_largest_network() {
+    let test = TestServer::start(|config| config.server.max_connections = 3).await;
+    let mut idle = connect_from(FIRST, test.addr).await;
+    ping(&mut idle).await;
+    let mut answering = connect_from(FIRST, test.addr).await;
+    answering.write_all(b"GET /hangs HTTP/1.1\r\nHost: kith\r\n\r\n").await.unwrap();
+    until(&test.server, Phase::Answering).await;
+    let mut alone = connect_from(SECOND, test.addr).await;
+    ping(&mut alone).await;
+    let mut newcomer = test.connect().await;
+    ping(&mut newcomer).await;
+    assert_eq!(read_to_end(&mut idle).await, "");
+    ping(&mut alone).await;
+    assert_eq!(test.app.metrics.connections.get(), 3);
+    let counted = r#"kith_http_connections_limited_total{limit="total",outcome="evicted"} 1"#;
+    assert!(test.app.metrics.to_text().contains(counted));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connection_is_rejected_while_all_others_are_being_answered() {
+    let test = TestServer::start(|config| config.server.max_connections = 2).await;
+    let mut busy = Vec::new();
+    for _ in 0..2 {
+        let mut stream = test.connect().await;
+        stream.write_all(b"GET /hangs HTTP/1.1\r\nHost: kith\r\n\r\n").await.unwrap();
+        busy.push(stream);
+    }
+    while test.app.metrics.in_flight.get() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let mut newcomer = test.connect().await;
+    let answer = read_to_end(&mut newcomer).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("Retry-After"), "{answer}");
+    drop(busy);
+    while test.app.metrics.connections.get() > 0 {
+        tokio::task::yield_now().await;
+    }
+    ping(&mut test.connect().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_network_makes_room_for_its_own_connections_unless_limits_are_lifted() {
+    let test = TestServer::start(|config| config.server.max_connections_per_network = 1).await;
+    let mut first = connect_from(FIRST, test.addr).await;
+    ping(&mut first).await;
+    let mut elsewhere = connect_from(SECOND, test.addr).await;
+    ping(&mut elsewhere).await;
+    let mut second = connect_from(FIRST, test.addr).await;
+    ping(&mut second).await;
+    assert_eq!(read_to_end(&mut first).await, "");
+    ping(&mut elsewhere).await;
+    test.app.without_limits.store(true, Ordering::Relaxed);
+    let mut third = connect_from(FIRST, test.addr).await;
+    ping(&mut third).await;
+    ping(&mut second).await;
+}
+
+/// An answer that was still being sent was cut at twice `server.keep_alive_ms`, and so was every event stream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answer_that_pauses_longer_than_keep_alive_is_sent_to_its_end() {
+    let test = TestServer::start(|config| config.server.keep_alive_ms = 1).await;
+    let answer = test.ask("GET /trickle", "").await;
+    assert_eq!(answer.matches("drop").count(), 2, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answer_that_is_not_fetched_is_cut() {
+    let test = TestServer::start(|config| config.server.keep_alive_ms = 1).await;
+    let mut stream = test.connect().await;
+    stream.write_all(b"GET /endless HTTP/1.1\r\nHost: kith\r\n\r\n").await.unwrap();
+    until(&test.server, Phase::Sending).await;
+    let cut = async {
+        while test.app.metrics.connections.get() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), cut).await.expect("an answer that nobody fetches is cut");
 }

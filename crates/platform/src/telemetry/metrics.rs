@@ -45,6 +45,9 @@ pub struct Metrics {
     limited: Family<PolicyLabels, Counter>,
     /// Requests being answered now.
     pub in_flight: Gauge,
+    /// Open connections.
+    pub connections: Gauge,
+    connections_limited: Family<ConnectionLabels, Counter>,
     /// One for each kind.
     events: Vec<Counter>,
     security: Family<SecurityLabels, Counter>,
@@ -109,6 +112,12 @@ struct PurgeLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConnectionLabels {
+    limit: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EventLabels {
     kind: &'static str,
 }
@@ -137,6 +146,11 @@ impl Metrics {
         registry.register_with_unit("http_request_duration", help, Unit::Seconds, durations.clone());
         registry.register("http_requests_in_flight", "Requests being answered now", in_flight.clone());
         registry.register("http_requests_limited", "Requests refused by a limit", limited.clone());
+        let connections = Gauge::default();
+        registry.register("http_connections", "Open connections", connections.clone());
+        let connections_limited = Family::<ConnectionLabels, Counter>::default();
+        let help = "Connections rejected, or closed to make room, because a limit of connections was reached";
+        registry.register("http_connections_limited", help, connections_limited.clone());
         let by_kind = Family::<EventLabels, Counter>::default();
         registry.register("events", "What has happened, by kind", by_kind.clone());
         let events = kinds.map(|kind| by_kind.get_or_create_owned(&EventLabels { kind })).collect();
@@ -156,7 +170,17 @@ impl Metrics {
             let route = RouteMetrics::new(&requests, &durations, Some(method), template);
             routes.push(RouteMetrics { same_as: same_as.map(str::to_owned), ..route });
         }
-        Self { registry, routes, limited, in_flight, events, security, delayed_purges }
+        Self {
+            registry,
+            routes,
+            limited,
+            in_flight,
+            connections,
+            connections_limited,
+            events,
+            security,
+            delayed_purges,
+        }
     }
 
     /// Counts events that were committed, by the places of their kinds among all that modules list.
@@ -174,6 +198,11 @@ impl Metrics {
     /// Counts a run of a purge that left something that is due.
     pub(crate) fn count_delayed_purge(&self, purge: &'static str) {
         self.delayed_purges.get_or_create(&PurgeLabels { purge }).inc();
+    }
+
+    /// Counts what became of a connection because a limit of connections was reached.
+    pub(crate) fn count_connection(&self, limit: &'static str, outcome: &'static str) {
+        self.connections_limited.get_or_create(&ConnectionLabels { limit, outcome }).inc();
     }
 
     /// All routes, each in its place. The first stands for requests that no other takes.

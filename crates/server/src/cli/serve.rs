@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use kith_domain::accounts::first_admin;
 use kith_platform::config::{Config, Flag};
+use kith_platform::http::raise_descriptor_limit;
 use kith_platform::telemetry::log;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -58,6 +59,7 @@ async fn serve(config: Config, seams: Seams) -> Result<(), Failure> {
     // Listened to from the start, so that a signal during it is not the process's sudden end.
     let mut signals = Signals::listen().context("cannot listen to signals")?;
     let wanted = config.server.listen;
+    raise_descriptor_limit();
     let running = tokio::select! {
         started = start(config, seams) => started.map_err(anyhow::Error::from)?,
         () = signals.next() => {

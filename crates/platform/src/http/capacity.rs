@@ -1,0 +1,259 @@
+//! How many connections may be open at once, in total and for one client network, and which of them makes room when a limit
+//! is reached. Never closes a connection whose request is being answered.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::ClientAddress;
+use super::connection::{Line, Phase};
+use crate::config;
+
+/// File descriptors kept back for the database, files, outbound requests and logs.
+const RESERVED_DESCRIPTORS: u64 = 256;
+/// Most descriptors that [`raise_descriptor_limit`] asks for.
+const MAX_DESCRIPTORS: u64 = 1 << 20;
+/// Default of `server.max_connections` where descriptors abound.
+const DEFAULT_MAX_CONNECTIONS: u64 = 100_000;
+/// Bounds of the default of `server.max_connections_per_network`.
+const DEFAULT_PER_NETWORK: std::ops::RangeInclusive<usize> = 16..=1_000;
+
+/// Raises the soft limit of open file descriptors to the hard limit, at most 1,048,576. Returns the limit that then holds,
+/// or `None` if there is none.
+pub fn raise_descriptor_limit() -> Option<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.unwrap_or(MAX_DESCRIPTORS).min(MAX_DESCRIPTORS);
+    if current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
+    {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+    getrlimit(Resource::Nofile).current
+}
+
+/// The limits of open connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ConnectionLimits {
+    /// In total.
+    pub total: usize,
+    /// For one client network: an IPv4 address, or an IPv6 /64.
+    pub per_network: usize,
+}
+
+impl ConnectionLimits {
+    /// The configured limits. Where the configuration says 0, they follow from the limit of open file descriptors, below
+    /// which they stay in any case.
+    pub fn of(server: &config::Server, descriptors: Option<u64>) -> Self {
+        let descriptors = descriptors.unwrap_or(u64::MAX);
+        let available = descriptors - RESERVED_DESCRIPTORS.min(descriptors / 4);
+        let wanted = match server.max_connections {
+            0 => DEFAULT_MAX_CONNECTIONS,
+            max => u64::from(max),
+        };
+        if server.max_connections > 0 && wanted > available {
+            tracing::warn!(
+                wanted,
+                available,
+                "`server.max_connections` is more than the limit of open files allows"
+            );
+        }
+        let total = usize::try_from(wanted.min(available)).unwrap_or(usize::MAX).max(1);
+        let per_network = match server.max_connections_per_network {
+            0 => (total / 4).clamp(*DEFAULT_PER_NETWORK.start(), *DEFAULT_PER_NETWORK.end()),
+            max => usize::try_from(max).unwrap_or(usize::MAX),
+        };
+        Self { total, per_network }
+    }
+}
+
+/// Which limit is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LimitReached {
+    /// `server.max_connections`.
+    Total,
+    /// `server.max_connections_per_network`.
+    Network,
+}
+
+impl LimitReached {
+    /// Label of the metric.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Total => "total",
+            Self::Network => "network",
+        }
+    }
+}
+
+/// The open connections, counted by client network.
+#[derive(Debug, Default)]
+pub(super) struct OpenConnections {
+    lines: HashMap<usize, (Arc<Line>, IpAddr)>,
+    by_network: HashMap<IpAddr, usize>,
+}
+
+impl OpenConnections {
+    pub fn insert(&mut self, id: usize, line: Arc<Line>, network: IpAddr) {
+        self.lines.insert(id, (line, network));
+        *self.by_network.entry(network).or_default() += 1;
+    }
+
+    pub fn remove(&mut self, id: usize) {
+        let Some((_, network)) = self.lines.remove(&id) else { return };
+        if let Some(count) = self.by_network.get_mut(&network) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_network.remove(&network);
+            }
+        }
+    }
+
+    pub fn lines(&self) -> impl Iterator<Item = &Arc<Line>> {
+        self.lines.values().map(|(line, _)| line)
+    }
+
+    /// The limit that one more connection of `network` would exceed. `lifts_network` lifts the limit per network.
+    pub fn limit_reached(
+        &self,
+        network: IpAddr,
+        limits: ConnectionLimits,
+        lifts_network: bool,
+    ) -> Option<LimitReached> {
+        let of_network = self.by_network.get(&network).copied().unwrap_or(0);
+        if !lifts_network && of_network >= limits.per_network {
+            Some(LimitReached::Network)
+        } else if self.lines.len() >= limits.total {
+            Some(LimitReached::Total)
+        } else {
+            None
+        }
+    }
+
+    /// The connection that makes room for one of `network`: of the same network if that is full, else of the network that
+    /// holds most. The one that has been idle longest goes first; without an idle one, the one whose request head has been
+    /// arriving longest. `None` if every candidate is being answered.
+    pub fn find_evictable(&self, network: IpAddr, reached: LimitReached) -> Option<Arc<Line>> {
+        let candidates = self.lines.values().filter(|(line, of)| {
+            !line.is_told() && (reached == LimitReached::Total || *of == network)
+        });
+        let ranked = candidates.filter_map(|(line, of)| {
+            let (phase, ticks) = line.phase();
+            let is_idle = match phase {
+                // The end of a long answer may still be on its way.
+                Phase::Idle if line.is_blocked() => return None,
+                Phase::Idle => true,
+                Phase::Reading => false,
+                Phase::Answering | Phase::Sending | Phase::Closing | Phase::Lingering => return None,
+            };
+            let held = self.by_network.get(of).copied().unwrap_or(0);
+            Some(((is_idle, held, ticks), line))
+        });
+        ranked.max_by_key(|(rank, _)| *rank).map(|(_, line)| Arc::clone(line))
+    }
+}
+
+/// The client network of a peer.
+pub(super) fn network_of(peer: SocketAddr) -> IpAddr {
+    ClientAddress::new(peer.ip()).first_of_network()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn limits(max: u32, per_network: u32, descriptors: Option<u64>) -> (usize, usize) {
+        let mut server = Config::default().server;
+        (server.max_connections, server.max_connections_per_network) = (max, per_network);
+        let ConnectionLimits { total, per_network } = ConnectionLimits::of(&server, descriptors);
+        (total, per_network)
+    }
+
+    #[test]
+    fn limits_stay_below_the_descriptors() {
+        for (max, per_network, descriptors, expected) in [
+            (0, 0, Some(1_024), (768, 192)),
+            (0, 0, Some(1 << 20), (100_000, 1_000)),
+            (0, 0, None, (100_000, 1_000)),
+            (0, 0, Some(64), (48, 16)),
+            (500, 0, Some(1_024), (500, 125)),
+            (5_000, 10, Some(1_024), (768, 10)),
+        ] {
+            assert_eq!(limits(max, per_network, descriptors), expected, "{max} {per_network} {descriptors:?}");
+        }
+    }
+
+    #[test]
+    fn descriptor_limit_is_raised_to_the_hard_limit() {
+        let raised = raise_descriptor_limit();
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        assert_eq!(raised, current);
+        assert_eq!(current, Some(maximum.unwrap_or(MAX_DESCRIPTORS).min(MAX_DESCRIPTORS)));
+    }
+
+    struct World {
+        open: OpenConnections,
+        ticks: Arc<AtomicU32>,
+        next: usize,
+    }
+
+    impl World {
+        fn add(&mut self, network: &str, phase: Phase) -> Arc<Line> {
+            let line = Arc::new(Line::new(Arc::clone(&self.ticks)));
+            line.enter(phase);
+            self.next += 1;
+            self.open.insert(self.next, Arc::clone(&line), network.parse().unwrap());
+            self.ticks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            line
+        }
+
+        fn evicted(&self, network: &str, reached: LimitReached) -> Option<Arc<Line>> {
+            self.open.find_evictable(network.parse().unwrap(), reached)
+        }
+    }
+
+    #[test]
+    fn idle_connection_of_the_largest_network_makes_room() {
+        let mut world = World { open: OpenConnections::default(), ticks: Arc::default(), next: 0 };
+        let alone = world.add("192.0.2.1", Phase::Idle);
+        world.add("192.0.2.2", Phase::Answering);
+        world.add("192.0.2.2", Phase::Sending);
+        assert!(Arc::ptr_eq(&world.evicted("192.0.2.9", LimitReached::Total).unwrap(), &alone));
+        let longest = world.add("192.0.2.2", Phase::Idle);
+        world.add("192.0.2.2", Phase::Idle);
+        assert!(Arc::ptr_eq(&world.evicted("192.0.2.9", LimitReached::Total).unwrap(), &longest));
+        // A full network makes room for its own connections.
+        assert!(Arc::ptr_eq(&world.evicted("192.0.2.1", LimitReached::Network).unwrap(), &alone));
+    }
+
+    #[test]
+    fn answered_connections_are_never_evicted() {
+        let mut world = World { open: OpenConnections::default(), ticks: Arc::default(), next: 0 };
+        for phase in [Phase::Answering, Phase::Sending, Phase::Closing, Phase::Lingering] {
+            world.add("192.0.2.2", phase);
+        }
+        assert!(world.evicted("192.0.2.9", LimitReached::Total).is_none());
+        let arriving = world.add("192.0.2.3", Phase::Reading);
+        assert!(Arc::ptr_eq(&world.evicted("192.0.2.9", LimitReached::Total).unwrap(), &arriving));
+    }
+
+    #[test]
+    fn closed_connections_are_not_counted() {
+        let mut world = World { open: OpenConnections::default(), ticks: Arc::default(), next: 0 };
+        let limits = ConnectionLimits { total: 2, per_network: 1 };
+        world.add("192.0.2.1", Phase::Idle);
+        let network = |ip: &str| ip.parse::<IpAddr>().unwrap();
+        let reached = |world: &World, ip, lifts| world.open.limit_reached(network(ip), limits, lifts);
+        assert_eq!(reached(&world, "192.0.2.1", false), Some(LimitReached::Network));
+        assert_eq!((reached(&world, "192.0.2.1", true), reached(&world, "192.0.2.2", false)), (None, None));
+        world.add("192.0.2.1", Phase::Idle);
+        assert_eq!(reached(&world, "192.0.2.2", true), Some(LimitReached::Total));
+        world.open.remove(1);
+        world.open.remove(1);
+        assert_eq!((world.open.lines().count(), reached(&world, "192.0.2.2", false)), (1, None));
+    }
+}

@@ -43,6 +43,7 @@ mod process;
 mod profile;
 mod refusals;
 mod requests;
+mod reserved_jobs;
 mod restorations;
 mod revocation;
 mod rotation;

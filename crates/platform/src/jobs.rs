@@ -14,7 +14,7 @@ use kith_store::{Error, Query};
 use serde_json::{Value, json};
 
 use crate::module::UpkeepError;
-use crate::{App, Fact};
+use crate::{App, Fact, Module};
 
 /// The queue of what modules do again and again.
 pub const UPKEEP: &str = "upkeep";
@@ -72,7 +72,33 @@ impl ModuleJob {
     }
 }
 
+/// The queues and job kinds that the modules of this build declare for their own work. Other programs reach that work only
+/// through the modules' own operations.
+#[derive(Clone, Copy, Debug)]
+pub struct ReservedJobs(&'static [&'static Module]);
+
+impl ReservedJobs {
+    /// Whether a module declares this queue.
+    pub fn has_queue(self, queue: &str) -> bool {
+        self.declared().any(|job| job.queue == queue)
+    }
+
+    /// Whether a module declares this job kind.
+    pub fn has_kind(self, kind: &str) -> bool {
+        self.declared().any(|job| job.kind == kind)
+    }
+
+    fn declared(self) -> impl Iterator<Item = &'static ModuleJob> {
+        self.0.iter().flat_map(|module| module.jobs)
+    }
+}
+
 impl App {
+    /// The queues and job kinds that other programs can neither feed nor drain.
+    pub fn reserved_jobs(&self) -> ReservedJobs {
+        ReservedJobs(self.modules)
+    }
+
     /// What the modules do, by kind.
     pub fn job_handlers(&self) -> Vec<Handler> {
         self.modules.iter().flat_map(|module| module.jobs).map(|job| job.handler(self)).collect()

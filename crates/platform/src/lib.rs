@@ -40,5 +40,5 @@ pub use http::{
     PathId, PathParams, ProblemBody, Query, bad_query, cursor_problem, page_limit, store_problem,
 };
 pub use idempotency::{Answer, IdempotencyKey};
-pub use jobs::{Doing, ModuleJob, UPKEEP, Upkeep};
+pub use jobs::{Doing, ModuleJob, ReservedJobs, UPKEEP, Upkeep};
 pub use module::{Blocked, Counts, Fact, MODULE, Module, PersonalData, Routes, UpkeepError};

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use kith_jobs::{EnqueueError, JobId};
+use kith_jobs::{EnqueueError, JobId, JobRecord, JobState};
 use kith_kernel::{Ctx, Timestamp};
 use kith_platform::auth::Keyring;
 use kith_platform::outbound::Target;
-use kith_store::{Error, Tx};
+use kith_store::{Error, Query, Tx};
 
 use super::model::{
     Callback, CallbackError, CallbackId, CallbackState, DisabledBecause, Draft, Endpoint, EndpointId,
@@ -168,9 +168,11 @@ pub fn retry(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, Callbac
     tx.lock(LOCK, [id])?;
     let mut shown = rows::find(tx, id)?.ok_or(CallbackError::CallbackNotFound)?.shown;
     match shown.state {
-        CallbackState::Delivered | CallbackState::Scheduled => {
+        CallbackState::Scheduled if !is_job_gone(tx, shown.job_id)? => {
             return Err(CallbackError::NotFailed(shown.state));
         }
+        CallbackState::Delivered => return Err(CallbackError::NotFailed(shown.state)),
+        CallbackState::Scheduled => {}
         CallbackState::Retrying => {
             kith_jobs::cancel(tx, ctx, shown.job_id, "the callback is sent again by another job")?;
         }
@@ -187,6 +189,39 @@ pub fn retry(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, Callbac
     tx.audit(ctx, events::RETRIED, id);
     tx.emit(ctx, events::of_callback(events::RETRIED, &shown));
     Ok(shown)
+}
+
+/// Whether a callback is open although no job will deliver it.
+///
+/// # Errors
+/// Returns an error if the database cannot be reached.
+pub fn has_lost_its_job(q: &Query<'_>, id: CallbackId) -> Result<bool, Error> {
+    let open = rows::find(q, id)?.filter(|kept| kept.shown.state.is_open());
+    open.map_or(Ok(false), |kept| is_job_gone(q, kept.shown.job_id))
+}
+
+/// Whether a job has ended in any way, or is not there at all.
+fn is_job_gone(q: &Query<'_>, job: JobId) -> Result<bool, Error> {
+    let is_live = |job: JobRecord| {
+        matches!(job.state, JobState::Ready | JobState::Scheduled | JobState::Running | JobState::Blocked)
+    };
+    Ok(!kith_jobs::find_job(q, job)?.is_some_and(is_live))
+}
+
+/// Enqueues the delivery of an open callback whose job is gone. It keeps its state and its place on the retry ladder.
+///
+/// # Errors
+/// Returns an error if the database cannot be reached.
+pub fn enqueue_again(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<(), Error> {
+    tx.lock(LOCK, [id])?;
+    if !has_lost_its_job(tx, id)? {
+        return Ok(());
+    }
+    let Some(KeptCallback { mut shown, ladder, .. }) = rows::find(tx, id)? else { return Ok(()) };
+    shown.job_id = enqueue(tx, ctx, id, shown.endpoint_id, ctx.now)?;
+    rows::update(tx, &shown, ladder)?;
+    tx.audit(ctx, "callback.enqueued_again", id);
+    Ok(())
 }
 
 /// Makes an endpoint, or finds the one that there is; then the secret is not told.

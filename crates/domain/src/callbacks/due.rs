@@ -1,23 +1,26 @@
-//! What time does to callbacks: those that have come to their end are forgotten.
+//! Maintenance of callbacks: deletes those that ended long ago, and enqueues open ones again whose job is gone.
 
 use std::time::Duration;
 
-use kith_kernel::days;
+use kith_kernel::{days, minutes};
 use kith_platform::{App, UpkeepError};
 use kith_store::Error;
 
-use super::rows;
+use super::model::CallbackId;
+use super::{commands, rows};
 
 /// How long a callback and its attempts are kept after its end.
 const KEPT: Duration = days(30);
 /// Callbacks forgotten in one transaction.
 const AT_ONCE: i64 = 200;
+/// How long past its time an open callback is before its job is looked for. Shorter delays are ordinary queueing.
+const OVERDUE: Duration = minutes(1);
 
 /// Forgets what is due. Any number of nodes may do it at once.
 ///
 /// # Errors
 /// The database's.
-pub async fn run(app: App) -> Result<(), UpkeepError> {
+pub async fn forget_ended(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     loop {
         let forgotten = app.write(&ctx, |tx, ctx| {
@@ -26,6 +29,31 @@ pub async fn run(app: App) -> Result<(), UpkeepError> {
             Ok::<_, Error>(due.len() as i64)
         });
         if forgotten.await? < AT_ONCE {
+            return Ok(());
+        }
+    }
+}
+
+/// Enqueues the delivery of each overdue callback whose job has ended or is gone, so that it is delivered whatever became of
+/// the job. Any number of nodes may run this at once.
+///
+/// # Errors
+/// Returns an error if the database cannot be reached.
+pub async fn enqueue_lost(app: App) -> Result<(), UpkeepError> {
+    let ctx = app.system_ctx("callbacks");
+    let mut after = None;
+    loop {
+        let before = ctx.renewed().now - OVERDUE;
+        let overdue = app.db.read(move |q| rows::list_overdue(q, before, after, AT_ONCE)).await?;
+        for (_, id) in &overdue {
+            let id: CallbackId = *id;
+            let is_lost = move |q: &kith_store::Query<'_>| commands::has_lost_its_job(q, id);
+            if app.db.read(is_lost).await? {
+                app.write(&ctx, move |tx, ctx| commands::enqueue_again(tx, ctx, id)).await?;
+            }
+        }
+        after = overdue.last().copied();
+        if (overdue.len() as i64) < AT_ONCE {
             return Ok(());
         }
     }

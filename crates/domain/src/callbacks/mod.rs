@@ -57,15 +57,20 @@ pub static MODULE: Module = Module {
     migrations: &[
         Migration { version: 1, name: "callbacks", sql: include_str!("migrations/0001_callbacks.sql") },
         Migration { version: 2, name: "recurring", sql: include_str!("migrations/0002_recurring.sql") },
+        Migration { version: 3, name: "open", sql: include_str!("migrations/0003_open.sql") },
     ],
     problems: http::PROBLEMS,
     events: events::KINDS,
     jobs: &[
         ModuleJob::new(DELIVERY.kind, DELIVERY.queue, |app, run| Box::pin(deliver(app, run))),
         ModuleJob::new(OCCASION.kind, OCCASION.queue, |app, run| Box::pin(occur(app, run))),
-        ModuleJob::upkeep("callbacks.forget-ended", |app| Box::pin(due::run(app))),
+        ModuleJob::upkeep("callbacks.forget-ended", |app| Box::pin(due::forget_ended(app))),
+        ModuleJob::upkeep("callbacks.enqueue-lost", |app| Box::pin(due::enqueue_lost(app))),
     ],
-    schedules: &[DeclaredSchedule::upkeep("callbacks.forget-ended", "@every 1h")],
+    schedules: &[
+        DeclaredSchedule::upkeep("callbacks.forget-ended", "@every 1h"),
+        DeclaredSchedule::upkeep("callbacks.enqueue-lost", "@every 5m"),
+    ],
     checks: &[checks::CHECKS],
     ..Module::named("callbacks")
 };

@@ -7,6 +7,7 @@ use kith_jobs::{
     EnqueueError, Enqueued, Flow, Invalid, NewJob, OnConflict, OnFailure, QueueError, Unique, check_name,
 };
 use kith_kernel::{Ctx, FieldError, Timestamp};
+use kith_platform::ReservedJobs;
 use kith_store::{Error, Tx};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,7 +15,7 @@ use thiserror::Error;
 use utoipa::ToSchema;
 
 use super::kinds::{JobKind, RetryBody};
-use super::rows;
+use super::{reserved, rows};
 use crate::json_schema::{AwaitsValidation, SchemaText, Validated};
 
 /// Where a job stands whose kind says nothing of it.
@@ -50,6 +51,14 @@ pub enum JobsError {
     /// Somebody else changed it since it was read.
     #[error("it was changed since it was read")]
     Changed,
+    /// A module declares this queue, job kind or schedule for its own work.
+    #[error("the {what} {name} is reserved")]
+    Reserved {
+        /// `queue`, `job kind` or `schedule`.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// The database's.
     #[error(transparent)]
     Store(#[from] Error),
@@ -240,10 +249,11 @@ impl EnqueuedJob {
 pub fn enqueue(
     tx: &Tx<'_>,
     ctx: &Ctx,
+    reserved: ReservedJobs,
     body: &NewJobBody,
     validated: &Validated,
 ) -> Result<EnqueuedJob, JobsError> {
-    let mut making = Making::new(tx, ctx, validated);
+    let mut making = Making::new(tx, ctx, reserved, validated);
     let flow = making.flow(body, "", 0)?;
     making.finish()?;
     let (enqueued, children) = kith_jobs::enqueue_flow(tx, ctx, &flow)?;
@@ -257,13 +267,14 @@ pub fn enqueue(
 pub fn enqueue_all(
     tx: &Tx<'_>,
     ctx: &Ctx,
+    reserved: ReservedJobs,
     body: &NewJobsBody,
     validated: &Validated,
 ) -> Result<EnqueuedJobs, JobsError> {
     if body.jobs.is_empty() || body.jobs.len() > MOST_AT_ONCE {
         return Err(FieldError::new("/jobs", "out_of_range", format!("1 to {MOST_AT_ONCE}.")).into());
     }
-    let mut making = Making::new(tx, ctx, validated);
+    let mut making = Making::new(tx, ctx, reserved, validated);
     let mut jobs = Vec::with_capacity(body.jobs.len());
     for (n, job) in body.jobs.iter().enumerate() {
         if !job.children.is_empty() {
@@ -281,6 +292,7 @@ pub fn enqueue_all(
 struct Making<'t> {
     tx: &'t Tx<'t>,
     ctx: &'t Ctx,
+    reserved: ReservedJobs,
     validated: &'t Validated,
     kinds: HashMap<String, Option<DeclaredKind>>,
     made: usize,
@@ -293,8 +305,8 @@ struct DeclaredKind {
 }
 
 impl<'t> Making<'t> {
-    fn new(tx: &'t Tx<'_>, ctx: &'t Ctx, validated: &'t Validated) -> Self {
-        Self { tx, ctx, validated, kinds: HashMap::new(), made: 0, awaits_validation: None }
+    fn new(tx: &'t Tx<'_>, ctx: &'t Ctx, reserved: ReservedJobs, validated: &'t Validated) -> Self {
+        Self { tx, ctx, reserved, validated, kinds: HashMap::new(), made: 0, awaits_validation: None }
     }
 
     /// Says whether all payloads are validated: they are asked for together.
@@ -324,13 +336,14 @@ impl<'t> Making<'t> {
         }
         check_name("kind", &body.kind).map_err(|invalid| fault_at(at, &invalid))?;
         body.check(at)?;
-        let (ctx, validated) = (self.ctx, self.validated);
+        let (ctx, reserved, validated) = (self.ctx, self.reserved, self.validated);
         let declared = self.kind(&body.kind)?;
         let required = declared.and_then(|declared| declared.schema.as_ref());
         let required =
             required.map(|schema| validated.require(schema, &body.payload, &format!("{at}/payload")));
         let kind = declared.map(|declared| &declared.kind);
         let queue = body.queue.clone().or_else(|| kind?.queue.clone());
+        reserved::check_program(reserved, queue.as_deref(), Some(&body.kind))?;
         let retry = body.retry.as_ref().or_else(|| kind?.retry.as_ref());
         let timeout_ms = body.timeout_ms.or_else(|| kind?.timeout_ms).unwrap_or(0);
         let mut job = NewJob::new(

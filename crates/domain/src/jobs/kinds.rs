@@ -55,7 +55,7 @@ impl RetryBody {
 pub struct JobKindBody {
     /// The queue they stand in.
     #[serde(default)]
-    queue: Option<String>,
+    pub(super) queue: Option<String>,
     /// A JSON Schema (draft 2020-12) that refers to nothing outside itself, at most 32 KiB: a payload that does not fit is
     /// rejected when its job is enqueued. Patterns have no look-around and no back references, and take at most 2 MiB
     /// compiled; at most 128 schemas apply to one value within each other. A payload that takes too much work to validate

@@ -9,13 +9,16 @@ mod http;
 mod kinds;
 mod operating;
 mod queues;
+mod reserved;
 mod rows;
 
 use kith_platform::Module;
 use kith_store::Migration;
 
 pub use answers::JobStatus;
+pub use enqueueing::JobsError;
 pub use operating::{Order, carry_out};
+pub use reserved::{check_operator, check_program};
 
 /// What the server mounts. `jobs` is what the engine itself calls its tables.
 pub static MODULE: Module = Module {

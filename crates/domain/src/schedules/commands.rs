@@ -1,12 +1,13 @@
 //! Making, changing and removing schedules as requests ask for it.
 
 use kith_jobs::schedules::{self, Plan, Schedule, ScheduleError};
-use kith_kernel::Ctx;
-use kith_platform::IfMatch;
+use kith_kernel::{Actor, Ctx};
+use kith_platform::{IfMatch, ReservedJobs};
 use kith_store::{Error, Tx};
 use serde_json::Value;
 
 use super::answers::ScheduleAnswer;
+use crate::jobs::{JobsError, check_operator, check_program};
 
 /// Why nothing was done.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,9 @@ pub enum Refusal {
     /// It is not as whoever asks has seen it.
     #[error("it has changed since it was read")]
     Changed,
+    /// Its queue, job kind or name is reserved for Kith's own work.
+    #[error(transparent)]
+    Reserved(#[from] JobsError),
 }
 
 impl From<Error> for Refusal {
@@ -29,16 +33,21 @@ impl From<Error> for Refusal {
 pub fn set(
     tx: &Tx<'_>,
     ctx: &Ctx,
+    reserved: ReservedJobs,
     name: &str,
     plan: &Plan,
     meant_for: &IfMatch,
 ) -> Result<(Schedule, bool), Refusal> {
+    check_plan(reserved, plan)?;
     match schedules::find_to_change(tx, name)? {
         None => {
             meant_for.check(&Value::Null).map_err(|_| Refusal::Changed)?;
             Ok((schedules::create(tx, ctx, name, plan.clone(), false)?, true))
         }
         Some(present) => {
+            if !present.is_declared {
+                check_plan(reserved, &present.plan)?;
+            }
             check(meant_for, present)?;
             let replace = |present: &mut Plan| {
                 present.clone_from(plan);
@@ -50,10 +59,35 @@ pub fn set(
 }
 
 /// Removes a schedule and what is known of its runs; its jobs stay.
-pub fn delete(tx: &Tx<'_>, ctx: &Ctx, name: &str, meant_for: &IfMatch) -> Result<(), Refusal> {
+pub fn delete(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    reserved: ReservedJobs,
+    name: &str,
+    meant_for: &IfMatch,
+) -> Result<(), Refusal> {
     let present = schedules::find_to_change(tx, name)?.ok_or(ScheduleError::Unknown)?;
+    if !present.is_declared {
+        check_operator(reserved, ctx, Some(&present.plan.queue), Some(&present.plan.kind))?;
+    }
     check(meant_for, present)?;
     Ok(schedules::delete(tx, ctx, name, None)?)
+}
+
+/// Rejects an API key that pauses, resumes or runs a schedule that a module declares.
+pub fn check_operated(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<(), Refusal> {
+    if !matches!(ctx.actor, Actor::ApiKey(_)) {
+        return Ok(());
+    }
+    let present = schedules::find_schedule(tx, name)?.ok_or(ScheduleError::Unknown)?;
+    if present.is_declared {
+        return Err(JobsError::Reserved { what: "schedule", name: name.to_owned() }.into());
+    }
+    Ok(())
+}
+
+fn check_plan(reserved: ReservedJobs, plan: &Plan) -> Result<(), JobsError> {
+    check_program(reserved, Some(&plan.queue), Some(&plan.kind))
 }
 
 fn check(meant_for: &IfMatch, present: Schedule) -> Result<(), Refusal> {

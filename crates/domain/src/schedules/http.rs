@@ -194,8 +194,9 @@ async fn set_schedule(
     Json(body): Json<ScheduleBody>,
 ) -> ApiResult<Response> {
     let plan = body.plan().map_err(Problem::invalid)?;
+    let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
-        let (schedule, is_new) = commands::set(tx, ctx, &name.0, &plan, &meant_for)?;
+        let (schedule, is_new) = commands::set(tx, ctx, reserved, &name.0, &plan, &meant_for)?;
         let answer = ScheduleAnswer::from(schedule);
         let answer = if is_new { Answer::created(answer) } else { Answer::ok(answer) };
         Ok::<_, Refusal>(answer.with_etag())
@@ -220,8 +221,9 @@ async fn delete_schedule(
     PathId(name): PathId<ScheduleName>,
     meant_for: IfMatch,
 ) -> ApiResult<Response> {
+    let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
-        commands::delete(tx, ctx, &name.0, &meant_for).map(|()| Answer::no_content())
+        commands::delete(tx, ctx, reserved, &name.0, &meant_for).map(|()| Answer::no_content())
     })
     .await
 }
@@ -267,6 +269,7 @@ async fn pause_schedule(
     PathId(name): PathId<ScheduleName>,
 ) -> ApiResult<Response> {
     app.change(&caller, move |tx, ctx| {
+        commands::check_operated(tx, ctx, &name.0)?;
         let paused = schedules::set_paused(tx, ctx, &name.0, true)?;
         Ok::<_, Refusal>(Answer::ok(ScheduleAnswer::from(paused)).with_etag())
     })
@@ -288,6 +291,7 @@ async fn resume_schedule(
     PathId(name): PathId<ScheduleName>,
 ) -> ApiResult<Response> {
     app.change(&caller, move |tx, ctx| {
+        commands::check_operated(tx, ctx, &name.0)?;
         let resumed = schedules::set_paused(tx, ctx, &name.0, false)?;
         Ok::<_, Refusal>(Answer::ok(ScheduleAnswer::from(resumed)).with_etag())
     })
@@ -309,6 +313,7 @@ async fn run_schedule(
     PathId(name): PathId<ScheduleName>,
 ) -> ApiResult<Response> {
     app.change(&caller, move |tx, ctx| {
+        commands::check_operated(tx, ctx, &name.0)?;
         let job_id = schedules::run_now(tx, ctx, &name.0)?;
         Ok::<_, Refusal>(Answer::created(ScheduledJob { job_id }))
     })
@@ -333,6 +338,7 @@ async fn backfill_schedule(
     Json(BackfillBody { from, to }): Json<BackfillBody>,
 ) -> ApiResult<Response> {
     app.change(&caller, move |tx, ctx| {
+        commands::check_operated(tx, ctx, &name.0)?;
         let done = schedules::backfill(tx, ctx, &name.0, from, to)?;
         Ok::<_, Refusal>(Answer::created(BackfillAnswer::from(done)))
     })
@@ -355,6 +361,7 @@ impl From<Refusal> for Problem {
         let error = match refusal {
             Refusal::Engine(error) => error,
             Refusal::Changed => return kith_platform::http::Changed.into(),
+            Refusal::Reserved(error) => return error.into(),
         };
         let fault = |pointer: String, code, detail: String| {
             Self::invalid(vec![FieldError::new(pointer, code, detail)])

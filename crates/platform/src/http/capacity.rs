@@ -135,9 +135,10 @@ impl OpenConnections {
     /// holds most. The one that has been idle longest goes first; without an idle one, the one whose request head has been
     /// arriving longest. `None` if every candidate is being answered.
     pub fn find_evictable(&self, network: IpAddr, reached: LimitReached) -> Option<Arc<Line>> {
-        let candidates = self.lines.values().filter(|(line, of)| {
-            !line.is_told() && (reached == LimitReached::Total || *of == network)
-        });
+        let candidates = self
+            .lines
+            .values()
+            .filter(|(line, of)| !line.is_told() && (reached == LimitReached::Total || *of == network));
         let ranked = candidates.filter_map(|(line, of)| {
             let (phase, ticks) = line.phase();
             let is_idle = match phase {
@@ -183,7 +184,11 @@ mod tests {
             (500, 0, Some(1_024), (500, 125)),
             (5_000, 10, Some(1_024), (768, 10)),
         ] {
-            assert_eq!(limits(max, per_network, descriptors), expected, "{max} {per_network} {descriptors:?}");
+            assert_eq!(
+                limits(max, per_network, descriptors),
+                expected,
+                "{max} {per_network} {descriptors:?}"
+            );
         }
     }
 

@@ -31,7 +31,8 @@ const EVICTION_WAIT: Duration = Duration::from_millis(100);
 /// Connections that are told to make room for one.
 const MAX_EVICTIONS: usize = 4;
 /// Sent to a connection that there is no room for.
-const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n";
+const NO_ROOM: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n";
 /// How long to leave a listener alone that has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -217,7 +218,9 @@ impl Lines {
                 (Phase::Reading, ticks) if ticks > self.head_ticks => line.order(Order::Cut),
                 (Phase::Idle, ticks) if ticks > self.idle_ticks => line.order(Order::Close),
                 // The answer is not being fetched. One that is, however slowly, is sent to its end.
-                (Phase::Sending, ticks) if ticks > self.idle_ticks && line.is_blocked() => line.order(Order::Cut),
+                (Phase::Sending, ticks) if ticks > self.idle_ticks && line.is_blocked() => {
+                    line.order(Order::Cut)
+                }
                 (Phase::Closing, ticks) if ticks > self.idle_ticks => line.order(Order::Cut),
                 (Phase::Lingering, ticks) if ticks > self.linger_ticks => line.order(Order::Cut),
                 _ => {}

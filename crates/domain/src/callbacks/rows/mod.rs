@@ -132,6 +132,23 @@ fn read(row: &Row<'_>) -> Result<Callback, Error> {
     })
 }
 
+/// Open callbacks that were due before `before`, at most `limit`, the longest overdue first, behind `after`.
+pub fn list_overdue(
+    q: &Query<'_>,
+    before: Timestamp,
+    after: Option<(Timestamp, CallbackId)>,
+    limit: i64,
+) -> Result<Vec<(Timestamp, CallbackId)>, Error> {
+    let (at, id) = after.unwrap_or((Timestamp::EPOCH, CallbackId(Uuid::nil())));
+    q.all(
+        "SELECT next_attempt_at, id FROM callbacks
+         WHERE finished_at IS NULL AND next_attempt_at < $1 AND (next_attempt_at, id) > ($2, $3)
+         ORDER BY next_attempt_at, id LIMIT $4",
+        params![before, at, id, limit],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
+}
+
 /// Callbacks that finished before `before`, at most `limit`.
 pub fn list_finished(q: &Query<'_>, before: Timestamp, limit: i64) -> Result<Vec<CallbackId>, Error> {
     q.all(

@@ -3,18 +3,20 @@
 use axum::extract::State;
 use axum::response::Response;
 use kith_jobs::{CancelOutcome, JobFilter, RetryOutcome, check_name};
-use kith_kernel::{Cursor, Page};
+use kith_kernel::{Ctx, Cursor, FieldError, Page};
 use kith_platform::auth::{ReadJobs, WriteJobs};
 use kith_platform::{
-    Allowed, Answer, ApiResult, App, Json, PageAnswer, PathId, ProblemBody, Query, Routes, cursor_problem,
-    page_limit, store_problem,
+    Allowed, Answer, ApiResult, App, Json, PageAnswer, PathId, ProblemBody, Query, ReservedJobs, Routes,
+    cursor_problem, page_limit, store_problem,
 };
+use kith_store::Tx;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::super::answers::{self, Job, JobDetails, JobStatus};
 use super::super::enqueueing::{self, EnqueuedJob, EnqueuedJobs, JobsError, NewJobBody, NewJobsBody};
+use super::super::reserved;
 use crate::json_schema::change_validated;
 
 /// Dead letters that one call redrives or discards at most.
@@ -102,8 +104,9 @@ async fn enqueue_job(
     Allowed { caller, .. }: Allowed<WriteJobs>,
     Json(body): Json<NewJobBody>,
 ) -> ApiResult<Response> {
+    let reserved = app.reserved_jobs();
     change_validated(&app, &caller, move |tx, ctx, validated| {
-        enqueueing::enqueue(tx, ctx, &body, validated).map(Answer::created)
+        enqueueing::enqueue(tx, ctx, reserved, &body, validated).map(Answer::created)
     })
     .await
 }
@@ -119,8 +122,9 @@ async fn enqueue_jobs(
     Allowed { caller, .. }: Allowed<WriteJobs>,
     Json(body): Json<NewJobsBody>,
 ) -> ApiResult<Response> {
+    let reserved = app.reserved_jobs();
     change_validated(&app, &caller, move |tx, ctx, validated| {
-        enqueueing::enqueue_all(tx, ctx, &body, validated).map(Answer::created)
+        enqueueing::enqueue_all(tx, ctx, reserved, &body, validated).map(Answer::created)
     })
     .await
 }
@@ -172,7 +176,9 @@ async fn cancel_job(
     Allowed { caller, .. }: Allowed<WriteJobs>,
     PathId(id): PathId<i64>,
 ) -> ApiResult<Response> {
+    let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
+        check_job(tx, ctx, reserved, id)?;
         let outcome = match kith_jobs::cancel(tx, ctx, id, "somebody took it back")? {
             CancelOutcome::Cancelled => "cancelled",
             CancelOutcome::Asked => "asked",
@@ -199,7 +205,9 @@ async fn retry_job(
     Allowed { caller, .. }: Allowed<WriteJobs>,
     PathId(id): PathId<i64>,
 ) -> ApiResult<Response> {
+    let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
+        check_job(tx, ctx, reserved, id)?;
         let (now, outcome) = match kith_jobs::retry(tx, ctx, id)? {
             RetryOutcome::Hurried => (id, "hurried"),
             RetryOutcome::Revived => (id, "revived"),
@@ -224,7 +232,7 @@ async fn redrive_jobs(
     Allowed { caller, .. }: Allowed<WriteJobs>,
     Json(DeadBody { queue, kind }): Json<DeadBody>,
 ) -> ApiResult<Response> {
-    check_names(queue.as_deref(), kind.as_deref())?;
+    check_dead(&app, &caller.ctx, queue.as_deref(), kind.as_deref())?;
     app.change(&caller, move |tx, ctx| {
         let jobs = kith_jobs::redrive(tx, ctx, queue.as_deref(), kind.as_deref(), MOST_DEAD)?;
         if jobs > 0 {
@@ -246,7 +254,7 @@ async fn discard_jobs(
     Allowed { caller, .. }: Allowed<WriteJobs>,
     Json(DeadBody { queue, kind }): Json<DeadBody>,
 ) -> ApiResult<Response> {
-    check_names(queue.as_deref(), kind.as_deref())?;
+    check_dead(&app, &caller.ctx, queue.as_deref(), kind.as_deref())?;
     app.change(&caller, move |tx, ctx| {
         let jobs = kith_jobs::discard_dead(tx, queue.as_deref(), kind.as_deref(), MOST_DEAD)?;
         if jobs > 0 {
@@ -257,10 +265,26 @@ async fn discard_jobs(
     .await
 }
 
-/// Whether there could be such a queue and such a kind.
-fn check_names(queue: Option<&str>, kind: Option<&str>) -> Result<(), JobsError> {
+/// Checks which dead letters a request names. An API key names a queue or a kind, so that it never takes those of Kith's
+/// own queues along.
+fn check_dead(app: &App, ctx: &Ctx, queue: Option<&str>, kind: Option<&str>) -> Result<(), JobsError> {
     queue.map_or(Ok(()), |name| check_name("queue", name))?;
-    Ok(kind.map_or(Ok(()), |name| check_name("kind", name))?)
+    kind.map_or(Ok(()), |name| check_name("kind", name))?;
+    reserved::check_operator(app.reserved_jobs(), ctx, queue, kind)?;
+    if reserved::is_program(ctx) && queue.is_none() && kind.is_none() {
+        let detail = "An API key names a queue, a kind, or both.";
+        return Err(FieldError::new("/queue", "missing", detail).into());
+    }
+    Ok(())
+}
+
+/// Rejects an API key that acts on a job of Kith's own.
+fn check_job(tx: &Tx<'_>, ctx: &Ctx, reserved: ReservedJobs, id: i64) -> Result<(), JobsError> {
+    if !reserved::is_program(ctx) {
+        return Ok(());
+    }
+    let job = answers::find(tx, id)?;
+    reserved::check_operator(reserved, ctx, Some(&job.queue), Some(&job.kind))
 }
 
 fn done(jobs: u64) -> JobsDone {

@@ -13,6 +13,7 @@ use serde_json::Value;
 use utoipa_axum::routes;
 
 use super::super::kinds::{self, JobKind, JobKindBody};
+use super::super::reserved::check_program;
 use super::super::rows;
 use crate::json_schema;
 
@@ -82,6 +83,7 @@ async fn declare_job_kind(
     PathId(KindName(kind)): PathId<KindName>,
     Json(body): Json<JobKindBody>,
 ) -> ApiResult<Response> {
+    check_program(app.reserved_jobs(), body.queue.as_deref(), Some(&kind))?;
     json_schema::check_declared(&app, body.schema.clone().map(Value::Object).as_ref()).await?;
     app.change(&caller, move |tx, ctx| kinds::declare(tx, ctx, &kind, &body).map(Answer::ok)).await
 }
@@ -97,5 +99,6 @@ async fn withdraw_job_kind(
     Allowed { caller, .. }: Allowed<WriteJobs>,
     PathId(KindName(kind)): PathId<KindName>,
 ) -> ApiResult<Response> {
+    check_program(app.reserved_jobs(), None, Some(&kind))?;
     app.change(&caller, move |tx, ctx| kinds::withdraw(tx, ctx, &kind).map(|()| Answer::no_content())).await
 }

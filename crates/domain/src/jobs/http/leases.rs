@@ -22,6 +22,7 @@ use utoipa_axum::routes;
 use super::super::answers::{self, ClaimedJob, ClaimedJobs, JobStatus};
 use super::super::enqueueing::{JobsError, check_ms, ms};
 use super::super::queues::QueueName;
+use super::super::reserved::check_program;
 
 const NAME: TextRules = TextRules { min: 1, max: 100, newlines: false };
 const LEVEL: TextRules = TextRules { min: 1, max: 20, newlines: false };
@@ -175,6 +176,7 @@ async fn claim_jobs(
     PathId(QueueName(queue)): PathId<QueueName>,
     Json(body): Json<ClaimBody>,
 ) -> ApiResult<Response> {
+    check_program(app.reserved_jobs(), Some(&queue), None)?;
     if let Some(given) = app.given_answer(&caller).await? {
         return Ok(given);
     }

@@ -10,6 +10,7 @@ use utoipa_axum::routes;
 
 use super::super::enqueueing::JobsError;
 use super::super::queues::{self, DRAINED, QueueDetails, QueueLimits, QueueLimitsBody, QueueName, Queues};
+use super::super::reserved::check_operator;
 use super::jobs::JobsDone;
 
 pub fn routes() -> Routes {
@@ -72,6 +73,7 @@ async fn limit_queue(
     PathId(QueueName(queue)): PathId<QueueName>,
     Json(body): Json<QueueLimitsBody>,
 ) -> ApiResult<Response> {
+    check_operator(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
     app.change(&caller, move |tx, ctx| queues::limit(tx, ctx, &queue, &body).map(Answer::ok)).await
 }
 
@@ -86,6 +88,7 @@ async fn pause_queue(
     Allowed { caller, .. }: Allowed<WriteQueues>,
     PathId(QueueName(queue)): PathId<QueueName>,
 ) -> ApiResult<Response> {
+    check_operator(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
     app.change(&caller, move |tx, ctx| queues::pause(tx, ctx, &queue, true).map(Answer::ok)).await
 }
 
@@ -100,6 +103,7 @@ async fn resume_queue(
     Allowed { caller, .. }: Allowed<WriteQueues>,
     PathId(QueueName(queue)): PathId<QueueName>,
 ) -> ApiResult<Response> {
+    check_operator(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
     app.change(&caller, move |tx, ctx| queues::pause(tx, ctx, &queue, false).map(Answer::ok)).await
 }
 
@@ -114,6 +118,7 @@ async fn drain_queue(
     Allowed { caller, .. }: Allowed<WriteQueues>,
     PathId(QueueName(queue)): PathId<QueueName>,
 ) -> ApiResult<Response> {
+    check_operator(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
     app.change(&caller, move |tx, ctx| {
         let jobs = queues::drain(tx, ctx, &queue)?;
         Ok::<_, JobsError>(Answer::ok(JobsDone { jobs, more: jobs >= DRAINED }))

@@ -1,0 +1,166 @@
+//! Queues, job kinds and schedules that modules declare: closed to API keys, operated by administrators; and callbacks that
+//! survive the loss of their job.
+
+use hyper::Method;
+use kith_kernel::minutes;
+use kith_platform::config::Config;
+use kith_store::params;
+use serde_json::{Value, json};
+
+use crate::support::{Receiver, Reply, TestApp, on_every_engine};
+
+const SCOPES: &[&str] =
+    &["jobs.read", "jobs.write", "jobs.work", "queues.write", "schedules.read", "schedules.write"];
+
+fn to_the_loopback(config: &mut Config) {
+    config.outbound.allowed_networks = vec!["127.0.0.1".parse().expect("a network")];
+}
+
+on_every_engine! {
+    with super::to_the_loopback;
+    api_keys_cannot_use_reserved_queues_kinds_and_schedules,
+    administrators_operate_reserved_queues_with_an_audit_entry,
+    api_keys_name_the_dead_letters_they_act_on,
+    callbacks_survive_the_loss_of_their_job,
+}
+
+/// With these scopes a key completed 60 of 60 callbacks undelivered and paused the purge of accounts.
+async fn api_keys_cannot_use_reserved_queues_kinds_and_schedules(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    let receiver = Receiver::start(Reply::Answer(200, String::new(), String::new())).await;
+    let made =
+        admin.post("/api/v1/callbacks", json!({ "url": receiver.url("/hook"), "body": 1 })).await.expect(201);
+    let recurring = json!({ "request": { "url": receiver.url("/hook") }, "schedule": "@daily" });
+    let recurring = admin.post("/api/v1/callbacks/recurring", recurring).await.expect(201);
+    let recurring = recurring["schedule_name"].as_str().expect("a schedule").to_owned();
+    let job = made["job_id"].as_i64().expect("a job");
+    let key = app.api_key(&admin, SCOPES).await.client;
+    let mine = key.post("/api/v1/jobs", json!({ "kind": "mine" })).await.expect(201)["id"].clone();
+    let declared = admin.get("/api/v1/schedules?declared=true").await.expect(200);
+    let declared = declared["items"][0]["name"].as_str().expect("a name").to_owned();
+    let footprint = app.footprint().await;
+
+    let schedule = |queue: &str, kind: &str| json!({ "queue": queue, "kind": kind, "schedule": "@daily" });
+    let post = Method::POST;
+    let attempts: Vec<(Method, String, Value)> = [
+        (post.clone(), "/api/v1/queues/callbacks/claim".to_owned(), json!({})),
+        (post.clone(), "/api/v1/queues/upkeep/claim".to_owned(), json!({})),
+        (post.clone(), "/api/v1/queues/upkeep/pause".to_owned(), Value::Null),
+        (post.clone(), "/api/v1/queues/upkeep/resume".to_owned(), Value::Null),
+        (post.clone(), "/api/v1/queues/callbacks/drain".to_owned(), Value::Null),
+        (Method::PUT, "/api/v1/queues/callbacks".to_owned(), json!({ "concurrency": 1 })),
+        (post.clone(), "/api/v1/jobs".to_owned(), json!({ "kind": "mine", "queue": "upkeep" })),
+        (post.clone(), "/api/v1/jobs".to_owned(), json!({ "kind": "callbacks.deliver", "queue": "mine" })),
+        (
+            post.clone(),
+            "/api/v1/jobs".to_owned(),
+            json!({ "kind": "mine", "children": [{ "kind": "mine", "children": [{ "kind": "accounts.purge-due" }] }] }),
+        ),
+        (post.clone(), "/api/v1/jobs/bulk".to_owned(), json!({ "jobs": [{ "kind": "mine", "queue": "callbacks" }] })),
+        (Method::PUT, "/api/v1/jobs/kinds/callbacks.deliver".to_owned(), json!({})),
+        (Method::DELETE, "/api/v1/jobs/kinds/callbacks.deliver".to_owned(), Value::Null),
+        (Method::PUT, "/api/v1/jobs/kinds/mine".to_owned(), json!({ "queue": "callbacks" })),
+        (post.clone(), format!("/api/v1/jobs/{job}/cancel"), Value::Null),
+        (post.clone(), format!("/api/v1/jobs/{job}/retry"), Value::Null),
+        (post.clone(), "/api/v1/jobs/redrive".to_owned(), json!({ "queue": "callbacks" })),
+        (post.clone(), "/api/v1/jobs/discard".to_owned(), json!({ "kind": "callbacks.deliver" })),
+        (Method::PUT, "/api/v1/schedules/mine".to_owned(), schedule("upkeep", "mine")),
+        (Method::PUT, "/api/v1/schedules/mine".to_owned(), schedule("mine", "callbacks.recur")),
+        (Method::PUT, format!("/api/v1/schedules/{recurring}"), schedule("mine", "mine")),
+        (Method::DELETE, format!("/api/v1/schedules/{recurring}"), Value::Null),
+        (post.clone(), format!("/api/v1/schedules/{declared}/pause"), Value::Null),
+        (post.clone(), format!("/api/v1/schedules/{declared}/resume"), Value::Null),
+        (post.clone(), format!("/api/v1/schedules/{declared}/run"), Value::Null),
+        (
+            post.clone(),
+            format!("/api/v1/schedules/{declared}/backfill"),
+            json!({ "from": app.now() - minutes(5), "to": app.now() }),
+        ),
+    ]
+    .into();
+    for (method, path, body) in attempts {
+        let text = if body.is_null() { String::new() } else { body.to_string() };
+        let answer = key.send(method.clone(), &path, text.into()).await;
+        let problem = answer.expect_problem(403, "reserved");
+        assert!(
+            problem["detail"].as_str().is_some_and(|detail| detail.contains("Kith uses")),
+            "{method} {path}"
+        );
+    }
+    // The attempt of a worker inside Kith cannot be ended either: it is no lease.
+    for word in ["heartbeat", "complete"] {
+        let answer = key.post(&format!("/api/v1/jobs/{job}/{word}"), json!({ "attempt": 1 })).await;
+        answer.expect_problem(409, "stale_attempt");
+    }
+    assert_eq!(app.footprint().await, footprint);
+    key.post(&format!("/api/v1/jobs/{mine}/cancel"), Value::Null).await.expect(200);
+    key.post(&format!("/api/v1/schedules/{recurring}/pause"), Value::Null).await.expect(200);
+}
+
+async fn administrators_operate_reserved_queues_with_an_audit_entry(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    let declared = admin.get("/api/v1/schedules?declared=true").await.expect(200);
+    let declared = declared["items"][0]["name"].as_str().expect("a name").to_owned();
+    admin.post("/api/v1/queues/callbacks/pause", Value::Null).await.expect(200);
+    admin.put("/api/v1/queues/callbacks", json!({ "key_concurrency": 2 })).await.expect(200);
+    admin.post("/api/v1/queues/callbacks/resume", Value::Null).await.expect(200);
+    admin.post(&format!("/api/v1/schedules/{declared}/pause"), Value::Null).await.expect(200);
+    let audit = app.audit().await;
+    let by_admin = format!("user:{}", admin.id);
+    let actions: Vec<_> =
+        audit.iter().filter(|line| line.actor == by_admin).map(|line| &*line.action).collect();
+    for action in ["queue.paused", "queue.changed", "queue.resumed", "schedule.paused"] {
+        assert!(actions.contains(&action), "{action} in {actions:?}");
+    }
+    for (path, body) in [
+        ("/api/v1/queues/callbacks/claim", json!({})),
+        ("/api/v1/jobs", json!({ "kind": "callbacks.deliver", "payload": {} })),
+    ] {
+        admin.post(path, body).await.expect_problem(403, "reserved");
+    }
+}
+
+async fn api_keys_name_the_dead_letters_they_act_on(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    let key = app.api_key(&admin, SCOPES).await.client;
+    for path in ["/api/v1/jobs/redrive", "/api/v1/jobs/discard"] {
+        let problem = key.post(path, json!({})).await.expect_problem(422, "validation_failed");
+        assert_eq!(problem["errors"][0]["pointer"], "/queue", "{problem}");
+        key.post(path, json!({ "kind": "mine" })).await.expect(200);
+        admin.post(path, json!({})).await.expect(200);
+    }
+}
+
+/// Whatever became of its job, an open callback is delivered.
+async fn callbacks_survive_the_loss_of_their_job(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    let receiver = Receiver::start(Reply::Answer(200, String::new(), String::new())).await;
+    let mut made = Vec::new();
+    for n in 0..3 {
+        let body = json!({ "url": receiver.url("/hook"), "body": n });
+        made.push(admin.post("/api/v1/callbacks", body).await.expect(201));
+    }
+    // One job is gone, one was cancelled, one is as it should be.
+    let job = |n: usize| made[n]["job_id"].as_i64().expect("a job");
+    let gone = job(0);
+    app.db()
+        .write(move |tx| tx.exec("DELETE FROM jobs WHERE id = $1", params![gone]))
+        .await
+        .expect("deleted");
+    admin.post(&format!("/api/v1/jobs/{}/cancel", job(1)), Value::Null).await.expect(200);
+    app.upkeep().await;
+    let untouched = admin.get(&format!("/api/v1/callbacks/{}", made[0]["id"].as_str().expect("an id"))).await;
+    assert_eq!(untouched.expect(200)["job_id"], gone, "not overdue yet");
+    app.advance(minutes(2));
+    app.upkeep().await;
+    for parts in app.all_parts() {
+        parts.run_due().await.expect("a database");
+    }
+    for callback in &made {
+        let path = format!("/api/v1/callbacks/{}", callback["id"].as_str().expect("an id"));
+        assert_eq!(admin.get(&path).await.expect(200)["state"], "delivered");
+    }
+    assert_eq!(receiver.count(), 3);
+    let again = app.audit().await.iter().filter(|line| line.action == "callback.enqueued_again").count();
+    assert_eq!(again, 2);
+}

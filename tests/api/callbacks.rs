@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::support::{Arrived, Engine, Person, Receiver, Reply, TestApp, on_every_engine};
 
 const CALLBACKS: &str = "/api/v1/callbacks";
-const RECURRING: &str = "/api/v1/callbacks/recurring";
-const ENDPOINTS: &str = "/api/v1/callbacks/endpoints";
+const RECURRING: &str = "/api/v1/recurring-callbacks";
+const ENDPOINTS: &str = "/api/v1/callback-endpoints";
 
 /// The receivers of these scenarios are on the loopback.
 fn to_the_loopback(config: &mut Config) {

@@ -35,6 +35,7 @@ mod lockout;
 mod logs;
 mod metrics;
 mod old_paths;
+mod openapi_tools;
 mod operators;
 mod outages;
 mod partings;

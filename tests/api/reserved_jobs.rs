@@ -31,7 +31,7 @@ async fn api_keys_cannot_use_reserved_queues_kinds_and_schedules(app: &TestApp) 
     let made =
         admin.post("/api/v1/callbacks", json!({ "url": receiver.url("/hook"), "body": 1 })).await.expect(201);
     let recurring = json!({ "request": { "url": receiver.url("/hook") }, "schedule": "@daily" });
-    let recurring = admin.post("/api/v1/callbacks/recurring", recurring).await.expect(201);
+    let recurring = admin.post("/api/v1/recurring-callbacks", recurring).await.expect(201);
     let recurring = recurring["schedule_name"].as_str().expect("a schedule").to_owned();
     let job = made["job_id"].as_i64().expect("a job");
     let key = app.api_key(&admin, SCOPES).await.client;
@@ -54,12 +54,12 @@ async fn api_keys_cannot_use_reserved_queues_kinds_and_schedules(app: &TestApp) 
         (
             post.clone(),
             "/api/v1/jobs".to_owned(),
-            json!({ "kind": "mine", "children": [{ "kind": "mine", "children": [{ "kind": "accounts.purge-due" }] }] }),
+            json!({ "kind": "mine", "children": [{ "kind": "mine", "children": [{ "kind": "accounts.purge-deleted" }] }] }),
         ),
         (post.clone(), "/api/v1/jobs/bulk".to_owned(), json!({ "jobs": [{ "kind": "mine", "queue": "callbacks" }] })),
-        (Method::PUT, "/api/v1/jobs/kinds/callbacks.deliver".to_owned(), json!({})),
-        (Method::DELETE, "/api/v1/jobs/kinds/callbacks.deliver".to_owned(), Value::Null),
-        (Method::PUT, "/api/v1/jobs/kinds/mine".to_owned(), json!({ "queue": "callbacks" })),
+        (Method::PUT, "/api/v1/job-kinds/callbacks.deliver".to_owned(), json!({})),
+        (Method::DELETE, "/api/v1/job-kinds/callbacks.deliver".to_owned(), Value::Null),
+        (Method::PUT, "/api/v1/job-kinds/mine".to_owned(), json!({ "queue": "callbacks" })),
         (post.clone(), format!("/api/v1/jobs/{job}/cancel"), Value::Null),
         (post.clone(), format!("/api/v1/jobs/{job}/retry"), Value::Null),
         (post.clone(), "/api/v1/jobs/redrive".to_owned(), json!({ "queue": "callbacks" })),

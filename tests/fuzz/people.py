@@ -233,8 +233,8 @@ def to_an_endpoint_of_its_own(case, me):
 
 def about_an_endpoint(case, me):
     if ROLE == "admin":
-        made = call("POST", "/api/v1/callbacks/endpoints", me, url=HOOKS)
-        call("POST", f"/api/v1/callbacks/endpoints/{made['id']}/enable", me)
+        made = call("POST", "/api/v1/callback-endpoints", me, url=HOOKS)
+        call("POST", f"/api/v1/callback-endpoints/{made['id']}/enable", me)
         case.path_parameters["id"] = made["id"]
 
 
@@ -253,7 +253,7 @@ def about_a_recurring_one(case, me):
     if ROLE == "admin":
         about_an_endpoint(case, me)
         made = call(
-            "POST", "/api/v1/callbacks/recurring", me, request={"url": HOOKS}, schedule="@hourly"
+            "POST", "/api/v1/recurring-callbacks", me, request={"url": HOOKS}, schedule="@hourly"
         )
         case.path_parameters["id"] = made["id"]
 
@@ -302,7 +302,7 @@ def many_to_enqueue(case, me):
 def about_a_kind(case, me):
     case.path_parameters["kind"] = kind = f"kind{next(numbers)}"
     if ROLE == "admin":
-        call("PUT", f"/api/v1/jobs/kinds/{kind}", me, queue="fuzz")
+        call("PUT", f"/api/v1/job-kinds/{kind}", me, queue="fuzz")
 
 
 def without_waiting(case, me):

@@ -46,12 +46,14 @@ pub struct Problem {
     pub errors: Vec<FieldError>,
     /// Seconds after which it is worth trying again.
     pub retry_after_s: Option<u32>,
+    /// Why the token that was sent is not accepted: `error_description` of RFC 6750. Plain ASCII without quotes.
+    pub token_error: Option<&'static str>,
 }
 
 impl Problem {
     /// A problem of this kind, with `detail` about this occurrence.
     pub fn new(code: &'static ProblemCode, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into(), errors: Vec::new(), retry_after_s: None }
+        Self { code, detail: detail.into(), errors: Vec::new(), retry_after_s: None, token_error: None }
     }
 
     /// A 422 that names the fields at fault.
@@ -60,6 +62,13 @@ impl Problem {
             errors,
             ..Self::new(&problems::VALIDATION_FAILED, "The input has faults; `errors` names each.")
         }
+    }
+
+    /// The same, about a token that was sent.
+    #[must_use]
+    pub fn token_error(mut self, description: &'static str) -> Self {
+        self.token_error = Some(description);
+        self
     }
 
     /// The same, worth trying again after `seconds`.

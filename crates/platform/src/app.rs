@@ -24,7 +24,7 @@ use crate::clock::NodeClock;
 use crate::compute::Compute;
 use crate::config::Config;
 use crate::development::AheadClock;
-use crate::http::{Asset, Stop, openapi};
+use crate::http::{Asset, BodySchemas, Stop, openapi};
 use crate::module::Module;
 use crate::observed_time::ObservedTime;
 use crate::outbound::Outbound;
@@ -79,6 +79,8 @@ pub struct AppInner {
     pub build: &'static str,
     /// The OpenAPI document, as JSON.
     pub openapi: Arc<Asset>,
+    /// The schemas of request bodies.
+    pub(crate) body_schemas: BodySchemas,
     /// The clock that follows the database's, unless `sources` came from elsewhere.
     pub clock: Option<Arc<NodeClock>>,
     /// The clock that development mode can put forward.
@@ -176,6 +178,7 @@ impl App {
             stop: Stop::default(),
             modules,
             build,
+            body_schemas: BodySchemas::of(openapi::to_value(&document)),
             openapi: Asset::new("application/json", openapi::to_json(&document)),
             clock,
             ahead,

@@ -36,8 +36,8 @@ pub use auth::passwords;
 pub use auth::{Allowed, AllowedPerson, Caller, Client, Principal, SignedIn};
 pub use development::{AheadClock, DEVELOPMENT};
 pub use http::{
-    ApiError, ApiResult, Asset, Changed, ClientAddress, IfMatch, Json, MergePatch, PageAnswer, PageQuery,
-    PathId, PathParams, ProblemBody, Query, bad_query, cursor_problem, page_limit, store_problem,
+    ApiError, ApiResult, Asset, Changed, ClientAddress, Json, MergePatch, PageAnswer, PageQuery, PathId,
+    PathParams, Preconditions, ProblemBody, Query, bad_query, cursor_problem, page_limit, store_problem,
 };
 pub use idempotency::{Answer, IdempotencyKey};
 pub use jobs::{Doing, ModuleJob, ReservedJobs, UPKEEP, Upkeep};

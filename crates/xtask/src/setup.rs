@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use kith_store::testing::server::{self, find_bin};
 
 use crate::fuzz::api;
-use crate::workspace::{cargo, run, succeeds};
+use crate::workspace::{cargo, root, run, succeeds};
 
 /// Programs by any of their names, and Debian's package that has them.
 const PROGRAMS: &[(&[&str], &str)] = &[
@@ -30,6 +30,7 @@ pub fn setup() -> Result<()> {
     cargo_deny()?;
     python()?;
     api::install()?;
+    openapi_tools()?;
     println!("everything that the tests and the lints need is installed");
     Ok(())
 }
@@ -86,6 +87,17 @@ fn python() -> Result<()> {
     }
     run(apt_get().arg("update"))?;
     run(apt_get().args(["install", "-y", "python3-venv"]))
+}
+
+/// What the tests run on the OpenAPI document.
+fn openapi_tools() -> Result<()> {
+    let folder = root()?.join("tests/openapi");
+    if folder.join("node_modules").exists() {
+        return Ok(());
+    }
+    run(Command::new("npm")
+        .args(["ci", "--no-audit", "--no-fund", "--fetch-retries", "5"])
+        .current_dir(folder))
 }
 
 /// `apt-get` as root, without questions.

@@ -12,8 +12,8 @@ const LOGIN: &str = "/api/v1/auth/login";
 const REQUESTS: &str = "/api/v1/partners/requests";
 /// Nothing is ever sent there: what is enqueued waits for a worker that no scenario has.
 const ENDPOINT: &str = "https://hooks.example.org/kith";
-const ENDPOINTS: &str = "/api/v1/callbacks/endpoints";
-const RECURRING: &str = "/api/v1/callbacks/recurring";
+const ENDPOINTS: &str = "/api/v1/callback-endpoints";
+const RECURRING: &str = "/api/v1/recurring-callbacks";
 const FAR_AHEAD: &str = "2027-01-01T00:00:00Z";
 const SESSIONS: &str = "/api/v1/auth/sessions";
 
@@ -264,7 +264,7 @@ impl TestApp {
             "limit_queue" => (false, name.to_owned(), json!({ "concurrency": 3 })),
             "declare_job_kind" => (false, name.to_owned(), json!({ "queue": "mail" })),
             "get_job_kind" | "withdraw_job_kind" => {
-                by.put(&format!("/api/v1/jobs/kinds/{name}"), json!({})).await.expect(200);
+                by.put(&format!("/api/v1/job-kinds/{name}"), json!({})).await.expect(200);
                 (false, name.to_owned(), Value::Null)
             }
             "create_api_key" => (false, String::new(), json!({ "name": name, "scopes": ["jobs.read"] })),

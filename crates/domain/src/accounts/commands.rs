@@ -2,7 +2,7 @@
 
 use kith_kernel::{Ctx, UserId};
 use kith_platform::auth::Role;
-use kith_platform::http::IfMatch;
+use kith_platform::http::Preconditions;
 use kith_store::{Outcome, Tx};
 
 use super::model::{AccountError, NewAccount, Origin, SessionId, User};
@@ -95,11 +95,11 @@ pub fn update_profile(
     ctx: &Ctx,
     id: UserId,
     change: &ProfileChange,
-    meant_for: &IfMatch,
+    preconditions: &Preconditions,
 ) -> Result<User, AccountError> {
     tx.lock("user", [id])?;
     let present = rows::find_user(tx, id)?.ok_or(AccountError::Gone)?;
-    meant_for.check(&present)?;
+    preconditions.check(&present)?;
     let user = change.apply(&present);
     if user != present {
         rows::update_profile(tx, &user)?;

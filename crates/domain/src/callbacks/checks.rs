@@ -37,7 +37,7 @@ async fn nothing_internal_is_a_receiver(run: &Run) -> Result<String, Shortfall> 
     // Over https: production mode refuses the others for another reason.
     let spellings = SPELLINGS.iter().map(|spelling| spelling.replacen("http:", "https:", 1));
     for spelling in spellings.filter(|spelling| !is_meant(spelling)) {
-        let answer = admin.post("/api/v1/callbacks/endpoints", json!({ "url": spelling })).await?;
+        let answer = admin.post("/api/v1/callback-endpoints", json!({ "url": spelling })).await?;
         ensure(answer.status == 422, || {
             format!("{spelling:?} was answered {} instead of 422", answer.status)
         })?;

@@ -202,8 +202,10 @@ fn record_at_callback(tx: &Tx<'_>, ctx: &Ctx, told: &Told) -> Result<Option<Next
     shown.attempts_made += 1;
     rows::insert_attempt(tx, told.id, &attempt(told, shown.attempts_made))?;
     shown.last_status = told.result.as_ref().ok().map(|received| i64::from(received.status));
-    let asked = told.result.as_ref().ok().and_then(|received| received.headers.get("retry-after"));
-    let asked = asked.and_then(|value| rules::retry_after(value.to_str().ok()?));
+    let asked = told.result.as_ref().ok().and_then(|received| {
+        let header = |name| received.headers.get(name)?.to_str().ok();
+        rules::retry_after(header("retry-after")?, header("date"), ctx.now)
+    });
     let next = rules::next(ended(told), ladder + 1, asked, told.part);
     let is_own = shown.job_id == told.job;
     match next {

@@ -1,7 +1,7 @@
 //! When a callback is sent, sent again and given up, and when its endpoint is left alone. Pure: all of it is told the
 //! time.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use kith_kernel::{Timestamp, days, hours, minutes, seconds};
 
@@ -56,10 +56,21 @@ pub fn next(ended: Ended, attempts: i64, asked: Option<Duration>, part: f64) -> 
     Next::Again(wait + wait.mul_f64(part.clamp(0.0, 1.0) / 10.0))
 }
 
-/// What stood in `Retry-After` (RFC 9110, section 10.2.3), as far as it is a number of seconds.
-pub fn retry_after(text: &str) -> Option<Duration> {
+/// The wait that `Retry-After` asks for (RFC 9110, 10.2.3): a number of seconds, or a date, which counts from the answer's
+/// own `Date`, so that no difference between clocks matters. `now` stands in for a missing one.
+pub fn retry_after(text: &str, date: Option<&str>, now: Timestamp) -> Option<Duration> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    is_number.then(|| text.parse().map_or(LONGEST_ASKED, Duration::from_secs))
+    if is_number {
+        return Some(text.parse().map_or(LONGEST_ASKED, Duration::from_secs));
+    }
+    let at = http_date(text)?;
+    Some(at.since(date.and_then(http_date).unwrap_or(now)))
+}
+
+/// An HTTP date in any of its three formats (RFC 9110, 5.6.7).
+fn http_date(text: &str) -> Option<Timestamp> {
+    let since_epoch = httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    i64::try_from(since_epoch.as_millis()).ok().map(Timestamp::from_millis)
 }
 
 /// Whether an endpoint is asked at all: closed, it is; open, it is left alone for a while; then, half open, one request

@@ -57,9 +57,18 @@ fn a_receiver_may_ask_for_a_longer_wait_within_bounds_and_never_for_a_shorter_on
         ("", None),
         ("-1", None),
         ("1.5", None),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", Some(minutes(28))),
+        ("Wednesday, 21-Oct-26 07:28:00 GMT", Some(minutes(28))),
+        ("Wed Oct 21 07:28:00 2026", Some(minutes(28))),
+        ("Wed, 21 Oct 2026 06:00:00 GMT", Some(Duration::ZERO)),
+        ("Wed, 21 Oct 2026", None),
     ] {
-        assert_eq!(retry_after(text), expected, "{text}");
+        let date = Some("Wed, 21 Oct 2026 07:00:00 GMT");
+        assert_eq!(retry_after(text, date, Timestamp::EPOCH), expected, "{text}");
+    }
+    let now = Timestamp::from_millis(1_792_566_000_000);
+    for date in [None, Some("today")] {
+        assert_eq!(retry_after("Wed, 21 Oct 2026 07:28:00 GMT", date, now), Some(minutes(28)));
     }
 }
 

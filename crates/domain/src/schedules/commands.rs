@@ -2,9 +2,8 @@
 
 use kith_jobs::schedules::{self, Plan, Schedule, ScheduleError};
 use kith_kernel::{Actor, Ctx};
-use kith_platform::{IfMatch, ReservedJobs};
+use kith_platform::{Preconditions, ReservedJobs};
 use kith_store::{Error, Tx};
-use serde_json::Value;
 
 use super::answers::ScheduleAnswer;
 use crate::jobs::{JobsError, check_operator, check_program};
@@ -36,19 +35,19 @@ pub fn set(
     reserved: ReservedJobs,
     name: &str,
     plan: &Plan,
-    meant_for: &IfMatch,
+    preconditions: &Preconditions,
 ) -> Result<(Schedule, bool), Refusal> {
     check_plan(reserved, plan)?;
     match schedules::find_to_change(tx, name)? {
         None => {
-            meant_for.check(&Value::Null).map_err(|_| Refusal::Changed)?;
+            preconditions.check_absent().map_err(|_| Refusal::Changed)?;
             Ok((schedules::create(tx, ctx, name, plan.clone(), false)?, true))
         }
         Some(present) => {
             if !present.is_declared {
                 check_plan(reserved, &present.plan)?;
             }
-            check(meant_for, present)?;
+            check(preconditions, present)?;
             let replace = |present: &mut Plan| {
                 present.clone_from(plan);
                 Ok(())
@@ -64,13 +63,16 @@ pub fn delete(
     ctx: &Ctx,
     reserved: ReservedJobs,
     name: &str,
-    meant_for: &IfMatch,
+    preconditions: &Preconditions,
 ) -> Result<(), Refusal> {
-    let present = schedules::find_to_change(tx, name)?.ok_or(ScheduleError::Unknown)?;
+    let Some(present) = schedules::find_to_change(tx, name)? else {
+        preconditions.check_absent().map_err(|_| Refusal::Changed)?;
+        return Err(ScheduleError::Unknown.into());
+    };
     if !present.is_declared {
         check_operator(reserved, ctx, Some(&present.plan.queue), Some(&present.plan.kind))?;
     }
-    check(meant_for, present)?;
+    check(preconditions, present)?;
     Ok(schedules::delete(tx, ctx, name, None)?)
 }
 
@@ -90,6 +92,6 @@ fn check_plan(reserved: ReservedJobs, plan: &Plan) -> Result<(), JobsError> {
     check_program(reserved, Some(&plan.queue), Some(&plan.kind))
 }
 
-fn check(meant_for: &IfMatch, present: Schedule) -> Result<(), Refusal> {
-    meant_for.check(&ScheduleAnswer::from(present)).map_err(|_| Refusal::Changed)
+fn check(preconditions: &Preconditions, present: Schedule) -> Result<(), Refusal> {
+    preconditions.check(&ScheduleAnswer::from(present)).map_err(|_| Refusal::Changed)
 }

@@ -9,7 +9,7 @@ use kith_jobs::schedules::{
 use kith_kernel::{Cursor, FieldError, Page, Problem, ProblemCode, Timestamp, problems};
 use kith_platform::auth::{ReadSchedules, WriteSchedules};
 use kith_platform::{
-    Allowed, Answer, ApiResult, App, IfMatch, Json, PageAnswer, PageQuery, PathId, ProblemBody, Query,
+    Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Preconditions, ProblemBody, Query,
     Routes, cursor_problem, page_limit, store_problem,
 };
 use serde::{Deserialize, Serialize};
@@ -190,13 +190,13 @@ async fn set_schedule(
     State(app): State<App>,
     Allowed { caller, .. }: Allowed<WriteSchedules>,
     PathId(name): PathId<ScheduleName>,
-    meant_for: IfMatch,
+    preconditions: Preconditions,
     Json(body): Json<ScheduleBody>,
 ) -> ApiResult<Response> {
     let plan = body.plan().map_err(Problem::invalid)?;
     let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
-        let (schedule, is_new) = commands::set(tx, ctx, reserved, &name.0, &plan, &meant_for)?;
+        let (schedule, is_new) = commands::set(tx, ctx, reserved, &name.0, &plan, &preconditions)?;
         let answer = ScheduleAnswer::from(schedule);
         let answer = if is_new { Answer::created(answer) } else { Answer::ok(answer) };
         Ok::<_, Refusal>(answer.with_etag())
@@ -219,11 +219,11 @@ async fn delete_schedule(
     State(app): State<App>,
     Allowed { caller, .. }: Allowed<WriteSchedules>,
     PathId(name): PathId<ScheduleName>,
-    meant_for: IfMatch,
+    preconditions: Preconditions,
 ) -> ApiResult<Response> {
     let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
-        commands::delete(tx, ctx, reserved, &name.0, &meant_for).map(|()| Answer::no_content())
+        commands::delete(tx, ctx, reserved, &name.0, &preconditions).map(|()| Answer::no_content())
     })
     .await
 }

@@ -1,7 +1,7 @@
 //! Changes to items, a transaction each: lock the people whose space it is, read, decide, write.
 
 use kith_kernel::{Ctx, UserId};
-use kith_platform::IfMatch;
+use kith_platform::Preconditions;
 use kith_platform::config;
 use kith_store::{Query, Tx};
 use serde_json::Value;
@@ -76,11 +76,11 @@ pub fn update(
     asked: &Asked,
     id: ItemId,
     change: &Change,
-    meant_for: &IfMatch,
+    preconditions: &Preconditions,
     Terms { validated, limits }: Terms<'_>,
 ) -> Result<Item, SpaceError> {
     let shared = open(tx, asked)?;
-    let (present, bytes_before) = find(tx, &shared, asked, id, meant_for)?;
+    let (present, bytes_before) = find(tx, &shared, asked, id, preconditions)?;
     let rules = Rules::of(tx, &asked.collection)?;
     let data = match change {
         Change::Replace(data) => check(tx, asked, &rules, data, validated)?,
@@ -111,10 +111,10 @@ pub fn delete(
     ctx: &Ctx,
     asked: &Asked,
     id: ItemId,
-    meant_for: &IfMatch,
+    preconditions: &Preconditions,
 ) -> Result<(), SpaceError> {
     let shared = open(tx, asked)?;
-    let (item, bytes) = find(tx, &shared, asked, id, meant_for)?;
+    let (item, bytes) = find(tx, &shared, asked, id, preconditions)?;
     rows::delete_item(tx, id)?;
     rows::delete_fields(tx, id)?;
     rows::delete_reminders(tx, id)?;
@@ -137,10 +137,10 @@ fn find(
     shared: &SharedSpace,
     asked: &Asked,
     id: ItemId,
-    meant_for: &IfMatch,
+    preconditions: &Preconditions,
 ) -> Result<(Item, i64), SpaceError> {
     let found = rows::find_item(q, shared.space, &asked.collection, id)?.ok_or(SpaceError::ItemNotFound)?;
-    meant_for.check(&found.0)?;
+    preconditions.check(&found.0)?;
     Ok(found)
 }
 

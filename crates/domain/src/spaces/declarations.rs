@@ -4,7 +4,7 @@
 //! until it has them all, lists by fields are refused.
 
 use kith_kernel::{Ctx, FieldError, Timestamp};
-use kith_platform::{App, IfMatch, UpkeepError};
+use kith_platform::{App, Preconditions, UpkeepError};
 use kith_store::{Error, Query, Tx};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -121,23 +121,26 @@ pub fn declare(
     ctx: &Ctx,
     name: &CollectionName,
     checked: &CheckedDeclaration,
-    meant_for: &IfMatch,
+    preconditions: &Preconditions,
 ) -> Result<Declaration, SpaceError> {
     let CheckedDeclaration { schema, fields } = checked.clone();
     tx.lock("collection", [name])?;
     let present = rows::find_declaration(tx, name)?;
     let declaration = Declaration { name: name.clone(), schema, fields, updated_at: ctx.now };
     let Some(present) = present else {
+        preconditions.check_absent()?;
         let id = ctx.new_id(|id| id);
         let kept = KeptDeclaration { id, revision: 1, declared: true, declaration };
         return keep(tx, ctx, kept);
     };
     let (old, new) = (&present.declaration, &declaration);
     if present.declared {
-        meant_for.check(old)?;
+        preconditions.check(old)?;
         if (&old.schema, &old.fields) == (&new.schema, &new.fields) {
             return Ok(present.declaration);
         }
+    } else {
+        preconditions.check_absent()?;
     }
     let revision = present.revision + i64::from(old.fields != new.fields);
     keep(tx, ctx, KeptDeclaration { declared: true, revision, declaration, ..present })
@@ -147,13 +150,21 @@ pub fn declare(
 ///
 /// # Errors
 /// [`SpaceError::BuiltIn`], [`SpaceError::DeclarationNotFound`].
-pub fn withdraw(tx: &Tx<'_>, ctx: &Ctx, name: &CollectionName) -> Result<(), SpaceError> {
+pub fn withdraw(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    name: &CollectionName,
+    preconditions: &Preconditions,
+) -> Result<(), SpaceError> {
     if dates::is_dates(name) {
         return Err(SpaceError::BuiltIn);
     }
     tx.lock("collection", [name])?;
-    let present = rows::find_declaration(tx, name)?.filter(|kept| kept.declared);
-    let present = present.ok_or(SpaceError::DeclarationNotFound)?;
+    let Some(present) = rows::find_declaration(tx, name)?.filter(|kept| kept.declared) else {
+        preconditions.check_absent()?;
+        return Err(SpaceError::DeclarationNotFound);
+    };
+    preconditions.check(&present.declaration)?;
     let revision = present.revision + i64::from(!present.declaration.fields.is_empty());
     let declaration =
         Declaration { name: name.clone(), schema: None, fields: Vec::new(), updated_at: ctx.now };

@@ -10,6 +10,7 @@ use kith_kernel::uuid::Uuid;
 use kith_kernel::{Actor, ApiKeyId, Ctx, Problem, RequestId, UserId, problems};
 
 use super::api_keys::is_api_key;
+use super::tokens::TokenError;
 use super::{PEOPLE_ONLY, Permission, Role};
 use crate::App;
 use crate::http::{ApiError, ClientAddress, store_problem};
@@ -102,7 +103,7 @@ impl Principal {
         match self.credential {
             Credential::Session { user_id, session, role } => {
                 let access = app.access.get(app, user_id, session).await?;
-                if access.is_some_and(|access| access.role == role) { Ok(()) } else { Err(unauthenticated()) }
+                if access.is_some_and(|access| access.role == role) { Ok(()) } else { Err(session_ended()) }
             }
             Credential::ApiKey { id, permission } => app.api_keys.judge_again(app, id, permission).await,
         }
@@ -166,14 +167,14 @@ impl FromRequestParts<App> for SignedIn {
             let detail = "Only somebody who is signed in can do this; send their access token.";
             return Err(Problem::new(&problems::API_KEY_NOT_ACCEPTED, detail).into());
         }
-        let refused = || {
+        let refused = |problem| {
             app.metrics.count_security(SecurityEvent::token_refused);
-            unauthenticated()
+            problem
         };
         let claims = app.tokens.verify(app, token, ctx.now).await.map_err(store_problem)?;
-        let claims = claims.ok_or_else(refused)?;
+        let claims = claims.map_err(|error| refused(token_problem(error)))?;
         let access = app.access.get(app, claims.user_id, claims.session).await?;
-        let role = access.ok_or_else(refused)?.role;
+        let role = access.ok_or_else(|| refused(session_ended()))?.role;
         ctx.actor = Actor::User(claims.user_id);
         let key = IdempotencyKey::of(parts)?;
         Ok(Self { ctx, user_id: claims.user_id, session: claims.session, role, key })
@@ -239,8 +240,24 @@ fn check_address(parts: &Parts, app: &App) -> Result<(), Problem> {
 }
 
 fn unauthenticated() -> Problem {
-    let detail = "Send an access token that is still valid: `Authorization: Bearer …`.";
-    Problem::new(&problems::UNAUTHENTICATED, detail)
+    Problem::new(&problems::UNAUTHENTICATED, "Send an access token: `Authorization: Bearer …`.")
+}
+
+fn token_problem(error: TokenError) -> Problem {
+    let (detail, description) = match error {
+        TokenError::Expired => {
+            ("The access token has expired. Refresh it and retry.", "The access token expired")
+        }
+        TokenError::Invalid => {
+            ("The access token is not valid. Log in again.", "The access token is not valid")
+        }
+    };
+    Problem::new(&problems::UNAUTHENTICATED, detail).token_error(description)
+}
+
+fn session_ended() -> Problem {
+    let detail = "The session of this access token has ended. Log in again.";
+    Problem::new(&problems::UNAUTHENTICATED, detail).token_error("The session has ended")
 }
 
 fn anonymous(parts: &Parts, app: &App) -> Ctx {

@@ -78,10 +78,21 @@ struct Payload {
     exp: i64,
 }
 
+/// Why a token is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenError {
+    /// It is not one of ours, or not valid yet.
+    Invalid,
+    /// It was valid once.
+    Expired,
+}
+
 /// What became of a token.
 pub(super) enum Verdict {
     Valid(Claims),
     Invalid,
+    /// It was valid once.
+    Expired,
     /// It names a key that this node does not know.
     UnknownKey,
 }
@@ -151,29 +162,32 @@ impl Tokens {
         i64::try_from(self.lifetime.as_secs()).unwrap_or(i64::MAX)
     }
 
-    /// What `token` says, if it is one of ours and valid at `now`. A key that this node does not know is looked for in
+    /// Verifies `token` at `now`. A key that this node does not know is looked for in
     /// the database, at most once a second: another node may have begun to use it.
     ///
     /// # Errors
     /// The database's, where it had to be asked.
-    pub async fn verify(&self, app: &App, token: &str, now: Timestamp) -> Result<Option<Claims>, Error> {
+    pub async fn verify(
+        &self,
+        app: &App,
+        token: &str,
+        now: Timestamp,
+    ) -> Result<Result<Claims, TokenError>, Error> {
         if !app.hearing.is_good() && self.may_look_up(now) {
             // Another node may have retired keys at once, and this one would not hear of it.
             self.reload(&app.db, &app.keyring, now).await?;
         }
-        match self.judge(token, now) {
-            Verdict::Valid(claims) => Ok(Some(claims)),
-            Verdict::Invalid => Ok(None),
-            Verdict::UnknownKey if self.may_look_up(now) => {
-                app.metrics.count_security(SecurityEvent::unknown_key_looked_up);
-                self.reload(&app.db, &app.keyring, now).await?;
-                Ok(match self.judge(token, now) {
-                    Verdict::Valid(claims) => Some(claims),
-                    Verdict::Invalid | Verdict::UnknownKey => None,
-                })
-            }
-            Verdict::UnknownKey => Ok(None),
+        let mut verdict = self.judge(token, now);
+        if matches!(verdict, Verdict::UnknownKey) && self.may_look_up(now) {
+            app.metrics.count_security(SecurityEvent::unknown_key_looked_up);
+            self.reload(&app.db, &app.keyring, now).await?;
+            verdict = self.judge(token, now);
         }
+        Ok(match verdict {
+            Verdict::Valid(claims) => Ok(claims),
+            Verdict::Expired => Err(TokenError::Expired),
+            Verdict::Invalid | Verdict::UnknownKey => Err(TokenError::Invalid),
+        })
     }
 
     /// Reads the keys anew.
@@ -235,7 +249,9 @@ impl Tokens {
                 other => return other,
             },
         };
-        if claims.not_before <= now + NOT_YET_VALID_LEEWAY && now < claims.expires_at {
+        if now >= claims.expires_at {
+            Verdict::Expired
+        } else if claims.not_before <= now + NOT_YET_VALID_LEEWAY {
             Verdict::Valid(claims)
         } else {
             Verdict::Invalid

@@ -26,7 +26,7 @@ fn tokens(seed: u8) -> Tokens {
 fn verify(tokens: &Tokens, token: &str, now: Timestamp) -> Option<Claims> {
     match tokens.judge(token, now) {
         Verdict::Valid(claims) => Some(claims),
-        Verdict::Invalid | Verdict::UnknownKey => None,
+        Verdict::Invalid | Verdict::Expired | Verdict::UnknownKey => None,
     }
 }
 
@@ -164,7 +164,7 @@ async fn nodes_that_start_at_once_agree_on_one_key() {
     let app = &test.app;
     let (one, other) = tokio::join!(load(app), load(app));
     let token = one.issue(&ctx(), USER, SESSION);
-    assert!(other.verify(app, &token, NOW).await.unwrap().is_some());
+    assert!(other.verify(app, &token, NOW).await.unwrap().is_ok());
     signing_keys::make_first(&app.db, &app.sources, &app.keyring).await.unwrap();
     let keys = load(app).await;
     assert_eq!(kids(&keys, NOW).len(), 1, "a key that is in use is not replaced");
@@ -205,9 +205,9 @@ async fn a_key_is_published_then_signs_then_the_old_one_goes() {
     let new = app.tokens.issue(&ctx(signs), USER, SESSION);
     assert_eq!((kid_of(&last), kid_of(&new)), (kid_of(&old), rotation.key_id.clone()));
     // A node that has not heard of the key looks for it.
-    assert!(other_node.verify(app, &new, signs).await.unwrap().is_some());
+    assert!(other_node.verify(app, &new, signs).await.unwrap().is_ok());
     let ends = signs + minutes(15) - seconds(2);
-    assert!(app.tokens.verify(app, &last, ends).await.unwrap().is_some());
+    assert!(app.tokens.verify(app, &last, ends).await.unwrap().is_ok());
     assert_eq!(kids(&app.tokens, rotation.others_retire_at), [rotation.key_id]);
 }
 
@@ -217,13 +217,17 @@ async fn a_key_that_has_become_known_is_refused_at_once() {
     let (app, now) = (&test.app, test.app.sources.clock.now());
     let ctx = app.system_ctx("test");
     let old = app.tokens.issue(&ctx, USER, SESSION);
-    assert!(app.tokens.verify(app, &old, now).await.unwrap().is_some());
+    assert!(app.tokens.verify(app, &old, now).await.unwrap().is_ok());
     app.tokens.rotate(app, &ctx, false).await.unwrap();
     let rotation = app.tokens.rotate(app, &ctx, true).await.unwrap();
-    assert_eq!(app.tokens.verify(app, &old, now).await.unwrap(), None, "also when it was checked before");
+    assert_eq!(
+        app.tokens.verify(app, &old, now).await.unwrap(),
+        Err(TokenError::Invalid),
+        "also when it was checked before"
+    );
     let new = app.tokens.issue(&ctx, USER, SESSION);
     assert_eq!((kid_of(&new), kids(&app.tokens, now)), (rotation.key_id.clone(), vec![rotation.key_id]));
-    assert!(app.tokens.verify(app, &new, now).await.unwrap().is_some());
+    assert!(app.tokens.verify(app, &new, now).await.unwrap().is_ok());
 }
 
 /// SEC-01: whoever makes up keys makes the database work once a second, not once a token.
@@ -239,7 +243,7 @@ async fn unknown_keys_are_looked_for_once_a_second() {
     let (header, payload) = genuine();
     for n in 0..100 {
         let token = sign(1, &with(&header, "kid", format!("key-{n}")), &payload);
-        assert_eq!(app.tokens.verify(app, &token, now).await.unwrap(), None);
+        assert_eq!(app.tokens.verify(app, &token, now).await.unwrap(), Err(TokenError::Invalid));
     }
     assert_eq!(look_ups(), 1);
     let token = sign(1, &header, &payload);

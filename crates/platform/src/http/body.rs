@@ -47,7 +47,7 @@ pub(super) async fn read_body(
     let limited = Limited::new(body, limit);
     let bytes = match tokio::time::timeout(millis(limits.body_timeout_ms), limited.collect()).await {
         Ok(Ok(collected)) => collected.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large(limit as u64)),
         Ok(Err(_)) => return Err(Problem::new(&problems::MALFORMED, "The body broke off.")),
         Err(_) => return Err(Problem::new(&problems::REQUEST_TIMEOUT, "The body did not arrive in time.")),
     };
@@ -63,7 +63,7 @@ pub(super) fn gunzip(bytes: &[u8], limit: usize) -> Result<Bytes, Problem> {
     let mut rest = MultiGzDecoder::new(bytes).take(limit as u64 + 1);
     rest.read_to_end(&mut decoded)
         .map_err(|_| Problem::new(&problems::MALFORMED, "The body is not valid gzip."))?;
-    if decoded.len() > limit { Err(too_large()) } else { Ok(decoded.into()) }
+    if decoded.len() > limit { Err(too_large(limit as u64)) } else { Ok(decoded.into()) }
 }
 
 #[cfg(test)]

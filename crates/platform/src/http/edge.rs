@@ -13,8 +13,8 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::uri::PathAndQuery;
-use http::{Method, StatusCode};
+use http::uri::{Authority, PathAndQuery};
+use http::{Method, StatusCode, Version};
 use kith_kernel::{Problem, RequestId, problems};
 use prometheus_client::metrics::gauge::Gauge;
 use tower::Service;
@@ -103,7 +103,7 @@ impl Edge {
         }
         let counted = client.filter(|_| !self.app.is_without_limits());
         let allowance = counted.and_then(|client| self.limits.count(exchange.route, client));
-        let response = match self.refusal(allowance.as_ref(), request.headers()) {
+        let response = match self.refusal(allowance.as_ref(), &request) {
             Some(problem) => ApiError::from(problem).into_response(),
             None => self.handle(request).await,
         };
@@ -121,9 +121,12 @@ impl Edge {
     }
 
     /// Why no handler sees the request.
-    fn refusal(&self, allowance: Option<&Allowance<'_>>, headers: &HeaderMap) -> Option<Problem> {
+    fn refusal(&self, allowance: Option<&Allowance<'_>>, request: &Request) -> Option<Problem> {
         let too_many = allowance.and_then(Allowance::refusal);
-        too_many.or_else(|| (declared_length(headers) > self.body_limit_bytes).then(problem::too_large))
+        let is_too_large = || declared_length(request.headers()) > self.body_limit_bytes;
+        too_many
+            .or_else(|| check_host(request.version(), request.headers()).err())
+            .or_else(|| is_too_large().then(|| problem::too_large(self.body_limit_bytes)))
     }
 
     /// The handler's answer, or a problem if it panics or takes too long.
@@ -149,6 +152,21 @@ impl Edge {
 /// Whether the answers of a route are nobody's to keep, to compress or to time: what a log-in says, and how long it took.
 pub(super) fn is_secret(template: &str) -> bool {
     template.starts_with("/api/v1/auth/")
+}
+
+/// RFC 9112, 3.2: a request of HTTP/1.1 has exactly one Host header, and whatever has one has a valid one.
+fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
+    let mut sent = headers.get_all(header::HOST).iter();
+    let (host, more) = (sent.next(), sent.next());
+    let is_valid = |host: &HeaderValue| {
+        let authority = Authority::try_from(host.as_bytes()).ok();
+        authority.is_some_and(|authority| !authority.host().is_empty() && !authority.as_str().contains('@'))
+    };
+    match (host, more) {
+        (Some(host), None) if is_valid(host) => Ok(()),
+        (None, _) if version < Version::HTTP_11 => Ok(()),
+        _ => Err(Problem::new(&problems::MALFORMED, "The request needs exactly one valid Host header.")),
+    }
 }
 
 fn declared_length(headers: &HeaderMap) -> u64 {

@@ -67,55 +67,82 @@ impl IfNoneMatch {
         Self(headers.get_all(header::IF_NONE_MATCH).iter().cloned().collect())
     }
 
+    /// Whether the header is absent.
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether the caller has this state.
     pub fn has(&self, state: &ETag) -> bool {
         self.0.iter().any(|list| is_any(list) || state.is_in(list, true))
     }
 }
 
-/// Which state an edit is meant for: `If-Match`. Without the header it is meant for any.
+/// The state that a conditional write is meant for: `If-Match` and `If-None-Match` (RFC 9110, 13.1). Without these headers
+/// it is meant for any.
 #[derive(Clone, Debug, Default)]
-pub struct IfMatch(Vec<HeaderValue>);
+pub struct Preconditions {
+    if_match: Vec<HeaderValue>,
+    if_none_match: IfNoneMatch,
+}
 
 /// The edit is meant for another state than the present one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("it has changed since it was read")]
 pub struct Changed;
 
-impl IfMatch {
-    /// Holds what was asked for against `present`: what a GET would show now. To be asked inside the transaction that
-    /// makes the edit, behind its locks.
+impl Preconditions {
+    /// Compares what was asked for with `present`, which a GET would show now. To be called inside the transaction of the
+    /// write, after its locks.
     ///
     /// # Errors
     /// [`Changed`], which becomes a 412.
     pub fn check<T: Serialize>(&self, present: &T) -> Result<(), Changed> {
-        if self.0.is_empty() || self.0.iter().any(is_any) {
+        let matches_any = self.if_match.is_empty() || self.if_match.iter().any(is_any);
+        if matches_any && self.if_none_match.is_empty() {
             return Ok(());
         }
         let json = serde_json::to_vec(present).map_err(|_| Changed)?;
         let state = ETag::of(&json);
-        if self.0.iter().any(|list| state.is_in(list, false)) { Ok(()) } else { Err(Changed) }
+        let matches = matches_any || self.if_match.iter().any(|list| state.is_in(list, false));
+        if matches && !self.if_none_match.has(&state) { Ok(()) } else { Err(Changed) }
+    }
+
+    /// As [`Preconditions::check`], where nothing is there: `If-Match` matches nothing then, not even as `*`.
+    ///
+    /// # Errors
+    /// [`Changed`], which becomes a 412.
+    pub fn check_absent(&self) -> Result<(), Changed> {
+        if self.if_match.is_empty() { Ok(()) } else { Err(Changed) }
     }
 }
 
 impl From<Changed> for Problem {
     fn from(_: Changed) -> Self {
-        let detail = "Read it again, and send `If-Match` with the ETag that it has now.";
+        let detail = "The resource is not in the state that `If-Match` or `If-None-Match` asks for. Read it again and send \
+                      its present ETag.";
         Self::new(&problems::PRECONDITION_FAILED, detail)
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for IfMatch {
+impl<S: Sync> FromRequestParts<S> for Preconditions {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(parts.headers.get_all(header::IF_MATCH).iter().cloned().collect()))
+        Ok(Self {
+            if_match: parts.headers.get_all(header::IF_MATCH).iter().cloned().collect(),
+            if_none_match: IfNoneMatch::of(&parts.headers),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn if_match(if_match: Vec<HeaderValue>) -> Preconditions {
+        Preconditions { if_match, ..Preconditions::default() }
+    }
 
     fn list(text: &str) -> Vec<HeaderValue> {
         vec![HeaderValue::from_str(text).unwrap()]
@@ -131,13 +158,13 @@ mod tests {
         assert!(zipped != tag && brotli != tag && zipped != brotli);
         for known in [&tag, &zipped, &brotli, &format!("\"x\", {tag}"), &format!("{zipped},\"x\""), "*"] {
             assert!(IfNoneMatch(list(known)).has(&state), "{known}");
-            assert_eq!(IfMatch(list(known)).check(&serde_json::json!({})), Ok(()), "{known}");
+            assert_eq!(if_match(list(known)).check(&serde_json::json!({})), Ok(()), "{known}");
         }
         let bare = tag.trim_matches('"');
         let strangers = ["\"x\"", bare, "", "\"\"", &format!("\"{bare}.x\""), &format!("\"{bare}")];
         for unknown in strangers {
             assert!(!IfNoneMatch(list(unknown)).has(&state), "{unknown}");
-            assert_eq!(IfMatch(list(unknown)).check(&serde_json::json!({})), Err(Changed), "{unknown}");
+            assert_eq!(if_match(list(unknown)).check(&serde_json::json!({})), Err(Changed), "{unknown}");
         }
     }
 
@@ -145,12 +172,37 @@ mod tests {
     fn a_weak_tag_is_good_enough_to_read_but_not_to_edit() {
         let weak = format!("W/{}", ETag::of(b"{}").header(None).to_str().unwrap());
         assert!(IfNoneMatch(list(&weak)).has(&ETag::of(b"{}")));
-        assert_eq!(IfMatch(list(&weak)).check(&serde_json::json!({})), Err(Changed));
+        assert_eq!(if_match(list(&weak)).check(&serde_json::json!({})), Err(Changed));
     }
 
     #[test]
-    fn an_edit_without_the_header_is_meant_for_any_state() {
-        assert_eq!(IfMatch::default().check(&5), Ok(()));
+    fn an_edit_without_the_header_is_preconditions_any_state() {
+        assert_eq!(Preconditions::default().check(&5), Ok(()));
         assert!(!IfNoneMatch::default().has(&ETag::of(b"5")));
+    }
+
+    /// RFC 9110, 13.1.2: `If-None-Match` on a write, compared weakly.
+    #[test]
+    fn write_is_rejected_for_a_state_that_if_none_match_names() {
+        let none_match =
+            |text: &str| Preconditions { if_none_match: IfNoneMatch(list(text)), ..Preconditions::default() };
+        let present = serde_json::json!({});
+        let tag = ETag::of(b"{}").header(None).to_str().unwrap().to_owned();
+        for known in ["*", &tag, &format!("W/{tag}"), &format!("\"x\", {tag}")] {
+            assert_eq!(none_match(known).check(&present), Err(Changed), "{known}");
+            assert_eq!(none_match(known).check_absent(), Ok(()), "{known}");
+        }
+        assert_eq!(none_match("\"x\"").check(&present), Ok(()));
+        let both = Preconditions { if_match: list(&tag), if_none_match: IfNoneMatch(list(&tag)) };
+        assert_eq!(both.check(&present), Err(Changed));
+    }
+
+    /// RFC 9110, 13.1.1: `If-Match` is false where there is nothing, also as `*`.
+    #[test]
+    fn if_match_never_matches_what_is_absent() {
+        for text in ["*", "\"x\""] {
+            assert_eq!(if_match(list(text)).check_absent(), Err(Changed), "{text}");
+        }
+        assert_eq!(Preconditions::default().check_absent(), Ok(()));
     }
 }

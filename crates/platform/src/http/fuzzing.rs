@@ -20,7 +20,7 @@ use super::client_address::ClientAddress;
 use super::compression::{Accepted, Coding};
 use super::cors::Cors;
 use super::edge::trace_id;
-use super::etag::{ETag, IfMatch, IfNoneMatch};
+use super::etag::{ETag, IfNoneMatch, Preconditions};
 use super::json::{check_kind, parse};
 use super::query::PageQuery;
 use super::{page, query as queries};
@@ -92,7 +92,7 @@ fn conditions(mut headers: HeaderMap) {
         assert!(sent.contains(&bare) || sent.contains('*'));
     }
     let Ok(edit) =
-        IfMatch::from_request_parts(&mut parts_with(&headers), &()).now_or_never().expect("at once");
+        Preconditions::from_request_parts(&mut parts_with(&headers), &()).now_or_never().expect("at once");
     if headers.contains_key(header::IF_MATCH) && edit.check(&state).is_ok() {
         let sent = text_of(&headers, &header::IF_MATCH);
         assert!(sent.contains(&bare) || sent.contains('*'));

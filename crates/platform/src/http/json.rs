@@ -1,9 +1,10 @@
 //! JSON in and out. In: strict, bounded, and with a pointer to what is wrong. What the fields mean is not judged here.
 
 use axum::body::{Body, HttpBody};
-use axum::extract::{FromRequest, OptionalFromRequest, Request};
+use axum::extract::{FromRequest, MatchedPath, OptionalFromRequest, Request};
 use axum::response::{IntoResponse, Response};
 use http::header::{self, HeaderMap, HeaderValue};
+use http::request::Parts;
 use kith_kernel::{FieldError, Problem, problems};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -77,7 +78,17 @@ async fn read<T: DeserializeOwned>(request: Request, app: &App, kinds: &[&str]) 
     if let Some(key) = parts.extensions.get::<IdempotencyKey>() {
         key.note_body(&bytes);
     }
-    parse(&bytes).map_err(ApiError::from)
+    parse(&bytes).map_err(|problem| name_all_faults(app, &parts, &bytes, problem).into())
+}
+
+/// serde stops at the first fault; the schema of the body knows them all.
+fn name_all_faults(app: &App, parts: &Parts, body: &[u8], mut problem: Problem) -> Problem {
+    if let Some(path) = parts.extensions.get::<MatchedPath>()
+        && let Some(first) = problem.errors.pop()
+    {
+        problem.errors = app.body_schemas.all_faults(&parts.method, path.as_str(), body, first);
+    }
+    problem
 }
 
 impl<T: DeserializeOwned> OptionalFromRequest<App> for Json<T> {
@@ -185,7 +196,7 @@ fn pointer(path: &Path) -> String {
     })
 }
 
-fn escape(key: &str) -> String {
+pub(super) fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 

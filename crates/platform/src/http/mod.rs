@@ -1,6 +1,7 @@
 //! The HTTP edge: connections, what surrounds every request, extractors, problems, the OpenAPI document.
 
 mod body;
+mod body_schema;
 mod capacity;
 mod client_address;
 mod compression;
@@ -14,6 +15,7 @@ mod json;
 mod limits;
 mod old_paths;
 pub mod openapi;
+mod openapi_value;
 mod page;
 mod path;
 mod problem;
@@ -36,10 +38,11 @@ use crate::module::{Module, Routes};
 
 use edge::Edge;
 
+pub(crate) use body_schema::BodySchemas;
 pub use capacity::raise_descriptor_limit;
 pub use client_address::ClientAddress;
 pub(crate) use etag::tag_of;
-pub use etag::{Changed, IfMatch};
+pub use etag::{Changed, Preconditions};
 pub use json::{Json, MergePatch, present, read_value};
 pub(crate) use old_paths::SAME_AS;
 pub use old_paths::old_path;

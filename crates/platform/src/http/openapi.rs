@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use kith_kernel::{ProblemCode, problems};
+use serde_json::Value;
 use utoipa::PartialSchema;
 use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::schema::{Components, Schema};
@@ -13,6 +14,7 @@ use utoipa::openapi::{
 
 use super::edge::is_secret;
 use super::limits::is_exempt;
+use super::openapi_value;
 use super::problem::{FieldErrorBody, PROBLEM_JSON, ProblemBody};
 use crate::auth::PEOPLE_ONLY;
 use crate::idempotency;
@@ -59,7 +61,12 @@ pub fn document(modules: &[&Module]) -> OpenApi {
 
 /// The document as it is served.
 pub fn to_json(document: &OpenApi) -> Bytes {
-    document.to_json().expect("the document is plain data").into()
+    to_value(document).to_string().into()
+}
+
+/// The same, as a value.
+pub fn to_value(document: &OpenApi) -> Value {
+    openapi_value::to_value(document)
 }
 
 /// Every operation: path template, method, documentation.
@@ -142,9 +149,13 @@ fn describe(operation: &mut Operation) {
 /// stays.
 pub(crate) fn add_problem(operation: &mut Operation, problem: &ProblemCode) {
     let declared = operation.responses.responses.entry(problem.status.to_string());
-    let declared =
-        declared.or_insert_with(|| RefOr::T(ResponseBuilder::new().description(problem.title).build()));
+    let declared = declared.or_insert_with(|| RefOr::T(ResponseBuilder::new().build()));
     if let RefOr::T(response) = declared {
+        let is_ours = response.description.is_empty() || response.description.starts_with('`');
+        if is_ours && !response.description.contains(&format!("`{}`", problem.code)) {
+            let separator = if response.description.is_empty() { "" } else { ", " };
+            response.description += &format!("{separator}`{}`", problem.code);
+        }
         response.content.entry(PROBLEM_JSON.to_owned()).or_insert_with(problem_content);
     }
 }
@@ -241,7 +252,7 @@ mod tests {
 
     #[test]
     fn whatever_a_status_means_to_an_operation_it_may_also_be_a_problem() {
-        let json: serde_json::Value = serde_json::from_slice(&to_json(&document(&[&MODULE]))).unwrap();
+        let json: Value = serde_json::from_slice(&to_json(&document(&[&MODULE]))).unwrap();
         let unavailable = &json["paths"]["/readyz"]["get"]["responses"]["503"];
         let kinds: Vec<_> = unavailable["content"].as_object().unwrap().keys().collect();
         assert_eq!(kinds, ["application/health+json", PROBLEM_JSON]);
@@ -250,7 +261,7 @@ mod tests {
 
     #[test]
     fn the_catalogue_of_problems_is_in_the_document() {
-        let json: serde_json::Value = serde_json::from_slice(&to_json(&document(&[&MODULE]))).unwrap();
+        let json: Value = serde_json::from_slice(&to_json(&document(&[&MODULE]))).unwrap();
         assert_eq!(json["openapi"], "3.1.0");
         let codes =
             json["components"]["schemas"]["ProblemBody"]["properties"]["code"]["enum"].as_array().unwrap();

@@ -100,7 +100,7 @@ pub(super) fn render(response: Response, request_id: &RequestId) -> Response {
     let Some(problem) = parts.extensions.remove::<Problem>().or_else(|| problem_of_router(&parts)) else {
         return Response::from_parts(parts, body);
     };
-    let retry_after_s = problem.retry_after_s;
+    let (retry_after_s, token_error) = (problem.retry_after_s, problem.token_error);
     if problem.code == &problems::UNSUPPORTED_ENCODING {
         // RFC 7694.
         parts.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
@@ -112,9 +112,16 @@ pub(super) fn render(response: Response, request_id: &RequestId) -> Response {
         parts.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if parts.status == StatusCode::UNAUTHORIZED {
-        parts.headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        parts.headers.insert(header::WWW_AUTHENTICATE, challenge(token_error));
     }
     Response::from_parts(parts, Body::from(json))
+}
+
+/// RFC 6750, 3: `error` only where a token was sent.
+fn challenge(token_error: Option<&'static str>) -> HeaderValue {
+    let Some(description) = token_error else { return HeaderValue::from_static("Bearer") };
+    let text = format!("Bearer error=\"invalid_token\", error_description=\"{description}\"");
+    HeaderValue::try_from(text).expect("descriptions are plain ASCII")
 }
 
 /// The router's and its extractors' own refusals are empty or plain text.
@@ -128,7 +135,7 @@ fn problem_of_router(parts: &response::Parts) -> Option<Problem> {
         StatusCode::METHOD_NOT_ALLOWED => {
             (&problems::METHOD_NOT_ALLOWED, "The Allow header says which methods this address has.")
         }
-        StatusCode::PAYLOAD_TOO_LARGE => return Some(too_large()),
+        StatusCode::PAYLOAD_TOO_LARGE => (&problems::TOO_LARGE, "The body is larger than this path accepts."),
         StatusCode::UNSUPPORTED_MEDIA_TYPE => (&problems::UNSUPPORTED_MEDIA_TYPE, "The body must be JSON."),
         status if status.is_client_error() => (&problems::MALFORMED, "The request could not be read."),
         _ => (&problems::INTERNAL, "The request could not be completed."),
@@ -171,8 +178,8 @@ pub fn bad_query(errors: Vec<FieldError>) -> Problem {
     Problem { errors, ..Problem::new(&problems::MALFORMED, "The query has faults; `errors` names each.") }
 }
 
-pub(super) fn too_large() -> Problem {
-    Problem::new(&problems::TOO_LARGE, "The body is larger than is accepted here.")
+pub(super) fn too_large(limit_bytes: u64) -> Problem {
+    Problem::new(&problems::TOO_LARGE, format!("The body must not exceed {limit_bytes} bytes."))
 }
 
 pub(super) fn unavailable(detail: &'static str) -> Problem {

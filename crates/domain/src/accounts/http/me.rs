@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{Problem, Timestamp};
-use kith_platform::http::IfMatch;
+use kith_platform::http::Preconditions;
 use kith_platform::{Answer, ApiResult, App, Client, Json, ProblemBody, Routes, SignedIn, store_problem};
 use kith_store::Tx;
 use serde::{Deserialize, Serialize};
@@ -65,13 +65,13 @@ async fn get_me(State(app): State<App>, SignedIn { user_id, .. }: SignedIn) -> A
 async fn update_me(
     State(app): State<App>,
     caller: SignedIn,
-    meant_for: IfMatch,
+    preconditions: Preconditions,
     Json(body): Json<ProfilePatch>,
 ) -> ApiResult<Response> {
     let change = body.check().map_err(Problem::invalid)?;
     let user = caller.user_id;
     app.change(&caller, move |tx, ctx| {
-        commands::update_profile(tx, ctx, user, &change, &meant_for).map(Answer::ok)
+        commands::update_profile(tx, ctx, user, &change, &preconditions).map(Answer::ok)
     })
     .await
 }

@@ -55,7 +55,7 @@ struct RotationBody {
 /// Make an endpoint and learn the secret that its callbacks are signed with. If there is one for this address, it is the
 /// answer, without its secret.
 #[utoipa::path(
-    post, path = "/api/v1/callbacks/endpoints", security(("bearer" = ["callbacks.write"])),
+    post, path = "/api/v1/callback-endpoints", security(("bearer" = ["callbacks.write"])),
     request_body = EndpointBody,
     responses((status = 201, description = "The endpoint, with its secret if it was made now", body = EndpointWithSecret))
 )]
@@ -74,7 +74,7 @@ async fn create_callback_endpoint(
 
 /// Endpoints and how they fare, the newest first.
 #[utoipa::path(
-    get, path = "/api/v1/callbacks/endpoints", security(("bearer" = ["callbacks.read"])),
+    get, path = "/api/v1/callback-endpoints", security(("bearer" = ["callbacks.read"])),
     params(PageQuery), responses((status = 200, body = EndpointPage))
 )]
 async fn list_callback_endpoints(
@@ -90,7 +90,7 @@ async fn list_callback_endpoints(
 
 /// An endpoint and how it fares.
 #[utoipa::path(
-    get, path = "/api/v1/callbacks/endpoints/{id}", security(("bearer" = ["callbacks.read"])),
+    get, path = "/api/v1/callback-endpoints/{id}", security(("bearer" = ["callbacks.read"])),
     params(("id" = String, Path, format = Uuid)), responses((status = 200, body = Endpoint))
 )]
 async fn get_callback_endpoint(
@@ -104,7 +104,7 @@ async fn get_callback_endpoint(
 
 /// Give an endpoint a new secret. For a while its callbacks are signed with both, so that receivers can change over.
 #[utoipa::path(
-    post, path = "/api/v1/callbacks/endpoints/{id}/rotate-secret", security(("bearer" = ["callbacks.write"])),
+    post, path = "/api/v1/callback-endpoints/{id}/rotate-secret", security(("bearer" = ["callbacks.write"])),
     params(("id" = String, Path, format = Uuid)), request_body = RotationBody,
     responses((status = 200, description = "The endpoint with its new secret, told this once", body = EndpointWithSecret))
 )]
@@ -128,7 +128,7 @@ async fn rotate_callback_secret(
 
 /// Send nothing more to an endpoint. What waits for it is given up at its next turn.
 #[utoipa::path(
-    post, path = "/api/v1/callbacks/endpoints/{id}/disable", security(("bearer" = ["callbacks.write"])),
+    post, path = "/api/v1/callback-endpoints/{id}/disable", security(("bearer" = ["callbacks.write"])),
     params(("id" = String, Path, format = Uuid)), responses((status = 200, body = Endpoint))
 )]
 async fn disable_callback_endpoint(
@@ -141,7 +141,7 @@ async fn disable_callback_endpoint(
 
 /// Send to an endpoint again, as if it had never failed. What was given up meanwhile stays so until it is retried.
 #[utoipa::path(
-    post, path = "/api/v1/callbacks/endpoints/{id}/enable", security(("bearer" = ["callbacks.write"])),
+    post, path = "/api/v1/callback-endpoints/{id}/enable", security(("bearer" = ["callbacks.write"])),
     params(("id" = String, Path, format = Uuid)), responses((status = 200, body = Endpoint))
 )]
 async fn enable_callback_endpoint(
@@ -155,7 +155,7 @@ async fn enable_callback_endpoint(
 /// Send a callback of type `ping` to an endpoint, to see whether it receives and verifies. What came of it is with the
 /// callback.
 #[utoipa::path(
-    post, path = "/api/v1/callbacks/endpoints/{id}/ping", security(("bearer" = ["callbacks.write"])),
+    post, path = "/api/v1/callback-endpoints/{id}/ping", security(("bearer" = ["callbacks.write"])),
     params(("id" = String, Path, format = Uuid)),
     responses(
         (status = 201, description = "The callback, on its way", body = Callback),

@@ -41,10 +41,9 @@ impl From<CallbackError> for Problem {
         match error {
             CallbackError::CallbackNotFound => Self::new(&problems::NOT_FOUND, "There is no such callback."),
             CallbackError::EndpointNotFound => Self::new(&problems::NOT_FOUND, "There is no such endpoint."),
-            CallbackError::EndpointDisabled => Self::new(
-                &ENDPOINT_DISABLED,
-                "Enable it first: POST /api/v1/callbacks/endpoints/{id}/enable.",
-            ),
+            CallbackError::EndpointDisabled => {
+                Self::new(&ENDPOINT_DISABLED, "Enable it first: POST /api/v1/callback-endpoints/{id}/enable.")
+            }
             CallbackError::Finished(state) => {
                 Self::new(&CALLBACK_FINISHED, format!("The callback is {}.", state.as_str()))
             }

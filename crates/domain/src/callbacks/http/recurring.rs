@@ -49,7 +49,7 @@ struct RecurringBody {
 
 /// Have a request sent again and again: each time a callback is made, which is signed, sent and tried again like any other.
 #[utoipa::path(
-    post, path = "/api/v1/callbacks/recurring", security(("bearer" = ["callbacks.write"])),
+    post, path = "/api/v1/recurring-callbacks", security(("bearer" = ["callbacks.write"])),
     request_body = RecurringBody,
     responses(
         (status = 201, description = "Kept; with the secret of its endpoint if that was made with it", body = NewRecurringCallback),
@@ -76,7 +76,7 @@ async fn create_recurring_callback(
 
 /// Recurring callbacks, the newest first.
 #[utoipa::path(
-    get, path = "/api/v1/callbacks/recurring", security(("bearer" = ["callbacks.read"])),
+    get, path = "/api/v1/recurring-callbacks", security(("bearer" = ["callbacks.read"])),
     params(PageQuery), responses((status = 200, body = RecurringPage))
 )]
 async fn list_recurring_callbacks(
@@ -92,7 +92,7 @@ async fn list_recurring_callbacks(
 
 /// A recurring callback, and when it is sent next.
 #[utoipa::path(
-    get, path = "/api/v1/callbacks/recurring/{id}", security(("bearer" = ["callbacks.read"])),
+    get, path = "/api/v1/recurring-callbacks/{id}", security(("bearer" = ["callbacks.read"])),
     params(("id" = String, Path, format = Uuid)), responses((status = 200, body = RecurringCallback))
 )]
 async fn get_recurring_callback(
@@ -106,7 +106,7 @@ async fn get_recurring_callback(
 
 /// End a recurring callback. Those that it has made go their way.
 #[utoipa::path(
-    delete, path = "/api/v1/callbacks/recurring/{id}", security(("bearer" = ["callbacks.write"])),
+    delete, path = "/api/v1/recurring-callbacks/{id}", security(("bearer" = ["callbacks.write"])),
     params(("id" = String, Path, format = Uuid)),
     responses((status = 204, description = "It is sent no more"))
 )]

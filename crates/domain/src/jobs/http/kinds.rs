@@ -40,7 +40,7 @@ impl std::str::FromStr for KindName {
 
 /// The kinds of jobs of which something is declared, by name.
 #[utoipa::path(
-    get, path = "/api/v1/jobs/kinds", security(("bearer" = ["jobs.read"])),
+    get, path = "/api/v1/job-kinds", security(("bearer" = ["jobs.read"])),
     params(PageQuery),
     responses((status = 200, body = JobKindPage))
 )]
@@ -58,7 +58,7 @@ async fn list_job_kinds(
 
 /// What is declared of a kind of jobs.
 #[utoipa::path(
-    get, path = "/api/v1/jobs/kinds/{kind}", security(("bearer" = ["jobs.read"])),
+    get, path = "/api/v1/job-kinds/{kind}", security(("bearer" = ["jobs.read"])),
     params(("kind" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The kind")),
     responses((status = 200, body = JobKind))
 )]
@@ -72,7 +72,7 @@ async fn get_job_kind(
 
 /// Declare a kind of jobs: what its payloads look like, and what goes without saying. Jobs that are there stay as they are.
 #[utoipa::path(
-    put, path = "/api/v1/jobs/kinds/{kind}", security(("bearer" = ["jobs.write"])),
+    put, path = "/api/v1/job-kinds/{kind}", security(("bearer" = ["jobs.write"])),
     params(("kind" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The kind")),
     request_body = JobKindBody,
     responses((status = 200, body = JobKind))
@@ -90,7 +90,7 @@ async fn declare_job_kind(
 
 /// Withdraw what is declared of a kind of jobs. Its jobs stay.
 #[utoipa::path(
-    delete, path = "/api/v1/jobs/kinds/{kind}", security(("bearer" = ["jobs.write"])),
+    delete, path = "/api/v1/job-kinds/{kind}", security(("bearer" = ["jobs.write"])),
     params(("kind" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The kind")),
     responses((status = 204, description = "Nothing is declared of it from now on"))
 )]

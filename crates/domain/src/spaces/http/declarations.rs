@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use kith_platform::auth::WriteCollections;
 use kith_platform::{
-    Allowed, Answer, ApiResult, App, IfMatch, Json, PageAnswer, PageQuery, PathId, ProblemBody, Routes,
+    Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Preconditions, ProblemBody, Routes,
     SignedIn, cursor_problem,
 };
 use utoipa_axum::routes;
@@ -69,13 +69,13 @@ async fn declare_collection(
     State(app): State<App>,
     Allowed { caller, .. }: Allowed<WriteCollections>,
     PathId(name): PathId<CollectionName>,
-    meant_for: IfMatch,
+    preconditions: Preconditions,
     Json(body): Json<DeclarationBody>,
 ) -> ApiResult<Response> {
     let checked = declarations::check(&name, body)?;
     json_schema::check_declared(&app, checked.schema.as_ref()).await?;
     app.change(&caller, move |tx, ctx| {
-        let declared = declarations::declare(tx, ctx, &name, &checked, &meant_for);
+        let declared = declarations::declare(tx, ctx, &name, &checked, &preconditions);
         declared.map(|declaration| Answer::ok(declaration).with_etag())
     })
     .await
@@ -88,13 +88,17 @@ async fn declare_collection(
     responses(
         (status = 204, description = "It holds anything from now on"),
         (status = 409, description = "`collection_built_in`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 412, description = "It has changed since it was read", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 async fn withdraw_collection(
     State(app): State<App>,
     Allowed { caller, .. }: Allowed<WriteCollections>,
     PathId(name): PathId<CollectionName>,
+    preconditions: Preconditions,
 ) -> ApiResult<Response> {
-    app.change(&caller, move |tx, ctx| declarations::withdraw(tx, ctx, &name).map(|()| Answer::no_content()))
-        .await
+    app.change(&caller, move |tx, ctx| {
+        declarations::withdraw(tx, ctx, &name, &preconditions).map(|()| Answer::no_content())
+    })
+    .await
 }

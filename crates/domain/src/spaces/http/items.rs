@@ -4,8 +4,8 @@ use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{Cursor, UserId};
 use kith_platform::{
-    Answer, ApiResult, App, IfMatch, Json, MergePatch, PageAnswer, PathId, PathParams, ProblemBody, Query,
-    Routes, SignedIn, page_limit,
+    Answer, ApiResult, App, Json, MergePatch, PageAnswer, PathId, PathParams, Preconditions, ProblemBody,
+    Query, Routes, SignedIn, page_limit,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -162,11 +162,11 @@ async fn replace_item(
     State(app): State<App>,
     caller: SignedIn,
     PathParams((space, collection, id)): OfItem,
-    meant_for: IfMatch,
+    preconditions: Preconditions,
     Json(body): Json<ItemBody>,
 ) -> ApiResult<Response> {
     let asked = asked(caller.user_id, space, collection);
-    change(&app, &caller, asked, id, Change::Replace(Value::Object(body.data)), meant_for).await
+    change(&app, &caller, asked, id, Change::Replace(Value::Object(body.data)), preconditions).await
 }
 
 /// Change some of an item's data, as JSON Merge Patch does (RFC 7396): null takes a field away. With `If-Match`, only if it
@@ -190,11 +190,11 @@ async fn patch_item(
     State(app): State<App>,
     caller: SignedIn,
     PathParams((space, collection, id)): OfItem,
-    meant_for: IfMatch,
+    preconditions: Preconditions,
     MergePatch(body): MergePatch<ItemBody>,
 ) -> ApiResult<Response> {
     let asked = asked(caller.user_id, space, collection);
-    change(&app, &caller, asked, id, Change::Merge(Value::Object(body.data)), meant_for).await
+    change(&app, &caller, asked, id, Change::Merge(Value::Object(body.data)), preconditions).await
 }
 
 async fn change(
@@ -203,12 +203,12 @@ async fn change(
     asked: Asked,
     id: ItemId,
     change: Change,
-    meant_for: IfMatch,
+    preconditions: Preconditions,
 ) -> ApiResult<Response> {
     let limits = app.config.spaces.clone();
     change_validated(app, caller, move |tx, ctx, validated| {
         let changed =
-            commands::update(tx, ctx, &asked, id, &change, &meant_for, Terms { validated, limits: &limits });
+            commands::update(tx, ctx, &asked, id, &change, &preconditions, Terms { validated, limits: &limits });
         changed.map(|item| Answer::ok(item).with_etag())
     })
     .await
@@ -232,11 +232,11 @@ async fn delete_item(
     State(app): State<App>,
     caller: SignedIn,
     PathParams((space, collection, id)): OfItem,
-    meant_for: IfMatch,
+    preconditions: Preconditions,
 ) -> ApiResult<Response> {
     let asked = asked(caller.user_id, space, collection);
     app.change(&caller, move |tx, ctx| {
-        commands::delete(tx, ctx, &asked, id, &meant_for).map(|()| Answer::no_content())
+        commands::delete(tx, ctx, &asked, id, &preconditions).map(|()| Answer::no_content())
     })
     .await
 }

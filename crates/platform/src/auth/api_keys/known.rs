@@ -82,7 +82,7 @@ impl KnownKeys {
     pub async fn judge(&self, app: &App, text: &str, now: Timestamp) -> Result<Arc<KnownKey>, Problem> {
         let refuse = |detail| {
             app.metrics.count_security(SecurityEvent::token_refused);
-            Problem::new(&problems::UNAUTHENTICATED, detail)
+            Problem::new(&problems::UNAUTHENTICATED, detail).token_error("The API key is not valid")
         };
         let malformed = "This API key is not whole: its checksum is wrong. Has a part of it been lost?";
         let sent = ApiKeyText::parse(text).map_err(|_| refuse(malformed))?;
@@ -110,7 +110,7 @@ impl KnownKeys {
         {
             return Ok(());
         }
-        Err(Problem::new(&problems::UNAUTHENTICATED, NO_LONGER))
+        Err(Problem::new(&problems::UNAUTHENTICATED, NO_LONGER).token_error("The API key is not valid"))
     }
 
     pub fn forget(&self, id: ApiKeyId) {

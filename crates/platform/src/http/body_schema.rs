@@ -1,0 +1,172 @@
+//! Finds all faults of a request body that cannot be read, by the JSON Schema that the OpenAPI document gives for it. serde
+//! stops at the first fault.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use http::Method;
+use jsonschema::error::ValidationErrorKind;
+use jsonschema::{ValidationError, Validator, draft202012};
+use kith_kernel::FieldError;
+use serde_json::{Value, json};
+
+use super::json::escape;
+
+/// Most faults that one answer names.
+const MAX_FAULTS: usize = 20;
+/// Of longer bodies only the first fault is named: finding all of them costs memory in proportion to their number.
+const MAX_BYTES: usize = 64 * 1024;
+const JSON: &str = "application/json";
+
+/// The schemas of request bodies, by method and path template. Each is compiled when it is first needed.
+pub(crate) struct BodySchemas {
+    document: Arc<Value>,
+    by_operation: HashMap<(Method, String), Lazy>,
+}
+
+/// A schema of a body, and its validator once that was needed.
+struct Lazy {
+    schema: Value,
+    validator: OnceLock<Option<Validator>>,
+}
+
+impl BodySchemas {
+    /// The schemas in an OpenAPI 3.1 document.
+    pub fn of(document: Value) -> Self {
+        let mut by_operation = HashMap::new();
+        for (path, item) in document["paths"].as_object().into_iter().flatten() {
+            for (method, operation) in item.as_object().into_iter().flatten() {
+                let schema = &operation["requestBody"]["content"][JSON]["schema"];
+                if let Ok(method) = Method::from_bytes(method.to_ascii_uppercase().as_bytes())
+                    && schema.is_object()
+                {
+                    let lazy = Lazy { schema: schema.clone(), validator: OnceLock::new() };
+                    by_operation.insert((method, path.clone()), lazy);
+                }
+            }
+        }
+        Self { document: Arc::new(json!({ "schemas": document["components"]["schemas"] })), by_operation }
+    }
+
+    /// All faults of a body that cannot be read as its type, the one that was found while reading it among them. At most 20.
+    pub fn all_faults(&self, method: &Method, path: &str, body: &[u8], first: FieldError) -> Vec<FieldError> {
+        let found = (body.len() <= MAX_BYTES).then(|| self.find(method, path, body)).flatten();
+        let mut faults = vec![first];
+        for fault in found.unwrap_or_default() {
+            let is_known = |known: &FieldError| known.pointer == fault.pointer;
+            if faults.len() < MAX_FAULTS && !faults.iter().any(is_known) {
+                faults.push(fault);
+            }
+        }
+        faults.sort_by(|one, other| one.pointer.cmp(&other.pointer));
+        faults
+    }
+
+    fn find(&self, method: &Method, path: &str, body: &[u8]) -> Option<Vec<FieldError>> {
+        let lazy = self.by_operation.get(&(method.clone(), path.to_owned()))?;
+        let validator = lazy.validator.get_or_init(|| self.compile(&lazy.schema)).as_ref()?;
+        let body: Value = serde_json::from_slice(body).ok()?;
+        Some(validator.iter_errors(&body).take(MAX_FAULTS).flat_map(faults_of).collect())
+    }
+
+    fn compile(&self, schema: &Value) -> Option<Validator> {
+        let root = json!({ "allOf": [schema], "components": *self.document });
+        let compiled = draft202012::options().offline().build(&root);
+        compiled
+            .inspect_err(|error| tracing::error!(%error, "a schema of the OpenAPI document is not valid"))
+            .ok()
+    }
+}
+
+/// What a violation of the schema means in the terms of this API. Values are not repeated: one may be a password.
+fn faults_of(error: ValidationError<'_>) -> Vec<FieldError> {
+    use ValidationErrorKind as Kind;
+    let at = error.instance_path().to_string();
+    let field = |name: &str| format!("{at}/{}", escape(name));
+    let one = |code, detail: String| vec![FieldError::new(at.clone(), code, detail)];
+    match error.kind() {
+        Kind::Required { property } => {
+            let name = property.as_str().unwrap_or_default();
+            vec![FieldError::new(field(name), "missing", "This field is required.")]
+        }
+        Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => unexpected
+            .iter()
+            .map(|name| FieldError::new(field(name), "unknown_field", "There is no such field."))
+            .collect(),
+        Kind::Type { .. } => one("wrong_type", "Not of a type that this field can have.".to_owned()),
+        Kind::Enum { options } => {
+            let words: Vec<_> = options.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            one("invalid", format!("Expected one of {}.", words.join(", ")))
+        }
+        Kind::Minimum { limit } => one("out_of_range", format!("At least {limit}.")),
+        Kind::Maximum { limit } => one("out_of_range", format!("At most {limit}.")),
+        Kind::MinLength { limit } => one("too_short", format!("At least {limit} characters.")),
+        Kind::MaxLength { limit } => one("too_long", format!("At most {limit} characters.")),
+        Kind::MinItems { limit } => one("too_few", format!("At least {limit}.")),
+        Kind::MaxItems { limit } => one("too_many", format!("At most {limit}.")),
+        Kind::Pattern { pattern } => one("invalid", format!("Expected to match {pattern}.")),
+        _ => one("invalid", "Not a value that this field can have.".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schemas() -> BodySchemas {
+        BodySchemas::of(json!({
+            "paths": { "/people": { "post": { "requestBody": { "content": { JSON: {
+                "schema": { "$ref": "#/components/schemas/Person" },
+            } } } } } },
+            "components": { "schemas": { "Person": {
+                "type": "object",
+                "properties": {
+                    "name": { "type": "string", "minLength": 1 },
+                    "age": { "type": ["integer", "null"], "minimum": 0 },
+                    "colour": { "type": "string", "enum": ["red", "blue"] },
+                    "friends": { "type": "array", "items": { "$ref": "#/components/schemas/Person" } },
+                },
+                "required": ["name", "colour"],
+                "additionalProperties": false,
+            } } },
+        }))
+    }
+
+    fn faults(body: &str) -> Vec<(String, &'static str)> {
+        let first = FieldError::new("/name", "wrong_type", "Expected a string.");
+        let faults = schemas().all_faults(&Method::POST, "/people", body.as_bytes(), first);
+        assert!(faults.iter().all(|fault| !fault.detail.contains("secret")), "{faults:?}");
+        faults.into_iter().map(|fault| (fault.pointer.into_owned(), fault.code)).collect()
+    }
+
+    #[test]
+    fn every_fault_is_named_once() {
+        let body =
+            r#"{"name": 5, "age": -1, "nick/name": "secret", "friends": [{"name": "", "colour": "secret"}]}"#;
+        assert_eq!(
+            faults(body),
+            [
+                ("/age".to_owned(), "out_of_range"),
+                ("/colour".to_owned(), "missing"),
+                ("/friends/0/colour".to_owned(), "invalid"),
+                ("/friends/0/name".to_owned(), "too_short"),
+                ("/name".to_owned(), "wrong_type"),
+                ("/nick~1name".to_owned(), "unknown_field"),
+            ]
+        );
+    }
+
+    #[test]
+    fn number_of_faults_and_size_of_bodies_are_bounded() {
+        let friends = vec!["5"; 1_000].join(",");
+        assert_eq!(faults(&format!(r#"{{"name": 5, "friends": [{friends}]}}"#)).len(), MAX_FAULTS);
+        let long = " ".repeat(MAX_BYTES);
+        assert_eq!(faults(&format!(r#"{{"name": 5{long}}}"#)), [("/name".to_owned(), "wrong_type")]);
+    }
+
+    #[test]
+    fn operation_without_a_schema_names_the_first_fault() {
+        let first = FieldError::new("/a", "invalid", "No.");
+        assert_eq!(schemas().all_faults(&Method::PUT, "/people", b"{}", first.clone()), [first]);
+    }
+}

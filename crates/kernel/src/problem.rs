@@ -102,6 +102,8 @@ pub mod problems {
         API_KEY_NOT_ACCEPTED = 403 "api_key_not_accepted" "Not for API keys";
         /// Allowed, but not from there.
         ADDRESS_NOT_LISTED = 403 "address_not_listed" "Not from this address";
+        /// A preflight of a page whose origin is not listed.
+        ORIGIN_NOT_ALLOWED = 403 "origin_not_allowed" "Origin not allowed";
         /// Not there, or not for this actor to know of.
         NOT_FOUND = 404 "not_found" "Not found";
         /// The path exists, the method does not.

@@ -114,8 +114,10 @@ pub enum StartError {
     NoSigningKey,
     /// The keys in the database cannot be opened.
     #[error(
-        "the keys in the database were sealed with another secret; set `auth.jwt_secret` (JWT_SECRET) to the one \
-         that this database was first served with"
+        "the keys in the database were sealed with another secret than `auth.jwt_secret` (JWT_SECRET). If this data \
+         began in development mode, run `kith keys reseal` with this configuration: it reads the old secret from \
+         secrets.toml in the data folder. If the secret was changed, set JWT_SECRET_PREVIOUS to the old one, start, and \
+         run `kith keys reseal`"
     )]
     KeySealedOtherwise,
     /// A thread or a listener could not be had.

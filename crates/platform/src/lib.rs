@@ -41,4 +41,4 @@ pub use http::{
 };
 pub use idempotency::{Answer, IdempotencyKey};
 pub use jobs::{Doing, ModuleJob, ReservedJobs, UPKEEP, Upkeep};
-pub use module::{Blocked, Counts, Fact, MODULE, Module, PersonalData, Routes, UpkeepError};
+pub use module::{Blocked, Counts, Fact, MODULE, Module, PersonalData, Routes, SealedColumn, UpkeepError};

@@ -40,6 +40,51 @@ pub struct Module {
     pub checks: &'static [&'static [Check]],
     /// What it tells administrators of what it keeps.
     pub facts: &'static [Fact],
+    /// What it keeps sealed.
+    pub sealed: &'static [SealedColumn],
+}
+
+/// A column whose values are sealed under the deployment's secret, made by [`sealed_column!`](crate::sealed_column).
+/// `kith keys reseal` seals them again.
+#[derive(Clone, Copy, Debug)]
+pub struct SealedColumn {
+    /// `table.column`.
+    pub name: &'static str,
+    /// Lists ids and values behind `$1`, at most `$2`, in the order of ids.
+    pub list: &'static str,
+    /// Sets the value of row `$1` to `$3` if it is still `$2`.
+    pub update: &'static str,
+    /// Stands before the id in the name under which a value is sealed.
+    pub name_prefix: &'static str,
+}
+
+/// A [`SealedColumn`] of a table with a primary key `id` of text; NULL where there is nothing.
+#[macro_export]
+macro_rules! sealed_column {
+    ($table:literal, $column:literal, $name_prefix:literal) => {
+        $crate::SealedColumn {
+            name: concat!($table, ".", $column),
+            list: concat!(
+                "SELECT id, ",
+                $column,
+                " FROM ",
+                $table,
+                " WHERE id > $1 AND ",
+                $column,
+                " IS NOT NULL ORDER BY id LIMIT $2"
+            ),
+            update: concat!(
+                "UPDATE ",
+                $table,
+                " SET ",
+                $column,
+                " = $3 WHERE id = $1 AND ",
+                $column,
+                " = $2"
+            ),
+            name_prefix: $name_prefix,
+        }
+    };
 }
 
 /// Something a module counts or lists for administrators and for `kith verify`: never anything personal.
@@ -89,6 +134,7 @@ impl Module {
             schedules: &[],
             checks: &[],
             facts: &[],
+            sealed: &[],
         }
     }
 }
@@ -120,6 +166,7 @@ pub static MODULE: Module = Module {
     ],
     checks: checks::CHECKS,
     facts: facts::OF_THE_PLATFORM,
+    sealed: &[sealed_column!("signing_keys", "sealed", "")],
     ..Module::named("platform")
 };
 

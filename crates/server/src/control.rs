@@ -14,8 +14,8 @@ use kith_domain::schedules::{self, ScheduleOrder, ScheduleTold};
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{ApiKeyId, FieldError, Problem, Timestamp, UserId, problems};
 use kith_platform::audit::head;
-use kith_platform::auth::Rotation;
 use kith_platform::auth::api_keys::{self, ApiKey};
+use kith_platform::auth::{ResealedColumn, Rotation, reseal};
 use kith_platform::config::Config;
 use kith_platform::{App, store_problem};
 use kith_store::{
@@ -43,6 +43,8 @@ pub(crate) enum Command {
     RotateKeys {
         at_once: bool,
     },
+    /// Seal everything under the present secret.
+    ResealKeys,
     CreateApiKey {
         /// The address of the administrator whose key it is.
         admin: String,
@@ -78,6 +80,7 @@ pub(crate) enum Command {
 pub(crate) enum Reply {
     AdminCreated { user_id: UserId },
     KeysRotated(KeysRotated),
+    KeysResealed(Vec<ResealedColumn>),
     ApiKeyCreated(RevealedKey),
     ApiKeys(Vec<ApiKey>),
     ApiKeyRevoked,
@@ -174,6 +177,7 @@ async fn perform(app: &App, command: Command) -> Reply {
             let ctx = app.system_ctx("command_line");
             reply(app.tokens.rotate(app, &ctx, at_once).await, |rotation| Reply::KeysRotated(rotation.into()))
         }
+        Command::ResealKeys => reply(reseal(app).await, Reply::KeysResealed),
         Command::CreateApiKey { admin, name, scopes, lifetime_s } => {
             let made = create_api_key(app, &admin, &name, &scopes, lifetime_s.map(Duration::from_secs)).await;
             reply(made.map_err(in_words), Reply::ApiKeyCreated)

@@ -72,5 +72,6 @@ pub static MODULE: Module = Module {
         DeclaredSchedule::upkeep("callbacks.enqueue-lost", "@every 5m"),
     ],
     checks: &[checks::CHECKS],
+    sealed: rows::SEALED,
     ..Module::named("callbacks")
 };

@@ -8,8 +8,14 @@ use kith_kernel::Random;
 use crate::config::{Auth, Secret};
 
 /// Keys derived (HKDF-SHA256, RFC 5869) from `auth.jwt_secret` and `auth.jwt_refresh_secret`. All nodes with the same
-/// secrets have the same.
+/// secrets have the same. While secrets are rotated, what was sealed or signed under the previous ones is still read.
 pub struct Keyring {
+    present: Keys,
+    previous: Option<Keys>,
+}
+
+/// The keys of one pair of secrets.
+struct Keys {
     sealing: LessSafeKey,
     pseudonyms: hmac::Key,
     refresh: hmac::Key,
@@ -45,17 +51,50 @@ fn derive(secret: &Secret, purpose: &str) -> [u8; 32] {
     key
 }
 
+impl Keys {
+    fn new(jwt_secret: &Secret, jwt_refresh_secret: &Secret) -> Self {
+        let mac = |secret, purpose| hmac::Key::new(hmac::HMAC_SHA256, &derive(secret, purpose));
+        let sealing = UnboundKey::new(&AES_256_GCM, &derive(jwt_secret, "seal"));
+        Self {
+            sealing: LessSafeKey::new(sealing.expect("the key has the algorithm's length")),
+            pseudonyms: mac(jwt_secret, "pseudonym"),
+            refresh: mac(jwt_refresh_secret, "refresh"),
+            devices: mac(jwt_refresh_secret, "device"),
+            idempotency: mac(jwt_secret, "idempotency"),
+        }
+    }
+
+    fn open(&self, name: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, sealed) = sealed.split_at_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut plain = sealed.to_vec();
+        let length = self.sealing.open_in_place(nonce, Aad::from(name.as_bytes()), &mut plain).ok()?.len();
+        plain.truncate(length);
+        Some(plain)
+    }
+
+    fn mac(&self, purpose: MacPurpose, parts: &[&[u8]]) -> [u8; 32] {
+        let key = match purpose {
+            MacPurpose::Refresh => &self.refresh,
+            MacPurpose::Device => &self.devices,
+            MacPurpose::Idempotency => &self.idempotency,
+        };
+        digest(key, parts)
+    }
+}
+
 impl Keyring {
     /// The keys of this configuration.
     pub fn new(config: &Auth) -> Self {
-        let mac = |secret, purpose| hmac::Key::new(hmac::HMAC_SHA256, &derive(secret, purpose));
-        let sealing = UnboundKey::new(&AES_256_GCM, &derive(&config.jwt_secret, "seal"));
+        let (jwt, refresh) = (&config.jwt_secret_previous, &config.jwt_refresh_secret_previous);
+        let or = |previous: &Secret, present: &Secret| {
+            if previous.is_empty() { present.clone() } else { previous.clone() }
+        };
+        let is_rotated = !jwt.is_empty() || !refresh.is_empty();
         Self {
-            sealing: LessSafeKey::new(sealing.expect("the key has the algorithm's length")),
-            pseudonyms: mac(&config.jwt_secret, "pseudonym"),
-            refresh: mac(&config.jwt_refresh_secret, "refresh"),
-            devices: mac(&config.jwt_refresh_secret, "device"),
-            idempotency: mac(&config.jwt_secret, "idempotency"),
+            present: Keys::new(&config.jwt_secret, &config.jwt_refresh_secret),
+            previous: is_rotated
+                .then(|| Keys::new(&or(jwt, &config.jwt_secret), &or(refresh, &config.jwt_refresh_secret))),
         }
     }
 
@@ -65,7 +104,7 @@ impl Keyring {
         let mut nonce = [0; NONCE_LEN];
         random.fill(&mut nonce);
         let mut sealed = plain.to_vec();
-        let tag = self.sealing.seal_in_place_append_tag(
+        let tag = self.present.sealing.seal_in_place_append_tag(
             Nonce::assume_unique_for_key(nonce),
             Aad::from(name.as_bytes()),
             &mut sealed,
@@ -74,40 +113,57 @@ impl Keyring {
         [nonce.as_slice(), &sealed].concat()
     }
 
-    /// Decrypts what [`Keyring::seal`] made; nothing, if it was sealed with another secret or under another name.
+    /// Decrypts what [`Keyring::seal`] made, also under the previous secret; nothing, if it was sealed with another secret
+    /// or under another name.
     pub fn open(&self, name: &str, sealed: &[u8]) -> Option<Vec<u8>> {
-        let (nonce, sealed) = sealed.split_at_checked(NONCE_LEN)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let mut plain = sealed.to_vec();
-        let length = self.sealing.open_in_place(nonce, Aad::from(name.as_bytes()), &mut plain).ok()?.len();
-        plain.truncate(length);
-        Some(plain)
+        let previous = || self.previous.as_ref()?.open(name, sealed);
+        self.present.open(name, sealed).or_else(previous)
+    }
+
+    /// Seals again what was sealed under the previous secret. `None` if the present one opens it.
+    ///
+    /// # Errors
+    /// [`SealedOtherwise`] if neither opens it.
+    pub fn reseal(
+        &self,
+        random: &dyn Random,
+        name: &str,
+        sealed: &[u8],
+    ) -> Result<Option<Vec<u8>>, SealedOtherwise> {
+        if self.present.open(name, sealed).is_some() {
+            return Ok(None);
+        }
+        let plain = self.open(name, sealed).ok_or(SealedOtherwise)?;
+        Ok(Some(self.seal(random, name, &plain)))
     }
 
     /// HMAC-SHA256 over `parts`, each preceded by its length.
     pub fn mac(&self, purpose: MacPurpose, parts: &[&[u8]]) -> [u8; 32] {
-        digest(self.mac_key(purpose), parts)
+        self.present.mac(purpose, parts)
     }
 
-    /// Whether `mac` is what [`Keyring::mac`] gives, compared in constant time.
+    /// What [`Keyring::mac`] gave under the previous secret, while secrets are rotated.
+    pub fn previous_mac(&self, purpose: MacPurpose, parts: &[&[u8]]) -> Option<[u8; 32]> {
+        Some(self.previous.as_ref()?.mac(purpose, parts))
+    }
+
+    /// Whether `mac` is what [`Keyring::mac`] gives, or gave under the previous secret, compared in constant time.
     pub fn is_mac(&self, purpose: MacPurpose, parts: &[&[u8]], mac: &[u8]) -> bool {
-        aws_lc_rs::constant_time::verify_slices_are_equal(&self.mac(purpose, parts), mac).is_ok()
+        let is_equal = |own: &[u8; 32]| aws_lc_rs::constant_time::verify_slices_are_equal(own, mac).is_ok();
+        let is_previous = || self.previous_mac(purpose, parts).is_some_and(|own| is_equal(&own));
+        is_equal(&self.mac(purpose, parts)) || is_previous()
     }
 
     /// What stands in the database for something personal that is only ever looked for: an e-mail address, a client
     /// address. Without the secret nobody can try out what it may have been.
     pub fn pseudonym(&self, kind: &str, text: &str) -> [u8; 32] {
-        digest(&self.pseudonyms, &[kind.as_bytes(), text.as_bytes()])
-    }
-
-    fn mac_key(&self, purpose: MacPurpose) -> &hmac::Key {
-        match purpose {
-            MacPurpose::Refresh => &self.refresh,
-            MacPurpose::Device => &self.devices,
-            MacPurpose::Idempotency => &self.idempotency,
-        }
+        digest(&self.present.pseudonyms, &[kind.as_bytes(), text.as_bytes()])
     }
 }
+
+/// Neither the present nor the previous secret opens a sealed value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealedOtherwise;
 
 fn digest(key: &hmac::Key, parts: &[&[u8]]) -> [u8; 32] {
     let mut context = hmac::Context::with_key(key);
@@ -158,5 +214,31 @@ mod tests {
         assert!(!ours.is_mac(MacPurpose::Refresh, &[b"ab", b"c"], &mac[..31]));
         assert!(!keyring("a", "x").is_mac(MacPurpose::Refresh, &[b"ab", b"c"], &mac));
         assert_ne!(ours.pseudonym("email", "a"), keyring("x", "b").pseudonym("email", "a"));
+    }
+
+    #[test]
+    fn previous_secret_opens_and_verifies_until_it_is_removed() {
+        let (old, random) = (keyring("a", "b"), SeededRandom::new(1));
+        let (sealed, mac) = (old.seal(&random, "key-1", b"seed"), old.mac(MacPurpose::Refresh, &[b"x"]));
+        let rotated = Keyring::new(&Auth {
+            jwt_secret: Secret::new("new"),
+            jwt_refresh_secret: Secret::new("new refresh"),
+            jwt_secret_previous: Secret::new("a"),
+            jwt_refresh_secret_previous: Secret::new("b"),
+            ..Config::default().auth
+        });
+        assert_eq!(rotated.open("key-1", &sealed).as_deref(), Some(&b"seed"[..]));
+        assert!(rotated.is_mac(MacPurpose::Refresh, &[b"x"], &mac));
+        assert_ne!(rotated.mac(MacPurpose::Refresh, &[b"x"]), mac);
+        assert_eq!(rotated.previous_mac(MacPurpose::Refresh, &[b"x"]), Some(mac));
+        let resealed = rotated.reseal(&random, "key-1", &sealed).unwrap().unwrap();
+        let new = keyring("new", "new refresh");
+        assert_eq!(new.open("key-1", &resealed).as_deref(), Some(&b"seed"[..]));
+        assert_eq!(rotated.reseal(&random, "key-1", &resealed), Ok(None));
+        assert_eq!(rotated.reseal(&random, "key-2", &sealed), Err(SealedOtherwise));
+        assert_eq!(
+            (new.open("key-1", &sealed), new.previous_mac(MacPurpose::Refresh, &[b"x"])),
+            (None, None)
+        );
     }
 }

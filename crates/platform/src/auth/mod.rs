@@ -11,6 +11,7 @@ pub(crate) mod fuzzing;
 mod jwks;
 mod keyring;
 pub mod passwords;
+mod reseal;
 mod roles;
 mod signing_keys;
 mod tokens;
@@ -23,6 +24,7 @@ pub use caller::{Allowed, AllowedPerson, Caller, Client, Principal, SignedIn};
 pub use keyring::{Keyring, MacPurpose};
 pub(crate) use passwords::PasswordCounts;
 pub use passwords::{Match, PasswordError, Passwords};
+pub use reseal::{ResealedColumn, reseal};
 pub use roles::{
     PEOPLE_ONLY, PERMISSIONS, Permission, ReadApiKeys, ReadAudit, ReadCallbacks, ReadFacts, ReadJobs,
     ReadSchedules, ReadUsers, Role, SetRoles, SuspendUsers, WorkJobs, WriteApiKeys, WriteCallbacks,

@@ -67,7 +67,13 @@ async fn only_listed_origins(run: &Run) -> Result<String, Shortfall> {
             is_let_in(&answer, origin)?;
         }
     }
-    let good = listed.first().cloned().unwrap_or_else(|| run.anonymous().base().to_owned());
+    // In development mode pages of the machine itself may read.
+    let mode = run.facts().await?.pointer("/configuration/settings/server/mode").cloned();
+    let good = match listed.first() {
+        Some(listed) => listed.clone(),
+        None if mode == Some(json!("development")) => "https://app.example.org".to_owned(),
+        None => run.anonymous().base().to_owned(),
+    };
     let hostile: Vec<_> = hostile(&good).into_iter().filter(|origin| !listed.contains(origin)).collect();
     for origin in &hostile {
         for answer in both(run, origin).await? {

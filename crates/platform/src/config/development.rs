@@ -71,6 +71,25 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Takes the secrets that development mode made in the data folder as the previous ones, unless the configuration names
+    /// others: data that began in development can then be read, and sealed again.
+    ///
+    /// # Errors
+    /// [`DevelopmentSecretsError`] if there is such a file and it cannot be read.
+    pub fn read_development_secrets_as_previous(&mut self) -> Result<(), DevelopmentSecretsError> {
+        let auth = &mut self.auth;
+        let is_set = !auth.jwt_secret_previous.is_empty() || !auth.jwt_refresh_secret_previous.is_empty();
+        let path = self.data.folder.join(FILE);
+        if is_set || !path.exists() {
+            return Ok(());
+        }
+        let Made { jwt_secret, jwt_refresh_secret } = read(&path)?;
+        (auth.jwt_secret_previous, auth.jwt_refresh_secret_previous) = (jwt_secret, jwt_refresh_secret);
+        Ok(())
+    }
+}
+
 fn read_or_make(folder: &Path, random: &dyn Random) -> Result<Made, DevelopmentSecretsError> {
     let path = folder.join(FILE);
     let cannot = |source| DevelopmentSecretsError::Io { path: path.clone(), source };

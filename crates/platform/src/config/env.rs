@@ -17,6 +17,8 @@ pub(super) const FILE_SUFFIX: &str = "_FILE";
 pub(super) const ALIASES: &[(&str, &str)] = &[
     ("JWT_SECRET", "auth.jwt_secret"),
     ("JWT_REFRESH_SECRET", "auth.jwt_refresh_secret"),
+    ("JWT_SECRET_PREVIOUS", "auth.jwt_secret_previous"),
+    ("JWT_REFRESH_SECRET_PREVIOUS", "auth.jwt_refresh_secret_previous"),
     ("DATABASE_PASSWORD", "database.password"),
     ("REDIS_PASSWORD", "redis.password"),
     ("MINIO_ACCESS_KEY", "storage.access_key"),

@@ -55,6 +55,9 @@ impl Default for Config {
     }
 }
 
+/// Where callbacks may go in development mode, unless the configuration says otherwise.
+const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
+
 impl Config {
     /// Lays the sources over each other and checks the result.
     ///
@@ -72,8 +75,13 @@ impl Config {
         for flag in &inputs.flags {
             layers.set(flag.key, flag.value.clone(), Origin::Flag(flag.name))?;
         }
-        let config = layers.into_config()?;
+        let mut config = layers.into_config()?;
         check::check(&config)?;
+        if !config.is_production() && config.is_default("outbound.allowed_networks") {
+            // The receiver that is being developed runs on the same machine.
+            config.outbound.allowed_networks =
+                LOOPBACK.iter().filter_map(|network| network.parse().ok()).collect();
+        }
         Ok(Config { secret_files: secret_files(&config.origins, &inputs.env), ..config })
     }
 

@@ -192,6 +192,10 @@ pub struct Auth {
     pub jwt_secret: Secret,
     /// Keys the refresh tokens; empty until somebody sets it or development mode makes it.
     pub jwt_refresh_secret: Secret,
+    /// The value that `jwt_secret` had before, while it is rotated.
+    pub jwt_secret_previous: Secret,
+    /// The value that `jwt_refresh_secret` had before, while it is rotated.
+    pub jwt_refresh_secret_previous: Secret,
 }
 
 /// Section `redis`.

@@ -14,8 +14,15 @@ pub(super) const REQUIRED: &[&str] = &["auth.jwt_secret", "auth.jwt_refresh_secr
 /// Least length of what keys are derived from (RFC 7518, section 3.2, for its strength).
 const LEAST_BYTES: usize = 32;
 
-/// A secret of fewer different characters than this is one that somebody typed.
-const LEAST_VARIETY: usize = 5;
+/// Fewest different characters of a secret. Random ones of this length have many more.
+const MIN_DISTINCT_CHARACTERS: usize = 5;
+
+/// Shortest password of a service.
+const MIN_PASSWORD_CHARACTERS: usize = 12;
+
+/// A value is an example if at most this many letters and digits stand beside it: `changeme-please` is one, a random value
+/// or a long passphrase in which such a word occurs is none.
+const MAX_BESIDE_EXAMPLE: usize = 12;
 
 /// What stands in examples, compose files and tutorials; compared in lower case, letters and digits only.
 const EXAMPLES: &[&str] = &[
@@ -63,26 +70,28 @@ const DEFAULTS: &[&str] = &[
 
 /// Random bytes of a generated secret.
 const GENERATED_BYTES: usize = 48;
-/// An access key is a name, and longer ones are refused by some stores.
-const ACCESS_KEY_BYTES: usize = 15;
 
-/// A fresh secret for each variable that has one: name and base64url text.
+/// The variables that something uses and that a deployment makes by itself.
+const GENERATED: &[&str] = &["JWT_SECRET", "JWT_REFRESH_SECRET", "DATABASE_PASSWORD"];
+
+/// A fresh secret for each variable that needs one: name and base64url text.
 pub fn generated_secrets(random: &dyn Random) -> Vec<(&'static str, String)> {
-    let fresh = |key: &str| {
+    let fresh = || {
         let mut bytes = [0; GENERATED_BYTES];
         random.fill(&mut bytes);
-        let length = if key == "storage.access_key" { ACCESS_KEY_BYTES } else { GENERATED_BYTES };
-        URL_SAFE_NO_PAD.encode(&bytes[..length])
+        URL_SAFE_NO_PAD.encode(bytes)
     };
-    env::ALIASES.iter().map(|(name, key)| (*name, fresh(key))).collect()
+    GENERATED.iter().map(|name| (*name, fresh())).collect()
 }
 
 impl Config {
     /// Every secret and the key that holds it.
-    pub(super) fn secrets(&self) -> [(&'static str, &Secret); 8] {
+    pub(super) fn secrets(&self) -> [(&'static str, &Secret); 10] {
         [
             ("auth.jwt_secret", &self.auth.jwt_secret),
             ("auth.jwt_refresh_secret", &self.auth.jwt_refresh_secret),
+            ("auth.jwt_secret_previous", &self.auth.jwt_secret_previous),
+            ("auth.jwt_refresh_secret_previous", &self.auth.jwt_refresh_secret_previous),
             ("database.url", &self.database.url),
             ("database.migrate_url", &self.database.migrate_url),
             ("database.password", &self.database.password),
@@ -108,7 +117,12 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     refuse_if(config, secret == refresh_secret, "auth.jwt_refresh_secret", why)?;
     for (key, secret) in config.secrets() {
         let Some(secret) = hidden(key, secret) else { continue };
+        // The previous ones are on their way out, and may have been made for development.
+        if key.ends_with("_previous") {
+            continue;
+        }
         refuse_if(config, is_well_known(&secret), key, WELL_KNOWN)?;
+        refuse_if(config, is_weak(key, &secret), key, WEAK)?;
         let why = "must not hold a password on the command line, which other users of this machine can read; \
                    set DATABASE_PASSWORD or DATABASE_PASSWORD_FILE";
         refuse_if(config, matches!(config.origin(key), Origin::Flag(_)), key, why)?;
@@ -118,6 +132,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
 
 const WELL_KNOWN: &str = "is a value for development that everybody knows; production mode needs one of its own, which \
                           `kith secrets generate` makes";
+
+const WEAK: &str = "must have at least 12 characters, 5 of them different, in production mode";
 
 /// What is secret in a value: all of it, or of a database's address the password.
 pub(super) fn hidden(key: &str, secret: &Secret) -> Option<String> {
@@ -131,13 +147,60 @@ pub(super) fn hidden(key: &str, secret: &Secret) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// Whether it is somebody's example, what development mode made, or no more than a few characters repeated.
+/// Whether it is somebody's example, or what development mode made.
 pub(super) fn is_well_known(secret: &str) -> bool {
     let folded: String = secret.chars().filter(char::is_ascii_alphanumeric).collect();
     let folded = folded.to_ascii_lowercase();
-    let variety = secret.bytes().collect::<std::collections::BTreeSet<_>>().len();
+    let is_mostly =
+        |example: &str| folded.contains(example) && folded.len() <= example.len() + MAX_BESIDE_EXAMPLE;
     secret.starts_with(development::MARK)
-        || variety < LEAST_VARIETY
         || DEFAULTS.contains(&folded.as_str())
-        || EXAMPLES.iter().any(|example| folded.contains(example))
+        || EXAMPLES.iter().any(|example| is_mostly(example))
+}
+
+/// Whether it is too short, or too uniform, for what it protects. An access key is a name.
+pub(super) fn is_weak(key: &str, secret: &str) -> bool {
+    let distinct = secret.chars().collect::<std::collections::BTreeSet<_>>().len();
+    key != "storage.access_key"
+        && (secret.chars().count() < MIN_PASSWORD_CHARACTERS || distinct < MIN_DISTINCT_CHARACTERS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `a`, `apppw` and a random value were called well-known, and `kithpw` was accepted.
+    #[test]
+    fn passwords_are_judged_by_length_and_variety_and_examples_by_name() {
+        for (secret, well_known, weak) in [
+            ("a", false, true),
+            ("apppw", false, true),
+            ("kithpw", false, true),
+            ("aaaaaaaaaaaaaaaa", false, true),
+            ("changeme", true, true),
+            ("change-me-please-1", true, false),
+            ("minioadmin", true, true),
+            ("kith-dev-0f3kJ2lq8sX", true, false),
+            ("Zk3-example-vR8qLmT2xWc9pYd4", false, false),
+            ("q7Rz_password_hG2mN8bV4cX1sL6d", false, false),
+            ("correct horse battery staple", false, false),
+        ] {
+            assert_eq!(
+                (is_well_known(secret), is_weak("database.url", secret)),
+                (well_known, weak),
+                "{secret}"
+            );
+        }
+        assert!(!is_weak("storage.access_key", "AKIA1234"));
+    }
+
+    #[test]
+    fn generated_secrets_pass_the_check() {
+        for (name, secret) in generated_secrets(&kith_kernel::SeededRandom::new(1)) {
+            assert!(
+                !is_well_known(&secret) && !is_weak(name, &secret) && secret.len() >= LEAST_BYTES,
+                "{name}"
+            );
+        }
+    }
 }

@@ -288,3 +288,20 @@ fn the_defaults_are_a_safe_development_mode() {
     production.auth.jwt_refresh_secret = Secret::new("y-7Qm2_kLp9-Zr4_wTn8-Vb3_cJd6-Hs");
     assert!(check::check(&production).is_ok(), "the defaults must be safe enough for production");
 }
+
+/// A receiver under development on the same machine was refused.
+#[test]
+fn development_mode_allows_loopback_callbacks_unless_networks_are_set() {
+    let allowed = |toml: &str| {
+        let config = load(toml, &[], &[]).expect("a configuration");
+        let ip = "127.0.0.1".parse().expect("an address");
+        config.outbound.allowed_networks.iter().any(|network| network.allows(ip, 5_173))
+    };
+    assert!(allowed(""));
+    assert!(!allowed("[outbound]\nallowed_networks = []"));
+    assert!(!allowed("[outbound]\nallowed_networks = [\"10.0.0.0/8\"]"));
+    let production = "[server]\nmode = \"production\"\n[auth]\n\
+                      jwt_secret = \"6pK2vQ9xZr4tLm8wYc3bNs7dHf5gJ1a0\"\n\
+                      jwt_refresh_secret = \"0aJ1g5fHd7sNb3cYw8mLt4rZx9Qv2Kp6\"";
+    assert!(!allowed(production));
+}

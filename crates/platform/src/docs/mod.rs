@@ -1,5 +1,7 @@
 //! `/docs`: Swagger UI over the OpenAPI document, all of it from the binary, under a policy that admits nothing else.
 
+mod start;
+
 use std::io::Read;
 use std::sync::{Arc, LazyLock};
 
@@ -32,7 +34,7 @@ static SITE: LazyLock<Site> = LazyLock::new(Site::gather);
 
 #[expect(deprecated, reason = "old addresses lead here")]
 pub(crate) fn routes() -> Routes {
-    Routes::new()
+    start::routes()
         .routes(routes!(docs))
         .routes(routes!(docs_file))
         .routes(routes!(old_api_docs))
@@ -87,7 +89,7 @@ async fn old_swagger() -> Redirect {
 /// The page and what it consists of.
 struct Site {
     page: Arc<Asset>,
-    parts: [Part; 3],
+    parts: [Part; 4],
 }
 
 struct Part {
@@ -101,11 +103,18 @@ impl Site {
             Part::new("swagger-ui.css", STYLE, of_swagger_ui("swagger-ui.css")),
             Part::new("swagger-ui-bundle.js", SCRIPT, of_swagger_ui("swagger-ui-bundle.js")),
             Part::new("page.js", SCRIPT, include_bytes!("page.js").to_vec()),
+            Part::new("start.css", STYLE, include_bytes!("start.css").to_vec()),
         ];
-        let [style, bundle, script] = parts.each_ref().map(|part| format!("/docs/{}", part.name));
+        let [style, bundle, script, _] = parts.each_ref().map(|part| format!("/docs/{}", part.name));
         let page = include_str!("page.html");
         let page = page.replace("{style}", &style).replace("{bundle}", &bundle).replace("{script}", &script);
         Self { page: Asset::new(HTML, page), parts }
+    }
+
+    /// The address of the start page's style sheet.
+    fn start_style(&self) -> String {
+        let [.., style] = &self.parts;
+        format!("/docs/{}", style.name)
     }
 }
 

@@ -1,13 +1,16 @@
-//! Which web pages may call from elsewhere: those of the listed origins, and no others.
+//! Which web pages may call from elsewhere: those of the listed origins and, in development mode, of this machine.
 //!
 //! Credentials are never allowed: whoever calls sends a token, and no cookie means anything here.
+
+use std::net::IpAddr;
 
 use axum::body::Body;
 use axum::response::Response;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode};
+use kith_kernel::{Problem, problems};
 
-use crate::config::WebOrigin;
+use crate::config::{Config, WebOrigin};
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE");
 const MAY_SEND: HeaderValue = HeaderValue::from_static(
@@ -22,40 +25,55 @@ const MAY_READ: HeaderValue = HeaderValue::from_static(
 const TWO_HOURS: HeaderValue = HeaderValue::from_static("7200");
 const ORIGIN: HeaderValue = HeaderValue::from_static("origin");
 
-/// The listed origins.
-pub(super) struct Cors(Vec<HeaderValue>);
+/// The origins whose pages may call.
+pub(super) struct Cors {
+    listed: Vec<HeaderValue>,
+    /// Whether pages that the developer's own machine serves may call: in development mode, on whatever port.
+    allows_loopback: bool,
+}
 
 impl Cors {
-    pub fn of(origins: &[WebOrigin]) -> Self {
+    pub fn of(config: &Config) -> Self {
         let value = |origin: &WebOrigin| HeaderValue::from_str(origin.as_str());
-        Self(origins.iter().map(|origin| value(origin).expect("origins are plain ASCII")).collect())
+        let listed = config.server.cors_origins.iter();
+        Self {
+            listed: listed.map(|origin| value(origin).expect("origins are plain ASCII")).collect(),
+            allows_loopback: !config.is_production(),
+        }
     }
 
-    /// The listed origin that the request comes from.
+    /// The origin that the request comes from, if its pages may call.
     pub fn origin_of(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let origin = headers.get(header::ORIGIN)?;
-        self.0.iter().find(|listed| *listed == origin).cloned()
+        let is_allowed = self.listed.contains(origin) || (self.allows_loopback && is_loopback(origin));
+        is_allowed.then(|| origin.clone())
     }
 
-    /// The answer to a browser that asks whether a page of a listed origin may send something.
-    pub fn preflight<B>(&self, request: &Request<B>) -> Option<Response> {
-        if *request.method() != Method::OPTIONS {
+    /// The answer to a browser that asks whether a page may send something; `None` if nobody asks that.
+    pub fn preflight<B>(&self, request: &Request<B>) -> Option<Result<Response, Problem>> {
+        let headers = request.headers();
+        let asks = headers.contains_key(header::ORIGIN)
+            && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        if *request.method() != Method::OPTIONS || !asks {
             return None;
         }
-        self.origin_of(request.headers())?;
-        request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
+        if self.origin_of(headers).is_none() {
+            let detail =
+                "Pages of this origin cannot call this server. Add the origin to `server.cors_origins`.";
+            return Some(Err(Problem::new(&problems::ORIGIN_NOT_ALLOWED, detail)));
+        }
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, MAY_SEND);
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, TWO_HOURS);
-        Some(response)
+        Some(Ok(response))
     }
 
     /// Lets pages of `origin` read the answer.
     pub fn allow(&self, origin: Option<HeaderValue>, headers: &mut HeaderMap) {
-        if self.0.is_empty() {
+        if self.listed.is_empty() && !self.allows_loopback {
             return;
         }
         headers.append(header::VARY, ORIGIN);
@@ -64,6 +82,35 @@ impl Cors {
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, MAY_READ);
         }
     }
+}
+
+/// Whether pages of this origin come from the machine itself: `localhost`, a name below it (RFC 6761), or a loopback address,
+/// with any port, as browsers write it.
+fn is_loopback(origin: &HeaderValue) -> bool {
+    let Some(rest) = origin
+        .to_str()
+        .ok()
+        .and_then(|text| text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")))
+    else {
+        return false;
+    };
+    let (host, port) = match rest.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((host, port)) => (host, port.strip_prefix(':').or(port.is_empty().then_some("80"))),
+            None => return false,
+        },
+        None => rest.split_once(':').map_or((rest, Some("80")), |(host, port)| (host, Some(port))),
+    };
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    let is_name = || {
+        let mut labels = host.rsplit('.');
+        labels.next() == Some("localhost") && labels.all(is_label)
+    };
+    port.is_some_and(is_port) && (is_name() || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback()))
 }
 
 #[cfg(test)]

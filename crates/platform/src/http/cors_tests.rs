@@ -1,6 +1,6 @@
 //! That pages of the listed origins can call, and those of no other.
 
-use crate::config::{Config, Inputs};
+use crate::config::{Config, Inputs, Mode};
 use crate::testing::{TestServer, header, status};
 
 const LISTED: &str = "https://app.example.org";
@@ -11,6 +11,7 @@ async fn listing() -> TestServer {
     TestServer::start(|config| {
         let listed = [LISTED, "capacitor://localhost", "http://localhost:5173"];
         config.server.cors_origins = listed.map(|origin| origin.to_owned().try_into().unwrap()).to_vec();
+        config.server.mode = Mode::Production;
         config.server.body_limit_bytes = 10;
         config.server.request_timeout_ms = 20;
         config.limits.auth_per_minute = 1;
@@ -95,9 +96,10 @@ async fn no_other_origin_is_let_in() {
         "http://localhost",
         "",
     ];
-    for test in [listing().await, TestServer::start(|_| {}).await] {
+    let unlisted = TestServer::start(|config| config.server.mode = Mode::Production).await;
+    for test in [listing().await, unlisted] {
         for origin in hostile {
-            for (line, more, expected) in [("GET /some", "", "200"), ("OPTIONS /some", PREFLIGHT, "405")] {
+            for (line, more, expected) in [("GET /some", "", "200"), ("OPTIONS /some", PREFLIGHT, "403")] {
                 let answer = test.ask(line, &format!("Origin: {origin}\r\n{more}")).await;
                 assert_eq!(status(&answer), expected, "{origin}");
                 assert!(!answer.contains("access-control-"), "{origin}: {answer}");
@@ -147,5 +149,46 @@ fn only_exact_origins_can_be_listed_and_in_production_none_without_tls() {
     ] {
         let error = load(wrong, "development").unwrap_err().to_string();
         assert!(error.contains("server.cors_origins"), "{wrong}: {error}");
+    }
+}
+
+/// A preflight of `http://localhost:5173` was answered with a 405 that named no setting.
+#[tokio::test]
+async fn loopback_origins_may_call_in_development_mode_only() {
+    let test = TestServer::start(|_| {}).await;
+    for origin in [
+        "http://localhost:5173",
+        "http://localhost",
+        "https://localhost:3000",
+        "http://127.0.0.1:8081",
+        "http://[::1]:5173",
+        "http://app.localhost:5173",
+    ] {
+        let from = format!("Origin: {origin}\r\n");
+        let preflight = test.ask("OPTIONS /some", &format!("{from}{PREFLIGHT}")).await;
+        assert_eq!(status(&preflight), "204", "{origin}");
+        for answer in [preflight, test.ask("GET /some", &from).await] {
+            assert_eq!(header(&answer, "access-control-allow-origin"), Some(origin));
+        }
+    }
+    for origin in [
+        "https://evil.example",
+        "http://localhost.evil.example",
+        "http://evillocalhost:80",
+        "http://10.0.0.1",
+        "http://127.0.0.1.evil.example",
+        "http://localhost:80@evil.example",
+        "http://localhost:x",
+        "http://localhost:",
+        "http://.localhost",
+        "http://a b.localhost",
+        "ftp://localhost",
+        "http://[::1",
+        "null",
+    ] {
+        let answer = test.ask("OPTIONS /some", &format!("Origin: {origin}\r\n{PREFLIGHT}")).await;
+        assert_eq!(status(&answer), "403", "{origin}");
+        assert!(!answer.contains("access-control-"), "{origin}: {answer}");
+        assert!(answer.contains("origin_not_allowed") && answer.contains("server.cors_origins"), "{answer}");
     }
 }

@@ -63,7 +63,7 @@ impl Edge {
             router,
             index: RouteIndex::of(app.metrics.routes()),
             limits: Limits::of(app),
-            cors: Cors::of(&server.cors_origins),
+            cors: Cors::of(&app.config),
             standing: StandingHeaders::new(app.config.is_production()),
             body_limit_bytes: u64::from(server.body_limit_bytes),
             request_timeout: millis(server.request_timeout_ms),
@@ -99,7 +99,8 @@ impl Edge {
         let client = self.find_client(&mut request);
         request.extensions_mut().insert(exchange.request_id.clone());
         if let Some(preflight) = self.cors.preflight(&request) {
-            return exchange.end(preflight, None).await;
+            let answer = preflight.unwrap_or_else(|problem| ApiError::from(problem).into_response());
+            return exchange.end(answer, None).await;
         }
         let counted = client.filter(|_| !self.app.is_without_limits());
         let allowance = counted.and_then(|client| self.limits.count(exchange.route, client));

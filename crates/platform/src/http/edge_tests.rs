@@ -190,13 +190,81 @@ async fn faults_in_the_body_are_named() {
 #[tokio::test]
 async fn only_a_valid_token_signs_in() {
     let test = TestServer::start(|_| {}).await;
-    for headers in
-        ["", "Authorization: Bearer x\r\n", "Authorization: Basic x\r\n", "Authorization: Bearer\r\n"]
-    {
+    let invalid = "Bearer error=\"invalid_token\", error_description=\"The access token is not valid\"";
+    for (headers, challenge) in [
+        ("", "Bearer"),
+        ("Authorization: Bearer x\r\n", invalid),
+        ("Authorization: Basic x\r\n", "Bearer"),
+        ("Authorization: Bearer\r\n", "Bearer"),
+    ] {
         let answer = test.ask("GET /secret", headers).await;
         assert_eq!(problem(&answer)["code"], "unauthenticated", "{headers}");
-        assert_eq!(header(&answer, "www-authenticate"), Some("Bearer"));
+        assert_eq!(header(&answer, "www-authenticate"), Some(challenge), "{headers}");
     }
+}
+
+/// RFC 6750, 3.1: an expired token is told from one that was never good.
+#[tokio::test]
+async fn expired_token_is_named_in_the_challenge() {
+    let test = TestServer::start(|_| {}).await;
+    let ctx = test.app.system_ctx("tests");
+    let token = test.app.tokens.issue(&ctx, ctx.new_id(kith_kernel::UserId), ctx.new_id(|id| id));
+    test.clock.advance(kith_kernel::hours(1));
+    let answer = test.ask("GET /secret", &format!("Authorization: Bearer {token}\r\n")).await;
+    let expected = "Bearer error=\"invalid_token\", error_description=\"The access token expired\"";
+    assert_eq!(header(&answer, "www-authenticate"), Some(expected));
+    assert_eq!(problem(&answer)["detail"], "The access token has expired. Refresh it and retry.");
+}
+
+/// RFC 9112, 3.2.
+#[tokio::test]
+async fn request_needs_exactly_one_valid_host() {
+    let test = TestServer::start(|_| {}).await;
+    let ping = async |version: &str, hosts: &str| {
+        let request = format!("GET /api/v1/ping HTTP/{version}\r\nConnection: close\r\n{hosts}\r\n");
+        status(&test.raw(&request).await).to_owned()
+    };
+    for hosts in
+        ["Host: kith\r\n", "Host: 127.0.0.1:8080\r\n", "Host: [::1]:8080\r\n", "HOST: kith.example\r\n"]
+    {
+        assert_eq!(ping("1.1", hosts).await, "204", "{hosts}");
+    }
+    for hosts in [
+        "",
+        "Host: a\r\nHost: b\r\n",
+        "Host: a\r\nHost: a\r\n",
+        "Host: \r\n",
+        "Host: a b\r\n",
+        "Host: user@a\r\n",
+        "Host: a/b\r\n",
+        "Host: a,b c\r\n",
+    ] {
+        assert_eq!(ping("1.1", hosts).await, "400", "{hosts:?}");
+    }
+    assert_eq!(
+        (ping("1.0", "").await, ping("1.0", "Host: a\r\nHost: b\r\n").await),
+        ("204".into(), "400".into())
+    );
+}
+
+#[tokio::test]
+async fn body_that_is_too_large_is_told_the_limit() {
+    let test = TestServer::start(|config| config.server.body_limit_bytes = 20).await;
+    let declared = post(&test, "/echo", JSON, r#"{"word": "a word that is too long"}"#).await;
+    assert_eq!(problem(&declared)["detail"], "The body must not exceed 20 bytes.");
+}
+
+#[tokio::test]
+async fn every_fault_of_a_body_is_named() {
+    let test = TestServer::start(|_| {}).await;
+    let body = problem(&post(&test, "/echo", JSON, r#"{"more": 1, "words": []}"#).await);
+    let faults: Vec<_> =
+        body["errors"].as_array().unwrap().iter().map(|fault| (&fault["pointer"], &fault["code"])).collect();
+    let expected = [("/more", "unknown_field"), ("/word", "missing"), ("/words", "unknown_field")];
+    assert_eq!(
+        faults,
+        expected.map(|(pointer, code)| (pointer.into(), code.into())).each_ref().map(|(a, b)| (a, b))
+    );
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use super::etag::{ETag, IfNoneMatch, Preconditions};
 use super::json::{check_kind, parse};
 use super::query::PageQuery;
 use super::{page, query as queries};
-use crate::config::{Network, WebOrigin};
+use crate::config::{Config, Mode, Network, WebOrigin};
 use crate::idempotency::{IDEMPOTENCY_KEY, parse_key};
 
 const GUNZIP_LIMIT: usize = 1 << 16;
@@ -75,8 +75,10 @@ pub fn negotiation(data: &[u8]) {
         Err(problem) => assert_eq!(problem.code, &problems::UNSUPPORTED_ENCODING),
     }
     let listed = "https://app.example.org";
-    let origins = [WebOrigin::try_from(listed.to_owned()).expect("an origin")];
-    if let Some(origin) = Cors::of(&origins).origin_of(&headers) {
+    let mut config = Config::default();
+    config.server.mode = Mode::Production;
+    config.server.cors_origins = vec![WebOrigin::try_from(listed.to_owned()).expect("an origin")];
+    if let Some(origin) = Cors::of(&config).origin_of(&headers) {
         assert_eq!((origin.as_bytes(), &headers[header::ORIGIN]), (listed.as_bytes(), &origin));
     }
 }

@@ -48,8 +48,9 @@ fn complete_schemas(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(complete_schemas),
         Value::Object(fields) => {
-            fields.values_mut().for_each(complete_schemas);
+            // First, as long as nothing is added to what utoipa wrote.
             merge_description(fields);
+            fields.values_mut().for_each(complete_schemas);
             open_free_form(fields);
         }
         _ => {}

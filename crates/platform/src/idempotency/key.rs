@@ -63,8 +63,19 @@ impl IdempotencyKey {
 
     /// Names the write: the same for the same caller, operation and key, and for nothing else.
     pub(super) fn id(&self, keyring: &Keyring, caller_id: Uuid) -> [u8; 32] {
-        let parts = [caller_id.as_bytes(), self.0.operation.as_bytes(), self.0.key.as_bytes()];
-        keyring.mac(MacPurpose::Idempotency, &parts)
+        keyring.mac(MacPurpose::Idempotency, &self.parts(&caller_id))
+    }
+
+    /// The name and the fingerprint that the write had under the previous secret, while secrets are rotated.
+    pub(super) fn previous(&self, keyring: &Keyring, caller_id: Uuid) -> Option<([u8; 32], [u8; 32])> {
+        let id = keyring.previous_mac(MacPurpose::Idempotency, &self.parts(&caller_id))?;
+        let body = self.0.body.get().map_or(&[][..], |digest| digest);
+        let parts: [&[u8]; 3] = [&id, self.0.target.as_bytes(), body];
+        Some((id, keyring.previous_mac(MacPurpose::Idempotency, &parts)?))
+    }
+
+    fn parts<'a>(&'a self, caller_id: &'a Uuid) -> [&'a [u8]; 3] {
+        [caller_id.as_bytes(), self.0.operation.as_bytes(), self.0.key.as_bytes()]
     }
 
     /// The same for the same path, query and body of the same write. Keyed: a body may hold a password, and nobody shall

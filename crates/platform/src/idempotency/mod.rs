@@ -82,8 +82,14 @@ impl App {
         let keyring = Arc::clone(&self.keyring);
         let write = self.write(&caller.ctx, move |tx, ctx| {
             let id = key.id(&keyring, caller_id);
-            let fingerprint = key.fingerprint(&keyring, &id);
-            let known = find(tx, ctx, &keyring, &id);
+            let mut fingerprint = key.fingerprint(&keyring, &id);
+            let mut known = find(tx, ctx, &keyring, &id);
+            if let (Ok(None), Some((id, previous))) = (&known, key.previous(&keyring, caller_id)) {
+                known = find(tx, ctx, &keyring, &id);
+                if matches!(known, Ok(Some(_))) {
+                    fingerprint = previous;
+                }
+            }
             in_vain.store(matches!(known, Err(Error::DeadlinePassed)), Ordering::Relaxed);
             match known {
                 Err(error) => Outcome::Rollback(Refused::Own(error.into())),
@@ -115,9 +121,18 @@ impl App {
         let Some(key) = caller.key.clone() else { return Ok(None) };
         let (id, now) = (key.id(&self.keyring, caller.id()), caller.ctx.now);
         let keyring = Arc::clone(&self.keyring);
-        let kept = self.db.read(move |q| rows::find(q, &keyring, &id, now - KEPT)).await;
-        let Some(kept) = kept.map_err(store_problem)? else { return Ok(None) };
-        if kept.fingerprint != key.fingerprint(&self.keyring, &id) {
+        let present = (id, key.fingerprint(&self.keyring, &id));
+        let names = [Some(present), key.previous(&self.keyring, caller.id())];
+        let kept = self.db.read(move |q| {
+            for (id, fingerprint) in names.into_iter().flatten() {
+                if let Some(kept) = rows::find(q, &keyring, &id, now - KEPT)? {
+                    return Ok(Some((kept, fingerprint)));
+                }
+            }
+            Ok::<_, Error>(None)
+        });
+        let Some((kept, fingerprint)) = kept.await.map_err(store_problem)? else { return Ok(None) };
+        if kept.fingerprint != fingerprint {
             return Err(reused().into());
         }
         Ok(Some(replayed(kept.answer)))

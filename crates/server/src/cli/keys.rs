@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand};
 
+use kith_platform::auth::ResealedColumn;
+
 use super::{Failure, Settings, print, runtime};
 use crate::control::{self, Command as Order, Reply};
 
@@ -22,20 +24,53 @@ enum Command {
         #[arg(long)]
         at_once: bool,
     },
+    /// Seal what the database keeps under the present JWT_SECRET, after it was changed: signing keys, secrets and headers of
+    /// callbacks. What was sealed under JWT_SECRET_PREVIOUS, or in development mode, is read with that. It can run while
+    /// servers run, and be run again
+    Reseal {
+        #[command(flatten)]
+        settings: Settings,
+    },
 }
 
 impl Keys {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let Command::Rotate { settings, at_once } = self.command;
-        let rotated = control::run(settings.load(Vec::new())?, Order::RotateKeys { at_once });
-        let done = match runtime()?.block_on(rotated)? {
-            Reply::KeysRotated(done) => done,
-            other => return Err(anyhow::Error::from(control::misunderstood(&other)).into()),
-        };
-        if done.under_way {
-            print("A rotation is under way; nothing was changed.")?;
+        match self.command {
+            Command::Rotate { settings, at_once } => rotate(settings, at_once),
+            Command::Reseal { settings } => reseal(settings),
         }
-        print(&format!("key {} signs from {}", done.key_id, done.signs_from))?;
-        print(&format!("the keys before it are refused from {}", done.others_retire_at))
     }
+}
+
+fn rotate(settings: Settings, at_once: bool) -> Result<(), Failure> {
+    let rotated = control::run(settings.load(Vec::new())?, Order::RotateKeys { at_once });
+    let done = match runtime()?.block_on(rotated)? {
+        Reply::KeysRotated(done) => done,
+        other => return Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+    };
+    if done.under_way {
+        print("A rotation is under way; nothing was changed.")?;
+    }
+    print(&format!("key {} signs from {}", done.key_id, done.signs_from))?;
+    print(&format!("the keys before it are refused from {}", done.others_retire_at))
+}
+
+fn reseal(settings: Settings) -> Result<(), Failure> {
+    let mut config = settings.load(Vec::new())?;
+    config.read_development_secrets_as_previous().map_err(anyhow::Error::from)?;
+    let columns = match runtime()?.block_on(control::run(config, Order::ResealKeys))? {
+        Reply::KeysResealed(columns) => columns,
+        other => return Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+    };
+    for ResealedColumn { column, resealed, unreadable } in &columns {
+        let left = if *unreadable > 0 { format!(", {unreadable} cannot be opened") } else { String::new() };
+        print(&format!("{column}: {resealed} sealed again{left}"))?;
+    }
+    let unreadable: u64 = columns.iter().map(|column| column.unreadable).sum();
+    if unreadable > 0 {
+        let why =
+            "set JWT_SECRET_PREVIOUS to the secret that they were sealed with, restart, and run this again";
+        return Err(anyhow::anyhow!("{unreadable} values cannot be opened: {why}").into());
+    }
+    print("Everything is sealed under the present JWT_SECRET.")
 }

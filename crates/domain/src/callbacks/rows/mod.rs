@@ -7,6 +7,7 @@ mod recurring;
 use kith_jobs::JobId;
 use kith_kernel::Timestamp;
 use kith_kernel::uuid::Uuid;
+use kith_platform::{SealedColumn, sealed_column};
 use kith_store::{Column, Error, Query, Row, Tx, id_columns, params};
 
 use super::model::{Callback, CallbackId, CallbackState, EndpointId, KeptCallback, Reason, RecurringId};
@@ -14,6 +15,14 @@ use super::model::{Callback, CallbackId, CallbackState, EndpointId, KeptCallback
 pub use attempts::*;
 pub use endpoints::*;
 pub use recurring::*;
+
+/// What is kept sealed; the prefixes are those of `sealed.rs` and `recurring.rs`.
+pub const SEALED: &[SealedColumn] = &[
+    sealed_column!("callback_endpoints", "secret", "callback_endpoint:"),
+    sealed_column!("callback_endpoints", "previous_secret", "callback_endpoint:"),
+    sealed_column!("callbacks", "headers", "callback:"),
+    sealed_column!("recurring_callbacks", "headers", "recurring_callback:"),
+];
 
 id_columns!(CallbackId, EndpointId, RecurringId);
 

@@ -1,0 +1,85 @@
+//! Seals again what the database keeps sealed, after the secret of the deployment was changed.
+
+use kith_store::{Error, Query, Tx, params};
+use serde::{Deserialize, Serialize};
+
+use super::keyring::Keyring;
+use crate::{App, SealedColumn};
+
+/// Rows of one transaction.
+const BATCH: i64 = 200;
+
+/// What became of the values of one column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResealedColumn {
+    /// `table.column`.
+    pub column: String,
+    /// Values that are sealed under the present secret now and were not before.
+    pub resealed: u64,
+    /// Values that neither the present nor the previous secret opens. They are unchanged.
+    pub unreadable: u64,
+}
+
+/// Seals every value again that was sealed under the previous secret. It may run while nodes serve, and be run again.
+///
+/// # Errors
+/// Returns an error if the database cannot be reached.
+pub async fn reseal(app: &App) -> Result<Vec<ResealedColumn>, Error> {
+    let ctx = app.system_ctx("command_line");
+    let mut done = Vec::new();
+    for column in app.modules.iter().flat_map(|module| module.sealed) {
+        done.push(reseal_column(app, column).await?);
+    }
+    let resealed: u64 = done.iter().map(|column| column.resealed).sum();
+    if resealed > 0 {
+        app.write(&ctx, |tx, ctx| {
+            tx.audit(ctx, "keys.resealed", "all");
+            Ok::<_, Error>(())
+        })
+        .await?;
+    }
+    Ok(done)
+}
+
+async fn reseal_column(app: &App, column: &'static SealedColumn) -> Result<ResealedColumn, Error> {
+    let ctx = app.system_ctx("command_line");
+    let mut done = ResealedColumn { column: column.name.to_owned(), resealed: 0, unreadable: 0 };
+    let mut after = String::new();
+    loop {
+        let behind = after.clone();
+        let rows = app.db.read(move |q| list(q, column, &behind)).await?;
+        let Some((last, _)) = rows.last() else { return Ok(done) };
+        after.clone_from(last);
+        let mut changes = Vec::new();
+        for (id, sealed) in rows {
+            match reseal_one(&app.keyring, app, column, &id, &sealed) {
+                Ok(None) => {}
+                Ok(Some(resealed)) => changes.push((id, sealed, resealed)),
+                Err(()) => done.unreadable += 1,
+            }
+        }
+        if !changes.is_empty() {
+            done.resealed += app.write(&ctx, move |tx, _| update(tx, column, &changes)).await?;
+        }
+    }
+}
+
+fn reseal_one(
+    keyring: &Keyring,
+    app: &App,
+    column: &SealedColumn,
+    id: &str,
+    sealed: &[u8],
+) -> Result<Option<Vec<u8>>, ()> {
+    let name = format!("{}{id}", column.name_prefix);
+    keyring.reseal(&*app.sources.random, &name, sealed).map_err(|_| ())
+}
+
+fn list(q: &Query<'_>, of: &SealedColumn, after: &str) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    q.all(of.list, params![after, BATCH], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+/// Changes values that nobody has changed meanwhile, and says how many.
+fn update(tx: &Tx<'_>, of: &SealedColumn, changes: &[(String, Vec<u8>, Vec<u8>)]) -> Result<u64, Error> {
+    changes.iter().try_fold(0, |done, (id, old, new)| Ok(done + tx.exec(of.update, params![id, old, new])?))
+}

@@ -284,10 +284,11 @@ async fn a_receiver_says_when_to_come_again(app: &TestApp) {
         (429, "3600", hours(1), minutes(66)),
         (503, "1", seconds(5), Duration::from_millis(5_500)),
         (429, "99999999", hours(24), hours(27)),
-        (503, "Wed, 21 Oct 2099 07:28:00 GMT", seconds(5), Duration::from_millis(5_500)),
+        (503, "Wed, 21 Oct 2099 08:30:00 GMT", minutes(60), minutes(66)),
+        (503, "in a while", seconds(5), Duration::from_millis(5_500)),
     ] {
-        let receiver =
-            Receiver::start(Reply::Answer(status, format!("retry-after: {asked}\r\n"), String::new())).await;
+        let headers = format!("date: Wed, 21 Oct 2099 07:30:00 GMT\r\nretry-after: {asked}\r\n");
+        let receiver = Receiver::start(Reply::Answer(status, headers, String::new())).await;
         let made = make(&admin, json!({ "url": receiver.url("/") })).await;
         drain(app).await;
         let waited = pass_until_next(app, &admin, &made).await;

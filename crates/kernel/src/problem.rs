@@ -104,6 +104,8 @@ pub mod problems {
         ADDRESS_NOT_LISTED = 403 "address_not_listed" "Not from this address";
         /// A preflight of a page whose origin is not listed.
         ORIGIN_NOT_ALLOWED = 403 "origin_not_allowed" "Origin not allowed";
+        /// A queue, job kind or schedule that Kith uses for its own work.
+        RESERVED = 403 "reserved" "Reserved for Kith";
         /// Not there, or not for this actor to know of.
         NOT_FOUND = 404 "not_found" "Not found";
         /// The path exists, the method does not.

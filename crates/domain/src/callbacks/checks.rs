@@ -19,17 +19,24 @@ pub const CHECKS: &[Check] = &[Check {
 }];
 
 async fn nothing_internal_is_a_receiver(run: &Run) -> Result<String, Shortfall> {
-    let listed = run.facts().await?["configuration"]["settings"]["outbound"]["allowed_networks"].clone();
+    let settings = run.facts().await?["configuration"]["settings"].clone();
+    let listed = settings["outbound"]["allowed_networks"].clone();
     let listed: Vec<AllowedNetwork> = serde_json::from_value(listed).unwrap_or_default();
-    let (usual, count) = (Outbound::new(&Config::default()), listed.len());
+    let is_development = settings["server"]["mode"] == "development";
+    let count = listed.len();
     let mut config = Config::default();
+    config.outbound.allowed_networks.clear();
+    let usual = Outbound::new(&config);
     config.outbound.allowed_networks = listed;
     let as_listed = Outbound::new(&config);
-    // Private networks may be meant; the machine itself and what clouds tell their machines never are, but on a port.
+    // Private networks may be meant, and in development mode the machine itself; what clouds tell their machines never is,
+    // but on a port.
     let is_meant = |spelling: &str| {
-        let kind = usual.target(spelling);
-        let may_be_meant =
-            matches!(kind, Err(TargetError::Internal(Internal::Private | Internal::CarrierGrade)));
+        let may_be_meant = match usual.target(spelling) {
+            Err(TargetError::Internal(Internal::Private | Internal::CarrierGrade)) => true,
+            Err(TargetError::Internal(Internal::Loopback)) => is_development,
+            _ => false,
+        };
         may_be_meant && as_listed.target(spelling).is_ok()
     };
     let admin = run.admin().await?;

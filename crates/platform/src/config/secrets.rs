@@ -24,8 +24,9 @@ const MIN_PASSWORD_CHARACTERS: usize = 12;
 /// or a long passphrase in which such a word occurs is none.
 const MAX_BESIDE_EXAMPLE: usize = 12;
 
-/// What stands in examples, compose files and tutorials; compared in lower case, letters and digits only.
-const EXAMPLES: &[&str] = &[
+/// What stands in examples, compose files and tutorials, and is long enough that no random value holds it; compared in lower
+/// case, letters and digits only.
+const PLACEHOLDERS: &[&str] = &[
     "changeme",
     "changein",
     "changethis",
@@ -41,13 +42,10 @@ const EXAMPLES: &[&str] = &[
     "replaceme",
     "insecure",
     "minioadmin",
-    "password",
-    "passw0rd",
-    "qwerty",
-    "123456",
-    "letmein",
-    "example",
 ];
+
+/// Words that are examples only where little stands beside them.
+const EXAMPLES: &[&str] = &["password", "passw0rd", "qwerty", "123456", "letmein", "example"];
 
 /// Too short to look for within others.
 const DEFAULTS: &[&str] = &[
@@ -155,6 +153,7 @@ pub(super) fn is_well_known(secret: &str) -> bool {
         |example: &str| folded.contains(example) && folded.len() <= example.len() + MAX_BESIDE_EXAMPLE;
     secret.starts_with(development::MARK)
         || DEFAULTS.contains(&folded.as_str())
+        || PLACEHOLDERS.iter().any(|placeholder| folded.contains(placeholder))
         || EXAMPLES.iter().any(|example| is_mostly(example))
 }
 
@@ -181,6 +180,7 @@ mod tests {
             ("change-me-please-1", true, false),
             ("minioadmin", true, true),
             ("kith-dev-0f3kJ2lq8sX", true, false),
+            ("your-secret-key-kept-somewhere-else-1", true, false),
             ("Zk3-example-vR8qLmT2xWc9pYd4", false, false),
             ("q7Rz_password_hG2mN8bV4cX1sL6d", false, false),
             ("correct horse battery staple", false, false),

@@ -17,10 +17,8 @@ static JOB_ENDED: ProblemCode = ProblemCode { code: "job_ended", status: 409, ti
 static JOB_UNDER_WAY: ProblemCode =
     ProblemCode { code: "job_under_way", status: 409, title: "The job is under way" };
 
-static RESERVED: ProblemCode = ProblemCode { code: "reserved", status: 403, title: "Reserved for Kith" };
-
 /// What these handlers answer with, beside the general problems.
-pub const PROBLEMS: &[&ProblemCode] = &[&STALE_ATTEMPT, &JOB_ENDED, &JOB_UNDER_WAY, &RESERVED];
+pub const PROBLEMS: &[&ProblemCode] = &[&STALE_ATTEMPT, &JOB_ENDED, &JOB_UNDER_WAY];
 
 /// The handlers.
 pub fn routes() -> Routes {
@@ -48,7 +46,7 @@ impl From<JobsError> for Problem {
             }
             JobsError::Reserved { what, name } => {
                 let detail = format!("Kith uses the {what} {name} for its own work. Use a name of your own.");
-                Self::new(&RESERVED, detail)
+                Self::new(&problems::RESERVED, detail)
             }
             JobsError::Changed => Self::new(&problems::CONFLICT, "Somebody else has just changed it."),
             JobsError::Store(error) => store_problem(error),

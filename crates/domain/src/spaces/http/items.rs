@@ -207,8 +207,15 @@ async fn change(
 ) -> ApiResult<Response> {
     let limits = app.config.spaces.clone();
     change_validated(app, caller, move |tx, ctx, validated| {
-        let changed =
-            commands::update(tx, ctx, &asked, id, &change, &preconditions, Terms { validated, limits: &limits });
+        let changed = commands::update(
+            tx,
+            ctx,
+            &asked,
+            id,
+            &change,
+            &preconditions,
+            Terms { validated, limits: &limits },
+        );
         changed.map(|item| Answer::ok(item).with_etag())
     })
     .await

@@ -334,7 +334,7 @@ async fn a_failed_child_takes_its_parent_along_unless_told_otherwise(app: &TestA
 
 async fn a_declared_kind_says_what_payloads_look_like_and_what_goes_without_saying(app: &TestApp) {
     let client = program(app).await;
-    let path = format!("{JOBS}/kinds/mail.send");
+    let path = "/api/v1/job-kinds/mail.send".to_owned();
     let body = json!({
         "queue": "mail", "priority": 1, "timeout_ms": 5_000, "retry": { "max_attempts": 4 },
         "schema": { "type": "object", "required": ["to"], "properties": { "to": { "type": "string" } } },
@@ -342,7 +342,7 @@ async fn a_declared_kind_says_what_payloads_look_like_and_what_goes_without_sayi
     let put = async |body: Value| client.send(Method::PUT, &path, body.to_string().into()).await;
     let declared = put(body.clone()).await.expect(200);
     assert_eq!(client.get(&path).await.expect(200), declared);
-    assert_eq!(client.get(&format!("{JOBS}/kinds")).await.expect(200)["items"], json!([declared]));
+    assert_eq!(client.get("/api/v1/job-kinds").await.expect(200)["items"], json!([declared]));
     let footprint = app.footprint().await;
     app.advance(seconds(1));
     assert_eq!(put(body).await.expect(200), declared, "the same again is no change");

@@ -58,6 +58,17 @@ pub struct SealedColumn {
     pub name_prefix: &'static str,
 }
 
+/// The keys of the audit chain, which are named by their id and their first link (`kith_store::audit_key_name`).
+const SEALED_AUDIT_KEYS: SealedColumn = SealedColumn {
+    name: "audit_keys.sealed",
+    list: "SELECT CAST(id AS TEXT) || ':' || CAST(first_link AS TEXT), sealed FROM audit_keys
+           WHERE CAST(id AS TEXT) || ':' || CAST(first_link AS TEXT) > $1
+           ORDER BY CAST(id AS TEXT) || ':' || CAST(first_link AS TEXT) LIMIT $2",
+    update: "UPDATE audit_keys SET sealed = $3
+             WHERE CAST(id AS TEXT) || ':' || CAST(first_link AS TEXT) = $1 AND sealed = $2",
+    name_prefix: "audit-key:",
+};
+
 /// A [`SealedColumn`] of a table with a primary key `id` of text; NULL where there is nothing.
 #[macro_export]
 macro_rules! sealed_column {
@@ -166,7 +177,7 @@ pub static MODULE: Module = Module {
     ],
     checks: checks::CHECKS,
     facts: facts::OF_THE_PLATFORM,
-    sealed: &[sealed_column!("signing_keys", "sealed", "")],
+    sealed: &[sealed_column!("signing_keys", "sealed", ""), SEALED_AUDIT_KEYS],
     ..Module::named("platform")
 };
 

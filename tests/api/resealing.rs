@@ -72,6 +72,7 @@ async fn development_data_moves_to_production() {
     let told = success(production(&["keys", "reseal"], None));
     for line in [
         "signing_keys.sealed: 1 sealed again",
+        "audit_keys.sealed: 1 sealed again",
         "callback_endpoints.secret: 1 sealed",
         "callbacks.headers: 1 sealed",
     ] {
@@ -126,6 +127,7 @@ async fn leaked_secret_is_replaced(engine: Engine) {
     let told = success(kith(&["keys", "reseal"], NEW, Some(OLD)));
     assert!(told.contains("signing_keys.sealed: 1 sealed again"), "{told}");
     assert!(told.contains("callbacks.headers: 1 sealed again"), "{told}");
+    assert!(told.contains("audit_keys.sealed: 1 sealed again"), "{told}");
     let renewed = refresh(&client, &ada).await.expect(200);
     let keyed = as_ada(&client).with_header(IDEMPOTENCY_KEY, "once");
     let replayed = keyed.post("/api/v1/spaces/me/notes", item).await;
@@ -141,6 +143,7 @@ async fn leaked_secret_is_replaced(engine: Engine) {
     let client = Client::new([server.addr]);
     refresh(&client, &ada).await.expect_problem(401, "invalid_refresh_token");
     refresh(&client, &renewed).await.expect(200);
+    success(kith(&["audit", "verify"], NEW, None));
     server.terminate();
     assert!(server.wait().await.success());
 }

@@ -255,3 +255,32 @@ fn holds(bytes: &[u8]) -> Result<(), TestCaseError> {
     prop_assert!(report.to_markdown("a.md").starts_with("## a.md"));
     Ok(())
 }
+
+/// Faults that real files have and that were missed, each with a text that only comes near.
+#[test]
+fn contradictions_of_real_files_are_found() {
+    for (text, expected) in [
+        ("- Security: 12/14 (95%)\n", &["1 score-arithmetic"][..]),
+        ("- Security: 12/14 (86%)\n", &[]),
+        ("Testing: 15 % | 1/14\n", &["1 score-arithmetic"]),
+        ("Testing: 7 % | 1/14\n", &[]),
+        ("| Area | Score | Done |\n|--|--|--|\n| Testing | 15 % | 1/14 |\n", &["3 score-arithmetic"]),
+        ("| Area | Score | Done |\n|--|--|--|\n| Testing | 7 % | 1/14 |\n| Logs | 50 % | 7/14 |\n", &[]),
+        (
+            "## A\n- [x] **Rate limiting** protects the login\n## B\n- [ ] **Rate limiting** on uploads\n",
+            &["4 ticked-and-open"],
+        ),
+        ("## A\n- [x] **Rate limiting** protects the login\n- [ ] **Rate limiting** on uploads\n", &[]),
+        ("- [ ] Backups (✅ already configured)\n", &["1 ticked-and-open"]),
+        ("- [ ] Backups — already configured\n", &["1 ticked-and-open"]),
+        ("- [x] Backups (❌ not tested)\n", &["1 ticked-and-open"]),
+        ("- [x] Backups (already configured)\n- [ ] Alerts when already configured limits are passed\n", &[]),
+        ("Call [On-call rotation] at night\n", &["1 placeholder"]),
+        ("Call the [on-call rotation](https://a.example) at night\n", &[]),
+        ("## ✅ Checklist (95%)\ntext\n## ❌ Other\n", &[]),
+        ("## 🔐 Security\ntext\n## 🔄 Cache (90%)\ntext\n", &[]),
+    ] {
+        let report = lint(text.as_bytes());
+        assert_eq!(found(&report), expected, "{text}{}", report.to_terminal("text"));
+    }
+}

@@ -1,6 +1,7 @@
 //! Scores as people state them: "Security: 95 %", "## Testing (12/14)", a table's column. It reads them; `scores`
 //! recomputes them.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -101,6 +102,11 @@ impl Figure {
         ITEMS.is_match(&self.label) || ITEMS.is_match(&self.tail)
     }
 
+    /// Whether a fraction is one of items as far as its words tell.
+    fn counts_items_or_nothing(&self) -> bool {
+        self.tail.is_empty() || self.counts_items()
+    }
+
     /// Whether it is measured by other means than by boxes.
     pub(super) fn is_measured(&self) -> bool {
         MEASURED.is_match(&self.label)
@@ -126,10 +132,14 @@ pub(super) fn all(outline: &Outline) -> Vec<Figure> {
             _ => Group::Lines(block.section),
         };
         for (at, line) in block.lines() {
-            let mut at = at;
+            let (start, mut at) = (at, at);
             for part in line.split('|') {
                 if let Some((figure, value)) = of_line(part, group, block.section) {
                     figures.push(Figure { offset: block.offset(at + value), ..figure });
+                } else if let Some(fraction) = bare_fraction(part).filter(|_| at > start)
+                    && let Some(before) = figures.last_mut().filter(|one| one.offset >= block.offset(start))
+                {
+                    state_beside(before, fraction);
                 }
                 at += part.len() + 1;
             }
@@ -152,6 +162,24 @@ pub(super) fn all(outline: &Outline) -> Vec<Figure> {
     figures
 }
 
+static FRACTION: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"^\W*(\d{1,5})\s*(?:/|of|out\s+of)\s*(\d{1,5})\W*$"));
+
+/// A fraction that stands alone: "1/14" behind "15 % |".
+fn bare_fraction(text: &str) -> Option<(f64, f64)> {
+    let found = FRACTION.captures(text)?;
+    let number = |at: usize| found.get(at)?.as_str().parse().ok();
+    number(1).zip(number(2)).filter(|(_, whole): &(f64, f64)| *whole > 0.0)
+}
+
+/// Notes that a percentage and a fraction are stated for the same thing.
+fn state_beside(figure: &mut Figure, fraction: (f64, f64)) {
+    if figure.fraction.is_none() && !figure.is_measured() {
+        figure.beside = Some(figure.percent);
+        figure.fraction = Some(fraction);
+    }
+}
+
 fn of_line(line: &str, group: Group, section: usize) -> Option<(Figure, usize)> {
     if line.len() > LONGEST_LINE || !line.bytes().any(|b| b.is_ascii_digit()) {
         return None;
@@ -167,7 +195,9 @@ fn of_line(line: &str, group: Group, section: usize) -> Option<(Figure, usize)> 
     let of_points = words <= 3
         && matches!(group, Group::List(_) | Group::Code(_))
         && found.name("whole").is_some_and(|whole| matches!(whole.as_str(), "5" | "10" | "100"));
-    let names_a_score = of_points || SCORE_WORD.is_match(line);
+    // "12/14 (95 %)" says itself what it is.
+    let has_percentage = found.name("beside").is_some();
+    let names_a_score = of_points || has_percentage || SCORE_WORD.is_match(line);
     let refused = label.is_empty()
         || label.contains('?')
         || label.matches('(').count() != label.matches(')').count()
@@ -243,7 +273,34 @@ fn of_table(outline: &Outline, table: usize) -> Vec<Figure> {
             }));
         }
     }
+    beside_in_rows(outline, table, &mut figures);
     figures
+}
+
+/// "15 %" and "1/14" in two cells of a row are stated for the same thing.
+fn beside_in_rows(outline: &Outline, table: usize, figures: &mut [Figure]) {
+    let row_of = |figure: &Figure| {
+        let rows = outline.tables[table].rows.iter();
+        let begins = |row: &&Vec<usize>| {
+            row.first().is_some_and(|cell| outline.blocks[*cell].offset(0) <= figure.offset)
+        };
+        rows.take_while(begins).count()
+    };
+    let mut by_row: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (index, figure) in figures.iter().enumerate() {
+        by_row.entry(row_of(figure)).or_default().push(index);
+    }
+    for row in by_row.values() {
+        let [one, other] = row[..] else { continue };
+        for (percentage, fraction) in [(one, other), (other, one)] {
+            let is_pair = figures[percentage].fraction.is_none() && figures[fraction].beside.is_none();
+            if let Some(pair) = figures[fraction].fraction.filter(|_| is_pair)
+                && figures[fraction].counts_items_or_nothing()
+            {
+                state_beside(&mut figures[percentage], pair);
+            }
+        }
+    }
 }
 
 fn number_in(text: &str) -> Option<f64> {

@@ -1,7 +1,9 @@
 //! Every box of a document with the item that it belongs to, and how many there are. It compares nothing.
 
+use std::collections::HashMap;
+
 use super::marks::{self, Mark};
-use super::outline::{Block, Kind, Outline};
+use super::outline::{Block, Kind, Outline, Section};
 use super::report::Counts;
 
 /// A box and its item.
@@ -34,17 +36,26 @@ pub(super) struct Items {
 impl Items {
     pub(super) fn of(outline: &Outline) -> Self {
         let mut all = Vec::new();
+        let icons = Icons::of(outline);
         for (index, block) in outline.blocks.iter().enumerate() {
             if block.kind != Kind::Heading && !is_legend(outline.title(block.section)) {
-                collect(outline, index, block, &mut all);
+                let is_icon = block.kind == Kind::Item && icons.of_list(block);
+                collect(outline, index, block, is_icon, &mut all);
             }
         }
-        let headings: Vec<_> = outline.sections.iter().map(|section| heading_mark(&section.title)).collect();
+        let mark = |section: &Section| heading_mark(&section.title, icons.of_heading(section));
+        let headings: Vec<_> = outline.sections.iter().map(mark).collect();
         let mut items = Self { all, own: vec![], whole: vec![], headings };
         items.count(outline);
         items.take_headings_without_boxes(outline);
         items.count(outline);
         items
+    }
+
+    /// Whether the only item of a section is its heading.
+    pub(super) fn is_its_own_item(&self, outline: &Outline, section: usize) -> bool {
+        let heading = outline.sections[section].heading;
+        self.whole[section].total() == 1 && self.all.iter().any(|item| Some(item.block) == heading)
     }
 
     /// What the document's boxes come to.
@@ -108,8 +119,67 @@ fn is_legend(title: &str) -> bool {
     matches!(title.as_str(), "legend" | "key" | "status key" | "symbols" | "status legend" | "status icons")
 }
 
-fn heading_mark(title: &str) -> Option<Mark> {
-    let leading = marks::leading(title).map(|found| found.mark);
+/// What the pictures are with which headings of one level, or the items of one list, begin: boxes, or icons.
+#[derive(Debug, Default)]
+struct Icons {
+    headings: HashMap<usize, Pictures>,
+    lists: HashMap<usize, Pictures>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Pictures {
+    ticked: bool,
+    open: bool,
+    icons: bool,
+}
+
+impl Pictures {
+    fn note(&mut self, text: &str) {
+        self.icons |= marks::begins_with_icon(text);
+        if !marks::begins_with_ambiguous(text) {
+            match marks::leading(text).map(|found| found.mark) {
+                Some(Mark::Ticked) => self.ticked = true,
+                Some(Mark::Open) => self.open = true,
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether the glyph before `text` is an icon. Done and not done side by side are a status whatever stands beside them.
+    fn is_icon(self, text: &str) -> bool {
+        let is_status = self.ticked && self.open;
+        marks::begins_with_glyph(text)
+            && !is_status
+            && (self.icons || (marks::begins_with_ambiguous(text) && !self.ticked && !self.open))
+    }
+}
+
+impl Icons {
+    fn of(outline: &Outline) -> Self {
+        let mut icons = Self::default();
+        for section in &outline.sections {
+            icons.headings.entry(section.level).or_default().note(&section.title);
+        }
+        for block in outline.blocks.iter().filter(|block| block.kind == Kind::Item) {
+            if let Some(list) = block.list {
+                icons.lists.entry(list).or_default().note(&block.text);
+            }
+        }
+        icons
+    }
+
+    fn of_heading(&self, section: &Section) -> bool {
+        self.headings.get(&section.level).is_some_and(|pictures| pictures.is_icon(&section.title))
+    }
+
+    fn of_list(&self, block: &Block) -> bool {
+        let pictures = block.list.and_then(|list| self.lists.get(&list));
+        pictures.is_some_and(|pictures| pictures.is_icon(&block.text))
+    }
+}
+
+fn heading_mark(title: &str, is_icon: bool) -> Option<Mark> {
+    let leading = marks::leading(title).filter(|_| !is_icon).map(|found| found.mark);
     // "Security ✅ (100%)" is marked as well.
     let before_bracket =
         title.trim_end().strip_suffix([')', ']']).and_then(|title| title.rsplit_once(['(', '[']));
@@ -117,7 +187,7 @@ fn heading_mark(title: &str) -> Option<Mark> {
     leading.or_else(|| marks::trailing(title).map(|(mark, _)| mark))
 }
 
-fn collect(outline: &Outline, index: usize, block: &Block, all: &mut Vec<Item>) {
+fn collect(outline: &Outline, index: usize, block: &Block, is_icon: bool, all: &mut Vec<Item>) {
     let mut push = |mark, label: String, at: usize, malformed| {
         let mark = if is_struck(block) { Mark::SetAside } else { mark };
         all.push(Item {
@@ -141,7 +211,8 @@ fn collect(outline: &Outline, index: usize, block: &Block, all: &mut Vec<Item>) 
     for (at, line) in block.lines() {
         // "⚠ Read this first" before a paragraph warns; of an item it says that something is missing.
         let warns = block.kind == Kind::Paragraph && line.trim_start().starts_with('⚠');
-        if let Some(found) = marks::leading(line).filter(|_| !warns) {
+        let is_icon = is_icon && at == 0;
+        if let Some(found) = marks::leading(line).filter(|_| !warns && !is_icon) {
             let at = at + line.len() - line.trim_start().len();
             push(found.mark, found.rest.to_owned(), at, found.malformed);
             found_any = true;
@@ -222,6 +293,23 @@ mod tests {
         assert_eq!(counted("## ✅ a\n- [x] b\n### c\n- [ ] d\n"), (1, 1, 0));
         assert_eq!(counted("# ✅ a\n## ✅ b\n"), (1, 0, 0));
         assert_eq!(counted("# a ✅ (100%)\n"), (1, 0, 0));
+    }
+
+    /// Files have headings such as `## 🔐 Security` beside `## 🔄 Cache` and `## ✅ Checklist`.
+    #[test]
+    fn icons_of_headings_and_bullets_are_no_boxes() {
+        assert_eq!(counted("## 🔐 Security\ntext\n## 🔄 Cache\ntext\n## ✅ Checklist\ntext\n"), (0, 0, 0));
+        assert_eq!(counted("## 🔄 Cache\ntext\n"), (0, 0, 0));
+        assert_eq!(counted("- 🔐 Sign-in\n- 🔄 Sync\n- ✅ Checks\n"), (0, 0, 0));
+        assert_eq!(counted("- 🔄 Sync\n- 🔄 Cache\n"), (0, 0, 0));
+        assert_eq!(counted("- 🔐 Sign-in\n- [x] Checks\n- [ ] More\n"), (1, 1, 0));
+    }
+
+    #[test]
+    fn status_glyphs_count_beside_icons() {
+        assert_eq!(counted("## ✅ a\ntext\n## ❌ b\ntext\n## 📋 Notes\ntext\n"), (1, 1, 0));
+        assert_eq!(counted("- ✅ a\n- 🔄 b\n"), (1, 1, 0));
+        assert_eq!(counted("## 🔐 Security ✅\ntext\n## 🔄 Cache ❌\ntext\n"), (1, 1, 0));
     }
 
     #[test]

@@ -59,6 +59,31 @@ fn glyph(c: char) -> Option<Mark> {
     GLYPHS.iter().find(|(one, _)| *one == c).map(|(_, mark)| *mark)
 }
 
+/// Whether a line begins with a picture that is no box: `🔐 Security`. Where one does, its neighbours' pictures are icons too.
+pub(super) fn begins_with_icon(line: &str) -> bool {
+    line.trim_start().chars().next().is_some_and(|c| glyph(c).is_none() && is_picture(c))
+}
+
+/// Whether a line begins with a glyph that is as often an icon as a box, such as 🔄.
+pub(super) fn begins_with_ambiguous(line: &str) -> bool {
+    line.trim_start().starts_with('🔄')
+}
+
+/// Whether a line begins with a glyph, not with brackets.
+pub(super) fn begins_with_glyph(line: &str) -> bool {
+    line.trim_start().chars().next().is_some_and(|c| glyph(c).is_some())
+}
+
+/// The first glyph within a text.
+pub(super) fn within(text: &str) -> Option<Mark> {
+    text.chars().find_map(glyph)
+}
+
+fn is_picture(c: char) -> bool {
+    glyph(c).is_some()
+        || matches!(u32::from(c), 0x2190..=0x2bff | 0xfe00..=0xfe0f | 0x200d | 0x1f000..=0x1faff)
+}
+
 /// The box that a line begins with.
 pub(super) fn leading(line: &str) -> Option<Leading<'_>> {
     let line = line.trim_start();
@@ -118,10 +143,6 @@ pub(super) fn trailing(line: &str) -> Option<(Mark, &str)> {
 
 /// A line without the boxes and pictures at its start.
 pub(super) fn without_glyphs(text: &str) -> &str {
-    let is_picture = |c: char| {
-        glyph(c).is_some()
-            || matches!(u32::from(c), 0x2190..=0x2bff | 0xfe00..=0xfe0f | 0x200d | 0x1f000..=0x1faff)
-    };
     text.trim_matches(|c: char| is_picture(c) || c.is_whitespace())
 }
 

@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
+use super::marks;
+
 /// What a block of text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -35,6 +37,8 @@ pub(super) struct Block {
     pub list: Option<usize>,
     /// How many bytes of the text are struck out.
     pub struck: usize,
+    /// Where the first bold words begin and end in the text.
+    bold: Option<(usize, usize)>,
 }
 
 impl Block {
@@ -48,6 +52,13 @@ impl Block {
     /// Its lines, each with where it begins in the text.
     pub(super) fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
         lines(&self.text)
+    }
+
+    /// The bold words that it begins with, behind its box: the title of an item.
+    pub(super) fn bold_title(&self) -> Option<&str> {
+        let (start, end) = self.bold?;
+        let before = marks::leading(&self.text[..start]).map_or(&self.text[..start], |found| found.rest);
+        marks::without_glyphs(before).is_empty().then(|| self.text[start..end].trim())
     }
 }
 
@@ -187,6 +198,11 @@ impl Reader<'_> {
     fn start(&mut self, tag: Tag<'_>, range: Range<usize>) {
         match tag {
             Tag::Strikethrough => self.struck += 1,
+            Tag::Strong => {
+                if let Some(block) = self.current.as_mut().filter(|block| block.bold.is_none()) {
+                    block.bold = Some((block.text.len(), block.text.len()));
+                }
+            }
             Tag::Image { .. } => self.hidden += 1,
             Tag::Paragraph => {
                 self.flush();
@@ -234,6 +250,14 @@ impl Reader<'_> {
     fn end(&mut self, tag: TagEnd) {
         match tag {
             TagEnd::Strikethrough => self.struck = self.struck.saturating_sub(1),
+            TagEnd::Strong => {
+                if let Some(block) = &mut self.current
+                    && let Some((start, end)) = block.bold
+                    && start == end
+                {
+                    block.bold = Some((start, block.text.len()));
+                }
+            }
             TagEnd::Image => self.hidden = self.hidden.saturating_sub(1),
             TagEnd::Paragraph | TagEnd::Heading(_) | TagEnd::TableCell => self.flush(),
             TagEnd::List(_) => {
@@ -266,6 +290,7 @@ impl Reader<'_> {
             parent: self.items.iter().rev().find_map(|item| *item),
             list: if kind == Kind::Item { self.lists.last().copied() } else { None },
             struck: 0,
+            bold: None,
         };
         self.current = Some(block);
     }

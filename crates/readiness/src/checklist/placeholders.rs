@@ -18,7 +18,7 @@ static UNEXPANDED: LazyLock<Regex> = LazyLock::new(|| {
 static BRACKETS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\[([^\[\]\n]{2,48})\]"));
 static TO_FILL: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
-        r"(?i)^(?:(?:your|insert|enter|add|fill|put|tbd|tba|todo|to be)\b.*|.*\b(?:contacts?|name|e-?mail|phone|phone number|number|date|url|address|signature|team|link|title|company|role|here)(?: \d)?)$",
+        r"(?i)^(?:(?:your|insert|enter|add|fill|put|tbd|tba|todo|to be)\b.*|.*\b(?:contacts?|name|e-?mail|phone|phone number|number|date|url|address|signature|team|link|title|company|role|here|rotation|engineer|lead|manager|owner|channel)(?: \d)?)$",
     )
 });
 static YOURS: LazyLock<Regex> = LazyLock::new(|| {

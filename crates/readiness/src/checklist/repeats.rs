@@ -74,6 +74,10 @@ struct Place {
     label: String,
     /// What its words are without what explains them, if anything does.
     is_head: bool,
+    /// The bold words that it begins with.
+    bold: Option<String>,
+    /// What its bold words are.
+    is_bold: bool,
 }
 
 /// Finds them.
@@ -91,17 +95,26 @@ pub(super) fn check(
             continue;
         }
         contexts.entry(place.context).or_default().insert(full.clone());
-        if let Some(head) = head.filter(|head| *head != full && !head.is_empty()) {
+        let bold = place.bold.as_deref().map(key).filter(|bold| !bold.is_empty() && *bold != full);
+        if let Some(head) =
+            head.filter(|head| *head != full && !head.is_empty() && Some(head) != bold.as_ref())
+        {
             keep(&mut places, head, Place { is_head: true, ..place.clone() });
+        }
+        if let Some(bold) = bold {
+            keep(&mut places, bold, Place { is_bold: true, ..place.clone() });
         }
         keep(&mut places, full, place);
     }
+    contradict_themselves(items, drafts);
     let mut similar = HashMap::new();
     let mut told = HashSet::new();
     for (key, places) in &places {
         let ticked = places.iter().filter(|place| place.mark == Mark::Ticked);
         for (ticked, open) in ticked.flat_map(|ticked| places.iter().map(move |other| (ticked, other))) {
-            let differ = open.mark == Mark::Open && !(ticked.is_head && open.is_head);
+            // One section explains its items by what differs; two sections that give a title differently contradict.
+            let explains = ticked.is_bold && open.is_bold && ticked.context.1 == open.context.1;
+            let differ = open.mark == Mark::Open && !(ticked.is_head && open.is_head) && !explains;
             if differ
                 && contradict(outline, key, ticked, open, &contexts, &mut similar)
                 && told.insert(open.offset)
@@ -110,6 +123,26 @@ pub(super) fn check(
                 break;
             }
         }
+    }
+}
+
+static SAYS_DONE: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)[(\[–—-]\s*\W{0,3}already\s+(?:configured|done|implemented|in\s+place|set\s+up|enabled|completed?|deployed|tested|available)\b",
+    )
+});
+
+/// Items whose own words say the opposite of their box: `[ ] Backups (✅ already configured)`.
+fn contradict_themselves(items: &Items, drafts: &mut Vec<Draft>) {
+    for item in items.all.iter().filter(|item| item.label.len() <= LONGEST_LABEL) {
+        let (own, said) = match (item.mark, marks::within(&item.label)) {
+            (Mark::Open, Some(Mark::Ticked)) => ("open", "done"),
+            (Mark::Open, None) if SAYS_DONE.is_match(&item.label) => ("open", "done"),
+            (Mark::Ticked, Some(Mark::Open)) => ("ticked", "not done"),
+            _ => continue,
+        };
+        let message = format!("{} is {own}, and its own words say that it is {said}.", quote(&item.label));
+        drafts.push(Draft::new(item.offset, Code::TickedAndOpen, message, "Tick it, or take the words out."));
     }
 }
 
@@ -140,6 +173,8 @@ fn boxes<'a>(outline: &'a Outline, items: &'a Items) -> impl Iterator<Item = Pla
         offset: item.offset,
         label: item.label.clone(),
         is_head: false,
+        bold: outline.blocks[item.block].bold_title().map(str::to_owned),
+        is_bold: false,
     })
 }
 
@@ -156,6 +191,8 @@ fn still_to_do<'a>(outline: &'a Outline, items: &'a Items) -> impl Iterator<Item
         offset: block.offset(0),
         label: block.text.clone(),
         is_head: false,
+        bold: block.bold_title().map(str::to_owned),
+        is_bold: false,
     })
 }
 

@@ -187,6 +187,8 @@ fn boxes_of(
         _ if figure.is_measured() => None,
         _ if figure.is_overall() => Some(items.total()),
         _ if figure.is_of_its_section() => own(),
+        // A marked heading without boxes is an item itself, and says nothing of its own percentage.
+        Group::Headings(_) if items.is_its_own_item(outline, figure.section) => None,
         Group::Headings(_) => Some(items.whole[figure.section]),
         _ => titles.get(&title_key(&figure.label)).copied().flatten().map(|section| items.whole[section]),
     };

@@ -5,6 +5,7 @@ use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-env-changed=KITH_COMMIT");
+    println!("cargo::rerun-if-env-changed=KITH_EVIDENCE_KEY");
     let commit = std::env::var("KITH_COMMIT").ok().or_else(commit_of_release);
     let version = env!("CARGO_PKG_VERSION");
     let build = commit.map_or_else(|| version.to_owned(), |commit| format!("{version}+{commit}"));

@@ -280,3 +280,62 @@ fn a_secret_that_nobody_changed_for_long_turns_its_row_red() {
     let (result, why) = Served::fresh(&variables).judge("SEC-17", &[]);
     assert!(result == "unknown" && why.contains("auth.jwt_secret"), "{result}: {why}");
 }
+
+/// A wrong declaration measures nothing: 2, and not the 1 of a gate that is closed.
+#[test]
+fn fault_in_a_declaration_exits_with_2() {
+    let server = Served::fresh(&[]);
+    let file = server.folder.path().join("checks.toml");
+    for (text, word) in [
+        ("[[check]]\nid = \"SHOP-01\"\nwhat = \"w\"\ngate = \"beta\"\nkind = \"guess\"", "guess"),
+        (
+            "[[check]]\nid = \"OPS-01\"\nkind = \"attestation\"\nstatement = \"\"\nowner = \"\"\nuntil = \"2027-01-01T00:00:00Z\"",
+            "a statement and an owner",
+        ),
+        (
+            "[[check]]\nid = \"SHOP-01\"\nwhat = \"w\"\ngate = \"beta\"\nkind = \"http\"\npath = \"@other.example/\"",
+            "begin with one slash",
+        ),
+    ] {
+        std::fs::write(&file, text).expect("a file");
+        let done = server.verify(&["--checks", file.to_str().expect("text")]).output().expect("a process");
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(2), "{said}");
+        assert!(said.contains(word), "{word} in {said}");
+    }
+}
+
+/// An operator who has only the binary gets a verdict on rows that ask for evidence of the build.
+#[test]
+fn signed_evidence_counts_and_forged_evidence_does_not() {
+    let server = Served::fresh(&[]);
+    let folder = server.folder.path();
+    let at = |name: &str| folder.join(name).to_str().expect("text").to_owned();
+    std::fs::create_dir(folder.join("evidence")).expect("a folder");
+    let artefact = r#"{"tool":"cargo xtask test","commit":"abc","dirty":false,"at":"2026-01-01T00:00:00Z","tests":{"a":"ok"}}"#;
+    std::fs::write(folder.join("evidence/tests.json"), artefact).expect("a file");
+    let kith = |args: &[&str]| {
+        let done = crate::support::bare_kith().args(args).output().expect("a process");
+        (done.status.code(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
+    };
+    let (code, key) = kith(&["evidence", "key", &at("seed")]);
+    assert_eq!(code, Some(0), "{key}");
+    let sign =
+        ["evidence", "sign", "--key", &at("seed"), "--from", &at("evidence"), "--to", &at("signed.json")];
+    let (code, said) = kith(&sign);
+    assert!(code == Some(0) && said.contains("1 artefacts signed"), "{said}");
+
+    let (signed, key) = (at("signed.json"), key.trim());
+    let (_, without) = server.judge("CFG-05", &["--evidence", &at("nothing")]);
+    assert!(without.contains("no results of tests"), "{without}");
+    let (_, with) = server.judge("CFG-05", &["--evidence", &signed, "--evidence-key", key]);
+    assert!(!with.contains("no results of tests"), "{with}");
+
+    let altered = std::fs::read_to_string(&signed).expect("text").replace("abc", "abd");
+    std::fs::write(&signed, altered).expect("a file");
+    let done = server.verify(&["--evidence", &signed, "--evidence-key", key]).output().expect("a process");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.code() == Some(2) && said.contains("does not verify"), "{said}");
+    let done = server.verify(&["--evidence", &signed]).output().expect("a process");
+    assert_eq!(done.status.code(), Some(2), "a signed file without a key is not believed");
+}

@@ -86,7 +86,7 @@ impl Artefacts {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             files => files.map_err(|error| fails(folder, &error))?,
         };
-        let mut all = Vec::new();
+        let mut all: Vec<Artefact> = Vec::new();
         for file in files {
             let path = file.map_err(|error| fails(folder, &error))?.path();
             if path.extension().is_some_and(|extension| extension == "json") {
@@ -94,9 +94,19 @@ impl Artefacts {
                 all.push(serde_json::from_slice(&text).map_err(|error| fails(&path, &error))?);
             }
         }
-        // The newest first: it is the one that counts.
-        all.sort_by_key(|artefact: &Artefact| std::cmp::Reverse(artefact.at));
-        Ok(Self(all))
+        Ok(all.into())
+    }
+
+    /// Those of this and of another source; of two that tell of the same the newest counts.
+    #[must_use]
+    pub fn and(mut self, more: Vec<Artefact>) -> Self {
+        self.0.extend(more);
+        self.0.into()
+    }
+
+    /// Each.
+    pub fn all(&self) -> &[Artefact] {
+        &self.0
     }
 
     /// The newest that tells of `row`.

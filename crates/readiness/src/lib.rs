@@ -16,6 +16,7 @@ mod outcome;
 pub mod report;
 mod run;
 mod score;
+mod signed;
 mod verify;
 
 pub use artefact::{Artefact, ArtefactError, Artefacts, Holds, Measured};
@@ -31,4 +32,5 @@ pub use outcome::{Outcome, RowResult};
 pub use report::Report;
 pub use run::{Person, Run};
 pub use score::{AreaScore, GateVerdict, Score, Scores};
+pub use signed::{EvidenceKey, SIGNED_EVIDENCE_FILE, SignedEvidenceError, sign_evidence};
 pub use verify::{Identity, Plan, Progress, verify};

@@ -77,6 +77,9 @@ pub struct RowResult {
     pub gate: Gate,
     /// What became of it.
     pub result: Outcome,
+    /// What its check on the running deployment found, if it has one: the row may also ask for tests or drills.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live: Option<Outcome>,
     /// In a sentence.
     pub why: String,
     /// What to do about it, unless it opens the gate.

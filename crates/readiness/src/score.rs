@@ -130,6 +130,7 @@ mod tests {
             what: String::new(),
             gate,
             result,
+            live: None,
             why: String::new(),
             mend: None,
             twin: None,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::digest;
 use kith_kernel::Clock;
 use serde::Serialize;
 use serde_json::Value;
@@ -122,6 +123,7 @@ pub async fn verify(
     results.sort_by_key(place);
     Report {
         target: judge.deployment.target().url.clone(),
+        checks: plan.fingerprint(),
         identity: judge.identity,
         began,
         ended: clock.now(),
@@ -153,6 +155,26 @@ async fn identify(deployment: &Deployment) -> Identity {
 }
 
 impl Plan {
+    /// Names what rows and checks there are: SHA-256 over the rows and what each check does. A report that was made with
+    /// others is stale.
+    pub fn fingerprint(&self) -> String {
+        let mut digest = digest::Context::new(&digest::SHA256);
+        let mut add = |text: &str| {
+            digest.update(&(text.len() as u64).to_be_bytes());
+            digest.update(text.as_bytes());
+        };
+        for row in &self.catalogue.rows {
+            [&row.id, &row.what, &row.check].into_iter().for_each(|text| add(text));
+            row.tests.iter().for_each(|test| add(test));
+        }
+        for check in &self.checks {
+            [check.row, check.does].into_iter().for_each(&mut add);
+        }
+        let hash = digest.finish();
+        let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("sha256:{hash}")
+    }
+
     fn is_chosen(&self, row: &Row) -> bool {
         self.only.is_empty() || self.only.contains(&row.id)
     }
@@ -188,7 +210,8 @@ impl Judge<'_> {
             let part = Part::new(Outcome::NotYet, format!("not built yet: it waits for {waits}"));
             parts.push(part.with_mend("wait for it, or waive the row with a reason, an owner and an end"));
         }
-        let mut result = combine(row, parts);
+        let live = row.by.iter().position(|by| *by == By::Live).map(|at| parts[at].outcome);
+        let mut result = RowResult { live, ..combine(row, parts) };
         for evidence in &mut result.evidence {
             evidence.target.clone_from(&self.deployment.target().url);
             evidence.build.clone_from(&self.identity.build);
@@ -379,6 +402,7 @@ fn combine(row: &Row, mut parts: Vec<Part>) -> RowResult {
         what: row.what.clone(),
         gate: row.gate,
         result: outcome,
+        live: None,
         why,
         mend,
         twin: row.twin.clone(),

@@ -67,6 +67,26 @@ mod tests {
 
     use super::*;
 
+    /// DOC-11: `docs/READINESS.md` is a run of the checks that this build has.
+    #[test]
+    fn readiness_page_is_of_the_present_rows_and_checks() {
+        let page = include_str!("../../../docs/READINESS.md");
+        let plan = kith_readiness::Plan {
+            catalogue: kith_readiness::Catalogue::built_in(),
+            checks: checks(),
+            artefacts: kith_readiness::Artefacts::default(),
+            declared: kith_readiness::Declared::default(),
+            only: Vec::new(),
+            gate: kith_readiness::Gate::Beta,
+        };
+        let line = format!("* Checks: {}", plan.fingerprint());
+        assert!(
+            page.lines().any(|own| own == line),
+            "docs/READINESS.md was made with other rows or checks ({line}): run `kith verify --format markdown > \
+             docs/READINESS.md` against the demo"
+        );
+    }
+
     fn all() -> &'static [&'static Module] {
         let mut config = Config::default();
         config.server.demo = true;

@@ -1,8 +1,10 @@
 //! The kinds of checks that a file can declare, and how each is run.
 
+use std::io::Read as _;
 use std::process::Stdio;
 use std::time::Duration;
 
+use flate2::read::MultiGzDecoder;
 use kith_kernel::{Clock as _, SystemClock, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
@@ -10,13 +12,16 @@ use tokio::process::Command;
 
 use crate::{Answer, Run, Shortfall};
 
+/// Longest body that is decoded.
+const MAX_DECODED_BYTES: u64 = 16 << 20;
+
 /// What is done to show a row.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub(super) enum Kind {
     /// GET, and a look at the status, the body and the time.
     Http {
-        /// Of the target, or a whole URL.
+        /// Of the target: `/health`.
         path: String,
         #[serde(default = "ok")]
         status: u16,
@@ -75,6 +80,27 @@ fn a_minute() -> u64 {
 }
 
 impl Kind {
+    /// Whether it says enough, and stays with the target.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        match self {
+            Self::Http { path, .. } | Self::Header { path, .. } if !is_path(path) => {
+                Err("`path` must begin with one slash, as \"/health\"; another host is another --target")
+            }
+            Self::Attestation { statement, owner, .. }
+                if statement.trim().is_empty() || owner.trim().is_empty() =>
+            {
+                Err("an attestation needs a statement and an owner")
+            }
+            Self::Command { argv, .. } if argv.first().is_none_or(|program| program.trim().is_empty()) => {
+                Err("`argv` must name a program")
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn does(&self) -> String {
         match self {
             Self::Http { path, status, .. } => format!("GET {path} and see that it answers {status}"),
@@ -116,13 +142,36 @@ impl Kind {
     }
 }
 
+/// Whether it is a path, and nothing by which an address leads elsewhere.
+fn is_path(path: &str) -> bool {
+    let is_legal = |byte: u8| byte > b' ' && byte != 0x7f && byte != b'\\';
+    path.starts_with('/') && !path.starts_with("//") && path.bytes().all(is_legal)
+}
+
+/// Asks for the body as it is, so that it can be read.
 async fn get(run: &Run, path: &str) -> Result<Answer, Shortfall> {
-    let client = run.anonymous();
-    let answer = match path.find("://").and_then(|at| path[at + 3..].find('/').map(|slash| at + 3 + slash)) {
-        Some(slash) => client.at(&path[..slash]).get(&path[slash..]).await?,
-        None => client.get(path).await?,
+    Ok(run.anonymous().with("accept-encoding", "identity").get(path).await?)
+}
+
+/// The body as text. What cannot be read shows nothing, least of all that something is missing in it.
+fn text(answer: &Answer) -> Result<String, Shortfall> {
+    const MEND: &str = "let the answer be plain text in UTF-8, or gzip";
+    let unreadable =
+        |why: &str| Shortfall::unmeasured(format!("{} answered with a body that {why}", answer.asked), MEND);
+    let bytes = match answer.header("content-encoding").map(str::to_lowercase).as_deref() {
+        None | Some("identity" | "") => answer.body.to_vec(),
+        Some("gzip" | "x-gzip") => {
+            let mut bytes = Vec::new();
+            let mut decoder = MultiGzDecoder::new(&*answer.body).take(MAX_DECODED_BYTES + 1);
+            decoder.read_to_end(&mut bytes).map_err(|_| unreadable("is no valid gzip"))?;
+            if bytes.len() as u64 > MAX_DECODED_BYTES {
+                return Err(unreadable("is larger than 16 MiB"));
+            }
+            bytes
+        }
+        Some(_) => return Err(unreadable("is encoded in a way that cannot be read")),
     };
-    Ok(answer)
+    String::from_utf8(bytes).map_err(|_| unreadable("is no UTF-8"))
 }
 
 fn judge_answer(
@@ -132,7 +181,8 @@ fn judge_answer(
     lacks: Option<&str>,
     within_ms: Option<u64>,
 ) -> Result<String, Shortfall> {
-    let (asked, body, took_ms) = (&answer.asked, answer.text(), answer.took.as_millis());
+    let (asked, took_ms) = (&answer.asked, answer.took.as_millis());
+    let body = if contains.is_some() || lacks.is_some() { text(answer)? } else { String::new() };
     run.figure("took_ms", u64::try_from(took_ms).unwrap_or(u64::MAX));
     if let Some(missing) = contains.filter(|text| !body.contains(text)) {
         return Err(Shortfall::fails(format!("{asked} answered without `{missing}`")));
@@ -253,5 +303,37 @@ async fn command(argv: &[String], timeout: Duration) -> Result<String, Shortfall
         Some(2) => Err(Shortfall::unmeasured(format!("it could not measure: {last}"), mend)),
         Some(code) => Err(Shortfall::fails(format!("it ended with {code} and said: {last}"))),
         None => Err(Shortfall::unmeasured("a signal ended it", mend)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use bytes::Bytes;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use http::HeaderMap;
+
+    use super::*;
+
+    #[test]
+    fn gzip_body_is_decoded_and_broken_one_is_unmeasured() {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(b"an error").unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert("content-encoding", "gzip".parse().unwrap());
+        let answer = |body: Vec<u8>| Answer {
+            asked: "GET /".to_owned(),
+            status: 200,
+            headers: headers.clone(),
+            body: Bytes::from(body),
+            took: Duration::ZERO,
+            certificate: None,
+        };
+        assert_eq!(text(&answer(encoder.finish().unwrap())).unwrap(), "an error");
+        assert!(matches!(text(&answer(b"no gzip".to_vec())), Err(Shortfall::Unmeasured { .. })));
+        let plain = Answer { headers: HeaderMap::new(), ..answer(vec![0xff, 0xfe]) };
+        assert!(matches!(text(&plain), Err(Shortfall::Unmeasured { .. })));
     }
 }

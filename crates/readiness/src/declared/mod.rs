@@ -123,6 +123,7 @@ impl Declared {
         if !id.split_once('-').is_some_and(|(area, number)| !area.is_empty() && !number.is_empty()) {
             return Err(wrong("it needs an `id` such as \"SHOP-01\""));
         }
+        kind.check().map_err(wrong)?;
         if self.checks.iter().any(|known| known.id == id) {
             return Err(wrong("there are two checks for this row"));
         }

@@ -12,6 +12,7 @@ pub(super) fn write(report: &Report) -> String {
     let _ = writeln!(out, "* Build: {}", escaped(build));
     let _ =
         writeln!(out, "* Configuration: {}", report.identity.configuration.as_deref().unwrap_or("unknown"));
+    let _ = writeln!(out, "* Checks: {}", escaped(&report.checks));
     let _ = writeln!(out, "* Measured: {} to {}\n", report.began, report.ended);
     let _ = writeln!(out, "{}\n\n{}\n\n{}\n", report.verdict(), report.score(), report.twins());
     for remark in report.remarks() {

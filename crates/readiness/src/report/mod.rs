@@ -18,6 +18,8 @@ use crate::{GateVerdict, RowResult, Scores};
 pub struct Report {
     /// The deployment that was asked.
     pub target: String,
+    /// The rows and checks it was made with: [`Plan::fingerprint`](crate::Plan::fingerprint).
+    pub checks: String,
     /// What it says of itself.
     #[serde(flatten)]
     pub identity: Identity,

@@ -23,6 +23,7 @@ fn row(id: &str, gate: Gate, result: Outcome, why: &str) -> RowResult {
         what: format!("what | of {id}"),
         gate,
         result,
+        live: None,
         why: why.to_owned(),
         mend: (!result.opens()).then(|| "mend it".to_owned()),
         twin: (id == "SEC-05").then(|| "without headers".to_owned()),
@@ -37,6 +38,7 @@ fn report() -> Report {
         row("SEC-07", Gate::Production, Outcome::Unknown, "nobody knows"),
     ];
     Report {
+        checks: "sha256:00".to_owned(),
         target: "http://127.0.0.1:8080".to_owned(),
         identity: Identity { build: "1.0.0+abc".to_owned(), ..Identity::default() },
         began: AT,

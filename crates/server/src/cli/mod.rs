@@ -5,6 +5,7 @@ mod api_keys;
 mod audit;
 mod checklist;
 mod config;
+mod evidence;
 mod jobs;
 mod keys;
 mod log_level;
@@ -60,6 +61,8 @@ enum Command {
     Schedules(schedules::Schedules),
     /// Say whether a deployment is ready, with evidence
     Verify(verify::Verify),
+    /// Sign the evidence of a build, for operators who have only the binary
+    Evidence(evidence::Evidence),
     /// Make secrets
     Secrets(secrets::Secrets),
     /// Look at the audit log
@@ -145,6 +148,7 @@ pub fn run() -> ExitCode {
         Command::Checklist(checklist) => checklist.run(),
         Command::LogLevel(log_level) => log_level.run(),
         Command::Verify(verify) => verify.run(),
+        Command::Evidence(evidence) => evidence.run(),
         Command::Openapi => print_openapi(),
     };
     match done {

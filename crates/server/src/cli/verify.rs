@@ -11,7 +11,8 @@ use kith_kernel::SystemClock;
 use kith_platform::config::Config;
 use kith_readiness::report::Format;
 use kith_readiness::{
-    AdminAccess, Artefacts, Catalogue, Declared, Deployment, Plan, Progress, Target, verify,
+    AdminAccess, Artefacts, Catalogue, Declared, Deployment, EvidenceKey, Plan, Progress,
+    SIGNED_EVIDENCE_FILE, Target, verify,
 };
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +23,9 @@ use crate::modules;
 
 const COULD_NOT_MEASURE: u8 = 2;
 const PASSWORD: &str = "KITH_VERIFY_PASSWORD";
+const EVIDENCE_FOLDER: &str = "target/evidence";
+/// The key that signs the evidence of releases, if this build was made with one: `KITH_EVIDENCE_KEY`.
+const EVIDENCE_KEY: Option<&str> = option_env!("KITH_EVIDENCE_KEY");
 
 #[derive(Debug, Args)]
 pub(super) struct Verify {
@@ -55,9 +59,13 @@ pub(super) struct Verify {
     /// The server's log, as lines of JSON
     #[arg(long, value_name = "FILE")]
     logs: Option<PathBuf>,
-    /// What `cargo xtask` commands left behind: results of tests, coverage, drills
-    #[arg(long, value_name = "FOLDER", default_value = "target/evidence")]
-    evidence: PathBuf,
+    /// What `cargo xtask` commands left behind: results of tests, coverage, drills; or the signed file of a release
+    /// [default: target/evidence, and kith-evidence.json beside this program]
+    #[arg(long, value_name = "FOLDER|FILE")]
+    evidence: Option<PathBuf>,
+    /// The public key that signed evidence is verified with, in base64 [default: the one this build was made with]
+    #[arg(long, value_name = "KEY")]
+    evidence_key: Option<String>,
     /// Checks of one's own, attestations, waivers (TOML); may be given several times
     #[arg(long = "checks", value_name = "FILE")]
     checks: Vec<PathBuf>,
@@ -91,7 +99,14 @@ enum Form {
 
 impl Verify {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let plan = self.plan()?;
+        // A fault in a declaration is nothing that was measured.
+        let plan = match self.plan() {
+            Ok(plan) => plan,
+            Err(error) => {
+                eprintln!("kith: {}", super::in_one_line(&error));
+                return Err(Failure::Told(COULD_NOT_MEASURE));
+            }
+        };
         if self.list {
             return print(&plan.catalogue.to_markdown());
         }
@@ -150,7 +165,7 @@ impl Verify {
         Ok(Plan {
             catalogue,
             checks: modules::checks(),
-            artefacts: Artefacts::read(&self.evidence)?,
+            artefacts: self.artefacts()?,
             declared,
             only,
             gate: match self.gate {
@@ -158,6 +173,26 @@ impl Verify {
                 Gate::Production => kith_readiness::Gate::Production,
             },
         })
+    }
+
+    /// Evidence of the build: unsigned in a folder of one's own, signed in a file that somebody else made.
+    fn artefacts(&self) -> Result<Artefacts, anyhow::Error> {
+        let beside = || Some(std::env::current_exe().ok()?.parent()?.join(SIGNED_EVIDENCE_FILE));
+        let (folder, file, is_asked) = match &self.evidence {
+            None => (Some(PathBuf::from(EVIDENCE_FOLDER)), beside().filter(|file| file.is_file()), false),
+            Some(path) if path.is_file() => (None, Some(path.clone()), true),
+            Some(path) => (Some(path.clone()), None, true),
+        };
+        let artefacts = folder.map_or_else(|| Ok(Artefacts::default()), |folder| Artefacts::read(&folder))?;
+        let Some(file) = file else { return Ok(artefacts) };
+        let Some(key) = self.evidence_key.as_deref().or(EVIDENCE_KEY) else {
+            if is_asked {
+                return Err(anyhow!("this build knows no key for signed evidence: give --evidence-key"));
+            }
+            eprintln!("kith: {} is left out: this build knows no key; give --evidence-key", file.display());
+            return Ok(artefacts);
+        };
+        Ok(artefacts.and(EvidenceKey::parse(key)?.read(&file)?))
     }
 
     async fn target(self) -> Result<Target, Failure> {

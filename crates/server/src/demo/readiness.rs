@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use axum::extract::{Path, State};
 use kith_kernel::{Problem, SystemClock, problems};
 use kith_platform::{ApiResult, App, Json, Routes};
-use kith_readiness::{Artefacts, By, Catalogue, Declared, Deployment, Gate, Plan, Target, verify};
+use kith_readiness::{Artefacts, Catalogue, Declared, Deployment, Gate, Plan, Target, verify};
 use serde_json::Value;
 use utoipa_axum::routes;
 
@@ -41,12 +41,10 @@ async fn judge_row(State(app): State<App>, Path(row): Path<String>) -> ApiResult
     Ok(Json(serde_json::to_value(report.rows.first()).unwrap_or_default()))
 }
 
-/// This row, by its check alone.
+/// This row, as `kith verify --only` judges it. `live` in the answer is what its check found.
 fn plan(row: String) -> Plan {
-    let mut catalogue = Catalogue::built_in();
-    catalogue.rows.iter_mut().for_each(|row| row.by.retain(|by| *by == By::Live));
     Plan {
-        catalogue,
+        catalogue: Catalogue::built_in(),
         checks: modules::checks(),
         artefacts: Artefacts::default(),
         declared: Declared::default(),

@@ -34,7 +34,7 @@ async fn nothing_internal_is_a_receiver(run: &Run) -> Result<String, Shortfall> 
     let is_meant = |spelling: &str| {
         let may_be_meant = match usual.target(spelling) {
             Err(TargetError::Internal(Internal::Private | Internal::CarrierGrade)) => true,
-            Err(TargetError::Internal(Internal::Loopback)) => is_development,
+            Err(TargetError::Internal(Internal::Loopback | Internal::EmbeddedIpv4)) => is_development,
             _ => false,
         };
         may_be_meant && as_listed.target(spelling).is_ok()

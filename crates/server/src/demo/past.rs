@@ -121,8 +121,11 @@ impl Past {
         path: &str,
         body: Value,
     ) -> Result<Value, DemoError> {
-        let mut request =
-            Request::builder().method(method).uri(path).header("content-type", "application/json");
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .header("content-type", "application/json");
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }

@@ -1,5 +1,7 @@
 //! Looking after accounts: who sees and changes what of others, from where, and who is the first that may.
 
+use hyper::Method;
+use hyper::body::Bytes;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName};
 use kith_domain::accounts::first_admin;
 use kith_kernel::hours;
@@ -23,6 +25,7 @@ on_every_engine! {
     the_link_makes_one_administrator,
     the_link_ends_after_an_hour,
     a_link_ends_when_there_is_an_administrator,
+    address_is_proven_or_released_by_administrators,
 }
 
 fn role_of(who: &Person) -> String {
@@ -346,4 +349,56 @@ async fn expect_closed(root: &Client, addresses: &[&str]) {
             client.get(path).await.expect_problem(403, "address_not_listed");
         }
     }
+}
+
+/// Somebody registers an address that is another's, and waits for what is meant for them.
+async fn address_is_proven_or_released_by_administrators(app: &TestApp) {
+    let admin = app.admin("root").await;
+    let moderator = app.user_with_role("mod", "moderator", &admin).await;
+    let (squatter, ben) = (app.user("ada").await, app.user("ben").await);
+    let path = |person: &Person, what: &str| format!("/api/v1/admin/users/{}/{what}", person.id);
+    let (prove, release) = (path(&squatter, "email-verification"), path(&squatter, "email"));
+    for who in [&moderator, &ben] {
+        who.put(&prove, Value::Null).await.expect_problem(403, "forbidden");
+        who.delete(&release, Value::Null).await.expect_problem(403, "forbidden");
+    }
+    let settings = Bytes::from(json!({ "found_by_email": true }).to_string());
+    squatter.send(Method::PATCH, "/api/v1/partners/settings", settings).await.expect(200);
+    let to_ada = json!({ "to": { "email": squatter.email }, "message": "It is me." });
+    ben.post("/api/v1/partners/requests", to_ada.clone()).await.expect(201);
+    let received = squatter.get("/api/v1/partners/requests").await.expect(200);
+    assert_eq!(received["items"], json!([]), "nothing is delivered to an address that is not proven");
+
+    let squatter_client = squatter.signed_in().await;
+    let released = admin.delete(&release, Value::Null).await.expect(200);
+    assert_eq!((&released["email"], &released["status"]), (&json!(""), &json!("suspended")));
+    app.everywhere(async || squatter_client.get("/api/v1/me").await.status == 401).await;
+    for email in [squatter.email.clone(), format!("released:{}", squatter.id)] {
+        let body = json!({ "email": email, "password": PASSWORD });
+        app.anonymous().post(LOGIN, body).await.expect_problem(401, "invalid_credentials");
+    }
+    assert_eq!(admin.delete(&release, Value::Null).await.expect(200), released, "once is enough");
+    admin.put(&prove, Value::Null).await.expect_problem(404, "not_found");
+    let told: Vec<_> = app.audit().await.into_iter().filter(|line| line.object == squatter.id).collect();
+    let told: Vec<_> =
+        told.iter().map(|line| &*line.action).filter(|action| action.contains("email")).collect();
+    assert_eq!(told, ["account.email_released"]);
+
+    // The owner registers, and an administrator has seen that it is theirs.
+    let ada = app.user("ada").await;
+    assert_ne!(ada.id, squatter.id);
+    let prove = path(&ada, "email-verification");
+    let proven = admin.put(&prove, Value::Null).await.expect(200);
+    assert_eq!(proven["email_verified_at"], json!(app.now()));
+    assert_eq!(admin.put(&prove, Value::Null).await.expect(200), proven);
+    assert_eq!(ada.get("/api/v1/me").await.expect(200)["email_verified"], true);
+    admin.delete(&path(&ada, "email"), Value::Null).await.expect_problem(409, "email_verified");
+    // Whoever was made an administrator on the machine itself was vouched for.
+    admin.delete(&path(&admin, "email"), Value::Null).await.expect_problem(409, "not_to_oneself");
+    assert_eq!(admin.get("/api/v1/me").await.expect(200)["email_verified"], true);
+    let settings = Bytes::from(json!({ "found_by_email": true }).to_string());
+    ada.send(Method::PATCH, "/api/v1/partners/settings", settings).await.expect(200);
+    let again = app.user("eve").await.post("/api/v1/partners/requests", to_ada).await.expect(201);
+    assert_eq!(again["to"], json!({ "email": "ada@example.org" }));
+    assert_eq!(ada.get("/api/v1/partners/requests").await.expect(200)["items"][0]["message"], "It is me.");
 }

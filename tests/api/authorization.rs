@@ -113,7 +113,7 @@ fn expected(operation: &Operation, owned: bool, asker: Asker) -> Expected {
 
 /// Decided for this table: a key by which accounts are ruled, or more keys made, would be worth more than it says.
 fn is_for_people(permission: &str) -> bool {
-    ["users.set_role", "users.suspend", "api_keys.write"].contains(&permission)
+    ["users.set_role", "users.suspend", "users.verify", "api_keys.write"].contains(&permission)
 }
 
 /// Somebody who asks, with what they need to do so.

@@ -11,12 +11,14 @@ use crate::support::{Person, TestApp, on_every_engine};
 const CLOCK: &str = "/dev/clock";
 const LIMITS: &str = "/dev/limits";
 const OUTBOX: &str = "/dev/outbox";
+const VERIFY: &str = "/dev/verify-email";
 const REQUESTS: &str = "/api/v1/partners/requests";
 
 on_every_engine! {
     thirty_days_pass_when_they_are_told_to,
     a_clock_is_not_moved_by_nonsense,
     what_goes_out_is_seen_the_newest_first,
+    address_is_proven_without_a_mail,
 }
 
 on_every_engine! {
@@ -115,12 +117,30 @@ async fn what_goes_out_is_seen_the_newest_first(app: &TestApp) {
     app.anonymous().get(&format!("{OUTBOX}?cursor=x")).await.expect_problem(400, "malformed_request");
 }
 
+async fn address_is_proven_without_a_mail(app: &TestApp) {
+    let ada = app.user("ada").await;
+    let me = async || ada.get("/api/v1/me").await.expect(200);
+    let before = me().await;
+    assert_eq!((&before["email_verified"], &before["email_verified_at"]), (&json!(false), &Value::Null));
+    let proven = app.anonymous().post(VERIFY, json!({ "email": " ADA@example.org" })).await.expect(200);
+    assert_eq!(proven, json!({ "email": "ada@example.org", "email_verified_at": app.now() }));
+    let after = me().await;
+    assert_eq!((&after["email_verified"], &after["email_verified_at"]), (&json!(true), &json!(app.now())));
+    app.advance(std::time::Duration::from_secs(1));
+    let again = app.anonymous().post(VERIFY, json!({ "email": "ada@example.org" })).await.expect(200);
+    assert_eq!(again, proven, "once is enough");
+    for nobody in ["nobody@example.org", "", &format!("released:{}", ada.id)] {
+        app.anonymous().post(VERIFY, json!({ "email": nobody })).await.expect_problem(404, "not_found");
+    }
+}
+
 /// CFG-02: neither is there, as no unknown path is, nor does the document speak of them.
 async fn production_mode_knows_nothing_of_it(app: &TestApp) {
     let client = app.anonymous();
     client.get(CLOCK).await.expect_problem(404, "not_found");
     client.post(CLOCK, json!({ "advance": "1d" })).await.expect_problem(404, "not_found");
     client.get(OUTBOX).await.expect_problem(404, "not_found");
+    client.post(VERIFY, json!({ "email": "ada@example.org" })).await.expect_problem(404, "not_found");
     let document = client.get("/openapi.json").await.expect(200);
     let paths = document["paths"].as_object().expect("paths");
     assert!(paths.keys().all(|path| !path.starts_with("/dev")), "{paths:?}");

@@ -167,10 +167,13 @@ async fn an_invite_opens_a_door_that_is_shut_to_others(app: &TestApp) {
     ben.post(REQUESTS, by_code(&invite(&ada).await.0)).await.expect_problem(404, "not_found");
 }
 
-/// Unknown, not to be found, shut out, left, not open, asked too soon: to the sender they are all one, until they run out.
+/// Unknown, unproven, not to be found, shut out, left, not open, asked too soon: to the sender they are all one, until they
+/// run out.
 async fn an_address_never_tells_whether_anybody_has_it(app: &TestApp) {
     let ada = app.user("ada").await;
     let found = json!({ "found_by_email": true });
+    let unproven = app.user("unproven").await;
+    set(&unproven, found.clone()).await;
     let hidden = app.user("hidden").await;
     let shut = app.user("shut").await;
     set(&shut, found.clone()).await;
@@ -182,8 +185,12 @@ async fn an_address_never_tells_whether_anybody_has_it(app: &TestApp) {
     left.delete("/api/v1/me", json!({ "password": PASSWORD })).await.expect(202);
     let real = app.user("real").await;
     set(&real, found).await;
+    for proven in [&hidden, &shut, &closed, &real] {
+        app.prove(proven).await;
+    }
     let mut sent = Vec::new();
-    for email in ["nobody@example.org", &hidden.email, &shut.email, &closed.email, &left.email, &real.email] {
+    let others = [&unproven, &hidden, &shut, &closed, &left, &real].map(|person| &*person.email);
+    for email in ["nobody@example.org"].into_iter().chain(others) {
         app.advance(minutes(15));
         let request = ada.post(REQUESTS, by_address(email)).await.expect(201);
         let expected = json!({
@@ -197,7 +204,7 @@ async fn an_address_never_tells_whether_anybody_has_it(app: &TestApp) {
         ada.post(REQUESTS, other_words).await.expect_problem(409, "request_pending");
         sent.push(request);
     }
-    for who in [&hidden, &shut, &closed] {
+    for who in [&unproven, &hidden, &shut, &closed] {
         assert_eq!(who.get(REQUESTS).await.expect(200)["items"], json!([]), "{}", who.name);
     }
     let received = real.get(REQUESTS).await.expect(200)["items"][0].clone();
@@ -208,17 +215,17 @@ async fn an_address_never_tells_whether_anybody_has_it(app: &TestApp) {
         let page = ada.get(&format!("{REQUESTS}?direction=outgoing&status={status}")).await.expect(200);
         page["items"].as_array().expect("items").len()
     };
-    assert_eq!((seen("pending").await, seen("rejected").await), (6, 0), "a rejection is not told");
+    assert_eq!((seen("pending").await, seen("rejected").await), (7, 0), "a rejection is not told");
     assert_eq!(ada.get(&reject.replace("/reject", "")).await.expect(200)["status"], "pending");
     let told = app.events().await.into_iter().map(|sequenced| sequenced.event);
     let told = told.filter(|event| event.kind == "partner_request.rejected");
     let recipients: Vec<_> = told.flat_map(|event| event.recipients).map(|one| one.to_string()).collect();
     assert_eq!(recipients, std::slice::from_ref(&real.id));
     app.advance(days(14));
-    assert_eq!((seen("pending").await, seen("expired").await), (0, 6));
+    assert_eq!((seen("pending").await, seen("expired").await), (0, 7));
     app.advance(days(1));
     app.upkeep().await;
-    assert_eq!((seen("pending").await, seen("expired").await), (0, 6));
+    assert_eq!((seen("pending").await, seen("expired").await), (0, 7));
     assert_eq!(
         real.get(&format!("{REQUESTS}?status=rejected")).await.expect(200)["items"][0]["id"],
         received["id"]
@@ -227,6 +234,9 @@ async fn an_address_never_tells_whether_anybody_has_it(app: &TestApp) {
 
 async fn who_wants_to_be_found_is_found(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    for person in [&ada, &ben] {
+        app.prove(person).await;
+    }
     set(&ben, json!({ "found_by_email": true })).await;
     let request = ada.post(REQUESTS, by_address("BEN@Example.org")).await.expect(201);
     assert_eq!(request["to"], json!({ "email": "BEN@Example.org" }), "as it was typed");

@@ -118,6 +118,26 @@ async fn administrators_are_made(engine: Engine) {
     }
     let link = place.folder().join("first-admin-link");
     assert!(!link.exists(), "a link is offered although there is an administrator");
+    addresses_are_settled(&place, &client).await;
+}
+
+/// On the machine itself, while a server runs.
+async fn addresses_are_settled(place: &Place, client: &Client) {
+    let registered =
+        |email: &'static str| json!({ "email": email, "password": PASSWORD, "display_name": "X" });
+    client.post("/api/v1/auth/register", registered("eve@example.org")).await.expect(201);
+    client.post("/api/v1/auth/register", registered("dan@example.org")).await.expect(201);
+    let proven = success(place.kith(&["admin", "verify-email", "EVE@example.org"]));
+    assert!(proven.starts_with("EVE@example.org is proven since "), "{proven}");
+    let refused = refusal(place.kith(&["admin", "release-email", "eve@example.org"]));
+    assert!(refused.contains("This address is proven"), "{refused}");
+    let released = success(place.kith(&["admin", "release-email", "dan@example.org"]));
+    assert!(released.starts_with("dan@example.org is free to be registered"), "{released}");
+    client.post("/api/v1/auth/register", registered("dan@example.org")).await.expect(201);
+    for command in ["verify-email", "release-email"] {
+        let nobody = refusal(place.kith(&["admin", command, "nobody@example.org"]));
+        assert!(nobody.contains("There is no such account"), "{nobody}");
+    }
 }
 
 /// ACC-06: the link stands in a file for its owner alone, is not printed to what is not a terminal, and works once.

@@ -183,6 +183,10 @@ def after_leaving(case, me):
     case.body.update(email=gone.email, password=PASSWORD)
 
 
+def with_registered_address(case, me):
+    case.body["email"] = register().email
+
+
 def in_a_collection(case, me):
     case.path_parameters.update(space="me", collection="notes")
 
@@ -394,6 +398,7 @@ SUITED = {
     "register": with_new_address,
     "reinstate_account": about_somebody,
     "reject_partner_request": answer_somebody,
+    "release_email": about_somebody,
     "replace_item": about_an_item,
     "report_partner_request": report_somebody,
     "report_progress": about_a_job_i_have,
@@ -410,6 +415,8 @@ SUITED = {
     "set_role": about_somebody,
     "set_schedule": with_a_schedule,
     "suspend_account": about_somebody,
+    "verify_email": about_somebody,
+    "verify_email_in_development": with_registered_address,
     "watch_job": about_a_job_that_has_ended,
     "withdraw_collection": about_a_declared_collection,
     "withdraw_job_kind": about_a_kind,
@@ -419,7 +426,7 @@ SUITED = {
 # Whose success leaves its account, or the session that asked, at an end.
 ENDS = ("delete_me", "end_session", "end_sessions", "change_password")
 # Whose success leaves the account that it is about signed out, or in another role.
-CHANGES = ("set_role", "suspend_account")
+CHANGES = ("release_email", "set_role", "suspend_account")
 
 
 # What they admit may take as long as somebody has patience.

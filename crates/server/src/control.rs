@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use kith_domain::accounts::{Email, find_by_email, first_admin};
+use kith_domain::accounts::{Email, administration, find_by_email, first_admin};
 use kith_domain::jobs::{self, Order};
 use kith_domain::schedules::{self, ScheduleOrder, ScheduleTold};
 use kith_kernel::uuid::Uuid;
@@ -38,6 +38,14 @@ pub(crate) enum Command {
         email: String,
         display_name: String,
         password: String,
+    },
+    /// Settles that an address is its owner's.
+    VerifyEmail {
+        email: String,
+    },
+    /// Takes an address that is not proven away from the account that has it.
+    ReleaseEmail {
+        email: String,
     },
     /// At once: every token that is out ends.
     RotateKeys {
@@ -79,6 +87,8 @@ pub(crate) enum Command {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Reply {
     AdminCreated { user_id: UserId },
+    EmailVerified { user_id: UserId, at: Option<Timestamp> },
+    EmailReleased { user_id: UserId },
     KeysRotated(KeysRotated),
     KeysResealed(Vec<ResealedColumn>),
     ApiKeyCreated(RevealedKey),
@@ -172,6 +182,19 @@ async fn perform(app: &App, command: Command) -> Reply {
         Command::CreateAdmin { email, display_name, password } => {
             let made = first_admin::create_admin(app, &email, &display_name, &password).await;
             reply(made.map_err(in_words), |user| Reply::AdminCreated { user_id: user.id })
+        }
+        Command::VerifyEmail { email } => {
+            let ctx = app.system_ctx("command_line");
+            let verified = administration::verify_address(app, &ctx, &email).await.map_err(in_words);
+            reply(verified, |account| Reply::EmailVerified {
+                user_id: account.id,
+                at: account.email_verified_at,
+            })
+        }
+        Command::ReleaseEmail { email } => {
+            let ctx = app.system_ctx("command_line");
+            let released = administration::release_address(app, &ctx, &email).await.map_err(in_words);
+            reply(released, |account| Reply::EmailReleased { user_id: account.id })
         }
         Command::RotateKeys { at_once } => {
             let ctx = app.system_ctx("command_line");

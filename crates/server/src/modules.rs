@@ -26,7 +26,8 @@ pub static MODULES: &[&Module] = &[
 ];
 
 /// The same, and what only development mode has.
-static IN_DEVELOPMENT: LazyLock<Vec<&Module>> = LazyLock::new(|| [MODULES, &[&DEVELOPMENT]].concat());
+static IN_DEVELOPMENT: LazyLock<Vec<&Module>> =
+    LazyLock::new(|| [MODULES, &[&DEVELOPMENT, &accounts::DEVELOPMENT]].concat());
 
 /// The same, and the demo.
 static IN_DEMO: LazyLock<Vec<&Module>> = LazyLock::new(|| [&**IN_DEVELOPMENT, &[&DEMO]].concat());
@@ -100,8 +101,8 @@ mod tests {
             (config.server.mode, config.server.demo) = (mode, demo);
             served(&config)[MODULES.len()..].iter().map(|module| module.name).collect::<Vec<_>>()
         };
-        assert_eq!(names(Mode::Development, true), ["development", "demo"]);
-        assert_eq!(names(Mode::Development, false), ["development"]);
+        assert_eq!(names(Mode::Development, true), ["development", "accounts-development", "demo"]);
+        assert_eq!(names(Mode::Development, false), ["development", "accounts-development"]);
         assert_eq!(names(Mode::Production, true), [""; 0]);
     }
 

@@ -51,11 +51,19 @@ struct Player<'a> {
 /// Where the server and the model differ.
 pub async fn play(app: &TestApp, name: &str, story: &Story) -> Result<Played, String> {
     let people = app.crowd(name, story.people).await;
-    let human =
-        |person: &Person| Human { id: person.id.clone(), name: person.name.clone(), ..Human::default() };
+    // As a rule by the time that others ask for them.
+    for proven in people.iter().skip(1) {
+        app.prove(proven).await;
+    }
+    let human = |(at, person): (usize, &Person)| Human {
+        id: person.id.clone(),
+        name: person.name.clone(),
+        proven: at > 0,
+        ..Human::default()
+    };
     let world = World {
         now: app.now(),
-        people: people.iter().map(human).collect(),
+        people: people.iter().enumerate().map(human).collect(),
         requests: Vec::new(),
         bonds: Vec::new(),
         invites: Vec::new(),
@@ -86,6 +94,10 @@ impl Player<'_> {
             }
             Op::Return { who } => return self.come_back(*who).await,
             Op::Rename { who } => return self.rename(*who).await,
+            Op::Prove { who } if self.world.people[*who].deleted_at.is_none() => {
+                self.app.prove(&self.people[*who]).await;
+                self.world.people[*who].proven = true;
+            }
             _ => {
                 if let Some((expected, answer)) = self.ask(op).await {
                     self.compare(expected, &answer)?;
@@ -108,8 +120,9 @@ impl Player<'_> {
             }
             Op::AskByAddress { from, to, message } if here(from) => {
                 let address = self.people[*to].email.clone();
-                // A purged account's address is nobody's.
-                let to = Some(*to).filter(|to| !self.world.people[*to].purged);
+                // A purged account's address is nobody's, and one that is not proven leads to nobody else.
+                let leads = |to: &usize| self.world.people[*to].proven || to == from;
+                let to = Some(*to).filter(|to| !self.world.people[*to].purged && leads(to));
                 self.ask_address(*from, to, address, *message).await
             }
             Op::AskUnknownAddress { from } if here(from) => {

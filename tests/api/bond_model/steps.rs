@@ -72,6 +72,10 @@ pub enum Op {
         who_may_ask: Who,
         found_by_email: bool,
     },
+    /// Their address turns out to be theirs.
+    Prove {
+        who: usize,
+    },
     Invite {
         who: usize,
     },
@@ -153,6 +157,7 @@ fn op(people: usize) -> impl Strategy<Value = Op> {
         3 => two().prop_map(|(who, whom)| Op::Unblock { who, whom }),
         4 => (who(), select(vec![Who::Anyone, Who::Anyone, Who::Invited, Who::Nobody]), prop::bool::weighted(0.7))
             .prop_map(|(who, who_may_ask, found_by_email)| Op::Set { who, who_may_ask, found_by_email }),
+        2 => who().prop_map(|who| Op::Prove { who }),
         3 => who().prop_map(|who| Op::Invite { who }),
         1 => (who(), invite()).prop_map(|(who, invite)| Op::Revoke { who, invite }),
         2 => (who(), invite()).prop_map(|(who, invite)| Op::Preview { who, invite }),

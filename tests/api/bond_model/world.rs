@@ -29,6 +29,8 @@ pub struct Human {
     pub name: String,
     pub who_may_ask: Who,
     pub found_by_email: bool,
+    /// Whether their address is proven to be theirs.
+    pub proven: bool,
     pub deleted_at: Option<Timestamp>,
     pub purged: bool,
     /// Whom they blocked, what they were called then, and when.

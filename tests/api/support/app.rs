@@ -103,6 +103,12 @@ impl TestApp {
         self.person(name, email, &answer)
     }
 
+    /// Proves that somebody's address is theirs, so that they can be found by it.
+    pub async fn prove(&self, person: &Person) {
+        let body = json!({ "email": person.email });
+        self.client.post("/dev/verify-email", body).await.expect(200);
+    }
+
     /// Makes an administrator with the address `name@example.org`, as on the command line, and signs in.
     pub async fn admin(&self, name: &str) -> Person {
         let email = format!("{name}@example.org");

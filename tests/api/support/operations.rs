@@ -180,6 +180,7 @@ impl TestApp {
             | "list_partner_requests" => (false, String::new(), Value::Null),
             "docs_file" => (false, self.docs_file().await, Value::Null),
             "set_limits" => (false, String::new(), json!({ "lifted": false })),
+            "verify_email_in_development" => (false, String::new(), json!({ "email": other.email })),
             "advance_clock" => (false, String::new(), json!({ "advance": "1ms" })),
             "register" => (false, String::new(), self.newcomer(name)),
             "log_in" => (false, String::new(), credentials(&other)),
@@ -274,6 +275,7 @@ impl TestApp {
             "set_log_level" => (false, String::new(), json!({ "level": "info" })),
             "get_account" => (false, other.id, Value::Null),
             "set_role" => (false, other.id, json!({ "role": "business" })),
+            "verify_email" | "release_email" => (false, other.id, Value::Null),
             "suspend_account" => (false, other.id, json!({ "reason": "rude" })),
             "reinstate_account" => {
                 let suspend = format!("/api/v1/admin/users/{}/suspension", other.id);

@@ -1,7 +1,9 @@
-//! What those do who look after the server: give roles, shut people out, let them in again. All of it is audited.
+//! What those do who look after the server: give roles, shut people out, let them in again, settle whose an address is.
+//! All of it is audited.
 
 use kith_kernel::uuid::Uuid;
-use kith_kernel::{Ctx, Cursor, InvalidCursor, PageLimit, UserId};
+use kith_kernel::{Ctx, Cursor, InvalidCursor, PageLimit, Problem, UserId};
+use kith_platform::App;
 use kith_platform::auth::Role;
 use kith_store::Tx;
 use serde_json::json;
@@ -105,6 +107,89 @@ pub fn reinstate(
     tx.audit(ctx, "account.reinstated", id);
     tx.emit(ctx, events::reinstated(id));
     account_after(tx, id)
+}
+
+/// Settles that an address is its owner's, for somebody who has seen to it: from then on they can be found by it.
+///
+/// # Errors
+/// [`AccountError::NotFound`], also if the address was released.
+pub fn verify_email(tx: &Tx<'_>, ctx: &Ctx, id: UserId) -> Result<Account, AccountError> {
+    let account = lock_account(tx, id)?;
+    if account.email.is_empty() {
+        return Err(AccountError::NotFound);
+    }
+    if account.email_verified_at.is_some() {
+        return Ok(account);
+    }
+    rows::set_email_verified(tx, id, ctx.now)?;
+    tx.audit(ctx, "account.email_verified", id);
+    tx.emit(ctx, events::email_verified(id));
+    account_after(tx, id)
+}
+
+/// Takes an address that is not proven away from the account that keeps it, so that its owner can register it. The
+/// account is suspended: nobody can sign in to it any more, and what it did stays to be looked into.
+///
+/// # Errors
+/// [`AccountError::NotFound`], [`AccountError::EmailVerified`], [`AccountError::LastAdmin`]; for an `actor` also
+/// [`AccountError::ToSelf`], [`AccountError::OutOfReach`].
+pub fn release_email(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    actor: Option<(UserId, Role)>,
+    id: UserId,
+) -> Result<Account, AccountError> {
+    let account = lock_account(tx, id)?;
+    if let Some((actor, role)) = actor {
+        rules::may_suspend(actor, role, &account)?;
+    }
+    if account.email.is_empty() {
+        return Ok(account);
+    }
+    if account.email_verified_at.is_some() {
+        return Err(AccountError::EmailVerified);
+    }
+    rules::may_lose_admin(&account, rows::count_admins(tx)?)?;
+    rows::release_email(tx, id)?;
+    tx.audit_with(ctx, "account.email_released", id, Some(id), json!({ "email": account.email }));
+    tx.emit(ctx, events::email_released(id));
+    if account.suspended_at.is_none() {
+        rows::set_suspended(tx, id, Some(ctx.now))?;
+        sign_in::end_sessions(tx, ctx, id, None)?;
+        tx.audit_with(
+            ctx,
+            "account.suspended",
+            id,
+            Some(id),
+            json!({ "reason": "the address was released" }),
+        );
+        tx.emit(ctx, events::suspended(id));
+    }
+    account_after(tx, id)
+}
+
+/// [`verify_email`] for whoever has the address, for those who run the machine.
+///
+/// # Errors
+/// [`AccountError::NotFound`].
+pub async fn verify_address(app: &App, ctx: &Ctx, email: &str) -> Result<Account, Problem> {
+    let key = Email::key_of(email);
+    let verified = app.write(ctx, move |tx, ctx| verify_email(tx, ctx, find_holder(tx, &key)?)).await;
+    verified.map_err(AccountError::into)
+}
+
+/// [`release_email`] for whoever has the address, for those who run the machine.
+///
+/// # Errors
+/// As there.
+pub async fn release_address(app: &App, ctx: &Ctx, email: &str) -> Result<Account, Problem> {
+    let key = Email::key_of(email);
+    let released = app.write(ctx, move |tx, ctx| release_email(tx, ctx, None, find_holder(tx, &key)?)).await;
+    released.map_err(AccountError::into)
+}
+
+fn find_holder(tx: &Tx<'_>, email_key: &str) -> Result<UserId, AccountError> {
+    rows::find_holder(tx, email_key)?.ok_or(AccountError::NotFound)
 }
 
 /// The account, with nobody else deciding about it or about who administers.

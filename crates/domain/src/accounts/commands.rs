@@ -58,14 +58,17 @@ fn try_register(
     Ok((user, session))
 }
 
-/// Makes an account.
+/// Makes an account. Whoever makes an administrator vouches for the address.
 ///
 /// # Errors
 /// [`AccountError::EmailTaken`].
 pub fn make(tx: &Tx<'_>, ctx: &Ctx, account: &NewAccount, role: Role) -> Result<User, AccountError> {
+    let email_verified_at = (role == Role::Admin).then_some(ctx.now);
     let user = User {
         id: ctx.new_id(UserId),
         email: account.email.typed.clone(),
+        email_verified: email_verified_at.is_some(),
+        email_verified_at,
         display_name: account.display_name.clone(),
         role,
         nickname: None,

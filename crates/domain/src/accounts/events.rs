@@ -9,6 +9,8 @@ use super::model::{SessionId, User};
 const REGISTERED: &str = "account.registered";
 const UPDATED: &str = "account.updated";
 const ROLE_CHANGED: &str = "account.role_changed";
+const EMAIL_VERIFIED: &str = "account.email_verified";
+const EMAIL_RELEASED: &str = "account.email_released";
 const SUSPENDED: &str = "account.suspended";
 const REINSTATED: &str = "account.reinstated";
 const DELETED: &str = "account.deleted";
@@ -22,6 +24,8 @@ pub const KINDS: &[&str] = &[
     REGISTERED,
     UPDATED,
     ROLE_CHANGED,
+    EMAIL_VERIFIED,
+    EMAIL_RELEASED,
     SUSPENDED,
     REINSTATED,
     DELETED,
@@ -48,6 +52,16 @@ pub fn updated(user: UserId) -> NewEvent {
 /// Somebody has another role.
 pub fn role_changed(user: UserId, role: &str) -> NewEvent {
     NewEvent { payload: json!({ "user_id": user, "role": role }), ..about(ROLE_CHANGED, user) }
+}
+
+/// Somebody's address is proven to be theirs.
+pub fn email_verified(user: UserId) -> NewEvent {
+    about(EMAIL_VERIFIED, user)
+}
+
+/// Somebody has lost an address that was not proven to be theirs.
+pub fn email_released(user: UserId) -> NewEvent {
+    about(EMAIL_RELEASED, user)
 }
 
 /// Somebody is shut out.

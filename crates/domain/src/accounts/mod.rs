@@ -3,7 +3,7 @@
 //! Other modules get [`Person`] to show somebody by, and may join `users (id, display_name, time_zone, deleted_at)` in their own
 //! statements: whoever is deleted is not there for anybody new.
 
-mod administration;
+pub mod administration;
 mod checks;
 mod commands;
 mod events;
@@ -30,7 +30,7 @@ use kith_store::Migration;
 pub use fuzzing::accounts;
 pub use leaving::GONE;
 pub use model::{Email, Person, SessionId, User};
-pub use rows::{find_by_email, list_admins};
+pub use rows::{AddressOwner, find_address_owner, find_by_email, list_admins};
 
 /// What the server mounts.
 pub static MODULE: Module = Module {
@@ -41,6 +41,11 @@ pub static MODULE: Module = Module {
             version: 2,
             name: "observed_holds",
             sql: include_str!("migrations/0002_observed_holds.sql"),
+        },
+        Migration {
+            version: 3,
+            name: "proven_addresses",
+            sql: include_str!("migrations/0003_proven_addresses.sql"),
         },
     ],
     problems: http::PROBLEMS,
@@ -59,3 +64,7 @@ pub static MODULE: Module = Module {
     facts: passwords::FACTS,
     ..Module::named("accounts")
 };
+
+/// What only development mode serves.
+pub static DEVELOPMENT: Module =
+    Module { routes: http::development_routes, ..Module::named("accounts-development") };

@@ -39,6 +39,11 @@ pub struct User {
     pub id: UserId,
     /// As it was typed.
     pub email: String,
+    /// Whether the address is proven to be theirs. Nobody is found by an address that is not.
+    pub email_verified: bool,
+    /// When it was proven.
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    pub email_verified_at: Option<Timestamp>,
     /// The name they chose.
     pub display_name: String,
     /// What they are here.
@@ -78,8 +83,11 @@ pub struct Account {
     /// Of the account.
     #[schema(value_type = String, format = Uuid)]
     pub id: UserId,
-    /// As it was typed.
+    /// As it was typed; empty if it was released.
     pub email: String,
+    /// When the address was proven to be theirs, if it was.
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    pub email_verified_at: Option<Timestamp>,
     /// The name they chose.
     pub display_name: String,
     /// What they are here.
@@ -315,6 +323,9 @@ pub enum AccountError {
     /// Those whose role is not below one's own are out of reach.
     #[error("the account's role is not below one's own")]
     OutOfReach,
+    /// A proven address is its owner's.
+    #[error("the address is proven")]
+    EmailVerified,
     /// Without an administrator nobody could make one.
     #[error("this is the last administrator")]
     LastAdmin,

@@ -27,8 +27,8 @@ pub use passwords::{Match, PasswordError, Passwords};
 pub use reseal::{ResealedColumn, reseal};
 pub use roles::{
     PEOPLE_ONLY, PERMISSIONS, Permission, ReadApiKeys, ReadAudit, ReadCallbacks, ReadFacts, ReadJobs,
-    ReadSchedules, ReadUsers, Role, SetRoles, SuspendUsers, WorkJobs, WriteApiKeys, WriteCallbacks,
-    WriteCollections, WriteJobs, WriteLogs, WriteQueues, WriteSchedules,
+    ReadSchedules, ReadUsers, Role, SetRoles, SuspendUsers, VerifyUsers, WorkJobs, WriteApiKeys,
+    WriteCallbacks, WriteCollections, WriteJobs, WriteLogs, WriteQueues, WriteSchedules,
 };
 pub use signing_keys::Rotation;
 pub(crate) use signing_keys::{KEY_PUBLISHED, signing_key_ages};

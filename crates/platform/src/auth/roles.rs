@@ -74,6 +74,8 @@ permissions! {
     SuspendUsers = "users.suspend" for Moderator, Admin;
     /// Give somebody another role.
     SetRoles = "users.set_role" for Admin;
+    /// Settle whose an e-mail address is: prove one, or release one that is not proven.
+    VerifyUsers = "users.verify" for Admin;
     /// Read the audit log.
     ReadAudit = "audit.read" for Admin;
     /// See what the server says of itself: configuration, database, counts.
@@ -106,7 +108,7 @@ permissions! {
 
 /// Permissions that no API key can have: by them it could do more than it was made for, outlive its end, or shut out those
 /// who would end it.
-pub const PEOPLE_ONLY: &[&str] = &[SetRoles::NAME, SuspendUsers::NAME, WriteApiKeys::NAME];
+pub const PEOPLE_ONLY: &[&str] = &[SetRoles::NAME, SuspendUsers::NAME, VerifyUsers::NAME, WriteApiKeys::NAME];
 
 #[cfg(test)]
 mod tests {

@@ -27,11 +27,32 @@ enum Command {
         #[arg(long, value_name = "NAME", default_value = "Administrator")]
         name: String,
     },
+    /// Settle that an e-mail address is its owner's, so that they can be found by it
+    VerifyEmail {
+        #[command(flatten)]
+        settings: Settings,
+        /// E-mail address of the account
+        #[arg(value_name = "ADDRESS")]
+        email: String,
+    },
+    /// Take an e-mail address that is not proven away from the account that has it, so that its owner can register it; the
+    /// account is suspended
+    ReleaseEmail {
+        #[command(flatten)]
+        settings: Settings,
+        /// E-mail address of the account
+        #[arg(value_name = "ADDRESS")]
+        email: String,
+    },
 }
 
 impl Admin {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let Command::Create { settings, email, name } = self.command;
+        let (settings, email, name) = match self.command {
+            Command::Create { settings, email, name } => (settings, email, name),
+            Command::VerifyEmail { settings, email } => return verify_email(settings, email),
+            Command::ReleaseEmail { settings, email } => return release_email(settings, email),
+        };
         let config = settings.load(Vec::new())?;
         let password = read_password()?;
         let order = Order::CreateAdmin { email: email.clone(), display_name: name, password };
@@ -39,6 +60,28 @@ impl Admin {
             Reply::AdminCreated { user_id } => print(&format!("{email} is an administrator: {user_id}")),
             other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
         }
+    }
+}
+
+fn verify_email(settings: Settings, email: String) -> Result<(), Failure> {
+    let order = Order::VerifyEmail { email: email.clone() };
+    let done = runtime()?.block_on(control::run(settings.load(Vec::new())?, order));
+    match done.context("no address was proven")? {
+        Reply::EmailVerified { user_id, at: Some(at) } => {
+            print(&format!("{email} is proven since {at}: {user_id}"))
+        }
+        other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+    }
+}
+
+fn release_email(settings: Settings, email: String) -> Result<(), Failure> {
+    let order = Order::ReleaseEmail { email: email.clone() };
+    let done = runtime()?.block_on(control::run(settings.load(Vec::new())?, order));
+    match done.context("no address was released")? {
+        Reply::EmailReleased { user_id } => {
+            print(&format!("{email} is free to be registered; account {user_id} is suspended"))
+        }
+        other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
     }
 }
 

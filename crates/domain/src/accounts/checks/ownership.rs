@@ -113,7 +113,8 @@ impl Kept {
                 vec![about(&["me"], NOTES, Value::Null, &[200]), about(&["bond"], NOTES, Value::Null, &[200])]
             }
             "export_bond_space" => vec![about(&[], &self.bond, Value::Null, GONE)],
-            "get_account" | "set_role" | "suspend_account" | "reinstate_account" => {
+            "get_account" | "set_role" | "suspend_account" | "reinstate_account" | "verify_email"
+            | "release_email" => {
                 let body = if operation.name == "set_role" { json!({ "role": "admin" }) } else { json!({}) };
                 let body = if operation.takes_body { body } else { Value::Null };
                 vec![about(&[], &self.owner.id, body, &[403])]

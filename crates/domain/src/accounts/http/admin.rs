@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{Cursor, FieldError, Problem, Text, TextRules, UserId};
-use kith_platform::auth::{ReadUsers, Role, SetRoles, SuspendUsers};
+use kith_platform::auth::{ReadUsers, Role, SetRoles, SuspendUsers, VerifyUsers};
 use kith_platform::http::PageAnswer;
 use kith_platform::{
     Allowed, AllowedPerson, Answer, ApiResult, App, Json, PathId, ProblemBody, Query, Routes, cursor_problem,
@@ -27,6 +27,8 @@ pub fn routes() -> Routes {
         .routes(routes!(get_account))
         .routes(routes!(set_role))
         .routes(routes!(suspend_account, reinstate_account))
+        .routes(routes!(verify_email))
+        .routes(routes!(release_email))
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]
@@ -163,4 +165,44 @@ async fn reinstate_account(
 ) -> ApiResult<Response> {
     let actor = (caller.user_id, caller.role);
     app.change(&caller, move |tx, ctx| administration::reinstate(tx, ctx, actor, id).map(Answer::ok)).await
+}
+
+/// Settle that an account's e-mail address is its owner's. From then on they can be found by it.
+#[utoipa::path(
+    put, path = "/api/v1/admin/users/{id}/email-verification", security(("bearer" = ["users.verify"])),
+    params(("id" = String, Path, format = Uuid, description = "Of the account")),
+    responses(
+        (status = 200, body = Account),
+        (status = 404, description = "Nobody has this id, or the address was released", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn verify_email(
+    State(app): State<App>,
+    AllowedPerson { caller, .. }: AllowedPerson<VerifyUsers>,
+    PathId(id): PathId<UserId>,
+) -> ApiResult<Response> {
+    app.change(&caller, move |tx, ctx| administration::verify_email(tx, ctx, id).map(Answer::ok)).await
+}
+
+/// Take an e-mail address that is not proven away from an account, so that its owner can register it. The account is
+/// suspended, and its sessions end.
+#[utoipa::path(
+    delete, path = "/api/v1/admin/users/{id}/email", security(("bearer" = ["users.verify"])),
+    params(("id" = String, Path, format = Uuid, description = "Of the account")),
+    responses(
+        (status = 200, body = Account),
+        (status = 404, description = "Nobody has this id", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`email_verified`, `not_to_oneself`, `last_admin`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn release_email(
+    State(app): State<App>,
+    AllowedPerson { caller, .. }: AllowedPerson<VerifyUsers>,
+    PathId(id): PathId<UserId>,
+) -> ApiResult<Response> {
+    let actor = (caller.user_id, caller.role);
+    app.change(&caller, move |tx, ctx| {
+        administration::release_email(tx, ctx, Some(actor), id).map(Answer::ok)
+    })
+    .await
 }

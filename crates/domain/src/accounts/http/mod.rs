@@ -1,6 +1,7 @@
 //! Requests and answers about accounts. Addresses and passwords come in here; no password and no hash goes out.
 
 mod admin;
+mod development;
 mod first_admin;
 mod me;
 mod sessions;
@@ -31,6 +32,8 @@ static ACCOUNT_DELETED: ProblemCode =
     ProblemCode { code: "account_deleted", status: 403, title: "This account is deleted" };
 static ACCOUNT_NOT_DELETED: ProblemCode =
     ProblemCode { code: "account_not_deleted", status: 409, title: "This account is not deleted" };
+static EMAIL_VERIFIED: ProblemCode =
+    ProblemCode { code: "email_verified", status: 409, title: "This address is proven" };
 static LAST_ADMIN: ProblemCode =
     ProblemCode { code: "last_admin", status: 409, title: "This is the last administrator" };
 static NOT_TO_ONESELF: ProblemCode =
@@ -47,6 +50,7 @@ pub const PROBLEMS: &[&ProblemCode] = &[
     &ACCOUNT_SUSPENDED,
     &ACCOUNT_DELETED,
     &ACCOUNT_NOT_DELETED,
+    &EMAIL_VERIFIED,
     &LAST_ADMIN,
     &NOT_TO_ONESELF,
     &INVALID_LINK,
@@ -60,6 +64,11 @@ pub fn routes() -> Routes {
         .merge(me::routes())
         .merge(admin::routes())
         .merge(first_admin::routes())
+}
+
+/// The handlers that only development mode has.
+pub fn development_routes() -> Routes {
+    development::routes()
 }
 
 /// The claim of somebody who is signed in to know their password too.
@@ -147,6 +156,10 @@ impl From<AccountError> for Problem {
             AccountError::OutOfReach => Self::new(
                 &problems::FORBIDDEN,
                 "Their role is not below yours; an administrator can do this.",
+            ),
+            AccountError::EmailVerified => Self::new(
+                &EMAIL_VERIFIED,
+                "A proven address belongs to the account that has it and cannot be released.",
             ),
             AccountError::LastAdmin => {
                 Self::new(&LAST_ADMIN, "Without an administrator nobody could make one: make another first.")

@@ -17,8 +17,8 @@ pub use sessions::*;
 /// Makes the account unless the address is taken, and says whether it did.
 pub fn insert_user(tx: &Tx<'_>, user: &User, account: &NewAccount) -> Result<bool, Error> {
     let inserted = tx.exec(
-        "INSERT INTO users (id, email, email_key, display_name, password_hash, role, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (email_key) DO NOTHING",
+        "INSERT INTO users (id, email, email_key, display_name, password_hash, role, created_at, email_verified_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (email_key) DO NOTHING",
         params![
             user.id,
             user.email,
@@ -26,7 +26,8 @@ pub fn insert_user(tx: &Tx<'_>, user: &User, account: &NewAccount) -> Result<boo
             user.display_name,
             account.password_hash,
             user.role.as_str(),
-            user.created_at
+            user.created_at,
+            user.email_verified_at
         ],
     )?;
     Ok(inserted == 1)
@@ -34,8 +35,8 @@ pub fn insert_user(tx: &Tx<'_>, user: &User, account: &NewAccount) -> Result<boo
 
 pub fn find_user(q: &Query<'_>, id: UserId) -> Result<Option<User>, Error> {
     q.one(
-        "SELECT id, email, display_name, role, nickname, theme, locale, time_zone, created_at FROM users
-         WHERE id = $1",
+        "SELECT id, email, display_name, role, nickname, theme, locale, time_zone, created_at, email_verified_at
+         FROM users WHERE id = $1",
         params![id],
         read_user,
     )
@@ -44,9 +45,9 @@ pub fn find_user(q: &Query<'_>, id: UserId) -> Result<Option<User>, Error> {
 /// The account with this address, and what its password is checked against.
 pub fn find_credentials(q: &Query<'_>, email_key: &str) -> Result<Option<Credentials>, Error> {
     q.one(
-        "SELECT id, email, display_name, role, nickname, theme, locale, time_zone, created_at,
+        "SELECT id, email, display_name, role, nickname, theme, locale, time_zone, created_at, email_verified_at,
                 password_hash, password_version, suspended_at, purge_at
-         FROM users WHERE email_key = $1 AND purged_at IS NULL",
+         FROM users WHERE email_key = $1 AND purged_at IS NULL AND email <> ''",
         params![email_key],
         read_credentials,
     )
@@ -54,7 +55,7 @@ pub fn find_credentials(q: &Query<'_>, email_key: &str) -> Result<Option<Credent
 
 pub fn find_credentials_of(q: &Query<'_>, id: UserId) -> Result<Option<Credentials>, Error> {
     q.one(
-        "SELECT id, email, display_name, role, nickname, theme, locale, time_zone, created_at,
+        "SELECT id, email, display_name, role, nickname, theme, locale, time_zone, created_at, email_verified_at,
                 password_hash, password_version, suspended_at, purge_at
          FROM users WHERE id = $1 AND purged_at IS NULL",
         params![id],
@@ -69,6 +70,45 @@ pub fn find_credentials_of(q: &Query<'_>, id: UserId) -> Result<Option<Credentia
 pub fn find_by_email(q: &Query<'_>, email_key: &str) -> Result<Option<UserId>, Error> {
     let sql = "SELECT id FROM users WHERE email_key = $1 AND deleted_at IS NULL";
     q.one(sql, params![email_key], |row| row.get(0))
+}
+
+/// Who has an address.
+#[derive(Clone, Copy, Debug)]
+pub struct AddressOwner {
+    /// The account.
+    pub user: UserId,
+    /// Whether the address is proven to be theirs.
+    pub is_proven: bool,
+}
+
+/// Who has this address, by its key, if they have not left, and whether it is proven to be theirs.
+///
+/// # Errors
+/// The database's.
+pub fn find_address_owner(q: &Query<'_>, email_key: &str) -> Result<Option<AddressOwner>, Error> {
+    let sql =
+        "SELECT id, email_verified_at IS NOT NULL FROM users WHERE email_key = $1 AND deleted_at IS NULL";
+    q.one(sql, params![email_key], |row| Ok(AddressOwner { user: row.get(0)?, is_proven: row.get(1)? }))
+}
+
+/// Whose account keeps this address, though they may be leaving.
+pub fn find_holder(q: &Query<'_>, email_key: &str) -> Result<Option<UserId>, Error> {
+    let sql = "SELECT id FROM users WHERE email_key = $1 AND purged_at IS NULL AND email <> ''";
+    q.one(sql, params![email_key], |row| row.get(0))
+}
+
+/// Notes that an address is proven.
+pub fn set_email_verified(tx: &Tx<'_>, user: UserId, at: Timestamp) -> Result<(), Error> {
+    tx.exec("UPDATE users SET email_verified_at = $2 WHERE id = $1", params![user, at])?;
+    Ok(())
+}
+
+/// Takes an account's address away, so that somebody else can register it.
+pub fn release_email(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
+    let sql =
+        "UPDATE users SET email = '', email_key = 'released:' || id, email_verified_at = NULL WHERE id = $1";
+    tx.exec(sql, params![user])?;
+    Ok(())
 }
 
 pub fn update_profile(tx: &Tx<'_>, user: &User) -> Result<(), Error> {
@@ -147,7 +187,7 @@ pub fn list_admins(q: &Query<'_>) -> Result<Vec<UserId>, Error> {
 
 pub fn find_account(q: &Query<'_>, id: UserId) -> Result<Option<Account>, Error> {
     q.one(
-        "SELECT id, email, display_name, role, created_at, suspended_at, purge_at FROM users
+        "SELECT id, email, display_name, role, created_at, suspended_at, purge_at, email_verified_at FROM users
          WHERE id = $1 AND purged_at IS NULL",
         params![id],
         read_account,
@@ -162,7 +202,7 @@ pub fn list_accounts(q: &Query<'_>, list: &AccountList) -> Result<Vec<Account>, 
         AccountStatus::Deleted => "deleted",
     });
     q.all(
-        "SELECT id, email, display_name, role, created_at, suspended_at, purge_at FROM users
+        "SELECT id, email, display_name, role, created_at, suspended_at, purge_at, email_verified_at FROM users
          WHERE id < $1 AND purged_at IS NULL
            AND (CAST($2 AS TEXT) IS NULL OR role = $2)
            AND (CAST($3 AS TEXT) IS NULL OR email_key = $3)
@@ -354,7 +394,7 @@ pub fn is_due(q: &Query<'_>, user: UserId, now: Timestamp, elapsed_ms: i64) -> R
 pub fn empty_user(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
     tx.exec(
         "UPDATE users SET email = '', email_key = 'purged:' || id, display_name = $2, password_hash = '',
-                role = 'user', nickname = NULL, theme = NULL, locale = NULL, time_zone = NULL
+                role = 'user', email_verified_at = NULL, nickname = NULL, theme = NULL, locale = NULL, time_zone = NULL
          WHERE id = $1",
         params![user, name],
     )?;
@@ -385,16 +425,18 @@ fn read_user(row: &Row<'_>) -> Result<User, Error> {
         locale: row.get(6)?,
         time_zone: row.get(7)?,
         created_at: row.get(8)?,
+        email_verified: row.get::<Option<Timestamp>>(9)?.is_some(),
+        email_verified_at: row.get(9)?,
     })
 }
 
 fn read_credentials(row: &Row<'_>) -> Result<Credentials, Error> {
     Ok(Credentials {
         user: read_user(row)?,
-        password_hash: row.get(9)?,
-        password_version: row.get(10)?,
-        suspended: row.get::<Option<Timestamp>>(11)?.is_some(),
-        purge_at: row.get(12)?,
+        password_hash: row.get(10)?,
+        password_version: row.get(11)?,
+        suspended: row.get::<Option<Timestamp>>(12)?.is_some(),
+        purge_at: row.get(13)?,
     })
 }
 
@@ -414,5 +456,6 @@ fn read_account(row: &Row<'_>) -> Result<Account, Error> {
         created_at: row.get(4)?,
         suspended_at,
         purge_at,
+        email_verified_at: row.get(7)?,
     })
 }

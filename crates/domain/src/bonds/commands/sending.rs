@@ -103,14 +103,16 @@ fn send_to_address(
     draft: &Draft,
     tiers: &[Tier],
 ) -> Result<Sent, BondError> {
-    let owner = accounts::find_by_email(tx, &email.key)?;
-    // As much is asked of the database, whether or not anybody has the address.
-    let receiver = owner.filter(|owner| *owner != sender).unwrap_or_else(|| stand_in(email));
+    let owner = accounts::find_address_owner(tx, &email.key)?;
+    // Nobody is found by an address that is not proven to be theirs. As much is asked of the database, whether or not
+    // anybody has it.
+    let found = owner.filter(|owner| owner.is_proven && owner.user != sender);
+    let receiver = found.map_or_else(|| stand_in(email), |owner| owner.user);
     let pair = Pair::of(sender, receiver)?;
     tx.lock("user", pair.users())?;
     let standing = rows::find_standing(tx, sender, receiver, pair, ctx.now)?;
     let standing = standing.ok_or(BondError::ReceiverNotFound)?;
-    if owner == Some(sender) {
+    if owner.is_some_and(|owner| owner.user == sender) {
         return Err(BondError::ToSelf);
     }
     let known = rows::find_pending_by_address(tx, sender, &email.key, ctx.now)?;

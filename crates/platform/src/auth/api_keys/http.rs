@@ -26,7 +26,7 @@ pub(crate) fn routes() -> Routes {
 struct NewApiKeyBody {
     /// What it is for; 1 to 80 characters.
     name: String,
-    /// What it may do: permissions of your own, but for `users.set_role`, `users.suspend` and `api_keys.write`, which no
+    /// What it may do: permissions of your own, but for `users.set_role`, `users.suspend`, `users.verify` and `api_keys.write`, which no
     /// key may have.
     #[schema(example = json!(["jobs.read"]))]
     scopes: Vec<String>,

@@ -55,7 +55,7 @@ pub fn text(data: &[u8]) {
             }
             Err(fault) => {
                 assert_eq!(fault.pointer, "/x");
-                assert!(["too_short", "too_long", "forbidden_character"].contains(&fault.code));
+                assert!(["too_short", "too_long", "forbidden_character", "blank"].contains(&fault.code));
             }
         }
     }

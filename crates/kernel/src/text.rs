@@ -1,5 +1,8 @@
-//! Text as people type it, made safe to keep: NFC, trimmed, bounded, without control or bidi-override characters.
+//! Text as people type it, made safe to keep: NFC, trimmed, bounded, without control or bidi-override characters, and with
+//! something to see in it.
 
+use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory, GeneralCategoryGroup, WhiteSpace};
+use icu_properties::{CodePointMapData, CodePointSetData};
 use unicode_normalization::UnicodeNormalization;
 
 use crate::FieldError;
@@ -23,7 +26,7 @@ impl Text {
     /// Cleans `input` and checks it against `rules`; `pointer` names the field in the error.
     ///
     /// # Errors
-    /// The fault found: `too_short`, `too_long` or `forbidden_character`.
+    /// The fault found: `too_short`, `too_long`, `forbidden_character` or `blank`.
     pub fn parse(input: &str, rules: TextRules, pointer: &'static str) -> Result<Self, FieldError> {
         let composed: String = input.nfc().collect();
         let text = composed.trim();
@@ -37,6 +40,9 @@ impl Text {
         if text.chars().any(|c| is_forbidden(c) && !(rules.newlines && c == '\n')) {
             let detail = "Control characters and direction overrides are not allowed.";
             return Err(FieldError::new(pointer, "forbidden_character", detail));
+        }
+        if !text.is_empty() && !text.chars().any(is_visible) {
+            return Err(FieldError::new(pointer, "blank", "At least one character that can be seen."));
         }
         Ok(Self(text.to_owned()))
     }
@@ -56,6 +62,21 @@ impl Text {
 /// ZWNJ, ZWJ and RLM/LRM stay: scripts need them.
 fn is_forbidden(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Characters that show nothing although no property says so: BRAILLE PATTERN BLANK, KHITAN SMALL SCRIPT FILLER, MUSICAL
+/// SYMBOL NULL NOTHEAD.
+const BLANKS: [char; 3] = ['\u{2800}', '\u{16FE4}', '\u{1D159}'];
+
+/// Whether a character shows something by itself. Spaces, format characters and what Unicode lets a display ignore, such as
+/// ZERO WIDTH SPACE or HANGUL FILLER, do not.
+fn is_visible(c: char) -> bool {
+    let category = CodePointMapData::<GeneralCategory>::new().get(c);
+    !(CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
+        || CodePointSetData::new::<WhiteSpace>().contains(c)
+        || GeneralCategoryGroup::Separator.contains(category)
+        || matches!(category, GeneralCategory::Format | GeneralCategory::Control)
+        || BLANKS.contains(&c))
 }
 
 #[cfg(test)]
@@ -79,5 +100,44 @@ mod tests {
         }
         assert!(Text::parse("a\nb", TextRules { newlines: true, ..NAME }, "/x").is_ok());
         assert!(Text::parse("a\u{200D}b", NAME, "/x").is_ok());
+    }
+
+    #[test]
+    fn text_that_shows_nothing_is_blank() {
+        let code =
+            |input: &str, min| Text::parse(input, TextRules { min, max: 40, newlines: true }, "/x").err();
+        for invisible in [
+            "\u{200B}",
+            "\u{200C}\u{200D}",
+            "\u{2060}",
+            "\u{FEFF}",
+            "\u{00AD}",
+            "\u{034F}",
+            "\u{061C}",
+            "\u{115F}",
+            "\u{1160}",
+            "\u{17B4}",
+            "\u{180E}",
+            "\u{2800}",
+            "\u{3164}",
+            "\u{FFA0}",
+            "\u{FE0F}",
+            "\u{E0001}\u{E0041}",
+            "\u{200B} \u{200B}",
+            "\u{2800}\n\u{2800}",
+            "\u{16FE4}",
+            "\u{1D159}",
+        ] {
+            for min in [0, 1] {
+                assert_eq!(code(invisible, min).map(|fault| fault.code), Some("blank"), "{invisible:?}");
+            }
+        }
+        assert_eq!(code("", 0), None, "nothing was said, which is another thing");
+        // Letters of any script, marks and emoji show something; joiners inside of words stay.
+        for visible in
+            ["\u{200B}a", "نامه\u{200C}ای", "क्\u{200D}ष", "👩\u{200D}🚀", "가", "ᄀ\u{1160}", "⠁", "-"]
+        {
+            assert_eq!(code(visible, 1), None, "{visible:?}");
+        }
     }
 }

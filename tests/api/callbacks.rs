@@ -22,6 +22,7 @@ fn to_the_loopback(config: &mut Config) {
 on_every_engine! {
     with super::to_the_loopback;
     a_callback_arrives_signed_and_its_answer_is_kept,
+    signature_carries_the_true_time,
     a_recurring_one_makes_a_callback_each_time,
     one_for_later_waits_for_its_time,
     what_fails_is_sent_again_by_the_ladder_and_given_up,
@@ -140,6 +141,22 @@ async fn a_callback_arrives_signed_and_its_answer_is_kept(app: &TestApp) {
     let fare = endpoint(&admin, &made).await;
     assert_eq!((&fare["attempts_succeeded"], &fare["attempts_failed"]), (&json!(1), &json!(0)));
     assert_eq!((&fare["url"], &fare["breaker"]), (&json!(receiver.url("/hook")), &json!("closed")));
+}
+
+/// After `/dev/clock` receivers refused every signature as too new.
+async fn signature_carries_the_true_time(app: &TestApp) {
+    app.admin("root").await;
+    let receiver = Receiver::start(Reply::status(200)).await;
+    for node in 0..app.count_nodes() {
+        app.anonymous().at(node).post("/dev/clock", json!({ "advance": "1d" })).await.expect(200);
+    }
+    let admin = app.sign_in("root").await;
+    make(&admin, json!({ "url": receiver.url("/late"), "body": {} })).await;
+    drain(app).await;
+    let arrived = receiver.arrived();
+    let [arrived] = &arrived[..] else { panic!("{} arrived", arrived.len()) };
+    let at: i64 = arrived.header("webhook-timestamp").parse().expect("seconds");
+    assert_eq!(at, app.now().as_millis() / 1_000);
 }
 
 async fn a_recurring_one_makes_a_callback_each_time(app: &TestApp) {

@@ -16,6 +16,7 @@ const REQUESTS: &str = "/api/v1/partners/requests";
 
 on_every_engine! {
     thirty_days_pass_when_they_are_told_to,
+    clock_is_put_back_to_the_true_time,
     a_clock_is_not_moved_by_nonsense,
     what_goes_out_is_seen_the_newest_first,
     address_is_proven_without_a_mail,
@@ -79,6 +80,29 @@ async fn thirty_days_pass_when_they_are_told_to(app: &TestApp) {
     let count = app.db().read(move |q| q.one(archived, &[], |row| row.get::<i64>(0))).await;
     assert_eq!(count.expect("a count"), Some(1), "what was due has been done");
     assert_ne!(bond(&ada, &ben).await["id"], first["id"]);
+}
+
+/// It could only be put forward, which broke for good whatever others compare with their own clocks.
+async fn clock_is_put_back_to_the_true_time(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let put_back = async || {
+        for node in 0..app.count_nodes() {
+            let answer = app.anonymous().at(node).send(Method::DELETE, CLOCK, Bytes::new()).await;
+            assert_eq!(answer.expect(200), json!({ "now": app.now(), "ahead_ms": 0 }));
+        }
+    };
+    put_back().await;
+    advance_all(app, "30d").await;
+    put_back().await;
+    assert_eq!(app.anonymous().get(CLOCK).await.expect(200), json!({ "now": app.now(), "ahead_ms": 0 }));
+    // Tokens from before are good again, and schedules go on from here.
+    assert_eq!(bond(&ada, &ben).await["since"], json!(app.now()));
+    let next =
+        "SELECT COUNT(*) FROM job_schedules WHERE next_at > $1 AND schedule = '@every 1m' AND NOT paused";
+    let soon = app.now() + kith_kernel::minutes(1);
+    let late = app.db().read(move |q| q.one(next, kith_store::params![soon], |row| row.get::<i64>(0))).await;
+    assert_eq!(late.expect("a count"), Some(0), "something waits until the clock has caught up");
+    assert!(!app.parts().config.data.folder.join("clock-ahead").exists());
 }
 
 async fn a_clock_is_not_moved_by_nonsense(app: &TestApp) {

@@ -106,6 +106,11 @@ impl Ctx {
         Self { now: self.sources.clock.now(), ..self.clone() }
     }
 
+    /// The present moment of the world outside, for what others compare with their own clocks: see [`Clock::real_now`].
+    pub fn real_now(&self) -> Timestamp {
+        self.sources.clock.real_now()
+    }
+
     /// The same request, as far as somebody else does something in it.
     #[must_use]
     pub fn acting_as(&self, actor: Actor) -> Self {

@@ -184,7 +184,7 @@ impl App {
             openapi: Asset::new("application/json", openapi::to_json(&document)),
             clock,
             ahead,
-            started: sources.clock.now(),
+            started: sources.clock.real_now(),
             addr: OnceLock::new(),
             jobs,
             db,

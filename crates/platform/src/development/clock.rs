@@ -1,4 +1,4 @@
-//! `/dev/clock`: puts this node's clock forward, so that thirty days pass in a second.
+//! `/dev/clock`: puts this node's clock forward, so that thirty days pass in a second, and back to the true time.
 //!
 //! How far it is ahead stands in a file in the data folder: what was written in that time is not of the future after a
 //! restart.
@@ -83,6 +83,19 @@ impl AheadClock {
     }
 }
 
+impl AheadClock {
+    /// Puts it back to the true time. That it was ahead is forgotten.
+    fn put_back(&self) -> io::Result<()> {
+        let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        match fs::remove_file(&self.file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.ahead_ms.store(0, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
 impl Clock for AheadClock {
     fn now(&self) -> Timestamp {
         let ahead_ms = u64::try_from(self.ahead_ms.load(Ordering::SeqCst)).unwrap_or(0);
@@ -100,7 +113,7 @@ impl Clock for AheadClock {
 }
 
 pub(super) fn routes() -> Routes {
-    Routes::new().routes(routes!(get_clock, advance_clock))
+    Routes::new().routes(routes!(get_clock, advance_clock, put_clock_back))
 }
 
 /// Where this node's clock stands.
@@ -116,7 +129,7 @@ struct ClockReport {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct AdvanceBody {
-    /// A whole number and its unit: `ms`, `s`, `m`, `h` or `d` (of 24 hours). There is no way back.
+    /// A whole number and its unit: `ms`, `s`, `m`, `h` or `d` (of 24 hours).
     #[schema(example = "30d")]
     advance: String,
 }
@@ -167,6 +180,36 @@ async fn advance_clock(
         Problem::new(&problems::INTERNAL, detail)
     })?;
     Ok(Json(ClockReport { now: ahead.now(), ahead_ms }))
+}
+
+/// Put the clock of this node back to the true time. What is due by the time that it shows is done first. What was
+/// written meanwhile keeps its times, which then lie in the future: access tokens have to be refreshed, and what waits
+/// goes on waiting. Development mode only.
+#[utoipa::path(
+    delete, path = "/dev/clock",
+    responses((status = 200, description = "Put back", body = ClockReport))
+)]
+async fn put_clock_back(State(app): State<App>, _: Caller) -> ApiResult<Json<ClockReport>> {
+    let ahead = clock_of(&app)?;
+    let undone = |_| {
+        let detail =
+            "Not all that is due could be done; `GET /api/v1/jobs` says why. The clock was not put back.";
+        Problem::new(&problems::INTERNAL, detail)
+    };
+    app.run_due().await.map_err(undone)?;
+    let mover = Arc::clone(ahead);
+    let moved = tokio::task::spawn_blocking(move || mover.put_back()).await;
+    moved.map_err(io::Error::other).flatten().map_err(|error| {
+        tracing::error!(%error, "the clock was not put back: its file cannot be removed");
+        Problem::new(&problems::INTERNAL, "The file that says how far ahead it is cannot be removed.")
+    })?;
+    tracing::warn!(now = %ahead.now(), "THE CLOCK WAS PUT BACK to the true time by /dev/clock");
+    // Schedules notice that the clock went back, and go on from here.
+    app.jobs.tick().await.map_err(|error| {
+        tracing::error!(%error, "schedules could not go on after the clock was put back");
+        Problem::new(&problems::INTERNAL, "The clock was put back, but schedules could not go on.")
+    })?;
+    Ok(Json(ClockReport { now: ahead.now(), ahead_ms: 0 }))
 }
 
 fn clock_of(app: &App) -> Result<&Arc<AheadClock>, Problem> {
@@ -231,9 +274,13 @@ mod tests {
         assert_eq!(clock.now().as_millis(), 1_000);
         assert_eq!(clock.advance(seconds(5)).unwrap(), Some(5_000));
         assert_eq!(clock.advance(FURTHEST).unwrap(), None);
-        assert_eq!(clock.now().as_millis(), 6_000);
+        assert_eq!((clock.now().as_millis(), clock.real_now().as_millis()), (6_000, 1_000));
         let again = AheadClock::resume(behind(), folder.path()).unwrap();
         assert_eq!(again.now().as_millis(), 6_000);
+        again.put_back().unwrap();
+        again.put_back().unwrap();
+        assert_eq!((again.now().as_millis(), again.real_now().as_millis()), (1_000, 1_000));
+        assert_eq!(AheadClock::resume(behind(), folder.path()).unwrap().now().as_millis(), 1_000);
         fs::write(folder.path().join(FILE), "what is no number").unwrap();
         assert_eq!(AheadClock::resume(behind(), folder.path()).unwrap().now().as_millis(), 1_000);
     }

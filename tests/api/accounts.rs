@@ -24,6 +24,8 @@ on_every_engine! {
     of_many_who_refresh_at_once_all_get_the_same,
     a_session_that_nobody_renews_ends,
     bad_tokens_are_refused,
+    domain_and_its_ascii_form_are_one_mailbox,
+    text_that_shows_nothing_is_refused_wherever_others_see_it,
 }
 
 fn text<'v>(value: &'v Value, key: &str) -> &'v str {
@@ -40,7 +42,7 @@ async fn somebody_registers_and_is_known_everywhere(app: &TestApp) {
         json!({
             "id": registered["user"]["id"], "email": "Ada@Example.org", "display_name": "Ada  Lovelace",
             "role": "user", "nickname": null, "theme": null, "locale": null, "time_zone": null,
-            "created_at": app.now(),
+            "created_at": app.now(), "email_verified": false, "email_verified_at": null,
         })
     );
     assert_eq!(registered["token_type"], "Bearer");
@@ -223,4 +225,74 @@ async fn bad_tokens_are_refused(app: &TestApp) {
     client.get(ME).await.expect(200);
     app.advance(seconds(1));
     client.get(ME).await.expect_problem(401, "unauthenticated");
+}
+
+/// Whoever registered one spelling could be met by another who registered the other.
+async fn domain_and_its_ascii_form_are_one_mailbox(app: &TestApp) {
+    let register = async |email: &str| {
+        let body = json!({ "email": email, "password": PASSWORD, "display_name": "Ada" });
+        app.anonymous().post(REGISTER, body).await
+    };
+    let log_in = async |email: &str| {
+        app.anonymous().post(LOGIN, json!({ "email": email, "password": PASSWORD })).await
+    };
+    let ada = register("Ada@Bücher.example").await.expect(201);
+    assert_eq!(ada["user"]["email"], "Ada@Bücher.example");
+    for spelling in ["ada@xn--bcher-kva.example", "ada@BÜCHER.example", "ada@bu\u{308}cher.example"] {
+        register(spelling).await.expect_problem(409, "email_taken");
+        assert_eq!(log_in(spelling).await.expect(200)["user"]["id"], ada["user"]["id"], "{spelling}");
+    }
+    register("ben@xn--bcher-kva.example").await.expect(201);
+    register("ben@bücher.example").await.expect_problem(409, "email_taken");
+    app.anonymous()
+        .post("/dev/verify-email", json!({ "email": "ada@xn--bcher-kva.example" }))
+        .await
+        .expect(200);
+    // Nobody is asked by one spelling who has said no to being found by the other, and oneself is oneself.
+    let ada = app.anonymous().with_token(ada["access_token"].as_str().expect("a token"));
+    let to_herself = json!({ "to": { "email": "ada@xn--bcher-kva.example" } });
+    let problem =
+        ada.post("/api/v1/partners/requests", to_herself).await.expect_problem(422, "validation_failed");
+    assert_eq!(problem["errors"][0]["code"], "self");
+    for wrong in ["ada@xn--a.example", "ada@-a.example", "ada@bücher"] {
+        register(wrong).await.expect_problem(422, "validation_failed");
+    }
+    // A key that an earlier version made is brought to this form.
+    let former =
+        "UPDATE users SET email_key = 'ada@bücher.example' WHERE email_key = 'ada@xn--bcher-kva.example'";
+    let made = app.db().write(move |tx| tx.exec(former, &[])).await;
+    assert_eq!(made.map_err(|error: kith_store::Error| error).expect("a row"), 1);
+    app.upkeep().await;
+    log_in("ada@bücher.example").await.expect(200);
+}
+
+/// A name of U+200B alone looked like nobody's.
+async fn text_that_shows_nothing_is_refused_wherever_others_see_it(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    for blank in ["\u{200B}", "\u{3164}", "\u{2800}", "\u{FE0F}\u{00AD}", "\u{200D} \u{200D}"] {
+        let new = json!({ "email": "new@example.org", "password": PASSWORD, "display_name": blank });
+        let to_ben = json!({ "to": { "user_id": ben.id }, "message": blank });
+        let nickname = format!("/api/v1/nicknames/{}", ben.id);
+        let patch = |body: Value| ada.send(hyper::Method::PATCH, ME, body.to_string().into());
+        let date = json!({ "data": { "title": blank, "date": "2026-02-14" } });
+        for (answer, pointer) in [
+            (app.anonymous().post(REGISTER, new).await, "/display_name"),
+            (patch(json!({ "display_name": blank })).await, "/display_name"),
+            (patch(json!({ "nickname": blank })).await, "/nickname"),
+            (ada.put(&nickname, json!({ "nickname": blank })).await, "/nickname"),
+            (ada.post("/api/v1/partners/requests", to_ben).await, "/message"),
+            (ada.post("/api/v1/partners/breakup", json!({ "reason": blank })).await, "/reason"),
+            (ada.post("/api/v1/spaces/me/dates", date).await, "/data/title"),
+        ] {
+            let problem = answer.expect_problem(422, "validation_failed");
+            let fault = &problem["errors"][0];
+            assert_eq!((&fault["pointer"], &fault["code"]), (&json!(pointer), &json!("blank")), "{blank:?}");
+        }
+    }
+    // Joiners inside of words are part of them.
+    let name = json!({ "display_name": "نامه\u{200C}ای" });
+    assert_eq!(
+        ada.send(hyper::Method::PATCH, ME, name.to_string().into()).await.expect(200)["display_name"],
+        name["display_name"]
+    );
 }

@@ -24,6 +24,7 @@ on_every_engine! {
     one_administrator_stays_whatever_races,
     the_link_makes_one_administrator,
     the_link_ends_after_an_hour,
+    moved_clock_does_not_end_the_link,
     a_link_ends_when_there_is_an_administrator,
     address_is_proven_or_released_by_administrators,
 }
@@ -264,6 +265,15 @@ async fn the_link_ends_after_an_hour(app: &TestApp) {
     let secret = app.first_admin_secret().await;
     app.advance(hours(1) - std::time::Duration::from_millis(1));
     app.upkeep().await;
+    app.anonymous().post(ACCEPT, acceptance(&secret, "root")).await.expect(201);
+}
+
+/// It ends by the clock of whoever reads it, not by the one that development mode has put forward.
+async fn moved_clock_does_not_end_the_link(app: &TestApp) {
+    let secret = app.first_admin_secret().await;
+    for node in 0..app.count_nodes() {
+        app.anonymous().at(node).post("/dev/clock", json!({ "advance": "2h" })).await.expect(200);
+    }
     app.anonymous().post(ACCEPT, acceptance(&secret, "root")).await.expect(201);
 }
 

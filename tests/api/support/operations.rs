@@ -182,6 +182,7 @@ impl TestApp {
             "set_limits" => (false, String::new(), json!({ "lifted": false })),
             "verify_email_in_development" => (false, String::new(), json!({ "email": other.email })),
             "advance_clock" => (false, String::new(), json!({ "advance": "1ms" })),
+            "put_clock_back" => (false, String::new(), Value::Null),
             "register" => (false, String::new(), self.newcomer(name)),
             "log_in" => (false, String::new(), credentials(&other)),
             "refresh_session" | "log_out" => {

@@ -10,16 +10,26 @@ use super::profile::ProfileChange;
 use super::sign_in::{self, Claim, OpenSession};
 use super::{events, rows, rules};
 
-/// From where somebody registers, and whether that is limited.
+/// Who registers, and whether what they are told is limited.
 #[derive(Clone, Debug)]
 pub struct Registrant {
     /// What the client says of itself.
     pub origin: Origin,
-    /// Its network, hashed; nothing, where limits are lifted.
-    pub network: Option<[u8; 32]>,
+    /// None where limits are lifted.
+    pub counted: Option<Counted>,
 }
 
-/// Makes an account and signs its owner in. That an address is taken is told 10 times an hour to a network, and no more.
+/// What an answer that an address is taken is counted by: keyed hashes.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    /// The address that is asked about.
+    pub address: [u8; 32],
+    /// The client's network, for whoever looks into it; nothing is decided by it.
+    pub network: [u8; 32],
+}
+
+/// Makes an account and signs its owner in. That an address is taken is told 10 times an hour for each address, to whomever;
+/// an address that is free can always be registered.
 ///
 /// # Errors
 /// [`AccountError::EmailTaken`], [`AccountError::TooManyTaken`].
@@ -32,14 +42,19 @@ pub fn register(
     match try_register(tx, ctx, account, registrant) {
         Ok(signed_in) => Outcome::Commit(signed_in),
         Err(error @ AccountError::EmailTaken) => {
-            let Some(network) = &registrant.network else { return Outcome::Rollback(error) };
-            match rows::insert_refusal(tx, ctx.new_id(|id| id), network, ctx.now) {
+            let Some(counted) = &registrant.counted else { return Outcome::Rollback(error) };
+            match count_taken(tx, ctx, counted) {
                 Ok(()) => Outcome::CommitRefusal(error),
-                Err(fault) => Outcome::Rollback(fault.into()),
+                Err(refusal) => Outcome::Rollback(refusal),
             }
         }
         Err(error) => Outcome::Rollback(error),
     }
+}
+
+fn count_taken(tx: &Tx<'_>, ctx: &Ctx, counted: &Counted) -> Result<(), AccountError> {
+    super::queries::may_say_taken(tx, &counted.address, ctx.now)?;
+    Ok(rows::insert_refusal(tx, ctx.new_id(|id| id), counted, ctx.now)?)
 }
 
 fn try_register(
@@ -48,10 +63,9 @@ fn try_register(
     account: &NewAccount,
     registrant: &Registrant,
 ) -> Result<(User, OpenSession), AccountError> {
-    if let Some(network) = &registrant.network {
-        // Two who ask at once are counted one after the other.
-        tx.lock("registrations", [hex(network)])?;
-        super::queries::may_register(tx, network, ctx.now)?;
+    if let Some(Counted { address, .. }) = &registrant.counted {
+        // Two who ask about one address at once are counted one after the other.
+        tx.lock("registrations", [hex(address)])?;
     }
     let user = make(tx, ctx, account, Role::User)?;
     let session = sign_in::start_session(tx, ctx, user.id, &registrant.origin)?;

@@ -77,6 +77,8 @@ fn profile(patch: &Value) {
     let before = User {
         id: UserId(Uuid::from_u128(1)),
         email: "ada@example.org".into(),
+        email_verified: false,
+        email_verified_at: None,
         display_name: "Ada".into(),
         role: Role::User,
         nickname: None,

@@ -11,7 +11,7 @@ use kith_store::{Error, Query, Tx};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::model::Account;
+use super::model::{Account, Email};
 use super::rows::DueAccount;
 use super::{events, rows, rules};
 
@@ -39,6 +39,8 @@ pub async fn tidy(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     app.write(&ctx, |tx, ctx| {
         let refused_before = ctx.now - rules::REFUSALS_WITHIN;
+        rekey(tx)?;
+        rows::tidy_links(tx, ctx.real_now())?;
         rows::tidy(tx, ctx.now, refused_before, rules::Failures::forgotten_before(ctx.now))
     })
     .await?;
@@ -50,6 +52,17 @@ pub async fn tidy(app: App) -> Result<(), UpkeepError> {
         )
     })
     .await?;
+    Ok(())
+}
+
+/// Gives addresses the keys of this version where an earlier one made others: a domain and its ASCII form are one.
+fn rekey(tx: &Tx<'_>) -> Result<(), Error> {
+    for (user, email, key) in rows::list_international(tx)? {
+        let new = Email::key_of(&email);
+        if new != key && !rows::set_email_key(tx, user, &new)? {
+            tracing::error!(user = %user, "an account has the same mailbox as another, and nobody can sign in to it");
+        }
+    }
     Ok(())
 }
 

@@ -47,6 +47,16 @@ pub static MODULE: Module = Module {
             name: "proven_addresses",
             sql: include_str!("migrations/0003_proven_addresses.sql"),
         },
+        Migration {
+            version: 4,
+            name: "taken_addresses",
+            sql: include_str!("migrations/0004_taken_addresses.sql"),
+        },
+        Migration {
+            version: 5,
+            name: "ascii_domains",
+            sql: include_str!("migrations/0005_ascii_domains.sql"),
+        },
     ],
     problems: http::PROBLEMS,
     events: events::KINDS,

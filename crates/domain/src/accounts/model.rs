@@ -1,6 +1,8 @@
 //! What an account is made of, and what its fields accept. Nothing here reaches a database.
 
 use email_address::{EmailAddress, Options};
+use idna::AsciiDenyList;
+use idna::uts46::{DnsLength, Hyphens, Uts46};
 use std::time::Duration;
 
 use kith_kernel::{FieldError, Problem, Text, TextRules, Timestamp, UserId, id_type};
@@ -183,17 +185,31 @@ impl Email {
     pub fn parse(input: &str, pointer: &'static str) -> Result<Self, FieldError> {
         let typed = Text::parse(input, EMAIL, pointer)?.into_string();
         let options = Options::default().with_required_tld().without_display_text().without_domain_literal();
-        if EmailAddress::parse_with_options(&typed, options).is_err() {
+        let domain = typed.rsplit_once('@').map_or("", |(_, domain)| domain);
+        if EmailAddress::parse_with_options(&typed, options).is_err() || ascii_domain(domain).is_none() {
             return Err(FieldError::new(pointer, "not_an_email", "An address like name@example.org."));
         }
         let key = Self::key_of(&typed);
         Ok(Self { typed, key })
     }
 
-    /// The key of any text, whether or not it is an address: what a log-in looks for.
+    /// The key of any text, whether or not it is an address: what a log-in looks for. Of an internationalised domain it has
+    /// the ASCII form, so that both spellings are one mailbox.
     pub fn key_of(input: &str) -> String {
-        input.trim().nfc().flat_map(char::to_lowercase).nfc().collect()
+        let fold = |text: &str| text.nfc().flat_map(char::to_lowercase).nfc().collect::<String>();
+        let input = input.trim();
+        match input.rsplit_once('@').and_then(|(local, domain)| Some((local, ascii_domain(domain)?))) {
+            Some((local, domain)) => format!("{}@{domain}", fold(local)),
+            None => fold(input),
+        }
     }
+}
+
+/// The domain as DNS has it (UTS #46), in lower case; none if it is no domain.
+fn ascii_domain(domain: &str) -> Option<String> {
+    let (hyphens, length) = (Hyphens::CheckFirstLast, DnsLength::Verify);
+    let ascii = Uts46::new().to_ascii(domain.as_bytes(), AsciiDenyList::STD3, hyphens, length);
+    ascii.ok().map(std::borrow::Cow::into_owned)
 }
 
 /// A password as it goes to the hash. No log can hold it.
@@ -275,8 +291,8 @@ pub enum AccountError {
     /// Somebody has registered with this address.
     #[error("the address is taken")]
     EmailTaken,
-    /// The client's network has been told too often that an address is taken.
-    #[error("too many addresses were tried")]
+    /// It was said too often that this address is taken.
+    #[error("the address was tried too often")]
     TooManyTaken {
         /// After which it may ask again.
         wait: Duration,
@@ -353,10 +369,39 @@ mod tests {
     }
 
     #[test]
+    fn domain_and_its_ascii_form_are_the_same() {
+        let key = |input| Email::parse(input, "/email").unwrap().key;
+        for spelling in [
+            "ada@bücher.example",
+            "ADA@BÜCHER.example",
+            "ada@bu\u{308}cher.example",
+            "ada@xn--bcher-kva.example",
+        ] {
+            assert_eq!(key(spelling), "ada@xn--bcher-kva.example", "{spelling}");
+            assert_eq!(Email::key_of(spelling), key(spelling));
+            assert_eq!(Email::key_of(&key(spelling)), key(spelling));
+        }
+        assert_eq!(key("ada@ｅｘａｍｐｌｅ.org"), "ada@example.org");
+        assert_eq!(key("ÉVA@straße.example"), "éva@xn--strae-oqa.example");
+        // As it was typed it is shown.
+        assert_eq!(Email::parse("Ada@Bücher.example", "/email").unwrap().typed, "Ada@Bücher.example");
+        for text in ["", "@", "a@", "x@y＠z.org", "a@xn--a", "purged:1@2", "a@b@bücher.example"] {
+            assert_eq!(Email::key_of(&Email::key_of(text)), Email::key_of(text), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_not_an_address_is_refused() {
-        for hostile in
-            ["ada", "ada@", "@example.org", "ada@localhost", "a b@example.org", "Ada <ada@example.org>"]
-        {
+        for hostile in [
+            "ada",
+            "ada@",
+            "@example.org",
+            "ada@localhost",
+            "a b@example.org",
+            "Ada <ada@example.org>",
+            "ada@xn--a.org",
+            "ada@-a.org",
+        ] {
             assert_eq!(Email::parse(hostile, "/email").unwrap_err().code, "not_an_email", "{hostile:?}");
         }
         let long = format!("{}@example.org", "a".repeat(243));

@@ -41,18 +41,31 @@ pub fn may_try(q: &Query<'_>, subject: &[u8; 32], now: Timestamp) -> Result<(), 
     failures.may_try(now)
 }
 
-/// Whether somebody in `network` may register at `now`.
+/// Whether it may be said once more at `now` that an address is registered.
 ///
 /// # Errors
 /// [`AccountError::TooManyTaken`].
-pub fn may_register(q: &Query<'_>, network: &[u8; 32], now: Timestamp) -> Result<(), AccountError> {
-    match rows::find_refusals(q, network, now - rules::REFUSALS_WITHIN)? {
+pub fn may_say_taken(q: &Query<'_>, address: &[u8; 32], now: Timestamp) -> Result<(), AccountError> {
+    match rows::find_refusals(q, address, now - rules::REFUSALS_WITHIN)? {
         (count, Some(first)) if count >= rules::REFUSALS_MOST => {
             let wait = (first + rules::REFUSALS_WITHIN).since(now);
             Err(AccountError::TooManyTaken { wait })
         }
         _ => Ok(()),
     }
+}
+
+/// Whether it is worth hashing a password for this address: not if it is registered, and that was said too often.
+///
+/// # Errors
+/// [`AccountError::TooManyTaken`].
+pub fn may_register(
+    q: &Query<'_>,
+    email_key: &str,
+    address: &[u8; 32],
+    now: Timestamp,
+) -> Result<(), AccountError> {
+    if rows::find_holder(q, email_key)?.is_some() { may_say_taken(q, address, now) } else { Ok(()) }
 }
 
 /// The account with this id, for those who look after the server.

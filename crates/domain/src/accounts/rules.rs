@@ -5,7 +5,7 @@ use std::time::Duration;
 use kith_kernel::{Timestamp, UserId, days, hours, minutes, seconds};
 use kith_platform::auth::Role;
 
-use super::model::{Account, AccountError, AccountStatus};
+use super::model::{Account, AccountError, AccountStatus, Email};
 
 /// A session that nobody renews ends after this.
 pub const SESSION_IDLE: Duration = days(30);
@@ -16,7 +16,7 @@ pub const SESSIONS_MOST: i64 = 50;
 /// What addresses end in that can belong to nobody.
 pub const MADE_UP: &str = "@kith-verify.invalid";
 const HOLD: Duration = days(14);
-/// How often a client network is told within [`REFUSALS_WITHIN`] that an address is registered.
+/// How often it is said within [`REFUSALS_WITHIN`] of one address that it is registered.
 pub const REFUSALS_MOST: i64 = 10;
 /// See [`REFUSALS_MOST`].
 pub const REFUSALS_WITHIN: Duration = hours(1);
@@ -105,8 +105,7 @@ pub fn may_lose_admin(account: &Account, admins: i64) -> Result<(), AccountError
 /// Whether an address is one that `kith verify` makes up: it can belong to nobody (RFC 2606, section 2). Such accounts
 /// are purged as soon as they are deleted, and nobody counts on them to administer.
 pub fn is_made_up(email: &str) -> bool {
-    let ending = email.len().checked_sub(MADE_UP.len()).and_then(|at| email.get(at..));
-    ending.is_some_and(|ending| ending.eq_ignore_ascii_case(MADE_UP))
+    Email::key_of(email).ends_with(MADE_UP)
 }
 
 /// Whether so many established accounts may be purged at once. More is not what people do by themselves.
@@ -166,6 +165,7 @@ mod tests {
             created_at: NOW,
             suspended_at: None,
             purge_at: None,
+            email_verified_at: None,
         }
     }
 

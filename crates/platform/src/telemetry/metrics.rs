@@ -62,6 +62,8 @@ pub enum SecurityEvent {
     login_failed,
     /// Somebody tried who was locked out.
     login_locked,
+    /// Somebody tried to register an address that is registered. Many of one network are a search for who is here.
+    registered_address_tried,
     /// An access token that is not valid.
     token_refused,
     /// A refresh token that was never ours, is spent or has expired.

@@ -83,7 +83,7 @@ async fn accept_first_admin(
     Json(body): Json<FirstAdminBody>,
 ) -> ApiResult<(StatusCode, Json<SignInAnswer>)> {
     let (email, password, display_name) = check_new(&body.email, &body.password, &body.display_name)?;
-    first_admin::check_link(&app, &body.secret, ctx.now).await?;
+    first_admin::check_link(&app, &body.secret).await?;
     let password_hash = app.passwords.hash(password.into_string()).await?;
     let account = NewAccount { email, display_name, password_hash };
     let origin = Origin::from(client);

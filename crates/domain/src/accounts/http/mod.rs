@@ -108,6 +108,9 @@ fn count(app: &App, error: &AccountError) {
         AccountError::InvalidCredentials | AccountError::WrongPassword => SecurityEvent::login_failed,
         AccountError::Locked { .. } => SecurityEvent::login_locked,
         AccountError::InvalidRefreshToken => SecurityEvent::refresh_refused,
+        AccountError::EmailTaken | AccountError::TooManyTaken { .. } => {
+            SecurityEvent::registered_address_tried
+        }
         _ => return,
     };
     app.metrics.count_security(kind);
@@ -123,7 +126,7 @@ impl From<AccountError> for Problem {
         match error {
             AccountError::EmailTaken => Self::new(&EMAIL_TAKEN, "Log in, or use another address."),
             AccountError::TooManyTaken { wait } => {
-                let detail = "Too many addresses that are taken were tried from your network.";
+                let detail = "This address was tried too often. Log in if it is yours, or use another.";
                 Self::new(&problems::RATE_LIMITED, detail).retry_after(whole_seconds(wait))
             }
             AccountError::InvalidCredentials => {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::commands::{self, Registrant};
+use super::super::commands::{self, Counted, Registrant};
 use super::super::model::{AccountError, Email, NewAccount, Origin, User, check_new};
 use super::super::queries;
 use super::super::secrets::{DeviceToken, RefreshToken};
@@ -78,7 +78,7 @@ pub(super) struct SignInAnswer {
 
 /// Make an account, and sign in.
 ///
-/// That an address is registered already is told ten times an hour to a network, and no more.
+/// That an address is registered already is said ten times an hour for each address, and no more.
 #[utoipa::path(
     post, path = "/api/v1/auth/register",
     request_body = RegisterBody,
@@ -95,17 +95,20 @@ async fn register(
     Json(body): Json<RegisterBody>,
 ) -> ApiResult<(StatusCode, Json<SignInAnswer>)> {
     let (email, password, display_name) = check_new(&body.email, &body.password, &body.display_name)?;
-    let network =
-        (!app.is_without_limits()).then(|| app.keyring.pseudonym("network", &client.address.network()));
-    if let Some(network) = network {
-        let now = ctx.now;
-        app.db.read(move |q| queries::may_register(q, &network, now)).await?;
+    let counted = (!app.is_without_limits()).then(|| Counted {
+        address: app.keyring.pseudonym("registration", &email.key),
+        network: app.keyring.pseudonym("network", &client.address.network()),
+    });
+    if let Some(Counted { address, .. }) = counted {
+        let (key, now) = (email.key.clone(), ctx.now);
+        let looked = app.db.read(move |q| queries::may_register(q, &key, &address, now)).await;
+        looked.inspect_err(|error| count(&app, error))?;
     }
     let password_hash = app.passwords.hash(password.into_string()).await?;
     let account = NewAccount { email, display_name, password_hash };
-    let registrant = Registrant { origin: Origin::from(client), network };
-    let signed_in =
-        app.write(&ctx, move |tx, ctx| commands::register(tx, ctx, &account, &registrant)).await?;
+    let registrant = Registrant { origin: Origin::from(client), counted };
+    let done = app.write(&ctx, move |tx, ctx| commands::register(tx, ctx, &account, &registrant)).await;
+    let signed_in = done.inspect_err(|error| count(&app, error))?;
     Ok((StatusCode::CREATED, Json(SignInAnswer::new(&app, &ctx, signed_in, None, FIRST_PASSWORD))))
 }
 

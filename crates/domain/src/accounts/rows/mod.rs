@@ -7,6 +7,7 @@ use kith_platform::purge::PurgeRun;
 use kith_store::{Error, Query, Row, Tx, params};
 
 use super::administration::AccountList;
+use super::commands::Counted;
 use super::model::{Account, AccountStatus, Credentials, NewAccount, User};
 use super::rules::{self, Failures, MADE_UP};
 
@@ -95,6 +96,22 @@ pub fn find_address_owner(q: &Query<'_>, email_key: &str) -> Result<Option<Addre
 pub fn find_holder(q: &Query<'_>, email_key: &str) -> Result<Option<UserId>, Error> {
     let sql = "SELECT id FROM users WHERE email_key = $1 AND purged_at IS NULL AND email <> ''";
     q.one(sql, params![email_key], |row| row.get(0))
+}
+
+/// Accounts whose address has letters beyond ASCII in its key: the account, the address, the key.
+pub fn list_international(q: &Query<'_>) -> Result<Vec<(UserId, String, String)>, Error> {
+    q.all(
+        "SELECT id, email, email_key FROM users WHERE octet_length(email_key) <> length(email_key) ORDER BY id",
+        &[],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )
+}
+
+/// Gives an address another key, unless somebody has that key.
+pub fn set_email_key(tx: &Tx<'_>, user: UserId, key: &str) -> Result<bool, Error> {
+    let sql = "UPDATE users SET email_key = $2 WHERE id = $1
+               AND NOT EXISTS (SELECT 1 FROM users other WHERE other.email_key = $2)";
+    Ok(tx.exec(sql, params![user, key])? == 1)
 }
 
 /// Notes that an address is proven.
@@ -252,29 +269,35 @@ pub fn forget_failures(tx: &Tx<'_>, subject: &[u8; 32]) -> Result<(), Error> {
     Ok(())
 }
 
-/// How often `network` was refused since `since`, and when first.
+/// How often it was said since `since` that an address is registered, and when first.
 pub fn find_refusals(
     q: &Query<'_>,
-    network: &[u8; 32],
+    address: &[u8; 32],
     since: Timestamp,
 ) -> Result<(i64, Option<Timestamp>), Error> {
     let found = q.one(
-        "SELECT COUNT(*), MIN(refused_at) FROM registration_refusals WHERE network = $1 AND refused_at > $2",
-        params![network, since],
+        "SELECT COUNT(*), MIN(refused_at) FROM registration_refusals WHERE address = $1 AND refused_at > $2",
+        params![address, since],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
     Ok(found.unwrap_or_default())
 }
 
-pub fn insert_refusal(tx: &Tx<'_>, id: Uuid, network: &[u8; 32], at: Timestamp) -> Result<(), Error> {
-    let sql = "INSERT INTO registration_refusals (id, network, refused_at) VALUES ($1, $2, $3)";
-    tx.exec(sql, params![id, network, at])?;
+pub fn insert_refusal(tx: &Tx<'_>, id: Uuid, counted: &Counted, at: Timestamp) -> Result<(), Error> {
+    let sql = "INSERT INTO registration_refusals (id, network, address, refused_at) VALUES ($1, $2, $3, $4)";
+    tx.exec(sql, params![id, counted.network, counted.address, at])?;
     Ok(())
 }
 
 pub fn insert_link(tx: &Tx<'_>, secret_hash: &[u8; 32], expires_at: Timestamp) -> Result<(), Error> {
     let sql = "INSERT INTO first_admin_links (secret_hash, expires_at) VALUES ($1, $2)";
     tx.exec(sql, params![secret_hash, expires_at])?;
+    Ok(())
+}
+
+/// Forgets links that have expired.
+pub fn tidy_links(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
+    tx.exec("DELETE FROM first_admin_links WHERE expires_at <= $1", params![now])?;
     Ok(())
 }
 
@@ -296,7 +319,6 @@ pub fn tidy(
     failed_before: Timestamp,
 ) -> Result<(), Error> {
     tx.exec("DELETE FROM sessions WHERE expires_at <= $1", params![now])?;
-    tx.exec("DELETE FROM first_admin_links WHERE expires_at <= $1", params![now])?;
     tx.exec("DELETE FROM registration_refusals WHERE refused_at <= $1", params![refused_before])?;
     tx.exec("DELETE FROM login_failures WHERE failed_at <= $1", params![failed_before])?;
     Ok(())

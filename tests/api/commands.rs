@@ -25,8 +25,8 @@ async fn a_running_server_holds_its_folder_and_tells_how_its_schema_stands() {
     let place = Place::of(&database, database.folder().expect("a folder"));
     let kith = Kith::start(place.kith(SERVE));
     assert_eq!(place.status(), place.all("applied"));
-    for change in ["up", "down"] {
-        let said = refusal(place.kith(&["migrate", change]));
+    for change in [&["migrate", "up"][..], &["migrate", "down", "--yes"]] {
+        let said = refusal(place.kith(change));
         assert!(said.contains("stop the server") && said.contains(&kith.pid().to_string()), "{said}");
     }
     assert_eq!(place.status(), place.all("applied"));
@@ -37,7 +37,7 @@ async fn a_running_server_holds_its_folder_and_tells_how_its_schema_stands() {
     kith.terminate();
     assert!(kith.wait().await.success());
     assert!(mode().is_err(), "the socket is left behind");
-    place.migrate(&["down"]);
+    place.migrate(&["down", "--yes"]);
 }
 
 /// A server on PostgreSQL leaves its schema to whoever changes it, and says when it cannot serve on it. API-11.
@@ -57,7 +57,7 @@ async fn a_server_whose_schema_is_undone_is_not_ready() {
     for path in ["/readyz", "/api/health"] {
         assert_eq!(schema(path, 200).await["status"], "pass");
     }
-    place.migrate(&["down"]);
+    place.migrate(&["down", "--yes"]);
     for path in ["/readyz", "/api/health"] {
         assert_eq!(schema(path, 503).await["output"], "The schema is older than this build.");
     }
@@ -90,11 +90,15 @@ async fn the_schema_is_looked_at_and_changed(engine: Engine) {
     assert_eq!(place.status(), place.all("applied"));
     assert_eq!(success(place.kith(&["migrate", "up"])), "Nothing to do.\n");
 
-    assert_eq!(place.migrate(&["down"]), [("undone".to_owned(), last.clone())]);
+    let unasked = refusal(place.kith(&["migrate", "down"]));
+    assert!(unasked.contains("--yes") && unasked.contains(last), "{unasked}");
+    assert_eq!(success(place.kith(&["migrate", "down", "--dry-run"])), format!("would undo {last}\n"));
+    assert_eq!(place.status(), place.all("applied"));
+    assert_eq!(place.migrate(&["down", "--yes"]), [("undone".to_owned(), last.clone())]);
     assert_eq!(place.status().last(), Some(&("missing".to_owned(), last.clone())));
     lacks(last);
     let undone: Vec<_> =
-        place.migrate(&["down", "--steps", "100"]).into_iter().map(|(_, name)| name).collect();
+        place.migrate(&["down", "--yes", "--steps", "100"]).into_iter().map(|(_, name)| name).collect();
     assert!(undone.iter().eq(others.iter().rev()), "{undone:?}");
     assert_eq!(place.status(), place.all("missing"));
 

@@ -50,6 +50,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         refuse_if(config, true, "log.level", &error.to_string())?;
     }
     check_database(config)?;
+    secrets::check_flags(config)?;
     match server.mode {
         Mode::Development => check_development(config),
         Mode::Production => {

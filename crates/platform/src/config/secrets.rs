@@ -100,6 +100,16 @@ impl Config {
     }
 }
 
+/// Refuses a password on the command line, in either mode: other users of the machine read it in the list of processes.
+pub(super) fn check_flags(config: &Config) -> Result<(), ConfigError> {
+    let why = "must not hold a password on the command line, which other users of this machine can read; set \
+               DATABASE_PASSWORD or DATABASE_PASSWORD_FILE, or the whole address in KITH__DATABASE__URL";
+    config.secrets().into_iter().try_for_each(|(key, secret)| {
+        let is_shown = hidden(key, secret).is_some() && matches!(config.origin(key), Origin::Flag(_));
+        refuse_if(config, is_shown, key, why)
+    })
+}
+
 /// Refuses what production mode must not run with.
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let (secret, refresh_secret) = (&config.auth.jwt_secret, &config.auth.jwt_refresh_secret);
@@ -121,9 +131,6 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         }
         refuse_if(config, is_well_known(&secret), key, WELL_KNOWN)?;
         refuse_if(config, is_weak(key, &secret), key, WEAK)?;
-        let why = "must not hold a password on the command line, which other users of this machine can read; \
-                   set DATABASE_PASSWORD or DATABASE_PASSWORD_FILE";
-        refuse_if(config, matches!(config.origin(key), Origin::Flag(_)), key, why)?;
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! `kith migrate`: the schema, looked at and changed. A running server is asked, never worked around.
 
+use std::io::{IsTerminal as _, stdin};
+
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use kith_kernel::{Clock, SystemClock};
@@ -33,6 +35,12 @@ struct Down {
     /// How many
     #[arg(long, default_value_t = 1, value_name = "N")]
     steps: usize,
+    /// Say what would be undone, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
 }
 
 impl Migrate {
@@ -41,7 +49,9 @@ impl Migrate {
             match self.command {
                 Command::Status(settings) => status(&settings.load(Vec::new())?).await,
                 Command::Up(settings) => up(&settings.load(Vec::new())?).await,
-                Command::Down(Down { settings, steps }) => down(&settings.load(Vec::new())?, steps).await,
+                Command::Down(Down { settings, steps, dry_run, yes }) => {
+                    down(&settings.load(Vec::new())?, steps, dry_run, yes).await
+                }
             }
         })
     }
@@ -71,10 +81,33 @@ async fn up(config: &Config) -> Result<(), Failure> {
     report("applied", &applied)
 }
 
-async fn down(config: &Config, steps: usize) -> Result<(), Failure> {
+async fn down(config: &Config, steps: usize, dry_run: bool, yes: bool) -> Result<(), Failure> {
+    let is_applied = |one: &MigrationStatus| matches!(one.state, MigrationState::Applied { .. });
+    let applied: Vec<_> = find_status(config).await?.into_iter().filter(is_applied).collect();
+    let last: Vec<_> = applied.iter().rev().take(steps).map(|one| one.name.clone()).collect();
+    if dry_run {
+        return report("would undo", &last);
+    }
+    if !yes && !last.is_empty() && !confirm(&last)? {
+        return Err(anyhow::anyhow!("nothing was undone").into());
+    }
     let undone =
         Store::migrate_down(&config.store_options(), migrations(), steps).await.map_err(in_the_way)?;
     report("undone", &undone)
+}
+
+/// Asks whoever sits at the terminal. Without one, `--yes` has to say it.
+fn confirm(names: &[String]) -> Result<bool, Failure> {
+    if !stdin().is_terminal() {
+        let why = "this deletes the tables of these migrations and the data in them: repeat it with --yes, or look first \
+                   with --dry-run";
+        return Err(anyhow::anyhow!("{why} ({})", names.join(", ")).into());
+    }
+    names.iter().try_for_each(|name| print(&format!("will undo {name}")))?;
+    print("This deletes their tables and the data in them. Type yes to go on:")?;
+    let mut answer = String::new();
+    stdin().read_line(&mut answer).map_err(anyhow::Error::from)?;
+    Ok(answer.trim() == "yes")
 }
 
 fn in_the_way(error: OpenError) -> anyhow::Error {

@@ -12,6 +12,7 @@ use kith_platform::telemetry::log;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, Settings, print};
+use crate::control::reachable;
 use crate::{Running, Seams, demo, start};
 
 #[derive(Debug, Args)]
@@ -71,8 +72,8 @@ async fn serve(config: Config, seams: Seams) -> Result<(), Failure> {
     if taken {
         tracing::warn!(wanted = %wanted, instead = %running.addr, "the port is taken; listening on the next free one");
     }
-    let base =
-        format!("http://{}", SocketAddr::new(running.app.config.server.listen.ip(), running.addr.port()));
+    let listen = SocketAddr::new(running.app.config.server.listen.ip(), running.addr.port());
+    let base = format!("http://{}", reachable(listen));
     print(&ready_line(&running.app.config, &base, taken))?;
     offer_first_admin(&running, &base).await?;
     if running.app.config.server.demo {

@@ -165,9 +165,9 @@ async fn a_recurring_one_makes_a_callback_each_time(app: &TestApp) {
     let request =
         json!({ "url": receiver.url("/tick"), "headers": { "x-own": "planted-secret" }, "body": { "n": 1 } });
     // The clock stands at 1:00 in Berlin, in winter.
-    let body = json!({ "request": request, "schedule": "30 9 * * *", "zone": "europe/berlin" });
+    let body = json!({ "request": request, "schedule": "30 9 * * *", "time_zone": "europe/berlin" });
     let made = admin.post(RECURRING, body).await.expect(201);
-    assert_eq!((&made["zone"], &made["paused"]), (&json!("Europe/Berlin"), &json!(false)));
+    assert_eq!((&made["time_zone"], &made["paused"]), (&json!("Europe/Berlin"), &json!(false)));
     let first = app.now() + hours(8) + minutes(30);
     assert_eq!(made["next"][0], json!(first));
     assert_eq!(made["next"][4], json!(first + days(4)));
@@ -208,8 +208,8 @@ async fn a_recurring_one_makes_a_callback_each_time(app: &TestApp) {
             "internal_address",
         ),
         (
-            json!({ "request": { "url": receiver.url("/"), "at": app.now() }, "schedule": "@daily" }),
-            "/request/at",
+            json!({ "request": { "url": receiver.url("/"), "run_at": app.now() }, "schedule": "@daily" }),
+            "/request/run_at",
             "not_here",
         ),
         (
@@ -223,9 +223,9 @@ async fn a_recurring_one_makes_a_callback_each_time(app: &TestApp) {
             "over",
         ),
         (
-            json!({ "request": { "url": receiver.url("/") }, "schedule": "@daily", "zone": "Mars" }),
-            "/zone",
-            "not_a_zone",
+            json!({ "request": { "url": receiver.url("/") }, "schedule": "@daily", "time_zone": "Mars" }),
+            "/time_zone",
+            "not_a_time_zone",
         ),
     ] {
         let problem = admin.post(RECURRING, body.clone()).await.expect_problem(422, "validation_failed");
@@ -239,7 +239,8 @@ async fn one_for_later_waits_for_its_time(app: &TestApp) {
     let receiver = Receiver::start(Reply::status(204)).await;
     let at = app.now() + days(30);
     let made =
-        make(&admin, json!({ "url": receiver.url("/"), "text": "grüß", "method": "PUT", "at": at })).await;
+        make(&admin, json!({ "url": receiver.url("/"), "text": "grüß", "method": "PUT", "run_at": at }))
+            .await;
     assert_eq!(made["due_at"], json!(at));
     app.advance(days(30) - seconds(1));
     drain(app).await;
@@ -317,7 +318,7 @@ async fn gone_disables_an_endpoint_at_once(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::status(410)).await;
     let made = make(&admin, json!({ "url": receiver.url("/") })).await;
-    let waiting = make(&admin, json!({ "url": receiver.url("/"), "at": app.now() + hours(1) })).await;
+    let waiting = make(&admin, json!({ "url": receiver.url("/"), "run_at": app.now() + hours(1) })).await;
     assert_eq!(waiting["secret"], Value::Null, "told before");
     drain(app).await;
     let shown = look(&admin, &made).await;
@@ -524,7 +525,7 @@ async fn answers_that_lead_elsewhere_or_nowhere_are_failures(app: &TestApp) {
 async fn one_that_is_taken_back_is_not_sent(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::status(200)).await;
-    let made = make(&admin, json!({ "url": receiver.url("/"), "at": app.now() + hours(1) })).await;
+    let made = make(&admin, json!({ "url": receiver.url("/"), "run_at": app.now() + hours(1) })).await;
     let cancel = |one: &Value| format!("{CALLBACKS}/{}/cancel", id(one));
     let cancelled = admin.post(&cancel(&made), Value::Null).await.expect(200);
     assert_eq!((&cancelled["state"], &cancelled["finished_at"]), (&json!("cancelled"), &json!(app.now())));
@@ -575,7 +576,7 @@ async fn what_is_over_is_forgotten_after_thirty_days(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::status(200)).await;
     let over = make(&admin, json!({ "url": receiver.url("/") })).await;
-    let waiting = make(&admin, json!({ "url": receiver.url("/"), "at": app.now() + days(60) })).await;
+    let waiting = make(&admin, json!({ "url": receiver.url("/"), "run_at": app.now() + days(60) })).await;
     drain(app).await;
     app.advance(days(30));
     app.upkeep().await;
@@ -610,7 +611,7 @@ async fn what_cannot_be_sent_is_refused_by_name(app: &TestApp) {
         (json!({ "url": url, "headers": { "a": "x\r\ny: z" } }), "/headers/a", "not_a_header_value"),
         (json!({ "url": url, "headers": { "x-a": "1", "X-A": "2" } }), "/headers/x-a", "not_unique"),
         (json!({ "url": url, "headers": { "a": "x".repeat(9_000) } }), "/headers", "too_long"),
-        (json!({ "url": url, "at": "2040-01-01T00:00:00Z" }), "/at", "too_late"),
+        (json!({ "url": url, "run_at": "2040-01-01T00:00:00Z" }), "/run_at", "too_late"),
         (json!({ "url": url, "timeout_seconds": 31 }), "/timeout_seconds", "out_of_range"),
     ] {
         let problem = admin.post(CALLBACKS, body.clone()).await.expect_problem(422, "validation_failed");

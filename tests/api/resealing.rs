@@ -36,7 +36,7 @@ async fn callback(client: &Client) -> Value {
     let tokens = client.post("/api/v1/auth/login", body).await.expect(200);
     let admin = client.with_token(tokens["access_token"].as_str().expect("a token"));
     let body = json!({
-        "url": "https://api.example.org/hook", "headers": { "x-key": "planted" }, "body": 1, "at": "2030-01-01T00:00:00Z",
+        "url": "https://api.example.org/hook", "headers": { "x-key": "planted" }, "body": 1, "run_at": "2030-01-01T00:00:00Z",
     });
     admin.post("/api/v1/callbacks", body).await.expect(201)
 }

@@ -228,7 +228,7 @@ def to_an_endpoint(case, me):
     case.body.pop("endpoint_id", None)
     case.body.update(url=HOOKS, method="POST", headers={})
     case.body.pop("text", None)
-    case.body["at"] = "2030-01-01T00:00:00Z"
+    case.body["run_at"] = "2030-01-01T00:00:00Z"
 
 
 def to_an_endpoint_of_its_own(case, me):

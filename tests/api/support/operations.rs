@@ -288,9 +288,11 @@ impl TestApp {
             "get_item" | "delete_item" => (true, an_item(&by).await, Value::Null),
             "replace_item" | "patch_item" => (true, an_item(&by).await, json!({ "data": { "n": 2 } })),
             "export_bond_space" => (true, bonded(&by, &other).await, Value::Null),
-            "create_callback" => {
-                (false, String::new(), json!({ "url": ENDPOINT, "body": { "type": "x" }, "at": FAR_AHEAD }))
-            }
+            "create_callback" => (
+                false,
+                String::new(),
+                json!({ "url": ENDPOINT, "body": { "type": "x" }, "run_at": FAR_AHEAD }),
+            ),
             "create_callback_endpoint" => (false, String::new(), json!({ "url": ENDPOINT })),
             "get_callback" | "cancel_callback" => (false, a_callback(&by).await, Value::Null),
             "retry_callback" => {
@@ -377,7 +379,7 @@ async fn an_endpoint(by: &Person) -> String {
 /// A callback that waits for its time.
 async fn a_callback(by: &Person) -> String {
     an_endpoint(by).await;
-    let body = json!({ "url": ENDPOINT, "at": FAR_AHEAD });
+    let body = json!({ "url": ENDPOINT, "run_at": FAR_AHEAD });
     let made = by.post("/api/v1/callbacks", body).await.expect(201);
     made["id"].as_str().expect("an id").to_owned()
 }

@@ -87,7 +87,7 @@ pub struct RecurringCallback {
     pub schedule: Option<String>,
     /// The IANA time zone that it goes by.
     #[schema(required = true)]
-    pub zone: Option<String>,
+    pub time_zone: Option<String>,
     pub paused: bool,
     /// When it was last due.
     #[schema(value_type = Option<String>, format = DateTime, required = true)]
@@ -131,7 +131,7 @@ fn refused(error: ScheduleError) -> CallbackError {
     let (pointer, code) = match &error {
         ScheduleError::Store(error) => return CallbackError::Store(error.clone()),
         ScheduleError::TooMany => return CallbackError::TooManySchedules,
-        ScheduleError::Spec(schedules::SpecError::Zone) => ("/zone", "not_a_zone"),
+        ScheduleError::Spec(schedules::SpecError::Zone) => ("/time_zone", "not_a_time_zone"),
         ScheduleError::Over => ("/schedule", "over"),
         _ => ("/schedule", "not_a_schedule"),
     };
@@ -237,7 +237,7 @@ fn shown(kept: KeptRecurring, schedule: Option<Schedule>, now: Timestamp) -> Rec
         paused: schedule.as_ref().is_some_and(|schedule| schedule.paused),
         last_at: schedule.as_ref().and_then(|schedule| schedule.last_at),
         next: spec.map_or_else(Vec::new, |(schedule, spec)| schedule.plan.preview(&spec, now, PREVIEW)),
-        zone: schedule.as_ref().map(|schedule| schedule.plan.zone.clone()),
+        time_zone: schedule.as_ref().map(|schedule| schedule.plan.zone.clone()),
         schedule: schedule.map(|schedule| schedule.plan.schedule),
         created_at: kept.created_at,
     }

@@ -69,7 +69,7 @@ pub struct CallbackBody {
     /// When; at once if absent or past. At most ten years ahead.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
-    pub at: Option<Timestamp>,
+    pub run_at: Option<Timestamp>,
     /// How long the receiver may take; at most 30, and `outbound.timeout_ms`.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false, minimum = 1, maximum = 30)]
@@ -154,9 +154,9 @@ async fn create_callback(
     Allowed { caller, .. }: Allowed<WriteCallbacks>,
     Json(body): Json<CallbackBody>,
 ) -> ApiResult<Response> {
-    let at = body.at;
+    let at = body.run_at;
     let is_too_late = at.is_some_and(|at| at.since(caller.ctx.now) > FARTHEST);
-    let too_late = is_too_late.then(|| FieldError::new("/at", "too_late", "At most ten years ahead."));
+    let too_late = is_too_late.then(|| FieldError::new("/run_at", "too_late", "At most ten years ahead."));
     let draft = match (body.check(&app, ""), too_late) {
         (Ok(Sent { to, message }), None) => Draft { to, message, at },
         (sent, too_late) => {

@@ -33,7 +33,7 @@ pub fn routes() -> Routes {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RecurringBody {
-    /// What is sent each time. It has no `at`.
+    /// What is sent each time. It has no `run_at`.
     request: CallbackBody,
     /// Five fields of cron, six with seconds first; or `@daily`, `@hourly`, …; or `@every 90s`.
     #[schema(example = "0 9 * * MON-FRI")]
@@ -41,7 +41,7 @@ struct RecurringBody {
     /// A zone of the IANA database, by which the fields of cron go.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false, default = "UTC", example = "Europe/Berlin")]
-    zone: Option<String>,
+    time_zone: Option<String>,
     /// What becomes of times that passed while nobody was there to send.
     #[serde(default)]
     missed: MissedCallbacks,
@@ -62,12 +62,12 @@ async fn create_recurring_callback(
     Allowed { caller, .. }: Allowed<WriteCallbacks>,
     Json(body): Json<RecurringBody>,
 ) -> ApiResult<Response> {
-    if body.request.at.is_some() {
+    if body.request.run_at.is_some() {
         let detail = "Its schedule says when.";
-        return Err(Problem::invalid(vec![FieldError::new("/request/at", "not_here", detail)]).into());
+        return Err(Problem::invalid(vec![FieldError::new("/request/run_at", "not_here", detail)]).into());
     }
     let Sent { to, message } = body.request.check(&app, "/request").map_err(Problem::invalid)?;
-    let zone = body.zone.unwrap_or_else(|| "UTC".to_owned());
+    let zone = body.time_zone.unwrap_or_else(|| "UTC".to_owned());
     let draft = RecurringDraft { to, message, schedule: body.schedule, zone, missed: body.missed };
     let keyring = Arc::clone(&app.keyring);
     app.change(&caller, move |tx, ctx| recurring::create(tx, ctx, &keyring, &draft).map(Answer::created))

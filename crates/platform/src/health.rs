@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use kith_kernel::{Problem, problems};
-use kith_store::MigrationState;
+use kith_store::{EngineKind, MigrationState};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -26,6 +26,8 @@ const METRICS_TEXT: &str = "application/openmetrics-text; version=1.0.0; charset
 const DATABASE_PATIENCE: Duration = Duration::from_secs(2);
 /// Writes that have not moved for this long are stuck: statements are stopped before.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// With less free disk than this SQLite cannot be written to much longer: changes fail, and others have to take them.
+const MIN_WRITABLE_BYTES: u64 = 16 << 20;
 /// Less free disk than this is a warning, and a tenth of it a failure.
 const LITTLE_DISK_BYTES: u64 = 1024 * 1024 * 1024;
 const LITTLE_DISK_TENTH: u64 = LITTLE_DISK_BYTES / 10;
@@ -68,7 +70,13 @@ async fn ping() -> StatusCode {
 async fn ready(State(app): State<App>) -> HealthReport {
     HealthReport::of(
         app.build,
-        vec![draining(&app), database(&app).await, writes(app.db.write_stall()), clock(&app)],
+        vec![
+            draining(&app),
+            database(&app).await,
+            writes(app.db.write_stall()),
+            clock(&app),
+            disk_to_write_to(&app),
+        ],
     )
 }
 
@@ -305,6 +313,20 @@ pub(crate) fn existing(folder: &Path) -> &Path {
     folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."))
 }
 
+/// On SQLite, whether there is room for what is written. PostgreSQL has a disk of its own.
+fn disk_to_write_to(app: &App) -> Named {
+    let free =
+        if app.db.kind() == EngineKind::Sqlite { disk_free(existing(&app.config.data.folder)) } else { None };
+    ("disk:writable", free.map_or_else(HealthCheck::pass, |(free, _)| judge_writable(free)))
+}
+
+fn judge_writable(free_bytes: u64) -> HealthCheck {
+    if free_bytes < MIN_WRITABLE_BYTES {
+        return HealthCheck::pass().but(HealthStatus::Fail, "The disk of the data folder is full.");
+    }
+    HealthCheck::pass()
+}
+
 fn judge_disk(free_bytes: u64) -> HealthCheck {
     let free = HealthCheck::measured(free_bytes, "bytes");
     match free_bytes {
@@ -444,6 +466,12 @@ mod tests {
         let (_, report) = ask(&test, "/api/health").await;
         assert!(report["checks"]["disk:free"][0]["observedValue"].is_i64(), "{report}");
         assert_eq!(existing(Path::new("not/yet")), Path::new("."));
+    }
+
+    #[test]
+    fn server_without_room_to_write_is_not_ready() {
+        assert_eq!(judge_writable(MIN_WRITABLE_BYTES - 1).status, HealthStatus::Fail);
+        assert_eq!(judge_writable(MIN_WRITABLE_BYTES).status, HealthStatus::Pass);
     }
 
     #[test]

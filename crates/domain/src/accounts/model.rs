@@ -216,6 +216,70 @@ fn ascii_domain(domain: &str) -> Option<String> {
 #[derive(Clone)]
 pub struct Password(String);
 
+/// Passwords of eight characters and more that every list of leaked passwords begins with, in lower case.
+const COMMON_PASSWORDS: &[&str] = &[
+    "password",
+    "password1",
+    "password12",
+    "password123",
+    "passw0rd",
+    "p@ssword",
+    "p@ssw0rd",
+    "12345678",
+    "123456789",
+    "1234567890",
+    "0123456789",
+    "0987654321",
+    "987654321",
+    "87654321",
+    "12341234",
+    "11223344",
+    "123123123",
+    "123454321",
+    "1q2w3e4r",
+    "1q2w3e4r5t",
+    "q1w2e3r4",
+    "qwertyui",
+    "qwertyuiop",
+    "qwerty12",
+    "qwerty123",
+    "qwertz123",
+    "asdfghjk",
+    "asdfghjkl",
+    "zxcvbnm1",
+    "abcdefgh",
+    "abcd1234",
+    "abc12345",
+    "a1b2c3d4",
+    "iloveyou",
+    "iloveyou1",
+    "letmein1",
+    "letmein123",
+    "welcome1",
+    "welcome123",
+    "admin123",
+    "administrator",
+    "changeme",
+    "secret123",
+    "sunshine",
+    "princess",
+    "football",
+    "baseball",
+    "superman",
+    "trustno1",
+    "starwars",
+    "whatever",
+    "computer",
+    "internet",
+    "michelle",
+    "jennifer",
+    "monkey123",
+    "dragon123",
+    "master123",
+    "testtest",
+    "test1234",
+];
+
 impl Password {
     /// Composed, so that every keyboard gives the same bytes.
     pub fn typed(input: &str) -> Self {
@@ -235,7 +299,18 @@ impl Password {
         if length > *PASSWORD_LENGTH.end() {
             return Err(FieldError::new(pointer, "too_long", "At most 256 characters."));
         }
+        if password.is_common() {
+            let detail = "This password is among the first that attackers try. Choose another one.";
+            return Err(FieldError::new(pointer, "too_common", detail));
+        }
         Ok(password)
+    }
+
+    /// Whether it is one of [`COMMON_PASSWORDS`], or one character repeated.
+    fn is_common(&self) -> bool {
+        let folded = self.0.to_lowercase();
+        let is_uniform = folded.chars().all(|c| folded.starts_with(c));
+        is_uniform || COMMON_PASSWORDS.contains(&folded.as_str())
     }
 
     /// For the hash, and for nothing else.
@@ -413,8 +488,13 @@ mod tests {
     fn passwords_are_counted_in_code_points() {
         let code = |input: &str| Password::chosen(input, "/password").map(|_| ()).map_err(|fault| fault.code);
         assert_eq!(code(&"é".repeat(7)), Err("too_short"));
-        assert_eq!(code(&"é".repeat(8)), Ok(()));
-        assert_eq!(code(&"é".repeat(256)), Ok(()));
+        assert_eq!(code(&"éa".repeat(4)), Ok(()));
+        assert_eq!(code(&"éa".repeat(128)), Ok(()));
+        for common in ["password", "Password", "PASSWORD123", "12345678", "aaaaaaaa", "éééééééé", "P@ssw0rd"]
+        {
+            assert_eq!(code(common), Err("too_common"), "{common}");
+        }
+        assert_eq!(code("passwords are long"), Ok(()));
         assert_eq!(code(&"é".repeat(257)), Err("too_long"));
         assert_eq!(Password::typed("cafe\u{301}").into_string(), Password::typed("café").into_string());
     }

@@ -364,7 +364,7 @@ async fn schedules_are_looked_at_and_run_on_the_command_line(engine: Engine) {
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     };
-    let spring = ["schedules", "preview", "30 2 * * *", "--zone", "Europe/Vienna", "--count", "2"];
+    let spring = ["schedules", "preview", "30 2 * * *", "--time-zone", "Europe/Vienna", "--count", "2"];
     let spring = [&spring[..], &["--after", "2027-03-27T12:00:00Z"]].concat();
     let told = success(kith_alone(&spring));
     assert_eq!(told, "2027-03-28T01:00:00.000Z\n2027-03-29T00:30:00.000Z\n");
@@ -390,6 +390,15 @@ async fn schedules_are_looked_at_and_run_on_the_command_line(engine: Engine) {
         let past = ["schedules", "backfill", "nightly", "--from", "2026-03-01T00:00:00Z", "--to"];
         let jobs = success(kith(&[&past[..], &["2026-03-11T00:00:00Z"]].concat()));
         assert_eq!(jobs.lines().count(), if running { 0 } else { 10 }, "{jobs}");
+        let create =
+            ["schedules", "create", "weekly", "--schedule", "0 9 * * MON", "--kind", KIND, "--queue"];
+        let created = success(kith(&[&create[..], &[QUEUE, "--time-zone", "Europe/Vienna"]].concat()));
+        assert!(created.contains("0 9 * * MON (Europe/Vienna)"), "{created}");
+        let reserved = refusal(kith(&[&create[..], &["upkeep"]].concat()));
+        assert!(reserved.contains("Reserved for Kith"), "{reserved}");
+        assert_eq!(success(kith(&["schedules", "delete", "weekly"])), "");
+        let gone = refusal(kith(&["schedules", "delete", "weekly"]));
+        assert!(gone.contains("No schedule has this name"), "{gone}");
         let unknown = refusal(kith(&["schedules", "show", "other"]));
         assert!(unknown.contains("No schedule has this name"), "{unknown}");
         drop(server);

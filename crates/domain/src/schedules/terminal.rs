@@ -2,12 +2,14 @@
 
 use kith_jobs::JobId;
 use kith_jobs::schedules::{self, Schedule, ScheduleError, ScheduleFilter, find_schedule, list_runs};
-use kith_kernel::{Ctx, Problem, Timestamp};
-use kith_platform::{App, store_problem};
+use kith_kernel::{Ctx, FieldError, Problem, Timestamp};
+use kith_platform::http::read_value;
+use kith_platform::{App, Preconditions, store_problem};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::answers::{ScheduleAnswer, ScheduleRun};
-use super::commands::Refusal;
+use super::answers::{ScheduleAnswer, ScheduleBody, ScheduleName, ScheduleRun};
+use super::commands::{self, Refusal};
 
 /// Schedules that a list shows at most.
 const LISTED_MOST: i64 = 10_000;
@@ -27,6 +29,15 @@ pub enum ScheduleOrder {
         /// Only those that are paused.
         paused: bool,
     },
+    /// Makes one, or changes what it runs and when.
+    Set {
+        /// Its name.
+        name: String,
+        /// What `PUT /api/v1/schedules/{name}` takes.
+        body: Value,
+    },
+    /// Removes one, and what is known of its runs.
+    Delete(String),
     /// One, with its last runs.
     Show(String),
     /// Stop one until it is resumed.
@@ -71,6 +82,15 @@ pub async fn carry_out(app: &App, ctx: &Ctx, order: ScheduleOrder) -> Result<Sch
             let found = app.db.read(list).await.map_err(store_problem)?;
             Ok(ScheduleTold::Schedules(found.into_iter().map(ScheduleAnswer::from).collect()))
         }
+        ScheduleOrder::Set { name, body } => set(app, ctx, name, body).await,
+        ScheduleOrder::Delete(name) => {
+            let reserved = app.reserved_jobs();
+            app.write(ctx, move |tx, ctx| {
+                commands::delete(tx, ctx, reserved, &name, &Preconditions::default())
+            })
+            .await?;
+            Ok(ScheduleTold::Schedules(Vec::new()))
+        }
         ScheduleOrder::Show(name) => show(app, name).await,
         ScheduleOrder::Pause(name) => set_paused(app, ctx, name, true).await,
         ScheduleOrder::Resume(name) => set_paused(app, ctx, name, false).await,
@@ -86,6 +106,21 @@ pub async fn carry_out(app: &App, ctx: &Ctx, order: ScheduleOrder) -> Result<Sch
             Ok(ScheduleTold::Jobs(done.await?.jobs.into_iter().map(|(_, job)| job).collect()))
         }
     }
+}
+
+async fn set(app: &App, ctx: &Ctx, name: String, body: Value) -> Result<ScheduleTold, Problem> {
+    let fault = |fault| Problem::invalid(vec![fault]);
+    let body: ScheduleBody = read_value(&body, "").map_err(fault)?;
+    let plan = body.plan().map_err(Problem::invalid)?;
+    let name: ScheduleName = name
+        .parse()
+        .map_err(|why: &str| fault(FieldError::new("/name", "invalid", format!("Expected {why}."))))?;
+    let (reserved, told) = (app.reserved_jobs(), name.0.clone());
+    app.write(ctx, move |tx, ctx| {
+        commands::set(tx, ctx, reserved, &name.0, &plan, &Preconditions::default()).map(drop)
+    })
+    .await?;
+    show(app, told).await
 }
 
 async fn show(app: &App, name: String) -> Result<ScheduleTold, Problem> {

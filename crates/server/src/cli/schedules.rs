@@ -8,6 +8,7 @@ use kith_domain::schedules::{ScheduleAnswer, ScheduleOrder, ScheduleRun, Schedul
 use kith_jobs::schedules::Spec;
 use kith_kernel::{Clock as _, SystemClock, Timestamp};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{Failure, Settings, print, runtime};
 use crate::control::{self, Command as Order, Reply};
@@ -34,6 +35,28 @@ enum Command {
         #[arg(long)]
         paused: bool,
     },
+    /// Create a schedule, or change what it runs and when
+    Create {
+        #[command(flatten)]
+        one: One,
+        /// Such as '30 2 * * MON-FRI' or '@every 1h30m'
+        #[arg(long)]
+        schedule: String,
+        /// The queue of its jobs
+        #[arg(long)]
+        queue: String,
+        /// The kind of its jobs
+        #[arg(long)]
+        kind: String,
+        /// The payload of its jobs, as JSON
+        #[arg(long, value_name = "JSON", default_value = "{}")]
+        payload: String,
+        /// Time zone of the IANA database
+        #[arg(long, default_value = "UTC")]
+        time_zone: String,
+    },
+    /// Delete a schedule and the record of its runs; the jobs that it has enqueued stay
+    Delete(One),
     /// Show a schedule, its next runs, and its last ones
     Show(One),
     /// Stop a schedule until it is resumed; what falls into the pause is not missed
@@ -59,7 +82,7 @@ enum Command {
         schedule: String,
         /// Time zone of the IANA database
         #[arg(long, default_value = "UTC")]
-        zone: String,
+        time_zone: String,
         /// How many runs
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1_000))]
         count: u16,
@@ -80,12 +103,20 @@ struct One {
 impl Schedules {
     pub(super) fn run(self) -> Result<(), Failure> {
         let (settings, order) = match self.command {
-            Command::Preview { schedule, zone, count, after } => {
-                return preview(&schedule, &zone, after, count.into());
+            Command::Preview { schedule, time_zone, count, after } => {
+                return preview(&schedule, &time_zone, after, count.into());
             }
             Command::List { settings, queue, kind, paused } => {
                 (settings, ScheduleOrder::List { queue, kind, paused })
             }
+            Command::Create { one, schedule, queue, kind, payload, time_zone } => {
+                let payload: Value = serde_json::from_str(&payload).context("--payload is not JSON")?;
+                let body = json!({
+                    "schedule": schedule, "queue": queue, "kind": kind, "payload": payload, "time_zone": time_zone,
+                });
+                (one.settings, ScheduleOrder::Set { name: one.name, body })
+            }
+            Command::Delete(one) => (one.settings, ScheduleOrder::Delete(one.name)),
             Command::Show(one) => (one.settings, ScheduleOrder::Show(one.name)),
             Command::Pause(one) => (one.settings, ScheduleOrder::Pause(one.name)),
             Command::Resume(one) => (one.settings, ScheduleOrder::Resume(one.name)),

@@ -33,6 +33,7 @@ mod jobs;
 mod leaving;
 mod lockout;
 mod logs;
+mod memory;
 mod metrics;
 mod old_paths;
 mod openapi_tools;

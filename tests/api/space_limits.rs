@@ -13,6 +13,7 @@ on_every_engine! {
     with super::small;
     too_large_and_too_many_are_refused_by_name,
     counts_never_drift_whoever_writes_at_once,
+    user_exports_a_few_times_a_day,
 }
 
 pub fn small(config: &mut Config) {
@@ -20,6 +21,7 @@ pub fn small(config: &mut Config) {
     config.spaces.most_items = 20;
     config.spaces.most_collections = 3;
     config.spaces.most_bytes = 400;
+    config.limits.exports_per_day = 2;
 }
 
 /// Every collection's counts against its items.
@@ -108,4 +110,22 @@ async fn counts_never_drift_whoever_writes_at_once(app: &TestApp) {
         recount(app).await;
     }
     assert_eq!(app.count("space_collections", "collection = $1", "notes").await, 0);
+}
+
+async fn user_exports_a_few_times_a_day(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let bond = bonded(&ada, &ben).await;
+    // Each node counts for itself.
+    for _ in 0..app.node_count() {
+        ada.get("/api/v1/me/export").await.expect(200);
+    }
+    for _ in 0..app.node_count() {
+        ada.get(&format!("/api/v1/spaces/bonds/{bond}/export")).await.expect(200);
+    }
+    let refused = ada.get("/api/v1/me/export").await;
+    assert_eq!(refused.header("retry-after"), Some("43200"));
+    refused.expect_problem(429, "rate_limited");
+    ben.get("/api/v1/me/export").await.expect(200);
+    app.advance(kith_kernel::hours(12));
+    ada.get("/api/v1/me/export").await.expect(200);
 }

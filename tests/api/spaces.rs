@@ -27,6 +27,9 @@ on_every_engine! {
     costly_schema_and_item_do_not_stop_other_writes,
     item_is_validated_against_the_schema_of_its_transaction,
     item_that_waits_for_its_validation_stops_no_other_write,
+    item_of_too_many_values_is_rejected,
+    page_of_large_items_ends_early_and_goes_on,
+    large_export_is_complete_json,
 }
 
 async fn send(who: &Person, method: Method, path: &str, header: (HeaderName, &str), body: Value) -> Answer {
@@ -432,4 +435,86 @@ async fn item_that_waits_for_its_validation_stops_no_other_write(app: &TestApp) 
     };
     let (created, ()) = tokio::join!(waiting, others);
     created.expect(201);
+}
+
+async fn item_of_too_many_values_is_rejected(app: &TestApp) {
+    let ada = app.user("ada").await;
+    // The data, its field's name and its array are three more.
+    let of = |values: usize| json!({ "data": { "list": vec![0; values] } });
+    let made = ada.post(NOTES, of(9_997)).await.expect(201);
+    let faults = ada.post(NOTES, of(9_998)).await.expect_faults();
+    assert_eq!(faults, [("/data".to_owned(), "too_many_values".to_owned())]);
+    let patch = Bytes::from(json!({ "data": { "more": 1 } }).to_string());
+    let path = format!("{NOTES}/{}", made["id"].as_str().expect("an id"));
+    let faults = ada.send(Method::PATCH, &path, patch).await.expect_faults();
+    assert_eq!(faults, [("/data".to_owned(), "too_many_values".to_owned())]);
+    let schema = json!({ "schema": { "x": vec![0; 9_998] } });
+    let faults =
+        app.admin("admin").await.put("/api/v1/admin/collections/notes", schema).await.expect_faults();
+    assert_eq!(faults, [("/schema".to_owned(), "too_many_values".to_owned())]);
+    assert_eq!(app.count("space_items", "collection = $1", "notes").await, 1);
+}
+
+/// Items of 60 kB each, and their numbers.
+async fn large_items(who: &Person, path: &str, count: usize) {
+    for n in 0..count {
+        item(who, path, json!({ "n": n, "text": "x".repeat(60_000) })).await;
+    }
+}
+
+fn numbers(items: &Value) -> Vec<u64> {
+    let items = items.as_array().expect("items");
+    items.iter().map(|item| item["data"]["n"].as_u64().expect("a number")).collect()
+}
+
+async fn page_of_large_items_ends_early_and_goes_on(app: &TestApp) {
+    let ada = app.user("ada").await;
+    large_items(&ada, NOTES, 40).await;
+    let mut seen = Vec::new();
+    let mut path = format!("{NOTES}?limit=100");
+    loop {
+        let page = ada.get(&path).await;
+        let has_link = page.header("link").is_some();
+        let page = page.expect(200);
+        let found = numbers(&page["items"]);
+        assert!((1..=17).contains(&found.len()), "{} items of 60 kB", found.len());
+        seen.extend(found);
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        assert!(has_link);
+        path = format!("{NOTES}?limit=100&cursor={cursor}");
+    }
+    assert_eq!(seen, (0..40).rev().collect::<Vec<_>>());
+}
+
+async fn large_export_is_complete_json(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let (cleo, dora) = (app.user("cleo").await, app.user("dora").await);
+    large_items(&ada, NOTES, 20).await;
+    // A bond that has ended, and one that lives, with an empty one between.
+    for (n, partner) in [&ben, &cleo, &dora].into_iter().enumerate() {
+        let bond = bonded(&ada, partner).await;
+        if n != 1 {
+            large_items(&ada, SHARED, 18).await;
+            item(&ada, "/api/v1/spaces/bond/others", json!({ "n": 18 })).await;
+        }
+        let path = format!("/api/v1/spaces/bonds/{bond}/export");
+        let export = ada.get(&path).await.expect(200);
+        assert_eq!(export["bond_id"], json!(bond));
+        let expected = if n == 1 { Vec::new() } else { (0..=18).collect() };
+        assert_eq!(numbers(&export["items"]), expected);
+        if n < 2 {
+            break_up(&ada).await;
+        }
+    }
+    let export = ada.get("/api/v1/me/export").await;
+    assert_eq!(export.header("etag"), None, "it is streamed");
+    let export = export.expect(200);
+    let spaces = &export["modules"]["spaces"];
+    assert_eq!(numbers(&spaces["me"]), (0..20).collect::<Vec<_>>());
+    let bonds = spaces["bonds"].as_array().expect("bonds");
+    let held: Vec<_> = bonds.iter().map(|bond| numbers(&bond["items"]).len()).collect();
+    assert_eq!(held, [19, 0, 19], "in the order of their ids");
+    assert_eq!(export["modules"]["bonds"]["bonds"].as_array().expect("bonds").len(), 3);
+    let small = ben.get("/api/v1/me/export").await;
+    assert_eq!(small.expect(200)["modules"]["spaces"]["me"], json!([]));
 }

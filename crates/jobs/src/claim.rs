@@ -24,6 +24,8 @@ const SWEEP_EVERY: Duration = minutes(5);
 const SUSPECTS_EVERY: Duration = seconds(1);
 /// Keys looked at in one claim.
 const KEYS: i64 = 500;
+/// Bytes of payloads in one claim, after which it takes no further job. The statement of claims says so too.
+const MAX_CLAIM_BYTES: usize = 2 << 20;
 
 /// What this process remembers of a queue between claims. Forgetting it costs time only.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +53,34 @@ pub struct Claim {
     pub look_again_at: Option<Timestamp>,
     /// Whether limits hold for the queue, so that nobody should claim ahead, and who ends a job should ring.
     pub is_limited: bool,
+    /// Whether it ends early because its payloads are large.
+    pub is_full: bool,
+}
+
+/// Jobs that were found and claimed.
+struct Found {
+    jobs: Vec<Claimed>,
+    /// Whether others were left or put back, because the payloads are too large together.
+    is_cut: bool,
+}
+
+impl Found {
+    /// Completes the payloads, and puts back the jobs for which there is no room.
+    fn complete(tx: &Tx<'_>, mut jobs: Vec<Claimed>) -> Result<Self, Error> {
+        let mut bytes = 0;
+        for n in 0..jobs.len() {
+            let job = &mut jobs[n];
+            if job.payload.is_empty() {
+                job.payload = rows::live::find_payload(tx, job.id)?.unwrap_or_default();
+            }
+            bytes += job.payload.len();
+            if bytes >= MAX_CLAIM_BYTES {
+                jobs.split_off(n + 1).iter().try_for_each(|job| rows::live::unclaim(tx, job.id))?;
+                return Ok(Self { jobs, is_cut: true });
+            }
+        }
+        Ok(Self { jobs, is_cut: false })
+    }
 }
 
 pub(crate) fn claim(
@@ -81,14 +111,15 @@ pub(crate) fn claim(
         promote(tx, now, queue, most, &mut marks)?;
     }
     let (mut left, window) = queue_room(tx, now, queue, most, &settings, &mut claim)?;
-    while left > 0 {
-        let found = if settings.limits_keys() {
+    while left > 0 && !claim.is_full {
+        let Found { jobs: found, is_cut } = if settings.limits_keys() {
             claim_by_keys(tx, now, worker, queue, left, &settings, &mut marks)?
         } else {
             claim_by_lanes(tx, now, worker, queue, left, &mut marks)?
         };
         left -= found.len() as i64;
         claim.jobs.extend(found);
+        claim.is_full = is_cut;
         if looked_for_due {
             break;
         }
@@ -99,7 +130,7 @@ pub(crate) fn claim(
         }
     }
     claim.look_again_at = earlier(claim.look_again_at, marks.next_due);
-    if left > 0 && (claim.jobs.is_empty() || now >= marks.suspects_at + SUSPECTS_EVERY) {
+    if left > 0 && !claim.is_full && (claim.jobs.is_empty() || now >= marks.suspects_at + SUSPECTS_EVERY) {
         marks.suspects_at = now;
         claim.jobs.extend(claim_suspect(tx, now, worker, queue)?);
     }
@@ -163,21 +194,23 @@ fn claim_by_lanes(
     queue: &str,
     most: i64,
     marks: &mut Marks,
-) -> Result<Vec<Claimed>, Error> {
+) -> Result<Found, Error> {
     let lanes: Vec<_> = (0..).zip(marks.lanes).collect();
-    let found = rows::live::claim(tx, now, worker, queue, most, &lanes)?;
-    if found.oldest > 0 {
-        let is_full = found.jobs.len() as i64 == most;
-        let last = found.jobs.last().filter(|_| is_full);
+    let rows::live::Batch { jobs, oldest } = rows::live::claim(tx, now, worker, queue, most, &lanes)?;
+    let is_full = jobs.len() as i64 == most;
+    let found = Found::complete(tx, jobs)?;
+    if oldest > 0 {
+        // What was left or put back is behind the last that was not.
+        let last = found.jobs.last().filter(|_| is_full || found.is_cut);
         for (priority, mark) in (0..).zip(&mut marks.lanes) {
             *mark = match last {
                 Some(last) if priority > last.priority => *mark,
-                Some(last) if priority == last.priority => last.place.min(found.oldest).max(*mark),
-                _ => found.oldest.max(*mark),
+                Some(last) if priority == last.priority => last.place.min(oldest).max(*mark),
+                _ => oldest.max(*mark),
             };
         }
     }
-    Ok(found.jobs)
+    Ok(found)
 }
 
 /// Each key in turn, as far as its own limits admit, beginning behind the last that was served.
@@ -189,7 +222,7 @@ fn claim_by_keys(
     most: i64,
     settings: &QueueSettings,
     marks: &mut Marks,
-) -> Result<Vec<Claimed>, Error> {
+) -> Result<Found, Error> {
     let mut ids = rows::live::first_without_key(tx, queue, most)?;
     let mut left = most - ids.len() as i64;
     let mut keys = rows::live::keys_behind(tx, queue, &marks.last_key, KEYS)?;
@@ -213,17 +246,17 @@ fn claim_by_keys(
         }
     }
     ids.extend(first_of(tx, queue, &wanted, most - ids.len() as i64)?);
-    let jobs = rows::live::claim_these(tx, now, worker, queue, &ids)?;
+    let found = Found::complete(tx, rows::live::claim_these(tx, now, worker, queue, &ids)?)?;
     if let Some(rate) = settings.key_rate {
         for (key, _) in &wanted {
-            let started = jobs.iter().filter(|job| job.limit_key.as_ref() == Some(key)).count() as i64;
+            let started = found.jobs.iter().filter(|job| job.limit_key.as_ref() == Some(key)).count() as i64;
             let (_, since, used) = room(rate, rows::queues::find_window(tx, queue, key)?, now);
             if started > 0 {
                 rows::queues::save_window(tx, queue, key, since, used + started)?;
             }
         }
     }
-    Ok(jobs)
+    Ok(found)
 }
 
 /// At most `most` of the wanted jobs, so that no key is left out for another's second.
@@ -242,5 +275,5 @@ fn claim_suspect(tx: &Tx<'_>, now: Timestamp, worker: i64, queue: &str) -> Resul
     if rows::live::has_suspect(tx, queue, worker)? {
         return Ok(Vec::new());
     }
-    rows::live::claim_these(tx, now, worker, queue, &[id])
+    Ok(Found::complete(tx, rows::live::claim_these(tx, now, worker, queue, &[id])?)?.jobs)
 }

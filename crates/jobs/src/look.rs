@@ -48,12 +48,12 @@ pub fn list_log(q: &Query<'_>, id: JobId) -> Result<Vec<LogLine>, Error> {
     rows::ended::list_log(q, id, LINES)
 }
 
-/// How the jobs that a job waits, or waited, for stand.
+/// How the jobs that a job waits, or waited, for stand. Results are left out once they have `max_bytes` together.
 ///
 /// # Errors
 /// The database's.
-pub fn list_results(q: &Query<'_>, id: JobId) -> Result<Vec<Awaited>, Error> {
-    rows::waits::list_results(q, id)
+pub fn list_results(q: &Query<'_>, id: JobId, max_bytes: i64) -> Result<Vec<Awaited>, Error> {
+    rows::waits::list_results(q, id, max_bytes)
 }
 
 /// Whether nothing in `queues` is ready or running.
@@ -69,7 +69,7 @@ pub fn is_idle(q: &Query<'_>, queues: &[&str]) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// At most `most` jobs, the newest first.
+/// At most `most` jobs, the newest first, without their payloads and results.
 ///
 /// # Errors
 /// The database's.
@@ -85,7 +85,7 @@ pub fn list_jobs(q: &Query<'_>, filter: &JobFilter, most: i64) -> Result<Vec<Job
     }
 }
 
-const LIVE: &str = "SELECT id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms,
+const LIVE: &str = "SELECT id, queue, kind, state, priority, run_at, '', attempt, failures, max_attempts, timeout_ms,
          retry, limit_key, started_at, CAST(NULL AS BIGINT), CAST(NULL AS TEXT), errors, source, created_at, progress,
          waiting_for, cancel_asked_at
      FROM jobs
@@ -94,16 +94,16 @@ const LIVE: &str = "SELECT id, queue, kind, state, priority, run_at, payload, at
      ORDER BY id DESC LIMIT $5";
 
 const ENDED: &str =
-    "SELECT id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms,
-         retry, limit_key, started_at, finished_at, result, errors, source, created_at
+    "SELECT id, queue, kind, state, priority, run_at, '', attempt, failures, max_attempts, timeout_ms,
+         retry, limit_key, started_at, finished_at, CAST(NULL AS TEXT), errors, source, created_at
      FROM job_history
      WHERE id < $1 AND (CAST($2 AS TEXT) IS NULL OR queue = $2) AND (CAST($3 AS TEXT) IS NULL OR kind = $3)
        AND created_at >= $4 AND state = $6
      ORDER BY id DESC LIMIT $5";
 
 const DEAD: &str =
-    "SELECT id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms,
-         retry, limit_key, started_at, finished_at, result, errors, source, created_at
+    "SELECT id, queue, kind, state, priority, run_at, '', attempt, failures, max_attempts, timeout_ms,
+         retry, limit_key, started_at, finished_at, CAST(NULL AS TEXT), errors, source, created_at
      FROM job_dead
      WHERE id < $1 AND (CAST($2 AS TEXT) IS NULL OR queue = $2) AND (CAST($3 AS TEXT) IS NULL OR kind = $3)
        AND created_at >= $4

@@ -293,6 +293,8 @@ pub struct Awaited {
     pub state: Option<JobState>,
     /// JSON that it left.
     pub result: Option<String>,
+    /// Whether the result is left out because the results are too large together.
+    pub is_result_omitted: bool,
 }
 
 /// A line of a job's log.

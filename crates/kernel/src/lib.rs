@@ -11,14 +11,16 @@ mod id;
 mod page;
 mod problem;
 mod random;
+mod stored_json;
 mod text;
 mod time;
 
 pub use actor::{Actor, Ctx, RequestId, Sources};
 pub use id::{Ids, SeededIds, TimeOrderedIds};
-pub use page::{Cursor, InvalidCursor, Page, PageLimit};
+pub use page::{Cursor, InvalidCursor, MAX_PAGE_BYTES, Page, PageLimit};
 pub use problem::{FieldError, Problem, ProblemCode, problems};
 pub use random::{Random, SeededRandom, SystemRandom};
+pub use stored_json::{StoredJson, count_values};
 pub use text::{Text, TextRules};
 pub use time::{Clock, ManualClock, OffsetClock, SystemClock, Timestamp, days, hours, minutes, seconds};
 

@@ -24,6 +24,27 @@ impl<T> Page<T> {
         Self { items: rows, next_cursor }
     }
 
+    /// The same, and the page ends early once its items have `max_bytes` in all; it holds at least one.
+    pub fn from_rows_within<K: Serialize>(
+        mut rows: Vec<T>,
+        limit: PageLimit,
+        max_bytes: usize,
+        bytes: impl Fn(&T) -> usize,
+        key: impl Fn(&T) -> K,
+    ) -> Self {
+        let mut total = 0;
+        let fitting = rows.iter().take_while(|row| {
+            let is_first = total == 0;
+            total += bytes(row).max(1);
+            is_first || total <= max_bytes
+        });
+        let fitting = fitting.count().min(usize::from(limit.0));
+        let more = rows.len() > fitting;
+        rows.truncate(fitting);
+        let next_cursor = rows.last().filter(|_| more).map(|last| Cursor::at(&key(last)));
+        Self { items: rows, next_cursor }
+    }
+
     /// The same page with each item turned into another.
     pub fn map<U>(self, f: impl FnMut(T) -> U) -> Page<U> {
         Page { items: self.items.into_iter().map(f).collect(), next_cursor: self.next_cursor }
@@ -43,6 +64,18 @@ impl PageLimit {
     /// Rows to fetch: one more than the page holds, to learn whether there is a next.
     pub fn rows(self) -> i64 {
         i64::from(self.0) + 1
+    }
+}
+
+/// Bytes of stored JSON on one page of a list; a page that would hold more ends early.
+pub const MAX_PAGE_BYTES: usize = 1 << 20;
+/// Bytes that the database is asked for at once, at most.
+const MAX_READ_BYTES: i64 = 8 << 20;
+
+impl PageLimit {
+    /// Rows to fetch where one may have `max_row_bytes`: so many that the page cannot be told from a shorter one.
+    pub fn rows_of(self, max_row_bytes: i64) -> i64 {
+        self.rows().min(2 + MAX_READ_BYTES / max_row_bytes.max(1))
     }
 }
 
@@ -86,6 +119,22 @@ impl Cursor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn page_is_bounded_in_bytes_and_goes_on_behind_its_last_item() {
+        let page = |rows: &[usize], max_bytes| {
+            let limit = PageLimit::new(3).unwrap();
+            let page =
+                Page::from_rows_within(rows.to_vec(), limit, max_bytes, |bytes| *bytes, |bytes| *bytes);
+            (page.items.len(), page.next_cursor.is_some())
+        };
+        assert_eq!(page(&[], 10), (0, false));
+        assert_eq!(page(&[4, 4, 2], 10), (3, false));
+        assert_eq!(page(&[4, 4, 2, 1], 10), (3, true));
+        assert_eq!(page(&[4, 4, 3], 10), (2, true));
+        assert_eq!(page(&[50, 1], 10), (1, true));
+        assert_eq!(page(&[50], 10), (1, false));
+    }
 
     #[test]
     fn a_page_says_whether_there_is_more() {

@@ -130,6 +130,8 @@ pub mod problems {
         IDEMPOTENCY_MISMATCH = 422 "idempotency_key_reused" "This key was used for another request";
         /// Too many requests of one client.
         RATE_LIMITED = 429 "rate_limited" "Too many requests";
+        /// The same user exports already.
+        EXPORT_RUNNING = 409 "export_running" "An export is running";
         /// Too many failures: nobody gets in for a while.
         LOCKED = 423 "locked" "Locked for a while";
         /// A fault of ours.

@@ -24,6 +24,7 @@ use crate::clock::NodeClock;
 use crate::compute::Compute;
 use crate::config::Config;
 use crate::development::AheadClock;
+use crate::export::Exports;
 use crate::http::{Asset, BodySchemas, Stop, openapi};
 use crate::module::Module;
 use crate::observed_time::ObservedTime;
@@ -61,6 +62,8 @@ pub struct AppInner {
     pub(crate) hearing: Hearing,
     /// Hashes passwords.
     pub passwords: Passwords,
+    /// Who exports.
+    pub(crate) exports: Exports,
     /// Computes on what others send.
     pub compute: Compute,
     /// Sends requests to others.
@@ -172,6 +175,7 @@ impl App {
             api_keys: KnownKeys::new(hearing.clone()),
             hearing,
             passwords,
+            exports: Exports::new(config.limits.exports_per_day, Arc::clone(&sources.clock)),
             compute: Compute::start()?,
             outbound: Outbound::new(&config),
             metrics,

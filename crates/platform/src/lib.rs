@@ -14,6 +14,7 @@ pub mod compute;
 pub mod config;
 mod development;
 mod docs;
+pub mod export;
 mod facts;
 pub mod follower;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -41,4 +42,6 @@ pub use http::{
 };
 pub use idempotency::{Answer, IdempotencyKey};
 pub use jobs::{Doing, ModuleJob, ReservedJobs, UPKEEP, Upkeep};
-pub use module::{Blocked, Counts, Fact, MODULE, Module, PersonalData, Routes, SealedColumn, UpkeepError};
+pub use module::{
+    Blocked, Counts, ExportPart, Fact, MODULE, Module, PersonalData, Routes, SealedColumn, UpkeepError,
+};

@@ -7,6 +7,7 @@ use kith_readiness::Check;
 use kith_store::{Error, Migration, Query, Tx};
 
 use crate::auth::{AccessSource, api_keys};
+use crate::export::ExportPiece;
 use crate::jobs::{ModuleJob, UPKEEP};
 use crate::{App, audit, auth, checks, docs, facts, health, idempotency, telemetry};
 
@@ -116,13 +117,24 @@ pub type UpkeepError = Box<dyn std::error::Error + Send + Sync>;
 /// Rows by kind.
 pub type Counts = Vec<(&'static str, i64)>;
 
+/// A part of what a module exports about a person.
+#[derive(Clone, Copy, Debug)]
+pub enum ExportPart {
+    /// This text, between other parts.
+    Text(&'static str),
+    /// One value, of some kilobytes up to a few megabytes.
+    Value(fn(&Query<'_>, UserId) -> Result<serde_json::Value, Error>),
+    /// Text in pieces, each of which goes on where the one before has ended.
+    Pieces(fn(&Query<'_>, UserId, Option<&str>) -> Result<ExportPiece, Error>),
+}
+
 /// What a module keeps about a person, and what becomes of it when they leave.
 #[derive(Clone, Copy, Debug)]
 pub struct PersonalData {
     /// What must happen at once when somebody deletes their account.
     pub leave: fn(&Tx<'_>, &Ctx, UserId) -> Result<(), Error>,
-    /// All of it, for themselves.
-    pub export: fn(&Query<'_>, UserId) -> Result<serde_json::Value, Error>,
+    /// All of it, for themselves: parts that make one JSON value, one after the other.
+    pub export: &'static [ExportPart],
     /// How many rows of which kind a purge would take away or empty.
     pub count: fn(&Query<'_>, UserId) -> Result<Counts, Error>,
     /// Takes them away.

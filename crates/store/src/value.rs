@@ -1,7 +1,7 @@
 //! Values on their way into a statement and out of a row, the same for both databases.
 
 use bytes::BytesMut;
-use kith_kernel::{Timestamp, UserId, uuid::Uuid};
+use kith_kernel::{StoredJson, Timestamp, UserId, uuid::Uuid};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use tokio_postgres::types::{IsNull, Type, to_sql_checked};
 
@@ -241,6 +241,20 @@ macro_rules! column {
 }
 
 column!(String, i64, bool, f64, Vec<u8>);
+
+impl Column for StoredJson {
+    fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+        Self::from_text(row.get(at)?).map_err(Error::fault)
+    }
+}
+
+impl Column for Option<StoredJson> {
+    fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+        row.get::<Option<String>>(at)?
+            .map(|text| StoredJson::from_text(text).map_err(Error::fault))
+            .transpose()
+    }
+}
 
 impl Column for Uuid {
     fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {

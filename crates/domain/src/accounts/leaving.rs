@@ -5,8 +5,9 @@
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, Timestamp, UserId};
+use kith_platform::export::ExportSection;
 use kith_platform::purge::{self, PurgeOutcome, PurgeRun};
-use kith_platform::{App, PersonalData, UpkeepError};
+use kith_platform::{App, ExportPart, PersonalData, UpkeepError};
 use kith_store::{Error, Query, Tx};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -195,25 +196,26 @@ fn count(q: &Query<'_>, parts: &Parts, user: UserId) -> Result<Map<String, Value
     counts.collect()
 }
 
-/// Everything that is kept about a person, for themselves.
-///
-/// # Errors
-/// The database's.
-pub async fn export(app: &App, ctx: &Ctx, user: UserId) -> Result<Value, Error> {
-    let parts = parts(app);
-    let modules = app.db.export(move |q| {
-        let each = parts.iter().map(|(name, personal)| Ok(((*name).to_owned(), (personal.export)(q, user)?)));
-        each.collect::<Result<Map<_, _>, Error>>()
-    });
-    let modules = modules.await?;
-    Ok(serde_json::json!({ "exported_at": ctx.now, "user_id": user, "modules": modules }))
+/// Everything that is kept about a person, for themselves, as sections of an export.
+pub fn export(app: &App, ctx: &Ctx, user: UserId) -> Vec<ExportSection> {
+    let text = |text: String| ExportSection::Text(text);
+    let head = serde_json::json!({ "exported_at": ctx.now, "user_id": user }).to_string();
+    let head = head.strip_suffix('}').expect("an object");
+    let mut sections = vec![text(format!("{head},\"modules\":{{"))];
+    for (n, (name, personal)) in parts(app).into_iter().enumerate() {
+        let comma = if n > 0 { "," } else { "" };
+        sections.push(text(format!("{comma}\"{name}\":")));
+        sections.extend(personal.export.iter().map(|part| ExportSection::of(*part, user)));
+    }
+    sections.push(text("}}".to_owned()));
+    sections
 }
 
 /// What this module itself keeps about people.
 pub const PERSONAL: PersonalData = PersonalData {
     // What the module does itself when somebody leaves is in `commands::delete`.
     leave: |_, _, _| Ok(()),
-    export: export_own,
+    export: &[ExportPart::Value(export_own)],
     count: |q, user| Ok(vec![("account", 1), ("sessions", rows::count_sessions(q, user)?)]),
     purge: purge_own,
 };

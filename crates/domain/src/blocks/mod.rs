@@ -8,7 +8,7 @@ mod model;
 mod rows;
 
 use kith_kernel::{Ctx, UserId};
-use kith_platform::{Blocked, Module, PersonalData};
+use kith_platform::{Blocked, ExportPart, Module, PersonalData};
 use kith_store::{Migration, NewEvent, Tx};
 use serde_json::json;
 
@@ -27,7 +27,7 @@ pub static MODULE: Module = Module {
     events: &[CREATED, REMOVED],
     personal: Some(PersonalData {
         leave: |_, _, _| Ok(()),
-        export: |q, user| Ok(json!(rows::list(q, user, BlockId::LAST, MOST)?)),
+        export: &[ExportPart::Value(|q, user| Ok(json!(rows::list(q, user, BlockId::LAST, MOST)?)))],
         count: |q, user| Ok(vec![("blocks", rows::count(q, user)?)]),
         purge: |tx, user| rows::purge(tx, user),
     }),

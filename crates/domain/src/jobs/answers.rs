@@ -1,10 +1,9 @@
 //! Jobs as other programs and administrators see them.
 
 use kith_jobs::{Awaited, Claimed, Failure, JobRecord, JobState, LogLine, Retry};
-use kith_kernel::Timestamp;
+use kith_kernel::{MAX_PAGE_BYTES, StoredJson, Timestamp};
 use kith_store::Query;
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::enqueueing::JobsError;
@@ -104,8 +103,8 @@ pub struct Job {
     #[schema(value_type = Option<String>, format = DateTime, required = true)]
     pub finished_at: Option<Timestamp>,
     /// What it last said of its progress: any JSON.
-    #[schema(required = true)]
-    pub progress: Option<Value>,
+    #[schema(value_type = Option<serde_json::Value>, required = true)]
+    pub progress: Option<StoredJson>,
     /// Its last failures, the oldest first.
     pub errors: Vec<JobFailure>,
     /// How many jobs it waits for.
@@ -144,8 +143,10 @@ pub struct AwaitedJob {
     #[schema(required = true)]
     pub state: Option<JobStatus>,
     /// What it left: any JSON.
-    #[schema(required = true)]
-    pub result: Option<Value>,
+    #[schema(value_type = Option<serde_json::Value>, required = true)]
+    pub result: Option<StoredJson>,
+    /// Whether the result is left out here because the results are too large together: read that job for it.
+    pub is_result_omitted: bool,
 }
 
 /// All that is known of a job.
@@ -154,10 +155,11 @@ pub struct JobDetails {
     #[serde(flatten)]
     about: Job,
     /// With what: any JSON.
-    payload: Value,
+    #[schema(value_type = serde_json::Value)]
+    payload: StoredJson,
     /// What it left: any JSON.
-    #[schema(required = true)]
-    result: Option<Value>,
+    #[schema(value_type = Option<serde_json::Value>, required = true)]
+    result: Option<StoredJson>,
     /// Its last lines.
     log: Vec<JobLogLine>,
     /// The jobs that it waits, or waited, for.
@@ -174,7 +176,8 @@ pub struct ClaimedJob {
     /// What is to be done.
     pub kind: String,
     /// With what: any JSON.
-    pub payload: Value,
+    #[schema(value_type = serde_json::Value)]
+    pub payload: StoredJson,
     /// How often it has failed before.
     pub failures: i64,
     /// An attempt that takes longer has failed; 0: none does.
@@ -213,8 +216,8 @@ impl From<LogLine> for JobLogLine {
 }
 
 impl From<Awaited> for AwaitedJob {
-    fn from(Awaited { job, state, result }: Awaited) -> Self {
-        Self { id: job, state: state.map(JobStatus::from), result: read_json(result) }
+    fn from(Awaited { job, state, result, is_result_omitted }: Awaited) -> Self {
+        Self { id: job, state: state.map(JobStatus::from), result: read_json(result), is_result_omitted }
     }
 }
 
@@ -271,7 +274,10 @@ pub fn get_details(q: &Query<'_>, id: i64) -> Result<JobDetails, JobsError> {
         payload: read_json(Some(payload)).unwrap_or_default(),
         result: read_json(result),
         log: kith_jobs::list_log(q, id)?.into_iter().map(JobLogLine::from).collect(),
-        awaits: kith_jobs::list_results(q, id)?.into_iter().map(AwaitedJob::from).collect(),
+        awaits: kith_jobs::list_results(q, id, MAX_PAGE_BYTES as i64)?
+            .into_iter()
+            .map(AwaitedJob::from)
+            .collect(),
     })
 }
 
@@ -284,8 +290,8 @@ pub fn find(q: &Query<'_>, id: i64) -> Result<JobRecord, JobsError> {
 }
 
 /// JSON that was checked before it was kept.
-pub fn read_json(text: Option<String>) -> Option<Value> {
-    text.and_then(|text| serde_json::from_str(&text).ok())
+pub fn read_json(text: Option<String>) -> Option<StoredJson> {
+    text.and_then(|text| StoredJson::from_text(text).ok())
 }
 
 fn millis(duration: std::time::Duration) -> i64 {

@@ -370,7 +370,7 @@ impl<'t> Making<'t> {
     fn kind(&mut self, name: &str) -> Result<Option<&DeclaredKind>, Error> {
         if !self.kinds.contains_key(name) {
             let declared = rows::find_kind(self.tx, name)?.map(|kind| {
-                let schema = kind.schema.as_ref().map(|schema| schema.to_string().into());
+                let schema = kind.schema.as_ref().map(|schema| schema.as_str().to_owned().into());
                 DeclaredKind { kind, schema }
             });
             self.kinds.insert(name.to_owned(), declared);

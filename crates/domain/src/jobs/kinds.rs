@@ -1,7 +1,7 @@
 //! Kinds of jobs as other programs declare them: what a payload has to look like, and what goes without saying.
 
 use kith_jobs::{Retry, check_name};
-use kith_kernel::{Ctx, FieldError, Timestamp};
+use kith_kernel::{Ctx, FieldError, StoredJson, Timestamp};
 use kith_store::{Query, Tx};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -62,7 +62,7 @@ pub struct JobKindBody {
     /// is rejected with `schema_too_costly`.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
-    pub(super) schema: Option<Map<String, Value>>,
+    schema: Option<Map<String, Value>>,
     /// 0 is first, 9 last.
     #[serde(default)]
     #[schema(minimum = 0)]
@@ -76,6 +76,13 @@ pub struct JobKindBody {
     timeout_ms: Option<i64>,
 }
 
+impl JobKindBody {
+    /// The schema as it is kept.
+    pub fn schema(&self) -> Option<StoredJson> {
+        self.schema.clone().map(|schema| StoredJson::of(&Value::Object(schema)))
+    }
+}
+
 /// A kind of jobs, as a program has declared it.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct JobKind {
@@ -87,7 +94,7 @@ pub struct JobKind {
     pub queue: Option<String>,
     /// A JSON Schema (draft 2020-12) of their payloads.
     #[schema(value_type = Option<Object>, required = true)]
-    pub schema: Option<Value>,
+    pub schema: Option<StoredJson>,
     /// 0 is first, 9 last.
     #[schema(required = true)]
     pub priority: Option<i64>,
@@ -119,7 +126,7 @@ pub fn declare(tx: &Tx<'_>, ctx: &Ctx, kind: &str, body: &JobKindBody) -> Result
     let declared = JobKind {
         kind: kind.to_owned(),
         queue: body.queue.clone(),
-        schema: body.schema.clone().map(Value::Object),
+        schema: body.schema(),
         priority: body.priority,
         retry: body.retry.clone(),
         timeout_ms: body.timeout_ms,

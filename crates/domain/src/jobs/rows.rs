@@ -1,6 +1,6 @@
 //! All SQL about declared kinds of jobs, a function a statement. No decisions. What jobs are is the engine's.
 
-use kith_kernel::Timestamp;
+use kith_kernel::{StoredJson, Timestamp};
 use kith_store::{Error, Query, Row, Tx, params};
 
 use super::kinds::{JobKind, RetryBody};
@@ -26,7 +26,7 @@ pub fn list_kinds(q: &Query<'_>, after: &str, limit: i64) -> Result<Vec<JobKind>
 
 pub fn save_kind(tx: &Tx<'_>, kind: &JobKind, now: Timestamp) -> Result<(), Error> {
     let retry = kind.retry.as_ref();
-    let schema = kind.schema.as_ref().map(ToString::to_string);
+    let schema = kind.schema.as_ref().map(StoredJson::as_str);
     tx.exec(
         "INSERT INTO job_kinds (kind, queue, schema, priority, max_attempts, base_ms, cap_ms, timeout_ms, updated_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
@@ -55,12 +55,10 @@ pub fn delete_kind(tx: &Tx<'_>, kind: &str) -> Result<bool, Error> {
 fn read_kind(row: &Row<'_>) -> Result<JobKind, Error> {
     let retry =
         |max_attempts| Ok::<_, Error>(RetryBody { max_attempts, base_ms: row.get(5)?, cap_ms: row.get(6)? });
-    let schema = row.get::<Option<String>>(2)?;
-    let schema = schema.map(|text| serde_json::from_str(&text).map_err(Error::fault)).transpose()?;
     Ok(JobKind {
         kind: row.get(0)?,
         queue: row.get(1)?,
-        schema,
+        schema: row.get(2)?,
         priority: row.get(3)?,
         retry: row.get::<Option<i64>>(4)?.map(retry).transpose()?,
         timeout_ms: row.get(7)?,

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::response::Response;
-use kith_kernel::{Ctx, FieldError, Problem, problems};
+use kith_kernel::{Ctx, FieldError, Problem, StoredJson, problems};
 use kith_platform::auth::Principal;
 use kith_platform::{Answer, ApiResult, App};
 use kith_store::{Error, Tx};
@@ -49,8 +49,8 @@ impl From<String> for SchemaText {
 
 impl SchemaText {
     /// The hash of this schema and `data`.
-    fn pair(&self, data: &Value) -> Pair {
-        Sha256::new().chain_update(self.hash).chain_update(data.to_string()).finalize().into()
+    fn pair(&self, data: &str) -> Pair {
+        Sha256::new().chain_update(self.hash).chain_update(data).finalize().into()
     }
 }
 
@@ -64,7 +64,7 @@ pub struct Validated {
 #[derive(Debug)]
 struct Missing {
     schema: SchemaText,
-    data: Value,
+    data: String,
     at: String,
 }
 
@@ -74,11 +74,12 @@ impl Validated {
     /// # Errors
     /// [`AwaitsValidation`] if it was not: the transaction has to be rolled back.
     pub fn require(&self, schema: &SchemaText, data: &Value, at: &str) -> Result<(), AwaitsValidation> {
-        let pair = schema.pair(data);
+        let data = data.to_string();
+        let pair = schema.pair(&data);
         if self.known.contains(&pair) {
             return Ok(());
         }
-        let missing = Missing { schema: schema.clone(), data: data.clone(), at: at.to_owned() };
+        let missing = Missing { schema: schema.clone(), data, at: at.to_owned() };
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).insert(pair, missing);
         Err(AwaitsValidation)
     }
@@ -93,7 +94,11 @@ fn validate(missing: &HashMap<Pair, Missing>) -> Result<(), Vec<FieldError>> {
     let mut work = Work::of_request();
     let mut ordered: Vec<_> = missing.values().collect();
     ordered.sort_unstable_by_key(|one| (one.at.len(), &one.at));
-    ordered.into_iter().try_for_each(|one| check(&one.schema.text, &one.data, &one.at, &mut work))
+    ordered.into_iter().try_for_each(|one| {
+        // One tree at a time: it takes many times the memory of its text.
+        let data = serde_json::from_str(&one.data).unwrap_or_default();
+        check(&one.schema.text, &data, &one.at, &mut work)
+    })
 }
 
 /// Runs a command as [`App::change`] does, with values validated before its transaction.
@@ -126,8 +131,8 @@ where
 ///
 /// # Errors
 /// 422 if it cannot, 503 if too many others wait.
-pub async fn check_declared(app: &App, schema: Option<&Value>) -> ApiResult<()> {
-    let Some(text) = schema.map(Value::to_string) else { return Ok(()) };
+pub async fn check_declared(app: &App, schema: Option<&StoredJson>) -> ApiResult<()> {
+    let Some(text) = schema.map(|schema| schema.as_str().to_owned()) else { return Ok(()) };
     let checked = app.compute.run(move || check_schema(&text)).await.map_err(Problem::from)?;
     Ok(checked.map_err(|fault| Problem::invalid(vec![fault]))?)
 }

@@ -5,7 +5,7 @@ mod http;
 mod rows;
 
 use kith_kernel::{Ctx, Timestamp, UserId};
-use kith_platform::{Module, PersonalData};
+use kith_platform::{ExportPart, Module, PersonalData};
 use kith_store::{Error, Migration, NewEvent, Tx};
 use serde::Serialize;
 use serde_json::json;
@@ -28,7 +28,9 @@ pub static MODULE: Module = Module {
     events: &[SET, REMOVED],
     personal: Some(PersonalData {
         leave: |_, _, _| Ok(()),
-        export: |q, user| Ok(json!(rows::list(q, user, UserId(kith_kernel::uuid::Uuid::nil()), MOST)?)),
+        export: &[ExportPart::Value(|q, user| {
+            Ok(json!(rows::list(q, user, UserId(kith_kernel::uuid::Uuid::nil()), MOST)?))
+        })],
         count: |q, user| Ok(vec![("nicknames", rows::count(q, user)?)]),
         purge: |tx, user| rows::purge(tx, user),
     }),

@@ -7,7 +7,7 @@ use kith_jobs::schedules::{
     Backfilled, Missed, Occurrence, Origin, Overlap, Plan, Schedule, check_schedule_name,
 };
 use kith_jobs::{JobId, JobRecord, JobState, Retry};
-use kith_kernel::{FieldError, Timestamp};
+use kith_kernel::{FieldError, StoredJson, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -175,7 +175,8 @@ pub struct ScheduleAnswer {
     /// What is to be done.
     pub kind: String,
     /// With what.
-    pub payload: Value,
+    #[schema(value_type = Value)]
+    pub payload: StoredJson,
     /// 0 is first.
     pub priority: i64,
     /// How often a run may fail.
@@ -233,7 +234,7 @@ impl From<Schedule> for ScheduleAnswer {
             state,
             queue: plan.queue,
             kind: plan.kind,
-            payload: serde_json::from_str(&plan.payload).unwrap_or_default(),
+            payload: StoredJson::from_text(plan.payload).unwrap_or_default(),
             priority: plan.priority,
             max_attempts: plan.retry.max_attempts,
             timeout_ms: ms(plan.timeout),

@@ -6,7 +6,7 @@ use kith_jobs::schedules::{
     self, MOST_AT_ONCE, ScheduleError, ScheduleFilter, Spec, SpecError, find_schedule, list_runs,
     list_schedules as list,
 };
-use kith_kernel::{Cursor, FieldError, Page, Problem, ProblemCode, Timestamp, problems};
+use kith_kernel::{Cursor, FieldError, MAX_PAGE_BYTES, Page, Problem, ProblemCode, Timestamp, problems};
 use kith_platform::auth::{ReadSchedules, WriteSchedules};
 use kith_platform::{
     Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Preconditions, ProblemBody, Query,
@@ -123,9 +123,11 @@ async fn list_schedules(
         owner: None,
         is_declared: query.declared,
     };
-    let found = app.db.read(move |q| list(q, &filter, limit.rows())).await.map_err(store_problem)?;
+    let most = limit.rows_of(kith_jobs::PAYLOAD_BYTES as i64);
+    let found = app.db.read(move |q| list(q, &filter, most)).await.map_err(store_problem)?;
     let rows = found.into_iter().map(ScheduleAnswer::from).collect();
-    Ok(Page::from_rows(rows, limit, |one: &ScheduleAnswer| one.name.clone()).into())
+    let bytes = |one: &ScheduleAnswer| one.payload.bytes();
+    Ok(Page::from_rows_within(rows, limit, MAX_PAGE_BYTES, bytes, |one| one.name.clone()).into())
 }
 
 /// When a schedule would run that need not be there.

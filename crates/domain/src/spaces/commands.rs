@@ -1,6 +1,8 @@
 //! Changes to items, a transaction each: lock the people whose space it is, read, decide, write.
 
-use kith_kernel::{Ctx, UserId};
+use std::borrow::Cow;
+
+use kith_kernel::{Ctx, StoredJson, UserId};
 use kith_platform::Preconditions;
 use kith_platform::config;
 use kith_store::{Query, Tx};
@@ -56,11 +58,12 @@ pub fn create(
     let shared = open(tx, asked)?;
     let rules = Rules::of(tx, &asked.collection)?;
     let data = check(tx, asked, &rules, data, validated)?;
-    let item = Item::new(ctx, asked.user, asked.collection.clone(), data);
-    let (text, bytes) = to_text(&item, limits)?;
+    let text = to_text(&data, limits)?;
+    let bytes = text.bytes() as i64;
+    let item = Item::new(ctx, asked.user, asked.collection.clone(), text);
     make_room(tx, shared.space, &item.collection, Amount { items: 1, bytes }, limits)?;
-    rows::insert_item(tx, shared.space, &item, &text, rules.revision)?;
-    rules.index(tx, shared.space, &item)?;
+    rows::insert_item(tx, shared.space, &item, rules.revision)?;
+    rules.index(tx, shared.space, &item, &data)?;
     reminders::schedule(tx, ctx.now, shared.space, None, &item)?;
     tell(tx, ctx, events::ITEM_CREATED, &shared, &item);
     Ok(item)
@@ -85,18 +88,19 @@ pub fn update(
     let data = match change {
         Change::Replace(data) => check(tx, asked, &rules, data, validated)?,
         Change::Merge(patch) => {
-            check(tx, asked, &rules, &merge(present.data.clone(), patch.clone()), validated)?
+            let merged = merge(present.data.to_value(), patch.clone());
+            Cow::Owned(check(tx, asked, &rules, &merged, validated)?.into_owned())
         }
     };
-    if data == present.data {
+    let text = to_text(&data, limits)?;
+    if text == present.data {
         return Ok(present);
     }
-    let item = present.changed(ctx, asked.user, data);
-    let (text, bytes) = to_text(&item, limits)?;
-    let more = Amount { items: 0, bytes: bytes - bytes_before };
+    let more = Amount { items: 0, bytes: text.bytes() as i64 - bytes_before };
+    let item = present.changed(ctx, asked.user, text);
     make_room(tx, shared.space, &item.collection, more, limits)?;
-    rows::update_item(tx, &item, &text, rules.revision)?;
-    rules.index_again(tx, shared.space, &item)?;
+    rows::update_item(tx, &item, rules.revision)?;
+    rules.index_again(tx, shared.space, &item, &data)?;
     reminders::schedule(tx, ctx.now, shared.space, Some(&present), &item)?;
     tell(tx, ctx, events::ITEM_UPDATED, &shared, &item);
     Ok(item)
@@ -145,30 +149,29 @@ fn find(
 }
 
 /// What is kept of `data`, if the collection takes it.
-fn check(
+fn check<'d>(
     q: &Query<'_>,
     asked: &Asked,
     rules: &Rules,
-    data: &Value,
+    data: &'d Value,
     validated: &Validated,
-) -> Result<Value, SpaceError> {
+) -> Result<Cow<'d, Value>, SpaceError> {
     check_shape(data, "/data")?;
     if dates::is_dates(&asked.collection) {
         let zone = rows::find_time_zone(q, asked.user)?;
         let read = dates::read(data, zone.as_deref().unwrap_or(dates::UTC));
-        return read.map(|(data, _)| data).map_err(SpaceError::Invalid);
+        return read.map(|(data, _)| Cow::Owned(data)).map_err(SpaceError::Invalid);
     }
     if let Some(schema) = &rules.schema {
         validated.require(schema, data, "/data")?;
     }
-    Ok(data.clone())
+    Ok(Cow::Borrowed(data))
 }
 
-/// The data as it is kept, and how long that is.
-fn to_text(item: &Item, limits: &config::Spaces) -> Result<(String, i64), SpaceError> {
-    let (text, most) = (item.data.to_string(), limits.item_bytes);
-    let bytes = text.len() as i64;
-    if bytes > i64::from(most) { Err(SpaceError::ItemTooLarge { most }) } else { Ok((text, bytes)) }
+/// The data as it is kept.
+fn to_text(data: &Value, limits: &config::Spaces) -> Result<StoredJson, SpaceError> {
+    let (text, most) = (StoredJson::of(data), limits.item_bytes);
+    if text.bytes() as u64 > u64::from(most) { Err(SpaceError::ItemTooLarge { most }) } else { Ok(text) }
 }
 
 /// Counts `more` in, if there is room for it. What takes no room is never refused.

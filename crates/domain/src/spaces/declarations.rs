@@ -3,7 +3,7 @@
 //! Each item knows by which revision of the fields it is indexed. After a change the upkeep takes the others in batches;
 //! until it has them all, lists by fields are refused.
 
-use kith_kernel::{Ctx, FieldError, Timestamp};
+use kith_kernel::{Ctx, FieldError, StoredJson, Timestamp};
 use kith_platform::{App, Preconditions, UpkeepError};
 use kith_store::{Error, Query, Tx};
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ pub struct Declaration {
     pub name: CollectionName,
     /// A JSON Schema (draft 2020-12).
     #[schema(value_type = Option<Object>, required = true)]
-    pub schema: Option<Value>,
+    pub schema: Option<StoredJson>,
     /// Fields by which lists can be filtered and ordered.
     pub fields: Vec<String>,
     /// When this was last changed.
@@ -85,13 +85,13 @@ impl Rules {
         Ok(rows::find_rules(q, collection)?.unwrap_or_default())
     }
 
-    /// Indexes a new item.
+    /// Indexes a new item, which holds `data`.
     ///
     /// # Errors
     /// The database's.
-    pub fn index(&self, tx: &Tx<'_>, space: Space, item: &Item) -> Result<(), Error> {
+    pub fn index(&self, tx: &Tx<'_>, space: Space, item: &Item, data: &Value) -> Result<(), Error> {
         self.fields.iter().try_for_each(|field| {
-            rows::insert_field(tx, space, item, field, &order::encode(pick(&item.data, field)))
+            rows::insert_field(tx, space, item, field, &order::encode(pick(data, field)))
         })
     }
 
@@ -99,11 +99,11 @@ impl Rules {
     ///
     /// # Errors
     /// The database's.
-    pub fn index_again(&self, tx: &Tx<'_>, space: Space, item: &Item) -> Result<(), Error> {
+    pub fn index_again(&self, tx: &Tx<'_>, space: Space, item: &Item, data: &Value) -> Result<(), Error> {
         if self.revision > 0 {
             rows::delete_fields(tx, item.id)?;
         }
-        self.index(tx, space, item)
+        self.index(tx, space, item, data)
     }
 }
 
@@ -183,7 +183,7 @@ fn keep(tx: &Tx<'_>, ctx: &Ctx, kept: KeptDeclaration) -> Result<Declaration, Sp
 #[derive(Clone, Debug)]
 pub struct CheckedDeclaration {
     /// Has to be compiled, away from any transaction.
-    pub schema: Option<Value>,
+    pub schema: Option<StoredJson>,
     fields: Vec<String>,
 }
 
@@ -199,6 +199,7 @@ pub fn check(name: &CollectionName, body: DeclarationBody) -> Result<CheckedDecl
     if let Some(schema) = &schema {
         check_shape(schema, "/schema")?;
     }
+    let schema = schema.as_ref().map(StoredJson::of);
     if body.fields.len() > MOST_FIELDS {
         return Err(FieldError::new("/fields", "too_many", format!("At most {MOST_FIELDS}.")).into());
     }
@@ -234,7 +235,7 @@ fn index_batch(tx: &Tx<'_>) -> Result<i64, Error> {
     for (space, item, rules) in &stale {
         // Whoever changes the item meanwhile indexes it themselves.
         if rows::set_indexed(tx, item, rules.revision)? {
-            rules.index_again(tx, *space, item)?;
+            rules.index_again(tx, *space, item, &item.data.to_value())?;
         }
     }
     Ok(stale.len() as i64)

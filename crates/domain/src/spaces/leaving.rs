@@ -2,9 +2,8 @@
 //! the other and no longer names them.
 
 use kith_kernel::UserId;
-use kith_platform::PersonalData;
-use kith_store::{Error, Query, Tx};
-use serde_json::{Value, json};
+use kith_platform::{ExportPart, PersonalData};
+use kith_store::{Error, Tx};
 
 use super::model::Space;
 use super::{queries, rows};
@@ -13,7 +12,7 @@ use super::{queries, rows};
 pub const PERSONAL: PersonalData = PersonalData {
     // The bond ends, and with it the space freezes; their own is held with the account.
     leave: |_, _, _| Ok(()),
-    export,
+    export: EXPORT,
     count: |q, user| {
         let own = rows::count_items(q, Space::Me(user))?;
         Ok(vec![("items", own.items), ("shared_items", rows::count_authored(q, user)?)])
@@ -21,11 +20,13 @@ pub const PERSONAL: PersonalData = PersonalData {
     purge,
 };
 
-fn export(q: &Query<'_>, user: UserId) -> Result<Value, Error> {
-    let own = queries::export_items(q, Space::Me(user))?;
-    let bonds = queries::export_bonds(q, user, None)?;
-    Ok(json!({ "me": own, "bonds": bonds }))
-}
+const EXPORT: &[ExportPart] = &[
+    ExportPart::Text(r#"{"me":["#),
+    ExportPart::Pieces(|q, user, after| queries::export_items(q, Space::Me(user), after)),
+    ExportPart::Text(r#"],"bonds":["#),
+    ExportPart::Pieces(queries::export_bonds),
+    ExportPart::Text("]}"),
+];
 
 fn purge(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     rows::delete_space(tx, Space::Me(user))?;

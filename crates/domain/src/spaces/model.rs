@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use kith_kernel::uuid::Uuid;
-use kith_kernel::{Ctx, FieldError, Timestamp, UserId, id_type};
+use kith_kernel::{Ctx, FieldError, StoredJson, Timestamp, UserId, count_values, id_type};
 use kith_platform::Changed;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -16,6 +16,8 @@ use crate::json_schema::AwaitsValidation;
 
 /// Objects and arrays within each other, in data and in schemas.
 const DEEPEST: usize = 32;
+/// Values in data and in schemas, with the names of fields: as a tree each takes up to some hundred bytes.
+const MAX_VALUES: usize = 10_000;
 const LONGEST_NAME: usize = 40;
 
 id_type! {
@@ -135,7 +137,7 @@ pub struct Item {
     pub collection: CollectionName,
     /// What the app keeps: an object.
     #[schema(value_type = Object)]
-    pub data: Value,
+    pub data: StoredJson,
     /// 1, and one more with each change.
     pub version: i64,
     /// When it was made.
@@ -154,7 +156,7 @@ pub struct Item {
 
 impl Item {
     /// A new one.
-    pub fn new(ctx: &Ctx, user: UserId, collection: CollectionName, data: Value) -> Self {
+    pub fn new(ctx: &Ctx, user: UserId, collection: CollectionName, data: StoredJson) -> Self {
         Self {
             id: ctx.new_id(ItemId),
             collection,
@@ -168,7 +170,7 @@ impl Item {
     }
 
     /// What it becomes with other data.
-    pub fn changed(&self, ctx: &Ctx, user: UserId, data: Value) -> Self {
+    pub fn changed(&self, ctx: &Ctx, user: UserId, data: StoredJson) -> Self {
         Self { data, version: self.version + 1, updated_at: ctx.now, updated_by: Some(user), ..self.clone() }
     }
 }
@@ -182,11 +184,11 @@ pub struct Amount {
     pub bytes: i64,
 }
 
-/// Whether `value`, which stands at `pointer`, can be kept: not nested too deep, and no U+0000 in the names of its fields.
-/// The values of texts were looked at when they were read.
+/// Whether `value`, which stands at `pointer`, can be kept: not nested too deep, not of too many values, and no U+0000 in the
+/// names of its fields. The values of texts were looked at when they were read.
 ///
 /// # Errors
-/// `too_deep`, `forbidden_character`.
+/// `too_deep`, `too_many_values`, `forbidden_character`.
 pub fn check_shape(value: &Value, pointer: &'static str) -> Result<(), FieldError> {
     fn depth(value: &Value) -> Option<usize> {
         let inner: Vec<_> = match value {
@@ -204,6 +206,10 @@ pub fn check_shape(value: &Value, pointer: &'static str) -> Result<(), FieldErro
         Some(depth) if depth > DEEPEST => {
             let detail = format!("At most {DEEPEST} objects and arrays within each other.");
             Err(FieldError::new(pointer, "too_deep", detail))
+        }
+        Some(_) if count_values(value) > MAX_VALUES => {
+            let detail = format!("At most {MAX_VALUES} values, names of fields included.");
+            Err(FieldError::new(pointer, "too_many_values", detail))
         }
         Some(_) => Ok(()),
     }

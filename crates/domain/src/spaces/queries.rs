@@ -1,6 +1,8 @@
 //! Reads of spaces.
 
-use kith_kernel::{Cursor, InvalidCursor, Page, PageLimit, Timestamp, UserId};
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{Cursor, InvalidCursor, MAX_PAGE_BYTES, Page, PageLimit, StoredJson, Timestamp, UserId};
+use kith_platform::export::{ExportPiece, ExportSection};
 use kith_store::{Error, Query};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -12,8 +14,8 @@ use super::model::{CollectionName, Item, ItemId, SharedSpace, Space, SpaceError,
 use super::rows;
 use crate::bonds::{self, BondId, Living};
 
-/// Items read at once for an export.
-const EXPORT_PAGE: i64 = 500;
+/// Items read at once for an export: a megabyte at most.
+const EXPORT_PAGE: i64 = 16;
 
 /// All that two people kept together, for one of them.
 #[derive(Debug, Serialize, ToSchema)]
@@ -56,7 +58,12 @@ pub fn get_item(q: &Query<'_>, asked: &Asked, id: ItemId) -> Result<Item, SpaceE
 ///
 /// # Errors
 /// [`SpaceError::NotBonded`], [`SpaceError::BadQuery`], [`SpaceError::Indexing`].
-pub fn list_items(q: &Query<'_>, asked: &Asked, request: &ListRequest) -> Result<Page<Item>, SpaceError> {
+pub fn list_items(
+    q: &Query<'_>,
+    asked: &Asked,
+    request: &ListRequest,
+    max_item_bytes: i64,
+) -> Result<Page<Item>, SpaceError> {
     let shared = find_space(q, asked.user, asked.space)?;
     let rules = Rules::of(q, &asked.collection)?;
     let plan = list::plan(&rules.fields, request).map_err(SpaceError::BadQuery)?;
@@ -64,8 +71,11 @@ pub fn list_items(q: &Query<'_>, asked: &Asked, request: &ListRequest) -> Result
     if by_fields && rows::has_stale(q, &asked.collection, rules.revision)? {
         return Err(SpaceError::Indexing);
     }
-    let items = rows::list_items(q, shared.space, &asked.collection, &plan, request.limit.rows())?;
-    let page = Page::from_rows(items, request.limit, |(item, value)| (value.clone(), item.id));
+    let limit = request.limit.rows_of(max_item_bytes);
+    let items = rows::list_items(q, shared.space, &asked.collection, &plan, limit)?;
+    let bytes = |(item, _): &(Item, Option<String>)| item.data.bytes();
+    let key = |(item, value): &(Item, Option<String>)| (value.clone(), item.id);
+    let page = Page::from_rows_within(items, request.limit, MAX_PAGE_BYTES, bytes, key);
     Ok(page.map(|(item, _)| item))
 }
 
@@ -93,7 +103,9 @@ impl DeclarationList {
 /// The database's.
 pub fn list_declarations(q: &Query<'_>, list: &DeclarationList) -> Result<Page<Declaration>, SpaceError> {
     let declarations = rows::list_declarations(q, &list.behind, list.limit.rows())?;
-    Ok(Page::from_rows(declarations, list.limit, |declaration| declaration.name.clone()))
+    let bytes = |declaration: &Declaration| declaration.schema.as_ref().map_or(0, StoredJson::bytes);
+    let key = |declaration: &Declaration| declaration.name.clone();
+    Ok(Page::from_rows_within(declarations, list.limit, MAX_PAGE_BYTES, bytes, key))
 }
 
 /// What is declared of one collection.
@@ -105,39 +117,74 @@ pub fn get_declaration(q: &Query<'_>, name: &CollectionName) -> Result<Declarati
     kept.map(|kept| kept.declaration).ok_or(SpaceError::DeclarationNotFound)
 }
 
-/// The space of a bond of `user`, whether it is alive, ended or archived; who has blocked whom does not matter.
+/// The space of a bond of `user`, whether it is alive, ended or archived, as sections of an export; who has blocked whom does not
+/// matter.
 ///
 /// # Errors
 /// [`SpaceError::SpaceNotFound`], also once it was purged.
-pub fn export_bond(q: &Query<'_>, user: UserId, bond: BondId) -> Result<BondExport, SpaceError> {
-    let export = export_bonds(q, user, Some(bond))?.pop();
-    export.ok_or(SpaceError::SpaceNotFound)
+pub fn export_bond(q: &Query<'_>, user: UserId, bond: BondId) -> Result<Vec<ExportSection>, SpaceError> {
+    let found = rows::list_bond_spaces(q, user, Some(bond))?.pop();
+    let (bond_id, archived_at) = found.ok_or(SpaceError::SpaceNotFound)?;
+    Ok(vec![
+        ExportSection::Text(head_of_bond(bond_id, archived_at)),
+        ExportSection::Pieces(Box::new(move |q, after| export_items(q, Space::Bond(bond_id), after))),
+        ExportSection::Text(END_OF_BOND.to_owned()),
+    ])
 }
 
-/// The spaces of all bonds of `user`, or of one.
+fn head_of_bond(bond_id: BondId, archived_at: Option<Timestamp>) -> String {
+    let whole = BondExport { bond_id, archived_at, items: Vec::new() };
+    let whole = serde_json::to_string(&whole).expect("plain data");
+    whole.strip_suffix(END_OF_BOND).expect("it ends so").to_owned()
+}
+
+/// Ends what [`head_of_bond`] began.
+const END_OF_BOND: &str = "]}";
+
+/// The spaces of all bonds of `user`, as items of an array. A piece goes on in a bond, at `bond/collection/item`, or with the next
+/// bond, at `bond`.
 ///
 /// # Errors
 /// The database's.
-pub fn export_bonds(q: &Query<'_>, user: UserId, bond: Option<BondId>) -> Result<Vec<BondExport>, Error> {
-    let bonds = rows::list_bond_spaces(q, user, bond)?;
-    let export = |(bond_id, archived_at)| {
-        let items = export_items(q, Space::Bond(bond_id))?;
-        Ok(BondExport { bond_id, archived_at, items })
-    };
-    bonds.into_iter().map(export).collect()
-}
-
-/// All items of a space, wherever they are.
-///
-/// # Errors
-/// The database's.
-pub fn export_items(q: &Query<'_>, space: Space) -> Result<Vec<Item>, Error> {
-    let mut all: Vec<Item> = Vec::new();
-    loop {
-        let page = rows::list_all_items(q, space, all.last(), EXPORT_PAGE)?;
-        if page.is_empty() {
-            return Ok(all);
-        }
-        all.extend(page);
+pub fn export_bonds(q: &Query<'_>, user: UserId, after: Option<&str>) -> Result<ExportPiece, Error> {
+    let (bond, behind) = after.map_or(("", None), |after| match after.split_once('/') {
+        Some((bond, behind)) => (bond, Some(behind)),
+        None => (after, None),
+    });
+    let mut spaces = rows::list_bond_spaces(q, user, None)?.into_iter();
+    let found = spaces.find(|(id, _)| *id.to_string() >= *bond);
+    let mut json = String::new();
+    let behind = behind.filter(|_| found.is_some_and(|(id, _)| id.to_string() == bond));
+    if after.is_some_and(|after| after.contains('/')) && behind.is_none() {
+        // Its bond is gone since the piece before.
+        json.push_str(END_OF_BOND);
     }
+    let Some((bond_id, archived_at)) = found else { return Ok(ExportPiece { json, next: None }) };
+    if behind.is_none() {
+        json.push_str(if after.is_some() { "," } else { "" });
+        json.push_str(&head_of_bond(bond_id, archived_at));
+    }
+    let items = export_items(q, Space::Bond(bond_id), behind)?;
+    json.push_str(&items.json);
+    let next = match items.next {
+        Some(next) => Some(format!("{bond_id}/{next}")),
+        None => {
+            json.push_str(END_OF_BOND);
+            spaces.next().map(|(next, _)| next.to_string())
+        }
+    };
+    Ok(ExportPiece { json, next })
+}
+
+/// Items of a space, wherever they are; a piece begins behind `collection/item`.
+///
+/// # Errors
+/// The database's.
+pub fn export_items(q: &Query<'_>, space: Space, after: Option<&str>) -> Result<ExportPiece, Error> {
+    let behind = after.and_then(|after| after.split_once('/'));
+    let (collection, id) = behind.unwrap_or_default();
+    let id = ItemId(id.parse().unwrap_or(Uuid::nil()));
+    let items = rows::list_all_items(q, space, collection, id, EXPORT_PAGE)?;
+    let next = items.last().map(|item| format!("{}/{}", item.collection, item.id));
+    Ok(ExportPiece::of_items(&items, after, next))
 }

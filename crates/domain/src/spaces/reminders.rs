@@ -29,8 +29,8 @@ pub fn schedule(
     if !dates::is_dates(&item.collection) {
         return Ok(());
     }
-    let schedule = schedule_of(&item.data);
-    if before.is_some_and(|before| schedule_of(&before.data) == schedule) {
+    let schedule = schedule_of(&item.data.to_value());
+    if before.is_some_and(|before| schedule_of(&before.data.to_value()) == schedule) {
         return Ok(());
     }
     rows::delete_reminders(tx, item.id)?;

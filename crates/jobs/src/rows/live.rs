@@ -134,7 +134,8 @@ fn read_claimed(row: &Row<'_>, worker: i64, queue: &str) -> Result<Option<Claime
         id,
         queue: queue.to_owned(),
         kind: row.get(1)?,
-        payload: row.get(2)?,
+        // No JSON is empty: one that is left out is read by itself.
+        payload: row.get::<Option<String>>(2)?.unwrap_or_default(),
         attempt: row.get(3)?,
         failures: row.get(4)?,
         retry: Retry::read(row.get(5)?, row.get::<Option<String>>(8)?.as_deref()),
@@ -147,6 +148,21 @@ fn read_claimed(row: &Row<'_>, worker: i64, queue: &str) -> Result<Option<Claime
         priority: row.get(14)?,
         place: row.get(15)?,
     }))
+}
+
+/// The payload of a job.
+pub fn find_payload(q: &Query<'_>, id: JobId) -> Result<Option<String>, Error> {
+    q.one("SELECT payload FROM jobs WHERE id = $1", params![id], |row| row.get(0))
+}
+
+/// Puts back a job that was claimed in this very transaction, to the place where it was.
+pub fn unclaim(tx: &Tx<'_>, id: JobId) -> Result<(), Error> {
+    tx.exec(
+        "UPDATE jobs SET state = 0, attempt = attempt - 1, worker = NULL, deadline_at = NULL, started_at = NULL
+         WHERE id = $1",
+        params![id],
+    )?;
+    Ok(())
 }
 
 /// Ready jobs without a key, in order: for queues that limit by key.

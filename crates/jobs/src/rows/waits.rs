@@ -47,13 +47,18 @@ pub fn one_less(tx: &Tx<'_>, waiter: JobId, now: Timestamp) -> Result<Option<Str
 }
 
 /// How those that `waiter` awaited have ended.
-pub fn list_results(q: &Query<'_>, waiter: JobId) -> Result<Vec<Awaited>, Error> {
+pub fn list_results(q: &Query<'_>, waiter: JobId, max_bytes: i64) -> Result<Vec<Awaited>, Error> {
     q.all(
-        "SELECT awaited, state, result FROM job_waits WHERE waiter = $1 ORDER BY awaited",
-        params![waiter],
+        "SELECT w.awaited, w.state, CASE WHEN s.total <= $2 THEN w.result END,
+             w.result IS NOT NULL AND s.total > $2
+         FROM job_waits w JOIN (
+             SELECT awaited, SUM(COALESCE(OCTET_LENGTH(result), 0)) OVER (ORDER BY awaited) AS total
+             FROM job_waits WHERE waiter = $1) s ON s.awaited = w.awaited
+         WHERE w.waiter = $1 ORDER BY w.awaited",
+        params![waiter, max_bytes],
         |row| {
             let state = row.get::<Option<i64>>(1)?.map(JobState::from_number).transpose()?;
-            Ok(Awaited { job: row.get(0)?, state, result: row.get(2)? })
+            Ok(Awaited { job: row.get(0)?, state, result: row.get(2)?, is_result_omitted: row.get(3)? })
         },
     )
 }

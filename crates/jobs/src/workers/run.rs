@@ -120,7 +120,7 @@ impl Run {
     /// The database's.
     pub async fn results(&self) -> Result<Vec<Awaited>, Error> {
         let id = self.id;
-        self.jobs.db().read(move |q| look::list_results(q, id)).await
+        self.jobs.db().read(move |q| look::list_results(q, id, i64::MAX)).await
     }
 }
 

@@ -16,6 +16,8 @@ contract! {
     a_paused_queue_starts_nothing_and_what_is_ready_waits
     claims_that_are_lost_are_made_again
     a_clock_that_goes_back_loses_nothing
+    large_payloads_shorten_a_claim_and_keep_their_order
+    large_payloads_shorten_a_claim_by_keys_and_keep_their_order
 }
 
 async fn the_first_come_first_within_a_priority(engine: Engine) {
@@ -133,4 +135,60 @@ async fn a_clock_that_goes_back_loses_nothing(engine: Engine) {
     assert!(engine.claim(worker, 10).await.jobs.is_empty());
     engine.advance(seconds(60));
     assert_eq!(numbers(&engine.claim(worker, 10).await), [1]);
+}
+
+/// Claims 100 at once, and asks for what each claim got: its jobs' numbers and first attempts, and the bytes of its payloads.
+async fn claim_all(engine: &Engine) -> Vec<Vec<usize>> {
+    let worker = engine.worker().await;
+    let mut claims = Vec::new();
+    loop {
+        let claim = engine.claim(worker, 100).await;
+        if claim.jobs.is_empty() {
+            return claims;
+        }
+        assert!(claim.jobs.iter().all(|job| job.attempt == 1), "what was put back was not begun");
+        claims.push(claim.jobs.iter().map(|job| job.payload.len()).collect());
+    }
+}
+
+/// Bytes of the payloads in the order of their jobs: small ones between large ones.
+fn payload_sizes() -> Vec<usize> {
+    (0..40).map(|n| if n % 4 == 0 { 200_000 + n } else { 20 + n }).collect()
+}
+
+fn sized(bytes: usize) -> kith_jobs::NewJob {
+    kith_jobs::NewJob::new("default", "sized", format!("\"{}\"", "x".repeat(bytes - 2)))
+}
+
+fn check_claims(claims: &[Vec<usize>]) {
+    assert_eq!(claims.concat(), payload_sizes(), "in order, each once");
+    assert!(claims.len() > 1 || payload_sizes().iter().sum::<usize>() < 2 << 20);
+    for claim in claims {
+        assert!(
+            claim.iter().sum::<usize>() < (2 << 20) + (256 << 10),
+            "{} bytes",
+            claim.iter().sum::<usize>()
+        );
+    }
+}
+
+async fn large_payloads_shorten_a_claim_and_keep_their_order(engine: Engine) {
+    for bytes in payload_sizes() {
+        engine.enqueue(sized(bytes)).await;
+        engine.enqueue(sized(bytes).priority(9)).await;
+    }
+    let all = claim_all(&engine).await.concat();
+    assert_eq!(all, [payload_sizes(), payload_sizes()].concat());
+}
+
+async fn large_payloads_shorten_a_claim_by_keys_and_keep_their_order(engine: Engine) {
+    let ctx = engine.ctx();
+    let limited = engine.db().write(move |tx| {
+        kith_jobs::set_queue(tx, &ctx, "default", None, |limits| limits.key_concurrency = Some(1_000))
+    });
+    limited.await.unwrap();
+    for bytes in payload_sizes() {
+        engine.enqueue(sized(bytes)).await;
+    }
+    check_claims(&claim_all(&engine).await);
 }

@@ -33,7 +33,7 @@ async fn a_parent_runs_after_all_its_children_and_learns_their_results(engine: E
         let result = Done { result: Some(format!("{n}")) };
         assert_eq!(engine.run_next(Ok(result)).await.unwrap().0, *child);
     }
-    let results = engine.db().read(move |q| kith_jobs::list_results(q, parent)).await.unwrap();
+    let results = engine.db().read(move |q| kith_jobs::list_results(q, parent, i64::MAX)).await.unwrap();
     let results: Vec<_> = results.into_iter().map(|one| (one.job, one.state, one.result)).collect();
     let expected: Vec<_> = (0..)
         .zip(&children)
@@ -58,7 +58,7 @@ async fn a_parent_that_runs_all_the_same_learns_of_the_failure(engine: Engine) {
     job.on_failure = OnFailure::Run;
     let (parent, children) = add(&engine, Flow { job, children: vec![leaf(1)] }).await;
     engine.run_next(Err(JobError::discard("no"))).await.unwrap();
-    let results = engine.db().read(move |q| kith_jobs::list_results(q, parent)).await.unwrap();
+    let results = engine.db().read(move |q| kith_jobs::list_results(q, parent, i64::MAX)).await.unwrap();
     assert_eq!(results[0].state, Some(JobState::Dead), "{children:?}");
     assert_eq!(engine.numbers(10).await, [100]);
 }

@@ -136,6 +136,8 @@ pub struct Limits {
     pub partner_lists_per_minute: u32,
     /// The same for each route of jobs and queues.
     pub jobs_per_minute: u32,
+    /// Exports of one user in 24 hours.
+    pub exports_per_day: u32,
 }
 
 /// Section `data`.

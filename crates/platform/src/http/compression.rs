@@ -55,6 +55,47 @@ impl Coding {
     }
 }
 
+/// Encodes a body that comes in chunks.
+pub(super) enum StreamEncoder {
+    Gzip(GzEncoder<Vec<u8>>),
+    Brotli(Box<CompressorWriter<Vec<u8>>>),
+}
+
+impl Coding {
+    /// An encoder for a body that is sent while it is made.
+    pub fn encoder(self) -> StreamEncoder {
+        match self {
+            Self::Gzip => StreamEncoder::Gzip(GzEncoder::new(Vec::new(), Compression::new(4))),
+            Self::Brotli => StreamEncoder::Brotli(Box::new(CompressorWriter::new(Vec::new(), 4096, 3, 18))),
+        }
+    }
+}
+
+impl StreamEncoder {
+    /// The chunk in the coding, so that the receiver can decode all of it.
+    pub fn encode(&mut self, chunk: &[u8]) -> Vec<u8> {
+        let written = "writing to a Vec does not fail";
+        match self {
+            Self::Gzip(encoder) => {
+                encoder.write_all(chunk).and_then(|()| encoder.flush()).expect(written);
+                std::mem::take(encoder.get_mut())
+            }
+            Self::Brotli(encoder) => {
+                encoder.write_all(chunk).and_then(|()| encoder.flush()).expect(written);
+                std::mem::take(encoder.get_mut())
+            }
+        }
+    }
+
+    /// What ends the body.
+    pub fn finish(self) -> Vec<u8> {
+        match self {
+            Self::Gzip(encoder) => encoder.finish().expect("writing to a Vec does not fail"),
+            Self::Brotli(encoder) => encoder.into_inner(),
+        }
+    }
+}
+
 /// What `Accept-Encoding` says of each coding, in thousandths; 0 is a refusal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Accepted {

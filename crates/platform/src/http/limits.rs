@@ -176,7 +176,7 @@ impl Allowance<'_> {
 /// The app's clock for the limiters. A clock that is set back would lock everybody out until it is where it was; here
 /// time goes on from where it stands.
 #[derive(Clone)]
-struct Time(Arc<TimeInner>);
+pub(crate) struct Time(Arc<TimeInner>);
 
 struct TimeInner {
     clock: Arc<dyn Clock>,
@@ -185,7 +185,8 @@ struct TimeInner {
 }
 
 impl Time {
-    fn of(clock: Arc<dyn Clock>) -> Self {
+    /// The time of this clock.
+    pub fn of(clock: Arc<dyn Clock>) -> Self {
         let last_ms = AtomicI64::new(clock.now().as_millis());
         Self(Arc::new(TimeInner { clock, last_ms, set_back_ms: AtomicI64::new(0) }))
     }

@@ -44,6 +44,7 @@ pub use client_address::ClientAddress;
 pub(crate) use etag::tag_of;
 pub use etag::{Changed, Preconditions};
 pub use json::{Json, MergePatch, present, read_value};
+pub(crate) use limits::Time;
 pub(crate) use old_paths::SAME_AS;
 pub use old_paths::old_path;
 pub use page::PageAnswer;

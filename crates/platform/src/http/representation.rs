@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use axum::body::{Body, HttpBody};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{StatusCode, response};
 use http_body_util::BodyExt;
@@ -46,6 +47,9 @@ impl Reading {
             return self.represent_asset(parts, asset).await;
         }
         let kind = Kind::of(&parts.headers);
+        if kind.is_some() && body.size_hint().exact().is_none() {
+            return self.stream(parts, body);
+        }
         let size = body.size_hint().exact().filter(|size| *size <= MOST_BYTES);
         let Some((kind, size)) = kind.zip(size) else { return Response::from_parts(parts, body) };
         let coding = (size >= WORTH_COMPRESSING_BYTES).then(|| self.accepted.best(Coding::Gzip));
@@ -58,6 +62,28 @@ impl Reading {
         let parts = vary_if(parts, coding.is_some());
         let state = (kind == Kind::Json).then(|| ETag::of(&bytes));
         self.answer(parts, state.as_ref(), coding.flatten(), |coding| encode(coding, bytes)).await
+    }
+
+    /// A body that is made while it is sent: compressed chunk by chunk, without a tag.
+    fn stream(&self, parts: response::Parts, body: Body) -> Response {
+        let mut parts = vary_if(parts, true);
+        let Some(coding) = self.accepted.best(Coding::Gzip) else { return Response::from_parts(parts, body) };
+        parts.headers.remove(header::CONTENT_LENGTH);
+        parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
+        let state = Some((body.into_data_stream(), coding.encoder(), Bytes::new()));
+        let encoded = stream::unfold(state, |state| async move {
+            let (mut chunks, mut encoder, mut rest) = state?;
+            if rest.is_empty() {
+                match chunks.next().await {
+                    Some(Ok(chunk)) => rest = chunk,
+                    Some(Err(error)) => return Some((Err(error), None)),
+                    None => return Some((Ok(Bytes::from(encoder.finish())), None)),
+                }
+            }
+            let now = rest.split_to(rest.len().min(QUICK_BYTES));
+            Some((Ok(Bytes::from(encoder.encode(&now))), Some((chunks, encoder, rest))))
+        });
+        Response::from_parts(parts, Body::from_stream(encoded))
     }
 
     async fn represent_asset(&self, parts: response::Parts, asset: Arc<Asset>) -> Response {

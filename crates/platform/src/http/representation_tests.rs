@@ -4,6 +4,8 @@ use std::io::Read;
 
 use flate2::read::GzDecoder;
 
+use super::*;
+
 use crate::testing::{TestServer, header, status};
 
 fn decode(head: &str, body: &[u8]) -> Vec<u8> {
@@ -120,4 +122,42 @@ async fn what_changes_each_time_or_is_secret_has_no_tag_and_is_not_kept() {
             "{line}"
         );
     }
+}
+
+#[tokio::test]
+async fn body_that_is_streamed_is_compressed_chunk_by_chunk() {
+    let chunks: Vec<Vec<u8>> = (0..5).map(|n| vec![b'a' + n; 150_000]).collect();
+    let plain = chunks.concat();
+    for (accept, coding) in [("gzip", Some("gzip")), ("br", Some("br")), ("identity", None)] {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(accept));
+        let sent = chunks.clone().into_iter().map(Ok::<_, std::io::Error>);
+        let mut response = Response::new(Body::from_stream(stream::iter(sent)));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let response = Reading::of(&headers).represent(response).await;
+        let of = |name| response.headers().get(name).map(|value| value.to_str().unwrap());
+        assert_eq!((of("content-encoding"), of("etag"), of("vary")), (coding, None, Some("accept-encoding")));
+        let mut frames = response.into_body().into_data_stream();
+        let (mut body, mut largest) = (Vec::new(), 0);
+        while let Some(frame) = frames.next().await {
+            let frame = frame.unwrap();
+            largest = largest.max(frame.len());
+            body.extend_from_slice(&frame);
+        }
+        let head = coding
+            .map_or(String::new(), |coding| format!("HTTP/1.1 200 OK\r\ncontent-encoding: {coding}\r\n"));
+        assert!(decode(&head, &body) == plain, "{accept}");
+        assert!(coding.is_none() || largest < 10_000, "{largest} bytes at once");
+    }
+}
+
+#[tokio::test]
+async fn body_that_fails_in_the_middle_is_not_ended_as_if_it_were_whole() {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+    let sent = [Ok(vec![b'a'; 10]), Err(std::io::Error::other("as asked"))];
+    let mut response = Response::new(Body::from_stream(stream::iter(sent)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let response = Reading::of(&headers).represent(response).await;
+    assert!(response.into_body().collect().await.is_err());
 }

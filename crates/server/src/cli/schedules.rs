@@ -164,7 +164,7 @@ fn at_length(one: &ScheduleAnswer, runs: &[ScheduleRun]) -> String {
         text,
         "\n{state}runs {} with {}; missed runs: {}; overlapping runs: {}",
         one.kind,
-        one.payload,
+        one.payload.as_str(),
         word(&one.missed),
         word(&one.overlap)
     );

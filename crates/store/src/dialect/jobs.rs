@@ -10,22 +10,31 @@ use crate::bulk::{Bulk, Statement};
 pub const SEGMENTS: usize = 8;
 
 /// `$1` now, `$2` worker, `$3` queue, `$4` how many, `$5` priorities, `$6` the mark of each (a column each; PostgreSQL
-/// only). First comes a row with the oldest running transaction, then the jobs.
+/// only). First comes a row with the oldest running transaction, then the jobs: no more of them once their payloads have
+/// 2 MiB.
 pub const CLAIM: Statement = Statement {
     sqlite: "UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, started_at = $1,
             deadline_at = CASE WHEN timeout_ms > 0 THEN $1 + timeout_ms END
-         WHERE id IN (SELECT id FROM jobs WHERE queue = $3 AND state = 0 AND crashes < 2
-             ORDER BY priority, place, id LIMIT $4)
+         WHERE id IN (SELECT id FROM (
+             SELECT id, bytes, SUM(bytes) OVER (ORDER BY priority, place, id) AS total FROM (
+                 SELECT id, priority, place, OCTET_LENGTH(payload) AS bytes FROM jobs
+                 WHERE queue = $3 AND state = 0 AND crashes < 2
+                 ORDER BY priority, place, id LIMIT $4))
+             WHERE total - bytes < 2097152)
          RETURNING id, kind, payload, attempt, failures, max_attempts, crashes, timeout_ms, retry, run_at, created_at,
              limit_key, unique_key, is_awaited, priority, place, 0",
-    postgres: "WITH picked AS (
-             SELECT c.id FROM unnest($5::bigint[], $6::bigint[]) AS lane (priority, mark)
+    postgres: "WITH first AS (
+             SELECT c.* FROM unnest($5::bigint[], $6::bigint[]) AS lane (priority, mark)
              CROSS JOIN LATERAL (
-                 SELECT j.id, j.priority, j.place FROM jobs j
+                 SELECT j.id, j.priority, j.place, OCTET_LENGTH(j.payload) AS bytes FROM jobs j
                  WHERE j.queue = $3 AND j.state = 0 AND j.crashes < 2
                    AND j.priority = lane.priority AND j.place >= lane.mark
                  ORDER BY j.place, j.id LIMIT $4) AS c
              ORDER BY c.priority, c.place, c.id LIMIT $4),
+         picked AS (
+             SELECT id FROM (
+                 SELECT id, bytes, SUM(bytes) OVER (ORDER BY priority, place, id) AS total FROM first) AS summed
+             WHERE total - bytes < 2097152),
          claimed AS (
              UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, started_at = $1,
                  deadline_at = CASE WHEN timeout_ms > 0 THEN $1 + timeout_ms END
@@ -37,18 +46,20 @@ pub const CLAIM: Statement = Statement {
          LEFT JOIN claimed AS c ON TRUE",
 };
 
-/// Claims named jobs: `$1` now, `$2` worker; ids.
+/// Claims named jobs: `$1` now, `$2` worker; ids. A payload of more than 16 KiB is left out: it is read by itself, as long as
+/// there is room in the claim.
 pub const CLAIM_THESE: Bulk = Bulk {
     each: &["UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, started_at = $1,
              deadline_at = CASE WHEN timeout_ms > 0 THEN $1 + timeout_ms END
          WHERE id = $3 AND state = 0
-         RETURNING id, kind, payload, attempt, failures, max_attempts, crashes, timeout_ms, retry, run_at, created_at,
-             limit_key, unique_key, is_awaited, priority, place, 0"],
+         RETURNING id, kind, CASE WHEN OCTET_LENGTH(payload) <= 16384 THEN payload END, attempt, failures, max_attempts,
+             crashes, timeout_ms, retry, run_at, created_at, limit_key, unique_key, is_awaited, priority, place, 0"],
     all: "UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, started_at = $1,
              deadline_at = CASE WHEN timeout_ms > 0 THEN $1 + timeout_ms END
          FROM unnest($3::bigint[]) AS these (id) WHERE jobs.id = these.id AND jobs.state = 0
-         RETURNING jobs.id, kind, payload, attempt, failures, max_attempts, crashes, timeout_ms, retry, run_at,
-             created_at, limit_key, unique_key, is_awaited, priority, place, CAST(0 AS BIGINT)",
+         RETURNING jobs.id, kind, CASE WHEN OCTET_LENGTH(payload) <= 16384 THEN payload END, attempt, failures,
+             max_attempts, crashes, timeout_ms, retry, run_at, created_at, limit_key, unique_key, is_awaited, priority,
+             place, CAST(0 AS BIGINT)",
 };
 
 /// The first ready jobs of each key: `$1` queue; keys, and how many of each.

@@ -3,8 +3,9 @@
 use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{Problem, Timestamp};
+use kith_platform::export;
 use kith_platform::http::Preconditions;
-use kith_platform::{Answer, ApiResult, App, Client, Json, ProblemBody, Routes, SignedIn, store_problem};
+use kith_platform::{Answer, ApiResult, App, Client, Json, ProblemBody, Routes, SignedIn};
 use kith_store::Tx;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -139,14 +140,16 @@ async fn delete_me(
     Ok(answer)
 }
 
-/// Everything that is kept about oneself.
+/// Everything that is kept about oneself. A large export is streamed while it is read: what changes meanwhile is in it or
+/// not. One runs at a time, and `limits.exports_per_day` says how many a day.
 #[utoipa::path(
     get, path = "/api/v1/me/export", security(("bearer" = [])),
-    responses((status = 200, description = "By module", body = serde_json::Value))
+    responses(
+        (status = 200, description = "By module", body = serde_json::Value),
+        (status = 409, description = "`export_running`", body = ProblemBody, content_type = "application/problem+json"),
+    )
 )]
-async fn export_me(
-    State(app): State<App>,
-    SignedIn { ctx, user_id, .. }: SignedIn,
-) -> ApiResult<Json<serde_json::Value>> {
-    Ok(Json(leaving::export(&app, &ctx, user_id).await.map_err(store_problem)?))
+async fn export_me(State(app): State<App>, SignedIn { ctx, user_id, .. }: SignedIn) -> ApiResult<Response> {
+    let slot = app.begin_export(user_id)?;
+    export::answer(&app, slot, leaving::export(&app, &ctx, user_id)).await
 }

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use kith_jobs::{CancelOutcome, JobFilter, RetryOutcome, check_name};
-use kith_kernel::{Ctx, Cursor, FieldError, Page};
+use kith_kernel::{Ctx, Cursor, FieldError, MAX_PAGE_BYTES, Page, StoredJson};
 use kith_platform::auth::{ReadJobs, WriteJobs};
 use kith_platform::{
     Allowed, Answer, ApiResult, App, Json, PageAnswer, PathId, ProblemBody, Query, ReservedJobs, Routes,
@@ -145,7 +145,9 @@ async fn list_jobs(
     let ListQuery { state, queue, kind, .. } = query;
     let filter = JobFilter { state: state.map(JobStatus::into), queue, kind, before, since: None };
     let rows = app.db.read(move |q| kith_jobs::list_jobs(q, &filter, limit.rows())).await;
-    Ok(Page::from_rows(rows.map_err(store_problem)?, limit, |job| job.id).map(Job::from).into())
+    let rows = rows.map_err(store_problem)?.into_iter().map(Job::from).collect();
+    let bytes = |job: &Job| job.progress.as_ref().map_or(0, StoredJson::bytes);
+    Ok(Page::from_rows_within(rows, limit, MAX_PAGE_BYTES, bytes, |job| job.id).into())
 }
 
 /// All that is known of a job: its progress, its result, the errors of its attempts, its last lines.

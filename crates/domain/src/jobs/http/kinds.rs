@@ -3,13 +3,12 @@
 use axum::extract::State;
 use axum::response::Response;
 use kith_jobs::check_name;
-use kith_kernel::{Cursor, Page};
+use kith_kernel::{Cursor, MAX_PAGE_BYTES, Page, StoredJson};
 use kith_platform::auth::{ReadJobs, WriteJobs};
 use kith_platform::{
     Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Routes, cursor_problem,
     store_problem,
 };
-use serde_json::Value;
 use utoipa_axum::routes;
 
 use super::super::kinds::{self, JobKind, JobKindBody};
@@ -53,7 +52,11 @@ async fn list_job_kinds(
     let after = page.cursor.as_ref().map(Cursor::key::<String>).transpose().map_err(cursor_problem)?;
     let after = after.unwrap_or_default();
     let rows = app.db.read(move |q| rows::list_kinds(q, &after, limit.rows())).await;
-    Ok(Page::from_rows(rows.map_err(store_problem)?, limit, |kind| kind.kind.clone()).into())
+    Ok({
+        let bytes = |kind: &JobKind| kind.schema.as_ref().map_or(0, StoredJson::bytes);
+        let rows = rows.map_err(store_problem)?;
+        Page::from_rows_within(rows, limit, MAX_PAGE_BYTES, bytes, |kind| kind.kind.clone()).into()
+    })
 }
 
 /// What is declared of a kind of jobs.
@@ -84,7 +87,7 @@ async fn declare_job_kind(
     Json(body): Json<JobKindBody>,
 ) -> ApiResult<Response> {
     check_program(app.reserved_jobs(), body.queue.as_deref(), Some(&kind))?;
-    json_schema::check_declared(&app, body.schema.clone().map(Value::Object).as_ref()).await?;
+    json_schema::check_declared(&app, body.schema().as_ref()).await?;
     app.change(&caller, move |tx, ctx| kinds::declare(tx, ctx, &kind, &body).map(Answer::ok)).await
 }
 

@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{Cursor, UserId};
+use kith_platform::export;
 use kith_platform::{
     Answer, ApiResult, App, Json, MergePatch, PageAnswer, PathId, PathParams, Preconditions, ProblemBody,
     Query, Routes, SignedIn, page_limit,
@@ -117,7 +118,8 @@ async fn list_items(
     let limit = page_limit(query.limit)?;
     let ListQuery { order, filter, cursor, .. } = query;
     let request = ListRequest { order, filter, cursor, limit };
-    Ok(app.db.read(move |q| queries::list_items(q, &asked, &request)).await?.into())
+    let max_item_bytes = app.config.spaces.item_bytes.into();
+    Ok(app.db.read(move |q| queries::list_items(q, &asked, &request, max_item_bytes)).await?.into())
 }
 
 /// One item.
@@ -248,17 +250,22 @@ async fn delete_item(
     .await
 }
 
-/// All that you and a partner kept together, also after the bond has ended, until it is purged for good.
+/// All that you and a partner kept together, also after the bond has ended, until it is purged for good. A large export is
+/// streamed while it is read. One runs at a time, and `limits.exports_per_day` says how many a day.
 #[utoipa::path(
     get, path = "/api/v1/spaces/bonds/{bond_id}/export", security(("bearer" = [])),
     params(("bond_id" = String, Path, format = Uuid, description = "Of a bond that you have or had")),
-    responses((status = 200, body = BondExport))
+    responses(
+        (status = 200, body = BondExport),
+        (status = 409, description = "`export_running`", body = ProblemBody, content_type = "application/problem+json"),
+    )
 )]
 async fn export_bond_space(
     State(app): State<App>,
     SignedIn { user_id, .. }: SignedIn,
     PathId(bond): PathId<BondId>,
-) -> ApiResult<Json<BondExport>> {
-    let export = app.db.export(move |q| queries::export_bond(q, user_id, bond));
-    Ok(Json(export.await.map_err(|error: SpaceError| error)?))
+) -> ApiResult<Response> {
+    let sections = app.db.read(move |q| queries::export_bond(q, user_id, bond));
+    let sections = sections.await.map_err(|error: SpaceError| error)?;
+    export::answer(&app, app.begin_export(user_id)?, sections).await
 }

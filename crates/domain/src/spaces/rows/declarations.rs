@@ -1,5 +1,6 @@
 //! Statements about what collections are declared to hold.
 
+use kith_kernel::StoredJson;
 use kith_store::{Error, Query, Row, Tx, params};
 
 use super::super::declarations::{Declaration, KeptDeclaration, Rules};
@@ -50,7 +51,7 @@ pub fn list_declarations(q: &Query<'_>, behind: &str, limit: i64) -> Result<Vec<
 
 pub fn keep_declaration(tx: &Tx<'_>, kept: &KeptDeclaration) -> Result<(), Error> {
     let KeptDeclaration { id, revision, declared, declaration } = kept;
-    let schema = declaration.schema.as_ref().map(ToString::to_string);
+    let schema = declaration.schema.as_ref().map(StoredJson::as_str);
     let fields = serde_json::to_string(&declaration.fields).expect("plain texts");
     tx.exec(
         "INSERT INTO collection_declarations (name, id, revision, declared, schema, fields, updated_at)
@@ -85,10 +86,9 @@ pub fn set_indexed(tx: &Tx<'_>, item: &Item, revision: i64) -> Result<bool, Erro
 }
 
 fn read_declaration(row: &Row<'_>) -> Result<Declaration, Error> {
-    let schema = row.get::<Option<String>>(1)?;
     Ok(Declaration {
         name: row.get(0)?,
-        schema: schema.map(|text| serde_json::from_str(&text).expect("only JSON is written")),
+        schema: row.get(1)?,
         fields: read_fields(row, 2)?,
         updated_at: row.get(3)?,
     })

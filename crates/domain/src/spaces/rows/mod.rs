@@ -1,6 +1,5 @@
 //! All SQL about spaces, a function a statement. No decisions.
 
-use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{Column, Error, Query, Row, Tx, id_columns, params};
 
@@ -93,19 +92,18 @@ const ALL_ITEMS: &str = "SELECT id, collection, data, version, created_at, creat
      FROM archived_space_items WHERE space = $1 AND (collection, id) > ($2, $3)
      ORDER BY collection, id LIMIT $4";
 
-/// Items of all collections, one after the other, also of an archived space, from behind `behind` on; at most `limit`.
+/// Items of all collections, one after the other, also of an archived space, behind `id` of `collection`; at most `limit`.
 pub fn list_all_items(
     q: &Query<'_>,
     space: Space,
-    behind: Option<&Item>,
+    collection: &str,
+    id: ItemId,
     limit: i64,
 ) -> Result<Vec<Item>, Error> {
-    let collection = behind.map_or("", |item| item.collection.as_str());
-    let id = behind.map_or(ItemId(Uuid::nil()), |item| item.id);
     q.all(ALL_ITEMS, params![space.key(), collection, id, limit], read_item)
 }
 
-pub fn insert_item(tx: &Tx<'_>, space: Space, item: &Item, text: &str, indexed_by: i64) -> Result<(), Error> {
+pub fn insert_item(tx: &Tx<'_>, space: Space, item: &Item, indexed_by: i64) -> Result<(), Error> {
     tx.exec(
         "INSERT INTO space_items (id, space, collection, data, bytes, version, created_at, created_by, updated_at,
                                   updated_by, indexed_by)
@@ -114,8 +112,8 @@ pub fn insert_item(tx: &Tx<'_>, space: Space, item: &Item, text: &str, indexed_b
             item.id,
             space.key(),
             item.collection.as_str(),
-            text,
-            text.len() as i64,
+            item.data.as_str(),
+            item.data.bytes() as i64,
             item.version,
             item.created_at,
             item.created_by,
@@ -127,14 +125,14 @@ pub fn insert_item(tx: &Tx<'_>, space: Space, item: &Item, text: &str, indexed_b
     Ok(())
 }
 
-pub fn update_item(tx: &Tx<'_>, item: &Item, text: &str, indexed_by: i64) -> Result<(), Error> {
+pub fn update_item(tx: &Tx<'_>, item: &Item, indexed_by: i64) -> Result<(), Error> {
     tx.exec(
         "UPDATE space_items SET data = $2, bytes = $3, version = $4, updated_at = $5, updated_by = $6, indexed_by = $7
          WHERE id = $1",
         params![
             item.id,
-            text,
-            text.len() as i64,
+            item.data.as_str(),
+            item.data.bytes() as i64,
             item.version,
             item.updated_at,
             item.updated_by,
@@ -252,7 +250,7 @@ fn read_item(row: &Row<'_>) -> Result<Item, Error> {
     Ok(Item {
         id: row.get(0)?,
         collection: row.get(1)?,
-        data: serde_json::from_str(&row.get::<String>(2)?).expect("only JSON is written"),
+        data: row.get(2)?,
         version: row.get(3)?,
         created_at: row.get(4)?,
         created_by: row.get(5)?,

@@ -15,6 +15,7 @@ use kith_kernel::ApiKeyId;
 use kith_store::Event;
 use serde_json::json;
 
+use crate::ExportPart;
 use crate::module::{Fact, PersonalData};
 
 pub use commands::{create, create_for, list, revoke};
@@ -47,7 +48,7 @@ pub(crate) const STORED: Fact = Fact {
 pub(crate) const PERSONAL: PersonalData = PersonalData {
     // Nobody may act by a key of somebody who has left; whoever comes back finds theirs as they were.
     leave: |_, _, _| Ok(()),
-    export: |q, user| Ok(json!({ "api_keys": rows::list_of(q, user)? })),
+    export: &[ExportPart::Value(|q, user| Ok(json!({ "api_keys": rows::list_of(q, user)? })))],
     count: |q, user| Ok(vec![("api_keys", rows::count_of(q, user)?)]),
     purge: rows::delete_of,
 };

@@ -1,0 +1,108 @@
+//! JSON that stays text between the database and the socket. As a tree it takes up to a hundred times the memory.
+
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
+
+/// A JSON value as text. Equal texts are equal values; all texts of Kith's own come from [`Value`]s and are canonical.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub struct StoredJson(Box<RawValue>);
+
+impl StoredJson {
+    /// Takes a text that is JSON.
+    ///
+    /// # Errors
+    /// serde_json's, if it is not.
+    pub fn from_text(text: String) -> Result<Self, serde_json::Error> {
+        RawValue::from_string(text).map(Self)
+    }
+
+    /// The text of a value.
+    ///
+    /// # Panics
+    /// Never: maps with keys that are no texts cannot be in a [`Value`].
+    pub fn of(value: &Value) -> Self {
+        Self(to_raw_value(value).expect("a value is plain data"))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        self.0.get()
+    }
+
+    /// Length of the text in bytes.
+    pub fn bytes(&self) -> usize {
+        self.as_str().len()
+    }
+
+    /// Parses it.
+    ///
+    /// # Errors
+    /// serde_json's, if it does not have the shape of `T`.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(self.as_str())
+    }
+
+    /// Parses it into a tree. What is nested deeper than serde_json follows is null.
+    pub fn to_value(&self) -> Value {
+        self.read().unwrap_or_default()
+    }
+}
+
+impl Default for StoredJson {
+    fn default() -> Self {
+        Self(RawValue::NULL.to_owned())
+    }
+}
+
+impl PartialEq for StoredJson {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for StoredJson {}
+
+impl<'de> Deserialize<'de> for StoredJson {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(from)?;
+        to_raw_value(&value).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// A JSON array or object whose memory as a tree is bounded: counts values, and names of fields as values of their own.
+pub fn count_values(value: &Value) -> usize {
+    1 + match value {
+        Value::Array(items) => items.iter().map(count_values).sum(),
+        Value::Object(fields) => fields.values().map(|value| 1 + count_values(value)).sum(),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn text_goes_through_unchanged_and_reads_back() {
+        let text = r#"{"b": 1.50, "a": [ ] }"#;
+        let stored = StoredJson::from_text(text.to_owned()).unwrap();
+        assert_eq!(serde_json::to_string(&json!({ "x": 1 })).unwrap(), r#"{"x":1}"#);
+        assert_eq!(serde_json::to_string(&[&stored]).unwrap(), format!("[{text}]"));
+        assert_eq!(stored.to_value(), json!({ "a": [], "b": 1.5 }));
+        assert!(StoredJson::from_text("{".to_owned()).is_err());
+        assert_eq!(StoredJson::of(&json!({ "b": 1, "a": 2 })).as_str(), r#"{"a":2,"b":1}"#);
+        assert_eq!(serde_json::from_str::<StoredJson>(text).unwrap().as_str(), r#"{"a":[],"b":1.5}"#);
+        assert_eq!(StoredJson::default().as_str(), "null");
+    }
+
+    #[test]
+    fn values_and_names_are_counted() {
+        assert_eq!(count_values(&json!(1)), 1);
+        assert_eq!(count_values(&json!([{ "": 0 }, { "": 0 }])), 7);
+    }
+}

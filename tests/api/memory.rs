@@ -152,7 +152,7 @@ async fn fill(caller: &Caller) {
     }
     let schema = format!(r#"{{"x":{}}}"#, hollow(30_000));
     for n in 0..40 {
-        caller.put(&format!("/api/v1/jobs/kinds/k{n}"), format!(r#"{{"schema":{schema}}}"#)).await;
+        caller.put(&format!("/api/v1/job-kinds/k{n}"), format!(r#"{{"schema":{schema}}}"#)).await;
         let schema = format!(r#"{{"x":{}}}"#, hollow(22_000));
         let path = format!("/api/v1/admin/collections/c{n}");
         caller.put(&path, format!(r#"{{"schema":{schema}}}"#)).await;
@@ -207,7 +207,7 @@ async fn no_answer_costs_more_than_32_mib(engine: Engine) {
         (Method::GET, "/api/v1/jobs?state=completed&limit=100", "", "identity"),
         (Method::GET, &*details, "", "identity"),
         (Method::GET, "/api/v1/schedules?limit=100", "", "identity"),
-        (Method::GET, "/api/v1/jobs/kinds?limit=100", "", "identity"),
+        (Method::GET, "/api/v1/job-kinds?limit=100", "", "identity"),
         (Method::GET, "/api/v1/collections?limit=100", "", "identity"),
         (Method::GET, "/api/v1/audit?limit=100", "", "identity"),
         (Method::POST, "/api/v1/queues/big/claim", r#"{"most":100}"#, "identity"),

@@ -465,7 +465,8 @@ async fn large_items(who: &Person, path: &str, count: usize) {
 /// Sorted: ids of two nodes do not follow each other in a test, whose clock stands still.
 fn numbers(items: &Value) -> Vec<u64> {
     let items = items.as_array().expect("items");
-    let mut numbers: Vec<_> = items.iter().map(|item| item["data"]["n"].as_u64().expect("a number")).collect();
+    let mut numbers: Vec<_> =
+        items.iter().map(|item| item["data"]["n"].as_u64().expect("a number")).collect();
     numbers.sort_unstable();
     numbers
 }

@@ -43,10 +43,11 @@ enum Command {
 
 impl Evidence {
     pub(super) fn run(self) -> Result<(), Failure> {
-        Ok(match self.command {
+        match self.command {
             Command::Key { file } => make_key(&file)?,
             Command::Sign { key, from, to } => sign(&key, &from, &to)?,
-        })
+        }
+        Ok(())
     }
 }
 

@@ -175,6 +175,7 @@ impl TestApp {
             | "list_invites"
             | "list_nicknames"
             | "list_outbox"
+            | "start"
             | "list_partner_history"
             | "list_recurring_callbacks"
             | "list_partner_requests" => (false, String::new(), Value::Null),

@@ -211,6 +211,10 @@ mod tests {
         fn check(command: &clap::Command) {
             for flag in command.get_arguments() {
                 let name = flag.get_id().as_str();
+                // A file's path, and a public key.
+                if matches!((command.get_name(), name), ("sign", "key") | ("verify", "evidence_key")) {
+                    continue;
+                }
                 let secret = ["secret", "password", "token", "key"].iter().find(|word| name.contains(*word));
                 assert_eq!(secret, None, "{} --{name}", command.get_name());
             }

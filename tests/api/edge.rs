@@ -127,6 +127,7 @@ async fn the_document_lists_what_can_be_called(app: &TestApp) {
 
 /// What may be called by whoever is not signed in.
 const PUBLIC: &[&str] = &[
+    "DELETE /dev/clock",
     "GET /",
     "GET /.well-known/jwks.json",
     "GET /api-docs",
@@ -151,6 +152,7 @@ const PUBLIC: &[&str] = &[
     "POST /api/v1/auth/register",
     "POST /api/v1/auth/restore",
     "POST /dev/clock",
+    "POST /dev/verify-email",
     "PUT /dev/limits",
 ];
 

@@ -326,9 +326,9 @@ fn signed_evidence_counts_and_forged_evidence_does_not() {
     assert!(code == Some(0) && said.contains("1 artefacts signed"), "{said}");
 
     let (signed, key) = (at("signed.json"), key.trim());
-    let (_, without) = server.judge("CFG-05", &["--evidence", &at("nothing")]);
+    let (_, without) = server.judge("ACC-03", &["--evidence", &at("nothing")]);
     assert!(without.contains("no results of tests"), "{without}");
-    let (_, with) = server.judge("CFG-05", &["--evidence", &signed, "--evidence-key", key]);
+    let (_, with) = server.judge("ACC-03", &["--evidence", &signed, "--evidence-key", key]);
     assert!(!with.contains("no results of tests"), "{with}");
 
     let altered = std::fs::read_to_string(&signed).expect("text").replace("abc", "abd");

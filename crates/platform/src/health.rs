@@ -101,6 +101,7 @@ async fn health(State(app): State<App>) -> HealthReport {
             purges(&app).await,
             memory(),
             disk(&app),
+            disk_to_write_to(&app),
             uptime(&app),
         ],
     )
@@ -370,6 +371,7 @@ mod tests {
             ("database:responseTime", json!("us")),
             ("database:writeStall", json!("ms")),
             ("disk:free", json!("bytes")),
+            ("disk:writable", Value::Null),
             ("memory:resident", json!("bytes")),
             ("purges:backlog", Value::Null),
             ("server:draining", Value::Null),

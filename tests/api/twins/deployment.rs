@@ -90,6 +90,7 @@ fn plan(rows: &[&str]) -> Plan {
 fn config() -> Config {
     let mut config = Config::default();
     config.server.mode = Mode::Production;
+    config.outbound.allowed_networks.clear();
     config.server.listen = ([127, 0, 0, 1], 0).into();
     config.server.drain_ms = 0;
     config.database.write_threads = 4;

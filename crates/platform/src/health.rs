@@ -381,7 +381,7 @@ mod tests {
             assert_eq!((&check["status"], &check["observedUnit"]), (&json!("pass"), &unit), "{report}");
             assert_eq!(check["observedValue"].is_i64(), !unit.is_null(), "{report}");
         }
-        assert_eq!(report["checks"].as_object().unwrap().len(), 9, "{report}");
+        assert_eq!(report["checks"].as_object().unwrap().len(), 10, "{report}");
     }
 
     #[tokio::test]

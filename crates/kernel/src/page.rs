@@ -24,10 +24,12 @@ impl<T> Page<T> {
         Self { items: rows, next_cursor }
     }
 
-    /// The same, and the page ends early once its items have `max_bytes` in all; it holds at least one.
+    /// The same, and the page ends early once its items have `max_bytes` in all; it holds at least one. `fetched` is how many
+    /// rows the database was asked for: if there were that many, more may follow.
     pub fn from_rows_within<K: Serialize>(
         mut rows: Vec<T>,
         limit: PageLimit,
+        fetched: i64,
         max_bytes: usize,
         bytes: impl Fn(&T) -> usize,
         key: impl Fn(&T) -> K,
@@ -39,7 +41,7 @@ impl<T> Page<T> {
             is_first || total <= max_bytes
         });
         let fitting = fitting.count().min(usize::from(limit.0));
-        let more = rows.len() > fitting;
+        let more = rows.len() > fitting || i64::try_from(rows.len()).is_ok_and(|rows| rows >= fetched);
         rows.truncate(fitting);
         let next_cursor = rows.last().filter(|_| more).map(|last| Cursor::at(&key(last)));
         Self { items: rows, next_cursor }
@@ -124,8 +126,14 @@ mod tests {
     fn page_is_bounded_in_bytes_and_goes_on_behind_its_last_item() {
         let page = |rows: &[usize], max_bytes| {
             let limit = PageLimit::new(3).unwrap();
-            let page =
-                Page::from_rows_within(rows.to_vec(), limit, max_bytes, |bytes| *bytes, |bytes| *bytes);
+            let page = Page::from_rows_within(
+                rows.to_vec(),
+                limit,
+                limit.rows(),
+                max_bytes,
+                |bytes| *bytes,
+                |bytes| *bytes,
+            );
             (page.items.len(), page.next_cursor.is_some())
         };
         assert_eq!(page(&[], 10), (0, false));
@@ -134,6 +142,21 @@ mod tests {
         assert_eq!(page(&[4, 4, 3], 10), (2, true));
         assert_eq!(page(&[50, 1], 10), (1, true));
         assert_eq!(page(&[50], 10), (1, false));
+    }
+
+    #[test]
+    fn pages_of_fewer_rows_than_their_limit_lead_to_every_row() {
+        let (limit, all) = (PageLimit::new(100).unwrap(), (1..=75).collect::<Vec<i64>>());
+        let fetched = limit.rows_of(256 << 10);
+        assert!(fetched < limit.rows());
+        let (mut seen, mut after) = (Vec::new(), Some(0));
+        while let Some(behind) = after {
+            let rows = all.iter().copied().filter(|row| *row > behind).take(fetched as usize).collect();
+            let page = Page::from_rows_within(rows, limit, fetched, MAX_PAGE_BYTES, |_| 1, |row| *row);
+            after = page.next_cursor.map(|cursor| cursor.key().unwrap());
+            seen.extend(page.items);
+        }
+        assert_eq!(seen, all);
     }
 
     #[test]

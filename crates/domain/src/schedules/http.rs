@@ -127,7 +127,7 @@ async fn list_schedules(
     let found = app.db.read(move |q| list(q, &filter, most)).await.map_err(store_problem)?;
     let rows = found.into_iter().map(ScheduleAnswer::from).collect();
     let bytes = |one: &ScheduleAnswer| one.payload.bytes();
-    Ok(Page::from_rows_within(rows, limit, MAX_PAGE_BYTES, bytes, |one| one.name.clone()).into())
+    Ok(Page::from_rows_within(rows, limit, most, MAX_PAGE_BYTES, bytes, |one| one.name.clone()).into())
 }
 
 /// When a schedule would run that need not be there.
@@ -270,8 +270,9 @@ async fn pause_schedule(
     Allowed { caller, .. }: Allowed<WriteSchedules>,
     PathId(name): PathId<ScheduleName>,
 ) -> ApiResult<Response> {
+    let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
-        commands::check_operated(tx, ctx, &name.0)?;
+        commands::check_operated(tx, ctx, reserved, &name.0)?;
         let paused = schedules::set_paused(tx, ctx, &name.0, true)?;
         Ok::<_, Refusal>(Answer::ok(ScheduleAnswer::from(paused)).with_etag())
     })
@@ -292,8 +293,9 @@ async fn resume_schedule(
     Allowed { caller, .. }: Allowed<WriteSchedules>,
     PathId(name): PathId<ScheduleName>,
 ) -> ApiResult<Response> {
+    let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
-        commands::check_operated(tx, ctx, &name.0)?;
+        commands::check_operated(tx, ctx, reserved, &name.0)?;
         let resumed = schedules::set_paused(tx, ctx, &name.0, false)?;
         Ok::<_, Refusal>(Answer::ok(ScheduleAnswer::from(resumed)).with_etag())
     })
@@ -314,8 +316,9 @@ async fn run_schedule(
     Allowed { caller, .. }: Allowed<WriteSchedules>,
     PathId(name): PathId<ScheduleName>,
 ) -> ApiResult<Response> {
+    let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
-        commands::check_operated(tx, ctx, &name.0)?;
+        commands::check_operated(tx, ctx, reserved, &name.0)?;
         let job_id = schedules::run_now(tx, ctx, &name.0)?;
         Ok::<_, Refusal>(Answer::created(ScheduledJob { job_id }))
     })
@@ -339,8 +342,9 @@ async fn backfill_schedule(
     PathId(name): PathId<ScheduleName>,
     Json(BackfillBody { from, to }): Json<BackfillBody>,
 ) -> ApiResult<Response> {
+    let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
-        commands::check_operated(tx, ctx, &name.0)?;
+        commands::check_operated(tx, ctx, reserved, &name.0)?;
         let done = schedules::backfill(tx, ctx, &name.0, from, to)?;
         Ok::<_, Refusal>(Answer::created(BackfillAnswer::from(done)))
     })

@@ -75,7 +75,7 @@ pub fn list_items(
     let items = rows::list_items(q, shared.space, &asked.collection, &plan, limit)?;
     let bytes = |(item, _): &(Item, Option<String>)| item.data.bytes();
     let key = |(item, value): &(Item, Option<String>)| (value.clone(), item.id);
-    let page = Page::from_rows_within(items, request.limit, MAX_PAGE_BYTES, bytes, key);
+    let page = Page::from_rows_within(items, request.limit, limit, MAX_PAGE_BYTES, bytes, key);
     Ok(page.map(|(item, _)| item))
 }
 
@@ -105,7 +105,7 @@ pub fn list_declarations(q: &Query<'_>, list: &DeclarationList) -> Result<Page<D
     let declarations = rows::list_declarations(q, &list.behind, list.limit.rows())?;
     let bytes = |declaration: &Declaration| declaration.schema.as_ref().map_or(0, StoredJson::bytes);
     let key = |declaration: &Declaration| declaration.name.clone();
-    Ok(Page::from_rows_within(declarations, list.limit, MAX_PAGE_BYTES, bytes, key))
+    Ok(Page::from_rows_within(declarations, list.limit, list.limit.rows(), MAX_PAGE_BYTES, bytes, key))
 }
 
 /// What is declared of one collection.
@@ -123,7 +123,7 @@ pub fn get_declaration(q: &Query<'_>, name: &CollectionName) -> Result<Declarati
 /// # Errors
 /// [`SpaceError::SpaceNotFound`], also once it was purged.
 pub fn export_bond(q: &Query<'_>, user: UserId, bond: BondId) -> Result<Vec<ExportSection>, SpaceError> {
-    let found = rows::list_bond_spaces(q, user, Some(bond))?.pop();
+    let found = rows::list_bond_spaces(q, user, bond, 1)?.pop().filter(|(id, _)| *id == bond);
     let (bond_id, archived_at) = found.ok_or(SpaceError::SpaceNotFound)?;
     Ok(vec![
         ExportSection::Text(head_of_bond(bond_id, archived_at)),
@@ -151,8 +151,10 @@ pub fn export_bonds(q: &Query<'_>, user: UserId, after: Option<&str>) -> Result<
         Some((bond, behind)) => (bond, Some(behind)),
         None => (after, None),
     });
-    let mut spaces = rows::list_bond_spaces(q, user, None)?.into_iter();
-    let found = spaces.find(|(id, _)| *id.to_string() >= *bond);
+    // This one and the next.
+    let first = BondId(bond.parse().unwrap_or(Uuid::nil()));
+    let mut spaces = rows::list_bond_spaces(q, user, first, 2)?.into_iter();
+    let found = spaces.next();
     let mut json = String::new();
     let behind = behind.filter(|_| found.is_some_and(|(id, _)| id.to_string() == bond));
     if after.is_some_and(|after| after.contains('/')) && behind.is_none() {

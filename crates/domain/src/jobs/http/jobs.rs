@@ -147,7 +147,7 @@ async fn list_jobs(
     let rows = app.db.read(move |q| kith_jobs::list_jobs(q, &filter, limit.rows())).await;
     let rows = rows.map_err(store_problem)?.into_iter().map(Job::from).collect();
     let bytes = |job: &Job| job.progress.as_ref().map_or(0, StoredJson::bytes);
-    Ok(Page::from_rows_within(rows, limit, MAX_PAGE_BYTES, bytes, |job| job.id).into())
+    Ok(Page::from_rows_within(rows, limit, limit.rows(), MAX_PAGE_BYTES, bytes, |job| job.id).into())
 }
 
 /// All that is known of a job: its progress, its result, the errors of its attempts, its last lines.

@@ -55,7 +55,8 @@ async fn list_job_kinds(
     Ok({
         let bytes = |kind: &JobKind| kind.schema.as_ref().map_or(0, StoredJson::bytes);
         let rows = rows.map_err(store_problem)?;
-        Page::from_rows_within(rows, limit, MAX_PAGE_BYTES, bytes, |kind| kind.kind.clone()).into()
+        Page::from_rows_within(rows, limit, limit.rows(), MAX_PAGE_BYTES, bytes, |kind| kind.kind.clone())
+            .into()
     })
 }
 

@@ -49,17 +49,19 @@ pub fn find_people(q: &Query<'_>, space: Space) -> Result<Option<(SharedSpace, b
     }
 }
 
-/// The bonds that `user` ever had and whose spaces are there, or one of them, and when each was archived.
+/// At most `limit` of the bonds that `user` ever had and whose spaces are there, from `first` on in the order of their ids,
+/// and when each was archived.
 pub fn list_bond_spaces(
     q: &Query<'_>,
     user: UserId,
-    bond: Option<BondId>,
+    first: BondId,
+    limit: i64,
 ) -> Result<Vec<(BondId, Option<Timestamp>)>, Error> {
     q.all(
         "SELECT b.id, b.archived_at FROM bonds b LEFT JOIN archived_spaces a ON a.bond_id = b.id
-         WHERE (b.user_a = $1 OR b.user_b = $1) AND (CAST($2 AS TEXT) IS NULL OR b.id = $2) AND a.purged_at IS NULL
-         ORDER BY b.id",
-        params![user, bond],
+         WHERE (b.user_a = $1 OR b.user_b = $1) AND b.id >= $2 AND a.purged_at IS NULL
+         ORDER BY b.id LIMIT $3",
+        params![user, first, limit],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )
 }

@@ -22,6 +22,7 @@ on_every_engine! {
     administrators_operate_reserved_queues_with_an_audit_entry,
     api_keys_name_the_dead_letters_they_act_on,
     callbacks_survive_the_loss_of_their_job,
+    dead_jobs_of_callbacks_count_as_attempts,
 }
 
 /// With these scopes a key completed 60 of 60 callbacks undelivered and paused the purge of accounts.
@@ -42,7 +43,7 @@ async fn api_keys_cannot_use_reserved_queues_kinds_and_schedules(app: &TestApp) 
 
     let schedule = |queue: &str, kind: &str| json!({ "queue": queue, "kind": kind, "schedule": "@daily" });
     let post = Method::POST;
-    let attempts: Vec<(Method, String, Value)> = [
+    let mut attempts: Vec<(Method, String, Value)> = [
         (post.clone(), "/api/v1/queues/callbacks/claim".to_owned(), json!({})),
         (post.clone(), "/api/v1/queues/upkeep/claim".to_owned(), json!({})),
         (post.clone(), "/api/v1/queues/upkeep/pause".to_owned(), Value::Null),
@@ -68,16 +69,19 @@ async fn api_keys_cannot_use_reserved_queues_kinds_and_schedules(app: &TestApp) 
         (Method::PUT, "/api/v1/schedules/mine".to_owned(), schedule("mine", "callbacks.recur")),
         (Method::PUT, format!("/api/v1/schedules/{recurring}"), schedule("mine", "mine")),
         (Method::DELETE, format!("/api/v1/schedules/{recurring}"), Value::Null),
-        (post.clone(), format!("/api/v1/schedules/{declared}/pause"), Value::Null),
-        (post.clone(), format!("/api/v1/schedules/{declared}/resume"), Value::Null),
-        (post.clone(), format!("/api/v1/schedules/{declared}/run"), Value::Null),
-        (
-            post.clone(),
-            format!("/api/v1/schedules/{declared}/backfill"),
-            json!({ "from": app.now() - minutes(5), "to": app.now() }),
-        ),
     ]
     .into();
+    // Those of modules, and those whose jobs are reserved.
+    for name in [&declared, &recurring] {
+        for (action, body) in [
+            ("pause", Value::Null),
+            ("resume", Value::Null),
+            ("run", Value::Null),
+            ("backfill", json!({ "from": app.now() - minutes(5), "to": app.now() })),
+        ] {
+            attempts.push((post.clone(), format!("/api/v1/schedules/{name}/{action}"), body));
+        }
+    }
     for (method, path, body) in attempts {
         let text = if body.is_null() { String::new() } else { body.to_string() };
         let answer = key.send(method.clone(), &path, text.into()).await;
@@ -94,7 +98,6 @@ async fn api_keys_cannot_use_reserved_queues_kinds_and_schedules(app: &TestApp) 
     }
     assert_eq!(app.footprint().await, footprint);
     key.post(&format!("/api/v1/jobs/{mine}/cancel"), Value::Null).await.expect(200);
-    key.post(&format!("/api/v1/schedules/{recurring}/pause"), Value::Null).await.expect(200);
 }
 
 async fn administrators_operate_reserved_queues_with_an_audit_entry(app: &TestApp) {
@@ -163,4 +166,43 @@ async fn callbacks_survive_the_loss_of_their_job(app: &TestApp) {
     assert_eq!(receiver.count(), 3);
     let again = app.audit().await.iter().filter(|line| line.action == "callback.enqueued_again").count();
     assert_eq!(again, 2);
+}
+
+/// A job that is dead-lettered because workers die of it counts as an attempt: it does not kill workers for ever.
+async fn dead_jobs_of_callbacks_count_as_attempts(app: &TestApp) {
+    let admin = app.admin("ada").await;
+    let receiver = Receiver::start(Reply::Answer(200, String::new(), String::new())).await;
+    let mut paths = Vec::new();
+    for ladder in [0, 100] {
+        let body = json!({ "url": receiver.url("/hook"), "body": ladder });
+        let made = admin.post("/api/v1/callbacks", body).await.expect(201);
+        let (job, id) =
+            (made["job_id"].as_i64().expect("a job"), made["id"].as_str().expect("an id").to_owned());
+        paths.push(format!("/api/v1/callbacks/{id}"));
+        let killed = app.db().write(move |tx| {
+            tx.exec(
+                "INSERT INTO job_dead (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
+                     timeout_ms, finished_at, created_at)
+                 SELECT id, queue, kind, 6, priority, run_at, payload, attempt, 3, max_attempts, timeout_ms, run_at, created_at
+                 FROM jobs WHERE id = $1",
+                params![job],
+            )?;
+            tx.exec("DELETE FROM jobs WHERE id = $1", params![job])?;
+            tx.exec("UPDATE callbacks SET ladder = $2 WHERE id = $1", params![id, ladder])
+        });
+        assert_eq!(killed.await.expect("a database"), 1);
+    }
+    app.advance(minutes(2));
+    let due = admin.get(&paths[0]).await.expect(200)["next_attempt_at"].clone();
+    app.upkeep().await;
+    let again = admin.get(&paths[0]).await.expect(200);
+    assert!(again["next_attempt_at"].as_str() > due.as_str(), "{again} after {due}");
+    let given_up = admin.get(&paths[1]).await.expect(200);
+    assert_eq!((&given_up["state"], &given_up["reason"]), (&json!("failed"), &json!("given_up")));
+    app.advance(minutes(2));
+    for parts in app.all_parts() {
+        parts.run_due().await.expect("a database");
+    }
+    assert_eq!(admin.get(&paths[0]).await.expect(200)["state"], "delivered");
+    assert_eq!(receiver.count(), 1);
 }

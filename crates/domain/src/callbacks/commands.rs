@@ -11,10 +11,10 @@ use kith_store::{Error, Query, Tx};
 
 use super::model::{
     Callback, CallbackError, CallbackId, CallbackState, DisabledBecause, Draft, Endpoint, EndpointId,
-    EndpointWithSecret, KeptCallback, KeptEndpoint, Message, NewCallback, RecurringId, To,
+    EndpointWithSecret, KeptCallback, KeptEndpoint, Message, NewCallback, Reason, RecurringId, To,
 };
-use super::rules::Breaker;
-use super::{DELIVERY, Delivery, events, rows, sealed};
+use super::rules::{self, Breaker, Ended, Next};
+use super::{DELIVERY, Delivery, delivery, events, rows, sealed};
 
 /// The one kind of lock here: an endpoint's, a callback's, or that of an address which may become an endpoint.
 pub const LOCK: &str = "callback";
@@ -191,34 +191,44 @@ pub fn retry(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, Callbac
     Ok(shown)
 }
 
-/// Whether a callback is open although no job will deliver it.
+/// Whether a job has ended in any way, or is not there at all.
 ///
 /// # Errors
 /// Returns an error if the database cannot be reached.
-pub fn has_lost_its_job(q: &Query<'_>, id: CallbackId) -> Result<bool, Error> {
-    let open = rows::find(q, id)?.filter(|kept| kept.shown.state.is_open());
-    open.map_or(Ok(false), |kept| is_job_gone(q, kept.shown.job_id))
-}
-
-/// Whether a job has ended in any way, or is not there at all.
-fn is_job_gone(q: &Query<'_>, job: JobId) -> Result<bool, Error> {
+pub fn is_job_gone(q: &Query<'_>, job: JobId) -> Result<bool, Error> {
     let is_live = |job: JobRecord| {
         matches!(job.state, JobState::Ready | JobState::Scheduled | JobState::Running | JobState::Blocked)
     };
     Ok(!kith_jobs::find_job(q, job)?.is_some_and(is_live))
 }
 
-/// Enqueues the delivery of an open callback whose job is gone. It keeps its state and its place on the retry ladder.
+/// Enqueues the delivery of an open callback whose job is gone. It keeps its state and its place on the retry ladder; a job
+/// that was dead-lettered, because workers died of it, counts as an attempt, so that it does not go on for ever.
 ///
 /// # Errors
 /// Returns an error if the database cannot be reached.
 pub fn enqueue_again(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<(), Error> {
     tx.lock(LOCK, [id])?;
-    if !has_lost_its_job(tx, id)? {
+    let open = rows::find(tx, id)?.filter(|kept| kept.shown.state.is_open());
+    let Some(KeptCallback { mut shown, mut ladder, .. }) = open else { return Ok(()) };
+    if !is_job_gone(tx, shown.job_id)? {
         return Ok(());
     }
-    let Some(KeptCallback { mut shown, ladder, .. }) = rows::find(tx, id)? else { return Ok(()) };
-    shown.job_id = enqueue(tx, ctx, id, shown.endpoint_id, ctx.now)?;
+    let mut delay = Duration::ZERO;
+    if kith_jobs::find_job(tx, shown.job_id)?.is_some_and(|job| job.state == JobState::Dead) {
+        ladder += 1;
+        match rules::next(Ended::Unanswered, ladder, None, 0.0) {
+            Next::Again(wait) => {
+                delay = wait;
+                shown.next_attempt_at = Some(ctx.now + wait);
+            }
+            Next::Delivered | Next::GivenUp | Next::Gone => {
+                delivery::finish(tx, ctx, &mut shown, CallbackState::Failed, Some(Reason::GivenUp));
+                return rows::update(tx, &shown, ladder);
+            }
+        }
+    }
+    shown.job_id = enqueue(tx, ctx, id, shown.endpoint_id, ctx.now + delay)?;
     rows::update(tx, &shown, ladder)?;
     tx.audit(ctx, "callback.enqueued_again", id);
     Ok(())

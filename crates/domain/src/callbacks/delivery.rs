@@ -228,7 +228,7 @@ fn record_at_callback(tx: &Tx<'_>, ctx: &Ctx, told: &Told) -> Result<Option<Next
 }
 
 /// Ends a callback; the caller writes the row.
-fn finish(
+pub fn finish(
     tx: &Tx<'_>,
     ctx: &Ctx,
     shown: &mut super::model::Callback,

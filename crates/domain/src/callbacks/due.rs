@@ -6,7 +6,6 @@ use kith_kernel::{days, minutes};
 use kith_platform::{App, UpkeepError};
 use kith_store::Error;
 
-use super::model::CallbackId;
 use super::{commands, rows};
 
 /// How long a callback and its attempts are kept after its end.
@@ -45,15 +44,21 @@ pub async fn enqueue_lost(app: App) -> Result<(), UpkeepError> {
     loop {
         let before = ctx.renewed().now - OVERDUE;
         let overdue = app.db.read(move |q| rows::list_overdue(q, before, after, AT_ONCE)).await?;
-        for (_, id) in &overdue {
-            let id: CallbackId = *id;
-            let is_lost = move |q: &kith_store::Query<'_>| commands::has_lost_its_job(q, id);
-            if app.db.read(is_lost).await? {
-                app.write(&ctx, move |tx, ctx| commands::enqueue_again(tx, ctx, id)).await?;
+        let found = overdue.len() as i64;
+        after = overdue.last().map(|one| (one.next_attempt_at, one.id));
+        let lost = app.db.read(move |q| {
+            let mut lost = Vec::new();
+            for one in &overdue {
+                if commands::is_job_gone(q, one.job_id)? {
+                    lost.push(one.id);
+                }
             }
+            Ok::<_, Error>(lost)
+        });
+        for id in lost.await? {
+            app.write(&ctx, move |tx, ctx| commands::enqueue_again(tx, ctx, id)).await?;
         }
-        after = overdue.last().copied();
-        if (overdue.len() as i64) < AT_ONCE {
+        if found < AT_ONCE {
             return Ok(());
         }
     }

@@ -6,7 +6,7 @@ use kith_platform::ReservedJobs;
 
 use super::enqueueing::JobsError;
 
-/// Rejects a queue or job kind that a module declares, whoever calls.
+/// Rejects a queue or job kind that a module declares, for every caller.
 ///
 /// # Errors
 /// [`JobsError::Reserved`].

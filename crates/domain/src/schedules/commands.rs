@@ -76,8 +76,8 @@ pub fn delete(
     Ok(schedules::delete(tx, ctx, name, None)?)
 }
 
-/// Rejects an API key that pauses, resumes or runs a schedule that a module declares.
-pub fn check_operated(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<(), Refusal> {
+/// Rejects an API key that pauses, resumes, runs or backfills a schedule that a module declares, or whose jobs are reserved.
+pub fn check_operated(tx: &Tx<'_>, ctx: &Ctx, reserved: ReservedJobs, name: &str) -> Result<(), Refusal> {
     if !matches!(ctx.actor, Actor::ApiKey(_)) {
         return Ok(());
     }
@@ -85,7 +85,7 @@ pub fn check_operated(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<(), Refusal>
     if present.is_declared {
         return Err(JobsError::Reserved { what: "schedule", name: name.to_owned() }.into());
     }
-    Ok(())
+    Ok(check_plan(reserved, &present.plan)?)
 }
 
 fn check_plan(reserved: ReservedJobs, plan: &Plan) -> Result<(), JobsError> {

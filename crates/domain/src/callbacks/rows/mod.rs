@@ -141,20 +141,29 @@ fn read(row: &Row<'_>) -> Result<Callback, Error> {
     })
 }
 
+/// Open callback whose next attempt is overdue.
+#[derive(Clone, Copy, Debug)]
+pub struct OverdueCallback {
+    pub next_attempt_at: Timestamp,
+    pub id: CallbackId,
+    /// Job that is to deliver it.
+    pub job_id: JobId,
+}
+
 /// Open callbacks that were due before `before`, at most `limit`, the longest overdue first, behind `after`.
 pub fn list_overdue(
     q: &Query<'_>,
     before: Timestamp,
     after: Option<(Timestamp, CallbackId)>,
     limit: i64,
-) -> Result<Vec<(Timestamp, CallbackId)>, Error> {
+) -> Result<Vec<OverdueCallback>, Error> {
     let (at, id) = after.unwrap_or((Timestamp::EPOCH, CallbackId(Uuid::nil())));
     q.all(
-        "SELECT next_attempt_at, id FROM callbacks
+        "SELECT next_attempt_at, id, job_id FROM callbacks
          WHERE finished_at IS NULL AND next_attempt_at < $1 AND (next_attempt_at, id) > ($2, $3)
          ORDER BY next_attempt_at, id LIMIT $4",
         params![before, at, id, limit],
-        |row| Ok((row.get(0)?, row.get(1)?)),
+        |row| Ok(OverdueCallback { next_attempt_at: row.get(0)?, id: row.get(1)?, job_id: row.get(2)? }),
     )
 }
 

@@ -4,6 +4,8 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use hyper::Method;
+use hyper::body::Bytes;
 use kith_platform::idempotency::IDEMPOTENCY_KEY;
 use kith_store::testing::TestDatabase;
 use serde_json::{Value, json};
@@ -30,11 +32,15 @@ async fn refresh(client: &Client, tokens: &Value) -> crate::support::Answer {
     client.post("/api/v1/auth/refresh", json!({ "refresh_token": tokens["refresh_token"] })).await
 }
 
-/// An administrator's callback to nobody, for a secret and headers to be sealed.
-async fn callback(client: &Client) -> Value {
+async fn as_admin(client: &Client) -> Client {
     let body = json!({ "email": "admin@example.org", "password": PASSWORD });
     let tokens = client.post("/api/v1/auth/login", body).await.expect(200);
-    let admin = client.with_token(tokens["access_token"].as_str().expect("a token"));
+    client.with_token(tokens["access_token"].as_str().expect("a token"))
+}
+
+/// An administrator's callback to nobody, for a secret and headers to be sealed.
+async fn callback(client: &Client) -> Value {
+    let admin = as_admin(client).await;
     let body = json!({
         "url": "https://api.example.org/hook", "headers": { "x-key": "planted" }, "body": 1, "run_at": "2030-01-01T00:00:00Z",
     });
@@ -119,6 +125,8 @@ async fn leaked_secret_is_replaced(engine: Engine) {
     let item = json!({ "data": { "n": 1 } });
     let keyed = as_ada(&client).with_header(IDEMPOTENCY_KEY, "once");
     let made = keyed.post("/api/v1/spaces/me/notes", item.clone()).await.expect(201);
+    let invite = as_ada(&client).post("/api/v1/partners/invites", Value::Null).await.expect(201);
+    let invite = format!("/api/v1/partners/invites/{}", invite["code"].as_str().expect("a code"));
     server.terminate();
     assert!(server.wait().await.success());
 
@@ -133,6 +141,8 @@ async fn leaked_secret_is_replaced(engine: Engine) {
     let replayed = keyed.post("/api/v1/spaces/me/notes", item).await;
     assert_eq!(replayed.header("idempotency-replayed"), Some("true"));
     assert_eq!(replayed.expect(201)["id"], made["id"]);
+    as_admin(&client).await.get(&invite).await.expect(200);
+    as_ada(&client).send(Method::DELETE, &invite, Bytes::new()).await.expect(204);
     server.terminate();
     assert!(server.wait().await.success());
 

@@ -73,6 +73,10 @@ impl Keys {
         Some(plain)
     }
 
+    fn pseudonym(&self, kind: &str, text: &str) -> [u8; 32] {
+        digest(&self.pseudonyms, &[kind.as_bytes(), text.as_bytes()])
+    }
+
     fn mac(&self, purpose: MacPurpose, parts: &[&[u8]]) -> [u8; 32] {
         let key = match purpose {
             MacPurpose::Refresh => &self.refresh,
@@ -157,7 +161,12 @@ impl Keyring {
     /// What stands in the database for something personal that is only ever looked for: an e-mail address, a client
     /// address. Without the secret nobody can try out what it may have been.
     pub fn pseudonym(&self, kind: &str, text: &str) -> [u8; 32] {
-        digest(&self.present.pseudonyms, &[kind.as_bytes(), text.as_bytes()])
+        self.present.pseudonym(kind, text)
+    }
+
+    /// What [`Keyring::pseudonym`] gave under the previous secret, while secrets are rotated.
+    pub fn previous_pseudonym(&self, kind: &str, text: &str) -> Option<[u8; 32]> {
+        Some(self.previous.as_ref()?.pseudonym(kind, text))
     }
 }
 
@@ -231,6 +240,8 @@ mod tests {
         assert!(rotated.is_mac(MacPurpose::Refresh, &[b"x"], &mac));
         assert_ne!(rotated.mac(MacPurpose::Refresh, &[b"x"]), mac);
         assert_eq!(rotated.previous_mac(MacPurpose::Refresh, &[b"x"]), Some(mac));
+        assert_eq!(rotated.previous_pseudonym("invite", "x"), Some(old.pseudonym("invite", "x")));
+        assert_eq!(old.previous_pseudonym("invite", "x"), None);
         let resealed = rotated.reseal(&random, "key-1", &sealed).unwrap().unwrap();
         let new = keyring("new", "new refresh");
         assert_eq!(new.open("key-1", &resealed).as_deref(), Some(&b"seed"[..]));

@@ -79,7 +79,7 @@ fn list(q: &Query<'_>, of: &SealedColumn, after: &str) -> Result<Vec<(String, Ve
     q.all(of.list, params![after, BATCH], |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
-/// Changes values that nobody has changed meanwhile, and says how many.
+/// Updates the values that have not changed since they were read; returns their count.
 fn update(tx: &Tx<'_>, of: &SealedColumn, changes: &[(String, Vec<u8>, Vec<u8>)]) -> Result<u64, Error> {
     changes.iter().try_fold(0, |done, (id, old, new)| Ok(done + tx.exec(of.update, params![id, old, new])?))
 }

@@ -152,7 +152,7 @@ pub(super) fn hidden(key: &str, secret: &Secret) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// Whether it is somebody's example, or what development mode made.
+/// Returns whether a secret is a known example, or was generated in development mode.
 pub(super) fn is_well_known(secret: &str) -> bool {
     let folded: String = secret.chars().filter(char::is_ascii_alphanumeric).collect();
     let folded = folded.to_ascii_lowercase();

@@ -4,15 +4,15 @@ use kith_kernel::{Ctx, Timestamp, UserId};
 use kith_store::{Outcome, Query, Tx};
 
 use super::super::events;
-use super::super::model::{BondError, INVITE_LIFETIME, InviteId, InvitePreview, WhoMayAsk};
+use super::super::model::{BondError, CodeHashes, INVITE_LIFETIME, InviteId, InvitePreview, WhoMayAsk};
 use super::super::rows::{self, LiveInvite};
 use super::super::rules::{INVITES_MOST, MISSES_MOST, MISSES_WITHIN};
 
 /// A code that somebody tries, as far as the database knows codes.
 #[derive(Clone, Copy, Debug)]
 pub struct Tried {
-    /// The keyed hash of the code.
-    pub code: [u8; 32],
+    /// Keyed hashes of the code.
+    pub code: CodeHashes,
     /// Who tries it: the person and their client network, hashed. None where limits are lifted.
     pub by: Option<[[u8; 32]; 2]>,
 }
@@ -46,11 +46,11 @@ pub fn revoke_invite(
     tx: &Tx<'_>,
     ctx: &Ctx,
     inviter: UserId,
-    code_hash: Option<&[u8; 32]>,
+    code: Option<CodeHashes>,
     id: Option<InviteId>,
 ) -> Result<(), BondError> {
     tx.lock("user", [inviter])?;
-    let id = rows::find_own_invite(tx, inviter, code_hash, id, ctx.now)?.ok_or(BondError::InviteNotFound)?;
+    let id = rows::find_own_invite(tx, inviter, code, id, ctx.now)?.ok_or(BondError::InviteNotFound)?;
     if !rows::spend_invite(tx, id, inviter, ctx.now)? {
         return Err(BondError::InviteNotFound);
     }
@@ -96,7 +96,7 @@ pub fn use_code<T>(
 }
 
 fn find(q: &Query<'_>, ctx: &Ctx, user: UserId, tried: &Tried) -> Result<LiveInvite, BondError> {
-    rows::find_live_invite(q, &tried.code, user, ctx.now)?.ok_or(BondError::InviteNotFound)
+    rows::find_live_invite(q, tried.code, user, ctx.now)?.ok_or(BondError::InviteNotFound)
 }
 
 /// Two who guess at once are counted one after the other.

@@ -285,7 +285,7 @@ fn find_repeated_use(
     tried: &Tried,
     draft: &Draft,
 ) -> Result<Option<PartnerRequest>, BondError> {
-    let Some(inviter) = rows::find_inviter_of_used(tx, &tried.code, sender)? else { return Ok(None) };
+    let Some(inviter) = rows::find_inviter_of_used(tx, tried.code, sender)? else { return Ok(None) };
     let pair = Pair::of(sender, inviter)?;
     let waiting = rows::find_pending_between(tx, pair, ctx.now)?;
     let waiting = waiting.filter(|parties| parties.from == sender && !parties.by_email);

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::super::commands::{self, Tried};
-use super::super::model::{Invite, InviteCode, InviteId, InvitePreview, NewInvite};
+use super::super::model::{CodeHashes, Invite, InviteCode, InviteId, InvitePreview, NewInvite};
 use super::super::queries;
 
 pub fn routes() -> Routes {
@@ -43,9 +43,14 @@ impl FromStr for InviteName {
     }
 }
 
-/// What the database knows of a code.
-fn hash(app: &App, code: &InviteCode) -> [u8; 32] {
-    app.keyring.pseudonym("invite", code.as_str())
+/// Kind of the pseudonym by which the database knows a code.
+const PSEUDONYM: &str = "invite";
+
+fn hashes(app: &App, code: &InviteCode) -> CodeHashes {
+    CodeHashes {
+        present: app.keyring.pseudonym(PSEUDONYM, code.as_str()),
+        previous: app.keyring.previous_pseudonym(PSEUDONYM, code.as_str()),
+    }
 }
 
 /// `user`, who tries `code` from the address of `client`.
@@ -54,7 +59,7 @@ pub fn tried(app: &App, user: UserId, client: &Client, code: &InviteCode) -> Tri
         let network = client.address.network();
         [app.keyring.pseudonym("user", &user.to_string()), app.keyring.pseudonym("network", &network)]
     });
-    Tried { code: hash(app, code), by }
+    Tried { code: hashes(app, code), by }
 }
 
 /// Make an invite: whoever has the code may ask you, and you still decide. Five can be out at a time, for a week each.
@@ -67,7 +72,7 @@ pub fn tried(app: &App, user: UserId, client: &Client, code: &InviteCode) -> Tri
 )]
 async fn create_invite(State(app): State<App>, caller: SignedIn) -> ApiResult<Response> {
     let code = InviteCode::from_random(caller.ctx.random());
-    let code_hash = hash(&app, &code);
+    let code_hash = hashes(&app, &code).present;
     let link = app.config.partners.invite_link.replace("{code}", code.as_str());
     let inviter = caller.user_id;
     app.change(&caller, move |tx, ctx| {
@@ -131,12 +136,12 @@ async fn revoke_invite(
     PathId(name): PathId<InviteName>,
 ) -> ApiResult<Response> {
     let (code, id) = match &name {
-        InviteName::Code(code) => (Some(hash(&app, code)), None),
+        InviteName::Code(code) => (Some(hashes(&app, code)), None),
         InviteName::Id(id) => (None, Some(*id)),
     };
     let inviter = caller.user_id;
     app.change(&caller, move |tx, ctx| {
-        commands::revoke_invite(tx, ctx, inviter, code.as_ref(), id).map(|()| Answer::no_content())
+        commands::revoke_invite(tx, ctx, inviter, code, id).map(|()| Answer::no_content())
     })
     .await
 }

@@ -19,6 +19,13 @@ id_type! {
     InviteId
 }
 
+/// Keyed hashes of an invite's code, under the present secret and, while secrets are rotated, under the previous one.
+#[derive(Clone, Copy, Debug)]
+pub struct CodeHashes {
+    pub present: [u8; 32],
+    pub previous: Option<[u8; 32]>,
+}
+
 /// Ten characters, 50 bits: the secret itself. No log can hold it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct InviteCode(String);

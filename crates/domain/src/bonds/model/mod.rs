@@ -10,7 +10,7 @@ use kith_kernel::{UserId, id_type};
 use thiserror::Error;
 
 pub use bond::{Bond, Breakup, Former, History, Living, REASON, restorable_until};
-pub use invite::{INVITE_LIFETIME, Invite, InviteCode, InviteId, InvitePreview, NewInvite};
+pub use invite::{CodeHashes, INVITE_LIFETIME, Invite, InviteCode, InviteId, InvitePreview, NewInvite};
 pub use request::{
     Asked, Draft, Parties, PartnerRequest, Receiver, ReportReason, RequestDirection, RequestReport,
     RequestStatus, Settings, WhoMayAsk,

@@ -4,7 +4,7 @@ use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{Error, Query, Tx, params};
 
-use super::super::model::{Invite, InviteId};
+use super::super::model::{CodeHashes, Invite, InviteId};
 
 /// A live invite, as far as using it needs it.
 pub struct LiveInvite {
@@ -36,17 +36,17 @@ pub fn insert_invite(
 /// The invite that `user` may use: not spent, not expired, its inviter there, and no door shut between the two.
 pub fn find_live_invite(
     q: &Query<'_>,
-    code_hash: &[u8; 32],
+    code: CodeHashes,
     user: UserId,
     now: Timestamp,
 ) -> Result<Option<LiveInvite>, Error> {
     q.one(
         "SELECT i.id, i.inviter, u.display_name, i.expires_at FROM invites i
          JOIN users u ON u.id = i.inviter AND u.deleted_at IS NULL
-         WHERE i.code_hash = $1 AND i.spent_at IS NULL AND i.expires_at > $3
+         WHERE i.code_hash IN ($1, $4) AND i.spent_at IS NULL AND i.expires_at > $3
            AND NOT EXISTS (SELECT 1 FROM blocks k WHERE (k.blocker = $2 AND k.blocked = i.inviter)
                                                      OR (k.blocker = i.inviter AND k.blocked = $2))",
-        params![code_hash, user, now],
+        params![code.present, user, now, code.previous],
         |row| {
             Ok(LiveInvite {
                 id: row.get(0)?,
@@ -59,14 +59,10 @@ pub fn find_live_invite(
 }
 
 /// Whose invite it was that `user` used with this code.
-pub fn find_inviter_of_used(
-    q: &Query<'_>,
-    code_hash: &[u8; 32],
-    user: UserId,
-) -> Result<Option<UserId>, Error> {
+pub fn find_inviter_of_used(q: &Query<'_>, code: CodeHashes, user: UserId) -> Result<Option<UserId>, Error> {
     q.one(
-        "SELECT inviter FROM invites WHERE code_hash = $1 AND spent_by = $2 AND inviter <> $2",
-        params![code_hash, user],
+        "SELECT inviter FROM invites WHERE code_hash IN ($1, $3) AND spent_by = $2 AND inviter <> $2",
+        params![code.present, user, code.previous],
         |row| row.get(0),
     )
 }
@@ -95,14 +91,14 @@ pub fn spend_invite(tx: &Tx<'_>, id: InviteId, by: UserId, now: Timestamp) -> Re
 pub fn find_own_invite(
     q: &Query<'_>,
     inviter: UserId,
-    code_hash: Option<&[u8; 32]>,
+    code: Option<CodeHashes>,
     id: Option<InviteId>,
     now: Timestamp,
 ) -> Result<Option<InviteId>, Error> {
     q.one(
         "SELECT id FROM invites
-         WHERE inviter = $1 AND (code_hash = $2 OR id = $3) AND spent_at IS NULL AND expires_at > $4",
-        params![inviter, code_hash, id, now],
+         WHERE inviter = $1 AND (code_hash IN ($2, $5) OR id = $3) AND spent_at IS NULL AND expires_at > $4",
+        params![inviter, code.map(|code| code.present), id, now, code.and_then(|code| code.previous)],
         |row| row.get(0),
     )
 }

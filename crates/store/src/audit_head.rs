@@ -156,10 +156,15 @@ impl AuditHeadFile {
             DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         }
         let mut options = OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(&unfinished)?;
-        writeln!(file, "{head}")?;
-        file.sync_all()?;
-        std::fs::rename(&unfinished, &self.0)?;
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+        let written = writeln!(file, "{head}")
+            .and_then(|()| file.sync_all())
+            .and_then(|()| std::fs::rename(&unfinished, &self.0));
+        if written.is_err() {
+            // On a full disk each attempt would leave one.
+            let _ = std::fs::remove_file(&unfinished);
+        }
+        written?;
         match self.0.parent() {
             Some(folder) => File::open(folder)?.sync_all(),
             None => Ok(()),

@@ -50,18 +50,19 @@ impl Threads {
         *self.0.count.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the end of all; they have been told to end.
-    pub fn wait(&self) {
-        self.wait_for(CLOSE_PATIENCE);
+    /// Waits for the end of all; they have been told to end. Returns whether all have ended.
+    pub fn wait(&self) -> bool {
+        self.wait_for(CLOSE_PATIENCE)
     }
 
-    fn wait_for(&self, patience: Duration) {
+    fn wait_for(&self, patience: Duration) -> bool {
         let living = self.0.count.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.0.ended.wait_timeout_while(living, patience, |living| *living > 0);
         let (living, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if *living > 0 {
             tracing::error!(threads = *living, "threads of the store did not end in time and are abandoned");
         }
+        *living == 0
     }
 }
 
@@ -116,12 +117,18 @@ mod tests {
         let threads = Threads::default();
         let (end, ended) = mpsc::channel::<()>();
         threads.spawn("stuck", move || assert!(ended.recv().is_err())).unwrap();
-        threads.spawn("panics", || panic!("as asked")).unwrap();
-        threads.wait_for(Duration::from_millis(50));
+        assert!(!threads.wait_for(Duration::from_millis(50)));
         assert_eq!(threads.count(), 1);
         drop(end);
-        threads.wait();
+        assert!(threads.wait_for(Duration::from_secs(60)));
         assert_eq!(threads.count(), 0);
+    }
+
+    #[test]
+    fn thread_that_panics_has_ended() {
+        let threads = Threads::default();
+        threads.spawn("panics", || panic!("as asked")).unwrap();
+        assert!(threads.wait_for(Duration::from_secs(60)), "a panic may take seconds to print its backtrace");
     }
 
     #[test]

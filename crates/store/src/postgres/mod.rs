@@ -150,7 +150,7 @@ impl Engine {
         self.reads.close();
         self.slow_reads.close();
         self.shared.stop.send_replace(true);
-        self.threads.wait();
+        let _ = self.threads.wait();
     }
 }
 

@@ -101,11 +101,10 @@ pub(crate) fn password_in(url: &str) -> Option<Vec<u8>> {
 pub(crate) fn database_label(url: &str) -> Result<String, OpenError> {
     let (config, _) = parse(url)?;
     let name = config.get_dbname().or(config.get_user()).unwrap_or_default();
-    let digest = Sha256::new()
-        .chain_update(name)
-        .chain_update([0])
-        .chain_update(config.get_options().unwrap_or_default())
-        .finalize();
+    // Of the options only the schema tells databases apart.
+    let schema = config.get_options().and_then(|options| options.split("search_path=").nth(1));
+    let schema = schema.and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
+    let digest = Sha256::new().chain_update(name).chain_update([0]).chain_update(schema).finalize();
     Ok(digest[..8].iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

@@ -150,8 +150,12 @@ impl Engine {
         self.writes.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.readers.close(&self.shared);
         self.stop_checkpoints.send_replace(true);
-        self.threads.wait();
-        self.folder.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let has_ended = self.threads.wait();
+        let folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if !has_ended {
+            // A writer that was abandoned may still commit: the folder stays locked until the process ends.
+            std::mem::forget(folder);
+        }
     }
 }
 

@@ -233,8 +233,14 @@ impl Running {
                 ),
             }
         }
-        if let Err(error) = self.app.audit_head.keep(&self.app.db).await {
-            tracing::warn!(%error, "the head of the audit chain could not be remembered at the stop");
+        match timeout(STOP_PATIENCE, self.app.audit_head.keep(&self.app.db)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the head of the audit chain could not be remembered at the stop");
+            }
+            Err(_) => tracing::warn!(
+                "the database does not answer; the head of the audit chain was not remembered at the stop"
+            ),
         }
         self.app.db.close().await;
     }

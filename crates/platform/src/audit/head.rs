@@ -15,7 +15,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::App;
 
-/// The head at the time, for whoever keeps events.
+/// The head at the time, for consumers that archive events.
 pub(crate) const HEAD_NOTED: &str = "audit.head_noted";
 /// An operator accepted a chain that does not contain the remembered head.
 pub(crate) const HEAD_ACCEPTED: &str = "audit.head_accepted";
@@ -133,15 +133,6 @@ impl RememberedHead {
         let current = check(db, remembered).await?;
         if remembered == Some(current) { Ok(()) } else { write(&self.file, current).await }
     }
-
-    /// Remembers the chain as it is, whatever was remembered before; returns both heads.
-    async fn replace(&self, db: &Store) -> Result<(Option<AuditHead>, AuditHead), HeadError> {
-        // An unreadable file is replaced as well.
-        let remembered = read(&self.file).await.unwrap_or_default();
-        let current = db.audit_head().await?;
-        write(&self.file, current).await?;
-        Ok((remembered, current))
-    }
 }
 
 async fn read(file: &AuditHeadFile) -> Result<Option<AuditHead>, HeadError> {
@@ -193,9 +184,10 @@ pub async fn verify(
 /// # Errors
 /// [`HeadError::Store`] if the database cannot be read.
 pub async fn start(app: &App) -> Result<(), HeadError> {
-    app.audit_head.keep(&app.db).await?;
+    let compared = app.audit_head.keep(&app.db).await;
+    // Also if the database did not answer: it may answer later.
     tokio::spawn(run(app.clone()));
-    Ok(())
+    compared
 }
 
 async fn run(app: App) {
@@ -205,7 +197,9 @@ async fn run(app: App) {
     while app.stop.or(ticks.tick()).await.is_some() {
         let mut kept = app.audit_head.keep(&app.db).await;
         since_noted = (since_noted + 1) % NOTE_EVERY;
-        if since_noted == 0 && seals(&app) && kept.is_ok() {
+        // A chain that was cut must not be noted as the one to compare with.
+        let is_contained = kept.is_ok() && app.audit_head.outcome() == HeadOutcome::Contained;
+        if since_noted == 0 && seals(&app) && is_contained {
             kept = note(&app).await.map_err(HeadError::Store);
         }
         if let Err(error) = kept {
@@ -245,7 +239,9 @@ fn event(kind: &'static str, payload: serde_json::Value) -> NewEvent {
 /// [`HeadError::Store`] if the chain does not hold in itself; then nothing is accepted.
 pub async fn accept(app: &App, ctx: &Ctx) -> Result<AuditHead, HeadError> {
     app.db.verify_audit().await?;
-    let (remembered, current) = app.audit_head.replace(&app.db).await?;
+    let file = &app.audit_head.file;
+    // An unreadable file is replaced as well.
+    let (remembered, current) = (read(file).await.unwrap_or_default(), app.db.audit_head().await?);
     let remembered = remembered.map_or_else(|| "none".to_owned(), |head| head.to_string());
     let payload = json!({ "remembered": remembered, "accepted": current.to_string() });
     app.write(ctx, move |tx, ctx| {
@@ -254,6 +250,8 @@ pub async fn accept(app: &App, ctx: &Ctx) -> Result<AuditHead, HeadError> {
         Ok::<_, Error>(())
     })
     .await?;
+    // After the entry: what was remembered is not forgotten without a trace.
+    write(file, current).await?;
     app.audit_head.keep(&app.db).await?;
     Ok(app.db.audit_head().await?)
 }

@@ -1,4 +1,4 @@
-//! What those do who look after the server: give roles, shut people out, let them in again, settle whose an address is.
+//! What those do who look after the server: give roles, shut people out, let them in again, verify and release addresses.
 //! All of it is audited.
 
 use kith_kernel::uuid::Uuid;
@@ -81,11 +81,17 @@ pub fn suspend(
         return Ok(account);
     }
     rules::may_lose_admin(&account, rows::count_admins(tx)?)?;
+    suspend_locked(tx, ctx, id, reason)?;
+    account_after(tx, id)
+}
+
+/// Suspends an account that is locked and may be suspended.
+fn suspend_locked(tx: &Tx<'_>, ctx: &Ctx, id: UserId, reason: Option<&str>) -> Result<(), AccountError> {
     rows::set_suspended(tx, id, Some(ctx.now))?;
     sign_in::end_sessions(tx, ctx, id, None)?;
     tx.audit_with(ctx, "account.suspended", id, Some(id), json!({ "reason": reason }));
     tx.emit(ctx, events::suspended(id));
-    account_after(tx, id)
+    Ok(())
 }
 
 /// Lets somebody in again.
@@ -109,7 +115,7 @@ pub fn reinstate(
     account_after(tx, id)
 }
 
-/// Settles that an address is its owner's, for somebody who has seen to it: from then on they can be found by it.
+/// Marks the address of an account as verified. Other users can find the account by it from then on.
 ///
 /// # Errors
 /// [`AccountError::NotFound`], also if the address was released.
@@ -127,8 +133,8 @@ pub fn verify_email(tx: &Tx<'_>, ctx: &Ctx, id: UserId) -> Result<Account, Accou
     account_after(tx, id)
 }
 
-/// Takes an address that is not proven away from the account that keeps it, so that its owner can register it. The
-/// account is suspended: nobody can sign in to it any more, and what it did stays to be looked into.
+/// Removes an unverified address from its account, so that its owner can register it. The account is suspended: it keeps
+/// its data, for administrators to investigate, and cannot be signed in to.
 ///
 /// # Errors
 /// [`AccountError::NotFound`], [`AccountError::EmailVerified`], [`AccountError::LastAdmin`]; for an `actor` also
@@ -154,21 +160,12 @@ pub fn release_email(
     tx.audit_with(ctx, "account.email_released", id, Some(id), json!({ "email": account.email }));
     tx.emit(ctx, events::email_released(id));
     if account.suspended_at.is_none() {
-        rows::set_suspended(tx, id, Some(ctx.now))?;
-        sign_in::end_sessions(tx, ctx, id, None)?;
-        tx.audit_with(
-            ctx,
-            "account.suspended",
-            id,
-            Some(id),
-            json!({ "reason": "the address was released" }),
-        );
-        tx.emit(ctx, events::suspended(id));
+        suspend_locked(tx, ctx, id, Some("the address was released"))?;
     }
     account_after(tx, id)
 }
 
-/// [`verify_email`] for whoever has the address, for those who run the machine.
+/// [`verify_email`] for the account with this address, called by operators.
 ///
 /// # Errors
 /// [`AccountError::NotFound`].
@@ -178,7 +175,7 @@ pub async fn verify_address(app: &App, ctx: &Ctx, email: &str) -> Result<Account
     verified.map_err(AccountError::into)
 }
 
-/// [`release_email`] for whoever has the address, for those who run the machine.
+/// [`release_email`] for the account with this address, called by operators.
 ///
 /// # Errors
 /// As there.

@@ -10,26 +10,17 @@ use super::profile::ProfileChange;
 use super::sign_in::{self, Claim, OpenSession};
 use super::{events, rows, rules};
 
-/// Who registers, and whether what they are told is limited.
+/// Client of a registration, and what limits its attempts.
 #[derive(Clone, Debug)]
 pub struct Registrant {
     /// What the client says of itself.
     pub origin: Origin,
-    /// None where limits are lifted.
-    pub counted: Option<Counted>,
+    /// Keyed hash of the address, by which `email_taken` answers are counted; `None` where limits are lifted.
+    pub address_hash: Option<[u8; 32]>,
 }
 
-/// What an answer that an address is taken is counted by: keyed hashes.
-#[derive(Clone, Copy, Debug)]
-pub struct Counted {
-    /// The address that is asked about.
-    pub address: [u8; 32],
-    /// The client's network, for whoever looks into it; nothing is decided by it.
-    pub network: [u8; 32],
-}
-
-/// Makes an account and signs its owner in. That an address is taken is told 10 times an hour for each address, to whomever;
-/// an address that is free can always be registered.
+/// Creates an account and signs its owner in. At most 10 attempts an hour to register a taken address get
+/// [`AccountError::EmailTaken`]; an address that is free can always be registered.
 ///
 /// # Errors
 /// [`AccountError::EmailTaken`], [`AccountError::TooManyTaken`].
@@ -42,8 +33,8 @@ pub fn register(
     match try_register(tx, ctx, account, registrant) {
         Ok(signed_in) => Outcome::Commit(signed_in),
         Err(error @ AccountError::EmailTaken) => {
-            let Some(counted) = &registrant.counted else { return Outcome::Rollback(error) };
-            match count_taken(tx, ctx, counted) {
+            let Some(address) = &registrant.address_hash else { return Outcome::Rollback(error) };
+            match count_taken(tx, ctx, address) {
                 Ok(()) => Outcome::CommitRefusal(error),
                 Err(refusal) => Outcome::Rollback(refusal),
             }
@@ -52,9 +43,9 @@ pub fn register(
     }
 }
 
-fn count_taken(tx: &Tx<'_>, ctx: &Ctx, counted: &Counted) -> Result<(), AccountError> {
-    super::queries::may_say_taken(tx, &counted.address, ctx.now)?;
-    Ok(rows::insert_refusal(tx, ctx.new_id(|id| id), counted, ctx.now)?)
+fn count_taken(tx: &Tx<'_>, ctx: &Ctx, address: &[u8; 32]) -> Result<(), AccountError> {
+    super::queries::may_say_taken(tx, address, ctx.now)?;
+    Ok(rows::insert_refusal(tx, ctx.new_id(|id| id), address, ctx.now)?)
 }
 
 fn try_register(
@@ -63,7 +54,7 @@ fn try_register(
     account: &NewAccount,
     registrant: &Registrant,
 ) -> Result<(User, OpenSession), AccountError> {
-    if let Some(Counted { address, .. }) = &registrant.counted {
+    if let Some(address) = &registrant.address_hash {
         // Two who ask about one address at once are counted one after the other.
         tx.lock("registrations", [hex(address)])?;
     }
@@ -72,7 +63,7 @@ fn try_register(
     Ok((user, session))
 }
 
-/// Makes an account. Whoever makes an administrator vouches for the address.
+/// Creates an account. The address of an administrator counts as verified.
 ///
 /// # Errors
 /// [`AccountError::EmailTaken`].

@@ -54,12 +54,12 @@ pub fn role_changed(user: UserId, role: &str) -> NewEvent {
     NewEvent { payload: json!({ "user_id": user, "role": role }), ..about(ROLE_CHANGED, user) }
 }
 
-/// Somebody's address is proven to be theirs.
+/// A user's address is verified.
 pub fn email_verified(user: UserId) -> NewEvent {
     about(EMAIL_VERIFIED, user)
 }
 
-/// Somebody has lost an address that was not proven to be theirs.
+/// An unverified address is released from its account.
 pub fn email_released(user: UserId) -> NewEvent {
     about(EMAIL_RELEASED, user)
 }

@@ -39,7 +39,7 @@ pub struct Offer {
 pub async fn offer(app: &App, base: &str) -> io::Result<Option<Offer>> {
     let ctx = app.system_ctx("first_admin");
     let secret = ctx.random::<32>();
-    // By the clock of whoever reads the link, which `/dev/clock` does not move.
+    // Real time: the reader's clock does not follow `/dev/clock`.
     let expires_at = ctx.real_now() + rules::LINK_LIFETIME;
     let made = app.write(&ctx, move |tx, _| {
         if rows::count_admins(tx)? > 0 {

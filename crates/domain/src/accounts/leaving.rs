@@ -16,6 +16,8 @@ use super::model::{Account, Email};
 use super::rows::DueAccount;
 use super::{events, rows, rules};
 
+/// Email keys checked in one transaction.
+const KEYS_CHECKED_AT_ONCE: i64 = 100;
 /// How many accounts a run tries to purge for each that it may.
 const TRIED_FOR_EACH: i64 = 10;
 
@@ -58,9 +60,11 @@ pub async fn tidy(app: App) -> Result<(), UpkeepError> {
 
 /// Gives addresses the keys of this version where an earlier one made others: a domain and its ASCII form are one.
 fn rekey(tx: &Tx<'_>) -> Result<(), Error> {
-    for (user, email, key) in rows::list_international(tx)? {
+    for (user, email, key) in rows::list_keys_to_check(tx, KEYS_CHECKED_AT_ONCE)? {
+        rows::delete_key_to_check(tx, user)?;
         let new = Email::key_of(&email);
-        if new != key && !rows::set_email_key(tx, user, &new)? {
+        // A released address has a key that is not made of it.
+        if !email.is_empty() && new != key && !rows::set_email_key(tx, user, &new)? {
             tracing::error!(user = %user, "an account has the same mailbox as another, and nobody can sign in to it");
         }
     }

@@ -16,7 +16,7 @@ pub fn routes() -> Routes {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct DevVerifyEmailBody {
-    /// An address that somebody has registered.
+    /// Address of a registered account.
     #[schema(example = "ada@example.org")]
     email: String,
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::commands::{self, Counted, Registrant};
+use super::super::commands::{self, Registrant};
 use super::super::model::{AccountError, Email, NewAccount, Origin, User, check_new};
 use super::super::queries;
 use super::super::secrets::{DeviceToken, RefreshToken};
@@ -95,18 +95,15 @@ async fn register(
     Json(body): Json<RegisterBody>,
 ) -> ApiResult<(StatusCode, Json<SignInAnswer>)> {
     let (email, password, display_name) = check_new(&body.email, &body.password, &body.display_name)?;
-    let counted = (!app.is_without_limits()).then(|| Counted {
-        address: app.keyring.pseudonym("registration", &email.key),
-        network: app.keyring.pseudonym("network", &client.address.network()),
-    });
-    if let Some(Counted { address, .. }) = counted {
+    let address_hash = (!app.is_without_limits()).then(|| app.keyring.pseudonym("registration", &email.key));
+    if let Some(address) = address_hash {
         let (key, now) = (email.key.clone(), ctx.now);
         let looked = app.db.read(move |q| queries::may_register(q, &key, &address, now)).await;
         looked.inspect_err(|error| count(&app, error))?;
     }
     let password_hash = app.passwords.hash(password.into_string()).await?;
     let account = NewAccount { email, display_name, password_hash };
-    let registrant = Registrant { origin: Origin::from(client), counted };
+    let registrant = Registrant { origin: Origin::from(client), address_hash };
     let done = app.write(&ctx, move |tx, ctx| commands::register(tx, ctx, &account, &registrant)).await;
     let signed_in = done.inspect_err(|error| count(&app, error))?;
     Ok((StatusCode::CREATED, Json(SignInAnswer::new(&app, &ctx, signed_in, None, FIRST_PASSWORD))))

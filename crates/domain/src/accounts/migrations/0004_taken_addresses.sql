@@ -1,8 +1,18 @@
 -- up
--- Which address was said to be registered, by its keyed hash.
-ALTER TABLE registration_refusals ADD COLUMN address BYTEA;
-CREATE INDEX registration_refusals_of_address ON registration_refusals (address, refused_at) WHERE address IS NOT NULL;
+-- How often it was said that an address is registered, by a keyed hash of the address. Counts of networks before are dropped.
+DROP TABLE registration_refusals;
+CREATE TABLE registration_refusals (
+    id TEXT PRIMARY KEY,
+    address BYTEA NOT NULL,
+    refused_at BIGINT NOT NULL
+);
+CREATE INDEX registration_refusals_of_address ON registration_refusals (address, refused_at);
 
 -- down
-DROP INDEX registration_refusals_of_address;
-ALTER TABLE registration_refusals DROP COLUMN address;
+DROP TABLE registration_refusals;
+CREATE TABLE registration_refusals (
+    id TEXT PRIMARY KEY,
+    network BYTEA NOT NULL,
+    refused_at BIGINT NOT NULL
+);
+CREATE INDEX registration_refusals_of_network ON registration_refusals (network, refused_at);

@@ -1,6 +1,9 @@
 -- up
--- Addresses whose keys may have been made when domains were not brought to one form.
-CREATE INDEX users_to_rekey ON users (id) WHERE octet_length(email_key) <> length(email_key);
+-- Accounts whose addresses may have keys that were made when domains were not brought to one form, until they are looked at.
+CREATE TABLE email_keys_to_check (
+    user_id TEXT PRIMARY KEY
+);
+INSERT INTO email_keys_to_check (user_id) SELECT id FROM users WHERE octet_length(email_key) <> length(email_key);
 
 -- down
-DROP INDEX users_to_rekey;
+DROP TABLE email_keys_to_check;

@@ -7,7 +7,6 @@ use kith_platform::purge::PurgeRun;
 use kith_store::{Error, Query, Row, Tx, params};
 
 use super::administration::AccountList;
-use super::commands::Counted;
 use super::model::{Account, AccountStatus, Credentials, NewAccount, User};
 use super::rules::{self, Failures, MADE_UP};
 
@@ -98,16 +97,19 @@ pub fn find_holder(q: &Query<'_>, email_key: &str) -> Result<Option<UserId>, Err
     q.one(sql, params![email_key], |row| row.get(0))
 }
 
-/// Accounts whose address has letters beyond ASCII in its key: the account, the address, the key.
-pub fn list_international(q: &Query<'_>) -> Result<Vec<(UserId, String, String)>, Error> {
-    q.all(
-        "SELECT id, email, email_key FROM users WHERE octet_length(email_key) <> length(email_key) ORDER BY id",
-        &[],
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-    )
+/// At most `limit` accounts whose email key is to be checked: the account, the address, the key.
+pub fn list_keys_to_check(q: &Query<'_>, limit: i64) -> Result<Vec<(UserId, String, String)>, Error> {
+    let sql = "SELECT c.user_id, COALESCE(u.email, ''), COALESCE(u.email_key, '')
+               FROM email_keys_to_check c LEFT JOIN users u ON u.id = c.user_id ORDER BY c.user_id LIMIT $1";
+    q.all(sql, params![limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
 }
 
-/// Gives an address another key, unless somebody has that key.
+/// Notes that the email key of an account is checked.
+pub fn delete_key_to_check(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
+    tx.exec("DELETE FROM email_keys_to_check WHERE user_id = $1", params![user]).map(drop)
+}
+
+/// Changes the key of an address, unless another account has that key.
 pub fn set_email_key(tx: &Tx<'_>, user: UserId, key: &str) -> Result<bool, Error> {
     let sql = "UPDATE users SET email_key = $2 WHERE id = $1
                AND NOT EXISTS (SELECT 1 FROM users other WHERE other.email_key = $2)";
@@ -120,7 +122,7 @@ pub fn set_email_verified(tx: &Tx<'_>, user: UserId, at: Timestamp) -> Result<()
     Ok(())
 }
 
-/// Takes an account's address away, so that somebody else can register it.
+/// Removes an account's address, so that another account can register it.
 pub fn release_email(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     let sql =
         "UPDATE users SET email = '', email_key = 'released:' || id, email_verified_at = NULL WHERE id = $1";
@@ -283,9 +285,9 @@ pub fn find_refusals(
     Ok(found.unwrap_or_default())
 }
 
-pub fn insert_refusal(tx: &Tx<'_>, id: Uuid, counted: &Counted, at: Timestamp) -> Result<(), Error> {
-    let sql = "INSERT INTO registration_refusals (id, network, address, refused_at) VALUES ($1, $2, $3, $4)";
-    tx.exec(sql, params![id, counted.network, counted.address, at])?;
+pub fn insert_refusal(tx: &Tx<'_>, id: Uuid, address: &[u8; 32], at: Timestamp) -> Result<(), Error> {
+    let sql = "INSERT INTO registration_refusals (id, address, refused_at) VALUES ($1, $2, $3)";
+    tx.exec(sql, params![id, address, at])?;
     Ok(())
 }
 

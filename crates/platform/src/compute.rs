@@ -132,7 +132,8 @@ mod tests {
 
     #[tokio::test]
     async fn full_queue_rejects_and_late_or_abandoned_tasks_are_not_run() {
-        let compute = Compute::start_with(1, 2, Duration::ZERO).unwrap();
+        let max_wait = Duration::from_secs(1);
+        let compute = Compute::start_with(1, 2, max_wait).unwrap();
         let (go, wait) = mpsc::channel::<()>();
         let (started, starts) = mpsc::channel();
         let mut blocking = pin!(compute.run(move || {
@@ -140,14 +141,15 @@ mod tests {
             wait.recv().unwrap();
         }));
         assert!(poll!(&mut blocking).is_pending());
-        // The patience is nothing: the first was late already, and answers so, or has just started.
-        if starts.recv().is_ok() {
-            let mut late = pin!(compute.run(|| "run"));
-            assert!(poll!(&mut late).is_pending());
-            assert!(poll!(pin!(compute.run(|| panic!("nobody waits for it")))).is_pending());
-            assert_eq!(compute.run(|| "run").await, Err(ComputeError::Busy));
-            go.send(()).unwrap();
-            assert_eq!(late.await, Err(ComputeError::Busy));
-        }
+        starts.recv().unwrap();
+        let mut late = pin!(compute.run(|| "run"));
+        assert!(poll!(&mut late).is_pending());
+        assert!(poll!(pin!(compute.run(|| panic!("nobody waits for it")))).is_pending());
+        assert_eq!(compute.run(|| "run").await, Err(ComputeError::Busy));
+        let too_long = max_wait + Duration::from_millis(50);
+        assert!(tokio::time::timeout(too_long, &mut late).await.is_err(), "its turn has not come");
+        go.send(()).unwrap();
+        assert_eq!(late.await, Err(ComputeError::Busy));
+        assert_eq!(blocking.await, Ok(()));
     }
 }

@@ -25,7 +25,8 @@ pub struct Args {
 /// Runs the suite; the exit code is `cargo test`'s. The whole suite ends with [`api::fuzz`].
 pub fn test(args: &Args) -> Result<ExitCode> {
     let mut suite = cargo()?;
-    suite.args(["test", "--locked"]);
+    // Every binary runs, so that one run tells of every failure.
+    suite.args(["test", "--locked", "--no-fail-fast"]);
     if !args.cargo_args.iter().any(|arg| arg.starts_with("-p") || arg.starts_with("--package")) {
         suite.arg("--workspace");
     }

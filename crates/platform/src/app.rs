@@ -143,6 +143,7 @@ impl App {
         Program { modules, build }: Program,
     ) -> Result<Self, StartError> {
         let document = openapi::document(modules);
+        let openapi = openapi::to_value(&document);
         let passwords = Passwords::start(&config.auth, Arc::clone(&sources.random))?;
         let jobs = Jobs::new(db.clone(), sources.clone());
         let metrics = Metrics::new(
@@ -184,8 +185,8 @@ impl App {
             stop: Stop::default(),
             modules,
             build,
-            body_schemas: BodySchemas::of(openapi::to_value(&document)),
-            openapi: Asset::new("application/json", openapi::to_json(&document)),
+            openapi: Asset::new("application/json", bytes::Bytes::from(openapi.to_string())),
+            body_schemas: BodySchemas::of(openapi),
             clock,
             ahead,
             started: sources.clock.real_now(),

@@ -68,16 +68,12 @@ async fn ping() -> StatusCode {
     )
 )]
 async fn ready(State(app): State<App>) -> HealthReport {
-    HealthReport::of(
-        app.build,
-        vec![
-            draining(&app),
-            database(&app).await,
-            writes(app.db.write_stall()),
-            clock(&app),
-            disk_to_write_to(&app),
-        ],
-    )
+    HealthReport::of(app.build, readiness(&app).await)
+}
+
+/// Checks that decide whether the server gets requests. `/api/health` reports them too.
+async fn readiness(app: &App) -> Vec<Named> {
+    vec![draining(app), database(app).await, writes(app.db.write_stall()), clock(app), disk_to_write_to(app)]
 }
 
 /// How the server and what it depends on are.
@@ -90,21 +86,9 @@ async fn ready(State(app): State<App>) -> HealthReport {
     )
 )]
 async fn health(State(app): State<App>) -> HealthReport {
-    HealthReport::of(
-        app.build,
-        vec![
-            draining(&app),
-            database(&app).await,
-            writes(app.db.write_stall()),
-            clock(&app),
-            audit_head(&app),
-            purges(&app).await,
-            memory(),
-            disk(&app),
-            disk_to_write_to(&app),
-            uptime(&app),
-        ],
-    )
+    let mut checks = readiness(&app).await;
+    checks.extend([audit_head(&app), purges(&app).await, memory(), disk(&app), uptime(&app)]);
+    HealthReport::of(app.build, checks)
 }
 
 /// Metrics in Prometheus' text form, for the addresses in `server.metrics_addresses`.
@@ -279,7 +263,7 @@ fn audit_head(app: &App) -> Named {
     ("audit:head", check)
 }
 
-/// Never a failure: what waits to be purged keeps nobody from being served.
+/// At most a warning: a backlog of purges does not affect requests.
 async fn purges(app: &App) -> Named {
     let delayed = tokio::time::timeout(DATABASE_PATIENCE, app.db.read(purge::is_delayed)).await;
     let check = match delayed {

@@ -73,7 +73,8 @@ impl Observed {
                 gap if gap < -jump => jumped = Some(gap),
                 gap if gap <= short => next.elapsed_ms += gap.max(0),
                 gap => {
-                    if next.uncredited_ms == 0 {
+                    // A gap of more than a day waits for a steady day of its own.
+                    if next.uncredited_ms == 0 || gap > steady {
                         next.uncredited_since_ms = next.elapsed_ms;
                     }
                     next.uncredited_ms += gap;

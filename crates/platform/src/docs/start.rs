@@ -1,4 +1,4 @@
-//! `/`: where to go from here, for somebody who opens the address that Kith prints.
+//! Start page at `/`, the address that Kith prints: links to the guides, the API reference and the demo.
 
 use axum::extract::State;
 use axum::response::Response;

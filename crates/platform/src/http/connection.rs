@@ -203,7 +203,7 @@ fn answer(
     }
 }
 
-/// The body of an answer. hyper drops it once all of it is written, or nobody is left to send it to.
+/// The body of an answer. hyper drops it once it is written, or once the client has gone.
 struct SentBody {
     body: Body,
     line: Arc<Line>,

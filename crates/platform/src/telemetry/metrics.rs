@@ -62,7 +62,7 @@ pub enum SecurityEvent {
     login_failed,
     /// Somebody tried who was locked out.
     login_locked,
-    /// Somebody tried to register an address that is registered. Many of one network are a search for who is here.
+    /// Registration of an address that is registered. Many from one network indicate enumeration.
     registered_address_tried,
     /// An access token that is not valid.
     token_refused,

@@ -96,7 +96,7 @@ async fn down(config: &Config, steps: usize, dry_run: bool, yes: bool) -> Result
     report("undone", &undone)
 }
 
-/// Asks whoever sits at the terminal. Without one, `--yes` has to say it.
+/// Asks for confirmation on the terminal. Without a terminal, `--yes` is required.
 fn confirm(names: &[String]) -> Result<bool, Failure> {
     if !stdin().is_terminal() {
         let why = "this deletes the tables of these migrations and the data in them: repeat it with --yes, or look first \

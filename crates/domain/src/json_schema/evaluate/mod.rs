@@ -82,7 +82,7 @@ struct Evaluated<'d> {
 #[derive(Clone, Debug)]
 struct Verdict<'d> {
     is_valid: bool,
-    /// Nothing, where nobody asks.
+    /// `None` if the caller does not need it.
     evaluated: Option<Rc<Evaluated<'d>>>,
 }
 

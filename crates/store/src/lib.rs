@@ -52,5 +52,5 @@ pub use outcome::{IntoOutcome, Outcome};
 pub use statements::{STATEMENT_BUCKETS_US, StatementTimes};
 pub use stats::{StatsSnapshot, StoreStats};
 pub use store::{ClockReading, EngineKind, Health, Store};
-pub use tx::{Query, Tx};
+pub use tx::{Query, Tx, WriteConnection};
 pub use value::{AsParam, Column, Param, Row};

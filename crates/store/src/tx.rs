@@ -28,6 +28,15 @@ pub struct Query<'c> {
     failure: RefCell<Option<Error>>,
 }
 
+/// Which connection a transaction runs on. Always 0 on SQLite, whose database ends with the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteConnection {
+    /// Its number, from 1, in the order in which this process opened connections that write.
+    pub number: u64,
+    /// The number of the newest one when the transaction began.
+    pub newest: u64,
+}
+
 /// A transaction.
 pub struct Tx<'c> {
     query: Query<'c>,
@@ -217,6 +226,16 @@ impl<'c> Tx<'c> {
 
     pub(crate) fn is_loose(&self) -> bool {
         self.may_be_lost.get()
+    }
+
+    /// The connection that this transaction runs on. What a process remembers of the database across transactions, and
+    /// cannot verify, holds only on connections that were open when it was learned: a crash of the database, which may
+    /// undo commits of [`Tx::may_be_lost`], ends every connection.
+    pub fn connection(&self) -> WriteConnection {
+        match &self.query.session {
+            Session::Sqlite(_) => WriteConnection::default(),
+            Session::Postgres(session) => session.connection,
+        }
     }
 
     /// Whether several processes may use the database, so that a statement costs a round trip.

@@ -17,7 +17,7 @@ use super::settings::{CONNECT, Settings};
 use crate::audit::{self, AuditDetails, AuditEntry};
 use crate::events::Event;
 use crate::statements::{Statements, Stopwatch, Times};
-use crate::tx::Trace;
+use crate::tx::{Trace, WriteConnection};
 use crate::value::{Param, Row};
 use crate::{Error, outbox};
 
@@ -165,6 +165,7 @@ pub(crate) struct Session<'c> {
     trouble: Cell<Option<Trouble>>,
     /// BEGIN was refused: see [`Session::failed`].
     unbegun: Cell<bool>,
+    pub connection: WriteConnection,
     #[cfg(feature = "testing")]
     pub faults: Option<&'c crate::testing::Faults>,
 }
@@ -178,6 +179,7 @@ impl<'c> Session<'c> {
             locks: RefCell::default(),
             trouble: Cell::new(None),
             unbegun: Cell::new(false),
+            connection: WriteConnection::default(),
             #[cfg(feature = "testing")]
             faults: None,
         }

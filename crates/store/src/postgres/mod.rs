@@ -10,6 +10,7 @@ mod settings;
 mod threads;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use async_channel::Sender;
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     pub stop: watch::Sender<bool>,
     pub rehearse: bool,
     pub activity: WriteActivity,
+    /// How many connections that write were opened.
+    pub write_connections: AtomicU64,
     pub audit_keyring: Arc<AuditKeyring>,
     #[cfg(feature = "testing")]
     pub faults: crate::testing::Faults,
@@ -81,6 +84,7 @@ impl Engine {
             rehearse: options.rehearse,
             activity: WriteActivity::new(own.write_threads.max(1)),
             audit_keyring: Arc::clone(audit_keyring),
+            write_connections: AtomicU64::new(0),
             #[cfg(feature = "testing")]
             faults: crate::testing::Faults::default(),
         });

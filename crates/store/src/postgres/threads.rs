@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use async_channel::Receiver;
@@ -12,8 +13,11 @@ use super::link::{Frame, Link, Session};
 use crate::job::{Ending, ReadJob, WriteJob};
 use crate::stats::StoreStats;
 use crate::threads::Threads;
-use crate::tx::Session as AnySession;
+use crate::tx::{Session as AnySession, WriteConnection};
 use crate::{Error, Query, Tx};
+
+/// Refuses a server that is a standby.
+const PRIMARY_ONLY: &str = "DO $$ BEGIN IF pg_is_in_recovery() THEN RAISE 'the server is a standby' USING ERRCODE = 'read_only_sql_transaction'; END IF; END $$";
 
 /// Runs of one closure before it is given up.
 const RUNS: u32 = 6;
@@ -32,6 +36,8 @@ struct Worker {
     link: Option<Link>,
     connected_before: bool,
     only_reads: bool,
+    /// The number of the connection, if it writes.
+    connection: u64,
 }
 
 /// How one run ended.
@@ -79,7 +85,7 @@ pub(super) fn read_thread(
 
 impl Worker {
     fn new(shared: &Arc<Shared>, only_reads: bool) -> Self {
-        Self { shared: Arc::clone(shared), link: None, connected_before: false, only_reads }
+        Self { shared: Arc::clone(shared), link: None, connected_before: false, only_reads, connection: 0 }
     }
 
     /// Waits for work, and lets the connection notice meanwhile if it is closed.
@@ -110,6 +116,10 @@ impl Worker {
         let link = Link::connect(&self.shared.settings, |_| {})?.measured_in(&self.shared.statements);
         if self.only_reads {
             link.batch("SET default_transaction_read_only = on").map_err(Error::unavailable)?;
+        } else {
+            // A connection to a standby would outlive its promotion, which may undo commits as a crash does.
+            link.batch(PRIMARY_ONLY).map_err(Error::unavailable)?;
+            self.connection = self.shared.write_connections.fetch_add(1, Ordering::SeqCst) + 1;
         }
         self.link = Some(link);
         if std::mem::replace(&mut self.connected_before, true) {
@@ -239,16 +249,14 @@ impl Worker {
         })
     }
 
-    #[cfg(feature = "testing")]
     fn session<'l>(&'l self, link: &'l Link, frame: Frame) -> Session<'l> {
         let mut session = Session::new(link, frame);
-        session.faults = Some(&self.shared.faults);
+        let newest = self.shared.write_connections.load(Ordering::SeqCst);
+        session.connection = WriteConnection { number: self.connection, newest };
+        #[cfg(feature = "testing")]
+        {
+            session.faults = Some(&self.shared.faults);
+        }
         session
-    }
-
-    #[cfg(not(feature = "testing"))]
-    #[expect(clippy::unused_self, reason = "faults strike in test builds only")]
-    fn session<'l>(&self, link: &'l Link, frame: Frame) -> Session<'l> {
-        Session::new(link, frame)
     }
 }

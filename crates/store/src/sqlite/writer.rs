@@ -241,6 +241,7 @@ impl Writer {
             }
         };
         let committed = self.strike_commit().and_then(|()| self.link().command("COMMIT"));
+        let committed = committed.and_then(|()| self.strike_after_commit());
         // Whatever became of it: readers look anew.
         self.shared.commits.fetch_add(1, Ordering::Release);
         if let Err(error) = committed {
@@ -336,6 +337,19 @@ impl Writer {
     #[cfg(not(feature = "testing"))]
     #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "faults strike in test builds only")]
     const fn strike_commit(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// In a test build, reports a COMMIT that succeeded as failed if that was asked for.
+    #[cfg(feature = "testing")]
+    fn strike_after_commit(&self) -> Result<(), Error> {
+        let lost = self.shared.faults.after_commit();
+        if lost { Err(Error::unavailable("injected: the answer was lost")) } else { Ok(()) }
+    }
+
+    #[cfg(not(feature = "testing"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "faults strike in test builds only")]
+    const fn strike_after_commit(&self) -> Result<(), Error> {
         Ok(())
     }
 }

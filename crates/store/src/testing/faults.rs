@@ -19,7 +19,7 @@ pub enum Fault {
     Conflict,
     /// The next COMMIT fails.
     CommitFails,
-    /// The next COMMIT succeeds, but its answer does not arrive. PostgreSQL only.
+    /// The next COMMIT succeeds, but its answer does not arrive.
     CommitAnswerLost,
 }
 

@@ -53,7 +53,7 @@ class Job {
   }
 
   say(word, more = {}) {
-    return call(`/api/v1/jobs/${this.id}/${word}`, { attempt: this.attempt, ...more });
+    return call(`/api/v1/jobs/${this.id}/${word}`, { lease_token: this.lease_token, ...more });
   }
 
   /** Says how far it is; stops it if somebody wants that. */

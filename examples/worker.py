@@ -57,12 +57,12 @@ class Job:
     """A job that was taken, as its function sees it."""
 
     def __init__(self, claimed):
-        self.id, self.attempt, self.kind = claimed["id"], claimed["attempt"], claimed["kind"]
+        self.id, self.token, self.kind = claimed["id"], claimed["lease_token"], claimed["kind"]
         self.payload = claimed["payload"]
         self.cancelled = threading.Event()
 
     def say(self, word, **more):
-        return call(f"/api/v1/jobs/{self.id}/{word}", {"attempt": self.attempt, **more})
+        return call(f"/api/v1/jobs/{self.id}/{word}", {"lease_token": self.token, **more})
 
     def progress(self, progress):
         """Says how far it is; stops it if somebody wants that."""

@@ -60,7 +60,7 @@ async fn a_queue_starts_no_more_than_its_limits_admit(app: &TestApp) {
     let running = claim(&client, "q", most.clone()).await;
     assert_eq!((running.len(), claim(&client, "q", most.clone()).await.len()), (2, 0));
     let done = format!("{JOBS}/{}/complete", running[0]["id"]);
-    client.post(&done, json!({ "attempt": 1 })).await.expect(200);
+    client.post(&done, json!({ "lease_token": running[0]["lease_token"] })).await.expect(200);
     assert_eq!(claim(&client, "q", most.clone()).await.len(), 1);
 
     put(&client, "/api/v1/queues/q", json!({ "rate": { "limit": 1, "period_ms": 60_000 } })).await;
@@ -113,8 +113,10 @@ async fn queues_are_shown_with_what_stands_in_them(app: &TestApp) {
     enqueue(&client, json!({ "kind": "k", "queue": "a", "delay_ms": 60_000 })).await;
     put(&client, "/api/v1/queues/c", json!({ "concurrency": 7 })).await;
     app.advance(seconds(5));
-    let id = claim(&client, "b", json!({})).await[0]["id"].clone();
-    client.post(&format!("{JOBS}/{id}/complete"), json!({ "attempt": 1 })).await.expect(200);
+    let job = claim(&client, "b", json!({})).await.remove(0);
+    let (done, body) =
+        (format!("{JOBS}/{}/complete", job["id"]), json!({ "lease_token": job["lease_token"] }));
+    client.post(&done, body).await.expect(200);
     let queues = client.get("/api/v1/queues").await.expect(200)["items"].clone();
     let told: Vec<_> = queues
         .as_array()
@@ -177,12 +179,13 @@ async fn whoever_watches_a_job_sees_each_step_and_its_end(app: &TestApp) {
     let id = enqueue(client, json!({ "kind": "a" })).await;
     let mut events = Events::of(app, &key.text, id).await;
     assert_eq!(events.next().await.expect("an event")["state"], "ready");
-    claim(client, "default", json!({})).await;
+    let token = claim(client, "default", json!({})).await[0]["lease_token"].clone();
     assert_eq!(events.next().await.expect("an event")["state"], "running");
-    let progress = json!({ "attempt": 1, "progress": { "done": 1 } });
+    let progress = json!({ "lease_token": token, "progress": { "done": 1 } });
     client.post(&format!("{JOBS}/{id}/progress"), progress).await.expect(204);
     assert_eq!(events.next().await.expect("an event")["progress"], json!({ "done": 1 }));
-    client.post(&format!("{JOBS}/{id}/complete"), json!({ "attempt": 1, "result": 42 })).await.expect(200);
+    let body = json!({ "lease_token": token, "result": 42 });
+    client.post(&format!("{JOBS}/{id}/complete"), body).await.expect(200);
     let last = events.next().await.expect("an event");
     assert_eq!((&last["state"], &last["result"]), (&json!("completed"), &json!(42)));
     assert_eq!(events.next().await, None, "the last event is the last");

@@ -83,12 +83,14 @@ async fn a_worker_takes_a_job_keeps_it_and_ends_it(app: &TestApp) {
     assert_eq!((&job["kind"], &job["payload"]), (&json!("thumbnails.make"), &json!({ "image": 7 })));
     assert_eq!(claim(&client, "images", json!({})).await, [] as [Value; 0]);
 
-    let beat = say(&client, id, "heartbeat", json!({ "attempt": 1, "lease_ms": 5_000 })).await.expect(200);
+    let token = &job["lease_token"];
+    let body = json!({ "lease_token": token, "lease_ms": 5_000 });
+    let beat = say(&client, id, "heartbeat", body).await.expect(200);
     assert_eq!(beat["cancel_asked"], false);
-    say(&client, id, "progress", json!({ "attempt": 1, "progress": { "done": 3, "of": 4 } }))
+    say(&client, id, "progress", json!({ "lease_token": token, "progress": { "done": 3, "of": 4 } }))
         .await
         .expect(204);
-    say(&client, id, "log", json!({ "attempt": 1, "level": "warn", "line": "a large one" }))
+    say(&client, id, "log", json!({ "lease_token": token, "level": "warn", "line": "a large one" }))
         .await
         .expect(204);
     let running = show(&client, id).await;
@@ -103,15 +105,18 @@ async fn a_worker_takes_a_job_keeps_it_and_ends_it(app: &TestApp) {
     assert!(running["source"].as_str().is_some_and(|source| source.starts_with("api_key:")), "{running:#}");
 
     app.advance(seconds(2));
-    let done =
-        say(&client, id, "complete", json!({ "attempt": 1, "result": ["small", "large"] })).await.expect(200);
+    let done = say(&client, id, "complete", json!({ "lease_token": token, "result": ["small", "large"] }))
+        .await
+        .expect(200);
     assert_eq!(done, json!({ "state": "completed", "run_at": null }));
     let shown = show(&client, id).await;
     assert_eq!((&shown["state"], &shown["result"]), (&json!("completed"), &json!(["small", "large"])));
     assert_eq!((&shown["payload"], &shown["finished_at"]), (&json!({ "image": 7 }), &json!(app.now())));
     assert_eq!((shown["priority"].as_i64(), shown["errors"].as_array().map(Vec::len)), (Some(2), Some(0)));
-    say(&client, id, "complete", json!({ "attempt": 1 })).await.expect_problem(409, "stale_attempt");
-    say(&client, 9_999_999, "complete", json!({ "attempt": 1 })).await.expect_problem(404, "not_found");
+    say(&client, id, "complete", json!({ "lease_token": token })).await.expect_problem(409, "stale_attempt");
+    say(&client, 9_999_999, "complete", json!({ "lease_token": token }))
+        .await
+        .expect_problem(404, "not_found");
 }
 
 /// JOB-02: a worker that comes back late is fenced off.
@@ -119,9 +124,11 @@ async fn a_word_of_somebody_who_lost_the_job_changes_nothing(app: &TestApp) {
     let client = program(app).await;
     let id = enqueue(&client, json!({ "kind": "slow" })).await;
     let other = enqueue(&client, json!({ "kind": "slow" })).await;
-    assert_eq!(claim(&client, "default", json!({ "lease_ms": 10_000, "most": 2 })).await.len(), 2);
+    let leased = claim(&client, "default", json!({ "lease_ms": 10_000, "most": 2 })).await;
+    assert_eq!(ids(&leased), [id, other]);
+    let (late, token) = (&leased[0]["lease_token"], &leased[1]["lease_token"]);
     app.advance(seconds(9));
-    say(&client, id, "heartbeat", json!({ "attempt": 1, "lease_ms": 10_000 })).await.expect(200);
+    say(&client, id, "heartbeat", json!({ "lease_token": late, "lease_ms": 10_000 })).await.expect(200);
     app.advance(seconds(9));
     upkeep(app).await;
     assert_eq!(
@@ -129,25 +136,27 @@ async fn a_word_of_somebody_who_lost_the_job_changes_nothing(app: &TestApp) {
         [] as [Value; 0],
         "a heartbeat keeps all of a claim"
     );
-    say(&client, other, "complete", json!({ "attempt": 1 })).await.expect(200);
+    say(&client, other, "complete", json!({ "lease_token": token })).await.expect(200);
     app.advance(seconds(2));
     upkeep(app).await;
     let again = claim(&client, "default", json!({})).await;
     assert_eq!((ids(&again), again[0]["attempt"].as_i64()), (vec![id], Some(2)));
     let before = show(&client, id).await;
     for (word, body) in [
-        ("heartbeat", json!({ "attempt": 1 })),
-        ("progress", json!({ "attempt": 1, "progress": 1 })),
-        ("log", json!({ "attempt": 1, "line": "late" })),
-        ("complete", json!({ "attempt": 1, "result": "late" })),
-        ("fail", json!({ "attempt": 1, "error": "late" })),
-        ("complete", json!({ "attempt": 3 })),
+        ("heartbeat", json!({ "lease_token": late })),
+        ("progress", json!({ "lease_token": late, "progress": 1 })),
+        ("log", json!({ "lease_token": late, "line": "late" })),
+        ("complete", json!({ "lease_token": late, "result": "late" })),
+        ("fail", json!({ "lease_token": late, "error": "late" })),
+        ("complete", json!({ "lease_token": "0000000000000001" })),
     ] {
         say(&client, id, word, body).await.expect_problem(409, "stale_attempt");
     }
     assert_eq!(show(&client, id).await, before);
     assert_eq!(before["errors"][0]["error"], "its worker fell silent");
-    say(&client, id, "complete", json!({ "attempt": 2, "result": "in time" })).await.expect(200);
+    say(&client, id, "complete", json!({ "lease_token": again[0]["lease_token"], "result": "in time" }))
+        .await
+        .expect(200);
     assert_eq!(show(&client, id).await["result"], "in time");
 }
 
@@ -156,30 +165,30 @@ async fn what_becomes_of_a_failure_is_the_workers_choice(app: &TestApp) {
     let client = program(app).await;
     let retry = json!({ "max_attempts": 3, "base_ms": 10_000, "cap_ms": 10_000 });
     let id = enqueue(&client, json!({ "kind": "flaky", "retry": retry })).await;
-    let take =
-        async || claim(&client, "default", json!({})).await[0]["attempt"].as_i64().expect("an attempt");
+    let take = async || claim(&client, "default", json!({})).await[0]["lease_token"].clone();
 
-    let attempt = take().await;
-    let failed = say(&client, id, "fail", json!({ "attempt": attempt, "error": "first" })).await.expect(200);
+    let token = take().await;
+    let failed =
+        say(&client, id, "fail", json!({ "lease_token": token, "error": "first" })).await.expect(200);
     assert_eq!(failed["state"], "scheduled");
     let run_at: kith_kernel::Timestamp = serde_json::from_value(failed["run_at"].clone()).expect("a time");
     assert!((seconds(5)..=seconds(10)).contains(&run_at.since(app.now())), "{failed:#}");
     assert_eq!(claim(&client, "default", json!({})).await, [] as [Value; 0]);
     app.advance(seconds(10));
 
-    let attempt = take().await;
-    let body = json!({ "attempt": attempt, "then": "snooze", "wait_ms": 60_000 });
+    let token = take().await;
+    let body = json!({ "lease_token": token, "then": "snooze", "wait_ms": 60_000 });
     let snoozed = say(&client, id, "fail", body).await.expect(200);
     assert_eq!(snoozed["run_at"], json!(app.now() + minutes(1)));
     assert_eq!(show(&client, id).await["failures"], 1, "not now is no failure");
     app.advance(minutes(1));
 
-    let attempt = take().await;
-    let body = json!({ "attempt": attempt, "error": "second", "wait_ms": 3_000 });
+    let token = take().await;
+    let body = json!({ "lease_token": token, "error": "second", "wait_ms": 3_000 });
     assert_eq!(say(&client, id, "fail", body).await.expect(200)["run_at"], json!(app.now() + seconds(3)));
     app.advance(seconds(3));
-    let attempt = take().await;
-    let last = say(&client, id, "fail", json!({ "attempt": attempt, "error": "third" })).await.expect(200);
+    let token = take().await;
+    let last = say(&client, id, "fail", json!({ "lease_token": token, "error": "third" })).await.expect(200);
     assert_eq!(last, json!({ "state": "dead", "run_at": null }));
     let shown = show(&client, id).await;
     let told = shown["errors"].as_array().expect("errors").iter().map(|one| (&one["attempt"], &one["error"]));
@@ -187,7 +196,7 @@ async fn what_becomes_of_a_failure_is_the_workers_choice(app: &TestApp) {
     assert!(told.eq(expected.iter().map(|(attempt, error)| (attempt, error))), "{shown:#}");
 
     let id = enqueue(&client, json!({ "kind": "flaky" })).await;
-    let body = json!({ "attempt": take().await, "error": "never again", "then": "discard" });
+    let body = json!({ "lease_token": take().await, "error": "never again", "then": "discard" });
     assert_eq!(say(&client, id, "fail", body).await.expect(200)["state"], "dead");
 }
 
@@ -195,8 +204,8 @@ async fn dead_letters_are_redriven_and_discarded_in_bulk(app: &TestApp) {
     let client = program(app).await;
     let die = async |queue: &str, kind: &str| {
         let id = enqueue(&client, json!({ "kind": kind, "queue": queue })).await;
-        let attempt = claim(&client, queue, json!({})).await[0]["attempt"].clone();
-        let body = json!({ "attempt": attempt, "error": "no", "then": "discard" });
+        let token = claim(&client, queue, json!({})).await[0]["lease_token"].clone();
+        let body = json!({ "lease_token": token, "error": "no", "then": "discard" });
         say(&client, id, "fail", body).await.expect(200);
         id
     };
@@ -272,7 +281,7 @@ async fn of_what_is_unique_there_is_one(app: &TestApp) {
     let throttled = json!({ "key": "throttle", "on_conflict": "throttle", "period_ms": 60_000 });
     let id = put(throttled.clone(), 1, 0).await["id"].as_i64().expect("an id");
     for job in claim(&client, "default", json!({ "most": 100 })).await {
-        let body = json!({ "attempt": job["attempt"] });
+        let body = json!({ "lease_token": job["lease_token"] });
         say(&client, job["id"].as_i64().expect("an id"), "complete", body).await.expect(200);
     }
     assert_eq!(show(&client, id).await["state"], "completed");
@@ -306,7 +315,7 @@ async fn children_run_before_their_parent_which_learns_their_results(app: &TestA
                 awaits.as_array().expect("awaited").iter().map(|one| one["result"].clone()).collect();
             assert_eq!(results, [json!({ "of": 1 }), json!({ "of": 2 })]);
         }
-        let body = json!({ "attempt": job["attempt"], "result": { "of": job["payload"] } });
+        let body = json!({ "lease_token": job["lease_token"], "result": { "of": job["payload"] } });
         say(&client, id, "complete", body).await.expect(200);
         order.push(kind);
     }
@@ -323,7 +332,7 @@ async fn a_failed_child_takes_its_parent_along_unless_told_otherwise(app: &TestA
             json!({ "kind": "whole", "queue": on_failure, "on_failure": on_failure, "children": [child] });
         let parent = enqueue(&client, body).await;
         let job = claim(&client, on_failure, json!({})).await.remove(0);
-        let body = json!({ "attempt": job["attempt"], "error": "no", "then": "discard" });
+        let body = json!({ "lease_token": job["lease_token"], "error": "no", "then": "discard" });
         say(&client, job["id"].as_i64().expect("an id"), "fail", body).await.expect(200);
         let shown = show(&client, parent).await;
         app.advance(LOOKED_FOR_WITHIN);
@@ -382,11 +391,14 @@ async fn a_job_is_taken_back_while_it_waits_and_asked_to_stop_while_it_runs(app:
     say(&client, 9_999_999, "cancel", Value::Null).await.expect_problem(404, "not_found");
 
     let running = enqueue(&client, json!({ "kind": "a" })).await;
-    assert_eq!(ids(&claim(&client, "default", json!({})).await), [running]);
+    let claimed = claim(&client, "default", json!({})).await;
+    assert_eq!(ids(&claimed), [running]);
+    let token = &claimed[0]["lease_token"];
     assert_eq!(say(&client, running, "cancel", Value::Null).await.expect(200)["outcome"], "asked");
-    let beat = say(&client, running, "heartbeat", json!({ "attempt": 1 })).await.expect(200);
+    let beat = say(&client, running, "heartbeat", json!({ "lease_token": token })).await.expect(200);
     assert_eq!(beat["cancel_asked"], true);
-    let stopped = say(&client, running, "fail", json!({ "attempt": 1, "then": "cancel" })).await.expect(200);
+    let body = json!({ "lease_token": token, "then": "cancel" });
+    let stopped = say(&client, running, "fail", body).await.expect(200);
     assert_eq!(stopped["state"], "cancelled");
     let anew = say(&client, running, "retry", Value::Null).await.expect(200);
     assert_eq!(anew["outcome"], "anew");
@@ -448,6 +460,7 @@ async fn a_claim_waits_until_there_is_something(app: &TestApp) {
 
 async fn each_fault_is_named(app: &TestApp) {
     let client = program(app).await;
+    let token = "0000000000000001";
     let id = enqueue(&client, json!({ "kind": "a" })).await;
     claim(&client, "default", json!({})).await;
     for (path, body, pointer) in [
@@ -469,11 +482,16 @@ async fn each_fault_is_named(app: &TestApp) {
         ("", json!({ "kind": "a", "payload": "x".repeat(300_000) }), ""),
         ("/bulk", json!({ "jobs": [] }), "/jobs"),
         ("/bulk", json!({ "jobs": [{ "kind": "a", "children": [{ "kind": "b" }] }] }), "/jobs/0/children"),
-        (&format!("/{id}/heartbeat"), json!({ "attempt": 1, "lease_ms": 1 }), "/lease_ms"),
-        (&format!("/{id}/progress"), json!({ "attempt": 1, "progress": "x".repeat(20_000) }), "/progress"),
-        (&format!("/{id}/log"), json!({ "attempt": 1, "line": "" }), "/line"),
-        (&format!("/{id}/fail"), json!({ "attempt": 1 }), "/error"),
-        (&format!("/{id}/fail"), json!({ "attempt": 1, "then": "snooze" }), "/wait_ms"),
+        (&format!("/{id}/heartbeat"), json!({ "lease_token": token, "lease_ms": 1 }), "/lease_ms"),
+        (
+            &format!("/{id}/progress"),
+            json!({ "lease_token": token, "progress": "x".repeat(20_000) }),
+            "/progress",
+        ),
+        (&format!("/{id}/log"), json!({ "lease_token": token, "line": "" }), "/line"),
+        (&format!("/{id}/fail"), json!({ "lease_token": token }), "/error"),
+        (&format!("/{id}/fail"), json!({ "lease_token": token, "then": "snooze" }), "/wait_ms"),
+        (&format!("/{id}/complete"), json!({ "lease_token": "1" }), "/lease_token"),
     ] {
         let answer = client.post(&format!("{JOBS}{path}"), body.clone()).await;
         if pointer.is_empty() {
@@ -505,10 +523,12 @@ async fn jobs_are_listed_by_how_they_stand(app: &TestApp) {
     assert_eq!(ids(&all), made);
     assert!(!page.to_string().contains("secret"), "payloads are told one by one");
     assert_eq!(ids(list("kind=odd").await["items"].as_array().expect("items")), [made[1], made[3]]);
-    let taken = ids(&claim(&client, "default", json!({ "most": 2 })).await);
+    let claimed = claim(&client, "default", json!({ "most": 2 })).await;
+    let taken = ids(&claimed);
     let running = list("state=running").await;
     assert_eq!(ids(running["items"].as_array().expect("items")), [taken[1], taken[0]]);
-    say(&client, taken[0], "complete", json!({ "attempt": 1 })).await.expect(200);
+    let body = json!({ "lease_token": claimed[0]["lease_token"] });
+    say(&client, taken[0], "complete", body).await.expect(200);
     assert_eq!(
         ids(list("state=completed&queue=default").await["items"].as_array().expect("items")),
         [taken[0]]

@@ -168,7 +168,7 @@ async fn results(caller: &Caller) -> i64 {
     let result = hollow(250_000);
     for job in claimed["jobs"].as_array().expect("jobs") {
         let path = format!("/api/v1/jobs/{}/complete", job["id"]);
-        caller.post(&path, format!(r#"{{"attempt":{},"result":{result}}}"#, job["attempt"])).await;
+        caller.post(&path, format!(r#"{{"lease_token":{},"result":{result}}}"#, job["lease_token"])).await;
     }
     parent["id"].as_i64().expect("an id")
 }

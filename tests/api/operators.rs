@@ -269,8 +269,10 @@ async fn jobs_are_looked_after(engine: Engine) {
         async || client.post("/api/v1/queues/press/claim", json!({})).await.expect(200)["jobs"].clone();
     assert_eq!(claim().await, json!([]));
     assert!(jobs(&["resume", "press"]).contains("goes on"));
-    assert_eq!(claim().await[0]["id"].to_string(), one);
-    let body = json!({ "attempt": 1, "error": "out of paper", "then": "discard" });
+    let claimed = claim().await;
+    assert_eq!(claimed[0]["id"].to_string(), one);
+    let body =
+        json!({ "lease_token": claimed[0]["lease_token"], "error": "out of paper", "then": "discard" });
     client.post(&format!("/api/v1/jobs/{one}/fail"), body).await.expect(200);
     let dead = jobs(&["dead"]);
     assert!(dead.starts_with(&format!("{one} press print dead ")) && dead.contains("out of paper"), "{dead}");

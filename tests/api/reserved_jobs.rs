@@ -93,7 +93,9 @@ async fn api_keys_cannot_use_reserved_queues_kinds_and_schedules(app: &TestApp) 
     }
     // The attempt of a worker inside Kith cannot be ended either: it is no lease.
     for word in ["heartbeat", "complete"] {
-        let answer = key.post(&format!("/api/v1/jobs/{job}/{word}"), json!({ "attempt": 1 })).await;
+        let answer = key
+            .post(&format!("/api/v1/jobs/{job}/{word}"), json!({ "lease_token": "0000000000000001" }))
+            .await;
         answer.expect_problem(409, "stale_attempt");
     }
     assert_eq!(app.footprint().await, footprint);

@@ -287,9 +287,9 @@ def about_a_job_i_have(case, me):
     if ROLE == "admin":
         queue = f"fuzz{next(numbers)}"
         job = call("POST", "/api/v1/jobs", me, kind="fuzz", queue=queue)["id"]
-        call("POST", f"/api/v1/queues/{queue}/claim", me, most=1)
+        claimed = call("POST", f"/api/v1/queues/{queue}/claim", me, most=1)
         case.path_parameters["id"] = job
-        case.body = {"attempt": 1, **MORE.get(name_of(case.operation), {})}
+        case.body = {"lease_token": claimed["jobs"][0]["lease_token"], **MORE.get(name_of(case.operation), {})}
 
 
 MORE = {"report_progress": {"progress": 1}, "log_line": {"line": "a"}, "fail_job": {"error": "a"}}

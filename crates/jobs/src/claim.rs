@@ -1,16 +1,17 @@
 //! Claiming: which jobs of a queue a worker gets next.
 //!
-//! Claims of one queue stand in line, across all nodes, for the length of one short transaction. So limits are exact,
-//! and each process may remember below which place nothing ready is left.
+//! Claims of one queue are serialized, across all nodes, for the length of one short transaction. So limits are exact,
+//! and each process may remember below which place nothing ready is left, as long as the database loses no commit.
 
 use std::time::Duration;
 
 use kith_kernel::{Timestamp, minutes, seconds};
 use kith_store::{Error, Tx};
 
-use crate::model::{Claimed, JobId, LEAST_PRIORITY};
+use crate::model::{Claimed, JobId};
 use crate::queues::{QueueSettings, room};
 use crate::rows;
+use crate::rows::live::Claimer;
 
 /// Jobs that become due are made ready at least so many at once.
 const PROMOTED: i64 = 1_000;
@@ -18,7 +19,7 @@ const PROMOTED: i64 = 1_000;
 const PROMOTE_EVERY: Duration = Duration::from_millis(100);
 /// A transaction that schedules a job ends within this time.
 const COMMITTED_WITHIN: Duration = minutes(1);
-/// How often the whole of a queue's schedule is looked through.
+/// How often the whole of a queue's schedule is looked through, and how often its marks are checked.
 const SWEEP_EVERY: Duration = minutes(5);
 /// How often a busy queue is looked through for jobs whose workers have died.
 const SUSPECTS_EVERY: Duration = seconds(1);
@@ -31,7 +32,12 @@ const MAX_CLAIM_BYTES: usize = 2 << 20;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Marks {
     /// By priority: nothing ready is left before this place.
-    lanes: [i64; LEAST_PRIORITY as usize + 1],
+    pub lanes: rows::live::Lanes,
+    /// When `lanes` were last compared with all that is ready.
+    pub checked_at: Timestamp,
+    /// The newest connection when they were learned. They hold on connections that were open by then: those have seen
+    /// no crash since, which could have undone what the marks rest on.
+    learned_on: u64,
     /// Nothing scheduled is left before this.
     due: Timestamp,
     swept_at: Timestamp,
@@ -57,11 +63,26 @@ pub struct Claim {
     pub is_full: bool,
 }
 
+impl Marks {
+    /// Nothing is remembered.
+    pub fn none(now: Timestamp) -> Self {
+        Self { checked_at: now, ..Self::default() }
+    }
+
+    /// Whether it is time to compare them with all that is ready.
+    pub fn is_check_due(&self, now: Timestamp) -> bool {
+        let is_set = self.lanes.iter().any(|place| *place > 0);
+        is_set && (now < self.checked_at || now >= self.checked_at + SWEEP_EVERY)
+    }
+}
+
 /// Jobs that were found and claimed.
 struct Found {
     jobs: Vec<Claimed>,
     /// Whether others were left or put back, because the payloads are too large together.
     is_cut: bool,
+    /// Whether other transactions changed some of those that were found, so that there may be more.
+    is_short: bool,
 }
 
 impl Found {
@@ -76,27 +97,32 @@ impl Found {
             bytes += job.payload.len();
             if bytes >= MAX_CLAIM_BYTES {
                 jobs.split_off(n + 1).iter().try_for_each(|job| rows::live::unclaim(tx, job.id))?;
-                return Ok(Self { jobs, is_cut: true });
+                return Ok(Self { jobs, is_cut: true, is_short: false });
             }
         }
-        Ok(Self { jobs, is_cut: false })
+        Ok(Self { jobs, is_cut: false, is_short: false })
     }
 }
 
 pub(crate) fn claim(
     tx: &Tx<'_>,
     now: Timestamp,
-    worker: i64,
+    claimer: Claimer,
     queue: &str,
     most: i64,
     mut marks: Marks,
 ) -> Result<(Claim, Marks), Error> {
     tx.lock("job queue", [queue])?;
     // Whoever was given up would have jobs that nobody rescues: it is known under another number, or soon will be.
-    tx.lock("job worker", [worker])?;
-    if !rows::workers::is_known(tx, worker)? {
+    tx.lock("job worker", [claimer.worker])?;
+    if !rows::workers::is_known(tx, claimer.worker)? {
         return Ok((Claim::default(), marks));
     }
+    let connection = tx.connection();
+    if connection.number > marks.learned_on {
+        marks = Marks::none(now);
+    }
+    marks.learned_on = connection.newest;
     // What is claimed when the power goes is found ready again, and its claimer is no longer its owner.
     tx.may_be_lost();
     let settings = rows::queues::find(tx, queue)?.unwrap_or_default();
@@ -112,14 +138,17 @@ pub(crate) fn claim(
     }
     let (mut left, window) = queue_room(tx, now, queue, most, &settings, &mut claim)?;
     while left > 0 && !claim.is_full {
-        let Found { jobs: found, is_cut } = if settings.limits_keys() {
-            claim_by_keys(tx, now, worker, queue, left, &settings, &mut marks)?
+        let found = if settings.limits_keys() {
+            claim_by_keys(tx, now, claimer, queue, left, &settings, &mut marks)?
         } else {
-            claim_by_lanes(tx, now, worker, queue, left, &mut marks)?
+            claim_by_lanes(tx, now, claimer, queue, left, &mut marks)?
         };
-        left -= found.len() as i64;
-        claim.jobs.extend(found);
-        claim.is_full = is_cut;
+        left -= found.jobs.len() as i64;
+        claim.jobs.extend(found.jobs);
+        claim.is_full = found.is_cut;
+        if found.is_short {
+            continue;
+        }
         if looked_for_due {
             break;
         }
@@ -132,7 +161,7 @@ pub(crate) fn claim(
     claim.look_again_at = earlier(claim.look_again_at, marks.next_due);
     if left > 0 && !claim.is_full && (claim.jobs.is_empty() || now >= marks.suspects_at + SUSPECTS_EVERY) {
         marks.suspects_at = now;
-        claim.jobs.extend(claim_suspect(tx, now, worker, queue)?);
+        claim.jobs.extend(claim_suspect(tx, now, claimer, queue)?);
     }
     if let Some((since, used)) = window
         && !claim.jobs.is_empty()
@@ -159,8 +188,11 @@ fn promote(tx: &Tx<'_>, now: Timestamp, queue: &str, most: i64, marks: &mut Mark
     marks.promoted_at = Some(now);
     marks.more_due = promoted as i64 >= at_once;
     if !marks.more_due {
-        marks.due = marks.due.max(now - COMMITTED_WITHIN);
+        // A job that another transaction holds was passed over, and is still due: the mark stays before it.
         marks.next_due = rows::live::next_due(tx, queue, marks.due)?;
+        let settled = now - COMMITTED_WITHIN;
+        let settled = marks.next_due.map_or(settled, |due| due.min(settled));
+        marks.due = marks.due.max(settled);
     }
     Ok(promoted)
 }
@@ -190,22 +222,25 @@ fn queue_room(
 fn claim_by_lanes(
     tx: &Tx<'_>,
     now: Timestamp,
-    worker: i64,
+    claimer: Claimer,
     queue: &str,
     most: i64,
     marks: &mut Marks,
 ) -> Result<Found, Error> {
-    let lanes: Vec<_> = (0..).zip(marks.lanes).collect();
-    let rows::live::Batch { jobs, oldest } = rows::live::claim(tx, now, worker, queue, most, &lanes)?;
-    let is_full = jobs.len() as i64 == most;
-    let found = Found::complete(tx, jobs)?;
+    let page = rows::live::claim(tx, now, claimer, queue, most, &marks.lanes)?;
+    let (claimed, oldest) = (page.jobs.len() as i64, page.oldest);
+    let mut found = Found::complete(tx, page.jobs)?;
+    found.is_cut |= page.picked < page.found;
+    found.is_short = claimed < page.picked && !found.is_cut;
     if oldest > 0 {
-        // What was left or put back is behind the last that was not.
-        let last = found.jobs.last().filter(|_| is_full || found.is_cut);
+        // What was left or put back is behind the last that was picked, also where another transaction took that one.
+        let put_back = found.jobs.last().filter(|_| (found.jobs.len() as i64) < claimed);
+        let last = put_back.map(|job| (job.priority, job.place)).or(page.last);
+        let last = last.filter(|_| page.found == most || found.is_cut);
         for (priority, mark) in (0..).zip(&mut marks.lanes) {
             *mark = match last {
-                Some(last) if priority > last.priority => *mark,
-                Some(last) if priority == last.priority => last.place.min(oldest).max(*mark),
+                Some((lane, _)) if priority > lane => *mark,
+                Some((lane, place)) if priority == lane => place.min(oldest).max(*mark),
                 _ => oldest.max(*mark),
             };
         }
@@ -217,7 +252,7 @@ fn claim_by_lanes(
 fn claim_by_keys(
     tx: &Tx<'_>,
     now: Timestamp,
-    worker: i64,
+    claimer: Claimer,
     queue: &str,
     most: i64,
     settings: &QueueSettings,
@@ -246,7 +281,10 @@ fn claim_by_keys(
         }
     }
     ids.extend(first_of(tx, queue, &wanted, most - ids.len() as i64)?);
-    let found = Found::complete(tx, rows::live::claim_these(tx, now, worker, queue, &ids)?)?;
+    let claimed = rows::live::claim_these(tx, now, claimer, queue, &ids)?;
+    let is_short = claimed.len() < ids.len();
+    let mut found = Found::complete(tx, claimed)?;
+    found.is_short = is_short && !found.is_cut;
     if let Some(rate) = settings.key_rate {
         for (key, _) in &wanted {
             let started = found.jobs.iter().filter(|job| job.limit_key.as_ref() == Some(key)).count() as i64;
@@ -270,10 +308,10 @@ fn first_of(tx: &Tx<'_>, queue: &str, wanted: &[(String, i64)], most: i64) -> Re
 
 /// A job that was there whenever its worker died is run beside no other such job, so that it takes no innocent ones
 /// along.
-fn claim_suspect(tx: &Tx<'_>, now: Timestamp, worker: i64, queue: &str) -> Result<Vec<Claimed>, Error> {
+fn claim_suspect(tx: &Tx<'_>, now: Timestamp, claimer: Claimer, queue: &str) -> Result<Vec<Claimed>, Error> {
     let Some(id) = rows::live::first_suspect(tx, queue)? else { return Ok(Vec::new()) };
-    if rows::live::has_suspect(tx, queue, worker)? {
+    if rows::live::has_suspect(tx, queue, claimer.worker)? {
         return Ok(Vec::new());
     }
-    Ok(Found::complete(tx, rows::live::claim_these(tx, now, worker, queue, &[id])?)?.jobs)
+    Ok(Found::complete(tx, rows::live::claim_these(tx, now, claimer, queue, &[id])?)?.jobs)
 }

@@ -1,12 +1,13 @@
-//! How attempts and jobs end. Every word about an attempt carries `(job, attempt, worker)`; that of somebody who is no
-//! longer the owner changes nothing.
+//! Completes, fails and cancels job attempts. Reports are fenced by `(job, attempt, claim token)`: a report about an
+//! attempt that its sender no longer owns changes nothing.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kith_kernel::{Ctx, Timestamp};
 use kith_store::{Error, Tx};
 
-use crate::model::{CRASHES, Done, Failure, JobError, JobId, JobState};
+use crate::model::{CRASHES, ClaimToken, Done, Failure, JobError, JobId, JobState};
 use crate::rows::ended::{Ending, Left};
 use crate::rows::live::Owned;
 use crate::{bell_of, rows};
@@ -25,8 +26,8 @@ pub struct Attempt {
     pub job: JobId,
     /// Which attempt.
     pub attempt: i64,
-    /// Who has it.
-    pub worker: i64,
+    /// Fencing token of its claim.
+    pub token: ClaimToken,
 }
 
 /// How an attempt ended, as its owner says.
@@ -68,7 +69,7 @@ pub fn report(tx: &Tx<'_>, ctx: &Ctx, reports: &[Report]) -> Result<Vec<Told>, E
         .map(|(_, one, done)| Ending {
             id: one.attempt.job,
             attempt: one.attempt.attempt,
-            worker: one.attempt.worker,
+            token: one.attempt.token,
             state: JobState::Completed,
             result: done.result.as_deref(),
         })
@@ -101,9 +102,8 @@ pub(crate) fn segment(tx: &Tx<'_>) -> Result<usize, Error> {
 }
 
 fn failed(tx: &Tx<'_>, ctx: &Ctx, segment: usize, attempt: Attempt, error: &JobError) -> Result<Told, Error> {
-    let Attempt { job, attempt: number, worker } = attempt;
-    let Some(owned) = rows::live::find_owned(tx, job, number, worker)? else { return Ok(Told::Stale) };
-    let failure = |error: &str| failures_with(&owned, number, ctx.now, error);
+    let Some(owned) = rows::live::find_owned(tx, attempt)? else { return Ok(Told::Stale) };
+    let failure = |error: &str| failures_with(&owned, attempt.attempt, ctx.now, error);
     let failures = owned.failures + 1;
     if owned.cancel_asked_at.is_some() || matches!(error, JobError::Cancelled) {
         return cancelled(tx, segment, attempt, ctx.now);
@@ -129,14 +129,14 @@ fn failed(tx: &Tx<'_>, ctx: &Ctx, segment: usize, attempt: Attempt, error: &JobE
 
 fn again(
     tx: &Tx<'_>,
-    Attempt { job, attempt, worker }: Attempt,
+    attempt: Attempt,
     owned: &Owned,
     run_at: Timestamp,
     failures: i64,
     crashes: i64,
     errors: Option<&str>,
 ) -> Result<Told, Error> {
-    if !rows::live::put_back(tx, job, attempt, worker, run_at, failures, crashes, errors)? {
+    if !rows::live::put_back(tx, attempt, run_at, failures, crashes, errors)? {
         return Ok(Told::Stale);
     }
     tx.ring(bell_of(&owned.queue));
@@ -147,7 +147,7 @@ fn cancelled(tx: &Tx<'_>, segment: usize, attempt: Attempt, now: Timestamp) -> R
     let ending = Ending {
         id: attempt.job,
         attempt: attempt.attempt,
-        worker: attempt.worker,
+        token: attempt.token,
         state: JobState::Cancelled,
         result: None,
     };
@@ -158,12 +158,11 @@ fn cancelled(tx: &Tx<'_>, segment: usize, attempt: Attempt, now: Timestamp) -> R
 }
 
 fn die(tx: &Tx<'_>, attempt: Attempt, failures: i64, errors: &str, now: Timestamp) -> Result<Told, Error> {
-    let Attempt { job, attempt, worker } = attempt;
-    if rows::live::find_owned(tx, job, attempt, worker)?.is_none() {
+    if rows::live::find_owned(tx, attempt)?.is_none() {
         return Ok(Told::Stale);
     }
-    rows::ended::keep_dead(tx, job, failures, Some(errors), now)?;
-    let Some(left) = rows::ended::delete_owned(tx, job, attempt, worker)? else {
+    rows::ended::keep_dead(tx, attempt.job, failures, Some(errors), now)?;
+    let Some(left) = rows::ended::delete_owned(tx, attempt)? else {
         return Err(Error::fault("a job ended under its own transaction"));
     };
     settle(tx, &left, JobState::Dead, None, now)?;
@@ -284,9 +283,8 @@ pub(crate) fn give_up(tx: &Tx<'_>, ctx: &Ctx, worker: i64, why: Gone, most: i64)
         return Ok(0);
     }
     let running = rows::live::list_running_of(tx, worker, most)?;
-    for (job, attempt) in &running {
-        let attempt = Attempt { job: *job, attempt: *attempt, worker };
-        let Some(owned) = rows::live::find_owned(tx, *job, attempt.attempt, worker)? else { continue };
+    for attempt in running.iter().copied() {
+        let Some(owned) = rows::live::find_owned(tx, attempt)? else { continue };
         let (crashes, what) = match why {
             Gone::Silent => (owned.crashes + 1, "its worker fell silent"),
             Gone::Died => (owned.crashes + 1, "its worker died"),
@@ -320,10 +318,25 @@ fn failures_with(owned: &Owned, attempt: i64, at: Timestamp, error: &str) -> Str
 /// # Errors
 /// The database's.
 pub fn give_back(tx: &Tx<'_>, ctx: &Ctx, jobs: &[(Attempt, String)]) -> Result<(), Error> {
-    for (Attempt { job, attempt, worker }, queue) in jobs {
-        if rows::live::return_unbegun(tx, *job, *attempt, *worker, ctx.now)? {
+    for (attempt, queue) in jobs {
+        if rows::live::return_unbegun(tx, *attempt, ctx.now)? {
             tx.ring(bell_of(queue));
         }
     }
     Ok(())
+}
+
+/// Gives back the jobs of a claim whose outcome was unknown, if it was committed after all. Under the queue's lock, which
+/// the claim held to its end, that is decided.
+///
+/// # Errors
+/// [`Error::Unavailable`] and the like if the database cannot be reached.
+pub(crate) fn give_back_claim(tx: &Tx<'_>, ctx: &Ctx, queue: &str, token: ClaimToken) -> Result<(), Error> {
+    tx.lock("job queue", [queue])?;
+    let mut workers = BTreeSet::new();
+    for (attempt, worker) in rows::live::list_claim(tx, queue, token)? {
+        give_back(tx, ctx, &[(attempt, queue.to_owned())])?;
+        workers.insert(worker);
+    }
+    workers.into_iter().try_for_each(|worker| rows::workers::delete_if_idle(tx, worker))
 }

@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kith_kernel::{Actor, Ctx, RequestId, Sources};
-use kith_store::{Error, Store};
+use kith_kernel::{Actor, Ctx, RequestId, Sources, Timestamp};
+use kith_store::{Error, Store, Tx};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::claim::{Claim, Marks};
 use crate::enqueue::{EnqueueError, enqueue_all};
 use crate::finish::{Attempt, Report, Told};
-use crate::model::Enqueued;
+use crate::model::{ClaimToken, Enqueued};
 use crate::new_job::NewJob;
+use crate::rows::live::Claimer;
 use crate::stats::{Counts, Sample, Tally, Total};
 use crate::{finish, rows};
 
@@ -20,6 +22,8 @@ use crate::{finish, rows};
 const TOGETHER: usize = 512;
 /// Turns of the scheduler in which nobody came, after which nobody is waited for.
 const TURNS: usize = 2;
+/// Wait after the database did not answer.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// Enqueues that may wait before callers do.
 const WAITING: usize = 8_192;
 
@@ -116,18 +120,49 @@ impl Jobs {
     /// # Errors
     /// The database's.
     pub async fn claim(&self, queue: &str, worker: i64, most: i64) -> Result<Claim, Error> {
-        let marks = self.marks_of(queue);
-        let (name, ctx) = (queue.to_owned(), self.ctx());
-        let claimed = self
-            .0
-            .db
-            .write(move |tx| crate::claim::claim(tx, ctx.renewed().now, worker, &name, most, marks.clone()));
-        let (claim, marks) = claimed.await?;
+        let name = queue.to_owned();
+        let claim = move |tx: &Tx<'_>, now, token, marks| {
+            crate::claim::claim(tx, now, Claimer { worker, token }, &name, most, marks)
+        };
+        self.claim_by(queue, claim).await
+    }
+
+    /// Runs a claim under a token of its own, with what this process remembers of the queue. If nobody knows whether it
+    /// was committed, its jobs are given back.
+    pub(crate) async fn claim_by(
+        &self,
+        queue: &str,
+        claim: impl Fn(&Tx<'_>, Timestamp, ClaimToken, Marks) -> Result<(Claim, Marks), Error> + Send + 'static,
+    ) -> Result<Claim, Error> {
+        let (marks, ctx) = (self.marks_of(queue).await, self.ctx());
+        let token = ClaimToken::random(ctx.randomness());
+        let claimed = self.0.db.write(move |tx| claim(tx, ctx.renewed().now, token, marks.clone())).await;
+        if let Err(Error::OutcomeUnknown(_)) = &claimed {
+            self.give_back_later(queue, token);
+        }
+        let (claim, marks) = claimed?;
         self.claimed(queue, &claim, marks);
         Ok(claim)
     }
 
-    pub(crate) fn claimed(&self, queue: &str, claim: &Claim, marks: Marks) {
+    /// Gives back what a claim under this token has taken, as soon as the database can be reached.
+    pub(crate) fn give_back_later(&self, queue: &str, token: ClaimToken) {
+        // The task does not keep the engine alive.
+        let (engine, queue) = (Arc::downgrade(&self.0), queue.to_owned());
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move {
+            while let Some(jobs) = engine.upgrade().map(Self) {
+                let (ctx, queue) = (jobs.ctx(), queue.clone());
+                let give_back = move |tx: &Tx<'_>| finish::give_back_claim(tx, &ctx.renewed(), &queue, token);
+                let Err(error) = jobs.db().write(give_back).await else { return };
+                tracing::warn!(%error, "claimed jobs could not be given back; tried again");
+                drop(jobs);
+                tokio::time::sleep(AFTER_FAILURE).await;
+            }
+        });
+    }
+
+    fn claimed(&self, queue: &str, claim: &Claim, marks: Marks) {
         self.0.marks.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned(), marks);
         let now = self.0.sources.clock.now();
         for job in &claim.jobs {
@@ -136,9 +171,27 @@ impl Jobs {
         }
     }
 
-    pub(crate) fn marks_of(&self, queue: &str) -> Marks {
-        let marks = self.0.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        marks.get(queue).cloned().unwrap_or_default()
+    /// What this process remembers of a queue. Every few minutes it is compared with all that is ready, outside of the
+    /// queue's lock: whatever else may have made a mark wrong, no job is hidden for longer.
+    async fn marks_of(&self, queue: &str) -> Marks {
+        let marks = self.0.marks.lock().unwrap_or_else(PoisonError::into_inner).get(queue).cloned();
+        let (mut marks, now) = (marks.unwrap_or_default(), self.0.sources.clock.now());
+        if !marks.is_check_due(now) {
+            return marks;
+        }
+        marks.checked_at = now;
+        let (name, lanes) = (queue.to_owned(), marks.lanes);
+        match self.0.db.export(move |q| rows::live::is_ready_before(q, &name, &lanes)).await {
+            Ok(false) => marks,
+            Ok(true) => {
+                tracing::error!(queue, "jobs were ready before the place that claims began at; it is reset");
+                Marks::none(now)
+            }
+            Err(error) => {
+                tracing::warn!(%error, queue, "the place that claims begin at could not be checked");
+                marks
+            }
+        }
     }
 
     /// Says how attempts ended; the answers are in the order of `reports`.
@@ -165,10 +218,7 @@ impl Jobs {
                 if !rows::workers::beat(tx, worker, ctx.renewed().now)? {
                     return Ok(Heard::GivenUp);
                 }
-                let cancel = rows::live::asked_to_cancel(tx, worker)?;
-                let cancel =
-                    cancel.into_iter().map(|(job, attempt)| Attempt { job, attempt, worker }).collect();
-                Ok(Heard::Alive { cancel })
+                Ok(Heard::Alive { cancel: rows::live::asked_to_cancel(tx, worker)? })
             })
             .await
     }

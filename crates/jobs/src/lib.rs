@@ -31,12 +31,12 @@ pub use enqueue::{EnqueueError, Flow, enqueue, enqueue_all, enqueue_flow};
 pub use finish::{Attempt, CANCEL_BELL, CancelOutcome, Report, Told, cancel, give_back, report};
 pub use history::Retention;
 pub use jobs::{Heard, Jobs};
-pub use leases::{Kept, heartbeat, keep_log, keep_progress, report_leased};
+pub use leases::{Kept, LeasedClaim, heartbeat, keep_log, keep_progress, report_leased};
 pub use look::{JobFilter, find_job, is_idle, list_jobs, list_log, list_results};
 pub use model::{
-    Awaited, CRASHES, Claimed, Done, Enqueued, Failure, Invalid, JobError, JobId, JobRecord, JobState,
-    KEY_BYTES, LEAST_PRIORITY, LogLine, MOST_ATTEMPTS, NAME_BYTES, PAYLOAD_BYTES, USUAL_PRIORITY, check_key,
-    check_name,
+    Awaited, CRASHES, ClaimToken, Claimed, Done, Enqueued, Failure, Invalid, JobError, JobId, JobRecord,
+    JobState, KEY_BYTES, LEAST_PRIORITY, LogLine, MOST_ATTEMPTS, NAME_BYTES, PAYLOAD_BYTES, USUAL_PRIORITY,
+    check_key, check_name,
 };
 pub use new_job::{NewJob, OnConflict, OnFailure, Unique};
 pub use queues::{QueueError, QueueSettings, Rate, find_settings, list_settings, set as set_queue};
@@ -55,6 +55,11 @@ pub const JOBS_MIGRATIONS: ModuleMigrations = ModuleMigrations {
     migrations: &[
         Migration { version: 1, name: "jobs", sql: include_str!("../migrations/0001_jobs.sql") },
         Migration { version: 2, name: "schedules", sql: include_str!("../migrations/0002_schedules.sql") },
+        Migration {
+            version: 3,
+            name: "claim_tokens",
+            sql: include_str!("../migrations/0003_claim_tokens.sql"),
+        },
     ],
 };
 

@@ -1,12 +1,15 @@
 //! What a job is: what may be asked for, what is known of one, and how an attempt can end.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
-use kith_kernel::Timestamp;
+use kith_kernel::{Random, Timestamp};
 use kith_store::Error as StoreError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::finish::Attempt;
 use crate::retry::Retry;
 
 /// A job. Greater than those made before it in one process; never used twice.
@@ -143,7 +146,47 @@ pub struct Enqueued {
     pub existing: bool,
 }
 
-/// A job that a worker has claimed. `(id, attempt, worker)` is what every later word about it must carry.
+/// Fencing token of a claim: random, and so different from that of a claim that a crash of the database undid, whose
+/// attempt number is used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClaimToken(i64);
+
+impl ClaimToken {
+    /// A new token. It is positive.
+    pub(crate) fn random(random: &dyn Random) -> Self {
+        let mut bytes = [0; 8];
+        random.fill(&mut bytes);
+        Self((i64::from_le_bytes(bytes) & i64::MAX).max(1))
+    }
+
+    /// As the database stores it.
+    pub(crate) const fn number(self) -> i64 {
+        self.0
+    }
+
+    /// Reads what [`ClaimToken::number`] wrote.
+    pub(crate) const fn from_number(number: i64) -> Self {
+        Self(number)
+    }
+}
+
+impl fmt::Display for ClaimToken {
+    /// 16 hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for ClaimToken {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = i64::from_str_radix(text, 16).ok().filter(|_| is_hex);
+        number.map(Self).ok_or_else(|| Invalid::new("claim_token", "is not 16 hexadecimal digits"))
+    }
+}
+
+/// A job that a worker has claimed. Every report about it carries [`Claimed::as_attempt`].
 #[derive(Clone, Debug)]
 pub struct Claimed {
     /// The job.
@@ -172,8 +215,17 @@ pub struct Claimed {
     pub limit_key: Option<String>,
     /// Who has it.
     pub worker: i64,
+    /// Fencing token of the claim.
+    pub token: ClaimToken,
     pub(crate) priority: i64,
     pub(crate) place: i64,
+}
+
+impl Claimed {
+    /// The attempt, as its owner names it.
+    pub const fn as_attempt(&self) -> Attempt {
+        Attempt { job: self.id, attempt: self.attempt, token: self.token }
+    }
 }
 
 /// Why an attempt did not do what it should.
@@ -203,12 +255,12 @@ pub enum JobError {
 
 impl JobError {
     /// To be tried again because of `error`.
-    pub fn retry(error: impl std::fmt::Display) -> Self {
+    pub fn retry(error: impl fmt::Display) -> Self {
         Self::Retry(error.to_string())
     }
 
     /// Never to be tried again because of `error`.
-    pub fn discard(error: impl std::fmt::Display) -> Self {
+    pub fn discard(error: impl fmt::Display) -> Self {
         Self::Discard(error.to_string())
     }
 }

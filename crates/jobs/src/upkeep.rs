@@ -7,7 +7,7 @@ use std::time::Duration;
 use kith_kernel::{Timestamp, hours, seconds};
 use kith_store::Error;
 
-use crate::finish::{Attempt, Gone, Report};
+use crate::finish::{Gone, Report};
 use crate::history::{self, Retention};
 use crate::jobs::Jobs;
 use crate::model::JobError;
@@ -117,8 +117,8 @@ impl Jobs {
         if overdue.is_empty() {
             return Ok(());
         }
-        let report = |(job, attempt, worker)| Report {
-            attempt: Attempt { job, attempt, worker },
+        let report = |attempt| Report {
+            attempt,
             outcome: Err(JobError::Retry("it ran for longer than its timeout".to_owned())),
             rings: None,
         };

@@ -252,15 +252,21 @@ impl TestApp {
             "redrive_jobs" | "discard_jobs" => (false, String::new(), json!({ "queue": name })),
             "claim_jobs" => (false, name.to_owned(), json!({})),
             "heartbeat_job" | "complete_job" => {
-                (false, a_claimed_job(&by, name).await, json!({ "attempt": 1 }))
+                let (id, token) = a_claimed_job(&by, name).await;
+                (false, id, json!({ "lease_token": token }))
             }
             "report_progress" => {
-                (false, a_claimed_job(&by, name).await, json!({ "attempt": 1, "progress": 50 }))
+                let (id, token) = a_claimed_job(&by, name).await;
+                (false, id, json!({ "lease_token": token, "progress": 50 }))
             }
             "log_line" => {
-                (false, a_claimed_job(&by, name).await, json!({ "attempt": 1, "line": "half done" }))
+                let (id, token) = a_claimed_job(&by, name).await;
+                (false, id, json!({ "lease_token": token, "line": "half done" }))
             }
-            "fail_job" => (false, a_claimed_job(&by, name).await, json!({ "attempt": 1, "error": "oh" })),
+            "fail_job" => {
+                let (id, token) = a_claimed_job(&by, name).await;
+                (false, id, json!({ "lease_token": token, "error": "oh" }))
+            }
             "get_queue" | "pause_queue" | "resume_queue" | "drain_queue" => {
                 (false, name.to_owned(), Value::Null)
             }
@@ -403,9 +409,9 @@ async fn a_job(by: &Person, queue: &str) -> i64 {
 }
 
 /// The same, taken out of the queue for the first time.
-async fn a_claimed_job(by: &Person, queue: &str) -> String {
+async fn a_claimed_job(by: &Person, queue: &str) -> (String, Value) {
     let id = a_job(by, queue).await;
     let claimed = by.post(&format!("/api/v1/queues/{queue}/claim"), json!({})).await.expect(200);
     assert_eq!(claimed["jobs"][0]["id"], id, "{claimed:#}");
-    id.to_string()
+    (id.to_string(), claimed["jobs"][0]["lease_token"].clone())
 }

@@ -171,6 +171,8 @@ pub struct JobDetails {
 pub struct ClaimedJob {
     /// Of the job.
     pub id: i64,
+    /// Proves that this claim has the job. Send it unchanged with every report about the job.
+    pub lease_token: String,
     /// Which attempt this is, from 1.
     pub attempt: i64,
     /// What is to be done.
@@ -225,6 +227,7 @@ impl From<Claimed> for ClaimedJob {
     fn from(claimed: Claimed) -> Self {
         Self {
             id: claimed.id,
+            lease_token: claimed.token.to_string(),
             attempt: claimed.attempt,
             kind: claimed.kind,
             payload: read_json(Some(claimed.payload)).unwrap_or_default(),

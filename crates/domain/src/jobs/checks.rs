@@ -39,6 +39,14 @@ struct Queue {
     name: String,
 }
 
+/// A job that was claimed.
+#[derive(Debug)]
+struct Lease {
+    id: i64,
+    attempt: i64,
+    token: Value,
+}
+
 impl Queue {
     async fn of(run: &Run, what: &str) -> Result<Self, Shortfall> {
         Ok(Self { admin: run.admin().await?.at(run.node()), name: run.mark(what) })
@@ -53,23 +61,34 @@ impl Queue {
         answer["id"].as_i64().ok_or_else(|| Shortfall::fails("a job without an id was answered".to_owned()))
     }
 
-    /// Takes at most so many jobs: id, attempt and payload of each.
-    async fn claim(&self, most: i64) -> Result<Vec<(i64, i64, Value)>, Shortfall> {
+    /// Claims at most so many jobs.
+    async fn claim(&self, most: i64) -> Result<Vec<Lease>, Shortfall> {
         let path = format!("/api/v1/queues/{}/claim", self.name);
         let body = json!({ "worker": "kith verify", "most": most, "lease_ms": 30_000 });
         let answer = self.admin.post(&path, body).await?.expect(200)?.json();
         let jobs = answer["jobs"].as_array().cloned().unwrap_or_default();
-        let read = |job: &Value| {
-            (job["id"].as_i64().unwrap_or(0), job["attempt"].as_i64().unwrap_or(0), job["payload"].clone())
+        let read = |job: &Value| Lease {
+            id: job["id"].as_i64().unwrap_or(0),
+            attempt: job["attempt"].as_i64().unwrap_or(0),
+            token: job["lease_token"].clone(),
         };
         Ok(jobs.iter().map(read).collect())
     }
 
-    async fn claim_one(&self, id: i64, attempt: i64) -> Result<(), Shortfall> {
-        let taken: Vec<_> = self.claim(1).await?.iter().map(|job| (job.0, job.1)).collect();
+    async fn claim_one(&self, id: i64, attempt: i64) -> Result<Lease, Shortfall> {
+        let mut leases = self.claim(1).await?;
+        let taken: Vec<_> = leases.iter().map(|job| (job.id, job.attempt)).collect();
         ensure(taken == [(id, attempt)], || {
             format!("attempt {attempt} of job {id} should have been next, and {taken:?} were")
-        })
+        })?;
+        Ok(leases.remove(0))
+    }
+
+    /// Reports about a job that was claimed.
+    async fn report(&self, lease: &Lease, what: &str, body: Value, status: u16) -> Result<Value, Shortfall> {
+        let mut body = body;
+        body["lease_token"] = lease.token.clone();
+        self.say(lease.id, what, body, status).await
     }
 
     async fn say(&self, id: i64, what: &str, body: Value, status: u16) -> Result<Value, Shortfall> {
@@ -99,34 +118,37 @@ async fn every_operation(run: &Run) -> Result<String, Shortfall> {
     queue.is(delayed, "scheduled").await?;
 
     let taken = queue.claim(10).await?;
-    let order: Vec<_> = taken.iter().map(|job| job.0).collect();
+    let order: Vec<_> = taken.iter().map(|job| job.id).collect();
+    let [urgent_lease, first_lease, once_lease] = &taken[..] else {
+        return Err(Shortfall::fails(format!("3 jobs were there, and {order:?} could be claimed")));
+    };
     ensure(order == [urgent, first, once], || {
         format!("taken in the order {order:?}, not {:?}", [urgent, first, once])
     })?;
     queue.is(urgent, "running").await?;
-    queue.say(urgent, "heartbeat", json!({ "attempt": 1, "lease_ms": 30_000 }), 200).await?;
-    queue.say(urgent, "complete", json!({ "attempt": 1, "result": { "sum": 42 } }), 200).await?;
+    queue.report(urgent_lease, "heartbeat", json!({ "lease_ms": 30_000 }), 200).await?;
+    queue.report(urgent_lease, "complete", json!({ "result": { "sum": 42 } }), 200).await?;
     let done = queue.job(urgent).await?;
     ensure(done["state"] == "completed" && done["result"]["sum"] == 42, || {
         format!("completed with 42, and shown as {done}")
     })?;
     // A word of somebody who no longer has it.
-    queue.say(urgent, "complete", json!({ "attempt": 1 }), 409).await?;
+    queue.report(urgent_lease, "complete", json!({}), 409).await?;
 
-    queue.say(first, "fail", json!({ "attempt": 1, "error": "on purpose", "then": "discard" }), 200).await?;
+    queue.report(first_lease, "fail", json!({ "error": "on purpose", "then": "discard" }), 200).await?;
     queue.is(first, "dead").await?;
     queue.say(first, "retry", json!({}), 200).await?;
-    queue.claim_one(first, 2).await?;
-    queue.say(first, "complete", json!({ "attempt": 1 }), 409).await?;
-    queue.say(first, "complete", json!({ "attempt": 2 }), 200).await?;
+    let second_lease = queue.claim_one(first, 2).await?;
+    queue.report(first_lease, "complete", json!({}), 409).await?;
+    queue.report(&second_lease, "complete", json!({}), 200).await?;
     queue.is(first, "completed").await?;
 
     queue.say(delayed, "cancel", json!({}), 200).await?;
     queue.is(delayed, "cancelled").await?;
     queue.say(once, "cancel", json!({}), 200).await?;
-    let kept = queue.say(once, "heartbeat", json!({ "attempt": 1 }), 200).await?;
+    let kept = queue.report(once_lease, "heartbeat", json!({}), 200).await?;
     ensure(kept["cancel_asked"] == true, || format!("its worker was not told to stop: {kept}"))?;
-    queue.say(once, "fail", json!({ "attempt": 1, "then": "cancel" }), 200).await?;
+    queue.report(once_lease, "fail", json!({ "then": "cancel" }), 200).await?;
     queue.is(once, "cancelled").await?;
     let left = queue.claim(10).await?;
     ensure(left.is_empty(), || format!("jobs are left: {left:?}"))?;
@@ -137,12 +159,14 @@ async fn every_operation(run: &Run) -> Result<String, Shortfall> {
 
 async fn is_measured(run: &Run) -> Result<String, Shortfall> {
     let queue = Queue::of(run, "verify-counts").await?;
-    let good = queue.add(json!(1), json!({})).await?;
-    let bad = queue.add(json!(2), json!({})).await?;
-    let taken = queue.claim(2).await?.len();
-    ensure(taken == 2, || format!("2 jobs were there, and {taken} could be taken"))?;
-    queue.say(good, "complete", json!({ "attempt": 1 }), 200).await?;
-    queue.say(bad, "fail", json!({ "attempt": 1, "error": "on purpose", "then": "discard" }), 200).await?;
+    queue.add(json!(1), json!({})).await?;
+    queue.add(json!(2), json!({})).await?;
+    let taken = queue.claim(2).await?;
+    let [good, bad] = &taken[..] else {
+        return Err(Shortfall::fails(format!("2 jobs were there, and {} could be taken", taken.len())));
+    };
+    queue.report(good, "complete", json!({}), 200).await?;
+    queue.report(bad, "fail", json!({ "error": "on purpose", "then": "discard" }), 200).await?;
     let text = queue.admin.get(METRICS).await?.expect(200)?.text();
     let of_queue = format!("queue=\"{}\"", queue.name);
     let count = |series: &str, label: &str| {
@@ -173,8 +197,8 @@ async fn is_given_up(run: &Run) -> Result<String, Shortfall> {
     let job = queue.add(json!({}), policy).await?;
     let mut waits = Vec::new();
     for (attempt, full_ms) in [(1, 400), (2, 600)] {
-        queue.claim_one(job, attempt).await?;
-        queue.say(job, "fail", json!({ "attempt": attempt, "error": "on purpose" }), 200).await?;
+        let lease = queue.claim_one(job, attempt).await?;
+        queue.report(&lease, "fail", json!({ "error": "on purpose" }), 200).await?;
         let shown = queue.job(job).await?;
         let at =
             |name: &str| shown[name].as_str().and_then(|text| text.parse::<kith_kernel::Timestamp>().ok());
@@ -195,8 +219,8 @@ async fn is_given_up(run: &Run) -> Result<String, Shortfall> {
         ensure(early.is_empty(), || format!("it was tried again before its time: {early:?}"))?;
         queue.admin.wait(std::time::Duration::from_millis(700)).await;
     }
-    queue.claim_one(job, 3).await?;
-    queue.say(job, "fail", json!({ "attempt": 3, "error": "on purpose" }), 200).await?;
+    let lease = queue.claim_one(job, 3).await?;
+    queue.report(&lease, "fail", json!({ "error": "on purpose" }), 200).await?;
     let dead = queue.job(job).await?;
     let failures = dead["errors"].as_array().map_or(0, Vec::len);
     ensure(dead["state"] == "dead" && failures == 3, || {

@@ -4,13 +4,14 @@ use kith_kernel::Timestamp;
 use kith_store::{Error, Query, Tx, Values, job_statements, params};
 
 use super::read_record;
-use crate::model::{JobId, JobRecord, JobState, LogLine};
+use crate::finish::Attempt;
+use crate::model::{ClaimToken, JobId, JobRecord, JobState, LogLine};
 
 /// One ending, by whoever owns the attempt.
 pub struct Ending<'a> {
     pub id: JobId,
     pub attempt: i64,
-    pub worker: i64,
+    pub token: ClaimToken,
     pub state: JobState,
     pub result: Option<&'a str>,
 }
@@ -28,13 +29,13 @@ pub fn end(tx: &Tx<'_>, segment: usize, endings: &[Ending<'_>], now: Timestamp) 
     let results: Vec<_> = endings.iter().map(|one| one.result).collect();
     let ids: Vec<_> = endings.iter().map(|one| one.id).collect();
     let attempts: Vec<_> = endings.iter().map(|one| one.attempt).collect();
-    let workers: Vec<_> = endings.iter().map(|one| one.worker).collect();
+    let tokens: Vec<_> = endings.iter().map(|one| one.token.number()).collect();
     let columns = [
         Values::Ints(&states),
         Values::MaybeTexts(&results),
         Values::Ints(&ids),
         Values::Ints(&attempts),
-        Values::Ints(&workers),
+        Values::Ints(&tokens),
     ];
     tx.bulk(&job_statements::END[segment], params![now], &columns, |row| {
         Ok(Left { id: row.get(0)?, unique_key: row.get(1)?, is_awaited: row.get(2)? })
@@ -72,11 +73,11 @@ pub fn keep_dead(
 }
 
 /// Removes the row of a job that its owner ended.
-pub fn delete_owned(tx: &Tx<'_>, id: JobId, attempt: i64, worker: i64) -> Result<Option<Left>, Error> {
+pub fn delete_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<Left>, Error> {
     tx.one(
-        "DELETE FROM jobs WHERE id = $1 AND attempt = $2 AND worker = $3 AND state = 2
+        "DELETE FROM jobs WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = 2
          RETURNING id, unique_key, is_awaited",
-        params![id, attempt, worker],
+        params![of.job, of.attempt, of.token.number()],
         |row| Ok(Left { id: row.get(0)?, unique_key: row.get(1)?, is_awaited: row.get(2)? }),
     )
 }

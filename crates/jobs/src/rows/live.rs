@@ -4,7 +4,8 @@ use kith_kernel::Timestamp;
 use kith_store::{Bulk, Error, Query, Row, Tx, Values, job_statements, params};
 
 use super::{millis, read_record};
-use crate::model::{Claimed, JobId, JobRecord, JobState};
+use crate::finish::Attempt;
+use crate::model::{ClaimToken, Claimed, JobId, JobRecord, JobState, LEAST_PRIORITY};
 use crate::new_job::NewJob;
 use crate::retry::Retry;
 
@@ -84,42 +85,77 @@ fn timeout_ms(job: &NewJob) -> i64 {
     i64::try_from(job.timeout.as_millis()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
 }
 
-/// What a claim came to.
-pub struct Batch {
+/// Who claims, and under which fencing token.
+#[derive(Clone, Copy, Debug)]
+pub struct Claimer {
+    pub worker: i64,
+    pub token: ClaimToken,
+}
+
+/// A page of ready jobs, and those of it that were claimed.
+#[derive(Default)]
+pub struct Page {
     pub jobs: Vec<Claimed>,
     /// The oldest transaction that may still make a job ready behind our back; 0 where there is none.
     pub oldest: i64,
+    /// Ready jobs that were found, up to the limit of the claim.
+    pub found: i64,
+    /// How many of them were picked: less where their payloads are large together. Those that another transaction changed
+    /// before they were locked are not among `jobs`.
+    pub picked: i64,
+    /// Priority and place of the last job that was picked.
+    pub last: Option<(i64, i64)>,
 }
+
+/// By priority, a place before which no ready job is left.
+pub type Lanes = [i64; LEAST_PRIORITY as usize + 1];
 
 pub fn claim(
     tx: &Tx<'_>,
     now: Timestamp,
-    worker: i64,
+    claimer: Claimer,
     queue: &str,
     most: i64,
-    lanes: &[(i64, i64)],
-) -> Result<Batch, Error> {
-    let (priorities, marks): (Vec<_>, Vec<_>) = lanes.iter().copied().unzip();
-    let oldest = std::cell::Cell::new(0);
+    lanes: &Lanes,
+) -> Result<Page, Error> {
+    let priorities: Vec<_> = (0..=LEAST_PRIORITY).collect();
+    let page = std::cell::Cell::new((0, 0, 0, None));
     let read = |row: &Row<'_>| {
-        oldest.set(row.get(16)?);
-        read_claimed(row, worker, queue)
+        let last = row.get::<Option<i64>>(19)?.zip(row.get::<Option<i64>>(20)?);
+        page.set((row.get(16)?, row.get(17)?, row.get(18)?, last));
+        read_claimed(row, claimer, queue)
     };
-    let lanes = [Values::Ints(&priorities), Values::Ints(&marks)];
-    let found = tx.all_by(&job_statements::CLAIM, params![now, worker, queue, most], &lanes, read)?;
-    Ok(Batch { jobs: in_order(found), oldest: oldest.get() })
+    let token = claimer.token.number();
+    let params = params![now, claimer.worker, queue, most, token];
+    let columns = [Values::Ints(&priorities), Values::Ints(lanes)];
+    let jobs = in_order(tx.all_by(&job_statements::CLAIM, params, &columns, read)?);
+    let (oldest, found, picked, last) = page.get();
+    Ok(Page { jobs, oldest, found, picked, last })
 }
 
 pub fn claim_these(
     tx: &Tx<'_>,
     now: Timestamp,
-    worker: i64,
+    claimer: Claimer,
     queue: &str,
     ids: &[JobId],
 ) -> Result<Vec<Claimed>, Error> {
-    let read = |row: &Row<'_>| read_claimed(row, worker, queue);
-    let found = tx.bulk(&job_statements::CLAIM_THESE, params![now, worker], &[Values::Ints(ids)], read)?;
+    let read = |row: &Row<'_>| read_claimed(row, claimer, queue);
+    let token = claimer.token.number();
+    let params = params![now, claimer.worker, token];
+    let found = tx.bulk(&job_statements::CLAIM_THESE, params, &[Values::Ints(ids)], read)?;
     Ok(in_order(found))
+}
+
+/// Whether a ready job stands before its lane's place.
+pub fn is_ready_before(q: &Query<'_>, queue: &str, lanes: &Lanes) -> Result<bool, Error> {
+    let sql = "SELECT 1 FROM jobs WHERE queue = $1 AND state = 0 AND crashes < 2 AND priority = $2 AND place < $3 LIMIT 1";
+    for (priority, place) in (0_i64..).zip(lanes).filter(|(_, place)| **place > 0) {
+        if q.one(sql, params![queue, priority, *place], |_| Ok(()))?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn in_order(found: Vec<Option<Claimed>>) -> Vec<Claimed> {
@@ -128,7 +164,7 @@ fn in_order(found: Vec<Option<Claimed>>) -> Vec<Claimed> {
     jobs
 }
 
-fn read_claimed(row: &Row<'_>, worker: i64, queue: &str) -> Result<Option<Claimed>, Error> {
+fn read_claimed(row: &Row<'_>, claimer: Claimer, queue: &str) -> Result<Option<Claimed>, Error> {
     let Some(id) = row.get::<Option<i64>>(0)? else { return Ok(None) };
     Ok(Some(Claimed {
         id,
@@ -144,7 +180,8 @@ fn read_claimed(row: &Row<'_>, worker: i64, queue: &str) -> Result<Option<Claime
         run_at: row.get(9)?,
         created_at: row.get(10)?,
         limit_key: row.get(11)?,
-        worker,
+        worker: claimer.worker,
+        token: claimer.token,
         priority: row.get(14)?,
         place: row.get(15)?,
     }))
@@ -228,11 +265,11 @@ pub fn next_due(q: &Query<'_>, queue: &str, from: Timestamp) -> Result<Option<Ti
 }
 
 /// A running job as its owner, and only its owner, may change it. Nobody else changes it until this transaction ends.
-pub fn find_owned(tx: &Tx<'_>, id: JobId, attempt: i64, worker: i64) -> Result<Option<Owned>, Error> {
+pub fn find_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<Owned>, Error> {
     tx.one(
-        "UPDATE jobs SET started_at = started_at WHERE id = $1 AND attempt = $2 AND worker = $3 AND state = 2
+        "UPDATE jobs SET started_at = started_at WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = 2
          RETURNING failures, max_attempts, retry, errors, cancel_asked_at, queue, crashes",
-        params![id, attempt, worker],
+        params![of.job, of.attempt, of.token.number()],
         |row| {
             Ok(Owned {
                 failures: row.get(0)?,
@@ -246,15 +283,29 @@ pub fn find_owned(tx: &Tx<'_>, id: JobId, attempt: i64, worker: i64) -> Result<O
     )
 }
 
-/// The claim over HTTP that an attempt belongs to, and whether somebody asked it to stop; nobody else changes the job
-/// until this transaction ends.
-pub fn find_leased(tx: &Tx<'_>, id: JobId, attempt: i64) -> Result<Option<(i64, bool, String)>, Error> {
+/// A running job that another program has claimed.
+pub struct Leased {
+    pub attempt: Attempt,
+    pub worker: i64,
+    pub is_cancel_asked: bool,
+    pub queue: String,
+}
+
+/// The running job that was claimed under this token over HTTP; nobody else changes it until this transaction ends.
+pub fn find_leased(tx: &Tx<'_>, id: JobId, token: ClaimToken) -> Result<Option<Leased>, Error> {
     tx.one(
-        "UPDATE jobs SET started_at = started_at WHERE id = $1 AND attempt = $2 AND state = 2
+        "UPDATE jobs SET started_at = started_at WHERE id = $1 AND claim_token = $2 AND state = 2
            AND EXISTS (SELECT 1 FROM job_workers w WHERE w.id = jobs.worker AND w.is_remote)
-         RETURNING worker, cancel_asked_at, queue",
-        params![id, attempt],
-        |row| Ok((row.get(0)?, row.get::<Option<Timestamp>>(1)?.is_some(), row.get(2)?)),
+         RETURNING attempt, worker, cancel_asked_at, queue",
+        params![id, token.number()],
+        |row| {
+            Ok(Leased {
+                attempt: Attempt { job: id, attempt: row.get(0)?, token },
+                worker: row.get(1)?,
+                is_cancel_asked: row.get::<Option<Timestamp>>(2)?.is_some(),
+                queue: row.get(3)?,
+            })
+        },
     )
 }
 
@@ -275,12 +326,9 @@ pub struct Owned {
 }
 
 /// Puts a running job back; says whether its owner was still the owner.
-#[expect(clippy::too_many_arguments, reason = "the columns that change")]
 pub fn put_back(
     tx: &Tx<'_>,
-    id: JobId,
-    attempt: i64,
-    worker: i64,
+    of: Attempt,
     run_at: Timestamp,
     failures: i64,
     crashes: i64,
@@ -289,38 +337,41 @@ pub fn put_back(
     let changed = tx.exec(
         "UPDATE jobs SET state = 1, worker = NULL, deadline_at = NULL, run_at = $4, failures = $5, crashes = $6,
              errors = $7
-         WHERE id = $1 AND attempt = $2 AND worker = $3 AND state = 2",
-        params![id, attempt, worker, run_at, failures, crashes, errors],
+         WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = 2",
+        params![of.job, of.attempt, of.token.number(), run_at, failures, crashes, errors],
     )?;
     Ok(changed == 1)
 }
 
 /// Puts what a worker claimed and has not begun back to where it was: nothing has happened.
-pub fn return_unbegun(
-    tx: &Tx<'_>,
-    id: JobId,
-    attempt: i64,
-    worker: i64,
-    now: Timestamp,
-) -> Result<bool, Error> {
+pub fn return_unbegun(tx: &Tx<'_>, of: Attempt, now: Timestamp) -> Result<bool, Error> {
     let changed = tx.exec(
         "UPDATE jobs SET state = 1, worker = NULL, deadline_at = NULL, started_at = NULL, run_at = $4
-         WHERE id = $1 AND attempt = $2 AND worker = $3 AND state = 2",
-        params![id, attempt, worker, now],
+         WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = 2",
+        params![of.job, of.attempt, of.token.number(), now],
     )?;
     Ok(changed == 1)
 }
 
-pub fn set_progress(
-    tx: &Tx<'_>,
-    id: JobId,
-    attempt: i64,
-    worker: i64,
-    progress: &str,
-) -> Result<bool, Error> {
+/// Running jobs that were claimed under this token, with their workers.
+pub fn list_claim(q: &Query<'_>, queue: &str, token: ClaimToken) -> Result<Vec<(Attempt, i64)>, Error> {
+    q.all(
+        "SELECT id, attempt, claim_token, worker FROM jobs WHERE state = 2 AND queue = $1 AND claim_token = $2
+         ORDER BY id",
+        params![queue, token.number()],
+        |row| Ok((read_attempt(row)?, row.get(3)?)),
+    )
+}
+
+/// Reads an attempt from the columns `id, attempt, claim_token`.
+fn read_attempt(row: &Row<'_>) -> Result<Attempt, Error> {
+    Ok(Attempt { job: row.get(0)?, attempt: row.get(1)?, token: ClaimToken::from_number(row.get(2)?) })
+}
+
+pub fn set_progress(tx: &Tx<'_>, of: Attempt, progress: &str) -> Result<bool, Error> {
     let changed = tx.exec(
-        "UPDATE jobs SET progress = $4 WHERE id = $1 AND attempt = $2 AND worker = $3 AND state = 2",
-        params![id, attempt, worker, progress],
+        "UPDATE jobs SET progress = $4 WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = 2",
+        params![of.job, of.attempt, of.token.number(), progress],
     )?;
     Ok(changed == 1)
 }
@@ -342,29 +393,30 @@ pub fn hold(tx: &Tx<'_>, id: JobId) -> Result<Option<JobState>, Error> {
 }
 
 /// Running jobs of `worker` that somebody asked to stop.
-pub fn asked_to_cancel(q: &Query<'_>, worker: i64) -> Result<Vec<(JobId, i64)>, Error> {
+pub fn asked_to_cancel(q: &Query<'_>, worker: i64) -> Result<Vec<Attempt>, Error> {
     q.all(
-        "SELECT id, attempt FROM jobs WHERE cancel_asked_at IS NOT NULL AND state = 2 AND worker = $1",
+        "SELECT id, attempt, claim_token FROM jobs
+         WHERE cancel_asked_at IS NOT NULL AND state = 2 AND worker = $1",
         params![worker],
-        |row| Ok((row.get(0)?, row.get(1)?)),
+        read_attempt,
     )
 }
 
 /// Running jobs of `worker`.
-pub fn list_running_of(q: &Query<'_>, worker: i64, most: i64) -> Result<Vec<(JobId, i64)>, Error> {
+pub fn list_running_of(q: &Query<'_>, worker: i64, most: i64) -> Result<Vec<Attempt>, Error> {
     q.all(
-        "SELECT id, attempt FROM jobs WHERE state = 2 AND worker = $1 ORDER BY id LIMIT $2",
+        "SELECT id, attempt, claim_token FROM jobs WHERE state = 2 AND worker = $1 ORDER BY id LIMIT $2",
         params![worker, most],
-        |row| Ok((row.get(0)?, row.get(1)?)),
+        read_attempt,
     )
 }
 
 /// Running jobs whose deadline was before `before`: their worker should have ended them.
-pub fn list_overdue(q: &Query<'_>, before: Timestamp, most: i64) -> Result<Vec<(JobId, i64, i64)>, Error> {
+pub fn list_overdue(q: &Query<'_>, before: Timestamp, most: i64) -> Result<Vec<Attempt>, Error> {
     q.all(
-        "SELECT id, attempt, worker FROM jobs WHERE state = 2 AND deadline_at < $1 ORDER BY id LIMIT $2",
+        "SELECT id, attempt, claim_token FROM jobs WHERE state = 2 AND deadline_at < $1 ORDER BY id LIMIT $2",
         params![before, most],
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        read_attempt,
     )
 }
 

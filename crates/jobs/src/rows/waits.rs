@@ -101,8 +101,10 @@ pub fn release_key(tx: &Tx<'_>, key: &str, job: JobId, now: Timestamp) -> Result
 
 /// Removes keys whose period is over and whose job has ended.
 pub fn tidy_keys(tx: &Tx<'_>, now: Timestamp, most: i64) -> Result<u64, Error> {
+    // An enqueue that takes the key meanwhile changes its row: then neither the job nor the period is that of the row
+    // that was found.
     tx.exec(
-        "DELETE FROM job_keys WHERE key IN (SELECT k.key FROM job_keys k
+        "DELETE FROM job_keys WHERE until <= $1 AND (key, job) IN (SELECT k.key, k.job FROM job_keys k
              WHERE k.until <= $1 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = k.job) LIMIT $2)",
         params![now, most],
     )

@@ -6,7 +6,7 @@ use kith_store::Error;
 use tokio::sync::watch;
 
 use super::{Handler, Run, WITH_THE_PROCESS};
-use crate::finish::{Attempt, Report};
+use crate::finish::Report;
 use crate::jobs::Jobs;
 use crate::model::JobError;
 
@@ -39,7 +39,7 @@ impl Jobs {
         let claim = self.claim(queue, worker, AT_ONCE).await?;
         let count = claim.jobs.len();
         for job in claim.jobs {
-            let attempt = Attempt { job: job.id, attempt: job.attempt, worker };
+            let attempt = job.as_attempt();
             let handler = handlers.iter().find(|one| one.kind == job.kind);
             let (_stop, stopped) = watch::channel(false);
             let outcome = match handler {

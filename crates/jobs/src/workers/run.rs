@@ -15,7 +15,7 @@ use super::fetch::Lane;
 use super::report::Message;
 use crate::finish::{Attempt, Report};
 use crate::jobs::Jobs;
-use crate::model::{Awaited, Claimed, Done, JobError, JobId, LogLine};
+use crate::model::{Awaited, ClaimToken, Claimed, Done, JobError, JobId, LogLine};
 use crate::{finish, look, rows};
 
 /// How long a handler that was asked to stop may take to do so before it is dropped.
@@ -41,7 +41,7 @@ pub struct Run {
     pub run_at: kith_kernel::Timestamp,
     /// The context of what it does.
     pub ctx: Ctx,
-    worker: i64,
+    token: ClaimToken,
     jobs: Jobs,
     stop: watch::Receiver<bool>,
 }
@@ -60,7 +60,7 @@ impl Run {
             failures: claimed.failures,
             run_at: claimed.run_at,
             ctx: Ctx::new(sources, Actor::System("jobs"), request_id),
-            worker: claimed.worker,
+            token: claimed.token,
             jobs: jobs.clone(),
             stop,
         }
@@ -68,7 +68,7 @@ impl Run {
 
     /// The attempt, as its owner names it.
     pub fn as_attempt(&self) -> Attempt {
-        Attempt { job: self.id, attempt: self.attempt, worker: self.worker }
+        Attempt { job: self.id, attempt: self.attempt, token: self.token }
     }
 
     /// Returns once somebody wants this attempt to stop.
@@ -93,7 +93,7 @@ impl Run {
         let progress = move |tx: &kith_store::Tx<'_>| {
             tx.may_be_lost();
             tx.ring(progress_bell(own.job));
-            rows::live::set_progress(tx, own.job, own.attempt, own.worker, &text)
+            rows::live::set_progress(tx, own, &text)
         };
         self.jobs.db().write(progress).await
     }
@@ -130,7 +130,7 @@ pub fn progress_bell(job: JobId) -> String {
 }
 
 pub(super) async fn run(lane: Arc<Lane>, claimed: Claimed, is_limited: bool) {
-    let attempt = Attempt { job: claimed.id, attempt: claimed.attempt, worker: claimed.worker };
+    let attempt = claimed.as_attempt();
     let queue = claimed.queue.clone();
     let may_run = Arc::clone(&lane.may_run).acquire_owned().await;
     let message = match may_run {

@@ -4,9 +4,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use kith_jobs::{
-    Attempt, Done, Handler, LEAST_PRIORITY, QueueShare, Report, Run, WorkerOptions, Workers, set_queue,
-};
+use kith_jobs::{Done, Handler, LEAST_PRIORITY, QueueShare, Report, Run, WorkerOptions, Workers, set_queue};
 use kith_kernel::seconds;
 use kith_store::{EngineKind, Error, Tx, Values, job_statements, params};
 use tokio::task::{JoinHandle, JoinSet};
@@ -112,12 +110,10 @@ async fn a_limit_that_is_not_reached_costs_no_claim(engine: Engine) {
         let claim = node.claim("default", workers[at], EACH).await.unwrap();
         assert_eq!(claim.jobs.len() as i64, EACH, "claim {turn} is full");
         claims += 1;
-        let attempt =
-            |job: &kith_jobs::Claimed| Attempt { job: job.id, attempt: job.attempt, worker: job.worker };
         running[at] = claim
             .jobs
             .iter()
-            .map(|job| Report { attempt: attempt(job), outcome: Ok(Done::default()), rings: None })
+            .map(|job| Report { attempt: job.as_attempt(), outcome: Ok(Done::default()), rings: None })
             .collect();
         let is_saturated = turn + 1 >= WORKERS;
         let other = workers[(at + 1) % WORKERS];
@@ -153,9 +149,8 @@ async fn churn(engine: &Engine, worker: i64, jobs: i64) {
         engine.jobs.enqueue_all((from..from + 500).map(work).collect()).await.unwrap();
         let claim = engine.claim(worker, 500).await;
         assert_eq!(claim.jobs.len(), 500);
-        let attempt = |job: &kith_jobs::Claimed| Attempt { job: job.id, attempt: job.attempt, worker };
         let ended =
-            claim.jobs.iter().map(|job| Report { attempt: attempt(job), outcome: done(), rings: None });
+            claim.jobs.iter().map(|job| Report { attempt: job.as_attempt(), outcome: done(), rings: None });
         engine.jobs.report(Arc::new(ended.collect())).await.unwrap();
     }
 }
@@ -189,8 +184,9 @@ async fn pages_of_a_claim(engine: &Engine, mark: Option<i64>) -> Option<u64> {
         let marks = vec![mark; priorities.len()];
         let lanes = [Values::Ints(&priorities), Values::Ints(&marks)];
         let claim = job_statements::CLAIM.explained();
-        let lines =
-            tx.all_by(&claim, params![now, 0_i64, "default", 10_i64], &lanes, |row| row.get::<String>(0))?;
+        let lines = tx.all_by(&claim, params![now, 0_i64, "default", 10_i64, 1_i64], &lanes, |row| {
+            row.get::<String>(0)
+        })?;
         *told.lock().unwrap() = lines;
         tx.exec("DELETE FROM jobs", params![])?;
         Ok(())

@@ -102,7 +102,7 @@ async fn a_late_word_about_an_attempt_changes_nothing(engine: Engine) {
     let second = engine.claim(worker, 1).await.jobs.remove(0);
     assert_eq!((second.id, second.attempt), (id, 2));
     let mut other = second.clone();
-    other.worker += 1;
+    other.token = first.token;
     for late in [&first, &other] {
         for outcome in [done(), Err(JobError::retry("late")), Err(JobError::discard("late"))] {
             assert_eq!(engine.report(late, outcome).await, Told::Stale);
@@ -130,8 +130,8 @@ async fn a_waiting_job_is_taken_back_at_once_and_a_running_one_asked(engine: Eng
     let job = engine.claim(worker, 1).await.jobs.remove(0);
     assert_eq!(take_back(running).await.unwrap(), CancelOutcome::Asked);
     let heard = engine.jobs.beat(worker).await.unwrap();
-    let asked = kith_jobs::Attempt { job: running, attempt: 1, worker };
-    assert_eq!(heard, kith_jobs::Heard::Alive { cancel: vec![asked] });
+    assert_eq!((job.id, job.attempt), (running, 1));
+    assert_eq!(heard, kith_jobs::Heard::Alive { cancel: vec![job.as_attempt()] });
     assert_eq!(engine.report(&job, Err(JobError::retry("stopped"))).await, Told::Ended(JobState::Cancelled));
 }
 
@@ -191,7 +191,7 @@ async fn reports_of_many_jobs_are_heeded_together(engine: Engine) {
     let worker = engine.worker().await;
     let claim = engine.claim(worker, 300).await;
     let report = |job: &kith_jobs::Claimed| kith_jobs::Report {
-        attempt: kith_jobs::Attempt { job: job.id, attempt: job.attempt, worker: job.worker },
+        attempt: job.as_attempt(),
         outcome: match job.id % 3 {
             0 => done(),
             1 => Err(JobError::retry("later")),

@@ -1,8 +1,8 @@
 //! Jobs that other programs run: the lease, the heartbeat, and the fence.
 
-use kith_jobs::{
-    Done, JobError, JobId, JobState, LogLine, Told, heartbeat, keep_log, keep_progress, report_leased,
-};
+use std::time::Duration;
+
+use kith_jobs::{Claimed, Done, JobError, JobState, Told, heartbeat, keep_log, keep_progress, report_leased};
 use kith_kernel::seconds;
 
 use crate::contract;
@@ -16,21 +16,21 @@ contract! {
     a_delay_longer_than_the_lease_runs_once
 }
 
-async fn end(engine: &Engine, job: JobId, attempt: i64, outcome: Result<Done, JobError>) -> Told {
-    let ctx = engine.ctx();
-    engine.db().write(move |tx| report_leased(tx, &ctx, job, attempt, outcome.clone())).await.unwrap()
+async fn end(engine: &Engine, job: &Claimed, outcome: Result<Done, JobError>) -> Told {
+    let (ctx, id, token) = (engine.ctx(), job.id, job.token);
+    engine.db().write(move |tx| report_leased(tx, &ctx, id, token, outcome.clone())).await.unwrap()
 }
 
-async fn beat(engine: &Engine, job: JobId, attempt: i64) -> bool {
-    let ctx = engine.ctx();
-    let kept = engine.db().write(move |tx| heartbeat(tx, &ctx, job, attempt, seconds(30))).await;
+async fn beat(engine: &Engine, job: &Claimed) -> bool {
+    let (ctx, id, token) = (engine.ctx(), job.id, job.token);
+    let kept = engine.db().write(move |tx| heartbeat(tx, &ctx, id, token, seconds(30))).await;
     kept.unwrap().is_some()
 }
 
 async fn a_lease_is_kept_by_heartbeats_and_lost_by_silence(engine: Engine) {
-    let id = engine.add(1).await;
-    let claim = engine.jobs.claim_leased("default", "elsewhere", seconds(30), 5).await.unwrap();
-    assert_eq!((claim.jobs.len(), claim.jobs[0].attempt), (1, 1));
+    engine.add(1).await;
+    let job = claim(&engine, seconds(30)).await;
+    assert_eq!(job.attempt, 1);
     for _ in 0..10 {
         engine.advance(seconds(29));
         assert_eq!(
@@ -38,43 +38,40 @@ async fn a_lease_is_kept_by_heartbeats_and_lost_by_silence(engine: Engine) {
             0,
             "bullmq#3056: a renewed lease is no stalled job"
         );
-        assert!(beat(&engine, id, 1).await);
+        assert!(beat(&engine, &job).await);
     }
     engine.advance(seconds(31));
     assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 1);
-    assert!(!beat(&engine, id, 1).await);
+    assert!(!beat(&engine, &job).await);
     assert_eq!(engine.numbers(5).await, [1]);
 }
 
 async fn who_comes_back_late_changes_nothing(engine: Engine) {
-    let id = engine.add(1).await;
-    engine.jobs.claim_leased("default", "slow", seconds(10), 1).await.unwrap();
+    engine.add(1).await;
+    let late = claim(&engine, seconds(10)).await;
     engine.advance(seconds(11));
     engine.jobs.give_up_silent().await.unwrap();
-    let claim = engine.jobs.claim_leased("default", "quick", seconds(10), 1).await.unwrap();
-    assert_eq!(claim.jobs[0].attempt, 2);
+    let job = claim(&engine, seconds(10)).await;
+    assert_eq!((job.id, job.attempt), (late.id, 2));
     for outcome in [done(), Err(JobError::retry("late"))] {
-        assert_eq!(end(&engine, id, 1, outcome).await, Told::Stale);
+        assert_eq!(end(&engine, &late, outcome).await, Told::Stale);
     }
-    let line = LogLine { attempt: 1, at: engine.ctx().now, level: "info".into(), line: "late".into() };
-    assert!(!engine.db().write(move |tx| keep_log(tx, id, &line)).await.unwrap());
-    assert!(!engine.db().write(move |tx| keep_progress(tx, id, 1, "0.5")).await.unwrap());
-    assert_eq!(end(&engine, id, 2, done()).await, Told::Ended(JobState::Completed));
-    assert_eq!(end(&engine, id, 2, done()).await, Told::Stale);
+    assert!(!log(&engine, &late, "late".to_owned()).await);
+    assert!(!progress(&engine, &late, "0.5").await);
+    assert_eq!(end(&engine, &job, done()).await, Told::Ended(JobState::Completed));
+    assert_eq!(end(&engine, &job, done()).await, Told::Stale);
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0, "nothing is left of the claims");
 }
 
 async fn progress_and_lines_are_kept_with_the_job(engine: Engine) {
     let id = engine.add(1).await;
-    engine.jobs.claim_leased("default", "elsewhere", seconds(30), 1).await.unwrap();
-    assert!(engine.db().write(move |tx| keep_progress(tx, id, 1, "{\"done\":3}")).await.unwrap());
+    let job = claim(&engine, seconds(30)).await;
+    assert!(progress(&engine, &job, "{\"done\":3}").await);
     for n in 0..3 {
-        let at = engine.ctx().now;
-        let line = LogLine { attempt: 1, at, level: "info".into(), line: format!("line {n}") };
-        assert!(engine.db().write(move |tx| keep_log(tx, id, &line)).await.unwrap());
+        assert!(log(&engine, &job, format!("line {n}")).await);
     }
     assert_eq!(engine.job(id).await.progress.as_deref(), Some("{\"done\":3}"));
-    end(&engine, id, 1, done()).await;
+    end(&engine, &job, done()).await;
     let lines = engine.db().read(move |q| kith_jobs::list_log(q, id)).await.unwrap();
     let lines: Vec<_> = lines.into_iter().map(|one| one.line).collect();
     assert_eq!(lines, ["line 0", "line 1", "line 2"], "also after it has ended");
@@ -84,6 +81,22 @@ async fn an_empty_claim_leaves_nothing_behind(engine: Engine) {
     let claim = engine.jobs.claim_leased("default", "early", seconds(30), 5).await.unwrap();
     assert!(claim.jobs.is_empty());
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0);
+}
+
+async fn log(engine: &Engine, job: &Claimed, line: String) -> bool {
+    let (ctx, id, token) = (engine.ctx(), job.id, job.token);
+    engine.db().write(move |tx| keep_log(tx, &ctx, id, token, "info", &line)).await.unwrap()
+}
+
+async fn progress(engine: &Engine, job: &Claimed, progress: &'static str) -> bool {
+    let (id, token) = (job.id, job.token);
+    engine.db().write(move |tx| keep_progress(tx, id, token, progress)).await.unwrap()
+}
+
+/// Claims one job for another program.
+async fn claim(engine: &Engine, lease: Duration) -> Claimed {
+    let claim = engine.jobs.claim_leased("default", "elsewhere", lease, 1).await.unwrap();
+    claim.keep().jobs.remove(0)
 }
 
 /// celery#2481: a delay longer than the visibility time-out duplicates.

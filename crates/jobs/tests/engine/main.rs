@@ -4,6 +4,7 @@ mod support;
 
 mod claims;
 mod crowds;
+mod database_crashes;
 mod endings;
 mod enqueues;
 mod flows;
@@ -11,5 +12,6 @@ mod history;
 mod leases;
 mod limits;
 mod model;
+mod races;
 mod rescues;
 mod workers;

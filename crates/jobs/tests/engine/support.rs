@@ -1,6 +1,7 @@
 //! A database of its own for each test, the engine on it, and a clock that moves when it is told to.
 
-use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kith_jobs::{
@@ -8,7 +9,8 @@ use kith_jobs::{
 };
 use kith_kernel::{Ctx, ManualClock, SeededRandom, Sources, TimeOrderedIds, Timestamp};
 use kith_store::testing::TestDatabase;
-use kith_store::{STORE_MIGRATIONS, Store};
+use kith_store::{Error, STORE_MIGRATIONS, Store, Tx};
+use tokio::task::JoinHandle;
 
 pub const BEGINNING: Timestamp = Timestamp::from_millis(1_763_716_151_007);
 
@@ -33,7 +35,7 @@ macro_rules! contract {
 }
 
 /// The address of the server that the test command started; none if only SQLite was asked for.
-fn postgres_url() -> Option<String> {
+pub fn postgres_url() -> Option<String> {
     if let Ok(url) = std::env::var("KITH_TEST_POSTGRES") {
         return Some(url);
     }
@@ -115,8 +117,7 @@ impl Engine {
     }
 
     pub async fn report(&self, job: &kith_jobs::Claimed, outcome: Result<Done, JobError>) -> Told {
-        let attempt = kith_jobs::Attempt { job: job.id, attempt: job.attempt, worker: job.worker };
-        let report = Report { attempt, outcome, rings: None };
+        let report = Report { attempt: job.as_attempt(), outcome, rings: None };
         self.jobs.report(Arc::new(vec![report])).await.unwrap().remove(0)
     }
 
@@ -168,4 +169,38 @@ pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
         }
     });
     assert!(waited.await.is_ok(), "{what} did not come to pass in 20 s");
+}
+
+/// A transaction that has made its changes and is not committed yet.
+pub struct Held {
+    release: Sender<()>,
+    committed: JoinHandle<Result<(), Error>>,
+}
+
+/// Runs `change` in a transaction that stays open until it is released. On SQLite all other writes wait for it.
+pub async fn hold(engine: &Engine, change: impl Fn(&Tx<'_>) -> Result<(), Error> + Send + 'static) -> Held {
+    let (release, released) = channel();
+    let (held, is_held) = tokio::sync::oneshot::channel();
+    let (held, released, db) = (Mutex::new(Some(held)), Mutex::new(released), engine.db().clone());
+    let committed = tokio::spawn(async move {
+        db.write(move |tx| {
+            change(tx)?;
+            if let Some(held) = held.lock().unwrap().take() {
+                held.send(()).unwrap();
+                // A test that has failed drops the sender.
+                let _ = released.lock().unwrap().recv();
+            }
+            Ok::<_, Error>(())
+        })
+        .await
+    });
+    is_held.await.unwrap();
+    Held { release, committed }
+}
+
+impl Held {
+    pub async fn release(self) {
+        drop(self.release);
+        self.committed.await.unwrap().unwrap();
+    }
 }

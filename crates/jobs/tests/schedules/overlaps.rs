@@ -53,8 +53,7 @@ async fn the_older_run_is_cancelled_before_the_newer_one_begins(world: World) {
     let now = [cancelled, Some(JobState::Running), Some(JobState::Blocked)];
     assert_eq!(states(&world, "cancel").await, now);
     assert!(claim(&world).await.is_empty(), "the older one still runs");
-    let attempt =
-        kith_jobs::Attempt { job: running[0].id, attempt: running[0].attempt, worker: running[0].worker };
+    let attempt = running[0].as_attempt();
     let outcome = Err(kith_jobs::JobError::Cancelled);
     let report = kith_jobs::Report { attempt, outcome, rings: None };
     world.node.jobs.report(std::sync::Arc::new(vec![report])).await.unwrap();

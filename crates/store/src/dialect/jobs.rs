@@ -9,11 +9,14 @@ use crate::bulk::{Bulk, Statement};
 /// Segments of the history.
 pub const SEGMENTS: usize = 8;
 
-/// `$1` now, `$2` worker, `$3` queue, `$4` how many, `$5` priorities, `$6` the mark of each (a column each; PostgreSQL
-/// only). First comes a row with the oldest running transaction, then the jobs: no more of them once their payloads have
-/// 2 MiB.
+/// `$1` now, `$2` worker, `$3` queue, `$4` how many, `$5` claim token, `$6` priorities, `$7` the mark of each (a column
+/// each; PostgreSQL only). No more jobs are picked once their payloads have 2 MiB.
+///
+/// On PostgreSQL a job that was picked may have changed before its row was locked, and is then not claimed. Each row ends
+/// with the oldest running transaction, how many jobs were found, how many of them were picked, and priority and place of
+/// the last that was picked. There is always one row; it has no job if none was claimed.
 pub const CLAIM: Statement = Statement {
-    sqlite: "UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, started_at = $1,
+    sqlite: "UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, claim_token = $5, started_at = $1,
             deadline_at = CASE WHEN timeout_ms > 0 THEN $1 + timeout_ms END
          WHERE id IN (SELECT id FROM (
              SELECT id, bytes, SUM(bytes) OVER (ORDER BY priority, place, id) AS total FROM (
@@ -22,9 +25,9 @@ pub const CLAIM: Statement = Statement {
                  ORDER BY priority, place, id LIMIT $4))
              WHERE total - bytes < 2097152)
          RETURNING id, kind, payload, attempt, failures, max_attempts, crashes, timeout_ms, retry, run_at, created_at,
-             limit_key, unique_key, is_awaited, priority, place, 0",
+             limit_key, unique_key, is_awaited, priority, place, 0, 0, 0, 0, 0",
     postgres: "WITH first AS (
-             SELECT c.* FROM unnest($5::bigint[], $6::bigint[]) AS lane (priority, mark)
+             SELECT c.* FROM unnest($6::bigint[], $7::bigint[]) AS lane (priority, mark)
              CROSS JOIN LATERAL (
                  SELECT j.id, j.priority, j.place, OCTET_LENGTH(j.payload) AS bytes FROM jobs j
                  WHERE j.queue = $3 AND j.state = 0 AND j.crashes < 2
@@ -32,31 +35,34 @@ pub const CLAIM: Statement = Statement {
                  ORDER BY j.place, j.id LIMIT $4) AS c
              ORDER BY c.priority, c.place, c.id LIMIT $4),
          picked AS (
-             SELECT id FROM (
-                 SELECT id, bytes, SUM(bytes) OVER (ORDER BY priority, place, id) AS total FROM first) AS summed
+             SELECT id, priority, place FROM (
+                 SELECT id, priority, place, bytes, SUM(bytes) OVER (ORDER BY priority, place, id) AS total
+                 FROM first) AS summed
              WHERE total - bytes < 2097152),
+         last AS (SELECT priority, place FROM picked ORDER BY priority DESC, place DESC LIMIT 1),
          claimed AS (
-             UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, started_at = $1,
+             UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, claim_token = $5, started_at = $1,
                  deadline_at = CASE WHEN timeout_ms > 0 THEN $1 + timeout_ms END
              FROM picked WHERE jobs.id = picked.id AND jobs.state = 0
              RETURNING jobs.id, kind, payload, attempt, failures, max_attempts, crashes, timeout_ms, retry, run_at,
-                 created_at, limit_key, unique_key, is_awaited, priority, place)
-         SELECT c.*, o.oldest FROM (
-             SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) AS oldest) AS o
-         LEFT JOIN claimed AS c ON TRUE",
+                 created_at, limit_key, unique_key, is_awaited, jobs.priority, jobs.place)
+         SELECT c.*, page.oldest, page.found, page.picked, last.priority, last.place FROM (
+             SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) AS oldest,
+                 (SELECT COUNT(*) FROM first) AS found, (SELECT COUNT(*) FROM picked) AS picked) AS page
+         LEFT JOIN last ON TRUE LEFT JOIN claimed AS c ON TRUE",
 };
 
-/// Claims named jobs: `$1` now, `$2` worker; ids. A payload of more than 16 KiB is left out: it is read by itself, as long as
+/// Claims named jobs: `$1` now, `$2` worker, `$3` claim token; ids. A payload of more than 16 KiB is left out: it is read by itself, as long as
 /// there is room in the claim.
 pub const CLAIM_THESE: Bulk = Bulk {
-    each: &["UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, started_at = $1,
+    each: &["UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, claim_token = $3, started_at = $1,
              deadline_at = CASE WHEN timeout_ms > 0 THEN $1 + timeout_ms END
-         WHERE id = $3 AND state = 0
+         WHERE id = $4 AND state = 0
          RETURNING id, kind, CASE WHEN OCTET_LENGTH(payload) <= 16384 THEN payload END, attempt, failures, max_attempts,
              crashes, timeout_ms, retry, run_at, created_at, limit_key, unique_key, is_awaited, priority, place, 0"],
-    all: "UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, started_at = $1,
+    all: "UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, claim_token = $3, started_at = $1,
              deadline_at = CASE WHEN timeout_ms > 0 THEN $1 + timeout_ms END
-         FROM unnest($3::bigint[]) AS these (id) WHERE jobs.id = these.id AND jobs.state = 0
+         FROM unnest($4::bigint[]) AS these (id) WHERE jobs.id = these.id AND jobs.state = 0
          RETURNING jobs.id, kind, CASE WHEN OCTET_LENGTH(payload) <= 16384 THEN payload END, attempt, failures,
              max_attempts, crashes, timeout_ms, retry, run_at, created_at, limit_key, unique_key, is_awaited, priority,
              place, CAST(0 AS BIGINT)",
@@ -122,8 +128,8 @@ pub const COUNT: Bulk = Bulk {
 
 macro_rules! per_segment {
     ($($n:literal)+) => {
-        /// Ends running jobs, into each segment: `$1` now; state, result, id, attempt, worker. Who is no longer the
-        /// job's owner changes nothing and gets no row.
+        /// Ends running jobs, into each segment: `$1` now; state, result, id, attempt, claim token. Who is no
+        /// longer the job's owner changes nothing and gets no row.
         pub const END: [Bulk; SEGMENTS] = [$(Bulk {
             each: &[
                 concat!("INSERT INTO job_history_segment_", $n, " (id, queue, kind, state, priority, run_at, payload,
@@ -131,15 +137,15 @@ macro_rules! per_segment {
                          errors, source, created_at)
                      SELECT id, queue, kind, $2, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms,
                          retry, limit_key, started_at, $1, $3, errors, source, created_at
-                     FROM jobs WHERE id = $4 AND attempt = $5 AND worker = $6 AND state = 2"),
-                "DELETE FROM jobs WHERE id = $4 AND attempt = $5 AND worker = $6 AND state = 2
+                     FROM jobs WHERE id = $4 AND attempt = $5 AND claim_token = $6 AND state = 2"),
+                "DELETE FROM jobs WHERE id = $4 AND attempt = $5 AND claim_token = $6 AND state = 2
                  RETURNING id, unique_key, is_awaited",
             ],
             all: concat!("WITH ended AS (
                      DELETE FROM jobs j
                      USING unnest($2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
-                         AS e (state, result, id, attempt, worker)
-                     WHERE j.id = e.id AND j.attempt = e.attempt AND j.worker = e.worker AND j.state = 2
+                         AS e (state, result, id, attempt, token)
+                     WHERE j.id = e.id AND j.attempt = e.attempt AND j.claim_token = e.token AND j.state = 2
                      RETURNING j.id, j.queue, j.kind, e.state, j.priority, j.run_at, j.payload, j.attempt, j.failures,
                          j.max_attempts, j.timeout_ms, j.retry, j.limit_key, j.started_at, e.result, j.errors, j.source,
                          j.created_at, j.unique_key, j.is_awaited),

@@ -1,12 +1,14 @@
-//! What a worker in another program does: it takes jobs with a lease, says that it lives, and how they ended. Every word
-//! carries the attempt; that of somebody who no longer has the job is answered 409 and changes nothing.
+//! What a worker in another program does: it claims jobs with a lease, sends heartbeats, and reports how they ended. Every
+//! report carries the lease token of the claim; that of a worker that no longer has the job is answered 409 and changes
+//! nothing.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use kith_jobs::{Attempt, Claim, Done, JobError, JobState, LogLine, Told, bell_of};
+use kith_jobs::{ClaimToken, Done, JobError, JobState, LeasedClaim, Told, bell_of};
 use kith_kernel::{Ctx, FieldError, Problem, Text, TextRules, Timestamp, seconds};
 use kith_platform::auth::WorkJobs;
 use kith_platform::idempotency::IDEMPOTENCY_REPLAYED;
@@ -73,8 +75,8 @@ struct ClaimBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct HeartbeatBody {
-    /// As the claim told it.
-    attempt: i64,
+    /// `lease_token` of the job, as the claim returned it.
+    lease_token: String,
     /// For how long from now; 60 s unless given.
     #[serde(default)]
     #[schema(minimum = 1000)]
@@ -91,8 +93,8 @@ struct Heartbeat {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ProgressBody {
-    /// As the claim told it.
-    attempt: i64,
+    /// `lease_token` of the job, as the claim returned it.
+    lease_token: String,
     /// Any JSON, at most 16 KiB.
     progress: Value,
 }
@@ -100,8 +102,8 @@ struct ProgressBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct LogBody {
-    /// As the claim told it.
-    attempt: i64,
+    /// `lease_token` of the job, as the claim returned it.
+    lease_token: String,
     /// `info` unless given.
     #[serde(default)]
     level: Option<String>,
@@ -112,8 +114,8 @@ struct LogBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct CompleteBody {
-    /// As the claim told it.
-    attempt: i64,
+    /// `lease_token` of the job, as the claim returned it.
+    lease_token: String,
     /// What the job leaves: any JSON, at most 256 KiB.
     #[serde(default)]
     result: Option<Value>,
@@ -122,8 +124,8 @@ struct CompleteBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct FailBody {
-    /// As the claim told it.
-    attempt: i64,
+    /// `lease_token` of the job, as the claim returned it.
+    lease_token: String,
     /// What went wrong; not for `snooze` and `cancel`.
     #[serde(default)]
     error: Option<String>,
@@ -181,23 +183,21 @@ async fn claim_jobs(
         return Ok(given);
     }
     let wanted = Wanted::read(&caller.ctx, queue, &body).map_err(|fault| Problem::invalid(vec![fault]))?;
+    // Whatever ends this request before its answer is decided drops the claim, and so gives its jobs back.
     let claim = wanted.claim(&app, &caller).await?;
-    let given_back: Vec<_> = claim.jobs.iter().map(|job| (attempt_of(job), job.queue.clone())).collect();
-    let jobs = ClaimedJobs { jobs: claim.jobs.into_iter().map(ClaimedJob::from).collect() };
+    let jobs = ClaimedJobs { jobs: claim.jobs.iter().cloned().map(ClaimedJob::from).collect() };
     if caller.key.is_none() {
+        claim.keep();
         return Ok(Answer::ok(jobs).into_response());
     }
     let response = app.change(&caller, move |_, _| Ok::<_, JobsError>(Answer::ok(jobs.clone()))).await?;
     if response.headers().contains_key(IDEMPOTENCY_REPLAYED) {
-        // A twin was quicker, and its jobs are the answer.
-        let back = app.write(&caller.ctx, move |tx, ctx| kith_jobs::give_back(tx, ctx, &given_back));
-        back.await.map_err(store_problem)?;
+        // A request with the same key was quicker, and its jobs are the answer.
+        claim.give_back().await.map_err(store_problem)?;
+    } else {
+        claim.keep();
     }
     Ok(response)
-}
-
-fn attempt_of(job: &kith_jobs::Claimed) -> Attempt {
-    Attempt { job: job.id, attempt: job.attempt, worker: job.worker }
 }
 
 /// What a worker asks for.
@@ -229,32 +229,33 @@ impl Wanted {
         })
     }
 
-    /// Looks until there is something, or the wait is over. A stop of the server ends it: nothing is taken then.
-    async fn claim(&self, app: &App, caller: &Principal) -> Result<Claim, Problem> {
+    /// Claims until there is something, or the wait is over, or the server stops. Only waiting is cut short: a claim that
+    /// has begun is waited for, because its jobs are taken.
+    async fn claim(&self, app: &App, caller: &Principal) -> Result<LeasedClaim, Problem> {
         let request = ms(i64::from(app.config.server.request_timeout_ms)).saturating_sub(ANSWERED_BEFORE);
         let wait = self.wait.min(request);
+        let mut wait_is_over = pin!(tokio::time::sleep(wait));
         let mut bell = app.db.bell(&bell_of(&self.queue));
-        let look = async {
-            loop {
-                // Whoever waited for long may have lost the right to it.
-                caller.check_again(app).await?;
-                let claim = app.jobs.claim_leased(&self.queue, &self.worker, self.lease, self.most).await;
-                let claim = claim.map_err(store_problem)?;
-                if !claim.jobs.is_empty() || wait.is_zero() {
-                    return Ok(claim);
-                }
-                let due = claim.look_again_at.map(|at| at.since(app.sources.clock.now()));
-                let pause = due.unwrap_or(LOOK_EVERY).clamp(Duration::from_millis(5), LOOK_EVERY);
-                // Nobody has to ring.
-                let _ = tokio::time::timeout(pause, bell.rung()).await;
+        loop {
+            // Whoever waited for long may have lost the right to it.
+            caller.check_again(app).await?;
+            let claim = app.jobs.claim_leased(&self.queue, &self.worker, self.lease, self.most).await;
+            let claim = claim.map_err(store_problem)?;
+            if !claim.jobs.is_empty() || wait.is_zero() {
+                return Ok(claim);
             }
-        };
-        if wait.is_zero() {
-            return look.await;
-        }
-        match app.stop.or(tokio::time::timeout(wait, look)).await {
-            Some(Ok(claim)) => claim,
-            Some(Err(_)) | None => Ok(Claim::default()),
+            let due = claim.look_again_at.map(|at| at.since(app.sources.clock.now()));
+            let pause = due.unwrap_or(LOOK_EVERY).clamp(Duration::from_millis(5), LOOK_EVERY);
+            let goes_on = async {
+                tokio::select! {
+                    () = &mut wait_is_over => false,
+                    // Nobody has to ring.
+                    _ = tokio::time::timeout(pause, bell.rung()) => true,
+                }
+            };
+            if app.stop.or(goes_on).await != Some(true) {
+                return Ok(claim);
+            }
         }
     }
 }
@@ -285,8 +286,9 @@ async fn heartbeat_job(
     Json(body): Json<HeartbeatBody>,
 ) -> ApiResult<Response> {
     let lease = lease(body.lease_ms).map_err(|fault| Problem::invalid(vec![fault]))?;
+    let token = token(&body.lease_token)?;
     app.change(&caller, move |tx, ctx| {
-        let kept = kith_jobs::heartbeat(tx, ctx, id, body.attempt, lease)?;
+        let kept = kith_jobs::heartbeat(tx, ctx, id, token, lease)?;
         let kept = kept.ok_or_else(|| refusal(tx, id))?;
         Ok::<_, JobsError>(Answer::ok(Heartbeat { cancel_asked: kept.cancel_asked }))
     })
@@ -310,8 +312,9 @@ async fn report_progress(
     Json(body): Json<ProgressBody>,
 ) -> ApiResult<Response> {
     let progress = short(&body.progress, PROGRESS_BYTES, "/progress")?;
+    let token = token(&body.lease_token)?;
     app.change(&caller, move |tx, _| {
-        let kept = kith_jobs::keep_progress(tx, id, body.attempt, &progress)?;
+        let kept = kith_jobs::keep_progress(tx, id, token, &progress)?;
         if kept { Ok(Answer::no_content()) } else { Err(refusal(tx, id)) }
     })
     .await
@@ -337,9 +340,9 @@ async fn log_line(
         |text: &str, rules, at| Text::parse(text, rules, at).map_err(|fault| Problem::invalid(vec![fault]));
     let level = text(body.level.as_deref().unwrap_or("info"), LEVEL, "/level")?.into_string();
     let line = text(&body.line, LINE, "/line")?.into_string();
+    let token = token(&body.lease_token)?;
     app.change(&caller, move |tx, ctx| {
-        let line = LogLine { attempt: body.attempt, at: ctx.now, level: level.clone(), line: line.clone() };
-        let kept = kith_jobs::keep_log(tx, id, &line)?;
+        let kept = kith_jobs::keep_log(tx, ctx, id, token, &level, &line)?;
         if kept { Ok(Answer::no_content()) } else { Err(refusal(tx, id)) }
     })
     .await
@@ -362,7 +365,7 @@ async fn complete_job(
     Json(body): Json<CompleteBody>,
 ) -> ApiResult<Response> {
     let result = body.result.map(|result| short(&result, RESULT_BYTES, "/result")).transpose()?;
-    end(&app, &caller, id, body.attempt, Ok(Done { result })).await
+    end(&app, &caller, id, token(&body.lease_token)?, Ok(Done { result })).await
 }
 
 /// Say that a job was not done, and what becomes of it.
@@ -381,9 +384,9 @@ async fn fail_job(
     PathId(id): PathId<i64>,
     Json(body): Json<FailBody>,
 ) -> ApiResult<Response> {
-    let attempt = body.attempt;
+    let token = token(&body.lease_token)?;
     let error = body.into_error().map_err(|fault| Problem::invalid(vec![fault]))?;
-    end(&app, &caller, id, attempt, Err(error)).await
+    end(&app, &caller, id, token, Err(error)).await
 }
 
 impl FailBody {
@@ -415,14 +418,14 @@ async fn end(
     app: &App,
     caller: &Principal,
     id: i64,
-    attempt: i64,
+    token: ClaimToken,
     outcome: Result<Done, JobError>,
 ) -> ApiResult<Response> {
     let counted = Arc::new(Mutex::new(None));
     let count = Arc::clone(&counted);
     let response = app.change(caller, move |tx, ctx| {
         let job = answers::find(tx, id)?;
-        let told = kith_jobs::report_leased(tx, ctx, id, attempt, outcome.clone())?;
+        let told = kith_jobs::report_leased(tx, ctx, id, token, outcome.clone())?;
         let ended = match told {
             Told::Ended(state) => Ended { state: state.into(), run_at: None },
             Told::Again(at) => Ended { state: JobState::Scheduled.into(), run_at: Some(at) },
@@ -440,6 +443,13 @@ async fn end(
         app.jobs.count_leased(&queue, &kind, &told, took);
     }
     Ok(response)
+}
+
+/// Reads a lease token.
+fn token(text: &str) -> Result<ClaimToken, Problem> {
+    let malformed =
+        || FieldError::new("/lease_token", "malformed", "Send the `lease_token` that the claim returned.");
+    text.parse().map_err(|_| Problem::invalid(vec![malformed()]))
 }
 
 /// Why a word about an attempt is not heeded.

@@ -1,0 +1,54 @@
+//! A crash of PostgreSQL undoes commits that it acknowledged before they were on the disk, and uses their transaction
+//! ids again. What a process remembers of a queue must not outlive that.
+
+use std::process::Command;
+
+use kith_jobs::{JobState, Told};
+use kith_store::testing::TestDatabase;
+use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
+
+use crate::support::{Engine, done, numbers, postgres_url, until, work};
+
+const OLDEST: &str = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)";
+
+/// Stops the process that writes commits to the disk which nobody waits for.
+async fn freeze_wal_writer(engine: &Engine) {
+    let sql = "SELECT CAST(pid AS BIGINT) FROM pg_stat_activity WHERE backend_type = 'walwriter'";
+    let pid = engine.count(sql).await;
+    let stopped = Command::new("sh").args(["-c", "kill -s STOP \"$1\"", "sh", &pid.to_string()]).status();
+    assert!(stopped.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_remembered_outlives_a_crash_of_the_database() {
+    if postgres_url().is_none() {
+        return;
+    }
+    let options = PostgresServerOptions { fsync: true, ..PostgresServerOptions::default() };
+    let mut server = PostgresServer::start(options).unwrap();
+    let engine = Engine::on(TestDatabase::postgres(&server.url("postgres")).await.unwrap()).await;
+    let worker = engine.worker().await;
+    let id = engine.add(0).await;
+    freeze_wal_writer(&engine).await;
+    let undone = engine.claim(worker, 1).await.jobs.remove(0);
+    for _ in 0..200 {
+        engine.jobs.beat(worker).await.unwrap();
+    }
+    assert!(engine.claim(worker, 10).await.jobs.is_empty());
+    let remembered = engine.count(OLDEST).await;
+    server.kill().unwrap();
+    server.start_again().unwrap();
+
+    until("the database answers", async || {
+        engine.jobs.enqueue_all((1..10).map(work).collect()).await.is_ok()
+    })
+    .await;
+    assert!(engine.count("SELECT MAX(place) FROM jobs").await < remembered, "transaction ids are used again");
+    let claim = engine.claim(worker, 10).await;
+    assert_eq!(numbers(&claim), (0..10).collect::<Vec<_>>());
+    let again = &claim.jobs[0];
+    assert_eq!((again.id, again.attempt, again.worker), (undone.id, undone.attempt, undone.worker));
+    assert_eq!(engine.report(&undone, done()).await, Told::Stale);
+    assert_eq!(engine.state(id).await, JobState::Running);
+    assert_eq!(engine.report(again, done()).await, Told::Ended(JobState::Completed));
+}

@@ -1,0 +1,252 @@
+//! Interleavings that are forced by held transactions: a claim, a promotion or a maintenance run meets a change that
+//! commits between its snapshot and its row lock.
+
+use std::time::Duration;
+
+use kith_jobs::{JobState, Jobs, NewJob, OnConflict, Retention, Unique, Upkept, cancel, enqueue};
+use kith_kernel::seconds;
+use kith_store::testing::Fault;
+use kith_store::{EngineKind, Tx, params};
+
+use crate::contract;
+use crate::support::{Engine, Held, done, hold, until, work};
+
+contract! {
+    claim_that_loses_a_cancelled_job_hides_no_other
+    claim_that_loses_a_debounced_job_hides_no_other
+    claim_that_loses_its_whole_page_takes_the_next
+    promotion_that_skips_a_locked_job_returns_to_it
+    claim_with_unknown_outcome_is_given_back
+    leased_claim_with_unknown_outcome_is_given_back
+    leased_claim_without_caller_is_given_back
+    leased_claim_that_is_dropped_is_given_back
+    job_before_its_mark_is_found_within_minutes
+    undone_claim_cannot_end_the_next_one
+    maintenance_keeps_the_unique_key_of_a_new_job
+}
+
+const JOBS: i64 = 100;
+/// As many as a test database has.
+const WRITE_THREADS: usize = 8;
+
+fn is_shared(engine: &Engine) -> bool {
+    engine.db().kind() == EngineKind::Postgres
+}
+
+/// Waits until a statement of this database waits for a lock; on SQLite, until a transaction is queued.
+async fn until_blocked(engine: &Engine) {
+    if !is_shared(engine) {
+        return until("a transaction is queued", async || engine.db().stats().queued > 0).await;
+    }
+    let waits = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    until("a statement waits for a lock", async || engine.count(waits).await > 0).await;
+}
+
+/// Claims 10 jobs while `held` has changed some of them, then lets it commit.
+async fn claim_across(engine: &Engine, held: Held, worker: i64) -> usize {
+    let jobs: Jobs = engine.jobs.clone();
+    let claiming = tokio::spawn(async move { jobs.claim("default", worker, 10).await.unwrap() });
+    until_blocked(engine).await;
+    held.release().await;
+    claiming.await.unwrap().jobs.len()
+}
+
+/// Claims until nothing is left.
+async fn claim_rest(engine: &Engine, worker: i64) -> usize {
+    let mut rest = 0;
+    loop {
+        let found = engine.claim(worker, 10).await.jobs.len();
+        if found == 0 {
+            return rest;
+        }
+        rest += found;
+    }
+}
+
+async fn claim_that_loses_a_cancelled_job_hides_no_other(engine: Engine) {
+    open_connections(&engine).await;
+    let worker = engine.worker().await;
+    engine.jobs.enqueue_all((0..JOBS).map(work).collect()).await.unwrap();
+    let (first, ctx) = (engine.count("SELECT MIN(id) FROM jobs").await, engine.ctx());
+    let held = hold(&engine, move |tx| cancel(tx, &ctx, first, "by a test").map(drop)).await;
+    let claimed = claim_across(&engine, held, worker).await;
+    assert_eq!(claimed + claim_rest(&engine, worker).await, JOBS as usize - 1);
+}
+
+async fn claim_that_loses_a_debounced_job_hides_no_other(engine: Engine) {
+    open_connections(&engine).await;
+    let worker = engine.worker().await;
+    let debounced = || -> NewJob { work(0).unique(Unique::key("k").on_conflict(OnConflict::Debounce)) };
+    engine.enqueue(debounced()).await;
+    engine.jobs.enqueue_all((1..JOBS).map(work).collect()).await.unwrap();
+    let ctx = engine.ctx();
+    let later = debounced().at(ctx.now + seconds(1));
+    let held = hold(&engine, move |tx: &Tx<'_>| {
+        enqueue(tx, &ctx, &later).map(drop).map_err(|error| kith_store::Error::fault(error.to_string()))
+    })
+    .await;
+    let claimed = claim_across(&engine, held, worker).await;
+    engine.advance(seconds(2));
+    assert_eq!(claimed + claim_rest(&engine, worker).await, JOBS as usize);
+}
+
+async fn claim_that_loses_its_whole_page_takes_the_next(engine: Engine) {
+    open_connections(&engine).await;
+    let worker = engine.worker().await;
+    engine.jobs.enqueue_all((0..JOBS).map(work).collect()).await.unwrap();
+    let (first, ctx) = (engine.count("SELECT MIN(id) FROM jobs").await, engine.ctx());
+    let held = hold(&engine, move |tx: &Tx<'_>| {
+        (first..first + 10).try_for_each(|job| cancel(tx, &ctx, job, "by a test").map(drop))
+    })
+    .await;
+    assert_eq!(claim_across(&engine, held, worker).await, 10);
+    assert_eq!(claim_rest(&engine, worker).await, JOBS as usize - 20);
+}
+
+async fn promotion_that_skips_a_locked_job_returns_to_it(engine: Engine) {
+    let worker = engine.worker().await;
+    let due = engine.ctx().now + seconds(10);
+    let locked = engine.enqueue(work(1).at(due)).await.id;
+    engine.enqueue(work(2).at(due)).await;
+    assert_eq!(claim_rest(&engine, worker).await, 0, "the queue is known");
+    engine.advance(seconds(200));
+    let held = if is_shared(&engine) {
+        let lock = move |tx: &Tx<'_>| {
+            tx.exec("UPDATE jobs SET started_at = started_at WHERE id = $1", params![locked]).map(drop)
+        };
+        Some(hold(&engine, lock).await)
+    } else {
+        None
+    };
+    let found = claim_rest(&engine, worker).await;
+    if let Some(held) = held {
+        assert_eq!(found, 1, "the other one is locked");
+        held.release().await;
+    }
+    engine.advance(seconds(1));
+    assert_eq!(found + claim_rest(&engine, worker).await, 2);
+}
+
+async fn claim_with_unknown_outcome_is_given_back(engine: Engine) {
+    let worker = engine.worker().await;
+    engine.jobs.enqueue_all((0..5).map(work).collect()).await.unwrap();
+    engine.db().inject(Fault::CommitAnswerLost);
+    assert!(engine.jobs.claim("default", worker, 5).await.is_err());
+    let free = "SELECT COUNT(*) FROM jobs WHERE state <> 2 AND attempt = 1 AND crashes = 0";
+    until("the jobs are free", async || engine.count(free).await == 5).await;
+    engine.advance(seconds(1));
+    engine.jobs.beat(worker).await.unwrap();
+    assert_eq!(engine.claim(worker, 10).await.jobs.len(), 5, "the worker goes on");
+}
+
+async fn leased_claim_with_unknown_outcome_is_given_back(engine: Engine) {
+    engine.jobs.enqueue_all((0..5).map(work).collect()).await.unwrap();
+    engine.db().inject(Fault::CommitAnswerLost);
+    assert!(engine.jobs.claim_leased("default", "elsewhere", seconds(3_600), 5).await.is_err());
+    let free = "SELECT COUNT(*) FROM jobs WHERE state <> 2 AND attempt = 1 AND crashes = 0";
+    until("the jobs are free", async || engine.count(free).await == 5).await;
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0);
+    engine.advance(seconds(1));
+    assert_eq!(engine.numbers(10).await.len(), 5);
+}
+
+/// A request that is dropped while its claim is under way: the time limit passed, or the client is gone.
+async fn leased_claim_without_caller_is_given_back(engine: Engine) {
+    engine.add(1).await;
+    let lock = |tx: &Tx<'_>| {
+        tx.lock("job queue", ["default"])?;
+        tx.exec("UPDATE job_ring SET current = current", params![]).map(drop)
+    };
+    let held = hold(&engine, lock).await;
+    let jobs = engine.jobs.clone();
+    let claiming = tokio::spawn(async move {
+        jobs.claim_leased("default", "elsewhere", seconds(3_600), 1).await.unwrap().keep();
+    });
+    until_blocked(&engine).await;
+    claiming.abort();
+    assert!(claiming.await.unwrap_err().is_cancelled());
+    held.release().await;
+    let free = "SELECT COUNT(*) FROM jobs WHERE state <> 2 AND attempt = 1 AND crashes = 0";
+    until("the job is free", async || engine.count(free).await == 1).await;
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0);
+    engine.advance(seconds(1));
+    assert_eq!(engine.numbers(10).await, [1]);
+}
+
+/// A request that fails after its claim: the answer could not be kept.
+async fn leased_claim_that_is_dropped_is_given_back(engine: Engine) {
+    engine.jobs.enqueue_all((0..3).map(work).collect()).await.unwrap();
+    let claim = engine.jobs.claim_leased("default", "elsewhere", seconds(3_600), 2).await.unwrap();
+    assert_eq!(claim.jobs.len(), 2);
+    drop(claim);
+    until("the jobs are free", async || engine.count("SELECT COUNT(*) FROM jobs WHERE state = 2").await == 0)
+        .await;
+    let claim = engine.jobs.claim_leased("default", "elsewhere", seconds(3_600), 1).await.unwrap();
+    claim.give_back().await.unwrap();
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0);
+    engine.advance(seconds(1));
+    let claim = engine.jobs.claim_leased("default", "elsewhere", seconds(3_600), 5).await.unwrap();
+    assert_eq!(claim.keep().jobs.len(), 3);
+    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 2 AND crashes = 0").await, 3);
+}
+
+/// Opens all connections that write: a new one begins without marks.
+async fn open_connections(engine: &Engine) {
+    let mut all = Vec::new();
+    while is_shared(engine) && all.len() < WRITE_THREADS {
+        all.push(hold(engine, |_: &Tx<'_>| Ok(())).await);
+    }
+    for held in all {
+        held.release().await;
+    }
+}
+
+/// The backstop, should anything ever make a mark wrong.
+async fn job_before_its_mark_is_found_within_minutes(engine: Engine) {
+    open_connections(&engine).await;
+    let worker = engine.worker().await;
+    engine.jobs.enqueue_all((0..20).map(work).collect()).await.unwrap();
+    assert_eq!(claim_rest(&engine, worker).await, 20);
+    engine.add(1).await;
+    let hide = |tx: &Tx<'_>| tx.exec("UPDATE jobs SET place = 0 WHERE state = 0", params![]).map(drop);
+    engine.db().write(hide).await.unwrap();
+    let found_at_once = claim_rest(&engine, worker).await;
+    assert_eq!(found_at_once == 0, is_shared(&engine), "only PostgreSQL has marks");
+    engine.advance(seconds(301));
+    assert_eq!(found_at_once + claim_rest(&engine, worker).await, 1);
+}
+
+/// A crash of the database undoes a claim and its attempt number; the next claim gets the same number.
+async fn undone_claim_cannot_end_the_next_one(engine: Engine) {
+    let id = engine.add(1).await;
+    let worker = engine.worker().await;
+    let lost = engine.claim(worker, 1).await.jobs.remove(0);
+    let undo = |tx: &Tx<'_>| {
+        let sql = "UPDATE jobs SET state = 0, attempt = attempt - 1, worker = NULL, started_at = NULL";
+        tx.exec(sql, params![]).map(drop)
+    };
+    engine.db().write(undo).await.unwrap();
+    let fresh = engine.claim(worker, 1).await.jobs.remove(0);
+    assert_eq!((fresh.id, fresh.attempt, fresh.worker), (lost.id, lost.attempt, lost.worker));
+    assert_eq!(engine.report(&lost, done()).await, kith_jobs::Told::Stale);
+    assert_eq!(engine.state(id).await, JobState::Running);
+    assert_eq!(engine.report(&fresh, done()).await, kith_jobs::Told::Ended(JobState::Completed));
+}
+
+async fn maintenance_keeps_the_unique_key_of_a_new_job(engine: Engine) {
+    let throttled = |n: i64| work(n).unique(Unique::key("k").within(Duration::from_millis(500)));
+    engine.enqueue(throttled(1)).await;
+    engine.run_next(done()).await.unwrap();
+    engine.advance(seconds(1));
+    let (ctx, again) = (engine.ctx(), throttled(2));
+    let renew = move |tx: &Tx<'_>| {
+        enqueue(tx, &ctx, &again).map(drop).map_err(|error| kith_store::Error::fault(error.to_string()))
+    };
+    let held = hold(&engine, renew).await;
+    let jobs = engine.jobs.clone();
+    let tidying = tokio::spawn(async move { jobs.upkeep(&mut Upkept::default(), Retention::DEFAULT).await });
+    until_blocked(&engine).await;
+    held.release().await;
+    tidying.await.unwrap().unwrap();
+    assert!(engine.enqueue(throttled(3)).await.existing, "the key is that of a living job");
+}

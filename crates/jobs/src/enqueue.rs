@@ -91,24 +91,36 @@ pub fn enqueue_flow(tx: &Tx<'_>, ctx: &Ctx, flow: &Flow) -> Result<(Enqueued, Ve
 
 fn enqueue_locked(tx: &Tx<'_>, now: Timestamp, job: &NewJob) -> Result<Enqueued, EnqueueError> {
     let key = job.unique.as_ref().map(|unique| unique_key(job, unique));
-    if let (Some(key), Some(unique)) = (&key, &job.unique)
-        && let Some(id) = taken(tx, now, job, key, unique)?
-    {
-        return Ok(Enqueued { id, existing: true });
+    let mut predecessor = None;
+    if let (Some(key), Some(unique)) = (&key, &job.unique) {
+        match holder(tx, now, job, key, unique)? {
+            Holder::None => {}
+            Holder::Stays(id) => return Ok(Enqueued { id, existing: true }),
+            // It may end at this very moment: then there is nothing to wait for.
+            Holder::Runs(id) => predecessor = rows::waits::mark_awaited(tx, id)?.then_some(id),
+        }
     }
-    let (awaited, failed) = await_all(tx, job)?;
-    let waiting_for = awaited.len() as i64;
+    let (mut awaited, failed) = await_all(tx, job)?;
+    awaited.retain(|other| predecessor != Some(*other));
+    let waiting_for = awaited.len() as i64 + i64::from(predecessor.is_some());
     let state = if waiting_for > 0 { JobState::Blocked } else { rows::live::state_at(job, now) };
     let id = rows::live::insert(tx, job, state, key.as_deref(), waiting_for, now)?;
     for other in awaited {
         rows::waits::insert_wait(tx, other, id, i64::from(job.on_failure == OnFailure::Run))?;
+    }
+    if let Some(predecessor) = predecessor {
+        // However that ends, its successor runs.
+        rows::waits::insert_wait(tx, predecessor, id, 1)?;
     }
     if let (Some(key), Some(unique)) = (&key, &job.unique) {
         let until = (!unique.period.is_zero()).then(|| now + unique.period);
         rows::waits::take_key(tx, key, id, until)?;
     }
     if let Some(other) = failed.filter(|_| job.on_failure == OnFailure::Die) {
-        crate::finish::die_waiting(tx, id, &format!("job {other}, which it waits for, has failed"), now)?;
+        let why = format!("job {other}, which it waits for, has failed");
+        if let Some(left) = crate::finish::die_waiting(tx, id, &why, now)? {
+            crate::settle::settle(tx, &left, JobState::Dead, None, now)?;
+        }
     }
     tx.ring(bell_of(&job.queue));
     Ok(Enqueued { id, existing: false })
@@ -136,25 +148,37 @@ fn await_all(tx: &Tx<'_>, job: &NewJob) -> Result<(Vec<JobId>, Option<JobId>), E
     Ok((awaited, failed))
 }
 
-/// The job that holds the key, if the new one is not to be.
-fn taken(
+/// Who holds a unique key.
+enum Holder {
+    /// Nobody.
+    None,
+    /// A job, which is the answer. It may have taken over what the new one says.
+    Stays(JobId),
+    /// A job that runs, and is too far to learn of the new one.
+    Runs(JobId),
+}
+
+/// The job that holds the key, and what becomes of the new one.
+fn holder(
     tx: &Tx<'_>,
     now: Timestamp,
     job: &NewJob,
     key: &str,
     unique: &Unique,
-) -> Result<Option<JobId>, EnqueueError> {
-    let Some((id, until, lives)) = rows::waits::find_key(tx, key)? else { return Ok(None) };
+) -> Result<Holder, EnqueueError> {
+    let Some((id, until, lives)) = rows::waits::find_key(tx, key)? else { return Ok(Holder::None) };
     if !lives && until.is_none_or(|until| until <= now) {
-        return Ok(None);
+        return Ok(Holder::None);
     }
-    if lives && unique.on_conflict != OnConflict::Keep {
-        let replaced = rows::live::replace(tx, id, job, now)?;
-        if replaced {
-            tx.ring(bell_of(&job.queue));
-        }
+    if !lives || unique.on_conflict == OnConflict::Keep {
+        return Ok(Holder::Stays(id));
     }
-    Ok(Some(id))
+    if rows::live::replace(tx, id, job, now)? {
+        tx.ring(bell_of(&job.queue));
+        return Ok(Holder::Stays(id));
+    }
+    let succeeds = unique.on_conflict == OnConflict::Debounce;
+    Ok(if succeeds { Holder::Runs(id) } else { Holder::Stays(id) })
 }
 
 /// What is compared: `kind:key`, or the kind and a digest of the payload.

@@ -10,6 +10,7 @@ use kith_store::{Error, Tx};
 use crate::model::{CRASHES, ClaimToken, Done, Failure, JobError, JobId, JobState};
 use crate::rows::ended::{Ending, Left};
 use crate::rows::live::Owned;
+use crate::settle::settle;
 use crate::{bell_of, rows};
 
 /// Failures that are kept with a job.
@@ -169,49 +170,18 @@ fn die(tx: &Tx<'_>, attempt: Attempt, failures: i64, errors: &str, now: Timestam
     Ok(Told::Ended(JobState::Dead))
 }
 
-/// Puts a job that does not run among the dead letters.
-pub(crate) fn die_waiting(tx: &Tx<'_>, job: JobId, why: &str, now: Timestamp) -> Result<(), Error> {
+/// Puts a job that does not run among the dead letters. Says what is to be settled, if it did.
+pub(crate) fn die_waiting(tx: &Tx<'_>, job: JobId, why: &str, now: Timestamp) -> Result<Option<Left>, Error> {
     if rows::live::hold(tx, job)?.is_none_or(|state| state == JobState::Running) {
-        return Ok(());
+        return Ok(None);
     }
     let failure = Failure { attempt: 0, at: now, error: why.to_owned() };
     let errors = serde_json::to_string(&[failure]).unwrap_or_default();
     if !rows::ended::keep_dead(tx, job, 0, Some(&errors), now)? {
-        return Ok(());
+        return Ok(None);
     }
-    if let Some((unique_key, is_awaited)) = rows::live::delete_waiting(tx, job)? {
-        settle(tx, &Left { id: job, unique_key, is_awaited }, JobState::Dead, None, now)?;
-    }
-    Ok(())
-}
-
-/// Gives back what an ended job held, and tells those who wait for it.
-fn settle(
-    tx: &Tx<'_>,
-    left: &Left,
-    state: JobState,
-    result: Option<&str>,
-    now: Timestamp,
-) -> Result<(), Error> {
-    if let Some(key) = &left.unique_key {
-        rows::waits::release_key(tx, key, left.id, now)?;
-    }
-    if !left.is_awaited {
-        return Ok(());
-    }
-    for (waiter, on_failure) in rows::waits::settle(tx, left.id, state, result)? {
-        if state != JobState::Completed && on_failure == 0 {
-            die_waiting(
-                tx,
-                waiter,
-                &format!("job {}, which it waits for, is {}", left.id, state.as_str()),
-                now,
-            )?;
-        } else if let Some(queue) = rows::waits::one_less(tx, waiter, now)? {
-            tx.ring(bell_of(&queue));
-        }
-    }
-    Ok(())
+    let deleted = rows::live::delete_waiting(tx, job)?;
+    Ok(deleted.map(|(unique_key, is_awaited)| Left { id: job, unique_key, is_awaited }))
 }
 
 /// What an attempt to cancel came to.

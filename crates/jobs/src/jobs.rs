@@ -122,7 +122,7 @@ impl Jobs {
     pub async fn claim(&self, queue: &str, worker: i64, most: i64) -> Result<Claim, Error> {
         let name = queue.to_owned();
         let claim = move |tx: &Tx<'_>, now, token, marks| {
-            crate::claim::claim(tx, now, Claimer { worker, token }, &name, most, marks)
+            crate::claim::claim(tx, now, Claimer { worker, token, begins_at: None }, &name, most, marks)
         };
         self.claim_by(queue, claim).await
     }
@@ -208,6 +208,15 @@ impl Jobs {
     /// # Errors
     /// The database's.
     pub async fn beat(&self, worker: i64) -> Result<Heard, Error> {
+        self.beat_with(worker, Vec::new()).await
+    }
+
+    /// Sends a heartbeat that also records when attempts should have ended.
+    pub(crate) async fn beat_with(
+        &self,
+        worker: i64,
+        deadlines: Vec<(Attempt, Timestamp)>,
+    ) -> Result<Heard, Error> {
         let ctx = self.ctx();
         self.0
             .db
@@ -218,6 +227,7 @@ impl Jobs {
                 if !rows::workers::beat(tx, worker, ctx.renewed().now)? {
                     return Ok(Heard::GivenUp);
                 }
+                rows::live::set_deadlines(tx, &deadlines)?;
                 Ok(Heard::Alive { cancel: rows::live::asked_to_cancel(tx, worker)? })
             })
             .await

@@ -62,7 +62,8 @@ impl Jobs {
         let in_queue = queue.to_owned();
         let claim = move |tx: &Tx<'_>, now, token, marks| {
             let worker = rows::workers::insert(tx, &name, true, lease, now)?;
-            let (claim, marks) = claim(tx, now, Claimer { worker, token }, &in_queue, most, marks)?;
+            let (claim, marks) =
+                claim(tx, now, Claimer { worker, token, begins_at: Some(now) }, &in_queue, most, marks)?;
             if claim.jobs.is_empty() {
                 rows::workers::delete(tx, worker)?;
             }

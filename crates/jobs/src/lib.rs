@@ -20,6 +20,7 @@ mod retry;
 mod revive;
 mod rows;
 pub mod schedules;
+mod settle;
 mod stats;
 mod upkeep;
 mod workers;
@@ -59,6 +60,11 @@ pub const JOBS_MIGRATIONS: ModuleMigrations = ModuleMigrations {
             version: 3,
             name: "claim_tokens",
             sql: include_str!("../migrations/0003_claim_tokens.sql"),
+        },
+        Migration {
+            version: 4,
+            name: "settlements",
+            sql: include_str!("../migrations/0004_settlements.sql"),
         },
     ],
 };

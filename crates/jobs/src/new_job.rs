@@ -19,7 +19,8 @@ pub enum OnConflict {
     Keep,
     /// The job that is there takes the new payload, priority and time while it waits; where it runs already, it stays.
     Replace,
-    /// The same, and its time is counted anew: what comes in quick succession is done once, after the last of it.
+    /// The same, and its time is counted anew: what comes in quick succession is done once, after the last of it. Where the
+    /// job runs already, a successor is enqueued, which holds the key from then on and runs once that has ended.
     Debounce,
 }
 

@@ -17,6 +17,8 @@ pub enum RetryOutcome {
     Anew(JobId),
     /// It is ready, running or blocked: there is nothing to do.
     Live,
+    /// Another job holds its unique key. Nothing was changed.
+    KeyHeld(JobId),
     /// Nobody knows such a job.
     Unknown,
 }
@@ -34,10 +36,11 @@ pub fn retry(tx: &Tx<'_>, ctx: &Ctx, job: JobId) -> Result<RetryOutcome, Error> 
         return Ok(RetryOutcome::Live);
     }
     tx.lock("dead job", [job])?;
-    if let Some(queue) = rows::ended::revive_dead(tx, job, ctx.now)? {
-        rows::ended::delete_dead(tx, job)?;
-        tx.ring(bell_of(&queue));
-        return Ok(RetryOutcome::Revived);
+    lock_keys(tx, &[job])?;
+    match revive(tx, ctx, job)? {
+        Revival::Revived => return Ok(RetryOutcome::Revived),
+        Revival::KeyHeld(holder) => return Ok(RetryOutcome::KeyHeld(holder)),
+        Revival::NotDead => {}
     }
     match rows::ended::run_again(tx, job, ctx.now)? {
         Some((id, queue)) => {
@@ -48,7 +51,42 @@ pub fn retry(tx: &Tx<'_>, ctx: &Ctx, job: JobId) -> Result<RetryOutcome, Error> 
     }
 }
 
-/// Brings dead letters back to life, of a queue and of a kind if they are named: at most `most`. Says how many.
+/// What reviving a dead letter came to.
+enum Revival {
+    Revived,
+    KeyHeld(JobId),
+    NotDead,
+}
+
+/// Locks the unique keys of dead letters, as an enqueue does.
+fn lock_keys(tx: &Tx<'_>, jobs: &[JobId]) -> Result<(), Error> {
+    let keys: Vec<_> =
+        jobs.iter().map(|job| rows::ended::find_dead_key(tx, *job)).collect::<Result<_, _>>()?;
+    tx.lock("job key", keys.into_iter().flatten())
+}
+
+/// Makes a dead letter, whose key is locked, a live job under its own id and unique key, unless another job holds that.
+fn revive(tx: &Tx<'_>, ctx: &Ctx, job: JobId) -> Result<Revival, Error> {
+    let key = rows::ended::find_dead_key(tx, job)?;
+    if let Some(key) = &key {
+        if let Some((holder, until, lives)) = rows::waits::find_key(tx, key)?
+            && holder != job
+            && (lives || until.is_some_and(|until| until > ctx.now))
+        {
+            return Ok(Revival::KeyHeld(holder));
+        }
+    }
+    let Some(queue) = rows::ended::revive_dead(tx, job, ctx.now)? else { return Ok(Revival::NotDead) };
+    rows::ended::delete_dead(tx, job)?;
+    if let Some(key) = &key {
+        rows::waits::retake_key(tx, key, job)?;
+    }
+    tx.ring(bell_of(&queue));
+    Ok(Revival::Revived)
+}
+
+/// Brings dead letters back to life, of a queue and of a kind if they are named: at most `most`. Says how many. One whose
+/// unique key another job holds stays dead.
 ///
 /// # Errors
 /// The database's.
@@ -59,17 +97,19 @@ pub fn redrive(
     kind: Option<&str>,
     most: i64,
 ) -> Result<u64, Error> {
-    let dead = rows::ended::list_dead(tx, queue, kind, 0, most)?;
-    tx.lock("dead job", dead.iter().copied())?;
-    let mut revived = 0;
-    for job in dead {
-        if let Some(queue) = rows::ended::revive_dead(tx, job, ctx.now)? {
-            rows::ended::delete_dead(tx, job)?;
-            tx.ring(bell_of(&queue));
-            revived += 1;
+    let (mut revived, mut after) = (0, 0);
+    // Those that stay dead are passed over.
+    while revived < most {
+        let dead = rows::ended::list_dead(tx, queue, kind, after, most - revived)?;
+        let Some(last) = dead.last() else { break };
+        after = *last;
+        tx.lock("dead job", dead.iter().copied())?;
+        lock_keys(tx, &dead)?;
+        for job in dead {
+            revived += i64::from(matches!(revive(tx, ctx, job)?, Revival::Revived));
         }
     }
-    Ok(revived)
+    Ok(revived.unsigned_abs())
 }
 
 /// Forgets dead letters, of a queue and of a kind if they are named: at most `most`. Says how many.

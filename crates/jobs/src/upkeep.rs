@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use kith_kernel::{Timestamp, hours, seconds};
-use kith_store::Error;
+use kith_store::{Error, Tx};
 
 use crate::finish::{Gone, Report};
 use crate::history::{self, Retention};
@@ -23,12 +23,20 @@ const SAMPLE_EVERY: Duration = seconds(10);
 /// How often what is over is tidied away.
 const TIDY_EVERY: Duration = seconds(60);
 
+/// Transactions of [`AT_ONCE`] rows each that one run removes from a table. What is left is removed in the next run.
+const BATCHES: usize = 20;
+
 /// When what was last done.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Upkept {
     sampled_at: Timestamp,
     tidied_at: Timestamp,
+    /// Whether more was over than was removed.
+    has_more: bool,
 }
+
+/// Removes rows that were over before a time, at most so many; says how many.
+type Tidy = fn(&Tx<'_>, Timestamp, i64) -> Result<u64, Error>;
 
 impl Jobs {
     /// Does what is due.
@@ -39,26 +47,47 @@ impl Jobs {
         let ctx = self.ctx();
         self.give_up_silent().await?;
         self.end_overdue().await?;
+        self.settle_deferred().await?;
         self.write_counts().await?;
         let apart = |last: Timestamp, every| ctx.now < last || ctx.now >= last + every;
         if apart(last.sampled_at, SAMPLE_EVERY) {
             last.sampled_at = ctx.now;
             self.sample(ctx.now).await?;
         }
-        if apart(last.tidied_at, TIDY_EVERY) {
+        let is_time = apart(last.tidied_at, TIDY_EVERY);
+        if is_time {
             last.tidied_at = ctx.now;
             history::turn(self.db(), &ctx, retention).await?;
-            let now = ctx.now;
-            self.db()
-                .write(move |tx| {
-                    rows::waits::tidy_keys(tx, now, AT_ONCE)?;
-                    rows::waits::tidy_waits(tx, AT_ONCE)?;
-                    rows::queues::tidy_windows(tx, now - hours(48))?;
-                    rows::ended::tidy_dead(tx, now - retention.dead, AT_ONCE).map(drop)
-                })
-                .await?;
+        }
+        if is_time || last.has_more {
+            last.has_more = self.tidy(ctx.now, retention).await?;
         }
         Ok(())
+    }
+
+    /// Removes what is over. Says whether there may be more.
+    async fn tidy(&self, now: Timestamp, retention: Retention) -> Result<bool, Error> {
+        let tables: [(Tidy, Timestamp); 4] = [
+            (rows::waits::tidy_keys, now),
+            (|tx, _, most| rows::waits::tidy_waits(tx, most), now),
+            (rows::queues::tidy_windows, now - hours(48)),
+            (rows::ended::tidy_dead, now - retention.dead),
+        ];
+        let mut has_more = false;
+        for (tidy, before) in tables {
+            has_more |= self.tidy_table(tidy, before).await?;
+        }
+        Ok(has_more)
+    }
+
+    async fn tidy_table(&self, tidy: Tidy, before: Timestamp) -> Result<bool, Error> {
+        for _ in 0..BATCHES {
+            let removed = self.db().write(move |tx| tidy(tx, before, AT_ONCE)).await?;
+            if removed < AT_ONCE.unsigned_abs() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Gives up workers that have been silent for longer than their leases. Says how many jobs they had.

@@ -48,6 +48,9 @@ pub enum JobsError {
     /// It is ready, runs or waits for others.
     #[error("the job is under way")]
     UnderWay,
+    /// Another job holds its unique key.
+    #[error("job {0} holds the unique key")]
+    KeyHeld(i64),
     /// Somebody else changed it since it was read.
     #[error("it was changed since it was read")]
     Changed,

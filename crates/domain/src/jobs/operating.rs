@@ -93,6 +93,7 @@ pub async fn carry_out(app: &App, order: Order) -> Result<Vec<String>, Problem> 
                 RetryOutcome::Hurried | RetryOutcome::Revived => format!("job {id} runs now"),
                 RetryOutcome::Anew(now) => format!("job {id} had ended; job {now} does it again"),
                 RetryOutcome::Live => return Err(JobsError::UnderWay.into()),
+                RetryOutcome::KeyHeld(holder) => return Err(JobsError::KeyHeld(holder).into()),
                 RetryOutcome::Unknown => return Err(JobsError::NotFound.into()),
             }]
         }

@@ -103,14 +103,20 @@ pub fn find_dead(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
     )
 }
 
+/// The unique key of a dead letter, if it has one.
+pub fn find_dead_key(q: &Query<'_>, id: JobId) -> Result<Option<String>, Error> {
+    let sql = "SELECT unique_key FROM job_dead WHERE id = $1";
+    Ok(q.one(sql, params![id], |row| row.get::<Option<String>>(0))?.flatten())
+}
+
 /// Makes a dead letter a live job again, with as many attempts as it had at first. The row among the dead goes
 /// separately.
 pub fn revive_dead(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<String>, Error> {
     tx.one(
         "INSERT INTO jobs (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms,
-             retry, limit_key, errors, source, created_at)
+             retry, limit_key, unique_key, errors, source, created_at)
          SELECT id, queue, kind, 1, priority, $2, payload, attempt, 0, max_attempts, timeout_ms, retry, limit_key,
-             errors, source, created_at
+             unique_key, errors, source, created_at
          FROM job_dead WHERE id = $1
          RETURNING queue",
         params![id, now],

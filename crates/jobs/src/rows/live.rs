@@ -90,6 +90,9 @@ fn timeout_ms(job: &NewJob) -> i64 {
 pub struct Claimer {
     pub worker: i64,
     pub token: ClaimToken,
+    /// When attempts begin, if they do so at once: then their timeouts are counted. Workers of this process claim ahead,
+    /// and record deadlines later.
+    pub begins_at: Option<Timestamp>,
 }
 
 /// A page of ready jobs, and those of it that were claimed.
@@ -126,7 +129,7 @@ pub fn claim(
         read_claimed(row, claimer, queue)
     };
     let token = claimer.token.number();
-    let params = params![now, claimer.worker, queue, most, token];
+    let params = params![now, claimer.worker, queue, most, token, claimer.begins_at];
     let columns = [Values::Ints(&priorities), Values::Ints(lanes)];
     let jobs = in_order(tx.all_by(&job_statements::CLAIM, params, &columns, read)?);
     let (oldest, found, picked, last) = page.get();
@@ -142,7 +145,7 @@ pub fn claim_these(
 ) -> Result<Vec<Claimed>, Error> {
     let read = |row: &Row<'_>| read_claimed(row, claimer, queue);
     let token = claimer.token.number();
-    let params = params![now, claimer.worker, token];
+    let params = params![now, claimer.worker, token, claimer.begins_at];
     let found = tx.bulk(&job_statements::CLAIM_THESE, params, &[Values::Ints(ids)], read)?;
     Ok(in_order(found))
 }
@@ -411,6 +414,15 @@ pub fn list_running_of(q: &Query<'_>, worker: i64, most: i64) -> Result<Vec<Atte
     )
 }
 
+/// Records when running attempts should have ended.
+pub fn set_deadlines(tx: &Tx<'_>, deadlines: &[(Attempt, Timestamp)]) -> Result<(), Error> {
+    let ids: Vec<_> = deadlines.iter().map(|(attempt, _)| attempt.job).collect();
+    let tokens: Vec<_> = deadlines.iter().map(|(attempt, _)| attempt.token.number()).collect();
+    let ends: Vec<_> = deadlines.iter().map(|(_, at)| at.as_millis()).collect();
+    let columns = [Values::Ints(&ids), Values::Ints(&tokens), Values::Ints(&ends)];
+    tx.bulk(&job_statements::SET_DEADLINES, params![], &columns, |_| Ok(())).map(drop)
+}
+
 /// Running jobs whose deadline was before `before`: their worker should have ended them.
 pub fn list_overdue(q: &Query<'_>, before: Timestamp, most: i64) -> Result<Vec<Attempt>, Error> {
     q.all(
@@ -441,11 +453,13 @@ pub fn read_live(row: &Row<'_>) -> Result<JobRecord, Error> {
     })
 }
 
-/// Takes the payload, priority and time of `job` while the one under its key waits; says whether it did.
+/// Takes the payload, priority and time of `job` while the one under its key waits for its time or for other jobs; says
+/// whether it did.
 pub fn replace(tx: &Tx<'_>, id: JobId, job: &NewJob, now: Timestamp) -> Result<bool, Error> {
     let run_at = job.run_at.unwrap_or(now).max(now);
     let changed = tx.exec(
-        "UPDATE jobs SET payload = $2, priority = $3, run_at = $4, state = 1 WHERE id = $1 AND state IN (0, 1)",
+        "UPDATE jobs SET payload = $2, priority = $3, run_at = $4, state = CASE WHEN state = 3 THEN 3 ELSE 1 END
+         WHERE id = $1 AND state IN (0, 1, 3)",
         params![id, job.payload, job.priority, run_at],
     )?;
     Ok(changed == 1)

@@ -78,8 +78,12 @@ pub fn save_window(tx: &Tx<'_>, queue: &str, key: &str, since: Timestamp, used: 
     Ok(())
 }
 
-/// Forgets windows that have long been over.
-pub fn tidy_windows(tx: &Tx<'_>, before: Timestamp) -> Result<(), Error> {
-    tx.exec("DELETE FROM job_rates WHERE since < $1", params![before])?;
-    Ok(())
+/// Removes windows that have long been over.
+pub fn tidy_windows(tx: &Tx<'_>, before: Timestamp, most: i64) -> Result<u64, Error> {
+    // A claim may open one of them anew meanwhile: so it is compared again.
+    tx.exec(
+        "DELETE FROM job_rates WHERE since < $1 AND (queue, limit_key) IN (
+             SELECT queue, limit_key FROM job_rates WHERE since < $1 LIMIT $2)",
+        params![before, most],
+    )
 }

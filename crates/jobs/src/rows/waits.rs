@@ -18,18 +18,49 @@ pub fn mark_awaited(tx: &Tx<'_>, awaited: JobId) -> Result<bool, Error> {
     Ok(tx.exec("UPDATE jobs SET is_awaited = TRUE WHERE id = $1", params![awaited])? == 1)
 }
 
-/// Writes down how `awaited` ended, for all who wait for it, and says who they are and what they do about failures.
-pub fn settle(
-    tx: &Tx<'_>,
-    awaited: JobId,
-    state: JobState,
-    result: Option<&str>,
-) -> Result<Vec<(JobId, i64)>, Error> {
+/// How a job ended that others wait for.
+pub struct Settlement {
+    pub job: JobId,
+    pub state: JobState,
+    pub result: Option<String>,
+}
+
+/// Records how a job ended, for at most `most` of those that wait for it and have not been told; returns which they are and
+/// what they do about failures.
+pub fn settle(tx: &Tx<'_>, ended: &Settlement, most: i64) -> Result<Vec<(JobId, i64)>, Error> {
     tx.all(
-        "UPDATE job_waits SET state = $2, result = $3 WHERE awaited = $1 AND state IS NULL
+        "UPDATE job_waits SET state = $2, result = $3 WHERE awaited = $1 AND state IS NULL AND waiter IN (
+             SELECT w.waiter FROM job_waits w WHERE w.awaited = $1 AND w.state IS NULL ORDER BY w.waiter LIMIT $4)
          RETURNING waiter, on_failure",
-        params![awaited, state.number(), result],
+        params![ended.job, ended.state.number(), ended.result, most],
         |row| Ok((row.get(0)?, row.get(1)?)),
+    )
+}
+
+/// Notes that jobs which wait for one that has ended are to be told later.
+pub fn defer_settlement(tx: &Tx<'_>, ended: &Settlement) -> Result<(), Error> {
+    tx.exec(
+        "INSERT INTO job_settlements (job, state, result) VALUES ($1, $2, $3)",
+        params![ended.job, ended.state.number(), ended.result],
+    )?;
+    Ok(())
+}
+
+/// Whether a settlement was deferred.
+pub fn has_settlements(q: &Query<'_>) -> Result<bool, Error> {
+    Ok(q.one("SELECT 1 FROM job_settlements LIMIT 1", &[], |_| Ok(()))?.is_some())
+}
+
+/// Removes the first deferred settlements, and returns them.
+pub fn take_settlements(tx: &Tx<'_>, most: i64) -> Result<Vec<Settlement>, Error> {
+    tx.all(
+        "DELETE FROM job_settlements WHERE id IN (SELECT s.id FROM job_settlements s ORDER BY s.id LIMIT $1)
+         RETURNING job, state, result",
+        params![most],
+        |row| {
+            let state = JobState::from_number(row.get(1)?)?;
+            Ok(Settlement { job: row.get(0)?, state, result: row.get(2)? })
+        },
     )
 }
 
@@ -86,6 +117,16 @@ pub fn take_key(tx: &Tx<'_>, key: &str, job: JobId, until: Option<Timestamp>) ->
         "INSERT INTO job_keys (key, job, until) VALUES ($1, $2, $3)
          ON CONFLICT (key) DO UPDATE SET job = excluded.job, until = excluded.until",
         params![key, job, until],
+    )?;
+    Ok(())
+}
+
+/// Takes a key for a job that lives again. A period that the key is taken for goes on.
+pub fn retake_key(tx: &Tx<'_>, key: &str, job: JobId) -> Result<(), Error> {
+    tx.exec(
+        "INSERT INTO job_keys (key, job, until) VALUES ($1, $2, NULL)
+         ON CONFLICT (key) DO UPDATE SET job = excluded.job",
+        params![key, job],
     )?;
     Ok(())
 }

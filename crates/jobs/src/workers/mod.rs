@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kith_kernel::{minutes, seconds};
+use kith_kernel::{Timestamp, minutes, seconds};
 use kith_store::{EngineKind, Error};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -28,13 +28,13 @@ pub use run::Run;
 pub use run::progress_bell;
 pub use typed::JobType;
 
-type Running = Pin<Box<dyn Future<Output = Result<Done, JobError>> + Send>>;
+type HandlerFuture = Pin<Box<dyn Future<Output = Result<Done, JobError>> + Send>>;
 
 /// What is done for jobs of a kind.
 #[derive(Clone)]
 pub struct Handler {
     kind: String,
-    run: Arc<dyn Fn(Run) -> Running + Send + Sync>,
+    run: Arc<dyn Fn(Run) -> HandlerFuture + Send + Sync>,
 }
 
 impl Handler {
@@ -98,17 +98,25 @@ pub(crate) struct Shared {
     pub jobs: Jobs,
     pub handlers: HashMap<String, Handler>,
     pub options: WorkerOptions,
-    /// As what this process is registered; another after it was given up.
+    /// As what this process is registered; 0 from when it was given up until it is registered anew.
     pub worker: AtomicI64,
     pub stopping: watch::Sender<bool>,
     pub(in crate::workers) reports: mpsc::UnboundedSender<Message>,
-    /// Attempts that run here, and how they are told to stop.
-    pub running: Mutex<HashMap<Attempt, watch::Sender<bool>>>,
+    /// Attempts that run here.
+    pub(in crate::workers) running: Mutex<HashMap<Attempt, Running>>,
     /// Claimed and not reported.
     pub outstanding: AtomicUsize,
     /// Told whenever that falls.
     pub freed: Notify,
     pub stale: AtomicUsize,
+}
+
+/// An attempt that runs here.
+struct Running {
+    /// Tells it to stop.
+    stop: watch::Sender<bool>,
+    /// When it should have ended, if it has a timeout, until a heartbeat has recorded that.
+    unrecorded_deadline: Option<Timestamp>,
 }
 
 /// Workers that work.
@@ -218,9 +226,12 @@ async fn beat(shared: Arc<Shared>) {
             () = tokio::time::sleep(every) => {}
             () = bell.rung() => {}
         }
-        let worker = shared.worker.load(Ordering::Relaxed);
-        match shared.jobs.beat(worker).await {
-            Ok(Heard::Alive { cancel }) => cancel.iter().for_each(|attempt| shared.stop_running(*attempt)),
+        let (worker, deadlines) = (shared.worker.load(Ordering::SeqCst), shared.unrecorded_deadlines());
+        match shared.jobs.beat_with(worker, deadlines.clone()).await {
+            Ok(Heard::Alive { cancel }) => {
+                shared.set_recorded(&deadlines);
+                cancel.iter().for_each(|attempt| shared.stop_running(*attempt));
+            }
             Ok(Heard::GivenUp) => begin_anew(&shared).await,
             Err(error) => tracing::warn!(%error, "this process could not say that its workers live"),
         }
@@ -232,10 +243,12 @@ async fn begin_anew(shared: &Shared) {
     tracing::warn!(
         "this process was silent for too long and was given up; it stops what it runs and begins anew"
     );
+    // What is in line does not start any more.
+    shared.worker.store(0, Ordering::SeqCst);
     let all: Vec<_> = shared.running.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
     all.into_iter().for_each(|attempt| shared.stop_running(attempt));
     match register(&shared.jobs, &shared.options).await {
-        Ok(worker) => shared.worker.store(worker, Ordering::Relaxed),
+        Ok(worker) => shared.worker.store(worker, Ordering::SeqCst),
         Err(error) => tracing::warn!(%error, "it could not register again, and will try"),
     }
 }
@@ -269,8 +282,24 @@ async fn keep_time(shared: Arc<Shared>) {
 impl Shared {
     fn stop_running(&self, attempt: Attempt) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(stop) = running.get(&attempt) {
-            stop.send_replace(true);
+        if let Some(running) = running.get(&attempt) {
+            running.stop.send_replace(true);
+        }
+    }
+
+    /// Deadlines of attempts that run here, which the database does not know yet: a claim ahead does not know when its
+    /// attempts begin, and most have ended before the next heartbeat.
+    fn unrecorded_deadlines(&self) -> Vec<(Attempt, Timestamp)> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.iter().filter_map(|(attempt, one)| Some((*attempt, one.unrecorded_deadline?))).collect()
+    }
+
+    fn set_recorded(&self, deadlines: &[(Attempt, Timestamp)]) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        for (attempt, _) in deadlines {
+            if let Some(one) = running.get_mut(attempt) {
+                one.unrecorded_deadline = None;
+            }
         }
     }
 }

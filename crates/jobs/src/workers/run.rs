@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::fetch::Lane;
 use super::report::Message;
+use super::{Running, Shared};
 use crate::finish::{Attempt, Report};
 use crate::jobs::Jobs;
 use crate::model::{Awaited, ClaimToken, Claimed, Done, JobError, JobId, LogLine};
@@ -133,11 +134,13 @@ pub(super) async fn run(lane: Arc<Lane>, claimed: Claimed, is_limited: bool) {
     let attempt = claimed.as_attempt();
     let queue = claimed.queue.clone();
     let may_run = Arc::clone(&lane.may_run).acquire_owned().await;
-    let message = match may_run {
-        Err(_) => Message::Unbegun { attempt, queue },
-        Ok(_permit) => {
+    let begun = may_run.ok().zip(begin(&lane.shared, attempt, &claimed));
+    let message = match begun {
+        None => Message::Unbegun { attempt, queue },
+        Some((_permit, stopped)) => {
             let (kind, started) = (claimed.kind.clone(), now());
-            let outcome = outcome(&lane, attempt, claimed).await;
+            let outcome = outcome(&lane, claimed, stopped).await;
+            lane.shared.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&attempt);
             let rings = is_limited.then(|| queue.clone());
             let report = Report { attempt, outcome, rings };
             Message::Ended { report, queue, kind, took: started.elapsed() }
@@ -154,12 +157,26 @@ fn now() -> Instant {
     Instant::now()
 }
 
-async fn outcome(lane: &Lane, attempt: Attempt, claimed: Claimed) -> Result<Done, JobError> {
+/// Makes an attempt one that runs here, and can be told to stop. Nothing, if its worker was given up since it was claimed:
+/// then it belongs to another by now.
+fn begin(shared: &Shared, attempt: Attempt, claimed: &Claimed) -> Option<watch::Receiver<bool>> {
+    let (stop, stopped) = watch::channel(false);
+    let deadline =
+        (!claimed.timeout.is_zero()).then(|| shared.jobs.inner().sources.clock.now() + claimed.timeout);
+    let running = Running { stop, unrecorded_deadline: deadline };
+    let mut all = shared.running.lock().unwrap_or_else(PoisonError::into_inner);
+    // Whoever gives the worker up changes its number first, and then stops all that are in here.
+    if shared.worker.load(Ordering::SeqCst) != claimed.worker {
+        return None;
+    }
+    all.insert(attempt, running);
+    Some(stopped)
+}
+
+async fn outcome(lane: &Lane, claimed: Claimed, stopped: watch::Receiver<bool>) -> Result<Done, JobError> {
     let Some(handler) = lane.shared.handlers.get(&claimed.kind) else {
         return Err(JobError::Snooze(UNKNOWN_KIND));
     };
-    let (stop, stopped) = watch::channel(false);
-    lane.shared.running.lock().unwrap_or_else(PoisonError::into_inner).insert(attempt, stop);
     let timeout = claimed.timeout;
     let mut asked = stopped.clone();
     let running = AssertUnwindSafe((handler.run)(Run::new(&lane.shared.jobs, claimed, stopped)));
@@ -169,14 +186,12 @@ async fn outcome(lane: &Lane, attempt: Attempt, claimed: Claimed) -> Result<Done
         }
         tokio::time::sleep(STOP_WITHIN).await;
     };
-    let outcome = tokio::select! {
+    tokio::select! {
         biased;
         ended = running.catch_unwind() => ended.unwrap_or_else(|_| Err(JobError::Retry("its handler panicked".to_owned()))),
         () = stopping => Err(JobError::Cancelled),
         () = over(timeout) => Err(JobError::Retry(format!("it took longer than its timeout of {timeout:?}"))),
-    };
-    lane.shared.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&attempt);
-    outcome
+    }
 }
 
 async fn over(timeout: Duration) {

@@ -184,7 +184,7 @@ async fn pages_of_a_claim(engine: &Engine, mark: Option<i64>) -> Option<u64> {
         let marks = vec![mark; priorities.len()];
         let lanes = [Values::Ints(&priorities), Values::Ints(&marks)];
         let claim = job_statements::CLAIM.explained();
-        let lines = tx.all_by(&claim, params![now, 0_i64, "default", 10_i64, 1_i64], &lanes, |row| {
+        let lines = tx.all_by(&claim, params![now, 0_i64, "default", 10_i64, 1_i64, now], &lanes, |row| {
             row.get::<String>(0)
         })?;
         *told.lock().unwrap() = lines;

@@ -22,6 +22,8 @@ contract! {
     dead_letters_are_redriven_and_discarded_in_bulk
     a_job_runs_again_whatever_became_of_it
     a_dead_job_gives_its_key_back
+    revived_job_holds_its_unique_key
+    dead_job_whose_key_is_held_is_not_revived
     reports_of_many_jobs_are_heeded_together
 }
 
@@ -184,6 +186,33 @@ async fn a_dead_job_gives_its_key_back(engine: Engine) {
     engine.run_next(Err(JobError::discard("no"))).await.unwrap();
     let second = engine.enqueue(work(2).unique(Unique::key("k"))).await;
     assert!(!second.existing && second.id != first.id);
+}
+
+async fn revived_job_holds_its_unique_key(engine: Engine) {
+    let first = engine.enqueue(work(1).unique(Unique::key("k"))).await;
+    engine.run_next(Err(JobError::discard("no"))).await.unwrap();
+    let ctx = engine.ctx();
+    engine.db().write(move |tx| retry(tx, &ctx, first.id)).await.unwrap();
+    let second = engine.enqueue(work(2).unique(Unique::key("k"))).await;
+    assert_eq!((second.id, second.existing), (first.id, true));
+    engine.run_next(done()).await.unwrap();
+    assert!(!engine.enqueue(work(3).unique(Unique::key("k"))).await.existing, "it has ended");
+}
+
+async fn dead_job_whose_key_is_held_is_not_revived(engine: Engine) {
+    let first = engine.enqueue(work(1).unique(Unique::key("k"))).await.id;
+    engine.run_next(Err(JobError::discard("no"))).await.unwrap();
+    let second = engine.enqueue(work(2).unique(Unique::key("k"))).await.id;
+    let ctx = engine.ctx();
+    let outcome = engine.db().write(move |tx| retry(tx, &ctx, first)).await.unwrap();
+    assert_ne!(outcome, RetryOutcome::Revived);
+    let ctx = engine.ctx();
+    assert_eq!(engine.db().write(move |tx| redrive(tx, &ctx, None, None, 10)).await.unwrap(), 0);
+    assert_eq!(engine.state(first).await, JobState::Dead);
+    engine.run_next(done()).await.unwrap();
+    assert_eq!(engine.state(second).await, JobState::Completed);
+    let ctx = engine.ctx();
+    assert_eq!(engine.db().write(move |tx| redrive(tx, &ctx, None, None, 10)).await.unwrap(), 1);
 }
 
 async fn reports_of_many_jobs_are_heeded_together(engine: Engine) {

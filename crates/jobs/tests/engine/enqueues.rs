@@ -17,6 +17,8 @@ contract! {
     arguments_are_compared_within_a_kind
     replacing_takes_the_last_payload_and_leaves_what_runs_alone
     debouncing_runs_once_after_the_last
+    debounce_during_a_run_leaves_a_successor
+    debounce_reaches_a_job_that_waits_for_others
     throttling_lets_one_through_in_each_period
     racing_enqueues_of_one_key_make_one_job
     a_delayed_job_starts_when_it_is_due_and_not_before
@@ -136,6 +138,33 @@ async fn debouncing_runs_once_after_the_last(engine: Engine) {
     }
     engine.advance(seconds(5));
     assert_eq!(engine.numbers(10).await, [5]);
+}
+
+async fn debounce_during_a_run_leaves_a_successor(engine: Engine) {
+    let debounced = |n: i64| work(n).unique(Unique::key("k").on_conflict(OnConflict::Debounce));
+    let first = engine.enqueue(debounced(1)).await;
+    let worker = engine.worker().await;
+    let running = engine.claim(worker, 1).await.jobs.remove(0);
+    let second = engine.enqueue(debounced(2)).await;
+    assert!(!second.existing && second.id != first.id);
+    let third = engine.enqueue(debounced(3)).await;
+    assert_eq!((third.id, third.existing), (second.id, true));
+    engine.advance(seconds(1));
+    assert_eq!(engine.numbers(5).await, [0; 0], "one at a time");
+    engine.report(&running, done()).await;
+    engine.advance(seconds(1));
+    assert_eq!(engine.numbers(5).await, [3], "the last event is handled");
+}
+
+async fn debounce_reaches_a_job_that_waits_for_others(engine: Engine) {
+    let debounced = |n: i64| work(n).unique(Unique::key("k").on_conflict(OnConflict::Debounce));
+    let before = engine.add(0).await;
+    let first = engine.enqueue(debounced(1).after([before])).await;
+    assert_eq!(engine.enqueue(debounced(2)).await.id, first.id);
+    assert_eq!(engine.state(first.id).await, JobState::Blocked);
+    engine.run_next(done()).await.unwrap();
+    engine.advance(seconds(1));
+    assert_eq!(engine.numbers(5).await, [2]);
 }
 
 async fn throttling_lets_one_through_in_each_period(engine: Engine) {

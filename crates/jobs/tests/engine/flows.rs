@@ -1,6 +1,7 @@
 //! Flows: children before parents, fan-in, and what a failure does.
 
-use kith_jobs::{Done, Flow, JobError, JobState, OnFailure, enqueue_flow};
+use kith_jobs::{Done, Flow, JobError, JobState, OnFailure, Retention, Told, Upkept, enqueue_flow};
+use kith_store::{Tx, params};
 
 use crate::contract;
 use crate::support::{Engine, done, work};
@@ -12,6 +13,55 @@ contract! {
     flows_are_as_deep_as_they_are
     who_waits_for_what_has_ended_does_not_wait
     a_parent_that_is_taken_back_does_not_run
+    long_chains_die_over_several_transactions
+    many_waiting_jobs_are_told_over_several_transactions
+}
+
+/// Inserts jobs 1 to `count`, the first of which is ready, and what they wait for.
+async fn insert(engine: &Engine, count: i64, waits: &'static str) {
+    let insert = move |tx: &Tx<'_>| {
+        tx.exec(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
+             INSERT INTO jobs (id, queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, waiting_for,
+                 is_awaited, created_at)
+             SELECT i, 'default', 'work', CASE WHEN i = 1 THEN 0 ELSE 3 END, 5, 1, '1', 1, 0,
+                 CASE WHEN i = 1 THEN 0 ELSE 1 END, TRUE, 1
+             FROM n",
+            params![count],
+        )?;
+        tx.exec(waits, params![count])
+    };
+    engine.db().write(insert).await.unwrap();
+}
+
+async fn maintain(engine: &Engine) {
+    engine.jobs.upkeep(&mut Upkept::default(), Retention::DEFAULT).await.unwrap();
+}
+
+async fn long_chains_die_over_several_transactions(engine: Engine) {
+    const LINKS: i64 = 8_000;
+    let waits = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1 - 1)
+         INSERT INTO job_waits (awaited, waiter, on_failure) SELECT i, i + 1, 0 FROM n";
+    insert(&engine, LINKS, waits).await;
+    let (_, told) = engine.run_next(Err(JobError::discard("no"))).await.unwrap();
+    assert_eq!(told, Told::Ended(JobState::Dead));
+    assert!(engine.count("SELECT COUNT(*) FROM job_dead").await < 1_000, "transactions are bounded");
+    maintain(&engine).await;
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead").await, LINKS);
+    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 0);
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_settlements").await, 0);
+}
+
+async fn many_waiting_jobs_are_told_over_several_transactions(engine: Engine) {
+    let waits = "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
+         INSERT INTO job_waits (awaited, waiter, on_failure) SELECT 1, i, 0 FROM n";
+    insert(&engine, 2_001, waits).await;
+    engine.run_next(Ok(Done { result: Some("7".to_owned()) })).await.unwrap();
+    let told = "SELECT COUNT(*) FROM job_waits WHERE state = 4 AND result = '7'";
+    assert!((1..1_000).contains(&engine.count(told).await), "transactions are bounded");
+    maintain(&engine).await;
+    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 1").await, 2_000);
+    assert_eq!(engine.count(told).await, 2_000);
 }
 
 fn leaf(n: i64) -> Flow {

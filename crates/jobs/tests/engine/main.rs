@@ -11,6 +11,7 @@ mod flows;
 mod history;
 mod leases;
 mod limits;
+mod maintenance;
 mod model;
 mod races;
 mod rescues;

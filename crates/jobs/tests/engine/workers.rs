@@ -23,6 +23,7 @@ contract! {
     a_payload_that_is_none_of_the_type_is_dead
     a_thousand_jobs_are_each_run_once_by_two_nodes
     a_database_that_is_away_delays_and_loses_nothing
+    queued_attempts_of_a_worker_that_was_given_up_do_not_start
 }
 
 fn share(concurrency: usize) -> Vec<QueueShare> {
@@ -175,6 +176,46 @@ async fn a_thousand_jobs_are_each_run_once_by_two_nodes(engine: Engine) {
     }
     let runs = runs.lock().unwrap();
     assert_eq!((runs.len(), runs.values().sum::<usize>()), (1_000, 1_000));
+}
+
+async fn queued_attempts_of_a_worker_that_was_given_up_do_not_start(engine: Engine) {
+    const AT_ONCE: usize = 20;
+    let (go, gone) = tokio::sync::watch::channel(false);
+    let starts: Arc<Mutex<Vec<i64>>> = Arc::default();
+    let starting = Arc::clone(&starts);
+    let blocks = Handler::new("block", move |mut run: Run| {
+        let mut gone = gone.clone();
+        starting.lock().unwrap().push(run.attempt);
+        async move {
+            tokio::select! {
+                () = run.cancelled() => Err(JobError::Cancelled),
+                _ = gone.wait_for(|go| *go) => done(),
+            }
+        }
+    });
+    let quick = Handler::new("work", |_: Run| async { done() });
+    let workers = start(&engine, AT_ONCE, vec![blocks, quick]).await;
+    // A queue that goes fast is claimed ahead.
+    let block = |n: i64| kith_jobs::NewJob::new("default", "block", n.to_string());
+    engine.jobs.enqueue_all((0..2_000).map(work).chain((0..300).map(block)).collect()).await.unwrap();
+    let claimed = "SELECT COUNT(*) FROM jobs WHERE state = 2 AND kind = 'block'";
+    until("some are in line", async || {
+        starts.lock().unwrap().len() == AT_ONCE && engine.count(claimed).await > AT_ONCE as i64
+    })
+    .await;
+    let give_up = |tx: &kith_store::Tx<'_>| {
+        tx.exec("DELETE FROM job_workers", kith_store::params![])?;
+        tx.exec("UPDATE jobs SET state = 1, worker = NULL WHERE state = 2", kith_store::params![])?;
+        tx.ring(kith_jobs::CANCEL_BELL);
+        Ok::<_, kith_store::Error>(())
+    };
+    engine.db().write(give_up).await.unwrap();
+    engine.advance(seconds(1));
+    until("they run again", async || starts.lock().unwrap().contains(&2)).await;
+    let firsts = starts.lock().unwrap().iter().filter(|attempt| **attempt == 1).count();
+    go.send_replace(true);
+    workers.stop().await;
+    assert_eq!(firsts, AT_ONCE, "no other attempt of the worker that was given up started");
 }
 
 /// solid_queue#385, bullmq#1658: a database that does not answer for a moment.

@@ -9,15 +9,15 @@ use crate::bulk::{Bulk, Statement};
 /// Segments of the history.
 pub const SEGMENTS: usize = 8;
 
-/// `$1` now, `$2` worker, `$3` queue, `$4` how many, `$5` claim token, `$6` priorities, `$7` the mark of each (a column
-/// each; PostgreSQL only). No more jobs are picked once their payloads have 2 MiB.
+/// `$1` now, `$2` worker, `$3` queue, `$4` how many, `$5` claim token, `$6` when attempts begin, if known, `$7` priorities,
+/// `$8` the mark of each (a column each; PostgreSQL only). No more jobs are picked once their payloads have 2 MiB.
 ///
 /// On PostgreSQL a job that was picked may have changed before its row was locked, and is then not claimed. Each row ends
 /// with the oldest running transaction, how many jobs were found, how many of them were picked, and priority and place of
 /// the last that was picked. There is always one row; it has no job if none was claimed.
 pub const CLAIM: Statement = Statement {
     sqlite: "UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, claim_token = $5, started_at = $1,
-            deadline_at = CASE WHEN timeout_ms > 0 THEN $1 + timeout_ms END
+            deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($6 AS BIGINT) + timeout_ms END
          WHERE id IN (SELECT id FROM (
              SELECT id, bytes, SUM(bytes) OVER (ORDER BY priority, place, id) AS total FROM (
                  SELECT id, priority, place, OCTET_LENGTH(payload) AS bytes FROM jobs
@@ -27,7 +27,7 @@ pub const CLAIM: Statement = Statement {
          RETURNING id, kind, payload, attempt, failures, max_attempts, crashes, timeout_ms, retry, run_at, created_at,
              limit_key, unique_key, is_awaited, priority, place, 0, 0, 0, 0, 0",
     postgres: "WITH first AS (
-             SELECT c.* FROM unnest($6::bigint[], $7::bigint[]) AS lane (priority, mark)
+             SELECT c.* FROM unnest($7::bigint[], $8::bigint[]) AS lane (priority, mark)
              CROSS JOIN LATERAL (
                  SELECT j.id, j.priority, j.place, OCTET_LENGTH(j.payload) AS bytes FROM jobs j
                  WHERE j.queue = $3 AND j.state = 0 AND j.crashes < 2
@@ -42,7 +42,7 @@ pub const CLAIM: Statement = Statement {
          last AS (SELECT priority, place FROM picked ORDER BY priority DESC, place DESC LIMIT 1),
          claimed AS (
              UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, claim_token = $5, started_at = $1,
-                 deadline_at = CASE WHEN timeout_ms > 0 THEN $1 + timeout_ms END
+                 deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($6 AS BIGINT) + timeout_ms END
              FROM picked WHERE jobs.id = picked.id AND jobs.state = 0
              RETURNING jobs.id, kind, payload, attempt, failures, max_attempts, crashes, timeout_ms, retry, run_at,
                  created_at, limit_key, unique_key, is_awaited, jobs.priority, jobs.place)
@@ -52,20 +52,28 @@ pub const CLAIM: Statement = Statement {
          LEFT JOIN last ON TRUE LEFT JOIN claimed AS c ON TRUE",
 };
 
-/// Claims named jobs: `$1` now, `$2` worker, `$3` claim token; ids. A payload of more than 16 KiB is left out: it is read by itself, as long as
+/// Claims named jobs: `$1` now, `$2` worker, `$3` claim token, `$4` when attempts begin, if known; ids. A payload of more than 16 KiB is left out: it is read by itself, as long as
 /// there is room in the claim.
 pub const CLAIM_THESE: Bulk = Bulk {
     each: &["UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, claim_token = $3, started_at = $1,
-             deadline_at = CASE WHEN timeout_ms > 0 THEN $1 + timeout_ms END
-         WHERE id = $4 AND state = 0
+             deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($4 AS BIGINT) + timeout_ms END
+         WHERE id = $5 AND state = 0
          RETURNING id, kind, CASE WHEN OCTET_LENGTH(payload) <= 16384 THEN payload END, attempt, failures, max_attempts,
              crashes, timeout_ms, retry, run_at, created_at, limit_key, unique_key, is_awaited, priority, place, 0"],
     all: "UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, claim_token = $3, started_at = $1,
-             deadline_at = CASE WHEN timeout_ms > 0 THEN $1 + timeout_ms END
-         FROM unnest($4::bigint[]) AS these (id) WHERE jobs.id = these.id AND jobs.state = 0
+             deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($4 AS BIGINT) + timeout_ms END
+         FROM unnest($5::bigint[]) AS these (id) WHERE jobs.id = these.id AND jobs.state = 0
          RETURNING jobs.id, kind, CASE WHEN OCTET_LENGTH(payload) <= 16384 THEN payload END, attempt, failures,
              max_attempts, crashes, timeout_ms, retry, run_at, created_at, limit_key, unique_key, is_awaited, priority,
              place, CAST(0 AS BIGINT)",
+};
+
+/// Records when running attempts should have ended: job, claim token, deadline.
+pub const SET_DEADLINES: Bulk = Bulk {
+    each: &["UPDATE jobs SET deadline_at = $3 WHERE id = $1 AND claim_token = $2 AND state = 2 RETURNING id"],
+    all: "UPDATE jobs SET deadline_at = d.deadline_at
+         FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS d (id, token, deadline_at)
+         WHERE jobs.id = d.id AND jobs.claim_token = d.token AND jobs.state = 2 RETURNING jobs.id",
 };
 
 /// The first ready jobs of each key: `$1` queue; keys, and how many of each.

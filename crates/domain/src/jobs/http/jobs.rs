@@ -199,7 +199,7 @@ async fn cancel_job(
     params(("id" = i64, Path, description = "Of the job")),
     responses(
         (status = 200, body = Retrial),
-        (status = 409, description = "`job_under_way`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`job_under_way`, `unique_key_held`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 async fn retry_job(
@@ -215,6 +215,7 @@ async fn retry_job(
             RetryOutcome::Revived => (id, "revived"),
             RetryOutcome::Anew(id) => (id, "anew"),
             RetryOutcome::Live => return Err(JobsError::UnderWay),
+            RetryOutcome::KeyHeld(holder) => return Err(JobsError::KeyHeld(holder)),
             RetryOutcome::Unknown => return Err(JobsError::NotFound),
         };
         tx.audit(ctx, "job.retried", id);

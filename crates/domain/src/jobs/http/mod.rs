@@ -17,8 +17,11 @@ static JOB_ENDED: ProblemCode = ProblemCode { code: "job_ended", status: 409, ti
 static JOB_UNDER_WAY: ProblemCode =
     ProblemCode { code: "job_under_way", status: 409, title: "The job is under way" };
 
+static UNIQUE_KEY_HELD: ProblemCode =
+    ProblemCode { code: "unique_key_held", status: 409, title: "Unique key held" };
+
 /// What these handlers answer with, beside the general problems.
-pub const PROBLEMS: &[&ProblemCode] = &[&STALE_ATTEMPT, &JOB_ENDED, &JOB_UNDER_WAY];
+pub const PROBLEMS: &[&ProblemCode] = &[&STALE_ATTEMPT, &JOB_ENDED, &JOB_UNDER_WAY, &UNIQUE_KEY_HELD];
 
 /// The handlers.
 pub fn routes() -> Routes {
@@ -43,6 +46,10 @@ impl From<JobsError> for Problem {
             JobsError::HadEnded => Self::new(&JOB_ENDED, "It cannot be taken back any more."),
             JobsError::UnderWay => {
                 Self::new(&JOB_UNDER_WAY, "It is ready, runs, or waits for others: nothing was changed.")
+            }
+            JobsError::KeyHeld(holder) => {
+                let detail = format!("Job {holder} has the same unique key. Retry this job once that key is free.");
+                Self::new(&UNIQUE_KEY_HELD, detail)
             }
             JobsError::Reserved { what, name } => {
                 let detail = format!("Kith uses the {what} {name} for its own work. Use a name of your own.");

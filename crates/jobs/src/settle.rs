@@ -1,0 +1,89 @@
+//! Settles what an ended job leaves: gives its unique key back, and tells the jobs that wait for it. Long chains of
+//! dependencies and large numbers of waiting jobs are settled over several transactions.
+
+use std::collections::VecDeque;
+
+use kith_kernel::Timestamp;
+use kith_store::{Error, Tx};
+
+use crate::finish::die_waiting;
+use crate::jobs::Jobs;
+use crate::model::JobState;
+use crate::rows::ended::Left;
+use crate::rows::waits::Settlement;
+use crate::{bell_of, rows};
+
+/// Waiting jobs that one transaction tells at most.
+const BUDGET: i64 = 500;
+/// Deferred settlements that one transaction takes up.
+const TAKEN: i64 = 50;
+/// Transactions that one run of maintenance spends on deferred settlements.
+const TRANSACTIONS: usize = 100;
+
+/// Gives back what an ended job held, and tells the jobs that wait for it. Those that die of it are settled too. What is
+/// too much for one transaction is deferred to maintenance.
+///
+/// # Errors
+/// The database's.
+pub(crate) fn settle(
+    tx: &Tx<'_>,
+    left: &Left,
+    state: JobState,
+    result: Option<&str>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    if let Some(key) = &left.unique_key {
+        rows::waits::release_key(tx, key, left.id, now)?;
+    }
+    if !left.is_awaited {
+        return Ok(());
+    }
+    let ended = Settlement { job: left.id, state, result: result.map(str::to_owned) };
+    tell_waiters(tx, VecDeque::from([ended]), now)
+}
+
+fn tell_waiters(tx: &Tx<'_>, mut ended: VecDeque<Settlement>, now: Timestamp) -> Result<(), Error> {
+    let mut left = BUDGET;
+    while let Some(one) = ended.pop_front() {
+        let waiters = if left > 0 { rows::waits::settle(tx, &one, left)? } else { Vec::new() };
+        left -= waiters.len() as i64;
+        for (waiter, on_failure) in waiters {
+            if one.state == JobState::Completed || on_failure != 0 {
+                if let Some(queue) = rows::waits::one_less(tx, waiter, now)? {
+                    tx.ring(bell_of(&queue));
+                }
+                continue;
+            }
+            let why = format!("job {}, which it waits for, is {}", one.job, one.state.as_str());
+            let Some(dead) = die_waiting(tx, waiter, &why, now)? else { continue };
+            if let Some(key) = &dead.unique_key {
+                rows::waits::release_key(tx, key, dead.id, now)?;
+            }
+            if dead.is_awaited {
+                ended.push_back(Settlement { job: dead.id, state: JobState::Dead, result: None });
+            }
+        }
+        if left == 0 {
+            rows::waits::defer_settlement(tx, &one)?;
+        }
+    }
+    Ok(())
+}
+
+impl Jobs {
+    /// Goes on with what was too much for the transactions in which jobs ended.
+    pub(crate) async fn settle_deferred(&self) -> Result<(), Error> {
+        for _ in 0..TRANSACTIONS {
+            if !self.db().read(rows::waits::has_settlements).await? {
+                break;
+            }
+            let now = self.inner().sources.clock.now();
+            let settle = move |tx: &Tx<'_>| {
+                tx.lock("job settlements", ["all"])?;
+                tell_waiters(tx, rows::waits::take_settlements(tx, TAKEN)?.into(), now)
+            };
+            self.db().write(settle).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! What maintenance removes and ends, and what it leaves alone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kith_jobs::{
+    Handler, JobState, NewJob, QueueShare, Retention, Run, Told, Upkept, WorkerOptions, Workers,
+};
+use kith_kernel::{hours, seconds};
+use kith_store::{Tx, params};
+
+use crate::contract;
+use crate::support::{Engine, done, until, work};
+
+contract! {
+    maintenance_removes_all_that_is_over
+    attempt_that_has_not_begun_is_not_overdue
+    leased_attempt_is_overdue_from_its_claim
+    attempt_that_exceeds_its_timeout_is_ended_by_maintenance
+}
+
+async fn maintain(engine: &Engine) {
+    engine.jobs.upkeep(&mut Upkept::default(), Retention::DEFAULT).await.unwrap();
+}
+
+/// More than one transaction may remove.
+async fn maintenance_removes_all_that_is_over(engine: Engine) {
+    let fill = |tx: &Tx<'_>| {
+        for sql in [
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+             INSERT INTO job_keys (key, job, until) SELECT 'k' || i, 0, 1 FROM n",
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+             INSERT INTO job_waits (awaited, waiter, on_failure, state) SELECT i, i + 10000, 0, 4 FROM n",
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+             INSERT INTO job_rates (queue, limit_key, since, used) SELECT 'q', 'k' || i, 1, 1 FROM n",
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+             INSERT INTO job_dead (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
+                 timeout_ms, finished_at, created_at)
+             SELECT i, 'q', 'k', 6, 5, 1, '1', 1, 1, 1, 0, 1, 1 FROM n",
+        ] {
+            tx.exec(sql, params![])?;
+        }
+        Ok::<_, kith_store::Error>(())
+    };
+    engine.db().write(fill).await.unwrap();
+    maintain(&engine).await;
+    for sql in [
+        "SELECT COUNT(*) FROM job_keys",
+        "SELECT COUNT(*) FROM job_waits",
+        "SELECT COUNT(*) FROM job_rates",
+        "SELECT COUNT(*) FROM job_dead",
+    ] {
+        assert_eq!(engine.count(sql).await, 0, "{sql}");
+    }
+}
+
+/// Workers claim ahead of what they run.
+async fn attempt_that_has_not_begun_is_not_overdue(engine: Engine) {
+    let id = engine.enqueue(work(1).timeout(seconds(1))).await.id;
+    let worker = engine.worker().await;
+    let job = engine.claim(worker, 1).await.jobs.remove(0);
+    for _ in 0..10 {
+        engine.advance(seconds(5));
+        engine.jobs.beat(worker).await.unwrap();
+        maintain(&engine).await;
+    }
+    let waiting = engine.job(id).await;
+    assert_eq!((waiting.state, waiting.failures), (JobState::Running, 0));
+    assert_eq!(engine.report(&job, done()).await, Told::Ended(JobState::Completed));
+}
+
+async fn leased_attempt_is_overdue_from_its_claim(engine: Engine) {
+    let id = engine.enqueue(work(1).timeout(seconds(1))).await.id;
+    engine.jobs.claim_leased("default", "elsewhere", hours(1), 1).await.unwrap().keep();
+    engine.advance(seconds(5));
+    maintain(&engine).await;
+    assert_eq!(engine.state(id).await, JobState::Running);
+    engine.advance(seconds(10));
+    maintain(&engine).await;
+    let failed = engine.job(id).await;
+    assert_eq!((failed.state, failed.failures), (JobState::Scheduled, 1));
+}
+
+/// The handler blocks its thread, so that its own process cannot end it.
+async fn attempt_that_exceeds_its_timeout_is_ended_by_maintenance(engine: Engine) {
+    let released = Arc::new(AtomicBool::new(false));
+    let blocks = Arc::clone(&released);
+    let handler = Handler::new("block", move |_: Run| {
+        let released = Arc::clone(&blocks);
+        async move {
+            while !released.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            done()
+        }
+    });
+    let mut options =
+        WorkerOptions::new("test", vec![QueueShare { queue: "default".to_owned(), concurrency: 1 }]);
+    options.lease = seconds(1);
+    let workers = Workers::start(&engine.jobs, vec![handler], options).await.unwrap();
+    let id = engine.enqueue(NewJob::new("default", "block", "1").timeout(hours(1))).await.id;
+    let recorded = "SELECT COUNT(*) FROM jobs WHERE state = 2 AND deadline_at IS NOT NULL";
+    until("its deadline is recorded", async || engine.count(recorded).await == 1).await;
+    engine.advance(hours(2));
+    engine.jobs.beat(workers.worker()).await.unwrap();
+    maintain(&engine).await;
+    assert_eq!(engine.job(id).await.failures, 1);
+    released.store(true, Ordering::Relaxed);
+    workers.stop().await;
+}

@@ -37,6 +37,8 @@ pub(crate) struct Inner {
     pub counts: Counts,
     pub samples: Mutex<Vec<Sample>>,
     marks: Mutex<HashMap<String, Marks>>,
+    /// Since when the database has answered without a break.
+    in_contact_since: Mutex<Timestamp>,
     waiting: mpsc::Sender<Waiting>,
 }
 
@@ -69,6 +71,7 @@ impl Jobs {
             counts: Counts::default(),
             samples: Mutex::default(),
             marks: Mutex::default(),
+            in_contact_since: Mutex::default(),
             waiting,
         }))
     }
@@ -208,15 +211,17 @@ impl Jobs {
     /// # Errors
     /// The database's.
     pub async fn beat(&self, worker: i64) -> Result<Heard, Error> {
-        self.beat_with(worker, Vec::new()).await
+        Ok(self.beat_with(worker, Vec::new(), Vec::new()).await?.0)
     }
 
-    /// Sends a heartbeat that also records when attempts should have ended.
+    /// Sends a heartbeat that also records when attempts should have ended. Returns those of `running` that the database
+    /// does not know as running: they were ended by others, or a crash undid their claim.
     pub(crate) async fn beat_with(
         &self,
         worker: i64,
+        running: Vec<Attempt>,
         deadlines: Vec<(Attempt, Timestamp)>,
-    ) -> Result<Heard, Error> {
+    ) -> Result<(Heard, Vec<Attempt>), Error> {
         let ctx = self.ctx();
         self.0
             .db
@@ -225,12 +230,24 @@ impl Jobs {
                 tx.lock("job worker", [worker])?;
                 tx.may_be_lost();
                 if !rows::workers::beat(tx, worker, ctx.renewed().now)? {
-                    return Ok(Heard::GivenUp);
+                    return Ok((Heard::GivenUp, Vec::new()));
                 }
                 rows::live::set_deadlines(tx, &deadlines)?;
-                Ok(Heard::Alive { cancel: rows::live::asked_to_cancel(tx, worker)? })
+                let cancel = rows::live::asked_to_cancel(tx, worker)?;
+                Ok((Heard::Alive { cancel }, rows::live::list_lost(tx, &running)?))
             })
             .await
+            .inspect_err(|_| self.begin_contact())
+    }
+
+    /// Notes that the database may not have answered until now. Others could not send heartbeats either.
+    pub(crate) fn begin_contact(&self) {
+        let now = self.0.sources.clock.now();
+        *self.0.in_contact_since.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    pub(crate) fn in_contact_since(&self) -> Timestamp {
+        *self.0.in_contact_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What this process did since it began, by queue and kind.

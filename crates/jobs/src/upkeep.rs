@@ -2,7 +2,7 @@
 //! writes down how queues stand. Any number of nodes may do it at once.
 
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kith_kernel::{Timestamp, hours, seconds};
 use kith_store::{Error, Tx};
@@ -23,6 +23,8 @@ const SAMPLE_EVERY: Duration = seconds(10);
 /// How often what is over is tidied away.
 const TIDY_EVERY: Duration = seconds(60);
 
+/// A database that takes longer to answer a short read was out of contact meanwhile.
+const NO_CONTACT: Duration = seconds(2);
 /// Transactions of [`AT_ONCE`] rows each that one run removes from a table. What is left is removed in the next run.
 const BATCHES: usize = 20;
 
@@ -90,13 +92,25 @@ impl Jobs {
         Ok(true)
     }
 
-    /// Gives up workers that have been silent for longer than their leases. Says how many jobs they had.
+    /// Gives up workers that have been silent for longer than their leases, although this process has been in contact with
+    /// the database for as long: while the database does not answer, nobody can send heartbeats. Says how many jobs they
+    /// had.
     ///
     /// # Errors
     /// The database's.
+    #[expect(clippy::disallowed_methods, reason = "contact is about real time")]
     pub async fn give_up_silent(&self) -> Result<u64, Error> {
-        let now = self.inner().sources.clock.now();
-        let silent = self.db().read(move |q| rows::workers::list_silent(q, now, AT_ONCE)).await?;
+        let (now, asked) = (self.inner().sources.clock.now(), Instant::now());
+        if now < self.in_contact_since() {
+            // The clock was set back.
+            self.begin_contact();
+        }
+        let contact = now.since(self.in_contact_since());
+        let silent = self.db().read(move |q| rows::workers::list_silent(q, now, contact, AT_ONCE)).await;
+        if silent.is_err() || asked.elapsed() > NO_CONTACT {
+            self.begin_contact();
+        }
+        let silent = if asked.elapsed() > NO_CONTACT { Vec::new() } else { silent? };
         let mut jobs = 0;
         for worker in silent {
             jobs += self.give_up(worker, Gone::Silent).await?;

@@ -1,5 +1,7 @@
 //! Jobs that have not ended.
 
+use std::collections::HashSet;
+
 use kith_kernel::Timestamp;
 use kith_store::{Bulk, Error, Query, Row, Tx, Values, job_statements, params};
 
@@ -412,6 +414,18 @@ pub fn list_running_of(q: &Query<'_>, worker: i64, most: i64) -> Result<Vec<Atte
         params![worker, most],
         read_attempt,
     )
+}
+
+/// Those of `attempts` that do not run, or under another claim.
+pub fn list_lost(tx: &Tx<'_>, attempts: &[Attempt]) -> Result<Vec<Attempt>, Error> {
+    let ids: Vec<_> = attempts.iter().map(|attempt| attempt.job).collect();
+    let tokens: Vec<_> = attempts.iter().map(|attempt| attempt.token.number()).collect();
+    let columns = [Values::Ints(&ids), Values::Ints(&tokens)];
+    let running = tx.bulk(&job_statements::STILL_RUNNING, params![], &columns, |row| {
+        Ok((row.get::<i64>(0)?, ClaimToken::from_number(row.get(1)?)))
+    })?;
+    let running: HashSet<_> = running.into_iter().collect();
+    Ok(attempts.iter().copied().filter(|one| !running.contains(&(one.job, one.token))).collect())
 }
 
 /// Records when running attempts should have ended.

@@ -43,11 +43,12 @@ pub fn beat_for(tx: &Tx<'_>, worker: i64, now: Timestamp, lease: Duration) -> Re
     Ok(tx.exec(sql, params![worker, now, lease_ms])? == 1)
 }
 
-/// Workers that have been silent for longer than their lease.
-pub fn list_silent(q: &Query<'_>, now: Timestamp, most: i64) -> Result<Vec<i64>, Error> {
+/// Workers that have been silent for longer than their lease, which is no longer than `contact`.
+pub fn list_silent(q: &Query<'_>, now: Timestamp, contact: Duration, most: i64) -> Result<Vec<i64>, Error> {
+    let contact_ms = i64::try_from(contact.as_millis()).unwrap_or(i64::MAX);
     q.all(
-        "SELECT id FROM job_workers WHERE heartbeat_at + lease_ms < $1 ORDER BY id LIMIT $2",
-        params![now, most],
+        "SELECT id FROM job_workers WHERE heartbeat_at + lease_ms < $1 AND lease_ms <= $2 ORDER BY id LIMIT $3",
+        params![now, contact_ms, most],
         |row| row.get(0),
     )
 }

@@ -139,6 +139,7 @@ impl Workers {
         if jobs.db().kind() == EngineKind::Sqlite {
             jobs.give_up_predecessors().await?;
         }
+        jobs.begin_contact();
         let (reports, arriving) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             worker: AtomicI64::new(register(jobs, &options).await?),
@@ -226,13 +227,14 @@ async fn beat(shared: Arc<Shared>) {
             () = tokio::time::sleep(every) => {}
             () = bell.rung() => {}
         }
-        let (worker, deadlines) = (shared.worker.load(Ordering::SeqCst), shared.unrecorded_deadlines());
-        match shared.jobs.beat_with(worker, deadlines.clone()).await {
-            Ok(Heard::Alive { cancel }) => {
+        let (running, deadlines) = (shared.list_running(), shared.unrecorded_deadlines());
+        let worker = shared.worker.load(Ordering::SeqCst);
+        match shared.jobs.beat_with(worker, running, deadlines.clone()).await {
+            Ok((Heard::Alive { cancel }, lost)) => {
                 shared.set_recorded(&deadlines);
-                cancel.iter().for_each(|attempt| shared.stop_running(*attempt));
+                cancel.iter().chain(&lost).for_each(|attempt| shared.stop_running(*attempt));
             }
-            Ok(Heard::GivenUp) => begin_anew(&shared).await,
+            Ok((Heard::GivenUp, _)) => begin_anew(&shared).await,
             Err(error) => tracing::warn!(%error, "this process could not say that its workers live"),
         }
     }
@@ -245,8 +247,7 @@ async fn begin_anew(shared: &Shared) {
     );
     // What is in line does not start any more.
     shared.worker.store(0, Ordering::SeqCst);
-    let all: Vec<_> = shared.running.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
-    all.into_iter().for_each(|attempt| shared.stop_running(attempt));
+    shared.list_running().into_iter().for_each(|attempt| shared.stop_running(attempt));
     match register(&shared.jobs, &shared.options).await {
         Ok(worker) => shared.worker.store(worker, Ordering::SeqCst),
         Err(error) => tracing::warn!(%error, "it could not register again, and will try"),
@@ -285,6 +286,10 @@ impl Shared {
         if let Some(running) = running.get(&attempt) {
             running.stop.send_replace(true);
         }
+    }
+
+    fn list_running(&self) -> Vec<Attempt> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
     /// Deadlines of attempts that run here, which the database does not know yet: a claim ahead does not know when its

@@ -15,6 +15,8 @@ contract! {
     innocent_jobs_survive_beside_one_that_kills_workers
     a_rescue_is_no_failure_of_the_job
     many_nodes_rescue_once
+    outage_longer_than_the_lease_gives_up_nobody
+    clock_that_was_set_back_does_not_end_rescues
 }
 
 /// oban#364, pgqueuer#475: jobs stuck running after a crash.
@@ -123,6 +125,35 @@ async fn a_rescue_is_no_failure_of_the_job(engine: Engine) {
     let job = engine.job(id).await;
     assert_eq!((job.state, job.failures), (JobState::Scheduled, 0));
     assert_eq!(engine.run_next(done()).await, Some((id, Told::Ended(JobState::Completed))));
+}
+
+/// While the database is away nobody can send heartbeats: whoever comes back first does not give up the others.
+async fn outage_longer_than_the_lease_gives_up_nobody(engine: Engine) {
+    engine.add(1).await;
+    let worker = engine.worker().await;
+    engine.claim(worker, 1).await;
+    engine.advance(seconds(60));
+    engine.db().inject(kith_store::testing::Fault::CommitFails);
+    assert!(engine.jobs.beat(worker).await.is_err(), "the database is away");
+    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 0);
+    engine.advance(seconds(5));
+    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 0, "the others have their lease to come back");
+    engine.advance(seconds(2));
+    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 1, "it did not");
+}
+
+async fn clock_that_was_set_back_does_not_end_rescues(engine: Engine) {
+    let worker = engine.worker().await;
+    engine.advance(seconds(86_400));
+    engine.db().inject(kith_store::testing::Fault::CommitFails);
+    assert!(engine.jobs.beat(worker).await.is_err());
+    engine.clock.set(crate::support::BEGINNING);
+    engine.add(1).await;
+    let gone = engine.worker().await;
+    engine.claim(gone, 1).await;
+    engine.jobs.give_up_silent().await.unwrap();
+    engine.advance(seconds(7));
+    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 1);
 }
 
 async fn many_nodes_rescue_once(engine: Engine) {

@@ -24,6 +24,7 @@ contract! {
     a_thousand_jobs_are_each_run_once_by_two_nodes
     a_database_that_is_away_delays_and_loses_nothing
     queued_attempts_of_a_worker_that_was_given_up_do_not_start
+    attempt_that_the_database_lost_is_stopped
 }
 
 fn share(concurrency: usize) -> Vec<QueueShare> {
@@ -178,14 +179,46 @@ async fn a_thousand_jobs_are_each_run_once_by_two_nodes(engine: Engine) {
     assert_eq!((runs.len(), runs.values().sum::<usize>()), (1_000, 1_000));
 }
 
+/// A crash of the database undid its claim: another may have the job by now.
+async fn attempt_that_the_database_lost_is_stopped(engine: Engine) {
+    let stopped = Arc::new(AtomicUsize::new(0));
+    let stops = Arc::clone(&stopped);
+    let handler = Handler::new("work", move |mut run: Run| {
+        let stops = Arc::clone(&stops);
+        async move {
+            if stops.load(Ordering::SeqCst) == 0 {
+                run.cancelled().await;
+                stops.fetch_add(1, Ordering::SeqCst);
+                return Err(JobError::Cancelled);
+            }
+            done()
+        }
+    });
+    let workers = start(&engine, 1, vec![handler]).await;
+    let id = engine.add(1).await;
+    until("it runs", async || engine.state(id).await == JobState::Running).await;
+    let undo = |tx: &kith_store::Tx<'_>| {
+        let sql = "UPDATE jobs SET state = 1, attempt = attempt - 1, worker = NULL";
+        tx.exec(sql, kith_store::params![])?;
+        tx.ring(kith_jobs::CANCEL_BELL);
+        Ok::<_, kith_store::Error>(())
+    };
+    engine.db().write(undo).await.unwrap();
+    engine.advance(seconds(1));
+    until("the lost attempt is stopped", async || stopped.load(Ordering::SeqCst) == 1).await;
+    until("the job is done", async || engine.state(id).await == JobState::Completed).await;
+    assert_eq!(engine.job(id).await.attempt, 1);
+    workers.stop().await;
+}
+
 async fn queued_attempts_of_a_worker_that_was_given_up_do_not_start(engine: Engine) {
     const AT_ONCE: usize = 20;
     let (go, gone) = tokio::sync::watch::channel(false);
-    let starts: Arc<Mutex<Vec<i64>>> = Arc::default();
+    let starts: Arc<Mutex<Vec<(i64, i64)>>> = Arc::default();
     let starting = Arc::clone(&starts);
     let blocks = Handler::new("block", move |mut run: Run| {
         let mut gone = gone.clone();
-        starting.lock().unwrap().push(run.attempt);
+        starting.lock().unwrap().push((run.id, run.attempt));
         async move {
             tokio::select! {
                 () = run.cancelled() => Err(JobError::Cancelled),
@@ -205,17 +238,19 @@ async fn queued_attempts_of_a_worker_that_was_given_up_do_not_start(engine: Engi
     .await;
     let give_up = |tx: &kith_store::Tx<'_>| {
         tx.exec("DELETE FROM job_workers", kith_store::params![])?;
-        tx.exec("UPDATE jobs SET state = 1, worker = NULL WHERE state = 2", kith_store::params![])?;
+        let taken = "UPDATE jobs SET state = 1, worker = NULL WHERE state = 2 RETURNING id";
+        let taken = tx.all(taken, kith_store::params![], |row| row.get::<i64>(0))?;
         tx.ring(kith_jobs::CANCEL_BELL);
-        Ok::<_, kith_store::Error>(())
+        Ok::<_, kith_store::Error>(taken)
     };
-    engine.db().write(give_up).await.unwrap();
+    let taken = engine.db().write(give_up).await.unwrap();
     engine.advance(seconds(1));
-    until("they run again", async || starts.lock().unwrap().contains(&2)).await;
-    let firsts = starts.lock().unwrap().iter().filter(|attempt| **attempt == 1).count();
+    until("others start", async || starts.lock().unwrap().len() >= 2 * AT_ONCE).await;
+    let starts = starts.lock().unwrap().clone();
     go.send_replace(true);
     workers.stop().await;
-    assert_eq!(firsts, AT_ONCE, "no other attempt of the worker that was given up started");
+    let late = starts[AT_ONCE..].iter().filter(|(id, attempt)| *attempt == 1 && taken.contains(id)).count();
+    assert_eq!(late, 0, "attempts of the worker that was given up");
 }
 
 /// solid_queue#385, bullmq#1658: a database that does not answer for a moment.

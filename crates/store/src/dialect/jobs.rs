@@ -68,6 +68,13 @@ pub const CLAIM_THESE: Bulk = Bulk {
              place, CAST(0 AS BIGINT)",
 };
 
+/// Which attempts still run: job, claim token.
+pub const STILL_RUNNING: Bulk = Bulk {
+    each: &["SELECT id, claim_token FROM jobs WHERE id = $1 AND claim_token = $2 AND state = 2"],
+    all: "SELECT j.id, j.claim_token FROM unnest($1::bigint[], $2::bigint[]) AS a (id, token)
+         JOIN jobs j ON j.id = a.id AND j.claim_token = a.token AND j.state = 2",
+};
+
 /// Records when running attempts should have ended: job, claim token, deadline.
 pub const SET_DEADLINES: Bulk = Bulk {
     each: &["UPDATE jobs SET deadline_at = $3 WHERE id = $1 AND claim_token = $2 AND state = 2 RETURNING id"],

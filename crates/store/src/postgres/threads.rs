@@ -16,9 +16,6 @@ use crate::threads::Threads;
 use crate::tx::{Session as AnySession, WriteConnection};
 use crate::{Error, Query, Tx};
 
-/// Refuses a server that is a standby.
-const PRIMARY_ONLY: &str = "DO $$ BEGIN IF pg_is_in_recovery() THEN RAISE 'the server is a standby' USING ERRCODE = 'read_only_sql_transaction'; END IF; END $$";
-
 /// Runs of one closure before it is given up.
 const RUNS: u32 = 6;
 
@@ -38,6 +35,12 @@ struct Worker {
     only_reads: bool,
     /// The number of the connection, if it writes.
     connection: u64,
+}
+
+fn refuse_standby(link: &Link) -> Result<(), Error> {
+    let asked = link.wait(link.client.query_one("SELECT pg_is_in_recovery()", &[]));
+    let is_standby = asked.map_err(Error::unavailable)?.try_get(0).map_err(Error::unavailable)?;
+    if is_standby { Err(Error::unavailable("the server is a standby")) } else { Ok(()) }
 }
 
 /// How one run ended.
@@ -118,7 +121,7 @@ impl Worker {
             link.batch("SET default_transaction_read_only = on").map_err(Error::unavailable)?;
         } else {
             // A connection to a standby would outlive its promotion, which may undo commits as a crash does.
-            link.batch(PRIMARY_ONLY).map_err(Error::unavailable)?;
+            refuse_standby(&link)?;
             self.connection = self.shared.write_connections.fetch_add(1, Ordering::SeqCst) + 1;
         }
         self.link = Some(link);

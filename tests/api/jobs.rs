@@ -1,11 +1,13 @@
 //! Jobs over HTTP, as programs in any language see them: enqueued, taken, kept, ended, looked at.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
 use kith_jobs::{Retention, Upkept};
 use kith_kernel::{minutes, seconds};
 use kith_platform::idempotency::IDEMPOTENCY_KEY;
+use kith_store::{EngineKind, Tx};
 use serde_json::{Value, json};
 
 use crate::support::{Client, TestApp, on_every_engine};
@@ -30,6 +32,7 @@ on_every_engine! {
     many_jobs_are_enqueued_all_or_none,
     a_claim_under_an_idempotency_key_gives_the_same_jobs_again,
     a_claim_waits_until_there_is_something,
+    claim_whose_client_is_gone_is_given_back,
     each_fault_is_named,
     jobs_are_listed_by_how_they_stand,
 }
@@ -456,6 +459,66 @@ async fn a_claim_waits_until_there_is_something(app: &TestApp) {
     assert_eq!(claim(&client, "slow", json!({ "wait_ms": 200 })).await, [] as [Value; 0]);
     let took = began.elapsed();
     assert!((Duration::from_millis(200)..Duration::from_secs(3)).contains(&took), "{took:?}");
+}
+
+/// The client goes away while its claim waits for the queue's lock.
+async fn claim_whose_client_is_gone_is_given_back(app: &TestApp) {
+    let client = program(app).await;
+    let id = enqueue(&client, json!({ "kind": "a" })).await;
+    let db = &app.parts().db;
+    let (held, is_held) = tokio::sync::oneshot::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (held, released) = (Mutex::new(Some(held)), Mutex::new(released));
+    let holding = db.clone();
+    let holding = tokio::spawn(async move {
+        let hold = move |tx: &Tx<'_>| {
+            tx.lock("job queue", ["default"])?;
+            tx.exec("UPDATE job_ring SET current = current", &[])?;
+            if let Some(held) = held.lock().expect("a lock").take() {
+                held.send(()).expect("a receiver");
+                // A test that has failed drops the sender.
+                let _ = released.lock().expect("a lock").recv();
+            }
+            Ok::<_, kith_store::Error>(())
+        };
+        holding.write(hold).await
+    });
+    is_held.await.expect("a lock");
+    let is_claiming = async {
+        let sql = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'";
+        loop {
+            let waiting = match db.kind() {
+                EngineKind::Sqlite => i64::try_from(db.stats().queued).expect("a count"),
+                EngineKind::Postgres => db
+                    .read(move |q| q.one(sql, &[], |row| row.get::<i64>(0)))
+                    .await
+                    .expect("a count")
+                    .unwrap_or(0),
+            };
+            if waiting > 0 {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let body = json!({ "lease_ms": 3_600_000, "wait_ms": 20_000 });
+    tokio::select! {
+        claimed = claim(&client, "default", body) => panic!("{claimed:?}"),
+        () = is_claiming => {}
+    }
+    drop(release);
+    holding.await.expect("no panic").expect("a commit");
+    let given_back = async {
+        loop {
+            let job = show(&client, id).await;
+            if job["attempt"] == 1 && job["state"] != "running" {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), given_back).await.expect("it is given back");
+    app.advance(LOOKED_FOR_WITHIN);
+    assert_eq!(ids(&claim(&client, "default", json!({})).await), [id]);
 }
 
 async fn each_fault_is_named(app: &TestApp) {

@@ -189,10 +189,10 @@ fn promote(tx: &Tx<'_>, now: Timestamp, queue: &str, most: i64, marks: &mut Mark
     marks.more_due = promoted as i64 >= at_once;
     if !marks.more_due {
         // A job that another transaction holds was passed over, and is still due: the mark stays before it.
-        marks.next_due = rows::live::next_due(tx, queue, marks.due)?;
+        let next = rows::live::next_due(tx, queue, marks.due)?;
         let settled = now - COMMITTED_WITHIN;
-        let settled = marks.next_due.map_or(settled, |due| due.min(settled));
-        marks.due = marks.due.max(settled);
+        marks.due = marks.due.max(next.map_or(settled, |due| due.min(settled)));
+        marks.next_due = next.map(|due| if due <= now { now + PROMOTE_EVERY } else { due });
     }
     Ok(promoted)
 }

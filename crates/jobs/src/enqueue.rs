@@ -148,7 +148,7 @@ fn await_all(tx: &Tx<'_>, job: &NewJob) -> Result<(Vec<JobId>, Option<JobId>), E
     Ok((awaited, failed))
 }
 
-/// Who holds a unique key.
+/// Holder of a unique key.
 enum Holder {
     /// Nobody.
     None,
@@ -158,7 +158,7 @@ enum Holder {
     Runs(JobId),
 }
 
-/// The job that holds the key, and what becomes of the new one.
+/// Finds the job that holds the key, and lets it take over the new one where its policy says so.
 fn holder(
     tx: &Tx<'_>,
     now: Timestamp,

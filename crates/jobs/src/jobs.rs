@@ -187,7 +187,7 @@ impl Jobs {
         match self.0.db.export(move |q| rows::live::is_ready_before(q, &name, &lanes)).await {
             Ok(false) => marks,
             Ok(true) => {
-                tracing::error!(queue, "jobs were ready before the place that claims began at; it is reset");
+                tracing::warn!(queue, "jobs were ready before the place that claims began at; it is reset");
                 Marks::none(now)
             }
             Err(error) => {

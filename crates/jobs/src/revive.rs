@@ -51,7 +51,7 @@ pub fn retry(tx: &Tx<'_>, ctx: &Ctx, job: JobId) -> Result<RetryOutcome, Error> 
     }
 }
 
-/// What reviving a dead letter came to.
+/// Outcome of reviving a dead letter.
 enum Revival {
     Revived,
     KeyHeld(JobId),
@@ -68,13 +68,12 @@ fn lock_keys(tx: &Tx<'_>, jobs: &[JobId]) -> Result<(), Error> {
 /// Makes a dead letter, whose key is locked, a live job under its own id and unique key, unless another job holds that.
 fn revive(tx: &Tx<'_>, ctx: &Ctx, job: JobId) -> Result<Revival, Error> {
     let key = rows::ended::find_dead_key(tx, job)?;
-    if let Some(key) = &key {
-        if let Some((holder, until, lives)) = rows::waits::find_key(tx, key)?
-            && holder != job
-            && (lives || until.is_some_and(|until| until > ctx.now))
-        {
-            return Ok(Revival::KeyHeld(holder));
-        }
+    if let Some(key) = &key
+        && let Some((holder, until, lives)) = rows::waits::find_key(tx, key)?
+        && holder != job
+        && (lives || until.is_some_and(|until| until > ctx.now))
+    {
+        return Ok(Revival::KeyHeld(holder));
     }
     let Some(queue) = rows::ended::revive_dead(tx, job, ctx.now)? else { return Ok(Revival::NotDead) };
     rows::ended::delete_dead(tx, job)?;

@@ -33,7 +33,7 @@ const BATCHES: usize = 20;
 pub struct Upkept {
     sampled_at: Timestamp,
     tidied_at: Timestamp,
-    /// Whether more was over than was removed.
+    /// More was over than was removed.
     has_more: bool,
 }
 

@@ -28,7 +28,7 @@ pub struct Query<'c> {
     failure: RefCell<Option<Error>>,
 }
 
-/// Which connection a transaction runs on. Always 0 on SQLite, whose database ends with the process.
+/// Connection that a transaction runs on. Always 0 on SQLite, whose database ends with the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteConnection {
     /// Its number, from 1, in the order in which this process opened connections that write.

@@ -87,7 +87,7 @@ fn timeout_ms(job: &NewJob) -> i64 {
     i64::try_from(job.timeout.as_millis()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
 }
 
-/// Who claims, and under which fencing token.
+/// Worker and fencing token of a claim.
 #[derive(Clone, Copy, Debug)]
 pub struct Claimer {
     pub worker: i64,
@@ -152,7 +152,7 @@ pub fn claim_these(
     Ok(in_order(found))
 }
 
-/// Whether a ready job stands before its lane's place.
+/// Returns whether a ready job stands before its lane's place.
 pub fn is_ready_before(q: &Query<'_>, queue: &str, lanes: &Lanes) -> Result<bool, Error> {
     let sql = "SELECT 1 FROM jobs WHERE queue = $1 AND state = 0 AND crashes < 2 AND priority = $2 AND place < $3 LIMIT 1";
     for (priority, place) in (0_i64..).zip(lanes).filter(|(_, place)| **place > 0) {

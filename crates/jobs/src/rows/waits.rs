@@ -46,7 +46,7 @@ pub fn defer_settlement(tx: &Tx<'_>, ended: &Settlement) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a settlement was deferred.
+/// Returns whether a settlement was deferred.
 pub fn has_settlements(q: &Query<'_>) -> Result<bool, Error> {
     Ok(q.one("SELECT 1 FROM job_settlements LIMIT 1", &[], |_| Ok(()))?.is_some())
 }

@@ -68,7 +68,7 @@ pub const CLAIM_THESE: Bulk = Bulk {
              place, CAST(0 AS BIGINT)",
 };
 
-/// Which attempts still run: job, claim token.
+/// Selects the attempts that still run: job, claim token.
 pub const STILL_RUNNING: Bulk = Bulk {
     each: &["SELECT id, claim_token FROM jobs WHERE id = $1 AND claim_token = $2 AND state = 2"],
     all: "SELECT j.id, j.claim_token FROM unnest($1::bigint[], $2::bigint[]) AS a (id, token)

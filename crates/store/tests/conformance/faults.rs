@@ -116,9 +116,6 @@ async fn a_failed_commit_is_unknown_and_not_retried(db: Db) {
 }
 
 async fn a_lost_answer_to_commit_is_unknown(db: Db) {
-    if db.store.kind() == EngineKind::Sqlite {
-        return; // Nothing travels there.
-    }
     db.store.inject(Fault::CommitAnswerLost);
     let (outcome, runs) = add_counted(&db, "there").await;
     assert!(matches!(outcome, Err(Error::OutcomeUnknown(_))), "{outcome:?}");

@@ -234,7 +234,7 @@ impl Wanted {
     async fn claim(&self, app: &App, caller: &Principal) -> Result<LeasedClaim, Problem> {
         let request = ms(i64::from(app.config.server.request_timeout_ms)).saturating_sub(ANSWERED_BEFORE);
         let wait = self.wait.min(request);
-        let mut wait_is_over = pin!(tokio::time::sleep(wait));
+        let mut wait_is_over = pin!(tokio::time::timeout(wait, std::future::pending::<()>()));
         let mut bell = app.db.bell(&bell_of(&self.queue));
         loop {
             // Whoever waited for long may have lost the right to it.
@@ -248,7 +248,7 @@ impl Wanted {
             let pause = due.unwrap_or(LOOK_EVERY).clamp(Duration::from_millis(5), LOOK_EVERY);
             let goes_on = async {
                 tokio::select! {
-                    () = &mut wait_is_over => false,
+                    _ = &mut wait_is_over => false,
                     // Nobody has to ring.
                     _ = tokio::time::timeout(pause, bell.rung()) => true,
                 }

@@ -48,7 +48,8 @@ impl From<JobsError> for Problem {
                 Self::new(&JOB_UNDER_WAY, "It is ready, runs, or waits for others: nothing was changed.")
             }
             JobsError::KeyHeld(holder) => {
-                let detail = format!("Job {holder} has the same unique key. Retry this job once that key is free.");
+                let detail =
+                    format!("Job {holder} has the same unique key. Retry this job once that key is free.");
                 Self::new(&UNIQUE_KEY_HELD, detail)
             }
             JobsError::Reserved { what, name } => {

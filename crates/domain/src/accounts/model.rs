@@ -186,7 +186,12 @@ impl Email {
         let typed = Text::parse(input, EMAIL, pointer)?.into_string();
         let options = Options::default().with_required_tld().without_display_text().without_domain_literal();
         let domain = typed.rsplit_once('@').map_or("", |(_, domain)| domain);
-        if EmailAddress::parse_with_options(&typed, options).is_err() || ascii_domain(domain).is_none() {
+        // `"ada"@example.org` is the mailbox of `ada@example.org` (RFC 5321, 4.1.2).
+        let is_quoted = typed.starts_with('"');
+        if is_quoted
+            || EmailAddress::parse_with_options(&typed, options).is_err()
+            || ascii_domain(domain).is_none()
+        {
             return Err(FieldError::new(pointer, "not_an_email", "An address like name@example.org."));
         }
         let key = Self::key_of(&typed);
@@ -473,6 +478,8 @@ mod tests {
             "@example.org",
             "ada@localhost",
             "a b@example.org",
+            "\"ada\"@example.org",
+            "\"a b\"@example.org",
             "Ada <ada@example.org>",
             "ada@xn--a.org",
             "ada@-a.org",

@@ -159,14 +159,24 @@ pub(super) fn is_secret(template: &str) -> bool {
 fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
     let mut sent = headers.get_all(header::HOST).iter();
     let (host, more) = (sent.next(), sent.next());
-    let is_valid = |host: &HeaderValue| {
-        let authority = Authority::try_from(host.as_bytes()).ok();
-        authority.is_some_and(|authority| !authority.host().is_empty() && !authority.as_str().contains('@'))
-    };
     match (host, more) {
-        (Some(host), None) if is_valid(host) => Ok(()),
+        (Some(host), None) if is_host(host) => Ok(()),
         (None, _) if version < Version::HTTP_11 => Ok(()),
         _ => Err(Problem::new(&problems::MALFORMED, "The request needs exactly one valid Host header.")),
+    }
+}
+
+/// Whether it is a host and perhaps a port (RFC 3986, 3.2), without user information.
+fn is_host(value: &HeaderValue) -> bool {
+    let Ok(authority) = Authority::try_from(value.as_bytes()) else { return false };
+    let host = authority.host();
+    let is_port = |port: &str| {
+        port.is_empty() || port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok()
+    };
+    match authority.as_str().strip_prefix(host) {
+        Some("") => !host.is_empty(),
+        Some(rest) => !host.is_empty() && rest.strip_prefix(':').is_some_and(is_port),
+        None => false,
     }
 }
 

@@ -42,6 +42,19 @@ async fn request_ids_are_kept_if_sane_and_replaced_if_not() {
 }
 
 #[test]
+fn host_is_a_name_or_an_address_and_perhaps_a_port() {
+    let is_host = |value: &str| super::is_host(&value.parse().unwrap());
+    for good in ["kith", "kith.example.org:443", "127.0.0.1:8080", "[::1]", "[::1]:8080", "kith:"] {
+        assert!(is_host(good), "{good}");
+    }
+    for bad in
+        ["", ":80", "kith:abc", "kith:+80", "kith:99999", "a@kith", "kith/path", "kith other", "[::1]x"]
+    {
+        assert!(!is_host(bad), "{bad}");
+    }
+}
+
+#[test]
 fn a_traceparent_is_read_as_the_recommendation_has_it() {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     let read = |values: &[&str]| {

@@ -5,14 +5,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::evidence::{self, Outcome, Row};
 use crate::setup::apt_get;
+use crate::smoke::Mode;
 use crate::test::Databases;
 use crate::workspace::{cargo, root, run, succeeds};
 
@@ -26,6 +27,9 @@ const TRACE: &str = "target/coverage.info";
 /// LLVM 19.
 const TOOLS: &str = "llvm-19";
 const TOOLS_VERSION: &str = "19";
+/// What a smoke run measures, and where the tests write.
+const SMALL: &str = "kith-kernel";
+const SMOKE_PROFILES: &str = "target/coverage-smoke";
 /// Does not ship.
 const UNCOUNTED: &[&str] = &["crates/xtask/"];
 /// Needs a server to be run at all.
@@ -40,6 +44,8 @@ pub struct Args {
     /// Counts what an earlier run has left, without a new one
     #[arg(long)]
     report_only: bool,
+    #[command(flatten)]
+    mode: Mode,
 }
 
 /// Lines that a program has, and those that the tests ran.
@@ -65,6 +71,9 @@ impl Lines {
 /// # Errors
 /// A test fails, or too few lines are covered.
 pub fn coverage(args: &Args) -> Result<()> {
+    if args.mode.is_smoke() {
+        return one_crate();
+    }
     if !args.report_only {
         measure(args)?;
     }
@@ -124,6 +133,55 @@ fn measure(args: &Args) -> Result<()> {
     run(&mut suite)?;
     drop(databases);
     run(llvm_cov()?.args(["report", "--lcov", "--output-path", TRACE]))
+}
+
+/// Builds the tests of one small crate with instruments, runs them and reads what they wrote. cargo-llvm-cov is not needed;
+/// without LLVM's tools nothing is counted.
+fn one_crate() -> Result<()> {
+    let root = root()?;
+    let profiles = root.join(SMOKE_PROFILES);
+    if profiles.exists() {
+        fs::remove_dir_all(&profiles)?;
+    }
+    let binary = instrumented_tests()?;
+    run(Command::new(&binary).env("LLVM_PROFILE_FILE", profiles.join("%p-%m.profraw")))?;
+    let mut written = Vec::new();
+    for entry in fs::read_dir(&profiles).context("the instrumented tests wrote no profile")? {
+        let path = entry?.path();
+        ensure!(fs::metadata(&path)?.len() > 0, "{} is empty", path.display());
+        written.push(path);
+    }
+    println!("the tests of {SMALL} wrote {} profiles", written.len());
+    let tools = own_tools().map(|folder| [folder.join("llvm-cov"), folder.join("llvm-profdata")]);
+    let Some([cov, profdata]) = tools.or_else(system_tools) else {
+        println!("LLVM's tools are not installed: no line was counted");
+        return Ok(());
+    };
+    let merged = profiles.join("merged");
+    run(Command::new(profdata).args(["merge", "-sparse", "-o"]).arg(&merged).args(&written))?;
+    let mut export = Command::new(cov);
+    export.args(["export", "--format=lcov", "--instr-profile"]).arg(&merged).arg(&binary);
+    let trace = export.output().context("cannot run llvm-cov")?;
+    ensure!(trace.status.success(), "llvm-cov: {}", String::from_utf8_lossy(&trace.stderr));
+    let modules = by_module(&root, &String::from_utf8_lossy(&trace.stdout), true)?;
+    for (module, lines) in &modules {
+        println!("{}", line(module, *lines));
+    }
+    ensure!(modules.values().any(|lines| lines.covered > 0), "no line is counted as covered");
+    Ok(())
+}
+
+/// Builds the program of the tests of [`SMALL`], its dependencies as they are, and says where it is.
+fn instrumented_tests() -> Result<PathBuf> {
+    let mut build = cargo()?;
+    build.args(["rustc", "--locked", "-p", SMALL, "--lib", "--profile", "test"]);
+    build.args(["--message-format", "json-render-diagnostics", "--", "-C", "instrument-coverage"]);
+    let done = build.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+    ensure!(done.status.success(), "the tests of {SMALL} do not build with instruments");
+    let messages = String::from_utf8_lossy(&done.stdout).into_owned();
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut programs = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from));
+    programs.next_back().context("cargo does not say where the tests are")
 }
 
 /// Lines by module, from a trace of `SF:` (a file), `DA:line,count` and `end_of_record`.

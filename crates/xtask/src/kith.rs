@@ -1,4 +1,4 @@
-//! The release binary as a process of its own: built, started, watched, asked to stop or killed.
+//! The `kith` binary as a process of its own: built, started, watched, asked to stop or killed.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -12,14 +12,22 @@ use std::{fs, thread};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::smoke::Mode;
 use crate::workspace::{cargo, root, run};
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// Builds `target/release/kith` and says where it is.
-pub fn build() -> Result<PathBuf> {
-    run(cargo()?.args(["build", "--release", "--locked", "-p", "kith"]))?;
-    Ok(root()?.join("target/release/kith"))
+/// Nodes of one database need the same, wherever their folders are.
+pub const SECRETS: [(&str, &str); 2] = [
+    ("JWT_SECRET", "the secret of all measurements and faults"),
+    ("JWT_REFRESH_SECRET", "the refresh secret of all measurements and faults"),
+];
+
+/// Builds the release binary, or in a smoke run the debug binary, and says where it is.
+pub fn build(mode: Mode) -> Result<PathBuf> {
+    let profile: &[&str] = mode.pick(&["--release"], &[]);
+    run(cargo()?.args(["build", "--locked", "-p", "kith"]).args(profile))?;
+    Ok(root()?.join(mode.pick("target/release/kith", "target/debug/kith")))
 }
 
 /// How to start it.
@@ -31,6 +39,8 @@ pub struct Start {
     pub database: Option<String>,
     /// Beside what is set for every one: cheap hashing, and tokens that outlive a measurement.
     pub environment: Vec<(String, String)>,
+    /// Whether limits of requests hold; no measurement is of them.
+    pub has_limits: bool,
     /// Where it listens; on a free port if none.
     pub port: Option<u16>,
     /// Pins it to this core.
@@ -54,14 +64,15 @@ impl Kith {
     pub fn start(start: &Start) -> Result<Self> {
         let mut command = on_core(start.core, &start.binary);
         let listen = format!("127.0.0.1:{}", start.port.unwrap_or(0));
-        command.args(["serve", "--listen", &listen, "--without-limits", "--data"]).arg(&start.data);
+        command.args(["serve", "--listen", &listen, "--data"]).arg(&start.data);
+        if !start.has_limits {
+            command.arg("--without-limits");
+        }
         if let Some(url) = &start.database {
             command.args(["--database", url]);
         }
         command.env("KITH__AUTH__PASSWORD_MEMORY_KIB", "8").env("KITH__AUTH__ACCESS_TOKEN_MINUTES", "1440");
-        // Nodes of one database need the same, wherever their folders are.
-        command.env("JWT_SECRET", "the secret of all measurements and faults");
-        command.env("JWT_REFRESH_SECRET", "the refresh secret of all measurements and faults");
+        command.envs(SECRETS);
         command.envs(start.environment.iter().map(|(key, value)| (key, value)));
         let log = File::options().create(true).append(true).open(&start.log)?;
         command.stdin(Stdio::null()).stderr(log);

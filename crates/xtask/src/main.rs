@@ -12,6 +12,7 @@ mod mutants;
 mod openapi;
 mod reliability;
 mod setup;
+mod smoke;
 mod test;
 mod tidy;
 mod timing;
@@ -52,7 +53,13 @@ enum Task {
     /// Whether log-ins tell by their time that an address is known
     Timing(timing::Args),
     /// Writes docs/reliability.md: what tests and chaos tried, how often, and what that says
-    Reliability,
+    Reliability(reliability::Args),
+    /// Starts each command that CI does not run in full, with tiny amounts on the debug binary
+    ///
+    /// The same as `--smoke` with each of them. Left out: `mutants` and `fuzz parsers` check all that they need but the
+    /// programs cargo-mutants and cargo-fuzz, which take minutes to build; `coverage` measures the crate `kith-kernel` alone,
+    /// without cargo-llvm-cov. `fuzz api` runs in full at the end of `test`.
+    Smoke(smoke::Args),
     /// The bare server that `bench` compares with
     #[command(hide = true)]
     Ceiling,
@@ -72,7 +79,8 @@ fn main() -> ExitCode {
         Task::Chaos(which) => done(chaos::chaos(&which)),
         Task::Bench(args) => done(bench::bench(&args)),
         Task::Timing(args) => timing::timing(&args),
-        Task::Reliability => done(reliability::reliability()),
+        Task::Reliability(args) => done(reliability::reliability(args.mode)),
+        Task::Smoke(args) => done(smoke::smoke(&args)),
         Task::Ceiling => done(bench::serve_ceiling()),
     };
     outcome.unwrap_or_else(|e| {

@@ -21,6 +21,8 @@ const PROGRAMS: &[(&[&str], &str)] = &[
     (&["ab"], "apache2-utils"),
     // For BullMQ in `cargo xtask bench jobs`, which starts one of its own.
     (&["redis-server"], "redis-server"),
+    // Between clients and two nodes in `cargo xtask chaos stop`.
+    (&["haproxy"], "haproxy"),
 ];
 const PGBOUNCER: &str = "/usr/sbin/pgbouncer";
 

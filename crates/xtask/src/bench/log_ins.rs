@@ -7,16 +7,15 @@ use anyhow::{Context as _, Result};
 use argon2::{Algorithm, Argon2, Params, Version};
 use serde_json::{Value, json};
 
-use super::SEED;
 use super::rows::median;
 use super::sources::{Reads, Same};
+use super::{Lengths, SEED};
 use crate::kith::{Kith, Start};
 use crate::load::people::{log_in, register};
 use crate::load::{Plan, Seen, drive, now, on_one_thread};
 
 /// Argon2id as `defaults.toml` has it: KiB and passes.
 const COST: (u32, u32) = (19_456, 2);
-const PEOPLE: usize = 100;
 /// Enough to keep the one hashing thread busy, and few enough that none is shed.
 const LOGGING_IN: usize = 4;
 /// Everybody else: connections, and requests a second.
@@ -32,28 +31,28 @@ pub struct LogIns {
 }
 
 /// Starts a server of its own on `start`'s database, since hashing there is cheap.
-pub fn measure(start: &Start, pairs: usize, length: Duration) -> Result<LogIns> {
+pub fn measure(start: &Start, lengths: &Lengths) -> Result<LogIns> {
     let mut start = start.clone();
     start.environment.push(("KITH__AUTH__PASSWORD_MEMORY_KIB".into(), COST.0.to_string()));
     start.environment.push(("KITH__AUTH__PASSWORD_ITERATIONS".into(), COST.1.to_string()));
     // As if the machine had the one core that the server gets.
     start.environment.push(("KITH__AUTH__HASH_THREADS".into(), "1".into()));
     let kith = Kith::start(&start)?;
-    let measured = on_one_thread(measure_on(&kith, pairs, length))?;
+    let measured = on_one_thread(measure_on(&kith, lengths))?;
     kith.stop()?;
     Ok(measured)
 }
 
-async fn measure_on(kith: &Kith, pairs: usize, length: Duration) -> Result<LogIns> {
-    eprintln!("  registering {PEOPLE} people at full cost");
-    let people = register(kith.address, "login", PEOPLE).await?;
-    let warm_up = Duration::from_secs(1);
+async fn measure_on(kith: &Kith, lengths: &Lengths) -> Result<LogIns> {
+    let (length, warm_up) = (lengths.log_in, lengths.warm_up);
+    eprintln!("  registering {} people at full cost", lengths.log_ins);
+    let people = register(kith.address, "login", lengths.log_ins).await?;
     let nothing = || Ok([0.0; 3]);
     let log_ins = || Box::new(Same(log_in("login0")));
     let reads = || Box::new(Reads::of(&people, "/api/v1/me", SEED));
     let mut rates = Vec::new();
     let mut ratios = Vec::new();
-    for _ in 0..pairs {
+    for _ in 0..lengths.pairs {
         let ceiling = hashes_per_s(length / 4)?;
         let plan = Plan { connections: LOGGING_IN, warm_up, length, rate: None };
         let seen = drive(kith.address, plan, log_ins(), nothing).await.context("log in")?;
@@ -91,6 +90,11 @@ fn ms(seen: &Seen, quantile: f64) -> f64 {
 }
 
 impl LogIns {
+    /// Whether log-ins and the requests beside them were answered.
+    pub fn has_figures(&self) -> bool {
+        self.rate > 0.0 && self.of_ceiling.is_finite() && self.alone.answered > 0 && self.beside.answered > 0
+    }
+
     /// What to print.
     pub fn line(&self) -> String {
         let Self { rate, of_ceiling, alone, beside } = self;

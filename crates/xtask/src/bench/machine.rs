@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::load::now;
 
 /// For how long the disk is asked.
-const FSYNC_FOR: Duration = Duration::from_secs(3);
+pub const FSYNC_FOR: Duration = Duration::from_secs(3);
 
 /// Processor, cores, memory and kernel.
 pub fn describe() -> Result<Value> {
@@ -43,8 +43,8 @@ pub struct Fsync {
     pub p99_ms: f64,
 }
 
-/// How `folder`'s disk makes 4 KiB durable (write and fdatasync, one after the other).
-pub fn fsync(folder: &Path) -> Result<Fsync> {
+/// How `folder`'s disk makes 4 KiB durable (write and fdatasync, one after the other), asked for `length`.
+pub fn fsync(folder: &Path, length: Duration) -> Result<Fsync> {
     let path = folder.join("fsync");
     let file = File::options().create(true).truncate(true).write(true).open(&path)?;
     let block = [0x5a; 4096];
@@ -52,7 +52,7 @@ pub fn fsync(folder: &Path) -> Result<Fsync> {
     (0..blocks).try_for_each(|n| file.write_all_at(&block, n * 4096))?;
     file.sync_all()?;
     let (began, mut took) = (now(), Vec::new());
-    while began.elapsed() < FSYNC_FOR {
+    while began.elapsed() < length {
         let before = now();
         file.write_all_at(&block, (took.len() as u64 % blocks) * 4096)?;
         file.sync_data()?;

@@ -30,6 +30,7 @@ use crate::kith::{Kith, Start, build};
 use crate::load::http::request;
 use crate::load::people::{Person, register};
 use crate::load::{on_one_thread, send_all};
+use crate::smoke::Mode;
 use crate::workspace::{cargo, root, run};
 
 pub use self::ceiling::serve as serve_ceiling;
@@ -37,8 +38,6 @@ pub use self::ceiling::serve as serve_ceiling;
 const SERVER_CORE: u32 = 0;
 const GENERATOR_CORE: u32 = 1;
 const SEED: u64 = 1;
-/// Who sends requests to one another, without ever having a partner.
-const WRITERS: usize = 10_000;
 
 /// What to measure, and how long.
 #[derive(clap::Args)]
@@ -61,6 +60,8 @@ pub struct Args {
     /// Only one of the two
     #[arg(long)]
     database: Option<Engine>,
+    #[command(flatten)]
+    mode: Mode,
 }
 
 /// What is measured instead of what answers people.
@@ -87,10 +88,33 @@ struct Lengths {
     counted: usize,
     /// People who have a page of items each.
     listers: usize,
+    /// Who sends requests to one another, without ever having a partner.
+    writers: usize,
+    /// People who log in, and how long each of their runs is.
+    log_ins: usize,
+    log_in: Duration,
+    warm_up: Duration,
+    /// For how long the disk is asked.
+    fsync: Duration,
 }
 
 impl Args {
     fn lengths(&self) -> Lengths {
+        if self.mode.is_smoke() {
+            let moment = Duration::from_millis(150);
+            return Lengths {
+                pairs: 1,
+                write: moment,
+                read: moment,
+                counted: 20,
+                listers: 20,
+                writers: 200,
+                log_ins: 8,
+                log_in: Duration::from_millis(500),
+                warm_up: Duration::from_millis(50),
+                fsync: moment,
+            };
+        }
         let pick = |given: Option<u64>, full, quick| {
             Duration::from_secs(given.unwrap_or(if self.quick { quick } else { full }))
         };
@@ -100,6 +124,11 @@ impl Args {
             read: pick(self.read_seconds, 10, 2),
             counted: if self.quick { 2_000 } else { 5_000 },
             listers: if self.quick { 1_000 } else { 10_000 },
+            writers: 10_000,
+            log_ins: 100,
+            log_in: pick(self.read_seconds, 10, 2),
+            warm_up: Duration::from_secs(1),
+            fsync: machine::FSYNC_FOR,
         }
     }
 }
@@ -109,10 +138,13 @@ pub fn bench(args: &Args) -> Result<()> {
     if let Some(Only::Jobs(args)) = &args.only {
         return jobs::jobs(args);
     }
-    if cfg!(debug_assertions) {
+    if cfg!(debug_assertions) && !args.mode.is_smoke() {
         return with_release_build();
     }
-    let binary = root()?.join("target/release/kith");
+    let binary = match args.mode.is_smoke() {
+        true => build(args.mode)?,
+        false => root()?.join("target/release/kith"),
+    };
     let folder = root()?.join("target/bench");
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
@@ -139,12 +171,12 @@ pub fn bench(args: &Args) -> Result<()> {
         let postgres = postgres.as_ref().filter(|_| engine == Engine::Postgres);
         results.push(measure_engine(engine, postgres, &bare, &binary, &folder, &args.lengths())?);
     }
-    report(&results)
+    report(&results, args.mode)
 }
 
 /// Load from a debug build would be what is measured.
 fn with_release_build() -> Result<()> {
-    build()?;
+    build(Mode::default())?;
     run(cargo()?.args(["build", "--release", "--locked", "-p", "kith-xtask"]))?;
     let mut command = Command::new(root()?.join("target/release/kith-xtask"));
     command.args(env::args_os().skip(1));
@@ -172,7 +204,7 @@ fn measure_engine(
         Engine::Sqlite => ("SQLite", "WAL, synchronous=FULL"),
         Engine::Postgres => ("PostgreSQL", "fsync and synchronous_commit on"),
     };
-    let fsync_rate = machine::fsync(folder)?.rate;
+    let fsync_rate = machine::fsync(folder, lengths.fsync)?.rate;
     eprintln!("\n{name} ({durability}); this disk makes 4 KiB durable {fsync_rate:.0} times a second");
     let start = Start {
         binary: binary.to_owned(),
@@ -189,16 +221,16 @@ fn measure_engine(
     let bare = Server { address: bare.address, pid: bare.pid(), database_pid: None };
     let rows = on_one_thread(measure_rows(server, bare, lengths))?;
     kith.stop()?;
-    let log_ins = log_ins::measure(&start, lengths.pairs, lengths.read)?;
+    let log_ins = log_ins::measure(&start, lengths)?;
     Ok(Results { engine: name, durability, fsync_rate, rows, log_ins })
 }
 
 async fn measure_rows(server: Server, bare: Server, lengths: &Lengths) -> Result<Vec<Measured>> {
     // One part for each pair and one for the run at a steady rate.
     let couples = lengths.counted * (lengths.pairs + 1);
-    eprintln!("  registering {} people", WRITERS + 3 * couples);
+    eprintln!("  registering {} people", lengths.writers + 3 * couples);
     let strangers = register(server.address, "stranger", couples).await?;
-    let writers = register(server.address, "writer", WRITERS).await?;
+    let writers = register(server.address, "writer", lengths.writers).await?;
     let partners = register(server.address, "partner", 2 * couples).await?;
     let accepts = Once::of(prepare_accepts(server, &partners).await?);
     let requests = NewRequests::among(writers, SEED);
@@ -256,7 +288,21 @@ impl RowShape {
     ) -> Result<Measured> {
         let Self { name, ceiling, length, warm_up, durable } = self;
         let (pairs, ceiling_length, source) = (lengths.pairs, lengths.read, &mut source);
-        Row { name, server, ceiling, pairs, length, ceiling_length, warm_up, durable, source }.measure().await
+        let ceiling_warm_up = lengths.warm_up;
+        let warm_up = if warm_up { ceiling_warm_up } else { Duration::ZERO };
+        let row = Row {
+            name,
+            server,
+            ceiling,
+            pairs,
+            length,
+            ceiling_length,
+            warm_up,
+            ceiling_warm_up,
+            durable,
+            source,
+        };
+        row.measure().await
     }
 }
 
@@ -276,7 +322,7 @@ async fn prepare_accepts(server: Server, people: &[Person]) -> Result<Vec<Vec<u8
     accepts.collect()
 }
 
-fn report(results: &[Results]) -> Result<()> {
+fn report(results: &[Results], mode: Mode) -> Result<()> {
     let commit = Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output();
     let commit =
         commit.map(|done| String::from_utf8_lossy(&done.stdout).trim().to_owned()).unwrap_or_default();
@@ -297,6 +343,10 @@ fn report(results: &[Results]) -> Result<()> {
         "generator": "cargo xtask bench: one thread, 64 kept-alive HTTP/1.1 connections over loopback",
         "databases": databases,
     });
+    if mode.is_smoke() {
+        ensure!(results.iter().all(Results::has_figures), "a row has no figures");
+        return Ok(());
+    }
     let path = root()?.join("target/bench.json");
     fs::write(&path, serde_json::to_string_pretty(&whole)? + "\n")?;
     println!("\nthe same for programs: {}", path.display());
@@ -304,6 +354,11 @@ fn report(results: &[Results]) -> Result<()> {
 }
 
 impl Results {
+    /// Whether every row, and the log-ins, came to figures.
+    fn has_figures(&self) -> bool {
+        self.rows.iter().all(Measured::has_figures) && self.log_ins.has_figures()
+    }
+
     fn json(&self) -> Value {
         let Self { engine, durability, fsync_rate, rows, log_ins } = self;
         let rows: Vec<_> = rows.iter().map(|row| row.json(*fsync_rate)).collect();

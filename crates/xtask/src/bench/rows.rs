@@ -13,7 +13,6 @@ use crate::load::http::request;
 use crate::load::{Plan, Seen, Source, drive};
 
 const CONNECTIONS: usize = 64;
-const WARM_UP: Duration = Duration::from_secs(1);
 /// Times are taken at this part of the highest rate: the server is busy, and not drowning.
 const STEADY: f64 = 0.5;
 
@@ -40,8 +39,9 @@ pub struct Row<'a> {
     pub pairs: usize,
     pub length: Duration,
     pub ceiling_length: Duration,
-    /// False where the requests are counted: none may be spent before the counting begins.
-    pub warm_up: bool,
+    /// None where the requests are counted: none may be spent before the counting begins.
+    pub warm_up: Duration,
+    pub ceiling_warm_up: Duration,
     /// Whether each answer stands for a durable commit.
     pub durable: bool,
     /// The requests of the next run.
@@ -74,7 +74,8 @@ impl Row<'_> {
         let (mut cpu, mut answered, mut elapsed_s) = ([0.0; 3], 0, 0.0);
         for pair in 1..=self.pairs {
             let ping = Box::new(Same(request("GET", PING, None, None)));
-            let ceiling = run(self.ceiling.server, plan(self.ceiling_length, true, None), ping).await?;
+            let ceiling =
+                run(self.ceiling.server, plan(self.ceiling_length, self.ceiling_warm_up, None), ping).await?;
             let seen = run(self.server, plan(self.length, self.warm_up, None), (self.source)()).await;
             let seen = seen.with_context(|| format!("{}, run {pair}", self.name))?;
             rates.push(seen.rate());
@@ -109,8 +110,8 @@ fn said(seen: &Seen) -> String {
     format!("{:.0}/s (server {server:.0} % busy, generator {generator:.0} %)", seen.rate())
 }
 
-fn plan(length: Duration, warm_up: bool, rate: Option<f64>) -> Plan {
-    Plan { connections: CONNECTIONS, warm_up: if warm_up { WARM_UP } else { Duration::ZERO }, length, rate }
+fn plan(length: Duration, warm_up: Duration, rate: Option<f64>) -> Plan {
+    Plan { connections: CONNECTIONS, warm_up, length, rate }
 }
 
 async fn run(server: Server, plan: Plan, source: Box<dyn Source>) -> Result<Seen> {
@@ -151,6 +152,12 @@ impl Measured {
             ),
         ]
         .join(" ")
+    }
+
+    /// Whether something was answered in every run, at the highest and at the steady rate.
+    pub fn has_figures(&self) -> bool {
+        self.rates.iter().chain(&self.ratios).all(|value| value.is_finite() && *value > 0.0)
+            && self.steady.answered > 0
     }
 
     fn over_fsync(&self, fsync_rate: f64) -> Option<f64> {

@@ -10,9 +10,6 @@ use fastrand::Rng;
 use crate::load::Pairs;
 use crate::load::people::Person;
 
-/// People who only send to one another, and never have a partner.
-pub const SENDERS: usize = 1_000;
-
 /// What is known of one write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
@@ -53,6 +50,8 @@ pub struct Journal {
     pub acknowledged: u64,
     pub unknown: u64,
     pairs: Pairs,
+    /// How many of `people`, from the first, only send to one another.
+    senders: usize,
     /// The first of `people` that has not been in a couple.
     fresh: usize,
     file: BufWriter<File>,
@@ -68,7 +67,7 @@ pub struct Mark {
 
 impl Journal {
     /// An empty journal whose file is at `path`.
-    pub fn new(path: &Path, rng: &mut Rng) -> Result<Self> {
+    pub fn new(path: &Path, senders: usize, rng: &mut Rng) -> Result<Self> {
         let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self {
             people: Vec::new(),
@@ -77,8 +76,9 @@ impl Journal {
             surprises: Vec::new(),
             acknowledged: 0,
             unknown: 0,
-            pairs: Pairs::new(SENDERS, rng),
-            fresh: SENDERS,
+            pairs: Pairs::new(senders, rng),
+            senders,
+            fresh: senders,
             file: BufWriter::new(file),
         })
     }
@@ -104,7 +104,7 @@ impl Journal {
         let a = self.fresh;
         (a + 1 < self.people.len()).then(|| {
             self.fresh += 2;
-            (a % SENDERS, a, a + 1)
+            (a % self.senders, a, a + 1)
         })
     }
 

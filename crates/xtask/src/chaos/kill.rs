@@ -11,11 +11,12 @@ use fastrand::Rng;
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions, StopMode};
 use serde_json::json;
 
-use super::rounds::{self, Report, Target};
+use super::rounds::{self, People, Report, Size, Target};
 use super::{fresh_folder, trials};
 use crate::evidence::{self, Outcome, Row};
 use crate::kith::{Kith, Start, build};
 use crate::load::now;
+use crate::smoke::Mode;
 
 /// A killed Kith's last statements take no longer than Kith lets a request take.
 const ORPHANS_END_WITHIN: Duration = Duration::from_secs(30);
@@ -23,15 +24,17 @@ const ORPHANS_END_WITHIN: Duration = Duration::from_secs(30);
 /// How often, and whom.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Blows for each of them
-    #[arg(long, default_value_t = 100)]
-    rounds: u32,
+    /// Blows for each of them [default: 100, smoke: 1]
+    #[arg(long)]
+    rounds: Option<u32>,
     /// Only one of the three
     #[arg(long)]
     database: Option<Whom>,
     /// What decides the moments; drawn unless given
     #[arg(long)]
     seed: Option<u64>,
+    #[command(flatten)]
+    mode: Mode,
 }
 
 /// Who is killed, on which database.
@@ -47,7 +50,8 @@ enum Whom {
 
 /// Strikes, and fails if anything acknowledged is lost.
 pub fn kill(args: &Args) -> Result<()> {
-    let binary = build()?;
+    let binary = build(args.mode)?;
+    let rounds = args.rounds.unwrap_or(args.mode.pick(100, 1));
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let all = [Whom::Sqlite, Whom::Postgres, Whom::PostgresServer];
     let mut reports = Vec::new();
@@ -58,14 +62,17 @@ pub fn kill(args: &Args) -> Result<()> {
             Whom::PostgresServer => ("kill -9 of PostgreSQL under Kith", "kill-postgres-server"),
         };
         let folder = fresh_folder(folder)?;
-        eprintln!("\n{name}: {} rounds, seed {seed}, in {}", args.rounds, folder.display());
+        eprintln!("\n{name}: {rounds} rounds, seed {seed}, in {}", folder.display());
         let journal = folder.join("journal");
         let mut target = Victim::new(whom, &binary, folder)?;
-        reports.push(rounds::run(name, &mut target, args.rounds, seed, &journal)?);
+        let size = Size { rounds, people: People::of(args.mode) };
+        reports.push(rounds::run(name, &mut target, size, seed, &journal)?);
     }
     println!();
     reports.iter().for_each(|report| println!("{report}"));
-    write_evidence(&reports)?;
+    if !args.mode.is_smoke() {
+        write_evidence(&reports)?;
+    }
     if reports.iter().any(|report| !report.is_clean()) {
         bail!("Kith did not keep what it had acknowledged; its folder is left as it is");
     }

@@ -32,7 +32,7 @@ pub enum Chaos {
     Stop(stop::Args),
 }
 
-/// Runs it on the release binary, which it builds first.
+/// Runs it on the release binary, or in a smoke run on the debug binary, which it builds first.
 pub fn chaos(which: &Chaos) -> Result<()> {
     match which {
         Chaos::Kill(args) => kill::kill(args),

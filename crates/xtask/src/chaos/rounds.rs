@@ -12,19 +12,41 @@ use fastrand::Rng;
 use tokio::time::{sleep, timeout};
 
 use super::clients;
-use super::journal::{Journal, Mark, SENDERS, Told};
+use super::journal::{Journal, Mark, Told};
 use super::look::look;
 use super::verdict::{Verdict, judge};
 use crate::load::people::{person, registration};
 use crate::load::{on_one_thread, send_all_patiently};
+use crate::smoke::Mode;
 
 /// A blow falls between these after the load began.
 const EARLIEST_MS: u64 = 100;
 const LATEST_MS: u64 = 800;
 /// No client may wait longer for an answer than Kith lets a request take.
 const CLIENTS_END_WITHIN: Duration = Duration::from_secs(40);
-/// What a round may use up.
-const FRESH_PEOPLE: usize = 1_500;
+
+/// How much there is to a run.
+#[derive(Clone, Copy)]
+pub struct Size {
+    pub rounds: u32,
+    pub people: People,
+}
+
+/// Accounts of a run.
+#[derive(Clone, Copy)]
+pub struct People {
+    /// Send to one another, and never have a partner.
+    pub senders: usize,
+    /// What a round may use up.
+    pub fresh: usize,
+}
+
+impl People {
+    /// As many as a full round, or a smoke round, needs.
+    pub fn of(mode: Mode) -> Self {
+        mode.pick(Self { senders: 1_000, fresh: 1_500 }, Self { senders: 100, fresh: 500 })
+    }
+}
 
 /// What is struck.
 pub trait Target {
@@ -89,13 +111,13 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs up to `rounds` rounds against `target`, whose journal is kept at `journal`.
+/// Runs up to `size.rounds` rounds against `target`, whose journal is kept at `journal`.
 ///
 /// # Errors
 /// The harness failed, or nothing was acknowledged.
-pub fn run(name: &str, target: &mut dyn Target, rounds: u32, seed: u64, journal: &Path) -> Result<Report> {
+pub fn run(name: &str, target: &mut dyn Target, size: Size, seed: u64, journal: &Path) -> Result<Report> {
     let mut rng = Rng::with_seed(seed);
-    let mut journal = Rc::new(RefCell::new(Journal::new(journal, &mut rng)?));
+    let mut journal = Rc::new(RefCell::new(Journal::new(journal, size.people.senders, &mut rng)?));
     let mut report = Report {
         name: name.to_owned(),
         seed,
@@ -106,7 +128,7 @@ pub fn run(name: &str, target: &mut dyn Target, rounds: u32, seed: u64, journal:
         surprises: Vec::new(),
         broken: None,
     };
-    on_one_thread(strike_again_and_again(target, rounds, &mut rng, &mut journal, &mut report))?;
+    on_one_thread(strike_again_and_again(target, size, &mut rng, &mut journal, &mut report))?;
     let journal = between_loads(&mut journal);
     (report.acknowledged, report.unknown) = (journal.acknowledged, journal.unknown);
     report.surprises.clone_from(&journal.surprises);
@@ -116,13 +138,13 @@ pub fn run(name: &str, target: &mut dyn Target, rounds: u32, seed: u64, journal:
 
 async fn strike_again_and_again(
     target: &mut dyn Target,
-    rounds: u32,
+    size: Size,
     rng: &mut Rng,
     journal: &mut Rc<RefCell<Journal>>,
     report: &mut Report,
 ) -> Result<()> {
     let mut since = Mark::default();
-    for round in 0..=rounds {
+    for round in 0..=size.rounds {
         let server = match target.start() {
             Ok(server) => server,
             Err(e) if round > 0 => {
@@ -131,14 +153,16 @@ async fn strike_again_and_again(
             }
             Err(e) => return Err(e),
         };
-        let is_last = round == rounds;
+        let is_last = round == size.rounds;
         let known = between_loads(journal);
         report.verdict = review(server, known, if is_last { Mark::default() } else { since }).await?;
         if is_last || report.verdict.faults() > 0 || !known.surprises.is_empty() {
             break;
         }
         since = known.mark()?;
-        top_up(server, known, round).await.with_context(|| format!("registering people in round {round}"))?;
+        top_up(server, known, size.people, round)
+            .await
+            .with_context(|| format!("registering people in round {round}"))?;
         load_and_strike(server, target, rng, journal).await?;
         report.rounds += 1;
         if report.rounds.is_multiple_of(10) {
@@ -159,9 +183,9 @@ async fn review(server: SocketAddr, journal: &Journal, since: Mark) -> Result<Ve
 }
 
 /// Registers as many people as a round may use up. Each is an acknowledgement to be kept like any other.
-async fn top_up(server: SocketAddr, journal: &mut Journal, round: u32) -> Result<()> {
-    let senders = SENDERS.saturating_sub(journal.people.len());
-    let missing = senders + FRESH_PEOPLE.saturating_sub(journal.fresh_people());
+async fn top_up(server: SocketAddr, journal: &mut Journal, people: People, round: u32) -> Result<()> {
+    let senders = people.senders.saturating_sub(journal.people.len());
+    let missing = senders + people.fresh.saturating_sub(journal.fresh_people());
     let requests = (0..missing).map(|i| registration(&format!("r{round}n{i}"))).collect();
     for (status, body) in send_all_patiently(server, 32, requests).await? {
         match (status, person(&body)) {

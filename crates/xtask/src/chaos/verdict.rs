@@ -125,7 +125,8 @@ mod tests {
     /// Persons 0 to 3; 0 asked 1, and 2 and 3 are a couple that 0 had asked into.
     fn journal(plain: Told, asked: Told, accepted: Told) -> Journal {
         let folder = tempfile::tempdir().unwrap();
-        let mut journal = Journal::new(&folder.path().join("journal"), &mut Rng::with_seed(1)).unwrap();
+        let mut journal =
+            Journal::new(&folder.path().join("journal"), 1_000, &mut Rng::with_seed(1)).unwrap();
         journal.people = (0..4).map(|i| Person { id: format!("p{i}"), token: String::new() }).collect();
         journal.asks.push(Ask { from: 0, to: 1, told: plain });
         let by_sender = Ask { from: 0, to: 2, told: done("third") };

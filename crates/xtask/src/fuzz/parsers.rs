@@ -8,11 +8,12 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::evidence::{self, Outcome, Row};
+use crate::smoke::Mode;
 use crate::workspace::{cargo, root, run, succeeds};
 
 /// Holds the targets, and what they begin with.
@@ -23,6 +24,8 @@ const BUILT: &str = "target/fuzz";
 const WHOLE_S: u64 = 600;
 /// One input that takes longer hangs, on a busy machine too.
 const HANG_S: u64 = 60;
+/// The test of each crate that asks its targets of their seeds.
+const SEED_TEST: &str = "what_must_hold_holds_of_the_seeds";
 /// Before the name of this machine's kind, in what rustc says of itself.
 const TRIPLE_OF: &str = "host: ";
 
@@ -41,6 +44,8 @@ pub struct Args {
     /// Runs what an earlier run has built
     #[arg(long)]
     no_build: bool,
+    #[command(flatten)]
+    mode: Mode,
 }
 
 /// What came of one target.
@@ -68,6 +73,9 @@ pub fn fuzz(args: &Args) -> Result<()> {
     let root = root()?;
     let all = targets(&root)?;
     let chosen = choose(&all, &args.target)?;
+    if args.mode.is_smoke() {
+        return check(&root, &chosen);
+    }
     if !args.no_build {
         build(&root)?;
     }
@@ -102,6 +110,39 @@ fn targets(root: &Path) -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Checks what a run needs, but for cargo-fuzz itself, and asks each target of its seeds on the usual compiler.
+fn check(root: &Path, targets: &[String]) -> Result<()> {
+    let manifest = root.join(FOLDER).join("Cargo.toml");
+    let mut metadata = cargo()?;
+    metadata.args(["metadata", "--locked", "--format-version", "1", "--manifest-path"]).arg(&manifest);
+    let said = metadata.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+    ensure!(said.status.success(), "the lock file of {FOLDER} is not that of its manifest");
+    let said: Value = serde_json::from_slice(&said.stdout).context("what cargo says of the targets")?;
+    let packages = said["packages"].as_array().into_iter().flatten();
+    let package = packages.into_iter().find(|package| package["name"] == "kith-fuzz");
+    let programs =
+        package.and_then(|package| package["targets"].as_array()).context("no package kith-fuzz")?;
+    for target in targets {
+        ensure!(programs.iter().any(|program| program["name"] == target.as_str()), "cargo knows no {target}");
+        let path = root.join(FOLDER).join("fuzz_targets").join(format!("{target}.rs"));
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        ensure!(text.contains("fuzz_target!("), "{} is no target", path.display());
+        let seeds = count(&root.join(FOLDER).join("seeds").join(target))?;
+        ensure!(seeds > 0, "{target} has no seeds");
+        println!("{target:<14} {seeds:>4} seeds");
+    }
+    let mut seeds = cargo()?;
+    seeds.args(["test", "--locked", "--workspace", "--lib", SEED_TEST]);
+    let said = seeds.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    let passed = text.lines().filter(|line| line.contains(SEED_TEST) && line.ends_with(" ok")).count();
+    let crates = fs::read_dir(root.join("crates"))?.flatten();
+    let crates = crates.filter(|one| one.path().join("src/fuzzing.rs").exists()).count();
+    ensure!(said.status.success() && passed == crates, "a target fails on its seeds:\n{text}");
+    println!("the targets of {passed} crates hold for their seeds; cargo-fuzz was not run");
+    Ok(())
 }
 
 fn choose(all: &[String], wanted: &[String]) -> Result<Vec<String>> {

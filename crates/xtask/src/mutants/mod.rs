@@ -3,6 +3,8 @@
 //! A sample: every n-th change there is in bonds, accounts and the store. What no test noticed is listed in
 //! `docs/mutants.md`, with the reason for each that changes nothing one could notice.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -12,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::evidence::{self, Outcome, Row};
+use crate::smoke::Mode;
 use crate::workspace::{cargo, root, run, succeeds};
 
 /// Where cargo-mutants builds, and what it leaves, a folder a part.
@@ -113,6 +116,8 @@ pub struct Args {
     /// Lists what earlier runs have left, without a new one
     #[arg(long)]
     report_only: bool,
+    #[command(flatten)]
+    mode: Mode,
 }
 
 /// What became of a part's changes, each by its name.
@@ -164,6 +169,9 @@ pub fn mutants(args: &Args) -> Result<()> {
     if let Some(unknown) = args.part.iter().find(|name| !known(name)) {
         bail!("there is no part {unknown}; there are bonds, accounts and store");
     }
+    if args.mode.is_smoke() {
+        return check::check(&root);
+    }
     if !args.report_only {
         install()?;
         for part in
@@ -180,9 +188,12 @@ pub fn mutants(args: &Args) -> Result<()> {
             tried.insert(part.name, read(&folder)?);
         }
     }
+    report(&root, &tried, &reasons(&root)?)
+}
+
+fn reasons(root: &Path) -> Result<Reasons> {
     let reasons = fs::read_to_string(root.join(REASONS)).unwrap_or_default();
-    let reasons: Reasons = toml::from_str(&reasons).with_context(|| format!("cannot read {REASONS}"))?;
-    report(&root, &tried, &reasons)
+    toml::from_str(&reasons).with_context(|| format!("cannot read {REASONS}"))
 }
 
 fn install() -> Result<()> {

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::redis::{Redis, Synced};
 use super::rows::Row;
+use crate::smoke::Mode;
 use crate::workspace::{cargo, root, run};
 
 /// One of them, at one setting.
@@ -186,10 +187,14 @@ pub fn install_peers() -> Result<()> {
         .context("the peers need Node 20 or newer and npm")
 }
 
-/// Builds the program that drives our own engine, and says where it is.
-pub fn build_driver() -> Result<PathBuf> {
+/// Builds the program that drives our own engine, in a smoke run without optimizations, and says where it is.
+pub fn build_driver(mode: Mode) -> Result<PathBuf> {
     let mut build = cargo()?;
-    build.args(["bench", "--locked", "-p", "kith-jobs", "--bench", "jobs", "--no-run"]);
+    // The features of the whole workspace are those that the tests have built.
+    build.args(
+        mode.pick(["bench", "--no-run", "--package=kith-jobs"], ["build", "--profile=dev", "--workspace"]),
+    );
+    build.args(["--locked", "--bench", "jobs"]);
     build.args(["--message-format", "json-render-diagnostics"]);
     let done = build.stderr(Stdio::inherit()).output().context("cargo cannot be run")?;
     ensure!(done.status.success(), "the driver of our own jobs does not build");

@@ -9,6 +9,7 @@ mod report;
 mod rows;
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -19,6 +20,7 @@ use self::redis::Redis;
 use self::report::Compared;
 use self::rows::{ROWS, Row};
 use super::machine;
+use crate::smoke::Mode;
 use crate::workspace::root;
 
 /// How often, and who.
@@ -36,6 +38,8 @@ pub struct Args {
     /// Only one side
     #[arg(long)]
     only: Option<Side>,
+    #[command(flatten)]
+    mode: Mode,
 }
 
 /// Who is measured.
@@ -47,12 +51,34 @@ enum Side {
     Peers,
 }
 
+/// Jobs of a row in a smoke run.
+const SMOKE_JOBS: u64 = 100;
 /// Jobs that come and go while a snapshot is held.
 const BLOAT_JOBS: u64 = 2_000_000;
 
 impl Args {
     fn pairs(&self) -> usize {
-        self.pairs.unwrap_or(if self.quick { 2 } else { 5 }).max(1)
+        self.pairs
+            .unwrap_or(if self.mode.is_smoke() {
+                1
+            } else if self.quick {
+                2
+            } else {
+                5
+            })
+            .max(1)
+    }
+
+    /// In a smoke run one row alone, of which every contender does a few jobs.
+    fn has_row(&self, name: &str) -> bool {
+        match self.rows.is_empty() {
+            true => !self.mode.is_smoke() || name == "cycle",
+            false => self.rows.iter().any(|wanted| wanted == name),
+        }
+    }
+
+    fn jobs(&self, row: &Row, contender: Contender) -> u64 {
+        self.mode.pick(row.jobs(contender, self.quick), SMOKE_JOBS)
     }
 
     fn measures(&self, who: Contender) -> bool {
@@ -71,7 +97,7 @@ pub fn jobs(args: &Args) -> Result<()> {
     if peers {
         install_peers()?;
     }
-    let driver = if kith { Some(build_driver()?) } else { None };
+    let driver = if kith { Some(build_driver(args.mode)?) } else { None };
     let postgres = PostgresServer::start(PostgresServerOptions {
         fsync: true,
         parent: Some(folder.clone()),
@@ -79,13 +105,13 @@ pub fn jobs(args: &Args) -> Result<()> {
     })?;
     let redis = if peers { Some(Redis::start(&folder.join("redis"))?) } else { None };
     let ring = Ring { folder, driver, postgres, redis };
-    let asked = |row: &&Row| args.rows.is_empty() || args.rows.iter().any(|name| name == row.name);
+    let asked = |row: &&Row| args.has_row(row.name);
     let rows = ROWS.iter().filter(asked).filter(|row| kith || !row.own).map(|row| compare(&ring, row, args));
     let rows = rows.collect::<Result<Vec<_>>>()?;
-    let has_bloat = kith && (args.rows.is_empty() || args.rows.iter().any(|name| name == "bloat"));
-    let bloat =
-        has_bloat.then(|| bloat::bloat(&ring, args.pairs(), if args.quick { 100_000 } else { BLOAT_JOBS }));
-    report::report(&rows, bloat.transpose()?.as_ref())
+    let has_bloat = kith && args.has_row("bloat");
+    let bloat_jobs = args.mode.pick(if args.quick { 100_000 } else { BLOAT_JOBS }, SMOKE_JOBS);
+    let bloat = has_bloat.then(|| bloat::bloat(&ring, args.pairs(), bloat_jobs));
+    report::report(&rows, bloat.transpose()?.as_ref(), args.mode)
 }
 
 /// All contenders in each round, the next one first each time, so that no one always has the worst minute.
@@ -95,14 +121,15 @@ fn compare(ring: &Ring, row: &'static Row, args: &Args) -> Result<Compared> {
     let mut compared = Compared::new(row, who.collect());
     eprintln!("\n{}", row.title);
     for pair in 0..pairs {
-        let fsync = machine::fsync(&ring.folder)?;
+        let length = args.mode.pick(machine::FSYNC_FOR, Duration::from_millis(200));
+        let fsync = machine::fsync(&ring.folder, length)?;
         compared.fsyncs.push(fsync);
         eprintln!("  {:.0} fsync/s, p99 {:.2} ms", fsync.rate, fsync.p99_ms);
         let mut order: Vec<_> = (0..compared.runs.len()).collect();
         order.rotate_left(pair % compared.runs.len());
         for at in order {
             let contender = compared.runs[at].contender;
-            let said = ring.run(contender, row, row.jobs(contender, args.quick))?;
+            let said = ring.run(contender, row, args.jobs(row, contender))?;
             eprintln!("  {}: {}", contender.name(), report::said(row, &said));
             compared.runs[at].said.push(said);
         }

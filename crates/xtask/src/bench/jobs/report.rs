@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::bloat::Bloat;
@@ -11,6 +11,7 @@ use super::contenders::Contender;
 use super::rows::{Row, Says};
 use crate::bench::machine::{self, Fsync};
 use crate::bench::rows::{median, spread};
+use crate::smoke::Mode;
 use crate::workspace::root;
 
 /// One row, with all runs of all contenders.
@@ -84,6 +85,17 @@ impl Compared {
             lines.push(line);
         }
         lines
+    }
+
+    /// Whether every run of every contender came to a figure.
+    fn has_figures(&self) -> bool {
+        let what = match self.row.says {
+            Says::Rate => "rate_per_s",
+            Says::Times => "p99_ms",
+        };
+        let has =
+            |runs: &Runs| !runs.said.is_empty() && runs.said.iter().all(|said| number(said, what) > 0.0);
+        !self.runs.is_empty() && self.runs.iter().all(has)
     }
 
     fn json(&self) -> Value {
@@ -177,8 +189,8 @@ fn durabilities(all: &[Compared]) -> Vec<String> {
     lines
 }
 
-/// Prints everything, and writes it to `target/bench-jobs.json`.
-pub fn report(all: &[Compared], bloat: Option<&Bloat>) -> Result<()> {
+/// Prints everything, and writes it to `target/bench-jobs.json`; a smoke run checks that every contender has figures instead.
+pub fn report(all: &[Compared], bloat: Option<&Bloat>, mode: Mode) -> Result<()> {
     let commit = Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output();
     let commit =
         commit.map(|done| String::from_utf8_lossy(&done.stdout).trim().to_owned()).unwrap_or_default();
@@ -188,6 +200,10 @@ pub fn report(all: &[Compared], bloat: Option<&Bloat>) -> Result<()> {
     let lines = all.iter().flat_map(Compared::lines).chain(scaling(all));
     let lines = lines.chain(durabilities(all)).chain(bloat.into_iter().flat_map(Bloat::lines));
     lines.for_each(|line| println!("{line}"));
+    if mode.is_smoke() {
+        ensure!(!all.is_empty() && all.iter().all(Compared::has_figures), "a contender has no figures");
+        return Ok(());
+    }
     let rows: Vec<_> = all.iter().map(Compared::json).collect();
     let path = root()?.join("target/bench-jobs.json");
     let whole =

@@ -49,6 +49,19 @@ pub struct Start {
     pub log: PathBuf,
 }
 
+impl Start {
+    /// Another command of the same binary, on the same data.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(words).arg("--data").arg(&self.data);
+        if let Some(url) = &self.database {
+            command.args(["--database", url]);
+        }
+        command.envs(SECRETS);
+        command
+    }
+}
+
 /// A server of ours that listens on a free loopback port. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Kith {
@@ -82,6 +95,14 @@ impl Kith {
     /// Its process id; with a pinned core too, as `taskset` becomes what it starts.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// SIGKILL, from whoever shares it; its end is waited for when it is dropped.
+    ///
+    /// # Errors
+    /// It has ended already.
+    pub fn strike(&self) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), Signal::KILL).context("cannot send SIGKILL")
     }
 
     /// SIGKILL, and waits for its end.

@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything one does to this repository besides writing it. There is no other task runner.
 
+mod attack;
 mod bench;
 mod chaos;
 mod coverage;
@@ -50,6 +51,8 @@ enum Task {
     Chaos(chaos::Chaos),
     /// What Kith carries on this machine, as ratios to ceilings measured in the same run
     Bench(bench::Args),
+    /// Attacks a server with a corpus of hostile requests; each must be repelled, and nobody else disturbed
+    Attack(attack::Args),
     /// Whether log-ins tell by their time that an address is known
     Timing(timing::Args),
     /// Writes docs/reliability.md: what tests and chaos tried, how often, and what that says
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Task::Openapi(args) => done(openapi::openapi(&args)),
         Task::Chaos(which) => done(chaos::chaos(&which)),
         Task::Bench(args) => done(bench::bench(&args)),
+        Task::Attack(args) => done(attack::attack(&args)),
         Task::Timing(args) => timing::timing(&args),
         Task::Reliability(args) => done(reliability::reliability(args.mode)),
         Task::Smoke(args) => done(smoke::smoke(&args)),

@@ -24,6 +24,9 @@ pub struct Mode {
 }
 
 impl Mode {
+    /// That of a smoke run.
+    pub const SMOKE: Self = Self { smoke: true };
+
     /// The amount for a full run, or that for a smoke run.
     pub fn pick<T>(self, full: T, smoke: T) -> T {
         if self.smoke { smoke } else { full }
@@ -36,7 +39,7 @@ impl Mode {
 }
 
 /// Commands that measure times or answer within times; each runs alone.
-const ALONE: &[&[&str]] = &[&["bench"]];
+const ALONE: &[&[&str]] = &[&["attack"], &["bench"]];
 /// The other commands, longest first; two at a time.
 const TOGETHER: &[&[&str]] = &[
     &["chaos", "jobs"],

@@ -1,0 +1,100 @@
+//! A space full of what takes most memory as a tree of values, read and exported: the process may not grow by much.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::report::{Report, said};
+use super::world::{Person, World};
+use crate::smoke::Mode;
+
+/// By how much the process may grow above what it had.
+const MAX_GROWTH_KIB: u64 = 32 << 10;
+const FILLED_WITHIN: Duration = Duration::from_secs(240);
+/// An item holds at most 10,000 values, names among them: an object, its name and its number count as three.
+const OBJECTS: usize = 3_300;
+const HOLLOW: &str = "/api/v1/spaces/me/hollow";
+
+/// Fills the space of an account of its own, in a smoke run a quarter of it, and reads it in every way.
+pub fn run(world: &World, mode: Mode, report: &mut Report) {
+    report.group("memory");
+    let people = world.register("hoarder");
+    let hoarder = match people {
+        Ok(hoarder) => hoarder,
+        Err(error) => return report.attack("an account", FILLED_WITHIN, || Err(error)),
+    };
+    report.attack("filling a space with hollow objects", FILLED_WITHIN, || {
+        grows_little(world, || fill(world, &hoarder, mode.pick(10_000, 110)))
+    });
+    for (name, path) in
+        [("a list of 100", format!("{HOLLOW}?limit=100")), ("an export", "/api/v1/me/export".to_owned())]
+    {
+        report.attack(name, Duration::from_secs(60), || {
+            grows_little(world, || {
+                let answer = world.get(&hoarder, &path)?;
+                ensure!(answer.status == 200, "answered with {}", said(&answer));
+                Ok(format!("{}, {} KiB", answer.status, answer.body.len() >> 10))
+            })
+        });
+    }
+    report.attack("eight lists at once", Duration::from_secs(120), || {
+        grows_little(world, || {
+            let path = format!("{HOLLOW}?limit=100");
+            thread::scope(|scope| {
+                let readers: Vec<_> = (0..8).map(|_| scope.spawn(|| world.get(&hoarder, &path))).collect();
+                readers.into_iter().try_for_each(|reader| {
+                    reader.join().expect("a reader does not panic")?.expect(200).map(drop)
+                })
+            })?;
+            Ok("200 each".to_owned())
+        })
+    });
+}
+
+/// Keeps items until the space refuses one, or there are `most`.
+fn fill(world: &World, hoarder: &Person, most: usize) -> Result<String> {
+    let hollow = format!("[{}]", vec![r#"{"":0}"#; OBJECTS].join(","));
+    let item = json!({ "data": { "a": serde_json::from_str::<Value>(&hollow)? } });
+    for kept in 0..most {
+        let answer = world.post(hoarder, HOLLOW, &item)?;
+        if answer.status == 409 || answer.status == 413 {
+            ensure!(kept > 0, "the first item was answered with {}", said(&answer));
+            return Ok(format!("{kept} items, then {}", said(&answer)));
+        }
+        answer.expect(201)?;
+    }
+    Ok(format!("{most} items"))
+}
+
+/// Runs `attack` and looks at the process's memory all the while.
+fn grows_little(world: &World, attack: impl FnOnce() -> Result<String>) -> Result<String> {
+    let pid = world.kith.pid();
+    let before = resident_kib(pid)?;
+    let (is_over, most) = (AtomicBool::new(false), AtomicU64::new(before));
+    let outcome = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                most.fetch_max(resident_kib(pid).unwrap_or(0), Ordering::Relaxed);
+                thread::park_timeout(Duration::from_millis(1));
+            }
+        });
+        let outcome = attack();
+        is_over.store(true, Ordering::Relaxed);
+        outcome
+    });
+    let said = outcome?;
+    let growth = most.into_inner().saturating_sub(before);
+    ensure!(growth <= MAX_GROWTH_KIB, "{said}, but the process grew by {} MiB", growth >> 10);
+    Ok(format!("{said}; {} MiB more than {}", growth >> 10, before >> 10))
+}
+
+/// Memory of a process that is no file's: pages of the database that are mapped are not counted.
+fn resident_kib(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the server has ended")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+}

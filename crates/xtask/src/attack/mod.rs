@@ -1,0 +1,164 @@
+//! `cargo xtask attack`: a corpus of attacks on a server that it starts itself, each with what must come back and how soon.
+//!
+//! Everything is on loopback and bounded in time and number. An attack that is not answered as it must be is a failure.
+
+mod bodies;
+mod conditions;
+mod edge;
+mod mailboxes;
+mod memory;
+mod operations;
+mod races;
+mod report;
+mod restart;
+mod schemas;
+mod strangers;
+mod targets;
+mod tokens;
+mod wire;
+mod world;
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
+use serde_json::Value;
+
+use self::report::{Report, SOON, status_in};
+use self::world::World;
+use crate::kith::{Start, build};
+use crate::smoke::Mode;
+
+/// What to attack.
+#[derive(clap::Args)]
+pub struct Args {
+    /// On a PostgreSQL server of its own instead of SQLite
+    #[arg(long)]
+    postgres: bool,
+    /// Only groups with this name: bodies, heads, tokens, operations, strangers, conditions, schemas, memory, races, limits,
+    /// restart; may be given several times
+    #[arg(long)]
+    only: Vec<String>,
+    #[command(flatten)]
+    mode: Mode,
+}
+
+impl Args {
+    fn has(&self, group: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| name == group)
+    }
+}
+
+/// Starts the debug binary and attacks it.
+///
+/// # Errors
+/// An attack was not answered as it must be, or the server could not be started.
+pub fn attack(args: &Args) -> Result<()> {
+    let binary = build(Mode::SMOKE)?;
+    let folder = tempfile::tempdir()?;
+    let server = |_| PostgresServer::start(PostgresServerOptions::default());
+    let postgres = args.postgres.then_some(()).map(server).transpose()?;
+    let mut report = Report::default();
+    if args.has("limits") || args.has("tokens") {
+        // Only this one has limits, and is closed to loopback as in production.
+        let strict = World::new(strict(&binary, &folder.path().join("strict")))?;
+        if args.has("limits") {
+            limits(&strict, &mut report);
+        }
+        let start = strict.start.clone();
+        if args.has("tokens") {
+            tokens(&binary, folder.path(), &strict.eve.token, &mut report)?;
+        }
+        strict.kith.stop()?;
+        restart::log(&start, &mut report);
+    }
+    let start = Start {
+        data: folder.path().join("data"),
+        database: postgres.as_ref().map(|server| server.url("postgres")),
+        log: folder.path().join("log"),
+        binary,
+        ..Start::default()
+    };
+    let world = World::new(start).context("the server that is attacked")?;
+    corpus(&world, args, &mut report);
+    let start = world.start.clone();
+    let survivor = if args.has("restart") { restart::kill(world, &mut report) } else { Some(world) };
+    if let Some(world) = survivor {
+        report.attack("ready after everything", SOON, || {
+            status_in(&world.call("GET", "/readyz", None, &Value::Null)?, &[200])
+        });
+        world.kith.stop()?;
+        restart::log(&start, &mut report);
+        if args.has("restart") {
+            restart::audit(&start, &mut report);
+        }
+    }
+    report.end()
+}
+
+/// Everything that a server without limits of requests is asked.
+fn corpus(world: &World, args: &Args, report: &mut Report) {
+    let mut begin = |name: &str, run: &dyn Fn(&mut Report)| {
+        if args.has(name) {
+            run(report);
+        }
+    };
+    begin("bodies", &|report| {
+        bodies::run(world, report);
+        mailboxes::run(world, report);
+    });
+    begin("heads", &|report| edge::run(world, report));
+    begin("operations", &|report| operations::run(world, report));
+    begin("strangers", &|report| {
+        strangers::run(world, report);
+        strangers::reserved(world, report);
+        targets::redirects(world, report);
+    });
+    begin("conditions", &|report| conditions::run(world, report));
+    begin("schemas", &|report| schemas::run(world, report));
+    begin("memory", &|report| memory::run(world, args.mode, report));
+    begin("races", &|report| races::run(world, report));
+}
+
+/// A server as in production but for its mode: limits of requests and connections hold, and no internal address is called.
+fn strict(binary: &Path, folder: &Path) -> Start {
+    let set = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    Start {
+        binary: binary.to_owned(),
+        data: folder.join("data"),
+        log: folder.with_extension("log"),
+        has_limits: true,
+        environment: vec![
+            // A list that is set, if only to a network for documentation, closes loopback.
+            set("KITH__OUTBOUND__ALLOWED_NETWORKS", "192.0.2.0/24"),
+            set("KITH__SERVER__HEAD_TIMEOUT_MS", &edge::HEAD_TIMEOUT_MS.to_string()),
+            set("KITH__SERVER__MAX_CONNECTIONS", &edge::MAX_CONNECTIONS.to_string()),
+            set("KITH__SERVER__MAX_CONNECTIONS_PER_NETWORK", &edge::MAX_CONNECTIONS.to_string()),
+        ],
+        ..Start::default()
+    }
+}
+
+fn limits(world: &World, report: &mut Report) {
+    targets::run(world.address(), &world.admin, report);
+    edge::connections(world, report);
+    report.group("limits");
+    mailboxes::taken_addresses(world, report);
+    mailboxes::claimed_addresses(world, report);
+}
+
+/// On a server of its own, whose clock is moved.
+fn tokens(binary: &Path, folder: &Path, foreign: &str, report: &mut Report) -> Result<()> {
+    let world = World::new(Start {
+        binary: binary.to_owned(),
+        data: folder.join("tokens"),
+        log: folder.join("tokens.log"),
+        ..Start::default()
+    })?;
+    tokens::run(&world, foreign, report);
+    tokens::expired(&world, report);
+    let start = world.start.clone();
+    world.kith.stop()?;
+    restart::log(&start, report);
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! Every operation of the OpenAPI document, asked by callers who may not: nobody, a user, an API key of another scope.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::report::{Report, said};
+use super::world::World;
+
+const METHODS: &[&str] = &["get", "post", "put", "patch", "delete"];
+/// What stands for every parameter of a path: the id of nothing.
+const NO_ID: &str = "01900000-0000-7000-8000-000000000000";
+const WHOLE_MATRIX: Duration = Duration::from_secs(60);
+
+/// One operation of the document.
+struct Operation {
+    method: String,
+    path: String,
+    /// Whether a signed-in person may ask, and with which permissions.
+    bearer: Option<Vec<String>>,
+    /// Scopes by which an API key may ask.
+    api_key: Option<Vec<String>>,
+}
+
+impl Operation {
+    /// The path with an id of nothing for each parameter.
+    fn asked(&self) -> String {
+        let parts = self.path.split('/').map(|part| if part.starts_with('{') { NO_ID } else { part });
+        parts.collect::<Vec<_>>().join("/")
+    }
+
+    fn body(&self) -> Value {
+        if matches!(self.method.as_str(), "GET" | "DELETE") { Value::Null } else { json!({}) }
+    }
+}
+
+fn operations(document: &Value) -> Result<Vec<Operation>> {
+    let paths = document["paths"].as_object().context("a document without paths")?;
+    let mut all = Vec::new();
+    for (path, item) in paths {
+        for method in METHODS {
+            let Some(operation) = item.get(method) else { continue };
+            let ways = operation["security"].as_array().cloned().unwrap_or_default();
+            let scopes = |name: &str| {
+                let scopes = ways.iter().find_map(|way| way.get(name))?.as_array()?;
+                Some(scopes.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect::<Vec<_>>())
+            };
+            all.push(Operation {
+                method: method.to_uppercase(),
+                path: path.clone(),
+                bearer: scopes("bearer"),
+                api_key: scopes("api_key"),
+            });
+        }
+    }
+    Ok(all)
+}
+
+/// Asks all of them as each caller.
+pub fn run(world: &World, report: &mut Report) {
+    report.group("operations by callers who may not");
+    let document = world.call("GET", "/openapi.json", None, &Value::Null).and_then(|found| found.expect(200));
+    let all = match document.and_then(|document| operations(&document)) {
+        Ok(all) => all,
+        Err(error) => return report.attack("the OpenAPI document", WHOLE_MATRIX, || Err(error)),
+    };
+    let closed = all.iter().filter(|one| one.bearer.is_some());
+    let guarded = all.iter().filter(|one| one.bearer.as_ref().is_some_and(|scopes| !scopes.is_empty()));
+    report.attack("nobody", WHOLE_MATRIX, || refuse(world, None, closed.clone(), 401));
+    report.attack("a token of nothing", WHOLE_MATRIX, || refuse(world, Some("x.y.z"), closed.clone(), 401));
+    let eve = world.eve.token.as_str();
+    report.attack("a user, where a permission is needed", WHOLE_MATRIX, || {
+        refuse(world, Some(eve), guarded.clone(), 403)
+    });
+    let scopes: BTreeSet<_> = all.iter().filter_map(|one| one.api_key.as_ref()).flatten().collect();
+    for scope in scopes {
+        report.attack(&format!("an API key of {scope} alone"), WHOLE_MATRIX, || {
+            let key = world.api_key(&format!("only {scope}"), &[scope])?;
+            let others =
+                closed.clone().filter(|one| !one.api_key.as_ref().is_some_and(|own| own.contains(scope)));
+            refuse(world, Some(&key), others, 403)
+        });
+    }
+}
+
+fn refuse<'a>(
+    world: &World,
+    token: Option<&str>,
+    operations: impl Iterator<Item = &'a Operation>,
+    status: u16,
+) -> Result<String> {
+    let mut asked = 0;
+    for operation in operations {
+        let answer = world.call(&operation.method, &operation.asked(), token, &operation.body())?;
+        let Operation { method, path, .. } = operation;
+        ensure!(answer.status == status, "{method} {path} was answered with {}", said(&answer));
+        asked += 1;
+    }
+    ensure!(asked > 0, "the document has no such operation");
+    Ok(format!("{status} from all {asked} operations"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_says_who_may_ask() {
+        let document = json!({ "paths": { "/a/{id}": {
+            "get": { "security": [{ "bearer": ["a.read"] }, { "api_key": ["a.read"] }] },
+            "post": { "security": [{ "bearer": [] }] },
+            "summary": "not an operation",
+        }, "/b": { "get": { "security": [] } } } });
+        let all = operations(&document).unwrap();
+        let found: Vec<_> = all.iter().map(|one| (one.method.as_str(), one.asked())).collect();
+        let id = format!("/a/{NO_ID}");
+        assert_eq!(found, [("GET", id.clone()), ("POST", id), ("GET", "/b".to_owned())]);
+        assert_eq!(all[0].api_key, Some(vec!["a.read".to_owned()]));
+        assert!(all[1].bearer.as_ref().is_some_and(Vec::is_empty) && all[2].bearer.is_none());
+    }
+}

@@ -1,0 +1,84 @@
+//! What each attack came to: a line each, and a summary.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+
+use super::wire::Answer;
+use crate::load::now;
+
+/// How soon an attack that is not meant to be costly is answered, on a busy machine too.
+pub const SOON: Duration = Duration::from_secs(5);
+
+/// The lines so far.
+#[derive(Default)]
+pub struct Report {
+    group: &'static str,
+    passed: usize,
+    failed: Vec<String>,
+}
+
+impl Report {
+    /// Begins a group of attacks.
+    pub fn group(&mut self, name: &'static str) {
+        self.group = name;
+        println!("\n{name}");
+    }
+
+    /// Runs one attack, which says what came back, or why that is a fault.
+    pub fn attack(&mut self, name: &str, within: Duration, attack: impl FnOnce() -> Result<String>) {
+        let began = now();
+        let outcome = attack();
+        let took = began.elapsed();
+        let outcome = outcome.and_then(|said| {
+            ensure!(took <= within, "{said}, but only after {took:.1?} instead of {within:.0?}");
+            Ok(said)
+        });
+        let ms = took.as_millis();
+        match outcome {
+            Ok(said) => {
+                self.passed += 1;
+                println!("  ok    {name}: {said} ({ms} ms)");
+            }
+            Err(error) => {
+                println!("  FAILS {name}: {error:#} ({ms} ms)");
+                self.failed.push(format!("{}: {name}: {error:#}", self.group));
+            }
+        }
+    }
+
+    /// Prints the summary.
+    ///
+    /// # Errors
+    /// An attack failed to be repelled.
+    pub fn end(self) -> Result<()> {
+        println!("\nattack: {} attacks, {} failed", self.passed + self.failed.len(), self.failed.len());
+        self.failed.iter().for_each(|line| println!("  - {line}"));
+        if !self.failed.is_empty() {
+            bail!("{} attacks were not answered as they must be", self.failed.len());
+        }
+        Ok(())
+    }
+}
+
+/// What an answer says in a few words, if its status is one of these.
+///
+/// # Errors
+/// It is another.
+pub fn status_in(answer: &Answer, expected: &[u16]) -> Result<String> {
+    let said = said(answer);
+    if !expected.contains(&answer.status) {
+        let body: String = String::from_utf8_lossy(&answer.body).chars().take(300).collect();
+        bail!("{said}, expected {expected:?}: {body}");
+    }
+    Ok(said)
+}
+
+/// Status and problem code.
+pub fn said(answer: &Answer) -> String {
+    match (answer.status, answer.code()) {
+        (0, _) => "closed without an answer".to_owned(),
+        (status, code) if code.is_empty() => status.to_string(),
+        (status, code) => format!("{status} {code}"),
+    }
+}

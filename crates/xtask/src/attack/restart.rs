@@ -1,0 +1,149 @@
+//! A kill in the middle of writes, and an audit log whose tail is cut while the server is down.
+
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use kith_store::testing::TestVault;
+use kith_store::{EngineOptions, Error, PostgresOptions, SqliteOptions, Store, StoreOptions};
+use serde_json::{Value, json};
+
+use super::report::Report;
+use super::world::World;
+use crate::kith::{Kith, Start};
+use crate::load::on_one_thread;
+
+const KEPT: &str = "/api/v1/spaces/me/kept";
+const WRITERS: usize = 4;
+/// Acknowledgements before the kill.
+const ENOUGH: usize = 40;
+const KILLED_WITHIN: Duration = Duration::from_secs(90);
+
+/// Kills the server while several write; everything that was acknowledged is there when it is started again.
+pub fn kill(world: World, report: &mut Report) -> Option<World> {
+    report.group("kill and restart");
+    let mut survivor = None;
+    report.attack("kill -9 during writes", KILLED_WITHIN, || {
+        let acknowledged = write_until_killed(&world)?;
+        let World { start, kith, admin, ada, ben, eve } = world;
+        kith.kill()?;
+        let kith = Kith::start(&start).context("after the kill")?;
+        let world = World { start, kith, admin, ada, ben, eve };
+        let lost = lost(&world, &acknowledged)?;
+        ensure!(lost == 0, "{lost} of {} acknowledged items are gone", acknowledged.len());
+        let said = format!("{} acknowledged, all there", acknowledged.len());
+        survivor = Some(world);
+        Ok(said)
+    });
+    survivor
+}
+
+/// Ids of the items that were acknowledged before the server was gone.
+fn write_until_killed(world: &World) -> Result<Vec<String>> {
+    let acknowledged = Mutex::new(Vec::new());
+    std::thread::scope(|scope| -> Result<()> {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let acknowledged = &acknowledged;
+                scope.spawn(move || {
+                    for n in 0.. {
+                        let body = json!({ "data": { "writer": writer, "n": n } });
+                        // It ends with the server.
+                        let Ok(answer) = world.post(&world.eve, KEPT, &body) else { return };
+                        if answer.status != 201 {
+                            return;
+                        }
+                        let id = answer.json()["id"].as_str().unwrap_or_default().to_owned();
+                        let mut all = acknowledged.lock().expect("unpoisoned");
+                        all.push(id);
+                        let is_enough = all.len() == ENOUGH;
+                        drop(all);
+                        if is_enough && world.kith.strike().is_err() {
+                            return;
+                        }
+                    }
+                })
+            })
+            .collect();
+        writers
+            .into_iter()
+            .try_for_each(|writer| writer.join().map_err(|_| anyhow::anyhow!("a writer panicked")))
+    })?;
+    let all = acknowledged.into_inner().expect("unpoisoned");
+    ensure!(all.len() >= ENOUGH, "only {} were acknowledged", all.len());
+    Ok(all)
+}
+
+fn lost(world: &World, acknowledged: &[String]) -> Result<usize> {
+    let mut lost = 0;
+    for id in acknowledged {
+        let answer = world.get(&world.eve, &format!("{KEPT}/{id}"))?;
+        lost += usize::from(answer.status != 200);
+    }
+    Ok(lost)
+}
+
+/// The audit chain holds, and does not once its tail is cut.
+pub fn audit(start: &Start, report: &mut Report) {
+    report.attack("the audit chain after a kill", KILLED_WITHIN, || match verify(start)? {
+        (true, said) => Ok(said),
+        (false, said) => bail!("{said}"),
+    });
+    report.attack("a cut tail of the audit log", KILLED_WITHIN, || {
+        let cut = on_one_thread(cut_tail(start))?;
+        ensure!(cut > 0, "there was nothing to cut");
+        match verify(start)? {
+            (false, said) => Ok(said),
+            (true, said) => bail!("{cut} links were cut and nothing was noticed: {said}"),
+        }
+    });
+}
+
+/// Whether `kith audit verify` finds the chain whole, and the first line of what it says.
+fn verify(start: &Start) -> Result<(bool, String)> {
+    let mut verify = start.command(&["audit", "verify"]);
+    let done = verify.stdin(Stdio::null()).output().context("cannot run kith")?;
+    let said = if done.status.success() { done.stdout } else { done.stderr };
+    let said = String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_owned();
+    Ok((done.status.success(), said))
+}
+
+/// As somebody does who can write to the database and has no key.
+async fn cut_tail(start: &Start) -> Result<u64> {
+    let engine = match &start.database {
+        None => EngineOptions::Sqlite(SqliteOptions::in_folder(&start.data)),
+        Some(url) => EngineOptions::Postgres(PostgresOptions::at(url.clone())),
+    };
+    let store = Store::open(StoreOptions::new(engine, TestVault::with_secret(1))).await?;
+    let cut: Result<u64, Error> = store
+        .write(|tx| {
+            let last = "SELECT n FROM audit_seals ORDER BY n DESC LIMIT 1 OFFSET 3";
+            let Some(n) = tx.one(last, &[], |row| row.get::<i64>(0))? else { return Ok(0) };
+            tx.exec(
+                "DELETE FROM audit_entries WHERE id IN (SELECT entry_id FROM audit_seals WHERE n > $1)",
+                kith_store::params![n],
+            )?;
+            tx.exec("DELETE FROM audit_seals WHERE n > $1", kith_store::params![n])
+        })
+        .await;
+    store.close().await;
+    Ok(cut?)
+}
+
+/// What the log says that no attack may cause.
+pub fn log(start: &Start, report: &mut Report) {
+    report.attack("the log of the server", Duration::from_secs(10), || {
+        let log = std::fs::read_to_string(&start.log).context("the log")?;
+        let is_panic = |line: &&str| line.contains("panicked") || line.contains("panic");
+        let panics: Vec<_> = log.lines().filter(is_panic).collect();
+        ensure!(panics.is_empty(), "{} lines tell of a panic; the first: {}", panics.len(), panics[0]);
+        let errors: Vec<_> = log.lines().filter(|line| is_error(line)).collect();
+        ensure!(errors.is_empty(), "{} errors; the first: {}", errors.len(), errors[0]);
+        Ok(format!("{} lines, no panic and no error", log.lines().count()))
+    });
+}
+
+fn is_error(line: &str) -> bool {
+    serde_json::from_str::<Value>(line).is_ok_and(|line| line["level"] == "ERROR")
+}

@@ -1,0 +1,167 @@
+//! Ids of other people's objects, asked for by somebody who has nothing to do with them; queues and schedules that Kith uses
+//! for itself, asked for by an API key with every scope that seems to allow it.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::report::{Report, SOON, said, status_in};
+use super::world::{World, text};
+
+/// Objects of `ada` and `ben`, which `eve` asks for.
+struct Objects {
+    request: String,
+    session: String,
+    bond: String,
+    item: String,
+    shared: String,
+    invite: String,
+}
+
+impl Objects {
+    fn make(world: &World) -> Result<Self> {
+        let (ada, ben) = (&world.ada, &world.ben);
+        let listed =
+            world.get(ada, "/api/v1/partners/requests?direction=outgoing&status=accepted")?.expect(200)?;
+        let sessions = world.get(ada, "/api/v1/auth/sessions")?.expect(200)?;
+        let bond = world.get(ada, "/api/v1/partners/current")?.expect(200)?;
+        let data = json!({ "data": { "text": "private" } });
+        let item = world.post(ada, "/api/v1/spaces/me/notes", &data)?.expect(201)?;
+        let shared = world.post(ben, "/api/v1/spaces/bond/notes", &data)?.expect(201)?;
+        let host = world.register("host")?;
+        let invite = world.post(&host, "/api/v1/partners/invites", &Value::Null)?.expect(201)?;
+        Ok(Self {
+            request: text(&listed["items"][0]["id"])?,
+            session: text(&sessions["items"][0]["id"])?,
+            bond: text(&bond["bond"]["id"])?,
+            item: text(&item["id"])?,
+            shared: text(&shared["id"])?,
+            invite: text(&invite["code"])?,
+        })
+    }
+}
+
+/// Asks for each object as a stranger.
+pub fn run(world: &World, report: &mut Report) {
+    report.group("other people's objects");
+    let objects = match Objects::make(world) {
+        Ok(objects) => objects,
+        Err(error) => return report.attack("making them", SOON, || Err(error)),
+    };
+    let Objects { request, session, bond, item, shared, invite } = &objects;
+    let (ada, ben) = (&world.ada.id, &world.ben.id);
+    let data = json!({ "data": { "text": "eve was here" } });
+    let reason = json!({ "reason": "spam" });
+    let none = Value::Null;
+    let cases: Vec<(&str, String, &Value)> = vec![
+        ("GET", format!("/api/v1/partners/requests/{request}"), &none),
+        ("POST", format!("/api/v1/partners/requests/{request}/accept"), &none),
+        ("POST", format!("/api/v1/partners/requests/{request}/reject"), &none),
+        ("POST", format!("/api/v1/partners/requests/{request}/cancel"), &none),
+        ("POST", format!("/api/v1/partners/requests/{request}/report"), &reason),
+        ("POST", format!("/api/enhanced-partners/requests/{request}/accept"), &none),
+        ("POST", format!("/api/enhanced-partners/requests/{request}/reject"), &none),
+        ("POST", format!("/api/enhanced-partners/requests/{request}/cancel"), &none),
+        ("DELETE", format!("/api/v1/auth/sessions/{session}"), &none),
+        ("GET", format!("/api/v1/spaces/bonds/{bond}/export"), &none),
+        ("GET", format!("/api/v1/spaces/{bond}/notes"), &none),
+        ("GET", format!("/api/v1/spaces/me/notes/{item}"), &none),
+        ("PATCH", format!("/api/v1/spaces/me/notes/{item}"), &data),
+        ("DELETE", format!("/api/v1/spaces/me/notes/{item}"), &none),
+        ("PUT", format!("/api/v1/spaces/me/notes/{item}"), &data),
+        ("GET", format!("/api/v1/spaces/me/notes/{shared}"), &none),
+        ("GET", format!("/api/v1/spaces/bond/notes/{shared}"), &none),
+        ("PATCH", format!("/api/v1/spaces/bond/notes/{shared}"), &data),
+        ("PUT", format!("/api/v1/spaces/bond/notes/{shared}"), &data),
+        ("DELETE", format!("/api/v1/spaces/bond/notes/{shared}"), &none),
+        ("GET", format!("/api/v1/spaces/{ada}/notes"), &none),
+        ("DELETE", format!("/api/v1/partners/invites/{invite}"), &none),
+        ("GET", format!("/api/v1/nicknames/{ada}"), &none),
+        ("GET", format!("/api/v1/blocks/{ben}"), &none),
+        ("GET", format!("/api/v1/admin/users/{ada}"), &none),
+        ("PUT", format!("/api/v1/admin/users/{}/role", world.eve.id), &data),
+    ];
+    for (method, path, body) in cases {
+        report.attack(&format!("{method} {}", shape(&path)), SOON, || {
+            let answer = world.call(method, &path, Some(&world.eve.token), body)?;
+            status_in(&answer, &[403, 404, 409])
+        });
+    }
+    report.attack("what they hold is as it was", SOON, || {
+        let own = world.get(&world.ada, &format!("/api/v1/spaces/me/notes/{item}"))?.expect(200)?;
+        let both = world.get(&world.ada, &format!("/api/v1/spaces/bond/notes/{shared}"))?.expect(200)?;
+        let expected = json!({ "text": "private" });
+        ensure!(own["data"] == expected && both["data"] == expected, "{own} and {both}");
+        world.get(&world.ada, "/api/v1/me")?.expect(200)?;
+        Ok("two items and a session".to_owned())
+    });
+}
+
+/// A path with its ids left out.
+fn shape(path: &str) -> String {
+    let is_id = |part: &str| part.len() > 16 && part.chars().any(|c| c.is_ascii_digit());
+    path.split('/').map(|part| if is_id(part) { "…" } else { part }).collect::<Vec<_>>().join("/")
+}
+
+/// What an API key may not do, though its scopes seem to say so.
+pub fn reserved(world: &World, report: &mut Report) {
+    report.group("API keys at what Kith uses for itself");
+    let scopes =
+        ["jobs.read", "jobs.write", "jobs.work", "queues.write", "schedules.read", "schedules.write"];
+    let found = world.api_key("everything about jobs", &scopes).and_then(|key| {
+        let declared = world.get(&world.admin, "/api/v1/schedules?declared=true")?.expect(200)?;
+        Ok((key, text(&declared["items"][0]["name"]).context("a schedule of a module")?))
+    });
+    let (key, declared) = match found {
+        Ok(found) => found,
+        Err(error) => return report.attack("making a key", SOON, || Err(error)),
+    };
+    let empty = json!({});
+    let span = json!({ "from": "2026-01-01T00:00:00Z", "to": "2026-01-01T00:05:00Z" });
+    let cases: &[(&str, String, Value)] = &[
+        ("POST", "/api/v1/queues/callbacks/claim".into(), empty.clone()),
+        ("POST", "/api/v1/queues/upkeep/claim".into(), empty.clone()),
+        ("POST", "/api/v1/queues/upkeep/pause".into(), Value::Null),
+        ("POST", "/api/v1/queues/upkeep/resume".into(), Value::Null),
+        ("POST", "/api/v1/queues/callbacks/drain".into(), Value::Null),
+        ("PUT", "/api/v1/queues/callbacks".into(), json!({ "concurrency": 1 })),
+        ("POST", "/api/v1/jobs".into(), json!({ "kind": "mine", "queue": "upkeep" })),
+        ("POST", "/api/v1/jobs".into(), json!({ "kind": "callbacks.deliver", "queue": "mine" })),
+        ("POST", "/api/v1/jobs/bulk".into(), json!({ "jobs": [{ "kind": "mine", "queue": "callbacks" }] })),
+        ("PUT", "/api/v1/job-kinds/callbacks.deliver".into(), empty.clone()),
+        ("DELETE", "/api/v1/job-kinds/callbacks.deliver".into(), Value::Null),
+        ("POST", "/api/v1/jobs/redrive".into(), json!({ "queue": "callbacks" })),
+        ("POST", "/api/v1/jobs/discard".into(), json!({ "kind": "callbacks.deliver" })),
+        (
+            "PUT",
+            "/api/v1/schedules/mine".into(),
+            json!({ "queue": "upkeep", "kind": "mine", "schedule": "@daily" }),
+        ),
+        ("POST", format!("/api/v1/schedules/{declared}/run"), Value::Null),
+        ("POST", format!("/api/v1/schedules/{declared}/pause"), Value::Null),
+        ("POST", format!("/api/v1/schedules/{declared}/backfill"), span),
+    ];
+    for (method, path, body) in cases {
+        report.attack(&format!("{method} {path} {}", brief(body)), SOON, || {
+            let answer = world.call(method, path, Some(&key), body)?;
+            ensure!(answer.code() == "reserved", "answered with {}", said(&answer));
+            status_in(&answer, &[403])
+        });
+    }
+    report.attack("a key makes a key", SOON, || {
+        let body = json!({ "name": "more", "scopes": ["users.read"] });
+        status_in(&world.call("POST", "/api/v1/admin/api-keys", Some(&key), &body)?, &[403])
+    });
+    report.attack("a revoked key", SOON, || {
+        let body = json!({ "name": "short-lived", "scopes": ["jobs.read"] });
+        let made = world.post(&world.admin, "/api/v1/admin/api-keys", &body)?.expect(201)?;
+        let (key, id) = (text(&made["key"])?, text(&made["id"])?);
+        world.call("GET", "/api/v1/jobs", Some(&key), &Value::Null)?.expect(200)?;
+        let path = format!("/api/v1/admin/api-keys/{id}");
+        world.call("DELETE", &path, Some(&world.admin.token), &Value::Null)?.expect(204)?;
+        status_in(&world.call("GET", "/api/v1/jobs", Some(&key), &Value::Null)?, &[401])
+    });
+}
+
+fn brief(body: &Value) -> String {
+    if body.is_null() { String::new() } else { body.to_string() }
+}

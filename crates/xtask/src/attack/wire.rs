@@ -1,0 +1,211 @@
+//! HTTP/1.1 as attackers write it: bytes as they are, and all answers that come back on the connection.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::load::now;
+
+/// No answer takes longer: the server itself ends a request after 30 s.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(40);
+
+/// One answer.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// 0 where the connection ended without one.
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// From the first byte sent to the last received.
+    pub took: Duration,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The body as JSON; null if it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    /// The `code` of a problem; empty if there is none.
+    pub fn code(&self) -> String {
+        self.json()["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The body if the status is this one.
+    ///
+    /// # Errors
+    /// Says the status and the body if it is another.
+    pub fn expect(&self, status: u16) -> Result<Value> {
+        if self.status != status {
+            let body = String::from_utf8_lossy(&self.body);
+            bail!("{} instead of {status}: {}", self.status, body.chars().take(300).collect::<String>());
+        }
+        Ok(self.json())
+    }
+}
+
+/// A request as a client of good will writes it; a body is JSON.
+pub fn request(
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+    more: &[(&str, &str)],
+    body: Option<&[u8]>,
+) -> Vec<u8> {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: kith\r\nconnection: close\r\n");
+    if let Some(token) = token {
+        head += &format!("authorization: Bearer {token}\r\n");
+    }
+    for (name, value) in more {
+        head += &format!("{name}: {value}\r\n");
+    }
+    if let Some(body) = body {
+        head += &format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len());
+    }
+    let mut out = (head + "\r\n").into_bytes();
+    out.extend_from_slice(body.unwrap_or_default());
+    out
+}
+
+/// Connects, with the bound of every answer.
+pub fn connect(server: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect(server).with_context(|| format!("cannot connect to {server}"))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(ANSWERS_WITHIN))?;
+    stream.set_write_timeout(Some(ANSWERS_WITHIN))?;
+    Ok(stream)
+}
+
+/// Sends `bytes` on a connection of its own and reads the first answer.
+pub fn send(server: SocketAddr, bytes: &[u8]) -> Result<Answer> {
+    let began = now();
+    let mut stream = connect(server)?;
+    // A server that refuses early has closed while this is written; its answer is read all the same.
+    let _ = stream.write_all(bytes);
+    let mut input = Vec::new();
+    loop {
+        if let Some((mut answer, _)) = first_answer(&input, false)? {
+            answer.took = began.elapsed();
+            return Ok(answer);
+        }
+        if read_more(&mut stream, &mut input)? == 0 {
+            let mut answer = first_answer(&input, true)?.map(|(answer, _)| answer).unwrap_or_default();
+            answer.took = began.elapsed();
+            return Ok(answer);
+        }
+    }
+}
+
+/// Sends `bytes` and reads every answer until the server ends the connection, or says nothing more for `quiet`.
+pub fn send_for_all(server: SocketAddr, bytes: &[u8], quiet: Duration) -> Result<Vec<Answer>> {
+    let mut stream = connect(server)?;
+    stream.set_read_timeout(Some(quiet))?;
+    let _ = stream.write_all(bytes);
+    let mut input = Vec::new();
+    let mut is_over = false;
+    while !is_over {
+        is_over = match read_more(&mut stream, &mut input) {
+            Ok(read) => read == 0,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => true,
+            Err(error) => return Err(error.into()),
+        };
+    }
+    let mut answers = Vec::new();
+    while let Some((answer, length)) = first_answer(&input, true)? {
+        answers.push(answer);
+        input.drain(..length.min(input.len()));
+    }
+    Ok(answers)
+}
+
+/// A reset is an end: what had come before it counts.
+fn read_more(stream: &mut TcpStream, input: &mut Vec<u8>) -> io::Result<usize> {
+    let mut block = vec![0; 64 << 10];
+    match stream.read(&mut block) {
+        Ok(read) => {
+            input.extend_from_slice(&block[..read]);
+            Ok(read)
+        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+/// The first answer in `bytes` and its length; none while it is not all there. Interim answers (1xx) are left out.
+fn first_answer(bytes: &[u8], is_over: bool) -> Result<Option<(Answer, usize)>> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut response = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(head) = response.parse(bytes).context("not an HTTP answer")? else {
+        return Ok(None);
+    };
+    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+    let headers = response.headers.iter().map(|one| (one.name.to_ascii_lowercase(), text(one.value)));
+    let status = response.code.context("no status")?;
+    let answer = Answer { status, headers: headers.collect(), ..Answer::default() };
+    let rest = &bytes[head..];
+    if status < 200 {
+        return Ok(first_answer(rest, is_over)?.map(|(answer, length)| (answer, head + length)));
+    }
+    let whole = |body: &[u8], length| Some((Answer { body: body.to_vec(), ..answer.clone() }, head + length));
+    if matches!(status, 204 | 304) {
+        return Ok(whole(b"", 0));
+    }
+    if let Some(length) = answer.header("content-length") {
+        let length: usize = length.parse().context("content-length")?;
+        return Ok(rest.get(..length).and_then(|body| whole(body, length)));
+    }
+    if answer.header("transfer-encoding").is_some() {
+        return Ok(unchunk(rest)?.and_then(|(body, length)| whole(&body, length)));
+    }
+    Ok(if is_over { whole(rest, rest.len()) } else { None })
+}
+
+/// A chunked body (RFC 9112, 7.1) and its length on the wire; none while it is not all there.
+fn unchunk(mut rest: &[u8]) -> Result<Option<(Vec<u8>, usize)>> {
+    let (whole, mut body) = (rest.len(), Vec::new());
+    loop {
+        let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") else { return Ok(None) };
+        let size = std::str::from_utf8(&rest[..end])?.split(';').next().unwrap_or_default().trim();
+        let size = usize::from_str_radix(size, 16).context("a chunk's size")?;
+        let Some(chunk) = rest.get(end + 2..end + 2 + size) else { return Ok(None) };
+        let Some(after) = rest.get(end + 2 + size + 2..) else { return Ok(None) };
+        body.extend_from_slice(chunk);
+        rest = after;
+        if size == 0 {
+            return Ok(Some((body, whole - rest.len())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_by_length_by_chunks_and_to_the_end() {
+        let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabHTTP/1.1 200 OK\r\n\
+                      transfer-encoding: chunked\r\n\r\n2\r\ncd\r\n0\r\n\r\nHTTP/1.0 400 Bad\r\n\r\nend";
+        let mut rest = &bytes[..];
+        let mut seen = Vec::new();
+        while let Some((answer, length)) = first_answer(rest, true).unwrap() {
+            seen.push((answer.status, String::from_utf8(answer.body).unwrap()));
+            rest = &rest[length..];
+        }
+        let expected = [(200, "ab"), (200, "cd"), (400, "end")];
+        assert_eq!(seen, expected.map(|(status, body)| (status, body.to_owned())));
+        for short in 0..40 {
+            assert!(first_answer(&bytes[..short.min(39)], false).unwrap().is_none(), "{short}");
+        }
+    }
+}

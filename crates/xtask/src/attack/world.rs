@@ -1,0 +1,133 @@
+//! The server that is attacked, and the accounts that attack it or are attacked.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::wire::{self, Answer};
+use crate::kith::{Kith, Start};
+
+pub const PASSWORD: &str = "correct horse battery staple";
+
+/// A signed-in account.
+#[derive(Clone, Debug)]
+pub struct Person {
+    pub id: String,
+    pub email: String,
+    pub token: String,
+    pub refresh: String,
+}
+
+/// A running server with an administrator, a couple and a stranger.
+pub struct World {
+    pub start: Start,
+    pub kith: Kith,
+    pub admin: Person,
+    /// Bonded with `ben`.
+    pub ada: Person,
+    pub ben: Person,
+    /// Has nothing to do with the others.
+    pub eve: Person,
+}
+
+impl World {
+    /// Starts the server and registers everybody.
+    pub fn new(start: Start) -> Result<Self> {
+        let kith = Kith::start(&start)?;
+        let at = kith.address;
+        let admin = first_admin(at, &start).context("the first administrator")?;
+        let [ada, ben, eve] = ["ada", "ben", "eve"].map(|name| register(at, name));
+        let world = Self { start, kith, admin, ada: ada?, ben: ben?, eve: eve? };
+        let to_ben = json!({ "to": { "user_id": world.ben.id } });
+        let asked = world.post(&world.ada, "/api/v1/partners/requests", &to_ben)?.expect(201)?;
+        let accept = format!("/api/v1/partners/requests/{}/accept", text(&asked["id"])?);
+        world.call("POST", &accept, Some(&world.ben.token), &Value::Null)?.expect(200)?;
+        Ok(world)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.kith.address
+    }
+
+    /// Registers another account.
+    pub fn register(&self, name: &str) -> Result<Person> {
+        register(self.address(), name)
+    }
+
+    /// Sends a request; a null body is none.
+    pub fn call(&self, method: &str, path: &str, token: Option<&str>, body: &Value) -> Result<Answer> {
+        call(self.address(), method, path, token, body)
+    }
+
+    pub fn get(&self, by: &Person, path: &str) -> Result<Answer> {
+        self.call("GET", path, Some(&by.token), &Value::Null)
+    }
+
+    pub fn post(&self, by: &Person, path: &str, body: &Value) -> Result<Answer> {
+        self.call("POST", path, Some(&by.token), body)
+    }
+
+    /// Sends a request with more headers.
+    pub fn call_with(
+        &self,
+        method: &str,
+        path: &str,
+        by: &Person,
+        more: &[(&str, &str)],
+        body: &Value,
+    ) -> Result<Answer> {
+        let body = (!body.is_null()).then(|| body.to_string().into_bytes());
+        wire::send(self.address(), &wire::request(method, path, Some(&by.token), more, body.as_deref()))
+    }
+
+    /// Makes an API key with these scopes, and gives its secret.
+    pub fn api_key(&self, name: &str, scopes: &[&str]) -> Result<String> {
+        let body = json!({ "name": name, "scopes": scopes });
+        let made = self.post(&self.admin, "/api/v1/admin/api-keys", &body)?.expect(201)?;
+        text(&made["key"]).with_context(|| format!("no key in {made}"))
+    }
+}
+
+/// Sends a request; a null body is none.
+pub fn call(at: SocketAddr, method: &str, path: &str, token: Option<&str>, body: &Value) -> Result<Answer> {
+    let body = (!body.is_null()).then(|| body.to_string().into_bytes());
+    wire::send(at, &wire::request(method, path, token, &[], body.as_deref()))
+}
+
+/// Registers an account at `NAME@example.org`.
+pub fn register(at: SocketAddr, name: &str) -> Result<Person> {
+    let email = format!("{name}@example.org");
+    let body = json!({ "email": email, "password": PASSWORD, "display_name": name });
+    let answer = call(at, "POST", "/api/v1/auth/register", None, &body)?.expect(201)?;
+    person(&answer, email)
+}
+
+fn first_admin(at: SocketAddr, start: &Start) -> Result<Person> {
+    let email = "root@example.org".to_owned();
+    let mut create = start.command(&["admin", "create", "--email", &email]);
+    let mut create = create.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().context("cannot run kith")?;
+    let mut input = create.stdin.take().context("no input")?;
+    writeln!(input, "{PASSWORD}")?;
+    drop(input);
+    ensure!(create.wait()?.success(), "`kith admin create` failed");
+    let body = json!({ "email": email, "password": PASSWORD });
+    let answer = call(at, "POST", "/api/v1/auth/login", None, &body)?.expect(200)?;
+    person(&answer, email)
+}
+
+fn person(answer: &Value, email: String) -> Result<Person> {
+    Ok(Person {
+        id: text(&answer["user"]["id"])?,
+        email,
+        token: text(&answer["access_token"])?,
+        refresh: text(&answer["refresh_token"])?,
+    })
+}
+
+/// A string of an answer.
+pub fn text(value: &Value) -> Result<String> {
+    value.as_str().map(str::to_owned).with_context(|| format!("{value} is no text"))
+}

@@ -48,7 +48,10 @@ pub fn stop(args: &Args) -> Result<()> {
     let people = args.mode.pick(2_000, 200);
     let folder = fresh_folder("stop")?;
     let server = PostgresServer::start(PostgresServerOptions { fsync: true, ..Default::default() })?;
+    // A smoke run shares the machine with others, and HAProxy may take longer to notice.
+    let drain = args.mode.is_smoke().then(|| ("KITH__SERVER__DRAIN_MS".to_owned(), "2000".to_owned()));
     let starts = [free_port()?, free_port()?].map(|port| Start {
+        environment: drain.clone().into_iter().collect(),
         binary: binary.clone(),
         data: folder.join(format!("data-{port}")),
         database: Some(server.url("postgres")),

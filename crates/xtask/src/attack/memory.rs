@@ -71,7 +71,10 @@ fn fill(world: &World, hoarder: &Person, most: usize) -> Result<String> {
 }
 
 /// Runs `attack` and looks at the process's memory all the while.
-fn grows_little(world: &World, attack: impl FnOnce() -> Result<String>) -> Result<String> {
+///
+/// # Errors
+/// The attack's, or that the process grew by more than 32 MiB.
+pub fn grows_little(world: &World, attack: impl FnOnce() -> Result<String>) -> Result<String> {
     let pid = world.kith.pid();
     let before = resident_kib(pid)?;
     let (is_over, most) = (AtomicBool::new(false), AtomicU64::new(before));

@@ -4,6 +4,7 @@
 
 mod bodies;
 mod conditions;
+mod crowds;
 mod edge;
 mod mailboxes;
 mod memory;
@@ -12,6 +13,7 @@ mod races;
 mod report;
 mod restart;
 mod schemas;
+mod spellings;
 mod strangers;
 mod targets;
 mod tokens;
@@ -29,15 +31,30 @@ use self::world::World;
 use crate::kith::{Start, build};
 use crate::smoke::Mode;
 
+const GROUPS: [&str; 13] = [
+    "limits",
+    "tokens",
+    "bodies",
+    "heads",
+    "spellings",
+    "operations",
+    "strangers",
+    "conditions",
+    "schemas",
+    "crowds",
+    "memory",
+    "races",
+    "restart",
+];
+
 /// What to attack.
 #[derive(clap::Args)]
 pub struct Args {
     /// On a PostgreSQL server of its own instead of SQLite
     #[arg(long)]
     postgres: bool,
-    /// Only groups with this name: bodies, heads, tokens, operations, strangers, conditions, schemas, memory, races, limits,
-    /// restart; may be given several times
-    #[arg(long)]
+    /// Only this group; may be given several times
+    #[arg(long, value_parser = GROUPS)]
     only: Vec<String>,
     #[command(flatten)]
     mode: Mode,
@@ -108,6 +125,7 @@ fn corpus(world: &World, args: &Args, report: &mut Report) {
         mailboxes::run(world, report);
     });
     begin("heads", &|report| edge::run(world, report));
+    begin("spellings", &|report| spellings::run(world, report));
     begin("operations", &|report| operations::run(world, report));
     begin("strangers", &|report| {
         strangers::run(world, report);
@@ -116,6 +134,7 @@ fn corpus(world: &World, args: &Args, report: &mut Report) {
     });
     begin("conditions", &|report| conditions::run(world, report));
     begin("schemas", &|report| schemas::run(world, report));
+    begin("crowds", &|report| crowds::run(world, report));
     begin("memory", &|report| memory::run(world, args.mode, report));
     begin("races", &|report| races::run(world, report));
 }

@@ -1,0 +1,160 @@
+//! Clients that ask for much and read nothing, wait as long as they may, or keep the server busy with dates and log-ins.
+
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use super::memory::grows_little;
+use super::report::{Report, SOON, said, status_in};
+use super::wire::{connect, request};
+use super::world::{PASSWORD, World};
+
+/// Connections whose answers nobody reads, and those that wait for a job.
+const UNREAD: usize = 30;
+const WAITING: usize = 100;
+/// Requests that are sent on one connection before an answer is read.
+const PIPELINED: usize = 500;
+/// What somebody else waits meanwhile.
+const OTHERS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Schedules whose next time is far away, or never comes, or comes all the time.
+const DATES: &[&str] = &[
+    "0 0 30 2 *",
+    "0 0 31 2,4,6,9,11 *",
+    "59 59 23 29 2 MON",
+    "@every 0s",
+    "@every 1ns",
+    "@every 9223372036854775807s",
+    "* * * * * *",
+    "*/0 * * * *",
+    "0-4294967295 * * * *",
+    "0 0 29 2 *",
+];
+
+/// Runs them all.
+pub fn run(world: &World, report: &mut Report) {
+    report.group("crowds");
+    report.attack("30 lists and exports that nobody reads", Duration::from_secs(60), || unread(world));
+    report.attack("500 requests on one connection, unread", Duration::from_secs(20), || pipelined(world));
+    report.attack("100 workers that wait for jobs", Duration::from_secs(20), || waiting(world));
+    for schedule in DATES {
+        report.attack(&format!("the next 100 times of {schedule}"), SOON, || {
+            let shown = schedule.replace(' ', "%20").replace('@', "%40");
+            let path = format!("/api/v1/schedules/preview?count=100&schedule={shown}");
+            status_in(&world.get(&world.admin, &path)?, &[200, 422])
+        });
+    }
+    report.attack("wrong passwords lock a name, and say nothing of it", Duration::from_secs(30), || {
+        locked(world)
+    });
+    report.attack("200 guessed invites", Duration::from_secs(20), || {
+        for n in 0..200 {
+            let path = format!("/api/v1/partners/invites/GUESS{n:05}");
+            let answer = world.get(&world.eve, &path)?;
+            ensure!(matches!(answer.status, 404 | 429), "answered with {}", said(&answer));
+        }
+        Ok("none is there".to_owned())
+    });
+    report.attack("a token of somebody who was suspended", SOON, || suspended(world));
+}
+
+fn others_wait(world: &World, within: Duration) -> Result<String> {
+    let answer =
+        world.post(&world.ada, "/api/v1/spaces/me/shopping", &json!({ "data": { "text": "milk" } }))?;
+    answer.expect(201)?;
+    ensure!(answer.took <= within, "somebody else's write took {:.1?}", answer.took);
+    Ok(format!("somebody else's write took {} ms", answer.took.as_millis()))
+}
+
+/// Opens a connection for each request and reads no answer.
+fn ask_and_leave(
+    world: &World,
+    count: usize,
+    path: &str,
+    body: Option<&[u8]>,
+    token: &str,
+) -> Result<Vec<TcpStream>> {
+    let method = if body.is_some() { "POST" } else { "GET" };
+    let mut open = Vec::new();
+    for _ in 0..count {
+        let mut stream = connect(world.address())?;
+        stream.write_all(&request(method, path, Some(token), &[], body))?;
+        open.push(stream);
+    }
+    Ok(open)
+}
+
+fn unread(world: &World) -> Result<String> {
+    let hoarder = world.register("reader")?;
+    let text = "x".repeat(60_000);
+    for _ in 0..50 {
+        world.post(&hoarder, "/api/v1/spaces/me/long", &json!({ "data": { "text": text } }))?.expect(201)?;
+    }
+    grows_little(world, || {
+        let lists = ask_and_leave(world, UNREAD, "/api/v1/spaces/me/long?limit=100", None, &hoarder.token)?;
+        let exports = ask_and_leave(world, UNREAD, "/api/v1/me/export", None, &hoarder.token)?;
+        // A debug build takes a while to make so many pages of 1 MiB.
+        let said = others_wait(world, Duration::from_secs(20))?;
+        drop((lists, exports));
+        Ok(said)
+    })
+}
+
+fn pipelined(world: &World) -> Result<String> {
+    grows_little(world, || {
+        let mut stream = connect(world.address())?;
+        stream.set_write_timeout(Some(Duration::from_secs(1)))?;
+        let head = format!(
+            "GET /openapi.json HTTP/1.1\r\nhost: kith\r\nauthorization: Bearer {}\r\n\r\n",
+            world.eve.token
+        );
+        let mut sent = 0;
+        // A server that is not read from stops reading.
+        while sent < PIPELINED && stream.write_all(head.as_bytes()).is_ok() {
+            sent += 1;
+        }
+        Ok(format!("{sent} sent; {}", others_wait(world, OTHERS_WITHIN)?))
+    })
+}
+
+fn waiting(world: &World) -> Result<String> {
+    let key = world.api_key("waits", &["jobs.work"])?;
+    let body = json!({ "most": 1, "wait_ms": 30_000 }).to_string();
+    let waiting = ask_and_leave(world, WAITING, "/api/v1/queues/nothing/claim", Some(body.as_bytes()), &key)?;
+    let said = others_wait(world, OTHERS_WITHIN)?;
+    drop(waiting);
+    Ok(said)
+}
+
+/// Five failures lock an address for a while, whether or not there is such an account, and the answers are the same.
+fn locked(world: &World) -> Result<String> {
+    let victim = world.register("victim")?;
+    let mut seen = Vec::new();
+    for email in [victim.email.as_str(), "nobody-here@example.org"] {
+        let mut statuses = Vec::new();
+        for n in 0..8 {
+            let body = json!({ "email": email, "password": format!("{PASSWORD} {n}") });
+            let answer = world.call("POST", "/api/v1/auth/login", None, &body)?;
+            statuses.push((answer.status, answer.code()));
+        }
+        seen.push(statuses);
+    }
+    ensure!(seen[0] == seen[1], "an account is told from none: {:?} and {:?}", seen[0], seen[1]);
+    ensure!(seen[0].iter().any(|(status, _)| *status == 423), "eight failures lock nothing: {:?}", seen[0]);
+    let body = json!({ "email": victim.email, "password": PASSWORD });
+    let right = world.call("POST", "/api/v1/auth/login", None, &body)?;
+    status_in(&right, &[423])
+}
+
+fn suspended(world: &World) -> Result<String> {
+    let victim = world.register("suspended")?;
+    let path = format!("/api/v1/admin/users/{}/suspension", victim.id);
+    world.call("PUT", &path, Some(&world.admin.token), &json!({ "reason": "attack" }))?.expect(200)?;
+    let refresh = json!({ "refresh_token": victim.refresh });
+    let refreshed = world.call("POST", "/api/v1/auth/refresh", None, &refresh)?;
+    ensure!(matches!(refreshed.status, 401 | 403), "refreshed with {}", said(&refreshed));
+    status_in(&world.call("GET", "/api/v1/me", Some(&victim.token), &Value::Null)?, &[401, 403])
+}

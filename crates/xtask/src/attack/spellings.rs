@@ -1,0 +1,130 @@
+//! Other spellings of a path or a method, headers that claim another one, and answers that repeat what a client claims.
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use super::report::{Report, SOON, said, status_in};
+use super::wire::{Answer, request, send};
+use super::world::{PASSWORD, World};
+
+/// Paths that a careless router, or a proxy in front of it, takes for `/api/v1/admin/users`. A user asks.
+const PATHS: &[&str] = &[
+    "//api/v1/admin/users",
+    "/api//v1/admin/users",
+    "/api/v1/admin/users/",
+    "/api/v1/admin/users//",
+    "/api/v1/./admin/users",
+    "/api/v1/me/../admin/users",
+    "/api/v1/me/%2e%2e/admin/users",
+    "/api/v1/admin%2fusers",
+    "/api/v1/%61dmin/users",
+    "/API/V1/ADMIN/USERS",
+    "/api/v1/admin/users;a=b",
+    "/api/v1/admin/users%00",
+    "/api/v1/admin/users%20",
+    "/api/v1/admin\\users",
+    "/api/v1/admin/users.json",
+    "/api/v1/admin/users?role=admin",
+];
+
+/// Headers by which frameworks let a client ask for something else than the request line says.
+const CLAIMS: &[(&str, &str)] = &[
+    ("x-http-method-override", "DELETE"),
+    ("x-method-override", "PUT"),
+    ("x-original-url", "/api/v1/admin/users"),
+    ("x-rewrite-url", "/api/v1/admin/users"),
+    ("x-forwarded-user", "root"),
+    ("x-remote-user", "root"),
+    ("x-forwarded-for", "127.0.0.1"),
+    ("x-real-ip", "127.0.0.1"),
+    ("x-user-role", "admin"),
+];
+
+/// Origins that no browser of ours has.
+const ORIGINS: &[&str] = &[
+    "https://evil.example",
+    "null",
+    "http://localhost.evil.example",
+    "http://127.0.0.1.evil.example",
+    "http://evil-localhost",
+    "https://evil.example#http://localhost",
+    "file://",
+];
+
+/// Fields that nobody may set of themselves.
+const ASSIGNED: &[(&str, &str)] = &[
+    ("role", "admin"),
+    ("id", "01900000-0000-7000-8000-000000000000"),
+    ("status", "active"),
+    ("email_verified", "true"),
+    ("created_at", "2020-01-01T00:00:00Z"),
+    ("password_hash", "x"),
+];
+
+/// Sends them all.
+pub fn run(world: &World, report: &mut Report) {
+    report.group("spellings of paths");
+    let eve = Some(world.eve.token.as_str());
+    for path in PATHS {
+        report.attack(&format!("GET {path}"), SOON, || {
+            let answer = send(world.address(), &request("GET", path, eve, &[], None))?;
+            status_in(&answer, &[308, 400, 403, 404])
+        });
+    }
+    report.group("claims");
+    for (name, value) in CLAIMS {
+        report.attack(&format!("{name}: {value}"), SOON, || {
+            let answer = get_me(world, &[(name, value)])?;
+            ensure!(answer.json()["id"] == world.eve.id.as_str(), "answered with {}", said(&answer));
+            let guarded =
+                world.call_with("GET", "/api/v1/admin/users", &world.eve, &[(name, value)], &Value::Null)?;
+            status_in(&guarded, &[403])
+        });
+    }
+    for origin in ORIGINS {
+        report.attack(&format!("Origin: {origin}"), SOON, || {
+            let answer = get_me(world, &[("origin", origin)])?;
+            let allowed = answer.header("access-control-allow-origin").unwrap_or_default().to_owned();
+            ensure!(allowed.is_empty(), "pages of {allowed} may read it");
+            status_in(&answer, &[200, 403])
+        });
+    }
+    report.attack("a Host of somebody else's", SOON, || host(world));
+    report.group("fields that nobody may set");
+    for (field, value) in ASSIGNED {
+        report.attack(field, SOON, || {
+            let mut new = json!({
+                "email": format!("{}@example.org", field.replace('_', "-")), "password": PASSWORD,
+                "display_name": "Mallory",
+            });
+            new[*field] = json!(value);
+            let registered = world.call("POST", "/api/v1/auth/register", None, &new)?;
+            ensure!(registered.status == 422, "registered with {}", said(&registered));
+            let changed = world.call("PATCH", "/api/v1/me", eve, &json!({ *field: value }))?;
+            status_in(&changed, &[422])
+        });
+    }
+}
+
+fn get_me(world: &World, more: &[(&str, &str)]) -> Result<Answer> {
+    world.call_with("GET", "/api/v1/me", &world.eve, more, &Value::Null)
+}
+
+/// No answer that a cache may keep names the host that a client names, and none redirects there.
+fn host(world: &World) -> Result<String> {
+    for path in ["/", "/api-docs", "/swagger", "/openapi.json", "/docs", "/api/health"] {
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nhost: evil.example\r\nx-forwarded-host: worse.example\r\nconnection: close\r\n\r\n"
+        );
+        let answer = send(world.address(), head.as_bytes())?;
+        let body = String::from_utf8_lossy(&answer.body).into_owned();
+        let names = |text: &str| text.contains("evil.example") || text.contains("worse.example");
+        ensure!(!answer.headers.iter().any(|(_, value)| names(value)), "a header of {path} names it");
+        let is_kept = !["no-store", "private"]
+            .iter()
+            .any(|word| answer.header("cache-control").is_some_and(|value| value.contains(word)));
+        ensure!(!body.contains("worse.example"), "{path} believes X-Forwarded-Host");
+        ensure!(!(names(&body) && is_kept), "{path} names it, and caches may keep it");
+    }
+    Ok("named by nothing that is kept".to_owned())
+}

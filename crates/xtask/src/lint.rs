@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::evidence::{self, Outcome, Row};
 use crate::workspace::{cargo, root, run};
-use crate::{openapi, test, tidy};
+use crate::{openapi, smoke, test, tidy};
 
 /// Layout, walls, clippy, licences and sources of dependencies; stops at the first that fails.
 pub fn lint() -> Result<()> {
@@ -32,9 +32,13 @@ pub fn lint() -> Result<()> {
     evidence::write("cargo xtask lint", &rows.map(holds))
 }
 
-/// [`lint`], the OpenAPI document, then the whole suite.
+/// [`lint`], the OpenAPI document, the whole suite, then every other command in its smoke mode.
 pub fn check() -> Result<ExitCode> {
     lint()?;
     openapi::openapi(&openapi::Args { check: true })?;
-    test::test(&test::Args::default())
+    let tested = test::test(&test::Args::default())?;
+    if tested == ExitCode::SUCCESS {
+        smoke::smoke(&smoke::Args::default())?;
+    }
+    Ok(tested)
 }

@@ -42,7 +42,7 @@ enum Task {
     Tidy,
     /// Format, walls, clippy, licences and sources of dependencies
     Lint,
-    /// What CI runs: lint, openapi --check, then test
+    /// What CI runs: lint, openapi --check, test, then smoke
     Check,
     /// Writes docs/openapi.json, or compares it
     Openapi(openapi::Args),
@@ -51,7 +51,7 @@ enum Task {
     Chaos(chaos::Chaos),
     /// What Kith carries on this machine, as ratios to ceilings measured in the same run
     Bench(bench::Args),
-    /// Attacks a server with a corpus of hostile requests; each must be repelled, and nobody else disturbed
+    /// Sends a server hostile requests, each of which must be rejected without disturbing other callers
     Attack(attack::Args),
     /// Whether log-ins tell by their time that an address is known
     Timing(timing::Args),

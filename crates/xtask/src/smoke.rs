@@ -38,12 +38,13 @@ impl Mode {
     }
 }
 
-/// Commands that measure times or answer within times; each runs alone.
-const ALONE: &[&[&str]] = &[&["attack"], &["bench"]];
+/// Commands that fail if an answer takes too long; each runs alone.
+const ALONE: &[&[&str]] = &[&["attack"]];
 /// The other commands, longest first; two at a time.
 const TOGETHER: &[&[&str]] = &[
-    &["chaos", "jobs"],
     &["chaos", "kill"],
+    &["bench"],
+    &["chaos", "jobs"],
     &["bench", "jobs"],
     &["chaos", "power"],
     &["chaos", "stop"],
@@ -58,7 +59,7 @@ const AT_ONCE: usize = 2;
 const ENDS_WITHIN: Duration = Duration::from_secs(300);
 
 /// Which commands to start.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub struct Args {
     /// Only commands with this name, such as `chaos`; may be given several times
     #[arg(long)]

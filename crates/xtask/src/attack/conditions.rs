@@ -72,7 +72,7 @@ fn idempotency(world: &World, report: &mut Report) {
     report.attack("the same key by another user", SOON, || {
         let own = world.call_with("POST", NOTES, &world.eve, &key, &one)?.expect(201)?;
         let others = world.call_with("POST", NOTES, &world.ben, &key, &one)?.expect(201)?;
-        ensure!(own["id"] != others["id"], "somebody else's answer was given");
+        ensure!(own["id"] != others["id"], "another user's answer was given");
         Ok("an item of their own".to_owned())
     });
     for (name, value) in [("an empty key", String::new()), ("a key of 10,000 letters", "k".repeat(10_000))] {
@@ -95,7 +95,7 @@ fn cursors(world: &World, report: &mut Report) {
         }
         text(&world.get(by, &format!("{NOTES}?limit=1"))?.expect(200)?["next_cursor"])
     };
-    report.attack("a cursor of somebody else's list", SOON, || {
+    report.attack("a cursor of another user's list", SOON, || {
         let cursor = own(&world.ada)?;
         let answer = world.get(&world.eve, &format!("{NOTES}?limit=100&cursor={cursor}"))?;
         if answer.status == 400 {
@@ -104,7 +104,7 @@ fn cursors(world: &World, report: &mut Report) {
         let page = answer.expect(200)?;
         let items = page["items"].as_array().into_iter().flatten();
         let foreign = items.filter(|item| item["created_by"] != world.eve.id.as_str()).count();
-        ensure!(foreign == 0, "{foreign} items of somebody else were shown");
+        ensure!(foreign == 0, "{foreign} items of another user were shown");
         Ok("200, own items only".to_owned())
     });
     report.attack("a cursor of another list", SOON, || {

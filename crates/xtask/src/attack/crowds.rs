@@ -12,12 +12,12 @@ use super::report::{Report, SOON, said, status_in};
 use super::wire::{connect, request};
 use super::world::{PASSWORD, World};
 
-/// Connections whose answers nobody reads, and those that wait for a job.
+/// Connections whose answers are never read, and connections that wait for a job.
 const UNREAD: usize = 30;
 const WAITING: usize = 100;
 /// Requests that are sent on one connection before an answer is read.
 const PIPELINED: usize = 500;
-/// What somebody else waits meanwhile.
+/// How long another user's write may take meanwhile.
 const OTHERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Schedules whose next time is far away, or never comes, or comes all the time.
@@ -37,7 +37,7 @@ const DATES: &[&str] = &[
 /// Runs them all.
 pub fn run(world: &World, report: &mut Report) {
     report.group("crowds");
-    report.attack("30 lists and exports that nobody reads", Duration::from_secs(60), || unread(world));
+    report.attack("30 lists and exports that are never read", Duration::from_secs(60), || unread(world));
     report.attack("500 requests on one connection, unread", Duration::from_secs(20), || pipelined(world));
     report.attack("100 workers that wait for jobs", Duration::from_secs(20), || waiting(world));
     for schedule in DATES {
@@ -58,15 +58,15 @@ pub fn run(world: &World, report: &mut Report) {
         }
         Ok("none is there".to_owned())
     });
-    report.attack("a token of somebody who was suspended", SOON, || suspended(world));
+    report.attack("a token of a suspended user", SOON, || suspended(world));
 }
 
 fn others_wait(world: &World, within: Duration) -> Result<String> {
     let answer =
         world.post(&world.ada, "/api/v1/spaces/me/shopping", &json!({ "data": { "text": "milk" } }))?;
     answer.expect(201)?;
-    ensure!(answer.took <= within, "somebody else's write took {:.1?}", answer.took);
-    Ok(format!("somebody else's write took {} ms", answer.took.as_millis()))
+    ensure!(answer.took <= within, "another user's write took {:.1?}", answer.took);
+    Ok(format!("another user's write took {} ms", answer.took.as_millis()))
 }
 
 /// Opens a connection for each request and reads no answer.

@@ -186,12 +186,12 @@ fn has_ended(stream: &TcpStream) -> bool {
         && !stream.peek(&mut byte).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
-/// Somebody else is answered, and soon.
+/// Checks that another caller is answered within a second.
 fn healthy(world: &World) -> Result<String> {
     let answer = send(world.address(), b"GET /livez HTTP/1.1\r\nhost: kith\r\nconnection: close\r\n\r\n")?;
-    ensure!(answer.status == 200, "somebody else was answered with {}", said(&answer));
-    ensure!(answer.took < Duration::from_secs(1), "somebody else waited {:.1?}", answer.took);
+    ensure!(answer.status == 200, "another caller was answered with {}", said(&answer));
+    ensure!(answer.took < Duration::from_secs(1), "another caller waited {:.1?}", answer.took);
     let me = world.call("GET", "/api/v1/me", Some(&world.ada.token), &Value::Null)?;
-    ensure!(me.status == 200, "somebody else was answered with {}", said(&me));
-    Ok(format!("somebody else waited {} ms", answer.took.as_millis()))
+    ensure!(me.status == 200, "another caller was answered with {}", said(&me));
+    Ok(format!("another caller waited {} ms", answer.took.as_millis()))
 }

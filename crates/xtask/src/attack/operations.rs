@@ -1,4 +1,4 @@
-//! Every operation of the OpenAPI document, asked by callers who may not: nobody, a user, an API key of another scope.
+//! Every operation of the OpenAPI document, asked by callers who may not: an anonymous caller, a user, an API key of another scope.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -68,8 +68,8 @@ pub fn run(world: &World, report: &mut Report) {
     };
     let closed = all.iter().filter(|one| one.bearer.is_some());
     let guarded = all.iter().filter(|one| one.bearer.as_ref().is_some_and(|scopes| !scopes.is_empty()));
-    report.attack("nobody", WHOLE_MATRIX, || refuse(world, None, closed.clone(), 401));
-    report.attack("a token of nothing", WHOLE_MATRIX, || refuse(world, Some("x.y.z"), closed.clone(), 401));
+    report.attack("an anonymous caller", WHOLE_MATRIX, || refuse(world, None, closed.clone(), 401));
+    report.attack("a malformed token", WHOLE_MATRIX, || refuse(world, Some("x.y.z"), closed.clone(), 401));
     let eve = world.eve.token.as_str();
     report.attack("a user, where a permission is needed", WHOLE_MATRIX, || {
         refuse(world, Some(eve), guarded.clone(), 403)

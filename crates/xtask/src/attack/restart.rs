@@ -109,7 +109,7 @@ fn verify(start: &Start) -> Result<(bool, String)> {
     Ok((done.status.success(), said))
 }
 
-/// As somebody does who can write to the database and has no key.
+/// Deletes the last three links, as an attacker can who writes to the database and has no key.
 async fn cut_tail(start: &Start) -> Result<u64> {
     let engine = match &start.database {
         None => EngineOptions::Sqlite(SqliteOptions::in_folder(&start.data)),

@@ -1,4 +1,4 @@
-//! JSON Schemas that are made to be slow, while somebody else's writes must go on.
+//! JSON Schemas that are made to be slow, while another user's writes must go on.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::world::World;
 
 /// A schema or an item that costs more than this is rejected before it has cost it.
 const JUDGED_WITHIN: Duration = Duration::from_secs(10);
-/// What somebody else waits for a write meanwhile.
+/// How long another user's write may take meanwhile.
 const OTHERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// A name, the schema, and an item to hold against it if the schema is taken.
@@ -133,7 +133,7 @@ fn beside_a_writer(world: &World, attack: impl FnOnce() -> Result<String>) -> Re
         is_over.store(true, Ordering::Relaxed);
         let (writes, slowest) = writer.join().expect("a writer does not panic")?;
         let said = outcome?;
-        ensure!(slowest <= OTHERS_WITHIN, "{said}, but somebody else's write took {slowest:.1?}");
+        ensure!(slowest <= OTHERS_WITHIN, "{said}, but another user's write took {slowest:.1?}");
         Ok(format!("{said}; {writes} writes beside it, the slowest {} ms", slowest.as_millis()))
     })
 }

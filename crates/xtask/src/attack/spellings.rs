@@ -51,7 +51,7 @@ const ORIGINS: &[&str] = &[
     "file://",
 ];
 
-/// Fields that nobody may set of themselves.
+/// Fields that users may not set.
 const ASSIGNED: &[(&str, &str)] = &[
     ("role", "admin"),
     ("id", "01900000-0000-7000-8000-000000000000"),
@@ -89,8 +89,8 @@ pub fn run(world: &World, report: &mut Report) {
             status_in(&answer, &[200, 403])
         });
     }
-    report.attack("a Host of somebody else's", SOON, || host(world));
-    report.group("fields that nobody may set");
+    report.attack("a Host of another site", SOON, || host(world));
+    report.group("fields that users may not set");
     for (field, value) in ASSIGNED {
         report.attack(field, SOON, || {
             let mut new = json!({

@@ -1,4 +1,4 @@
-//! Ids of other people's objects, asked for by somebody who has nothing to do with them; queues and schedules that Kith uses
+//! Ids of other people's objects, requested by a stranger; queues and schedules that Kith uses
 //! for itself, asked for by an API key with every scope that seems to allow it.
 
 use anyhow::{Context as _, Result, ensure};

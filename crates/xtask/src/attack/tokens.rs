@@ -1,4 +1,4 @@
-//! Access tokens that nobody issued, or that are not valid any more.
+//! Access tokens that were never issued, or are no longer valid.
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
@@ -101,7 +101,7 @@ fn forgeries(world: &World, foreign: &str) -> Result<Vec<(&'static str, String)>
         ("a kid that climbs folders", kid("../../../../dev/null")),
         ("a kid that is SQL", kid("' OR '1'='1")),
         ("a kid of 10,000 letters", kid(&"k".repeat(10_000))),
-        ("somebody else's subject", parts.with(none.clone(), json!({ "sub": world.ada.id }), signature)),
+        ("another user's subject", parts.with(none.clone(), json!({ "sub": world.ada.id }), signature)),
         ("another audience", parts.with(none.clone(), json!({ "aud": "other" }), signature)),
         ("a later expiry", parts.with(none.clone(), json!({ "exp": 4_102_444_800_i64 }), signature)),
         ("a role", parts.with(none.clone(), json!({ "role": "admin" }), signature)),

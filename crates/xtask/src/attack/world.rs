@@ -34,7 +34,7 @@ pub struct World {
 }
 
 impl World {
-    /// Starts the server and registers everybody.
+    /// Starts the server and registers the accounts.
     pub fn new(start: Start) -> Result<Self> {
         let kith = Kith::start(&start)?;
         let at = kith.address;

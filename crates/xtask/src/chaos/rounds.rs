@@ -44,7 +44,7 @@ pub struct People {
 impl People {
     /// As many as a full round, or a smoke round, needs.
     pub fn of(mode: Mode) -> Self {
-        mode.pick(Self { senders: 1_000, fresh: 1_500 }, Self { senders: 100, fresh: 500 })
+        mode.pick(Self { senders: 1_000, fresh: 1_500 }, Self { senders: 100, fresh: 300 })
     }
 }
 

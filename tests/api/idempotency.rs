@@ -31,6 +31,7 @@ on_every_engine! {
     of_twenty_twins_one_is_made,
     keys_are_refused_where_they_are_not_taken,
     every_signed_in_write_takes_a_key,
+    large_answer_is_given_again_as_its_id,
 }
 
 async fn keyed(who: &Person, key: &str) -> Client {
@@ -199,6 +200,28 @@ async fn every_signed_in_write_takes_a_key(app: &TestApp) {
         walked += 1;
     }
     assert!(walked >= 2, "{walked}");
+}
+
+/// An item of 60 kB under a key each would fill the database with copies of it.
+async fn large_answer_is_given_again_as_its_id(app: &TestApp) {
+    let ada = keyed(&app.user("ada").await, "key").await;
+    let notes = "/api/v1/spaces/me/notes";
+    let data = json!({ "data": { "text": "x".repeat(60_000) } });
+    let first = ada.post(notes, data.clone()).await.expect(201);
+    let footprint = app.footprint().await;
+    let again = ada.post(notes, data).await.expect_problem(409, "answer_not_kept");
+    assert_eq!(again["kept"], json!({ "id": first["id"] }));
+    assert_eq!(app.footprint().await, footprint);
+    let path = format!("{notes}/{}", first["id"].as_str().expect("an id"));
+    assert_eq!(ada.get(&path).await.expect(200), first);
+    let sum = app.db().read(|q| {
+        q.one("SELECT CAST(SUM(octet_length(body)) AS BIGINT) FROM idempotency_keys", &[], |row| {
+            row.get::<i64>(0)
+        })
+    });
+    let sum: Result<Option<i64>, kith_store::Error> = sum.await;
+    let bytes = sum.expect("a sum").expect("an answer is kept");
+    assert!(bytes < 200, "{bytes} bytes are kept");
 }
 
 async fn register(client: &Client, name: &str) -> (String, Client) {

@@ -48,12 +48,21 @@ pub struct Problem {
     pub retry_after_s: Option<u32>,
     /// Why the token that was sent is not accepted: `error_description` of RFC 6750. Plain ASCII without quotes.
     pub token_error: Option<&'static str>,
+    /// Ids of what an earlier request made whose answer was not kept.
+    pub kept: Option<serde_json::Value>,
 }
 
 impl Problem {
     /// A problem of this kind, with `detail` about this occurrence.
     pub fn new(code: &'static ProblemCode, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into(), errors: Vec::new(), retry_after_s: None, token_error: None }
+        Self {
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after_s: None,
+            token_error: None,
+            kept: None,
+        }
     }
 
     /// A 422 that names the fields at fault.
@@ -116,6 +125,8 @@ pub mod problems {
         CONFLICT = 409 "conflict" "The present state does not allow this";
         /// The same request under the same key has not ended.
         IDEMPOTENCY_IN_PROGRESS = 409 "idempotency_in_progress" "The same request is on its way";
+        /// The same request was made before under the same key; its answer was too large to be kept.
+        ANSWER_NOT_KEPT = 409 "answer_not_kept" "It was done before, and its answer was not kept";
         /// `If-Match` names another state than the present one.
         PRECONDITION_FAILED = 412 "precondition_failed" "It has changed since you read it";
         /// The body is over the limit.

@@ -54,6 +54,10 @@ pub struct ProblemBody {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<FieldErrorBody>,
+    /// With `answer_not_kept`: the ids of what was made, in the form of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = Object, additional_properties = true)]
+    kept: Option<serde_json::Value>,
     /// Names this request in our logs.
     request_id: String,
 }
@@ -80,6 +84,7 @@ impl ProblemBody {
             detail: problem.detail.into_owned(),
             code: problem.code.code,
             errors: problem.errors.into_iter().map(FieldErrorBody::from).collect(),
+            kept: problem.kept,
             request_id: request_id.to_string(),
         }
     }

@@ -25,12 +25,15 @@ pub(crate) fn declare(path: &str, operation: &mut Operation) {
         .required(Required::False)
         .description(Some(
             "Whoever sends the same again under the same key within 24 hours gets the same answer, and nothing is \
-             done again.",
+             done again. Of answers over 16 KiB that have an `id` and an ETag, and of all answers of a caller for whom \
+             more bytes are kept than `limits.idempotent_bytes_per_day`, only the ids are kept: then 409 \
+             `answer_not_kept` has them.",
         ))
         .schema(Some(text().pattern(Some(KEY))));
     operation.parameters.get_or_insert_default().push(key.build().into());
     add_problem(operation, &problems::IDEMPOTENCY_IN_PROGRESS);
     add_problem(operation, &problems::IDEMPOTENCY_MISMATCH);
+    add_problem(operation, &problems::ANSWER_NOT_KEPT);
     for (status, response) in &mut operation.responses.responses {
         if let RefOr::T(response) = response
             && status.starts_with('2')

@@ -6,6 +6,7 @@ mod answer;
 mod document;
 mod key;
 mod rows;
+mod short;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,13 +31,14 @@ pub(crate) use document::declare;
 pub(crate) use key::parse as parse_key;
 pub use key::{IDEMPOTENCY_KEY, IdempotencyKey};
 pub(crate) use key::{is_keyed, refuse};
+pub(crate) use short::KeptBytes;
 
 /// Says that an answer is the one that was given before.
 pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// How long an answer is kept.
 const KEPT: Duration = days(1);
 /// How many expired answers one call of [`tidy`] removes at most.
-const TIDIED: i64 = 1_000;
+pub(crate) const TIDIED: u64 = 1_000;
 
 /// In the extensions of an answer that is kept under its request's key.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +82,7 @@ impl App {
         let waited_in_vain = Arc::new(AtomicBool::new(false));
         let in_vain = Arc::clone(&waited_in_vain);
         let keyring = Arc::clone(&self.keyring);
+        let kept_bytes = Arc::clone(&self.kept_bytes);
         let write = self.write(&caller.ctx, move |tx, ctx| {
             let id = key.id(&keyring, caller_id);
             let mut fingerprint = key.fingerprint(&keyring, &id);
@@ -95,12 +98,15 @@ impl App {
                 Err(error) => Outcome::Rollback(Refused::Own(error.into())),
                 Ok(Some(kept)) if kept.fingerprint != fingerprint => Outcome::Rollback(Refused::Reused),
                 Ok(Some(kept)) => Outcome::Commit(Given::Again(kept.answer)),
-                Ok(None) => keep(tx, ctx, &keyring, &id, &fingerprint, run(tx, ctx)),
+                Ok(None) => {
+                    let kept = |answer: &WrittenAnswer| kept_bytes.shorten(caller_id, answer);
+                    keep(tx, ctx, &keyring, (&id, &fingerprint), kept, run(tx, ctx))
+                }
             }
         });
         let mut response = match write.await {
             Ok(Given::Now(answer)) => answer.into_response(),
-            Ok(Given::Again(answer)) => replayed(answer),
+            Ok(Given::Again(answer)) => replay(answer)?,
             Err(_) if waited_in_vain.load(Ordering::Relaxed) => return Err(in_progress().into()),
             Err(Refused::Reused) => return Err(reused().into()),
             Err(Refused::Own(error)) => return Err(error.into().into()),
@@ -135,15 +141,21 @@ impl App {
         if kept.fingerprint != fingerprint {
             return Err(reused().into());
         }
-        Ok(Some(replayed(kept.answer)))
+        Ok(Some(replay(kept.answer)?))
     }
 }
 
-fn replayed(answer: WrittenAnswer) -> Response {
+fn replay(answer: WrittenAnswer) -> Result<Response, Problem> {
+    if short::is_short(&answer) {
+        let kept = answer.body.and_then(|body| serde_json::from_slice(&body).ok());
+        let detail = "This request was made before, and succeeded. Its answer was too large to be kept: read what it made \
+                      by the ids in `kept`.";
+        return Err(Problem { kept, ..Problem::new(&problems::ANSWER_NOT_KEPT, detail) });
+    }
     let mut response = answer.into_response();
     response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     response.extensions_mut().insert(TookKey);
-    response
+    Ok(response)
 }
 
 /// Tells whoever builds Kith that a handler ignored a key: a write that is not made by [`App::change`], and does not
@@ -161,7 +173,7 @@ pub(crate) fn check_taken(response: &Response, route: &str) {
 /// # Errors
 /// The database's.
 pub fn tidy(tx: &Tx<'_>, ctx: &Ctx) -> Result<u64, Error> {
-    rows::remove(tx, ctx.now - KEPT, TIDIED)
+    rows::remove(tx, ctx.now - KEPT, TIDIED.cast_signed())
 }
 
 /// Waits until no other transaction has the same key, and reads what is kept under it.
@@ -171,19 +183,19 @@ fn find(tx: &Tx<'_>, ctx: &Ctx, keyring: &Keyring, id: &[u8; 32]) -> Result<Opti
     rows::find(tx, keyring, id, ctx.now - KEPT)
 }
 
-/// Keeps the answer if the command succeeded: a refusal may be tried again under the same key.
+/// Keeps what `kept` makes of the answer if the command succeeded: a refusal may be tried again under the same key.
 fn keep<T: Serialize, E: From<Error>>(
     tx: &Tx<'_>,
     ctx: &Ctx,
     keyring: &Keyring,
-    id: &[u8; 32],
-    fingerprint: &[u8; 32],
+    (id, fingerprint): (&[u8; 32], &[u8; 32]),
+    kept: impl FnOnce(&WrittenAnswer) -> WrittenAnswer,
     made: impl IntoOutcome<Value = Answer<T>, Error = E>,
 ) -> Outcome<Given, Refused<E>> {
     match made.into_outcome() {
         Outcome::Commit(answer) => {
             let answer = answer.write();
-            match rows::keep(tx, ctx, keyring, id, fingerprint, &answer) {
+            match rows::keep(tx, ctx, keyring, id, fingerprint, &kept(&answer)) {
                 Ok(()) => Outcome::Commit(Given::Now(answer)),
                 Err(error) => Outcome::Rollback(error.into()),
             }

@@ -1,0 +1,138 @@
+//! What is kept of large answers, and of those of a caller who has many: the ids of what they speak of.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use governor::middleware::NoOpMiddleware;
+use governor::state::keyed::DashMapStateStore;
+use governor::{Quota, RateLimiter};
+use http::header::{self, HeaderValue};
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{Clock, days};
+use serde_json::{Map, Value};
+
+use super::IDEMPOTENCY_REPLAYED;
+use super::answer::WrittenAnswer;
+use crate::http::Time;
+
+/// An answer with more bytes is kept as its id, if it has one and an ETag: then it can be read again.
+const LARGE_BYTES: usize = 16 << 10;
+/// Callers that are remembered before those are forgotten who have their whole allowance again.
+const MAX_REMEMBERED: usize = 4_096;
+/// In a kept answer the value of [`IDEMPOTENCY_REPLAYED`] if its body has only the ids. No answer is sent with it.
+const SHORT: HeaderValue = HeaderValue::from_static("short");
+
+type Limiter = RateLimiter<Uuid, DashMapStateStore<Uuid>, Time, NoOpMiddleware<governor::nanos::Nanos>>;
+
+/// How many bytes of answers are kept for each caller, on this node.
+pub(crate) struct KeptBytes(Option<Limiter>);
+
+impl KeptBytes {
+    /// At most `per_day` bytes of whole answers for each caller; 0 is no limit.
+    pub fn new(per_day: u32, clock: Arc<dyn Clock>) -> Self {
+        let quota = NonZeroU32::new(per_day)
+            .and_then(|per_day| Some(Quota::with_period(days(1) / per_day.get())?.allow_burst(per_day)));
+        Self(quota.map(|quota| RateLimiter::new(quota, DashMapStateStore::default(), Time::of(clock))))
+    }
+
+    /// Whether `bytes` more are kept for `caller`; if so, they count.
+    fn admits(&self, caller: Uuid, bytes: usize) -> bool {
+        let (Some(limiter), Some(bytes)) = (&self.0, u32::try_from(bytes).ok().and_then(NonZeroU32::new))
+        else {
+            return true;
+        };
+        if limiter.len() > MAX_REMEMBERED {
+            limiter.retain_recent();
+        }
+        matches!(limiter.check_key_n(&caller, bytes), Ok(Ok(())))
+    }
+
+    /// What is kept of `answer` for `caller`.
+    pub(super) fn shorten(&self, caller: Uuid, answer: &WrittenAnswer) -> WrittenAnswer {
+        let Some(body) = &answer.body else { return answer.clone() };
+        let is_large = body.len() > LARGE_BYTES && answer.headers.contains_key(header::ETAG);
+        if !is_large && self.admits(caller, body.len()) {
+            return answer.clone();
+        }
+        let Some(ids) = serde_json::from_slice(body).ok().and_then(ids_of) else { return answer.clone() };
+        if !is_large || ids.get("id").is_some() {
+            let mut short = answer.clone();
+            short.body = Some(ids.to_string().into());
+            short.headers.insert(IDEMPOTENCY_REPLAYED, SHORT);
+            return short;
+        }
+        answer.clone()
+    }
+}
+
+/// Whether of the body of a kept answer only the ids were kept.
+pub(super) fn is_short(answer: &WrittenAnswer) -> bool {
+    answer.headers.get(IDEMPOTENCY_REPLAYED) == Some(&SHORT)
+}
+
+/// Of each object that has an id only that; the lists and objects around such.
+fn ids_of(value: Value) -> Option<Value> {
+    match value {
+        Value::Object(mut members) => {
+            if let Some(id) = members.remove("id") {
+                return Some(Value::Object(Map::from_iter([("id".to_owned(), id)])));
+            }
+            let kept = members.into_iter().filter_map(|(name, value)| Some((name, ids_of(value)?)));
+            Some(Value::Object(kept.collect()))
+        }
+        Value::Array(items) => Some(items.into_iter().filter_map(ids_of).collect()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kith_kernel::{ManualClock, Timestamp, hours};
+    use serde_json::json;
+
+    use super::*;
+    use crate::idempotency::Answer;
+
+    const CALLER: Uuid = Uuid::from_u128(1);
+
+    fn answer(body: Value) -> WrittenAnswer {
+        Answer::created(body).with_etag().write()
+    }
+
+    fn body(answer: &WrittenAnswer) -> Value {
+        serde_json::from_slice(answer.body.as_deref().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn large_answer_is_kept_as_its_id_and_its_headers() {
+        let kept = KeptBytes::new(0, Arc::new(ManualClock::at(Timestamp::EPOCH)));
+        let large = answer(json!({ "id": "one", "data": "x".repeat(LARGE_BYTES) }));
+        let short = kept.shorten(CALLER, &large);
+        assert_eq!(body(&short), json!({ "id": "one" }));
+        assert_eq!(short.headers[header::ETAG], large.headers[header::ETAG]);
+        assert!(is_short(&short) && !is_short(&large));
+        let small = answer(json!({ "id": "one", "data": "x" }));
+        assert_eq!(kept.shorten(CALLER, &small), small);
+        // Nobody could read these again.
+        let without_id = answer(json!({ "data": "x".repeat(LARGE_BYTES) }));
+        assert_eq!(kept.shorten(CALLER, &without_id), without_id);
+        let without_etag = Answer::created(json!({ "id": "one", "data": "x".repeat(LARGE_BYTES) })).write();
+        assert_eq!(kept.shorten(CALLER, &without_etag), without_etag);
+    }
+
+    #[test]
+    fn answers_of_a_caller_are_short_after_the_bytes_of_a_day() {
+        let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_767_225_600_000)));
+        let kept = KeptBytes::new(1_000, Arc::clone(&clock) as Arc<dyn Clock>);
+        let jobs =
+            Answer::ok(json!({ "jobs": [{ "id": 1, "payload": "x".repeat(300) }, { "id": 2 }] })).write();
+        let is_whole = |caller| kept.shorten(caller, &jobs) == jobs;
+        assert_eq!([is_whole(CALLER), is_whole(CALLER), is_whole(CALLER)], [true, true, false]);
+        assert_eq!(body(&kept.shorten(CALLER, &jobs)), json!({ "jobs": [{ "id": 1 }, { "id": 2 }] }));
+        assert!(is_whole(Uuid::from_u128(2)), "another caller has an allowance of its own");
+        clock.advance(hours(24));
+        assert!(is_whole(CALLER));
+        let huge = Answer::ok(json!([{ "id": 1, "payload": "x".repeat(2_000) }])).write();
+        assert_eq!(body(&kept.shorten(CALLER, &huge)), json!([{ "id": 1 }]));
+    }
+}

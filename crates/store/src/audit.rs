@@ -5,6 +5,7 @@ use kith_kernel::{Ctx, Timestamp, UserId, days};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::audit_head::AuditHead;
 use crate::audit_keys::{AuditKeyring, AuditKeys};
 use crate::sequencer::Seal;
 use crate::value::{Param, Row};
@@ -77,6 +78,8 @@ pub struct AuditChain {
     pub head: [u8; 32],
     /// How many of the first links were sealed without a key, by a version that had none.
     pub unkeyed: i64,
+    /// The last link that was archived and is not in the database any more; zeros if there is none.
+    pub archived: AuditHead,
 }
 
 /// Entries read at once when the chain is verified.
@@ -286,15 +289,15 @@ fn read_record(row: &Row<'_>) -> Result<AuditRecord, Error> {
 }
 
 /// A link, what it seals, and the salt and body of the details that are beside it.
-struct Link {
-    n: i64,
-    hash: [u8; 32],
-    entry: Option<AuditEntry>,
+pub(crate) struct Link {
+    pub n: i64,
+    pub hash: [u8; 32],
+    pub entry: Option<AuditEntry>,
     details: Option<(Vec<u8>, String)>,
 }
 
 impl Link {
-    fn read(row: &Row<'_>) -> Result<Self, Error> {
+    pub fn read(row: &Row<'_>) -> Result<Self, Error> {
         let is_there = row.get::<Option<Uuid>>(2)?.is_some();
         let (salt, body) = (row.get::<Option<Vec<u8>>>(9)?, row.get::<Option<String>>(10)?);
         Ok(Self {
@@ -306,13 +309,20 @@ impl Link {
     }
 
     /// Whether it follows `seal`, which moves to it. Details may be gone, but not be others.
-    fn follows(&self, seal: &mut Seal, keys: &AuditKeys) -> Result<bool, Error> {
+    pub fn follows(&self, seal: &mut Seal, keys: &AuditKeys) -> Result<bool, Error> {
         let Some(entry) = &self.entry else { return Ok(false) };
         let details = self.details.as_ref().map(|(salt, body)| details_hash(salt, body));
         let is_sealed = seal.extend(entry, keys)?.hash == self.hash && seal.n == self.n;
         Ok(is_sealed && (details.is_none() || details == entry.details_hash))
     }
 }
+
+/// The links behind one, in order.
+pub(crate) const LINKS: &str =
+    "SELECT s.n, s.hash, a.id, a.at, a.actor, a.action, a.object, a.request_id, a.details_hash, d.salt, d.body
+     FROM audit_seals s LEFT JOIN audit_entries a ON a.id = s.entry_id
+       LEFT JOIN audit_details d ON d.entry_id = s.entry_id
+     WHERE s.n > $1 ORDER BY s.n LIMIT $2";
 
 /// Where recomputing links got to.
 pub(crate) struct Verified {
@@ -329,14 +339,7 @@ pub(crate) struct Verified {
 /// [`Error::Fault`] names the first link that does not fit, or the key that cannot be opened.
 pub(crate) fn verify_page(q: &Query<'_>, keyring: &AuditKeyring, from: &Seal) -> Result<Verified, Error> {
     let keys = keyring.load(q)?;
-    let links = q.all(
-        "SELECT s.n, s.hash, a.id, a.at, a.actor, a.action, a.object, a.request_id, a.details_hash, d.salt, d.body
-         FROM audit_seals s LEFT JOIN audit_entries a ON a.id = s.entry_id
-           LEFT JOIN audit_details d ON d.entry_id = s.entry_id
-         WHERE s.n > $1 ORDER BY s.n LIMIT $2",
-        params![from.n, VERIFY_PAGE],
-        Link::read,
-    )?;
+    let links = q.all(LINKS, params![from.n, VERIFY_PAGE], Link::read)?;
     let mut seal = from.clone();
     for link in &links {
         if !link.follows(&mut seal, &keys)? {

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::options::{EngineOptions, StoreOptions};
-use crate::{Error, OpenError, Query, audit, outbox, postgres};
+use crate::{Error, OpenError, Query, audit, audit_archive, outbox, postgres};
 
 const FILE: &str = "audit-head";
 
@@ -66,9 +66,25 @@ impl HeadComparison {
 
 impl fmt::Display for AuditHead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.links)?;
-        self.hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "{}:{}", self.links, hex(&self.hash))
     }
+}
+
+/// A hash in hexadecimal digits.
+pub(crate) fn hex(hash: &[u8; 32]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads what [`hex`] wrote.
+pub(crate) fn parse_hex(digits: &str) -> Option<[u8; 32]> {
+    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut hash = [0; 32];
+    for (at, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(hash)
 }
 
 impl FromStr for AuditHead {
@@ -76,16 +92,9 @@ impl FromStr for AuditHead {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const WRONG: &str = "expected the number of links, a colon and 64 hexadecimal digits";
-        let (links, hex) = text.split_once(':').ok_or(WRONG)?;
+        let (links, digits) = text.split_once(':').ok_or(WRONG)?;
         let links = links.parse().ok().filter(|links: &i64| *links >= 0).ok_or(WRONG)?;
-        if hex.len() != 64 || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return Err(WRONG);
-        }
-        let mut hash = [0; 32];
-        for (at, byte) in hash.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).map_err(|_| WRONG)?;
-        }
-        Ok(Self { links, hash })
+        Ok(Self { links, hash: parse_hex(digits).ok_or(WRONG)? })
     }
 }
 
@@ -96,7 +105,23 @@ pub(crate) fn current(q: &Query<'_>) -> Result<AuditHead, Error> {
 }
 
 pub(crate) fn compare(q: &Query<'_>, remembered: &AuditHead) -> Result<HeadComparison, Error> {
-    let found = if remembered.links == 0 { Some([0; 32]) } else { audit::link_hash(q, remembered.links)? };
+    let base = audit_archive::base(q)?;
+    if remembered.links < base.n {
+        let current = current(q)?;
+        return match audit_archive::check_base(q, &base) {
+            // It is in an archive.
+            Ok(()) => Ok(HeadComparison::Contained { current }),
+            Err(Error::Fault(_)) => Ok(HeadComparison::Different { current }),
+            Err(error) => Err(error),
+        };
+    }
+    let found = if remembered.links == base.n {
+        Some(base.hash)
+    } else if remembered.links == 0 {
+        Some([0; 32])
+    } else {
+        audit::link_hash(q, remembered.links)?
+    };
     let current = current(q)?;
     Ok(match found {
         Some(hash) if hash == remembered.hash => HeadComparison::Contained { current },

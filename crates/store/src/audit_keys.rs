@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -12,6 +13,9 @@ use crate::{Error, Query, Tx, params};
 
 /// Bytes of a key.
 pub const AUDIT_KEY_BYTES: usize = 32;
+
+/// How often the process that seals reads the keys again.
+const LOAD_EVERY: Duration = Duration::from_secs(5);
 
 /// Generates keys of the audit chain, and seals and opens them under a secret that the database does not hold. All nodes
 /// of a database have the same secret.
@@ -77,7 +81,10 @@ impl fmt::Debug for OpenedKey {
 
 /// The keys of a chain, in the order of their links.
 #[derive(Clone, Default)]
-pub(crate) struct AuditKeys(Vec<AuditKey>);
+pub(crate) struct AuditKeys {
+    keys: Vec<AuditKey>,
+    loaded_at: Option<Instant>,
+}
 
 #[derive(Clone)]
 struct AuditKey {
@@ -94,6 +101,7 @@ impl AuditKeyring {
     }
 
     /// Reads the keys of the chain.
+    #[expect(clippy::disallowed_methods, reason = "paces real work")]
     pub fn load(&self, q: &Query<'_>) -> Result<AuditKeys, Error> {
         let rows =
             q.all("SELECT id, first_link, sealed, is_retired FROM audit_keys ORDER BY id", &[], |row| {
@@ -105,7 +113,7 @@ impl AuditKeyring {
             is_retired,
             key: self.open(id, first_link, &sealed),
         };
-        Ok(AuditKeys(rows.into_iter().map(open).collect()))
+        Ok(AuditKeys { keys: rows.into_iter().map(open).collect(), loaded_at: Some(Instant::now()) })
     }
 
     fn open(&self, id: i64, first_link: i64, sealed: &[u8]) -> Option<LinkKey> {
@@ -125,10 +133,13 @@ impl AuditKeyring {
     /// The keys with one that can seal the link `next`: a new one if there is none, or if the newest is retired. Only the
     /// process that seals may call it.
     pub fn ready_for(&self, tx: &Tx<'_>, keys: AuditKeys, next: i64) -> Result<AuditKeys, Error> {
-        if keys.0.last().is_some_and(|newest| !newest.is_retired) {
+        // The newest may have been retired meanwhile.
+        let is_old = keys.loaded_at.is_none_or(|loaded_at| loaded_at.elapsed() > LOAD_EVERY);
+        let mut keys = if is_old { self.load(tx)? } else { keys };
+        if keys.keys.last().is_some_and(|newest| !newest.is_retired) {
             return Ok(keys);
         }
-        let id = keys.0.last().map_or(1, |newest| newest.id + 1);
+        let id = keys.keys.last().map_or(1, |newest| newest.id + 1);
         let GeneratedKey { key, sealed } = self.vault.generate(&audit_key_name(id, next));
         tx.exec(
             "INSERT INTO audit_keys (id, first_link, sealed, is_retired) VALUES ($1, $2, $3, FALSE)",
@@ -136,16 +147,15 @@ impl AuditKeyring {
         )?;
         let key = LinkKey::new(&key);
         self.opened().insert((id, next), OpenedKey(key.clone()));
-        let mut all = keys.0;
-        all.push(AuditKey { id, first_link: next, is_retired: false, key: Some(key) });
-        Ok(AuditKeys(all))
+        keys.keys.push(AuditKey { id, first_link: next, is_retired: false, key: Some(key) });
+        Ok(keys)
     }
 }
 
 impl AuditKeys {
     /// What the link `n` is computed with.
     pub fn of_link(&self, n: i64) -> Result<LinkKey, Error> {
-        match self.0.iter().rev().find(|key| key.first_link <= n) {
+        match self.keys.iter().rev().find(|key| key.first_link <= n) {
             None => Ok(LinkKey::Unkeyed),
             Some(AuditKey { key: Some(key), .. }) => Ok(key.clone()),
             Some(AuditKey { id, .. }) => Err(sealed_otherwise(*id)),
@@ -154,12 +164,12 @@ impl AuditKeys {
 
     /// How many of the first `links` links were sealed before there was a key.
     pub fn unkeyed(&self, links: i64) -> i64 {
-        self.0.iter().map(|key| key.first_link - 1).min().unwrap_or(links).min(links)
+        self.keys.iter().map(|key| key.first_link - 1).min().unwrap_or(links).min(links)
     }
 
     /// Fails if this process's secret does not open all of them.
     pub fn check(&self) -> Result<(), Error> {
-        match self.0.iter().find(|key| key.key.is_none()) {
+        match self.keys.iter().find(|key| key.key.is_none()) {
             Some(key) => Err(sealed_otherwise(key.id)),
             None => Ok(()),
         }

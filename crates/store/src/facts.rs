@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::audit_keys::AuditKeyring;
 use crate::sequencer::Seal;
 use crate::tx::Session;
-use crate::{Error, Query, audit, params};
+use crate::{Error, Query, audit, audit_archive, params};
 
 /// How the newest links of the audit chain stand.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -49,10 +49,11 @@ const KEYS_IN_POSTGRES: &str = "SELECT c.relname::text FROM pg_index i
 pub(crate) fn audit_tail(q: &Query<'_>, keyring: &AuditKeyring, limit: i64) -> Result<AuditTail, Error> {
     let links = q.one("SELECT COALESCE(MAX(n), 0) FROM audit_seals", &[], |row| row.get(0))?;
     let links: i64 = links.unwrap_or(0);
-    let before = (links - limit).max(0);
+    let base = audit_archive::base(q)?;
+    let before = (links - limit).max(base.n);
     let mut seal = match audit::link_hash(q, before)? {
         Some(hash) => Seal { n: before, hash },
-        None => Seal::default(),
+        None => base,
     };
     let fault = loop {
         match audit::verify_page(q, keyring, &seal) {

@@ -34,7 +34,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A data folder that this process holds, until it drops it or dies.
 #[derive(Debug)]
 pub struct DataFolder {
+    /// The lock file, which names the holder.
     lock: File,
+    /// The folder itself is locked too: whoever deletes the lock file lets nobody in.
+    folder: File,
 }
 
 impl Drop for DataFolder {
@@ -42,6 +45,7 @@ impl Drop for DataFolder {
         // Closing would do, but not at once: a process forked this moment shares the open file until it has become
         // another program. If this fails, closing releases it.
         let _ = self.lock.unlock();
+        let _ = self.folder.unlock();
     }
 }
 
@@ -64,20 +68,24 @@ impl DataFolder {
             .truncate(false)
             .open(&path)
             .map_err(cannot(&path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                lock.read_to_string(&mut holder).map_err(cannot(&path))?;
-                return Err(OpenError::FolderInUse {
-                    folder: folder.display().to_string(),
-                    holder: holder.trim().to_owned(),
-                });
-            }
-            Err(TryLockError::Error(error)) => return Err(cannot(&path)(error)),
+        let itself = File::open(folder).map_err(cannot(folder))?;
+        let is_free = match (lock.try_lock(), itself.try_lock()) {
+            (Err(TryLockError::Error(error)), _) => return Err(cannot(&path)(error)),
+            (Err(TryLockError::WouldBlock), _) | (_, Err(TryLockError::WouldBlock)) => false,
+            // NFS locks no folders.
+            (Ok(()), Ok(()) | Err(TryLockError::Error(_))) => true,
+        };
+        if !is_free {
+            let mut holder = String::new();
+            lock.read_to_string(&mut holder).map_err(cannot(&path))?;
+            let holder = Some(holder.trim()).filter(|holder| !holder.is_empty());
+            return Err(OpenError::FolderInUse {
+                folder: folder.display().to_string(),
+                holder: holder.unwrap_or("another process").to_owned(),
+            });
         }
         sign(&mut lock).map_err(cannot(&path))?;
-        Ok(Self { lock })
+        Ok(Self { lock, folder: itself })
     }
 }
 
@@ -220,6 +228,10 @@ mod tests {
         let refused = DataFolder::claim(&folder).unwrap_err().to_string();
         assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
         assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+        // The lock file is no key: without it the folder is still taken.
+        std::fs::remove_file(folder.join(LOCK)).unwrap();
+        let refused = DataFolder::claim(&folder).unwrap_err().to_string();
+        assert!(refused.contains("is in use by another process"), "{refused}");
         drop(first);
         DataFolder::claim(&folder).unwrap();
     }

@@ -3,6 +3,7 @@
 //! The only crate that names SQLite or PostgreSQL. It knows no feature and no HTTP.
 
 mod audit;
+mod audit_archive;
 mod audit_head;
 mod audit_keys;
 mod bells;
@@ -36,6 +37,7 @@ mod tx;
 mod value;
 
 pub use audit::{AuditChain, AuditEntry, AuditFilter, AuditRecord};
+pub use audit_archive::{AUDIT_ARCHIVED, ArchivedLink};
 pub use audit_head::{AuditHead, AuditHeadFile, HeadComparison};
 pub use audit_keys::{AUDIT_KEY_BYTES, AuditVault, GeneratedKey, audit_key_name};
 pub use bells::Bell;

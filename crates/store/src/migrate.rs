@@ -134,6 +134,13 @@ impl Place {
         })
     }
 
+    fn check_writable(&self) -> Result<(), OpenError> {
+        match self {
+            Self::Sqlite { .. } => Ok(()),
+            Self::Postgres(link) => link.check_writable(&self.tx()),
+        }
+    }
+
     fn batch(&self, sql: &str) -> Result<(), Error> {
         match self {
             Self::Sqlite { link, .. } => link.batch(sql),
@@ -269,7 +276,11 @@ pub(crate) fn up(
     now: Timestamp,
 ) -> Result<Vec<String>, OpenError> {
     let place = Place::open(options)?;
-    if !place.has_table()? {
+    let is_empty = !place.has_table()?;
+    if is_empty || pending(&place.applied()?, modules).next().is_some() {
+        place.check_writable()?;
+    }
+    if is_empty {
         place.batch(&dialect::schema(TABLE, place.dialect()))?;
     }
     let applied = place.applied()?;
@@ -292,6 +303,22 @@ pub(crate) fn up(
         link.grant_to_run_role()?;
     }
     Ok(names)
+}
+
+/// Runs `change` as the role that owns the tables.
+pub(crate) fn as_owner<T>(
+    options: &StoreOptions,
+    change: impl FnOnce(&Tx<'_>) -> Result<T, Error>,
+) -> Result<T, OpenError> {
+    let Some(place) = Place::look(options)? else {
+        return Err(Error::unavailable("there is no database").into());
+    };
+    let mut changed = None;
+    place.atomically(|tx| {
+        changed = Some(change(tx)?);
+        Ok(())
+    })?;
+    changed.ok_or_else(|| Error::fault("nothing was run").into())
 }
 
 pub(crate) fn down(

@@ -1,5 +1,7 @@
 //! The rows of outbox and positions, and those who follow them: the SQL that both databases share.
 
+use std::collections::BTreeMap;
+
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
 
@@ -132,6 +134,46 @@ pub(crate) fn oldest_unplaced(q: &Query<'_>) -> Result<Option<Timestamp>, Error>
 
 pub(crate) fn parse_recipients(text: &str) -> Result<Vec<UserId>, Error> {
     text.split_whitespace().map(|id| Uuid::parse_str(id).map(UserId).map_err(Error::fault)).collect()
+}
+
+/// Removes the oldest events that are older than `before` and that every subscriber has had, at most `limit`, with their
+/// places; says how many. The last position and the last entry of each person's log stay: the next ones follow them.
+pub(crate) fn remove_events(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Result<u64, Error> {
+    tx.lock("outbox", ["oldest"])?;
+    let oldest = tx.all(
+        "SELECT p.position, o.id, o.at, o.recipients
+         FROM outbox_positions p JOIN outbox o ON o.id = p.event_id
+         WHERE p.position <= (SELECT COALESCE(MIN(position), 9223372036854775807) FROM subscribers)
+           AND p.position < (SELECT MAX(position) FROM outbox_positions)
+         ORDER BY p.position LIMIT $1",
+        params![limit],
+        |row| {
+            let recipients = parse_recipients(&row.get::<String>(3)?)?;
+            Ok((row.get::<i64>(0)?, row.get::<Uuid>(1)?, row.get::<Timestamp>(2)?, recipients))
+        },
+    )?;
+    let old = oldest.iter().take_while(|(_, _, at, _)| *at < before);
+    let mut entries = BTreeMap::<UserId, i64>::new();
+    let (mut removed, mut last) = (0, 0);
+    for (position, event, _, recipients) in old {
+        tx.exec("DELETE FROM outbox WHERE id = $1", params![*event])?;
+        for user in recipients {
+            *entries.entry(*user).or_default() += 1;
+        }
+        (removed, last) = (removed + 1, *position);
+    }
+    for (user, count) in entries {
+        // One more: the last entry of the log may have been left behind before.
+        tx.exec(
+            "DELETE FROM user_logs WHERE user_id = $1
+               AND log_offset < (SELECT MAX(log_offset) FROM user_logs WHERE user_id = $1)
+               AND log_offset IN (SELECT log_offset FROM user_logs WHERE user_id = $1 AND position <= $2
+                                  ORDER BY log_offset LIMIT $3)",
+            params![user, last, count + 1],
+        )?;
+    }
+    tx.exec("DELETE FROM outbox_positions WHERE position <= $1", params![last])?;
+    Ok(removed)
 }
 
 pub(crate) fn deliver<E: From<Error>>(

@@ -1,21 +1,20 @@
 //! The one type the rest of Kith holds: hands closures to whichever engine is underneath and waits for the answer.
 
+mod auditing;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kith_kernel::Timestamp;
 use tokio::sync::watch;
 
-use crate::audit::{self, AuditChain, Verified};
-use crate::audit_head::{self, AuditHead, HeadComparison};
 use crate::audit_keys::AuditKeyring;
 use crate::job::{ReadJob, read_job, write_job};
 use crate::migrate::{MigrationStatus, ModuleMigrations};
 use crate::options::{EngineOptions, StoreOptions};
 use crate::statements::Statements;
 use crate::{
-    AuditTail, Bell, Error, IntoOutcome, OpenError, Query, SequencedEvent, StatsSnapshot, Tx, facts, outbox,
-    postgres, sqlite,
+    Bell, Error, IntoOutcome, OpenError, Query, SequencedEvent, StatsSnapshot, Tx, outbox, postgres, sqlite,
 };
 
 /// A database. Clones share it.
@@ -328,55 +327,13 @@ impl Store {
         self.write(move |tx| outbox::deliver(tx, name, limit, &take)).await
     }
 
-    /// Recomputes the whole audit chain and says what it comes to.
+    /// Removes the oldest events that are older than `before`, at most `limit` of them, and says how many. Events that a
+    /// subscriber has not had stay, and so do the newest event and the last entry of each person's log.
     ///
     /// # Errors
-    /// [`Error::Fault`] that names the first entry at which the chain breaks, or the key that cannot be opened.
-    pub async fn verify_audit(&self) -> Result<AuditChain, Error> {
-        let mut last = crate::sequencer::Seal::default();
-        loop {
-            let (from, keyring) = (last.clone(), Arc::clone(&self.audit_keyring));
-            let Verified { seal, unkeyed, more } =
-                self.export(move |q| audit::verify_page(q, &keyring, &from)).await?;
-            last = seal;
-            if !more {
-                return Ok(AuditChain { links: last.n, head: last.hash, unkeyed });
-            }
-        }
-    }
-
-    /// Recomputes the newest `limit` links of the audit chain.
-    ///
-    /// # Errors
-    /// Whatever the database answers; a broken link is no error, but reported.
-    pub async fn audit_tail(&self, limit: i64) -> Result<AuditTail, Error> {
-        let keyring = Arc::clone(&self.audit_keyring);
-        self.export(move |q| facts::audit_tail(q, &keyring, limit)).await
-    }
-
-    /// Fails if a key of the audit chain cannot be opened by this process's vault.
-    ///
-    /// # Errors
-    /// [`Error::Fault`] names the key.
-    pub async fn check_audit_keys(&self) -> Result<(), Error> {
-        let keyring = Arc::clone(&self.audit_keyring);
-        self.read(move |q| keyring.load(q)?.check()).await
-    }
-
-    /// The number of links of the audit chain and the last one's hash, as the database has them.
-    ///
-    /// # Errors
-    /// [`enum@Error`] if the database cannot be read.
-    pub async fn audit_head(&self) -> Result<AuditHead, Error> {
-        self.read(audit_head::current).await
-    }
-
-    /// Compares the audit chain with a head that was remembered outside the database.
-    ///
-    /// # Errors
-    /// [`enum@Error`] if the database cannot be read.
-    pub async fn compare_audit_head(&self, remembered: AuditHead) -> Result<HeadComparison, Error> {
-        self.read(move |q| audit_head::compare(q, &remembered)).await
+    /// Whatever the database answers.
+    pub async fn remove_events(&self, before: Timestamp, limit: i64) -> Result<u64, Error> {
+        self.write(move |tx| outbox::remove_events(tx, before, limit)).await
     }
 
     /// Stops taking work, finishes what is queued, and ends the threads. Threads that do not end within seconds are abandoned.

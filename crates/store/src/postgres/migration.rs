@@ -42,6 +42,10 @@ pub(crate) struct MigrationLink {
 /// The key that migrating nodes lock, in the space of two numbers, apart from [`super::lock_key`].
 const MIGRATING: &str = "SELECT pg_advisory_lock(1262703720, 1)";
 
+/// Who asks, and where its tables would be made.
+const SCHEMA: &str = "SELECT current_user::text, current_database()::text, current_schema()::text,
+                             COALESCE(has_schema_privilege(current_schema(), 'CREATE'), false)";
+
 /// Migrations may take long.
 const MIGRATION_PATIENCE: Duration = Duration::from_secs(24 * 3_600);
 
@@ -68,6 +72,29 @@ impl MigrationLink {
 
     pub fn session(&self) -> Session<'_> {
         Session::new(&self.link, Frame::Plain)
+    }
+
+    /// Says what to do if the role may not make tables: since PostgreSQL 15 only a database's owner may, in `public`.
+    ///
+    /// # Errors
+    /// [`OpenError::Settings`] if it may not; the server's.
+    pub fn check_writable(&self, q: &Query<'_>) -> Result<(), OpenError> {
+        let asked = q.one(SCHEMA, &[], |row| {
+            Ok((row.get::<String>(0)?, row.get::<String>(1)?, row.get(2)?, row.get::<bool>(3)?))
+        })?;
+        let Some((role, database, schema, may_create)) = asked else { return Ok(()) };
+        match schema {
+            Some(_) if may_create => Ok(()),
+            Some::<String>(schema) => Err(OpenError::Settings(format!(
+                "role {role} may not create tables in schema {schema} of database {database}. As a superuser run: \
+                 ALTER DATABASE \"{database}\" OWNER TO \"{role}\"; or, in that database: \
+                 GRANT CREATE ON SCHEMA \"{schema}\" TO \"{role}\";"
+            ))),
+            None => Err(OpenError::Settings(format!(
+                "database {database} has no schema in which role {role} can create tables: make the schema that its \
+                 search_path names, or GRANT CREATE, USAGE ON SCHEMA public TO \"{role}\";"
+            ))),
+        }
     }
 
     pub fn batch(&self, sql: &str) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 //! from an earlier state; the keys themselves; links from before there were keys.
 
 use kith_store::testing::TestVault;
-use kith_store::{AuditHead, Error, HeadComparison, params};
+use kith_store::{AUDIT_ARCHIVED, ArchivedLink, AuditHead, AuditTail, Error, HeadComparison, params};
 use sha2::{Digest, Sha256};
 
 use crate::contract;
@@ -21,6 +21,8 @@ contract! {
     key_that_was_moved_along_the_chain_does_not_open
     key_sealed_under_another_secret_is_reported_and_seals_nothing
     keys_stay_open_while_a_process_runs
+    archived_links_leave_a_chain_that_holds
+    beginning_that_was_cut_without_an_archive_is_reported
 }
 
 /// An entry as its link covers it.
@@ -288,4 +290,72 @@ async fn keys_stay_open_while_a_process_runs(db: Db) {
     assert_eq!(db.store.verify_audit().await.unwrap().links, 4);
     let db = db.reopened(|_| {}).await;
     assert!(broken(&db).await.contains("sealed under another secret"));
+}
+
+/// Archives the oldest links up to `to`, as the platform does, and returns the last of them.
+async fn archive(db: &Db, to: i64) -> AuditHead {
+    let from = db.store.archived_audit().await.unwrap();
+    let later = db.sources.clock.now() + std::time::Duration::from_secs(1);
+    let links = db.store.audit_links_behind(from, later, to - from.links).await.unwrap();
+    let head = db.store.check_archived_audit(from, links).await.unwrap();
+    assert_eq!(head.links, to);
+    let refused = db.store.remove_archived_audit(db.options.clone(), head).await.unwrap_err().to_string();
+    assert!(refused.contains("no entry records"), "{refused}");
+    let (ctx, before) = (db.ctx(), db.store.audit_head().await.unwrap().links);
+    let recorded: Result<(), Error> = db
+        .store
+        .write(move |tx| {
+            tx.audit(&ctx, AUDIT_ARCHIVED, head);
+            Ok(())
+        })
+        .await;
+    recorded.unwrap();
+    sealed(db, before + 1).await;
+    head
+}
+
+async fn archived_links_leave_a_chain_that_holds(db: Db) {
+    leave(&db, 5).await;
+    let now = db.sources.clock.now();
+    let none = db.store.audit_links_behind(AuditHead::default(), now, 100).await.unwrap();
+    assert_eq!(none, [], "none is older than now");
+    let later = now + std::time::Duration::from_secs(1);
+    let links = db.store.audit_links_behind(AuditHead::default(), later, 100).await.unwrap();
+    assert_eq!(links.iter().map(|link| link.n).collect::<Vec<_>>(), [1, 2, 3, 4], "the newest stays");
+
+    let head = archive(&db, 3).await;
+    // A removal that was interrupted leaves a chain that holds too.
+    exec(&db, "DELETE FROM audit_entries WHERE id IN (SELECT entry_id FROM audit_seals WHERE n = 1)").await;
+    exec(&db, "DELETE FROM audit_seals WHERE n = 1").await;
+    let chain = db.store.verify_audit().await.unwrap();
+    assert_eq!((chain.links, chain.archived.links), (6, 1));
+    assert_eq!(db.store.remove_archived_audit(db.options.clone(), head).await.unwrap(), 2);
+    let chain = db.store.verify_audit().await.unwrap();
+    assert_eq!((chain.links, chain.archived), (6, head));
+    assert_eq!(db.store.audit_tail(100).await.unwrap(), AuditTail { links: 6, recomputed: 3, fault: None });
+    assert_eq!(fault(&db, head).await, None);
+    assert_eq!(fault(&db, AuditHead { links: 2, hash: [1; 32] }).await, None, "it is in the archive");
+
+    // The next archive begins where this one ended, and holds the entry that recorded it.
+    leave(&db, 7).await;
+    let second = archive(&db, 6).await;
+    assert_eq!(db.store.remove_archived_audit(db.options.clone(), second).await.unwrap(), 3);
+    assert_eq!(db.store.verify_audit().await.unwrap().archived, second);
+    let changed = ArchivedLink { actor: "user:else".into(), ..links[1].clone() };
+    let broken = db
+        .store
+        .check_archived_audit(AuditHead::default(), vec![links[0].clone(), changed, links[2].clone()]);
+    assert!(broken.await.unwrap_err().to_string().contains("link 2"));
+}
+
+async fn beginning_that_was_cut_without_an_archive_is_reported(db: Db) {
+    leave(&db, 6).await;
+    let head = archive(&db, 2).await;
+    db.store.remove_archived_audit(db.options.clone(), head).await.unwrap();
+    // One more than what was archived.
+    exec(&db, "DELETE FROM audit_entries WHERE id IN (SELECT entry_id FROM audit_seals WHERE n = 3)").await;
+    exec(&db, "DELETE FROM audit_seals WHERE n = 3").await;
+    let told = broken(&db).await;
+    assert!(told.contains("begins at link 4, but no entry records"), "{told}");
+    assert!(fault(&db, head).await.is_some());
 }

@@ -116,6 +116,11 @@ async fn the_role_that_serves_is_not_the_role_that_migrates() {
     let owner_url = database.url();
     let run_url = owner_url.replace("kith@", &format!("{role}@"));
     let mut own = PostgresOptions { write_threads: 2, read_threads: 2, ..PostgresOptions::at(run_url) };
+    // A role that may not create tables learns what to do.
+    let by_run_role = StoreOptions::new(EngineOptions::Postgres(own.clone()), TestVault::with_secret(1));
+    let refused = Store::migrate_up(&by_run_role, modules(), Timestamp::EPOCH).await.unwrap_err().to_string();
+    assert!(refused.contains(&format!("OWNER TO \"{role}\"")), "{refused}");
+    assert!(refused.contains("GRANT CREATE ON SCHEMA"), "{refused}");
     own.migrate_url = Some(owner_url);
     let options = StoreOptions::new(EngineOptions::Postgres(own), TestVault::with_secret(1));
     Store::migrate_up(&options, modules(), Timestamp::EPOCH).await.unwrap();
@@ -137,6 +142,7 @@ async fn the_role_that_serves_is_not_the_role_that_migrates() {
         let refused: Result<u64, Error> = store.write(move |tx| tx.exec(forbidden, &[])).await;
         assert!(matches!(refused, Err(Error::Fault(_))), "{forbidden}: {refused:?}");
     }
+    assert_eq!(store.remove_events(Timestamp::EPOCH, 1).await.unwrap(), 0);
     // SEC-22: and the server says so of itself.
     let facts = store.facts(modules()).await.unwrap();
     assert_eq!(facts["role"], serde_json::json!({ "besides": [], "missing": [] }));

@@ -20,6 +20,7 @@ contract! {
     a_long_transaction_delays_nobody_and_is_not_lost
     heads_survive_a_restart
     a_backlog_of_any_length_is_placed_whole
+    old_events_are_removed_and_numbers_go_on
 }
 
 /// Changes `subject` as a command would: locked first, its events numbered by what it read under the lock.
@@ -127,6 +128,69 @@ async fn each_recipients_log_is_dense(db: Db) {
         );
         assert!(log.is_sorted_by_key(|(_, position)| *position));
     }
+}
+
+async fn old_events_are_removed_and_numbers_go_on(db: Db) {
+    let users: Vec<UserId> = (1..=2).map(|n| UserId(Uuid::from_u128(n))).collect();
+    let emit = async |recipients: &[UserId]| {
+        let (ctx, recipients) = (db.ctx(), recipients.to_vec());
+        let done: Result<(), Error> = db
+            .store
+            .write(move |tx| {
+                let payload = serde_json::json!({});
+                let subject = Uuid::from_u128(9);
+                tx.lock("subject", [subject])?;
+                tx.emit(
+                    &ctx,
+                    NewEvent { kind: "thing.changed", subject, recipients: recipients.clone(), payload },
+                );
+                Ok(())
+            })
+            .await;
+        done.unwrap();
+    };
+    let logs = async || {
+        let rows: Result<Vec<(i64, i64)>, Error> = db
+            .store
+            .read(|q| {
+                let sql = "SELECT log_offset, position FROM user_logs ORDER BY user_id, log_offset";
+                q.all(sql, &[], |row| Ok((row.get(0)?, row.get(1)?)))
+            })
+            .await;
+        rows.unwrap()
+    };
+    let positions =
+        async || all_events(&db.store).await.iter().map(|event| event.position).collect::<Vec<_>>();
+    for _ in 0..3 {
+        emit(&users).await;
+    }
+    // The second has no later one.
+    emit(&users[..1]).await;
+    db.placed(4).await;
+    let at = db.sources.clock.now();
+    let now = at + Duration::from_secs(60);
+    assert_eq!(db.store.remove_events(at, 10).await.unwrap(), 0, "none is older");
+    // Nobody has missed an event.
+    let take = |_: &Tx<'_>, _: &[SequencedEvent]| Ok::<_, Error>(());
+    assert_eq!(db.store.deliver("slow", 1, take).await.unwrap(), 1);
+    assert_eq!(db.store.remove_events(now, 10).await.unwrap(), 1);
+    assert_eq!(positions().await, [2, 3, 4]);
+    assert_eq!(db.store.deliver("slow", 10, take).await.unwrap(), 3);
+    assert_eq!(db.store.remove_events(now, 1).await.unwrap(), 1, "no more than asked for");
+    assert_eq!(db.store.remove_events(now, 10).await.unwrap(), 1);
+    assert_eq!(positions().await, [4], "the newest stays");
+    assert_eq!(logs().await, [(4, 4), (3, 3)]);
+    emit(&users).await;
+    db.placed(5).await;
+    assert_eq!(positions().await, [4, 5]);
+    assert_eq!(logs().await, [(4, 4), (5, 5), (3, 3), (4, 5)]);
+    assert_eq!(db.store.deliver("slow", 10, take).await.unwrap(), 1);
+    assert_eq!(db.store.remove_events(now, 10).await.unwrap(), 1);
+    // The last entry of a log goes when a later one of its person does.
+    assert_eq!(logs().await, [(5, 5), (3, 3), (4, 5)]);
+    let outbox: Result<Option<i64>, Error> =
+        db.store.read(|q| q.one("SELECT COUNT(*) FROM outbox", &[], |row| row.get(0))).await;
+    assert_eq!(outbox.unwrap(), Some(1));
 }
 
 async fn the_audit_chain_holds_and_shows_tampering(db: Db) {

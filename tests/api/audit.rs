@@ -295,6 +295,70 @@ async fn cut_and_restored_chains_are_refused_until_accepted(engine: Engine) {
     assert_eq!(served().await["status"], "warn");
 }
 
+#[tokio::test]
+async fn old_entries_are_archived_on_sqlite() {
+    old_entries_are_archived(Engine::Sqlite).await;
+}
+
+#[tokio::test]
+async fn old_entries_are_archived_on_postgres() {
+    old_entries_are_archived(Engine::Postgres).await;
+}
+
+/// While a server runs.
+async fn old_entries_are_archived(engine: Engine) {
+    if !engine.is_chosen() {
+        return;
+    }
+    let (database, elsewhere) = (engine.empty_database().await, TestDatabase::sqlite());
+    let folder = database.folder().or(elsewhere.folder()).expect("a folder");
+    let server = Kith::start(kith_on(&database, folder, SERVE));
+    let file = elsewhere.folder().expect("a folder").join("audit-archive.jsonl");
+    let file = file.to_str().expect("text");
+    let archive = || kith_on(&database, folder, &["audit", "archive", "--older-than-days", "400", file]);
+    assert!(refusal(archive()).contains("no audit entry is as old as that"));
+    assert!(!Path::new(file).exists());
+    let client = Client::new([server.addr]);
+    let ada = json!({ "email": "ada@example.org", "password": PASSWORD, "display_name": "Ada" });
+    let ada = client.post("/api/v1/auth/register", ada).await.expect(201);
+    let client = client.with_token(ada["access_token"].as_str().expect("a token"));
+    client.post("/dev/clock", json!({ "advance": "500d" })).await.expect(200);
+    let (links, head) = verify(&database, folder);
+
+    let archived = success(archive());
+    assert!(archived.starts_with("Moved ") && archived.contains("behind head 0:0000"), "{archived}");
+    assert!(refusal(archive()).contains(file), "a file is never replaced");
+    let said = success(kith_on(&database, folder, VERIFY));
+    assert!(said.contains("links are in archives"), "{said}");
+    let (links_then, _) = verify(&database, folder);
+    assert!(links_then > links, "the archive is recorded: {links_then}, {links}");
+    let of_archive = || kith_on(&database, folder, &["audit", "verify", "--archive", file]);
+    let held = success(of_archive());
+    let last = held.trim_end().rsplit_once("up to head ").expect("a head").1;
+    assert!(archived.contains(last), "{held} {archived}");
+    let refused = refusal(kith_on(&database, folder, &["audit", "verify", "--expect-head", "1:0"]));
+    assert!(refused.contains("64 hexadecimal digits"), "{refused}");
+    let early = format!("1{}", &head[head.find(':').expect("a colon")..]);
+    let refused = refusal(kith_on(&database, folder, &["audit", "verify", "--expect-head", &early]));
+    assert!(refused.contains("link 1 was archived"), "{refused}");
+
+    // The database keeps the newest; the file has the rest, without anything personal.
+    let store = Store::open(database.options()).await;
+    if let Ok(store) = store {
+        let kept: Result<Option<i64>, Error> =
+            store.read(|q| q.one("SELECT MIN(n) FROM audit_seals", &[], |row| row.get(0))).await;
+        let first = kept.expect("an answer").expect("a link");
+        assert!(last.starts_with(&format!("{}:", first - 1)), "{first} {last}");
+        store.close().await;
+    }
+    let text = std::fs::read_to_string(file).expect("the archive");
+    assert!(text.lines().count() > 2 && !text.contains("ada@example.org"), "{text}");
+    std::fs::write(file, text.replacen("system:", "system;", 1)).expect("the archive");
+    assert!(refusal(of_archive()).contains("the archive breaks at link"));
+    drop(server);
+    verify(&database, folder);
+}
+
 /// Changes the database as somebody can who has nothing else.
 async fn change(database: &TestDatabase, statements: &[&'static str]) {
     let store = Store::open(database.options()).await.expect("a database");

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use kith_domain::accounts::{Email, administration, find_by_email, first_admin};
 use kith_domain::jobs::{self, Order};
 use kith_domain::schedules::{self, ScheduleOrder, ScheduleTold};
 use kith_kernel::uuid::Uuid;
-use kith_kernel::{ApiKeyId, FieldError, Problem, Timestamp, UserId, problems};
+use kith_kernel::{ApiKeyId, FieldError, Problem, Timestamp, UserId, days, problems};
+use kith_platform::audit::archive::{self, Archive};
 use kith_platform::audit::head;
 use kith_platform::auth::api_keys::{self, ApiKey};
 use kith_platform::auth::{ResealedColumn, Rotation, reseal};
@@ -38,6 +39,10 @@ pub(crate) enum Command {
         email: String,
         display_name: String,
         password: String,
+    },
+    /// Makes the account with an address an administrator, if there is one.
+    PromoteAdmin {
+        email: String,
     },
     /// Settles that an address is its owner's.
     VerifyEmail {
@@ -74,8 +79,19 @@ pub(crate) enum Command {
     AuditVerify {
         /// A head that the chain must contain.
         expected: Option<String>,
+        /// How many of the first links may be sealed without a key.
+        most_unkeyed: i64,
     },
     AuditAcceptHead,
+    AuditArchive {
+        older_than_days: u16,
+        /// An absolute path.
+        file: PathBuf,
+    },
+    AuditVerifyArchive {
+        /// An absolute path.
+        file: PathBuf,
+    },
     /// None asks only.
     LogLevel {
         level: Option<String>,
@@ -86,9 +102,20 @@ pub(crate) enum Command {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Reply {
-    AdminCreated { user_id: UserId },
-    EmailVerified { user_id: UserId, at: Option<Timestamp> },
-    EmailReleased { user_id: UserId },
+    AdminCreated {
+        user_id: UserId,
+    },
+    /// None if no account has the address.
+    AdminPromoted {
+        user_id: Option<UserId>,
+    },
+    EmailVerified {
+        user_id: UserId,
+        at: Option<Timestamp>,
+    },
+    EmailReleased {
+        user_id: UserId,
+    },
     KeysRotated(KeysRotated),
     KeysResealed(Vec<ResealedColumn>),
     ApiKeyCreated(RevealedKey),
@@ -101,6 +128,7 @@ pub(crate) enum Reply {
     Address(String),
     Audit(AuditReport),
     AuditHeadAccepted(String),
+    AuditArchive(ArchiveReport),
     Refused(String),
 }
 
@@ -147,11 +175,34 @@ pub(crate) struct AuditReport {
     pub head: String,
     /// How many of the first links were sealed without a key, by a version that had none.
     pub unkeyed: i64,
+    /// How many of the first links are in archives.
+    pub archived: i64,
 }
 
 impl From<AuditChain> for AuditReport {
-    fn from(AuditChain { links, head: hash, unkeyed }: AuditChain) -> Self {
-        Self { links, head: AuditHead { links, hash }.to_string(), unkeyed }
+    fn from(AuditChain { links, head: hash, unkeyed, archived }: AuditChain) -> Self {
+        let head = AuditHead { links, hash }.to_string();
+        Self { links, head, unkeyed, archived: archived.links }
+    }
+}
+
+/// What an archive of the audit log holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ArchiveReport {
+    /// Number of links.
+    pub links: i64,
+    /// The head behind which it begins.
+    pub from: String,
+    /// The head at its end.
+    pub to: String,
+    /// Whether links as old are left in the database.
+    pub more: bool,
+}
+
+impl From<Archive> for ArchiveReport {
+    fn from(archive: Archive) -> Self {
+        let Archive { from, to, more } = archive;
+        Self { links: archive.links(), from: from.to_string(), to: to.to_string(), more }
     }
 }
 
@@ -182,6 +233,11 @@ async fn perform(app: &App, command: Command) -> Reply {
         Command::CreateAdmin { email, display_name, password } => {
             let made = first_admin::create_admin(app, &email, &display_name, &password).await;
             reply(made.map_err(in_words), |user| Reply::AdminCreated { user_id: user.id })
+        }
+        Command::PromoteAdmin { email } => {
+            let ctx = app.system_ctx("command_line");
+            let promoted = administration::promote_address(app, &ctx, &email).await.map_err(in_words);
+            reply(promoted, |account| Reply::AdminPromoted { user_id: account.map(|account| account.id) })
         }
         Command::VerifyEmail { email } => {
             let ctx = app.system_ctx("command_line");
@@ -225,12 +281,20 @@ async fn perform(app: &App, command: Command) -> Reply {
         }
         // It is the server that knows, and here there may be none.
         Command::Address => Reply::Refused("no server runs here".to_owned()),
-        Command::AuditVerify { expected } => {
-            reply(verify_audit(app, expected).await, |chain| Reply::Audit(chain.into()))
+        Command::AuditVerify { expected, most_unkeyed } => {
+            reply(verify_audit(app, expected, most_unkeyed).await, |chain| Reply::Audit(chain.into()))
         }
         Command::AuditAcceptHead => {
             let ctx = app.system_ctx("command_line");
             reply(head::accept(app, &ctx).await, |head| Reply::AuditHeadAccepted(head.to_string()))
+        }
+        Command::AuditArchive { older_than_days, file } => {
+            let ctx = app.system_ctx("command_line");
+            let before = ctx.now - days(u64::from(older_than_days));
+            reply(archive::archive(app, &ctx, before, &file).await, |made| Reply::AuditArchive(made.into()))
+        }
+        Command::AuditVerifyArchive { file } => {
+            reply(archive::verify(&app.db, &file).await, |held| Reply::AuditArchive(held.into()))
         }
         Command::LogLevel { level } => {
             let set = level.map_or(Ok(()), |level| app.log_level.set(&level));
@@ -239,9 +303,9 @@ async fn perform(app: &App, command: Command) -> Reply {
     }
 }
 
-async fn verify_audit(app: &App, expected: Option<String>) -> Result<AuditChain, String> {
+async fn verify_audit(app: &App, expected: Option<String>, most_unkeyed: i64) -> Result<AuditChain, String> {
     let expected = expected.map(|text| text.parse()).transpose().map_err(str::to_owned)?;
-    let verified = head::verify(&app.db, app.audit_head.file(), expected).await;
+    let verified = head::verify(&app.db, app.audit_head.file(), expected, most_unkeyed).await;
     verified.map_err(|error| error.to_string())
 }
 
@@ -321,9 +385,13 @@ pub(crate) async fn ask_address(folder: &Path) -> io::Result<Option<String>> {
 }
 
 /// Has the server that holds `folder` recompute its audit chain; None if none answers there.
-pub(crate) async fn ask_audit(folder: &Path, expected: Option<AuditHead>) -> io::Result<Option<AuditReport>> {
+pub(crate) async fn ask_audit(
+    folder: &Path,
+    expected: Option<AuditHead>,
+    most_unkeyed: i64,
+) -> io::Result<Option<AuditReport>> {
     let expected = expected.map(|head| head.to_string());
-    match ask(folder, Command::AuditVerify { expected }).await? {
+    match ask(folder, Command::AuditVerify { expected, most_unkeyed }).await? {
         Some(Reply::Audit(report)) => Ok(Some(report)),
         Some(other) => Err(misunderstood(&other)),
         None => Ok(None),

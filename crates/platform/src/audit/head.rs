@@ -162,17 +162,43 @@ async fn check(db: &Store, remembered: Option<AuditHead>) -> Result<AuditHead, H
     }
 }
 
-/// Recomputes the whole chain, and compares it with the head in `file` and with `expected`.
+/// Recomputes the whole chain, and compares it with the head in `file` and with `expected`, one of which there must be.
+/// `most_unkeyed` of the first links may be sealed without a key.
 ///
 /// # Errors
-/// [`HeadError::Store`] names the link at which the chain breaks; [`HeadError::Missing`] says which head is not in it.
+/// [`HeadError::Store`] names the link at which the chain breaks; [`HeadError::Missing`] says which head is not in it, or
+/// what else keeps the chain from being evidence.
 pub async fn verify(
     db: &Store,
     file: &AuditHeadFile,
     expected: Option<AuditHead>,
+    most_unkeyed: i64,
 ) -> Result<AuditChain, HeadError> {
     let remembered = read(file).await?;
     let chain = db.verify_audit().await?;
+    let head = AuditHead { links: chain.links, hash: chain.head };
+    if chain.unkeyed > most_unkeyed {
+        return Err(HeadError::Missing(format!(
+            "{} of {} links are sealed without a key: anybody can have sealed them who can write to the database. If \
+             these entries are from a version that had no keys, say so: `--allow-unkeyed {}`",
+            chain.unkeyed, chain.links, chain.unkeyed
+        )));
+    }
+    if remembered.is_none() && expected.is_none() && chain.links > 0 {
+        return Err(HeadError::Missing(format!(
+            "{} links fit each other, but there is no head to compare them with in {}: entries that were cut off, or \
+             another chain, would not be noticed. Give the head that was noted down (`--expect-head`); the chain ends \
+             at {head}",
+            chain.links,
+            file.path().display()
+        )));
+    }
+    if let Some(head) = expected.filter(|head| head.links < chain.archived.links) {
+        return Err(HeadError::Missing(format!(
+            "link {} was archived: `kith audit verify --archive FILE` says where each archive ends",
+            head.links
+        )));
+    }
     for head in [remembered, expected] {
         check(db, head).await?;
     }
@@ -228,7 +254,7 @@ async fn note(app: &App) -> Result<(), Error> {
     .await
 }
 
-fn event(kind: &'static str, payload: serde_json::Value) -> NewEvent {
+pub(super) fn event(kind: &'static str, payload: serde_json::Value) -> NewEvent {
     NewEvent { kind, subject: Uuid::nil(), recipients: vec![], payload }
 }
 
@@ -300,8 +326,22 @@ mod tests {
             assert!(matches!(head.outcome(), HeadOutcome::Missing(_)), "{:?}", head.outcome());
             assert_eq!(head.file.read().unwrap(), remembered, "what was remembered is evidence");
         }
-        verify(db, &head.file, None).await.unwrap_err();
+        verify(db, &head.file, None, 0).await.unwrap_err();
         assert_eq!(test.app.db.verify_audit().await.unwrap().links, 3);
+    }
+
+    /// Found by an attack: a chain that was computed anew without a key verified wherever no head was remembered.
+    #[tokio::test]
+    async fn chain_without_a_key_or_without_a_head_to_compare_is_no_evidence() {
+        let test = TestServer::start(|_| {}).await;
+        let (db, file) = (&test.app.db, &test.app.audit_head.file);
+        leave(&test, 2).await;
+        let refused = verify(db, file, None, 0).await.unwrap_err().to_string();
+        assert!(refused.contains("no head to compare them with"), "{refused}");
+        let head = db.audit_head().await.unwrap();
+        assert_eq!(verify(db, file, Some(head), 0).await.unwrap().links, 2);
+        test.app.audit_head.keep(db).await.unwrap();
+        assert_eq!(verify(db, file, None, 0).await.unwrap().links, 2);
     }
 
     #[tokio::test]
@@ -310,7 +350,7 @@ mod tests {
         leave(&test, 1).await;
         let early = test.app.db.audit_head().await.unwrap();
         leave(&test, 1).await;
-        let verify = async |head| verify(&test.app.db, &test.app.audit_head.file, Some(head)).await;
+        let verify = async |head| verify(&test.app.db, &test.app.audit_head.file, Some(head), 0).await;
         assert_eq!(verify(early).await.unwrap().links, 2);
         let wrong = AuditHead { hash: [7; 32], ..early };
         assert!(matches!(verify(wrong).await, Err(HeadError::Missing(_))));

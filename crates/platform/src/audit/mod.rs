@@ -1,5 +1,6 @@
 //! The audit log over HTTP: all of it for those who may read it, and everybody's own part for themselves.
 
+pub mod archive;
 pub mod head;
 mod vault;
 

@@ -20,7 +20,8 @@ pub struct ResealedColumn {
     pub unreadable: u64,
 }
 
-/// Seals every value again that was sealed under the previous secret. It may run while nodes serve, and be run again.
+/// Seals every value again that was sealed under the previous secret. It may run while nodes serve, and be run again. Whoever
+/// had the previous secret may know the key of the audit chain: another one seals the entries that follow.
 ///
 /// # Errors
 /// Returns an error if the database cannot be reached.
@@ -33,6 +34,7 @@ pub async fn reseal(app: &App) -> Result<Vec<ResealedColumn>, Error> {
     let resealed: u64 = done.iter().map(|column| column.resealed).sum();
     if resealed > 0 {
         app.write(&ctx, |tx, ctx| {
+            tx.exec("UPDATE audit_keys SET is_retired = TRUE WHERE NOT is_retired", &[])?;
             tx.audit(ctx, "keys.resealed", "all");
             Ok::<_, Error>(())
         })

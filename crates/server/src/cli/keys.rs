@@ -72,5 +72,12 @@ fn reseal(settings: Settings) -> Result<(), Failure> {
             "set JWT_SECRET_PREVIOUS to the secret that they were sealed with, restart, and run this again";
         return Err(anyhow::anyhow!("{unreadable} values cannot be opened: {why}").into());
     }
-    print("Everything is sealed under the present JWT_SECRET.")
+    print(
+        "Everything is sealed under the present JWT_SECRET, and the audit chain goes on with another key.",
+    )?;
+    print(
+        "If the old secret has leaked, whoever has it and an old copy of the database knows more. Then also run \
+         `kith keys rotate --at-once`, which ends every access token, and give callback endpoints new secrets \
+         (POST /api/v1/callback-endpoints/{id}/rotate-secret).",
+    )
 }

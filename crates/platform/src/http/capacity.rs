@@ -1,20 +1,26 @@
 //! How many connections may be open at once, in total and for one client network, and which of them makes room when a limit
 //! is reached. Never closes a connection whose request is being answered.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::ClientAddress;
-use super::connection::{Line, Phase};
+use super::connection::{Line, Order, Phase};
 use crate::config;
 
 /// File descriptors kept back for the database, files, outbound requests and logs.
 const RESERVED_DESCRIPTORS: u64 = 256;
 /// Most descriptors that [`raise_descriptor_limit`] asks for.
 const MAX_DESCRIPTORS: u64 = 1 << 20;
+/// Connections that may be closing to make room at once; they are not counted any more. Of one network half of that.
+const MAX_LEAVING: usize = 64;
+/// Networks that are searched for a connection that can be closed, the largest first.
+const SEARCHED_NETWORKS: usize = 8;
+/// Ticks of a quarter of a second after which a body that is still arriving makes room.
+const SLOW_BODY_TICKS: u32 = 8;
 /// Default of `server.max_connections` where descriptors abound.
 const DEFAULT_MAX_CONNECTIONS: u64 = 100_000;
 /// Bounds of the default of `server.max_connections_per_network`.
@@ -91,20 +97,29 @@ impl LimitReached {
 #[derive(Debug, Default)]
 pub(super) struct OpenConnections {
     lines: HashMap<usize, (Arc<Line>, IpAddr)>,
-    by_network: HashMap<IpAddr, usize>,
+    /// Those that count, by network.
+    by_network: HashMap<IpAddr, HashSet<usize>>,
+    /// Those that were told to make room and have not ended.
+    leaving: HashSet<usize>,
 }
 
 impl OpenConnections {
     pub fn insert(&mut self, id: usize, line: Arc<Line>, network: IpAddr) {
         self.lines.insert(id, (line, network));
-        *self.by_network.entry(network).or_default() += 1;
+        self.by_network.entry(network).or_default().insert(id);
     }
 
     pub fn remove(&mut self, id: usize) {
         let Some((_, network)) = self.lines.remove(&id) else { return };
-        if let Some(count) = self.by_network.get_mut(&network) {
-            *count -= 1;
-            if *count == 0 {
+        if !self.leaving.remove(&id) {
+            self.discount(id, network);
+        }
+    }
+
+    fn discount(&mut self, id: usize, network: IpAddr) {
+        if let Some(ids) = self.by_network.get_mut(&network) {
+            ids.remove(&id);
+            if ids.is_empty() {
                 self.by_network.remove(&network);
             }
         }
@@ -121,37 +136,69 @@ impl OpenConnections {
         limits: ConnectionLimits,
         lifts_network: bool,
     ) -> Option<LimitReached> {
-        let of_network = self.by_network.get(&network).copied().unwrap_or(0);
+        let of_network = self.by_network.get(&network).map_or(0, HashSet::len);
         if !lifts_network && of_network >= limits.per_network {
             Some(LimitReached::Network)
-        } else if self.lines.len() >= limits.total {
+        } else if self.lines.len() - self.leaving.len() >= limits.total {
             Some(LimitReached::Total)
         } else {
             None
         }
     }
 
-    /// The connection that makes room for one of `network`: of the same network if that is full, else of the network that
-    /// holds most. The one that has been idle longest goes first; without an idle one, the one whose request head has been
-    /// arriving longest. `None` if every candidate is being answered.
-    pub fn find_evictable(&self, network: IpAddr, reached: LimitReached) -> Option<Arc<Line>> {
-        let candidates = self
-            .lines
-            .values()
-            .filter(|(line, of)| !line.is_told() && (reached == LimitReached::Total || *of == network));
-        let ranked = candidates.filter_map(|(line, of)| {
+    /// Makes room for a connection of `network` by telling another one to end, which counts no longer: of the same network
+    /// if that is full, else of the largest that has one to spare. The one that has been idle longest goes first; then the
+    /// one whose request has been arriving longest; one that has just come last. Returns false if every candidate is being answered, or too many are still
+    /// ending.
+    pub fn evict(&mut self, network: IpAddr, reached: LimitReached) -> bool {
+        let most_leaving = if reached == LimitReached::Network { MAX_LEAVING / 2 } else { MAX_LEAVING };
+        if self.leaving.len() >= most_leaving {
+            return false;
+        }
+        let found = match reached {
+            LimitReached::Network => self.find_evictable(network),
+            LimitReached::Total => {
+                let mut networks: Vec<_> = self.by_network.iter().map(|(of, ids)| (ids.len(), *of)).collect();
+                let largest = networks.len().min(SEARCHED_NETWORKS);
+                if largest < networks.len() {
+                    networks.select_nth_unstable_by(largest, |one, other| other.cmp(one));
+                    networks.truncate(largest);
+                }
+                networks.sort_unstable_by(|one, other| other.cmp(one));
+                networks.into_iter().find_map(|(_, of)| self.find_evictable(of))
+            }
+        };
+        let Some(id) = found else { return false };
+        let Some((line, of)) = self.lines.get(&id).cloned() else { return false };
+        self.leaving.insert(id);
+        self.discount(id, of);
+        line.order(Order::Cut);
+        true
+    }
+
+    fn find_evictable(&self, network: IpAddr) -> Option<usize> {
+        let ids = self.by_network.get(&network)?;
+        let ranked = ids.iter().filter_map(|id| {
+            let (line, _) = self.lines.get(id)?;
             let (phase, ticks) = line.phase();
-            let is_idle = match phase {
+            let rank = match phase {
+                _ if line.is_told() => return None,
                 // The end of a long answer may still be on its way.
                 Phase::Idle if line.is_blocked() => return None,
-                Phase::Idle => true,
-                Phase::Reading => false,
-                Phase::Answering | Phase::Sending | Phase::Closing | Phase::Lingering => return None,
+                // What has come may not have been read yet.
+                Phase::Idle | Phase::Reading if ticks == 0 => 0,
+                Phase::Idle => 3,
+                Phase::Reading => 2,
+                Phase::ReadingBody if ticks >= SLOW_BODY_TICKS => 1,
+                Phase::ReadingBody
+                | Phase::Answering
+                | Phase::Sending
+                | Phase::Closing
+                | Phase::Lingering => return None,
             };
-            let held = self.by_network.get(of).copied().unwrap_or(0);
-            Some(((is_idle, held, ticks), line))
+            Some(((rank, ticks), *id))
         });
-        ranked.max_by_key(|(rank, _)| *rank).map(|(_, line)| Arc::clone(line))
+        ranked.max_by_key(|(rank, _)| *rank).map(|(_, id)| id)
     }
 }
 
@@ -216,8 +263,9 @@ mod tests {
             line
         }
 
-        fn evicted(&self, network: &str, reached: LimitReached) -> Option<Arc<Line>> {
-            self.open.find_evictable(network.parse().unwrap(), reached)
+        /// Whether this one makes room.
+        fn evicts(&mut self, line: &Line, network: &str, reached: LimitReached) -> bool {
+            self.open.evict(network.parse().unwrap(), reached) && line.is_told()
         }
     }
 
@@ -227,12 +275,13 @@ mod tests {
         let alone = world.add("192.0.2.1", Phase::Idle);
         world.add("192.0.2.2", Phase::Answering);
         world.add("192.0.2.2", Phase::Sending);
-        assert!(Arc::ptr_eq(&world.evicted("192.0.2.9", LimitReached::Total).unwrap(), &alone));
+        assert!(world.evicts(&alone, "192.0.2.9", LimitReached::Total), "the others are being answered");
+        let alone = world.add("192.0.2.1", Phase::Idle);
         let longest = world.add("192.0.2.2", Phase::Idle);
         world.add("192.0.2.2", Phase::Idle);
-        assert!(Arc::ptr_eq(&world.evicted("192.0.2.9", LimitReached::Total).unwrap(), &longest));
+        assert!(world.evicts(&longest, "192.0.2.9", LimitReached::Total));
         // A full network makes room for its own connections.
-        assert!(Arc::ptr_eq(&world.evicted("192.0.2.1", LimitReached::Network).unwrap(), &alone));
+        assert!(world.evicts(&alone, "192.0.2.1", LimitReached::Network));
     }
 
     #[test]
@@ -241,9 +290,34 @@ mod tests {
         for phase in [Phase::Answering, Phase::Sending, Phase::Closing, Phase::Lingering] {
             world.add("192.0.2.2", phase);
         }
-        assert!(world.evicted("192.0.2.9", LimitReached::Total).is_none());
+        let network = "192.0.2.9".parse().unwrap();
+        assert!(!world.open.evict(network, LimitReached::Total));
+        let body = world.add("192.0.2.3", Phase::ReadingBody);
+        assert!(!world.open.evict(network, LimitReached::Total), "it may be about to come");
+        world.ticks.fetch_add(SLOW_BODY_TICKS, std::sync::atomic::Ordering::Relaxed);
+        assert!(world.evicts(&body, "192.0.2.9", LimitReached::Total));
         let arriving = world.add("192.0.2.3", Phase::Reading);
-        assert!(Arc::ptr_eq(&world.evicted("192.0.2.9", LimitReached::Total).unwrap(), &arriving));
+        assert!(world.evicts(&arriving, "192.0.2.9", LimitReached::Total));
+    }
+
+    #[test]
+    fn evicted_connections_do_not_count_and_are_few_at_once() {
+        let mut world = World { open: OpenConnections::default(), ticks: Arc::default(), next: 0 };
+        let network: IpAddr = "192.0.2.1".parse().unwrap();
+        let limits = ConnectionLimits { total: 1_000, per_network: 100 };
+        for _ in 0..100 {
+            world.add("192.0.2.1", Phase::Idle);
+        }
+        assert_eq!(world.open.limit_reached(network, limits, false), Some(LimitReached::Network));
+        let evicted = std::iter::repeat_with(|| world.open.evict(network, LimitReached::Network));
+        assert_eq!(evicted.take(100).filter(|evicted| *evicted).count(), MAX_LEAVING / 2);
+        assert_eq!(world.open.limit_reached(network, limits, false), None);
+        assert_eq!(world.open.lines().count(), 100, "they have not ended yet");
+        assert!(world.open.evict(network, LimitReached::Total), "others find room");
+        for id in 1..=100 {
+            world.open.remove(id);
+        }
+        assert!(world.open.by_network.is_empty() && world.open.leaving.is_empty());
     }
 
     #[test]

@@ -18,7 +18,7 @@ const IPV6_NETWORK: u128 = !0 << 64;
 pub struct ClientAddress(IpAddr);
 
 impl ClientAddress {
-    pub(super) fn new(ip: IpAddr) -> Self {
+    pub(crate) fn new(ip: IpAddr) -> Self {
         Self(ip.to_canonical())
     }
 
@@ -33,7 +33,7 @@ impl ClientAddress {
     }
 
     /// The first address of the network that limits count by.
-    pub(super) fn first_of_network(self) -> IpAddr {
+    pub(crate) fn first_of_network(self) -> IpAddr {
         match self.0 {
             IpAddr::V4(_) => self.0,
             IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & IPV6_NETWORK).into(),

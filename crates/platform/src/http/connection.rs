@@ -39,6 +39,8 @@ pub(super) enum Phase {
     Reading,
     /// A request is being answered: its answer has no head yet.
     Answering,
+    /// The rest of the body of a request is waited for.
+    ReadingBody,
     /// The head of the answer is made, its body is being sent. For an event stream that lasts as long as the stream.
     Sending,
     /// It was told to close while idle; the last answer may still be on its way.
@@ -91,8 +93,9 @@ impl Line {
             0 => Phase::Idle,
             1 => Phase::Reading,
             2 => Phase::Answering,
-            3 => Phase::Sending,
-            4 => Phase::Closing,
+            3 => Phase::ReadingBody,
+            4 => Phase::Sending,
+            5 => Phase::Closing,
             _ => Phase::Lingering,
         };
         (phase, self.ticks.load(Ordering::Relaxed).wrapping_sub(self.since.load(Ordering::Relaxed)))
@@ -136,17 +139,20 @@ impl Line {
         }
     }
 
-    /// Ends [`Phase::Sending`].
-    fn sent(&self) {
-        if self.phase.load(Ordering::Relaxed) == Phase::Sending as u8 {
-            self.enter(Phase::Idle);
+    /// Enters `phase` if it is `from` that goes on.
+    fn turn(&self, from: Phase, phase: Phase) {
+        if self.phase.load(Ordering::Relaxed) == from as u8 {
+            self.enter(phase);
         }
     }
 
+    /// Ends [`Phase::Sending`].
+    fn sent(&self) {
+        self.turn(Phase::Sending, Phase::Idle);
+    }
+
     fn bytes_came(&self) {
-        if self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
-            self.enter(Phase::Reading);
-        }
+        self.turn(Phase::Idle, Phase::Reading);
     }
 }
 
@@ -194,12 +200,50 @@ fn answer(
     edge: Arc<Edge>,
 ) -> impl Future<Output = Result<http::Response<SentBody>, Infallible>> {
     line.enter(Phase::Answering);
-    let mut request = request.map(Body::new);
+    let mut request = request.map(|body| Body::new(ReceivedBody { body, line: Arc::clone(&line) }));
     request.extensions_mut().insert(ClientAddress::new(peer.ip()));
     async move {
         let answer = edge.answer(request).await;
         line.enter(Phase::Sending);
         Ok(answer.map(|body| SentBody { body, line }))
+    }
+}
+
+/// The body of a request. It tells the line while more of it is waited for.
+struct ReceivedBody {
+    body: Incoming,
+    line: Arc<Line>,
+}
+
+impl hyper::body::Body for ReceivedBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &polled {
+            Poll::Pending => self.line.turn(Phase::Answering, Phase::ReadingBody),
+            Poll::Ready(Some(Ok(_))) if !self.body.is_end_stream() => {}
+            Poll::Ready(_) => self.line.turn(Phase::ReadingBody, Phase::Answering),
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for ReceivedBody {
+    fn drop(&mut self) {
+        self.line.turn(Phase::ReadingBody, Phase::Answering);
     }
 }
 

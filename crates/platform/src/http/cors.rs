@@ -102,6 +102,12 @@ fn is_loopback(origin: &HeaderValue) -> bool {
         None => rest.split_once(':').map_or((rest, Some("80")), |(host, port)| (host, Some(port))),
     };
     let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    port.is_some_and(is_port) && is_loopback_host(host)
+}
+
+/// Whether a host always means the machine itself: `localhost`, a name below it (RFC 6761), or a loopback address, in brackets
+/// or without. In lower case.
+pub(super) fn is_loopback_host(host: &str) -> bool {
     let is_label = |label: &str| {
         !label.is_empty()
             && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
@@ -110,7 +116,8 @@ fn is_loopback(origin: &HeaderValue) -> bool {
         let mut labels = host.rsplit('.');
         labels.next() == Some("localhost") && labels.all(is_label)
     };
-    port.is_some_and(is_port) && (is_name() || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback()))
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    is_name() || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use kith_kernel::{Problem, RequestId, problems};
 use prometheus_client::metrics::gauge::Gauge;
 use tower::Service;
 
-use super::cors::Cors;
+use super::cors::{Cors, is_loopback_host};
 use super::limits::{Allowance, Limits};
 use super::problem::{self, ApiError};
 use super::representation::Reading;
@@ -127,6 +127,7 @@ impl Edge {
         let is_too_large = || declared_length(request.headers()) > self.body_limit_bytes;
         too_many
             .or_else(|| check_host(request.version(), request.headers()).err())
+            .or_else(|| check_development_host(request).err())
             .or_else(|| is_too_large().then(|| problem::too_large(self.body_limit_bytes)))
     }
 
@@ -163,6 +164,23 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
         (Some(host), None) if is_host(host) => Ok(()),
         (None, _) if version < Version::HTTP_11 => Ok(()),
         _ => Err(Problem::new(&problems::MALFORMED, "The request needs exactly one valid Host header.")),
+    }
+}
+
+/// A page whose name was made to lead to this machine (DNS rebinding) must not steer a server in development mode: what is
+/// for development answers only to names that always mean this machine.
+fn check_development_host(request: &Request) -> Result<(), Problem> {
+    let host = request.headers().get(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    match host {
+        Some(host)
+            if request.uri().path().starts_with("/dev/")
+                && !is_loopback_host(&host.host().to_ascii_lowercase()) =>
+        {
+            let detail =
+                "Paths below /dev answer only to localhost and loopback addresses in the Host header.";
+            Err(Problem::new(&problems::FORBIDDEN, detail))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -38,6 +38,7 @@ use crate::module::{Module, Routes};
 
 use edge::Edge;
 
+pub(crate) use body::BodyMemory;
 pub(crate) use body_schema::BodySchemas;
 pub use capacity::raise_descriptor_limit;
 pub use client_address::ClientAddress;

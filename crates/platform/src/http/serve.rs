@@ -10,7 +10,6 @@ use futures_util::FutureExt;
 use prometheus_client::metrics::gauge::Gauge;
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,10 +25,6 @@ use crate::config::{self, millis};
 const TICK: Duration = Duration::from_millis(250);
 /// How long what still comes after the last answer is thrown away.
 const LINGER: Duration = Duration::from_secs(2);
-/// How long to wait for a connection that was told to make room.
-const EVICTION_WAIT: Duration = Duration::from_millis(100);
-/// Connections that are told to make room for one.
-const MAX_EVICTIONS: usize = 4;
 /// Sent to a connection that there is no room for.
 const NO_ROOM: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n";
@@ -100,7 +95,7 @@ impl Server {
 async fn accept(listener: TcpListener, edge: Arc<Edge>, lines: Arc<Lines>, stop: CancellationToken) {
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((stream, peer)) => match lines.make_room(peer, &edge).await {
+            Ok((stream, peer)) => match lines.make_room(peer, &edge) {
                 Ok(()) => lines.open(stream, peer, Arc::clone(&edge)),
                 Err(reached) => reject(&stream, reached, &edge),
             },
@@ -142,8 +137,6 @@ async fn tick(lines: Arc<Lines>) {
 struct Lines {
     open: Mutex<OpenConnections>,
     limits: ConnectionLimits,
-    /// Notified whenever a connection has ended.
-    ended: Notify,
     gauge: Gauge,
     tasks: TaskTracker,
     ticks: Arc<AtomicU32>,
@@ -159,7 +152,6 @@ impl Lines {
         Self {
             open: Mutex::default(),
             limits: ConnectionLimits::of(limits, getrlimit(Resource::Nofile).current),
-            ended: Notify::new(),
             gauge,
             tasks: TaskTracker::new(),
             ticks: Arc::default(),
@@ -186,30 +178,26 @@ impl Lines {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes room for a connection of `peer` by closing others, where a limit is reached.
+    /// Makes room for a connection of `peer` by closing another one, where a limit is reached. Waits for nothing: whoever
+    /// waits here keeps everybody from connecting.
     ///
     /// # Errors
     /// The limit, if no connection can be closed for it.
-    async fn make_room(&self, peer: SocketAddr, edge: &Edge) -> Result<(), LimitReached> {
+    fn make_room(&self, peer: SocketAddr, edge: &Edge) -> Result<(), LimitReached> {
         let network = network_of(peer);
         let lifts_network = edge.lifts_connections_per_network(peer.ip());
-        for _ in 0..MAX_EVICTIONS {
-            // Before the look, so that no end after it is missed.
-            let ended = self.ended.notified();
-            let (reached, line) = {
-                let open = self.open_connections();
-                let Some(reached) = open.limit_reached(network, self.limits, lifts_network) else {
-                    return Ok(());
-                };
-                (reached, open.find_evictable(network, reached).ok_or(reached)?)
+        let mut open = self.open_connections();
+        // A network that is full may be one connection too many in total as well.
+        for _ in 0..2 {
+            let Some(reached) = open.limit_reached(network, self.limits, lifts_network) else {
+                return Ok(());
             };
-            let is_idle = line.phase().0 == Phase::Idle;
-            line.order(if is_idle { Order::Close } else { Order::Cut });
+            if !open.evict(network, reached) {
+                return Err(reached);
+            }
             edge.count_connection_evicted(reached.as_str());
-            // It may have been given a request meanwhile; then another one is looked for.
-            let _ = tokio::time::timeout(EVICTION_WAIT, ended).await;
         }
-        self.open_connections().limit_reached(network, self.limits, lifts_network).map_or(Ok(()), Err)
+        open.limit_reached(network, self.limits, lifts_network).map_or(Ok(()), Err)
     }
 
     fn end_overdue(&self) {
@@ -263,7 +251,6 @@ impl Drop for Entry {
     fn drop(&mut self) {
         self.lines.open_connections().remove(self.id);
         self.lines.gauge.dec();
-        self.lines.ended.notify_waiters();
     }
 }
 

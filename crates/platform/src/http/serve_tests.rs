@@ -79,7 +79,7 @@ async fn half_a_body_that_came_before_the_stop_is_answered() {
     let head =
         "POST /echo HTTP/1.1\r\nHost: kith\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n";
     stream.write_all(format!("{head}{{\"word\"").as_bytes()).await.unwrap();
-    until(&test.server, Phase::Answering).await;
+    until(&test.server, Phase::ReadingBody).await;
     let stopping = begin_stop(test.server).await;
     stream.write_all(b": \"late\"}").await.unwrap();
     let answer = read_to_end(&mut stream).await;
@@ -196,7 +196,7 @@ async fn half_a_head_that_comes_during_an_answer_is_answered() {
     let head =
         "POST /echo HTTP/1.1\r\nHost: kith\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
-    until(&test.server, Phase::Answering).await;
+    until(&test.server, Phase::ReadingBody).await;
     stream.write_all(&[br#"{"word": "a"}"#, HALF_A_HEAD].concat()).await.unwrap();
     assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 200"));
     assert_eq!(stream.read_u8().await.unwrap(), b'a');

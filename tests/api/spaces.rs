@@ -380,7 +380,7 @@ async fn occupy_validation(app: &TestApp) -> Vec<std::sync::mpsc::Sender<()>> {
                 let _ = started.send(());
                 let _ = wait.recv();
             };
-            compute.run(hold).await
+            compute.run(Uuid::nil(), hold).await
         });
         starts.await.expect("it has started");
         held.push(go);

@@ -1,14 +1,18 @@
 //! Threads for computations on what others send: away from the database's threads and from those that answer requests, few, with a stack
-//! of known size, and with a bounded queue. What runs here must bound its own work.
+//! of known size, and with a bounded queue in which callers are served in turn. What runs here must bound its own work.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use std::{io, thread};
 
-use async_channel::{Receiver, Sender, TrySendError};
+use kith_kernel::uuid::Uuid;
 use kith_kernel::{Problem, problems};
 use thiserror::Error;
 use tokio::sync::oneshot;
+
+use crate::fair_queue::{FairQueue, Full, fair_queue};
 
 const THREADS: usize = 2;
 /// Stack of each thread.
@@ -49,7 +53,7 @@ type Task = Box<dyn FnOnce() + Send>;
 /// The threads' front. Clones share them; they end with the last clone.
 #[derive(Clone, Debug)]
 pub struct Compute {
-    tasks: Sender<Task>,
+    tasks: FairQueue<Uuid, Task>,
     max_wait: Duration,
 }
 
@@ -63,13 +67,13 @@ impl Compute {
     }
 
     fn start_with(threads: usize, max_queued: usize, max_wait: Duration) -> io::Result<Self> {
-        let (tasks, waiting) = async_channel::bounded(max_queued);
+        let (tasks, waiting) = fair_queue::<Uuid, Task>(max_queued);
         for n in 0..threads {
-            let waiting: Receiver<Task> = waiting.clone();
+            let waiting = waiting.clone();
             let thread =
                 thread::Builder::new().name(format!("kith-compute-{n}")).stack_size(COMPUTE_STACK_BYTES);
             thread.spawn(move || {
-                while let Ok(task) = waiting.recv_blocking() {
+                while let Some(task) = waiting.take() {
                     task();
                 }
             })?;
@@ -82,34 +86,36 @@ impl Compute {
         self.tasks.len()
     }
 
-    /// Runs `task` on one of the threads and waits for its result. If the caller goes away before its turn, it is not run.
+    /// Runs `task` of `caller` on one of the threads and waits for its result. If the caller goes away before its turn, or it
+    /// has to wait for its turn for too long, it is not run.
     ///
     /// # Errors
     /// [`ComputeError`].
-    #[expect(clippy::disallowed_methods, reason = "measures how long it has waited")]
     pub async fn run<T: Send + 'static>(
         &self,
+        caller: Uuid,
         task: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ComputeError> {
-        let (reply, answer) = oneshot::channel();
-        let (queued, max_wait) = (Instant::now(), self.max_wait);
+        let (reply, mut answer) = oneshot::channel();
+        let has_begun = Arc::new(AtomicBool::new(false));
+        let begins = Arc::clone(&has_begun);
         let task: Task = Box::new(move || {
+            begins.store(true, Ordering::SeqCst);
             if reply.is_closed() {
                 return;
             }
-            let computed = if queued.elapsed() > max_wait {
-                Err(ComputeError::Busy)
-            } else {
-                catch_unwind(AssertUnwindSafe(task)).map_err(|_| ComputeError::Panicked)
-            };
+            let computed = catch_unwind(AssertUnwindSafe(task)).map_err(|_| ComputeError::Panicked);
             // The caller may have gone away meanwhile.
             let _ = reply.send(computed);
         });
-        self.tasks.try_send(task).map_err(|refused| match refused {
-            TrySendError::Full(_) => ComputeError::Busy,
-            TrySendError::Closed(_) => ComputeError::Panicked,
-        })?;
-        answer.await.unwrap_or(Err(ComputeError::Panicked))
+        self.tasks.push(caller, task).map_err(|Full| ComputeError::Busy)?;
+        let answer = match tokio::time::timeout(self.max_wait, &mut answer).await {
+            Ok(answer) => answer,
+            Err(_) if has_begun.load(Ordering::SeqCst) => answer.await,
+            Err(_) => return Err(ComputeError::Busy),
+        };
+        // It was dropped for somebody who has fewer waiting.
+        answer.unwrap_or(Err(ComputeError::Busy))
     }
 }
 
@@ -122,12 +128,14 @@ mod tests {
 
     use super::*;
 
+    const CALLER: Uuid = Uuid::from_u128(1);
+
     #[tokio::test]
     async fn result_of_a_task_is_returned_and_a_panic_harms_nobody_else() {
         let compute = Compute::start_with(1, 8, MAX_WAIT).unwrap();
-        assert_eq!(compute.run(|| 6 * 7).await, Ok(42));
-        assert_eq!(compute.run(|| panic!("as asked")).await, Err::<(), _>(ComputeError::Panicked));
-        assert_eq!(compute.run(|| 6 * 7).await, Ok(42));
+        assert_eq!(compute.run(CALLER, || 6 * 7).await, Ok(42));
+        assert_eq!(compute.run(CALLER, || panic!("as asked")).await, Err::<(), _>(ComputeError::Panicked));
+        assert_eq!(compute.run(CALLER, || 6 * 7).await, Ok(42));
     }
 
     #[tokio::test]
@@ -136,20 +144,28 @@ mod tests {
         let compute = Compute::start_with(1, 2, max_wait).unwrap();
         let (go, wait) = mpsc::channel::<()>();
         let (started, starts) = mpsc::channel();
-        let mut blocking = pin!(compute.run(move || {
+        let mut blocking = pin!(compute.run(CALLER, move || {
             started.send(()).unwrap();
             wait.recv().unwrap();
         }));
         assert!(poll!(&mut blocking).is_pending());
         starts.recv().unwrap();
-        let mut late = pin!(compute.run(|| "run"));
+        let has_run = Arc::new(AtomicBool::new(false));
+        let run = || {
+            let has_run = Arc::clone(&has_run);
+            move || has_run.store(true, Ordering::SeqCst)
+        };
+        let mut late = pin!(compute.run(CALLER, run()));
         assert!(poll!(&mut late).is_pending());
-        assert!(poll!(pin!(compute.run(|| panic!("nobody waits for it")))).is_pending());
-        assert_eq!(compute.run(|| "run").await, Err(ComputeError::Busy));
-        let too_long = max_wait + Duration::from_millis(50);
-        assert!(tokio::time::timeout(too_long, &mut late).await.is_err(), "its turn has not come");
+        assert!(poll!(pin!(compute.run(CALLER, run()))).is_pending(), "nobody waits for it");
+        assert_eq!(compute.run(CALLER, run()).await, Err(ComputeError::Busy));
+        assert_eq!(late.await, Err(ComputeError::Busy), "its turn has not come in time");
         go.send(()).unwrap();
-        assert_eq!(late.await, Err(ComputeError::Busy));
         assert_eq!(blocking.await, Ok(()));
+        while compute.queued() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(compute.run(CALLER, || "run").await, Ok("run"));
+        assert!(!has_run.load(Ordering::SeqCst));
     }
 }

@@ -16,6 +16,7 @@ mod development;
 mod docs;
 pub mod export;
 mod facts;
+mod fair_queue;
 pub mod follower;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;

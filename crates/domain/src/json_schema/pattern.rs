@@ -60,7 +60,11 @@ impl Pattern {
             for &id in &active {
                 let next = match self.nfa.state(id) {
                     State::ByteRange { trans } => trans.matches_byte(byte).then_some(trans.next),
-                    State::Sparse(transitions) => transitions.matches_byte(byte),
+                    State::Sparse(transitions) => {
+                        // It looks through them.
+                        work.charge(transitions.transitions.len() as u64 / 8)?;
+                        transitions.matches_byte(byte)
+                    }
                     State::Dense(transitions) => transitions.matches_byte(byte),
                     _ => None,
                 };

@@ -121,7 +121,8 @@ where
             return answer;
         }
         let task = move || validate(&missing).map(|()| missing.into_keys().collect::<Vec<_>>());
-        let fitting = app.compute.run(task).await.map_err(Problem::from)?.map_err(Problem::invalid)?;
+        let fitting =
+            app.compute.run(caller.id(), task).await.map_err(Problem::from)?.map_err(Problem::invalid)?;
         validated.known = Arc::new(validated.known.iter().copied().chain(fitting).collect());
     }
     Err(Problem::from(AwaitsValidation).into())
@@ -131,8 +132,8 @@ where
 ///
 /// # Errors
 /// 422 if it cannot, 503 if too many others wait.
-pub async fn check_declared(app: &App, schema: Option<&StoredJson>) -> ApiResult<()> {
+pub async fn check_declared(app: &App, caller: &Principal, schema: Option<&StoredJson>) -> ApiResult<()> {
     let Some(text) = schema.map(|schema| schema.as_str().to_owned()) else { return Ok(()) };
-    let checked = app.compute.run(move || check_schema(&text)).await.map_err(Problem::from)?;
+    let checked = app.compute.run(caller.id(), move || check_schema(&text)).await.map_err(Problem::from)?;
     Ok(checked.map_err(|fault| Problem::invalid(vec![fault]))?)
 }

@@ -36,6 +36,11 @@ pub fn is_integer(number: &Number) -> bool {
     !number.is_f64() || number.as_f64().is_some_and(|float| float.fract() == 0.0)
 }
 
+/// What it costs to write a floating-point number in decimal, in steps.
+pub const FLOAT_STEPS: u64 = 16;
+/// What it costs to find whether a number is a multiple of another, in steps.
+pub const MULTIPLE_STEPS: u64 = 64;
+
 /// A positive decimal number: `digits` times ten to the power of `exponent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decimal {
@@ -67,9 +72,14 @@ impl Decimal {
         } else if self.exponent >= other.exponent {
             // The digits of a 64-bit number stay below 2^64, so the products fit.
             let modulus = other.digits;
-            let mut rest = self.digits % modulus;
-            for _ in 0..shift {
-                rest = rest * 10 % modulus;
+            // Ten to the power of `shift` by squaring (Knuth, TAOCP 4.6.3): a number may have 600 zeros.
+            let (mut rest, mut power, mut left) = (self.digits % modulus, 10 % modulus, shift);
+            while left > 0 {
+                if left % 2 == 1 {
+                    rest = rest * power % modulus;
+                }
+                power = power * power % modulus;
+                left /= 2;
             }
             rest == 0
         } else {
@@ -95,7 +105,10 @@ fn write_key(value: &Value, text: &mut String, work: &mut Work) -> Result<(), To
         Value::Null => text.push('n'),
         Value::Bool(true) => text.push('t'),
         Value::Bool(false) => text.push('f'),
-        Value::Number(number) => write_number(number, text),
+        Value::Number(number) => {
+            work.charge(if number.is_f64() { FLOAT_STEPS } else { 1 })?;
+            write_number(number, text);
+        }
         Value::String(string) => write_string(string, text, work)?,
         Value::Array(items) => {
             text.push('[');

@@ -110,7 +110,7 @@ impl Principal {
     }
 
     /// Tells the writes of one from those of another.
-    pub(crate) fn id(&self) -> Uuid {
+    pub fn id(&self) -> Uuid {
         match self.credential {
             Credential::Session { user_id, .. } => user_id.0,
             Credential::ApiKey { id, .. } => id.0,

@@ -1,22 +1,24 @@
 //! Hashes and checks passwords (argon2id, PHC strings) on threads of their own, so that log-ins slow down nothing else.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{io, thread};
 
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
-use async_channel::{Receiver, Sender, TryRecvError, TrySendError};
 use kith_kernel::{Problem, Random, problems};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+use crate::ClientAddress;
 use crate::config::Auth;
+use crate::fair_queue::{FairQueue, Full, Waiting, fair_queue};
 
 const SALT_BYTES: usize = 16;
 /// How hashes begin that other systems made with bcrypt.
 const BCRYPT: [&str; 3] = ["$2a$", "$2b$", "$2y$"];
-/// Passwords that may wait, for each thread: about ten seconds of work.
+/// Passwords that may wait, for each thread: about ten seconds of work. Client networks are served in turn.
 const QUEUED_PER_THREAD: usize = 256;
 /// The least that the scheduler gives: whoever hashes has time.
 const NICE: i32 = 19;
@@ -69,11 +71,26 @@ pub(crate) struct PasswordCounts {
 /// The threads' front. Clones share them.
 #[derive(Clone)]
 pub struct Passwords {
-    jobs: Sender<Job>,
+    /// By client network; those of this machine's own commands are together.
+    jobs: FairQueue<Option<IpAddr>, Queued>,
     counts: Arc<PasswordCounts>,
     random: Arc<dyn Random>,
     /// Checked where there is no hash, so that this takes the same time.
     dummy: Arc<str>,
+}
+
+/// A job that is counted for as long as it waits.
+struct Queued {
+    job: Job,
+    _counted: Counted,
+}
+
+struct Counted(Arc<PasswordCounts>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.queued.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 enum Job {
@@ -99,7 +116,7 @@ impl Passwords {
         let params = Params::new(config.password_memory_kib, config.password_iterations, 1, None);
         let params = params.map_err(io::Error::other)?;
         let threads = config.hash_thread_count();
-        let (jobs, waiting) = async_channel::bounded(threads * QUEUED_PER_THREAD);
+        let (jobs, waiting) = fair_queue(threads * QUEUED_PER_THREAD);
         let counts = Arc::<PasswordCounts>::default();
         for n in 0..threads {
             let worker = Worker::new(&params, &counts);
@@ -110,16 +127,20 @@ impl Passwords {
         Ok(Self { jobs, counts, random, dummy: dummy.map_err(io::Error::other)?.into() })
     }
 
-    /// Hashes `password` with a new salt; the result is a PHC string.
+    /// Hashes `password` with a new salt, for `client`, none being this machine's own commands; the result is a PHC string.
     ///
     /// # Errors
     /// [`PasswordError`].
-    pub async fn hash(&self, password: String) -> Result<String, PasswordError> {
+    pub async fn hash(
+        &self,
+        client: Option<ClientAddress>,
+        password: String,
+    ) -> Result<String, PasswordError> {
         let mut salt = [0; SALT_BYTES];
         self.random.fill(&mut salt);
         let (reply, answer) = oneshot::channel();
-        self.enqueue(Job::Hash { password, salt, reply })?;
-        answer.await.unwrap_or_else(|_| Err(gone()))
+        self.enqueue(client, Job::Hash { password, salt, reply })?;
+        answer.await.unwrap_or(Err(PasswordError::Busy))
     }
 
     /// Whether `password` is the one behind `phc`, a PHC string of argon2 or what bcrypt makes. Without `phc` it takes
@@ -127,12 +148,19 @@ impl Passwords {
     ///
     /// # Errors
     /// [`PasswordError`].
-    pub async fn verify(&self, password: String, phc: Option<String>) -> Result<Match, PasswordError> {
+    pub async fn verify(
+        &self,
+        client: Option<ClientAddress>,
+        password: String,
+        phc: Option<String>,
+    ) -> Result<Match, PasswordError> {
         let exists = phc.is_some();
         let phc = phc.map_or_else(|| Arc::clone(&self.dummy), Arc::from);
         let (reply, answer) = oneshot::channel();
-        self.enqueue(Job::Verify { password, phc, reply })?;
-        answer.await.unwrap_or_else(|_| Err(gone())).map(|found| if exists { found } else { Match::No })
+        self.enqueue(client, Job::Verify { password, phc, reply })?;
+        // Dropped for a network that has fewer waiting.
+        let answer = answer.await.unwrap_or(Err(PasswordError::Busy));
+        answer.map(|found| if exists { found } else { Match::No })
     }
 
     /// What the threads have before and behind them.
@@ -140,20 +168,12 @@ impl Passwords {
         Arc::clone(&self.counts)
     }
 
-    fn enqueue(&self, job: Job) -> Result<(), PasswordError> {
+    fn enqueue(&self, client: Option<ClientAddress>, job: Job) -> Result<(), PasswordError> {
         self.counts.queued.fetch_add(1, Ordering::Relaxed);
-        self.jobs.try_send(job).map_err(|refused| {
-            self.counts.queued.fetch_sub(1, Ordering::Relaxed);
-            match refused {
-                TrySendError::Full(_) => PasswordError::Busy,
-                TrySendError::Closed(_) => gone(),
-            }
-        })
+        let queued = Queued { job, _counted: Counted(Arc::clone(&self.counts)) };
+        let network = client.map(ClientAddress::first_of_network);
+        self.jobs.push(network, queued).map_err(|Full| PasswordError::Busy)
     }
-}
-
-fn gone() -> PasswordError {
-    PasswordError::Fault("the thread that hashes is gone".to_owned())
 }
 
 fn fault(error: impl ToString) -> PasswordError {
@@ -172,10 +192,10 @@ impl Worker {
         Self { params: params.clone(), memory: Vec::new(), counts: Arc::clone(counts) }
     }
 
-    fn run(mut self, jobs: &Receiver<Job>) {
+    fn run(mut self, jobs: &Waiting<Option<IpAddr>, Queued>) {
         step_back();
-        while let Some(job) = self.next(jobs) {
-            self.counts.queued.fetch_sub(1, Ordering::Relaxed);
+        while let Some(Queued { job, _counted: counted }) = self.next(jobs) {
+            drop(counted);
             // Whoever asked may have gone away: before their turn, which then passes to the next, or during it.
             match job {
                 _ if job.is_abandoned() => {}
@@ -186,14 +206,11 @@ impl Worker {
     }
 
     /// The next job; while there is none, the memory goes back.
-    fn next(&mut self, jobs: &Receiver<Job>) -> Option<Job> {
-        match jobs.try_recv() {
-            Err(TryRecvError::Empty) => {
-                self.memory = Vec::new();
-                jobs.recv_blocking().ok()
-            }
-            now => now.ok(),
-        }
+    fn next(&mut self, jobs: &Waiting<Option<IpAddr>, Queued>) -> Option<Queued> {
+        jobs.try_take().or_else(|| {
+            self.memory = Vec::new();
+            jobs.take()
+        })
     }
 
     fn hash(&mut self, password: &str, salt: &[u8]) -> Result<String, PasswordError> {
@@ -289,31 +306,31 @@ mod tests {
     #[tokio::test]
     async fn only_the_right_password_matches() {
         let passwords = cheap(1);
-        let phc = passwords.hash("correct horse".into()).await.unwrap();
+        let phc = passwords.hash(None, "correct horse".into()).await.unwrap();
         assert!(phc.starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{phc}");
         let verify =
-            async |password: &str| passwords.verify(password.into(), Some(phc.clone())).await.unwrap();
+            async |password: &str| passwords.verify(None, password.into(), Some(phc.clone())).await.unwrap();
         assert_eq!((verify("correct horse").await, verify("correct hors").await), (Match::Yes, Match::No));
-        assert_ne!(phc, passwords.hash("correct horse".into()).await.unwrap(), "salts repeat");
+        assert_ne!(phc, passwords.hash(None, "correct horse".into()).await.unwrap(), "salts repeat");
     }
 
     #[tokio::test]
     async fn nobody_has_the_password_of_an_unknown_account() {
         let passwords = cheap(1);
-        assert_eq!(passwords.verify(String::new(), None).await.unwrap(), Match::No);
+        assert_eq!(passwords.verify(None, String::new(), None).await.unwrap(), Match::No);
         assert_eq!(computed(&passwords), 1, "asking for an unknown account must cost what any other does");
         assert!(passwords.dummy.starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{}", passwords.dummy);
     }
 
     #[tokio::test]
     async fn nobody_works_for_those_who_have_gone_away() {
-        let (jobs, waiting) = async_channel::bounded(8);
+        let (jobs, waiting) = fair_queue(8);
         let passwords = Passwords { jobs, ..cheap(1) };
         for _ in 0..3 {
-            assert!(poll!(pin!(passwords.hash("gone".into()))).is_pending());
-            assert!(poll!(pin!(passwords.verify("gone".into(), None))).is_pending());
+            assert!(poll!(pin!(passwords.hash(None, "gone".into()))).is_pending());
+            assert!(poll!(pin!(passwords.verify(None, "gone".into(), None))).is_pending());
         }
-        let mut patient = pin!(passwords.hash("patient".into()));
+        let mut patient = pin!(passwords.hash(None, "patient".into()));
         assert!(poll!(&mut patient).is_pending());
         let worker = Worker::new(&Params::new(8, 1, 1, None).unwrap(), &passwords.counts);
         thread::spawn(move || worker.run(&waiting));
@@ -329,7 +346,7 @@ mod tests {
         let elsewhere = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let phc = elsewhere.hash_password_with_salt(b"pw", b"0123456789abcdef").unwrap().to_string();
         let passwords = cheap(1);
-        assert_eq!(passwords.verify("pw".into(), Some(phc)).await.unwrap(), Match::Outdated);
+        assert_eq!(passwords.verify(None, "pw".into(), Some(phc)).await.unwrap(), Match::Outdated);
     }
 
     /// ACC-06: what other systems kept with bcrypt is checked, and told to be replaced.
@@ -339,7 +356,7 @@ mod tests {
         // From the test vectors of crypt_blowfish, by Solar Designer.
         let phc = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
         let verify =
-            async |password: &str| passwords.verify(password.into(), Some(phc.into())).await.unwrap();
+            async |password: &str| passwords.verify(None, password.into(), Some(phc.into())).await.unwrap();
         assert_eq!((verify("U*U").await, verify("U*").await), (Match::Outdated, Match::No));
     }
 
@@ -353,26 +370,34 @@ mod tests {
             "$2b$99$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
             "$argon2i$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2g",
         ] {
-            let answer = passwords.verify("pw".into(), Some(broken.to_owned())).await;
+            let answer = passwords.verify(None, "pw".into(), Some(broken.to_owned())).await;
             assert!(matches!(answer, Err(PasswordError::Fault(_))), "{broken}: {answer:?}");
         }
     }
 
+    /// Of three hundred log-ins from a few networks the last ones fail, and not those from elsewhere.
     #[tokio::test]
-    async fn a_full_queue_refuses() {
-        let (jobs, waiting) = async_channel::bounded(1);
+    async fn network_that_asks_for_much_fills_the_queue_for_itself_only() {
+        let (jobs, waiting) = fair_queue(4);
         let passwords = Passwords { jobs, ..cheap(1) };
-        let first = tokio::spawn({
-            let passwords = passwords.clone();
-            async move { passwords.hash("a".into()).await }
-        });
-        while waiting.is_empty() {
-            tokio::task::yield_now().await;
+        let client = |n| Some(ClientAddress::new(IpAddr::from([192, 0, 2, n])));
+        let mut many: Vec<_> = (0..4).map(|_| Box::pin(passwords.hash(client(1), "a".into()))).collect();
+        for one in &mut many {
+            assert!(poll!(one).is_pending());
         }
-        assert!(matches!(passwords.hash("b".into()).await, Err(PasswordError::Busy)));
-        assert_eq!(passwords.counts().queued.load(Ordering::Relaxed), 1);
-        drop(waiting);
-        first.abort();
+        assert!(matches!(passwords.hash(client(1), "b".into()).await, Err(PasswordError::Busy)));
+        let mut elsewhere = pin!(passwords.hash(client(2), "c".into()));
+        assert!(poll!(&mut elsewhere).is_pending());
+        let mut last = many.pop().unwrap();
+        assert!(matches!(last.as_mut().await, Err(PasswordError::Busy)), "it made room");
+        assert_eq!(passwords.counts().queued.load(Ordering::Relaxed), 4);
+        let worker = Worker::new(&Params::new(8, 1, 1, None).unwrap(), &passwords.counts);
+        thread::spawn(move || worker.run(&waiting));
+        elsewhere.await.unwrap();
+        for one in many {
+            one.await.unwrap();
+        }
+        assert_eq!(passwords.counts().queued.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -88,7 +88,7 @@ async fn declare_job_kind(
     Json(body): Json<JobKindBody>,
 ) -> ApiResult<Response> {
     check_program(app.reserved_jobs(), body.queue.as_deref(), Some(&kind))?;
-    json_schema::check_declared(&app, body.schema().as_ref()).await?;
+    json_schema::check_declared(&app, &caller, body.schema().as_ref()).await?;
     app.change(&caller, move |tx, ctx| kinds::declare(tx, ctx, &kind, &body).map(Answer::ok)).await
 }
 

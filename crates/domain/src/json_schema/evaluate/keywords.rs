@@ -44,7 +44,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
                 Ok(is_valid || self.fault(site.path, || format!("Must be one of: {listing}.").into()))
             }
             _ => match site.data {
-                Value::Number(_) => Ok(self.number(keyword, site)),
+                Value::Number(_) => self.number(keyword, site),
                 Value::String(text) => self.text(keyword, text, site),
                 Value::Array(items) => self.array(keyword, items, site, evaluated),
                 Value::Object(fields) => self.object(keyword, fields, site, evaluated),
@@ -119,9 +119,9 @@ impl<'d> Evaluation<'_, 'd, '_> {
         types.iter().any(|name| is(name)) || self.fault(site.path, listing)
     }
 
-    fn number(&mut self, keyword: &Keyword, site: Site<'d, '_>) -> bool {
-        let Value::Number(number) = site.data else { return true };
-        match keyword {
+    fn number(&mut self, keyword: &Keyword, site: Site<'d, '_>) -> Result<bool, TooCostly> {
+        let Value::Number(number) = site.data else { return Ok(true) };
+        Ok(match keyword {
             Keyword::Bound(bound, limit) => {
                 let order = compare(number, limit);
                 let (is_valid, words) = match bound {
@@ -133,12 +133,13 @@ impl<'d> Evaluation<'_, 'd, '_> {
                 is_valid || self.fault(site.path, || format!("Must be {words} {limit}.").into())
             }
             Keyword::MultipleOf(decimal, of) => {
+                self.work.charge(values::MULTIPLE_STEPS)?;
                 let is_valid =
                     values::Decimal::of(number).is_some_and(|number| number.is_multiple_of(*decimal));
                 is_valid || self.fault(site.path, || format!("Must be a multiple of {of}.").into())
             }
             _ => true,
-        }
+        })
     }
 
     fn counted(&mut self, count: Count, has: usize, limit: u64, site: Site<'d, '_>) -> bool {

@@ -73,7 +73,7 @@ async fn declare_collection(
     Json(body): Json<DeclarationBody>,
 ) -> ApiResult<Response> {
     let checked = declarations::check(&name, body)?;
-    json_schema::check_declared(&app, checked.schema.as_ref()).await?;
+    json_schema::check_declared(&app, &caller, checked.schema.as_ref()).await?;
     app.change(&caller, move |tx, ctx| {
         let declared = declarations::declare(tx, ctx, &name, &checked, &preconditions);
         declared.map(|declaration| Answer::ok(declaration).with_etag())

@@ -1,0 +1,197 @@
+//! A bounded queue between those who ask and threads that work: whoever asks for much waits for themselves, and not everybody
+//! for them.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Keys are served in turn, each one's items in order. Clones share the queue; once all [`FairQueue`]s are dropped, the
+/// [`Waiting`] ends.
+pub(crate) struct FairQueue<K, T>(Arc<Shared<K, T>>);
+
+/// The end at which threads take items. Clones share it.
+pub(crate) struct Waiting<K, T>(Arc<Shared<K, T>>);
+
+/// There is no room for an item of this key.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+struct Shared<K, T> {
+    state: Mutex<State<K, T>>,
+    came: Condvar,
+    most: usize,
+}
+
+struct State<K, T> {
+    items: HashMap<K, VecDeque<T>>,
+    /// The keys with items, in the order in which they are served.
+    turns: VecDeque<K>,
+    len: usize,
+    senders: usize,
+}
+
+/// A queue for `most` items.
+pub(crate) fn fair_queue<K, T>(most: usize) -> (FairQueue<K, T>, Waiting<K, T>) {
+    let state = State { items: HashMap::new(), turns: VecDeque::new(), len: 0, senders: 1 };
+    let shared = Arc::new(Shared { state: Mutex::new(state), came: Condvar::new(), most });
+    (FairQueue(Arc::clone(&shared)), Waiting(shared))
+}
+
+impl<K, T> Shared<K, T> {
+    fn state(&self) -> MutexGuard<'_, State<K, T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
+    /// Adds an item. If the queue is full, the newest item of the key that has most is dropped for it.
+    ///
+    /// # Errors
+    /// [`Full`] if no key has two items more than this one; the item is dropped.
+    pub fn push(&self, key: K, item: T) -> Result<(), Full> {
+        let mut state = self.0.state();
+        let dropped = if state.len >= self.0.most { Some(state.make_room(&key).ok_or(Full)?) } else { None };
+        let items = state.items.entry(key.clone()).or_default();
+        let is_first = items.is_empty();
+        items.push_back(item);
+        state.len += 1;
+        if is_first {
+            state.turns.push_back(key);
+        }
+        drop(state);
+        self.0.came.notify_one();
+        // Not under the lock: whoever waits for it is woken.
+        drop(dropped);
+        Ok(())
+    }
+
+    /// How many items wait.
+    pub fn len(&self) -> usize {
+        self.0.state().len
+    }
+}
+
+impl<K: Clone + Eq + Hash, T> State<K, T> {
+    fn make_room(&mut self, key: &K) -> Option<T> {
+        let own = self.items.get(key).map_or(0, VecDeque::len);
+        let (_, most) = self.items.iter_mut().max_by_key(|(_, items)| items.len())?;
+        // Otherwise the two would take turns in dropping each other's.
+        if most.len() < own + 2 {
+            return None;
+        }
+        self.len -= 1;
+        most.pop_back()
+    }
+
+    fn take(&mut self) -> Option<T> {
+        let key = self.turns.pop_front()?;
+        let items = self.items.get_mut(&key)?;
+        let item = items.pop_front();
+        self.len -= usize::from(item.is_some());
+        if items.is_empty() {
+            self.items.remove(&key);
+        } else {
+            self.turns.push_back(key);
+        }
+        item
+    }
+}
+
+impl<K: Clone + Eq + Hash, T> Waiting<K, T> {
+    /// The next item, if one waits.
+    pub fn try_take(&self) -> Option<T> {
+        self.0.state().take()
+    }
+
+    /// Waits for the next item; none once nobody can add one.
+    pub fn take(&self) -> Option<T> {
+        let mut state = self.0.state();
+        loop {
+            if let Some(item) = state.take() {
+                return Some(item);
+            }
+            if state.senders == 0 {
+                return None;
+            }
+            state = self.0.came.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl<K, T> Clone for FairQueue<K, T> {
+    fn clone(&self) -> Self {
+        self.0.state().senders += 1;
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<K, T> Drop for FairQueue<K, T> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.senders -= 1;
+        if state.senders == 0 {
+            self.0.came.notify_all();
+        }
+    }
+}
+
+impl<K, T> Clone for Waiting<K, T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<K, T> std::fmt::Debug for FairQueue<K, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FairQueue").field("len", &self.0.state().len).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(waiting: &Waiting<u8, u8>) -> Vec<u8> {
+        std::iter::from_fn(|| waiting.try_take()).collect()
+    }
+
+    #[test]
+    fn keys_are_served_in_turn() {
+        let (queue, waiting) = fair_queue(10);
+        for item in [11, 12, 13, 21, 31, 22] {
+            queue.push(item / 10, item).unwrap();
+        }
+        assert_eq!(queue.len(), 6);
+        assert_eq!(waiting.take(), Some(11));
+        queue.push(4, 41).unwrap();
+        assert_eq!(taken(&waiting), [21, 31, 12, 41, 22, 13]);
+        assert_eq!(queue.len(), 0);
+    }
+
+    #[test]
+    fn full_queue_drops_the_newest_item_of_the_key_that_has_most() {
+        let (queue, waiting) = fair_queue(4);
+        for item in [11, 12, 13, 14] {
+            queue.push(1, item).unwrap();
+        }
+        assert_eq!(queue.push(1, 15), Err(Full));
+        assert_eq!((queue.push(2, 21), queue.push(2, 22)), (Ok(()), Ok(())));
+        assert_eq!(queue.push(2, 23), Err(Full), "both have two");
+        assert_eq!(queue.push(3, 31), Ok(()), "one with one fewer than the most is left");
+        assert_eq!(queue.len(), 4);
+        let left = taken(&waiting);
+        assert!(left.contains(&31) && left.contains(&11) && left.contains(&21), "{left:?}");
+    }
+
+    #[test]
+    fn taking_ends_with_the_last_queue() {
+        let (queue, waiting) = fair_queue::<u8, u8>(4);
+        let other = queue.clone();
+        let thread = std::thread::spawn(move || std::iter::from_fn(|| waiting.take()).collect::<Vec<_>>());
+        queue.push(1, 1).unwrap();
+        drop(queue);
+        other.push(1, 2).unwrap();
+        drop(other);
+        assert_eq!(thread.join().unwrap(), [1, 2]);
+    }
+}

@@ -106,8 +106,10 @@ async fn administrators_are_made(engine: Engine) {
     let ben = place.create_admin("ben@example.org", PASSWORD);
     assert!(ben.status.success(), "{}", said(&ben));
     assert_eq!(role(&client, "ben@example.org").await, "admin");
+    let body = json!({ "email": "dora@example.org", "password": PASSWORD, "display_name": "Dora" });
+    client.post("/api/v1/auth/register", body).await.expect(201);
     for (email, password, why) in [
-        ("ben@example.org", PASSWORD, "registered already"),
+        ("dora@example.org", "not her password", "kith admin verify-email"),
         ("nobody", PASSWORD, "email: "),
         ("eve@example.org", "short", "password: "),
     ] {
@@ -116,6 +118,14 @@ async fn administrators_are_made(engine: Engine) {
         assert!(said(&refused).contains(why), "{}", said(&refused));
         assert!(!said(&refused).contains(password), "{}", said(&refused));
     }
+    assert_eq!(role(&client, "dora@example.org").await, "user");
+    success(place.kith(&["admin", "verify-email", "dora@example.org"]));
+    for email in ["Dora@example.org", "ben@example.org"] {
+        let promoted = place.create_admin(email, "");
+        assert!(promoted.status.success(), "{}", said(&promoted));
+        assert!(String::from_utf8_lossy(&promoted.stdout).contains("is an administrator now"));
+    }
+    assert_eq!(role(&client, "dora@example.org").await, "admin");
     let link = place.folder().join("first-admin-link");
     assert!(!link.exists(), "a link is offered although there is an administrator");
     addresses_are_settled(&place, &client).await;

@@ -52,7 +52,11 @@ pub fn set_role(
     if actor == id {
         return Err(AccountError::ToSelf);
     }
-    let account = lock_account(tx, id)?;
+    change_role(tx, ctx, lock_account(tx, id)?, role)
+}
+
+fn change_role(tx: &Tx<'_>, ctx: &Ctx, account: Account, role: Role) -> Result<Account, AccountError> {
+    let id = account.id;
     if account.role == role {
         return Ok(account);
     }
@@ -183,6 +187,26 @@ pub async fn release_address(app: &App, ctx: &Ctx, email: &str) -> Result<Accoun
     let key = Email::key_of(email);
     let released = app.write(ctx, move |tx, ctx| release_email(tx, ctx, None, find_holder(tx, &key)?)).await;
     released.map_err(AccountError::into)
+}
+
+/// Makes the account with this address an administrator, called by operators. None if there is no such account.
+///
+/// # Errors
+/// [`AccountError::EmailNotVerified`]: whoever registered the address may be a stranger. [`AccountError::Suspended`].
+pub async fn promote_address(app: &App, ctx: &Ctx, email: &str) -> Result<Option<Account>, Problem> {
+    let key = Email::key_of(email);
+    let promoted = app.write(ctx, move |tx, ctx| {
+        let Some(id) = rows::find_holder(tx, &key)? else { return Ok(None) };
+        let account = lock_account(tx, id)?;
+        if account.role != Role::Admin && account.email_verified_at.is_none() {
+            return Err(AccountError::EmailNotVerified);
+        }
+        if account.suspended_at.is_some() {
+            return Err(AccountError::Suspended);
+        }
+        change_role(tx, ctx, account, Role::Admin).map(Some)
+    });
+    promoted.await.map_err(AccountError::into)
 }
 
 fn find_holder(tx: &Tx<'_>, email_key: &str) -> Result<UserId, AccountError> {

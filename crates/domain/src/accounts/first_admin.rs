@@ -137,7 +137,7 @@ pub async fn create_admin(
     password: &str,
 ) -> Result<User, Problem> {
     let (email, password, display_name) = super::model::check_new(email, password, display_name)?;
-    let password_hash = app.passwords.hash(password.into_string()).await?;
+    let password_hash = app.passwords.hash(None, password.into_string()).await?;
     let account = NewAccount { email, display_name, password_hash };
     let ctx = app.system_ctx("command_line");
     let user = app.write(&ctx, move |tx, ctx| make_admin(tx, ctx, &account)).await?;

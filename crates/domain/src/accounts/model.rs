@@ -199,8 +199,12 @@ impl Email {
     }
 
     /// The key of any text, whether or not it is an address: what a log-in looks for. Of an internationalised domain it has
-    /// the ASCII form, so that both spellings are one mailbox.
+    /// the ASCII form, so that both spellings are one mailbox. All texts that are too long for an address have one key, which
+    /// no address has: their normal form would cost seconds.
     pub fn key_of(input: &str) -> String {
+        if input.trim().len() > MAX_ADDRESS_BYTES {
+            return TOO_LONG.to_owned();
+        }
         let fold = |text: &str| text.nfc().flat_map(char::to_lowercase).nfc().collect::<String>();
         let input = input.trim();
         match input.rsplit_once('@').and_then(|(local, domain)| Some((local, ascii_domain(domain)?))) {
@@ -209,6 +213,11 @@ impl Email {
         }
     }
 }
+
+/// Longer than any address of 254 characters in UTF-8.
+const MAX_ADDRESS_BYTES: usize = 1_024;
+/// The key of texts that are longer.
+const TOO_LONG: &str = "too long";
 
 /// The domain as DNS has it (UTS #46), in lower case; none if it is no domain.
 fn ascii_domain(domain: &str) -> Option<String> {
@@ -422,6 +431,9 @@ pub enum AccountError {
     /// A proven address is its owner's.
     #[error("the address is proven")]
     EmailVerified,
+    /// An address that may be somebody else's.
+    #[error("the address is not verified")]
+    EmailNotVerified,
     /// Without an administrator nobody could make one.
     #[error("this is the last administrator")]
     LastAdmin,
@@ -446,6 +458,9 @@ mod tests {
         assert_eq!(key(" Ada@Example.ORG "), "ada@example.org");
         assert_eq!(key("e\u{301}va@example.org"), key("ÉVA@example.org"));
         assert_eq!(Email::key_of("\tADA@example.org"), "ada@example.org");
+        let long = format!("a@{}", "\u{4e00}.".repeat(100_000));
+        assert_eq!([Email::key_of(&long), Email::key_of(TOO_LONG)], [TOO_LONG, TOO_LONG]);
+        assert!(Email::parse(TOO_LONG, "/email").is_err());
     }
 
     #[test]

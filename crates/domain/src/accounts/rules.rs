@@ -26,7 +26,7 @@ pub const REFUSED_DETAILS_KEPT: Duration = days(90);
 pub const TIDIED_AT_ONCE: i64 = 1_000;
 /// An account that was this old when it was deleted is one that strangers do not make in numbers.
 pub const ESTABLISHED_AFTER: Duration = days(30);
-/// Established accounts that may always be due at once, whatever share they are.
+/// Established accounts that may always be due at once, whatever share they are; and so many are purged a day if more are.
 pub const DUE_FREELY: i64 = 20;
 /// How long a link lives that makes the first administrator.
 pub const LINK_LIFETIME: Duration = hours(1);
@@ -59,6 +59,8 @@ impl Failures {
     pub fn may_try(self, now: Timestamp) -> Result<(), AccountError> {
         match self.locked_until.since(now) {
             Duration::ZERO => Ok(()),
+            // No lock is so long: the clock was ahead when it was made.
+            wait if wait > LOCK_LONGEST => Ok(()),
             wait => Err(AccountError::Locked { wait }),
         }
     }
@@ -113,6 +115,13 @@ pub fn may_purge_established(due: i64, established: i64, max_share_percent: u8) 
     due <= DUE_FREELY
         || max_share_percent >= 100
         || due.saturating_mul(100) <= established.saturating_mul(max_share_percent.into())
+}
+
+/// Whether one established account may go in this run although unlikely many are due: [`DUE_FREELY`] a day of observed time,
+/// which was `previous_ms` at the run before and is `elapsed_ms` now.
+pub fn is_turn_of_established(previous_ms: i64, elapsed_ms: i64) -> bool {
+    let pace_ms = 24 * 3_600 * 1_000 / DUE_FREELY;
+    elapsed_ms / pace_ms > previous_ms / pace_ms
 }
 
 /// How long an account is held whose owner deleted it.

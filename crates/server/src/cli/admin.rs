@@ -16,14 +16,15 @@ pub(super) struct Admin {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make an administrator; the password is asked for, or read as a line from standard input
+    /// Make an administrator: of the account with this address if there is one, else a new account, whose password is asked
+    /// for, or read as a line from standard input
     Create {
         #[command(flatten)]
         settings: Settings,
         /// Their e-mail address
         #[arg(long, value_name = "ADDRESS")]
         email: String,
-        /// Their name, as others see it
+        /// Their name, as others see it, for a new account
         #[arg(long, value_name = "NAME", default_value = "Administrator")]
         name: String,
     },
@@ -54,6 +55,16 @@ impl Admin {
             Command::ReleaseEmail { settings, email } => return release_email(settings, email),
         };
         let config = settings.load(Vec::new())?;
+        let order = Order::PromoteAdmin { email: email.clone() };
+        match runtime()?.block_on(control::run(config.clone(), order)).context("no administrator was made")? {
+            Reply::AdminPromoted { user_id: Some(user_id) } => {
+                return print(&format!(
+                    "{email} has an account, which is an administrator now; its name and password are unchanged: {user_id}"
+                ));
+            }
+            Reply::AdminPromoted { user_id: None } => {}
+            other => return Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+        }
         let password = read_password()?;
         let order = Order::CreateAdmin { email: email.clone(), display_name: name, password };
         match runtime()?.block_on(control::run(config, order)).context("no administrator was made")? {

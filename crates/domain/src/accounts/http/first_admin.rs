@@ -84,7 +84,7 @@ async fn accept_first_admin(
 ) -> ApiResult<(StatusCode, Json<SignInAnswer>)> {
     let (email, password, display_name) = check_new(&body.email, &body.password, &body.display_name)?;
     first_admin::check_link(&app, &body.secret).await?;
-    let password_hash = app.passwords.hash(password.into_string()).await?;
+    let password_hash = app.passwords.hash(Some(client.address), password.into_string()).await?;
     let account = NewAccount { email, display_name, password_hash };
     let origin = Origin::from(client);
     let signed_in =

@@ -98,9 +98,14 @@ async fn change_password(
     if let Some(answer) = app.given_answer(&caller).await? {
         return Ok(answer);
     }
+    let address = client.address;
     let claim = claim_to_be_oneself(&app, &caller.ctx, client, &body.current_password).await?;
     // Nothing is set with a wrong password, so its hash need not be made.
-    let hash = if claim.proved { app.passwords.hash(new.into_string()).await? } else { String::new() };
+    let hash = if claim.proved {
+        app.passwords.hash(Some(address), new.into_string()).await?
+    } else {
+        String::new()
+    };
     let (user, session) = (caller.user_id, SessionId(caller.session));
     app.change(&caller, move |tx, ctx| {
         commands::change_password(tx, ctx, user, session, &claim, &hash).map(|()| Answer::no_content())

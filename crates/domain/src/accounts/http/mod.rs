@@ -94,11 +94,12 @@ async fn prove(
 ) -> Result<Claim, Problem> {
     let password = Password::typed(password).into_string();
     let hash = known.as_ref().map(|known| known.password_hash.clone());
-    let (proved, better_hash) = match app.passwords.verify(password.clone(), hash).await? {
-        Match::No => (false, None),
-        Match::Yes => (true, None),
-        Match::Outdated => (true, Some(app.passwords.hash(password).await?)),
-    };
+    let (proved, better_hash) =
+        match app.passwords.verify(Some(client.address), password.clone(), hash).await? {
+            Match::No => (false, None),
+            Match::Yes => (true, None),
+            Match::Outdated => (true, Some(app.passwords.hash(Some(client.address), password).await?)),
+        };
     Ok(Claim { subject, known, proved, better_hash, origin: Origin::from(client) })
 }
 
@@ -163,6 +164,11 @@ impl From<AccountError> for Problem {
             AccountError::EmailVerified => Self::new(
                 &EMAIL_VERIFIED,
                 "A proven address belongs to the account that has it and cannot be released.",
+            ),
+            AccountError::EmailNotVerified => Self::new(
+                &problems::FORBIDDEN,
+                "An account has this address, which is not verified: somebody else may have registered it. If it is its \
+                 owner's, verify it first (`kith admin verify-email`).",
             ),
             AccountError::LastAdmin => {
                 Self::new(&LAST_ADMIN, "Without an administrator nobody could make one: make another first.")

@@ -101,7 +101,7 @@ async fn register(
         let looked = app.db.read(move |q| queries::may_register(q, &key, &address, now)).await;
         looked.inspect_err(|error| count(&app, error))?;
     }
-    let password_hash = app.passwords.hash(password.into_string()).await?;
+    let password_hash = app.passwords.hash(Some(client.address), password.into_string()).await?;
     let account = NewAccount { email, display_name, password_hash };
     let registrant = Registrant { origin: Origin::from(client), address_hash };
     let done = app.write(&ctx, move |tx, ctx| commands::register(tx, ctx, &account, &registrant)).await;

@@ -25,7 +25,8 @@ use crate::compute::Compute;
 use crate::config::Config;
 use crate::development::AheadClock;
 use crate::export::Exports;
-use crate::http::{Asset, BodySchemas, Stop, openapi};
+use crate::http::{Asset, BodyMemory, BodySchemas, Stop, openapi};
+use crate::idempotency::KeptBytes;
 use crate::module::Module;
 use crate::observed_time::ObservedTime;
 use crate::outbound::Outbound;
@@ -62,8 +63,12 @@ pub struct AppInner {
     pub(crate) hearing: Hearing,
     /// Hashes passwords.
     pub passwords: Passwords,
+    /// What bodies take that are being received.
+    pub(crate) body_memory: BodyMemory,
     /// Who exports.
     pub(crate) exports: Exports,
+    /// How much is kept under the idempotency keys of each caller.
+    pub(crate) kept_bytes: Arc<KeptBytes>,
     /// Computes on what others send.
     pub compute: Compute,
     /// Sends requests to others.
@@ -176,7 +181,14 @@ impl App {
             api_keys: KnownKeys::new(hearing.clone()),
             hearing,
             passwords,
+            body_memory: BodyMemory::new(
+                usize::try_from(config.server.body_memory_bytes).unwrap_or(usize::MAX),
+            ),
             exports: Exports::new(config.limits.exports_per_day, Arc::clone(&sources.clock)),
+            kept_bytes: Arc::new(KeptBytes::new(
+                config.limits.idempotent_bytes_per_day,
+                Arc::clone(&sources.clock),
+            )),
             compute: Compute::start()?,
             outbound: Outbound::new(&config),
             metrics,

@@ -2,9 +2,9 @@
 
 use kith_jobs::JobError;
 use kith_jobs::schedules::DeclaredSchedule;
-use kith_kernel::{Ctx, ProblemCode, UserId, problems};
+use kith_kernel::{Ctx, ProblemCode, UserId, days, problems};
 use kith_readiness::Check;
-use kith_store::{Error, Migration, Query, Tx};
+use kith_store::{AUDIT_ARCHIVED, Error, Migration, Query, Tx};
 
 use crate::auth::{AccessSource, api_keys};
 use crate::export::ExportPiece;
@@ -162,6 +162,11 @@ impl Module {
     }
 }
 
+/// Most transactions of each sort in one run of [`tidy`]; the rest waits for the next run.
+const TIDY_BATCHES: usize = 100;
+/// Events removed in one transaction.
+const EVENTS_AT_ONCE: i64 = 500;
+
 /// The platform's own: health, metrics, the OpenAPI document, signing keys.
 pub static MODULE: Module = Module {
     routes,
@@ -173,16 +178,17 @@ pub static MODULE: Module = Module {
         api_keys::REVOKED,
         audit::head::HEAD_NOTED,
         audit::head::HEAD_ACCEPTED,
+        AUDIT_ARCHIVED,
     ],
     personal: Some(api_keys::PERSONAL),
     jobs: &[
-        ModuleJob::upkeep("platform.tidy-answers", |app| Box::pin(upkeep(app))),
+        ModuleJob::upkeep("platform.tidy", |app| Box::pin(tidy(app))),
         ModuleJob::new("backups.make", UPKEEP, |_, _| {
             Box::pin(async { Err(JobError::discard("this build makes no backups yet")) })
         }),
     ],
     schedules: &[
-        DeclaredSchedule::upkeep("platform.tidy-answers", "@every 1m"),
+        DeclaredSchedule::upkeep("platform.tidy", "@every 1m"),
         // Examples that wait for backups to exist.
         DeclaredSchedule::new("backups.database", UPKEEP, "backups.make", "0 2 * * *").paused(),
         DeclaredSchedule::new("backups.files", UPKEEP, "backups.make", "0 3 * * *").paused(),
@@ -198,8 +204,19 @@ fn routes() -> Routes {
     about_itself.merge(auth::routes()).merge(audit::routes()).merge(facts::routes())
 }
 
-/// Removes answers to writes that have expired.
-async fn upkeep(app: App) -> Result<(), UpkeepError> {
-    app.write(&app.system_ctx("upkeep"), idempotency::tidy).await?;
+/// Removes answers to writes that have expired, and events that are old.
+async fn tidy(app: App) -> Result<(), UpkeepError> {
+    let ctx = app.system_ctx("upkeep");
+    for _ in 0..TIDY_BATCHES {
+        if app.write(&ctx, idempotency::tidy).await? < idempotency::TIDIED {
+            break;
+        }
+    }
+    let before = ctx.now - days(u64::from(app.config.data.keep_events_days));
+    for _ in 0..TIDY_BATCHES {
+        if app.db.remove_events(before, EVENTS_AT_ONCE).await? < EVENTS_AT_ONCE.unsigned_abs() {
+            break;
+        }
+    }
     Ok(())
 }

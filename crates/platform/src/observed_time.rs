@@ -263,6 +263,19 @@ mod tests {
     }
 
     #[test]
+    fn long_pause_waits_for_a_steady_day_of_its_own() {
+        let mut world = World::new();
+        world.pause(hours(2));
+        world.run(days(1) - minutes(1));
+        // A day after the first pause the clock is ahead when the process starts.
+        world.pause(days(40));
+        world.run(minutes(1));
+        assert_eq!(world.elapsed(), days(1));
+        world.run(days(1));
+        assert_eq!(world.elapsed(), days(42) + hours(2), "it was not ahead");
+    }
+
+    #[test]
     fn pause_that_was_a_wrong_clock_never_counts() {
         let mut world = World::new();
         // The clock is wrong when the process starts, and put right while it runs.

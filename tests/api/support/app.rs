@@ -257,6 +257,7 @@ fn config(database: &TestDatabase, folder: &Path) -> Config {
         partner_lists_per_minute: 0,
         jobs_per_minute: 0,
         exports_per_day: 0,
+        idempotent_bytes_per_day: 0,
     };
     // As in production mode; scenarios with a receiver on this machine allow it.
     config.outbound.allowed_networks.clear();

@@ -28,6 +28,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         ("spaces.most_collections", config.spaces.most_collections),
         ("spaces.most_bytes", config.spaces.most_bytes),
         ("spaces.keep_archives_days", u32::from(config.spaces.keep_archives_days)),
+        ("data.keep_events_days", u32::from(config.data.keep_events_days)),
         ("jobs.concurrency", u32::from(config.jobs.concurrency)),
         ("jobs.keep_days", u32::from(config.jobs.keep_days)),
         ("jobs.keep_most", config.jobs.keep_most),

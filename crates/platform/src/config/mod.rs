@@ -98,6 +98,8 @@ pub struct Server {
     pub demo: bool,
     /// Largest request body.
     pub body_limit_bytes: u32,
+    /// Bytes of all bodies together that are being received, beyond the first 16 KiB of each.
+    pub body_memory_bytes: u32,
     /// How long a request's head may take to arrive, from its first byte.
     pub head_timeout_ms: u32,
     /// How long a request's body may take to arrive.
@@ -138,6 +140,8 @@ pub struct Limits {
     pub jobs_per_minute: u32,
     /// Exports of one user in 24 hours.
     pub exports_per_day: u32,
+    /// Bytes of answers that are kept for one caller in 24 hours under idempotency keys; 0 is no limit.
+    pub idempotent_bytes_per_day: u32,
 }
 
 /// Section `data`.
@@ -146,6 +150,8 @@ pub struct Limits {
 pub struct Data {
     /// The folder; made if absent.
     pub folder: PathBuf,
+    /// How long events are kept.
+    pub keep_events_days: u16,
 }
 
 /// When a commit on SQLite is on the disk.

@@ -214,6 +214,8 @@ mod tests {
     fn a_signal_ends_a_start_and_a_second_one_a_stop() {
         let mute = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut config = Config::default();
+        let folder = tempfile::tempdir().unwrap();
+        config.data.folder = folder.path().to_owned();
         config.database.url = Secret::new(format!("postgres://kith:x@{}/kith", mute.local_addr().unwrap()));
         let starting = thread::spawn(move || run(config, Seams::default()));
         // It waits for a database that never answers.

@@ -84,14 +84,15 @@ fn after(app: &TestApp, n: u64) -> String {
 async fn a_schedule_is_made_and_shown_with_its_next_runs(app: &TestApp) {
     let admin = app.admin("ada").await;
     let sent = json!({
-        "queue": QUEUE, "kind": KIND, "payload": { "of": "yesterday" }, "priority": 2, "max_attempts": 4,
-        "timeout_ms": 60_000, "schedule": "@every 1h", "time_zone": "europe/vienna", "missed": "all", "missed_cap": 3,
+        "queue": QUEUE, "kind": KIND, "payload": { "of": "yesterday" }, "priority": 2,
+        "retry": { "max_attempts": 4, "base_ms": 500 }, "timeout_ms": 60_000, "schedule": "@every 1h", "time_zone": "europe/vienna", "missed": "all", "missed_cap": 3,
         "overlap": "queue", "jitter_ms": 1_000, "ends_at": after(app, 3),
     });
     let made = admin.put(&path("reports.hourly"), sent.clone()).await.expect(201);
     let expected = json!({
         "name": "reports.hourly", "owner": "admin", "declared": false, "state": "active", "queue": QUEUE, "kind": KIND,
-        "payload": { "of": "yesterday" }, "priority": 2, "max_attempts": 4, "timeout_ms": 60_000,
+        "payload": { "of": "yesterday" }, "priority": 2, "timeout_ms": 60_000,
+        "retry": { "max_attempts": 4, "base_ms": 500, "cap_ms": 10_800_000 },
         "schedule": "@every 1h", "time_zone": "Europe/Vienna", "missed": "all", "missed_cap": 3, "overlap": "queue",
         "jitter_ms": 1_000, "starts_at": null, "ends_at": after(app, 3), "last_at": null,
         "upcoming": [after(app, 1), after(app, 2)], "created_at": app.now(), "changed_at": app.now(),
@@ -100,9 +101,10 @@ async fn a_schedule_is_made_and_shown_with_its_next_runs(app: &TestApp) {
     assert_eq!(admin.get(&path("reports.hourly")).await.expect(200), expected);
 
     let usual = put(&admin, "usual", body("0 3 * * *")).await;
-    let kept = ["payload", "priority", "max_attempts", "timeout_ms", "time_zone", "missed", "overlap"];
+    let kept = ["payload", "priority", "timeout_ms", "time_zone", "missed", "overlap"];
     let kept: Vec<_> = kept.iter().map(|field| usual[*field].clone()).collect();
-    assert_eq!(json!(kept), json!([{}, 5, 10, 0, "UTC", "latest", "allow"]));
+    assert_eq!(json!(kept), json!([{}, 5, 0, "UTC", "latest", "allow"]));
+    assert_eq!(usual["retry"], json!({ "max_attempts": 10, "base_ms": 10_000, "cap_ms": 10_800_000 }));
     let audit = app.audit().await;
     let made: Vec<_> = audit
         .iter()
@@ -126,7 +128,7 @@ async fn each_fault_of_a_schedule_is_named(app: &TestApp) {
         ("queue", json!("a b"), "not_valid"),
         ("kind", json!(""), "not_valid"),
         ("priority", json!(10), "not_valid"),
-        ("max_attempts", json!(0), "not_valid"),
+        ("retry", json!({ "max_attempts": 0 }), "out_of_range"),
         ("missed_cap", json!(1_001), "not_valid"),
         ("timeout_ms", json!(-1), "out_of_range"),
         ("jitter_ms", json!(86_400_001), "out_of_range"),
@@ -135,7 +137,11 @@ async fn each_fault_of_a_schedule_is_named(app: &TestApp) {
         let mut sent = body("@hourly");
         sent[field] = value;
         let refused = admin.put(&path("wrong"), sent).await;
-        let field = if field == "ends_at" { "schedule" } else { field };
+        let field = match field {
+            "ends_at" => "schedule",
+            "retry" => "retry/max_attempts",
+            field => field,
+        };
         assert_eq!(refused.expect_faults(), [(format!("/{field}"), code.to_owned())]);
     }
     for (field, value) in [("missed", json!("some")), ("overlap", json!(1)), ("other", json!(1))] {

@@ -86,6 +86,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::{Random as _, SeededRandom};
 
     #[test]
     fn text_goes_through_unchanged_and_reads_back() {
@@ -98,6 +99,24 @@ mod tests {
         assert_eq!(StoredJson::of(&json!({ "b": 1, "a": 2 })).as_str(), r#"{"a":2,"b":1}"#);
         assert_eq!(serde_json::from_str::<StoredJson>(text).unwrap().as_str(), r#"{"a":[],"b":1.5}"#);
         assert_eq!(StoredJson::default().as_str(), "null");
+    }
+
+    /// Without serde_json's `float_roundtrip` about one in ten of such numbers comes back as its neighbour.
+    #[test]
+    fn coordinates_come_back_as_they_were_sent() {
+        let random = SeededRandom::new(1);
+        for text in
+            ["48.208176", "16.373819", "-0.1", "179.99999999999997", "5e-324", "1.7976931348623157e308"]
+        {
+            assert_eq!(serde_json::from_str::<f64>(text).unwrap(), text.parse::<f64>().unwrap(), "{text}");
+        }
+        for _ in 0..100_000 {
+            let mut bytes = [0; 8];
+            random.fill(&mut bytes);
+            let degrees = f64::from_bits(u64::from_le_bytes(bytes) >> 12 | 1023 << 52) * 360.0 - 540.0;
+            let read = StoredJson::from_text(degrees.to_string()).unwrap().to_value();
+            assert_eq!(read.as_f64().map(f64::to_bits), Some(degrees.to_bits()), "{degrees}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use kith_store::Migration;
 
 pub use answers::JobStatus;
 pub use enqueueing::JobsError;
+pub use kinds::RetryBody;
 pub use operating::{Order, carry_out};
 pub use reserved::{check_operator, check_program};
 

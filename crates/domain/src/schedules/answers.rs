@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::jobs::RetryBody;
+
 /// How many of the next runs an answer shows.
 const UPCOMING: usize = 5;
 /// Longest timeout of a run: a week.
@@ -51,10 +53,9 @@ pub struct ScheduleBody {
     #[serde(default = "five")]
     #[schema(minimum = 0, maximum = 9)]
     priority: i64,
-    /// How often a run may fail; 10 if absent.
-    #[serde(default = "ten")]
-    #[schema(minimum = 1, maximum = 1000)]
-    max_attempts: i64,
+    /// How often a run may fail, and how long it waits each time; ten times if absent.
+    #[serde(default)]
+    retry: Option<RetryBody>,
     /// A run that takes longer has failed; none does if it is 0 or absent.
     #[serde(default)]
     #[schema(minimum = 0, maximum = 604_800_000)]
@@ -102,10 +103,6 @@ const fn five() -> i64 {
     5
 }
 
-const fn ten() -> i64 {
-    10
-}
-
 const fn hundred() -> i64 {
     100
 }
@@ -126,13 +123,14 @@ impl ScheduleBody {
         };
         let timeout = time("/timeout_ms", self.timeout_ms, MAX_TIMEOUT_MS);
         let jitter = time("/jitter_ms", self.jitter_ms, 86_400_000);
+        faults.extend(self.retry.as_ref().and_then(|retry| retry.check("/retry").err()));
         if !faults.is_empty() {
             return Err(faults);
         }
         Ok(Plan {
             payload: self.payload.to_string(),
             priority: self.priority,
-            retry: Retry::times(self.max_attempts),
+            retry: self.retry.as_ref().map_or(Retry::DEFAULT, RetryBody::policy),
             timeout,
             zone: self.time_zone.clone(),
             missed: self.missed,
@@ -179,8 +177,8 @@ pub struct ScheduleAnswer {
     pub payload: StoredJson,
     /// 0 is first.
     pub priority: i64,
-    /// How often a run may fail.
-    pub max_attempts: i64,
+    /// How often a run may fail, and how long it waits each time.
+    pub retry: RetryBody,
     /// A run that takes longer has failed; none does if it is 0.
     pub timeout_ms: i64,
     /// When, as it was written.
@@ -236,7 +234,7 @@ impl From<Schedule> for ScheduleAnswer {
             kind: plan.kind,
             payload: StoredJson::from_text(plan.payload).unwrap_or_default(),
             priority: plan.priority,
-            max_attempts: plan.retry.max_attempts,
+            retry: plan.retry.into(),
             timeout_ms: ms(plan.timeout),
             schedule: plan.schedule,
             time_zone: plan.zone,

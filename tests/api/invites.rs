@@ -12,6 +12,7 @@ const INVITES: &str = "/api/v1/partners/invites";
 
 on_every_engine! {
     an_invite_leads_to_a_request_and_is_spent,
+    who_is_let_in_again_may_ask_anew,
     an_invite_that_cannot_be_used_is_like_none,
     five_invites_can_be_out,
     ten_wrong_codes_a_minute,
@@ -101,6 +102,23 @@ async fn an_invite_that_cannot_be_used_is_like_none(app: &TestApp) {
     }
     bodies.dedup();
     assert_eq!(bodies.len(), 1, "{bodies:#?}");
+}
+
+/// Found by an audit: whoever was blocked and let in again had no way to ask.
+async fn who_is_let_in_again_may_ask_anew(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let withheld = ben.post(REQUESTS, json!({ "to": { "user_id": ada.id } })).await.expect(201);
+    let door = format!("/api/v1/blocks/{}", ben.id);
+    ada.put(&door, Value::Null).await.expect(200);
+    let path = format!("{REQUESTS}/{}", withheld["id"].as_str().expect("an id"));
+    assert_eq!(ben.get(&path).await.expect(200)["status"], "pending");
+    ada.delete(&door, Value::Null).await.expect(204);
+    assert_eq!(ben.get(&path).await.expect(200)["status"], "expired");
+    let (code, _) = invite(&ada).await;
+    let request = ben.post(REQUESTS, by_code(&code)).await.expect(201);
+    assert_ne!(request["id"], withheld["id"]);
+    let incoming = ada.get(&format!("{REQUESTS}?status=pending")).await.expect(200);
+    assert_eq!(incoming["items"][0]["id"], request["id"]);
 }
 
 async fn five_invites_can_be_out(app: &TestApp) {

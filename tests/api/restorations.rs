@@ -19,6 +19,7 @@ on_every_engine! {
     };
     to_the_last_millisecond_of_thirty_days,
     of_archiver_and_accept_one_is_first,
+    who_expects_a_restoration_begins_no_new_bond,
 }
 
 async fn ask(from: &Person, to: &Person) -> Value {
@@ -32,6 +33,26 @@ async fn accept(who: &Person, request: &Value) -> Value {
 
 async fn break_up(who: &Person) {
     who.post("/api/v1/partners/breakup", json!({})).await.expect(200);
+}
+
+async fn who_expects_a_restoration_begins_no_new_bond(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let expecting = async |request: &Value| {
+        let id = request["id"].as_str().expect("an id");
+        ben.post(&format!("{REQUESTS}/{id}/accept"), json!({ "expect": "restoration" })).await
+    };
+    let request = ask(&ada, &ben).await;
+    expecting(&request).await.expect_problem(409, "restoration_expired");
+    let first = accept(&ben, &request).await;
+    break_up(&ada).await;
+    let request = ask(&ada, &ben).await;
+    assert_eq!(expecting(&request).await.expect(200)["bond"]["id"], first["id"]);
+    break_up(&ben).await;
+    app.advance(days(20));
+    let request = ask(&ada, &ben).await;
+    app.advance(days(10) + MILLISECOND);
+    expecting(&request).await.expect_problem(409, "restoration_expired");
+    assert_ne!(accept(&ben, &request).await["id"], first["id"]);
 }
 
 async fn to_the_last_millisecond_of_thirty_days(app: &TestApp) {

@@ -29,6 +29,9 @@ impl Text {
     /// The fault found: `too_short`, `too_long`, `forbidden_character` or `blank`.
     pub fn parse(input: &str, rules: TextRules, pointer: &'static str) -> Result<Self, FieldError> {
         let composed: String = input.nfc().collect();
+        // However a system ends its lines.
+        let composed =
+            if rules.newlines { composed.replace("\r\n", "\n").replace('\r', "\n") } else { composed };
         let text = composed.trim();
         let length = text.chars().count();
         if length < rules.min {
@@ -100,6 +103,9 @@ mod tests {
         }
         assert!(Text::parse("a\nb", TextRules { newlines: true, ..NAME }, "/x").is_ok());
         assert!(Text::parse("a\u{200D}b", NAME, "/x").is_ok());
+        let lines = TextRules { newlines: true, ..NAME };
+        assert_eq!(Text::parse("a\r\nb\rc", lines, "/x").unwrap().as_str(), "a\nb\nc");
+        assert_eq!(code("a\r\nb", NAME), "forbidden_character");
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct Module {
     pub personal: Option<PersonalData>,
     /// What must happen at once when somebody blocks somebody: the first shuts the door on the second. Both are locked.
     pub blocked: Option<Blocked>,
+    /// What it opens once no block stands any more between the two, of whom the first has let the second in.
+    pub unblocked: Option<Blocked>,
     /// What it does in the background.
     pub jobs: &'static [ModuleJob],
     /// What of that it does again and again, and when.
@@ -153,6 +155,7 @@ impl Module {
             access: None,
             personal: None,
             blocked: None,
+            unblocked: None,
             jobs: &[],
             schedules: &[],
             checks: &[],
@@ -219,4 +222,45 @@ async fn tidy(app: App) -> Result<(), UpkeepError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use kith_kernel::uuid::Uuid;
+    use kith_store::NewEvent;
+
+    use super::*;
+    use crate::testing::TestServer;
+
+    #[tokio::test]
+    async fn old_events_are_removed_by_upkeep() {
+        let test = TestServer::start(|config| config.data.keep_events_days = 2).await;
+        let emit = async || {
+            let ctx = test.app.system_ctx("test");
+            let event = || NewEvent {
+                kind: "thing.done",
+                subject: Uuid::nil(),
+                recipients: vec![],
+                payload: serde_json::json!({}),
+            };
+            let emitted = test.app.write(&ctx, move |tx, ctx| {
+                tx.emit(ctx, event());
+                Ok::<_, Error>(())
+            });
+            emitted.await.unwrap();
+        };
+        let positions = async || {
+            let events = test.app.db.events_after(0, 10).await.unwrap();
+            events.into_iter().map(|event| event.position).collect::<Vec<_>>()
+        };
+        emit().await;
+        test.clock.advance(days(1));
+        emit().await;
+        emit().await;
+        tidy(test.app.clone()).await.unwrap();
+        assert_eq!(positions().await, [1, 2, 3]);
+        test.clock.advance(days(1) + kith_kernel::seconds(1));
+        tidy(test.app.clone()).await.unwrap();
+        assert_eq!(positions().await, [2, 3]);
+    }
 }

@@ -88,6 +88,22 @@ impl World {
         Expected::Body(200, self.block_of(who, whom))
     }
 
+    pub fn unblock(&mut self, who: usize, whom: usize) {
+        let is_open =
+            self.people[who].blocks.remove(&whom).is_some() && !self.people[whom].blocks.contains_key(&who);
+        if !is_open {
+            return;
+        }
+        // What was withheld is over. That of an address goes on: its sender is not told whose it is.
+        let (now, pair) = (self.now, [(who, Some(whom)), (whom, Some(who))]);
+        for request in &mut self.requests {
+            let is_between = pair.contains(&(request.from, request.to));
+            if is_between && !request.reaches && request.address.is_none() && request.seems_to_wait(now) {
+                request.told = Status::Expired;
+            }
+        }
+    }
+
     pub fn leave(&mut self, who: usize) -> Expected {
         if let Some(bond) = self.bond_of(who) {
             self.end(bond, who, None);

@@ -153,7 +153,7 @@ impl Player<'_> {
             }
             Op::Unblock { who, whom } if here(who) => {
                 let path = format!("/api/v1/blocks/{}", self.people[*whom].id);
-                self.world.people[*who].blocks.remove(whom);
+                self.world.unblock(*who, *whom);
                 (Expected::Status(204), self.people[*who].delete(&path, Value::Null).await)
             }
             Op::Set { who, who_may_ask, found_by_email } if here(who) => {

@@ -287,7 +287,10 @@ impl World {
         let request = &self.requests[at];
         let rung = (request.from, to, request.address.is_some());
         let ladder = self.ladders.entry(rung).or_default();
-        ladder.steps += 1;
+        // Taking back never reaches the last step.
+        if rejected || ladder.steps < 3 {
+            ladder.steps += 1;
+        }
         if rejected {
             let wait = [hours(24), days(7), days(30)].get(ladder.steps - 1).copied();
             ladder.wait_until = wait.map(|wait| now + wait);

@@ -93,7 +93,11 @@ async fn unblock_user(
     PathId(other): PathId<UserId>,
 ) -> ApiResult<Response> {
     let user_id = caller.user_id;
-    app.change(&caller, move |tx, ctx| unblock(tx, ctx, user_id, other).map(|()| Answer::no_content())).await
+    let doors: Vec<Blocked> = app.modules.iter().filter_map(|module| module.unblocked).collect();
+    app.change(&caller, move |tx, ctx| {
+        unblock(tx, ctx, user_id, other, &doors).map(|()| Answer::no_content())
+    })
+    .await
 }
 
 impl From<BlockError> for Problem {

@@ -66,10 +66,22 @@ fn block(
     Ok(block)
 }
 
-/// Opens it again. What was closed stays closed until somebody asks anew.
-fn unblock(tx: &Tx<'_>, ctx: &Ctx, blocker: UserId, blocked: UserId) -> Result<(), BlockError> {
+/// Opens it again, and has every module open its own unless the other one has shut theirs too. What was closed stays closed
+/// until somebody asks anew.
+fn unblock(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    blocker: UserId,
+    blocked: UserId,
+    doors: &[Blocked],
+) -> Result<(), BlockError> {
     tx.lock("user", [blocker, blocked])?;
     if rows::delete(tx, blocker, blocked)? {
+        if rows::find(tx, blocked, blocker)?.is_none() {
+            for open in doors {
+                open(tx, ctx, blocker, blocked)?;
+            }
+        }
         tx.audit(ctx, "block.removed", blocked);
         tx.emit(ctx, about(REMOVED, blocker, blocked));
     }

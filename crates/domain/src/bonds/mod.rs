@@ -36,6 +36,7 @@ pub static MODULE: Module = Module {
     events: events::KINDS,
     personal: Some(leaving::PERSONAL),
     blocked: Some(commands::close_door),
+    unblocked: Some(commands::open_door),
     jobs: &[
         ModuleJob::upkeep("bonds.expire-requests", |app| Box::pin(due::expire_requests(app))),
         ModuleJob::upkeep("bonds.archive-ended", |app| Box::pin(due::archive_ended(app))),

@@ -80,10 +80,12 @@ impl Refusals {
         Self { steps: self.steps + 1, wait_until: WAITS.get(step).map(|wait| now + *wait), ..self }
     }
 
-    /// One more request that was taken back at `now`: the next wait will be longer, but nobody waits for this.
+    /// One more request that was taken back at `now`: the next wait will be longer, but nobody waits for this, and this alone
+    /// never leaves asking to the other one.
     #[must_use]
     pub fn and_cancelled(self, now: Timestamp) -> Self {
-        Self { steps: self.steps + 1, cancelled_at: Some(now), ..self }
+        let longest = i64::try_from(WAITS.len()).unwrap_or(i64::MAX);
+        Self { steps: (self.steps + 1).min(longest).max(self.steps), cancelled_at: Some(now), ..self }
     }
 
     /// Whether they may be asked again at `now`.
@@ -180,7 +182,8 @@ pub fn may_send<'s>(
         Some(request) if request.message.as_deref() == message => return Ok(Sending::Repeated(request)),
         Some(_) => return Err(BondError::AlreadyPending),
     };
-    if standing.withheld && way != Way::Address {
+    // An invite is a door of its own: whoever uses one always asks anew.
+    if standing.withheld && way == Way::Id {
         return Ok(Sending::Withheld);
     }
     if standing.receiver.is_none() {

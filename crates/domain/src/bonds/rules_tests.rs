@@ -114,7 +114,12 @@ fn each_refusal_makes_the_next_wait_longer() {
         assert_eq!(wait(refusals, now), Some(Duration::ZERO));
     }
     assert_eq!(wait(refusals.and_rejected(now), now + days(400)), None);
-    assert_eq!(wait(refusals.and_cancelled(now), now), None);
+    assert_eq!(
+        wait(refusals.and_cancelled(now), now),
+        Some(Duration::ZERO),
+        "taking back never reaches the last step"
+    );
+    assert_eq!(wait(refusals.and_rejected(now).and_cancelled(now), now), None);
 
     let taken_back = Refusals::default().and_cancelled(now);
     assert_eq!(wait(taken_back, now), Some(Duration::ZERO), "taking back makes nobody wait");
@@ -168,10 +173,11 @@ fn what_sending_comes_to() {
     for message in ["hello", "other words"] {
         assert_eq!(by_id(ADA, by_address(), message), "new, another makes way", "whose it is is not told");
     }
-    for receiver in [None, Some(person(BEN))] {
+    let by_invite = ["there is no such receiver", "new"];
+    for (receiver, by_invite) in [None, Some(person(BEN))].into_iter().zip(by_invite) {
         let waiting = Standing { withheld: true, receiver, ..standing(ADA, None) };
         assert_eq!(sending(&waiting, Way::Id, "hello"), "withheld", "blocked or let in again");
-        assert_eq!(sending(&waiting, Way::Invite, "hello"), "withheld");
+        assert_eq!(sending(&waiting, Way::Invite, "hello"), by_invite);
     }
     for pending in [None, live(), lapsed()] {
         for sender in [ADA, BEN] {

@@ -4,9 +4,17 @@ use kith_kernel::{Actor, Ctx, UserId};
 use kith_store::{Error, Tx};
 
 use super::super::model::{
-    BondError, BondId, History, Living, Pair, Parties, PartnerRequestId, RequestStatus, restorable_until,
+    BondError, BondId, Former, History, Living, Pair, Parties, PartnerRequestId, RequestStatus,
+    restorable_until,
 };
 use super::super::{events, queries, rows};
+use super::sending::expire;
+
+/// The pair's former bond, if it can still come back.
+pub fn find_restorable(tx: &Tx<'_>, ctx: &Ctx, pair: Pair) -> Result<Option<Former>, Error> {
+    let former = rows::find_former(tx, pair)?;
+    Ok(former.filter(|former| restorable_until(former.ended_at) >= ctx.now))
+}
 
 /// Makes the bond that `accepted` asks for, or brings the pair's former one back; fills both slots, and lets every other
 /// request of either make way. Both are locked.
@@ -16,7 +24,7 @@ pub fn form_bond(
     pair: Pair,
     accepted: PartnerRequestId,
 ) -> Result<BondId, BondError> {
-    let former = rows::find_former(tx, pair)?.filter(|former| restorable_until(former.ended_at) >= ctx.now);
+    let former = find_restorable(tx, ctx, pair)?;
     let id = former.map_or_else(|| ctx.new_id(BondId), |former| former.id);
     match &former {
         Some(former) => rows::restore_bond(tx, former, ctx.now)?,
@@ -124,6 +132,21 @@ pub fn end_all_of(tx: &Tx<'_>, ctx: &Ctx, user: UserId) -> Result<(), Error> {
 /// Who asked by address must not find in their own activity whose it is.
 pub fn untold(ctx: &Ctx, parties: Parties) -> Ctx {
     if parties.by_email { ctx.acting_as(Actor::System("bonds")) } else { ctx.clone() }
+}
+
+/// Opens the doors between two whom no block stands between any more: what was withheld is over, and its sender may ask
+/// anew. Both are locked.
+///
+/// # Errors
+/// The database's.
+pub fn open_door(tx: &Tx<'_>, ctx: &Ctx, one: UserId, other: UserId) -> Result<(), Error> {
+    for (from, to) in [(one, other), (other, one)] {
+        while let Some(withheld) = rows::find_withheld(tx, from, to, ctx.now)? {
+            // Whose doing it is must not be told.
+            expire(tx, &ctx.acting_as(Actor::System("bonds")), withheld.id)?;
+        }
+    }
+    Ok(())
 }
 
 /// Shuts the doors between two whom a block stands between from now on: their bond ends, what the blocker asked is taken

@@ -6,9 +6,10 @@ use kith_store::Tx;
 use super::super::model::{BondError, Pair, Parties, PartnerRequest, PartnerRequestId, RequestStatus};
 use super::super::rules::{self, Deciding};
 use super::super::{events, rows};
-use super::bonding::form_bond;
+use super::bonding::{find_restorable, form_bond};
 
-/// Accepts a request that `user` received. Doing it again changes nothing and answers the same.
+/// Accepts a request that `user` received. Doing it again changes nothing and answers the same. With `expects_restoration`
+/// only if that brings a former bond back.
 ///
 /// # Errors
 /// [`BondError`] says what is in the way.
@@ -17,12 +18,17 @@ pub fn accept(
     ctx: &Ctx,
     user: UserId,
     id: PartnerRequestId,
+    expects_restoration: bool,
 ) -> Result<PartnerRequest, BondError> {
     let (parties, mut request) = lock_request(tx, ctx, user, id)?;
     match rules::may_answer(&request, user, RequestStatus::Accepted)? {
         Deciding::Repeated => request.bond = rows::find_bond_of_request(tx, id, user)?,
         Deciding::Now => {
-            form_bond(tx, ctx, Pair::of(parties.from, user)?, id)?;
+            let pair = Pair::of(parties.from, user)?;
+            if expects_restoration && find_restorable(tx, ctx, pair)?.is_none() {
+                return Err(BondError::RestorationExpired);
+            }
+            form_bond(tx, ctx, pair, id)?;
             request.bond = rows::find_bond_of_request(tx, id, user)?;
             request.status = RequestStatus::Accepted;
             request.restorable_until = None;

@@ -6,7 +6,7 @@ mod invites;
 mod reporting;
 mod sending;
 
-pub use bonding::{break_up, close_door, end_all_of};
+pub use bonding::{break_up, close_door, end_all_of, open_door};
 pub use deciding::{accept, cancel, reject};
 pub use invites::{Tried, create_invite, preview_invite, revoke_invite};
 pub use reporting::report;

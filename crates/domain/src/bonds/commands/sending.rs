@@ -2,7 +2,7 @@
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, UserId};
-use kith_store::{Outcome, Tx};
+use kith_store::{Error, Outcome, Tx};
 use sha2::{Digest as _, Sha256};
 
 use super::super::events;
@@ -192,7 +192,7 @@ fn make(
 /// What holds the pair's key though it must not be met any more.
 fn make_way(tx: &Tx<'_>, ctx: &Ctx, before: &PartnerRequest) -> Result<(), BondError> {
     if before.status != RequestStatus::Pending {
-        return expire(tx, ctx, before.id);
+        return Ok(expire(tx, ctx, before.id)?);
     }
     // Their sender asked by address, and now by id: that these are the same person is not told.
     if let Some(parties) = rows::find_parties(tx, before.id)? {
@@ -307,7 +307,7 @@ fn find_withheld(
 }
 
 /// Writes down that a request expired, and tells those who saw it wait.
-pub fn expire(tx: &Tx<'_>, ctx: &Ctx, id: PartnerRequestId) -> Result<(), BondError> {
+pub fn expire(tx: &Tx<'_>, ctx: &Ctx, id: PartnerRequestId) -> Result<(), Error> {
     let Some(parties) = rows::find_parties(tx, id)? else { return Ok(()) };
     if let Some(waited) = rows::expire_request(tx, id)? {
         tx.audit(ctx, "partner_request.expired", id);

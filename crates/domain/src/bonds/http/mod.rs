@@ -29,6 +29,8 @@ static ONLY_THEY_MAY_ASK: ProblemCode =
     ProblemCode { code: "only_they_may_ask", status: 409, title: "Only the other one may ask now" };
 static TOO_MANY_INVITES: ProblemCode =
     ProblemCode { code: "too_many_invites", status: 409, title: "You have five invites out already" };
+static RESTORATION_EXPIRED: ProblemCode =
+    ProblemCode { code: "restoration_expired", status: 409, title: "Your former bond cannot come back" };
 static NOTHING_TO_REPORT: ProblemCode =
     ProblemCode { code: "nothing_to_report", status: 409, title: "The request has no message" };
 
@@ -42,6 +44,7 @@ pub const PROBLEMS: &[&ProblemCode] = &[
     &TOO_SOON,
     &ONLY_THEY_MAY_ASK,
     &TOO_MANY_INVITES,
+    &RESTORATION_EXPIRED,
     &NOTHING_TO_REPORT,
 ];
 
@@ -103,6 +106,10 @@ impl From<BondError> for Problem {
                 Self::new(&problems::RATE_LIMITED, detail).retry_after(whole_seconds(wait))
             }
             BondError::TooManyInvites => Self::new(&TOO_MANY_INVITES, "Take one back, or let one be used."),
+            BondError::RestorationExpired => Self::new(
+                &RESTORATION_EXPIRED,
+                "It ended more than 30 days ago, or there is none. Accept without `expect` to begin a new one.",
+            ),
             BondError::NothingToReport => Self::new(&NOTHING_TO_REPORT, "There are no words to look at."),
             BondError::Store(error) => store_problem(error),
         }

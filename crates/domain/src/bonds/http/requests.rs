@@ -185,24 +185,46 @@ async fn get_partner_request(
     Ok(Json(app.db.read(move |q| queries::get_request(q, user_id, id, ctx.now)).await?))
 }
 
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptBody {
+    /// `restoration`: accept only if that brings your former bond back, and do not begin a new one.
+    #[serde(default)]
+    expect: Option<Expected>,
+}
+
+/// What accepting is expected to come to.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Expected {
+    /// The former bond of the two is back.
+    Restoration,
+}
+
 /// Accept a request that you received: you are partners, or partners again.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests/{id}/accept", security(("bearer" = [])),
     params(("id" = String, Path, format = Uuid, description = "Of the request")),
+    request_body = Option<AcceptBody>,
     responses(
         (status = 200, description = "Accepted, now or before", body = PartnerRequest),
         (status = 403, description = "You sent it yourself", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No request of yours", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`request_not_pending`, `slot_occupied`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`request_not_pending`, `slot_occupied`, `restoration_expired`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn accept_partner_request(
     State(app): State<App>,
     caller: SignedIn,
     PathId(id): PathId<PartnerRequestId>,
+    body: Option<Json<AcceptBody>>,
 ) -> ApiResult<Response> {
     let user_id = caller.user_id;
-    app.change(&caller, move |tx, ctx| commands::accept(tx, ctx, user_id, id).map(Answer::ok)).await
+    let expects_restoration = body.is_some_and(|Json(body)| body.expect.is_some());
+    app.change(&caller, move |tx, ctx| {
+        commands::accept(tx, ctx, user_id, id, expects_restoration).map(Answer::ok)
+    })
+    .await
 }
 
 /// Reject a request that you received. Its sender has to wait before they ask again.

@@ -115,6 +115,9 @@ pub enum BondError {
     /// The inviter has as many live invites as one may have.
     #[error("too many invites are live")]
     TooManyInvites,
+    /// Whoever accepts expects their former bond back, which cannot come back any more.
+    #[error("the former bond cannot come back")]
+    RestorationExpired,
     /// There are no words in the request that could be reported.
     #[error("the request has no message")]
     NothingToReport,

@@ -42,8 +42,12 @@ async fn hear(app: &App, position: &mut Option<i64>) -> Result<bool, Error> {
     let asked = Instant::now();
     let behind = match *position {
         Some(behind) => behind,
-        // Nothing was kept before this node first heard anything.
-        None => app.db.last_position().await?,
+        // Nothing was kept before this node first heard anything but the signing keys, which were read when it started.
+        None => {
+            let last = app.db.last_position().await?;
+            app.tokens.reload(&app.db, &app.keyring, app.sources.clock.now()).await?;
+            last
+        }
     };
     let events = app.db.events_after(behind, BATCH).await?;
     for heard in &events {

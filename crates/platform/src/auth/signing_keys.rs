@@ -20,6 +20,8 @@ use crate::app::StartError;
 pub(crate) const KEY_PUBLISHED: &str = "signing_key.published";
 /// For how long others may keep the list of keys before they ask again; a new key signs only after that.
 pub(crate) const JWKS_MAX_AGE: Duration = minutes(5);
+/// How much longer a new key is published before it signs: another node, or a cache in between, may be late.
+const PUBLISHING_MARGIN: Duration = minutes(1);
 /// What clocks may differ by when a key's end is reckoned.
 const RETIREMENT_MARGIN: Duration = minutes(1);
 /// What the header of an access token calls it (RFC 9068), so that no other kind of token passes for one.
@@ -235,7 +237,7 @@ impl Candidate {
         let (signs_from, others_retire_at) = if at_once {
             (ctx.now, ctx.now)
         } else {
-            let signs_from = ctx.now + JWKS_MAX_AGE;
+            let signs_from = ctx.now + JWKS_MAX_AGE + PUBLISHING_MARGIN;
             (signs_from, signs_from + token_lifetime + RETIREMENT_MARGIN)
         };
         let key_id = self.id.to_string();

@@ -208,6 +208,17 @@ impl Tokens {
         }
     }
 
+    /// The keys that tokens may be checked with, read anew if this node does not hear what others publish.
+    pub(crate) async fn published_lately(&self, app: &App, now: Timestamp) -> JsonWebKeySet {
+        if !app.hearing.is_good()
+            && self.may_look_up(now)
+            && let Err(error) = self.reload(&app.db, &app.keyring, now).await
+        {
+            tracing::warn!(%error, "the signing keys cannot be read anew");
+        }
+        self.published(now)
+    }
+
     /// The keys that tokens may be checked with.
     pub fn published(&self, now: Timestamp) -> JsonWebKeySet {
         self.keys.load().published(now)

@@ -97,7 +97,7 @@ pub async fn archive(app: &App, ctx: &Ctx, before: Timestamp, file: &Path) -> Re
     })
     .await?;
     let path = file.display().to_string();
-    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let mut looks = tokio::time::interval(Duration::from_millis(250));
     let sealed = async {
         while !app.db.is_audit_archive_recorded(archive.to).await? {
             looks.tick().await;

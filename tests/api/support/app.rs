@@ -265,6 +265,8 @@ fn config(database: &TestDatabase, folder: &Path) -> Config {
     config.database.write_threads = 8;
     config.database.read_threads = 4;
     config.data.folder = database.folder().unwrap_or(folder).to_owned();
+    // Scenarios let years pass, and ask what happened.
+    config.data.keep_events_days = u16::MAX;
     config.auth.password_memory_kib = 8;
     config.auth.password_iterations = 1;
     config.auth.jwt_secret = Secret::new("the secret of all scenarios together");

@@ -60,7 +60,7 @@ pub fn request(
     more: &[(&str, &str)],
     body: Option<&[u8]>,
 ) -> Vec<u8> {
-    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: kith\r\nconnection: close\r\n");
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
     if let Some(token) = token {
         head += &format!("authorization: Bearer {token}\r\n");
     }

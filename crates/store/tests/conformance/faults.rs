@@ -140,8 +140,8 @@ async fn the_others_in_a_group_survive_one_that_loses_its_transaction(db: Db) {
         });
     }
     gate.wait_for_queue(&db, 20).await;
-    // One statement each: the tenth of those that wait is struck, after nine that had run.
-    db.store.inject(Fault::ConnectionLost { at_statement: 10 });
+    // One statement each: the third of those that wait is struck, after two that had run.
+    db.store.inject(Fault::ConnectionLost { at_statement: 3 });
     gate.open().await;
     let outcomes = callers.join_all().await;
     let lost = outcomes.iter().filter(|outcome| outcome.is_err()).count();

@@ -245,7 +245,7 @@ def about_an_endpoint(case, me):
 def about_a_callback(case, me):
     if ROLE == "admin":
         about_an_endpoint(case, me)
-        made = call("POST", "/api/v1/callbacks", me, url=HOOKS, at="2030-01-01T00:00:00Z")
+        made = call("POST", "/api/v1/callbacks", me, url=HOOKS, run_at="2030-01-01T00:00:00Z")
         case.path_parameters["id"] = made["id"]
 
 

@@ -192,7 +192,7 @@ pub async fn release_address(app: &App, ctx: &Ctx, email: &str) -> Result<Accoun
 /// Makes the account with this address an administrator, called by operators. None if there is no such account.
 ///
 /// # Errors
-/// [`AccountError::EmailNotVerified`]: whoever registered the address may be a stranger. [`AccountError::Suspended`].
+/// [`AccountError::EmailNotVerified`], because a stranger may have registered the address; [`AccountError::Suspended`].
 pub async fn promote_address(app: &App, ctx: &Ctx, email: &str) -> Result<Option<Account>, Problem> {
     let key = Email::key_of(email);
     let promoted = app.write(ctx, move |tx, ctx| {

@@ -431,7 +431,7 @@ pub enum AccountError {
     /// A proven address is its owner's.
     #[error("the address is proven")]
     EmailVerified,
-    /// An address that may be somebody else's.
+    /// The address of the account is not verified: it may belong to another person.
     #[error("the address is not verified")]
     EmailNotVerified,
     /// Without an administrator nobody could make one.

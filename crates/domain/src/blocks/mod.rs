@@ -66,8 +66,8 @@ fn block(
     Ok(block)
 }
 
-/// Opens it again, and has every module open its own unless the other one has shut theirs too. What was closed stays closed
-/// until somebody asks anew.
+/// Removes the block. If the other user has not blocked this one too, each module then runs its `unblocked` hook. Bonds and
+/// requests that the block ended stay ended.
 fn unblock(
     tx: &Tx<'_>,
     ctx: &Ctx,

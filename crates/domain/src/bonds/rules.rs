@@ -80,8 +80,8 @@ impl Refusals {
         Self { steps: self.steps + 1, wait_until: WAITS.get(step).map(|wait| now + *wait), ..self }
     }
 
-    /// One more request that was taken back at `now`: the next wait will be longer, but nobody waits for this, and this alone
-    /// never leaves asking to the other one.
+    /// Counts a cancellation at `now`. It lengthens the wait after the next rejection, starts no wait of its own, and never
+    /// reaches the step at which only the other user may ask.
     #[must_use]
     pub fn and_cancelled(self, now: Timestamp) -> Self {
         let longest = i64::try_from(WAITS.len()).unwrap_or(i64::MAX);
@@ -182,7 +182,7 @@ pub fn may_send<'s>(
         Some(request) if request.message.as_deref() == message => return Ok(Sending::Repeated(request)),
         Some(_) => return Err(BondError::AlreadyPending),
     };
-    // An invite is a door of its own: whoever uses one always asks anew.
+    // Redeeming an invite always creates a new request.
     if standing.withheld && way == Way::Id {
         return Ok(Sending::Withheld);
     }

@@ -61,7 +61,7 @@ impl Pattern {
                 let next = match self.nfa.state(id) {
                     State::ByteRange { trans } => trans.matches_byte(byte).then_some(trans.next),
                     State::Sparse(transitions) => {
-                        // It looks through them.
+                        // Matching scans the transitions one by one.
                         work.charge(transitions.transitions.len() as u64 / 8)?;
                         transitions.matches_byte(byte)
                     }

@@ -193,7 +193,7 @@ pub struct AcceptBody {
     expect: Option<Expected>,
 }
 
-/// What accepting is expected to come to.
+/// The expected result of accepting a request.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Expected {

@@ -115,7 +115,7 @@ pub enum BondError {
     /// The inviter has as many live invites as one may have.
     #[error("too many invites are live")]
     TooManyInvites,
-    /// Whoever accepts expects their former bond back, which cannot come back any more.
+    /// The receiver accepts on condition that the former bond is restored, and its restoration window has passed.
     #[error("the former bond cannot come back")]
     RestorationExpired,
     /// There are no words in the request that could be reported.

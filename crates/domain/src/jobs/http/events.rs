@@ -77,7 +77,7 @@ impl Watch {
                 return Some((Ok(event), self));
             }
             let app = self.app.clone();
-            // Nobody has to ring.
+            // A timeout is no error: the job is looked at again.
             let _ = app.stop.or(tokio::time::timeout(LOOK_EVERY, self.bell.rung())).await?;
         }
         None

@@ -237,7 +237,7 @@ impl Wanted {
         let mut wait_is_over = pin!(tokio::time::timeout(wait, std::future::pending::<()>()));
         let mut bell = app.db.bell(&bell_of(&self.queue));
         loop {
-            // Whoever waited for long may have lost the right to it.
+            // The caller's permission may have been revoked during the wait.
             caller.check_again(app).await?;
             let claim = app.jobs.claim_leased(&self.queue, &self.worker, self.lease, self.most).await;
             let claim = claim.map_err(store_problem)?;
@@ -249,7 +249,7 @@ impl Wanted {
             let goes_on = async {
                 tokio::select! {
                     _ = &mut wait_is_over => false,
-                    // Nobody has to ring.
+                    // A timeout is no error: the queue is looked at again.
                     _ = tokio::time::timeout(pause, bell.rung()) => true,
                 }
             };

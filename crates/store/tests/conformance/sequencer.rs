@@ -93,24 +93,26 @@ async fn what_was_rolled_back_gets_no_position(db: Db) {
     assert_sequence(&all_events(&db.store).await, 5);
 }
 
+/// Emits an event for `recipients`.
+async fn emit(db: &Db, recipients: &[UserId]) {
+    let (ctx, recipients) = (db.ctx(), recipients.to_vec());
+    let emitted: Result<(), Error> = db
+        .store
+        .write(move |tx| {
+            let subject = Uuid::from_u128(9);
+            tx.lock("subject", [subject])?;
+            let (recipients, payload) = (recipients.clone(), serde_json::json!({}));
+            tx.emit(&ctx, NewEvent { kind: "thing.changed", subject, recipients, payload });
+            Ok(())
+        })
+        .await;
+    emitted.unwrap();
+}
+
 async fn each_recipients_log_is_dense(db: Db) {
     let users: Vec<UserId> = (1..=3).map(|n| UserId(Uuid::from_u128(n))).collect();
     for round in 0..12 {
-        let (ctx, recipients) = (db.ctx(), users[..=round % 3].to_vec());
-        let done: Result<(), Error> = db
-            .store
-            .write(move |tx| {
-                let subject = Uuid::from_u128(9);
-                tx.lock("subject", [subject])?;
-                let payload = serde_json::json!({});
-                tx.emit(
-                    &ctx,
-                    NewEvent { kind: "thing.changed", subject, recipients: recipients.clone(), payload },
-                );
-                Ok(())
-            })
-            .await;
-        done.unwrap();
+        emit(&db, &users[..=round % 3]).await;
     }
     db.placed(12).await;
     for (user, expected) in users.into_iter().zip([12, 8, 4]) {
@@ -132,23 +134,6 @@ async fn each_recipients_log_is_dense(db: Db) {
 
 async fn old_events_are_removed_and_numbers_go_on(db: Db) {
     let users: Vec<UserId> = (1..=2).map(|n| UserId(Uuid::from_u128(n))).collect();
-    let emit = async |recipients: &[UserId]| {
-        let (ctx, recipients) = (db.ctx(), recipients.to_vec());
-        let done: Result<(), Error> = db
-            .store
-            .write(move |tx| {
-                let payload = serde_json::json!({});
-                let subject = Uuid::from_u128(9);
-                tx.lock("subject", [subject])?;
-                tx.emit(
-                    &ctx,
-                    NewEvent { kind: "thing.changed", subject, recipients: recipients.clone(), payload },
-                );
-                Ok(())
-            })
-            .await;
-        done.unwrap();
-    };
     let logs = async || {
         let rows: Result<Vec<(i64, i64)>, Error> = db
             .store
@@ -162,10 +147,10 @@ async fn old_events_are_removed_and_numbers_go_on(db: Db) {
     let positions =
         async || all_events(&db.store).await.iter().map(|event| event.position).collect::<Vec<_>>();
     for _ in 0..3 {
-        emit(&users).await;
+        emit(&db, &users).await;
     }
     // The second has no later one.
-    emit(&users[..1]).await;
+    emit(&db, &users[..1]).await;
     db.placed(4).await;
     let at = db.sources.clock.now();
     let now = at + Duration::from_secs(60);
@@ -180,7 +165,7 @@ async fn old_events_are_removed_and_numbers_go_on(db: Db) {
     assert_eq!(db.store.remove_events(now, 10).await.unwrap(), 1);
     assert_eq!(positions().await, [4], "the newest stays");
     assert_eq!(logs().await, [(4, 4), (3, 3)]);
-    emit(&users).await;
+    emit(&db, &users).await;
     db.placed(5).await;
     assert_eq!(positions().await, [4, 5]);
     assert_eq!(logs().await, [(4, 4), (5, 5), (3, 3), (4, 5)]);

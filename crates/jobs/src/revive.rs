@@ -97,9 +97,10 @@ pub fn redrive(
     most: i64,
 ) -> Result<u64, Error> {
     let (mut revived, mut after) = (0, 0);
-    // Those that stay dead are passed over.
+    // Those whose keys are held are left out by the statement, however many there are. Of several with one key the first
+    // is revived, and the next page leaves out the others.
     while revived < most {
-        let dead = rows::ended::list_dead(tx, queue, kind, after, most - revived)?;
+        let dead = rows::ended::list_revivable(tx, queue, kind, after, ctx.now, most - revived)?;
         let Some(last) = dead.last() else { break };
         after = *last;
         tx.lock("dead job", dead.iter().copied())?;

@@ -158,6 +158,27 @@ pub fn list_dead(
     )
 }
 
+/// Dead letters behind `after`, in order, that can be revived at `now`: no other job holds their unique key.
+pub fn list_revivable(
+    q: &Query<'_>,
+    queue: Option<&str>,
+    kind: Option<&str>,
+    after: JobId,
+    now: Timestamp,
+    most: i64,
+) -> Result<Vec<JobId>, Error> {
+    q.all(
+        "SELECT d.id FROM job_dead d
+         WHERE d.id > $3 AND (CAST($1 AS TEXT) IS NULL OR d.queue = $1) AND (CAST($2 AS TEXT) IS NULL OR d.kind = $2)
+           AND NOT EXISTS (SELECT 1 FROM job_keys k
+                           WHERE k.key = d.unique_key AND k.job <> d.id
+                             AND (k.until > $5 OR EXISTS (SELECT 1 FROM jobs j WHERE j.id = k.job)))
+         ORDER BY d.id LIMIT $4",
+        params![queue, kind, after, most, now],
+        |row| row.get(0),
+    )
+}
+
 /// Forgets dead letters that ended before `before`, the oldest first.
 pub fn tidy_dead(tx: &Tx<'_>, before: Timestamp, most: i64) -> Result<u64, Error> {
     tx.exec(

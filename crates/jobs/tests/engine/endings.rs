@@ -24,6 +24,7 @@ contract! {
     a_dead_job_gives_its_key_back
     revived_job_holds_its_unique_key
     dead_job_whose_key_is_held_is_not_revived
+    redrive_passes_over_dead_jobs_whose_key_is_held
     reports_of_many_jobs_are_heeded_together
 }
 
@@ -213,6 +214,33 @@ async fn dead_job_whose_key_is_held_is_not_revived(engine: Engine) {
     assert_eq!(engine.state(second).await, JobState::Completed);
     let ctx = engine.ctx();
     assert_eq!(engine.db().write(move |tx| redrive(tx, &ctx, None, None, 10)).await.unwrap(), 1);
+}
+
+async fn redrive_passes_over_dead_jobs_whose_key_is_held(engine: Engine) {
+    let mut dead = Vec::new();
+    for n in 0..6 {
+        let job = if n < 5 { work(n).unique(Unique::key("k")) } else { work(n) };
+        dead.push(engine.enqueue(job).await.id);
+        engine.run_next(Err(JobError::discard("no"))).await.unwrap();
+    }
+    let redrive = async |most| {
+        let ctx = engine.ctx();
+        engine.db().write(move |tx| redrive(tx, &ctx, None, None, most)).await.unwrap()
+    };
+    // Of the five with one key, one is revived; the sixth has none.
+    assert_eq!(redrive(2).await, 2);
+    let mut still_dead = Vec::new();
+    for (n, job) in dead.iter().enumerate() {
+        if engine.state(*job).await == JobState::Dead {
+            still_dead.push(n);
+        }
+    }
+    assert_eq!(still_dead, [1, 2, 3, 4]);
+    assert_eq!(redrive(10).await, 0);
+    for _ in 0..2 {
+        engine.run_next(done()).await.unwrap();
+    }
+    assert_eq!(redrive(10).await, 1, "the next one with the key");
 }
 
 async fn reports_of_many_jobs_are_heeded_together(engine: Engine) {

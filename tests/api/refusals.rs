@@ -18,6 +18,8 @@ on_every_engine! {
     a_request_is_taken_back_and_stays_so,
     after_a_rejection_one_waits_longer_each_time,
     taking_back_counts_but_makes_nobody_wait,
+    expired_requests_count_as_refusals,
+    refusals_are_forgotten_after_a_year,
     whoever_asks_anew_in_turn_forgets_the_rejections,
     requests_run_out_for_both,
     who_may_ask_is_for_everybody_to_say,
@@ -102,11 +104,62 @@ async fn after_a_rejection_one_waits_longer_each_time(app: &TestApp) {
         app.advance(MILLISECOND);
     }
     reject(&ben, &ask(&ada, &ben).await).await;
-    app.advance(days(400));
+    app.advance(days(365) - MILLISECOND);
     ada.post(REQUESTS, body.clone()).await.expect_problem(409, "only_they_may_ask");
     ask(&ben, &ada).await;
     let crossed = ada.post(REQUESTS, body).await.expect(201);
     assert_eq!(crossed["status"], "accepted", "who has asked can always be answered");
+}
+
+/// Asks and lets the request expire. With upkeep the expiry is recorded then, otherwise by the next request.
+async fn let_expire(app: &TestApp, from: &Person, to: &Person, upkeep: bool) {
+    ask(from, to).await;
+    app.advance(days(14) + hours(2));
+    if upkeep {
+        app.upkeep().await;
+    }
+}
+
+/// PRT-02: the wait after the next rejection is longer; the last step is reached by rejections only.
+async fn expired_requests_count_as_refusals(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let body = json!({ "to": { "user_id": ben.id } });
+    let_expire(app, &ada, &ben, true).await;
+    app.upkeep().await;
+    let_expire(app, &ada, &ben, false).await;
+    reject(&ben, &ask(&ada, &ben).await).await;
+    let refused = ada.post(REQUESTS, body.clone()).await;
+    assert_eq!(refused.header("retry-after"), Some(&*days(30).as_secs().to_string()));
+    app.advance(days(30));
+    for upkeep in [true, false, true] {
+        let_expire(app, &ada, &ben, upkeep).await;
+    }
+    reject(&ben, &ask(&ada, &ben).await).await;
+    ada.post(REQUESTS, body).await.expect_problem(409, "only_they_may_ask");
+
+    // Nobody but the sender saw what a block withheld.
+    let eve = app.user("eve").await;
+    ask(&eve, &ben).await;
+    ben.put(&format!("/api/v1/blocks/{}", eve.id), Value::Null).await.expect(200);
+    app.advance(days(14) + hours(2));
+    app.upkeep().await;
+    ben.delete(&format!("/api/v1/blocks/{}", eve.id), Value::Null).await.expect(204);
+    reject(&ben, &ask(&eve, &ben).await).await;
+    let refused = eve.post(REQUESTS, json!({ "to": { "user_id": ben.id } })).await;
+    assert_eq!(refused.header("retry-after"), Some(&*hours(24).as_secs().to_string()));
+}
+
+/// PRT-02.
+async fn refusals_are_forgotten_after_a_year(app: &TestApp) {
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    let body = json!({ "to": { "user_id": ben.id } });
+    for wait in [hours(24), days(7), days(30), days(365)] {
+        reject(&ben, &ask(&ada, &ben).await).await;
+        app.advance(wait);
+    }
+    reject(&ben, &ask(&ada, &ben).await).await;
+    let refused = ada.post(REQUESTS, body).await;
+    assert_eq!(refused.header("retry-after"), Some(&*hours(24).as_secs().to_string()));
 }
 
 /// The receiver hears of the first one, and not of the next within a day.

@@ -35,14 +35,14 @@ impl World {
                 if request.address.is_none() {
                     request.told = Status::Rejected;
                 }
-                self.climb(at, who, true);
+                self.climb(at, who, true, self.now);
             }
             Step::Cancel => {
                 let waited = request.waits(self.now);
                 self.requests[at].told = Status::Cancelled;
                 if waited {
                     self.requests[at].status = Status::Cancelled;
-                    self.climb(at, to.expect("it waits for somebody"), false);
+                    self.climb(at, to.expect("it waits for somebody"), false, self.now);
                 }
             }
         }
@@ -136,6 +136,10 @@ impl World {
             if over && !bond.can_return_at(now) {
                 bond.archived_at = Some(now);
             }
+        }
+        // Addresses are kept for 30 days after their requests have expired.
+        for request in self.requests.iter_mut().filter(|request| request.expires_at() + days(30) < now) {
+            request.address.iter_mut().for_each(String::clear);
         }
         for who in 0..self.people.len() {
             if self.is_due(self.people[who].deleted_at) && !self.people[who].purged {

@@ -74,6 +74,7 @@ pub async fn play(app: &TestApp, name: &str, story: &Story) -> Result<Played, St
     for (at, op) in story.ops.iter().enumerate() {
         let place = |difference| format!("step {at}, {op:?}: {difference}");
         player.world.now = app.now();
+        player.world.count_expired();
         player.step(op).await.map_err(place)?;
         player.compare_views().await.map_err(place)?;
     }

@@ -1,9 +1,9 @@
 //! The rules of the partner bond, as the product is described: what each step does to the world, and what is answered.
 
-use kith_kernel::{days, hours, minutes, seconds};
+use kith_kernel::{Timestamp, days, hours, minutes, seconds};
 use serde_json::{Value, json};
 
-use super::world::{Bond, Invite, Request, Status, Who, World, pair};
+use super::world::{Bond, Invite, Ladder, Request, Status, Who, World, pair};
 
 /// What has to be answered.
 #[derive(Debug)]
@@ -271,7 +271,8 @@ impl World {
     }
 
     fn refused_by_ladder(&self, from: usize, to: usize, by_address: bool) -> Option<&'static str> {
-        let ladder = self.ladders.get(&(from, to, by_address))?;
+        let ladder =
+            self.ladders.get(&(from, to, by_address)).filter(|ladder| !ladder.is_forgotten(self.now))?;
         if ladder.steps > 3 {
             return Some("only_they_may_ask");
         }
@@ -282,12 +283,29 @@ impl World {
         self.ladders.retain(|(asks, asked, _), _| (*asks, *asked) != (from, to));
     }
 
-    pub fn climb(&mut self, at: usize, to: usize, rejected: bool) {
-        let now = self.now;
+    /// Requests that their receivers saw expire count as refusals of that moment.
+    pub fn count_expired(&mut self) {
+        let expired = |request: &Request| {
+            request.reaches && request.status == Status::Pending && self.now >= request.expires_at()
+        };
+        let uncounted = (0..self.requests.len())
+            .filter(|at| expired(&self.requests[*at]) && !self.requests[*at].expiry_counted);
+        for at in uncounted.collect::<Vec<_>>() {
+            self.requests[at].expiry_counted = true;
+            let to = self.requests[at].to.expect("a receiver who saw it");
+            self.climb(at, to, false, self.requests[at].expires_at());
+        }
+    }
+
+    pub fn climb(&mut self, at: usize, to: usize, rejected: bool, now: Timestamp) {
         let request = &self.requests[at];
         let rung = (request.from, to, request.address.is_some());
         let ladder = self.ladders.entry(rung).or_default();
-        // Taking back never reaches the last step.
+        if ladder.is_forgotten(now) {
+            *ladder = Ladder::default();
+        }
+        ladder.stepped_at = ladder.stepped_at.max(Some(now));
+        // Only a rejection reaches the last step.
         if rejected || ladder.steps < 3 {
             ladder.steps += 1;
         }
@@ -338,6 +356,7 @@ impl World {
             created_at: self.now,
             reaches: false,
             reached: false,
+            expiry_counted: false,
             status: Status::Pending,
             told: Status::Pending,
             bond: None,

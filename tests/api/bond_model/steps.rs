@@ -182,7 +182,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// Around all the times that the rules know, to the millisecond.
 fn wait() -> impl Strategy<Value = Duration> {
     const MILLISECOND: Duration = Duration::from_millis(1);
-    let around = select(vec![minutes(1), hours(1), hours(24), days(7), days(14), days(30)]);
+    let around = select(vec![minutes(1), hours(1), hours(24), days(7), days(14), days(30), days(365)]);
     (around, 0..4_u8).prop_map(|(around, side)| match side {
         0 => MILLISECOND,
         1 => around - MILLISECOND,

@@ -73,6 +73,8 @@ pub struct Request {
     pub reaches: bool,
     /// Whether the receiver ever saw it.
     pub reached: bool,
+    /// Whether its expiry was counted as a refusal.
+    pub expiry_counted: bool,
     pub status: Status,
     /// What the sender is told.
     pub told: Status,
@@ -115,8 +117,16 @@ pub struct Invite {
 #[derive(Clone, Copy, Default)]
 pub struct Ladder {
     pub steps: usize,
+    /// When the last step was added.
+    pub stepped_at: Option<Timestamp>,
     /// When the wait that the last rejection brought is over.
     pub wait_until: Option<Timestamp>,
+}
+
+impl Ladder {
+    pub fn is_forgotten(&self, now: Timestamp) -> bool {
+        self.stepped_at.is_some_and(|at| now >= at + days(365))
+    }
 }
 
 impl Request {

@@ -7,7 +7,7 @@ use kith_kernel::{Ctx, Timestamp, days, hours};
 use kith_platform::{App, UpkeepError};
 use kith_store::{Error, Tx};
 
-use super::model::{BondError, Living, PartnerRequestId, restorable_until};
+use super::model::{Living, PartnerRequestId, restorable_until};
 use super::rules::{MISSES_WITHIN, REQUEST_LIFETIME};
 use super::{commands, events, rows};
 
@@ -23,7 +23,7 @@ const AT_ONCE: i64 = 500;
 /// The database's.
 pub async fn expire_requests(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
-    while app.write(&ctx, expire_some).await.map_err(Box::new)? {}
+    while expire_some(&app, &ctx).await? {}
     app.write(&ctx, |tx, ctx| {
         let until = last_id_before(ctx.now - REQUEST_LIFETIME - ADDRESSES_KEPT);
         rows::forget_addresses(tx, until, AT_ONCE)
@@ -54,19 +54,27 @@ pub async fn tidy_invites(app: App) -> Result<(), UpkeepError> {
     Ok(())
 }
 
-/// Whether there may be more. Requests all live equally long, so they expire in the order of their ids.
-fn expire_some(tx: &Tx<'_>, ctx: &Ctx) -> Result<bool, BondError> {
-    tx.lock("ticker", ["partner_requests"])?;
-    let after = rows::find_expiry_mark(tx)?.unwrap_or(PartnerRequestId(Uuid::nil()));
+/// Returns whether there may be more. Requests all live equally long, so they expire in the order of their ids. Several nodes
+/// may do the same at once; the mark passes a request only when that is written down.
+async fn expire_some(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
     // Ids are made on several nodes, whose clocks differ a little.
-    let until = last_id_before(ctx.now - REQUEST_LIFETIME - hours(1));
-    let looked_at = rows::list_expired(tx, after, until, AT_ONCE)?;
-    for (id, _) in looked_at.iter().filter(|(_, waits)| *waits) {
-        commands::expire(tx, ctx, *id)?;
+    let until = last_id_before(ctx.renewed().now - REQUEST_LIFETIME - hours(1));
+    let listed = app.db.read(move |q| {
+        let after = rows::find_expiry_mark(q)?.unwrap_or(PartnerRequestId(Uuid::nil()));
+        rows::list_expired(q, after, until, AT_ONCE)
+    });
+    let listed = listed.await?;
+    for expired in listed.iter().filter(|expired| expired.is_pending) {
+        let (id, from) = (expired.id, expired.from);
+        app.write(ctx, move |tx, ctx| {
+            tx.lock("user", [from])?;
+            commands::expire(tx, ctx, id)
+        })
+        .await?;
     }
-    let Some((last, _)) = looked_at.last() else { return Ok(false) };
-    rows::set_expiry_mark(tx, *last)?;
-    Ok(looked_at.len() as i64 == AT_ONCE)
+    let Some(last) = listed.last().map(|expired| expired.id) else { return Ok(false) };
+    app.write(ctx, move |tx, _| rows::set_expiry_mark(tx, last)).await?;
+    Ok(listed.len() as i64 == AT_ONCE)
 }
 
 /// What no id (UUIDv7, RFC 9562) that was made before `at` lies behind.

@@ -18,6 +18,8 @@ pub const MISSES_WITHIN: Duration = minutes(1);
 
 /// How long to wait after the first, the second and the third refusal.
 const WAITS: [Duration; 3] = [hours(24), days(7), days(30)];
+/// Refusals are forgotten if none was added for this long.
+const REFUSALS_REMEMBERED: Duration = days(365);
 /// A request that follows on one that was taken back within this time notifies nobody.
 const SILENT_WITHIN: Duration = hours(24);
 
@@ -60,11 +62,14 @@ pub fn may_create(tiers: &[Tier], recent: &[Timestamp], now: Timestamp) -> Resul
     }
 }
 
-/// How often one person was refused by another, since that other one last asked or accepted.
+/// How often one person was refused by another, since that other one last asked or accepted. Forgotten a year after the last
+/// step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refusals {
-    /// Rejections, and requests that the sender took back.
+    /// Rejections, and requests that the sender took back or that expired.
     pub steps: i64,
+    /// Time of the last step.
+    pub stepped_at: Option<Timestamp>,
     /// Until when the last rejection makes the sender wait.
     pub wait_until: Option<Timestamp>,
     /// The last time that the sender took one back.
@@ -75,17 +80,33 @@ impl Refusals {
     /// One more rejection at `now`: the more steps there were, the longer the wait.
     #[must_use]
     pub fn and_rejected(self, now: Timestamp) -> Self {
-        let step = usize::try_from(self.steps).unwrap_or(usize::MAX);
+        let before = self.remembered_at(now);
+        let step = usize::try_from(before.steps).unwrap_or(usize::MAX);
         // Behind the last wait only the other one may ask.
-        Self { steps: self.steps + 1, wait_until: WAITS.get(step).map(|wait| now + *wait), ..self }
+        let wait_until = WAITS.get(step).map(|wait| now + *wait);
+        Self { steps: before.steps + 1, stepped_at: Some(now), wait_until, ..before }
     }
 
     /// Counts a cancellation at `now`. It lengthens the wait after the next rejection, starts no wait of its own, and never
     /// reaches the step at which only the other user may ask.
     #[must_use]
     pub fn and_cancelled(self, now: Timestamp) -> Self {
+        Self { cancelled_at: Some(now), ..self.and_expired(now) }
+    }
+
+    /// Counts a request that expired at `at`, with the same bounds as a cancellation.
+    #[must_use]
+    pub fn and_expired(self, at: Timestamp) -> Self {
+        let before = self.remembered_at(at);
         let longest = i64::try_from(WAITS.len()).unwrap_or(i64::MAX);
-        Self { steps: (self.steps + 1).min(longest).max(self.steps), cancelled_at: Some(now), ..self }
+        let steps = (before.steps + 1).min(longest).max(before.steps);
+        Self { steps, stepped_at: before.stepped_at.max(Some(at)), ..before }
+    }
+
+    /// Refusals that still count at `now`.
+    fn remembered_at(self, now: Timestamp) -> Self {
+        let is_forgotten = self.stepped_at.is_some_and(|at| now.since(at) >= REFUSALS_REMEMBERED);
+        if is_forgotten { Self::default() } else { self }
     }
 
     /// Whether they may be asked again at `now`.
@@ -93,10 +114,11 @@ impl Refusals {
     /// # Errors
     /// [`BondError::TooSoon`], [`BondError::OnlyTheyMayAsk`].
     pub fn may_ask(self, now: Timestamp) -> Result<(), BondError> {
-        if usize::try_from(self.steps).is_ok_and(|steps| steps > WAITS.len()) {
+        let refusals = self.remembered_at(now);
+        if usize::try_from(refusals.steps).is_ok_and(|steps| steps > WAITS.len()) {
             return Err(BondError::OnlyTheyMayAsk);
         }
-        match self.wait_until.map(|until| until.since(now)) {
+        match refusals.wait_until.map(|until| until.since(now)) {
             None | Some(Duration::ZERO) => Ok(()),
             Some(wait) => Err(BondError::TooSoon { wait }),
         }

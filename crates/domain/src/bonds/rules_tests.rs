@@ -113,7 +113,7 @@ fn each_refusal_makes_the_next_wait_longer() {
         now = now + longest;
         assert_eq!(wait(refusals, now), Some(Duration::ZERO));
     }
-    assert_eq!(wait(refusals.and_rejected(now), now + days(400)), None);
+    assert_eq!(wait(refusals.and_rejected(now), now + days(365) - moment), None);
     assert_eq!(
         wait(refusals.and_cancelled(now), now),
         Some(Duration::ZERO),
@@ -127,6 +127,35 @@ fn each_refusal_makes_the_next_wait_longer() {
     let waited = taken_back.and_rejected(now).and_cancelled(now + days(7));
     assert_eq!(wait(waited, now + days(7)), Some(Duration::ZERO), "nor does it lengthen a wait that is over");
     assert!(taken_back.silences(now + hours(24) - moment) && !taken_back.silences(now + hours(24)));
+}
+
+#[test]
+fn expired_requests_count_like_cancelled_ones() {
+    let now = Timestamp::EPOCH + days(1_000);
+    let mut refusals = Refusals::default();
+    for steps in [1, 2, 3, 3] {
+        refusals = refusals.and_expired(now);
+        assert_eq!(refusals.steps, steps);
+        refusals.may_ask(now).unwrap();
+    }
+    assert!(!refusals.silences(now));
+    let earlier = refusals.and_expired(now - days(1));
+    assert_eq!(earlier.stepped_at, Some(now), "an expiry that is recorded late is no newer step");
+    assert!(matches!(refusals.and_rejected(now).may_ask(now), Err(BondError::OnlyTheyMayAsk)));
+}
+
+#[test]
+fn refusals_are_forgotten_after_a_year() {
+    let now = Timestamp::EPOCH + days(1_000);
+    let refused = (0..4).fold(Refusals::default(), |refusals, _| refusals.and_rejected(now));
+    let year = now + days(365);
+    assert!(matches!(refused.may_ask(year - Duration::from_millis(1)), Err(BondError::OnlyTheyMayAsk)));
+    refused.may_ask(year).unwrap();
+    let again = refused.and_rejected(year);
+    assert_eq!((again.steps, again.wait_until), (1, Some(year + hours(24))));
+    assert_eq!(refused.and_expired(year).steps, 1);
+    let within = refused.and_cancelled(year - Duration::from_millis(1));
+    assert!(within.may_ask(year).is_err(), "the year begins anew with each step");
 }
 
 fn standing(sender: UserId, pending: Option<PartnerRequest>) -> Standing {

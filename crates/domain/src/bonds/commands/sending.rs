@@ -306,12 +306,18 @@ fn find_withheld(
     repeat(withheld, draft)
 }
 
-/// Writes down that a request expired, and tells those who saw it wait.
+/// Records that a request has expired, which counts as a refusal, and emits the event to those who saw it pending. Its sender
+/// must be locked.
 pub fn expire(tx: &Tx<'_>, ctx: &Ctx, id: PartnerRequestId) -> Result<(), Error> {
     let Some(parties) = rows::find_parties(tx, id)? else { return Ok(()) };
-    if let Some(waited) = rows::expire_request(tx, id)? {
-        tx.audit(ctx, "partner_request.expired", id);
-        tx.emit(ctx, events::request_expired(Parties { to: parties.to.filter(|_| waited), ..parties }));
+    let Some(expired) = rows::expire_request(tx, id)? else { return Ok(()) };
+    let parties = Parties { to: parties.to.filter(|_| expired.was_pending), ..parties };
+    if let Some(receiver) = parties.to {
+        let refusals = rows::find_refusals(tx, parties.from, receiver, parties.by_email)?;
+        let refusals = refusals.and_expired(expired.at);
+        rows::upsert_refusals(tx, parties.from, receiver, parties.by_email, refusals)?;
     }
+    tx.audit(ctx, "partner_request.expired", id);
+    tx.emit(ctx, events::request_expired(parties));
     Ok(())
 }

@@ -80,8 +80,9 @@ CREATE INDEX partner_requests_by_address ON partner_requests (id) WHERE to_email
 CREATE TABLE partner_refusals (
     from_user TEXT NOT NULL REFERENCES users (id),
     to_user TEXT NOT NULL REFERENCES users (id),
-    -- Rejections, and requests that the sender took back.
+    -- Rejections, and requests that the sender took back or that expired.
     steps BIGINT NOT NULL,
+    stepped_at BIGINT NOT NULL,
     -- What the last rejection makes the sender wait for.
     wait_until BIGINT,
     cancelled_at BIGINT,

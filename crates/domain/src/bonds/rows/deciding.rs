@@ -1,38 +1,58 @@
 //! All SQL that moves requests on, a function a statement. No decisions.
 
 use kith_kernel::{Timestamp, UserId};
-use kith_store::{Error, Query, Tx, params};
+use kith_store::{Error, Query, Row, Tx, params};
 
 use super::super::model::{BondId, Pair, Parties, PartnerRequestId};
 use super::requests::read_parties;
 
-/// Writes down that a request expired, when it did, and says whether it waited until then; if not, only its sender knew
-/// no better. `None` if that was no news to anybody.
-pub fn expire_request(tx: &Tx<'_>, id: PartnerRequestId) -> Result<Option<bool>, Error> {
-    let waited = tx.exec(
-        "UPDATE partner_requests SET status = 'expired', told = 'expired', decided_at = expires_at
-         WHERE id = $1 AND status = 'pending'",
-        params![id],
-    )?;
-    if waited == 1 {
-        return Ok(Some(true));
-    }
-    let sql = "UPDATE partner_requests SET told = 'expired' WHERE id = $1 AND told = 'pending'";
-    Ok((tx.exec(sql, params![id])? == 1).then_some(false))
+/// Request whose expiry was written down.
+pub struct ExpiredRequest {
+    /// When it expired.
+    pub at: Timestamp,
+    /// Whether it was still pending. Otherwise only its sender was told that it is.
+    pub was_pending: bool,
 }
 
-/// Requests behind `after` in the order of their ids, made at `until` or earlier, whose senders are told to wait though
-/// they have expired; and the last id that was looked at.
+/// Writes down that a request expired; `None` if nobody is told that it is pending.
+pub fn expire_request(tx: &Tx<'_>, id: PartnerRequestId) -> Result<Option<ExpiredRequest>, Error> {
+    let expired = |was_pending| move |row: &Row<'_>| Ok(ExpiredRequest { at: row.get(0)?, was_pending });
+    let pending = tx.one(
+        "UPDATE partner_requests SET status = 'expired', told = 'expired', decided_at = expires_at
+         WHERE id = $1 AND status = 'pending' RETURNING expires_at",
+        params![id],
+        expired(true),
+    )?;
+    if pending.is_some() {
+        return Ok(pending);
+    }
+    tx.one(
+        "UPDATE partner_requests SET told = 'expired' WHERE id = $1 AND told = 'pending' RETURNING expires_at",
+        params![id],
+        expired(false),
+    )
+}
+
+/// Request that is old enough to have expired.
+pub struct OldRequest {
+    pub id: PartnerRequestId,
+    pub from: UserId,
+    /// Whether its sender is still told that it is pending.
+    pub is_pending: bool,
+}
+
+/// Requests behind `after` in the order of their ids, made at `until` or earlier.
 pub fn list_expired(
     q: &Query<'_>,
     after: PartnerRequestId,
     until: PartnerRequestId,
     limit: i64,
-) -> Result<Vec<(PartnerRequestId, bool)>, Error> {
+) -> Result<Vec<OldRequest>, Error> {
     q.all(
-        "SELECT id, told = 'pending' FROM partner_requests WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3",
+        "SELECT id, from_user, told = 'pending' FROM partner_requests
+         WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3",
         params![after, until, limit],
-        |row| Ok((row.get(0)?, row.get(1)?)),
+        |row| Ok(OldRequest { id: row.get(0)?, from: row.get(1)?, is_pending: row.get(2)? }),
     )
 }
 

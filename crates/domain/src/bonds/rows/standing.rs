@@ -22,7 +22,8 @@ pub fn find_standing(
     q.one(
         concat!(
             "SELECT s.display_name, t.display_name, slot.bond_id IS NOT NULL, w.who_may_ask,
-                    COALESCE(w.found_by_email, FALSE), n.steps, n.wait_until, n.cancelled_at, m.steps, m.wait_until, m.cancelled_at,
+                    COALESCE(w.found_by_email, FALSE), n.steps, n.stepped_at, n.wait_until, n.cancelled_at,
+                    m.steps, m.stepped_at, m.wait_until, m.cancelled_at,
                     (SELECT MAX(f.ended_at) FROM bonds f
                      WHERE f.user_a = $4 AND f.user_b = $5 AND f.archived_at IS NULL),
                     EXISTS (SELECT 1 FROM partner_requests v
@@ -44,7 +45,7 @@ pub fn find_standing(
         |row| {
             let person = |id, name: Option<String>| name.map(|display_name| Person { id, display_name });
             let who_may_ask: Option<String> = row.get(3)?;
-            let pending: Option<Uuid> = row.get(13)?;
+            let pending: Option<Uuid> = row.get(15)?;
             Ok(Standing {
                 sender: Person { id: sender, display_name: row.get(0)? },
                 receiver: person(receiver, row.get(1)?),
@@ -52,10 +53,10 @@ pub fn find_standing(
                 who_may_ask: who_may_ask.and_then(|text| WhoMayAsk::parse(&text)).unwrap_or_default(),
                 found_by_email: row.get(4)?,
                 refusals: read_refusals(row, 5)?,
-                refusals_by_email: read_refusals(row, 8)?,
-                former_ended_at: row.get(11)?,
-                withheld: row.get(12)?,
-                pending: pending.map(|_| read_request_at(row, 13, sender, now)).transpose()?,
+                refusals_by_email: read_refusals(row, 9)?,
+                former_ended_at: row.get(13)?,
+                withheld: row.get(14)?,
+                pending: pending.map(|_| read_request_at(row, 15, sender, now)).transpose()?,
             })
         },
     )
@@ -64,7 +65,7 @@ pub fn find_standing(
 /// How often `from` was refused by `to`, asking by address or not.
 pub fn find_refusals(q: &Query<'_>, from: UserId, to: UserId, by_email: bool) -> Result<Refusals, Error> {
     let found = q.one(
-        "SELECT steps, wait_until, cancelled_at FROM partner_refusals
+        "SELECT steps, stepped_at, wait_until, cancelled_at FROM partner_refusals
          WHERE from_user = $1 AND to_user = $2 AND by_email = $3",
         params![from, to, by_email],
         |row| read_refusals(row, 0),
@@ -80,10 +81,19 @@ pub fn upsert_refusals(
     refusals: Refusals,
 ) -> Result<(), Error> {
     tx.exec(
-        "INSERT INTO partner_refusals (from_user, to_user, by_email, steps, wait_until, cancelled_at)
-         VALUES ($1, $2, $3, $4, $5, $6)
-         ON CONFLICT (from_user, to_user, by_email) DO UPDATE SET steps = $4, wait_until = $5, cancelled_at = $6",
-        params![from, to, by_email, refusals.steps, refusals.wait_until, refusals.cancelled_at],
+        "INSERT INTO partner_refusals (from_user, to_user, by_email, steps, stepped_at, wait_until, cancelled_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (from_user, to_user, by_email)
+         DO UPDATE SET steps = $4, stepped_at = $5, wait_until = $6, cancelled_at = $7",
+        params![
+            from,
+            to,
+            by_email,
+            refusals.steps,
+            refusals.stepped_at,
+            refusals.wait_until,
+            refusals.cancelled_at
+        ],
     )?;
     Ok(())
 }
@@ -91,7 +101,12 @@ pub fn upsert_refusals(
 /// None at all, where there is no row.
 fn read_refusals(row: &Row<'_>, at: usize) -> Result<Refusals, Error> {
     let steps: Option<i64> = row.get(at)?;
-    Ok(Refusals { steps: steps.unwrap_or(0), wait_until: row.get(at + 1)?, cancelled_at: row.get(at + 2)? })
+    Ok(Refusals {
+        steps: steps.unwrap_or(0),
+        stepped_at: row.get(at + 1)?,
+        wait_until: row.get(at + 2)?,
+        cancelled_at: row.get(at + 3)?,
+    })
 }
 
 /// Forgets how often `to` was refused by `from`, who asks now, or whether either was by the other, who are partners now.

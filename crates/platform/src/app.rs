@@ -6,6 +6,7 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use bytes::Bytes;
 use kith_jobs::{JOBS_MIGRATIONS, Jobs};
 use kith_kernel::{Actor, ApiKeyId, Ctx, RequestId, Sources, Timestamp, UserId};
 use kith_store::MigrationState::{Applied, Pending, Unknown};
@@ -147,12 +148,12 @@ impl App {
         log_level: Option<LogLevel>,
         Program { modules, build }: Program,
     ) -> Result<Self, StartError> {
-        let document = openapi::document(modules);
-        let openapi = openapi::to_value(&document);
+        let (document, operations) = openapi::document_with_operations(modules);
+        let document = Bytes::from(document);
         let passwords = Passwords::start(&config.auth, Arc::clone(&sources.random))?;
         let jobs = Jobs::new(db.clone(), sources.clone());
         let metrics = Metrics::new(
-            &document,
+            &operations,
             kinds(modules),
             db.clone(),
             jobs.clone(),
@@ -197,8 +198,8 @@ impl App {
             stop: Stop::default(),
             modules,
             build,
-            openapi: Asset::new("application/json", bytes::Bytes::from(openapi.to_string())),
-            body_schemas: BodySchemas::of(openapi),
+            openapi: Asset::new("application/json", document.clone()),
+            body_schemas: BodySchemas::new(document),
             clock,
             ahead,
             started: sources.clock.real_now(),

@@ -20,6 +20,9 @@ const SALT_BYTES: usize = 16;
 const BCRYPT: [&str; 3] = ["$2a$", "$2b$", "$2y$"];
 /// Passwords that may wait, for each thread: about ten seconds of work. Client networks are served in turn.
 const QUEUED_PER_THREAD: usize = 256;
+/// glibc always returns pieces that are larger than this to the system at once, smaller ones only before it has freed one
+/// of their size. Pages are taken when they are written to.
+const MIN_CAPACITY_BYTES: usize = 33 << 20;
 /// The least that the scheduler gives: whoever hashes has time.
 const NICE: i32 = 19;
 
@@ -265,6 +268,9 @@ impl Worker {
         len: usize,
     ) -> Result<Output, PasswordError> {
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
+        if self.memory.is_empty() {
+            self.memory.reserve_exact(MIN_CAPACITY_BYTES / Block::SIZE);
+        }
         self.memory.resize(params.block_count(), Block::default());
         let mut bytes = [0; Output::MAX_LENGTH];
         let out = bytes

@@ -2,8 +2,9 @@
 //! stops at the first fault.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
+use bytes::Bytes;
 use http::Method;
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::{ValidationError, Validator, draft202012};
@@ -18,9 +19,15 @@ const MAX_FAULTS: usize = 20;
 const MAX_BYTES: usize = 64 * 1024;
 const JSON: &str = "application/json";
 
-/// The schemas of request bodies, by method and path template. Each is compiled when it is first needed.
+/// The schemas of request bodies in an OpenAPI 3.1 document. It is parsed, and each schema compiled, when first needed.
 pub(crate) struct BodySchemas {
-    document: Arc<Value>,
+    document: Bytes,
+    parsed: OnceLock<Parsed>,
+}
+
+/// Schemas by method and path template.
+struct Parsed {
+    components: Value,
     by_operation: HashMap<(Method, String), Lazy>,
 }
 
@@ -31,8 +38,13 @@ struct Lazy {
 }
 
 impl BodySchemas {
-    /// The schemas in an OpenAPI 3.1 document.
-    pub fn of(document: Value) -> Self {
+    /// The schemas in `document`.
+    pub const fn new(document: Bytes) -> Self {
+        Self { document, parsed: OnceLock::new() }
+    }
+
+    fn parse(&self) -> Parsed {
+        let document: Value = serde_json::from_slice(&self.document).unwrap_or_default();
         let mut by_operation = HashMap::new();
         for (path, item) in document["paths"].as_object().into_iter().flatten() {
             for (method, operation) in item.as_object().into_iter().flatten() {
@@ -45,7 +57,7 @@ impl BodySchemas {
                 }
             }
         }
-        Self { document: Arc::new(json!({ "schemas": document["components"]["schemas"] })), by_operation }
+        Parsed { components: json!({ "schemas": document["components"]["schemas"] }), by_operation }
     }
 
     /// All faults of a body that cannot be read as its type, the one that was found while reading it among them. At most 20.
@@ -63,14 +75,17 @@ impl BodySchemas {
     }
 
     fn find(&self, method: &Method, path: &str, body: &[u8]) -> Option<Vec<FieldError>> {
-        let lazy = self.by_operation.get(&(method.clone(), path.to_owned()))?;
-        let validator = lazy.validator.get_or_init(|| self.compile(&lazy.schema)).as_ref()?;
+        let parsed = self.parsed.get_or_init(|| self.parse());
+        let lazy = parsed.by_operation.get(&(method.clone(), path.to_owned()))?;
+        let validator = lazy.validator.get_or_init(|| parsed.compile(&lazy.schema)).as_ref()?;
         let body: Value = serde_json::from_slice(body).ok()?;
         Some(validator.iter_errors(&body).take(MAX_FAULTS).flat_map(faults_of).collect())
     }
+}
 
+impl Parsed {
     fn compile(&self, schema: &Value) -> Option<Validator> {
-        let root = json!({ "allOf": [schema], "components": *self.document });
+        let root = json!({ "allOf": [schema], "components": self.components });
         let compiled = draft202012::options().offline().build(&root);
         compiled
             .inspect_err(|error| tracing::error!(%error, "a schema of the OpenAPI document is not valid"))
@@ -114,7 +129,7 @@ mod tests {
     use super::*;
 
     fn schemas() -> BodySchemas {
-        BodySchemas::of(json!({
+        let document = json!({
             "paths": { "/people": { "post": { "requestBody": { "content": { JSON: {
                 "schema": { "$ref": "#/components/schemas/Person" },
             } } } } } },
@@ -129,7 +144,8 @@ mod tests {
                 "required": ["name", "colour"],
                 "additionalProperties": false,
             } } },
-        }))
+        });
+        BodySchemas::new(document.to_string().into())
     }
 
     fn faults(body: &str) -> Vec<(String, &'static str)> {

@@ -46,7 +46,6 @@ pub(crate) use etag::tag_of;
 pub use etag::{Changed, Preconditions};
 pub use json::{Json, MergePatch, present, read_value};
 pub(crate) use limits::Time;
-pub(crate) use old_paths::SAME_AS;
 pub use old_paths::old_path;
 pub use page::PageAnswer;
 pub use path::{PathId, PathParams};

@@ -1,5 +1,7 @@
 //! The OpenAPI 3.1 document, made from the handlers themselves. What every operation has in common is added here.
 
+use std::thread;
+
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use kith_kernel::{ProblemCode, problems};
@@ -14,6 +16,7 @@ use utoipa::openapi::{
 
 use super::edge::is_secret;
 use super::limits::is_exempt;
+use super::old_paths::SAME_AS;
 use super::openapi_value;
 use super::problem::{FieldErrorBody, PROBLEM_JSON, ProblemBody};
 use crate::auth::PEOPLE_ONLY;
@@ -26,6 +29,44 @@ const BEARER: &str = "bearer";
 const API_KEY: &str = "api_key";
 const PROBLEM: &str = "ProblemBody";
 const FIELD_ERROR: &str = "FieldErrorBody";
+
+/// Operation of the document.
+#[derive(Clone, Debug)]
+pub struct OperationName {
+    /// Its method.
+    pub method: Method,
+    /// Its path, with parameters in braces.
+    pub template: String,
+    /// Path that it is another name of.
+    pub same_as: Option<String>,
+}
+
+/// Returns the document that describes `modules` as JSON, with the names of its operations.
+///
+/// Building it takes ten megabytes in small pieces. They are allocated by a thread of its own and all freed by it, so that the
+/// allocator returns them to the system; what is kept is written to buffers that are there before.
+pub fn document_with_operations(modules: &[&Module]) -> (String, Vec<OperationName>) {
+    let (mut json, mut lines) = (Vec::with_capacity(2 << 20), String::with_capacity(64 << 10));
+    let build = || {
+        let document = document(modules);
+        for (template, method, operation) in operations(&document) {
+            let same_as = operation.extensions.as_ref().and_then(|all| all.get(SAME_AS)?.as_str());
+            // Neither a path nor a method has a space.
+            lines.extend([method.as_str(), " ", template, " ", same_as.unwrap_or_default(), "\n"]);
+        }
+        serde_json::to_writer(&mut json, &to_value(&document)).expect("values can be written");
+    };
+    thread::scope(|scope| scope.spawn(build).join().expect("the document can be built"));
+    json.shrink_to_fit();
+    let name = |line: &str| {
+        let mut parts = line.splitn(3, ' ');
+        let (method, template, same_as) = (parts.next()?, parts.next()?, parts.next()?);
+        let same_as = Some(same_as.to_owned()).filter(|path| !path.is_empty());
+        Some(OperationName { method: method.parse().ok()?, template: template.to_owned(), same_as })
+    };
+    let names = lines.lines().filter_map(name).collect();
+    (String::from_utf8(json).expect("JSON is UTF-8"), names)
+}
 
 /// The document for `modules`.
 pub fn document(modules: &[&Module]) -> OpenApi {

@@ -21,7 +21,6 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use utoipa::openapi::OpenApi;
 
 use super::job_metrics::JobMetrics;
 use super::process::{self, Figure};
@@ -29,8 +28,7 @@ use super::{disk_free, resident_bytes};
 use crate::auth::PasswordCounts;
 use crate::clock::NodeClock;
 use crate::health::existing;
-use crate::http::SAME_AS;
-use crate::http::openapi::operations;
+use crate::http::openapi::OperationName;
 
 /// Where requests are counted that no route takes.
 const NO_ROUTE: &str = "(none)";
@@ -128,9 +126,9 @@ type Requests = Family<StatusLabels, Counter>;
 type Durations = Family<RouteLabels, Histogram, fn() -> Histogram>;
 
 impl Metrics {
-    /// Metrics for the operations of `document` and for the parts given.
+    /// Metrics for `operations` and for the parts given.
     pub(crate) fn new(
-        document: &OpenApi,
+        operations: &[OperationName],
         kinds: impl Iterator<Item = &'static str>,
         db: Store,
         jobs: Jobs,
@@ -167,10 +165,9 @@ impl Metrics {
         registry.register_collector(Box::new(Gauges { db, passwords, clock, started, folder }));
 
         let mut routes = vec![RouteMetrics::new(&requests, &durations, None, NO_ROUTE)];
-        for (template, method, operation) in operations(document) {
-            let same_as = operation.extensions.as_ref().and_then(|all| all.get(SAME_AS)?.as_str());
-            let route = RouteMetrics::new(&requests, &durations, Some(method), template);
-            routes.push(RouteMetrics { same_as: same_as.map(str::to_owned), ..route });
+        for OperationName { method, template, same_as } in operations {
+            let route = RouteMetrics::new(&requests, &durations, Some(method.clone()), template);
+            routes.push(RouteMetrics { same_as: same_as.clone(), ..route });
         }
         Self {
             registry,

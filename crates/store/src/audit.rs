@@ -347,9 +347,6 @@ pub(crate) fn verify_page(q: &Query<'_>, keyring: &AuditKeyring, from: &Seal) ->
         }
     }
     let more = links.len() as i64 == VERIFY_PAGE;
-    if !more && unsealed(q)? > 0 {
-        return Err(Error::fault("the audit log has entries that no link seals"));
-    }
     Ok(Verified { unkeyed: keys.unkeyed(seal.n), seal, more })
 }
 
@@ -359,14 +356,27 @@ pub(crate) fn link_hash(q: &Query<'_>, n: i64) -> Result<Option<[u8; 32]>, Error
     found.map(hash).transpose()
 }
 
-/// Entries without a seal that must have one: below the sequencer's mark, or all where transactions do not overlap.
-fn unsealed(q: &Query<'_>) -> Result<i64, Error> {
-    let count = q.one(
-        "SELECT COUNT(*) FROM audit_entries a
-         WHERE a.tx < COALESCE((SELECT low_tx FROM sequencer WHERE id = 1), 1)
-           AND NOT EXISTS (SELECT 1 FROM audit_seals s WHERE s.entry_id = a.id)",
-        &[],
-        |row| row.get(0),
+/// Checks that entries with ids from `from`, at most a page of them, have a link if they must: those below the sequencer's
+/// mark, or all where transactions do not overlap. Returns the last id, or none behind the last page.
+///
+/// # Errors
+/// [`Error::Fault`] if one has no link.
+pub(crate) fn check_sealed(q: &Query<'_>, from: Option<Uuid>) -> Result<Option<Uuid>, Error> {
+    let from = from.map(|id| id.to_string()).unwrap_or_default();
+    let entries = q.all(
+        "SELECT a.id, a.tx < COALESCE((SELECT low_tx FROM sequencer WHERE id = 1), 1)
+             AND NOT EXISTS (SELECT 1 FROM audit_seals s WHERE s.entry_id = a.id)
+         FROM audit_entries a WHERE a.id >= $1 ORDER BY a.id LIMIT $2",
+        params![from, VERIFY_PAGE],
+        |row| Ok((row.get::<Uuid>(0)?, row.get::<bool>(1)?)),
     )?;
-    Ok(count.unwrap_or(0))
+    if entries.iter().any(|(_, lacks_link)| *lacks_link) {
+        return Err(Error::fault("the audit log has entries that no link seals"));
+    }
+    Ok(entries.last().filter(|_| entries.len() as i64 == VERIFY_PAGE).map(|(id, _)| *id))
+}
+
+/// Entry that the first link behind `n` seals.
+pub(crate) fn entry_behind(q: &Query<'_>, n: i64) -> Result<Option<Uuid>, Error> {
+    q.one("SELECT entry_id FROM audit_seals WHERE n > $1 ORDER BY n LIMIT 1", params![n], |row| row.get(0))
 }

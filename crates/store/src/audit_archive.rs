@@ -99,8 +99,8 @@ pub(crate) fn is_recorded(q: &Query<'_>, to: &AuditHead) -> Result<bool, Error> 
 
 fn records(q: &Query<'_>) -> Result<Vec<AuditHead>, Error> {
     let objects = q.all(
-        "SELECT a.object FROM audit_entries a JOIN audit_seals s ON s.entry_id = a.id WHERE a.action = $1",
-        params![AUDIT_ARCHIVED],
+        "SELECT a.object FROM audit_entries a JOIN audit_seals s ON s.entry_id = a.id WHERE a.action = 'audit.archived'",
+        &[],
         |row| row.get::<String>(0),
     )?;
     Ok(objects.iter().filter_map(|object| object.parse().ok()).collect())

@@ -58,12 +58,25 @@ pub(crate) fn audit_tail(q: &Query<'_>, keyring: &AuditKeyring, limit: i64) -> R
     let fault = loop {
         match audit::verify_page(q, keyring, &seal) {
             Ok(verified) if verified.more => seal = verified.seal,
-            Ok(_) => break None,
+            Ok(_) => break check_sealed(q, before)?,
             Err(Error::Fault(why)) => break Some(why.to_string()),
             Err(other) => return Err(other),
         }
     };
     Ok(AuditTail { links, recomputed: links - before, fault })
+}
+
+/// Why entries as new as those of the links behind `before` are not sealed as they must be.
+fn check_sealed(q: &Query<'_>, before: i64) -> Result<Option<String>, Error> {
+    let mut from = audit::entry_behind(q, before)?;
+    loop {
+        match audit::check_sealed(q, from) {
+            Ok(None) => return Ok(None),
+            Ok(last) => from = last,
+            Err(Error::Fault(why)) => return Ok(Some(why.to_string())),
+            Err(other) => return Err(other),
+        }
+    }
 }
 
 impl Query<'_> {

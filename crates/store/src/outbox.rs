@@ -18,6 +18,11 @@ pub const STORE_MIGRATIONS: ModuleMigrations = ModuleMigrations {
     migrations: &[
         Migration { version: 1, name: "trace", sql: include_str!("../migrations/0001_trace.sql") },
         Migration { version: 2, name: "audit_keys", sql: include_str!("../migrations/0002_audit_keys.sql") },
+        Migration {
+            version: 3,
+            name: "audit_archives",
+            sql: include_str!("../migrations/0003_audit_archives.sql"),
+        },
     ],
 };
 
@@ -122,13 +127,14 @@ fn read_sequenced(row: &Row<'_>) -> Result<SequencedEvent, Error> {
 
 /// When the oldest event was emitted that has no position yet, on PostgreSQL. Every node asks several times a second.
 pub(crate) fn oldest_unplaced(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
-    // A parameter and not a subquery: PostgreSQL would expect a third of the table and hash all positions.
+    // A parameter and not a subquery, and a subquery and not `NOT EXISTS`: PostgreSQL would expect a third of the table and
+    // hash all positions.
     let low_tx: Option<i64> = q.one("SELECT low_tx FROM sequencer WHERE id = 1", &[], |row| row.get(0))?;
     let oldest = q.one(
         "SELECT MIN(o.at) FROM outbox o
          WHERE o.tx >= $1 AND o.tx > 0
            AND o.tx < CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT)
-           AND NOT EXISTS (SELECT 1 FROM outbox_positions p WHERE p.event_id = o.id)",
+           AND (SELECT p.position FROM outbox_positions p WHERE p.event_id = o.id) IS NULL",
         params![low_tx.unwrap_or(0)],
         |row| row.get(0),
     )?;

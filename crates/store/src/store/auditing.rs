@@ -28,9 +28,20 @@ impl Store {
                 self.export(move |q| audit::verify_page(q, &keyring, &from)).await?;
             last = seal;
             if !more {
+                self.check_all_sealed().await?;
                 let archived = AuditHead { links: base.n, hash: base.hash };
                 self.export(move |q| audit_archive::check_base(q, &base)).await?;
                 return Ok(AuditChain { links: last.n, head: last.hash, unkeyed, archived });
+            }
+        }
+    }
+
+    async fn check_all_sealed(&self) -> Result<(), Error> {
+        let mut from = None;
+        loop {
+            from = self.export(move |q| audit::check_sealed(q, from)).await?;
+            if from.is_none() {
+                return Ok(());
             }
         }
     }

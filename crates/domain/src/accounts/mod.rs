@@ -57,6 +57,11 @@ pub static MODULE: Module = Module {
             name: "ascii_domains",
             sql: include_str!("migrations/0005_ascii_domains.sql"),
         },
+        Migration {
+            version: 6,
+            name: "expiry_indexes",
+            sql: include_str!("migrations/0006_expiry_indexes.sql"),
+        },
     ],
     problems: http::PROBLEMS,
     events: events::KINDS,

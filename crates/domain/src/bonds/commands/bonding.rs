@@ -103,7 +103,7 @@ fn lock_bond(tx: &Tx<'_>, user: UserId) -> Result<Option<Living>, Error> {
 }
 
 fn end(tx: &Tx<'_>, ctx: &Ctx, bond: Living, by: UserId, reason: Option<&str>) -> Result<(), Error> {
-    rows::end_bond(tx, bond.id, by, reason, ctx.now)?;
+    rows::end_bond(tx, &bond, by, reason, ctx.now)?;
     tx.audit(ctx, "bond.ended", bond.id);
     tx.emit(ctx, events::bond_ended(bond.id, bond.users));
     Ok(())

@@ -121,7 +121,7 @@ pub fn find_living(q: &Query<'_>, user: UserId) -> Result<Option<Living>, Error>
 /// Ends the bond, vacates both slots, and keeps who ended it and why, and what the two were called.
 pub fn end_bond(
     tx: &Tx<'_>,
-    bond: BondId,
+    bond: &Living,
     by: UserId,
     reason: Option<&str>,
     now: Timestamp,
@@ -132,13 +132,14 @@ pub fn end_bond(
              name_a = (SELECT display_name FROM users WHERE id = user_a),
              name_b = (SELECT display_name FROM users WHERE id = user_b)
          WHERE id = $1",
-        params![bond, now],
+        params![bond.id, now],
     )?;
-    tx.exec("DELETE FROM bond_slots WHERE bond_id = $1", params![bond])?;
+    let [a, b] = bond.users;
+    tx.exec("DELETE FROM bond_slots WHERE user_id IN ($1, $2) AND bond_id = $3", params![a, b, bond.id])?;
     tx.exec(
         "INSERT INTO breakups (bond_id, restorations, ended_at, ended_by, reason)
          SELECT id, restorations, $2, $3, $4 FROM bonds WHERE id = $1",
-        params![bond, now, by, reason],
+        params![bond.id, now, by, reason],
     )?;
     Ok(())
 }

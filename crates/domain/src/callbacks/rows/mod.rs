@@ -101,6 +101,22 @@ pub fn find(q: &Query<'_>, id: CallbackId) -> Result<Option<KeptCallback>, Error
     )
 }
 
+macro_rules! list {
+    ($condition:literal) => {
+        concat!(
+            "SELECT id, endpoint_id, url, method, state, reason, due_at, next_attempt_at, attempts, last_status,
+                 created_at, finished_at, recurring_id, job_id
+             FROM callbacks
+             WHERE ",
+            $condition,
+            " AND id < $1 AND (CAST($2 AS TEXT) IS NULL OR state = $2)
+                 AND (CAST($3 AS TEXT) IS NULL OR endpoint_id = $3)
+                 AND (CAST($4 AS TEXT) IS NULL OR recurring_id = $4)
+             ORDER BY id DESC LIMIT $5"
+        )
+    };
+}
+
 /// Callbacks older than `before`, the newest first. What is not asked for is NULL.
 pub fn list(
     q: &Query<'_>,
@@ -110,16 +126,14 @@ pub fn list(
     before: CallbackId,
     limit: i64,
 ) -> Result<Vec<Callback>, Error> {
-    q.all(
-        "SELECT id, endpoint_id, url, method, state, reason, due_at, next_attempt_at, attempts, last_status, created_at,
-             finished_at, recurring_id, job_id
-         FROM callbacks
-         WHERE id < $1 AND (CAST($2 AS TEXT) IS NULL OR state = $2) AND (CAST($3 AS TEXT) IS NULL OR endpoint_id = $3)
-             AND (CAST($4 AS TEXT) IS NULL OR recurring_id = $4)
-         ORDER BY id DESC LIMIT $5",
-        params![before, state.map(CallbackState::as_str), endpoint, recurring, limit],
-        read,
-    )
+    // The first condition has an index.
+    let sql = match (recurring, endpoint, state) {
+        (Some(_), ..) => list!("recurring_id = $4"),
+        (_, Some(_), _) => list!("endpoint_id = $3"),
+        (_, _, Some(_)) => list!("state = $2"),
+        (None, None, None) => list!("TRUE"),
+    };
+    q.all(sql, params![before, state.map(CallbackState::as_str), endpoint, recurring, limit], read)
 }
 
 fn read(row: &Row<'_>) -> Result<Callback, Error> {

@@ -84,8 +84,10 @@ fn condition((field, range): &Condition) -> [Param<'_>; 3] {
 
 /// Whether some item of the collection, in whichever space, is not indexed by this revision of its fields.
 pub fn has_stale(q: &Query<'_>, collection: &CollectionName, revision: i64) -> Result<bool, Error> {
-    let sql = "SELECT 1 FROM space_items WHERE collection = $1 AND indexed_by < $2 LIMIT 1";
-    Ok(q.one(sql, params![collection.as_str(), revision], |_| Ok(()))?.is_some())
+    // The smallest is the first of an index; `indexed_by < $2` would be looked for in the whole table.
+    let sql = "SELECT MIN(indexed_by) FROM space_items WHERE collection = $1";
+    let oldest: Option<i64> = q.one(sql, params![collection.as_str()], |row| row.get(0))?.flatten();
+    Ok(oldest.is_some_and(|oldest| oldest < revision))
 }
 
 pub fn insert_field(

@@ -118,6 +118,7 @@ impl<'c> Query<'c> {
     ) -> Result<(), Error> {
         self.guarded(|| {
             check_all(params)?;
+            record(self.is_postgres(), sql, params);
             match &self.session {
                 Session::Sqlite(session) => session.each(sql, params, take),
                 Session::Postgres(session) => session.each(sql, params, take),
@@ -131,6 +132,10 @@ impl<'c> Query<'c> {
             return Err(error.clone());
         }
         run().inspect_err(|error| *self.failure.borrow_mut() = Some(error.clone()))
+    }
+
+    fn is_postgres(&self) -> bool {
+        matches!(self.session, Session::Postgres(_))
     }
 
     /// The first statement's error, if one failed.
@@ -151,6 +156,7 @@ impl<'c> Tx<'c> {
     pub fn exec(&self, sql: &'static str, params: &[Param<'_>]) -> Result<u64, Error> {
         self.guarded(|| {
             check_all(params)?;
+            record(self.is_postgres(), sql, params);
             match &self.query.session {
                 Session::Sqlite(session) => session.exec(sql, params),
                 Session::Postgres(session) => session.exec(sql, params),
@@ -240,7 +246,7 @@ impl<'c> Tx<'c> {
 
     /// Whether several processes may use the database, so that a statement costs a round trip.
     pub(crate) fn is_shared(&self) -> bool {
-        matches!(self.query.session, Session::Postgres(_))
+        self.is_postgres()
     }
 
     pub(crate) fn take_trace(&self) -> Trace {
@@ -254,3 +260,12 @@ impl<'c> Deref for Tx<'c> {
         &self.query
     }
 }
+
+/// Records a statement for `cargo xtask plans`.
+#[cfg(feature = "testing")]
+pub(crate) fn record(is_postgres: bool, sql: &'static str, params: &[Param<'_>]) {
+    crate::testing::record(is_postgres, sql, params);
+}
+
+#[cfg(not(feature = "testing"))]
+pub(crate) const fn record(_: bool, _: &'static str, _: &[Param<'_>]) {}

@@ -11,6 +11,7 @@ mod lint;
 mod load;
 mod mutants;
 mod openapi;
+mod plans;
 mod reliability;
 mod setup;
 mod smoke;
@@ -30,7 +31,7 @@ use clap::Parser;
 enum Task {
     /// Installs what tests and lints need (Debian, Ubuntu), or says what that is
     Setup,
-    /// Runs the whole suite, on SQLite and on a PostgreSQL server that it starts, then `fuzz`
+    /// Runs the whole suite, on SQLite and on a PostgreSQL server that it starts, then `plans` and `fuzz`
     Test(test::Args),
     /// Sends whatever can be sent: to a running server, or to the parsers alone
     Fuzz(fuzz::Args),
@@ -46,6 +47,8 @@ enum Task {
     Check,
     /// Writes docs/openapi.json, or compares it
     Openapi(openapi::Args),
+    /// Runs recorded statements on large tables and fails if one reads much more than it returns
+    Plans(plans::Args),
     /// Kills and power cuts during acknowledged writes; nothing acknowledged may be lost
     #[command(subcommand)]
     Chaos(chaos::Chaos),
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Task::Lint => done(lint::lint()),
         Task::Check => lint::check(),
         Task::Openapi(args) => done(openapi::openapi(&args)),
+        Task::Plans(args) => done(plans::plans(&args)),
         Task::Chaos(which) => done(chaos::chaos(&which)),
         Task::Bench(args) => done(bench::bench(&args)),
         Task::Attack(args) => done(attack::attack(&args)),

@@ -9,6 +9,7 @@ use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 
 use crate::evidence::{self, Tests};
 use crate::fuzz::api;
+use crate::plans;
 use crate::workspace::cargo;
 
 /// What to test.
@@ -22,7 +23,8 @@ pub struct Args {
     cargo_args: Vec<String>,
 }
 
-/// Runs the suite; the exit code is `cargo test`'s. The whole suite ends with [`api::fuzz`].
+/// Runs the suite; the exit code is `cargo test`'s. The whole suite ends with
+/// [`plans::judge_recorded`] and [`api::fuzz`].
 pub fn test(args: &Args) -> Result<ExitCode> {
     let mut suite = cargo()?;
     // Every binary runs, so that one run tells of every failure.
@@ -35,11 +37,15 @@ pub fn test(args: &Args) -> Result<ExitCode> {
     databases.tell(&mut suite);
     let trials = tempfile::NamedTempFile::new().context("no temporary file")?;
     suite.env("KITH_TEST_TRIALS", trials.path());
+    // A part of the suite is a part; without PostgreSQL it is for the loop.
+    let is_whole = !args.sqlite_only && args.cargo_args.is_empty();
+    if is_whole {
+        plans::record(&mut suite)?;
+    }
     let before = evidence::sources()?;
     let (status, tests) = run(&mut suite)?;
     drop(databases);
-    // A part of the suite is a part; without PostgreSQL it is for the loop.
-    if !args.sqlite_only && args.cargo_args.is_empty() {
+    if is_whole {
         let lines = std::fs::read_to_string(trials.path()).context("the trials that tests noted")?;
         let trials =
             lines.lines().map(serde_json::from_str).collect::<Result<_, _>>().context(lines.clone())?;
@@ -50,6 +56,7 @@ pub fn test(args: &Args) -> Result<ExitCode> {
             eprintln!("the sources have changed meanwhile: this run shows nothing of either state");
         }
         if status.success() {
+            plans::judge_recorded()?;
             api::fuzz()?;
         }
     }

@@ -18,7 +18,8 @@ use crate::audit_keys::AuditKeys;
 use crate::sequencer::{Heads, Placed, Unplaced};
 use crate::stats::StoreStats;
 use crate::threads::Threads;
-use crate::tx::Session as AnySession;
+use crate::tx::{Session as AnySession, record};
+use crate::value::Param;
 use crate::{Error, Query, Row, Tx, outbox};
 
 /// How long to wait at most before looking for work nobody announced, and for the lock of a dead sequencer.
@@ -248,6 +249,9 @@ impl<'s> Direct<'s> {
         let oldest = self.link.prepare(OLDEST_RUNNING)?;
         let events = self.link.prepare(UNPLACED_EVENTS)?;
         let entries = self.link.prepare(UNSEALED_ENTRIES)?;
+        for sql in [UNPLACED_EVENTS, UNSEALED_ENTRIES] {
+            record(true, sql, &[Param::Int(lead.low_tx), Param::Int(PASS), Param::Bool(lead.catching_up)]);
+        }
         let client = &self.link.client;
         let ((), oldest, events, entries, ()) = self.link.wait(try_join5(
             client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
@@ -320,19 +324,21 @@ const OLDEST_RUNNING: &str = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snaps
 /// Found by the absence of a position, in the order of transactions: for one subject that is commit order, because a
 /// command locks its subject before it writes, and a transaction gets its number with its first write.
 ///
+/// A subquery that gives a value is run for each row; `NOT EXISTS` would hash all places that were ever given.
+///
 /// Rows that were restored from another server carry its numbers, which may lie ahead of this one's: those are placed
 /// once, while catching up, and left out afterwards.
 const UNPLACED_EVENTS: &str = "SELECT o.id, o.recipients FROM outbox o
      WHERE o.tx >= $1 AND o.tx > 0
        AND ($3 OR o.tx < CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT))
-       AND NOT EXISTS (SELECT 1 FROM outbox_positions p WHERE p.event_id = o.id)
+       AND (SELECT p.position FROM outbox_positions p WHERE p.event_id = o.id) IS NULL
      ORDER BY o.tx, o.ordinal LIMIT $2";
 
 const UNSEALED_ENTRIES: &str =
     "SELECT a.id, a.at, a.actor, a.action, a.object, a.request_id, a.details_hash FROM audit_entries a
      WHERE a.tx >= $1 AND a.tx > 0
        AND ($3 OR a.tx < CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT))
-       AND NOT EXISTS (SELECT 1 FROM audit_seals s WHERE s.entry_id = a.id)
+       AND (SELECT s.n FROM audit_seals s WHERE s.entry_id = a.id) IS NULL
      ORDER BY a.tx, a.ordinal LIMIT $2";
 
 /// What has no place yet, as one state of the database shows it.

@@ -110,10 +110,13 @@ fn with_database(url: &str, name: &str) -> String {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
-        if let Place::Server { admin_url, name } = &self.place {
-            let (url, sql) = (admin_url.clone(), format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));
-            // Left behind if the server is gone, and then it does not matter.
-            let _ = std::thread::spawn(move || crate::postgres::run_once(&url, &sql)).join();
+        match &self.place {
+            Place::Folder(folder) => super::recorder::keep_database(folder.path()),
+            Place::Server { admin_url, name } => {
+                let (url, sql) = (admin_url.clone(), format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));
+                // Left behind if the server is gone, and then it does not matter.
+                let _ = std::thread::spawn(move || crate::postgres::run_once(&url, &sql)).join();
+            }
         }
     }
 }

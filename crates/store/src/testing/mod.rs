@@ -2,9 +2,12 @@
 
 mod databases;
 mod faults;
+mod recorder;
 pub mod server;
 
 pub use crate::test_vault::TestVault;
 pub use databases::TestDatabase;
 pub use faults::Fault;
 pub(crate) use faults::Faults;
+pub(crate) use recorder::record;
+pub use recorder::{PLANS_FOLDER, RecordedParam, RecordedStatement};

@@ -1,0 +1,132 @@
+//! Records the statements that tests run, with their parameters, and keeps the databases they ran on, for
+//! `cargo xtask plans`. Active where `KITH_TEST_PLANS` names a folder.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::bulk::Values;
+use crate::value::Param;
+
+/// Environment variable that names the folder.
+pub const PLANS_FOLDER: &str = "KITH_TEST_PLANS";
+
+/// Parameters recorded for each statement of each engine.
+const MAX_SAMPLES: usize = 6;
+
+/// A statement as it was run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RecordedStatement {
+    /// Whether it ran on PostgreSQL.
+    pub is_postgres: bool,
+    /// Text with `$1`, `$2`, ….
+    pub sql: String,
+    /// Values for the placeholders, in order.
+    pub params: Vec<RecordedParam>,
+}
+
+/// The value of a parameter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum RecordedParam {
+    /// NULL.
+    Null,
+    /// TEXT.
+    Text(String),
+    /// BIGINT.
+    Int(i64),
+    /// BOOLEAN.
+    Bool(bool),
+    /// DOUBLE PRECISION.
+    Float(f64),
+    /// BYTEA.
+    Bytes(Vec<u8>),
+    /// An array of BIGINT.
+    Ints(Vec<Option<i64>>),
+    /// An array of TEXT.
+    Texts(Vec<Option<String>>),
+}
+
+impl From<&Param<'_>> for RecordedParam {
+    fn from(param: &Param<'_>) -> Self {
+        match *param {
+            Param::Null => Self::Null,
+            Param::Text(text) => Self::Text(text.to_owned()),
+            Param::Id(id) => Self::Text(id.to_string()),
+            Param::Int(n) => Self::Int(n),
+            Param::Bool(b) => Self::Bool(b),
+            Param::Float(x) => Self::Float(x),
+            Param::Bytes(bytes) => Self::Bytes(bytes.to_vec()),
+            Param::Many(Values::Ints(all)) => Self::Ints(all.iter().copied().map(Some).collect()),
+            Param::Many(Values::MaybeInts(all)) => Self::Ints(all.to_vec()),
+            Param::Many(Values::Texts(all)) => {
+                Self::Texts(all.iter().map(|text| Some((*text).to_owned())).collect())
+            }
+            Param::Many(Values::MaybeTexts(all)) => {
+                Self::Texts(all.iter().map(|text| text.map(str::to_owned)).collect())
+            }
+        }
+    }
+}
+
+struct Recorder {
+    folder: PathBuf,
+    file: Mutex<File>,
+    samples: Mutex<HashMap<(bool, &'static str), usize>>,
+    databases: AtomicU32,
+}
+
+static RECORDER: OnceLock<Option<Recorder>> = OnceLock::new();
+
+fn recorder() -> Option<&'static Recorder> {
+    RECORDER.get_or_init(|| std::env::var_os(PLANS_FOLDER).and_then(|at| Recorder::new(at.into()))).as_ref()
+}
+
+impl Recorder {
+    /// A file of its own for each process.
+    fn new(folder: PathBuf) -> Option<Self> {
+        let file = File::create(folder.join(format!("{}.jsonl", std::process::id()))).ok()?;
+        Some(Self { folder, file: Mutex::new(file), samples: Mutex::default(), databases: AtomicU32::new(0) })
+    }
+
+    fn record(&self, is_postgres: bool, sql: &'static str, params: &[Param<'_>]) {
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = samples.entry((is_postgres, sql)).or_default();
+        if *count == MAX_SAMPLES {
+            return;
+        }
+        *count += 1;
+        drop(samples);
+        let params = params.iter().map(RecordedParam::from).collect();
+        let statement = RecordedStatement { is_postgres, sql: sql.to_owned(), params };
+        let mut line = serde_json::to_vec(&statement).expect("plain data");
+        line.push(b'\n');
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line).expect("a disk with room");
+    }
+}
+
+/// Records a statement, if statements are recorded.
+pub(crate) fn record(is_postgres: bool, sql: &'static str, params: &[Param<'_>]) {
+    if let Some(recorder) = recorder() {
+        recorder.record(is_postgres, sql, params);
+    }
+}
+
+/// Keeps the SQLite database in `folder`, which its test is done with, if statements are recorded.
+pub(crate) fn keep_database(folder: &Path) {
+    let Some(recorder) = recorder() else { return };
+    let n = recorder.databases.fetch_add(1, Ordering::Relaxed);
+    let kept = recorder.folder.join(format!("{}.{n}", std::process::id()));
+    // A test may have removed its folder, or put something else there.
+    if fs::create_dir(&kept).is_ok() {
+        for file in ["kith.db", "kith.db-wal"] {
+            let (from, to) = (folder.join(file), kept.join(file));
+            // The temporary folder may be on another disk.
+            let _ = fs::rename(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop));
+        }
+    }
+}

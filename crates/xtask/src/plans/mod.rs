@@ -1,0 +1,167 @@
+//! `cargo xtask plans`: whether any statement that tests run reads much more than it returns once tables are large.
+//!
+//! `cargo xtask test` records statements, parameters and rows. This command fills both databases with copies of these
+//! rows and runs every statement again, each undone.
+
+mod clones;
+mod judge;
+mod postgres;
+mod sources;
+mod sqlite;
+mod world;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{fs, thread};
+
+use anyhow::{Context as _, Result, bail};
+use kith_store::testing::PLANS_FOLDER;
+use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
+
+use crate::kith::{self, Start};
+use crate::smoke::Mode;
+use crate::workspace::{root, run};
+use clones::Original;
+use judge::Report;
+use world::{Statements, Table, Value};
+
+/// Which statements to judge.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Rows of each table
+    #[arg(long, default_value_t = 100_000)]
+    rows: usize,
+    /// Folder that a test run has recorded; `target/plans` unless given
+    #[arg(long)]
+    recorded: Option<PathBuf>,
+}
+
+/// Segments of one shape; the first two are filled.
+const LIKE_OTHERS: [&str; 2] = ["job_history_segment_", "job_log_segment_"];
+
+/// Tables whose rows grow with the configuration or the number of processes, not with use.
+const SMALL: &[&str] = &[
+    "audit_keys",
+    "job_kinds",
+    "job_queues",
+    "job_ring",
+    "observed_time",
+    "schema_migrations",
+    "sequencer",
+    "server_starts",
+    "signing_keys",
+    "subscribers",
+];
+
+/// Rows of each table after a test run: a fifth of the time, and a scan of them is still twenty times what is allowed.
+const ROWS_IN_CI: usize = 20_000;
+
+/// Judges every statement; fails if one reads too much.
+pub fn plans(args: &Args) -> Result<()> {
+    let recorded = match &args.recorded {
+        Some(folder) => folder.clone(),
+        None => recorded_folder()?,
+    };
+    let statements = world::statements(&recorded, &sources::of_tests(&root()?)?)
+        .context("nothing is recorded; run `cargo xtask test` first")?;
+    let scratch = tempfile::tempdir()?;
+    let binary = kith::build(Mode::SMOKE)?;
+    let empty = |name: &str, database: Option<String>| -> Result<PathBuf> {
+        let data = scratch.path().join(name);
+        let start = Start { binary: binary.clone(), data: data.clone(), database, ..Start::default() };
+        run(&mut start.command(&["migrate", "up"]))?;
+        Ok(data.join("kith.db"))
+    };
+    let tables = world::tables(&recorded, &empty("world", None)?, i64::try_from(args.rows)?)?;
+    let server = PostgresServer::start(PostgresServerOptions::default())?;
+    let url = server.url("postgres");
+    empty("postgres", Some(url.clone()))?;
+    let reports = judge_both(&empty("sqlite", None)?, &url, &tables, &statements, args.rows)?;
+    show(&tables, &reports)
+}
+
+/// Lets `suite` record into the usual folder, which is emptied before.
+pub fn record(suite: &mut Command) -> Result<()> {
+    let folder = recorded_folder()?;
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    suite.env(PLANS_FOLDER, folder);
+    Ok(())
+}
+
+/// Judges what the last test run has recorded, with fewer rows than [`plans`] does by itself, and removes the recordings.
+pub fn judge_recorded() -> Result<()> {
+    plans(&Args { rows: ROWS_IN_CI, recorded: None })?;
+    Ok(fs::remove_dir_all(recorded_folder()?)?)
+}
+
+fn recorded_folder() -> Result<PathBuf> {
+    Ok(root()?.join("target/plans"))
+}
+
+fn judge_both(
+    file: &Path,
+    url: &str,
+    tables: &[Table],
+    statements: &Statements,
+    rows: usize,
+) -> Result<[Report; 2]> {
+    thread::scope(|scope| {
+        let sqlite = scope.spawn(|| sqlite::judge(file, tables, &statements.sqlite, rows));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let postgres = runtime.block_on(postgres::judge(url, tables, &statements.postgres, rows))?;
+        Ok([sqlite.join().expect("no panic")?, postgres])
+    })
+}
+
+fn is_filled(table: &str) -> bool {
+    let is_like_others = LIKE_OTHERS.iter().filter_map(|start| table.strip_prefix(start)).any(|n| n > "1");
+    !SMALL.contains(&table) && !is_like_others
+}
+
+/// All rows of a table: those recorded, and copies of them until there are `rows`.
+fn filled(table: &Table, rows: usize) -> impl Iterator<Item = Vec<Value>> + '_ {
+    let originals: Vec<_> = table.rows.iter().map(|row| Original::new(table, row)).collect();
+    let is_filled = is_filled(&table.name) && !originals.is_empty();
+    let missing = if is_filled { rows.saturating_sub(originals.len()) } else { 0 };
+    let copies = (0..missing).map(move |n| {
+        let count = originals.len();
+        originals[n % count].copy(i64::try_from(n / count + 1).unwrap_or(i64::MAX))
+    });
+    table.rows.iter().cloned().chain(copies)
+}
+
+fn show(tables: &[Table], reports: &[Report; 2]) -> Result<()> {
+    let empty: Vec<_> =
+        tables.iter().filter(|table| table.rows.is_empty() && is_filled(&table.name)).collect();
+    for table in empty {
+        println!("no rows were recorded of {}", table.name);
+    }
+    let mut excesses = 0;
+    for report in reports {
+        println!("{} statements judged", report.judged);
+        for (sql, error) in &report.failed {
+            println!("not judged: {error}: {}", judge::plain(sql));
+        }
+        for finding in &report.findings {
+            let reason = judge::reason(&finding.sql);
+            excesses += usize::from(reason.is_none());
+            println!(
+                "\n{} {}: {} (x{:.0}){}\n{}\n{}",
+                finding.engine,
+                finding.mode,
+                finding.cost,
+                finding.cost.excess(),
+                reason.map(|reason| format!(", allowed: {reason}")).unwrap_or_default(),
+                judge::plain(&finding.sql),
+                finding.plan
+            );
+        }
+    }
+    if excesses > 0 {
+        bail!("{excesses} statements read much more than they return");
+    }
+    Ok(())
+}

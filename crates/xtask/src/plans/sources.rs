@@ -1,0 +1,51 @@
+//! Texts of tests and migrations: statements that stand in them are not the product's.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::judge::plain;
+
+/// The texts of all tests and migrations below `root`, with single spaces.
+pub fn of_tests(root: &Path) -> Result<String> {
+    let mut texts = String::new();
+    for folder in ["tests", "crates"] {
+        collect(&root.join(folder), folder == "tests", &mut texts)?;
+    }
+    Ok(texts)
+}
+
+fn collect(folder: &Path, all: bool, texts: &mut String) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if path.is_dir() {
+            collect(&path, all || matches!(name, "tests" | "testing" | "benches" | "migrations"), texts)?;
+        } else if all || name.ends_with("tests.rs") {
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            texts.push_str(&plain(&text.replace("\\\"", "\"")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_of_tests_are_known() {
+        let folder = tempfile::tempdir().unwrap();
+        for inner in ["tests", "crates/a/src", "crates/a/migrations"] {
+            fs::create_dir_all(folder.path().join(inner)).unwrap();
+        }
+        let write = |file: &str, text: &str| fs::write(folder.path().join(file), text).unwrap();
+        write("tests/a.rs", "q.one(\"SELECT 1\n    FROM \\\"a\\\"\")");
+        write("crates/a/src/rows.rs", "SELECT 2");
+        write("crates/a/migrations/1.sql", "SELECT 3;");
+        let texts = of_tests(folder.path()).unwrap();
+        assert!(texts.contains(&plain("SELECT 1 FROM  \"a\"")) && texts.contains("SELECT 3"));
+        assert!(!texts.contains("SELECT 2"));
+    }
+}

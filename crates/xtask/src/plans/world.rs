@@ -1,0 +1,202 @@
+//! What a test run recorded: statements with their parameters, and the rows of all its SQLite databases.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use kith_store::testing::{RecordedParam, RecordedStatement};
+use rusqlite::Connection;
+
+use super::judge::plain;
+
+/// A value as SQLite keeps it.
+pub use rusqlite::types::Value;
+
+/// Columns that refer to rows by number, and the table whose `id` they name.
+const REFERENCES: &[(&str, &str)] = &[
+    ("awaited", "jobs"),
+    ("job", "jobs"),
+    ("job_id", "jobs"),
+    ("waiter", "jobs"),
+    ("worker", "job_workers"),
+];
+
+/// A table, and the rows that were recorded of it.
+#[derive(Debug)]
+pub struct Table {
+    pub name: String,
+    pub columns: Vec<String>,
+    /// Columns of each unique index, the primary key among them, by their numbers.
+    pub unique: Vec<Vec<usize>>,
+    /// Columns that refer to rows of other tables by number.
+    pub references: Vec<usize>,
+    /// For each column, the distance between one copy's numbers and the next one's.
+    pub strides: Vec<i64>,
+    pub rows: Vec<Vec<Value>>,
+}
+
+/// A statement and the parameters that it is tried with.
+pub struct Statement {
+    pub sql: String,
+    pub samples: Vec<Vec<RecordedParam>>,
+}
+
+/// Statements by engine. A text that ran on both is tried on both with the parameters of SQLite, whose rows are there.
+pub struct Statements {
+    pub sqlite: Vec<Statement>,
+    pub postgres: Vec<Statement>,
+}
+
+/// Reads what `folder` has recorded, except for statements that stand in `of_tests`.
+pub fn statements(folder: &Path, of_tests: &str) -> Result<Statements> {
+    let mut by_engine = [BTreeMap::<String, Vec<_>>::new(), BTreeMap::new()];
+    for file in fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()? {
+        if file.path().extension().is_none_or(|ending| ending != "jsonl") {
+            continue;
+        }
+        // The last line of a process that was killed may be cut.
+        let lines = fs::read_to_string(file.path())?;
+        for statement in lines.lines().filter_map(|line| serde_json::from_str::<RecordedStatement>(line).ok())
+        {
+            let samples = by_engine[usize::from(statement.is_postgres)].entry(statement.sql).or_default();
+            if !samples.contains(&statement.params) {
+                samples.push(statement.params);
+            }
+        }
+    }
+    let [sqlite, mut postgres] = by_engine;
+    for (sql, samples) in &mut postgres {
+        if let Some(known) = sqlite.get(sql) {
+            samples.clone_from(known);
+        }
+    }
+    let all = |statements: BTreeMap<String, Vec<_>>| {
+        let of_product = statements.into_iter().filter(|(sql, _)| !of_tests.contains(&plain(sql)));
+        of_product.map(|(sql, samples)| Statement { sql, samples }).collect()
+    };
+    Ok(Statements { sqlite: all(sqlite), postgres: all(postgres) })
+}
+
+/// Reads the rows of all databases that `folder` has recorded into the tables of `empty`, a migrated database.
+pub fn tables(folder: &Path, empty: &Path, max_rows: i64) -> Result<Vec<Table>> {
+    let world = Connection::open(empty)?;
+    world
+        .execute_batch("PRAGMA foreign_keys = OFF; PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY")?;
+    let names = names_of(&world, "main")?;
+    for database in databases(folder)? {
+        merge(&world, &names, &database, max_rows).with_context(|| database.display().to_string())?;
+    }
+    let mut tables: Vec<_> = names.iter().map(|name| table(&world, name, max_rows)).collect::<Result<_>>()?;
+    refer(&mut tables);
+    Ok(tables)
+}
+
+fn databases(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let file = entry?.path().join("kith.db");
+        if file.is_file() {
+            found.push(file);
+        }
+    }
+    ensure!(!found.is_empty(), "no databases were recorded in {}", folder.display());
+    found.sort();
+    Ok(found)
+}
+
+fn names_of(connection: &Connection, schema: &str) -> Result<BTreeSet<String>> {
+    let sql =
+        format!("SELECT name FROM {schema}.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'");
+    let mut statement = connection.prepare(&sql)?;
+    let names = statement.query_map([], |row| row.get(0))?;
+    Ok(names.collect::<Result<_, _>>()?)
+}
+
+/// Takes the rows of one database; those with a key that is there already stay out.
+fn merge(world: &Connection, names: &BTreeSet<String>, database: &Path, max_rows: i64) -> Result<()> {
+    world.execute("ATTACH ?1 AS recorded", [database.to_string_lossy()])?;
+    // Tests of migrations leave databases of other shapes.
+    let theirs = names_of(world, "recorded")?;
+    world.execute_batch("BEGIN")?;
+    for name in names.intersection(&theirs).filter(|name| *name != "schema_migrations") {
+        let count: i64 =
+            world.query_row(&format!("SELECT COUNT(*) FROM main.{name}"), [], |row| row.get(0))?;
+        let columns = columns_of(world, "main", name)?;
+        if count < max_rows && columns_of(world, "recorded", name)? == columns {
+            let columns = columns.join(", ");
+            let sql = format!(
+                "INSERT OR IGNORE INTO main.{name} ({columns}) SELECT {columns} FROM recorded.{name} LIMIT {}",
+                max_rows - count
+            );
+            world.execute(&sql, [])?;
+        }
+    }
+    world.execute_batch("COMMIT; DETACH recorded")?;
+    Ok(())
+}
+
+fn columns_of(connection: &Connection, schema: &str, table: &str) -> Result<Vec<String>> {
+    let mut statement = connection.prepare(&format!("PRAGMA {schema}.table_info({table})"))?;
+    let names = statement.query_map([], |row| row.get(1))?;
+    Ok(names.collect::<Result<_, _>>()?)
+}
+
+fn table(world: &Connection, name: &str, max_rows: i64) -> Result<Table> {
+    let columns = columns_of(world, "main", name)?;
+    let sql = format!("SELECT {} FROM {name} LIMIT {max_rows}", columns.join(", "));
+    let mut statement = world.prepare(&sql)?;
+    let rows: Vec<Vec<Value>> = statement
+        .query_map([], |row| (0..columns.len()).map(|at| row.get(at)).collect())?
+        .collect::<Result<_, _>>()?;
+    let strides = (0..columns.len()).map(|column| stride(&rows, column)).collect();
+    let unique = unique_of(world, name, &columns)?;
+    Ok(Table { name: name.to_owned(), columns, unique, references: Vec::new(), strides, rows })
+}
+
+/// Gives columns that refer to numbered rows the distances of these rows.
+fn refer(tables: &mut [Table]) {
+    let id_stride = |table: &Table| {
+        let id = table.columns.iter().position(|column| column == "id")?;
+        Some((table.name.clone(), table.strides[id]))
+    };
+    let strides: BTreeMap<_, _> = tables.iter().filter_map(id_stride).collect();
+    for table in tables {
+        for column in 0..table.columns.len() {
+            let referred = REFERENCES.iter().find(|(name, _)| *name == table.columns[column]);
+            let has_numbers = table.rows.iter().any(|row| matches!(row[column], Value::Integer(_)));
+            if let Some(stride) = referred.and_then(|(_, to)| strides.get(*to)).filter(|_| has_numbers) {
+                table.references.push(column);
+                table.strides[column] = *stride;
+            }
+        }
+    }
+}
+
+/// Copies behind one another do not meet if they are this far apart.
+fn stride(rows: &[Vec<Value>], column: usize) -> i64 {
+    let numbers = rows.iter().filter_map(|row| match row[column] {
+        Value::Integer(number) => Some(number),
+        _ => None,
+    });
+    let (low, high) = numbers.fold((i64::MAX, i64::MIN), |(low, high), n| (low.min(n), high.max(n)));
+    if low > high { 1 } else { high.saturating_sub(low).saturating_add(1).min(1 << 40) }
+}
+
+fn unique_of(world: &Connection, name: &str, columns: &[String]) -> Result<Vec<Vec<usize>>> {
+    let number = |column: &String| columns.iter().position(|known| known == column);
+    let mut keys = world.prepare(&format!("SELECT name FROM pragma_table_info('{name}') WHERE pk > 0"))?;
+    let key: Vec<String> = keys.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let mut unique = vec![key.iter().filter_map(number).collect::<Vec<_>>()];
+    let mut indexes =
+        world.prepare(&format!("SELECT name FROM pragma_index_list('{name}') WHERE \"unique\""))?;
+    let indexes: Vec<String> = indexes.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    for index in indexes {
+        let mut parts = world.prepare(&format!("SELECT name FROM pragma_index_info('{index}')"))?;
+        let parts: Vec<Option<String>> = parts.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        unique.push(parts.iter().flatten().filter_map(number).collect());
+    }
+    unique.retain(|columns| !columns.is_empty());
+    unique.dedup();
+    Ok(unique)
+}

@@ -30,9 +30,22 @@ impl Bell {
 pub(crate) struct Bells {
     /// Tells this node's own announcements from others'.
     node: u64,
-    listened_to: Mutex<HashMap<String, watch::Sender<u64>>>,
+    listened_to: Mutex<Listened>,
     unannounced: Mutex<BTreeSet<String>>,
 }
+
+/// Bells that somebody listens to, or has.
+#[derive(Debug, Default)]
+struct Listened {
+    all: HashMap<String, watch::Sender<u64>>,
+    /// How many there may be before those are forgotten that nobody listens to any more.
+    limit: usize,
+}
+
+/// Names that may wait to be announced. Others are not: a ring may be lost.
+const MAX_UNANNOUNCED: usize = 10_000;
+/// Bells below which none is forgotten.
+const MIN_LIMIT: usize = 100;
 
 impl Default for Bells {
     fn default() -> Self {
@@ -46,14 +59,18 @@ impl Default for Bells {
 
 impl Bells {
     pub fn listen(&self, name: &str) -> Bell {
-        let mut all = self.listened_to.lock().unwrap_or_else(PoisonError::into_inner);
-        Bell(all.entry(name.to_owned()).or_default().subscribe())
+        let mut listened = self.listened_to.lock().unwrap_or_else(PoisonError::into_inner);
+        if listened.all.len() >= listened.limit {
+            listened.all.retain(|_, bell| bell.receiver_count() > 0);
+            listened.limit = (listened.all.len() * 2).max(MIN_LIMIT);
+        }
+        Bell(listened.all.entry(name.to_owned()).or_default().subscribe())
     }
 
     /// Wakes those who listen here.
     pub fn ring(&self, name: &str) {
-        let all = self.listened_to.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bell) = all.get(name) {
+        let listened = self.listened_to.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bell) = listened.all.get(name) {
             bell.send_modify(|rings| *rings = rings.wrapping_add(1));
         }
     }
@@ -63,7 +80,8 @@ impl Bells {
         names.iter().for_each(|name| self.ring(name));
         let mut unannounced = self.unannounced.lock().unwrap_or_else(PoisonError::into_inner);
         let before = unannounced.len();
-        unannounced.extend(names.iter().cloned());
+        let room = MAX_UNANNOUNCED.saturating_sub(before);
+        unannounced.extend(names.iter().take(room).cloned());
         unannounced.len() > before
     }
 
@@ -84,5 +102,33 @@ impl Bells {
             self.ring(name);
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_nobody_listens_to_are_forgotten() {
+        let bells = Bells::default();
+        let kept: Vec<_> = (0..10).map(|n| bells.listen(&format!("kept/{n}"))).collect();
+        for n in 0..10_000 {
+            drop(bells.listen(&format!("jobs/progress/{n}")));
+        }
+        assert!(bells.listened_to.lock().unwrap().all.len() < 1_000);
+        bells.ring("kept/3");
+        let heard: Vec<_> = kept.iter().map(|bell| bell.0.has_changed().unwrap()).collect();
+        assert_eq!(heard.iter().filter(|heard| **heard).count(), 1, "whoever listens still does");
+    }
+
+    #[test]
+    fn announcements_that_nobody_takes_are_bounded() {
+        let bells = Bells::default();
+        for n in 0..100_000 {
+            bells.ring_everywhere(&BTreeSet::from([format!("jobs/progress/{n}")]));
+        }
+        let announced = bells.announcement().matches("NOTIFY").count();
+        assert!((1_000..=10_000).contains(&announced), "{announced}");
     }
 }

@@ -1,11 +1,14 @@
 //! Enqueueing in the transaction of the change that asks for it: the job is there if and only if the change is.
 
+use std::borrow::Borrow;
+
 use kith_kernel::{Ctx, Timestamp};
 use kith_store::{Error, Tx};
 use sha2::{Digest, Sha256};
 
 use crate::model::{Enqueued, Invalid, JobId, JobState};
 use crate::new_job::{NewJob, OnConflict, OnFailure, Unique};
+use crate::settle::Budget;
 use crate::{bell_of, rows};
 
 /// Why a job was not enqueued.
@@ -38,22 +41,24 @@ pub fn enqueue(tx: &Tx<'_>, ctx: &Ctx, job: &NewJob) -> Result<Enqueued, Enqueue
 ///
 /// # Errors
 /// As for [`enqueue`].
-pub fn enqueue_all(tx: &Tx<'_>, now: Timestamp, jobs: &[NewJob]) -> Result<Vec<Enqueued>, EnqueueError> {
-    for job in jobs {
-        job.check()?;
-    }
+pub fn enqueue_all<J: Borrow<NewJob>>(
+    tx: &Tx<'_>,
+    now: Timestamp,
+    jobs: &[J],
+) -> Result<Vec<Enqueued>, EnqueueError> {
+    let jobs: Vec<&NewJob> = jobs.iter().map(Borrow::borrow).collect();
+    jobs.iter().try_for_each(|job| job.check())?;
     let keys: Vec<_> =
         jobs.iter().filter_map(|job| job.unique.as_ref().map(|unique| unique_key(job, unique))).collect();
     if !keys.is_empty() {
         tx.lock("job key", keys)?;
     }
-    let is_plain = |job: &NewJob| job.unique.is_none() && job.after.is_empty();
-    let plain: Vec<_> = jobs.iter().filter(|job| is_plain(job)).collect();
+    let plain: Vec<_> = jobs.iter().copied().filter(|job| job.is_plain()).collect();
     let mut ids = rows::live::insert_many(tx, &plain, now)?.into_iter();
     let mut enqueued = Vec::with_capacity(jobs.len());
     let mut rung: Option<&str> = None;
     for job in jobs {
-        if !is_plain(job) {
+        if !job.is_plain() {
             enqueued.push(enqueue_locked(tx, now, job)?);
             continue;
         }
@@ -119,7 +124,7 @@ fn enqueue_locked(tx: &Tx<'_>, now: Timestamp, job: &NewJob) -> Result<Enqueued,
     if let Some(other) = failed.filter(|_| job.on_failure == OnFailure::Die) {
         let why = format!("job {other}, which it waits for, has failed");
         if let Some(left) = crate::finish::die_waiting(tx, id, &why, now)? {
-            crate::settle::settle(tx, &left, JobState::Dead, None, now)?;
+            crate::settle::settle(tx, &left, JobState::Dead, None, now, &mut Budget::default())?;
         }
     }
     tx.ring(bell_of(&job.queue));

@@ -1,16 +1,17 @@
 //! Completes, fails and cancels job attempts. Reports are fenced by `(job, attempt, claim token)`: a report about an
 //! attempt that its sender no longer owns changes nothing.
 
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kith_kernel::{Ctx, Timestamp};
-use kith_store::{Error, Tx};
+use kith_store::{Error, Query, Tx};
 
-use crate::model::{CRASHES, ClaimToken, Done, Failure, JobError, JobId, JobState};
+use crate::model::{CRASHES, ClaimToken, Done, Failure, JobError, JobId, JobRecord, JobState, PAYLOAD_BYTES};
 use crate::rows::ended::{Ending, Left};
 use crate::rows::live::Owned;
-use crate::settle::settle;
+use crate::settle::{Budget, settle};
 use crate::{bell_of, rows};
 
 /// Failures that are kept with a job.
@@ -57,13 +58,14 @@ pub enum Told {
 ///
 /// # Errors
 /// The database's.
-pub fn report(tx: &Tx<'_>, ctx: &Ctx, reports: &[Report]) -> Result<Vec<Told>, Error> {
-    let segment = segment(tx)?;
+pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Result<Vec<Told>, Error> {
+    let (segment, mut budget) = (segment(tx)?, Budget::default());
+    let reports: Vec<&Report> = reports.iter().map(Borrow::borrow).collect();
     let mut told = vec![Told::Stale; reports.len()];
     let done: Vec<_> = reports
         .iter()
         .enumerate()
-        .filter_map(|(at, one)| Some((at, one, one.outcome.as_ref().ok()?)))
+        .filter_map(|(at, one)| Some((at, *one, one.outcome.as_ref().ok().filter(|done| done.fits())?)))
         .collect();
     let endings: Vec<_> = done
         .iter()
@@ -85,12 +87,19 @@ pub fn report(tx: &Tx<'_>, ctx: &Ctx, reports: &[Report]) -> Result<Vec<Told>, E
     for left in left.iter().filter(|left| left.unique_key.is_some() || left.is_awaited) {
         let result = done.iter().find(|(_, one, _)| one.attempt.job == left.id);
         let result = result.and_then(|(_, _, done)| done.result.as_deref());
-        settle(tx, left, JobState::Completed, result, ctx.now)?;
+        settle(tx, left, JobState::Completed, result, ctx.now, &mut budget)?;
     }
     for (at, one) in reports.iter().enumerate() {
-        if let Err(error) = &one.outcome {
-            told[at] = failed(tx, ctx, segment, one.attempt, error)?;
-        }
+        let too_large;
+        let error = match &one.outcome {
+            Ok(done) if done.fits() => continue,
+            Ok(_) => {
+                too_large = JobError::Retry(format!("its result is longer than {PAYLOAD_BYTES} bytes"));
+                &too_large
+            }
+            Err(error) => error,
+        };
+        told[at] = failed(tx, ctx, segment, one.attempt, error, &mut budget)?;
     }
     for queue in reports.iter().filter_map(|one| one.rings.as_deref()) {
         tx.ring(bell_of(queue));
@@ -98,16 +107,38 @@ pub fn report(tx: &Tx<'_>, ctx: &Ctx, reports: &[Report]) -> Result<Vec<Told>, E
     Ok(told)
 }
 
+/// What the report of an attempt came to that was written before. [`Told::Stale`] if none was.
+pub(crate) fn find_told(q: &Query<'_>, of: Attempt, is_done: bool) -> Result<Told, Error> {
+    let is_it = |ended: &JobRecord| ended.attempt == of.attempt;
+    if let Some(ended) = rows::ended::find_in_history(q, of.job)?.filter(is_it) {
+        return Ok(Told::Ended(ended.state));
+    }
+    if is_done {
+        return Ok(Told::Stale);
+    }
+    if rows::ended::find_dead(q, of.job)?.is_some_and(|dead| is_it(&dead)) {
+        return Ok(Told::Ended(JobState::Dead));
+    }
+    Ok(rows::live::find_rescheduled(q, of)?.map_or(Told::Stale, Told::Again))
+}
+
 pub(crate) fn segment(tx: &Tx<'_>) -> Result<usize, Error> {
     Ok(usize::try_from(rows::ended::ring(tx)?.0).unwrap_or(0) % kith_store::job_statements::SEGMENTS)
 }
 
-fn failed(tx: &Tx<'_>, ctx: &Ctx, segment: usize, attempt: Attempt, error: &JobError) -> Result<Told, Error> {
+fn failed(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    segment: usize,
+    attempt: Attempt,
+    error: &JobError,
+    budget: &mut Budget,
+) -> Result<Told, Error> {
     let Some(owned) = rows::live::find_owned(tx, attempt)? else { return Ok(Told::Stale) };
     let failure = |error: &str| failures_with(&owned, attempt.attempt, ctx.now, error);
     let failures = owned.failures + 1;
     if owned.cancel_asked_at.is_some() || matches!(error, JobError::Cancelled) {
-        return cancelled(tx, segment, attempt, ctx.now);
+        return cancelled(tx, segment, attempt, ctx.now, budget);
     }
     match error {
         JobError::Snooze(wait) => {
@@ -116,13 +147,13 @@ fn failed(tx: &Tx<'_>, ctx: &Ctx, segment: usize, attempt: Attempt, error: &JobE
         }
         JobError::Retry(why) => match owned.retry.next(failures, ctx.now, ctx.randomness()) {
             Some(at) => again(tx, attempt, &owned, at, failures, 0, Some(&failure(why))),
-            None => die(tx, attempt, failures, &failure(why), ctx.now),
+            None => die(tx, attempt, failures, &failure(why), ctx.now, budget),
         },
         JobError::RetryIn { why, wait } if failures < owned.retry.max_attempts => {
             again(tx, attempt, &owned, ctx.now + *wait, failures, 0, Some(&failure(why)))
         }
         JobError::RetryIn { why, .. } | JobError::Discard(why) => {
-            die(tx, attempt, failures, &failure(why), ctx.now)
+            die(tx, attempt, failures, &failure(why), ctx.now, budget)
         }
         JobError::Cancelled => Ok(Told::Stale),
     }
@@ -144,7 +175,13 @@ fn again(
     Ok(Told::Again(run_at))
 }
 
-fn cancelled(tx: &Tx<'_>, segment: usize, attempt: Attempt, now: Timestamp) -> Result<Told, Error> {
+fn cancelled(
+    tx: &Tx<'_>,
+    segment: usize,
+    attempt: Attempt,
+    now: Timestamp,
+    budget: &mut Budget,
+) -> Result<Told, Error> {
     let ending = Ending {
         id: attempt.job,
         attempt: attempt.attempt,
@@ -154,11 +191,18 @@ fn cancelled(tx: &Tx<'_>, segment: usize, attempt: Attempt, now: Timestamp) -> R
     };
     let left = rows::ended::end(tx, segment, &[ending], now)?;
     let Some(left) = left.first() else { return Ok(Told::Stale) };
-    settle(tx, left, JobState::Cancelled, None, now)?;
+    settle(tx, left, JobState::Cancelled, None, now, budget)?;
     Ok(Told::Ended(JobState::Cancelled))
 }
 
-fn die(tx: &Tx<'_>, attempt: Attempt, failures: i64, errors: &str, now: Timestamp) -> Result<Told, Error> {
+fn die(
+    tx: &Tx<'_>,
+    attempt: Attempt,
+    failures: i64,
+    errors: &str,
+    now: Timestamp,
+    budget: &mut Budget,
+) -> Result<Told, Error> {
     if rows::live::find_owned(tx, attempt)?.is_none() {
         return Ok(Told::Stale);
     }
@@ -166,7 +210,7 @@ fn die(tx: &Tx<'_>, attempt: Attempt, failures: i64, errors: &str, now: Timestam
     let Some(left) = rows::ended::delete_owned(tx, attempt)? else {
         return Err(Error::fault("a job ended under its own transaction"));
     };
-    settle(tx, &left, JobState::Dead, None, now)?;
+    settle(tx, &left, JobState::Dead, None, now, budget)?;
     Ok(Told::Ended(JobState::Dead))
 }
 
@@ -215,7 +259,8 @@ pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, job: JobId, why: &str) -> Result<CancelOut
             rows::ended::find_dead(tx, job)?.is_some() || rows::ended::find_in_history(tx, job)?.is_some();
         return Ok(if known { CancelOutcome::HadEnded } else { CancelOutcome::Unknown });
     };
-    settle(tx, &Left { id: job, unique_key, is_awaited }, JobState::Cancelled, None, ctx.now)?;
+    let left = Left { id: job, unique_key, is_awaited };
+    settle(tx, &left, JobState::Cancelled, None, ctx.now, &mut Budget::default())?;
     Ok(CancelOutcome::Cancelled)
 }
 
@@ -252,7 +297,7 @@ pub(crate) fn give_up(tx: &Tx<'_>, ctx: &Ctx, worker: i64, why: Gone, most: i64)
     if why == Gone::Silent && !rows::workers::is_silent(tx, worker, ctx.now)? {
         return Ok(0);
     }
-    let running = rows::live::list_running_of(tx, worker, most)?;
+    let (running, mut budget) = (rows::live::list_running_of(tx, worker, most)?, Budget::default());
     for attempt in running.iter().copied() {
         let Some(owned) = rows::live::find_owned(tx, attempt)? else { continue };
         let (crashes, what) = match why {
@@ -262,9 +307,9 @@ pub(crate) fn give_up(tx: &Tx<'_>, ctx: &Ctx, worker: i64, why: Gone, most: i64)
         };
         let errors = failures_with(&owned, attempt.attempt, ctx.now, what);
         if owned.cancel_asked_at.is_some() {
-            cancelled(tx, segment(tx)?, attempt, ctx.now)?;
+            cancelled(tx, segment(tx)?, attempt, ctx.now, &mut budget)?;
         } else if crashes >= CRASHES {
-            die(tx, attempt, owned.failures, &errors, ctx.now)?;
+            die(tx, attempt, owned.failures, &errors, ctx.now, &mut budget)?;
         } else {
             again(tx, attempt, &owned, ctx.now, owned.failures, crashes, Some(&errors))?;
         }
@@ -283,14 +328,19 @@ fn failures_with(owned: &Owned, attempt: i64, at: Timestamp, error: &str) -> Str
     serde_json::to_string(&failures[from..]).unwrap_or_default()
 }
 
-/// Gives jobs back that a worker claimed and has not begun: nothing has happened to them.
+/// Gives jobs back that a worker claimed and has not begun: nothing has happened to them. A job that was asked to stop
+/// meanwhile ends as cancelled.
 ///
 /// # Errors
 /// The database's.
 pub fn give_back(tx: &Tx<'_>, ctx: &Ctx, jobs: &[(Attempt, String)]) -> Result<(), Error> {
+    let mut budget = Budget::default();
     for (attempt, queue) in jobs {
         if rows::live::return_unbegun(tx, *attempt, ctx.now)? {
             tx.ring(bell_of(queue));
+        } else {
+            // Somebody asked it to stop, or it is not its owner's any more: then this changes nothing.
+            cancelled(tx, segment(tx)?, *attempt, ctx.now, &mut budget)?;
         }
     }
     Ok(())
@@ -303,10 +353,11 @@ pub fn give_back(tx: &Tx<'_>, ctx: &Ctx, jobs: &[(Attempt, String)]) -> Result<(
 /// [`Error::Unavailable`] and the like if the database cannot be reached.
 pub(crate) fn give_back_claim(tx: &Tx<'_>, ctx: &Ctx, queue: &str, token: ClaimToken) -> Result<(), Error> {
     tx.lock("job queue", [queue])?;
-    let mut workers = BTreeSet::new();
+    let (mut jobs, mut workers) = (Vec::new(), BTreeSet::new());
     for (attempt, worker) in rows::live::list_claim(tx, queue, token)? {
-        give_back(tx, ctx, &[(attempt, queue.to_owned())])?;
+        jobs.push((attempt, queue.to_owned()));
         workers.insert(worker);
     }
+    give_back(tx, ctx, &jobs)?;
     workers.into_iter().try_for_each(|worker| rows::workers::delete_if_idle(tx, worker))
 }

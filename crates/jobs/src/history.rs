@@ -26,7 +26,11 @@ impl Retention {
     const FULL: u32 = job_statements::SEGMENTS as u32 - 2;
 }
 
-/// Goes on to the next segment where the present one is old or full enough, and empties it first. Says whether it did.
+/// How long a turn waits for whoever reads the segment that is to be emptied. Whoever comes later waits behind it.
+const LOCK_WAIT: Duration = Duration::from_millis(100);
+
+/// Goes on to the next segment where the present one is old or full enough, and empties the one ahead. Says whether it did:
+/// not while another transaction, such as a dump, reads that one.
 ///
 /// # Errors
 /// The database's.
@@ -47,7 +51,8 @@ pub(crate) async fn turn(db: &Store, ctx: &Ctx, retention: Retention) -> Result<
         }
     }
     let next = (place + 1) % job_statements::SEGMENTS;
-    db.write(move |tx| {
+    let turned = db.write(move |tx| {
+        rows::limit_lock_waits(tx, LOCK_WAIT)?;
         tx.lock("job ring", ["turn"])?;
         if !rows::ended::turn_ring(tx, current, next as i64, now)? {
             return Ok(false);
@@ -57,6 +62,12 @@ pub(crate) async fn turn(db: &Store, ctx: &Ctx, retention: Retention) -> Result<
         tx.exec_by(&job_statements::EMPTY_HISTORY[ahead], &[])?;
         tx.exec_by(&job_statements::EMPTY_LOG[ahead], &[])?;
         Ok(true)
-    })
-    .await
+    });
+    match turned.await {
+        Err(Error::DeadlinePassed) => {
+            tracing::info!("the oldest ended jobs are being read; they are removed later");
+            Ok(false)
+        }
+        turned => turned,
+    }
 }

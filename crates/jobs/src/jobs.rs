@@ -1,5 +1,6 @@
-//! The engine as a handle: for whoever has no transaction of their own. Enqueues of many callers travel together.
+//! The engine as a handle: for whoever has no transaction of their own.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,10 +8,11 @@ use std::time::Duration;
 use kith_kernel::{Actor, Ctx, RequestId, Sources, Timestamp};
 use kith_store::{Error, Store, Tx};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
 
+use crate::batch::write_batch;
 use crate::claim::{Claim, Marks};
-use crate::enqueue::{EnqueueError, enqueue_all};
+use crate::enqueue::EnqueueError;
+use crate::enqueues::Enqueuer;
 use crate::finish::{Attempt, Report, Told};
 use crate::model::{ClaimToken, Enqueued};
 use crate::new_job::NewJob;
@@ -18,15 +20,8 @@ use crate::rows::live::Claimer;
 use crate::stats::{Counts, Sample, Tally, Total};
 use crate::{finish, rows};
 
-/// Enqueues that travel together at most.
-const TOGETHER: usize = 512;
-/// Turns of the scheduler in which nobody came, after which nobody is waited for.
-const TURNS: usize = 2;
 /// Wait after the database did not answer.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
-/// Enqueues that may wait before callers do.
-const WAITING: usize = 8_192;
-
 /// The engine on one database. Clones share it.
 #[derive(Clone)]
 pub struct Jobs(Arc<Inner>);
@@ -39,13 +34,7 @@ pub(crate) struct Inner {
     marks: Mutex<HashMap<String, Marks>>,
     /// Since when the database has answered without a break.
     in_contact_since: Mutex<Timestamp>,
-    waiting: mpsc::Sender<Waiting>,
-}
-
-/// An enqueue on its way.
-struct Waiting {
-    jobs: Vec<NewJob>,
-    answer: oneshot::Sender<Result<Vec<Enqueued>, EnqueueError>>,
+    enqueuer: Enqueuer,
 }
 
 /// What a worker's heartbeat came to.
@@ -63,16 +52,14 @@ pub enum Heard {
 impl Jobs {
     /// The engine on an open database whose schema is up to date. Needs a runtime, whose task ends with the last clone.
     pub fn new(db: Store, sources: Sources) -> Self {
-        let (waiting, arrivals) = mpsc::channel(WAITING);
-        tokio::spawn(enqueue_together(db.clone(), sources.clone(), arrivals));
         Self(Arc::new(Inner {
+            enqueuer: Enqueuer::start(&db, &sources),
             db,
             sources,
             counts: Counts::default(),
             samples: Mutex::default(),
             marks: Mutex::default(),
             in_contact_since: Mutex::default(),
-            waiting,
         }))
     }
 
@@ -103,10 +90,7 @@ impl Jobs {
         for job in &jobs {
             job.check()?;
         }
-        let (answer, answered) = oneshot::channel();
-        let gone = || Error::unavailable("the job engine has stopped");
-        self.0.waiting.send(Waiting { jobs, answer }).await.map_err(|_| gone())?;
-        answered.await.unwrap_or_else(|_| Err(gone().into()))
+        self.0.enqueuer.enqueue(jobs).await
     }
 
     /// Makes a worker known, whose silence for longer than `lease` means that it is gone.
@@ -206,6 +190,33 @@ impl Jobs {
         self.0.db.write(move |tx| finish::report(tx, &ctx.renewed(), &reports)).await
     }
 
+    /// Writes reports in one transaction, or in several if one of them cannot be written or waits for another
+    /// transaction: each succeeds or fails by itself. The outcomes are in the order of `reports`.
+    pub(crate) async fn report_each<R>(&self, reports: &Arc<Vec<R>>) -> Vec<Result<Told, Error>>
+    where
+        R: Borrow<Report> + Send + Sync + 'static,
+    {
+        let ctx = self.ctx();
+        write_batch(
+            &self.0.db,
+            reports,
+            |error| Some(error),
+            move |tx, part| finish::report(tx, &ctx.renewed(), part),
+        )
+        .await
+    }
+
+    /// Finds out what a report came to that was sent again because the answer to its commit was lost, and then changed
+    /// nothing.
+    pub(crate) async fn find_told(&self, report: &Report) -> Told {
+        let (attempt, is_done) = (report.attempt, report.outcome.is_ok());
+        let found = self.0.db.read(move |q| finish::find_told(q, attempt, is_done)).await;
+        found.unwrap_or_else(|error| {
+            tracing::warn!(%error, job = attempt.job, "what a report came to could not be found out");
+            Told::Stale
+        })
+    }
+
     /// Says that a worker lives, and hears what it should stop.
     ///
     /// # Errors
@@ -264,50 +275,4 @@ impl Jobs {
     pub fn db(&self) -> &Store {
         &self.0.db
     }
-}
-
-/// Writes enqueues, as many together as have arrived while others were written.
-async fn enqueue_together(db: Store, sources: Sources, mut arrivals: mpsc::Receiver<Waiting>) {
-    let mut arrived = Vec::new();
-    while arrivals.recv_many(&mut arrived, TOGETHER).await > 0 {
-        gather(&mut arrivals, &mut arrived).await;
-        let (jobs, answers): (Vec<_>, Vec<_>) = arrived.drain(..).map(|one| (one.jobs, one.answer)).unzip();
-        let sizes: Vec<_> = jobs.iter().map(Vec::len).collect();
-        let all: Arc<Vec<NewJob>> = Arc::new(jobs.into_iter().flatten().collect());
-        let written = write(&db, &sources, Arc::clone(&all)).await;
-        let alone = matches!(written, Err(EnqueueError::Unknown(_))) && answers.len() > 1;
-        let mut from = 0;
-        for (answer, size) in answers.into_iter().zip(sizes) {
-            let own = from..from + size;
-            from += size;
-            let told = match &written {
-                Ok(enqueued) => Ok(enqueued[own].to_vec()),
-                // One that waits for an unknown job spoils all that travelled with it.
-                Err(_) if alone => write(&db, &sources, Arc::new(all[own].to_vec())).await,
-                Err(error) => Err(error.clone()),
-            };
-            // Whoever asked may have gone; the job is there all the same.
-            let _ = answer.send(told);
-        }
-    }
-}
-
-/// Callers who were just answered come again: those that are ready to run do so first, and share one wait for the disk.
-async fn gather(arrivals: &mut mpsc::Receiver<Waiting>, arrived: &mut Vec<Waiting>) {
-    let mut quiet = 0;
-    while quiet < TURNS && arrived.len() < TOGETHER {
-        tokio::task::yield_now().await;
-        let before = arrived.len();
-        while arrived.len() < TOGETHER
-            && let Ok(one) = arrivals.try_recv()
-        {
-            arrived.push(one);
-        }
-        quiet = if arrived.len() > before { 0 } else { quiet + 1 };
-    }
-}
-
-async fn write(db: &Store, sources: &Sources, jobs: Arc<Vec<NewJob>>) -> Result<Vec<Enqueued>, EnqueueError> {
-    let clock = Arc::clone(&sources.clock);
-    db.write(move |tx| enqueue_all(tx, clock.now(), &jobs)).await
 }

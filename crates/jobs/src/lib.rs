@@ -4,8 +4,10 @@
 //! It knows no feature and no HTTP. `enqueue` and the other functions over a `Tx` are for commands; [`Jobs`] is for
 //! whoever has no transaction of their own; [`Workers`] run handlers.
 
+mod batch;
 mod claim;
 mod enqueue;
+mod enqueues;
 mod finish;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;

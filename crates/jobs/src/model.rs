@@ -274,8 +274,15 @@ impl From<StoreError> for JobError {
 /// What a job leaves when it is done: JSON, for people and for jobs that await it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Done {
-    /// Nothing, or JSON.
+    /// Nothing, or JSON of at most [`PAYLOAD_BYTES`].
     pub result: Option<String>,
+}
+
+impl Done {
+    /// Whether the result is not too large.
+    pub(crate) fn fits(&self) -> bool {
+        self.result.as_ref().is_none_or(|result| result.len() <= PAYLOAD_BYTES)
+    }
 }
 
 /// One failure of a job.

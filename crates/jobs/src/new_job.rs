@@ -171,6 +171,11 @@ impl NewJob {
         self
     }
 
+    /// Whether its enqueue waits for no other transaction: it has no unique key, and waits for no job.
+    pub(crate) const fn is_plain(&self) -> bool {
+        self.unique.is_none() && self.after.is_empty()
+    }
+
     /// Whether it may be enqueued as it is.
     ///
     /// # Errors

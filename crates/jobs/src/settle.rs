@@ -14,14 +14,23 @@ use crate::rows::waits::Settlement;
 use crate::{bell_of, rows};
 
 /// Waiting jobs that one transaction tells at most.
-const BUDGET: i64 = 500;
+const MAX_TOLD: i64 = 500;
 /// Deferred settlements that one transaction takes up.
 const TAKEN: i64 = 50;
 /// Transactions that one run of maintenance spends on deferred settlements.
 const TRANSACTIONS: usize = 100;
 
-/// Gives back what an ended job held, and tells the jobs that wait for it. Those that die of it are settled too. What is
-/// too much for one transaction is deferred to maintenance.
+/// Waiting jobs that a transaction may still tell, whichever jobs end in it.
+pub(crate) struct Budget(i64);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(MAX_TOLD)
+    }
+}
+
+/// Gives back what an ended job held, and tells the jobs that wait for it, within the transaction's budget. Those that die
+/// of it are settled too. The rest is deferred to maintenance.
 ///
 /// # Errors
 /// The database's.
@@ -31,6 +40,7 @@ pub(crate) fn settle(
     state: JobState,
     result: Option<&str>,
     now: Timestamp,
+    budget: &mut Budget,
 ) -> Result<(), Error> {
     if let Some(key) = &left.unique_key {
         rows::waits::release_key(tx, key, left.id, now)?;
@@ -39,14 +49,18 @@ pub(crate) fn settle(
         return Ok(());
     }
     let ended = Settlement { job: left.id, state, result: result.map(str::to_owned) };
-    tell_waiters(tx, VecDeque::from([ended]), now)
+    tell_waiters(tx, VecDeque::from([ended]), now, budget)
 }
 
-fn tell_waiters(tx: &Tx<'_>, mut ended: VecDeque<Settlement>, now: Timestamp) -> Result<(), Error> {
-    let mut left = BUDGET;
+fn tell_waiters(
+    tx: &Tx<'_>,
+    mut ended: VecDeque<Settlement>,
+    now: Timestamp,
+    Budget(left): &mut Budget,
+) -> Result<(), Error> {
     while let Some(one) = ended.pop_front() {
-        let waiters = if left > 0 { rows::waits::settle(tx, &one, left)? } else { Vec::new() };
-        left -= waiters.len() as i64;
+        let waiters = if *left > 0 { rows::waits::settle(tx, &one, *left)? } else { Vec::new() };
+        *left -= waiters.len() as i64;
         for (waiter, on_failure) in waiters {
             if one.state == JobState::Completed || on_failure != 0 {
                 if let Some(queue) = rows::waits::one_less(tx, waiter, now)? {
@@ -63,7 +77,7 @@ fn tell_waiters(tx: &Tx<'_>, mut ended: VecDeque<Settlement>, now: Timestamp) ->
                 ended.push_back(Settlement { job: dead.id, state: JobState::Dead, result: None });
             }
         }
-        if left == 0 {
+        if *left == 0 {
             rows::waits::defer_settlement(tx, &one)?;
         }
     }
@@ -80,7 +94,12 @@ impl Jobs {
             let now = self.inner().sources.clock.now();
             let settle = move |tx: &Tx<'_>| {
                 tx.lock("job settlements", ["all"])?;
-                tell_waiters(tx, rows::waits::take_settlements(tx, TAKEN)?.into(), now)
+                tell_waiters(
+                    tx,
+                    rows::waits::take_settlements(tx, TAKEN)?.into(),
+                    now,
+                    &mut Budget::default(),
+                )
             };
             self.db().write(settle).await?;
         }

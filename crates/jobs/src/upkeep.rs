@@ -1,12 +1,13 @@
 //! What the engine does now and then: gives up silent workers, ends what is overdue, turns the ring of the history, and
 //! writes down how queues stand. Any number of nodes may do it at once.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use kith_kernel::{Timestamp, hours, seconds};
 use kith_store::{Error, Tx};
 
+use crate::batch::is_outage;
 use crate::finish::{Gone, Report};
 use crate::history::{self, Retention};
 use crate::jobs::Jobs;
@@ -165,7 +166,17 @@ impl Jobs {
             outcome: Err(JobError::Retry("it ran for longer than its timeout".to_owned())),
             rings: None,
         };
-        self.report(std::sync::Arc::new(overdue.into_iter().map(report).collect())).await?;
+        let reports: Arc<Vec<Report>> = Arc::new(overdue.into_iter().map(report).collect());
+        for (report, outcome) in reports.iter().zip(self.report_each(&reports).await) {
+            match outcome {
+                Err(error) if is_outage(&error) => return Err(error),
+                Err(error) => {
+                    let job = report.attempt.job;
+                    tracing::warn!(%error, job, "an overdue attempt could not be ended; tried again");
+                }
+                Ok(_) => {}
+            }
+        }
         Ok(())
     }
 

@@ -348,11 +348,17 @@ pub fn put_back(
     Ok(changed == 1)
 }
 
-/// Puts what a worker claimed and has not begun back to where it was: nothing has happened.
+/// When a job is to run that was put back after this attempt and not claimed since.
+pub fn find_rescheduled(q: &Query<'_>, of: Attempt) -> Result<Option<Timestamp>, Error> {
+    let sql = "SELECT run_at FROM jobs WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state <> 2";
+    q.one(sql, params![of.job, of.attempt, of.token.number()], |row| row.get(0))
+}
+
+/// Puts back what a worker claimed and has not begun, unless somebody asked it to stop: nothing has happened.
 pub fn return_unbegun(tx: &Tx<'_>, of: Attempt, now: Timestamp) -> Result<bool, Error> {
     let changed = tx.exec(
         "UPDATE jobs SET state = 1, worker = NULL, deadline_at = NULL, started_at = NULL, run_at = $4
-         WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = 2",
+         WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = 2 AND cancel_asked_at IS NULL",
         params![of.job, of.attempt, of.token.number(), now],
     )?;
     Ok(changed == 1)

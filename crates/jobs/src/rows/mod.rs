@@ -7,7 +7,9 @@ pub mod schedules;
 pub mod waits;
 pub mod workers;
 
-use kith_store::{Error, Row};
+use std::time::Duration;
+
+use kith_store::{Error, Row, Tx, job_statements, params};
 
 use crate::model::{Failure, JobRecord, JobState};
 use crate::retry::Retry;
@@ -40,8 +42,15 @@ pub fn read_record(row: &Row<'_>) -> Result<JobRecord, Error> {
     })
 }
 
-pub fn millis(ms: i64) -> std::time::Duration {
-    std::time::Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+/// Limits for how long each of the transaction's statements from now on waits for another transaction, where there are
+/// others: then it fails with [`Error::DeadlinePassed`].
+pub fn limit_lock_waits(tx: &Tx<'_>, wait: Duration) -> Result<(), Error> {
+    let wait = format!("{}ms", wait.as_millis());
+    tx.all_by(&job_statements::LIMIT_LOCK_WAITS, params![wait], &[], |_| Ok(())).map(drop)
+}
+
+pub fn millis(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
 /// The failures that were kept; none where the text is not one of ours.

@@ -43,7 +43,7 @@ impl Jobs {
             let handler = handlers.iter().find(|one| one.kind == job.kind);
             let (_stop, stopped) = watch::channel(false);
             let outcome = match handler {
-                Some(handler) => (handler.run)(Run::new(self, job, stopped)).await,
+                Some(handler) => handler.attempt(Run::new(self, job, stopped)).await,
                 None => Err(JobError::discard("nobody here runs jobs of this kind")),
             };
             let report = Report { attempt, outcome, rings: claim.is_limited.then(|| (*queue).to_owned()) };

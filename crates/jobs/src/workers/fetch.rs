@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use kith_store::{Bell, Error};
 use tokio::sync::Semaphore;
 
-use super::{QueueShare, Shared, run};
+use super::{Phase, QueueShare, Shared, run};
 use crate::bell_of;
 use crate::claim::Claim;
 
@@ -32,7 +32,7 @@ pub(super) struct Lane {
 }
 
 pub(super) async fn fetch(shared: Arc<Shared>, share: QueueShare) {
-    let mut stopping = shared.stopping.subscribe();
+    let mut phase = shared.phase.subscribe();
     let mut bell = shared.jobs.db().bell(&bell_of(&share.queue));
     let lane = Arc::new(Lane {
         may_run: Arc::new(Semaphore::new(share.concurrency)),
@@ -42,13 +42,13 @@ pub(super) async fn fetch(shared: Arc<Shared>, share: QueueShare) {
         ended: AtomicUsize::new(0),
     });
     let mut pace = Pace::default();
-    while !*stopping.borrow() {
+    while *phase.borrow() == Phase::Working {
         let room = pace.room(&lane);
         if room == 0 {
             tokio::select! {
                 () = lane.shared.freed.notified() => {}
                 () = tokio::time::sleep(AHEAD_FOR) => {}
-                _ = stopping.changed() => {}
+                _ = phase.changed() => {}
             }
             continue;
         }
@@ -63,7 +63,7 @@ pub(super) async fn fetch(shared: Arc<Shared>, share: QueueShare) {
                     let wait = wait(&lane, look_again_at);
                     tokio::select! {
                         () = rest(&mut bell, wait) => {}
-                        _ = stopping.changed() => {}
+                        _ = phase.changed() => {}
                     }
                 }
             }
@@ -71,7 +71,7 @@ pub(super) async fn fetch(shared: Arc<Shared>, share: QueueShare) {
                 complain(&error);
                 tokio::select! {
                     () = tokio::time::sleep(AFTER_FAILURE) => {}
-                    _ = stopping.changed() => {}
+                    _ = phase.changed() => {}
                 }
             }
         }

@@ -7,11 +7,13 @@ mod run;
 mod typed;
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use kith_kernel::{Timestamp, minutes, seconds};
 use kith_store::{EngineKind, Error};
 use tokio::sync::{Notify, mpsc, watch};
@@ -51,6 +53,13 @@ impl Handler {
     pub fn kind(&self) -> &str {
         &self.kind
     }
+
+    /// Runs an attempt. One that panics, in the closure or in its future, has failed.
+    async fn attempt(&self, run: Run) -> Result<Done, JobError> {
+        let attempt = AssertUnwindSafe(async { (self.run)(run).await });
+        let ended = attempt.catch_unwind().await;
+        ended.unwrap_or_else(|_| Err(JobError::Retry("its handler panicked".to_owned())))
+    }
 }
 
 /// How much of a queue is run at once.
@@ -73,7 +82,7 @@ pub struct WorkerOptions {
     pub lease: Duration,
     /// How often queues are looked at although nobody rings.
     pub poll: Duration,
-    /// How long a stop waits for jobs that run; those that still do are somebody else's then.
+    /// How long a stop waits for jobs that run. Those that still do are then told to stop, and given back.
     pub grace: Duration,
     /// What is kept of ended jobs.
     pub retention: Retention,
@@ -100,7 +109,7 @@ pub(crate) struct Shared {
     pub options: WorkerOptions,
     /// As what this process is registered; 0 from when it was given up until it is registered anew.
     pub worker: AtomicI64,
-    pub stopping: watch::Sender<bool>,
+    pub(in crate::workers) phase: watch::Sender<Phase>,
     pub(in crate::workers) reports: mpsc::UnboundedSender<Message>,
     /// Attempts that run here.
     pub(in crate::workers) running: Mutex<HashMap<Attempt, Running>>,
@@ -109,6 +118,18 @@ pub(crate) struct Shared {
     /// Told whenever that falls.
     pub freed: Notify,
     pub stale: AtomicUsize,
+}
+
+/// How far the workers have got on the way from their start to their end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Working,
+    /// Nothing more is claimed or begun.
+    Stopping,
+    /// The grace is over: what runs was told to stop, and is given back.
+    Leaving,
+    /// What still runs is dropped.
+    Dropping,
 }
 
 /// An attempt that runs here.
@@ -127,6 +148,8 @@ pub struct Workers {
     reporter: tokio::task::JoinHandle<()>,
 }
 
+/// How long handlers that outlast the grace may take to heed that they are told to stop.
+const TELL_FOR: Duration = seconds(1);
 /// How long a worker of the only process that the database admits counts as alive: it ends with the process.
 const WITH_THE_PROCESS: Duration = minutes(60 * 24 * 3_650);
 
@@ -146,7 +169,7 @@ impl Workers {
             jobs: jobs.clone(),
             handlers: handlers.into_iter().map(|one| (one.kind.clone(), one)).collect(),
             options,
-            stopping: watch::Sender::new(false),
+            phase: watch::Sender::new(Phase::Working),
             reports,
             running: Mutex::default(),
             outstanding: AtomicUsize::new(0),
@@ -176,22 +199,23 @@ impl Workers {
     }
 
     /// Claims nothing more, gives back at once what has not begun, and waits for what runs, at most for the grace.
-    /// What still runs then is put back as well.
+    ///
+    /// Handlers that still run then are told to stop, as by a cancellation, and dropped when they have not ended within
+    /// a second. Their jobs are given back: they are run again elsewhere, and it is no failure. Only a handler that blocks
+    /// its thread may then still be at work; what it reports counts for nothing.
     pub async fn stop(mut self) {
-        self.shared.stopping.send_replace(true);
+        self.shared.phase.send_replace(Phase::Stopping);
         while self.fetchers.join_next().await.is_some() {}
-        let all_done = async {
-            while self.shared.outstanding.load(Ordering::Acquire) > 0 {
-                let freed = self.shared.freed.notified();
-                if self.shared.outstanding.load(Ordering::Acquire) > 0 {
-                    // Looked at now and then, should a notice have been missed.
-                    let _ = tokio::time::timeout(Duration::from_millis(50), freed).await;
-                }
+        let in_time = self.shared.ends_within(self.shared.options.grace).await;
+        if !in_time {
+            self.shared.phase.send_replace(Phase::Leaving);
+            self.shared.list_running().into_iter().for_each(|attempt| self.shared.stop_running(attempt));
+            if !self.shared.ends_within(TELL_FOR).await {
+                self.shared.phase.send_replace(Phase::Dropping);
+                self.shared.ends_within(TELL_FOR).await;
             }
-        };
-        let in_time = tokio::time::timeout(self.shared.options.grace, all_done).await.is_ok();
+        }
         self.others.shutdown().await;
-        // Whoever is left is told to stop; the rest is put back when the worker is given up.
         self.reporter.abort();
         if let Err(error) = self.leave(in_time).await {
             tracing::warn!(%error, "the workers could not sign off; their jobs are run again when their lease is over");
@@ -281,6 +305,26 @@ async fn keep_time(shared: Arc<Shared>) {
 }
 
 impl Shared {
+    /// Waits until all that was claimed has been reported or left. Says whether that was in time.
+    async fn ends_within(&self, time: Duration) -> bool {
+        let all_done = async {
+            while self.outstanding.load(Ordering::Acquire) > 0 {
+                let freed = self.freed.notified();
+                if self.outstanding.load(Ordering::Acquire) > 0 {
+                    // Looked at now and then, should a notice have been missed.
+                    let _ = tokio::time::timeout(Duration::from_millis(50), freed).await;
+                }
+            }
+        };
+        tokio::time::timeout(time, all_done).await.is_ok()
+    }
+
+    /// Notes that attempts are no longer outstanding.
+    fn free(&self, attempts: usize) {
+        self.outstanding.fetch_sub(attempts, Ordering::Release);
+        self.freed.notify_waiters();
+    }
+
     fn stop_running(&self, attempt: Attempt) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = running.get(&attempt) {

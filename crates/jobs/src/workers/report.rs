@@ -1,28 +1,26 @@
 //! Reporting: how attempts ended, as many in one transaction as have ended meanwhile. What cannot be written is kept and
 //! tried again for as long as the process lives.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use kith_store::Error;
 use tokio::sync::mpsc;
 
 use super::Shared;
+use crate::batch::is_outage;
 use crate::finish::{self, Attempt, Report, Told};
 use crate::model::{JobError, JobState};
 
 /// Reports in one transaction.
 const TOGETHER: usize = 1_000;
-/// Wait after the database did not answer.
+/// Wait after the database did not answer, or another transaction held up a report.
 const AFTER_FAILURE: Duration = Duration::from_millis(200);
 
 pub(super) enum Message {
-    Ended {
-        report: Report,
-        queue: String,
-        kind: String,
-        took: Duration,
-    },
+    Ended(Ended),
     /// It was claimed, and the process stops before it began.
     Unbegun {
         attempt: Attempt,
@@ -30,61 +28,139 @@ pub(super) enum Message {
     },
 }
 
-pub(super) async fn heed(shared: Arc<Shared>, mut arriving: mpsc::UnboundedReceiver<Message>) {
-    let mut arrived = Vec::new();
-    while arriving.recv_many(&mut arrived, TOGETHER).await > 0 {
-        let count = arrived.len();
-        let (mut reports, mut whats, mut unbegun) = (Vec::new(), Vec::new(), Vec::new());
-        for message in arrived.drain(..) {
-            match message {
-                Message::Ended { report, queue, kind, took } => {
-                    reports.push(report);
-                    whats.push((queue, kind, took));
-                }
-                Message::Unbegun { attempt, queue } => unbegun.push((attempt, queue)),
-            }
-        }
-        give_back(&shared, unbegun).await;
-        let reports = Arc::new(reports);
-        let told = persist(&shared, &reports).await;
-        for ((told, report), (queue, kind, took)) in told.iter().zip(reports.iter()).zip(whats) {
-            count_it(&shared, told, report, &queue, &kind, took);
-        }
-        shared.outstanding.fetch_sub(count, Ordering::Release);
-        shared.freed.notify_waiters();
+/// An attempt that has ended, and what is counted with it.
+#[derive(Clone)]
+pub(super) struct Ended {
+    report: Report,
+    queue: String,
+    kind: String,
+    took: Duration,
+    /// Whether it may have been written already: the answer was lost.
+    is_doubtful: bool,
+    /// Whether the report says that the true one could not be written.
+    is_substitute: bool,
+}
+
+impl Ended {
+    pub fn new(report: Report, queue: String, kind: String, took: Duration) -> Self {
+        Self { report, queue, kind, took, is_doubtful: false, is_substitute: false }
+    }
+
+    /// The failure of the attempt in place of an end that cannot be written.
+    fn substitute(self, error: &Error) -> Self {
+        let why = format!("how it ended could not be stored: {error}");
+        let report = Report { outcome: Err(JobError::Retry(why)), ..self.report };
+        Self { report, is_substitute: true, ..self }
     }
 }
 
-async fn persist(shared: &Shared, reports: &Arc<Vec<Report>>) -> Vec<Told> {
-    if reports.is_empty() {
-        return Vec::new();
+impl Borrow<Report> for Ended {
+    fn borrow(&self) -> &Report {
+        &self.report
     }
-    loop {
-        match shared.jobs.report(Arc::clone(reports)).await {
-            Ok(told) => return told,
-            Err(error) => {
-                tracing::warn!(%error, reports = reports.len(), "how jobs ended could not be written; tried again");
-                tokio::time::sleep(AFTER_FAILURE).await;
+}
+
+/// Writes reports until it is aborted.
+pub(super) async fn heed(shared: Arc<Shared>, arriving: mpsc::UnboundedReceiver<Message>) {
+    let (postpone, postponed) = mpsc::unbounded_channel();
+    tokio::join!(heed_arriving(&shared, arriving, postpone), heed_postponed(&shared, postponed));
+}
+
+async fn heed_arriving(
+    shared: &Shared,
+    mut arriving: mpsc::UnboundedReceiver<Message>,
+    postpone: mpsc::UnboundedSender<Ended>,
+) {
+    let mut arrived = Vec::new();
+    while arriving.recv_many(&mut arrived, TOGETHER).await > 0 {
+        let (mut ended, mut unbegun) = (Vec::new(), Vec::new());
+        for message in arrived.drain(..) {
+            match message {
+                Message::Ended(one) => ended.push(one),
+                Message::Unbegun { attempt, queue } => unbegun.push((attempt, queue)),
             }
         }
+        give_back(shared, unbegun).await;
+        for held in persist(shared, ended).await {
+            // The other half ends after this one.
+            let _ = postpone.send(held);
+        }
     }
+}
+
+/// Tries reports again that another transaction held up, apart from those that arrive.
+async fn heed_postponed(shared: &Shared, mut postponed: mpsc::UnboundedReceiver<Ended>) {
+    let mut held = Vec::new();
+    while !held.is_empty() || postponed.recv_many(&mut held, TOGETHER).await > 0 {
+        tokio::time::sleep(AFTER_FAILURE).await;
+        while let Ok(one) = postponed.try_recv() {
+            held.push(one);
+        }
+        held = persist(shared, held).await;
+    }
+}
+
+/// Writes reports, again and again while the database is away. In place of one that can never be written its attempt fails.
+/// Returns those to be tried later: another transaction holds what they change.
+async fn persist(shared: &Shared, mut ended: Vec<Ended>) -> Vec<Ended> {
+    let mut held = Vec::new();
+    while !ended.is_empty() {
+        let reports = Arc::new(ended);
+        let outcomes = shared.jobs.report_each(&reports).await;
+        let (mut again, mut outage, mut written) = (Vec::new(), None, 0);
+        for (one, outcome) in Arc::unwrap_or_clone(reports).into_iter().zip(outcomes) {
+            let Attempt { job, attempt, .. } = one.report.attempt;
+            match outcome {
+                Ok(told) => {
+                    count_it(shared, told, &one).await;
+                    written += 1;
+                }
+                Err(error) if is_outage(&error) => {
+                    let is_doubtful = one.is_doubtful || matches!(error, Error::OutcomeUnknown(_));
+                    again.push(Ended { is_doubtful, ..one });
+                    outage = Some(error);
+                }
+                Err(Error::DeadlinePassed) => held.push(one),
+                Err(error) if one.is_substitute => {
+                    tracing::warn!(%error, job, attempt, "an attempt could not be ended; tried again");
+                    held.push(one);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, job, attempt, "how an attempt ended could not be stored; it has failed");
+                    again.push(one.substitute(&error));
+                }
+            }
+        }
+        shared.free(written);
+        if let Some(error) = outage {
+            tracing::warn!(%error, reports = again.len(), "how jobs ended could not be written; tried again");
+            tokio::time::sleep(AFTER_FAILURE).await;
+        }
+        ended = again;
+    }
+    held
 }
 
 async fn give_back(shared: &Shared, unbegun: Vec<(Attempt, String)>) {
     if unbegun.is_empty() {
         return;
     }
-    let ctx = shared.jobs.ctx();
+    let (ctx, count) = (shared.jobs.ctx(), unbegun.len());
     let given = shared.jobs.db().write(move |tx| finish::give_back(tx, &ctx.renewed(), &unbegun)).await;
     if let Err(error) = given {
         tracing::warn!(%error, "claimed jobs could not be given back; they are once this process has signed off");
     }
+    shared.free(count);
 }
 
-fn count_it(shared: &Shared, told: &Told, report: &Report, queue: &str, kind: &str, took: Duration) {
-    if *told == Told::Stale {
+async fn count_it(shared: &Shared, mut told: Told, ended: &Ended) {
+    if told == Told::Stale && ended.is_doubtful {
+        told = shared.jobs.find_told(&ended.report).await;
+    }
+    let Ended { report, queue, kind, took, .. } = ended;
+    let Attempt { job, attempt, .. } = report.attempt;
+    if told == Told::Stale {
         shared.stale.fetch_add(1, Ordering::Relaxed);
-        let Attempt { job, attempt, .. } = report.attempt;
         return tracing::warn!(
             job,
             attempt,
@@ -92,9 +168,8 @@ fn count_it(shared: &Shared, told: &Told, report: &Report, queue: &str, kind: &s
         );
     }
     if let (Err(error), false) = (&report.outcome, matches!(told, Told::Ended(JobState::Cancelled))) {
-        let Attempt { job, attempt, .. } = report.attempt;
         tracing::info!(job, attempt, kind, %error, "an attempt did not succeed");
     }
     let is_snooze = matches!(report.outcome, Err(JobError::Snooze(_)));
-    shared.jobs.inner().counts.count_told(queue, kind, told, is_snooze, took);
+    shared.jobs.inner().counts.count_told(queue, kind, &told, is_snooze, *took);
 }

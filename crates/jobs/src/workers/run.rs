@@ -1,19 +1,17 @@
 //! Running one attempt: what a handler knows and may say of it, its timeout, and how it is stopped.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use kith_kernel::{Actor, Ctx, RequestId, seconds};
 use kith_store::Error;
 use tokio::sync::watch;
 
 use super::fetch::Lane;
-use super::report::Message;
-use super::{Running, Shared};
+use super::report::{Ended, Message};
+use super::{Phase, Running, Shared};
 use crate::finish::{Attempt, Report};
 use crate::jobs::Jobs;
 use crate::model::{Awaited, ClaimToken, Claimed, Done, JobError, JobId, LogLine};
@@ -136,19 +134,25 @@ pub(super) async fn run(lane: Arc<Lane>, claimed: Claimed, is_limited: bool) {
     let may_run = Arc::clone(&lane.may_run).acquire_owned().await;
     let begun = may_run.ok().zip(begin(&lane.shared, attempt, &claimed));
     let message = match begun {
-        None => Message::Unbegun { attempt, queue },
+        None => Some(Message::Unbegun { attempt, queue }),
         Some((_permit, stopped)) => {
             let (kind, started) = (claimed.kind.clone(), now());
             let outcome = outcome(&lane, claimed, stopped).await;
             lane.shared.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&attempt);
+            // What ends because the process stops is given back when the worker signs off.
+            let is_left =
+                matches!(outcome, Err(JobError::Cancelled)) && *lane.shared.phase.borrow() >= Phase::Leaving;
             let rings = is_limited.then(|| queue.clone());
             let report = Report { attempt, outcome, rings };
-            Message::Ended { report, queue, kind, took: started.elapsed() }
+            (!is_left).then(|| Message::Ended(Ended::new(report, queue, kind, started.elapsed())))
         }
     };
     lane.ended.fetch_add(1, Ordering::Relaxed);
-    // The reporter outlives all attempts; it is gone only once the grace of a stop is over.
-    let _ = lane.shared.reports.send(message);
+    match message {
+        // The reporter outlives all attempts; it is gone only once the grace of a stop is over.
+        Some(message) => drop(lane.shared.reports.send(message)),
+        None => lane.shared.free(1),
+    }
     lane.outstanding.fetch_sub(1, Ordering::Relaxed);
 }
 
@@ -178,17 +182,20 @@ async fn outcome(lane: &Lane, claimed: Claimed, stopped: watch::Receiver<bool>) 
         return Err(JobError::Snooze(UNKNOWN_KIND));
     };
     let timeout = claimed.timeout;
-    let mut asked = stopped.clone();
-    let running = AssertUnwindSafe((handler.run)(Run::new(&lane.shared.jobs, claimed, stopped)));
+    let (mut asked, mut phase) = (stopped.clone(), lane.shared.phase.subscribe());
+    let running = handler.attempt(Run::new(&lane.shared.jobs, claimed, stopped));
     let stopping = async {
         if asked.wait_for(|stop| *stop).await.is_err() {
             std::future::pending::<()>().await;
         }
-        tokio::time::sleep(STOP_WITHIN).await;
+        tokio::select! {
+            () = tokio::time::sleep(STOP_WITHIN) => {}
+            _ = phase.wait_for(|phase| *phase == Phase::Dropping) => {}
+        }
     };
     tokio::select! {
         biased;
-        ended = running.catch_unwind() => ended.unwrap_or_else(|_| Err(JobError::Retry("its handler panicked".to_owned()))),
+        ended = running => ended,
         () = stopping => Err(JobError::Cancelled),
         () = over(timeout) => Err(JobError::Retry(format!("it took longer than its timeout of {timeout:?}"))),
     }

@@ -19,6 +19,7 @@ contract! {
     a_named_wait_counts_as_a_failure
     a_late_word_about_an_attempt_changes_nothing
     a_waiting_job_is_taken_back_at_once_and_a_running_one_asked
+    cancelled_job_that_is_given_back_unbegun_has_ended
     dead_letters_are_redriven_and_discarded_in_bulk
     a_job_runs_again_whatever_became_of_it
     a_dead_job_gives_its_key_back
@@ -136,6 +137,23 @@ async fn a_waiting_job_is_taken_back_at_once_and_a_running_one_asked(engine: Eng
     assert_eq!((job.id, job.attempt), (running, 1));
     assert_eq!(heard, kith_jobs::Heard::Alive { cancel: vec![job.as_attempt()] });
     assert_eq!(engine.report(&job, Err(JobError::retry("stopped"))).await, Told::Ended(JobState::Cancelled));
+}
+
+async fn cancelled_job_that_is_given_back_unbegun_has_ended(engine: Engine) {
+    let worker = engine.worker().await;
+    let (cancelled, other) = (engine.add(1).await, engine.add(2).await);
+    let claim = engine.claim(worker, 2).await;
+    let ctx = engine.ctx();
+    assert_eq!(
+        engine.db().write(move |tx| cancel(tx, &ctx, cancelled, "by a test")).await.unwrap(),
+        CancelOutcome::Asked
+    );
+    let (ctx, jobs) = (engine.ctx(), claim.jobs.iter().map(|job| (job.as_attempt(), job.queue.clone())));
+    let jobs: Vec<_> = jobs.collect();
+    engine.db().write(move |tx| kith_jobs::give_back(tx, &ctx, &jobs)).await.unwrap();
+    assert_eq!(engine.state(cancelled).await, JobState::Cancelled);
+    assert_eq!(engine.state(other).await, JobState::Scheduled);
+    assert_eq!(engine.numbers(5).await, [2]);
 }
 
 async fn dead_letters_are_redriven_and_discarded_in_bulk(engine: Engine) {

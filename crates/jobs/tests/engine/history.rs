@@ -4,7 +4,7 @@ use kith_jobs::{JobFilter, JobState, Retention, Upkept, list_jobs};
 use kith_kernel::{days, hours, seconds};
 
 use crate::contract;
-use crate::support::{Engine, done, work};
+use crate::support::{Engine, done, hold, work};
 
 contract! {
     ended_jobs_are_forgotten_by_age_and_not_before
@@ -102,4 +102,36 @@ async fn minutes_and_samples_tell_what_was_done(engine: Engine) {
     assert_eq!(started, 5);
     let samples = engine.db().read(move |q| kith_jobs::list_samples(q, "default", since, 100)).await.unwrap();
     assert_eq!(samples.iter().map(|one| (one.ready, one.dead)).collect::<Vec<_>>(), [(5, 0), (0, 1)]);
+}
+
+const TURNS: &str = "SELECT current FROM job_ring";
+
+/// A dump holds the segment that is emptied next, for as long as it takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn turn_gives_way_to_whoever_reads_the_segment() {
+    let Some(engine) = Engine::postgres().await else { return };
+    let mut last = Upkept::default();
+    upkeep(&engine, &mut last, Retention::DEFAULT).await;
+    let id = engine.add(1).await;
+    engine.run_next(done()).await.unwrap();
+    let before = engine.count(TURNS).await;
+    let held = hold(&engine, |tx| {
+        tx.one("SELECT COUNT(*) FROM job_history_segment_2", &[], |row| row.get::<i64>(0)).map(drop)
+    })
+    .await;
+    engine.advance(days(2));
+    let jobs = engine.jobs.clone();
+    let maintained = tokio::spawn(async move {
+        let outcome = jobs.upkeep(&mut last, Retention::DEFAULT).await;
+        (outcome, last)
+    });
+    assert_eq!(engine.job(id).await.state, JobState::Completed, "ended jobs can be read meanwhile");
+    let (outcome, mut last) = maintained.await.unwrap();
+    outcome.unwrap();
+    assert_eq!(engine.count(TURNS).await, before, "not while it is read");
+    held.release().await;
+    engine.advance(seconds(61));
+    upkeep(&engine, &mut last, Retention::DEFAULT).await;
+    assert_eq!(engine.count(TURNS).await, before + 1);
+    assert_eq!(engine.job(id).await.state, JobState::Completed);
 }

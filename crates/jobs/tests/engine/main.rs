@@ -2,6 +2,7 @@
 
 mod support;
 
+mod batches;
 mod claims;
 mod crowds;
 mod database_crashes;

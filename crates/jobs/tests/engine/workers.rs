@@ -17,9 +17,12 @@ use crate::support::{Engine, done, until, work};
 contract! {
     what_is_enqueued_is_run
     a_handler_that_panics_fails_its_attempt_only
+    handler_that_panics_before_its_future_frees_its_slot
+    drained_handler_that_panics_fails_its_attempt
     an_attempt_that_takes_too_long_has_failed
     a_cancelled_attempt_is_told_and_ends
     a_stop_waits_for_what_runs_and_gives_back_what_has_not_begun
+    handlers_that_outlast_the_grace_are_told_and_their_jobs_given_back
     a_payload_that_is_none_of_the_type_is_dead
     a_thousand_jobs_are_each_run_once_by_two_nodes
     a_database_that_is_away_delays_and_loses_nothing
@@ -76,6 +79,35 @@ async fn a_handler_that_panics_fails_its_attempt_only(engine: Engine) {
     workers.stop().await;
 }
 
+/// A handler that panics in its closure, so that there is no future yet.
+fn panics_at_once() -> Handler {
+    Handler::new("work", |run: Run| {
+        assert!(run.payload != "1", "as asked");
+        async { done() }
+    })
+}
+
+async fn handler_that_panics_before_its_future_frees_its_slot(engine: Engine) {
+    let workers = start(&engine, 1, vec![panics_at_once()]).await;
+    let bad = engine.enqueue(work(1).retry(Retry::NEVER)).await.id;
+    let good = engine.add(2).await;
+    until("both have ended", async || {
+        engine.state(bad).await == JobState::Dead && engine.state(good).await == JobState::Completed
+    })
+    .await;
+    assert!(engine.job(bad).await.errors[0].error.contains("panicked"));
+    workers.stop().await;
+}
+
+async fn drained_handler_that_panics_fails_its_attempt(engine: Engine) {
+    let bad = engine.enqueue(work(1).retry(Retry::NEVER)).await.id;
+    let good = engine.add(2).await;
+    let (jobs, handlers) = (engine.jobs.clone(), vec![panics_at_once()]);
+    let drained = tokio::spawn(async move { jobs.drain(&handlers, &["default"]).await.unwrap() });
+    assert_eq!(drained.await.unwrap(), 2);
+    assert_eq!((engine.state(bad).await, engine.state(good).await), (JobState::Dead, JobState::Completed));
+}
+
 async fn an_attempt_that_takes_too_long_has_failed(engine: Engine) {
     let handler = Handler::new("work", |_: Run| std::future::pending());
     let workers = start(&engine, 4, vec![handler]).await;
@@ -125,6 +157,52 @@ async fn a_stop_waits_for_what_runs_and_gives_back_what_has_not_begun(engine: En
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_history").await, 3);
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE crashes > 0 OR failures > 0").await, 0);
     assert_eq!(engine.numbers(100).await.len(), 17, "all the rest is there at once");
+}
+
+/// Notes when it is dropped.
+struct Dropped(Arc<AtomicUsize>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+async fn handlers_that_outlast_the_grace_are_told_and_their_jobs_given_back(engine: Engine) {
+    let (told, dropped) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (tells, drops) = (Arc::clone(&told), Arc::clone(&dropped));
+    let handler = Handler::new("work", move |mut run: Run| {
+        let (tells, drops) = (Arc::clone(&tells), Dropped(Arc::clone(&drops)));
+        async move {
+            let _drops = drops;
+            run.cancelled().await;
+            tells.fetch_add(1, Ordering::SeqCst);
+            // One heeds it, the other does not.
+            if run.payload == "2" { std::future::pending().await } else { Err(JobError::Cancelled) }
+        }
+    });
+    let mut options = WorkerOptions::new("test", share(3));
+    options.grace = Duration::from_millis(10);
+    let workers = Workers::start(&engine.jobs, vec![handler], options).await.unwrap();
+    let mut ids = Vec::new();
+    for n in 1..=3 {
+        ids.push(engine.add(n).await);
+    }
+    until("they run", async || engine.count("SELECT COUNT(*) FROM jobs WHERE state = 2").await == 3).await;
+    let (ctx, cancelled) = (engine.ctx(), ids[2]);
+    let mark = move |tx: &kith_store::Tx<'_>| {
+        let sql = "UPDATE jobs SET cancel_asked_at = $1 WHERE id = $2";
+        tx.exec(sql, kith_store::params![ctx.now, cancelled]).map(drop)
+    };
+    engine.db().write(mark).await.unwrap();
+    workers.stop().await;
+    assert_eq!((told.load(Ordering::SeqCst), dropped.load(Ordering::SeqCst)), (3, 3));
+    assert_eq!(engine.state(cancelled).await, JobState::Cancelled, "somebody had asked for that");
+    for id in &ids[..2] {
+        let job = engine.job(*id).await;
+        assert_eq!((job.state, job.failures), (JobState::Scheduled, 0), "{:?}", job.errors);
+    }
+    assert_eq!(engine.numbers(5).await, [1, 2], "they can be run elsewhere at once");
 }
 
 #[derive(Serialize, Deserialize)]

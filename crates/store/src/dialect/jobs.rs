@@ -93,6 +93,10 @@ pub const FIRST_OF_KEYS: Bulk = Bulk {
              ORDER BY priority, place, id LIMIT wanted.room) AS j",
 };
 
+/// Limits for how long the statements behind it in the transaction wait for a lock: `$1` a time with its unit.
+pub const LIMIT_LOCK_WAITS: Statement =
+    Statement { sqlite: "SELECT $1", postgres: "SELECT set_config('lock_timeout', $1, TRUE)" };
+
 /// Makes ready what is due: `$1` queue, `$2` now, `$3` nothing scheduled is left before, `$4` how many.
 pub const PROMOTE: Statement = Statement {
     sqlite: "UPDATE jobs SET state = 0 WHERE id IN (

@@ -9,6 +9,7 @@ const SLEEPERS: &[(&str, &str)] = &[
         "crates/domain/src/accounts/checks/sessions.rs",
         "a spent token is good for a stretch of the deployment's own time, which a check cannot move",
     ),
+    ("crates/jobs/src/enqueues.rs", "tries a key again that another transaction holds"),
     ("crates/jobs/src/jobs.rs", "gives a claim back to a database that did not answer"),
     ("crates/jobs/src/workers/fetch.rs", "looks now and then, should nobody ring"),
     ("crates/jobs/src/workers/mod.rs", "a heart beats by itself"),

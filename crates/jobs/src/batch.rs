@@ -1,0 +1,80 @@
+//! Batches: requests of many callers in one transaction. A request that cannot be written, or waits for another
+//! transaction, does not hold up those beside it.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kith_store::{Error, Store, Tx};
+
+use crate::rows;
+
+/// How long a batch waits for a lock that another transaction holds.
+const LOCK_WAIT: Duration = Duration::from_millis(50);
+
+/// Names the store's error behind a request's, if there is one.
+pub(crate) type Cause<E> = fn(&E) -> Option<&Error>;
+
+/// Whether the error says that the database did not answer, or was too busy: then it is no fault of any request.
+pub(crate) const fn is_outage(error: &Error) -> bool {
+    matches!(error, Error::Busy | Error::Unavailable(_) | Error::OutcomeUnknown(_))
+}
+
+/// Writes all of `items` by `write`, in one transaction if that succeeds. Otherwise the batch is split into halves, down
+/// to single requests, each of which then succeeds or fails by itself; one whose lock another transaction holds fails with
+/// [`Error::DeadlinePassed`]. In an outage nothing is split. Returns one outcome for each item, in order.
+pub(crate) async fn write_batch<I, T, E, F>(
+    db: &Store,
+    items: &Arc<Vec<I>>,
+    cause: Cause<E>,
+    write: F,
+) -> Vec<Result<T, E>>
+where
+    I: Send + Sync + 'static,
+    T: Send + 'static,
+    E: From<Error> + Clone + Send + 'static,
+    F: Fn(&Tx<'_>, &[I]) -> Result<Vec<T>, E> + Clone + Send + 'static,
+{
+    let mut outcomes = Vec::with_capacity(items.len());
+    let mut parts: Vec<Range<usize>> = (!items.is_empty()).then(|| 0..items.len()).into_iter().collect();
+    while let Some(part) = parts.pop() {
+        let (written, has_begun) = write_part(db, Arc::clone(items), part.clone(), write.clone()).await;
+        match written {
+            Ok(written) => outcomes.extend(written.into_iter().map(Ok)),
+            Err(error) if !has_begun || cause(&error).is_some_and(is_outage) => {
+                outcomes.extend((part.start..items.len()).map(|_| Err(error.clone())));
+                break;
+            }
+            Err(error) if part.len() == 1 => outcomes.push(Err(error)),
+            Err(_) => {
+                let middle = part.start + part.len() / 2;
+                parts.extend([middle..part.end, part.start..middle]);
+            }
+        }
+    }
+    outcomes
+}
+
+/// Writes a part of a batch in one transaction. Says also whether the transaction began.
+async fn write_part<I, T, E>(
+    db: &Store,
+    items: Arc<Vec<I>>,
+    part: Range<usize>,
+    write: impl Fn(&Tx<'_>, &[I]) -> Result<Vec<T>, E> + Send + 'static,
+) -> (Result<Vec<T>, E>, bool)
+where
+    I: Send + Sync + 'static,
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+{
+    let has_begun = Arc::new(AtomicBool::new(false));
+    let begins = Arc::clone(&has_begun);
+    let written = db.write(move |tx| {
+        begins.store(true, Ordering::Relaxed);
+        rows::limit_lock_waits(tx, LOCK_WAIT)?;
+        write(tx, &items[part.clone()])
+    });
+    let written = written.await;
+    (written, has_begun.load(Ordering::Relaxed))
+}

@@ -1,0 +1,156 @@
+//! Enqueues of callers who have no transaction of their own: those of many callers are written together. Those that may
+//! wait for another transaction, because of a unique key or a job that they wait for, do not travel with those that
+//! cannot.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kith_kernel::{Clock, Sources};
+use kith_store::{Error, Store, Tx};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::batch::write_batch;
+use crate::enqueue::{EnqueueError, enqueue_all};
+use crate::model::Enqueued;
+use crate::new_job::NewJob;
+
+/// Enqueues that travel together at most.
+const TOGETHER: usize = 512;
+/// Turns of the scheduler in which nobody came, after which nobody is waited for.
+const TURNS: usize = 2;
+/// Enqueues that may wait before callers do.
+const WAITING: usize = 8_192;
+/// Pause before an enqueue is tried again that waits for another transaction.
+const AFTER_HELD: Duration = Duration::from_millis(100);
+/// How long a caller waits for another transaction.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Takes enqueues, and writes them in batches.
+pub(crate) struct Enqueuer {
+    plain: mpsc::Sender<Waiting>,
+    /// Those with unique keys, and those that wait for other jobs.
+    keyed: mpsc::Sender<Waiting>,
+}
+
+/// An enqueue on its way.
+struct Waiting {
+    jobs: Vec<NewJob>,
+    answer: oneshot::Sender<Result<Vec<Enqueued>, EnqueueError>>,
+    since: Instant,
+}
+
+impl Enqueuer {
+    /// Starts its tasks, which end when it is dropped.
+    pub fn start(db: &Store, sources: &Sources) -> Self {
+        let lane = || {
+            let (lane, arrivals) = mpsc::channel(WAITING);
+            tokio::spawn(write_lane(db.clone(), Arc::clone(&sources.clock), arrivals));
+            lane
+        };
+        Self { plain: lane(), keyed: lane() }
+    }
+
+    /// Enqueues jobs, all or none.
+    ///
+    /// # Errors
+    /// As for [`enqueue_all`].
+    #[expect(clippy::disallowed_methods, reason = "patience is about real waiting")]
+    pub async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
+        let gone = || Error::unavailable("the job engine has stopped");
+        let (answer, answered) = oneshot::channel();
+        let lane = if jobs.iter().all(NewJob::is_plain) { &self.plain } else { &self.keyed };
+        let waiting = Waiting { jobs, answer, since: Instant::now() };
+        lane.send(waiting).await.map_err(|_| gone())?;
+        answered.await.unwrap_or_else(|_| Err(gone().into()))
+    }
+}
+
+async fn write_lane(db: Store, clock: Arc<dyn Clock>, arrivals: mpsc::Receiver<Waiting>) {
+    let (postpone, postponed) = mpsc::unbounded_channel();
+    tokio::join!(write_arriving(&db, &clock, arrivals, postpone), write_postponed(&db, &clock, postponed));
+}
+
+/// Writes enqueues, as many together as have arrived while others were written.
+async fn write_arriving(
+    db: &Store,
+    clock: &Arc<dyn Clock>,
+    mut arrivals: mpsc::Receiver<Waiting>,
+    postpone: mpsc::UnboundedSender<Waiting>,
+) {
+    let mut arrived = Vec::new();
+    while arrivals.recv_many(&mut arrived, TOGETHER).await > 0 {
+        gather(&mut arrivals, &mut arrived).await;
+        for held in write(db, clock, std::mem::take(&mut arrived)).await {
+            // The other half of the lane ends after this one.
+            let _ = postpone.send(held);
+        }
+    }
+}
+
+/// Tries enqueues again that another transaction held up, apart from those that arrive.
+async fn write_postponed(
+    db: &Store,
+    clock: &Arc<dyn Clock>,
+    mut postponed: mpsc::UnboundedReceiver<Waiting>,
+) {
+    let mut held = Vec::new();
+    while !held.is_empty() || postponed.recv_many(&mut held, TOGETHER).await > 0 {
+        tokio::time::sleep(AFTER_HELD).await;
+        while let Ok(one) = postponed.try_recv() {
+            held.push(one);
+        }
+        held = write(db, clock, held).await;
+    }
+}
+
+/// Callers who were just answered come again: those that are ready to run do so first, and share one wait for the disk.
+async fn gather(arrivals: &mut mpsc::Receiver<Waiting>, arrived: &mut Vec<Waiting>) {
+    let mut quiet = 0;
+    while quiet < TURNS && arrived.len() < TOGETHER {
+        tokio::task::yield_now().await;
+        let before = arrived.len();
+        while arrived.len() < TOGETHER
+            && let Ok(one) = arrivals.try_recv()
+        {
+            arrived.push(one);
+        }
+        quiet = if arrived.len() > before { 0 } else { quiet + 1 };
+    }
+}
+
+/// Writes a batch and answers its callers. Returns those that another transaction holds up and whose callers have patience.
+async fn write(db: &Store, clock: &Arc<dyn Clock>, batch: Vec<Waiting>) -> Vec<Waiting> {
+    let (jobs, callers): (Vec<_>, Vec<_>) =
+        batch.into_iter().map(|one| (one.jobs, (one.answer, one.since))).unzip();
+    let (jobs, clock) = (Arc::new(jobs), Arc::clone(clock));
+    let outcomes = write_batch(db, &jobs, cause, move |tx, part| enqueue_each(tx, &*clock, part)).await;
+    let mut held = Vec::new();
+    for ((at, outcome), (answer, since)) in outcomes.into_iter().enumerate().zip(callers) {
+        let is_held = matches!(outcome, Err(EnqueueError::Store(Error::DeadlinePassed)));
+        if is_held && since.elapsed() < PATIENCE && !answer.is_closed() {
+            held.push(Waiting { jobs: jobs[at].clone(), answer, since });
+            continue;
+        }
+        // Whoever asked may have gone; the job is there all the same.
+        let _ = answer.send(outcome);
+    }
+    held
+}
+
+/// Enqueues the jobs of several callers, all or none.
+fn enqueue_each(
+    tx: &Tx<'_>,
+    clock: &dyn Clock,
+    callers: &[Vec<NewJob>],
+) -> Result<Vec<Vec<Enqueued>>, EnqueueError> {
+    let all: Vec<_> = callers.iter().flatten().collect();
+    let mut enqueued = enqueue_all(tx, clock.now(), &all)?.into_iter();
+    Ok(callers.iter().map(|jobs| enqueued.by_ref().take(jobs.len()).collect()).collect())
+}
+
+const fn cause(error: &EnqueueError) -> Option<&Error> {
+    match error {
+        EnqueueError::Store(error) => Some(error),
+        EnqueueError::Invalid(_) | EnqueueError::Unknown(_) => None,
+    }
+}

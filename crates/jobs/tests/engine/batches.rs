@@ -1,0 +1,216 @@
+//! Reports and enqueues of one process are written together. One that cannot be written, or waits for another
+//! transaction, does not hold up those beside it.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use kith_jobs::{
+    Done, EnqueueError, Handler, JobState, NewJob, OnConflict, PAYLOAD_BYTES, QueueShare, Report, Retention,
+    Retry, Run, Unique, Upkept, WorkerOptions, Workers, enqueue,
+};
+use kith_store::testing::Fault;
+use kith_store::{Error, Tx, params};
+use tokio::sync::watch;
+
+use crate::contract;
+use crate::support::{Engine, done, hold, until, work};
+
+contract! {
+    report_that_cannot_be_stored_fails_its_own_attempt
+    result_that_is_too_large_fails_its_attempt
+    overdue_job_that_cannot_be_ended_delays_no_other
+    jobs_that_end_together_settle_within_one_budget
+    enqueue_that_cannot_be_stored_fails_alone
+    report_whose_answer_is_lost_is_counted_as_what_it_is
+}
+
+async fn start(engine: &Engine, handler: Handler) -> Workers {
+    let share = QueueShare { queue: "default".to_owned(), concurrency: 50 };
+    Workers::start(&engine.jobs, vec![handler], WorkerOptions::new("test", vec![share])).await.unwrap()
+}
+
+/// Returns what the payload says, once `go` is set: so that all end together.
+fn answers(go: watch::Receiver<bool>, result: fn(&str) -> Option<String>) -> Handler {
+    Handler::new("work", move |run: Run| {
+        let mut go = go.clone();
+        async move {
+            go.wait_for(|go| *go).await.unwrap();
+            Ok(Done { result: result(&run.payload) })
+        }
+    })
+}
+
+async fn run_together(engine: &Engine, result: fn(&str) -> Option<String>) -> Vec<i64> {
+    let (go, gone) = watch::channel(false);
+    let workers = start(engine, answers(gone, result)).await;
+    let jobs = (0..30).map(|n| work(n).retry(Retry::NEVER)).collect();
+    let ids: Vec<_> = engine.jobs.enqueue_all(jobs).await.unwrap().iter().map(|job| job.id).collect();
+    let running = "SELECT COUNT(*) FROM jobs WHERE state = 2";
+    until("all run", async || engine.count(running).await == 30).await;
+    go.send_replace(true);
+    until("all have ended", async || engine.count("SELECT COUNT(*) FROM jobs").await == 0).await;
+    workers.stop().await;
+    ids
+}
+
+async fn only_the_seventh_is_dead(engine: &Engine, ids: &[i64], why: &str) {
+    for (n, id) in ids.iter().enumerate() {
+        let expected = if n == 7 { JobState::Dead } else { JobState::Completed };
+        assert_eq!(engine.state(*id).await, expected, "job {n}");
+    }
+    let errors = engine.job(ids[7]).await.errors;
+    assert!(errors.len() == 1 && errors[0].error.contains(why), "{errors:?}");
+}
+
+async fn report_that_cannot_be_stored_fails_its_own_attempt(engine: Engine) {
+    let ids = run_together(&engine, |payload| (payload == "7").then(|| "\"a\0b\"".to_owned())).await;
+    only_the_seventh_is_dead(&engine, &ids, "U+0000").await;
+}
+
+async fn result_that_is_too_large_fails_its_attempt(engine: Engine) {
+    let large = |payload: &str| {
+        let bytes = if payload == "7" { PAYLOAD_BYTES + 1 } else { PAYLOAD_BYTES };
+        Some(format!("\"{}\"", "x".repeat(bytes - 2)))
+    };
+    let ids = run_together(&engine, large).await;
+    only_the_seventh_is_dead(&engine, &ids, "longer than 262144 bytes").await;
+}
+
+/// An attempt whose dead letter is there already cannot be ended.
+async fn overdue_job_that_cannot_be_ended_delays_no_other(engine: Engine) {
+    let jobs =
+        (0..5).map(|n| work(n).retry(Retry::NEVER).timeout(std::time::Duration::from_secs(1))).collect();
+    let ids: Vec<_> = engine.jobs.enqueue_all(jobs).await.unwrap().iter().map(|job| job.id).collect();
+    let bad = ids[2];
+    let prepare = move |tx: &Tx<'_>| {
+        tx.exec(
+            "INSERT INTO job_dead (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
+                 timeout_ms, finished_at, created_at)
+             VALUES ($1, 'default', 'work', 6, 5, 1, '1', 1, 1, 1, 0, $2, 1)",
+            params![bad, i64::MAX / 2],
+        )?;
+        tx.exec("UPDATE jobs SET state = 2, attempt = 1, worker = 1, deadline_at = 1", params![]).map(drop)
+    };
+    engine.db().write(prepare).await.unwrap();
+    engine.jobs.upkeep(&mut Upkept::default(), Retention::DEFAULT).await.unwrap();
+    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 1, "the others are dead");
+    assert_eq!(
+        engine.count("SELECT COUNT(*) FROM job_samples").await,
+        1,
+        "and the rest of maintenance is done"
+    );
+}
+
+async fn jobs_that_end_together_settle_within_one_budget(engine: Engine) {
+    const PARENTS: i64 = 20;
+    let insert = |tx: &Tx<'_>| {
+        tx.exec(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1 * 401)
+             INSERT INTO jobs (id, queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, waiting_for,
+                 is_awaited, created_at)
+             SELECT i, 'default', 'work', CASE WHEN i <= $1 THEN 0 ELSE 3 END, 5, 1, '1', 1, 0,
+                 CASE WHEN i <= $1 THEN 0 ELSE 1 END, i <= $1, 1
+             FROM n",
+            params![PARENTS],
+        )?;
+        tx.exec(
+            "INSERT INTO job_waits (awaited, waiter, on_failure) SELECT 1 + id % $1, id, 0 FROM jobs WHERE id > $1",
+            params![PARENTS],
+        )
+    };
+    engine.db().write(insert).await.unwrap();
+    let worker = engine.worker().await;
+    let claim = engine.claim(worker, PARENTS).await;
+    let report =
+        |job: &kith_jobs::Claimed| Report { attempt: job.as_attempt(), outcome: done(), rings: None };
+    engine.jobs.report(Arc::new(claim.jobs.iter().map(report).collect())).await.unwrap();
+    let told = "SELECT COUNT(*) FROM job_waits WHERE state IS NOT NULL";
+    assert!((1..1_000).contains(&engine.count(told).await), "transactions are bounded");
+    engine.jobs.upkeep(&mut Upkept::default(), Retention::DEFAULT).await.unwrap();
+    assert_eq!(engine.count(told).await, PARENTS * 400);
+    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 3").await, 0);
+}
+
+async fn enqueue_that_cannot_be_stored_fails_alone(engine: Engine) {
+    let payload = |n: i64| if n == 40 { "\"\0\"".to_owned() } else { n.to_string() };
+    let jobs = (0..100).map(|n| engine.jobs.enqueue(NewJob::new("default", "work", payload(n))));
+    for (n, enqueued) in join_all(jobs).await.into_iter().enumerate() {
+        match n {
+            40 => assert!(matches!(enqueued, Err(EnqueueError::Store(Error::NulInText))), "{enqueued:?}"),
+            _ => assert!(enqueued.is_ok(), "job {n}: {enqueued:?}"),
+        }
+    }
+    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 99);
+}
+
+/// The answer to a COMMIT is lost: the report is sent again, and finds its own success.
+async fn report_whose_answer_is_lost_is_counted_as_what_it_is(engine: Engine) {
+    const JOBS: i64 = 60;
+    let db = engine.db().clone();
+    let handler = Handler::new("work", move |run: Run| {
+        db.inject(Fault::CommitAnswerLost);
+        async move {
+            match run.payload.parse::<i64>().unwrap() % 3 {
+                0 => done(),
+                1 => Err(kith_jobs::JobError::discard("no")),
+                _ => Err(kith_jobs::JobError::Cancelled),
+            }
+        }
+    });
+    let workers = start(&engine, handler).await;
+    for n in 0..JOBS {
+        // Its own answer may be lost as well.
+        let _ = engine.jobs.enqueue(work(n)).await;
+    }
+    until("all have ended", async || engine.count("SELECT COUNT(*) FROM jobs").await == 0).await;
+    let stale = workers.stale();
+    workers.stop().await;
+    let total = engine.jobs.totals().remove(0).2.tally;
+    let completed = engine.count("SELECT COUNT(*) FROM job_history WHERE state = 4").await;
+    let cancelled = engine.count("SELECT COUNT(*) FROM job_history WHERE state = 5").await;
+    let dead = engine.count("SELECT COUNT(*) FROM job_dead").await;
+    assert_eq!((completed + cancelled + dead, stale), (JOBS, 0));
+    assert_eq!((total.completed, total.cancelled, total.dead), (completed, cancelled, dead));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn report_about_a_held_job_delays_no_other() {
+    let Some(engine) = Engine::postgres().await else { return };
+    let (go, gone) = watch::channel(false);
+    let workers = start(&engine, answers(gone, |_| None)).await;
+    let ids = engine.jobs.enqueue_all((0..30).map(work).collect()).await.unwrap();
+    until("all run", async || engine.count("SELECT COUNT(*) FROM jobs WHERE state = 2").await == 30).await;
+    let held_job = ids[7].id;
+    let held = hold(&engine, move |tx: &Tx<'_>| {
+        tx.exec("UPDATE jobs SET started_at = started_at WHERE id = $1", params![held_job]).map(drop)
+    })
+    .await;
+    go.send_replace(true);
+    until("the others have ended", async || engine.count("SELECT COUNT(*) FROM jobs").await == 1).await;
+    assert_eq!(engine.state(held_job).await, JobState::Running);
+    held.release().await;
+    until("it has ended too", async || engine.state(held_job).await == JobState::Completed).await;
+    workers.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn contended_key_delays_no_other_enqueue() {
+    let Some(engine) = Engine::postgres().await else { return };
+    let keyed = |n: i64, key: &str| work(n).unique(Unique::key(key).on_conflict(OnConflict::Keep));
+    let (ctx, first) = (engine.ctx(), keyed(1, "hot"));
+    let held = hold(&engine, move |tx: &Tx<'_>| {
+        enqueue(tx, &ctx, &first).map(drop).map_err(|error| Error::fault(error.to_string()))
+    })
+    .await;
+    let (jobs, second) = (engine.jobs.clone(), keyed(2, "hot"));
+    let contended = tokio::spawn(async move { jobs.enqueue(second).await });
+    let waits = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    until("it waits for the key", async || engine.count(waits).await > 0).await;
+    for n in 0..20 {
+        engine.enqueue(work(10 + n)).await;
+        engine.enqueue(keyed(100 + n, &format!("cold-{n}"))).await;
+    }
+    assert!(!contended.is_finished(), "the key is held");
+    held.release().await;
+    assert!(contended.await.unwrap().unwrap().existing);
+}

@@ -242,10 +242,11 @@ pub fn first_of_keys(tx: &Tx<'_>, queue: &str, wanted: &[(String, i64)]) -> Resu
     tx.bulk(bulk, params![queue], &[Values::Texts(&keys), Values::Ints(&rooms)], |row| row.get(0))
 }
 
-/// The oldest ready job that has been there whenever its worker died.
-pub fn first_suspect(q: &Query<'_>, queue: &str) -> Result<Option<JobId>, Error> {
-    let sql = "SELECT id FROM jobs WHERE queue = $1 AND state = 0 AND crashes >= 2 ORDER BY id LIMIT 1";
-    q.one(sql, params![queue], |row| row.get(0))
+/// The oldest ready jobs that have been there whenever their workers died, and their keys.
+pub fn first_suspects(q: &Query<'_>, queue: &str, most: i64) -> Result<Vec<(JobId, Option<String>)>, Error> {
+    let sql =
+        "SELECT id, limit_key FROM jobs WHERE queue = $1 AND state = 0 AND crashes >= 2 ORDER BY id LIMIT $2";
+    q.all(sql, params![queue, most], |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
 /// Whether a worker has such a job already.
@@ -257,6 +258,11 @@ pub fn has_suspect(q: &Query<'_>, queue: &str, worker: i64) -> Result<bool, Erro
 pub fn running(q: &Query<'_>, queue: &str) -> Result<i64, Error> {
     let sql = "SELECT COUNT(*) FROM jobs WHERE queue = $1 AND state = 2";
     Ok(q.one(sql, params![queue], |row| row.get(0))?.unwrap_or(0))
+}
+
+pub fn running_of_key(q: &Query<'_>, queue: &str, key: &str) -> Result<i64, Error> {
+    let sql = "SELECT COUNT(*) FROM jobs WHERE queue = $1 AND state = 2 AND limit_key = $2";
+    Ok(q.one(sql, params![queue, key], |row| row.get(0))?.unwrap_or(0))
 }
 
 pub fn promote(tx: &Tx<'_>, queue: &str, now: Timestamp, from: Timestamp, most: i64) -> Result<u64, Error> {

@@ -15,6 +15,9 @@ contract! {
     each_key_has_its_own_rate
     limits_hold_over_all_nodes
     a_saturated_key_does_not_hide_the_ones_behind_it
+    many_saturated_keys_do_not_hide_the_ones_behind_them
+    jobs_without_a_key_and_jobs_with_one_leave_each_other_half
+    claims_of_one_job_alternate_between_jobs_with_and_without_a_key
     settings_that_make_no_sense_are_refused
     settings_change_only_as_they_were_read
 }
@@ -136,6 +139,60 @@ async fn a_saturated_key_does_not_hide_the_ones_behind_it(engine: Engine) {
     }
     found.sort_unstable();
     assert_eq!(found, [0, 5_000, 5_001, 5_002]);
+}
+
+async fn many_saturated_keys_do_not_hide_the_ones_behind_them(engine: Engine) {
+    const KEYS: i64 = 600;
+    set(&engine, |queue| queue.key_concurrency = Some(1)).await;
+    let jobs = |n: i64| work(n).limited_by(format!("key-{n:04}"));
+    engine.jobs.enqueue_all((0..KEYS).chain(0..KEYS).map(jobs).collect()).await.unwrap();
+    let worker = engine.worker().await;
+    let mut running = 0;
+    while running < KEYS as usize {
+        let claimed = engine.claim(worker, 500).await.jobs.len();
+        assert!(claimed > 0, "{running} run");
+        running += claimed;
+    }
+    engine.enqueue(work(-1).limited_by("key-0597-b")).await;
+    let mut found = Vec::new();
+    for _ in 0..3 {
+        found.extend(numbers(&engine.claim(worker, 500).await));
+    }
+    assert_eq!(found, [-1]);
+}
+
+/// Claims `claims` times, reports all, and counts those without a key and those with one.
+async fn count_by_key(engine: &Engine, claims: usize, most: i64) -> (usize, usize) {
+    let worker = engine.worker().await;
+    let (mut without, mut with) = (0, 0);
+    for _ in 0..claims {
+        for job in engine.claim(worker, most).await.jobs {
+            *if job.limit_key.is_none() { &mut without } else { &mut with } += 1;
+            engine.report(&job, done()).await;
+        }
+    }
+    (without, with)
+}
+
+async fn fill(engine: &Engine, without: i64, with: i64) {
+    set(engine, |queue| queue.key_concurrency = Some(10)).await;
+    let with = (0..with).map(|n| work(n).limited_by(format!("key-{}", n % 7)));
+    engine.jobs.enqueue_all((0..without).map(work).chain(with).collect()).await.unwrap();
+}
+
+async fn jobs_without_a_key_and_jobs_with_one_leave_each_other_half(engine: Engine) {
+    fill(&engine, 600, 300).await;
+    let (without, with) = count_by_key(&engine, 10, 28).await;
+    assert!(without >= 140 && with >= 100, "{without} without a key, {with} with one");
+    // What one kind does not need the other takes.
+    while count_by_key(&engine, 1, 28).await.1 > 0 {}
+    assert_eq!(count_by_key(&engine, 1, 4).await, (4, 0));
+}
+
+async fn claims_of_one_job_alternate_between_jobs_with_and_without_a_key(engine: Engine) {
+    fill(&engine, 100, 100).await;
+    let (without, with) = count_by_key(&engine, 20, 1).await;
+    assert!(without >= 5 && with >= 5, "{without} without a key, {with} with one");
 }
 
 async fn settings_that_make_no_sense_are_refused(engine: Engine) {

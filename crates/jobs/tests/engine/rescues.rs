@@ -13,6 +13,8 @@ contract! {
     a_worker_that_was_given_up_claims_nothing
     a_job_that_kills_its_worker_three_times_is_dead
     innocent_jobs_survive_beside_one_that_kills_workers
+    suspects_run_although_the_queue_is_never_empty
+    suspect_counts_against_the_limit_of_its_key
     a_rescue_is_no_failure_of_the_job
     many_nodes_rescue_once
     outage_longer_than_the_lease_gives_up_nobody
@@ -117,6 +119,53 @@ async fn innocent_jobs_survive_beside_one_that_kills_workers(engine: Engine) {
     }
     assert_eq!(done_ones, 19);
     assert_eq!(engine.state(poison).await, JobState::Dead);
+}
+
+/// Makes a job of each number a suspect, in this order.
+async fn make_suspects(engine: &Engine, jobs: Vec<kith_jobs::NewJob>) {
+    engine.jobs.enqueue_all(jobs).await.unwrap();
+    for _ in 0..2 {
+        die_with(engine, 50).await;
+    }
+}
+
+async fn suspects_run_although_the_queue_is_never_empty(engine: Engine) {
+    make_suspects(&engine, vec![work(-1), work(-2)]).await;
+    engine.jobs.enqueue_all((0..100).map(work).collect()).await.unwrap();
+    let worker = engine.worker().await;
+    let mut found = Vec::new();
+    for _ in 0..10 {
+        engine.advance(seconds(2));
+        engine.jobs.beat(worker).await.unwrap();
+        for job in engine.claim(worker, 5).await.jobs {
+            found.push(job.payload.parse::<i64>().unwrap());
+            engine.report(&job, done()).await;
+        }
+    }
+    assert_eq!(found.iter().filter(|n| **n < 0).count(), 2, "{found:?}");
+    assert_eq!(found.len(), 50, "the others run as well");
+}
+
+async fn suspect_counts_against_the_limit_of_its_key(engine: Engine) {
+    let ctx = engine.ctx();
+    let limit = move |tx: &kith_store::Tx<'_>| {
+        kith_jobs::set_queue(tx, &ctx, "default", None, |queue| queue.key_concurrency = Some(1)).map(drop)
+    };
+    engine.db().write(limit).await.unwrap();
+    let (first, second) = (engine.worker().await, engine.worker().await);
+    engine.enqueue(work(1).limited_by("a")).await;
+    let running = engine.claim(first, 1).await.jobs.remove(0);
+    engine.jobs.enqueue_all(vec![work(-1).limited_by("a"), work(-2).limited_by("b")]).await.unwrap();
+    let suspect = |tx: &kith_store::Tx<'_>| {
+        tx.exec("UPDATE jobs SET crashes = 2 WHERE state = 0", kith_store::params![]).map(drop)
+    };
+    engine.db().write(suspect).await.unwrap();
+    let other = engine.claim(second, 5).await;
+    assert_eq!(crate::support::numbers(&other), [-2], "its key is taken");
+    engine.report(&other.jobs[0], done()).await;
+    assert!(engine.claim(second, 5).await.jobs.is_empty());
+    engine.report(&running, done()).await;
+    assert_eq!(crate::support::numbers(&engine.claim(second, 5).await), [-1]);
 }
 
 async fn a_rescue_is_no_failure_of_the_job(engine: Engine) {

@@ -3,15 +3,19 @@
 //! Claims of one queue are serialized, across all nodes, for the length of one short transaction. So limits are exact,
 //! and each process may remember below which place nothing ready is left, as long as the database loses no commit.
 
+mod keys;
+
 use std::time::Duration;
 
 use kith_kernel::{Timestamp, minutes, seconds};
 use kith_store::{Error, Tx};
 
-use crate::model::{Claimed, JobId};
+use crate::model::Claimed;
 use crate::queues::{QueueSettings, room};
 use crate::rows;
 use crate::rows::live::Claimer;
+
+use self::keys::{claim_by_keys, count_keys, key_room};
 
 /// Jobs that become due are made ready at least so many at once.
 const PROMOTED: i64 = 1_000;
@@ -21,10 +25,10 @@ const PROMOTE_EVERY: Duration = Duration::from_millis(100);
 const COMMITTED_WITHIN: Duration = minutes(1);
 /// How often the whole of a queue's schedule is looked through, and how often its marks are checked.
 const SWEEP_EVERY: Duration = minutes(5);
-/// How often a busy queue is looked through for jobs whose workers have died.
+/// How often the first job of a claim is one whose workers have died, if there is one.
 const SUSPECTS_EVERY: Duration = seconds(1);
-/// Keys looked at in one claim.
-const KEYS: i64 = 500;
+/// Jobs whose workers have died that are looked at in one claim, in a queue that limits by key.
+const SUSPECTS: i64 = 50;
 /// Bytes of payloads in one claim, after which it takes no further job. The statement of claims says so too.
 const MAX_CLAIM_BYTES: usize = 2 << 20;
 
@@ -46,8 +50,10 @@ pub(crate) struct Marks {
     more_due: bool,
     next_due: Option<Timestamp>,
     suspects_at: Timestamp,
-    /// The last key that was served.
+    /// The last key that was looked at.
     last_key: String,
+    /// Whether jobs without a key have the odd one of the next claim's jobs.
+    favours_keyless: bool,
 }
 
 /// What a claim came to.
@@ -69,6 +75,12 @@ impl Marks {
         Self { checked_at: now, ..Self::default() }
     }
 
+    /// The same without what rests on earlier commits: whose turn it is, is no such thing.
+    fn without_places(self, now: Timestamp) -> Self {
+        let Self { suspects_at, last_key, favours_keyless, .. } = self;
+        Self { suspects_at, last_key, favours_keyless, ..Self::none(now) }
+    }
+
     /// Whether it is time to compare them with all that is ready.
     pub fn is_check_due(&self, now: Timestamp) -> bool {
         let is_set = self.lanes.iter().any(|place| *place > 0);
@@ -83,6 +95,8 @@ struct Found {
     is_cut: bool,
     /// Whether other transactions changed some of those that were found, so that there may be more.
     is_short: bool,
+    /// When to look again, if not all was looked at.
+    look_again_at: Option<Timestamp>,
 }
 
 impl Found {
@@ -97,10 +111,10 @@ impl Found {
             bytes += job.payload.len();
             if bytes >= MAX_CLAIM_BYTES {
                 jobs.split_off(n + 1).iter().try_for_each(|job| rows::live::unclaim(tx, job.id))?;
-                return Ok(Self { jobs, is_cut: true, is_short: false });
+                return Ok(Self { jobs, is_cut: true, is_short: false, look_again_at: None });
             }
         }
-        Ok(Self { jobs, is_cut: false, is_short: false })
+        Ok(Self { jobs, is_cut: false, is_short: false, look_again_at: None })
     }
 }
 
@@ -120,7 +134,7 @@ pub(crate) fn claim(
     }
     let connection = tx.connection();
     if connection.number > marks.learned_on {
-        marks = Marks::none(now);
+        marks = marks.without_places(now);
     }
     marks.learned_on = connection.newest;
     // What is claimed when the power goes is found ready again, and its claimer is no longer its owner.
@@ -137,6 +151,13 @@ pub(crate) fn claim(
         promote(tx, now, queue, most, &mut marks)?;
     }
     let (mut left, window) = queue_room(tx, now, queue, most, &settings, &mut claim)?;
+    // However busy the queue is, they have their turn.
+    let is_suspects_turn = now < marks.suspects_at || now >= marks.suspects_at + SUSPECTS_EVERY;
+    if left > 0 && is_suspects_turn {
+        marks.suspects_at = now;
+        claim.jobs = claim_suspect(tx, now, claimer, queue, &settings)?;
+        left -= claim.jobs.len() as i64;
+    }
     while left > 0 && !claim.is_full {
         let found = if settings.limits_keys() {
             claim_by_keys(tx, now, claimer, queue, left, &settings, &mut marks)?
@@ -146,6 +167,7 @@ pub(crate) fn claim(
         left -= found.jobs.len() as i64;
         claim.jobs.extend(found.jobs);
         claim.is_full = found.is_cut;
+        claim.look_again_at = earlier(claim.look_again_at, found.look_again_at);
         if found.is_short {
             continue;
         }
@@ -159,9 +181,8 @@ pub(crate) fn claim(
         }
     }
     claim.look_again_at = earlier(claim.look_again_at, marks.next_due);
-    if left > 0 && !claim.is_full && (claim.jobs.is_empty() || now >= marks.suspects_at + SUSPECTS_EVERY) {
-        marks.suspects_at = now;
-        claim.jobs.extend(claim_suspect(tx, now, claimer, queue)?);
+    if left > 0 && claim.jobs.is_empty() && !is_suspects_turn {
+        claim.jobs = claim_suspect(tx, now, claimer, queue, &settings)?;
     }
     if let Some((since, used)) = window
         && !claim.jobs.is_empty()
@@ -248,70 +269,30 @@ fn claim_by_lanes(
     Ok(found)
 }
 
-/// Each key in turn, as far as its own limits admit, beginning behind the last that was served.
-fn claim_by_keys(
+/// A job that was there whenever its worker died is run beside no other such job, so that it takes no innocent ones
+/// along.
+fn claim_suspect(
     tx: &Tx<'_>,
     now: Timestamp,
     claimer: Claimer,
     queue: &str,
-    most: i64,
     settings: &QueueSettings,
-    marks: &mut Marks,
-) -> Result<Found, Error> {
-    let mut ids = rows::live::first_without_key(tx, queue, most)?;
-    let mut left = most - ids.len() as i64;
-    let mut keys = rows::live::keys_behind(tx, queue, &marks.last_key, KEYS)?;
-    if (keys.len() as i64) < KEYS && !marks.last_key.is_empty() {
-        let from_the_start = rows::live::keys_behind(tx, queue, "", KEYS)?;
-        keys.extend(from_the_start.into_iter().filter(|(key, _)| *key <= marks.last_key));
-    }
-    let mut wanted = Vec::new();
-    for (key, running) in keys {
-        if left <= 0 {
-            break;
-        }
-        let mut admitted = settings.key_concurrency.map_or(left, |most| most - running).min(left);
-        if let Some(rate) = settings.key_rate {
-            admitted = admitted.min(room(rate, rows::queues::find_window(tx, queue, &key)?, now).0);
-        }
-        if admitted > 0 {
-            marks.last_key.clone_from(&key);
-            left -= 1;
-            wanted.push((key, admitted));
-        }
-    }
-    ids.extend(first_of(tx, queue, &wanted, most - ids.len() as i64)?);
-    let claimed = rows::live::claim_these(tx, now, claimer, queue, &ids)?;
-    let is_short = claimed.len() < ids.len();
-    let mut found = Found::complete(tx, claimed)?;
-    found.is_short = is_short && !found.is_cut;
-    if let Some(rate) = settings.key_rate {
-        for (key, _) in &wanted {
-            let started = found.jobs.iter().filter(|job| job.limit_key.as_ref() == Some(key)).count() as i64;
-            let (_, since, used) = room(rate, rows::queues::find_window(tx, queue, key)?, now);
-            if started > 0 {
-                rows::queues::save_window(tx, queue, key, since, used + started)?;
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// At most `most` of the wanted jobs, so that no key is left out for another's second.
-fn first_of(tx: &Tx<'_>, queue: &str, wanted: &[(String, i64)], most: i64) -> Result<Vec<JobId>, Error> {
-    let each = (most / (wanted.len() as i64).max(1)).max(1);
-    let fair: Vec<_> = wanted.iter().map(|(key, admitted)| (key.clone(), (*admitted).min(each))).collect();
-    let mut ids = rows::live::first_of_keys(tx, queue, &fair)?;
-    ids.truncate(usize::try_from(most).unwrap_or(0));
-    Ok(ids)
-}
-
-/// A job that was there whenever its worker died is run beside no other such job, so that it takes no innocent ones
-/// along.
-fn claim_suspect(tx: &Tx<'_>, now: Timestamp, claimer: Claimer, queue: &str) -> Result<Vec<Claimed>, Error> {
-    let Some(id) = rows::live::first_suspect(tx, queue)? else { return Ok(Vec::new()) };
-    if rows::live::has_suspect(tx, queue, claimer.worker)? {
+) -> Result<Vec<Claimed>, Error> {
+    let limits_keys = settings.limits_keys();
+    let suspects = rows::live::first_suspects(tx, queue, if limits_keys { SUSPECTS } else { 1 })?;
+    if suspects.is_empty() || rows::live::has_suspect(tx, queue, claimer.worker)? {
         return Ok(Vec::new());
     }
-    Ok(Found::complete(tx, rows::live::claim_these(tx, now, claimer, queue, &[id])?)?.jobs)
+    for (id, key) in suspects {
+        if let Some(key) = key.filter(|_| limits_keys) {
+            let running = rows::live::running_of_key(tx, queue, &key)?;
+            if key_room(tx, now, queue, &key, running, settings)? <= 0 {
+                continue;
+            }
+        }
+        let claimed = rows::live::claim_these(tx, now, claimer, queue, &[id])?;
+        count_keys(tx, now, queue, settings, &claimed)?;
+        return Ok(Found::complete(tx, claimed)?.jobs);
+    }
+    Ok(Vec::new())
 }

@@ -10,9 +10,6 @@ use kith_store::{Error, Store, Tx};
 
 use crate::rows;
 
-/// How long a batch waits for a lock that another transaction holds.
-const LOCK_WAIT: Duration = Duration::from_millis(50);
-
 /// Names the store's error behind a request's, if there is one.
 pub(crate) type Cause<E> = fn(&E) -> Option<&Error>;
 
@@ -22,11 +19,13 @@ pub(crate) const fn is_outage(error: &Error) -> bool {
 }
 
 /// Writes all of `items` by `write`, in one transaction if that succeeds. Otherwise the batch is split into halves, down
-/// to single requests, each of which then succeeds or fails by itself; one whose lock another transaction holds fails with
-/// [`Error::DeadlinePassed`]. In an outage nothing is split. Returns one outcome for each item, in order.
+/// to single requests, each of which then succeeds or fails by itself; one whose lock another transaction holds for longer
+/// than `lock_wait` fails with [`Error::DeadlinePassed`]. In an outage nothing is split. Returns one outcome for each item,
+/// in order.
 pub(crate) async fn write_batch<I, T, E, F>(
     db: &Store,
     items: &Arc<Vec<I>>,
+    lock_wait: Duration,
     cause: Cause<E>,
     write: F,
 ) -> Vec<Result<T, E>>
@@ -39,7 +38,12 @@ where
     let mut outcomes = Vec::with_capacity(items.len());
     let mut parts: Vec<Range<usize>> = (!items.is_empty()).then(|| 0..items.len()).into_iter().collect();
     while let Some(part) = parts.pop() {
-        let (written, has_begun) = write_part(db, Arc::clone(items), part.clone(), write.clone()).await;
+        let (run, all, own) = (write.clone(), Arc::clone(items), part.clone());
+        let run = move |tx: &Tx<'_>| {
+            rows::limit_lock_waits(tx, lock_wait)?;
+            run(tx, &all[own.clone()])
+        };
+        let (written, has_begun) = write_part(db, run).await;
         match written {
             Ok(written) => outcomes.extend(written.into_iter().map(Ok)),
             Err(error) if !has_begun || cause(&error).is_some_and(is_outage) => {
@@ -57,14 +61,11 @@ where
 }
 
 /// Writes a part of a batch in one transaction. Says also whether the transaction began.
-async fn write_part<I, T, E>(
+async fn write_part<T, E>(
     db: &Store,
-    items: Arc<Vec<I>>,
-    part: Range<usize>,
-    write: impl Fn(&Tx<'_>, &[I]) -> Result<Vec<T>, E> + Send + 'static,
+    write: impl Fn(&Tx<'_>) -> Result<Vec<T>, E> + Send + 'static,
 ) -> (Result<Vec<T>, E>, bool)
 where
-    I: Send + Sync + 'static,
     T: Send + 'static,
     E: From<Error> + Send + 'static,
 {
@@ -72,8 +73,7 @@ where
     let begins = Arc::clone(&has_begun);
     let written = db.write(move |tx| {
         begins.store(true, Ordering::Relaxed);
-        rows::limit_lock_waits(tx, LOCK_WAIT)?;
-        write(tx, &items[part.clone()])
+        write(tx)
     });
     let written = written.await;
     (written, has_begun.load(Ordering::Relaxed))

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use crate::batch::write_batch;
 use crate::claim::{Claim, Marks};
 use crate::enqueue::EnqueueError;
-use crate::enqueues::Enqueuer;
+use crate::enqueuer::Enqueuer;
 use crate::finish::{Attempt, Report, Told};
 use crate::model::{ClaimToken, Enqueued};
 use crate::new_job::NewJob;
@@ -20,6 +20,9 @@ use crate::rows::live::Claimer;
 use crate::stats::{Counts, Sample, Tally, Total};
 use crate::{finish, rows};
 
+/// How long reports that travel together wait for another transaction. Those of several nodes that settle one waiting job
+/// wait for each other's commits.
+const REPORT_LOCK_WAIT: Duration = Duration::from_millis(200);
 /// Wait after the database did not answer.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// The engine on one database. Clones share it.
@@ -197,13 +200,8 @@ impl Jobs {
         R: Borrow<Report> + Send + Sync + 'static,
     {
         let ctx = self.ctx();
-        write_batch(
-            &self.0.db,
-            reports,
-            |error| Some(error),
-            move |tx, part| finish::report(tx, &ctx.renewed(), part),
-        )
-        .await
+        let report = move |tx: &Tx<'_>, part: &[R]| finish::report(tx, &ctx.renewed(), part);
+        write_batch(&self.0.db, reports, REPORT_LOCK_WAIT, |error| Some(error), report).await
     }
 
     /// Finds out what a report came to that was sent again because the answer to its commit was lost, and then changed

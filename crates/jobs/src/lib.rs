@@ -7,7 +7,7 @@
 mod batch;
 mod claim;
 mod enqueue;
-mod enqueues;
+mod enqueuer;
 mod finish;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;

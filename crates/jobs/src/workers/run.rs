@@ -161,16 +161,16 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Makes an attempt one that runs here, and can be told to stop. Nothing, if its worker was given up since it was claimed:
-/// then it belongs to another by now.
+/// Makes an attempt one that runs here, and can be told to stop. Nothing, if its worker was given up since it was claimed,
+/// as it belongs to another by then, or if all were told to stop.
 fn begin(shared: &Shared, attempt: Attempt, claimed: &Claimed) -> Option<watch::Receiver<bool>> {
     let (stop, stopped) = watch::channel(false);
     let deadline =
         (!claimed.timeout.is_zero()).then(|| shared.jobs.inner().sources.clock.now() + claimed.timeout);
     let running = Running { stop, unrecorded_deadline: deadline };
     let mut all = shared.running.lock().unwrap_or_else(PoisonError::into_inner);
-    // Whoever gives the worker up changes its number first, and then stops all that are in here.
-    if shared.worker.load(Ordering::SeqCst) != claimed.worker {
+    // Whoever gives the worker up changes its number first, and then stops all that are in here; so with the phase.
+    if shared.worker.load(Ordering::SeqCst) != claimed.worker || *shared.phase.borrow() >= Phase::Leaving {
         return None;
     }
     all.insert(attempt, running);
@@ -185,11 +185,14 @@ async fn outcome(lane: &Lane, claimed: Claimed, stopped: watch::Receiver<bool>) 
     let (mut asked, mut phase) = (stopped.clone(), lane.shared.phase.subscribe());
     let running = handler.attempt(Run::new(&lane.shared.jobs, claimed, stopped));
     let stopping = async {
-        if asked.wait_for(|stop| *stop).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        let heeded = async {
+            if asked.wait_for(|stop| *stop).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(STOP_WITHIN).await;
+        };
         tokio::select! {
-            () = tokio::time::sleep(STOP_WITHIN) => {}
+            () = heeded => {}
             _ = phase.wait_for(|phase| *phase == Phase::Dropping) => {}
         }
     };

@@ -9,7 +9,7 @@ const SLEEPERS: &[(&str, &str)] = &[
         "crates/domain/src/accounts/checks/sessions.rs",
         "a spent token is good for a stretch of the deployment's own time, which a check cannot move",
     ),
-    ("crates/jobs/src/enqueues.rs", "tries a key again that another transaction holds"),
+    ("crates/jobs/src/enqueuer.rs", "tries a key again that another transaction holds"),
     ("crates/jobs/src/jobs.rs", "gives a claim back to a database that did not answer"),
     ("crates/jobs/src/workers/fetch.rs", "looks now and then, should nobody ring"),
     ("crates/jobs/src/workers/mod.rs", "a heart beats by itself"),
@@ -23,7 +23,7 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("crates/xtask/src/bench/jobs/redis.rs", "Redis says nowhere that it listens"),
     ("crates/jobs/examples/chaos/main.rs", "jobs take time, and are enqueued at a rate"),
     (
-        "crates/xtask/src/chaos/jobs/mod.rs",
+        "crates/xtask/src/chaos/jobs/crew.rs",
         "the moment of a blow is drawn, and nothing else says when it has come",
     ),
     ("crates/xtask/src/chaos/kill.rs", "the end of another's child cannot be waited for"),

@@ -20,6 +20,8 @@ const TOGETHER: usize = 512;
 const TURNS: usize = 2;
 /// Enqueues that may wait before callers do.
 const WAITING: usize = 8_192;
+/// How long enqueues that travel together wait for another transaction.
+const LOCK_WAIT: Duration = Duration::from_millis(50);
 /// Pause before an enqueue is tried again that waits for another transaction.
 const AFTER_HELD: Duration = Duration::from_millis(100);
 /// How long a caller waits for another transaction.
@@ -123,7 +125,8 @@ async fn write(db: &Store, clock: &Arc<dyn Clock>, batch: Vec<Waiting>) -> Vec<W
     let (jobs, callers): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|one| (one.jobs, (one.answer, one.since))).unzip();
     let (jobs, clock) = (Arc::new(jobs), Arc::clone(clock));
-    let outcomes = write_batch(db, &jobs, cause, move |tx, part| enqueue_each(tx, &*clock, part)).await;
+    let enqueue = move |tx: &Tx<'_>, part: &[Vec<NewJob>]| enqueue_each(tx, &*clock, part);
+    let outcomes = write_batch(db, &jobs, LOCK_WAIT, cause, enqueue).await;
     let mut held = Vec::new();
     for ((at, outcome), (answer, since)) in outcomes.into_iter().enumerate().zip(callers) {
         let is_held = matches!(outcome, Err(EnqueueError::Store(Error::DeadlinePassed)));

@@ -12,7 +12,7 @@ use crate::support::{Engine, done, numbers, postgres_url, until, work};
 const OLDEST: &str = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)";
 
 /// Stops the process that writes commits to the disk which nobody waits for.
-async fn freeze_wal_writer(engine: &Engine) {
+pub async fn freeze_wal_writer(engine: &Engine) {
     let sql = "SELECT CAST(pid AS BIGINT) FROM pg_stat_activity WHERE backend_type = 'walwriter'";
     let pid = engine.count(sql).await;
     let stopped = Command::new("sh").args(["-c", "kill -s STOP \"$1\"", "sh", &pid.to_string()]).status();

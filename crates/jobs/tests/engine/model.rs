@@ -1,18 +1,24 @@
 //! A model of claiming, heartbeats, rescue and completion, written from what is promised; random stories of workers that
-//! work, fail, freeze, thaw and die are told to it and to the engine, and both must agree at each step.
+//! work, fail, freeze, thaw and die are told to it and to the engine, and both must agree at each step. In some stories the
+//! database crashes, which undoes claims and heartbeats that nobody waited for.
 //!
-//! The seed is printed; `KITH_JOB_STORIES=500` tells more, `KITH_JOB_SEED=7` begins elsewhere.
+//! The seed is printed; `KITH_JOB_STORIES=500` tells more, `KITH_JOB_CRASH_STORIES=50` more with crashes,
+//! `KITH_JOB_SEED=7` begins elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kith_jobs::{
-    CRASHES, CancelOutcome, Claimed, Heard, JobError, JobId, JobState, Jobs, Retry, Told, cancel,
+    CRASHES, CancelOutcome, ClaimToken, Claimed, Heard, JobError, JobId, JobState, Jobs, Retry, Told, cancel,
 };
 use kith_kernel::{Random as _, SeededRandom, Timestamp, seconds};
 
+use kith_store::testing::TestDatabase;
+use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
+
 use crate::contract;
-use crate::support::{Engine, done, work};
+use crate::database_crashes::freeze_wal_writer;
+use crate::support::{Engine, done, postgres_url, until, work};
 
 contract! {
     random_stories_agree_with_the_model
@@ -35,6 +41,8 @@ enum At {
 #[derive(Clone, Debug)]
 struct Job {
     at: At,
+    /// That of the last claim, unless it was undone.
+    token: Option<ClaimToken>,
     attempt: i64,
     failures: i64,
     crashes: i64,
@@ -53,6 +61,10 @@ struct Story {
     /// Jobs that a handler has done, by how often it was acknowledged.
     acknowledged: BTreeMap<JobId, usize>,
     told: Vec<String>,
+    /// Claims that crashes have undone.
+    undone: usize,
+    /// The server to crash, if this is a story with crashes. It ends after all that is on it.
+    server: Option<PostgresServer>,
 }
 
 impl Story {
@@ -79,6 +91,10 @@ impl Story {
     }
 
     async fn step(&mut self) {
+        if self.server.is_some() && self.below(15) == 0 {
+            self.claim().await;
+            return self.crash().await;
+        }
         match self.below(20) {
             0..=3 => self.enqueue().await,
             4..=7 => self.claim().await,
@@ -97,7 +113,8 @@ impl Story {
         let retry = Retry::times(ATTEMPTS).waiting(seconds(2), seconds(4));
         let id = self.node().enqueue(work(1).at(at).retry(retry)).await.unwrap().id;
         self.told.push(format!("enqueue {id} in {delay:?}"));
-        let job = Job { at: At::Waits(at), attempt: 0, failures: 0, crashes: 0, cancel_asked: false };
+        let job =
+            Job { at: At::Waits(at), token: None, attempt: 0, failures: 0, crashes: 0, cancel_asked: false };
         assert!(self.jobs.insert(id, job).is_none(), "{id} was given twice");
     }
 
@@ -133,6 +150,7 @@ impl Story {
             assert_eq!((claimed.attempt, claimed.worker), (job.attempt, worker));
             assert_eq!((claimed.failures, claimed.crashes), (job.failures, job.crashes));
             job.at = At::Runs { worker };
+            job.token = Some(claimed.token);
             self.claims.push(claimed);
         }
     }
@@ -155,7 +173,7 @@ impl Story {
         let told = self.engine.report(&claimed, outcome).await;
         self.told.push(format!("{id}/{} by {} is {kind}: {told:?}", claimed.attempt, claimed.worker));
         let job = self.jobs.get_mut(&id).unwrap();
-        let owns = job.at == At::Runs { worker: claimed.worker } && job.attempt == claimed.attempt;
+        let owns = job.at == At::Runs { worker: claimed.worker } && job.token == Some(claimed.token);
         if !owns {
             return assert_eq!(told, Told::Stale);
         }
@@ -258,6 +276,39 @@ impl Story {
         }
     }
 
+    /// The database crashes and starts again. Claims and heartbeats that were not on its disk are undone.
+    async fn crash(&mut self) {
+        let Some(server) = &mut self.server else { return };
+        server.kill().unwrap();
+        server.start_again().unwrap();
+        until("the database answers", async || self.engine.db().last_position().await.is_ok()).await;
+        freeze_wal_writer(&self.engine).await;
+        let mut undone = Vec::new();
+        for (id, job) in self.jobs.iter_mut().filter(|(_, job)| matches!(job.at, At::Runs { .. })) {
+            let record = self.engine.job(*id).await;
+            if record.state == JobState::Running {
+                assert_eq!(record.attempt, job.attempt);
+                continue;
+            }
+            assert!(matches!(record.state, JobState::Ready | JobState::Scheduled), "{:?}", record.state);
+            assert_eq!(record.attempt, job.attempt - 1);
+            (job.at, job.token, job.attempt) = (At::Waits(record.run_at), None, record.attempt);
+            undone.push(*id);
+        }
+        let beats = self.engine.db().read(|q| {
+            q.all("SELECT id, heartbeat_at FROM job_workers", &[], |row| {
+                Ok((row.get::<i64>(0)?, row.get::<Timestamp>(1)?))
+            })
+        });
+        let beats: BTreeMap<_, _> = beats.await.unwrap().into_iter().collect();
+        for (worker, last) in &mut self.workers {
+            assert!(beats[worker] <= *last, "worker {worker}");
+            *last = beats[worker];
+        }
+        self.undone += undone.len();
+        self.told.push(format!("the database crashes; claims of {undone:?} are undone"));
+    }
+
     /// Everybody who is left works on until nothing is left to do.
     async fn end(&mut self) {
         for _ in 0..400 {
@@ -272,7 +323,7 @@ impl Story {
             for claimed in running {
                 let told = self.engine.report(&claimed, done()).await;
                 let job = self.jobs.get_mut(&claimed.id).unwrap();
-                if job.at == (At::Runs { worker: claimed.worker }) && job.attempt == claimed.attempt {
+                if job.at == (At::Runs { worker: claimed.worker }) && job.token == Some(claimed.token) {
                     assert_eq!(told, Told::Ended(JobState::Completed));
                     job.at = At::Ended(JobState::Completed);
                     *self.acknowledged.entry(claimed.id).or_default() += 1;
@@ -291,11 +342,31 @@ impl Story {
     }
 }
 
+fn number(name: &str, usual: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
 /// DRV-06, DRV-08.
 async fn random_stories_agree_with_the_model(engine: Engine) {
-    let number =
-        |name: &str, usual| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
-    let (stories, seed): (u64, u64) = (number("KITH_JOB_STORIES", 12), number("KITH_JOB_SEED", 1));
+    tell(engine, None, number("KITH_JOB_STORIES", 12)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn random_stories_with_crashes_agree_with_the_model() {
+    if postgres_url().is_none() {
+        return;
+    }
+    let options = PostgresServerOptions { fsync: true, ..PostgresServerOptions::default() };
+    let server = PostgresServer::start(options).unwrap();
+    let engine = Engine::on(TestDatabase::postgres(&server.url("postgres")).await.unwrap()).await;
+    freeze_wal_writer(&engine).await;
+    let undone = tell(engine, Some(server), number("KITH_JOB_CRASH_STORIES", 2)).await;
+    assert!(undone > 0, "no crash has undone a claim");
+}
+
+/// Tells stories. Returns how many claims crashes have undone.
+async fn tell(engine: Engine, server: Option<PostgresServer>, stories: u64) -> usize {
+    let seed = number("KITH_JOB_SEED", 1);
     eprintln!("{stories} stories from seed {seed} on");
     let second = engine.second().await;
     let mut story = Story {
@@ -306,7 +377,9 @@ async fn random_stories_agree_with_the_model(engine: Engine) {
         claims: Vec::new(),
         acknowledged: BTreeMap::new(),
         told: Vec::new(),
+        undone: 0,
         engine,
+        server,
     };
     for n in seed..seed + stories {
         story.random = SeededRandom::new(n);
@@ -328,4 +401,5 @@ async fn random_stories_agree_with_the_model(engine: Engine) {
         story.claims.clear();
         story.acknowledged.clear();
     }
+    story.undone
 }

@@ -22,6 +22,7 @@ use kith_store::{
     Store, StoreOptions, params,
 };
 use tokio::io::{AsyncBufReadExt as _, BufReader, stdin};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -57,8 +58,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// `--do migrate|enqueue|work|both|look`, `--data FOLDER` or `--database URL`; to enqueue `--from N --rate PER_S`,
-/// to work `--concurrency N --most-ms MS`.
+/// `--do migrate|enqueue|work|both|look|backends|terminate`, `--data FOLDER` or `--database URL`; to enqueue
+/// `--from N --rate PER_S`, to work `--concurrency N --most-ms MS`.
 async fn obey() -> Result<(), Failure> {
     let words: Vec<_> = env::args().skip(1).collect();
     let all: HashMap<_, _> = words.chunks_exact(2).map(|pair| (&*pair[0], &*pair[1])).collect();
@@ -81,36 +82,62 @@ async fn obey() -> Result<(), Failure> {
         random: Arc::new(SystemRandom),
     };
     let jobs = Jobs::new(Store::open(options).await?, sources);
+    let (pause, paused) = watch::channel(false);
     match task {
         "enqueue" => {
-            let enqueuers = enqueue(&jobs, number("--from")?, number("--rate")?);
-            obey_orders(&jobs, enqueuers).await
+            let enqueuers = enqueue(&jobs, number("--from")?, number("--rate")?, &paused);
+            obey_orders(&jobs, enqueuers, &pause).await
         }
         "work" => {
             let workers = work(&jobs, number("--concurrency")?, number("--most-ms")?).await?;
-            obey_orders(&jobs, JoinSet::new()).await?;
+            obey_orders(&jobs, JoinSet::new(), &pause).await?;
             leave(workers).await;
             Ok(())
         }
         "both" => {
             let workers = work(&jobs, number("--concurrency")?, number("--most-ms")?).await?;
-            let enqueuers = enqueue(&jobs, number("--from")?, number("--rate")?);
-            obey_orders(&jobs, enqueuers).await?;
+            let enqueuers = enqueue(&jobs, number("--from")?, number("--rate")?, &paused);
+            obey_orders(&jobs, enqueuers, &pause).await?;
             leave(workers).await;
             Ok(())
         }
         "look" => look(&jobs).await,
+        "backends" => say(&jobs, "p", BACKENDS).await,
+        "terminate" => say(&jobs, "p", TERMINATE).await,
         _ => Err(format!("what is `{task}`?").into()),
     }
 }
 
-/// `stop` ends the enqueueing, `left` asks how many jobs have not ended; the end of the standard input says to leave.
-async fn obey_orders(jobs: &Jobs, mut enqueuers: JoinSet<()>) -> Result<(), Failure> {
+/// Connections of clients, but its own.
+const BACKENDS: &str =
+    "SELECT CAST(pid AS BIGINT), CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM pg_stat_activity
+     WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+/// Ends one of them, drawn at random.
+const TERMINATE: &str = "SELECT CAST(pid AS BIGINT), CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM (
+         SELECT pid FROM pg_stat_activity
+         WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+         ORDER BY random() LIMIT 1) AS one
+     WHERE pg_terminate_backend(pid)";
+
+/// `pause` and `go on` are about the enqueueing, `stop` ends it, `left` asks how many jobs have not ended; the end of the
+/// standard input says to leave.
+async fn obey_orders(
+    jobs: &Jobs,
+    mut enqueuers: JoinSet<()>,
+    pause: &watch::Sender<bool>,
+) -> Result<(), Failure> {
     let mut lines = BufReader::new(stdin()).lines();
     while let Some(line) = lines.next_line().await? {
-        if line == "stop" {
-            enqueuers.shutdown().await;
-            continue;
+        match &*line {
+            "stop" => {
+                enqueuers.shutdown().await;
+                continue;
+            }
+            "pause" | "go on" => {
+                pause.send_replace(line == "pause");
+                continue;
+            }
+            _ => {}
         }
         let count =
             jobs.db().read(|q| q.one("SELECT COUNT(*) FROM jobs", params![], |row| row.get::<i64>(0))).await;
@@ -130,14 +157,14 @@ async fn leave(workers: Workers) {
 
 /// Jobs from this number on, each said when it is acknowledged. A refusal is no acknowledgement: the next number is
 /// tried.
-fn enqueue(jobs: &Jobs, from: u64, per_s: u64) -> JoinSet<()> {
+fn enqueue(jobs: &Jobs, from: u64, per_s: u64, paused: &watch::Receiver<bool>) -> JoinSet<()> {
     let next = Arc::new(AtomicU64::new(from));
     let mut callers = JoinSet::new();
     let pause = Duration::from_micros(CALLERS * 1_000_000 / per_s.max(1));
     for _ in 0..CALLERS {
-        let (next, jobs) = (Arc::clone(&next), jobs.clone());
+        let (next, jobs, mut paused) = (Arc::clone(&next), jobs.clone(), paused.clone());
         callers.spawn(async move {
-            loop {
+            while paused.wait_for(|paused| !paused).await.is_ok() {
                 let n = next.fetch_add(1, Ordering::Relaxed);
                 println!("t {n}");
                 let often = Retry::times(1_000).waiting(Duration::from_millis(100), Duration::from_secs(1));
@@ -199,6 +226,11 @@ async fn look(jobs: &Jobs) -> Result<(), Failure> {
         Ok::<_, kith_store::Error>(lines)
     });
     lines.await?.into_iter().for_each(|line| println!("{line}"));
+    Ok(())
+}
+
+async fn say(jobs: &Jobs, word: &'static str, sql: &'static str) -> Result<(), Failure> {
+    jobs.db().read(move |q| numbers(q, word, sql)).await?.into_iter().for_each(|line| println!("{line}"));
     Ok(())
 }
 

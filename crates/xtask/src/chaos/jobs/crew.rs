@@ -1,0 +1,242 @@
+//! The processes of one run, and what falls on them.
+
+#![expect(clippy::disallowed_methods, reason = "blows fall, and rests and outages last, in real time")]
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use fastrand::Rng;
+use kith_store::testing::server::PostgresServer;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::Database;
+use super::processes::{Process, Program, now_ms};
+use crate::load::now;
+
+/// Worker processes on PostgreSQL.
+const WORKERS: usize = 4;
+/// Jobs that run at once in each, and how long each takes at most.
+const CONCURRENCY: u64 = 20;
+const MOST_MS: u64 = 20;
+/// Jobs are enqueued at this rate, so that blows fall among them.
+const PER_S: u64 = 1_500;
+/// A worker's lease is 6 s; frozen ones sleep longer.
+const FROZEN_MS: std::ops::Range<i64> = 7_000..10_000;
+/// When the last blow has fallen, everything is done within this time.
+const DONE_WITHIN: Duration = Duration::from_secs(120);
+/// Jobs that are enqueued after a rest are done within this time: sooner than the next look behind the marks of claims,
+/// which finds whatever was hidden.
+const FOUND_WITHIN: Duration = Duration::from_secs(30);
+/// For how long jobs are enqueued after a rest, while nothing falls on anybody.
+const AFTER_REST_MS: u64 = 1_000;
+/// How often a database that starts again is asked whether it answers, twice a second.
+const ASKS: usize = 120;
+
+/// What fell on whom.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Blows {
+    pub kills: u32,
+    pub freezes: u32,
+    pub database_kills: u32,
+    /// Backends that were killed, upon which PostgreSQL starts all others again.
+    pub backend_kills: u32,
+    /// Connections that PostgreSQL was told to end.
+    pub terminations: u32,
+    /// Times for which the database was away longer than a lease, and seconds that they lasted.
+    pub outages: u32,
+    pub outage_s: f64,
+    /// Times without a job, and seconds that they lasted.
+    pub rests: u32,
+    pub rest_s: f64,
+}
+
+impl Blows {
+    /// All that could lose something.
+    pub const fn count(&self) -> u32 {
+        let database = self.database_kills + self.backend_kills + self.terminations + self.outages;
+        self.kills + self.freezes + database
+    }
+}
+
+/// The processes of one run.
+pub struct Crew {
+    program: Program,
+    database: Database,
+    /// On PostgreSQL the last one enqueues; on SQLite there is one.
+    all: Vec<Process>,
+    thaw_at: Option<(usize, i64)>,
+}
+
+impl Crew {
+    /// Starts them.
+    pub fn start(program: Program, database: Database) -> Result<Self> {
+        let mut crew = Self { program, database, all: Vec::new(), thaw_at: None };
+        let count = if database == Database::Sqlite { 1 } else { WORKERS + 1 };
+        for at in 0..count {
+            let process = crew.fresh(at)?;
+            crew.all.push(process);
+        }
+        Ok(crew)
+    }
+
+    /// Another process in this place.
+    fn fresh(&self, at: usize) -> Result<Process> {
+        let task = match self.database {
+            Database::Sqlite => "both",
+            Database::Postgres if at == WORKERS => "enqueue",
+            Database::Postgres => "work",
+        };
+        let from = self.program.journal().tried + 1;
+        let words = ["--from", &from.to_string(), "--rate", &PER_S.to_string()].map(str::to_owned);
+        let mut more = words.to_vec();
+        more.extend(
+            ["--concurrency", &CONCURRENCY.to_string(), "--most-ms", &MOST_MS.to_string()].map(str::to_owned),
+        );
+        self.program.start(task, &more)
+    }
+
+    /// Lets the next blow fall, as it is drawn.
+    pub fn strike(
+        &mut self,
+        rng: &mut Rng,
+        server: Option<&mut PostgresServer>,
+        blows: &mut Blows,
+    ) -> Result<()> {
+        if self.thaw_at.is_some_and(|(_, when)| when <= now_ms()) {
+            self.thaw()?;
+        }
+        self.all_live()?;
+        let at = rng.usize(..self.all.len());
+        let Some(server) = server else { return self.kill(at, blows) };
+        match rng.u32(..100) {
+            0..7 => {
+                server.kill()?;
+                server.start_again()?;
+                blows.database_kills += 1;
+            }
+            7..11 => {
+                self.kill_backend(rng)?;
+                blows.backend_kills += 1;
+            }
+            11..18 => {
+                self.program.run("terminate")?;
+                blows.terminations += 1;
+            }
+            18..36 if self.thaw_at.is_none() && at != WORKERS => {
+                self.all[at].freeze()?;
+                self.thaw_at = Some((at, now_ms() + rng.i64(FROZEN_MS)));
+                blows.freezes += 1;
+            }
+            _ if !self.all[at].is_frozen() => self.kill(at, blows)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// SIGKILL to the process of one connection.
+    fn kill_backend(&self, rng: &mut Rng) -> Result<()> {
+        let said = self.program.run("backends")?;
+        let pids: Vec<i32> = said.lines().filter_map(|line| line.split(' ').nth(1)?.parse().ok()).collect();
+        let pid = rng.choice(pids).and_then(Pid::from_raw).context("no connection to kill")?;
+        // It may have been closed since.
+        let _ = kill_process(pid, Signal::KILL);
+        for _ in 0..ASKS {
+            if self.program.run("backends").is_ok() {
+                return Ok(());
+            }
+            pause(500);
+        }
+        bail!("the database does not answer after the kill of a backend");
+    }
+
+    /// The database is away, for longer than a lease.
+    pub fn outage(&mut self, server: &mut PostgresServer, length: Duration, blows: &mut Blows) -> Result<()> {
+        let began = now();
+        server.kill()?;
+        thread::sleep(length);
+        server.start_again()?;
+        blows.outages += 1;
+        blows.outage_s += began.elapsed().as_secs_f64();
+        self.all_live()
+    }
+
+    /// Nothing is enqueued for a time once all is done, and nobody is struck. What is enqueued then is found at once.
+    pub fn rest(&mut self, length: Duration, blows: &mut Blows) -> Result<()> {
+        self.thaw()?;
+        self.order_all("pause");
+        self.wait_until_done(DONE_WITHIN)?;
+        let began = now();
+        thread::sleep(length);
+        blows.rests += 1;
+        blows.rest_s += began.elapsed().as_secs_f64();
+        self.order_all("go on");
+        pause(AFTER_REST_MS);
+        self.order_all("pause");
+        self.wait_until_done(FOUND_WITHIN).context("jobs enqueued after a rest")?;
+        self.order_all("go on");
+        self.all_live()
+    }
+
+    fn order_all(&mut self, word: &str) {
+        self.all.iter_mut().for_each(|process| process.order(word));
+    }
+
+    fn all_live(&mut self) -> Result<()> {
+        for process in &mut self.all {
+            ensure!(!process.has_ended()?, "a process ended by itself; see {}", self.program.log.display());
+        }
+        Ok(())
+    }
+
+    fn thaw(&mut self) -> Result<()> {
+        match self.thaw_at.take() {
+            Some((at, _)) => self.all[at].thaw(),
+            None => Ok(()),
+        }
+    }
+
+    fn wait_until_done(&mut self, within: Duration) -> Result<()> {
+        let began = now();
+        loop {
+            self.program.journal().left = None;
+            self.all[0].order("left");
+            pause(500);
+            let left = self.program.journal().left;
+            if left == Some(0) {
+                return Ok(());
+            }
+            if began.elapsed() > within {
+                bail!("{left:?} jobs have not ended {within:?} after the last blow");
+            }
+        }
+    }
+
+    fn kill(&mut self, at: usize, blows: &mut Blows) -> Result<()> {
+        self.all.swap_remove(at).kill()?;
+        let fresh = self.fresh(at)?;
+        self.all.push(fresh);
+        let last = self.all.len() - 1;
+        self.all.swap(at, last);
+        blows.kills += 1;
+        Ok(())
+    }
+
+    /// Nothing more is enqueued and nobody struck; what is there is done, and all leave in peace.
+    pub fn finish(mut self) -> Result<()> {
+        self.thaw()?;
+        self.order_all("stop");
+        let began = now();
+        self.wait_until_done(DONE_WITHIN)?;
+        eprintln!("  everything has ended {:.1} s after the last blow", began.elapsed().as_secs_f64());
+        for process in self.all {
+            process.leave().context("leaving in peace")?;
+        }
+        Ok(())
+    }
+}
+
+/// Lets real time pass: the moment of a blow is drawn, and nothing else says when it has come.
+pub fn pause(ms: u64) {
+    thread::sleep(Duration::from_millis(ms));
+}

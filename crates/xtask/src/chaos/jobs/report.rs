@@ -1,0 +1,145 @@
+//! What a run came to: for people, and as evidence.
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::crew::Blows;
+use super::verdict::Verdict;
+use crate::evidence::{self, Outcome, Row, Tests, Trials};
+
+/// One run, judged.
+pub struct Report {
+    pub name: &'static str,
+    pub seed: u64,
+    pub blows: Blows,
+    pub verdict: Verdict,
+    /// Numbers that anybody tried to enqueue.
+    pub tried: i64,
+    pub stale: i64,
+}
+
+impl Report {
+    /// Tells people.
+    pub fn print(&self) {
+        let Self { name, seed, blows, verdict, tried, stale } = self;
+        let Blows { kills, freezes, database_kills, backend_kills, terminations, .. } = blows;
+        println!("jobs on {name} (seed {seed})");
+        println!(
+            "  {kills} kills of processes, {freezes} frozen past their lease; of the database {database_kills} kills, \
+             {backend_kills} kills of backends, {terminations} connections terminated"
+        );
+        println!(
+            "  {} outages of {:.0} s together, {} rests of {:.0} s together",
+            blows.outages, blows.outage_s, blows.rests, blows.rest_s
+        );
+        println!(
+            "  {tried} tried, {} acknowledged, {} executed, {} pending, {} dead letters: {} lost",
+            verdict.acknowledged,
+            verdict.executed,
+            verdict.pending,
+            verdict.dead,
+            verdict.lost.len()
+        );
+        println!(
+            "  {} jobs run again, {} wrong effects, {} attempts together",
+            verdict.run_again,
+            verdict.wrong_effects.len(),
+            verdict.together.len()
+        );
+        println!(
+            "  {} attempts frozen, {} of them ended late and counted for nothing ({stale} told so); {} stale ends accepted",
+            verdict.frozen,
+            verdict.fenced_off,
+            verdict.stale_accepted.len()
+        );
+        verdict.faults().iter().for_each(|fault| println!("  - {fault}"));
+    }
+
+    fn figures(&self) -> serde_json::Value {
+        let Self { name, seed, blows, verdict, tried, stale } = self;
+        json!({
+            "on": name,
+            "seed": seed,
+            "kills": blows.kills,
+            "freezes": blows.freezes,
+            "database_kills": blows.database_kills,
+            "backend_kills": blows.backend_kills,
+            "terminations": blows.terminations,
+            "outages": blows.outages,
+            "outage_s": blows.outage_s,
+            "rests": blows.rests,
+            "rest_s": blows.rest_s,
+            "tried": tried,
+            "acknowledged": verdict.acknowledged,
+            "executed": verdict.executed,
+            "pending": verdict.pending,
+            "dead": verdict.dead,
+            "lost": verdict.lost.len(),
+            "run_again": verdict.run_again,
+            "wrong_effects": verdict.wrong_effects.len(),
+            "together": verdict.together.len(),
+            "frozen_attempts": verdict.frozen,
+            "fenced_off": verdict.fenced_off,
+            "told_stale": stale,
+            "stale_accepted": verdict.stale_accepted.len(),
+        })
+    }
+}
+
+/// A hundred thousand acknowledged jobs show what the rows ask for; fewer show only what went wrong.
+pub fn write_evidence(reports: &[Report]) -> Result<()> {
+    let verdicts = || reports.iter().map(|report| &report.verdict);
+    let acknowledged: usize = verdicts().map(|verdict| verdict.acknowledged).sum();
+    let freezes: u32 = reports.iter().map(|report| report.blows.freezes).sum();
+    let kills = reports.iter().map(|report| report.blows.count()).sum::<u32>() - freezes;
+    let count = |of: fn(&Verdict) -> usize| verdicts().map(of).sum::<usize>();
+    let figures = || json!(reports.iter().map(Report::figures).collect::<Vec<_>>());
+    let row = |id, faults: usize, is_enough: bool, summary: String| {
+        (is_enough || faults > 0).then(|| Row {
+            id,
+            result: Outcome::of(faults == 0),
+            figures: figures(),
+            summary,
+        })
+    };
+    let (lost, pending) = (count(|v| v.lost.len()), count(|v| v.pending));
+    let (wrong, again) = (count(|v| v.wrong_effects.len()), count(|v| v.run_again));
+    let (stale, fenced) = (count(|v| v.stale_accepted.len()), count(|v| v.fenced_off));
+    let together = count(|v| v.together.len());
+    let is_large = acknowledged >= 100_000;
+    let has_four = reports.iter().any(|report| report.name.contains("four"));
+    let rows = [
+        row(
+            "DRV-06",
+            lost + pending,
+            is_large && kills > 0,
+            format!("{kills} kills, {acknowledged} jobs acknowledged, {lost} lost, {pending} left over"),
+        ),
+        row("DRV-07", wrong, is_large && again > 0, format!("{again} jobs run again, {wrong} effects wrong")),
+        row(
+            "DRV-08",
+            stale + together,
+            freezes > 0 && fenced > 0,
+            format!(
+                "{freezes} workers frozen past their lease, {fenced} late ends fenced off, {stale} accepted"
+            ),
+        ),
+        row(
+            "JOB-04",
+            together,
+            has_four && is_large,
+            format!("four worker processes, {acknowledged} jobs, {together} run by two at once"),
+        ),
+    ];
+    let trials = reports.iter().filter(|report| report.verdict.is_clean()).map(|report| Trials {
+        row: "DRV-06".to_owned(),
+        what: format!(
+            "jobs on {}: nothing of {} acknowledgements lost",
+            report.name, report.verdict.acknowledged
+        ),
+        trials: u64::from(report.blows.count()),
+    });
+    let tests = Tests { trials: trials.collect(), ..Tests::default() };
+    let rows: Vec<_> = rows.into_iter().flatten().collect();
+    evidence::write_with_tests("cargo xtask chaos jobs", &rows, &tests)
+}

@@ -24,6 +24,8 @@ struct Heard {
     since: Instant,
     /// Milliseconds behind `since` at which the outbox was last known to be read to its end, and one; 0 is never.
     last_ms: AtomicU64,
+    /// How often everything was forgotten.
+    epoch: AtomicU64,
     alone: bool,
 }
 
@@ -31,7 +33,12 @@ impl Hearing {
     /// Of a node that shares its database with others, which it does not hear yet, or with none.
     #[expect(clippy::disallowed_methods, reason = "hearing is about real time")]
     pub fn new(alone: bool) -> Self {
-        Self(Arc::new(Heard { since: Instant::now(), last_ms: AtomicU64::new(0), alone }))
+        Self(Arc::new(Heard {
+            since: Instant::now(),
+            last_ms: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
+            alone,
+        }))
     }
 
     /// Whether no other node shares the database.
@@ -45,6 +52,15 @@ impl Hearing {
         self.0.last_ms.fetch_max(ms + 1, Ordering::Release);
     }
 
+    /// Lets all caches forget what they keep, and what is being read.
+    pub fn forget_all(&self) {
+        self.0.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn epoch(&self) -> u64 {
+        self.0.epoch.load(Ordering::SeqCst)
+    }
+
     #[expect(clippy::disallowed_methods, reason = "hearing is about real time")]
     /// Whether what is kept can be believed: nothing is unheard for longer than is tolerated.
     pub fn is_good(&self) -> bool {
@@ -56,11 +72,12 @@ impl Hearing {
     }
 }
 
-/// A value, and when it is too old.
+/// A value, when it is too old, and how often everything had been forgotten when it was read.
 #[derive(Clone)]
 struct Kept<V> {
     value: V,
     until: Instant,
+    epoch: u64,
 }
 
 /// Values by key.
@@ -97,13 +114,14 @@ where
             return Ok(value);
         }
         let before = *self.generation(&key).lock().unwrap_or_else(PoisonError::into_inner);
+        let epoch = self.hearing.epoch();
         let value = read().await?;
         let now = self.generation(&key).lock().unwrap_or_else(PoisonError::into_inner);
         // What a deaf node read may have changed unheard.
         if usable && *now == before {
             // Under the lock, so that no drop comes between the look and the entry.
             let until = Instant::now() + TIME_TO_LIVE;
-            self.entries.insert(key, Kept { value: value.clone(), until });
+            self.entries.insert(key, Kept { value: value.clone(), until, epoch });
         }
         drop(now);
         Ok(value)
@@ -119,7 +137,7 @@ where
     #[expect(clippy::disallowed_methods, reason = "what is kept ages in real time")]
     fn find(&self, key: &K) -> Option<V> {
         let kept = self.entries.get(key)?;
-        (Instant::now() < kept.until).then_some(kept.value)
+        (Instant::now() < kept.until && kept.epoch == self.hearing.epoch()).then_some(kept.value)
     }
 
     fn generation(&self, key: &K) -> &Mutex<u64> {
@@ -143,6 +161,20 @@ mod tests {
         let cache = Cache::new(10, Hearing::new(true));
         assert_eq!((get(&cache, 1).await, get(&cache, 2).await), (1, 1));
         cache.forget(&1);
+        assert_eq!((get(&cache, 3).await, get(&cache, 4).await), (3, 3));
+    }
+
+    #[tokio::test]
+    async fn nothing_read_before_everything_was_forgotten_is_kept() {
+        let hearing = Hearing::new(true);
+        let cache = Cache::new(10, hearing.clone());
+        assert_eq!(get(&cache, 1).await, 1);
+        hearing.forget_all();
+        let forgotten_meanwhile = async || {
+            hearing.forget_all();
+            Ok::<_, Infallible>(2)
+        };
+        assert_eq!(cache.get_or_read(1, forgotten_meanwhile).await.unwrap(), 2);
         assert_eq!((get(&cache, 3).await, get(&cache, 4).await), (3, 3));
     }
 
@@ -194,7 +226,7 @@ mod tests {
         hearing.heard_at(hearing.0.since);
         assert_eq!((get(&cache, 3).await, get(&cache, 4).await), (3, 3));
         let since = hearing.0.since.checked_sub(DEAF_AFTER).unwrap();
-        let long_ago = Heard { since, last_ms: AtomicU64::new(1), alone: false };
+        let long_ago = Heard { since, last_ms: AtomicU64::new(1), epoch: AtomicU64::new(0), alone: false };
         assert!(hearing.is_good() && !Hearing(Arc::new(long_ago)).is_good());
     }
 }

@@ -22,11 +22,19 @@ pub fn start(app: &App) {
     }
 }
 
+/// How far this node has heard.
+struct Place {
+    /// Behind which event; none before it has heard anything.
+    position: Option<i64>,
+    /// On which of the servers that it was connected to: see [`kith_store::Store::server_changes`].
+    servers: u64,
+}
+
 async fn run(app: App) {
     let mut head = app.db.head();
-    let mut position = None;
+    let mut place = Place { position: None, servers: app.db.server_changes() };
     while app.stop.or(tokio::time::timeout(ASK_EVERY, head.changed())).await.is_some() {
-        while match hear(&app, &mut position).await {
+        while match hear(&app, &mut place).await {
             Ok(more) => more,
             Err(error) => {
                 tracing::warn!(%error, "what happens on other nodes cannot be heard at the moment");
@@ -36,11 +44,17 @@ async fn run(app: App) {
     }
 }
 
-/// Hears the next events behind `position`; says whether there may be more.
+/// Hears the next events behind `place`; says whether there may be more.
 #[expect(clippy::disallowed_methods, reason = "hearing is about real time")]
-async fn hear(app: &App, position: &mut Option<i64>) -> Result<bool, Error> {
+async fn hear(app: &App, place: &mut Place) -> Result<bool, Error> {
     let asked = Instant::now();
-    let behind = match *position {
+    let servers = app.db.server_changes();
+    if place.servers != servers {
+        // The positions heard so far may have been given again to other events.
+        *place = Place { position: None, servers };
+        app.hearing.forget_all();
+    }
+    let behind = match place.position {
         Some(behind) => behind,
         // Nothing was kept before this node first heard anything but the signing keys, which were read when it started.
         None => {
@@ -53,10 +67,13 @@ async fn hear(app: &App, position: &mut Option<i64>) -> Result<bool, Error> {
     for heard in &events {
         take(app, heard).await?;
     }
-    *position = Some(events.last().map_or(behind, |last| last.position));
+    place.position = Some(events.last().map_or(behind, |last| last.position));
     let more = i64::try_from(events.len()).unwrap_or(BATCH) == BATCH;
     let waiting = app.db.oldest_unplaced().await?;
     let now = app.sources.clock.now();
+    if app.db.server_changes() != servers {
+        return Ok(true);
+    }
     if !more && waiting.is_none_or(|oldest| now.since(oldest) <= TOLERATED_LAG) {
         app.hearing.heard_at(asked);
     }

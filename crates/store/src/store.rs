@@ -261,7 +261,17 @@ impl Store {
         }
     }
 
-    /// The last position given to an event, as far as this process knows; wakes its watchers when it grows.
+    /// How often connections have led to another server than those before, or to one that has restarted. A failover may
+    /// undo commits: who remembers what was read before a change has to read it again. Always 0 on SQLite.
+    pub fn server_changes(&self) -> u64 {
+        match &*self.engine {
+            Engine::Sqlite(_) => 0,
+            Engine::Postgres(engine) => engine.server_changes(),
+        }
+    }
+
+    /// The last position given to an event, as far as this process knows; wakes its watchers when it grows, and when a
+    /// failover has undone some.
     pub fn head(&self) -> watch::Receiver<i64> {
         match &*self.engine {
             Engine::Sqlite(engine) => engine.head(),

@@ -1,5 +1,6 @@
-//! A crash of PostgreSQL undoes commits that it acknowledged before they were on the disk, and uses their transaction
-//! ids again. What a process remembers of a queue must not outlive that.
+//! A crash of PostgreSQL undoes commits that it acknowledged before they were on the disk, a failover to an asynchronous
+//! replica those that had not arrived there; and their transaction ids are used again. What a process remembers of a queue
+//! must not outlive that.
 
 use std::process::Command;
 
@@ -69,4 +70,41 @@ async fn crash() -> bool {
     assert_eq!(engine.state(id).await, JobState::Running);
     assert_eq!(engine.report(again, done()).await, Told::Ended(JobState::Completed));
     true
+}
+
+/// The same after a failover to an asynchronous replica that lacks the last claims and reports.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_remembered_outlives_a_failover() {
+    if postgres_url().is_none() {
+        return;
+    }
+    let mut primary = PostgresServer::start(PostgresServerOptions::default()).unwrap();
+    let replica = primary.replica().unwrap();
+    let database = TestDatabase::postgres(&primary.url_or(&replica, "postgres")).await.unwrap();
+    let engine = Engine::on(database).await;
+    let worker = engine.worker().await;
+    engine.jobs.enqueue_all((0..10).map(work).collect()).await.unwrap();
+    replica.catch_up(&primary).unwrap();
+    replica.stop_receiving().unwrap();
+    let undone = engine.claim(worker, 4).await.jobs;
+    assert_eq!(engine.report(&undone[0], done()).await, Told::Ended(JobState::Completed));
+    assert_eq!(engine.claim(worker, 10).await.jobs.len(), 6);
+    assert!(engine.claim(worker, 10).await.jobs.is_empty());
+    primary.kill().unwrap();
+    replica.promote().unwrap();
+
+    until("the new primary answers", async || {
+        engine.jobs.enqueue_all((10..20).map(work).collect()).await.is_ok()
+    })
+    .await;
+    let claim = engine.claim(worker, 20).await;
+    assert_eq!(numbers(&claim), (0..20).collect::<Vec<_>>(), "every job that the replica has is run");
+    for (undone, again) in undone.iter().zip(&claim.jobs) {
+        assert_eq!((again.id, again.attempt, again.worker), (undone.id, undone.attempt, undone.worker));
+        assert_eq!(engine.report(undone, done()).await, Told::Stale);
+        assert_eq!(engine.state(again.id).await, JobState::Running);
+    }
+    for again in &claim.jobs {
+        assert_eq!(engine.report(again, done()).await, Told::Ended(JobState::Completed));
+    }
 }

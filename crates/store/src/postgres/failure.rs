@@ -60,8 +60,9 @@ pub(super) fn describe(error: &tokio_postgres::Error) -> String {
     text
 }
 
-/// Says what an error of PostgreSQL means for whoever asked (SQLSTATE: appendix A of its manual).
-pub(super) fn classify(failure: &Failure) -> (Error, Trouble) {
+/// Says what an error of PostgreSQL means for whoever asked (SQLSTATE: appendix A of its manual). `writes` is for a
+/// connection that was made to a server that accepts writes.
+pub(super) fn classify(failure: &Failure, writes: bool) -> (Error, Trouble) {
     let text = failure.to_string();
     let Failure::Said(error) = failure else {
         return (Error::unavailable(text), Trouble::ConnectionLost);
@@ -78,6 +79,10 @@ pub(super) fn classify(failure: &Failure) -> (Error, Trouble) {
         }
         _ if *code == SqlState::QUERY_CANCELED || *code == SqlState::LOCK_NOT_AVAILABLE => {
             (Error::DeadlinePassed, Trouble::Lasting)
+        }
+        // The server has turned read-only since, and nothing was changed: another one may accept writes.
+        _ if writes && *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
+            (Error::unavailable(text), Trouble::ConnectionLost)
         }
         // A statement that was prepared before another node changed the schema: a new connection prepares it anew.
         Some("0A" | "26") => (Error::fault(text), Trouble::ConnectionLost),

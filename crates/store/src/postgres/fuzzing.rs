@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use tokio_postgres::config::Host;
 
+use super::hosts::{is_local, split};
 use super::password_in;
-use super::settings::{is_all_local, parse};
+use super::settings::parse;
 
 /// A refused address is not told in the error, an accepted one is not plain unless it stays on this machine.
 pub(crate) fn address(url: &str) {
@@ -19,13 +20,13 @@ pub(crate) fn address(url: &str) {
         }
     };
     assert_eq!(password_in(url).as_deref(), config.get_password());
-    if is_all_local(&config) {
+    for server in split(&config).into_iter().flatten().filter(is_local) {
         let local = |ip: &IpAddr| ip.is_loopback();
         let named = |host: &Host| match host {
             Host::Unix(_) => true,
             Host::Tcp(name) => name == "localhost" || name.parse().is_ok_and(|ip| local(&ip)),
         };
-        assert!(config.get_hostaddrs().iter().all(local));
-        assert!(!config.get_hostaddrs().is_empty() || config.get_hosts().iter().all(named));
+        assert!(server.get_hostaddrs().iter().all(local));
+        assert!(!server.get_hostaddrs().is_empty() || server.get_hosts().iter().all(named));
     }
 }

@@ -10,10 +10,11 @@ use std::time::Duration;
 use futures_util::future::{join, join_all, try_join};
 use futures_util::{FutureExt, TryStreamExt, pin_mut};
 use tokio::runtime::Runtime;
-use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Statement};
+use tokio_postgres::{AsyncMessage, Client, Statement};
 
-use super::failure::{Failure, Trouble, classify, describe, unknown};
-use super::settings::{CONNECT, Settings};
+use super::connect;
+use super::failure::{Failure, Trouble, classify, unknown};
+use super::settings::Settings;
 use crate::audit::{self, AuditDetails, AuditEntry};
 use crate::events::Event;
 use crate::statements::{Statements, Stopwatch, Times};
@@ -30,6 +31,8 @@ const LOCK: &str = "SELECT pg_advisory_xact_lock(k) FROM unnest($1::bigint[]) AS
 pub(crate) struct Link {
     pub runtime: Runtime,
     pub client: Client,
+    /// The server it leads to: see [`connect::SERVER`].
+    pub server: i64,
     silence: Cell<Duration>,
     /// Set once the server has not answered in time, or left us unsure whether a transaction is open.
     unusable: Cell<bool>,
@@ -40,37 +43,22 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Connects; notifications go to `on_notice`.
+    /// Connects to the first server that accepts writes; notifications go to `on_notice`.
+    ///
+    /// With `known`, a server that does not accept them will do if it is that one: nothing was acknowledged elsewhere.
     pub fn connect(
         settings: &Settings,
-        on_notice: impl FnMut(AsyncMessage) + Send + 'static,
+        known: Option<i64>,
+        on_notice: impl FnMut(AsyncMessage) + Clone + Send + 'static,
     ) -> Result<Self, Error> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::unavailable)?;
-        let connecting = async {
-            let client = match &settings.tls {
-                None => {
-                    let (client, connection) = settings.config.connect(NoTls).await?;
-                    tokio::spawn(drive(connection, on_notice));
-                    client
-                }
-                Some(tls) => {
-                    let (client, connection) = settings.config.connect(tls.clone()).await?;
-                    tokio::spawn(drive(connection, on_notice));
-                    client
-                }
-            };
-            client.batch_execute(&settings.greeting).await?;
-            Ok(client)
-        };
-        let connected = runtime.block_on(async { tokio::time::timeout(CONNECT, connecting).await });
-        let client = connected
-            .map_err(|_| Error::unavailable("the server accepts connections, but does not answer"))?
-            .map_err(|error: tokio_postgres::Error| Error::unavailable(describe(&error)))?;
+        let (client, server) = runtime.block_on(connect::to_first(settings, known, on_notice))?;
         let (silence, unusable) = (Cell::new(settings.silence), Cell::new(false));
         Ok(Self {
             runtime,
             client,
+            server,
             silence,
             unusable,
             statements: RefCell::default(),
@@ -129,19 +117,6 @@ impl Link {
 
     pub fn batch(&self, sql: &str) -> Result<(), Failure> {
         self.wait(self.client.batch_execute(sql))
-    }
-}
-
-/// Moves bytes for a connection until it closes.
-async fn drive<S, T>(mut connection: Connection<S, T>, mut on_notice: impl FnMut(AsyncMessage))
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    let messages = futures_util::stream::poll_fn(move |cx| connection.poll_message(cx));
-    pin_mut!(messages);
-    while let Ok(Some(message)) = messages.try_next().await {
-        on_notice(message);
     }
 }
 
@@ -336,7 +311,7 @@ impl<'c> Session<'c> {
             self.trouble.set(Some(Trouble::Lasting));
             return unknown(failure);
         }
-        let (error, trouble) = classify(&failure);
+        let (error, trouble) = classify(&failure, self.frame == Frame::Transaction);
         self.trouble.set(Some(trouble));
         error
     }

@@ -14,8 +14,8 @@ use crate::{Error, OpenError, Query};
 pub(super) fn refuse_shared_sessions(settings: &Settings) -> Result<(), OpenError> {
     let mark = "SELECT set_config('kith.session', 'first', false)";
     let read = "SELECT COALESCE(current_setting('kith.session', true), '')";
-    let first = Link::connect(settings, |_| {})?;
-    let second = Link::connect(settings, |_| {})?;
+    let first = Link::connect(settings, None, |_| {})?;
+    let second = Link::connect(settings, None, |_| {})?;
     let ask = |link: &Link, sql| link.wait(link.client.simple_query(sql)).map_err(Error::unavailable);
     ask(&first, mark)?;
     let seen = ask(&second, read)?;
@@ -67,7 +67,7 @@ impl MigrationLink {
         };
         let run_role = run.user().filter(|role| owner.user() != Some(role)).map(str::to_owned);
         refuse_shared_sessions(&owner)?;
-        Ok(Self { link: Link::connect(&owner, |_| {})?, run_role })
+        Ok(Self { link: Link::connect(&owner, None, |_| {})?, run_role })
     }
 
     pub fn session(&self) -> Session<'_> {
@@ -98,7 +98,7 @@ impl MigrationLink {
     }
 
     pub fn batch(&self, sql: &str) -> Result<(), Error> {
-        self.link.batch(sql).map_err(|failure| classify(&failure).0)
+        self.link.batch(sql).map_err(|failure| classify(&failure, true).0)
     }
 
     /// Lets the role that serves read and write rows and empty segments as a whole, and nothing else: no schema, and no

@@ -1,16 +1,18 @@
 //! PostgreSQL: a small set of threads, each with a connection of its own, and one for what is bound to a session.
 
+mod connect;
 mod direct;
 mod failure;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod hosts;
 mod link;
 mod migration;
 mod settings;
 mod threads;
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_channel::Sender;
@@ -50,9 +52,35 @@ pub(crate) struct Shared {
     pub activity: WriteActivity,
     /// How many connections that write were opened.
     pub write_connections: AtomicU64,
+    /// The server that the newest connection leads to: [`link::Link::server`].
+    server: AtomicI64,
+    /// How often that has been another one.
+    server_changes: Mutex<u64>,
     pub audit_keyring: Arc<AuditKeyring>,
     #[cfg(feature = "testing")]
     pub faults: crate::testing::Faults,
+}
+
+impl Shared {
+    /// Notes where a new connection leads. Those to another server, such as the one that was the primary, are left.
+    fn connected(&self, link: &link::Link) {
+        // Counted before the server is known: whoever reads from it finds it counted.
+        let mut changes = self.server_changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.server();
+        if before != link.server {
+            *changes += u64::from(before != 0);
+            self.server.store(link.server, Ordering::SeqCst);
+        }
+    }
+
+    fn server(&self) -> i64 {
+        self.server.load(Ordering::SeqCst)
+    }
+
+    /// Whether a connection leads to the server that the newest one leads to.
+    fn is_on_server(&self, link: &link::Link) -> bool {
+        link.server == self.server()
+    }
 }
 
 /// An open database.
@@ -85,6 +113,8 @@ impl Engine {
             activity: WriteActivity::new(own.write_threads.max(1)),
             audit_keyring: Arc::clone(audit_keyring),
             write_connections: AtomicU64::new(0),
+            server: AtomicI64::new(0),
+            server_changes: Mutex::default(),
             #[cfg(feature = "testing")]
             faults: crate::testing::Faults::default(),
         });
@@ -134,6 +164,10 @@ impl Engine {
     /// How many connections it has open at most.
     pub fn pool_size(&self) -> usize {
         self.pool_size
+    }
+
+    pub fn server_changes(&self) -> u64 {
+        *self.shared.server_changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn head(&self) -> watch::Receiver<i64> {
@@ -190,7 +224,7 @@ pub(crate) fn read_clock(q: &Query<'_>) -> Result<(ClockReading, Instant), Error
 #[cfg(feature = "testing")]
 pub(crate) fn run_once(url: &str, sql: &str) -> Result<(), OpenError> {
     let settings = Settings::parse(url, None, Duration::from_secs(60))?;
-    let link = link::Link::connect(&settings, |_| {})?;
+    let link = link::Link::connect(&settings, None, |_| {})?;
     link.batch(sql).map_err(|failure| Error::unavailable(failure).into())
 }
 

@@ -3,7 +3,6 @@
 //! A connection that encrypts also verifies whom it speaks to. Without `sslmode`, loopback addresses and sockets are
 //! plain and everything else is encrypted.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +11,13 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use sha2::{Digest, Sha256};
 use tokio_postgres::Config;
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::hosts;
 use crate::OpenError;
 
-/// How long connecting may take, with TLS and sign-in.
+/// How long connecting to one server may take, with TLS and sign-in.
 pub(super) const CONNECT: Duration = Duration::from_secs(3);
 
 /// How much longer than a statement's own limit an answer may take before the server counts as silent. With it, a stop
@@ -40,13 +40,20 @@ const SERVER_SIDE: &str =
 /// Everything needed to connect.
 #[derive(Clone)]
 pub(crate) struct Settings {
-    pub config: Config,
-    pub tls: Option<MakeRustlsConnect>,
+    /// In the order in which they are tried.
+    pub servers: Vec<Server>,
     /// Run on each new connection.
     pub greeting: String,
     /// How long a statement may go unanswered before the connection counts as lost: the server's own limits are
     /// shorter, so it has fallen silent.
     pub silence: Duration,
+}
+
+/// A server, and how connections to it are encrypted, if they are.
+#[derive(Clone)]
+pub(crate) struct Server {
+    pub config: Config,
+    pub tls: Option<MakeRustlsConnect>,
 }
 
 impl Settings {
@@ -57,6 +64,27 @@ impl Settings {
         if let (None, Some(password)) = (config.get_password(), password) {
             config.password(password);
         }
+        let servers = hosts::split(&config)?;
+        let servers =
+            servers.into_iter().map(|config| Server::new(config, &tls)).collect::<Result<_, _>>()?;
+        let ms = deadline.as_millis();
+        // Those who wait for a lock give up before the server ends the one who holds it and does nothing.
+        let idle_ms = ms * 4;
+        let greeting = format!(
+            "SET statement_timeout = {ms}; SET lock_timeout = {ms}; SET idle_in_transaction_session_timeout = {idle_ms};
+             {SERVER_SIDE}"
+        );
+        Ok(Self { servers, greeting, silence: deadline + SILENCE })
+    }
+
+    /// The role it signs in as.
+    pub fn user(&self) -> Option<&str> {
+        self.servers.first()?.config.get_user()
+    }
+}
+
+impl Server {
+    fn new(mut config: Config, tls: &TlsChoice) -> Result<Self, OpenError> {
         config
             .application_name("kith")
             .connect_timeout(CONNECT)
@@ -65,7 +93,7 @@ impl Settings {
             .keepalives_retries(KEEPALIVE_RETRIES)
             .tcp_user_timeout(UNACKNOWLEDGED);
         let encrypts = match tls.mode.as_deref() {
-            None => !is_all_local(&config),
+            None => !hosts::is_local(&config),
             Some("disable") => false,
             Some("require" | "verify-ca" | "verify-full") => true,
             Some(other) => {
@@ -76,19 +104,14 @@ impl Settings {
         };
         config.ssl_mode(if encrypts { SslMode::Require } else { SslMode::Disable });
         let tls = encrypts.then(|| client_tls(tls.root_cert.as_deref())).transpose()?;
-        let ms = deadline.as_millis();
-        // Those who wait for a lock give up before the server ends the one who holds it and does nothing.
-        let idle_ms = ms * 4;
-        let greeting = format!(
-            "SET statement_timeout = {ms}; SET lock_timeout = {ms}; SET idle_in_transaction_session_timeout = {idle_ms};
-             {SERVER_SIDE}"
-        );
-        Ok(Self { config, tls, greeting, silence: deadline + SILENCE })
+        Ok(Self { config, tls })
     }
 
-    /// The role it signs in as.
-    pub fn user(&self) -> Option<&str> {
-        self.config.get_user()
+    /// The same, whether it accepts writes or not.
+    pub fn even_read_only(&self) -> Self {
+        let mut server = self.clone();
+        server.config.target_session_attrs(TargetSessionAttrs::Any);
+        server
     }
 }
 
@@ -142,21 +165,6 @@ fn split_tls(url: &str) -> Result<(String, TlsChoice), OpenError> {
     Ok((url, tls))
 }
 
-/// Whether nothing leaves this machine; an address given beside the names decides for them.
-pub(super) fn is_all_local(config: &Config) -> bool {
-    match config.get_hostaddrs() {
-        [] => config.get_hosts().iter().all(is_local),
-        addresses => addresses.iter().all(IpAddr::is_loopback),
-    }
-}
-
-fn is_local(host: &Host) -> bool {
-    match host {
-        Host::Unix(_) => true,
-        Host::Tcp(name) => name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()),
-    }
-}
-
 /// TLS that trusts the authorities in `root_cert`, or the system's.
 fn client_tls(root_cert: Option<&str>) -> Result<MakeRustlsConnect, OpenError> {
     let mut roots = RootCertStore::empty();
@@ -180,7 +188,7 @@ fn client_tls(root_cert: Option<&str>) -> Result<MakeRustlsConnect, OpenError> {
     Ok(MakeRustlsConnect::new(config))
 }
 
-fn settings(text: impl Into<String>) -> OpenError {
+pub(super) fn settings(text: impl Into<String>) -> OpenError {
     OpenError::Settings(text.into())
 }
 
@@ -194,12 +202,19 @@ mod tests {
 
     #[test]
     fn only_loopback_is_plain_unless_asked() {
-        assert!(parse("postgres://a@127.0.0.1/b").unwrap().tls.is_none());
-        assert!(parse("postgres://a@localhost/b").unwrap().tls.is_none());
-        assert!(parse("postgres://a@db.example/b?sslmode=disable").unwrap().tls.is_none());
-        for remote in ["postgres://a@db.example/b", "postgres://a@localhost/b?hostaddr=10.0.0.5"] {
+        let encrypts =
+            |url| parse(url).unwrap().servers.iter().map(|one| one.tls.is_some()).collect::<Vec<_>>();
+        assert_eq!(encrypts("postgres://a@127.0.0.1/b"), [false]);
+        assert_eq!(encrypts("postgres://a@localhost,127.0.0.1/b"), [false, false]);
+        assert_eq!(encrypts("postgres://a@db.example,localhost/b?sslmode=disable"), [false, false]);
+        for remote in [
+            "postgres://a@db.example/b",
+            "postgres://a@localhost/b?hostaddr=10.0.0.5",
+            "postgres://a@localhost,db.example/b",
+        ] {
             // Where the system trusts nobody, the address is refused for want of an authority.
-            assert!(parse(remote).map_or(true, |settings| settings.tls.is_some()), "{remote}");
+            let last = |settings: Settings| settings.servers.last().unwrap().tls.is_some();
+            assert!(parse(remote).map_or(true, last), "{remote}");
         }
     }
 
@@ -214,9 +229,12 @@ mod tests {
 
     #[test]
     fn a_bad_address_is_refused_without_its_password() {
-        for url in
-            ["mysql://a:secret@x/b", "postgres://a:secret@h:port/b", "postgres://a:secret@h/b?sslmode=maybe"]
-        {
+        for url in [
+            "mysql://a:secret@x/b",
+            "postgres://a:secret@h:port/b",
+            "postgres://a:secret@h/b?sslmode=maybe",
+            "postgres://a:secret@h,i/b?hostaddr=::1",
+        ] {
             let error = parse(url).err().expect(url).to_string();
             assert!(!error.contains("secret"), "{error}");
         }

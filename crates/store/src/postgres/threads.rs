@@ -35,12 +35,8 @@ struct Worker {
     only_reads: bool,
     /// The number of the connection, if it writes.
     connection: u64,
-}
-
-fn refuse_standby(link: &Link) -> Result<(), Error> {
-    let asked = link.wait(link.client.query_one("SELECT pg_is_in_recovery()", &[]));
-    let is_standby = asked.map_err(Error::unavailable)?.try_get(0).map_err(Error::unavailable)?;
-    if is_standby { Err(Error::unavailable("the server is a standby")) } else { Ok(()) }
+    /// The number of the newest one when this worker last made sure that it leads to the server of the others.
+    newest: u64,
 }
 
 /// How one run ended.
@@ -88,7 +84,14 @@ pub(super) fn read_thread(
 
 impl Worker {
     fn new(shared: &Arc<Shared>, only_reads: bool) -> Self {
-        Self { shared: Arc::clone(shared), link: None, connected_before: false, only_reads, connection: 0 }
+        Self {
+            shared: Arc::clone(shared),
+            link: None,
+            connected_before: false,
+            only_reads,
+            connection: 0,
+            newest: 0,
+        }
     }
 
     /// Waits for work, and lets the connection notice meanwhile if it is closed.
@@ -112,17 +115,20 @@ impl Worker {
     }
 
     fn connect(&mut self) -> Result<(), Error> {
-        if self.link.as_ref().is_some_and(Link::is_usable) {
+        // Read first: a newer connection to another server is then seen below.
+        self.newest = self.shared.write_connections.load(Ordering::SeqCst);
+        if self.link.as_ref().is_some_and(|link| link.is_usable() && self.shared.is_on_server(link)) {
             return Ok(());
         }
         self.link = None;
-        let link = Link::connect(&self.shared.settings, |_| {})?.measured_in(&self.shared.statements);
+        let known = self.only_reads.then(|| self.shared.server());
+        let link = Link::connect(&self.shared.settings, known, |_| {})?.measured_in(&self.shared.statements);
+        self.shared.connected(&link);
         if self.only_reads {
             link.batch("SET default_transaction_read_only = on").map_err(Error::unavailable)?;
         } else {
-            // A connection to a standby would outlive its promotion, which may undo commits as a crash does.
-            refuse_standby(&link)?;
             self.connection = self.shared.write_connections.fetch_add(1, Ordering::SeqCst) + 1;
+            self.newest = self.connection;
         }
         self.link = Some(link);
         if std::mem::replace(&mut self.connected_before, true) {
@@ -254,8 +260,7 @@ impl Worker {
 
     fn session<'l>(&'l self, link: &'l Link, frame: Frame) -> Session<'l> {
         let mut session = Session::new(link, frame);
-        let newest = self.shared.write_connections.load(Ordering::SeqCst);
-        session.connection = WriteConnection { number: self.connection, newest };
+        session.connection = WriteConnection { number: self.connection, newest: self.newest };
         #[cfg(feature = "testing")]
         {
             session.faults = Some(&self.shared.faults);

@@ -3,41 +3,30 @@
 //! It never touches a server that is already there, and it does not outlive the process that started it.
 
 mod certificates;
+mod host;
+mod replica;
 
 use std::collections::VecDeque;
-use std::ffi::OsStr;
+use std::io;
 use std::io::{BufRead as _, BufReader};
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{MetadataExt as _, chown};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use std::{env, fs, io};
 
 use tempfile::TempDir;
 
-/// What to install where no server is found.
-pub const INSTALL: &str = "apt-get install -y postgresql";
+pub use host::{INSTALL, find_bin};
+use host::{free_port, make_folder, own, processes_in, send, start_watchdog, unprivileged};
 
 const SUPERUSER: &str = "kith";
-const READY: &str = "database system is ready to accept connections";
+/// The beginning of what a primary and a replica say alike.
+const READY: &str = "database system is ready to accept ";
 const READY_WITHIN: Duration = Duration::from_secs(120);
 const LOG_LINES: usize = 60;
-
-/// Stops the server if the process that holds the other end of the pipe is gone.
-const WATCHDOG: &str = r#"
-read -r _
-if [ -s "$1/data/postmaster.pid" ]; then
-    kill -QUIT "$(head -n 1 "$1/data/postmaster.pid")"
-    tries=0
-    while [ -e "$1/data/postmaster.pid" ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
-fi
-rm -rf "$1"
-"#;
 
 /// How the server is set up.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +61,7 @@ pub struct PostgresServer {
     run_as: Option<(u32, u32)>,
     options: PostgresServerOptions,
     running: Option<Running>,
+    frozen: bool,
     watchdog: Child,
     folder: TempDir,
 }
@@ -89,13 +79,22 @@ impl PostgresServer {
     /// # Errors
     /// No server is installed (the message names the package), or it would not start.
     pub fn start(options: PostgresServerOptions) -> Result<Self, PostgresServerError> {
+        Self::start_on(options, Self::init)
+    }
+
+    /// Starts a server on the data folder that `fill` makes.
+    fn start_on(
+        options: PostgresServerOptions,
+        fill: impl FnOnce(&Self) -> Result<(), PostgresServerError>,
+    ) -> Result<Self, PostgresServerError> {
         let bin = find_bin()?;
         let folder = make_folder(options.parent.as_deref()).map_err(because("make its folder"))?;
         let run_as = unprivileged(folder.path()).map_err(because("find an unprivileged user"))?;
         own(folder.path(), run_as).map_err(because("hand over its folder"))?;
         let watchdog = start_watchdog(folder.path()).map_err(because("start its watchdog"))?;
-        let mut server = Self { bin, port: 0, run_as, options, running: None, watchdog, folder };
-        server.init()?;
+        let mut server =
+            Self { bin, port: 0, run_as, options, running: None, frozen: false, watchdog, folder };
+        fill(&server)?;
         if server.options.tls {
             certificates::write(server.folder.path(), run_as).map_err(because("write its certificates"))?;
         }
@@ -145,6 +144,9 @@ impl PostgresServer {
         if running.postmaster.try_wait().map_err(because("be waited for"))?.is_none() {
             send(signal, running.postmaster.id()).map_err(because("be told to stop"))?;
         }
+        if std::mem::take(&mut self.frozen) {
+            self.send_all("CONT");
+        }
         running.wait_until_gone()
     }
 
@@ -157,11 +159,15 @@ impl PostgresServer {
         running.postmaster.kill().map_err(because("be killed"))?;
         running.postmaster.wait().map_err(because("be waited for"))?;
         // Without their parent, backends leave when they next look; one that waits for a lock may never look.
+        self.send_all("KILL");
+        running.wait_until_gone()
+    }
+
+    fn send_all(&self, signal: &str) {
         for pid in processes_in(&self.data()) {
             // It may have left between being listed and being signalled.
-            let _ = send("KILL", pid);
+            let _ = send(signal, pid);
         }
-        running.wait_until_gone()
     }
 
     /// Starts a stopped or killed server on the same port and data; it accepts connections when this returns.
@@ -228,12 +234,7 @@ impl PostgresServer {
         if !self.options.fsync {
             command.arg("--no-sync");
         }
-        let done = command.stdin(Stdio::null()).output().map_err(because("run initdb"))?;
-        if done.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&done.stderr);
-        Err(PostgresServerError(format!("initdb failed ({}):\n{said}", done.status)))
+        self.finish(command).map(drop)
     }
 
     fn settings(&self) -> Vec<String> {
@@ -277,64 +278,6 @@ fn because(what: &str) -> impl FnOnce(io::Error) -> PostgresServerError {
     move |e| PostgresServerError(format!("PostgreSQL for tests could not {what}: {e}"))
 }
 
-/// Where the newest server's programs are: Debian's folders first, then the search path.
-///
-/// # Errors
-/// No server is installed; the message names the package.
-pub fn find_bin() -> Result<PathBuf, PostgresServerError> {
-    let complete = |bin: &Path| bin.join("initdb").is_file() && bin.join("postgres").is_file();
-    let version = |path: &Path| path.file_name().and_then(OsStr::to_str)?.parse::<u32>().ok();
-    let mut found: Vec<_> = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| Some((version(&entry.path())?, entry.path().join("bin"))))
-        .filter(|(_, bin)| complete(bin))
-        .collect();
-    found.sort();
-    let on_path = || env::split_paths(&env::var_os("PATH")?).find(|bin| complete(bin));
-    found.pop().map(|(_, bin)| bin).or_else(on_path).ok_or_else(|| {
-        PostgresServerError(format!("no PostgreSQL server is installed; on Debian and Ubuntu: {INSTALL}"))
-    })
-}
-
-fn make_folder(parent: Option<&Path>) -> io::Result<TempDir> {
-    tempfile::Builder::new().prefix("kith-postgres-").tempdir_in(parent.unwrap_or(&env::temp_dir()))
-}
-
-/// The user and group to run as, if we are root, as which PostgreSQL refuses to run.
-fn unprivileged(ours: &Path) -> io::Result<Option<(u32, u32)>> {
-    if fs::metadata(ours)?.uid() != 0 {
-        return Ok(None);
-    }
-    let passwd = fs::read_to_string("/etc/passwd")?;
-    let ids = |name: &str| {
-        let mut fields = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
-        let user = fields.find(|fields| fields[0] == name && fields.len() > 3)?;
-        Some((user[2].parse().ok()?, user[3].parse().ok()?))
-    };
-    let found = ids("postgres").or_else(|| ids("nobody"));
-    found.map(Some).ok_or_else(|| io::Error::other("neither `postgres` nor `nobody` exists"))
-}
-
-fn own(path: &Path, user: Option<(u32, u32)>) -> io::Result<()> {
-    user.map_or(Ok(()), |(uid, gid)| chown(path, Some(uid), Some(gid)))
-}
-
-fn start_watchdog(folder: &Path) -> io::Result<Child> {
-    let mut command = Command::new("sh");
-    command.args(["-c", WATCHDOG, "kith-postgres-watchdog"]).arg(folder).process_group(0);
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
-}
-
-/// A port that no outgoing connection draws: one of those could be taken while the server is down.
-fn free_port() -> io::Result<u16> {
-    let seed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-    let candidates = (0..10_000).map(|i| 20_000 + (seed.wrapping_add(i)) % 10_000);
-    let mut free = candidates.filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
-    free.next().ok_or_else(|| io::Error::from(io::ErrorKind::AddrInUse))
-}
-
 /// Reads what the server says to its end, keeps the last lines, and tells once that it is ready.
 fn follow(from: impl io::Read, lines: &Mutex<VecDeque<String>>, said_ready: &mpsc::Sender<()>) {
     for line in BufReader::new(from).lines().map_while(Result::ok) {
@@ -350,24 +293,11 @@ fn follow(from: impl io::Read, lines: &Mutex<VecDeque<String>>, said_ready: &mps
     }
 }
 
-/// The processes that work in `folder`, as each of the server's does in its data folder.
-fn processes_in(folder: &Path) -> Vec<u32> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let here =
-        processes.filter(|entry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == folder));
-    here.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
-fn send(signal: &str, pid: u32) -> io::Result<()> {
-    let kill = ["-c", r#"kill -s "$1" "$2""#, "sh", signal, &pid.to_string()];
-    let done = Command::new("sh").args(kill).stderr(Stdio::null()).status()?;
-    done.success().then_some(()).ok_or_else(|| io::Error::other(format!("kill: {done}")))
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
-    use std::net::TcpStream;
+    use std::net::{Ipv4Addr, TcpStream};
+    use std::{env, fs};
 
     use super::*;
 

@@ -4,6 +4,7 @@ mod audit;
 mod audit_chain;
 mod database_facts;
 mod facts;
+mod failover;
 mod faults;
 mod locks;
 mod migrations;

@@ -12,7 +12,7 @@ use kith_store::{AsParam, EngineOptions, Error, OpenError, PostgresOptions, Stor
 use crate::sequencer::{all_events, assert_sequence, change};
 use crate::support::{Db, add, ctx, modules, postgres_url};
 
-fn options(url: String) -> StoreOptions {
+pub fn options(url: String) -> StoreOptions {
     let own = PostgresOptions { write_threads: 4, read_threads: 2, ..PostgresOptions::at(url) };
     StoreOptions::new(EngineOptions::Postgres(own), TestVault::with_secret(1))
 }

@@ -5,7 +5,7 @@ use std::{fs, io, os::unix::fs::PermissionsExt as _};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
-use super::own;
+use super::host::own;
 
 pub(super) const CA: &str = "ca.pem";
 pub(super) const CERTIFICATE: &str = "server.pem";

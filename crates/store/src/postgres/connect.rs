@@ -1,0 +1,81 @@
+//! Finding the server that accepts writes, and signing in to it.
+
+use futures_util::{TryStreamExt, pin_mut};
+use tokio_postgres::{AsyncMessage, Client, Connection, NoTls};
+
+use super::failure::describe;
+use super::settings::{CONNECT, Server, Settings};
+use crate::Error;
+
+/// When the server started, which tells it from every other one and from itself before a restart.
+pub(super) const SERVER: &str =
+    "SELECT CAST(extract(epoch FROM pg_postmaster_start_time()) * 1000000 AS BIGINT)";
+
+/// Tries one server after another. The error tells of each.
+pub(super) async fn to_first(
+    settings: &Settings,
+    known: Option<i64>,
+    on_notice: impl FnMut(AsyncMessage) + Clone + Send + 'static,
+) -> Result<(Client, i64), Error> {
+    let mut refusals = Vec::new();
+    for server in &settings.servers {
+        let sign_in = async {
+            match sign_in(server, &settings.greeting, on_notice.clone()).await {
+                Err(error) if known.is_some() && is_read_only(&error) => {
+                    let signed_in =
+                        sign_in(&server.even_read_only(), &settings.greeting, on_notice.clone()).await?;
+                    if Some(signed_in.1) == known { Ok(signed_in) } else { Err(error) }
+                }
+                tried => tried,
+            }
+        };
+        match tokio::time::timeout(CONNECT, sign_in).await {
+            Ok(Ok(signed_in)) => return Ok(signed_in),
+            Ok(Err(error)) => refusals.push(describe(&error)),
+            Err(_) => refusals.push("the server accepts connections, but does not answer".to_owned()),
+        }
+    }
+    Err(Error::unavailable(refusals.join("; ")))
+}
+
+/// Whether the driver refused a server because it accepts no writes.
+fn is_read_only(error: &tokio_postgres::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.is_some_and(|source| source.kind() == std::io::ErrorKind::PermissionDenied)
+}
+
+/// Connects and returns what the server says of itself: see [`SERVER`].
+async fn sign_in(
+    server: &Server,
+    greeting: &str,
+    on_notice: impl FnMut(AsyncMessage) + Send + 'static,
+) -> Result<(Client, i64), tokio_postgres::Error> {
+    let client = match &server.tls {
+        None => {
+            let (client, connection) = server.config.connect(NoTls).await?;
+            tokio::spawn(drive(connection, on_notice));
+            client
+        }
+        Some(tls) => {
+            let (client, connection) = server.config.connect(tls.clone()).await?;
+            tokio::spawn(drive(connection, on_notice));
+            client
+        }
+    };
+    client.batch_execute(greeting).await?;
+    let started = client.query_one(SERVER, &[]).await?.try_get(0)?;
+    Ok((client, started))
+}
+
+/// Moves bytes for a connection until it closes.
+async fn drive<S, T>(mut connection: Connection<S, T>, mut on_notice: impl FnMut(AsyncMessage))
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let messages = futures_util::stream::poll_fn(move |cx| connection.poll_message(cx));
+    pin_mut!(messages);
+    while let Ok(Some(message)) = messages.try_next().await {
+        on_notice(message);
+    }
+}

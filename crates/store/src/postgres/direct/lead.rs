@@ -1,0 +1,306 @@
+//! What the sequencer does: finds what was committed and has no place yet, and gives it one.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join5;
+
+use super::super::failure::Failure;
+use super::super::link::{Frame, Session};
+use super::{CATCH_UP, Direct, advance, refuse_if};
+use crate::audit::AuditEntry;
+use crate::audit_keys::AuditKeys;
+use crate::sequencer::{Heads, Placed, Unplaced};
+use crate::stats::StoreStats;
+use crate::tx::Session as AnySession;
+use crate::{Error, Row, Tx, outbox};
+
+/// Rows placed in one pass.
+const PASS: i64 = 2_000;
+
+/// Lower numbers are not those of transactions: 2 stands for any that is long past.
+const FIRST_TX: i64 = 3;
+
+/// How often the low-water mark is kept for the next sequencer.
+const KEEP_MARK: Duration = Duration::from_secs(1);
+
+/// What a node places from, while it is the sequencer.
+pub(super) struct Lead {
+    heads: Heads,
+    audit_keys: AuditKeys,
+    /// Rows that came with a dump and have no place yet are at or above this transaction of the server they came from;
+    /// nothing once all have their places. They come before those of this server.
+    restored: Option<i64>,
+    /// Every committed row of this server below this transaction has its place.
+    low_tx: i64,
+    /// Until everything that is there has been looked at once, where no mark was kept.
+    catching_up: bool,
+    mark_kept: Instant,
+    kept_tx: i64,
+}
+
+/// The low-water mark as it was kept, and the transaction of this server that wrote it.
+#[derive(Clone, Copy)]
+struct Mark {
+    low_tx: i64,
+    written_by: i64,
+}
+
+impl Lead {
+    /// Moves the mark after a pass; says whether there may be more. `reached` is the transaction that a full page ended in.
+    fn advance(&mut self, reached: Option<i64>, oldest: i64) -> bool {
+        match (&mut self.restored, reached) {
+            (Some(restored), Some(reached)) => *restored = reached,
+            // This server's own rows are next.
+            (restored @ Some(_), None) => *restored = None,
+            (None, Some(reached)) => self.low_tx = reached.min(oldest),
+            (None, None) => {
+                self.low_tx = oldest;
+                self.catching_up = false;
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl Direct<'_> {
+    /// Becomes the leader that [`Self::campaign`] has the lock for.
+    #[expect(clippy::disallowed_methods, reason = "paces real work")]
+    pub(super) fn lead(&mut self) -> Result<(), Error> {
+        let q = self.query(Frame::Plain);
+        let heads = outbox::heads(&q)?;
+        let mark = q.one(MARK, &[], |row| {
+            let written_by = full_tx(row.get(1)?, row.get(2)?);
+            Ok(Mark { low_tx: row.get(0)?, written_by })
+        })?;
+        let oldest = q.one(OLDEST_RUNNING, &[], |row| row.get::<i64>(0))?.unwrap_or(0);
+        let audit_keys = self.shared.audit_keyring.load(&q)?;
+        drop(q);
+        let restored = mark.filter(|mark| mark.low_tx > oldest);
+        let low_tx = restored.map(|mark| mark.written_by).or(mark.map(|mark| mark.low_tx));
+        tracing::info!(position = heads.position, "this node is the sequencer");
+        self.shared.stats.sequencer.store(1, Ordering::Relaxed);
+        self.lead = Some(Lead {
+            heads,
+            audit_keys,
+            restored: restored.map(|mark| mark.low_tx),
+            low_tx: low_tx.unwrap_or(0),
+            catching_up: low_tx.is_none(),
+            mark_kept: Instant::now(),
+            kept_tx: mark.map_or(0, |mark| mark.low_tx),
+        });
+        Ok(())
+    }
+
+    /// Gives what was committed its place; says whether there may be more.
+    pub(super) fn pass(&mut self) -> Result<bool, Error> {
+        let Some(lead) = &self.lead else { return Ok(false) };
+        self.link.set_silence(if lead.catching_up { CATCH_UP } else { self.shared.settings.silence });
+        let found = self.find(lead).map_err(Error::unavailable)?;
+        let oldest: i64 = Row::Postgres(&found.oldest).get(0)?;
+        refuse_if(Row::Postgres(&found.oldest).get(1)?)?;
+        let events: Vec<_> =
+            found.events.iter().map(|row| read_unplaced(&Row::Postgres(row))).collect::<Result<_, _>>()?;
+        let entries: Vec<_> = found
+            .entries
+            .iter()
+            .map(|row| AuditEntry::read(&Row::Postgres(row), 0))
+            .collect::<Result<_, _>>()?;
+        let reached = found.reached()?;
+        if !entries.is_empty() {
+            self.ready_audit_key()?;
+        }
+        let Some(lead) = &self.lead else { return Ok(false) };
+        let placed = lead.heads.place(events.into_iter(), entries.iter(), &lead.audit_keys)?;
+        if !placed.is_empty() {
+            self.write(&placed).map_err(Error::unavailable)?;
+            StoreStats::add(&self.shared.stats.sequenced, placed.positions.len() as u64);
+            advance(self.shared, placed.heads.position);
+        }
+        let more = self.lead.as_mut().is_some_and(|lead| {
+            lead.heads = placed.heads;
+            lead.advance(reached, oldest)
+        });
+        self.keep_mark()?;
+        Ok(more)
+    }
+
+    /// Makes a key for the next link if there is none for it. The lock keeps every other process from it.
+    fn ready_audit_key(&mut self) -> Result<(), Error> {
+        let Some(lead) = &self.lead else { return Ok(()) };
+        let (next, keys) = (lead.heads.seal.n + 1, lead.audit_keys.clone());
+        let tx = Tx::new(AnySession::Postgres(Session::new(&self.link, Frame::Plain)));
+        let keys = self.shared.audit_keyring.ready_for(&tx, keys, next)?;
+        drop(tx);
+        if let Some(lead) = &mut self.lead {
+            lead.audit_keys = keys;
+        }
+        Ok(())
+    }
+
+    /// Looks for what has no place yet, all in one state and one round trip.
+    fn find(&self, lead: &Lead) -> Result<Found, Failure> {
+        let oldest = self.link.prepare(OLDEST_RUNNING)?;
+        let (events, entries, from) = match lead.restored {
+            Some(restored) => (RESTORED_EVENTS, RESTORED_ENTRIES, restored),
+            None => (UNPLACED_EVENTS, UNSEALED_ENTRIES, lead.low_tx),
+        };
+        let (events, entries) = (self.link.prepare(events)?, self.link.prepare(entries)?);
+        let client = &self.link.client;
+        let ((), oldest, events, entries, ()) = self.link.wait(try_join5(
+            client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+            client.query_one(&oldest, &[]),
+            client.query(&events, &[&from, &PASS]),
+            client.query(&entries, &[&from, &PASS]),
+            client.batch_execute("COMMIT"),
+        ))?;
+        Ok(Found { oldest, events, entries })
+    }
+
+    /// A few statements whatever the number of rows, in one round trip; the keys refuse a place that is taken.
+    fn write(&self, placed: &Placed) -> Result<(), Failure> {
+        let (positions, events): (Vec<_>, Vec<_>) =
+            placed.positions.iter().map(|(position, id)| (*position, id.to_string())).unzip();
+        let (users, delivered): (Vec<_>, Vec<_>) =
+            placed.deliveries.iter().map(|(user, position)| (user.to_string(), *position)).unzip();
+        let ns: Vec<_> = placed.seals.iter().map(|seal| seal.n).collect();
+        let entries: Vec<_> = placed.seals.iter().map(|seal| seal.entry.to_string()).collect();
+        let prevs: Vec<_> = placed.seals.iter().map(|seal| seal.prev.as_slice()).collect();
+        let hashes: Vec<_> = placed.seals.iter().map(|seal| seal.hash.as_slice()).collect();
+        let insert_positions = self.link.prepare(INSERT_POSITIONS)?;
+        let insert_deliveries = self.link.prepare(INSERT_DELIVERIES)?;
+        let insert_seals = self.link.prepare(INSERT_SEALS)?;
+        // Announced with the commit itself: nobody hears of a place that is not there.
+        let end = format!("NOTIFY kith, '{}'; COMMIT", placed.heads.position);
+        let client = &self.link.client;
+        let written = self.link.wait(try_join5(
+            client.batch_execute("BEGIN"),
+            client.execute(&insert_positions, &[&positions, &events]),
+            client.execute(&insert_deliveries, &[&users, &delivered]),
+            client.execute(&insert_seals, &[&ns, &entries, &prevs, &hashes]),
+            client.batch_execute(&end),
+        ));
+        written.map(drop)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "paces real work")]
+    fn keep_mark(&mut self) -> Result<(), Error> {
+        let Some(lead) = &mut self.lead else { return Ok(()) };
+        let is_kept = lead.kept_tx == lead.low_tx || lead.restored.is_some();
+        if is_kept || lead.mark_kept.elapsed() < KEEP_MARK {
+            return Ok(());
+        }
+        lead.mark_kept = Instant::now();
+        lead.kept_tx = lead.low_tx;
+        let low_tx = lead.low_tx;
+        self.batch(&format!(
+            "INSERT INTO sequencer (id, low_tx) VALUES (1, {low_tx})
+             ON CONFLICT (id) DO UPDATE SET low_tx = excluded.low_tx"
+        ))
+    }
+}
+
+const INSERT_POSITIONS: &str =
+    "INSERT INTO outbox_positions (position, event_id) SELECT * FROM unnest($1::bigint[], $2::text[])";
+
+const INSERT_DELIVERIES: &str = "INSERT INTO user_logs (user_id, log_offset, position)
+     SELECT d.user_id,
+            COALESCE((SELECT MAX(l.log_offset) FROM user_logs l WHERE l.user_id = d.user_id COLLATE \"C\"), 0)
+              + row_number() OVER (PARTITION BY d.user_id ORDER BY d.position),
+            d.position
+     FROM unnest($1::text[], $2::bigint[]) AS d (user_id, position)";
+
+const INSERT_SEALS: &str = "INSERT INTO audit_seals (n, entry_id, prev, hash)
+     SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[], $4::bytea[])";
+
+/// The mark; beside it what [`full_tx`] needs.
+const MARK: &str = "SELECT low_tx, CAST(CAST(xmin AS TEXT) AS BIGINT),
+     CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT) FROM sequencer WHERE id = 1";
+
+/// The oldest transaction that may still commit: whatever is older and visible now is all there will ever be. Beside it:
+/// whether the server has turned read-only.
+const OLDEST_RUNNING: &str = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT),
+     current_setting('default_transaction_read_only') = 'on'";
+
+/// Of the transactions that this server can have numbered so far.
+macro_rules! of_this_server {
+    ($tx:literal) => {
+        concat!(" AND ", $tx, " < CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT)")
+    };
+}
+
+/// Found by the absence of a position, in the order of transactions: for one subject that is commit order, because a
+/// command locks its subject before it writes, and a transaction gets its number with its first write.
+macro_rules! events {
+    ($until:expr) => {
+        concat!(
+            "SELECT o.id, o.recipients, o.tx FROM outbox o WHERE o.tx >= $1 AND o.tx > 0",
+            $until,
+            " AND NOT EXISTS (SELECT 1 FROM outbox_positions p WHERE p.event_id = o.id)
+             ORDER BY o.tx, o.ordinal LIMIT $2"
+        )
+    };
+}
+
+macro_rules! entries {
+    ($until:expr) => {
+        concat!(
+            "SELECT a.id, a.at, a.actor, a.action, a.object, a.request_id, a.details_hash, a.tx
+             FROM audit_entries a WHERE a.tx >= $1 AND a.tx > 0",
+            $until,
+            " AND NOT EXISTS (SELECT 1 FROM audit_seals s WHERE s.entry_id = a.id)
+             ORDER BY a.tx, a.ordinal LIMIT $2"
+        )
+    };
+}
+
+/// Bounded above as well: rows that were restored from another server carry its numbers, which may lie ahead.
+const UNPLACED_EVENTS: &str = events!(of_this_server!("o.tx"));
+const UNSEALED_ENTRIES: &str = entries!(of_this_server!("a.tx"));
+const RESTORED_EVENTS: &str = events!("");
+const RESTORED_ENTRIES: &str = entries!("");
+
+/// What has no place yet, as one state of the database shows it.
+struct Found {
+    oldest: tokio_postgres::Row,
+    events: Vec<tokio_postgres::Row>,
+    entries: Vec<tokio_postgres::Row>,
+}
+
+impl Found {
+    /// The transaction up to which rows were looked at, if a page was full: the next pass goes on there.
+    fn reached(&self) -> Result<Option<i64>, Error> {
+        let last = |rows: &[tokio_postgres::Row], column| match rows.last() {
+            Some(last) if rows.len() as i64 == PASS => Row::Postgres(last).get(column).map(Some),
+            _ => Ok(None),
+        };
+        let ends = [last(&self.events, 2)?, last(&self.entries, 7)?];
+        Ok(ends.into_iter().flatten().min())
+    }
+}
+
+fn read_unplaced(row: &Row<'_>) -> Result<Unplaced, Error> {
+    Ok(Unplaced { id: row.get(0)?, recipients: outbox::parse_recipients(&row.get::<String>(1)?)? })
+}
+
+/// The 64-bit number of a transaction whose lower half is `tx` and that is older than `next`; 0 if `tx` tells nothing.
+fn full_tx(tx: i64, next: i64) -> i64 {
+    let (epoch, lower) = (next >> 32, next & 0xffff_ffff);
+    let epoch = if tx < lower { epoch } else { epoch - 1 };
+    if tx < FIRST_TX { 0 } else { ((epoch << 32) | tx).max(0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transactions_before_a_wrap_belong_to_the_epoch_before() {
+        assert_eq!(full_tx(700, 1_000), 700);
+        assert_eq!(full_tx(700, (3 << 32) + 1_000), (3 << 32) + 700);
+        assert_eq!(full_tx(4_000_000_000, (3 << 32) + 1_000), (2 << 32) + 4_000_000_000);
+        assert_eq!(full_tx(700, 600), 0, "none of this number was begun");
+        assert_eq!(full_tx(2, (3 << 32) + 1_000), 0, "it is only known to be long past");
+    }
+}

@@ -1,0 +1,116 @@
+//! A streaming replica of a test server, and what a failover to it needs.
+
+use std::process::Stdio;
+use std::time::Instant;
+
+use super::host::send;
+use super::{PostgresServer, PostgresServerError, READY_WITHIN, SUPERUSER, because};
+
+impl PostgresServer {
+    /// Starts an asynchronous streaming replica of this server, which answers reads until [`PostgresServer::promote`].
+    ///
+    /// # Errors
+    /// It could not be copied, or would not start.
+    pub fn replica(&self) -> Result<Self, PostgresServerError> {
+        Self::start_on(self.options.clone(), |replica| {
+            let mut copy = replica.command("pg_basebackup");
+            copy.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", SUPERUSER]);
+            copy.args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"]);
+            copy.arg("-D").arg(replica.data());
+            replica.finish(copy).map(drop)
+        })
+    }
+
+    /// Returns the address of `database` on this server or, if this one accepts no writes, on `other`.
+    pub fn url_or(&self, other: &Self, database: &str) -> String {
+        format!("postgres://{SUPERUSER}@127.0.0.1:{},127.0.0.1:{}/{database}", self.port, other.port)
+    }
+
+    /// Runs `statements` one by one, each in a transaction of its own, and returns what they print.
+    ///
+    /// # Errors
+    /// The server refused one of them.
+    pub fn run(&self, statements: &[&str]) -> Result<String, PostgresServerError> {
+        let mut psql = self.command("psql");
+        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", &self.port.to_string()]);
+        psql.args(["-U", SUPERUSER, "-d", "postgres"]);
+        statements.iter().for_each(|statement| {
+            psql.args(["-c", statement]);
+        });
+        Ok(self.finish(psql)?.trim().to_owned())
+    }
+
+    /// Waits until this replica shows everything that `primary` has written.
+    ///
+    /// # Errors
+    /// It has not caught up in time.
+    pub fn catch_up(&self, primary: &Self) -> Result<(), PostgresServerError> {
+        let written = primary.run(&["SELECT pg_current_wal_insert_lsn()"])?;
+        self.wait_for(&format!("SELECT pg_last_wal_replay_lsn() >= '{written}'"))
+    }
+
+    /// Lets this replica receive nothing any more: what the primary commits from now on is not here.
+    ///
+    /// # Errors
+    /// It still receives.
+    pub fn stop_receiving(&self) -> Result<(), PostgresServerError> {
+        self.run(&["ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()"])?;
+        self.wait_for("SELECT count(*) = 0 FROM pg_stat_wal_receiver")
+    }
+
+    /// Makes a primary of this replica; it accepts writes when this returns.
+    ///
+    /// # Errors
+    /// It would not be promoted.
+    pub fn promote(&self) -> Result<(), PostgresServerError> {
+        self.run(&["SELECT pg_promote(true, 120)"])?;
+        self.wait_for("SELECT NOT pg_is_in_recovery()")
+    }
+
+    /// Refuses writes, or accepts them again, in each session's next transaction.
+    ///
+    /// # Errors
+    /// The server refused it.
+    pub fn set_read_only(&self, read_only: bool) -> Result<(), PostgresServerError> {
+        let value = if read_only { "on" } else { "off" };
+        let set = format!("ALTER SYSTEM SET default_transaction_read_only = {value}");
+        self.run(&["SET default_transaction_read_only = off", &set, "SELECT pg_reload_conf()"])?;
+        // The postmaster tells all sessions before it starts the one that shows the new setting.
+        self.wait_for(&format!("SELECT current_setting('default_transaction_read_only') = '{value}'"))
+    }
+
+    /// Stops all processes of this server where they are. The kernel still accepts connections for them.
+    ///
+    /// # Errors
+    /// The signal could not be sent.
+    pub fn freeze(&mut self) -> Result<(), PostgresServerError> {
+        let Some(postmaster) = self.pid() else { return Ok(()) };
+        self.frozen = true;
+        // First the one that starts others.
+        send("STOP", postmaster).map_err(because("be frozen"))?;
+        self.send_all("STOP");
+        Ok(())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "waits for a real process, but not for ever")]
+    fn wait_for(&self, condition: &str) -> Result<(), PostgresServerError> {
+        let started = Instant::now();
+        while self.run(&[condition])? != "t" {
+            if started.elapsed() > READY_WITHIN {
+                return Err(PostgresServerError(format!("PostgreSQL did not come to: {condition}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a program to its end and returns what it prints.
+    pub(super) fn finish(&self, mut command: std::process::Command) -> Result<String, PostgresServerError> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let done = command.stdin(Stdio::null()).output().map_err(because("run a program"))?;
+        if done.status.success() {
+            return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
+        }
+        let said = String::from_utf8_lossy(&done.stderr);
+        Err(PostgresServerError(format!("{program} failed ({}):\n{said}", done.status)))
+    }
+}

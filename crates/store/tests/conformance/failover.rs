@@ -1,0 +1,207 @@
+//! Failover between two PostgreSQL servers whose address is given as a list of hosts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{SystemRandom, TimeOrderedIds, Timestamp};
+use kith_store::testing::server::{PostgresServer, PostgresServerOptions, StopMode};
+use kith_store::{Error, Store, Tx};
+
+use crate::postgres::options;
+use crate::sequencer::{all_events, assert_sequence, change};
+use crate::support::{add, ctx, modules, names, postgres_url, sources};
+
+/// A primary and its replica; none if only SQLite was asked for.
+fn pair() -> Option<(PostgresServer, PostgresServer)> {
+    postgres_url()?;
+    let primary = PostgresServer::start(PostgresServerOptions::default()).unwrap();
+    let replica = primary.replica().unwrap();
+    Some((primary, replica))
+}
+
+/// Opens a store of a fresh database at `url`. Statements end early, so that silence is noticed early.
+async fn open(url: String) -> Store {
+    let mut options = options(url);
+    options.deadline = Duration::from_secs(2);
+    Store::migrate_up(&options, modules(), Timestamp::EPOCH).await.unwrap();
+    Store::open(options).await.unwrap()
+}
+
+async fn try_to_add(store: &Store, name: &str) -> Result<(), Error> {
+    let name = name.to_owned();
+    store.write(move |tx| add(tx, &name)).await
+}
+
+/// Asks until a server answers. Nothing is changed by a refusal, and none takes the outcome with it.
+async fn in_the_end<T>(ask: impl AsyncFn() -> Result<T, Error>) -> T {
+    let answered = async {
+        loop {
+            match ask().await {
+                Ok(answer) => return answer,
+                Err(Error::Unavailable(_) | Error::DeadlinePassed) => tokio::task::yield_now().await,
+                Err(other) => panic!("{other}"),
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), answered).await.expect("a server answers")
+}
+
+async fn add_in_the_end(store: &Store, name: &str) {
+    in_the_end(async || try_to_add(store, name).await).await;
+}
+
+/// Changes so many subjects, each once.
+async fn change_all(store: &Store, subjects: u128) {
+    let mut sources = sources();
+    // Of ids that differ from those of other calls.
+    sources.ids = Arc::new(TimeOrderedIds::new(SystemRandom));
+    for n in 0..subjects {
+        let ctx = ctx(&sources);
+        in_the_end(async || {
+            let ctx = ctx.clone();
+            store.write(move |tx| change(tx, &ctx, Uuid::from_u128(n))).await
+        })
+        .await;
+    }
+}
+
+/// Waits until as many events have a position as the database shows.
+async fn placed(store: &Store, events: i64) {
+    let count = async || {
+        let sql = "SELECT COUNT(*) FROM outbox_positions";
+        store.read(move |q| q.one(sql, &[], |row| row.get::<i64>(0))).await
+    };
+    let all = async {
+        while in_the_end(count).await != Some(events) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("every event is placed");
+}
+
+async fn read(store: &Store) -> Vec<String> {
+    in_the_end(async || store.read(names).await).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn standby_is_passed_over_until_it_is_promoted() {
+    let Some((mut primary, replica)) = pair() else { return };
+    let store = open(replica.url_or(&primary, "postgres")).await;
+    try_to_add(&store, "before").await.unwrap();
+    change_all(&store, 3).await;
+    placed(&store, 3).await;
+    replica.catch_up(&primary).unwrap();
+    primary.stop(StopMode::Fast).unwrap();
+    let refused = try_to_add(&store, "between").await.unwrap_err();
+    assert!(matches!(refused, Error::Unavailable(_)), "{refused}");
+    replica.promote().unwrap();
+    add_in_the_end(&store, "after").await;
+    assert_eq!(read(&store).await, ["after", "before"]);
+    change_all(&store, 3).await;
+    placed(&store, 6).await;
+    assert_sequence(&all_events(&store).await, 6);
+    store.close().await;
+}
+
+/// The kernel of a stopped machine still accepts connections, and nobody answers on them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn frozen_primary_is_passed_over() {
+    let Some((mut primary, replica)) = pair() else { return };
+    let store = open(primary.url_or(&replica, "postgres")).await;
+    try_to_add(&store, "before").await.unwrap();
+    replica.catch_up(&primary).unwrap();
+    primary.freeze().unwrap();
+    replica.promote().unwrap();
+    add_in_the_end(&store, "after").await;
+    change_all(&store, 3).await;
+    placed(&store, 3).await;
+    assert_eq!(read(&store).await, ["after", "before"]);
+    store.close().await;
+}
+
+/// A managed service may switch over without ending sessions: they can only read from then on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn server_that_turns_read_only_is_left() {
+    let Some((primary, replica)) = pair() else { return };
+    let store = open(primary.url_or(&replica, "postgres")).await;
+    try_to_add(&store, "before").await.unwrap();
+    assert_eq!(read(&store).await, ["before"]);
+    replica.catch_up(&primary).unwrap();
+    primary.set_read_only(true).unwrap();
+    replica.promote().unwrap();
+    add_in_the_end(&store, "after").await;
+    assert_eq!(read(&store).await, ["after", "before"], "reads follow the writes");
+    change_all(&store, 3).await;
+    placed(&store, 3).await;
+    let mut head = store.head();
+    let heard = tokio::time::timeout(Duration::from_secs(60), head.wait_for(|head| *head == 3));
+    heard.await.expect("the session-bound connection follows too").unwrap();
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn read_only_server_is_used_again_once_it_accepts_writes() {
+    if postgres_url().is_none() {
+        return;
+    }
+    let server = PostgresServer::start(PostgresServerOptions::default()).unwrap();
+    let store = open(server.url("postgres")).await;
+    try_to_add(&store, "before").await.unwrap();
+    server.set_read_only(true).unwrap();
+    for _ in 0..8 {
+        let refused = try_to_add(&store, "between").await.unwrap_err();
+        assert!(matches!(refused, Error::Unavailable(_)), "{refused}");
+    }
+    assert_eq!(read(&store).await, ["before"], "reads go on");
+    server.set_read_only(false).unwrap();
+    add_in_the_end(&store, "after").await;
+    assert_eq!(read(&store).await, ["after", "before"]);
+    change_all(&store, 3).await;
+    placed(&store, 3).await;
+    assert_eq!(store.server_changes(), 0);
+    store.close().await;
+}
+
+/// Commits that the primary acknowledged and the replica never got are gone, and their positions are given again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn positions_that_a_replica_lacks_are_given_again() {
+    let Some((mut primary, replica)) = pair() else { return };
+    let store = open(primary.url_or(&replica, "postgres")).await;
+    change_all(&store, 2).await;
+    placed(&store, 2).await;
+    replica.catch_up(&primary).unwrap();
+    replica.stop_receiving().unwrap();
+    change_all(&store, 7).await;
+    placed(&store, 9).await;
+    let mut head = store.head();
+    head.wait_for(|head| *head == 9).await.unwrap();
+    let servers = store.server_changes();
+    primary.kill().unwrap();
+    replica.promote().unwrap();
+    add_in_the_end(&store, "after").await;
+    assert!(store.server_changes() > servers, "followers learn that they have read from another server");
+    change_all(&store, 3).await;
+    placed(&store, 5).await;
+    let reached = tokio::time::timeout(Duration::from_secs(60), head.wait_for(|head| *head == 5));
+    reached.await.expect("the head is that of the new primary").unwrap();
+    assert_sequence(&all_events(&store).await, 5);
+    store.close().await;
+}
+
+/// A closure that only looks is not misled by a server that was left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn idle_connections_leave_the_old_server_too() {
+    let Some((primary, replica)) = pair() else { return };
+    let store = open(primary.url_or(&replica, "postgres")).await;
+    replica.catch_up(&primary).unwrap();
+    primary.set_read_only(true).unwrap();
+    replica.promote().unwrap();
+    add_in_the_end(&store, "after").await;
+    for _ in 0..32 {
+        let seen: Result<Vec<String>, Error> = store.write(|tx: &Tx<'_>| names(tx)).await;
+        assert_eq!(seen.unwrap(), ["after"]);
+        assert_eq!(read(&store).await, ["after"]);
+    }
+    store.close().await;
+}

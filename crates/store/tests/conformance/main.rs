@@ -11,6 +11,7 @@ mod migrations;
 mod postgres;
 mod queues;
 mod reads;
+mod restores;
 mod sequencer;
 mod sqlite;
 mod support;

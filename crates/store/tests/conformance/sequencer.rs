@@ -319,30 +319,3 @@ async fn a_backlog_of_any_length_is_placed_whole(db: Db) {
     };
     tokio::time::timeout(Duration::from_secs(20), sealed).await.expect("every entry is sealed");
 }
-
-/// A dump restored onto another server: its rows carry transaction numbers that lie ahead of this server's.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_was_restored_from_another_server_is_placed_once() {
-    let Some(db) = Db::postgres().await else { return };
-    let restored: Result<u64, Error> = db
-        .store
-        .write(|tx| {
-            tx.exec("INSERT INTO sequencer (id, low_tx) VALUES (1, 9000000000) ON CONFLICT DO NOTHING", &[])?;
-            tx.exec("UPDATE sequencer SET low_tx = 9000000000", &[])?;
-            tx.exec(
-                "INSERT INTO outbox (id, at, kind, subject, recipients, payload, request_id, tx, ordinal)
-                 VALUES ($1, 0, 'thing.changed', $2, '', '{\"n\": 1}', 'restored', 8000000000, 0)",
-                params![Uuid::from_u128(77), Uuid::from_u128(1)],
-            )
-        })
-        .await;
-    restored.unwrap();
-    let db = db.reopened(|_| {}).await;
-    db.placed(1).await;
-    for n in 0..3_u128 {
-        let ctx = db.ctx();
-        db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(n + 2))).await.unwrap();
-    }
-    db.placed(4).await;
-    assert_sequence(&all_events(&db.store).await, 4);
-}

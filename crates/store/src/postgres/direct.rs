@@ -12,7 +12,6 @@ use tokio_postgres::AsyncMessage;
 
 use super::Shared;
 use super::link::{Frame, Link, Session};
-use super::settings::Settings;
 use crate::stats::StoreStats;
 use crate::threads::Threads;
 use crate::tx::Session as AnySession;
@@ -27,6 +26,10 @@ const PACE: Duration = Duration::from_millis(4);
 
 /// Wait before a lost connection is made anew.
 const RECONNECT: Duration = Duration::from_millis(100);
+
+/// How long the server hears nothing before it ends the session. A process that runs asks every [`LOOK`]; a frozen one would
+/// hold the lock for ever. Once it thaws it finds the session gone, on which alone it can place anything.
+const FROZEN: Duration = Duration::from_secs(5);
 
 /// How long a statement may take here: after a restore there may be a long history to look through.
 const CATCH_UP: Duration = Duration::from_secs(600);
@@ -75,14 +78,8 @@ impl<'s> Direct<'s> {
     fn open(shared: &'s Arc<Shared>) -> Result<Self, Error> {
         let heard = Arc::new(Notify::new());
         let (bell, listener) = (Arc::clone(&heard), Arc::clone(shared));
-        let settings = Settings {
-            greeting: format!(
-                "{}; SET statement_timeout = {}",
-                shared.settings.greeting,
-                CATCH_UP.as_millis()
-            ),
-            ..shared.settings.clone()
-        };
+        let mut settings = shared.settings.with_idle_limit(FROZEN);
+        settings.greeting.push_str(&format!("; SET statement_timeout = {}", CATCH_UP.as_millis()));
         let link = Link::connect(&settings, None, move |message| {
             if let AsyncMessage::Notification(notice) = message {
                 if let Ok(position) = notice.payload().parse() {

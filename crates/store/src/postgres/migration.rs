@@ -46,6 +46,9 @@ const MIGRATING: &str = "SELECT pg_advisory_lock(1262703720, 1)";
 const SCHEMA: &str = "SELECT current_user::text, current_database()::text, current_schema()::text,
                              COALESCE(has_schema_privilege(current_schema(), 'CREATE'), false)";
 
+/// How long the server hears nothing from whoever migrates before it lets others: nothing happens between statements.
+const FROZEN: Duration = Duration::from_secs(30);
+
 /// Migrations may take long.
 const MIGRATION_PATIENCE: Duration = Duration::from_secs(24 * 3_600);
 
@@ -67,7 +70,7 @@ impl MigrationLink {
         };
         let run_role = run.user().filter(|role| owner.user() != Some(role)).map(str::to_owned);
         refuse_shared_sessions(&owner)?;
-        Ok(Self { link: Link::connect(&owner, None, |_| {})?, run_role })
+        Ok(Self { link: Link::connect(&owner.with_idle_limit(FROZEN), None, |_| {})?, run_role })
     }
 
     pub fn session(&self) -> Session<'_> {

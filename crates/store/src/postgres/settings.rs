@@ -77,6 +77,16 @@ impl Settings {
         Ok(Self { servers, greeting, silence: deadline + SILENCE })
     }
 
+    /// Has the server end a session that sends nothing for so long, and with it the session's locks. The machine of a
+    /// frozen process goes on answering for it, so that keepalives do not find it.
+    pub fn with_idle_limit(&self, limit: Duration) -> Self {
+        let (ms, greeting) = (limit.as_millis(), &self.greeting);
+        let greeting = format!(
+            "{greeting}; SET idle_session_timeout = {ms}; SET idle_in_transaction_session_timeout = {ms}"
+        );
+        Self { greeting, ..self.clone() }
+    }
+
     /// The role it signs in as.
     pub fn user(&self) -> Option<&str> {
         self.servers.first()?.config.get_user()

@@ -9,6 +9,7 @@ mod faults;
 mod locks;
 mod migrations;
 mod postgres;
+mod processes;
 mod queues;
 mod reads;
 mod restores;

@@ -1,16 +1,16 @@
-//! What only PostgreSQL has to keep: restarts, TLS, roles, poolers, and several processes on one database.
+//! What only PostgreSQL has to keep: restarts, TLS, roles, poolers.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use kith_kernel::Timestamp;
 use kith_kernel::uuid::Uuid;
-use kith_kernel::{Random, SystemRandom, Timestamp};
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 use kith_store::testing::{TestDatabase, TestVault};
-use kith_store::{AsParam, EngineOptions, Error, OpenError, PostgresOptions, Store, StoreOptions};
+use kith_store::{EngineOptions, Error, OpenError, PostgresOptions, Store, StoreOptions};
 
-use crate::sequencer::{all_events, assert_sequence, change};
-use crate::support::{Db, add, ctx, modules, postgres_url};
+use crate::sequencer::change;
+use crate::support::{add, ctx, modules, postgres_url};
 
 pub fn options(url: String) -> StoreOptions {
     let own = PostgresOptions { write_threads: 4, read_threads: 2, ..PostgresOptions::at(url) };
@@ -160,60 +160,6 @@ async fn the_role_that_serves_is_not_the_role_that_migrates() {
     dropped.unwrap();
 }
 
-/// Two processes on one database under load; then the one that is the sequencer is killed, and the other takes over.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn two_processes_share_one_sequence_and_survive_each_other() {
-    let (Some(db), Some(observer)) = (Db::postgres().await, Db::postgres().await) else { return };
-    db.store.close().await;
-    let mut first = worker(&db.database.url());
-    let leads = "SELECT COUNT(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-                 WHERE d.datname = CAST($1 AS TEXT) AND l.locktype = 'advisory' AND l.classid = 1262703720 AND l.objid = 2
-                   AND l.granted";
-    let name = db.database.url().rsplit('/').next().unwrap().to_owned();
-    until(1, || count(&observer.store, leads, Some(name.clone()))).await;
-
-    let watcher = Store::open(db.options.clone()).await.unwrap();
-    let mut second = worker(&db.database.url());
-    let (placed, written) = ("SELECT COUNT(*) FROM outbox_positions", "SELECT COUNT(*) FROM outbox");
-    until(2_000, || count(&watcher, placed, None)).await;
-    assert_eq!(watcher.stats().sequencer, 0, "the first process leads");
-
-    // Killed wherever it is in its work, with the lock in its hands.
-    first.kill().unwrap();
-    first.wait().unwrap();
-    let after_kill = count(&watcher, placed, None).await;
-    until(after_kill + 1_000, || count(&watcher, placed, None)).await;
-    second.kill().unwrap();
-    second.wait().unwrap();
-
-    let all = count(&watcher, written, None).await;
-    until(all, || count(&watcher, placed, None)).await;
-    assert_sequence(&all_events(&watcher).await, usize::try_from(all).unwrap());
-    assert_eq!(watcher.verify_audit().await.unwrap().links, all);
-    watcher.close().await;
-}
-
-async fn count(store: &Store, sql: &'static str, parameter: Option<String>) -> i64 {
-    let counted: Result<Option<i64>, Error> = store
-        .read(move |q| {
-            let parameters: Vec<_> = parameter.iter().map(AsParam::as_param).collect();
-            q.one(sql, &parameters, |row| row.get(0))
-        })
-        .await;
-    counted.unwrap().unwrap()
-}
-
-/// Waits until `what` has come to `least`, but not for ever.
-async fn until<F: Future<Output = i64>>(least: i64, what: impl Fn() -> F) {
-    let reached = async {
-        while what().await < least {
-            tokio::task::yield_now().await;
-        }
-    };
-    let in_time = tokio::time::timeout(Duration::from_secs(60), reached).await;
-    assert!(in_time.is_ok(), "{least} was not reached; it is {}", what().await);
-}
-
 /// A certificate for this machine is none for another name.
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_refuses_a_certificate_for_another_name() {
@@ -226,41 +172,6 @@ async fn tls_refuses_a_certificate_for_another_name() {
         let opened = Store::open(options(url)).await;
         assert_eq!(opened.is_err(), refused, "{host}: {:?}", opened.err());
     }
-}
-
-/// This very test, as a process of its own, that writes until it is killed.
-fn worker(url: &str) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "postgres::writes_until_it_is_killed", "--nocapture"])
-        .env("KITH_TEST_WORKER", url)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-/// Not a test by itself: what the processes above run.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn writes_until_it_is_killed() {
-    let Ok(url) = std::env::var("KITH_TEST_WORKER") else { return };
-    let store = Store::open(options(url)).await.unwrap();
-    let mut sources = crate::support::sources();
-    sources.ids = std::sync::Arc::new(kith_kernel::TimeOrderedIds::new(SystemRandom));
-    let mut seed = [0; 1];
-    SystemRandom.fill(&mut seed);
-    let mut callers = tokio::task::JoinSet::new();
-    for caller in 0..4_u128 {
-        let (store, sources) = (store.clone(), sources.clone());
-        callers.spawn(async move {
-            for round in 0..50_000_u128 {
-                let (ctx, subject) = (ctx(&sources), Uuid::from_u128((caller + round) % 7));
-                if store.write(move |tx| change(tx, &ctx, subject)).await.is_err() {
-                    break;
-                }
-            }
-        });
-    }
-    callers.join_all().await;
 }
 
 /// Behind a pooler that lends connections by transaction, locks would protect nobody: it is named, and refused.

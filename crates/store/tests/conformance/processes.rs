@@ -1,0 +1,198 @@
+//! Several processes on one PostgreSQL database, of which some are killed or frozen.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{Sources, SystemRandom, TimeOrderedIds};
+use kith_store::{Error, Store, params};
+
+use crate::postgres::options;
+use crate::sequencer::{all_events, assert_sequence, change};
+use crate::support::{Db, ctx, sources};
+
+/// Two processes on one database under load; then the one that is the sequencer is killed, and the other takes over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_processes_share_one_sequence_and_survive_each_other() {
+    let (Some(db), Some(observer)) = (Db::postgres().await, Db::postgres().await) else { return };
+    db.store.close().await;
+    let sessions = Sessions { observer: &observer.store, database: name(&db) };
+    let mut first = Process::start(&db, "writes_until_it_is_killed");
+    sessions.until(1, LEADERS).await;
+
+    let watcher = Store::open(db.options.clone()).await.unwrap();
+    let mut second = Process::start(&db, "writes_until_it_is_killed");
+    until(2_000, || count(&watcher, PLACED)).await;
+    assert_eq!(watcher.stats().sequencer, 0, "the first process leads");
+
+    // Killed wherever it is in its work, with the lock in its hands.
+    first.kill();
+    let after_kill = count(&watcher, PLACED).await;
+    until(after_kill + 1_000, || count(&watcher, PLACED)).await;
+    second.kill();
+    watcher.close().await;
+    // What the second has sent is committed or not by then.
+    sessions.until(0, NO_SESSIONS).await;
+
+    let watcher = Store::open(db.options.clone()).await.unwrap();
+    let all = count(&watcher, WRITTEN).await;
+    until(all, || count(&watcher, PLACED)).await;
+    assert_sequence(&all_events(&watcher).await, usize::try_from(all).unwrap());
+    assert_eq!(watcher.verify_audit().await.unwrap().links, all);
+    watcher.close().await;
+}
+
+/// The kernel answers for a process that is stopped, so that its connection looks alive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn frozen_leader_is_replaced_and_places_nothing_once_it_thaws() {
+    let (Some(db), Some(observer)) = (Db::postgres().await, Db::postgres().await) else { return };
+    db.store.close().await;
+    let sessions = Sessions { observer: &observer.store, database: name(&db) };
+    let leader = Process::start(&db, "leads_until_it_is_killed");
+    sessions.until(1, LEADERS).await;
+    let store = Store::open(db.options.clone()).await.unwrap();
+    let writers: Vec<_> =
+        (0..4).map(|writer| tokio::spawn(change_each(store.clone(), writer, 100))).collect();
+    until(50, || count(&store, PLACED)).await;
+    leader.signal("STOP");
+    assert_eq!(store.stats().sequencer, 0, "the process that is stopped led");
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    until(400, || count(&store, PLACED)).await;
+    assert_eq!(store.stats().sequencer, 1);
+
+    leader.signal("CONT");
+    sessions.until(1, FOLLOWERS).await;
+    change_each(store.clone(), 9, 20).await;
+    until(420, || count(&store, PLACED)).await;
+    assert_sequence(&all_events(&store).await, 420);
+    assert_eq!(store.verify_audit().await.unwrap().links, 420);
+    assert_eq!(store.stats().sequencer, 1);
+    store.close().await;
+}
+
+const PLACED: &str = "SELECT COUNT(*) FROM outbox_positions";
+const WRITTEN: &str = "SELECT COUNT(*) FROM outbox";
+
+/// Sessions that hold the sequencer's lock.
+const LEADERS: &str = "SELECT COUNT(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+    WHERE d.datname = CAST($1 AS TEXT) AND l.locktype = 'advisory' AND l.classid = 1262703720 AND l.objid = 2 AND l.granted";
+/// Sessions that ask for it again and again.
+const FOLLOWERS: &str = "SELECT COUNT(*) FROM pg_stat_activity
+    WHERE datname = CAST($1 AS TEXT) AND query LIKE 'SELECT pg_try_advisory_lock%'";
+const NO_SESSIONS: &str = "SELECT -COUNT(*) FROM pg_stat_activity WHERE datname = CAST($1 AS TEXT)";
+
+/// The sessions of a database, as a store of another database sees them.
+struct Sessions<'s> {
+    observer: &'s Store,
+    database: String,
+}
+
+impl Sessions<'_> {
+    /// Waits until there are at least so many.
+    async fn until(&self, least: i64, sql: &'static str) {
+        let counted = || async {
+            let database = self.database.clone();
+            let counted: Result<Option<i64>, Error> =
+                self.observer.read(move |q| q.one(sql, params![database], |row| row.get(0))).await;
+            counted.unwrap().unwrap()
+        };
+        until(least, counted).await;
+    }
+}
+
+fn name(db: &Db) -> String {
+    db.database.url().rsplit('/').next().unwrap().to_owned()
+}
+
+/// Changes a subject so many times.
+async fn change_each(store: Store, subject: u128, times: usize) {
+    let sources = sources_of_one_process();
+    for _ in 0..times {
+        let ctx = ctx(&sources);
+        store.write(move |tx| change(tx, &ctx, Uuid::from_u128(subject))).await.unwrap();
+    }
+}
+
+/// Ids that differ from those of other processes and calls.
+fn sources_of_one_process() -> Sources {
+    Sources { ids: Arc::new(TimeOrderedIds::new(SystemRandom)), ..sources() }
+}
+
+async fn count(store: &Store, sql: &'static str) -> i64 {
+    let counted: Result<Option<i64>, Error> = store.read(move |q| q.one(sql, &[], |row| row.get(0))).await;
+    counted.unwrap().unwrap()
+}
+
+/// Waits until `what` has come to `least`, but not for ever.
+async fn until<F: Future<Output = i64>>(least: i64, what: impl Fn() -> F) {
+    let reached = async {
+        while what().await < least {
+            tokio::task::yield_now().await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(60), reached).await;
+    assert!(in_time.is_ok(), "{least} was not reached; it is {}", what().await);
+}
+
+/// One of the functions below, in a process of its own, which goes with this value.
+struct Process(Child);
+
+impl Process {
+    fn start(db: &Db, function: &str) -> Self {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("processes::{function}"), "--nocapture"])
+            .env("KITH_TEST_WORKER", db.database.url())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(child.unwrap())
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args(["-s", signal, &self.0.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Not a test by itself: what the processes above run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writes_until_it_is_killed() {
+    let Ok(url) = std::env::var("KITH_TEST_WORKER") else { return };
+    let store = Store::open(options(url)).await.unwrap();
+    let sources = sources_of_one_process();
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..4_u128 {
+        let (store, sources) = (store.clone(), sources.clone());
+        callers.spawn(async move {
+            for round in 0..50_000_u128 {
+                let (ctx, subject) = (ctx(&sources), Uuid::from_u128((caller + round) % 7));
+                if store.write(move |tx| change(tx, &ctx, subject)).await.is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    callers.join_all().await;
+}
+
+/// Not a test by itself either: places what others write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn leads_until_it_is_killed() {
+    let Ok(url) = std::env::var("KITH_TEST_WORKER") else { return };
+    let _store = Store::open(options(url)).await.unwrap();
+    std::future::pending::<()>().await;
+}

@@ -12,7 +12,8 @@ use crate::audit::AuditEntry;
 use crate::audit_keys::AuditKeys;
 use crate::sequencer::{Heads, Placed, Unplaced};
 use crate::stats::StoreStats;
-use crate::tx::Session as AnySession;
+use crate::tx::{Session as AnySession, record};
+use crate::value::Param;
 use crate::{Error, Row, Tx, outbox};
 
 /// Rows placed in one pass.
@@ -146,6 +147,9 @@ impl Direct<'_> {
             Some(restored) => (RESTORED_EVENTS, RESTORED_ENTRIES, restored),
             None => (UNPLACED_EVENTS, UNSEALED_ENTRIES, lead.low_tx),
         };
+        for sql in [events, entries] {
+            record(true, sql, &[Param::Int(from), Param::Int(PASS)]);
+        }
         let (events, entries) = (self.link.prepare(events)?, self.link.prepare(entries)?);
         let client = &self.link.client;
         let ((), oldest, events, entries, ()) = self.link.wait(try_join5(
@@ -231,13 +235,14 @@ macro_rules! of_this_server {
 }
 
 /// Found by the absence of a position, in the order of transactions: for one subject that is commit order, because a
-/// command locks its subject before it writes, and a transaction gets its number with its first write.
+/// command locks its subject before it writes, and a transaction gets its number with its first write. A subquery that gives a
+/// value is run for each row; `NOT EXISTS` would hash all places that were ever given.
 macro_rules! events {
     ($until:expr) => {
         concat!(
             "SELECT o.id, o.recipients, o.tx FROM outbox o WHERE o.tx >= $1 AND o.tx > 0",
             $until,
-            " AND NOT EXISTS (SELECT 1 FROM outbox_positions p WHERE p.event_id = o.id)
+            " AND (SELECT p.position FROM outbox_positions p WHERE p.event_id = o.id) IS NULL
              ORDER BY o.tx, o.ordinal LIMIT $2"
         )
     };
@@ -249,7 +254,7 @@ macro_rules! entries {
             "SELECT a.id, a.at, a.actor, a.action, a.object, a.request_id, a.details_hash, a.tx
              FROM audit_entries a WHERE a.tx >= $1 AND a.tx > 0",
             $until,
-            " AND NOT EXISTS (SELECT 1 FROM audit_seals s WHERE s.entry_id = a.id)
+            " AND (SELECT s.n FROM audit_seals s WHERE s.entry_id = a.id) IS NULL
              ORDER BY a.tx, a.ordinal LIMIT $2"
         )
     };

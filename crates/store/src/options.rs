@@ -66,7 +66,12 @@ pub struct PostgresOptions {
     pub write_threads: usize,
     /// Threads, and so connections, for reads.
     pub read_threads: usize,
+    /// Plans of statements are made anew after this time. A plan that was made for empty tables may scan what they hold later.
+    pub plan_max_age: Duration,
 }
+
+/// See [`PostgresOptions::plan_max_age`].
+pub(crate) const DEFAULT_PLAN_MAX_AGE: Duration = Duration::from_secs(60);
 
 impl StoreOptions {
     /// The defaults around `engine`. Keys of the audit chain are sealed by `audit_vault`.
@@ -96,7 +101,14 @@ impl SqliteOptions {
 impl PostgresOptions {
     /// The defaults at `url`.
     pub fn at(url: impl Into<String>) -> Self {
-        Self { url: url.into(), migrate_url: None, password: None, write_threads: 16, read_threads: 8 }
+        Self {
+            url: url.into(),
+            migrate_url: None,
+            password: None,
+            write_threads: 16,
+            read_threads: 8,
+            plan_max_age: DEFAULT_PLAN_MAX_AGE,
+        }
     }
 
     /// The password in an address such as `url`, if it is one and has one.

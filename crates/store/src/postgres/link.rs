@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{join, join_all, try_join};
 use futures_util::{FutureExt, TryStreamExt, pin_mut};
@@ -34,6 +34,9 @@ pub(crate) struct Link {
     /// The server it leads to: see [`connect::SERVER`].
     pub server: i64,
     silence: Cell<Duration>,
+    plan_max_age: Duration,
+    /// When the oldest plans were made.
+    planned_at: Cell<Instant>,
     /// Set once the server has not answered in time, or left us unsure whether a transaction is open.
     unusable: Cell<bool>,
     statements: RefCell<HashMap<(usize, usize), Statement>>,
@@ -60,6 +63,8 @@ impl Link {
             client,
             server,
             silence,
+            plan_max_age: settings.plan_max_age,
+            planned_at: Cell::new(now()),
             unusable,
             statements: RefCell::default(),
             measured: None,
@@ -106,6 +111,7 @@ impl Link {
 
     /// The statement, prepared on this connection if it was not yet.
     pub fn prepare(&self, sql: &'static str) -> Result<Statement, Failure> {
+        self.renew_plans()?;
         let key = (sql.as_ptr().addr(), sql.len());
         if let Some(statement) = self.statements.borrow().get(&key) {
             return Ok(statement.clone());
@@ -115,9 +121,23 @@ impl Link {
         Ok(statement)
     }
 
+    /// Forgets old plans. The server itself keeps a plan until autovacuum has analyzed a table.
+    fn renew_plans(&self) -> Result<(), Failure> {
+        if self.planned_at.get().elapsed() < self.plan_max_age {
+            return Ok(());
+        }
+        self.planned_at.set(now());
+        self.batch("DISCARD PLANS")
+    }
+
     pub fn batch(&self, sql: &str) -> Result<(), Failure> {
         self.wait(self.client.batch_execute(sql))
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "measures the database")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// How a closure's statements are framed.

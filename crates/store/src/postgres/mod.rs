@@ -100,6 +100,7 @@ impl Engine {
         audit_keyring: &Arc<AuditKeyring>,
     ) -> Result<Self, OpenError> {
         let settings = Settings::parse(&own.url, own.password.as_deref(), options.deadline)?;
+        let settings = Settings { plan_max_age: own.plan_max_age, ..settings };
         migration::refuse_shared_sessions(&settings)?;
         let shared = Arc::new(Shared {
             settings,

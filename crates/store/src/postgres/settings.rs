@@ -16,6 +16,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::hosts;
 use crate::OpenError;
+use crate::options::DEFAULT_PLAN_MAX_AGE;
 
 /// How long connecting to one server may take, with TLS and sign-in.
 pub(super) const CONNECT: Duration = Duration::from_secs(3);
@@ -47,6 +48,8 @@ pub(crate) struct Settings {
     /// How long a statement may go unanswered before the connection counts as lost: the server's own limits are
     /// shorter, so it has fallen silent.
     pub silence: Duration,
+    /// See [`crate::PostgresOptions::plan_max_age`].
+    pub plan_max_age: Duration,
 }
 
 /// A server, and how connections to it are encrypted, if they are.
@@ -74,7 +77,8 @@ impl Settings {
             "SET statement_timeout = {ms}; SET lock_timeout = {ms}; SET idle_in_transaction_session_timeout = {idle_ms};
              {SERVER_SIDE}"
         );
-        Ok(Self { servers, greeting, silence: deadline + SILENCE })
+        let silence = deadline + SILENCE;
+        Ok(Self { servers, greeting, silence, plan_max_age: DEFAULT_PLAN_MAX_AGE })
     }
 
     /// Has the server end a session that sends nothing for so long, and with it the session's locks. The machine of a

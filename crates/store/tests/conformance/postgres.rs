@@ -7,7 +7,7 @@ use kith_kernel::Timestamp;
 use kith_kernel::uuid::Uuid;
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 use kith_store::testing::{TestDatabase, TestVault};
-use kith_store::{EngineOptions, Error, OpenError, PostgresOptions, Store, StoreOptions};
+use kith_store::{EngineOptions, Error, OpenError, PostgresOptions, Store, StoreOptions, params};
 
 use crate::sequencer::change;
 use crate::support::{add, ctx, modules, postgres_url};
@@ -254,5 +254,53 @@ impl Drop for Pooler {
         let pid = self.process.id().to_string();
         let _ = Command::new("kill").args(["-TERM", &pid]).status();
         let _ = self.process.wait();
+    }
+}
+
+/// A plan that was made for a small table scans it when it is large.
+#[tokio::test]
+async fn plans_for_small_tables_are_made_anew() {
+    let Some(url) = postgres_url() else { return };
+    const ROWS: i64 = 20_000;
+    const LOOK_UP: &str = "SELECT 1 FROM looked_up WHERE id = $1";
+    const READ: &str = "SELECT CAST(COALESCE(SUM(seq_tup_read + idx_tup_fetch), 0) AS BIGINT)
+                        FROM pg_stat_xact_user_tables WHERE relname = 'looked_up'";
+    for (plan_max_age, is_renewed) in [(Duration::from_secs(3_600), false), (Duration::ZERO, true)] {
+        let database = TestDatabase::postgres(&url).await.unwrap();
+        database.migrate(modules()).await.unwrap();
+        // One connection of each kind, so that all statements run on the one that has the plan.
+        let own = PostgresOptions {
+            write_threads: 1,
+            read_threads: 1,
+            plan_max_age,
+            ..PostgresOptions::at(database.url())
+        };
+        let options = StoreOptions::new(EngineOptions::Postgres(own), TestVault::with_secret(1));
+        let store = Store::open(options).await.unwrap();
+        for sql in [
+            "CREATE TABLE looked_up (id BIGINT PRIMARY KEY) WITH (autovacuum_enabled = false)",
+            "INSERT INTO looked_up SELECT n FROM generate_series(20001, 20005) AS n",
+            "ANALYZE looked_up",
+        ] {
+            store.write(move |tx| tx.exec(sql, &[])).await.unwrap();
+        }
+        let look_up = async || {
+            let read = store.write(|tx| {
+                let read = || Ok(tx.one(READ, &[], |row| row.get::<i64>(0))?.unwrap_or(0));
+                let before: i64 = read()?;
+                tx.one(LOOK_UP, params![ROWS / 2], |_| Ok(()))?;
+                Ok::<_, Error>(read()? - before)
+            });
+            read.await.unwrap()
+        };
+        // The server keeps one plan for all parameters from the sixth run on.
+        for _ in 0..10 {
+            assert!(look_up().await <= 5);
+        }
+        let fill = "INSERT INTO looked_up SELECT n FROM generate_series(1, 20000) AS n";
+        store.write(move |tx| tx.exec(fill, &[])).await.unwrap();
+        let read = look_up().await;
+        assert_eq!(read <= 2, is_renewed, "{read} rows were read with plans kept for {plan_max_age:?}");
+        store.close().await;
     }
 }

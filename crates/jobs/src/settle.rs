@@ -17,8 +17,9 @@ use crate::{bell_of, rows};
 const MAX_TOLD: i64 = 500;
 /// Deferred settlements that one transaction takes up.
 const TAKEN: i64 = 50;
-/// Transactions that one run of maintenance spends on deferred settlements.
-const TRANSACTIONS: usize = 100;
+/// Transactions that one run of maintenance spends on deferred settlements: what is left waits for the next run, as other
+/// maintenance does not wait for it.
+const TRANSACTIONS: usize = 20;
 
 /// Waiting jobs that a transaction may still tell, whichever jobs end in it.
 pub(crate) struct Budget(i64);

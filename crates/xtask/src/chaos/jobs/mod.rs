@@ -147,7 +147,8 @@ fn run(database: Database, binary: &Path, jobs: usize, seed: u64, mode: Mode) ->
         if (blows.kills + blows.freezes).is_multiple_of(10) {
             eprintln!("  {} acknowledged, {blows:?}", acknowledged());
         }
-        if let Some((_, what)) = interludes.next_if(|(percent, _)| acknowledged() * 100 >= jobs * percent) {
+        while let Some((_, what)) = interludes.next_if(|(percent, _)| acknowledged() * 100 >= jobs * percent)
+        {
             eprintln!("  {} acknowledged, {what:?}", acknowledged());
             match (what, server.as_mut()) {
                 (Interlude::Rest(length), _) => crew.rest(length, &mut blows)?,

@@ -59,7 +59,7 @@ impl DataFolder {
             let path = path.display().to_string();
             move |source| OpenError::Folder { path, source }
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(cannot(folder))?;
+        create_folder(folder).map_err(cannot(folder))?;
         let path = folder.join(LOCK);
         let mut lock = OpenOptions::new()
             .read(true)
@@ -86,6 +86,41 @@ impl DataFolder {
         }
         sign(&mut lock).map_err(cannot(&path))?;
         Ok(Self { lock, folder: itself })
+    }
+}
+
+/// Makes a folder and those above it that are absent, readable by their owner only. When this returns, they survive a power
+/// cut.
+///
+/// # Errors
+/// What the operating system says against it.
+pub fn create_folder(folder: &Path) -> io::Result<()> {
+    create_folder_with(folder, &sync_folder)
+}
+
+/// Ends with the folder above the lowest that was there: who made that may have been killed before its entry was synced.
+fn create_folder_with(folder: &Path, sync: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+    let Some(parent) = folder.parent() else { return Ok(()) };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    if !folder.is_dir() {
+        create_folder_with(parent, sync)?;
+        match DirBuilder::new().mode(0o700).create(folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
+            made => made?,
+        }
+    }
+    sync(parent)
+}
+
+/// Waits until the entries of a folder are on the disk. Some file systems cannot, and a folder may be closed to this user.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        Err(error) if [InvalidInput, PermissionDenied, Unsupported].contains(&error.kind()) => {
+            tracing::warn!(folder = %folder.display(), %error, "a folder cannot be synced to the disk");
+            Ok(())
+        }
+        synced => synced,
     }
 }
 
@@ -234,6 +269,29 @@ mod tests {
         assert!(refused.contains("is in use by another process"), "{refused}");
         drop(first);
         DataFolder::claim(&folder).unwrap();
+    }
+
+    #[test]
+    fn every_entry_on_the_way_to_a_new_folder_is_synced_once_it_is_there() {
+        let root = tempfile::tempdir().unwrap();
+        let (a, b) = (root.path().join("a"), root.path().join("a/b"));
+        let synced = std::cell::RefCell::new(Vec::new());
+        let sync = |folder: &Path| {
+            let entries = std::fs::read_dir(folder)?.map(|entry| entry.unwrap().path());
+            synced.borrow_mut().push((folder.to_owned(), entries.collect::<std::collections::BTreeSet<_>>()));
+            sync_folder(folder)
+        };
+        create_folder_with(&b, &sync).unwrap();
+        let synced = synced.take();
+        assert_eq!(
+            synced.iter().map(|(folder, _)| &**folder).collect::<Vec<_>>(),
+            [root.path().parent().unwrap(), root.path(), &*a,]
+        );
+        assert!(synced[1].1.contains(&a) && synced[2].1.contains(&b), "{synced:?}");
+        // One that is there already may not be on the disk.
+        let fails = |_: &Path| Err(io::Error::other("the disk is broken"));
+        create_folder_with(&b, &fails).unwrap_err();
+        create_folder(&b).unwrap();
     }
 
     #[tokio::test]

@@ -46,7 +46,7 @@ pub use dialect::jobs as job_statements;
 pub use error::{Error, OpenError};
 pub use events::{Event, NewEvent, SequencedEvent};
 pub use facts::{AuditTail, Positions};
-pub use folder::{ControlHandler, ControlSocket, DataFolder, control_call};
+pub use folder::{ControlHandler, ControlSocket, DataFolder, control_call, create_folder};
 pub use migrate::{Migration, MigrationState, MigrationStatus, ModuleMigrations};
 pub use options::{EngineOptions, PostgresOptions, SqliteOptions, StoreOptions, Synchronous};
 pub use outbox::STORE_MIGRATIONS;

@@ -1,13 +1,14 @@
 //! The secrets that development mode makes for itself: once per data folder, so that a restart keeps everybody signed in.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kith_kernel::Random;
+use kith_store::create_folder;
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -117,7 +118,7 @@ fn read(path: &Path) -> Result<Made, DevelopmentSecretsError> {
 
 /// Puts a complete file in its place, unless another node was faster.
 fn make(folder: &Path, path: &Path, random: &dyn Random) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    create_folder(folder)?;
     let unfinished = folder.join(format!(".{FILE}.{}", random_text(random)));
     let text = format!(
         "# Made by Kith for development mode. Whoever loses it signs everybody out; production mode refuses it.\n\

@@ -3,8 +3,6 @@
 //! How far it is ahead stands in a file in the data folder: what was written in that time is not of the future after a
 //! restart.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +11,7 @@ use std::{fs, io};
 
 use axum::extract::State;
 use kith_kernel::{Clock, FieldError, Problem, Timestamp, days, problems};
+use kith_store::create_folder;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -72,7 +71,7 @@ impl AheadClock {
             return Ok(None);
         }
         if let Some(folder) = self.file.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+            create_folder(folder)?;
         }
         let unfinished = self.file.with_extension("new");
         fs::write(&unfinished, format!("{ahead_ms}\n"))?;

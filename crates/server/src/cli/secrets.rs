@@ -1,14 +1,15 @@
 //! `kith secrets`: fresh ones, ready to be pasted or mounted.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use kith_kernel::SystemRandom;
 use kith_platform::config::generated_secrets;
+use kith_store::create_folder;
 
 use super::{Failure, print};
 
@@ -46,11 +47,7 @@ impl Secrets {
         match folder.filter(|_| format == Format::Files) {
             None => secrets.iter().try_for_each(|(name, secret)| print(&format!("{name}={secret}"))),
             Some(folder) => {
-                DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(&folder)
-                    .with_context(|| format!("cannot make {}", folder.display()))?;
+                create_folder(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
                 let folder = folder.canonicalize().context("cannot find the folder")?;
                 secrets.iter().try_for_each(|(name, secret)| {
                     let path = folder.join(name.to_ascii_lowercase());

@@ -1,13 +1,15 @@
-//! Moves the write-ahead log into the database file, on a connection of its own, so that no commit pays for it.
+//! Moves the write-ahead log into the database file, on a connection of its own, so that no commit pays for it; and lets
+//! the log start over before it grows too long.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::Shared;
-use super::link::{Link, Use, sqlite_error};
+use super::link::{BUSY, Link, Use, sqlite_error};
 use crate::Error;
 use crate::stats::StoreStats;
 
@@ -16,7 +18,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Past this the log is made to start over, which holds the writer for a moment.
 const RESTART_BYTES: u64 = 64 * 1024 * 1024;
 
-/// How long such a restart waits for readers, with the writer waiting behind it; then it is left for the next time.
+/// By how much more the log grows before it is tried again, where somebody was in the way.
+const RETRY_BYTES: u64 = 16 * 1024 * 1024;
+
+/// How long such a restart waits for readers, with all writes waiting behind it.
 const RESTART_PATIENCE: Duration = Duration::from_millis(50);
 
 /// Bytes of a page's frame in the log beside the page (section 2.2 of SQLite's WAL file format).
@@ -25,17 +30,13 @@ const FRAME_HEADER_BYTES: u64 = 24;
 pub(super) struct Checkpoints {
     shared: Arc<Shared>,
     link: Link,
-    frame_bytes: u64,
     stop: watch::Receiver<bool>,
 }
 
 impl Checkpoints {
     pub fn open(shared: Arc<Shared>, stop: watch::Receiver<bool>) -> Result<Self, Error> {
         let link = Link::open(&shared.file, shared.synchronous, Use::Write)?;
-        link.connection.busy_timeout(RESTART_PATIENCE).map_err(sqlite_error)?;
-        let page: i64 =
-            link.connection.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(sqlite_error)?;
-        Ok(Self { shared, link, frame_bytes: page.cast_unsigned() + FRAME_HEADER_BYTES, stop })
+        Ok(Self { shared, link, stop })
     }
 
     pub fn run(mut self) {
@@ -50,33 +51,79 @@ impl Checkpoints {
             });
             if stopped {
                 // Leaves one plain file behind; if a reader is in the way, the log stays and nothing is lost.
-                return self.checkpoint("TRUNCATE");
+                self.checkpoint("TRUNCATE");
+                return;
             }
             self.checkpoint("PASSIVE");
-            if self.shared.stats.wal_bytes.load(Ordering::Relaxed) > RESTART_BYTES {
-                self.checkpoint("RESTART");
-            }
         }
     }
 
     pub fn checkpoint(&self, mode: &'static str) {
-        match self.shared.idle.without_views(|| self.run_one(mode)) {
-            Ok((busy, frames)) => {
-                let bytes = u64::try_from(frames).unwrap_or(0) * self.frame_bytes;
-                self.shared.stats.wal_bytes.store(bytes, Ordering::Relaxed);
-                if !busy {
-                    StoreStats::one(&self.shared.stats.checkpoints);
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, mode, "a checkpoint failed; the log keeps growing until one succeeds");
-            }
-        }
+        checkpoint(&self.shared, &self.link.connection, mode);
+    }
+}
+
+/// Lets the log start over. The writer does it between two groups: nobody else finds a moment in which nothing is written.
+pub(super) struct LogRestarts {
+    shared: Arc<Shared>,
+    /// Bytes in the log past which it is tried.
+    at_bytes: u64,
+}
+
+impl LogRestarts {
+    pub const fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, at_bytes: RESTART_BYTES }
     }
 
-    /// Whether somebody was in the way, and how many frames are in the log.
-    fn run_one(&self, mode: &'static str) -> rusqlite::Result<(bool, i64)> {
-        let pragma = format!("PRAGMA wal_checkpoint({mode})");
-        self.link.connection.query_row(&pragma, [], |row| Ok((row.get::<_, i64>(0)? != 0, row.get(1)?)))
+    /// Measures the log after each commit on `link` from now on.
+    pub fn measure(&self, link: &mut Link) -> Result<(), Error> {
+        let page: i64 =
+            link.connection.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(sqlite_error)?;
+        let (shared, frame_bytes) = (Arc::clone(&self.shared), page.cast_unsigned() + FRAME_HEADER_BYTES);
+        let hook = move |_: &mut rusqlite::hooks::Wal, frames: i32| {
+            let bytes = u64::try_from(frames).unwrap_or(0) * frame_bytes;
+            shared.stats.wal_bytes.store(bytes, Ordering::Relaxed);
+            Ok(())
+        };
+        link.connection.wal_hook(Some(hook)).map_err(sqlite_error)
+    }
+
+    /// Restarts the log if it is long. Only what was written since the last checkpoint has to be copied for that.
+    pub fn restart_if_long(&mut self, link: &Link) {
+        let bytes = self.shared.stats.wal_bytes.load(Ordering::Relaxed);
+        if bytes <= self.at_bytes {
+            return;
+        }
+        let restarted = patient(link, RESTART_PATIENCE)
+            .is_ok_and(|()| checkpoint(&self.shared, &link.connection, "RESTART"));
+        if let Err(error) = patient(link, BUSY) {
+            tracing::warn!(%error, "the writer no longer waits for locks");
+        }
+        self.at_bytes = if restarted { RESTART_BYTES } else { bytes + RETRY_BYTES };
+        if restarted {
+            self.shared.stats.wal_bytes.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+fn patient(link: &Link, patience: Duration) -> Result<(), Error> {
+    link.connection.busy_timeout(patience).map_err(sqlite_error)
+}
+
+/// Says whether nobody was in the way.
+fn checkpoint(shared: &Shared, connection: &Connection, mode: &'static str) -> bool {
+    let pragma = format!("PRAGMA wal_checkpoint({mode})");
+    let run = || connection.query_row(&pragma, [], |row| row.get::<_, i64>(0));
+    match shared.idle.without_views(run) {
+        Ok(busy) => {
+            if busy == 0 {
+                StoreStats::one(&shared.stats.checkpoints);
+            }
+            busy == 0
+        }
+        Err(error) => {
+            tracing::warn!(%error, mode, "a checkpoint failed; the log keeps growing until one succeeds");
+            false
+        }
     }
 }

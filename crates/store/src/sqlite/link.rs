@@ -19,7 +19,7 @@ use crate::{Error, dialect};
 const STATEMENTS: usize = 512;
 
 /// How long a connection waits for another's lock: only a checkpoint that resets the log ever holds one.
-const BUSY: Duration = Duration::from_secs(5);
+pub(super) const BUSY: Duration = Duration::from_secs(5);
 
 /// Steps of SQLite's virtual machine between two looks at the clock: some ten microseconds of work.
 const STEPS_BETWEEN_LOOKS: i32 = 1_000;

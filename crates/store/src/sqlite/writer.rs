@@ -7,6 +7,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use super::Shared;
+use super::checkpoint::LogRestarts;
 use super::link::{Link, Session, StopAt, Use};
 use crate::audit_keys::AuditKeys;
 use crate::error::Cause;
@@ -31,6 +32,7 @@ pub(super) struct Writer {
     link: Option<(Link, Arc<StopAt>)>,
     heads: Heads,
     audit_keys: AuditKeys,
+    log: LogRestarts,
 }
 
 /// A closure that has run in the open group.
@@ -55,8 +57,9 @@ enum Fate {
 
 impl Writer {
     pub fn open(shared: Arc<Shared>) -> Result<Self, Error> {
+        let log = LogRestarts::new(Arc::clone(&shared));
         let mut writer =
-            Self { shared, link: None, heads: Heads::default(), audit_keys: AuditKeys::default() };
+            Self { shared, link: None, heads: Heads::default(), audit_keys: AuditKeys::default(), log };
         writer.reopen()?;
         Ok(writer)
     }
@@ -71,6 +74,7 @@ impl Writer {
         self.audit_keys = self.shared.audit_keyring.load(&tx)?;
         drop(tx);
         let stop_at = link.stoppable()?;
+        self.log.measure(&mut link)?;
         self.link = Some((link, stop_at));
         self.publish_head();
         Ok(())
@@ -128,6 +132,9 @@ impl Writer {
         self.shared.activity.begin(0);
         let committed = self.commit(&traces);
         self.answer(ran, &committed);
+        if let Some((link, _)) = &self.link {
+            self.log.restart_if_long(link);
+        }
     }
 
     fn take(&self, queue: &Receiver<Box<dyn WriteJob>>) -> Option<Box<dyn WriteJob>> {

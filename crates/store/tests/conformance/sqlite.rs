@@ -52,6 +52,34 @@ async fn the_log_does_not_grow_without_end() {
     assert_eq!(left, 0, "closing leaves no log behind");
 }
 
+/// Nobody but the writer itself finds a moment in which nothing is written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn log_stays_bounded_while_the_writer_is_saturated() {
+    const CALLERS: i64 = 1_000;
+    let db = Db::sqlite().await;
+    let log = db.database.folder().unwrap().join("kith.db-wal");
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..CALLERS {
+        let store = db.store.clone();
+        callers.spawn(async move {
+            for n in 0..16 {
+                let (id, bytes) = ((n * CALLERS + caller) % 2_000, vec![0; 64 * 1024]);
+                let upsert = "INSERT INTO kinds (id, bytes) VALUES ($1, $2)
+                              ON CONFLICT (id) DO UPDATE SET bytes = excluded.bytes";
+                let done: Result<u64, Error> =
+                    store.write(move |tx| tx.exec(upsert, params![id, bytes])).await;
+                done.unwrap();
+            }
+        });
+    }
+    callers.join_all().await;
+    // The file does not shrink: this is the most that was ever in it.
+    let most = std::fs::metadata(&log).unwrap().len() >> 20;
+    assert!(most < 120, "{most} MiB in the log of 1,000 MiB that were written");
+    let now = db.store.stats().wal_bytes >> 20;
+    assert!(now <= most, "{now} MiB");
+}
+
 /// A full disk in earnest: a file system too small for what is asked of it. Needs root, which CI has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_is_really_full_loses_nothing_acknowledged() {

@@ -68,6 +68,7 @@ pub const JOBS_MIGRATIONS: ModuleMigrations = ModuleMigrations {
             name: "settlements",
             sql: include_str!("../migrations/0004_settlements.sql"),
         },
+        Migration { version: 5, name: "key_expiry", sql: include_str!("../migrations/0005_key_expiry.sql") },
     ],
 };
 

@@ -322,8 +322,11 @@ pub fn find_leased(tx: &Tx<'_>, id: JobId, token: ClaimToken) -> Result<Option<L
 
 /// Whether anything in a queue is ready or running.
 pub fn is_busy(q: &Query<'_>, queue: &str) -> Result<bool, Error> {
-    let sql = "SELECT 1 FROM jobs WHERE queue = $1 AND state IN (0, 2) LIMIT 1";
-    Ok(q.one(sql, params![queue], |_| Ok(()))?.is_some())
+    // Each by an index of its own.
+    let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE queue = $1 AND state = 0 AND crashes < 2)
+                   OR EXISTS (SELECT 1 FROM jobs WHERE queue = $1 AND state = 0 AND crashes >= 2)
+                   OR EXISTS (SELECT 1 FROM jobs WHERE queue = $1 AND state = 2)";
+    Ok(q.one(sql, params![queue], |row| row.get(0))?.unwrap_or(false))
 }
 
 /// What decides about how an attempt ends.

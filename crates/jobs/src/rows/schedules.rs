@@ -235,7 +235,7 @@ pub fn tidy(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
         "DELETE FROM job_occurrences
          WHERE schedule = $1
            AND at < (SELECT at FROM job_occurrences WHERE schedule = $1 ORDER BY at DESC LIMIT 1 OFFSET $2)
-           AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_occurrences.job)",
+           AND (SELECT j.id FROM jobs j WHERE j.id = job_occurrences.job) IS NULL",
         params![name, KEPT - 1],
     )?;
     Ok(())

@@ -37,7 +37,7 @@ impl TestApp {
 
     /// How many rows of `table` are as `condition` says of `$1`.
     pub async fn count(&self, table: &str, condition: &str, value: &str) -> i64 {
-        let sql: &'static str = format!("SELECT COUNT(*) FROM {table} WHERE {condition}").leak();
+        let sql: &'static str = format!("SELECT COUNT(*) FROM {table} WHERE {condition} -- of a test").leak();
         let value = value.to_owned();
         let counted = self.db().read(move |q| q.one(sql, params![value], |row| row.get(0)));
         counted.await.map_err(|error: Error| error).expect("a count").expect("a row")

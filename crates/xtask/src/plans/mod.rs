@@ -42,10 +42,14 @@ const LIKE_OTHERS: [&str; 2] = ["job_history_segment_", "job_log_segment_"];
 /// Tables whose rows grow with the configuration or the number of processes, not with use.
 const SMALL: &[&str] = &[
     "audit_keys",
+    "collection_declarations",
+    "first_admin_links",
     "job_kinds",
     "job_queues",
     "job_ring",
+    "job_workers",
     "observed_time",
+    "purge_runs",
     "schema_migrations",
     "sequencer",
     "server_starts",

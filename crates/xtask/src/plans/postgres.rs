@@ -25,9 +25,10 @@ const CHUNK: usize = 1 << 20;
 /// ANALYZE, and with plans for the parameters at hand.
 pub async fn judge(url: &str, tables: &[Table], statements: &[Statement], rows: usize) -> Result<Report> {
     let client = connect(url).await?;
+    let statements = at_the_mark(statements, rows);
     client.batch_execute("SET plan_cache_mode = force_generic_plan").await?;
     let mut report = Report::default();
-    let prepared = prepare(&client, statements, &mut report).await?;
+    let prepared = prepare(&client, &statements, &mut report).await?;
     fill(&connect(url).await?, tables, rows).await?;
     let modes = [
         ("without ANALYZE", ""),
@@ -42,6 +43,24 @@ pub async fn judge(url: &str, tables: &[Table], statements: &[Statement], rows: 
         }
     }
     Ok(report)
+}
+
+/// Transaction that wrote a row: see [`write_row`].
+fn transaction_of(row: usize) -> usize {
+    3 + row / 100
+}
+
+/// Lets the sequencer's statements look from a mark near the newest rows, as it has one unless it starts.
+fn at_the_mark(statements: &[Statement], rows: usize) -> Vec<Statement> {
+    let mark = i64::try_from(transaction_of(rows)).unwrap_or(i64::MAX) - 1;
+    let at_the_mark = |statement: &Statement| {
+        let mut statement = statement.clone();
+        if statement.sql.contains(".tx >= $1") {
+            statement.samples.iter_mut().for_each(|sample| sample[0] = RecordedParam::Int(mark));
+        }
+        statement
+    };
+    statements.iter().map(at_the_mark).collect()
 }
 
 async fn connect(url: &str) -> Result<Client> {
@@ -117,7 +136,7 @@ fn write_row(line: &mut String, table: &Table, row: &[Value], n: usize) {
         }
         let written = match value {
             // Transactions that are over, a hundred rows each.
-            Value::Integer(_) if table.columns[at] == "tx" => write!(line, "{}", 3 + n / 100),
+            Value::Integer(_) if table.columns[at] == "tx" => write!(line, "{}", transaction_of(n)),
             Value::Null => write!(line, "\\N"),
             Value::Integer(number) => write!(line, "{number}"),
             Value::Real(number) => write!(line, "{number}"),

@@ -217,14 +217,8 @@ macro_rules! accounts {
     ($condition:literal) => {
         concat!(
             "SELECT id, email, display_name, role, created_at, suspended_at, purge_at, email_verified_at FROM users
-             WHERE id < $1 AND purged_at IS NULL
-               AND (CAST($2 AS TEXT) IS NULL OR role = $2)
-               AND ",
-            $condition,
-            " AND (CAST($4 AS TEXT) IS NULL
-                    OR $4 = CASE WHEN deleted_at IS NOT NULL THEN 'deleted'
-                                 WHEN suspended_at IS NOT NULL THEN 'suspended' ELSE 'active' END)
-             ORDER BY id DESC LIMIT $5"
+             WHERE purged_at IS NULL AND ",
+            $condition
         )
     };
 }
@@ -236,15 +230,33 @@ pub fn list_accounts(q: &Query<'_>, list: &AccountList) -> Result<Vec<Account>, 
         AccountStatus::Suspended => "suspended",
         AccountStatus::Deleted => "deleted",
     });
-    // Apart, so that the index by address serves it.
-    let sql = if list.email_key.is_some() {
-        accounts!("email_key = $3")
-    } else {
-        accounts!("CAST($3 AS TEXT) IS NULL")
-    };
+    let (before, limit) = (list.before, list.limit.rows());
+    let role = list.role.map(Role::as_str);
+    // Apart, so that an index serves each.
+    if let Some(email_key) = &list.email_key {
+        return q.all(
+            accounts!(
+                "email_key = $2 AND id < $1 AND (CAST($3 AS TEXT) IS NULL OR role = $3)
+                   AND (CAST($4 AS TEXT) IS NULL
+                        OR $4 = CASE WHEN deleted_at IS NOT NULL THEN 'deleted'
+                                     WHEN suspended_at IS NOT NULL THEN 'suspended' ELSE 'active' END)"
+            ),
+            params![before, email_key, role, status],
+            read_account,
+        );
+    }
+    if role.is_none() && status.is_none() {
+        return q.all(accounts!("id < $1 ORDER BY id DESC LIMIT $2"), params![before, limit], read_account);
+    }
     q.all(
-        sql,
-        params![list.before, list.role.map(Role::as_str), list.email_key, status, list.limit.rows()],
+        accounts!(
+            "id < $1 AND (CAST($2 AS TEXT) IS NULL OR role = $2)
+               AND (CAST($3 AS TEXT) IS NULL
+                    OR $3 = CASE WHEN deleted_at IS NOT NULL THEN 'deleted'
+                                 WHEN suspended_at IS NOT NULL THEN 'suspended' ELSE 'active' END)
+             ORDER BY id DESC LIMIT $4"
+        ),
+        params![before, role, status, limit],
         read_account,
     )
 }

@@ -102,13 +102,21 @@ pub fn find(q: &Query<'_>, id: CallbackId) -> Result<Option<KeptCallback>, Error
 }
 
 macro_rules! list {
-    ($condition:literal) => {
+    ($($condition:literal),+) => {
         concat!(
             "SELECT id, endpoint_id, url, method, state, reason, due_at, next_attempt_at, attempts, last_status,
                  created_at, finished_at, recurring_id, job_id
              FROM callbacks
              WHERE ",
-            $condition,
+            $($condition),+
+        )
+    };
+}
+
+macro_rules! filtered_list {
+    ($first:literal) => {
+        list!(
+            $first,
             " AND id < $1 AND (CAST($2 AS TEXT) IS NULL OR state = $2)
                  AND (CAST($3 AS TEXT) IS NULL OR endpoint_id = $3)
                  AND (CAST($4 AS TEXT) IS NULL OR recurring_id = $4)
@@ -128,10 +136,12 @@ pub fn list(
 ) -> Result<Vec<Callback>, Error> {
     // The first condition has an index.
     let sql = match (recurring, endpoint, state) {
-        (Some(_), ..) => list!("recurring_id = $4"),
-        (_, Some(_), _) => list!("endpoint_id = $3"),
-        (_, _, Some(_)) => list!("state = $2"),
-        (None, None, None) => list!("TRUE"),
+        (Some(_), ..) => filtered_list!("recurring_id = $4"),
+        (_, Some(_), _) => filtered_list!("endpoint_id = $3"),
+        (_, _, Some(_)) => filtered_list!("state = $2"),
+        (None, None, None) => {
+            return q.all(list!("id < $1 ORDER BY id DESC LIMIT $2"), params![before, limit], read);
+        }
     };
     q.all(sql, params![before, state.map(CallbackState::as_str), endpoint, recurring, limit], read)
 }

@@ -91,10 +91,11 @@ impl<'s> Direct<'s> {
         })?;
         shared.connected(&link);
         let mut direct = Self { shared, link, heard, lead: None, campaigned: Instant::now() };
+        // Before anything is heard here: what is heard only advances it.
+        restart(shared, direct.position()?);
         direct.batch("LISTEN kith")?;
         direct.campaign()?;
-        let heads = outbox::heads(&direct.query(Frame::Plain))?;
-        restart(shared, heads.position);
+        advance(shared, direct.position()?);
         Ok(direct)
     }
 
@@ -147,6 +148,11 @@ impl<'s> Direct<'s> {
 
     fn query(&self, frame: Frame) -> Query<'_> {
         Query::new(AnySession::Postgres(Session::new(&self.link, frame)))
+    }
+
+    /// The last position that was given.
+    fn position(&self) -> Result<i64, Error> {
+        outbox::heads(&self.query(Frame::Plain)).map(|heads| heads.position)
     }
 
     /// Becomes the sequencer if nobody is.

@@ -73,6 +73,7 @@ pub struct Report {
 const FACTS: &str = "a count for the facts that administrators see, stopped after 5 s";
 const FILTERS: &str = "a list by several filters, for administrators; it walks by id until a page is full";
 const MAINTENANCE: &str = "maintenance, once a minute";
+const OCCURRENCES: &str = "a schedule keeps a thousand occurrences, copies have more";
 const RUNNING: &str = "there are as many running jobs as workers run at once";
 const SERIES: &str = "one row for each minute, queue and kind, kept for days";
 
@@ -80,6 +81,7 @@ const SERIES: &str = "one row for each minute, queue and kind, kept for days";
 const ALLOWED: &[(&str, &str)] = &[
     ("DELETE FROM audit_details WHERE entry_id IN (SELECT d.entry_id", MAINTENANCE),
     ("DELETE FROM job_minutes WHERE minute <", MAINTENANCE),
+    ("DELETE FROM job_occurrences WHERE schedule", OCCURRENCES),
     ("DELETE FROM job_rates WHERE since <", MAINTENANCE),
     ("DELETE FROM job_samples WHERE at <", MAINTENANCE),
     ("DELETE FROM job_waits WHERE waiter IN", MAINTENANCE),
@@ -113,6 +115,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("SELECT kind, MAX(CASE WHEN completed", SERIES),
     ("SELECT minute, queue, kind, started", SERIES),
     ("SELECT name FROM job_schedules WHERE NOT paused", "there are as many schedules as are declared"),
+    ("SELECT o.job FROM job_occurrences o JOIN jobs j", OCCURRENCES),
     ("SELECT queue, CAST(SUM(ready) AS BIGINT)", "counts live jobs for the metrics, every 10 s"),
     ("SELECT queue, ready, scheduled, running, blocked, dead", SERIES),
     ("UPDATE archived_spaces SET purge_at = NULL", MAINTENANCE),

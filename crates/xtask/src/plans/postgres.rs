@@ -52,7 +52,7 @@ fn transaction_of(row: usize) -> usize {
 
 /// Lets the sequencer's statements look from a mark near the newest rows, as it has one unless it starts.
 fn at_the_mark(statements: &[Statement], rows: usize) -> Vec<Statement> {
-    let mark = i64::try_from(transaction_of(rows)).unwrap_or(i64::MAX) - 1;
+    let mark = i64::try_from(transaction_of(rows.saturating_sub(1))).unwrap_or(i64::MAX);
     let at_the_mark = |statement: &Statement| {
         let mut statement = statement.clone();
         if statement.sql.contains(".tx >= $1") {

@@ -22,19 +22,19 @@ pub fn start(app: &App) {
     }
 }
 
-/// How far this node has heard.
-struct Place {
-    /// Behind which event; none before it has heard anything.
+/// Cursor of this node in the log of events.
+struct Cursor {
+    /// Position of the last event that was heard; `None` until the end of the log was looked up.
     position: Option<i64>,
-    /// On which of the servers that it was connected to: see [`kith_store::Store::server_changes`].
+    /// Number of server changes when it was set: see [`kith_store::Store::server_changes`].
     servers: u64,
 }
 
 async fn run(app: App) {
     let mut head = app.db.head();
-    let mut place = Place { position: None, servers: app.db.server_changes() };
+    let mut cursor = Cursor { position: None, servers: app.db.server_changes() };
     while app.stop.or(tokio::time::timeout(ASK_EVERY, head.changed())).await.is_some() {
-        while match hear(&app, &mut place).await {
+        while match hear(&app, &mut cursor).await {
             Ok(more) => more,
             Err(error) => {
                 tracing::warn!(%error, "what happens on other nodes cannot be heard at the moment");
@@ -44,21 +44,23 @@ async fn run(app: App) {
     }
 }
 
-/// Hears the next events behind `place`; says whether there may be more.
+/// Hears the next events behind `cursor`; says whether there may be more.
 #[expect(clippy::disallowed_methods, reason = "hearing is about real time")]
-async fn hear(app: &App, place: &mut Place) -> Result<bool, Error> {
+async fn hear(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
     let asked = Instant::now();
     let servers = app.db.server_changes();
-    if place.servers != servers {
+    if cursor.servers != servers {
         // The positions heard so far may have been given again to other events.
-        *place = Place { position: None, servers };
+        *cursor = Cursor { position: None, servers };
         app.hearing.forget_all();
     }
-    let behind = match place.position {
+    let behind = match cursor.position {
         Some(behind) => behind,
         // Nothing was kept before this node first heard anything but the signing keys, which were read when it started.
         None => {
             let last = app.db.last_position().await?;
+            // Events up to this position are not heard, so that entries cached meanwhile may be stale.
+            app.hearing.forget_all();
             app.tokens.reload(&app.db, &app.keyring, app.sources.clock.now()).await?;
             last
         }
@@ -67,7 +69,7 @@ async fn hear(app: &App, place: &mut Place) -> Result<bool, Error> {
     for heard in &events {
         take(app, heard).await?;
     }
-    place.position = Some(events.last().map_or(behind, |last| last.position));
+    cursor.position = Some(events.last().map_or(behind, |last| last.position));
     let more = i64::try_from(events.len()).unwrap_or(BATCH) == BATCH;
     let waiting = app.db.oldest_unplaced().await?;
     let now = app.sources.clock.now();

@@ -33,9 +33,9 @@ const FIELD_ERROR: &str = "FieldErrorBody";
 /// Operation of the document.
 #[derive(Clone, Debug)]
 pub struct OperationName {
-    /// Its method.
+    /// HTTP method.
     pub method: Method,
-    /// Its path, with parameters in braces.
+    /// Path with parameters in braces.
     pub template: String,
     /// Path that it is another name of.
     pub same_as: Option<String>,

@@ -54,7 +54,7 @@ pub(crate) struct Shared {
     pub write_connections: AtomicU64,
     /// The server that the newest connection leads to: [`link::Link::server`].
     server: AtomicI64,
-    /// How often that has been another one.
+    /// Number of times that the server changed.
     server_changes: Mutex<u64>,
     pub audit_keyring: Arc<AuditKeyring>,
     #[cfg(feature = "testing")]
@@ -77,7 +77,7 @@ impl Shared {
         self.server.load(Ordering::SeqCst)
     }
 
-    /// Whether a connection leads to the server that the newest one leads to.
+    /// Returns true if a connection leads to the same server as the newest one.
     fn is_on_server(&self, link: &link::Link) -> bool {
         link.server == self.server()
     }

@@ -1,8 +1,8 @@
 //! Moves the write-ahead log into the database file, on a connection of its own, so that no commit pays for it; and lets
 //! the log start over before it grows too long.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -59,6 +59,7 @@ impl Checkpoints {
     }
 
     pub fn checkpoint(&self, mode: &'static str) {
+        let _alone = self.shared.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
         checkpoint(&self.shared, &self.link.connection, mode);
     }
 }
@@ -94,6 +95,8 @@ impl LogRestarts {
         if bytes <= self.at_bytes {
             return;
         }
+        // SQLite refuses a checkpoint beside another one at once: after the next group that one may be over.
+        let Ok(_alone) = self.shared.checkpointing.try_lock() else { return };
         let restarted = patient(link, RESTART_PATIENCE)
             .is_ok_and(|()| checkpoint(&self.shared, &link.connection, "RESTART"));
         if let Err(error) = patient(link, BUSY) {

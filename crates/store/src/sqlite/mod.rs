@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     /// Counts the commits, each before anybody is told of it.
     pub commits: AtomicU64,
     pub idle: reader::Idle,
+    /// Held during a checkpoint.
+    pub checkpointing: Mutex<()>,
     pub rehearse: bool,
     pub deadline: Duration,
     pub activity: WriteActivity,
@@ -71,6 +73,7 @@ impl Engine {
             bells: Bells::default(),
             commits: AtomicU64::new(0),
             idle: reader::Idle::default(),
+            checkpointing: Mutex::default(),
             rehearse: options.rehearse,
             audit_keyring: Arc::clone(audit_keyring),
             deadline: options.deadline,

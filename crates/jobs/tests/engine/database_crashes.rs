@@ -15,7 +15,10 @@ const OLDEST: &str = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) A
 /// Stops the process that writes commits to the disk which nobody waits for.
 pub async fn freeze_wal_writer(engine: &Engine) {
     let sql = "SELECT CAST(pid AS BIGINT) FROM pg_stat_activity WHERE backend_type = 'walwriter'";
+    // The process starts a moment after the server accepts connections. The number 0 would stop the processes of this test.
+    until("a process that writes the log", async || engine.count(sql).await > 1).await;
     let pid = engine.count(sql).await;
+    assert!(pid > 1);
     let stopped = Command::new("sh").args(["-c", "kill -s STOP \"$1\"", "sh", &pid.to_string()]).status();
     assert!(stopped.unwrap().success());
 }

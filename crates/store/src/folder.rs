@@ -93,7 +93,7 @@ impl DataFolder {
 /// cut.
 ///
 /// # Errors
-/// What the operating system says against it.
+/// The operating system's, if a folder cannot be made or synced.
 pub fn create_folder(folder: &Path) -> io::Result<()> {
     create_folder_with(folder, &sync_folder)
 }
@@ -147,7 +147,7 @@ impl ControlSocket {
     /// Listens in `folder`, which this process must hold, and answers each line with `handler`.
     ///
     /// # Errors
-    /// What the operating system says against it.
+    /// The operating system's, if a folder cannot be made or synced.
     pub fn listen(folder: &Path, handler: ControlHandler) -> io::Result<Self> {
         let path = folder.join(SOCKET);
         match std::fs::remove_file(&path) {

@@ -73,7 +73,7 @@ pub struct Request {
     pub reaches: bool,
     /// Whether the receiver ever saw it.
     pub reached: bool,
-    /// Whether its expiry was counted as a refusal.
+    /// Set once its expiry was counted as a refusal.
     pub expiry_counted: bool,
     pub status: Status,
     /// What the sender is told.

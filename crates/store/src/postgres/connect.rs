@@ -38,7 +38,7 @@ pub(super) async fn to_first(
     Err(Error::unavailable(refusals.join("; ")))
 }
 
-/// Whether the driver refused a server because it accepts no writes.
+/// Returns true if the driver refused a server because it accepts no writes.
 fn is_read_only(error: &tokio_postgres::Error) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
     source.is_some_and(|source| source.kind() == std::io::ErrorKind::PermissionDenied)

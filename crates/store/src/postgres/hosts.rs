@@ -56,7 +56,7 @@ fn server(all: &Config, n: usize) -> Config {
     one
 }
 
-/// Whether nothing that is sent to `server` leaves this machine; an address given beside the name decides.
+/// Returns true if nothing that is sent to `server` leaves this machine; an address given beside the name decides.
 pub(super) fn is_local(server: &Config) -> bool {
     match server.get_hostaddrs() {
         [] => server.get_hosts().iter().all(is_local_name),

@@ -22,7 +22,7 @@ const MAX_SAMPLES: usize = 6;
 /// A statement as it was run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RecordedStatement {
-    /// Whether it ran on PostgreSQL.
+    /// Set if it ran on PostgreSQL.
     pub is_postgres: bool,
     /// Text with `$1`, `$2`, ….
     pub sql: String,

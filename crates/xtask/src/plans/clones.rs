@@ -84,7 +84,7 @@ fn ids_in(value: &Value) -> Vec<usize> {
     places
 }
 
-/// Whether `text` is a UUID in its hyphenated form.
+/// Returns true if `text` is a UUID in its hyphenated form.
 fn is_id(text: &[u8]) -> bool {
     text[8] == b'-'
         && text.iter().enumerate().all(|(at, byte)| match at {

@@ -25,7 +25,7 @@ use clones::Original;
 use judge::Report;
 use world::{Statements, Table, Value};
 
-/// Which statements to judge.
+/// Options of the command.
 #[derive(clap::Args)]
 pub struct Args {
     /// Rows of each table

@@ -1,4 +1,4 @@
-//! What a test run recorded: statements with their parameters, and the rows of all its SQLite databases.
+//! Recordings of a test run: statements with their parameters, and the rows of all its SQLite databases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,7 +26,7 @@ const REFERENCES: &[(&str, &str)] = &[
 const PLACED: &[(&str, &str, &str, &str)] =
     &[("outbox", "id", "outbox_positions", "event_id"), ("audit_entries", "id", "audit_seals", "entry_id")];
 
-/// What tests add to statements that they put together.
+/// Comment that tests add to statements that they put together.
 const OF_A_TEST: &str = "-- of a test";
 
 /// A table, and the rows that were recorded of it.

@@ -11,7 +11,7 @@ const LAYERS: &[&str] =
 const XTASK: &str = "kith-xtask";
 const XTASK_USES: &[&str] = &["kith-kernel", "kith-store"];
 const STORE: &str = "store";
-/// What asks the databases for their plans does so without the store.
+/// Folder that asks the databases for their plans without the store.
 const PLANS: &str = "crates/xtask/src/plans/";
 const DRIVERS: &[&str] =
     &["rusqlite", "libsqlite3_sys", "sqlite", "sqlx", "tokio_postgres", "tokio_postgres_rustls", "postgres"];

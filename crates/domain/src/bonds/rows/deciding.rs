@@ -10,7 +10,7 @@ use super::requests::read_parties;
 pub struct ExpiredRequest {
     /// When it expired.
     pub at: Timestamp,
-    /// Whether it was still pending. Otherwise only its sender was told that it is.
+    /// Set if it was still pending; otherwise only its sender was told that it is.
     pub was_pending: bool,
 }
 
@@ -37,7 +37,7 @@ pub fn expire_request(tx: &Tx<'_>, id: PartnerRequestId) -> Result<Option<Expire
 pub struct OldRequest {
     pub id: PartnerRequestId,
     pub from: UserId,
-    /// Whether its sender is still told that it is pending.
+    /// Set if its sender is still told that it is pending.
     pub is_pending: bool,
 }
 
@@ -64,7 +64,7 @@ pub fn find_expiry_mark(q: &Query<'_>) -> Result<Option<PartnerRequestId>, Error
 pub fn set_expiry_mark(tx: &Tx<'_>, up_to: PartnerRequestId) -> Result<(), Error> {
     tx.exec(
         "INSERT INTO expiry_marks (name, up_to) VALUES ('partner_requests', $1)
-         ON CONFLICT (name) DO UPDATE SET up_to = $1",
+         ON CONFLICT (name) DO UPDATE SET up_to = $1 WHERE expiry_marks.up_to < $1",
         params![up_to],
     )?;
     Ok(())

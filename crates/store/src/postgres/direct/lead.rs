@@ -1,4 +1,4 @@
-//! What the sequencer does: finds what was committed and has no place yet, and gives it one.
+//! Work of the sequencer: finds committed rows that have no place yet, and gives them one.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ const FIRST_TX: i64 = 3;
 /// How often the low-water mark is kept for the next sequencer.
 const KEEP_MARK: Duration = Duration::from_secs(1);
 
-/// What a node places from, while it is the sequencer.
+/// State of the node that is the sequencer.
 pub(super) struct Lead {
     heads: Heads,
     audit_keys: AuditKeys,
@@ -227,7 +227,7 @@ const MARK: &str = "SELECT low_tx, CAST(CAST(xmin AS TEXT) AS BIGINT),
 const OLDEST_RUNNING: &str = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT),
      current_setting('default_transaction_read_only') = 'on'";
 
-/// Of the transactions that this server can have numbered so far.
+/// Condition for rows of transactions that this server can have numbered so far.
 macro_rules! of_this_server {
     ($tx:literal) => {
         concat!(" AND ", $tx, " < CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT)")
@@ -266,7 +266,7 @@ const UNSEALED_ENTRIES: &str = entries!(of_this_server!("a.tx"));
 const RESTORED_EVENTS: &str = events!("");
 const RESTORED_ENTRIES: &str = entries!("");
 
-/// What has no place yet, as one state of the database shows it.
+/// Rows without a place, as one state of the database shows them.
 struct Found {
     oldest: tokio_postgres::Row,
     events: Vec<tokio_postgres::Row>,

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::PostgresServerError;
 
-/// What to install where no server is found.
+/// Command that installs a server where none is found.
 pub const INSTALL: &str = "apt-get install -y postgresql";
 
 /// Stops the server if the process that holds the other end of the pipe is gone.

@@ -10,7 +10,7 @@ impl PostgresServer {
     /// Starts an asynchronous streaming replica of this server, which answers reads until [`PostgresServer::promote`].
     ///
     /// # Errors
-    /// It could not be copied, or would not start.
+    /// [`PostgresServerError`] if it could not be copied, or would not start.
     pub fn replica(&self) -> Result<Self, PostgresServerError> {
         Self::start_on(self.options.clone(), |replica| {
             let mut copy = replica.command("pg_basebackup");
@@ -43,7 +43,7 @@ impl PostgresServer {
     /// Waits until this replica shows everything that `primary` has written.
     ///
     /// # Errors
-    /// It has not caught up in time.
+    /// [`PostgresServerError`] if it has not caught up in time.
     pub fn catch_up(&self, primary: &Self) -> Result<(), PostgresServerError> {
         let written = primary.run(&["SELECT pg_current_wal_insert_lsn()"])?;
         self.wait_for(&format!("SELECT pg_last_wal_replay_lsn() >= '{written}'"))
@@ -52,7 +52,7 @@ impl PostgresServer {
     /// Lets this replica receive nothing any more: what the primary commits from now on is not here.
     ///
     /// # Errors
-    /// It still receives.
+    /// [`PostgresServerError`] if it still receives.
     pub fn stop_receiving(&self) -> Result<(), PostgresServerError> {
         self.run(&["ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()"])?;
         self.wait_for("SELECT count(*) = 0 FROM pg_stat_wal_receiver")
@@ -61,7 +61,7 @@ impl PostgresServer {
     /// Makes a primary of this replica; it accepts writes when this returns.
     ///
     /// # Errors
-    /// It would not be promoted.
+    /// [`PostgresServerError`] if it would not be promoted.
     pub fn promote(&self) -> Result<(), PostgresServerError> {
         self.run(&["SELECT pg_promote(true, 120)"])?;
         self.wait_for("SELECT NOT pg_is_in_recovery()")

@@ -10,6 +10,11 @@ use kith_store::{Error, Store, Tx};
 
 use crate::rows;
 
+/// Waits for other transactions that the parts of one batch may cost together.
+const MAX_LOCK_WAITS: Duration = Duration::from_secs(1);
+/// Lock wait of the parts that are left once these are spent.
+const SHORT_LOCK_WAIT: Duration = Duration::from_millis(1);
+
 /// Names the store's error behind a request's, if there is one.
 pub(crate) type Cause<E> = fn(&E) -> Option<&Error>;
 
@@ -20,8 +25,9 @@ pub(crate) const fn is_outage(error: &Error) -> bool {
 
 /// Writes all of `items` by `write`, in one transaction if that succeeds. Otherwise the batch is split into halves, down
 /// to single requests, each of which then succeeds or fails by itself; one whose lock another transaction holds for longer
-/// than `lock_wait` fails with [`Error::DeadlinePassed`]. In an outage nothing is split. Returns one outcome for each item,
-/// in order.
+/// than `lock_wait` fails with [`Error::DeadlinePassed`]. Once the parts have waited for [`MAX_LOCK_WAITS`] together, those
+/// that are left hardly wait. In an outage nothing is split, and what was not tried yet is not tried. Returns one outcome
+/// for each item, in order.
 pub(crate) async fn write_batch<I, T, E, F>(
     db: &Store,
     items: &Arc<Vec<I>>,
@@ -37,17 +43,26 @@ where
 {
     let mut outcomes = Vec::with_capacity(items.len());
     let mut parts: Vec<Range<usize>> = (!items.is_empty()).then(|| 0..items.len()).into_iter().collect();
+    let mut waited = Duration::ZERO;
     while let Some(part) = parts.pop() {
+        let wait = if waited < MAX_LOCK_WAITS { lock_wait } else { SHORT_LOCK_WAIT };
         let (run, all, own) = (write.clone(), Arc::clone(items), part.clone());
         let run = move |tx: &Tx<'_>| {
-            rows::limit_lock_waits(tx, lock_wait)?;
+            rows::limit_lock_waits(tx, wait)?;
             run(tx, &all[own.clone()])
         };
         let (written, has_begun) = write_part(db, run).await;
+        let store_error = written.as_ref().err().and_then(cause);
+        if has_begun && matches!(store_error, Some(Error::DeadlinePassed)) {
+            waited += wait;
+        }
+        let is_away = !has_begun || store_error.is_some_and(is_outage);
         match written {
             Ok(written) => outcomes.extend(written.into_iter().map(Ok)),
-            Err(error) if !has_begun || cause(&error).is_some_and(is_outage) => {
-                outcomes.extend((part.start..items.len()).map(|_| Err(error.clone())));
+            Err(error) if is_away => {
+                let untried = untried(&error, cause);
+                outcomes.extend(part.clone().map(|_| Err(error.clone())));
+                outcomes.extend((part.end..items.len()).map(|_| Err(untried.clone())));
                 break;
             }
             Err(error) if part.len() == 1 => outcomes.push(Err(error)),
@@ -58,6 +73,16 @@ where
         }
     }
     outcomes
+}
+
+/// The error of the requests behind one that met an outage: they were not tried, so that their outcome is known.
+fn untried<E: From<Error> + Clone>(error: &E, cause: Cause<E>) -> E {
+    match cause(error) {
+        Some(Error::OutcomeUnknown(_)) => {
+            Error::unavailable("an earlier part of the batch is doubtful").into()
+        }
+        _ => error.clone(),
+    }
 }
 
 /// Writes a part of a batch in one transaction. Says also whether the transaction began.

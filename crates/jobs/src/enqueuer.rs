@@ -2,6 +2,7 @@
 //! wait for another transaction, because of a unique key or a job that they wait for, do not travel with those that
 //! cannot.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ use crate::new_job::NewJob;
 
 /// Enqueues that travel together at most.
 const TOGETHER: usize = 512;
+/// Enqueues that are tried again together at most.
+const AGAIN_TOGETHER: usize = 128;
 /// Turns of the scheduler in which nobody came, after which nobody is waited for.
 const TURNS: usize = 2;
 /// Enqueues that may wait before callers do.
@@ -39,6 +42,13 @@ struct Waiting {
     jobs: Vec<NewJob>,
     answer: oneshot::Sender<Result<Vec<Enqueued>, EnqueueError>>,
     since: Instant,
+}
+
+impl Waiting {
+    /// Whether the caller still waits for another transaction.
+    fn is_patient(&self) -> bool {
+        self.since.elapsed() < PATIENCE && !self.answer.is_closed()
+    }
 }
 
 impl Enqueuer {
@@ -95,14 +105,30 @@ async fn write_postponed(
     clock: &Arc<dyn Clock>,
     mut postponed: mpsc::UnboundedReceiver<Waiting>,
 ) {
-    let mut held = Vec::new();
-    while !held.is_empty() || postponed.recv_many(&mut held, TOGETHER).await > 0 {
+    let mut held = VecDeque::new();
+    loop {
+        if held.is_empty() {
+            let Some(first) = postponed.recv().await else { return };
+            held.push_back(first);
+        }
         tokio::time::sleep(AFTER_HELD).await;
         while let Ok(one) = postponed.try_recv() {
-            held.push(one);
+            held.push_back(one);
         }
-        held = write(db, clock, held).await;
+        held = without_impatient(held);
+        let round = held.drain(..held.len().min(AGAIN_TOGETHER)).collect();
+        held.extend(write(db, clock, round).await);
     }
+}
+
+/// Answers those who have waited long enough, and returns the others.
+fn without_impatient(held: VecDeque<Waiting>) -> VecDeque<Waiting> {
+    let (patient, others): (VecDeque<_>, VecDeque<_>) = held.into_iter().partition(Waiting::is_patient);
+    for one in others {
+        // Whoever asked may have gone.
+        let _ = one.answer.send(Err(Error::DeadlinePassed.into()));
+    }
+    patient
 }
 
 /// Callers who were just answered come again: those that are ready to run do so first, and share one wait for the disk.
@@ -120,7 +146,7 @@ async fn gather(arrivals: &mut mpsc::Receiver<Waiting>, arrived: &mut Vec<Waitin
     }
 }
 
-/// Writes a batch and answers its callers. Returns those that another transaction holds up and whose callers have patience.
+/// Writes a batch and answers its callers, except those that another transaction holds up: returns them.
 async fn write(db: &Store, clock: &Arc<dyn Clock>, batch: Vec<Waiting>) -> Vec<Waiting> {
     let (jobs, callers): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|one| (one.jobs, (one.answer, one.since))).unzip();
@@ -130,7 +156,7 @@ async fn write(db: &Store, clock: &Arc<dyn Clock>, batch: Vec<Waiting>) -> Vec<W
     let mut held = Vec::new();
     for ((at, outcome), (answer, since)) in outcomes.into_iter().enumerate().zip(callers) {
         let is_held = matches!(outcome, Err(EnqueueError::Store(Error::DeadlinePassed)));
-        if is_held && since.elapsed() < PATIENCE && !answer.is_closed() {
+        if is_held {
             held.push(Waiting { jobs: jobs[at].clone(), answer, since });
             continue;
         }

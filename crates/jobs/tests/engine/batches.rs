@@ -8,6 +8,7 @@ use kith_jobs::{
     Done, EnqueueError, Handler, JobState, NewJob, OnConflict, PAYLOAD_BYTES, QueueShare, Report, Retention,
     Retry, Run, Unique, Upkept, WorkerOptions, Workers, enqueue,
 };
+use kith_kernel::seconds;
 use kith_store::testing::Fault;
 use kith_store::{Error, Tx, params};
 use tokio::sync::watch;
@@ -22,6 +23,7 @@ contract! {
     jobs_that_end_together_settle_within_one_budget
     enqueue_that_cannot_be_stored_fails_alone
     report_whose_answer_is_lost_is_counted_as_what_it_is
+    enqueue_that_was_not_tried_is_not_doubtful
 }
 
 async fn start(engine: &Engine, handler: Handler) -> Workers {
@@ -101,24 +103,29 @@ async fn overdue_job_that_cannot_be_ended_delays_no_other(engine: Engine) {
     );
 }
 
-async fn jobs_that_end_together_settle_within_one_budget(engine: Engine) {
-    const PARENTS: i64 = 20;
-    let insert = |tx: &Tx<'_>| {
+/// Inserts so many ready jobs, each with so many that wait for it.
+async fn insert_parents(engine: &Engine, parents: i64, waiters: i64) {
+    let insert = move |tx: &Tx<'_>| {
         tx.exec(
-            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1 * 401)
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1 * ($2 + 1))
              INSERT INTO jobs (id, queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, waiting_for,
                  is_awaited, created_at)
              SELECT i, 'default', 'work', CASE WHEN i <= $1 THEN 0 ELSE 3 END, 5, 1, '1', 1, 0,
                  CASE WHEN i <= $1 THEN 0 ELSE 1 END, i <= $1, 1
              FROM n",
-            params![PARENTS],
+            params![parents, waiters],
         )?;
         tx.exec(
             "INSERT INTO job_waits (awaited, waiter, on_failure) SELECT 1 + id % $1, id, 0 FROM jobs WHERE id > $1",
-            params![PARENTS],
+            params![parents],
         )
     };
     engine.db().write(insert).await.unwrap();
+}
+
+async fn jobs_that_end_together_settle_within_one_budget(engine: Engine) {
+    const PARENTS: i64 = 20;
+    insert_parents(&engine, PARENTS, 400).await;
     let worker = engine.worker().await;
     let claim = engine.claim(worker, PARENTS).await;
     let report =
@@ -173,6 +180,29 @@ async fn report_whose_answer_is_lost_is_counted_as_what_it_is(engine: Engine) {
     assert_eq!((total.completed, total.cancelled, total.dead), (completed, cancelled, dead));
 }
 
+/// The answer to the COMMIT of a part of a batch is lost. The rest was not tried.
+async fn enqueue_that_was_not_tried_is_not_doubtful(engine: Engine) {
+    for _ in 0..100 {
+        let before = engine.count("SELECT COUNT(*) FROM jobs").await;
+        engine.db().inject(Fault::CommitAnswerLost);
+        let payload = |n: i64| if n == 99 { "\"\0\"".to_owned() } else { n.to_string() };
+        let all =
+            join_all((0..100).map(|n| engine.jobs.enqueue(NewJob::new("default", "work", payload(n))))).await;
+        let of = |is: fn(&Error) -> bool| {
+            all.iter().filter(|one| matches!(one, Err(EnqueueError::Store(error)) if is(error))).count()
+                as i64
+        };
+        let doubtful = of(|error| matches!(error, Error::OutcomeUnknown(_)));
+        let enqueued = all.iter().filter(|one| one.is_ok()).count() as i64;
+        let added = engine.count("SELECT COUNT(*) FROM jobs").await - before;
+        assert_eq!(enqueued + doubtful, added, "those that are doubtful were tried");
+        if of(|error| matches!(error, Error::Unavailable(_))) > 0 {
+            return;
+        }
+    }
+    panic!("no batch was split");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn report_about_a_held_job_delays_no_other() {
     let Some(engine) = Engine::postgres().await else { return };
@@ -213,4 +243,32 @@ async fn contended_key_delays_no_other_enqueue() {
     assert!(!contended.is_finished(), "the key is held");
     held.release().await;
     assert!(contended.await.unwrap().unwrap().existing);
+}
+
+/// On SQLite all writes wait for the transaction that holds the key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_enqueues_of_a_contended_key_hold_up_no_other() {
+    let Some(engine) = Engine::postgres().await else { return };
+    let keyed = |n: i64, key: &str| work(n).unique(Unique::key(key));
+    let (ctx, first) = (engine.ctx(), keyed(1, "hot"));
+    let held = hold(&engine, move |tx: &Tx<'_>| {
+        enqueue(tx, &ctx, &first).map(drop).map_err(|error| Error::fault(error.to_string()))
+    })
+    .await;
+    let mut contended = tokio::task::JoinSet::new();
+    for n in 0..300 {
+        let (jobs, job) = (engine.jobs.clone(), keyed(n, "hot"));
+        contended.spawn(async move { jobs.enqueue(job).await });
+    }
+    let waits = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    until("they wait for the key", async || engine.count(waits).await > 0).await;
+    let (jobs, cold) = (engine.jobs.clone(), keyed(1_000, "cold"));
+    let other = tokio::spawn(async move { jobs.enqueue(cold).await });
+    until("the other is written", async || other.is_finished()).await;
+    assert!(other.await.unwrap().is_ok());
+    let all = tokio::time::timeout(seconds(20), contended.join_all()).await.expect("all are answered");
+    for answer in all {
+        assert!(matches!(answer, Err(EnqueueError::Store(Error::DeadlinePassed))), "{answer:?}");
+    }
+    held.release().await;
 }

@@ -15,8 +15,10 @@ use crate::{bell_of, rows};
 
 /// Waiting jobs that one transaction tells at most.
 const MAX_TOLD: i64 = 500;
-/// Deferred settlements that one transaction takes up.
+/// Deferred settlements that are taken up together.
 const TAKEN: i64 = 50;
+/// How often one transaction takes up deferred settlements, unless it has told [`MAX_TOLD`] waiting jobs before.
+const MAX_TAKES: usize = 20;
 /// Transactions that one run of maintenance spends on deferred settlements: what is left waits for the next run, as other
 /// maintenance does not wait for it.
 const TRANSACTIONS: usize = 20;
@@ -93,17 +95,23 @@ impl Jobs {
                 break;
             }
             let now = self.inner().sources.clock.now();
-            let settle = move |tx: &Tx<'_>| {
-                tx.lock("job settlements", ["all"])?;
-                tell_waiters(
-                    tx,
-                    rows::waits::take_settlements(tx, TAKEN)?.into(),
-                    now,
-                    &mut Budget::default(),
-                )
-            };
-            self.db().write(settle).await?;
+            self.db().write(move |tx| settle_some(tx, now)).await?;
         }
         Ok(())
     }
+}
+
+/// Takes up deferred settlements until the transaction's budget is spent or none is left.
+fn settle_some(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
+    tx.lock("job settlements", ["all"])?;
+    let mut budget = Budget::default();
+    for _ in 0..MAX_TAKES {
+        let taken = rows::waits::take_settlements(tx, TAKEN)?;
+        let is_last = (taken.len() as i64) < TAKEN;
+        tell_waiters(tx, taken.into(), now, &mut budget)?;
+        if is_last || budget.0 == 0 {
+            break;
+        }
+    }
+    Ok(())
 }

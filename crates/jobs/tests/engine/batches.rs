@@ -21,6 +21,7 @@ contract! {
     result_that_is_too_large_fails_its_attempt
     overdue_job_that_cannot_be_ended_delays_no_other
     jobs_that_end_together_settle_within_one_budget
+    parents_of_one_waiter_each_settle_in_one_run
     enqueue_that_cannot_be_stored_fails_alone
     report_whose_answer_is_lost_is_counted_as_what_it_is
     enqueue_that_was_not_tried_is_not_doubtful
@@ -121,6 +122,23 @@ async fn insert_parents(engine: &Engine, parents: i64, waiters: i64) {
         )
     };
     engine.db().write(insert).await.unwrap();
+}
+
+/// More than one transaction settles.
+async fn parents_of_one_waiter_each_settle_in_one_run(engine: Engine) {
+    const PARENTS: i64 = 2_000;
+    insert_parents(&engine, PARENTS, 1).await;
+    let worker = engine.worker().await;
+    let claim = engine.claim(worker, PARENTS).await;
+    let report =
+        |job: &kith_jobs::Claimed| Report { attempt: job.as_attempt(), outcome: done(), rings: None };
+    engine.jobs.report(Arc::new(claim.jobs.iter().map(report).collect())).await.unwrap();
+    assert!(engine.count("SELECT COUNT(*) FROM job_settlements").await > 1_000, "the rest is deferred");
+    let before = engine.db().stats().commits;
+    engine.jobs.upkeep(&mut Upkept::default(), Retention::DEFAULT).await.unwrap();
+    let commits = engine.db().stats().commits - before;
+    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 3").await, 0);
+    assert!(commits < 20, "{commits} transactions");
 }
 
 async fn jobs_that_end_together_settle_within_one_budget(engine: Engine) {

@@ -31,8 +31,7 @@ pub(super) fn claim_by_keys(
     let mut keyless = rows::live::first_without_key(tx, queue, most)?;
     let half = if marks.favours_keyless { most - most / 2 } else { most / 2 };
     let for_keys = most - half.min(keyless.len() as i64);
-    let keys = next_keys(tx, queue, &marks.last_key)?;
-    let has_more_keys = keys.len() as i64 >= KEYS;
+    let (keys, has_more_keys) = next_keys(tx, queue, &marks.last_key)?;
     let wanted = admitted_keys(tx, now, queue, keys, for_keys, settings, marks)?;
     let mut ids = first_of(tx, queue, &wanted, for_keys)?;
     marks.favours_keyless = !marks.favours_keyless;
@@ -49,14 +48,17 @@ pub(super) fn claim_by_keys(
     Ok(found)
 }
 
-/// The keys behind `last`, and those up to it once there are no more.
-fn next_keys(tx: &Tx<'_>, queue: &str, last: &str) -> Result<Vec<(String, i64)>, Error> {
+/// The keys behind `last`, and those up to it once there are no more. Says also whether the round goes on behind them.
+fn next_keys(tx: &Tx<'_>, queue: &str, last: &str) -> Result<(Vec<(String, i64)>, bool), Error> {
     let mut keys = rows::live::keys_behind(tx, queue, last, KEYS)?;
-    if (keys.len() as i64) < KEYS && !last.is_empty() {
+    if keys.len() as i64 >= KEYS {
+        return Ok((keys, true));
+    }
+    if !last.is_empty() {
         let from_the_start = rows::live::keys_behind(tx, queue, "", KEYS)?;
         keys.extend(from_the_start.into_iter().take_while(|(key, _)| key.as_str() <= last));
     }
-    Ok(keys)
+    Ok((keys, false))
 }
 
 /// Keys that admit jobs, at most `most`, and how many each of them admits.

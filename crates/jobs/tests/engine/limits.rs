@@ -16,6 +16,7 @@ contract! {
     limits_hold_over_all_nodes
     a_saturated_key_does_not_hide_the_ones_behind_it
     many_saturated_keys_do_not_hide_the_ones_behind_them
+    keys_that_were_all_looked_at_are_not_looked_at_again_at_once
     jobs_without_a_key_and_jobs_with_one_leave_each_other_half
     claims_of_one_job_alternate_between_jobs_with_and_without_a_key
     settings_that_make_no_sense_are_refused
@@ -226,4 +227,24 @@ async fn settings_change_only_as_they_were_read(engine: Engine) {
     let read = engine.db().read(|q| kith_jobs::find_settings(q, "default")).await.unwrap();
     assert!(matches!(change(read.revision + 1).await, Err(QueueError::Changed)));
     assert_eq!(change(read.revision).await.unwrap().revision, read.revision + 1);
+}
+
+/// One claim does not look at so many keys; a few do.
+async fn keys_that_were_all_looked_at_are_not_looked_at_again_at_once(engine: Engine) {
+    const KEYS: i64 = 600;
+    set(&engine, |queue| queue.key_concurrency = Some(1)).await;
+    let jobs = (0..2 * KEYS).map(|n| work(n).limited_by(format!("key-{}", n % KEYS)));
+    engine.jobs.enqueue_all(jobs.collect()).await.unwrap();
+    let worker = engine.worker().await;
+    let mut claimed = 0;
+    while claimed < KEYS {
+        claimed += engine.claim(worker, KEYS).await.jobs.len() as i64;
+    }
+    let mut looks = Vec::new();
+    for _ in 0..6 {
+        let claim = engine.claim(worker, KEYS).await;
+        assert!(claim.jobs.is_empty(), "all keys are saturated");
+        looks.push(claim.look_again_at);
+    }
+    assert_eq!(looks[2..], [None; 4], "{looks:?}");
 }

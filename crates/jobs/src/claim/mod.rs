@@ -10,7 +10,7 @@ use std::time::Duration;
 use kith_kernel::{Timestamp, minutes, seconds};
 use kith_store::{Error, Tx};
 
-use crate::model::Claimed;
+use crate::model::{Claimed, JobId};
 use crate::queues::{QueueSettings, room};
 use crate::rows;
 use crate::rows::live::Claimer;
@@ -50,6 +50,8 @@ pub(crate) struct Marks {
     more_due: bool,
     next_due: Option<Timestamp>,
     suspects_at: Timestamp,
+    /// The last suspect that was looked at, in a queue that limits by key.
+    last_suspect: JobId,
     /// The last key that was looked at.
     last_key: String,
     /// Whether jobs without a key have the odd one of the next claim's jobs.
@@ -77,8 +79,8 @@ impl Marks {
 
     /// The same without what rests on earlier commits: whose turn it is, is no such thing.
     fn without_places(self, now: Timestamp) -> Self {
-        let Self { suspects_at, last_key, favours_keyless, .. } = self;
-        Self { suspects_at, last_key, favours_keyless, ..Self::none(now) }
+        let Self { suspects_at, last_suspect, last_key, favours_keyless, .. } = self;
+        Self { suspects_at, last_suspect, last_key, favours_keyless, ..Self::none(now) }
     }
 
     /// Whether it is time to compare them with all that is ready.
@@ -155,7 +157,7 @@ pub(crate) fn claim(
     let is_suspects_turn = now < marks.suspects_at || now >= marks.suspects_at + SUSPECTS_EVERY;
     if left > 0 && is_suspects_turn {
         marks.suspects_at = now;
-        claim.jobs = claim_suspect(tx, now, claimer, queue, &settings)?;
+        claim.jobs = claim_suspect(tx, now, claimer, queue, &settings, &mut marks)?;
         left -= claim.jobs.len() as i64;
     }
     while left > 0 && !claim.is_full {
@@ -182,7 +184,7 @@ pub(crate) fn claim(
     }
     claim.look_again_at = earlier(claim.look_again_at, marks.next_due);
     if left > 0 && claim.jobs.is_empty() && !is_suspects_turn {
-        claim.jobs = claim_suspect(tx, now, claimer, queue, &settings)?;
+        claim.jobs = claim_suspect(tx, now, claimer, queue, &settings, &mut marks)?;
     }
     if let Some((since, used)) = window
         && !claim.jobs.is_empty()
@@ -277,13 +279,19 @@ fn claim_suspect(
     claimer: Claimer,
     queue: &str,
     settings: &QueueSettings,
+    marks: &mut Marks,
 ) -> Result<Vec<Claimed>, Error> {
     let limits_keys = settings.limits_keys();
-    let suspects = rows::live::first_suspects(tx, queue, if limits_keys { SUSPECTS } else { 1 })?;
+    let suspects = if limits_keys {
+        next_suspects(tx, queue, marks.last_suspect)?
+    } else {
+        rows::live::suspects_behind(tx, queue, 0, 1)?
+    };
     if suspects.is_empty() || rows::live::has_suspect(tx, queue, claimer.worker)? {
         return Ok(Vec::new());
     }
     for (id, key) in suspects {
+        marks.last_suspect = id;
         if let Some(key) = key.filter(|_| limits_keys) {
             let running = rows::live::running_of_key(tx, queue, &key)?;
             if key_room(tx, now, queue, &key, running, settings)? <= 0 {
@@ -295,4 +303,15 @@ fn claim_suspect(
         return Ok(Found::complete(tx, claimed)?.jobs);
     }
     Ok(Vec::new())
+}
+
+/// The suspects behind `last`, and those up to it once there are no more.
+fn next_suspects(tx: &Tx<'_>, queue: &str, last: JobId) -> Result<Vec<(JobId, Option<String>)>, Error> {
+    let mut suspects = rows::live::suspects_behind(tx, queue, last, SUSPECTS)?;
+    let room = SUSPECTS - suspects.len() as i64;
+    if room > 0 && last > 0 {
+        let from_the_start = rows::live::suspects_behind(tx, queue, 0, room)?;
+        suspects.extend(from_the_start.into_iter().take_while(|(id, _)| *id <= last));
+    }
+    Ok(suspects)
 }

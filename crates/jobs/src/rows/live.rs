@@ -242,11 +242,19 @@ pub fn first_of_keys(tx: &Tx<'_>, queue: &str, wanted: &[(String, i64)]) -> Resu
     tx.bulk(bulk, params![queue], &[Values::Texts(&keys), Values::Ints(&rooms)], |row| row.get(0))
 }
 
-/// The oldest ready jobs that have been there whenever their workers died, and their keys.
-pub fn first_suspects(q: &Query<'_>, queue: &str, most: i64) -> Result<Vec<(JobId, Option<String>)>, Error> {
-    let sql =
-        "SELECT id, limit_key FROM jobs WHERE queue = $1 AND state = 0 AND crashes >= 2 ORDER BY id LIMIT $2";
-    q.all(sql, params![queue, most], |row| Ok((row.get(0)?, row.get(1)?)))
+/// The oldest ready jobs behind `after` that have been there whenever their workers died, and their keys.
+pub fn suspects_behind(
+    q: &Query<'_>,
+    queue: &str,
+    after: JobId,
+    most: i64,
+) -> Result<Vec<(JobId, Option<String>)>, Error> {
+    q.all(
+        "SELECT id, limit_key FROM jobs WHERE queue = $1 AND state = 0 AND crashes >= 2 AND id > $2
+         ORDER BY id LIMIT $3",
+        params![queue, after, most],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
 }
 
 /// Whether a worker has such a job already.

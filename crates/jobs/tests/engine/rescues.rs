@@ -15,6 +15,7 @@ contract! {
     innocent_jobs_survive_beside_one_that_kills_workers
     suspects_run_although_the_queue_is_never_empty
     suspect_counts_against_the_limit_of_its_key
+    suspects_of_a_saturated_key_hide_none_behind_them
     a_rescue_is_no_failure_of_the_job
     many_nodes_rescue_once
     outage_longer_than_the_lease_gives_up_nobody
@@ -146,20 +147,53 @@ async fn suspects_run_although_the_queue_is_never_empty(engine: Engine) {
     assert_eq!(found.len(), 50, "the others run as well");
 }
 
-async fn suspect_counts_against_the_limit_of_its_key(engine: Engine) {
+async fn limit_keys_to_one(engine: &Engine) {
     let ctx = engine.ctx();
     let limit = move |tx: &kith_store::Tx<'_>| {
         kith_jobs::set_queue(tx, &ctx, "default", None, |queue| queue.key_concurrency = Some(1)).map(drop)
     };
     engine.db().write(limit).await.unwrap();
-    let (first, second) = (engine.worker().await, engine.worker().await);
-    engine.enqueue(work(1).limited_by("a")).await;
-    let running = engine.claim(first, 1).await.jobs.remove(0);
-    engine.jobs.enqueue_all(vec![work(-1).limited_by("a"), work(-2).limited_by("b")]).await.unwrap();
+}
+
+/// Makes all that are ready suspects.
+async fn suspect_all(engine: &Engine) {
     let suspect = |tx: &kith_store::Tx<'_>| {
         tx.exec("UPDATE jobs SET crashes = 2 WHERE state = 0", kith_store::params![]).map(drop)
     };
     engine.db().write(suspect).await.unwrap();
+}
+
+/// One claim does not look at so many suspects; a few do.
+async fn suspects_of_a_saturated_key_hide_none_behind_them(engine: Engine) {
+    limit_keys_to_one(&engine).await;
+    let (first, second) = (engine.worker().await, engine.worker().await);
+    engine.enqueue(work(0).limited_by("crowd")).await;
+    let running = engine.claim(first, 1).await.jobs.remove(0);
+    let crowd = (1..=120).map(|n| work(n).limited_by("crowd"));
+    engine.jobs.enqueue_all(crowd.chain([work(-1).limited_by("other")]).collect()).await.unwrap();
+    suspect_all(&engine).await;
+    let mut found = Vec::new();
+    for _ in 0..5 {
+        engine.advance(seconds(2));
+        let claim = engine.claim(second, 5).await;
+        found.extend(crate::support::numbers(&claim));
+        for job in &claim.jobs {
+            engine.report(job, done()).await;
+        }
+    }
+    assert_eq!(found, [-1], "the key of the others is taken");
+    engine.report(&running, done()).await;
+    engine.advance(seconds(2));
+    assert_eq!(engine.claim(second, 5).await.jobs.len(), 1, "they have their turn again");
+}
+
+async fn suspect_counts_against_the_limit_of_its_key(engine: Engine) {
+    limit_keys_to_one(&engine).await;
+    let (first, second) = (engine.worker().await, engine.worker().await);
+    engine.enqueue(work(1).limited_by("a")).await;
+    let running = engine.claim(first, 1).await.jobs.remove(0);
+    engine.jobs.enqueue_all(vec![work(-1).limited_by("a"), work(-2).limited_by("b")]).await.unwrap();
+    suspect_all(&engine).await;
     let other = engine.claim(second, 5).await;
     assert_eq!(crate::support::numbers(&other), [-2], "its key is taken");
     engine.report(&other.jobs[0], done()).await;

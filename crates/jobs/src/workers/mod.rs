@@ -118,6 +118,8 @@ pub(crate) struct Shared {
     /// Told whenever that falls.
     pub freed: Notify,
     pub stale: AtomicUsize,
+    /// Reports that were written.
+    pub(in crate::workers) reported: AtomicUsize,
 }
 
 /// How far the workers have got on the way from their start to their end.
@@ -175,6 +177,7 @@ impl Workers {
             outstanding: AtomicUsize::new(0),
             freed: Notify::new(),
             stale: AtomicUsize::new(0),
+            reported: AtomicUsize::new(0),
         });
         let mut fetchers = JoinSet::new();
         for share in shared.options.queues.clone() {

@@ -4,18 +4,23 @@
 use std::borrow::Borrow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kith_store::Error;
 use tokio::sync::mpsc;
 
 use super::Shared;
+use super::run::now;
 use crate::batch::is_outage;
 use crate::finish::{self, Attempt, Report, Told};
 use crate::model::{JobError, JobState};
 
 /// Reports in one transaction.
 const TOGETHER: usize = 1_000;
+/// Reports that are tried again in one transaction.
+const AGAIN_TOGETHER: usize = 128;
+/// Longest wait before a report is tried again.
+const MAX_WAIT: Duration = Duration::from_secs(10);
 /// Wait after the database did not answer, or another transaction held up a report.
 const AFTER_FAILURE: Duration = Duration::from_millis(200);
 
@@ -39,18 +44,48 @@ pub(super) struct Ended {
     is_doubtful: bool,
     /// Whether the report says that the true one could not be written.
     is_substitute: bool,
+    /// Since the database refused it, although nothing says that the report is at fault.
+    refused: Option<Refused>,
+}
+
+/// A report that the database refused, as it may refuse all others at that time.
+#[derive(Clone, Copy)]
+struct Refused {
+    /// Reports that this process had written when it first did.
+    reported: usize,
+    wait: Duration,
+    again_at: Instant,
 }
 
 impl Ended {
     pub fn new(report: Report, queue: String, kind: String, took: Duration) -> Self {
-        Self { report, queue, kind, took, is_doubtful: false, is_substitute: false }
+        Self { report, queue, kind, took, is_doubtful: false, is_substitute: false, refused: None }
     }
 
     /// The failure of the attempt in place of an end that cannot be written.
     fn substitute(self, error: &Error) -> Self {
         let why = format!("how it ended could not be stored: {error}");
         let report = Report { outcome: Err(JobError::Retry(why)), ..self.report };
-        Self { report, is_substitute: true, ..self }
+        Self { report, is_substitute: true, refused: None, ..self }
+    }
+
+    /// Whether the report itself cannot be written, rather than any: `before` reports were written when it was tried, and
+    /// `after` when the database had refused it.
+    fn is_at_fault(&self, error: &Error, before: usize, after: usize) -> bool {
+        let first = self.refused.map_or(before, |refused| refused.reported);
+        let is_own = matches!(error, Error::NulInText | Error::Constraint(_));
+        !self.is_substitute && (is_own || after > first)
+    }
+
+    /// The same, to be tried again after a wait that grows.
+    fn postpone(self, reported: usize) -> Self {
+        let wait = self.refused.map_or(AFTER_FAILURE, |refused| (refused.wait * 2).min(MAX_WAIT));
+        let reported = self.refused.map_or(reported, |refused| refused.reported);
+        Self { refused: Some(Refused { reported, wait, again_at: now() + wait }), ..self }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.refused.is_none_or(|refused| refused.again_at <= now)
     }
 }
 
@@ -88,7 +123,7 @@ async fn heed_arriving(
     }
 }
 
-/// Tries reports again that another transaction held up, apart from those that arrive.
+/// Tries reports again that another transaction held up or the database refused, apart from those that arrive.
 async fn heed_postponed(shared: &Shared, mut postponed: mpsc::UnboundedReceiver<Ended>) {
     let mut held = Vec::new();
     while !held.is_empty() || postponed.recv_many(&mut held, TOGETHER).await > 0 {
@@ -96,49 +131,67 @@ async fn heed_postponed(shared: &Shared, mut postponed: mpsc::UnboundedReceiver<
         while let Ok(one) = postponed.try_recv() {
             held.push(one);
         }
-        held = persist(shared, held).await;
+        let now = now();
+        let (mut due, later): (Vec<_>, _) = held.into_iter().partition(|one| one.is_due(now));
+        let mut left = due.split_off(due.len().min(AGAIN_TOGETHER));
+        left.extend(later);
+        left.extend(persist(shared, due).await);
+        held = left;
     }
 }
 
 /// Writes reports, again and again while the database is away. In place of one that can never be written its attempt fails.
-/// Returns those to be tried later: another transaction holds what they change.
+/// Returns those to be tried later: another transaction holds what they change, or the database is at fault.
 async fn persist(shared: &Shared, mut ended: Vec<Ended>) -> Vec<Ended> {
     let mut held = Vec::new();
     while !ended.is_empty() {
-        let reports = Arc::new(ended);
+        let (reports, mut failures) = (Arc::new(std::mem::take(&mut ended)), Failures::default());
+        let reported = shared.reported.load(Ordering::Relaxed);
         let outcomes = shared.jobs.report_each(&reports).await;
-        let (mut again, mut outage, mut written) = (Vec::new(), None, 0);
-        for (one, outcome) in Arc::unwrap_or_clone(reports).into_iter().zip(outcomes) {
-            let Attempt { job, attempt, .. } = one.report.attempt;
+        let written = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        shared.reported.fetch_add(written, Ordering::Relaxed);
+        for (one, outcome) in reports.iter().zip(outcomes) {
             match outcome {
-                Ok(told) => {
-                    count_it(shared, told, &one).await;
-                    written += 1;
-                }
+                Ok(told) => count_it(shared, told, one).await,
                 Err(error) if is_outage(&error) => {
                     let is_doubtful = one.is_doubtful || matches!(error, Error::OutcomeUnknown(_));
-                    again.push(Ended { is_doubtful, ..one });
-                    outage = Some(error);
+                    ended.push(Ended { is_doubtful, ..one.clone() });
+                    failures.outage = Some(error);
                 }
-                Err(Error::DeadlinePassed) => held.push(one),
-                Err(error) if one.is_substitute => {
-                    tracing::warn!(%error, job, attempt, "an attempt could not be ended; tried again");
-                    held.push(one);
+                Err(Error::DeadlinePassed) => held.push(one.clone()),
+                Err(error) if one.is_at_fault(&error, reported, reported + written) => {
+                    let Attempt { job, attempt, .. } = one.report.attempt;
+                    tracing::warn!(%error, job, attempt, "how an attempt ended could not be stored; it has failed");
+                    ended.push(one.clone().substitute(&error));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, job, attempt, "how an attempt ended could not be stored; it has failed");
-                    again.push(one.substitute(&error));
+                    held.push(one.clone().postpone(reported));
+                    failures.refusal = Some(error);
                 }
             }
         }
         shared.free(written);
-        if let Some(error) = outage {
-            tracing::warn!(%error, reports = again.len(), "how jobs ended could not be written; tried again");
+        failures.warn();
+        if failures.outage.is_some() {
             tokio::time::sleep(AFTER_FAILURE).await;
         }
-        ended = again;
     }
     held
+}
+
+/// Why reports of one batch were not written and are tried again.
+#[derive(Default)]
+struct Failures {
+    outage: Option<Error>,
+    refusal: Option<Error>,
+}
+
+impl Failures {
+    fn warn(&self) {
+        for error in self.outage.iter().chain(&self.refusal) {
+            tracing::warn!(%error, "how jobs ended could not be written; tried again");
+        }
+    }
 }
 
 async fn give_back(shared: &Shared, unbegun: Vec<(Attempt, String)>) {

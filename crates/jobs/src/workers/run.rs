@@ -156,8 +156,8 @@ pub(super) async fn run(lane: Arc<Lane>, claimed: Claimed, is_limited: bool) {
     lane.outstanding.fetch_sub(1, Ordering::Relaxed);
 }
 
-#[expect(clippy::disallowed_methods, reason = "measures real work")]
-fn now() -> Instant {
+#[expect(clippy::disallowed_methods, reason = "measures real work and waits")]
+pub(super) fn now() -> Instant {
     Instant::now()
 }
 

@@ -25,6 +25,7 @@ contract! {
     enqueue_that_cannot_be_stored_fails_alone
     report_whose_answer_is_lost_is_counted_as_what_it_is
     enqueue_that_was_not_tried_is_not_doubtful
+    success_survives_a_fault_of_the_database
 }
 
 async fn start(engine: &Engine, handler: Handler) -> Workers {
@@ -219,6 +220,23 @@ async fn enqueue_that_was_not_tried_is_not_doubtful(engine: Engine) {
         }
     }
     panic!("no batch was split");
+}
+
+/// A statement fails for a reason that is not the report's, until somebody mends it.
+async fn success_survives_a_fault_of_the_database(engine: Engine) {
+    let rename = |sql: &'static str| engine.db().write(move |tx: &Tx<'_>| tx.exec(sql, params![]).map(drop));
+    let (go, gone) = watch::channel(false);
+    let workers = start(&engine, answers(gone, |_| None)).await;
+    let id = engine.enqueue(work(1).retry(Retry::NEVER)).await.id;
+    until("it runs", async || engine.state(id).await == JobState::Running).await;
+    rename("ALTER TABLE job_ring RENAME TO job_ring_away").await.unwrap();
+    let before = engine.db().stats().rollbacks;
+    go.send_replace(true);
+    until("its report is refused", async || engine.db().stats().rollbacks >= before + 3).await;
+    rename("ALTER TABLE job_ring_away RENAME TO job_ring").await.unwrap();
+    until("it has ended", async || engine.count("SELECT COUNT(*) FROM jobs").await == 0).await;
+    assert_eq!(engine.state(id).await, JobState::Completed);
+    workers.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

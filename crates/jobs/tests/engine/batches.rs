@@ -10,7 +10,7 @@ use kith_jobs::{
 };
 use kith_kernel::seconds;
 use kith_store::testing::Fault;
-use kith_store::{Error, Tx, params};
+use kith_store::{EngineKind, Error, Tx, params};
 use tokio::sync::watch;
 
 use crate::contract;
@@ -25,6 +25,7 @@ contract! {
     enqueue_that_cannot_be_stored_fails_alone
     report_whose_answer_is_lost_is_counted_as_what_it_is
     enqueue_that_was_not_tried_is_not_doubtful
+    report_at_fault_fails_its_own_attempt
     success_survives_a_fault_of_the_database
 }
 
@@ -69,6 +70,24 @@ async fn only_the_seventh_is_dead(engine: &Engine, ids: &[i64], why: &str) {
 async fn report_that_cannot_be_stored_fails_its_own_attempt(engine: Engine) {
     let ids = run_together(&engine, |payload| (payload == "7").then(|| "\"a\0b\"".to_owned())).await;
     only_the_seventh_is_dead(&engine, &ids, "U+0000").await;
+}
+
+/// The database refuses it for a reason that the engine does not know, and takes those beside it.
+async fn report_at_fault_fails_its_own_attempt(engine: Engine) {
+    let statements: &[&str] = match engine.db().kind() {
+        EngineKind::Sqlite => &["CREATE TRIGGER refuse BEFORE INSERT ON job_history_segment_0 WHEN NEW.payload = '7'
+             BEGIN SELECT RAISE(ABORT, 'refused by a test'); END"],
+        EngineKind::Postgres => &[
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'refused by a test'; END $$",
+            "CREATE TRIGGER refuse BEFORE INSERT ON job_history_segment_0 FOR EACH ROW WHEN (NEW.payload = '7')
+             EXECUTE FUNCTION refuse()",
+        ],
+    };
+    let refuse = move |tx: &Tx<'_>| statements.iter().try_for_each(|sql| tx.exec(sql, params![]).map(drop));
+    engine.db().write(refuse).await.unwrap();
+    let ids = run_together(&engine, |_| None).await;
+    only_the_seventh_is_dead(&engine, &ids, "refused by a test").await;
 }
 
 async fn result_that_is_too_large_fails_its_attempt(engine: Engine) {

@@ -20,7 +20,7 @@ use kith_store::{Error, Store, Tx, params};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use crate::support::{Engine, Kith, PASSWORD, SERVE, kith_on};
+use crate::support::{Engine, Kith, PASSWORD, SERVE, kith_on, options_on};
 
 /// What one answer may cost.
 const MAX_ANSWER_KIB: u64 = 32 << 10;
@@ -181,7 +181,7 @@ async fn no_answer_costs_more_than_32_mib(engine: Engine) {
     let elsewhere = TestDatabase::sqlite();
     let folder = database.folder().or(elsewhere.folder()).expect("a folder");
     make_admin(&database, folder);
-    let store = Store::open(database.options()).await.expect("a database");
+    let store = Store::open(options_on(&database)).await.expect("a database");
     store.write(fill_space).await.expect("a space");
     store.close().await;
 

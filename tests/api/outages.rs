@@ -8,7 +8,7 @@ use kith_store::testing::server::{PostgresServer, PostgresServerOptions, StopMod
 use kith_store::{Error, Store};
 use serde_json::{Value, json};
 
-use crate::support::{Client, Engine, Kith, PASSWORD, PATIENCE, SERVE, kith_on};
+use crate::support::{Client, Engine, Kith, PASSWORD, PATIENCE, SERVE, kith_on, options_on};
 
 const REGISTER: &str = "/api/v1/auth/register";
 const LOGIN: &str = "/api/v1/auth/login";
@@ -95,7 +95,7 @@ async fn a_server_goes_by_its_databases_clock_and_says_when_its_own_is_off() {
 
 /// Gives the database a `clock_timestamp()` of its own, which is found before PostgreSQL's.
 async fn put_forward_an_hour(database: &TestDatabase) {
-    let db = Store::open(database.options()).await.expect("a store");
+    let db = Store::open(options_on(database)).await.expect("a store");
     let put = db.write(|tx| {
         tx.exec("CREATE SCHEMA forward", &[])?;
         tx.exec(

@@ -69,7 +69,7 @@ pub(super) const STALE: &str =
     "SELECT i.id, i.collection, i.data, i.version, i.created_at, i.created_by, i.updated_at,
             i.updated_by, i.space, d.revision, d.fields
      FROM collection_declarations d CROSS JOIN space_items i
-     WHERE i.collection = d.name AND i.indexed_by < d.revision ORDER BY i.collection, i.indexed_by LIMIT $1";
+     WHERE i.collection = d.name AND i.indexed_by < d.revision LIMIT $1";
 
 /// Items that are indexed by an older revision, and what holds now; at most `limit`.
 pub fn list_stale(q: &Query<'_>, limit: i64) -> Result<Vec<(Space, Item, Rules)>, Error> {

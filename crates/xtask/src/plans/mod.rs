@@ -22,7 +22,7 @@ use crate::kith::{self, Start};
 use crate::smoke::Mode;
 use crate::workspace::{root, run};
 use clones::Original;
-use judge::Report;
+use judge::{Report, Sample};
 use world::{Statements, Table, Value};
 
 /// Options of the command.
@@ -31,6 +31,9 @@ pub struct Args {
     /// Rows of each table
     #[arg(long, default_value_t = 100_000)]
     rows: usize,
+    /// Judges a statement by the cheapest of its recorded samples, not by the dearest one
+    #[arg(long)]
+    lenient: bool,
     /// Folder that a test run has recorded; `target/plans` unless given
     #[arg(long)]
     recorded: Option<PathBuf>,
@@ -80,7 +83,8 @@ pub fn plans(args: &Args) -> Result<()> {
     let server = PostgresServer::start(PostgresServerOptions::default())?;
     let url = server.url("postgres");
     empty("postgres", Some(url.clone()))?;
-    let reports = judge_both(&empty("sqlite", None)?, &url, &tables, &statements, args.rows)?;
+    let sample = if args.lenient { Sample::Cheapest } else { Sample::Dearest };
+    let reports = judge_both(&empty("sqlite", None)?, &url, &tables, &statements, args.rows, sample)?;
     show(&tables, &reports)
 }
 
@@ -95,9 +99,10 @@ pub fn record(suite: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Judges what the last test run has recorded, with fewer rows than [`plans`] does by itself, and removes the recordings.
+/// Judges what the last test run has recorded, with fewer rows than [`plans`] does by itself, and removes the recordings. A
+/// statement fails if all its samples read too much: which ones are recorded is a matter of chance.
 pub fn judge_recorded() -> Result<()> {
-    plans(&Args { rows: ROWS_IN_CI, recorded: None })?;
+    plans(&Args { rows: ROWS_IN_CI, lenient: true, recorded: None })?;
     Ok(fs::remove_dir_all(recorded_folder()?)?)
 }
 
@@ -111,11 +116,12 @@ fn judge_both(
     tables: &[Table],
     statements: &Statements,
     rows: usize,
+    sample: Sample,
 ) -> Result<[Report; 2]> {
     thread::scope(|scope| {
-        let sqlite = scope.spawn(|| sqlite::judge(file, tables, &statements.sqlite, rows));
+        let sqlite = scope.spawn(|| sqlite::judge(file, tables, &statements.sqlite, rows, sample));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let postgres = runtime.block_on(postgres::judge(url, tables, &statements.postgres, rows))?;
+        let postgres = runtime.block_on(postgres::judge(url, tables, &statements.postgres, rows, sample))?;
         Ok([sqlite.join().expect("no panic")?, postgres])
     })
 }

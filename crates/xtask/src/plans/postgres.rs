@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, CopyInSink, NoTls, SimpleQueryMessage};
 
 use super::filled;
-use super::judge::{Cost, Finding, Report, STOPPED};
+use super::judge::{Cost, Finding, Report, STOPPED, Sample};
 use super::world::{Statement, Table, Value};
 
 /// Statements that take longer are stopped, in milliseconds: they read too much.
@@ -23,7 +23,13 @@ const CHUNK: usize = 1 << 20;
 
 /// Fills the migrated, empty database at `url`, and tries `statements` on it: with plans for any parameters, before and after
 /// ANALYZE, and with plans for the parameters at hand.
-pub async fn judge(url: &str, tables: &[Table], statements: &[Statement], rows: usize) -> Result<Report> {
+pub async fn judge(
+    url: &str,
+    tables: &[Table],
+    statements: &[Statement],
+    rows: usize,
+    sample: Sample,
+) -> Result<Report> {
     let client = connect(url).await?;
     let statements = at_the_mark(statements, rows);
     client.batch_execute("SET plan_cache_mode = force_generic_plan").await?;
@@ -39,7 +45,7 @@ pub async fn judge(url: &str, tables: &[Table], statements: &[Statement], rows: 
         client.batch_execute(before).await?;
         client.batch_execute(&format!("SET statement_timeout = {MAX_MS}")).await?;
         for statement in &prepared {
-            judge_statement(&client, mode, statement, &mut report).await?;
+            judge_statement(&client, mode, statement, sample, &mut report).await?;
         }
     }
     Ok(report)
@@ -159,19 +165,20 @@ async fn judge_statement(
     client: &Client,
     mode: &'static str,
     statement: &Prepared<'_>,
+    sample: Sample,
     report: &mut Report,
 ) -> Result<()> {
-    let (mut worst, mut error) = (None::<(Cost, String)>, String::new());
+    let (mut judged, mut error) = (None::<(Cost, String)>, String::new());
     for params in statement.samples {
         match cost(client, statement, params).await {
-            Ok(found) if worst.as_ref().is_none_or(|(worst, _)| worst.excess() < found.0.excess()) => {
-                worst = Some(found);
+            Ok(found) if judged.as_ref().is_none_or(|(judged, _)| sample.prefers(&found.0, judged)) => {
+                judged = Some(found);
             }
             Ok(_) => {}
             Err(said) => error = said,
         }
     }
-    let Some((cost, plan)) = worst else {
+    let Some((cost, plan)) = judged else {
         report.failed.push((statement.sql.to_owned(), error));
         return Ok(());
     };

@@ -10,7 +10,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, StatementStatus, params_from_iter};
 
 use super::filled;
-use super::judge::{Cost, Finding, Report, STOPPED};
+use super::judge::{Cost, Finding, Report, STOPPED, Sample};
 use super::world::{Statement, Table};
 
 /// Steps of the virtual machine between two looks at how many there were.
@@ -19,7 +19,13 @@ const STEPS_BETWEEN_LOOKS: i32 = 10_000;
 const MAX_LOOKS: u32 = 2_000;
 
 /// Fills the migrated, empty database `file`, and tries `statements` on it, before and after ANALYZE.
-pub fn judge(file: &Path, tables: &[Table], statements: &[Statement], rows: usize) -> Result<Report> {
+pub fn judge(
+    file: &Path,
+    tables: &[Table],
+    statements: &[Statement],
+    rows: usize,
+    sample: Sample,
+) -> Result<Report> {
     let mut connection = Connection::open(file)?;
     fill(&connection, tables, rows)?;
     connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
@@ -34,7 +40,7 @@ pub fn judge(file: &Path, tables: &[Table], statements: &[Statement], rows: usiz
         let looks = bound(&mut connection)?;
         for statement in statements {
             looks.store(0, Ordering::Relaxed);
-            judge_statement(&connection, mode, statement, &mut report);
+            judge_statement(&connection, mode, statement, sample, &mut report);
         }
     }
     Ok(report)
@@ -79,21 +85,28 @@ fn fill(connection: &Connection, tables: &[Table], rows: usize) -> Result<()> {
     Ok(())
 }
 
-fn judge_statement(connection: &Connection, mode: &'static str, statement: &Statement, report: &mut Report) {
+fn judge_statement(
+    connection: &Connection,
+    mode: &'static str,
+    statement: &Statement,
+    sample: Sample,
+    report: &mut Report,
+) {
     let sql = notation(&statement.sql);
-    let (mut worst, mut error) = (None::<Cost>, String::new());
+    let (mut judged, mut error) = (None::<Cost>, String::new());
     for params in &statement.samples {
         match cost(connection, &sql, params) {
-            Ok(cost) if worst.is_none_or(|worst| worst.excess() < cost.excess()) => worst = Some(cost),
+            Ok(cost) if judged.is_none_or(|judged| sample.prefers(&cost, &judged)) => judged = Some(cost),
             Ok(_) => {}
             Err(said) if said.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
-                worst = Some(Cost { steps: STOPPED, ..Cost::default() });
+                let stopped = Cost { steps: STOPPED, ..Cost::default() };
+                judged = Some(judged.filter(|judged| !sample.prefers(&stopped, judged)).unwrap_or(stopped));
                 break;
             }
             Err(said) => error = said.to_string(),
         }
     }
-    let Some(cost) = worst else {
+    let Some(cost) = judged else {
         report.failed.push((statement.sql.clone(), error));
         return;
     };

@@ -137,7 +137,7 @@ async fn expired_requests_count_as_refusals(app: &TestApp) {
     reject(&ben, &ask(&ada, &ben).await).await;
     ada.post(REQUESTS, body).await.expect_problem(409, "only_they_may_ask");
 
-    // Nobody but the sender saw what a block withheld.
+    // Only the sender saw the request that a block withheld.
     let eve = app.user("eve").await;
     ask(&eve, &ben).await;
     ben.put(&format!("/api/v1/blocks/{}", eve.id), Value::Null).await.expect(200);

@@ -18,7 +18,7 @@ const SHORT_LOCK_WAIT: Duration = Duration::from_millis(1);
 /// Names the store's error behind a request's, if there is one.
 pub(crate) type Cause<E> = fn(&E) -> Option<&Error>;
 
-/// Whether the error says that the database did not answer, or was too busy: then it is no fault of any request.
+/// Returns true if the database did not answer or was too busy. Such an error is not caused by a request.
 pub(crate) const fn is_outage(error: &Error) -> bool {
     matches!(error, Error::Busy | Error::Unavailable(_) | Error::OutcomeUnknown(_))
 }

@@ -19,7 +19,7 @@ use crate::new_job::NewJob;
 const TOGETHER: usize = 512;
 /// Enqueues that are tried again together at most.
 const AGAIN_TOGETHER: usize = 128;
-/// Turns of the scheduler in which nobody came, after which nobody is waited for.
+/// Scheduler turns without a new enqueue after which a batch is written.
 const TURNS: usize = 2;
 /// Enqueues that may wait before callers do.
 const WAITING: usize = 8_192;
@@ -45,7 +45,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Whether the caller still waits for another transaction.
+    /// Returns true if the caller still waits for another transaction.
     fn is_patient(&self) -> bool {
         self.since.elapsed() < PATIENCE && !self.answer.is_closed()
     }
@@ -125,7 +125,7 @@ async fn write_postponed(
 fn without_impatient(held: VecDeque<Waiting>) -> VecDeque<Waiting> {
     let (patient, others): (VecDeque<_>, VecDeque<_>) = held.into_iter().partition(Waiting::is_patient);
     for one in others {
-        // Whoever asked may have gone.
+        // The caller may have dropped its request.
         let _ = one.answer.send(Err(Error::DeadlinePassed.into()));
     }
     patient
@@ -160,7 +160,7 @@ async fn write(db: &Store, clock: &Arc<dyn Clock>, batch: Vec<Waiting>) -> Vec<W
             held.push(Waiting { jobs: jobs[at].clone(), answer, since });
             continue;
         }
-        // Whoever asked may have gone; the job is there all the same.
+        // The caller may have dropped its request; the job is enqueued all the same.
         let _ = answer.send(outcome);
     }
     held

@@ -107,7 +107,7 @@ pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Resul
     Ok(told)
 }
 
-/// What the report of an attempt came to that was written before. [`Told::Stale`] if none was.
+/// Outcome of the report of an attempt that was applied before; [`Told::Stale`] if none was.
 pub(crate) fn find_told(q: &Query<'_>, of: Attempt, is_done: bool) -> Result<Told, Error> {
     let is_it = |ended: &JobRecord| ended.attempt == of.attempt;
     if let Some(ended) = rows::ended::find_in_history(q, of.job)?.filter(is_it) {
@@ -339,7 +339,7 @@ pub fn give_back(tx: &Tx<'_>, ctx: &Ctx, jobs: &[(Attempt, String)]) -> Result<(
         if rows::live::return_unbegun(tx, *attempt, ctx.now)? {
             tx.ring(bell_of(queue));
         } else {
-            // Somebody asked it to stop, or it is not its owner's any more: then this changes nothing.
+            // If its cancellation was requested, or its lease was lost, this changes nothing.
             cancelled(tx, segment(tx)?, *attempt, ctx.now, &mut budget)?;
         }
     }

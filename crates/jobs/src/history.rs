@@ -26,7 +26,7 @@ impl Retention {
     const FULL: u32 = job_statements::SEGMENTS as u32 - 2;
 }
 
-/// How long a turn waits for whoever reads the segment that is to be emptied. Whoever comes later waits behind it.
+/// Lock timeout for emptying a segment while it is read. Later readers queue behind this lock request.
 const LOCK_WAIT: Duration = Duration::from_millis(100);
 
 /// Goes on to the next segment where the present one is old or full enough, and empties the one ahead. Says whether it did:

@@ -279,7 +279,7 @@ pub struct Done {
 }
 
 impl Done {
-    /// Whether the result is not too large.
+    /// Returns true if the result is within the size limit.
     pub(crate) fn fits(&self) -> bool {
         self.result.as_ref().is_none_or(|result| result.len() <= PAYLOAD_BYTES)
     }

@@ -171,7 +171,7 @@ impl NewJob {
         self
     }
 
-    /// Whether its enqueue waits for no other transaction: it has no unique key, and waits for no job.
+    /// Returns true if enqueuing it waits for no other transaction: it has no unique key and no dependencies.
     pub(crate) const fn is_plain(&self) -> bool {
         self.unique.is_none() && self.after.is_empty()
     }

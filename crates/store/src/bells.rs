@@ -34,11 +34,11 @@ pub(crate) struct Bells {
     unannounced: Mutex<BTreeSet<String>>,
 }
 
-/// Bells that somebody listens to, or has.
+/// Bells that have listeners, or had some.
 #[derive(Debug, Default)]
 struct Listened {
     all: HashMap<String, watch::Sender<u64>>,
-    /// How many there may be before those are forgotten that nobody listens to any more.
+    /// Number of bells at which those without listeners are removed.
     limit: usize,
 }
 

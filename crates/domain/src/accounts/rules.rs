@@ -117,7 +117,7 @@ pub fn may_purge_established(due: i64, established: i64, max_share_percent: u8) 
         || due.saturating_mul(100) <= established.saturating_mul(max_share_percent.into())
 }
 
-/// Whether this run purges one established account while more of them are due than is likely. The rate is [`DUE_FREELY`] for
+/// Returns true if this run purges one established account while more of them are due than is likely. The rate is [`DUE_FREELY`] for
 /// each day of observed time, which was `previous_ms` at the run before and is `elapsed_ms` now.
 pub fn is_turn_of_established(previous_ms: i64, elapsed_ms: i64) -> bool {
     let pace_ms = 24 * 3_600 * 1_000 / DUE_FREELY;

@@ -191,7 +191,7 @@ pub fn retry(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, Callbac
     Ok(shown)
 }
 
-/// Whether a job is completed, cancelled, dead-lettered or deleted.
+/// Returns true if a job is completed, cancelled, dead-lettered or deleted.
 ///
 /// # Errors
 /// Returns an error if the database cannot be reached.

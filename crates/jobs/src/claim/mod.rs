@@ -54,7 +54,7 @@ pub(crate) struct Marks {
     last_suspect: JobId,
     /// The last key that was looked at.
     last_key: String,
-    /// Whether jobs without a key have the odd one of the next claim's jobs.
+    /// Set if jobs without a key get the larger half of the next claim.
     favours_keyless: bool,
 }
 

@@ -40,9 +40,9 @@ pub(super) struct Ended {
     queue: String,
     kind: String,
     took: Duration,
-    /// Whether it may have been written already: the answer was lost.
+    /// Set if it may have been written already: the answer to the commit was lost.
     is_doubtful: bool,
-    /// Whether the report says that the true one could not be written.
+    /// Set if it replaces a report that could not be written.
     is_substitute: bool,
     /// Since the database refused it, although nothing says that the report is at fault.
     refused: Option<Refused>,

@@ -169,7 +169,7 @@ fn begin(shared: &Shared, attempt: Attempt, claimed: &Claimed) -> Option<watch::
         (!claimed.timeout.is_zero()).then(|| shared.jobs.inner().sources.clock.now() + claimed.timeout);
     let running = Running { stop, unrecorded_deadline: deadline };
     let mut all = shared.running.lock().unwrap_or_else(PoisonError::into_inner);
-    // Whoever gives the worker up changes its number first, and then stops all that are in here; so with the phase.
+    // Eviction of the worker changes its number first, and then stops all that are in here; so with the phase.
     if shared.worker.load(Ordering::SeqCst) != claimed.worker || *shared.phase.borrow() >= Phase::Leaving {
         return None;
     }

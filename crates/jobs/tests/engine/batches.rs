@@ -241,7 +241,7 @@ async fn enqueue_that_was_not_tried_is_not_doubtful(engine: Engine) {
     panic!("no batch was split");
 }
 
-/// A statement fails for a reason that is not the report's, until somebody mends it.
+/// A statement fails for a reason that is not the report's, until that is mended.
 async fn success_survives_a_fault_of_the_database(engine: Engine) {
     let rename = |sql: &'static str| engine.db().write(move |tx: &Tx<'_>| tx.exec(sql, params![]).map(drop));
     let (go, gone) = watch::channel(false);

@@ -46,7 +46,7 @@ const MIGRATING: &str = "SELECT pg_advisory_lock(1262703720, 1)";
 const SCHEMA: &str = "SELECT current_user::text, current_database()::text, current_schema()::text,
                              COALESCE(has_schema_privilege(current_schema(), 'CREATE'), false)";
 
-/// How long the server hears nothing from whoever migrates before it lets others: nothing happens between statements.
+/// Idle limit of the session that migrates, after which others may migrate: nothing happens between statements.
 const FROZEN: Duration = Duration::from_secs(30);
 
 /// Migrations may take long.

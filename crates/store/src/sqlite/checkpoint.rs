@@ -113,7 +113,7 @@ fn patient(link: &Link, patience: Duration) -> Result<(), Error> {
     link.connection.busy_timeout(patience).map_err(sqlite_error)
 }
 
-/// Says whether nobody was in the way.
+/// Returns true if no reader or writer was in the way.
 fn checkpoint(shared: &Shared, connection: &Connection, mode: &'static str) -> bool {
     let pragma = format!("PRAGMA wal_checkpoint({mode})");
     let run = || connection.query_row(&pragma, [], |row| row.get::<_, i64>(0));

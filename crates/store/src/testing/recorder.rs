@@ -26,7 +26,7 @@ pub struct RecordedStatement {
     pub is_postgres: bool,
     /// Text with `$1`, `$2`, ….
     pub sql: String,
-    /// Values for the placeholders, in order.
+    /// Values of `$1`, `$2`, …, in order.
     pub params: Vec<RecordedParam>,
 }
 

@@ -104,7 +104,7 @@ async fn standby_is_passed_over_until_it_is_promoted() {
     store.close().await;
 }
 
-/// The kernel of a stopped machine still accepts connections, and nobody answers on them.
+/// The kernel of a stopped machine still accepts connections, but no server answers on them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn frozen_primary_is_passed_over() {
     let Some((mut primary, replica)) = pair() else { return };

@@ -14,7 +14,7 @@ pub struct ExpiredRequest {
     pub was_pending: bool,
 }
 
-/// Writes down that a request expired; `None` if nobody is told that it is pending.
+/// Records that a request expired. Returns `None` if neither user sees it as pending.
 pub fn expire_request(tx: &Tx<'_>, id: PartnerRequestId) -> Result<Option<ExpiredRequest>, Error> {
     let expired = |was_pending| move |row: &Row<'_>| Ok(ExpiredRequest { at: row.get(0)?, was_pending });
     let pending = tx.one(

@@ -1,4 +1,4 @@
-//! What a run came to: for people, and as evidence.
+//! Result of a run: for people, and as evidence.
 
 use anyhow::Result;
 use serde_json::json;

@@ -63,12 +63,9 @@ async fn what_is_enqueued_is_run(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0, "it signed off");
 }
 
-async fn a_handler_that_panics_fails_its_attempt_only(engine: Engine) {
-    let handler = Handler::new("work", |run: Run| async move {
-        assert!(run.payload != "1", "as asked");
-        done()
-    });
-    let workers = start(&engine, 4, vec![handler]).await;
+/// Runs a job for which `handler` panics and one for which it does not, on `slots` slots.
+async fn fails_alone(engine: &Engine, slots: usize, handler: Handler) {
+    let workers = start(engine, slots, vec![handler]).await;
     let bad = engine.enqueue(work(1).retry(Retry::NEVER)).await.id;
     let good = engine.add(2).await;
     until("both have ended", async || {
@@ -77,6 +74,14 @@ async fn a_handler_that_panics_fails_its_attempt_only(engine: Engine) {
     .await;
     assert!(engine.job(bad).await.errors[0].error.contains("panicked"));
     workers.stop().await;
+}
+
+async fn a_handler_that_panics_fails_its_attempt_only(engine: Engine) {
+    let handler = Handler::new("work", |run: Run| async move {
+        assert!(run.payload != "1", "as asked");
+        done()
+    });
+    fails_alone(&engine, 4, handler).await;
 }
 
 /// A handler that panics in its closure, so that there is no future yet.
@@ -88,15 +93,7 @@ fn panics_at_once() -> Handler {
 }
 
 async fn handler_that_panics_before_its_future_frees_its_slot(engine: Engine) {
-    let workers = start(&engine, 1, vec![panics_at_once()]).await;
-    let bad = engine.enqueue(work(1).retry(Retry::NEVER)).await.id;
-    let good = engine.add(2).await;
-    until("both have ended", async || {
-        engine.state(bad).await == JobState::Dead && engine.state(good).await == JobState::Completed
-    })
-    .await;
-    assert!(engine.job(bad).await.errors[0].error.contains("panicked"));
-    workers.stop().await;
+    fails_alone(&engine, 1, panics_at_once()).await;
 }
 
 async fn drained_handler_that_panics_fails_its_attempt(engine: Engine) {

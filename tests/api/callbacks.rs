@@ -680,7 +680,7 @@ fn run(command: &str, flag: &str, program: &str, input: &Value) -> String {
 }
 
 mod by_default {
-    use kith_platform::outbound::corpus::SPELLINGS;
+    use kith_verify::spellings::SPELLINGS;
 
     use super::*;
 

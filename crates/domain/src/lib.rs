@@ -4,7 +4,6 @@ pub mod accounts;
 pub mod blocks;
 pub mod bonds;
 pub mod callbacks;
-mod cast;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod jobs;

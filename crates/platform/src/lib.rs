@@ -8,7 +8,6 @@ mod app;
 pub mod audit;
 pub mod auth;
 mod cache;
-mod checks;
 pub mod clock;
 pub mod compute;
 pub mod config;

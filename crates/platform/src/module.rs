@@ -3,13 +3,12 @@
 use kith_jobs::JobError;
 use kith_jobs::schedules::DeclaredSchedule;
 use kith_kernel::{Ctx, ProblemCode, UserId, days, problems};
-use kith_readiness::Check;
 use kith_store::{AUDIT_ARCHIVED, Error, Migration, Query, Tx};
 
 use crate::auth::{AccessSource, api_keys};
 use crate::export::ExportPiece;
 use crate::jobs::{ModuleJob, UPKEEP};
-use crate::{App, audit, auth, checks, docs, facts, health, idempotency, telemetry};
+use crate::{App, audit, auth, docs, facts, health, idempotency, telemetry};
 
 /// Handlers together with their documentation: none can be registered without it.
 pub type Routes = utoipa_axum::router::OpenApiRouter<App>;
@@ -39,8 +38,6 @@ pub struct Module {
     pub jobs: &'static [ModuleJob],
     /// What of that it does again and again, and when.
     pub schedules: &'static [DeclaredSchedule],
-    /// What shows that it does what it should on a running deployment.
-    pub checks: &'static [&'static [Check]],
     /// What it tells administrators of what it keeps.
     pub facts: &'static [Fact],
     /// What it keeps sealed.
@@ -158,7 +155,6 @@ impl Module {
             unblocked: None,
             jobs: &[],
             schedules: &[],
-            checks: &[],
             facts: &[],
             sealed: &[],
         }
@@ -196,7 +192,6 @@ pub static MODULE: Module = Module {
         DeclaredSchedule::new("backups.database", UPKEEP, "backups.make", "0 2 * * *").paused(),
         DeclaredSchedule::new("backups.files", UPKEEP, "backups.make", "0 3 * * *").paused(),
     ],
-    checks: checks::CHECKS,
     facts: facts::OF_THE_PLATFORM,
     sealed: &[sealed_column!("signing_keys", "sealed", ""), SEALED_AUDIT_KEYS],
     ..Module::named("platform")

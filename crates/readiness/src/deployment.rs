@@ -38,6 +38,8 @@ pub struct Target {
     pub configuration: Option<String>,
     /// What the build that judges would serve, if it is one that serves.
     pub own: Option<OwnBuild>,
+    /// Identity of the machine that judges, as `process.machine` of `/api/v1/admin/facts` shows it.
+    pub machine: Option<String>,
 }
 
 /// The build that judges.
@@ -47,6 +49,19 @@ pub struct OwnBuild {
     pub release: String,
     /// Its OpenAPI document, with what only development mode has.
     pub document: Arc<Value>,
+    /// Names of all settings of its reference: `server.listen`.
+    pub settings: Vec<String>,
+    /// Its table of roles.
+    pub roles: Vec<RolePermissions>,
+}
+
+/// A role, with the permissions that it grants.
+#[derive(Clone, Debug)]
+pub struct RolePermissions {
+    /// As the API writes it.
+    pub name: &'static str,
+    /// Names of the permissions, as the OpenAPI document requires them.
+    pub permissions: Vec<&'static str>,
 }
 
 /// An administrator.

@@ -25,7 +25,7 @@ pub use check::{Check, Checked, Shortfall};
 pub use client::{Answer, Client, Refused};
 pub use counters::Counters;
 pub use declared::Declared;
-pub use deployment::{AdminAccess, Deployment, OwnBuild, Target};
+pub use deployment::{AdminAccess, Deployment, OwnBuild, RolePermissions, Target};
 pub use evidence::{Evidence, Step};
 pub use operation::{NO_ID, Operation, Parameter};
 pub use outcome::{Outcome, RowResult};

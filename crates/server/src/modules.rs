@@ -4,10 +4,11 @@ use std::sync::{Arc, LazyLock};
 
 use kith_domain::{accounts, blocks, bonds, callbacks, jobs, nicknames, schedules, spaces};
 use kith_jobs::JOBS_MIGRATIONS;
-use kith_platform::config::Config;
+use kith_platform::auth::{PERMISSIONS, Role};
+use kith_platform::config::{Config, reference};
 use kith_platform::http::openapi;
 use kith_platform::{DEVELOPMENT, Module};
-use kith_readiness::{Check, OwnBuild};
+use kith_readiness::{OwnBuild, RolePermissions};
 use kith_store::{ModuleMigrations, STORE_MIGRATIONS};
 
 use crate::demo::DEMO;
@@ -41,16 +42,21 @@ pub fn served(config: &Config) -> &'static [&'static Module] {
     }
 }
 
-/// What this build calls itself, and the OpenAPI document of everything that it can serve.
+fn permissions_of(role: Role) -> RolePermissions {
+    let all = PERMISSIONS.iter().map(|(name, _)| *name);
+    RolePermissions { name: role.as_str(), permissions: all.filter(|name| role.has(name)).collect() }
+}
+
+/// What this build calls itself, what it can be set to, and the OpenAPI document of everything that it can serve.
 pub fn own_build() -> OwnBuild {
     let document = openapi::to_json(&openapi::document(&IN_DEMO));
     let document = serde_json::from_slice(&document).expect("the document is JSON");
-    OwnBuild { release: env!("KITH_BUILD").to_owned(), document: Arc::new(document) }
-}
-
-/// What measures rows of readiness on a running deployment: every module's checks.
-pub fn checks() -> Vec<&'static Check> {
-    MODULES.iter().flat_map(|module| module.checks).copied().flatten().collect()
+    OwnBuild {
+        release: env!("KITH_BUILD").to_owned(),
+        document: Arc::new(document),
+        settings: reference::keys(),
+        roles: Role::ALL.map(permissions_of).into(),
+    }
 }
 
 /// Every migration: the store's own, the job engine's, then the modules'.
@@ -74,7 +80,7 @@ mod tests {
         let page = include_str!("../../../docs/READINESS.md");
         let plan = kith_readiness::Plan {
             catalogue: kith_readiness::Catalogue::built_in(),
-            checks: checks(),
+            checks: kith_verify::checks(),
             artefacts: kith_readiness::Artefacts::default(),
             declared: kith_readiness::Declared::default(),
             only: Vec::new(),

@@ -6,6 +6,7 @@ use kith::{Seams, modules};
 use kith_domain::accounts::first_admin;
 use kith_kernel::SystemClock;
 use kith_platform::config::{Config, Mode, Secret};
+use kith_platform::telemetry::machine;
 use kith_readiness::{
     AdminAccess, Artefacts, By, Catalogue, Declared, Deployment, Gate, Plan, RowResult, Target, verify,
 };
@@ -52,6 +53,7 @@ pub async fn judge(engine: Engine, by: &Break, rows: &[&str]) -> Vec<RowResult> 
         admin: Some(admin),
         logs,
         own: Some(modules::own_build()),
+        machine: machine(),
         ..Target::default()
     };
     let report = verify(
@@ -78,7 +80,7 @@ fn plan(rows: &[&str]) -> Plan {
     }
     Plan {
         catalogue,
-        checks: modules::checks(),
+        checks: kith_verify::checks(),
         artefacts: Artefacts::default(),
         declared: Declared::default(),
         only: rows.iter().map(|row| (*row).to_owned()).collect(),

@@ -15,10 +15,10 @@ use std::pin::pin;
 use std::sync::LazyLock;
 
 use futures_util::{StreamExt as _, stream};
-use kith::modules::checks;
 use kith_platform::config::Config;
 use kith_readiness::{By, Catalogue, Gate, Outcome};
 use kith_store::EngineKind;
+use kith_verify::checks;
 
 use crate::support::Engine;
 use deployment::judge;

@@ -4,7 +4,6 @@
 //! statements: whoever is deleted is not there for anybody new.
 
 pub mod administration;
-mod checks;
 mod commands;
 mod events;
 pub mod first_admin;
@@ -75,7 +74,6 @@ pub static MODULE: Module = Module {
         DeclaredSchedule::upkeep("accounts.tidy-sessions", "@every 1m"),
         DeclaredSchedule::upkeep("accounts.purge-deleted", "@every 1m"),
     ],
-    checks: checks::CHECKS,
     facts: passwords::FACTS,
     ..Module::named("accounts")
 };

@@ -5,7 +5,6 @@
 //! Other modules get [`find_living`] to learn whose bond it is now, and may join `bonds (id, user_a, user_b, ended_at,
 //! archived_at)` in their own statements: from `archived_at` on a bond cannot come back.
 
-mod checks;
 mod commands;
 mod due;
 mod events;
@@ -47,7 +46,6 @@ pub static MODULE: Module = Module {
         DeclaredSchedule::upkeep("bonds.archive-ended", "@every 1m"),
         DeclaredSchedule::upkeep("bonds.tidy-invites", "@every 1m"),
     ],
-    checks: checks::CHECKS,
     facts: facts::FACTS,
     ..Module::named("bonds")
 };

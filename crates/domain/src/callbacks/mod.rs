@@ -1,7 +1,6 @@
 //! HTTP callbacks: requests that Kith sends for others, signed, until they arrive or are given up; and the endpoints that
 //! receive them. Never where requests may go (`kith_platform::outbound`), nor when a job is run (`kith_jobs`).
 
-mod checks;
 mod commands;
 mod delivery;
 mod due;
@@ -71,7 +70,6 @@ pub static MODULE: Module = Module {
         DeclaredSchedule::upkeep("callbacks.forget-ended", "@every 1h"),
         DeclaredSchedule::upkeep("callbacks.enqueue-lost", "@every 5m"),
     ],
-    checks: &[checks::CHECKS],
     sealed: rows::SEALED,
     ..Module::named("callbacks")
 };

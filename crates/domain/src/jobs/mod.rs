@@ -3,7 +3,6 @@
 //! The engine itself is `kith_jobs`; here is what it is over HTTP, and what programs declare of their kinds of jobs.
 
 mod answers;
-mod checks;
 mod enqueueing;
 mod http;
 mod kinds;
@@ -30,6 +29,5 @@ pub static MODULE: Module = Module {
         sql: include_str!("migrations/0001_job_kinds.sql"),
     }],
     problems: http::PROBLEMS,
-    checks: &[checks::CHECKS],
     ..Module::named("job_queues")
 };

@@ -1,6 +1,5 @@
 //! What people call others for themselves. Nobody but whoever set a nickname ever sees it (PRT-09).
 
-mod checks;
 mod http;
 mod rows;
 
@@ -34,7 +33,6 @@ pub static MODULE: Module = Module {
         count: |q, user| Ok(vec![("nicknames", rows::count(q, user)?)]),
         purge: |tx, user| rows::purge(tx, user),
     }),
-    checks: &[checks::CHECKS],
     ..Module::named("nicknames")
 };
 

@@ -4,7 +4,6 @@
 //! nothing is decompressed, and no more of an answer is read than is kept.
 
 mod address;
-pub mod corpus;
 mod exchange;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use http::{HeaderMap, Method};
+use kith_verify::spellings::{LOOPBACK, PRIVATE, SPELLINGS};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{RootCertStore, ServerConfig};
@@ -14,7 +15,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::corpus::SPELLINGS;
 use super::*;
 use crate::config::{Inputs, Mode};
 
@@ -149,6 +149,34 @@ fn no_spelling_gets_past_the_reading_of_an_address() {
         "https://[2606:4700::1]/",
     ] {
         assert!(outbound.target(good).is_ok(), "{good}");
+    }
+}
+
+/// DRV-14: the check of a running deployment knows without the server which spelling names which address.
+#[test]
+fn tables_of_the_check_name_the_addresses_that_may_be_listed() {
+    let usual = outbound("", Script::new(&[]));
+    for spelling in SPELLINGS {
+        let https = spelling.replacen("http:", "https:", 1);
+        let (private, loopback) = match usual.target(&https) {
+            Err(TargetError::Internal(Internal::Private | Internal::CarrierGrade)) => (true, false),
+            Err(TargetError::Internal(Internal::Loopback | Internal::EmbeddedIpv4)) => (false, true),
+            _ => (false, false),
+        };
+        let stands_in = |table: &[(&str, &str)]| table.iter().any(|(one, _)| one == spelling);
+        assert_eq!((stands_in(PRIVATE), stands_in(LOOPBACK)), (private, loopback), "{spelling}");
+    }
+    for (spelling, address) in PRIVATE.iter().chain(LOOPBACK) {
+        let address: SocketAddr = address.parse().unwrap();
+        let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let bits = if canonical.is_ipv4() { 32 } else { 128 };
+        let listed = match canonical.ip() {
+            IpAddr::V4(ip) => format!("{ip}/{bits}:{}", address.port()),
+            IpAddr::V6(ip) => format!("[{ip}/{bits}]:{}", address.port()),
+        };
+        let listing = outbound(&format!("allowed_networks = [\"{listed}\"]"), Script::new(&[]));
+        let https = spelling.replacen("http:", "https:", 1);
+        assert!(listing.target(&https).is_ok(), "{spelling} with {listed}");
     }
 }
 

@@ -9,5 +9,4 @@ mod process;
 
 pub(crate) use level::routes;
 pub use metrics::{Metrics, RouteMetrics, SecurityEvent};
-pub use process::{disk_free, resident_bytes};
-pub(crate) use process::{machine, resident_bytes_of};
+pub use process::{disk_free, machine, resident_bytes};

@@ -7,12 +7,7 @@ use sha2::{Digest, Sha256};
 
 /// Resident memory of this process.
 pub fn resident_bytes() -> Option<u64> {
-    resident_bytes_of("self")
-}
-
-/// Resident memory of the process `id`, as the kernel counts it.
-pub(crate) fn resident_bytes_of(id: &str) -> Option<u64> {
-    let statm = std::fs::read_to_string(format!("/proc/{id}/statm")).ok()?;
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
     Some(pages * u64::try_from(rustix::param::page_size()).ok()?)
 }
@@ -24,7 +19,7 @@ pub fn disk_free(path: &Path) -> Option<(u64, u64)> {
 }
 
 /// What tells this machine, since it was started, and its processes' numbers from another's; opaque.
-pub(crate) fn machine() -> Option<String> {
+pub fn machine() -> Option<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let numbers = std::fs::read_link("/proc/self/ns/pid").ok()?;
     let digest =

@@ -9,6 +9,7 @@ use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum};
 use kith_kernel::SystemClock;
 use kith_platform::config::Config;
+use kith_platform::telemetry::machine;
 use kith_readiness::report::Format;
 use kith_readiness::{
     AdminAccess, Artefacts, Catalogue, Declared, Deployment, EvidenceKey, Plan, Progress,
@@ -164,7 +165,7 @@ impl Verify {
         }
         Ok(Plan {
             catalogue,
-            checks: modules::checks(),
+            checks: kith_verify::checks(),
             artefacts: self.artefacts()?,
             declared,
             only,
@@ -215,9 +216,9 @@ impl Verify {
                 admin = make_up_admin(config).await;
             }
         }
-        let own = Some(modules::own_build());
+        let (own, machine) = (Some(modules::own_build()), machine());
         let url = url.unwrap_or_default();
-        Ok(Target { url, others: self.nodes, authority, admin, logs: self.logs, configuration, own })
+        Ok(Target { url, others: self.nodes, authority, admin, logs: self.logs, configuration, own, machine })
     }
 }
 

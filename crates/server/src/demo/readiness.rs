@@ -9,8 +9,6 @@ use kith_readiness::{Artefacts, Catalogue, Declared, Deployment, Gate, Plan, Tar
 use serde_json::Value;
 use utoipa_axum::routes;
 
-use crate::modules;
-
 /// The rows that can be judged here: quick ones, which need nobody who administers.
 const ROWS: [&str; 3] = ["SEC-03", "PRT-01", "API-11"];
 
@@ -45,7 +43,7 @@ async fn judge_row(State(app): State<App>, Path(row): Path<String>) -> ApiResult
 fn plan(row: String) -> Plan {
     Plan {
         catalogue: Catalogue::built_in(),
-        checks: modules::checks(),
+        checks: kith_verify::checks(),
         artefacts: Artefacts::default(),
         declared: Declared::default(),
         only: vec![row],

@@ -43,7 +43,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "bonds",
         files: &["crates/domain/src/bonds/**/*.rs"],
-        but: &["**/fuzzing.rs", "**/checks/**"],
+        but: &["**/fuzzing.rs"],
         every: 16,
         packages: &["kith-domain", "kith"],
         tests: &[
@@ -69,7 +69,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "accounts",
         files: &["crates/domain/src/accounts/**/*.rs"],
-        but: &["**/fuzzing.rs", "**/checks/**"],
+        but: &["**/fuzzing.rs"],
         every: 16,
         packages: &["kith-domain", "kith"],
         tests: &[

@@ -6,8 +6,16 @@ use super::scan::{Kind, pieces};
 use super::{File, Finding};
 
 /// From the ground up; a crate depends only on those before it.
-const LAYERS: &[&str] =
-    &["kith-kernel", "kith-store", "kith-jobs", "kith-readiness", "kith-platform", "kith-domain", "kith"];
+const LAYERS: &[&str] = &[
+    "kith-kernel",
+    "kith-store",
+    "kith-jobs",
+    "kith-readiness",
+    "kith-verify",
+    "kith-platform",
+    "kith-domain",
+    "kith",
+];
 const XTASK: &str = "kith-xtask";
 const XTASK_USES: &[&str] = &["kith-kernel", "kith-store"];
 const STORE: &str = "store";

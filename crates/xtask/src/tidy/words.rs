@@ -6,7 +6,7 @@ use super::{CI, File, Finding};
 /// Files that may sleep, each with its reason.
 const SLEEPERS: &[(&str, &str)] = &[
     (
-        "crates/domain/src/accounts/checks/sessions.rs",
+        "crates/verify/src/accounts/sessions.rs",
         "a spent token is good for a stretch of the deployment's own time, which a check cannot move",
     ),
     ("crates/jobs/src/enqueuer.rs", "tries a key again that another transaction holds"),

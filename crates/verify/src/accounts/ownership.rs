@@ -1,6 +1,6 @@
 //! What belongs to somebody is there for nobody else: a stranger asks for every operation with another's ids.
 
-use axum::http::Method;
+use http::Method;
 use kith_readiness::{Check, Person, Run, Shortfall};
 use serde_json::{Value, json};
 

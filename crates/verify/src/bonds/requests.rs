@@ -1,6 +1,6 @@
 //! Requests that succeed: every step by the old paths, one request under retries, and five of them in a minute.
 
-use axum::http::Method;
+use http::Method;
 use kith_readiness::{Answer, Check, Person, Refused, Run, Shortfall};
 use serde_json::{Value, json};
 

@@ -2,14 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use axum::http::Uri;
-use kith_platform::config::Network;
+use http::Uri;
 use kith_readiness::{Answer, Check, Client, Run, Shortfall};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 
 use crate::cast::ensure;
+use crate::networks::ListedNetwork;
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "ACC-14",
@@ -39,7 +39,7 @@ async fn are_listed(run: &Run) -> Result<String, Shortfall> {
     }
     let facts = answer.expect(200)?.json();
     let listed = &facts["configuration"]["settings"]["server"]["admin_addresses"];
-    let networks: Vec<Network> = serde_json::from_value(listed.clone()).unwrap_or_default();
+    let networks = ListedNetwork::all(listed);
     ensure(!networks.is_empty(), || {
         "administration is open to every address: server.admin_addresses is empty".to_owned()
     })?;
@@ -74,7 +74,7 @@ fn is_closed(answer: &Answer) -> bool {
 }
 
 /// Another address of this machine that is not listed, if the target is on it.
-fn elsewhere(run: &Run, listed: &[Network]) -> Option<IpAddr> {
+fn elsewhere(run: &Run, listed: &[ListedNetwork]) -> Option<IpAddr> {
     let host = socket(run)?.ip();
     let others = (2..=254).map(|n| IpAddr::V4(Ipv4Addr::new(127, 0, 0, n)));
     others

@@ -11,7 +11,7 @@ mod requests;
 use kith_readiness::Check;
 
 /// All of them.
-pub const CHECKS: &[&[Check]] = &[
+pub(crate) const CHECKS: &[&[Check]] = &[
     requests::CHECKS,
     refusals::CHECKS,
     race::CHECKS,

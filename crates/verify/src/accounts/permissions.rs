@@ -1,7 +1,6 @@
 //! Who may ask for what: nobody without a good token, and each role as its permissions say.
 
-use kith_platform::auth::Role;
-use kith_readiness::{Answer, Check, Client, Person, Run, Shortfall};
+use kith_readiness::{Answer, Check, Client, Person, RolePermissions, Run, Shortfall};
 use serde_json::json;
 
 use super::operations::{Operation, operations};
@@ -25,6 +24,9 @@ pub(super) const CHECKS: &[Check] = &[
         run: |run| Box::pin(are_permitted(run)),
     },
 ];
+
+/// Role of administrators.
+const ADMIN: &str = "admin";
 
 /// What somebody sends who is not signed in.
 async fn bad_tokens(run: &Run) -> Result<Vec<(&'static str, Client)>, Shortfall> {
@@ -91,10 +93,10 @@ async fn are_secured(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Somebody in a role.
-async fn in_role(run: &Run, role: Role) -> Result<Client, Shortfall> {
+async fn in_role(run: &Run, role: &str) -> Result<Client, Shortfall> {
     let client = match role {
-        Role::Admin => run.admin().await?,
-        Role::User => signed_in(run).await?.client,
+        ADMIN => run.admin().await?,
+        "user" => signed_in(run).await?.client,
         role => {
             let person = run.person(&format!("is-{role}")).await?;
             let path = format!("/api/v1/admin/users/{}/role", person.id);
@@ -105,21 +107,27 @@ async fn in_role(run: &Run, role: Role) -> Result<Client, Shortfall> {
     };
     let client = client.at(run.node());
     let has = client.get("/api/v1/me").await?.expect(200)?.text_at("/role")?;
-    ensure(has == role.as_str(), || format!("whoever should be {role} reads the role {has}"))?;
+    ensure(has == role, || format!("whoever should be {role} reads the role {has}"))?;
     Ok(client)
 }
 
 async fn are_permitted(run: &Run) -> Result<String, Shortfall> {
     // Without an administrator who is let in there are no roles to ask in.
     run.facts().await?;
+    let Some(own) = &run.deployment().target().own else {
+        return Err(Shortfall::unmeasured(
+            "the table of roles to compare with was not given",
+            "run `kith verify` of the build that is deployed",
+        ));
+    };
     let operations = operations(run).await?;
     let mut matrix = Matrix::default();
     let nobody = run.anonymous().at(run.node());
     for operation in &operations {
         matrix.ask(operation, None, &nobody).await?;
     }
-    for role in Role::ALL {
-        let client = in_role(run, role).await?;
+    for role in &own.roles {
+        let client = in_role(run, role.name).await?;
         for operation in &operations {
             matrix.ask(operation, Some(role), &client).await?;
         }
@@ -144,7 +152,7 @@ impl Matrix {
     async fn ask(
         &mut self,
         operation: &Operation,
-        role: Option<Role>,
+        role: Option<&RolePermissions>,
         client: &Client,
     ) -> Result<(), Shortfall> {
         if is_left_out(operation, role) {
@@ -155,9 +163,11 @@ impl Matrix {
         let may = match (&operation.permissions, role) {
             (None, _) => true,
             (Some(_), None) => false,
-            (Some(permissions), Some(role)) => permissions.iter().all(|permission| role.has(permission)),
+            (Some(permissions), Some(role)) => {
+                permissions.iter().all(|permission| role.permissions.contains(&&**permission))
+            }
         };
-        let who = role.map_or("nobody", Role::as_str);
+        let who = role.map_or("nobody", |role| role.name);
         let asked = format!("{} {}", operation.method, operation.path);
         let found =
             || format!("{asked} as {who} answered {} ({})", answer.status, answer.code().unwrap_or_default());
@@ -179,11 +189,11 @@ fn is_refused(answer: &Answer) -> bool {
     answer.code().is_some_and(|code| ["unauthenticated", "forbidden", "address_not_listed"].contains(&&*code))
 }
 
-fn is_left_out(operation: &Operation, role: Option<Role>) -> bool {
+fn is_left_out(operation: &Operation, role: Option<&RolePermissions>) -> bool {
     let is_open_write = operation.permissions.as_ref().is_none_or(Vec::is_empty) && operation.method != "GET";
     operation.is_for_development()
         || (operation.name == "end_sessions" && role.is_some())
-        || (role == Some(Role::Admin) && is_open_write)
+        || (role.is_some_and(|role| role.name == ADMIN) && is_open_write)
 }
 
 #[cfg(test)]

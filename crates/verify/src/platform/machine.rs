@@ -4,13 +4,12 @@ use std::path::PathBuf;
 
 use kith_readiness::{Run, Shortfall};
 
-use crate::telemetry::machine;
-
 /// The server's process, if it is one of this machine's.
 pub(super) async fn process_here(run: &Run) -> Result<Option<u64>, Shortfall> {
     let process = run.facts().await?["process"].clone();
-    let here = machine().filter(|here| process["machine"].as_str() == Some(here));
-    Ok(here.and_then(|_| process["id"].as_u64()))
+    let here = run.deployment().target().machine.as_deref();
+    let is_here = here.is_some() && process["machine"].as_str() == here;
+    Ok(process["id"].as_u64().filter(|_| is_here))
 }
 
 pub(super) async fn is_here(run: &Run) -> Result<bool, Shortfall> {

@@ -8,7 +8,7 @@ use kith_readiness::{Check, Run, Shortfall};
 use tokio::net::TcpStream;
 
 use super::database::{count, database, is_sqlite, words};
-use crate::config::Network;
+use crate::networks::ListedNetwork;
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
@@ -121,7 +121,7 @@ async fn versions(run: &Run) -> Result<String, Shortfall> {
 }
 
 fn is_private(ip: IpAddr) -> bool {
-    PRIVATE.iter().any(|network| network.parse::<Network>().is_ok_and(|network| network.contains(ip)))
+    PRIVATE.iter().any(|network| network.parse::<ListedNetwork>().is_ok_and(|network| network.contains(ip)))
 }
 
 async fn unreachable(run: &Run) -> Result<String, Shortfall> {

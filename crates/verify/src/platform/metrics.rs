@@ -8,8 +8,7 @@ use serde_json::Value;
 use super::database::rename;
 use super::exposition::{METRICS, Scrape};
 use super::machine::process_here;
-use crate::config::Network;
-use crate::telemetry::resident_bytes_of;
+use crate::networks::ListedNetwork;
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
@@ -100,10 +99,10 @@ async fn readable(run: &Run) -> Result<String, Shortfall> {
 /// To whom metrics are open, by its settings and as seen from here.
 async fn not_public(run: &Run) -> Result<String, Shortfall> {
     let settings = run.facts().await?["configuration"]["settings"]["server"].clone();
-    let listed: Option<Vec<Network>> = settings["metrics_addresses"]
-        .as_array()
-        .map(|all| all.iter().filter_map(|one| one.as_str()?.parse().ok()).collect());
-    let Some(listed) = listed else { return Err(Shortfall::fails("metrics are open to everybody")) };
+    if !settings["metrics_addresses"].is_array() {
+        return Err(Shortfall::fails("metrics are open to everybody"));
+    }
+    let listed = ListedNetwork::all(&settings["metrics_addresses"]);
     // Addresses for examples (RFC 5737, RFC 3849), a well-known resolver's, and the first of all.
     for outside in ["203.0.113.9", "8.8.8.8", "1.0.0.1", "2001:db8::9", "2606:4700:4700::1111"] {
         if outside.parse().is_ok_and(|ip| listed.iter().any(|network| network.contains(ip))) {
@@ -241,12 +240,19 @@ async fn machine(run: &Run) -> Result<String, Shortfall> {
     compare(run, process).await
 }
 
+/// Resident memory of a process of this machine, as the kernel counts it (proc(5)).
+fn resident_bytes_of(process: u64) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
 /// Reads both as close together as can be, a few times: memory moves.
 async fn compare(run: &Run, process: u64) -> Result<String, Shortfall> {
     let mut apart = f64::INFINITY;
     for _ in 0..5 {
         let told = Scrape::now(run).await?.get("kith_resident_memory_bytes", &[])?;
-        let Some(kernel) = resident_bytes_of(&process.to_string()) else {
+        let Some(kernel) = resident_bytes_of(process) else {
             return Err(Shortfall::unmeasured(
                 format!("the kernel tells nothing of process {process}"),
                 "run `kith verify` as a user who sees the server's process",

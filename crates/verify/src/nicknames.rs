@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::cast::{ensure, log_in, single};
 
-pub const CHECKS: &[Check] = &[Check {
+pub(crate) const CHECKS: &[Check] = &[Check {
     row: "PRT-09",
     does: "gives somebody a nickname, reads it back under both paths and after signing in again, sets nickname and theme of \
            the profile, and looks for the nickname in everything that its bearer can read",

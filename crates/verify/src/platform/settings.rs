@@ -5,8 +5,6 @@ use std::collections::BTreeSet;
 use kith_readiness::{Check, Run, Shortfall};
 use serde_json::{Map, Value};
 
-use crate::config::reference;
-
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "CFG-01",
@@ -75,7 +73,13 @@ async fn documented(run: &Run) -> Result<String, Shortfall> {
             keys.as_object().into_iter().flat_map(Map::keys).map(move |key| format!("{section}.{key}"))
         })
         .collect();
-    let known: BTreeSet<_> = reference::keys().into_iter().collect();
+    let Some(own) = &run.deployment().target().own else {
+        return Err(Shortfall::unmeasured(
+            "the reference to compare with was not given",
+            "run `kith verify` of the build that is deployed",
+        ));
+    };
+    let known: BTreeSet<_> = own.settings.iter().cloned().collect();
     run.figure("keys", running.len());
     if let Some(undocumented) = running.difference(&known).next() {
         return Err(Shortfall::fails(format!("{undocumented} is a key that the reference does not know")));

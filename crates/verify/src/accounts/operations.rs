@@ -1,6 +1,6 @@
 //! The operations of the OpenAPI document that a deployment serves, as checks walk them.
 
-use axum::http::Method;
+use http::Method;
 use kith_readiness::{Answer, Client, Run, Shortfall};
 use serde_json::{Value, json};
 

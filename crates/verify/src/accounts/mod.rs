@@ -13,7 +13,7 @@ mod stored;
 use kith_readiness::Check;
 
 /// All of them.
-pub const CHECKS: &[&[Check]] = &[
+pub(crate) const CHECKS: &[&[Check]] = &[
     sign_in::CHECKS,
     sessions::CHECKS,
     stored::CHECKS,

@@ -1,4 +1,4 @@
-//! DRV-14: targets that no server may send to unless it was told to, for tests and for the check of a running one.
+//! DRV-14: targets that no server may send to unless its configuration lists them. Tests of the server use them too.
 
 /// Ways of saying an address that must not be asked, and texts that other programs read otherwise than they look.
 pub const SPELLINGS: &[&str] = &[
@@ -112,4 +112,64 @@ pub const SPELLINGS: &[&str] = &[
     "http://256.256.256.256/",
     "http://1.2.3.4.5/",
     "http://example.0x7f/",
+];
+
+/// Spellings of private and carrier-grade addresses, with the address and port that each names over https. A deployment may
+/// list these in `outbound.allowed_networks`.
+pub const PRIVATE: &[(&str, &str)] = &[
+    ("http://[fd00:ec2::254]/latest/meta-data/", "[fd00:ec2::254]:443"),
+    ("http://[fd20:ce::254]/computeMetadata/v1/", "[fd20:ce::254]:443"),
+    ("http://100.100.100.200/", "100.100.100.200:443"),
+    ("http://10.0.0.1/", "10.0.0.1:443"),
+    ("http://10.1/", "10.0.0.1:443"),
+    ("http://172.16.0.1/", "172.16.0.1:443"),
+    ("http://172.31.255.255/", "172.31.255.255:443"),
+    ("http://192.168.0.1/", "192.168.0.1:443"),
+    ("http://100.64.0.1/", "100.64.0.1:443"),
+    ("http://[fc00::1]/", "[fc00::1]:443"),
+    ("http://[fd12:3456::1]/", "[fd12:3456::1]:443"),
+];
+
+/// The same of loopback addresses, and of IPv4 addresses inside IPv6 ones, which only development mode may list.
+pub const LOOPBACK: &[(&str, &str)] = &[
+    ("http://127.0.0.1/", "127.0.0.1:443"),
+    ("http://127.1/", "127.0.0.1:443"),
+    ("http://127.0.1/", "127.0.0.1:443"),
+    ("http://2130706433/", "127.0.0.1:443"),
+    ("http://0x7f000001/", "127.0.0.1:443"),
+    ("http://0x7f.0.0.1/", "127.0.0.1:443"),
+    ("http://0177.0.0.1/", "127.0.0.1:443"),
+    ("http://017700000001/", "127.0.0.1:443"),
+    ("http://0x7F.1/", "127.0.0.1:443"),
+    ("http://127.0.0.1./", "127.0.0.1:443"),
+    ("http://127.255.255.254/", "127.255.255.254:443"),
+    ("http://[::1]/", "[::1]:443"),
+    ("http://[0:0:0:0:0:0:0:1]/", "[::1]:443"),
+    ("http://[::ffff:127.0.0.1]/", "[::ffff:127.0.0.1]:443"),
+    ("http://[::ffff:7f00:1]/", "[::ffff:7f00:1]:443"),
+    ("http://[::127.0.0.1]/", "[::127.0.0.1]:443"),
+    ("http://[::ffff:0:127.0.0.1]/", "[::ffff:0:127.0.0.1]:443"),
+    ("http://[64:ff9b::127.0.0.1]/", "[64:ff9b::127.0.0.1]:443"),
+    ("http://[64:ff9b:1::a9fe:a9fe]/", "[64:ff9b:1::a9fe:a9fe]:443"),
+    ("http://[2002:7f00:1::]/", "[2002:7f00:1::]:443"),
+    ("http://[2001:0:7f00:1::1]/", "[2001:0:7f00:1::1]:443"),
+    ("http://localhost/", "127.0.0.1:443"),
+    ("http://localhost/", "[::1]:443"),
+    ("http://LOCALHOST/", "127.0.0.1:443"),
+    ("http://LOCALHOST/", "[::1]:443"),
+    ("http://localhost./", "127.0.0.1:443"),
+    ("http://localhost./", "[::1]:443"),
+    ("http://a.localhost/", "127.0.0.1:443"),
+    ("http://a.localhost/", "[::1]:443"),
+    ("http://a.b.LocalHost./", "127.0.0.1:443"),
+    ("http://a.b.LocalHost./", "[::1]:443"),
+    ("http://loc%61lhost/", "127.0.0.1:443"),
+    ("http://loc%61lhost/", "[::1]:443"),
+    ("http://ｌｏｃａｌｈｏｓｔ/", "127.0.0.1:443"),
+    ("http://ｌｏｃａｌｈｏｓｔ/", "[::1]:443"),
+    ("http://①②⑦.⓪.⓪.①/", "127.0.0.1:443"),
+    ("http://127。0。0。1/", "127.0.0.1:443"),
+    ("http://%31%32%37.0.0.1/", "127.0.0.1:443"),
+    ("http://[::ffff:a9fe:a9fe]/", "[::ffff:a9fe:a9fe]:443"),
+    ("http://127.0.0.1:80#@93.184.216.34/", "127.0.0.1:80"),
 ];

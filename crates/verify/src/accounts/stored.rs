@@ -1,0 +1,93 @@
+//! How passwords are kept.
+
+use kith_readiness::{Check, Run, Shortfall};
+
+use serde::Deserialize;
+
+use crate::cast::ensure;
+
+pub(super) const CHECKS: &[Check] = &[Check {
+    row: "ACC-06",
+    does: "has the server count password hashes by scheme and cost, and holds each kind against policy",
+    mend: "set auth.password_memory_kib and auth.password_iterations to their defaults at least; a hash is made anew when its \
+           owner next signs in, so let those sign in whose hashes are weak, or have them choose another password",
+    last: false,
+    run: |run| Box::pin(are_strong(run)),
+}];
+
+/// Memory (KiB) and passes at which Argon2id costs as much as bcrypt at cost 12 at least: the OWASP Password Storage Cheat
+/// Sheet's equal settings.
+const ARGON2ID: [(u32, u32); 5] = [(47_104, 1), (19_456, 2), (12_288, 3), (9_216, 4), (7_168, 5)];
+const BCRYPT_COST: u32 = 12;
+
+/// Accounts whose passwords are kept alike, as the fact `accounts.password_hashes` counts them.
+#[derive(Clone, Debug, Deserialize)]
+struct Hashes {
+    /// `argon2id`, `bcrypt`, or another scheme.
+    scheme: String,
+    /// Cost of one guess: `m=19456,t=2,p=1`, or bcrypt's cost.
+    cost: String,
+    accounts: i64,
+}
+
+impl Hashes {
+    /// Whether a guess costs as much as policy asks for.
+    fn is_strong(&self) -> bool {
+        match &*self.scheme {
+            "bcrypt" => self.cost.parse::<u32>().is_ok_and(|cost| cost >= BCRYPT_COST),
+            "argon2id" => {
+                let of =
+                    |name| self.cost.split(',').find_map(|part| part.strip_prefix(name)?.parse::<u32>().ok());
+                let (Some(memory), Some(passes)) = (of("m="), of("t=")) else { return false };
+                ARGON2ID.iter().any(|(least, times)| memory >= *least && passes >= *times)
+            }
+            _ => false,
+        }
+    }
+}
+
+async fn are_strong(run: &Run) -> Result<String, Shortfall> {
+    let mut facts = run.facts().await?;
+    let told = facts["modules"]["accounts.password_hashes"].take();
+    let Ok(kinds) = serde_json::from_value::<Vec<Hashes>>(told.clone()) else {
+        return Err(Shortfall::unmeasured(
+            "the server does not count its hashes",
+            "run this build on the server too",
+        ));
+    };
+    run.figure("hashes", told);
+    let all: i64 = kinds.iter().map(|kind| kind.accounts).sum();
+    ensure(all > 0, || "there is no password at all, not even the one of who asks".to_owned())?;
+    let weak = kinds.iter().find(|kind| !kind.is_strong());
+    let told = |kind: &Hashes| format!("{} of {all} by {} {}", kind.accounts, kind.scheme, kind.cost);
+    ensure(weak.is_none(), || format!("below policy: {}", weak.map(told).unwrap_or_default()))?;
+    let kinds: Vec<_> = kinds.iter().map(told).collect();
+    Ok(format!("all {all} passwords are kept at or above policy: {}", kinds.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// ACC-06.
+    #[test]
+    fn a_hash_is_strong_from_bcrypt_12_and_what_costs_as_much() {
+        for (scheme, cost, strong) in [
+            ("argon2id", "m=19456,t=2,p=1", true),
+            ("argon2id", "m=65536,t=3,p=4", true),
+            ("argon2id", "m=12288,t=3,p=1", true),
+            ("argon2id", "m=12288,t=2,p=1", false),
+            ("argon2id", "m=19455,t=2,p=1", false),
+            ("argon2id", "", false),
+            ("argon2i", "m=65536,t=3,p=4", false),
+            ("bcrypt", "12", true),
+            ("bcrypt", "14", true),
+            ("bcrypt", "11", false),
+            ("1", "", false),
+            ("unknown", "", false),
+        ] {
+            let hashes = Hashes { scheme: scheme.to_owned(), cost: cost.to_owned(), accounts: 1 };
+            assert_eq!(hashes.is_strong(), strong, "{scheme} {cost}");
+        }
+    }
+}

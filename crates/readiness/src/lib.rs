@@ -4,7 +4,6 @@
 mod artefact;
 mod catalogue;
 mod check;
-pub mod checklist;
 mod client;
 mod counters;
 pub mod declared;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
-use kith_readiness::checklist::{Report, lint};
+use kith_checklist::{Report, lint};
 use serde::Serialize;
 
 use super::{FAILURE, Failure, WRONG_INPUT, fail, in_one_line, print};

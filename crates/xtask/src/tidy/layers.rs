@@ -8,6 +8,7 @@ use super::{File, Finding};
 /// From the ground up; a crate depends only on those before it.
 const LAYERS: &[&str] = &[
     "kith-kernel",
+    "kith-checklist",
     "kith-store",
     "kith-jobs",
     "kith-readiness",
@@ -17,7 +18,7 @@ const LAYERS: &[&str] = &[
     "kith",
 ];
 const XTASK: &str = "kith-xtask";
-const XTASK_USES: &[&str] = &["kith-kernel", "kith-store"];
+const XTASK_USES: &[&str] = &["kith-kernel", "kith-checklist", "kith-store"];
 const STORE: &str = "store";
 /// Folder that asks the databases for their plans without the store.
 const PLANS: &str = "crates/xtask/src/plans/";

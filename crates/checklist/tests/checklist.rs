@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kith_readiness::checklist::{Code, Report, lint};
+use kith_checklist::{Code, Report, lint};
 use proptest::prelude::*;
 
 fn text(name: &str) -> Vec<u8> {

@@ -1,5 +1,5 @@
-//! Asks `kith_domain::fuzzing::accounts` of whatever libFuzzer makes up.
+//! Asks `kith_accounts::fuzzing::accounts` of whatever libFuzzer makes up.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| kith_domain::fuzzing::accounts(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| kith_accounts::fuzzing::accounts(data));

@@ -1,5 +1,5 @@
-//! Asks `kith_domain::fuzzing::lists` of whatever libFuzzer makes up.
+//! Asks `kith_bonds::fuzzing::lists` of whatever libFuzzer makes up.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| kith_domain::fuzzing::lists(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| kith_bonds::fuzzing::lists(data));

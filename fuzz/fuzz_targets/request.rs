@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use http_body_util::BodyExt;
 use kith::{Running, Seams, start};
-use kith_domain::accounts::first_admin::create_admin;
+use kith_accounts::accounts::first_admin::create_admin;
 use kith_platform::App;
 use kith_platform::config::{Config, Flag, Inputs};
 use kith_platform::http::InProcess;

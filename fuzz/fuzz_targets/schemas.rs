@@ -1,5 +1,5 @@
-//! Asks `kith_domain::fuzzing::schemas` of whatever libFuzzer makes up.
+//! Asks `kith_json_schema::fuzzing::schemas` of whatever libFuzzer makes up.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| kith_domain::fuzzing::schemas(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| kith_json_schema::fuzzing::schemas(data));

@@ -3,7 +3,7 @@
 use hyper::Method;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName};
-use kith_domain::accounts::first_admin;
+use kith_accounts::accounts::first_admin;
 use kith_kernel::hours;
 use kith_platform::config::Config;
 use serde_json::{Value, json};

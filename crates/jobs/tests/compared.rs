@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 const PAGE: &str = include_str!("../../../docs/jobs-compared.md");
 /// Where tests stand.
-const PLACES: &[&str] = &["crates/jobs", "crates/domain", "crates/platform", "tests/api"];
+const PLACES: &[&str] = &["crates/jobs", "crates/automation", "crates/platform", "tests/api"];
 /// Macros that make a test, or one for each database, of every name in them.
 const LISTS: &[&str] = &["contract! {", "on_every_engine! {"];
 

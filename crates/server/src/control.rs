@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use kith_domain::accounts::{Email, administration, find_by_email, first_admin};
-use kith_domain::jobs::{self, Order};
-use kith_domain::schedules::{self, ScheduleOrder, ScheduleTold};
+use kith_accounts::accounts::{Email, administration, find_by_email, first_admin};
+use kith_automation::jobs::{self, Order};
+use kith_automation::schedules::{self, ScheduleOrder, ScheduleTold};
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{ApiKeyId, FieldError, Problem, Timestamp, UserId, days, problems};
 use kith_platform::audit::archive::{self, Archive};

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, LazyLock};
 
-use kith_domain::{accounts, blocks, bonds, callbacks, jobs, nicknames, schedules, spaces};
+use kith_accounts::{accounts, blocks, nicknames};
+use kith_automation::{callbacks, jobs, schedules};
+use kith_bonds::{bonds, spaces};
 use kith_jobs::JOBS_MIGRATIONS;
 use kith_platform::auth::{PERMISSIONS, Role};
 use kith_platform::config::{Config, reference};

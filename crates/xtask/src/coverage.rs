@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn files_belong_to_folders_and_tests_to_none() {
         for (path, module) in [
-            ("crates/domain/src/bonds/http/invites.rs", Some("domain/bonds")),
+            ("crates/bonds/src/spaces/http/items.rs", Some("bonds/spaces")),
             ("crates/platform/src/app.rs", Some("platform")),
             ("crates/platform/src/config/tests.rs", None),
             ("crates/platform/src/http/edge_tests.rs", None),

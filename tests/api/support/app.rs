@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use hyper::body::Bytes;
 use kith::{Running, Seams};
-use kith_domain::accounts::first_admin;
+use kith_accounts::accounts::first_admin;
 use kith_kernel::{Clock as _, ManualClock, Sources, SystemRandom, TimeOrderedIds, Timestamp};
 use kith_platform::App;
 use kith_platform::config::{Config, Limits, Secret};

@@ -2,7 +2,7 @@
 
 use hyper::Method;
 use hyper::body::Bytes;
-use kith_domain::accounts::first_admin;
+use kith_accounts::accounts::first_admin;
 use kith_kernel::minutes;
 use serde_json::{Value, json};
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use kith::{Seams, modules};
-use kith_domain::accounts::first_admin;
+use kith_accounts::accounts::first_admin;
 use kith_kernel::SystemClock;
 use kith_platform::config::{Config, Mode, Secret};
 use kith_platform::telemetry::machine;

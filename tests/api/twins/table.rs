@@ -52,7 +52,7 @@ pub const TWINS: &[Twin] = &[
         broken: "that tells where in its code it refused",
         by: Break::Answered(|_, answer| {
             if answer.status == 409 {
-                answer.set_json("/detail", json!("refused at crates/domain/src/accounts/rules.rs:31"));
+                answer.set_json("/detail", json!("refused at crates/accounts/src/accounts/rules.rs:31"));
             }
         }),
     },

@@ -32,12 +32,24 @@ pub struct AccessSource {
     pub read: fn(&Query<'_>, UserId) -> Result<Option<Access>, Error>,
     /// The kinds of events after which it must be read again, for each of their recipients.
     pub changed_by: &'static [&'static str],
+    /// Lists the administrators who may sign in, by id.
+    pub list_admins: fn(&Query<'_>) -> Result<Vec<UserId>, Error>,
 }
 
 impl AccessSource {
     /// Whether events of this kind change what their recipients may do.
     pub(crate) fn is_changed_by(&self, kind: &str) -> bool {
         self.changed_by.contains(&kind)
+    }
+}
+
+impl App {
+    /// Lists the administrators who may sign in, by id; none without a module that keeps accounts.
+    ///
+    /// # Errors
+    /// Returns the store's error if the database cannot be read.
+    pub fn list_admins(&self, q: &Query<'_>) -> Result<Vec<UserId>, Error> {
+        self.access.source.map_or_else(|| Ok(Vec::new()), |source| (source.list_admins)(q))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
-use kith_domain::jobs::{JobStatus, Order};
+use kith_automation::jobs::{JobStatus, Order};
 
 use super::{Failure, Settings, print, runtime};
 use crate::control::{self, Command as Asked, Reply};

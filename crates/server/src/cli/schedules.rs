@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
-use kith_domain::schedules::{ScheduleAnswer, ScheduleOrder, ScheduleRun, ScheduleState, ScheduleTold};
+use kith_automation::schedules::{ScheduleAnswer, ScheduleOrder, ScheduleRun, ScheduleState, ScheduleTold};
 use kith_jobs::schedules::Spec;
 use kith_kernel::{Clock as _, SystemClock, Timestamp};
 use serde::Serialize;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::Context;
 use clap::Args;
-use kith_domain::accounts::first_admin;
+use kith_accounts::accounts::first_admin;
 use kith_platform::config::{Config, Flag};
 use kith_platform::http::raise_descriptor_limit;
 use kith_platform::telemetry::log;

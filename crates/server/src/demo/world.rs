@@ -1,6 +1,6 @@
 //! What has happened in the demo's world, told through the API as it happened.
 
-use kith_domain::accounts;
+use kith_accounts::accounts;
 use kith_platform::App;
 use kith_store::{Error, Query};
 use serde_json::{Value, json};

@@ -42,7 +42,9 @@ pub(super) const LEAKS: &[&str] = &[
     "axum",
     "kith_store::",
     "kith_platform::",
-    "kith_domain::",
+    "kith_accounts::",
+    "kith_bonds::",
+    "kith_automation::",
     "Option<",
     "Err(",
 ];

@@ -42,10 +42,10 @@ struct Part {
 const PARTS: &[Part] = &[
     Part {
         name: "bonds",
-        files: &["crates/domain/src/bonds/**/*.rs"],
+        files: &["crates/bonds/src/bonds/**/*.rs"],
         but: &["**/fuzzing.rs"],
         every: 16,
-        packages: &["kith-domain", "kith"],
+        packages: &["kith-bonds", "kith"],
         tests: &[
             "--lib",
             "--test",
@@ -68,10 +68,10 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "accounts",
-        files: &["crates/domain/src/accounts/**/*.rs"],
+        files: &["crates/accounts/src/accounts/**/*.rs"],
         but: &["**/fuzzing.rs"],
         every: 16,
-        packages: &["kith-domain", "kith"],
+        packages: &["kith-accounts", "kith"],
         tests: &[
             "--lib",
             "--test",

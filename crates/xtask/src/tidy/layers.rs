@@ -1,65 +1,86 @@
-//! The wall between crates: who may depend on whom, and that only the store names a database's driver.
+//! The wall between crates: the picture of crates in ARCHITECTURE.md is what the `Cargo.toml` files say, and only the store
+//! names a database's driver.
+
+use std::collections::BTreeMap;
 
 use toml::{Table, Value};
 
 use super::scan::{Kind, pieces};
 use super::{File, Finding};
 
-/// From the ground up; a crate depends only on those before it.
-const LAYERS: &[&str] = &[
-    "kith-kernel",
-    "kith-checklist",
-    "kith-store",
-    "kith-jobs",
-    "kith-readiness",
-    "kith-verify",
-    "kith-platform",
-    "kith-domain",
-    "kith",
-];
-const XTASK: &str = "kith-xtask";
-const XTASK_USES: &[&str] = &["kith-kernel", "kith-checklist", "kith-store"];
+/// Holds the picture, in a Mermaid block: `bonds --> accounts`, and `platform -.-> verify` where only tests depend.
+const PICTURE: &str = "ARCHITECTURE.md";
+const NORMAL: &str = "-->";
+const FOR_TESTS: &str = "-.->";
 const STORE: &str = "store";
 /// Folder that asks the databases for their plans without the store.
 const PLANS: &str = "crates/xtask/src/plans/";
 const DRIVERS: &[&str] =
     &["rusqlite", "libsqlite3_sys", "sqlite", "sqlx", "tokio_postgres", "tokio_postgres_rustls", "postgres"];
 
-/// Looks at each crate's `Cargo.toml` and sources.
+/// A dependency of one crate on another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Edge {
+    from: String,
+    arrow: &'static str,
+    to: String,
+}
+
+/// Looks at each crate's `Cargo.toml` and sources, and at the picture.
 pub fn check(files: &[File]) -> Vec<Finding> {
-    let manifests = files.iter().filter(|f| f.krate().is_some() && f.name() == "Cargo.toml");
+    let manifests: Vec<_> =
+        files.iter().filter(|f| f.krate().is_some() && f.name() == "Cargo.toml").collect();
     let sources = files
         .iter()
         .filter(|f| f.extension() == "rs" && f.krate() != Some(STORE) && !f.path.starts_with(PLANS));
-    manifests.flat_map(manifest).chain(sources.flat_map(source)).collect()
-}
-
-fn manifest(file: &File) -> Vec<Finding> {
-    let table = match file.text.parse::<Table>() {
-        Ok(table) => table,
-        Err(e) => return vec![file.finding(1, format!("unreadable: {}", e.message()), "cargo reads it too")],
-    };
-    let name = table.get("package").and_then(|package| package.get("name")).and_then(Value::as_str);
-    let Some(name) = name else {
-        return vec![file.finding(1, "no package name", "each folder in crates/ is one crate")];
-    };
-    let mut findings = Vec::new();
-    for dependency in ["dependencies", "dev-dependencies", "build-dependencies"]
-        .iter()
-        .filter_map(|section| table.get(*section)?.as_table())
-        .flat_map(|section| section.iter().map(|(key, value)| renamed(key, value)))
-    {
-        let line = 1 + file.text.lines().position(|line| line.contains(dependency)).unwrap_or(0);
-        if is_ours(dependency) && !may_use(name, dependency) {
-            let why = "kernel ← store ← jobs ← readiness ← platform ← domain ← server, never against it";
-            findings.push(file.finding(line, format!("{name} depends on {dependency}"), why));
-        }
-        let has_drivers = [STORE, "xtask"].map(Some).contains(&file.krate());
-        if !has_drivers && DRIVERS.contains(&dependency.replace('-', "_").as_str()) {
-            findings.push(file.finding(line, dependency, "only crates/store names a database's driver"));
+    let mut findings: Vec<_> = sources.flat_map(source).collect();
+    let mut declared = BTreeMap::new();
+    for file in manifests {
+        match file.text.parse::<Table>() {
+            Ok(table) => manifest(file, &table, &mut declared, &mut findings),
+            Err(e) => {
+                findings.push(file.finding(1, format!("unreadable: {}", e.message()), "cargo reads it too"));
+            }
         }
     }
+    let picture = files.iter().find(|file| file.path == PICTURE);
+    let drawn = picture.map(edges).unwrap_or_default();
+    for (Edge { from, to, .. }, (file, line)) in declared.iter().filter(|(edge, _)| !drawn.contains_key(edge))
+    {
+        let why = "the picture in ARCHITECTURE.md does not have it";
+        findings.push(file.finding(*line, format!("{from} depends on {to}"), why));
+    }
+    for (Edge { from, arrow, to }, line) in drawn.iter().filter(|(edge, _)| !declared.contains_key(edge)) {
+        let why = "no Cargo.toml says so";
+        findings.extend(picture.map(|file| file.finding(*line, format!("{from} {arrow} {to}"), why)));
+    }
     findings
+}
+
+/// Collects the dependencies of a crate on ours, and finds drivers.
+fn manifest<'f>(
+    file: &'f File,
+    table: &Table,
+    declared: &mut BTreeMap<Edge, (&'f File, usize)>,
+    findings: &mut Vec<Finding>,
+) {
+    let from = file.krate().unwrap_or_default();
+    for (section, arrow) in
+        [("dependencies", NORMAL), ("build-dependencies", NORMAL), ("dev-dependencies", FOR_TESTS)]
+    {
+        let dependencies = table.get(section).and_then(Value::as_table).into_iter().flatten();
+        for dependency in dependencies.map(|(key, value)| renamed(key, value)) {
+            let line = 1 + file.text.lines().position(|line| line.contains(dependency)).unwrap_or(0);
+            let edge = |arrow, to: &str| Edge { from: from.to_owned(), arrow, to: to.to_owned() };
+            if let Some(to) = folder(dependency).filter(|to| !declared.contains_key(&edge(NORMAL, to))) {
+                declared.insert(edge(arrow, to), (file, line));
+            }
+            let has_drivers = [STORE, "xtask"].contains(&from);
+            if !has_drivers && DRIVERS.contains(&dependency.replace('-', "_").as_str()) {
+                findings.push(file.finding(line, dependency, "only crates/store names a database's driver"));
+            }
+        }
+    }
 }
 
 /// The crate that a dependency is, whatever it is called here.
@@ -67,17 +88,21 @@ fn renamed<'a>(key: &'a str, value: &'a Value) -> &'a str {
     value.get("package").and_then(Value::as_str).unwrap_or(key)
 }
 
-fn is_ours(name: &str) -> bool {
-    name == XTASK || LAYERS.contains(&name)
+/// The folder of one of our crates.
+fn folder(package: &str) -> Option<&str> {
+    if package == "kith" { Some("server") } else { package.strip_prefix("kith-") }
 }
 
-fn may_use(who: &str, whom: &str) -> bool {
-    let layer = |name: &str| LAYERS.iter().position(|layer| *layer == name);
-    match (layer(who), layer(whom)) {
-        (Some(who), Some(whom)) => whom < who,
-        (None, Some(_)) => who == XTASK && XTASK_USES.contains(&whom),
-        (_, None) => false,
-    }
+/// The edges of the picture, with their lines.
+fn edges(picture: &File) -> BTreeMap<Edge, usize> {
+    let lines = (1..).zip(picture.text.lines());
+    let block = lines.skip_while(|(_, line)| *line != "```mermaid").take_while(|(_, line)| *line != "```");
+    let edge = |line: &str| {
+        let [from, arrow, to] = line.split_whitespace().collect::<Vec<_>>()[..] else { return None };
+        let arrow = [NORMAL, FOR_TESTS].into_iter().find(|known| *known == arrow)?;
+        Some(Edge { from: from.to_owned(), arrow, to: to.to_owned() })
+    };
+    block.filter_map(|(number, line)| Some((edge(line)?, number))).collect()
 }
 
 fn source(file: &File) -> Vec<Finding> {
@@ -103,30 +128,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dependency_upward_or_on_the_tasks_is_found() {
+    fn dependencies_that_are_not_drawn_and_arrows_without_dependency_are_found() {
+        let picture = "# A\n```mermaid\ngraph TD\n    server --> bonds\n    bonds --> store\n    \
+                       platform -.-> verify\n    bonds --> verify\n```\n    bonds --> kernel\n";
         let found = check(&tree(&[
+            ("ARCHITECTURE.md", picture),
             (
-                "crates/store/Cargo.toml",
-                "[package]\nname = \"kith-store\"\n[dependencies]\nkith-kernel = \"1\"\nkith-platform = \"1\"\n",
+                "crates/bonds/Cargo.toml",
+                "[package]\nname = \"kith-bonds\"\n[dependencies]\nkith-store = \"1\"\nk = { package = \"kith-kernel\" }\n\
+                 [dev-dependencies]\nkith-store = \"1\"\n",
             ),
-            (
-                "crates/platform/Cargo.toml",
-                "[package]\nname = \"kith-platform\"\n[dev-dependencies]\nd = { package = \"kith-domain\" }\n",
-            ),
-            (
-                "crates/domain/Cargo.toml",
-                "[package]\nname = \"kith-domain\"\n[dependencies]\nkith-xtask = \"1\"\nkith-store = \"1\"\n",
-            ),
-            (
-                "crates/xtask/Cargo.toml",
-                "[package]\nname = \"kith-xtask\"\n[dependencies]\nkith-store = \"1\"\nkith = \"1\"\n",
-            ),
+            ("crates/server/Cargo.toml", "[package]\nname = \"kith\"\n[dependencies]\nkith-bonds = \"1\"\n"),
+            ("crates/xtask/Cargo.toml", "[package]\nname = \"kith-xtask\"\n[dependencies]\nkith = \"1\"\n"),
+            ("crates/platform/Cargo.toml", "[package]\n[dev-dependencies]\nkith-verify = \"1\"\n"),
         ]));
         let expected = [
-            "crates/store/Cargo.toml:5: kith-store depends on kith-platform",
-            "crates/platform/Cargo.toml:4: kith-platform depends on kith-domain",
-            "crates/domain/Cargo.toml:4: kith-domain depends on kith-xtask",
-            "crates/xtask/Cargo.toml:2: kith-xtask depends on kith",
+            "crates/bonds/Cargo.toml:5: bonds depends on kernel",
+            "crates/xtask/Cargo.toml:2: xtask depends on server",
+            "ARCHITECTURE.md:7: bonds --> verify",
         ];
         assert_eq!(said(&found), expected);
     }
@@ -139,7 +158,7 @@ mod tests {
                 "crates/platform/Cargo.toml",
                 "[package]\nname = \"kith-platform\"\n[dependencies]\ntokio-postgres = \"1\"\n",
             ),
-            ("crates/domain/src/a.rs", use_it),
+            ("crates/bonds/src/a.rs", use_it),
             ("tests/api/main.rs", use_it),
             ("crates/store/src/a.rs", use_it),
             ("crates/xtask/src/plans/a.rs", use_it),
@@ -147,7 +166,7 @@ mod tests {
         ]));
         let expected = [
             "crates/platform/Cargo.toml:4: tokio-postgres",
-            "crates/domain/src/a.rs:2: rusqlite",
+            "crates/bonds/src/a.rs:2: rusqlite",
             "tests/api/main.rs:2: rusqlite",
             "crates/xtask/src/a.rs:2: rusqlite",
         ];

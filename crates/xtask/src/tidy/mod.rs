@@ -4,7 +4,6 @@
 
 mod files;
 mod layers;
-mod modules;
 mod scan;
 mod words;
 
@@ -34,6 +33,11 @@ impl File {
         self.path.strip_prefix("crates/")?.split('/').next()
     }
 
+    /// Whether it is in the crate of a feature.
+    fn is_of_feature(&self) -> bool {
+        self.krate().is_some_and(|krate| !FOUNDATION.contains(&krate))
+    }
+
     fn finding(&self, line: usize, what: impl Into<String>, why: &'static str) -> Finding {
         Finding { path: self.path.clone(), line, what: what.into(), why, warning: false }
     }
@@ -48,6 +52,9 @@ struct Finding {
     warning: bool,
 }
 
+/// Crates that are no features.
+const FOUNDATION: &[&str] =
+    &["kernel", "store", "jobs", "platform", "readiness", "verify", "checklist", "server", "xtask"];
 /// Folders that hold nothing of ours.
 const SKIPPED: &[&str] = &[".git", "target", "node_modules", "kith-data"];
 const READ: &[&str] = &["rs", "md", "toml", "sql", "c", "yml"];
@@ -73,7 +80,6 @@ pub fn tidy(root: &Path) -> Result<()> {
 
 fn check(files: &[File]) -> Vec<Finding> {
     let mut findings = layers::check(files);
-    findings.extend(modules::check(files));
     findings.extend(files.iter().flat_map(files::check));
     findings.extend(files.iter().flat_map(words::check));
     findings.sort_by(|a, b| (a.warning, &a.path, a.line).cmp(&(b.warning, &b.path, b.line)));

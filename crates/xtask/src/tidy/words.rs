@@ -73,9 +73,7 @@ pub fn check(file: &File) -> Vec<Finding> {
 
 fn rust(file: &File) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let may_hold_sql = !file.path.starts_with("crates/domain/src/")
-        || file.path.contains("/rows/")
-        || file.name() == "rows.rs";
+    let may_hold_sql = !file.is_of_feature() || file.path.contains("/rows/") || file.name() == "rows.rs";
     for piece in pieces(&file.text) {
         match piece.kind {
             Kind::Code => {
@@ -146,7 +144,7 @@ fn undocumented(file: &File, from: usize, code: &str) -> Vec<Finding> {
 
 /// A feature's transaction that would happen when its request arrived instead of when it starts.
 fn undated(file: &File, from: usize, code: &str) -> Vec<Finding> {
-    if file.krate() != Some("domain") {
+    if !file.is_of_feature() {
         return Vec::new();
     }
     let writes = |line: &str| line.contains(".db.write").then_some(".db.write");
@@ -199,9 +197,9 @@ mod tests {
     fn sql_outside_rows_is_found_in_literals_only() {
         let source =
             "//! SELECT a\nconst A: &str = \"UPDATE a\n SET b = $1\";\nconst B: &str = r\"SELECT 1\";\n";
-        let expected = ["crates/domain/src/a/queries.rs:2: SQL", "crates/domain/src/a/queries.rs:4: SQL"];
-        assert_eq!(found("crates/domain/src/a/queries.rs", source), expected);
-        assert_eq!(found("crates/domain/src/a/rows.rs", source), [""; 0]);
+        let expected = ["crates/bonds/src/a/queries.rs:2: SQL", "crates/bonds/src/a/queries.rs:4: SQL"];
+        assert_eq!(found("crates/bonds/src/a/queries.rs", source), expected);
+        assert_eq!(found("crates/bonds/src/a/rows.rs", source), [""; 0]);
         assert_eq!(found("crates/platform/src/a.rs", source), [""; 0]);
     }
 
@@ -215,8 +213,8 @@ mod tests {
     fn handlers_without_documentation_are_found() {
         let source =
             "//! a\nfn r() -> Routes {\n    Routes::new().routes(routes!(a)).route(\"/b\", get(b))\n}\n";
-        let expected = ["crates/domain/src/a/http.rs:3: .route("];
-        assert_eq!(found("crates/domain/src/a/http.rs", source), expected);
+        let expected = ["crates/bonds/src/a/http.rs:3: .route("];
+        assert_eq!(found("crates/bonds/src/a/http.rs", source), expected);
         assert_eq!(found("tests/api/a.rs", source), [""; 0]);
         let source = "//! a\nuse axum::Router;\nuse utoipa_axum::router::OpenApiRouter;\n";
         assert_eq!(found("crates/server/src/a.rs", source), ["crates/server/src/a.rs:2: Router"]);
@@ -226,8 +224,8 @@ mod tests {
     #[test]
     fn transactions_without_a_date_are_found() {
         let source = "//! a\nasync fn f() {\n    app.db.write(g).await;\n    app.write(&ctx, g).await;\n}\n";
-        let expected = ["crates/domain/src/a/http.rs:3: .db.write"];
-        assert_eq!(found("crates/domain/src/a/http.rs", source), expected);
+        let expected = ["crates/bonds/src/a/http.rs:3: .db.write"];
+        assert_eq!(found("crates/bonds/src/a/http.rs", source), expected);
         assert_eq!(found("crates/platform/src/app.rs", source), [""; 0]);
     }
 

@@ -1,0 +1,87 @@
+//! Accounts: who is who, how they prove it, and the sessions that come of it. Never what people are to each other.
+//!
+//! Other modules get [`Person`] to show somebody by, and may join `users (id, display_name, time_zone, deleted_at)` in their own
+//! statements: whoever is deleted is not there for anybody new.
+
+pub mod administration;
+mod commands;
+mod events;
+pub mod first_admin;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzzing;
+mod http;
+mod leaving;
+mod model;
+mod passwords;
+mod profile;
+mod queries;
+mod rows;
+mod rules;
+mod secrets;
+mod sign_in;
+
+use kith_jobs::schedules::DeclaredSchedule;
+use kith_platform::auth::AccessSource;
+use kith_platform::{Module, ModuleJob};
+use kith_store::Migration;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub use fuzzing::accounts;
+pub use leaving::GONE;
+pub use model::{Email, Person, SessionId, User};
+pub use rows::{AddressOwner, find_address_owner, find_by_email};
+
+/// What the server mounts.
+pub static MODULE: Module = Module {
+    routes: http::routes,
+    migrations: &[
+        Migration { version: 1, name: "accounts", sql: include_str!("migrations/0001_accounts.sql") },
+        Migration {
+            version: 2,
+            name: "observed_holds",
+            sql: include_str!("migrations/0002_observed_holds.sql"),
+        },
+        Migration {
+            version: 3,
+            name: "proven_addresses",
+            sql: include_str!("migrations/0003_proven_addresses.sql"),
+        },
+        Migration {
+            version: 4,
+            name: "taken_addresses",
+            sql: include_str!("migrations/0004_taken_addresses.sql"),
+        },
+        Migration {
+            version: 5,
+            name: "ascii_domains",
+            sql: include_str!("migrations/0005_ascii_domains.sql"),
+        },
+        Migration {
+            version: 6,
+            name: "expiry_indexes",
+            sql: include_str!("migrations/0006_expiry_indexes.sql"),
+        },
+    ],
+    problems: http::PROBLEMS,
+    events: events::KINDS,
+    access: Some(AccessSource {
+        read: rows::find_access,
+        changed_by: events::ACCESS_CHANGED,
+        list_admins: rows::list_admins,
+    }),
+    personal: Some(leaving::PERSONAL),
+    jobs: &[
+        ModuleJob::upkeep("accounts.tidy-sessions", |app| Box::pin(leaving::tidy(app))),
+        ModuleJob::upkeep("accounts.purge-deleted", |app| Box::pin(leaving::purge_due(app))),
+    ],
+    schedules: &[
+        DeclaredSchedule::upkeep("accounts.tidy-sessions", "@every 1m"),
+        DeclaredSchedule::upkeep("accounts.purge-deleted", "@every 1m"),
+    ],
+    facts: passwords::FACTS,
+    ..Module::named("accounts")
+};
+
+/// What only development mode serves.
+pub static DEVELOPMENT: Module =
+    Module { routes: http::development_routes, ..Module::named("accounts-development") };

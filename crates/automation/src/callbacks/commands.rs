@@ -1,0 +1,356 @@
+//! Writes about callbacks that people ask for: made, taken back, sent again; endpoints made, disabled, enabled; secrets
+//! rotated. What comes of sending is written by `delivery.rs`.
+
+use std::time::Duration;
+
+use kith_jobs::{EnqueueError, JobId, JobRecord, JobState};
+use kith_kernel::{Ctx, Timestamp};
+use kith_platform::App;
+use kith_platform::auth::Keyring;
+use kith_platform::outbound::Target;
+use kith_store::{Error, Query, Tx};
+
+use super::model::{
+    Callback, CallbackError, CallbackId, CallbackState, DisabledBecause, Draft, Endpoint, EndpointId,
+    EndpointWithSecret, KeptCallback, KeptEndpoint, Message, NewCallback, Reason, RecurringId, To,
+};
+use super::rules::{self, Breaker, Ended, Next};
+use super::{DELIVERY, Delivery, delivery, events, rows, sealed};
+
+/// The one kind of lock here: an endpoint's, a callback's, or that of an address which may become an endpoint.
+pub const LOCK: &str = "callback";
+
+/// Makes a callback, and its endpoint if there is none for its address.
+///
+/// # Errors
+/// [`CallbackError::EndpointNotFound`], [`CallbackError::EndpointDisabled`].
+pub fn create(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    keyring: &Keyring,
+    draft: &Draft,
+) -> Result<NewCallback, CallbackError> {
+    let (endpoint, url, secret) = receiver(tx, ctx, keyring, &draft.to)?;
+    let sending =
+        Sending { endpoint_id: endpoint.id, url, message: &draft.message, at: draft.at, recurring: None };
+    Ok(NewCallback { callback: insert(tx, ctx, keyring, sending)?, secret })
+}
+
+/// The endpoint that is to receive, the address that is asked, and if it was made now the endpoint's secret.
+///
+/// # Errors
+/// [`CallbackError::EndpointNotFound`], [`CallbackError::EndpointDisabled`].
+pub fn receiver(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    keyring: &Keyring,
+    to: &To,
+) -> Result<(KeptEndpoint, String, Option<String>), CallbackError> {
+    let (endpoint, url, secret) = match to {
+        To::Target(target) => {
+            let (endpoint, secret) = find_or_make(tx, ctx, keyring, target)?;
+            (endpoint, target.as_str().to_owned(), secret)
+        }
+        To::Endpoint(id) => {
+            let endpoint = find_locked(tx, *id)?;
+            let url = endpoint.url.clone();
+            (endpoint, url, None)
+        }
+    };
+    if endpoint.disabled.is_some() {
+        Err(CallbackError::EndpointDisabled)
+    } else {
+        Ok((endpoint, url, secret))
+    }
+}
+
+/// A callback that is to be kept.
+pub struct Sending<'a> {
+    /// Whose endpoint.
+    pub endpoint_id: EndpointId,
+    /// With its query.
+    pub url: String,
+    /// What is sent.
+    pub message: &'a Message,
+    /// When; at once if absent.
+    pub at: Option<Timestamp>,
+    /// Of which recurring one, and for which job of its schedule.
+    pub recurring: Option<(RecurringId, JobId)>,
+}
+
+/// Keeps a callback, and enqueues the job that delivers it.
+///
+/// # Errors
+/// The database's.
+pub fn insert(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    keyring: &Keyring,
+    sending: Sending<'_>,
+) -> Result<Callback, CallbackError> {
+    let Sending { endpoint_id, url, message, at, recurring } = sending;
+    let id = ctx.new_id(CallbackId);
+    let due_at = at.map_or(ctx.now, |at| at.max(ctx.now));
+    let headers = sealed::seal_headers(keyring, ctx, &sealed::headers_name(id), &message.headers);
+    let kept = KeptCallback {
+        shown: Callback {
+            id,
+            endpoint_id,
+            url,
+            method: message.method.to_string(),
+            state: CallbackState::Scheduled,
+            reason: None,
+            due_at,
+            next_attempt_at: Some(due_at),
+            attempts_made: 0,
+            last_status: None,
+            created_at: ctx.now,
+            finished_at: None,
+            recurring_id: recurring.map(|(id, _)| id),
+            job_id: enqueue(tx, ctx, id, endpoint_id, due_at)?,
+        },
+        headers,
+        body: message.body.clone(),
+        timeout_ms: message.timeout.and_then(|timeout| i64::try_from(timeout.as_millis()).ok()),
+        ladder: 0,
+    };
+    rows::insert(tx, &kept, recurring.map(|(_, job)| job))?;
+    tx.audit(ctx, events::CREATED, id);
+    tx.emit(ctx, events::of_callback(events::CREATED, &kept.shown));
+    Ok(kept.shown)
+}
+
+/// Enqueues the delivery of a callback.
+fn enqueue(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    callback_id: CallbackId,
+    endpoint: EndpointId,
+    at: Timestamp,
+) -> Result<JobId, Error> {
+    let job = DELIVERY.with(&Delivery { callback_id }).map_err(Error::fault)?;
+    let job = job.at(at).limited_by(endpoint.to_string());
+    match kith_jobs::enqueue(tx, ctx, &job) {
+        Ok(enqueued) => Ok(enqueued.id),
+        Err(EnqueueError::Store(error)) => Err(error),
+        Err(other) => Err(Error::fault(other)),
+    }
+}
+
+/// Takes back a callback that has not arrived. One that is on its way at this moment may still arrive.
+///
+/// # Errors
+/// [`CallbackError::CallbackNotFound`]; [`CallbackError::Finished`] if it has arrived or was given up.
+pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, CallbackError> {
+    tx.lock(LOCK, [id])?;
+    let KeptCallback { mut shown, ladder, .. } =
+        rows::find(tx, id)?.ok_or(CallbackError::CallbackNotFound)?;
+    match shown.state {
+        CallbackState::Cancelled => return Ok(shown),
+        CallbackState::Delivered | CallbackState::Failed => return Err(CallbackError::Finished(shown.state)),
+        CallbackState::Scheduled | CallbackState::Retrying => {}
+    }
+    kith_jobs::cancel(tx, ctx, shown.job_id, "the callback was taken back")?;
+    shown.state = CallbackState::Cancelled;
+    (shown.next_attempt_at, shown.finished_at) = (None, Some(ctx.now));
+    rows::update(tx, &shown, ladder)?;
+    tx.audit(ctx, events::CANCELLED, id);
+    tx.emit(ctx, events::of_callback(events::CANCELLED, &shown));
+    Ok(shown)
+}
+
+/// Sends a callback again, now and from the foot of its ladder: one that was given up, taken back, or waits for its next
+/// turn.
+///
+/// # Errors
+/// [`CallbackError::CallbackNotFound`], [`CallbackError::EndpointDisabled`], and [`CallbackError::NotFailed`] if it has
+/// arrived or was never tried.
+pub fn retry(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, CallbackError> {
+    tx.lock(LOCK, [id])?;
+    let mut shown = rows::find(tx, id)?.ok_or(CallbackError::CallbackNotFound)?.shown;
+    match shown.state {
+        CallbackState::Scheduled if !is_job_gone(tx, shown.job_id)? => {
+            return Err(CallbackError::NotFailed(shown.state));
+        }
+        CallbackState::Delivered => return Err(CallbackError::NotFailed(shown.state)),
+        CallbackState::Scheduled => {}
+        CallbackState::Retrying => {
+            kith_jobs::cancel(tx, ctx, shown.job_id, "the callback is sent again by another job")?;
+        }
+        CallbackState::Failed | CallbackState::Cancelled => {}
+    }
+    let endpoint = rows::find_endpoint(tx, shown.endpoint_id)?.ok_or(CallbackError::EndpointNotFound)?;
+    if endpoint.disabled.is_some() {
+        return Err(CallbackError::EndpointDisabled);
+    }
+    shown.job_id = enqueue(tx, ctx, id, shown.endpoint_id, ctx.now)?;
+    (shown.state, shown.reason) = (CallbackState::Retrying, None);
+    (shown.next_attempt_at, shown.finished_at) = (Some(ctx.now), None);
+    rows::update(tx, &shown, 0)?;
+    tx.audit(ctx, events::RETRIED, id);
+    tx.emit(ctx, events::of_callback(events::RETRIED, &shown));
+    Ok(shown)
+}
+
+/// Returns true if a job is completed, cancelled, dead-lettered or deleted.
+///
+/// # Errors
+/// Returns an error if the database cannot be reached.
+pub fn is_job_gone(q: &Query<'_>, job: JobId) -> Result<bool, Error> {
+    let is_live = |job: JobRecord| {
+        matches!(job.state, JobState::Ready | JobState::Scheduled | JobState::Running | JobState::Blocked)
+    };
+    Ok(!kith_jobs::find_job(q, job)?.is_some_and(is_live))
+}
+
+/// Enqueues the delivery of an open callback whose job is gone. It keeps its state and its place on the retry ladder; a job
+/// that was dead-lettered, because workers died of it, counts as an attempt, so that it does not go on for ever.
+///
+/// # Errors
+/// Returns an error if the database cannot be reached.
+pub fn enqueue_again(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<(), Error> {
+    tx.lock(LOCK, [id])?;
+    let open = rows::find(tx, id)?.filter(|kept| kept.shown.state.is_open());
+    let Some(KeptCallback { mut shown, mut ladder, .. }) = open else { return Ok(()) };
+    if !is_job_gone(tx, shown.job_id)? {
+        return Ok(());
+    }
+    let mut delay = Duration::ZERO;
+    if kith_jobs::find_job(tx, shown.job_id)?.is_some_and(|job| job.state == JobState::Dead) {
+        ladder += 1;
+        match rules::next(Ended::Unanswered, ladder, None, 0.0) {
+            Next::Again(wait) => {
+                delay = wait;
+                shown.next_attempt_at = Some(ctx.now + wait);
+            }
+            Next::Delivered | Next::GivenUp | Next::Gone => {
+                delivery::finish(tx, ctx, &mut shown, CallbackState::Failed, Some(Reason::GivenUp));
+                return rows::update(tx, &shown, ladder);
+            }
+        }
+    }
+    shown.job_id = enqueue(tx, ctx, id, shown.endpoint_id, ctx.now + delay)?;
+    rows::update(tx, &shown, ladder)?;
+    tx.audit(ctx, "callback.enqueued_again", id);
+    Ok(())
+}
+
+/// Makes an endpoint, or finds the one that there is; then the secret is not told.
+///
+/// # Errors
+/// The database's.
+pub fn create_endpoint(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    keyring: &Keyring,
+    target: &Target,
+) -> Result<EndpointWithSecret, CallbackError> {
+    let (endpoint, secret) = find_or_make(tx, ctx, keyring, target)?;
+    Ok(EndpointWithSecret { endpoint: endpoint.shown(ctx.now), secret })
+}
+
+fn find_or_make(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    keyring: &Keyring,
+    target: &Target,
+) -> Result<(KeptEndpoint, Option<String>), Error> {
+    let url = target.without_query();
+    tx.lock(LOCK, [&url])?;
+    if let Some(known) = rows::find_endpoint_by_url(tx, &url)? {
+        return Ok((known, None));
+    }
+    let id = ctx.new_id(EndpointId);
+    let (secret, sealed) = sealed::new_secret(keyring, ctx, id);
+    let endpoint = KeptEndpoint {
+        id,
+        url,
+        created_at: ctx.now,
+        secret: sealed,
+        previous: None,
+        disabled: None,
+        breaker: Breaker::default(),
+        failing_since: None,
+        last_success_at: None,
+        last_failure_at: None,
+        succeeded: 0,
+        failed: 0,
+    };
+    rows::insert_endpoint(tx, &endpoint)?;
+    tx.audit(ctx, events::ENDPOINT_CREATED, id);
+    tx.emit(ctx, events::of_endpoint(events::ENDPOINT_CREATED, id, &endpoint.url, None, vec![]));
+    Ok((endpoint, Some(secret.to_text())))
+}
+
+fn find_locked(tx: &Tx<'_>, id: EndpointId) -> Result<KeptEndpoint, CallbackError> {
+    tx.lock(LOCK, [id])?;
+    rows::find_endpoint(tx, id)?.ok_or(CallbackError::EndpointNotFound)
+}
+
+/// Gives an endpoint a new secret. For `overlap` its callbacks are signed with both.
+///
+/// # Errors
+/// [`CallbackError::EndpointNotFound`].
+pub fn rotate_secret(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    keyring: &Keyring,
+    id: EndpointId,
+    overlap: Duration,
+) -> Result<EndpointWithSecret, CallbackError> {
+    let mut endpoint = find_locked(tx, id)?;
+    let (secret, sealed) = sealed::new_secret(keyring, ctx, id);
+    let before = std::mem::replace(&mut endpoint.secret, sealed);
+    endpoint.previous = (!overlap.is_zero()).then(|| (before, ctx.now + overlap));
+    rows::update_endpoint(tx, &endpoint)?;
+    tx.audit(ctx, events::SECRET_ROTATED, id);
+    tx.emit(ctx, events::of_endpoint(events::SECRET_ROTATED, id, &endpoint.url, None, vec![]));
+    Ok(EndpointWithSecret { endpoint: endpoint.shown(ctx.now), secret: Some(secret.to_text()) })
+}
+
+/// Sends nothing more to an endpoint. What waits for it is given up at its next turn.
+///
+/// # Errors
+/// [`CallbackError::EndpointNotFound`].
+pub fn disable(app: &App, tx: &Tx<'_>, ctx: &Ctx, id: EndpointId) -> Result<Endpoint, CallbackError> {
+    let mut endpoint = find_locked(tx, id)?;
+    if endpoint.disabled.is_none() {
+        disable_it(app, tx, ctx, &mut endpoint, DisabledBecause::Administrator)?;
+        rows::update_endpoint(tx, &endpoint)?;
+    }
+    Ok(endpoint.shown(ctx.now))
+}
+
+/// Disables an endpoint that is locked, and tells administrators; the caller writes the row.
+///
+/// # Errors
+/// The database's.
+pub fn disable_it(
+    app: &App,
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    endpoint: &mut KeptEndpoint,
+    because: DisabledBecause,
+) -> Result<(), Error> {
+    endpoint.disabled = Some((ctx.now, because));
+    tx.audit(ctx, events::DISABLED, endpoint.id);
+    let told = app.list_admins(tx)?;
+    let because = Some(because.as_str());
+    tx.emit(ctx, events::of_endpoint(events::DISABLED, endpoint.id, &endpoint.url, because, told));
+    Ok(())
+}
+
+/// Sends to an endpoint again, as if it had never failed. What was given up meanwhile stays so until it is retried.
+///
+/// # Errors
+/// [`CallbackError::EndpointNotFound`].
+pub fn enable(tx: &Tx<'_>, ctx: &Ctx, id: EndpointId) -> Result<Endpoint, CallbackError> {
+    let mut endpoint = find_locked(tx, id)?;
+    if endpoint.disabled.take().is_some() {
+        (endpoint.breaker, endpoint.failing_since) = (Breaker::default(), None);
+        rows::update_endpoint(tx, &endpoint)?;
+        tx.audit(ctx, events::ENABLED, id);
+        tx.emit(ctx, events::of_endpoint(events::ENABLED, id, &endpoint.url, None, vec![]));
+    }
+    Ok(endpoint.shown(ctx.now))
+}

@@ -1,0 +1,180 @@
+//! Endpoints: who receives, how they fare, and the secrets by which they know who sent.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use kith_kernel::{Cursor, FieldError, Problem, hours};
+use kith_platform::auth::{ReadCallbacks, WriteCallbacks};
+use kith_platform::http::present;
+use kith_platform::{
+    Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, ProblemBody, Routes, cursor_problem,
+};
+use serde::Deserialize;
+use serde_json::json;
+use utoipa::ToSchema;
+use utoipa_axum::routes;
+
+use super::super::model::{Callback, Draft, Endpoint, EndpointId, EndpointWithSecret, Message, To};
+use super::super::{commands, queries};
+use super::target;
+
+/// For how long two secrets sign unless somebody says otherwise, and at most.
+const USUAL_OVERLAP_HOURS: u16 = 24;
+const LONGEST_OVERLAP_HOURS: u16 = 24 * 14;
+
+type EndpointPage = PageAnswer<Endpoint>;
+
+pub fn routes() -> Routes {
+    Routes::new()
+        .routes(routes!(create_callback_endpoint, list_callback_endpoints))
+        .routes(routes!(get_callback_endpoint))
+        .routes(routes!(rotate_callback_secret))
+        .routes(routes!(disable_callback_endpoint))
+        .routes(routes!(enable_callback_endpoint))
+        .routes(routes!(ping_callback_endpoint))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct EndpointBody {
+    /// Where requests go: https, at most 2048 bytes. What stands behind `?` is no part of an endpoint.
+    #[schema(example = "https://api.example.org/hooks/kith")]
+    url: String,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct RotationBody {
+    /// For how long callbacks are signed with the secret before, too; 0 to end it at once.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false, minimum = 0, maximum = 336, default = 24)]
+    overlap_hours: Option<u16>,
+}
+
+/// Make an endpoint and learn the secret that its callbacks are signed with. If there is one for this address, it is the
+/// answer, without its secret.
+#[utoipa::path(
+    post, path = "/api/v1/callback-endpoints", security(("bearer" = ["callbacks.write"])),
+    request_body = EndpointBody,
+    responses((status = 201, description = "The endpoint, with its secret if it was made now", body = EndpointWithSecret))
+)]
+async fn create_callback_endpoint(
+    State(app): State<App>,
+    Allowed { caller, .. }: Allowed<WriteCallbacks>,
+    Json(EndpointBody { url }): Json<EndpointBody>,
+) -> ApiResult<Response> {
+    let target = target(&app, "/url".to_owned(), &url).map_err(|fault| Problem::invalid(vec![fault]))?;
+    let keyring = Arc::clone(&app.keyring);
+    app.change(&caller, move |tx, ctx| {
+        commands::create_endpoint(tx, ctx, &keyring, &target).map(Answer::created)
+    })
+    .await
+}
+
+/// Endpoints and how they fare, the newest first.
+#[utoipa::path(
+    get, path = "/api/v1/callback-endpoints", security(("bearer" = ["callbacks.read"])),
+    params(PageQuery), responses((status = 200, body = EndpointPage))
+)]
+async fn list_callback_endpoints(
+    State(app): State<App>,
+    Allowed { caller, .. }: Allowed<ReadCallbacks>,
+    page: PageQuery,
+) -> ApiResult<EndpointPage> {
+    let (limit, now) = (page.limit()?, caller.ctx.now);
+    let before = page.cursor.as_ref().map(Cursor::key).transpose().map_err(cursor_problem)?;
+    let found = app.db.read(move |q| queries::list_endpoints(q, before, limit, now)).await;
+    Ok(found.map_err(kith_platform::store_problem)?.into())
+}
+
+/// An endpoint and how it fares.
+#[utoipa::path(
+    get, path = "/api/v1/callback-endpoints/{id}", security(("bearer" = ["callbacks.read"])),
+    params(("id" = String, Path, format = Uuid)), responses((status = 200, body = Endpoint))
+)]
+async fn get_callback_endpoint(
+    State(app): State<App>,
+    Allowed { caller, .. }: Allowed<ReadCallbacks>,
+    PathId(id): PathId<EndpointId>,
+) -> ApiResult<Json<Endpoint>> {
+    let now = caller.ctx.now;
+    Ok(Json(app.db.read(move |q| queries::get_endpoint(q, id, now)).await?))
+}
+
+/// Give an endpoint a new secret. For a while its callbacks are signed with both, so that receivers can change over.
+#[utoipa::path(
+    post, path = "/api/v1/callback-endpoints/{id}/rotate-secret", security(("bearer" = ["callbacks.write"])),
+    params(("id" = String, Path, format = Uuid)), request_body = RotationBody,
+    responses((status = 200, description = "The endpoint with its new secret, told this once", body = EndpointWithSecret))
+)]
+async fn rotate_callback_secret(
+    State(app): State<App>,
+    Allowed { caller, .. }: Allowed<WriteCallbacks>,
+    PathId(id): PathId<EndpointId>,
+    Json(RotationBody { overlap_hours }): Json<RotationBody>,
+) -> ApiResult<Response> {
+    let asked = overlap_hours.unwrap_or(USUAL_OVERLAP_HOURS);
+    if asked > LONGEST_OVERLAP_HOURS {
+        let fault = FieldError::new("/overlap_hours", "too_large", "At most 336 hours, which are two weeks.");
+        return Err(Problem::invalid(vec![fault]).into());
+    }
+    let keyring = Arc::clone(&app.keyring);
+    app.change(&caller, move |tx, ctx| {
+        commands::rotate_secret(tx, ctx, &keyring, id, hours(u64::from(asked))).map(Answer::ok)
+    })
+    .await
+}
+
+/// Send nothing more to an endpoint. What waits for it is given up at its next turn.
+#[utoipa::path(
+    post, path = "/api/v1/callback-endpoints/{id}/disable", security(("bearer" = ["callbacks.write"])),
+    params(("id" = String, Path, format = Uuid)), responses((status = 200, body = Endpoint))
+)]
+async fn disable_callback_endpoint(
+    State(app): State<App>,
+    Allowed { caller, .. }: Allowed<WriteCallbacks>,
+    PathId(id): PathId<EndpointId>,
+) -> ApiResult<Response> {
+    let to_ask = app.clone();
+    app.change(&caller, move |tx, ctx| commands::disable(&to_ask, tx, ctx, id).map(Answer::ok)).await
+}
+
+/// Send to an endpoint again, as if it had never failed. What was given up meanwhile stays so until it is retried.
+#[utoipa::path(
+    post, path = "/api/v1/callback-endpoints/{id}/enable", security(("bearer" = ["callbacks.write"])),
+    params(("id" = String, Path, format = Uuid)), responses((status = 200, body = Endpoint))
+)]
+async fn enable_callback_endpoint(
+    State(app): State<App>,
+    Allowed { caller, .. }: Allowed<WriteCallbacks>,
+    PathId(id): PathId<EndpointId>,
+) -> ApiResult<Response> {
+    app.change(&caller, move |tx, ctx| commands::enable(tx, ctx, id).map(Answer::ok)).await
+}
+
+/// Send a callback of type `ping` to an endpoint, to see whether it receives and verifies. What came of it is with the
+/// callback.
+#[utoipa::path(
+    post, path = "/api/v1/callback-endpoints/{id}/ping", security(("bearer" = ["callbacks.write"])),
+    params(("id" = String, Path, format = Uuid)),
+    responses(
+        (status = 201, description = "The callback, on its way", body = Callback),
+        (status = 409, description = "`endpoint_disabled`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn ping_callback_endpoint(
+    State(app): State<App>,
+    Allowed { caller, .. }: Allowed<WriteCallbacks>,
+    PathId(id): PathId<EndpointId>,
+) -> ApiResult<Response> {
+    let keyring = Arc::clone(&app.keyring);
+    app.change(&caller, move |tx, ctx| {
+        let body = json!({ "type": "ping", "timestamp": ctx.now, "data": { "endpoint_id": id } });
+        let message = Message::new(None, vec![], Some(&body), None, None);
+        let message = message.map_err(super::super::model::CallbackError::Invalid)?;
+        let draft = Draft { to: To::Endpoint(id), message, at: None };
+        commands::create(tx, ctx, &keyring, &draft).map(|new| Answer::created(new.callback))
+    })
+    .await
+}

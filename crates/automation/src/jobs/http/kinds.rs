@@ -1,0 +1,108 @@
+//! Kinds of jobs: declared by the programs that enqueue and run them.
+
+use axum::extract::State;
+use axum::response::Response;
+use kith_jobs::check_name;
+use kith_kernel::{Cursor, MAX_PAGE_BYTES, Page, StoredJson};
+use kith_platform::auth::{ReadJobs, WriteJobs};
+use kith_platform::{
+    Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Routes, cursor_problem,
+    store_problem,
+};
+use utoipa_axum::routes;
+
+use super::super::kinds::{self, JobKind, JobKindBody};
+use super::super::reserved::check_program;
+use super::super::rows;
+use kith_json_schema as json_schema;
+
+type JobKindPage = PageAnswer<JobKind>;
+
+pub fn routes() -> Routes {
+    Routes::new().routes(routes!(list_job_kinds)).routes(routes!(
+        get_job_kind,
+        declare_job_kind,
+        withdraw_job_kind
+    ))
+}
+
+/// The name of a kind in a path.
+struct KindName(String);
+
+impl std::str::FromStr for KindName {
+    type Err = kith_jobs::Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        check_name("kind", text).map(|()| Self(text.to_owned()))
+    }
+}
+
+/// The kinds of jobs of which something is declared, by name.
+#[utoipa::path(
+    get, path = "/api/v1/job-kinds", security(("bearer" = ["jobs.read"])),
+    params(PageQuery),
+    responses((status = 200, body = JobKindPage))
+)]
+async fn list_job_kinds(
+    State(app): State<App>,
+    _: Allowed<ReadJobs>,
+    page: PageQuery,
+) -> ApiResult<JobKindPage> {
+    let limit = page.limit()?;
+    let after = page.cursor.as_ref().map(Cursor::key::<String>).transpose().map_err(cursor_problem)?;
+    let after = after.unwrap_or_default();
+    let rows = app.db.read(move |q| rows::list_kinds(q, &after, limit.rows())).await;
+    Ok({
+        let bytes = |kind: &JobKind| kind.schema.as_ref().map_or(0, StoredJson::bytes);
+        let rows = rows.map_err(store_problem)?;
+        Page::from_rows_within(rows, limit, limit.rows(), MAX_PAGE_BYTES, bytes, |kind| kind.kind.clone())
+            .into()
+    })
+}
+
+/// What is declared of a kind of jobs.
+#[utoipa::path(
+    get, path = "/api/v1/job-kinds/{kind}", security(("bearer" = ["jobs.read"])),
+    params(("kind" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The kind")),
+    responses((status = 200, body = JobKind))
+)]
+async fn get_job_kind(
+    State(app): State<App>,
+    _: Allowed<ReadJobs>,
+    PathId(KindName(kind)): PathId<KindName>,
+) -> ApiResult<Json<JobKind>> {
+    Ok(Json(app.db.read(move |q| kinds::get(q, &kind)).await?))
+}
+
+/// Declare a kind of jobs: what its payloads look like, and what goes without saying. Jobs that are there stay as they are.
+#[utoipa::path(
+    put, path = "/api/v1/job-kinds/{kind}", security(("bearer" = ["jobs.write"])),
+    params(("kind" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The kind")),
+    request_body = JobKindBody,
+    responses((status = 200, body = JobKind))
+)]
+async fn declare_job_kind(
+    State(app): State<App>,
+    Allowed { caller, .. }: Allowed<WriteJobs>,
+    PathId(KindName(kind)): PathId<KindName>,
+    Json(body): Json<JobKindBody>,
+) -> ApiResult<Response> {
+    check_program(app.reserved_jobs(), body.queue.as_deref(), Some(&kind))?;
+    json_schema::check_declared(&app, &caller, body.schema().as_ref()).await?;
+    app.change(&caller, move |tx, ctx| kinds::declare(tx, ctx, &kind, &body).map(Answer::ok)).await
+}
+
+/// Withdraw what is declared of a kind of jobs. Its jobs stay.
+#[utoipa::path(
+    delete, path = "/api/v1/job-kinds/{kind}", security(("bearer" = ["jobs.write"])),
+    params(("kind" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The kind")),
+    responses((status = 204, description = "Nothing is declared of it from now on"))
+)]
+async fn withdraw_job_kind(
+    State(app): State<App>,
+    Allowed { caller, .. }: Allowed<WriteJobs>,
+    PathId(KindName(kind)): PathId<KindName>,
+) -> ApiResult<Response> {
+    check_program(app.reserved_jobs(), None, Some(&kind))?;
+    app.change(&caller, move |tx, ctx| kinds::withdraw(tx, ctx, &kind).map(|()| Answer::no_content())).await
+}

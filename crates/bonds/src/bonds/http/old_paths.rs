@@ -1,0 +1,79 @@
+//! The paths that programs of the first Bond Mate know. They do what the new ones do.
+
+use axum::extract::State;
+use axum::response::Response;
+use kith_kernel::{FieldError, Problem, UserId};
+use kith_platform::http::{old_path, present};
+use kith_platform::{ApiResult, App, Client, Json, ProblemBody, Routes, SignedIn};
+use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::routes;
+
+use super::super::model::{Draft, PartnerRequest, Receiver};
+use super::requests::send;
+use super::{bonds, requests};
+use kith_accounts::accounts::Email;
+
+pub fn routes() -> Routes {
+    Routes::new()
+        .routes(old_path("/api/enhanced-partners/request", routes!(send_with_old_body)))
+        .routes(old_path("/api/enhanced-partners/requests", routes!(requests::list_partner_requests)))
+        .routes(old_path(
+            "/api/enhanced-partners/requests/{id}/accept",
+            routes!(requests::accept_partner_request),
+        ))
+        .routes(old_path(
+            "/api/enhanced-partners/requests/{id}/reject",
+            routes!(requests::reject_partner_request),
+        ))
+        .routes(old_path(
+            "/api/enhanced-partners/requests/{id}/cancel",
+            routes!(requests::cancel_partner_request),
+        ))
+        .routes(old_path("/api/enhanced-partners/current", routes!(bonds::get_current_bond)))
+        .routes(old_path("/api/enhanced-partners/breakup", routes!(bonds::break_up)))
+        .routes(old_path("/api/enhanced-partners/history", routes!(bonds::list_partner_history)))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct OldSendRequestBody {
+    /// Their id; or `email`.
+    #[serde(rename = "partnerId", default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, format = Uuid, nullable = false)]
+    partner_id: Option<UserId>,
+    /// Their address; or `partnerId`.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    email: Option<String>,
+    /// At most 500 characters; line breaks may stand in it.
+    message: Option<String>,
+}
+
+/// As `POST /api/v1/partners/requests`, with another body.
+#[utoipa::path(
+    post, path = "/api/v1/partners/requests", operation_id = "send_partner_request", security(("bearer" = [])),
+    request_body = OldSendRequestBody,
+    responses(
+        (status = 201, description = "Sent; with `bond` if they had asked already", body = PartnerRequest),
+        (status = 200, description = "The same was sent before: its present state", body = PartnerRequest),
+        (status = 403, description = "`not_open_to_requests`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "Nobody has this id", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`slot_occupied`, `request_pending`, `too_soon_to_ask_again`, `only_they_may_ask`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn send_with_old_body(
+    State(app): State<App>,
+    caller: SignedIn,
+    client: Client,
+    Json(body): Json<OldSendRequestBody>,
+) -> ApiResult<Response> {
+    let to = match (body.partner_id, &body.email) {
+        (Some(user), None) => Ok(Receiver::User(user)),
+        (None, Some(email)) => Email::parse(email, "/email").map(Receiver::Email),
+        _ => Err(FieldError::new("", "not_exactly_one", "Exactly one of partnerId and email.")),
+    };
+    let draft = to.and_then(|to| Draft::new(to, body.message.as_deref()));
+    let draft = draft.map_err(|fault| Problem::invalid(vec![fault]))?;
+    send(app, caller, client, draft).await
+}

@@ -1,0 +1,74 @@
+//! What becomes of what this module keeps about people when one of them leaves for good.
+
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{Timestamp, UserId};
+use kith_platform::export::ExportPiece;
+use kith_platform::{ExportPart, PersonalData};
+use kith_store::{Error, Query, Tx};
+use serde_json::json;
+
+use super::model::{BondId, History, PartnerRequestId, RequestDirection};
+use super::{commands, queries, rows};
+use kith_accounts::accounts;
+
+/// What this module keeps about people.
+pub const PERSONAL: PersonalData = PersonalData {
+    leave: commands::end_all_of,
+    export: EXPORT,
+    count: |q, user| {
+        Ok(vec![("messages", rows::count_messages(q, user)?), ("reasons", rows::count_reasons(q, user)?)])
+    },
+    purge,
+};
+
+/// Rows read at once for an export.
+const EXPORT_PAGE: i64 = 100;
+
+fn purge(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
+    rows::forget_words(tx, user, accounts::GONE)?;
+    rows::forget_reasons_and_names(tx, user)?;
+    rows::delete_settings(tx, user)?;
+    rows::delete_invites(tx, user)
+}
+
+/// As they are kept: nothing has expired at the beginning of time.
+const NOW: Timestamp = Timestamp::EPOCH;
+
+const EXPORT: &[ExportPart] = &[
+    ExportPart::Text(r#"{"bonds":["#),
+    ExportPart::Pieces(export_bonds),
+    ExportPart::Text(r#"],"requests_received":["#),
+    ExportPart::Pieces(|q, user, after| export_requests(q, user, RequestDirection::Incoming, after)),
+    ExportPart::Text(r#"],"requests_sent":["#),
+    ExportPart::Pieces(|q, user, after| export_requests(q, user, RequestDirection::Outgoing, after)),
+    ExportPart::Text(r#"],"invites":"#),
+    ExportPart::Value(|q, user| Ok(json!(rows::list_live_invites(q, user, NOW)?))),
+    ExportPart::Text(r#","settings":"#),
+    ExportPart::Value(|q, user| Ok(json!(rows::find_settings(q, user)?))),
+    ExportPart::Text("}"),
+];
+
+/// The id behind which a piece begins.
+fn behind(after: Option<&str>) -> Uuid {
+    after.and_then(|after| after.parse().ok()).unwrap_or(Uuid::max())
+}
+
+fn export_bonds(q: &Query<'_>, user: UserId, after: Option<&str>) -> Result<ExportPiece, Error> {
+    let mut page = rows::list_bonds(q, user, BondId(behind(after)), EXPORT_PAGE, NOW)?;
+    queries::add_breakups(q, user, &mut page)?;
+    let next = page.last().map(|last| last.bond.id.to_string());
+    let page: Vec<_> =
+        page.into_iter().map(|history| History { restorable_until: None, ..history }).collect();
+    Ok(ExportPiece::of_items(&page, after, next))
+}
+
+fn export_requests(
+    q: &Query<'_>,
+    user: UserId,
+    direction: RequestDirection,
+    after: Option<&str>,
+) -> Result<ExportPiece, Error> {
+    let before = PartnerRequestId(behind(after));
+    let page = rows::list_requests(q, user, direction, None, before, EXPORT_PAGE, NOW)?;
+    Ok(ExportPiece::of_items(&page, after, page.last().map(|last| last.id.to_string())))
+}

@@ -1,0 +1,283 @@
+//! All SQL about bonds and what belongs to them, a function a statement. No decisions.
+
+mod deciding;
+mod facts;
+mod invites;
+mod requests;
+mod settings;
+mod standing;
+mod words;
+
+use kith_kernel::{Timestamp, UserId};
+use kith_store::{Error, Query, Row, Tx, id_columns, params};
+
+use super::model::{
+    Bond, BondId, Breakup, Former, History, InviteId, Living, Pair, PartnerRequestId, restorable_until,
+};
+use kith_accounts::accounts::Person;
+
+pub use deciding::*;
+pub use facts::*;
+pub use invites::*;
+pub use requests::*;
+pub use settings::*;
+pub use standing::*;
+pub use words::*;
+
+id_columns!(PartnerRequestId, BondId, InviteId);
+
+pub fn insert_bond(tx: &Tx<'_>, bond: BondId, pair: Pair, since: Timestamp) -> Result<(), Error> {
+    let [a, b] = pair.users();
+    tx.exec(
+        "INSERT INTO bonds (id, user_a, user_b, since) VALUES ($1, $2, $3, $4)",
+        params![bond, a, b, since],
+    )?;
+    Ok(())
+}
+
+/// The last bond of the pair that ended and is not archived.
+pub fn find_former(q: &Query<'_>, pair: Pair) -> Result<Option<Former>, Error> {
+    let [a, b] = pair.users();
+    q.one(
+        "SELECT id, since, ended_at, restorations FROM bonds
+         WHERE user_a = $1 AND user_b = $2 AND ended_at IS NOT NULL AND archived_at IS NULL
+         ORDER BY ended_at DESC LIMIT 1",
+        params![a, b],
+        |row| {
+            Ok(Former {
+                id: row.get(0)?,
+                since: row.get(1)?,
+                ended_at: row.get(2)?,
+                restorations: row.get(3)?,
+            })
+        },
+    )
+}
+
+/// Brings a bond back, and notes it with the breakup that it undoes.
+pub fn restore_bond(tx: &Tx<'_>, former: &Former, now: Timestamp) -> Result<(), Error> {
+    tx.exec(
+        "UPDATE bonds
+         SET ended_at = NULL, name_a = NULL, name_b = NULL, restored_at = $2, restorations = restorations + 1
+         WHERE id = $1",
+        params![former.id, now],
+    )?;
+    tx.exec(
+        "UPDATE breakups SET restored_at = $3 WHERE bond_id = $1 AND restorations = $2",
+        params![former.id, former.restorations, now],
+    )?;
+    Ok(())
+}
+
+/// Fills the slots of both, in the order of their ids, and says whether both were free.
+pub fn fill_slots(tx: &Tx<'_>, bond: BondId, pair: Pair) -> Result<bool, Error> {
+    let [a, b] = pair.users();
+    let filled = tx.exec(
+        "INSERT INTO bond_slots (user_id, bond_id) VALUES ($1, $3), ($2, $3) ON CONFLICT DO NOTHING",
+        params![a, b, bond],
+    )?;
+    Ok(filled == 2)
+}
+
+/// The bond that `user` has now.
+pub fn find_current_bond(q: &Query<'_>, user: UserId) -> Result<Option<Bond>, Error> {
+    q.one(
+        "SELECT b.id, p.id, p.display_name, b.since, b.restored_at, b.restorations
+         FROM bond_slots s
+         JOIN bonds b ON b.id = s.bond_id
+         JOIN users p ON p.id = CASE WHEN b.user_a = s.user_id THEN b.user_b ELSE b.user_a END
+         WHERE s.user_id = $1",
+        params![user],
+        read_bond,
+    )
+}
+
+/// The bond that came of a request, as `user` sees it, while it lasts.
+pub fn find_bond_of_request(
+    q: &Query<'_>,
+    request: PartnerRequestId,
+    user: UserId,
+) -> Result<Option<Bond>, Error> {
+    q.one(
+        "SELECT b.id, p.id, p.display_name, b.since, b.restored_at, b.restorations
+         FROM partner_requests r
+         JOIN bonds b ON b.id = r.bond_id AND b.ended_at IS NULL
+         JOIN users p ON p.id = CASE WHEN b.user_a = $2 THEN b.user_b ELSE b.user_a END
+         WHERE r.id = $1",
+        params![request, user],
+        read_bond,
+    )
+}
+
+/// The bond of `user` that has not ended, and whose it is.
+pub fn find_living(q: &Query<'_>, user: UserId) -> Result<Option<Living>, Error> {
+    q.one(
+        "SELECT b.id, b.user_a, b.user_b FROM bond_slots s JOIN bonds b ON b.id = s.bond_id WHERE s.user_id = $1",
+        params![user],
+        |row| Ok(Living { id: row.get(0)?, users: [row.get(1)?, row.get(2)?] }),
+    )
+}
+
+/// Ends the bond, vacates both slots, and keeps who ended it and why, and what the two were called.
+pub fn end_bond(
+    tx: &Tx<'_>,
+    bond: &Living,
+    by: UserId,
+    reason: Option<&str>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    tx.exec(
+        "UPDATE bonds
+         SET ended_at = $2,
+             name_a = (SELECT display_name FROM users WHERE id = user_a),
+             name_b = (SELECT display_name FROM users WHERE id = user_b)
+         WHERE id = $1",
+        params![bond.id, now],
+    )?;
+    let [a, b] = bond.users;
+    tx.exec("DELETE FROM bond_slots WHERE user_id IN ($1, $2) AND bond_id = $3", params![a, b, bond.id])?;
+    tx.exec(
+        "INSERT INTO breakups (bond_id, restorations, ended_at, ended_by, reason)
+         SELECT id, restorations, $2, $3, $4 FROM bonds WHERE id = $1",
+        params![bond.id, now, by, reason],
+    )?;
+    Ok(())
+}
+
+/// The bonds of `user`, alive and over, the one that was formed last first, from behind `before` on, without their
+/// breakups.
+pub fn list_bonds(
+    q: &Query<'_>,
+    user: UserId,
+    before: BondId,
+    limit: i64,
+    now: Timestamp,
+) -> Result<Vec<History>, Error> {
+    macro_rules! side {
+        ($own:literal, $other:literal, $name:literal) => {
+            concat!(
+                "SELECT b.id, b.",
+                $other,
+                ", COALESCE(b.",
+                $name,
+                ", p.display_name), b.since, b.restored_at,
+                        b.restorations, b.ended_at, b.archived_at
+                 FROM bonds b JOIN users p ON p.id = b.",
+                $other,
+                "
+                 WHERE b.",
+                $own,
+                " = $1 AND b.id < $2 ORDER BY b.id DESC LIMIT $3"
+            )
+        };
+    }
+    let read = |row: &Row<'_>| read_history(row, now);
+    // Each side comes by its own index; together they hold the page.
+    let mut bonds = q.all(side!("user_a", "user_b", "name_b"), params![user, before, limit], read)?;
+    bonds.extend(q.all(side!("user_b", "user_a", "name_a"), params![user, before, limit], read)?);
+    bonds.sort_unstable_by_key(|history| std::cmp::Reverse(history.bond.id));
+    bonds.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(bonds)
+}
+
+/// One bond of `user`, alive or over, without its breakups.
+pub fn find_bond(
+    q: &Query<'_>,
+    user: UserId,
+    bond: BondId,
+    now: Timestamp,
+) -> Result<Option<History>, Error> {
+    q.one(
+        "SELECT b.id, p.id,
+                COALESCE(CASE WHEN b.user_a = $1 THEN b.name_b ELSE b.name_a END, p.display_name),
+                b.since, b.restored_at, b.restorations, b.ended_at, b.archived_at
+         FROM bonds b JOIN users p ON p.id = CASE WHEN b.user_a = $1 THEN b.user_b ELSE b.user_a END
+         WHERE b.id = $2 AND (b.user_a = $1 OR b.user_b = $1)",
+        params![user, bond],
+        |row| read_history(row, now),
+    )
+}
+
+/// Each time that one of the bonds of `user` from `first` to `last` ended, as they may see it.
+pub fn list_breakups(
+    q: &Query<'_>,
+    user: UserId,
+    first: BondId,
+    last: BondId,
+) -> Result<Vec<(BondId, Breakup)>, Error> {
+    q.all(
+        "SELECT k.bond_id, k.ended_at, k.restored_at, CASE WHEN k.ended_by = $1 THEN k.reason END
+         FROM breakups k JOIN bonds b ON b.id = k.bond_id
+         WHERE (b.user_a = $1 AND b.id >= $2 AND b.id <= $3) OR (b.user_b = $1 AND b.id >= $2 AND b.id <= $3)
+         ORDER BY k.bond_id, k.restorations",
+        params![user, first, last],
+        |row| {
+            let breakup = Breakup { ended_at: row.get(1)?, restored_at: row.get(2)?, reason: row.get(3)? };
+            Ok((row.get(0)?, breakup))
+        },
+    )
+}
+
+/// Bonds that ended before `ended_before` and are not archived, the longest ago first.
+pub fn list_to_archive(q: &Query<'_>, ended_before: Timestamp, limit: i64) -> Result<Vec<Living>, Error> {
+    q.all(
+        "SELECT id, user_a, user_b FROM bonds
+         WHERE ended_at IS NOT NULL AND archived_at IS NULL AND ended_at < $1 ORDER BY ended_at LIMIT $2",
+        params![ended_before, limit],
+        |row| Ok(Living { id: row.get(0)?, users: [row.get(1)?, row.get(2)?] }),
+    )
+}
+
+/// Archives a bond that still has ended before `ended_before`, and says whether it did.
+pub fn archive_bond(
+    tx: &Tx<'_>,
+    bond: BondId,
+    ended_before: Timestamp,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let archived = tx.exec(
+        "UPDATE bonds SET archived_at = $3
+         WHERE id = $1 AND ended_at IS NOT NULL AND ended_at < $2 AND archived_at IS NULL",
+        params![bond, ended_before, now],
+    )?;
+    Ok(archived == 1)
+}
+
+pub fn count_reasons(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
+    let sql = "SELECT COUNT(*) FROM breakups WHERE ended_by = $1 AND reason IS NOT NULL";
+    Ok(q.one(sql, params![user], |row| row.get(0))?.unwrap_or(0))
+}
+
+/// Takes away why `user` broke up, and what they were called when others' bonds with them ended.
+pub fn forget_reasons_and_names(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
+    tx.exec("UPDATE breakups SET reason = NULL WHERE ended_by = $1 AND reason IS NOT NULL", params![user])?;
+    tx.exec("UPDATE bonds SET name_a = NULL WHERE user_a = $1", params![user])?;
+    tx.exec("UPDATE bonds SET name_b = NULL WHERE user_b = $1", params![user])?;
+    Ok(())
+}
+
+fn read_history(row: &Row<'_>, now: Timestamp) -> Result<History, Error> {
+    let (ended_at, archived_at): (Option<Timestamp>, Option<Timestamp>) = (row.get(6)?, row.get(7)?);
+    let restorable = ended_at.filter(|_| archived_at.is_none()).map(restorable_until);
+    Ok(History {
+        bond: read_bond(row)?,
+        ended_at,
+        restorable_until: restorable.filter(|until| *until >= now),
+        archived_at,
+        breakups: Vec::new(),
+    })
+}
+
+fn read_bond(row: &Row<'_>) -> Result<Bond, Error> {
+    Ok(Bond {
+        id: row.get(0)?,
+        partner: Person { id: row.get(1)?, display_name: row.get(2)? },
+        since: row.get(3)?,
+        restored_at: row.get(4)?,
+        restorations: row.get(5)?,
+    })
+}
+
+#[cfg(test)]
+#[path = "../rows_tests.rs"]
+mod tests;

@@ -1,0 +1,274 @@
+//! All SQL about requests, a function a statement. No decisions.
+//!
+//! A request never leaves here but as one of its two sees it, with a status that its expiry has not overtaken.
+
+use kith_kernel::{Timestamp, UserId};
+use kith_store::{AsParam as _, Error, Param, Query, Row, Tx, params};
+
+use super::super::model::{
+    Asked, BondId, Draft, Pair, Parties, PartnerRequest, PartnerRequestId, Receiver, RequestDirection,
+    RequestStatus, restorable_until,
+};
+use super::super::rules::status_at;
+use kith_accounts::accounts::Person;
+
+/// The columns of [`read_request_at`], of `r`; the last one is when the pair's former bond ended, if it may come back.
+macro_rules! request_columns {
+    () => {
+        "r.id, r.from_user, r.from_name, r.to_user, r.to_name, r.to_email, r.status, r.told, r.message, r.created_at,
+         r.expires_at,
+         CASE WHEN r.status = 'pending' THEN
+            (SELECT MAX(b.ended_at) FROM bonds b
+             WHERE b.user_a = CASE WHEN r.from_user < r.to_user THEN r.from_user ELSE r.to_user END
+               AND b.user_b = CASE WHEN r.from_user < r.to_user THEN r.to_user ELSE r.from_user END
+               AND b.archived_at IS NULL)
+         END"
+    };
+}
+pub(super) use request_columns;
+
+macro_rules! select_requests {
+    ($($tail:literal),+) => {
+        concat!("SELECT ", request_columns!(), " FROM partner_requests r ", $($tail),+)
+    };
+}
+
+/// Who asked whom.
+pub fn find_parties(q: &Query<'_>, id: PartnerRequestId) -> Result<Option<Parties>, Error> {
+    q.one(
+        "SELECT id, from_user, CASE WHEN delivered THEN to_user END, to_email IS NOT NULL
+         FROM partner_requests WHERE id = $1",
+        params![id],
+        read_parties,
+    )
+}
+
+/// A request, if `viewer` is one of its two and can see it.
+pub fn find_request(
+    q: &Query<'_>,
+    id: PartnerRequestId,
+    viewer: UserId,
+    now: Timestamp,
+) -> Result<Option<PartnerRequest>, Error> {
+    q.one(
+        select_requests!("WHERE r.id = $1 AND (r.from_user = $2 OR (r.to_user = $2 AND r.delivered))"),
+        params![id, viewer],
+        |row| read_request_at(row, 0, viewer, now),
+    )
+}
+
+/// The last request of `sender` that led to the bond which they have now.
+pub fn find_request_behind_bond(
+    q: &Query<'_>,
+    sender: UserId,
+    now: Timestamp,
+) -> Result<Option<(PartnerRequest, Option<String>)>, Error> {
+    q.one(
+        concat!(
+            "SELECT ",
+            request_columns!(),
+            ", r.to_email_key FROM partner_requests r
+             JOIN bond_slots s ON s.user_id = r.from_user AND s.bond_id = r.bond_id
+             WHERE r.from_user = $1 AND r.status = 'accepted' ORDER BY r.id DESC LIMIT 1"
+        ),
+        params![sender],
+        |row| Ok((read_request_at(row, 0, sender, now)?, row.get(12)?)),
+    )
+}
+
+/// What `sender` asked of an address and is told to wait for. It may have expired meanwhile.
+pub fn find_pending_by_address(
+    q: &Query<'_>,
+    sender: UserId,
+    email_key: &str,
+    now: Timestamp,
+) -> Result<Option<PartnerRequest>, Error> {
+    q.one(
+        select_requests!("WHERE r.from_user = $1 AND r.told = 'pending' AND r.to_email_key = $2 LIMIT 1"),
+        params![sender, email_key],
+        |row| read_request_at(row, 0, sender, now),
+    )
+}
+
+/// What `sender` asked of `receiver`, who does not see it. It is told as long as it has not expired.
+pub fn find_withheld(
+    q: &Query<'_>,
+    sender: UserId,
+    receiver: UserId,
+    now: Timestamp,
+) -> Result<Option<PartnerRequest>, Error> {
+    q.one(
+        select_requests!(
+            "WHERE r.from_user = $1 AND r.told = 'pending' AND r.to_user = $2 AND NOT r.delivered
+               AND r.to_email IS NULL AND r.expires_at > $3
+             ORDER BY r.id DESC LIMIT 1"
+        ),
+        params![sender, receiver, now],
+        |row| read_request_at(row, 0, sender, now),
+    )
+}
+
+/// The requests that `user` sent or received, newest first, from behind `before` on, at most `limit`.
+pub fn list_requests(
+    q: &Query<'_>,
+    user: UserId,
+    direction: RequestDirection,
+    status: Option<RequestStatus>,
+    before: PartnerRequestId,
+    limit: i64,
+    now: Timestamp,
+) -> Result<Vec<PartnerRequest>, Error> {
+    let filter = match status {
+        None => None,
+        Some(RequestStatus::Pending | RequestStatus::Expired) => Some(now.as_param()),
+        Some(decided) => Some(Param::Text(decided.as_str())),
+    };
+    let params: Vec<_> =
+        [user.as_param(), before.as_param(), limit.as_param()].into_iter().chain(filter).collect();
+    q.all(list_statement(direction, status), &params, |row| read_request_at(row, 0, user, now))
+}
+
+pub(super) fn list_statement(direction: RequestDirection, status: Option<RequestStatus>) -> &'static str {
+    macro_rules! list {
+        ($whose:literal, $filter:expr) => {
+            concat!(
+                "SELECT ",
+                request_columns!(),
+                " FROM partner_requests r WHERE ",
+                $whose,
+                " = $1 AND r.id < $2",
+                $filter,
+                " ORDER BY r.id DESC LIMIT $3"
+            )
+        };
+    }
+    macro_rules! list_by_status {
+        ($whose:literal, $seen:literal, $status:literal) => {
+            match status {
+                None => list!($whose, $seen),
+                Some(RequestStatus::Pending) => {
+                    list!($whose, concat!($seen, " AND ", $status, " = 'pending' AND r.expires_at > $4"))
+                }
+                Some(RequestStatus::Expired) => list!(
+                    $whose,
+                    concat!(
+                        $seen,
+                        " AND (",
+                        $status,
+                        " = 'expired' OR (",
+                        $status,
+                        " = 'pending' AND r.expires_at <= $4))"
+                    )
+                ),
+                Some(_) => list!($whose, concat!($seen, " AND ", $status, " = $4")),
+            }
+        };
+    }
+    match direction {
+        RequestDirection::Incoming => list_by_status!("r.to_user", " AND r.delivered", "r.status"),
+        RequestDirection::Outgoing => list_by_status!("r.from_user", "", "r.told"),
+    }
+}
+
+/// When `user` made their last requests since `since`, the newest first, at most `limit`.
+pub fn list_recently_sent(
+    q: &Query<'_>,
+    user: UserId,
+    since: Timestamp,
+    limit: i64,
+) -> Result<Vec<Timestamp>, Error> {
+    let newest = q.all(
+        "SELECT created_at FROM partner_requests WHERE from_user = $1 ORDER BY id DESC LIMIT $2",
+        params![user, limit],
+        |row| row.get::<Timestamp>(0),
+    )?;
+    Ok(newest.into_iter().filter(|made| *made > since).collect())
+}
+
+/// A request that is about to be made.
+pub struct NewRequest<'r> {
+    /// As its sender sees it.
+    pub request: &'r PartnerRequest,
+    /// What it was made from.
+    pub draft: &'r Draft,
+    /// Who is asked, if anybody.
+    pub receiver: Option<&'r Person>,
+    /// The pair that it holds the key of; none if its receiver shall never see it.
+    pub pair: Option<Pair>,
+    /// The bond that it led to at once.
+    pub bond: Option<BondId>,
+}
+
+/// Makes the request unless another one holds the pair's key, and says whether it did.
+pub fn insert_request(tx: &Tx<'_>, new: &NewRequest<'_>) -> Result<bool, Error> {
+    let NewRequest { request, draft, receiver, pair, bond } = *new;
+    let email = match &draft.to {
+        Receiver::Email(email) => Some(email),
+        Receiver::User(_) | Receiver::Invite(_) => None,
+    };
+    let own_key = || match email {
+        Some(email) => format!("{}>{}", request.from.id, email.key),
+        None => format!("{}>{}", request.from.id, request.id),
+    };
+    let inserted = tx.exec(
+        "INSERT INTO partner_requests
+            (id, from_user, from_name, to_user, to_name, to_email, to_email_key, delivered, pair_key, status, told,
+             message, created_at, expires_at, bond_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING",
+        params![
+            request.id,
+            request.from.id,
+            request.from.display_name,
+            receiver.map(|person| person.id),
+            receiver.map(|person| &*person.display_name),
+            email.map(|email| &*email.typed),
+            email.map(|email| &*email.key),
+            pair.is_some(),
+            pair.map_or_else(own_key, Pair::key),
+            request.status.as_str(),
+            request.message,
+            request.created_at,
+            request.expires_at,
+            bond
+        ],
+    )?;
+    Ok(inserted == 1)
+}
+
+/// A request whose columns begin at `at`, as `viewer` sees it.
+pub(super) fn read_request_at(
+    row: &Row<'_>,
+    at: usize,
+    viewer: UserId,
+    now: Timestamp,
+) -> Result<PartnerRequest, Error> {
+    let from = Person { id: row.get(at + 1)?, display_name: row.get(at + 2)? };
+    let email: Option<String> = row.get(at + 5)?;
+    let is_sender = viewer == from.id;
+    let stored: String = row.get(at + if is_sender { 7 } else { 6 })?;
+    let stored = RequestStatus::parse(&stored).expect("the table's CHECK admits only statuses");
+    let expires_at = row.get(at + 10)?;
+    let status = status_at(stored, expires_at, now);
+    let hidden = email.is_some() && is_sender && status != RequestStatus::Accepted;
+    let to = match email {
+        Some(email) if hidden => Asked::Address { email },
+        _ => Asked::Person(Person { id: row.get(at + 3)?, display_name: row.get(at + 4)? }),
+    };
+    let former_ended_at: Option<Timestamp> = row.get(at + 11)?;
+    let restorable = former_ended_at.filter(|_| !hidden).map(restorable_until);
+    Ok(PartnerRequest {
+        id: row.get(at)?,
+        from,
+        to,
+        status,
+        message: row.get(at + 8)?,
+        created_at: row.get(at + 9)?,
+        expires_at,
+        restorable_until: restorable.filter(|until| status == RequestStatus::Pending && *until >= now),
+        bond: None,
+    })
+}
+
+pub(super) fn read_parties(row: &Row<'_>) -> Result<Parties, Error> {
+    Ok(Parties { request: row.get(0)?, from: row.get(1)?, to: row.get(2)?, by_email: row.get(3)? })
+}

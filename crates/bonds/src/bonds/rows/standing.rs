@@ -1,0 +1,120 @@
+//! How two people stand to each other, in one statement: the hot path of asking.
+
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{Timestamp, UserId};
+use kith_store::{Error, Query, Row, Tx, params};
+
+use super::super::model::{Pair, WhoMayAsk};
+use super::super::rules::{Refusals, Standing};
+use super::requests::{read_request_at, request_columns};
+use kith_accounts::accounts::Person;
+
+/// How `sender` stands to `receiver`; `None` if there is no such sender. A receiver who is not there, or on either side
+/// of whose door a block stands, is none.
+pub fn find_standing(
+    q: &Query<'_>,
+    sender: UserId,
+    receiver: UserId,
+    pair: Pair,
+    now: Timestamp,
+) -> Result<Option<Standing>, Error> {
+    let [a, b] = pair.users();
+    q.one(
+        concat!(
+            "SELECT s.display_name, t.display_name, slot.bond_id IS NOT NULL, w.who_may_ask,
+                    COALESCE(w.found_by_email, FALSE), n.steps, n.stepped_at, n.wait_until, n.cancelled_at,
+                    m.steps, m.stepped_at, m.wait_until, m.cancelled_at,
+                    (SELECT MAX(f.ended_at) FROM bonds f
+                     WHERE f.user_a = $4 AND f.user_b = $5 AND f.archived_at IS NULL),
+                    EXISTS (SELECT 1 FROM partner_requests v
+                     WHERE v.from_user = $1 AND v.told = 'pending' AND v.to_user = $2 AND NOT v.delivered
+                       AND v.to_email IS NULL AND v.expires_at > $6), ",
+            request_columns!(),
+            " FROM users s
+              LEFT JOIN users t ON t.id = $2 AND t.deleted_at IS NULL AND NOT EXISTS
+                (SELECT 1 FROM blocks k
+                 WHERE (k.blocker = $1 AND k.blocked = $2) OR (k.blocker = $2 AND k.blocked = $1))
+              LEFT JOIN bond_slots slot ON slot.user_id = s.id
+              LEFT JOIN partner_settings w ON w.user_id = $2
+              LEFT JOIN partner_refusals n ON n.from_user = $1 AND n.to_user = $2 AND n.by_email = FALSE
+              LEFT JOIN partner_refusals m ON m.from_user = $1 AND m.to_user = $2 AND m.by_email = TRUE
+              LEFT JOIN partner_requests r ON r.pair_key = $3 AND r.status = 'pending'
+              WHERE s.id = $1 AND s.deleted_at IS NULL"
+        ),
+        params![sender, receiver, pair.key(), a, b, now],
+        |row| {
+            let person = |id, name: Option<String>| name.map(|display_name| Person { id, display_name });
+            let who_may_ask: Option<String> = row.get(3)?;
+            let pending: Option<Uuid> = row.get(15)?;
+            Ok(Standing {
+                sender: Person { id: sender, display_name: row.get(0)? },
+                receiver: person(receiver, row.get(1)?),
+                sender_bonded: row.get(2)?,
+                who_may_ask: who_may_ask.and_then(|text| WhoMayAsk::parse(&text)).unwrap_or_default(),
+                found_by_email: row.get(4)?,
+                refusals: read_refusals(row, 5)?,
+                refusals_by_email: read_refusals(row, 9)?,
+                former_ended_at: row.get(13)?,
+                withheld: row.get(14)?,
+                pending: pending.map(|_| read_request_at(row, 15, sender, now)).transpose()?,
+            })
+        },
+    )
+}
+
+/// How often `from` was refused by `to`, asking by address or not.
+pub fn find_refusals(q: &Query<'_>, from: UserId, to: UserId, by_email: bool) -> Result<Refusals, Error> {
+    let found = q.one(
+        "SELECT steps, stepped_at, wait_until, cancelled_at FROM partner_refusals
+         WHERE from_user = $1 AND to_user = $2 AND by_email = $3",
+        params![from, to, by_email],
+        |row| read_refusals(row, 0),
+    )?;
+    Ok(found.unwrap_or_default())
+}
+
+pub fn upsert_refusals(
+    tx: &Tx<'_>,
+    from: UserId,
+    to: UserId,
+    by_email: bool,
+    refusals: Refusals,
+) -> Result<(), Error> {
+    tx.exec(
+        "INSERT INTO partner_refusals (from_user, to_user, by_email, steps, stepped_at, wait_until, cancelled_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (from_user, to_user, by_email)
+         DO UPDATE SET steps = $4, stepped_at = $5, wait_until = $6, cancelled_at = $7",
+        params![
+            from,
+            to,
+            by_email,
+            refusals.steps,
+            refusals.stepped_at,
+            refusals.wait_until,
+            refusals.cancelled_at
+        ],
+    )?;
+    Ok(())
+}
+
+/// None at all, where there is no row.
+fn read_refusals(row: &Row<'_>, at: usize) -> Result<Refusals, Error> {
+    let steps: Option<i64> = row.get(at)?;
+    Ok(Refusals {
+        steps: steps.unwrap_or(0),
+        stepped_at: row.get(at + 1)?,
+        wait_until: row.get(at + 2)?,
+        cancelled_at: row.get(at + 3)?,
+    })
+}
+
+/// Forgets how often `to` was refused by `from`, who asks now, or whether either was by the other, who are partners now.
+pub fn forget_refusals(tx: &Tx<'_>, from: UserId, to: UserId, both: bool) -> Result<(), Error> {
+    tx.exec(
+        "DELETE FROM partner_refusals
+         WHERE (from_user = $2 AND to_user = $1) OR ($3 AND from_user = $1 AND to_user = $2)",
+        params![from, to, both],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! Changes to items, a transaction each: lock the people whose space it is, read, decide, write.
+
+use std::borrow::Cow;
+
+use kith_kernel::{Ctx, StoredJson, UserId};
+use kith_platform::Preconditions;
+use kith_platform::config;
+use kith_store::{Query, Tx};
+use serde_json::Value;
+
+use super::declarations::Rules;
+use super::model::{
+    Amount, CollectionName, Item, ItemId, SharedSpace, Space, SpaceError, SpaceName, check_shape, merge,
+};
+use super::{dates, events, queries, reminders, rows};
+use kith_json_schema::Validated;
+
+/// A collection, as somebody asks for it.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Who asks.
+    pub user: UserId,
+    /// In which of their spaces.
+    pub space: SpaceName,
+    /// Which.
+    pub collection: CollectionName,
+}
+
+/// What a write of an item has to keep to.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'t> {
+    /// What was validated before the transaction.
+    pub validated: &'t Validated,
+    /// What a space may hold.
+    pub limits: &'t config::Spaces,
+}
+
+/// What an item is to hold.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// This.
+    Replace(Value),
+    /// What it holds, changed by this merge patch.
+    Merge(Value),
+}
+
+/// Keeps something new.
+///
+/// # Errors
+/// [`SpaceError`] says what is in the way.
+pub fn create(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    asked: &Asked,
+    data: &Value,
+    Terms { validated, limits }: Terms<'_>,
+) -> Result<Item, SpaceError> {
+    let shared = open(tx, asked)?;
+    let rules = Rules::of(tx, &asked.collection)?;
+    let data = check(tx, asked, &rules, data, validated)?;
+    let text = to_text(&data, limits)?;
+    let bytes = text.bytes() as i64;
+    let item = Item::new(ctx, asked.user, asked.collection.clone(), text);
+    make_room(tx, shared.space, &item.collection, Amount { items: 1, bytes }, limits)?;
+    rows::insert_item(tx, shared.space, &item, rules.revision)?;
+    rules.index(tx, shared.space, &item, &data)?;
+    reminders::schedule(tx, ctx.now, shared.space, None, &item)?;
+    tell(tx, ctx, events::ITEM_CREATED, &shared, &item);
+    Ok(item)
+}
+
+/// Changes what an item holds. What comes to the same changes nothing.
+///
+/// # Errors
+/// [`SpaceError`] says what is in the way.
+pub fn update(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    asked: &Asked,
+    id: ItemId,
+    change: &Change,
+    preconditions: &Preconditions,
+    Terms { validated, limits }: Terms<'_>,
+) -> Result<Item, SpaceError> {
+    let shared = open(tx, asked)?;
+    let (present, bytes_before) = find(tx, &shared, asked, id, preconditions)?;
+    let rules = Rules::of(tx, &asked.collection)?;
+    let data = match change {
+        Change::Replace(data) => check(tx, asked, &rules, data, validated)?,
+        Change::Merge(patch) => {
+            let merged = merge(present.data.to_value(), patch.clone());
+            Cow::Owned(check(tx, asked, &rules, &merged, validated)?.into_owned())
+        }
+    };
+    let text = to_text(&data, limits)?;
+    if text == present.data {
+        return Ok(present);
+    }
+    let more = Amount { items: 0, bytes: text.bytes() as i64 - bytes_before };
+    let item = present.changed(ctx, asked.user, text);
+    make_room(tx, shared.space, &item.collection, more, limits)?;
+    rows::update_item(tx, &item, rules.revision)?;
+    rules.index_again(tx, shared.space, &item, &data)?;
+    reminders::schedule(tx, ctx.now, shared.space, Some(&present), &item)?;
+    tell(tx, ctx, events::ITEM_UPDATED, &shared, &item);
+    Ok(item)
+}
+
+/// Takes an item away.
+///
+/// # Errors
+/// [`SpaceError`] says what is in the way.
+pub fn delete(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    asked: &Asked,
+    id: ItemId,
+    preconditions: &Preconditions,
+) -> Result<(), SpaceError> {
+    let shared = open(tx, asked)?;
+    let (item, bytes) = find(tx, &shared, asked, id, preconditions)?;
+    rows::delete_item(tx, id)?;
+    rows::delete_fields(tx, id)?;
+    rows::delete_reminders(tx, id)?;
+    rows::add_amount(tx, shared.space, &item.collection, Amount { items: -1, bytes: -bytes })?;
+    tell(tx, ctx, events::ITEM_DELETED, &shared, &item);
+    Ok(())
+}
+
+/// The space, with nobody else writing in it, and nobody ending the bond.
+fn open(tx: &Tx<'_>, asked: &Asked) -> Result<SharedSpace, SpaceError> {
+    let seen = queries::find_space(tx, asked.user, asked.space)?;
+    tx.lock("user", &seen.people)?;
+    // Somebody may have been faster with ending the bond.
+    let shared = queries::find_space(tx, asked.user, asked.space)?;
+    if shared == seen { Ok(shared) } else { Err(SpaceError::NotBonded) }
+}
+
+fn find(
+    q: &Query<'_>,
+    shared: &SharedSpace,
+    asked: &Asked,
+    id: ItemId,
+    preconditions: &Preconditions,
+) -> Result<(Item, i64), SpaceError> {
+    let found = rows::find_item(q, shared.space, &asked.collection, id)?.ok_or(SpaceError::ItemNotFound)?;
+    preconditions.check(&found.0)?;
+    Ok(found)
+}
+
+/// What is kept of `data`, if the collection takes it.
+fn check<'d>(
+    q: &Query<'_>,
+    asked: &Asked,
+    rules: &Rules,
+    data: &'d Value,
+    validated: &Validated,
+) -> Result<Cow<'d, Value>, SpaceError> {
+    check_shape(data, "/data")?;
+    if dates::is_dates(&asked.collection) {
+        let zone = rows::find_time_zone(q, asked.user)?;
+        let read = dates::read(data, zone.as_deref().unwrap_or(dates::UTC));
+        return read.map(|(data, _)| Cow::Owned(data)).map_err(SpaceError::Invalid);
+    }
+    if let Some(schema) = &rules.schema {
+        validated.require(schema, data, "/data")?;
+    }
+    Ok(Cow::Borrowed(data))
+}
+
+/// The data as it is kept.
+fn to_text(data: &Value, limits: &config::Spaces) -> Result<StoredJson, SpaceError> {
+    let (text, most) = (StoredJson::of(data), limits.item_bytes);
+    if text.bytes() as u64 > u64::from(most) { Err(SpaceError::ItemTooLarge { most }) } else { Ok(text) }
+}
+
+/// Counts `more` in, if there is room for it. What takes no room is never refused.
+fn make_room(
+    tx: &Tx<'_>,
+    space: Space,
+    collection: &CollectionName,
+    more: Amount,
+    limits: &config::Spaces,
+) -> Result<(), SpaceError> {
+    let (held, collections, is_new) = rows::find_amount(tx, space, collection)?;
+    for (new, all, most, what) in [
+        (more.items, held.items, limits.most_items, "items"),
+        (more.bytes, held.bytes, limits.most_bytes, "bytes"),
+        (i64::from(is_new), collections, limits.most_collections, "collections"),
+    ] {
+        if new > 0 && all + new > i64::from(most) {
+            return Err(SpaceError::SpaceFull { most, what });
+        }
+    }
+    Ok(rows::add_amount(tx, space, collection, more)?)
+}
+
+fn tell(tx: &Tx<'_>, ctx: &Ctx, kind: &'static str, shared: &SharedSpace, item: &Item) {
+    tx.audit(ctx, kind, item.id);
+    tx.emit(ctx, events::about_item(kind, shared, item));
+}

@@ -1,0 +1,144 @@
+//! What must hold of lists, documents and dates, whatever is sent: see `crate::fuzzing`.
+
+use std::cmp::Ordering;
+
+use kith_kernel::{PageLimit, Timestamp};
+use kith_platform::http::read_value;
+use serde_json::{Map, Number, Value};
+
+use super::dates as built_in;
+use super::declarations::{self, DeclarationBody};
+use super::list::{ListRequest, plan};
+use super::model::{CollectionName, Space, check_shape, merge};
+use super::order::{Range, encode};
+use kith_json_schema::fuzzing::conforms;
+
+/// An order, a filter and a cursor, a line each; an empty line is none.
+pub fn lists(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let mut lines = text.split('\n').map(|line| (!line.is_empty()).then_some(line));
+    let [order, filter, cursor] = [(); 3].map(|()| lines.next().flatten());
+    let cursor = cursor.and_then(|cursor| serde_json::from_value(cursor.into()).ok());
+    let request = ListRequest {
+        order: order.map(str::to_owned),
+        filter: filter.map(str::to_owned),
+        cursor,
+        limit: PageLimit::default(),
+    };
+    let fields = ["kind".to_owned(), "/a/b".to_owned()];
+    match plan(&fields, &request) {
+        Ok(plan) => {
+            let by = plan.by.as_ref().map(|(condition, _)| condition);
+            for (field, range) in by.into_iter().chain(&plan.others) {
+                assert!(fields.contains(field) && !range.low.contains('\0') && !range.high.contains('\0'));
+            }
+            assert!(!plan.behind.0.contains('\0'));
+            let named =
+                filter.map_or(0, |filter| serde_json::from_str::<Map<_, _>>(filter).expect("a filter").len());
+            let conditions = plan.others.len() + usize::from(by.is_some());
+            assert!(conditions == named || order.is_some() && conditions == named + 1);
+        }
+        Err(faults) => {
+            assert!(!faults.is_empty());
+            assert!(faults.iter().all(|fault| ["?order", "?filter", "?cursor"].contains(&&*fault.pointer)));
+        }
+    }
+    if let Some(Value::Object(filter)) = filter.and_then(|filter| serde_json::from_str(filter).ok()) {
+        ordered(&filter.into_iter().map(|(_, value)| value).collect::<Vec<_>>());
+    }
+}
+
+/// Texts sort as their values do, and a range holds what it says.
+fn ordered(values: &[Value]) {
+    for one in values {
+        let at = encode(Some(one));
+        assert!(Range::all().low <= at && at < Range::all().high);
+        let only = Range::of(one);
+        assert!(only.low <= at && at < only.high && only.is_one());
+        for other in values {
+            let Some(order) = compare(one, other) else { continue };
+            // Equal as floats only: the integer's own text is finer.
+            if order == Ordering::Equal && one != other {
+                continue;
+            }
+            let behind = encode(Some(other));
+            // Longer texts are told apart by a hash.
+            if at.len() < 256 && behind.len() < 256 {
+                assert_eq!(at.cmp(&behind), order, "{one} {other}");
+            }
+        }
+    }
+}
+
+fn compare(one: &Value, other: &Value) -> Option<Ordering> {
+    match (one, other) {
+        (Value::String(one), Value::String(other)) => Some(one.cmp(other)),
+        (Value::Number(one), Value::Number(other)) => {
+            let exact = |n: &Number| n.as_i64().map(i128::from).or(n.as_u64().map(i128::from));
+            match (exact(one), exact(other)) {
+                (Some(one), Some(other)) => Some(one.cmp(&other)),
+                _ => one.as_f64().partial_cmp(&other.as_f64()),
+            }
+        }
+        _ => None,
+    }
+}
+
+/// Two JSON documents, a line each: a patch of the second by the first, a schema and its data, a declaration. The third line
+/// is a name.
+pub fn documents(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let mut lines = text.split('\n');
+    let [first, second, third] = [(); 3].map(|()| lines.next().unwrap_or_default());
+    name(third);
+    let Ok(first) = serde_json::from_str::<Value>(first) else { return };
+    if let Ok(body) = read_value::<DeclarationBody>(&first, "") {
+        let name: CollectionName = "books".parse().expect("a name");
+        // Whether it is taken is for the tests to say; it is not to take long, nor to end anything.
+        let _ = declarations::check(&name, body);
+    }
+    let Ok(second) = serde_json::from_str::<Value>(second) else { return };
+    let once = merge(second.clone(), first.clone());
+    assert_eq!(merge(once.clone(), first.clone()), once);
+    if check_shape(&first, "/x").is_ok() && check_shape(&second, "/x").is_ok() {
+        assert!(check_shape(&once, "/x").is_ok(), "a patch of what is bounded is bounded");
+        conforms(&first.to_string(), &second);
+    }
+}
+
+fn name(text: &str) {
+    if let Ok(name) = text.parse::<CollectionName>() {
+        assert_eq!(name.as_str(), text);
+        assert!(
+            text.len() <= 40
+                && text.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase())
+        );
+    }
+    if let Some(space) = Space::parse(text) {
+        assert_eq!(Space::parse(&space.key()), Some(space));
+    }
+}
+
+/// A date, the usual time zone, and the present moment in milliseconds, a line each.
+pub fn schedules(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let mut lines = text.split('\n');
+    let [date, zone, now] = [(); 3].map(|()| lines.next().unwrap_or_default());
+    let Ok(date) = serde_json::from_str::<Value>(date) else { return };
+    let (kept, schedule) = match built_in::read(&date, zone) {
+        Ok(read) => read,
+        Err(faults) => {
+            assert!(!faults.is_empty() && faults.iter().all(|fault| fault.pointer.starts_with("/data")));
+            return;
+        }
+    };
+    assert_eq!(built_in::read(&kept, "UTC").map(|(again, _)| again), Ok(kept));
+    let mut now = Timestamp::from_millis(now.parse().unwrap_or(1_767_225_600_000));
+    for minutes in schedule.remind_minutes_before.iter().chain([&0, &527_040]) {
+        for _ in 0..3 {
+            let Some(next) = schedule.next_reminder(*minutes, now) else { break };
+            assert!(next > now, "{next} after {now}");
+            now = next;
+        }
+    }
+}

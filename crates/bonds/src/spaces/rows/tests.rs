@@ -1,0 +1,50 @@
+//! What SQLite does for the statements that must not look at more than they give.
+
+use kith_store::testing::TestDatabase;
+use kith_store::{Error, ModuleMigrations, Param, STORE_MIGRATIONS, Store};
+
+use super::ALL_ITEMS;
+use super::archives::{FALLING_DUE, TO_ARCHIVE, TO_PURGE};
+use super::declarations::STALE;
+use super::lists::{DOWN, NEWEST, UP};
+use super::reminders::DUE;
+
+async fn open(database: &TestDatabase) -> Store {
+    let modules = [&kith_accounts::accounts::MODULE, &crate::bonds::MODULE, &crate::spaces::MODULE];
+    let own = modules.map(|one| ModuleMigrations { module: one.name, migrations: one.migrations });
+    database.migrate([STORE_MIGRATIONS].into_iter().chain(own).collect()).await.unwrap();
+    Store::open(database.options()).await.unwrap()
+}
+
+/// The steps, a line each.
+async fn plan(db: &Store, statement: &str) -> Vec<String> {
+    let explained: &'static str = format!("EXPLAIN QUERY PLAN {statement}").leak();
+    let nothing = vec![Param::Null; (1..=20).filter(|n| statement.contains(&format!("${n}"))).count()];
+    let steps = db.read(move |q| q.all(explained, &nothing, |row| row.get::<String>(3)));
+    steps.await.unwrap_or_else(|error: Error| panic!("{explained}: {error}"))
+}
+
+/// A page costs what it holds, in whichever order it comes; a tick costs what is due.
+#[tokio::test]
+async fn statements_follow_an_index() {
+    let database = TestDatabase::sqlite();
+    let db = open(&database).await;
+    const SORTED: &str =
+        "SEARCH k USING COVERING INDEX space_item_fields_sorted (space=? AND collection=? AND field=? AND";
+    for (statement, wanted) in [
+        (NEWEST, "SEARCH i USING INDEX space_items_listed (space=? AND collection=? AND id<?)"),
+        (UP, SORTED),
+        (DOWN, SORTED),
+        (ALL_ITEMS, "SEARCH space_items USING INDEX space_items_listed (space=? AND (collection,id)>(?,?))"),
+        (STALE, "SEARCH i USING INDEX space_items_indexed (collection=? AND indexed_by<?)"),
+        (DUE, "SEARCH space_reminders USING INDEX space_reminders_due (due_at<?)"),
+        (TO_ARCHIVE, "SEARCH b USING INDEX bonds_archived (archived_at>?)"),
+        (FALLING_DUE, "SEARCH archived_spaces USING INDEX archived_spaces_kept (archived_at<?)"),
+        (TO_PURGE, "SEARCH a USING INDEX archived_spaces_held (purge_at>? AND purge_at<?)"),
+    ] {
+        let steps = plan(&db, statement).await;
+        assert!(steps.iter().any(|step| step.starts_with(wanted)), "{wanted} is not in {steps:#?}");
+        assert!(!steps.iter().any(|step| step.contains("B-TREE")), "{steps:#?}");
+    }
+    db.close().await;
+}

@@ -165,10 +165,10 @@ mod tests {
             ("crates/xtask/src/a.rs", use_it),
         ]));
         let expected = [
-            "crates/platform/Cargo.toml:4: tokio-postgres",
             "crates/bonds/src/a.rs:2: rusqlite",
             "tests/api/main.rs:2: rusqlite",
             "crates/xtask/src/a.rs:2: rusqlite",
+            "crates/platform/Cargo.toml:4: tokio-postgres",
         ];
         assert_eq!(said(&found), expected);
     }

@@ -123,7 +123,7 @@ pub(crate) fn find_told(q: &Query<'_>, of: Attempt, is_done: bool) -> Result<Tol
 }
 
 pub(crate) fn segment(tx: &Tx<'_>) -> Result<usize, Error> {
-    Ok(usize::try_from(rows::ended::ring(tx)?.0).unwrap_or(0) % kith_store::job_statements::SEGMENTS)
+    Ok(usize::try_from(rows::ended::ring(tx)?.0).unwrap_or(0) % rows::statements::SEGMENTS)
 }
 
 fn failed(

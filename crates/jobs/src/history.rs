@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use kith_kernel::{Ctx, Timestamp, days};
-use kith_store::{Error, Store, job_statements};
+use kith_store::{Error, Store};
 
-use crate::rows;
+use crate::rows::{self, statements};
 
 /// What is kept, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ impl Retention {
     pub const DEFAULT: Self = Self { keep: days(7), most: 2_000_000, dead: days(90) };
 
     /// Segments that hold something beside the one that is emptied next.
-    const FULL: u32 = job_statements::SEGMENTS as u32 - 2;
+    const FULL: u32 = statements::SEGMENTS as u32 - 2;
 }
 
 /// Lock timeout for emptying a segment while it is read. Later readers queue behind this lock request.
@@ -41,16 +41,15 @@ pub(crate) async fn turn(db: &Store, ctx: &Ctx, retention: Retention) -> Result<
         db.write(move |tx| rows::ended::start_ring(tx, now)).await?;
         return Ok(false);
     }
-    let place = usize::try_from(current).unwrap_or(0) % job_statements::SEGMENTS;
+    let place = usize::try_from(current).unwrap_or(0) % statements::SEGMENTS;
     let is_old = now >= since + retention.keep / Retention::FULL;
     if !is_old {
-        let size =
-            db.export(move |q| q.one(job_statements::SIZE[place], &[], |row| row.get::<i64>(0))).await?;
+        let size = db.export(move |q| q.one(statements::SIZE[place], &[], |row| row.get::<i64>(0))).await?;
         if size.unwrap_or(0).unsigned_abs() < retention.most / u64::from(Retention::FULL) {
             return Ok(false);
         }
     }
-    let next = (place + 1) % job_statements::SEGMENTS;
+    let next = (place + 1) % statements::SEGMENTS;
     let turned = db.write(move |tx| {
         rows::limit_lock_waits(tx, LOCK_WAIT)?;
         tx.lock("job ring", ["turn"])?;
@@ -58,9 +57,9 @@ pub(crate) async fn turn(db: &Store, ctx: &Ctx, retention: Retention) -> Result<
             return Ok(false);
         }
         // The one ahead of the new one, so that what is about to be written stands in an empty one.
-        let ahead = (next + 1) % job_statements::SEGMENTS;
-        tx.exec_by(&job_statements::EMPTY_HISTORY[ahead], &[])?;
-        tx.exec_by(&job_statements::EMPTY_LOG[ahead], &[])?;
+        let ahead = (next + 1) % statements::SEGMENTS;
+        tx.exec_by(&statements::EMPTY_HISTORY[ahead], &[])?;
+        tx.exec_by(&statements::EMPTY_LOG[ahead], &[])?;
         Ok(true)
     });
     match turned.await {

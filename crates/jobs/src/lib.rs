@@ -45,6 +45,8 @@ pub use new_job::{NewJob, OnConflict, OnFailure, Unique};
 pub use queues::{QueueError, QueueSettings, Rate, find_settings, list_settings, set as set_queue};
 pub use retry::Retry;
 pub use revive::{RetryOutcome, discard_dead, redrive, retry};
+#[doc(hidden)] // Tests and benchmarks explain it.
+pub use rows::statements::CLAIM;
 pub use stats::{
     DURATION_BUCKETS_MS, Minute, Record, Sample, Tally, Total, list_minutes, list_records, list_samples, look,
 };

@@ -5,11 +5,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use kith_kernel::Timestamp;
-use kith_store::{Error, Query, Row, Tx, Values, job_statements, params};
+use kith_store::{Error, Query, Row, Tx, Values, params};
 use serde::Serialize;
 
 use crate::finish::Told;
 use crate::model::JobState;
+use crate::rows::statements;
 
 /// How long minutes and samples are kept.
 pub(crate) const KEPT: Duration = kith_kernel::days(2);
@@ -159,7 +160,7 @@ pub(crate) fn write(tx: &Tx<'_>, now: Timestamp, tallies: &[(String, String, Tal
     ];
     let mut values = vec![Values::Ints(&minutes), Values::Texts(&queues), Values::Texts(&kinds)];
     values.extend(columns.iter().map(|column| Values::Ints(column)));
-    tx.bulk(&job_statements::COUNT, &[], &values, |_| Ok(()))?;
+    tx.bulk(&statements::COUNT, &[], &values, |_| Ok(()))?;
     Ok(())
 }
 

@@ -6,8 +6,10 @@ use crate::{Error, Tx};
 /// A statement in two texts, for what one text cannot say.
 #[derive(Clone, Copy, Debug)]
 pub struct Statement {
-    pub(crate) sqlite: &'static str,
-    pub(crate) postgres: &'static str,
+    /// Text for SQLite.
+    pub sqlite: &'static str,
+    /// Text for PostgreSQL.
+    pub postgres: &'static str,
 }
 
 #[cfg(any(test, feature = "testing"))]
@@ -25,8 +27,10 @@ impl Statement {
 /// on SQLite, where a row may take several statements, and for columns of values on PostgreSQL.
 #[derive(Clone, Copy, Debug)]
 pub struct Bulk {
-    pub(crate) each: &'static [&'static str],
-    pub(crate) all: &'static str,
+    /// Statements for SQLite, run for each row; the last returns rows.
+    pub each: &'static [&'static str],
+    /// Statement for PostgreSQL, run once over arrays.
+    pub all: &'static str,
 }
 
 /// The values of all rows for one placeholder.

@@ -1,6 +1,6 @@
 //! Two databases behind one type: plain closures as transactions, one SQL text, migrations, the sequencer.
 //!
-//! The only crate that names SQLite or PostgreSQL. It knows no feature and no HTTP.
+//! The only crate that depends on the drivers of SQLite and PostgreSQL. It knows no feature and no HTTP.
 
 mod audit;
 mod audit_archive;
@@ -42,7 +42,6 @@ pub use audit_head::{AuditHead, AuditHeadFile, HeadComparison};
 pub use audit_keys::{AUDIT_KEY_BYTES, AuditVault, GeneratedKey, audit_key_name};
 pub use bells::Bell;
 pub use bulk::{Bulk, Statement, Values};
-pub use dialect::jobs as job_statements;
 pub use error::{Error, OpenError};
 pub use events::{Event, NewEvent, SequencedEvent};
 pub use facts::{AuditTail, Positions};

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kith_jobs::LEAST_PRIORITY;
-use kith_store::{Error as StoreError, Tx, Values, job_statements, params};
+use kith_store::{Error as StoreError, Tx, Values, params};
 use serde_json::{Value, json};
 
 use super::Error;
@@ -77,7 +77,7 @@ async fn explain(engine: &Engine, mark: i64) -> Result<Vec<String>, Error> {
         let priorities: Vec<_> = (0..=LEAST_PRIORITY).collect();
         let marks = vec![mark; priorities.len()];
         let lanes = [Values::Ints(&priorities), Values::Ints(&marks)];
-        let claim = job_statements::CLAIM.explained();
+        let claim = kith_jobs::CLAIM.explained();
         let lines =
             tx.all_by(&claim, params![wall(), 0_i64, QUEUE, 500_i64], &lanes, |row| row.get::<String>(0))?;
         *told.lock().unwrap_or_else(PoisonError::into_inner) = lines;

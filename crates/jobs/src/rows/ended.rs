@@ -1,9 +1,9 @@
 //! Jobs that have ended: the ring of segments, and the dead letters.
 
 use kith_kernel::Timestamp;
-use kith_store::{Error, Query, Tx, Values, job_statements, params};
+use kith_store::{Error, Query, Tx, Values, params};
 
-use super::read_record;
+use super::{read_record, statements};
 use crate::finish::Attempt;
 use crate::model::{ClaimToken, JobId, JobRecord, JobState, LogLine};
 
@@ -37,7 +37,7 @@ pub fn end(tx: &Tx<'_>, segment: usize, endings: &[Ending<'_>], now: Timestamp) 
         Values::Ints(&attempts),
         Values::Ints(&tokens),
     ];
-    tx.bulk(&job_statements::END[segment], params![now], &columns, |row| {
+    tx.bulk(&statements::END[segment], params![now], &columns, |row| {
         Ok(Left { id: row.get(0)?, unique_key: row.get(1)?, is_awaited: row.get(2)? })
     })
 }
@@ -50,7 +50,7 @@ pub fn keep_cancelled(
     why: &str,
     now: Timestamp,
 ) -> Result<bool, Error> {
-    Ok(tx.exec(job_statements::CANCEL[segment], params![now, why, id])? == 1)
+    Ok(tx.exec(statements::CANCEL[segment], params![now, why, id])? == 1)
 }
 
 /// Puts a live job among the dead letters; its live row goes separately.
@@ -208,7 +208,7 @@ pub fn start_ring(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
 
 pub fn insert_log(tx: &Tx<'_>, segment: usize, job: JobId, line: &LogLine) -> Result<(), Error> {
     let params = params![job, line.attempt, line.at, line.level, line.line];
-    tx.exec(job_statements::LOG[segment], params)?;
+    tx.exec(statements::LOG[segment], params)?;
     Ok(())
 }
 

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 
 use kith_kernel::Timestamp;
-use kith_store::{Bulk, Error, Query, Row, Tx, Values, job_statements, params};
+use kith_store::{Bulk, Error, Query, Row, Tx, Values, params};
 
-use super::{millis, read_record};
+use super::{millis, read_record, statements};
 use crate::finish::Attempt;
 use crate::model::{ClaimToken, Claimed, JobId, JobRecord, JobState, LEAST_PRIORITY};
 use crate::new_job::NewJob;
@@ -75,7 +75,7 @@ pub fn insert_many(tx: &Tx<'_>, jobs: &[&NewJob], now: Timestamp) -> Result<Vec<
         Values::MaybeTexts(&limit_keys),
         Values::MaybeTexts(&sources),
     ];
-    tx.bulk(&job_statements::INSERT, params![now], &columns, |row| row.get(0))
+    tx.bulk(&statements::INSERT, params![now], &columns, |row| row.get(0))
 }
 
 /// How a job that waits for no other starts.
@@ -133,7 +133,7 @@ pub fn claim(
     let token = claimer.token.number();
     let params = params![now, claimer.worker, queue, most, token, claimer.begins_at];
     let columns = [Values::Ints(&priorities), Values::Ints(lanes)];
-    let jobs = in_order(tx.all_by(&job_statements::CLAIM, params, &columns, read)?);
+    let jobs = in_order(tx.all_by(&statements::CLAIM, params, &columns, read)?);
     let (oldest, found, picked, last) = page.get();
     Ok(Page { jobs, oldest, found, picked, last })
 }
@@ -148,7 +148,7 @@ pub fn claim_these(
     let read = |row: &Row<'_>| read_claimed(row, claimer, queue);
     let token = claimer.token.number();
     let params = params![now, claimer.worker, token, claimer.begins_at];
-    let found = tx.bulk(&job_statements::CLAIM_THESE, params, &[Values::Ints(ids)], read)?;
+    let found = tx.bulk(&statements::CLAIM_THESE, params, &[Values::Ints(ids)], read)?;
     Ok(in_order(found))
 }
 
@@ -238,7 +238,7 @@ pub fn keys_behind(q: &Query<'_>, queue: &str, after: &str, most: i64) -> Result
 pub fn first_of_keys(tx: &Tx<'_>, queue: &str, wanted: &[(String, i64)]) -> Result<Vec<JobId>, Error> {
     let keys: Vec<_> = wanted.iter().map(|(key, _)| &**key).collect();
     let rooms: Vec<_> = wanted.iter().map(|(_, room)| *room).collect();
-    let bulk: &Bulk = &job_statements::FIRST_OF_KEYS;
+    let bulk: &Bulk = &statements::FIRST_OF_KEYS;
     tx.bulk(bulk, params![queue], &[Values::Texts(&keys), Values::Ints(&rooms)], |row| row.get(0))
 }
 
@@ -274,7 +274,7 @@ pub fn running_of_key(q: &Query<'_>, queue: &str, key: &str) -> Result<i64, Erro
 }
 
 pub fn promote(tx: &Tx<'_>, queue: &str, now: Timestamp, from: Timestamp, most: i64) -> Result<u64, Error> {
-    tx.exec_by(&job_statements::PROMOTE, params![queue, now, from, most])
+    tx.exec_by(&statements::PROMOTE, params![queue, now, from, most])
 }
 
 /// When the next scheduled job of a queue is due, of those not before `from`.
@@ -444,7 +444,7 @@ pub fn list_lost(tx: &Tx<'_>, attempts: &[Attempt]) -> Result<Vec<Attempt>, Erro
     let ids: Vec<_> = attempts.iter().map(|attempt| attempt.job).collect();
     let tokens: Vec<_> = attempts.iter().map(|attempt| attempt.token.number()).collect();
     let columns = [Values::Ints(&ids), Values::Ints(&tokens)];
-    let running = tx.bulk(&job_statements::STILL_RUNNING, params![], &columns, |row| {
+    let running = tx.bulk(&statements::STILL_RUNNING, params![], &columns, |row| {
         Ok((row.get::<i64>(0)?, ClaimToken::from_number(row.get(1)?)))
     })?;
     let running: HashSet<_> = running.into_iter().collect();
@@ -457,7 +457,7 @@ pub fn set_deadlines(tx: &Tx<'_>, deadlines: &[(Attempt, Timestamp)]) -> Result<
     let tokens: Vec<_> = deadlines.iter().map(|(attempt, _)| attempt.token.number()).collect();
     let ends: Vec<_> = deadlines.iter().map(|(_, at)| at.as_millis()).collect();
     let columns = [Values::Ints(&ids), Values::Ints(&tokens), Values::Ints(&ends)];
-    tx.bulk(&job_statements::SET_DEADLINES, params![], &columns, |_| Ok(())).map(drop)
+    tx.bulk(&statements::SET_DEADLINES, params![], &columns, |_| Ok(())).map(drop)
 }
 
 /// Running jobs whose deadline was before `before`: their worker should have ended them.

@@ -1,15 +1,16 @@
-//! All SQL of the job engine that is one text for both databases; what is not stands in the store's dialect.
+//! All SQL of the job engine; `statements` has what needs a text for each database.
 
 pub mod ended;
 pub mod live;
 pub mod queues;
 pub mod schedules;
+pub mod statements;
 pub mod waits;
 pub mod workers;
 
 use std::time::Duration;
 
-use kith_store::{Error, Row, Tx, job_statements, params};
+use kith_store::{Error, Row, Tx, params};
 
 use crate::model::{Failure, JobRecord, JobState};
 use crate::retry::Retry;
@@ -46,7 +47,7 @@ pub fn read_record(row: &Row<'_>) -> Result<JobRecord, Error> {
 /// others: then it fails with [`Error::DeadlinePassed`].
 pub fn limit_lock_waits(tx: &Tx<'_>, wait: Duration) -> Result<(), Error> {
     let wait = format!("{}ms", wait.as_millis());
-    tx.all_by(&job_statements::LIMIT_LOCK_WAITS, params![wait], &[], |_| Ok(())).map(drop)
+    tx.all_by(&statements::LIMIT_LOCK_WAITS, params![wait], &[], |_| Ok(())).map(drop)
 }
 
 pub fn millis(ms: i64) -> Duration {

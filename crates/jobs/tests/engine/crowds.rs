@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use kith_jobs::{Done, Handler, LEAST_PRIORITY, QueueShare, Report, Run, WorkerOptions, Workers, set_queue};
 use kith_kernel::seconds;
-use kith_store::{EngineKind, Error, Tx, Values, job_statements, params};
+use kith_store::{EngineKind, Error, Tx, Values, params};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::contract;
@@ -183,7 +183,7 @@ async fn pages_of_a_claim(engine: &Engine, mark: Option<i64>) -> Option<u64> {
         let priorities: Vec<_> = (0..=LEAST_PRIORITY).collect();
         let marks = vec![mark; priorities.len()];
         let lanes = [Values::Ints(&priorities), Values::Ints(&marks)];
-        let claim = job_statements::CLAIM.explained();
+        let claim = kith_jobs::CLAIM.explained();
         let lines = tx.all_by(&claim, params![now, 0_i64, "default", 10_i64, 1_i64, now], &lanes, |row| {
             row.get::<String>(0)
         })?;

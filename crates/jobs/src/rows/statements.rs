@@ -4,7 +4,7 @@
 //! from a mark below which nothing ready is left: `place` is the transaction that made a job ready, and whatever is not
 //! visible yet belongs to a transaction at or behind the oldest that still runs, which each claim returns first.
 
-use crate::bulk::{Bulk, Statement};
+use kith_store::{Bulk, Statement};
 
 /// Segments of the history.
 pub const SEGMENTS: usize = 8;

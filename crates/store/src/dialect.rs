@@ -1,6 +1,4 @@
-//! What cannot be one text: placeholders, column types, and the statements that only one database has.
-
-pub mod jobs;
+//! Translates one SQL text to each database's notation: placeholders and column types.
 
 /// A statement in SQLite's notation: `$1` becomes `?1`, because raw `$n` is numbered there by appearance.
 pub(crate) fn to_sqlite(sql: &str) -> String {

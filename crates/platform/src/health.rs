@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use crate::audit::head::HeadOutcome;
+use crate::http::{RateClass, rate_limited};
 use crate::module::Routes;
 use crate::purge::{self, PurgeOutcome};
 use crate::telemetry::{disk_free, resident_bytes};
@@ -33,13 +34,12 @@ const LITTLE_DISK_BYTES: u64 = 1024 * 1024 * 1024;
 const LITTLE_DISK_TENTH: u64 = LITTLE_DISK_BYTES / 10;
 
 pub(crate) fn routes() -> Routes {
-    Routes::new()
+    let for_monitoring = Routes::new()
         .routes(routes!(live))
         .routes(routes!(ready))
         .routes(routes!(health))
-        .routes(routes!(metrics))
-        .routes(routes!(openapi))
-        .routes(routes!(ping))
+        .routes(routes!(metrics));
+    rate_limited(RateClass::Exempt, &[], for_monitoring).routes(routes!(openapi)).routes(routes!(ping))
 }
 
 /// Whether the process answers at all. Says nothing about what it depends on: restarting would not mend that.

@@ -9,7 +9,7 @@ use axum::body::{Body, Bytes};
 use axum::response::{Html, Redirect};
 use futures_util::stream;
 use http::header::CACHE_CONTROL;
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 use kith_jobs::JOBS_MIGRATIONS;
 use kith_kernel::{ManualClock, SeededIds, SeededRandom, Sources, Timestamp};
 use kith_store::testing::TestDatabase;
@@ -21,7 +21,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use crate::config::{Config, Secret};
-use crate::http::{Server, serve};
+use crate::http::{RateClass, Server, rate_limited, secret, serve};
 use crate::{App, ClientAddress, Json, MODULE, Module, PathId, Program, Routes, SignedIn};
 
 static PROBES: Module = Module { routes: probes, ..Module::named("probes") };
@@ -32,16 +32,20 @@ fn probes() -> Routes {
         .routes(routes!(echo))
         .routes(routes!(panics))
         .routes(routes!(hangs, hangs_changing))
-        .routes(routes!(secret))
-        .routes(routes!(timeless, timeless_changing))
-        .routes(routes!(partner_list))
+        .routes(routes!(signed_in))
+        .merge(rate_limited(
+            RateClass::Auth,
+            &[Method::POST],
+            secret(Routes::new().routes(routes!(timeless, timeless_changing))),
+        ))
+        .merge(rate_limited(RateClass::PartnerLists, &[], Routes::new().routes(routes!(partner_list))))
         .routes(routes!(thing))
         .routes(routes!(peer))
         .routes(routes!(much))
         .routes(routes!(trickle))
         .routes(routes!(endless))
         .routes(routes!(some, some_changing))
-        .routes(routes!(some_secret))
+        .merge(secret(Routes::new().routes(routes!(some_secret))))
         .routes(routes!(some_unkept))
         .routes(routes!(page))
         .routes(routes!(moved))
@@ -74,7 +78,7 @@ async fn hangs_changing() -> StatusCode {
 }
 
 #[utoipa::path(get, path = "/secret", responses((status = 200, body = String)), security(("bearer" = [])))]
-async fn secret(caller: SignedIn) -> String {
+async fn signed_in(caller: SignedIn) -> String {
     caller.ctx.actor.to_string()
 }
 

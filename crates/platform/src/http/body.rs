@@ -10,7 +10,7 @@ use http::header::{self, HeaderMap};
 use http_body_util::BodyExt as _;
 use kith_kernel::{Problem, problems};
 
-use super::edge::is_secret;
+use super::RoutePolicy;
 use super::problem::too_large;
 use crate::config::{self, millis};
 
@@ -41,8 +41,8 @@ impl BodyEncoding {
 
 /// The part of a body that is admitted however much memory other bodies take: most are not longer.
 const ADMITTED_BYTES: usize = 16 << 10;
-/// Most bytes of a body below `/api/v1/auth/`, where nobody has to be signed in.
-const AUTH_BODY_BYTES: usize = 16 << 10;
+/// Most bytes of a body that carries secrets: callers need not be signed in there.
+const SECRET_BODY_BYTES: usize = 16 << 10;
 
 /// The memory of all bodies that are being received, beyond [`ADMITTED_BYTES`] of each.
 #[derive(Debug)]
@@ -84,21 +84,22 @@ impl Drop for Share<'_> {
     }
 }
 
-/// Most bytes of a body that is sent to `path`.
-fn limit_of(path: &str, limits: &config::Server) -> usize {
+/// Most bytes of a body that is sent to a route of this policy.
+fn limit_of(policy: RoutePolicy, limits: &config::Server) -> usize {
     let limit = usize::try_from(limits.body_limit_bytes).unwrap_or(usize::MAX);
-    if is_secret(path) { limit.min(AUTH_BODY_BYTES) } else { limit }
+    if policy.is_secret { limit.min(SECRET_BODY_BYTES) } else { limit }
 }
 
-/// All of `body`, which was sent to `path`. No more is kept of it, before or after decoding, than the limit allows.
+/// All of `body`, which was sent to a route of this policy. No more is kept of it, before or after decoding, than the limit
+/// allows.
 pub(super) async fn read_body(
-    path: &str,
+    policy: RoutePolicy,
     body: Body,
     encoding: BodyEncoding,
     limits: &config::Server,
     memory: &BodyMemory,
 ) -> Result<Bytes, Problem> {
-    let limit = limit_of(path, limits);
+    let limit = limit_of(policy, limits);
     let collected = collect(body, limit, memory);
     let bytes = match tokio::time::timeout(millis(limits.body_timeout_ms), collected).await {
         Ok(collected) => collected?,
@@ -217,8 +218,9 @@ mod tests {
     #[test]
     fn bodies_of_those_who_are_not_signed_in_are_small() {
         let limits = config::Config::default().server;
-        assert_eq!(limit_of("/api/v1/auth/login", &limits), AUTH_BODY_BYTES);
-        assert_eq!(limit_of("/api/v1/me", &limits), 256 << 10);
+        let secret = RoutePolicy { is_secret: true, ..RoutePolicy::default() };
+        assert_eq!(limit_of(secret, &limits), SECRET_BODY_BYTES);
+        assert_eq!(limit_of(RoutePolicy::default(), &limits), 256 << 10);
     }
 
     #[test]

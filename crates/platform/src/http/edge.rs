@@ -25,7 +25,7 @@ use super::problem::{self, ApiError};
 use super::representation::Reading;
 use super::route_index::RouteIndex;
 use super::standing_headers::StandingHeaders;
-use super::{ClientAddress, page};
+use super::{ClientAddress, RoutePolicy, page};
 use crate::App;
 use crate::config::millis;
 use crate::idempotency;
@@ -51,8 +51,6 @@ pub(super) struct Edge {
     standing: StandingHeaders,
     body_limit_bytes: u64,
     request_timeout: Duration,
-    /// Whether the answers of each route are secret.
-    is_secret: Vec<bool>,
 }
 
 impl Edge {
@@ -67,7 +65,6 @@ impl Edge {
             standing: StandingHeaders::new(app.config.is_production()),
             body_limit_bytes: u64::from(server.body_limit_bytes),
             request_timeout: millis(server.request_timeout_ms),
-            is_secret: app.metrics.routes().iter().map(|route| is_secret(route.template())).collect(),
         }
     }
 
@@ -76,6 +73,10 @@ impl Edge {
     pub fn lifts_connections_per_network(&self, peer: IpAddr) -> bool {
         let proxies = &self.app.config.server.trusted_proxies;
         self.app.is_without_limits() || proxies.iter().any(|network| network.contains(peer.to_canonical()))
+    }
+
+    fn policy(&self, route: usize) -> RoutePolicy {
+        self.app.metrics.of(route).policy()
     }
 
     /// The gauge of open connections.
@@ -98,6 +99,11 @@ impl Edge {
         let exchange = Exchange::begin(self, &request);
         let client = self.find_client(&mut request);
         request.extensions_mut().insert(exchange.request_id.clone());
+        let policy = self.policy(exchange.route);
+        // Extractors take a route without one for a usual one.
+        if policy != RoutePolicy::default() {
+            request.extensions_mut().insert(policy);
+        }
         if let Some(preflight) = self.cors.preflight(&request) {
             let answer = preflight.unwrap_or_else(|problem| ApiError::from(problem).into_response());
             return exchange.end(answer, None).await;
@@ -149,11 +155,6 @@ impl Edge {
         };
         ApiError::from(problem).into_response()
     }
-}
-
-/// Whether the answers of a route are nobody's to keep, to compress or to time: what a log-in says, and how long it took.
-pub(super) fn is_secret(template: &str) -> bool {
-    template.starts_with("/api/v1/auth/")
 }
 
 /// RFC 9112, 3.2: a request of HTTP/1.1 has exactly one Host header, and whatever has one has a valid one.
@@ -228,7 +229,7 @@ impl<'e> Exchange<'e> {
         edge.app.metrics.in_flight.inc();
         let (method, headers) = (request.method(), request.headers());
         let route = edge.index.find(method, request.uri().path());
-        let reads = method.is_safe() && !edge.is_secret[route];
+        let reads = method.is_safe() && !edge.policy(route).is_secret;
         Self {
             edge,
             started,
@@ -292,7 +293,7 @@ impl<'e> Exchange<'e> {
         if let Ok(id) = HeaderValue::from_str(self.request_id.as_str()) {
             headers.insert(X_REQUEST_ID, id);
         }
-        if !self.edge.is_secret[self.route] {
+        if !self.edge.policy(self.route).is_secret {
             headers.insert(SERVER_TIMING, server_timing(took));
         }
         if let Some(allowance) = allowance {

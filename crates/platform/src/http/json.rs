@@ -74,7 +74,8 @@ async fn read<T: DeserializeOwned>(request: Request, app: &App, kinds: &[&str]) 
     check_kind(request.headers(), kinds)?;
     let encoding = BodyEncoding::of(request.headers())?;
     let (parts, body) = request.into_parts();
-    let bytes = read_body(parts.uri.path(), body, encoding, &app.config.server, &app.body_memory).await?;
+    let policy = parts.extensions.get().copied().unwrap_or_default();
+    let bytes = read_body(policy, body, encoding, &app.config.server, &app.body_memory).await?;
     if let Some(key) = parts.extensions.get::<IdempotencyKey>() {
         key.note_body(&bytes);
     }

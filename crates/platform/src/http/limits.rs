@@ -14,30 +14,17 @@ use governor::middleware::StateInformationMiddleware;
 use governor::nanos::Nanos;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
-use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use kith_kernel::{Clock, Problem, problems};
 use prometheus_client::metrics::counter::Counter;
 
-use super::ClientAddress;
+use super::{ClientAddress, RateClass};
 use crate::App;
 use crate::telemetry::RouteMetrics;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const WINDOW_S: u32 = 60;
-/// What watches the server is never kept away.
-const EXEMPT: &[&str] = &["/livez", "/readyz", "/api/health", "/api/metrics"];
-/// Whether nothing is counted of whoever asks for this path.
-pub(super) fn is_exempt(template: &str) -> bool {
-    EXEMPT.contains(&template)
-}
-
-/// Whether programs work by it, many times a second.
-fn is_for_programs(template: &str) -> bool {
-    template.starts_with("/api/v1/jobs") || template.starts_with("/api/v1/queues")
-}
-
 /// Networks that are forgotten at the earliest: clearing away fewer is not worth the look.
 const FEW: u64 = 1024;
 /// The app's clock may be this much apart on two cores.
@@ -78,24 +65,22 @@ impl Limits {
         let limits = &app.config.limits;
         let time = Time::of(Arc::clone(&app.sources.clock));
         let mut policies = Vec::new();
-        let mut place = |name, per_minute| {
+        let mut place = |class: RateClass, per_minute| {
+            let name = class.name();
             let per_minute = NonZeroU32::new(per_minute)?;
             policies.push(Policy::new(name, per_minute, time.clone(), app.metrics.limited(name)));
             Some(policies.len() - 1)
         };
-        let usual = place("requests", limits.requests_per_minute);
-        let auth = place("auth", limits.auth_per_minute);
-        let partner_lists = place("partner-lists", limits.partner_lists_per_minute);
-        let jobs = place("jobs", limits.jobs_per_minute);
-        let policy_of = |route: &RouteMetrics| match route.method() {
-            _ if is_exempt(route.same_as()) => None,
-            Some(&Method::POST) if route.same_as().starts_with("/api/v1/auth/") => auth,
-            // These take a password too.
-            Some(&Method::POST) if route.same_as() == "/api/v1/me/password" => auth,
-            Some(&Method::DELETE) if route.same_as() == "/api/v1/me" => auth,
-            Some(&Method::GET) if route.same_as().starts_with("/api/v1/partners/") => partner_lists,
-            _ if is_for_programs(route.same_as()) => jobs,
-            _ => usual,
+        let usual = place(RateClass::Requests, limits.requests_per_minute);
+        let auth = place(RateClass::Auth, limits.auth_per_minute);
+        let partner_lists = place(RateClass::PartnerLists, limits.partner_lists_per_minute);
+        let jobs = place(RateClass::Jobs, limits.jobs_per_minute);
+        let policy_of = |route: &RouteMetrics| match route.policy().rate {
+            RateClass::Requests => usual,
+            RateClass::Auth => auth,
+            RateClass::PartnerLists => partner_lists,
+            RateClass::Jobs => jobs,
+            RateClass::Exempt => None,
         };
         // What two paths lead to is counted once.
         let all = app.metrics.routes();

@@ -22,7 +22,7 @@ mod problem;
 mod query;
 mod representation;
 mod route_index;
-
+mod route_policy;
 mod serve;
 mod standing_headers;
 mod stop;
@@ -54,6 +54,7 @@ pub use problem::{
 };
 pub use query::{PageQuery, Query, page_limit};
 pub use representation::Asset;
+pub use route_policy::{RateClass, RoutePolicy, rate_limited, secret};
 pub use serve::{Server, serve};
 pub use stop::Stop;
 

@@ -14,11 +14,10 @@ use utoipa::openapi::{
     Content, InfoBuilder, LicenseBuilder, OpenApi, PathItem, Ref, RefOr, ResponseBuilder, Server,
 };
 
-use super::edge::is_secret;
-use super::limits::is_exempt;
 use super::old_paths::SAME_AS;
 use super::openapi_value;
 use super::problem::{FieldErrorBody, PROBLEM_JSON, ProblemBody};
+use super::route_policy::{RateClass, RoutePolicy, forget};
 use crate::auth::PEOPLE_ONLY;
 use crate::idempotency;
 use crate::module::Module;
@@ -39,6 +38,8 @@ pub struct OperationName {
     pub template: String,
     /// Path that it is another name of.
     pub same_as: Option<String>,
+    /// Its policy.
+    pub policy: RoutePolicy,
 }
 
 /// Returns the document that describes `modules` as JSON, with the names of its operations.
@@ -48,21 +49,25 @@ pub struct OperationName {
 pub fn document_with_operations(modules: &[&Module]) -> (String, Vec<OperationName>) {
     let (mut json, mut lines) = (Vec::with_capacity(2 << 20), String::with_capacity(64 << 10));
     let build = || {
-        let document = document(modules);
+        let mut document = with_policies(modules);
         for (template, method, operation) in operations(&document) {
             let same_as = operation.extensions.as_ref().and_then(|all| all.get(SAME_AS)?.as_str());
             // Neither a path nor a method has a space.
-            lines.extend([method.as_str(), " ", template, " ", same_as.unwrap_or_default(), "\n"]);
+            let [rate, secret] = RoutePolicy::of(operation).words();
+            let same_as = same_as.unwrap_or_default();
+            lines.extend([method.as_str(), " ", template, " ", same_as, " ", rate, " ", secret, "\n"]);
         }
+        forget_policies(&mut document);
         serde_json::to_writer(&mut json, &to_value(&document)).expect("values can be written");
     };
     thread::scope(|scope| scope.spawn(build).join().expect("the document can be built"));
     json.shrink_to_fit();
     let name = |line: &str| {
-        let mut parts = line.splitn(3, ' ');
+        let mut parts = line.split(' ');
         let (method, template, same_as) = (parts.next()?, parts.next()?, parts.next()?);
         let same_as = Some(same_as.to_owned()).filter(|path| !path.is_empty());
-        Some(OperationName { method: method.parse().ok()?, template: template.to_owned(), same_as })
+        let policy = RoutePolicy::parse(parts.next()?, parts.next()?);
+        Some(OperationName { method: method.parse().ok()?, template: template.to_owned(), same_as, policy })
     };
     let names = lines.lines().filter_map(name).collect();
     (String::from_utf8(json).expect("JSON is UTF-8"), names)
@@ -70,18 +75,30 @@ pub fn document_with_operations(modules: &[&Module]) -> (String, Vec<OperationNa
 
 /// The document for `modules`.
 pub fn document(modules: &[&Module]) -> OpenApi {
+    let mut document = with_policies(modules);
+    forget_policies(&mut document);
+    document
+}
+
+fn forget_policies(document: &mut OpenApi) {
+    let items = document.paths.paths.values_mut();
+    items.flat_map(operations_of).for_each(|(_, operation)| forget(operation));
+}
+
+/// The document for `modules`, whose operations carry their policies.
+fn with_policies(modules: &[&Module]) -> OpenApi {
     let mut all = super::routes(&[]).into_openapi();
     for module in modules {
         let mut own = (module.routes)().into_openapi();
-        for (path, item) in &mut own.paths.paths {
-            item.get.as_mut().into_iter().for_each(|operation| add_not_modified(path, operation));
+        for item in own.paths.paths.values_mut() {
+            item.get.as_mut().into_iter().for_each(add_not_modified);
             for (method, operation) in operations_of(item) {
                 operation.tags = Some(vec![module.name.to_owned()]);
                 if !method.is_safe() {
-                    idempotency::declare(path, operation);
+                    idempotency::declare(operation);
                 }
                 add_api_keys(operation);
-                add_common_problems(path, operation);
+                add_common_problems(operation);
                 describe(operation);
             }
         }
@@ -136,9 +153,10 @@ pub(super) fn operations_of(item: &mut PathItem) -> impl Iterator<Item = (Method
 }
 
 /// Declares what a read answers with to a caller who has its answer already.
-fn add_not_modified(path: &str, operation: &mut Operation) {
+fn add_not_modified(operation: &mut Operation) {
+    let is_secret = RoutePolicy::of(operation).is_secret;
     let Some(RefOr::T(answer)) = operation.responses.responses.get("200") else { return };
-    if answer.content.contains_key("application/json") && !is_secret(path) {
+    if answer.content.contains_key("application/json") && !is_secret {
         let response =
             ResponseBuilder::new().description("As it was: `If-None-Match` names its ETag").build();
         operation.responses.responses.insert("304".to_owned(), RefOr::T(response));
@@ -146,10 +164,10 @@ fn add_not_modified(path: &str, operation: &mut Operation) {
 }
 
 /// Declares the problems that any operation of this shape can answer with, unless it says more about them itself.
-fn add_common_problems(path: &str, operation: &mut Operation) {
+fn add_common_problems(operation: &mut Operation) {
     // Any request can declare a body that is too large.
     let mut common = vec![&problems::TOO_LARGE, &problems::INTERNAL, &problems::UNAVAILABLE];
-    if !is_exempt(path) {
+    if RoutePolicy::of(operation).rate != RateClass::Exempt {
         common.push(&problems::RATE_LIMITED);
     }
     if operation.request_body.is_some() {

@@ -6,16 +6,16 @@ use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Required};
 
-use super::key::takes_keys;
+use crate::http::RoutePolicy;
 use crate::http::openapi::add_problem;
 
 /// What the header may be: 1 to 255 printable characters, in quotes or without.
 const KEY: &str = r#"^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-~]([ -~]{0,253}[!-~])?)$"#;
 
 /// Declares that an operation that writes takes a key, or that it refuses any.
-pub(crate) fn declare(path: &str, operation: &mut Operation) {
+pub(crate) fn declare(operation: &mut Operation) {
     add_problem(operation, &problems::MALFORMED);
-    if operation.security.is_none() || !takes_keys(path) {
+    if operation.security.is_none() || RoutePolicy::of(operation).is_secret {
         return;
     }
     let text = || ObjectBuilder::new().schema_type(Type::String);

@@ -10,13 +10,12 @@ use kith_kernel::{Problem, problems};
 use sha2::{Digest, Sha256};
 
 use crate::auth::{Keyring, MacPurpose};
+use crate::http::RoutePolicy;
 
 /// Names a write, so that sending it again does not do it again.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Most characters of a key.
 const LONGEST_KEY: usize = 255;
-/// Calls under it hand out secrets, which are not kept.
-const SECRETIVE: &str = "/api/v1/auth/";
 
 /// The key of a write, with what was asked under it.
 #[derive(Clone, Debug)]
@@ -44,7 +43,8 @@ impl IdempotencyKey {
         if !is_keyed(&parts.method, &parts.headers) {
             return Ok(None);
         }
-        if !takes_keys(parts.uri.path()) {
+        // What hands out secrets is not kept.
+        if parts.extensions.get::<RoutePolicy>().is_some_and(|policy| policy.is_secret) {
             return Err(not_taken());
         }
         let key = parse(&parts.headers)?;
@@ -84,11 +84,6 @@ impl IdempotencyKey {
         let body = self.0.body.get().map_or(&[][..], |digest| digest);
         keyring.mac(MacPurpose::Idempotency, &[id, self.0.target.as_bytes(), body])
     }
-}
-
-/// Whether a request under `path` may have a key, if it is a signed-in write.
-pub(super) fn takes_keys(path: &str) -> bool {
-    !path.starts_with(SECRETIVE)
 }
 
 /// Whether a key means something to this request.
@@ -190,13 +185,15 @@ mod tests {
     #[test]
     fn reads_ignore_it_and_calls_about_secrets_refuse_it() {
         assert!(of(Method::GET, "/api/v1/me", "").unwrap().is_none());
-        assert!(of(Method::HEAD, "/api/v1/auth/sessions", "").unwrap().is_none());
         assert!(of(Method::POST, "/api/v1/me", "key").unwrap().is_some());
-        for (method, target, key) in
-            [(Method::POST, "/api/v1/me", ""), (Method::DELETE, "/api/v1/auth/sessions", "key")]
-        {
-            assert_eq!(of(method, target, key).unwrap_err().code, &problems::MALFORMED);
-        }
+        assert_eq!(of(Method::POST, "/api/v1/me", "").unwrap_err().code, &problems::MALFORMED);
+        let to_secret = |method, key| {
+            let policy = RoutePolicy { is_secret: true, ..RoutePolicy::default() };
+            let request = Request::builder().method(method).header(IDEMPOTENCY_KEY, key).extension(policy);
+            IdempotencyKey::of(&mut request.body(()).unwrap().into_parts().0)
+        };
+        assert!(to_secret(Method::HEAD, "").unwrap().is_none());
+        assert_eq!(to_secret(Method::DELETE, "key").unwrap_err().code, &problems::MALFORMED);
     }
 
     #[test]

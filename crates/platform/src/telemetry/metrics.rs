@@ -28,6 +28,7 @@ use super::{disk_free, resident_bytes};
 use crate::auth::PasswordCounts;
 use crate::clock::NodeClock;
 use crate::health::existing;
+use crate::http::RoutePolicy;
 use crate::http::openapi::OperationName;
 
 /// Where requests are counted that no route takes.
@@ -84,6 +85,7 @@ pub struct RouteMetrics {
     template: String,
     /// The path whose limits hold for it, where it has an older one.
     same_as: Option<String>,
+    policy: RoutePolicy,
     by_status: [Counter; 5],
     duration: Histogram,
 }
@@ -165,9 +167,9 @@ impl Metrics {
         registry.register_collector(Box::new(Gauges { db, passwords, clock, started, folder }));
 
         let mut routes = vec![RouteMetrics::new(&requests, &durations, None, NO_ROUTE)];
-        for OperationName { method, template, same_as } in operations {
+        for OperationName { method, template, same_as, policy } in operations {
             let route = RouteMetrics::new(&requests, &durations, Some(method.clone()), template);
-            routes.push(RouteMetrics { same_as: same_as.clone(), ..route });
+            routes.push(RouteMetrics { same_as: same_as.clone(), policy: *policy, ..route });
         }
         Self {
             registry,
@@ -241,6 +243,7 @@ impl RouteMetrics {
             method,
             template: route.to_owned(),
             same_as: None,
+            policy: RoutePolicy::default(),
             by_status: STATUS_CLASSES.map(counter),
             duration: durations.get_or_create_owned(&labels),
         }
@@ -253,6 +256,10 @@ impl RouteMetrics {
     /// The path whose limits hold: its own, unless it is an old one of another.
     pub(crate) fn same_as(&self) -> &str {
         self.same_as.as_deref().unwrap_or(&self.template)
+    }
+
+    pub(crate) fn policy(&self) -> RoutePolicy {
+        self.policy
     }
 
     /// None for what no route takes.

@@ -20,11 +20,12 @@ const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const POLICY: &str = "default-src 'none'; script-src 'self'; connect-src 'self'; form-action 'none'; \
                       base-uri 'none'; frame-ancestors 'none'";
 
-pub fn routes() -> Routes {
-    Routes::new()
-        .routes(routes!(first_admin_page))
-        .routes(routes!(first_admin_script))
-        .routes(routes!(accept_first_admin))
+pub fn page_routes() -> Routes {
+    Routes::new().routes(routes!(first_admin_page)).routes(routes!(first_admin_script))
+}
+
+pub fn accepting_routes() -> Routes {
+    Routes::new().routes(routes!(accept_first_admin))
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -9,8 +9,10 @@ mod sign_in;
 
 use std::time::Duration;
 
+use http::Method;
 use kith_kernel::{Ctx, Problem, ProblemCode, problems};
 use kith_platform::auth::Match;
+use kith_platform::http::{RateClass, rate_limited, secret};
 use kith_platform::telemetry::SecurityEvent;
 use kith_platform::{App, Client, Routes, store_problem};
 
@@ -58,12 +60,15 @@ pub const PROBLEMS: &[&ProblemCode] = &[
 
 /// The handlers.
 pub fn routes() -> Routes {
+    // These take a password or a token that renews a session.
+    let signing_in = sign_in::routes().merge(first_admin::accepting_routes());
+    let signing_in = rate_limited(RateClass::Auth, &[], signing_in);
+    let me = rate_limited(RateClass::Auth, &[Method::POST, Method::DELETE], me::routes());
     Routes::new()
-        .merge(sign_in::routes())
-        .merge(sessions::routes())
-        .merge(me::routes())
+        .merge(secret(signing_in.merge(sessions::routes())))
+        .merge(me)
         .merge(admin::routes())
-        .merge(first_admin::routes())
+        .merge(first_admin::page_routes())
 }
 
 /// The handlers that only development mode has.

@@ -7,6 +7,7 @@ mod leases;
 mod queues;
 
 use kith_kernel::{Problem, ProblemCode, problems};
+use kith_platform::http::{RateClass, rate_limited};
 use kith_platform::{Routes, store_problem};
 
 use super::enqueueing::JobsError;
@@ -25,12 +26,12 @@ pub const PROBLEMS: &[&ProblemCode] = &[&STALE_ATTEMPT, &JOB_ENDED, &JOB_UNDER_W
 
 /// The handlers.
 pub fn routes() -> Routes {
-    Routes::new()
+    let of_workers = Routes::new()
         .merge(jobs::routes())
         .merge(leases::routes())
-        .merge(kinds::routes())
         .merge(queues::routes())
-        .merge(events::routes())
+        .merge(events::routes());
+    rate_limited(RateClass::Jobs, &[], of_workers).merge(kinds::routes())
 }
 
 impl From<JobsError> for Problem {

@@ -8,7 +8,9 @@ mod settings;
 
 use std::time::Duration;
 
+use http::Method;
 use kith_kernel::{FieldError, Problem, ProblemCode, problems};
+use kith_platform::http::{RateClass, rate_limited};
 use kith_platform::{Routes, store_problem};
 
 use super::model::BondError;
@@ -50,12 +52,13 @@ pub const PROBLEMS: &[&ProblemCode] = &[
 
 /// The handlers.
 pub fn routes() -> Routes {
-    Routes::new()
+    let all = Routes::new()
         .merge(requests::routes())
         .merge(bonds::routes())
         .merge(invites::routes())
         .merge(settings::routes())
-        .merge(old_paths::routes())
+        .merge(old_paths::routes());
+    rate_limited(RateClass::PartnerLists, &[Method::GET], all)
 }
 
 /// Whole seconds, at least one.

@@ -1,0 +1,131 @@
+//! Policies of routes: which limit counts their requests, and whether they carry secrets. Declared where the routes are.
+//!
+//! Until the OpenAPI document is served, each operation carries its policy as extensions of its own.
+
+use http::Method;
+use serde_json::Value;
+use utoipa::openapi::path::Operation;
+
+use super::openapi::operations_of;
+use crate::module::Routes;
+
+const RATE: &str = "x-rate-class";
+const SECRET: &str = "x-secret";
+
+/// Limit of requests per minute and client network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RateClass {
+    /// `limits.requests_per_minute`.
+    #[default]
+    Requests,
+    /// `limits.auth_per_minute`: the request carries a password or a token.
+    Auth,
+    /// `limits.partner_lists_per_minute`.
+    PartnerLists,
+    /// `limits.jobs_per_minute`: programs ask many times a second.
+    Jobs,
+    /// None. For what watches the server.
+    Exempt,
+}
+
+impl RateClass {
+    const ALL: [Self; 5] = [Self::Requests, Self::Auth, Self::PartnerLists, Self::Jobs, Self::Exempt];
+
+    /// Name of the class in the `RateLimit` headers and in metrics.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Auth => "auth",
+            Self::PartnerLists => "partner-lists",
+            Self::Jobs => "jobs",
+            Self::Exempt => "exempt",
+        }
+    }
+}
+
+/// Policy of a route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoutePolicy {
+    /// Limit that counts its requests.
+    pub rate: RateClass,
+    /// Whether its requests or answers carry secrets. Then bodies are small, idempotency keys are rejected, and answers are
+    /// not kept, compressed or timed.
+    pub is_secret: bool,
+}
+
+impl RoutePolicy {
+    /// Reads the policy from the words that [`RoutePolicy::words`] returned.
+    pub(super) fn parse(rate: &str, secret: &str) -> Self {
+        let class = RateClass::ALL.into_iter().find(|class| class.name() == rate);
+        Self { rate: class.unwrap_or_default(), is_secret: secret == SECRET }
+    }
+
+    /// Returns the policy as two words.
+    pub(super) const fn words(self) -> [&'static str; 2] {
+        [self.rate.name(), if self.is_secret { SECRET } else { "" }]
+    }
+
+    /// Reads the policy that an operation carries.
+    pub(crate) fn of(operation: &Operation) -> Self {
+        let extension = |name| operation.extensions.as_ref().and_then(|all| all.get(name));
+        let rate = extension(RATE).and_then(Value::as_str).unwrap_or_default();
+        Self { is_secret: extension(SECRET).is_some(), ..Self::parse(rate, "") }
+    }
+}
+
+/// Counts the requests to `routes` that have one of `methods` against the limit of `class`; with no methods, all requests.
+#[must_use]
+pub fn rate_limited(class: RateClass, methods: &[Method], routes: Routes) -> Routes {
+    extended(routes, RATE, class.name(), |method| methods.is_empty() || methods.contains(method))
+}
+
+/// Declares that requests or answers of `routes` carry secrets: see [`RoutePolicy::is_secret`].
+#[must_use]
+pub fn secret(routes: Routes) -> Routes {
+    extended(routes, SECRET, "", |_| true)
+}
+
+fn extended(mut routes: Routes, name: &str, value: &str, is_meant: impl Fn(&Method) -> bool) -> Routes {
+    for item in routes.get_openapi_mut().paths.paths.values_mut() {
+        for (_, operation) in operations_of(item).filter(|(method, _)| is_meant(method)) {
+            operation.extensions.get_or_insert_default().insert(name.to_owned(), value.into());
+        }
+    }
+    routes
+}
+
+/// Takes the extensions away again: they are not for clients.
+pub(super) fn forget(operation: &mut Operation) {
+    if let Some(extensions) = &mut operation.extensions {
+        for name in [RATE, SECRET] {
+            extensions.remove(name);
+        }
+        if extensions.is_empty() {
+            operation.extensions = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policy_reads_back_from_words_and_operations() {
+        for rate in RateClass::ALL {
+            for is_secret in [false, true] {
+                let policy = RoutePolicy { rate, is_secret };
+                let [rate, secret] = policy.words();
+                assert_eq!(RoutePolicy::parse(rate, secret), policy);
+            }
+        }
+        let mut operation = Operation::default();
+        assert_eq!(RoutePolicy::of(&operation), RoutePolicy::default());
+        let extensions = operation.extensions.get_or_insert_default();
+        extensions.insert(RATE.to_owned(), RateClass::Jobs.name().into());
+        extensions.insert(SECRET.to_owned(), "".into());
+        assert_eq!(RoutePolicy::of(&operation), RoutePolicy { rate: RateClass::Jobs, is_secret: true });
+        forget(&mut operation);
+        assert!(operation == Operation::default());
+    }
+}

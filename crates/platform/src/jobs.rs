@@ -185,7 +185,7 @@ impl App {
     /// The first that did not succeed.
     pub async fn upkeep(&self) -> Result<(), UpkeepError> {
         let declared = self.modules.iter().flat_map(|module| module.schedules);
-        let is_upkeep = |one: &&DeclaredSchedule| one.queue == UPKEEP && !one.paused;
+        let is_upkeep = |one: &&DeclaredSchedule| one.queue == UPKEEP;
         let jobs = declared.filter(is_upkeep).map(|one| NewJob::new(one.queue, one.kind, one.payload));
         let enqueued = self.jobs.enqueue_all(jobs.collect()).await?;
         self.jobs.drain(&self.job_handlers(), &self.job_queues()).await?;
@@ -223,7 +223,5 @@ fn read_upkeep(q: &Query<'_>, ctx: &Ctx) -> Result<Value, Error> {
         })
     };
     let schedules = list_schedules(q, &filter, i64::from(u16::MAX))?;
-    let upkeep =
-        schedules.into_iter().filter(|one| one.plan.queue == UPKEEP && !one.name.starts_with("backups."));
-    Ok(upkeep.map(told).collect())
+    Ok(schedules.into_iter().filter(|one| one.plan.queue == UPKEEP).map(told).collect())
 }

@@ -1,13 +1,12 @@
 //! What a feature is to the rest of Kith: plain data, gathered in one list by the server.
 
-use kith_jobs::JobError;
 use kith_jobs::schedules::DeclaredSchedule;
 use kith_kernel::{Ctx, ProblemCode, UserId, days, problems};
 use kith_store::{AUDIT_ARCHIVED, Error, Migration, Query, Tx};
 
 use crate::auth::{AccessSource, api_keys};
 use crate::export::ExportPiece;
-use crate::jobs::{ModuleJob, UPKEEP};
+use crate::jobs::ModuleJob;
 use crate::{App, audit, auth, docs, facts, health, idempotency, telemetry};
 
 /// Handlers together with their documentation: none can be registered without it.
@@ -180,18 +179,8 @@ pub static MODULE: Module = Module {
         AUDIT_ARCHIVED,
     ],
     personal: Some(api_keys::PERSONAL),
-    jobs: &[
-        ModuleJob::upkeep("platform.tidy", |app| Box::pin(tidy(app))),
-        ModuleJob::new("backups.make", UPKEEP, |_, _| {
-            Box::pin(async { Err(JobError::discard("this build makes no backups yet")) })
-        }),
-    ],
-    schedules: &[
-        DeclaredSchedule::upkeep("platform.tidy", "@every 1m"),
-        // Examples that wait for backups to exist.
-        DeclaredSchedule::new("backups.database", UPKEEP, "backups.make", "0 2 * * *").paused(),
-        DeclaredSchedule::new("backups.files", UPKEEP, "backups.make", "0 3 * * *").paused(),
-    ],
+    jobs: &[ModuleJob::upkeep("platform.tidy", |app| Box::pin(tidy(app)))],
+    schedules: &[DeclaredSchedule::upkeep("platform.tidy", "@every 1m")],
     facts: facts::OF_THE_PLATFORM,
     sealed: &[sealed_column!("signing_keys", "sealed", ""), SEALED_AUDIT_KEYS],
     ..Module::named("platform")

@@ -355,7 +355,7 @@ pub const TWINS: &[Twin] = &[
         broken: "that shows a password among its settings",
         by: Break::Answered(|asked, answer| {
             if asked.path() == FACTS {
-                answer.set_json("/configuration/settings/redis/password", "hunter2".into());
+                answer.set_json("/configuration/settings/database/password", "hunter2".into());
             }
         }),
     },

@@ -74,11 +74,7 @@ fn declare(
         }
     }
     for (name, (owner, one)) in wanted {
-        let new = Schedule {
-            is_declared: true,
-            paused: one.paused,
-            ..anew(ctx, &name, owner, one.plan()).map_err(wrong(one))?
-        };
+        let new = Schedule { is_declared: true, ..anew(ctx, &name, owner, one.plan()).map_err(wrong(one))? };
         if rows::insert(tx, &new)? {
             tx.audit(ctx, "schedule.created", &name);
             done.added.push(name);

@@ -221,8 +221,6 @@ pub struct DeclaredSchedule {
     pub timeout: Duration,
     /// Each run starts later by a random part of this.
     pub jitter: Duration,
-    /// Whether it is paused until somebody resumes it.
-    pub paused: bool,
 }
 
 impl DeclaredSchedule {
@@ -245,7 +243,6 @@ impl DeclaredSchedule {
             retry: Retry::DEFAULT,
             timeout: Duration::ZERO,
             jitter: Duration::ZERO,
-            paused: false,
         }
     }
 
@@ -253,12 +250,6 @@ impl DeclaredSchedule {
     pub const fn upkeep(kind: &'static str, schedule: &'static str) -> Self {
         let retry = Retry::times(3).waiting(Duration::from_secs(2), Duration::from_secs(10));
         Self { retry, ..Self::new(kind, "upkeep", kind, schedule) }
-    }
-
-    /// The same, paused until somebody resumes it.
-    #[must_use]
-    pub const fn paused(self) -> Self {
-        Self { paused: true, ..self }
     }
 
     /// What it says.

@@ -20,9 +20,6 @@ pub(super) const ALIASES: &[(&str, &str)] = &[
     ("JWT_SECRET_PREVIOUS", "auth.jwt_secret_previous"),
     ("JWT_REFRESH_SECRET_PREVIOUS", "auth.jwt_refresh_secret_previous"),
     ("DATABASE_PASSWORD", "database.password"),
-    ("REDIS_PASSWORD", "redis.password"),
-    ("MINIO_ACCESS_KEY", "storage.access_key"),
-    ("MINIO_SECRET_KEY", "storage.secret_key"),
 ];
 
 /// The variables that set `key`, the shortest first; each may also end in `_FILE`.

@@ -64,10 +64,6 @@ pub struct Config {
     pub outbound: Outbound,
     /// Logs.
     pub log: Log,
-    /// What several nodes will share in memory.
-    pub redis: Redis,
-    /// An object store, when there is one.
-    pub storage: Storage,
     #[serde(skip)]
     origins: Origins,
     #[serde(skip)]
@@ -204,24 +200,6 @@ pub struct Auth {
     pub jwt_secret_previous: Secret,
     /// The value that `jwt_refresh_secret` had before, while it is rotated.
     pub jwt_refresh_secret_previous: Secret,
-}
-
-/// Section `redis`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Redis {
-    /// What the server asks for.
-    pub password: Secret,
-}
-
-/// Section `storage`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Storage {
-    /// Who asks.
-    pub access_key: Secret,
-    /// What proves it.
-    pub secret_key: Secret,
 }
 
 /// Section `accounts`.

@@ -84,7 +84,7 @@ pub fn generated_secrets(random: &dyn Random) -> Vec<(&'static str, String)> {
 
 impl Config {
     /// Every secret and the key that holds it.
-    pub(super) fn secrets(&self) -> [(&'static str, &Secret); 10] {
+    pub(super) fn secrets(&self) -> [(&'static str, &Secret); 7] {
         [
             ("auth.jwt_secret", &self.auth.jwt_secret),
             ("auth.jwt_refresh_secret", &self.auth.jwt_refresh_secret),
@@ -93,9 +93,6 @@ impl Config {
             ("database.url", &self.database.url),
             ("database.migrate_url", &self.database.migrate_url),
             ("database.password", &self.database.password),
-            ("redis.password", &self.redis.password),
-            ("storage.access_key", &self.storage.access_key),
-            ("storage.secret_key", &self.storage.secret_key),
         ]
     }
 }
@@ -130,7 +127,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
             continue;
         }
         refuse_if(config, is_well_known(&secret), key, WELL_KNOWN)?;
-        refuse_if(config, is_weak(key, &secret), key, WEAK)?;
+        refuse_if(config, is_weak(&secret), key, WEAK)?;
     }
     Ok(())
 }
@@ -164,11 +161,10 @@ pub(super) fn is_well_known(secret: &str) -> bool {
         || EXAMPLES.iter().any(|example| is_mostly(example))
 }
 
-/// Whether it is too short, or too uniform, for what it protects. An access key is a name.
-pub(super) fn is_weak(key: &str, secret: &str) -> bool {
+/// Whether it is too short, or too uniform, for what it protects.
+pub(super) fn is_weak(secret: &str) -> bool {
     let distinct = secret.chars().collect::<std::collections::BTreeSet<_>>().len();
-    key != "storage.access_key"
-        && (secret.chars().count() < MIN_PASSWORD_CHARACTERS || distinct < MIN_DISTINCT_CHARACTERS)
+    secret.chars().count() < MIN_PASSWORD_CHARACTERS || distinct < MIN_DISTINCT_CHARACTERS
 }
 
 #[cfg(test)]
@@ -192,22 +188,14 @@ mod tests {
             ("q7Rz_password_hG2mN8bV4cX1sL6d", false, false),
             ("correct horse battery staple", false, false),
         ] {
-            assert_eq!(
-                (is_well_known(secret), is_weak("database.url", secret)),
-                (well_known, weak),
-                "{secret}"
-            );
+            assert_eq!((is_well_known(secret), is_weak(secret)), (well_known, weak), "{secret}");
         }
-        assert!(!is_weak("storage.access_key", "AKIA1234"));
     }
 
     #[test]
     fn generated_secrets_pass_the_check() {
         for (name, secret) in generated_secrets(&kith_kernel::SeededRandom::new(1)) {
-            assert!(
-                !is_well_known(&secret) && !is_weak(name, &secret) && secret.len() >= LEAST_BYTES,
-                "{name}"
-            );
+            assert!(!is_well_known(&secret) && !is_weak(&secret) && secret.len() >= LEAST_BYTES, "{name}");
         }
     }
 }

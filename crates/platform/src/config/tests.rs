@@ -209,7 +209,7 @@ fn a_secret_is_reported_without_being_told() {
     let env = [
         ("JWT_SECRET", "changeme"),
         ("KITH__DATABASE__URL", "postgres://kith:hunter2-hunter2-hunter2@db/kith"),
-        ("REDIS_PASSWORD", "x-7Qm2_kLp9-Zr4_wTn8-Vb3_cJd6-Hs"),
+        ("JWT_SECRET_PREVIOUS", "x-7Qm2_kLp9-Zr4_wTn8-Vb3_cJd6-Hs"),
     ];
     let config = load("", &env, &[]).unwrap();
     let lines: Vec<_> = config.secret_reports().iter().map(ToString::to_string).collect();
@@ -217,7 +217,7 @@ fn a_secret_is_reported_without_being_told() {
         ("auth.jwt_secret ", &["under 16 bytes", "variable JWT_SECRET,", "everybody knows"][..]),
         ("auth.jwt_refresh_secret ", &["not set", "JWT_REFRESH_SECRET", "KITH__AUTH__JWT_REFRESH_SECRET"]),
         ("database.url ", &["16 to 31 bytes", "KITH__DATABASE__URL"]),
-        ("redis.password ", &["32 bytes or more", "REDIS_PASSWORD"]),
+        ("auth.jwt_secret_previous ", &["32 bytes or more", "JWT_SECRET_PREVIOUS"]),
     ] {
         let line = lines.iter().find(|line| line.starts_with(key)).unwrap();
         assert!(words.iter().all(|word| line.contains(word)), "{line}");
@@ -232,7 +232,7 @@ fn a_digest_is_that_of_the_settings_and_a_secrets_age_that_of_its_file() {
     let digest = |toml: &str, env: &[(&str, &str)]| load(toml, env, &[]).unwrap().digest();
     assert_eq!(digest("", &[]), digest("log.level = \"info\"", &[]));
     assert_ne!(digest("", &[]), digest("log.level = \"warn\"", &[]));
-    assert_ne!(digest("", &[]), digest("", &[("REDIS_PASSWORD", "x-7Qm2_kLp9")]));
+    assert_ne!(digest("", &[]), digest("", &[("DATABASE_PASSWORD", "x-7Qm2_kLp9")]));
     let mut made = Config::default();
     made.auth.jwt_secret = Secret::new("kith-dev-made");
     assert_eq!(digest("", &[]), made.digest(), "what development mode makes is nobody's setting");

@@ -45,15 +45,12 @@ pub(super) const CHECKS: &[Check] = &[
 
 /// What an answer shows instead of a secret, and instead of one that nobody set.
 const MASKS: [&str; 2] = ["***", ""];
-const SECRETS: [&str; 8] = [
+const SECRETS: [&str; 5] = [
     "/auth/jwt_secret",
     "/auth/jwt_refresh_secret",
     "/database/url",
     "/database/migrate_url",
     "/database/password",
-    "/redis/password",
-    "/storage/access_key",
-    "/storage/secret_key",
 ];
 
 async fn settings(run: &Run) -> Result<Value, Shortfall> {

@@ -2,23 +2,20 @@
 //!
 //! The engine itself is `kith_jobs`; here is what it is over HTTP, and what programs declare of their kinds of jobs.
 
-mod answers;
-mod enqueueing;
+mod commands;
 mod http;
-mod kinds;
+mod model;
 mod operating;
-mod queues;
-mod reserved;
+mod queries;
 mod rows;
+mod rules;
 
 use kith_platform::Module;
 use kith_store::Migration;
 
-pub use answers::JobStatus;
-pub use enqueueing::JobsError;
-pub use kinds::RetryBody;
+pub use model::{JobStatus, JobsError, RetryBody};
 pub use operating::{Order, carry_out};
-pub use reserved::{check_operator, check_program};
+pub use rules::{check_operator, check_program};
 
 /// What the server mounts. `jobs` is what the engine itself calls its tables.
 pub static MODULE: Module = Module {

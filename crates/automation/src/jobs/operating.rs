@@ -6,9 +6,9 @@ use kith_platform::App;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::answers::{self, JobStatus};
-use super::enqueueing::JobsError;
-use super::queues::{self, DRAINED};
+use super::commands::{self, DRAINED};
+use super::model::{JobStatus, JobsError};
+use super::queries;
 
 /// Dead letters that are redriven in one transaction.
 const REDRIVEN: i64 = 1_000;
@@ -79,7 +79,7 @@ pub async fn carry_out(app: &App, order: Order) -> Result<Vec<String>, Problem> 
             list.await.map_err(JobsError::Store)?.iter().map(line).collect()
         }
         Order::Show { id } => {
-            let details = app.db.read(move |q| answers::get_details(q, id)).await?;
+            let details = app.db.read(move |q| queries::get_details(q, id)).await?;
             let details = serde_json::to_value(details).unwrap_or_default();
             details.as_object().into_iter().flatten().map(|(name, value)| told(name, value)).collect()
         }
@@ -111,19 +111,19 @@ pub async fn carry_out(app: &App, order: Order) -> Result<Vec<String>, Problem> 
             }]
         }
         Order::Queues => {
-            let list = app.db.export(move |q| queues::list(q, &ctx)).await?;
+            let list = app.db.export(move |q| queries::list_queues(q, &ctx)).await?;
             list.lines()
         }
         Order::Pause { queue, paused } => {
             let name = queue.clone();
-            app.write(&ctx, move |tx, ctx| queues::pause(tx, ctx, &name, paused)).await?;
+            app.write(&ctx, move |tx, ctx| commands::pause_queue(tx, ctx, &name, paused)).await?;
             vec![format!("queue {queue} {}", if paused { "is paused" } else { "goes on" })]
         }
         Order::Drain { queue } => {
             let mut all = 0;
             loop {
                 let name = queue.clone();
-                let drained = app.write(&ctx, move |tx, ctx| queues::drain(tx, ctx, &name)).await?;
+                let drained = app.write(&ctx, move |tx, ctx| commands::drain_queue(tx, ctx, &name)).await?;
                 all += drained;
                 if drained < DRAINED {
                     break vec![format!("{all} jobs of queue {queue} are cancelled")];

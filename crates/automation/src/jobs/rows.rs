@@ -3,7 +3,7 @@
 use kith_kernel::{StoredJson, Timestamp};
 use kith_store::{Error, Query, Row, Tx, params};
 
-use super::kinds::{JobKind, RetryBody};
+use super::model::{JobKind, RetryBody};
 
 pub fn find_kind(q: &Query<'_>, kind: &str) -> Result<Option<JobKind>, Error> {
     q.one(

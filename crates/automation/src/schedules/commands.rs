@@ -5,7 +5,7 @@ use kith_kernel::{Actor, Ctx};
 use kith_platform::{Preconditions, ReservedJobs};
 use kith_store::{Error, Tx};
 
-use super::answers::ScheduleAnswer;
+use super::model::ScheduleAnswer;
 use crate::jobs::{JobsError, check_operator, check_program};
 
 /// Why nothing was done.

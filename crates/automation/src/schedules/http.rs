@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::answers::{BackfillAnswer, ScheduleAnswer, ScheduleBody, ScheduleName, ScheduleRun, ScheduledJob};
 use super::commands::{self, Refusal};
+use super::model::{BackfillAnswer, ScheduleAnswer, ScheduleBody, ScheduleName, ScheduleRun, ScheduledJob};
 
 static DECLARED: ProblemCode =
     ProblemCode { code: "schedule_declared", status: 409, title: "The code declares this schedule" };

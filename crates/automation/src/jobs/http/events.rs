@@ -17,8 +17,8 @@ use kith_store::Bell;
 use serde_json::json;
 use utoipa_axum::routes;
 
-use super::super::answers::{self, Job, read_json};
-use super::super::enqueueing::JobsError;
+use super::super::model::{Job, JobsError, read_json};
+use super::super::queries;
 
 /// What a client waits before it comes back.
 const COME_BACK_AFTER: Duration = seconds(2);
@@ -44,7 +44,7 @@ async fn watch_job(
 ) -> ApiResult<Response> {
     let bell = app.db.bell(&progress_bell(id));
     // Whoever asks for a job that there is not is told so as everywhere.
-    app.db.read(move |q| answers::find(q, id).map(drop)).await?;
+    app.db.read(move |q| queries::find_job(q, id).map(drop)).await?;
     let watch = Watch { app, caller, id, bell, told: String::new(), events: 0, ended: false };
     let events = stream::unfold(watch, Watch::next);
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(COMMENT_EVERY)).into_response())
@@ -85,7 +85,7 @@ impl Watch {
 
     async fn look(&self) -> Result<(String, bool), JobsError> {
         let id = self.id;
-        let job = self.app.db.read(move |q| answers::find(q, id)).await?;
+        let job = self.app.db.read(move |q| queries::find_job(q, id)).await?;
         let (ended, result) = (job.state.has_ended(), read_json(job.result.clone()));
         let mut about = json!(Job::from(job));
         about["result"] = json!(result);

@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::answers::{self, Job, JobDetails, JobStatus};
-use super::super::enqueueing::{self, EnqueuedJob, EnqueuedJobs, JobsError, NewJobBody, NewJobsBody};
-use super::super::reserved;
+use super::super::model::{
+    EnqueuedJob, EnqueuedJobs, Job, JobDetails, JobStatus, JobsError, NewJobBody, NewJobsBody,
+};
+use super::super::{commands, queries, rules};
 use kith_json_schema::change_validated;
 
 /// Dead letters that one call redrives or discards at most.
@@ -106,7 +107,7 @@ async fn enqueue_job(
 ) -> ApiResult<Response> {
     let reserved = app.reserved_jobs();
     change_validated(&app, &caller, move |tx, ctx, validated| {
-        enqueueing::enqueue(tx, ctx, reserved, &body, validated).map(Answer::created)
+        commands::enqueue(tx, ctx, reserved, &body, validated).map(Answer::created)
     })
     .await
 }
@@ -124,7 +125,7 @@ async fn enqueue_jobs(
 ) -> ApiResult<Response> {
     let reserved = app.reserved_jobs();
     change_validated(&app, &caller, move |tx, ctx, validated| {
-        enqueueing::enqueue_all(tx, ctx, reserved, &body, validated).map(Answer::created)
+        commands::enqueue_all(tx, ctx, reserved, &body, validated).map(Answer::created)
     })
     .await
 }
@@ -161,7 +162,7 @@ async fn get_job(
     _: Allowed<ReadJobs>,
     PathId(id): PathId<i64>,
 ) -> ApiResult<Json<JobDetails>> {
-    Ok(Json(app.db.read(move |q| answers::get_details(q, id)).await?))
+    Ok(Json(app.db.read(move |q| queries::get_details(q, id)).await?))
 }
 
 /// Take a job back. One that runs is asked to stop: its worker hears of it by its next heartbeat.
@@ -273,8 +274,8 @@ async fn discard_jobs(
 fn check_dead(app: &App, ctx: &Ctx, queue: Option<&str>, kind: Option<&str>) -> Result<(), JobsError> {
     queue.map_or(Ok(()), |name| check_name("queue", name))?;
     kind.map_or(Ok(()), |name| check_name("kind", name))?;
-    reserved::check_operator(app.reserved_jobs(), ctx, queue, kind)?;
-    if reserved::is_program(ctx) && queue.is_none() && kind.is_none() {
+    rules::check_operator(app.reserved_jobs(), ctx, queue, kind)?;
+    if rules::is_program(ctx) && queue.is_none() && kind.is_none() {
         let detail = "An API key names a queue, a kind, or both.";
         return Err(FieldError::new("/queue", "missing", detail).into());
     }
@@ -283,11 +284,11 @@ fn check_dead(app: &App, ctx: &Ctx, queue: Option<&str>, kind: Option<&str>) -> 
 
 /// Rejects an API key that acts on a job of Kith's own.
 fn check_job(tx: &Tx<'_>, ctx: &Ctx, reserved: ReservedJobs, id: i64) -> Result<(), JobsError> {
-    if !reserved::is_program(ctx) {
+    if !rules::is_program(ctx) {
         return Ok(());
     }
-    let job = answers::find(tx, id)?;
-    reserved::check_operator(reserved, ctx, Some(&job.queue), Some(&job.kind))
+    let job = queries::find_job(tx, id)?;
+    rules::check_operator(reserved, ctx, Some(&job.queue), Some(&job.kind))
 }
 
 fn done(jobs: u64) -> JobsDone {

@@ -11,9 +11,9 @@ use kith_platform::{
 };
 use utoipa_axum::routes;
 
-use super::super::kinds::{self, JobKind, JobKindBody};
-use super::super::reserved::check_program;
-use super::super::rows;
+use super::super::model::{JobKind, JobKindBody};
+use super::super::rules::check_program;
+use super::super::{commands, queries, rows};
 use kith_json_schema as json_schema;
 
 type JobKindPage = PageAnswer<JobKind>;
@@ -71,7 +71,7 @@ async fn get_job_kind(
     _: Allowed<ReadJobs>,
     PathId(KindName(kind)): PathId<KindName>,
 ) -> ApiResult<Json<JobKind>> {
-    Ok(Json(app.db.read(move |q| kinds::get(q, &kind)).await?))
+    Ok(Json(app.db.read(move |q| queries::get_kind(q, &kind)).await?))
 }
 
 /// Declare a kind of jobs: what its payloads look like, and what goes without saying. Jobs that are there stay as they are.
@@ -89,7 +89,7 @@ async fn declare_job_kind(
 ) -> ApiResult<Response> {
     check_program(app.reserved_jobs(), body.queue.as_deref(), Some(&kind))?;
     json_schema::check_declared(&app, &caller, body.schema().as_ref()).await?;
-    app.change(&caller, move |tx, ctx| kinds::declare(tx, ctx, &kind, &body).map(Answer::ok)).await
+    app.change(&caller, move |tx, ctx| commands::declare_kind(tx, ctx, &kind, &body).map(Answer::ok)).await
 }
 
 /// Withdraw what is declared of a kind of jobs. Its jobs stay.
@@ -104,5 +104,6 @@ async fn withdraw_job_kind(
     PathId(KindName(kind)): PathId<KindName>,
 ) -> ApiResult<Response> {
     check_program(app.reserved_jobs(), None, Some(&kind))?;
-    app.change(&caller, move |tx, ctx| kinds::withdraw(tx, ctx, &kind).map(|()| Answer::no_content())).await
+    app.change(&caller, move |tx, ctx| commands::withdraw_kind(tx, ctx, &kind).map(|()| Answer::no_content()))
+        .await
 }

@@ -21,10 +21,9 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::answers::{self, ClaimedJob, ClaimedJobs, JobStatus};
-use super::super::enqueueing::{JobsError, check_ms, ms};
-use super::super::queues::QueueName;
-use super::super::reserved::check_program;
+use super::super::model::{ClaimedJob, ClaimedJobs, JobStatus, JobsError, QueueName, check_ms, ms};
+use super::super::queries;
+use super::super::rules::check_program;
 
 const NAME: TextRules = TextRules { min: 1, max: 100, newlines: false };
 const LEVEL: TextRules = TextRules { min: 1, max: 20, newlines: false };
@@ -424,7 +423,7 @@ async fn end(
     let counted = Arc::new(Mutex::new(None));
     let count = Arc::clone(&counted);
     let response = app.change(caller, move |tx, ctx| {
-        let job = answers::find(tx, id)?;
+        let job = queries::find_job(tx, id)?;
         let told = kith_jobs::report_leased(tx, ctx, id, token, outcome.clone())?;
         let ended = match told {
             Told::Ended(state) => Ended { state: state.into(), run_at: None },
@@ -454,7 +453,7 @@ fn token(text: &str) -> Result<ClaimToken, Problem> {
 
 /// Why a word about an attempt is not heeded.
 fn refusal(tx: &Tx<'_>, id: i64) -> JobsError {
-    answers::find(tx, id).map_or_else(|error| error, |_| JobsError::Stale)
+    queries::find_job(tx, id).map_or_else(|error| error, |_| JobsError::Stale)
 }
 
 /// JSON as text, unless it is too long.

@@ -10,7 +10,7 @@ use kith_kernel::{Problem, ProblemCode, problems};
 use kith_platform::http::{RateClass, rate_limited};
 use kith_platform::{Routes, store_problem};
 
-use super::enqueueing::JobsError;
+use super::model::JobsError;
 
 static STALE_ATTEMPT: ProblemCode =
     ProblemCode { code: "stale_attempt", status: 409, title: "This attempt is no longer yours" };

@@ -8,9 +8,10 @@ use kith_platform::{Allowed, Answer, ApiResult, App, Json, PathId, Query, Routes
 use serde::Deserialize;
 use utoipa_axum::routes;
 
-use super::super::enqueueing::JobsError;
-use super::super::queues::{self, DRAINED, QueueDetails, QueueLimits, QueueLimitsBody, QueueName, Queues};
-use super::super::reserved::check_operator;
+use super::super::commands::{self, DRAINED};
+use super::super::model::{JobsError, QueueDetails, QueueLimits, QueueLimitsBody, QueueName, Queues};
+use super::super::queries;
+use super::super::rules::check_operator;
 use super::jobs::JobsDone;
 
 pub fn routes() -> Routes {
@@ -41,7 +42,7 @@ async fn list_queues(
     Allowed { caller, .. }: Allowed<ReadJobs>,
 ) -> ApiResult<Json<Queues>> {
     // It counts whole tables: on the lane for what takes longer.
-    Ok(Json(app.db.export(move |q| queues::list(q, &caller.ctx)).await?))
+    Ok(Json(app.db.export(move |q| queries::list_queues(q, &caller.ctx)).await?))
 }
 
 /// A queue, and its past: what was done minute by minute, and how it stood.
@@ -56,7 +57,7 @@ async fn get_queue(
     PathId(QueueName(queue)): PathId<QueueName>,
     Query(past): Query<PastQuery>,
 ) -> ApiResult<Json<QueueDetails>> {
-    Ok(Json(app.db.export(move |q| queues::get(q, &caller.ctx, &queue, past.since)).await?))
+    Ok(Json(app.db.export(move |q| queries::get_queue(q, &caller.ctx, &queue, past.since)).await?))
 }
 
 /// Limit a queue: how many of its jobs run at once and start in a time, in all and for each `limit_key`. What is left out
@@ -74,7 +75,7 @@ async fn limit_queue(
     Json(body): Json<QueueLimitsBody>,
 ) -> ApiResult<Response> {
     check_operator(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
-    app.change(&caller, move |tx, ctx| queues::limit(tx, ctx, &queue, &body).map(Answer::ok)).await
+    app.change(&caller, move |tx, ctx| commands::limit_queue(tx, ctx, &queue, &body).map(Answer::ok)).await
 }
 
 /// Pause a queue: no job of it is started, on no node. What runs goes on.
@@ -89,7 +90,7 @@ async fn pause_queue(
     PathId(QueueName(queue)): PathId<QueueName>,
 ) -> ApiResult<Response> {
     check_operator(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
-    app.change(&caller, move |tx, ctx| queues::pause(tx, ctx, &queue, true).map(Answer::ok)).await
+    app.change(&caller, move |tx, ctx| commands::pause_queue(tx, ctx, &queue, true).map(Answer::ok)).await
 }
 
 /// Let a queue go on.
@@ -104,7 +105,7 @@ async fn resume_queue(
     PathId(QueueName(queue)): PathId<QueueName>,
 ) -> ApiResult<Response> {
     check_operator(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
-    app.change(&caller, move |tx, ctx| queues::pause(tx, ctx, &queue, false).map(Answer::ok)).await
+    app.change(&caller, move |tx, ctx| commands::pause_queue(tx, ctx, &queue, false).map(Answer::ok)).await
 }
 
 /// Take back what waits in a queue, at most 1000 jobs in one call. What runs goes on.
@@ -120,7 +121,7 @@ async fn drain_queue(
 ) -> ApiResult<Response> {
     check_operator(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
     app.change(&caller, move |tx, ctx| {
-        let jobs = queues::drain(tx, ctx, &queue)?;
+        let jobs = commands::drain_queue(tx, ctx, &queue)?;
         Ok::<_, JobsError>(Answer::ok(JobsDone { jobs, more: jobs >= DRAINED }))
     })
     .await

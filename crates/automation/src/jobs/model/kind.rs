@@ -1,14 +1,12 @@
 //! Kinds of jobs as other programs declare them: what a payload has to look like, and what goes without saying.
 
-use kith_jobs::{Retry, check_name};
-use kith_kernel::{Ctx, FieldError, StoredJson, Timestamp};
-use kith_store::{Query, Tx};
+use kith_jobs::Retry;
+use kith_kernel::{FieldError, StoredJson, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::enqueueing::{JobsError, check_ms};
-use super::rows;
+use super::check_ms;
 
 /// How often a job may fail, and how long it waits each time: `base_ms`, twice that, and so on, at most `cap_ms`; of each
 /// wait a random part between half and all.
@@ -55,25 +53,25 @@ impl RetryBody {
 pub struct JobKindBody {
     /// The queue they stand in.
     #[serde(default)]
-    pub(super) queue: Option<String>,
+    pub queue: Option<String>,
     /// A JSON Schema (draft 2020-12) that refers to nothing outside itself, at most 32 KiB: a payload that does not fit is
     /// rejected when its job is enqueued. Patterns have no look-around and no back references, and take at most 2 MiB
     /// compiled; at most 128 schemas apply to one value within each other. A payload that takes too much work to validate
     /// is rejected with `schema_too_costly`.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
-    schema: Option<Map<String, Value>>,
+    pub schema: Option<Map<String, Value>>,
     /// 0 is first, 9 last.
     #[serde(default)]
     #[schema(minimum = 0)]
-    priority: Option<i64>,
+    pub priority: Option<i64>,
     /// How often they may fail.
     #[serde(default)]
-    retry: Option<RetryBody>,
+    pub retry: Option<RetryBody>,
     /// An attempt that takes longer has failed; 0: none does.
     #[serde(default)]
     #[schema(minimum = 0)]
-    timeout_ms: Option<i64>,
+    pub timeout_ms: Option<i64>,
 }
 
 impl JobKindBody {
@@ -107,56 +105,4 @@ pub struct JobKind {
     /// When this was last changed.
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
-}
-
-/// Declares a kind, or declares it anew. Jobs that are there already stay as they are. The schema has been compiled before.
-///
-/// # Errors
-/// What is wrong with it; the database's.
-pub fn declare(tx: &Tx<'_>, ctx: &Ctx, kind: &str, body: &JobKindBody) -> Result<JobKind, JobsError> {
-    check_name("kind", kind)?;
-    if let Some(queue) = &body.queue {
-        check_name("queue", queue)?;
-    }
-    if body.priority.is_some_and(|priority| !(0..=kith_jobs::LEAST_PRIORITY).contains(&priority)) {
-        return Err(FieldError::new("/priority", "out_of_range", "Between 0 and 9.").into());
-    }
-    check_ms(body.timeout_ms, "/timeout_ms")?;
-    body.retry.as_ref().map_or(Ok(()), |retry| retry.check("/retry"))?;
-    let declared = JobKind {
-        kind: kind.to_owned(),
-        queue: body.queue.clone(),
-        schema: body.schema(),
-        priority: body.priority,
-        retry: body.retry.clone(),
-        timeout_ms: body.timeout_ms,
-        updated_at: ctx.now,
-    };
-    tx.lock("job kind", [kind])?;
-    let known = rows::find_kind(tx, kind)?;
-    if let Some(known) = known.filter(|known| JobKind { updated_at: ctx.now, ..known.clone() } == declared) {
-        return Ok(known);
-    }
-    rows::save_kind(tx, &declared, ctx.now)?;
-    tx.audit(ctx, "job_kind.declared", kind);
-    Ok(declared)
-}
-
-/// Withdraws what is declared of a kind. Its jobs stay.
-///
-/// # Errors
-/// The database's.
-pub fn withdraw(tx: &Tx<'_>, ctx: &Ctx, kind: &str) -> Result<(), JobsError> {
-    if rows::delete_kind(tx, kind)? {
-        tx.audit(ctx, "job_kind.withdrawn", kind);
-    }
-    Ok(())
-}
-
-/// What is declared of a kind.
-///
-/// # Errors
-/// [`JobsError::NotFound`] if nothing is.
-pub fn get(q: &Query<'_>, kind: &str) -> Result<JobKind, JobsError> {
-    rows::find_kind(q, kind)?.ok_or(JobsError::NotFound)
 }

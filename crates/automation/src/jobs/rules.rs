@@ -4,7 +4,7 @@
 use kith_kernel::{Actor, Ctx};
 use kith_platform::ReservedJobs;
 
-use super::enqueueing::JobsError;
+use super::model::JobsError;
 
 /// Rejects a queue or job kind that a module declares, for every caller.
 ///

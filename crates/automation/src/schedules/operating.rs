@@ -8,8 +8,8 @@ use kith_platform::{App, Preconditions, store_problem};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::answers::{ScheduleAnswer, ScheduleBody, ScheduleName, ScheduleRun};
 use super::commands::{self, Refusal};
+use super::model::{ScheduleAnswer, ScheduleBody, ScheduleName, ScheduleRun};
 
 /// Schedules that a list shows at most.
 const LISTED_MOST: i64 = 10_000;

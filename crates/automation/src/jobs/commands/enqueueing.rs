@@ -1,0 +1,159 @@
+//! What other programs ask to be enqueued, made into what the engine takes: by what their kind declares, and checked.
+
+use std::collections::HashMap;
+
+use kith_jobs::{Flow, NewJob, OnFailure, check_name};
+use kith_json_schema::{AwaitsValidation, SchemaText, Validated};
+use kith_kernel::{Ctx, FieldError};
+use kith_platform::ReservedJobs;
+use kith_store::{Error, Tx};
+
+use super::super::model::{
+    EnqueuedJob, EnqueuedJobs, JobKind, JobsError, NewJobBody, NewJobsBody, OnFailureBody, RetryBody,
+    UniqueBody, fault_at, ms,
+};
+use super::super::{rows, rules};
+
+/// Where a job stands whose kind says nothing of it.
+const USUAL_QUEUE: &str = "default";
+/// Jobs in one request.
+pub const MOST_AT_ONCE: usize = 1_000;
+/// How deep a flow may be.
+const DEEPEST: usize = 10;
+
+/// Enqueues a job with all its children.
+///
+/// # Errors
+/// What is wrong with any of them; the database's.
+pub fn enqueue(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    reserved: ReservedJobs,
+    body: &NewJobBody,
+    validated: &Validated,
+) -> Result<EnqueuedJob, JobsError> {
+    let mut making = Making::new(tx, ctx, reserved, validated);
+    let flow = making.flow(body, "", 0)?;
+    making.finish()?;
+    let (enqueued, children) = kith_jobs::enqueue_flow(tx, ctx, &flow)?;
+    Ok(EnqueuedJob::of(enqueued, &children))
+}
+
+/// Enqueues jobs, all or none.
+///
+/// # Errors
+/// What is wrong with any of them; the database's.
+pub fn enqueue_all(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    reserved: ReservedJobs,
+    body: &NewJobsBody,
+    validated: &Validated,
+) -> Result<EnqueuedJobs, JobsError> {
+    if body.jobs.is_empty() || body.jobs.len() > MOST_AT_ONCE {
+        return Err(FieldError::new("/jobs", "out_of_range", format!("1 to {MOST_AT_ONCE}.")).into());
+    }
+    let mut making = Making::new(tx, ctx, reserved, validated);
+    let mut jobs = Vec::with_capacity(body.jobs.len());
+    for (n, job) in body.jobs.iter().enumerate() {
+        if !job.children.is_empty() {
+            let detail = "A job with children is enqueued alone.";
+            return Err(FieldError::new(format!("/jobs/{n}/children"), "not_here", detail).into());
+        }
+        jobs.push(making.job(job, &format!("/jobs/{n}"))?);
+    }
+    making.finish()?;
+    let enqueued = kith_jobs::enqueue_all(tx, ctx.now, &jobs)?;
+    Ok(EnqueuedJobs { jobs: enqueued.into_iter().map(|one| EnqueuedJob::of(one, &[])).collect() })
+}
+
+/// Jobs in the making: what their kinds declare is read once.
+struct Making<'t> {
+    tx: &'t Tx<'t>,
+    ctx: &'t Ctx,
+    reserved: ReservedJobs,
+    validated: &'t Validated,
+    kinds: HashMap<String, Option<DeclaredKind>>,
+    made: usize,
+    awaits_validation: Option<AwaitsValidation>,
+}
+
+struct DeclaredKind {
+    kind: JobKind,
+    schema: Option<SchemaText>,
+}
+
+impl<'t> Making<'t> {
+    fn new(tx: &'t Tx<'_>, ctx: &'t Ctx, reserved: ReservedJobs, validated: &'t Validated) -> Self {
+        Self { tx, ctx, reserved, validated, kinds: HashMap::new(), made: 0, awaits_validation: None }
+    }
+
+    /// Says whether all payloads are validated: they are asked for together.
+    fn finish(self) -> Result<(), AwaitsValidation> {
+        self.awaits_validation.map_or(Ok(()), Err)
+    }
+
+    fn flow(&mut self, body: &NewJobBody, at: &str, depth: usize) -> Result<Flow, JobsError> {
+        if depth > DEEPEST {
+            return Err(FieldError::new(at.to_owned(), "too_deep", format!("At most {DEEPEST}.")).into());
+        }
+        if body.unique.is_some() && !body.children.is_empty() {
+            let detail = "A job with children is never another one.";
+            return Err(FieldError::new(format!("{at}/unique"), "not_here", detail).into());
+        }
+        let job = self.job(body, at)?;
+        let children = body.children.iter().enumerate();
+        let children = children.map(|(n, child)| self.flow(child, &format!("{at}/children/{n}"), depth + 1));
+        Ok(Flow { job, children: children.collect::<Result<_, _>>()? })
+    }
+
+    /// A job as the engine takes it.
+    fn job(&mut self, body: &NewJobBody, at: &str) -> Result<NewJob, JobsError> {
+        self.made += 1;
+        if self.made > MOST_AT_ONCE {
+            return Err(FieldError::new(at.to_owned(), "too_many", format!("At most {MOST_AT_ONCE}.")).into());
+        }
+        check_name("kind", &body.kind).map_err(|invalid| fault_at(at, &invalid))?;
+        body.check(at)?;
+        let (ctx, reserved, validated) = (self.ctx, self.reserved, self.validated);
+        let declared = self.kind(&body.kind)?;
+        let required = declared.and_then(|declared| declared.schema.as_ref());
+        let required =
+            required.map(|schema| validated.require(schema, &body.payload, &format!("{at}/payload")));
+        let kind = declared.map(|declared| &declared.kind);
+        let queue = body.queue.clone().or_else(|| kind?.queue.clone());
+        rules::check_program(reserved, queue.as_deref(), Some(&body.kind))?;
+        let retry = body.retry.as_ref().or_else(|| kind?.retry.as_ref());
+        let timeout_ms = body.timeout_ms.or_else(|| kind?.timeout_ms).unwrap_or(0);
+        let mut job = NewJob::new(
+            queue.unwrap_or_else(|| USUAL_QUEUE.to_owned()),
+            body.kind.clone(),
+            body.payload.to_string(),
+        );
+        job.priority = body.priority.or_else(|| kind?.priority).unwrap_or(job.priority);
+        job.run_at = body.run_at.or_else(|| Some(ctx.now + ms(body.delay_ms?)));
+        job.retry = retry.map_or(job.retry, RetryBody::policy);
+        job.timeout = ms(timeout_ms);
+        job.limit_key.clone_from(&body.limit_key);
+        job.unique = body.unique.as_ref().map(UniqueBody::policy);
+        job.after.clone_from(&body.after);
+        job.on_failure = if body.on_failure == OnFailureBody::Run { OnFailure::Run } else { OnFailure::Die };
+        job.source = Some(ctx.actor.to_string());
+        job.check().map_err(|invalid| fault_at(at, &invalid))?;
+        if let Some(Err(awaits)) = required {
+            self.awaits_validation = Some(awaits);
+        }
+        Ok(job)
+    }
+
+    fn kind(&mut self, name: &str) -> Result<Option<&DeclaredKind>, Error> {
+        if !self.kinds.contains_key(name) {
+            let declared = rows::find_kind(self.tx, name)?.map(|kind| {
+                let schema = kind.schema.as_ref().map(|schema| schema.as_str().to_owned().into());
+                DeclaredKind { kind, schema }
+            });
+            self.kinds.insert(name.to_owned(), declared);
+        }
+        Ok(self.kinds.get(name).and_then(Option::as_ref))
+    }
+}

@@ -1,0 +1,52 @@
+//! Declares and withdraws kinds of jobs.
+
+use kith_jobs::check_name;
+use kith_kernel::{Ctx, FieldError};
+use kith_store::Tx;
+
+use super::super::model::{JobKind, JobKindBody, JobsError, check_ms};
+use super::super::rows;
+
+/// Declares a kind, or declares it anew. Jobs that are there already stay as they are. The schema has been compiled before.
+///
+/// # Errors
+/// What is wrong with it; the database's.
+pub fn declare_kind(tx: &Tx<'_>, ctx: &Ctx, kind: &str, body: &JobKindBody) -> Result<JobKind, JobsError> {
+    check_name("kind", kind)?;
+    if let Some(queue) = &body.queue {
+        check_name("queue", queue)?;
+    }
+    if body.priority.is_some_and(|priority| !(0..=kith_jobs::LEAST_PRIORITY).contains(&priority)) {
+        return Err(FieldError::new("/priority", "out_of_range", "Between 0 and 9.").into());
+    }
+    check_ms(body.timeout_ms, "/timeout_ms")?;
+    body.retry.as_ref().map_or(Ok(()), |retry| retry.check("/retry"))?;
+    let declared = JobKind {
+        kind: kind.to_owned(),
+        queue: body.queue.clone(),
+        schema: body.schema(),
+        priority: body.priority,
+        retry: body.retry.clone(),
+        timeout_ms: body.timeout_ms,
+        updated_at: ctx.now,
+    };
+    tx.lock("job kind", [kind])?;
+    let known = rows::find_kind(tx, kind)?;
+    if let Some(known) = known.filter(|known| JobKind { updated_at: ctx.now, ..known.clone() } == declared) {
+        return Ok(known);
+    }
+    rows::save_kind(tx, &declared, ctx.now)?;
+    tx.audit(ctx, "job_kind.declared", kind);
+    Ok(declared)
+}
+
+/// Withdraws what is declared of a kind. Its jobs stay.
+///
+/// # Errors
+/// The database's.
+pub fn withdraw_kind(tx: &Tx<'_>, ctx: &Ctx, kind: &str) -> Result<(), JobsError> {
+    if rows::delete_kind(tx, kind)? {
+        tx.audit(ctx, "job_kind.withdrawn", kind);
+    }
+    Ok(())
+}

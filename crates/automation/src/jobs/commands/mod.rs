@@ -1,0 +1,9 @@
+//! Writes: what callers enqueue, declare and set. A file per subject.
+
+mod enqueueing;
+mod kinds;
+mod queues;
+
+pub use enqueueing::{enqueue, enqueue_all};
+pub use kinds::{declare_kind, withdraw_kind};
+pub use queues::{DRAINED, drain_queue, limit_queue, pause_queue};

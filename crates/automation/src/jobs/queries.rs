@@ -1,0 +1,241 @@
+//! Reads: jobs, kinds and queues as callers see them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kith_jobs::JobRecord;
+use kith_kernel::{Ctx, MAX_PAGE_BYTES, Timestamp, days, hours, minutes};
+use kith_store::Query;
+
+use super::model::{
+    AwaitedJob, JobDetails, JobKind, JobLogLine, JobsError, Queue, QueueDepth, QueueDetails, QueueMinute,
+    QueueMoment, QueueTally, Queues, read_json,
+};
+use super::rows;
+
+/// How far back the rates of a list go.
+const LATELY: Duration = minutes(5);
+/// How far back a queue's past goes unless somebody asks for more.
+const USUAL_PAST: Duration = hours(1);
+/// As long as the engine keeps it.
+const LONGEST_PAST: Duration = days(2);
+/// Rows that are read for it at most.
+const ROWS: i64 = 20_000;
+/// Points of depth that are shown at most.
+const POINTS: usize = 500;
+
+/// All that is known of a job.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JobDetails {
+    #[serde(flatten)]
+    about: Job,
+    /// With what: any JSON.
+    #[schema(value_type = serde_json::Value)]
+    payload: StoredJson,
+    /// What it left: any JSON.
+    #[schema(value_type = Option<serde_json::Value>, required = true)]
+    result: Option<StoredJson>,
+    /// Its last lines.
+    log: Vec<JobLogLine>,
+    /// The jobs that it waits, or waited, for.
+    awaits: Vec<AwaitedJob>,
+}
+
+/// A job that a worker has taken. Each later word about it carries `attempt`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ClaimedJob {
+    /// Of the job.
+    pub id: i64,
+    /// Proves that this claim has the job. Send it unchanged with every report about the job.
+    pub lease_token: String,
+    /// Which attempt this is, from 1.
+    pub attempt: i64,
+    /// What is to be done.
+    pub kind: String,
+    /// With what: any JSON.
+    #[schema(value_type = serde_json::Value)]
+    pub payload: StoredJson,
+    /// How often it has failed before.
+    pub failures: i64,
+    /// An attempt that takes longer has failed; 0: none does.
+    pub timeout_ms: i64,
+    /// When it was to run.
+    #[schema(value_type = String, format = DateTime)]
+    pub run_at: Timestamp,
+    /// When it was enqueued.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// What a worker got.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ClaimedJobs {
+    /// In their order; none if there was none in time.
+    pub jobs: Vec<ClaimedJob>,
+}
+
+impl From<Retry> for RetryBody {
+    fn from(Retry { max_attempts, base, cap }: Retry) -> Self {
+        Self { max_attempts, base_ms: Some(millis(base)), cap_ms: Some(millis(cap)) }
+    }
+}
+
+impl From<Failure> for JobFailure {
+    fn from(Failure { attempt, at, error }: Failure) -> Self {
+        Self { attempt, at, error }
+    }
+}
+
+impl From<LogLine> for JobLogLine {
+    fn from(LogLine { attempt, at, level, line }: LogLine) -> Self {
+        Self { attempt, at, level, line }
+    }
+}
+
+impl From<Awaited> for AwaitedJob {
+    fn from(Awaited { job, state, result, is_result_omitted }: Awaited) -> Self {
+        Self { id: job, state: state.map(JobStatus::from), result: read_json(result), is_result_omitted }
+    }
+}
+
+impl From<Claimed> for ClaimedJob {
+    fn from(claimed: Claimed) -> Self {
+        Self {
+            id: claimed.id,
+            lease_token: claimed.token.to_string(),
+            attempt: claimed.attempt,
+            kind: claimed.kind,
+            payload: read_json(Some(claimed.payload)).unwrap_or_default(),
+            failures: claimed.failures,
+            timeout_ms: millis(claimed.timeout),
+            run_at: claimed.run_at,
+            created_at: claimed.created_at,
+        }
+    }
+}
+
+impl From<JobRecord> for Job {
+    fn from(job: JobRecord) -> Self {
+        Self {
+            id: job.id,
+            queue: job.queue,
+            kind: job.kind,
+            state: job.state.into(),
+            priority: job.priority,
+            run_at: job.run_at,
+            attempt: job.attempt,
+            failures: job.failures,
+            retry: job.retry.into(),
+            timeout_ms: millis(job.timeout),
+            limit_key: job.limit_key,
+            started_at: job.started_at,
+            finished_at: job.finished_at,
+            progress: read_json(job.progress),
+            errors: job.errors.into_iter().map(JobFailure::from).collect(),
+            waiting_for: job.waiting_for,
+            cancel_asked_at: job.cancel_asked_at,
+            source: job.source,
+            created_at: job.created_at,
+        }
+    }
+}
+
+/// All that is known of a job.
+///
+/// # Errors
+/// [`JobsError::NotFound`].
+pub fn get_details(q: &Query<'_>, id: i64) -> Result<JobDetails, JobsError> {
+    let mut job = find_job(q, id)?;
+    let (payload, result) = (std::mem::take(&mut job.payload), job.result.take());
+    Ok(JobDetails {
+        about: job.into(),
+        payload: read_json(Some(payload)).unwrap_or_default(),
+        result: read_json(result),
+        log: kith_jobs::list_log(q, id)?.into_iter().map(JobLogLine::from).collect(),
+        awaits: kith_jobs::list_results(q, id, MAX_PAGE_BYTES as i64)?
+            .into_iter()
+            .map(AwaitedJob::from)
+            .collect(),
+    })
+}
+
+/// A job, wherever it stands.
+///
+/// # Errors
+/// [`JobsError::NotFound`].
+pub fn find_job(q: &Query<'_>, id: i64) -> Result<JobRecord, JobsError> {
+    kith_jobs::find_job(q, id)?.ok_or(JobsError::NotFound)
+}
+
+/// What is declared of a kind.
+///
+/// # Errors
+/// [`JobsError::NotFound`] if nothing is.
+pub fn get_kind(q: &Query<'_>, kind: &str) -> Result<JobKind, JobsError> {
+    rows::find_kind(q, kind)?.ok_or(JobsError::NotFound)
+}
+
+/// All queues, by name.
+///
+/// # Errors
+/// The database's.
+pub fn list_queues(q: &Query<'_>, ctx: &Ctx) -> Result<Queues, JobsError> {
+    let settings: BTreeMap<_, _> = kith_jobs::list_settings(q)?.into_iter().collect();
+    let depths = kith_jobs::look(q, ctx.now)?;
+    let depths: BTreeMap<_, _> = depths.iter().map(|sample| (sample.queue.clone(), sample.into())).collect();
+    let mut lately: BTreeMap<String, QueueTally> = BTreeMap::new();
+    for minute in kith_jobs::list_minutes(q, None, ctx.now - LATELY, ROWS)? {
+        lately.entry(minute.queue.clone()).or_default().add(&minute);
+    }
+    let mut names: Vec<_> = settings.keys().chain(depths.keys()).chain(lately.keys()).cloned().collect();
+    names.sort_unstable();
+    names.dedup();
+    let items = names.into_iter().map(|name| Queue {
+        limits: settings.get(&name).cloned().unwrap_or_default().into(),
+        depth: depths.get(&name).cloned().unwrap_or_default(),
+        lately: lately.get(&name).copied().unwrap_or_default(),
+        name,
+    });
+    Ok(Queues { items: items.collect() })
+}
+
+/// A queue and its past since `since`. One that nobody has heard of stands empty.
+///
+/// # Errors
+/// The database's.
+pub fn get_queue(
+    q: &Query<'_>,
+    ctx: &Ctx,
+    name: &str,
+    since: Option<Timestamp>,
+) -> Result<QueueDetails, JobsError> {
+    let since = since.unwrap_or(ctx.now - USUAL_PAST).max(ctx.now - LONGEST_PAST);
+    let depths = kith_jobs::look(q, ctx.now)?;
+    let depth = depths.iter().find(|sample| sample.queue == name).map(QueueDepth::from);
+    let mut by_minute: BTreeMap<Timestamp, QueueTally> = BTreeMap::new();
+    let mut lately = QueueTally::default();
+    for minute in kith_jobs::list_minutes(q, Some(name), since.min(ctx.now - LATELY), ROWS)? {
+        if minute.minute >= since {
+            by_minute.entry(minute.minute).or_default().add(&minute);
+        }
+        if minute.minute >= ctx.now - LATELY {
+            lately.add(&minute);
+        }
+    }
+    let samples = kith_jobs::list_samples(q, name, since, ROWS)?;
+    let step = samples.len().div_ceil(POINTS).max(1);
+    Ok(QueueDetails {
+        about: Queue {
+            name: name.to_owned(),
+            limits: kith_jobs::find_settings(q, name)?.into(),
+            depth: depth.unwrap_or_default(),
+            lately,
+        },
+        minutes: by_minute.into_iter().map(|(minute, tally)| QueueMinute { minute, tally }).collect(),
+        moments: samples
+            .iter()
+            .step_by(step)
+            .map(|sample| QueueMoment { at: sample.at, depth: sample.into() })
+            .collect(),
+    })
+}

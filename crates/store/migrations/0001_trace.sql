@@ -61,10 +61,31 @@ CREATE TABLE user_logs (
     PRIMARY KEY (user_id, log_offset)
 );
 
-CREATE TABLE subscribers (
+-- Durable consumers of events. Every event up to `position` is handled or stands in consumer_failures. `owner` is the node
+-- that delivers, until `leased_until`; `declared_at` is when a node last said that its build has this consumer.
+CREATE TABLE consumers (
     name TEXT PRIMARY KEY,
-    position BIGINT NOT NULL
+    position BIGINT NOT NULL,
+    owner TEXT NOT NULL,
+    leased_until BIGINT NOT NULL,
+    declared_at BIGINT NOT NULL
 );
+
+-- Events that a consumer has passed without handling them: those that failed, and later ones of the same subject, which wait
+-- for them. `set_aside_at` is set once all attempts have failed.
+CREATE TABLE consumer_failures (
+    consumer TEXT NOT NULL,
+    position BIGINT NOT NULL,
+    subject TEXT NOT NULL,
+    attempts BIGINT NOT NULL,
+    retry_at BIGINT NOT NULL,
+    error TEXT NOT NULL,
+    set_aside_at BIGINT,
+    PRIMARY KEY (consumer, position)
+);
+CREATE INDEX consumer_failures_pending ON consumer_failures (consumer, position) WHERE set_aside_at IS NULL;
+CREATE INDEX consumer_failures_pending_position ON consumer_failures (position) WHERE set_aside_at IS NULL;
+CREATE INDEX consumer_failures_set_aside ON consumer_failures (position) WHERE set_aside_at IS NOT NULL;
 
 -- Below `low_tx` every committed row has its place; where transactions do not overlap it is not used.
 CREATE TABLE sequencer (
@@ -74,7 +95,8 @@ CREATE TABLE sequencer (
 
 -- down
 DROP TABLE sequencer;
-DROP TABLE subscribers;
+DROP TABLE consumer_failures;
+DROP TABLE consumers;
 DROP TABLE user_logs;
 DROP TABLE outbox_positions;
 DROP TABLE outbox;

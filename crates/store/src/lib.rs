@@ -48,7 +48,7 @@ pub use facts::{AuditTail, Positions};
 pub use folder::{ControlHandler, ControlSocket, DataFolder, control_call, create_folder};
 pub use migrate::{Migration, MigrationState, MigrationStatus, ModuleMigrations};
 pub use options::{EngineOptions, PostgresOptions, SqliteOptions, StoreOptions, Synchronous};
-pub use outbox::STORE_MIGRATIONS;
+pub use outbox::{EventScan, STORE_MIGRATIONS, event_at, event_id_at, last_position, scan_events};
 pub use outcome::{IntoOutcome, Outcome};
 pub use statements::{STATEMENT_BUCKETS_US, StatementTimes};
 pub use stats::{StatsSnapshot, StoreStats};

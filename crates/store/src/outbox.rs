@@ -59,11 +59,10 @@ pub(crate) fn write_trace(tx: &Tx<'_>, trace: &Trace) -> Result<(), Error> {
 
 /// Where positions and seals stand.
 pub(crate) fn heads(q: &Query<'_>) -> Result<Heads, Error> {
-    let position = q.one("SELECT COALESCE(MAX(position), 0) FROM outbox_positions", &[], |row| row.get(0))?;
     let seal = q.one("SELECT n, hash FROM audit_seals ORDER BY n DESC LIMIT 1", &[], |row| {
         Ok(Seal { n: row.get(0)?, hash: audit::hash(row.get(1)?)? })
     })?;
-    Ok(Heads { position: position.unwrap_or(0), seal: seal.unwrap_or_default() })
+    Ok(Heads { position: last_position(q)?, seal: seal.unwrap_or_default() })
 }
 
 /// Writes places, statement by statement: cheap where a statement costs no round trip.
@@ -98,6 +97,73 @@ pub(crate) fn events_after(q: &Query<'_>, position: i64, limit: i64) -> Result<V
         params![position, limit],
         read_sequenced,
     )
+}
+
+/// Part of the log of events, as a consumer reads it.
+#[derive(Debug)]
+pub struct EventScan {
+    /// The events that were wanted, in order.
+    pub events: Vec<SequencedEvent>,
+    /// Position of the last event that was read, wanted or not; the position asked for if there is none behind it.
+    pub last: i64,
+    /// Whether there may be more behind `last`.
+    pub has_more: bool,
+}
+
+/// Reads at most `limit` events behind `position`, and returns those whose kind is wanted.
+///
+/// # Errors
+/// Any error of the database.
+pub fn scan_events(
+    q: &Query<'_>,
+    position: i64,
+    limit: i64,
+    wants: impl Fn(&str) -> bool,
+) -> Result<EventScan, Error> {
+    let rows = q.all(
+        "SELECT p.position, o.id, o.at, o.kind, o.subject, o.recipients, o.payload, o.request_id
+         FROM outbox_positions p JOIN outbox o ON o.id = p.event_id
+         WHERE p.position > $1 ORDER BY p.position LIMIT $2",
+        params![position, limit],
+        |row| {
+            let kind: String = row.get(3)?;
+            Ok((row.get::<i64>(0)?, if wants(&kind) { Some(read_sequenced(row)?) } else { None }))
+        },
+    )?;
+    let last = rows.last().map_or(position, |(last, _)| *last);
+    let has_more = i64::try_from(rows.len()).unwrap_or(i64::MAX) == limit;
+    Ok(EventScan { events: rows.into_iter().filter_map(|(_, event)| event).collect(), last, has_more })
+}
+
+/// Reads the event at `position`; `None` if retention has removed it.
+///
+/// # Errors
+/// Any error of the database.
+pub fn event_at(q: &Query<'_>, position: i64) -> Result<Option<SequencedEvent>, Error> {
+    q.one(
+        "SELECT p.position, o.id, o.at, o.kind, o.subject, o.recipients, o.payload, o.request_id
+         FROM outbox_positions p JOIN outbox o ON o.id = p.event_id WHERE p.position = $1",
+        params![position],
+        read_sequenced,
+    )
+}
+
+/// Id of the event at `position`. A failover may have given the position to another event.
+///
+/// # Errors
+/// Any error of the database.
+pub fn event_id_at(q: &Query<'_>, position: i64) -> Result<Option<Uuid>, Error> {
+    let sql = "SELECT event_id FROM outbox_positions WHERE position = $1";
+    q.one(sql, params![position], |row| row.get(0))
+}
+
+/// Returns the last position given to an event, 0 if there is none.
+///
+/// # Errors
+/// Any error of the database.
+pub fn last_position(q: &Query<'_>) -> Result<i64, Error> {
+    let sql = "SELECT COALESCE(MAX(position), 0) FROM outbox_positions";
+    Ok(q.one(sql, &[], |row| row.get(0))?.unwrap_or(0))
 }
 
 pub(crate) fn events_before(q: &Query<'_>, position: i64, limit: i64) -> Result<Vec<SequencedEvent>, Error> {
@@ -145,14 +211,17 @@ pub(crate) fn parse_recipients(text: &str) -> Result<Vec<UserId>, Error> {
     text.split_whitespace().map(|id| Uuid::parse_str(id).map(UserId).map_err(Error::fault)).collect()
 }
 
-/// Removes the oldest events that are older than `before` and that every subscriber has had, at most `limit`, with their
-/// places; says how many. The last position and the last entry of each person's log stay: the next ones follow them.
+/// Removes at most `limit` of the oldest events that are older than `before` and that every consumer has passed, with their
+/// positions, and returns how many. Events that a consumer is going to retry stay; those set aside go with their failures. The
+/// last position and the last entry of each user's log stay: the next ones follow them.
 pub(crate) fn remove_events(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Result<u64, Error> {
     tx.lock("outbox", ["oldest"])?;
     let oldest = tx.all(
         "SELECT p.position, o.id, o.at, o.recipients
          FROM outbox_positions p JOIN outbox o ON o.id = p.event_id
-         WHERE p.position <= (SELECT COALESCE(MIN(position), 9223372036854775807) FROM subscribers)
+         WHERE p.position <= (SELECT COALESCE(MIN(position), 9223372036854775807) FROM consumers)
+           AND p.position < (SELECT COALESCE(MIN(position), 9223372036854775807)
+                             FROM consumer_failures WHERE set_aside_at IS NULL)
            AND p.position < (SELECT MAX(position) FROM outbox_positions)
          ORDER BY p.position LIMIT $1",
         params![limit],
@@ -182,25 +251,9 @@ pub(crate) fn remove_events(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Resul
         )?;
     }
     tx.exec("DELETE FROM outbox_positions WHERE position <= $1", params![last])?;
-    Ok(removed)
-}
-
-pub(crate) fn deliver<E: From<Error>>(
-    tx: &Tx<'_>,
-    name: &'static str,
-    limit: i64,
-    take: &impl Fn(&Tx<'_>, &[SequencedEvent]) -> Result<(), E>,
-) -> Result<usize, E> {
-    tx.lock("subscriber", [name])?;
-    let cursor =
-        tx.one("SELECT position FROM subscribers WHERE name = $1", params![name], |row| row.get(0))?;
-    let events = events_after(tx, cursor.unwrap_or(0), limit)?;
-    let Some(last) = events.last() else { return Ok(0) };
-    take(tx, &events)?;
     tx.exec(
-        "INSERT INTO subscribers (name, position) VALUES ($1, $2)
-         ON CONFLICT (name) DO UPDATE SET position = excluded.position",
-        params![name, last.position],
+        "DELETE FROM consumer_failures WHERE position <= $1 AND set_aside_at IS NOT NULL",
+        params![last],
     )?;
-    Ok(events.len())
+    Ok(removed)
 }

@@ -308,7 +308,7 @@ impl Store {
     /// # Errors
     /// [`enum@Error`] if the database cannot be read.
     pub async fn last_position(&self) -> Result<i64, Error> {
-        self.read(|q| outbox::heads(q).map(|heads| heads.position)).await
+        self.read(outbox::last_position).await
     }
 
     /// When the oldest event was emitted that has no position yet: how far the sequencer is behind. Nothing, where it
@@ -323,22 +323,8 @@ impl Store {
         }
     }
 
-    /// Hands the next events, at most `limit`, to the subscriber `name`, and moves its cursor, in one transaction:
-    /// what `take` changes in the database happens exactly once per event, however many nodes run it. Says how many
-    /// events there were.
-    ///
-    /// # Errors
-    /// What `take` answers; the cursor then stays.
-    pub async fn deliver<F, E>(&self, name: &'static str, limit: i64, take: F) -> Result<usize, E>
-    where
-        F: Fn(&Tx<'_>, &[SequencedEvent]) -> Result<(), E> + Send + 'static,
-        E: From<Error> + Send + 'static,
-    {
-        self.write(move |tx| outbox::deliver(tx, name, limit, &take)).await
-    }
-
-    /// Removes the oldest events that are older than `before`, at most `limit` of them, and says how many. Events that a
-    /// subscriber has not had stay, and so do the newest event and the last entry of each person's log.
+    /// Removes at most `limit` of the oldest events that are older than `before`, and returns how many. Events that a consumer
+    /// has not passed or is going to retry stay, and so do the newest event and the last entry of each user's log.
     ///
     /// # Errors
     /// Whatever the database answers.

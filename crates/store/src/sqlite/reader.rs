@@ -216,7 +216,7 @@ mod tests {
     use crate::{STORE_MIGRATIONS, Tx, migrate, params};
 
     fn read(engine: &Engine) -> i64 {
-        let sql = "SELECT COALESCE(MAX(position), 0) FROM subscribers";
+        let sql = "SELECT COALESCE(MAX(position), 0) FROM consumers";
         let read = |q: &Query<'_>| q.one(sql, &[], |row| row.get(0));
         engine.read_in_place::<_, Error>(&read).expect("it is short").unwrap().unwrap()
     }
@@ -225,7 +225,7 @@ mod tests {
     fn write(engine: &Engine, position: i64) {
         let insert = move |tx: &Tx<'_>| {
             tx.exec(
-                "INSERT INTO subscribers (name, position) VALUES ($1, $2)",
+                "INSERT INTO consumers (name, position, owner, leased_until, declared_at) VALUES ($1, $2, '', 0, 0)",
                 params![position.to_string(), position],
             )
         };

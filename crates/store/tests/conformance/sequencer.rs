@@ -9,14 +9,14 @@ use kith_kernel::uuid::Uuid;
 use kith_store::{EngineKind, Error, NewEvent, SequencedEvent, Store, Tx, params};
 
 use crate::contract;
-use crate::support::{Db, add, ctx, event};
+use crate::support::{Db, ctx, event};
 
 contract! {
     positions_are_dense_and_keep_each_subjects_order
     what_was_rolled_back_gets_no_position
     each_recipients_log_is_dense
     the_audit_chain_holds_and_shows_tampering
-    a_subscriber_gets_each_event_once_and_in_order
+    events_that_a_consumer_retries_are_kept
     a_long_transaction_delays_nobody_and_is_not_lost
     heads_survive_a_restart
     a_backlog_of_any_length_is_placed_whole
@@ -155,12 +155,10 @@ async fn old_events_are_removed_and_numbers_go_on(db: Db) {
     let at = db.sources.clock.now();
     let now = at + Duration::from_secs(60);
     assert_eq!(db.store.remove_events(at, 10).await.unwrap(), 0, "none is older");
-    // Nobody has missed an event.
-    let take = |_: &Tx<'_>, _: &[SequencedEvent]| Ok::<_, Error>(());
-    assert_eq!(db.store.deliver("slow", 1, take).await.unwrap(), 1);
+    pass(&db, 1).await;
     assert_eq!(db.store.remove_events(now, 10).await.unwrap(), 1);
     assert_eq!(positions().await, [2, 3, 4]);
-    assert_eq!(db.store.deliver("slow", 10, take).await.unwrap(), 3);
+    pass(&db, 4).await;
     assert_eq!(db.store.remove_events(now, 1).await.unwrap(), 1, "no more than asked for");
     assert_eq!(db.store.remove_events(now, 10).await.unwrap(), 1);
     assert_eq!(positions().await, [4], "the newest stays");
@@ -169,7 +167,7 @@ async fn old_events_are_removed_and_numbers_go_on(db: Db) {
     db.placed(5).await;
     assert_eq!(positions().await, [4, 5]);
     assert_eq!(logs().await, [(4, 4), (5, 5), (3, 3), (4, 5)]);
-    assert_eq!(db.store.deliver("slow", 10, take).await.unwrap(), 1);
+    pass(&db, 5).await;
     assert_eq!(db.store.remove_events(now, 10).await.unwrap(), 1);
     // The last entry of a log goes when a later one of its person does.
     assert_eq!(logs().await, [(5, 5), (3, 3), (4, 5)]);
@@ -212,38 +210,34 @@ async fn the_audit_chain_holds_and_shows_tampering(db: Db) {
     assert!(broken.contains("link 3"), "{broken}");
 }
 
-async fn a_subscriber_gets_each_event_once_and_in_order(db: Db) {
-    for n in 0..60_u128 {
-        let ctx = db.ctx();
-        db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(n % 4))).await.unwrap();
+async fn events_that_a_consumer_retries_are_kept(db: Db) {
+    for _ in 0..4 {
+        emit(&db, &[]).await;
     }
-    db.placed(60).await;
-    // Two runners of the same subscriber; one fails now and then, after it has made its change.
-    let mut runners = tokio::task::JoinSet::new();
-    for runner in 0..2 {
-        let store = db.store.clone();
-        runners.spawn(async move {
-            let mut turn = 0;
-            loop {
-                turn += 1;
-                let fails = runner == 0 && turn % 2 == 1;
-                let take = move |tx: &Tx<'_>, events: &[SequencedEvent]| {
-                    for event in events {
-                        add(tx, &format!("{:03}", event.position))?;
-                    }
-                    if fails { Err(Error::NulInText) } else { Ok(()) }
-                };
-                match store.deliver("test", 7, take).await {
-                    Ok(0) => break,
-                    Ok(_) => {}
-                    Err(error) => assert!(fails && matches!(error, Error::NulInText), "{error}"),
-                }
-            }
-        });
-    }
-    runners.join_all().await;
-    let expected: Vec<String> = (1..=60).map(|n| format!("{n:03}")).collect();
-    assert_eq!(db.names().await, expected, "each event had its effect exactly once");
+    db.placed(4).await;
+    pass(&db, 4).await;
+    let fail = |position: i64, set_aside_at: Option<i64>| {
+        let sql = "INSERT INTO consumer_failures (consumer, position, subject, attempts, retry_at, error, set_aside_at)
+                   VALUES ('slow', $1, 's', 1, 0, 'failed', $2)";
+        db.store.write(move |tx| tx.exec(sql, params![position, set_aside_at]))
+    };
+    fail(1, Some(0)).await.unwrap();
+    fail(2, None).await.unwrap();
+    let now = db.sources.clock.now() + Duration::from_secs(60);
+    assert_eq!(db.store.remove_events(now, 10).await.unwrap(), 1, "the second event is going to be retried");
+    let failures: Result<Vec<i64>, Error> = db
+        .store
+        .read(|q| q.all("SELECT position FROM consumer_failures", &[], |row| row.get(0)))
+        .await;
+    assert_eq!(failures.unwrap(), [2], "what was set aside goes with its event");
+}
+
+/// Moves the cursor of a consumer to `position`.
+async fn pass(db: &Db, position: i64) {
+    let sql = "INSERT INTO consumers (name, position, owner, leased_until, declared_at) VALUES ('slow', $1, '', 0, 0)
+               ON CONFLICT (name) DO UPDATE SET position = excluded.position";
+    let passed: Result<u64, Error> = db.store.write(move |tx| tx.exec(sql, params![position])).await;
+    assert_eq!(passed.unwrap(), 1);
 }
 
 /// A transaction that started early and commits late: others get their places meanwhile, it gets its own afterwards.

@@ -1,0 +1,128 @@
+//! Events whose handler failed: when they are retried, and when they are set aside.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use kith_kernel::Timestamp;
+use kith_store::{Error, Query, params};
+use serde::{Deserialize, Serialize};
+
+use crate::rows::PendingRow;
+
+/// Attempts after which an event is set aside. They take about two minutes.
+pub const MAX_ATTEMPTS: i64 = 8;
+/// Failures of one consumer that may wait for a retry. With more, the cursor stops until some are handled or set aside.
+pub const MAX_PENDING: i64 = 1_000;
+/// Longest error text that is stored, in bytes.
+const MAX_ERROR_BYTES: usize = 1_000;
+
+/// Delay before the attempt that follows `attempts` failed ones: 1, 2, 4, … seconds, at most one minute.
+pub(crate) fn backoff(attempts: i64) -> Duration {
+    let exponent = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(6);
+    Duration::from_secs((1 << exponent).min(60))
+}
+
+/// Cuts an error text to its stored length.
+pub(crate) fn stored_error(error: &str) -> String {
+    let without_nul = error.replace('\0', "\u{fffd}");
+    let mut end = without_nul.len().min(MAX_ERROR_BYTES);
+    while !without_nul.is_char_boundary(end) {
+        end -= 1;
+    }
+    without_nul[..end].to_owned()
+}
+
+/// Failures that are going to be retried, in the order of positions.
+#[derive(Debug, Default)]
+pub(crate) struct Pending(pub Vec<PendingRow>);
+
+impl Pending {
+    /// Subjects whose new events have to wait.
+    pub fn subjects(&self) -> BTreeSet<&str> {
+        self.0.iter().map(|row| row.subject.as_str()).collect()
+    }
+
+    /// First failure that may be retried at `now`: the oldest one of its subject, whose time has come.
+    pub fn due(&self, now: Timestamp) -> Option<&PendingRow> {
+        self.heads().find(|row| row.retry_at <= now)
+    }
+
+    /// Time at which the next failure may be retried.
+    pub fn next_retry(&self) -> Option<Timestamp> {
+        self.heads().map(|row| row.retry_at).min()
+    }
+
+    pub fn is_full(&self) -> bool {
+        i64::try_from(self.0.len()).unwrap_or(i64::MAX) >= MAX_PENDING
+    }
+
+    /// Oldest failure of each subject.
+    fn heads(&self) -> impl Iterator<Item = &PendingRow> {
+        let mut seen = BTreeSet::new();
+        self.0.iter().filter(move |row| seen.insert(row.subject.as_str()))
+    }
+}
+
+/// Event that was set aside after [`MAX_ATTEMPTS`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAsideEvent {
+    /// Position of the event.
+    pub position: i64,
+    /// Subject of the event.
+    pub subject: String,
+    /// Error of the last attempt.
+    pub error: String,
+    /// Time at which it was set aside.
+    pub set_aside_at: Timestamp,
+}
+
+/// Lists at most `limit` events that `consumer` has set aside, in the order of positions.
+///
+/// # Errors
+/// Any error of the database.
+pub fn list_set_aside(q: &Query<'_>, consumer: &str, limit: i64) -> Result<Vec<SetAsideEvent>, Error> {
+    q.all(
+        "SELECT position, subject, error, set_aside_at FROM consumer_failures
+         WHERE consumer = $1 AND set_aside_at IS NOT NULL ORDER BY position LIMIT $2",
+        params![consumer, limit],
+        |row| {
+            Ok(SetAsideEvent {
+                position: row.get(0)?,
+                subject: row.get(1)?,
+                error: row.get(2)?,
+                set_aside_at: row.get(3)?,
+            })
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(position: i64, subject: &str, retry_at: i64) -> PendingRow {
+        let retry_at = Timestamp::from_millis(retry_at);
+        PendingRow { position, subject: subject.into(), attempts: 1, retry_at }
+    }
+
+    #[test]
+    fn later_event_of_a_subject_waits_for_the_first() {
+        let pending = Pending(vec![row(1, "a", 50), row(2, "a", 0), row(3, "b", 60)]);
+        assert_eq!(pending.due(Timestamp::from_millis(40)), None);
+        assert_eq!(pending.due(Timestamp::from_millis(60)).map(|row| row.position), Some(1));
+        assert_eq!(pending.next_retry(), Some(Timestamp::from_millis(50)));
+        assert_eq!(pending.subjects(), BTreeSet::from(["a", "b"]));
+    }
+
+    #[test]
+    fn delays_double_up_to_a_minute() {
+        let delays: Vec<u64> = (1..=8).map(|attempts| backoff(attempts).as_secs()).collect();
+        assert_eq!(delays, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
+
+    #[test]
+    fn stored_error_is_short_and_whole() {
+        let error = stored_error(&"é\0".repeat(1_000));
+        assert!(error.len() <= MAX_ERROR_BYTES && !error.contains('\0'), "{}", error.len());
+    }
+}

@@ -1,0 +1,90 @@
+//! Delivers events again that a consumer has passed.
+
+use kith_kernel::Timestamp;
+use kith_store::{Error, Tx, last_position};
+use thiserror::Error;
+
+use crate::engine::WAKE_UP;
+use crate::rows;
+
+/// Events set aside that are made pending at once.
+const MAX_RETRIED: i64 = 1_000;
+
+/// First event that is delivered again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayFrom {
+    /// The oldest event that retention has kept.
+    Beginning,
+    /// The event at this position.
+    Position(i64),
+    /// The first event that was emitted at this time or later. Events that were committed at about the same time may be a
+    /// little out of the order of time: choose an earlier time if in doubt.
+    Time(Timestamp),
+}
+
+/// Reason why nothing was replayed.
+#[derive(Debug, Error)]
+pub enum ReplayError {
+    /// The database has no consumer of this name.
+    #[error("there is no consumer {0:?}")]
+    UnknownConsumer(String),
+    /// The position is behind the end of the log, or not positive.
+    #[error("position {position} does not exist; the last one is {last}")]
+    UnknownPosition {
+        /// The position asked for.
+        position: i64,
+        /// The last position in the log.
+        last: i64,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+/// Moves the cursor of `consumer` back so that events are delivered to it again from `from` on, and returns how many events
+/// (of any kind) lie between that point and the end of the log. A consumer that is behind that point keeps its cursor.
+///
+/// # Errors
+/// [`ReplayError`] if there is no such consumer or position.
+pub fn replay(tx: &Tx<'_>, consumer: &str, from: ReplayFrom) -> Result<i64, ReplayError> {
+    let cursor = rows::cursor(tx, consumer)?;
+    let cursor = cursor.ok_or_else(|| ReplayError::UnknownConsumer(consumer.to_owned()))?;
+    let last = last_position(tx)?;
+    let wanted = match from {
+        ReplayFrom::Beginning => rows::position_before_all(tx)?,
+        ReplayFrom::Position(position) if (1..=last).contains(&position) => position - 1,
+        ReplayFrom::Position(position) => return Err(ReplayError::UnknownPosition { position, last }),
+        ReplayFrom::Time(since) => position_before(tx, since, last)?,
+    };
+    let position = wanted.max(rows::position_before_all(tx)?).min(cursor.position);
+    rows::set_cursor(tx, consumer, position)?;
+    rows::delete_failures_behind(tx, consumer, position)?;
+    tx.ring(WAKE_UP);
+    Ok(last - position)
+}
+
+/// Finds the position before the first event emitted at `since` or later, by binary search.
+fn position_before(tx: &Tx<'_>, since: Timestamp, last: i64) -> Result<i64, Error> {
+    let (mut before, mut behind) = (rows::position_before_all(tx)?, last);
+    while before < behind {
+        let middle = before + (behind - before) / 2;
+        match rows::first_emitted_behind(tx, middle)? {
+            Some(at) if at < since => before = middle + 1,
+            _ => behind = middle,
+        }
+    }
+    Ok(before)
+}
+
+/// Makes the oldest events that `consumer` has set aside pending again, at most 1,000 at a time, and returns how many.
+///
+/// # Errors
+/// [`ReplayError::UnknownConsumer`] if there is no such consumer.
+pub fn retry_set_aside(tx: &Tx<'_>, consumer: &str) -> Result<u64, ReplayError> {
+    if rows::cursor(tx, consumer)?.is_none() {
+        return Err(ReplayError::UnknownConsumer(consumer.to_owned()));
+    }
+    let retried = rows::retry_set_aside(tx, consumer, MAX_RETRIED)?;
+    tx.ring(WAKE_UP);
+    Ok(retried)
+}

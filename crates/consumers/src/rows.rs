@@ -1,0 +1,209 @@
+//! SQL of the tables `consumers` and `consumer_failures`. Both belong to the store, whose retention of events reads them.
+
+use kith_kernel::Timestamp;
+use kith_store::{Error, Query, Tx, params};
+
+/// Row of `consumers`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CursorRow {
+    pub name: String,
+    pub position: i64,
+    /// Node that holds the lease; empty if none does.
+    pub owner: String,
+    pub leased_until: Timestamp,
+}
+
+/// Row of `consumer_failures` that is going to be retried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PendingRow {
+    pub position: i64,
+    pub subject: String,
+    pub attempts: i64,
+    pub retry_at: Timestamp,
+}
+
+/// Inserts a cursor unless the consumer has one, and notes that this build declares it.
+pub(crate) fn declare(tx: &Tx<'_>, name: &str, position: i64, now: Timestamp) -> Result<(), Error> {
+    tx.exec(
+        "INSERT INTO consumers (name, position, owner, leased_until, declared_at) VALUES ($1, $2, '', 0, $3)
+         ON CONFLICT (name) DO UPDATE SET declared_at = excluded.declared_at",
+        params![name, position, now],
+    )?;
+    Ok(())
+}
+
+/// Deletes cursors that no node has declared since `before`, with their failures. Returns the names.
+pub(crate) fn delete_undeclared(tx: &Tx<'_>, before: Timestamp) -> Result<Vec<String>, Error> {
+    let names: Vec<String> =
+        tx.all("SELECT name FROM consumers WHERE declared_at < $1", params![before], |row| row.get(0))?;
+    for name in &names {
+        tx.exec("DELETE FROM consumer_failures WHERE consumer = $1", params![name])?;
+        tx.exec("DELETE FROM consumers WHERE name = $1 AND declared_at < $2", params![name, before])?;
+    }
+    Ok(names)
+}
+
+pub(crate) fn cursor(q: &Query<'_>, name: &str) -> Result<Option<CursorRow>, Error> {
+    q.one(
+        "SELECT name, position, owner, leased_until FROM consumers WHERE name = $1",
+        params![name],
+        |row| {
+            Ok(CursorRow {
+                name: row.get(0)?,
+                position: row.get(1)?,
+                owner: row.get(2)?,
+                leased_until: row.get(3)?,
+            })
+        },
+    )
+}
+
+pub(crate) fn cursors(q: &Query<'_>) -> Result<Vec<CursorRow>, Error> {
+    q.all("SELECT name, position, owner, leased_until FROM consumers ORDER BY name", &[], |row| {
+        Ok(CursorRow {
+            name: row.get(0)?,
+            position: row.get(1)?,
+            owner: row.get(2)?,
+            leased_until: row.get(3)?,
+        })
+    })
+}
+
+/// Takes or renews the lease of one consumer; false if another node holds it.
+pub(crate) fn lease(
+    tx: &Tx<'_>,
+    name: &str,
+    owner: &str,
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<bool, Error> {
+    let leased = tx.exec(
+        "UPDATE consumers SET owner = $2, leased_until = $4
+         WHERE name = $1 AND (owner = $2 OR owner = '' OR leased_until <= $3)",
+        params![name, owner, now, until],
+    )?;
+    Ok(leased == 1)
+}
+
+/// Gives up all leases of a node.
+pub(crate) fn release(tx: &Tx<'_>, owner: &str) -> Result<u64, Error> {
+    tx.exec("UPDATE consumers SET owner = '', leased_until = 0 WHERE owner = $1", params![owner])
+}
+
+/// Moves the cursor from `from` to `to` if `owner` still holds the lease and nobody else has moved it; false otherwise.
+pub(crate) fn move_cursor(tx: &Tx<'_>, name: &str, owner: &str, from: i64, to: i64) -> Result<bool, Error> {
+    let moved = tx.exec(
+        "UPDATE consumers SET position = $4 WHERE name = $1 AND owner = $2 AND position = $3",
+        params![name, owner, from, to],
+    )?;
+    Ok(moved == 1)
+}
+
+/// Sets the cursor wherever it stands; false if there is no such consumer.
+pub(crate) fn set_cursor(tx: &Tx<'_>, name: &str, to: i64) -> Result<bool, Error> {
+    Ok(tx.exec("UPDATE consumers SET position = $2 WHERE name = $1", params![name, to])? == 1)
+}
+
+/// Lists at most `limit` failures that are going to be retried, in the order of positions.
+pub(crate) fn pending(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<PendingRow>, Error> {
+    q.all(
+        "SELECT position, subject, attempts, retry_at FROM consumer_failures
+         WHERE consumer = $1 AND set_aside_at IS NULL ORDER BY position LIMIT $2",
+        params![name, limit],
+        |row| {
+            Ok(PendingRow {
+                position: row.get(0)?,
+                subject: row.get(1)?,
+                attempts: row.get(2)?,
+                retry_at: row.get(3)?,
+            })
+        },
+    )
+}
+
+/// Inserts a failure that is going to be retried at `retry_at`.
+pub(crate) fn insert_failure(
+    tx: &Tx<'_>,
+    name: &str,
+    row: &PendingRow,
+    error: &str,
+) -> Result<(), Error> {
+    tx.exec(
+        "INSERT INTO consumer_failures (consumer, position, subject, attempts, retry_at, error)
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (consumer, position) DO NOTHING",
+        params![name, row.position, row.subject, row.attempts, row.retry_at, error],
+    )?;
+    Ok(())
+}
+
+/// Notes another failed attempt, and sets the event aside if `set_aside_at` is given; false if the row has changed meanwhile.
+pub(crate) fn update_failure(
+    tx: &Tx<'_>,
+    name: &str,
+    row: &PendingRow,
+    retry_at: Timestamp,
+    error: &str,
+    set_aside_at: Option<Timestamp>,
+) -> Result<bool, Error> {
+    let updated = tx.exec(
+        "UPDATE consumer_failures SET attempts = $4, retry_at = $5, error = $6, set_aside_at = $7
+         WHERE consumer = $1 AND position = $2 AND attempts = $3 AND set_aside_at IS NULL",
+        params![name, row.position, row.attempts, row.attempts + 1, retry_at, error, set_aside_at],
+    )?;
+    Ok(updated == 1)
+}
+
+/// Deletes a failure that was handled; false if it has changed meanwhile.
+pub(crate) fn delete_failure(tx: &Tx<'_>, name: &str, row: &PendingRow) -> Result<bool, Error> {
+    let deleted = tx.exec(
+        "DELETE FROM consumer_failures WHERE consumer = $1 AND position = $2 AND attempts = $3
+           AND set_aside_at IS NULL",
+        params![name, row.position, row.attempts],
+    )?;
+    Ok(deleted == 1)
+}
+
+/// Deletes the failures behind `position`; their events are going to be delivered again.
+pub(crate) fn delete_failures_behind(tx: &Tx<'_>, name: &str, position: i64) -> Result<u64, Error> {
+    tx.exec(
+        "DELETE FROM consumer_failures WHERE consumer = $1 AND position > $2",
+        params![name, position],
+    )
+}
+
+/// Makes at most `limit` events that were set aside pending again; returns how many.
+pub(crate) fn retry_set_aside(tx: &Tx<'_>, name: &str, limit: i64) -> Result<u64, Error> {
+    tx.exec(
+        "UPDATE consumer_failures SET set_aside_at = NULL, attempts = 0, retry_at = 0
+         WHERE consumer = $1 AND position IN (
+           SELECT position FROM consumer_failures
+           WHERE consumer = $1 AND set_aside_at IS NOT NULL ORDER BY position LIMIT $2)",
+        params![name, limit],
+    )
+}
+
+/// Counts failures up to `limit`: those that are going to be retried, and those set aside.
+pub(crate) fn count_failures(q: &Query<'_>, name: &str, limit: i64) -> Result<(i64, i64), Error> {
+    let sql = "SELECT COALESCE(SUM(CASE WHEN set_aside_at IS NULL THEN 1 ELSE 0 END), 0),
+                      COALESCE(SUM(CASE WHEN set_aside_at IS NULL THEN 0 ELSE 1 END), 0)
+               FROM (SELECT set_aside_at FROM consumer_failures WHERE consumer = $1 LIMIT $2) AS counted";
+    let counts = q.one(sql, params![name, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(counts.unwrap_or((0, 0)))
+}
+
+/// Time at which the first event behind `position` was emitted.
+pub(crate) fn first_emitted_behind(q: &Query<'_>, position: i64) -> Result<Option<Timestamp>, Error> {
+    q.one(
+        "SELECT o.at FROM outbox_positions p JOIN outbox o ON o.id = p.event_id
+         WHERE p.position > $1 ORDER BY p.position LIMIT 1",
+        params![position],
+        |row| row.get(0),
+    )
+}
+
+/// Position before the oldest event that retention has kept.
+pub(crate) fn position_before_all(q: &Query<'_>) -> Result<i64, Error> {
+    let first: Option<Option<i64>> =
+        q.one("SELECT MIN(position) FROM outbox_positions", &[], |row| row.get(0))?;
+    Ok(first.flatten().map_or(0, |position| position - 1))
+}

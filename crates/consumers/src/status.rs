@@ -1,0 +1,53 @@
+//! Lag of consumers, for operators and metrics.
+
+use kith_kernel::Timestamp;
+use kith_store::{Error, Query, last_position};
+use serde::{Deserialize, Serialize};
+
+use crate::rows;
+
+/// Failures that are counted at most.
+const MAX_COUNTED: i64 = 10_000;
+
+/// State of a consumer in the database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsumerStatus {
+    /// Name of the consumer.
+    pub name: String,
+    /// Position up to which every event was handled, or stands among the failures.
+    pub position: i64,
+    /// Events behind `position`, of any kind. An idle cursor is written every five seconds only.
+    pub lag_events: i64,
+    /// Milliseconds since the first event behind `position` was emitted; 0 if there is none.
+    pub lag_ms: i64,
+    /// Failed events, and later ones of their subjects, that are going to be retried; counted up to 10,000.
+    pub pending: i64,
+    /// Events that were set aside after all attempts; counted up to 10,000.
+    pub set_aside: i64,
+    /// Node that delivers; empty if none does.
+    pub owner: String,
+}
+
+/// Reads the state of every consumer in the database, ordered by name.
+///
+/// # Errors
+/// Any error of the database.
+pub fn list_status(q: &Query<'_>, now: Timestamp) -> Result<Vec<ConsumerStatus>, Error> {
+    let last = last_position(q)?;
+    rows::cursors(q)?
+        .into_iter()
+        .map(|cursor| {
+            let (pending, set_aside) = rows::count_failures(q, &cursor.name, MAX_COUNTED)?;
+            let emitted = rows::first_emitted_behind(q, cursor.position)?;
+            Ok(ConsumerStatus {
+                position: cursor.position,
+                lag_events: (last - cursor.position).max(0),
+                lag_ms: emitted.map_or(0, |at| (now.as_millis() - at.as_millis()).max(0)),
+                pending,
+                set_aside,
+                owner: if cursor.leased_until > now { cursor.owner } else { String::new() },
+                name: cursor.name,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,156 @@
+//! Which events a consumer gets, in which order, and how often.
+
+use kith_consumers::{Progress, StartAt, forget_undeclared};
+use kith_kernel::seconds;
+use kith_store::testing::Fault;
+use kith_store::Error;
+
+use crate::contract;
+use crate::support::{Node, Poison, recorder};
+
+contract! {
+    events_are_handled_once_in_order
+    faults_between_handling_and_cursor_repeat_nothing
+    lost_connection_counts_no_attempt
+    new_consumer_starts_at_now_or_at_the_beginning
+    unwanted_events_are_passed_without_a_write_each
+    cursor_of_an_undeclared_consumer_is_deleted
+    moved_cursor_or_lost_lease_undoes_the_batch
+    event_replaced_by_a_failover_is_not_handled
+}
+
+async fn events_are_handled_once_in_order(node: Node) {
+    let consumer = recorder("first", StartAt::Beginning, Poison::default());
+    let mut delivery = node.delivery(&consumer).await;
+    assert!(matches!(delivery.step().await.unwrap(), Progress::Idle { until: None }));
+    let subjects: Vec<u128> = (0..1_200).map(|n| n % 7).collect();
+    let ctx = kith_consumers::Transactions::ctx(&node.on, "test");
+    let emitted = node.on.store.write(move |tx| {
+        for subject in &subjects {
+            let subject = kith_kernel::uuid::Uuid::from_u128(*subject);
+            let payload = serde_json::json!({});
+            tx.emit(&ctx, kith_store::NewEvent { kind: "thing.done", subject, recipients: vec![], payload });
+        }
+        Ok::<_, Error>(())
+    });
+    emitted.await.unwrap();
+    node.placed(1_200).await;
+    assert_eq!(node.run(&mut delivery).await, 1_200);
+    assert_eq!(node.handled("first").await, (1..=1_200).collect::<Vec<_>>());
+    assert_eq!(node.cursor("first").await, 1_200);
+    assert_eq!(node.run(&mut delivery).await, 0);
+}
+
+/// Crashes between the handler's changes and the commit of the cursor, and lost answers to the commit.
+async fn faults_between_handling_and_cursor_repeat_nothing(node: Node) {
+    let consumer = recorder("first", StartAt::Beginning, Poison::default());
+    let mut delivery = node.delivery(&consumer).await;
+    let mut faults: Vec<Fault> = (1..=8).map(|n| Fault::ConnectionLost { at_statement: n }).collect();
+    faults.extend((1..=8).map(|n| Fault::DiskFull { at_statement: n }));
+    faults.extend([Fault::CommitFails, Fault::CommitAnswerLost, Fault::Conflict]);
+    let mut expected = Vec::new();
+    for (n, fault) in (1..).zip(faults) {
+        node.emit("thing.done", &[1, 2]).await;
+        expected.extend([2 * n - 1, 2 * n]);
+        node.on.store.inject(fault);
+        // Whatever a step answers: the next ones find out how things stand.
+        for _ in 0..20 {
+            if matches!(delivery.step().await, Ok(Progress::Idle { .. })) {
+                break;
+            }
+        }
+        node.run(&mut delivery).await;
+        assert_eq!(node.handled("first").await, expected, "{fault:?}");
+        node.exhaust_faults().await;
+    }
+    assert_eq!(node.status("first").await.pending, 0, "no fault of the database counts as a failure");
+}
+
+async fn lost_connection_counts_no_attempt(node: Node) {
+    let consumer = recorder("first", StartAt::Beginning, Poison::default());
+    let mut delivery = node.delivery(&consumer).await;
+    node.emit("thing.done", &[1]).await;
+    for _ in 0..20 {
+        node.on.store.inject(Fault::CommitFails);
+        let _ = delivery.step().await;
+    }
+    assert_eq!(node.status("first").await.set_aside, 0);
+    node.run(&mut delivery).await;
+    assert_eq!(node.handled("first").await, [1]);
+}
+
+async fn new_consumer_starts_at_now_or_at_the_beginning(node: Node) {
+    node.emit("thing.done", &[1, 2]).await;
+    let from_now = recorder("from-now", StartAt::Now, Poison::default());
+    let from_beginning = recorder("from-beginning", StartAt::Beginning, Poison::default());
+    let (mut now, mut beginning) = (node.delivery(&from_now).await, node.delivery(&from_beginning).await);
+    node.emit("thing.done", &[3]).await;
+    // Declared again, as at every start: the cursors stay.
+    node.declare(&[from_now, from_beginning]).await;
+    node.run(&mut now).await;
+    node.run(&mut beginning).await;
+    assert_eq!(node.handled("from-now").await, [3]);
+    assert_eq!(node.handled("from-beginning").await, [1, 2, 3]);
+}
+
+async fn unwanted_events_are_passed_without_a_write_each(node: Node) {
+    let consumer = recorder("first", StartAt::Beginning, Poison::default());
+    let mut delivery = node.delivery(&consumer).await;
+    node.emit("other.done", &[1, 2]).await;
+    assert_eq!(node.run(&mut delivery).await, 0);
+    assert_eq!(node.cursor("first").await, 0);
+    let step = delivery.step().await.unwrap();
+    assert!(matches!(step, Progress::Idle { until: Some(_) }), "it waits for the write: {step:?}");
+    node.advance(seconds(5));
+    assert_eq!(node.run(&mut delivery).await, 0);
+    assert_eq!((node.cursor("first").await, node.status("first").await.lag_events), (2, 0));
+    node.emit("other.done", &[1]).await;
+    node.emit("thing.done", &[1]).await;
+    node.run(&mut delivery).await;
+    assert_eq!((node.handled("first").await, node.cursor("first").await), (vec![4], 4));
+}
+
+async fn cursor_of_an_undeclared_consumer_is_deleted(node: Node) {
+    let [old, new] = ["old", "new"].map(|name| recorder(name, StartAt::Now, Poison::default()));
+    node.declare(&[old, new.clone()]).await;
+    node.advance(seconds(60));
+    node.declare(&[new]).await;
+    let before = node.on.sources.clock.now();
+    let forgotten = node.on.store.write(move |tx| forget_undeclared(tx, before)).await.unwrap();
+    assert_eq!(forgotten, ["old"]);
+    assert_eq!(node.cursor("new").await, 0);
+}
+
+/// A replay, or another node, moves the cursor between the read and the transaction.
+async fn moved_cursor_or_lost_lease_undoes_the_batch(node: Node) {
+    let consumer = recorder("first", StartAt::Beginning, Poison::default());
+    let mut delivery = node.delivery(&consumer).await;
+    node.emit("thing.done", &[1, 2]).await;
+    for change in ["UPDATE consumers SET owner = 'other'", "UPDATE consumers SET position = 1, owner = 'node'"] {
+        node.on.interpose(&[change]);
+        let step = delivery.step().await.unwrap();
+        assert_eq!(step, Progress::More { handled: 0, set_aside: false }, "{change}");
+        assert_eq!(node.handled("first").await, [0; 0], "{change}");
+        if change.contains("other") {
+            assert_eq!(delivery.step().await.unwrap(), Progress::NotOwner);
+            node.give_lease("first", "node").await;
+        }
+    }
+    node.run(&mut delivery).await;
+    assert_eq!(node.handled("first").await, [2]);
+}
+
+/// A failover to a replica that lacked the last events gives their positions to others.
+async fn event_replaced_by_a_failover_is_not_handled(node: Node) {
+    let consumer = recorder("first", StartAt::Beginning, Poison::default());
+    let mut delivery = node.delivery(&consumer).await;
+    node.emit("thing.done", &[1, 2]).await;
+    node.on.interpose(&[
+        "UPDATE outbox_positions SET position = position + 10",
+        "UPDATE outbox_positions SET position = 13 - position",
+    ]);
+    assert_eq!(delivery.step().await.unwrap(), Progress::More { handled: 0, set_aside: false });
+    assert_eq!(node.run(&mut delivery).await, 2);
+    let subjects = node.handled_with_subjects("first").await;
+    assert!(subjects[0].1.ends_with('2') && subjects[1].1.ends_with('1'), "{subjects:?}");
+}

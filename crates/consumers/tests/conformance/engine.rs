@@ -1,0 +1,89 @@
+//! Consumers that run in the background.
+
+use std::time::Duration;
+
+use kith_consumers::{ReplayFrom, StartAt, replay};
+
+use crate::contract;
+use crate::support::{Node, Poison, recorder};
+
+contract! {
+    running_consumer_is_woken_by_the_sequencer
+    another_node_goes_on_after_a_stop
+    replay_wakes_a_running_consumer
+    counts_and_samples_tell_of_every_consumer
+}
+
+/// Waits until a consumer has handled these positions.
+async fn wait(node: &Node, expected: &[i64]) {
+    let waited = tokio::time::timeout(Duration::from_secs(60), async {
+        while node.handled("first").await != expected {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    if waited.await.is_err() {
+        assert_eq!(node.handled("first").await, expected);
+    }
+}
+
+async fn running_consumer_is_woken_by_the_sequencer(node: Node) {
+    let consumers = node.consumers(&[recorder("first", StartAt::Beginning, Poison::default())]);
+    consumers.declare().await.unwrap();
+    let running = consumers.start();
+    for position in 1..=20 {
+        node.emit("thing.done", &[1]).await;
+        wait(&node, &(1..=position).collect::<Vec<_>>()).await;
+    }
+    running.stop().await;
+}
+
+async fn another_node_goes_on_after_a_stop(node: Node) {
+    let other = node.second().await;
+    let consumer = recorder("first", StartAt::Beginning, Poison::default());
+    let consumers = node.consumers(std::slice::from_ref(&consumer));
+    consumers.declare().await.unwrap();
+    let running = consumers.start();
+    node.emit("thing.done", &[1]).await;
+    wait(&node, &[1]).await;
+    let taking_over = other.consumers(&[consumer]).start();
+    running.stop().await;
+    // The clock stands still: only a lease that was given up can be taken.
+    node.emit("thing.done", &[1]).await;
+    wait(&node, &[1, 2]).await;
+    taking_over.stop().await;
+}
+
+async fn replay_wakes_a_running_consumer(node: Node) {
+    let consumers = node.consumers(&[recorder("first", StartAt::Beginning, Poison::default())]);
+    consumers.declare().await.unwrap();
+    let running = consumers.start();
+    node.emit("thing.done", &[1, 2]).await;
+    wait(&node, &[1, 2]).await;
+    let replayed = node.on.store.write(|tx| replay(tx, "first", ReplayFrom::Position(2))).await;
+    assert_eq!(replayed.unwrap(), 1);
+    wait(&node, &[1, 2, 2]).await;
+    running.stop().await;
+}
+
+async fn counts_and_samples_tell_of_every_consumer(node: Node) {
+    let consumers = node.consumers(&[recorder("first", StartAt::Beginning, Poison::at([2]))]);
+    consumers.declare().await.unwrap();
+    node.emit("thing.done", &[1, 2, 3]).await;
+    let status = node.status("first").await;
+    assert_eq!((status.lag_events, status.lag_ms, status.owner.as_str()), (3, 0, ""));
+    node.advance(Duration::from_millis(1_500));
+    assert_eq!(node.status("first").await.lag_ms, 1_500);
+    assert_eq!(consumers.run_due().await.unwrap(), 2);
+    let counts = consumers.counts();
+    assert_eq!((counts[0].name, counts[0].handled, counts[0].set_aside), ("first", 2, 0));
+    let status = node.status("first").await;
+    assert_eq!((status.lag_events, status.lag_ms, status.pending), (0, 0, 1));
+    assert!(!status.owner.is_empty());
+    assert!(consumers.sampled().is_empty());
+    let running = consumers.start();
+    while consumers.sampled().is_empty() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    running.stop().await;
+    assert_eq!(consumers.sampled()[0].pending, 1);
+}

@@ -1,0 +1,148 @@
+//! Events that a handler cannot handle.
+
+use kith_consumers::{Consumer, HandlerError, MAX_ATTEMPTS, MAX_PENDING, StartAt, list_set_aside};
+use kith_kernel::{minutes, seconds};
+use kith_store::Query;
+
+use crate::contract;
+use crate::support::{Node, Poison, record, recorder};
+
+contract! {
+    poison_event_is_set_aside_and_delays_no_other_subject
+    later_events_of_a_failed_subject_wait_for_it
+    cured_event_is_handled_before_later_ones_of_its_subject
+    failed_event_leaves_nothing_behind
+    every_kind_of_failure_counts
+    failure_that_was_passed_is_forgotten_if_its_event_is_gone
+    cursor_stops_while_too_many_failures_wait
+}
+
+async fn poison_event_is_set_aside_and_delays_no_other_subject(node: Node) {
+    let consumer = recorder("first", StartAt::Beginning, Poison::at([3]));
+    let mut delivery = node.delivery(&consumer).await;
+    node.emit("thing.done", &[1, 2, 3, 4, 5, 6]).await;
+    assert_eq!(node.run(&mut delivery).await, 5, "others are handled although one fails");
+    assert_eq!(node.handled("first").await, [1, 2, 4, 5, 6]);
+    assert_eq!((node.status("first").await.pending, node.cursor("first").await), (1, 6));
+    for attempt in 2..=MAX_ATTEMPTS {
+        assert_eq!(node.status("first").await.set_aside, 0, "before attempt {attempt}");
+        node.advance(minutes(1));
+        assert_eq!(node.run(&mut delivery).await, 0);
+    }
+    let status = node.status("first").await;
+    assert_eq!((status.pending, status.set_aside), (0, 1));
+    let set_aside = node.on.store.read(|q: &Query<'_>| list_set_aside(q, "first", 10)).await.unwrap();
+    assert_eq!((set_aside[0].position, set_aside[0].error.as_str()), (3, "poison at 3"));
+}
+
+async fn later_events_of_a_failed_subject_wait_for_it(node: Node) {
+    let consumer = recorder("first", StartAt::Beginning, Poison::at([1]));
+    let mut delivery = node.delivery(&consumer).await;
+    node.emit("thing.done", &[7, 8, 7]).await;
+    node.run(&mut delivery).await;
+    node.emit("thing.done", &[7, 8]).await;
+    node.run(&mut delivery).await;
+    assert_eq!(node.handled("first").await, [2, 5], "3 and 4 wait for 1");
+    for _ in 2..=MAX_ATTEMPTS {
+        node.advance(minutes(1));
+        node.run(&mut delivery).await;
+    }
+    assert_eq!(node.handled("first").await, [2, 5, 3, 4], "they go on once 1 is set aside");
+    assert_eq!(node.status("first").await.pending, 0);
+}
+
+async fn cured_event_is_handled_before_later_ones_of_its_subject(node: Node) {
+    let poison = Poison::at([1]);
+    let consumer = recorder("first", StartAt::Beginning, poison.clone());
+    let mut delivery = node.delivery(&consumer).await;
+    node.emit("thing.done", &[7, 7, 8]).await;
+    node.run(&mut delivery).await;
+    poison.cure();
+    assert_eq!(node.run(&mut delivery).await, 0, "its time has not come");
+    node.advance(seconds(1));
+    node.run(&mut delivery).await;
+    assert_eq!(node.handled("first").await, [3, 1, 2]);
+    let status = node.status("first").await;
+    assert_eq!((status.pending, status.set_aside), (0, 0));
+}
+
+async fn failed_event_leaves_nothing_behind(node: Node) {
+    // The recorder writes before it fails.
+    let consumer = recorder("first", StartAt::Beginning, Poison::at(1..=40));
+    let mut delivery = node.delivery(&consumer).await;
+    let subjects: Vec<u128> = (1..=40).collect();
+    node.emit("thing.done", &subjects).await;
+    node.run(&mut delivery).await;
+    assert_eq!(node.handled("first").await, [0; 0]);
+    assert_eq!(node.status("first").await.pending, 40);
+}
+
+async fn every_kind_of_failure_counts(node: Node) {
+    let consumer = Consumer::new("first", &["thing.*"], StartAt::Beginning, |tx, ctx, events| {
+        for event in events {
+            match event.position {
+                1 => return Err(HandlerError::failed("with a NUL \0 and more")),
+                2 => panic!("as asked"),
+                3 => {
+                    tx.exec("INSERT INTO handled (n, consumer, position) VALUES (1, 'first', 3)", &[])?;
+                }
+                4 => {
+                    // Found out at the commit only.
+                    let subject = kith_kernel::uuid::Uuid::nil();
+                    let payload = serde_json::json!({ "text": "\0" });
+                    let kind = "thing\0done";
+                    tx.emit(ctx, kith_store::NewEvent { kind, subject, recipients: vec![], payload });
+                }
+                _ => record(tx, "first", event)?,
+            }
+        }
+        Ok(())
+    });
+    let mut delivery = node.delivery(&consumer).await;
+    node.emit("thing.done", &[1, 2, 3, 4, 5]).await;
+    node.run(&mut delivery).await;
+    assert_eq!(node.handled("first").await, [5]);
+    assert_eq!(node.status("first").await.pending, 4);
+    for _ in 2..=MAX_ATTEMPTS {
+        node.advance(minutes(1));
+        node.run(&mut delivery).await;
+    }
+    assert_eq!(node.status("first").await.set_aside, 4);
+}
+
+async fn failure_that_was_passed_is_forgotten_if_its_event_is_gone(node: Node) {
+    let consumer = recorder("first", StartAt::Beginning, Poison::at([1]));
+    let mut delivery = node.delivery(&consumer).await;
+    node.emit("thing.done", &[1, 2]).await;
+    node.run(&mut delivery).await;
+    let deleted = node.on.store.write(|tx| tx.exec("DELETE FROM outbox_positions WHERE position = 1", &[]));
+    assert_eq!(deleted.await.unwrap(), 1);
+    node.advance(seconds(1));
+    node.run(&mut delivery).await;
+    assert_eq!(node.status("first").await.pending, 0);
+}
+
+async fn cursor_stops_while_too_many_failures_wait(node: Node) {
+    let poison = Poison::at(1..=MAX_PENDING + 50);
+    let consumer = recorder("first", StartAt::Beginning, poison.clone());
+    let mut delivery = node.delivery(&consumer).await;
+    let ctx = kith_consumers::Transactions::ctx(&node.on, "test");
+    let emitted = node.on.store.write(move |tx| {
+        for n in 0..MAX_PENDING + 50 {
+            // All of one subject: the first fails, the others wait for it.
+            let subject = kith_kernel::uuid::Uuid::from_u128(if n < 10 { 1 } else { 2 });
+            let payload = serde_json::json!({});
+            tx.emit(&ctx, kith_store::NewEvent { kind: "thing.done", subject, recipients: vec![], payload });
+        }
+        Ok::<_, kith_store::Error>(())
+    });
+    emitted.await.unwrap();
+    node.placed(MAX_PENDING + 50).await;
+    node.run(&mut delivery).await;
+    let (status, cursor) = (node.status("first").await, node.cursor("first").await);
+    assert_eq!((status.pending, cursor), (MAX_PENDING, MAX_PENDING));
+    poison.cure();
+    node.advance(seconds(1));
+    node.run(&mut delivery).await;
+    assert_eq!(node.handled("first").await, (1..=MAX_PENDING + 50).collect::<Vec<_>>());
+}

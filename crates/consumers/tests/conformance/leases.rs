@@ -1,0 +1,63 @@
+//! Which node delivers, and who takes over.
+
+use std::time::Duration;
+
+use kith_consumers::{LEASE_TTL_MS, Progress, StartAt};
+use kith_store::Error;
+
+use crate::contract;
+use crate::support::{Node, Poison, recorder};
+
+contract! {
+    one_node_delivers_at_a_time
+    owner_that_thaws_changes_nothing
+    process_that_starts_again_delivers_at_once
+}
+
+async fn one_node_delivers_at_a_time(node: Node) {
+    if !node.is_postgres() {
+        return; // One process has the file.
+    }
+    let consumer = recorder("first", StartAt::Beginning, Poison::default());
+    node.declare(std::slice::from_ref(&consumer)).await;
+    let other = node.second().await;
+    let (first, second) = (node.consumers(std::slice::from_ref(&consumer)), other.consumers(&[consumer]));
+    node.emit("thing.done", &[1]).await;
+    assert_eq!(first.run_due().await.unwrap(), 1);
+    node.emit("thing.done", &[1]).await;
+    assert_eq!(second.run_due().await.unwrap(), 0, "the first one has the lease");
+    node.advance(Duration::from_millis(LEASE_TTL_MS));
+    assert_eq!(second.run_due().await.unwrap(), 1, "it was not renewed");
+    assert_eq!(first.run_due().await.unwrap(), 0);
+    assert_eq!(node.handled("first").await, [1, 2]);
+}
+
+/// Two deliveries that both believe to hold the lease, one of which was stopped for a while.
+async fn owner_that_thaws_changes_nothing(node: Node) {
+    let consumer = recorder("first", StartAt::Beginning, Poison::at([2]));
+    let mut frozen = node.delivery(&consumer).await;
+    node.emit("thing.done", &[1, 2]).await;
+    assert_eq!(frozen.step().await.unwrap(), Progress::More { handled: 0, set_aside: false });
+    // The lease passes between the read and the transaction of the frozen node.
+    node.on.interpose(&["UPDATE consumers SET owner = 'other'"]);
+    assert_eq!(frozen.step().await.unwrap(), Progress::More { handled: 0, set_aside: false });
+    assert_eq!(frozen.step().await.unwrap(), Progress::NotOwner);
+    assert_eq!((node.handled("first").await, node.status("first").await.pending), (vec![], 0));
+}
+
+async fn process_that_starts_again_delivers_at_once(node: Node) {
+    let consumer = recorder("first", StartAt::Beginning, Poison::default());
+    node.declare(std::slice::from_ref(&consumer)).await;
+    node.emit("thing.done", &[1]).await;
+    assert_eq!(node.consumers(std::slice::from_ref(&consumer)).run_due().await.unwrap(), 1);
+    if node.is_postgres() {
+        // Killed, it leaves a lease that runs out; stopped, it gives its leases up.
+        let released = node.on.store.write(|tx| {
+            tx.exec("UPDATE consumers SET leased_until = 0", &[]).map(drop)?;
+            Ok::<_, Error>(())
+        });
+        released.await.unwrap();
+    }
+    node.emit("thing.done", &[1]).await;
+    assert_eq!(node.consumers(&[consumer]).run_due().await.unwrap(), 1);
+}

@@ -1,0 +1,124 @@
+//! Random stories of events, poison, faults and lost leases: each event is handled exactly once or set aside, in the order of
+//! positions within its subject.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kith_consumers::{MAX_ATTEMPTS, StartAt};
+use kith_kernel::{minutes, seconds};
+use kith_store::testing::Fault;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
+
+use crate::contract;
+use crate::support::{Node, Poison, recorder};
+
+contract! {
+    random_stories_handle_each_event_once_in_order
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    /// Emit events about these subjects.
+    Emit(Vec<u8>),
+    /// Take so many steps.
+    Step(u8),
+    /// Let a fault of the database strike, then take steps.
+    Fault(u8),
+    /// Let the lease pass to another node between a read and a transaction.
+    LoseLease,
+    Wait,
+}
+
+fn acts() -> impl Strategy<Value = (Vec<Act>, BTreeSet<i64>)> {
+    let act = prop_oneof![
+        3 => proptest::collection::vec(0..4_u8, 1..6).prop_map(Act::Emit),
+        3 => (1..6_u8).prop_map(Act::Step),
+        2 => (0..11_u8).prop_map(Act::Fault),
+        1 => Just(Act::LoseLease),
+        1 => Just(Act::Wait),
+    ];
+    (proptest::collection::vec(act, 1..25), proptest::collection::btree_set(1..40_i64, 0..6))
+}
+
+fn fault(n: u8) -> Fault {
+    match n {
+        0 => Fault::CommitFails,
+        1 => Fault::CommitAnswerLost,
+        2 => Fault::Conflict,
+        n => Fault::ConnectionLost { at_statement: u32::from(n - 2) },
+    }
+}
+
+async fn random_stories_handle_each_event_once_in_order(node: Node) {
+    let rounds = if node.is_postgres() { 12 } else { 40 };
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(rounds));
+    for _ in 0..rounds {
+        let (acts, poison) = acts().new_tree(&mut runner).unwrap().current();
+        play(&node, &acts, poison).await;
+    }
+}
+
+async fn play(node: &Node, acts: &[Act], poison: BTreeSet<i64>) {
+    let cleared = node.on.store.write(|tx| {
+        tx.exec("DELETE FROM handled", &[])?;
+        tx.exec("DELETE FROM consumers", &[])?;
+        tx.exec("DELETE FROM consumer_failures", &[])
+    });
+    cleared.await.unwrap();
+    let start = node.on.store.last_position().await.unwrap();
+    let poison: BTreeSet<i64> = poison.into_iter().map(|n| n + start).collect();
+    let consumer = recorder("first", StartAt::Now, Poison::at(poison.clone()));
+    let mut delivery = node.delivery(&consumer).await;
+    let mut emitted = start;
+    for act in acts {
+        match act {
+            Act::Emit(subjects) => {
+                let subjects: Vec<u128> = subjects.iter().map(|subject| u128::from(*subject)).collect();
+                node.emit("thing.done", &subjects).await;
+                emitted += i64::try_from(subjects.len()).unwrap();
+            }
+            Act::Step(count) => {
+                for _ in 0..*count {
+                    let _ = delivery.step().await;
+                }
+            }
+            Act::Fault(n) => {
+                node.on.store.inject(fault(*n));
+                for _ in 0..4 {
+                    let _ = delivery.step().await;
+                }
+                node.exhaust_faults().await;
+            }
+            Act::LoseLease => {
+                node.on.interpose(&["UPDATE consumers SET owner = 'other'"]);
+                let _ = delivery.step().await;
+                node.on.interpose(&[]);
+                node.give_lease("first", "node").await;
+            }
+            Act::Wait => node.advance(seconds(3)),
+        }
+    }
+    for _ in 0..=MAX_ATTEMPTS * 8 {
+        while let Ok(kith_consumers::Progress::More { .. }) = delivery.step().await {}
+        node.advance(minutes(1));
+    }
+    verify(node, start, emitted, &poison, acts).await;
+}
+
+async fn verify(node: &Node, start: i64, emitted: i64, poison: &BTreeSet<i64>, acts: &[Act]) {
+    let handled = node.handled_with_subjects("first").await;
+    let mut positions: Vec<i64> = handled.iter().map(|(position, _)| *position).collect();
+    positions.sort_unstable();
+    let expected: Vec<i64> = (start + 1..=emitted).filter(|position| !poison.contains(position)).collect();
+    assert_eq!(positions, expected, "{acts:?}");
+    let mut last = BTreeMap::new();
+    for (position, subject) in handled {
+        let before = last.insert(subject, position);
+        assert!(before.is_none_or(|before| before < position), "{position} after {before:?} in {acts:?}");
+    }
+    let status = node.status("first").await;
+    let set_aside = poison.iter().filter(|position| **position <= emitted).count();
+    assert_eq!((status.pending, status.set_aside), (0, i64::try_from(set_aside).unwrap()), "{acts:?}");
+    assert_eq!(status.lag_events, 0);
+}

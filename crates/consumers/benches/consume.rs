@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use kith_consumers::{Consumer, Consumers, DeliveryError, StartAt, Transactions};
+use kith_consumers::{
+    Consumer, ConsumerSet, Consumers, DeliveryError, StartAt, TransactionFuture, Transactions,
+};
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Actor, Ctx, RequestId, Sources, SystemClock, SystemRandom, TimeOrderedIds};
 use kith_store::testing::TestDatabase;
@@ -33,13 +35,12 @@ impl Transactions for Plain {
         Ctx::new(self.sources.clone(), Actor::System(consumer), RequestId::from_uuid(id))
     }
 
-    async fn write<T, F>(&self, ctx: &Ctx, run: F) -> Result<T, DeliveryError>
+    fn write<T, F>(self, ctx: Ctx, run: F) -> TransactionFuture<T>
     where
         F: Fn(&Tx<'_>, &Ctx) -> Result<T, DeliveryError> + Send + 'static,
         T: Send + 'static,
     {
-        let ctx = ctx.clone();
-        self.store.write(move |tx| run(tx, &ctx)).await
+        Box::pin(async move { self.store.write(move |tx| run(tx, &ctx)).await })
     }
 }
 
@@ -71,7 +72,8 @@ async fn measure(engine: &str, database: TestDatabase) {
         std::hint::black_box(events);
         Ok(())
     });
-    let consumers = Consumers::new(on, vec![consumer]);
+    let set = ConsumerSet::new(vec![consumer], &on.sources);
+    let consumers = Consumers::new(on, Arc::new(set));
     consumers.declare().await.expect("a cursor");
     let began = Instant::now();
     let handled = consumers.run_due().await.expect("events");
@@ -85,11 +87,11 @@ async fn emit(on: &Plain) {
     let ctx = on.ctx("bench");
     let emitted = on.store.write(move |tx| {
         for n in 0..EVENTS_IN_A_TRANSACTION as u128 {
-            let (subject, payload) = (Uuid::from_u128(n), serde_json::json!({ "n": 1, "text": "a short text" }));
+            let (subject, payload) =
+                (Uuid::from_u128(n), serde_json::json!({ "n": 1, "text": "a short text" }));
             tx.emit(&ctx, NewEvent { kind: "thing.done", subject, recipients: vec![], payload });
         }
         Ok::<_, Error>(())
     });
     emitted.await.expect("emitted");
 }
-

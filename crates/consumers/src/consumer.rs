@@ -1,6 +1,7 @@
 //! Description of a consumer: what it handles, from where it starts, and how.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use kith_kernel::{Ctx, Sources};
@@ -54,12 +55,7 @@ impl HandlerError {
 impl Consumer {
     /// Consumer that runs `handler` for batches of events, in the order of positions. All changes of a batch are committed
     /// together or not at all. A batch may be delivered again in smaller parts after a failure.
-    pub fn new<F>(
-        name: &'static str,
-        kinds: &'static [&'static str],
-        start: StartAt,
-        handler: F,
-    ) -> Self
+    pub fn new<F>(name: &'static str, kinds: &'static [&'static str], start: StartAt, handler: F) -> Self
     where
         F: Fn(&Tx<'_>, &Ctx, &[SequencedEvent]) -> Result<(), HandlerError> + Send + Sync + 'static,
     {
@@ -96,6 +92,9 @@ pub fn kind_matches(pattern: &str, kind: &str) -> bool {
     }
 }
 
+/// Transaction that is under way.
+pub type TransactionFuture<T> = Pin<Box<dyn Future<Output = Result<T, DeliveryError>> + Send>>;
+
 /// Runs transactions for consumers. The server's implementation also does what must follow every commit, such as the
 /// invalidation of caches by events that a handler emits.
 pub trait Transactions: Clone + Send + Sync + 'static {
@@ -109,7 +108,7 @@ pub trait Transactions: Clone + Send + Sync + 'static {
     fn ctx(&self, consumer: &'static str) -> Ctx;
 
     /// Runs `run` in a transaction, possibly more than once; only its last run counts.
-    fn write<T, F>(&self, ctx: &Ctx, run: F) -> impl Future<Output = Result<T, DeliveryError>> + Send
+    fn write<T, F>(self, ctx: Ctx, run: F) -> TransactionFuture<T>
     where
         F: Fn(&Tx<'_>, &Ctx) -> Result<T, DeliveryError> + Send + 'static,
         T: Send + 'static;

@@ -165,9 +165,7 @@ impl<W: Transactions> Delivery<W> {
                 let next = match pending.due(now) {
                     Some(due) => Next::Retry(due.clone(), event_at(q, due.position)?),
                     None if pending.is_full() => Next::Wait,
-                    None => {
-                        Next::Deliver(scan_events(q, from, SCANNED_ROWS, |kind| consumer.handles(kind))?)
-                    }
+                    None => Next::Deliver(scan_events(q, from, SCANNED_ROWS, |kind| consumer.handles(kind))?),
                 };
                 Ok(Some(View { cursor: row.position, pending, next }))
             })
@@ -178,12 +176,7 @@ impl<W: Transactions> Delivery<W> {
         Ok(view)
     }
 
-    async fn deliver(
-        &mut self,
-        cursor: i64,
-        pending: &Pending,
-        scan: EventScan,
-    ) -> Result<Progress, Error> {
+    async fn deliver(&mut self, cursor: i64, pending: &Pending, scan: EventScan) -> Result<Progress, Error> {
         let has_more = scan.has_more;
         let batch = cut(scan, pending, self.batch);
         if batch.events.is_empty() && batch.deferred.is_empty() {
@@ -223,7 +216,7 @@ impl<W: Transactions> Delivery<W> {
             defer(tx, consumer.name, &batch.deferred)?;
             moved(rows::move_cursor(tx, consumer.name, &node, cursor, batch.to)?)
         };
-        self.transactions.write(&self.ctx(), run).await.map_err(|error| fault(error, &began))
+        self.transactions.clone().write(self.ctx(), run).await.map_err(|error| fault(error, &began))
     }
 
     /// Writes down that the only event of `batch` has failed, and passes it.
@@ -272,7 +265,7 @@ impl<W: Transactions> Delivery<W> {
             moved(rows::delete_failure(tx, consumer.name, &retried)?)?;
             moved(rows::move_cursor(tx, consumer.name, &node, cursor, cursor)?)
         };
-        let retried = self.transactions.write(&self.ctx(), run).await;
+        let retried = self.transactions.clone().write(self.ctx(), run).await;
         match retried.map_err(|error| fault(error, &began)) {
             Ok(()) => Ok(Progress::More { handled: 1, set_aside: false }),
             Err(Fault::Changed) => Ok(Progress::More { handled: 0, set_aside: false }),
@@ -342,7 +335,7 @@ impl<W: Transactions> Delivery<W> {
     where
         F: Fn(&Tx<'_>, &Ctx) -> Result<(), DeliveryError> + Send + 'static,
     {
-        match self.transactions.write(&self.ctx(), run).await {
+        match self.transactions.clone().write(self.ctx(), run).await {
             Ok(()) => Ok(true),
             Err(DeliveryError::Store(error)) => Err(error),
             Err(DeliveryError::Changed | DeliveryError::Handler(_)) => Ok(false),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kith_kernel::uuid::Uuid;
-use kith_kernel::{Timestamp, seconds};
+use kith_kernel::{Sources, Timestamp, seconds};
 use kith_store::{Error, Query};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -26,14 +26,20 @@ const SAMPLE_INTERVAL: Duration = seconds(10);
 /// Time between declarations of the consumers of a running node.
 const DECLARE_INTERVAL: Duration = seconds(3_600);
 
-/// Consumers of one node. Clones share the counters.
+/// Consumers of one node, with its identity and its counters.
+#[derive(Debug)]
+pub struct ConsumerSet {
+    consumers: Arc<[Consumer]>,
+    node: String,
+    counts: Vec<Count>,
+    sampled: Mutex<Vec<ConsumerStatus>>,
+}
+
+/// Consumers of one node, ready to be delivered to. Clones share the set.
 #[derive(Clone, Debug)]
 pub struct Consumers<W> {
     transactions: W,
-    consumers: Arc<[Consumer]>,
-    node: String,
-    counts: Arc<[Count]>,
-    sampled: Arc<Mutex<Vec<ConsumerStatus>>>,
+    set: Arc<ConsumerSet>,
 }
 
 /// Counters of one consumer since the process started.
@@ -62,19 +68,40 @@ pub struct RunningConsumers<W> {
     tasks: JoinSet<()>,
 }
 
-impl<W: Transactions> Consumers<W> {
+impl ConsumerSet {
     /// Consumers of a node with a new identity.
-    pub fn new(transactions: W, consumers: Vec<Consumer>) -> Self {
-        let sources = transactions.sources();
+    pub fn new(consumers: Vec<Consumer>, sources: &Sources) -> Self {
         let node: Uuid = sources.ids.next(sources.clock.now());
         let counts = consumers.iter().map(|_| Count::default()).collect();
-        Self {
-            transactions,
-            consumers: consumers.into(),
-            node: node.to_string(),
-            counts,
-            sampled: Arc::default(),
-        }
+        Self { consumers: consumers.into(), node: node.to_string(), counts, sampled: Mutex::default() }
+    }
+
+    /// State of all consumers in the database, at most about ten seconds old; empty before the first look.
+    pub fn sampled(&self) -> Vec<ConsumerStatus> {
+        self.sampled.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counters of this process.
+    pub fn counts(&self) -> Vec<ConsumerCounts> {
+        let counts = self.consumers.iter().zip(&self.counts).map(|(consumer, count)| ConsumerCounts {
+            name: consumer.name,
+            handled: count.handled.load(Ordering::Relaxed),
+            set_aside: count.set_aside.load(Ordering::Relaxed),
+        });
+        counts.collect()
+    }
+
+    fn count(&self, place: usize, handled: usize, set_aside: bool) {
+        let Some(count) = self.counts.get(place) else { return };
+        count.handled.fetch_add(handled as u64, Ordering::Relaxed);
+        count.set_aside.fetch_add(u64::from(set_aside), Ordering::Relaxed);
+    }
+}
+
+impl<W: Transactions> Consumers<W> {
+    /// Delivery to the consumers of `set`.
+    pub fn new(transactions: W, set: Arc<ConsumerSet>) -> Self {
+        Self { transactions, set }
     }
 
     /// Makes the consumers of this build known to the database.
@@ -82,8 +109,8 @@ impl<W: Transactions> Consumers<W> {
     /// # Errors
     /// Any error of the database.
     pub async fn declare(&self) -> Result<(), Error> {
-        let (consumers, now) = (Arc::clone(&self.consumers), self.now());
-        self.transactions.store().write(move |tx| lease::declare(tx, &consumers, now)).await
+        let (set, now) = (Arc::clone(&self.set), self.now());
+        self.transactions.store().write(move |tx| lease::declare(tx, &set.consumers, now)).await
     }
 
     /// Delivers until nothing is left that is due, and returns how many events were handled. Consumers that another node
@@ -91,16 +118,13 @@ impl<W: Transactions> Consumers<W> {
     ///
     /// # Errors
     /// Any error of the database.
-    pub async fn run_due(&self) -> Result<usize, Error> {
+    pub async fn run_due(self) -> Result<usize, Error> {
         let leased = self.campaign().await?;
+        let deliveries: Vec<_> = leased.into_iter().map(|place| (place, self.delivery(place))).collect();
         let mut handled = 0;
-        for (place, consumer) in self.consumers.iter().enumerate() {
-            if !leased.contains(consumer.name) {
-                continue;
-            }
-            let mut delivery = self.delivery(consumer);
+        for (place, mut delivery) in deliveries {
             while let Progress::More { handled: more, set_aside } = delivery.step().await? {
-                self.count(place, more, set_aside);
+                self.set.count(place, more, set_aside);
                 handled += more;
             }
         }
@@ -112,63 +136,41 @@ impl<W: Transactions> Consumers<W> {
         let (stop, stopped) = watch::channel(false);
         let (leased, leases) = watch::channel(BTreeSet::new());
         let mut tasks = JoinSet::new();
-        if !self.consumers.is_empty() {
+        if !self.set.consumers.is_empty() {
             tasks.spawn(self.clone().keep_leases(leased, stopped.clone()));
         }
-        for (place, consumer) in self.consumers.iter().enumerate() {
-            let delivery = self.delivery(consumer);
+        for place in 0..self.set.consumers.len() {
+            let delivery = self.delivery(place);
             tasks.spawn(self.clone().follow(place, delivery, leases.clone(), stopped.clone()));
         }
         RunningConsumers { consumers: self.clone(), stop, tasks }
     }
 
-    /// State of all consumers in the database, at most about ten seconds old; empty before the first look.
-    pub fn sampled(&self) -> Vec<ConsumerStatus> {
-        self.sampled.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Counters of this process.
-    pub fn counts(&self) -> Vec<ConsumerCounts> {
-        let counts = self.consumers.iter().zip(&*self.counts).map(|(consumer, count)| ConsumerCounts {
-            name: consumer.name,
-            handled: count.handled.load(Ordering::Relaxed),
-            set_aside: count.set_aside.load(Ordering::Relaxed),
-        });
-        counts.collect()
-    }
-
-    fn delivery(&self, consumer: &Consumer) -> Delivery<W> {
-        Delivery::new(self.transactions.clone(), consumer.clone(), self.node.clone())
+    fn delivery(&self, place: usize) -> Delivery<W> {
+        let consumer = self.set.consumers[place].clone();
+        Delivery::new(self.transactions.clone(), consumer, self.set.node.clone())
     }
 
     fn now(&self) -> Timestamp {
         self.transactions.sources().clock.now()
     }
 
-    fn count(&self, place: usize, handled: usize, set_aside: bool) {
-        let Some(count) = self.counts.get(place) else { return };
-        count.handled.fetch_add(handled as u64, Ordering::Relaxed);
-        count.set_aside.fetch_add(u64::from(set_aside), Ordering::Relaxed);
-    }
-
-    async fn campaign(&self) -> Result<BTreeSet<&'static str>, Error> {
-        lease::campaign(self.transactions.store(), &self.consumers, &self.node, self.now()).await
+    fn campaign(&self) -> impl Future<Output = Result<BTreeSet<usize>, Error>> + use<W> {
+        let Self { transactions, set } = self;
+        let (store, consumers) = (transactions.store().clone(), Arc::clone(&set.consumers));
+        lease::campaign(store, consumers, set.node.clone(), self.now())
     }
 
     /// Renews the leases of this node, takes those that others have lost, and samples the state.
-    async fn keep_leases(
-        self,
-        leased: watch::Sender<BTreeSet<&'static str>>,
-        mut stopped: watch::Receiver<bool>,
-    ) {
+    async fn keep_leases(self, leased: watch::Sender<BTreeSet<usize>>, mut stopped: watch::Receiver<bool>) {
         let mut bell = self.transactions.store().bell(WAKE_UP);
         let (mut sampled_at, mut declared_at) = (None, self.now());
         while !*stopped.borrow() {
             match self.campaign().await {
-                Ok(names) => {
+                Ok(places) => {
                     leased.send_if_modified(|known| {
-                        let is_new = *known != names;
-                        *known = names;
+                        let is_new = *known != places;
+                        *known = places;
                         is_new
                     });
                 }
@@ -194,7 +196,7 @@ impl<W: Transactions> Consumers<W> {
         }
         match self.transactions.store().read(move |q: &Query<'_>| list_status(q, now)).await {
             Ok(statuses) => {
-                *self.sampled.lock().unwrap_or_else(PoisonError::into_inner) = statuses;
+                *self.set.sampled.lock().unwrap_or_else(PoisonError::into_inner) = statuses;
                 *sampled_at = Some(now);
             }
             Err(error) => tracing::warn!(%error, "the lag of consumers cannot be read"),
@@ -206,7 +208,7 @@ impl<W: Transactions> Consumers<W> {
         self,
         place: usize,
         mut delivery: Delivery<W>,
-        mut leases: watch::Receiver<BTreeSet<&'static str>>,
+        mut leases: watch::Receiver<BTreeSet<usize>>,
         mut stopped: watch::Receiver<bool>,
     ) {
         let store = self.transactions.store().clone();
@@ -216,7 +218,7 @@ impl<W: Transactions> Consumers<W> {
             // Before the step, so that an event which comes meanwhile is not missed.
             head.mark_unchanged();
             bell.hush();
-            let is_leased = leases.borrow_and_update().contains(delivery.name());
+            let is_leased = leases.borrow_and_update().contains(&place);
             let pause = if is_leased {
                 match self.step(place, &mut delivery, &mut errors).await {
                     None => continue,
@@ -240,7 +242,7 @@ impl<W: Transactions> Consumers<W> {
     async fn step(&self, place: usize, delivery: &mut Delivery<W>, errors: &mut u32) -> Option<Duration> {
         match delivery.step().await {
             Ok(Progress::More { handled, set_aside }) => {
-                self.count(place, handled, set_aside);
+                self.set.count(place, handled, set_aside);
                 *errors = 0;
                 None
             }
@@ -265,7 +267,7 @@ impl<W: Transactions> RunningConsumers<W> {
         let Self { consumers, stop, mut tasks } = self;
         stop.send_replace(true);
         while tasks.join_next().await.is_some() {}
-        let node = consumers.node.clone();
+        let node = consumers.set.node.clone();
         let released = consumers.transactions.store().write(move |tx| {
             if rows::release(tx, &node)? > 0 {
                 tx.ring(WAKE_UP);

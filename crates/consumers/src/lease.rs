@@ -1,10 +1,11 @@
 //! Election of the node that delivers: a lease per consumer, renewed while the node lives.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kith_kernel::{Timestamp, seconds};
-use kith_store::{EngineKind, Error, Query, Store, Tx, last_position};
+use kith_store::{EngineKind, Error, Store, Tx, last_position};
 
 use crate::rows;
 use crate::{Consumer, StartAt};
@@ -37,41 +38,43 @@ pub fn forget_undeclared(tx: &Tx<'_>, before: Timestamp) -> Result<Vec<String>, 
     rows::delete_undeclared(tx, before)
 }
 
-/// Takes or renews every lease that `node` can have at `now`, and returns the names of the consumers it may deliver to.
+/// Takes or renews every lease that `node` can have at `now`, and returns the places of the consumers it may deliver to.
 ///
 /// # Errors
 /// Any error of the database.
 pub(crate) async fn campaign(
-    store: &Store,
-    consumers: &[Consumer],
-    node: &str,
+    store: Store,
+    consumers: Arc<[Consumer]>,
+    node: String,
     now: Timestamp,
-) -> Result<BTreeSet<&'static str>, Error> {
+) -> Result<BTreeSet<usize>, Error> {
     let is_alone = store.kind() == EngineKind::Sqlite;
     // The process that has the file is alone: leases of others are those of processes that are gone, and its own never end.
     let (now, until) = match is_alone {
         true => (Timestamp::from_millis(i64::MAX), Timestamp::from_millis(i64::MAX)),
         false => (now, now + Duration::from_millis(LEASE_TTL_MS)),
     };
-    let cursors = store.read(|q: &Query<'_>| rows::cursors(q)).await?;
-    let cursor = |name: &str| cursors.iter().find(|row| row.name == name);
-    let names = || consumers.iter().map(|consumer| consumer.name);
-    let is_held = |name: &&str| is_alone && cursor(name).is_some_and(|row| row.owner == node);
-    let is_open = |name: &&str| {
-        cursor(name).is_some_and(|row| row.owner == node || row.owner.is_empty() || row.leased_until <= now)
-    };
-    let held: BTreeSet<_> = names().filter(is_held).collect();
-    let open: Vec<_> = names().filter(|name| is_open(name) && !is_held(name)).collect();
+    let cursors = store.read(rows::cursors).await?;
+    let mut held = BTreeSet::new();
+    let mut open = Vec::new();
+    for (place, consumer) in consumers.iter().enumerate() {
+        let Some(row) = cursors.iter().find(|row| row.name == consumer.name) else { continue };
+        let is_own = row.owner == node;
+        if is_own && is_alone {
+            held.insert(place);
+        } else if is_own || row.owner.is_empty() || row.leased_until <= now {
+            open.push((place, consumer.name.to_owned()));
+        }
+    }
     if open.is_empty() {
         return Ok(held);
     }
-    let node = node.to_owned();
     store
         .write(move |tx| {
             let mut leased = held.clone();
-            for name in &open {
+            for (place, name) in &open {
                 if rows::lease(tx, name, &node, now, until)? {
-                    leased.insert(*name);
+                    leased.insert(*place);
                 }
             }
             Ok(leased)

@@ -18,9 +18,9 @@ mod replay;
 mod rows;
 mod status;
 
-pub use consumer::{Consumer, HandlerError, StartAt, Transactions, kind_matches};
+pub use consumer::{Consumer, HandlerError, StartAt, TransactionFuture, Transactions, kind_matches};
 pub use delivery::{Delivery, DeliveryError, Progress};
-pub use engine::{ConsumerCounts, Consumers, RunningConsumers};
+pub use engine::{ConsumerCounts, ConsumerSet, Consumers, RunningConsumers};
 pub use failures::{MAX_ATTEMPTS, MAX_PENDING, SetAsideEvent, list_set_aside};
 pub use lease::{LEASE_TTL_MS, declare, forget_undeclared};
 pub use replay::{ReplayError, ReplayFrom, replay, retry_set_aside};

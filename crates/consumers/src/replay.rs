@@ -2,6 +2,7 @@
 
 use kith_kernel::Timestamp;
 use kith_store::{Error, Tx, last_position};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::engine::WAKE_UP;
@@ -11,7 +12,8 @@ use crate::rows;
 const MAX_RETRIED: i64 = 1_000;
 
 /// First event that is delivered again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ReplayFrom {
     /// The oldest event that retention has kept.
     Beginning,

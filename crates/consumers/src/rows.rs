@@ -44,18 +44,14 @@ pub(crate) fn delete_undeclared(tx: &Tx<'_>, before: Timestamp) -> Result<Vec<St
 }
 
 pub(crate) fn cursor(q: &Query<'_>, name: &str) -> Result<Option<CursorRow>, Error> {
-    q.one(
-        "SELECT name, position, owner, leased_until FROM consumers WHERE name = $1",
-        params![name],
-        |row| {
-            Ok(CursorRow {
-                name: row.get(0)?,
-                position: row.get(1)?,
-                owner: row.get(2)?,
-                leased_until: row.get(3)?,
-            })
-        },
-    )
+    q.one("SELECT name, position, owner, leased_until FROM consumers WHERE name = $1", params![name], |row| {
+        Ok(CursorRow {
+            name: row.get(0)?,
+            position: row.get(1)?,
+            owner: row.get(2)?,
+            leased_until: row.get(3)?,
+        })
+    })
 }
 
 pub(crate) fn cursors(q: &Query<'_>) -> Result<Vec<CursorRow>, Error> {
@@ -122,12 +118,7 @@ pub(crate) fn pending(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<Pendi
 }
 
 /// Inserts a failure that is going to be retried at `retry_at`.
-pub(crate) fn insert_failure(
-    tx: &Tx<'_>,
-    name: &str,
-    row: &PendingRow,
-    error: &str,
-) -> Result<(), Error> {
+pub(crate) fn insert_failure(tx: &Tx<'_>, name: &str, row: &PendingRow, error: &str) -> Result<(), Error> {
     tx.exec(
         "INSERT INTO consumer_failures (consumer, position, subject, attempts, retry_at, error)
          VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (consumer, position) DO NOTHING",
@@ -165,10 +156,7 @@ pub(crate) fn delete_failure(tx: &Tx<'_>, name: &str, row: &PendingRow) -> Resul
 
 /// Deletes the failures behind `position`; their events are going to be delivered again.
 pub(crate) fn delete_failures_behind(tx: &Tx<'_>, name: &str, position: i64) -> Result<u64, Error> {
-    tx.exec(
-        "DELETE FROM consumer_failures WHERE consumer = $1 AND position > $2",
-        params![name, position],
-    )
+    tx.exec("DELETE FROM consumer_failures WHERE consumer = $1 AND position > $2", params![name, position])
 }
 
 /// Makes at most `limit` events that were set aside pending again; returns how many.

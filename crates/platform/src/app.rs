@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
+use kith_consumers::ConsumerSet;
 use kith_jobs::{JOBS_MIGRATIONS, Jobs};
-use kith_kernel::{Actor, ApiKeyId, Ctx, RequestId, Sources, Timestamp, UserId};
+use kith_kernel::{Actor, Ctx, RequestId, Sources, Timestamp};
 use kith_store::MigrationState::{Applied, Pending, Unknown};
 use kith_store::{
     AuditHeadFile, EngineKind, Error, IntoOutcome, MigrationStatus, OpenError, Query, STORE_MIGRATIONS,
@@ -17,13 +18,14 @@ use kith_store::{
 use thiserror::Error;
 
 use crate::audit::head::RememberedHead;
-use crate::auth::api_keys::{self, KnownKeys};
+use crate::auth::api_keys::KnownKeys;
 use crate::auth::passwords::Passwords;
-use crate::auth::{AccessCache, AccessSource, Keyring, Tokens};
+use crate::auth::{AccessCache, Keyring, Tokens};
 use crate::cache::Hearing;
 use crate::clock::NodeClock;
 use crate::compute::Compute;
 use crate::config::Config;
+use crate::consumers::{self, EmittedEvents, EventRoutes};
 use crate::development::AheadClock;
 use crate::export::Exports;
 use crate::http::{Asset, BodyMemory, BodySchemas, Stop, openapi};
@@ -62,6 +64,10 @@ pub struct AppInner {
     pub(crate) api_keys: KnownKeys,
     /// Whether it hears what happens on other nodes.
     pub(crate) hearing: Hearing,
+    /// What concerns an event, by its kind.
+    pub(crate) event_routes: Arc<EventRoutes>,
+    /// Durable consumers of the modules.
+    pub(crate) consumer_set: Arc<ConsumerSet>,
     /// Hashes passwords.
     pub passwords: Passwords,
     /// What bodies take that are being received.
@@ -152,9 +158,11 @@ impl App {
         let document = Bytes::from(document);
         let passwords = Passwords::start(&config.auth, Arc::clone(&sources.random))?;
         let jobs = Jobs::new(db.clone(), sources.clone());
+        let consumer_set = Arc::new(ConsumerSet::new(consumers::durable(modules), &sources));
         let metrics = Metrics::new(
             &operations,
-            kinds(modules),
+            consumers::kinds(modules),
+            Arc::clone(&consumer_set),
             db.clone(),
             jobs.clone(),
             passwords.counts(),
@@ -181,6 +189,8 @@ impl App {
             access: AccessCache::new(source, hearing.clone()),
             api_keys: KnownKeys::new(hearing.clone()),
             hearing,
+            event_routes: Arc::new(EventRoutes::new(modules)),
+            consumer_set,
             passwords,
             body_memory: BodyMemory::new(
                 usize::try_from(config.server.body_memory_bytes).unwrap_or(usize::MAX),
@@ -227,12 +237,12 @@ impl App {
     {
         let arrived = ctx.clone();
         let started = OnceCell::new();
-        let emitted = Arc::new(Mutex::new(Emitted::default()));
+        let emitted = Arc::new(Mutex::new(EmittedEvents::default()));
         // Not the whole app: the store, which is part of it, must not be dropped by its own thread.
-        let (source, modules, told) = (self.access.source, self.modules, Arc::clone(&emitted));
+        let (routes, told) = (Arc::clone(&self.event_routes), Arc::clone(&emitted));
         let run = move |tx: &Tx<'_>| {
             let outcome = run(tx, started.get_or_init(|| arrived.renewed()));
-            *told.lock().unwrap_or_else(PoisonError::into_inner) = Emitted::by(tx, source, modules);
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = routes.emitted(tx);
             outcome
         };
         let app = self.clone();
@@ -240,12 +250,11 @@ impl App {
         let heeded = tokio::spawn(async move {
             let answer = app.db.write(run).await;
             let emitted = std::mem::take(&mut *emitted.lock().unwrap_or_else(PoisonError::into_inner));
-            // Before anybody is answered: whoever was shut out here is out at once.
-            emitted.access.into_iter().for_each(|user| app.access.forget(user));
-            emitted.api_keys.into_iter().for_each(|id| app.api_keys.forget(id));
             if answer.is_ok() {
                 app.metrics.count_events(&emitted.kinds);
             }
+            // Before the caller is answered: a revoked session or key is refused from the answer on.
+            emitted.run_hooks(&app).await;
             answer
         });
         match heeded.await {
@@ -283,36 +292,6 @@ impl App {
         let known = applied.into_iter().map(|one| if own.contains(&one.name) { one } else { unknown(one) });
         Ok(known.chain(pending).collect())
     }
-}
-
-/// What a transaction's events mean to this node.
-#[derive(Default)]
-struct Emitted {
-    /// Whose access they change.
-    access: Vec<UserId>,
-    /// API keys that are new or other than they were.
-    api_keys: Vec<ApiKeyId>,
-    /// Their kinds, by their places in [`kinds`].
-    kinds: Vec<usize>,
-}
-
-impl Emitted {
-    fn by(tx: &Tx<'_>, source: Option<AccessSource>, modules: &[&'static Module]) -> Self {
-        let (mut access, mut api_keys) = (Vec::new(), Vec::new());
-        let kinds = tx.emitted(|event| {
-            if source.is_some_and(|source| source.is_changed_by(&event.kind)) {
-                access.extend_from_slice(&event.recipients);
-            }
-            api_keys.extend(api_keys::changed_by(event));
-            kinds(modules).position(|kind| kind == event.kind)
-        });
-        Self { access, api_keys, kinds }
-    }
-}
-
-/// Every kind of event that the modules list.
-fn kinds(modules: &[&'static Module]) -> impl Iterator<Item = &'static str> {
-    modules.iter().flat_map(|module| module.events).copied()
 }
 
 impl Deref for App {

@@ -144,7 +144,7 @@ impl App {
         format!("{host}:{}", std::process::id())
     }
 
-    /// Does what schedules and jobs of the modules are due, and what comes of it; says how many attempts that took.
+    /// Runs the modules' schedules, jobs and consumers that are due, and what comes of them; returns the number of attempts.
     ///
     /// # Errors
     /// The database's.
@@ -154,7 +154,8 @@ impl App {
             let ticked = self.jobs.tick().await?;
             let ran = self.jobs.drain(&self.job_handlers(), &self.job_queues()).await?;
             attempts += ran;
-            if ran == 0 && ticked.jobs == 0 {
+            let handled = self.consume_due().await?;
+            if ran == 0 && ticked.jobs == 0 && handled == 0 {
                 break;
             }
         }

@@ -11,12 +11,12 @@ mod cache;
 pub mod clock;
 pub mod compute;
 pub mod config;
+pub mod consumers;
 mod development;
 mod docs;
 pub mod export;
 mod facts;
 mod fair_queue;
-pub mod follower;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod health;
@@ -35,6 +35,7 @@ mod testing;
 pub use app::{App, AppInner, Program, StartError};
 pub use auth::passwords;
 pub use auth::{Allowed, AllowedPerson, Caller, Client, Principal, SignedIn};
+pub use consumers::{EventHandler, ModuleConsumer, NodeEvent};
 pub use development::{AheadClock, DEVELOPMENT};
 pub use http::{
     ApiError, ApiResult, Asset, Changed, ClientAddress, Json, MergePatch, PageAnswer, PageQuery, PathId,

@@ -5,6 +5,7 @@ use kith_kernel::{Ctx, ProblemCode, UserId, days, problems};
 use kith_store::{AUDIT_ARCHIVED, Error, Migration, Query, Tx};
 
 use crate::auth::{AccessSource, api_keys};
+use crate::consumers::{self, ModuleConsumer};
 use crate::export::ExportPiece;
 use crate::jobs::ModuleJob;
 use crate::{App, audit, auth, docs, facts, health, idempotency, telemetry};
@@ -25,6 +26,8 @@ pub struct Module {
     pub problems: &'static [&'static ProblemCode],
     /// The kinds of events it emits.
     pub events: &'static [&'static str],
+    /// Its reactions to events, of its own and of other modules.
+    pub consumers: &'static [ModuleConsumer],
     /// How it tells what people may do, if it is the one that keeps accounts.
     pub access: Option<AccessSource>,
     /// What it keeps about people.
@@ -148,6 +151,7 @@ impl Module {
             migrations: &[],
             problems: &[],
             events: &[],
+            consumers: &[],
             access: None,
             personal: None,
             blocked: None,
@@ -178,6 +182,7 @@ pub static MODULE: Module = Module {
         audit::head::HEAD_ACCEPTED,
         AUDIT_ARCHIVED,
     ],
+    consumers: auth::CONSUMERS,
     personal: Some(api_keys::PERSONAL),
     jobs: &[ModuleJob::upkeep("platform.tidy", |app| Box::pin(tidy(app)))],
     schedules: &[DeclaredSchedule::upkeep("platform.tidy", "@every 1m")],
@@ -199,6 +204,7 @@ async fn tidy(app: App) -> Result<(), UpkeepError> {
             break;
         }
     }
+    consumers::forget_removed(&app).await?;
     let before = ctx.now - days(u64::from(app.config.data.keep_events_days));
     for _ in 0..TIDY_BATCHES {
         if app.db.remove_events(before, EVENTS_AT_ONCE).await? < EVENTS_AT_ONCE.unsigned_abs() {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kith_consumers::RunningConsumers;
 use kith_jobs::Workers;
 use kith_kernel::{Clock, Sources, SystemClock, SystemRandom};
 use kith_platform::clock::NodeClock;
@@ -41,6 +42,8 @@ pub struct Running {
     control: Option<ControlSocket>,
     /// None where others do what is to be done in the background.
     workers: Option<Workers>,
+    /// None where a test moves the clock, and delivers what is due.
+    consumers: Option<RunningConsumers<App>>,
     /// None where it could not be written down.
     started: Option<Started>,
 }
@@ -150,17 +153,20 @@ async fn serve(app: App) -> Result<Running, StartError> {
     }
     kith_platform::observed_time::start(&app).await.map_err(AppError::from)?;
     let workers = work(&app).await?;
+    let consumers = app.consumers();
+    consumers.declare().await.map_err(AppError::from)?;
+    let consumers = app.clock.is_some().then(|| consumers.start());
     let started = Started::record(&app, addr).await.inspect_err(|error| {
         tracing::warn!(%error, "this start could not be written down; nobody will count it");
     });
     // From the first answer on nothing is waited for: whoever is asked to stop by now stops as he should.
     let server = http::serve(listener, &app).map_err(AppError::from)?;
-    kith_platform::follower::start(&app);
+    kith_platform::consumers::every_node::start(&app);
     // Last, since nothing would stop it if another part did not start.
     if let Some(clock) = app.clock.clone().filter(|_| app.db.kind() == EngineKind::Postgres) {
         tokio::spawn(clock.keep(app.db.clone(), app.stop.clone()));
     }
-    Ok(Running { addr: server.addr(), app, server, control, workers, started: started.ok() })
+    Ok(Running { addr: server.addr(), app, server, control, workers, consumers, started: started.ok() })
 }
 
 /// Sees to it that what the modules do in the background is done: here, unless `jobs.in_process` is off. Where a test
@@ -216,8 +222,15 @@ impl Running {
                 tracing::warn!("the workers did not stop in time");
             }
         };
+        let consumers = async {
+            if let Some(consumers) = self.consumers
+                && timeout(patience, consumers.stop()).await.is_err()
+            {
+                tracing::warn!("the consumers of events did not stop in time");
+            }
+        };
         // At once, so that what has not begun is somebody else's while answers are still given here.
-        let (cut, ()) = tokio::join!(self.server.stop(), workers);
+        let (cut, (), ()) = tokio::join!(self.server.stop(), workers, consumers);
         if cut > 0 {
             tracing::warn!(cut, "connections were cut that were still busy after the grace");
         }

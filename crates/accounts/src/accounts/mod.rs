@@ -22,7 +22,7 @@ mod sign_in;
 
 use kith_jobs::schedules::DeclaredSchedule;
 use kith_platform::auth::AccessSource;
-use kith_platform::{Module, ModuleJob};
+use kith_platform::{Module, ModuleConsumer, ModuleJob, NodeEvent};
 use kith_store::Migration;
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -64,11 +64,15 @@ pub static MODULE: Module = Module {
     ],
     problems: http::PROBLEMS,
     events: events::KINDS,
-    access: Some(AccessSource {
-        read: rows::find_access,
-        changed_by: events::ACCESS_CHANGED,
-        list_admins: rows::list_admins,
-    }),
+    access: Some(AccessSource { read: rows::find_access, list_admins: rows::list_admins }),
+    consumers: &[ModuleConsumer::every_node("accounts.access", events::ACCESS_CHANGED, |app, news| {
+        Box::pin(async move {
+            if let NodeEvent::Committed(event) = news {
+                event.recipients.iter().for_each(|user| app.forget_access(*user));
+            }
+            Ok(())
+        })
+    })],
     personal: Some(leaving::PERSONAL),
     jobs: &[
         ModuleJob::upkeep("accounts.tidy-sessions", |app| Box::pin(leaving::tidy(app))),

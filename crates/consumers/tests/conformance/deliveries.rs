@@ -2,8 +2,8 @@
 
 use kith_consumers::{Progress, StartAt, forget_undeclared};
 use kith_kernel::seconds;
-use kith_store::testing::Fault;
 use kith_store::Error;
+use kith_store::testing::Fault;
 
 use crate::contract;
 use crate::support::{Node, Poison, recorder};
@@ -126,7 +126,9 @@ async fn moved_cursor_or_lost_lease_undoes_the_batch(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     let mut delivery = node.delivery(&consumer).await;
     node.emit("thing.done", &[1, 2]).await;
-    for change in ["UPDATE consumers SET owner = 'other'", "UPDATE consumers SET position = 1, owner = 'node'"] {
+    for change in
+        ["UPDATE consumers SET owner = 'other'", "UPDATE consumers SET position = 1, owner = 'node'"]
+    {
         node.on.interpose(&[change]);
         let step = delivery.step().await.unwrap();
         assert_eq!(step, Progress::More { handled: 0, set_aside: false }, "{change}");

@@ -1,8 +1,9 @@
 //! Consumers that run in the background.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use kith_consumers::{ReplayFrom, StartAt, replay};
+use kith_consumers::{ConsumerSet, Consumers, ReplayFrom, StartAt, replay};
 
 use crate::contract;
 use crate::support::{Node, Poison, recorder};
@@ -66,24 +67,27 @@ async fn replay_wakes_a_running_consumer(node: Node) {
 }
 
 async fn counts_and_samples_tell_of_every_consumer(node: Node) {
-    let consumers = node.consumers(&[recorder("first", StartAt::Beginning, Poison::at([2]))]);
+    let set =
+        ConsumerSet::new(vec![recorder("first", StartAt::Beginning, Poison::at([2]))], &node.on.sources);
+    let set = Arc::new(set);
+    let consumers = Consumers::new(node.on.clone(), Arc::clone(&set));
     consumers.declare().await.unwrap();
     node.emit("thing.done", &[1, 2, 3]).await;
     let status = node.status("first").await;
     assert_eq!((status.lag_events, status.lag_ms, status.owner.as_str()), (3, 0, ""));
     node.advance(Duration::from_millis(1_500));
     assert_eq!(node.status("first").await.lag_ms, 1_500);
-    assert_eq!(consumers.run_due().await.unwrap(), 2);
-    let counts = consumers.counts();
+    assert_eq!(consumers.clone().run_due().await.unwrap(), 2);
+    let counts = set.counts();
     assert_eq!((counts[0].name, counts[0].handled, counts[0].set_aside), ("first", 2, 0));
     let status = node.status("first").await;
     assert_eq!((status.lag_events, status.lag_ms, status.pending), (0, 0, 1));
     assert!(!status.owner.is_empty());
-    assert!(consumers.sampled().is_empty());
+    assert!(set.sampled().is_empty());
     let running = consumers.start();
-    while consumers.sampled().is_empty() {
+    while set.sampled().is_empty() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     running.stop().await;
-    assert_eq!(consumers.sampled()[0].pending, 1);
+    assert_eq!(set.sampled()[0].pending, 1);
 }

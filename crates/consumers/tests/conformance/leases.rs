@@ -23,12 +23,12 @@ async fn one_node_delivers_at_a_time(node: Node) {
     let other = node.second().await;
     let (first, second) = (node.consumers(std::slice::from_ref(&consumer)), other.consumers(&[consumer]));
     node.emit("thing.done", &[1]).await;
-    assert_eq!(first.run_due().await.unwrap(), 1);
+    assert_eq!(first.clone().run_due().await.unwrap(), 1);
     node.emit("thing.done", &[1]).await;
-    assert_eq!(second.run_due().await.unwrap(), 0, "the first one has the lease");
+    assert_eq!(second.clone().run_due().await.unwrap(), 0, "the first one has the lease");
     node.advance(Duration::from_millis(LEASE_TTL_MS));
-    assert_eq!(second.run_due().await.unwrap(), 1, "it was not renewed");
-    assert_eq!(first.run_due().await.unwrap(), 0);
+    assert_eq!(second.clone().run_due().await.unwrap(), 1, "it was not renewed");
+    assert_eq!(first.clone().run_due().await.unwrap(), 0);
     assert_eq!(node.handled("first").await, [1, 2]);
 }
 

@@ -5,12 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kith_consumers::{
-    Consumer, Consumers, Delivery, DeliveryError, HandlerError, Progress, StartAt, Transactions, declare,
+    Consumer, ConsumerSet, Consumers, Delivery, DeliveryError, HandlerError, Progress, StartAt,
+    TransactionFuture, Transactions, declare,
 };
 use kith_kernel::uuid::Uuid;
-use kith_kernel::{
-    Actor, Ctx, ManualClock, RequestId, SeededRandom, Sources, TimeOrderedIds, Timestamp,
-};
+use kith_kernel::{Actor, Ctx, ManualClock, RequestId, SeededRandom, Sources, TimeOrderedIds, Timestamp};
 use kith_store::testing::TestDatabase;
 use kith_store::{
     Error, Migration, ModuleMigrations, NewEvent, Query, STORE_MIGRATIONS, SequencedEvent, Store, Tx, params,
@@ -93,21 +92,22 @@ impl Transactions for Plain {
         Ctx::new(self.sources.clone(), Actor::System(consumer), RequestId::from_uuid(id))
     }
 
-    async fn write<T, F>(&self, ctx: &Ctx, run: F) -> Result<T, DeliveryError>
+    fn write<T, F>(self, ctx: Ctx, run: F) -> TransactionFuture<T>
     where
         F: Fn(&Tx<'_>, &Ctx) -> Result<T, DeliveryError> + Send + 'static,
         T: Send + 'static,
     {
-        let statements = std::mem::take(&mut *self.before_write.lock().unwrap());
-        if !statements.is_empty() {
-            let interposed = self.store.write(move |tx| {
-                statements.iter().try_for_each(|sql| tx.exec(sql, &[]).map(drop))?;
-                Ok::<_, Error>(())
-            });
-            interposed.await?;
-        }
-        let ctx = ctx.clone();
-        self.store.write(move |tx| run(tx, &ctx)).await
+        Box::pin(async move {
+            let statements = std::mem::take(&mut *self.before_write.lock().unwrap());
+            if !statements.is_empty() {
+                let interposed = self.store.write(move |tx| {
+                    statements.iter().try_for_each(|sql| tx.exec(sql, &[]).map(drop))?;
+                    Ok::<_, Error>(())
+                });
+                interposed.await?;
+            }
+            self.store.write(move |tx| run(tx, &ctx)).await
+        })
     }
 }
 
@@ -179,8 +179,10 @@ impl Node {
         self.on.store.write(move |tx| declare(tx, &consumers, now)).await.unwrap();
     }
 
+    /// Consumers of a process of their own on this node.
     pub fn consumers(&self, consumers: &[Consumer]) -> Consumers<Plain> {
-        Consumers::new(self.on.clone(), consumers.to_vec())
+        let set = ConsumerSet::new(consumers.to_vec(), &self.on.sources);
+        Consumers::new(self.on.clone(), Arc::new(set))
     }
 
     /// Declares a consumer and lets the returned delivery have its lease.

@@ -1,6 +1,6 @@
 //! What somebody may do at this moment: role, standing and open sessions. Kept in memory until something of it changes.
 //!
-//! Accounts and sessions themselves are a module's; it says how they are read and which events change them.
+//! Accounts and sessions themselves are a module's; it says how they are read and when they have changed.
 
 use std::sync::Arc;
 
@@ -25,22 +25,13 @@ pub struct Access {
     pub sessions: Box<[Uuid]>,
 }
 
-/// How a module tells what somebody may do: as data of the module that keeps accounts.
+/// Reads of the module that keeps accounts. It calls [`App::forget_access`] for each event that changes what a user may do.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessSource {
-    /// Reads it; nothing for a person who is not there, or may not come in.
+    /// Reads what a user may do; `None` for one who does not exist or may not sign in.
     pub read: fn(&Query<'_>, UserId) -> Result<Option<Access>, Error>,
-    /// The kinds of events after which it must be read again, for each of their recipients.
-    pub changed_by: &'static [&'static str],
     /// Lists the administrators who may sign in, by id.
     pub list_admins: fn(&Query<'_>) -> Result<Vec<UserId>, Error>,
-}
-
-impl AccessSource {
-    /// Whether events of this kind change what their recipients may do.
-    pub(crate) fn is_changed_by(&self, kind: &str) -> bool {
-        self.changed_by.contains(&kind)
-    }
 }
 
 impl App {
@@ -55,7 +46,7 @@ impl App {
 
 /// The Session cache.
 pub(crate) struct AccessCache {
-    pub source: Option<AccessSource>,
+    source: Option<AccessSource>,
     entries: Cache<UserId, Option<Arc<Access>>>,
 }
 
@@ -93,7 +84,14 @@ impl AccessCache {
         Ok(known.map(|access| access.role))
     }
 
-    pub fn forget(&self, user: UserId) {
+    fn forget(&self, user: UserId) {
         self.entries.forget(&user);
+    }
+}
+
+impl App {
+    /// Lets this node read anew what `user` may do.
+    pub fn forget_access(&self, user: UserId) {
+        self.access.forget(user);
     }
 }

@@ -18,6 +18,8 @@ mod tokens;
 
 use kith_store::Migration;
 
+use crate::consumers::{ModuleConsumer, NodeEvent};
+
 pub(crate) use access::AccessCache;
 pub use access::{Access, AccessSource};
 pub use caller::{Allowed, AllowedPerson, Caller, Client, Principal, SignedIn};
@@ -44,6 +46,24 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "observed_time",
         sql: include_str!("../migrations/0004_observed_time.sql"),
     },
+];
+
+/// Keeps the keys in memory up to date on every node.
+pub(crate) const CONSUMERS: &[ModuleConsumer] = &[
+    ModuleConsumer::every_node("platform.api_keys", &[api_keys::CREATED, api_keys::REVOKED], |app, news| {
+        Box::pin(async move {
+            // Caches forget everything by themselves once events were missed.
+            if let NodeEvent::Committed(event) = news
+                && let Ok(id) = event.subject.parse()
+            {
+                app.api_keys.forget(id);
+            }
+            Ok(())
+        })
+    }),
+    ModuleConsumer::every_node("platform.signing_keys", &[KEY_PUBLISHED], |app, _| {
+        Box::pin(app.tokens.reload(&app.db, &app.keyring, app.sources.clock.now()))
+    }),
 ];
 
 /// The handlers.

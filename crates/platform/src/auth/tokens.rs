@@ -231,9 +231,7 @@ impl Tokens {
     pub async fn rotate(&self, app: &App, ctx: &Ctx, at_once: bool) -> Result<Rotation, Error> {
         let candidate = Candidate::new(&app.sources, &app.keyring);
         let lifetime = self.lifetime;
-        let rotation = app.write(ctx, move |tx, ctx| candidate.publish(tx, ctx, lifetime, at_once)).await?;
-        self.reload(&app.db, &app.keyring, ctx.now).await?;
-        Ok(rotation)
+        app.write(ctx, move |tx, ctx| candidate.publish(tx, ctx, lifetime, at_once)).await
     }
 
     fn may_look_up(&self, now: Timestamp) -> bool {

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::Method;
+use kith_consumers::ConsumerSet;
 use kith_jobs::Jobs;
 use kith_kernel::{Clock, SystemClock, Timestamp};
 use kith_store::{STATEMENT_BUCKETS_US, Store};
@@ -22,6 +23,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::consumer_metrics::ConsumerMetrics;
 use super::job_metrics::JobMetrics;
 use super::process::{self, Figure};
 use super::{disk_free, resident_bytes};
@@ -132,6 +134,7 @@ impl Metrics {
     pub(crate) fn new(
         operations: &[OperationName],
         kinds: impl Iterator<Item = &'static str>,
+        consumers: Arc<ConsumerSet>,
         db: Store,
         jobs: Jobs,
         passwords: Arc<PasswordCounts>,
@@ -164,6 +167,7 @@ impl Metrics {
         registry.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let started = SystemClock.now();
         registry.register_collector(Box::new(JobMetrics(jobs)));
+        registry.register_collector(Box::new(ConsumerMetrics(consumers)));
         registry.register_collector(Box::new(Gauges { db, passwords, clock, started, folder }));
 
         let mut routes = vec![RouteMetrics::new(&requests, &durations, None, NO_ROUTE)];

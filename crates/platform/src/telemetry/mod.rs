@@ -1,5 +1,6 @@
 //! What the operator sees from outside: log lines and metrics. No personal data, no queries, no secrets.
 
+mod consumer_metrics;
 mod job_metrics;
 mod json_line;
 mod level;

@@ -5,6 +5,7 @@ mod api_keys;
 mod audit;
 mod checklist;
 mod config;
+mod events;
 mod evidence;
 mod jobs;
 mod keys;
@@ -59,6 +60,8 @@ enum Command {
     ApiKeys(api_keys::ApiKeys),
     /// What recurs
     Schedules(schedules::Schedules),
+    /// Consumers of events: their lag, and replays
+    Events(events::Events),
     /// Say whether a deployment is ready, with evidence
     Verify(verify::Verify),
     /// Sign the evidence of a build, for operators who have only the binary
@@ -143,6 +146,7 @@ pub fn run() -> ExitCode {
         Command::ApiKeys(api_keys) => api_keys.run(),
         Command::Jobs(jobs) => jobs.run(),
         Command::Schedules(schedules) => schedules.run(),
+        Command::Events(events) => events.run(),
         Command::Secrets(secrets) => secrets.run(),
         Command::Audit(audit) => audit.run(),
         Command::Checklist(checklist) => checklist.run(),

@@ -225,10 +225,8 @@ async fn events_that_a_consumer_retries_are_kept(db: Db) {
     fail(2, None).await.unwrap();
     let now = db.sources.clock.now() + Duration::from_secs(60);
     assert_eq!(db.store.remove_events(now, 10).await.unwrap(), 1, "the second event is going to be retried");
-    let failures: Result<Vec<i64>, Error> = db
-        .store
-        .read(|q| q.all("SELECT position FROM consumer_failures", &[], |row| row.get(0)))
-        .await;
+    let failures: Result<Vec<i64>, Error> =
+        db.store.read(|q| q.all("SELECT position FROM consumer_failures", &[], |row| row.get(0))).await;
     assert_eq!(failures.unwrap(), [2], "what was set aside goes with its event");
 }
 

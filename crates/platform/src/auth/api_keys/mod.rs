@@ -11,8 +11,6 @@ mod model;
 mod rows;
 mod text;
 
-use kith_kernel::ApiKeyId;
-use kith_store::Event;
 use serde_json::json;
 
 use crate::ExportPart;
@@ -30,10 +28,6 @@ pub(super) use text::is_api_key;
 pub(crate) const CREATED: &str = "api_key.created";
 /// A key no longer counts.
 pub(crate) const REVOKED: &str = "api_key.revoked";
-/// The key that must be read again after an event.
-pub(crate) fn changed_by(event: &Event) -> Option<ApiKeyId> {
-    if [CREATED, REVOKED].contains(&&*event.kind) { event.subject.parse().ok() } else { None }
-}
 
 /// What administrators are told of how keys are kept.
 pub(crate) const STORED: Fact = Fact {

@@ -1,12 +1,12 @@
-//! Hears what happens on the other nodes and forgets what it changes, so that no cache here outlives it.
+//! Reads the log of events on every node and runs the hooks, so that no cache outlives a change on another node.
 
 use std::time::{Duration, Instant};
 
 use kith_kernel::seconds;
-use kith_store::{EngineKind, Error, SequencedEvent};
+use kith_store::{EngineKind, Error};
 
+use super::routes::{run_all_hooks, run_hooks};
 use crate::App;
-use crate::auth::{KEY_PUBLISHED, api_keys};
 
 /// How long to wait for news before asking anyway.
 const ASK_EVERY: Duration = Duration::from_millis(250);
@@ -15,7 +15,7 @@ const BATCH: i64 = 500;
 /// A sequencer that is further behind than this has not told everything there is to hear.
 const TOLERATED_LAG: Duration = seconds(1);
 
-/// Listens until the server stops. Beside SQLite there are no others to hear.
+/// Follows the log until the server stops. On SQLite there is no other node.
 pub fn start(app: &App) {
     if app.db.kind() == EngineKind::Postgres {
         tokio::spawn(run(app.clone()));
@@ -61,13 +61,13 @@ async fn hear(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
             let last = app.db.last_position().await?;
             // Events up to this position are not heard, so that entries cached meanwhile may be stale.
             app.hearing.forget_all();
-            app.tokens.reload(&app.db, &app.keyring, app.sources.clock.now()).await?;
+            run_all_hooks(app).await?;
             last
         }
     };
     let events = app.db.events_after(behind, BATCH).await?;
     for heard in &events {
-        take(app, heard).await?;
+        run_hooks(app, &heard.event).await?;
     }
     cursor.position = Some(events.last().map_or(behind, |last| last.position));
     let more = i64::try_from(events.len()).unwrap_or(BATCH) == BATCH;
@@ -80,15 +80,4 @@ async fn hear(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
         app.hearing.heard_at(asked);
     }
     Ok(more)
-}
-
-async fn take(app: &App, SequencedEvent { event, .. }: &SequencedEvent) -> Result<(), Error> {
-    if app.access.source.is_some_and(|source| source.is_changed_by(&event.kind)) {
-        event.recipients.iter().for_each(|user| app.access.forget(*user));
-    }
-    api_keys::changed_by(event).into_iter().for_each(|id| app.api_keys.forget(id));
-    if event.kind == KEY_PUBLISHED {
-        app.tokens.reload(&app.db, &app.keyring, app.sources.clock.now()).await?;
-    }
-    Ok(())
 }

@@ -1,0 +1,161 @@
+//! Consumers of events: how a module reacts to events of other modules, once per deployment or on every node.
+
+pub mod every_node;
+pub mod operating;
+mod routes;
+
+use std::fmt;
+use std::pin::Pin;
+use std::time::Duration;
+
+use kith_consumers::{
+    Consumer, Consumers, DeliveryError, HandlerError, StartAt, TransactionFuture, Transactions,
+    forget_undeclared,
+};
+use kith_kernel::{Ctx, Sources, days};
+use kith_store::{Error, Event, SequencedEvent, Store, Tx};
+
+use crate::{App, Module};
+
+pub(crate) use routes::{EmittedEvents, EventRoutes};
+
+/// Time after which the cursor of a consumer that no node has any more is deleted.
+const FORGET_AFTER: Duration = days(7);
+
+/// Handler of a durable consumer. Its changes are committed together with the consumer's cursor.
+pub type EventHandler = fn(&Tx<'_>, &Ctx, &[SequencedEvent]) -> Result<(), HandlerError>;
+
+/// Hook that runs on every node.
+pub type NodeHook = for<'a> fn(&'a App, NodeEvent<'a>) -> HookFuture<'a>;
+
+/// Run of a [`NodeHook`].
+pub type HookFuture<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
+
+/// Occasion on which a [`NodeHook`] runs.
+#[derive(Clone, Copy, Debug)]
+pub enum NodeEvent<'a> {
+    /// An event was committed, by this node or another one.
+    Committed(&'a Event),
+    /// Events may have been missed, or undone by a failover: what this node remembers may be out of date.
+    Missed,
+}
+
+/// Reaction of a module to events of any module. A field of [`Module::consumers`].
+#[derive(Clone, Copy)]
+pub struct ModuleConsumer {
+    /// Unique name: the module's, a dot, and what the consumer does. The key of its cursor in the database.
+    pub name: &'static str,
+    /// Kinds that it handles: `bond.created`, all kinds with a prefix (`bond.*`), or all (`*`).
+    pub kinds: &'static [&'static str],
+    reaction: Reaction,
+}
+
+#[derive(Clone, Copy)]
+enum Reaction {
+    Durable { start: StartAt, handler: EventHandler },
+    EveryNode(NodeHook),
+}
+
+impl ModuleConsumer {
+    /// Durable consumer: one node handles each event at least once, in the order of positions within each subject. A new
+    /// consumer starts with the events that are emitted after its first start.
+    pub const fn new(name: &'static str, kinds: &'static [&'static str], handler: EventHandler) -> Self {
+        Self { name, kinds, reaction: Reaction::Durable { start: StartAt::Now, handler } }
+    }
+
+    /// The same consumer, which starts with the oldest event that retention has kept.
+    ///
+    /// # Panics
+    /// At compile time, if the consumer runs on every node.
+    #[must_use]
+    pub const fn from_beginning(self) -> Self {
+        let Reaction::Durable { handler, .. } = self.reaction else {
+            panic!("hooks of every node have no cursor")
+        };
+        Self { reaction: Reaction::Durable { start: StartAt::Beginning, handler }, ..self }
+    }
+
+    /// Hook that runs on every node for each event: on the node that commits it before the request is answered, on the
+    /// others when they read it in the log. For what a node keeps in memory; it must be idempotent.
+    pub const fn every_node(name: &'static str, kinds: &'static [&'static str], hook: NodeHook) -> Self {
+        Self { name, kinds, reaction: Reaction::EveryNode(hook) }
+    }
+
+    fn durable(self) -> Option<Consumer> {
+        match self.reaction {
+            Reaction::Durable { start, handler } => {
+                Some(Consumer::new(self.name, self.kinds, start, handler))
+            }
+            Reaction::EveryNode(_) => None,
+        }
+    }
+
+    fn hook(self) -> Option<NodeHook> {
+        match self.reaction {
+            Reaction::EveryNode(hook) => Some(hook),
+            Reaction::Durable { .. } => None,
+        }
+    }
+}
+
+impl fmt::Debug for ModuleConsumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ModuleConsumer").field("name", &self.name).field("kinds", &self.kinds).finish()
+    }
+}
+
+/// Every kind of event that the modules list, in their order.
+pub(crate) fn kinds(modules: &[&'static Module]) -> impl Iterator<Item = &'static str> {
+    modules.iter().flat_map(|module| module.events).copied()
+}
+
+/// Durable consumers of all modules.
+pub(crate) fn durable(modules: &[&'static Module]) -> Vec<Consumer> {
+    modules.iter().flat_map(|module| module.consumers).filter_map(|consumer| consumer.durable()).collect()
+}
+
+impl Transactions for App {
+    fn store(&self) -> &Store {
+        &self.db
+    }
+
+    fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    fn ctx(&self, consumer: &'static str) -> Ctx {
+        self.system_ctx(consumer)
+    }
+
+    fn write<T, F>(self, ctx: Ctx, run: F) -> TransactionFuture<T>
+    where
+        F: Fn(&Tx<'_>, &Ctx) -> Result<T, DeliveryError> + Send + 'static,
+        T: Send + 'static,
+    {
+        Box::pin(async move { Self::write(&self, &ctx, run).await })
+    }
+}
+
+impl App {
+    /// Durable consumers of the modules that this node serves.
+    pub fn consumers(&self) -> Consumers<Self> {
+        Consumers::new(self.clone(), self.consumer_set.clone())
+    }
+
+    /// Delivers to the consumers of this node until nothing is due. Boxed, because the compiler cannot see otherwise that the
+    /// futures of its callers can be sent.
+    pub(crate) fn consume_due(&self) -> Pin<Box<dyn Future<Output = Result<usize, Error>> + Send>> {
+        let consumers = self.consumers();
+        Box::pin(async move { consumers.run_due().await })
+    }
+}
+
+/// Deletes the cursors of consumers that no node has declared for a week. Those of this build are declared anew first.
+pub(crate) async fn forget_removed(app: &App) -> Result<(), Error> {
+    app.consumers().declare().await?;
+    let before = app.sources.clock.now() - FORGET_AFTER;
+    for name in app.db.write(move |tx| forget_undeclared(tx, before)).await? {
+        tracing::warn!(consumer = name, "the cursor of a consumer was deleted that no node has any more");
+    }
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! Lag and failures of durable consumers, for Prometheus.
+
+use std::fmt;
+use std::sync::Arc;
+
+use kith_consumers::{ConsumerSet, ConsumerStatus};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+/// Gauges of the whole deployment, at most about ten seconds old, and counters of this process.
+#[derive(Debug)]
+pub(super) struct ConsumerMetrics(pub Arc<ConsumerSet>);
+
+impl Collector for ConsumerMetrics {
+    fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
+        let sampled = self.0.sampled();
+        let mut gauge = |name, help, value: fn(&ConsumerStatus) -> f64| -> fmt::Result {
+            let mut family = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for status in &sampled {
+                ConstGauge::new(value(status))
+                    .encode(family.encode_family(&[("consumer", &*status.name)])?)?;
+            }
+            Ok(())
+        };
+        gauge("consumer_lag_events", "Events behind the cursor, of any kind", |status| {
+            status.lag_events as f64
+        })?;
+        let help = "Time since the first event behind the cursor was emitted";
+        gauge("consumer_lag_seconds", help, |status| status.lag_ms as f64 / 1_000.0)?;
+        let help = "Failed events that are going to be retried, and those that wait for them, up to 10,000";
+        gauge("consumer_pending", help, |status| status.pending as f64)?;
+        let help = "Events that were set aside after all attempts, up to 10,000; alert if above 0";
+        gauge("consumer_set_aside", help, |status| status.set_aside as f64)?;
+        let mut handled = to.encode_descriptor(
+            "consumer_events",
+            "Events handled by this process",
+            None,
+            MetricType::Counter,
+        )?;
+        for counts in self.0.counts() {
+            let count = ConstCounter::new(counts.handled);
+            count.encode(handled.encode_family(&[("consumer", counts.name)])?)?;
+        }
+        Ok(())
+    }
+}

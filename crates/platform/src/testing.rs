@@ -27,6 +27,11 @@ use crate::{App, ClientAddress, Json, MODULE, Module, PathId, Program, Routes, S
 static PROBES: Module = Module { routes: probes, ..Module::named("probes") };
 static MODULES: &[&Module] = &[&MODULE, &PROBES];
 
+/// The platform and one more module.
+pub fn with_module(module: &'static Module) -> &'static [&'static Module] {
+    Box::leak(Box::new([&MODULE, &PROBES, module]))
+}
+
 fn probes() -> Routes {
     Routes::new()
         .routes(routes!(echo))
@@ -181,6 +186,11 @@ pub struct TestServer {
 impl TestServer {
     /// Starts one whose configuration `change` has changed.
     pub async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_with(MODULES, change).await
+    }
+
+    /// Starts one that serves these modules.
+    pub async fn start_with(modules: &'static [&'static Module], change: impl FnOnce(&mut Config)) -> Self {
         let database = TestDatabase::sqlite();
         database.migrate(migrations()).await.unwrap();
         let db = Store::open(StoreOptions { rehearse: true, ..database.options() }).await.unwrap();
@@ -194,17 +204,10 @@ impl TestServer {
         config.data.folder = database.folder().unwrap().to_owned();
         change(&mut config);
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_767_225_600_000)));
-        let app = App::new(
-            db,
-            config,
-            sources(&clock),
-            None,
-            None,
-            None,
-            Program { modules: MODULES, build: "0.0.0" },
-        )
-        .await
-        .unwrap();
+        let app =
+            App::new(db, config, sources(&clock), None, None, None, Program { modules, build: "0.0.0" })
+                .await
+                .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = serve(listener, &app).unwrap();
         Self { addr: server.addr(), app, server, clock, _database: database }

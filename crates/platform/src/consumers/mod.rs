@@ -3,6 +3,8 @@
 pub mod every_node;
 pub mod operating;
 mod routes;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::pin::Pin;

@@ -1,0 +1,172 @@
+//! Consumers of a module, on a server.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kith_kernel::uuid::Uuid;
+use kith_kernel::{Ctx, days};
+use kith_store::{Error, NewEvent, Tx};
+
+use super::operating::{ConsumerAnswer, ConsumerCommand, carry_out};
+use super::{HandlerError, ModuleConsumer, NodeEvent};
+use crate::testing::{TestServer, with_module};
+use crate::{App, Module};
+
+/// Runs of the hook, by subject of the event.
+static HOOK_RUNS: Mutex<Option<HashMap<String, u32>>> = Mutex::new(None);
+
+static SUBJECTS: AtomicU64 = AtomicU64::new(1);
+
+static MODULE: Module = Module {
+    events: &["thing.done", "thing.counted"],
+    consumers: &[
+        ModuleConsumer::new("things.count", &["thing.done"], |tx, ctx, events| {
+            for event in events {
+                if event.event.payload.contains("poison") {
+                    return Err(HandlerError::failed("poison"));
+                }
+                tx.emit(
+                    ctx,
+                    event_about("thing.counted", event.event.subject.parse().unwrap_or_default(), ""),
+                );
+            }
+            Ok(())
+        }),
+        ModuleConsumer::every_node("things.hook", &["thing.*"], |_, news| {
+            Box::pin(async move {
+                let NodeEvent::Committed(event) = news else { return Ok(()) };
+                let mut runs = HOOK_RUNS.lock().unwrap();
+                let count = runs.get_or_insert_default().entry(event.subject.clone()).or_default();
+                *count += 1;
+                if event.payload.contains("fails once") && *count == 1 {
+                    return Err(Error::unavailable("as asked"));
+                }
+                Ok(())
+            })
+        }),
+    ],
+    ..Module::named("things")
+};
+
+fn event_about(kind: &'static str, subject: Uuid, text: &str) -> NewEvent {
+    NewEvent { kind, subject, recipients: vec![], payload: serde_json::json!({ "text": text }) }
+}
+
+async fn server() -> TestServer {
+    let test = TestServer::start_with(with_module(&MODULE), |_| {}).await;
+    test.app.consumers().declare().await.unwrap();
+    test
+}
+
+/// Emits an event about a new subject, and returns the subject.
+async fn emit(app: &App, text: &'static str) -> String {
+    let ctx = app.system_ctx("test");
+    // Servers of other tests in this process make the same ids.
+    let subject = Uuid::from_u128(SUBJECTS.fetch_add(1, Ordering::Relaxed).into());
+    let emitted = app.write(&ctx, move |tx: &Tx<'_>, ctx: &Ctx| {
+        tx.emit(ctx, event_about("thing.done", subject, text));
+        Ok::<_, Error>(())
+    });
+    emitted.await.unwrap();
+    subject.to_string()
+}
+
+fn hook_runs(subject: &str) -> u32 {
+    HOOK_RUNS.lock().unwrap().as_ref().and_then(|runs| runs.get(subject).copied()).unwrap_or(0)
+}
+
+async fn kinds(app: &App) -> Vec<String> {
+    let events = app.db.events_after(0, 100).await.unwrap();
+    events.into_iter().map(|event| event.event.kind).filter(|kind| kind.starts_with("thing.")).collect()
+}
+
+#[tokio::test]
+async fn durable_consumer_of_a_module_is_delivered_to_by_run_due() {
+    let test = server().await;
+    let subject = emit(&test.app, "").await;
+    assert_eq!(kinds(&test.app).await, ["thing.done"]);
+    test.app.run_due().await.unwrap();
+    assert_eq!(kinds(&test.app).await, ["thing.done", "thing.counted"]);
+    assert_eq!(hook_runs(&subject), 2, "events that a handler emits reach the hooks too");
+}
+
+#[tokio::test]
+async fn hook_has_run_when_the_write_is_answered() {
+    let test = server().await;
+    let subject = emit(&test.app, "").await;
+    assert_eq!(hook_runs(&subject), 1);
+}
+
+#[tokio::test]
+async fn failed_hook_is_run_again() {
+    let test = server().await;
+    let subject = emit(&test.app, "fails once").await;
+    assert_eq!(hook_runs(&subject), 1);
+    while hook_runs(&subject) < 2 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn event_set_aside_is_shown_and_retried_by_commands() {
+    let test = server().await;
+    emit(&test.app, "poison").await;
+    for _ in 0..kith_consumers::MAX_ATTEMPTS {
+        test.app.run_due().await.unwrap();
+        test.clock.advance(kith_kernel::minutes(1));
+    }
+    let consumer = || "things.count".to_owned();
+    let answer = carry_out(&test.app, ConsumerCommand::SetAside { consumer: consumer() }).await.unwrap();
+    let ConsumerAnswer::SetAside(events) = answer else { panic!("{answer:?}") };
+    assert_eq!((events.len(), events[0].error.as_str()), (1, "poison"));
+    let answer = carry_out(&test.app, ConsumerCommand::Lag).await.unwrap();
+    let ConsumerAnswer::Lag(statuses) = answer else { panic!("{answer:?}") };
+    let status = statuses.iter().find(|status| status.name == consumer()).unwrap();
+    assert_eq!((status.set_aside, status.pending, status.lag_events), (1, 0, 0));
+    let answer = carry_out(&test.app, ConsumerCommand::RetrySetAside { consumer: consumer() }).await.unwrap();
+    assert!(matches!(answer, ConsumerAnswer::Retried(1)), "{answer:?}");
+    let unknown = carry_out(&test.app, ConsumerCommand::SetAside { consumer: "nobody".into() }).await;
+    assert_eq!(unknown.unwrap_err().to_string(), "there is no consumer \"nobody\"");
+}
+
+#[tokio::test]
+async fn metrics_tell_of_lag_and_failures() {
+    let test = server().await;
+    emit(&test.app, "poison").await;
+    test.app.run_due().await.unwrap();
+    let running = test.app.consumers().start();
+    while test.app.consumer_set.sampled().is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    running.stop().await;
+    let text = test.app.metrics.to_text();
+    for line in [
+        "kith_consumer_lag_events{consumer=\"things.count\"} 0",
+        "kith_consumer_pending{consumer=\"things.count\"} 1",
+        "kith_consumer_set_aside{consumer=\"things.count\"} 0",
+        "kith_consumer_events_total{consumer=\"things.count\"} 0",
+    ] {
+        assert!(text.lines().any(|own| own.trim_end_matches(".0") == line), "{line} is missing in {text}");
+    }
+}
+
+#[tokio::test]
+async fn consumer_of_this_build_is_never_forgotten() {
+    let test = server().await;
+    let stale = test.app.db.write(|tx| {
+        tx.exec(
+            "INSERT INTO consumers (name, position, owner, leased_until, declared_at) VALUES ('gone', 0, '', 0, 0)",
+            &[],
+        )
+    });
+    stale.await.unwrap();
+    // The clock jumps: the declaration of the server's own consumers is old as well.
+    test.clock.advance(days(400));
+    super::forget_removed(&test.app).await.unwrap();
+    let ConsumerAnswer::Lag(statuses) = carry_out(&test.app, ConsumerCommand::Lag).await.unwrap() else {
+        panic!("no statuses")
+    };
+    let names: Vec<_> = statuses.iter().map(|status| status.name.as_str()).collect();
+    assert_eq!(names, ["things.count"]);
+}

@@ -132,6 +132,20 @@ mod tests {
     }
 
     #[test]
+    fn consumers_have_unique_names_and_handle_kinds_that_are_emitted() {
+        let kinds: Vec<_> = all().iter().flat_map(|module| module.events).collect();
+        let mut names = HashSet::new();
+        for consumer in all().iter().flat_map(|module| module.consumers) {
+            assert!(names.insert(consumer.name), "two consumers are called {}", consumer.name);
+            for pattern in consumer.kinds {
+                let is_emitted = kinds.iter().any(|kind| kith_consumers::kind_matches(pattern, kind));
+                assert!(is_emitted, "{}: no module emits {pattern}", consumer.name);
+            }
+        }
+        assert!(names.contains("accounts.access"), "{names:?}");
+    }
+
+    #[test]
     fn no_name_means_two_things() {
         let mut events = HashSet::new();
         let mut schemas = HashMap::new();

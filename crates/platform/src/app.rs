@@ -90,6 +90,8 @@ pub struct AppInner {
     pub stop: Stop,
     /// The features it serves.
     pub modules: &'static [&'static Module],
+    /// The features whose tables the database has, served or not.
+    pub installed: &'static [&'static Module],
     /// Its version, and behind a `+` the commit it was built from, as far as that is known.
     pub build: &'static str,
     /// The OpenAPI document, as JSON.
@@ -111,6 +113,8 @@ pub struct AppInner {
 pub struct Program {
     /// The features it serves.
     pub modules: &'static [&'static Module],
+    /// The features whose tables the database has, served or not.
+    pub installed: &'static [&'static Module],
     /// Its version, and behind a `+` the commit it was built from, as far as that is known.
     pub build: &'static str,
 }
@@ -152,7 +156,7 @@ impl App {
         clock: Option<Arc<NodeClock>>,
         ahead: Option<Arc<AheadClock>>,
         log_level: Option<LogLevel>,
-        Program { modules, build }: Program,
+        Program { modules, installed, build }: Program,
     ) -> Result<Self, StartError> {
         let (document, operations) = openapi::document_with_operations(modules);
         let document = Bytes::from(document);
@@ -207,6 +211,7 @@ impl App {
             without_limits: AtomicBool::new(config.server.without_limits),
             stop: Stop::default(),
             modules,
+            installed,
             build,
             openapi: Asset::new("application/json", document.clone()),
             body_schemas: BodySchemas::new(document),
@@ -284,7 +289,7 @@ impl App {
         let below = [STORE_MIGRATIONS, JOBS_MIGRATIONS];
         let below = below.iter().flat_map(|all| all.migrations.iter().map(|one| (all.module, one)));
         let modules =
-            self.modules.iter().flat_map(|module| module.migrations.iter().map(|one| (module.name, one)));
+            self.installed.iter().flat_map(|module| module.migrations.iter().map(|one| (module.name, one)));
         let own: Vec<_> =
             below.chain(modules).map(|(module, one)| full_name(module, one.version, one.name)).collect();
         let pending = own.iter().filter(|name| applied.iter().all(|known| known.name != **name));

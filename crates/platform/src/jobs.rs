@@ -96,7 +96,7 @@ impl ReservedJobs {
 impl App {
     /// The queues and job kinds that other programs can neither feed nor drain.
     pub fn reserved_jobs(&self) -> ReservedJobs {
-        ReservedJobs(self.modules)
+        ReservedJobs(self.installed)
     }
 
     /// What the modules do, by kind.

@@ -18,6 +18,8 @@ pub type Routes = utoipa_axum::router::OpenApiRouter<App>;
 pub struct Module {
     /// `bonds`.
     pub name: &'static str,
+    /// Names of the modules that it builds on. They must be served with it.
+    pub needs: &'static [&'static str],
     /// Its handlers.
     pub routes: fn() -> Routes,
     /// Its tables, in order of their versions.
@@ -147,6 +149,7 @@ impl Module {
     pub const fn named(name: &'static str) -> Self {
         Self {
             name,
+            needs: &[],
             routes: Routes::new,
             migrations: &[],
             problems: &[],

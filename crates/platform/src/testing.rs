@@ -204,10 +204,17 @@ impl TestServer {
         config.data.folder = database.folder().unwrap().to_owned();
         change(&mut config);
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_767_225_600_000)));
-        let app =
-            App::new(db, config, sources(&clock), None, None, None, Program { modules, build: "0.0.0" })
-                .await
-                .unwrap();
+        let app = App::new(
+            db,
+            config,
+            sources(&clock),
+            None,
+            None,
+            None,
+            Program { modules, installed: modules, build: "0.0.0" },
+        )
+        .await
+        .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = serve(listener, &app).unwrap();
         Self { addr: server.addr(), app, server, clock, _database: database }

@@ -13,6 +13,8 @@ use kith_platform::{DEVELOPMENT, Module};
 use kith_readiness::{OwnBuild, RolePermissions};
 use kith_store::{ModuleMigrations, STORE_MIGRATIONS};
 
+use thiserror::Error;
+
 use crate::demo::DEMO;
 
 /// Every module that serves people, in the order in which their tables are made.
@@ -28,20 +30,98 @@ pub static MODULES: &[&Module] = &[
     &schedules::MODULE,
 ];
 
-/// The same, and what only development mode has.
-static IN_DEVELOPMENT: LazyLock<Vec<&Module>> =
-    LazyLock::new(|| [MODULES, &[&DEVELOPMENT, &accounts::DEVELOPMENT]].concat());
+/// Modules that only development mode has.
+static DEVELOPMENT_MODULES: &[&Module] = &[&DEVELOPMENT, &accounts::DEVELOPMENT];
 
-/// The same, and the demo.
-static IN_DEMO: LazyLock<Vec<&Module>> = LazyLock::new(|| [&**IN_DEVELOPMENT, &[&DEMO]].concat());
+/// Every module of this build.
+static ALL: LazyLock<Vec<&Module>> = LazyLock::new(|| [MODULES, DEVELOPMENT_MODULES, &[&DEMO]].concat());
 
-/// The modules that a server with this configuration serves.
-pub fn served(config: &Config) -> &'static [&'static Module] {
-    match (config.is_production(), config.server.demo) {
-        (true, _) => MODULES,
-        (false, false) => &IN_DEVELOPMENT,
-        (false, true) => &IN_DEMO,
+/// Sets of modules that `server.preset` names. The platform itself is part of each.
+const PRESETS: &[(&str, &[&str])] = &[
+    ("bond-mate", &["accounts", "blocks", "bonds", "nicknames", "spaces"]),
+    ("hamsaya", &["accounts", "blocks", "nicknames"]),
+    ("platform", &["accounts"]),
+    ("chronizer", &["accounts", "callbacks", "jobs", "schedules"]),
+];
+
+/// Reason why the modules that were chosen cannot be served.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum ModulesError {
+    /// There is no such preset.
+    #[error("there is no preset {name:?} (`server.preset`); expected one of: {}", preset_names())]
+    UnknownPreset {
+        /// Name that was given.
+        name: String,
+    },
+    /// There is no such module.
+    #[error("there is no module {name:?} (`server.modules`); expected some of: {}", module_names())]
+    UnknownModule {
+        /// Name that was given.
+        name: String,
+    },
+    /// Both were given.
+    #[error("`server.preset` and `server.modules` exclude each other; set one of them")]
+    PresetAndModules,
+    /// A module lacks another one that it builds on.
+    #[error("the module {module} needs the module {needed}, which is not served; add it to `server.modules`")]
+    UnmetNeed {
+        /// Name of the module that is served.
+        module: &'static str,
+        /// Name of the module that it needs.
+        needed: &'static str,
+    },
+}
+
+fn preset_names() -> String {
+    PRESETS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+}
+
+fn module_names() -> String {
+    MODULES.iter().map(|module| module.name).collect::<Vec<_>>().join(", ")
+}
+
+/// Returns the modules that a server with this configuration serves.
+///
+/// # Errors
+/// [`ModulesError`] if a name is unknown, or a module lacks one that it needs.
+pub fn served(config: &Config) -> Result<&'static [&'static Module], ModulesError> {
+    let mut served = chosen(config)?;
+    if !config.is_production() {
+        let has_needs =
+            |module: &&&Module| module.needs.iter().all(|need| served.iter().any(|one| one.name == *need));
+        let for_development: Vec<_> = DEVELOPMENT_MODULES.iter().filter(has_needs).copied().collect();
+        served.extend(for_development);
+        if config.server.demo {
+            served.push(&DEMO);
+        }
     }
+    for module in &served {
+        let unmet = module.needs.iter().find(|need| served.iter().all(|one| one.name != **need));
+        if let Some(needed) = unmet {
+            return Err(ModulesError::UnmetNeed { module: module.name, needed });
+        }
+    }
+    Ok(Vec::leak(served))
+}
+
+/// Modules by `server.preset` and `server.modules`, in the order of [`MODULES`].
+fn chosen(config: &Config) -> Result<Vec<&'static Module>, ModulesError> {
+    let names: Vec<&str> = match (&*config.server.preset, &config.server.modules[..]) {
+        ("", []) => return Ok(MODULES.to_vec()),
+        ("", names) => names.iter().map(String::as_str).collect(),
+        (preset, []) => {
+            let found = PRESETS.iter().find(|(name, _)| *name == preset);
+            let unknown = || ModulesError::UnknownPreset { name: preset.to_owned() };
+            found.map(|(_, names)| names.to_vec()).ok_or_else(unknown)?
+        }
+        _ => return Err(ModulesError::PresetAndModules),
+    };
+    if let Some(name) = names.iter().find(|name| MODULES.iter().all(|module| module.name != **name)) {
+        return Err(ModulesError::UnknownModule { name: (*name).to_owned() });
+    }
+    let is_chosen =
+        |module: &&&Module| module.name == kith_platform::MODULE.name || names.contains(&module.name);
+    Ok(MODULES.iter().filter(is_chosen).copied().collect())
 }
 
 fn permissions_of(role: Role) -> RolePermissions {
@@ -51,7 +131,7 @@ fn permissions_of(role: Role) -> RolePermissions {
 
 /// What this build calls itself, what it can be set to, and the OpenAPI document of everything that it can serve.
 pub fn own_build() -> OwnBuild {
-    let document = openapi::to_json(&openapi::document(&IN_DEMO));
+    let document = openapi::to_json(&openapi::document(&ALL));
     let document = serde_json::from_slice(&document).expect("the document is JSON");
     OwnBuild {
         release: env!("KITH_BUILD").to_owned(),
@@ -97,21 +177,61 @@ mod tests {
     }
 
     fn all() -> &'static [&'static Module] {
+        &ALL
+    }
+
+    fn names_served(change: impl FnOnce(&mut Config)) -> Result<Vec<&'static str>, ModulesError> {
         let mut config = Config::default();
-        config.server.demo = true;
-        served(&config)
+        change(&mut config);
+        Ok(served(&config)?.iter().map(|module| module.name).collect())
     }
 
     #[test]
     fn only_development_mode_serves_what_is_for_development() {
         let names = |mode, demo| {
-            let mut config = Config::default();
-            (config.server.mode, config.server.demo) = (mode, demo);
-            served(&config)[MODULES.len()..].iter().map(|module| module.name).collect::<Vec<_>>()
+            let names = names_served(|config| (config.server.mode, config.server.demo) = (mode, demo));
+            names.unwrap()[MODULES.len()..].to_vec()
         };
         assert_eq!(names(Mode::Development, true), ["development", "accounts-development", "demo"]);
         assert_eq!(names(Mode::Development, false), ["development", "accounts-development"]);
         assert_eq!(names(Mode::Production, true), [""; 0]);
+    }
+
+    #[test]
+    fn every_preset_can_be_served() {
+        for (preset, names) in PRESETS {
+            let served = names_served(|config| {
+                config.server.mode = Mode::Production;
+                config.server.preset = (*preset).to_owned();
+            });
+            let mut expected = vec!["platform"];
+            expected.extend(MODULES.iter().map(|module| module.name).filter(|name| names.contains(name)));
+            assert_eq!(served.unwrap(), expected, "{preset}");
+        }
+    }
+
+    #[test]
+    fn unmet_needs_and_unknown_names_are_named() {
+        let modules = |names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            names_served(|config| config.server.modules = names)
+        };
+        let error = modules(&["accounts", "blocks", "spaces"]).unwrap_err();
+        assert_eq!(error, ModulesError::UnmetNeed { module: "spaces", needed: "bonds" });
+        let error = modules(&["accounts", "cats"]).unwrap_err().to_string();
+        assert!(error.contains("\"cats\"") && error.contains("accounts, blocks, bonds"), "{error}");
+        let error = names_served(|config| config.server.preset = "cats".to_owned()).unwrap_err().to_string();
+        assert!(error.contains("bond-mate, hamsaya, platform, chronizer"), "{error}");
+        let both = names_served(|config| {
+            config.server.preset = "platform".to_owned();
+            config.server.modules = vec!["accounts".to_owned()];
+        });
+        assert_eq!(both.unwrap_err(), ModulesError::PresetAndModules);
+        let demo = names_served(|config| {
+            config.server.preset = "chronizer".to_owned();
+            config.server.demo = true;
+        });
+        assert!(matches!(demo, Err(ModulesError::UnmetNeed { module: "demo", .. })), "{demo:?}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::demo::DemoError;
-use crate::modules::{self, migrations};
+use crate::modules::{self, MODULES, ModulesError, migrations};
 use crate::{control, demo, listen};
 
 /// Where a test may put its own parts in. The default is what serves people.
@@ -68,6 +68,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// The modules that were chosen cannot be served.
+    #[error(transparent)]
+    Modules(#[from] ModulesError),
     /// Development mode has no secrets of its own.
     #[error(transparent)]
     Secrets(#[from] DevelopmentSecretsError),
@@ -137,7 +140,8 @@ async fn open_on(db: Store, config: Config, seams: Seams) -> Result<App, StartEr
             AheadClock::resume(Arc::clone(&sources.clock), &config.data.folder).map_err(AppError::from)?;
         (Sources { clock: ahead.clone(), ..sources }, Some(ahead))
     };
-    let program = Program { modules: modules::served(&config), build: env!("KITH_BUILD") };
+    let program =
+        Program { modules: modules::served(&config)?, installed: MODULES, build: env!("KITH_BUILD") };
     Ok(App::new(db, config, sources, clock, ahead, seams.log_level, program).await?)
 }
 

@@ -194,7 +194,7 @@ async fn purge_one(app: &App, ctx: &Ctx, user: UserId, elapsed_ms: i64) -> Resul
 type Parts = Vec<(&'static str, PersonalData)>;
 
 fn parts(app: &App) -> Parts {
-    app.modules.iter().filter_map(|module| Some((module.name, module.personal?))).collect()
+    app.installed.iter().filter_map(|module| Some((module.name, module.personal?))).collect()
 }
 
 fn count(q: &Query<'_>, parts: &Parts, user: UserId) -> Result<Map<String, Value>, Error> {

@@ -87,5 +87,8 @@ pub static MODULE: Module = Module {
 };
 
 /// What only development mode serves.
-pub static DEVELOPMENT: Module =
-    Module { routes: http::development_routes, ..Module::named("accounts-development") };
+pub static DEVELOPMENT: Module = Module {
+    needs: &["accounts"],
+    routes: http::development_routes,
+    ..Module::named("accounts-development")
+};

@@ -77,7 +77,7 @@ async fn block_user(
     PathId(other): PathId<UserId>,
 ) -> ApiResult<Response> {
     let user_id = caller.user_id;
-    let doors: Vec<Blocked> = app.modules.iter().filter_map(|module| module.blocked).collect();
+    let doors: Vec<Blocked> = app.installed.iter().filter_map(|module| module.blocked).collect();
     app.change(&caller, move |tx, ctx| block(tx, ctx, user_id, other, &doors).map(Answer::ok)).await
 }
 
@@ -93,7 +93,7 @@ async fn unblock_user(
     PathId(other): PathId<UserId>,
 ) -> ApiResult<Response> {
     let user_id = caller.user_id;
-    let doors: Vec<Blocked> = app.modules.iter().filter_map(|module| module.unblocked).collect();
+    let doors: Vec<Blocked> = app.installed.iter().filter_map(|module| module.unblocked).collect();
     app.change(&caller, move |tx, ctx| {
         unblock(tx, ctx, user_id, other, &doors).map(|()| Answer::no_content())
     })

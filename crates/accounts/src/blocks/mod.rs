@@ -21,6 +21,7 @@ const MOST: i64 = 10_000;
 
 /// What the server mounts.
 pub static MODULE: Module = Module {
+    needs: &["accounts"],
     routes: http::routes,
     migrations: &[Migration { version: 1, name: "blocks", sql: include_str!("migrations/0001_blocks.sql") }],
     problems: http::PROBLEMS,

@@ -17,6 +17,7 @@ const MOST: i64 = 10_000;
 
 /// What the server mounts.
 pub static MODULE: Module = Module {
+    needs: &["accounts", "blocks"],
     routes: http::routes,
     migrations: &[Migration {
         version: 1,

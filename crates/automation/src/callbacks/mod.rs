@@ -52,6 +52,7 @@ async fn occur(app: App, run: Run) -> Result<Done, JobError> {
 
 /// What the server mounts.
 pub static MODULE: Module = Module {
+    needs: &["accounts"],
     routes: http::routes,
     migrations: &[
         Migration { version: 1, name: "callbacks", sql: include_str!("migrations/0001_callbacks.sql") },

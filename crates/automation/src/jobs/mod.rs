@@ -19,6 +19,7 @@ pub use rules::{check_operator, check_program};
 
 /// What the server mounts. `jobs` is what the engine itself calls its tables.
 pub static MODULE: Module = Module {
+    needs: &["accounts"],
     routes: http::routes,
     migrations: &[Migration {
         version: 1,

@@ -13,4 +13,4 @@ pub use operating::{ScheduleOrder, ScheduleTold, carry_out};
 
 /// What the server mounts.
 pub static MODULE: Module =
-    Module { routes: http::routes, problems: http::PROBLEMS, ..Module::named("schedules") };
+    Module { needs: &["jobs"], routes: http::routes, problems: http::PROBLEMS, ..Module::named("schedules") };

@@ -29,6 +29,7 @@ pub use rows::find_living;
 
 /// What the server mounts.
 pub static MODULE: Module = Module {
+    needs: &["accounts", "blocks"],
     routes: http::routes,
     migrations: &[Migration { version: 1, name: "bonds", sql: include_str!("migrations/0001_bonds.sql") }],
     problems: http::PROBLEMS,

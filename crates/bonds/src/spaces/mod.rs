@@ -29,6 +29,7 @@ pub use fuzzing::{documents, lists, schedules};
 
 /// What the server mounts.
 pub static MODULE: Module = Module {
+    needs: &["bonds"],
     routes: http::routes,
     migrations: &[
         Migration { version: 1, name: "spaces", sql: include_str!("migrations/0001_spaces.sql") },

@@ -28,7 +28,7 @@ pub struct ResealedColumn {
 pub async fn reseal(app: &App) -> Result<Vec<ResealedColumn>, Error> {
     let ctx = app.system_ctx("command_line");
     let mut done = Vec::new();
-    for column in app.modules.iter().flat_map(|module| module.sealed) {
+    for column in app.installed.iter().flat_map(|module| module.sealed) {
         done.push(reseal_column(app, column).await?);
     }
     let resealed: u64 = done.iter().map(|column| column.resealed).sum();

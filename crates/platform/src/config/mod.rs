@@ -88,6 +88,10 @@ pub struct Server {
     pub listen: SocketAddr,
     /// How much is forgiven.
     pub mode: Mode,
+    /// Name of a set of modules to serve; all if empty.
+    pub preset: String,
+    /// Names of the modules to serve, instead of a preset; all if empty.
+    pub modules: Vec<String>,
     /// Whether 429 limits and tiers are lifted.
     pub without_limits: bool,
     /// Whether there are a made-up world and a page that shows it.

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use kith_platform::config::reference;
 
 use super::{Failure, Settings, print};
+use crate::modules;
 
 #[derive(Debug, Args)]
 pub(super) struct Config {
@@ -44,6 +45,7 @@ impl Config {
 
 fn check(settings: Settings) -> Result<(), Failure> {
     let config = settings.load(Vec::new())?;
+    modules::served(&config).map_err(anyhow::Error::from)?;
     print("The configuration is valid.")?;
     config.secret_reports().iter().try_for_each(|report| print(&report.to_string()))
 }

@@ -22,6 +22,9 @@ pub(super) struct Serve {
     /// Where to listen [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
+    /// Serve only the modules of a preset: bond-mate, hamsaya, platform or chronizer
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
     /// Lift 429 limits and tiers, for load tests; refused in production mode
     #[arg(long)]
     without_limits: bool,
@@ -35,6 +38,9 @@ impl Serve {
         let mut flags = Vec::new();
         if let Some(listen) = self.listen {
             flags.push(Flag { name: "--listen", key: "server.listen", value: listen.into() });
+        }
+        if let Some(preset) = self.preset {
+            flags.push(Flag { name: "--preset", key: "server.preset", value: preset.into() });
         }
         if self.without_limits {
             flags.push(Flag { name: "--without-limits", key: "server.without_limits", value: true.into() });

@@ -11,7 +11,8 @@ pub use past::DemoError;
 pub(crate) use world::make_world_if_asked;
 
 /// The page; nobody else's.
-pub(crate) static DEMO: Module = Module { routes, ..Module::named("demo") };
+pub(crate) static DEMO: Module =
+    Module { needs: &["nicknames", "spaces", "callbacks", "schedules"], routes, ..Module::named("demo") };
 
 fn routes() -> Routes {
     page::routes().merge(readiness::routes())

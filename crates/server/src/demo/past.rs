@@ -67,7 +67,7 @@ impl Past {
         let mut config = app.config.clone();
         // All of them come from here.
         config.server.without_limits = true;
-        let program = Program { modules: app.modules, build: app.build };
+        let program = Program { modules: app.modules, installed: app.installed, build: app.build };
         let app = App::new(app.db.clone(), config, sources, None, None, None, program).await?;
         Ok(Self { door: InProcess::new(&app), app, clock, present, people: HashMap::new() })
     }

@@ -132,7 +132,7 @@ async fn delete_me(
     Json(body): Json<DeleteBody>,
 ) -> ApiResult<Response> {
     let claim = claim_to_be_oneself(&app, &caller.ctx, client, &body.password).await?;
-    let (user, modules) = (caller.user_id, app.modules);
+    let (user, modules) = (caller.user_id, app.installed);
     let done = app.change(&caller, move |tx, ctx| {
         let leave = |tx: &Tx<'_>| {
             modules.iter().filter_map(|module| module.personal).try_for_each(|one| (one.leave)(tx, ctx, user))

@@ -72,7 +72,7 @@ async fn measure(engine: &str, database: TestDatabase) {
         std::hint::black_box(events);
         Ok(())
     });
-    let set = ConsumerSet::new(vec![consumer], &on.sources);
+    let set = ConsumerSet::new(vec![consumer], "bench".to_owned());
     let consumers = Consumers::new(on, Arc::new(set));
     consumers.declare().await.expect("a cursor");
     let began = Instant::now();

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, Timestamp, seconds};
 use kith_store::{Error, EventScan, Query, SequencedEvent, Tx, event_at, event_id_at, scan_events};
 use thiserror::Error;
 
-use crate::failures::{MAX_ATTEMPTS, MAX_PENDING, Pending, backoff, stored_error};
+use crate::failures::{DueRetry, MAX_ATTEMPTS, MAX_PENDING, Pending, backoff, stored_error};
 use crate::rows::{self, PendingRow};
 use crate::{Consumer, HandlerError, Transactions};
 
@@ -19,7 +20,12 @@ const SCANNED_ROWS: i64 = 500;
 /// Unwanted events after which the cursor is written although nothing was handled.
 const MAX_UNWRITTEN: i64 = 5_000;
 /// Time after which the cursor is written although nothing was handled.
-pub(crate) const WRITE_INTERVAL: Duration = seconds(5);
+const WRITE_INTERVAL: Duration = seconds(5);
+/// Time that one transaction should not exceed, since it may hold up others: longer ones make the batches smaller.
+const MAX_TRANSACTION_TIME: Duration = Duration::from_millis(100);
+/// Errors of the database in a row, with one event alone, after which it counts as a failure of its handler, provided that the
+/// database accepts the note of it.
+const MAX_ERRORS_ALONE: u32 = 5;
 
 /// Delivery of events to one consumer by one node.
 #[derive(Debug)]
@@ -29,13 +35,20 @@ pub struct Delivery<W> {
     node: String,
     /// Cursor in the database, as this node last saw it.
     cursor: Option<i64>,
-    /// Position up to which no event waits to be handled; at the cursor or behind it.
-    scanned: i64,
+    /// Event up to which no event waits to be handled, behind the cursor.
+    scanned: Option<LogEnd>,
     /// Time at which the cursor was last written or found moved.
     written_at: Timestamp,
-    /// Events handed to the handler at once; halved while it fails.
+    /// Events handed to the handler at once; halved while transactions fail or take long.
     batch: usize,
+    /// Whether a retry comes before new events in the next step.
+    prefers_retry: bool,
+    /// Errors of the database in a row, with one event alone.
+    errors_alone: u32,
 }
+
+/// Position and id of an event. As long as the id is at the position, no failover has replaced what is before it.
+type LogEnd = (i64, Uuid);
 
 /// Result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,13 +60,21 @@ pub enum Progress {
         /// Whether an event was set aside.
         set_aside: bool,
     },
+    /// The cursor, the lease or the log has changed meanwhile, and nothing was done.
+    Outdated,
     /// Nothing is to be done before an event comes, or before this time.
     Idle {
         /// Time of the next retry or of the next write of the cursor.
         until: Option<Timestamp>,
+        /// Whether events of no interest were passed.
+        has_passed: bool,
     },
     /// Another node holds the lease, or the consumer has no cursor.
     NotOwner,
+}
+
+impl Progress {
+    const DONE: Self = Self::More { handled: 0, set_aside: false };
 }
 
 /// Failure of a transaction that delivers.
@@ -79,19 +100,16 @@ impl From<HandlerError> for DeliveryError {
     }
 }
 
-/// State of the consumer in the database, with what is to be done next.
+/// State of the consumer in the database.
 struct View {
     cursor: i64,
+    /// Whether the events scanned before are still those of the log.
+    is_scan_valid: bool,
     pending: Pending,
-    next: Next,
-}
-
-enum Next {
-    /// Retry a failure; its event is missing if a failover has undone it.
-    Retry(PendingRow, Option<SequencedEvent>),
-    Deliver(EventScan),
-    /// Too many failures wait for their retry.
-    Wait,
+    /// Retry that is due, with its event; the event is missing if a failover has undone it.
+    due: Option<(DueRetry, Option<SequencedEvent>)>,
+    /// Next events; none while too many failures wait.
+    scan: Option<EventScan>,
 }
 
 /// Part of a scan that one transaction passes.
@@ -100,17 +118,17 @@ struct Batch {
     events: Vec<SequencedEvent>,
     /// Events whose subject has an earlier failure.
     deferred: Vec<SequencedEvent>,
-    /// Position up to which every event is in one of the two, or unwanted.
-    to: i64,
+    /// Event up to which every event is in one of the two, or unwanted.
+    end: Option<LogEnd>,
 }
 
 /// Meaning of a failed transaction.
 enum Fault {
     /// The handler cannot handle these events.
     Handler(String),
-    /// The view is out of date.
+    /// The view is outdated.
     Changed,
-    /// The database failed; it is worth trying again later.
+    /// The database failed; a later attempt may succeed.
     Database(Error),
 }
 
@@ -118,7 +136,17 @@ impl<W: Transactions> Delivery<W> {
     /// Delivery to `consumer` by `node`.
     pub fn new(transactions: W, consumer: Consumer, node: String) -> Self {
         let written_at = transactions.sources().clock.now();
-        Self { transactions, consumer, node, cursor: None, scanned: 0, written_at, batch: MAX_BATCH }
+        Self {
+            transactions,
+            consumer,
+            node,
+            cursor: None,
+            scanned: None,
+            written_at,
+            batch: MAX_BATCH,
+            prefers_retry: true,
+            errors_alone: 0,
+        }
     }
 
     /// Name of the consumer.
@@ -126,21 +154,31 @@ impl<W: Transactions> Delivery<W> {
         self.consumer.name
     }
 
-    /// Takes one step: retries a failure that is due, or delivers the next batch.
+    /// Takes one step: retries a failure that is due, or delivers the next batch. The two take turns.
     ///
     /// # Errors
-    /// An error of the database. Nothing has changed, or the step is found done by the next one.
+    /// An error of the database. Nothing has changed, or the next step finds that this one was done.
     pub async fn step(&mut self) -> Result<Progress, Error> {
         let Some(view) = self.read().await? else { return Ok(Progress::NotOwner) };
-        if self.cursor != Some(view.cursor) {
-            (self.cursor, self.scanned) = (Some(view.cursor), self.scanned.max(view.cursor));
+        if !view.is_scan_valid || self.cursor != Some(view.cursor) {
+            (self.cursor, self.scanned) = (Some(view.cursor), None);
             self.written_at = self.now();
         }
-        match view.next {
-            Next::Retry(row, Some(event)) => self.retry(view.cursor, row, event).await,
-            Next::Retry(row, None) => self.drop_failure(view.cursor, row).await,
-            Next::Wait => Ok(Progress::Idle { until: view.pending.next_retry() }),
-            Next::Deliver(scan) => self.deliver(view.cursor, &view.pending, scan).await,
+        let View { cursor, pending, due, scan, .. } = view;
+        let has_wanted = scan.as_ref().is_some_and(|scan| !scan.events.is_empty());
+        match (due, scan) {
+            (Some((due, event)), _) if self.prefers_retry || !has_wanted => {
+                self.prefers_retry = false;
+                match event {
+                    Some(event) => self.retry(cursor, due, event).await,
+                    None => self.drop_failure(cursor, due.row).await,
+                }
+            }
+            (_, Some(scan)) => {
+                self.prefers_retry = true;
+                self.deliver(cursor, &pending, scan).await
+            }
+            (_, None) => Ok(Progress::Idle { until: pending.next_retry(), has_passed: false }),
         }
     }
 
@@ -149,74 +187,108 @@ impl<W: Transactions> Delivery<W> {
     }
 
     /// Reads the state; `None` if this node may not deliver.
-    async fn read(&mut self) -> Result<Option<View>, Error> {
+    async fn read(&self) -> Result<Option<View>, Error> {
         let (consumer, node, now) = (self.consumer.clone(), self.node.clone(), self.now());
         let (known, scanned) = (self.cursor, self.scanned);
-        let view = self
-            .transactions
-            .store()
-            .read(move |q: &Query<'_>| {
-                let row = rows::cursor(q, consumer.name)?.filter(|row| row.owner == node);
-                let Some(row) = row else { return Ok::<_, Error>(None) };
-                // A cursor that somebody has moved, by a replay or a failover, says that earlier scans do not count.
-                let is_known = known == Some(row.position);
-                let from = if is_known { scanned.max(row.position) } else { row.position };
-                let pending = Pending(rows::pending(q, consumer.name, MAX_PENDING)?);
-                let next = match pending.due(now) {
-                    Some(due) => Next::Retry(due.clone(), event_at(q, due.position)?),
-                    None if pending.is_full() => Next::Wait,
-                    None => Next::Deliver(scan_events(q, from, SCANNED_ROWS, |kind| consumer.handles(kind))?),
-                };
-                Ok(Some(View { cursor: row.position, pending, next }))
-            })
-            .await?;
-        if view.as_ref().is_none_or(|view| self.cursor != Some(view.cursor)) {
-            self.scanned = 0;
-        }
-        Ok(view)
+        let read = move |q: &Query<'_>| {
+            let row = rows::cursor(q, consumer.name)?.filter(|row| row.owner == node);
+            let Some(row) = row else { return Ok::<_, Error>(None) };
+            let scanned = scanned.filter(|_| known == Some(row.position));
+            let from = match scanned {
+                Some((position, id)) if event_id_at(q, position)? == Some(id) => position,
+                _ => row.position,
+            };
+            let pending = Pending(rows::pending(q, consumer.name, MAX_PENDING)?);
+            let due = match pending.due(now) {
+                Some(due) => Some((due.clone(), event_at(q, due.row.position)?)),
+                None => None,
+            };
+            let scan = match pending.is_full() {
+                true => None,
+                false => Some(scan_events(q, from, SCANNED_ROWS, |kind| consumer.handles(kind))?),
+            };
+            let is_scan_valid = scanned.is_none_or(|(position, _)| position == from);
+            Ok(Some(View { cursor: row.position, is_scan_valid, pending, due, scan }))
+        };
+        self.transactions.store().read(read).await
     }
 
     async fn deliver(&mut self, cursor: i64, pending: &Pending, scan: EventScan) -> Result<Progress, Error> {
         let has_more = scan.has_more;
-        let batch = cut(scan, pending, self.batch);
+        let batch = take_batch(scan, pending, self.batch);
         if batch.events.is_empty() && batch.deferred.is_empty() {
-            self.scanned = batch.to;
-            return self.pass(cursor, pending, has_more).await;
+            let has_passed = batch.end.is_some();
+            self.scanned = batch.end.or(self.scanned);
+            return match self.pass(cursor, pending).await? {
+                Progress::Idle { .. } if has_more => Ok(Progress::DONE),
+                Progress::Idle { until, .. } => Ok(Progress::Idle { until, has_passed }),
+                progress => Ok(progress),
+            };
         }
-        let (to, count) = (batch.to, batch.events.len());
+        let (end, count) = (batch.end, batch.events.len());
         let batch = Arc::new(batch);
-        match self.transact(count, Arc::clone(&batch), cursor).await {
+        match self.transact(Arc::clone(&batch), cursor).await {
             Ok(()) => {
-                self.batch = (self.batch * 2).min(MAX_BATCH);
-                self.moved_to(to);
+                self.moved_to(end);
                 Ok(Progress::More { handled: count, set_aside: false })
             }
-            Err(Fault::Changed) => Ok(Progress::More { handled: 0, set_aside: false }),
-            Err(Fault::Database(error)) => Err(error),
+            Err(Fault::Changed) => Ok(Progress::Outdated),
             Err(Fault::Handler(_)) if count > 1 => {
                 self.batch = count / 2;
-                Ok(Progress::More { handled: 0, set_aside: false })
+                Ok(Progress::DONE)
             }
             Err(Fault::Handler(reason)) => self.note_failure(cursor, &batch, &reason).await,
+            Err(Fault::Database(error)) if count > 1 => {
+                // Smaller transactions wait for fewer others, and fail together with fewer.
+                self.batch = count / 2;
+                Err(error)
+            }
+            Err(Fault::Database(error)) if self.may_be_the_event(count) => {
+                self.note_failure(cursor, &batch, &error.to_string()).await
+            }
+            Err(Fault::Database(error)) => Err(error),
         }
     }
 
+    /// Counts an error of the database with one event alone; true once there were many in a row.
+    fn may_be_the_event(&mut self, count: usize) -> bool {
+        self.errors_alone += u32::from(count == 1);
+        self.errors_alone >= MAX_ERRORS_ALONE
+    }
+
     /// Runs the handler for a batch and moves the cursor behind it.
-    async fn transact(&self, count: usize, batch: Arc<Batch>, cursor: i64) -> Result<(), Fault> {
-        let (consumer, node) = (self.consumer.clone(), self.node.clone());
+    #[expect(clippy::disallowed_methods, reason = "batches are sized by the time they really take")]
+    async fn transact(&mut self, batch: Arc<Batch>, cursor: i64) -> Result<(), Fault> {
+        let (consumer, node, count) = (self.consumer.clone(), self.node.clone(), batch.events.len());
         let began = Arc::new(AtomicBool::new(false));
         let begins = Arc::clone(&began);
         let run = move |tx: &Tx<'_>, ctx: &Ctx| {
             begins.store(false, Ordering::Relaxed);
-            verify(tx, batch.events.last().or(batch.deferred.last()))?;
+            ensure_same_log(tx, batch.end)?;
             if count > 0 {
                 begins.store(true, Ordering::Relaxed);
                 consumer.handle(tx, ctx, &batch.events)?;
             }
             defer(tx, consumer.name, &batch.deferred)?;
-            moved(rows::move_cursor(tx, consumer.name, &node, cursor, batch.to)?)
+            let to = batch.end.map_or(cursor, |(position, _)| position);
+            ensure_current(rows::move_cursor(tx, consumer.name, &node, cursor, to)?)
         };
-        self.transactions.clone().write(self.ctx(), run).await.map_err(|error| fault(error, &began))
+        let started = Instant::now();
+        self.write(run, &began).await?;
+        self.errors_alone = 0;
+        self.batch = match started.elapsed() > MAX_TRANSACTION_TIME {
+            true => (count / 2).max(1),
+            false => (self.batch * 2).min(MAX_BATCH),
+        };
+        Ok(())
+    }
+
+    async fn write<F>(&self, run: F, began: &AtomicBool) -> Result<(), Fault>
+    where
+        F: Fn(&Tx<'_>, &Ctx) -> Result<(), DeliveryError> + Send + 'static,
+    {
+        let written = self.transactions.clone().write(self.ctx(), run).await;
+        written.map_err(|error| fault(error, began))
     }
 
     /// Writes down that the only event of `batch` has failed, and passes it.
@@ -226,73 +298,86 @@ impl<W: Transactions> Delivery<W> {
         batch: &Arc<Batch>,
         reason: &str,
     ) -> Result<Progress, Error> {
-        let Some(event) = batch.events.first() else {
-            return Ok(Progress::More { handled: 0, set_aside: false });
+        let (Some(event), Some((to, _))) = (batch.events.first(), batch.end) else {
+            return Ok(Progress::Outdated);
         };
         let (position, error) = (event.position, stored_error(reason));
         tracing::warn!(consumer = self.name(), position, error, "a consumer failed to handle an event");
         let retry_at = self.now() + backoff(1);
-        let row = PendingRow { position, subject: event.event.subject.clone(), attempts: 1, retry_at };
+        let row = PendingRow { position, subject: event.subject.clone(), attempts: 1, retry_at };
         let (name, node, passed) = (self.name(), self.node.clone(), Arc::clone(batch));
         let run = move |tx: &Tx<'_>, _: &Ctx| {
-            verify(tx, passed.events.first())?;
+            ensure_same_log(tx, passed.end)?;
             rows::insert_failure(tx, name, &row, &error)?;
             defer(tx, name, &passed.deferred)?;
-            moved(rows::move_cursor(tx, name, &node, cursor, passed.to)?)
+            ensure_current(rows::move_cursor(tx, name, &node, cursor, to)?)
         };
-        if self.commit(run).await? {
-            self.moved_to(batch.to);
+        if !self.commit(run).await? {
+            return Ok(Progress::Outdated);
         }
-        Ok(Progress::More { handled: 0, set_aside: false })
+        self.errors_alone = 0;
+        self.moved_to(batch.end);
+        Ok(Progress::DONE)
     }
 
-    async fn retry(
-        &mut self,
-        cursor: i64,
-        row: PendingRow,
-        event: SequencedEvent,
-    ) -> Result<Progress, Error> {
+    async fn retry(&mut self, cursor: i64, due: DueRetry, event: SequencedEvent) -> Result<Progress, Error> {
         let (consumer, node) = (self.consumer.clone(), self.node.clone());
+        if !consumer.handles(&event.kind) {
+            // A newer build wanted it.
+            let reason = format!("this build does not handle {}", event.kind);
+            return self.note_failed_retry(cursor, due, &reason).await;
+        }
         let began = Arc::new(AtomicBool::new(false));
-        let (begins, retried) = (Arc::clone(&began), row.clone());
+        let (begins, row) = (Arc::clone(&began), due.row.clone());
         let run = move |tx: &Tx<'_>, ctx: &Ctx| {
             begins.store(false, Ordering::Relaxed);
-            verify(tx, Some(&event))?;
+            ensure_same_log(tx, Some((event.position, event.id)))?;
             begins.store(true, Ordering::Relaxed);
-            if consumer.handles(&event.event.kind) {
-                consumer.handle(tx, ctx, std::slice::from_ref(&event))?;
-            }
-            moved(rows::delete_failure(tx, consumer.name, &retried)?)?;
-            moved(rows::move_cursor(tx, consumer.name, &node, cursor, cursor)?)
+            consumer.handle(tx, ctx, std::slice::from_ref(&event))?;
+            ensure_current(rows::move_cursor(tx, consumer.name, &node, cursor, cursor)?)?;
+            ensure_current(rows::delete_failure(tx, consumer.name, &row)?)
         };
-        let retried = self.transactions.clone().write(self.ctx(), run).await;
-        match retried.map_err(|error| fault(error, &began)) {
-            Ok(()) => Ok(Progress::More { handled: 1, set_aside: false }),
-            Err(Fault::Changed) => Ok(Progress::More { handled: 0, set_aside: false }),
+        match self.write(run, &began).await {
+            Ok(()) => {
+                self.errors_alone = 0;
+                Ok(Progress::More { handled: 1, set_aside: false })
+            }
+            Err(Fault::Changed) => Ok(Progress::Outdated),
+            Err(Fault::Handler(reason)) => self.note_failed_retry(cursor, due, &reason).await,
+            Err(Fault::Database(error)) if self.may_be_the_event(1) => {
+                self.note_failed_retry(cursor, due, &error.to_string()).await
+            }
             Err(Fault::Database(error)) => Err(error),
-            Err(Fault::Handler(reason)) => self.note_failed_retry(cursor, row, &reason).await,
         }
     }
 
     async fn note_failed_retry(
         &mut self,
         cursor: i64,
-        row: PendingRow,
+        due: DueRetry,
         reason: &str,
     ) -> Result<Progress, Error> {
+        let DueRetry { row, is_last } = due;
         let (now, attempts, error) = (self.now(), row.attempts + 1, stored_error(reason));
-        let is_last = attempts >= MAX_ATTEMPTS;
         let (name, node, position) = (self.name(), self.node.clone(), row.position);
         if is_last {
             tracing::error!(consumer = name, position, error, "an event was set aside after all attempts");
         }
         let run = move |tx: &Tx<'_>, _: &Ctx| {
+            ensure_current(rows::move_cursor(tx, name, &node, cursor, cursor)?)?;
             let set_aside_at = is_last.then_some(now);
-            moved(rows::update_failure(tx, name, &row, now + backoff(attempts), &error, set_aside_at)?)?;
-            moved(rows::move_cursor(tx, name, &node, cursor, cursor)?)
+            let retry_at = now + backoff(attempts);
+            ensure_current(rows::update_failure(tx, name, &row, retry_at, &error, set_aside_at)?)?;
+            if is_last {
+                rows::limit_attempts(tx, name, &row.subject, MAX_ATTEMPTS - 1)?;
+            }
+            Ok(())
         };
-        let committed = self.commit(run).await?;
-        Ok(Progress::More { handled: 0, set_aside: is_last && committed })
+        if !self.commit(run).await? {
+            return Ok(Progress::Outdated);
+        }
+        self.errors_alone = 0;
+        Ok(Progress::More { handled: 0, set_aside: is_last })
     }
 
     /// Deletes a failure whose event is no longer there.
@@ -300,37 +385,36 @@ impl<W: Transactions> Delivery<W> {
         let (name, node, position) = (self.name(), self.node.clone(), row.position);
         tracing::warn!(consumer = name, position, "an event that was to be retried is gone");
         let run = move |tx: &Tx<'_>, _: &Ctx| {
-            moved(rows::delete_failure(tx, name, &row)?)?;
-            moved(rows::move_cursor(tx, name, &node, cursor, cursor)?)
+            ensure_current(rows::move_cursor(tx, name, &node, cursor, cursor)?)?;
+            ensure_current(rows::delete_failure(tx, name, &row)?)
         };
-        self.commit(run).await?;
-        Ok(Progress::More { handled: 0, set_aside: false })
+        let is_done = self.commit(run).await?;
+        Ok(if is_done { Progress::DONE } else { Progress::Outdated })
     }
 
     /// Passes events that the consumer does not want. The cursor is written now and then only.
-    async fn pass(&mut self, cursor: i64, pending: &Pending, has_more: bool) -> Result<Progress, Error> {
+    async fn pass(&mut self, cursor: i64, pending: &Pending) -> Result<Progress, Error> {
         let due_at = self.written_at + WRITE_INTERVAL;
-        let is_due = self.scanned - cursor >= MAX_UNWRITTEN || self.now() >= due_at;
-        if self.scanned > cursor && is_due {
-            let (name, node, to) = (self.name(), self.node.clone(), self.scanned);
+        let unwritten = self.scanned.filter(|(position, _)| *position > cursor);
+        let is_due = |to: i64| to - cursor >= MAX_UNWRITTEN || self.now() >= due_at;
+        if let Some((to, _)) = unwritten.filter(|(to, _)| is_due(*to)) {
+            let (name, node) = (self.name(), self.node.clone());
             let run = move |tx: &Tx<'_>, _: &Ctx| {
                 tx.may_be_lost();
-                moved(rows::move_cursor(tx, name, &node, cursor, to)?)
+                ensure_same_log(tx, unwritten)?;
+                ensure_current(rows::move_cursor(tx, name, &node, cursor, to)?)
             };
-            if self.commit(run).await? {
-                self.moved_to(to);
+            if !self.commit(run).await? {
+                return Ok(Progress::Outdated);
             }
-            return Ok(Progress::More { handled: 0, set_aside: false });
+            self.moved_to(unwritten);
+            return Ok(Progress::DONE);
         }
-        if has_more {
-            return Ok(Progress::More { handled: 0, set_aside: false });
-        }
-        let write_at = (self.scanned > cursor).then_some(due_at);
-        let until = pending.next_retry().into_iter().chain(write_at).min();
-        Ok(Progress::Idle { until })
+        let until = pending.next_retry().into_iter().chain(unwritten.map(|_| due_at)).min();
+        Ok(Progress::Idle { until, has_passed: false })
     }
 
-    /// Runs a transaction without the handler; false if the view is out of date.
+    /// Runs a transaction without the handler; false if the view is outdated.
     async fn commit<F>(&self, run: F) -> Result<bool, Error>
     where
         F: Fn(&Tx<'_>, &Ctx) -> Result<(), DeliveryError> + Send + 'static,
@@ -346,35 +430,37 @@ impl<W: Transactions> Delivery<W> {
         self.transactions.ctx(self.consumer.name)
     }
 
-    fn moved_to(&mut self, position: i64) {
-        (self.cursor, self.scanned, self.written_at) = (Some(position), position, self.now());
+    fn moved_to(&mut self, end: Option<LogEnd>) {
+        if let Some((position, _)) = end {
+            (self.cursor, self.scanned, self.written_at) = (Some(position), None, self.now());
+        }
     }
 }
 
 /// Takes events from a scan until `limit` of them are for the handler or as many are deferred as may be.
-fn cut(scan: EventScan, pending: &Pending, limit: usize) -> Batch {
+fn take_batch(scan: EventScan, pending: &Pending, limit: usize) -> Batch {
     let blocked = pending.subjects();
     let may_defer = usize::try_from(MAX_PENDING).unwrap_or(0).saturating_sub(pending.0.len()).max(1);
-    let mut batch = Batch { events: Vec::new(), deferred: Vec::new(), to: scan.last };
+    let mut batch = Batch { events: Vec::new(), deferred: Vec::new(), end: scan.last };
     for event in scan.events {
-        let position = event.position;
-        if blocked.contains(event.event.subject.as_str()) {
+        let end = (event.position, event.id);
+        if blocked.contains(event.subject.as_str()) {
             batch.deferred.push(event);
         } else {
             batch.events.push(event);
         }
         if batch.events.len() == limit || batch.deferred.len() == may_defer {
-            batch.to = position;
+            batch.end = Some(end);
             break;
         }
     }
     batch
 }
 
-/// Verifies that no failover has given the position of `event` to another one.
-fn verify(tx: &Tx<'_>, event: Option<&SequencedEvent>) -> Result<(), DeliveryError> {
-    match event {
-        Some(event) => moved(event_id_at(tx, event.position)? == Some(event.event.id)),
+/// Fails unless `end` is where it was read: a failover may have given its position to another event.
+fn ensure_same_log(tx: &Tx<'_>, end: Option<LogEnd>) -> Result<(), DeliveryError> {
+    match end {
+        Some((position, id)) => ensure_current(event_id_at(tx, position)? == Some(id)),
         None => Ok(()),
     }
 }
@@ -389,7 +475,7 @@ fn defer(tx: &Tx<'_>, name: &str, events: &[SequencedEvent]) -> Result<(), Error
     Ok(())
 }
 
-fn moved(is_current: bool) -> Result<(), DeliveryError> {
+fn ensure_current(is_current: bool) -> Result<(), DeliveryError> {
     if is_current { Ok(()) } else { Err(DeliveryError::Changed) }
 }
 
@@ -399,8 +485,9 @@ fn fault(error: DeliveryError, began: &AtomicBool) -> Fault {
         DeliveryError::Changed => Fault::Changed,
         DeliveryError::Handler(reason) => Fault::Handler(reason),
         DeliveryError::Store(error) => match error {
-            Error::Busy | Error::Unavailable(_) | Error::OutcomeUnknown(_) => Fault::Database(error),
-            _ if began.load(Ordering::Relaxed) => Fault::Handler(error.to_string()),
+            Error::Constraint(_) | Error::Fault(_) | Error::NulInText if began.load(Ordering::Relaxed) => {
+                Fault::Handler(error.to_string())
+            }
             _ => Fault::Database(error),
         },
     }

@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kith_kernel::uuid::Uuid;
-use kith_kernel::{Sources, Timestamp, seconds};
+use kith_kernel::{Timestamp, seconds};
 use kith_store::{Error, Query};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -19,6 +18,12 @@ use crate::{Consumer, Delivery, Progress, Transactions, rows};
 pub(crate) const WAKE_UP: &str = "consumers";
 /// Longest time without a look for events; wake-ups may be lost with a connection.
 const POLL_INTERVAL: Duration = seconds(2);
+/// Shortest pause while nothing is due.
+const MIN_PAUSE: Duration = Duration::from_millis(1);
+/// Pause after a step that found the cursor, the lease or the log changed.
+const OUTDATED_PAUSE: Duration = Duration::from_millis(50);
+/// Delay of the next look after events of no interest.
+const QUIET_PAUSE: Duration = Duration::from_millis(25);
 /// Longest pause after an error of the database.
 const MAX_PAUSE: Duration = seconds(5);
 /// Age at which the sampled state is read again.
@@ -40,6 +45,7 @@ pub struct ConsumerSet {
 pub struct Consumers<W> {
     transactions: W,
     set: Arc<ConsumerSet>,
+    poll_interval: Duration,
 }
 
 /// Counters of one consumer since the process started.
@@ -69,14 +75,16 @@ pub struct RunningConsumers<W> {
 }
 
 impl ConsumerSet {
-    /// Consumers of a node with a new identity.
-    pub fn new(consumers: Vec<Consumer>, sources: &Sources) -> Self {
-        let node: Uuid = sources.ids.next(sources.clock.now());
+    /// Consumers of `node`, whose name no other process may have.
+    pub fn new(mut consumers: Vec<Consumer>, node: String) -> Self {
+        // In one order on every node, so that transactions on several of them cannot wait for each other.
+        consumers.sort_by_key(|consumer| consumer.name);
         let counts = consumers.iter().map(|_| Count::default()).collect();
-        Self { consumers: consumers.into(), node: node.to_string(), counts, sampled: Mutex::default() }
+        Self { consumers: consumers.into(), node, counts, sampled: Mutex::default() }
     }
 
-    /// State of all consumers in the database, at most about ten seconds old; empty before the first look.
+    /// State of all consumers in the database, at most about ten seconds old; empty before the first look, and while the
+    /// database cannot be read.
     pub fn sampled(&self) -> Vec<ConsumerStatus> {
         self.sampled.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -91,8 +99,8 @@ impl ConsumerSet {
         counts.collect()
     }
 
-    fn count(&self, place: usize, handled: usize, set_aside: bool) {
-        let Some(count) = self.counts.get(place) else { return };
+    fn count(&self, index: usize, handled: usize, set_aside: bool) {
+        let Some(count) = self.counts.get(index) else { return };
         count.handled.fetch_add(handled as u64, Ordering::Relaxed);
         count.set_aside.fetch_add(u64::from(set_aside), Ordering::Relaxed);
     }
@@ -101,7 +109,13 @@ impl ConsumerSet {
 impl<W: Transactions> Consumers<W> {
     /// Delivery to the consumers of `set`.
     pub fn new(transactions: W, set: Arc<ConsumerSet>) -> Self {
-        Self { transactions, set }
+        Self { transactions, set, poll_interval: POLL_INTERVAL }
+    }
+
+    /// Looks for events, replays and leases only this often unless it is woken. Leases must not run out meanwhile.
+    #[must_use]
+    pub fn with_poll_interval(self, poll_interval: Duration) -> Self {
+        Self { poll_interval, ..self }
     }
 
     /// Makes the consumers of this build known to the database.
@@ -119,13 +133,19 @@ impl<W: Transactions> Consumers<W> {
     /// # Errors
     /// Any error of the database.
     pub async fn run_due(self) -> Result<usize, Error> {
-        let leased = self.campaign().await?;
-        let deliveries: Vec<_> = leased.into_iter().map(|place| (place, self.delivery(place))).collect();
+        let leased = self.acquire_leases().await?;
+        let deliveries: Vec<_> = leased.into_iter().map(|index| (index, self.delivery(index))).collect();
         let mut handled = 0;
-        for (place, mut delivery) in deliveries {
-            while let Progress::More { handled: more, set_aside } = delivery.step().await? {
-                self.set.count(place, more, set_aside);
-                handled += more;
+        for (index, mut delivery) in deliveries {
+            loop {
+                match delivery.step().await? {
+                    Progress::More { handled: more, set_aside } => {
+                        self.set.count(index, more, set_aside);
+                        handled += more;
+                    }
+                    Progress::Outdated => {}
+                    Progress::Idle { .. } | Progress::NotOwner => break,
+                }
             }
         }
         Ok(handled)
@@ -137,17 +157,17 @@ impl<W: Transactions> Consumers<W> {
         let (leased, leases) = watch::channel(BTreeSet::new());
         let mut tasks = JoinSet::new();
         if !self.set.consumers.is_empty() {
-            tasks.spawn(self.clone().keep_leases(leased, stopped.clone()));
+            tasks.spawn(self.clone().renew_leases(leased, stopped.clone()));
         }
-        for place in 0..self.set.consumers.len() {
-            let delivery = self.delivery(place);
-            tasks.spawn(self.clone().follow(place, delivery, leases.clone(), stopped.clone()));
+        for index in 0..self.set.consumers.len() {
+            let delivery = self.delivery(index);
+            tasks.spawn(self.clone().follow(index, delivery, leases.clone(), stopped.clone()));
         }
         RunningConsumers { consumers: self.clone(), stop, tasks }
     }
 
-    fn delivery(&self, place: usize) -> Delivery<W> {
-        let consumer = self.set.consumers[place].clone();
+    fn delivery(&self, index: usize) -> Delivery<W> {
+        let consumer = self.set.consumers[index].clone();
         Delivery::new(self.transactions.clone(), consumer, self.set.node.clone())
     }
 
@@ -155,33 +175,34 @@ impl<W: Transactions> Consumers<W> {
         self.transactions.sources().clock.now()
     }
 
-    fn campaign(&self) -> impl Future<Output = Result<BTreeSet<usize>, Error>> + use<W> {
-        let Self { transactions, set } = self;
+    fn acquire_leases(&self) -> impl Future<Output = Result<BTreeSet<usize>, Error>> + use<W> {
+        let Self { transactions, set, .. } = self;
         let (store, consumers) = (transactions.store().clone(), Arc::clone(&set.consumers));
-        lease::campaign(store, consumers, set.node.clone(), self.now())
+        lease::acquire_leases(store, consumers, set.node.clone(), self.now())
     }
 
     /// Renews the leases of this node, takes those that others have lost, and samples the state.
-    async fn keep_leases(self, leased: watch::Sender<BTreeSet<usize>>, mut stopped: watch::Receiver<bool>) {
+    #[expect(clippy::disallowed_methods, reason = "declarations age in real time")]
+    async fn renew_leases(self, leased: watch::Sender<BTreeSet<usize>>, mut stopped: watch::Receiver<bool>) {
         let mut bell = self.transactions.store().bell(WAKE_UP);
-        let (mut sampled_at, mut declared_at) = (None, self.now());
+        let (mut sampled_at, mut declared_at) = (None, Instant::now());
         while !*stopped.borrow() {
-            match self.campaign().await {
-                Ok(places) => {
+            match self.acquire_leases().await {
+                Ok(indexes) => {
                     leased.send_if_modified(|known| {
-                        let is_new = *known != places;
-                        *known = places;
+                        let is_new = *known != indexes;
+                        *known = indexes;
                         is_new
                     });
                 }
                 Err(error) => tracing::warn!(%error, "the leases of consumers cannot be renewed"),
             }
             self.sample(&mut sampled_at).await;
-            if self.now().since(declared_at) >= DECLARE_INTERVAL && self.declare().await.is_ok() {
-                declared_at = self.now();
+            if declared_at.elapsed() >= DECLARE_INTERVAL && self.declare().await.is_ok() {
+                declared_at = Instant::now();
             }
             tokio::select! {
-                () = tokio::time::sleep(RENEW_INTERVAL) => {}
+                () = tokio::time::sleep(RENEW_INTERVAL.max(self.poll_interval)) => {}
                 () = bell.rung() => {}
                 _ = stopped.changed() => {}
             }
@@ -189,48 +210,47 @@ impl<W: Transactions> Consumers<W> {
     }
 
     /// Reads the state of all consumers if the last sample is old.
-    async fn sample(&self, sampled_at: &mut Option<Timestamp>) {
-        let now = self.now();
-        if sampled_at.is_some_and(|at| now.since(at) < SAMPLE_INTERVAL) {
+    #[expect(clippy::disallowed_methods, reason = "samples age in real time")]
+    async fn sample(&self, sampled_at: &mut Option<Instant>) {
+        if sampled_at.is_some_and(|at| at.elapsed() < SAMPLE_INTERVAL) {
             return;
         }
-        match self.transactions.store().read(move |q: &Query<'_>| list_status(q, now)).await {
-            Ok(statuses) => {
-                *self.set.sampled.lock().unwrap_or_else(PoisonError::into_inner) = statuses;
-                *sampled_at = Some(now);
-            }
+        let now = self.now();
+        let statuses = self.transactions.store().read(move |q: &Query<'_>| list_status(q, now)).await;
+        match &statuses {
+            Ok(_) => *sampled_at = Some(Instant::now()),
             Err(error) => tracing::warn!(%error, "the lag of consumers cannot be read"),
         }
+        *self.set.sampled.lock().unwrap_or_else(PoisonError::into_inner) = statuses.unwrap_or_default();
     }
 
     /// Delivers to one consumer whenever this node holds its lease.
     async fn follow(
         self,
-        place: usize,
+        index: usize,
         mut delivery: Delivery<W>,
         mut leases: watch::Receiver<BTreeSet<usize>>,
         mut stopped: watch::Receiver<bool>,
     ) {
         let store = self.transactions.store().clone();
         let (mut head, mut bell) = (store.head(), store.bell(WAKE_UP));
-        let mut errors = 0_u32;
+        let mut state = FollowState::default();
         while !*stopped.borrow() {
             // Before the step, so that an event which comes meanwhile is not missed.
             head.mark_unchanged();
             bell.hush();
-            let is_leased = leases.borrow_and_update().contains(&place);
-            let pause = if is_leased {
-                match self.step(place, &mut delivery, &mut errors).await {
-                    None => continue,
-                    Some(pause) => pause,
-                }
-            } else {
-                POLL_INTERVAL
+            let is_leased = leases.borrow_and_update().contains(&index);
+            let pause = match is_leased {
+                true => self.step(index, &mut delivery, &mut state).await,
+                false => self.poll_interval,
             };
-            let is_paused = errors > 0;
+            if pause.is_zero() {
+                continue;
+            }
+            let wakes_at_head = is_leased && state.errors == 0;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                _ = head.changed(), if is_leased && !is_paused => {}
+                () = woken(&mut head, state.is_quiet), if wakes_at_head => {}
                 () = bell.rung() => {}
                 changed = leases.changed() => if changed.is_err() { return },
                 _ = stopped.changed() => {}
@@ -238,26 +258,51 @@ impl<W: Transactions> Consumers<W> {
         }
     }
 
-    /// Takes a step; returns how long to wait before the next one, or `None` if there may be more to do at once.
-    async fn step(&self, place: usize, delivery: &mut Delivery<W>, errors: &mut u32) -> Option<Duration> {
-        match delivery.step().await {
+    /// Takes a step, and returns how long to wait before the next one at most.
+    async fn step(&self, index: usize, delivery: &mut Delivery<W>, state: &mut FollowState) -> Duration {
+        let progress = delivery.step().await;
+        if progress.is_ok() {
+            state.errors = 0;
+        }
+        match progress {
             Ok(Progress::More { handled, set_aside }) => {
-                self.set.count(place, handled, set_aside);
-                *errors = 0;
-                None
+                self.set.count(index, handled, set_aside);
+                Duration::ZERO
             }
-            Ok(Progress::Idle { until }) => {
-                *errors = 0;
+            Ok(Progress::Idle { until, has_passed }) => {
+                state.is_quiet = has_passed;
                 let now = self.now();
-                Some(until.map_or(POLL_INTERVAL, |until| until.since(now)).min(POLL_INTERVAL))
+                let until = until.map_or(self.poll_interval, |until| until.since(now));
+                until.clamp(MIN_PAUSE, self.poll_interval)
             }
-            Ok(Progress::NotOwner) => Some(POLL_INTERVAL),
+            Ok(Progress::NotOwner) => self.poll_interval,
+            Ok(Progress::Outdated) => OUTDATED_PAUSE,
             Err(error) => {
                 tracing::warn!(%error, consumer = delivery.name(), "events cannot be delivered at the moment");
-                *errors = errors.saturating_add(1);
-                Some((Duration::from_millis(100) * 2_u32.pow((*errors).min(6))).min(MAX_PAUSE))
+                state.errors = state.errors.saturating_add(1);
+                (Duration::from_millis(100) * 2_u32.pow(state.errors.min(6))).min(MAX_PAUSE)
             }
         }
+    }
+}
+
+/// State of a task that follows the log.
+#[derive(Debug, Default)]
+struct FollowState {
+    /// Errors of the database in a row.
+    errors: u32,
+    /// Whether the last events were of no interest to the consumer.
+    is_quiet: bool,
+}
+
+/// Returns when the head of the log moves. A consumer that did not want the last events is woken a little later, so that traffic of
+/// no interest costs it few reads.
+async fn woken(head: &mut watch::Receiver<i64>, is_quiet: bool) {
+    if head.changed().await.is_err() {
+        std::future::pending().await
+    }
+    if is_quiet {
+        tokio::time::sleep(QUIET_PAUSE).await;
     }
 }
 

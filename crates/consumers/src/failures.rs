@@ -1,6 +1,6 @@
 //! Events whose handler failed: when they are retried, and when they are set aside.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kith_kernel::Timestamp;
@@ -13,13 +13,17 @@ use crate::rows::PendingRow;
 pub const MAX_ATTEMPTS: i64 = 8;
 /// Failures of one consumer that may wait for a retry. With more, the cursor stops until some are handled or set aside.
 pub const MAX_PENDING: i64 = 1_000;
+/// Failures of one subject that may wait. With more, its first event gets its last attempt at once.
+pub(crate) const MAX_PENDING_OF_SUBJECT: usize = 100;
+/// Longest delay before a retry. A later one was written by a clock that was ahead, and counts as due.
+const MAX_DELAY: Duration = Duration::from_secs(60);
 /// Longest error text that is stored, in bytes.
 const MAX_ERROR_BYTES: usize = 1_000;
 
 /// Delay before the attempt that follows `attempts` failed ones: 1, 2, 4, … seconds, at most one minute.
 pub(crate) fn backoff(attempts: i64) -> Duration {
     let exponent = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(6);
-    Duration::from_secs((1 << exponent).min(60))
+    Duration::from_secs(1 << exponent).min(MAX_DELAY)
 }
 
 /// Cuts an error text to its stored length.
@@ -32,6 +36,14 @@ pub(crate) fn stored_error(error: &str) -> String {
     without_nul[..end].to_owned()
 }
 
+/// Failure whose retry is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DueRetry {
+    pub row: PendingRow,
+    /// Whether the event is set aside if it fails once more.
+    pub is_last: bool,
+}
+
 /// Failures that are going to be retried, in the order of positions.
 #[derive(Debug, Default)]
 pub(crate) struct Pending(pub Vec<PendingRow>);
@@ -42,9 +54,23 @@ impl Pending {
         self.0.iter().map(|row| row.subject.as_str()).collect()
     }
 
-    /// First failure that may be retried at `now`: the oldest one of its subject, whose time has come.
-    pub fn due(&self, now: Timestamp) -> Option<&PendingRow> {
-        self.heads().find(|row| row.retry_at <= now)
+    /// First failure that may be retried at `now`: the oldest one of its subject, whose time has come or behind which too
+    /// many others wait.
+    pub fn due(&self, now: Timestamp) -> Option<DueRetry> {
+        let counts = self.counts();
+        let is_crowded =
+            |row: &PendingRow| counts.get(row.subject.as_str()).is_some_and(|n| *n >= MAX_PENDING_OF_SUBJECT);
+        let is_due = |row: &PendingRow| row.retry_at <= now || row.retry_at > now + MAX_DELAY;
+        let row = self.heads().find(|row| is_due(row) || is_crowded(row))?;
+        Some(DueRetry { row: row.clone(), is_last: is_crowded(row) || row.attempts + 1 >= MAX_ATTEMPTS })
+    }
+
+    fn counts(&self) -> BTreeMap<&str, usize> {
+        let mut counts = BTreeMap::new();
+        for row in &self.0 {
+            *counts.entry(row.subject.as_str()).or_default() += 1;
+        }
+        counts
     }
 
     /// Time at which the next failure may be retried.
@@ -109,9 +135,24 @@ mod tests {
     fn later_event_of_a_subject_waits_for_the_first() {
         let pending = Pending(vec![row(1, "a", 50), row(2, "a", 0), row(3, "b", 60)]);
         assert_eq!(pending.due(Timestamp::from_millis(40)), None);
-        assert_eq!(pending.due(Timestamp::from_millis(60)).map(|row| row.position), Some(1));
+        assert_eq!(pending.due(Timestamp::from_millis(60)).map(|due| due.row.position), Some(1));
         assert_eq!(pending.next_retry(), Some(Timestamp::from_millis(50)));
         assert_eq!(pending.subjects(), BTreeSet::from(["a", "b"]));
+    }
+
+    #[test]
+    fn retry_that_a_clock_ahead_has_planned_is_due() {
+        let pending = Pending(vec![row(1, "a", 86_400_000)]);
+        assert!(pending.due(Timestamp::EPOCH).is_some());
+    }
+
+    #[test]
+    fn subject_with_too_many_events_gets_its_last_attempt_at_once() {
+        let mut pending = Pending((1..100).map(|position| row(position, "a", 50)).collect());
+        assert_eq!(pending.due(Timestamp::EPOCH), None);
+        pending.0.push(row(100, "a", 0));
+        let due = pending.due(Timestamp::EPOCH).unwrap();
+        assert_eq!((due.row.position, due.is_last), (1, true));
     }
 
     #[test]

@@ -38,32 +38,41 @@ pub fn forget_undeclared(tx: &Tx<'_>, before: Timestamp) -> Result<Vec<String>, 
     rows::delete_undeclared(tx, before)
 }
 
-/// Takes or renews every lease that `node` can have at `now`, and returns the places of the consumers it may deliver to.
+/// Takes or renews every lease that `node` can have at `now`, and returns the indexes of the consumers it may deliver to.
+/// Consumers that the database does not know are declared.
 ///
 /// # Errors
 /// Any error of the database.
-pub(crate) async fn campaign(
+pub(crate) async fn acquire_leases(
     store: Store,
     consumers: Arc<[Consumer]>,
     node: String,
     now: Timestamp,
 ) -> Result<BTreeSet<usize>, Error> {
+    let declared_at = now;
     let is_alone = store.kind() == EngineKind::Sqlite;
     // The process that has the file is alone: leases of others are those of processes that are gone, and its own never end.
     let (now, until) = match is_alone {
         true => (Timestamp::from_millis(i64::MAX), Timestamp::from_millis(i64::MAX)),
         false => (now, now + Duration::from_millis(LEASE_TTL_MS)),
     };
+    let latest = until.max(Timestamp::from_millis(until.as_millis().saturating_add(LEASE_TTL_MS as i64)));
     let cursors = store.read(rows::cursors).await?;
+    if consumers.iter().any(|consumer| cursors.iter().all(|row| row.name != consumer.name)) {
+        let declared = Arc::clone(&consumers);
+        store.write(move |tx| declare(tx, &declared, declared_at)).await?;
+    }
     let mut held = BTreeSet::new();
     let mut open = Vec::new();
-    for (place, consumer) in consumers.iter().enumerate() {
+    for (index, consumer) in consumers.iter().enumerate() {
         let Some(row) = cursors.iter().find(|row| row.name == consumer.name) else { continue };
         let is_own = row.owner == node;
+        // A lease far ahead was written by a clock that was wrong.
+        let is_over = row.leased_until <= now || row.leased_until > latest;
         if is_own && is_alone {
-            held.insert(place);
-        } else if is_own || row.owner.is_empty() || row.leased_until <= now {
-            open.push((place, consumer.name.to_owned()));
+            held.insert(index);
+        } else if is_own || row.owner.is_empty() || is_over {
+            open.push((index, consumer.name.to_owned()));
         }
     }
     if open.is_empty() {
@@ -72,9 +81,9 @@ pub(crate) async fn campaign(
     store
         .write(move |tx| {
             let mut leased = held.clone();
-            for (place, name) in &open {
-                if rows::lease(tx, name, &node, now, until)? {
-                    leased.insert(*place);
+            for (index, name) in &open {
+                if rows::lease(tx, name, &node, now, until, latest)? {
+                    leased.insert(*index);
                 }
             }
             Ok(leased)

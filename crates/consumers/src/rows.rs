@@ -65,18 +65,19 @@ pub(crate) fn cursors(q: &Query<'_>) -> Result<Vec<CursorRow>, Error> {
     })
 }
 
-/// Takes or renews the lease of one consumer; false if another node holds it.
+/// Takes or renews the lease of one consumer; false if another node holds it. A lease beyond `latest` does not count.
 pub(crate) fn lease(
     tx: &Tx<'_>,
     name: &str,
     owner: &str,
     now: Timestamp,
     until: Timestamp,
+    latest: Timestamp,
 ) -> Result<bool, Error> {
     let leased = tx.exec(
         "UPDATE consumers SET owner = $2, leased_until = $4
-         WHERE name = $1 AND (owner = $2 OR owner = '' OR leased_until <= $3)",
-        params![name, owner, now, until],
+         WHERE name = $1 AND (owner = $2 OR owner = '' OR leased_until <= $3 OR leased_until > $5)",
+        params![name, owner, now, until, latest],
     )?;
     Ok(leased == 1)
 }
@@ -144,6 +145,16 @@ pub(crate) fn update_failure(
     Ok(updated == 1)
 }
 
+/// Leaves one attempt to each event that waits behind one of its subject that was set aside.
+pub(crate) fn limit_attempts(tx: &Tx<'_>, name: &str, subject: &str, attempts: i64) -> Result<(), Error> {
+    tx.exec(
+        "UPDATE consumer_failures SET attempts = $3
+         WHERE consumer = $1 AND subject = $2 AND set_aside_at IS NULL AND attempts < $3",
+        params![name, subject, attempts],
+    )?;
+    Ok(())
+}
+
 /// Deletes a failure that was handled; false if it has changed meanwhile.
 pub(crate) fn delete_failure(tx: &Tx<'_>, name: &str, row: &PendingRow) -> Result<bool, Error> {
     let deleted = tx.exec(
@@ -170,13 +181,14 @@ pub(crate) fn retry_set_aside(tx: &Tx<'_>, name: &str, limit: i64) -> Result<u64
     )
 }
 
-/// Counts failures up to `limit`: those that are going to be retried, and those set aside.
+/// Counts failures that are going to be retried, and those set aside, each up to `limit`.
 pub(crate) fn count_failures(q: &Query<'_>, name: &str, limit: i64) -> Result<(i64, i64), Error> {
-    let sql = "SELECT COALESCE(SUM(CASE WHEN set_aside_at IS NULL THEN 1 ELSE 0 END), 0),
-                      COALESCE(SUM(CASE WHEN set_aside_at IS NULL THEN 0 ELSE 1 END), 0)
-               FROM (SELECT set_aside_at FROM consumer_failures WHERE consumer = $1 LIMIT $2) AS counted";
-    let counts = q.one(sql, params![name, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(counts.unwrap_or((0, 0)))
+    let pending = "SELECT COUNT(*) FROM (SELECT position FROM consumer_failures
+                   WHERE consumer = $1 AND set_aside_at IS NULL LIMIT $2) AS counted";
+    let set_aside = "SELECT COUNT(*) FROM (SELECT position FROM consumer_failures
+                     WHERE consumer = $1 AND set_aside_at IS NOT NULL LIMIT $2) AS counted";
+    let count = |sql| q.one(sql, params![name, limit], |row| row.get(0)).map(|count| count.unwrap_or(0));
+    Ok((count(pending)?, count(set_aside)?))
 }
 
 /// Time at which the first event behind `position` was emitted.

@@ -12,8 +12,8 @@ use kith_jobs::{JOBS_MIGRATIONS, Jobs};
 use kith_kernel::{Actor, Ctx, RequestId, Sources, Timestamp};
 use kith_store::MigrationState::{Applied, Pending, Unknown};
 use kith_store::{
-    AuditHeadFile, EngineKind, Error, IntoOutcome, MigrationStatus, OpenError, Query, STORE_MIGRATIONS,
-    Store, Tx,
+    AuditHeadFile, EngineKind, Error, IntoOutcome, MigrationStatus, OpenError, Outcome, Query,
+    STORE_MIGRATIONS, Store, Tx,
 };
 use thiserror::Error;
 
@@ -162,7 +162,8 @@ impl App {
         let document = Bytes::from(document);
         let passwords = Passwords::start(&config.auth, Arc::clone(&sources.random))?;
         let jobs = Jobs::new(db.clone(), sources.clone());
-        let consumer_set = Arc::new(ConsumerSet::new(consumers::durable(modules), &sources));
+        let consumer_set =
+            Arc::new(ConsumerSet::new(consumers::durable(modules), consumers::node_name(&sources)));
         let metrics = Metrics::new(
             &operations,
             consumers::kinds(modules),
@@ -246,8 +247,12 @@ impl App {
         // Not the whole app: the store, which is part of it, must not be dropped by its own thread.
         let (routes, told) = (Arc::clone(&self.event_routes), Arc::clone(&emitted));
         let run = move |tx: &Tx<'_>| {
-            let outcome = run(tx, started.get_or_init(|| arrived.renewed()));
-            *told.lock().unwrap_or_else(PoisonError::into_inner) = routes.emitted(tx);
+            let outcome = run(tx, started.get_or_init(|| arrived.renewed())).into_outcome();
+            let emitted = match outcome {
+                Outcome::Commit(_) | Outcome::CommitRefusal(_) => routes.emitted(tx),
+                Outcome::Rollback(_) => EmittedEvents::default(),
+            };
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = emitted;
             outcome
         };
         let app = self.clone();

@@ -129,7 +129,7 @@ impl App {
     pub async fn start_workers(&self, queues: &[String], concurrency: usize) -> Result<Workers, Error> {
         let shares = queues.iter().map(|queue| QueueShare { queue: queue.clone(), concurrency });
         let own = &self.config.jobs;
-        let mut options = WorkerOptions::new(self.node_name(), shares.collect());
+        let mut options = WorkerOptions::new(process_name(), shares.collect());
         options.grace = Duration::from_millis(u64::from(own.grace_ms));
         options.retention = Retention {
             keep: days(u64::from(own.keep_days)),
@@ -137,11 +137,6 @@ impl App {
             dead: days(u64::from(own.keep_dead_days)),
         };
         Workers::start(&self.jobs, self.job_handlers(), options).await
-    }
-
-    fn node_name(&self) -> String {
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        format!("{host}:{}", std::process::id())
     }
 
     /// Runs the modules' schedules, jobs and consumers that are due, and what comes of them; returns the number of attempts.
@@ -202,6 +197,12 @@ impl App {
         }
         Ok(())
     }
+}
+
+/// Host name and process id.
+pub(crate) fn process_name() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}:{}", std::process::id())
 }
 
 fn read_upkeep(q: &Query<'_>, ctx: &Ctx) -> Result<Value, Error> {

@@ -18,7 +18,7 @@ use kith_platform::audit::head;
 use kith_platform::auth::api_keys::{self, ApiKey};
 use kith_platform::auth::{ResealedColumn, Rotation, reseal};
 use kith_platform::config::Config;
-use kith_platform::consumers::operating::{self, ConsumerAnswer, ConsumerCommand};
+use kith_platform::consumers::operating::{self, ConsumerCommand, ConsumerReply};
 use kith_platform::{App, store_problem};
 use kith_store::{
     AuditChain, AuditHead, ControlHandler, ControlSocket, EngineKind, MigrationState, MigrationStatus,
@@ -125,7 +125,7 @@ pub(crate) enum Reply {
     ApiKeyRevoked,
     Lines(Vec<String>),
     Schedules(ScheduleTold),
-    Consumers(ConsumerAnswer),
+    Consumers(ConsumerReply),
     Migrations(Vec<Line>),
     LogLevel(String),
     Address(String),
@@ -279,7 +279,7 @@ async fn perform(app: &App, command: Command) -> Reply {
             let ctx = app.system_ctx("command_line");
             reply(schedules::carry_out(app, &ctx, order).await.map_err(in_words), Reply::Schedules)
         }
-        Command::Consumers(command) => reply(operating::carry_out(app, command).await, Reply::Consumers),
+        Command::Consumers(command) => reply(operating::execute(app, command).await, Reply::Consumers),
         Command::MigrateStatus => {
             reply(app.migrations().await, |all| Reply::Migrations(all.into_iter().map(Line::from).collect()))
         }

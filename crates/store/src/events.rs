@@ -1,7 +1,12 @@
 //! Events: what every change says has happened, for those who follow.
 
+use std::ops::Deref;
+
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, Timestamp, UserId};
+use serde::de::DeserializeOwned;
+
+use crate::Error;
 
 /// What a command says has happened.
 #[derive(Clone, Debug)]
@@ -33,6 +38,31 @@ pub struct Event {
     pub payload: String,
     /// Under which request.
     pub request_id: String,
+}
+
+impl Event {
+    /// The subject as the id that the emitting module gave.
+    ///
+    /// # Errors
+    /// [`Error::Fault`] if it is none.
+    pub fn subject_id(&self) -> Result<Uuid, Error> {
+        Uuid::parse_str(&self.subject).map_err(Error::fault)
+    }
+
+    /// The payload as a value of `T`.
+    ///
+    /// # Errors
+    /// [`Error::Fault`] if it does not have the fields of `T`.
+    pub fn read_payload<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_str(&self.payload).map_err(Error::fault)
+    }
+}
+
+impl Deref for SequencedEvent {
+    type Target = Event;
+    fn deref(&self) -> &Event {
+        &self.event
+    }
 }
 
 /// An event in its place.

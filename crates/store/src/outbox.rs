@@ -104,9 +104,9 @@ pub(crate) fn events_after(q: &Query<'_>, position: i64, limit: i64) -> Result<V
 pub struct EventScan {
     /// The events that were wanted, in order.
     pub events: Vec<SequencedEvent>,
-    /// Position of the last event that was read, wanted or not; the position asked for if there is none behind it.
-    pub last: i64,
-    /// Whether there may be more behind `last`.
+    /// Position and id of the last event that was read, wanted or not; none if there is none.
+    pub last: Option<(i64, Uuid)>,
+    /// Whether there may be more behind the last one.
     pub has_more: bool,
 }
 
@@ -126,11 +126,11 @@ pub fn scan_events(
          WHERE p.position > $1 ORDER BY p.position LIMIT $2",
         params![position, limit],
         |row| {
-            let kind: String = row.get(3)?;
-            Ok((row.get::<i64>(0)?, if wants(&kind) { Some(read_sequenced(row)?) } else { None }))
+            let (kind, place) = (row.get::<String>(3)?, (row.get::<i64>(0)?, row.get::<Uuid>(1)?));
+            Ok((place, if wants(&kind) { Some(read_sequenced(row)?) } else { None }))
         },
     )?;
-    let last = rows.last().map_or(position, |(last, _)| *last);
+    let last = rows.last().map(|(place, _)| *place);
     let has_more = i64::try_from(rows.len()).unwrap_or(i64::MAX) == limit;
     Ok(EventScan { events: rows.into_iter().filter_map(|(_, event)| event).collect(), last, has_more })
 }
@@ -251,9 +251,12 @@ pub(crate) fn remove_events(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Resul
         )?;
     }
     tx.exec("DELETE FROM outbox_positions WHERE position <= $1", params![last])?;
-    tx.exec(
+    let dropped = tx.exec(
         "DELETE FROM consumer_failures WHERE position <= $1 AND set_aside_at IS NOT NULL",
         params![last],
     )?;
+    if dropped > 0 {
+        tracing::warn!(dropped, "events that consumers had set aside were removed with the log");
+    }
     Ok(removed)
 }

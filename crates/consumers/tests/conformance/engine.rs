@@ -67,9 +67,8 @@ async fn replay_wakes_a_running_consumer(node: Node) {
 }
 
 async fn counts_and_samples_tell_of_every_consumer(node: Node) {
-    let set =
-        ConsumerSet::new(vec![recorder("first", StartAt::Beginning, Poison::at([2]))], &node.on.sources);
-    let set = Arc::new(set);
+    let consumer = recorder("first", StartAt::Beginning, Poison::at([2]));
+    let set = Arc::new(ConsumerSet::new(vec![consumer], "node".to_owned()));
     let consumers = Consumers::new(node.on.clone(), Arc::clone(&set));
     consumers.declare().await.unwrap();
     node.emit("thing.done", &[1, 2, 3]).await;

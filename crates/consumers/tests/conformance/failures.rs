@@ -1,8 +1,11 @@
 //! Events that a handler cannot handle.
 
-use kith_consumers::{Consumer, HandlerError, MAX_ATTEMPTS, MAX_PENDING, StartAt, list_set_aside};
+use kith_consumers::{
+    Consumer, HandlerError, MAX_ATTEMPTS, MAX_PENDING, StartAt, Transactions, list_set_aside,
+};
+use kith_kernel::uuid::Uuid;
 use kith_kernel::{minutes, seconds};
-use kith_store::Query;
+use kith_store::{Error, NewEvent, Query};
 
 use crate::contract;
 use crate::support::{Node, Poison, record, recorder};
@@ -14,7 +17,9 @@ contract! {
     failed_event_leaves_nothing_behind
     every_kind_of_failure_counts
     failure_that_was_passed_is_forgotten_if_its_event_is_gone
-    cursor_stops_while_too_many_failures_wait
+    cursor_stops_while_too_many_subjects_wait
+    subject_that_always_fails_delays_no_other
+    event_that_the_database_always_rejects_is_set_aside
 }
 
 async fn poison_event_is_set_aside_and_delays_no_other_subject(node: Node) {
@@ -88,10 +93,10 @@ async fn every_kind_of_failure_counts(node: Node) {
                 }
                 4 => {
                     // Found out at the commit only.
-                    let subject = kith_kernel::uuid::Uuid::nil();
+                    let subject = Uuid::nil();
                     let payload = serde_json::json!({ "text": "\0" });
                     let kind = "thing\0done";
-                    tx.emit(ctx, kith_store::NewEvent { kind, subject, recipients: vec![], payload });
+                    tx.emit(ctx, NewEvent { kind, subject, recipients: vec![], payload });
                 }
                 _ => record(tx, "first", event)?,
             }
@@ -122,27 +127,68 @@ async fn failure_that_was_passed_is_forgotten_if_its_event_is_gone(node: Node) {
     assert_eq!(node.status("first").await.pending, 0);
 }
 
-async fn cursor_stops_while_too_many_failures_wait(node: Node) {
+/// Emits `count` events in one transaction, about the subjects that `subject` names.
+async fn emit_many(node: &Node, count: i64, subject: impl Fn(i64) -> u128 + Copy + Send + 'static) {
+    let ctx = Transactions::ctx(&node.on, "test");
+    let before = node.on.store.last_position().await.unwrap();
+    let emitted = node.on.store.write(move |tx| {
+        for n in 1..=count {
+            let payload = serde_json::json!({});
+            let subject = Uuid::from_u128(subject(n));
+            tx.emit(&ctx, NewEvent { kind: "thing.done", subject, recipients: vec![], payload });
+        }
+        Ok::<_, Error>(())
+    });
+    emitted.await.unwrap();
+    node.placed(before + count).await;
+}
+
+async fn cursor_stops_while_too_many_subjects_wait(node: Node) {
     let poison = Poison::at(1..=MAX_PENDING + 50);
     let consumer = recorder("first", StartAt::Beginning, poison.clone());
     let mut delivery = node.delivery(&consumer).await;
-    let ctx = kith_consumers::Transactions::ctx(&node.on, "test");
-    let emitted = node.on.store.write(move |tx| {
-        for n in 0..MAX_PENDING + 50 {
-            // All of one subject: the first fails, the others wait for it.
-            let subject = kith_kernel::uuid::Uuid::from_u128(if n < 10 { 1 } else { 2 });
-            let payload = serde_json::json!({});
-            tx.emit(&ctx, kith_store::NewEvent { kind: "thing.done", subject, recipients: vec![], payload });
-        }
-        Ok::<_, kith_store::Error>(())
-    });
-    emitted.await.unwrap();
-    node.placed(MAX_PENDING + 50).await;
+    emit_many(&node, MAX_PENDING + 50, |n| n.unsigned_abs().into()).await;
     node.run(&mut delivery).await;
     let (status, cursor) = (node.status("first").await, node.cursor("first").await);
-    assert_eq!((status.pending, cursor), (MAX_PENDING, MAX_PENDING));
+    assert_eq!((status.pending, status.set_aside, cursor), (MAX_PENDING, 0, MAX_PENDING));
     poison.cure();
     node.advance(seconds(1));
     node.run(&mut delivery).await;
-    assert_eq!(node.handled("first").await, (1..=MAX_PENDING + 50).collect::<Vec<_>>());
+    assert_eq!(node.status("first").await.pending, 0);
+    let mut handled = node.handled("first").await;
+    handled.sort_unstable();
+    assert_eq!(handled, (1..=MAX_PENDING + 50).collect::<Vec<_>>());
+}
+
+/// A subject all of whose events fail, with more of them than may wait.
+async fn subject_that_always_fails_delays_no_other(node: Node) {
+    let poison = Poison::at((1..=600).filter(|position| position % 10 != 0));
+    let consumer = recorder("first", StartAt::Beginning, poison);
+    let mut delivery = node.delivery(&consumer).await;
+    emit_many(&node, 600, |n| if n % 10 == 0 { 1 } else { 2 }).await;
+    node.run(&mut delivery).await;
+    let healthy: Vec<i64> = (1..=60).map(|n| n * 10).collect();
+    assert_eq!(node.handled("first").await, healthy, "without any waiting");
+    let status = node.status("first").await;
+    assert_eq!((node.cursor("first").await, status.pending + status.set_aside), (600, 540));
+}
+
+/// The handler's transaction fails each time although the database works.
+async fn event_that_the_database_always_rejects_is_set_aside(node: Node) {
+    let consumer = Consumer::new("first", &["thing.*"], StartAt::Beginning, |tx, _, events| {
+        for event in events {
+            if event.position == 1 {
+                return Err(HandlerError::Store(Error::unavailable("as asked")));
+            }
+            record(tx, "first", event)?;
+        }
+        Ok(())
+    });
+    let mut delivery = node.delivery(&consumer).await;
+    node.emit("thing.done", &[1, 2]).await;
+    for _ in 0..200 {
+        let _ = delivery.step().await;
+        node.advance(seconds(20));
+    }
+    assert_eq!((node.status("first").await.set_aside, node.handled("first").await), (1, vec![2]));
 }

@@ -167,6 +167,26 @@ impl Node {
         self.placed(before + i64::try_from(subjects.len()).unwrap()).await;
     }
 
+    /// Replaces the log by events of these kinds and subjects, as a failover to a replica may do.
+    pub async fn replace_events(&self, events: &[(&'static str, u128)]) {
+        let last = self.on.store.last_position().await.unwrap();
+        let subjects: Vec<_> = events.to_vec();
+        for (kind, subject) in &subjects {
+            self.emit(kind, &[*subject]).await;
+        }
+        let replaced = self.on.store.write(move |tx| {
+            tx.exec(
+                "DELETE FROM outbox WHERE id IN (SELECT event_id FROM outbox_positions WHERE position <= $1)",
+                params![last],
+            )?;
+            tx.exec("DELETE FROM outbox_positions WHERE position <= $1", params![last])?;
+            tx.exec("UPDATE outbox_positions SET position = position - $1 + 1000", params![last])?;
+            tx.exec("UPDATE outbox_positions SET position = position - 1000", &[])?;
+            Ok::<_, Error>(())
+        });
+        replaced.await.unwrap();
+    }
+
     /// Waits until the last position is `position`.
     pub async fn placed(&self, position: i64) {
         while self.on.store.last_position().await.unwrap() < position {
@@ -181,8 +201,9 @@ impl Node {
 
     /// Consumers of a process of their own on this node.
     pub fn consumers(&self, consumers: &[Consumer]) -> Consumers<Plain> {
-        let set = ConsumerSet::new(consumers.to_vec(), &self.on.sources);
-        Consumers::new(self.on.clone(), Arc::new(set))
+        let set = ConsumerSet::new(consumers.to_vec(), self.on.sources.ids.next(BEGINNING).to_string());
+        // Wake-ups that are lost show: nobody looks by himself before an hour has passed.
+        Consumers::new(self.on.clone(), Arc::new(set)).with_poll_interval(Duration::from_secs(3_600))
     }
 
     /// Declares a consumer and lets the returned delivery have its lease.
@@ -215,10 +236,13 @@ impl Node {
     /// Steps until nothing is due; returns how many events were handled.
     pub async fn run(&self, delivery: &mut Delivery<Plain>) -> usize {
         let mut handled = 0;
-        while let Progress::More { handled: more, .. } = delivery.step().await.unwrap() {
-            handled += more;
+        loop {
+            match delivery.step().await.unwrap() {
+                Progress::More { handled: more, .. } => handled += more,
+                Progress::Outdated => {}
+                Progress::Idle { .. } | Progress::NotOwner => return handled,
+            }
         }
-        handled
     }
 
     /// Positions that `consumer` has handled, in the order in which it did.

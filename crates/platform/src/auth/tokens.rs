@@ -231,7 +231,10 @@ impl Tokens {
     pub async fn rotate(&self, app: &App, ctx: &Ctx, at_once: bool) -> Result<Rotation, Error> {
         let candidate = Candidate::new(&app.sources, &app.keyring);
         let lifetime = self.lifetime;
-        app.write(ctx, move |tx, ctx| candidate.publish(tx, ctx, lifetime, at_once)).await
+        let rotation = app.write(ctx, move |tx, ctx| candidate.publish(tx, ctx, lifetime, at_once)).await?;
+        // The hook has done so already; whoever ends all tokens must hear if it could not.
+        self.reload(&app.db, &app.keyring, ctx.now).await?;
+        Ok(rotation)
     }
 
     fn may_look_up(&self, now: Timestamp) -> bool {

@@ -61,13 +61,13 @@ async fn hear(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
             let last = app.db.last_position().await?;
             // Events up to this position are not heard, so that entries cached meanwhile may be stale.
             app.hearing.forget_all();
-            run_all_hooks(app).await?;
+            run_all_hooks(app).await;
             last
         }
     };
     let events = app.db.events_after(behind, BATCH).await?;
     for heard in &events {
-        run_hooks(app, &heard.event).await?;
+        run_hooks(app, &heard.event).await;
     }
     cursor.position = Some(events.last().map_or(behind, |last| last.position));
     let more = i64::try_from(events.len()).unwrap_or(BATCH) == BATCH;
@@ -76,7 +76,10 @@ async fn hear(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
     if app.db.server_changes() != servers {
         return Ok(true);
     }
-    if !more && waiting.is_none_or(|oldest| now.since(oldest) <= TOLERATED_LAG) {
+    if !more
+        && app.event_routes.has_no_failures()
+        && waiting.is_none_or(|oldest| now.since(oldest) <= TOLERATED_LAG)
+    {
         app.hearing.heard_at(asked);
     }
     Ok(more)

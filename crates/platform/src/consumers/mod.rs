@@ -17,12 +17,13 @@ use kith_consumers::{
 use kith_kernel::{Ctx, Sources, days};
 use kith_store::{Error, Event, SequencedEvent, Store, Tx};
 
+use crate::jobs::process_name;
 use crate::{App, Module};
 
 pub(crate) use routes::{EmittedEvents, EventRoutes};
 
-/// Time after which the cursor of a consumer that no node has any more is deleted.
-const FORGET_AFTER: Duration = days(7);
+/// Time after which the cursor of a consumer that no node has any more is deleted; longer than a clock is wrong.
+const FORGET_AFTER: Duration = days(30);
 
 /// Handler of a durable consumer. Its changes are committed together with the consumer's cursor.
 pub type EventHandler = fn(&Tx<'_>, &Ctx, &[SequencedEvent]) -> Result<(), HandlerError>;
@@ -36,7 +37,8 @@ pub type HookFuture<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send 
 /// Occasion on which a [`NodeHook`] runs.
 #[derive(Clone, Copy, Debug)]
 pub enum NodeEvent<'a> {
-    /// An event was committed, by this node or another one.
+    /// An event was committed, by this node or another one. A node may get an event twice, and one that it committed itself
+    /// before others that are older.
     Committed(&'a Event),
     /// Events may have been missed, or undone by a failover: what this node remembers may be out of date.
     Missed,
@@ -111,6 +113,11 @@ pub(crate) fn kinds(modules: &[&'static Module]) -> impl Iterator<Item = &'stati
     modules.iter().flat_map(|module| module.events).copied()
 }
 
+/// Name under which this process leases consumers: host, process id, and an id of this server.
+pub(crate) fn node_name(sources: &Sources) -> String {
+    format!("{}:{}", process_name(), sources.ids.next(sources.clock.now()))
+}
+
 /// Durable consumers of all modules.
 pub(crate) fn durable(modules: &[&'static Module]) -> Vec<Consumer> {
     modules.iter().flat_map(|module| module.consumers).filter_map(|consumer| consumer.durable()).collect()
@@ -152,7 +159,7 @@ impl App {
     }
 }
 
-/// Deletes the cursors of consumers that no node has declared for a week. Those of this build are declared anew first.
+/// Deletes the cursors of consumers that no node has declared for 30 days. Those of this build are declared anew first.
 pub(crate) async fn forget_removed(app: &App) -> Result<(), Error> {
     app.consumers().declare().await?;
     let before = app.sources.clock.now() - FORGET_AFTER;

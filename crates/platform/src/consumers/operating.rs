@@ -4,7 +4,8 @@ use kith_consumers::{
     ConsumerStatus, ReplayError, ReplayFrom, SetAsideEvent, list_set_aside, list_status, replay,
     retry_set_aside,
 };
-use kith_store::Query;
+use kith_kernel::Ctx;
+use kith_store::{Query, Tx};
 use serde::{Deserialize, Serialize};
 
 use crate::App;
@@ -37,10 +38,10 @@ pub enum ConsumerCommand {
     },
 }
 
-/// Answer to a [`ConsumerCommand`].
+/// Reply to a [`ConsumerCommand`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ConsumerAnswer {
+pub enum ConsumerReply {
     /// State of every consumer, by name.
     Lag(Vec<ConsumerStatus>),
     /// Events set aside, in the order of positions.
@@ -55,12 +56,12 @@ pub enum ConsumerAnswer {
 ///
 /// # Errors
 /// [`ReplayError`] if there is no such consumer or position, or the database fails.
-pub async fn carry_out(app: &App, command: ConsumerCommand) -> Result<ConsumerAnswer, ReplayError> {
+pub async fn execute(app: &App, command: ConsumerCommand) -> Result<ConsumerReply, ReplayError> {
     let ctx = app.system_ctx("command_line");
     match command {
         ConsumerCommand::Lag => {
             let statuses = app.db.read(move |q: &Query<'_>| list_status(q, ctx.now)).await?;
-            Ok(ConsumerAnswer::Lag(statuses))
+            Ok(ConsumerReply::Lag(statuses))
         }
         ConsumerCommand::SetAside { consumer } => {
             let read = move |q: &Query<'_>| {
@@ -71,23 +72,23 @@ pub async fn carry_out(app: &App, command: ConsumerCommand) -> Result<ConsumerAn
                     Err(ReplayError::UnknownConsumer(consumer.clone()))
                 }
             };
-            app.db.read(read).await.map(ConsumerAnswer::SetAside)
+            app.db.read(read).await.map(ConsumerReply::SetAside)
         }
         ConsumerCommand::Replay { consumer, from } => {
-            let run = move |tx: &kith_store::Tx<'_>, ctx: &kith_kernel::Ctx| {
+            let run = move |tx: &Tx<'_>, ctx: &Ctx| {
                 let behind = replay(tx, &consumer, from)?;
-                tx.audit(ctx, "consumer.replayed", &consumer);
+                tx.audit(ctx, "consumer.replayed", format_args!("{consumer}, {behind} events"));
                 Ok(behind)
             };
-            app.write(&ctx, run).await.map(ConsumerAnswer::Replayed)
+            app.write(&ctx, run).await.map(ConsumerReply::Replayed)
         }
         ConsumerCommand::RetrySetAside { consumer } => {
-            let run = move |tx: &kith_store::Tx<'_>, ctx: &kith_kernel::Ctx| {
+            let run = move |tx: &Tx<'_>, ctx: &Ctx| {
                 let retried = retry_set_aside(tx, &consumer)?;
                 tx.audit(ctx, "consumer.retried", &consumer);
                 Ok(retried)
             };
-            app.write(&ctx, run).await.map(ConsumerAnswer::Retried)
+            app.write(&ctx, run).await.map(ConsumerReply::Retried)
         }
     }
 }

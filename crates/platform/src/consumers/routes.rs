@@ -1,8 +1,11 @@
 //! Finds what concerns an event by its kind: its counter, and the hooks of this node.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use kith_consumers::kind_matches;
 use kith_store::{Error, Event, Tx};
 
@@ -24,20 +27,22 @@ struct Hook {
     name: &'static str,
     kinds: &'static [&'static str],
     run: NodeHook,
+    /// Failures since the hook last succeeded in the background; a task runs it again while there are any.
+    failures: AtomicU64,
 }
 
 #[derive(Debug)]
 struct KindRoute {
-    /// Place of the kind among all that modules list.
-    place: usize,
-    /// Places of its hooks.
+    /// Index of the kind among all that modules list.
+    index: usize,
+    /// Indexes of its hooks.
     hooks: Vec<usize>,
 }
 
 /// Events of a transaction, as far as they concern this node at once.
 #[derive(Debug, Default)]
 pub(crate) struct EmittedEvents {
-    /// Places of their kinds, to count them by.
+    /// Indexes of their kinds, to count them by.
     pub kinds: Vec<usize>,
     hooked: Vec<Event>,
 }
@@ -46,12 +51,13 @@ impl EventRoutes {
     pub fn new(modules: &[&'static Module]) -> Self {
         let consumers = modules.iter().flat_map(|module| module.consumers);
         let hook = |consumer: &ModuleConsumer| {
-            Some(Hook { name: consumer.name, kinds: consumer.kinds, run: consumer.hook()? })
+            let (name, kinds, run) = (consumer.name, consumer.kinds, consumer.hook()?);
+            Some(Hook { name, kinds, run, failures: AtomicU64::new(0) })
         };
         let hooks: Vec<_> = consumers.filter_map(hook).collect();
-        let route = |(place, kind): (usize, &'static str)| {
+        let route = |(index, kind): (usize, &'static str)| {
             let concerned = hooks.iter().enumerate().filter(|(_, hook)| hook.handles(kind));
-            (kind, KindRoute { place, hooks: concerned.map(|(place, _)| place).collect() })
+            (kind, KindRoute { index, hooks: concerned.map(|(index, _)| index).collect() })
         };
         let kinds = super::kinds(modules).enumerate().map(route).collect();
         Self { kinds, hooks }
@@ -59,78 +65,82 @@ impl EventRoutes {
 
     /// Events of the transaction so far.
     pub fn emitted(&self, tx: &Tx<'_>) -> EmittedEvents {
-        let mut emitted = EmittedEvents::default();
-        tx.emitted(|event| {
-            let route = self.kinds.get(&*event.kind)?;
-            emitted.kinds.push(route.place);
-            if !route.hooks.is_empty() {
-                emitted.hooked.push(event.clone());
-            }
-            None::<()>
+        let mut kinds = Vec::new();
+        let hooked = tx.emitted(|event| {
+            kinds.extend(self.kinds.get(&*event.kind).map(|route| route.index));
+            (!self.hooks_of(&event.kind).is_empty()).then(|| event.clone())
         });
-        emitted
+        EmittedEvents { kinds, hooked }
     }
 
-    /// Hooks for events of `kind`, which may be one that only a newer build emits.
-    fn hooks_of<'a>(&'a self, kind: &'a str) -> Box<dyn Iterator<Item = &'a Hook> + Send + 'a> {
+    /// Returns true if no hook has failed that has not succeeded since.
+    pub fn has_no_failures(&self) -> bool {
+        self.hooks.iter().all(|hook| hook.failures.load(Ordering::Acquire) == 0)
+    }
+
+    /// Indexes of the hooks for events of `kind`, which may be one that only a newer build emits.
+    fn hooks_of(&self, kind: &str) -> Vec<usize> {
         match self.kinds.get(kind) {
-            Some(route) => Box::new(route.hooks.iter().filter_map(|place| self.hooks.get(*place))),
-            None => Box::new(self.hooks.iter().filter(move |hook| hook.handles(kind))),
+            Some(route) => route.hooks.clone(),
+            None => (0..self.hooks.len()).filter(|index| self.hooks[*index].handles(kind)).collect(),
         }
     }
 }
 
 impl Hook {
-    async fn run(&self, app: &App, news: NodeEvent<'_>) -> Result<(), Error> {
-        let ran = (self.run)(app, news).await;
+    fn handles(&self, kind: &str) -> bool {
+        self.kinds.iter().any(|pattern| kind_matches(pattern, kind))
+    }
+
+    /// Runs the hook; a panic counts as a failure.
+    async fn run(&self, app: &App, event: NodeEvent<'_>) -> Result<(), Error> {
+        let ran = AssertUnwindSafe((self.run)(app, event)).catch_unwind().await;
+        let ran = ran.unwrap_or_else(|_| Err(Error::fault("the hook panicked")));
         ran.inspect_err(
             |error| tracing::warn!(%error, hook = self.name, "a hook has failed and is run again"),
         )
     }
-
-    fn handles(&self, kind: &str) -> bool {
-        self.kinds.iter().any(|pattern| kind_matches(pattern, kind))
-    }
 }
 
-/// Runs the hooks for an event that another node has committed.
-///
-/// # Errors
-/// The first that fails; those behind it have not run.
-pub(super) async fn run_hooks(app: &App, event: &Event) -> Result<(), Error> {
-    for hook in app.event_routes.hooks_of(&event.kind) {
-        hook.run(app, NodeEvent::Committed(event)).await?;
+/// Runs the hooks for an event. One that fails holds up no other; it is told that it has missed events until it succeeds.
+pub(super) async fn run_hooks(app: &App, event: &Event) {
+    for index in app.event_routes.hooks_of(&event.kind) {
+        run_hook(app, index, NodeEvent::Committed(event)).await;
     }
-    Ok(())
 }
 
 /// Runs all hooks because events may have been missed.
-///
-/// # Errors
-/// The first that fails; those behind it have not run.
-pub(super) async fn run_all_hooks(app: &App) -> Result<(), Error> {
-    for hook in &app.event_routes.hooks {
-        hook.run(app, NodeEvent::Missed).await?;
+pub(super) async fn run_all_hooks(app: &App) {
+    for index in 0..app.event_routes.hooks.len() {
+        run_hook(app, index, NodeEvent::Missed).await;
     }
-    Ok(())
 }
 
-impl EmittedEvents {
-    /// Runs the hooks for events that this node has committed, or may have committed. One that fails is run again in the
-    /// background until it succeeds.
-    pub async fn run_hooks(self, app: &App) {
-        for event in self.hooked {
-            if run_hooks(app, &event).await.is_err() {
-                tokio::spawn(retry(app.clone(), event));
-            }
+async fn run_hook(app: &App, index: usize, event: NodeEvent<'_>) {
+    let hook = &app.event_routes.hooks[index];
+    if hook.run(app, event).await.is_err() && hook.failures.fetch_add(1, Ordering::AcqRel) == 0 {
+        tokio::spawn(retry(app.clone(), index));
+    }
+}
+
+/// Runs a hook until it has succeeded after its last failure.
+async fn retry(app: App, index: usize) {
+    let hook = &app.event_routes.hooks[index];
+    while app.stop.or(tokio::time::sleep(RETRY_PAUSE)).await.is_some() {
+        let failures = hook.failures.load(Ordering::Acquire);
+        let has_succeeded = hook.run(&app, NodeEvent::Missed).await.is_ok();
+        let reset = || hook.failures.compare_exchange(failures, 0, Ordering::AcqRel, Ordering::Acquire);
+        if has_succeeded && reset().is_ok() {
+            return;
         }
     }
 }
 
-async fn retry(app: App, event: Event) {
-    while app.stop.or(tokio::time::sleep(RETRY_PAUSE)).await.is_some() {
-        if run_hooks(&app, &event).await.is_ok() {
-            return;
+impl EmittedEvents {
+    /// Runs the hooks for events that this node has committed, or may have committed.
+    pub async fn run_hooks(self, app: &App) {
+        for event in self.hooked {
+            run_hooks(app, &event).await;
         }
     }
 }

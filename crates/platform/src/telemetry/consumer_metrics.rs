@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use kith_consumers::{ConsumerSet, ConsumerStatus};
+use kith_consumers::{ConsumerCounts, ConsumerSet, ConsumerStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -34,16 +34,16 @@ impl Collector for ConsumerMetrics {
         gauge("consumer_pending", help, |status| status.pending as f64)?;
         let help = "Events that were set aside after all attempts, up to 10,000; alert if above 0";
         gauge("consumer_set_aside", help, |status| status.set_aside as f64)?;
-        let mut handled = to.encode_descriptor(
-            "consumer_events",
-            "Events handled by this process",
-            None,
-            MetricType::Counter,
-        )?;
-        for counts in self.0.counts() {
-            let count = ConstCounter::new(counts.handled);
-            count.encode(handled.encode_family(&[("consumer", counts.name)])?)?;
-        }
-        Ok(())
+        let mut counter = |name, help, value: fn(&ConsumerCounts) -> u64| -> fmt::Result {
+            let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for counts in self.0.counts() {
+                let count = ConstCounter::new(value(&counts));
+                count.encode(family.encode_family(&[("consumer", counts.name)])?)?;
+            }
+            Ok(())
+        };
+        counter("consumer_events", "Events handled by this process", |counts| counts.handled)?;
+        let help = "Events set aside by this process after all attempts";
+        counter("consumer_events_set_aside", help, |counts| counts.set_aside)
     }
 }

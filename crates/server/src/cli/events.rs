@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use kith_consumers::{ConsumerStatus, ReplayFrom, SetAsideEvent};
 use kith_kernel::Timestamp;
-use kith_platform::consumers::operating::{ConsumerAnswer, ConsumerCommand};
+use kith_platform::consumers::operating::{ConsumerCommand, ConsumerReply};
 
 use super::{Failure, Settings, print, runtime};
 use crate::control::{self, Command as Order, Reply};
@@ -20,25 +20,35 @@ enum Command {
     /// List consumers with their lag, the events they retry, and those they have set aside
     Lag(Settings),
     /// List the events that a consumer has set aside after all attempts, with the last error
-    SetAside(One),
+    SetAside(ConsumerArgs),
     /// Deliver events again to a consumer, which handles them a second time
     Replay {
         #[command(flatten)]
-        one: One,
-        /// First position; without this option, --since or --set-aside, the oldest event that is kept
-        #[arg(long, value_name = "POSITION", value_parser = clap::value_parser!(i64).range(1..), group = "start")]
-        from: Option<i64>,
-        /// First event emitted at this time or later, such as 2026-11-01T00:00:00Z
-        #[arg(long, value_name = "TIME", group = "start")]
-        since: Option<Timestamp>,
-        /// Only the events that were set aside, at most 1,000 at a time
-        #[arg(long, group = "start")]
-        set_aside: bool,
+        one: ConsumerArgs,
+        #[command(flatten)]
+        start: Start,
     },
 }
 
 #[derive(Debug, Args)]
-struct One {
+#[group(required = true, multiple = false)]
+struct Start {
+    /// First position
+    #[arg(long, value_name = "POSITION", value_parser = clap::value_parser!(i64).range(1..))]
+    from: Option<i64>,
+    /// First event emitted at this time or later, such as 2026-11-01T00:00:00Z
+    #[arg(long, value_name = "TIME")]
+    since: Option<Timestamp>,
+    /// Everything that is kept
+    #[arg(long)]
+    from_beginning: bool,
+    /// Only the events that were set aside, at most 1,000 at a time
+    #[arg(long)]
+    set_aside: bool,
+}
+
+#[derive(Debug, Args)]
+struct ConsumerArgs {
     #[command(flatten)]
     settings: Settings,
     /// Name of the consumer, as `kith events lag` shows it
@@ -50,19 +60,11 @@ impl Events {
     pub(super) fn run(self) -> Result<(), Failure> {
         let (settings, command) = match self.command {
             Command::Lag(settings) => (settings, ConsumerCommand::Lag),
-            Command::SetAside(One { settings, consumer }) => {
+            Command::SetAside(ConsumerArgs { settings, consumer }) => {
                 (settings, ConsumerCommand::SetAside { consumer })
             }
-            Command::Replay { one: One { settings, consumer }, set_aside: true, .. } => {
-                (settings, ConsumerCommand::RetrySetAside { consumer })
-            }
-            Command::Replay { one: One { settings, consumer }, from, since, .. } => {
-                let from = match (from, since) {
-                    (Some(position), _) => ReplayFrom::Position(position),
-                    (None, Some(since)) => ReplayFrom::Time(since),
-                    (None, None) => ReplayFrom::Beginning,
-                };
-                (settings, ConsumerCommand::Replay { consumer, from })
+            Command::Replay { one: ConsumerArgs { settings, consumer }, start } => {
+                (settings, start.command(consumer))
             }
         };
         let answered = control::run(settings.load(Vec::new())?, Order::Consumers(command));
@@ -73,14 +75,26 @@ impl Events {
     }
 }
 
-fn show(answer: &ConsumerAnswer) -> Result<(), Failure> {
+impl Start {
+    fn command(self, consumer: String) -> ConsumerCommand {
+        let from = match self {
+            Self { set_aside: true, .. } => return ConsumerCommand::RetrySetAside { consumer },
+            Self { from: Some(position), .. } => ReplayFrom::Position(position),
+            Self { since: Some(since), .. } => ReplayFrom::Time(since),
+            Self { .. } => ReplayFrom::Beginning,
+        };
+        ConsumerCommand::Replay { consumer, from }
+    }
+}
+
+fn show(answer: &ConsumerReply) -> Result<(), Failure> {
     match answer {
-        ConsumerAnswer::Lag(statuses) if statuses.is_empty() => print("No consumer has been declared"),
-        ConsumerAnswer::Lag(statuses) => statuses.iter().try_for_each(|status| print(&status_line(status))),
-        ConsumerAnswer::SetAside(events) if events.is_empty() => print("No event is set aside"),
-        ConsumerAnswer::SetAside(events) => events.iter().try_for_each(|event| print(&event_line(event))),
-        ConsumerAnswer::Replayed(behind) => print(&format!("The consumer is {behind} events behind now")),
-        ConsumerAnswer::Retried(count) => print(&format!("{count} events are retried")),
+        ConsumerReply::Lag(statuses) if statuses.is_empty() => print("No consumer has been declared"),
+        ConsumerReply::Lag(statuses) => statuses.iter().try_for_each(|status| print(&status_line(status))),
+        ConsumerReply::SetAside(events) if events.is_empty() => print("No event is set aside"),
+        ConsumerReply::SetAside(events) => events.iter().try_for_each(|event| print(&event_line(event))),
+        ConsumerReply::Replayed(behind) => print(&format!("The consumer is {behind} events behind now")),
+        ConsumerReply::Retried(count) => print(&format!("{count} events are retried")),
     }
 }
 

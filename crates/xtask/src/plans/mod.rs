@@ -85,7 +85,7 @@ pub fn plans(args: &Args) -> Result<()> {
     empty("postgres", Some(url.clone()))?;
     let sample = if args.lenient { Sample::Cheapest } else { Sample::Dearest };
     let reports = judge_both(&empty("sqlite", None)?, &url, &tables, &statements, args.rows, sample)?;
-    show(&tables, &reports)
+    show(&tables, &reports, sample)
 }
 
 /// Lets `suite` record into the usual folder, which is emptied before.
@@ -143,7 +143,7 @@ fn filled(table: &Table, rows: usize) -> impl Iterator<Item = Vec<Value>> + '_ {
     table.rows.iter().cloned().chain(copies)
 }
 
-fn show(tables: &[Table], reports: &[Report; 2]) -> Result<()> {
+fn show(tables: &[Table], reports: &[Report; 2], sample: Sample) -> Result<()> {
     let empty: Vec<_> =
         tables.iter().filter(|table| table.rows.is_empty() && is_filled(&table.name)).collect();
     for table in empty {
@@ -157,21 +157,26 @@ fn show(tables: &[Table], reports: &[Report; 2]) -> Result<()> {
         }
         for finding in &report.findings {
             let reason = judge::reason(&finding.sql);
-            excesses += usize::from(reason.is_none());
+            let is_excess = reason.is_none() && finding.cost.excess() > sample.tolerance();
+            excesses += usize::from(is_excess);
             println!(
                 "\n{} {}: {} (x{:.0}){}\n{}\n{}",
                 finding.engine,
                 finding.mode,
                 finding.cost,
                 finding.cost.excess(),
-                reason.map(|reason| format!(", allowed: {reason}")).unwrap_or_default(),
+                match reason {
+                    Some(reason) => format!(", allowed: {reason}"),
+                    None if is_excess => ", NOT ALLOWED".to_owned(),
+                    None => ", tolerated".to_owned(),
+                },
                 judge::plain(&finding.sql),
                 finding.plan
             );
         }
     }
     if excesses > 0 {
-        bail!("{excesses} statements read much more than they return");
+        bail!("{excesses} statements read much more than they return: look for NOT ALLOWED above");
     }
     Ok(())
 }

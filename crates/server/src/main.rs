@@ -1,5 +1,10 @@
 //! The `kith` binary. Everything it does is in the library beside it.
 
+const _: () = assert!(
+    cfg!(debug_assertions) || !kith_store::HAS_TESTING,
+    "a release must not carry the store's test code: build the package alone, with `--package kith`"
+);
+
 fn main() -> std::process::ExitCode {
     kith::cli::run()
 }

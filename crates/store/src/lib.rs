@@ -55,3 +55,6 @@ pub use stats::{StatsSnapshot, StoreStats};
 pub use store::{ClockReading, EngineKind, Health, Store};
 pub use tx::{Query, Tx, WriteConnection};
 pub use value::{AsParam, Column, Param, Row};
+
+/// Whether this build carries the feature `testing`, which no release may.
+pub const HAS_TESTING: bool = cfg!(feature = "testing");

@@ -23,10 +23,13 @@ pub const SECRETS: [(&str, &str); 2] = [
     ("JWT_REFRESH_SECRET", "the refresh secret of all measurements and faults"),
 ];
 
-/// Builds the release binary, or in a smoke run the debug binary, and says where it is.
+/// Builds the release binary, or in a smoke run the debug binary, and returns its path.
+///
+/// The debug binary is the one that the tests start: it is built with the features of the whole workspace, test code of the
+/// store included. A release binary with these does not compile.
 pub fn build(mode: Mode) -> Result<PathBuf> {
-    let profile: &[&str] = mode.pick(&["--release"], &[]);
-    run(cargo()?.args(["build", "--locked", "-p", "kith"]).args(profile))?;
+    let chosen: &[&str] = mode.pick(&["--package=kith", "--release"], &["--workspace"]);
+    run(cargo()?.args(["build", "--locked", "--bin", "kith"]).args(chosen))?;
     Ok(root()?.join(mode.pick("target/release/kith", "target/debug/kith")))
 }
 

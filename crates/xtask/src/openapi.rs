@@ -1,12 +1,14 @@
 //! `cargo xtask openapi`: keeps the OpenAPI document in the repository the one that the code generates.
 
 use std::fs;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::workspace::{cargo, root};
+use crate::kith;
+use crate::smoke::Mode;
+use crate::workspace::root;
 
 /// Write, or only compare.
 #[derive(clap::Args)]
@@ -18,9 +20,8 @@ pub struct Args {
 
 /// Writes `docs/openapi.json`, or compares it.
 pub fn openapi(args: &Args) -> Result<()> {
-    let mut command = cargo()?;
-    command.args(["run", "--quiet", "--locked", "-p", "kith", "--", "openapi"]).stderr(Stdio::inherit());
-    let printed = command.output().context("cannot run cargo")?;
+    let mut command = Command::new(kith::build(Mode::SMOKE)?);
+    let printed = command.arg("openapi").stderr(Stdio::inherit()).output().context("cannot run kith")?;
     if !printed.status.success() {
         bail!("`kith openapi` failed ({})", printed.status);
     }

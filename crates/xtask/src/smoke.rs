@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use crate::kith;
 use crate::load::now;
 use crate::workspace::{cargo, root, run};
 
@@ -86,7 +87,7 @@ struct Ended {
 /// A command fails, or does not end in time.
 pub fn smoke(args: &Args) -> Result<()> {
     // Built here once, so that the seconds below are those of the commands.
-    run(cargo()?.args(["build", "--locked", "-p", "kith"]))?;
+    kith::build(Mode::SMOKE)?;
     run(cargo()?.args(["build", "--locked", "--workspace", "--example", "chaos", "--bench", "jobs"]))?;
     run(cargo()?.args(["test", "--locked", "--workspace", "--lib", "--no-run"]))?;
     let folder = root()?.join("target/smoke");

@@ -10,7 +10,7 @@ pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "DEP-02",
         does: "reads which commit the running build was made from, and whether there were changes besides",
-        mend: "deploy a release build made from a clean clone (`cargo build --release`), or name the commit in KITH_COMMIT",
+        mend: "deploy a release build made from a clean clone (`cargo build --release -p kith`), or name the commit in KITH_COMMIT",
         last: false,
         run: |run| Box::pin(traceable(run)),
     },

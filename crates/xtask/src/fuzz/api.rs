@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -11,8 +12,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::evidence::{self, Outcome, Row, Tests, Trials};
-use crate::kith::{Kith, Start};
-use crate::workspace::{cargo, root, run, succeeds};
+use crate::kith::{self, Kith, Start};
+use crate::smoke::Mode;
+use crate::workspace::{root, run, succeeds};
 
 /// Installed by pip, and what it is asked with.
 const FOLDER: &str = "tests/fuzz";
@@ -50,19 +52,24 @@ pub fn fuzz() -> Result<()> {
     if !is_installed(&root()?) {
         bail!("schemathesis is not installed: run `cargo xtask setup`");
     }
-    run(cargo()?.args(["build", "--locked", "-p", "kith"]))?;
+    let binary = kith::build(Mode::SMOKE)?;
     let started = Instant::now();
-    let [by_user, by_admin] = ROLES.map(ask);
+    // Each keeps a core busy: the program that asks, more than the server that answers.
+    let binary = &binary;
+    let [by_user, by_admin] = thread::scope(|scope| {
+        let asking = ROLES.map(|role| scope.spawn(move || ask(binary, role)));
+        asking.map(|asking| asking.join().expect("no panic"))
+    });
     report(&by_user?, &by_admin?, started)
 }
 
-/// Has accounts of this role ask a new server.
-fn ask(role: &str) -> Result<Seen> {
+/// Has accounts of this role ask a new server, and shows what came of it at the end.
+fn ask(binary: &Path, role: &str) -> Result<Seen> {
     let root = root()?;
     let folder = tempfile::tempdir()?;
     let (data, seen) = (folder.path().join("data"), folder.path().join("seen.json"));
     let kith = Kith::start(&Start {
-        binary: root.join("target/debug/kith"),
+        binary: binary.to_owned(),
         data: data.clone(),
         log: folder.path().join("log"),
         ..Start::default()
@@ -72,7 +79,12 @@ fn ask(role: &str) -> Result<Seen> {
     asked.current_dir(root.join(FOLDER)).args(["--config-file", "schemathesis.toml", "run"]);
     asked.arg(format!("{url}/openapi.json")).env("PYTHONDONTWRITEBYTECODE", "1").env("KITH_FUZZ_ROLE", role);
     asked.env("KITH_FUZZ_URL", &url).env("KITH_FUZZ_DATA", &data).env("KITH_FUZZ_SEEN", &seen);
-    run(&mut asked)?;
+    let asked = asked.output().context("cannot run schemathesis")?;
+    let said = [asked.stdout, asked.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    println!("\n=== schemathesis as {role}\n{}", said.concat());
+    if !asked.status.success() {
+        bail!("schemathesis as {role} ended with {}", asked.status);
+    }
     let status = kith.stop()?;
     if !status.success() {
         bail!("the server ended with {status}");

@@ -191,8 +191,7 @@ impl TestServer {
 
     /// Starts one that serves these modules.
     pub async fn start_with(modules: &'static [&'static Module], change: impl FnOnce(&mut Config)) -> Self {
-        let database = TestDatabase::sqlite();
-        database.migrate(migrations()).await.unwrap();
+        let database = TestDatabase::migrated_sqlite(migrations()).await.unwrap();
         let db = Store::open(StoreOptions { rehearse: true, ..database.options() }).await.unwrap();
         let mut config = Config::default();
         config.server.drain_ms = 0;

@@ -1,10 +1,7 @@
 //! On which databases scenarios run, and the macro that runs them on each.
 
-use std::sync::{Arc, Weak};
-
 use kith::modules;
 use kith_store::testing::TestDatabase;
-use tokio::sync::Mutex;
 
 /// The address of a database on a PostgreSQL server where tests may make their own.
 const POSTGRES: &str = "KITH_TEST_POSTGRES";
@@ -50,34 +47,25 @@ impl Engine {
         }
     }
 
-    /// An empty folder, or a migrated database of its own.
+    /// A migrated database.
     pub async fn database(self) -> TestDatabase {
-        match self {
-            Self::Sqlite => TestDatabase::sqlite(),
+        let modules = modules::migrations();
+        let copied = match self {
+            Self::Sqlite => TestDatabase::migrated_sqlite(modules).await,
             Self::Postgres | Self::Pair => {
-                let template = template().await;
-                TestDatabase::postgres_from(&template).await.expect("a copy of the template")
+                let admin_url = admin_url().expect("only asked for where it is chosen");
+                TestDatabase::migrated_postgres(&admin_url, modules).await
             }
-        }
+        };
+        copied.expect("a copy of the migrated database")
     }
 }
 
-/// The migrated database that others are copied from: made once, and gone when no test uses it.
-async fn template() -> Arc<TestDatabase> {
-    static TEMPLATE: Mutex<Weak<TestDatabase>> = Mutex::const_new(Weak::new());
-    let mut kept = TEMPLATE.lock().await;
-    if let Some(template) = kept.upgrade() {
-        return template;
-    }
-    let template = Engine::Postgres.empty_database().await;
-    template.migrate(modules::migrations()).await.expect("migrations that apply");
-    let template = Arc::new(template);
-    *kept = Arc::downgrade(&template);
-    template
-}
-
-/// Runs each scenario, `async fn name(app: &TestApp)`, as the tests `name::sqlite`, `name::postgres` and `name::pair`.
+/// Runs each scenario, `async fn name(app: &TestApp)`, as the tests `name::sqlite`, `name::pair` and `name::postgres`.
 /// A scenario that is not listed is dead code, and so an error.
+///
+/// `cargo xtask soak` runs the last one: whatever one server on PostgreSQL does, each of the pair does too. What a single
+/// server on PostgreSQL promises beyond that is a test of its own, which names [`Engine::Postgres`].
 macro_rules! on_every_engine {
     ($($scenario:ident),+ $(,)?) => {
         on_every_engine! { with |_: &mut _| {}; $($scenario),+ }

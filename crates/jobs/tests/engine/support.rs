@@ -9,7 +9,7 @@ use kith_jobs::{
 };
 use kith_kernel::{Ctx, ManualClock, SeededRandom, Sources, TimeOrderedIds, Timestamp};
 use kith_store::testing::TestDatabase;
-use kith_store::{Error, STORE_MIGRATIONS, Store, Tx};
+use kith_store::{Error, ModuleMigrations, STORE_MIGRATIONS, Store, Tx};
 use tokio::task::JoinHandle;
 
 pub const BEGINNING: Timestamp = Timestamp::from_millis(1_763_716_151_007);
@@ -44,6 +44,10 @@ pub fn postgres_url() -> Option<String> {
     None
 }
 
+fn modules() -> Vec<ModuleMigrations> {
+    vec![STORE_MIGRATIONS, JOBS_MIGRATIONS]
+}
+
 pub struct Engine {
     pub jobs: Jobs,
     pub clock: Arc<ManualClock>,
@@ -53,15 +57,21 @@ pub struct Engine {
 
 impl Engine {
     pub async fn sqlite() -> Self {
-        Self::on(TestDatabase::sqlite()).await
+        Self::open(TestDatabase::migrated_sqlite(modules()).await.unwrap()).await
     }
 
     pub async fn postgres() -> Option<Self> {
-        Some(Self::on(TestDatabase::postgres(&postgres_url()?).await.unwrap()).await)
+        let database = TestDatabase::migrated_postgres(&postgres_url()?, modules()).await.unwrap();
+        Some(Self::open(database).await)
     }
 
+    /// Migrates and opens an empty database.
     pub async fn on(database: TestDatabase) -> Self {
-        database.migrate(vec![STORE_MIGRATIONS, JOBS_MIGRATIONS]).await.unwrap();
+        database.migrate(modules()).await.unwrap();
+        Self::open(database).await
+    }
+
+    async fn open(database: TestDatabase) -> Self {
         let clock = Arc::new(ManualClock::at(BEGINNING));
         let sources = Sources {
             clock: clock.clone(),

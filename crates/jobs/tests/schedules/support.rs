@@ -13,7 +13,7 @@ use kith_kernel::{
     Ctx, ManualClock, SeededRandom, Sources, SystemClock, SystemRandom, TimeOrderedIds, Timestamp,
 };
 use kith_store::testing::TestDatabase;
-use kith_store::{STORE_MIGRATIONS, Store, Tx};
+use kith_store::{ModuleMigrations, STORE_MIGRATIONS, Store, Tx};
 
 /// A Sunday: what the clocks show when a test begins.
 pub const BEGINNING: &str = "2027-03-21T00:00:30Z";
@@ -83,6 +83,10 @@ impl Node {
     }
 }
 
+fn modules() -> Vec<ModuleMigrations> {
+    vec![STORE_MIGRATIONS, JOBS_MIGRATIONS]
+}
+
 pub struct World {
     pub node: Node,
     pub database: TestDatabase,
@@ -90,15 +94,15 @@ pub struct World {
 
 impl World {
     pub async fn sqlite() -> Self {
-        Self::on(TestDatabase::sqlite()).await
+        Self::on(TestDatabase::migrated_sqlite(modules()).await.unwrap()).await
     }
 
     pub async fn postgres() -> Option<Self> {
-        Some(Self::on(TestDatabase::postgres(&postgres_url()?).await.unwrap()).await)
+        let database = TestDatabase::migrated_postgres(&postgres_url()?, modules()).await.unwrap();
+        Some(Self::on(database).await)
     }
 
     async fn on(database: TestDatabase) -> Self {
-        database.migrate(vec![STORE_MIGRATIONS, JOBS_MIGRATIONS]).await.unwrap();
         let store = Store::open(database.options()).await.unwrap();
         Self { node: Node::on(store, at(BEGINNING)), database }
     }

@@ -42,11 +42,8 @@ impl TestDatabase {
         Self::create(admin_url, name, None).await
     }
 
-    /// A copy of `template`, which nobody may be connected to.
-    ///
-    /// # Errors
-    /// What the server says against it.
-    pub async fn postgres_from(template: &Self) -> Result<Self, OpenError> {
+    /// Copies `template`, which no connection may use meanwhile.
+    pub(super) async fn copy_of(template: &Self) -> Result<Self, OpenError> {
         let Place::Server { admin_url, name: template } = &template.place else {
             return Err(OpenError::Settings("a template is a database on a server".into()));
         };

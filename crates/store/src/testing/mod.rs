@@ -4,6 +4,7 @@ mod databases;
 mod faults;
 mod recorder;
 pub mod server;
+mod templates;
 
 pub use crate::test_vault::TestVault;
 pub use databases::TestDatabase;

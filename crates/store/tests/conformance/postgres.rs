@@ -266,8 +266,7 @@ async fn plans_for_small_tables_are_made_anew() {
     const READ: &str = "SELECT CAST(COALESCE(SUM(seq_tup_read + idx_tup_fetch), 0) AS BIGINT)
                         FROM pg_stat_xact_user_tables WHERE relname = 'looked_up'";
     for (plan_max_age, is_renewed) in [(Duration::from_secs(3_600), false), (Duration::ZERO, true)] {
-        let database = TestDatabase::postgres(&url).await.unwrap();
-        database.migrate(modules()).await.unwrap();
+        let database = TestDatabase::migrated_postgres(&url, modules()).await.unwrap();
         // One connection of each kind, so that all statements run on the one that has the plan.
         let own = PostgresOptions {
             write_threads: 1,

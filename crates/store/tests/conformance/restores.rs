@@ -6,7 +6,7 @@ use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 use tokio_postgres::{Client, NoTls};
 
 use crate::sequencer::{all_events, assert_sequence, change};
-use crate::support::{Db, postgres_url};
+use crate::support::{Db, modules, postgres_url};
 
 /// Rows of each kind that were placed before the dump.
 const PLACED: i64 = 60_000;
@@ -70,7 +70,9 @@ async fn restored_events_are_placed_first_and_nothing_is_read_whole() {
     }
     // On a server of its own, where no other test's transaction delays the mark.
     let server = PostgresServer::start(PostgresServerOptions::default()).unwrap();
-    let db = Db::open(TestDatabase::postgres(&server.url("postgres")).await.unwrap(), |_| {}).await;
+    let database = TestDatabase::postgres(&server.url("postgres")).await.unwrap();
+    database.migrate(modules()).await.unwrap();
+    let db = Db::open(database, |_| {}).await;
     db.store.close().await;
     let client = connect(&db.database.url()).await;
     until_alone(&client).await;

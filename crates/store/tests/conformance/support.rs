@@ -59,15 +59,16 @@ pub struct Db {
 
 impl Db {
     pub async fn sqlite() -> Self {
-        Self::open(TestDatabase::sqlite(), |_| {}).await
+        Self::open(TestDatabase::migrated_sqlite(modules()).await.unwrap(), |_| {}).await
     }
 
     pub async fn postgres() -> Option<Self> {
-        Some(Self::open(TestDatabase::postgres(&postgres_url()?).await.unwrap(), |_| {}).await)
+        let database = TestDatabase::migrated_postgres(&postgres_url()?, modules()).await.unwrap();
+        Some(Self::open(database, |_| {}).await)
     }
 
+    /// Opens a database that is migrated to [`modules`].
     pub async fn open(database: TestDatabase, change: impl FnOnce(&mut StoreOptions)) -> Self {
-        database.migrate(modules()).await.unwrap();
         let mut options = database.options();
         change(&mut options);
         let store = Store::open(options.clone()).await.unwrap();

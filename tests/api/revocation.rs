@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Client, Engine, PASSWORD, Person, TestApp, hold, on_every_engine};
+use crate::support::{Client, Engine, PASSWORD, Person, TestApp, hold, latency_bound, on_every_engine};
 
 const ME: &str = "/api/v1/me";
 const LOGIN: &str = "/api/v1/auth/login";
@@ -171,7 +171,7 @@ async fn whoever_is_shut_out_is_out_everywhere(app: &TestApp) {
             let ended = real_now();
             assert!(!victim.is_in(here).await, "{way:?}: still in where it was done");
             for there in (0..app.count_nodes()).filter(|node| *node != here) {
-                longest = longest.max(until_out(&victim, there, ended, SECOND).await);
+                longest = longest.max(until_out(&victim, there, ended, latency_bound(SECOND)).await);
             }
             for node in (0..app.count_nodes()).chain(0..app.count_nodes()) {
                 assert!(!victim.is_in(node).await, "{way:?}: in again");
@@ -194,7 +194,7 @@ async fn watch(victim: &Victim, node: usize) -> Vec<Seen> {
         seen.push((asked, is_in));
         refused += usize::from(!is_in);
         let first = seen[0].0;
-        assert!(asked.duration_since(first) < 20 * SECOND, "never refused on node {node}");
+        assert!(asked.duration_since(first) < latency_bound(20 * SECOND), "never refused on node {node}");
     }
     seen
 }
@@ -226,7 +226,7 @@ async fn no_refill_brings_a_session_back(app: &TestApp) {
                 .filter(|(_, is_in)| *is_in)
                 .map(|(asked, _)| asked.saturating_duration_since(ended));
             let last = last.max().unwrap_or_default();
-            let allowed = if is_here { Duration::ZERO } else { SECOND };
+            let allowed = if is_here { Duration::ZERO } else { latency_bound(SECOND) };
             assert!(last <= allowed, "round {round}: in {last:?} after the end, here: {is_here}");
             longest = longest.max(last);
             requests += seen.len();
@@ -260,7 +260,7 @@ async fn deafness(app: &TestApp) {
     assert!(victim.is_in(1).await, "it was told, so this shows nothing");
     // What waits for its place has waited for too long.
     app.advance(seconds(2));
-    let took = until_out(&victim, 1, ended, DEAF).await;
+    let took = until_out(&victim, 1, ended, latency_bound(DEAF)).await;
     println!("out on a deaf node after {took:?}");
     assert!(!victim.is_in(1).await);
     drop(let_go);

@@ -24,7 +24,9 @@ pub use engine::Engine;
 pub(crate) use engine::on_every_engine;
 pub use hold::hold;
 pub use operations::{Access, Operation, Request};
-pub use process::{Kith, PATIENCE, SERVE, bare_kith, kith, kith_on, options_on, refusal, success};
+pub use process::{
+    Kith, PATIENCE, SERVE, bare_kith, kith, kith_on, latency_bound, options_on, refusal, success,
+};
 pub use receiver::{Arrived, Receiver, Reply};
 pub use spaces::{bonded, break_up, item};
 pub use trace::AuditLine;

@@ -15,6 +15,12 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Longer than any start, stop or recovery takes; reached only when one is broken.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a test waits for what Kith promises within `promised`. A machine that is busy with other things shows nothing about
+/// latency, so it is [`PATIENCE`] unless `KITH_TEST_LATENCY` is set, as `cargo xtask soak` does.
+pub fn latency_bound(promised: Duration) -> Duration {
+    if std::env::var_os("KITH_TEST_LATENCY").is_some() { promised } else { promised.max(PATIENCE) }
+}
+
 /// `kith`, and nothing of our own environment but where it is to note which lines it ran, while lines are counted.
 pub fn bare_kith() -> Command {
     const LINES: &str = "LLVM_PROFILE_FILE";

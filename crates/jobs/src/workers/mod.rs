@@ -84,12 +84,15 @@ pub struct WorkerOptions {
     pub poll: Duration,
     /// How long a stop waits for jobs that run. Those that still do are then told to stop, and given back.
     pub grace: Duration,
+    /// How long handlers that outlast `grace` may run once they were told to stop; then they are dropped.
+    pub cancel_grace: Duration,
     /// What is kept of ended jobs.
     pub retention: Retention,
 }
 
 impl WorkerOptions {
-    /// The defaults: given up after 6 s of silence, a look each second, a grace of 25 s.
+    /// The defaults: given up after 6 s of silence, a look each second, a grace of 25 s, and one
+    /// second more for handlers that were told to stop.
     pub fn new(name: impl Into<String>, queues: Vec<QueueShare>) -> Self {
         Self {
             name: name.into(),
@@ -97,6 +100,7 @@ impl WorkerOptions {
             lease: seconds(6),
             poll: seconds(1),
             grace: seconds(25),
+            cancel_grace: seconds(1),
             retention: Retention::DEFAULT,
         }
     }
@@ -150,8 +154,6 @@ pub struct Workers {
     reporter: tokio::task::JoinHandle<()>,
 }
 
-/// How long handlers that outlast the grace may take to heed that they are told to stop.
-const TELL_FOR: Duration = seconds(1);
 /// How long a worker of the only process that the database admits counts as alive: it ends with the process.
 const WITH_THE_PROCESS: Duration = minutes(60 * 24 * 3_650);
 
@@ -204,7 +206,7 @@ impl Workers {
     /// Claims nothing more, gives back at once what has not begun, and waits for what runs, at most for the grace.
     ///
     /// Handlers that still run then are told to stop, as by a cancellation, and dropped when they have not ended within
-    /// a second. Their jobs are given back: they are run again elsewhere, and it is no failure. Only a handler that blocks
+    /// `cancel_grace`. Their jobs are given back: they are run again elsewhere, and it is no failure. Only a handler that blocks
     /// its thread may then still be at work; what it reports counts for nothing.
     pub async fn stop(mut self) {
         self.shared.phase.send_replace(Phase::Stopping);
@@ -213,9 +215,10 @@ impl Workers {
         if !in_time {
             self.shared.phase.send_replace(Phase::Leaving);
             self.shared.list_running().into_iter().for_each(|attempt| self.shared.stop_running(attempt));
-            if !self.shared.ends_within(TELL_FOR).await {
+            let cancel_grace = self.shared.options.cancel_grace;
+            if !self.shared.ends_within(cancel_grace).await {
                 self.shared.phase.send_replace(Phase::Dropping);
-                self.shared.ends_within(TELL_FOR).await;
+                self.shared.ends_within(cancel_grace).await;
             }
         }
         self.others.shutdown().await;

@@ -23,6 +23,7 @@ contract! {
     a_cancelled_attempt_is_told_and_ends
     a_stop_waits_for_what_runs_and_gives_back_what_has_not_begun
     handlers_that_outlast_the_grace_are_told_and_their_jobs_given_back
+    handler_that_ignores_a_stop_is_dropped_and_its_job_given_back
     a_payload_that_is_none_of_the_type_is_dead
     a_thousand_jobs_are_each_run_once_by_two_nodes
     a_database_that_is_away_delays_and_loses_nothing
@@ -165,41 +166,71 @@ impl Drop for Dropped {
     }
 }
 
-async fn handlers_that_outlast_the_grace_are_told_and_their_jobs_given_back(engine: Engine) {
-    let (told, dropped) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (tells, drops) = (Arc::clone(&told), Arc::clone(&dropped));
-    let handler = Handler::new("work", move |mut run: Run| {
-        let (tells, drops) = (Arc::clone(&tells), Dropped(Arc::clone(&drops)));
-        async move {
-            let _drops = drops;
-            run.cancelled().await;
-            tells.fetch_add(1, Ordering::SeqCst);
-            // One heeds it, the other does not.
-            if run.payload == "2" { std::future::pending().await } else { Err(JobError::Cancelled) }
-        }
-    });
+/// Starts workers with a grace of nothing and enqueues jobs, numbered from 1. The handler of each has started when
+/// this returns, which `started` counts: a job that is claimed may not have come so far.
+async fn start_without_grace(
+    engine: &Engine,
+    handler: Handler,
+    (jobs, started): (usize, &AtomicUsize),
+    cancel_grace: Duration,
+) -> (Workers, Vec<kith_jobs::JobId>) {
     let mut options = WorkerOptions::new("test", share(3));
-    options.grace = Duration::from_millis(10);
+    (options.grace, options.cancel_grace) = (Duration::ZERO, cancel_grace);
     let workers = Workers::start(&engine.jobs, vec![handler], options).await.unwrap();
     let mut ids = Vec::new();
-    for n in 1..=3 {
+    for n in (1..).take(jobs) {
         ids.push(engine.add(n).await);
     }
-    until("they run", async || engine.count("SELECT COUNT(*) FROM jobs WHERE state = 2").await == 3).await;
-    let (ctx, cancelled) = (engine.ctx(), ids[2]);
+    until("they run", async || started.load(Ordering::SeqCst) == jobs).await;
+    (workers, ids)
+}
+
+async fn handlers_that_outlast_the_grace_are_told_and_their_jobs_given_back(engine: Engine) {
+    let (started, told) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (starts, tells) = (Arc::clone(&started), Arc::clone(&told));
+    let handler = Handler::new("work", move |mut run: Run| {
+        let (starts, tells) = (Arc::clone(&starts), Arc::clone(&tells));
+        async move {
+            starts.fetch_add(1, Ordering::SeqCst);
+            run.cancelled().await;
+            tells.fetch_add(1, Ordering::SeqCst);
+            Err(JobError::Cancelled)
+        }
+    });
+    // The stop ends as soon as both have ended.
+    let (workers, ids) = start_without_grace(&engine, handler, (2, &started), seconds(60)).await;
+    let (ctx, cancelled) = (engine.ctx(), ids[1]);
     let mark = move |tx: &kith_store::Tx<'_>| {
         let sql = "UPDATE jobs SET cancel_asked_at = $1 WHERE id = $2";
         tx.exec(sql, kith_store::params![ctx.now, cancelled]).map(drop)
     };
     engine.db().write(mark).await.unwrap();
     workers.stop().await;
-    assert_eq!((told.load(Ordering::SeqCst), dropped.load(Ordering::SeqCst)), (3, 3));
+    assert_eq!(told.load(Ordering::SeqCst), 2);
     assert_eq!(engine.state(cancelled).await, JobState::Cancelled, "somebody had asked for that");
-    for id in &ids[..2] {
-        let job = engine.job(*id).await;
-        assert_eq!((job.state, job.failures), (JobState::Scheduled, 0), "{:?}", job.errors);
-    }
-    assert_eq!(engine.numbers(5).await, [1, 2], "they can be run elsewhere at once");
+    let job = engine.job(ids[0]).await;
+    assert_eq!((job.state, job.failures), (JobState::Scheduled, 0), "{:?}", job.errors);
+    assert_eq!(engine.numbers(5).await, [1], "it can be run elsewhere at once");
+}
+
+async fn handler_that_ignores_a_stop_is_dropped_and_its_job_given_back(engine: Engine) {
+    let (started, dropped) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (starts, drops) = (Arc::clone(&started), Arc::clone(&dropped));
+    let handler = Handler::new("work", move |_: Run| {
+        let (starts, drops) = (Arc::clone(&starts), Dropped(Arc::clone(&drops)));
+        async move {
+            let _drops = drops;
+            starts.fetch_add(1, Ordering::SeqCst);
+            std::future::pending().await
+        }
+    });
+    let cancel_grace = Duration::from_millis(10);
+    let (workers, ids) = start_without_grace(&engine, handler, (1, &started), cancel_grace).await;
+    workers.stop().await;
+    until("it is dropped", async || dropped.load(Ordering::SeqCst) == 1).await;
+    let job = engine.job(ids[0]).await;
+    assert_eq!((job.state, job.failures), (JobState::Scheduled, 0), "{:?}", job.errors);
+    assert_eq!(engine.numbers(5).await, [1], "it can be run elsewhere at once");
 }
 
 #[derive(Serialize, Deserialize)]

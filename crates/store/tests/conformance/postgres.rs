@@ -59,7 +59,7 @@ async fn a_restarted_server_is_found_again() {
     while store.write(|tx| tx.exec("SELECT 1", &[])).await.is_err() {
         tokio::task::yield_now().await;
     }
-    assert!(back.elapsed() < Duration::from_secs(5), "it took {:?}", back.elapsed());
+    assert!(back.elapsed() < Duration::from_secs(30), "it took {:?}", back.elapsed());
     wait(200).await.unwrap_err();
     stop.send_replace(true);
     let there: Vec<String> = store.read(crate::support::names).await.unwrap();
@@ -240,7 +240,7 @@ impl Pooler {
         let started = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(
-                started.elapsed() < Duration::from_secs(10),
+                started.elapsed() < Duration::from_secs(60),
                 "the tests need PgBouncer: apt-get install -y pgbouncer"
             );
             std::thread::yield_now();

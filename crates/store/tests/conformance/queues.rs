@@ -48,8 +48,10 @@ impl Gate {
             }
         };
         // With more threads than the gate holds, PostgreSQL works through the queue meanwhile.
-        let filled = tokio::time::timeout(Duration::from_secs(2), filled).await;
-        assert!(filled.is_ok() || db.store.kind() == EngineKind::Postgres);
+        let is_postgres = db.store.kind() == EngineKind::Postgres;
+        let patience = Duration::from_secs(if is_postgres { 2 } else { 60 });
+        let filled = tokio::time::timeout(patience, filled).await;
+        assert!(filled.is_ok() || is_postgres);
     }
 
     /// Opens it when the store takes nothing more.
@@ -67,7 +69,7 @@ impl Gate {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), closing).await.expect("the store is closing");
+        tokio::time::timeout(Duration::from_secs(60), closing).await.expect("the store is closing");
         self.open().await;
     }
 
@@ -93,7 +95,7 @@ async fn hold(
         add(tx, &format!("gate {n}"))?;
         if let Some(held) = held.lock().unwrap().take() {
             held.send(()).unwrap();
-            released.lock().unwrap().recv_timeout(Duration::from_secs(20)).unwrap();
+            released.lock().unwrap().recv_timeout(Duration::from_secs(60)).unwrap();
         }
         Ok(())
     };

@@ -67,7 +67,8 @@ async fn a_read_without_end_meets_its_deadline(db: Db) {
     let started = Instant::now();
     let endless: Result<i64, Error> = db.store.read(|q| count_to(q, i64::MAX)).await;
     assert!(matches!(endless, Err(Error::DeadlinePassed)), "{endless:?}");
-    assert!(started.elapsed() < Duration::from_secs(5));
+    // Counting that far takes years.
+    assert!(started.elapsed() < Duration::from_secs(60));
     db.add("afterwards").await.unwrap();
     assert_eq!(db.names().await, ["afterwards"]);
 }

@@ -243,6 +243,7 @@ async fn a_long_transaction_delays_nobody_and_is_not_lost(db: Db) {
     if db.store.kind() == EngineKind::Sqlite {
         return; // Writers stand in one line there: nothing overlaps.
     }
+    let db = db.reopened(|options| options.deadline = Duration::from_secs(60)).await;
     let (wrote, has_written) = tokio::sync::oneshot::channel();
     let (go, may_go) = mpsc::channel::<()>();
     let (wrote, may_go) = (Mutex::new(Some(wrote)), Mutex::new(may_go));
@@ -252,7 +253,7 @@ async fn a_long_transaction_delays_nobody_and_is_not_lost(db: Db) {
             change(tx, &early, Uuid::from_u128(1))?;
             if let Some(wrote) = wrote.lock().unwrap().take() {
                 wrote.send(()).unwrap();
-                may_go.lock().unwrap().recv_timeout(Duration::from_secs(4)).unwrap();
+                may_go.lock().unwrap().recv_timeout(Duration::from_secs(50)).unwrap();
             }
             Ok::<_, Error>(())
         };

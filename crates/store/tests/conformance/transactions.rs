@@ -171,7 +171,7 @@ async fn a_lost_caller_does_not_lose_the_commit(db: Db) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(10), seen).await.unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(60), seen).await.unwrap();
 }
 
 /// More rows than travel together, and without any statement before them.

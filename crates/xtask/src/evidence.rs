@@ -49,7 +49,7 @@ pub struct Tests {
     /// False where the run did not come to a good end; else not said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub complete: Option<bool>,
-    /// By name: `ok`, `failed`, `ignored`.
+    /// By name: `ok`, `failed`.
     pub tests: BTreeMap<String, &'static str>,
     /// How often tests tried what has to hold each time.
     pub trials: Vec<Trials>,

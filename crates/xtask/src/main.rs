@@ -13,6 +13,7 @@ mod mutants;
 mod openapi;
 mod plans;
 mod reliability;
+mod scratch;
 mod setup;
 mod smoke;
 mod test;
@@ -33,6 +34,8 @@ enum Task {
     Setup,
     /// Runs the whole suite, on SQLite and on a PostgreSQL server that it starts, then `plans` and `fuzz`
     Test(test::Args),
+    /// Runs the suite with the tests that `test` leaves out, and races and random stories many more times
+    Soak,
     /// Sends whatever can be sent: to a running server, or to the parsers alone
     Fuzz(fuzz::Args),
     /// Which lines the tests run, by module; fails below 80 % of all or 70 % of a module
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
     let outcome = match Task::parse() {
         Task::Setup => done(setup::setup()),
         Task::Test(args) => test::test(&args),
+        Task::Soak => test::soak(),
         Task::Fuzz(args) => done(fuzz::fuzz(&args)),
         Task::Coverage(args) => done(coverage::coverage(&args)),
         Task::Mutants(args) => done(mutants::mutants(&args)),

@@ -10,6 +10,7 @@ use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 use crate::evidence::{self, Tests};
 use crate::fuzz::api;
 use crate::plans;
+use crate::scratch::Scratch;
 use crate::workspace::cargo;
 
 /// What to test.
@@ -23,9 +24,45 @@ pub struct Args {
     cargo_args: Vec<String>,
 }
 
+/// Environment variables of a soak: rounds of races, stories that models are compared with, latencies as promised.
+const LONG: &[(&str, &str)] = &[
+    ("KITH_TEST_ROUNDS", "120"),
+    ("KITH_MODEL_STORIES", "500"),
+    ("KITH_JOB_STORIES", "200"),
+    ("KITH_JOB_CRASH_STORIES", "20"),
+    ("KITH_TEST_LATENCY", "1"),
+];
+
 /// Runs the suite; the exit code is `cargo test`'s. The whole suite ends with
 /// [`plans::judge_recorded`] and [`api::fuzz`].
 pub fn test(args: &Args) -> Result<ExitCode> {
+    let mut suite = suite(args)?;
+    let databases = Databases::start(args.sqlite_only)?;
+    databases.tell(&mut suite);
+    // A part of the suite is a part; without PostgreSQL it is for the loop.
+    if args.sqlite_only || !args.cargo_args.is_empty() {
+        return Ok(exit_code(run(&mut suite)?.0));
+    }
+    plans::record(&mut suite)?;
+    let status = run_whole("cargo xtask test", &mut suite)?;
+    drop(databases);
+    if status.success() {
+        plans::judge_recorded()?;
+        api::fuzz()?;
+    }
+    Ok(exit_code(status))
+}
+
+/// Runs the suite with the tests that [`test`] leaves out, and each race and each random story many more times.
+pub fn soak() -> Result<ExitCode> {
+    let mut suite = suite(&Args::default())?;
+    suite.args(["--", "--include-ignored"]).envs(LONG.iter().copied());
+    let databases = Databases::start(false)?;
+    databases.tell(&mut suite);
+    run_whole("cargo xtask soak", &mut suite).map(exit_code)
+}
+
+fn suite(args: &Args) -> Result<Command> {
     let mut suite = cargo()?;
     // Every binary runs, so that one run tells of every failure.
     suite.args(["test", "--locked", "--no-fail-fast"]);
@@ -33,35 +70,29 @@ pub fn test(args: &Args) -> Result<ExitCode> {
         suite.arg("--workspace");
     }
     suite.args(&args.cargo_args);
-    let databases = Databases::start(args.sqlite_only)?;
-    databases.tell(&mut suite);
+    Ok(suite)
+}
+
+/// Runs the whole suite and writes what it shows, as evidence of `tool`.
+fn run_whole(tool: &str, suite: &mut Command) -> Result<ExitStatus> {
     let trials = tempfile::NamedTempFile::new().context("no temporary file")?;
     suite.env("KITH_TEST_TRIALS", trials.path());
-    // A part of the suite is a part; without PostgreSQL it is for the loop.
-    let is_whole = !args.sqlite_only && args.cargo_args.is_empty();
-    if is_whole {
-        plans::record(&mut suite)?;
-    }
     let before = evidence::sources()?;
-    let (status, tests) = run(&mut suite)?;
-    drop(databases);
-    if is_whole {
-        let lines = std::fs::read_to_string(trials.path()).context("the trials that tests noted")?;
-        let trials =
-            lines.lines().map(serde_json::from_str).collect::<Result<_, _>>().context(lines.clone())?;
-        if before == evidence::sources()? {
-            let tests = Tests { complete: Some(status.success()), tests, trials };
-            evidence::write_with_tests("cargo xtask test", &[], &tests)?;
-        } else {
-            eprintln!("the sources have changed meanwhile: this run shows nothing of either state");
-        }
-        if status.success() {
-            plans::judge_recorded()?;
-            api::fuzz()?;
-        }
+    let (status, tests) = run(suite)?;
+    let lines = std::fs::read_to_string(trials.path()).context("the trials that tests noted")?;
+    let trials = lines.lines().map(serde_json::from_str).collect::<Result<_, _>>().context(lines.clone())?;
+    if before == evidence::sources()? {
+        let tests = Tests { complete: Some(status.success()), tests, trials };
+        evidence::write_with_tests(tool, &[], &tests)?;
+    } else {
+        eprintln!("the sources have changed meanwhile: this run shows nothing of either state");
     }
+    Ok(status)
+}
+
+fn exit_code(status: ExitStatus) -> ExitCode {
     let code = status.code().and_then(|code| u8::try_from(code).ok());
-    Ok(ExitCode::from(code.unwrap_or(1)))
+    ExitCode::from(code.unwrap_or(1))
 }
 
 /// Runs the suite, shows what it says, and notes what became of each test.
@@ -82,20 +113,24 @@ fn run(suite: &mut Command) -> Result<(ExitStatus, BTreeMap<String, &'static str
     Ok((child.wait().context("cannot wait for cargo")?, tests))
 }
 
-/// `test a::b ... ok`, as libtest prints it.
+/// `test a::b ... ok`, as libtest prints it. None for a test that did not run: it shows nothing.
 fn outcome_of(line: &str) -> Option<(&str, &'static str)> {
     let (name, outcome) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
     let outcome = match outcome.split([',', ' ']).next()? {
         "ok" => "ok",
         "FAILED" => "failed",
-        "ignored" => "ignored",
         _ => return None,
     };
     Some((name.trim_end_matches(" - should panic"), outcome))
 }
 
-/// What a suite runs on beside SQLite: a PostgreSQL server of its own, which goes when this is dropped.
-pub struct Databases(Option<PostgresServer>);
+/// What a suite runs on: a PostgreSQL server of its own beside SQLite, and a folder for all that tests write. Both go when this
+/// is dropped.
+pub struct Databases {
+    // Stopped before its folder goes.
+    server: Option<PostgresServer>,
+    scratch: Scratch,
+}
 
 impl Databases {
     /// Starts the server, unless SQLite is all.
@@ -103,17 +138,19 @@ impl Databases {
     /// # Errors
     /// It cannot be started.
     pub fn start(sqlite_only: bool) -> Result<Self> {
-        if sqlite_only {
-            return Ok(Self(None));
-        }
-        PostgresServer::start(PostgresServerOptions { tls: true, ..Default::default() })
-            .context("the tests need a PostgreSQL server (or `--sqlite-only`)")
-            .map(|server| Self(Some(server)))
+        let scratch = Scratch::new()?;
+        let parent = Some(scratch.path().to_owned());
+        let start =
+            || PostgresServer::start(PostgresServerOptions { tls: true, parent, ..Default::default() });
+        let server = (!sqlite_only).then(start).transpose();
+        let server = server.context("the tests need a PostgreSQL server (or `--sqlite-only`)")?;
+        Ok(Self { server, scratch })
     }
 
     /// Tells a suite where it is.
     pub fn tell(&self, suite: &mut Command) {
-        match &self.0 {
+        suite.env("TMPDIR", self.scratch.path());
+        match &self.server {
             None => {
                 suite.env("KITH_TEST_SQLITE_ONLY", "1");
             }
@@ -134,8 +171,12 @@ mod tests {
     fn the_outcome_of_a_test_is_read_from_its_line() {
         assert_eq!(outcome_of("test a::b ... ok"), Some(("a::b", "ok")));
         assert_eq!(outcome_of("test a::b - should panic ... FAILED"), Some(("a::b", "failed")));
-        assert_eq!(outcome_of("test a::b ... ignored, for a reason"), Some(("a::b", "ignored")));
-        for line in ["test result: ok. 1 passed; 0 failed", "running 2 tests", "test a ... bench: 1 ns"] {
+        for line in [
+            "test a::b ... ignored, for a reason",
+            "test result: ok. 1 passed; 0 failed",
+            "running 2 tests",
+            "test a ... bench: 1 ns",
+        ] {
             assert_eq!(outcome_of(line), None, "{line}");
         }
     }

@@ -13,7 +13,7 @@ const CLIENTS: usize = 50;
 const ROUNDS: usize = 60;
 
 on_every_engine! {
-    with |config: &mut kith_platform::config::Config| config.server.without_limits = true;
+    with crate::support::race;
     prt_03_of_fifty_accepts_one_wins,
     prt_03_of_fifty_crossings_one_wins,
 }

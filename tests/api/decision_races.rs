@@ -16,7 +16,7 @@ const ROUNDS: usize = 40;
 const FEW: usize = 20;
 
 on_every_engine! {
-    with |config: &mut kith_platform::config::Config| config.server.without_limits = true;
+    with crate::support::race;
     of_accept_reject_and_cancel_one_decides,
     of_two_breakups_one_ends_it,
     of_two_who_redeem_a_code_one_has_it,

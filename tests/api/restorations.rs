@@ -14,7 +14,7 @@ const ROUNDS: usize = 50;
 
 on_every_engine! {
     with |config: &mut kith_platform::config::Config| {
-        config.server.without_limits = true;
+        crate::support::race(config);
         config.auth.access_token_minutes = 6 * 24 * 60;
     };
     to_the_last_millisecond_of_thirty_days,

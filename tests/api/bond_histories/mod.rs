@@ -20,7 +20,7 @@ const CLIENTS: usize = 6;
 const DEEDS: usize = 6;
 
 on_every_engine! {
-    with |config: &mut kith_platform::config::Config| config.server.without_limits = true;
+    with crate::support::race;
     every_history_is_linearizable,
 }
 

@@ -262,8 +262,9 @@ fn config(database: &TestDatabase, folder: &Path) -> Config {
     // As in production mode; scenarios with a receiver on this machine allow it.
     config.outbound.allowed_networks.clear();
     config.database.url = Secret::new(database.url());
-    config.database.write_threads = 8;
-    config.database.read_threads = 4;
+    // Each is a process of PostgreSQL, and most scenarios do one thing after the other.
+    config.database.write_threads = 4;
+    config.database.read_threads = 2;
     config.data.folder = database.folder().unwrap_or(folder).to_owned();
     // Scenarios let years pass, and ask what happened.
     config.data.keep_events_days = u16::MAX;
@@ -272,6 +273,13 @@ fn config(database: &TestDatabase, folder: &Path) -> Config {
     config.auth.jwt_secret = Secret::new("the secret of all scenarios together");
     config.auth.jwt_refresh_secret = Secret::new("the refresh secret of all scenarios");
     config
+}
+
+/// Configures servers for scenarios in which many clients write at the same moment.
+pub fn race(config: &mut Config) {
+    config.server.without_limits = true;
+    config.database.write_threads = 8;
+    config.database.read_threads = 4;
 }
 
 /// Somebody with an account.

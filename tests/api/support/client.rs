@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::response::Parts;
 use hyper::{Method, Request};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -25,7 +26,7 @@ pub struct Client {
     nodes: Arc<[SocketAddr]>,
     turn: Arc<AtomicUsize>,
     /// Fetched with the first request.
-    contract: Arc<OnceCell<Contract>>,
+    contract: Arc<OnceCell<Arc<Contract>>>,
     headers: HeaderMap,
 }
 
@@ -98,9 +99,10 @@ impl Client {
     pub async fn send(&self, method: Method, path: &str, body: Bytes) -> Answer {
         let node = self.nodes[self.turn.fetch_add(1, Ordering::Relaxed) % self.nodes.len()];
         let contract = self.contract.get_or_init(async || {
-            let document =
-                self.exchange(node, Method::GET, "/openapi.json", Bytes::new(), &HeaderMap::new()).await;
-            Contract::new(document.expect(200))
+            let (head, document) =
+                self.fetch(node, Method::GET, "/openapi.json", Bytes::new(), &HeaderMap::new()).await;
+            assert_eq!(head.status, 200);
+            Contract::of(document)
         });
         let contract = contract.await;
         let answer = self.exchange(node, method.clone(), path, body, &self.headers).await;
@@ -117,6 +119,19 @@ impl Client {
         body: Bytes,
         headers: &HeaderMap,
     ) -> Answer {
+        let (head, bytes) = self.fetch(node, method, path, body, headers).await;
+        let body = read(&head.headers, &bytes);
+        Answer { status: head.status.as_u16(), headers: head.headers, body }
+    }
+
+    async fn fetch(
+        &self,
+        node: SocketAddr,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        headers: &HeaderMap,
+    ) -> (Parts, Bytes) {
         let mut request = Request::new(Full::new(body.clone()));
         *request.method_mut() = method;
         *request.uri_mut() = format!("http://{node}{path}").parse().expect("a path");
@@ -126,9 +141,7 @@ impl Client {
         request.headers_mut().extend(headers.clone());
         let answer = self.http.request(request).await.expect("an answer");
         let (head, body) = answer.into_parts();
-        let bytes = body.collect().await.expect("the whole body").to_bytes();
-        let body = read(&head.headers, &bytes);
-        Answer { status: head.status.as_u16(), headers: head.headers, body }
+        (head, body.collect().await.expect("the whole body").to_bytes())
     }
 }
 

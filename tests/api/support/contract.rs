@@ -2,9 +2,11 @@
 //!
 //! It knows as much of JSON Schema as that document uses, and refuses what it does not know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use hyper::Method;
+use hyper::body::Bytes;
 use kith::modules::MODULES;
 use kith_kernel::{Timestamp, uuid::Uuid};
 use serde_json::{Map, Value};
@@ -37,9 +39,21 @@ pub struct Contract {
 /// The name of a fault's place, and what is wrong there.
 type Faults = Vec<String>;
 
+/// Contracts by the document that they were read from: most servers of a test process serve the same one.
+static CONTRACTS: LazyLock<Mutex<HashMap<Bytes, Arc<Contract>>>> = LazyLock::new(Mutex::default);
+
 impl Contract {
+    /// Returns the contract of a document as it was served.
+    pub fn of(document: Bytes) -> Arc<Self> {
+        let mut known = CONTRACTS.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = known.entry(document).or_insert_with_key(|document| {
+            Arc::new(Self::new(serde_json::from_slice(document).expect("JSON")))
+        });
+        Arc::clone(read)
+    }
+
     /// The promises of `document`.
-    pub fn new(document: Value) -> Self {
+    fn new(document: Value) -> Self {
         Self { document }
     }
 

@@ -17,7 +17,7 @@ mod trace;
 mod trials;
 
 pub use api_keys::{API_KEYS, ApiKey};
-pub use app::{PASSWORD, Person, TestApp};
+pub use app::{PASSWORD, Person, TestApp, race};
 pub use browser::Browser;
 pub use client::{Answer, Client, X_REQUEST_ID};
 pub use engine::Engine;

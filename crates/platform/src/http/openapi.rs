@@ -1,6 +1,7 @@
 //! The OpenAPI 3.1 document, made from the handlers themselves. What every operation has in common is added here.
 
-use std::thread;
+use std::sync::{Mutex, PoisonError};
+use std::{ptr, thread};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -42,11 +43,34 @@ pub struct OperationName {
     pub policy: RoutePolicy,
 }
 
-/// Returns the document that describes `modules` as JSON, with the names of its operations.
-///
-/// Building it takes ten megabytes in small pieces. They are allocated by a thread of its own and all freed by it, so that the
-/// allocator returns them to the system; what is kept is written to buffers that are there before.
-pub fn document_with_operations(modules: &[&Module]) -> (String, Vec<OperationName>) {
+/// Document that this process has built.
+struct BuiltDocument {
+    /// Addresses of the modules that it describes.
+    modules: Vec<usize>,
+    json: &'static str,
+    operations: Vec<OperationName>,
+}
+
+/// What [`document_with_operations`] has returned: a function of what was compiled, so that a process of tests, which starts a
+/// thousand servers, need not compute it for each.
+static BUILT: Mutex<Vec<BuiltDocument>> = Mutex::new(Vec::new());
+
+/// Returns the document that describes `modules` as JSON, with the names of its operations. It is built once in each process.
+pub fn document_with_operations(modules: &[&'static Module]) -> (&'static str, Vec<OperationName>) {
+    let addresses: Vec<_> = modules.iter().map(|module| ptr::from_ref(*module).addr()).collect();
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = built.iter().find(|known| known.modules == addresses) {
+        return (known.json, known.operations.clone());
+    }
+    let (json, operations) = build(modules);
+    let json = Box::leak(json.into_boxed_str());
+    built.push(BuiltDocument { modules: addresses, json, operations: operations.clone() });
+    (json, operations)
+}
+
+/// Building the document takes ten megabytes in small pieces. They are allocated by a thread of its own and all freed by it, so
+/// that the allocator returns them to the system; what is kept is written to buffers that are there before.
+fn build(modules: &[&'static Module]) -> (String, Vec<OperationName>) {
     let (mut json, mut lines) = (Vec::with_capacity(2 << 20), String::with_capacity(64 << 10));
     let build = || {
         let mut document = with_policies(modules);

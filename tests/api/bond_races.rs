@@ -10,7 +10,7 @@ use crate::support::{Answer, Person, TestApp, note_trials, on_every_engine, roun
 
 const REQUESTS: &str = "/api/v1/partners/requests";
 const CLIENTS: usize = 50;
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 20;
 
 on_every_engine! {
     with crate::support::race;

@@ -1,7 +1,7 @@
 //! Every transition of every zone of the IANA database from 2000 to 2040 against the rule that `kith_jobs::schedules` writes
 //! down, read in the slowest way: by looking at each minute what the clocks show.
 //!
-//! `KITH_TEST_ROUNDS` is how many patterns of each kind each transition is tried with; 1 if it is not set.
+//! `KITH_TEST_PATTERNS` is how many patterns of each kind each transition is tried with; 1 if it is not set.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -181,7 +181,7 @@ impl Tried {
 
 #[test]
 fn no_run_is_missed_or_doubled_at_any_clock_change_of_any_zone() {
-    let rounds = std::env::var("KITH_TEST_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap());
+    let rounds = std::env::var("KITH_TEST_PATTERNS").map_or(1, |rounds| rounds.parse().unwrap());
     let names: Vec<_> = jiff::tz::db().available().map(|name| name.to_string()).collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let try_some = |part: usize| {

@@ -27,6 +27,7 @@ pub struct Args {
 /// Environment variables of a soak: rounds of races, stories that models are compared with, latencies as promised.
 const LONG: &[(&str, &str)] = &[
     ("KITH_TEST_ROUNDS", "120"),
+    ("KITH_TEST_PATTERNS", "5"),
     ("KITH_MODEL_STORIES", "500"),
     ("KITH_JOB_STORIES", "200"),
     ("KITH_JOB_CRASH_STORIES", "20"),

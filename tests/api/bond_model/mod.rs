@@ -27,7 +27,7 @@ use self::play::{Played, play};
 use self::steps::Story;
 use crate::support::{TestApp, note_trials, on_every_engine};
 
-const STORIES: u32 = 50;
+const STORIES: u32 = 20;
 const SEED: u64 = 20_260_101;
 const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/api/bond_model.regressions");
 

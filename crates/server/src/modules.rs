@@ -1,6 +1,6 @@
 //! The one list of modules. It feeds the router, the migrator, the OpenAPI document and the catalogue of problems.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use kith_accounts::{accounts, blocks, nicknames};
 use kith_automation::{callbacks, jobs, schedules};
@@ -101,7 +101,20 @@ pub fn served(config: &Config) -> Result<&'static [&'static Module], ModulesErro
             return Err(ModulesError::UnmetNeed { module: module.name, needed });
         }
     }
-    Ok(Vec::leak(served))
+    Ok(interned(served))
+}
+
+/// One list for all servers of this process that serve the same modules.
+fn interned(modules: Vec<&'static Module>) -> &'static [&'static Module] {
+    static LISTS: Mutex<Vec<&'static [&'static Module]>> = Mutex::new(Vec::new());
+    let mut lists = LISTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let names = |list: &[&'static Module]| list.iter().map(|module| module.name).collect::<Vec<_>>();
+    if let Some(known) = lists.iter().find(|list| names(list) == names(&modules)) {
+        return known;
+    }
+    let list: &'static [&'static Module] = Vec::leak(modules);
+    lists.push(list);
+    list
 }
 
 /// Modules by `server.preset` and `server.modules`, in the order of [`MODULES`].
@@ -131,8 +144,8 @@ fn permissions_of(role: Role) -> RolePermissions {
 
 /// What this build calls itself, what it can be set to, and the OpenAPI document of everything that it can serve.
 pub fn own_build() -> OwnBuild {
-    let document = openapi::to_json(&openapi::document(&ALL));
-    let document = serde_json::from_slice(&document).expect("the document is JSON");
+    let (document, _) = openapi::document_with_operations(&ALL);
+    let document = serde_json::from_str(document).expect("the document is JSON");
     OwnBuild {
         release: env!("KITH_BUILD").to_owned(),
         document: Arc::new(document),

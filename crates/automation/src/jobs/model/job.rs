@@ -147,6 +147,122 @@ pub struct AwaitedJob {
     pub is_result_omitted: bool,
 }
 
+/// All that is known of a job.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JobDetails {
+    #[serde(flatten)]
+    pub about: Job,
+    /// With what: any JSON.
+    #[schema(value_type = serde_json::Value)]
+    pub payload: StoredJson,
+    /// What it left: any JSON.
+    #[schema(value_type = Option<serde_json::Value>, required = true)]
+    pub result: Option<StoredJson>,
+    /// Its last lines.
+    pub log: Vec<JobLogLine>,
+    /// The jobs that it waits, or waited, for.
+    pub awaits: Vec<AwaitedJob>,
+}
+
+/// A job that a worker has taken. Each later word about it carries `attempt`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ClaimedJob {
+    /// Of the job.
+    pub id: i64,
+    /// Proves that this claim has the job. Send it unchanged with every report about the job.
+    pub lease_token: String,
+    /// Which attempt this is, from 1.
+    pub attempt: i64,
+    /// What is to be done.
+    pub kind: String,
+    /// With what: any JSON.
+    #[schema(value_type = serde_json::Value)]
+    pub payload: StoredJson,
+    /// How often it has failed before.
+    pub failures: i64,
+    /// An attempt that takes longer has failed; 0: none does.
+    pub timeout_ms: i64,
+    /// When it was to run.
+    #[schema(value_type = String, format = DateTime)]
+    pub run_at: Timestamp,
+    /// When it was enqueued.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// What a worker got.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ClaimedJobs {
+    /// In their order; none if there was none in time.
+    pub jobs: Vec<ClaimedJob>,
+}
+
+impl From<Retry> for RetryBody {
+    fn from(Retry { max_attempts, base, cap }: Retry) -> Self {
+        Self { max_attempts, base_ms: Some(millis(base)), cap_ms: Some(millis(cap)) }
+    }
+}
+
+impl From<Failure> for JobFailure {
+    fn from(Failure { attempt, at, error }: Failure) -> Self {
+        Self { attempt, at, error }
+    }
+}
+
+impl From<LogLine> for JobLogLine {
+    fn from(LogLine { attempt, at, level, line }: LogLine) -> Self {
+        Self { attempt, at, level, line }
+    }
+}
+
+impl From<Awaited> for AwaitedJob {
+    fn from(Awaited { job, state, result, is_result_omitted }: Awaited) -> Self {
+        Self { id: job, state: state.map(JobStatus::from), result: read_json(result), is_result_omitted }
+    }
+}
+
+impl From<Claimed> for ClaimedJob {
+    fn from(claimed: Claimed) -> Self {
+        Self {
+            id: claimed.id,
+            lease_token: claimed.token.to_string(),
+            attempt: claimed.attempt,
+            kind: claimed.kind,
+            payload: read_json(Some(claimed.payload)).unwrap_or_default(),
+            failures: claimed.failures,
+            timeout_ms: millis(claimed.timeout),
+            run_at: claimed.run_at,
+            created_at: claimed.created_at,
+        }
+    }
+}
+
+impl From<JobRecord> for Job {
+    fn from(job: JobRecord) -> Self {
+        Self {
+            id: job.id,
+            queue: job.queue,
+            kind: job.kind,
+            state: job.state.into(),
+            priority: job.priority,
+            run_at: job.run_at,
+            attempt: job.attempt,
+            failures: job.failures,
+            retry: job.retry.into(),
+            timeout_ms: millis(job.timeout),
+            limit_key: job.limit_key,
+            started_at: job.started_at,
+            finished_at: job.finished_at,
+            progress: read_json(job.progress),
+            errors: job.errors.into_iter().map(JobFailure::from).collect(),
+            waiting_for: job.waiting_for,
+            cancel_asked_at: job.cancel_asked_at,
+            source: job.source,
+            created_at: job.created_at,
+        }
+    }
+}
+
 /// JSON that was checked before it was kept.
 pub fn read_json(text: Option<String>) -> Option<StoredJson> {
     text.and_then(|text| StoredJson::from_text(text).ok())

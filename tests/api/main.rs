@@ -42,6 +42,7 @@ mod outages;
 mod partings;
 mod partner_tiers;
 mod preconditions;
+mod presets;
 mod process;
 mod profile;
 mod refusals;

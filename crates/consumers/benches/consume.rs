@@ -2,7 +2,7 @@
 //! set to a server's address, on PostgreSQL too.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kith_consumers::{
     Consumer, ConsumerSet, Consumers, DeliveryError, StartAt, TransactionFuture, Transactions,
@@ -65,8 +65,9 @@ async fn measure(engine: &str, database: TestDatabase) {
     for _ in 0..EVENTS / EVENTS_IN_A_TRANSACTION {
         emit(&on).await;
     }
+    let mut looks = tokio::time::interval(Duration::from_millis(5));
     while store.last_position().await.expect("a position") < EVENTS as i64 {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        looks.tick().await;
     }
     let consumer = Consumer::new("bench", &["thing.*"], StartAt::Beginning, |_, _, events| {
         std::hint::black_box(events);

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kith_kernel::Timestamp;
-use kith_store::{Error, Query, params};
+use kith_store::{Error, Query};
 use serde::{Deserialize, Serialize};
 
-use crate::rows::PendingRow;
+use crate::rows::{self, PendingRow};
 
 /// Attempts after which an event is set aside. They take about two minutes.
 pub const MAX_ATTEMPTS: i64 = 8;
@@ -107,19 +107,7 @@ pub struct SetAsideEvent {
 /// # Errors
 /// Any error of the database.
 pub fn list_set_aside(q: &Query<'_>, consumer: &str, limit: i64) -> Result<Vec<SetAsideEvent>, Error> {
-    q.all(
-        "SELECT position, subject, error, set_aside_at FROM consumer_failures
-         WHERE consumer = $1 AND set_aside_at IS NOT NULL ORDER BY position LIMIT $2",
-        params![consumer, limit],
-        |row| {
-            Ok(SetAsideEvent {
-                position: row.get(0)?,
-                subject: row.get(1)?,
-                error: row.get(2)?,
-                set_aside_at: row.get(3)?,
-            })
-        },
-    )
+    rows::set_aside(q, consumer, limit)
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use kith_kernel::Timestamp;
 use kith_store::{Error, Query, Tx, params};
 
+use crate::SetAsideEvent;
+
 /// Row of `consumers`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CursorRow {
@@ -113,6 +115,23 @@ pub(crate) fn pending(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<Pendi
                 subject: row.get(1)?,
                 attempts: row.get(2)?,
                 retry_at: row.get(3)?,
+            })
+        },
+    )
+}
+
+/// Lists at most `limit` events that were set aside, in the order of positions.
+pub(crate) fn set_aside(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<SetAsideEvent>, Error> {
+    q.all(
+        "SELECT position, subject, error, set_aside_at FROM consumer_failures
+         WHERE consumer = $1 AND set_aside_at IS NOT NULL ORDER BY position LIMIT $2",
+        params![name, limit],
+        |row| {
+            Ok(SetAsideEvent {
+                position: row.get(0)?,
+                subject: row.get(1)?,
+                error: row.get(2)?,
+                set_aside_at: row.get(3)?,
             })
         },
     )

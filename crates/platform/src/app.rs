@@ -168,7 +168,6 @@ impl App {
             &operations,
             consumers::kinds(modules),
             Arc::clone(&consumer_set),
-            db.clone(),
             jobs.clone(),
             passwords.counts(),
             clock.clone(),

@@ -18,8 +18,9 @@ contract! {
 /// Waits until a consumer has handled these positions.
 async fn wait(node: &Node, expected: &[i64]) {
     let waited = tokio::time::timeout(Duration::from_secs(60), async {
+        let mut looks = tokio::time::interval(Duration::from_millis(2));
         while node.handled("first").await != expected {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            looks.tick().await;
         }
     });
     if waited.await.is_err() {
@@ -84,8 +85,9 @@ async fn counts_and_samples_tell_of_every_consumer(node: Node) {
     assert!(!status.owner.is_empty());
     assert!(set.sampled().is_empty());
     let running = consumers.start();
+    let mut looks = tokio::time::interval(Duration::from_millis(2));
     while set.sampled().is_empty() {
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        looks.tick().await;
     }
     running.stop().await;
     assert_eq!(set.sampled()[0].pending, 1);

@@ -189,8 +189,9 @@ impl Node {
 
     /// Waits until the last position is `position`.
     pub async fn placed(&self, position: i64) {
+        let mut looks = tokio::time::interval(Duration::from_millis(2));
         while self.on.store.last_position().await.unwrap() < position {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            looks.tick().await;
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, days};
@@ -122,8 +123,9 @@ async fn failed_hook_is_run_again() {
     let test = server().await;
     let subject = emit(&test.app, "fails once").await;
     assert_eq!(hook_runs(&subject), 1);
+    let mut looks = tokio::time::interval(Duration::from_millis(5));
     while MISSED_RUNS.load(Ordering::Relaxed) == 0 || !test.app.event_routes.has_no_failures() {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        looks.tick().await;
     }
     assert_eq!(hook_runs(&subject), 1, "it is told that it has missed events");
 }
@@ -156,8 +158,9 @@ async fn metrics_tell_of_lag_and_failures() {
     emit(&test.app, "poison").await;
     test.app.run_due().await.unwrap();
     let running = test.app.consumers().start();
+    let mut looks = tokio::time::interval(Duration::from_millis(5));
     while test.app.consumer_set.sampled().is_empty() {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        looks.tick().await;
     }
     running.stop().await;
     let text = test.app.metrics.to_text();

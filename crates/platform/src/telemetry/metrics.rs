@@ -135,12 +135,12 @@ impl Metrics {
         operations: &[OperationName],
         kinds: impl Iterator<Item = &'static str>,
         consumers: Arc<ConsumerSet>,
-        db: Store,
         jobs: Jobs,
         passwords: Arc<PasswordCounts>,
         clock: Option<Arc<NodeClock>>,
         folder: PathBuf,
     ) -> Self {
+        let db = jobs.db().clone();
         let mut registry = Registry::with_prefix("kith");
         let requests = Requests::default();
         let durations = Durations::new_with_constructor(|| Histogram::new(BUCKETS_S));

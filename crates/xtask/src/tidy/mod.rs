@@ -53,8 +53,18 @@ struct Finding {
 }
 
 /// Crates that are no features.
-const FOUNDATION: &[&str] =
-    &["kernel", "store", "jobs", "platform", "readiness", "verify", "checklist", "server", "xtask"];
+const FOUNDATION: &[&str] = &[
+    "kernel",
+    "store",
+    "jobs",
+    "consumers",
+    "platform",
+    "readiness",
+    "verify",
+    "checklist",
+    "server",
+    "xtask",
+];
 /// Folders that hold nothing of ours.
 const SKIPPED: &[&str] = &[".git", "target", "node_modules", "kith-data"];
 const READ: &[&str] = &["rs", "md", "toml", "sql", "c", "yml"];

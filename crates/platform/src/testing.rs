@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -17,6 +17,7 @@ use kith_store::{ModuleMigrations, STORE_MIGRATIONS, Store, StoreOptions};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tracing::Dispatch;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
@@ -277,4 +278,13 @@ pub fn status(answer: &str) -> &str {
 pub fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
     let head = answer.split("\r\n\r\n").next().unwrap();
     head.lines().find_map(|line| line.split_once(": ").filter(|(n, _)| *n == name).map(|(_, value)| value))
+}
+
+/// Lets log lines of a test's own subscriber be written whatever other tests do. While only one subscriber exists, tracing
+/// decides once for each place that logs whether it is of interest, and asks the subscriber of the thread that gets there first,
+/// which may have none.
+pub fn hold_other_subscribers() {
+    static OTHERS: LazyLock<[Dispatch; 2]> =
+        LazyLock::new(|| std::array::from_fn(|_| Dispatch::new(tracing_subscriber::registry())));
+    LazyLock::force(&OTHERS);
 }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::subscriber::DefaultGuard;
 
 use crate::telemetry::log;
-use crate::testing::{TestServer, header, read_to_end, status};
+use crate::testing::{TestServer, header, hold_other_subscribers, read_to_end, status};
 
 /// The answer's body, after a look at everything that each problem must have.
 fn problem(answer: &str) -> Value {
@@ -308,6 +308,7 @@ struct Said {
 
 impl Said {
     fn listen(pretty: bool) -> Self {
+        hold_other_subscribers();
         let lines = NamedTempFile::new().unwrap();
         let (subscriber, _) = log::subscriber("info", pretty, Arc::new(lines.reopen().unwrap()));
         Self { lines, _listening: tracing::subscriber::set_default(subscriber) }

@@ -41,7 +41,7 @@ async fn somebody_registers_and_is_known_everywhere(app: &TestApp) {
         registered["user"],
         json!({
             "id": registered["user"]["id"], "email": "Ada@Example.org", "display_name": "Ada  Lovelace",
-            "role": "user", "nickname": null, "theme": null, "locale": null, "time_zone": null,
+            "role": "user", "nickname": null, "theme": null, "locale": null, "time_zone": null, "pronouns": null,
             "created_at": app.now(), "email_verified": false, "email_verified_at": null,
         })
     );

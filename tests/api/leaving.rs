@@ -212,7 +212,8 @@ async fn marked(app: &TestApp, marked: &Client, others: [&Person; 2]) -> Person 
     let registered = marked.post(REGISTER, body).await.expect(201);
     let id = registered["user"]["id"].as_str().expect("an id").to_owned();
     let client = marked.with_token(registered["access_token"].as_str().expect("a token"));
-    let profile = json!({ "nickname": "m4rknick", "theme": "m4rktheme", "locale": "de-AT" });
+    let profile =
+        json!({ "nickname": "m4rknick", "theme": "m4rktheme", "locale": "de-AT", "pronouns": "m4rkpron" });
     client.send(hyper::Method::PATCH, ME, profile.to_string().into()).await.expect(200);
     let item = json!({ "data": { "title": "m4rkitem", "date": "2026-02-14", "remind_minutes_before": [0] } });
     client.post("/api/v1/spaces/me/dates", item).await.expect(201);

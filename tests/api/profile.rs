@@ -48,12 +48,16 @@ async fn a_profile_is_patched_field_by_field(app: &TestApp) {
     let client = ada.signed_in().await;
     let all = json!({
         "display_name": " Ada ", "nickname": "Countess", "theme": "dark", "locale": "DE_at",
-        "time_zone": "europe/vienna",
+        "time_zone": "europe/vienna", "pronouns": "she/her",
     });
     let mut expected = client.get(ME).await.expect(200);
-    for (key, value) in
-        [("nickname", "Countess"), ("theme", "dark"), ("locale", "de-AT"), ("time_zone", "Europe/Vienna")]
-    {
+    for (key, value) in [
+        ("nickname", "Countess"),
+        ("theme", "dark"),
+        ("locale", "de-AT"),
+        ("time_zone", "Europe/Vienna"),
+        ("pronouns", "she/her"),
+    ] {
         expected[key] = value.into();
     }
     expected["display_name"] = "Ada".into();
@@ -69,6 +73,7 @@ async fn a_profile_is_patched_field_by_field(app: &TestApp) {
         (json!({ "theme": "\u{202e}" }), "/theme", "forbidden_character"),
         (json!({ "locale": "klingon!" }), "/locale", "not_a_locale"),
         (json!({ "time_zone": "Mars/Base" }), "/time_zone", "not_a_time_zone"),
+        (json!({ "pronouns": "" }), "/pronouns", "too_short"),
         (json!({ "role": "admin" }), "/role", "unknown_field"),
         (json!({ "email": "eve@example.org" }), "/email", "unknown_field"),
         (json!({ "nickname": 5 }), "/nickname", "wrong_type"),

@@ -69,18 +69,11 @@ fn try_register(
 /// [`AccountError::EmailTaken`].
 pub fn make(tx: &Tx<'_>, ctx: &Ctx, account: &NewAccount, role: Role) -> Result<User, AccountError> {
     let email_verified_at = (role == Role::Admin).then_some(ctx.now);
+    let (email, name) = (account.email.typed.clone(), account.display_name.clone());
     let user = User {
-        id: ctx.new_id(UserId),
-        email: account.email.typed.clone(),
         email_verified: email_verified_at.is_some(),
         email_verified_at,
-        display_name: account.display_name.clone(),
-        role,
-        nickname: None,
-        theme: None,
-        locale: None,
-        time_zone: None,
-        created_at: ctx.now,
+        ..User::new(ctx.new_id(UserId), email, name, role, ctx.now)
     };
     if !rows::insert_user(tx, &user, account)? {
         return Err(AccountError::EmailTaken);

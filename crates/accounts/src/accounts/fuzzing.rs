@@ -74,25 +74,14 @@ fn profile(patch: &Value) {
     let Some(change) = read_value::<ProfilePatch>(patch, "").ok().and_then(|patch| patch.check().ok()) else {
         return;
     };
-    let before = User {
-        id: UserId(Uuid::from_u128(1)),
-        email: "ada@example.org".into(),
-        email_verified: false,
-        email_verified_at: None,
-        display_name: "Ada".into(),
-        role: Role::User,
-        nickname: None,
-        theme: None,
-        locale: None,
-        time_zone: None,
-        created_at: Timestamp::EPOCH,
-    };
+    let id = UserId(Uuid::from_u128(1));
+    let before = User::new(id, "ada@example.org".into(), "Ada".into(), Role::User, Timestamp::EPOCH);
     let User { id, email, role, created_at, .. } = before.clone();
     let user = change.apply(&before);
     assert_eq!((&user.id, &user.email, &user.role, &user.created_at), (&id, &email, &role, &created_at));
     let again = json!({
         "display_name": user.display_name, "nickname": user.nickname, "theme": user.theme, "locale": user.locale,
-        "time_zone": user.time_zone,
+        "time_zone": user.time_zone, "pronouns": user.pronouns,
     });
     let again = read_value::<ProfilePatch>(&again, "").expect("a profile").check().expect("what was taken");
     assert_eq!(again.apply(&user), user);

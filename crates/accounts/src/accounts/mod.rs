@@ -61,6 +61,7 @@ pub static MODULE: Module = Module {
             name: "expiry_indexes",
             sql: include_str!("migrations/0006_expiry_indexes.sql"),
         },
+        Migration { version: 7, name: "pronouns", sql: include_str!("migrations/0007_pronouns.sql") },
     ],
     problems: http::PROBLEMS,
     events: events::KINDS,

@@ -62,9 +62,32 @@ pub struct User {
     /// Where their day begins, as the IANA database names it.
     #[schema(required = true, example = "Europe/Vienna")]
     pub time_zone: Option<String>,
+    /// Pronouns to refer to them by.
+    #[schema(required = true, example = "they/them")]
+    pub pronouns: Option<String>,
     /// When the account was made.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
+}
+
+impl User {
+    /// New user, whose profile says nothing but the name.
+    pub fn new(id: UserId, email: String, display_name: String, role: Role, created_at: Timestamp) -> Self {
+        Self {
+            id,
+            email,
+            email_verified: false,
+            email_verified_at: None,
+            display_name,
+            role,
+            nickname: None,
+            theme: None,
+            locale: None,
+            time_zone: None,
+            pronouns: None,
+            created_at,
+        }
+    }
 }
 
 /// Whether an account may be used.

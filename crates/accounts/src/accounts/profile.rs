@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::model::{User, display_name};
 
 const NICKNAME: TextRules = TextRules { min: 1, max: 40, newlines: false };
+const PRONOUNS: TextRules = TextRules { min: 1, max: 40, newlines: false };
 const THEME: TextRules = TextRules { min: 1, max: 40, newlines: false };
 
 /// What to change of a profile. What is absent stays; null takes away.
@@ -35,6 +36,10 @@ pub struct ProfilePatch {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>)]
     time_zone: Option<Option<String>>,
+    /// 1 to 40 characters, such as `they/them`.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    pronouns: Option<Option<String>>,
 }
 
 /// The same, cleaned and checked.
@@ -45,6 +50,7 @@ pub struct ProfileChange {
     theme: Option<Option<String>>,
     locale: Option<Option<String>>,
     time_zone: Option<Option<String>>,
+    pronouns: Option<Option<String>>,
 }
 
 impl ProfilePatch {
@@ -63,6 +69,7 @@ impl ProfilePatch {
             theme: each(&self.theme, text(THEME, "/theme"), &mut faults),
             locale: each(&self.locale, locale, &mut faults),
             time_zone: each(&self.time_zone, time_zone, &mut faults),
+            pronouns: each(&self.pronouns, text(PRONOUNS, "/pronouns"), &mut faults),
         };
         if faults.is_empty() { Ok(change) } else { Err(faults) }
     }
@@ -108,6 +115,7 @@ impl ProfileChange {
             theme: or(&self.theme, &user.theme),
             locale: or(&self.locale, &user.locale),
             time_zone: or(&self.time_zone, &user.time_zone),
+            pronouns: or(&self.pronouns, &user.pronouns),
             ..user.clone()
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use kith_store::{Column, Error, Row};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -41,6 +42,13 @@ impl Role {
     /// Whether it has the permission of this name.
     pub fn has(self, permission: &str) -> bool {
         PERMISSIONS.iter().any(|(name, roles)| *name == permission && roles.contains(&self))
+    }
+}
+
+impl Column for Role {
+    fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+        let text: String = row.get(at)?;
+        Self::parse(&text).ok_or_else(|| Error::fault(format_args!("{text:?} is no role")))
     }
 }
 

@@ -4,7 +4,7 @@ use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
 use kith_platform::auth::{Access, Role};
 use kith_platform::purge::PurgeRun;
-use kith_store::{Error, Query, Row, Tx, params};
+use kith_store::{Columns, Error, FromRow as _, Query, Row, Tx, params, row_columns};
 
 use super::administration::AccountList;
 use super::model::{Account, AccountStatus, Credentials, NewAccount, User};
@@ -13,6 +13,37 @@ use super::rules::{self, Failures, MADE_UP};
 mod sessions;
 
 pub use sessions::*;
+
+row_columns! {
+    user_columns => User {
+        id = "id",
+        email = "email",
+        display_name = "display_name",
+        role = "role",
+        nickname = "nickname",
+        theme = "theme",
+        locale = "locale",
+        time_zone = "time_zone",
+        pronouns = "pronouns",
+        created_at = "created_at",
+        email_verified_at: Option<Timestamp> = "email_verified_at";
+        email_verified = email_verified_at.is_some()
+    }
+}
+
+row_columns! {
+    account_columns => Account {
+        id = "id",
+        email = "email",
+        display_name = "display_name",
+        role = "role",
+        created_at = "created_at",
+        suspended_at: Option<Timestamp> = "suspended_at",
+        purge_at: Option<Timestamp> = "purge_at",
+        email_verified_at = "email_verified_at";
+        status = status_of(suspended_at, purge_at)
+    }
+}
 
 /// Makes the account unless the address is taken, and says whether it did.
 pub fn insert_user(tx: &Tx<'_>, user: &User, account: &NewAccount) -> Result<bool, Error> {
@@ -34,20 +65,17 @@ pub fn insert_user(tx: &Tx<'_>, user: &User, account: &NewAccount) -> Result<boo
 }
 
 pub fn find_user(q: &Query<'_>, id: UserId) -> Result<Option<User>, Error> {
-    q.one(
-        "SELECT id, email, display_name, role, nickname, theme, locale, time_zone, created_at, email_verified_at
-         FROM users WHERE id = $1",
-        params![id],
-        read_user,
-    )
+    q.one(concat!("SELECT ", user_columns!(), " FROM users WHERE id = $1"), params![id], User::read_row)
 }
 
 /// The account with this address, and what its password is checked against.
 pub fn find_credentials(q: &Query<'_>, email_key: &str) -> Result<Option<Credentials>, Error> {
     q.one(
-        "SELECT id, email, display_name, role, nickname, theme, locale, time_zone, created_at, email_verified_at,
-                password_hash, password_version, suspended_at, purge_at
-         FROM users WHERE email_key = $1 AND purged_at IS NULL AND email <> ''",
+        concat!(
+            "SELECT ",
+            user_columns!(),
+            ", password_hash, password_version, suspended_at, purge_at FROM users WHERE email_key = $1 AND purged_at IS NULL AND email <> ''"
+        ),
         params![email_key],
         read_credentials,
     )
@@ -55,9 +83,11 @@ pub fn find_credentials(q: &Query<'_>, email_key: &str) -> Result<Option<Credent
 
 pub fn find_credentials_of(q: &Query<'_>, id: UserId) -> Result<Option<Credentials>, Error> {
     q.one(
-        "SELECT id, email, display_name, role, nickname, theme, locale, time_zone, created_at, email_verified_at,
-                password_hash, password_version, suspended_at, purge_at
-         FROM users WHERE id = $1 AND purged_at IS NULL",
+        concat!(
+            "SELECT ",
+            user_columns!(),
+            ", password_hash, password_version, suspended_at, purge_at FROM users WHERE id = $1 AND purged_at IS NULL"
+        ),
         params![id],
         read_credentials,
     )
@@ -132,8 +162,17 @@ pub fn release_email(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
 
 pub fn update_profile(tx: &Tx<'_>, user: &User) -> Result<(), Error> {
     tx.exec(
-        "UPDATE users SET display_name = $2, nickname = $3, theme = $4, locale = $5, time_zone = $6 WHERE id = $1",
-        params![user.id, user.display_name, user.nickname, user.theme, user.locale, user.time_zone],
+        "UPDATE users SET display_name = $2, nickname = $3, theme = $4, locale = $5, time_zone = $6, pronouns = $7
+         WHERE id = $1",
+        params![
+            user.id,
+            user.display_name,
+            user.nickname,
+            user.theme,
+            user.locale,
+            user.time_zone,
+            user.pronouns
+        ],
     )?;
     Ok(())
 }
@@ -206,20 +245,15 @@ pub fn list_admins(q: &Query<'_>) -> Result<Vec<UserId>, Error> {
 
 pub fn find_account(q: &Query<'_>, id: UserId) -> Result<Option<Account>, Error> {
     q.one(
-        "SELECT id, email, display_name, role, created_at, suspended_at, purge_at, email_verified_at FROM users
-         WHERE id = $1 AND purged_at IS NULL",
+        concat!("SELECT ", account_columns!(), " FROM users WHERE id = $1 AND purged_at IS NULL"),
         params![id],
-        read_account,
+        Account::read_row,
     )
 }
 
 macro_rules! accounts {
     ($condition:literal) => {
-        concat!(
-            "SELECT id, email, display_name, role, created_at, suspended_at, purge_at, email_verified_at FROM users
-             WHERE purged_at IS NULL AND ",
-            $condition
-        )
+        concat!("SELECT ", account_columns!(), " FROM users WHERE purged_at IS NULL AND ", $condition)
     };
 }
 
@@ -242,11 +276,15 @@ pub fn list_accounts(q: &Query<'_>, list: &AccountList) -> Result<Vec<Account>, 
                                      WHEN suspended_at IS NOT NULL THEN 'suspended' ELSE 'active' END)"
             ),
             params![before, email_key, role, status],
-            read_account,
+            Account::read_row,
         );
     }
     if role.is_none() && status.is_none() {
-        return q.all(accounts!("id < $1 ORDER BY id DESC LIMIT $2"), params![before, limit], read_account);
+        return q.all(
+            accounts!("id < $1 ORDER BY id DESC LIMIT $2"),
+            params![before, limit],
+            Account::read_row,
+        );
     }
     q.all(
         accounts!(
@@ -257,7 +295,7 @@ pub fn list_accounts(q: &Query<'_>, list: &AccountList) -> Result<Vec<Account>, 
              ORDER BY id DESC LIMIT $4"
         ),
         params![before, role, status, limit],
-        read_account,
+        Account::read_row,
     )
 }
 
@@ -267,9 +305,9 @@ pub fn find_access(q: &Query<'_>, user: UserId) -> Result<Option<Access>, Error>
         "SELECT u.role, s.id FROM users u LEFT JOIN sessions s ON s.user_id = u.id
          WHERE u.id = $1 AND u.suspended_at IS NULL AND u.deleted_at IS NULL",
         params![user],
-        |row| Ok((read_role(row, 0)?, row.get::<Option<Uuid>>(1)?)),
+        |row| Ok((row.get(0)?, row.get::<Option<Uuid>>(1)?)),
     )?;
-    let role = rows.first().map(|(role, _)| *role);
+    let role = rows.first().map(|(role, _): &(Role, _)| *role);
     let sessions = rows.into_iter().filter_map(|(_, session)| session).collect();
     Ok(role.map(|role| Access { role, sessions }))
 }
@@ -445,7 +483,8 @@ pub fn is_due(q: &Query<'_>, user: UserId, now: Timestamp, elapsed_ms: i64) -> R
 pub fn empty_user(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
     tx.exec(
         "UPDATE users SET email = '', email_key = 'purged:' || id, display_name = $2, password_hash = '',
-                role = 'user', email_verified_at = NULL, nickname = NULL, theme = NULL, locale = NULL, time_zone = NULL
+                role = 'user', email_verified_at = NULL, nickname = NULL, theme = NULL, locale = NULL, time_zone = NULL,
+                pronouns = NULL
          WHERE id = $1",
         params![user, name],
     )?;
@@ -461,52 +500,21 @@ pub fn insert_purge(tx: &Tx<'_>, user: UserId, now: Timestamp, manifest: &str) -
     Ok(())
 }
 
-fn read_role(row: &Row<'_>, at: usize) -> Result<Role, Error> {
-    Ok(Role::parse(&row.get::<String>(at)?).expect("the table's CHECK admits only roles"))
-}
-
-fn read_user(row: &Row<'_>) -> Result<User, Error> {
-    Ok(User {
-        id: row.get(0)?,
-        email: row.get(1)?,
-        display_name: row.get(2)?,
-        role: read_role(row, 3)?,
-        nickname: row.get(4)?,
-        theme: row.get(5)?,
-        locale: row.get(6)?,
-        time_zone: row.get(7)?,
-        created_at: row.get(8)?,
-        email_verified: row.get::<Option<Timestamp>>(9)?.is_some(),
-        email_verified_at: row.get(9)?,
-    })
-}
-
 fn read_credentials(row: &Row<'_>) -> Result<Credentials, Error> {
+    let mut columns = Columns::of(row);
     Ok(Credentials {
-        user: read_user(row)?,
-        password_hash: row.get(10)?,
-        password_version: row.get(11)?,
-        suspended: row.get::<Option<Timestamp>>(12)?.is_some(),
-        purge_at: row.get(13)?,
+        user: columns.read()?,
+        password_hash: columns.read()?,
+        password_version: columns.read()?,
+        suspended: columns.read::<Option<Timestamp>>()?.is_some(),
+        purge_at: columns.read()?,
     })
 }
 
-fn read_account(row: &Row<'_>) -> Result<Account, Error> {
-    let (suspended_at, purge_at) = (row.get::<Option<Timestamp>>(5)?, row.get::<Option<Timestamp>>(6)?);
-    let status = match (purge_at, suspended_at) {
+fn status_of(suspended_at: Option<Timestamp>, purge_at: Option<Timestamp>) -> AccountStatus {
+    match (purge_at, suspended_at) {
         (Some(_), _) => AccountStatus::Deleted,
         (None, Some(_)) => AccountStatus::Suspended,
         (None, None) => AccountStatus::Active,
-    };
-    Ok(Account {
-        id: row.get(0)?,
-        email: row.get(1)?,
-        display_name: row.get(2)?,
-        role: read_role(row, 3)?,
-        status,
-        created_at: row.get(4)?,
-        suspended_at,
-        purge_at,
-        email_verified_at: row.get(7)?,
-    })
+    }
 }

@@ -41,7 +41,7 @@ const PRESETS: &[(&str, &[&str])] = &[
     ("bond-mate", &["accounts", "blocks", "bonds", "nicknames", "spaces"]),
     ("hamsaya", &["accounts", "blocks", "nicknames"]),
     ("platform", &["accounts"]),
-    ("chronizer", &["accounts", "callbacks", "jobs", "schedules"]),
+    ("chronizer", &["accounts", "callbacks", "job_queues", "schedules"]),
 ];
 
 /// Reason why the modules that were chosen cannot be served.

@@ -13,4 +13,4 @@ pub use operating::{ScheduleOrder, ScheduleTold, carry_out};
 
 /// What the server mounts.
 pub static MODULE: Module =
-    Module { needs: &["jobs"], routes: http::routes, problems: http::PROBLEMS, ..Module::named("schedules") };
+    Module { needs: &["job_queues"], routes: http::routes, problems: http::PROBLEMS, ..Module::named("schedules") };

@@ -12,5 +12,9 @@ pub use model::{ScheduleAnswer, ScheduleRun, ScheduleState};
 pub use operating::{ScheduleOrder, ScheduleTold, carry_out};
 
 /// What the server mounts.
-pub static MODULE: Module =
-    Module { needs: &["job_queues"], routes: http::routes, problems: http::PROBLEMS, ..Module::named("schedules") };
+pub static MODULE: Module = Module {
+    needs: &["job_queues"],
+    routes: http::routes,
+    problems: http::PROBLEMS,
+    ..Module::named("schedules")
+};

@@ -414,7 +414,8 @@ async fn without_a_manifest_nothing_is_purged(app: &TestApp) {
     assert!(refusal.contains("nothing is purged"), "{refusal}");
     let gone: Vec<_> = {
         let now = app.dump().await;
-        const RUNS: [&str; 4] = ["observed_time: ", "purge_runs: ", "sequencer: ", "sqlite_sequence: "];
+        const RUNS: [&str; 5] =
+            ["consumers: ", "observed_time: ", "purge_runs: ", "sequencer: ", "sqlite_sequence: "];
         let is_run = |row: &String| RUNS.iter().any(|table| row.starts_with(table));
         before.into_iter().filter(|row| !is_run(row) && !now.contains(row)).collect()
     };

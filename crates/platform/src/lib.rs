@@ -43,6 +43,7 @@ pub use http::{
 };
 pub use idempotency::{Answer, IdempotencyKey};
 pub use jobs::{Doing, ModuleJob, ReservedJobs, UPKEEP, Upkeep};
+pub use kith_consumers::HandlerError;
 pub use module::{
     Blocked, Counts, ExportPart, Fact, MODULE, Module, PersonalData, Routes, SealedColumn, UpkeepError,
 };

@@ -54,7 +54,14 @@ impl Event {
     /// # Errors
     /// [`Error::Fault`] if it does not have the fields of `T`.
     pub fn read_payload<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_str(&self.payload).map_err(Error::fault)
+        // Without the message, which quotes values: operators see it.
+        serde_json::from_str(&self.payload).map_err(|error| {
+            Error::fault(format_args!(
+                "the payload of {} does not fit (column {})",
+                self.kind,
+                error.column()
+            ))
+        })
     }
 }
 

@@ -165,6 +165,13 @@ impl TestApp {
         }
     }
 
+    /// Runs on every node the schedules, jobs and consumers of events that are due.
+    pub async fn run_due(&self) {
+        for node in &self.nodes {
+            node.app.run_due().await.expect("what is due");
+        }
+    }
+
     /// Where the first node listens.
     pub fn addr(&self) -> SocketAddr {
         self.nodes[0].addr

@@ -25,7 +25,8 @@ pub(crate) use routes::{EmittedEvents, EventRoutes};
 /// Time after which the cursor of a consumer that no node has any more is deleted; longer than a clock is wrong.
 const FORGET_AFTER: Duration = days(30);
 
-/// Handler of a durable consumer. Its changes are committed together with the consumer's cursor.
+/// Handler of a durable consumer. It is given up to 500 events in the order of positions; its changes are committed together with the
+/// consumer's cursor, or not at all. After a failure the events come again in smaller parts, until the one that fails is alone.
 pub type EventHandler = fn(&Tx<'_>, &Ctx, &[SequencedEvent]) -> Result<(), HandlerError>;
 
 /// Hook that runs on every node.
@@ -63,7 +64,7 @@ enum Reaction {
 impl ModuleConsumer {
     /// Durable consumer: one node handles each event at least once, in the order of positions within each subject. A new
     /// consumer starts with the events that are emitted after its first start.
-    pub const fn new(name: &'static str, kinds: &'static [&'static str], handler: EventHandler) -> Self {
+    pub const fn durable(name: &'static str, kinds: &'static [&'static str], handler: EventHandler) -> Self {
         Self { name, kinds, reaction: Reaction::Durable { start: StartAt::Now, handler } }
     }
 
@@ -85,7 +86,7 @@ impl ModuleConsumer {
         Self { name, kinds, reaction: Reaction::EveryNode(hook) }
     }
 
-    fn durable(self) -> Option<Consumer> {
+    fn as_consumer(self) -> Option<Consumer> {
         match self.reaction {
             Reaction::Durable { start, handler } => {
                 Some(Consumer::new(self.name, self.kinds, start, handler))
@@ -94,7 +95,7 @@ impl ModuleConsumer {
         }
     }
 
-    fn hook(self) -> Option<NodeHook> {
+    fn as_hook(self) -> Option<NodeHook> {
         match self.reaction {
             Reaction::EveryNode(hook) => Some(hook),
             Reaction::Durable { .. } => None,
@@ -120,7 +121,7 @@ pub(crate) fn node_name(sources: &Sources) -> String {
 
 /// Durable consumers of all modules.
 pub(crate) fn durable(modules: &[&'static Module]) -> Vec<Consumer> {
-    modules.iter().flat_map(|module| module.consumers).filter_map(|consumer| consumer.durable()).collect()
+    modules.iter().flat_map(|module| module.consumers).filter_map(|consumer| consumer.as_consumer()).collect()
 }
 
 impl Transactions for App {

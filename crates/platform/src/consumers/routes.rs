@@ -51,7 +51,7 @@ impl EventRoutes {
     pub fn new(modules: &[&'static Module]) -> Self {
         let consumers = modules.iter().flat_map(|module| module.consumers);
         let hook = |consumer: &ModuleConsumer| {
-            let (name, kinds, run) = (consumer.name, consumer.kinds, consumer.hook()?);
+            let (name, kinds, run) = (consumer.name, consumer.kinds, consumer.as_hook()?);
             Some(Hook { name, kinds, run, failures: AtomicU64::new(0) })
         };
         let hooks: Vec<_> = consumers.filter_map(hook).collect();

@@ -25,7 +25,7 @@ static SUBJECTS: AtomicU64 = AtomicU64::new(1);
 static MODULE: Module = Module {
     events: &["thing.done", "thing.counted"],
     consumers: &[
-        ModuleConsumer::new("things.count", &["thing.done"], |tx, ctx, events| {
+        ModuleConsumer::durable("things.count", &["thing.done"], |tx, ctx, events| {
             for event in events {
                 if event.event.payload.contains("poison") {
                     return Err(HandlerError::failed("poison"));

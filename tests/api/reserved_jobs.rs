@@ -158,9 +158,7 @@ async fn callbacks_survive_the_loss_of_their_job(app: &TestApp) {
     assert_eq!(untouched.expect(200)["job_id"], gone, "not overdue yet");
     app.advance(minutes(2));
     app.upkeep().await;
-    for parts in app.all_parts() {
-        parts.run_due().await.expect("a database");
-    }
+    app.run_due().await;
     for callback in &made {
         let path = format!("/api/v1/callbacks/{}", callback["id"].as_str().expect("an id"));
         assert_eq!(admin.get(&path).await.expect(200)["state"], "delivered");
@@ -202,9 +200,7 @@ async fn dead_jobs_of_callbacks_count_as_attempts(app: &TestApp) {
     let given_up = admin.get(&paths[1]).await.expect(200);
     assert_eq!((&given_up["state"], &given_up["reason"]), (&json!("failed"), &json!("given_up")));
     app.advance(minutes(2));
-    for parts in app.all_parts() {
-        parts.run_due().await.expect("a database");
-    }
+    app.run_due().await;
     assert_eq!(admin.get(&paths[0]).await.expect(200)["state"], "delivered");
     assert_eq!(receiver.count(), 1);
 }

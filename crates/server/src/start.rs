@@ -111,6 +111,8 @@ pub async fn start(config: Config, seams: Seams) -> Result<Running, StartError> 
 /// # Errors
 /// [`StartError`] says in one sentence what is in the way.
 pub(crate) async fn open(mut config: Config, seams: Seams) -> Result<App, StartError> {
+    // Before the database is touched.
+    modules::served(&config)?;
     let random = seams.sources.as_ref().map(|sources| Arc::clone(&sources.random));
     config.fill_development_secrets(&*random.unwrap_or_else(|| Arc::new(SystemRandom)))?;
     let options = StoreOptions { rehearse: seams.rehearse, ..config.store_options() };

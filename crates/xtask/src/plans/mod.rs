@@ -157,7 +157,7 @@ fn show(tables: &[Table], reports: &[Report; 2], sample: Sample) -> Result<()> {
         }
         for finding in &report.findings {
             let reason = judge::reason(&finding.sql);
-            let is_excess = reason.is_none() && finding.cost.excess() > sample.tolerance();
+            let is_excess = reason.is_none() && finding.cost.excess() > sample.tolerance(finding.engine);
             excesses += usize::from(is_excess);
             println!(
                 "\n{} {}: {} (x{:.0}){}\n{}\n{}",

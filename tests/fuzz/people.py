@@ -295,7 +295,7 @@ def about_a_job_i_have(case, me):
         case.body = {"lease_token": claimed["jobs"][0]["lease_token"], **MORE.get(name_of(case.operation), {})}
 
 
-MORE = {"report_progress": {"progress": 1}, "log_line": {"line": "a"}, "fail_job": {"error": "a"}}
+MORE = {"reportProgress": {"progress": 1}, "logLine": {"line": "a"}, "failJob": {"error": "a"}}
 
 
 def to_enqueue(case, me):
@@ -346,94 +346,94 @@ def from_the_page(case, me):
 
 
 SUITED = {
-    "accept_first_admin": with_link,
-    "accept_partner_request": answer_somebody,
-    "backfill_schedule": of_a_past_time,
-    "break_up": with_a_partner,
-    "cancel_callback": about_a_callback,
-    "cancel_job": about_a_job,
-    "cancel_partner_request": about_what_i_asked,
-    "change_password": with_another_password,
-    "claim_jobs": without_waiting,
-    "complete_job": about_a_job_i_have,
-    "create_api_key": with_a_scope,
-    "create_callback": to_an_endpoint,
-    "create_callback_endpoint": to_an_endpoint_of_its_own,
-    "create_item": in_a_collection,
-    "create_recurring_callback": again_and_again,
-    "delete_item": about_an_item,
-    "delete_me": with_password,
-    "delete_schedule": about_a_schedule,
-    "delete_recurring_callback": about_a_recurring_one,
-    "disable_callback_endpoint": about_an_endpoint,
-    "docs_file": from_the_page,
-    "enable_callback_endpoint": about_an_endpoint,
-    "end_session": about_own_session,
-    "enqueue_job": to_enqueue,
-    "enqueue_jobs": many_to_enqueue,
-    "export_bond_space": about_a_bond,
-    "fail_job": about_a_job_i_have,
-    "get_account": about_somebody,
-    "get_api_key": about_a_key,
-    "get_block": about_one_blocked,
-    "get_callback": about_a_callback,
-    "get_callback_endpoint": about_an_endpoint,
-    "get_collection": about_a_declared_collection,
-    "get_item": about_an_item,
-    "get_job": about_a_job,
-    "get_job_kind": about_a_kind,
-    "get_nickname": about_one_with_a_nickname,
-    "get_partner_request": about_what_i_asked,
-    "heartbeat_job": about_a_job_i_have,
-    "get_schedule": about_a_schedule,
-    "get_recurring_callback": about_a_recurring_one,
-    "list_items": in_a_collection,
-    "list_schedule_runs": about_a_schedule,
-    "log_in": with_address,
-    "log_line": about_a_job_i_have,
-    "log_out": with_refresh_token,
-    "patch_item": about_an_item,
-    "pause_schedule": about_a_schedule,
-    "ping_callback_endpoint": about_an_endpoint,
-    "preview_invite": with_an_invite,
-    "preview_schedule": of_every_day,
-    "refresh_session": with_refresh_token,
+    "acceptFirstAdmin": with_link,
+    "acceptPartnerRequest": answer_somebody,
+    "backfillSchedule": of_a_past_time,
+    "breakUp": with_a_partner,
+    "cancelCallback": about_a_callback,
+    "cancelJob": about_a_job,
+    "cancelPartnerRequest": about_what_i_asked,
+    "changePassword": with_another_password,
+    "claimJobs": without_waiting,
+    "completeJob": about_a_job_i_have,
+    "createApiKey": with_a_scope,
+    "createCallback": to_an_endpoint,
+    "createCallbackEndpoint": to_an_endpoint_of_its_own,
+    "createItem": in_a_collection,
+    "createRecurringCallback": again_and_again,
+    "deleteItem": about_an_item,
+    "deleteMe": with_password,
+    "deleteSchedule": about_a_schedule,
+    "deleteRecurringCallback": about_a_recurring_one,
+    "disableCallbackEndpoint": about_an_endpoint,
+    "docsFile": from_the_page,
+    "enableCallbackEndpoint": about_an_endpoint,
+    "endSession": about_own_session,
+    "enqueueJob": to_enqueue,
+    "enqueueJobs": many_to_enqueue,
+    "exportBondSpace": about_a_bond,
+    "failJob": about_a_job_i_have,
+    "getAccount": about_somebody,
+    "getApiKey": about_a_key,
+    "getBlock": about_one_blocked,
+    "getCallback": about_a_callback,
+    "getCallbackEndpoint": about_an_endpoint,
+    "getCollection": about_a_declared_collection,
+    "getItem": about_an_item,
+    "getJob": about_a_job,
+    "getJobKind": about_a_kind,
+    "getNickname": about_one_with_a_nickname,
+    "getPartnerRequest": about_what_i_asked,
+    "heartbeatJob": about_a_job_i_have,
+    "getSchedule": about_a_schedule,
+    "getRecurringCallback": about_a_recurring_one,
+    "listItems": in_a_collection,
+    "listScheduleRuns": about_a_schedule,
+    "logIn": with_address,
+    "logLine": about_a_job_i_have,
+    "logOut": with_refresh_token,
+    "patchItem": about_an_item,
+    "pauseSchedule": about_a_schedule,
+    "pingCallbackEndpoint": about_an_endpoint,
+    "previewInvite": with_an_invite,
+    "previewSchedule": of_every_day,
+    "refreshSession": with_refresh_token,
     "register": with_new_address,
-    "reinstate_account": about_somebody,
-    "reject_partner_request": answer_somebody,
-    "release_email": about_somebody,
-    "replace_item": about_an_item,
-    "report_partner_request": report_somebody,
-    "report_progress": about_a_job_i_have,
-    "restore_account": after_leaving,
-    "resume_schedule": about_a_schedule,
-    "retry_callback": about_one_taken_back,
-    "retry_job": about_a_job,
-    "revoke_api_key": about_a_key,
-    "revoke_invite": with_my_invite,
-    "rotate_callback_secret": about_an_endpoint,
-    "run_schedule": about_a_schedule,
-    "send_partner_request": ask_somebody,
-    "send_partner_request_by_old_path": ask_by_old_path,
-    "set_role": about_somebody,
-    "set_schedule": with_a_schedule,
-    "suspend_account": about_somebody,
-    "verify_email": about_somebody,
-    "verify_email_in_development": with_registered_address,
-    "watch_job": about_a_job_that_has_ended,
-    "withdraw_collection": about_a_declared_collection,
-    "withdraw_job_kind": about_a_kind,
+    "reinstateAccount": about_somebody,
+    "rejectPartnerRequest": answer_somebody,
+    "releaseEmail": about_somebody,
+    "replaceItem": about_an_item,
+    "reportPartnerRequest": report_somebody,
+    "reportProgress": about_a_job_i_have,
+    "restoreAccount": after_leaving,
+    "resumeSchedule": about_a_schedule,
+    "retryCallback": about_one_taken_back,
+    "retryJob": about_a_job,
+    "revokeApiKey": about_a_key,
+    "revokeInvite": with_my_invite,
+    "rotateCallbackSecret": about_an_endpoint,
+    "runSchedule": about_a_schedule,
+    "sendPartnerRequest": ask_somebody,
+    "sendPartnerRequestByOldPath": ask_by_old_path,
+    "setRole": about_somebody,
+    "setSchedule": with_a_schedule,
+    "suspendAccount": about_somebody,
+    "verifyEmail": about_somebody,
+    "verifyEmailInDevelopment": with_registered_address,
+    "watchJob": about_a_job_that_has_ended,
+    "withdrawCollection": about_a_declared_collection,
+    "withdrawJobKind": about_a_kind,
 }
 
 
 # Whose success leaves its account, or the session that asked, at an end.
-ENDS = ("delete_me", "end_session", "end_sessions", "change_password")
+ENDS = ("deleteMe", "endSession", "endSessions", "changePassword")
 # Whose success leaves the account that it is about signed out, or in another role.
-CHANGES = ("release_email", "set_role", "suspend_account")
+CHANGES = ("releaseEmail", "setRole", "suspendAccount")
 
 
 # What they admit may take as long as somebody has patience.
-PATIENT = ("claim_jobs", "watch_job")
+PATIENT = ("claimJobs", "watchJob")
 
 
 @schemathesis.hook
@@ -442,7 +442,7 @@ def before_call(context, case, kwargs):
     if admin is not None and (case.path_parameters or {}).get("id") == admin.id:
         about_somebody(case, admin)
     positive = case.meta is not None and case.meta.generation.mode.is_positive
-    suited = SUITED.get(name) or SUITED.get(name.removesuffix("_by_old_path"))
+    suited = SUITED.get(name) or SUITED.get(name.removesuffix("ByOldPath"))
     if positive and suited and (name in PATIENT or next(turns) % 2):
         suited(case, account_of(case.operation))
     elif name in PATIENT and isinstance((case.path_parameters or {}).get("id"), int):

@@ -40,10 +40,11 @@ pub use development::{AheadClock, DEVELOPMENT};
 pub use http::{
     ApiError, ApiResult, Asset, Changed, ClientAddress, Json, MergePatch, PageAnswer, PageQuery, PathId,
     PathParams, Preconditions, ProblemBody, Query, bad_query, cursor_problem, page_limit, store_problem,
+    tagged,
 };
 pub use idempotency::{Answer, IdempotencyKey};
 pub use jobs::{Doing, ModuleJob, ReservedJobs, UPKEEP, Upkeep};
 pub use kith_consumers::HandlerError;
 pub use module::{
-    Blocked, Counts, ExportPart, Fact, MODULE, Module, PersonalData, Routes, SealedColumn, UpkeepError,
+    Blocked, Counts, ExportPart, Fact, MODULE, Module, PersonalData, Routes, SealedColumn, Tag, UpkeepError,
 };

@@ -7,6 +7,7 @@ use kith_store::{AUDIT_ARCHIVED, Error, Migration, Query, Tx};
 use crate::auth::{AccessSource, api_keys};
 use crate::consumers::{self, ModuleConsumer};
 use crate::export::ExportPiece;
+use crate::http::SYSTEM_TAG;
 use crate::jobs::ModuleJob;
 use crate::{App, audit, auth, docs, facts, health, idempotency, telemetry};
 
@@ -20,6 +21,9 @@ pub struct Module {
     pub name: &'static str,
     /// Names of the modules that it builds on. They must be served with it.
     pub needs: &'static [&'static str],
+    /// Groups of its operations in the API reference. The first is that of operations that [`tagged`](crate::tagged) put in
+    /// no other.
+    pub tags: &'static [Tag],
     /// Its handlers.
     pub routes: fn() -> Routes,
     /// Its tables, in order of their versions.
@@ -46,6 +50,15 @@ pub struct Module {
     pub facts: &'static [Fact],
     /// What it keeps sealed.
     pub sealed: &'static [SealedColumn],
+}
+
+/// Group of operations in the API reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// Heading, a word or two.
+    pub name: &'static str,
+    /// One sentence about its operations.
+    pub description: &'static str,
 }
 
 /// A column whose values are sealed under the deployment's secret, made by [`sealed_column!`](crate::sealed_column).
@@ -150,6 +163,7 @@ impl Module {
         Self {
             name,
             needs: &[],
+            tags: &[],
             routes: Routes::new,
             migrations: &[],
             problems: &[],
@@ -174,6 +188,7 @@ const EVENTS_AT_ONCE: i64 = 500;
 
 /// The platform's own: health, metrics, the OpenAPI document, signing keys.
 pub static MODULE: Module = Module {
+    tags: &[SYSTEM_TAG],
     routes,
     migrations: auth::MIGRATIONS,
     problems: problems::ALL,

@@ -81,7 +81,7 @@ impl<'d> Operation<'d> {
 
     /// Whether it is there in development mode only.
     pub fn is_for_development(&self) -> bool {
-        self.path.starts_with("/dev/") || matches!(self.own["tags"][0].as_str(), Some("development" | "demo"))
+        self.path.starts_with("/dev/") || matches!(self.own["tags"][0].as_str(), Some("Development" | "Demo"))
     }
 
     /// Whether it hands out pages of a list.

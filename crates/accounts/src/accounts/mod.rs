@@ -22,7 +22,7 @@ mod sign_in;
 
 use kith_jobs::schedules::DeclaredSchedule;
 use kith_platform::auth::AccessSource;
-use kith_platform::{Module, ModuleConsumer, ModuleJob, NodeEvent};
+use kith_platform::{Module, ModuleConsumer, ModuleJob, NodeEvent, Tag};
 use kith_store::Migration;
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -33,6 +33,13 @@ pub use rows::{AddressOwner, find_address_owner, find_by_email};
 
 /// What the server mounts.
 pub static MODULE: Module = Module {
+    tags: &[
+        Tag {
+            name: "Authentication",
+            description: "Register, sign in, and manage sessions. The answer holds the token for all other operations.",
+        },
+        Tag { name: "Profile", description: "Read, change, export and delete the account of the caller." },
+    ],
     routes: http::routes,
     migrations: &[
         Migration { version: 1, name: "accounts", sql: include_str!("migrations/0001_accounts.sql") },
@@ -90,6 +97,7 @@ pub static MODULE: Module = Module {
 /// What only development mode serves.
 pub static DEVELOPMENT: Module = Module {
     needs: &["accounts"],
+    tags: kith_platform::DEVELOPMENT.tags,
     routes: http::development_routes,
     ..Module::named("accounts-development")
 };

@@ -8,7 +8,7 @@ mod model;
 mod rows;
 
 use kith_kernel::{Ctx, UserId};
-use kith_platform::{Blocked, ExportPart, Module, PersonalData};
+use kith_platform::{Blocked, ExportPart, Module, PersonalData, Tag};
 use kith_store::{Migration, NewEvent, Tx};
 use serde_json::json;
 
@@ -22,6 +22,7 @@ const MOST: i64 = 10_000;
 /// What the server mounts.
 pub static MODULE: Module = Module {
     needs: &["accounts"],
+    tags: &[Tag { name: "Blocks", description: "Block users: neither can contact or find the other." }],
     routes: http::routes,
     migrations: &[Migration { version: 1, name: "blocks", sql: include_str!("migrations/0001_blocks.sql") }],
     problems: http::PROBLEMS,

@@ -4,7 +4,7 @@ mod http;
 mod rows;
 
 use kith_kernel::{Ctx, Timestamp, UserId};
-use kith_platform::{ExportPart, Module, PersonalData};
+use kith_platform::{ExportPart, Module, PersonalData, Tag};
 use kith_store::{Error, Migration, NewEvent, Tx};
 use serde::Serialize;
 use serde_json::json;
@@ -18,6 +18,7 @@ const MOST: i64 = 10_000;
 /// What the server mounts.
 pub static MODULE: Module = Module {
     needs: &["accounts", "blocks"],
+    tags: &[Tag { name: "Nicknames", description: "Give other users names that only the caller sees." }],
     routes: http::routes,
     migrations: &[Migration {
         version: 1,

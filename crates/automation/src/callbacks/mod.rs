@@ -15,7 +15,7 @@ mod sealed;
 
 use kith_jobs::schedules::DeclaredSchedule;
 use kith_jobs::{Done, JobError, JobType, MOST_ATTEMPTS, Retry, Run};
-use kith_platform::{App, Module, ModuleJob};
+use kith_platform::{App, Module, ModuleJob, Tag};
 use kith_store::Migration;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,10 @@ async fn occur(app: App, run: Run) -> Result<Done, JobError> {
 /// What the server mounts.
 pub static MODULE: Module = Module {
     needs: &["accounts"],
+    tags: &[Tag {
+        name: "Callbacks",
+        description: "Send signed HTTP requests to your servers at a time or on a schedule, with retries.",
+    }],
     routes: http::routes,
     migrations: &[
         Migration { version: 1, name: "callbacks", sql: include_str!("migrations/0001_callbacks.sql") },

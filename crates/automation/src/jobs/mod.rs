@@ -10,7 +10,7 @@ mod queries;
 mod rows;
 mod rules;
 
-use kith_platform::Module;
+use kith_platform::{Module, Tag};
 use kith_store::Migration;
 
 pub use model::{JobStatus, JobsError, RetryBody};
@@ -20,6 +20,13 @@ pub use rules::{check_operator, check_program};
 /// What the server mounts. `jobs` is what the engine itself calls its tables.
 pub static MODULE: Module = Module {
     needs: &["accounts"],
+    tags: &[
+        Tag { name: "Jobs", description: "Enqueue jobs, follow them, and manage queues and dead letters." },
+        Tag {
+            name: "Workers",
+            description: "Claim jobs, keep their leases alive, and report how they ended.",
+        },
+    ],
     routes: http::routes,
     migrations: &[Migration {
         version: 1,

@@ -6,7 +6,7 @@ mod http;
 mod model;
 mod operating;
 
-use kith_platform::Module;
+use kith_platform::{Module, Tag};
 
 pub use model::{ScheduleAnswer, ScheduleRun, ScheduleState};
 pub use operating::{ScheduleOrder, ScheduleTold, carry_out};
@@ -14,6 +14,10 @@ pub use operating::{ScheduleOrder, ScheduleTold, carry_out};
 /// What the server mounts.
 pub static MODULE: Module = Module {
     needs: &["job_queues"],
+    tags: &[Tag {
+        name: "Schedules",
+        description: "Enqueue jobs at times that a cron pattern or an interval names.",
+    }],
     routes: http::routes,
     problems: http::PROBLEMS,
     ..Module::named("schedules")

@@ -19,7 +19,7 @@ mod rows;
 mod rules;
 
 use kith_jobs::schedules::DeclaredSchedule;
-use kith_platform::{Module, ModuleJob};
+use kith_platform::{Module, ModuleJob, Tag};
 use kith_store::Migration;
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -30,6 +30,10 @@ pub use rows::find_living;
 /// What the server mounts.
 pub static MODULE: Module = Module {
     needs: &["accounts", "blocks"],
+    tags: &[Tag {
+        name: "Partners",
+        description: "Find a partner by request or invite, and end the bond. A user has at most one partner.",
+    }],
     routes: http::routes,
     migrations: &[Migration { version: 1, name: "bonds", sql: include_str!("migrations/0001_bonds.sql") }],
     problems: http::PROBLEMS,

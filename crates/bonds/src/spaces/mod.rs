@@ -21,7 +21,7 @@ mod reminders;
 mod rows;
 
 use kith_jobs::schedules::DeclaredSchedule;
-use kith_platform::{Module, ModuleJob};
+use kith_platform::{Module, ModuleJob, Tag};
 use kith_store::Migration;
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -30,6 +30,10 @@ pub use fuzzing::{documents, lists, schedules};
 /// What the server mounts.
 pub static MODULE: Module = Module {
     needs: &["bonds"],
+    tags: &[Tag {
+        name: "Spaces",
+        description: "Store JSON items in collections, alone or together with a partner.",
+    }],
     routes: http::routes,
     migrations: &[
         Migration { version: 1, name: "spaces", sql: include_str!("migrations/0001_spaces.sql") },

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use crate::auth::{Allowed, ReadAudit};
-use crate::http::bad_query;
+use crate::http::{bad_query, tagged};
 use crate::{
     ApiResult, App, PageAnswer, PageQuery, Query, Routes, SignedIn, cursor_problem, page_limit, store_problem,
 };
@@ -26,7 +26,8 @@ const LONGEST_FILTER: usize = 200;
 
 /// The handlers.
 pub(crate) fn routes() -> Routes {
-    Routes::new().routes(routes!(list_audit_entries)).routes(routes!(list_my_activity))
+    let own = tagged("Profile", Routes::new().routes(routes!(list_my_activity)));
+    tagged("Administration", Routes::new().routes(routes!(list_audit_entries))).merge(own)
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]

@@ -19,6 +19,7 @@ mod tokens;
 use kith_store::Migration;
 
 use crate::consumers::{ModuleConsumer, NodeEvent};
+use crate::http::tagged;
 
 pub(crate) use access::AccessCache;
 pub use access::{Access, AccessSource};
@@ -68,5 +69,5 @@ pub(crate) const CONSUMERS: &[ModuleConsumer] = &[
 
 /// The handlers.
 pub(crate) fn routes() -> crate::Routes {
-    jwks::routes().merge(api_keys::routes())
+    tagged("Authentication", jwks::routes()).merge(api_keys::routes())
 }

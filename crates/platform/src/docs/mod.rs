@@ -89,7 +89,7 @@ async fn old_swagger() -> Redirect {
 /// The page and what it consists of.
 struct Site {
     page: Arc<Asset>,
-    parts: [Part; 4],
+    parts: [Part; 5],
 }
 
 struct Part {
@@ -103,11 +103,14 @@ impl Site {
             Part::new("swagger-ui.css", STYLE, of_swagger_ui("swagger-ui.css")),
             Part::new("swagger-ui-bundle.js", SCRIPT, of_swagger_ui("swagger-ui-bundle.js")),
             Part::new("page.js", SCRIPT, include_bytes!("page.js").to_vec()),
+            Part::new("page.css", STYLE, include_bytes!("page.css").to_vec()),
             Part::new("start.css", STYLE, include_bytes!("start.css").to_vec()),
         ];
-        let [style, bundle, script, _] = parts.each_ref().map(|part| format!("/docs/{}", part.name));
+        let [style, bundle, script, page_style, _] =
+            parts.each_ref().map(|part| format!("/docs/{}", part.name));
         let page = include_str!("page.html");
-        let page = page.replace("{style}", &style).replace("{bundle}", &bundle).replace("{script}", &script);
+        let page = page.replace("{style}", &style).replace("{page_style}", &page_style);
+        let page = page.replace("{bundle}", &bundle).replace("{script}", &script);
         Self { page: Asset::new(HTML, page), parts }
     }
 

@@ -27,6 +27,7 @@ mod serve;
 mod standing_headers;
 mod stop;
 mod strict;
+mod tags;
 
 use std::net::Ipv4Addr;
 
@@ -57,6 +58,8 @@ pub use representation::Asset;
 pub use route_policy::{RateClass, RoutePolicy, rate_limited, secret};
 pub use serve::{Server, serve};
 pub use stop::Stop;
+pub(crate) use tags::SYSTEM_TAG;
+pub use tags::tagged;
 
 /// Every module's handlers.
 fn routes(modules: &[&Module]) -> Routes {

@@ -14,7 +14,7 @@ pub(crate) const SAME_AS: &str = "x-same-as";
 /// If `new` is of more than one path, which `routes!` does not admit.
 pub fn old_path(old: &str, new: UtoipaMethodRouter<App>) -> UtoipaMethodRouter<App> {
     let (schemas, mut paths, methods) = new;
-    let (path, mut item) = paths.paths.pop_first().expect("a path");
+    let (path, mut item) = paths.paths.pop().expect("a path");
     assert!(paths.paths.is_empty(), "{path} and others");
     for (_, operation) in super::openapi::operations_of(&mut item) {
         operation.deprecated = Some(Deprecated::True);

@@ -19,6 +19,7 @@ use super::old_paths::SAME_AS;
 use super::openapi_value;
 use super::problem::{FieldErrorBody, PROBLEM_JSON, ProblemBody};
 use super::route_policy::{RateClass, RoutePolicy, forget};
+use super::tags;
 use crate::auth::PEOPLE_ONLY;
 use crate::idempotency;
 use crate::module::Module;
@@ -114,10 +115,11 @@ fn with_policies(modules: &[&Module]) -> OpenApi {
     let mut all = super::routes(&[]).into_openapi();
     for module in modules {
         let mut own = (module.routes)().into_openapi();
-        for item in own.paths.paths.values_mut() {
+        for (order, (path, item)) in own.paths.paths.iter_mut().enumerate() {
             item.get.as_mut().into_iter().for_each(add_not_modified);
             for (method, operation) in operations_of(item) {
-                operation.tags = Some(vec![module.name.to_owned()]);
+                tags::tag(operation, module, path, order);
+                operation.operation_id = operation.operation_id.take().map(|name| camel_case(&name));
                 if !method.is_safe() {
                     idempotency::declare(operation);
                 }
@@ -137,6 +139,7 @@ fn with_policies(modules: &[&Module]) -> OpenApi {
         ))
         .build();
     all.servers = Some(vec![Server::new("/")]);
+    tags::describe_tags(&mut all, modules);
     add_components(all.components.get_or_insert_default(), modules);
     all
 }
@@ -174,6 +177,18 @@ pub(super) fn operations_of(item: &mut PathItem) -> impl Iterator<Item = (Method
         (Method::PATCH, &mut item.patch),
     ];
     slots.into_iter().filter_map(|(method, slot)| Some((method, slot.as_mut()?)))
+}
+
+/// Converts the name of a handler to that of a client's method: `accept_partner_request` to `acceptPartnerRequest`.
+fn camel_case(name: &str) -> String {
+    let mut words = name.split('_');
+    let mut camel = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let mut characters = word.chars();
+        camel.extend(characters.next().map(|first| first.to_ascii_uppercase()));
+        camel += characters.as_str();
+    }
+    camel
 }
 
 /// Declares what a read answers with to a caller who has its answer already.

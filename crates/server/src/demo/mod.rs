@@ -5,14 +5,18 @@ mod past;
 mod readiness;
 mod world;
 
-use kith_platform::{Module, Routes};
+use kith_platform::{Module, Routes, Tag};
 
 pub use past::DemoError;
 pub(crate) use world::make_world_if_asked;
 
 /// The page; nobody else's.
-pub(crate) static DEMO: Module =
-    Module { needs: &["nicknames", "spaces", "callbacks", "schedules"], routes, ..Module::named("demo") };
+pub(crate) static DEMO: Module = Module {
+    needs: &["nicknames", "spaces", "callbacks", "schedules"],
+    tags: &[Tag { name: "Demo", description: "The page at `/demo` and its data." }],
+    routes,
+    ..Module::named("demo")
+};
 
 fn routes() -> Routes {
     page::routes().merge(readiness::routes())

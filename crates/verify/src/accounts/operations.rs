@@ -45,7 +45,7 @@ impl Operation {
 
     /// Its name, or the name of the one that it is under an old path.
     pub fn by_new_path(&self) -> &str {
-        self.name.strip_suffix("_by_old_path").unwrap_or(&self.name)
+        self.name.strip_suffix("ByOldPath").unwrap_or(&self.name)
     }
 
     /// Its path, with `given` in place of its parameters, one after the other.
@@ -120,7 +120,7 @@ mod tests {
         let responses = json!({ "200": {}, "404": {} });
         let role = read(
             "/users/{id}/role",
-            json!({ "operationId": "set_role", "security": [{ "bearer": ["users.set_role"] }], "requestBody": {},
+            json!({ "operationId": "setRole", "security": [{ "bearer": ["users.set_role"] }], "requestBody": {},
                     "responses": responses }),
         );
         let role = role.unwrap();

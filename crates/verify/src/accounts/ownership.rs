@@ -81,47 +81,47 @@ impl Kept {
         };
         let data = || json!({ "data": { "text": "taken over" } });
         Ok(match operation.by_new_path() {
-            "get_partner_request"
-            | "accept_partner_request"
-            | "reject_partner_request"
-            | "cancel_partner_request" => {
+            "getPartnerRequest"
+            | "acceptPartnerRequest"
+            | "rejectPartnerRequest"
+            | "cancelPartnerRequest" => {
                 vec![about(&[], &self.request, Value::Null, GONE)]
             }
-            "report_partner_request" => vec![about(&[], &self.request, json!({ "reason": "spam" }), GONE)],
-            "end_session" => vec![about(&[], &self.session, Value::Null, GONE)],
-            "revoke_invite" => {
+            "reportPartnerRequest" => vec![about(&[], &self.request, json!({ "reason": "spam" }), GONE)],
+            "endSession" => vec![about(&[], &self.session, Value::Null, GONE)],
+            "revokeInvite" => {
                 vec![
                     about(&[], &self.invite, Value::Null, GONE),
                     about(&[], &self.invite_id, Value::Null, GONE),
                 ]
             }
-            "get_nickname" => vec![about(&[], &self.partner.id, Value::Null, GONE)],
-            "get_block" => vec![about(&[], &self.blocked, Value::Null, GONE)],
+            "getNickname" => vec![about(&[], &self.partner.id, Value::Null, GONE)],
+            "getBlock" => vec![about(&[], &self.blocked, Value::Null, GONE)],
             // These are about what the stranger keeps of the same person, which is nothing.
-            "remove_nickname" => vec![about(&[], &self.partner.id, Value::Null, &[204])],
-            "unblock_user" => vec![about(&[], &self.blocked, Value::Null, &[204])],
-            "get_item" | "delete_item" => vec![
+            "removeNickname" => vec![about(&[], &self.partner.id, Value::Null, &[204])],
+            "unblockUser" => vec![about(&[], &self.blocked, Value::Null, &[204])],
+            "getItem" | "deleteItem" => vec![
                 about(&["me", NOTES], &self.own_item, Value::Null, GONE),
                 about(&["bond", NOTES], &self.bond_item, Value::Null, GONE),
                 about(&["me", NOTES], &self.bond_item, Value::Null, GONE),
             ],
-            "replace_item" | "patch_item" => vec![
+            "replaceItem" | "patchItem" => vec![
                 about(&["me", NOTES], &self.own_item, data(), GONE),
                 about(&["bond", NOTES], &self.bond_item, data(), GONE),
             ],
-            "list_items" => {
+            "listItems" => {
                 vec![about(&["me"], NOTES, Value::Null, &[200]), about(&["bond"], NOTES, Value::Null, &[200])]
             }
-            "export_bond_space" => vec![about(&[], &self.bond, Value::Null, GONE)],
-            "get_account" | "set_role" | "suspend_account" | "reinstate_account" | "verify_email"
-            | "release_email" => {
-                let body = if operation.name == "set_role" { json!({ "role": "admin" }) } else { json!({}) };
+            "exportBondSpace" => vec![about(&[], &self.bond, Value::Null, GONE)],
+            "getAccount" | "setRole" | "suspendAccount" | "reinstateAccount" | "verifyEmail"
+            | "releaseEmail" => {
+                let body = if operation.name == "setRole" { json!({ "role": "admin" }) } else { json!({}) };
                 let body = if operation.takes_body { body } else { Value::Null };
                 vec![about(&[], &self.owner.id, body, &[403])]
             }
             // A code is for whoever has it; the others are about what the stranger keeps, or about everybody.
-            "preview_invite" | "set_nickname" | "block_user" | "create_item" => vec![],
-            "declare_collection" | "get_collection" | "withdraw_collection" => vec![],
+            "previewInvite" | "setNickname" | "blockUser" | "createItem" => vec![],
+            "declareCollection" | "getCollection" | "withdrawCollection" => vec![],
             _ if !operation.path.contains('{') && operation.method == Method::GET => {
                 let wanted: &[u16] =
                     if operation.permissions.as_ref().is_some_and(Vec::is_empty) { &[200] } else { &[403] };

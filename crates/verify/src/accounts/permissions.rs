@@ -192,7 +192,7 @@ fn is_refused(answer: &Answer) -> bool {
 fn is_left_out(operation: &Operation, role: Option<&RolePermissions>) -> bool {
     let is_open_write = operation.permissions.as_ref().is_none_or(Vec::is_empty) && operation.method != "GET";
     operation.is_for_development()
-        || (operation.name == "end_sessions" && role.is_some())
+        || (operation.name == "endSessions" && role.is_some())
         || (role.is_some_and(|role| role.name == ADMIN) && is_open_write)
 }
 

@@ -14,7 +14,7 @@ use kith_kernel::{Ctx, Problem, ProblemCode, problems};
 use kith_platform::auth::Match;
 use kith_platform::http::{RateClass, rate_limited, secret};
 use kith_platform::telemetry::SecurityEvent;
-use kith_platform::{App, Client, Routes, store_problem};
+use kith_platform::{App, Client, Routes, store_problem, tagged};
 
 use super::model::{AccountError, Credentials, Origin, Password};
 use super::queries;
@@ -64,11 +64,12 @@ pub fn routes() -> Routes {
     let signing_in = sign_in::routes().merge(first_admin::accepting_routes());
     let signing_in = rate_limited(RateClass::Auth, &[], signing_in);
     let me = rate_limited(RateClass::Auth, &[Method::POST, Method::DELETE], me::routes());
+    let me = tagged("Profile", me);
     Routes::new()
         .merge(secret(signing_in.merge(sessions::routes())))
         .merge(me)
         .merge(admin::routes())
-        .merge(first_admin::page_routes())
+        .merge(tagged("Administration", first_admin::page_routes()))
 }
 
 /// The handlers that only development mode has.

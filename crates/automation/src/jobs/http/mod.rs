@@ -8,7 +8,7 @@ mod queues;
 
 use kith_kernel::{Problem, ProblemCode, problems};
 use kith_platform::http::{RateClass, rate_limited};
-use kith_platform::{Routes, store_problem};
+use kith_platform::{Routes, store_problem, tagged};
 
 use super::model::JobsError;
 
@@ -28,7 +28,7 @@ pub const PROBLEMS: &[&ProblemCode] = &[&STALE_ATTEMPT, &JOB_ENDED, &JOB_UNDER_W
 pub fn routes() -> Routes {
     let of_workers = Routes::new()
         .merge(jobs::routes())
-        .merge(leases::routes())
+        .merge(tagged("Workers", leases::routes()))
         .merge(queues::routes())
         .merge(events::routes());
     rate_limited(RateClass::Jobs, &[], of_workers).merge(kinds::routes())

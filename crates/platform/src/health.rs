@@ -19,7 +19,7 @@ use crate::http::{RateClass, rate_limited};
 use crate::module::Routes;
 use crate::purge::{self, PurgeOutcome};
 use crate::telemetry::{disk_free, resident_bytes};
-use crate::{ApiResult, App, ClientAddress, ProblemBody};
+use crate::{ApiResult, App, ClientAddress};
 
 const HEALTH_JSON: &str = "application/health+json";
 const METRICS_TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -97,7 +97,7 @@ async fn health(State(app): State<App>) -> HealthReport {
     path = "/api/metrics",
     responses(
         (status = 200, description = "All metrics", body = String, content_type = METRICS_TEXT),
-        (status = 403, description = "Not for this address", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "Not for this address"),
     )
 )]
 async fn metrics(State(app): State<App>, client: ClientAddress) -> ApiResult<Response> {

@@ -39,8 +39,7 @@ pub use consumers::{EventHandler, ModuleConsumer, NodeEvent};
 pub use development::{AheadClock, DEVELOPMENT};
 pub use http::{
     ApiError, ApiResult, Asset, Changed, ClientAddress, Json, MergePatch, PageAnswer, PageQuery, PathId,
-    PathParams, Preconditions, ProblemBody, Query, bad_query, cursor_problem, page_limit, store_problem,
-    tagged,
+    PathParams, Preconditions, Query, bad_query, cursor_problem, page_limit, store_problem, tagged,
 };
 pub use idempotency::{Answer, IdempotencyKey};
 pub use jobs::{Doing, ModuleJob, ReservedJobs, UPKEEP, Upkeep};

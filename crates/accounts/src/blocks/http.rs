@@ -4,8 +4,8 @@ use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{Cursor, FieldError, Page, Problem, ProblemCode, UserId, problems};
 use kith_platform::{
-    Answer, ApiResult, App, Blocked, Json, PageAnswer, PageQuery, PathId, ProblemBody, Routes, SignedIn,
-    cursor_problem, store_problem,
+    Answer, ApiResult, App, Blocked, Json, PageAnswer, PageQuery, PathId, Routes, SignedIn, cursor_problem,
+    store_problem,
 };
 use utoipa_axum::routes;
 
@@ -49,7 +49,7 @@ async fn list_blocks(
     params(("user_id" = String, Path, format = Uuid, description = "Of the other person")),
     responses(
         (status = 200, body = Block),
-        (status = 404, description = "You have not", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "You have not"),
     )
 )]
 async fn get_block(
@@ -68,7 +68,7 @@ async fn get_block(
     params(("user_id" = String, Path, format = Uuid, description = "Of the other person")),
     responses(
         (status = 200, description = "Blocked, now or before", body = Block),
-        (status = 409, description = "`too_many_blocks`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`too_many_blocks`"),
     )
 )]
 async fn block_user(

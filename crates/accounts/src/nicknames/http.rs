@@ -6,8 +6,8 @@ use kith_kernel::uuid::Uuid;
 use kith_kernel::{Cursor, Page, Problem, ProblemCode, Text, TextRules, UserId, problems};
 use kith_platform::http::old_path;
 use kith_platform::{
-    Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, ProblemBody, Routes, SignedIn,
-    cursor_problem, store_problem,
+    Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Routes, SignedIn, cursor_problem,
+    store_problem,
 };
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -65,7 +65,7 @@ async fn list_nicknames(
     params(("user_id" = String, Path, format = Uuid, description = "Of the other person")),
     responses(
         (status = 200, body = Nickname),
-        (status = 404, description = "You have given them none", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "You have given them none"),
     )
 )]
 async fn get_nickname(
@@ -85,7 +85,7 @@ async fn get_nickname(
     request_body = NicknameBody,
     responses(
         (status = 200, body = Nickname),
-        (status = 409, description = "`too_many_nicknames`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`too_many_nicknames`"),
     )
 )]
 async fn set_nickname(

@@ -9,8 +9,8 @@ use kith_jobs::schedules::{
 use kith_kernel::{Cursor, FieldError, MAX_PAGE_BYTES, Page, Problem, ProblemCode, Timestamp, problems};
 use kith_platform::auth::{ReadSchedules, WriteSchedules};
 use kith_platform::{
-    Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Preconditions, ProblemBody, Query,
-    Routes, cursor_problem, page_limit, store_problem,
+    Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Preconditions, Query, Routes,
+    cursor_problem, page_limit, store_problem,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -136,7 +136,7 @@ async fn list_schedules(
     params(PreviewQuery),
     responses(
         (status = 200, body = Preview),
-        (status = 422, description = "The schedule, its zone or the count is refused", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "The schedule, its zone or the count is refused"),
     )
 )]
 async fn preview_schedule(
@@ -162,7 +162,7 @@ async fn preview_schedule(
     params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
     responses(
         (status = 200, body = ScheduleAnswer),
-        (status = 404, description = "No schedule has this name", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No schedule has this name"),
     )
 )]
 async fn get_schedule(
@@ -184,8 +184,8 @@ async fn get_schedule(
     responses(
         (status = 200, body = ScheduleAnswer),
         (status = 201, body = ScheduleAnswer),
-        (status = 409, description = "`schedule_declared`, `schedule_taken`, `too_many_schedules`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 412, description = "It has changed since it was read", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`schedule_declared`, `schedule_taken`, `too_many_schedules`"),
+        Preconditions,
     )
 )]
 async fn set_schedule(
@@ -212,9 +212,9 @@ async fn set_schedule(
     params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
     responses(
         (status = 204, description = "Removed"),
-        (status = 404, description = "No schedule has this name", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`schedule_declared`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 412, description = "It has changed since it was read", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No schedule has this name"),
+        (status = 409, description = "`schedule_declared`"),
+        Preconditions,
     )
 )]
 async fn delete_schedule(
@@ -236,7 +236,7 @@ async fn delete_schedule(
     params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule"), PageQuery),
     responses(
         (status = 200, body = RunPage),
-        (status = 404, description = "No schedule has this name", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No schedule has this name"),
     )
 )]
 async fn list_schedule_runs(
@@ -262,7 +262,7 @@ async fn list_schedule_runs(
     params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
     responses(
         (status = 200, body = ScheduleAnswer),
-        (status = 404, description = "No schedule has this name", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No schedule has this name"),
     )
 )]
 async fn pause_schedule(
@@ -285,7 +285,7 @@ async fn pause_schedule(
     params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
     responses(
         (status = 200, body = ScheduleAnswer),
-        (status = 404, description = "No schedule has this name", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No schedule has this name"),
     )
 )]
 async fn resume_schedule(
@@ -308,7 +308,7 @@ async fn resume_schedule(
     params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
     responses(
         (status = 201, body = ScheduledJob),
-        (status = 404, description = "No schedule has this name", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No schedule has this name"),
     )
 )]
 async fn run_schedule(
@@ -333,7 +333,7 @@ async fn run_schedule(
     request_body = BackfillBody,
     responses(
         (status = 201, body = BackfillAnswer),
-        (status = 404, description = "No schedule has this name", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No schedule has this name"),
     )
 )]
 async fn backfill_schedule(

@@ -3,17 +3,21 @@
 //! A tag is made of the JSON itself. A compressed answer's ends in its coding, since its bytes are others; both name
 //! the same state.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use axum::extract::FromRequestParts;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use kith_kernel::{Problem, problems};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+use utoipa::IntoResponses;
+use utoipa::openapi::{RefOr, Response, ResponseBuilder};
 
 use super::compression::Coding;
 
@@ -133,6 +137,14 @@ impl<S: Sync> FromRequestParts<S> for Preconditions {
             if_match: parts.headers.get_all(header::IF_MATCH).iter().cloned().collect(),
             if_none_match: IfNoneMatch::of(&parts.headers),
         })
+    }
+}
+
+/// Declares the 412 of a handler that takes it: `responses(…, Preconditions)`.
+impl IntoResponses for Preconditions {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let changed = ResponseBuilder::new().description("It has changed since it was read").build();
+        [(StatusCode::PRECONDITION_FAILED.as_str().to_owned(), changed.into())].into()
     }
 }
 

@@ -50,9 +50,7 @@ pub(crate) use limits::Time;
 pub use old_paths::old_path;
 pub use page::PageAnswer;
 pub use path::{PathId, PathParams};
-pub use problem::{
-    ApiError, ApiResult, FieldErrorBody, ProblemBody, bad_query, cursor_problem, store_problem,
-};
+pub use problem::{ApiError, ApiResult, bad_query, cursor_problem, store_problem};
 pub use query::{PageQuery, Query, page_limit};
 pub use representation::Asset;
 pub use route_policy::{RateClass, RoutePolicy, rate_limited, secret};

@@ -124,6 +124,7 @@ fn with_policies(modules: &[&Module]) -> OpenApi {
                     idempotency::declare(operation);
                 }
                 add_api_keys(operation);
+                complete_refusals(operation);
                 add_common_problems(operation);
                 describe(operation);
             }
@@ -199,6 +200,18 @@ fn add_not_modified(operation: &mut Operation) {
         let response =
             ResponseBuilder::new().description("As it was: `If-None-Match` names its ETag").build();
         operation.responses.responses.insert("304".to_owned(), RefOr::T(response));
+    }
+}
+
+/// Gives each refusal that declares no body the body of a problem, so that a handler declares a status and a description.
+fn complete_refusals(operation: &mut Operation) {
+    for (status, response) in &mut operation.responses.responses {
+        if let RefOr::T(response) = response
+            && status.starts_with(['4', '5'])
+            && response.content.is_empty()
+        {
+            response.content.insert(PROBLEM_JSON.to_owned(), problem_content());
+        }
     }
 }
 

@@ -6,8 +6,7 @@ use kith_kernel::{Cursor, FieldError, Problem, Text, TextRules, UserId};
 use kith_platform::auth::{ReadUsers, Role, SetRoles, SuspendUsers, VerifyUsers};
 use kith_platform::http::PageAnswer;
 use kith_platform::{
-    Allowed, AllowedPerson, Answer, ApiResult, App, Json, PathId, ProblemBody, Query, Routes, cursor_problem,
-    page_limit,
+    Allowed, AllowedPerson, Answer, ApiResult, App, Json, PathId, Query, Routes, cursor_problem, page_limit,
 };
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -89,7 +88,7 @@ async fn list_accounts(
     params(("id" = String, Path, format = Uuid, description = "Of the account")),
     responses(
         (status = 200, body = Account),
-        (status = 404, description = "Nobody has this id", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "Nobody has this id"),
     )
 )]
 async fn get_account(
@@ -107,8 +106,8 @@ async fn get_account(
     request_body = RoleBody,
     responses(
         (status = 200, body = Account),
-        (status = 404, description = "Nobody has this id", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`not_to_oneself`, `last_admin`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "Nobody has this id"),
+        (status = 409, description = "`not_to_oneself`, `last_admin`"),
     )
 )]
 async fn set_role(
@@ -129,8 +128,8 @@ async fn set_role(
     request_body = SuspensionBody,
     responses(
         (status = 200, body = Account),
-        (status = 404, description = "Nobody has this id", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`not_to_oneself`, `last_admin`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "Nobody has this id"),
+        (status = 409, description = "`not_to_oneself`, `last_admin`"),
     )
 )]
 async fn suspend_account(
@@ -154,8 +153,8 @@ async fn suspend_account(
     params(("id" = String, Path, format = Uuid, description = "Of the account")),
     responses(
         (status = 200, body = Account),
-        (status = 404, description = "Nobody has this id", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`not_to_oneself`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "Nobody has this id"),
+        (status = 409, description = "`not_to_oneself`"),
     )
 )]
 async fn reinstate_account(
@@ -173,7 +172,7 @@ async fn reinstate_account(
     params(("id" = String, Path, format = Uuid, description = "Of the account")),
     responses(
         (status = 200, body = Account),
-        (status = 404, description = "Nobody has this id, or the address was released", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "Nobody has this id, or the address was released"),
     )
 )]
 async fn verify_email(
@@ -191,8 +190,8 @@ async fn verify_email(
     params(("id" = String, Path, format = Uuid, description = "Of the account")),
     responses(
         (status = 200, body = Account),
-        (status = 404, description = "Nobody has this id", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`email_verified`, `not_to_oneself`, `last_admin`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "Nobody has this id"),
+        (status = 409, description = "`email_verified`, `not_to_oneself`, `last_admin`"),
     )
 )]
 async fn release_email(

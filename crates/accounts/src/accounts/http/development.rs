@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use kith_kernel::{Problem, Timestamp, problems};
-use kith_platform::{ApiResult, App, Json, ProblemBody, Routes};
+use kith_platform::{ApiResult, App, Json, Routes};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -38,7 +38,7 @@ struct ProvenEmail {
     request_body = DevVerifyEmailBody,
     responses(
         (status = 200, description = "The address is proven", body = ProvenEmail),
-        (status = 404, description = "Nobody has this address", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "Nobody has this address"),
     )
 )]
 async fn verify_email_in_development(

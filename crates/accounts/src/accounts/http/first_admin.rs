@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use kith_platform::{ApiResult, App, Caller, Client, Json, ProblemBody, Routes};
+use kith_platform::{ApiResult, App, Caller, Client, Json, Routes};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -73,8 +73,8 @@ fn typed(kind: &'static str, body: &'static str) -> Response {
     request_body = FirstAdminBody,
     responses(
         (status = 201, body = SignInAnswer),
-        (status = 403, description = "`invalid_link`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`email_taken`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "`invalid_link`"),
+        (status = 409, description = "`email_taken`"),
     )
 )]
 async fn accept_first_admin(

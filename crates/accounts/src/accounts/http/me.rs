@@ -5,7 +5,7 @@ use axum::response::Response;
 use kith_kernel::{Problem, Timestamp};
 use kith_platform::export;
 use kith_platform::http::Preconditions;
-use kith_platform::{Answer, ApiResult, App, Client, Json, ProblemBody, Routes, SignedIn};
+use kith_platform::{Answer, ApiResult, App, Client, Json, Routes, SignedIn};
 use kith_store::Tx;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -60,7 +60,7 @@ async fn get_me(State(app): State<App>, SignedIn { user_id, .. }: SignedIn) -> A
     request_body = ProfilePatch,
     responses(
         (status = 200, body = User),
-        (status = 412, description = "It has changed since it was read", body = ProblemBody, content_type = "application/problem+json"),
+        Preconditions,
     )
 )]
 async fn update_me(
@@ -83,8 +83,8 @@ async fn update_me(
     request_body = ChangePasswordBody,
     responses(
         (status = 204, description = "It is set"),
-        (status = 403, description = "`wrong_password`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 423, description = "`locked`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "`wrong_password`"),
+        (status = 423, description = "`locked`"),
     )
 )]
 async fn change_password(
@@ -120,9 +120,9 @@ async fn change_password(
     request_body = DeleteBody,
     responses(
         (status = 202, body = Deletion),
-        (status = 403, description = "`wrong_password`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`last_admin`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 423, description = "`locked`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "`wrong_password`"),
+        (status = 409, description = "`last_admin`"),
+        (status = 423, description = "`locked`"),
     )
 )]
 async fn delete_me(
@@ -151,7 +151,7 @@ async fn delete_me(
     get, path = "/api/v1/me/export", security(("bearer" = [])),
     responses(
         (status = 200, description = "By module", body = serde_json::Value),
-        (status = 409, description = "`export_running`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`export_running`"),
     )
 )]
 async fn export_me(State(app): State<App>, SignedIn { ctx, user_id, .. }: SignedIn) -> ApiResult<Response> {

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use kith_platform::{ApiResult, App, Json, PathId, ProblemBody, Query, Routes, SignedIn, store_problem};
+use kith_platform::{ApiResult, App, Json, PathId, Query, Routes, SignedIn, store_problem};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -64,7 +64,7 @@ async fn end_sessions(
     params(("id" = String, Path, format = Uuid, description = "Of the session")),
     responses(
         (status = 204, description = "It has ended"),
-        (status = 404, description = "No open session of yours", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No open session of yours"),
     )
 )]
 async fn end_session(

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use kith_kernel::{Ctx, Problem};
-use kith_platform::{ApiResult, App, Caller, Client, Json, ProblemBody, Routes};
+use kith_platform::{ApiResult, App, Caller, Client, Json, Routes};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -84,8 +84,8 @@ pub(super) struct SignInAnswer {
     request_body = RegisterBody,
     responses(
         (status = 201, body = SignInAnswer),
-        (status = 409, description = "`email_taken`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "`rate_limited`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`email_taken`"),
+        (status = 429, description = "`rate_limited`"),
     )
 )]
 async fn register(
@@ -117,9 +117,9 @@ async fn register(
     request_body = LogInBody,
     responses(
         (status = 200, body = SignInAnswer),
-        (status = 401, description = "`invalid_credentials`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "`account_suspended`, `account_deleted`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 423, description = "`locked`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "`invalid_credentials`"),
+        (status = 403, description = "`account_suspended`, `account_deleted`"),
+        (status = 423, description = "`locked`"),
     )
 )]
 async fn log_in(
@@ -141,10 +141,10 @@ async fn log_in(
     request_body = LogInBody,
     responses(
         (status = 200, body = SignInAnswer),
-        (status = 401, description = "`invalid_credentials`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "`account_suspended`, `account_deleted`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`account_not_deleted`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 423, description = "`locked`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "`invalid_credentials`"),
+        (status = 403, description = "`account_suspended`, `account_deleted`"),
+        (status = 409, description = "`account_not_deleted`"),
+        (status = 423, description = "`locked`"),
     )
 )]
 async fn restore_account(
@@ -166,7 +166,7 @@ async fn restore_account(
     request_body = RefreshBody,
     responses(
         (status = 200, body = TokenPair),
-        (status = 401, description = "`invalid_refresh_token`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "`invalid_refresh_token`"),
     )
 )]
 async fn refresh_session(
@@ -187,7 +187,7 @@ async fn refresh_session(
     request_body = RefreshBody,
     responses(
         (status = 204, description = "It has ended"),
-        (status = 401, description = "`invalid_refresh_token`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "`invalid_refresh_token`"),
     )
 )]
 async fn log_out(

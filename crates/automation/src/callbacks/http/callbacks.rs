@@ -10,8 +10,8 @@ use kith_kernel::{Cursor, FieldError, Problem, Timestamp, days};
 use kith_platform::auth::{ReadCallbacks, WriteCallbacks};
 use kith_platform::http::present;
 use kith_platform::{
-    Allowed, Answer, ApiResult, App, Json, PageAnswer, PathId, ProblemBody, Query, Routes, cursor_problem,
-    page_limit, store_problem,
+    Allowed, Answer, ApiResult, App, Json, PageAnswer, PathId, Query, Routes, cursor_problem, page_limit,
+    store_problem,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -145,8 +145,8 @@ struct ListQuery {
     request_body = CallbackBody,
     responses(
         (status = 201, description = "Kept; with the secret of its endpoint if that was made with it", body = NewCallback),
-        (status = 404, description = "No endpoint has this id", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`endpoint_disabled`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No endpoint has this id"),
+        (status = 409, description = "`endpoint_disabled`"),
     )
 )]
 async fn create_callback(
@@ -204,7 +204,7 @@ async fn get_callback(
     params(("id" = String, Path, format = Uuid)),
     responses(
         (status = 200, body = Callback),
-        (status = 409, description = "`callback_finished`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`callback_finished`"),
     )
 )]
 async fn cancel_callback(
@@ -221,7 +221,7 @@ async fn cancel_callback(
     params(("id" = String, Path, format = Uuid)),
     responses(
         (status = 200, body = Callback),
-        (status = 409, description = "`callback_not_failed`, `endpoint_disabled`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`callback_not_failed`, `endpoint_disabled`"),
     )
 )]
 async fn retry_callback(

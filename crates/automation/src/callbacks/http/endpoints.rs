@@ -8,7 +8,7 @@ use kith_kernel::{Cursor, FieldError, Problem, hours};
 use kith_platform::auth::{ReadCallbacks, WriteCallbacks};
 use kith_platform::http::present;
 use kith_platform::{
-    Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, ProblemBody, Routes, cursor_problem,
+    Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Routes, cursor_problem,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -160,7 +160,7 @@ async fn enable_callback_endpoint(
     params(("id" = String, Path, format = Uuid)),
     responses(
         (status = 201, description = "The callback, on its way", body = Callback),
-        (status = 409, description = "`endpoint_disabled`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`endpoint_disabled`"),
     )
 )]
 async fn ping_callback_endpoint(

@@ -8,8 +8,8 @@ use kith_kernel::{Cursor, FieldError, Problem};
 use kith_platform::auth::{ReadCallbacks, WriteCallbacks};
 use kith_platform::http::present;
 use kith_platform::{
-    Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, ProblemBody, Routes,
-    cursor_problem, store_problem,
+    Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Routes, cursor_problem,
+    store_problem,
 };
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -53,8 +53,8 @@ struct RecurringBody {
     request_body = RecurringBody,
     responses(
         (status = 201, description = "Kept; with the secret of its endpoint if that was made with it", body = NewRecurringCallback),
-        (status = 404, description = "No endpoint has this id", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`endpoint_disabled`, `too_many_schedules`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No endpoint has this id"),
+        (status = 409, description = "`endpoint_disabled`, `too_many_schedules`"),
     )
 )]
 async fn create_recurring_callback(

@@ -6,8 +6,8 @@ use kith_jobs::{CancelOutcome, JobFilter, RetryOutcome, check_name};
 use kith_kernel::{Ctx, Cursor, FieldError, MAX_PAGE_BYTES, Page, StoredJson};
 use kith_platform::auth::{ReadJobs, WriteJobs};
 use kith_platform::{
-    Allowed, Answer, ApiResult, App, Json, PageAnswer, PathId, ProblemBody, Query, ReservedJobs, Routes,
-    cursor_problem, page_limit, store_problem,
+    Allowed, Answer, ApiResult, App, Json, PageAnswer, PathId, Query, ReservedJobs, Routes, cursor_problem,
+    page_limit, store_problem,
 };
 use kith_store::Tx;
 use serde::{Deserialize, Serialize};
@@ -171,7 +171,7 @@ async fn get_job(
     params(("id" = i64, Path, description = "Of the job")),
     responses(
         (status = 200, body = Cancellation),
-        (status = 409, description = "`job_ended`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`job_ended`"),
     )
 )]
 async fn cancel_job(
@@ -200,7 +200,7 @@ async fn cancel_job(
     params(("id" = i64, Path, description = "Of the job")),
     responses(
         (status = 200, body = Retrial),
-        (status = 409, description = "`job_under_way`, `unique_key_held`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`job_under_way`, `unique_key_held`"),
     )
 )]
 async fn retry_job(

@@ -12,9 +12,7 @@ use kith_jobs::{ClaimToken, Done, JobError, JobState, LeasedClaim, Told, bell_of
 use kith_kernel::{Ctx, FieldError, Problem, Text, TextRules, Timestamp, seconds};
 use kith_platform::auth::WorkJobs;
 use kith_platform::idempotency::IDEMPOTENCY_REPLAYED;
-use kith_platform::{
-    Allowed, Answer, ApiResult, App, Json, PathId, Principal, ProblemBody, Routes, store_problem,
-};
+use kith_platform::{Allowed, Answer, ApiResult, App, Json, PathId, Principal, Routes, store_problem};
 use kith_store::Tx;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -275,7 +273,7 @@ fn lease(asked_ms: Option<i64>) -> Result<Duration, FieldError> {
     request_body = HeartbeatBody,
     responses(
         (status = 200, body = Heartbeat),
-        (status = 409, description = "`stale_attempt`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`stale_attempt`"),
     )
 )]
 async fn heartbeat_job(
@@ -301,7 +299,7 @@ async fn heartbeat_job(
     request_body = ProgressBody,
     responses(
         (status = 204, description = "Kept"),
-        (status = 409, description = "`stale_attempt`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`stale_attempt`"),
     )
 )]
 async fn report_progress(
@@ -326,7 +324,7 @@ async fn report_progress(
     request_body = LogBody,
     responses(
         (status = 204, description = "Kept"),
-        (status = 409, description = "`stale_attempt`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`stale_attempt`"),
     )
 )]
 async fn log_line(
@@ -354,7 +352,7 @@ async fn log_line(
     request_body = CompleteBody,
     responses(
         (status = 200, body = Ended),
-        (status = 409, description = "`stale_attempt`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`stale_attempt`"),
     )
 )]
 async fn complete_job(
@@ -374,7 +372,7 @@ async fn complete_job(
     request_body = FailBody,
     responses(
         (status = 200, body = Ended),
-        (status = 409, description = "`stale_attempt`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`stale_attempt`"),
     )
 )]
 async fn fail_job(

@@ -3,9 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{Cursor, Problem, Text};
-use kith_platform::{
-    Answer, ApiResult, App, Json, PageAnswer, PageQuery, ProblemBody, Routes, SignedIn, cursor_problem,
-};
+use kith_platform::{Answer, ApiResult, App, Json, PageAnswer, PageQuery, Routes, SignedIn, cursor_problem};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -62,7 +60,7 @@ pub async fn get_current_bond(
     request_body = Option<BreakupBody>,
     responses(
         (status = 200, body = BreakupAnswer),
-        (status = 409, description = "`not_bonded`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`not_bonded`"),
     )
 )]
 pub async fn break_up(

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::UserId;
-use kith_platform::{Answer, ApiResult, App, Client, Json, PathId, ProblemBody, Routes, SignedIn};
+use kith_platform::{Answer, ApiResult, App, Client, Json, PathId, Routes, SignedIn};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -67,7 +67,7 @@ pub fn tried(app: &App, user: UserId, client: &Client, code: &InviteCode) -> Tri
     post, path = "/api/v1/partners/invites", security(("bearer" = [])),
     responses(
         (status = 201, body = NewInvite),
-        (status = 409, description = "`too_many_invites`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`too_many_invites`"),
     )
 )]
 async fn create_invite(State(app): State<App>, caller: SignedIn) -> ApiResult<Response> {
@@ -104,7 +104,7 @@ async fn list_invites(
     params(("code" = String, Path, description = "In any case, with hyphens or without")),
     responses(
         (status = 200, body = InvitePreview),
-        (status = 404, description = "It was never made, is used, taken back or has expired", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "It was never made, is used, taken back or has expired"),
     )
 )]
 async fn preview_invite(
@@ -127,7 +127,7 @@ async fn preview_invite(
     params(("code" = String, Path, description = "The code, or the invite's id")),
     responses(
         (status = 204, description = "Taken back"),
-        (status = 404, description = "You have no such invite that can still be used", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "You have no such invite that can still be used"),
     )
 )]
 async fn revoke_invite(

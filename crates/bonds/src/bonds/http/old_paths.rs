@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{FieldError, Problem, UserId};
 use kith_platform::http::{old_path, present};
-use kith_platform::{ApiResult, App, Client, Json, ProblemBody, Routes, SignedIn};
+use kith_platform::{ApiResult, App, Client, Json, Routes, SignedIn};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -57,9 +57,9 @@ struct OldSendRequestBody {
     responses(
         (status = 201, description = "Sent; with `bond` if they had asked already", body = PartnerRequest),
         (status = 200, description = "The same was sent before: its present state", body = PartnerRequest),
-        (status = 403, description = "`not_open_to_requests`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "Nobody has this id", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`slot_occupied`, `request_pending`, `too_soon_to_ask_again`, `only_they_may_ask`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "`not_open_to_requests`"),
+        (status = 404, description = "Nobody has this id"),
+        (status = 409, description = "`slot_occupied`, `request_pending`, `too_soon_to_ask_again`, `only_they_may_ask`"),
     )
 )]
 async fn send_with_old_body(

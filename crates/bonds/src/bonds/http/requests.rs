@@ -5,8 +5,8 @@ use axum::response::Response;
 use kith_kernel::{Ctx, Cursor, FieldError, Problem, Text, TextRules, UserId};
 use kith_platform::http::present;
 use kith_platform::{
-    Answer, ApiResult, App, Client, Json, PageAnswer, PathId, ProblemBody, Query, Routes, SignedIn,
-    cursor_problem, page_limit,
+    Answer, ApiResult, App, Client, Json, PageAnswer, PathId, Query, Routes, SignedIn, cursor_problem,
+    page_limit,
 };
 use kith_store::Tx;
 use serde::Deserialize;
@@ -114,9 +114,9 @@ impl RequestReceiver {
     responses(
         (status = 201, description = "Sent; with `bond` if they had asked already", body = PartnerRequest),
         (status = 200, description = "The same was sent before: its present state", body = PartnerRequest),
-        (status = 403, description = "`not_open_to_requests`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "Nobody has this id, or this code", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`slot_occupied`, `request_pending`, `too_soon_to_ask_again`, `only_they_may_ask`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "`not_open_to_requests`"),
+        (status = 404, description = "Nobody has this id, or this code"),
+        (status = 409, description = "`slot_occupied`, `request_pending`, `too_soon_to_ask_again`, `only_they_may_ask`"),
     )
 )]
 async fn send_partner_request(
@@ -174,7 +174,7 @@ pub async fn list_partner_requests(
     params(("id" = String, Path, format = Uuid, description = "Of the request")),
     responses(
         (status = 200, description = "With `bond` if it led to one that lasts", body = PartnerRequest),
-        (status = 404, description = "No request of yours", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No request of yours"),
     )
 )]
 async fn get_partner_request(
@@ -208,9 +208,9 @@ pub enum Expected {
     request_body = Option<AcceptBody>,
     responses(
         (status = 200, description = "Accepted, now or before", body = PartnerRequest),
-        (status = 403, description = "You sent it yourself", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No request of yours", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`request_not_pending`, `slot_occupied`, `restoration_expired`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "You sent it yourself"),
+        (status = 404, description = "No request of yours"),
+        (status = 409, description = "`request_not_pending`, `slot_occupied`, `restoration_expired`"),
     )
 )]
 pub async fn accept_partner_request(
@@ -233,9 +233,9 @@ pub async fn accept_partner_request(
     params(("id" = String, Path, format = Uuid, description = "Of the request")),
     responses(
         (status = 200, description = "Rejected, now or before", body = PartnerRequest),
-        (status = 403, description = "You sent it yourself", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No request of yours", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`request_not_pending`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "You sent it yourself"),
+        (status = 404, description = "No request of yours"),
+        (status = 409, description = "`request_not_pending`"),
     )
 )]
 pub async fn reject_partner_request(
@@ -253,9 +253,9 @@ pub async fn reject_partner_request(
     params(("id" = String, Path, format = Uuid, description = "Of the request")),
     responses(
         (status = 200, description = "Taken back, now or before", body = PartnerRequest),
-        (status = 403, description = "You received it", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No request of yours", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`request_not_pending`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "You received it"),
+        (status = 404, description = "No request of yours"),
+        (status = 409, description = "`request_not_pending`"),
     )
 )]
 pub async fn cancel_partner_request(
@@ -275,9 +275,9 @@ pub async fn cancel_partner_request(
     responses(
         (status = 201, body = RequestReport),
         (status = 200, description = "You have reported it before; that report stands", body = RequestReport),
-        (status = 403, description = "You sent it yourself", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No request of yours", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`nothing_to_report`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "You sent it yourself"),
+        (status = 404, description = "No request of yours"),
+        (status = 409, description = "`nothing_to_report`"),
     )
 )]
 async fn report_partner_request(

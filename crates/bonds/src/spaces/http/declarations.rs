@@ -4,8 +4,8 @@ use axum::extract::State;
 use axum::response::Response;
 use kith_platform::auth::WriteCollections;
 use kith_platform::{
-    Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Preconditions, ProblemBody, Routes,
-    SignedIn, cursor_problem,
+    Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Preconditions, Routes, SignedIn,
+    cursor_problem,
 };
 use utoipa_axum::routes;
 
@@ -61,8 +61,8 @@ async fn get_collection(
     request_body = DeclarationBody,
     responses(
         (status = 200, body = Declaration),
-        (status = 409, description = "`collection_built_in`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 412, description = "It has changed since it was read", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`collection_built_in`"),
+        Preconditions,
     )
 )]
 async fn declare_collection(
@@ -87,8 +87,8 @@ async fn declare_collection(
     params(("name" = String, Path, pattern = "^[a-z0-9_-]{1,40}$", description = "Of the collection")),
     responses(
         (status = 204, description = "It holds anything from now on"),
-        (status = 409, description = "`collection_built_in`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 412, description = "It has changed since it was read", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`collection_built_in`"),
+        Preconditions,
     )
 )]
 async fn withdraw_collection(

@@ -5,8 +5,8 @@ use axum::response::Response;
 use kith_kernel::{Cursor, UserId};
 use kith_platform::export;
 use kith_platform::{
-    Answer, ApiResult, App, Json, MergePatch, PageAnswer, PathId, PathParams, Preconditions, ProblemBody,
-    Query, Routes, SignedIn, page_limit,
+    Answer, ApiResult, App, Json, MergePatch, PageAnswer, PathId, PathParams, Preconditions, Query, Routes,
+    SignedIn, page_limit,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -76,8 +76,8 @@ fn asked(user: UserId, space: SpaceName, collection: CollectionName) -> Asked {
     request_body = ItemBody,
     responses(
         (status = 201, body = Item),
-        (status = 409, description = "`not_bonded`, `space_full`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "`item_too_large`, `body_too_large`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`not_bonded`, `space_full`"),
+        (status = 413, description = "`item_too_large`, `body_too_large`"),
     )
 )]
 async fn create_item(
@@ -105,7 +105,7 @@ async fn create_item(
     ),
     responses(
         (status = 200, body = ItemPage),
-        (status = 409, description = "`not_bonded`, `collection_indexing`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`not_bonded`, `collection_indexing`"),
     )
 )]
 async fn list_items(
@@ -132,7 +132,7 @@ async fn list_items(
     ),
     responses(
         (status = 200, body = Item),
-        (status = 409, description = "`not_bonded`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`not_bonded`"),
     )
 )]
 async fn get_item(
@@ -155,9 +155,9 @@ async fn get_item(
     request_body = ItemBody,
     responses(
         (status = 200, body = Item),
-        (status = 409, description = "`not_bonded`, `space_full`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 412, description = "It has changed since it was read", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "`item_too_large`, `body_too_large`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`not_bonded`, `space_full`"),
+        Preconditions,
+        (status = 413, description = "`item_too_large`, `body_too_large`"),
     )
 )]
 async fn replace_item(
@@ -183,9 +183,9 @@ async fn replace_item(
     request_body(content((ItemBody = "application/json"), (ItemBody = "application/merge-patch+json"))),
     responses(
         (status = 200, body = Item),
-        (status = 409, description = "`not_bonded`, `space_full`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 412, description = "It has changed since it was read", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "`item_too_large`, `body_too_large`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`not_bonded`, `space_full`"),
+        Preconditions,
+        (status = 413, description = "`item_too_large`, `body_too_large`"),
     )
 )]
 async fn patch_item(
@@ -233,8 +233,8 @@ async fn change(
     ),
     responses(
         (status = 204, description = "It is gone"),
-        (status = 409, description = "`not_bonded`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 412, description = "It has changed since it was read", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`not_bonded`"),
+        Preconditions,
     )
 )]
 async fn delete_item(
@@ -257,7 +257,7 @@ async fn delete_item(
     params(("bond_id" = String, Path, format = Uuid, description = "Of a bond that you have or had")),
     responses(
         (status = 200, body = BondExport),
-        (status = 409, description = "`export_running`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`export_running`"),
     )
 )]
 async fn export_bond_space(

@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 use super::super::{Allowed, AllowedPerson, ReadApiKeys, WriteApiKeys};
 use super::model::{ApiKey, ApiKeyError, NewApiKey};
 use super::{commands, rows};
-use crate::http::{PathId, ProblemBody, cursor_problem, store_problem};
+use crate::http::{PathId, cursor_problem, store_problem};
 use crate::{Answer, ApiResult, App, Json, PageAnswer, PageQuery, Routes};
 
 type ApiKeyPage = PageAnswer<ApiKey>;
@@ -94,7 +94,7 @@ async fn list_api_keys(
     params(("id" = String, Path, format = Uuid, description = "Of the key")),
     responses(
         (status = 200, body = ApiKey),
-        (status = 404, description = "No key has this id", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No key has this id"),
     )
 )]
 async fn get_api_key(
@@ -112,7 +112,7 @@ async fn get_api_key(
     params(("id" = String, Path, format = Uuid, description = "Of the key")),
     responses(
         (status = 204, description = "Revoked, now or before"),
-        (status = 404, description = "No key has this id", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No key has this id"),
     )
 )]
 async fn revoke_api_key(

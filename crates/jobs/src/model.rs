@@ -50,6 +50,8 @@ pub enum JobState {
     Dead,
 }
 
+kith_kernel::scalar_schema! { JobState => "JobState", String }
+
 impl JobState {
     /// All of them, in the order of their numbers.
     pub const ALL: [Self; 7] = [

@@ -23,6 +23,8 @@ macro_rules! id_type {
             }
         }
 
+        $crate::scalar_schema! { $name => "Uuid", String, Uuid }
+
         impl ::std::str::FromStr for $name {
             type Err = $crate::uuid::Error;
             fn from_str(text: &str) -> Result<Self, Self::Err> {

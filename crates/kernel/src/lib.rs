@@ -11,6 +11,7 @@ mod id;
 mod page;
 mod problem;
 mod random;
+mod schema;
 mod stored_json;
 mod text;
 mod time;
@@ -27,6 +28,9 @@ pub use time::{Clock, ManualClock, OffsetClock, SystemClock, Timestamp, days, ho
 /// Re-exported for the same reason.
 #[doc(hidden)]
 pub use serde as __serde;
+/// Re-exported for [`scalar_schema!`].
+#[doc(hidden)]
+pub use utoipa as __utoipa;
 /// Re-exported so that [`id_type!`] works in crates that do not depend on `uuid` themselves.
 #[doc(hidden)]
 pub use uuid;

@@ -96,6 +96,8 @@ pub struct Cursor(String);
 #[error("the cursor is not one that this list handed out")]
 pub struct InvalidCursor;
 
+crate::scalar_schema! { Cursor => "Cursor", String }
+
 impl Cursor {
     /// The mark behind the row that sorts by `key`.
     pub fn at<K: Serialize>(key: &K) -> Self {

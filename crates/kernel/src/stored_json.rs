@@ -10,6 +10,8 @@ use serde_json::value::{RawValue, to_raw_value};
 #[serde(transparent)]
 pub struct StoredJson(Box<RawValue>);
 
+crate::scalar_schema! { StoredJson => "Json" }
+
 impl StoredJson {
     /// Takes a text that is JSON.
     ///

@@ -60,6 +60,8 @@ impl FromStr for Timestamp {
     }
 }
 
+crate::scalar_schema! { Timestamp => "Timestamp", String, DateTime }
+
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)

@@ -27,7 +27,6 @@ id_type! {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Person {
     /// Of the account.
-    #[schema(value_type = String, format = Uuid)]
     pub id: UserId,
     /// The name they chose.
     pub display_name: String,
@@ -37,14 +36,13 @@ pub struct Person {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct User {
     /// Of the account.
-    #[schema(value_type = String, format = Uuid)]
     pub id: UserId,
     /// As it was typed.
     pub email: String,
     /// Whether the address is proven to be theirs. Nobody is found by an address that is not.
     pub email_verified: bool,
     /// When it was proven.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub email_verified_at: Option<Timestamp>,
     /// The name they chose.
     pub display_name: String,
@@ -66,7 +64,6 @@ pub struct User {
     #[schema(required = true, example = "they/them")]
     pub pronouns: Option<String>,
     /// When the account was made.
-    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 
@@ -106,12 +103,11 @@ pub enum AccountStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Account {
     /// Of the account.
-    #[schema(value_type = String, format = Uuid)]
     pub id: UserId,
     /// As it was typed; empty if it was released.
     pub email: String,
     /// When the address was proven to be theirs, if it was.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub email_verified_at: Option<Timestamp>,
     /// The name they chose.
     pub display_name: String,
@@ -120,13 +116,12 @@ pub struct Account {
     /// Whether it may be used.
     pub status: AccountStatus,
     /// When the account was made.
-    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// When it was suspended, if it is.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub suspended_at: Option<Timestamp>,
     /// When it will be purged, if its owner deleted it.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub purge_at: Option<Timestamp>,
 }
 
@@ -134,18 +129,14 @@ pub struct Account {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Session {
     /// Of the session.
-    #[schema(value_type = String, format = Uuid)]
     pub id: SessionId,
     /// Whether it is the one that asks.
     pub current: bool,
     /// When it began.
-    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// When it last got a pair of tokens.
-    #[schema(value_type = String, format = DateTime)]
     pub refreshed_at: Timestamp,
     /// When it ends unless it is renewed.
-    #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
     /// The client's address when it began.
     pub address: String,

@@ -18,27 +18,22 @@ const THEME: TextRules = TextRules { min: 1, max: 40, newlines: false };
 pub struct ProfilePatch {
     /// 1 to 80 characters.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>, nullable = false)]
+    #[schema(nullable = false)]
     display_name: Option<String>,
     /// 1 to 40 characters.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>)]
     nickname: Option<Option<String>>,
     /// 1 to 40 characters; the app gives them a meaning.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>)]
     theme: Option<Option<String>>,
     /// A BCP 47 tag such as `de-AT`.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>)]
     locale: Option<Option<String>>,
     /// A name of the IANA time zone database, such as `Europe/Vienna`.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>)]
     time_zone: Option<Option<String>>,
     /// 1 to 40 characters, such as `they/them`.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>)]
     pronouns: Option<Option<String>>,
 }
 

@@ -46,7 +46,7 @@ async fn list_blocks(
 /// Whether you have blocked somebody.
 #[utoipa::path(
     get, path = "/api/v1/blocks/{user_id}", security(("bearer" = [])),
-    params(("user_id" = String, Path, format = Uuid, description = "Of the other person")),
+    params(("user_id" = UserId, Path, description = "Of the other person")),
     responses(
         (status = 200, body = Block),
         (status = 404, description = "You have not"),
@@ -65,7 +65,7 @@ async fn get_block(
 /// ended.
 #[utoipa::path(
     put, path = "/api/v1/blocks/{user_id}", security(("bearer" = [])),
-    params(("user_id" = String, Path, format = Uuid, description = "Of the other person")),
+    params(("user_id" = UserId, Path, description = "Of the other person")),
     responses(
         (status = 200, description = "Blocked, now or before", body = Block),
         (status = 409, description = "`too_many_blocks`"),
@@ -84,7 +84,7 @@ async fn block_user(
 /// Let somebody in again. What was closed does not come back by itself.
 #[utoipa::path(
     delete, path = "/api/v1/blocks/{user_id}", security(("bearer" = [])),
-    params(("user_id" = String, Path, format = Uuid, description = "Of the other person")),
+    params(("user_id" = UserId, Path, description = "Of the other person")),
     responses((status = 204, description = "Not blocked, now or before"))
 )]
 async fn unblock_user(

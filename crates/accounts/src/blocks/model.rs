@@ -23,13 +23,11 @@ pub struct Block {
     #[serde(skip)]
     pub id: BlockId,
     /// On whom.
-    #[schema(value_type = String, format = Uuid)]
     pub user_id: UserId,
     /// Their name as it was then; null if you could not see it.
     #[schema(required = true)]
     pub display_name: Option<String>,
     /// When.
-    #[schema(value_type = String, format = DateTime)]
     pub blocked_at: Timestamp,
 }
 

@@ -62,7 +62,7 @@ async fn list_nicknames(
 /// What you call somebody.
 #[utoipa::path(
     get, path = "/api/v1/nicknames/{user_id}", security(("bearer" = [])),
-    params(("user_id" = String, Path, format = Uuid, description = "Of the other person")),
+    params(("user_id" = UserId, Path, description = "Of the other person")),
     responses(
         (status = 200, body = Nickname),
         (status = 404, description = "You have given them none"),
@@ -81,7 +81,7 @@ async fn get_nickname(
 /// Give somebody a nickname, for yourself alone.
 #[utoipa::path(
     put, path = "/api/v1/nicknames/{user_id}", security(("bearer" = [])),
-    params(("user_id" = String, Path, format = Uuid, description = "Of the other person")),
+    params(("user_id" = UserId, Path, description = "Of the other person")),
     request_body = NicknameBody,
     responses(
         (status = 200, body = Nickname),
@@ -108,7 +108,7 @@ async fn set_nickname(
 /// Forget what you call somebody.
 #[utoipa::path(
     delete, path = "/api/v1/nicknames/{user_id}", security(("bearer" = [])),
-    params(("user_id" = String, Path, format = Uuid, description = "Of the other person")),
+    params(("user_id" = UserId, Path, description = "Of the other person")),
     responses((status = 204, description = "Forgotten, now or before"))
 )]
 async fn remove_nickname(

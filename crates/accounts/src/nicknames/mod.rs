@@ -42,10 +42,8 @@ pub static MODULE: Module = Module {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 struct Nickname {
     /// Whom.
-    #[schema(value_type = String, format = Uuid)]
     user_id: UserId,
     nickname: String,
-    #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
 }
 

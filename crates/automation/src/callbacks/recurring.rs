@@ -70,9 +70,7 @@ pub struct KeptRecurring {
 /// A callback that is sent again and again.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct RecurringCallback {
-    #[schema(value_type = String, format = Uuid)]
     pub id: RecurringId,
-    #[schema(value_type = String, format = Uuid)]
     pub endpoint_id: EndpointId,
     pub url: String,
     /// `POST`.
@@ -90,12 +88,10 @@ pub struct RecurringCallback {
     pub time_zone: Option<String>,
     pub paused: bool,
     /// When it was last due.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub last_at: Option<Timestamp>,
     /// When it is due next, five times ahead at most.
-    #[schema(value_type = Vec<String>)]
     pub next: Vec<Timestamp>,
-    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 

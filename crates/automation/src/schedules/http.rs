@@ -61,7 +61,6 @@ struct ListQuery {
     #[param(default = 20, minimum = 1)]
     limit: Option<i64>,
     /// `next_cursor` of the page before.
-    #[param(value_type = Option<String>)]
     cursor: Option<Cursor>,
 }
 
@@ -75,7 +74,6 @@ struct PreviewQuery {
     /// Of the IANA database; UTC if absent.
     time_zone: Option<String>,
     /// Runs after this; now if absent. What `@every` counts from, too.
-    #[param(value_type = Option<String>, format = DateTime)]
     after: Option<Timestamp>,
     /// How many; 10 if absent.
     #[param(minimum = 1, maximum = 100)]
@@ -87,7 +85,6 @@ struct PreviewQuery {
 struct Preview {
     /// The zone's name as the database writes it.
     time_zone: String,
-    #[schema(value_type = Vec<String>)]
     upcoming: Vec<Timestamp>,
 }
 
@@ -95,10 +92,8 @@ struct Preview {
 #[serde(deny_unknown_fields)]
 struct BackfillBody {
     /// The first run is not before.
-    #[schema(value_type = String, format = DateTime)]
     from: Timestamp,
     /// The last run is before; not in the future.
-    #[schema(value_type = String, format = DateTime)]
     to: Timestamp,
 }
 

@@ -87,11 +87,9 @@ pub struct ScheduleBody {
     jitter_ms: i64,
     /// No run before.
     #[serde(default)]
-    #[schema(value_type = Option<String>, format = DateTime)]
     starts_at: Option<Timestamp>,
     /// No run from then on.
     #[serde(default)]
-    #[schema(value_type = Option<String>, format = DateTime)]
     ends_at: Option<Timestamp>,
 }
 
@@ -173,7 +171,6 @@ pub struct ScheduleAnswer {
     /// What is to be done.
     pub kind: String,
     /// With what.
-    #[schema(value_type = Value)]
     pub payload: StoredJson,
     /// 0 is first.
     pub priority: i64,
@@ -186,32 +183,27 @@ pub struct ScheduleAnswer {
     /// Of the IANA database.
     pub time_zone: String,
     /// What becomes of missed runs: `skip`, `latest` or `all`.
-    #[schema(value_type = String)]
     pub missed: Missed,
     /// How many of them are run at most, where all are.
     pub missed_cap: i64,
     /// What becomes of a run while another has not ended: `allow`, `skip`, `queue` or `cancel`.
-    #[schema(value_type = String)]
     pub overlap: Overlap,
     /// Each run starts later by a random part of this.
     pub jitter_ms: i64,
     /// No run before.
-    #[schema(value_type = String, format = DateTime, nullable, required = true)]
+    #[schema(required = true)]
     pub starts_at: Option<Timestamp>,
     /// No run from then on.
-    #[schema(value_type = String, format = DateTime, nullable, required = true)]
+    #[schema(required = true)]
     pub ends_at: Option<Timestamp>,
     /// The latest run that came because its time did.
-    #[schema(value_type = String, format = DateTime, nullable, required = true)]
+    #[schema(required = true)]
     pub last_at: Option<Timestamp>,
     /// The next runs, at most five; none while it is paused.
-    #[schema(value_type = Vec<String>)]
     pub upcoming: Vec<Timestamp>,
     /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// When it was last changed, paused or resumed.
-    #[schema(value_type = String, format = DateTime)]
     pub changed_at: Timestamp,
 }
 
@@ -264,25 +256,22 @@ fn upcoming(one: &Schedule) -> Vec<Timestamp> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ScheduleRun {
     /// When it was to be.
-    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// Why it came to be: `due`, `missed` and made up for, `now` because somebody asked, or `backfill`.
-    #[schema(value_type = String)]
     pub origin: Origin,
     /// When that was decided.
-    #[schema(value_type = String, format = DateTime)]
     pub decided_at: Timestamp,
     /// Its job; null if it was left out because another run had not ended.
-    #[schema(value_type = i64, nullable, required = true)]
+    #[schema(required = true)]
     pub job_id: Option<JobId>,
     /// How the job stands; null if there is none, or it is no longer known.
-    #[schema(value_type = String, nullable, required = true)]
+    #[schema(required = true)]
     pub job_state: Option<JobState>,
     /// When its last attempt began.
-    #[schema(value_type = String, format = DateTime, nullable, required = true)]
+    #[schema(required = true)]
     pub started_at: Option<Timestamp>,
     /// When it ended.
-    #[schema(value_type = String, format = DateTime, nullable, required = true)]
+    #[schema(required = true)]
     pub finished_at: Option<Timestamp>,
     /// Its last failure.
     #[schema(required = true)]
@@ -308,7 +297,6 @@ impl From<(Occurrence, Option<JobRecord>)> for ScheduleRun {
 #[derive(Serialize, ToSchema)]
 pub struct ScheduledJob {
     /// Its id.
-    #[schema(value_type = i64)]
     pub job_id: JobId,
 }
 
@@ -316,7 +304,6 @@ pub struct ScheduledJob {
 #[derive(Serialize, ToSchema)]
 pub struct BackfillAnswer {
     /// The jobs, the earliest run first.
-    #[schema(value_type = Vec<i64>)]
     job_ids: Vec<JobId>,
     /// Runs that had been before, or left out.
     known: i64,

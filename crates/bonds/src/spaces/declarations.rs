@@ -38,7 +38,6 @@ pub struct DeclarationBody {
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Declaration {
     /// Of the collection.
-    #[schema(value_type = String)]
     pub name: CollectionName,
     /// A JSON Schema (draft 2020-12).
     #[schema(value_type = Option<Object>, required = true)]
@@ -46,7 +45,6 @@ pub struct Declaration {
     /// Fields by which lists can be filtered and ordered.
     pub fields: Vec<String>,
     /// When this was last changed.
-    #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
 }
 

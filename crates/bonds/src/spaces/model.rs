@@ -92,6 +92,8 @@ pub struct SharedSpace {
 #[serde(try_from = "String")]
 pub struct CollectionName(String);
 
+kith_kernel::scalar_schema! { CollectionName => "CollectionName", String }
+
 impl CollectionName {
     /// The name.
     pub fn as_str(&self) -> &str {
@@ -130,10 +132,8 @@ impl fmt::Display for CollectionName {
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Item {
     /// Of this item.
-    #[schema(value_type = String, format = Uuid)]
     pub id: ItemId,
     /// What it is one of.
-    #[schema(value_type = String)]
     pub collection: CollectionName,
     /// What the app keeps: an object.
     #[schema(value_type = Object)]
@@ -141,16 +141,14 @@ pub struct Item {
     /// 1, and one more with each change.
     pub version: i64,
     /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// By whom; null once they are gone.
-    #[schema(value_type = Option<String>, format = Uuid, required = true)]
+    #[schema(required = true)]
     pub created_by: Option<UserId>,
     /// When it was last changed.
-    #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
     /// By whom; null once they are gone.
-    #[schema(value_type = Option<String>, format = Uuid, required = true)]
+    #[schema(required = true)]
     pub updated_by: Option<UserId>,
 }
 

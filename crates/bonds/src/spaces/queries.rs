@@ -21,10 +21,9 @@ const EXPORT_PAGE: i64 = 16;
 #[derive(Debug, Serialize, ToSchema)]
 pub struct BondExport {
     /// Whose it is.
-    #[schema(value_type = String, format = Uuid)]
     pub bond_id: BondId,
     /// When it could no longer come back.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub archived_at: Option<Timestamp>,
     /// One collection after the other.
     pub items: Vec<Item>,

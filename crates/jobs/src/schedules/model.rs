@@ -61,6 +61,10 @@ pub enum Origin {
     Backfill,
 }
 
+kith_kernel::scalar_schema! { Missed => "Missed", String }
+kith_kernel::scalar_schema! { Overlap => "Overlap", String }
+kith_kernel::scalar_schema! { Origin => "Origin", String }
+
 /// What is run, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {

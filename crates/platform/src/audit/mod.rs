@@ -43,25 +43,20 @@ struct ListQuery {
     /// The id of the request it was done in.
     request_id: Option<String>,
     /// At this time or later.
-    #[param(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
     /// Before this time.
-    #[param(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
     /// Items on a page; more than 100 counts as 100.
     #[param(default = 20, minimum = 1)]
     limit: Option<i64>,
     /// `next_cursor` of the page before.
-    #[param(value_type = Option<String>)]
     cursor: Option<Cursor>,
 }
 
 /// An entry of the audit log.
 #[derive(Serialize, ToSchema)]
 struct AuditLine {
-    #[schema(value_type = String, format = Uuid)]
     id: Uuid,
-    #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
     /// `user:` or `api_key:` and an id, `system:` and a part of Kith, or `anonymous`.
     actor: String,
@@ -76,9 +71,7 @@ struct AuditLine {
 /// Something that you did, or that was done about you.
 #[derive(Serialize, ToSchema)]
 struct Activity {
-    #[schema(value_type = String, format = Uuid)]
     id: Uuid,
-    #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
     action: String,
     #[schema(inline)]

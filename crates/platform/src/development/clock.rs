@@ -119,7 +119,6 @@ pub(super) fn routes() -> Routes {
 #[derive(Serialize, ToSchema)]
 struct ClockReport {
     /// What it takes to be now.
-    #[schema(value_type = String, format = DateTime)]
     now: Timestamp,
     /// By how many milliseconds that is ahead of the true time.
     ahead_ms: i64,

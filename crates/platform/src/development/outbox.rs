@@ -21,16 +21,13 @@ pub(super) fn routes() -> Routes {
 struct OutboxEvent {
     /// 1, 2, 3, … without gaps.
     position: i64,
-    #[schema(value_type = String, format = Uuid)]
     id: Uuid,
-    #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
     /// In the past tense: `bond.created`.
     kind: String,
     /// The id of what it is about.
     subject: String,
     /// The ids of the people who would be told.
-    #[schema(value_type = Vec<String>)]
     recipients: Vec<UserId>,
     #[schema(value_type = Object)]
     payload: Value,

@@ -5,15 +5,15 @@ use std::{ptr, thread};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use kith_kernel::{ProblemCode, problems};
+use kith_kernel::{Cursor, ProblemCode, Timestamp, UserId, problems};
 use serde_json::Value;
-use utoipa::PartialSchema;
 use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::schema::{Components, Schema};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     Content, InfoBuilder, LicenseBuilder, OpenApi, PathItem, Ref, RefOr, ResponseBuilder, Server,
 };
+use utoipa::{PartialSchema, ToSchema};
 
 use super::old_paths::SAME_AS;
 use super::openapi_value;
@@ -312,6 +312,14 @@ fn add_components(components: &mut Components, modules: &[&Module]) {
         ));
     for (name, scheme) in [(BEARER, bearer), (API_KEY, api_key)] {
         components.security_schemes.insert(name.to_owned(), RefOr::T(SecurityScheme::Http(scheme.build())));
+    }
+    // Parameters refer to schemas without bringing them along.
+    for (name, schema) in [
+        (Timestamp::name(), Timestamp::schema()),
+        (UserId::name(), UserId::schema()),
+        (Cursor::name(), Cursor::schema()),
+    ] {
+        components.schemas.insert(name.into_owned(), schema);
     }
     components.schemas.insert(FIELD_ERROR.to_owned(), FieldErrorBody::schema());
     let mut body = ProblemBody::schema();

@@ -1,5 +1,7 @@
 //! The OpenAPI document as JSON, with what utoipa does not say: that a free-form object takes any field, that an operation
-//! needs no token, and by which headers a write is conditional. Generators of clients go by these.
+//! needs no token, that a string is a string wherever a type of its own stands for it, and by which headers a write is conditional. Generators of clients go by these.
+
+use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 use utoipa::openapi::OpenApi;
@@ -9,6 +11,8 @@ const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
 /// The document as it is served.
 pub(super) fn to_value(document: &OpenApi) -> Value {
     let mut document = serde_json::to_value(document).expect("the document is plain data");
+    let scalars = take_scalars(&mut document["components"]["schemas"]);
+    show_scalars(&mut document, &scalars);
     complete_schemas(&mut document);
     let paths = document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
     for item in paths {
@@ -22,6 +26,65 @@ pub(super) fn to_value(document: &OpenApi) -> Value {
         }
     }
     document
+}
+
+/// Takes the components that are scalars (`scalar_schema!`), by what refers to them.
+fn take_scalars(components: &mut Value) -> HashMap<String, Map<String, Value>> {
+    let mut scalars = HashMap::new();
+    let mut is_component = |name: &String, schema: &mut Value| {
+        let scalar = schema.as_object().filter(|schema| is_scalar(schema));
+        if let Some(scalar) = scalar {
+            scalars.insert(format!("#/components/schemas/{name}"), scalar.clone());
+        }
+        scalar.is_none()
+    };
+    if let Some(components) = components.as_object_mut() {
+        components.retain(&mut is_component);
+    }
+    scalars
+}
+
+/// Whether it admits one string or one number of a format, or any value, and says nothing more of it.
+fn is_scalar(schema: &Map<String, Value>) -> bool {
+    let has_parts = matches!(schema.get("type").and_then(Value::as_str), Some("object" | "array"));
+    !has_parts && schema.keys().all(|name| matches!(&**name, "type" | "format" | "description"))
+}
+
+/// Writes a scalar in the place of each reference to it. Generators make a nullable string of a type that admits null, and a
+/// class of its own of an `oneOf`.
+fn show_scalars(value: &mut Value, scalars: &HashMap<String, Map<String, Value>>) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(|item| show_scalars(item, scalars)),
+        Value::Object(fields) => {
+            fields.values_mut().for_each(|field| show_scalars(field, scalars));
+            let scalar = fields.get("$ref").and_then(Value::as_str).and_then(|name| scalars.get(name));
+            if let Some(scalar) = scalar {
+                fields.remove("$ref");
+                fields.extend(scalar.clone());
+            } else {
+                merge_null(fields);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Writes `oneOf` a scalar and null as one schema.
+fn merge_null(schema: &mut Map<String, Value>) {
+    let Some([Value::Object(scalar), null]) =
+        schema.get("oneOf").and_then(Value::as_array).map(Vec::as_slice)
+    else {
+        return;
+    };
+    if *null != json!({ "type": "null" }) || !is_scalar(scalar) {
+        return;
+    }
+    let mut merged = scalar.clone();
+    if let Some(kind) = merged.get_mut("type") {
+        *kind = json!([kind, "null"]);
+    }
+    schema.remove("oneOf");
+    schema.extend(merged);
 }
 
 fn declare_preconditions(operation: &mut Map<String, Value>) {
@@ -119,6 +182,39 @@ mod tests {
         ] {
             assert_eq!(completed(kept.clone()), kept);
         }
+    }
+
+    #[test]
+    fn scalar_is_written_where_it_is_used() {
+        let mut document = json!({
+            "components": { "schemas": {
+                "Time": { "type": "string", "format": "date-time" },
+                "Json": {},
+                "Colour": { "type": "string", "enum": ["red"] },
+                "Thing": { "type": "object", "properties": {
+                    "at": { "$ref": "#/components/schemas/Time", "description": "When." },
+                    "ended_at": { "oneOf": [{ "$ref": "#/components/schemas/Time", "description": "The end." }, { "type": "null" }] },
+                    "more": { "oneOf": [{ "$ref": "#/components/schemas/Json" }, { "type": "null" }] },
+                    "times": { "type": "array", "items": { "$ref": "#/components/schemas/Time" } },
+                    "colour": { "oneOf": [{ "$ref": "#/components/schemas/Colour" }, { "type": "null" }] },
+                } },
+            } },
+        });
+        let scalars = take_scalars(&mut document["components"]["schemas"]);
+        show_scalars(&mut document, &scalars);
+        assert_eq!(
+            document["components"]["schemas"],
+            json!({
+                "Colour": { "type": "string", "enum": ["red"] },
+                "Thing": { "type": "object", "properties": {
+                    "at": { "type": "string", "format": "date-time", "description": "When." },
+                    "ended_at": { "type": ["string", "null"], "format": "date-time", "description": "The end." },
+                    "more": {},
+                    "times": { "type": "array", "items": { "type": "string", "format": "date-time" } },
+                    "colour": { "oneOf": [{ "$ref": "#/components/schemas/Colour" }, { "type": "null" }] },
+                } },
+            })
+        );
     }
 
     #[test]

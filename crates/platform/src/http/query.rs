@@ -31,7 +31,6 @@ pub struct PageQuery {
     #[param(default = 20, minimum = 1)]
     pub limit: Option<i64>,
     /// `next_cursor` of the page before.
-    #[param(value_type = Option<String>)]
     pub cursor: Option<Cursor>,
 }
 

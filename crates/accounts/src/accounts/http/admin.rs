@@ -46,7 +46,6 @@ struct ListQuery {
     #[param(default = 20, minimum = 1)]
     limit: Option<i64>,
     /// `next_cursor` of the page before.
-    #[param(value_type = Option<String>)]
     cursor: Option<Cursor>,
 }
 
@@ -85,7 +84,7 @@ async fn list_accounts(
 /// One account.
 #[utoipa::path(
     get, path = "/api/v1/admin/users/{id}", security(("bearer" = ["users.read"])),
-    params(("id" = String, Path, format = Uuid, description = "Of the account")),
+    params(("id" = UserId, Path, description = "Of the account")),
     responses(
         (status = 200, body = Account),
         (status = 404, description = "Nobody has this id"),
@@ -102,7 +101,7 @@ async fn get_account(
 /// Give somebody another role. It counts from their next request on.
 #[utoipa::path(
     put, path = "/api/v1/admin/users/{id}/role", security(("bearer" = ["users.set_role"])),
-    params(("id" = String, Path, format = Uuid, description = "Of the account")),
+    params(("id" = UserId, Path, description = "Of the account")),
     request_body = RoleBody,
     responses(
         (status = 200, body = Account),
@@ -124,7 +123,7 @@ async fn set_role(
 /// Shut somebody out: their sessions end at once, and they cannot sign in.
 #[utoipa::path(
     put, path = "/api/v1/admin/users/{id}/suspension", security(("bearer" = ["users.suspend"])),
-    params(("id" = String, Path, format = Uuid, description = "Of the account")),
+    params(("id" = UserId, Path, description = "Of the account")),
     request_body = SuspensionBody,
     responses(
         (status = 200, body = Account),
@@ -150,7 +149,7 @@ async fn suspend_account(
 /// Let somebody in again.
 #[utoipa::path(
     delete, path = "/api/v1/admin/users/{id}/suspension", security(("bearer" = ["users.suspend"])),
-    params(("id" = String, Path, format = Uuid, description = "Of the account")),
+    params(("id" = UserId, Path, description = "Of the account")),
     responses(
         (status = 200, body = Account),
         (status = 404, description = "Nobody has this id"),
@@ -169,7 +168,7 @@ async fn reinstate_account(
 /// Settle that an account's e-mail address is its owner's. From then on they can be found by it.
 #[utoipa::path(
     put, path = "/api/v1/admin/users/{id}/email-verification", security(("bearer" = ["users.verify"])),
-    params(("id" = String, Path, format = Uuid, description = "Of the account")),
+    params(("id" = UserId, Path, description = "Of the account")),
     responses(
         (status = 200, body = Account),
         (status = 404, description = "Nobody has this id, or the address was released"),
@@ -187,7 +186,7 @@ async fn verify_email(
 /// suspended, and its sessions end.
 #[utoipa::path(
     delete, path = "/api/v1/admin/users/{id}/email", security(("bearer" = ["users.verify"])),
-    params(("id" = String, Path, format = Uuid, description = "Of the account")),
+    params(("id" = UserId, Path, description = "Of the account")),
     responses(
         (status = 200, body = Account),
         (status = 404, description = "Nobody has this id"),

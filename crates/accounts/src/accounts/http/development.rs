@@ -28,7 +28,6 @@ struct ProvenEmail {
     #[schema(example = "ada@example.org")]
     email: String,
     /// Since when it is proven.
-    #[schema(value_type = String, format = DateTime)]
     email_verified_at: Timestamp,
 }
 

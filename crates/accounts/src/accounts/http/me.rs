@@ -41,7 +41,6 @@ struct DeleteBody {
 #[derive(Serialize, ToSchema)]
 struct Deletion {
     /// When it is gone for good. Until then `POST /api/v1/auth/restore` undoes it.
-    #[schema(value_type = String, format = DateTime)]
     delete_at: Timestamp,
 }
 

@@ -61,7 +61,7 @@ async fn end_sessions(
 /// End one session.
 #[utoipa::path(
     delete, path = "/api/v1/auth/sessions/{id}", security(("bearer" = [])),
-    params(("id" = String, Path, format = Uuid, description = "Of the session")),
+    params(("id" = SessionId, Path, description = "Of the session")),
     responses(
         (status = 204, description = "It has ended"),
         (status = 404, description = "No open session of yours"),

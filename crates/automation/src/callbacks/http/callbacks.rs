@@ -51,7 +51,7 @@ pub struct CallbackBody {
     url: Option<String>,
     /// To the address of this endpoint.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>, format = Uuid, nullable = false)]
+    #[schema(nullable = false)]
     endpoint_id: Option<EndpointId>,
     /// POST (as Standard Webhooks have it), PUT, PATCH, DELETE or GET.
     #[serde(default, deserialize_with = "present")]
@@ -68,7 +68,7 @@ pub struct CallbackBody {
     text: Option<String>,
     /// When; at once if absent or past. At most ten years ahead.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
+    #[schema(nullable = false)]
     pub run_at: Option<Timestamp>,
     /// How long the receiver may take; at most 30, and `outbound.timeout_ms`.
     #[serde(default, deserialize_with = "present")]
@@ -125,16 +125,13 @@ struct ListQuery {
     #[param(inline)]
     state: Option<CallbackState>,
     /// Only those to this endpoint.
-    #[param(value_type = Option<String>, format = Uuid)]
     endpoint_id: Option<EndpointId>,
     /// Only those that came of this recurring one.
-    #[param(value_type = Option<String>, format = Uuid)]
     recurring_id: Option<RecurringId>,
     /// Items on a page; more than 100 counts as 100.
     #[param(default = 20, minimum = 1)]
     limit: Option<i64>,
     /// `next_cursor` of the page before.
-    #[param(value_type = Option<String>)]
     cursor: Option<Cursor>,
 }
 
@@ -187,7 +184,7 @@ async fn list_callbacks(
 /// A callback with what it sends, its attempts, and what they were answered.
 #[utoipa::path(
     get, path = "/api/v1/callbacks/{id}", security(("bearer" = ["callbacks.read"])),
-    params(("id" = String, Path, format = Uuid)), responses((status = 200, body = CallbackDetails))
+    params(("id" = CallbackId, Path)), responses((status = 200, body = CallbackDetails))
 )]
 async fn get_callback(
     State(app): State<App>,
@@ -201,7 +198,7 @@ async fn get_callback(
 /// Take a callback back. One that is on its way at this moment may still arrive.
 #[utoipa::path(
     post, path = "/api/v1/callbacks/{id}/cancel", security(("bearer" = ["callbacks.write"])),
-    params(("id" = String, Path, format = Uuid)),
+    params(("id" = CallbackId, Path)),
     responses(
         (status = 200, body = Callback),
         (status = 409, description = "`callback_finished`"),
@@ -218,7 +215,7 @@ async fn cancel_callback(
 /// Send a callback again, now and with all its attempts: one that was given up, was taken back, or waits for its next turn.
 #[utoipa::path(
     post, path = "/api/v1/callbacks/{id}/retry", security(("bearer" = ["callbacks.write"])),
-    params(("id" = String, Path, format = Uuid)),
+    params(("id" = CallbackId, Path)),
     responses(
         (status = 200, body = Callback),
         (status = 409, description = "`callback_not_failed`, `endpoint_disabled`"),

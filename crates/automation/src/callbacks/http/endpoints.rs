@@ -91,7 +91,7 @@ async fn list_callback_endpoints(
 /// An endpoint and how it fares.
 #[utoipa::path(
     get, path = "/api/v1/callback-endpoints/{id}", security(("bearer" = ["callbacks.read"])),
-    params(("id" = String, Path, format = Uuid)), responses((status = 200, body = Endpoint))
+    params(("id" = EndpointId, Path)), responses((status = 200, body = Endpoint))
 )]
 async fn get_callback_endpoint(
     State(app): State<App>,
@@ -105,7 +105,7 @@ async fn get_callback_endpoint(
 /// Give an endpoint a new secret. For a while its callbacks are signed with both, so that receivers can change over.
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints/{id}/rotate-secret", security(("bearer" = ["callbacks.write"])),
-    params(("id" = String, Path, format = Uuid)), request_body = RotationBody,
+    params(("id" = EndpointId, Path)), request_body = RotationBody,
     responses((status = 200, description = "The endpoint with its new secret, told this once", body = EndpointWithSecret))
 )]
 async fn rotate_callback_secret(
@@ -129,7 +129,7 @@ async fn rotate_callback_secret(
 /// Send nothing more to an endpoint. What waits for it is given up at its next turn.
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints/{id}/disable", security(("bearer" = ["callbacks.write"])),
-    params(("id" = String, Path, format = Uuid)), responses((status = 200, body = Endpoint))
+    params(("id" = EndpointId, Path)), responses((status = 200, body = Endpoint))
 )]
 async fn disable_callback_endpoint(
     State(app): State<App>,
@@ -143,7 +143,7 @@ async fn disable_callback_endpoint(
 /// Send to an endpoint again, as if it had never failed. What was given up meanwhile stays so until it is retried.
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints/{id}/enable", security(("bearer" = ["callbacks.write"])),
-    params(("id" = String, Path, format = Uuid)), responses((status = 200, body = Endpoint))
+    params(("id" = EndpointId, Path)), responses((status = 200, body = Endpoint))
 )]
 async fn enable_callback_endpoint(
     State(app): State<App>,
@@ -157,7 +157,7 @@ async fn enable_callback_endpoint(
 /// callback.
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints/{id}/ping", security(("bearer" = ["callbacks.write"])),
-    params(("id" = String, Path, format = Uuid)),
+    params(("id" = EndpointId, Path)),
     responses(
         (status = 201, description = "The callback, on its way", body = Callback),
         (status = 409, description = "`endpoint_disabled`"),

@@ -93,7 +93,7 @@ async fn list_recurring_callbacks(
 /// A recurring callback, and when it is sent next.
 #[utoipa::path(
     get, path = "/api/v1/recurring-callbacks/{id}", security(("bearer" = ["callbacks.read"])),
-    params(("id" = String, Path, format = Uuid)), responses((status = 200, body = RecurringCallback))
+    params(("id" = RecurringId, Path)), responses((status = 200, body = RecurringCallback))
 )]
 async fn get_recurring_callback(
     State(app): State<App>,
@@ -107,7 +107,7 @@ async fn get_recurring_callback(
 /// End a recurring callback. Those that it has made go their way.
 #[utoipa::path(
     delete, path = "/api/v1/recurring-callbacks/{id}", security(("bearer" = ["callbacks.write"])),
-    params(("id" = String, Path, format = Uuid)),
+    params(("id" = RecurringId, Path)),
     responses((status = 204, description = "It is sent no more"))
 )]
 async fn delete_recurring_callback(

@@ -108,14 +108,12 @@ impl KeptEndpoint {
 /// Who receives callbacks, and how it fares.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Endpoint {
-    #[schema(value_type = String, format = Uuid)]
     pub id: EndpointId,
     /// Its address, without a query.
     pub url: String,
-    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// Since when nothing is sent to it; null if something is.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub disabled_at: Option<Timestamp>,
     /// Why nothing is sent to it.
     #[schema(required = true)]
@@ -123,20 +121,20 @@ pub struct Endpoint {
     /// `open`: it failed five times in a row and is left alone for a while.
     pub breaker: BreakerState,
     /// Unless the breaker is closed: when the next request may be sent, which finds out whether it is back.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub next_request_at: Option<Timestamp>,
     pub failures_in_a_row: i64,
     /// Since when every attempt has failed. After five days of that it is disabled.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub failing_since: Option<Timestamp>,
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub last_success_at: Option<Timestamp>,
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub last_failure_at: Option<Timestamp>,
     pub attempts_succeeded: i64,
     pub attempts_failed: i64,
     /// After a rotation: until when each callback is signed with the secret before, too.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub previous_secret_until: Option<Timestamp>,
 }
 

@@ -125,9 +125,7 @@ pub struct Draft {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Callback {
     /// Also its `webhook-id`, with `msg_` before it.
-    #[schema(value_type = String, format = Uuid)]
     pub id: CallbackId,
-    #[schema(value_type = String, format = Uuid)]
     pub endpoint_id: EndpointId,
     pub url: String,
     /// `POST`.
@@ -137,23 +135,21 @@ pub struct Callback {
     #[schema(required = true)]
     pub reason: Option<Reason>,
     /// When it was to be sent first.
-    #[schema(value_type = String, format = DateTime)]
     pub due_at: Timestamp,
     /// When it is sent next.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub next_attempt_at: Option<Timestamp>,
     /// How often it was sent.
     pub attempts_made: i64,
     /// The status of the last answer.
     #[schema(required = true)]
     pub last_status: Option<i64>,
-    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// When it was delivered, given up or taken back.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub finished_at: Option<Timestamp>,
     /// Which recurring callback it is one of.
-    #[schema(value_type = Option<String>, format = Uuid, required = true)]
+    #[schema(required = true)]
     pub recurring_id: Option<RecurringId>,
     /// The job that delivers it.
     pub job_id: i64,
@@ -205,7 +201,6 @@ pub struct NewCallback {
 pub struct Attempt {
     /// From 1.
     pub number: i64,
-    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     pub took_ms: i64,
     /// Of the answer; null if there was none.

@@ -51,7 +51,6 @@ struct ListQuery {
     #[param(default = 20, minimum = 1)]
     limit: Option<i64>,
     /// `next_cursor` of the page before.
-    #[param(value_type = Option<String>)]
     cursor: Option<Cursor>,
 }
 

@@ -157,7 +157,7 @@ struct Ended {
     /// How it stands.
     state: JobStatus,
     /// When it is run again, if it is.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     run_at: Option<Timestamp>,
 }
 

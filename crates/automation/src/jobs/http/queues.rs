@@ -28,7 +28,6 @@ pub fn routes() -> Routes {
 #[into_params(parameter_in = Query)]
 struct PastQuery {
     /// From when on its past is told, at most two days back; the last hour unless given.
-    #[param(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
 }
 

@@ -61,7 +61,6 @@ pub struct JobFailure {
     /// Of which attempt; 0 is of none.
     pub attempt: i64,
     /// When.
-    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// What went wrong.
     pub error: String,
@@ -81,7 +80,6 @@ pub struct Job {
     /// 0 is first, 9 last.
     pub priority: i64,
     /// When it is, or was, to run.
-    #[schema(value_type = String, format = DateTime)]
     pub run_at: Timestamp,
     /// How often it was begun.
     pub attempt: i64,
@@ -95,26 +93,25 @@ pub struct Job {
     #[schema(required = true)]
     pub limit_key: Option<String>,
     /// When the last attempt began.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub started_at: Option<Timestamp>,
     /// When it ended.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub finished_at: Option<Timestamp>,
     /// What it last said of its progress: any JSON.
-    #[schema(value_type = Option<serde_json::Value>, required = true)]
+    #[schema(required = true)]
     pub progress: Option<StoredJson>,
     /// Its last failures, the oldest first.
     pub errors: Vec<JobFailure>,
     /// How many jobs it waits for.
     pub waiting_for: i64,
     /// When somebody asked it to stop.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub cancel_asked_at: Option<Timestamp>,
     /// Who or what asked for it.
     #[schema(required = true)]
     pub source: Option<String>,
     /// When it was enqueued.
-    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 
@@ -124,7 +121,6 @@ pub struct JobLogLine {
     /// In which attempt.
     pub attempt: i64,
     /// When.
-    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// `info`, `warn`, …
     pub level: String,
@@ -141,7 +137,7 @@ pub struct AwaitedJob {
     #[schema(required = true)]
     pub state: Option<JobStatus>,
     /// What it left: any JSON.
-    #[schema(value_type = Option<serde_json::Value>, required = true)]
+    #[schema(required = true)]
     pub result: Option<StoredJson>,
     /// Whether the result is left out here because the results are too large together: read that job for it.
     pub is_result_omitted: bool,
@@ -153,10 +149,9 @@ pub struct JobDetails {
     #[serde(flatten)]
     pub about: Job,
     /// With what: any JSON.
-    #[schema(value_type = serde_json::Value)]
     pub payload: StoredJson,
     /// What it left: any JSON.
-    #[schema(value_type = Option<serde_json::Value>, required = true)]
+    #[schema(required = true)]
     pub result: Option<StoredJson>,
     /// Its last lines.
     pub log: Vec<JobLogLine>,
@@ -176,17 +171,14 @@ pub struct ClaimedJob {
     /// What is to be done.
     pub kind: String,
     /// With what: any JSON.
-    #[schema(value_type = serde_json::Value)]
     pub payload: StoredJson,
     /// How often it has failed before.
     pub failures: i64,
     /// An attempt that takes longer has failed; 0: none does.
     pub timeout_ms: i64,
     /// When it was to run.
-    #[schema(value_type = String, format = DateTime)]
     pub run_at: Timestamp,
     /// When it was enqueued.
-    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 

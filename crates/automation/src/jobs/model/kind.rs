@@ -103,6 +103,5 @@ pub struct JobKind {
     #[schema(required = true)]
     pub timeout_ms: Option<i64>,
     /// When this was last changed.
-    #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
 }

@@ -70,7 +70,6 @@ pub struct NewJobBody {
     pub priority: Option<i64>,
     /// Not before.
     #[serde(default)]
-    #[schema(value_type = Option<String>, format = DateTime)]
     pub run_at: Option<Timestamp>,
     /// Not before so many milliseconds from now. Either this or `run_at`.
     #[serde(default)]

@@ -106,7 +106,7 @@ pub struct QueueDepth {
     /// Dead letters.
     pub dead: i64,
     /// When the job that has waited longest was to run; null if none waits.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub oldest_ready_at: Option<Timestamp>,
 }
 
@@ -189,7 +189,6 @@ impl Queues {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct QueueMinute {
     /// When it began.
-    #[schema(value_type = String, format = DateTime)]
     pub minute: Timestamp,
     /// What was done in it.
     pub tally: QueueTally,
@@ -199,7 +198,6 @@ pub struct QueueMinute {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct QueueMoment {
     /// When.
-    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// How it stood.
     pub depth: QueueDepth,

@@ -40,7 +40,7 @@ pub fn routes() -> Routes {
 struct OldSendRequestBody {
     /// Their id; or `email`.
     #[serde(rename = "partnerId", default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>, format = Uuid, nullable = false)]
+    #[schema(nullable = false)]
     partner_id: Option<UserId>,
     /// Their address; or `partnerId`.
     #[serde(default, deserialize_with = "present")]

@@ -49,7 +49,7 @@ struct SendRequestBody {
 struct RequestReceiver {
     /// Their id.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>, format = Uuid, nullable = false)]
+    #[schema(nullable = false)]
     user_id: Option<UserId>,
     /// Their address. Whether anybody has it is not told: the request waits, and may reach nobody.
     #[serde(default, deserialize_with = "present")]
@@ -83,7 +83,6 @@ pub struct ListQuery {
     #[param(default = 20, minimum = 1)]
     limit: Option<i64>,
     /// `next_cursor` of the page before.
-    #[param(value_type = Option<String>)]
     cursor: Option<Cursor>,
 }
 
@@ -171,7 +170,7 @@ pub async fn list_partner_requests(
 /// A request you sent or received.
 #[utoipa::path(
     get, path = "/api/v1/partners/requests/{id}", security(("bearer" = [])),
-    params(("id" = String, Path, format = Uuid, description = "Of the request")),
+    params(("id" = PartnerRequestId, Path, description = "Of the request")),
     responses(
         (status = 200, description = "With `bond` if it led to one that lasts", body = PartnerRequest),
         (status = 404, description = "No request of yours"),
@@ -204,7 +203,7 @@ pub enum Expected {
 /// Accept a request that you received: you are partners, or partners again.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests/{id}/accept", security(("bearer" = [])),
-    params(("id" = String, Path, format = Uuid, description = "Of the request")),
+    params(("id" = PartnerRequestId, Path, description = "Of the request")),
     request_body = Option<AcceptBody>,
     responses(
         (status = 200, description = "Accepted, now or before", body = PartnerRequest),
@@ -230,7 +229,7 @@ pub async fn accept_partner_request(
 /// Reject a request that you received. Its sender has to wait before they ask again.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests/{id}/reject", security(("bearer" = [])),
-    params(("id" = String, Path, format = Uuid, description = "Of the request")),
+    params(("id" = PartnerRequestId, Path, description = "Of the request")),
     responses(
         (status = 200, description = "Rejected, now or before", body = PartnerRequest),
         (status = 403, description = "You sent it yourself"),
@@ -250,7 +249,7 @@ pub async fn reject_partner_request(
 /// Take back a request that you sent.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests/{id}/cancel", security(("bearer" = [])),
-    params(("id" = String, Path, format = Uuid, description = "Of the request")),
+    params(("id" = PartnerRequestId, Path, description = "Of the request")),
     responses(
         (status = 200, description = "Taken back, now or before", body = PartnerRequest),
         (status = 403, description = "You received it"),
@@ -270,7 +269,7 @@ pub async fn cancel_partner_request(
 /// Report the message of a request that you received. It is kept as it is for the moderators; its sender is not told.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests/{id}/report", security(("bearer" = [])),
-    params(("id" = String, Path, format = Uuid, description = "Of the request")),
+    params(("id" = PartnerRequestId, Path, description = "Of the request")),
     request_body = ReportBody,
     responses(
         (status = 201, body = RequestReport),

@@ -23,15 +23,13 @@ pub fn restorable_until(ended_at: Timestamp) -> Timestamp {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Bond {
     /// Of this bond; the same after a restoration.
-    #[schema(value_type = String, format = Uuid)]
     pub id: BondId,
     /// The other one.
     pub partner: Person,
     /// When it was first formed.
-    #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
     /// When it last came back after a breakup.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub restored_at: Option<Timestamp>,
     /// How often it came back.
     pub restorations: i64,
@@ -44,13 +42,13 @@ pub struct History {
     #[serde(flatten)]
     pub bond: Bond,
     /// When it ended; null while it lasts.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub ended_at: Option<Timestamp>,
     /// Until when a request that is accepted between the two brings it back.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub restorable_until: Option<Timestamp>,
     /// When it was archived: it cannot come back, and what was in its space is kept apart.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub archived_at: Option<Timestamp>,
     /// Each time that it ended, the first one first.
     pub breakups: Vec<Breakup>,
@@ -60,10 +58,9 @@ pub struct History {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Breakup {
     /// When.
-    #[schema(value_type = String, format = DateTime)]
     pub ended_at: Timestamp,
     /// When it came back, if it did.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub restored_at: Option<Timestamp>,
     /// What you wrote, if it was you who broke up; nobody else ever sees it.
     #[schema(required = true)]

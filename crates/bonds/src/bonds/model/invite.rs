@@ -64,14 +64,12 @@ impl fmt::Debug for InviteCode {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct NewInvite {
     /// Of the invite.
-    #[schema(value_type = String, format = Uuid)]
     pub id: InviteId,
     /// Ten characters of Crockford's base 32, for people to type.
     pub code: String,
     /// The same for people to follow, as `partners.invite_link` shapes it.
     pub link: String,
     /// From this moment on it can no longer be used.
-    #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
 }
 
@@ -79,13 +77,10 @@ pub struct NewInvite {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Invite {
     /// Of the invite; also good for taking it back.
-    #[schema(value_type = String, format = Uuid)]
     pub id: InviteId,
     /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// From this moment on it can no longer be used.
-    #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
 }
 
@@ -95,7 +90,6 @@ pub struct InvitePreview {
     /// Of the one who hands it out.
     pub display_name: String,
     /// From this moment on it can no longer be used.
-    #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
 }
 

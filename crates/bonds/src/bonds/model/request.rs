@@ -62,7 +62,6 @@ pub enum RequestDirection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PartnerRequest {
     /// Of this request.
-    #[schema(value_type = String, format = Uuid)]
     pub id: PartnerRequestId,
     /// Who asks, by the name they had when they did.
     pub from: Person,
@@ -74,13 +73,11 @@ pub struct PartnerRequest {
     #[schema(required = true)]
     pub message: Option<String>,
     /// When it was sent.
-    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// From this moment on it can no longer be accepted.
-    #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
     /// Until when accepting it brings the pair's former bond back; null where there is none to bring back.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub restorable_until: Option<Timestamp>,
     /// The bond that came of it; only in the answer to a request that is accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -212,10 +209,8 @@ impl ReportReason {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct RequestReport {
     /// Of the report.
-    #[schema(value_type = String, format = Uuid)]
     pub id: kith_kernel::uuid::Uuid,
     /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 

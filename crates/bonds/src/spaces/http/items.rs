@@ -52,7 +52,6 @@ struct ListQuery {
     #[param(default = 20, minimum = 1)]
     limit: Option<i64>,
     /// `next_cursor` of the page before.
-    #[param(value_type = Option<String>)]
     cursor: Option<Cursor>,
 }
 
@@ -128,7 +127,7 @@ async fn list_items(
     params(
         ("space" = inline(SpaceName), Path, description = "One's own, or the one shared with one's partner"),
         ("collection" = String, Path, pattern = "^[a-z0-9_-]{1,40}$", description = "Of the app's choice"),
-        ("id" = String, Path, format = Uuid, description = "Of the item"),
+        ("id" = ItemId, Path, description = "Of the item"),
     ),
     responses(
         (status = 200, body = Item),
@@ -150,7 +149,7 @@ async fn get_item(
     params(
         ("space" = inline(SpaceName), Path, description = "One's own, or the one shared with one's partner"),
         ("collection" = String, Path, pattern = "^[a-z0-9_-]{1,40}$", description = "Of the app's choice"),
-        ("id" = String, Path, format = Uuid, description = "Of the item"),
+        ("id" = ItemId, Path, description = "Of the item"),
     ),
     request_body = ItemBody,
     responses(
@@ -178,7 +177,7 @@ async fn replace_item(
     params(
         ("space" = inline(SpaceName), Path, description = "One's own, or the one shared with one's partner"),
         ("collection" = String, Path, pattern = "^[a-z0-9_-]{1,40}$", description = "Of the app's choice"),
-        ("id" = String, Path, format = Uuid, description = "Of the item"),
+        ("id" = ItemId, Path, description = "Of the item"),
     ),
     request_body(content((ItemBody = "application/json"), (ItemBody = "application/merge-patch+json"))),
     responses(
@@ -229,7 +228,7 @@ async fn change(
     params(
         ("space" = inline(SpaceName), Path, description = "One's own, or the one shared with one's partner"),
         ("collection" = String, Path, pattern = "^[a-z0-9_-]{1,40}$", description = "Of the app's choice"),
-        ("id" = String, Path, format = Uuid, description = "Of the item"),
+        ("id" = ItemId, Path, description = "Of the item"),
     ),
     responses(
         (status = 204, description = "It is gone"),
@@ -254,7 +253,7 @@ async fn delete_item(
 /// streamed while it is read. One runs at a time, and `limits.exports_per_day` says how many a day.
 #[utoipa::path(
     get, path = "/api/v1/spaces/bonds/{bond_id}/export", security(("bearer" = [])),
-    params(("bond_id" = String, Path, format = Uuid, description = "Of a bond that you have or had")),
+    params(("bond_id" = BondId, Path, description = "Of a bond that you have or had")),
     responses(
         (status = 200, body = BondExport),
         (status = 409, description = "`export_running`"),

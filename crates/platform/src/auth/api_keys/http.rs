@@ -32,7 +32,6 @@ struct NewApiKeyBody {
     scopes: Vec<String>,
     /// From when on it is refused; null or absent is never.
     #[serde(default)]
-    #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
 }
 
@@ -91,7 +90,7 @@ async fn list_api_keys(
 /// One API key.
 #[utoipa::path(
     get, path = "/api/v1/admin/api-keys/{id}", security(("bearer" = ["api_keys.read"])),
-    params(("id" = String, Path, format = Uuid, description = "Of the key")),
+    params(("id" = ApiKeyId, Path, description = "Of the key")),
     responses(
         (status = 200, body = ApiKey),
         (status = 404, description = "No key has this id"),
@@ -109,7 +108,7 @@ async fn get_api_key(
 /// Revoke an API key, for good and at once: on the other nodes within a second.
 #[utoipa::path(
     delete, path = "/api/v1/admin/api-keys/{id}", security(("bearer" = ["api_keys.write"])),
-    params(("id" = String, Path, format = Uuid, description = "Of the key")),
+    params(("id" = ApiKeyId, Path, description = "Of the key")),
     responses(
         (status = 204, description = "Revoked, now or before"),
         (status = 404, description = "No key has this id"),

@@ -18,7 +18,6 @@ const SCOPES_MOST: usize = 50;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ApiKey {
     /// Of the key.
-    #[schema(value_type = String, format = Uuid)]
     pub id: ApiKeyId,
     /// What it begins with; the secret comes after it.
     #[schema(example = "kith_06gvr4a6tpo03dm123evt0lv9s")]
@@ -31,19 +30,17 @@ pub struct ApiKey {
     /// Whether it may be used.
     pub status: ApiKeyStatus,
     /// Whoever made it. It counts only while they may make keys.
-    #[schema(value_type = String, format = Uuid)]
     pub created_by: UserId,
     /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// From when on it is refused; null is never.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub expires_at: Option<Timestamp>,
     /// When it was revoked, if it was.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub revoked_at: Option<Timestamp>,
     /// When it was last used, to the minute; null is never.
-    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    #[schema(required = true)]
     pub last_used_at: Option<Timestamp>,
 }
 

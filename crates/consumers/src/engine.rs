@@ -1,17 +1,18 @@
 //! Runs the consumers of a node: elects, delivers, and wakes up when events come.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kith_kernel::{Timestamp, seconds};
 use kith_store::{Error, Query};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::lease::{self, RENEW_INTERVAL};
 use crate::status::{ConsumerStatus, list_status};
+use crate::supervise::supervise;
 use crate::{Consumer, Delivery, Progress, Transactions, rows};
 
 /// Bell that wakes consumers after a replay and after a node has given up its leases.
@@ -37,6 +38,8 @@ pub struct ConsumerSet {
     consumers: Arc<[Consumer]>,
     node: String,
     counts: Vec<Count>,
+    /// Asks for a renewal of the leases.
+    renewal: Notify,
     sampled: Mutex<Vec<ConsumerStatus>>,
 }
 
@@ -48,11 +51,14 @@ pub struct Consumers<W> {
     poll_interval: Duration,
 }
 
-/// Counters of one consumer since the process started.
+/// Counters of one consumer since the process started, and whether it runs.
 #[derive(Debug, Default)]
 struct Count {
     handled: AtomicU64,
     set_aside: AtomicU64,
+    panics: AtomicU64,
+    /// Whether its task has panicked and not been started again, so that this node takes no lease of it.
+    is_down: AtomicBool,
 }
 
 /// Events that this process has handled and set aside for one consumer.
@@ -64,6 +70,8 @@ pub struct ConsumerCounts {
     pub handled: u64,
     /// Events set aside.
     pub set_aside: u64,
+    /// Panics of the task that delivers, outside the handler.
+    pub panics: u64,
 }
 
 /// Consumers that run until they are stopped.
@@ -80,7 +88,7 @@ impl ConsumerSet {
         // In one order on every node, so that transactions on several of them cannot wait for each other.
         consumers.sort_by_key(|consumer| consumer.name);
         let counts = consumers.iter().map(|_| Count::default()).collect();
-        Self { consumers: consumers.into(), node, counts, sampled: Mutex::default() }
+        Self { consumers: consumers.into(), node, counts, renewal: Notify::new(), sampled: Mutex::default() }
     }
 
     /// State of all consumers in the database, at most about ten seconds old; empty before the first look, and while the
@@ -95,6 +103,7 @@ impl ConsumerSet {
             name: consumer.name,
             handled: count.handled.load(Ordering::Relaxed),
             set_aside: count.set_aside.load(Ordering::Relaxed),
+            panics: count.panics.load(Ordering::Relaxed),
         });
         counts.collect()
     }
@@ -103,6 +112,19 @@ impl ConsumerSet {
         let Some(count) = self.counts.get(index) else { return };
         count.handled.fetch_add(handled as u64, Ordering::Relaxed);
         count.set_aside.fetch_add(u64::from(set_aside), Ordering::Relaxed);
+    }
+
+    fn set_down(&self, index: usize, is_down: bool) {
+        let Some(count) = self.counts.get(index) else { return };
+        count.panics.fetch_add(u64::from(is_down), Ordering::Relaxed);
+        count.is_down.store(is_down, Ordering::SeqCst);
+        self.renewal.notify_one();
+    }
+
+    /// Indexes of the consumers that this node cannot deliver to at present.
+    fn down(&self) -> BTreeSet<usize> {
+        let counts = self.counts.iter().enumerate();
+        counts.filter(|(_, count)| count.is_down.load(Ordering::SeqCst)).map(|(index, _)| index).collect()
     }
 }
 
@@ -154,14 +176,13 @@ impl<W: Transactions> Consumers<W> {
     /// Starts to deliver in the background. The consumers must be declared.
     pub fn start(&self) -> RunningConsumers<W> {
         let (stop, stopped) = watch::channel(false);
-        let (leased, leases) = watch::channel(BTreeSet::new());
+        let leased = Arc::new(watch::Sender::new(BTreeSet::new()));
         let mut tasks = JoinSet::new();
         if !self.set.consumers.is_empty() {
-            tasks.spawn(self.clone().renew_leases(leased, stopped.clone()));
+            tasks.spawn(self.clone().supervise_leases(Arc::clone(&leased), stopped.clone()));
         }
         for index in 0..self.set.consumers.len() {
-            let delivery = self.delivery(index);
-            tasks.spawn(self.clone().follow(index, delivery, leases.clone(), stopped.clone()));
+            tasks.spawn(self.clone().supervise_delivery(index, Arc::clone(&leased), stopped.clone()));
         }
         RunningConsumers { consumers: self.clone(), stop, tasks }
     }
@@ -178,12 +199,70 @@ impl<W: Transactions> Consumers<W> {
     fn acquire_leases(&self) -> impl Future<Output = Result<BTreeSet<usize>, Error>> + use<W> {
         let Self { transactions, set, .. } = self;
         let (store, consumers) = (transactions.store().clone(), Arc::clone(&set.consumers));
-        lease::acquire_leases(store, consumers, set.node.clone(), self.now())
+        lease::acquire_leases(store, consumers, set.node.clone(), self.now(), set.down())
+    }
+
+    /// Keeps the task alive that renews leases.
+    async fn supervise_leases(
+        self,
+        leased: Arc<watch::Sender<BTreeSet<usize>>>,
+        stopped: watch::Receiver<bool>,
+    ) {
+        let start = || self.clone().renew_leases(Arc::clone(&leased), stopped.clone());
+        let panicked = async || tracing::error!("the renewal of the leases of consumers panicked");
+        supervise(stopped.clone(), start, panicked).await;
+    }
+
+    /// Keeps the task alive that delivers to one consumer. After a panic another node may deliver to it at once.
+    async fn supervise_delivery(
+        self,
+        index: usize,
+        leased: Arc<watch::Sender<BTreeSet<usize>>>,
+        stopped: watch::Receiver<bool>,
+    ) {
+        let start = || {
+            let (this, leases, stopped) = (self.clone(), leased.subscribe(), stopped.clone());
+            async move {
+                this.set.set_down(index, false);
+                let delivery = this.delivery(index);
+                this.follow(index, delivery, leases, stopped).await;
+            }
+        };
+        let panicked = async || {
+            let name = self.set.consumers[index].name;
+            tracing::error!(consumer = name, "the task that delivers to a consumer panicked");
+            self.set.set_down(index, true);
+            leased.send_if_modified(|leased| leased.remove(&index));
+            self.release(Some(name)).await;
+        };
+        supervise(stopped.clone(), start, panicked).await;
+    }
+
+    /// Gives up the lease of one consumer or of all, and wakes the nodes that may take it.
+    async fn release(&self, name: Option<&'static str>) {
+        let node = self.set.node.clone();
+        let released = self.transactions.store().write(move |tx| {
+            let released = match name {
+                Some(name) => rows::release(tx, &node, name)?,
+                None => rows::release_all(tx, &node)?,
+            };
+            if released > 0 {
+                tx.ring(WAKE_UP);
+            }
+            Ok::<_, Error>(())
+        });
+        if let Err(error) = released.await {
+            tracing::warn!(%error, "leases of consumers could not be given up");
+        }
     }
 
     /// Renews the leases of this node, takes those that others have lost, and samples the state.
     #[expect(clippy::disallowed_methods, reason = "declarations age in real time")]
-    async fn renew_leases(self, leased: watch::Sender<BTreeSet<usize>>, mut stopped: watch::Receiver<bool>) {
+    async fn renew_leases(
+        self,
+        leased: Arc<watch::Sender<BTreeSet<usize>>>,
+        mut stopped: watch::Receiver<bool>,
+    ) {
         let mut bell = self.transactions.store().bell(WAKE_UP);
         let (mut sampled_at, mut declared_at) = (None, Instant::now());
         while !*stopped.borrow() {
@@ -204,6 +283,7 @@ impl<W: Transactions> Consumers<W> {
             tokio::select! {
                 () = tokio::time::sleep(RENEW_INTERVAL.max(self.poll_interval)) => {}
                 () = bell.rung() => {}
+                () = self.set.renewal.notified() => {}
                 _ = stopped.changed() => {}
             }
         }
@@ -275,7 +355,8 @@ impl<W: Transactions> Consumers<W> {
                 let until = until.map_or(self.poll_interval, |until| until.since(now));
                 until.clamp(MIN_PAUSE, self.poll_interval)
             }
-            Ok(Progress::NotOwner) => self.poll_interval,
+            // The lease has just been given up or lost; the next renewal tells.
+            Ok(Progress::NotOwner) => RENEW_INTERVAL,
             Ok(Progress::Outdated) => OUTDATED_PAUSE,
             Err(error) => {
                 tracing::warn!(%error, consumer = delivery.name(), "events cannot be delivered at the moment");
@@ -312,15 +393,6 @@ impl<W: Transactions> RunningConsumers<W> {
         let Self { consumers, stop, mut tasks } = self;
         stop.send_replace(true);
         while tasks.join_next().await.is_some() {}
-        let node = consumers.set.node.clone();
-        let released = consumers.transactions.store().write(move |tx| {
-            if rows::release(tx, &node)? > 0 {
-                tx.ring(WAKE_UP);
-            }
-            Ok::<_, Error>(())
-        });
-        if let Err(error) = released.await {
-            tracing::warn!(%error, "the leases of consumers could not be given up");
-        }
+        consumers.release(None).await;
     }
 }

@@ -38,8 +38,8 @@ pub fn forget_undeclared(tx: &Tx<'_>, before: Timestamp) -> Result<Vec<String>, 
     rows::delete_undeclared(tx, before)
 }
 
-/// Takes or renews every lease that `node` can have at `now`, and returns the indexes of the consumers it may deliver to.
-/// Consumers that the database does not know are declared.
+/// Takes or renews every lease that `node` can have at `now`, but for the consumers that are `down` there, and returns the indexes
+/// of those it may deliver to. Consumers that the database does not know are declared.
 ///
 /// # Errors
 /// Any error of the database.
@@ -48,6 +48,7 @@ pub(crate) async fn acquire_leases(
     consumers: Arc<[Consumer]>,
     node: String,
     now: Timestamp,
+    down: BTreeSet<usize>,
 ) -> Result<BTreeSet<usize>, Error> {
     let declared_at = now;
     let is_alone = store.kind() == EngineKind::Sqlite;
@@ -64,7 +65,7 @@ pub(crate) async fn acquire_leases(
     }
     let mut held = BTreeSet::new();
     let mut open = Vec::new();
-    for (index, consumer) in consumers.iter().enumerate() {
+    for (index, consumer) in consumers.iter().enumerate().filter(|(index, _)| !down.contains(index)) {
         let Some(row) = cursors.iter().find(|row| row.name == consumer.name) else { continue };
         let is_own = row.owner == node;
         // A lease far ahead was written by a clock that was wrong.

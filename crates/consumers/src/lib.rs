@@ -17,6 +17,7 @@ mod lease;
 mod replay;
 mod rows;
 mod status;
+mod supervise;
 
 pub use consumer::{Consumer, HandlerError, StartAt, TransactionFuture, Transactions, kind_matches};
 pub use delivery::{Delivery, DeliveryError, Progress};

@@ -84,8 +84,14 @@ pub(crate) fn lease(
     Ok(leased == 1)
 }
 
+/// Gives up the lease that a node has of one consumer.
+pub(crate) fn release(tx: &Tx<'_>, owner: &str, name: &str) -> Result<u64, Error> {
+    let sql = "UPDATE consumers SET owner = '', leased_until = 0 WHERE owner = $1 AND name = $2";
+    tx.exec(sql, params![owner, name])
+}
+
 /// Gives up all leases of a node.
-pub(crate) fn release(tx: &Tx<'_>, owner: &str) -> Result<u64, Error> {
+pub(crate) fn release_all(tx: &Tx<'_>, owner: &str) -> Result<u64, Error> {
     tx.exec("UPDATE consumers SET owner = '', leased_until = 0 WHERE owner = $1", params![owner])
 }
 

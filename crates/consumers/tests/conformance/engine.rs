@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kith_consumers::{ConsumerSet, Consumers, ReplayFrom, StartAt, replay};
+use kith_consumers::{Consumer, ConsumerSet, Consumers, ReplayFrom, StartAt, replay};
 
 use crate::contract;
 use crate::support::{Node, Poison, recorder};
@@ -11,6 +11,8 @@ use crate::support::{Node, Poison, recorder};
 contract! {
     running_consumer_is_woken_by_the_sequencer
     another_node_goes_on_after_a_stop
+    another_node_takes_over_from_a_delivery_that_panics
+    delivery_that_panics_is_started_again
     replay_wakes_a_running_consumer
     counts_and_samples_tell_of_every_consumer
 }
@@ -53,6 +55,45 @@ async fn another_node_goes_on_after_a_stop(node: Node) {
     node.emit("thing.done", &[1]).await;
     wait(&node, &[1, 2]).await;
     taking_over.stop().await;
+}
+
+/// A task that panicked outside the handler kept its lease and was never started again.
+async fn delivery_that_panics_is_started_again(node: Node) {
+    let set = Arc::new(ConsumerSet::new(recorders(), "node".to_owned()));
+    let consumers = Consumers::new(node.on.clone(), Arc::clone(&set));
+    consumers.declare().await.unwrap();
+    let running = consumers.start();
+    node.on.panic_next(3);
+    node.emit("thing.done", &[1]).await;
+    wait(&node, &[1]).await;
+    assert_eq!((set.counts()[0].panics, set.counts()[0].handled), (3, 1));
+    node.emit("thing.done", &[1]).await;
+    wait(&node, &[1, 2]).await;
+    running.stop().await;
+    assert_eq!(node.status("first").await.owner, "");
+}
+
+async fn another_node_takes_over_from_a_delivery_that_panics(node: Node) {
+    if !node.is_postgres() {
+        return; // One process has the file.
+    }
+    let other = node.second().await;
+    let consumers = node.consumers(&recorders());
+    consumers.declare().await.unwrap();
+    let running = consumers.start();
+    node.emit("thing.done", &[1]).await;
+    wait(&node, &[1]).await;
+    let taking_over = other.consumers(&recorders()).start();
+    node.on.panic_next(usize::MAX);
+    // The clock stands still: only a lease that was given up can be taken.
+    node.emit("thing.done", &[1]).await;
+    wait(&node, &[1, 2]).await;
+    running.stop().await;
+    taking_over.stop().await;
+}
+
+fn recorders() -> Vec<Consumer> {
+    vec![recorder("first", StartAt::Beginning, Poison::default())]
 }
 
 async fn replay_wakes_a_running_consumer(node: Node) {

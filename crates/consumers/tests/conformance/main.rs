@@ -5,5 +5,6 @@ mod engine;
 mod failures;
 mod leases;
 mod model;
+mod processes;
 mod replays;
 mod support;

@@ -1,6 +1,7 @@
 //! Database of its own for each test, a clock that moves when it is told to, and consumers that write down what they handle.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -65,16 +66,22 @@ pub struct Plain {
     pub store: Store,
     pub sources: Sources,
     before_write: Arc<Mutex<Vec<&'static str>>>,
+    panics: Arc<AtomicUsize>,
 }
 
 impl Plain {
-    fn new(store: Store, sources: Sources) -> Self {
-        Self { store, sources, before_write: Arc::default() }
+    pub fn new(store: Store, sources: Sources) -> Self {
+        Self { store, sources, before_write: Arc::default(), panics: Arc::default() }
     }
 
     /// Runs `statements` in a transaction of their own just before the next delivery writes.
     pub fn interpose(&self, statements: &[&'static str]) {
         *self.before_write.lock().unwrap() = statements.to_vec();
+    }
+
+    /// Lets so many deliveries from now on panic before they write.
+    pub fn panic_next(&self, times: usize) {
+        self.panics.store(times, Ordering::SeqCst);
     }
 }
 
@@ -98,6 +105,9 @@ impl Transactions for Plain {
         T: Send + 'static,
     {
         Box::pin(async move {
+            let left =
+                self.panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+            assert!(left.is_err(), "as asked");
             let statements = std::mem::take(&mut *self.before_write.lock().unwrap());
             if !statements.is_empty() {
                 let interposed = self.store.write(move |tx| {

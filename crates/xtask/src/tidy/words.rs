@@ -10,6 +10,7 @@ const SLEEPERS: &[(&str, &str)] = &[
         "a spent token is good for a stretch of the deployment's own time, which a check cannot move",
     ),
     ("crates/consumers/src/engine.rs", "looks now and then, since wake-ups may be lost"),
+    ("crates/consumers/src/supervise.rs", "waits before it starts a task again that panicked"),
     ("crates/platform/src/consumers/routes.rs", "runs a hook again that has failed"),
     ("crates/jobs/src/enqueuer.rs", "tries a key again that another transaction holds"),
     ("crates/jobs/src/jobs.rs", "gives a claim back to a database that did not answer"),

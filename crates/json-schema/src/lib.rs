@@ -20,7 +20,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use schema::Schema;
-pub use validating::{AwaitsValidation, SchemaText, Validated, change_validated, check_declared};
+pub use validating::{AwaitsValidation, SchemaText, Validated, check_declared};
 
 /// Longest schema, as JSON without white space.
 const MAX_SCHEMA_BYTES: usize = 32 << 10;

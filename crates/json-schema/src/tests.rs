@@ -27,7 +27,7 @@ fn fits(schema: &Value, data: &Value) -> bool {
 
 /// Runs on a stack as the threads have it that validate.
 fn on_known_stack(run: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::Builder::new().stack_size(kith_platform::compute::COMPUTE_STACK_BYTES);
+    let thread = std::thread::Builder::new().stack_size(kith_kernel::COMPUTE_STACK_BYTES);
     thread.spawn(run).unwrap().join().unwrap();
 }
 

@@ -4,20 +4,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::response::Response;
-use kith_kernel::{Ctx, FieldError, Problem, StoredJson, problems};
-use kith_platform::auth::Principal;
-use kith_platform::{Answer, ApiResult, App};
-use kith_store::{Error, Tx};
-use serde::Serialize;
+use kith_kernel::{FieldError, Precomputed, Problem, StoredJson, problems};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::{Work, check, check_schema};
-
-/// Runs of a transaction whose schema changes each time.
-const MAX_ROUNDS: usize = 4;
 
 /// The schema that holds is not the one that the value was validated against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -83,10 +75,6 @@ impl Validated {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).insert(pair, missing);
         Err(AwaitsValidation)
     }
-
-    fn take_missing(&self) -> HashMap<Pair, Missing> {
-        std::mem::take(&mut *self.missing.lock().unwrap_or_else(PoisonError::into_inner))
-    }
 }
 
 /// Validates all that is missing, within the budget of one request.
@@ -101,39 +89,25 @@ fn validate(missing: &HashMap<Pair, Missing>) -> Result<(), Vec<FieldError>> {
     })
 }
 
-/// Runs a command as [`App::change`] does, with values validated before its transaction.
-///
-/// # Errors
-/// As for [`App::change`]; 422 for what does not fit, 503 if too many others wait to be validated.
-pub async fn change_validated<F, T, E>(app: &App, caller: impl Into<Principal>, run: F) -> ApiResult<Response>
-where
-    F: Fn(&Tx<'_>, &Ctx, &Validated) -> Result<Answer<T>, E> + Send + Sync + 'static,
-    E: From<Error> + Into<Problem> + Send + 'static,
-    T: Serialize + Send + 'static,
-{
-    let (caller, run) = (caller.into(), Arc::new(run));
-    let mut validated = Validated::default();
-    for _ in 0..MAX_ROUNDS {
-        let (known, run) = (validated.clone(), Arc::clone(&run));
-        let answer = app.change(caller.clone(), move |tx, ctx| run(tx, ctx, &known)).await;
-        let missing = validated.take_missing();
-        if answer.is_ok() || missing.is_empty() {
-            return answer;
+impl Precomputed for Validated {
+    fn take_missing(&self) -> Option<impl FnOnce() -> Result<Self, Vec<FieldError>> + Send + 'static> {
+        let missing = std::mem::take(&mut *self.missing.lock().unwrap_or_else(PoisonError::into_inner));
+        let known = Arc::clone(&self.known);
+        if missing.is_empty() {
+            return None;
         }
-        let task = move || validate(&missing).map(|()| missing.into_keys().collect::<Vec<_>>());
-        let fitting =
-            app.compute.run(caller.id(), task).await.map_err(Problem::from)?.map_err(Problem::invalid)?;
-        validated.known = Arc::new(validated.known.iter().copied().chain(fitting).collect());
+        Some(move || {
+            validate(&missing)?;
+            let known = known.iter().copied().chain(missing.into_keys()).collect();
+            Ok(Self { known: Arc::new(known), ..Self::default() })
+        })
     }
-    Err(Problem::from(AwaitsValidation).into())
 }
 
-/// Whether a schema that is to be declared can be used.
+/// Checks a schema that is to be declared. For the threads for computations.
 ///
 /// # Errors
-/// 422 if it cannot, 503 if too many others wait.
-pub async fn check_declared(app: &App, caller: &Principal, schema: Option<&StoredJson>) -> ApiResult<()> {
-    let Some(text) = schema.map(|schema| schema.as_str().to_owned()) else { return Ok(()) };
-    let checked = app.compute.run(caller.id(), move || check_schema(&text)).await.map_err(Problem::from)?;
-    Ok(checked.map_err(|fault| Problem::invalid(vec![fault]))?)
+/// The fault, at `/schema`.
+pub fn check_declared(schema: &StoredJson) -> Result<(), Vec<FieldError>> {
+    check_schema(schema.as_str()).map_err(|fault| vec![fault])
 }

@@ -7,16 +7,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{io, thread};
 
+use axum::response::Response;
 use kith_kernel::uuid::Uuid;
-use kith_kernel::{Problem, problems};
+use kith_kernel::{COMPUTE_STACK_BYTES, Ctx, FieldError, Precomputed, Problem, problems};
+use kith_store::{Error, Tx};
+use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+use crate::auth::Principal;
 use crate::fair_queue::{FairQueue, Full, fair_queue};
+use crate::{Answer, ApiResult, App};
 
 const THREADS: usize = 2;
-/// Stack of each thread.
-pub const COMPUTE_STACK_BYTES: usize = 16 << 20;
+/// Runs of a transaction that misses another result each time.
+const MAX_ROUNDS: usize = 4;
 /// Computations that may wait.
 const MAX_QUEUED: usize = 256;
 /// A computation that has waited for longer is dropped.
@@ -116,6 +121,52 @@ impl Compute {
         };
         // It was dropped for somebody who has fewer waiting.
         answer.unwrap_or(Err(ComputeError::Busy))
+    }
+}
+
+impl App {
+    /// Runs `task` for `caller` on the threads for computations.
+    ///
+    /// # Errors
+    /// 422 with the faults that `task` returns; 503 if too many others wait.
+    pub async fn compute_for<T: Send + 'static>(
+        &self,
+        caller: &Principal,
+        task: impl FnOnce() -> Result<T, Vec<FieldError>> + Send + 'static,
+    ) -> ApiResult<T> {
+        let computed = self.compute.run(caller.id(), task).await.map_err(Problem::from)?;
+        Ok(computed.map_err(Problem::invalid)?)
+    }
+
+    /// Runs a command as [`App::change`] does, and again with what it misses computed outside its transaction.
+    ///
+    /// # Errors
+    /// As for [`App::change`] and [`App::compute_for`].
+    pub async fn change_precomputed<P, F, T, E>(
+        &self,
+        caller: impl Into<Principal>,
+        run: F,
+    ) -> ApiResult<Response>
+    where
+        P: Precomputed,
+        F: Fn(&Tx<'_>, &Ctx, &P) -> Result<Answer<T>, E> + Send + Sync + 'static,
+        E: From<Error> + Into<Problem> + Send + 'static,
+        T: Serialize + Send + 'static,
+    {
+        let (caller, run) = (caller.into(), Arc::new(run));
+        let mut known = P::default();
+        let mut rounds = 0;
+        loop {
+            rounds += 1;
+            let (given, run) = (known.clone(), Arc::clone(&run));
+            let answer = self.change(caller.clone(), move |tx, ctx| run(tx, ctx, &given)).await;
+            match known.take_missing() {
+                Some(missing) if answer.is_err() && rounds < MAX_ROUNDS => {
+                    known = self.compute_for(&caller, missing).await?;
+                }
+                _ => return answer,
+            }
+        }
     }
 }
 

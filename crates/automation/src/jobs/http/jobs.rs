@@ -18,7 +18,6 @@ use super::super::model::{
     EnqueuedJob, EnqueuedJobs, Job, JobDetails, JobStatus, JobsError, NewJobBody, NewJobsBody,
 };
 use super::super::{commands, queries, rules};
-use kith_json_schema::change_validated;
 
 /// Dead letters that one call redrives or discards at most.
 const MOST_DEAD: i64 = 1_000;
@@ -105,7 +104,7 @@ async fn enqueue_job(
     Json(body): Json<NewJobBody>,
 ) -> ApiResult<Response> {
     let reserved = app.reserved_jobs();
-    change_validated(&app, &caller, move |tx, ctx, validated| {
+    app.change_precomputed(&caller, move |tx, ctx, validated| {
         commands::enqueue(tx, ctx, reserved, &body, validated).map(Answer::created)
     })
     .await
@@ -123,7 +122,7 @@ async fn enqueue_jobs(
     Json(body): Json<NewJobsBody>,
 ) -> ApiResult<Response> {
     let reserved = app.reserved_jobs();
-    change_validated(&app, &caller, move |tx, ctx, validated| {
+    app.change_precomputed(&caller, move |tx, ctx, validated| {
         commands::enqueue_all(tx, ctx, reserved, &body, validated).map(Answer::created)
     })
     .await

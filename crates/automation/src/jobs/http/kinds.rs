@@ -88,7 +88,9 @@ async fn declare_job_kind(
     Json(body): Json<JobKindBody>,
 ) -> ApiResult<Response> {
     check_program(app.reserved_jobs(), body.queue.as_deref(), Some(&kind))?;
-    json_schema::check_declared(&app, &caller, body.schema().as_ref()).await?;
+    if let Some(schema) = body.schema() {
+        app.compute_for(&caller, move || json_schema::check_declared(&schema)).await?;
+    }
     app.change(&caller, move |tx, ctx| commands::declare_kind(tx, ctx, &kind, &body).map(Answer::ok)).await
 }
 

@@ -73,7 +73,9 @@ async fn declare_collection(
     Json(body): Json<DeclarationBody>,
 ) -> ApiResult<Response> {
     let checked = declarations::check(&name, body)?;
-    json_schema::check_declared(&app, &caller, checked.schema.as_ref()).await?;
+    if let Some(schema) = checked.schema.clone() {
+        app.compute_for(&caller, move || json_schema::check_declared(&schema)).await?;
+    }
     app.change(&caller, move |tx, ctx| {
         let declared = declarations::declare(tx, ctx, &name, &checked, &preconditions);
         declared.map(|declaration| Answer::ok(declaration).with_etag())

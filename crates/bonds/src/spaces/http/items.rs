@@ -18,7 +18,6 @@ use super::super::list::ListRequest;
 use super::super::model::{CollectionName, Item, ItemId, SpaceError, SpaceName};
 use super::super::queries::{self, BondExport};
 use crate::bonds::BondId;
-use kith_json_schema::change_validated;
 
 type ItemPage = PageAnswer<Item>;
 type InCollection = PathParams<(SpaceName, CollectionName)>;
@@ -87,7 +86,7 @@ async fn create_item(
 ) -> ApiResult<Response> {
     let asked = asked(caller.user_id, space, collection);
     let (data, limits) = (Value::Object(body.data), app.config.spaces.clone());
-    change_validated(&app, &caller, move |tx, ctx, validated| {
+    app.change_precomputed(&caller, move |tx, ctx, validated| {
         let created = commands::create(tx, ctx, &asked, &data, Terms { validated, limits: &limits });
         created.map(|item| Answer::created(item).with_etag())
     })
@@ -207,7 +206,7 @@ async fn change(
     preconditions: Preconditions,
 ) -> ApiResult<Response> {
     let limits = app.config.spaces.clone();
-    change_validated(app, caller, move |tx, ctx, validated| {
+    app.change_precomputed(caller, move |tx, ctx, validated| {
         let changed = commands::update(
             tx,
             ctx,

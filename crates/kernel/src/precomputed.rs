@@ -1,0 +1,14 @@
+//! Computations that run before the transaction that depends on them.
+
+use crate::FieldError;
+
+/// Stack of the threads that run computations on what clients send, in bytes.
+pub const COMPUTE_STACK_BYTES: usize = 16 << 20;
+
+/// Results that a transaction requires to have been computed before it. A transaction that misses one notes it and is rolled back;
+/// it runs again after the result was computed.
+pub trait Precomputed: Clone + Default + Send + Sync + 'static {
+    /// Takes what transactions have missed, as a computation that adds it to these results; `None` if nothing is missing. The
+    /// computation fails with what is wrong in the request.
+    fn take_missing(&self) -> Option<impl FnOnce() -> Result<Self, Vec<FieldError>> + Send + 'static>;
+}

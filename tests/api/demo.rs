@@ -1,4 +1,4 @@
-//! The demo: its world, made once; the lines that it prints, as they are printed; and its page, used by a browser.
+//! Tests of the demo: its data, the printed shell commands, and its page in a browser.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,21 +10,21 @@ use serde_json::{Value, json};
 
 use crate::support::{Browser, Engine, Kith, TestApp, kith_on, on_every_engine, success};
 
-/// Set to a folder by whoever wants pictures of the page.
+/// Environment variable with a folder for screenshots of the page.
 const PICTURES: &str = "KITH_TEST_PICTURES";
 
 const README: &str = include_str!("../../README.md");
 
 on_every_engine! {
     with super::with_demo;
-    two_people_part_and_come_back_on_the_page,
-    limits_that_are_off_turn_a_row_red,
-    its_people_are_as_they_are_told_to_be,
-    the_page_needs_nothing_from_elsewhere,
+    page_shows_breakup_and_restoration,
+    lifted_limits_fail_row_on_page,
+    demo_accounts_have_documented_state,
+    page_is_self_contained,
 }
 
 on_every_engine! {
-    nobody_has_the_page_who_did_not_ask_for_it,
+    page_is_absent_without_demo,
 }
 
 #[tokio::test]
@@ -51,7 +51,7 @@ fn with_demo(config: &mut Config) {
     config.server.demo = true;
 }
 
-/// The page with both people on it.
+/// The demo page with both users.
 struct Page {
     browser: Browser,
     done: i64,
@@ -66,7 +66,7 @@ impl Page {
         page
     }
 
-    /// Waits until what was asked for is done and shown, and returns what the page then says has happened.
+    /// Waits until the page has completed and rendered the last action. Returns the text of its log.
     fn wait(&mut self) -> String {
         self.done += 1;
         let shown = self.browser.run(&format!(
@@ -95,14 +95,14 @@ impl Page {
         text.as_str().expect("text").to_owned()
     }
 
-    /// The bond that both see.
+    /// Returns the bond that both sides show.
     fn bond(&mut self) -> String {
         let both = self.browser.run("[left, right].map((side) => side.dataset.bond)");
         assert_eq!(both[0], both[1]);
         both[0].as_str().expect("a bond or none").to_owned()
     }
 
-    /// What stands in the space, the same on both sides.
+    /// Returns the notes of the space, which both sides must show equally.
     fn notes(&mut self) -> Vec<String> {
         let notes = "[left, right].map((side) => [...side.querySelectorAll('[data-note]')].map((n) => n.textContent))";
         let both = self.browser.run(notes);
@@ -113,7 +113,7 @@ impl Page {
     fn write(&mut self, side: &str, text: &str) {
         self.type_in(&format!("{side} form input"), text);
         let said = self.click(&format!("{side} [data-do=write]"));
-        assert!(said.contains("wrote"), "{said}");
+        assert!(said.contains("added a note"), "{said}");
     }
 
     fn picture(&mut self, name: &str) {
@@ -124,18 +124,18 @@ impl Page {
     }
 }
 
-/// PRT-01: the journey of the product, as somebody sees it who opens the page.
-async fn two_people_part_and_come_back_on_the_page(app: &TestApp) {
-    // It waits for a browser that asks these very servers.
+/// PRT-01: the product's story on the page.
+async fn page_shows_breakup_and_restoration(app: &TestApp) {
+    // Blocks in place, because the browser sends requests to servers of this process.
     tokio::task::block_in_place(|| part_and_come_back(&mut Page::open(app)));
 }
 
 fn part_and_come_back(page: &mut Page) {
     page.type_in("#left form input", "Shall we?");
-    assert_eq!(page.click("#left [data-do=ask]"), "Ada asked Ben.");
+    assert_eq!(page.click("#left [data-do=ask]"), "Ada sent Ben a partner request.");
     assert!(page.text("#right").contains("“Shall we?”"));
     let said = page.click("#right [data-do=accept]");
-    assert!(said.contains("a fresh bond, with nothing yet"), "{said}");
+    assert!(said.contains("a new bond, with no notes"), "{said}");
     let first = page.bond();
     assert_ne!(first, "");
     page.write("#left", "Tickets for the opera, row 7");
@@ -144,29 +144,29 @@ fn part_and_come_back(page: &mut Page) {
     assert_eq!(page.notes(), notes);
 
     let said = page.click("#left [data-do=part]");
-    assert!(said.starts_with("Ada parted from Ben."), "{said}");
+    assert!(said.starts_with("Ada ended the bond with Ben."), "{said}");
     assert_eq!((page.bond(), page.notes()), (String::new(), vec![]));
     let said = page.click("[data-pass='29d']");
-    assert!(said.starts_with("29 days went by"), "{said}");
+    assert!(said.starts_with("The server clock advanced by 29 days."), "{said}");
     page.type_in("#right form input", "I was wrong.");
-    assert_eq!(page.click("#right [data-do=ask]"), "Ben asked Ada to come back.");
+    assert_eq!(page.click("#right [data-do=ask]"), "Ben sent Ada a request to restore their bond.");
     let said = page.click("#left [data-do=accept]");
-    assert!(said.contains("the same bond, with 2 notes in its space"), "{said}");
+    assert!(said.contains("the same bond, with 2 notes in its shared space"), "{said}");
     assert_eq!((page.bond(), page.notes()), (first.clone(), notes.map(str::to_owned).to_vec()));
     page.picture("demo.png");
 
     page.click("#right [data-do=part]");
     page.click("[data-pass='31d']");
     assert!(page.text("#left").contains("archived"));
-    assert_eq!(page.click("#left [data-do=ask]"), "Ada asked Ben.");
+    assert_eq!(page.click("#left [data-do=ask]"), "Ada sent Ben a partner request.");
     let said = page.click("#right [data-do=accept]");
-    assert!(said.contains("a fresh bond, with nothing yet"), "{said}");
+    assert!(said.contains("a new bond, with no notes"), "{said}");
     assert_eq!(page.notes(), Vec::<String>::new());
     let fresh = page.bond();
     assert!(!fresh.is_empty() && fresh != first, "{fresh}");
     assert_eq!(page.text("#problem"), "");
 
-    // What the API refuses is said in its own words.
+    // The page shows the API's own error texts.
     page.click("#left [data-do=part]");
     page.click("[data-pass='31d']");
     page.click("#left [data-do=ask]");
@@ -176,27 +176,30 @@ fn part_and_come_back(page: &mut Page) {
     assert!(problem.starts_with("409 too_soon_to_ask_again: "), "{problem}");
 }
 
-/// SEC-03, GAT-01: what a check finds is what is there: with the limits off it finds them off, and with them on again, on.
-async fn limits_that_are_off_turn_a_row_red(app: &TestApp) {
+/// SEC-03, GAT-01: a check fails with limits off, and passes when they are on again.
+async fn lifted_limits_fail_row_on_page(app: &TestApp) {
     tokio::task::block_in_place(|| turn_a_row_red(&mut Page::open(app)));
 }
 
 fn turn_a_row_red(page: &mut Page) {
-    assert_eq!(page.text("#verdict"), "not judged yet");
-    // The row also asks for the results of tests, which nobody has given here: `kith verify --only SEC-03` says the same.
-    assert_eq!(page.click("#judge"), "SEC-03: its check says pass; the row is unknown.");
+    assert_eq!(page.text("#verdict"), "not run yet");
+    let passes = "Check SEC-03: the live check returned “pass”, the row as a whole is “unknown”.";
+    let fails = "Check SEC-03: the live check returned “fail”, the row as a whole is “fail”.";
+    // The row also needs test results, which this server does not have: `kith verify --only SEC-03` says the same.
+    assert_eq!(page.click("#judge"), passes);
     let found = page.text("#found");
     assert!(found.contains("no results of tests were given"), "{found}");
-    assert_eq!(page.click("#lifted"), "Limits are off. SEC-03: its check says fail; the row is fail.");
+    assert_eq!(page.click("#lifted"), format!("Rate limits are off. {fails}"));
     let found = page.text("#found");
     assert!(found.contains("201 instead of 429"), "{found}");
+    page.browser.run("document.querySelector('.readiness').scrollIntoView()");
     page.picture("readiness.png");
-    assert_eq!(page.click("#lifted"), "Limits hold. SEC-03: its check says pass; the row is unknown.");
+    assert_eq!(page.click("#lifted"), format!("Rate limits are on. {passes}"));
     assert_eq!((page.text("#verdict"), page.text("#problem")), ("pass".to_owned(), String::new()));
 }
 
-/// Who lives there, and how they stand, is as it is told.
-async fn its_people_are_as_they_are_told_to_be(app: &TestApp) {
+/// The demo accounts are in the documented states.
+async fn demo_accounts_have_documented_state(app: &TestApp) {
     let now = app.now();
     let state = async |name: &str, path: &str| {
         let body = json!({ "email": format!("{name}@demo.example"), "password": "demo-password" });
@@ -226,7 +229,7 @@ async fn its_people_are_as_they_are_told_to_be(app: &TestApp) {
     }
 }
 
-/// A second start finds the world as it is, and changes nothing.
+/// A second start finds the demo data and changes nothing.
 async fn is_made_once(engine: Engine) {
     if !engine.is_chosen() {
         return;
@@ -239,8 +242,7 @@ async fn is_made_once(engine: Engine) {
     app.stop().await;
 }
 
-/// All that the database holds, but for what says when servers started, ran and purged, and how far the
-/// sequencer has read: another time each.
+/// Returns all rows of the database, except for those that depend on the time of the run.
 async fn world(app: &TestApp) -> Vec<String> {
     let mut rows = app.dump().await;
     rows.retain(|row| {
@@ -251,7 +253,7 @@ async fn world(app: &TestApp) -> Vec<String> {
     rows
 }
 
-/// What it prints for another terminal works there as it is printed.
+/// The printed shell commands work as printed.
 async fn its_lines_work_as_printed(engine: Engine) {
     if !engine.is_chosen() {
         return;
@@ -284,8 +286,8 @@ async fn its_lines_work_as_printed(engine: Engine) {
     assert_eq!(outbox["items"].as_array().map(Vec::len), Some(3));
 }
 
-/// SEC-05: nothing inline, nothing from elsewhere, and a policy that says so.
-async fn the_page_needs_nothing_from_elsewhere(app: &TestApp) {
+/// SEC-05: the page contains nothing inline, loads nothing from other origins, and its policy enforces that.
+async fn page_is_self_contained(app: &TestApp) {
     let client = app.anonymous();
     let page = client.get("/demo").await;
     let policy = page.header("content-security-policy").expect("a policy").to_owned();
@@ -306,7 +308,7 @@ async fn the_page_needs_nothing_from_elsewhere(app: &TestApp) {
     client.get("/demo/page.html").await.expect_problem(404, "not_found");
 }
 
-async fn nobody_has_the_page_who_did_not_ask_for_it(app: &TestApp) {
+async fn page_is_absent_without_demo(app: &TestApp) {
     for path in ["/demo", "/demo/people.json"] {
         app.anonymous().get(path).await.expect_problem(404, "not_found");
     }

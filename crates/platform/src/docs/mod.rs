@@ -1,4 +1,5 @@
-//! `/docs`: Swagger UI over the OpenAPI document, all of it from the binary, under a policy that admits nothing else.
+//! `/docs`: Swagger UI for the OpenAPI document, served from the binary under a strict content security
+//! policy.
 
 mod start;
 
@@ -18,12 +19,13 @@ use crate::ApiResult;
 use crate::http::Asset;
 use crate::module::Routes;
 
-/// Images are pictures in the style sheet; everything else comes from this server, and nothing is inline.
+/// Content security policy of the pages. `data:` images are used by the style sheet; everything else comes
+/// from this server, and nothing is inline.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
-/// For what has another name when it has changed.
+/// `Cache-Control` of files whose name contains a digest of their content.
 const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -41,12 +43,14 @@ pub(crate) fn routes() -> Routes {
         .routes(routes!(old_swagger))
 }
 
-/// This document, to browse and to try.
+/// Open the API reference
+///
+/// Returns a page that displays this document and can send requests.
 #[utoipa::path(
     get, path = "/docs",
     responses(
-        (status = 200, description = "A page", body = String, content_type = HTML),
-        (status = 304, description = "As it was: `If-None-Match` names its ETag"),
+        (status = 200, description = "HTML page", body = String, content_type = HTML),
+        (status = 304, description = "Not modified: `If-None-Match` matches the ETag"),
     )
 )]
 async fn docs() -> Response {
@@ -55,38 +59,53 @@ async fn docs() -> Response {
     response
 }
 
-/// What the page at `/docs` consists of.
+/// Get a file of the API reference
+///
+/// Returns a style sheet or script of the page at `/docs`. The name contains a digest of the content, so the
+/// response can be cached for a year.
 #[utoipa::path(
     get, path = "/docs/{file}",
-    params(("file" = String, Path, description = "As the page names it; the name changes with the content")),
+    params(("file" = String, Path, description = "Name of the file, as referenced by the page. It changes with the content.")),
     responses(
         (status = 200, description = "The file", content((String = STYLE), (String = SCRIPT))),
-        (status = 304, description = "As it was: `If-None-Match` names its ETag"),
+        (status = 304, description = "Not modified: `If-None-Match` matches the ETag"),
     )
 )]
 async fn docs_file(Path(name): Path<String>) -> ApiResult<Response> {
     let part = SITE.parts.iter().find(|part| part.name == name);
-    let part = part.ok_or_else(|| Problem::new(&problems::NOT_FOUND, "The page has no such part."))?;
+    let part = part
+        .ok_or_else(|| Problem::new(&problems::NOT_FOUND, "No file of the API reference has this name."))?;
     let mut response = part.asset.answer();
     response.headers_mut().insert(header::CACHE_CONTROL, FOREVER);
     Ok(response)
 }
 
-/// Leads to `/docs`.
+/// Deprecated: use `/docs`
+///
+/// Redirects permanently to `/docs`.
 #[utoipa::path(get, path = "/api-docs", responses((status = 308, description = "To `/docs`")))]
 #[deprecated]
 async fn old_api_docs() -> Redirect {
     Redirect::permanent("/docs")
 }
 
-/// Leads to `/docs`.
+/// Deprecated: use `/docs`
+///
+/// Redirects permanently to `/docs`.
 #[utoipa::path(get, path = "/swagger", responses((status = 308, description = "To `/docs`")))]
 #[deprecated]
 async fn old_swagger() -> Redirect {
     Redirect::permanent("/docs")
 }
 
-/// The page and what it consists of.
+/// Path of the style sheet that all HTML pages share. It is served with every preset and changes with the content.
+#[must_use]
+pub fn style_sheet_path() -> String {
+    let [.., style] = &SITE.parts;
+    format!("/docs/{}", style.name)
+}
+
+/// API reference page and its files.
 struct Site {
     page: Arc<Asset>,
     parts: [Part; 5],
@@ -104,20 +123,15 @@ impl Site {
             Part::new("swagger-ui-bundle.js", SCRIPT, of_swagger_ui("swagger-ui-bundle.js")),
             Part::new("page.js", SCRIPT, include_bytes!("page.js").to_vec()),
             Part::new("page.css", STYLE, include_bytes!("page.css").to_vec()),
-            Part::new("start.css", STYLE, include_bytes!("start.css").to_vec()),
+            Part::new("style.css", STYLE, include_bytes!("style.css").to_vec()),
         ];
-        let [style, bundle, script, page_style, _] =
+        let [swagger_style, bundle, script, page_style, style] =
             parts.each_ref().map(|part| format!("/docs/{}", part.name));
         let page = include_str!("page.html");
         let page = page.replace("{style}", &style).replace("{page_style}", &page_style);
+        let page = page.replace("{swagger_style}", &swagger_style);
         let page = page.replace("{bundle}", &bundle).replace("{script}", &script);
         Self { page: Asset::new(HTML, page), parts }
-    }
-
-    /// The address of the start page's style sheet.
-    fn start_style(&self) -> String {
-        let [.., style] = &self.parts;
-        format!("/docs/{}", style.name)
     }
 }
 
@@ -130,7 +144,7 @@ impl Part {
     }
 }
 
-/// A file of the distribution, which the build has compressed.
+/// Returns a file of the Swagger UI distribution, decompressed.
 fn of_swagger_ui(file: &str) -> Vec<u8> {
     let found = utoipa_swagger_ui::serve(file, Arc::new(Config::default())).ok().flatten();
     let found = found.expect("it is in the binary");

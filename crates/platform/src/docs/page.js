@@ -1,6 +1,5 @@
 "use strict";
 
-// The policy of the page allows requests to this server only: no validator's badge.
 const docs = document.getElementById("docs");
 const order = (operation) => operation.getIn(["operation", "x-order"], 0);
 window.ui = SwaggerUIBundle({
@@ -14,12 +13,16 @@ window.ui = SwaggerUIBundle({
   operationsSorter: (a, b) => order(a) - order(b),
   requestSnippetsEnabled: true,
   tryItOutEnabled: true,
+  // The page's policy allows requests to this server only, so there is no validator.
   validatorUrl: null,
-  onComplete: nameFilter,
+  onComplete() {
+    document.getElementById("version").textContent = `Version ${window.ui.specSelectors.version()}`;
+    labelFilter();
+  },
 });
 
-// Swagger UI labels its filter by a placeholder alone.
-function nameFilter() {
+// Swagger UI's filter has a placeholder but no label.
+function labelFilter() {
   const filter = document.querySelector(".operation-filter-input");
   if (filter) {
     filter.placeholder = "Filter by group: Partners, Jobs, …";
@@ -27,30 +30,45 @@ function nameFilter() {
   }
 }
 
+// Swagger UI follows links to operations only when it loads.
+addEventListener("hashchange", () => {
+  window.ui.layoutActions.parseDeepLinkHash(location.hash);
+  document.getElementById(`operations${location.hash.slice(1).replaceAll("/", "-")}`)?.scrollIntoView();
+});
+
+// Swagger UI's dark colors depend on a class instead of a media query.
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
-dark.addEventListener("change", follow);
-follow();
+const followScheme = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", followScheme);
+followScheme();
 
 document.getElementById("sign-in").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const said = document.getElementById("signed-in");
-  const { email, password } = Object.fromEntries(new FormData(event.target));
+  const form = event.target;
+  const { email, password } = Object.fromEntries(new FormData(form));
+  showProblem("");
   try {
     const response = await fetch("/api/v1/auth/login", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ email, password }),
     });
-    const answer = await response.json();
+    const body = await response.json();
     if (!response.ok) {
-      said.textContent = answer.detail || answer.title;
+      showProblem([body.title, body.detail].filter(Boolean).join(": "));
       return;
     }
-    window.ui.preauthorizeApiKey("bearer", answer.access_token);
-    event.target.reset();
-    said.textContent = `Signed in as ${email}. Requests from this page carry the access token until it expires.`;
+    window.ui.preauthorizeApiKey("bearer", body.access_token);
+    form.reset();
+    document.getElementById("signed-in").textContent =
+      `Signed in as ${email}. Requests from this page carry the access token until it expires.`;
   } catch {
-    said.textContent = "The server cannot be reached. Check that it is running, and try again.";
+    showProblem("The server cannot be reached. Check that it is running, then try again.");
   }
 });
+
+function showProblem(text) {
+  const problem = document.getElementById("problem");
+  problem.textContent = text;
+  problem.hidden = text === "";
+}

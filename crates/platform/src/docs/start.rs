@@ -1,4 +1,5 @@
-//! Start page at `/`, the address that Kith prints: links to the guides, the API reference and the demo.
+//! Start page at `/`, the address that the server prints: links to the guides, the API reference and the
+//! demo.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -6,7 +7,7 @@ use http::header;
 use http::request::Parts;
 use utoipa_axum::routes;
 
-use super::{HTML, POLICY, SITE};
+use super::{HTML, POLICY, style_sheet_path};
 use crate::App;
 use crate::http::Asset;
 use crate::module::Routes;
@@ -15,24 +16,26 @@ pub(super) fn routes() -> Routes {
     Routes::new().routes(routes!(start))
 }
 
-/// Show where to go from here: documentation, demo, health.
+/// Open the start page
+///
+/// Returns a page with links to the documentation, the demo and the health report.
 #[utoipa::path(
     get, path = "/",
     responses(
-        (status = 200, description = "A page", body = String, content_type = HTML),
-        (status = 304, description = "As it was: `If-None-Match` names its ETag"),
+        (status = 200, description = "HTML page", body = String, content_type = HTML),
+        (status = 304, description = "Not modified: `If-None-Match` matches the ETag"),
     )
 )]
 async fn start(State(app): State<App>, parts: Parts) -> Response {
     let mode = match (app.config.is_production(), app.config.server.demo) {
         (true, _) => "Production mode.",
         (false, true) => "Development mode, with demo data.",
-        (false, false) => "Development mode. Registration works at once; nothing else has to be set up.",
+        (false, false) => "Development mode. You can register a user now; no further setup is needed.",
     };
     let demo =
-        "<li><a href=\"/demo\">Demo</a>: two people side by side, and a button that lets time pass</li>\n";
+        "<li><a href=\"/demo\">Demo</a>: two users side by side, and a clock that you can advance</li>\n";
     let page = include_str!("start.html")
-        .replace("{style}", &SITE.start_style())
+        .replace("{style}", &style_sheet_path())
         .replace("{mode}", mode)
         .replace("{demo}", if app.config.server.demo { demo } else { "" })
         .replace("{origin}", &origin(&parts));
@@ -41,7 +44,8 @@ async fn start(State(app): State<App>, parts: Parts) -> Response {
     response
 }
 
-/// The address by which the page was opened. Host was checked, and holds no character that HTML gives a meaning.
+/// Returns the origin from which the page was requested, from `Host`. A host with other characters is
+/// replaced, because the value is inserted into HTML.
 fn origin(parts: &Parts) -> String {
     let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');

@@ -1,4 +1,5 @@
-//! `kith serve --demo`: a small made-up world, a page that shows it from two sides, and lines to type.
+//! `kith serve --demo`: synthetic demo data, a page that shows two users side by side, and shell commands to
+//! try.
 
 mod page;
 mod past;
@@ -10,7 +11,7 @@ use kith_platform::{Module, Routes, Tag};
 pub use past::DemoError;
 pub(crate) use world::make_world_if_asked;
 
-/// The page; nobody else's.
+/// Module of the demo page.
 pub(crate) static DEMO: Module = Module {
     needs: &["nicknames", "spaces", "callbacks", "schedules"],
     tags: &[Tag { name: "Demo", description: "The page at `/demo` and its data." }],
@@ -22,9 +23,9 @@ fn routes() -> Routes {
     page::routes().merge(readiness::routes())
 }
 
-/// What everybody's password is.
+/// Password of all demo accounts.
 const PASSWORD: &str = "demo-password";
-/// Who lives in it; `ada@demo.example` and so on.
+/// Names of the demo accounts. Addresses are `ada@demo.example` and so on.
 const PEOPLE: [&str; 12] =
     ["Ada", "Ben", "Clara", "David", "Emil", "Fatima", "Goran", "Hana", "Ines", "Jonas", "Lena", "Marek"];
 
@@ -32,7 +33,7 @@ fn email(name: &str) -> String {
     format!("{}@demo.example", name.to_lowercase())
 }
 
-/// Where the page is, and lines for another terminal.
+/// Returns the URL of the page and the shell commands.
 pub(crate) fn lines(base: &str) -> String {
     include_str!("lines.txt").trim_end().replace("{base}", base)
 }

@@ -1,4 +1,4 @@
-// What is shown, and what each button does. Whatever is done, both are looked at again.
+// Renders both users and handles the buttons. Both users are fetched again after every action.
 
 import { Person, call } from "/demo/person.js";
 
@@ -30,29 +30,60 @@ function el(tag, attributes, ...children) {
   return node;
 }
 
-function button(what, label, act, kind = "") {
-  return el("button", { type: "button", class: kind, "data-do": what, onclick: () => run(act) }, label);
+function button(action, label, act, style = "") {
+  return el("button", { type: "button", class: style, "data-do": action, onclick: () => run(act) }, label);
+}
+
+// Form with one text field; `submit` gets the text.
+function textForm(action, field, label, style, submit) {
+  const input = el("input", { maxlength: 500, ...field.attributes });
+  const form = el("form", {}, el("label", { class: "field" }, field.label, input), el("button", { class: style, "data-do": action }, label));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    run(() => submit(input.value));
+  });
+  return form;
 }
 
 const day = (time) => new Date(time).toLocaleDateString(undefined, { dateStyle: "medium" });
 const plural = (n, one, more) => `${n} ${n === 1 ? one : more}`;
 
-// Does something, says in a line what happened, and shows how things are now.
+// Runs an action, fetches both users again, and shows the message that the action returns or the error it throws.
 async function run(act) {
+  const focusAgain = rememberFocus();
+  let message = "";
+  let error = "";
   problem.hidden = true;
   document.body.inert = true;
   try {
-    const line = await act();
+    message = await act();
     await show();
-    happened.textContent = line;
-  } catch (refusal) {
-    problem.textContent = refusal.message;
-    problem.hidden = false;
+  } catch (failure) {
+    error = failure.message;
     await show().catch(() => {});
   }
+  // Screen readers announce no changes within an inert page.
   document.body.inert = false;
+  happened.textContent = error ? "The last action failed." : message;
+  problem.textContent = error;
+  problem.hidden = error === "";
+  focusAgain();
   done += 1;
   document.body.dataset.done = done;
+}
+
+// Rendering replaces the focused element: afterwards its successor gets the focus, or the heading of the same user.
+function rememberFocus() {
+  const { activeElement: focused } = document;
+  const side = focused.closest(".users > section")?.id;
+  return () => {
+    if (focused.isConnected) {
+      focused.focus();
+    } else if (side) {
+      const successor = `#${side} ${focused.localName}${focused.dataset.do ? `[data-do=${focused.dataset.do}]` : ""}`;
+      (document.querySelector(successor) ?? document.querySelector(`#${side} h2`)).focus();
+    }
+  };
 }
 
 async function show() {
@@ -74,7 +105,7 @@ function draw(side) {
   const place = document.getElementById(side);
   place.dataset.bond = me.bond?.id ?? "";
   place.replaceChildren(
-    el("div", { class: "who" }, el("h2", {}, me.name), choice(side)),
+    el("div", { class: "who" }, el("h2", { tabindex: -1 }, me.name), choice(side)),
     me.bond ? bonded(me) : free(me),
     ...(me.bond ? space(me) : requests(me, other)),
     ...past(me),
@@ -83,9 +114,9 @@ function draw(side) {
 
 function choice(side) {
   const options = people.map((one) => el("option", { value: one.name }, one.name));
-  const select = el("select", { "aria-label": "Another person", onchange: () => run(() => choose(side, select.value)) }, ...options);
+  const select = el("select", { onchange: () => run(() => choose(side, select.value)) }, ...options);
   select.value = shown[side].name;
-  return select;
+  return el("label", { class: "quiet" }, "Signed in as ", select);
 }
 
 async function choose(side, name) {
@@ -96,68 +127,65 @@ async function choose(side, name) {
   }
   shown[side] = new Person(found);
   await shown[side].signIn();
-  return `${name} has signed in.`;
+  return `${name} is signed in.`;
 }
 
 function bonded({ bond }) {
-  const since = ` since ${day(bond.since)}`;
-  const back = bond.restorations ? `, back ${bond.restorations === 1 ? "once" : `${bond.restorations} times`}` : "";
-  return el("p", { class: "state" }, el("strong", {}, `Partner of ${bond.partner.display_name}`), since + back, ".");
+  const restored = bond.restorations ? `, restored ${bond.restorations === 1 ? "once" : `${bond.restorations} times`}` : "";
+  const since = ` since ${day(bond.since)}${restored}`;
+  return el("p", { class: "state" }, el("strong", {}, `Partner of ${bond.partner.display_name}`), since);
 }
 
 function free() {
-  return el("p", { class: "state" }, "Has no partner.");
+  return el("p", { class: "state" }, "No partner");
 }
 
 function space(me) {
   const items = me.notes.items.map((note) => el("li", { "data-note": note.id }, note.data.text ?? JSON.stringify(note.data)));
-  const text = el("input", { "aria-label": "What to write", placeholder: "Write something for both", maxlength: 500, required: "" });
-  const write = async () => {
-    await me.write(text.value);
-    return `${me.name} wrote in the space that both share.`;
+  const write = async (text) => {
+    await me.write(text);
+    return `${me.name} added a note to the shared space.`;
   };
-  const form = el("form", {}, text, el("button", { "data-do": "write" }, "Write"));
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    run(write);
-  });
   const part = async () => {
     const { bond } = await me.part();
-    return `${me.name} parted from ${bond.partner.display_name}. Up to ${day(bond.restorable_until)} they can come back to all of it.`;
+    return `${me.name} ended the bond with ${bond.partner.display_name}. They can restore it until ${day(bond.restorable_until)}.`;
   };
+  const partner = me.bond.partner.display_name;
   return [
-    el("h3", {}, "Our space"),
-    items.length ? el("ul", {}, ...items) : el("p", { class: "quiet" }, "Nothing in it yet."),
-    form,
-    el("h3", {}, "And if not"),
-    button("part", `Part from ${me.bond.partner.display_name}`, part),
+    el("h3", {}, "Shared notes"),
+    items.length ? el("ul", {}, ...items) : el("p", { class: "quiet" }, "No notes yet"),
+    textForm("write", { label: "New note", attributes: { required: "" } }, "Add note", "", write),
+    el(
+      "div",
+      { class: "row" },
+      button("part", `End bond with ${partner}`, part),
+      el("span", { class: "quiet" }, "For both users; restorable for 30 days"),
+    ),
   ];
 }
 
 function requests(me, other) {
-  const message = el("input", { "aria-label": "With these words", placeholder: "Shall we?", maxlength: 500 });
-  const ask = async () => {
-    const request = await me.ask(other, message.value);
-    return request.bond ? became(me, other, request.bond) : `${me.name} asked ${other.name}${request.restorable_until ? " to come back" : ""}.`;
+  const ask = async (message) => {
+    const request = await me.ask(other, message);
+    if (request.bond) {
+      return became(me, other, request.bond);
+    }
+    const purpose = request.restorable_until ? "a request to restore their bond" : "a partner request";
+    return `${me.name} sent ${other.name} ${purpose}.`;
   };
-  const form = el("form", {}, message, el("button", { class: "main", "data-do": "ask" }, `Ask ${other.name}`));
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    run(ask);
-  });
-  const incoming = me.incoming.items.map((request) => received(me, other, request));
+  const incoming = me.incoming.items.map((request) => received(me, request));
   const outgoing = me.outgoing.items.map((request) => sent(me, request));
   return [
-    el("h3", {}, "Ask"),
-    form,
-    incoming.length ? el("h3", {}, "Asked by") : null,
+    el("h3", {}, "Send a partner request"),
+    textForm("ask", { label: "Message (optional)" }, `Send request to ${other.name}`, "main", ask),
+    incoming.length ? el("h3", {}, "Received requests") : null,
     incoming.length ? el("ul", {}, ...incoming) : null,
-    outgoing.length ? el("h3", {}, "Waits for an answer") : null,
+    outgoing.length ? el("h3", {}, "Sent requests, waiting for an answer") : null,
     outgoing.length ? el("ul", {}, ...outgoing) : null,
   ].filter((part) => part !== null);
 }
 
-function received(me, other, request) {
+function received(me, request) {
   const from = request.from.display_name;
   const accept = async () => {
     const { bond } = await me.answer(request, "accept");
@@ -165,7 +193,7 @@ function received(me, other, request) {
   };
   const reject = async () => {
     await me.answer(request, "reject");
-    return `${me.name} said no to ${from}.`;
+    return `${me.name} rejected the request from ${from}.`;
   };
   return el(
     "li",
@@ -181,21 +209,21 @@ function sent(me, request) {
   const to = request.to.display_name ?? request.to.email;
   const cancel = async () => {
     await me.answer(request, "cancel");
-    return `${me.name} took it back.`;
+    return `${me.name} cancelled the request to ${to}.`;
   };
-  return el("li", {}, el("strong", {}, to), restorable(request), el("div", { class: "row" }, button("cancel", "Take it back", cancel)));
+  return el("li", {}, el("strong", {}, to), restorable(request), el("div", { class: "row" }, button("cancel", "Cancel request", cancel)));
 }
 
 function restorable({ restorable_until: until }) {
-  return until ? el("div", { class: "quiet" }, `Brings the former bond back, if accepted by ${day(until)}`) : null;
+  return until ? el("div", { class: "quiet" }, `Restores the former bond if accepted by ${day(until)}`) : null;
 }
 
 async function became(me, other, bond) {
   const { items } = await me.call("GET", "/api/v1/spaces/bond/notes");
-  const things = items.length ? plural(items.length, "note", "notes") : "nothing yet";
+  const notes = items.length ? plural(items.length, "note", "notes") : "no notes";
   return bond.restored_at
-    ? `${me.name} and ${other.name} are back together: the same bond, with ${things} in its space.`
-    : `${me.name} and ${other.name} are partners: a fresh bond, with ${things} in its space.`;
+    ? `${me.name} and ${other.name} are partners again: the same bond, with ${notes} in its shared space.`
+    : `${me.name} and ${other.name} are partners: a new bond, with ${notes} in its shared space.`;
 }
 
 function past(me) {
@@ -204,16 +232,17 @@ function past(me) {
     return [];
   }
   const lines = ended.map((bond) => {
-    const what = bond.archived_at ? "archived" : `can come back until ${day(bond.restorable_until)}`;
-    return el("li", {}, bond.partner.display_name, el("span", { class: "quiet" }, ` ${day(bond.since)} – ${day(bond.ended_at)}, ${what}`));
+    const what = bond.archived_at ? "archived" : `restorable until ${day(bond.restorable_until)}`;
+    return el("li", {}, el("strong", {}, bond.partner.display_name), el("span", { class: "quiet" }, ` ${day(bond.since)} – ${day(bond.ended_at)}, ${what}`));
   });
-  return [el("h3", {}, "Over"), el("ul", {}, ...lines)];
+  return [el("h3", {}, "Former bonds"), el("ul", {}, ...lines)];
 }
 
 for (const passes of document.querySelectorAll("[data-pass]")) {
   const pass = async () => {
     const clock = await call("POST", "/dev/clock", { advance: passes.dataset.pass });
-    return `${passes.textContent.replace(/ pass(es)?$/, "")} went by in a second. It is ${day(clock.now)}.`;
+    const days = passes.textContent.replace("Advance ", "");
+    return `The server clock advanced by ${days}. It is ${day(clock.now)} now.`;
   };
   passes.addEventListener("click", () => run(pass));
 }
@@ -221,23 +250,23 @@ for (const passes of document.querySelectorAll("[data-pass]")) {
 const verdict = document.getElementById("verdict");
 const lifted = document.getElementById("lifted");
 
-// What a check finds, and with the limits off: the same check, red.
+// Runs check SEC-03. The row of the catalogue may require more evidence than the live check, such as test results, so
+// the outcomes of both are shown, as `kith verify` does.
 async function judge() {
   const row = await call("POST", "/demo/checks/SEC-03");
-  // The row may ask for more than its check, such as the results of tests: then it is judged as `kith verify` judges it.
   verdict.textContent = row.live;
   verdict.dataset.verdict = row.live;
-  const seen = row.evidence.find((one) => one.kind === "live");
-  const more = row.result === row.live ? row.why : `The row is ${row.result}: ${row.why}.`;
-  document.getElementById("found").textContent = more;
-  document.getElementById("found").title = seen ? seen.what : "";
-  return `SEC-03: its check says ${row.live}; the row is ${row.result}.`;
+  const observed = row.evidence.find((one) => one.kind === "live");
+  const found = document.getElementById("found");
+  found.textContent = row.result === row.live ? row.why : `The row as a whole is “${row.result}”: ${row.why}.`;
+  found.title = observed ? observed.what : "";
+  return `Check SEC-03: the live check returned “${row.live}”, the row as a whole is “${row.result}”.`;
 }
 
 document.getElementById("judge").addEventListener("click", () => run(judge));
 lifted.addEventListener("change", () => run(async () => {
   const limits = await call("PUT", "/dev/limits", { lifted: lifted.checked });
-  return `Limits ${limits.lifted ? "are off" : "hold"}. ${await judge()}`;
+  return `Rate limits are ${limits.lifted ? "off" : "on"}. ${await judge()}`;
 }));
 
 run(async () => {
@@ -247,5 +276,5 @@ run(async () => {
     shown[side] = new Person(one);
     await shown[side].signIn();
   }
-  return `${shown.left.name} and ${shown.right.name} are signed in. Let one of them ask.`;
+  return `${shown.left.name} and ${shown.right.name} are signed in. Each card shows what its user sees.`;
 });

@@ -1,4 +1,4 @@
-//! `/demo`: two people side by side in one page, as plain files from the binary.
+//! Page at `/demo`, which shows two users side by side. Its files are part of the binary.
 
 use std::sync::{Arc, LazyLock};
 
@@ -6,13 +6,13 @@ use axum::extract::Path;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use kith_kernel::{Problem, problems};
-use kith_platform::{ApiResult, Asset, Routes};
+use kith_platform::{ApiResult, Asset, Routes, style_sheet_path};
 use serde_json::{Value, json};
 use utoipa_axum::routes;
 
 use super::{PASSWORD, PEOPLE, email};
 
-/// Only what this server itself has said, and nothing inline.
+/// Content-Security-Policy: only files of this server, and nothing inline.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -22,7 +22,8 @@ const STYLE: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const JSON: &str = "application/json";
 
-static PAGE: LazyLock<Arc<Asset>> = LazyLock::new(|| Asset::new(HTML, include_str!("page.html")));
+static PAGE: LazyLock<Arc<Asset>> =
+    LazyLock::new(|| Asset::new(HTML, include_str!("page.html").replace("{style}", &style_sheet_path())));
 static FILES: LazyLock<[(&str, Arc<Asset>); 4]> = LazyLock::new(|| {
     [
         ("page.css", Asset::new(STYLE, include_str!("page.css"))),
@@ -41,12 +42,12 @@ pub(super) fn routes() -> Routes {
     Routes::new().routes(routes!(demo)).routes(routes!(demo_file))
 }
 
-/// The demo's page.
+/// Get the demo page
 #[utoipa::path(
     get, path = "/demo",
     responses(
-        (status = 200, description = "A page", body = String, content_type = HTML),
-        (status = 304, description = "As it was: `If-None-Match` names its ETag"),
+        (status = 200, description = "HTML page", body = String, content_type = HTML),
+        (status = 304, description = "Not modified: `If-None-Match` matches the ETag"),
     )
 )]
 async fn demo() -> Response {
@@ -55,17 +56,18 @@ async fn demo() -> Response {
     response
 }
 
-/// What that page consists of.
+/// Get a file of the demo page
 #[utoipa::path(
     get, path = "/demo/{file}",
     params(("file" = String, Path, description = "As the page names it")),
     responses(
         (status = 200, description = "The file", content((String = STYLE), (String = SCRIPT), (Value = JSON))),
-        (status = 304, description = "As it was: `If-None-Match` names its ETag"),
+        (status = 304, description = "Not modified: `If-None-Match` matches the ETag"),
     )
 )]
 async fn demo_file(Path(name): Path<String>) -> ApiResult<Response> {
     let found = FILES.iter().find(|(file, _)| *file == name);
-    let (_, asset) = found.ok_or_else(|| Problem::new(&problems::NOT_FOUND, "The page has no such part."))?;
+    let (_, asset) = found
+        .ok_or_else(|| Problem::new(&problems::NOT_FOUND, "No file of the API reference has this name."))?;
     Ok(asset.answer())
 }

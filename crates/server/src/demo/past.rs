@@ -1,4 +1,5 @@
-//! A server that lives in the past of another, on the same database: what happens there has happened.
+//! In-process server with a manual clock in the past, on the database of the real server. It creates the
+//! history of the demo data.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,28 +15,28 @@ use thiserror::Error;
 
 use super::{PASSWORD, email};
 
-/// Shorter than an access token lasts.
+/// Age at which a token is renewed. Shorter than the lifetime of an access token.
 const SIGNED_IN_FOR: Duration = minutes(10);
 const MOST_BYTES: usize = 1024 * 1024;
 
-/// Why there is no world.
+/// Error of creating the demo data.
 #[derive(Debug, Error)]
 pub enum DemoError {
-    /// A step was refused.
+    /// A request was rejected.
     #[error("the demo's world could not be made: {step} was answered {answer}")]
     Refused {
-        /// The request.
+        /// Method and path of the request.
         step: String,
-        /// Status and body.
+        /// Status and body of the response.
         answer: String,
     },
-    /// The database does not answer.
+    /// The database failed.
     #[error("the demo's world could not be made: {0}")]
     Store(#[from] kith_store::Error),
-    /// The server of the past did not start.
+    /// The in-process server did not start.
     #[error("the demo's world could not be made: {0}")]
     Start(#[from] StartError),
-    /// What was due then could not be done.
+    /// A job that was due failed.
     #[error("the demo's world could not be made: {0}")]
     Upkeep(UpkeepError),
 }
@@ -55,7 +56,7 @@ struct SignedIn {
 }
 
 impl Past {
-    /// Of the server that `app` is.
+    /// Creates a server `begins_days_ago` days in the past of `app`.
     pub async fn of(app: &App, begins_days_ago: u64) -> Result<Self, DemoError> {
         let present = app.sources.clock.now();
         let clock = Arc::new(ManualClock::at(present - days(begins_days_ago)));
@@ -65,14 +66,14 @@ impl Past {
             random: Arc::clone(&app.sources.random),
         };
         let mut config = app.config.clone();
-        // All of them come from here.
+        // All requests come from one client, which would exceed its limits.
         config.server.without_limits = true;
         let program = Program { modules: app.modules, installed: app.installed, build: app.build };
         let app = App::new(app.db.clone(), config, sources, None, None, None, program).await?;
         Ok(Self { door: InProcess::new(&app), app, clock, present, people: HashMap::new() })
     }
 
-    /// Lets time pass up to the day so many days ago, and does what is due by then.
+    /// Advances the clock to `days_ago` days before the present and runs everything that is due.
     pub async fn days_ago(&self, days_ago: u64) -> Result<(), DemoError> {
         let day = self.present - days(days_ago);
         self.clock.set(self.clock.now().max(day));
@@ -91,7 +92,7 @@ impl Past {
         &self.people[name].id
     }
 
-    /// What `name` asks, which has to succeed.
+    /// Sends a request as `name`. Any status other than success is an error.
     pub async fn ask(
         &mut self,
         name: &'static str,
@@ -104,7 +105,7 @@ impl Past {
             let answer = self.send(None, "POST", "/api/v1/auth/login", body).await?;
             self.remember(name, &answer);
         }
-        // Nobody does two things in the same instant.
+        // Gives each request a distinct time.
         self.clock.advance(minutes(1));
         self.send(Some(&self.people[name].token), method, path, body).await
     }

@@ -1,10 +1,10 @@
-// One of the two: a session of their own, and what they see of it.
+// API client of one user: their session, and the data that the API shows them.
 
 const JSON_BODY = { "Content-Type": "application/json" };
 const REQUESTS = "/api/v1/partners/requests";
 const NOTES = "/api/v1/spaces/bond/notes";
 
-// The API's own words about what went wrong.
+// Problem that the API returned; the message is its status, code, title, detail and invalid fields.
 export class Refusal extends Error {
   constructor(answer, problem) {
     const faults = (problem.errors ?? []).map((fault) => `${fault.pointer}: ${fault.detail}`);
@@ -15,7 +15,9 @@ export class Refusal extends Error {
 
 export async function call(method, path, body, token) {
   const headers = { ...(body ? JSON_BODY : {}), ...(token ? { Authorization: `Bearer ${token}` } : {}) };
-  const answer = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
+  const answer = await fetch(path, { method, headers, body: body && JSON.stringify(body) }).catch(() => {
+    throw new Error("The server cannot be reached. Check that it is running, then try again.");
+  });
   document.dispatchEvent(new CustomEvent("called", { detail: `${method} ${path} → ${answer.status}` }));
   const said = answer.status === 204 ? null : await answer.json();
   if (!answer.ok) {
@@ -36,7 +38,7 @@ export class Person {
     this.token = session.access_token;
   }
 
-  // Time that was let pass may have ended the session.
+  // Advancing the clock may have expired the session: in that case, signs in again and repeats the request.
   async call(method, path, body) {
     if (!this.token) {
       await this.signIn();
@@ -52,7 +54,7 @@ export class Person {
     }
   }
 
-  // All that is shown of them.
+  // Fetches all data that their card shows.
   async look() {
     const [{ bond }, incoming, outgoing, history] = [
       await this.call("GET", "/api/v1/partners/current"),

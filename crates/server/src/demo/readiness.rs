@@ -1,4 +1,4 @@
-//! `/demo/checks`: a row of readiness, judged on this very server, so that one sees a check turn red and green again.
+//! `/demo/checks`: judges a readiness row on this server, so that a visitor sees a check fail and pass again.
 
 use std::sync::atomic::AtomicBool;
 
@@ -9,14 +9,14 @@ use kith_readiness::{Artefacts, Catalogue, Declared, Deployment, Gate, Plan, Tar
 use serde_json::Value;
 use utoipa_axum::routes;
 
-/// The rows that can be judged here: quick ones, which need nobody who administers.
+/// Rows that can be judged here: fast ones without administrator access.
 const ROWS: [&str; 3] = ["SEC-03", "PRT-01", "API-11"];
 
 pub(super) fn routes() -> Routes {
     Routes::new().routes(routes!(judge_row))
 }
 
-/// Judge a row of readiness on this server, with people who are made up for it and go afterwards. The demo only.
+/// Judge a readiness row
 #[utoipa::path(
     post, path = "/demo/checks/{row}",
     params(("row" = String, Path, description = "SEC-03, PRT-01 or API-11")),
@@ -39,7 +39,7 @@ async fn judge_row(State(app): State<App>, Path(row): Path<String>) -> ApiResult
     Ok(Json(serde_json::to_value(report.rows.first()).unwrap_or_default()))
 }
 
-/// This row, as `kith verify --only` judges it. `live` in the answer is what its check found.
+/// Returns a plan for one row, like `kith verify --only`. `live` in the response is the result of its check.
 fn plan(row: String) -> Plan {
     Plan {
         catalogue: Catalogue::built_in(),

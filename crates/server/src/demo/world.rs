@@ -1,4 +1,4 @@
-//! What has happened in the demo's world, told through the API as it happened.
+//! History of the demo data, created through the API.
 
 use kith_accounts::accounts;
 use kith_platform::App;
@@ -12,18 +12,18 @@ use super::{PEOPLE, email};
 
 const REQUESTS: &str = "/api/v1/partners/requests";
 
-/// Makes the world if the configuration asks for one and there is none yet.
+/// Creates the demo data if the configuration asks for it and there is none.
 ///
 /// # Errors
-/// [`DemoError`] if it cannot be made.
+/// Returns [`DemoError`] if a step fails.
 pub(crate) async fn make_world_if_asked(app: &App) -> Result<(), DemoError> {
     if !app.config.server.demo {
         return Ok(());
     }
     match app.db.read(count_people).await? {
         0 => {
-            tracing::info!(people = PEOPLE.len(), "making the demo's world");
-            // What was asked in the past is in nobody's log of today.
+            tracing::info!(people = PEOPLE.len(), "creating the demo data");
+            // Requests in the past must not appear in today's log.
             live(&mut Past::of(app, 240).await?).with_subscriber(NoSubscriber::new()).await
         }
         all if all == PEOPLE.len() => Ok(()),
@@ -53,7 +53,7 @@ async fn live(past: &mut Past) -> Result<(), DemoError> {
     past.days_ago(0).await
 }
 
-/// Clara and David, who are over; Fatima and Goran, who are not yet.
+/// Bonds that ended: Clara and David's is archived later, Fatima and Goran's ends below.
 async fn long_ago(past: &mut Past) -> Result<(), DemoError> {
     past.days_ago(235).await?;
     bond(past, "Clara", "David", "You still owe me a dance.").await?;
@@ -69,7 +69,7 @@ async fn long_ago(past: &mut Past) -> Result<(), DemoError> {
     part(past, "Clara", "We want different lives.").await
 }
 
-/// Lena and Marek, who came back; Clara again, with Emil.
+/// Lena and Marek, who restored their bond, and Clara's next bond, with Emil.
 async fn a_while_ago(past: &mut Past) -> Result<(), DemoError> {
     past.days_ago(70).await?;
     bond(past, "Lena", "Marek", "Yes, you.").await?;
@@ -92,7 +92,7 @@ async fn a_while_ago(past: &mut Past) -> Result<(), DemoError> {
     past.ask("Clara", "PUT", &block, Value::Null).await.map(drop)
 }
 
-/// What waits for an answer, and what has got one.
+/// Pending and decided requests.
 async fn lately(past: &mut Past) -> Result<(), DemoError> {
     past.days_ago(12).await?;
     let asked = ask(past, "Ines", "Jonas", "Dinner?").await?;

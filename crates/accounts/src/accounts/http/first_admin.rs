@@ -1,9 +1,11 @@
-//! The end of the link that makes the first administrator: a page with a form, and what the form asks.
+//! The page behind the first-administrator link, its script, and the endpoint that the form calls.
+
+use std::sync::LazyLock;
 
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use kith_platform::{ApiResult, App, Caller, Client, Json, Routes};
+use kith_platform::{ApiResult, App, Caller, Client, Json, Routes, style_sheet_path};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -12,13 +14,14 @@ use super::super::first_admin;
 use super::super::model::{NewAccount, Origin, check_new};
 use super::sign_in::{FIRST_PASSWORD, SignInAnswer};
 
-const PAGE: &str = include_str!("first_admin.html");
+static PAGE: LazyLock<String> =
+    LazyLock::new(|| include_str!("first_admin.html").replace("{style}", &style_sheet_path()));
 const SCRIPT: &str = include_str!("first_admin.js");
 const HTML: &str = "text/html; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
-/// Only what this server itself has said, and only to itself.
-const POLICY: &str = "default-src 'none'; script-src 'self'; connect-src 'self'; form-action 'none'; \
-                      base-uri 'none'; frame-ancestors 'none'";
+/// Content-Security-Policy: scripts, styles and requests of this server only, and nothing inline.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; \
+                      form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 
 pub fn page_routes() -> Routes {
     Routes::new().routes(routes!(first_admin_page)).routes(routes!(first_admin_script))
@@ -28,29 +31,35 @@ pub fn accepting_routes() -> Routes {
     Routes::new().routes(routes!(accept_first_admin))
 }
 
+/// First administrator to create.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct FirstAdminBody {
-    /// What stands behind `#` in the link.
+    /// Secret from the link: the part after `#`.
     secret: String,
-    /// At most 254 characters.
+    /// E-mail address, at most 254 characters.
     email: String,
-    /// 8 to 256 characters.
+    /// Password, 8 to 256 characters.
     password: String,
-    /// 1 to 80 characters.
+    /// Display name, 1 to 80 characters.
     display_name: String,
 }
 
-/// Where the link ends that makes the first administrator.
+/// Get the first-administrator page
+///
+/// Returns the HTML page with the form that creates the first administrator. The secret stays in the fragment
+/// of the link and is not sent to the server until the form is submitted.
 #[utoipa::path(
     get, path = "/first-admin",
     responses((status = 200, description = "A page with a form", body = String, content_type = HTML))
 )]
 async fn first_admin_page() -> Response {
-    typed(HTML, PAGE)
+    typed(HTML, &PAGE)
 }
 
-/// What that page does.
+/// Get the first-administrator script
+///
+/// Returns the script of the first-administrator page.
 #[utoipa::path(
     get, path = "/first-admin.js",
     responses((status = 200, description = "A script", body = String, content_type = JAVASCRIPT))
@@ -66,8 +75,11 @@ fn typed(kind: &'static str, body: &'static str) -> Response {
     response
 }
 
-/// Make the first administrator, and sign in. The secret stands in a file on the server for an hour after its start, as
-/// long as there is no administrator.
+/// Create the first administrator
+///
+/// Creates an administrator account and signs it in. The secret comes from the link that the server writes to
+/// a file in its data folder at start while no administrator exists. The link is valid for one hour and can
+/// be used once.
 #[utoipa::path(
     post, path = "/api/v1/auth/first-admin",
     request_body = FirstAdminBody,

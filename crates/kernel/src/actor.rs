@@ -1,4 +1,5 @@
-//! Who acts, when, and under which request: the context every command gets.
+//! Execution context of a command: the actor, the current time, the request id, and the sources of time, ids
+//! and randomness.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,21 +8,21 @@ use uuid::Uuid;
 
 use crate::{ApiKeyId, Clock, Ids, Random, Timestamp, UserId};
 
-/// Who asks for something to happen.
+/// Principal on whose behalf a command runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Actor {
-    /// Nobody we know.
+    /// Unauthenticated caller.
     Anonymous,
-    /// A signed-in person.
+    /// Authenticated user.
     User(UserId),
-    /// Another program, by its key.
+    /// Program that authenticated with an API key.
     ApiKey(ApiKeyId),
-    /// Kith itself; the name says which part.
+    /// Component of Kith itself, by name.
     System(&'static str),
 }
 
 impl Actor {
-    /// The signed-in person, if it is one.
+    /// Returns the user id if the actor is a user.
     pub const fn user_id(&self) -> Option<UserId> {
         match self {
             Self::User(id) => Some(*id),
@@ -41,24 +42,25 @@ impl fmt::Display for Actor {
     }
 }
 
-/// Names one request in the answer, the log, the audit entry and the events.
+/// Identifier of one request. It appears in the response, the log, the audit entry and the events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(Arc<str>);
 
 impl RequestId {
-    /// Takes an id from outside if it is sane: 8 to 64 letters, digits, `-`, `_` or `.`.
+    /// Accepts an id supplied by the client if it has 8 to 64 characters, all of them ASCII letters, digits,
+    /// `-`, `_` or `.`. Returns `None` otherwise.
     pub fn accept(text: &str) -> Option<Self> {
         let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         ((8..=64).contains(&text.len()) && text.bytes().all(legal)).then(|| Self(text.into()))
     }
 
-    /// An id of our own.
+    /// Builds an id from a UUID: 32 lower-case hexadecimal digits without hyphens.
     pub fn from_uuid(id: Uuid) -> Self {
         let mut buffer = Uuid::encode_buffer();
         Self(Arc::from(&*id.simple().encode_lower(&mut buffer)))
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -70,64 +72,65 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// Where time, ids and randomness come from in this process.
+/// Sources of time, ids and randomness of this process.
 #[derive(Clone)]
 pub struct Sources {
-    /// Time.
+    /// Clock.
     pub clock: Arc<dyn Clock>,
-    /// Ids.
+    /// Id generator.
     pub ids: Arc<dyn Ids>,
-    /// Randomness.
+    /// Random generator.
     pub random: Arc<dyn Random>,
 }
 
-/// Built once per request or job and handed to every command.
+/// Execution context, built once per request or job and passed to every command.
 #[derive(Clone)]
 pub struct Ctx {
-    /// The moment this happens at: a transaction's start, the same however often it is run again; elsewhere the
-    /// request's arrival.
+    /// Time at which the command runs. Inside a transaction this is the transaction's start, and it stays the
+    /// same when the transaction is retried. Elsewhere it is the arrival of the request.
     pub now: Timestamp,
-    /// Who asks.
+    /// Principal that makes the request.
     pub actor: Actor,
-    /// Under which request.
+    /// Request that the command belongs to.
     pub request_id: RequestId,
     sources: Sources,
 }
 
 impl Ctx {
-    /// The context of a request that arrives now.
+    /// Creates the context of a request that arrives now.
     pub fn new(sources: Sources, actor: Actor, request_id: RequestId) -> Self {
         Self { now: sources.clock.now(), actor, request_id, sources }
     }
 
-    /// The same request at the present moment: between its arrival and what it does lies whatever it waited for.
+    /// Returns a copy with `now` set to the current time, for a request that has waited since its arrival.
     #[must_use]
     pub fn renewed(&self) -> Self {
         Self { now: self.sources.clock.now(), ..self.clone() }
     }
 
-    /// The present moment of the world outside, for what others compare with their own clocks: see [`Clock::real_now`].
+    /// Returns the current real time, for values that other systems compare with their own clocks. See
+    /// [`Clock::real_now`].
     pub fn real_now(&self) -> Timestamp {
         self.sources.clock.real_now()
     }
 
-    /// The same request, as far as somebody else does something in it.
+    /// Returns a copy of this context with another actor.
     #[must_use]
     pub fn acting_as(&self, actor: Actor) -> Self {
         Self { actor, ..self.clone() }
     }
 
-    /// A new id, as whichever id type is asked for: `ctx.new_id(BondId)`.
+    /// Creates a new id and wraps it in the given id type: `ctx.new_id(BondId)`.
     pub fn new_id<T>(&self, wrap: impl FnOnce(Uuid) -> T) -> T {
         wrap(self.sources.ids.next(self.now))
     }
 
-    /// Where random bytes come from.
+    /// Returns the random generator.
     pub fn randomness(&self) -> &dyn Random {
         &*self.sources.random
     }
 
-    /// Fresh random bytes.
+    /// Returns `N` random bytes.
     pub fn random<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
         self.sources.random.fill(&mut bytes);
@@ -140,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hostile_request_ids_are_refused() {
+    fn malformed_request_ids_are_rejected() {
         for hostile in
             ["", "short", "has space in it", "line\nbreak1", "quote\"quote", &"x".repeat(65), "ümlaut-ümlaut"]
         {

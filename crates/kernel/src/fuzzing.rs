@@ -1,5 +1,5 @@
-//! What must hold of every text that this crate reads, whatever it is: asked by the fuzz targets of the folder `fuzz`, and
-//! of their seeds by each crate's tests. Never part of a release build.
+//! Fuzz targets for the parsers of this crate. The `fuzz` folder runs them; the tests of each crate run them
+//! on the seed files. Not part of release builds.
 
 use std::fs;
 use std::path::Path;
@@ -9,16 +9,17 @@ use unicode_normalization::is_nfc;
 
 use crate::{Cursor, PageLimit, RequestId, Text, TextRules, Timestamp, UserId, days};
 
-/// A fuzz target: its name, and what it asks of any input. It panics where something does not hold.
+/// Fuzz target: its name and the function that checks one input. The function panics if a property does not
+/// hold.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// The targets of this crate.
+/// Fuzz targets of this crate.
 pub const TARGETS: &[Target] = &[("text", text), ("marks", marks)];
 
-/// Asks each target about the inputs that fuzzing begins with: the files of `fuzz/seeds` in its folder.
+/// Runs each target on its seed files in `fuzz/seeds/<name>`.
 ///
 /// # Panics
-/// Where something does not hold, or a target has no seeds.
+/// If a property does not hold, or if a target has no seeds.
 pub fn ask_of_seeds(targets: &[Target]) {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds");
     for (name, target) in targets {
@@ -33,7 +34,8 @@ pub fn ask_of_seeds(targets: &[Target]) {
     }
 }
 
-/// Fields of text: what is kept is composed, trimmed, within its bounds, and is kept again as it is.
+/// Checks text fields: accepted text is in NFC, trimmed and within its bounds, and parsing it again returns
+/// the same text.
 pub fn text(data: &[u8]) {
     let Ok(input) = str::from_utf8(data) else { return };
     for rules in [
@@ -61,7 +63,8 @@ pub fn text(data: &[u8]) {
     }
 }
 
-/// Ids, times, cursors, page sizes and request ids: what is read is written in one way, which reads back.
+/// Checks ids, times, cursors, page sizes and request ids: each accepted value has one written form, which
+/// parses to the same value.
 pub fn marks(data: &[u8]) {
     if let Some((number, _)) = data.split_first_chunk() {
         times(i64::from_le_bytes(*number));
@@ -110,7 +113,7 @@ fn reads_back<T: Serialize + for<'de> Deserialize<'de> + PartialEq + std::fmt::D
     assert_eq!(&serde_json::from_str::<T>(&written).expect("our own"), value, "{written}");
 }
 
-/// A key that somebody hands us is at least one that we could have handed out.
+/// Checks that a decoded cursor key can be encoded, and that the encoded cursor decodes to the same key.
 fn cursor_of<K: Serialize + for<'de> Deserialize<'de> + PartialEq + std::fmt::Debug>(cursor: &Cursor) {
     let Ok(key) = cursor.key::<K>() else { return };
     let ours = Cursor::at(&key);
@@ -123,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_must_hold_holds_of_the_seeds() {
+    fn seed_inputs_satisfy_properties() {
         ask_of_seeds(TARGETS);
     }
 }

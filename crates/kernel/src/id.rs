@@ -1,4 +1,4 @@
-//! UUIDv7 ids (RFC 9562, section 5.7): typed per thing, ordered by the time of their making within a process.
+//! Typed UUIDv7 ids (RFC 9562, section 5.7), in ascending order of creation within one process.
 
 use std::sync::Mutex;
 
@@ -6,9 +6,10 @@ use uuid::{Builder, Uuid};
 
 use crate::{Random, SeededRandom, SystemRandom, Timestamp};
 
-/// Declares id types: a UUID that cannot be mixed up with another thing's.
+/// Declares id types: newtypes around a UUID, so that ids of different entities cannot be confused.
 ///
-/// They page history only. "What is new" is asked by position, never by id.
+/// Use ids to page through history only. To read what is new, use event positions: ids of different processes
+/// are not ordered by commit time.
 #[macro_export]
 macro_rules! id_type {
     ($($(#[$doc:meta])* $name:ident)+) => {$(
@@ -34,36 +35,38 @@ macro_rules! id_type {
     )+};
 }
 
-/// Makes ids.
+/// Id generator.
 pub trait Ids: Send + Sync {
-    /// A new id, greater than each made before it by the same source.
+    /// Returns a new id, greater than every id this source has returned before.
     fn next(&self, now: Timestamp) -> Uuid;
 }
 
-/// Random bytes in an id: its `rand_b` field, whose first two bits are the variant's.
+/// Number of random bytes in an id: its `rand_b` field, the first two bits of which hold the variant.
 const RANDOM_BYTES: usize = 8;
-/// Ids whose random bytes are asked for at once: asking the system costs more than all else about an id.
+/// Number of ids for which random bytes are drawn at once. The system call costs more than the rest of the
+/// work for an id.
 const AT_ONCE: usize = 64;
 
-/// UUIDv7 whose `rand_a` field counts within a millisecond, so that one process makes them in ascending order.
+/// Generator of UUIDv7 ids whose `rand_a` field counts ids within a millisecond, so that ids of one process
+/// ascend.
 pub struct TimeOrderedIds<R = SystemRandom> {
     random: R,
     state: Mutex<State>,
 }
 
 struct State {
-    /// Milliseconds and the 12-bit count within them, as one number that only grows.
+    /// Milliseconds and the 12-bit counter within them, as one number that only grows.
     last: u64,
-    /// Random bytes, each for one id only.
+    /// Random bytes drawn in advance. Each element is used for one id.
     ahead: [[u8; RANDOM_BYTES]; AT_ONCE],
     used: usize,
 }
 
-/// Ids that repeat from run to run.
+/// Id generator with a reproducible random part, for tests.
 pub type SeededIds = TimeOrderedIds<SeededRandom>;
 
 impl<R: Random> TimeOrderedIds<R> {
-    /// Ids whose random part comes from `random`.
+    /// Creates a generator that takes its random bytes from `random`.
     pub const fn new(random: R) -> Self {
         let state = State { last: 0, ahead: [[0; RANDOM_BYTES]; AT_ONCE], used: AT_ONCE };
         Self { random, state: Mutex::new(state) }
@@ -94,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_ascend_within_a_millisecond_and_past_its_4096() {
+    fn ids_ascend_beyond_4096_per_millisecond() {
         let ids = SeededIds::new(SeededRandom::new(7));
         let now = Timestamp::from_millis(1_763_716_151_007);
         let made: Vec<_> = (0..10_000).map(|_| ids.next(now)).collect();
@@ -103,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_steps_back_does_not_make_ids_descend() {
+    fn ids_ascend_when_clock_goes_back() {
         let ids = SeededIds::new(SeededRandom::new(7));
         let first = ids.next(Timestamp::from_millis(2_000));
         assert!(ids.next(Timestamp::from_millis(1_000)) > first);

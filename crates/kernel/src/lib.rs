@@ -1,6 +1,6 @@
-//! The words every other crate speaks: time, ids, randomness, actors, problems, pages, text.
+//! Basic types that every other crate uses: time, ids, randomness, actors, problems, pages and text.
 //!
-//! No I/O and no async here; whatever needs either belongs in a crate above.
+//! This crate does no I/O and contains no async code.
 
 extern crate self as kith_kernel;
 
@@ -27,7 +27,7 @@ pub use stored_json::{StoredJson, count_values};
 pub use text::{Text, TextRules};
 pub use time::{Clock, ManualClock, OffsetClock, SystemClock, Timestamp, days, hours, minutes, seconds};
 
-/// Re-exported for the same reason.
+/// Re-exported so that [`id_type!`] works in crates that do not depend on `serde` themselves.
 #[doc(hidden)]
 pub use serde as __serde;
 /// Re-exported for [`scalar_schema!`].
@@ -38,8 +38,8 @@ pub use utoipa as __utoipa;
 pub use uuid;
 
 id_type! {
-    /// A person's account.
+    /// Id of a user account.
     UserId
-    /// A key by which another program asks. It says nothing about the key's secret.
+    /// Id of an API key. It reveals nothing about the key's secret.
     ApiKeyId
 }

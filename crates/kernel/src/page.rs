@@ -1,4 +1,4 @@
-//! Lists by cursor: the shape of a page, how many items it may hold, and the opaque mark of where the next begins.
+//! Cursor pagination: pages, their size limits, and the opaque cursor that marks where the next page begins.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -6,17 +6,18 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A part of a list.
+/// Page of a list.
 #[derive(Clone, Debug, Serialize)]
 pub struct Page<T> {
-    /// In the list's order.
+    /// Items in the order of the list.
     pub items: Vec<T>,
-    /// Where the next page begins; absent on the last.
+    /// Cursor of the next page; absent on the last page.
     pub next_cursor: Option<Cursor>,
 }
 
 impl<T> Page<T> {
-    /// Makes a page from one row more than `limit`, if there were that many; `key` is what the last row sorts by.
+    /// Builds a page from up to `limit + 1` rows; the extra row shows that another page follows. `key`
+    /// returns the sort key of a row.
     pub fn from_rows<K: Serialize>(mut rows: Vec<T>, limit: PageLimit, key: impl Fn(&T) -> K) -> Self {
         let more = rows.len() > usize::from(limit.0);
         rows.truncate(usize::from(limit.0));
@@ -24,8 +25,9 @@ impl<T> Page<T> {
         Self { items: rows, next_cursor }
     }
 
-    /// The same, and the page ends early once its items have `max_bytes` in all; it holds at least one. `fetched` is how many
-    /// rows the database was asked for: if there were that many, more may follow.
+    /// Builds a page that ends early once its items exceed `max_bytes` in total; it always holds at least one
+    /// item. `fetched` is the number of rows requested from the database: if that many came back, a further
+    /// page is assumed.
     pub fn from_rows_within<K: Serialize>(
         mut rows: Vec<T>,
         limit: PageLimit,
@@ -47,35 +49,36 @@ impl<T> Page<T> {
         Self { items: rows, next_cursor }
     }
 
-    /// The same page with each item turned into another.
+    /// Converts each item with `f` and keeps the cursor.
     pub fn map<U>(self, f: impl FnMut(T) -> U) -> Page<U> {
         Page { items: self.items.into_iter().map(f).collect(), next_cursor: self.next_cursor }
     }
 }
 
-/// How many items a page may hold: 1 to 100, 20 unless asked.
+/// Maximum number of items on a page: 1 to 100, by default 20.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageLimit(u8);
 
 impl PageLimit {
-    /// What was asked for, clamped to 100; `None` if it is less than 1.
+    /// Returns the requested limit, clamped to 100, or `None` if it is less than 1.
     pub fn new(asked: i64) -> Option<Self> {
         (asked >= 1).then(|| Self(u8::try_from(asked.min(100)).unwrap_or(100)))
     }
 
-    /// Rows to fetch: one more than the page holds, to learn whether there is a next.
+    /// Number of rows to fetch: one more than the page holds, which shows whether another page follows.
     pub fn rows(self) -> i64 {
         i64::from(self.0) + 1
     }
 }
 
-/// Bytes of stored JSON on one page of a list; a page that would hold more ends early.
+/// Maximum bytes of stored JSON on one page. A page that would exceed it ends early.
 pub const MAX_PAGE_BYTES: usize = 1 << 20;
-/// Bytes that the database is asked for at once, at most.
+/// Maximum bytes to read from the database for one page.
 const MAX_READ_BYTES: i64 = 8 << 20;
 
 impl PageLimit {
-    /// Rows to fetch where one may have `max_row_bytes`: so many that the page cannot be told from a shorter one.
+    /// Number of rows to fetch when a row may have up to `max_row_bytes`, so that one read stays within about
+    /// 8 MiB. A page can then hold fewer items than its limit.
     pub fn rows_of(self, max_row_bytes: i64) -> i64 {
         self.rows().min(2 + MAX_READ_BYTES / max_row_bytes.max(1))
     }
@@ -87,34 +90,35 @@ impl Default for PageLimit {
     }
 }
 
-/// An opaque mark in a list. Callers hand it back as it came.
+/// Opaque position in a list. Clients send it back unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor(String);
 
-/// A cursor that this list did not hand out.
+/// Error for a cursor that this list did not issue.
 #[derive(Debug, Error)]
-#[error("the cursor is not one that this list handed out")]
+#[error("the cursor was not issued by this list")]
 pub struct InvalidCursor;
 
 crate::scalar_schema! { Cursor => "Cursor", String }
 
 impl Cursor {
-    /// The mark behind the row that sorts by `key`.
+    /// Creates the cursor that points just after the row with sort key `key`.
     pub fn at<K: Serialize>(key: &K) -> Self {
         let json = serde_json::to_vec(key).expect("sort keys are plain values");
         Self(URL_SAFE_NO_PAD.encode(json))
     }
 
-    /// The key it was made from.
+    /// Decodes the sort key.
     ///
     /// # Errors
-    /// [`InvalidCursor`] if it is not ours.
+    /// Returns [`InvalidCursor`] if the cursor is not valid base64url or its content does not have the type
+    /// `K`.
     pub fn key<K: DeserializeOwned>(&self) -> Result<K, InvalidCursor> {
         let json = URL_SAFE_NO_PAD.decode(&self.0).map_err(|_| InvalidCursor)?;
         serde_json::from_slice(&json).map_err(|_| InvalidCursor)
     }
 
-    /// As it stands in an address.
+    /// Returns the cursor as it appears in a URL.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -125,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn page_is_bounded_in_bytes_and_goes_on_behind_its_last_item() {
+    fn page_over_byte_limit_continues_after_last_item() {
         let page = |rows: &[usize], max_bytes| {
             let limit = PageLimit::new(3).unwrap();
             let page = Page::from_rows_within(
@@ -147,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_fewer_rows_than_their_limit_lead_to_every_row() {
+    fn short_pages_reach_every_row() {
         let (limit, all) = (PageLimit::new(100).unwrap(), (1..=75).collect::<Vec<i64>>());
         let fetched = limit.rows_of(256 << 10);
         assert!(fetched < limit.rows());
@@ -162,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_says_whether_there_is_more() {
+    fn page_has_cursor_only_if_more_rows_follow() {
         let limit = PageLimit::new(2).unwrap();
         let first = Page::from_rows(vec![1, 2, 3], limit, |n| *n);
         assert_eq!(first.items, [1, 2]);
@@ -171,13 +175,13 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_clamped_above_and_refused_below() {
+    fn page_limit_is_clamped_above_and_rejected_below_one() {
         assert_eq!(PageLimit::new(1_000).unwrap().rows(), 101);
         assert_eq!(PageLimit::new(0), None);
     }
 
     #[test]
-    fn a_foreign_cursor_is_refused() {
+    fn foreign_cursor_is_rejected() {
         let foreign: Cursor = serde_json::from_str("\"%%%\"").unwrap();
         assert!(foreign.key::<i64>().is_err());
     }

@@ -1,31 +1,31 @@
-//! What went wrong, in the words of RFC 9457: a stable code for machines, a sentence for people.
+//! Problem details (RFC 9457): a stable code for programs and a sentence for people.
 
 use std::borrow::Cow;
 
-/// One kind of problem. Modules declare theirs as constants; together they are the catalogue in the documentation.
+/// Problem type. Modules declare theirs as statics; together they form the catalogue in the documentation.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ProblemCode {
-    /// Stable, for machines: `slot_occupied`.
+    /// Stable machine-readable code, such as `slot_occupied`.
     pub code: &'static str,
     /// HTTP status.
     pub status: u16,
-    /// Short and the same for each occurrence.
+    /// Short title, the same for every occurrence.
     pub title: &'static str,
 }
 
-/// One fault in the input.
+/// Error in one field of the input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
     /// JSON Pointer (RFC 6901) to the field, or `?name` for a query parameter.
     pub pointer: Cow<'static, str>,
-    /// Stable, for machines: `too_long`.
+    /// Stable machine-readable code, such as `too_long`.
     pub code: &'static str,
-    /// For people.
+    /// Explanation for people.
     pub detail: Cow<'static, str>,
 }
 
 impl FieldError {
-    /// A fault at `pointer`.
+    /// Creates an error at `pointer`.
     pub fn new(
         pointer: impl Into<Cow<'static, str>>,
         code: &'static str,
@@ -35,25 +35,27 @@ impl FieldError {
     }
 }
 
-/// One occurrence of a problem, on its way to whoever asked. It never carries a query, a path or a cause.
+/// One occurrence of a problem, to be returned to the caller. It never contains a query, a path or an
+/// internal cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Which kind.
+    /// Problem type.
     pub code: &'static ProblemCode,
-    /// About this occurrence, for people.
+    /// Explanation of this occurrence, for people.
     pub detail: Cow<'static, str>,
-    /// Faults in the input.
+    /// Errors in individual input fields.
     pub errors: Vec<FieldError>,
-    /// Seconds after which it is worth trying again.
+    /// Seconds after which the caller can retry.
     pub retry_after_s: Option<u32>,
-    /// Why the token that was sent is not accepted: `error_description` of RFC 6750. Plain ASCII without quotes.
+    /// Reason for rejecting the access token: `error_description` of RFC 6750. Plain ASCII without quotes.
     pub token_error: Option<&'static str>,
-    /// Ids of what an earlier request made whose answer was not kept.
+    /// Ids of the resources that an earlier request with the same idempotency key created, when its response
+    /// was too large to store.
     pub kept: Option<serde_json::Value>,
 }
 
 impl Problem {
-    /// A problem of this kind, with `detail` about this occurrence.
+    /// Creates a problem of the given type, with `detail` for this occurrence.
     pub fn new(code: &'static ProblemCode, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code,
@@ -65,22 +67,25 @@ impl Problem {
         }
     }
 
-    /// A 422 that names the fields at fault.
+    /// Creates a 422 problem that lists the invalid fields.
     pub fn invalid(errors: Vec<FieldError>) -> Self {
         Self {
             errors,
-            ..Self::new(&problems::VALIDATION_FAILED, "The input has faults; `errors` names each.")
+            ..Self::new(
+                &problems::VALIDATION_FAILED,
+                "The input has invalid fields. `errors` lists each of them.",
+            )
         }
     }
 
-    /// The same, about a token that was sent.
+    /// Sets the reason for rejecting the access token.
     #[must_use]
     pub fn token_error(mut self, description: &'static str) -> Self {
         self.token_error = Some(description);
         self
     }
 
-    /// The same, worth trying again after `seconds`.
+    /// Sets the number of seconds after which the caller can retry.
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after_s = Some(seconds);
@@ -91,65 +96,66 @@ impl Problem {
 macro_rules! catalogue {
     ($($(#[$doc:meta])* $name:ident = $status:literal $code:literal $title:literal;)+) => {
         $($(#[$doc])* pub static $name: ProblemCode = ProblemCode { code: $code, status: $status, title: $title };)+
-        /// All of them.
+        /// All problem types of this catalogue.
         pub static ALL: &[&ProblemCode] = &[$(&$name),+];
     };
 }
 
-/// The problems that are not any one module's own.
+/// Problem types that belong to no single module.
 pub mod problems {
     use super::ProblemCode;
 
     catalogue! {
-        /// The request is not HTTP or JSON as we read it.
-        MALFORMED = 400 "malformed_request" "The request could not be read";
-        /// No token, or one that is not valid.
-        UNAUTHENTICATED = 401 "unauthenticated" "Sign in first";
-        /// Known, but not allowed.
-        FORBIDDEN = 403 "forbidden" "Not allowed";
-        /// A good API key, where only people may ask.
-        API_KEY_NOT_ACCEPTED = 403 "api_key_not_accepted" "Not for API keys";
-        /// Allowed, but not from there.
-        ADDRESS_NOT_LISTED = 403 "address_not_listed" "Not from this address";
-        /// A preflight of a page whose origin is not listed.
+        /// The request is not valid HTTP or JSON.
+        MALFORMED = 400 "malformed_request" "Malformed request";
+        /// The request has no token, or the token is not valid.
+        UNAUTHENTICATED = 401 "unauthenticated" "Authentication required";
+        /// The caller is authenticated but lacks the permission.
+        FORBIDDEN = 403 "forbidden" "Permission denied";
+        /// The API key is valid, but the operation accepts users only.
+        API_KEY_NOT_ACCEPTED = 403 "api_key_not_accepted" "API key not accepted";
+        /// The caller has the permission, but not from this network address.
+        ADDRESS_NOT_LISTED = 403 "address_not_listed" "Address not allowed";
+        /// CORS preflight from an origin that is not in the configured list.
         ORIGIN_NOT_ALLOWED = 403 "origin_not_allowed" "Origin not allowed";
-        /// A queue, job kind or schedule that Kith uses for its own work.
-        RESERVED = 403 "reserved" "Reserved for Kith";
-        /// Not there, or not for this actor to know of.
+        /// Queue, job kind or schedule that Kith reserves for its own work.
+        RESERVED = 403 "reserved" "Reserved name";
+        /// The resource does not exist, or the caller may not know that it exists.
         NOT_FOUND = 404 "not_found" "Not found";
-        /// The path exists, the method does not.
+        /// The path exists but does not support the method.
         METHOD_NOT_ALLOWED = 405 "method_not_allowed" "Method not allowed";
-        /// The body did not arrive in time.
-        REQUEST_TIMEOUT = 408 "request_timeout" "The request took too long to arrive";
-        /// The state does not permit it.
-        CONFLICT = 409 "conflict" "The present state does not allow this";
-        /// The same request under the same key has not ended.
-        IDEMPOTENCY_IN_PROGRESS = 409 "idempotency_in_progress" "The same request is on its way";
-        /// The same request was made before under the same key; its answer was too large to be kept.
-        ANSWER_NOT_KEPT = 409 "answer_not_kept" "It was done before, and its answer was not kept";
-        /// `If-Match` names another state than the present one.
-        PRECONDITION_FAILED = 412 "precondition_failed" "It has changed since you read it";
-        /// The body is over the limit.
-        TOO_LARGE = 413 "body_too_large" "The body is too large";
-        /// Not `application/json`.
-        UNSUPPORTED_MEDIA_TYPE = 415 "unsupported_media_type" "Send application/json";
-        /// A body in a coding that is not read here.
-        UNSUPPORTED_ENCODING = 415 "unsupported_encoding" "Send the body as it is, or as gzip";
-        /// Readable, but with faults that `errors` names.
-        VALIDATION_FAILED = 422 "validation_failed" "The input is not valid";
-        /// The key was used for another request.
-        IDEMPOTENCY_MISMATCH = 422 "idempotency_key_reused" "This key was used for another request";
-        /// Too many requests of one client.
+        /// The body did not arrive within the time limit.
+        REQUEST_TIMEOUT = 408 "request_timeout" "Request timeout";
+        /// The current state does not allow the operation.
+        CONFLICT = 409 "conflict" "Conflict with current state";
+        /// A request with the same idempotency key is still in progress.
+        IDEMPOTENCY_IN_PROGRESS = 409 "idempotency_in_progress" "Request in progress";
+        /// The request was completed earlier under the same idempotency key, but its response was too large
+        /// to store.
+        ANSWER_NOT_KEPT = 409 "answer_not_kept" "Response not stored";
+        /// `If-Match` does not match the current state of the resource.
+        PRECONDITION_FAILED = 412 "precondition_failed" "Precondition failed";
+        /// The body exceeds the size limit.
+        TOO_LARGE = 413 "body_too_large" "Body too large";
+        /// The content type is not `application/json`.
+        UNSUPPORTED_MEDIA_TYPE = 415 "unsupported_media_type" "Unsupported media type";
+        /// The content coding of the body is not supported.
+        UNSUPPORTED_ENCODING = 415 "unsupported_encoding" "Unsupported content encoding";
+        /// The body is well-formed but has invalid fields, which `errors` lists.
+        VALIDATION_FAILED = 422 "validation_failed" "Validation failed";
+        /// The idempotency key was used before with a different request.
+        IDEMPOTENCY_MISMATCH = 422 "idempotency_key_reused" "Idempotency key reused";
+        /// The client has sent too many requests.
         RATE_LIMITED = 429 "rate_limited" "Too many requests";
-        /// The same user exports already.
-        EXPORT_RUNNING = 409 "export_running" "An export is running";
-        /// Too many failures: nobody gets in for a while.
-        LOCKED = 423 "locked" "Locked for a while";
-        /// A fault of ours.
-        INTERNAL = 500 "internal_error" "Something went wrong on our side";
-        /// Too much to do, or a dependency is away; nothing was changed.
-        UNAVAILABLE = 503 "unavailable" "Not available right now";
-        /// The change may or may not have been made: look before you repeat it.
-        OUTCOME_UNKNOWN = 503 "outcome_unknown" "It is not known whether the change was made";
+        /// An export for the same user is already running.
+        EXPORT_RUNNING = 409 "export_running" "Export already running";
+        /// Access is locked for a time after too many failed attempts.
+        LOCKED = 423 "locked" "Temporarily locked";
+        /// Unexpected error in the server.
+        INTERNAL = 500 "internal_error" "Internal server error";
+        /// The server is overloaded or a dependency is unavailable. Nothing was changed.
+        UNAVAILABLE = 503 "unavailable" "Service unavailable";
+        /// The change may or may not have been committed. Clients must check before they repeat the request.
+        OUTCOME_UNKNOWN = 503 "outcome_unknown" "Outcome unknown";
     }
 }

@@ -1,17 +1,17 @@
-//! Randomness behind a seam, so that tests can repeat a run.
+//! Random generators behind a trait, so that tests can repeat a run.
 
 use std::sync::Mutex;
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// Fills bytes nobody can guess.
+/// Source of random bytes. Production implementations must be cryptographically secure.
 pub trait Random: Send + Sync {
-    /// Overwrites all of `bytes`.
+    /// Overwrites `bytes` with random bytes.
     fn fill(&self, bytes: &mut [u8]);
 }
 
-/// The operating system's generator. A machine that has none cannot run Kith: it panics.
+/// Random generator of the operating system. Panics if the system has none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemRandom;
 
@@ -22,12 +22,12 @@ impl Random for SystemRandom {
     }
 }
 
-/// ChaCha20 from a seed: the same bytes in each run. Only for tests.
+/// ChaCha20 generator with a seed: it returns the same bytes in every run. Only for tests.
 #[derive(Debug)]
 pub struct SeededRandom(Mutex<ChaCha20Rng>);
 
 impl SeededRandom {
-    /// The generator whose output `seed` determines.
+    /// Creates a generator whose output is determined by `seed`.
     pub fn new(seed: u64) -> Self {
         Self(Mutex::new(ChaCha20Rng::seed_from_u64(seed)))
     }

@@ -1,11 +1,13 @@
-//! JSON that stays text between the database and the socket. As a tree it takes up to a hundred times the memory.
+//! JSON that stays text between the database and the socket. Parsed into a tree, it can take up to a hundred
+//! times the memory.
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
-/// A JSON value as text. Equal texts are equal values; all texts of Kith's own come from [`Value`]s and are canonical.
+/// JSON value stored as text. Equality compares the texts; texts that Kith writes come from a [`Value`] and
+/// are canonical.
 #[derive(Clone, Debug, Serialize)]
 #[serde(transparent)]
 pub struct StoredJson(Box<RawValue>);
@@ -13,41 +15,42 @@ pub struct StoredJson(Box<RawValue>);
 crate::scalar_schema! { StoredJson => "Json" }
 
 impl StoredJson {
-    /// Takes a text that is JSON.
+    /// Wraps a text after checking that it is valid JSON.
     ///
     /// # Errors
-    /// serde_json's, if it is not.
+    /// Returns the error of `serde_json` if `text` is not valid JSON.
     pub fn from_text(text: String) -> Result<Self, serde_json::Error> {
         RawValue::from_string(text).map(Self)
     }
 
-    /// The text of a value.
+    /// Serializes a value.
     ///
     /// # Panics
-    /// Never: maps with keys that are no texts cannot be in a [`Value`].
+    /// Never: a [`Value`] can always be serialized.
     pub fn of(value: &Value) -> Self {
         Self(to_raw_value(value).expect("a value is plain data"))
     }
 
-    /// The text.
+    /// Returns the JSON text.
     pub fn as_str(&self) -> &str {
         self.0.get()
     }
 
-    /// Length of the text in bytes.
+    /// Returns the length of the text in bytes.
     pub fn bytes(&self) -> usize {
         self.as_str().len()
     }
 
-    /// Parses it.
+    /// Deserializes the text into `T`.
     ///
     /// # Errors
-    /// serde_json's, if it does not have the shape of `T`.
+    /// Returns the error of `serde_json` if the JSON does not have the shape of `T`.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_str(self.as_str())
     }
 
-    /// Parses it into a tree. What is nested deeper than serde_json follows is null.
+    /// Parses the text into a tree. Returns null if the JSON is nested deeper than the recursion limit of
+    /// `serde_json`.
     pub fn to_value(&self) -> Value {
         self.read().unwrap_or_default()
     }
@@ -74,7 +77,8 @@ impl<'de> Deserialize<'de> for StoredJson {
     }
 }
 
-/// A JSON array or object whose memory as a tree is bounded: counts values, and names of fields as values of their own.
+/// Counts the values in a JSON value, including itself. The name of each object field counts as one more
+/// value. The count bounds the memory of the tree.
 pub fn count_values(value: &Value) -> usize {
     1 + match value {
         Value::Array(items) => items.iter().map(count_values).sum(),
@@ -91,7 +95,7 @@ mod tests {
     use crate::{Random as _, SeededRandom};
 
     #[test]
-    fn text_goes_through_unchanged_and_reads_back() {
+    fn stored_text_is_unchanged_and_parses_back() {
         let text = r#"{"b": 1.50, "a": [ ] }"#;
         let stored = StoredJson::from_text(text.to_owned()).unwrap();
         assert_eq!(serde_json::to_string(&json!({ "x": 1 })).unwrap(), r#"{"x":1}"#);
@@ -103,9 +107,10 @@ mod tests {
         assert_eq!(StoredJson::default().as_str(), "null");
     }
 
-    /// Without serde_json's `float_roundtrip` about one in ten of such numbers comes back as its neighbour.
+    /// Guards serde_json's feature `float_roundtrip`: without it, about one in ten such numbers changes to a
+    /// neighbouring value.
     #[test]
-    fn coordinates_come_back_as_they_were_sent() {
+    fn floats_round_trip() {
         let random = SeededRandom::new(1);
         for text in
             ["48.208176", "16.373819", "-0.1", "179.99999999999997", "5e-324", "1.7976931348623157e308"]
@@ -122,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn values_and_names_are_counted() {
+    fn count_values_includes_field_names() {
         assert_eq!(count_values(&json!(1)), 1);
         assert_eq!(count_values(&json!([{ "": 0 }, { "": 0 }])), 7);
     }

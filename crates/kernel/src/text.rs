@@ -1,5 +1,5 @@
-//! Text as people type it, made safe to keep: NFC, trimmed, bounded, without control or bidi-override characters, and with
-//! something to see in it.
+//! Validation of text entered by people: NFC, trimmed, bounded in length, without control or bidi-override
+//! characters, and with at least one visible character.
 
 use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory, GeneralCategoryGroup, WhiteSpace};
 use icu_properties::{CodePointMapData, CodePointSetData};
@@ -7,72 +7,80 @@ use unicode_normalization::UnicodeNormalization;
 
 use crate::FieldError;
 
-/// What a text field accepts.
+/// Constraints of a text field.
 #[derive(Clone, Copy, Debug)]
 pub struct TextRules {
-    /// Fewest code points after cleaning.
+    /// Minimum number of code points after normalization and trimming.
     pub min: usize,
-    /// Most code points after cleaning.
+    /// Maximum number of code points after normalization and trimming.
     pub max: usize,
-    /// Whether line breaks may stand in it.
+    /// Allows line breaks.
     pub newlines: bool,
 }
 
-/// Text that has passed its rules.
+/// Text that satisfies its [`TextRules`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text(String);
 
 impl Text {
-    /// Cleans `input` and checks it against `rules`; `pointer` names the field in the error.
+    /// Normalizes and trims `input` and checks it against `rules`. `pointer` names the field in the error.
     ///
     /// # Errors
-    /// The fault found: `too_short`, `too_long`, `forbidden_character` or `blank`.
+    /// Returns a [`FieldError`] with the code `too_short`, `too_long`, `forbidden_character` or `blank`.
     pub fn parse(input: &str, rules: TextRules, pointer: &'static str) -> Result<Self, FieldError> {
         let composed: String = input.nfc().collect();
-        // However a system ends its lines.
+        // Convert CRLF and CR line endings to LF.
         let composed =
             if rules.newlines { composed.replace("\r\n", "\n").replace('\r', "\n") } else { composed };
         let text = composed.trim();
         let length = text.chars().count();
         if length < rules.min {
-            return Err(FieldError::new(pointer, "too_short", format!("At least {} characters.", rules.min)));
+            return Err(FieldError::new(
+                pointer,
+                "too_short",
+                format!("Must have at least {} characters.", rules.min),
+            ));
         }
         if length > rules.max {
-            return Err(FieldError::new(pointer, "too_long", format!("At most {} characters.", rules.max)));
+            return Err(FieldError::new(
+                pointer,
+                "too_long",
+                format!("Must have at most {} characters.", rules.max),
+            ));
         }
         if text.chars().any(|c| is_forbidden(c) && !(rules.newlines && c == '\n')) {
             let detail = "Control characters and direction overrides are not allowed.";
             return Err(FieldError::new(pointer, "forbidden_character", detail));
         }
         if !text.is_empty() && !text.chars().any(is_visible) {
-            return Err(FieldError::new(pointer, "blank", "At least one character that can be seen."));
+            return Err(FieldError::new(pointer, "blank", "Must have at least one visible character."));
         }
         Ok(Self(text.to_owned()))
     }
 
-    /// The cleaned text.
+    /// Returns the normalized text.
     pub fn into_string(self) -> String {
         self.0
     }
 
-    /// The cleaned text.
+    /// Returns the normalized text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Control characters, and the bidi overrides and isolates that can make a text read as another.
-/// ZWNJ, ZWJ and RLM/LRM stay: scripts need them.
+/// Returns true for control characters and for the bidi overrides and isolates that can disguise a text as
+/// another. ZWNJ, ZWJ, RLM and LRM are allowed, because some scripts need them.
 fn is_forbidden(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Characters that show nothing although no property says so: BRAILLE PATTERN BLANK, KHITAN SMALL SCRIPT FILLER, MUSICAL
-/// SYMBOL NULL NOTHEAD.
+/// Characters that are invisible although no Unicode property says so: BRAILLE PATTERN BLANK, KHITAN SMALL
+/// SCRIPT FILLER, MUSICAL SYMBOL NULL NOTHEAD.
 const BLANKS: [char; 3] = ['\u{2800}', '\u{16FE4}', '\u{1D159}'];
 
-/// Whether a character shows something by itself. Spaces, format characters and what Unicode lets a display ignore, such as
-/// ZERO WIDTH SPACE or HANGUL FILLER, do not.
+/// Returns true if the character is visible by itself. Spaces, format characters and default-ignorable
+/// characters, such as ZERO WIDTH SPACE or HANGUL FILLER, are not.
 fn is_visible(c: char) -> bool {
     let category = CodePointMapData::<GeneralCategory>::new().get(c);
     !(CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
@@ -94,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_named() {
+    fn each_fault_has_its_code() {
         let code = |input: &str, rules| Text::parse(input, rules, "/x").unwrap_err().code;
         assert_eq!(code("   ", NAME), "too_short");
         assert_eq!(code("abcdef", NAME), "too_long");
@@ -109,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_shows_nothing_is_blank() {
+    fn invisible_text_is_rejected_as_blank() {
         let code =
             |input: &str, min| Text::parse(input, TextRules { min, max: 40, newlines: true }, "/x").err();
         for invisible in [
@@ -139,7 +147,7 @@ mod tests {
             }
         }
         assert_eq!(code("", 0), None, "nothing was said, which is another thing");
-        // Letters of any script, marks and emoji show something; joiners inside of words stay.
+        // Letters of any script, marks and emoji are visible; joiners inside words are kept.
         for visible in
             ["\u{200B}a", "نامه\u{200C}ای", "क्\u{200D}ष", "👩\u{200D}🚀", "가", "ᄀ\u{1160}", "⠁", "-"]
         {

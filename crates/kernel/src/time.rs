@@ -1,4 +1,4 @@
-//! Points in time in milliseconds, and the one trait through which anything may ask for "now".
+//! Timestamps in milliseconds, and the trait through which all code reads the current time.
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -9,22 +9,22 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A point in time: milliseconds since 1970-01-01T00:00:00Z. Written as RFC 3339 in UTC with three decimals.
+/// Point in time: milliseconds since 1970-01-01T00:00:00Z. Formatted as RFC 3339 in UTC with three decimals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The time `ms` milliseconds after the epoch.
+    /// Creates the time `ms` milliseconds after the epoch.
     pub const fn from_millis(ms: i64) -> Self {
         Self(ms)
     }
 
-    /// Milliseconds since the epoch.
+    /// Returns the milliseconds since the epoch.
     pub const fn as_millis(self) -> i64 {
         self.0
     }
 
-    /// How long ago `earlier` was, zero if it is not earlier.
+    /// Returns the duration from `earlier` to this time, or zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
@@ -74,43 +74,43 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// `n` seconds.
+/// Returns `n` seconds.
 pub const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// `n` minutes.
+/// Returns `n` minutes.
 pub const fn minutes(n: u64) -> Duration {
     Duration::from_secs(n * 60)
 }
 
-/// `n` hours.
+/// Returns `n` hours.
 pub const fn hours(n: u64) -> Duration {
     Duration::from_secs(n * 3_600)
 }
 
-/// `n` days of 24 hours each; calendars do not enter the rules.
+/// Returns `n` days of 24 hours each, regardless of calendars and daylight saving time.
 pub const fn days(n: u64) -> Duration {
     Duration::from_secs(n * 86_400)
 }
 
-/// The only source of "now" outside this crate; a lint bans the direct ones.
+/// Source of the current time. A lint forbids every other source outside this crate.
 pub trait Clock: Send + Sync {
-    /// The present moment, by which every rule of Kith goes.
+    /// Returns the current time, which all rules of Kith use.
     fn now(&self) -> Timestamp;
 
-    /// The present moment of the world outside, which others compare their own clocks with: what `/dev/clock` has put
-    /// forward in development mode is not in it.
+    /// Returns the current real time, for values that other systems compare with their own clocks. It does
+    /// not include the time by which `/dev/clock` has moved [`Self::now`] in development mode.
     fn real_now(&self) -> Timestamp {
         self.now()
     }
 
-    /// Monotonic time since some moment of this process: the wall clock may jump, this does not. Time that was put forward
-    /// on purpose counts as having passed.
+    /// Returns the time elapsed since a fixed moment of this process. Jumps of the wall clock do not affect
+    /// it. Time advanced on purpose by `/dev/clock` counts as elapsed.
     fn monotonic(&self) -> Duration;
 }
 
-/// The machine's own clock: what a node on SQLite goes by.
+/// Clock of the machine. Nodes on SQLite use it.
 #[derive(Debug, Default)]
 pub struct SystemClock;
 
@@ -133,9 +133,10 @@ impl Timestamp {
     pub const EPOCH: Self = Self(0);
 }
 
-/// Monotonic time plus an offset that is measured against a shared authority, the database of several nodes.
+/// Monotonic time plus an offset measured against a shared authority, such as the database that several nodes
+/// use.
 ///
-/// A jump of the machine's wall clock does not move it; [`OffsetClock::set`] does, with each new measurement.
+/// A jump of the machine's wall clock does not affect it. Each call of [`OffsetClock::set`] corrects it.
 #[derive(Debug)]
 pub struct OffsetClock {
     started: Instant,
@@ -143,13 +144,14 @@ pub struct OffsetClock {
 }
 
 impl OffsetClock {
-    /// Starts at `now`, which stays authoritative until the first measurement.
+    /// Creates a clock that starts at `now`, which is used until the first measurement.
     #[expect(clippy::disallowed_methods, reason = "this is the seam the ban points to")]
     pub fn starting_at(now: Timestamp) -> Self {
         Self { started: Instant::now(), offset_ms: AtomicI64::new(now.as_millis()) }
     }
 
-    /// Takes `measured` as the present moment and returns by how many milliseconds the clock was behind it.
+    /// Sets the clock to `measured` and returns the number of milliseconds by which it was behind (negative
+    /// if it was ahead).
     pub fn set(&self, measured: Timestamp) -> i64 {
         let behind_ms = measured.as_millis() - self.now().as_millis();
         self.offset_ms.fetch_add(behind_ms, Ordering::Relaxed);
@@ -167,31 +169,31 @@ impl Clock for OffsetClock {
     }
 }
 
-/// A clock that moves only when told to; for tests.
+/// Clock that moves only when it is set, for tests.
 #[derive(Debug)]
 pub struct ManualClock {
     now_ms: AtomicI64,
-    /// How far it jumped, which is not time that passed.
+    /// Sum of all jumps in milliseconds, which do not count as elapsed time.
     jumped_ms: AtomicI64,
 }
 
 impl ManualClock {
-    /// A clock that stands at `now`.
+    /// Creates a clock that shows `now`.
     pub const fn at(now: Timestamp) -> Self {
         Self { now_ms: AtomicI64::new(now.as_millis()), jumped_ms: AtomicI64::new(0) }
     }
 
-    /// Sets the clock.
+    /// Sets the current time.
     pub fn set(&self, now: Timestamp) {
         self.now_ms.store(now.as_millis(), Ordering::SeqCst);
     }
 
-    /// Lets time pass.
+    /// Advances the clock by `by`; the time counts as elapsed.
     pub fn advance(&self, by: Duration) {
         self.now_ms.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
     }
 
-    /// Lets the wall clock jump by `ms` milliseconds, forward or back, while no time passes.
+    /// Moves the wall clock by `ms` milliseconds, forward or back, without elapsed time.
     pub fn jump(&self, ms: i64) {
         self.jumped_ms.fetch_add(ms, Ordering::SeqCst);
         self.now_ms.fetch_add(ms, Ordering::SeqCst);
@@ -214,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_written_in_utc_with_three_decimals_and_read_back() {
+    fn timestamp_round_trips_in_utc_with_milliseconds() {
         let at = Timestamp::from_millis(1_763_716_151_007);
         assert_eq!(at.to_string(), "2025-11-21T09:09:11.007Z");
         assert_eq!(at.to_string().parse::<Timestamp>().unwrap(), at);
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offset_clock_follows_its_authority() {
+    fn offset_clock_follows_its_authority() {
         let clock = OffsetClock::starting_at(Timestamp::from_millis(1_000_000));
         let behind_ms = clock.set(Timestamp::from_millis(1_005_000));
         assert!((4_900..=5_000).contains(&behind_ms));
@@ -230,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn jump_of_a_manual_clock_is_no_time_that_passed() {
+    fn manual_clock_jump_is_not_elapsed_time() {
         let clock = ManualClock::at(Timestamp::from_millis(5_000));
         let before = clock.monotonic();
         clock.jump(1_000);

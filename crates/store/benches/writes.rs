@@ -1,5 +1,6 @@
-//! What the store costs over its driver: durable transactions of a row, an audit entry and an event, by 64 callers,
-//! through the store and through the bare driver, in interleaved pairs. `cargo bench -p kith-store --features testing`.
+//! Overhead of the store over its drivers: durable transactions of one row, one audit entry and one event, by
+//! 64 callers, through the store and through the driver alone, in interleaved pairs. Run `cargo bench -p
+//! kith-store --features testing`.
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -31,7 +32,7 @@ const INSERT_POST: &str = "INSERT INTO posts (id, author, body, at) VALUES ($1, 
 const BODY: &str = "Shall we meet at the fountain at eight, or is that too early for you?";
 
 fn main() -> ExitCode {
-    // `cargo test` runs benches too, with --test; there is nothing to test here.
+    // `cargo test` also runs benches, with `--test`; there is nothing to test here.
     if std::env::args().any(|arg| arg == "--test") {
         return ExitCode::SUCCESS;
     }
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Durable transactions a second.
+/// Durable transactions per second.
 type Rate = f64;
 
 async fn pair<A: Future<Output = Rate>, B: Future<Output = Rate>>(
@@ -126,7 +127,7 @@ async fn sqlite_store(time: Duration) -> Rate {
     through_the_store(&TestDatabase::sqlite(), time).await
 }
 
-/// The same statements on one thread, 64 transactions in savepoints of one commit, nobody to answer.
+/// Runs the same statements on one thread, with 64 savepoints per commit and no callers to answer.
 async fn sqlite_bare(time: Duration) -> Rate {
     let database = TestDatabase::sqlite();
     database.migrate(vec![STORE_MIGRATIONS, SCHEMA]).await.expect("migrations");
@@ -184,7 +185,8 @@ async fn postgres_store(time: Duration) -> Rate {
     through_the_store(&database, time).await
 }
 
-/// The same statements through tokio-postgres and deadpool, pipelined as far as they can be, and no sequencer.
+/// Runs the same statements through tokio-postgres and deadpool, pipelined where possible, without a
+/// sequencer.
 async fn postgres_bare(time: Duration) -> Rate {
     let server = postgres_server();
     let database = TestDatabase::postgres(&server.url("postgres")).await.expect("a database");

@@ -1,4 +1,4 @@
-//! The audit log: entries, personal details that can be erased without breaking the chain over the entries, reads.
+//! Audit log: entries, their personal details (erasable without breaking the hash chain), and queries.
 
 use kith_kernel::uuid::{Builder, Uuid};
 use kith_kernel::{Ctx, Timestamp, UserId, days};
@@ -11,84 +11,86 @@ use crate::sequencer::Seal;
 use crate::value::{Param, Row};
 use crate::{Error, Query, Tx, params};
 
-/// One line of the audit log, as written with the change it tells of.
+/// Audit log entry, written in the same transaction as the change that it records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {
-    /// Of this entry.
+    /// Entry id.
     pub id: Uuid,
-    /// When.
+    /// Time of the change.
     pub at: Timestamp,
-    /// Who: `user:…`, `system:…` or `anonymous`.
+    /// Principal that made the change: `user:…`, `api_key:…`, `system:…` or `anonymous`.
     pub actor: String,
-    /// What was done: `partner_request.accepted`.
+    /// Action, such as `partner_request.accepted`.
     pub action: String,
-    /// To what: an id.
+    /// Id of the object that was changed.
     pub object: String,
-    /// Under which request.
+    /// Id of the request that made the change.
     pub request_id: String,
-    /// SHA-256 of the salt and the body of its details, if it was written with any: it outlives them.
+    /// SHA-256 of the salt and body of the personal details, if the entry was written with any. It remains
+    /// after the details are erased.
     pub details_hash: Option<[u8; 32]>,
 }
 
-/// Personal details of an entry, kept beside it.
+/// Personal details of an entry, stored in a separate table so that they can be erased.
 #[derive(Clone, Debug)]
 pub(crate) struct AuditDetails {
     pub entry: Uuid,
     pub about: Option<UserId>,
-    /// Nobody can guess erased details and confirm them by their hash.
+    /// Random salt: it prevents confirming a guess of erased details by their hash.
     pub salt: [u8; 32],
-    /// JSON.
+    /// JSON text.
     pub body: String,
 }
 
-/// An entry as the log shows it.
+/// Audit log entry together with its personal details.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRecord {
     /// The entry.
     pub entry: AuditEntry,
-    /// Its personal details, unless there were none or they are erased.
+    /// Personal details; `None` if the entry has none or if they were erased.
     pub details: Option<Value>,
 }
 
-/// Which entries to show; what is absent is not asked about.
+/// Conditions on audit log entries. An absent condition matches every entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditFilter {
-    /// Who, as in [`AuditEntry::actor`].
+    /// Actor, in the form of [`AuditEntry::actor`].
     pub actor: Option<String>,
-    /// What was done.
+    /// Action.
     pub action: Option<String>,
-    /// To what.
+    /// Object id.
     pub object: Option<String>,
-    /// Under which request.
+    /// Request id.
     pub request_id: Option<String>,
-    /// At this moment or later.
+    /// Earliest time, inclusive.
     pub since: Option<Timestamp>,
-    /// Before this moment.
+    /// Latest time, exclusive.
     pub until: Option<Timestamp>,
-    /// Older than this entry: where the page before ended.
+    /// Upper bound of the entry id, exclusive: the last entry of the previous page.
     pub before: Option<Uuid>,
 }
 
-/// What a whole chain comes to.
+/// Summary of a verified audit chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditChain {
-    /// How many entries it seals.
+    /// Number of links in the chain, including archived ones.
     pub links: i64,
-    /// The last link's hash, which depends on every entry before it.
+    /// Hash of the last link. It depends on every entry before it.
     pub head: [u8; 32],
-    /// How many of the first links were sealed without a key, by a version that had none.
+    /// Number of leading links that were sealed without a key, by a version that had no keys.
     pub unkeyed: i64,
-    /// The last link that was archived and is not in the database any more; zeros if there is none.
+    /// Last link that was archived and removed from the database; all zeros if none was.
     pub archived: AuditHead,
 }
 
-/// Entries read at once when the chain is verified.
+/// Maximum number of entries read at once while verifying the chain.
 const VERIFY_PAGE: i64 = 1_000;
 
-/// How far the time within an entry's id may lie from its own: ids of one process never step back, clocks may.
+/// Maximum difference between the time inside an entry's id and its `at`. Ids of one process never go back;
+/// clocks can.
 const ID_SLACK_DAYS: u64 = 1;
 
-/// Sorts behind every id.
+/// Text that sorts after every id.
 const BEHIND_ALL: &str = "~";
 
 pub(crate) const INSERT_ENTRY: &str =
@@ -133,7 +135,7 @@ impl AuditEntry {
         }
     }
 
-    /// Reads the columns from `at` on: id, at, actor, action, object, request_id, details_hash.
+    /// Reads the columns from index `at` on: id, at, actor, action, object, request_id, details_hash.
     pub(crate) fn read(row: &Row<'_>, at: usize) -> Result<Self, Error> {
         Ok(Self {
             id: row.get(at)?,
@@ -148,7 +150,7 @@ impl AuditEntry {
 }
 
 impl AuditDetails {
-    /// Details of `entry`, which gets their hash.
+    /// Creates the details of `entry` and sets its `details_hash`.
     pub fn of(ctx: &Ctx, entry: &mut AuditEntry, about: Option<UserId>, details: &Value) -> Self {
         let details = Self { entry: entry.id, about, salt: ctx.random(), body: details.to_string() };
         entry.details_hash = Some(details_hash(&details.salt, &details.body));
@@ -156,7 +158,7 @@ impl AuditDetails {
     }
 }
 
-/// The salt is of one length, so that no two details read alike.
+/// Hashes salt and body. The salt has a fixed length, so the concatenation is unambiguous.
 fn details_hash(salt: &[u8], body: &str) -> [u8; 32] {
     Sha256::new().chain_update(salt).chain_update(body).finalize().into()
 }
@@ -165,13 +167,13 @@ pub(crate) fn hash(bytes: Vec<u8>) -> Result<[u8; 32], Error> {
     bytes.try_into().map_err(|_| Error::fault("a hash of another length"))
 }
 
-/// The least id that an entry of `at` can have, some slack allowed.
+/// Returns the smallest UUIDv7 of the time `at`.
 fn id_at(at: Timestamp) -> String {
     let millis = u64::try_from(at.as_millis()).unwrap_or(0);
     Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid().to_string()
 }
 
-/// A filter as parameters: what is absent is given bounds that all entries lie within.
+/// Filter as query parameters. Absent conditions become bounds that include every entry.
 struct Bounds {
     before: String,
     from: String,
@@ -216,13 +218,13 @@ macro_rules! filtered_records {
     };
 }
 
-/// Apart, since PostgreSQL expects few rows where filters may be absent, and sorts all.
+/// Separate statement: with optional filters PostgreSQL underestimates the rows and sorts all of them.
 const RECORDS: &str = records!(" ORDER BY a.id DESC LIMIT $5");
 const FILTERED_RECORDS: &str = filtered_records!("");
-/// Apart, so that the index by actor serves it.
+/// Separate statement, so that the index on `actor` can be used.
 const RECORDS_OF_ACTOR: &str = filtered_records!(" AND a.actor = $9");
 
-/// Each half by its own index; an entry about its own actor is in the first only.
+/// Union of two index scans: entries by the user, and entries about the user by other actors.
 const ACTIVITY: &str = "SELECT id, at, actor, action, object, request_id, details_hash FROM (
        SELECT * FROM (
          SELECT a.* FROM audit_entries a WHERE a.actor = $1 AND a.id < $2 ORDER BY a.id DESC LIMIT $3
@@ -235,10 +237,10 @@ const ACTIVITY: &str = "SELECT id, at, actor, action, object, request_id, detail
      ) AS activity ORDER BY id DESC LIMIT $3";
 
 impl Query<'_> {
-    /// The newest entries of the audit log that `filter` leaves, at most `limit`, newest first.
+    /// Returns audit log entries that match `filter`, newest first, at most `limit`.
     ///
     /// # Errors
-    /// Whatever the database answers.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub fn audit_records(&self, filter: &AuditFilter, limit: i64) -> Result<Vec<AuditRecord>, Error> {
         let Bounds { before, from, since, until } = Bounds::of(filter);
         let (action, object, request_id) = (&filter.action, &filter.object, &filter.request_id);
@@ -251,11 +253,11 @@ impl Query<'_> {
         }
     }
 
-    /// What `person` did, and what was done that is about them: at most `limit` entries older than `before`, newest
-    /// first.
+    /// Returns entries that `person` caused and entries about `person`, older than `before`, newest first, at
+    /// most `limit`.
     ///
     /// # Errors
-    /// Whatever the database answers.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub fn audit_activity(
         &self,
         person: UserId,
@@ -269,21 +271,24 @@ impl Query<'_> {
 }
 
 impl Tx<'_> {
-    /// Erases the details about `person`. The entries stay, and the chain over them holds. Says how many had any.
+    /// Erases all personal details about `person` and returns the number of entries that had any. The entries
+    /// stay, and the chain remains valid.
     ///
     /// # Errors
-    /// Whatever the database answers; the transaction is then over.
+    /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be
+    /// used afterwards.
     pub fn erase_audit_details(&self, person: UserId) -> Result<u64, Error> {
         self.exec("DELETE FROM audit_details WHERE about = $1", params![person])
     }
 }
 
 impl Tx<'_> {
-    /// Erases the details of entries of this action from before `before`, at most `limit`, and says how many. The entries
-    /// stay, and the chain over them holds.
+    /// Erases the personal details of up to `limit` entries with this action from before `before`, and
+    /// returns their number. The entries stay, and the chain remains valid.
     ///
     /// # Errors
-    /// Whatever the database answers; the transaction is then over.
+    /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be
+    /// used afterwards.
     pub fn erase_old_audit_details(&self, action: &str, before: Timestamp, limit: i64) -> Result<u64, Error> {
         self.exec(
             "DELETE FROM audit_details WHERE entry_id IN
@@ -300,7 +305,7 @@ fn read_record(row: &Row<'_>) -> Result<AuditRecord, Error> {
     Ok(AuditRecord { entry: AuditEntry::read(row, 0)?, details })
 }
 
-/// A link, what it seals, and the salt and body of the details that are beside it.
+/// Link of the chain with the entry it seals and the salt and body of the entry's details.
 pub(crate) struct Link {
     pub n: i64,
     pub hash: [u8; 32],
@@ -320,7 +325,7 @@ impl Link {
         })
     }
 
-    /// Whether it follows `seal`, which moves to it. Details may be gone, but not be others.
+    /// Returns true if this link follows `seal`, and advances it. Details may be erased, but not changed.
     pub fn follows(&self, seal: &mut Seal, keys: &AuditKeys) -> Result<bool, Error> {
         let Some(entry) = &self.entry else { return Ok(false) };
         let details = self.details.as_ref().map(|(salt, body)| details_hash(salt, body));
@@ -329,26 +334,27 @@ impl Link {
     }
 }
 
-/// The links behind one, in order.
+/// Links after number `$1`, in order, at most `$2`.
 pub(crate) const LINKS: &str =
     "SELECT s.n, s.hash, a.id, a.at, a.actor, a.action, a.object, a.request_id, a.details_hash, d.salt, d.body
      FROM audit_seals s LEFT JOIN audit_entries a ON a.id = s.entry_id
        LEFT JOIN audit_details d ON d.entry_id = s.entry_id
      WHERE s.n > $1 ORDER BY s.n LIMIT $2";
 
-/// Where recomputing links got to.
+/// Progress of verifying the chain.
 pub(crate) struct Verified {
     pub seal: Seal,
-    /// How many links up to there were sealed without a key.
+    /// Number of links up to here that were sealed without a key.
     pub unkeyed: i64,
-    /// Whether there are more links.
+    /// True if more links follow.
     pub more: bool,
 }
 
-/// Recomputes the links behind `from`, at most a page of them.
+/// Recomputes up to `VERIFY_PAGE` links after `from`.
 ///
 /// # Errors
-/// [`Error::Fault`] names the first link that does not fit, or the key that cannot be opened.
+/// Returns [`Error::Fault`], which names the first link that does not match, or the key that cannot be
+/// opened.
 pub(crate) fn verify_page(q: &Query<'_>, keyring: &AuditKeyring, from: &Seal) -> Result<Verified, Error> {
     let keys = keyring.load(q)?;
     let links = q.all(LINKS, params![from.n, VERIFY_PAGE], Link::read)?;
@@ -362,17 +368,17 @@ pub(crate) fn verify_page(q: &Query<'_>, keyring: &AuditKeyring, from: &Seal) ->
     Ok(Verified { unkeyed: keys.unkeyed(seal.n), seal, more })
 }
 
-/// The hash of the link `n`, if there is such a link.
+/// Returns the hash of link `n`, or `None` if it does not exist.
 pub(crate) fn link_hash(q: &Query<'_>, n: i64) -> Result<Option<[u8; 32]>, Error> {
     let found = q.one("SELECT hash FROM audit_seals WHERE n = $1", params![n], |row| row.get(0))?;
     found.map(hash).transpose()
 }
 
-/// Checks that entries with ids from `from`, at most a page of them, have a link if they must: those below the sequencer's
-/// mark, or all where transactions do not overlap. Returns the last id, or none behind the last page.
+/// Checks that the entries of one page, from id `from` on, have a link. On PostgreSQL only entries below the
+/// sequencer's watermark must have one. Returns the last id read, or `None` after the last page.
 ///
 /// # Errors
-/// [`Error::Fault`] if one has no link.
+/// Returns [`Error::Fault`] if an entry has no link.
 pub(crate) fn check_sealed(q: &Query<'_>, from: Option<Uuid>) -> Result<Option<Uuid>, Error> {
     let from = from.map(|id| id.to_string()).unwrap_or_default();
     let entries = q.all(
@@ -388,7 +394,7 @@ pub(crate) fn check_sealed(q: &Query<'_>, from: Option<Uuid>) -> Result<Option<U
     Ok(entries.last().filter(|_| entries.len() as i64 == VERIFY_PAGE).map(|(id, _)| *id))
 }
 
-/// Entry that the first link behind `n` seals.
+/// Returns the entry that the first link after `n` seals.
 pub(crate) fn entry_behind(q: &Query<'_>, n: i64) -> Result<Option<Uuid>, Error> {
     q.one("SELECT entry_id FROM audit_seals WHERE n > $1 ORDER BY n LIMIT 1", params![n], |row| row.get(0))
 }

@@ -1,5 +1,6 @@
-//! Moving the oldest links of the audit chain out of the database. The chain then begins behind them; an entry of the chain
-//! records where, so that nobody without the key can cut its beginning.
+//! Archiving of the oldest links of the audit chain outside the database. The chain then begins after them.
+//! An entry of the chain records the last archived link, so that the beginning of the chain cannot be cut
+//! without the key.
 
 use kith_kernel::Timestamp;
 use kith_kernel::uuid::Uuid;
@@ -11,30 +12,32 @@ use crate::audit_keys::AuditKeyring;
 use crate::sequencer::Seal;
 use crate::{Error, Query, Tx, params};
 
-/// The action of the entry that records an archive; its object is the last archived link, as an [`AuditHead`].
+/// Action of the entry that records an archive. The object of the entry is the last archived link, as an
+/// [`AuditHead`].
 pub const AUDIT_ARCHIVED: &str = "audit.archived";
 
-/// A link of the audit chain with its entry, as an archive keeps it. Personal details are not archived.
+/// Link of the audit chain with its entry, in the form stored in an archive. Personal details are not
+/// archived.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArchivedLink {
     /// Number of the link.
     pub n: i64,
-    /// Of the entry.
+    /// Entry id.
     pub id: Uuid,
-    /// When it was done.
+    /// Time of the change.
     pub at: Timestamp,
-    /// By whom.
+    /// Principal that made the change.
     pub actor: String,
-    /// What was done.
+    /// Action.
     pub action: String,
-    /// To what.
+    /// Id of the object that was changed.
     pub object: String,
-    /// Under which request.
+    /// Id of the request that made the change.
     pub request_id: String,
-    /// Hash of the personal details that the entry had, in hexadecimal digits.
+    /// Hash of the personal details that the entry had, in hexadecimal.
     pub details_hash: Option<String>,
-    /// Hash of the link, in hexadecimal digits.
+    /// Hash of the link, in hexadecimal.
     pub hash: String,
 }
 
@@ -62,7 +65,7 @@ impl ArchivedLink {
     }
 }
 
-/// Where the chain begins: the last link that is not in the database any more, zeros if none was archived.
+/// Returns the base of the chain: the last link that was archived and removed, or all zeros if there is none.
 pub(crate) fn base(q: &Query<'_>) -> Result<Seal, Error> {
     let first = q.one("SELECT n, prev FROM audit_seals ORDER BY n LIMIT 1", &[], |row| {
         Ok(Seal { n: row.get::<i64>(0)? - 1, hash: audit::hash(row.get(1)?)? })
@@ -70,16 +73,16 @@ pub(crate) fn base(q: &Query<'_>) -> Result<Seal, Error> {
     Ok(first.filter(|base| base.n > 0).unwrap_or_default())
 }
 
-/// Checks that an entry of the chain records that the links up to `base` were archived.
+/// Checks that an entry of the chain records the archiving of the links up to `base`.
 ///
 /// # Errors
-/// [`Error::Fault`] if there is none.
+/// Returns [`Error::Fault`] if there is no such entry.
 pub(crate) fn check_base(q: &Query<'_>, base: &Seal) -> Result<(), Error> {
     if base.n == 0 {
         return Ok(());
     }
     for archived in records(q)?.iter().filter(|archived| archived.links >= base.n) {
-        // Links up to this one may still be there, if their removal was interrupted.
+        // Links up to this one may still exist if their removal was interrupted.
         let hash =
             if archived.links == base.n { Some(base.hash) } else { audit::link_hash(q, archived.links)? };
         if hash == Some(archived.hash) {
@@ -92,7 +95,7 @@ pub(crate) fn check_base(q: &Query<'_>, base: &Seal) -> Result<(), Error> {
     )))
 }
 
-/// Whether an entry of the chain records that the links up to `to` were archived.
+/// Returns true if an entry of the chain records the archiving of the links up to `to`.
 pub(crate) fn is_recorded(q: &Query<'_>, to: &AuditHead) -> Result<bool, Error> {
     Ok(records(q)?.contains(to))
 }
@@ -106,11 +109,11 @@ fn records(q: &Query<'_>) -> Result<Vec<AuditHead>, Error> {
     Ok(objects.iter().filter_map(|object| object.parse().ok()).collect())
 }
 
-/// The links behind `from` whose entries are older than `before`, at most `limit`, up to the first that is not. The newest
-/// link is never among them.
+/// Returns up to `limit` links after `from`, ending before the first whose entry is not older than `before`.
+/// The newest link is never returned.
 ///
 /// # Errors
-/// [`Error::Fault`] names the first link that does not fit.
+/// Returns [`Error::Fault`], which names the first link that does not match.
 pub(crate) fn links_behind(
     q: &Query<'_>,
     keyring: &AuditKeyring,
@@ -136,10 +139,10 @@ pub(crate) fn links_behind(
     Ok(archived)
 }
 
-/// Recomputes archived links that follow `from`, and says where they end.
+/// Recomputes archived links that follow `from`, and returns the last of them.
 ///
 /// # Errors
-/// [`Error::Fault`] names the first that does not fit.
+/// Returns [`Error::Fault`], which names the first link that does not match.
 pub(crate) fn check(
     q: &Query<'_>,
     keyring: &AuditKeyring,
@@ -158,7 +161,8 @@ pub(crate) fn check(
     Ok(AuditHead { links: seal.n, hash: seal.hash })
 }
 
-/// Removes the oldest links up to `to`, at most `limit`, with their entries and details; says how many.
+/// Removes up to `limit` of the oldest links up to number `to`, with their entries and details. Returns the
+/// number of links removed.
 pub(crate) fn remove(tx: &Tx<'_>, to: i64, limit: i64) -> Result<u64, Error> {
     let last = tx.one(
         "SELECT MAX(n) FROM (SELECT n FROM audit_seals WHERE n <= $1 ORDER BY n LIMIT $2) AS oldest",

@@ -1,5 +1,5 @@
-//! The head of the audit chain, remembered outside the database: a chain that was cut, emptied, sealed anew or restored
-//! from an earlier state does not contain it.
+//! Head of the audit chain, stored outside the database. It detects a chain that was truncated, emptied,
+//! sealed anew or restored from an earlier state.
 
 use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -14,40 +14,42 @@ use crate::{Error, OpenError, Query, audit, audit_archive, outbox, postgres};
 
 const FILE: &str = "audit-head";
 
-/// Tells unfinished files of one process apart.
+/// Counter that makes the names of temporary files unique within the process.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
-/// The number of links of an audit chain and the last one's hash. As text: `links:hash`, the hash in hexadecimal.
+/// Number of links of an audit chain and the hash of the last one. Text form: `links:hash`, with the hash in
+/// hexadecimal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AuditHead {
     /// Number of links.
     pub links: i64,
-    /// Hash of the last link; zeros if there is none.
+    /// Hash of the last link; all zeros if there is none.
     pub hash: [u8; 32],
 }
 
-/// A chain compared with a head that was remembered earlier.
+/// Result of comparing a chain with a head stored earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadComparison {
-    /// The chain contains the remembered head.
+    /// The chain contains the stored head.
     Contained {
-        /// Where the chain ends now.
+        /// Current end of the chain.
         current: AuditHead,
     },
-    /// The chain ends before the remembered head.
+    /// The chain ends before the stored head.
     Shorter {
-        /// Where the chain ends now.
+        /// Current end of the chain.
         current: AuditHead,
     },
-    /// The chain has another link in the place of the remembered head.
+    /// The chain has a different link, or none, at the position of the stored head.
     Different {
-        /// Where the chain ends now.
+        /// Current end of the chain.
         current: AuditHead,
     },
 }
 
 impl HeadComparison {
-    /// What is wrong, for a log or a terminal; none if the chain contains `remembered`.
+    /// Returns a description of the problem for a log or a terminal, or `None` if the chain contains
+    /// `remembered`.
     pub fn fault(&self, remembered: &AuditHead) -> Option<String> {
         match self {
             Self::Contained { .. } => None,
@@ -70,12 +72,12 @@ impl fmt::Display for AuditHead {
     }
 }
 
-/// A hash in hexadecimal digits.
+/// Formats a hash in hexadecimal.
 pub(crate) fn hex(hash: &[u8; 32]) -> String {
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Reads what [`hex`] wrote.
+/// Parses 64 hexadecimal digits.
 pub(crate) fn parse_hex(digits: &str) -> Option<[u8; 32]> {
     if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
@@ -98,7 +100,7 @@ impl FromStr for AuditHead {
     }
 }
 
-/// Where the chain ends.
+/// Returns the current end of the chain.
 pub(crate) fn current(q: &Query<'_>) -> Result<AuditHead, Error> {
     let seal = outbox::heads(q)?.seal;
     Ok(AuditHead { links: seal.n, hash: seal.hash })
@@ -109,7 +111,7 @@ pub(crate) fn compare(q: &Query<'_>, remembered: &AuditHead) -> Result<HeadCompa
     if remembered.links < base.n {
         let current = current(q)?;
         return match audit_archive::check_base(q, &base) {
-            // It is in an archive.
+            // The stored head is in an archive.
             Ok(()) => Ok(HeadComparison::Contained { current }),
             Err(Error::Fault(_)) => Ok(HeadComparison::Different { current }),
             Err(error) => Err(error),
@@ -126,21 +128,21 @@ pub(crate) fn compare(q: &Query<'_>, remembered: &AuditHead) -> Result<HeadCompa
     Ok(match found {
         Some(hash) if hash == remembered.hash => HeadComparison::Contained { current },
         None if current.links < remembered.links => HeadComparison::Shorter { current },
-        // A link that is missing in the middle differs as well.
+        // A link missing in the middle counts as different.
         Some(_) | None => HeadComparison::Different { current },
     })
 }
 
-/// A file that remembers the head of one database's audit chain: one line, replaced atomically and synced to the disk.
+/// File that stores the head of one database's audit chain: one line, replaced atomically and synced to disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditHeadFile(PathBuf);
 
 impl AuditHeadFile {
-    /// The file in `folder` for the database of `options`: each name of a database has one, wherever its server is, so
-    /// that a move to another server does not forget the head.
+    /// Returns the file in `folder` for the database of `options`. The file name depends on the name of the
+    /// database, not on its server, so that it stays valid when the database moves to another server.
     ///
     /// # Errors
-    /// [`OpenError::Settings`] if the database's address cannot be read.
+    /// Returns [`OpenError::Settings`] if the database URL cannot be parsed.
     pub fn of(options: &StoreOptions, folder: &Path) -> Result<Self, OpenError> {
         let name = match &options.engine {
             EngineOptions::Sqlite(_) => FILE.to_owned(),
@@ -149,15 +151,15 @@ impl AuditHeadFile {
         Ok(Self(folder.join(name)))
     }
 
-    /// Its path.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// The remembered head; none if there is no file yet.
+    /// Reads the stored head. Returns `None` if the file does not exist.
     ///
     /// # Errors
-    /// The system's error, or `InvalidData` if something else is in the file.
+    /// Returns the I/O error, or `InvalidData` if the content is not a head.
     pub fn read(&self) -> io::Result<Option<AuditHead>> {
         match std::fs::read_to_string(&self.0) {
             Ok(text) => {
@@ -169,11 +171,11 @@ impl AuditHeadFile {
         }
     }
 
-    /// Remembers `head`, and makes the folder if it is absent. After a power cut the file holds this head or the one
-    /// before.
+    /// Stores `head`. Creates the folder if it is absent. After a power failure the file holds either this
+    /// head or the previous one.
     ///
     /// # Errors
-    /// The system's error.
+    /// Returns the I/O error.
     pub fn write(&self, head: &AuditHead) -> io::Result<()> {
         let mut unfinished = self.0.clone().into_os_string();
         unfinished.push(format!(".{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
@@ -186,7 +188,7 @@ impl AuditHeadFile {
             .and_then(|()| file.sync_all())
             .and_then(|()| std::fs::rename(&unfinished, &self.0));
         if written.is_err() {
-            // On a full disk each attempt would leave one.
+            // Without this, each attempt on a full disk would leave a file.
             let _ = std::fs::remove_file(&unfinished);
         }
         written?;
@@ -202,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn head_survives_its_text_and_its_file() {
+    fn head_round_trips_through_text_and_file() {
         let folder = tempfile::tempdir().unwrap();
         let file = AuditHeadFile(folder.path().join("data/audit-head"));
         assert_eq!(file.read().unwrap(), None);

@@ -1,5 +1,5 @@
-//! The keys of the audit chain. They are kept in the database, sealed under a secret that is not: whoever can write to
-//! the database alone can compute no link.
+//! Keys of the audit chain. The database stores them encrypted under a secret that it does not hold, so write
+//! access to the database alone is not enough to compute a link.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,39 +11,42 @@ use sha2::{Digest, Sha256};
 
 use crate::{Error, Query, Tx, params};
 
-/// Bytes of a key.
+/// Length of a key in bytes.
 pub const AUDIT_KEY_BYTES: usize = 32;
 
-/// How often the process that seals reads the keys again.
+/// Interval at which the sealing process reads the keys again.
 const LOAD_EVERY: Duration = Duration::from_secs(5);
 
-/// Generates keys of the audit chain, and seals and opens them under a secret that the database does not hold. All nodes
-/// of a database have the same secret.
+/// Generates, encrypts and decrypts keys of the audit chain, under a secret that the database does not hold.
+/// All nodes that share a database use the same secret.
 pub trait AuditVault: fmt::Debug + Send + Sync {
-    /// Generates a random key and returns it with its sealed form, which [`AuditVault::open`] opens under `name` only.
+    /// Generates a random key. Returns it together with its encrypted form, which [`AuditVault::open`] can
+    /// decrypt only under the same `name`.
     fn generate(&self, name: &str) -> GeneratedKey;
 
-    /// Opens a sealed key; none if it was sealed under another secret or another name.
+    /// Decrypts a key. Returns `None` if it was encrypted under another secret or another name.
     fn open(&self, name: &str, sealed: &[u8]) -> Option<[u8; AUDIT_KEY_BYTES]>;
 }
 
-/// A key of the audit chain, open and sealed. Not `Debug`: it is a secret.
+/// Key of the audit chain, in plain and encrypted form. It does not implement `Debug`, because it is a
+/// secret.
 pub struct GeneratedKey {
-    /// The key itself.
+    /// Plain key.
     pub key: [u8; AUDIT_KEY_BYTES],
-    /// The key as the database keeps it.
+    /// Encrypted key, as stored in the database.
     pub sealed: Vec<u8>,
 }
 
-/// The name under which the key `id` is sealed. It holds the first link, so that nobody can move a key along the chain.
+/// Returns the name under which the key `id` is encrypted. It contains the first link, so that a key cannot
+/// be moved along the chain.
 pub fn audit_key_name(id: i64, first_link: i64) -> String {
     format!("audit-key:{id}:{first_link}")
 }
 
-/// What a link is computed with.
+/// Hash function of a link.
 #[derive(Clone)]
 pub(crate) enum LinkKey {
-    /// SHA-256: a link from before the first key.
+    /// SHA-256, for links from before the first key.
     Unkeyed,
     /// HMAC-SHA-256 (RFC 2104).
     Keyed(Hmac<Sha256>),
@@ -62,8 +65,8 @@ impl LinkKey {
     }
 }
 
-/// The vault of this process, with the keys that it has opened: they stay usable when the database is sealed anew under
-/// another secret while this process runs.
+/// Vault of this process, with a cache of the keys it has decrypted. Cached keys stay usable when the keys
+/// are re-encrypted under another secret while this process runs.
 #[derive(Debug)]
 pub(crate) struct AuditKeyring {
     vault: Arc<dyn AuditVault>,
@@ -79,7 +82,7 @@ impl fmt::Debug for OpenedKey {
     }
 }
 
-/// The keys of a chain, in the order of their links.
+/// Keys of a chain, ordered by their first link.
 #[derive(Clone, Default)]
 pub(crate) struct AuditKeys {
     keys: Vec<AuditKey>,
@@ -91,7 +94,7 @@ struct AuditKey {
     id: i64,
     first_link: i64,
     is_retired: bool,
-    /// None if this process's secret does not open it.
+    /// `None` if this process's secret cannot decrypt it.
     key: Option<LinkKey>,
 }
 
@@ -100,7 +103,7 @@ impl AuditKeyring {
         Self { vault, opened: Mutex::default() }
     }
 
-    /// Reads the keys of the chain.
+    /// Reads the keys of the chain from the database.
     #[expect(clippy::disallowed_methods, reason = "paces real work")]
     pub fn load(&self, q: &Query<'_>) -> Result<AuditKeys, Error> {
         let rows =
@@ -130,10 +133,10 @@ impl AuditKeyring {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The keys with one that can seal the link `next`: a new one if there is none, or if the newest is retired. Only the
-    /// process that seals may call it.
+    /// Returns the keys including one that can seal link `next`. Creates a new key if there is none or if the
+    /// newest is retired. Only the sealing process may call this.
     pub fn ready_for(&self, tx: &Tx<'_>, keys: AuditKeys, next: i64) -> Result<AuditKeys, Error> {
-        // The newest may have been retired meanwhile.
+        // The newest key may have been retired since the keys were read.
         let is_old = keys.loaded_at.is_none_or(|loaded_at| loaded_at.elapsed() > LOAD_EVERY);
         let mut keys = if is_old { self.load(tx)? } else { keys };
         if keys.keys.last().is_some_and(|newest| !newest.is_retired) {
@@ -153,7 +156,7 @@ impl AuditKeyring {
 }
 
 impl AuditKeys {
-    /// What the link `n` is computed with.
+    /// Returns the hash function of link `n`.
     pub fn of_link(&self, n: i64) -> Result<LinkKey, Error> {
         match self.keys.iter().rev().find(|key| key.first_link <= n) {
             None => Ok(LinkKey::Unkeyed),
@@ -162,12 +165,12 @@ impl AuditKeys {
         }
     }
 
-    /// How many of the first `links` links were sealed before there was a key.
+    /// Returns how many of the first `links` links were sealed before the first key existed.
     pub fn unkeyed(&self, links: i64) -> i64 {
         self.keys.iter().map(|key| key.first_link - 1).min().unwrap_or(links).min(links)
     }
 
-    /// Fails if this process's secret does not open all of them.
+    /// Returns an error if this process's secret cannot decrypt every key.
     pub fn check(&self) -> Result<(), Error> {
         match self.keys.iter().find(|key| key.key.is_none()) {
             Some(key) => Err(sealed_otherwise(key.id)),

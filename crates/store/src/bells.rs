@@ -1,5 +1,6 @@
-//! Bells: a transaction rings one, and whoever listens to it on any node wakes once it is committed. A ring may be lost
-//! with a connection, so who listens also looks now and then; many rings may be heard as one.
+//! Notification channels: a transaction notifies a channel, and listeners on all nodes wake up after the
+//! commit. A notification can be lost with a connection, so listeners must also poll at intervals. Several
+//! notifications can arrive as one.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -7,44 +8,46 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-/// Wakes when somebody has rung, here or on another node.
+/// Listener on one channel. It wakes up when the channel is notified on this or another node.
 #[derive(Clone, Debug)]
 pub struct Bell(watch::Receiver<u64>);
 
 impl Bell {
-    /// Returns once it was rung since this was last asked; never, once the store has shut down.
+    /// Waits until the channel has been notified since the last call. Never returns once the store has shut
+    /// down.
     pub async fn rung(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending().await
         }
     }
 
-    /// Forgets what was rung so far.
+    /// Discards pending notifications.
     pub fn hush(&mut self) {
         self.0.mark_unchanged();
     }
 }
 
-/// All bells of one open database.
+/// Notification channels of one open database.
 #[derive(Debug)]
 pub(crate) struct Bells {
-    /// Tells this node's own announcements from others'.
+    /// Random id that distinguishes this node's announcements from those of other nodes.
     node: u64,
     listened_to: Mutex<Listened>,
     unannounced: Mutex<BTreeSet<String>>,
 }
 
-/// Bells that have listeners, or had some.
+/// Channels that have listeners, or had some.
 #[derive(Debug, Default)]
 struct Listened {
     all: HashMap<String, watch::Sender<u64>>,
-    /// Number of bells at which those without listeners are removed.
+    /// Number of channels at which those without listeners are removed.
     limit: usize,
 }
 
-/// Names that may wait to be announced. Others are not: a ring may be lost.
+/// Maximum number of channel names waiting to be announced to other nodes. Further ones are dropped, because
+/// notifications may be lost.
 const MAX_UNANNOUNCED: usize = 10_000;
-/// Bells below which none is forgotten.
+/// Number of channels below which none is removed.
 const MIN_LIMIT: usize = 100;
 
 impl Default for Bells {
@@ -67,7 +70,7 @@ impl Bells {
         Bell(listened.all.entry(name.to_owned()).or_default().subscribe())
     }
 
-    /// Wakes those who listen here.
+    /// Wakes the listeners on this node.
     pub fn ring(&self, name: &str) {
         let listened = self.listened_to.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bell) = listened.all.get(name) {
@@ -75,7 +78,8 @@ impl Bells {
         }
     }
 
-    /// Wakes those who listen here, and says whether something is to be announced that was not already.
+    /// Wakes the listeners on this node and queues the names for announcement to other nodes. Returns true if
+    /// the queue has grown.
     pub fn ring_everywhere(&self, names: &BTreeSet<String>) -> bool {
         names.iter().for_each(|name| self.ring(name));
         let mut unannounced = self.unannounced.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,7 +89,7 @@ impl Bells {
         unannounced.len() > before
     }
 
-    /// What other nodes are to be told, as statements.
+    /// Takes the queued names and returns them as `NOTIFY` statements.
     pub fn announcement(&self) -> String {
         let names = std::mem::take(&mut *self.unannounced.lock().unwrap_or_else(PoisonError::into_inner));
         let notify =
@@ -93,7 +97,7 @@ impl Bells {
         names.iter().map(notify).collect()
     }
 
-    /// Heeds what another node has announced; says whether it was about a bell at all.
+    /// Handles a payload from another node. Returns false if it is not a channel notification.
     pub fn heed(&self, payload: &str) -> bool {
         let Some((node, name)) = payload.strip_prefix("bell ").and_then(|rest| rest.split_once(' ')) else {
             return false;
@@ -110,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_nobody_listens_to_are_forgotten() {
+    fn channels_without_listeners_are_removed() {
         let bells = Bells::default();
         let kept: Vec<_> = (0..10).map(|n| bells.listen(&format!("kept/{n}"))).collect();
         for n in 0..10_000 {
@@ -123,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn announcements_that_nobody_takes_are_bounded() {
+    fn unsent_announcements_are_bounded() {
         let bells = Bells::default();
         for n in 0..100_000 {
             bells.ring_everywhere(&BTreeSet::from([format!("jobs/progress/{n}")]));

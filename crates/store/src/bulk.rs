@@ -1,9 +1,10 @@
-//! One statement for many rows: run row by row where a statement costs no round trip, once over arrays where it does.
+//! Statements over many rows: run row by row on SQLite, where a statement needs no round trip, and once over
+//! arrays on PostgreSQL.
 
 use crate::value::{Param, Row};
 use crate::{Error, Tx};
 
-/// A statement in two texts, for what one text cannot say.
+/// Statement with a separate text for each database, for what one text cannot express.
 #[derive(Clone, Copy, Debug)]
 pub struct Statement {
     /// Text for SQLite.
@@ -14,35 +15,37 @@ pub struct Statement {
 
 #[cfg(any(test, feature = "testing"))]
 impl Statement {
-    /// The same, explained instead of done on PostgreSQL, with the pages it touched.
+    /// Returns the statement with `EXPLAIN (ANALYZE, BUFFERS)` before the PostgreSQL text. The statement is
+    /// still executed.
     #[must_use]
     pub fn explained(self) -> Self {
         let postgres = format!("EXPLAIN (ANALYZE, BUFFERS) {}", self.postgres);
-        // Made a few times in the life of a test or benchmark.
+        // Leaks memory; called only a few times in a test or benchmark.
         Self { sqlite: self.sqlite, postgres: postgres.leak() }
     }
 }
 
-/// What is done to many rows. The first placeholders stand for what all rows share, those behind for one row's values
-/// on SQLite, where a row may take several statements, and for columns of values on PostgreSQL.
+/// Statement over many rows. The first placeholders are the parameters that all rows share. The following
+/// ones stand for the values of one row on SQLite, where a row may take several statements, and for arrays of
+/// values on PostgreSQL.
 #[derive(Clone, Copy, Debug)]
 pub struct Bulk {
-    /// Statements for SQLite, run for each row; the last returns rows.
+    /// Statements for SQLite, run in order for each row; the last one returns rows.
     pub each: &'static [&'static str],
     /// Statement for PostgreSQL, run once over arrays.
     pub all: &'static str,
 }
 
-/// The values of all rows for one placeholder.
+/// Values of all rows for one placeholder.
 #[derive(Clone, Copy, Debug)]
 pub enum Values<'a> {
     /// BIGINT.
     Ints(&'a [i64]),
-    /// BIGINT, or NULL.
+    /// BIGINT or NULL.
     MaybeInts(&'a [Option<i64>]),
     /// TEXT.
     Texts(&'a [&'a str]),
-    /// TEXT, or NULL.
+    /// TEXT or NULL.
     MaybeTexts(&'a [Option<&'a str>]),
 }
 
@@ -67,13 +70,14 @@ impl<'a> Values<'a> {
 }
 
 impl Tx<'_> {
-    /// Runs `bulk` for all rows that `columns` hold, and reads the rows that come back.
+    /// Runs `bulk` for all rows in `columns` and reads the returned rows.
     ///
     /// # Errors
-    /// Whatever the database answers; the transaction is then over.
+    /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be
+    /// used afterwards.
     ///
     /// # Panics
-    /// If the columns are not equally long.
+    /// If the columns have different lengths.
     pub fn bulk<T>(
         &self,
         bulk: &Bulk,
@@ -107,11 +111,12 @@ impl Tx<'_> {
         Ok(found)
     }
 
-    /// All rows of the result of a statement in two texts. The placeholders behind those of `params` stand for
-    /// `columns`, on PostgreSQL alone.
+    /// Returns all rows of a statement that has a separate text for each database. On PostgreSQL, `columns`
+    /// follow as further parameters after `params`; on SQLite they are not used.
     ///
     /// # Errors
-    /// Whatever the database answers; the transaction is then over.
+    /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be
+    /// used afterwards.
     pub fn all_by<T>(
         &self,
         statement: &Statement,
@@ -126,10 +131,11 @@ impl Tx<'_> {
         self.all(statement.postgres, &all, read)
     }
 
-    /// Changes rows by a statement in two texts and says how many.
+    /// Runs a statement that has a separate text for each database. Returns the number of rows changed.
     ///
     /// # Errors
-    /// Whatever the database answers; the transaction is then over.
+    /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be
+    /// used afterwards.
     pub fn exec_by(&self, statement: &Statement, params: &[Param<'_>]) -> Result<u64, Error> {
         self.exec(if self.is_shared() { statement.postgres } else { statement.sqlite }, params)
     }

@@ -1,6 +1,7 @@
-//! What the database says of itself, for administrators: version, durability as it is in force, schema, rights, times.
+//! Facts about the database for administrators: version, effective durability settings, schema, privileges,
+//! statement times.
 //!
-//! Never a row of anybody's, and nothing that stands in a statement's parameters.
+//! They contain no row of user data and no statement parameters.
 
 use std::time::Duration;
 
@@ -10,22 +11,23 @@ use crate::migrate::{self, MigrationState};
 use crate::schema::{Differences, Shape};
 use crate::{EngineKind, Error, ModuleMigrations, Query, STATEMENT_BUCKETS_US, StatementTimes, Store};
 
-/// As many statements are told one by one.
+/// Number of statements listed individually.
 const TOLD: usize = 20;
-/// Tables with fewer rows are read from end to end with good reason.
+/// Number of rows above which a sequential scan of a table is reported.
 const MANY_ROWS: i64 = 10_000;
 
-/// Looking through catalogues may take longer than a request's statement.
+/// Time limit. Reading the catalogues can take longer than a request's statements may.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Store {
-    /// All of it, by subject. `modules` are what this build would migrate to.
+    /// Returns all facts as a JSON object, grouped by subject. `modules` are the migrations that this build
+    /// expects.
     ///
     /// # Errors
-    /// [`enum@Error`] if the database does not answer.
+    /// Returns [`enum@Error`] if the database cannot answer.
     pub async fn facts(&self, modules: Vec<ModuleMigrations>) -> Result<Value, Error> {
         let kind = self.kind();
-        // The settings of the connections that commit decide what survives.
+        // Read on a write connection: its settings decide the durability of commits.
         let durability = match kind {
             EngineKind::Sqlite => self.write_within(PATIENCE, |tx| sqlite_durability(tx)).await?,
             EngineKind::Postgres => self.write_within(PATIENCE, |tx| postgres_durability(tx)).await?,
@@ -43,7 +45,7 @@ impl Store {
         Ok(facts)
     }
 
-    /// How long all statements together took.
+    /// Returns the sum of the times of all statements.
     pub fn statement_times(&self) -> StatementTimes {
         let all = self.statements().snapshot();
         all.iter().fold(StatementTimes::default(), |sum, (_, times)| sum.with(times))
@@ -165,7 +167,7 @@ fn postgres(q: &Query<'_>) -> Result<Value, Error> {
     Ok(facts)
 }
 
-/// What the role that serves may do beyond reading and writing rows.
+/// Lists the privileges of the current role that exceed reading and writing rows, and those that are missing.
 fn role(q: &Query<'_>) -> Result<Value, Error> {
     let too_much = q.all(ROLE, &[], |row| row.get::<String>(0))?;
     let rights = q.all(TABLE_RIGHTS, &[], |row| {
@@ -182,7 +184,8 @@ fn role(q: &Query<'_>) -> Result<Value, Error> {
     Ok(json!({ "besides": besides, "missing": missing }))
 }
 
-/// As granted after migrations: rows of all tables, but no history of one's own making.
+/// Returns true for the privileges granted after migrations: all on rows, except those that would allow
+/// rewriting the audit log.
 fn is_wanted(table: &str, right: &str) -> bool {
     match (table, right) {
         ("schema_migrations", right) => right == "SELECT",
@@ -226,6 +229,6 @@ const TABLE_RIGHTS: &str = "SELECT CAST(c.relname AS TEXT), p.name, has_table_pr
 const UNUSED_INDEXES: &str = "SELECT CAST(indexrelname AS TEXT) FROM pg_stat_user_indexes
      WHERE schemaname = current_schema() AND idx_scan = 0 ORDER BY 1";
 
-/// Since the server began to count.
+/// Large tables that were read by sequential scans since the statistics were last reset.
 const LARGE_SCANS: &str = "SELECT CAST(relname AS TEXT), n_live_tup, seq_scan FROM pg_stat_user_tables
      WHERE schemaname = current_schema() AND n_live_tup > $1 AND seq_scan > 0 ORDER BY 1";

@@ -1,6 +1,7 @@
-//! Translates one SQL text to each database's notation: placeholders and column types.
+//! Translation of portable SQL to each database: placeholders and column types.
 
-/// A statement in SQLite's notation: `$1` becomes `?1`, because raw `$n` is numbered there by appearance.
+/// Returns the statement in SQLite's notation. `$1` becomes `?1`, because SQLite numbers `$n` parameters by
+/// appearance.
 pub(crate) fn to_sqlite(sql: &str) -> String {
     let mut text = String::with_capacity(sql.len());
     let mut rest = sql.chars().peekable();
@@ -11,19 +12,20 @@ pub(crate) fn to_sqlite(sql: &str) -> String {
     text
 }
 
-/// Which notation a migration is turned into.
+/// Target notation of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     Sqlite,
     Postgres,
-    /// Types as they stand, which SQLite keeps as they are without STRICT: to look at what a migration makes.
+    /// Column types unchanged, which SQLite keeps for tables that are not STRICT. Used to inspect the schema
+    /// that a migration creates.
     Undecided,
 }
 
-/// A migration's statements in the notation of `dialect`.
+/// Returns the statements of a migration in the notation of `dialect`.
 ///
-/// Types become the database's own; text compares by bytes on both; SQLite's tables are STRICT, and those whose
-/// key has a line of its own are kept in the order of that key.
+/// Column types become those of the database. Text compares by bytes on both. Tables in SQLite are STRICT,
+/// and WITHOUT ROWID if their primary key is declared on a line of its own.
 pub(crate) fn schema(sql: &str, dialect: Dialect) -> String {
     split_statements(sql).into_iter().map(|statement| statement_for(&statement, dialect) + ";\n").collect()
 }
@@ -49,7 +51,7 @@ fn statement_for(statement: &str, dialect: Dialect) -> String {
     text
 }
 
-/// How often `wanted` stands in a statement, outside of strings.
+/// Counts the occurrences of the word `wanted`, outside of string literals.
 pub(crate) fn count_words(text: &str, wanted: &str) -> usize {
     let mut count = 0;
     map_words(text, |word| {
@@ -59,7 +61,7 @@ pub(crate) fn count_words(text: &str, wanted: &str) -> usize {
     count
 }
 
-/// Replaces words outside of strings.
+/// Replaces words outside of string literals.
 fn map_words<'t>(text: &'t str, mut map: impl FnMut(&'t str) -> &'t str) -> String {
     let mut mapped = String::with_capacity(text.len());
     for (n, part) in text.split('\'').enumerate() {
@@ -82,7 +84,7 @@ fn map_words<'t>(text: &'t str, mut map: impl FnMut(&'t str) -> &'t str) -> Stri
     mapped
 }
 
-/// Splits at the semicolons that end statements, and leaves line comments out.
+/// Splits at the semicolons that end statements and removes line comments.
 fn split_statements(sql: &str) -> Vec<String> {
     let without_comments: String = sql.lines().map(|line| format!("{}\n", without_comment(line))).collect();
     let mut statements = vec![String::new()];
@@ -98,7 +100,7 @@ fn split_statements(sql: &str) -> Vec<String> {
     statements.into_iter().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect()
 }
 
-/// A line up to the comment in it; strings do not go over lines.
+/// Returns the line up to its comment. String literals must not span lines.
 fn without_comment(line: &str) -> &str {
     let mut in_string = false;
     for (at, c) in line.char_indices() {
@@ -120,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_becomes_each_databases_own() {
+    fn schema_is_translated_for_each_database() {
         let sql = "-- a comment; with a semicolon\nCREATE TABLE t ( -- it's one too\n  id TEXT PRIMARY KEY,\n  n BIGINT NOT NULL,\n  \
                    ok BOOLEAN NOT NULL DEFAULT TRUE,\n  x DOUBLE PRECISION,\n  note TEXT DEFAULT 'TEXT; BIGINT'\n);\n\
                    CREATE TABLE k (\n  a BIGINT,\n  b BIGINT,\n  PRIMARY KEY (a, b)\n);";

@@ -1,38 +1,41 @@
-//! What the store can answer besides a result. Causes stay here, for the log; callers see a kind.
+//! Errors of the store. Their causes are for the log; callers see the variant.
 
 use std::sync::Arc;
 
 use thiserror::Error;
 
-/// Why a transaction or a read did not give its result.
+/// Reason why a transaction or read returned no result.
 ///
-/// Only after [`Error::OutcomeUnknown`] may something have changed.
+/// Nothing was changed, except possibly after [`Error::OutcomeUnknown`].
 #[derive(Clone, Debug, Error)]
 pub enum Error {
-    /// The queue is full: nothing was started.
-    #[error("too much work is waiting")]
+    /// The queue is full. Nothing was started.
+    #[error("the queue is full")]
     Busy,
-    /// The deadline passed before the closure started, or a statement or lock outlasted it: nothing was changed.
-    #[error("the deadline passed")]
+    /// The deadline passed before the closure started, or during a statement or a wait for a lock. Nothing
+    /// was changed.
+    #[error("deadline exceeded")]
     DeadlinePassed,
-    /// The database cannot be reached, its disk is full, or it gave up on too many conflicts: nothing was changed.
-    #[error("the database is not available: {0}")]
+    /// The database cannot be reached, its disk is full, or the transaction had too many conflicts. Nothing
+    /// was changed.
+    #[error("database unavailable: {0}")]
     Unavailable(Cause),
-    /// COMMIT failed or its answer was lost: the change is there whole or not at all, and nobody knows yet.
+    /// COMMIT failed or its response was lost. The change is either complete or absent, and it is not known
+    /// which.
     #[error("the outcome of the commit is unknown: {0}")]
     OutcomeUnknown(Cause),
-    /// A text with U+0000 in it, which not both databases can hold.
+    /// The text contains U+0000, which PostgreSQL cannot store.
     #[error("text must not contain U+0000")]
     NulInText,
-    /// A unique, foreign-key or check constraint refused the statement, and so the transaction.
+    /// A unique, foreign-key or check constraint rejected the statement. The transaction is rolled back.
     #[error("a constraint refused the change: {0}")]
     Constraint(Cause),
-    /// A fault of ours: a statement that does not fit its table, a panic in the closure.
+    /// A programming error: a statement that does not match the schema, or a panic in the closure.
     #[error("the transaction failed: {0}")]
     Fault(Cause),
 }
 
-/// The underlying error, as text for the log.
+/// Underlying error, as text for the log.
 #[derive(Clone, Debug, Error)]
 #[error("{0}")]
 pub struct Cause(Arc<str>);
@@ -44,43 +47,43 @@ impl Cause {
 }
 
 impl Error {
-    /// A fault of ours.
+    /// Creates an [`Error::Fault`].
     pub fn fault(of: impl std::fmt::Display) -> Self {
         Self::Fault(Cause::new(of))
     }
 
-    /// Not there, for this reason.
+    /// Creates an [`Error::Unavailable`].
     pub fn unavailable(of: impl std::fmt::Display) -> Self {
         Self::Unavailable(Cause::new(of))
     }
 }
 
-/// Why a database could not be opened or migrated.
+/// Reason why a database could not be opened or migrated.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// Another process has the data folder.
+    /// Another process holds the data folder.
     #[error("the data folder {folder} is in use by {holder}")]
     FolderInUse {
-        /// The folder.
+        /// Path of the folder.
         folder: String,
-        /// Who holds it, as it said of itself.
+        /// Program name and process id of the holder.
         holder: String,
     },
     /// The folder or a file in it cannot be used.
     #[error("cannot use {path}: {source}")]
     Folder {
-        /// The folder or file.
+        /// Path of the folder or file.
         path: String,
-        /// Why.
+        /// I/O error.
         source: std::io::Error,
     },
-    /// The address, the certificates or another setting is wrong.
+    /// The database URL, the certificates or another setting is invalid.
     #[error("{0}")]
     Settings(String),
-    /// The database has migrations that this build does not know, or knows with another text.
+    /// The database has migrations that this build does not know, or knows with different content.
     #[error("{0}")]
     Schema(String),
-    /// The database refused.
+    /// The database returned an error.
     #[error(transparent)]
     Database(#[from] Error),
 }

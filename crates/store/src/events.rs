@@ -1,4 +1,4 @@
-//! Events: what every change says has happened, for those who follow.
+//! Events: records of what a change did, for consumers.
 
 use std::ops::Deref;
 
@@ -8,53 +8,53 @@ use serde::de::DeserializeOwned;
 
 use crate::Error;
 
-/// What a command says has happened.
+/// Event to be emitted by a command.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    /// In the past tense: `bond.created`.
+    /// Kind in the past tense, such as `bond.created`.
     pub kind: &'static str,
-    /// The thing whose events stay in order among themselves: an id that the command holds locked.
+    /// Subject, an id that the command holds locked. Events with the same subject keep their order.
     pub subject: Uuid,
-    /// Whose own logs it goes into.
+    /// Users whose event logs receive the event.
     pub recipients: Vec<UserId>,
-    /// What happened; a JSON object.
+    /// Payload, a JSON object.
     pub payload: serde_json::Value,
 }
 
-/// An event as the outbox keeps it, before it has a position.
+/// Event as stored in the outbox, before it has a position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Of this event; the same wherever it goes.
+    /// Event id. It stays the same wherever the event is delivered.
     pub id: Uuid,
-    /// When.
+    /// Time of the change.
     pub at: Timestamp,
-    /// In the past tense: `bond.created`.
+    /// Kind in the past tense, such as `bond.created`.
     pub kind: String,
-    /// The thing it is about.
+    /// Id of the subject.
     pub subject: String,
-    /// Whose own logs it goes into.
+    /// Users whose event logs receive the event.
     pub recipients: Vec<UserId>,
-    /// JSON.
+    /// Payload, a JSON text.
     pub payload: String,
-    /// Under which request.
+    /// Id of the request that made the change.
     pub request_id: String,
 }
 
 impl Event {
-    /// The subject as the id that the emitting module gave.
+    /// Returns the subject as the id that the emitting module gave.
     ///
     /// # Errors
-    /// [`Error::Fault`] if it is none.
+    /// Returns [`Error::Fault`] if the subject is not a UUID.
     pub fn subject_id(&self) -> Result<Uuid, Error> {
         Uuid::parse_str(&self.subject).map_err(Error::fault)
     }
 
-    /// The payload as a value of `T`.
+    /// Deserializes the payload into `T`.
     ///
     /// # Errors
-    /// [`Error::Fault`] if it does not have the fields of `T`.
+    /// Returns [`Error::Fault`] if the payload does not match `T`.
     pub fn read_payload<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        // Without the message, which quotes values: operators see it.
+        // The message of serde_json quotes values, which operators must not see.
         serde_json::from_str(&self.payload).map_err(|error| {
             Error::fault(format_args!(
                 "the payload of {} does not fit (column {})",
@@ -72,12 +72,12 @@ impl Deref for SequencedEvent {
     }
 }
 
-/// An event in its place.
+/// Event with its position in the global order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SequencedEvent {
-    /// 1, 2, 3, … without gaps.
+    /// Position: 1, 2, 3, … without gaps.
     pub position: i64,
-    /// What happened.
+    /// The event.
     pub event: Event,
 }
 
@@ -94,7 +94,7 @@ impl Event {
         }
     }
 
-    /// The recipients as the outbox column keeps them: ids separated by spaces.
+    /// Returns the recipients in the format of the outbox column: ids separated by spaces.
     pub(crate) fn recipients_text(&self) -> String {
         self.recipients.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
     }

@@ -1,4 +1,4 @@
-//! What a database tells of itself and of the trace that changes leave: for facts that administrators see.
+//! State of the audit chain and of event positions, for administrators.
 
 use serde::Serialize;
 
@@ -7,29 +7,30 @@ use crate::sequencer::Seal;
 use crate::tx::Session;
 use crate::{Error, Query, audit, audit_archive, params};
 
-/// How the newest links of the audit chain stand.
+/// State of the newest links of the audit chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AuditTail {
-    /// Links altogether.
+    /// Total number of links.
     pub links: i64,
-    /// The newest of them, which were recomputed.
+    /// Number of the newest links that were recomputed.
     pub recomputed: i64,
-    /// What is wrong with them, if anything is.
+    /// Description of the first error; `None` if there is none.
     pub fault: Option<String>,
 }
 
-/// How the positions of events stand.
+/// State of the event positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Positions {
-    /// Positions given.
+    /// Number of positions.
     pub count: i64,
-    /// The first of them; 0 if there is none.
+    /// First position; 0 if there is none.
     pub first: i64,
-    /// The last of them; 0 if there is none.
+    /// Last position; 0 if there is none.
     pub last: i64,
 }
 
-/// A primary key of one integer has no index of its own there.
+/// Unique keys of a table. In SQLite a primary key of one integer column has no index, so the columns are
+/// read as well.
 const KEYS_IN_SQLITE: &str = "SELECT l.name FROM pragma_index_list($1) l
      WHERE l.\"unique\" = 1 AND l.partial = 0
        AND (SELECT group_concat(i.name, ',') FROM pragma_index_info(l.name) i) = $2
@@ -45,7 +46,8 @@ const KEYS_IN_POSTGRES: &str = "SELECT c.relname::text FROM pg_index i
             FROM unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, n)
             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum) = $2";
 
-/// Recomputes the newest `limit` links of the audit chain. A broken link is no error, but reported.
+/// Recomputes the newest `limit` links of the audit chain. A broken link is reported in the result, not as an
+/// error.
 pub(crate) fn audit_tail(q: &Query<'_>, keyring: &AuditKeyring, limit: i64) -> Result<AuditTail, Error> {
     let links = q.one("SELECT COALESCE(MAX(n), 0) FROM audit_seals", &[], |row| row.get(0))?;
     let links: i64 = links.unwrap_or(0);
@@ -66,7 +68,8 @@ pub(crate) fn audit_tail(q: &Query<'_>, keyring: &AuditKeyring, limit: i64) -> R
     Ok(AuditTail { links, recomputed: links - before, fault })
 }
 
-/// Why entries as new as those of the links behind `before` are not sealed as they must be.
+/// Returns a description of the error if an entry as new as those of the links after `before` lacks a
+/// required link.
 fn check_sealed(q: &Query<'_>, before: i64) -> Result<Option<String>, Error> {
     let mut from = audit::entry_behind(q, before)?;
     loop {
@@ -80,10 +83,10 @@ fn check_sealed(q: &Query<'_>, before: i64) -> Result<Option<String>, Error> {
 }
 
 impl Query<'_> {
-    /// Whether the database itself refuses a second row of `table` with the same `columns` (`a,b`).
+    /// Returns true if the database enforces uniqueness of `columns` (`a,b`) in `table`.
     ///
     /// # Errors
-    /// Whatever the database answers.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub fn has_unique_key(&self, table: &str, columns: &str) -> Result<bool, Error> {
         let sql = match self.session {
             Session::Sqlite(_) => KEYS_IN_SQLITE,
@@ -92,10 +95,11 @@ impl Query<'_> {
         Ok(self.one(sql, params![table, columns], |_| Ok(()))?.is_some())
     }
 
-    /// Counts the positions of events: without a gap there are as many as from the first to the last.
+    /// Returns the number of event positions, the first and the last. Without gaps, `count` is `last - first
+    /// + 1`.
     ///
     /// # Errors
-    /// Whatever the database answers.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub fn positions(&self) -> Result<Positions, Error> {
         let counted = self.one(
             "SELECT COUNT(*), COALESCE(MIN(position), 0), COALESCE(MAX(position), 0) FROM outbox_positions",

@@ -1,4 +1,4 @@
-//! The data folder: a lock, so that it belongs to one process, and a socket, so that commands can speak to that one.
+//! Data folder: a lock that reserves it for one process, and a socket on which that process accepts commands.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::future::Future;
@@ -19,41 +19,42 @@ use crate::OpenError;
 const LOCK: &str = "kith.lock";
 const SOCKET: &str = "kith.sock";
 
-/// Longest address of a socket on Linux, less its terminator (`sun_path` in unix(7)).
+/// Maximum length of a Unix socket path on Linux, without its terminator (`sun_path` in unix(7)).
 const SOCKET_PATH: usize = 107;
 
-/// Longest line either side reads.
+/// Maximum length of a message in either direction.
 const MESSAGE_BYTES: u64 = 1024 * 1024;
 
-/// How long to leave the listener alone when the process has no file descriptors left.
+/// Pause before accepting again after an error, such as when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long either side waits for the other.
+/// Time limit of a call, on both sides.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A data folder that this process holds, until it drops it or dies.
+/// Data folder locked by this process. Dropping it or ending the process releases the lock.
 #[derive(Debug)]
 pub struct DataFolder {
-    /// The lock file, which names the holder.
+    /// Lock file, which contains the name of the holder.
     lock: File,
-    /// The folder itself is locked too: whoever deletes the lock file lets nobody in.
+    /// The folder itself, locked as well: deleting the lock file does not release the data folder.
     folder: File,
 }
 
 impl Drop for DataFolder {
     fn drop(&mut self) {
-        // Closing would do, but not at once: a process forked this moment shares the open file until it has become
-        // another program. If this fails, closing releases it.
+        // Unlock explicitly: a child forked at this moment shares the open files until it calls exec, so
+        // closing would release the lock later. If unlocking fails, closing releases it.
         let _ = self.lock.unlock();
         let _ = self.folder.unlock();
     }
 }
 
 impl DataFolder {
-    /// Makes the folder if it is absent, readable by its owner only, and takes its lock.
+    /// Creates the folder if it is absent, with mode 0700, and locks it.
     ///
     /// # Errors
-    /// [`OpenError::FolderInUse`] names who has it; [`OpenError::Folder`] says what is wrong with it.
+    /// Returns [`OpenError::FolderInUse`] if another process holds it, and [`OpenError::Folder`] if it cannot
+    /// be used.
     pub fn claim(folder: &Path) -> Result<Self, OpenError> {
         let cannot = |path: &Path| {
             let path = path.display().to_string();
@@ -72,7 +73,7 @@ impl DataFolder {
         let is_free = match (lock.try_lock(), itself.try_lock()) {
             (Err(TryLockError::Error(error)), _) => return Err(cannot(&path)(error)),
             (Err(TryLockError::WouldBlock), _) | (_, Err(TryLockError::WouldBlock)) => false,
-            // NFS locks no folders.
+            // NFS does not lock folders.
             (Ok(()), Ok(()) | Err(TryLockError::Error(_))) => true,
         };
         if !is_free {
@@ -89,16 +90,16 @@ impl DataFolder {
     }
 }
 
-/// Makes a folder and those above it that are absent, readable by their owner only. When this returns, they survive a power
-/// cut.
+/// Creates a folder and its missing parents with mode 0700. When this returns, they survive a power failure.
 ///
 /// # Errors
-/// The operating system's, if a folder cannot be made or synced.
+/// Returns the I/O error if a folder cannot be created or synced.
 pub fn create_folder(folder: &Path) -> io::Result<()> {
     create_folder_with(folder, &sync_folder)
 }
 
-/// Ends with the folder above the lowest that was there: who made that may have been killed before its entry was synced.
+/// Also syncs the parent of the lowest existing folder: the process that created that folder may have been
+/// killed before it synced the entry.
 fn create_folder_with(folder: &Path, sync: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<()> {
     let Some(parent) = folder.parent() else { return Ok(()) };
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
@@ -112,7 +113,8 @@ fn create_folder_with(folder: &Path, sync: &dyn Fn(&Path) -> io::Result<()>) -> 
     sync(parent)
 }
 
-/// Waits until the entries of a folder are on the disk. Some file systems cannot, and a folder may be closed to this user.
+/// Syncs the entries of a folder to disk. Only logs a warning if the file system does not support it or the
+/// user may not open the folder.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
     match File::open(folder).and_then(|folder| folder.sync_all()) {
@@ -124,7 +126,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes who holds the lock into it, for those who come second.
+/// Writes the program name and process id of the holder into the lock file.
 fn sign(lock: &mut File) -> io::Result<()> {
     let name = std::env::args_os().next().map(PathBuf::from);
     let name = name.as_deref().and_then(Path::file_name).unwrap_or_default();
@@ -133,10 +135,10 @@ fn sign(lock: &mut File) -> io::Result<()> {
     writeln!(lock, "{} (process {})", name.display(), std::process::id())
 }
 
-/// Answers a command that came through the socket: JSON in, JSON out.
+/// Handler of commands received through the socket: JSON in, JSON out.
 pub type ControlHandler = Arc<dyn Fn(Value) -> Pin<Box<dyn Future<Output = Value> + Send>> + Send + Sync>;
 
-/// The socket in a data folder, readable and writable by its owner only. Dropping it closes and removes it.
+/// Control socket in a data folder, with mode 0600. Dropping it closes and removes the socket.
 #[derive(Debug)]
 pub struct ControlSocket {
     path: PathBuf,
@@ -144,14 +146,14 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Listens in `folder`, which this process must hold, and answers each line with `handler`.
+    /// Listens in `folder`, which this process must hold, and answers each connection's line with `handler`.
     ///
     /// # Errors
-    /// The operating system's, if a folder cannot be made or synced.
+    /// Returns the I/O error if the socket cannot be created.
     pub fn listen(folder: &Path, handler: ControlHandler) -> io::Result<Self> {
         let path = folder.join(SOCKET);
         match std::fs::remove_file(&path) {
-            // Whoever left it there is dead: the lock is ours.
+            // The process that created it is dead, because this process holds the lock.
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -164,7 +166,7 @@ impl ControlSocket {
                 let stream = match listener.accept().await {
                     Ok((stream, _)) => stream,
                     Err(error) => {
-                        tracing::warn!(%error, "no command can be accepted at the moment");
+                        tracing::warn!(%error, "cannot accept control commands");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                         continue;
                     }
@@ -173,7 +175,7 @@ impl ControlSocket {
                 tokio::spawn(async move {
                     let answered = tokio::time::timeout(PATIENCE, answer(stream, &handler)).await;
                     if !matches!(answered, Ok(Ok(()))) {
-                        tracing::warn!("a command over the control socket was not answered to its end");
+                        tracing::warn!("a control command was not answered completely");
                     }
                 });
             }
@@ -185,7 +187,7 @@ impl ControlSocket {
 impl Drop for ControlSocket {
     fn drop(&mut self) {
         self.task.abort();
-        // Someone may have removed the folder; there is nothing left to clean up then.
+        // If the folder has been removed, there is nothing to clean up.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -198,17 +200,19 @@ async fn answer(stream: UnixStream, handler: &ControlHandler) -> io::Result<()> 
     stream.get_mut().write_all(reply.as_bytes()).await
 }
 
-/// The next message of either side.
+/// Reads one message: a line of JSON.
 pub(crate) async fn read_line(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Value> {
     let mut line = String::new();
     stream.take(MESSAGE_BYTES).read_line(&mut line).await?;
     serde_json::from_str(&line).map_err(io::Error::from)
 }
 
-/// Speaks to the process that holds `folder`; `None` if none listens there.
+/// Sends a request to the process that holds `folder` and returns its response, or `None` if no process
+/// listens there.
 ///
 /// # Errors
-/// What went wrong on the way.
+/// Returns the I/O error of the connection, an error for a response that is not JSON, or `TimedOut` after 60
+/// seconds.
 pub async fn control_call(folder: &Path, request: &Value) -> io::Result<Option<Value>> {
     let connected = match Address::of(folder) {
         Ok(address) => UnixStream::connect(&address.path).await,
@@ -229,7 +233,7 @@ pub async fn control_call(folder: &Path, request: &Value) -> io::Result<Option<V
     tokio::time::timeout(PATIENCE, call).await.map_err(io::Error::from)?.map(Some)
 }
 
-/// Where the socket is, in a form short enough for the kernel however deep the folder lies.
+/// Path of the socket, short enough for the kernel even if the folder is deeply nested.
 struct Address {
     path: PathBuf,
     _folder: Option<File>,
@@ -256,14 +260,14 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_belongs_to_one_and_the_second_learns_who() {
+    fn second_process_is_refused_with_holder() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("data");
         let first = DataFolder::claim(&folder).unwrap();
         let refused = DataFolder::claim(&folder).unwrap_err().to_string();
         assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
         assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
-        // The lock file is no key: without it the folder is still taken.
+        // Deleting the lock file does not release the folder.
         std::fs::remove_file(folder.join(LOCK)).unwrap();
         let refused = DataFolder::claim(&folder).unwrap_err().to_string();
         assert!(refused.contains("is in use by another process"), "{refused}");
@@ -272,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn every_entry_on_the_way_to_a_new_folder_is_synced_once_it_is_there() {
+    fn new_folders_are_synced_up_to_first_existing_parent() {
         let root = tempfile::tempdir().unwrap();
         let (a, b) = (root.path().join("a"), root.path().join("a/b"));
         let synced = std::cell::RefCell::new(Vec::new());
@@ -288,14 +292,14 @@ mod tests {
             [root.path().parent().unwrap(), root.path(), &*a,]
         );
         assert!(synced[1].1.contains(&a) && synced[2].1.contains(&b), "{synced:?}");
-        // One that is there already may not be on the disk.
+        // A folder that already exists may not have been synced.
         let fails = |_: &Path| Err(io::Error::other("the disk is broken"));
         create_folder_with(&b, &fails).unwrap_err();
         create_folder(&b).unwrap();
     }
 
     #[tokio::test]
-    async fn a_command_speaks_to_the_holder_through_an_owner_only_socket() {
+    async fn command_reaches_holder_through_private_socket() {
         let root = tempfile::tempdir().unwrap();
         let deep = root.path().join("d".repeat(150));
         for folder in [root.path(), &deep] {

@@ -1,4 +1,4 @@
-//! A closure on its way to a thread of the store, and its answer on the way back.
+//! Closures queued for the threads of the store, and the return of their results.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
@@ -9,14 +9,14 @@ use tokio::sync::oneshot;
 use crate::stats::StoreStats;
 use crate::{Error, IntoOutcome, Outcome, Query, Tx};
 
-/// How a run of a closure wants its transaction to end.
+/// Requested end of a transaction, decided by its closure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     Commit,
     Rollback,
 }
 
-/// A transaction that waits for its turn. `run` may be called again; `answer` is called once, with the fate of the
+/// Queued transaction. `run` may be called several times; `answer` is called once, with the outcome of the
 /// transaction that the last run was part of.
 pub(crate) trait WriteJob: Send {
     fn deadline(&self) -> Instant;
@@ -24,17 +24,17 @@ pub(crate) trait WriteJob: Send {
     fn answer(self: Box<Self>, fate: Result<(), Error>);
 }
 
-/// A read that waits for its turn.
+/// Queued read.
 pub(crate) trait ReadJob: Send {
     fn deadline(&self) -> Instant;
-    /// Runs it and keeps the result; says whether the connection failed under it.
+    /// Runs the closure and stores the result. Returns the error if the connection failed.
     fn run(&mut self, query: &Query<'_>) -> Option<Error>;
     fn answer(self: Box<Self>, fate: Result<(), Error>);
 }
 
-/// Puts a job where `put` puts it, or refuses it at once.
+/// Queues a job by calling `put`. Returns an error if the queue is full or closed.
 pub(crate) fn enqueue(stats: &StoreStats, put: impl FnOnce() -> Result<(), Refused>) -> Result<(), Error> {
-    // Counted before it can be taken, so that the gauge never goes below zero.
+    // Incremented before the job can be taken, so that the gauge never drops below zero.
     StoreStats::one(&stats.queued);
     put().map_err(|refused| {
         StoreStats::less(&stats.queued);
@@ -48,7 +48,7 @@ pub(crate) fn enqueue(stats: &StoreStats, put: impl FnOnce() -> Result<(), Refus
     })
 }
 
-/// Why a queue does not take a job.
+/// Reason why a queue rejected a job.
 pub(crate) enum Refused {
     Full,
     Closed,
@@ -106,7 +106,7 @@ impl<F, T, E: From<Error>> Job<F, T, E> {
             (Ok(()), Some(result)) => result,
             (Ok(()), None) => Err(Error::fault("the closure was not run").into()),
         };
-        // Whoever asked may have gone away; the transaction has ended all the same.
+        // The caller may have stopped waiting; the transaction has ended nevertheless.
         let _ = self.reply.send(answer);
     }
 }
@@ -161,7 +161,7 @@ where
     }
 }
 
-/// Runs a read; a panic in it becomes an error.
+/// Runs a read and converts a panic into an error.
 pub(crate) fn catch_read<T, E: From<Error>>(
     closure: &impl Fn(&Query<'_>) -> Result<T, E>,
     query: &Query<'_>,
@@ -169,7 +169,8 @@ pub(crate) fn catch_read<T, E: From<Error>>(
     catch_unwind(AssertUnwindSafe(|| closure(query))).unwrap_or_else(|_| Err(panicked().into()))
 }
 
-/// The panic's own text may quote people's data; the process's panic hook says where it happened.
+/// Logs no panic message, because it could contain personal data; the panic hook of the process reports the
+/// location.
 fn panicked() -> Error {
     tracing::error!("a transaction's closure panicked");
     Error::fault("the closure panicked")

@@ -1,6 +1,8 @@
-//! Two databases behind one type: plain closures as transactions, one SQL text, migrations, the sequencer.
+//! One store type for SQLite and PostgreSQL: closures as transactions, portable SQL, migrations, the event
+//! sequencer.
 //!
-//! The only crate that depends on the drivers of SQLite and PostgreSQL. It knows no feature and no HTTP.
+//! This is the only crate that depends on the drivers of SQLite and PostgreSQL. It contains no feature code
+//! and no HTTP.
 
 mod audit;
 mod audit_archive;
@@ -58,5 +60,5 @@ pub use store::{ClockReading, EngineKind, Health, Store};
 pub use tx::{Query, Tx, WriteConnection};
 pub use value::{AsParam, Column, Param, Row};
 
-/// Whether this build carries the feature `testing`, which no release may.
+/// True if the build has the feature `testing`, which release builds must not have.
 pub const HAS_TESTING: bool = cfg!(feature = "testing");

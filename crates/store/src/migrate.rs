@@ -1,4 +1,5 @@
-//! Migrations: one SQL text for both databases, up and down, with checksums, one node at a time.
+//! Migrations: one SQL text for both databases, with up and down sections and checksums. Only one node
+//! migrates at a time.
 
 use kith_kernel::Timestamp;
 use sha2::{Digest, Sha256};
@@ -10,48 +11,48 @@ use crate::sqlite::{self, Link};
 use crate::tx::Session;
 use crate::{Error, OpenError, Query, Tx, params, postgres};
 
-/// One step of a module's schema.
+/// One version of a module's schema.
 #[derive(Clone, Copy, Debug)]
 pub struct Migration {
-    /// 1, 2, 3, … within its module.
+    /// Version within the module: 1, 2, 3, …
     pub version: i64,
-    /// `bonds`.
+    /// Name, such as `bonds`.
     pub name: &'static str,
-    /// The text of both directions: `-- up`, statements, `-- down`, statements.
+    /// SQL of both directions: `-- up`, statements, `-- down`, statements.
     pub sql: &'static str,
 }
 
-/// A module's migrations, in order.
+/// Migrations of one module.
 #[derive(Clone, Debug)]
 pub struct ModuleMigrations {
-    /// The module.
+    /// Name of the module.
     pub module: &'static str,
-    /// In order of their versions.
+    /// Migrations in ascending order of version.
     pub migrations: &'static [Migration],
 }
 
-/// What is known of one migration.
+/// State of one migration in the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MigrationStatus {
-    /// `bonds/0001_bonds`.
+    /// Full name, such as `bonds/0001_bonds`.
     pub name: String,
-    /// How it stands.
+    /// State.
     pub state: MigrationState,
 }
 
-/// How a migration stands.
+/// State of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MigrationState {
-    /// Applied, with the text that this build has.
+    /// Applied, with the same content as in this build.
     Applied {
-        /// When.
+        /// Time of the migration.
         at: Timestamp,
     },
-    /// Not applied yet.
+    /// Not applied.
     Pending,
-    /// Applied with another text than this build has.
+    /// Applied with different content than in this build.
     Changed,
-    /// Applied, but this build does not know it: the database is newer.
+    /// Applied, but unknown to this build: the database is newer.
     Unknown,
 }
 
@@ -91,14 +92,15 @@ impl Migration {
     }
 }
 
-/// A connection that may change the schema.
+/// Connection with the right to change the schema.
 pub(crate) enum Place {
     Sqlite { link: Link, _folder: DataFolder },
     Postgres(Box<postgres::MigrationLink>),
 }
 
 impl Place {
-    /// To look only: nothing is made, and nobody is waited for. `None` if there is no database yet.
+    /// Opens the database for reading only: creates nothing and waits for no lock of another migration.
+    /// Returns `None` if there is no database.
     fn look(options: &StoreOptions) -> Result<Option<Self>, OpenError> {
         match &options.engine {
             EngineOptions::Sqlite(own) if !own.folder.join(sqlite::FILE).exists() => Ok(None),
@@ -148,12 +150,13 @@ impl Place {
         }
     }
 
-    /// All of `change` or nothing.
+    /// Runs `change` in a transaction and rolls it back on error.
     fn atomically(&self, change: impl FnOnce(&Tx<'_>) -> Result<(), Error>) -> Result<(), Error> {
         self.batch("BEGIN")?;
         let changed = change(&self.tx()).and_then(|()| self.batch("COMMIT"));
         if changed.is_err() {
-            // The first error says what happened; if this fails too the connection is gone, and with it the change.
+            // The first error describes the cause. If ROLLBACK also fails, the connection is lost, and the
+            // change is rolled back with it.
             let _ = self.batch("ROLLBACK");
         }
         changed
@@ -201,13 +204,13 @@ fn find<'m>(modules: &'m [ModuleMigrations], applied: &Applied) -> Option<(&'sta
     Some((module.module, migration))
 }
 
-/// What makes the tables of `modules` on an empty database, in order.
+/// Returns the statements that create the tables of `modules` in an empty database, in order.
 pub(crate) fn texts(modules: &[ModuleMigrations]) -> Result<Vec<&'static str>, OpenError> {
     let ups = modules.iter().flat_map(|module| module.migrations.iter().map(|one| one.up(module.module)));
     std::iter::once(Ok(TABLE)).chain(ups).collect()
 }
 
-/// How each migration stands in the database that is open.
+/// Returns the state of each migration in the open database.
 pub(crate) fn compare_open(
     q: &Query<'_>,
     modules: &[ModuleMigrations],
@@ -255,15 +258,13 @@ fn pending<'m>(
     })
 }
 
-/// Refuses a database that this build does not understand.
+/// Returns an error if the database has migrations that this build does not know or that differ.
 fn check(applied: &[Applied], modules: &[ModuleMigrations]) -> Result<(), OpenError> {
     for found in compare(applied, modules) {
         let fault = match found.state {
             MigrationState::Applied { .. } | MigrationState::Pending => continue,
-            MigrationState::Changed => "was applied with another text than this build has",
-            MigrationState::Unknown => {
-                "is applied, but this build does not know it: it is older than the database"
-            }
+            MigrationState::Changed => "was changed after it was applied",
+            MigrationState::Unknown => "is unknown to this build, which is older than the database",
         };
         return Err(OpenError::Schema(format!("migration {} {fault}", found.name)));
     }
@@ -305,7 +306,7 @@ pub(crate) fn up(
     Ok(names)
 }
 
-/// Runs `change` as the role that owns the tables.
+/// Runs `change` in a transaction as the role that owns the tables.
 pub(crate) fn as_owner<T>(
     options: &StoreOptions,
     change: impl FnOnce(&Tx<'_>) -> Result<T, Error>,

@@ -1,4 +1,4 @@
-//! What a database needs to be opened. Where these values come from is not decided here.
+//! Options for opening a database. They do not depend on where the values are configured.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,75 +6,79 @@ use std::time::Duration;
 
 use crate::AuditVault;
 
-/// Which database, and the bounds that hold for either.
+/// Choice of the database, and limits that apply to both kinds.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// Which database.
+    /// Database to open.
     pub engine: EngineOptions,
-    /// Transactions that may wait before further ones are refused with [`crate::Error::Busy`].
+    /// Maximum number of queued transactions. Further ones fail with [`crate::Error::Busy`].
     pub write_queue: usize,
-    /// Reads that may wait, likewise, where reads wait at all.
+    /// Maximum number of queued reads, on connections where reads are queued. Further ones fail with
+    /// [`crate::Error::Busy`].
     pub read_queue: usize,
-    /// How long a transaction may wait for its start, a lock or a statement.
+    /// Maximum time a transaction waits for its start, a lock or a statement.
     pub deadline: Duration,
-    /// Runs each closure twice, the first run rolled back: what a test build does to find hidden state.
+    /// Runs each closure twice and rolls the first run back. Test builds use it to find closures with hidden
+    /// state.
     pub rehearse: bool,
-    /// Seals and opens the keys of the audit chain.
+    /// Encrypts and decrypts the keys of the audit chain.
     pub audit_vault: Arc<dyn AuditVault>,
 }
 
-/// One of the two databases.
+/// Kind of database with its options.
 #[derive(Clone, Debug)]
 pub enum EngineOptions {
-    /// Embedded.
+    /// Embedded SQLite database.
     Sqlite(SqliteOptions),
-    /// A server.
+    /// PostgreSQL server.
     Postgres(PostgresOptions),
 }
 
-/// How often SQLite waits for the disk.
+/// Durability of commits in SQLite.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Synchronous {
-    /// With each commit: nothing acknowledged is lost with the power.
+    /// Syncs to disk at each commit: no acknowledged change is lost in a power failure.
     #[default]
     Full,
-    /// Never: fast, and unsafe with the power cut. Not for data that matters.
+    /// Never syncs: faster, but a power failure can lose changes or damage the database. Not for production.
     Off,
 }
 
-/// SQLite in a folder of its own.
+/// Options for SQLite.
 #[derive(Clone, Debug)]
 pub struct SqliteOptions {
-    /// The data folder; made if absent.
+    /// Data folder; created if absent.
     pub folder: PathBuf,
-    /// How often to wait for the disk.
+    /// Durability of commits.
     pub synchronous: Synchronous,
-    /// How long a read may work in place before it moves to the slow lane.
+    /// Time that a read may take on the calling thread before it is moved to the slow readers.
     pub read_in_place: Duration,
 }
 
-/// PostgreSQL.
+/// Options for PostgreSQL.
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
-    /// `postgres://user:password@host:port/database?sslmode=…&sslrootcert=…` of the role that serves.
+    /// URL for the role that serves requests:
+    /// `postgres://user:password@host:port/database?sslmode=…&sslrootcert=…`.
     pub url: String,
-    /// The same for the role that owns the tables, where it is another.
+    /// URL for the role that owns the tables, if it is a different one.
     pub migrate_url: Option<String>,
-    /// For whichever of the two has no password in it.
+    /// Password for URLs that do not contain one.
     pub password: Option<String>,
-    /// Threads, and so connections, for transactions.
+    /// Number of threads for transactions; each has its own connection.
     pub write_threads: usize,
-    /// Threads, and so connections, for reads.
+    /// Number of threads for reads; each has its own connection.
     pub read_threads: usize,
-    /// Plans of statements are made anew after this time. A plan that was made for empty tables may scan what they hold later.
+    /// Maximum age of a cached query plan. A plan made while a table was empty may scan the table after it
+    /// has grown.
     pub plan_max_age: Duration,
 }
 
-/// See [`PostgresOptions::plan_max_age`].
+/// Default of [`PostgresOptions::plan_max_age`].
 pub(crate) const DEFAULT_PLAN_MAX_AGE: Duration = Duration::from_secs(60);
 
 impl StoreOptions {
-    /// The defaults around `engine`. Keys of the audit chain are sealed by `audit_vault`.
+    /// Creates options with the defaults for `engine`. `audit_vault` encrypts the keys of the audit chain.
     pub fn new(engine: EngineOptions, audit_vault: Arc<dyn AuditVault>) -> Self {
         Self {
             engine,
@@ -88,7 +92,7 @@ impl StoreOptions {
 }
 
 impl SqliteOptions {
-    /// The defaults in `folder`.
+    /// Creates options with the defaults for a database in `folder`.
     pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
         Self {
             folder: folder.into(),
@@ -99,7 +103,7 @@ impl SqliteOptions {
 }
 
 impl PostgresOptions {
-    /// The defaults at `url`.
+    /// Creates options with the defaults for the server at `url`.
     pub fn at(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -111,7 +115,7 @@ impl PostgresOptions {
         }
     }
 
-    /// The password in an address such as `url`, if it is one and has one.
+    /// Returns the password in a database URL, or `None` if the URL has none or cannot be parsed.
     pub fn password_in(url: &str) -> Option<Vec<u8>> {
         crate::postgres::password_in(url)
     }

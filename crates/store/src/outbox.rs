@@ -1,4 +1,4 @@
-//! The rows of outbox and positions, and those who follow them: the SQL that both databases share.
+//! SQL for the outbox, the event positions and the audit seals, shared by both databases.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::tx::Trace;
 use crate::value::{Param, Row};
 use crate::{Error, Query, Tx, audit, params};
 
-/// The tables that the store itself needs. They come before every module's.
+/// Migrations of the store's own tables. They run before those of any module.
 pub const STORE_MIGRATIONS: ModuleMigrations = ModuleMigrations {
     module: "store",
     migrations: &[
@@ -43,7 +43,7 @@ pub(crate) fn event_params<'e>(event: &'e Event, recipients: &'e str, ordinal: i
     ]
 }
 
-/// Writes a transaction's trace, statement by statement.
+/// Inserts a transaction's audit entries, details and events, one statement each.
 pub(crate) fn write_trace(tx: &Tx<'_>, trace: &Trace) -> Result<(), Error> {
     for (ordinal, entry) in (0..).zip(&trace.audit) {
         tx.exec(audit::INSERT_ENTRY, &audit::entry_params(entry, ordinal))?;
@@ -57,7 +57,7 @@ pub(crate) fn write_trace(tx: &Tx<'_>, trace: &Trace) -> Result<(), Error> {
     Ok(())
 }
 
-/// Where positions and seals stand.
+/// Returns the last event position and the last audit seal.
 pub(crate) fn heads(q: &Query<'_>) -> Result<Heads, Error> {
     let seal = q.one("SELECT n, hash FROM audit_seals ORDER BY n DESC LIMIT 1", &[], |row| {
         Ok(Seal { n: row.get(0)?, hash: audit::hash(row.get(1)?)? })
@@ -65,7 +65,8 @@ pub(crate) fn heads(q: &Query<'_>) -> Result<Heads, Error> {
     Ok(Heads { position: last_position(q)?, seal: seal.unwrap_or_default() })
 }
 
-/// Writes places, statement by statement: cheap where a statement costs no round trip.
+/// Inserts positions, deliveries and seals, one statement each. Cheap on SQLite, where a statement needs no
+/// round trip.
 pub(crate) fn write_placed(tx: &Tx<'_>, placed: &Placed) -> Result<(), Error> {
     for (position, event) in &placed.positions {
         tx.exec(
@@ -99,21 +100,21 @@ pub(crate) fn events_after(q: &Query<'_>, position: i64, limit: i64) -> Result<V
     )
 }
 
-/// Part of the log of events, as a consumer reads it.
+/// Section of the event log, as read by a consumer.
 #[derive(Debug)]
 pub struct EventScan {
-    /// The events that were wanted, in order.
+    /// Events of the requested kinds, in order of position.
     pub events: Vec<SequencedEvent>,
-    /// Position and id of the last event that was read, wanted or not; none if there is none.
+    /// Position and id of the last event read, of any kind; `None` if none was read.
     pub last: Option<(i64, Uuid)>,
-    /// Whether there may be more behind the last one.
+    /// True if more events may follow.
     pub has_more: bool,
 }
 
-/// Reads at most `limit` events behind `position`, and returns those whose kind is wanted.
+/// Reads up to `limit` events after `position` and returns those for whose kind `wants` returns true.
 ///
 /// # Errors
-/// Any error of the database.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn scan_events(
     q: &Query<'_>,
     position: i64,
@@ -135,10 +136,10 @@ pub fn scan_events(
     Ok(EventScan { events: rows.into_iter().filter_map(|(_, event)| event).collect(), last, has_more })
 }
 
-/// Reads the event at `position`; `None` if retention has removed it.
+/// Returns the event at `position`, or `None` if retention has removed it.
 ///
 /// # Errors
-/// Any error of the database.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn event_at(q: &Query<'_>, position: i64) -> Result<Option<SequencedEvent>, Error> {
     q.one(
         "SELECT p.position, o.id, o.at, o.kind, o.subject, o.recipients, o.payload, o.request_id
@@ -148,19 +149,20 @@ pub fn event_at(q: &Query<'_>, position: i64) -> Result<Option<SequencedEvent>, 
     )
 }
 
-/// Id of the event at `position`. A failover may have given the position to another event.
+/// Returns the id of the event at `position`. After a failover, a position can belong to a different event
+/// than before.
 ///
 /// # Errors
-/// Any error of the database.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn event_id_at(q: &Query<'_>, position: i64) -> Result<Option<Uuid>, Error> {
     let sql = "SELECT event_id FROM outbox_positions WHERE position = $1";
     q.one(sql, params![position], |row| row.get(0))
 }
 
-/// Returns the last position given to an event, 0 if there is none.
+/// Returns the last position given to an event, or 0 if there is none.
 ///
 /// # Errors
-/// Any error of the database.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn last_position(q: &Query<'_>) -> Result<i64, Error> {
     let sql = "SELECT COALESCE(MAX(position), 0) FROM outbox_positions";
     Ok(q.one(sql, &[], |row| row.get(0))?.unwrap_or(0))
@@ -191,10 +193,11 @@ fn read_sequenced(row: &Row<'_>) -> Result<SequencedEvent, Error> {
     })
 }
 
-/// When the oldest event was emitted that has no position yet, on PostgreSQL. Every node asks several times a second.
+/// Returns the time of the oldest event that has no position yet. PostgreSQL only. Every node runs this
+/// several times a second.
 pub(crate) fn oldest_unplaced(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
-    // A parameter and not a subquery, and a subquery and not `NOT EXISTS`: PostgreSQL would expect a third of the table and
-    // hash all positions.
+    // `low_tx` is a parameter and the condition a subquery in place of `NOT EXISTS`: otherwise PostgreSQL
+    // expects a third of the table and hashes all positions.
     let low_tx: Option<i64> = q.one("SELECT low_tx FROM sequencer WHERE id = 1", &[], |row| row.get(0))?;
     let oldest = q.one(
         "SELECT MIN(o.at) FROM outbox o
@@ -211,9 +214,10 @@ pub(crate) fn parse_recipients(text: &str) -> Result<Vec<UserId>, Error> {
     text.split_whitespace().map(|id| Uuid::parse_str(id).map(UserId).map_err(Error::fault)).collect()
 }
 
-/// Removes at most `limit` of the oldest events that are older than `before` and that every consumer has passed, with their
-/// positions, and returns how many. Events that a consumer is going to retry stay; those set aside go with their failures. The
-/// last position and the last entry of each user's log stay: the next ones follow them.
+/// Removes up to `limit` of the oldest events that are older than `before` and that every consumer has
+/// passed, with their positions, and returns their number. Keeps events that a consumer will retry. Removes
+/// events that were set aside, together with their failures. The last position and the last entry of each
+/// user's log stay, because numbering continues from them.
 pub(crate) fn remove_events(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Result<u64, Error> {
     tx.lock("outbox", ["oldest"])?;
     let oldest = tx.all(
@@ -241,7 +245,7 @@ pub(crate) fn remove_events(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Resul
         (removed, last) = (removed + 1, *position);
     }
     for (user, count) in entries {
-        // One more: the last entry of the log may have been left behind before.
+        // One more than `count`: an earlier run may have kept an entry because it was the last of the log.
         tx.exec(
             "DELETE FROM user_logs WHERE user_id = $1
                AND log_offset < (SELECT MAX(log_offset) FROM user_logs WHERE user_id = $1)

@@ -1,18 +1,18 @@
-//! The three ways in which a transaction ends.
+//! Outcomes of a transaction.
 
-/// What a transaction's closure decides.
+/// Outcome chosen by the closure of a transaction.
 #[derive(Debug)]
 pub enum Outcome<T, E> {
-    /// Keep the changes, answer with the value.
+    /// Commits and returns the value.
     Commit(T),
-    /// Keep the changes, answer with a refusal: one that must leave a trace, such as a failed log-in.
+    /// Commits and returns an error. For refusals that must leave a trace, such as a failed login.
     CommitRefusal(E),
-    /// Undo the changes, answer with the problem.
+    /// Rolls back and returns the error.
     Rollback(E),
 }
 
 impl<T, E> Outcome<T, E> {
-    /// The same with another value.
+    /// Converts the value with `f`.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Outcome<U, E> {
         match self {
             Self::Commit(value) => Outcome::Commit(f(value)),
@@ -22,13 +22,13 @@ impl<T, E> Outcome<T, E> {
     }
 }
 
-/// What a closure may return: an [`Outcome`], or a `Result` whose error rolls back.
+/// Return types of transaction closures: an [`Outcome`], or a `Result` whose error rolls back.
 pub trait IntoOutcome {
-    /// Of a success.
+    /// Value on success.
     type Value;
-    /// Of a refusal.
+    /// Error on refusal.
     type Error;
-    /// Turns it.
+    /// Converts `self` into an [`Outcome`].
     fn into_outcome(self) -> Outcome<Self::Value, Self::Error>;
 }
 

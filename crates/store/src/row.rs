@@ -1,41 +1,42 @@
-//! Rows read as values of a type whose columns are listed once.
+//! Rows read into types whose columns are declared once.
 
 use crate::value::Column;
 use crate::{Error, Row};
 
-/// Columns of a row that are read one after the other.
+/// Cursor over the columns of a row.
 pub struct Columns<'r, 'c> {
     row: &'r Row<'c>,
     at: usize,
 }
 
 impl<'r, 'c> Columns<'r, 'c> {
-    /// Columns of `row`, from the first one on.
+    /// Starts at the first column of `row`.
     pub fn of(row: &'r Row<'c>) -> Self {
         Self { row, at: 0 }
     }
 
-    /// Reads as many columns as a `T` has.
+    /// Reads a `T` from the next columns.
     ///
     /// # Errors
-    /// [`Error::Fault`] if they do not hold such a value.
+    /// Returns [`Error::Fault`] if the columns do not hold such a value.
     pub fn read<T: FromRow>(&mut self) -> Result<T, Error> {
         T::from_columns(self)
     }
 }
 
-/// A type that is read from one or more columns. [`row_columns!`](crate::row_columns) implements it for a struct.
+/// Type that is read from one or more columns. [`row_columns!`](crate::row_columns) implements it for a
+/// struct.
 pub trait FromRow: Sized {
-    /// Reads the next columns.
+    /// Reads the value from the next columns.
     ///
     /// # Errors
-    /// [`Error::Fault`] if they do not hold such a value.
+    /// Returns [`Error::Fault`] if the columns do not hold such a value.
     fn from_columns(columns: &mut Columns<'_, '_>) -> Result<Self, Error>;
 
-    /// Reads a row whose first columns are those of the type.
+    /// Reads the value from the first columns of `row`.
     ///
     /// # Errors
-    /// [`Error::Fault`] if they do not hold such a value.
+    /// Returns [`Error::Fault`] if the columns do not hold such a value.
     fn read_row(row: &Row<'_>) -> Result<Self, Error> {
         Self::from_columns(&mut Columns::of(row))
     }
@@ -48,9 +49,9 @@ impl<T: Column> FromRow for T {
     }
 }
 
-/// Lists the columns of a row type once: implements [`FromRow`], and declares a macro that expands to the columns, for `concat!`.
-/// A field that is not a column is computed from those that are, behind a semicolon. A field whose type is to be known there has it
-/// written.
+/// Declares the columns of a row type once: implements [`FromRow`] and defines a macro that expands to the
+/// column list, for use in `concat!`. Fields after the semicolon are computed from the other fields. Write
+/// the type of a field if such an expression requires it.
 ///
 /// ```
 /// use kith_store::{Error, FromRow, Query, params, row_columns};

@@ -1,7 +1,7 @@
-//! What tables a database has, and what it would have if this build's migrations had just made it; where they differ.
+//! Schema of a database, the schema that this build's migrations create, and the differences between them.
 //!
-//! It reads catalogues and changes nothing. What the migrations make is seen on an empty SQLite in memory: their text is
-//! one for both databases, and so are the names of tables, columns, keys and indexes.
+//! This module only reads. The expected schema is created in an empty SQLite database in memory: migrations
+//! have one text for both databases, and so do the names of tables, columns, keys and indexes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,35 +13,35 @@ use crate::sqlite::{self, Link};
 use crate::tx::Session;
 use crate::{EngineKind, Error, ModuleMigrations, OpenError, Query, params};
 
-/// The tables of a database, by name.
+/// Tables of a database, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Shape(BTreeMap<String, Table>);
 
-/// A table, in words that are the same on both databases.
+/// Table, described in terms that are the same for both databases.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 struct Table {
-    /// `TEXT NOT NULL`, by name.
+    /// Type and nullability of each column, such as `TEXT NOT NULL`, by column name.
     columns: BTreeMap<String, String>,
-    /// `PRIMARY KEY (id)`, `UNIQUE (a, b)`, `FOREIGN KEY (a) REFERENCES users`.
+    /// Keys, such as `PRIMARY KEY (id)`, `UNIQUE (a, b)`, `FOREIGN KEY (a) REFERENCES users`.
     keys: BTreeSet<String>,
-    /// How many CHECKs it has.
+    /// Number of CHECK constraints.
     checks: usize,
-    /// Indexes that only make reading faster, by name: `(a, b) WHERE …`.
+    /// Non-unique indexes by name, such as `(a, b) WHERE …`. They affect performance only.
     #[serde(skip)]
     indexes: BTreeMap<String, String>,
 }
 
-/// Where two shapes differ.
+/// Differences between two schemas.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Differences {
-    /// Tables, columns, keys and checks.
+    /// Differences in tables, columns, keys and checks.
     pub structure: Vec<String>,
-    /// Indexes that only make reading faster.
+    /// Differences in non-unique indexes.
     pub indexes: Vec<String>,
 }
 
 impl Shape {
-    /// What `modules` make on a database of this kind.
+    /// Returns the schema that the migrations of `modules` create in a database of this kind.
     pub fn made_by(modules: &[ModuleMigrations], kind: EngineKind) -> Result<Self, OpenError> {
         let dialect = match kind {
             EngineKind::Sqlite => Dialect::Sqlite,
@@ -55,7 +55,7 @@ impl Shape {
         Ok(shape)
     }
 
-    /// What an SQLite has.
+    /// Reads the schema of a SQLite database.
     pub fn of_sqlite(q: &Query<'_>) -> Result<Self, Error> {
         let sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'";
         let tables = q.all(sql, &[], |row| Ok((row.get::<String>(0)?, row.get::<String>(1)?)))?;
@@ -70,7 +70,7 @@ impl Shape {
         Ok(shape)
     }
 
-    /// What the current schema of a PostgreSQL has.
+    /// Reads the current schema of a PostgreSQL database.
     pub fn of_postgres(q: &Query<'_>) -> Result<Self, Error> {
         let mut shape = Self::default();
         let columns = q.all(POSTGRES_COLUMNS, &[], |row| {
@@ -97,7 +97,7 @@ impl Shape {
         Ok(shape)
     }
 
-    /// SHA-256 of all tables, columns, keys and checks.
+    /// Returns the SHA-256 of all tables, columns, keys and checks, as `sha256:` and hexadecimal digits.
     pub fn digest(&self) -> String {
         let text = serde_json::to_vec(self).unwrap_or_default();
         let digest = Sha256::digest(text);
@@ -113,7 +113,7 @@ impl Shape {
         self.0.values().map(|table| table.indexes.len()).sum()
     }
 
-    /// What is not as `expected`.
+    /// Returns the differences from `expected`.
     pub fn differences(&self, expected: &Self) -> Differences {
         let mut found = Differences::default();
         let names: BTreeSet<_> = self.0.keys().chain(expected.0.keys()).collect();
@@ -142,7 +142,7 @@ impl Table {
         found.structure.extend(expected.keys.difference(&self.keys).map(|key| format!("{name} lacks {key}")));
         found
             .structure
-            .extend(self.keys.difference(&expected.keys).map(|key| format!("{name} has {key} besides")));
+            .extend(self.keys.difference(&expected.keys).map(|key| format!("{name} has unexpected {key}")));
         if self.checks != expected.checks {
             let (has, should) = (self.checks, expected.checks);
             found.structure.push(format!("{name} has {has} CHECKs instead of {should}"));
@@ -184,7 +184,7 @@ fn read_columns(q: &Query<'_>, name: &str, table: &mut Table) -> Result<(), Erro
         table.keys.insert(format!("PRIMARY KEY ({})", key.join(", ")));
     }
     for (name, kind, not_null, pk) in columns {
-        // A key's columns are never null, whether that was written down or not.
+        // Columns of a primary key are never null, even if they are not declared NOT NULL.
         let not_null = if not_null > 0 || pk > 0 { " NOT NULL" } else { "" };
         table.columns.insert(name, format!("{kind}{not_null}"));
     }
@@ -250,7 +250,7 @@ const POSTGRES_KEYS: &str = "SELECT CAST(c.relname AS TEXT),
          JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = u.number) k ON TRUE
      WHERE n.nspname = current_schema() AND o.contype IN ('p', 'u', 'f', 'c')";
 
-/// Without those that belong to keys. One that is not valid (a build of it failed) helps nobody.
+/// Excludes the indexes of primary and unique keys, and invalid indexes, which PostgreSQL does not use.
 const POSTGRES_INDEXES: &str = "SELECT CAST(t.relname AS TEXT), CAST(i.relname AS TEXT), x.indisunique,
         '(' || k.columns || ')' || CASE WHEN x.indpred IS NULL THEN '' ELSE ' WHERE' END
      FROM pg_index x

@@ -1,5 +1,5 @@
-//! Gives what was committed its place: events a dense position and an offset in each recipient's log, audit entries
-//! a link in the hash chain. Pure arithmetic; the engines fetch what has no place yet and write what comes out.
+//! Assigns positions to committed events, log offsets to their recipients, and chain links to audit entries.
+//! Pure computation: the engines read the rows that have no position yet and write the result.
 
 use kith_kernel::UserId;
 use kith_kernel::uuid::Uuid;
@@ -9,32 +9,32 @@ use crate::audit::AuditEntry;
 use crate::audit_keys::{AuditKeys, LinkKey};
 use crate::events::Event;
 
-/// Where positions and seals stand.
+/// Last event position and last audit seal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Heads {
     pub position: i64,
     pub seal: Seal,
 }
 
-/// A link in the audit chain.
+/// Link of the audit chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seal {
     pub n: i64,
     pub hash: [u8; 32],
 }
 
-/// An event without a position.
+/// Event without a position.
 #[derive(Clone, Debug)]
 pub(crate) struct Unplaced {
     pub id: Uuid,
     pub recipients: Vec<UserId>,
 }
 
-/// What placing a batch came to: rows to write, and where the heads stand afterwards.
+/// Result of sequencing a batch: the rows to write, and the new heads.
 #[derive(Debug)]
 pub(crate) struct Placed {
     pub positions: Vec<(i64, Uuid)>,
-    /// In order of positions; each gets the next offset of its user.
+    /// Recipient and position, in order of position. Each one takes the next offset of the user's log.
     pub deliveries: Vec<(UserId, i64)>,
     pub seals: Vec<SealRow>,
     pub heads: Heads,
@@ -49,7 +49,8 @@ pub(crate) struct SealRow {
 }
 
 impl Heads {
-    /// Places `events` and `entries`, each in commit order, behind these heads. Links are computed with `keys`.
+    /// Assigns positions to `events` and links to `entries`, both in commit order, after these heads. Links
+    /// are computed with `keys`.
     pub fn place<'e>(
         &self,
         events: impl Iterator<Item = Unplaced>,
@@ -75,10 +76,10 @@ impl Placed {
 }
 
 impl Seal {
-    /// Moves to the link behind this one, which seals `entry`.
+    /// Advances to the next link, which seals `entry`.
     ///
     /// # Errors
-    /// [`Error::Fault`] if the key of that link cannot be opened.
+    /// Returns [`Error::Fault`] if the key of the link cannot be decrypted.
     pub fn extend(&mut self, entry: &AuditEntry, keys: &AuditKeys) -> Result<SealRow, Error> {
         let (prev, n) = (self.hash, self.n + 1);
         let hash = seal_hash(&keys.of_link(n)?, &prev, entry);
@@ -87,11 +88,12 @@ impl Seal {
     }
 }
 
-/// Hash of the previous hash and the entry's fields, each preceded by its length, so that no two entries read alike.
+/// Hashes the previous hash and the fields of the entry. Each field is preceded by its length, so that the
+/// input is unambiguous.
 fn seal_hash(key: &LinkKey, prev: &[u8; 32], entry: &AuditEntry) -> [u8; 32] {
     let at = entry.at.as_millis().to_be_bytes();
     let texts = [&entry.actor, &entry.action, &entry.object, &entry.request_id].map(|text| text.as_bytes());
-    // Absent where there were no details; nothing else ends a fifth earlier.
+    // Entries without details have four fields instead of five.
     let fields: Vec<_> = texts.into_iter().chain(entry.details_hash.as_ref().map(|hash| &hash[..])).collect();
     let lengths: Vec<_> = fields.iter().map(|field| (field.len() as u64).to_be_bytes()).collect();
     let fields = lengths.iter().zip(&fields).flat_map(|(length, field)| [&length[..], *field]);
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn positions_go_on_where_the_last_batch_stopped() {
+    fn positions_continue_after_previous_batch() {
         let event = |id, users: &[u128]| Unplaced {
             id: Uuid::from_u128(id),
             recipients: users.iter().map(|user| UserId(Uuid::from_u128(*user))).collect(),
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_of_an_entry_and_all_before_it_enter_its_hash() {
+    fn hash_covers_every_field_and_previous_links() {
         let chain = |objects: &[&str]| {
             let entries: Vec<_> = objects.iter().map(|object| entry(object)).collect();
             let placed = Heads::default().place([].into_iter(), entries.iter(), &AuditKeys::default());

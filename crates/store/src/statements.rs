@@ -1,20 +1,20 @@
-//! How long statements take: for each text a histogram, and for all together the sum of these. Nothing is decided by it.
+//! Execution times of statements: a histogram for each statement text. For monitoring only.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Upper bounds of the histograms, in microseconds; what took longer than the last is counted behind it.
+/// Upper bounds of the histogram buckets in microseconds. A further bucket counts longer runs.
 pub const STATEMENT_BUCKETS_US: [u64; 12] =
     [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
 const BUCKETS: usize = STATEMENT_BUCKETS_US.len() + 1;
 
-/// The times of all statements of a store, by their texts.
+/// Times of all statements of a store, by statement text.
 #[derive(Debug, Default)]
 pub(crate) struct Statements(Mutex<HashMap<&'static str, Arc<Times>>>);
 
-/// The times of one statement.
+/// Times of one statement.
 #[derive(Debug, Default)]
 pub(crate) struct Times {
     total_us: AtomicU64,
@@ -22,16 +22,16 @@ pub(crate) struct Times {
     buckets: [AtomicU64; BUCKETS],
 }
 
-/// How long a statement took, as of now.
+/// Snapshot of the times of one statement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StatementTimes {
-    /// How often it was run.
+    /// Number of runs.
     pub count: u64,
-    /// All runs together, in microseconds.
+    /// Total time of all runs in microseconds.
     pub total_us: u64,
-    /// The longest run, in microseconds.
+    /// Longest run in microseconds.
     pub most_us: u64,
-    /// Runs by the bounds in [`STATEMENT_BUCKETS_US`]; the last are those that took longer.
+    /// Number of runs per bucket of [`STATEMENT_BUCKETS_US`]; the last element counts longer runs.
     pub buckets: [u64; BUCKETS],
 }
 
@@ -41,7 +41,7 @@ impl Statements {
         Arc::clone(all.entry(sql).or_default())
     }
 
-    /// Of each statement that was run.
+    /// Returns the times of each statement that was prepared.
     pub fn snapshot(&self) -> Vec<(&'static str, StatementTimes)> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().map(|(sql, times)| (*sql, times.snapshot())).collect()
@@ -69,7 +69,7 @@ impl Times {
 }
 
 impl StatementTimes {
-    /// Both together.
+    /// Returns the sum of both; `most_us` is the larger one.
     #[must_use]
     pub fn with(self, other: &Self) -> Self {
         Self {
@@ -80,13 +80,15 @@ impl StatementTimes {
         }
     }
 
-    /// Runs that took longer than `bound_us`, which is one of [`STATEMENT_BUCKETS_US`].
+    /// Returns the number of runs that took longer than `bound_us`, which must be one of
+    /// [`STATEMENT_BUCKETS_US`].
     pub fn above(&self, bound_us: u64) -> u64 {
         let within = STATEMENT_BUCKETS_US.partition_point(|bound| *bound <= bound_us);
         self.buckets[within..].iter().sum()
     }
 
-    /// The bound under which 95 of 100 runs were, in microseconds; the longest run where that is past all bounds.
+    /// Returns the upper bound of the bucket that contains the 95th percentile, in microseconds, at most the
+    /// longest run.
     pub fn p95_us(&self) -> u64 {
         let wanted = self.count - self.count / 20;
         let mut seen = 0;
@@ -100,7 +102,7 @@ impl StatementTimes {
     }
 }
 
-/// Counts what passes until it is dropped, also where the statement fails.
+/// Measures the time until it is dropped, also if the statement fails.
 pub(crate) struct Stopwatch {
     times: Option<Arc<Times>>,
     began: Instant,
@@ -112,7 +114,7 @@ impl Stopwatch {
         Self { times, began: Instant::now() }
     }
 
-    /// What passed until now was somebody else's.
+    /// Restarts the measurement and discards the time so far.
     #[expect(clippy::disallowed_methods, reason = "measures the database")]
     pub fn start_again(&mut self) {
         self.began = Instant::now();
@@ -132,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_are_counted_under_their_bounds() {
+    fn runs_are_counted_in_their_buckets() {
         let statements = Statements::default();
         let one = statements.of("SELECT 1");
         (0..95).for_each(|_| one.count(Duration::from_micros(200)));

@@ -1,4 +1,4 @@
-//! Counters of what the store did. Whoever exports metrics reads them; nothing is decided by them.
+//! Counters and gauges of the store, for metrics. They affect no behaviour.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,7 +8,7 @@ macro_rules! stats {
         #[derive(Debug, Default)]
         pub struct StoreStats { $($(#[$doc])* pub(crate) $name: AtomicU64,)+ }
 
-        /// The counters at one moment.
+        /// Snapshot of the counters and gauges.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct StatsSnapshot { $($(#[$doc])* pub $name: u64,)+ }
 
@@ -23,37 +23,37 @@ macro_rules! stats {
 stats! {
     /// Transactions committed.
     commits,
-    /// Transactions rolled back by their closure's decision or an error.
+    /// Transactions rolled back by their closure or by an error.
     rollbacks,
-    /// Runs repeated after a deadlock, a serialization failure or a lost connection.
+    /// Attempts repeated after a deadlock, a serialization failure or a lost connection.
     retries,
-    /// Transactions and reads refused because the queue was full.
+    /// Transactions and reads rejected because the queue was full.
     refused_busy,
-    /// Transactions dropped because their deadline had passed before they started.
+    /// Transactions and reads dropped because their deadline passed before they started.
     dropped_late,
-    /// Commits whose outcome is unknown.
+    /// Commits with an unknown outcome.
     outcomes_unknown,
-    /// Groups committed (SQLite): each is one wait for the disk.
+    /// Groups committed (SQLite); each is one sync to disk.
     groups,
-    /// Transactions and reads that are waiting now.
+    /// Transactions and reads in the queues now.
     queued,
-    /// Transactions and reads that are being done now.
+    /// Transactions and reads running now.
     running,
-    /// Reads done in place (SQLite) or on a read connection (PostgreSQL).
+    /// Reads on the calling thread (SQLite) or on a read connection (PostgreSQL).
     reads,
-    /// Reads that took too long in place and moved to the slow lane.
+    /// Reads that took too long on the calling thread (SQLite), and reads queued as slow (PostgreSQL).
     slow_reads,
-    /// Connections made anew after one was lost.
+    /// Connections reopened after one was lost.
     reconnects,
-    /// Bytes in SQLite's write-ahead log now.
+    /// Current size of SQLite's write-ahead log in bytes.
     wal_bytes,
-    /// Checkpoints run.
+    /// Checkpoints completed.
     checkpoints,
-    /// Events given a position by this process.
+    /// Events that this process gave a position.
     sequenced,
-    /// The last position known to this process.
+    /// Last position known to this process.
     head,
-    /// 1 while this process is the sequencer.
+    /// 1 while this process is the sequencer, else 0.
     sequencer,
 }
 

@@ -1,4 +1,4 @@
-//! The one type the rest of Kith holds: hands closures to whichever engine is underneath and waits for the answer.
+//! The store: passes closures to the engine of the chosen database and waits for their results.
 
 mod auditing;
 
@@ -17,7 +17,7 @@ use crate::{
     Bell, Error, IntoOutcome, OpenError, Query, SequencedEvent, StatsSnapshot, Tx, outbox, postgres, sqlite,
 };
 
-/// A database. Clones share it.
+/// Open database. Clones share it.
 #[derive(Clone)]
 pub struct Store {
     engine: Arc<Engine>,
@@ -30,30 +30,30 @@ enum Engine {
     Postgres(postgres::Engine),
 }
 
-/// Which database is underneath.
+/// Kind of database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineKind {
-    /// SQLite, in a folder of its own.
+    /// SQLite in a data folder.
     Sqlite,
-    /// PostgreSQL.
+    /// PostgreSQL server.
     Postgres,
 }
 
-/// What a healthy database answered.
+/// Result of a successful health check.
 #[derive(Clone, Copy, Debug)]
 pub struct Health {
-    /// How long it took to answer.
+    /// Time until the database responded.
     pub round_trip: Duration,
-    /// Its clock, where it has one of its own (PostgreSQL).
+    /// Clock of the database server (PostgreSQL); `None` on SQLite.
     pub clock: Option<ClockReading>,
 }
 
-/// What another clock shows.
+/// Reading of another machine's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockReading {
-    /// The time there, as of now.
+    /// Estimated current time there.
     pub now: Timestamp,
-    /// By how much that may be wrong: half the time the question and its answer travelled.
+    /// Maximum error of `now`: half the round-trip time.
     pub uncertainty: Duration,
 }
 
@@ -61,7 +61,8 @@ impl Store {
     /// Opens the database and starts its threads. The schema must be up to date: see [`Store::migrate_up`].
     ///
     /// # Errors
-    /// [`OpenError`] says what is in the way.
+    /// Returns [`OpenError`] if the data folder is in use, the settings are invalid or the database cannot be
+    /// reached.
     pub async fn open(options: StoreOptions) -> Result<Self, OpenError> {
         let deadline = options.deadline;
         let audit_keyring = Arc::new(AuditKeyring::new(Arc::clone(&options.audit_vault)));
@@ -76,10 +77,11 @@ impl Store {
         Ok(Self { engine: Arc::new(engine), deadline, audit_keyring })
     }
 
-    /// Applies what is missing of `modules`' migrations, one node at a time, and returns what was applied.
+    /// Applies the pending migrations of `modules` and returns their names. Only one node migrates at a time.
     ///
     /// # Errors
-    /// [`OpenError::Schema`] if the database holds migrations that are not in `modules`, or with another text.
+    /// Returns [`OpenError::Schema`] if the database has migrations that are not in `modules`, or that
+    /// differ.
     pub async fn migrate_up(
         options: &StoreOptions,
         modules: Vec<ModuleMigrations>,
@@ -90,10 +92,10 @@ impl Store {
         tokio::task::spawn_blocking(run).await.map_err(Error::fault)?
     }
 
-    /// Undoes the last `steps` migrations that were applied, and returns which.
+    /// Reverts the last `steps` applied migrations and returns their names.
     ///
     /// # Errors
-    /// As for [`Store::migrate_up`].
+    /// Same as [`Store::migrate_up`].
     pub async fn migrate_down(
         options: &StoreOptions,
         modules: Vec<ModuleMigrations>,
@@ -104,10 +106,10 @@ impl Store {
         tokio::task::spawn_blocking(run).await.map_err(Error::fault)?
     }
 
-    /// What is applied, what is missing, and what does not fit. Changes nothing.
+    /// Returns the state of each migration: applied, pending, changed or unknown. Changes nothing.
     ///
     /// # Errors
-    /// [`OpenError`] if the database cannot be reached.
+    /// Returns [`OpenError`] if the database cannot be reached.
     pub async fn migration_status(
         options: &StoreOptions,
         modules: Vec<ModuleMigrations>,
@@ -117,7 +119,7 @@ impl Store {
         tokio::task::spawn_blocking(run).await.map_err(Error::fault)?
     }
 
-    /// Which database this is.
+    /// Returns the kind of database.
     pub fn kind(&self) -> EngineKind {
         match &*self.engine {
             Engine::Sqlite(_) => EngineKind::Sqlite,
@@ -125,12 +127,12 @@ impl Store {
         }
     }
 
-    /// Runs a transaction within the default deadline. The closure may be run more than once; only its last run
+    /// Runs a transaction within the default deadline. The closure can run more than once; only its last run
     /// counts. When this returns `Ok`, or the error of a `CommitRefusal`, the change is on disk.
     ///
     /// # Errors
-    /// The closure's own; but once a statement has failed, that statement's [`enum@Error`] turned into it, whatever
-    /// the closure made of it.
+    /// Returns the closure's own error. If a statement failed, returns that statement's [`enum@Error`],
+    /// converted, regardless of the closure's result.
     pub async fn write<F, O>(&self, run: F) -> Result<O::Value, O::Error>
     where
         F: Fn(&Tx<'_>) -> O + Send + 'static,
@@ -141,10 +143,10 @@ impl Store {
         self.write_within(self.deadline, run).await
     }
 
-    /// The same within `patience`, counted from now. A transaction that has not started by then never does.
+    /// Runs a transaction that must start within `patience` from now.
     ///
     /// # Errors
-    /// As for [`Store::write`].
+    /// Same as [`Store::write`].
     #[expect(clippy::disallowed_methods, reason = "deadlines are about real waiting")]
     pub async fn write_within<F, O>(&self, patience: Duration, run: F) -> Result<O::Value, O::Error>
     where
@@ -162,10 +164,11 @@ impl Store {
         answer.await.unwrap_or_else(|_| Err(Error::unavailable("the store has shut down").into()))
     }
 
-    /// Runs a read. On SQLite in place: it is for microseconds, and one that takes longer is run again elsewhere.
+    /// Runs a read. On SQLite it runs on the calling thread; a read that takes more than a few milliseconds
+    /// is repeated on a slow-read thread.
     ///
     /// # Errors
-    /// The closure's own, or [`enum@Error`] turned into it.
+    /// Returns the closure's own error, or [`enum@Error`] converted into it.
     pub async fn read<F, T, E>(&self, run: F) -> Result<T, E>
     where
         F: Fn(&Query<'_>) -> Result<T, E> + Send + 'static,
@@ -181,10 +184,10 @@ impl Store {
         }
     }
 
-    /// Runs a long read, away from the short ones, all of whose statements see the same state.
+    /// Runs a long read on a separate thread. All its statements see the same snapshot.
     ///
     /// # Errors
-    /// The closure's own, or [`enum@Error`] turned into it.
+    /// Returns the closure's own error, or [`enum@Error`] converted into it.
     pub async fn export<F, T, E>(&self, run: F) -> Result<T, E>
     where
         F: Fn(&Query<'_>) -> Result<T, E> + Send + 'static,
@@ -213,10 +216,10 @@ impl Store {
         answer.await.unwrap_or_else(|_| Err(Error::unavailable("the store has shut down").into()))
     }
 
-    /// Asks the database whether it is there.
+    /// Checks that the database responds, and measures the round trip.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] and the like if it is not.
+    /// Returns [`Error::Unavailable`], [`Error::Busy`] or [`Error::DeadlinePassed`] if it does not respond.
     #[expect(clippy::disallowed_methods, reason = "measures the round trip")]
     pub async fn health(&self) -> Result<Health, Error> {
         let asked = Instant::now();
@@ -230,7 +233,7 @@ impl Store {
         Ok(Health { round_trip: asked.elapsed(), clock })
     }
 
-    /// The counters.
+    /// Returns a snapshot of the counters and gauges.
     pub fn stats(&self) -> StatsSnapshot {
         match &*self.engine {
             Engine::Sqlite(engine) => engine.stats(),
@@ -238,7 +241,8 @@ impl Store {
         }
     }
 
-    /// For how long no transaction has begun or ended although all threads that write are busy. Zero when any is idle.
+    /// Returns for how long all write threads have been busy without any transaction starting or ending. Zero
+    /// if a write thread is idle.
     pub fn write_stall(&self) -> Duration {
         match &*self.engine {
             Engine::Sqlite(engine) => engine.write_stall(),
@@ -253,7 +257,7 @@ impl Store {
         }
     }
 
-    /// How many connections it has open at most, where they are what runs out (PostgreSQL).
+    /// Returns the maximum number of open connections (PostgreSQL), or `None` on SQLite.
     pub fn pool_size(&self) -> Option<usize> {
         match &*self.engine {
             Engine::Sqlite(_) => None,
@@ -261,8 +265,8 @@ impl Store {
         }
     }
 
-    /// How often connections have led to another server than those before, or to one that has restarted. A failover may
-    /// undo commits: who remembers what was read before a change has to read it again. Always 0 on SQLite.
+    /// Returns how often connections moved to another server, or to the same one after a restart. A failover
+    /// can undo commits, so caches filled before a change must be refreshed. Always 0 on SQLite.
     pub fn server_changes(&self) -> u64 {
         match &*self.engine {
             Engine::Sqlite(_) => 0,
@@ -270,8 +274,8 @@ impl Store {
         }
     }
 
-    /// The last position given to an event, as far as this process knows; wakes its watchers when it grows, and when a
-    /// failover has undone some.
+    /// Watches the last event position known to this process. Watchers wake up when it grows, and when a
+    /// failover has reduced it.
     pub fn head(&self) -> watch::Receiver<i64> {
         match &*self.engine {
             Engine::Sqlite(engine) => engine.head(),
@@ -279,7 +283,7 @@ impl Store {
         }
     }
 
-    /// The bell of this name: see [`Tx::ring`].
+    /// Returns a listener on the channel `name`: see [`Tx::ring`].
     pub fn bell(&self, name: &str) -> Bell {
         match &*self.engine {
             Engine::Sqlite(engine) => engine.bells().listen(name),
@@ -287,35 +291,36 @@ impl Store {
         }
     }
 
-    /// At most `limit` events behind `position`, in order.
+    /// Returns up to `limit` events after `position`, in order.
     ///
     /// # Errors
-    /// [`enum@Error`] if the database cannot be read.
+    /// Returns [`enum@Error`] if the database cannot be read.
     pub async fn events_after(&self, position: i64, limit: i64) -> Result<Vec<SequencedEvent>, Error> {
         self.read(move |q| outbox::events_after(q, position, limit)).await
     }
 
-    /// At most `limit` events before `position`, the newest first.
+    /// Returns up to `limit` events before `position`, newest first.
     ///
     /// # Errors
-    /// [`enum@Error`] if the database cannot be read.
+    /// Returns [`enum@Error`] if the database cannot be read.
     pub async fn events_before(&self, position: i64, limit: i64) -> Result<Vec<SequencedEvent>, Error> {
         self.read(move |q| outbox::events_before(q, position, limit)).await
     }
 
-    /// The last position given to an event, asked of the database.
+    /// Reads the last position given to an event from the database.
     ///
     /// # Errors
-    /// [`enum@Error`] if the database cannot be read.
+    /// Returns [`enum@Error`] if the database cannot be read.
     pub async fn last_position(&self) -> Result<i64, Error> {
         self.read(outbox::last_position).await
     }
 
-    /// When the oldest event was emitted that has no position yet: how far the sequencer is behind. Nothing, where it
-    /// is not behind; always on SQLite, where events get their positions with the commit.
+    /// Returns the time of the oldest event that has no position yet, which shows how far the sequencer is
+    /// behind. Returns `None` if there is none. Always `None` on SQLite, where events get their positions
+    /// with the commit.
     ///
     /// # Errors
-    /// [`enum@Error`] if the database cannot be read.
+    /// Returns [`enum@Error`] if the database cannot be read.
     pub async fn oldest_unplaced(&self) -> Result<Option<Timestamp>, Error> {
         match &*self.engine {
             Engine::Sqlite(_) => Ok(None),
@@ -323,16 +328,18 @@ impl Store {
         }
     }
 
-    /// Removes at most `limit` of the oldest events that are older than `before`, and returns how many. Events that a consumer
-    /// has not passed or is going to retry stay, and so do the newest event and the last entry of each user's log.
+    /// Removes up to `limit` of the oldest events that are older than `before`, and returns their number.
+    /// Keeps events that a consumer has not passed or will retry, the newest event, and the last entry of
+    /// each user's log.
     ///
     /// # Errors
-    /// Whatever the database answers.
+    /// Returns [`enum@Error`] if the database cannot be written.
     pub async fn remove_events(&self, before: Timestamp, limit: i64) -> Result<u64, Error> {
         self.write(move |tx| outbox::remove_events(tx, before, limit)).await
     }
 
-    /// Stops taking work, finishes what is queued, and ends the threads. Threads that do not end within seconds are abandoned.
+    /// Stops accepting work, finishes the queue and ends the threads. Threads that do not end within five
+    /// seconds are abandoned.
     pub async fn close(&self) {
         let engine = Arc::clone(&self.engine);
         let run = move || match &*engine {
@@ -347,7 +354,7 @@ impl Store {
 
 #[cfg(feature = "testing")]
 impl Store {
-    /// Switches a fault on; it strikes once, at the next place it fits.
+    /// Injects a fault. It occurs once, at the next place where it applies.
     pub fn inject(&self, fault: crate::testing::Fault) {
         match &*self.engine {
             Engine::Sqlite(engine) => engine.faults().inject(fault),

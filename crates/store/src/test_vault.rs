@@ -1,4 +1,4 @@
-//! A vault for the audit keys of test databases.
+//! Vault for the audit keys of test databases.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::audit_keys::LinkKey;
 use crate::{AUDIT_KEY_BYTES, AuditVault, GeneratedKey};
 
-/// Seals keys under a secret that the test chooses. Its keys are counted, not random.
+/// Vault that encrypts keys under a secret chosen by the test. The keys are derived from a counter and are
+/// not random.
 #[derive(Debug)]
 pub struct TestVault {
     secret: [u8; AUDIT_KEY_BYTES],
@@ -15,7 +16,7 @@ pub struct TestVault {
 static COUNT: AtomicU64 = AtomicU64::new(1);
 
 impl TestVault {
-    /// A vault with a secret of its own for each `secret`.
+    /// Creates a vault; each value of `secret` gives a different secret.
     pub fn with_secret(secret: u8) -> Arc<dyn AuditVault> {
         Arc::new(Self { secret: [secret; AUDIT_KEY_BYTES] })
     }

@@ -1,4 +1,5 @@
-//! The store's threads: started with a name, and waited for when it closes; and since when those that write have been busy.
+//! Threads of the store: they have names, and closing waits for them. Also records since when the write
+//! threads have been busy.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -7,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use crate::Error;
 
-/// How long closing waits for threads that were told to end. A closure or a disk that never returns must not keep the process alive.
+/// Maximum time that closing waits for threads. A closure or a disk that never returns must not keep the
+/// process alive.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The threads of one store.
+/// Threads of one store.
 #[derive(Debug, Default)]
 pub(crate) struct Threads(Arc<Living>);
 
@@ -20,7 +22,7 @@ struct Living {
     ended: Condvar,
 }
 
-/// Counts a thread as ended when it is dropped, after a panic too.
+/// Guard that counts a thread as ended when it is dropped, also after a panic.
 struct Alive(Arc<Living>);
 
 impl Drop for Alive {
@@ -45,12 +47,13 @@ impl Threads {
         thread.map(|_| ()).map_err(Error::unavailable)
     }
 
-    /// How many were started and have not ended.
+    /// Returns the number of threads that are running.
     pub fn count(&self) -> usize {
         *self.0.count.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the end of all; they have been told to end. Returns whether all have ended.
+    /// Waits until all threads have ended; they must have been told to end. Returns false if some are still
+    /// running after `CLOSE_PATIENCE`.
     pub fn wait(&self) -> bool {
         self.wait_for(CLOSE_PATIENCE)
     }
@@ -66,11 +69,11 @@ impl Threads {
     }
 }
 
-/// Since when each thread that writes has been busy with one thing.
+/// Start times of the current work of each write thread.
 #[derive(Debug)]
 pub(crate) struct WriteActivity {
     created: Instant,
-    /// Milliseconds after `created`, one more; 0 when idle.
+    /// Milliseconds after `created`, plus one; 0 while the thread is idle.
     busy_since: Vec<AtomicU64>,
 }
 
@@ -80,17 +83,17 @@ impl WriteActivity {
         Self { created: Instant::now(), busy_since: (0..threads).map(|_| AtomicU64::new(0)).collect() }
     }
 
-    /// Notes that a thread begins something.
+    /// Records that a thread starts new work.
     pub fn begin(&self, thread: usize) {
         self.busy_since[thread].store(self.now() + 1, Ordering::Relaxed);
     }
 
-    /// Notes that a thread has nothing to do.
+    /// Records that a thread is idle.
     pub fn idle(&self, thread: usize) {
         self.busy_since[thread].store(0, Ordering::Relaxed);
     }
 
-    /// For how long all threads have been busy without any of them beginning something else.
+    /// Returns for how long all threads have been busy without any of them starting new work.
     pub fn stalled(&self) -> Duration {
         let latest = self
             .busy_since
@@ -113,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thread_that_does_not_end_is_not_waited_for() {
+    fn closing_does_not_wait_for_stuck_thread() {
         let threads = Threads::default();
         let (end, ended) = mpsc::channel::<()>();
         threads.spawn("stuck", move || assert!(ended.recv().is_err())).unwrap();
@@ -125,14 +128,14 @@ mod tests {
     }
 
     #[test]
-    fn thread_that_panics_has_ended() {
+    fn panicked_thread_counts_as_ended() {
         let threads = Threads::default();
         threads.spawn("panics", || panic!("as asked")).unwrap();
         assert!(threads.wait_for(Duration::from_secs(60)), "a panic may take seconds to print its backtrace");
     }
 
     #[test]
-    fn writes_are_stalled_when_no_thread_has_begun_anything_for_a_while() {
+    fn writes_stall_when_all_threads_stay_busy() {
         let activity = WriteActivity::new(2);
         activity.begin(0);
         activity.busy_since[0].store(1, Ordering::Relaxed);

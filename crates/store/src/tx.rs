@@ -1,7 +1,8 @@
-//! What a closure may do: read rows, change rows, lock what it decides about, leave its trace.
+//! Operations of a closure: read and change rows, take locks, write audit entries and events.
 //!
-//! A statement is a `&'static str` with `$1`, `$2`, …: nobody builds SQL from input. A statement that fails ends
-//! the transaction, on either database, even if the closure swallows the error.
+//! A statement is a `&'static str` with the placeholders `$1`, `$2`, …, so SQL is never built from input.
+//! After a statement has failed, every further one fails on both databases, even if the closure ignores the
+//! error.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -14,48 +15,49 @@ use crate::events::{Event, NewEvent};
 use crate::value::{Param, Row, check_all};
 use crate::{Error, outbox, postgres, sqlite};
 
-/// The connection under a closure.
+/// Connection that a closure uses.
 pub(crate) enum Session<'c> {
     Sqlite(sqlite::Session<'c>),
     Postgres(postgres::Session<'c>),
 }
 
-/// Reads. Inside [`crate::Store::read`] each statement sees at least what was committed when the read began; inside a
-/// transaction what is committed when it starts, and the transaction's own changes; inside [`crate::Store::export`] all
-/// statements see the same state.
+/// Read access to the database. In [`crate::Store::read`], each statement sees at least what was committed
+/// when the read started. In a transaction, each statement sees what is committed when it starts, and the
+/// transaction's own changes. In [`crate::Store::export`], all statements see the same snapshot.
 pub struct Query<'c> {
     pub(crate) session: Session<'c>,
     failure: RefCell<Option<Error>>,
 }
 
-/// Connection that a transaction runs on. Always 0 on SQLite, whose database ends with the process.
+/// Connection that a transaction runs on. Both numbers are always 0 on SQLite, whose database is used by this
+/// process only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteConnection {
-    /// Its number, from 1, in the order in which this process opened connections that write.
+    /// Number of the connection, from 1, in the order in which this process opened write connections.
     pub number: u64,
-    /// The number of the newest one when the transaction began.
+    /// Number of the newest write connection when the transaction started.
     pub newest: u64,
 }
 
-/// A transaction.
+/// Transaction.
 pub struct Tx<'c> {
     query: Query<'c>,
     trace: RefCell<Trace>,
     may_be_lost: Cell<bool>,
 }
 
-/// What a transaction leaves beside its rows, written with the commit.
+/// Audit entries, events and notifications of a transaction, written at commit.
 #[derive(Default)]
 pub(crate) struct Trace {
     pub audit: Vec<AuditEntry>,
     pub details: Vec<AuditDetails>,
     pub events: Vec<Event>,
-    /// What is rung once it is committed.
+    /// Channels to be notified after the commit.
     pub bells: BTreeSet<String>,
 }
 
 impl Trace {
-    /// Whether both databases can hold it.
+    /// Returns an error if a value cannot be stored in both databases.
     pub fn check(&self) -> Result<(), Error> {
         self.audit.iter().try_for_each(|entry| check_all(&audit::entry_params(entry, 0)))?;
         self.details.iter().try_for_each(|details| check_all(&audit::details_params(details)))?;
@@ -72,10 +74,11 @@ impl<'c> Query<'c> {
         Self { session, failure: RefCell::new(None) }
     }
 
-    /// The first row of the result, if there is one.
+    /// Returns the first row of the result, or `None` if the result is empty.
     ///
     /// # Errors
-    /// Whatever the database answers; the transaction is then over.
+    /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be
+    /// used afterwards.
     pub fn one<T>(
         &self,
         sql: &'static str,
@@ -92,10 +95,11 @@ impl<'c> Query<'c> {
         Ok(first)
     }
 
-    /// All rows of the result.
+    /// Returns all rows of the result.
     ///
     /// # Errors
-    /// Whatever the database answers; the transaction is then over.
+    /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be
+    /// used afterwards.
     pub fn all<T>(
         &self,
         sql: &'static str,
@@ -126,7 +130,7 @@ impl<'c> Query<'c> {
         })
     }
 
-    /// Runs a statement unless one has failed before, and remembers if it fails.
+    /// Runs a statement unless an earlier one has failed, and records its error.
     fn guarded<T>(&self, run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         if let Some(error) = &*self.failure.borrow() {
             return Err(error.clone());
@@ -138,7 +142,7 @@ impl<'c> Query<'c> {
         matches!(self.session, Session::Postgres(_))
     }
 
-    /// The first statement's error, if one failed.
+    /// Returns the error of the first failed statement.
     pub(crate) fn failure(&self) -> Option<Error> {
         self.failure.borrow().clone()
     }
@@ -149,10 +153,11 @@ impl<'c> Tx<'c> {
         Self { query: Query::new(session), trace: RefCell::default(), may_be_lost: Cell::new(false) }
     }
 
-    /// Changes rows and says how many.
+    /// Runs a statement that changes rows, and returns their number.
     ///
     /// # Errors
-    /// Whatever the database answers; the transaction is then over.
+    /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be
+    /// used afterwards.
     pub fn exec(&self, sql: &'static str, params: &[Param<'_>]) -> Result<u64, Error> {
         self.guarded(|| {
             check_all(params)?;
@@ -164,20 +169,21 @@ impl<'c> Tx<'c> {
         })
     }
 
-    /// Says whom this transaction decides about: no other one that names any of `keys` runs until this one ends.
+    /// Locks `keys` until the transaction ends. Other transactions that lock any of them wait.
     ///
-    /// Call it before the reads the decision rests on, and once, with all keys: the store sorts them, so that two
-    /// transactions never wait for each other.
+    /// Call it before the reads on which a decision depends, and only once, with all keys. The store sorts
+    /// the keys, so that transactions cannot deadlock. On SQLite this does nothing, because there is only one
+    /// writer.
     ///
     /// # Errors
-    /// [`Error::DeadlinePassed`] if another transaction holds one of them for too long.
+    /// Returns [`Error::DeadlinePassed`] if another transaction holds one of the keys for too long.
     pub fn lock<K: ToString>(
         &self,
         what: &'static str,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<(), Error> {
         match &self.query.session {
-            // Writers stand in one line anyway.
+            // There is only one writer.
             Session::Sqlite(_) => Ok(()),
             Session::Postgres(session) => {
                 let keys = keys.into_iter().map(|key| postgres::lock_key(what, &key.to_string()));
@@ -186,14 +192,14 @@ impl<'c> Tx<'c> {
         }
     }
 
-    /// Leaves an audit entry: `action` was done to `object`.
+    /// Adds an audit entry: `action` was performed on `object`.
     pub fn audit(&self, ctx: &Ctx, action: &'static str, object: impl ToString) {
         self.trace.borrow_mut().audit.push(AuditEntry::new(ctx, action, object));
     }
 
-    /// Leaves an audit entry with personal details: what tells of a person, such as an address, stands beside the
-    /// entry, where it can be erased, and never in `action` or `object`. `about` names the person, who finds the entry
-    /// (not the details) among their own activity.
+    /// Adds an audit entry with personal details. Personal data, such as an address, belongs in `details`,
+    /// where it can be erased, and never in `action` or `object`. `about` is the user the entry is about: the
+    /// entry, without its details, appears in that user's activity.
     pub fn audit_with(
         &self,
         ctx: &Ctx,
@@ -209,23 +215,23 @@ impl<'c> Tx<'c> {
         trace.details.push(details);
     }
 
-    /// Says what has happened. Followers learn of it after the commit, in the order of positions.
+    /// Adds an event. Consumers receive it after the commit, in the order of positions.
     pub fn emit(&self, ctx: &Ctx, event: NewEvent) {
         self.trace.borrow_mut().events.push(Event::new(ctx, event));
     }
 
-    /// What `pick` makes of the events emitted so far.
+    /// Returns the values that `pick` returns for the events emitted so far.
     pub fn emitted<T>(&self, pick: impl FnMut(&Event) -> Option<T>) -> Vec<T> {
         self.trace.borrow().events.iter().filter_map(pick).collect()
     }
 
-    /// Wakes those who listen to the bell `name`, here and on other nodes, once this transaction is committed.
+    /// Notifies the channel `name` after the commit, on this node and on others.
     pub fn ring(&self, name: impl Into<String>) {
         self.trace.borrow_mut().bells.insert(name.into());
     }
 
-    /// Says that nobody relies on this transaction once the database's machine has lost its power: it may be answered
-    /// before it is on the disk, where that is quicker. For what then is found undone and done again.
+    /// Allows the commit to be acknowledged before it is on disk (PostgreSQL). Use it only for changes that
+    /// can be lost in a crash of the database server, because they are detected as missing and repeated.
     pub fn may_be_lost(&self) {
         self.may_be_lost.set(true);
     }
@@ -234,9 +240,9 @@ impl<'c> Tx<'c> {
         self.may_be_lost.get()
     }
 
-    /// The connection that this transaction runs on. What a process remembers of the database across transactions, and
-    /// cannot verify, holds only on connections that were open when it was learned: a crash of the database, which may
-    /// undo commits of [`Tx::may_be_lost`], ends every connection.
+    /// Returns the connection that this transaction runs on. State that a process caches across transactions
+    /// and cannot verify is valid only for connections that were open when it was cached: a crash of the
+    /// database, which can undo commits of [`Tx::may_be_lost`], closes every connection.
     pub fn connection(&self) -> WriteConnection {
         match &self.query.session {
             Session::Sqlite(_) => WriteConnection::default(),
@@ -244,7 +250,8 @@ impl<'c> Tx<'c> {
         }
     }
 
-    /// Whether several processes may use the database, so that a statement costs a round trip.
+    /// Returns true if several processes can use the database (PostgreSQL), so that each statement costs a
+    /// round trip.
     pub(crate) fn is_shared(&self) -> bool {
         self.is_postgres()
     }

@@ -1,4 +1,4 @@
-//! Values on their way into a statement and out of a row, the same for both databases.
+//! Statement parameters and column values, the same for both databases.
 
 use bytes::BytesMut;
 use kith_kernel::{StoredJson, Timestamp, UserId, uuid::Uuid};
@@ -8,7 +8,7 @@ use tokio_postgres::types::{IsNull, Type, to_sql_checked};
 use crate::Error;
 use crate::bulk::Values;
 
-/// A value for a placeholder, borrowed from the caller. Build lists of them with [`crate::params!`].
+/// Parameter value, borrowed from the caller. Build lists of them with [`crate::params!`].
 #[derive(Clone, Copy, Debug)]
 pub enum Param<'a> {
     /// NULL of any type.
@@ -25,7 +25,7 @@ pub enum Param<'a> {
     Float(f64),
     /// BYTEA.
     Bytes(&'a [u8]),
-    /// A column of values, for [`crate::Tx::bulk`].
+    /// Array of values, for [`crate::Tx::bulk`].
     #[doc(hidden)]
     Many(Values<'a>),
 }
@@ -60,18 +60,18 @@ fn has_nul(text: &str) -> bool {
     text.as_bytes().contains(&0)
 }
 
-/// Checks all of `params` before any reaches a database.
+/// Checks all parameters before any reaches a database.
 pub(crate) fn check_all(params: &[Param<'_>]) -> Result<(), Error> {
     params.iter().try_for_each(|param| param.check())
 }
 
-/// Anything that can stand in for a placeholder.
+/// Type that can be used as a parameter.
 pub trait AsParam {
-    /// Borrows it.
+    /// Returns the value as a parameter.
     fn as_param(&self) -> Param<'_>;
 }
 
-/// The parameters of a statement, in order: `params![id, name, ctx.now]`.
+/// Builds the parameters of a statement, in order: `params![id, name, ctx.now]`.
 #[macro_export]
 macro_rules! params {
     ($($value:expr),* $(,)?) => { &[$($crate::AsParam::as_param(&$value)),*] };
@@ -169,7 +169,8 @@ impl tokio_postgres::types::ToSql for Param<'_> {
             (Self::Many(Values::MaybeInts(all)), &Type::INT8_ARRAY) => all.to_sql(ty, out),
             (Self::Many(Values::Texts(all)), &Type::TEXT_ARRAY) => all.to_sql(ty, out),
             (Self::Many(Values::MaybeTexts(all)), &Type::TEXT_ARRAY) => all.to_sql(ty, out),
-            // The driver would write the bytes of one type where the server reads another.
+            // Without this check, the driver would write the bytes of one type where the server reads
+            // another.
             (param, ty) => Err(format!("{} cannot stand for {ty}", param.type_name()).into()),
         }
     }
@@ -192,7 +193,7 @@ impl tokio_postgres::types::ToSql for Param<'_> {
     to_sql_checked!();
 }
 
-/// A row of a result, valid while the statement that gave it is read.
+/// Row of a result. It is valid while the statement is being read.
 pub enum Row<'r> {
     #[doc(hidden)]
     Sqlite(&'r rusqlite::Row<'r>),
@@ -201,21 +202,21 @@ pub enum Row<'r> {
 }
 
 impl Row<'_> {
-    /// The value of the column at `at`, counted from 0.
+    /// Returns the value of the column at index `at`, counted from 0.
     ///
     /// # Errors
-    /// [`Error::Fault`] if the column does not hold such a value.
+    /// Returns [`Error::Fault`] if the column does not hold a value of type `T`.
     pub fn get<T: Column>(&self, at: usize) -> Result<T, Error> {
         T::from_row(self, at)
     }
 }
 
-/// A type that a column can be read as.
+/// Type that can be read from a column.
 pub trait Column: Sized {
-    /// Reads the column at `at`.
+    /// Reads the column at index `at`.
     ///
     /// # Errors
-    /// [`Error::Fault`] if the column does not hold such a value.
+    /// Returns [`Error::Fault`] if the column does not hold such a value.
     fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error>;
 }
 

@@ -1,4 +1,4 @@
-//! Finding the server that accepts writes, and signing in to it.
+//! Selection of the server that accepts writes, and authentication.
 
 use futures_util::{TryStreamExt, pin_mut};
 use tokio_postgres::{AsyncMessage, Client, Connection, NoTls};
@@ -7,11 +7,13 @@ use super::failure::describe;
 use super::settings::{CONNECT, Server, Settings};
 use crate::Error;
 
-/// When the server started, which tells it from every other one and from itself before a restart.
+/// Query for the server's start time in microseconds. It identifies a server, and distinguishes it from
+/// itself before a restart.
 pub(super) const SERVER: &str =
     "SELECT CAST(extract(epoch FROM pg_postmaster_start_time()) * 1000000 AS BIGINT)";
 
-/// Tries one server after another. The error tells of each.
+/// Tries the servers in order and connects to the first that accepts writes. The error describes the failure
+/// of each.
 pub(super) async fn to_first(
     settings: &Settings,
     known: Option<i64>,
@@ -32,19 +34,19 @@ pub(super) async fn to_first(
         match tokio::time::timeout(CONNECT, sign_in).await {
             Ok(Ok(signed_in)) => return Ok(signed_in),
             Ok(Err(error)) => refusals.push(describe(&error)),
-            Err(_) => refusals.push("the server accepts connections, but does not answer".to_owned()),
+            Err(_) => refusals.push("the server accepts connections but does not respond".to_owned()),
         }
     }
     Err(Error::unavailable(refusals.join("; ")))
 }
 
-/// Returns true if the driver refused a server because it accepts no writes.
+/// Returns true if the driver rejected a server because it is read-only.
 fn is_read_only(error: &tokio_postgres::Error) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
     source.is_some_and(|source| source.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
-/// Connects and returns what the server says of itself: see [`SERVER`].
+/// Connects and returns the client and the start time of the server: see [`SERVER`].
 async fn sign_in(
     server: &Server,
     greeting: &str,
@@ -67,7 +69,7 @@ async fn sign_in(
     Ok((client, started))
 }
 
-/// Moves bytes for a connection until it closes.
+/// Drives a connection until it closes.
 async fn drive<S, T>(mut connection: Connection<S, T>, mut on_notice: impl FnMut(AsyncMessage))
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,

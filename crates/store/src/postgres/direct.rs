@@ -1,5 +1,6 @@
-//! The one connection per node that is bound to its session: it listens, wakes other nodes, and is the sequencer
-//! while it holds the advisory lock. Losing the connection loses the lock, so a deposed sequencer cannot write.
+//! Session-bound connection of a node. It listens for notifications, notifies other nodes, and acts as the
+//! sequencer while it holds the advisory lock. Losing the connection loses the lock, so a former sequencer
+//! cannot write.
 
 mod lead;
 
@@ -18,24 +19,26 @@ use crate::tx::Session as AnySession;
 use crate::{Error, Query, outbox};
 use lead::Lead;
 
-/// How long to wait at most before looking for work nobody announced, and for the lock of a dead sequencer.
+/// Maximum wait before looking for unannounced work, and between attempts to take the sequencer's lock.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// The least time between two passes, and between two announcements: what arrives meanwhile travels together.
+/// Minimum interval between two sequencing passes, and between two announcements. Work that arrives meanwhile
+/// is batched.
 const PACE: Duration = Duration::from_millis(4);
 
-/// Wait before a lost connection is made anew.
+/// Delay before reconnecting.
 const RECONNECT: Duration = Duration::from_millis(100);
 
-/// How long the server hears nothing before it ends the session. A process that runs asks every [`LOOK`]; a frozen one would
-/// hold the lock for ever. Once it thaws it finds the session gone, on which alone it can place anything.
+/// Idle time after which the server ends the session. A running process sends a query every [`LOOK`]; without
+/// this limit a frozen process would hold the lock forever. After it resumes, its session is gone, and only
+/// that session could have assigned positions.
 const FROZEN: Duration = Duration::from_secs(5);
 
-/// How long a statement may take here: after a restore there may be a long history to look through.
+/// Statement timeout of this connection. After a restore, a statement may have to scan a long history.
 const CATCH_UP: Duration = Duration::from_secs(600);
 
-/// The lock's key is in the space of two numbers, apart from the keys of transactions. Beside it: whether the server has
-/// turned read-only without ending its sessions.
+/// Tries to take the sequencer's advisory lock. Its two-part key cannot collide with the single-number keys
+/// of transactions. Also returns whether the server has become read-only without ending its sessions.
 const TRY_LOCK: &str =
     "SELECT pg_try_advisory_lock(1262703720, 2), current_setting('default_transaction_read_only') = 'on'";
 
@@ -47,17 +50,17 @@ pub(super) fn thread(threads: &Threads, shared: &Arc<Shared>) -> Result<(), Erro
 fn run(shared: &Arc<Shared>) {
     let waiting = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
         Ok(runtime) => runtime,
-        Err(error) => return tracing::error!(%error, "no sequencer: its timer cannot be made"),
+        Err(error) => return tracing::error!(%error, "cannot start the sequencer"),
     };
     while !*shared.stop.borrow() {
         let lost = Direct::open(shared).and_then(|mut direct| direct.work());
         shared.stats.sequencer.store(0, Ordering::Relaxed);
         let Err(error) = lost else { return };
-        tracing::warn!(%error, "the sequencer's connection was lost; it is made anew");
+        tracing::warn!(%error, "the sequencer's connection was lost; reconnecting");
         StoreStats::one(&shared.stats.reconnects);
         waiting.block_on(async {
             let mut stop = shared.stop.subscribe();
-            // Running out of time is the ordinary end of the wait.
+            // A timeout is the normal end of this wait.
             let _ = tokio::time::timeout(RECONNECT, stop.wait_for(|stop| *stop)).await;
         });
     }
@@ -66,10 +69,10 @@ fn run(shared: &Arc<Shared>) {
 struct Direct<'s> {
     shared: &'s Shared,
     link: Link,
-    /// Rung when another node says something.
+    /// Signalled when another node has announced new work.
     heard: Arc<Notify>,
     lead: Option<Lead>,
-    /// When it last tried to lead.
+    /// Time of the last attempt to become the sequencer.
     campaigned: Instant,
 }
 
@@ -91,7 +94,7 @@ impl<'s> Direct<'s> {
         })?;
         shared.connected(&link);
         let mut direct = Self { shared, link, heard, lead: None, campaigned: Instant::now() };
-        // Before anything is heard here: what is heard only advances it.
+        // Set the head before listening: notifications can only move it forward.
         restart(shared, direct.position()?);
         direct.batch("LISTEN kith")?;
         direct.campaign()?;
@@ -125,7 +128,8 @@ impl<'s> Direct<'s> {
         Ok(())
     }
 
-    /// Waits until something was committed here or announced by another node; says whether it was here.
+    /// Waits until something is committed here, another node announces work, [`LOOK`] passes, or the store
+    /// stops. Returns true if something was committed here.
     fn wait(&self) -> bool {
         let mut stop = self.shared.stop.subscribe();
         self.link.runtime.block_on(async {
@@ -150,12 +154,12 @@ impl<'s> Direct<'s> {
         Query::new(AnySession::Postgres(Session::new(&self.link, frame)))
     }
 
-    /// The last position that was given.
+    /// Returns the last assigned position.
     fn position(&self) -> Result<i64, Error> {
         outbox::heads(&self.query(Frame::Plain)).map(|heads| heads.position)
     }
 
-    /// Becomes the sequencer if nobody is.
+    /// Tries to become the sequencer.
     #[expect(clippy::disallowed_methods, reason = "paces real work")]
     fn campaign(&mut self) -> Result<(), Error> {
         self.campaigned = Instant::now();
@@ -171,18 +175,19 @@ impl<'s> Direct<'s> {
     }
 }
 
-/// A server that has turned read-only is left: another one may accept writes.
+/// Returns an error if the server has become read-only, so that the connection moves to another server.
 fn refuse_if(read_only: bool) -> Result<(), Error> {
-    if read_only { Err(Error::unavailable("the server has turned read-only")) } else { Ok(()) }
+    if read_only { Err(Error::unavailable("the server has become read-only")) } else { Ok(()) }
 }
 
-/// Tells this process how far positions go on the server that it is connected to now: a failover may have undone some.
+/// Sets the last position on the server that is connected now. It can be lower than before, because a
+/// failover may have lost commits.
 fn restart(shared: &Shared, position: i64) {
     shared.head.send_if_modified(|head| std::mem::replace(head, position) != position);
     shared.stats.head.store(position.cast_unsigned(), Ordering::Relaxed);
 }
 
-/// Tells this process how far positions go.
+/// Raises the last known position.
 fn advance(shared: &Shared, position: i64) {
     shared.head.send_if_modified(|head| {
         let grown = position > *head;

@@ -1,27 +1,27 @@
-//! What an error of PostgreSQL means: for whoever asked, and for whether running again can help.
+//! Classification of PostgreSQL errors: the error for the caller, and whether a retry can help.
 
 use tokio_postgres::error::SqlState;
 
 use crate::Error;
 use crate::error::Cause;
 
-/// What kind of failure a session met: whether running again can help.
+/// Kind of failure, which decides whether a retry can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// Deadlock or serialization failure.
+    /// Deadlock or serialization failure. A retry can succeed.
     Conflict,
-    /// The connection is gone.
+    /// The connection was lost.
     ConnectionLost,
-    /// Running again would fail again.
+    /// Permanent: a retry would fail in the same way.
     Lasting,
 }
 
-/// Why a statement has no answer.
+/// Reason why a statement has no result.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The server, or the connection to it, said so.
+    /// Error reported by the server or by the connection.
     Said(tokio_postgres::Error),
-    /// The server said nothing for too long.
+    /// The server did not respond in time.
     Silent,
 }
 
@@ -35,7 +35,7 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Said(error) => f.write_str(&describe(error)),
-            Self::Silent => f.write_str("the server does not answer"),
+            Self::Silent => f.write_str("the server does not respond"),
         }
     }
 }
@@ -44,8 +44,8 @@ pub(super) fn unknown(failure: Failure) -> Error {
     Error::OutcomeUnknown(Cause::new(failure))
 }
 
-/// An error with its causes, which the driver's own text leaves out, and without the server's DETAIL, which quotes
-/// people's data.
+/// Formats an error with its causes, which the driver's own text omits, and without the server's DETAIL,
+/// which can contain personal data.
 pub(super) fn describe(error: &tokio_postgres::Error) -> String {
     if let Some(refused) = error.as_db_error() {
         return format!("{} {}: {}", refused.severity(), refused.code().code(), refused.message());
@@ -60,8 +60,8 @@ pub(super) fn describe(error: &tokio_postgres::Error) -> String {
     text
 }
 
-/// Says what an error of PostgreSQL means for whoever asked (SQLSTATE: appendix A of its manual). `writes` is for a
-/// connection that was made to a server that accepts writes.
+/// Maps a PostgreSQL error (SQLSTATE, appendix A of the manual) to the error for the caller and the kind of
+/// failure. `writes` is true for a connection to a server that accepted writes.
 pub(super) fn classify(failure: &Failure, writes: bool) -> (Error, Trouble) {
     let text = failure.to_string();
     let Failure::Said(error) = failure else {
@@ -80,11 +80,12 @@ pub(super) fn classify(failure: &Failure, writes: bool) -> (Error, Trouble) {
         _ if *code == SqlState::QUERY_CANCELED || *code == SqlState::LOCK_NOT_AVAILABLE => {
             (Error::DeadlinePassed, Trouble::Lasting)
         }
-        // The server has turned read-only since, and nothing was changed: another one may accept writes.
+        // The server has become read-only, and nothing was changed. Another server may accept writes.
         _ if writes && *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
             (Error::unavailable(text), Trouble::ConnectionLost)
         }
-        // A statement that was prepared before another node changed the schema: a new connection prepares it anew.
+        // Another node changed the schema after the statement was prepared; a new connection prepares it
+        // again.
         Some("0A" | "26") => (Error::fault(text), Trouble::ConnectionLost),
         Some("08" | "57") => (Error::unavailable(text), Trouble::ConnectionLost),
         Some("53" | "58" | "25") => (Error::unavailable(text), Trouble::Lasting),

@@ -1,4 +1,4 @@
-//! What must hold of an address of a database, whatever it is: see `crate::fuzzing`.
+//! Fuzz target for database URLs: see `crate::fuzzing`.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,8 @@ use super::hosts::{is_local, split};
 use super::password_in;
 use super::settings::parse;
 
-/// A refused address is not told in the error, an accepted one is not plain unless it stays on this machine.
+/// Checks that the error for a rejected URL does not contain the URL, and that only local servers are
+/// accepted without encryption.
 pub(crate) fn address(url: &str) {
     let (config, _) = match parse(url) {
         Ok(parsed) => parsed,

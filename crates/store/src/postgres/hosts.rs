@@ -1,4 +1,5 @@
-//! The servers of one address: `postgres://kith@db1:5432,db2:5432/kith` names two, of which one accepts writes.
+//! Parsing of URLs with several servers, such as `postgres://kith@db1:5432,db2:5432/kith`, of which one
+//! accepts writes.
 
 use std::net::IpAddr;
 
@@ -8,8 +9,9 @@ use tokio_postgres::config::{Host, TargetSessionAttrs};
 use super::settings::settings;
 use crate::OpenError;
 
-/// Returns one configuration for each server, in the order of the address. Each has its own name for TLS, and is tried
-/// for its own time: the driver would let one that does not answer use up the time of all.
+/// Returns one configuration per server, in the order of the URL. Each has its own TLS name and its own
+/// timeout; with one configuration for all, a server that does not respond would use up the time for the
+/// others.
 pub(super) fn split(all: &Config) -> Result<Vec<Config>, OpenError> {
     let (hosts, addresses, ports) = (all.get_hosts().len(), all.get_hostaddrs().len(), all.get_ports().len());
     let servers = hosts.max(addresses);
@@ -30,8 +32,8 @@ pub(super) fn split(all: &Config) -> Result<Vec<Config>, OpenError> {
     Ok((0..servers).map(|n| server(all, n)).collect())
 }
 
-/// The `n`th server alone. A standby is refused: a connection to it would outlive its promotion, which may undo commits
-/// as a crash does, and reads from it may lack what was acknowledged.
+/// Returns the configuration of server `n` alone. Standbys are rejected: a connection would survive the
+/// promotion, which can undo commits as a crash does, and reads could miss acknowledged changes.
 fn server(all: &Config, n: usize) -> Config {
     let mut one = Config::new();
     match all.get_hosts().get(n) {
@@ -56,7 +58,7 @@ fn server(all: &Config, n: usize) -> Config {
     one
 }
 
-/// Returns true if nothing that is sent to `server` leaves this machine; an address given beside the name decides.
+/// Returns true if the traffic to `server` does not leave this machine. If `hostaddr` is given, it decides.
 pub(super) fn is_local(server: &Config) -> bool {
     match server.get_hostaddrs() {
         [] => server.get_hosts().iter().all(is_local_name),
@@ -80,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn each_server_keeps_its_name_port_and_address_and_all_sign_in_alike() {
+    fn each_server_keeps_its_host_port_and_credentials() {
         let found = servers("postgres://a:b@one:5433,127.0.0.1/db?options=-csearch_path%3Dx").unwrap();
         let seen: Vec<_> =
             found.iter().map(|one| (one.get_hosts().to_vec(), one.get_ports().to_vec())).collect();
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_and_addresses_are_servers_too() {
+    fn sockets_and_ip_addresses_are_servers() {
         let found = servers("postgres:///db?host=/run/postgresql&host=other.example&port=5433").unwrap();
         assert_eq!(found[0].get_hosts(), [Host::Unix("/run/postgresql".into())]);
         assert_eq!(found[1].get_ports(), [5433]);
@@ -105,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_do_not_fit_are_refused() {
+    fn host_lists_of_different_length_are_rejected() {
         for (url, why) in [
             ("postgres:///db", "names no server"),
             ("postgres://x@a,b/db?hostaddr=10.0.0.1", "2 hosts and 1 addresses"),

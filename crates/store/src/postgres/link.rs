@@ -1,6 +1,7 @@
-//! One PostgreSQL connection, driven by the thread that owns it, and how a closure's statements run on it.
+//! One PostgreSQL connection, driven by the thread that owns it, and the execution of a closure's statements
+//! on it.
 //!
-//! Round trips are what costs: BEGIN and the locks travel with the first statement, the trace with COMMIT.
+//! To save round trips, BEGIN and locks are sent with the first statement, and the trace with COMMIT.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -22,33 +23,35 @@ use crate::tx::{Trace, WriteConnection};
 use crate::value::{Param, Row};
 use crate::{Error, outbox};
 
-/// Statements sent together at most; more would fill the socket while nobody reads the answers.
+/// Maximum number of statements pipelined at once. More could fill the socket buffers while no responses are
+/// read.
 const PIPELINE: usize = 16;
 
 const LOCK: &str = "SELECT pg_advisory_xact_lock(k) FROM unnest($1::bigint[]) AS k";
 
-/// A connection and the statements prepared on it.
+/// Connection with its prepared statements.
 pub(crate) struct Link {
     pub runtime: Runtime,
     pub client: Client,
-    /// The server it leads to: see [`connect::SERVER`].
+    /// Identity of the server: see [`connect::SERVER`].
     pub server: i64,
     silence: Cell<Duration>,
     plan_max_age: Duration,
-    /// When the oldest plans were made.
+    /// Creation time of the oldest cached plans.
     planned_at: Cell<Instant>,
-    /// Set once the server has not answered in time, or left us unsure whether a transaction is open.
+    /// True once the server has not responded in time, or it is unclear whether a transaction is open.
     unusable: Cell<bool>,
     statements: RefCell<HashMap<(usize, usize), Statement>>,
-    /// Where the times of its statements are kept, if they are.
+    /// Destination of the statement times, if they are measured.
     measured: Option<Arc<Statements>>,
     times: RefCell<HashMap<(usize, usize), Arc<Times>>>,
 }
 
 impl Link {
-    /// Connects to the first server that accepts writes; notifications go to `on_notice`.
+    /// Connects to the first server that accepts writes. Notifications go to `on_notice`.
     ///
-    /// With `known`, a server that does not accept them will do if it is that one: nothing was acknowledged elsewhere.
+    /// With `known`, a read-only server is accepted as well if it is the known one: then no changes can have
+    /// been acknowledged elsewhere.
     pub fn connect(
         settings: &Settings,
         known: Option<i64>,
@@ -72,7 +75,7 @@ impl Link {
         })
     }
 
-    /// Keeps the times of closures' statements from now on in `statements`.
+    /// Records the times of closures' statements in `statements` from now on.
     pub fn measured_in(self, statements: &Arc<Statements>) -> Self {
         Self { measured: Some(Arc::clone(statements)), ..self }
     }
@@ -85,17 +88,18 @@ impl Link {
         Stopwatch::start(times)
     }
 
-    /// Whether statements can still be sent.
+    /// Returns true if statements can still be sent.
     pub fn is_usable(&self) -> bool {
         !self.unusable.get() && !self.client.is_closed()
     }
 
-    /// Lets statements from now on go unanswered for so long.
+    /// Sets the time that later statements may wait for a response.
     pub fn set_silence(&self, silence: Duration) {
         self.silence.set(silence);
     }
 
-    /// Waits for the server, but not for ever: its own limits end every statement sooner.
+    /// Waits for a response, at most for the silence limit. The server's own timeouts end every statement
+    /// earlier.
     pub fn wait<T>(
         &self,
         answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -109,7 +113,7 @@ impl Link {
         }
     }
 
-    /// The statement, prepared on this connection if it was not yet.
+    /// Returns the statement, prepared on this connection on first use.
     pub fn prepare(&self, sql: &'static str) -> Result<Statement, Failure> {
         self.renew_plans()?;
         let key = (sql.as_ptr().addr(), sql.len());
@@ -121,7 +125,8 @@ impl Link {
         Ok(statement)
     }
 
-    /// Forgets old plans. The server itself keeps a plan until autovacuum has analyzed a table.
+    /// Discards plans older than `plan_max_age`. The server itself keeps a plan until autovacuum has analyzed
+    /// a table.
     fn renew_plans(&self) -> Result<(), Failure> {
         if self.planned_at.get().elapsed() < self.plan_max_age {
             return Ok(());
@@ -140,25 +145,25 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// How a closure's statements are framed.
+/// Transaction mode of a closure's statements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
-    /// In a transaction that changes things.
+    /// In a read-write transaction.
     Transaction,
-    /// In a transaction that sees one state.
+    /// In a read-only transaction with one snapshot.
     Snapshot,
-    /// Each on its own.
+    /// Each statement on its own (autocommit).
     Plain,
 }
 
-/// A link while a closure uses it.
+/// Connection in use by a closure.
 pub(crate) struct Session<'c> {
     link: &'c Link,
     frame: Frame,
     begun: Cell<bool>,
     locks: RefCell<Vec<i64>>,
     trouble: Cell<Option<Trouble>>,
-    /// BEGIN was refused: see [`Session::failed`].
+    /// True if BEGIN failed: see [`Session::failed`].
     unbegun: Cell<bool>,
     pub connection: WriteConnection,
     #[cfg(feature = "testing")]
@@ -202,7 +207,7 @@ impl<'c> Session<'c> {
         self.run(sql, async |statement| self.link.client.execute_raw(&statement, params).await)
     }
 
-    /// Remembers what to lock; it travels with the next statement.
+    /// Adds keys to lock. The lock request is sent with the next statement.
     pub fn lock(&self, keys: Vec<i64>) -> Result<(), Error> {
         self.locks.borrow_mut().extend(keys);
         Ok(())
@@ -219,7 +224,7 @@ impl<'c> Session<'c> {
         let stopwatch = RefCell::new(self.link.stopwatch(sql));
         let opened = async {
             self.open(opening).await?;
-            // What it waited for a lock was not its own work.
+            // The time spent waiting for locks is not part of the statement's own time.
             stopwatch.borrow_mut().start_again();
             Ok(())
         };
@@ -228,7 +233,7 @@ impl<'c> Session<'c> {
         Ok(value)
     }
 
-    /// What has to travel before the next statement.
+    /// Returns what must be sent before the next statement.
     fn opening(&self) -> Result<Opening, Failure> {
         let begin = match self.frame {
             Frame::Transaction => Some("BEGIN"),
@@ -243,8 +248,8 @@ impl<'c> Session<'c> {
         Ok(Opening { begin, lock })
     }
 
-    /// Ends the transaction with its trace. An error other than [`Error::OutcomeUnknown`] means nothing was changed.
-    /// A loose one may be answered before it is on the server's disk.
+    /// Writes the trace and commits. Any error other than [`Error::OutcomeUnknown`] means that nothing was
+    /// changed. With `loose`, the commit may be acknowledged before it is on the server's disk.
     pub fn commit(&self, trace: &Trace, loose: bool) -> Result<(), Error> {
         if !self.begun.get() && trace.is_empty() {
             return Ok(());
@@ -270,7 +275,7 @@ impl<'c> Session<'c> {
         );
         let (begun, (written, committed)) = self.link.wait(end.map(Ok)).map_err(unknown)?;
         for outcome in std::iter::once(begun).chain(written) {
-            // The server has refused it, so COMMIT rolled back; without the server's word nobody knows.
+            // If the server reported the error, COMMIT rolled back. Otherwise the outcome is unknown.
             outcome.map_err(|error| {
                 if error.code().is_some() { self.failed(error.into()) } else { unknown(error.into()) }
             })?;
@@ -310,12 +315,12 @@ impl<'c> Session<'c> {
         sent.map(drop)
     }
 
-    /// Undoes the transaction. Says whether the connection can be used again.
+    /// Rolls the transaction back. Returns true if the connection can be used again.
     pub fn rollback(&self) -> bool {
         self.link.is_usable() && (!self.begun.get() || self.link.batch("ROLLBACK").is_ok())
     }
 
-    /// Ends a transaction that changed nothing. Says whether the connection can be used again.
+    /// Ends a transaction that changed nothing. Returns true if the connection can be used again.
     pub fn end_reading(&self) -> bool {
         self.link.is_usable() && (self.frame == Frame::Plain || self.rollback())
     }
@@ -326,7 +331,7 @@ impl<'c> Session<'c> {
 
     fn failed(&self, failure: Failure) -> Error {
         if self.unbegun.get() {
-            // What travelled behind BEGIN stood alone and may have been kept.
+            // Statements sent after the failed BEGIN ran on their own and may have been committed.
             self.link.unusable.set(true);
             self.trouble.set(Some(Trouble::Lasting));
             return unknown(failure);
@@ -336,7 +341,7 @@ impl<'c> Session<'c> {
         error
     }
 
-    /// Sends what has to travel ahead of a statement.
+    /// Sends BEGIN and the locks ahead of a statement.
     async fn open(&self, opening: Opening) -> Result<(), tokio_postgres::Error> {
         let client = &self.link.client;
         let begin = async {
@@ -355,14 +360,14 @@ const fn end_of(loose: bool) -> &'static str {
     if loose { "SET LOCAL synchronous_commit = off; COMMIT" } else { "COMMIT" }
 }
 
-/// A row of the trace on its way, with its place within the transaction.
+/// Row of the trace to be inserted, with its number within the transaction.
 enum TraceWrite<'t> {
     Audit(Statement, &'t AuditEntry, i64),
     Details(Statement, &'t AuditDetails),
     Event(Statement, &'t Event, String, i64),
 }
 
-/// What travels ahead of a statement.
+/// Messages to be sent before a statement.
 struct Opening {
     begin: Option<&'static str>,
     lock: Option<(Statement, Vec<i64>)>,
@@ -370,7 +375,7 @@ struct Opening {
 
 #[cfg(feature = "testing")]
 impl Session<'_> {
-    /// Lets a fault that was switched on happen here, by the server's own hand.
+    /// Injects the requested fault at a statement, by making the server fail.
     fn strike(&self) -> Result<(), Error> {
         use crate::testing::Fault;
         let sql = match self.faults.and_then(crate::testing::Faults::at_statement) {
@@ -393,7 +398,7 @@ impl Session<'_> {
 
     fn strike_before_commit(&self) {
         if self.faults.is_some_and(crate::testing::Faults::at_commit) {
-            // Its own error is the fault: the connection is gone when COMMIT is sent.
+            // The error of this statement is irrelevant: the connection is lost when COMMIT is sent.
             let _ = self.link.batch("SELECT pg_terminate_backend(pg_backend_pid())");
         }
     }

@@ -1,4 +1,4 @@
-//! Connections for what happens before the threads start: migrating, and refusing a pooler that shares sessions.
+//! Connections used before the threads start: for migrations, and to reject a transaction-mode pooler.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::options::PostgresOptions;
 use crate::tx::Session as AnySession;
 use crate::{Error, OpenError, Query};
 
-/// Two connections must be two sessions: behind a pooler that lends them by transaction they may be one, and locks
-/// would protect nobody.
+/// Returns an error if two connections share one session. Behind a pooler in transaction mode they can, and
+/// advisory locks would then be ineffective.
 pub(super) fn refuse_shared_sessions(settings: &Settings) -> Result<(), OpenError> {
     let mark = "SELECT set_config('kith.session', 'first', false)";
     let read = "SELECT COALESCE(current_setting('kith.session', true), '')";
@@ -33,34 +33,35 @@ pub(super) fn refuse_shared_sessions(settings: &Settings) -> Result<(), OpenErro
     Ok(())
 }
 
-/// The connection of the role that owns the tables, while it holds the lock that keeps other nodes from migrating.
+/// Connection of the role that owns the tables, while it holds the migration lock.
 pub(crate) struct MigrationLink {
     link: Link,
     run_role: Option<String>,
 }
 
-/// The key that migrating nodes lock, in the space of two numbers, apart from [`super::lock_key`].
+/// Takes the advisory lock for migrations. Its two-part key cannot collide with [`super::lock_key`].
 const MIGRATING: &str = "SELECT pg_advisory_lock(1262703720, 1)";
 
-/// Who asks, and where its tables would be made.
+/// Current role, database and schema, and whether the role may create tables there.
 const SCHEMA: &str = "SELECT current_user::text, current_database()::text, current_schema()::text,
                              COALESCE(has_schema_privilege(current_schema(), 'CREATE'), false)";
 
-/// Idle limit of the session that migrates, after which others may migrate: nothing happens between statements.
+/// Idle limit of a migrating session, after which other nodes may migrate. Between its statements a migration
+/// does no work.
 const FROZEN: Duration = Duration::from_secs(30);
 
-/// Migrations may take long.
+/// Statement timeout of migrations, which may take long.
 const MIGRATION_PATIENCE: Duration = Duration::from_secs(24 * 3_600);
 
 impl MigrationLink {
-    /// Connects, and waits until no other node migrates.
+    /// Connects and waits until no other node is migrating.
     pub fn open(own: &PostgresOptions) -> Result<Self, OpenError> {
         let opened = Self::look(own)?;
         opened.batch(MIGRATING)?;
         Ok(opened)
     }
 
-    /// Connects, without keeping anybody from migrating.
+    /// Connects without taking the migration lock.
     pub fn look(own: &PostgresOptions) -> Result<Self, OpenError> {
         let password = own.password.as_deref();
         let run = Settings::parse(&own.url, password, MIGRATION_PATIENCE)?;
@@ -77,10 +78,11 @@ impl MigrationLink {
         Session::new(&self.link, Frame::Plain)
     }
 
-    /// Says what to do if the role may not make tables: since PostgreSQL 15 only a database's owner may, in `public`.
+    /// Checks that the role may create tables. Since PostgreSQL 15, only the owner of the database may do so
+    /// in schema `public`.
     ///
     /// # Errors
-    /// [`OpenError::Settings`] if it may not; the server's.
+    /// Returns [`OpenError::Settings`] with instructions if it may not, or the error of the query.
     pub fn check_writable(&self, q: &Query<'_>) -> Result<(), OpenError> {
         let asked = q.one(SCHEMA, &[], |row| {
             Ok((row.get::<String>(0)?, row.get::<String>(1)?, row.get(2)?, row.get::<bool>(3)?))
@@ -104,8 +106,8 @@ impl MigrationLink {
         self.link.batch(sql).map_err(|failure| classify(&failure, true).0)
     }
 
-    /// Lets the role that serves read and write rows and empty segments as a whole, and nothing else: no schema, and no
-    /// history of its own making.
+    /// Grants the serving role the rights to read and write rows and to truncate queue segments. It gets no
+    /// rights on the schema, and cannot rewrite the audit log.
     pub fn grant_to_run_role(&self) -> Result<(), Error> {
         let Some(role) = &self.run_role else { return Ok(()) };
         let quoted = |name: &str| name.replace('"', "\"\"");

@@ -1,4 +1,4 @@
-//! PostgreSQL: a small set of threads, each with a connection of its own, and one for what is bound to a session.
+//! PostgreSQL engine: a fixed set of threads with one connection each, and one session-bound connection.
 
 mod connect;
 mod direct;
@@ -35,26 +35,26 @@ pub(crate) use migration::MigrationLink;
 use settings::Settings;
 pub(crate) use settings::{database_label, password_in};
 
-/// Threads for reads that take long.
+/// Number of threads for slow reads.
 const SLOW_THREADS: usize = 2;
 
-/// What all threads of one database share.
+/// State shared by all threads of one database.
 pub(crate) struct Shared {
     pub settings: Settings,
     pub stats: StoreStats,
     pub statements: Arc<Statements>,
     pub head: watch::Sender<i64>,
     pub bells: Bells,
-    /// Rung after each commit that left a trace; the session-bound connection listens.
+    /// Signalled after each commit that wrote a trace. The session-bound connection waits for it.
     pub committed: Notify,
     pub stop: watch::Sender<bool>,
     pub rehearse: bool,
     pub activity: WriteActivity,
-    /// How many connections that write were opened.
+    /// Number of write connections opened so far.
     pub write_connections: AtomicU64,
-    /// The server that the newest connection leads to: [`link::Link::server`].
+    /// Server of the newest connection: [`link::Link::server`].
     server: AtomicI64,
-    /// Number of times that the server changed.
+    /// Number of server changes.
     server_changes: Mutex<u64>,
     pub audit_keyring: Arc<AuditKeyring>,
     #[cfg(feature = "testing")]
@@ -62,9 +62,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Notes where a new connection leads. Those to another server, such as the one that was the primary, are left.
+    /// Records the server of a new connection. Connections to any other server, such as the former primary,
+    /// are then abandoned.
     fn connected(&self, link: &link::Link) {
-        // Counted before the server is known: whoever reads from it finds it counted.
+        // Incremented before the new server is visible, so that readers who see the server also see the
+        // increment.
         let mut changes = self.server_changes.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.server();
         if before != link.server {
@@ -77,13 +79,13 @@ impl Shared {
         self.server.load(Ordering::SeqCst)
     }
 
-    /// Returns true if a connection leads to the same server as the newest one.
+    /// Returns true if the connection leads to the same server as the newest one.
     fn is_on_server(&self, link: &link::Link) -> bool {
         link.server == self.server()
     }
 }
 
-/// An open database.
+/// Open PostgreSQL database.
 pub(crate) struct Engine {
     shared: Arc<Shared>,
     writes: Sender<Box<dyn WriteJob>>,
@@ -153,7 +155,7 @@ impl Engine {
         self.shared.stats.snapshot()
     }
 
-    /// For how long all threads that write have been busy without any of them beginning something else.
+    /// Returns for how long all write threads have been busy without any of them starting new work.
     pub fn write_stall(&self) -> Duration {
         self.shared.activity.stalled()
     }
@@ -162,7 +164,7 @@ impl Engine {
         &self.shared.statements
     }
 
-    /// How many connections it has open at most.
+    /// Returns the maximum number of open connections.
     pub fn pool_size(&self) -> usize {
         self.pool_size
     }
@@ -199,21 +201,21 @@ impl Drop for Engine {
     }
 }
 
-/// The key of an advisory lock: stable over builds and nodes.
+/// Returns the key of an advisory lock. It is the same in all builds and on all nodes.
 pub(crate) fn lock_key(what: &str, key: &str) -> i64 {
     let digest = Sha256::new().chain_update(what).chain_update([0]).chain_update(key).finalize();
     i64::from_be_bytes(std::array::from_fn(|at| digest[at]))
 }
 
-/// The server's clock, and when it was read. Measured around the statement alone: a wait in our own queue, or for a
-/// connection, says nothing about the clock.
+/// Reads the server's clock and returns it with the local time of the reading. Measures the statement alone,
+/// without the wait in the queue or for a connection.
 #[expect(clippy::disallowed_methods, reason = "measures the round trip")]
 pub(crate) fn read_clock(q: &Query<'_>) -> Result<(ClockReading, Instant), Error> {
     let ask = || {
         let sql = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
         q.one(sql, &[], |row| row.get::<Timestamp>(0))
     };
-    // The first may have to be prepared; the second travels once there and back.
+    // The first call may include preparing the statement; the second takes exactly one round trip.
     ask()?;
     let asked = Instant::now();
     let there = ask()?.ok_or_else(|| Error::fault("no clock"))?;
@@ -221,7 +223,7 @@ pub(crate) fn read_clock(q: &Query<'_>) -> Result<(ClockReading, Instant), Error
     Ok((ClockReading { now: there + uncertainty, uncertainty }, Instant::now()))
 }
 
-/// Runs statements on a connection of their own; for tests, which make and drop databases.
+/// Runs statements on a new connection. Tests use it to create and drop databases.
 #[cfg(feature = "testing")]
 pub(crate) fn run_once(url: &str, sql: &str) -> Result<(), OpenError> {
     let settings = Settings::parse(url, None, Duration::from_secs(60))?;
@@ -229,7 +231,7 @@ pub(crate) fn run_once(url: &str, sql: &str) -> Result<(), OpenError> {
     link.batch(sql).map_err(|failure| Error::unavailable(failure).into())
 }
 
-/// The same from async code.
+/// Asynchronous variant of [`run_once`].
 #[cfg(feature = "testing")]
 pub(crate) async fn run_apart(url: String, sql: String) -> Result<(), OpenError> {
     tokio::task::spawn_blocking(move || run_once(&url, &sql)).await.map_err(Error::fault)?

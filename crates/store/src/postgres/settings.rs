@@ -1,7 +1,7 @@
-//! A connection address and what it asks of TLS.
+//! Database URL and its TLS parameters.
 //!
-//! A connection that encrypts also verifies whom it speaks to. Without `sslmode`, loopback addresses and sockets are
-//! plain and everything else is encrypted.
+//! An encrypted connection always verifies the server's certificate. Without `sslmode`, loopback addresses
+//! and Unix sockets are not encrypted, and everything else is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,41 +18,41 @@ use super::hosts;
 use crate::OpenError;
 use crate::options::DEFAULT_PLAN_MAX_AGE;
 
-/// How long connecting to one server may take, with TLS and sign-in.
+/// Time limit for connecting to one server, including TLS and authentication.
 pub(super) const CONNECT: Duration = Duration::from_secs(3);
 
-/// How much longer than a statement's own limit an answer may take before the server counts as silent. With it, a stop
-/// under a frozen server still ends in time.
+/// Time after a statement's own timeout at which the server counts as unresponsive. It also bounds the
+/// shutdown while a server is frozen.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// How a dead peer is noticed: after about ten seconds of silence.
+/// TCP keepalive settings: a dead peer is detected after about ten seconds.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_RETRIES: u32 = 3;
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
-/// What the server has to do for us: notice a machine of ours that is gone, with the locks it holds, and wait for the
-/// disk before it acknowledges, whatever its role's defaults are.
+/// Session settings of the server: it detects a lost client, so that the client's locks are released, and it
+/// commits durably even if the role's default is `synchronous_commit = off`.
 const SERVER_SIDE: &str =
     "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
     SET tcp_user_timeout = 10000;
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
-/// Everything needed to connect.
+/// Connection settings.
 #[derive(Clone)]
 pub(crate) struct Settings {
-    /// In the order in which they are tried.
+    /// Servers, in the order in which they are tried.
     pub servers: Vec<Server>,
-    /// Run on each new connection.
+    /// Statements run on each new connection.
     pub greeting: String,
-    /// How long a statement may go unanswered before the connection counts as lost: the server's own limits are
-    /// shorter, so it has fallen silent.
+    /// Time after which a statement without a response counts as failed and the connection as lost. The
+    /// server's own timeouts are shorter.
     pub silence: Duration,
-    /// See [`crate::PostgresOptions::plan_max_age`].
+    /// Maximum age of cached query plans: see [`crate::PostgresOptions::plan_max_age`].
     pub plan_max_age: Duration,
 }
 
-/// A server, and how connections to it are encrypted, if they are.
+/// Server with its TLS configuration, if connections to it are encrypted.
 #[derive(Clone)]
 pub(crate) struct Server {
     pub config: Config,
@@ -60,8 +60,8 @@ pub(crate) struct Server {
 }
 
 impl Settings {
-    /// Reads an address such as `postgres://kith@db.example/kith?sslmode=verify-full&sslrootcert=/etc/ca.pem`.
-    /// `password` is for an address that has none.
+    /// Parses a URL such as `postgres://kith@db.example/kith?sslmode=verify-full&sslrootcert=/etc/ca.pem`.
+    /// `password` is used if the URL contains none.
     pub fn parse(url: &str, password: Option<&str>, deadline: Duration) -> Result<Self, OpenError> {
         let (mut config, tls) = parse(url)?;
         if let (None, Some(password)) = (config.get_password(), password) {
@@ -71,7 +71,8 @@ impl Settings {
         let servers =
             servers.into_iter().map(|config| Server::new(config, &tls)).collect::<Result<_, _>>()?;
         let ms = deadline.as_millis();
-        // Those who wait for a lock give up before the server ends the one who holds it and does nothing.
+        // Longer than `lock_timeout`, so that waiters time out before the server ends an idle holder of the
+        // lock.
         let idle_ms = ms * 4;
         let greeting = format!(
             "SET statement_timeout = {ms}; SET lock_timeout = {ms}; SET idle_in_transaction_session_timeout = {idle_ms};
@@ -81,8 +82,8 @@ impl Settings {
         Ok(Self { servers, greeting, silence, plan_max_age: DEFAULT_PLAN_MAX_AGE })
     }
 
-    /// Has the server end a session that sends nothing for so long, and with it the session's locks. The machine of a
-    /// frozen process goes on answering for it, so that keepalives do not find it.
+    /// Returns settings under which the server ends a session that has been idle for `limit`, and releases
+    /// its locks. TCP keepalives do not detect a frozen process, because its machine still responds.
     pub fn with_idle_limit(&self, limit: Duration) -> Self {
         let (ms, greeting) = (limit.as_millis(), &self.greeting);
         let greeting = format!(
@@ -91,7 +92,7 @@ impl Settings {
         Self { greeting, ..self.clone() }
     }
 
-    /// The role it signs in as.
+    /// Returns the role used to authenticate.
     pub fn user(&self) -> Option<&str> {
         self.servers.first()?.config.get_user()
     }
@@ -121,7 +122,7 @@ impl Server {
         Ok(Self { config, tls })
     }
 
-    /// The same, whether it accepts writes or not.
+    /// Returns a copy that also accepts a read-only server.
     pub fn even_read_only(&self) -> Self {
         let mut server = self.clone();
         server.config.target_session_attrs(TargetSessionAttrs::Any);
@@ -129,16 +130,16 @@ impl Server {
     }
 }
 
-/// The password in an address, if there is one.
+/// Returns the password in a URL, if there is one.
 pub(crate) fn password_in(url: &str) -> Option<Vec<u8>> {
     parse(url).ok()?.0.get_password().map(<[u8]>::to_vec)
 }
 
-/// A short name for the database and schema that an address leads to, whichever its server and role are.
+/// Returns a short name for the database and schema in a URL. It does not depend on the server and the role.
 pub(crate) fn database_label(url: &str) -> Result<String, OpenError> {
     let (config, _) = parse(url)?;
     let name = config.get_dbname().or(config.get_user()).unwrap_or_default();
-    // Of the options only the schema tells databases apart.
+    // Among the options, only the schema distinguishes databases.
     let schema = config.get_options().and_then(|options| options.split("search_path=").nth(1));
     let schema = schema.and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
     let digest = Sha256::new().chain_update(name).chain_update([0]).chain_update(schema).finalize();
@@ -147,20 +148,20 @@ pub(crate) fn database_label(url: &str) -> Result<String, OpenError> {
 
 pub(super) fn parse(url: &str) -> Result<(Config, TlsChoice), OpenError> {
     let (url, tls) = split_tls(url)?;
-    // The parser's own error may quote the address, and with it the password.
+    // The parser's own error can contain the URL with the password.
     let not_an_address =
         || settings("database.url is not a PostgreSQL address: postgres://user@host/database");
     Ok((url.parse().map_err(|_| not_an_address())?, tls))
 }
 
-/// What an address asks of TLS.
+/// TLS parameters of a URL.
 #[derive(Default)]
 pub(super) struct TlsChoice {
     pub mode: Option<String>,
     pub root_cert: Option<String>,
 }
 
-/// Takes the TLS parameters out of an address; the rest is the driver's.
+/// Removes the TLS parameters from a URL; the rest is for the driver.
 fn split_tls(url: &str) -> Result<(String, TlsChoice), OpenError> {
     let Some((base, query)) = url.split_once('?') else {
         return Ok((url.to_owned(), TlsChoice::default()));
@@ -179,7 +180,7 @@ fn split_tls(url: &str) -> Result<(String, TlsChoice), OpenError> {
     Ok((url, tls))
 }
 
-/// TLS that trusts the authorities in `root_cert`, or the system's.
+/// Returns a TLS configuration that trusts the authorities in `root_cert`, or those of the system.
 fn client_tls(root_cert: Option<&str>) -> Result<MakeRustlsConnect, OpenError> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = root_cert {
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_is_plain_unless_asked() {
+    fn only_loopback_is_unencrypted_by_default() {
         let encrypts =
             |url| parse(url).unwrap().servers.iter().map(|one| one.tls.is_some()).collect::<Vec<_>>();
         assert_eq!(encrypts("postgres://a@127.0.0.1/b"), [false]);
@@ -226,14 +227,14 @@ mod tests {
             "postgres://a@localhost/b?hostaddr=10.0.0.5",
             "postgres://a@localhost,db.example/b",
         ] {
-            // Where the system trusts nobody, the address is refused for want of an authority.
+            // On systems without trusted authorities the URL is rejected.
             let last = |settings: Settings| settings.servers.last().unwrap().tls.is_some();
             assert!(parse(remote).map_or(true, last), "{remote}");
         }
     }
 
     #[test]
-    fn the_password_in_an_address_is_found_and_none_where_there_is_none() {
+    fn password_in_url_is_found() {
         let found = |url| crate::PostgresOptions::password_in(url);
         assert_eq!(found("postgres://a:se%63ret@h/b?sslmode=disable").as_deref(), Some(&b"secret"[..]));
         for without in ["postgres://a@h/b", "sqlite", ""] {
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_address_is_refused_without_its_password() {
+    fn invalid_url_error_omits_password() {
         for url in [
             "mysql://a:secret@x/b",
             "postgres://a:secret@h:port/b",

@@ -1,4 +1,4 @@
-//! The threads that run closures on PostgreSQL, each on a connection that it opens anew when it is lost.
+//! Threads that run closures on PostgreSQL. Each owns one connection and reconnects when it is lost.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use crate::threads::Threads;
 use crate::tx::{Session as AnySession, WriteConnection};
 use crate::{Error, Query, Tx};
 
-/// Runs of one closure before it is given up.
+/// Maximum number of attempts to run one closure.
 const RUNS: u32 = 6;
 
-/// Which reads a thread takes.
+/// Kind of reads that a thread takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
-    /// Each statement sees what is committed when it starts.
+    /// Short reads: each statement sees what was committed when it starts.
     Short,
-    /// All statements see one state.
+    /// Slow reads: all statements see the same snapshot.
     Slow,
 }
 
@@ -33,16 +33,17 @@ struct Worker {
     link: Option<Link>,
     connected_before: bool,
     only_reads: bool,
-    /// The number of the connection, if it writes.
+    /// Number of the connection, if it is used for writes.
     connection: u64,
-    /// The number of the newest one when this worker last made sure that it leads to the server of the others.
+    /// Number of the newest write connection when this worker last checked that its server is still the
+    /// current one.
     newest: u64,
 }
 
-/// How one run ended.
+/// Result of one attempt.
 enum Attempt {
     Ended(Result<(), Error>),
-    /// Nothing was changed; running again may help.
+    /// Nothing was changed, and a retry may succeed.
     Again(Trouble, Error),
 }
 
@@ -94,7 +95,7 @@ impl Worker {
         }
     }
 
-    /// Waits for work, and lets the connection notice meanwhile if it is closed.
+    /// Waits for work. Meanwhile the runtime of the connection runs, so that a closed connection is noticed.
     fn next<J>(&self, queue: &Receiver<J>) -> Option<J> {
         let taken = match &self.link {
             Some(link) => link.runtime.block_on(queue.recv()),
@@ -115,7 +116,7 @@ impl Worker {
     }
 
     fn connect(&mut self) -> Result<(), Error> {
-        // Read first: a newer connection to another server is then seen below.
+        // Read first, so that a newer connection to another server is noticed below.
         self.newest = self.shared.write_connections.load(Ordering::SeqCst);
         if self.link.as_ref().is_some_and(|link| link.is_usable() && self.shared.is_on_server(link)) {
             return Ok(());
@@ -137,7 +138,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Runs `attempt` until it ends, on a new connection if the last was lost.
+    /// Repeats `attempt` until it ends, up to `RUNS` times and until the deadline. Reconnects if the
+    /// connection was lost.
     fn persist(
         &mut self,
         deadline: Instant,
@@ -176,7 +178,7 @@ impl Worker {
         })
     }
 
-    /// One run in a transaction of its own; a rehearsal's is rolled back.
+    /// Runs the closure once in a transaction of its own. A rehearsal is rolled back.
     fn attempt(&mut self, job: &mut dyn WriteJob, rehearsal: bool) -> Result<Attempt, Error> {
         let link = self.link.as_ref().ok_or_else(|| Error::unavailable("not connected"))?;
         let session = self.session(link, Frame::Transaction);

@@ -1,5 +1,5 @@
-//! Moves the write-ahead log into the database file, on a connection of its own, so that no commit pays for it; and lets
-//! the log start over before it grows too long.
+//! Moves the write-ahead log into the database file on a separate connection, so that commits do not pay for
+//! it, and restarts the log before it grows too long.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -15,16 +15,16 @@ use crate::stats::StoreStats;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Past this the log is made to start over, which holds the writer for a moment.
+/// Length of the log at which it is restarted, which blocks the writer for a moment.
 const RESTART_BYTES: u64 = 64 * 1024 * 1024;
 
-/// By how much more the log grows before it is tried again, where somebody was in the way.
+/// Growth of the log before the next attempt, if a reader prevented a restart.
 const RETRY_BYTES: u64 = 16 * 1024 * 1024;
 
-/// How long such a restart waits for readers, with all writes waiting behind it.
+/// Time that a restart waits for readers. All writes wait behind it.
 const RESTART_PATIENCE: Duration = Duration::from_millis(50);
 
-/// Bytes of a page's frame in the log beside the page (section 2.2 of SQLite's WAL file format).
+/// Size of a frame header in the log (section 2.2 of SQLite's WAL file format).
 const FRAME_HEADER_BYTES: u64 = 24;
 
 pub(super) struct Checkpoints {
@@ -50,7 +50,7 @@ impl Checkpoints {
                 tokio::time::timeout(INTERVAL, stop.wait_for(|stop| *stop)).await.is_ok()
             });
             if stopped {
-                // Leaves one plain file behind; if a reader is in the way, the log stays and nothing is lost.
+                // Leaves a single file behind. If a reader prevents it, the log stays and nothing is lost.
                 self.checkpoint("TRUNCATE");
                 return;
             }
@@ -64,10 +64,11 @@ impl Checkpoints {
     }
 }
 
-/// Lets the log start over. The writer does it between two groups: nobody else finds a moment in which nothing is written.
+/// Restarts of the write-ahead log. The writer performs them between two groups, because only then nothing is
+/// being written.
 pub(super) struct LogRestarts {
     shared: Arc<Shared>,
-    /// Bytes in the log past which it is tried.
+    /// Length of the log at which a restart is attempted.
     at_bytes: u64,
 }
 
@@ -76,7 +77,7 @@ impl LogRestarts {
         Self { shared, at_bytes: RESTART_BYTES }
     }
 
-    /// Measures the log after each commit on `link` from now on.
+    /// Records the length of the log after each commit on `link` from now on.
     pub fn measure(&self, link: &mut Link) -> Result<(), Error> {
         let page: i64 =
             link.connection.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(sqlite_error)?;
@@ -89,18 +90,18 @@ impl LogRestarts {
         link.connection.wal_hook(Some(hook)).map_err(sqlite_error)
     }
 
-    /// Restarts the log if it is long. Only what was written since the last checkpoint has to be copied for that.
+    /// Restarts the log if it is too long. Only pages written since the last checkpoint have to be copied.
     pub fn restart_if_long(&mut self, link: &Link) {
         let bytes = self.shared.stats.wal_bytes.load(Ordering::Relaxed);
         if bytes <= self.at_bytes {
             return;
         }
-        // SQLite refuses a checkpoint beside another one at once: after the next group that one may be over.
+        // SQLite rejects concurrent checkpoints; the other one may be finished after the next group.
         let Ok(_alone) = self.shared.checkpointing.try_lock() else { return };
         let restarted = patient(link, RESTART_PATIENCE)
             .is_ok_and(|()| checkpoint(&self.shared, &link.connection, "RESTART"));
         if let Err(error) = patient(link, BUSY) {
-            tracing::warn!(%error, "the writer no longer waits for locks");
+            tracing::warn!(%error, "the writer's lock timeout could not be restored");
         }
         self.at_bytes = if restarted { RESTART_BYTES } else { bytes + RETRY_BYTES };
         if restarted {
@@ -113,7 +114,7 @@ fn patient(link: &Link, patience: Duration) -> Result<(), Error> {
     link.connection.busy_timeout(patience).map_err(sqlite_error)
 }
 
-/// Returns true if no reader or writer was in the way.
+/// Runs a checkpoint. Returns true if no reader or writer blocked it.
 fn checkpoint(shared: &Shared, connection: &Connection, mode: &'static str) -> bool {
     let pragma = format!("PRAGMA wal_checkpoint({mode})");
     let run = || connection.query_row(&pragma, [], |row| row.get::<_, i64>(0));

@@ -15,31 +15,31 @@ use crate::statements::{Statements, Stopwatch, Times};
 use crate::value::{Param, Row};
 use crate::{Error, dialect};
 
-/// Statements kept prepared on each connection.
+/// Maximum number of prepared statements cached per connection.
 const STATEMENTS: usize = 512;
 
-/// How long a connection waits for another's lock: only a checkpoint that resets the log ever holds one.
+/// Time that a connection waits for a lock of another. Only a checkpoint that restarts the log holds one.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 
-/// Steps of SQLite's virtual machine between two looks at the clock: some ten microseconds of work.
+/// Virtual machine instructions between two checks of the clock: about ten microseconds of work.
 const STEPS_BETWEEN_LOOKS: i32 = 1_000;
 
-/// A connection, with the texts of its statements in SQLite's own notation.
+/// Connection with a cache of its statements in SQLite's notation.
 pub(crate) struct Link {
     pub connection: Connection,
     texts: RefCell<HashMap<(usize, usize), Known>>,
-    /// Where the times of its statements are kept, if they are.
+    /// Destination of the statement times, if they are measured.
     measured: Option<Arc<Statements>>,
 }
 
-/// A statement in SQLite's own notation, and how long it takes.
+/// Statement in SQLite's notation, with its times.
 #[derive(Clone)]
 struct Known {
     text: Arc<str>,
     times: Option<Arc<Times>>,
 }
 
-/// Where a link is used for.
+/// Purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
     Write,
@@ -58,7 +58,8 @@ impl Link {
         };
         let connection = Connection::open_with_flags(file, flags).map_err(sqlite_error)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        // Without it a statement is planned anew whenever a parameter's value might matter to the plan.
+        // Without the query planner stability guarantee, SQLite plans a statement again when a parameter's
+        // value might affect the plan.
         connection
             .set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
             .map_err(sqlite_error)?;
@@ -81,18 +82,18 @@ impl Link {
         Ok(Self { connection, texts: RefCell::default(), measured: None })
     }
 
-    /// An empty database that goes with the connection.
+    /// Opens an empty database in memory. It is dropped with the connection.
     pub fn in_memory() -> Result<Self, Error> {
         let connection = Connection::open_in_memory().map_err(sqlite_error)?;
         Ok(Self { connection, texts: RefCell::default(), measured: None })
     }
 
-    /// Keeps the times of statements from now on in `statements`.
+    /// Records the times of statements in `statements` from now on.
     pub fn measured_in(self, statements: &Arc<Statements>) -> Self {
         Self { measured: Some(Arc::clone(statements)), ..self }
     }
 
-    /// Lets statements on this link be stopped, from now on, when the returned moment has come.
+    /// Makes statements on this connection stop when the returned time has been reached.
     #[expect(clippy::disallowed_methods, reason = "bounds real work")]
     pub fn stoppable(&mut self) -> Result<Arc<StopAt>, Error> {
         let stop_at = Arc::new(StopAt { base: Instant::now(), ns: AtomicU64::new(u64::MAX) });
@@ -115,7 +116,7 @@ impl Link {
         Known { text: dialect::to_sqlite(sql).into(), times }
     }
 
-    /// Runs a statement that has no parameters and no interesting result, such as `COMMIT`.
+    /// Runs a statement without parameters whose result is not needed, such as `COMMIT`.
     pub fn command(&self, sql: &str) -> Result<(), Error> {
         self.connection
             .prepare_cached(sql)
@@ -124,13 +125,13 @@ impl Link {
         Ok(())
     }
 
-    /// Runs several statements of any kind.
+    /// Runs several statements.
     pub fn batch(&self, sql: &str) -> Result<(), Error> {
         self.connection.execute_batch(sql).map_err(sqlite_error)
     }
 }
 
-/// A moment as nanoseconds since `base`, so that it can be shared without a lock.
+/// Point in time as nanoseconds since `base`, shared without a lock.
 pub(crate) struct StopAt {
     base: Instant,
     ns: AtomicU64,
@@ -151,14 +152,15 @@ impl StopAt {
     }
 }
 
-/// Makes the file if it is absent, for its owner only; the files that SQLite puts beside it are made alike.
+/// Creates the database file with mode 0600 if it is absent. SQLite creates the files beside it with the same
+/// mode.
 fn make_for_owner(file: &Path) -> Result<(), Error> {
     use std::os::unix::fs::OpenOptionsExt;
     let opened = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file);
     opened.map(drop).map_err(Error::unavailable)
 }
 
-/// A link while a closure uses it.
+/// Connection in use by a closure.
 pub(crate) struct Session<'c> {
     pub link: &'c Link,
     #[cfg(feature = "testing")]
@@ -166,7 +168,7 @@ pub(crate) struct Session<'c> {
 }
 
 impl<'c> Session<'c> {
-    /// A session on which no faults strike.
+    /// Creates a session without fault injection.
     pub fn plain(link: &'c Link) -> Self {
         Self {
             link,
@@ -203,14 +205,15 @@ impl<'c> Session<'c> {
         Ok(())
     }
 
-    /// In a test build, lets a fault that was switched on happen here.
+    /// Injects the requested fault at a statement. Test builds only.
     #[cfg(feature = "testing")]
     fn strike(&self) -> Result<(), Error> {
         use crate::testing::Fault;
         match self.faults.and_then(crate::testing::Faults::at_statement) {
             None => Ok(()),
             Some(Fault::ConnectionLost { .. }) => {
-                // What SQLite itself may do when the disk fails: the whole transaction is gone, not just this part.
+                // SQLite itself can do this when the disk fails: the whole transaction is rolled back, not
+                // only the savepoint.
                 self.link.batch("ROLLBACK")?;
                 Err(Error::unavailable("injected: the whole transaction was lost"))
             }
@@ -219,7 +222,7 @@ impl<'c> Session<'c> {
     }
 }
 
-/// Says what an error of SQLite means for whoever asked.
+/// Maps a SQLite error to the error for the caller.
 pub(crate) fn sqlite_error(error: rusqlite::Error) -> Error {
     let rusqlite::Error::SqliteFailure(code, _) = &error else {
         return Error::fault(error);

@@ -1,4 +1,5 @@
-//! SQLite: reads in place, one writer thread that commits in groups, checkpoints on a connection of their own.
+//! SQLite engine: reads on the calling thread, one writer thread that commits in groups, and checkpoints on a
+//! connection of their own.
 
 mod checkpoint;
 mod link;
@@ -26,7 +27,7 @@ pub(crate) use link::{Link, Session, Use};
 
 pub(crate) const FILE: &str = "kith.db";
 
-/// What all threads of one database share.
+/// State shared by all threads of one database.
 pub(crate) struct Shared {
     pub file: PathBuf,
     pub synchronous: Synchronous,
@@ -34,7 +35,7 @@ pub(crate) struct Shared {
     pub statements: Arc<Statements>,
     pub head: watch::Sender<i64>,
     pub bells: Bells,
-    /// Counts the commits, each before anybody is told of it.
+    /// Number of commits. Incremented before a commit is acknowledged.
     pub commits: AtomicU64,
     pub idle: reader::Idle,
     /// Held during a checkpoint.
@@ -47,7 +48,7 @@ pub(crate) struct Shared {
     pub faults: crate::testing::Faults,
 }
 
-/// An open database.
+/// Open SQLite database.
 pub(crate) struct Engine {
     shared: Arc<Shared>,
     writes: Mutex<Option<std::sync::mpsc::SyncSender<Box<dyn WriteJob>>>>,
@@ -111,7 +112,8 @@ impl Engine {
         })
     }
 
-    /// Runs a read on this very thread; `None` if it took too long and belongs on the slow lane.
+    /// Runs a read on the calling thread. Returns `None` if it took too long and must be queued as a slow
+    /// read.
     pub fn read_in_place<T, E: From<Error>>(
         &self,
         run: &impl Fn(&Query<'_>) -> Result<T, E>,
@@ -127,7 +129,7 @@ impl Engine {
         self.shared.stats.snapshot()
     }
 
-    /// For how long the writer has been busy with one thing.
+    /// Returns for how long the writer has been busy with the same work.
     pub fn write_stall(&self) -> Duration {
         self.shared.activity.stalled()
     }
@@ -156,7 +158,7 @@ impl Engine {
         let has_ended = self.threads.wait();
         let folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner).take();
         if !has_ended {
-            // A writer that was abandoned may still commit: the folder stays locked until the process ends.
+            // An abandoned writer may still commit, so the folder stays locked until the process ends.
             std::mem::forget(folder);
         }
     }

@@ -1,8 +1,8 @@
-//! Reads: in place on the caller's thread while they take microseconds, on two threads of their own when not.
+//! Reads: on the calling thread while they take microseconds, and otherwise on two separate threads.
 //!
-//! Looking at the database and letting it go again costs two file locks, as much as a short read itself. So a
-//! connection that finds nothing committed since its last read goes on looking at the same state, until something is,
-//! or until a checkpoint wants everybody out of the log.
+//! Opening and closing a read transaction costs two file locks, as much as a short read itself. A connection
+//! therefore keeps its snapshot until something is committed, or until a checkpoint needs all readers to
+//! leave the log.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,31 +17,31 @@ use crate::{Error, Query};
 
 pub(super) const SLOW_THREADS: usize = 2;
 
-/// The connections that nobody uses at the moment.
+/// Idle read connections.
 #[derive(Default)]
 pub(crate) struct Idle(Mutex<IdleReaders>);
 
 #[derive(Default)]
 struct IdleReaders {
     readers: Vec<Reader>,
-    /// Those who want everybody out of the log.
+    /// Number of running checkpoints that need all readers to leave the log.
     checkpoints: u32,
 }
 
-/// Connections for reads, and the way to the slow lane.
+/// Read connections, and the queue of slow reads.
 pub(super) struct Readers {
     in_place: Duration,
     slow: async_channel::Sender<Box<dyn ReadJob>>,
     slow_queue: async_channel::Receiver<Box<dyn ReadJob>>,
 }
 
-/// A connection whose statements stop when their time is up.
+/// Connection whose statements stop when their time is up.
 struct Reader {
     link: Link,
     stop_at: Arc<StopAt>,
-    /// How many commits there had been when it last began to read.
+    /// Number of commits when it last started to read.
     commits: u64,
-    /// Whether it still looks at the state it saw then.
+    /// True while it keeps the snapshot from that time.
     looks: bool,
 }
 
@@ -57,13 +57,14 @@ impl Reader {
         Query::new(AnySession::Sqlite(Session::plain(&self.link)))
     }
 
-    /// Makes sure that whoever reads next sees all of the `commits` that there have been.
+    /// Ensures that the next read sees all of `commits`.
     fn look_at(&mut self, commits: u64) -> Result<(), Error> {
         if self.commits != commits {
             self.let_go()?;
             self.commits = commits;
         } else if !self.looks {
-            // Whoever reads rarely, while much is written, would open and close a transaction in vain.
+            // Not opened on the first read after a commit: a reader that reads rarely while much is written
+            // would open and close a transaction for nothing.
             self.link.command("BEGIN")?;
             self.looks = true;
         }
@@ -80,16 +81,16 @@ impl Idle {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a connection for the next read.
+    /// Returns a connection to the idle ones.
     fn put(&self, mut reader: Reader) {
         let mut idle = self.lock();
-        // One that cannot even let go is not kept.
+        // A connection that cannot close its snapshot is dropped.
         if idle.checkpoints == 0 || reader.let_go().is_ok() {
             idle.readers.push(reader);
         }
     }
 
-    /// Runs `checkpoint` while no idle connection looks at anything.
+    /// Runs `checkpoint` while no idle connection holds a snapshot.
     pub fn without_views<T>(&self, checkpoint: impl FnOnce() -> T) -> T {
         let mut idle = self.lock();
         idle.checkpoints += 1;
@@ -117,7 +118,7 @@ impl Readers {
             return Some(Err(Error::unavailable("the store has shut down").into()));
         }
         let idle = shared.idle.lock().readers.pop();
-        // Read before the database is: what is committed in between is seen all the same.
+        // Loaded before the read starts; a commit in between is visible as well.
         let commits = shared.commits.load(Ordering::Acquire);
         let opened = idle.map_or_else(|| Reader::open(shared), Ok);
         let looking = opened.and_then(|mut reader| reader.look_at(commits).map(|()| reader));
@@ -134,7 +135,7 @@ impl Readers {
         let failure = query.failure();
         drop(query);
         reader.stop_at.never();
-        // A connection that may be unsound is not kept: the next read opens another.
+        // A connection that may be in a bad state is dropped; the next read opens another.
         let is_sound = match &failure {
             None => true,
             Some(Error::Unavailable(_)) => false,
@@ -154,7 +155,7 @@ impl Readers {
         enqueue(&shared.stats, || Ok(self.slow.try_send(job)?))
     }
 
-    /// What a thread of the slow lane runs.
+    /// Returns the function that a slow-read thread runs.
     pub fn slow_lane(&self, shared: Arc<Shared>) -> impl FnOnce() + Send + 'static {
         let queue = self.slow_queue.clone();
         move || {
@@ -188,7 +189,7 @@ fn slow_read(shared: &Shared, kept: &mut Option<Reader>, job: &mut dyn ReadJob) 
     reader.stop_at.never();
     reader.link.command("COMMIT")?;
     match failure {
-        // Out of time here too: the closure's own result says no more than that.
+        // The closure's own result only reports the same timeout.
         Some(Error::DeadlinePassed) => {
             *kept = Some(reader);
             Err(Error::DeadlinePassed)
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_again_keeps_its_view_until_something_is_committed_or_the_log_is_emptied() {
+    fn reader_keeps_snapshot_until_commit_or_checkpoint() {
         let folder = tempfile::tempdir().unwrap();
         let own = SqliteOptions::in_folder(folder.path());
         let options = StoreOptions::new(EngineOptions::Sqlite(own.clone()), TestVault::with_secret(1));
@@ -257,7 +258,7 @@ mod tests {
         assert!(log.metadata().unwrap().len() > 0);
         let (_stop, stopped) = watch::channel(false);
         let checkpoints = Checkpoints::open(Arc::clone(&engine.shared), stopped).unwrap();
-        // The engine's own checkpoint may be under way.
+        // The engine's own checkpoint may be running.
         for _ in 0..1_000 {
             checkpoints.checkpoint("TRUNCATE");
             if log.metadata().unwrap().len() == 0 {

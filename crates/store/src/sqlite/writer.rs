@@ -1,4 +1,5 @@
-//! The one writer: takes what is queued, runs each closure in a savepoint, waits for the disk once for all of them.
+//! The writer thread: takes queued closures, runs each in a savepoint, and syncs to disk once for all of
+//! them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,41 +18,41 @@ use crate::stats::StoreStats;
 use crate::tx::{Session as AnySession, Trace};
 use crate::{Error, Event, Tx, outbox};
 
-/// Most closures in a group.
+/// Maximum number of closures in a group.
 const GROUP: usize = 256;
 
-/// Longest work in a group before it is committed.
+/// Maximum time that a group runs before it is committed.
 const GROUP_WORK: Duration = Duration::from_millis(2);
 
-/// Runs of one closure before it is given up.
+/// Maximum number of attempts to run one closure.
 const RUNS: u32 = 6;
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    /// Absent after a failed commit, until a new one could be opened.
+    /// Connection; absent after a failed commit until it has been reopened.
     link: Option<(Link, Arc<StopAt>)>,
     heads: Heads,
     audit_keys: AuditKeys,
     log: LogRestarts,
 }
 
-/// A closure that has run in the open group.
+/// Closure that has run in the open group.
 struct Ran {
     job: Box<dyn WriteJob>,
     fate: Fate,
 }
 
-/// How one run of a closure ended.
+/// Result of one run of a closure.
 enum Fate {
-    /// Its changes wait for the commit.
+    /// The changes are pending until the group commits.
     Kept,
-    /// It decided against its changes.
+    /// The closure rolled back.
     Undone,
-    /// A statement failed; its changes are undone.
+    /// A statement failed, and the changes were rolled back.
     Failed(Error),
-    /// Undone, and to be run again.
+    /// The changes were rolled back, and the closure must run again.
     Again,
-    /// The whole transaction is gone, with all that ran in it before.
+    /// The whole transaction was lost, including the closures that ran in it before.
     Lost(Error),
 }
 
@@ -64,7 +65,7 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Opens the connection anew and reads where positions and seals stand, and the keys of the seals.
+    /// Reopens the connection and reads the last position, the last seal and the keys of the audit chain.
     fn reopen(&mut self) -> Result<(), Error> {
         self.link = None;
         let link = Link::open(&self.shared.file, self.shared.synchronous, Use::Write)?;
@@ -94,7 +95,7 @@ impl Writer {
         }
     }
 
-    /// One transaction. On return either all of `waiting` is done, or what is left in it belongs into the next.
+    /// Runs one transaction. On return, `waiting` is either empty or holds closures for the next group.
     #[expect(clippy::disallowed_methods, reason = "bounds real work")]
     fn group(
         &mut self,
@@ -159,7 +160,7 @@ impl Writer {
         self.link.as_ref().expect("a group has begun, so the connection is open")
     }
 
-    /// Those who ran in a transaction that another one lost run again in the next.
+    /// Requeues the closures that ran in a transaction that a later closure lost.
     fn spare(&self, ran: &mut Vec<Ran>, waiting: &mut VecDeque<Box<dyn WriteJob>>) {
         StoreStats::add(&self.shared.stats.retries, ran.len() as u64);
         for innocent in ran.drain(..).rev() {
@@ -180,10 +181,10 @@ impl Writer {
                 fate => return fate,
             }
         }
-        Fate::Failed(Error::unavailable("gave up after repeated conflicts"))
+        Fate::Failed(Error::unavailable("too many conflicts"))
     }
 
-    /// One run in a savepoint; without `traces` it is a rehearsal, whose changes are undone.
+    /// Runs the closure once in a savepoint. Without `traces`, the run is a rehearsal and is rolled back.
     fn run_once(&self, job: &mut dyn WriteJob, traces: Option<&mut Trace>) -> Fate {
         match self.run_in_savepoint(job, traces) {
             Ok(fate) => fate,
@@ -218,14 +219,14 @@ impl Writer {
         }
         outbox::write_trace(&tx, &trace)?;
         self.link().command("RELEASE closure")?;
-        // Details are written already, and nothing is computed from them.
+        // Details are already inserted, and nothing is computed from them.
         traces.audit.extend(trace.audit);
         traces.events.extend(trace.events);
         traces.bells.extend(trace.bells);
         Ok(Fate::Kept)
     }
 
-    /// Statements that work for longer than a deadline are stopped: everybody waits behind them.
+    /// Sets the time limit of statements to the deadline, because all other writes wait behind them.
     #[expect(clippy::disallowed_methods, reason = "bounds real work")]
     fn bound_statements(&self) {
         self.open_link().1.set(Instant::now() + self.shared.deadline);
@@ -237,7 +238,7 @@ impl Writer {
         self.link().command("RELEASE closure")
     }
 
-    /// Seals the group's trace and waits for the disk.
+    /// Seals the group's trace and commits to disk.
     fn commit(&mut self, traces: &Trace) -> Result<(), Error> {
         self.open_link().1.never();
         let placed = match self.seal(traces) {
@@ -249,10 +250,10 @@ impl Writer {
         };
         let committed = self.strike_commit().and_then(|()| self.link().command("COMMIT"));
         let committed = committed.and_then(|()| self.strike_after_commit());
-        // Whatever became of it: readers look anew.
+        // Incremented whether or not the commit succeeded, so that readers take a new snapshot.
         self.shared.commits.fetch_add(1, Ordering::Release);
         if let Err(error) = committed {
-            tracing::error!(%error, "a commit failed; the connection is opened anew");
+            tracing::error!(%error, "a commit failed; reopening the connection");
             self.link = None;
             StoreStats::one(&self.shared.stats.outcomes_unknown);
             return Err(Error::OutcomeUnknown(Cause::new(error)));
@@ -277,7 +278,7 @@ impl Writer {
         let placed = self.heads.place(events, traces.audit.iter(), &keys)?;
         outbox::write_placed(&tx, &placed)?;
         drop(tx);
-        // If the commit fails, the connection is opened anew, and the keys are read again.
+        // If the commit fails, the connection is reopened and the keys are read again.
         self.audit_keys = keys;
         Ok(placed)
     }
@@ -303,7 +304,7 @@ impl Writer {
                     StoreStats::one(&self.shared.stats.rollbacks);
                     Ok(())
                 }
-                // It changed nothing, but what it decided by may not have lasted.
+                // The closure changed nothing, but the data it read may not have been committed.
                 (_, Err(error)) => Err(Error::unavailable(error)),
             };
             job.answer(answer);
@@ -331,7 +332,7 @@ impl Writer {
         false
     }
 
-    /// In a test build, lets COMMIT fail if that was asked for: SQLite itself refuses it and rolls back.
+    /// Injects a failing COMMIT if requested: SQLite rejects it and rolls back. Test builds only.
     #[cfg(feature = "testing")]
     fn strike_commit(&mut self) -> Result<(), Error> {
         if self.shared.faults.at_commit() {
@@ -347,7 +348,7 @@ impl Writer {
         Ok(())
     }
 
-    /// In a test build, reports a COMMIT that succeeded as failed if that was asked for.
+    /// Reports a successful COMMIT as failed if requested. Test builds only.
     #[cfg(feature = "testing")]
     fn strike_after_commit(&self) -> Result<(), Error> {
         let lost = self.shared.faults.after_commit();

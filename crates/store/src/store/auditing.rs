@@ -1,4 +1,4 @@
-//! The audit chain: recomputed, compared, and its oldest links archived.
+//! Verification, comparison and archiving of the audit chain.
 
 use std::sync::Arc;
 
@@ -11,14 +11,15 @@ use crate::audit_head::{self, AuditHead, HeadComparison};
 use crate::options::StoreOptions;
 use crate::{AuditTail, Error, OpenError, facts, migrate};
 
-/// Links removed in one transaction.
+/// Number of links removed per transaction.
 const REMOVED_AT_ONCE: i64 = 1_000;
 
 impl Store {
-    /// Recomputes the whole audit chain and says what it comes to.
+    /// Verifies the whole audit chain and returns its summary.
     ///
     /// # Errors
-    /// [`Error::Fault`] that names the first entry at which the chain breaks, or the key that cannot be opened.
+    /// Returns [`Error::Fault`], which names the first link that does not match, an entry without a link, or
+    /// the key that cannot be decrypted.
     pub async fn verify_audit(&self) -> Result<AuditChain, Error> {
         let base = self.read(audit_archive::base).await?;
         let mut last = base.clone();
@@ -46,20 +47,21 @@ impl Store {
         }
     }
 
-    /// The last link of the audit chain that was archived, behind which the chain begins; zeros if there is none.
+    /// Returns the last archived link of the audit chain, after which the chain in the database begins; all
+    /// zeros if none was archived.
     ///
     /// # Errors
-    /// Whatever the database answers.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn archived_audit(&self) -> Result<AuditHead, Error> {
         let base = self.read(audit_archive::base).await?;
         Ok(AuditHead { links: base.n, hash: base.hash })
     }
 
-    /// The links behind `from` whose entries are older than `before`, at most `limit`, recomputed. The newest link is never
-    /// among them.
+    /// Returns up to `limit` verified links after `from`, ending before the first whose entry is not older
+    /// than `before`. The newest link is never returned.
     ///
     /// # Errors
-    /// [`Error::Fault`] names the first link that does not fit.
+    /// Returns [`Error::Fault`], which names the first link that does not match.
     pub async fn audit_links_behind(
         &self,
         from: AuditHead,
@@ -70,10 +72,10 @@ impl Store {
         self.export(move |q| audit_archive::links_behind(q, &keyring, &from, before, limit)).await
     }
 
-    /// Recomputes archived links that follow `from`, and returns where they end.
+    /// Verifies archived links that follow `from`, and returns the last of them.
     ///
     /// # Errors
-    /// [`Error::Fault`] names the first link that does not fit.
+    /// Returns [`Error::Fault`], which names the first link that does not match.
     pub async fn check_archived_audit(
         &self,
         from: AuditHead,
@@ -83,20 +85,21 @@ impl Store {
         self.export(move |q| audit_archive::check(q, &keyring, &from, &links)).await
     }
 
-    /// Whether an entry of the chain, with the action [`AUDIT_ARCHIVED`](crate::AUDIT_ARCHIVED), records that the links up
-    /// to `to` were archived.
+    /// Returns true if an entry of the chain, with the action [`AUDIT_ARCHIVED`](crate::AUDIT_ARCHIVED),
+    /// records the archiving of the links up to `to`.
     ///
     /// # Errors
-    /// Whatever the database answers.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn is_audit_archive_recorded(&self, to: AuditHead) -> Result<bool, Error> {
         self.export(move |q| audit_archive::is_recorded(q, &to)).await
     }
 
-    /// Removes the links of the audit chain up to `to`, which is recorded as archived, with their entries. On PostgreSQL
-    /// the role of `options` that owns the tables does it: the one that serves may not.
+    /// Removes the links of the audit chain up to `to`, with their entries, and returns their number. The
+    /// archiving of `to` must be recorded. On PostgreSQL this runs as the owner of the tables from `options`,
+    /// because the serving role may not delete audit entries.
     ///
     /// # Errors
-    /// [`Error::Fault`] if it is not recorded; what the database answers.
+    /// Returns [`Error::Fault`] if the archiving is not recorded, or the error of the database.
     pub async fn remove_archived_audit(
         &self,
         options: StoreOptions,
@@ -126,36 +129,37 @@ impl Store {
         }
     }
 
-    /// Recomputes the newest `limit` links of the audit chain.
+    /// Verifies the newest `limit` links of the audit chain. A broken link is reported in the result.
     ///
     /// # Errors
-    /// Whatever the database answers; a broken link is no error, but reported.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn audit_tail(&self, limit: i64) -> Result<AuditTail, Error> {
         let keyring = Arc::clone(&self.audit_keyring);
         self.export(move |q| facts::audit_tail(q, &keyring, limit)).await
     }
 
-    /// Fails if a key of the audit chain cannot be opened by this process's vault.
+    /// Checks that this process's vault can decrypt every key of the audit chain.
     ///
     /// # Errors
-    /// [`Error::Fault`] names the key.
+    /// Returns [`Error::Fault`], which names the key.
     pub async fn check_audit_keys(&self) -> Result<(), Error> {
         let keyring = Arc::clone(&self.audit_keyring);
         self.read(move |q| keyring.load(q)?.check()).await
     }
 
-    /// The number of links of the audit chain and the last one's hash, as the database has them.
+    /// Returns the number of links of the audit chain and the hash of the last one, as stored in the
+    /// database.
     ///
     /// # Errors
-    /// [`enum@Error`] if the database cannot be read.
+    /// Returns [`enum@Error`] if the database cannot be read.
     pub async fn audit_head(&self) -> Result<AuditHead, Error> {
         self.read(audit_head::current).await
     }
 
-    /// Compares the audit chain with a head that was remembered outside the database.
+    /// Compares the audit chain with a head stored outside the database.
     ///
     /// # Errors
-    /// [`enum@Error`] if the database cannot be read.
+    /// Returns [`enum@Error`] if the database cannot be read.
     pub async fn compare_audit_head(&self, remembered: AuditHead) -> Result<HeadComparison, Error> {
         self.read(move |q| audit_head::compare(q, &remembered)).await
     }

@@ -1,4 +1,4 @@
-//! A database for one test, gone with it.
+//! Temporary databases for tests.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +9,8 @@ use crate::options::{EngineOptions, PostgresOptions, SqliteOptions, StoreOptions
 use crate::test_vault::TestVault;
 use crate::{ModuleMigrations, OpenError, Store};
 
-/// A database for one test: a folder, or a database of its own on a server. Dropping it removes it.
+/// Database for one test: a temporary folder, or a new database on a server. Dropping it removes the
+/// database.
 #[derive(Debug)]
 pub struct TestDatabase {
     place: Place,
@@ -21,28 +22,28 @@ enum Place {
     Server { admin_url: String, name: String },
 }
 
-/// Tells databases of one process apart.
+/// Counter that makes database names unique within the process.
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 impl TestDatabase {
-    /// SQLite in a new folder, empty.
+    /// Creates an empty SQLite database in a new folder.
     ///
     /// # Panics
-    /// If no temporary folder can be made.
+    /// If no temporary folder can be created.
     pub fn sqlite() -> Self {
         Self { place: Place::Folder(tempfile::tempdir().expect("a temporary folder")) }
     }
 
-    /// A new, empty database on the server at `admin_url`, which names a database that exists.
+    /// Creates an empty database on the server at `admin_url`, which must name an existing database.
     ///
     /// # Errors
-    /// What the server says against it.
+    /// Returns the error of the server.
     pub async fn postgres(admin_url: &str) -> Result<Self, OpenError> {
         let name = format!("kith_test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         Self::create(admin_url, name, None).await
     }
 
-    /// Copies `template`, which no connection may use meanwhile.
+    /// Creates a copy of `template`. No connection may use the template meanwhile.
     pub(super) async fn copy_of(template: &Self) -> Result<Self, OpenError> {
         let Place::Server { admin_url, name: template } = &template.place else {
             return Err(OpenError::Settings("a template is a database on a server".into()));
@@ -58,7 +59,7 @@ impl TestDatabase {
         Ok(Self { place: Place::Server { admin_url: admin_url.to_owned(), name } })
     }
 
-    /// Its address, as configuration has it.
+    /// Returns the database URL, in the form used in the configuration.
     pub fn url(&self) -> String {
         match &self.place {
             Place::Folder(_) => "sqlite".to_owned(),
@@ -66,7 +67,7 @@ impl TestDatabase {
         }
     }
 
-    /// The folder, on SQLite.
+    /// Returns the data folder, or `None` on PostgreSQL.
     pub fn folder(&self) -> Option<&Path> {
         match &self.place {
             Place::Folder(folder) => Some(folder.path()),
@@ -74,7 +75,7 @@ impl TestDatabase {
         }
     }
 
-    /// Options that open it.
+    /// Returns options that open the database.
     pub fn options(&self) -> StoreOptions {
         let engine = match &self.place {
             Place::Folder(folder) => {
@@ -89,16 +90,16 @@ impl TestDatabase {
         StoreOptions::new(engine, TestVault::with_secret(1))
     }
 
-    /// Migrates it to `modules`.
+    /// Migrates the database to `modules`.
     ///
     /// # Errors
-    /// As for [`Store::migrate_up`].
+    /// Same as [`Store::migrate_up`].
     pub async fn migrate(&self, modules: Vec<ModuleMigrations>) -> Result<(), OpenError> {
         Store::migrate_up(&self.options(), modules, Timestamp::EPOCH).await.map(drop)
     }
 }
 
-/// The address of another database on the same server.
+/// Returns the URL of another database on the same server.
 fn with_database(url: &str, name: &str) -> String {
     let (base, query) = url.split_once('?').map_or((url, None), |(base, query)| (base, Some(query)));
     let server = base.rsplit_once('/').map_or(base, |(server, _)| server);
@@ -111,7 +112,7 @@ impl Drop for TestDatabase {
             Place::Folder(folder) => super::recorder::keep_database(folder.path()),
             Place::Server { admin_url, name } => {
                 let (url, sql) = (admin_url.clone(), format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));
-                // Left behind if the server is gone, and then it does not matter.
+                // If the server has stopped, the database stays behind, which does no harm.
                 let _ = std::thread::spawn(move || crate::postgres::run_once(&url, &sql)).join();
             }
         }

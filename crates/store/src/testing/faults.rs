@@ -1,29 +1,30 @@
-//! Faults that tests switch on. Each strikes once, at the first place it fits.
+//! Fault injection. Each fault occurs once, at the first place where it applies.
 
 use std::sync::{Mutex, PoisonError};
 
-/// What goes wrong.
+/// Fault to inject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The disk is full at the n-th statement from now, counted from 1, inside a transaction.
     DiskFull {
-        /// Which statement.
+        /// Number of the statement.
         at_statement: u32,
     },
-    /// The connection, and so the whole transaction, is lost at the n-th statement from now, counted from 1.
+    /// The connection, and with it the whole transaction, is lost at the n-th statement from now, counted
+    /// from 1.
     ConnectionLost {
-        /// Which statement.
+        /// Number of the statement.
         at_statement: u32,
     },
-    /// The next transaction that wants to commit meets a deadlock instead.
+    /// The next transaction that would commit fails with a deadlock.
     Conflict,
     /// The next COMMIT fails.
     CommitFails,
-    /// The next COMMIT succeeds, but its answer does not arrive.
+    /// The next COMMIT succeeds, but its response is lost.
     CommitAnswerLost,
 }
 
-/// Those that have been switched on and not struck yet.
+/// Injected faults that have not occurred yet.
 #[derive(Debug, Default)]
 pub(crate) struct Faults(Mutex<Vec<Fault>>);
 
@@ -32,7 +33,7 @@ impl Faults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(fault);
     }
 
-    /// The fault that strikes at this statement.
+    /// Takes the fault that occurs at this statement.
     pub fn at_statement(&self) -> Option<Fault> {
         let mut faults = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for fault in faults.iter_mut() {
@@ -45,17 +46,17 @@ impl Faults {
         })
     }
 
-    /// Whether a conflict strikes at the end of this closure.
+    /// Returns true if a conflict occurs at the end of this closure.
     pub fn at_end(&self) -> bool {
         self.take_one(Fault::Conflict)
     }
 
-    /// Whether this COMMIT fails.
+    /// Returns true if this COMMIT fails.
     pub fn at_commit(&self) -> bool {
         self.take_one(Fault::CommitFails)
     }
 
-    /// Whether the answer to this COMMIT is lost.
+    /// Returns true if the response to this COMMIT is lost.
     pub fn after_commit(&self) -> bool {
         self.take_one(Fault::CommitAnswerLost)
     }

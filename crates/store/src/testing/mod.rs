@@ -1,4 +1,4 @@
-//! For tests: databases of their own, and faults that can be switched on. Never part of a release build.
+//! Test support: temporary databases and servers, and fault injection. Not part of release builds.
 
 mod databases;
 mod faults;

@@ -1,5 +1,5 @@
-//! Records the statements that tests run, with their parameters, and keeps the databases they ran on, for
-//! `cargo xtask plans`. Active where `KITH_TEST_PLANS` names a folder.
+//! Recording of the statements that tests run, with their parameters and SQLite databases, for `cargo xtask
+//! plans`. Active if `KITH_TEST_PLANS` names a folder.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -13,24 +13,24 @@ use serde::{Deserialize, Serialize};
 use crate::bulk::Values;
 use crate::value::Param;
 
-/// Environment variable that names the folder.
+/// Environment variable that names the output folder.
 pub const PLANS_FOLDER: &str = "KITH_TEST_PLANS";
 
-/// Parameters recorded for each statement of each engine.
+/// Maximum number of parameter sets recorded per statement and engine.
 const MAX_SAMPLES: usize = 6;
 
-/// A statement as it was run.
+/// Recorded statement.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RecordedStatement {
-    /// Set if it ran on PostgreSQL.
+    /// True if the statement ran on PostgreSQL.
     pub is_postgres: bool,
-    /// Text with `$1`, `$2`, ….
+    /// SQL text with the placeholders `$1`, `$2`, ….
     pub sql: String,
     /// Values of `$1`, `$2`, …, in order.
     pub params: Vec<RecordedParam>,
 }
 
-/// The value of a parameter.
+/// Recorded value of a parameter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum RecordedParam {
     /// NULL.
@@ -45,9 +45,9 @@ pub enum RecordedParam {
     Float(f64),
     /// BYTEA.
     Bytes(Vec<u8>),
-    /// An array of BIGINT.
+    /// Array of BIGINT.
     Ints(Vec<Option<i64>>),
-    /// An array of TEXT.
+    /// Array of TEXT.
     Texts(Vec<Option<String>>),
 }
 
@@ -87,7 +87,7 @@ fn recorder() -> Option<&'static Recorder> {
 }
 
 impl Recorder {
-    /// A file of its own for each process.
+    /// Creates the output file of this process.
     fn new(folder: PathBuf) -> Option<Self> {
         let file = File::create(folder.join(format!("{}.jsonl", std::process::id()))).ok()?;
         Some(Self { folder, file: Mutex::new(file), samples: Mutex::default(), databases: AtomicU32::new(0) })
@@ -109,23 +109,24 @@ impl Recorder {
     }
 }
 
-/// Records a statement, if statements are recorded.
+/// Records a statement if recording is active.
 pub(crate) fn record(is_postgres: bool, sql: &'static str, params: &[Param<'_>]) {
     if let Some(recorder) = recorder() {
         recorder.record(is_postgres, sql, params);
     }
 }
 
-/// Keeps the SQLite database in `folder`, which its test is done with, if statements are recorded.
+/// Moves the SQLite database in `folder` to the output folder if recording is active. Called when its test
+/// has ended.
 pub(crate) fn keep_database(folder: &Path) {
     let Some(recorder) = recorder() else { return };
     let n = recorder.databases.fetch_add(1, Ordering::Relaxed);
     let kept = recorder.folder.join(format!("{}.{n}", std::process::id()));
-    // A test may have removed its folder, or put something else there.
+    // A test may have removed its folder or replaced its content.
     if fs::create_dir(&kept).is_ok() {
         for file in ["kith.db", "kith.db-wal"] {
             let (from, to) = (folder.join(file), kept.join(file));
-            // The temporary folder may be on another disk.
+            // The temporary folder may be on another file system, where a rename fails.
             let _ = fs::rename(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop));
         }
     }

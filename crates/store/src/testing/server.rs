@@ -1,6 +1,6 @@
-//! A PostgreSQL server for tests: Debian's package on a free loopback port, with a data folder of its own.
+//! PostgreSQL server for tests: the installed package on a free loopback port, with a data folder of its own.
 //!
-//! It never touches a server that is already there, and it does not outlive the process that started it.
+//! Existing servers are never touched. The server ends with the process that started it.
 
 mod certificates;
 mod host;
@@ -23,37 +23,38 @@ pub use host::{INSTALL, find_bin};
 use host::{free_port, make_folder, own, processes_in, send, start_watchdog, unprivileged};
 
 const SUPERUSER: &str = "kith";
-/// The beginning of what a primary and a replica say alike.
+/// Beginning of the log message that a primary and a replica write when they are ready.
 const READY: &str = "database system is ready to accept ";
 const READY_WITHIN: Duration = Duration::from_secs(120);
 const LOG_LINES: usize = 60;
 
-/// How the server is set up.
+/// Configuration of the server.
 #[derive(Clone, Debug, Default)]
 pub struct PostgresServerOptions {
-    /// Whether commits reach the disk. Off, the data is as fast and as mortal as a test's.
+    /// Syncs commits to disk. Turn it off for speed when the data need not survive a crash.
     pub fsync: bool,
-    /// Whether the server also speaks TLS, with a certificate for `localhost` and `127.0.0.1`.
+    /// Enables TLS with a certificate for `localhost` and `127.0.0.1`.
     pub tls: bool,
-    /// Where its folder is made; the system's temporary folder unless given.
+    /// Parent of the server's folder; by default the system's temporary folder.
     pub parent: Option<PathBuf>,
 }
 
-/// Why the server did not start or stop, with what it said last.
+/// Reason why the server did not start or stop, with the last lines of its log.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct PostgresServerError(String);
 
-/// How the server is asked to stop.
+/// Shutdown mode of PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopMode {
-    /// Connections are cut, and the data is left as after a clean shutdown.
+    /// Disconnects clients and shuts down cleanly.
     Fast,
-    /// Processes leave at once; the next start recovers from the write-ahead log.
+    /// Ends all processes at once; the next start recovers from the write-ahead log.
     Immediate,
 }
 
-/// A running server (or one that was stopped and can start again). Dropped, it stops and its folder goes.
+/// Server that is running, or stopped and ready to start again. Dropping it stops the server and removes its
+/// folder.
 #[derive(Debug)]
 pub struct PostgresServer {
     bin: PathBuf,
@@ -69,20 +70,20 @@ pub struct PostgresServer {
 #[derive(Debug)]
 struct Running {
     postmaster: Child,
-    /// Ends when no process of the server holds its standard error any more.
+    /// Thread that reads the log; it ends when no process of the server holds its standard error.
     log: JoinHandle<()>,
 }
 
 impl PostgresServer {
-    /// Makes a data folder and starts a server on it; it accepts connections when this returns.
+    /// Creates a data folder and starts a server on it. The server accepts connections when this returns.
     ///
     /// # Errors
-    /// No server is installed (the message names the package), or it would not start.
+    /// Returns an error if no server is installed (the message names the package) or if it does not start.
     pub fn start(options: PostgresServerOptions) -> Result<Self, PostgresServerError> {
         Self::start_on(options, Self::init)
     }
 
-    /// Starts a server on the data folder that `fill` makes.
+    /// Starts a server on the data folder that `fill` creates.
     fn start_on(
         options: PostgresServerOptions,
         fill: impl FnOnce(&Self) -> Result<(), PostgresServerError>,
@@ -98,7 +99,7 @@ impl PostgresServer {
         if server.options.tls {
             certificates::write(server.folder.path(), run_as).map_err(because("write its certificates"))?;
         }
-        // Between choosing a free port and listening on it, somebody else may have taken it.
+        // Another process may take the port between the check and the start.
         let mut tries = 5;
         loop {
             server.port = free_port().map_err(because("find a free port"))?;
@@ -110,37 +111,38 @@ impl PostgresServer {
         }
     }
 
-    /// The address of `database`, for the superuser `kith` without a password.
+    /// Returns the URL of `database` for the superuser `kith`, which has no password.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://{SUPERUSER}@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// The authority that signed the server's certificate, as PEM; it exists only with TLS.
+    /// Returns the path of the certificate authority that signed the server's certificate, in PEM. The file
+    /// exists only with TLS.
     pub fn ca_file(&self) -> PathBuf {
         self.folder.path().join(certificates::CA)
     }
 
-    /// The loopback port.
+    /// Returns the loopback port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The postmaster's process id, while it runs.
+    /// Returns the process id of the postmaster while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.running.as_ref().map(|running| running.postmaster.id())
     }
 
-    /// Stops the server and waits until all its processes are gone. Stopping a stopped one does nothing.
+    /// Stops the server and waits until all its processes have ended. Does nothing if it is already stopped.
     ///
     /// # Errors
-    /// The signal could not be sent.
+    /// Returns an error if the signal cannot be sent.
     pub fn stop(&mut self, mode: StopMode) -> Result<(), PostgresServerError> {
         let Some(mut running) = self.running.take() else { return Ok(()) };
         let signal = match mode {
             StopMode::Fast => "INT",
             StopMode::Immediate => "QUIT",
         };
-        // A signal that cannot be sent because the server is gone already is no failure.
+        // A server that has already ended is no error.
         if running.postmaster.try_wait().map_err(because("be waited for"))?.is_none() {
             send(signal, running.postmaster.id()).map_err(because("be told to stop"))?;
         }
@@ -150,30 +152,33 @@ impl PostgresServer {
         running.wait_until_gone()
     }
 
-    /// SIGKILL to the postmaster and everything it started. Returns when all are gone, so the port refuses.
+    /// Sends SIGKILL to all processes of the server and waits until they have ended. The port then refuses
+    /// connections.
     ///
     /// # Errors
-    /// The signal could not be sent.
+    /// Returns an error if the signal cannot be sent.
     pub fn kill(&mut self) -> Result<(), PostgresServerError> {
         let Some(mut running) = self.running.take() else { return Ok(()) };
         running.postmaster.kill().map_err(because("be killed"))?;
         running.postmaster.wait().map_err(because("be waited for"))?;
-        // Without their parent, backends leave when they next look; one that waits for a lock may never look.
+        // Backends end when they notice that their parent is gone; one that waits for a lock may never
+        // notice.
         self.send_all("KILL");
         running.wait_until_gone()
     }
 
     fn send_all(&self, signal: &str) {
         for pid in processes_in(&self.data()) {
-            // It may have left between being listed and being signalled.
+            // The process may have ended since it was listed.
             let _ = send(signal, pid);
         }
     }
 
-    /// Starts a stopped or killed server on the same port and data; it accepts connections when this returns.
+    /// Starts a stopped or killed server on the same port and data folder. The server accepts connections
+    /// when this returns.
     ///
     /// # Errors
-    /// It did not come up; the message ends with what it said.
+    /// Returns an error if the server does not become ready; the message ends with the last lines of its log.
     pub fn start_again(&mut self) -> Result<(), PostgresServerError> {
         if self.running.is_some() {
             return Ok(());
@@ -205,7 +210,8 @@ impl PostgresServer {
         self.folder.path().join("data")
     }
 
-    /// A program of the server's, as the user it may run as, out of reach of the terminal's Ctrl-C.
+    /// Returns a command for a program of the server, run as an unprivileged user and in its own process
+    /// group, so that Ctrl-C in the terminal does not reach it.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.bin.join(program));
         command.current_dir(self.folder.path()).process_group(0);
@@ -224,7 +230,7 @@ impl PostgresServer {
             "--encoding=UTF8",
             "--data-checksums",
         ]);
-        // Not byte order, as many a managed server has it: order must not depend on it.
+        // An ICU collation, as on many managed servers, to detect queries that depend on the default order.
         command.args([
             "--locale=C.UTF-8",
             "--locale-provider=icu",
@@ -260,7 +266,7 @@ impl PostgresServer {
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
-        // Nobody is left to tell; what survives, the watchdog's own end would have found as well.
+        // Errors cannot be reported from `drop`; the watchdog cleans up when this process ends.
         let _ = self.stop(StopMode::Immediate);
         let _ = self.watchdog.kill();
         let _ = self.watchdog.wait();
@@ -278,11 +284,11 @@ fn because(what: &str) -> impl FnOnce(io::Error) -> PostgresServerError {
     move |e| PostgresServerError(format!("PostgreSQL for tests could not {what}: {e}"))
 }
 
-/// Reads what the server says to its end, keeps the last lines, and tells once that it is ready.
+/// Reads the server's log to its end, keeps the last lines, and signals when the server is ready.
 fn follow(from: impl io::Read, lines: &Mutex<VecDeque<String>>, said_ready: &mpsc::Sender<()>) {
     for line in BufReader::new(from).lines().map_while(Result::ok) {
         if line.contains(READY) {
-            // The receiver is gone once the first start was seen.
+            // The receiver is dropped after the first start.
             let _ = said_ready.send(());
         }
         let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -301,7 +307,8 @@ mod tests {
 
     use super::*;
 
-    /// Asks for `what` (a protocol version and the rest of the packet) and returns the answer's first byte.
+    /// Sends `what` (a protocol version and the rest of the packet) and returns the first byte of the
+    /// response.
     fn first_answer(port: u16, what: &[u8]) -> u8 {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         let length = u32::try_from(what.len() + 4).unwrap();
@@ -315,7 +322,7 @@ mod tests {
     const SSL_REQUEST: &[u8] = &80_877_103_u32.to_be_bytes();
 
     #[test]
-    fn it_serves_is_killed_comes_back_on_its_port_and_leaves_nothing() {
+    fn server_restarts_on_same_port_after_kill_and_cleans_up() {
         if env::var_os("KITH_TEST_SQLITE_ONLY").is_some() {
             return;
         }

@@ -1,4 +1,4 @@
-//! Migrated databases that tests copy: each process migrates once for each list of modules and each server.
+//! Migrated databases that tests copy. Each process migrates once per list of modules and server.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,13 +10,14 @@ use super::TestDatabase;
 use crate::sqlite::FILE;
 use crate::{Error, ModuleMigrations, OpenError};
 
-/// Names of modules, with the number of migrations that each has.
+/// Names of modules with the number of their migrations.
 type Schema = Vec<(&'static str, usize)>;
 
 /// Contents of migrated SQLite files.
 static FILES: Mutex<BTreeMap<Schema, Arc<[u8]>>> = Mutex::const_new(BTreeMap::new());
 
-/// Migrated databases by the server's URL. Nothing drops them: they go with the server that `cargo xtask test` started.
+/// Migrated databases by server URL. They are never dropped; they end with the server that `cargo xtask test`
+/// started.
 static DATABASES: Mutex<BTreeMap<(String, Schema), Arc<TestDatabase>>> = Mutex::const_new(BTreeMap::new());
 
 fn schema(modules: &[ModuleMigrations]) -> Schema {
@@ -24,13 +25,13 @@ fn schema(modules: &[ModuleMigrations]) -> Schema {
 }
 
 impl TestDatabase {
-    /// SQLite in a new folder, migrated to `modules`.
+    /// Creates a SQLite database in a new folder, migrated to `modules`.
     ///
     /// # Errors
-    /// As for [`Store::migrate_up`](crate::Store::migrate_up).
+    /// Same as [`Store::migrate_up`](crate::Store::migrate_up).
     ///
     /// # Panics
-    /// If no temporary folder can be made.
+    /// If no temporary folder can be created.
     pub async fn migrated_sqlite(modules: Vec<ModuleMigrations>) -> Result<Self, OpenError> {
         let contents = template_file(modules).await?;
         let copy = Self::sqlite();
@@ -39,10 +40,10 @@ impl TestDatabase {
         Ok(copy)
     }
 
-    /// A database on the server at `admin_url`, migrated to `modules`.
+    /// Creates a database on the server at `admin_url`, migrated to `modules`.
     ///
     /// # Errors
-    /// As for [`Store::migrate_up`](crate::Store::migrate_up).
+    /// Same as [`Store::migrate_up`](crate::Store::migrate_up).
     pub async fn migrated_postgres(
         admin_url: &str,
         modules: Vec<ModuleMigrations>,

@@ -1,4 +1,4 @@
-//! The audit log: personal details beside it, their erasure, tampering with them, and how it is read.
+//! Tests of the audit log: personal details, their erasure, tampering with them, and queries.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Actor, Ctx, RequestId, Timestamp, UserId, days};
@@ -9,13 +9,13 @@ use crate::contract;
 use crate::support::{Db, event};
 
 contract! {
-    details_are_kept_beside_an_entry_until_they_are_erased
-    details_that_were_changed_break_the_chain
-    details_that_were_added_break_the_chain
-    an_entry_without_details_leaves_one_row
-    details_of_a_refused_change_are_gone_with_it
+    details_are_available_until_erased
+    changed_details_break_the_chain
+    added_details_break_the_chain
+    entry_without_details_writes_one_row
+    rolled_back_change_leaves_no_details
     entries_are_found_newest_first_by_each_filter
-    a_person_finds_what_they_did_and_what_is_about_them
+    activity_lists_own_entries_and_entries_about_user
 }
 
 const ADA: UserId = UserId(Uuid::from_u128(0xada));
@@ -25,7 +25,7 @@ fn by(db: &Db, actor: Actor) -> Ctx {
     Ctx::new(db.sources.clone(), actor, RequestId::accept("conformance").unwrap())
 }
 
-/// Leaves an entry with details about `about`, and waits until the chain has sealed as many as `links`.
+/// Writes an entry with details about `about`, and waits until the chain has `links` links.
 async fn audit_with(
     db: &Db,
     ctx: Ctx,
@@ -69,7 +69,7 @@ async fn details(db: &Db) -> Vec<Option<Value>> {
     find(db, AuditFilter::default()).await.into_iter().map(|record| record.details).collect()
 }
 
-async fn details_are_kept_beside_an_entry_until_they_are_erased(db: Db) {
+async fn details_are_available_until_erased(db: Db) {
     let address = json!({ "address": "192.0.2.7" });
     audit_with(&db, db.ctx(), "thing.seen", Some(ADA), address.clone(), 1).await;
     audit_with(&db, db.ctx(), "thing.seen", Some(EVE), address.clone(), 2).await;
@@ -84,7 +84,7 @@ async fn details_are_kept_beside_an_entry_until_they_are_erased(db: Db) {
     assert_eq!(db.store.write(move |tx| tx.erase_audit_details(ADA)).await.unwrap(), 0);
 }
 
-async fn details_that_were_changed_break_the_chain(db: Db) {
+async fn changed_details_break_the_chain(db: Db) {
     for n in 1..=3 {
         audit_with(&db, db.ctx(), "thing.seen", Some(ADA), json!({ "n": n }), n).await;
     }
@@ -96,7 +96,7 @@ async fn details_that_were_changed_break_the_chain(db: Db) {
     .await;
     let broken = db.store.verify_audit().await.unwrap_err().to_string();
     assert!(broken.contains("link 2"), "{broken}");
-    // Nor can the entry be made to fit what it now stands beside.
+    // The entry cannot be changed to match the new details either.
     exec(
         &db,
         "UPDATE audit_entries SET details_hash = NULL
@@ -107,7 +107,7 @@ async fn details_that_were_changed_break_the_chain(db: Db) {
     assert!(broken.contains("link 2"), "{broken}");
 }
 
-async fn details_that_were_added_break_the_chain(db: Db) {
+async fn added_details_break_the_chain(db: Db) {
     let ctx = db.ctx();
     let written: Result<(), Error> = db
         .store
@@ -132,7 +132,7 @@ async fn details_that_were_added_break_the_chain(db: Db) {
     assert!(broken.contains("link 1"), "{broken}");
 }
 
-async fn an_entry_without_details_leaves_one_row(db: Db) {
+async fn entry_without_details_writes_one_row(db: Db) {
     let ctx = db.ctx();
     let written: Result<(), Error> = db
         .store
@@ -149,7 +149,7 @@ async fn an_entry_without_details_leaves_one_row(db: Db) {
     assert_eq!(counted.unwrap(), Some((1, 0)));
 }
 
-async fn details_of_a_refused_change_are_gone_with_it(db: Db) {
+async fn rolled_back_change_leaves_no_details(db: Db) {
     let ctx = db.ctx();
     let refused: Result<(), Error> = db
         .store
@@ -224,7 +224,7 @@ async fn entries_are_found_newest_first_by_each_filter(db: Db) {
     }
 }
 
-async fn a_person_finds_what_they_did_and_what_is_about_them(db: Db) {
+async fn activity_lists_own_entries_and_entries_about_user(db: Db) {
     let none = Value::Null;
     audit_with(&db, by(&db, Actor::Anonymous), "session.started", Some(ADA), none.clone(), 1).await;
     audit_with(&db, by(&db, Actor::User(ADA)), "thing.made", None, none.clone(), 2).await;

@@ -1,5 +1,6 @@
-//! The audit chain against somebody who can write to the database and has no key: sealed anew, cut, emptied, restored
-//! from an earlier state; the keys themselves; links from before there were keys.
+//! Tests of the audit chain against an attacker with write access to the database but without a key:
+//! resealed, truncated, emptied, or restored from an earlier state. Also tests the keys, and links from
+//! before there were keys.
 
 use kith_store::testing::TestVault;
 use kith_store::{AUDIT_ARCHIVED, ArchivedLink, AuditHead, AuditTail, Error, HeadComparison, params};
@@ -10,22 +11,22 @@ use crate::support::Db;
 
 contract! {
     resealed_middle_breaks_the_chain
-    chain_resealed_without_any_key_differs_from_the_remembered_head
-    cut_tail_is_shorter_than_the_remembered_head
-    emptied_log_is_shorter_than_the_remembered_head
-    restored_state_that_went_on_differs_from_the_remembered_head
-    erased_details_leave_the_remembered_head_in_the_chain
-    links_from_before_there_were_keys_hold_and_are_counted
-    links_sealed_without_a_key_after_the_first_key_break_the_chain
+    chain_resealed_without_key_differs_from_stored_head
+    truncated_chain_is_shorter_than_stored_head
+    emptied_log_is_shorter_than_stored_head
+    restored_chain_with_new_entries_differs_from_stored_head
+    erasing_details_keeps_stored_head_in_chain
+    unkeyed_links_are_valid_and_counted
+    unkeyed_link_after_first_key_breaks_chain
     retired_key_is_followed_by_a_new_one
-    key_that_was_moved_along_the_chain_does_not_open
-    key_sealed_under_another_secret_is_reported_and_seals_nothing
-    keys_stay_open_while_a_process_runs
-    archived_links_leave_a_chain_that_holds
-    beginning_that_was_cut_without_an_archive_is_reported
+    moved_key_cannot_be_decrypted
+    key_under_other_secret_is_reported_and_seals_nothing
+    decrypted_keys_stay_usable_while_process_runs
+    chain_is_valid_after_archiving
+    removed_beginning_without_archive_is_reported
 }
 
-/// An entry as its link covers it.
+/// Entry as its link covers it.
 type Entry = (String, i64, [String; 4], Option<Vec<u8>>);
 
 async fn exec(db: &Db, sql: &'static str) -> u64 {
@@ -33,7 +34,7 @@ async fn exec(db: &Db, sql: &'static str) -> u64 {
     done.unwrap()
 }
 
-/// Leaves entries until there are `links` links, and returns the head.
+/// Writes entries until there are `links` links, and returns the head.
 async fn leave(db: &Db, links: i64) -> AuditHead {
     while db.store.audit_head().await.unwrap().links < links {
         let ctx = db.ctx();
@@ -68,7 +69,7 @@ async fn broken(db: &Db) -> String {
     db.store.verify_audit().await.unwrap_err().to_string()
 }
 
-/// Computes the links from `first` on as an attacker can who knows everything but the keys.
+/// Computes the links from `first` on, like an attacker who knows everything except the keys.
 async fn reseal_without_key(db: &Db, first: i64) {
     let entries: Result<Vec<(i64, Entry)>, Error> = db
         .store
@@ -125,34 +126,34 @@ async fn resealed_middle_breaks_the_chain(db: Db) {
     assert!(tail.fault.unwrap().ends_with("breaks at link 3"));
 }
 
-async fn chain_resealed_without_any_key_differs_from_the_remembered_head(db: Db) {
+async fn chain_resealed_without_key_differs_from_stored_head(db: Db) {
     let remembered = leave(&db, 4).await;
     let change = "UPDATE audit_entries SET actor = 'user:else' WHERE id = (SELECT entry_id FROM audit_seals WHERE n = 2)";
     exec(&db, change).await;
     assert_eq!(exec(&db, "DELETE FROM audit_keys").await, 1);
     reseal_without_key(&db, 1).await;
-    // Within the database alone this looks like a chain of the time before there were keys; it is said that it does.
+    // From the database alone, this looks like a chain from before there were keys, and is reported as such.
     let db = db.reopened(|_| {}).await;
     assert_eq!(db.store.verify_audit().await.unwrap().unkeyed, 4);
     let fault = fault(&db, remembered).await.unwrap();
     assert!(fault.starts_with("link 4 of the audit chain is not the one that was remembered"), "{fault}");
 }
 
-async fn cut_tail_is_shorter_than_the_remembered_head(db: Db) {
+async fn truncated_chain_is_shorter_than_stored_head(db: Db) {
     let remembered = leave(&db, 5).await;
     exec(&db, "DELETE FROM audit_entries WHERE id IN (SELECT entry_id FROM audit_seals WHERE n > 3)").await;
     assert_eq!(exec(&db, "DELETE FROM audit_seals WHERE n > 3").await, 2);
     assert_eq!(db.store.verify_audit().await.unwrap().links, 3);
     let fault = fault(&db, remembered).await.unwrap();
     assert!(fault.starts_with("the audit chain has 3 links, but 5 were remembered"), "{fault}");
-    // A chain that has grown again past the cut is another one.
+    // A chain that has grown past the cut again differs.
     let db = db.reopened(|_| {}).await;
     leave(&db, 7).await;
     let found = db.store.compare_audit_head(remembered).await.unwrap();
     assert!(matches!(found, HeadComparison::Different { .. }), "{found:?}");
 }
 
-async fn emptied_log_is_shorter_than_the_remembered_head(db: Db) {
+async fn emptied_log_is_shorter_than_stored_head(db: Db) {
     let remembered = leave(&db, 3).await;
     for table in ["DELETE FROM audit_entries", "DELETE FROM audit_seals", "DELETE FROM audit_keys"] {
         exec(&db, table).await;
@@ -163,7 +164,7 @@ async fn emptied_log_is_shorter_than_the_remembered_head(db: Db) {
     assert!(fault.starts_with("the audit chain has 0 links, but 3 were remembered"), "{fault}");
 }
 
-async fn restored_state_that_went_on_differs_from_the_remembered_head(db: Db) {
+async fn restored_chain_with_new_entries_differs_from_stored_head(db: Db) {
     leave(&db, 2).await;
     for (table, copy) in [("audit_entries", "old_entries"), ("audit_seals", "old_seals")] {
         exec(&db, format!("CREATE TABLE {copy} AS SELECT * FROM {table}").leak()).await;
@@ -181,7 +182,7 @@ async fn restored_state_that_went_on_differs_from_the_remembered_head(db: Db) {
     assert!(fault(&db, remembered).await.unwrap().starts_with("link 4 "));
 }
 
-async fn erased_details_leave_the_remembered_head_in_the_chain(db: Db) {
+async fn erasing_details_keeps_stored_head_in_chain(db: Db) {
     let ada = kith_kernel::UserId(kith_kernel::uuid::Uuid::from_u128(0xada));
     let ctx = db.ctx();
     let written: Result<(), Error> = db
@@ -209,9 +210,9 @@ async fn erased_details_leave_the_remembered_head_in_the_chain(db: Db) {
     assert_eq!(fault(&db, AuditHead::default()).await, None);
 }
 
-async fn links_from_before_there_were_keys_hold_and_are_counted(db: Db) {
+async fn unkeyed_links_are_valid_and_counted(db: Db) {
     leave(&db, 3).await;
-    // As a version without keys left it.
+    // The state that a version without keys would leave.
     exec(&db, "DELETE FROM audit_keys").await;
     reseal_without_key(&db, 1).await;
     let db = db.reopened(|_| {}).await;
@@ -225,7 +226,7 @@ async fn links_from_before_there_were_keys_hold_and_are_counted(db: Db) {
     assert!(broken(&db).await.ends_with("breaks at link 4"));
 }
 
-async fn links_sealed_without_a_key_after_the_first_key_break_the_chain(db: Db) {
+async fn unkeyed_link_after_first_key_breaks_chain(db: Db) {
     leave(&db, 3).await;
     reseal_without_key(&db, 3).await;
     assert!(broken(&db).await.ends_with("breaks at link 3"));
@@ -246,12 +247,12 @@ async fn retired_key_is_followed_by_a_new_one(db: Db) {
         .await;
     assert_eq!(keys.unwrap(), [(1, 1, true), (2, 3, false)]);
     assert_eq!(db.store.verify_audit().await.unwrap().links, 4);
-    // Whoever learned the first key cannot say that it sealed the later links too.
+    // With the first key alone, an attacker cannot claim that it sealed the later links too.
     exec(&db, "DELETE FROM audit_keys WHERE id = 2").await;
     assert!(broken(&db).await.ends_with("breaks at link 3"));
 }
 
-async fn key_that_was_moved_along_the_chain_does_not_open(db: Db) {
+async fn moved_key_cannot_be_decrypted(db: Db) {
     leave(&db, 2).await;
     exec(&db, "UPDATE audit_keys SET first_link = 2").await;
     assert!(broken(&db).await.contains("breaks at link 1"));
@@ -260,7 +261,7 @@ async fn key_that_was_moved_along_the_chain_does_not_open(db: Db) {
     assert!(broken(&db).await.contains("key 1 of the audit chain was sealed under another secret"));
 }
 
-async fn key_sealed_under_another_secret_is_reported_and_seals_nothing(db: Db) {
+async fn key_under_other_secret_is_reported_and_seals_nothing(db: Db) {
     leave(&db, 2).await;
     db.store.check_audit_keys().await.unwrap();
     let db = db.reopened(|options| options.audit_vault = TestVault::with_secret(2)).await;
@@ -275,16 +276,16 @@ async fn key_sealed_under_another_secret_is_reported_and_seals_nothing(db: Db) {
             Ok(())
         })
         .await;
-    // On SQLite links are made with the commit, on PostgreSQL afterwards.
+    // On SQLite links are written with the commit, on PostgreSQL afterwards.
     assert_eq!(written.is_err(), db.store.kind() == kith_store::EngineKind::Sqlite);
     let db = db.reopened(|options| options.audit_vault = TestVault::with_secret(1)).await;
     leave(&db, 3).await;
     db.store.verify_audit().await.unwrap();
 }
 
-async fn keys_stay_open_while_a_process_runs(db: Db) {
+async fn decrypted_keys_stay_usable_while_process_runs(db: Db) {
     leave(&db, 2).await;
-    // As sealing anew under another secret does to the rows.
+    // The rows change as if they were encrypted again under another secret.
     exec(&db, "UPDATE audit_keys SET sealed = prev FROM audit_seals WHERE n = 1").await;
     leave(&db, 4).await;
     assert_eq!(db.store.verify_audit().await.unwrap().links, 4);
@@ -314,7 +315,7 @@ async fn archive(db: &Db, to: i64) -> AuditHead {
     head
 }
 
-async fn archived_links_leave_a_chain_that_holds(db: Db) {
+async fn chain_is_valid_after_archiving(db: Db) {
     leave(&db, 5).await;
     let now = db.sources.clock.now();
     let none = db.store.audit_links_behind(AuditHead::default(), now, 100).await.unwrap();
@@ -324,7 +325,7 @@ async fn archived_links_leave_a_chain_that_holds(db: Db) {
     assert_eq!(links.iter().map(|link| link.n).collect::<Vec<_>>(), [1, 2, 3, 4], "the newest stays");
 
     let head = archive(&db, 3).await;
-    // A removal that was interrupted leaves a chain that holds too.
+    // An interrupted removal leaves a valid chain, too.
     exec(&db, "DELETE FROM audit_entries WHERE id IN (SELECT entry_id FROM audit_seals WHERE n = 1)").await;
     exec(&db, "DELETE FROM audit_seals WHERE n = 1").await;
     let chain = db.store.verify_audit().await.unwrap();
@@ -336,7 +337,7 @@ async fn archived_links_leave_a_chain_that_holds(db: Db) {
     assert_eq!(fault(&db, head).await, None);
     assert_eq!(fault(&db, AuditHead { links: 2, hash: [1; 32] }).await, None, "it is in the archive");
 
-    // The next archive begins where this one ended, and holds the entry that recorded it.
+    // The next archive begins where this one ended, and contains the entry that recorded it.
     leave(&db, 7).await;
     let second = archive(&db, 6).await;
     assert_eq!(db.store.remove_archived_audit(db.options.clone(), second).await.unwrap(), 3);
@@ -348,11 +349,11 @@ async fn archived_links_leave_a_chain_that_holds(db: Db) {
     assert!(broken.await.unwrap_err().to_string().contains("link 2"));
 }
 
-async fn beginning_that_was_cut_without_an_archive_is_reported(db: Db) {
+async fn removed_beginning_without_archive_is_reported(db: Db) {
     leave(&db, 6).await;
     let head = archive(&db, 2).await;
     db.store.remove_archived_audit(db.options.clone(), head).await.unwrap();
-    // One more than what was archived.
+    // One link more than was archived.
     exec(&db, "DELETE FROM audit_entries WHERE id IN (SELECT entry_id FROM audit_seals WHERE n = 3)").await;
     exec(&db, "DELETE FROM audit_seals WHERE n = 3").await;
     let told = broken(&db).await;

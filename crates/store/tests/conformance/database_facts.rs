@@ -1,4 +1,5 @@
-//! What a database says of itself: that it is as the migrations made it, where it is not, and how long statements take.
+//! Tests of the database facts: schema and its differences from the migrations, durability, and statement
+//! times.
 
 use kith_store::{EngineKind, Error, Tx};
 use serde_json::{Value, json};
@@ -7,18 +8,18 @@ use crate::contract;
 use crate::support::{Db, modules};
 
 contract! {
-    a_fresh_database_is_as_its_migrations_make_it
-    what_was_changed_by_hand_is_found
-    statements_are_timed_by_their_texts
-    what_is_acknowledged_survives_as_far_as_it_says
+    fresh_database_matches_migrations
+    manual_schema_changes_are_reported
+    statements_are_timed_by_text
+    effective_durability_settings_are_reported
 }
 
 async fn facts(db: &Db) -> Value {
     db.store.facts(modules()).await.unwrap()
 }
 
-/// DAT-01, DAT-03.
-async fn a_fresh_database_is_as_its_migrations_make_it(db: Db) {
+/// Covers rows DAT-01 and DAT-03 of the readiness catalogue.
+async fn fresh_database_matches_migrations(db: Db) {
     let facts = facts(&db).await;
     let schema = &facts["schema"];
     assert_eq!((&schema["differences"], &schema["index_differences"]), (&json!([]), &json!([])), "{schema}");
@@ -28,7 +29,7 @@ async fn a_fresh_database_is_as_its_migrations_make_it(db: Db) {
     assert!(!migrations.is_empty() && migrations.iter().all(|one| one["state"] == "applied"), "{facts}");
 }
 
-async fn what_was_changed_by_hand_is_found(db: Db) {
+async fn manual_schema_changes_are_reported(db: Db) {
     let change = |tx: &Tx<'_>| {
         tx.exec("ALTER TABLE things ADD COLUMN note TEXT", &[])?;
         tx.exec("CREATE INDEX things_by_hand ON things (note)", &[])?;
@@ -50,8 +51,8 @@ async fn what_was_changed_by_hand_is_found(db: Db) {
     assert_eq!(states.last().unwrap(), "changed", "{facts}");
 }
 
-/// DAT-04.
-async fn statements_are_timed_by_their_texts(db: Db) {
+/// Covers row DAT-04 of the readiness catalogue.
+async fn statements_are_timed_by_text(db: Db) {
     let before = db.store.statement_times().count;
     for n in 0..3 {
         db.add(&format!("thing {n}")).await.unwrap();
@@ -66,8 +67,8 @@ async fn statements_are_timed_by_their_texts(db: Db) {
     assert!(insert["most_us"].as_u64() <= insert["total_us"].as_u64(), "{insert}");
 }
 
-/// DRV-17: as it is in force where commits are made, whatever was meant.
-async fn what_is_acknowledged_survives_as_far_as_it_says(db: Db) {
+/// Covers row DRV-17 of the readiness catalogue: the settings in effect on write connections.
+async fn effective_durability_settings_are_reported(db: Db) {
     let durability = facts(&db).await["durability"].clone();
     match db.store.kind() {
         EngineKind::Sqlite => {
@@ -84,7 +85,8 @@ async fn what_is_acknowledged_survives_as_far_as_it_says(db: Db) {
             assert_eq!(facts(&db.reopened(off).await).await["durability"]["synchronous"], "off");
         }
         EngineKind::Postgres => {
-            // The tests' server does without the disk, and its role's default is overruled.
+            // The test server runs without fsync, and the role's default for `synchronous_commit` is
+            // overridden.
             assert_eq!(durability["fsync"], "off");
             assert_eq!(durability["data_checksums"], "on");
             assert_eq!(durability["synchronous_commit"], "on");

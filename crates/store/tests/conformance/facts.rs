@@ -1,4 +1,4 @@
-//! What the store tells of its keys, its audit chain and its positions, and what it tells of broken ones.
+//! Tests of unique keys, the audit tail and event positions, intact and broken.
 
 use kith_kernel::uuid::Uuid;
 use kith_store::{AuditTail, Error, Positions};
@@ -7,12 +7,12 @@ use crate::contract;
 use crate::support::{Db, event};
 
 contract! {
-    a_unique_key_is_found_by_its_columns
-    the_newest_links_are_recomputed_and_a_broken_one_is_told
-    a_missing_position_shows
+    unique_key_is_found_by_columns
+    audit_tail_reports_broken_link
+    missing_position_is_detected
 }
 
-/// Leaves so many entries and events, and waits until each has its place.
+/// Writes `count` entries and events, and waits until each has its position.
 async fn leave(db: &Db, count: i64) {
     for n in 1..=count {
         let ctx = db.ctx();
@@ -50,14 +50,14 @@ async fn positions(db: &Db) -> Positions {
     read.unwrap()
 }
 
-async fn a_unique_key_is_found_by_its_columns(db: Db) {
+async fn unique_key_is_found_by_columns(db: Db) {
     let has = async |table: &'static str, columns: &'static str| {
         let read: Result<_, Error> = db.store.read(move |q| q.has_unique_key(table, columns)).await;
         read.unwrap()
     };
     assert!(has("things", "name").await && has("parts", "thing,n").await && has("kinds", "id").await);
     assert!(!has("parts", "thing").await && !has("parts", "n,thing").await);
-    // One that holds for some rows keeps nobody from a second row.
+    // A partial unique index does not prevent a second row.
     assert!(!has("kinds", "t").await && !has("no_such_table", "name").await);
     exec(&db, "CREATE UNIQUE INDEX kinds_by_n ON kinds (n)").await;
     assert!(has("kinds", "n").await);
@@ -65,7 +65,7 @@ async fn a_unique_key_is_found_by_its_columns(db: Db) {
     assert!(!has("kinds", "n").await);
 }
 
-async fn the_newest_links_are_recomputed_and_a_broken_one_is_told(db: Db) {
+async fn audit_tail_reports_broken_link(db: Db) {
     assert_eq!(tail(&db, 5).await, AuditTail { links: 0, recomputed: 0, fault: None });
     leave(&db, 6).await;
     assert_eq!(tail(&db, 2).await, AuditTail { links: 6, recomputed: 2, fault: None });
@@ -77,7 +77,7 @@ async fn the_newest_links_are_recomputed_and_a_broken_one_is_told(db: Db) {
     assert!(found.contains("link 4"), "{found}");
 }
 
-async fn a_missing_position_shows(db: Db) {
+async fn missing_position_is_detected(db: Db) {
     assert_eq!(positions(&db).await, Positions { count: 0, first: 0, last: 0 });
     leave(&db, 3).await;
     assert_eq!(positions(&db).await, Positions { count: 3, first: 1, last: 3 });

@@ -1,4 +1,4 @@
-//! Failover between two PostgreSQL servers whose address is given as a list of hosts.
+//! Failover between two PostgreSQL servers whose URL lists both hosts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::postgres::options;
 use crate::sequencer::{all_events, assert_sequence, change};
 use crate::support::{add, ctx, modules, names, postgres_url, sources};
 
-/// A primary and its replica; none if only SQLite was asked for.
+/// Starts a primary and its replica. Returns `None` if only SQLite is tested.
 fn pair() -> Option<(PostgresServer, PostgresServer)> {
     postgres_url()?;
     let primary = PostgresServer::start(PostgresServerOptions::default()).unwrap();
@@ -20,7 +20,8 @@ fn pair() -> Option<(PostgresServer, PostgresServer)> {
     Some((primary, replica))
 }
 
-/// Opens a store of a fresh database at `url`. Statements end early, so that silence is noticed early.
+/// Opens a store on a new database at `url`, with short timeouts, so that an unresponsive server is detected
+/// quickly.
 async fn open(url: String) -> Store {
     let mut options = options(url);
     options.deadline = Duration::from_secs(2);
@@ -33,7 +34,7 @@ async fn try_to_add(store: &Store, name: &str) -> Result<(), Error> {
     store.write(move |tx| add(tx, &name)).await
 }
 
-/// Asks until a server answers. Nothing is changed by a refusal, and none takes the outcome with it.
+/// Retries until a server responds. A rejected request changes nothing.
 async fn in_the_end<T>(ask: impl AsyncFn() -> Result<T, Error>) -> T {
     let answered = async {
         loop {
@@ -51,10 +52,10 @@ async fn add_in_the_end(store: &Store, name: &str) {
     in_the_end(async || try_to_add(store, name).await).await;
 }
 
-/// Changes so many subjects, each once.
+/// Changes `subjects` subjects once each.
 async fn change_all(store: &Store, subjects: u128) {
     let mut sources = sources();
-    // Of ids that differ from those of other calls.
+    // Ids must differ from those of other calls.
     sources.ids = Arc::new(TimeOrderedIds::new(SystemRandom));
     for n in 0..subjects {
         let ctx = ctx(&sources);
@@ -66,7 +67,7 @@ async fn change_all(store: &Store, subjects: u128) {
     }
 }
 
-/// Waits until as many events have a position as the database shows.
+/// Waits until the database has `events` event positions.
 async fn placed(store: &Store, events: i64) {
     let count = async || {
         let sql = "SELECT COUNT(*) FROM outbox_positions";
@@ -85,7 +86,7 @@ async fn read(store: &Store) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn standby_is_passed_over_until_it_is_promoted() {
+async fn standby_is_skipped_until_promoted() {
     let Some((mut primary, replica)) = pair() else { return };
     let store = open(replica.url_or(&primary, "postgres")).await;
     try_to_add(&store, "before").await.unwrap();
@@ -104,9 +105,9 @@ async fn standby_is_passed_over_until_it_is_promoted() {
     store.close().await;
 }
 
-/// The kernel of a stopped machine still accepts connections, but no server answers on them.
+/// The kernel of a frozen machine still accepts connections, but no server responds on them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn frozen_primary_is_passed_over() {
+async fn frozen_primary_is_skipped() {
     let Some((mut primary, replica)) = pair() else { return };
     let store = open(primary.url_or(&replica, "postgres")).await;
     try_to_add(&store, "before").await.unwrap();
@@ -120,9 +121,9 @@ async fn frozen_primary_is_passed_over() {
     store.close().await;
 }
 
-/// A managed service may switch over without ending sessions: they can only read from then on.
+/// A managed service can switch over without ending sessions; they become read-only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn server_that_turns_read_only_is_left() {
+async fn read_only_server_is_abandoned() {
     let Some((primary, replica)) = pair() else { return };
     let store = open(primary.url_or(&replica, "postgres")).await;
     try_to_add(&store, "before").await.unwrap();
@@ -163,9 +164,10 @@ async fn read_only_server_is_used_again_once_it_accepts_writes() {
     store.close().await;
 }
 
-/// Commits that the primary acknowledged and the replica never got are gone, and their positions are given again.
+/// Commits that the primary acknowledged but the replica never received are lost, and their positions are
+/// assigned again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn positions_that_a_replica_lacks_are_given_again() {
+async fn positions_missing_on_replica_are_reassigned() {
     let Some((mut primary, replica)) = pair() else { return };
     let store = open(primary.url_or(&replica, "postgres")).await;
     change_all(&store, 2).await;
@@ -189,9 +191,9 @@ async fn positions_that_a_replica_lacks_are_given_again() {
     store.close().await;
 }
 
-/// A closure that only looks is not misled by a server that was left.
+/// A closure that only reads is not misled by the old server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn idle_connections_leave_the_old_server_too() {
+async fn idle_connections_abandon_old_server() {
     let Some((primary, replica)) = pair() else { return };
     let store = open(primary.url_or(&replica, "postgres")).await;
     replica.catch_up(&primary).unwrap();

@@ -1,4 +1,4 @@
-//! Each fault, switched on and seen: nothing is half done, nothing acknowledged is lost, the store goes on.
+//! Fault injection: no change is applied partially, no acknowledged change is lost, and the store continues.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,13 +10,13 @@ use crate::contract;
 use crate::support::{Db, add, event};
 
 contract! {
-    a_full_disk_at_any_statement_changes_nothing
-    a_conflict_is_retried_counted_and_given_up
-    a_lost_connection_leaves_all_or_nothing
-    a_failed_commit_is_unknown_and_not_retried
-    a_lost_answer_to_commit_is_unknown
-    the_others_in_a_group_survive_one_that_loses_its_transaction
-    a_trace_that_cannot_be_written_undoes_the_change
+    full_disk_at_any_statement_changes_nothing
+    conflict_is_retried_up_to_limit
+    lost_connection_is_atomic
+    failed_commit_has_unknown_outcome
+    lost_commit_response_has_unknown_outcome
+    group_survives_transaction_lost_by_one_closure
+    unwritable_trace_rolls_back_change
 }
 
 /// Counts the runs of a closure.
@@ -43,8 +43,8 @@ async fn add_counted(db: &Db, name: &'static str) -> (Result<(), Error>, u32) {
     (db.store.write(run).await, runs.total())
 }
 
-async fn a_full_disk_at_any_statement_changes_nothing(db: Db) {
-    // The fifth statement is the trace's, which on PostgreSQL travels with COMMIT and is struck elsewhere.
+async fn full_disk_at_any_statement_changes_nothing(db: Db) {
+    // The fifth statement belongs to the trace, which on PostgreSQL is sent with COMMIT and tested elsewhere.
     let statements = if db.store.kind() == EngineKind::Sqlite { 5 } else { 4 };
     for at_statement in 1..=statements {
         let before = db.names().await;
@@ -67,7 +67,7 @@ async fn a_full_disk_at_any_statement_changes_nothing(db: Db) {
     assert_eq!(db.names().await.len(), statements as usize);
 }
 
-async fn a_conflict_is_retried_counted_and_given_up(db: Db) {
+async fn conflict_is_retried_up_to_limit(db: Db) {
     db.store.inject(Fault::Conflict);
     let (done, runs) = add_counted(&db, "second run").await;
     done.unwrap();
@@ -83,12 +83,12 @@ async fn a_conflict_is_retried_counted_and_given_up(db: Db) {
     db.add("third").await.unwrap();
 }
 
-async fn a_lost_connection_leaves_all_or_nothing(db: Db) {
+async fn lost_connection_is_atomic(db: Db) {
     db.add("before").await.unwrap();
     db.store.inject(Fault::ConnectionLost { at_statement: 1 });
     let (outcome, runs) = add_counted(&db, "during").await;
     match db.store.kind() {
-        // Nothing was sent for commit, so it could run again on a new connection.
+        // Nothing was sent for commit, so the closure could run again on a new connection.
         EngineKind::Postgres => {
             outcome.unwrap();
             assert_eq!((runs, db.store.stats().reconnects), (2, 1));
@@ -102,7 +102,7 @@ async fn a_lost_connection_leaves_all_or_nothing(db: Db) {
     db.add("with").await.unwrap();
 }
 
-async fn a_failed_commit_is_unknown_and_not_retried(db: Db) {
+async fn failed_commit_has_unknown_outcome(db: Db) {
     db.add("before").await.unwrap();
     db.store.inject(Fault::CommitFails);
     let (outcome, runs) = add_counted(&db, "during").await;
@@ -115,7 +115,7 @@ async fn a_failed_commit_is_unknown_and_not_retried(db: Db) {
     }
 }
 
-async fn a_lost_answer_to_commit_is_unknown(db: Db) {
+async fn lost_commit_response_has_unknown_outcome(db: Db) {
     db.store.inject(Fault::CommitAnswerLost);
     let (outcome, runs) = add_counted(&db, "there").await;
     assert!(matches!(outcome, Err(Error::OutcomeUnknown(_))), "{outcome:?}");
@@ -123,7 +123,7 @@ async fn a_lost_answer_to_commit_is_unknown(db: Db) {
     assert_eq!(db.names().await, ["there"]);
 }
 
-async fn the_others_in_a_group_survive_one_that_loses_its_transaction(db: Db) {
+async fn group_survives_transaction_lost_by_one_closure(db: Db) {
     let gate = crate::queues::Gate::close(&db).await;
     let runs = Runs::default();
     let mut callers = tokio::task::JoinSet::new();
@@ -140,7 +140,7 @@ async fn the_others_in_a_group_survive_one_that_loses_its_transaction(db: Db) {
         });
     }
     gate.wait_for_queue(&db, 20).await;
-    // One statement each: the third of those that wait is struck, after two that had run.
+    // One statement each: the third of the queued closures fails, after two have run.
     db.store.inject(Fault::ConnectionLost { at_statement: 3 });
     gate.open().await;
     let outcomes = callers.join_all().await;
@@ -157,7 +157,7 @@ async fn the_others_in_a_group_survive_one_that_loses_its_transaction(db: Db) {
     assert_eq!(db.names().await.len(), 20 - lost + 1, "every acknowledged one is there, and the gate's");
 }
 
-async fn a_trace_that_cannot_be_written_undoes_the_change(db: Db) {
+async fn unwritable_trace_rolls_back_change(db: Db) {
     let ctx = db.ctx();
     let twice = kith_kernel::uuid::Uuid::from_u128(5);
     let failed: Result<(), Error> = db

@@ -1,4 +1,5 @@
-//! `tx.lock`: no lost updates, no deadlock among sorted locks, deadlocks without them retried and counted.
+//! `tx.lock`: no lost updates, no deadlock among sorted locks, and deadlocks without locks are retried and
+//! counted.
 
 use std::sync::mpsc;
 use std::sync::{Arc, Barrier, Mutex};
@@ -10,14 +11,14 @@ use crate::contract;
 use crate::support::{Db, add};
 
 contract! {
-    no_update_is_lost_under_a_lock
-    locks_named_in_either_order_do_not_deadlock
-    a_lock_held_for_too_long_is_a_deadline
-    a_deadlock_is_retried_and_counted
-    what_was_locked_is_seen_as_committed
+    locked_updates_are_not_lost
+    locks_in_any_order_do_not_deadlock
+    lock_wait_ends_at_deadline
+    deadlock_is_retried_and_counted
+    read_after_lock_sees_previous_commit
 }
 
-/// Reads, thinks in the program, writes: what a lock has to protect.
+/// Reads, computes in the program, and writes: the operation that a lock protects.
 fn increment(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
     let n: i64 = tx.one("SELECT n FROM counters WHERE name = $1", params![name], |row| row.get(0))?.unwrap();
     tx.exec("UPDATE counters SET n = $2 WHERE name = $1", params![name, n + 1]).map(drop)
@@ -43,7 +44,7 @@ async fn value(db: &Db, name: &'static str) -> i64 {
     read.unwrap().unwrap()
 }
 
-async fn no_update_is_lost_under_a_lock(db: Db) {
+async fn locked_updates_are_not_lost(db: Db) {
     counters(&db, &["hot"]).await;
     let mut callers = tokio::task::JoinSet::new();
     for _ in 0..32 {
@@ -64,7 +65,7 @@ async fn no_update_is_lost_under_a_lock(db: Db) {
     assert_eq!(value(&db, "hot").await, 320);
 }
 
-async fn locks_named_in_either_order_do_not_deadlock(db: Db) {
+async fn locks_in_any_order_do_not_deadlock(db: Db) {
     counters(&db, &["a", "b"]).await;
     let mut callers = tokio::task::JoinSet::new();
     for n in 0..16 {
@@ -88,8 +89,8 @@ async fn locks_named_in_either_order_do_not_deadlock(db: Db) {
     assert_eq!(db.store.stats().retries, 0);
 }
 
-/// On PostgreSQL the lock is waited for, on SQLite the line of writers; either way patience ends.
-async fn a_lock_held_for_too_long_is_a_deadline(db: Db) {
+/// On PostgreSQL it waits for the lock, on SQLite for the writer; both waits end at the deadline.
+async fn lock_wait_ends_at_deadline(db: Db) {
     let db = db.reopened(|options| options.deadline = Duration::from_millis(300)).await;
     let (holds, is_held) = tokio::sync::oneshot::channel();
     let (holds, (release, released)) = (Mutex::new(Some(holds)), mpsc::channel::<()>());
@@ -135,8 +136,9 @@ async fn a_lock_held_for_too_long_is_a_deadline(db: Db) {
     assert!(!db.names().await.contains(&"waiter".to_owned()));
 }
 
-/// Two closures that change the same rows in opposite order, without a lock: one is the victim and runs again.
-async fn a_deadlock_is_retried_and_counted(db: Db) {
+/// Two closures change the same rows in opposite order, without a lock: one becomes the deadlock victim and
+/// runs again.
+async fn deadlock_is_retried_and_counted(db: Db) {
     counters(&db, &["a", "b"]).await;
     let both_hold_one = Arc::new(Barrier::new(2));
     let waits = db.store.kind() == EngineKind::Postgres;
@@ -162,8 +164,8 @@ async fn a_deadlock_is_retried_and_counted(db: Db) {
     assert_eq!(db.store.stats().retries > 0, waits);
 }
 
-/// The read behind a lock sees what the lock's last holder committed, though both travel together.
-async fn what_was_locked_is_seen_as_committed(db: Db) {
+/// A read after a lock sees the commit of the lock's previous holder, although both are sent together.
+async fn read_after_lock_sees_previous_commit(db: Db) {
     counters(&db, &["seen"]).await;
     let mut callers = tokio::task::JoinSet::new();
     for _ in 0..8 {

@@ -1,4 +1,4 @@
-//! The store's contract. Both engines pass every test here that does not name one of them.
+//! Conformance tests of the store. Both engines pass every test here that does not name one of them.
 
 mod audit;
 mod audit_chain;

@@ -1,4 +1,5 @@
-//! Migrations: up, down and up again on filled tables, checksums, and two nodes that start at once.
+//! Migrations: up, down and up again on tables with rows, checksums, and two nodes that start at the same
+//! time.
 
 use kith_kernel::Timestamp;
 use kith_store::testing::TestDatabase;
@@ -10,14 +11,14 @@ use crate::contract;
 use crate::support::{Db, SCHEMA, add, event, modules};
 
 contract! {
-    up_down_and_up_again_on_filled_tables
-    a_changed_text_is_refused
-    a_database_newer_than_the_build_is_refused
-    a_migration_that_fails_leaves_nothing
-    two_nodes_do_not_migrate_at_once
+    migrations_go_up_down_up_on_filled_tables
+    changed_migration_is_rejected
+    newer_database_is_rejected
+    failed_migration_is_rolled_back
+    nodes_migrate_one_at_a_time
 }
 
-/// Everything the database says of its own schema.
+/// Returns the complete schema of the database.
 fn schema(q: &Query<'_>, kind: EngineKind) -> Result<Vec<String>, Error> {
     let sql = match kind {
         EngineKind::Sqlite => "SELECT COALESCE(sql, name) FROM sqlite_schema ORDER BY 1",
@@ -39,7 +40,7 @@ async fn schema_of(store: &Store) -> Vec<String> {
     store.export(move |q| schema(q, kind)).await.unwrap()
 }
 
-async fn up_down_and_up_again_on_filled_tables(db: Db) {
+async fn migrations_go_up_down_up_on_filled_tables(db: Db) {
     let fill = |ctx: kith_kernel::Ctx| {
         move |tx: &kith_store::Tx<'_>| {
             add(tx, "thing")?;
@@ -75,10 +76,10 @@ async fn up_down_and_up_again_on_filled_tables(db: Db) {
     db.placed(1).await;
 }
 
-/// Place of the first migration that is not the store's own.
+/// Index of the first migration that is not the store's own.
 const OWN: usize = STORE_MIGRATIONS.migrations.len();
 
-/// All migrations in order.
+/// Returns the names of all migrations in order.
 fn names() -> Vec<String> {
     let own = STORE_MIGRATIONS.migrations.iter().map(|own| format!("store/{:04}_{}", own.version, own.name));
     own.chain(["test/0001_test".to_owned()]).collect()
@@ -93,7 +94,7 @@ const CHANGED: ModuleMigrations = ModuleMigrations {
     }],
 };
 
-async fn a_changed_text_is_refused(db: Db) {
+async fn changed_migration_is_rejected(db: Db) {
     db.store.close().await;
     let changed = vec![STORE_MIGRATIONS, CHANGED];
     let refused = Store::migrate_up(&db.options, changed.clone(), Timestamp::EPOCH).await.unwrap_err();
@@ -103,7 +104,7 @@ async fn a_changed_text_is_refused(db: Db) {
     assert!(Store::migrate_down(&db.options, changed, 1).await.is_err());
 }
 
-async fn a_database_newer_than_the_build_is_refused(db: Db) {
+async fn newer_database_is_rejected(db: Db) {
     db.store.close().await;
     let older = vec![STORE_MIGRATIONS];
     let refused = Store::migrate_up(&db.options, older.clone(), Timestamp::EPOCH).await.unwrap_err();
@@ -124,7 +125,7 @@ const BROKEN: ModuleMigrations = ModuleMigrations {
     }],
 };
 
-async fn a_migration_that_fails_leaves_nothing(db: Db) {
+async fn failed_migration_is_rolled_back(db: Db) {
     let before = schema_of(&db.store).await;
     db.store.close().await;
     let broken = vec![STORE_MIGRATIONS, SCHEMA, BROKEN];
@@ -135,10 +136,10 @@ async fn a_migration_that_fails_leaves_nothing(db: Db) {
     assert_eq!(schema_of(&db.store).await, before);
 }
 
-async fn two_nodes_do_not_migrate_at_once(db: Db) {
+async fn nodes_migrate_one_at_a_time(db: Db) {
     let options = match db.store.kind() {
         EngineKind::Sqlite => {
-            // There the folder's lock decides: the second node is told who holds it.
+            // On SQLite the folder's lock decides; the second node learns who holds it.
             let refused = Store::migrate_up(&db.options, modules(), Timestamp::EPOCH).await.unwrap_err();
             assert!(matches!(refused, OpenError::FolderInUse { .. }), "{refused}");
             return;

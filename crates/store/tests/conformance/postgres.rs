@@ -1,4 +1,4 @@
-//! What only PostgreSQL has to keep: restarts, TLS, roles, poolers.
+//! Tests of PostgreSQL only: restarts, TLS, roles, poolers.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,10 +17,11 @@ pub fn options(url: String) -> StoreOptions {
     StoreOptions::new(EngineOptions::Postgres(own), TestVault::with_secret(1))
 }
 
-/// Restarted under load: errors say so during the gap, nothing acknowledged is lost, and it goes on by itself.
+/// A server restarts under load: requests fail during the gap, no acknowledged change is lost, and the store
+/// recovers on its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[expect(clippy::disallowed_methods, reason = "measures how long recovery really takes")]
-async fn a_restarted_server_is_found_again() {
+async fn store_reconnects_after_server_restart() {
     if postgres_url().is_none() {
         return;
     }
@@ -66,7 +67,7 @@ async fn a_restarted_server_is_found_again() {
     for (acknowledged, refused) in callers.join_all().await {
         assert!(refused > 0, "the gap was noticed");
         let lost: Vec<_> = acknowledged.iter().filter(|name| !there.contains(name)).collect();
-        // Written behind the read above; everything else must be there.
+        // The last one may have been written after the read above; all others must be there.
         assert!(lost.len() < acknowledged.len());
         let now: Vec<String> = store.read(crate::support::names).await.unwrap();
         assert!(acknowledged.iter().all(|name| now.contains(name)), "an acknowledged row is gone");
@@ -77,7 +78,7 @@ async fn a_restarted_server_is_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tls_verifies_whom_it_speaks_to() {
+async fn tls_verifies_server_certificate() {
     let (Some(url), Ok(authority)) = (postgres_url(), std::env::var("KITH_TEST_POSTGRES_CA")) else {
         assert!(postgres_url().is_none(), "KITH_TEST_POSTGRES_CA is not set: run `cargo xtask test`");
         return;
@@ -89,7 +90,7 @@ async fn tls_verifies_whom_it_speaks_to() {
     let encrypted: Result<Option<bool>, Error> = store.read(move |q| q.one(sql, &[], |row| row.get(0))).await;
     assert_eq!(encrypted.unwrap(), Some(true));
 
-    // The system's authorities have not signed it.
+    // The authorities of the system have not signed the server's certificate.
     let stranger =
         open("sslmode=verify-full".to_owned()).await.err().expect("an unknown authority is refused");
     assert!(
@@ -102,9 +103,9 @@ async fn tls_verifies_whom_it_speaks_to() {
     assert_eq!(encrypted.unwrap(), Some(false));
 }
 
-/// The role that serves cannot change the schema or rewrite history; the one that migrates owns the tables.
+/// The serving role cannot change the schema or rewrite the audit log; the migrating role owns the tables.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_role_that_serves_is_not_the_role_that_migrates() {
+async fn serving_role_cannot_migrate_or_rewrite_audit_log() {
     let Some(url) = postgres_url() else { return };
     let database = TestDatabase::postgres(&url).await.unwrap();
     let role = format!("kith_run_{}", std::process::id());
@@ -116,7 +117,7 @@ async fn the_role_that_serves_is_not_the_role_that_migrates() {
     let owner_url = database.url();
     let run_url = owner_url.replace("kith@", &format!("{role}@"));
     let mut own = PostgresOptions { write_threads: 2, read_threads: 2, ..PostgresOptions::at(run_url) };
-    // A role that may not create tables learns what to do.
+    // A role that may not create tables gets instructions.
     let by_run_role = StoreOptions::new(EngineOptions::Postgres(own.clone()), TestVault::with_secret(1));
     let refused = Store::migrate_up(&by_run_role, modules(), Timestamp::EPOCH).await.unwrap_err().to_string();
     assert!(refused.contains(&format!("OWNER TO \"{role}\"")), "{refused}");
@@ -143,12 +144,12 @@ async fn the_role_that_serves_is_not_the_role_that_migrates() {
         assert!(matches!(refused, Err(Error::Fault(_))), "{forbidden}: {refused:?}");
     }
     assert_eq!(store.remove_events(Timestamp::EPOCH, 1).await.unwrap(), 0);
-    // SEC-22: and the server says so of itself.
+    // SEC-22: the facts report the same.
     let facts = store.facts(modules()).await.unwrap();
     assert_eq!(facts["role"], serde_json::json!({ "besides": [], "missing": [] }));
     let of_owner = admin.facts(modules()).await.unwrap();
     let besides = of_owner["role"]["besides"].as_array().unwrap().clone();
-    for right in ["being superuser", "owning tables", "CREATE in its schema", "UPDATE on audit_entries"] {
+    for right in ["SUPERUSER", "owning tables", "CREATE in its schema", "UPDATE on audit_entries"] {
         assert!(besides.contains(&right.into()), "{right}: {besides:?}");
     }
     store.close().await;
@@ -160,9 +161,9 @@ async fn the_role_that_serves_is_not_the_role_that_migrates() {
     dropped.unwrap();
 }
 
-/// A certificate for this machine is none for another name.
+/// A certificate for this machine is rejected under another name.
 #[tokio::test(flavor = "multi_thread")]
-async fn tls_refuses_a_certificate_for_another_name() {
+async fn certificate_for_other_name_is_rejected() {
     let (Some(url), Ok(authority)) = (postgres_url(), std::env::var("KITH_TEST_POSTGRES_CA")) else { return };
     let port = url.rsplit_once(':').unwrap().1.split('/').next().unwrap();
     for (host, refused) in [("other.example", true), ("localhost", false)] {
@@ -174,9 +175,9 @@ async fn tls_refuses_a_certificate_for_another_name() {
     }
 }
 
-/// Behind a pooler that lends connections by transaction, locks would protect nobody: it is named, and refused.
+/// Behind a pooler in transaction mode locks would be ineffective, so it is detected and rejected.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pooler_in_transaction_mode_is_refused_by_name() {
+async fn transaction_mode_pooler_is_rejected() {
     let Some(url) = postgres_url() else { return };
     for (mode, refused) in [("transaction", true), ("session", false)] {
         let pooler = Pooler::start(&url, mode);
@@ -217,7 +218,7 @@ impl Pooler {
         );
         std::fs::write(&config, text).unwrap();
         use std::os::unix::fs::MetadataExt;
-        // It refuses to run as root.
+        // PgBouncer refuses to run as root.
         let program: &[&str] = match std::fs::metadata(folder.path()).unwrap().uid() {
             0 => &["runuser", "-u", "postgres", "--", "pgbouncer", "-q"],
             _ => &["pgbouncer", "-q"],
@@ -250,16 +251,16 @@ impl Pooler {
 
 impl Drop for Pooler {
     fn drop(&mut self) {
-        // Quick shutdown: `runuser` hands the signal on.
+        // Fast shutdown; `runuser` forwards the signal.
         let pid = self.process.id().to_string();
         let _ = Command::new("kill").args(["-TERM", &pid]).status();
         let _ = self.process.wait();
     }
 }
 
-/// A plan that was made for a small table scans it when it is large.
+/// A plan made for a small table would scan the table after it has grown.
 #[tokio::test]
-async fn plans_for_small_tables_are_made_anew() {
+async fn old_plans_are_discarded() {
     let Some(url) = postgres_url() else { return };
     const ROWS: i64 = 20_000;
     const LOOK_UP: &str = "SELECT 1 FROM looked_up WHERE id = $1";
@@ -292,7 +293,7 @@ async fn plans_for_small_tables_are_made_anew() {
             });
             read.await.unwrap()
         };
-        // The server keeps one plan for all parameters from the sixth run on.
+        // From the sixth run on, the server uses one generic plan for all parameters.
         for _ in 0..10 {
             assert!(look_up().await <= 5);
         }

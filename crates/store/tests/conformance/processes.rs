@@ -1,4 +1,4 @@
-//! Several processes on one PostgreSQL database, of which some are killed or frozen.
+//! Several processes on one PostgreSQL database, some of which are killed or frozen.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -12,27 +12,27 @@ use crate::postgres::options;
 use crate::sequencer::{all_events, assert_sequence, change};
 use crate::support::{Db, ctx, sources};
 
-/// Two processes on one database under load; then the one that is the sequencer is killed, and the other takes over.
+/// Runs two processes on one database under load, then kills the sequencer; the other process takes over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn two_processes_share_one_sequence_and_survive_each_other() {
+async fn second_process_takes_over_sequencer_after_kill() {
     let (Some(db), Some(observer)) = (Db::postgres().await, Db::postgres().await) else { return };
     db.store.close().await;
     let sessions = Sessions { observer: &observer.store, database: name(&db) };
-    let mut first = Process::start(&db, "writes_until_it_is_killed");
+    let mut first = Process::start(&db, "writes_until_killed");
     sessions.until(1, LEADERS).await;
 
     let watcher = Store::open(db.options.clone()).await.unwrap();
-    let mut second = Process::start(&db, "writes_until_it_is_killed");
+    let mut second = Process::start(&db, "writes_until_killed");
     until(2_000, || count(&watcher, PLACED)).await;
     assert_eq!(watcher.stats().sequencer, 0, "the first process leads");
 
-    // Killed wherever it is in its work, with the lock in its hands.
+    // The process is killed at an arbitrary point, while it holds the lock.
     first.kill();
     let after_kill = count(&watcher, PLACED).await;
     until(after_kill + 1_000, || count(&watcher, PLACED)).await;
     second.kill();
     watcher.close().await;
-    // What the second has sent is committed or not by then.
+    // By then, everything the second process has sent is either committed or not.
     sessions.until(0, NO_SESSIONS).await;
 
     let watcher = Store::open(db.options.clone()).await.unwrap();
@@ -43,13 +43,13 @@ async fn two_processes_share_one_sequence_and_survive_each_other() {
     watcher.close().await;
 }
 
-/// The kernel answers for a process that is stopped, so that its connection looks alive.
+/// The kernel responds for a frozen process, so that its connection looks alive.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn frozen_leader_is_replaced_and_places_nothing_once_it_thaws() {
+async fn frozen_sequencer_is_replaced_and_fenced() {
     let (Some(db), Some(observer)) = (Db::postgres().await, Db::postgres().await) else { return };
     db.store.close().await;
     let sessions = Sessions { observer: &observer.store, database: name(&db) };
-    let leader = Process::start(&db, "leads_until_it_is_killed");
+    let leader = Process::start(&db, "sequences_until_killed");
     sessions.until(1, LEADERS).await;
     let store = Store::open(db.options.clone()).await.unwrap();
     let writers: Vec<_> =
@@ -76,22 +76,22 @@ async fn frozen_leader_is_replaced_and_places_nothing_once_it_thaws() {
 const PLACED: &str = "SELECT COUNT(*) FROM outbox_positions";
 const WRITTEN: &str = "SELECT COUNT(*) FROM outbox";
 
-/// Sessions that hold the sequencer's lock.
+/// Counts sessions that hold the sequencer's lock.
 const LEADERS: &str = "SELECT COUNT(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
     WHERE d.datname = CAST($1 AS TEXT) AND l.locktype = 'advisory' AND l.classid = 1262703720 AND l.objid = 2 AND l.granted";
-/// Sessions that ask for it again and again.
+/// Counts sessions that try to take the lock.
 const FOLLOWERS: &str = "SELECT COUNT(*) FROM pg_stat_activity
     WHERE datname = CAST($1 AS TEXT) AND query LIKE 'SELECT pg_try_advisory_lock%'";
 const NO_SESSIONS: &str = "SELECT -COUNT(*) FROM pg_stat_activity WHERE datname = CAST($1 AS TEXT)";
 
-/// The sessions of a database, as a store of another database sees them.
+/// Sessions of a database, observed from a store on another database.
 struct Sessions<'s> {
     observer: &'s Store,
     database: String,
 }
 
 impl Sessions<'_> {
-    /// Waits until there are at least so many.
+    /// Waits until there are at least `least` sessions.
     async fn until(&self, least: i64, sql: &'static str) {
         let counted = || async {
             let database = self.database.clone();
@@ -107,7 +107,7 @@ fn name(db: &Db) -> String {
     db.database.url().rsplit('/').next().unwrap().to_owned()
 }
 
-/// Changes a subject so many times.
+/// Changes a subject `times` times.
 async fn change_each(store: Store, subject: u128, times: usize) {
     let sources = sources_of_one_process();
     for _ in 0..times {
@@ -116,7 +116,7 @@ async fn change_each(store: Store, subject: u128, times: usize) {
     }
 }
 
-/// Ids that differ from those of other processes and calls.
+/// Returns sources whose ids differ from those of other processes and calls.
 fn sources_of_one_process() -> Sources {
     Sources { ids: Arc::new(TimeOrderedIds::new(SystemRandom)), ..sources() }
 }
@@ -126,7 +126,7 @@ async fn count(store: &Store, sql: &'static str) -> i64 {
     counted.unwrap().unwrap()
 }
 
-/// Waits until `what` has come to `least`, but not for ever.
+/// Waits until `what` returns at least `least`, with a timeout.
 async fn until<F: Future<Output = i64>>(least: i64, what: impl Fn() -> F) {
     let reached = async {
         while what().await < least {
@@ -137,7 +137,7 @@ async fn until<F: Future<Output = i64>>(least: i64, what: impl Fn() -> F) {
     assert!(in_time.is_ok(), "{least} was not reached; it is {}", what().await);
 }
 
-/// One of the functions below, in a process of its own, which goes with this value.
+/// Process that runs one of the functions below. Dropping it kills the process.
 struct Process(Child);
 
 impl Process {
@@ -168,9 +168,9 @@ impl Drop for Process {
     }
 }
 
-/// Not a test by itself: what the processes above run.
+/// Run by the processes above; does nothing as a test.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn writes_until_it_is_killed() {
+async fn writes_until_killed() {
     let Ok(url) = std::env::var("KITH_TEST_WORKER") else { return };
     let store = Store::open(options(url)).await.unwrap();
     let sources = sources_of_one_process();
@@ -189,9 +189,9 @@ async fn writes_until_it_is_killed() {
     callers.join_all().await;
 }
 
-/// Not a test by itself either: places what others write.
+/// Run by the processes above: assigns positions to what others write. Does nothing as a test.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn leads_until_it_is_killed() {
+async fn sequences_until_killed() {
     let Ok(url) = std::env::var("KITH_TEST_WORKER") else { return };
     let _store = Store::open(options(url)).await.unwrap();
     std::future::pending::<()>().await;

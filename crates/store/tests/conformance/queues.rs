@@ -1,4 +1,4 @@
-//! Bounded queues, deadlines, and groups: what happens to transactions that have to wait.
+//! Bounded queues, deadlines, and groups of queued transactions.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -10,14 +10,14 @@ use crate::contract;
 use crate::support::{Db, add};
 
 contract! {
-    a_full_queue_refuses_at_once_and_drains
-    a_transaction_past_its_deadline_never_starts
-    a_transaction_that_has_started_is_never_dropped
-    what_waits_together_is_committed_together
-    closing_finishes_what_is_queued
+    full_queue_rejects_immediately_and_drains
+    expired_transaction_never_starts
+    started_transaction_is_never_dropped
+    queued_transactions_commit_as_group
+    closing_finishes_queued_transactions
 }
 
-/// Holds every write thread of a store, so that what comes after has to wait.
+/// Blocks every write thread of a store, so that later transactions queue.
 pub struct Gate {
     release: Vec<mpsc::Sender<()>>,
     holders: tokio::task::JoinSet<Result<(), Error>>,
@@ -40,7 +40,7 @@ impl Gate {
         gate
     }
 
-    /// Waits until `count` transactions wait behind the gate.
+    /// Waits until `count` transactions are queued.
     pub async fn wait_for_queue(&self, db: &Db, count: u64) {
         let filled = async {
             while db.store.stats().queued < count {
@@ -54,10 +54,10 @@ impl Gate {
         assert!(filled.is_ok() || is_postgres);
     }
 
-    /// Opens it when the store takes nothing more.
+    /// Opens the gate when the store accepts no more work.
     async fn open_once_closing(self, db: &Db) {
         let closing = async {
-            // Should it still be taken, it is too late to start.
+            // If a probe is still accepted, its deadline prevents it from starting.
             let mut probes = tokio::task::JoinSet::new();
             loop {
                 let store = db.store.clone();
@@ -102,7 +102,7 @@ async fn hold(
     store.write_within(patience, run).await
 }
 
-/// One write thread and room for four behind it.
+/// Reopens the store with one write thread and a queue of four.
 async fn narrow(db: Db) -> Db {
     db.reopened(|options| {
         options.write_queue = 4;
@@ -114,7 +114,7 @@ async fn narrow(db: Db) -> Db {
     .await
 }
 
-async fn a_full_queue_refuses_at_once_and_drains(db: Db) {
+async fn full_queue_rejects_immediately_and_drains(db: Db) {
     let db = narrow(db).await;
     let gate = Gate::close(&db).await;
     let mut callers = tokio::task::JoinSet::new();
@@ -140,7 +140,7 @@ async fn a_full_queue_refuses_at_once_and_drains(db: Db) {
     assert_eq!(db.store.stats().queued, 0);
 }
 
-async fn a_transaction_past_its_deadline_never_starts(db: Db) {
+async fn expired_transaction_never_starts(db: Db) {
     let db = narrow(db).await;
     let gate = Gate::close(&db).await;
     let ran = Arc::new(AtomicBool::new(false));
@@ -160,14 +160,14 @@ async fn a_transaction_past_its_deadline_never_starts(db: Db) {
     assert_eq!(db.store.stats().dropped_late, 1);
 }
 
-async fn a_transaction_that_has_started_is_never_dropped(db: Db) {
+async fn started_transaction_is_never_dropped(db: Db) {
     let gate = Gate::close_with(&db, 1, Duration::from_millis(50)).await;
     tokio::time::timeout(Duration::from_millis(120), std::future::pending::<()>()).await.unwrap_err();
     gate.open().await;
     assert_eq!(db.names().await, ["gate 0"]);
 }
 
-async fn what_waits_together_is_committed_together(db: Db) {
+async fn queued_transactions_commit_as_group(db: Db) {
     let gate = Gate::close(&db).await;
     let mut callers = tokio::task::JoinSet::new();
     for n in 0..300 {
@@ -190,7 +190,7 @@ async fn what_waits_together_is_committed_together(db: Db) {
     }
 }
 
-async fn closing_finishes_what_is_queued(db: Db) {
+async fn closing_finishes_queued_transactions(db: Db) {
     let db = db
         .reopened(|options| {
             if let EngineOptions::Postgres(own) = &mut options.engine {

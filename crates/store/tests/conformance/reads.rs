@@ -1,4 +1,4 @@
-//! Reads: short ones at once, long ones out of their way, exports of one state.
+//! Reads: short ones run at once, long ones do not delay them, exports see one snapshot.
 
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -9,20 +9,20 @@ use crate::contract;
 use crate::support::{Db, names};
 
 contract! {
-    an_acknowledged_write_is_seen_by_the_next_read
-    a_long_read_leaves_short_ones_alone
-    a_read_without_end_meets_its_deadline
-    an_export_sees_one_state
+    acknowledged_write_is_visible_to_next_read
+    long_read_does_not_delay_short_ones
+    endless_read_is_stopped_at_deadline
+    export_sees_one_snapshot
 }
 
-/// Counts to `n` inside the database.
+/// Counts to `n` in the database.
 fn count_to(q: &Query<'_>, n: i64) -> Result<i64, Error> {
     let sql = "WITH RECURSIVE c (n) AS (SELECT CAST(1 AS BIGINT) UNION ALL SELECT n + 1 FROM c WHERE n < $1)
                SELECT MAX(n) FROM c";
     Ok(q.one(sql, params![n], |row| row.get(0))?.unwrap_or(0))
 }
 
-async fn an_acknowledged_write_is_seen_by_the_next_read(db: Db) {
+async fn acknowledged_write_is_visible_to_next_read(db: Db) {
     let mut callers = tokio::task::JoinSet::new();
     for n in 0..8 {
         let store = db.store.clone();
@@ -44,7 +44,7 @@ async fn an_acknowledged_write_is_seen_by_the_next_read(db: Db) {
     callers.join_all().await;
 }
 
-async fn a_long_read_leaves_short_ones_alone(db: Db) {
+async fn long_read_does_not_delay_short_ones(db: Db) {
     db.add("short").await.unwrap();
     let store = db.store.clone();
     let long = tokio::spawn(async move { store.read(|q| count_to(q, 1_000_000)).await });
@@ -62,18 +62,18 @@ async fn a_long_read_leaves_short_ones_alone(db: Db) {
 }
 
 #[expect(clippy::disallowed_methods, reason = "measures how long it really took")]
-async fn a_read_without_end_meets_its_deadline(db: Db) {
+async fn endless_read_is_stopped_at_deadline(db: Db) {
     let db = db.reopened(|options| options.deadline = Duration::from_millis(300)).await;
     let started = Instant::now();
     let endless: Result<i64, Error> = db.store.read(|q| count_to(q, i64::MAX)).await;
     assert!(matches!(endless, Err(Error::DeadlinePassed)), "{endless:?}");
-    // Counting that far takes years.
+    // Counting that far would take years.
     assert!(started.elapsed() < Duration::from_secs(60));
     db.add("afterwards").await.unwrap();
     assert_eq!(db.names().await, ["afterwards"]);
 }
 
-async fn an_export_sees_one_state(db: Db) {
+async fn export_sees_one_snapshot(db: Db) {
     db.add("before").await.unwrap();
     let (counted, has_counted) = tokio::sync::oneshot::channel();
     let counted = Mutex::new(Some(counted));

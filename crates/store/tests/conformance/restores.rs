@@ -1,4 +1,5 @@
-//! A dump restored onto another server: its rows carry that server's transaction numbers, which may lie ahead.
+//! A dump restored on another server: its rows carry the transaction ids of the original server, which may be
+//! higher.
 
 use kith_kernel::uuid::Uuid;
 use kith_store::testing::TestDatabase;
@@ -8,11 +9,12 @@ use tokio_postgres::{Client, NoTls};
 use crate::sequencer::{all_events, assert_sequence, change};
 use crate::support::{Db, modules, postgres_url};
 
-/// Rows of each kind that were placed before the dump.
+/// Number of rows of each kind that had positions before the dump.
 const PLACED: i64 = 60_000;
 
-/// The history of a server whose transactions were numbered from 8,000,000,000: all rows below the mark are placed, and
-/// three above it are not. Then come two changes on this server, of the same subject, before any sequencer.
+/// History of a server whose transaction ids start at 8,000,000,000: all rows below the watermark have
+/// positions, and three above it have not. Two changes on this server follow, of the same subject, before a
+/// sequencer runs.
 const RESTORED: &str = "
     INSERT INTO outbox (id, at, kind, subject, recipients, payload, request_id, tx, ordinal)
         SELECT '00000000-0000-0000-0000-' || lpad(n::text, 12, '0'), 0, 'thing.changed',
@@ -54,7 +56,7 @@ async fn number(client: &Client, sql: &str) -> i64 {
     client.query_one(sql, &[]).await.unwrap().get(0)
 }
 
-/// Waits until the sessions of the store are gone, which then have told what they read.
+/// Waits until the sessions of the store have ended, which reports their statistics.
 async fn until_alone(client: &Client) {
     let others = "SELECT COUNT(*) FROM pg_stat_activity
                   WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
@@ -64,11 +66,11 @@ async fn until_alone(client: &Client) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn restored_events_are_placed_first_and_nothing_is_read_whole() {
+async fn restored_events_are_sequenced_first_without_full_scans() {
     if postgres_url().is_none() {
         return;
     }
-    // On a server of its own, where no other test's transaction delays the mark.
+    // A separate server, where no transaction of another test delays the watermark.
     let server = PostgresServer::start(PostgresServerOptions::default()).unwrap();
     let database = TestDatabase::postgres(&server.url("postgres")).await.unwrap();
     database.migrate(modules()).await.unwrap();
@@ -83,7 +85,7 @@ async fn restored_events_are_placed_first_and_nothing_is_read_whole() {
 
     let db = db.reopened(|_| {}).await;
     db.placed(PLACED + 5).await;
-    // One by one, so that statements run often enough to be planned for good.
+    // One at a time, so that the statements run often enough for a generic plan.
     for n in 6..=30 {
         let ctx = db.ctx();
         db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(1))).await.unwrap();
@@ -93,7 +95,7 @@ async fn restored_events_are_placed_first_and_nothing_is_read_whole() {
     while number(&client, "SELECT low_tx FROM sequencer").await > 8_000_000_000 {
         tokio::task::yield_now().await;
     }
-    // The next sequencer goes on at the mark.
+    // The next sequencer continues at the watermark.
     let db = db.reopened(|_| {}).await;
     db.placed(PLACED + 30).await;
     db.store.close().await;
@@ -111,9 +113,9 @@ async fn restored_events_are_placed_first_and_nothing_is_read_whole() {
     assert_eq!(number(&client, unsealed).await, 0);
 }
 
-/// More rows than one pass takes were without a place when the dump was made.
+/// When the dump was made, more rows were without a position than one pass assigns.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn restored_backlog_is_placed_once() {
+async fn restored_backlog_is_sequenced_once() {
     let Some(db) = Db::postgres().await else { return };
     db.store.close().await;
     let client = connect(&db.database.url()).await;

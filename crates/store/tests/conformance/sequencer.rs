@@ -1,4 +1,5 @@
-//! The sequencer: positions without gap or double, order per subject, logs, the audit chain, cursors, take-over.
+//! The sequencer: positions without gaps or duplicates, order per subject, user logs, the audit chain,
+//! cursors, take-over.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, mpsc};
@@ -12,18 +13,19 @@ use crate::contract;
 use crate::support::{Db, ctx, event};
 
 contract! {
-    positions_are_dense_and_keep_each_subjects_order
-    what_was_rolled_back_gets_no_position
-    each_recipients_log_is_dense
-    the_audit_chain_holds_and_shows_tampering
-    events_that_a_consumer_retries_are_kept
-    a_long_transaction_delays_nobody_and_is_not_lost
-    heads_survive_a_restart
-    a_backlog_of_any_length_is_placed_whole
-    old_events_are_removed_and_numbers_go_on
+    positions_are_dense_and_ordered_per_subject
+    rolled_back_events_get_no_position
+    user_logs_are_dense
+    audit_chain_detects_tampering
+    pending_events_of_consumer_are_not_removed
+    long_transaction_delays_no_other_and_is_sequenced
+    heads_persist_across_restart
+    long_backlog_is_sequenced_completely
+    removed_events_do_not_reset_numbering
 }
 
-/// Changes `subject` as a command would: locked first, its events numbered by what it read under the lock.
+/// Changes `subject` as a command would: locks it first, and numbers its events by the value read under the
+/// lock.
 pub fn change(tx: &Tx<'_>, ctx: &kith_kernel::Ctx, subject: Uuid) -> Result<(), Error> {
     tx.lock("subject", [subject])?;
     let key = subject.to_string();
@@ -35,7 +37,7 @@ pub fn change(tx: &Tx<'_>, ctx: &kith_kernel::Ctx, subject: Uuid) -> Result<(), 
     Ok(())
 }
 
-/// All events, page by page.
+/// Returns all events, read page by page.
 pub async fn all_events(store: &Store) -> Vec<SequencedEvent> {
     let mut all: Vec<SequencedEvent> = Vec::new();
     loop {
@@ -47,7 +49,7 @@ pub async fn all_events(store: &Store) -> Vec<SequencedEvent> {
     }
 }
 
-/// No gap, no double, and each subject's events in the order in which they were committed.
+/// Asserts that there are no gaps or duplicates, and that each subject's events are in commit order.
 pub fn assert_sequence(events: &[SequencedEvent], expected: usize) {
     assert_eq!(events.len(), expected);
     let mut last_of: HashMap<&str, i64> = HashMap::new();
@@ -60,7 +62,7 @@ pub fn assert_sequence(events: &[SequencedEvent], expected: usize) {
     }
 }
 
-async fn positions_are_dense_and_keep_each_subjects_order(db: Db) {
+async fn positions_are_dense_and_ordered_per_subject(db: Db) {
     let mut callers = tokio::task::JoinSet::new();
     for caller in 0..8_u128 {
         let (store, sources) = (db.store.clone(), db.sources.clone());
@@ -77,7 +79,7 @@ async fn positions_are_dense_and_keep_each_subjects_order(db: Db) {
     assert_eq!(db.store.stats().sequenced, 400);
 }
 
-async fn what_was_rolled_back_gets_no_position(db: Db) {
+async fn rolled_back_events_get_no_position(db: Db) {
     for n in 0..10_u128 {
         let ctx = db.ctx();
         let outcome: Result<(), Error> = db
@@ -109,7 +111,7 @@ async fn emit(db: &Db, recipients: &[UserId]) {
     emitted.unwrap();
 }
 
-async fn each_recipients_log_is_dense(db: Db) {
+async fn user_logs_are_dense(db: Db) {
     let users: Vec<UserId> = (1..=3).map(|n| UserId(Uuid::from_u128(n))).collect();
     for round in 0..12 {
         emit(&db, &users[..=round % 3]).await;
@@ -132,7 +134,7 @@ async fn each_recipients_log_is_dense(db: Db) {
     }
 }
 
-async fn old_events_are_removed_and_numbers_go_on(db: Db) {
+async fn removed_events_do_not_reset_numbering(db: Db) {
     let users: Vec<UserId> = (1..=2).map(|n| UserId(Uuid::from_u128(n))).collect();
     let logs = async || {
         let rows: Result<Vec<(i64, i64)>, Error> = db
@@ -149,7 +151,7 @@ async fn old_events_are_removed_and_numbers_go_on(db: Db) {
     for _ in 0..3 {
         emit(&db, &users).await;
     }
-    // The second has no later one.
+    // The second user has no later event.
     emit(&db, &users[..1]).await;
     db.placed(4).await;
     let at = db.sources.clock.now();
@@ -169,14 +171,14 @@ async fn old_events_are_removed_and_numbers_go_on(db: Db) {
     assert_eq!(logs().await, [(4, 4), (5, 5), (3, 3), (4, 5)]);
     pass(&db, 5).await;
     assert_eq!(db.store.remove_events(now, 10).await.unwrap(), 1);
-    // The last entry of a log goes when a later one of its person does.
+    // The last entry of a user's log is removed only after a later one exists.
     assert_eq!(logs().await, [(5, 5), (3, 3), (4, 5)]);
     let outbox: Result<Option<i64>, Error> =
         db.store.read(|q| q.one("SELECT COUNT(*) FROM outbox", &[], |row| row.get(0))).await;
     assert_eq!(outbox.unwrap(), Some(1));
 }
 
-async fn the_audit_chain_holds_and_shows_tampering(db: Db) {
+async fn audit_chain_detects_tampering(db: Db) {
     for n in 0..20_u128 {
         let ctx = db.ctx();
         db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(n))).await.unwrap();
@@ -210,7 +212,7 @@ async fn the_audit_chain_holds_and_shows_tampering(db: Db) {
     assert!(broken.contains("link 3"), "{broken}");
 }
 
-async fn events_that_a_consumer_retries_are_kept(db: Db) {
+async fn pending_events_of_consumer_are_not_removed(db: Db) {
     for _ in 0..4 {
         emit(&db, &[]).await;
     }
@@ -238,10 +240,11 @@ async fn pass(db: &Db, position: i64) {
     assert_eq!(passed.unwrap(), 1);
 }
 
-/// A transaction that started early and commits late: others get their places meanwhile, it gets its own afterwards.
-async fn a_long_transaction_delays_nobody_and_is_not_lost(db: Db) {
+/// A transaction starts early and commits late: others get their positions meanwhile, and it gets its own
+/// afterwards.
+async fn long_transaction_delays_no_other_and_is_sequenced(db: Db) {
     if db.store.kind() == EngineKind::Sqlite {
-        return; // Writers stand in one line there: nothing overlaps.
+        return; // There is only one writer, so transactions never overlap.
     }
     let db = db.reopened(|options| options.deadline = Duration::from_secs(60)).await;
     let (wrote, has_written) = tokio::sync::oneshot::channel();
@@ -273,7 +276,7 @@ async fn a_long_transaction_delays_nobody_and_is_not_lost(db: Db) {
     assert_eq!(events[28].event.subject, Uuid::from_u128(1).to_string());
 }
 
-async fn heads_survive_a_restart(db: Db) {
+async fn heads_persist_across_restart(db: Db) {
     for round in 1..=3 {
         let ctx = db.ctx();
         db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(1))).await.unwrap();
@@ -288,8 +291,8 @@ async fn heads_survive_a_restart(db: Db) {
     assert_eq!(db.store.verify_audit().await.unwrap().links, 4);
 }
 
-/// More rows than one pass takes.
-async fn a_backlog_of_any_length_is_placed_whole(db: Db) {
+/// More rows than one pass assigns.
+async fn long_backlog_is_sequenced_completely(db: Db) {
     let ctx = db.ctx();
     let done: Result<(), Error> = db
         .store
@@ -304,7 +307,7 @@ async fn a_backlog_of_any_length_is_placed_whole(db: Db) {
     done.unwrap();
     db.placed(4_500).await;
     assert_sequence(&all_events(&db.store).await, 4_500);
-    // Seals come with the positions, or a pass later.
+    // Seals come with the positions or one pass later.
     let sealed = async {
         while db.store.verify_audit().await.map_or(0, |chain| chain.links) < 4_500 {
             tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! What only SQLite has to keep: the folder's lock, checkpoints, a disk that is really full.
+//! Tests of SQLite only: the folder's lock, checkpoints, a full disk.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use kith_store::{Error, OpenError, Store, params};
 use crate::support::{Db, add};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_belongs_to_one_store() {
+async fn folder_allows_one_store() {
     let db = Db::sqlite().await;
     let second = Store::open(db.options.clone()).await.err().expect("the folder is taken");
     assert!(
@@ -18,9 +18,9 @@ async fn a_folder_belongs_to_one_store() {
     db.add("again").await.unwrap();
 }
 
-/// The log is emptied while writes go on, by a connection that is not the writer's.
+/// The log is truncated during writes, by a connection that is not the writer's.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_log_does_not_grow_without_end() {
+async fn wal_is_truncated_during_writes() {
     let db = Db::sqlite().await;
     let log = db.database.folder().unwrap().join("kith.db-wal");
     let log_mib = || std::fs::metadata(&log).unwrap().len() >> 20;
@@ -52,7 +52,7 @@ async fn the_log_does_not_grow_without_end() {
     assert_eq!(left, 0, "closing leaves no log behind");
 }
 
-/// Nobody but the writer itself finds a moment in which nothing is written.
+/// Only the writer itself finds a moment in which nothing is being written.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn log_stays_bounded_while_the_writer_is_saturated() {
     const CALLERS: i64 = 1_000;
@@ -73,16 +73,16 @@ async fn log_stays_bounded_while_the_writer_is_saturated() {
         });
     }
     callers.join_all().await;
-    // The file does not shrink: this is the most that was ever in it.
+    // The file does not shrink, so this is its maximum size.
     let most = std::fs::metadata(&log).unwrap().len() >> 20;
     assert!(most < 120, "{most} MiB in the log of 1,000 MiB that were written");
     let now = db.store.stats().wal_bytes >> 20;
     assert!(now <= most, "{now} MiB");
 }
 
-/// A full disk in earnest: a file system too small for what is asked of it. Needs root, which CI has.
+/// A real full disk: a file system too small for the data. Needs root, as in CI.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_is_really_full_loses_nothing_acknowledged() {
+async fn full_disk_loses_no_acknowledged_write() {
     let mount = tempfile::tempdir().unwrap();
     let mounted = std::process::Command::new("mount")
         .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])

@@ -1,4 +1,4 @@
-//! A database of its own for each test, with a small schema and the commands the contract is tried with.
+//! Test support: a database for each test, with a small schema and its commands.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub fn modules() -> Vec<ModuleMigrations> {
     vec![STORE_MIGRATIONS, SCHEMA]
 }
 
-/// Runs each named contract on both engines, as `name::sqlite` and `name::postgres`.
+/// Runs each named test on both engines, as `name::sqlite` and `name::postgres`.
 #[macro_export]
 macro_rules! contract {
     ($($name:ident)+) => {$(
@@ -40,7 +40,7 @@ macro_rules! contract {
     )+};
 }
 
-/// The address of the server that the test command started; none if only SQLite was asked for.
+/// Returns the URL of the server that the test command started, or `None` if only SQLite is tested.
 pub fn postgres_url() -> Option<String> {
     if let Ok(url) = std::env::var("KITH_TEST_POSTGRES") {
         return Some(url);
@@ -75,7 +75,7 @@ impl Db {
         Self { store, options, sources: sources(), database }
     }
 
-    /// The same database with other options; the store before is closed.
+    /// Closes the store and reopens the same database with other options.
     pub async fn reopened(self, change: impl FnOnce(&mut StoreOptions)) -> Self {
         self.store.close().await;
         let Self { mut options, sources, database, store } = self;
@@ -89,7 +89,7 @@ impl Db {
         ctx(&self.sources)
     }
 
-    /// Adds a thing and waits for the disk.
+    /// Adds a thing and waits until it is on disk.
     pub async fn add(&self, name: &str) -> Result<(), Error> {
         let name = name.to_owned();
         self.store.write(move |tx| add(tx, &name)).await
@@ -99,7 +99,7 @@ impl Db {
         self.store.read(names).await.unwrap()
     }
 
-    /// Waits until the sequencer has placed as many events.
+    /// Waits until `count` events have positions.
     pub async fn placed(&self, count: i64) {
         let mut head = self.store.head();
         let reached = tokio::time::timeout(Duration::from_secs(20), head.wait_for(|head| *head >= count));
@@ -128,7 +128,7 @@ pub fn names(q: &Query<'_>) -> Result<Vec<String>, Error> {
     q.all("SELECT name FROM things ORDER BY name", &[], |row| row.get(0))
 }
 
-/// An event about `subject` that carries `n`.
+/// Returns an event about `subject` that carries `n`.
 pub fn event(subject: Uuid, n: i64) -> NewEvent {
     NewEvent {
         kind: "thing.changed",

@@ -1,4 +1,4 @@
-//! How a transaction ends: three ways, and what happens to one whose statement failed or whose closure panicked.
+//! Outcomes of a transaction: the three kinds, failed statements, and panics in the closure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,15 +9,15 @@ use crate::contract;
 use crate::support::{Db, add};
 
 contract! {
-    commits_what_it_answers
-    commits_a_refusal_that_leaves_a_trace
-    rolls_back_a_refusal
-    a_failed_statement_ends_the_transaction_even_if_swallowed
-    a_panic_is_an_error_and_changes_nothing
-    each_closure_runs_twice_when_rehearsing_and_counts_once
-    a_constraint_is_told_apart_from_a_fault
-    a_lost_caller_does_not_lose_the_commit
-    a_trace_of_any_length_is_written_whole
+    committed_value_is_returned_and_stored
+    commit_refusal_keeps_changes
+    rollback_discards_changes
+    swallowed_statement_error_fails_transaction
+    panic_rolls_back
+    dry_run_does_not_count
+    constraint_error_differs_from_fault
+    dropped_caller_does_not_cancel_commit
+    long_trace_is_written_completely
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -28,13 +28,13 @@ enum Refused {
     Rule,
 }
 
-async fn commits_what_it_answers(db: Db) {
+async fn committed_value_is_returned_and_stored(db: Db) {
     let answer: Result<i32, Error> = db.store.write(|tx| add(tx, "kept").map(|()| 7)).await;
     assert_eq!(answer.unwrap(), 7);
     assert_eq!(db.names().await, ["kept"]);
 }
 
-async fn commits_a_refusal_that_leaves_a_trace(db: Db) {
+async fn commit_refusal_keeps_changes(db: Db) {
     let ctx = db.ctx();
     let refused: Result<(), Refused> = db
         .store
@@ -56,7 +56,7 @@ async fn commits_a_refusal_that_leaves_a_trace(db: Db) {
     assert_eq!(audited, Some(1));
 }
 
-async fn rolls_back_a_refusal(db: Db) {
+async fn rollback_discards_changes(db: Db) {
     let ctx = db.ctx();
     let refused: Result<(), Refused> = db
         .store
@@ -73,7 +73,7 @@ async fn rolls_back_a_refusal(db: Db) {
     assert_eq!(audited.unwrap(), Some(0));
 }
 
-async fn a_failed_statement_ends_the_transaction_even_if_swallowed(db: Db) {
+async fn swallowed_statement_error_fails_transaction(db: Db) {
     db.add("there").await.unwrap();
     let answer: Result<(), Error> = db
         .store
@@ -89,7 +89,7 @@ async fn a_failed_statement_ends_the_transaction_even_if_swallowed(db: Db) {
     assert_eq!(db.names().await, ["there"]);
 }
 
-async fn a_panic_is_an_error_and_changes_nothing(db: Db) {
+async fn panic_rolls_back(db: Db) {
     let answer: Result<(), Error> = db
         .store
         .write(|tx| {
@@ -108,7 +108,7 @@ async fn a_panic_is_an_error_and_changes_nothing(db: Db) {
     assert_eq!(db.names().await, ["afterwards"]);
 }
 
-async fn each_closure_runs_twice_when_rehearsing_and_counts_once(db: Db) {
+async fn dry_run_does_not_count(db: Db) {
     let db = db.reopened(|options| options.rehearse = true).await;
     let runs = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&runs);
@@ -129,7 +129,7 @@ async fn each_closure_runs_twice_when_rehearsing_and_counts_once(db: Db) {
     assert_eq!(audited.unwrap(), Some(1));
 }
 
-async fn a_constraint_is_told_apart_from_a_fault(db: Db) {
+async fn constraint_error_differs_from_fault(db: Db) {
     db.add("a").await.unwrap();
     let unique: Result<(), Error> = db.store.write(|tx| add(tx, "a")).await;
     let check: Result<u64, Error> =
@@ -144,8 +144,8 @@ async fn a_constraint_is_told_apart_from_a_fault(db: Db) {
     assert!(matches!(fault, Err(Error::Fault(_))), "{fault:?}");
 }
 
-/// Whoever asked may hang up; the transaction that has started ends as it would have.
-async fn a_lost_caller_does_not_lose_the_commit(db: Db) {
+/// The caller may stop waiting; a transaction that has started ends nevertheless.
+async fn dropped_caller_does_not_cancel_commit(db: Db) {
     let (started, has_started) = tokio::sync::oneshot::channel();
     let started = std::sync::Mutex::new(Some(started));
     let (go, may_go) = std::sync::mpsc::channel::<()>();
@@ -165,7 +165,7 @@ async fn a_lost_caller_does_not_lose_the_commit(db: Db) {
     caller.abort();
     assert!(caller.await.is_err());
     go.send(()).unwrap();
-    // SQLite has one line of writers, PostgreSQL several: a read shows it in any case, soon.
+    // SQLite has one writer, PostgreSQL several; on both, a read sees the commit soon.
     let seen = async {
         while db.names().await != ["kept"] {
             tokio::task::yield_now().await;
@@ -174,8 +174,8 @@ async fn a_lost_caller_does_not_lose_the_commit(db: Db) {
     tokio::time::timeout(std::time::Duration::from_secs(60), seen).await.unwrap();
 }
 
-/// More rows than travel together, and without any statement before them.
-async fn a_trace_of_any_length_is_written_whole(db: Db) {
+/// More rows than one pipeline holds, without any statement before them.
+async fn long_trace_is_written_completely(db: Db) {
     for length in [1, 16, 17, 100] {
         let ctx = db.ctx();
         let done: Result<(), Error> = db

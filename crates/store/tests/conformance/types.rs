@@ -1,4 +1,4 @@
-//! Values are the same on both engines: types, order, NULL, placeholders, and what neither can hold.
+//! Values are the same on both engines: types, order, NULL, placeholders, and values that are rejected.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
@@ -8,16 +8,16 @@ use crate::contract;
 use crate::support::{Db, add};
 
 contract! {
-    values_come_back_as_they_went_in
-    text_is_ordered_by_its_bytes
-    placeholders_go_by_number
-    nul_in_text_is_refused_before_it_reaches_the_database
-    a_value_of_another_type_is_refused
+    values_round_trip
+    text_is_ordered_by_bytes
+    placeholders_are_numbered
+    nul_in_text_is_rejected_before_database
+    value_of_wrong_type_is_rejected
     booleans_are_conditions_and_partial_indexes_hold
     upserts_and_row_values_work
 }
 
-async fn values_come_back_as_they_went_in(db: Db) {
+async fn values_round_trip(db: Db) {
     let bytes = vec![0_u8, 1, 255];
     let stored: Result<u64, Error> = db
         .store
@@ -57,7 +57,7 @@ async fn values_come_back_as_they_went_in(db: Db) {
     assert_eq!(back.unwrap(), Some((id, at)));
 }
 
-async fn text_is_ordered_by_its_bytes(db: Db) {
+async fn text_is_ordered_by_bytes(db: Db) {
     for name in ["b", "a", "B", "ä", "Z", "_", "a b", "ab"] {
         db.add(name).await.unwrap();
     }
@@ -71,7 +71,7 @@ async fn text_is_ordered_by_its_bytes(db: Db) {
     assert_eq!(behind.unwrap(), ["ab", "b", "ä"]);
 }
 
-async fn placeholders_go_by_number(db: Db) {
+async fn placeholders_are_numbered(db: Db) {
     let swapped: Result<Option<(String, String)>, Error> = db
         .store
         .read(|q| {
@@ -83,7 +83,7 @@ async fn placeholders_go_by_number(db: Db) {
     assert_eq!(swapped.unwrap(), Some(("two".to_owned(), "one".to_owned())));
 }
 
-async fn nul_in_text_is_refused_before_it_reaches_the_database(db: Db) {
+async fn nul_in_text_is_rejected_before_database(db: Db) {
     let stored = db.add("a\0b").await;
     assert!(matches!(stored, Err(Error::NulInText)), "{stored:?}");
     let asked: Result<Option<i64>, Error> = db
@@ -94,7 +94,7 @@ async fn nul_in_text_is_refused_before_it_reaches_the_database(db: Db) {
     assert_eq!(db.names().await, [""; 0]);
 }
 
-async fn a_value_of_another_type_is_refused(db: Db) {
+async fn value_of_wrong_type_is_rejected(db: Db) {
     let text_for_number: Result<u64, Error> = db
         .store
         .write(|tx| tx.exec("INSERT INTO counters (name, n) VALUES ('c', $1)", params!["eightchr"]))

@@ -1,4 +1,4 @@
-//! Work of the sequencer: finds committed rows that have no place yet, and gives them one.
+//! Sequencing passes: find committed rows without a position and assign one.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,31 +16,31 @@ use crate::tx::{Session as AnySession, record};
 use crate::value::Param;
 use crate::{Error, Row, Tx, outbox};
 
-/// Rows placed in one pass.
+/// Maximum number of rows per pass.
 const PASS: i64 = 2_000;
 
-/// Lower numbers are not those of transactions: 2 stands for any that is long past.
+/// Lowest regular transaction id of PostgreSQL. Smaller ones are special; 2 marks a frozen row.
 const FIRST_TX: i64 = 3;
 
-/// How often the low-water mark is kept for the next sequencer.
+/// Interval at which the watermark is saved for the next sequencer.
 const KEEP_MARK: Duration = Duration::from_secs(1);
 
 /// State of the node that is the sequencer.
 pub(super) struct Lead {
     heads: Heads,
     audit_keys: AuditKeys,
-    /// Rows that came with a dump and have no place yet are at or above this transaction of the server they came from;
-    /// nothing once all have their places. They come before those of this server.
+    /// Lower bound, in transaction ids of the original server, of rows from a restored dump that have no
+    /// position yet. `None` once all have one. Such rows come before those of this server.
     restored: Option<i64>,
-    /// Every committed row of this server below this transaction has its place.
+    /// Watermark: every committed row of this server with a lower transaction id has a position.
     low_tx: i64,
-    /// Until everything that is there has been looked at once, where no mark was kept.
+    /// True until all rows have been scanned once, if no watermark was saved.
     catching_up: bool,
     mark_kept: Instant,
     kept_tx: i64,
 }
 
-/// The low-water mark as it was kept, and the transaction of this server that wrote it.
+/// Saved watermark, and the transaction of this server that saved it.
 #[derive(Clone, Copy)]
 struct Mark {
     low_tx: i64,
@@ -48,11 +48,12 @@ struct Mark {
 }
 
 impl Lead {
-    /// Moves the mark after a pass; says whether there may be more. `reached` is the transaction that a full page ended in.
+    /// Moves the watermark after a pass. `reached` is the transaction in which a full page ended. Returns
+    /// true if there may be more rows.
     fn advance(&mut self, reached: Option<i64>, oldest: i64) -> bool {
         match (&mut self.restored, reached) {
             (Some(restored), Some(reached)) => *restored = reached,
-            // This server's own rows are next.
+            // Continue with the rows of this server.
             (restored @ Some(_), None) => *restored = None,
             (None, Some(reached)) => self.low_tx = reached.min(oldest),
             (None, None) => {
@@ -66,7 +67,7 @@ impl Lead {
 }
 
 impl Direct<'_> {
-    /// Becomes the leader that [`Self::campaign`] has the lock for.
+    /// Starts to act as the sequencer. [`Self::campaign`] must hold the lock.
     #[expect(clippy::disallowed_methods, reason = "paces real work")]
     pub(super) fn lead(&mut self) -> Result<(), Error> {
         let q = self.query(Frame::Plain);
@@ -94,7 +95,7 @@ impl Direct<'_> {
         Ok(())
     }
 
-    /// Gives what was committed its place; says whether there may be more.
+    /// Assigns positions to committed rows. Returns true if there may be more rows.
     pub(super) fn pass(&mut self) -> Result<bool, Error> {
         let Some(lead) = &self.lead else { return Ok(false) };
         self.link.set_silence(if lead.catching_up { CATCH_UP } else { self.shared.settings.silence });
@@ -127,7 +128,8 @@ impl Direct<'_> {
         Ok(more)
     }
 
-    /// Makes a key for the next link if there is none for it. The lock keeps every other process from it.
+    /// Creates a key for the next audit link if there is none. The sequencer's lock keeps other processes
+    /// from doing the same.
     fn ready_audit_key(&mut self) -> Result<(), Error> {
         let Some(lead) = &self.lead else { return Ok(()) };
         let (next, keys) = (lead.heads.seal.n + 1, lead.audit_keys.clone());
@@ -140,7 +142,7 @@ impl Direct<'_> {
         Ok(())
     }
 
-    /// Looks for what has no place yet, all in one state and one round trip.
+    /// Reads the rows without a position, in one snapshot and one round trip.
     fn find(&self, lead: &Lead) -> Result<Found, Failure> {
         let oldest = self.link.prepare(OLDEST_RUNNING)?;
         let (events, entries, from) = match lead.restored {
@@ -162,7 +164,8 @@ impl Direct<'_> {
         Ok(Found { oldest, events, entries })
     }
 
-    /// A few statements whatever the number of rows, in one round trip; the keys refuse a place that is taken.
+    /// Inserts positions, deliveries and seals with a fixed number of statements, in one round trip. Unique
+    /// keys reject a position that is already assigned.
     fn write(&self, placed: &Placed) -> Result<(), Failure> {
         let (positions, events): (Vec<_>, Vec<_>) =
             placed.positions.iter().map(|(position, id)| (*position, id.to_string())).unzip();
@@ -175,7 +178,8 @@ impl Direct<'_> {
         let insert_positions = self.link.prepare(INSERT_POSITIONS)?;
         let insert_deliveries = self.link.prepare(INSERT_DELIVERIES)?;
         let insert_seals = self.link.prepare(INSERT_SEALS)?;
-        // Announced with the commit itself: nobody hears of a place that is not there.
+        // The notification is part of the transaction, so it is never sent for a position that was not
+        // committed.
         let end = format!("NOTIFY kith, '{}'; COMMIT", placed.heads.position);
         let client = &self.link.client;
         let written = self.link.wait(try_join5(
@@ -218,25 +222,25 @@ const INSERT_DELIVERIES: &str = "INSERT INTO user_logs (user_id, log_offset, pos
 const INSERT_SEALS: &str = "INSERT INTO audit_seals (n, entry_id, prev, hash)
      SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[], $4::bytea[])";
 
-/// The mark; beside it what [`full_tx`] needs.
+/// Reads the watermark and the values that [`full_tx`] needs.
 const MARK: &str = "SELECT low_tx, CAST(CAST(xmin AS TEXT) AS BIGINT),
      CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT) FROM sequencer WHERE id = 1";
 
-/// The oldest transaction that may still commit: whatever is older and visible now is all there will ever be. Beside it:
-/// whether the server has turned read-only.
+/// Oldest transaction that can still commit: all older rows are visible already. Also returns whether the
+/// server has become read-only.
 const OLDEST_RUNNING: &str = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT),
      current_setting('default_transaction_read_only') = 'on'";
 
-/// Condition for rows of transactions that this server can have numbered so far.
+/// Restricts rows to transaction ids that this server can have assigned so far.
 macro_rules! of_this_server {
     ($tx:literal) => {
         concat!(" AND ", $tx, " < CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT)")
     };
 }
 
-/// Found by the absence of a position, in the order of transactions: for one subject that is commit order, because a
-/// command locks its subject before it writes, and a transaction gets its number with its first write. A subquery that gives a
-/// value is run for each row; `NOT EXISTS` would hash all places that were ever given.
+/// Selects events without a position, in order of transaction id. For one subject this is commit order,
+/// because a command locks its subject before its first write, which assigns the transaction id. The scalar
+/// subquery is evaluated per row; `NOT EXISTS` would hash all existing positions.
 macro_rules! events {
     ($until:expr) => {
         concat!(
@@ -260,13 +264,14 @@ macro_rules! entries {
     };
 }
 
-/// Bounded above as well: rows that were restored from another server carry its numbers, which may lie ahead.
+/// With an upper bound, because rows restored from another server carry its transaction ids, which may be
+/// higher.
 const UNPLACED_EVENTS: &str = events!(of_this_server!("o.tx"));
 const UNSEALED_ENTRIES: &str = entries!(of_this_server!("a.tx"));
 const RESTORED_EVENTS: &str = events!("");
 const RESTORED_ENTRIES: &str = entries!("");
 
-/// Rows without a place, as one state of the database shows them.
+/// Rows without a position, read in one snapshot.
 struct Found {
     oldest: tokio_postgres::Row,
     events: Vec<tokio_postgres::Row>,
@@ -274,7 +279,7 @@ struct Found {
 }
 
 impl Found {
-    /// The transaction up to which rows were looked at, if a page was full: the next pass goes on there.
+    /// Returns the transaction in which a full page ended, where the next pass continues.
     fn reached(&self) -> Result<Option<i64>, Error> {
         let last = |rows: &[tokio_postgres::Row], column| match rows.last() {
             Some(last) if rows.len() as i64 == PASS => Row::Postgres(last).get(column).map(Some),
@@ -289,7 +294,8 @@ fn read_unplaced(row: &Row<'_>) -> Result<Unplaced, Error> {
     Ok(Unplaced { id: row.get(0)?, recipients: outbox::parse_recipients(&row.get::<String>(1)?)? })
 }
 
-/// The 64-bit number of a transaction whose lower half is `tx` and that is older than `next`; 0 if `tx` tells nothing.
+/// Returns the 64-bit id of the transaction with the lower half `tx` that is older than `next`, or 0 if `tx`
+/// is a special id.
 fn full_tx(tx: i64, next: i64) -> i64 {
     let (epoch, lower) = (next >> 32, next & 0xffff_ffff);
     let epoch = if tx < lower { epoch } else { epoch - 1 };
@@ -301,7 +307,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn transactions_before_a_wrap_belong_to_the_epoch_before() {
+    fn transaction_ids_before_wraparound_belong_to_previous_epoch() {
         assert_eq!(full_tx(700, 1_000), 700);
         assert_eq!(full_tx(700, (3 << 32) + 1_000), (3 << 32) + 700);
         assert_eq!(full_tx(4_000_000_000, (3 << 32) + 1_000), (2 << 32) + 4_000_000_000);

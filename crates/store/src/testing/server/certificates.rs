@@ -1,4 +1,4 @@
-//! The certificates of a test server that speaks TLS: an authority of its own and one for the loopback.
+//! TLS certificates for test servers: a certificate authority, and a certificate for the loopback addresses.
 
 use std::path::Path;
 use std::{fs, io, os::unix::fs::PermissionsExt as _};
@@ -11,7 +11,7 @@ pub(super) const CA: &str = "ca.pem";
 pub(super) const CERTIFICATE: &str = "server.pem";
 pub(super) const KEY: &str = "server.key";
 
-/// Writes all three into `folder`, readable by `owner` alone.
+/// Writes the authority, certificate and key into `folder`, readable by `owner` only.
 pub(super) fn write(folder: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
     for (name, pem) in make().map_err(io::Error::other)? {
         let path = folder.join(name);

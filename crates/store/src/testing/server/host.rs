@@ -1,4 +1,4 @@
-//! The machine that a test server runs on: programs, folder, user, port, processes.
+//! Environment of a test server: programs, folder, user, port and processes.
 
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, TcpListener};
@@ -12,10 +12,10 @@ use tempfile::TempDir;
 
 use super::PostgresServerError;
 
-/// Command that installs a server where none is found.
+/// Command that installs PostgreSQL on Debian and Ubuntu.
 pub const INSTALL: &str = "apt-get install -y postgresql";
 
-/// Stops the server if the process that holds the other end of the pipe is gone.
+/// Shell script that stops the server when the process that holds the other end of its pipe has ended.
 const WATCHDOG: &str = r#"
 read -r _
 if [ -s "$1/data/postmaster.pid" ]; then
@@ -26,10 +26,10 @@ fi
 rm -rf "$1"
 "#;
 
-/// Where the newest server's programs are: Debian's folders first, then the search path.
+/// Returns the folder with the programs of the newest installed server: Debian's folders first, then `PATH`.
 ///
 /// # Errors
-/// No server is installed; the message names the package.
+/// Returns an error that names the package if no server is installed.
 pub fn find_bin() -> Result<PathBuf, PostgresServerError> {
     let complete = |bin: &Path| bin.join("initdb").is_file() && bin.join("postgres").is_file();
     let version = |path: &Path| path.file_name().and_then(OsStr::to_str)?.parse::<u32>().ok();
@@ -51,7 +51,7 @@ pub(super) fn make_folder(parent: Option<&Path>) -> io::Result<TempDir> {
     tempfile::Builder::new().prefix("kith-postgres-").tempdir_in(parent.unwrap_or(&env::temp_dir()))
 }
 
-/// The user and group to run as, if we are root, as which PostgreSQL refuses to run.
+/// Returns the user and group to run as if this process is root, because PostgreSQL refuses to run as root.
 pub(super) fn unprivileged(ours: &Path) -> io::Result<Option<(u32, u32)>> {
     if fs::metadata(ours)?.uid() != 0 {
         return Ok(None);
@@ -76,7 +76,8 @@ pub(super) fn start_watchdog(folder: &Path) -> io::Result<Child> {
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }
 
-/// A port that no outgoing connection draws: one of those could be taken while the server is down.
+/// Returns a free port outside the range of outgoing connections, so that it stays free while the server is
+/// stopped.
 pub(super) fn free_port() -> io::Result<u16> {
     let seed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
     let candidates = (0..10_000).map(|i| 20_000 + (seed.wrapping_add(i)) % 10_000);
@@ -84,7 +85,8 @@ pub(super) fn free_port() -> io::Result<u16> {
     free.next().ok_or_else(|| io::Error::from(io::ErrorKind::AddrInUse))
 }
 
-/// The processes that work in `folder`, as each of the server's does in its data folder.
+/// Returns the processes whose working directory is `folder`, as it is for every process of a server in its
+/// data folder.
 pub(super) fn processes_in(folder: &Path) -> Vec<u32> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let here =

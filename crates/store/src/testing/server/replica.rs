@@ -1,4 +1,4 @@
-//! A streaming replica of a test server, and what a failover to it needs.
+//! Streaming replicas of a test server, and failover to them.
 
 use std::process::Stdio;
 use std::time::Instant;
@@ -7,10 +7,11 @@ use super::host::send;
 use super::{PostgresServer, PostgresServerError, READY_WITHIN, SUPERUSER, because};
 
 impl PostgresServer {
-    /// Starts an asynchronous streaming replica of this server, which answers reads until [`PostgresServer::promote`].
+    /// Starts an asynchronous streaming replica of this server. It is read-only until
+    /// [`PostgresServer::promote`].
     ///
     /// # Errors
-    /// [`PostgresServerError`] if it could not be copied, or would not start.
+    /// Returns [`PostgresServerError`] if the copy fails or the replica does not start.
     pub fn replica(&self) -> Result<Self, PostgresServerError> {
         Self::start_on(self.options.clone(), |replica| {
             let mut copy = replica.command("pg_basebackup");
@@ -21,15 +22,15 @@ impl PostgresServer {
         })
     }
 
-    /// Returns the address of `database` on this server or, if this one accepts no writes, on `other`.
+    /// Returns the URL of `database` with both servers, this one first.
     pub fn url_or(&self, other: &Self, database: &str) -> String {
         format!("postgres://{SUPERUSER}@127.0.0.1:{},127.0.0.1:{}/{database}", self.port, other.port)
     }
 
-    /// Runs `statements` one by one, each in a transaction of its own, and returns what they print.
+    /// Runs `statements` one by one, each in its own transaction, and returns their output.
     ///
     /// # Errors
-    /// The server refused one of them.
+    /// Returns [`PostgresServerError`] if a statement fails.
     pub fn run(&self, statements: &[&str]) -> Result<String, PostgresServerError> {
         let mut psql = self.command("psql");
         psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", &self.port.to_string()]);
@@ -40,53 +41,53 @@ impl PostgresServer {
         Ok(self.finish(psql)?.trim().to_owned())
     }
 
-    /// Waits until this replica shows everything that `primary` has written.
+    /// Waits until this replica has replayed everything that `primary` has written.
     ///
     /// # Errors
-    /// [`PostgresServerError`] if it has not caught up in time.
+    /// Returns [`PostgresServerError`] if it has not caught up within two minutes.
     pub fn catch_up(&self, primary: &Self) -> Result<(), PostgresServerError> {
         let written = primary.run(&["SELECT pg_current_wal_insert_lsn()"])?;
         self.wait_for(&format!("SELECT pg_last_wal_replay_lsn() >= '{written}'"))
     }
 
-    /// Lets this replica receive nothing any more: what the primary commits from now on is not here.
+    /// Disconnects this replica from its primary: later commits do not reach it.
     ///
     /// # Errors
-    /// [`PostgresServerError`] if it still receives.
+    /// Returns [`PostgresServerError`] if it is still connected after two minutes.
     pub fn stop_receiving(&self) -> Result<(), PostgresServerError> {
         self.run(&["ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()"])?;
         self.wait_for("SELECT count(*) = 0 FROM pg_stat_wal_receiver")
     }
 
-    /// Makes a primary of this replica; it accepts writes when this returns.
+    /// Promotes this replica to a primary. It accepts writes when this returns.
     ///
     /// # Errors
-    /// [`PostgresServerError`] if it would not be promoted.
+    /// Returns [`PostgresServerError`] if the promotion fails.
     pub fn promote(&self) -> Result<(), PostgresServerError> {
         self.run(&["SELECT pg_promote(true, 120)"])?;
         self.wait_for("SELECT NOT pg_is_in_recovery()")
     }
 
-    /// Refuses writes, or accepts them again, in each session's next transaction.
+    /// Makes the server reject or accept writes, from each session's next transaction on.
     ///
     /// # Errors
-    /// The server refused it.
+    /// Returns [`PostgresServerError`] if the server rejects the change.
     pub fn set_read_only(&self, read_only: bool) -> Result<(), PostgresServerError> {
         let value = if read_only { "on" } else { "off" };
         let set = format!("ALTER SYSTEM SET default_transaction_read_only = {value}");
         self.run(&["SET default_transaction_read_only = off", &set, "SELECT pg_reload_conf()"])?;
-        // The postmaster tells all sessions before it starts the one that shows the new setting.
+        // The postmaster signals all sessions before it starts the one that reports the new setting.
         self.wait_for(&format!("SELECT current_setting('default_transaction_read_only') = '{value}'"))
     }
 
-    /// Stops all processes of this server where they are. The kernel still accepts connections for them.
+    /// Freezes all processes of this server with SIGSTOP. The kernel still accepts connections for them.
     ///
     /// # Errors
-    /// The signal could not be sent.
+    /// Returns [`PostgresServerError`] if the signal cannot be sent.
     pub fn freeze(&mut self) -> Result<(), PostgresServerError> {
         let Some(postmaster) = self.pid() else { return Ok(()) };
         self.frozen = true;
-        // First the one that starts others.
+        // The postmaster first, so that it starts no further processes.
         send("STOP", postmaster).map_err(because("be frozen"))?;
         self.send_all("STOP");
         Ok(())
@@ -103,7 +104,7 @@ impl PostgresServer {
         Ok(())
     }
 
-    /// Runs a program to its end and returns what it prints.
+    /// Runs a program to its end and returns its standard output.
     pub(super) fn finish(&self, mut command: std::process::Command) -> Result<String, PostgresServerError> {
         let program = command.get_program().to_string_lossy().into_owned();
         let done = command.stdin(Stdio::null()).output().map_err(because("run a program"))?;

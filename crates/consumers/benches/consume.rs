@@ -1,5 +1,5 @@
-//! Events per second that one consumer with a trivial handler is given: `cargo bench -p kith-consumers`. With `KITH_TEST_POSTGRES`
-//! set to a server's address, on PostgreSQL too.
+//! Events per second delivered to one consumer with a trivial handler: `cargo bench -p kith-consumers`. Also
+//! runs on PostgreSQL if `KITH_TEST_POSTGRES` is set to a server's URL.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Description of a consumer: what it handles, from where it starts, and how.
+//! Consumer definition: the events it handles, where it starts, and its handler.
 
 use std::fmt;
 use std::pin::Pin;
@@ -10,26 +10,26 @@ use thiserror::Error;
 
 use crate::DeliveryError;
 
-/// Handler of a consumer.
+/// Function that handles a batch of events.
 type Handler = dyn Fn(&Tx<'_>, &Ctx, &[SequencedEvent]) -> Result<(), HandlerError> + Send + Sync;
 
-/// Position at which a consumer starts that the database does not know yet.
+/// Start position of a consumer that is not yet known to the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartAt {
-    /// Behind the last event at the time the consumer is first declared.
+    /// After the last event at the time when the consumer is first declared.
     Now,
     /// The oldest event that retention has kept.
     Beginning,
 }
 
-/// Durable consumer. Clones share the handler.
+/// Durable consumer of events. Clones share the handler.
 #[derive(Clone)]
 pub struct Consumer {
     /// Unique name; the key of its cursor in the database.
     pub name: &'static str,
-    /// Kinds that it handles: `bond.created`, all kinds with a prefix (`bond.*`), or all (`*`).
+    /// Kinds of events to handle: `bond.created`, all kinds with a prefix (`bond.*`), or all (`*`).
     pub kinds: &'static [&'static str],
-    /// Position at which it starts.
+    /// Start position.
     pub start: StartAt,
     handler: Arc<Handler>,
 }
@@ -40,21 +40,23 @@ pub enum HandlerError {
     /// A statement failed. If the database is unavailable, the events are retried and no attempt is counted.
     #[error(transparent)]
     Store(#[from] Error),
-    /// The handler cannot handle the events it was given.
+    /// The handler cannot handle the given events.
     #[error("{0}")]
     Failed(String),
 }
 
 impl HandlerError {
-    /// Failure for the given reason. The text is stored and shown to operators: it must not contain personal data.
+    /// Creates a failure with a reason. The text is stored and shown to operators, and must not contain
+    /// personal data.
     pub fn failed(reason: impl fmt::Display) -> Self {
         Self::Failed(reason.to_string())
     }
 }
 
 impl Consumer {
-    /// Consumer that runs `handler` for batches of events, in the order of positions. All changes of a batch are committed
-    /// together or not at all. A batch may be delivered again in smaller parts after a failure.
+    /// Creates a consumer that runs `handler` on batches of events, in order of position. The changes of a
+    /// batch are committed together or not at all. After a failure, a batch can be delivered again in smaller
+    /// parts.
     pub fn new<F>(name: &'static str, kinds: &'static [&'static str], start: StartAt, handler: F) -> Self
     where
         F: Fn(&Tx<'_>, &Ctx, &[SequencedEvent]) -> Result<(), HandlerError> + Send + Sync + 'static,
@@ -84,7 +86,7 @@ impl fmt::Debug for Consumer {
     }
 }
 
-/// Returns true if `pattern` (a kind, a prefix with `*` at its end, or `*`) covers `kind`.
+/// Returns true if `pattern` (a kind, a prefix followed by `*`, or `*`) matches `kind`.
 pub fn kind_matches(pattern: &str, kind: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(prefix) => kind.starts_with(prefix),
@@ -92,19 +94,19 @@ pub fn kind_matches(pattern: &str, kind: &str) -> bool {
     }
 }
 
-/// Transaction that is under way.
+/// Running transaction.
 pub type TransactionFuture<T> = Pin<Box<dyn Future<Output = Result<T, DeliveryError>> + Send>>;
 
-/// Runs transactions for consumers. The server's implementation also does what must follow every commit, such as the
-/// invalidation of caches by events that a handler emits.
+/// Runner of the transactions of consumers. The server's implementation also does what must follow every
+/// commit, such as invalidating caches on events that a handler emits.
 pub trait Transactions: Clone + Send + Sync + 'static {
-    /// The database.
+    /// Returns the database.
     fn store(&self) -> &Store;
 
-    /// Clock, ids and randomness.
+    /// Returns the clock, the id generator and the random generator.
     fn sources(&self) -> &Sources;
 
-    /// Context in which `consumer` handles events.
+    /// Returns the context in which `consumer` handles events.
     fn ctx(&self, consumer: &'static str) -> Ctx;
 
     /// Runs `run` in a transaction, possibly more than once; only its last run counts.

@@ -1,4 +1,4 @@
-//! Delivers events to one consumer, a batch at a time.
+//! Delivery of events to one consumer, in batches.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,18 +13,18 @@ use crate::failures::{DueRetry, MAX_ATTEMPTS, MAX_PENDING, Pending, backoff, sto
 use crate::rows::{self, PendingRow};
 use crate::{Consumer, HandlerError, Transactions};
 
-/// Events handed to a handler at once.
+/// Maximum number of events per call of a handler.
 const MAX_BATCH: usize = 500;
-/// Rows of the log that are read at once, wanted or not.
+/// Number of log rows read at once, of any kind.
 const SCANNED_ROWS: i64 = 500;
-/// Unwanted events after which the cursor is written although nothing was handled.
+/// Number of skipped events after which the cursor is written even though nothing was handled.
 const MAX_UNWRITTEN: i64 = 5_000;
-/// Time after which the cursor is written although nothing was handled.
+/// Time after which the cursor is written even though nothing was handled.
 const WRITE_INTERVAL: Duration = seconds(5);
-/// Time that one transaction should not exceed, since it may hold up others: longer ones make the batches smaller.
+/// Target duration of a transaction, which may block others. If one takes longer, the batch size is halved.
 const MAX_TRANSACTION_TIME: Duration = Duration::from_millis(100);
-/// Errors of the database in a row, with one event alone, after which it counts as a failure of its handler, provided that the
-/// database accepts the note of it.
+/// Number of consecutive database errors with a single event after which they count as a failure of its
+/// handler, provided that the database accepts the record of it.
 const MAX_ERRORS_ALONE: u32 = 5;
 
 /// Delivery of events to one consumer by one node.
@@ -33,21 +33,22 @@ pub struct Delivery<W> {
     transactions: W,
     consumer: Consumer,
     node: String,
-    /// Cursor in the database, as this node last saw it.
+    /// Cursor in the database, as last read by this node.
     cursor: Option<i64>,
-    /// Event up to which no event waits to be handled, behind the cursor.
+    /// Last event scanned after the cursor; no event up to it is waiting to be handled.
     scanned: Option<LogEnd>,
-    /// Time at which the cursor was last written or found moved.
+    /// Time at which the cursor was last written, or found to have been moved.
     written_at: Timestamp,
-    /// Events handed to the handler at once; halved while transactions fail or take long.
+    /// Current batch size; halved while transactions fail or take too long.
     batch: usize,
-    /// Whether a retry comes before new events in the next step.
+    /// True if the next step prefers a retry to new events.
     prefers_retry: bool,
-    /// Errors of the database in a row, with one event alone.
+    /// Number of consecutive database errors with a single event.
     errors_alone: u32,
 }
 
-/// Position and id of an event. As long as the id is at the position, no failover has replaced what is before it.
+/// Position and id of an event. While the id is still at the position, no failover has replaced the log
+/// before it.
 type LogEnd = (i64, Uuid);
 
 /// Result of a step.
@@ -55,18 +56,18 @@ type LogEnd = (i64, Uuid);
 pub enum Progress {
     /// Something was done, and there may be more.
     More {
-        /// Events that were handled.
+        /// Number of events handled.
         handled: usize,
-        /// Whether an event was set aside.
+        /// True if an event was set aside.
         set_aside: bool,
     },
     /// The cursor, the lease or the log has changed meanwhile, and nothing was done.
     Outdated,
-    /// Nothing is to be done before an event comes, or before this time.
+    /// There is nothing to do until an event arrives, or until this time.
     Idle {
-        /// Time of the next retry or of the next write of the cursor.
+        /// Time of the next retry, or of the next write of the cursor.
         until: Option<Timestamp>,
-        /// Whether events of no interest were passed.
+        /// True if events of other kinds were skipped.
         has_passed: bool,
     },
     /// Another node holds the lease, or the consumer has no cursor.
@@ -77,10 +78,10 @@ impl Progress {
     const DONE: Self = Self::More { handled: 0, set_aside: false };
 }
 
-/// Failure of a transaction that delivers.
+/// Failure of a delivering transaction.
 #[derive(Debug, Error)]
 pub enum DeliveryError {
-    /// The database failed, or a statement of the handler did.
+    /// The database or a statement of the handler failed.
     #[error(transparent)]
     Store(#[from] Error),
     /// The handler failed.
@@ -103,26 +104,26 @@ impl From<HandlerError> for DeliveryError {
 /// State of the consumer in the database.
 struct View {
     cursor: i64,
-    /// Whether the events scanned before are still those of the log.
+    /// True if the events scanned before are still in the log.
     is_scan_valid: bool,
     pending: Pending,
-    /// Retry that is due, with its event; the event is missing if a failover has undone it.
+    /// Due retry with its event; the event is missing if a failover has undone it.
     due: Option<(DueRetry, Option<SequencedEvent>)>,
-    /// Next events; none while too many failures wait.
+    /// Next events; `None` while too many failures are pending.
     scan: Option<EventScan>,
 }
 
-/// Part of a scan that one transaction passes.
+/// Part of a scan to be processed in one transaction.
 struct Batch {
     /// Events for the handler.
     events: Vec<SequencedEvent>,
-    /// Events whose subject has an earlier failure.
+    /// Events deferred because their subject has an earlier failure.
     deferred: Vec<SequencedEvent>,
-    /// Event up to which every event is in one of the two, or unwanted.
+    /// Last event of the batch. Every event up to it is in one of the two lists or of another kind.
     end: Option<LogEnd>,
 }
 
-/// Meaning of a failed transaction.
+/// Classification of a failed transaction.
 enum Fault {
     /// The handler cannot handle these events.
     Handler(String),
@@ -133,7 +134,7 @@ enum Fault {
 }
 
 impl<W: Transactions> Delivery<W> {
-    /// Delivery to `consumer` by `node`.
+    /// Creates the delivery to `consumer` by `node`.
     pub fn new(transactions: W, consumer: Consumer, node: String) -> Self {
         let written_at = transactions.sources().clock.now();
         Self {
@@ -149,15 +150,16 @@ impl<W: Transactions> Delivery<W> {
         }
     }
 
-    /// Name of the consumer.
+    /// Returns the name of the consumer.
     pub fn name(&self) -> &'static str {
         self.consumer.name
     }
 
-    /// Takes one step: retries a failure that is due, or delivers the next batch. The two take turns.
+    /// Takes one step: retries a due failure or delivers the next batch, in turns.
     ///
     /// # Errors
-    /// An error of the database. Nothing has changed, or the next step finds that this one was done.
+    /// Returns the error of the database. Either nothing has changed, or the next step detects that this one
+    /// was completed.
     pub async fn step(&mut self) -> Result<Progress, Error> {
         let Some(view) = self.read().await? else { return Ok(Progress::NotOwner) };
         if !view.is_scan_valid || self.cursor != Some(view.cursor) {
@@ -186,7 +188,7 @@ impl<W: Transactions> Delivery<W> {
         self.transactions.sources().clock.now()
     }
 
-    /// Reads the state; `None` if this node may not deliver.
+    /// Reads the state. Returns `None` if this node does not hold the lease.
     async fn read(&self) -> Result<Option<View>, Error> {
         let (consumer, node, now) = (self.consumer.clone(), self.node.clone(), self.now());
         let (known, scanned) = (self.cursor, self.scanned);
@@ -239,7 +241,7 @@ impl<W: Transactions> Delivery<W> {
             }
             Err(Fault::Handler(reason)) => self.note_failure(cursor, &batch, &reason).await,
             Err(Fault::Database(error)) if count > 1 => {
-                // Smaller transactions wait for fewer others, and fail together with fewer.
+                // Smaller transactions wait for fewer others, and a failure affects fewer events.
                 self.batch = count / 2;
                 Err(error)
             }
@@ -250,13 +252,13 @@ impl<W: Transactions> Delivery<W> {
         }
     }
 
-    /// Counts an error of the database with one event alone; true once there were many in a row.
+    /// Counts a database error with a single event. Returns true after [`MAX_ERRORS_ALONE`] in a row.
     fn may_be_the_event(&mut self, count: usize) -> bool {
         self.errors_alone += u32::from(count == 1);
         self.errors_alone >= MAX_ERRORS_ALONE
     }
 
-    /// Runs the handler for a batch and moves the cursor behind it.
+    /// Runs the handler on a batch and advances the cursor.
     #[expect(clippy::disallowed_methods, reason = "batches are sized by the time they really take")]
     async fn transact(&mut self, batch: Arc<Batch>, cursor: i64) -> Result<(), Fault> {
         let (consumer, node, count) = (self.consumer.clone(), self.node.clone(), batch.events.len());
@@ -291,7 +293,7 @@ impl<W: Transactions> Delivery<W> {
         written.map_err(|error| fault(error, began))
     }
 
-    /// Writes down that the only event of `batch` has failed, and passes it.
+    /// Records the failure of the only event of `batch`, and advances the cursor.
     async fn note_failure(
         &mut self,
         cursor: i64,
@@ -323,7 +325,7 @@ impl<W: Transactions> Delivery<W> {
     async fn retry(&mut self, cursor: i64, due: DueRetry, event: SequencedEvent) -> Result<Progress, Error> {
         let (consumer, node) = (self.consumer.clone(), self.node.clone());
         if !consumer.handles(&event.kind) {
-            // A newer build wanted it.
+            // A newer build handled this kind.
             let reason = format!("this build does not handle {}", event.kind);
             return self.note_failed_retry(cursor, due, &reason).await;
         }
@@ -380,7 +382,7 @@ impl<W: Transactions> Delivery<W> {
         Ok(Progress::More { handled: 0, set_aside: is_last })
     }
 
-    /// Deletes a failure whose event is no longer there.
+    /// Deletes a failure whose event no longer exists.
     async fn drop_failure(&mut self, cursor: i64, row: PendingRow) -> Result<Progress, Error> {
         let (name, node, position) = (self.name(), self.node.clone(), row.position);
         tracing::warn!(consumer = name, position, "an event that was to be retried is gone");
@@ -392,7 +394,7 @@ impl<W: Transactions> Delivery<W> {
         Ok(if is_done { Progress::DONE } else { Progress::Outdated })
     }
 
-    /// Passes events that the consumer does not want. The cursor is written now and then only.
+    /// Skips events of other kinds. The cursor is written at intervals only.
     async fn pass(&mut self, cursor: i64, pending: &Pending) -> Result<Progress, Error> {
         let due_at = self.written_at + WRITE_INTERVAL;
         let unwritten = self.scanned.filter(|(position, _)| *position > cursor);
@@ -414,7 +416,7 @@ impl<W: Transactions> Delivery<W> {
         Ok(Progress::Idle { until, has_passed: false })
     }
 
-    /// Runs a transaction without the handler; false if the view is outdated.
+    /// Runs a transaction without the handler. Returns false if the view is outdated.
     async fn commit<F>(&self, run: F) -> Result<bool, Error>
     where
         F: Fn(&Tx<'_>, &Ctx) -> Result<(), DeliveryError> + Send + 'static,
@@ -437,7 +439,8 @@ impl<W: Transactions> Delivery<W> {
     }
 }
 
-/// Takes events from a scan until `limit` of them are for the handler or as many are deferred as may be.
+/// Takes events from a scan until `limit` of them are for the handler, or the maximum number of pending
+/// failures is reached.
 fn take_batch(scan: EventScan, pending: &Pending, limit: usize) -> Batch {
     let blocked = pending.subjects();
     let may_defer = usize::try_from(MAX_PENDING).unwrap_or(0).saturating_sub(pending.0.len()).max(1);
@@ -457,7 +460,7 @@ fn take_batch(scan: EventScan, pending: &Pending, limit: usize) -> Batch {
     batch
 }
 
-/// Fails unless `end` is where it was read: a failover may have given its position to another event.
+/// Fails unless `end` is still in the log: a failover may have given its position to another event.
 fn ensure_same_log(tx: &Tx<'_>, end: Option<LogEnd>) -> Result<(), DeliveryError> {
     match end {
         Some((position, id)) => ensure_current(event_id_at(tx, position)? == Some(id)),
@@ -465,7 +468,7 @@ fn ensure_same_log(tx: &Tx<'_>, end: Option<LogEnd>) -> Result<(), DeliveryError
     }
 }
 
-/// Lets events wait for an earlier failure of their subject.
+/// Defers events until the earlier failure of their subject is resolved.
 fn defer(tx: &Tx<'_>, name: &str, events: &[SequencedEvent]) -> Result<(), Error> {
     for SequencedEvent { position, event } in events {
         let subject = event.subject.clone();
@@ -479,7 +482,7 @@ fn ensure_current(is_current: bool) -> Result<(), DeliveryError> {
     if is_current { Ok(()) } else { Err(DeliveryError::Changed) }
 }
 
-/// Meaning of an error. `began` says whether the handler had been called.
+/// Classifies an error. `began` tells whether the handler was called.
 fn fault(error: DeliveryError, began: &AtomicBool) -> Fault {
     match error {
         DeliveryError::Changed => Fault::Changed,

@@ -1,4 +1,4 @@
-//! Runs the consumers of a node: elects, delivers, and wakes up when events come.
+//! Runs the consumers of a node: acquires leases, delivers events, and wakes up when events arrive.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,24 +15,24 @@ use crate::status::{ConsumerStatus, list_status};
 use crate::supervise::supervise;
 use crate::{Consumer, Delivery, Progress, Transactions, rows};
 
-/// Bell that wakes consumers after a replay and after a node has given up its leases.
+/// Channel that wakes consumers after a replay, and after a node has released its leases.
 pub(crate) const WAKE_UP: &str = "consumers";
-/// Longest time without a look for events; wake-ups may be lost with a connection.
+/// Maximum time between checks for events, because notifications can be lost with a connection.
 const POLL_INTERVAL: Duration = seconds(2);
-/// Shortest pause while nothing is due.
+/// Minimum pause while nothing is due.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
 /// Pause after a step that found the cursor, the lease or the log changed.
 const OUTDATED_PAUSE: Duration = Duration::from_millis(50);
-/// Delay of the next look after events of no interest.
+/// Delay of the next check after events of other kinds.
 const QUIET_PAUSE: Duration = Duration::from_millis(25);
-/// Longest pause after an error of the database.
+/// Maximum pause after a database error.
 const MAX_PAUSE: Duration = seconds(5);
-/// Age at which the sampled state is read again.
+/// Interval at which the state of the consumers is sampled.
 const SAMPLE_INTERVAL: Duration = seconds(10);
-/// Time between declarations of the consumers of a running node.
+/// Interval at which a running node declares its consumers.
 const DECLARE_INTERVAL: Duration = seconds(3_600);
 
-/// Consumers of one node, with its identity and its counters.
+/// Consumers of one node, with its identity and counters.
 #[derive(Debug)]
 pub struct ConsumerSet {
     consumers: Arc<[Consumer]>,
@@ -43,7 +43,7 @@ pub struct ConsumerSet {
     sampled: Mutex<Vec<ConsumerStatus>>,
 }
 
-/// Consumers of one node, ready to be delivered to. Clones share the set.
+/// Consumers of one node with the means to deliver to them. Clones share the set.
 #[derive(Clone, Debug)]
 pub struct Consumers<W> {
     transactions: W,
@@ -61,7 +61,7 @@ struct Count {
     is_down: AtomicBool,
 }
 
-/// Events that this process has handled and set aside for one consumer.
+/// Number of events that this process has handled and set aside for one consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConsumerCounts {
     /// Name of the consumer.
@@ -74,7 +74,7 @@ pub struct ConsumerCounts {
     pub panics: u64,
 }
 
-/// Consumers that run until they are stopped.
+/// Consumers running in the background until they are stopped.
 #[derive(Debug)]
 pub struct RunningConsumers<W> {
     consumers: Consumers<W>,
@@ -83,21 +83,21 @@ pub struct RunningConsumers<W> {
 }
 
 impl ConsumerSet {
-    /// Consumers of `node`, whose name no other process may have.
+    /// Creates the consumers of `node`. The name must be unique among all processes.
     pub fn new(mut consumers: Vec<Consumer>, node: String) -> Self {
-        // In one order on every node, so that transactions on several of them cannot wait for each other.
+        // The same order on every node, so that transactions cannot deadlock.
         consumers.sort_by_key(|consumer| consumer.name);
         let counts = consumers.iter().map(|_| Count::default()).collect();
         Self { consumers: consumers.into(), node, counts, renewal: Notify::new(), sampled: Mutex::default() }
     }
 
-    /// State of all consumers in the database, at most about ten seconds old; empty before the first look, and while the
-    /// database cannot be read.
+    /// Returns the state of all consumers in the database, sampled about every ten seconds. Empty before the
+    /// first sample, and while the database cannot be read.
     pub fn sampled(&self) -> Vec<ConsumerStatus> {
         self.sampled.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Counters of this process.
+    /// Returns the counters of this process.
     pub fn counts(&self) -> Vec<ConsumerCounts> {
         let counts = self.consumers.iter().zip(&self.counts).map(|(consumer, count)| ConsumerCounts {
             name: consumer.name,
@@ -129,31 +129,32 @@ impl ConsumerSet {
 }
 
 impl<W: Transactions> Consumers<W> {
-    /// Delivery to the consumers of `set`.
+    /// Creates the delivery to the consumers of `set`.
     pub fn new(transactions: W, set: Arc<ConsumerSet>) -> Self {
         Self { transactions, set, poll_interval: POLL_INTERVAL }
     }
 
-    /// Looks for events, replays and leases only this often unless it is woken. Leases must not run out meanwhile.
+    /// Sets the interval for checking events, replays and leases without a notification. Leases must last
+    /// longer than that.
     #[must_use]
     pub fn with_poll_interval(self, poll_interval: Duration) -> Self {
         Self { poll_interval, ..self }
     }
 
-    /// Makes the consumers of this build known to the database.
+    /// Declares the consumers of this build in the database.
     ///
     /// # Errors
-    /// Any error of the database.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn declare(&self) -> Result<(), Error> {
         let (set, now) = (Arc::clone(&self.set), self.now());
         self.transactions.store().write(move |tx| lease::declare(tx, &set.consumers, now)).await
     }
 
-    /// Delivers until nothing is left that is due, and returns how many events were handled. Consumers that another node
-    /// delivers to are left out.
+    /// Delivers until nothing more is due, and returns the number of events handled. Skips consumers whose
+    /// lease another node holds.
     ///
     /// # Errors
-    /// Any error of the database.
+    /// Returns the error of the database, such as [`Error::Unavailable`].
     pub async fn run_due(self) -> Result<usize, Error> {
         let leased = self.acquire_leases().await?;
         let deliveries: Vec<_> = leased.into_iter().map(|index| (index, self.delivery(index))).collect();
@@ -173,7 +174,7 @@ impl<W: Transactions> Consumers<W> {
         Ok(handled)
     }
 
-    /// Starts to deliver in the background. The consumers must be declared.
+    /// Starts delivering in the background. The consumers must be declared.
     pub fn start(&self) -> RunningConsumers<W> {
         let (stop, stopped) = watch::channel(false);
         let leased = Arc::new(watch::Sender::new(BTreeSet::new()));
@@ -256,7 +257,7 @@ impl<W: Transactions> Consumers<W> {
         }
     }
 
-    /// Renews the leases of this node, takes those that others have lost, and samples the state.
+    /// Renews the leases of this node, takes over expired ones, and samples the state.
     #[expect(clippy::disallowed_methods, reason = "declarations age in real time")]
     async fn renew_leases(
         self,
@@ -289,7 +290,7 @@ impl<W: Transactions> Consumers<W> {
         }
     }
 
-    /// Reads the state of all consumers if the last sample is old.
+    /// Samples the state of all consumers if the last sample is old.
     #[expect(clippy::disallowed_methods, reason = "samples age in real time")]
     async fn sample(&self, sampled_at: &mut Option<Instant>) {
         if sampled_at.is_some_and(|at| at.elapsed() < SAMPLE_INTERVAL) {
@@ -304,7 +305,7 @@ impl<W: Transactions> Consumers<W> {
         *self.set.sampled.lock().unwrap_or_else(PoisonError::into_inner) = statuses.unwrap_or_default();
     }
 
-    /// Delivers to one consumer whenever this node holds its lease.
+    /// Delivers to one consumer while this node holds its lease.
     async fn follow(
         self,
         index: usize,
@@ -316,7 +317,7 @@ impl<W: Transactions> Consumers<W> {
         let (mut head, mut bell) = (store.head(), store.bell(WAKE_UP));
         let mut state = FollowState::default();
         while !*stopped.borrow() {
-            // Before the step, so that an event which comes meanwhile is not missed.
+            // Marked before the step, so that an event that arrives meanwhile is not missed.
             head.mark_unchanged();
             bell.hush();
             let is_leased = leases.borrow_and_update().contains(&index);
@@ -338,7 +339,7 @@ impl<W: Transactions> Consumers<W> {
         }
     }
 
-    /// Takes a step, and returns how long to wait before the next one at most.
+    /// Takes a step, and returns the maximum time to wait before the next one.
     async fn step(&self, index: usize, delivery: &mut Delivery<W>, state: &mut FollowState) -> Duration {
         let progress = delivery.step().await;
         if progress.is_ok() {
@@ -367,17 +368,17 @@ impl<W: Transactions> Consumers<W> {
     }
 }
 
-/// State of a task that follows the log.
+/// State of a delivery task.
 #[derive(Debug, Default)]
 struct FollowState {
-    /// Errors of the database in a row.
+    /// Number of consecutive database errors.
     errors: u32,
-    /// Whether the last events were of no interest to the consumer.
+    /// True if the last events were of other kinds.
     is_quiet: bool,
 }
 
-/// Returns when the head of the log moves. A consumer that did not want the last events is woken a little later, so that traffic of
-/// no interest costs it few reads.
+/// Waits until the head of the log moves. If the last events were of other kinds, waits a little longer, so
+/// that traffic of other kinds causes few reads.
 async fn woken(head: &mut watch::Receiver<i64>, is_quiet: bool) {
     if head.changed().await.is_err() {
         std::future::pending().await
@@ -388,7 +389,8 @@ async fn woken(head: &mut watch::Receiver<i64>, is_quiet: bool) {
 }
 
 impl<W: Transactions> RunningConsumers<W> {
-    /// Finishes the steps that have begun and gives up the leases of this node, so that another node goes on at once.
+    /// Finishes the running steps and releases the leases of this node, so that another node can take over at
+    /// once.
     pub async fn stop(self) {
         let Self { consumers, stop, mut tasks } = self;
         stop.send_replace(true);

@@ -1,4 +1,4 @@
-//! Events whose handler failed: when they are retried, and when they are set aside.
+//! Failed events: retries, and setting aside.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,24 +9,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::rows::{self, PendingRow};
 
-/// Attempts after which an event is set aside. They take about two minutes.
+/// Number of attempts after which an event is set aside. They take about two minutes.
 pub const MAX_ATTEMPTS: i64 = 8;
-/// Failures of one consumer that may wait for a retry. With more, the cursor stops until some are handled or set aside.
+/// Maximum number of pending failures of a consumer. At the limit the cursor stops until some are handled or
+/// set aside.
 pub const MAX_PENDING: i64 = 1_000;
-/// Failures of one subject that may wait. With more, its first event gets its last attempt at once.
+/// Maximum number of pending failures of a subject. Beyond it, the first event gets its last attempt
+/// immediately.
 pub(crate) const MAX_PENDING_OF_SUBJECT: usize = 100;
-/// Longest delay before a retry. A later one was written by a clock that was ahead, and counts as due.
+/// Maximum delay before a retry. A later time was written by a clock that was ahead, and counts as due.
 const MAX_DELAY: Duration = Duration::from_secs(60);
-/// Longest error text that is stored, in bytes.
+/// Maximum length of a stored error, in bytes.
 const MAX_ERROR_BYTES: usize = 1_000;
 
-/// Delay before the attempt that follows `attempts` failed ones: 1, 2, 4, … seconds, at most one minute.
+/// Returns the delay after `attempts` failed attempts: 1, 2, 4, … seconds, at most one minute.
 pub(crate) fn backoff(attempts: i64) -> Duration {
     let exponent = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(6);
     Duration::from_secs(1 << exponent).min(MAX_DELAY)
 }
 
-/// Cuts an error text to its stored length.
+/// Replaces NUL characters in an error text and cuts it to its stored length.
 pub(crate) fn stored_error(error: &str) -> String {
     let without_nul = error.replace('\0', "\u{fffd}");
     let mut end = without_nul.len().min(MAX_ERROR_BYTES);
@@ -40,22 +42,22 @@ pub(crate) fn stored_error(error: &str) -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DueRetry {
     pub row: PendingRow,
-    /// Whether the event is set aside if it fails once more.
+    /// True if the event is set aside after one more failure.
     pub is_last: bool,
 }
 
-/// Failures that are going to be retried, in the order of positions.
+/// Pending failures, in order of position.
 #[derive(Debug, Default)]
 pub(crate) struct Pending(pub Vec<PendingRow>);
 
 impl Pending {
-    /// Subjects whose new events have to wait.
+    /// Returns the subjects whose later events must wait.
     pub fn subjects(&self) -> BTreeSet<&str> {
         self.0.iter().map(|row| row.subject.as_str()).collect()
     }
 
-    /// First failure that may be retried at `now`: the oldest one of its subject, whose time has come or behind which too
-    /// many others wait.
+    /// Returns the first failure to retry at `now`: the oldest one of its subject, if its time has come or
+    /// too many later events of the subject are waiting.
     pub fn due(&self, now: Timestamp) -> Option<DueRetry> {
         let counts = self.counts();
         let is_crowded =
@@ -73,7 +75,7 @@ impl Pending {
         counts
     }
 
-    /// Time at which the next failure may be retried.
+    /// Returns the time of the next retry.
     pub fn next_retry(&self) -> Option<Timestamp> {
         self.heads().map(|row| row.retry_at).min()
     }
@@ -82,7 +84,7 @@ impl Pending {
         i64::try_from(self.0.len()).unwrap_or(i64::MAX) >= MAX_PENDING
     }
 
-    /// Oldest failure of each subject.
+    /// Returns the oldest failure of each subject.
     fn heads(&self) -> impl Iterator<Item = &PendingRow> {
         let mut seen = BTreeSet::new();
         self.0.iter().filter(move |row| seen.insert(row.subject.as_str()))
@@ -98,14 +100,14 @@ pub struct SetAsideEvent {
     pub subject: String,
     /// Error of the last attempt.
     pub error: String,
-    /// Time at which it was set aside.
+    /// Time at which the event was set aside.
     pub set_aside_at: Timestamp,
 }
 
-/// Lists at most `limit` events that `consumer` has set aside, in the order of positions.
+/// Returns up to `limit` events that `consumer` has set aside, in order of position.
 ///
 /// # Errors
-/// Any error of the database.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn list_set_aside(q: &Query<'_>, consumer: &str, limit: i64) -> Result<Vec<SetAsideEvent>, Error> {
     rows::set_aside(q, consumer, limit)
 }

@@ -1,4 +1,5 @@
-//! Election of the node that delivers: a lease per consumer, renewed while the node lives.
+//! Leases: each consumer is delivered to by the node that holds its lease, and the lease is renewed while the
+//! node lives.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,14 +11,15 @@ use kith_store::{EngineKind, Error, Store, Tx, last_position};
 use crate::rows;
 use crate::{Consumer, StartAt};
 
-/// Time for which a node that no longer renews its lease keeps it, in milliseconds. Another node takes over within this time
-/// and one interval of renewal.
+/// Duration of a lease in milliseconds. When a node fails, another one takes over within this time plus one
+/// renewal interval.
 pub const LEASE_TTL_MS: u64 = 6_000;
 
-/// Makes the consumers of this build known to the database: a new one gets a cursor at [`Consumer::start`].
+/// Declares the consumers of this build. A new consumer gets a cursor at [`Consumer::start`].
 ///
 /// # Errors
-/// Any error of the database.
+/// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
+/// afterwards.
 pub fn declare(tx: &Tx<'_>, consumers: &[Consumer], now: Timestamp) -> Result<(), Error> {
     for consumer in consumers {
         let position = match consumer.start {
@@ -29,11 +31,12 @@ pub fn declare(tx: &Tx<'_>, consumers: &[Consumer], now: Timestamp) -> Result<()
     Ok(())
 }
 
-/// Deletes the cursors of consumers that no node has declared since `before`, and returns their names. Their cursors would
-/// keep events from retention for ever.
+/// Deletes the cursors of consumers that no node has declared since `before`, and returns their names.
+/// Otherwise their cursors would prevent retention from removing events.
 ///
 /// # Errors
-/// Any error of the database.
+/// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
+/// afterwards.
 pub fn forget_undeclared(tx: &Tx<'_>, before: Timestamp) -> Result<Vec<String>, Error> {
     rows::delete_undeclared(tx, before)
 }
@@ -52,7 +55,8 @@ pub(crate) async fn acquire_leases(
 ) -> Result<BTreeSet<usize>, Error> {
     let declared_at = now;
     let is_alone = store.kind() == EngineKind::Sqlite;
-    // The process that has the file is alone: leases of others are those of processes that are gone, and its own never end.
+    // On SQLite this process is alone: leases of other nodes belong to processes that have ended, and its own
+    // never expire.
     let (now, until) = match is_alone {
         true => (Timestamp::from_millis(i64::MAX), Timestamp::from_millis(i64::MAX)),
         false => (now, now + Duration::from_millis(LEASE_TTL_MS)),
@@ -68,7 +72,7 @@ pub(crate) async fn acquire_leases(
     for (index, consumer) in consumers.iter().enumerate().filter(|(index, _)| !down.contains(index)) {
         let Some(row) = cursors.iter().find(|row| row.name == consumer.name) else { continue };
         let is_own = row.owner == node;
-        // A lease far ahead was written by a clock that was wrong.
+        // A lease that ends too far in the future was written by a wrong clock.
         let is_over = row.leased_until <= now || row.leased_until > latest;
         if is_own && is_alone {
             held.insert(index);
@@ -92,5 +96,5 @@ pub(crate) async fn acquire_leases(
         .await
 }
 
-/// Time between two renewals.
+/// Interval at which leases are renewed.
 pub(crate) const RENEW_INTERVAL: Duration = seconds(2);

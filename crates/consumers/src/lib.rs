@@ -1,13 +1,15 @@
-//! Durable consumers of events: handlers that follow the sequenced outbox, each with a cursor of its own in the database.
+//! Durable consumers of events: handlers that follow the sequenced outbox, each with its own cursor in the
+//! database.
 //!
-//! A consumer handles every event of its kinds at least once, in the order of positions within each subject. The handler runs
-//! in a transaction that also moves the cursor, so that its changes in the database happen exactly once; effects elsewhere are
-//! deduplicated by the event's id, usually by enqueueing a job in that transaction. One node of the deployment delivers to a
-//! consumer at a time; it holds a lease in the consumer's row, and every transaction verifies it.
+//! A consumer handles every event of its kinds at least once, in order of position within each subject. The
+//! handler runs in a transaction that also advances the cursor, so that its changes in the database happen
+//! exactly once. Other effects must be deduplicated by the event's id, usually by enqueueing a job in that
+//! transaction. One node at a time delivers to a consumer; it holds a lease in the consumer's row, and every
+//! transaction verifies it.
 //!
-//! An event whose handler fails is retried with a growing delay while other subjects go on; later events of its own subject
-//! wait for it. After [`MAX_ATTEMPTS`] it is set aside, counted by [`ConsumerStatus::set_aside`], until an operator replays it
-//! or retention removes the event.
+//! An event whose handler fails is retried with increasing delays while other subjects continue; later events
+//! of its own subject wait. After [`MAX_ATTEMPTS`] it is set aside, and counted in
+//! [`ConsumerStatus::set_aside`], until an operator retries it or retention removes the event.
 
 mod consumer;
 mod delivery;

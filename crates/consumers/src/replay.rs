@@ -1,4 +1,4 @@
-//! Delivers events again that a consumer has passed.
+//! Replays: repeated delivery of events that a consumer has passed.
 
 use kith_kernel::Timestamp;
 use kith_store::{Error, Tx, last_position};
@@ -8,10 +8,10 @@ use thiserror::Error;
 use crate::engine::WAKE_UP;
 use crate::rows;
 
-/// Events set aside that are made pending at once.
+/// Maximum number of set-aside events made pending at once.
 const MAX_RETRIED: i64 = 1_000;
 
-/// First event that is delivered again.
+/// First event to deliver again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplayFrom {
@@ -19,23 +19,23 @@ pub enum ReplayFrom {
     Beginning,
     /// The event at this position.
     Position(i64),
-    /// The first event that was emitted at this time or later. Events that were committed at about the same time may be a
-    /// little out of the order of time: choose an earlier time if in doubt.
+    /// The first event emitted at this time or later. Events committed at about the same time may be slightly
+    /// out of order; choose an earlier time if in doubt.
     Time(Timestamp),
 }
 
 /// Reason why nothing was replayed.
 #[derive(Debug, Error)]
 pub enum ReplayError {
-    /// The database has no consumer of this name.
+    /// The database has no consumer with this name.
     #[error("there is no consumer {0:?}")]
     UnknownConsumer(String),
-    /// The position is behind the end of the log, or not positive.
+    /// The position is after the end of the log, or not positive.
     #[error("position {position} does not exist; the last one is {last}")]
     UnknownPosition {
-        /// The position asked for.
+        /// Requested position.
         position: i64,
-        /// The last position in the log.
+        /// Last position in the log.
         last: i64,
     },
     /// The database failed.
@@ -43,11 +43,13 @@ pub enum ReplayError {
     Store(#[from] Error),
 }
 
-/// Moves the cursor of `consumer` back so that events are delivered to it again from `from` on, and returns how many events
-/// (of any kind) lie between that point and the end of the log. A consumer that is behind that point keeps its cursor.
+/// Moves the cursor of `consumer` back so that events are delivered again from `from` on, and returns the
+/// number of events of any kind between that point and the end of the log. A cursor that is before that point
+/// is not moved.
 ///
 /// # Errors
-/// [`ReplayError`] if there is no such consumer or position.
+/// Returns [`ReplayError::UnknownConsumer`], [`ReplayError::UnknownPosition`], or [`ReplayError::Store`] if
+/// the database fails.
 pub fn replay(tx: &Tx<'_>, consumer: &str, from: ReplayFrom) -> Result<i64, ReplayError> {
     let cursor = rows::cursor(tx, consumer)?;
     let cursor = cursor.ok_or_else(|| ReplayError::UnknownConsumer(consumer.to_owned()))?;
@@ -65,7 +67,7 @@ pub fn replay(tx: &Tx<'_>, consumer: &str, from: ReplayFrom) -> Result<i64, Repl
     Ok(last - position)
 }
 
-/// Finds the position before the first event emitted at `since` or later, by binary search.
+/// Returns the position before the first event emitted at `since` or later, found by binary search.
 fn position_before(tx: &Tx<'_>, since: Timestamp, last: i64) -> Result<i64, Error> {
     let (mut before, mut behind) = (rows::position_before_all(tx)?, last);
     while before < behind {
@@ -78,10 +80,12 @@ fn position_before(tx: &Tx<'_>, since: Timestamp, last: i64) -> Result<i64, Erro
     Ok(before)
 }
 
-/// Makes the oldest events that `consumer` has set aside pending again, at most 1,000 at a time, and returns how many.
+/// Makes up to 1,000 of the oldest events that `consumer` has set aside pending again, and returns their
+/// number.
 ///
 /// # Errors
-/// [`ReplayError::UnknownConsumer`] if there is no such consumer.
+/// Returns [`ReplayError::UnknownConsumer`] if the consumer does not exist, or [`ReplayError::Store`] if the
+/// database fails.
 pub fn retry_set_aside(tx: &Tx<'_>, consumer: &str) -> Result<u64, ReplayError> {
     if rows::cursor(tx, consumer)?.is_none() {
         return Err(ReplayError::UnknownConsumer(consumer.to_owned()));

@@ -1,4 +1,5 @@
-//! SQL of the tables `consumers` and `consumer_failures`. Both belong to the store, whose retention of events reads them.
+//! SQL for the tables `consumers` and `consumer_failures`. Both belong to the store, whose event retention
+//! reads them.
 
 use kith_kernel::Timestamp;
 use kith_store::{Error, Query, Tx, params};
@@ -15,7 +16,7 @@ pub(crate) struct CursorRow {
     pub leased_until: Timestamp,
 }
 
-/// Row of `consumer_failures` that is going to be retried.
+/// Row of `consumer_failures` that is pending.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PendingRow {
     pub position: i64,
@@ -24,7 +25,7 @@ pub(crate) struct PendingRow {
     pub retry_at: Timestamp,
 }
 
-/// Inserts a cursor unless the consumer has one, and notes that this build declares it.
+/// Inserts a cursor unless the consumer has one, and records the time of the declaration.
 pub(crate) fn declare(tx: &Tx<'_>, name: &str, position: i64, now: Timestamp) -> Result<(), Error> {
     tx.exec(
         "INSERT INTO consumers (name, position, owner, leased_until, declared_at) VALUES ($1, $2, '', 0, $3)
@@ -34,7 +35,7 @@ pub(crate) fn declare(tx: &Tx<'_>, name: &str, position: i64, now: Timestamp) ->
     Ok(())
 }
 
-/// Deletes cursors that no node has declared since `before`, with their failures. Returns the names.
+/// Deletes cursors that no node has declared since `before`, with their failures. Returns their names.
 pub(crate) fn delete_undeclared(tx: &Tx<'_>, before: Timestamp) -> Result<Vec<String>, Error> {
     let names: Vec<String> =
         tx.all("SELECT name FROM consumers WHERE declared_at < $1", params![before], |row| row.get(0))?;
@@ -67,7 +68,8 @@ pub(crate) fn cursors(q: &Query<'_>) -> Result<Vec<CursorRow>, Error> {
     })
 }
 
-/// Takes or renews the lease of one consumer; false if another node holds it. A lease beyond `latest` does not count.
+/// Acquires or renews the lease of a consumer. Returns false if another node holds it. A lease that ends
+/// after `latest` is ignored.
 pub(crate) fn lease(
     tx: &Tx<'_>,
     name: &str,
@@ -90,12 +92,13 @@ pub(crate) fn release(tx: &Tx<'_>, owner: &str, name: &str) -> Result<u64, Error
     tx.exec(sql, params![owner, name])
 }
 
-/// Gives up all leases of a node.
+/// Releases all leases of a node.
 pub(crate) fn release_all(tx: &Tx<'_>, owner: &str) -> Result<u64, Error> {
     tx.exec("UPDATE consumers SET owner = '', leased_until = 0 WHERE owner = $1", params![owner])
 }
 
-/// Moves the cursor from `from` to `to` if `owner` still holds the lease and nobody else has moved it; false otherwise.
+/// Moves the cursor from `from` to `to`. Returns false if `owner` no longer holds the lease, or the cursor
+/// was moved.
 pub(crate) fn move_cursor(tx: &Tx<'_>, name: &str, owner: &str, from: i64, to: i64) -> Result<bool, Error> {
     let moved = tx.exec(
         "UPDATE consumers SET position = $4 WHERE name = $1 AND owner = $2 AND position = $3",
@@ -104,12 +107,12 @@ pub(crate) fn move_cursor(tx: &Tx<'_>, name: &str, owner: &str, from: i64, to: i
     Ok(moved == 1)
 }
 
-/// Sets the cursor wherever it stands; false if there is no such consumer.
+/// Sets the cursor unconditionally. Returns false if the consumer does not exist.
 pub(crate) fn set_cursor(tx: &Tx<'_>, name: &str, to: i64) -> Result<bool, Error> {
     Ok(tx.exec("UPDATE consumers SET position = $2 WHERE name = $1", params![name, to])? == 1)
 }
 
-/// Lists at most `limit` failures that are going to be retried, in the order of positions.
+/// Returns up to `limit` pending failures, in order of position.
 pub(crate) fn pending(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<PendingRow>, Error> {
     q.all(
         "SELECT position, subject, attempts, retry_at FROM consumer_failures
@@ -126,7 +129,7 @@ pub(crate) fn pending(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<Pendi
     )
 }
 
-/// Lists at most `limit` events that were set aside, in the order of positions.
+/// Returns up to `limit` events that were set aside, in order of position.
 pub(crate) fn set_aside(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<SetAsideEvent>, Error> {
     q.all(
         "SELECT position, subject, error, set_aside_at FROM consumer_failures
@@ -143,7 +146,7 @@ pub(crate) fn set_aside(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<Set
     )
 }
 
-/// Inserts a failure that is going to be retried at `retry_at`.
+/// Inserts a failure to be retried at `retry_at`.
 pub(crate) fn insert_failure(tx: &Tx<'_>, name: &str, row: &PendingRow, error: &str) -> Result<(), Error> {
     tx.exec(
         "INSERT INTO consumer_failures (consumer, position, subject, attempts, retry_at, error)
@@ -153,7 +156,8 @@ pub(crate) fn insert_failure(tx: &Tx<'_>, name: &str, row: &PendingRow, error: &
     Ok(())
 }
 
-/// Notes another failed attempt, and sets the event aside if `set_aside_at` is given; false if the row has changed meanwhile.
+/// Records another failed attempt, and sets the event aside if `set_aside_at` is given. Returns false if the
+/// row has changed meanwhile.
 pub(crate) fn update_failure(
     tx: &Tx<'_>,
     name: &str,
@@ -170,7 +174,8 @@ pub(crate) fn update_failure(
     Ok(updated == 1)
 }
 
-/// Leaves one attempt to each event that waits behind one of its subject that was set aside.
+/// Raises the attempts of a subject's pending events, so that each has one attempt left after an earlier one
+/// was set aside.
 pub(crate) fn limit_attempts(tx: &Tx<'_>, name: &str, subject: &str, attempts: i64) -> Result<(), Error> {
     tx.exec(
         "UPDATE consumer_failures SET attempts = $3
@@ -180,7 +185,7 @@ pub(crate) fn limit_attempts(tx: &Tx<'_>, name: &str, subject: &str, attempts: i
     Ok(())
 }
 
-/// Deletes a failure that was handled; false if it has changed meanwhile.
+/// Deletes a failure that was handled. Returns false if it has changed meanwhile.
 pub(crate) fn delete_failure(tx: &Tx<'_>, name: &str, row: &PendingRow) -> Result<bool, Error> {
     let deleted = tx.exec(
         "DELETE FROM consumer_failures WHERE consumer = $1 AND position = $2 AND attempts = $3
@@ -190,12 +195,12 @@ pub(crate) fn delete_failure(tx: &Tx<'_>, name: &str, row: &PendingRow) -> Resul
     Ok(deleted == 1)
 }
 
-/// Deletes the failures behind `position`; their events are going to be delivered again.
+/// Deletes the failures after `position`, whose events will be delivered again.
 pub(crate) fn delete_failures_behind(tx: &Tx<'_>, name: &str, position: i64) -> Result<u64, Error> {
     tx.exec("DELETE FROM consumer_failures WHERE consumer = $1 AND position > $2", params![name, position])
 }
 
-/// Makes at most `limit` events that were set aside pending again; returns how many.
+/// Makes up to `limit` events that were set aside pending again, and returns their number.
 pub(crate) fn retry_set_aside(tx: &Tx<'_>, name: &str, limit: i64) -> Result<u64, Error> {
     tx.exec(
         "UPDATE consumer_failures SET set_aside_at = NULL, attempts = 0, retry_at = 0
@@ -206,7 +211,7 @@ pub(crate) fn retry_set_aside(tx: &Tx<'_>, name: &str, limit: i64) -> Result<u64
     )
 }
 
-/// Counts failures that are going to be retried, and those set aside, each up to `limit`.
+/// Returns the number of pending failures and of events set aside, each up to `limit`.
 pub(crate) fn count_failures(q: &Query<'_>, name: &str, limit: i64) -> Result<(i64, i64), Error> {
     let pending = "SELECT COUNT(*) FROM (SELECT position FROM consumer_failures
                    WHERE consumer = $1 AND set_aside_at IS NULL LIMIT $2) AS counted";
@@ -216,7 +221,7 @@ pub(crate) fn count_failures(q: &Query<'_>, name: &str, limit: i64) -> Result<(i
     Ok((count(pending)?, count(set_aside)?))
 }
 
-/// Time at which the first event behind `position` was emitted.
+/// Returns the time of the first event after `position`.
 pub(crate) fn first_emitted_behind(q: &Query<'_>, position: i64) -> Result<Option<Timestamp>, Error> {
     q.one(
         "SELECT o.at FROM outbox_positions p JOIN outbox o ON o.id = p.event_id
@@ -226,7 +231,7 @@ pub(crate) fn first_emitted_behind(q: &Query<'_>, position: i64) -> Result<Optio
     )
 }
 
-/// Position before the oldest event that retention has kept.
+/// Returns the position before the oldest event that retention has kept.
 pub(crate) fn position_before_all(q: &Query<'_>) -> Result<i64, Error> {
     let first: Option<Option<i64>> =
         q.one("SELECT MIN(position) FROM outbox_positions", &[], |row| row.get(0))?;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::rows;
 
-/// Failures that are counted at most.
+/// Maximum number of failures counted.
 const MAX_COUNTED: i64 = 10_000;
 
 /// State of a consumer in the database.
@@ -14,24 +14,25 @@ const MAX_COUNTED: i64 = 10_000;
 pub struct ConsumerStatus {
     /// Name of the consumer.
     pub name: String,
-    /// Position up to which every event was handled, or stands among the failures.
+    /// Cursor: every event up to this position was handled or is recorded as failed.
     pub position: i64,
-    /// Events behind `position`, of any kind. An idle cursor is written every five seconds only.
+    /// Number of events after `position`, of any kind. The cursor of an idle consumer is written only every
+    /// five seconds.
     pub lag_events: i64,
-    /// Milliseconds since the first event behind `position` was emitted; 0 if there is none.
+    /// Milliseconds since the first event after `position` was emitted; 0 if there is none.
     pub lag_ms: i64,
-    /// Failed events, and later ones of their subjects, that are going to be retried; counted up to 10,000.
+    /// Number of pending events: failed ones, and later ones of their subjects; counted up to 10,000.
     pub pending: i64,
-    /// Events that were set aside after all attempts; counted up to 10,000.
+    /// Number of events set aside after all attempts; counted up to 10,000.
     pub set_aside: i64,
     /// Node that delivers; empty if none does.
     pub owner: String,
 }
 
-/// Reads the state of every consumer in the database, ordered by name.
+/// Returns the state of every consumer in the database, ordered by name.
 ///
 /// # Errors
-/// Any error of the database.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn list_status(q: &Query<'_>, now: Timestamp) -> Result<Vec<ConsumerStatus>, Error> {
     let last = last_position(q)?;
     rows::cursors(q)?

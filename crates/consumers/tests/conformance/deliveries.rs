@@ -1,4 +1,4 @@
-//! Which events a consumer gets, in which order, and how often.
+//! Delivery: which events a consumer receives, in which order, and how often.
 
 use kith_consumers::{Progress, StartAt, forget_undeclared};
 use kith_kernel::seconds;
@@ -10,14 +10,14 @@ use crate::support::{Node, Poison, recorder};
 
 contract! {
     events_are_handled_once_in_order
-    faults_between_handling_and_cursor_repeat_nothing
+    faults_before_cursor_commit_repeat_nothing
     unavailable_database_counts_no_attempt
-    events_passed_before_a_failover_are_read_again
+    events_skipped_before_failover_are_read_again
     cursor_never_passes_the_end_of_the_log
     new_consumer_starts_at_now_or_at_the_beginning
-    unwanted_events_are_passed_without_a_write_each
+    other_kinds_are_skipped_without_individual_writes
     cursor_of_an_undeclared_consumer_is_deleted
-    moved_cursor_or_lost_lease_undoes_the_batch
+    moved_cursor_or_lost_lease_rolls_back_batch
     event_replaced_by_a_failover_is_not_handled
 }
 
@@ -43,8 +43,8 @@ async fn events_are_handled_once_in_order(node: Node) {
     assert_eq!(node.run(&mut delivery).await, 0);
 }
 
-/// Crashes between the handler's changes and the commit of the cursor, and lost answers to the commit.
-async fn faults_between_handling_and_cursor_repeat_nothing(node: Node) {
+/// Crashes between the handler's changes and the commit of the cursor, and lost responses to the commit.
+async fn faults_before_cursor_commit_repeat_nothing(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     let mut delivery = node.delivery(&consumer).await;
     let mut faults: Vec<Fault> = (1..=8).map(|n| Fault::ConnectionLost { at_statement: n }).collect();
@@ -55,7 +55,7 @@ async fn faults_between_handling_and_cursor_repeat_nothing(node: Node) {
         node.emit("thing.done", &[1, 2]).await;
         expected.extend([2 * n - 1, 2 * n]);
         node.on.store.inject(fault);
-        // Whatever a step answers: the next ones find out how things stand.
+        // The result of a step does not matter: the next ones detect the state.
         for _ in 0..20 {
             if matches!(delivery.step().await, Ok(Progress::Idle { .. })) {
                 break;
@@ -81,20 +81,21 @@ async fn unavailable_database_counts_no_attempt(node: Node) {
     assert_eq!(node.handled("first").await, [1]);
 }
 
-/// A failover to a replica that lacked the last events: those passed in memory are replaced by others.
-async fn events_passed_before_a_failover_are_read_again(node: Node) {
+/// A failover to a replica without the last events: events that were skipped, but not yet recorded in the
+/// cursor, are replaced by others.
+async fn events_skipped_before_failover_are_read_again(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     let mut delivery = node.delivery(&consumer).await;
     node.emit("other.done", &[1, 2, 3]).await;
     node.run(&mut delivery).await;
     assert_eq!(node.cursor("first").await, 0);
-    // The same number of events, under other ids, and the second one of another kind.
+    // The same number of events with other ids, and the second one of another kind.
     node.replace_events(&[("other.done", 1), ("thing.done", 2), ("other.done", 3)]).await;
     node.run(&mut delivery).await;
     assert_eq!(node.handled("first").await, [2]);
 }
 
-/// The log of the new primary is shorter than what was read of the old one.
+/// The log of the new primary is shorter than what was read from the old one.
 async fn cursor_never_passes_the_end_of_the_log(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     let mut delivery = node.delivery(&consumer).await;
@@ -123,7 +124,7 @@ async fn new_consumer_starts_at_now_or_at_the_beginning(node: Node) {
     assert_eq!(node.handled("from-beginning").await, [1, 2, 3]);
 }
 
-async fn unwanted_events_are_passed_without_a_write_each(node: Node) {
+async fn other_kinds_are_skipped_without_individual_writes(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     let mut delivery = node.delivery(&consumer).await;
     node.emit("other.done", &[1, 2]).await;
@@ -151,8 +152,8 @@ async fn cursor_of_an_undeclared_consumer_is_deleted(node: Node) {
     assert_eq!(node.cursor("new").await, 0);
 }
 
-/// A replay, or another node, moves the cursor between the read and the transaction.
-async fn moved_cursor_or_lost_lease_undoes_the_batch(node: Node) {
+/// A replay or another node moves the cursor between the read and the transaction.
+async fn moved_cursor_or_lost_lease_rolls_back_batch(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     let mut delivery = node.delivery(&consumer).await;
     node.emit("thing.done", &[1, 2]).await;
@@ -172,7 +173,7 @@ async fn moved_cursor_or_lost_lease_undoes_the_batch(node: Node) {
     assert_eq!(node.handled("first").await, [2]);
 }
 
-/// A failover to a replica that lacked the last events gives their positions to others.
+/// A failover to a replica without the last events assigns their positions to other events.
 async fn event_replaced_by_a_failover_is_not_handled(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     let mut delivery = node.delivery(&consumer).await;

@@ -1,4 +1,4 @@
-//! Consumers that run in the background.
+//! Consumers running in the background.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use crate::support::{Node, Poison, recorder};
 
 contract! {
     running_consumer_is_woken_by_the_sequencer
-    another_node_goes_on_after_a_stop
+    another_node_takes_over_after_stop
     another_node_takes_over_from_a_delivery_that_panics
     delivery_that_panics_is_started_again
     replay_wakes_a_running_consumer
-    counts_and_samples_tell_of_every_consumer
+    counts_and_samples_cover_every_consumer
 }
 
 /// Waits until a consumer has handled these positions.
@@ -41,7 +41,7 @@ async fn running_consumer_is_woken_by_the_sequencer(node: Node) {
     running.stop().await;
 }
 
-async fn another_node_goes_on_after_a_stop(node: Node) {
+async fn another_node_takes_over_after_stop(node: Node) {
     let other = node.second().await;
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     let consumers = node.consumers(std::slice::from_ref(&consumer));
@@ -51,7 +51,7 @@ async fn another_node_goes_on_after_a_stop(node: Node) {
     wait(&node, &[1]).await;
     let taking_over = other.consumers(&[consumer]).start();
     running.stop().await;
-    // The clock stands still: only a lease that was given up can be taken.
+    // The clock stands still, so only a released lease can be acquired.
     node.emit("thing.done", &[1]).await;
     wait(&node, &[1, 2]).await;
     taking_over.stop().await;
@@ -108,7 +108,7 @@ async fn replay_wakes_a_running_consumer(node: Node) {
     running.stop().await;
 }
 
-async fn counts_and_samples_tell_of_every_consumer(node: Node) {
+async fn counts_and_samples_cover_every_consumer(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::at([2]));
     let set = Arc::new(ConsumerSet::new(vec![consumer], "node".to_owned()));
     let consumers = Consumers::new(node.on.clone(), Arc::clone(&set));

@@ -1,4 +1,4 @@
-//! Events that a handler cannot handle.
+//! Events that a handler fails to handle.
 
 use kith_consumers::{
     Consumer, HandlerError, MAX_ATTEMPTS, MAX_PENDING, StartAt, Transactions, list_set_aside,
@@ -13,10 +13,10 @@ use crate::support::{Node, Poison, record, recorder};
 contract! {
     poison_event_is_set_aside_and_delays_no_other_subject
     later_events_of_a_failed_subject_wait_for_it
-    cured_event_is_handled_before_later_ones_of_its_subject
+    recovered_event_is_handled_before_later_ones_of_subject
     failed_event_leaves_nothing_behind
     every_kind_of_failure_counts
-    failure_that_was_passed_is_forgotten_if_its_event_is_gone
+    failure_of_removed_event_is_deleted
     cursor_stops_while_too_many_subjects_wait
     subject_that_always_fails_delays_no_other
     event_that_the_database_always_rejects_is_set_aside
@@ -56,7 +56,7 @@ async fn later_events_of_a_failed_subject_wait_for_it(node: Node) {
     assert_eq!(node.status("first").await.pending, 0);
 }
 
-async fn cured_event_is_handled_before_later_ones_of_its_subject(node: Node) {
+async fn recovered_event_is_handled_before_later_ones_of_subject(node: Node) {
     let poison = Poison::at([1]);
     let consumer = recorder("first", StartAt::Beginning, poison.clone());
     let mut delivery = node.delivery(&consumer).await;
@@ -92,7 +92,7 @@ async fn every_kind_of_failure_counts(node: Node) {
                     tx.exec("INSERT INTO handled (n, consumer, position) VALUES (1, 'first', 3)", &[])?;
                 }
                 4 => {
-                    // Found out at the commit only.
+                    // Detected only at commit.
                     let subject = Uuid::nil();
                     let payload = serde_json::json!({ "text": "\0" });
                     let kind = "thing\0done";
@@ -115,7 +115,7 @@ async fn every_kind_of_failure_counts(node: Node) {
     assert_eq!(node.status("first").await.set_aside, 4);
 }
 
-async fn failure_that_was_passed_is_forgotten_if_its_event_is_gone(node: Node) {
+async fn failure_of_removed_event_is_deleted(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::at([1]));
     let mut delivery = node.delivery(&consumer).await;
     node.emit("thing.done", &[1, 2]).await;
@@ -127,7 +127,7 @@ async fn failure_that_was_passed_is_forgotten_if_its_event_is_gone(node: Node) {
     assert_eq!(node.status("first").await.pending, 0);
 }
 
-/// Emits `count` events in one transaction, about the subjects that `subject` names.
+/// Emits `count` events in one transaction, with the subjects that `subject` returns.
 async fn emit_many(node: &Node, count: i64, subject: impl Fn(i64) -> u128 + Copy + Send + 'static) {
     let ctx = Transactions::ctx(&node.on, "test");
     let before = node.on.store.last_position().await.unwrap();
@@ -160,7 +160,7 @@ async fn cursor_stops_while_too_many_subjects_wait(node: Node) {
     assert_eq!(handled, (1..=MAX_PENDING + 50).collect::<Vec<_>>());
 }
 
-/// A subject all of whose events fail, with more of them than may wait.
+/// All events of one subject fail, and there are more of them than may be pending.
 async fn subject_that_always_fails_delays_no_other(node: Node) {
     let poison = Poison::at((1..=600).filter(|position| position % 10 != 0));
     let consumer = recorder("first", StartAt::Beginning, poison);

@@ -1,4 +1,4 @@
-//! Which node delivers, and who takes over.
+//! Leases: which node delivers, and take-over.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use crate::contract;
 use crate::support::{Node, Poison, recorder};
 
 contract! {
-    lease_of_a_clock_that_was_ahead_does_not_count
+    lease_from_clock_ahead_is_ignored
     one_node_delivers_at_a_time
-    owner_that_thaws_changes_nothing
-    process_that_starts_again_delivers_at_once
+    resumed_former_owner_changes_nothing
+    restarted_process_delivers_immediately
 }
 
 async fn one_node_delivers_at_a_time(node: Node) {
     if !node.is_postgres() {
-        return; // One process has the file.
+        return; // On SQLite only one process can use the database.
     }
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     node.declare(std::slice::from_ref(&consumer)).await;
@@ -33,7 +33,7 @@ async fn one_node_delivers_at_a_time(node: Node) {
     assert_eq!(node.handled("first").await, [1, 2]);
 }
 
-async fn lease_of_a_clock_that_was_ahead_does_not_count(node: Node) {
+async fn lease_from_clock_ahead_is_ignored(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     node.declare(std::slice::from_ref(&consumer)).await;
     node.emit("thing.done", &[1]).await;
@@ -44,26 +44,26 @@ async fn lease_of_a_clock_that_was_ahead_does_not_count(node: Node) {
     assert_eq!(node.consumers(&[consumer]).run_due().await.unwrap(), 1);
 }
 
-/// Two deliveries that both believe to hold the lease, one of which was stopped for a while.
-async fn owner_that_thaws_changes_nothing(node: Node) {
+/// Two deliveries that both act as the holder of the lease; one of them was frozen for a while.
+async fn resumed_former_owner_changes_nothing(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::at([2]));
     let mut frozen = node.delivery(&consumer).await;
     node.emit("thing.done", &[1, 2]).await;
     assert_eq!(frozen.step().await.unwrap(), Progress::More { handled: 0, set_aside: false });
-    // The lease passes between the read and the transaction of the frozen node.
+    // The lease moves between the read and the transaction of the frozen node.
     node.on.interpose(&["UPDATE consumers SET owner = 'other'"]);
     assert_eq!(frozen.step().await.unwrap(), Progress::Outdated);
     assert_eq!(frozen.step().await.unwrap(), Progress::NotOwner);
     assert_eq!((node.handled("first").await, node.status("first").await.pending), (vec![], 0));
 }
 
-async fn process_that_starts_again_delivers_at_once(node: Node) {
+async fn restarted_process_delivers_immediately(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     node.declare(std::slice::from_ref(&consumer)).await;
     node.emit("thing.done", &[1]).await;
     assert_eq!(node.consumers(std::slice::from_ref(&consumer)).run_due().await.unwrap(), 1);
     if node.is_postgres() {
-        // Killed, it leaves a lease that runs out; stopped, it gives its leases up.
+        // After a kill the lease expires; after a stop it was released.
         let released = node.on.store.write(|tx| {
             tx.exec("UPDATE consumers SET leased_until = 0", &[]).map(drop)?;
             Ok::<_, Error>(())

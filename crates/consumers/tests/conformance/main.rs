@@ -1,4 +1,4 @@
-//! Contract of durable consumers, on both databases.
+//! Conformance tests of durable consumers, on both databases.
 
 mod deliveries;
 mod engine;

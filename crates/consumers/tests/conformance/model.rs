@@ -1,5 +1,5 @@
-//! Random stories of events, poison, faults and lost leases: each event is handled exactly once or set aside, in the order of
-//! positions within its subject.
+//! Random sequences of events, poison, faults and lost leases: each event is handled exactly once or set
+//! aside, in order of position within its subject.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,18 +14,18 @@ use crate::contract;
 use crate::support::{Node, Poison, recorder};
 
 contract! {
-    random_stories_handle_each_event_once_in_order
+    random_sequences_handle_each_event_once_in_order
 }
 
 #[derive(Clone, Debug)]
 enum Act {
-    /// Emit events about these subjects; of a kind that the consumer does not want if the flag is set.
+    /// Emit events with these subjects; the flag makes an event of a kind that the consumer does not handle.
     Emit(Vec<(u8, bool)>),
-    /// Take so many steps.
+    /// Take a number of steps.
     Step(u8),
-    /// Let a fault of the database strike, then take steps.
+    /// Inject a database fault, then take steps.
     Fault(u8),
-    /// Let the lease pass to another node between a read and a transaction.
+    /// Move the lease to another node between a read and a transaction.
     LoseLease,
     Wait,
 }
@@ -50,7 +50,7 @@ fn fault(n: u8) -> Fault {
     }
 }
 
-async fn random_stories_handle_each_event_once_in_order(node: Node) {
+async fn random_sequences_handle_each_event_once_in_order(node: Node) {
     let rounds = if node.is_postgres() { 12 } else { 40 };
     let mut runner = TestRunner::new(ProptestConfig::with_cases(rounds));
     for _ in 0..rounds {

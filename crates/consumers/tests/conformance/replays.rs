@@ -1,4 +1,4 @@
-//! Events that are delivered again on purpose.
+//! Replays: events delivered again on request.
 
 use kith_consumers::{MAX_ATTEMPTS, ReplayError, ReplayFrom, StartAt, replay, retry_set_aside};
 use kith_kernel::{minutes, seconds};

@@ -1,4 +1,4 @@
-//! Database of its own for each test, a clock that moves when it is told to, and consumers that write down what they handle.
+//! Test support: a database for each test, a manual clock, and consumers that record what they handle.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ const SCHEMA: ModuleMigrations = ModuleMigrations {
 
 pub const BEGINNING: Timestamp = Timestamp::from_millis(1_763_716_151_007);
 
-/// Runs each named contract on both engines, as `name::sqlite` and `name::postgres`.
+/// Runs each named test on both engines, as `name::sqlite` and `name::postgres`.
 #[macro_export]
 macro_rules! contract {
     ($($name:ident)+) => {$(
@@ -43,7 +43,7 @@ macro_rules! contract {
     )+};
 }
 
-/// The address of the server that the test command started; none if only SQLite was asked for.
+/// Returns the URL of the server that the test command started, or `None` if only SQLite is tested.
 fn postgres_url() -> Option<String> {
     if let Ok(url) = std::env::var("KITH_TEST_POSTGRES") {
         return Some(url);
@@ -60,7 +60,7 @@ pub struct Node {
     pub database: Arc<TestDatabase>,
 }
 
-/// Transactions without anything around them but what a test lets happen before the next one.
+/// Plain transactions, optionally preceded by statements that a test requests.
 #[derive(Clone)]
 pub struct Plain {
     pub store: Store,
@@ -74,7 +74,7 @@ impl Plain {
         Self { store, sources, before_write: Arc::default(), panics: Arc::default() }
     }
 
-    /// Runs `statements` in a transaction of their own just before the next delivery writes.
+    /// Runs `statements` in a separate transaction just before the next delivery writes.
     pub fn interpose(&self, statements: &[&'static str]) {
         *self.before_write.lock().unwrap() = statements.to_vec();
     }
@@ -142,7 +142,7 @@ impl Node {
         Self { on: Plain::new(store, sources), clock, database: Arc::new(database) }
     }
 
-    /// Another node on the same database, with the same clock. Where the database admits one process only it shares the store.
+    /// Returns another node on the same database, with the same clock. On SQLite it shares the store.
     pub async fn second(&self) -> Self {
         let store = match self.on.store.kind() {
             kith_store::EngineKind::Sqlite => self.on.store.clone(),
@@ -160,7 +160,7 @@ impl Node {
         self.clock.advance(by);
     }
 
-    /// Emits an event of `kind` about each subject in a transaction of its own, and waits for their positions.
+    /// Emits one event of `kind` per subject, each in its own transaction, and waits for their positions.
     pub async fn emit(&self, kind: &'static str, subjects: &[u128]) {
         let before = self.on.store.last_position().await.unwrap();
         for subject in subjects.iter().copied() {
@@ -177,7 +177,7 @@ impl Node {
         self.placed(before + i64::try_from(subjects.len()).unwrap()).await;
     }
 
-    /// Replaces the log by events of these kinds and subjects, as a failover to a replica may do.
+    /// Replaces the log with events of these kinds and subjects, as a failover to a replica can.
     pub async fn replace_events(&self, events: &[(&'static str, u128)]) {
         let last = self.on.store.last_position().await.unwrap();
         let subjects: Vec<_> = events.to_vec();
@@ -210,14 +210,14 @@ impl Node {
         self.on.store.write(move |tx| declare(tx, &consumers, now)).await.unwrap();
     }
 
-    /// Consumers of a process of their own on this node.
+    /// Returns the consumers of another process on this node.
     pub fn consumers(&self, consumers: &[Consumer]) -> Consumers<Plain> {
         let set = ConsumerSet::new(consumers.to_vec(), self.on.sources.ids.next(BEGINNING).to_string());
-        // Wake-ups that are lost show: nobody looks by himself before an hour has passed.
+        // With a poll interval of one hour, a lost notification makes the test fail.
         Consumers::new(self.on.clone(), Arc::new(set)).with_poll_interval(Duration::from_secs(3_600))
     }
 
-    /// Declares a consumer and lets the returned delivery have its lease.
+    /// Declares a consumer and returns a delivery that holds its lease.
     pub async fn delivery(&self, consumer: &Consumer) -> Delivery<Plain> {
         self.declare(std::slice::from_ref(consumer)).await;
         self.give_lease(consumer.name, "node").await;
@@ -231,7 +231,8 @@ impl Node {
         assert_eq!(given.unwrap(), 1);
     }
 
-    /// Lets a fault strike that has not struck yet, so that it does not hit the test's own transactions.
+    /// Triggers injected faults that have not occurred yet, so that they do not affect the test's own
+    /// transactions.
     pub async fn exhaust_faults(&self) {
         for _ in 0..2 {
             let exhausted = self.on.store.write(|tx| {
@@ -244,7 +245,7 @@ impl Node {
         }
     }
 
-    /// Steps until nothing is due; returns how many events were handled.
+    /// Steps until nothing is due, and returns the number of events handled.
     pub async fn run(&self, delivery: &mut Delivery<Plain>) -> usize {
         let mut handled = 0;
         loop {
@@ -256,7 +257,7 @@ impl Node {
         }
     }
 
-    /// Positions that `consumer` has handled, in the order in which it did.
+    /// Returns the positions that `consumer` has handled, in order of handling.
     pub async fn handled(&self, consumer: &'static str) -> Vec<i64> {
         self.handled_with_subjects(consumer).await.into_iter().map(|(position, _)| position).collect()
     }
@@ -271,7 +272,7 @@ impl Node {
         rows.unwrap()
     }
 
-    /// Cursor of `consumer` in the database.
+    /// Returns the cursor of `consumer` in the database.
     pub async fn cursor(&self, consumer: &'static str) -> i64 {
         let sql = "SELECT position FROM consumers WHERE name = $1";
         let position: Result<Option<i64>, Error> =
@@ -286,7 +287,7 @@ impl Node {
     }
 }
 
-/// Positions whose events a test's handler cannot handle.
+/// Positions whose events the handler of a test fails to handle.
 #[derive(Clone, Default)]
 pub struct Poison(Arc<Mutex<BTreeSet<i64>>>);
 
@@ -304,7 +305,7 @@ impl Poison {
     }
 }
 
-/// Consumer of `thing.*` that writes down what it handles, and fails after that for poisonous events.
+/// Creates a consumer of `thing.*` that records what it handles, and then fails for poisoned events.
 pub fn recorder(name: &'static str, start: StartAt, poison: Poison) -> Consumer {
     Consumer::new(name, &["thing.*"], start, move |tx, _, events| {
         for event in events {

@@ -1,4 +1,4 @@
-//! From the text of a schema to nodes of keywords, with its faults named and its size bounded.
+//! Compiler: turns the text of a schema into nodes of keywords, reports errors, and bounds the size.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -10,15 +10,15 @@ use super::schema::{Bound, Count, Keyword, Node, NodeId, Schema, check_nesting};
 use super::values::{self, Decimal};
 use super::{TooCostly, Work};
 
-/// Memory that all patterns of a schema may take together.
+/// Maximum memory for all patterns of a schema, in bytes.
 const MAX_PATTERN_MEMORY: usize = 2 << 20;
-/// What comparing the values of all `enum` and `const` may cost.
+/// Maximum number of steps for building the comparison keys of all `enum` and `const` values.
 const MAX_ENUM_WORK: u64 = 1 << 20;
 
-/// Compiles a schema. The result has the root at index 0.
+/// Compiles a schema. The root has the index 0.
 ///
 /// # Errors
-/// What is wrong with it and where, in a sentence.
+/// Returns a sentence that describes the error and its place.
 pub fn compile(root: &Value, text_bytes: usize) -> Result<Schema, String> {
     let document = Document::scan(root)?;
     let mut compiler = Compiler {
@@ -37,10 +37,10 @@ pub fn compile(root: &Value, text_bytes: usize) -> Result<Schema, String> {
     compiler.node(root, 0, "#");
     compiler.run()?;
     let dynamic_anchors = compiler.dynamic_anchors();
-    // Anchors may be the only way to a schema.
+    // A schema may be reachable through a dynamic anchor only.
     compiler.run()?;
     check_nesting(&compiler.nodes)?;
-    // Two to three times the text is what its names and numbers take, and each node its vector of keywords.
+    // Names and numbers take two to three times their text; each node adds a vector of keywords.
     let bytes = 3 * text_bytes + 256 * compiler.nodes.len() + compiler.pattern_bytes + compiler.value_bytes;
     Ok(Schema {
         nodes: compiler.nodes,
@@ -51,12 +51,12 @@ pub fn compile(root: &Value, text_bytes: usize) -> Result<Schema, String> {
     })
 }
 
-/// A schema that was found and is not compiled yet.
+/// Schema found but not yet compiled.
 struct Waiting<'v> {
     id: NodeId,
     schema: &'v Value,
     resource: ResourceId,
-    /// Where it stands, for messages.
+    /// JSON Pointer or reference to the schema, for messages.
     place: String,
 }
 
@@ -65,7 +65,7 @@ struct Compiler<'v> {
     ids: HashMap<usize, NodeId>,
     waiting: Vec<Waiting<'v>>,
     nodes: Vec<Node>,
-    /// Numbers of the names of dynamic references.
+    /// Index of each name used in a dynamic reference.
     anchors: HashMap<&'v str, usize>,
     shared: HashSet<NodeId>,
     pattern_bytes: usize,
@@ -128,7 +128,7 @@ impl<'v> Compiler<'v> {
     }
 }
 
-/// A schema that is being compiled.
+/// Schema being compiled.
 struct Site<'c, 'v> {
     compiler: &'c mut Compiler<'v>,
     all: &'v Map<String, Value>,
@@ -136,7 +136,7 @@ struct Site<'c, 'v> {
     place: &'c str,
 }
 
-/// A keyword's value is not what it has to be.
+/// Returns the error that a keyword's value is not the expected one.
 fn wrong(keyword: &str, expected: &str) -> String {
     format!("`{keyword}` has to be {expected}.")
 }
@@ -151,7 +151,7 @@ impl<'v> Site<'_, 'v> {
         keywords.extend(self.items()?);
         keywords.extend(self.contains()?);
         keywords.extend(self.conditional()?);
-        // They look at what the others have evaluated.
+        // Last, because they depend on what the others have evaluated.
         if let Some(node) = self.schema("unevaluatedItems") {
             self.compiler.has_unevaluated = true;
             keywords.push(Keyword::UnevaluatedItems(node));
@@ -163,7 +163,7 @@ impl<'v> Site<'_, 'v> {
         Ok(keywords)
     }
 
-    /// What one keyword means by itself.
+    /// Compiles a keyword that does not depend on others.
     fn keyword(&mut self, name: &'v str, value: &'v Value) -> Result<Option<Keyword>, String> {
         let bound = |bound| value.as_number().cloned().map(|limit| Keyword::Bound(bound, limit));
         let counted = |what| count(value).map(|limit| Keyword::Count(what, limit));
@@ -221,7 +221,7 @@ impl<'v> Site<'_, 'v> {
                 Ok(Some(Keyword::DependentSchemas(schemas.collect())))
             }
             "$defs" | "definitions" => self.map(name).map(|_| None),
-            // Whatever else stands here is for people.
+            // Other keywords are annotations.
             _ => Ok(None),
         }
     }
@@ -244,7 +244,7 @@ impl<'v> Site<'_, 'v> {
     fn values(&mut self, values: &[Value]) -> Result<Keyword, String> {
         let work = &mut self.compiler.enum_work;
         let keys = values.iter().map(|value| values::key(value, work)).collect::<Result<HashSet<_>, _>>();
-        let keys = keys.map_err(|TooCostly| "the values of `enum` are too large together.".to_owned())?;
+        let keys = keys.map_err(|TooCostly| "the values of `enum` are too large in total.".to_owned())?;
         self.compiler.value_bytes += keys.iter().map(|key| key.len() + 64).sum::<usize>();
         let listing = values.iter().take(20).map(ToString::to_string).collect::<Vec<_>>().join(", ");
         Ok(Keyword::Values { keys, listing: shorten(listing) })
@@ -257,7 +257,7 @@ impl<'v> Site<'_, 'v> {
         Ok(pattern)
     }
 
-    /// The schema that a keyword has as its value.
+    /// Compiles the schema that is the value of a keyword, if present.
     fn schema(&mut self, keyword: &str) -> Option<NodeId> {
         let value = self.all.get(keyword)?;
         let place = format!("{}/{keyword}", self.place);
@@ -275,7 +275,7 @@ impl<'v> Site<'_, 'v> {
         Ok(schemas.iter().enumerate().map(node).collect())
     }
 
-    /// The schemas that a keyword has under names; none if it is absent.
+    /// Compiles the schemas that a keyword has under names; none if it is absent.
     fn map(&mut self, keyword: &str) -> Result<Vec<(&'v str, NodeId)>, String> {
         debug_assert!(SCHEMA_MAPS.contains(&keyword));
         let Some(schemas) = self.all.get(keyword) else { return Ok(Vec::new()) };
@@ -322,7 +322,7 @@ impl<'v> Site<'_, 'v> {
     }
 }
 
-/// Names of types.
+/// Names of types in JSON Schema.
 pub(super) const TYPES: &[&str] = &["array", "boolean", "integer", "null", "number", "object", "string"];
 
 fn types(value: &Value) -> Result<Keyword, String> {
@@ -348,7 +348,7 @@ fn names(keyword: &str, value: &Value) -> Result<Vec<String>, String> {
     if different.len() < names.len() { Err(wrong(keyword, "an array of different names")) } else { Ok(names) }
 }
 
-/// A number of things; `2.0` is one.
+/// Returns a non-negative integer; `2.0` is one.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
 fn count(value: &Value) -> Option<u64> {
     let float = |float: &f64| float.fract() == 0.0 && (0.0..1e15).contains(float);

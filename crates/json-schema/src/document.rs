@@ -1,13 +1,14 @@
-//! A schema document: which schemas in it have an `$id` or an anchor of their own, and where a reference leads. It never leads outside.
+//! Schema document: finds identifiers (`$id`) and anchors, and resolves references. References never leave
+//! the document.
 
 use std::collections::{BTreeMap, HashMap};
 
 use fluent_uri::{Uri, UriRef};
 use serde_json::Value;
 
-/// What `$schema` may say.
+/// The only accepted value of `$schema`.
 pub const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
-/// Base of a document without an `$id`.
+/// Base URI of a document without an `$id`.
 const NAMELESS: &str = "json-schema:///";
 
 /// Keywords whose value is a schema.
@@ -41,35 +42,35 @@ struct Resource<'v> {
     dynamic_anchors: BTreeMap<&'v str, &'v Value>,
 }
 
-/// A document that has been scanned for identifiers.
+/// Document that has been scanned for identifiers.
 #[derive(Debug, Default)]
 pub struct Document<'v> {
     resources: Vec<Resource<'v>>,
-    /// The resource of each schema, by its address.
+    /// Resource of each schema, by the address of the schema.
     places: HashMap<usize, ResourceId>,
 }
 
-/// Where a reference leads.
+/// Target of a reference.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'v> {
-    /// The schema.
+    /// Schema.
     pub schema: &'v Value,
-    /// The resource it belongs to.
+    /// Resource that the schema belongs to.
     pub resource: ResourceId,
-    /// The anchor by which it was found, if it is a dynamic one.
+    /// Dynamic anchor through which it was found, if any.
     pub dynamic_anchor: Option<&'v str>,
 }
 
-/// Address of a value, which names it as long as the document is borrowed.
+/// Returns the address of a value, which identifies it while the document is borrowed.
 pub fn address(value: &Value) -> usize {
     std::ptr::from_ref(value).addr()
 }
 
 impl<'v> Document<'v> {
-    /// Scans `root`.
+    /// Scans `root` for identifiers and anchors.
     ///
     /// # Errors
-    /// What is wrong with an identifier, in a sentence.
+    /// Returns a sentence that describes the invalid identifier.
     pub fn scan(root: &'v Value) -> Result<Self, String> {
         let mut document = Self::default();
         document.resources.push(Resource {
@@ -153,25 +154,25 @@ impl<'v> Document<'v> {
         Ok(absolute.map_err(|_| format!("`{reference}` cannot be resolved."))?.normalize())
     }
 
-    /// The resource of a schema that was reached at `schema`, or else `within`.
+    /// Returns the resource of `schema`, or `within` if it was not scanned.
     pub fn resource_of(&self, schema: &Value, within: ResourceId) -> ResourceId {
         self.places.get(&address(schema)).copied().unwrap_or(within)
     }
 
-    /// Resources of the document.
+    /// Returns the indexes of all resources.
     pub fn resources(&self) -> std::ops::Range<ResourceId> {
         0..self.resources.len()
     }
 
-    /// Dynamic anchors of a resource.
+    /// Returns the dynamic anchors of a resource.
     pub fn dynamic_anchors(&self, resource: ResourceId) -> impl Iterator<Item = (&'v str, &'v Value)> + '_ {
         self.resources[resource].dynamic_anchors.iter().map(|(name, schema)| (*name, *schema))
     }
 
-    /// Where `reference`, which stands in the resource `from`, leads.
+    /// Resolves `reference`, which is in the resource `from`.
     ///
     /// # Errors
-    /// If it leads nowhere, or outside.
+    /// Returns a sentence if the target does not exist in this document.
     pub fn resolve(&self, from: ResourceId, reference: &str) -> Result<Target<'v>, String> {
         let nowhere = || format!("`{reference}` leads to nothing in this schema.");
         let uri = self.absolute(from, reference)?;
@@ -194,7 +195,7 @@ impl<'v> Document<'v> {
         Ok(Target { schema, resource, dynamic_anchor })
     }
 
-    /// Follows a JSON Pointer without its first slash.
+    /// Follows a JSON Pointer without its leading slash.
     fn follow(&self, root: &'v Value, mut resource: ResourceId, pointer: &str) -> Option<Target<'v>> {
         let mut schema = root;
         for token in pointer.split('/') {

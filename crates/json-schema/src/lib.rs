@@ -1,5 +1,6 @@
-//! JSON Schemas (draft 2020-12) of declared collections and of jobs' payloads. Own evaluator: whatever the schema and the value, compiling
-//! and validating take bounded time, memory and stack. None may refer to anything outside itself; `format` is for people.
+//! JSON Schemas (draft 2020-12) of declared collections and of job payloads. The evaluator bounds the time,
+//! memory and stack of compilation and validation for every schema and value. Schemas cannot refer to other
+//! documents, and `format` is an annotation.
 
 mod compile;
 mod document;
@@ -22,30 +23,30 @@ use sha2::{Digest, Sha256};
 use schema::Schema;
 pub use validating::{AwaitsValidation, SchemaText, Validated, check_declared};
 
-/// Longest schema, as JSON without white space.
+/// Maximum length of a schema in bytes, as JSON without whitespace.
 const MAX_SCHEMA_BYTES: usize = 32 << 10;
-/// Steps that validating one request may take: some tens of milliseconds.
+/// Maximum number of steps for validating one request: some tens of milliseconds.
 const MAX_WORK: u64 = 4_000_000;
-/// Memory that compiled schemas may take together.
+/// Maximum memory of all cached compiled schemas, in bytes.
 const CACHE_BYTES: u64 = 16 << 20;
 
-/// What an evaluation may still cost, in steps of some nanoseconds each.
+/// Remaining budget of an evaluation, in steps of a few nanoseconds each.
 #[derive(Debug)]
 pub struct Work {
     left: u64,
 }
 
-/// The budget is used up.
+/// Error for a budget that is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooCostly;
 
 impl Work {
-    /// A budget of `steps`.
+    /// Creates a budget of `steps`.
     pub fn new(steps: u64) -> Self {
         Self { left: steps }
     }
 
-    /// The budget of one request.
+    /// Creates the budget of one request.
     pub fn of_request() -> Self {
         Self::new(MAX_WORK)
     }
@@ -55,13 +56,13 @@ impl Work {
         Ok(())
     }
 
-    /// Charges for looking through a text.
+    /// Charges for reading a text.
     fn charge_bytes(&mut self, bytes: usize) -> Result<(), TooCostly> {
         self.charge(bytes as u64 / 16)
     }
 }
 
-/// By a hash of the text, of which each is a pure function.
+/// Compiled schemas by the SHA-256 of their text, which determines the result.
 static COMPILED: LazyLock<Cache<[u8; 32], Arc<Schema>, ByBytes>> =
     LazyLock::new(|| Cache::with_weighter(200, CACHE_BYTES, ByBytes));
 
@@ -74,10 +75,10 @@ impl Weighter<[u8; 32], Arc<Schema>> for ByBytes {
     }
 }
 
-/// Whether `text` is a schema that can be used.
+/// Checks that `text` is a usable schema.
 ///
 /// # Errors
-/// What is wrong with it, at `/schema`.
+/// Returns a [`FieldError`] at `/schema` with the code `too_long` or `not_a_schema`.
 pub fn check_schema(text: &str) -> Result<(), FieldError> {
     if text.len() > MAX_SCHEMA_BYTES {
         let detail = format!("At most {MAX_SCHEMA_BYTES} bytes.");
@@ -86,15 +87,15 @@ pub fn check_schema(text: &str) -> Result<(), FieldError> {
     compile(text).map(|_| ()).map_err(|detail| FieldError::new("/schema", "not_a_schema", detail))
 }
 
-/// Whether `data`, which stands at `at`, fits the schema.
+/// Validates `data` against a schema. `at` is the JSON Pointer of `data` in the request.
 ///
 /// # Errors
-/// The first faults, at `at` and below.
+/// Returns the first errors at `at` and below, with the code `not_as_declared` or `schema_too_costly`.
 pub fn check(schema: &str, data: &Value, at: &str, work: &mut Work) -> Result<(), Vec<FieldError>> {
     match compile(schema) {
         Ok(schema) => evaluate::validate(&schema, data, at, work),
         Err(fault) => {
-            let detail = format!("What is declared of it can no longer be used: {fault}");
+            let detail = format!("The declared schema is no longer valid: {fault}");
             Err(vec![FieldError::new(at.to_owned(), "not_as_declared", detail)])
         }
     }

@@ -1,25 +1,26 @@
-//! Regular expressions of `pattern` and `patternProperties`, simulated as NFAs: no backtracking, no caches, and every state visited is
-//! charged to the caller's [`Work`].
+//! Regular expressions of `pattern` and `patternProperties`, simulated as NFAs: no backtracking and no
+//! caches. Every state visited is charged to the caller's [`Work`].
 
 use regex_automata::nfa::thompson::{Compiler, Config, NFA, State, WhichCaptures};
 use regex_automata::util::primitives::StateID;
 
 use super::{TooCostly, Work};
 
-/// Longest pattern: what it expands to before it is compiled is in proportion.
+/// Maximum length of a pattern in bytes; it bounds the size of the translated pattern.
 const MAX_PATTERN_BYTES: usize = 2_000;
 
-/// A compiled pattern. It matches anywhere in a text unless it is anchored.
+/// Compiled pattern. It matches anywhere in a text unless it is anchored.
 #[derive(Debug)]
 pub struct Pattern {
     nfa: NFA,
 }
 
 impl Pattern {
-    /// Compiles an ECMA-262 pattern without look-around and back references, into at most `max_bytes`.
+    /// Compiles an ECMA-262 pattern without look-around and back-references into at most `max_bytes` of
+    /// memory.
     ///
     /// # Errors
-    /// What is wrong with it, in a sentence.
+    /// Returns a sentence that describes the error.
     pub fn compile(pattern: &str, max_bytes: usize) -> Result<Self, String> {
         if pattern.len() > MAX_PATTERN_BYTES {
             return Err(format!("a pattern can have at most {MAX_PATTERN_BYTES} bytes."));
@@ -31,22 +32,22 @@ impl Pattern {
             Config::new().which_captures(WhichCaptures::None).nfa_size_limit(Some(max_bytes)).shrink(false);
         let nfa = Compiler::new().configure(config).build(&translated).map_err(|error| {
             match error.size_limit() {
-                Some(_) => "the patterns of the schema are too large together.".to_owned(),
+                Some(_) => "the patterns of the schema are too large in total.".to_owned(),
                 None => "this is not a regular expression.".to_owned(),
             }
         })?;
         Ok(Self { nfa })
     }
 
-    /// Bytes of memory it takes.
+    /// Returns the memory of the pattern in bytes.
     pub fn bytes(&self) -> usize {
         self.nfa.memory_usage()
     }
 
-    /// Whether it matches anywhere in `text`.
+    /// Returns true if the pattern matches anywhere in `text`.
     ///
     /// # Errors
-    /// [`TooCostly`] when the budget is used up.
+    /// Returns [`TooCostly`] if the budget is used up.
     pub fn is_match(&self, text: &str, work: &mut Work) -> Result<bool, TooCostly> {
         let text = text.as_bytes();
         work.charge(self.nfa.states().len() as u64 / 64)?;
@@ -79,14 +80,14 @@ impl Pattern {
     }
 }
 
-/// The set of states that an NFA is in.
+/// Set of active states of an NFA.
 struct Simulation<'n> {
     nfa: &'n NFA,
     text: &'n [u8],
     /// States that consume a byte.
     active: Vec<StateID>,
     spare: Vec<StateID>,
-    /// For each state the step at which it was last added.
+    /// For each state, the step at which it was last added.
     added: Vec<u32>,
     step: u32,
     matched: bool,
@@ -118,7 +119,7 @@ impl<'n> Simulation<'n> {
         self.spare = states;
     }
 
-    /// Adds a state and all that it reaches without consuming a byte.
+    /// Adds a state and all states reachable from it without consuming a byte.
     fn add(&mut self, id: StateID, at: usize, work: &mut Work) -> Result<(), TooCostly> {
         self.pending.push(id);
         while let Some(id) = self.pending.pop() {
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_search_in_texts_as_ecma_262_says() {
+    fn patterns_follow_ecma_262() {
         for (pattern, text, matches) in [
             ("", "", true),
             ("b", "abc", true),

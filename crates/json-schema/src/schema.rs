@@ -1,4 +1,4 @@
-//! A compiled schema: nodes of keywords that name each other by index.
+//! Compiled schema: nodes of keywords that refer to each other by index.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -8,34 +8,35 @@ use super::document::ResourceId;
 use super::pattern::Pattern;
 use super::values::Decimal;
 
-/// Schemas that apply to the same value within each other, references followed.
+/// Maximum number of nested schemas that apply to the same value, following references.
 const MAX_NESTING: usize = 128;
 
 /// Index of a schema in [`Schema::nodes`].
 pub type NodeId = usize;
 
-/// A schema that is ready to be evaluated.
+/// Compiled schema, ready for evaluation.
 #[derive(Debug)]
 pub struct Schema {
     pub nodes: Vec<Node>,
-    /// For each resource its dynamic anchors: the number of the name, and the schema. Empty where no dynamic reference is.
+    /// Dynamic anchors of each resource: the index of the name, and the schema. Empty if the document has no
+    /// dynamic references.
     pub dynamic_anchors: Vec<Vec<(usize, NodeId)>>,
-    /// Whether any schema depends on what others have evaluated.
+    /// True if a schema depends on what others have evaluated.
     pub has_unevaluated: bool,
-    /// Whether names of fields are looked at as values.
+    /// True if `propertyNames` occurs, so that field names are evaluated as values.
     pub has_property_names: bool,
-    /// Approximate memory that it takes, in bytes.
+    /// Approximate memory in bytes.
     pub bytes: usize,
 }
 
-/// One schema of a document.
+/// Schema within a document.
 #[derive(Debug)]
 pub enum Node {
-    /// `true` or `false`.
+    /// Schema `true` or `false`.
     Always(bool),
     Keywords {
         resource: ResourceId,
-        /// Whether it is reached by references, and may thus apply to one value more than once.
+        /// True if it is the target of references, and so can apply to one value more than once.
         is_shared: bool,
         keywords: Vec<Keyword>,
     },
@@ -68,7 +69,7 @@ pub enum Keyword {
         fallback: NodeId,
     },
     Type(Vec<&'static str>),
-    /// `enum` or `const`: keys of the allowed values, and how they are listed to people.
+    /// `enum` or `const`: comparison keys of the allowed values, and their text for messages.
     Values {
         keys: HashSet<String>,
         listing: String,
@@ -110,7 +111,7 @@ pub enum Keyword {
 }
 
 impl Keyword {
-    /// Schemas that it applies to the value itself, and not to what is in it.
+    /// Returns the schemas that the keyword applies to the value itself, not to its parts.
     fn in_place(&self) -> Vec<NodeId> {
         match self {
             Self::Ref(node) | Self::DynamicRef { fallback: node, .. } | Self::Not(node) => vec![*node],
@@ -124,16 +125,16 @@ impl Keyword {
     }
 }
 
-/// Rejects schemas that apply to one value too deep within each other. Circles end when they are evaluated.
+/// Rejects schemas that nest too deeply for one value. Cycles end during the evaluation.
 ///
 /// # Errors
-/// That it is too deep, in a sentence.
+/// Returns a sentence if they do.
 pub fn check_nesting(nodes: &[Node]) -> Result<(), String> {
     let children = |id: NodeId| match &nodes[id] {
         Node::Always(_) => Vec::new(),
         Node::Keywords { keywords, .. } => keywords.iter().flat_map(Keyword::in_place).collect(),
     };
-    // Depth of each schema that is done; 0 while it is under way.
+    // Depth of each finished schema; 0 while it is being computed.
     let mut depths: Vec<Option<usize>> = vec![None; nodes.len()];
     for start in 0..nodes.len() {
         if depths[start].is_some() {
@@ -169,7 +170,7 @@ pub fn check_nesting(nodes: &[Node]) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a schema of the document applies to a value because it applies to that value.
+/// Returns true if a schema applies to the same value again through references.
 #[cfg(test)]
 pub fn refers_in_circles(schema: &Schema) -> bool {
     let children = |id: NodeId| match &schema.nodes[id] {

@@ -1,4 +1,5 @@
-//! The evaluator against the official test suite, the `jsonschema` crate, and schemas made to be slow.
+//! Tests of the evaluator against the official test suite, the `jsonschema` crate, and schemas designed to be
+//! slow.
 
 use jsonschema::{PatternOptions, draft202012};
 use proptest::prelude::*;
@@ -12,7 +13,7 @@ fn refusal(schema: &Value) -> &'static str {
     check_schema(&schema.to_string()).map_or_else(|fault| fault.code, |()| "taken")
 }
 
-/// Codes and places of the faults, and the steps it took.
+/// Returns the places and codes of the errors, and the number of steps.
 fn judge(schema: &Value, data: &Value) -> (Vec<(String, &'static str)>, u64) {
     let mut work = Work::of_request();
     let faults = check(&schema.to_string(), data, "/data", &mut work).err().unwrap_or_default();
@@ -25,14 +26,14 @@ fn fits(schema: &Value, data: &Value) -> bool {
     faults.is_empty()
 }
 
-/// Runs on a stack as the threads have it that validate.
+/// Runs a closure on a thread with the stack size of the compute threads.
 fn on_known_stack(run: impl FnOnce() + Send + 'static) {
     let thread = std::thread::Builder::new().stack_size(kith_kernel::COMPUTE_STACK_BYTES);
     thread.spawn(run).unwrap().join().unwrap();
 }
 
 #[test]
-fn schema_that_does_not_compile_or_leads_outside_is_rejected() {
+fn invalid_or_external_schema_is_rejected() {
     assert_eq!(refusal(&json!({ "type": "object" })), "taken");
     assert_eq!(refusal(&json!({ "$schema": DRAFT, "$ref": "#/$defs/a", "$defs": { "a": {} } })), "taken");
     for schema in [
@@ -43,7 +44,7 @@ fn schema_that_does_not_compile_or_leads_outside_is_rejected() {
         json!({ "$ref": "#/$defs/missing" }),
         json!({ "$schema": "http://json-schema.org/draft-07/schema#" }),
         json!({ "properties": { "a": { "pattern": "(" } } }),
-        // Only a pattern that looks back could take for ever.
+        // Back-references would need backtracking, which can take exponential time.
         json!({ "properties": { "a": { "pattern": "(a+)\\1" } } }),
         json!({ "$defs": { "unused": { "minLength": -1 } } }),
         json!({ "required": ["a", "a"] }),
@@ -59,7 +60,7 @@ fn schema_that_does_not_compile_or_leads_outside_is_rejected() {
 }
 
 #[test]
-fn faults_have_a_place_and_do_not_repeat_what_was_sent() {
+fn errors_have_pointer_and_omit_values() {
     let schema = json!({
         "properties": { "a/b": { "type": "number" }, "list": { "items": { "maxLength": 3 } } },
         "required": ["c"],
@@ -76,7 +77,7 @@ fn faults_have_a_place_and_do_not_repeat_what_was_sent() {
 }
 
 #[test]
-fn schema_that_refers_to_itself_comes_to_an_end() {
+fn self_referencing_schema_terminates() {
     let tree = json!({ "type": "object", "properties": { "children": { "items": { "$ref": "#" } } } });
     let faults = judge(&tree, &json!({ "children": [{ "children": [5] }] })).0;
     assert_eq!(faults, [("/data/children/0/children/0".to_owned(), "not_as_declared")]);
@@ -88,7 +89,7 @@ fn schema_that_refers_to_itself_comes_to_an_end() {
     }
 }
 
-/// An honest schema of a tree with two kinds of nodes: naive evaluation takes 2^depth steps.
+/// Schema of a tree with two kinds of nodes. Naive evaluation takes 2^depth steps.
 fn two_kinds_of_nodes() -> Value {
     let node = |kind: &str| {
         json!({ "type": "object", "required": ["kind", "child"],
@@ -130,7 +131,7 @@ fn schema_whose_references_double_takes_linear_work() {
 }
 
 #[test]
-fn schema_nested_too_deep_by_references_is_rejected_when_declared() {
+fn schema_nested_too_deep_is_rejected() {
     let nested = |innermost: Value| (0..110).fold(innermost, |schema, _| json!({ "not": schema }));
     let defs = (0..20).map(|n| (format!("d{n}"), nested(json!({ "$ref": format!("#/$defs/d{}", n + 1) }))));
     let mut defs: serde_json::Map<_, _> = defs.collect();
@@ -138,15 +139,15 @@ fn schema_nested_too_deep_by_references_is_rejected_when_declared() {
     let schema = json!({ "$ref": "#/$defs/d0", "$defs": defs });
     on_known_stack(move || {
         assert_eq!(refusal(&schema), "not_a_schema");
-        // Declared by an earlier version it stands in the database: it is evaluated all the same, and refused.
+        // An earlier version may have stored it in the database. Validating against it must then fail.
         let compiled = check(&schema.to_string(), &json!({}), "/data", &mut Work::of_request());
         assert_eq!(compiled.unwrap_err()[0].code, "not_as_declared");
     });
 }
 
 #[test]
-fn evaluation_at_the_greatest_depth_fits_on_the_stack() {
-    // 100 schemas within each other for each of 120 levels of the value.
+fn maximum_depth_fits_on_stack() {
+    // 100 nested schemas for each of 120 levels of the value.
     let nested = |innermost: Value| (0..49).fold(innermost, |schema, _| json!({ "allOf": [schema] }));
     let mut nested = nested(
         json!({ "$ref": "#/$defs/half", "$defs": { "half": nested(json!({ "properties": { "a": { "$ref": "#" } } })) } }),
@@ -166,13 +167,13 @@ fn evaluation_at_the_greatest_depth_fits_on_the_stack() {
 }
 
 #[test]
-fn patterns_are_bounded_over_the_whole_schema() {
+fn patterns_are_bounded_per_schema() {
     let properties = |count: usize, pattern: &str| {
         let properties = (0..count).map(|n| (format!("p{n}"), json!({ "pattern": pattern })));
         json!({ "properties": properties.collect::<serde_json::Map<_, _>>() })
     };
     assert_eq!(refusal(&properties(40, "(?:a{500}){400}")), "not_a_schema");
-    // Each is small enough by itself.
+    // Each pattern is small enough alone.
     assert_eq!(refusal(&properties(1, "(?:a{100}){100}")), "taken");
     assert_eq!(refusal(&properties(40, "(?:a{100}){100}")), "not_a_schema");
     let by_name = (0..40).map(|n| (format!("(?:a{{100}}){{100}}{n}"), json!({})));
@@ -232,13 +233,14 @@ fn work_of_any_keyword_is_bounded() {
     }
 }
 
-/// Groups of the official suite that load schemas from elsewhere, which Kith never does.
+/// Returns true for groups of the official suite that load other documents, which Kith never does.
 fn loads_from_elsewhere(group: &str, schema: &Value) -> bool {
     let text = schema.to_string();
     group.starts_with("refRemote") || text.contains("http://localhost:1234/") || text.contains(DRAFT)
 }
 
-/// The tests of <https://github.com/json-schema-org/JSON-Schema-Test-Suite> for draft 2020-12 (MIT, copyright 2012 Julian Berman).
+/// Runs the tests of <https://github.com/json-schema-org/JSON-Schema-Test-Suite> for draft 2020-12 (MIT,
+/// copyright 2012 Julian Berman).
 #[test]
 fn official_test_suite_passes() {
     type Group = (String, Value, Vec<(String, Value, bool)>);
@@ -346,7 +348,8 @@ fn schema() -> BoxedStrategy<Value> {
 }
 
 proptest! {
-    /// Both implementations say the same, wherever references go down into the value.
+    /// Compares both implementations on random schemas, except those whose references form a cycle on one
+    /// value.
     #[test]
     fn evaluator_agrees_with_the_jsonschema_crate(root in schema(), shared in schema(), data in value()) {
         let mut root = root;

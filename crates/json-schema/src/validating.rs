@@ -1,5 +1,5 @@
-//! Validates before transactions, on the threads for computations. A transaction only compares hashes: it refuses what was not validated
-//! against the schema that holds in it, and is then run again after that was done.
+//! Validation before transactions, on the compute threads. A transaction only compares hashes: it is rolled
+//! back if a value was not validated against the current schema, and runs again after the validation.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,14 +11,14 @@ use thiserror::Error;
 
 use super::{Work, check, check_schema};
 
-/// The schema that holds is not the one that the value was validated against.
+/// Error for a value that has not been validated against the current schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the value has not been validated yet")]
 pub struct AwaitsValidation;
 
 impl From<AwaitsValidation> for Problem {
     fn from(_: AwaitsValidation) -> Self {
-        let detail = "The schema is being changed at this moment. Send the request again.";
+        let detail = "The schema is being changed. Retry the request.";
         Self::new(&problems::UNAVAILABLE, detail).retry_after(1)
     }
 }
@@ -26,7 +26,7 @@ impl From<AwaitsValidation> for Problem {
 /// Hash of a schema and a value.
 type Pair = [u8; 32];
 
-/// The text of a declared schema, and its hash.
+/// Text of a declared schema with its hash.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SchemaText {
     text: Arc<str>,
@@ -40,13 +40,13 @@ impl From<String> for SchemaText {
 }
 
 impl SchemaText {
-    /// The hash of this schema and `data`.
+    /// Returns the hash of this schema and `data`.
     fn pair(&self, data: &str) -> Pair {
         Sha256::new().chain_update(self.hash).chain_update(data).finalize().into()
     }
 }
 
-/// Pairs of schemas and values that were found to fit, and those that a transaction has asked for in vain.
+/// Validated pairs of schema and value, and the pairs that a transaction still needs.
 #[derive(Clone, Debug, Default)]
 pub struct Validated {
     known: Arc<HashSet<Pair>>,
@@ -61,10 +61,11 @@ struct Missing {
 }
 
 impl Validated {
-    /// Requires that `data`, which stands at `at` in the request, was validated against `schema`.
+    /// Requires that `data` was validated against `schema`. `at` is the JSON Pointer of `data` in the
+    /// request.
     ///
     /// # Errors
-    /// [`AwaitsValidation`] if it was not: the transaction has to be rolled back.
+    /// Returns [`AwaitsValidation`] if it was not. The transaction must then be rolled back.
     pub fn require(&self, schema: &SchemaText, data: &Value, at: &str) -> Result<(), AwaitsValidation> {
         let data = data.to_string();
         let pair = schema.pair(&data);
@@ -77,13 +78,13 @@ impl Validated {
     }
 }
 
-/// Validates all that is missing, within the budget of one request.
+/// Validates all missing pairs within the budget of one request.
 fn validate(missing: &HashMap<Pair, Missing>) -> Result<(), Vec<FieldError>> {
     let mut work = Work::of_request();
     let mut ordered: Vec<_> = missing.values().collect();
     ordered.sort_unstable_by_key(|one| (one.at.len(), &one.at));
     ordered.into_iter().try_for_each(|one| {
-        // One tree at a time: it takes many times the memory of its text.
+        // One tree at a time, because a tree takes many times the memory of its text.
         let data = serde_json::from_str(&one.data).unwrap_or_default();
         check(&one.schema.text, &data, &one.at, &mut work)
     })

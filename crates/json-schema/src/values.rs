@@ -1,4 +1,4 @@
-//! JSON values as JSON Schema compares them: by mathematical value, whatever their spelling.
+//! JSON values compared as JSON Schema does: by mathematical value, regardless of notation.
 
 use std::cmp::Ordering;
 use std::fmt::Write as _;
@@ -31,17 +31,17 @@ fn compare_mixed(integer: i128, float: f64) -> Ordering {
     }
 }
 
-/// Whether a number has no fractional part: `1.0` is an integer.
+/// Returns true if the number has no fractional part: `1.0` is an integer.
 pub fn is_integer(number: &Number) -> bool {
     !number.is_f64() || number.as_f64().is_some_and(|float| float.fract() == 0.0)
 }
 
-/// What it costs to write a floating-point number in decimal, in steps.
+/// Steps charged for writing a floating-point number in decimal.
 pub const FLOAT_STEPS: u64 = 16;
-/// What it costs to find whether a number is a multiple of another, in steps.
+/// Steps charged for checking whether a number is a multiple of another.
 pub const MULTIPLE_STEPS: u64 = 64;
 
-/// A positive decimal number: `digits` times ten to the power of `exponent`.
+/// Non-negative decimal number: `digits` times ten to the power of `exponent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decimal {
     digits: u128,
@@ -49,7 +49,7 @@ pub struct Decimal {
 }
 
 impl Decimal {
-    /// The absolute value of `number` as it is written in JSON.
+    /// Returns the absolute value of `number` in its JSON notation, or `None` if its digits do not fit.
     pub fn of(number: &Number) -> Option<Self> {
         let text = number.to_string();
         let text = text.trim_start_matches('-');
@@ -64,7 +64,7 @@ impl Decimal {
         Some(Self { digits, exponent })
     }
 
-    /// Whether it is a multiple of `other`, which is not zero.
+    /// Returns true if the number is a multiple of `other`, which must not be zero.
     pub fn is_multiple_of(self, other: Self) -> bool {
         let shift = (self.exponent - other.exponent).unsigned_abs();
         if self.digits == 0 {
@@ -72,7 +72,8 @@ impl Decimal {
         } else if self.exponent >= other.exponent {
             // The digits of a 64-bit number stay below 2^64, so the products fit.
             let modulus = other.digits;
-            // Ten to the power of `shift` by squaring (Knuth, TAOCP 4.6.3): a number may have 600 zeros.
+            // Ten to the power of `shift` by repeated squaring (Knuth, TAOCP 4.6.3): a number can have 600
+            // zeros.
             let (mut rest, mut power, mut left) = (self.digits % modulus, 10 % modulus, shift);
             while left > 0 {
                 if left % 2 == 1 {
@@ -89,10 +90,10 @@ impl Decimal {
     }
 }
 
-/// A text that is the same for equal values, and for no others.
+/// Returns a text that is equal for equal values, and different for different values.
 ///
 /// # Errors
-/// [`TooCostly`] when the budget is used up.
+/// Returns [`TooCostly`] if the budget is used up.
 pub fn key(value: &Value, work: &mut Work) -> Result<String, TooCostly> {
     let mut text = String::new();
     write_key(value, &mut text, work)?;
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_values_have_one_key_and_others_have_others() {
+    fn keys_are_equal_only_for_equal_values() {
         let key = |value: &Value| key(value, &mut Work::new(1_000)).unwrap();
         for (one, other) in [
             (json!(1), json!(1.0)),

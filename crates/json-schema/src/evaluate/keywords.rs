@@ -1,4 +1,4 @@
-//! What each keyword says of a value.
+//! Evaluation of each keyword.
 
 use std::collections::HashSet;
 
@@ -28,7 +28,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
             Keyword::OneOf(nodes) => self.one_of(nodes, site, evaluated),
             Keyword::Not(node) => {
                 let is_valid = !self.is_valid(*node, site)?.is_valid;
-                Ok(is_valid || self.fault(site.path, || "Must not fit the schema in `not`.".into()))
+                Ok(is_valid || self.fault(site.path, || "Must not match the schema in `not`.".into()))
             }
             Keyword::If { condition, then, otherwise } => {
                 let verdict = self.is_valid(*condition, site)?;
@@ -80,7 +80,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
             let verdict = self.is_valid(*node, site)?;
             self.merge(&verdict, evaluated)?;
             any |= verdict.is_valid;
-            // The others matter only for what they evaluate.
+            // The remaining schemas matter only for the fields and items that they evaluate.
             if any && !self.schema.has_unevaluated {
                 break;
             }

@@ -1,5 +1,5 @@
-//! Evaluates a value against a compiled schema. What a schema that is referred to says of one value is worked out once; every step is
-//! charged to a [`Work`], and the depth is bounded.
+//! Evaluation of a value against a compiled schema. The result of a referenced schema for one value is
+//! computed once. Every step is charged to a [`Work`], and the depth is bounded.
 
 mod keywords;
 
@@ -13,17 +13,17 @@ use serde_json::Value;
 use super::schema::{Keyword, Node, NodeId, Schema};
 use super::{TooCostly, Work};
 
-/// Schemas that are evaluated within each other: each takes some kilobytes of the stack.
+/// Maximum depth of nested schemas; each takes a few kilobytes of stack.
 const MAX_DEPTH: usize = 1_000;
-/// Faults of one value that are reported.
+/// Maximum number of errors reported for one value.
 const MAX_FAULTS: usize = 10;
-/// Charged for an entry that is kept until the end, which is bounded thereby.
+/// Steps charged for an entry kept until the end, which bounds the memory.
 const KEPT_ENTRY: u64 = 16;
 
-/// Validates `data`, which stands at `at` in a request.
+/// Validates `data`. `at` is the JSON Pointer of `data` in the request.
 ///
 /// # Errors
-/// The first faults, at `at` and below; `schema_too_costly` when the budget is used up.
+/// Returns the first errors at `at` and below, or `schema_too_costly` if the budget is used up.
 pub fn validate(schema: &Schema, data: &Value, at: &str, work: &mut Work) -> Result<(), Vec<FieldError>> {
     let mut names = HashMap::new();
     if schema.has_property_names {
@@ -49,11 +49,11 @@ pub fn validate(schema: &Schema, data: &Value, at: &str, work: &mut Work) -> Res
 }
 
 fn too_costly(at: &str) -> FieldError {
-    let detail = "Checking it against its schema takes too much work. Send less, or simplify the schema.";
+    let detail = "Validating the value exceeds the work limit. Send a smaller value or simplify the schema.";
     FieldError::new(at.to_owned(), "schema_too_costly", detail)
 }
 
-/// The names of all fields as values of their own.
+/// Collects the names of all fields as values.
 fn collect_names<'d>(data: &'d Value, names: &mut HashMap<&'d str, Value>) {
     match data {
         Value::Array(items) => items.iter().for_each(|item| collect_names(item, names)),
@@ -67,10 +67,10 @@ fn collect_names<'d>(data: &'d Value, names: &mut HashMap<&'d str, Value>) {
     }
 }
 
-/// Number of a dynamic scope: which schema each dynamic anchor stands for.
+/// Index of a dynamic scope, which maps dynamic anchors to schemas.
 type Scope = usize;
 
-/// Which fields and items some schema has evaluated.
+/// Fields and items that a schema has evaluated.
 #[derive(Clone, Debug, Default)]
 struct Evaluated<'d> {
     all_fields: bool,
@@ -86,7 +86,7 @@ struct Verdict<'d> {
     evaluated: Option<Rc<Evaluated<'d>>>,
 }
 
-/// Where a value stands, for messages.
+/// Path to a value, for messages.
 enum Path<'p> {
     Root,
     Field(&'p Self, &'p str),
@@ -115,18 +115,18 @@ struct Evaluation<'s, 'd, 'w> {
     schema: &'s Schema,
     names: &'d HashMap<&'d str, Value>,
     work: &'w mut Work,
-    /// What shared schemas say of values, by their address; nothing while that is being found out.
+    /// Results of shared schemas for values, by their address; `None` while a result is being computed.
     known: HashMap<(NodeId, usize, Scope), Option<Verdict<'d>>>,
     scopes: Vec<Vec<(usize, NodeId)>>,
     entered: HashMap<(Scope, usize), Scope>,
     depth: usize,
     at: &'w str,
     faults: Vec<FieldError>,
-    /// What has been gone into for its faults.
+    /// Pairs that have already been evaluated for their errors.
     explained: HashSet<(NodeId, usize, Scope)>,
 }
 
-/// A keyword's view: the value, the scope, and its place if faults are to be reported.
+/// View of a keyword: the value, the scope, and the path if errors are to be reported.
 #[derive(Clone, Copy)]
 struct Site<'d, 'p> {
     data: &'d Value,
@@ -135,17 +135,17 @@ struct Site<'d, 'p> {
 }
 
 impl<'d> Evaluation<'_, 'd, '_> {
-    /// Goes down to where the value does not fit.
+    /// Collects the errors of an invalid value.
     fn explain(&mut self, data: &'d Value) -> Vec<FieldError> {
         let explained = self.apply(0, data, 0, Some(&Path::Root));
         if self.faults.is_empty() {
             debug_assert!(explained.is_err(), "an invalid value has a fault");
-            self.fault(Some(&Path::Root), || "It does not fit its schema.".into());
+            self.fault(Some(&Path::Root), || "The value does not match its schema.".into());
         }
         std::mem::take(&mut self.faults)
     }
 
-    /// Adds a fault if they are wanted. Returns false: the value is invalid.
+    /// Adds an error if errors are collected. Returns false, because the value is invalid.
     fn fault(&mut self, path: Option<&Path<'_>>, detail: impl FnOnce() -> Cow<'static, str>) -> bool {
         if let Some(path) = path
             && self.faults.len() < MAX_FAULTS
@@ -157,7 +157,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
         false
     }
 
-    /// What a schema says of a value. With a path its faults are reported.
+    /// Applies a schema to a value. With a path, errors are reported.
     fn apply(
         &mut self,
         id: NodeId,
@@ -182,7 +182,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
         if remembers {
             match self.known.get(&key) {
                 Some(Some(known)) => return Ok(known.clone()),
-                // A schema that refers to itself without going into the value adds nothing.
+                // A schema that refers to itself for the same value adds no constraint.
                 Some(None) => return Ok(Verdict { is_valid: true, evaluated: None }),
                 None => {
                     self.work.charge(KEPT_ENTRY)?;
@@ -219,7 +219,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
         Ok(Verdict { is_valid, evaluated })
     }
 
-    /// Scope inside a resource: the outermost schema with a dynamic anchor stands for it.
+    /// Enters a resource: for each dynamic anchor, the outermost schema in the scope takes precedence.
     fn enter(&mut self, scope: Scope, resource: usize) -> Result<Scope, TooCostly> {
         let Some(anchors) = self.schema.dynamic_anchors.get(resource) else { return Ok(scope) };
         if anchors.is_empty() {
@@ -245,7 +245,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
         Ok(inside)
     }
 
-    /// Applies a schema to the same value and takes over what it has evaluated.
+    /// Applies a schema to the same value and merges what it has evaluated.
     fn in_place(
         &mut self,
         id: NodeId,
@@ -267,7 +267,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
         Ok(())
     }
 
-    /// What a schema says of a value, reporting its faults only where it does not fit.
+    /// Applies a schema to a value. With a path, the errors are reported if the value is invalid.
     fn below(
         &mut self,
         id: NodeId,

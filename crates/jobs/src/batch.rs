@@ -1,5 +1,5 @@
-//! Batches: requests of many callers in one transaction. A request that cannot be written, or waits for another
-//! transaction, does not hold up those beside it.
+//! Batches: requests of many callers, written in one transaction. A request that fails, or that waits for
+//! another transaction, does not block the others.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,24 +10,24 @@ use kith_store::{Error, Store, Tx};
 
 use crate::rows;
 
-/// Waits for other transactions that the parts of one batch may cost together.
+/// Maximum total time that the parts of one batch wait for locks.
 const MAX_LOCK_WAITS: Duration = Duration::from_secs(1);
-/// Lock wait of the parts that are left once these are spent.
+/// Lock timeout of the remaining parts once that time is used up.
 const SHORT_LOCK_WAIT: Duration = Duration::from_millis(1);
 
-/// Names the store's error behind a request's, if there is one.
+/// Function that returns the store's error behind a request's error, if there is one.
 pub(crate) type Cause<E> = fn(&E) -> Option<&Error>;
 
-/// Returns true if the database did not answer or was too busy. Such an error is not caused by a request.
+/// Returns true if the database was unavailable or overloaded. Such an error is not caused by a request.
 pub(crate) const fn is_outage(error: &Error) -> bool {
     matches!(error, Error::Busy | Error::Unavailable(_) | Error::OutcomeUnknown(_))
 }
 
-/// Writes all of `items` by `write`, in one transaction if that succeeds. Otherwise the batch is split into halves, down
-/// to single requests, each of which then succeeds or fails by itself; one whose lock another transaction holds for longer
-/// than `lock_wait` fails with [`Error::DeadlinePassed`]. Once the parts have waited for [`MAX_LOCK_WAITS`] together, those
-/// that are left hardly wait. In an outage nothing is split, and what was not tried yet is not tried. Returns one outcome
-/// for each item, in order.
+/// Writes all `items` with `write`, in one transaction if that succeeds. Otherwise the batch is split into
+/// halves, down to single requests, each of which succeeds or fails on its own. A request that waits longer
+/// than `lock_wait` for a lock fails with [`Error::DeadlinePassed`]. Once the parts have waited for
+/// [`MAX_LOCK_WAITS`] in total, the remaining ones wait only for [`SHORT_LOCK_WAIT`]. On an outage nothing is
+/// split, and the remaining requests are not tried. Returns one outcome per item, in order.
 pub(crate) async fn write_batch<I, T, E, F>(
     db: &Store,
     items: &Arc<Vec<I>>,
@@ -75,7 +75,8 @@ where
     outcomes
 }
 
-/// The error of the requests behind one that met an outage: they were not tried, so that their outcome is known.
+/// Returns the error for the requests after one that failed in an outage. They were not tried, so their
+/// outcome is known.
 fn untried<E: From<Error> + Clone>(error: &E, cause: Cause<E>) -> E {
     match cause(error) {
         Some(Error::OutcomeUnknown(_)) => {
@@ -85,7 +86,7 @@ fn untried<E: From<Error> + Clone>(error: &E, cause: Cause<E>) -> E {
     }
 }
 
-/// Writes a part of a batch in one transaction. Says also whether the transaction began.
+/// Writes a part of a batch in one transaction. Also returns whether the transaction started.
 async fn write_part<T, E>(
     db: &Store,
     write: impl Fn(&Tx<'_>) -> Result<Vec<T>, E> + Send + 'static,

@@ -1,4 +1,4 @@
-//! Enqueueing in the transaction of the change that asks for it: the job is there if and only if the change is.
+//! Enqueueing in the caller's transaction: the job exists if and only if the transaction commits.
 
 use std::borrow::Borrow;
 
@@ -11,24 +11,25 @@ use crate::new_job::{NewJob, OnConflict, OnFailure, Unique};
 use crate::settle::Budget;
 use crate::{bell_of, rows};
 
-/// Why a job was not enqueued.
+/// Reason why a job was not enqueued.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum EnqueueError {
-    /// It is wrong.
+    /// The job is invalid.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// It waits for a job that nobody knows.
-    #[error("there is no job {0} to wait for")]
+    /// A job in `after` does not exist.
+    #[error("job {0} in `after` does not exist")]
     Unknown(JobId),
-    /// The database's.
+    /// The database returned an error.
     #[error(transparent)]
     Store(#[from] Error),
 }
 
-/// Enqueues a job when this transaction is committed.
+/// Enqueues a job as part of this transaction.
 ///
 /// # Errors
-/// [`EnqueueError`] if it is wrong; nothing is changed then.
+/// Returns [`EnqueueError::Invalid`] if the job is invalid, [`EnqueueError::Unknown`] if a job it waits for
+/// does not exist, and [`EnqueueError::Store`] if the database fails. Nothing is enqueued then.
 pub fn enqueue(tx: &Tx<'_>, ctx: &Ctx, job: &NewJob) -> Result<Enqueued, EnqueueError> {
     job.check()?;
     if let Some(unique) = &job.unique {
@@ -37,10 +38,10 @@ pub fn enqueue(tx: &Tx<'_>, ctx: &Ctx, job: &NewJob) -> Result<Enqueued, Enqueue
     enqueue_locked(tx, ctx.now, job)
 }
 
-/// Enqueues jobs, all or none. Quicker than one by one.
+/// Enqueues jobs, all or none. Faster than one by one.
 ///
 /// # Errors
-/// As for [`enqueue`].
+/// Same as [`enqueue`].
 pub fn enqueue_all<J: Borrow<NewJob>>(
     tx: &Tx<'_>,
     now: Timestamp,
@@ -72,19 +73,19 @@ pub fn enqueue_all<J: Borrow<NewJob>>(
     Ok(enqueued)
 }
 
-/// A job and those that it waits for: they run first, and it learns their results.
+/// Job with the jobs that it waits for. They run first, and the job can read their results.
 #[derive(Clone, Debug)]
 pub struct Flow {
-    /// Runs last.
+    /// Job that runs last.
     pub job: NewJob,
-    /// Run before it.
+    /// Jobs that run before it.
     pub children: Vec<Self>,
 }
 
-/// Enqueues a flow; returns the id of its last job and those of its children, in order.
+/// Enqueues a flow. Returns the id of its last job, and the ids of its direct children in order.
 ///
 /// # Errors
-/// As for [`enqueue`].
+/// Same as [`enqueue`].
 pub fn enqueue_flow(tx: &Tx<'_>, ctx: &Ctx, flow: &Flow) -> Result<(Enqueued, Vec<Enqueued>), EnqueueError> {
     let mut children = Vec::with_capacity(flow.children.len());
     for child in &flow.children {
@@ -101,7 +102,7 @@ fn enqueue_locked(tx: &Tx<'_>, now: Timestamp, job: &NewJob) -> Result<Enqueued,
         match holder(tx, now, job, key, unique)? {
             Holder::None => {}
             Holder::Stays(id) => return Ok(Enqueued { id, existing: true }),
-            // It may end at this very moment: then there is nothing to wait for.
+            // If that job ends at this moment, there is nothing to wait for.
             Holder::Runs(id) => predecessor = rows::waits::mark_awaited(tx, id)?.then_some(id),
         }
     }
@@ -114,7 +115,7 @@ fn enqueue_locked(tx: &Tx<'_>, now: Timestamp, job: &NewJob) -> Result<Enqueued,
         rows::waits::insert_wait(tx, other, id, i64::from(job.on_failure == OnFailure::Run))?;
     }
     if let Some(predecessor) = predecessor {
-        // However that ends, its successor runs.
+        // The successor runs regardless of how the predecessor ends.
         rows::waits::insert_wait(tx, predecessor, id, 1)?;
     }
     if let (Some(key), Some(unique)) = (&key, &job.unique) {
@@ -131,7 +132,8 @@ fn enqueue_locked(tx: &Tx<'_>, now: Timestamp, job: &NewJob) -> Result<Enqueued,
     Ok(Enqueued { id, existing: false })
 }
 
-/// Those of `after` that have not ended, marked as awaited; and one that has ended badly, if there is one.
+/// Marks the unfinished jobs of `after` as awaited and returns them, and one job that has failed or been
+/// cancelled, if there is one.
 fn await_all(tx: &Tx<'_>, job: &NewJob) -> Result<(Vec<JobId>, Option<JobId>), EnqueueError> {
     let (mut awaited, mut failed) = (Vec::new(), None);
     let mut after = job.after.clone();
@@ -155,15 +157,17 @@ fn await_all(tx: &Tx<'_>, job: &NewJob) -> Result<(Vec<JobId>, Option<JobId>), E
 
 /// Holder of a unique key.
 enum Holder {
-    /// Nobody.
+    /// The key is free.
     None,
-    /// A job, which is the answer. It may have taken over what the new one says.
+    /// An existing job, which is returned to the caller. It may have been replaced with the content of the
+    /// new job.
     Stays(JobId),
-    /// A job that runs, and is too far to learn of the new one.
+    /// A running job, which can no longer be replaced.
     Runs(JobId),
 }
 
-/// Finds the job that holds the key, and lets it take over the new one where its policy says so.
+/// Finds the job that holds the key, and replaces its content with that of the new job if its policy requires
+/// it.
 fn holder(
     tx: &Tx<'_>,
     now: Timestamp,
@@ -186,7 +190,7 @@ fn holder(
     Ok(if succeeds { Holder::Runs(id) } else { Holder::Stays(id) })
 }
 
-/// What is compared: `kind:key`, or the kind and a digest of the payload.
+/// Returns the unique key: `kind:k:key`, or the kind and a digest of the payload.
 fn unique_key(job: &NewJob, unique: &Unique) -> String {
     match &unique.key {
         Some(key) => format!("{}:k:{key}", job.kind),

@@ -1,6 +1,6 @@
-//! Enqueues of callers who have no transaction of their own: those of many callers are written together. Those that may
-//! wait for another transaction, because of a unique key or a job that they wait for, do not travel with those that
-//! cannot.
+//! Enqueueing for callers without a transaction: requests of many callers are written together. Requests that
+//! may wait for another transaction, because of a unique key or a job they depend on, are batched separately
+//! from those that cannot.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,29 +15,29 @@ use crate::enqueue::{EnqueueError, enqueue_all};
 use crate::model::Enqueued;
 use crate::new_job::NewJob;
 
-/// Enqueues that travel together at most.
+/// Maximum number of requests per batch.
 const TOGETHER: usize = 512;
-/// Enqueues that are tried again together at most.
+/// Maximum number of requests per retried batch.
 const AGAIN_TOGETHER: usize = 128;
-/// Scheduler turns without a new enqueue after which a batch is written.
+/// Number of scheduler turns without a new request after which a batch is written.
 const TURNS: usize = 2;
-/// Enqueues that may wait before callers do.
+/// Capacity of the queue; callers wait when it is full.
 const WAITING: usize = 8_192;
-/// How long enqueues that travel together wait for another transaction.
+/// Lock timeout of a batch.
 const LOCK_WAIT: Duration = Duration::from_millis(50);
-/// Pause before an enqueue is tried again that waits for another transaction.
+/// Delay before a request that waits for another transaction is retried.
 const AFTER_HELD: Duration = Duration::from_millis(100);
-/// How long a caller waits for another transaction.
+/// Maximum time that a caller waits for another transaction.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Takes enqueues, and writes them in batches.
+/// Queue of requests, written in batches by background tasks.
 pub(crate) struct Enqueuer {
     plain: mpsc::Sender<Waiting>,
-    /// Those with unique keys, and those that wait for other jobs.
+    /// Requests with unique keys, and requests for jobs that wait for other jobs.
     keyed: mpsc::Sender<Waiting>,
 }
 
-/// An enqueue on its way.
+/// Queued request.
 struct Waiting {
     jobs: Vec<NewJob>,
     answer: oneshot::Sender<Result<Vec<Enqueued>, EnqueueError>>,
@@ -45,14 +45,14 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Returns true if the caller still waits for another transaction.
+    /// Returns true if the caller is still willing to wait for another transaction.
     fn is_patient(&self) -> bool {
         self.since.elapsed() < PATIENCE && !self.answer.is_closed()
     }
 }
 
 impl Enqueuer {
-    /// Starts its tasks, which end when it is dropped.
+    /// Starts the tasks, which end when the enqueuer is dropped.
     pub fn start(db: &Store, sources: &Sources) -> Self {
         let lane = || {
             let (lane, arrivals) = mpsc::channel(WAITING);
@@ -65,7 +65,8 @@ impl Enqueuer {
     /// Enqueues jobs, all or none.
     ///
     /// # Errors
-    /// As for [`enqueue_all`].
+    /// Same as [`enqueue_all`]. Returns [`Error::DeadlinePassed`] if another transaction blocks the request
+    /// for more than five seconds.
     #[expect(clippy::disallowed_methods, reason = "patience is about real waiting")]
     pub async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
         let gone = || Error::unavailable("the job engine has stopped");
@@ -82,7 +83,7 @@ async fn write_lane(db: Store, clock: Arc<dyn Clock>, arrivals: mpsc::Receiver<W
     tokio::join!(write_arriving(&db, &clock, arrivals, postpone), write_postponed(&db, &clock, postponed));
 }
 
-/// Writes enqueues, as many together as have arrived while others were written.
+/// Writes requests in batches: those that arrived while the previous batch was written form the next one.
 async fn write_arriving(
     db: &Store,
     clock: &Arc<dyn Clock>,
@@ -93,13 +94,13 @@ async fn write_arriving(
     while arrivals.recv_many(&mut arrived, TOGETHER).await > 0 {
         gather(&mut arrivals, &mut arrived).await;
         for held in write(db, clock, std::mem::take(&mut arrived)).await {
-            // The other half of the lane ends after this one.
+            // The retrying task runs until this task ends.
             let _ = postpone.send(held);
         }
     }
 }
 
-/// Tries enqueues again that another transaction held up, apart from those that arrive.
+/// Retries requests that were blocked by another transaction, separately from new ones.
 async fn write_postponed(
     db: &Store,
     clock: &Arc<dyn Clock>,
@@ -121,7 +122,7 @@ async fn write_postponed(
     }
 }
 
-/// Answers those who have waited long enough, and returns the others.
+/// Fails the requests that have waited long enough, and returns the others.
 fn without_impatient(held: VecDeque<Waiting>) -> VecDeque<Waiting> {
     let (patient, others): (VecDeque<_>, VecDeque<_>) = held.into_iter().partition(Waiting::is_patient);
     for one in others {
@@ -131,7 +132,8 @@ fn without_impatient(held: VecDeque<Waiting>) -> VecDeque<Waiting> {
     patient
 }
 
-/// Callers who were just answered come again: those that are ready to run do so first, and share one wait for the disk.
+/// Collects further requests before writing: callers whose request was just answered often send another, and
+/// the tasks that are ready to run go first. They then share one sync to disk.
 async fn gather(arrivals: &mut mpsc::Receiver<Waiting>, arrived: &mut Vec<Waiting>) {
     let mut quiet = 0;
     while quiet < TURNS && arrived.len() < TOGETHER {
@@ -146,7 +148,7 @@ async fn gather(arrivals: &mut mpsc::Receiver<Waiting>, arrived: &mut Vec<Waitin
     }
 }
 
-/// Writes a batch and answers its callers, except those that another transaction holds up: returns them.
+/// Writes a batch and answers its callers. Returns the requests that are blocked by another transaction.
 async fn write(db: &Store, clock: &Arc<dyn Clock>, batch: Vec<Waiting>) -> Vec<Waiting> {
     let (jobs, callers): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|one| (one.jobs, (one.answer, one.since))).unzip();
@@ -160,7 +162,7 @@ async fn write(db: &Store, clock: &Arc<dyn Clock>, batch: Vec<Waiting>) -> Vec<W
             held.push(Waiting { jobs: jobs[at].clone(), answer, since });
             continue;
         }
-        // The caller may have dropped its request; the job is enqueued all the same.
+        // The caller may have dropped its request; the job is enqueued nevertheless.
         let _ = answer.send(outcome);
     }
     held

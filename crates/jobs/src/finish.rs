@@ -1,5 +1,5 @@
-//! Completes, fails and cancels job attempts. Reports are fenced by `(job, attempt, claim token)`: a report about an
-//! attempt that its sender no longer owns changes nothing.
+//! Completes, fails and cancels job attempts. Reports are fenced by `(job, attempt, claim token)`: a report
+//! about an attempt that its sender no longer owns is ignored.
 
 use std::borrow::Borrow;
 use std::collections::BTreeSet;
@@ -14,50 +14,51 @@ use crate::rows::live::Owned;
 use crate::settle::{Budget, settle};
 use crate::{bell_of, rows};
 
-/// Failures that are kept with a job.
+/// Maximum number of failures stored per job.
 const KEPT_FAILURES: usize = 10;
-/// Longest error that is kept, in characters.
+/// Maximum length of a stored error, in characters.
 const ERROR_CHARS: usize = 2_000;
-/// Rung when somebody asks running jobs to stop.
+/// Channel that is notified when the cancellation of a running job is requested.
 pub const CANCEL_BELL: &str = "jobs/cancel";
 
-/// An attempt, as its owner names it.
+/// Attempt at a job, identified by its claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Attempt {
-    /// The job.
+    /// Job id.
     pub job: JobId,
-    /// Which attempt.
+    /// Number of the attempt, from 1.
     pub attempt: i64,
-    /// Fencing token of its claim.
+    /// Fencing token of the claim.
     pub token: ClaimToken,
 }
 
-/// How an attempt ended, as its owner says.
+/// Report by the owner of an attempt that the attempt has ended.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Which.
+    /// Attempt that has ended.
     pub attempt: Attempt,
-    /// How.
+    /// Result of the attempt.
     pub outcome: Result<Done, JobError>,
-    /// The queue to ring, because its limits admit another job now.
+    /// Queue to notify, because its limits now admit another job.
     pub rings: Option<String>,
 }
 
-/// What a report came to.
+/// Result of applying a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// The job has ended.
+    /// The job has ended, in this state.
     Ended(JobState),
-    /// It will be run again at this time.
+    /// The job will run again at this time.
     Again(Timestamp),
-    /// Somebody else owns it by now, or it has ended: nothing was changed.
+    /// The attempt belongs to another owner by now, or has ended. Nothing was changed.
     Stale,
 }
 
-/// Heeds reports, in one transaction; the answers are in their order.
+/// Applies a batch of reports in one transaction and returns one outcome per report, in the same order.
 ///
 /// # Errors
-/// The database's.
+/// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
+/// afterwards.
 pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Result<Vec<Told>, Error> {
     let (segment, mut budget) = (segment(tx)?, Budget::default());
     let reports: Vec<&Report> = reports.iter().map(Borrow::borrow).collect();
@@ -107,7 +108,7 @@ pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Resul
     Ok(told)
 }
 
-/// Outcome of the report of an attempt that was applied before; [`Told::Stale`] if none was.
+/// Returns the outcome of an earlier report about the same attempt, or [`Told::Stale`] if none was applied.
 pub(crate) fn find_told(q: &Query<'_>, of: Attempt, is_done: bool) -> Result<Told, Error> {
     let is_it = |ended: &JobRecord| ended.attempt == of.attempt;
     if let Some(ended) = rows::ended::find_in_history(q, of.job)?.filter(is_it) {
@@ -214,7 +215,8 @@ fn die(
     Ok(Told::Ended(JobState::Dead))
 }
 
-/// Puts a job that does not run among the dead letters. Says what is to be settled, if it did.
+/// Moves a job that is not running to the dead letters. Returns its record to be settled, or `None` if it was
+/// not moved.
 pub(crate) fn die_waiting(tx: &Tx<'_>, job: JobId, why: &str, now: Timestamp) -> Result<Option<Left>, Error> {
     if rows::live::hold(tx, job)?.is_none_or(|state| state == JobState::Running) {
         return Ok(None);
@@ -228,23 +230,24 @@ pub(crate) fn die_waiting(tx: &Tx<'_>, job: JobId, why: &str, now: Timestamp) ->
     Ok(deleted.map(|(unique_key, is_awaited)| Left { id: job, unique_key, is_awaited }))
 }
 
-/// What an attempt to cancel came to.
+/// Result of a cancellation request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CancelOutcome {
-    /// It will not run.
+    /// The job was cancelled and will not run.
     Cancelled,
-    /// It runs, and was asked to stop.
+    /// The job is running, and its cancellation was requested.
     Asked,
-    /// It had ended before.
+    /// The job had already ended.
     HadEnded,
-    /// Nobody knows such a job.
+    /// The job does not exist.
     Unknown,
 }
 
-/// Takes a job back: at once where it waits, and otherwise as soon as whoever runs it hears of it.
+/// Cancels a job: at once if it is not running, and otherwise by a request to the worker that runs it.
 ///
 /// # Errors
-/// The database's.
+/// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
+/// afterwards.
 pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, job: JobId, why: &str) -> Result<CancelOutcome, Error> {
     let taken_back = match rows::live::ask_to_cancel(tx, job, ctx.now)? {
         Some(JobState::Running) => {
@@ -264,7 +267,8 @@ pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, job: JobId, why: &str) -> Result<CancelOut
     Ok(CancelOutcome::Cancelled)
 }
 
-/// Moves a job that does not run to the history; its unique key, and whether others wait for it.
+/// Moves a job that is not running to the history. Returns its unique key, and whether other jobs wait for
+/// it.
 fn take_back(
     tx: &Tx<'_>,
     job: JobId,
@@ -276,22 +280,24 @@ fn take_back(
     rows::live::delete_waiting(tx, job)
 }
 
-/// Why a worker is given up.
+/// Reason why a worker is evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gone {
-    /// It has been silent for longer than its lease, if it still is.
+    /// Its lease has expired. The eviction is skipped if a heartbeat has arrived meanwhile.
     Silent,
-    /// Its process died.
+    /// Its process has died.
     Died,
-    /// It stopped as it should, but some jobs were not done in time.
+    /// The worker stopped regularly, but some jobs were not finished in time.
     Stopped,
 }
 
-/// Gives up a worker: what it ran is put back, and what has now been there too often when a worker died goes to the
-/// dead letters. Says how many jobs it had.
+/// Evicts a worker: reschedules up to `most` of its running jobs. A job that has now been running at
+/// [`CRASHES`] worker deaths in a row goes to the dead letters. Returns the number of jobs; the worker itself
+/// is removed once it has none left.
 ///
 /// # Errors
-/// The database's.
+/// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
+/// afterwards.
 pub(crate) fn give_up(tx: &Tx<'_>, ctx: &Ctx, worker: i64, why: Gone, most: i64) -> Result<u64, Error> {
     tx.lock("job worker", [worker])?;
     if why == Gone::Silent && !rows::workers::is_silent(tx, worker, ctx.now)? {
@@ -301,9 +307,9 @@ pub(crate) fn give_up(tx: &Tx<'_>, ctx: &Ctx, worker: i64, why: Gone, most: i64)
     for attempt in running.iter().copied() {
         let Some(owned) = rows::live::find_owned(tx, attempt)? else { continue };
         let (crashes, what) = match why {
-            Gone::Silent => (owned.crashes + 1, "its worker fell silent"),
+            Gone::Silent => (owned.crashes + 1, "the worker's lease expired"),
             Gone::Died => (owned.crashes + 1, "its worker died"),
-            Gone::Stopped => (owned.crashes, "its worker stopped before it was done"),
+            Gone::Stopped => (owned.crashes, "the worker stopped before the job was finished"),
         };
         let errors = failures_with(&owned, attempt.attempt, ctx.now, what);
         if owned.cancel_asked_at.is_some() {
@@ -320,7 +326,7 @@ pub(crate) fn give_up(tx: &Tx<'_>, ctx: &Ctx, worker: i64, why: Gone, most: i64)
     Ok(running.len() as u64)
 }
 
-/// The failures to keep once `error` is one of them.
+/// Returns the failures of a job with `error` added, as JSON. Only the latest `KEPT_FAILURES` are kept.
 fn failures_with(owned: &Owned, attempt: i64, at: Timestamp, error: &str) -> String {
     let mut failures = rows::read_errors(owned.errors.as_deref());
     failures.push(Failure { attempt, at, error: error.chars().take(ERROR_CHARS).collect() });
@@ -328,29 +334,30 @@ fn failures_with(owned: &Owned, attempt: i64, at: Timestamp, error: &str) -> Str
     serde_json::to_string(&failures[from..]).unwrap_or_default()
 }
 
-/// Gives jobs back that a worker claimed and has not begun: nothing has happened to them. A job that was asked to stop
-/// meanwhile ends as cancelled.
+/// Puts jobs that a worker has claimed but not started back into the queue. A job whose cancellation was
+/// requested meanwhile ends as cancelled.
 ///
 /// # Errors
-/// The database's.
+/// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
+/// afterwards.
 pub fn give_back(tx: &Tx<'_>, ctx: &Ctx, jobs: &[(Attempt, String)]) -> Result<(), Error> {
     let mut budget = Budget::default();
     for (attempt, queue) in jobs {
         if rows::live::return_unbegun(tx, *attempt, ctx.now)? {
             tx.ring(bell_of(queue));
         } else {
-            // If its cancellation was requested, or its lease was lost, this changes nothing.
+            // Changes nothing if the lease was lost. Otherwise cancellation was requested.
             cancelled(tx, segment(tx)?, *attempt, ctx.now, &mut budget)?;
         }
     }
     Ok(())
 }
 
-/// Gives back the jobs of a claim whose outcome was unknown, if it was committed after all. Under the queue's lock, which
-/// the claim held to its end, that is decided.
+/// Puts the jobs of a claim with an unknown outcome back into the queue, if the claim was committed. The
+/// claim held the queue's lock until its end, so its outcome is settled once this transaction holds the lock.
 ///
 /// # Errors
-/// [`Error::Unavailable`] and the like if the database cannot be reached.
+/// Returns [`Error::Unavailable`] or another error of the store if the database fails.
 pub(crate) fn give_back_claim(tx: &Tx<'_>, ctx: &Ctx, queue: &str, token: ClaimToken) -> Result<(), Error> {
     tx.lock("job queue", [queue])?;
     let (mut jobs, mut workers) = (Vec::new(), BTreeSet::new());

@@ -1,15 +1,15 @@
-//! What must hold of schedules, whatever they say: asked by the fuzz targets of the folder `fuzz`, and of their seeds by a
-//! test. Never part of a release build.
+//! Fuzz target for schedules. The `fuzz` folder runs it; a test runs it on the seed files. Not part of
+//! release builds.
 
 use kith_kernel::Timestamp;
 use kith_kernel::fuzzing::Target;
 
 use crate::schedules::Spec;
 
-/// The targets of this crate.
+/// Fuzz targets of this crate.
 pub const TARGETS: &[Target] = &[("schedules", schedules)];
 
-/// A schedule, a zone, and the present moment in milliseconds, a line each.
+/// Checks a schedule, a time zone and a current time in milliseconds, given on one line each.
 pub fn schedules(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let mut lines = text.split('\n');
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_must_hold_holds_of_the_seeds() {
+    fn seed_inputs_satisfy_properties() {
         kith_kernel::fuzzing::ask_of_seeds(TARGETS);
     }
 }

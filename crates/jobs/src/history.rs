@@ -1,4 +1,4 @@
-//! What is kept of jobs that have ended: a ring of segments that are emptied as a whole, never row by row.
+//! History of ended jobs: a ring of segment tables that are truncated as a whole, never row by row.
 
 use std::time::Duration;
 
@@ -7,33 +7,34 @@ use kith_store::{Error, Store};
 
 use crate::rows::{self, statements};
 
-/// What is kept, and for how long.
+/// Retention of ended jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Ended jobs are kept for at least so long, unless there are too many.
+    /// Minimum time that ended jobs are kept, unless there are more than `most`.
     pub keep: Duration,
-    /// Ended jobs kept at most, the latest.
+    /// Maximum number of ended jobs; the latest are kept.
     pub most: u64,
-    /// Dead letters are kept for so long.
+    /// Time that dead letters are kept.
     pub dead: Duration,
 }
 
 impl Retention {
-    /// A week, at most 2,000,000; dead letters for 90 days.
+    /// Seven days, at most 2,000,000 ended jobs; dead letters for 90 days.
     pub const DEFAULT: Self = Self { keep: days(7), most: 2_000_000, dead: days(90) };
 
-    /// Segments that hold something beside the one that is emptied next.
+    /// Number of segments that hold data. The current one and the next one to be truncated are not counted.
     const FULL: u32 = statements::SEGMENTS as u32 - 2;
 }
 
-/// Lock timeout for emptying a segment while it is read. Later readers queue behind this lock request.
+/// Lock timeout for truncating a segment that is being read. Later readers queue behind this lock request.
 const LOCK_WAIT: Duration = Duration::from_millis(100);
 
-/// Goes on to the next segment where the present one is old or full enough, and empties the one ahead. Says whether it did:
-/// not while another transaction, such as a dump, reads that one.
+/// Advances to the next segment if the current one is old or full enough, and truncates the segment after the
+/// new one. Returns true if it advanced. It does not advance while another transaction, such as a dump, reads
+/// the segment to be truncated.
 ///
 /// # Errors
-/// The database's.
+/// Returns the error of the database, except [`Error::DeadlinePassed`] for the lock.
 pub(crate) async fn turn(db: &Store, ctx: &Ctx, retention: Retention) -> Result<bool, Error> {
     let now = ctx.now;
     let (current, since) = db.read(rows::ended::ring).await?;
@@ -56,7 +57,7 @@ pub(crate) async fn turn(db: &Store, ctx: &Ctx, retention: Retention) -> Result<
         if !rows::ended::turn_ring(tx, current, next as i64, now)? {
             return Ok(false);
         }
-        // The one ahead of the new one, so that what is about to be written stands in an empty one.
+        // The segment after the new one is truncated, so that the next advance finds an empty segment.
         let ahead = (next + 1) % statements::SEGMENTS;
         tx.exec_by(&statements::EMPTY_HISTORY[ahead], &[])?;
         tx.exec_by(&statements::EMPTY_LOG[ahead], &[])?;

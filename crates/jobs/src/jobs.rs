@@ -1,4 +1,4 @@
-//! The engine as a handle: for whoever has no transaction of their own.
+//! Handle to the job engine, for callers without a transaction of their own.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -20,12 +20,12 @@ use crate::rows::live::Claimer;
 use crate::stats::{Counts, Sample, Tally, Total};
 use crate::{finish, rows};
 
-/// How long reports that travel together wait for another transaction. Those of several nodes that settle one waiting job
-/// wait for each other's commits.
+/// Lock timeout of a batch of reports. Reports from several nodes that settle the same waiting job wait for
+/// each other's commits.
 const REPORT_LOCK_WAIT: Duration = Duration::from_millis(200);
-/// Wait after the database did not answer.
+/// Delay before retrying after the database did not respond.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
-/// The engine on one database. Clones share it.
+/// Job engine on one database. Clones share it.
 #[derive(Clone)]
 pub struct Jobs(Arc<Inner>);
 
@@ -35,25 +35,26 @@ pub(crate) struct Inner {
     pub counts: Counts,
     pub samples: Mutex<Vec<Sample>>,
     marks: Mutex<HashMap<String, Marks>>,
-    /// Since when the database has answered without a break.
+    /// Start of the current period without a failed heartbeat.
     in_contact_since: Mutex<Timestamp>,
     enqueuer: Enqueuer,
 }
 
-/// What a worker's heartbeat came to.
+/// Result of a worker's heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// It lives, and should stop these.
+    /// The lease was renewed.
     Alive {
-        /// Attempts that somebody asked to cancel.
+        /// Attempts whose cancellation was requested.
         cancel: Vec<Attempt>,
     },
-    /// It was silent for too long: what it ran is somebody else's by now.
+    /// The worker was evicted because its lease had expired. Its jobs belong to other workers now.
     GivenUp,
 }
 
 impl Jobs {
-    /// The engine on an open database whose schema is up to date. Needs a runtime, whose task ends with the last clone.
+    /// Creates the engine on an open database with an up-to-date schema. Must be called in a Tokio runtime;
+    /// the background tasks end with the last clone.
     pub fn new(db: Store, sources: Sources) -> Self {
         Self(Arc::new(Inner {
             enqueuer: Enqueuer::start(&db, &sources),
@@ -70,25 +71,25 @@ impl Jobs {
         &self.0
     }
 
-    /// The context of what the engine does by itself.
+    /// Creates an execution context for work of the engine itself.
     pub fn ctx(&self) -> Ctx {
         let id = self.0.sources.ids.next(self.0.sources.clock.now());
         Ctx::new(self.0.sources.clone(), Actor::System("jobs"), RequestId::from_uuid(id))
     }
 
-    /// Enqueues a job; when this returns it is on the disk. Those of many callers are written together.
+    /// Enqueues a job. When this returns, the job is on disk. Requests of many callers are written together.
     ///
     /// # Errors
-    /// [`EnqueueError`] if it is wrong or cannot be kept.
+    /// Returns [`EnqueueError`] if the job is invalid or cannot be stored.
     pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued, EnqueueError> {
         let enqueued = self.enqueue_all(vec![job]).await?;
         enqueued.first().copied().ok_or_else(|| Error::fault("a job was not enqueued").into())
     }
 
-    /// Enqueues jobs, all or none; their ids are in the order of `jobs`.
+    /// Enqueues jobs, all or none. Returns their ids in the order of `jobs`.
     ///
     /// # Errors
-    /// As for [`Jobs::enqueue`].
+    /// Same as [`Jobs::enqueue`].
     pub async fn enqueue_all(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
         for job in &jobs {
             job.check()?;
@@ -96,19 +97,19 @@ impl Jobs {
         self.0.enqueuer.enqueue(jobs).await
     }
 
-    /// Makes a worker known, whose silence for longer than `lease` means that it is gone.
+    /// Registers a worker and returns its id. The worker is evicted if it sends no heartbeat within `lease`.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn register(&self, name: &str, is_remote: bool, lease: Duration) -> Result<i64, Error> {
         let (name, ctx) = (name.to_owned(), self.ctx());
         self.0.db.write(move |tx| rows::workers::insert(tx, &name, is_remote, lease, ctx.renewed().now)).await
     }
 
-    /// Claims the next jobs of a queue, at most `most`, for a worker that is registered.
+    /// Claims up to `most` jobs of a queue for a registered worker.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn claim(&self, queue: &str, worker: i64, most: i64) -> Result<Claim, Error> {
         let name = queue.to_owned();
         let claim = move |tx: &Tx<'_>, now, token, marks| {
@@ -117,8 +118,8 @@ impl Jobs {
         self.claim_by(queue, claim).await
     }
 
-    /// Runs a claim under a token of its own, with what this process remembers of the queue. If nobody knows whether it
-    /// was committed, its jobs are given back.
+    /// Runs a claim with a new claim token and the cached claim state of the queue. If the outcome of the
+    /// commit is unknown, the jobs are returned to the queue in the background.
     pub(crate) async fn claim_by(
         &self,
         queue: &str,
@@ -135,7 +136,7 @@ impl Jobs {
         Ok(claim)
     }
 
-    /// Gives back what a claim under this token has taken, as soon as the database can be reached.
+    /// Puts the jobs claimed under this token back into the queue as soon as the database is available.
     pub(crate) fn give_back_later(&self, queue: &str, token: ClaimToken) {
         // The task does not keep the engine alive.
         let (engine, queue) = (Arc::downgrade(&self.0), queue.to_owned());
@@ -161,8 +162,8 @@ impl Jobs {
         }
     }
 
-    /// What this process remembers of a queue. Every few minutes it is compared with all that is ready, outside of the
-    /// queue's lock: whatever else may have made a mark wrong, no job is hidden for longer.
+    /// Returns the cached claim state of a queue. Its watermarks are verified every few minutes, outside the
+    /// queue's lock, so that a wrong watermark cannot hide a job for longer.
     async fn marks_of(&self, queue: &str) -> Marks {
         let marks = self.0.marks.lock().unwrap_or_else(PoisonError::into_inner).get(queue).cloned();
         let (mut marks, now) = (marks.unwrap_or_default(), self.0.sources.clock.now());
@@ -174,7 +175,7 @@ impl Jobs {
         match self.0.db.export(move |q| rows::live::is_ready_before(q, &name, &lanes)).await {
             Ok(false) => marks,
             Ok(true) => {
-                tracing::warn!(queue, "jobs were ready before the place that claims began at; it is reset");
+                tracing::warn!(queue, "ready jobs found below the watermark; it was reset");
                 Marks::none(now)
             }
             Err(error) => {
@@ -184,17 +185,17 @@ impl Jobs {
         }
     }
 
-    /// Says how attempts ended; the answers are in the order of `reports`.
+    /// Applies reports in one transaction and returns one outcome per report, in the same order.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn report(&self, reports: Arc<Vec<Report>>) -> Result<Vec<Told>, Error> {
         let ctx = self.ctx();
         self.0.db.write(move |tx| finish::report(tx, &ctx.renewed(), &reports)).await
     }
 
-    /// Writes reports in one transaction, or in several if one of them cannot be written or waits for another
-    /// transaction: each succeeds or fails by itself. The outcomes are in the order of `reports`.
+    /// Applies reports in one transaction, or in several if one of them fails or waits for another
+    /// transaction. Returns one outcome per report, in the same order.
     pub(crate) async fn report_each<R>(&self, reports: &Arc<Vec<R>>) -> Vec<Result<Told, Error>>
     where
         R: Borrow<Report> + Send + Sync + 'static,
@@ -204,27 +205,28 @@ impl Jobs {
         write_batch(&self.0.db, reports, REPORT_LOCK_WAIT, |error| Some(error), report).await
     }
 
-    /// Finds out what a report came to that was sent again because the answer to its commit was lost, and then changed
-    /// nothing.
+    /// Determines the outcome of a report that was sent again after the response to its commit was lost, and
+    /// that was then ignored as stale.
     pub(crate) async fn find_told(&self, report: &Report) -> Told {
         let (attempt, is_done) = (report.attempt, report.outcome.is_ok());
         let found = self.0.db.read(move |q| finish::find_told(q, attempt, is_done)).await;
         found.unwrap_or_else(|error| {
-            tracing::warn!(%error, job = attempt.job, "what a report came to could not be found out");
+            tracing::warn!(%error, job = attempt.job, "the outcome of a report could not be determined");
             Told::Stale
         })
     }
 
-    /// Says that a worker lives, and hears what it should stop.
+    /// Records a heartbeat of a worker and returns the attempts it should cancel.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn beat(&self, worker: i64) -> Result<Heard, Error> {
         Ok(self.beat_with(worker, Vec::new(), Vec::new()).await?.0)
     }
 
-    /// Sends a heartbeat that also records when attempts should have ended. Returns those of `running` that the database
-    /// does not know as running: they were ended by others, or a crash undid their claim.
+    /// Records a heartbeat and the deadlines of attempts. Also returns those of `running` that are not
+    /// running according to the database: they were ended by others, or a crash of the database undid their
+    /// claim.
     pub(crate) async fn beat_with(
         &self,
         worker: i64,
@@ -235,7 +237,7 @@ impl Jobs {
         self.0
             .db
             .write(move |tx| {
-                // Nobody gives it up between being found silent and being heard.
+                // The lock excludes a concurrent eviction.
                 tx.lock("job worker", [worker])?;
                 tx.may_be_lost();
                 if !rows::workers::beat(tx, worker, ctx.renewed().now)? {
@@ -249,7 +251,8 @@ impl Jobs {
             .inspect_err(|_| self.begin_contact())
     }
 
-    /// Notes that the database may not have answered until now. Others could not send heartbeats either.
+    /// Records that the database may have been unreachable until now. Other workers may have been unable to
+    /// send heartbeats, too.
     pub(crate) fn begin_contact(&self) {
         let now = self.0.sources.clock.now();
         *self.0.in_contact_since.lock().unwrap_or_else(PoisonError::into_inner) = now;
@@ -259,17 +262,17 @@ impl Jobs {
         *self.0.in_contact_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What this process did since it began, by queue and kind.
+    /// Returns the totals of this process since its start, by queue and kind.
     pub fn totals(&self) -> Vec<(String, String, Total)> {
         self.0.counts.totals()
     }
 
-    /// How queues stood when this process last looked.
+    /// Returns the queue statistics that this process sampled last.
     pub fn samples(&self) -> Vec<Sample> {
         self.0.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The database it is on.
+    /// Returns the database.
     pub fn db(&self) -> &Store {
         &self.0.db
     }

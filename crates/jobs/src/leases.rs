@@ -1,7 +1,7 @@
-//! Jobs that other programs run: claimed with a lease, kept by heartbeats, ended by a report that carries the claim's
-//! fencing token.
+//! Leased jobs, which external programs run: claimed with a lease, kept alive by heartbeats, and ended by a
+//! report that carries the claim's fencing token.
 //!
-//! Each claim is a worker of its own, so that a silent one loses what it claimed and nothing else.
+//! Each claim registers a worker of its own, so that an expired lease affects only the jobs of that claim.
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -18,22 +18,22 @@ use crate::rows::live::Claimer;
 use crate::workers::progress_bell;
 use crate::{find_settings, rows};
 
-/// A lease that still holds.
+/// Lease that is still valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// Whether somebody asked the job to stop.
+    /// True if the cancellation of the job was requested.
     pub cancel_asked: bool,
 }
 
 impl Jobs {
-    /// Claims the next jobs of a queue, at most `most`, for another program that will send a heartbeat within each
-    /// `lease`. `name` tells people who it is.
+    /// Claims up to `most` jobs of a queue for an external program, which must send a heartbeat within each
+    /// `lease`. `name` identifies the program to people.
     ///
-    /// The claim runs in a task of its own. If the caller stops waiting for it, or drops the result without
-    /// [`LeasedClaim::keep`], the jobs are given back.
+    /// The claim runs in a task of its own. If the caller stops waiting, or drops the result without calling
+    /// [`LeasedClaim::keep`], the jobs are returned to the queue.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn claim_leased(
         &self,
         queue: &str,
@@ -46,7 +46,7 @@ impl Jobs {
         tokio::spawn(async move {
             let claimed = jobs.claim_as_worker(&queue, name, lease, most).await;
             let claimed = claimed.map(|claim| LeasedClaim { jobs, queue, claim });
-            // A claim that nobody receives is dropped, and so given back.
+            // If the receiver is gone, the claim is dropped and its jobs are returned.
             let _ = answer.send(claimed);
         });
         answered.await.unwrap_or_else(|_| Err(Error::unavailable("the claim was not finished")))
@@ -72,13 +72,14 @@ impl Jobs {
         self.claim_by(queue, claim).await
     }
 
-    /// Counts how an attempt of another program ended.
+    /// Counts the end of an attempt by an external program in the statistics.
     pub fn count_leased(&self, queue: &str, kind: &str, told: &Told, took: Duration) {
         self.inner().counts.count_told(queue, kind, told, false, took);
     }
 }
 
-/// Jobs that were claimed for another program. They are given back when this is dropped before [`LeasedClaim::keep`].
+/// Jobs claimed for an external program. They are returned to the queue if this is dropped before
+/// [`LeasedClaim::keep`] is called.
 pub struct LeasedClaim {
     jobs: Jobs,
     queue: String,
@@ -86,15 +87,15 @@ pub struct LeasedClaim {
 }
 
 impl LeasedClaim {
-    /// The claim, once its jobs are on their way to whoever asked for them.
+    /// Takes the claim. Call it when the jobs are being delivered to the program.
     pub fn keep(mut self) -> Claim {
         std::mem::take(&mut self.claim)
     }
 
-    /// Gives the jobs back.
+    /// Puts the jobs back into the queue.
     ///
     /// # Errors
-    /// The database's. The jobs are then given back later.
+    /// Returns the error of the database. The jobs are then returned in the background.
     pub async fn give_back(mut self) -> Result<(), Error> {
         let Some(token) = self.claim.jobs.first().map(|job| job.token) else { return Ok(()) };
         let (ctx, queue) = (self.jobs.ctx(), self.queue.clone());
@@ -120,11 +121,12 @@ impl Drop for LeasedClaim {
     }
 }
 
-/// Says that whoever claimed this job lives, and lengthens the lease of all that was claimed together; nothing, if the
-/// job was not claimed under `token`, or no longer is.
+/// Renews the lease of the job and of all jobs claimed with it. Returns `None` if the job is not, or no
+/// longer, claimed under `token`.
 ///
 /// # Errors
-/// The database's.
+/// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
+/// afterwards.
 pub fn heartbeat(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -137,20 +139,23 @@ pub fn heartbeat(
     Ok(is_known.then_some(Kept { cancel_asked: leased.is_cancel_asked }))
 }
 
-/// Keeps what an attempt says of its progress, as JSON; false if it is somebody else's by now.
+/// Stores the progress of an attempt, a JSON text. Returns false if the job is no longer claimed under
+/// `token`.
 ///
 /// # Errors
-/// The database's.
+/// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
+/// afterwards.
 pub fn keep_progress(tx: &Tx<'_>, job: JobId, token: ClaimToken, progress: &str) -> Result<bool, Error> {
     let Some(leased) = rows::live::find_leased(tx, job, token)? else { return Ok(false) };
     tx.ring(progress_bell(job));
     rows::live::set_progress(tx, leased.attempt, progress)
 }
 
-/// Keeps a line with the job; false if the attempt is somebody else's by now.
+/// Adds a line to the log of the job. Returns false if the job is no longer claimed under `token`.
 ///
 /// # Errors
-/// The database's.
+/// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
+/// afterwards.
 pub fn keep_log(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -166,10 +171,12 @@ pub fn keep_log(
     Ok(true)
 }
 
-/// Ends an attempt of another program. [`Told::Stale`] if it is somebody else's by now, or has ended.
+/// Applies the report of an external program. Returns [`Told::Stale`] if the job is no longer claimed under
+/// `token`.
 ///
 /// # Errors
-/// The database's.
+/// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
+/// afterwards.
 pub fn report_leased(
     tx: &Tx<'_>,
     ctx: &Ctx,

@@ -1,4 +1,4 @@
-//! Looking at jobs: one by its id, many by how they stand.
+//! Queries on jobs: one by id, many by state.
 
 use kith_kernel::Timestamp;
 use kith_store::{Error, Param, Query, Row, params};
@@ -7,59 +7,60 @@ use crate::model::{Awaited, JobId, JobRecord, JobState, LogLine};
 use crate::rows;
 use crate::rows::live::read_live;
 
-/// Which jobs to list.
+/// Conditions on jobs. An absent condition matches every job.
 #[derive(Clone, Debug, Default)]
 pub struct JobFilter {
-    /// How they stand; live jobs if absent.
+    /// State; if absent, live jobs only (not completed, cancelled or dead).
     pub state: Option<JobState>,
-    /// In which queue.
+    /// Queue.
     pub queue: Option<String>,
-    /// Of which kind.
+    /// Kind.
     pub kind: Option<String>,
-    /// Those with a smaller id: the newest come first.
+    /// Upper bound of the id, exclusive, for paging.
     pub before: Option<JobId>,
-    /// Enqueued not before.
+    /// Earliest time of enqueueing, inclusive.
     pub since: Option<Timestamp>,
 }
 
-/// Log lines that are shown with a job.
+/// Maximum number of log lines returned per job.
 const LINES: i64 = 200;
 
-/// All that is known of a job, wherever it stands.
+/// Returns a job in any state, live or ended, or `None` if it does not exist.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn find_job(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
     if let Some(job) = rows::live::find(q, id)? {
         return Ok(Some(job));
     }
     match rows::ended::find_dead(q, id)? {
         Some(job) => Ok(Some(job)),
-        // It may have come back to life between the two looks, under its own id.
+        // The job may have been retried between the two reads, under the same id.
         None => Ok(rows::ended::find_in_history(q, id)?.or(rows::live::find(q, id)?)),
     }
 }
 
-/// The last lines that it has logged.
+/// Returns the last lines of a job's log.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn list_log(q: &Query<'_>, id: JobId) -> Result<Vec<LogLine>, Error> {
     rows::ended::list_log(q, id, LINES)
 }
 
-/// How the jobs that a job waits, or waited, for stand. Results are left out once they have `max_bytes` together.
+/// Returns the states and results of the jobs that a job waits or waited for. Results are omitted once they
+/// exceed `max_bytes` in total.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn list_results(q: &Query<'_>, id: JobId, max_bytes: i64) -> Result<Vec<Awaited>, Error> {
     rows::waits::list_results(q, id, max_bytes)
 }
 
-/// Whether nothing in `queues` is ready or running.
+/// Returns true if no job in `queues` is ready or running.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn is_idle(q: &Query<'_>, queues: &[&str]) -> Result<bool, Error> {
     for queue in queues {
         if rows::live::is_busy(q, queue)? {
@@ -69,10 +70,10 @@ pub fn is_idle(q: &Query<'_>, queues: &[&str]) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// At most `most` jobs, the newest first, without their payloads and results.
+/// Returns up to `most` jobs, newest first, without payloads and results.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn list_jobs(q: &Query<'_>, filter: &JobFilter, most: i64) -> Result<Vec<JobRecord>, Error> {
     let before = filter.before.unwrap_or(JobId::MAX);
     let since = filter.since.unwrap_or(Timestamp::EPOCH);

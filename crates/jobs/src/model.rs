@@ -1,4 +1,4 @@
-//! What a job is: what may be asked for, what is known of one, and how an attempt can end.
+//! Job model: states, limits on the input, records and errors of attempts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,48 +12,48 @@ use thiserror::Error;
 use crate::finish::Attempt;
 use crate::retry::Retry;
 
-/// A job. Greater than those made before it in one process; never used twice.
+/// Job id. Ids grow within one process and are never reused.
 pub type JobId = i64;
 
-/// Longest name of a queue or kind, in bytes.
+/// Maximum length of a queue or kind name, in bytes.
 pub const NAME_BYTES: usize = 64;
-/// Longest key, in bytes.
+/// Maximum length of a key, in bytes.
 pub const KEY_BYTES: usize = 200;
-/// Longest payload or result, in bytes.
+/// Maximum length of a payload or result, in bytes.
 pub const PAYLOAD_BYTES: usize = 256 * 1024;
-/// The least urgent priority; 0 is the most urgent.
+/// Lowest priority; 0 is the most urgent.
 pub const LEAST_PRIORITY: i64 = 9;
-/// The priority of a job that says nothing of it.
+/// Default priority.
 pub const USUAL_PRIORITY: i64 = 5;
-/// Most failures that may be allowed to a job.
+/// Upper bound of a job's maximum number of failures.
 pub const MOST_ATTEMPTS: i64 = 1_000;
-/// A job that was running whenever its worker died so often is not tried again.
+/// Number of consecutive worker deaths after which a running job goes to the dead letters.
 pub const CRASHES: i64 = 3;
 
-/// How a job stands.
+/// State of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
-    /// Waits for a worker.
+    /// Waiting for a worker.
     Ready,
-    /// Waits for its time: delayed, to be tried again, or snoozed.
+    /// Waiting for its time: delayed, to be retried, or snoozed.
     Scheduled,
-    /// A worker has it.
+    /// Claimed by a worker.
     Running,
-    /// Waits for other jobs.
+    /// Waiting for other jobs.
     Blocked,
-    /// Done.
+    /// Completed successfully.
     Completed,
-    /// Taken back.
+    /// Cancelled.
     Cancelled,
-    /// Failed for good, among the dead letters.
+    /// Failed permanently and moved to the dead letters.
     Dead,
 }
 
 kith_kernel::scalar_schema! { JobState => "JobState", String }
 
 impl JobState {
-    /// All of them, in the order of their numbers.
+    /// All states, in the order of their numbers.
     pub const ALL: [Self; 7] = [
         Self::Ready,
         Self::Scheduled,
@@ -64,21 +64,21 @@ impl JobState {
         Self::Dead,
     ];
 
-    /// As the database writes it.
+    /// Returns the number used in the database.
     pub const fn number(self) -> i64 {
         self as i64
     }
 
-    /// Reads what [`JobState::number`] wrote.
+    /// Returns the state with a number from [`JobState::number`].
     ///
     /// # Errors
-    /// A fault if no state has that number.
+    /// Returns [`StoreError::Fault`] if no state has that number.
     pub fn from_number(number: i64) -> Result<Self, StoreError> {
         let at = usize::try_from(number).ok().and_then(|at| Self::ALL.get(at).copied());
         at.ok_or_else(|| StoreError::fault(format!("no state has the number {number}")))
     }
 
-    /// As people read it.
+    /// Returns the name used in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ready => "ready",
@@ -91,33 +91,33 @@ impl JobState {
         }
     }
 
-    /// Whether nothing more happens to it by itself.
+    /// Returns true if the state is final.
     pub const fn has_ended(self) -> bool {
         matches!(self, Self::Completed | Self::Cancelled | Self::Dead)
     }
 }
 
-/// Why something cannot be enqueued or set.
+/// Validation error of a job or a setting.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("`{field}` {why}")]
 pub struct Invalid {
-    /// Which field.
+    /// Name of the field.
     pub field: &'static str,
-    /// What is wrong with it.
+    /// Description of the error.
     pub why: String,
 }
 
 impl Invalid {
-    /// `field` is wrong for this reason.
+    /// Creates an error for `field`.
     pub fn new(field: &'static str, why: impl Into<String>) -> Self {
         Self { field, why: why.into() }
     }
 }
 
-/// A name of a queue or kind: letters of ASCII, digits, `.`, `_`, `-`.
+/// Validates the name of a queue or kind: 1 to [`NAME_BYTES`] ASCII letters, digits, `.`, `_` or `-`.
 ///
 /// # Errors
-/// [`Invalid`] names `field`.
+/// Returns [`Invalid`] for `field`.
 pub fn check_name(field: &'static str, name: &str) -> Result<(), Invalid> {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     if name.is_empty() || name.len() > NAME_BYTES || !name.bytes().all(legal) {
@@ -127,10 +127,10 @@ pub fn check_name(field: &'static str, name: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// A key: anything short without control characters.
+/// Validates a key: 1 to [`KEY_BYTES`] bytes without control characters.
 ///
 /// # Errors
-/// [`Invalid`] names `field`.
+/// Returns [`Invalid`] for `field`.
 pub fn check_key(field: &'static str, key: &str) -> Result<(), Invalid> {
     if key.is_empty() || key.len() > KEY_BYTES || key.chars().any(char::is_control) {
         let why = format!("is not 1 to {KEY_BYTES} bytes of text without control characters");
@@ -139,41 +139,41 @@ pub fn check_key(field: &'static str, key: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// What an enqueue came to.
+/// Result of enqueueing a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Enqueued {
-    /// The job.
+    /// Id of the new or the existing job.
     pub id: JobId,
-    /// Whether it was there already, under its unique key.
+    /// True if a job with the same unique key already existed.
     pub existing: bool,
 }
 
-/// Fencing token of a claim: random, and so different from that of a claim that a crash of the database undid, whose
-/// attempt number is used again.
+/// Fencing token of a claim. Tokens are random, so that they differ from those of a claim that a crash of the
+/// database undid and whose attempt number is used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClaimToken(i64);
 
 impl ClaimToken {
-    /// A new token. It is positive.
+    /// Returns a new token, which is a positive number.
     pub(crate) fn random(random: &dyn Random) -> Self {
         let mut bytes = [0; 8];
         random.fill(&mut bytes);
         Self((i64::from_le_bytes(bytes) & i64::MAX).max(1))
     }
 
-    /// As the database stores it.
+    /// Returns the number used in the database.
     pub(crate) const fn number(self) -> i64 {
         self.0
     }
 
-    /// Reads what [`ClaimToken::number`] wrote.
+    /// Returns the token with a number from [`ClaimToken::number`].
     pub(crate) const fn from_number(number: i64) -> Self {
         Self(number)
     }
 }
 
 impl fmt::Display for ClaimToken {
-    /// 16 hexadecimal digits.
+    /// Writes 16 hexadecimal digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
     }
@@ -188,34 +188,34 @@ impl FromStr for ClaimToken {
     }
 }
 
-/// A job that a worker has claimed. Every report about it carries [`Claimed::as_attempt`].
+/// Job claimed by a worker. Every report about it must carry [`Claimed::as_attempt`].
 #[derive(Clone, Debug)]
 pub struct Claimed {
-    /// The job.
+    /// Job id.
     pub id: JobId,
-    /// In which queue it stood.
+    /// Queue.
     pub queue: String,
-    /// What is to be done.
+    /// Kind.
     pub kind: String,
-    /// With what: JSON.
+    /// Payload, a JSON text.
     pub payload: String,
-    /// Which attempt this is, from 1; greater for each claim.
+    /// Number of the attempt, from 1. It grows with each claim.
     pub attempt: i64,
-    /// How often it has failed.
+    /// Number of failures so far.
     pub failures: i64,
-    /// When it is given up and when tried again.
+    /// Retry policy.
     pub retry: Retry,
-    /// How often its worker has died under it.
+    /// Number of consecutive attempts during which the worker died.
     pub crashes: i64,
-    /// How long the attempt may take; zero: as long as it wants.
+    /// Time limit of the attempt; zero if there is none.
     pub timeout: Duration,
-    /// When it was to run.
+    /// Time at which the job was due.
     pub run_at: Timestamp,
-    /// When it was enqueued.
+    /// Time of enqueueing.
     pub created_at: Timestamp,
-    /// What limits per key count by.
+    /// Key for the limits per key of the queue.
     pub limit_key: Option<String>,
-    /// Who has it.
+    /// Worker that claimed the job.
     pub worker: i64,
     /// Fencing token of the claim.
     pub token: ClaimToken,
@@ -224,44 +224,45 @@ pub struct Claimed {
 }
 
 impl Claimed {
-    /// The attempt, as its owner names it.
+    /// Returns the identity of the attempt, for reports.
     pub const fn as_attempt(&self) -> Attempt {
         Attempt { job: self.id, attempt: self.attempt, token: self.token }
     }
 }
 
-/// Why an attempt did not do what it should.
+/// Reason why an attempt did not succeed.
 #[derive(Clone, Debug, Error)]
 pub enum JobError {
-    /// To be tried again, as long as its policy allows.
+    /// Failure. The job is retried as its policy allows.
     #[error("{0}")]
     Retry(String),
-    /// To be tried again after this time, whatever the policy's ladder says; it counts as a failure.
+    /// Failure. The job is retried after `wait` instead of the policy's delay, as long as the policy allows
+    /// another attempt.
     #[error("{why}")]
     RetryIn {
-        /// What went wrong.
+        /// Description of the failure.
         why: String,
-        /// From now.
+        /// Delay from now.
         wait: Duration,
     },
-    /// Never to be tried again.
+    /// Permanent failure. The job is not retried.
     #[error("{0}")]
     Discard(String),
-    /// Not now: to be run again later. Not a failure.
+    /// Not a failure. The job runs again after this delay.
     #[error("snoozed")]
     Snooze(Duration),
-    /// Stopped, because somebody asked for it.
+    /// The attempt stopped because its cancellation was requested.
     #[error("cancelled")]
     Cancelled,
 }
 
 impl JobError {
-    /// To be tried again because of `error`.
+    /// Creates a [`JobError::Retry`].
     pub fn retry(error: impl fmt::Display) -> Self {
         Self::Retry(error.to_string())
     }
 
-    /// Never to be tried again because of `error`.
+    /// Creates a [`JobError::Discard`].
     pub fn discard(error: impl fmt::Display) -> Self {
         Self::Discard(error.to_string())
     }
@@ -273,10 +274,10 @@ impl From<StoreError> for JobError {
     }
 }
 
-/// What a job leaves when it is done: JSON, for people and for jobs that await it.
+/// Result of a completed job, for people and for jobs that wait for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Done {
-    /// Nothing, or JSON of at most [`PAYLOAD_BYTES`].
+    /// JSON text of at most [`PAYLOAD_BYTES`], or `None`.
     pub result: Option<String>,
 }
 
@@ -287,86 +288,86 @@ impl Done {
     }
 }
 
-/// One failure of a job.
+/// Failure of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Of which attempt.
+    /// Number of the attempt.
     pub attempt: i64,
-    /// When.
+    /// Time of the line.
     pub at: Timestamp,
-    /// What went wrong.
+    /// Description of the failure.
     pub error: String,
 }
 
-/// All that is known of a job.
+/// Full record of a job.
 #[derive(Clone, Debug)]
 pub struct JobRecord {
-    /// The job.
+    /// Job id.
     pub id: JobId,
-    /// Its queue.
+    /// Queue.
     pub queue: String,
-    /// What is, or was, to be done.
+    /// Kind.
     pub kind: String,
-    /// How it stands.
+    /// State.
     pub state: JobState,
-    /// 0 is first.
+    /// Priority; 0 is the most urgent.
     pub priority: i64,
-    /// When it was, or is, to run next.
+    /// Time at which the job is or was due.
     pub run_at: Timestamp,
-    /// With what: JSON.
+    /// Payload, a JSON text.
     pub payload: String,
-    /// Claims so far.
+    /// Number of claims so far.
     pub attempt: i64,
-    /// Failures so far.
+    /// Number of failures so far.
     pub failures: i64,
-    /// When it is given up and when tried again.
+    /// Retry policy.
     pub retry: Retry,
-    /// How long an attempt may take; zero: as long as it wants.
+    /// Time limit of an attempt; zero if there is none.
     pub timeout: Duration,
-    /// What limits per key count by.
+    /// Key for the limits per key of the queue.
     pub limit_key: Option<String>,
-    /// When the last attempt began.
+    /// Start of the last attempt.
     pub started_at: Option<Timestamp>,
-    /// When it ended.
+    /// Time at which the job ended.
     pub finished_at: Option<Timestamp>,
-    /// JSON that it left.
+    /// Result, a JSON text.
     pub result: Option<String>,
-    /// JSON that it last said of its progress.
+    /// Last reported progress, a JSON text.
     pub progress: Option<String>,
-    /// Its last failures, the oldest first.
+    /// Latest failures, oldest first.
     pub errors: Vec<Failure>,
-    /// How many jobs it waits for.
+    /// Number of jobs it waits for.
     pub waiting_for: i64,
-    /// When somebody asked it to stop.
+    /// Time at which cancellation was requested.
     pub cancel_asked_at: Option<Timestamp>,
-    /// Who or what asked for it.
+    /// Origin of the job, such as the schedule that enqueued it.
     pub source: Option<String>,
-    /// When it was enqueued.
+    /// Time of enqueueing.
     pub created_at: Timestamp,
 }
 
-/// How a job stands that another waits, or waited, for.
+/// State of a job that another job waits or waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Awaited {
-    /// It.
+    /// Id of the awaited job.
     pub job: JobId,
-    /// How it ended; nothing until then.
+    /// Final state; `None` while the job has not ended.
     pub state: Option<JobState>,
-    /// JSON that it left.
+    /// Result, a JSON text.
     pub result: Option<String>,
-    /// Whether the result is left out because the results are too large together.
+    /// True if the result is omitted because the results are too large in total.
     pub is_result_omitted: bool,
 }
 
-/// A line of a job's log.
+/// Line of a job's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LogLine {
-    /// In which attempt.
+    /// Number of the attempt.
     pub attempt: i64,
-    /// When.
+    /// Time of the failure.
     pub at: Timestamp,
-    /// `info`, `warn`, …
+    /// Level, such as `info` or `warn`.
     pub level: String,
-    /// What.
+    /// Text of the line.
     pub line: String,
 }

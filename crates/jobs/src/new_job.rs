@@ -1,4 +1,4 @@
-//! What may be asked for: a job to be enqueued, and what there may be only one of.
+//! New jobs: their options, and uniqueness.
 
 use std::time::Duration;
 
@@ -10,52 +10,55 @@ use crate::model::{
 };
 use crate::retry::Retry;
 
-/// What becomes of an enqueue whose unique key is taken.
+/// Policy for enqueueing a job whose unique key is taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnConflict {
-    /// The job that is there stays as it is, and is the answer.
+    /// Keeps the existing job unchanged and returns it.
     #[default]
     Keep,
-    /// The job that is there takes the new payload, priority and time while it waits; where it runs already, it stays.
+    /// Replaces payload, priority and time of the existing job unless it is running already. Returns the
+    /// existing job.
     Replace,
-    /// The same, and its time is counted anew: what comes in quick succession is done once, after the last of it. Where the
-    /// job runs already, a successor is enqueued, which holds the key from then on and runs once that has ended.
+    /// Like [`Self::Replace`], with the delay restarted, so that a burst of requests runs once, after the
+    /// last of them. If the existing job is running, a successor is enqueued. It takes over the key and runs
+    /// when the existing job has ended.
     Debounce,
 }
 
-/// What there may be only one of.
+/// Uniqueness of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unique {
-    /// What is compared, within the job's kind; the payload itself where it is `None`.
+    /// Unique key within the job's kind; `None` compares the payload.
     pub key: Option<String>,
-    /// For how long from the enqueue the key stays taken although its job has ended: a throttle. Zero: while it lives.
+    /// Time from enqueueing for which the key stays taken even if the job has ended (throttling). Zero: until
+    /// the job ends.
     #[serde(default)]
     pub period: Duration,
-    /// What becomes of the second.
+    /// Policy if the key is taken.
     #[serde(default)]
     pub on_conflict: OnConflict,
 }
 
 impl Unique {
-    /// One at a time with this key.
+    /// Allows one live job with this key at a time.
     pub fn key(key: impl Into<String>) -> Self {
         Self { key: Some(key.into()), period: Duration::ZERO, on_conflict: OnConflict::Keep }
     }
 
-    /// One at a time with these arguments.
+    /// Allows one live job with this payload at a time.
     pub const fn arguments() -> Self {
         Self { key: None, period: Duration::ZERO, on_conflict: OnConflict::Keep }
     }
 
-    /// One in each period.
+    /// Keeps the key taken for `period` from enqueueing, even if the job ends earlier.
     #[must_use]
     pub const fn within(mut self, period: Duration) -> Self {
         self.period = period;
         self
     }
 
-    /// What becomes of the second.
+    /// Sets the policy if the key is taken.
     #[must_use]
     pub const fn on_conflict(mut self, on_conflict: OnConflict) -> Self {
         self.on_conflict = on_conflict;
@@ -63,48 +66,48 @@ impl Unique {
     }
 }
 
-/// What becomes of a job when one that it awaits dies or is cancelled.
+/// Policy for a job when one that it waits for fails permanently or is cancelled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
-    /// It dies too.
+    /// The job goes to the dead letters, too.
     #[default]
     Die,
-    /// It runs all the same, and finds out by the results.
+    /// The job runs nevertheless; it can see the failure in the results.
     Run,
 }
 
-/// A job to be enqueued.
+/// Job to be enqueued.
 #[derive(Clone, Debug)]
 pub struct NewJob {
-    /// Which queue it stands in.
+    /// Queue.
     pub queue: String,
-    /// What is to be done.
+    /// Kind.
     pub kind: String,
-    /// With what: JSON.
+    /// Payload, a JSON text.
     pub payload: String,
-    /// 0 (first) to [`LEAST_PRIORITY`].
+    /// Priority, from 0 (most urgent) to [`LEAST_PRIORITY`].
     pub priority: i64,
-    /// Not before; at once if absent or past.
+    /// Earliest time to run; immediately if absent or in the past.
     pub run_at: Option<Timestamp>,
-    /// How often it may fail, and when it is tried again.
+    /// Retry policy.
     pub retry: Retry,
-    /// An attempt that takes longer has failed. Zero: none does.
+    /// Time limit of an attempt; an attempt that exceeds it fails. Zero: no limit.
     pub timeout: Duration,
-    /// What limits per key count by.
+    /// Key for the limits per key of the queue.
     pub limit_key: Option<String>,
-    /// What there may be only one of.
+    /// Uniqueness.
     pub unique: Option<Unique>,
-    /// Jobs that must have ended before.
+    /// Jobs that must end before this one runs.
     pub after: Vec<JobId>,
-    /// What becomes of it if one of those fails.
+    /// Policy if one of those fails or is cancelled.
     pub on_failure: OnFailure,
-    /// Who or what asked for it, for people who look at it.
+    /// Origin of the job, for people.
     pub source: Option<String>,
 }
 
 impl NewJob {
-    /// A job at once, with the defaults of this crate.
+    /// Creates a job that runs immediately, with default options.
     pub fn new(queue: impl Into<String>, kind: impl Into<String>, payload: impl Into<String>) -> Self {
         Self {
             queue: queue.into(),
@@ -122,64 +125,65 @@ impl NewJob {
         }
     }
 
-    /// Not before `at`.
+    /// Sets the earliest time to run.
     #[must_use]
     pub const fn at(mut self, at: Timestamp) -> Self {
         self.run_at = Some(at);
         self
     }
 
-    /// Only one of these.
+    /// Makes the job unique.
     #[must_use]
     pub fn unique(mut self, unique: Unique) -> Self {
         self.unique = Some(unique);
         self
     }
 
-    /// Counted by limits per key under this one.
+    /// Sets the key for the limits per key of the queue.
     #[must_use]
     pub fn limited_by(mut self, key: impl Into<String>) -> Self {
         self.limit_key = Some(key.into());
         self
     }
 
-    /// 0 is first, [`LEAST_PRIORITY`] last.
+    /// Sets the priority, from 0 (most urgent) to [`LEAST_PRIORITY`].
     #[must_use]
     pub const fn priority(mut self, priority: i64) -> Self {
         self.priority = priority;
         self
     }
 
-    /// Tried again as `retry` says.
+    /// Sets the retry policy.
     #[must_use]
     pub const fn retry(mut self, retry: Retry) -> Self {
         self.retry = retry;
         self
     }
 
-    /// Fails when an attempt takes longer.
+    /// Sets the time limit of an attempt.
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Once all of `jobs` have ended.
+    /// Adds jobs that must end before this one runs.
     #[must_use]
     pub fn after(mut self, jobs: impl IntoIterator<Item = JobId>) -> Self {
         self.after.extend(jobs);
         self
     }
 
-    /// Returns true if enqueuing it waits for no other transaction: it has no unique key and no dependencies.
+    /// Returns true if enqueueing waits for no other transaction: the job has no unique key and no
+    /// dependencies.
     pub(crate) const fn is_plain(&self) -> bool {
         self.unique.is_none() && self.after.is_empty()
     }
 
-    /// Whether it may be enqueued as it is.
+    /// Validates the job.
     ///
     /// # Errors
-    /// [`Invalid`] names the first field that is wrong.
+    /// Returns [`Invalid`] for the first invalid field.
     pub fn check(&self) -> Result<(), Invalid> {
         check_name("queue", &self.queue)?;
         check_name("kind", &self.kind)?;

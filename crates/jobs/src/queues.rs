@@ -1,5 +1,4 @@
-//! What is set for a queue: whether it is paused, and how much of it runs at once and per time, counted across all
-//! nodes.
+//! Queue settings: pausing, concurrency limits and rate limits, counted across all nodes.
 
 use kith_kernel::{Ctx, Timestamp};
 use kith_store::{Error, Query, Tx};
@@ -8,52 +7,53 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Invalid, check_name};
 use crate::{bell_of, rows};
 
-/// Longest window of a rate, in milliseconds: a day.
+/// Maximum length of a rate window, in milliseconds: one day.
 const LONGEST_WINDOW_MS: i64 = 24 * 3_600_000;
-/// Greatest limit that makes sense.
+/// Maximum value of a limit.
 const GREATEST: i64 = 1_000_000;
 
-/// At most `limit` starts in each window of `period_ms`; a window opens with the first start after the last one closed.
+/// Rate limit: at most `limit` starts in each window of `period_ms`. A window opens with the first start
+/// after the previous one has closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
-    /// Starts.
+    /// Maximum number of starts per window.
     pub limit: i64,
-    /// Milliseconds.
+    /// Length of the window in milliseconds.
     pub period_ms: i64,
 }
 
-/// What is set for a queue. A queue that nobody has set anything for has no limits.
+/// Settings of a queue. The default has no limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueSettings {
-    /// Whether no job of it is started.
+    /// Pauses the queue: none of its jobs is started.
     pub paused: bool,
-    /// Most jobs that run at once.
+    /// Maximum number of running jobs.
     pub concurrency: Option<i64>,
-    /// Most jobs that start in a time.
+    /// Maximum number of starts per window.
     pub rate: Option<Rate>,
-    /// Most jobs of one limit key that run at once.
+    /// Maximum number of running jobs per limit key.
     pub key_concurrency: Option<i64>,
-    /// Most jobs of one limit key that start in a time.
+    /// Maximum number of starts per window and limit key.
     pub key_rate: Option<Rate>,
-    /// Grows with each change.
+    /// Revision number; it grows with each change.
     pub revision: i64,
 }
 
 impl QueueSettings {
-    /// Whether keys are counted.
+    /// Returns true if the queue has limits per key.
     pub const fn limits_keys(&self) -> bool {
         self.key_concurrency.is_some() || self.key_rate.is_some()
     }
 
-    /// Whether anything is counted.
+    /// Returns true if the queue has any limit.
     pub const fn is_limited(&self) -> bool {
         self.concurrency.is_some() || self.rate.is_some() || self.limits_keys()
     }
 
-    /// Whether it can be set.
+    /// Validates the settings.
     ///
     /// # Errors
-    /// [`Invalid`] names the first field that is wrong.
+    /// Returns [`Invalid`] for the first invalid field.
     pub fn check(&self) -> Result<(), Invalid> {
         let limit = |field, value: Option<i64>| match value {
             Some(value) if !(1..=GREATEST).contains(&value) => {
@@ -77,41 +77,42 @@ impl QueueSettings {
     }
 }
 
-/// Why a queue's settings did not change.
+/// Reason why the settings of a queue were not changed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum QueueError {
-    /// They are wrong.
+    /// The new settings are invalid.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// Somebody else changed them since they were read.
+    /// The settings have changed since they were read.
     #[error("the queue was changed since it was read")]
     Changed,
-    /// The database's.
+    /// The database returned an error.
     #[error(transparent)]
     Store(#[from] Error),
 }
 
-/// What is set for a queue.
+/// Returns the settings of a queue, or the defaults if it has none.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn find_settings(q: &Query<'_>, queue: &str) -> Result<QueueSettings, Error> {
     Ok(rows::queues::find(q, queue)?.unwrap_or_default())
 }
 
-/// What is set for each queue that anything was ever set for, by name.
+/// Returns the settings of all queues that have any, by name.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn list_settings(q: &Query<'_>) -> Result<Vec<(String, QueueSettings)>, Error> {
     rows::queues::list(q)
 }
 
-/// Sets a queue, as `change` makes it of what is set, and leaves an audit entry. With a `revision`, only if that is the
-/// present one.
+/// Changes the settings of a queue with `change` and writes an audit entry. With a `revision`, the change is
+/// made only if it is the current one. Does nothing if the settings stay the same.
 ///
 /// # Errors
-/// [`QueueError`] if the new settings are wrong, or the old ones others than thought.
+/// Returns [`QueueError::Invalid`] if the new settings are invalid, [`QueueError::Changed`] if `revision` is
+/// not the current one, and [`QueueError::Store`] if the database fails.
 pub fn set(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -144,11 +145,12 @@ pub fn set(
     Ok(after)
 }
 
-/// How many more may start in a window, and when the next one opens if none may.
+/// Returns how many more jobs may start in the window, the time at which the window opened, and the number of
+/// starts in it.
 pub(crate) fn room(rate: Rate, window: Option<(Timestamp, i64)>, now: Timestamp) -> (i64, Timestamp, i64) {
     let period = std::time::Duration::from_millis(rate.period_ms.unsigned_abs());
     match window {
-        // A clock that went back opens no second window before the first is over.
+        // If the clock goes back, the current window stays open until its end.
         Some((since, used)) if now < since + period => ((rate.limit - used).max(0), since, used),
         _ => (rate.limit, now, 0),
     }

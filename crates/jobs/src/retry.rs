@@ -1,23 +1,23 @@
-//! When a job that has failed is tried again, and when it is given up.
+//! Retry policy: delays between attempts, and the maximum number of failures.
 
 use std::time::Duration;
 
 use kith_kernel::{Random, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// Exponential backoff with jitter: after the n-th failure a job waits for `base · 2^(n-1)`, at most `cap`, and of that
-/// wait a random part between half and all.
+/// Exponential backoff with jitter: after the n-th failure the delay is a random value between 50 % and 100 %
+/// of `base · 2^(n-1)`, limited to `cap`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// Failures after which it is given up, from 1.
+    /// Number of failures after which the job goes to the dead letters, at least 1.
     pub max_attempts: i64,
-    /// Wait after the first failure.
+    /// Delay after the first failure, before jitter.
     pub base: Duration,
-    /// Longest wait.
+    /// Maximum delay.
     pub cap: Duration,
 }
 
-/// As it is kept, where it is not the default.
+/// Stored form of the delays, if they are not the default.
 #[derive(Serialize, Deserialize)]
 struct Written {
     base_ms: u64,
@@ -29,22 +29,23 @@ impl Retry {
     pub const DEFAULT: Self =
         Self { max_attempts: 10, base: Duration::from_secs(10), cap: Duration::from_secs(3 * 3_600) };
 
-    /// Never tried again.
+    /// No retry.
     pub const NEVER: Self = Self { max_attempts: 1, ..Self::DEFAULT };
 
-    /// The default's waits, given up after as many failures.
+    /// Returns a policy with the default delays and another number of failures.
     pub const fn times(max_attempts: i64) -> Self {
         Self { max_attempts, ..Self::DEFAULT }
     }
 
-    /// Other waits.
+    /// Sets other delays.
     #[must_use]
     pub const fn waiting(mut self, base: Duration, cap: Duration) -> Self {
         (self.base, self.cap) = (base, cap);
         self
     }
 
-    /// When it is tried again after its n-th failure, or `None` if it is given up.
+    /// Returns the time of the next attempt after the n-th failure, or `None` if the job goes to the dead
+    /// letters.
     pub fn next(&self, failures: i64, now: Timestamp, random: &dyn Random) -> Option<Timestamp> {
         (failures < self.max_attempts).then(|| now + self.wait(failures, random))
     }
@@ -55,14 +56,14 @@ impl Retry {
         Duration::from_millis(full_ms / 2 + below(random, full_ms - full_ms / 2 + 1))
     }
 
-    /// The text it is kept as; none for the default's waits.
+    /// Returns the stored form of the delays, or `None` for the default.
     pub(crate) fn written(&self) -> Option<String> {
         let usual = (Self::DEFAULT.base, Self::DEFAULT.cap);
         let written = Written { base_ms: millis(self.base), cap_ms: millis(self.cap) };
         ((self.base, self.cap) != usual).then(|| serde_json::to_string(&written).unwrap_or_default())
     }
 
-    /// Reads what [`Retry::written`] wrote. A text that nobody here wrote counts as the default.
+    /// Restores a policy from [`Retry::written`]. A text that cannot be parsed counts as the default.
     pub(crate) fn read(max_attempts: i64, text: Option<&str>) -> Self {
         let written = text.and_then(|text| serde_json::from_str::<Written>(text).ok());
         let policy = Self::times(max_attempts);
@@ -79,7 +80,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A random number below `bound`, which is not 0.
+/// Returns a random number less than `bound`, which must not be 0.
 pub(crate) fn below(random: &dyn Random, bound: u64) -> u64 {
     let mut bytes = [0; 8];
     random.fill(&mut bytes);
@@ -92,9 +93,9 @@ mod tests {
 
     use super::*;
 
-    /// REL-07.
+    /// Covers row REL-07 of the readiness catalogue.
     #[test]
-    fn waits_double_with_jitter_up_to_the_cap_and_end() {
+    fn backoff_doubles_with_jitter_up_to_cap() {
         let random = SeededRandom::new(7);
         let policy = Retry::times(6).waiting(Duration::from_secs(10), Duration::from_secs(60));
         for (failures, full_s) in [(1, 10), (2, 20), (3, 40), (4, 60), (5, 60)] {
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_reads_back() {
+    fn retry_policy_round_trips() {
         for policy in
             [Retry::DEFAULT, Retry::NEVER, Retry::times(3).waiting(Duration::ZERO, Duration::from_millis(1))]
         {

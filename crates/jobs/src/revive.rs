@@ -1,4 +1,5 @@
-//! Bringing jobs back: those that wait at once, dead letters under their own ids, others anew.
+//! Retrying jobs: scheduled jobs run immediately, dead letters become live under their own ids, and other
+//! ended jobs are enqueued again.
 
 use kith_kernel::Ctx;
 use kith_store::{Error, Tx};
@@ -6,27 +7,28 @@ use kith_store::{Error, Tx};
 use crate::model::JobId;
 use crate::{bell_of, rows};
 
-/// What trying a job again came to.
+/// Result of retrying a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryOutcome {
-    /// It waited for its time, and runs now.
+    /// The job was scheduled, and is due now.
     Hurried,
-    /// It was a dead letter, and lives again under its own id.
+    /// The job was a dead letter, and is live again under its own id.
     Revived,
-    /// It had ended otherwise; this is a job of the same kind and payload.
+    /// The job had completed or been cancelled; a new job with the same kind and payload was enqueued.
     Anew(JobId),
-    /// It is ready, running or blocked: there is nothing to do.
+    /// The job is ready, running or blocked. Nothing was changed.
     Live,
     /// Another job holds its unique key. Nothing was changed.
     KeyHeld(JobId),
-    /// Nobody knows such a job.
+    /// The job does not exist.
     Unknown,
 }
 
-/// Runs a job now, whatever became of it before.
+/// Runs a job as soon as possible, regardless of its state.
 ///
 /// # Errors
-/// The database's.
+/// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
+/// afterwards.
 pub fn retry(tx: &Tx<'_>, ctx: &Ctx, job: JobId) -> Result<RetryOutcome, Error> {
     if let Some(live) = rows::live::find(tx, job)? {
         if rows::live::hurry(tx, job, ctx.now)? {
@@ -58,14 +60,15 @@ enum Revival {
     NotDead,
 }
 
-/// Locks the unique keys of dead letters, as an enqueue does.
+/// Locks the unique keys of dead letters, as enqueueing does.
 fn lock_keys(tx: &Tx<'_>, jobs: &[JobId]) -> Result<(), Error> {
     let keys: Vec<_> =
         jobs.iter().map(|job| rows::ended::find_dead_key(tx, *job)).collect::<Result<_, _>>()?;
     tx.lock("job key", keys.into_iter().flatten())
 }
 
-/// Makes a dead letter, whose key is locked, a live job under its own id and unique key, unless another job holds that.
+/// Moves a dead letter back to the live jobs, with its id and unique key, unless another job holds the key.
+/// The key must be locked.
 fn revive(tx: &Tx<'_>, ctx: &Ctx, job: JobId) -> Result<Revival, Error> {
     let key = rows::ended::find_dead_key(tx, job)?;
     if let Some(key) = &key
@@ -84,11 +87,12 @@ fn revive(tx: &Tx<'_>, ctx: &Ctx, job: JobId) -> Result<Revival, Error> {
     Ok(Revival::Revived)
 }
 
-/// Brings dead letters back to life, of a queue and of a kind if they are named: at most `most`. Says how many. One whose
-/// unique key another job holds stays dead.
+/// Revives up to `most` dead letters, optionally only those of a queue and a kind, and returns their number.
+/// A dead letter whose unique key is held by another job is left.
 ///
 /// # Errors
-/// The database's.
+/// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
+/// afterwards.
 pub fn redrive(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -97,8 +101,8 @@ pub fn redrive(
     most: i64,
 ) -> Result<u64, Error> {
     let (mut revived, mut after) = (0, 0);
-    // Those whose keys are held are left out by the statement, however many there are. Of several with one key the first
-    // is revived, and the next page leaves out the others.
+    // The statement excludes dead letters whose key is held. Of several with the same key, the first is
+    // revived, and the next page excludes the others.
     while revived < most {
         let dead = rows::ended::list_revivable(tx, queue, kind, after, ctx.now, most - revived)?;
         let Some(last) = dead.last() else { break };
@@ -112,10 +116,11 @@ pub fn redrive(
     Ok(revived.unsigned_abs())
 }
 
-/// Forgets dead letters, of a queue and of a kind if they are named: at most `most`. Says how many.
+/// Deletes up to `most` dead letters, optionally only those of a queue and a kind, and returns their number.
 ///
 /// # Errors
-/// The database's.
+/// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
+/// afterwards.
 pub fn discard_dead(tx: &Tx<'_>, queue: Option<&str>, kind: Option<&str>, most: i64) -> Result<u64, Error> {
     let mut gone = 0;
     for job in rows::ended::list_dead(tx, queue, kind, 0, most)? {

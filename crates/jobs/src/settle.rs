@@ -1,5 +1,5 @@
-//! Settles what an ended job leaves: gives its unique key back, and tells the jobs that wait for it. Long chains of
-//! dependencies and large numbers of waiting jobs are settled over several transactions.
+//! Settlement of ended jobs: releases the unique key, and updates the jobs that wait for them. Long chains
+//! and large numbers of waiting jobs are settled over several transactions.
 
 use std::collections::VecDeque;
 
@@ -13,17 +13,18 @@ use crate::rows::ended::Left;
 use crate::rows::waits::Settlement;
 use crate::{bell_of, rows};
 
-/// Waiting jobs that one transaction tells at most.
+/// Maximum number of waiting jobs updated by one transaction.
 const MAX_TOLD: i64 = 500;
-/// Deferred settlements that are taken up together.
+/// Number of deferred settlements taken at once.
 const TAKEN: i64 = 50;
-/// How often one transaction takes up deferred settlements, unless it has told [`MAX_TOLD`] waiting jobs before.
+/// Maximum number of times that one transaction takes deferred settlements, unless it has updated
+/// [`MAX_TOLD`] waiting jobs before.
 const MAX_TAKES: usize = 20;
-/// Transactions that one run of maintenance spends on deferred settlements: what is left waits for the next run, as other
-/// maintenance does not wait for it.
+/// Maximum number of transactions that one run of maintenance spends on deferred settlements. The rest waits
+/// for the next run, so that other maintenance is not delayed.
 const TRANSACTIONS: usize = 20;
 
-/// Waiting jobs that a transaction may still tell, whichever jobs end in it.
+/// Number of waiting jobs that a transaction may still update, shared by all jobs that end in it.
 pub(crate) struct Budget(i64);
 
 impl Default for Budget {
@@ -32,11 +33,12 @@ impl Default for Budget {
     }
 }
 
-/// Gives back what an ended job held, and tells the jobs that wait for it, within the transaction's budget. Those that die
-/// of it are settled too. The rest is deferred to maintenance.
+/// Releases the unique key of an ended job and updates the jobs that wait for it, within the transaction's
+/// budget. Waiting jobs that go to the dead letters are settled, too. The rest is deferred to maintenance.
 ///
 /// # Errors
-/// The database's.
+/// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
+/// afterwards.
 pub(crate) fn settle(
     tx: &Tx<'_>,
     left: &Left,
@@ -88,7 +90,7 @@ fn tell_waiters(
 }
 
 impl Jobs {
-    /// Goes on with what was too much for the transactions in which jobs ended.
+    /// Continues settlements that exceeded the budget of their transactions.
     pub(crate) async fn settle_deferred(&self) -> Result<(), Error> {
         for _ in 0..TRANSACTIONS {
             if !self.db().read(rows::waits::has_settlements).await? {
@@ -101,7 +103,7 @@ impl Jobs {
     }
 }
 
-/// Takes up deferred settlements until the transaction's budget is spent or none is left.
+/// Takes deferred settlements until the transaction's budget is spent or none is left.
 fn settle_some(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
     tx.lock("job settlements", ["all"])?;
     let mut budget = Budget::default();

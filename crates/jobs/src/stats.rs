@@ -1,4 +1,4 @@
-//! What was done, counted here and added to the minute's row now and then; and how queues stand.
+//! Statistics: counts of this process, written to a row per minute at intervals, and samples of the queues.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,44 +12,45 @@ use crate::finish::Told;
 use crate::model::JobState;
 use crate::rows::statements;
 
-/// How long minutes and samples are kept.
+/// Retention of minute rows and samples.
 pub(crate) const KEPT: Duration = kith_kernel::days(2);
-/// Upper bounds of the buckets in which durations are counted, in milliseconds.
+/// Upper bounds of the duration buckets, in milliseconds.
 pub const DURATION_BUCKETS_MS: [u64; 12] =
     [1, 5, 10, 50, 100, 500, 1_000, 5_000, 15_000, 60_000, 300_000, 3_600_000];
 
-/// Kinds that are counted apart: other programs name theirs as they like.
+/// Maximum number of queue and kind pairs counted separately. Clients choose the names, so the number must be
+/// bounded.
 const MOST_KINDS: usize = 1_000;
-/// What the others are counted under.
+/// Name under which all others are counted.
 const OTHER: &str = "(other)";
 
-/// What was done to jobs of one kind in one queue.
+/// Counts for jobs of one kind in one queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
-    /// Attempts that began.
+    /// Attempts started.
     pub started: i64,
-    /// Jobs that were done.
+    /// Jobs completed.
     pub completed: i64,
-    /// Attempts that failed.
+    /// Attempts failed.
     pub failed: i64,
-    /// Jobs that went to the dead letters.
+    /// Jobs moved to the dead letters.
     pub dead: i64,
-    /// Jobs that were taken back while they ran.
+    /// Running jobs cancelled.
     pub cancelled: i64,
-    /// Milliseconds that attempts took together.
+    /// Total duration of the attempts in milliseconds.
     pub run_ms: i64,
-    /// Milliseconds that they waited together, from when they were to run until they did.
+    /// Total time in milliseconds between the time at which jobs were due and their claim.
     pub wait_ms: i64,
-    /// Milliseconds of the longest.
+    /// Longest attempt in milliseconds.
     pub longest_ms: i64,
 }
 
-/// The same since this process began, with durations by bucket.
+/// Counts since the start of this process, with durations by bucket.
 #[derive(Clone, Debug, Default)]
 pub struct Total {
-    /// Sums.
+    /// Counts.
     pub tally: Tally,
-    /// Attempts by duration; the last bucket has no bound.
+    /// Attempts by duration; the last bucket has no upper bound.
     pub durations: [u64; DURATION_BUCKETS_MS.len() + 1],
 }
 
@@ -79,7 +80,7 @@ impl Tally {
 }
 
 impl Counts {
-    /// Counts what happened to a job; `took` is an attempt's duration, where one ended.
+    /// Adds to the counts of a job. `took` is the duration of the attempt, if one ended.
     pub fn count(&self, queue: &str, kind: &str, tally: Tally, took: Option<Duration>) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let mut key = (queue.to_owned(), kind.to_owned());
@@ -98,7 +99,7 @@ impl Counts {
         counted.unwritten.add(tally);
     }
 
-    /// Counts how an attempt ended.
+    /// Counts the end of an attempt.
     pub fn count_told(&self, queue: &str, kind: &str, told: &Told, is_snooze: bool, took: Duration) {
         let tally = match told {
             Told::Stale => return,
@@ -119,7 +120,7 @@ impl Counts {
         totals
     }
 
-    /// What is not in the database yet; it counts as written from now on.
+    /// Takes the counts that are not in the database yet. They count as written from now on.
     pub fn take_unwritten(&self) -> Vec<(String, String, Tally)> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let take = |((queue, kind), one): (&(String, String), &mut Counted)| {
@@ -127,12 +128,12 @@ impl Counts {
             (tally != Tally::default()).then(|| (queue.clone(), kind.clone(), tally))
         };
         let mut taken: Vec<_> = all.iter_mut().filter_map(take).collect();
-        // In one order on all nodes, so that no two wait for each other.
+        // All nodes write in the same order, so that they do not deadlock.
         taken.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
         taken
     }
 
-    /// Gives back what could not be written after all.
+    /// Returns counts that could not be written.
     pub fn give_back(&self, unwritten: Vec<(String, String, Tally)>) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         for (queue, kind, tally) in unwritten {
@@ -141,7 +142,7 @@ impl Counts {
     }
 }
 
-/// Adds tallies to the row of their minute.
+/// Adds counts to the rows of their minute.
 pub(crate) fn write(tx: &Tx<'_>, now: Timestamp, tallies: &[(String, String, Tally)]) -> Result<(), Error> {
     let minute = now.as_millis() / 60_000 * 60_000;
     let minutes = vec![minute; tallies.len()];
@@ -164,29 +165,29 @@ pub(crate) fn write(tx: &Tx<'_>, now: Timestamp, tallies: &[(String, String, Tal
     Ok(())
 }
 
-/// How a queue stood at a moment.
+/// State of a queue at a point in time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Sample {
-    /// When.
+    /// Time of the sample.
     pub at: Timestamp,
-    /// Which queue.
+    /// Queue.
     pub queue: String,
-    /// Jobs that wait for a worker, those that are due included.
+    /// Number of jobs waiting for a worker, including scheduled jobs that are due.
     pub ready: i64,
-    /// Jobs that wait for their time.
+    /// Number of jobs waiting for their time.
     pub scheduled: i64,
-    /// Jobs that run.
+    /// Number of running jobs.
     pub running: i64,
-    /// Jobs that wait for others.
+    /// Number of jobs waiting for other jobs.
     pub blocked: i64,
-    /// Dead letters.
+    /// Number of dead letters.
     pub dead: i64,
-    /// When the job that has been runnable for longest was to run.
+    /// Time at which the oldest runnable job was due.
     pub oldest_ready_at: Option<Timestamp>,
 }
 
 impl Sample {
-    /// Of a queue that holds nothing.
+    /// Returns a sample of an empty queue.
     pub fn empty(queue: &str) -> Self {
         Self {
             at: Timestamp::EPOCH,
@@ -201,10 +202,10 @@ impl Sample {
     }
 }
 
-/// How every queue stands that holds anything.
+/// Samples all queues that have jobs or dead letters.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn look(q: &Query<'_>, now: Timestamp) -> Result<Vec<Sample>, Error> {
     q.all(
         "SELECT queue, CAST(SUM(ready) AS BIGINT), CAST(SUM(scheduled) AS BIGINT), CAST(SUM(running) AS BIGINT),
@@ -241,7 +242,8 @@ fn read_sample(row: &Row<'_>, at: Timestamp) -> Result<Sample, Error> {
     })
 }
 
-/// Keeps samples, unless another node has looked less than `every` ago.
+/// Stores samples, unless a node has done so less than `every` ago. Returns true if they were stored. Also
+/// deletes samples and minute rows older than [`KEPT`].
 pub(crate) fn keep(tx: &Tx<'_>, samples: &[Sample], now: Timestamp, every: Duration) -> Result<bool, Error> {
     tx.lock("job upkeep", ["samples"])?;
     let last =
@@ -270,10 +272,10 @@ pub(crate) fn keep(tx: &Tx<'_>, samples: &[Sample], now: Timestamp, every: Durat
     Ok(true)
 }
 
-/// How a queue stood since `since`, the oldest first: at most `most` samples, evenly picked by whoever asks.
+/// Returns up to `most` samples of a queue since `since`, oldest first.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn list_samples(q: &Query<'_>, queue: &str, since: Timestamp, most: i64) -> Result<Vec<Sample>, Error> {
     q.all(
         "SELECT queue, ready, scheduled, running, blocked, dead, oldest_ready_at, at FROM job_samples
@@ -283,24 +285,24 @@ pub fn list_samples(q: &Query<'_>, queue: &str, since: Timestamp, most: i64) -> 
     )
 }
 
-/// What was done in a minute to jobs of one kind in one queue.
+/// Counts for jobs of one kind in one queue during one minute.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Minute {
-    /// Its beginning.
+    /// Start of the minute.
     pub minute: Timestamp,
-    /// In which queue.
+    /// Queue.
     pub queue: String,
-    /// Of which kind.
+    /// Kind.
     pub kind: String,
-    /// What.
+    /// Counts.
     #[serde(flatten)]
     pub tally: Tally,
 }
 
-/// What was done since `since`, in a queue if one is named.
+/// Returns up to `most` minute rows since `since`, optionally of one queue only.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn list_minutes(
     q: &Query<'_>,
     queue: Option<&str>,
@@ -332,23 +334,23 @@ pub fn list_minutes(
     )
 }
 
-/// How jobs of one kind fared.
+/// Summary of the jobs of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Record {
-    /// The kind.
+    /// Kind.
     pub kind: String,
-    /// The beginning of the last minute in which one was done.
+    /// Start of the last minute in which a job completed.
     pub completed_in: Option<Timestamp>,
-    /// Attempts that failed.
+    /// Attempts failed.
     pub failed: i64,
-    /// Jobs that went to the dead letters.
+    /// Jobs moved to the dead letters.
     pub dead: i64,
 }
 
-/// How the jobs of a queue fared since `since`, by kind.
+/// Returns a summary per kind of the jobs of a queue since `since`.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn list_records(q: &Query<'_>, queue: &str, since: Timestamp) -> Result<Vec<Record>, Error> {
     q.all(
         "SELECT kind, MAX(CASE WHEN completed > 0 THEN minute END), CAST(SUM(failed) AS BIGINT),

@@ -1,5 +1,5 @@
-//! What the engine does now and then: gives up silent workers, ends what is overdue, turns the ring of the history, and
-//! writes down how queues stand. Any number of nodes may do it at once.
+//! Maintenance of the engine: evicts workers with expired leases, ends overdue attempts, advances the history
+//! ring, and stores statistics. Any number of nodes can run it concurrently.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,38 +14,39 @@ use crate::jobs::Jobs;
 use crate::model::JobError;
 use crate::{finish, rows, stats};
 
-/// Jobs that are put back in one transaction.
+/// Maximum number of rows changed in one transaction.
 const AT_ONCE: i64 = 500;
-/// An attempt whose worker lives is ended by the worker itself when its time is over; if that has not happened so long
-/// after, somebody else does it.
+/// Delay after which an attempt that exceeds its timeout is ended here. Its worker should have ended it at
+/// the timeout.
 const OVERDUE: Duration = seconds(10);
-/// How often queues are looked at.
+/// Interval at which queues are sampled.
 const SAMPLE_EVERY: Duration = seconds(10);
-/// How often what is over is tidied away.
+/// Interval at which expired rows are deleted.
 const TIDY_EVERY: Duration = seconds(60);
 
-/// A database that takes longer to answer a short read was out of contact meanwhile.
+/// Duration of a short read above which the database counts as having been unreachable.
 const NO_CONTACT: Duration = seconds(2);
-/// Transactions of [`AT_ONCE`] rows each that one run removes from a table. What is left is removed in the next run.
+/// Maximum number of transactions of [`AT_ONCE`] rows each that one run deletes from a table. The rest is
+/// deleted in the next run.
 const BATCHES: usize = 20;
 
-/// When what was last done.
+/// Times of the last maintenance steps.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Upkept {
     sampled_at: Timestamp,
     tidied_at: Timestamp,
-    /// More was over than was removed.
+    /// True if there were more expired rows than were deleted.
     has_more: bool,
 }
 
-/// Removes rows that were over before a time, at most so many; says how many.
+/// Deletes up to a number of rows that expired before a time, and returns their number.
 type Tidy = fn(&Tx<'_>, Timestamp, i64) -> Result<u64, Error>;
 
 impl Jobs {
-    /// Does what is due.
+    /// Runs the maintenance that is due.
     ///
     /// # Errors
-    /// The database's; what is left is done the next time.
+    /// Returns the error of the database. The remaining steps are done in the next run.
     pub async fn upkeep(&self, last: &mut Upkept, retention: Retention) -> Result<(), Error> {
         let ctx = self.ctx();
         self.give_up_silent().await?;
@@ -68,7 +69,7 @@ impl Jobs {
         Ok(())
     }
 
-    /// Removes what is over. Says whether there may be more.
+    /// Deletes expired rows. Returns true if there may be more.
     async fn tidy(&self, now: Timestamp, retention: Retention) -> Result<bool, Error> {
         let tables: [(Tidy, Timestamp); 4] = [
             (rows::waits::tidy_keys, now),
@@ -93,17 +94,17 @@ impl Jobs {
         Ok(true)
     }
 
-    /// Gives up workers that have been silent for longer than their leases, although this process has been in contact with
-    /// the database for as long: while the database does not answer, nobody can send heartbeats. Says how many jobs they
-    /// had.
+    /// Evicts workers whose leases have expired, provided that this process has been in contact with the
+    /// database for at least as long: while the database is unreachable, no worker can send heartbeats.
+    /// Returns the number of their jobs.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     #[expect(clippy::disallowed_methods, reason = "contact is about real time")]
     pub async fn give_up_silent(&self) -> Result<u64, Error> {
         let (now, asked) = (self.inner().sources.clock.now(), Instant::now());
         if now < self.in_contact_since() {
-            // The clock was set back.
+            // The clock went back.
             self.begin_contact();
         }
         let contact = now.since(self.in_contact_since());
@@ -119,11 +120,11 @@ impl Jobs {
         Ok(jobs)
     }
 
-    /// Gives up all workers of processes that are gone, where the database admits one process only. Says how many jobs
-    /// they had.
+    /// Evicts all workers of earlier processes. Call it only at start and only if the database allows a
+    /// single process (SQLite). Returns the number of their jobs.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn give_up_predecessors(&self) -> Result<u64, Error> {
         let gone = self.db().read(rows::workers::list_local).await?;
         let mut jobs = 0;
@@ -133,7 +134,8 @@ impl Jobs {
         Ok(jobs)
     }
 
-    /// A worker of this process stops: what it still runs is put back. Says how many jobs that were.
+    /// Evicts a worker of this process that stops, and reschedules the jobs it is still running. Returns
+    /// their number.
     pub(crate) async fn sign_off(&self, worker: i64) -> Result<u64, Error> {
         self.give_up(worker, Gone::Stopped).await
     }
@@ -150,7 +152,7 @@ impl Jobs {
             }
         }
         if all > 0 {
-            tracing::warn!(worker, jobs = all, ?why, "a worker is gone; its jobs are run again");
+            tracing::warn!(worker, jobs = all, ?why, "worker evicted; its jobs were rescheduled");
         }
         Ok(all)
     }

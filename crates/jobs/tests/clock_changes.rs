@@ -1,7 +1,7 @@
-//! Every transition of every zone of the IANA database from 2000 to 2040 against the rule that `kith_jobs::schedules` writes
-//! down, read in the slowest way: by looking at each minute what the clocks show.
+//! Checks every clock change of every IANA time zone from 2000 to 2040 against the rules in
+//! `kith_jobs::schedules`, implemented in the simplest way: by examining what the clocks show at each minute.
 //!
-//! `KITH_TEST_PATTERNS` is how many patterns of each kind each transition is tried with; 1 if it is not set.
+//! `KITH_TEST_PATTERNS` sets how many patterns of each kind are tried per change; 1 by default.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,11 +14,11 @@ use kith_kernel::{Random, SeededRandom, Timestamp};
 const SEED: u64 = 2_207;
 const FIRST: &str = "2000-01-01T00:00:00Z";
 const LAST: &str = "2041-01-01T00:00:00Z";
-/// How far around a clock change is looked, beyond what it shifts.
+/// Period examined around a clock change, in addition to the shift.
 const AROUND: SignedDuration = SignedDuration::from_mins(75);
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
-/// A pattern, as text and as what it names.
+/// Pattern as text, with its sets of values.
 #[derive(Debug)]
 struct Asked {
     second: i8,
@@ -40,15 +40,15 @@ impl Asked {
     }
 }
 
-/// What the clocks show around one change, a minute at a time.
+/// Local times around a clock change, one per minute.
 struct Shown {
     from: Moment,
     to: Moment,
-    /// Each moment with what it shows.
+    /// Each point in time with its local time.
     clock: Vec<(Moment, DateTime)>,
-    /// Each local time that is shown, with the first moment that shows it.
+    /// Each local time that occurs, with the first point in time that shows it.
     first: BTreeMap<DateTime, Moment>,
-    /// Each local time that no moment shows, with the first moment after the gap.
+    /// Each local time that is skipped, with the first point in time after the gap.
     skipped: Vec<(DateTime, Moment)>,
 }
 
@@ -74,20 +74,21 @@ impl Shown {
         Self { from, to, clock, first, skipped }
     }
 
-    /// Rule 1: the first moment that shows a local time; of a skipped one, the first after the gap.
+    /// Applies rule 1: the first point in time that shows a local time, and for a skipped one the first after
+    /// the gap.
     fn times_of_day(&self, asked: &Asked) -> Vec<Moment> {
         let named = self.first.iter().filter(|(local, _)| asked.names(**local)).map(|(_, at)| *at);
         let skipped = self.skipped.iter().filter(|(local, _)| asked.names(*local)).map(|(_, at)| *at);
         named.chain(skipped).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Rule 2: each moment whose local time matches.
+    /// Applies rule 2: each point in time whose local time matches.
     fn interval(&self, asked: &Asked) -> Vec<Moment> {
         self.clock.iter().filter(|(_, local)| asked.names(*local)).map(|(at, _)| *at).collect()
     }
 }
 
-/// The first second after `at` at which the clocks have jumped.
+/// Returns the first second after `at` at which the clocks have changed.
 fn landing(zone: &TimeZone, at: Moment) -> Moment {
     let offset = zone.to_offset(at);
     let mut seconds = (1..=60).map(|n| at + SignedDuration::from_secs(n));
@@ -118,7 +119,7 @@ fn some(random: &SeededRandom, n: u64, most: u64) -> BTreeSet<i8> {
     (0..=below(random, most)).map(|_| below(random, n)).collect()
 }
 
-/// Of each kind one: a time of day within what changes, a few times of day, an interval.
+/// Returns one pattern of each kind: a time of day within the change, a few times of day, and an interval.
 fn patterns(random: &SeededRandom, change: &TimeZoneTransition, second: i8) -> [Asked; 3] {
     let local = change.offset().to_datetime(change.timestamp());
     let minute = |n: i64| (local + SignedDuration::from_mins(n)).minute();
@@ -180,7 +181,7 @@ impl Tried {
 }
 
 #[test]
-fn no_run_is_missed_or_doubled_at_any_clock_change_of_any_zone() {
+fn every_clock_change_of_every_zone_runs_exactly_once() {
     let rounds = std::env::var("KITH_TEST_PATTERNS").map_or(1, |rounds| rounds.parse().unwrap());
     let names: Vec<_> = jiff::tz::db().available().map(|name| name.to_string()).collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -1,13 +1,14 @@
-//! The tests that `docs/jobs-compared.md` names are there, in each cell of ours and for each complaint.
+//! Checks that the tests named in `docs/jobs-compared.md` exist, for each of our cells and for each
+//! complaint.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const PAGE: &str = include_str!("../../../docs/jobs-compared.md");
-/// Where tests stand.
+/// Folders that contain tests.
 const PLACES: &[&str] = &["crates/jobs", "crates/automation", "crates/platform", "tests/api"];
-/// Macros that make a test, or one for each database, of every name in them.
+/// Macros that turn each listed name into a test for every database.
 const LISTS: &[&str] = &["contract! {", "on_every_engine! {"];
 
 fn root() -> PathBuf {
@@ -25,7 +26,7 @@ fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// The names of the tests in a file.
+/// Returns the names of the tests in a file.
 fn tests_of(text: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let (mut is_test, mut is_listed) = (false, false);
@@ -54,12 +55,12 @@ fn all_tests() -> BTreeSet<String> {
     files.iter().flat_map(|file| tests_of(&fs::read_to_string(file).unwrap())).collect()
 }
 
-/// What stands between backquotes and is no command or path.
+/// Returns the names in backquotes that are not a command or path.
 fn named(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).filter(|name| !name.contains([' ', '/', '.'])).collect()
 }
 
-/// The cells of each line of the tables below `heading`, without their heads.
+/// Returns the cells of each row of the tables below `heading`, without the header rows.
 fn lines(heading: &str) -> Vec<Vec<&'static str>> {
     let part = PAGE.split("\n## ").find(|part| part.starts_with(heading)).unwrap_or_default();
     let rows = part.lines().filter(|line| line.starts_with('|')).skip(2);
@@ -67,7 +68,7 @@ fn lines(heading: &str) -> Vec<Vec<&'static str>> {
 }
 
 #[test]
-fn each_of_our_cells_names_a_test_that_is_there() {
+fn each_own_cell_names_existing_test() {
     let tests = all_tests();
     let headings: Vec<_> = PAGE.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     assert_eq!(headings.last(), Some(&"Twenty complaints"));
@@ -102,7 +103,7 @@ fn each_of_the_twenty_complaints_has_a_test() {
 }
 
 #[test]
-fn a_name_that_is_no_test_is_not_taken_for_one() {
+fn non_test_names_are_not_matched() {
     let text = "contract! {\n    one\n    two\n}\n#[test]\nfn three() {}\nfn four() {}\n    #[tokio::test(flavor = \"x\")]\n    async fn five() {}\n";
     let names: Vec<_> = tests_of(text).into_iter().collect();
     assert_eq!(names, ["five", "one", "three", "two"]);

@@ -1,4 +1,4 @@
-//! Patterns against another reader of them, `croner`, in UTC: what both accept runs at the same times.
+//! Comparison with `croner`, in UTC: patterns that both accept run at the same times.
 
 use croner::Cron;
 use kith_jobs::schedules::Spec;
@@ -6,7 +6,7 @@ use kith_kernel::Timestamp;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// A field as a list of items.
+/// Returns a strategy for a field: a list of items.
 fn field(min: u32, max: u32, more: &'static [&'static str]) -> BoxedStrategy<String> {
     let value = || min..=max;
     let range = (value(), value()).prop_map(|(a, b)| (a.min(b), a.max(b)));
@@ -43,7 +43,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_500))]
 
     #[test]
-    fn what_another_reader_accepts_runs_at_the_same_times(pattern in pattern(), from in 1_767_225_600_i64..2_100_000_000) {
+    fn patterns_agree_with_croner(pattern in pattern(), from in 1_767_225_600_i64..2_100_000_000) {
         let theirs: Cron = pattern.parse().map_err(|e| TestCaseError::fail(format!("{pattern}: {e}")))?;
         let ours = match Spec::parse(&pattern, "UTC", Timestamp::EPOCH) {
             Ok(ours) => Some(ours),
@@ -53,7 +53,7 @@ proptest! {
         let (mut here, mut there) = (Timestamp::from_millis(from * 1_000), zoned(from));
         for _ in 0..8 {
             let next = ours.as_ref().and_then(|ours| ours.next_after(here));
-            // It looks farther than the year 2199, and ends there as it likes.
+            // The other implementation searches beyond the year 2199; those results are not compared.
             let other = theirs.find_next_occurrence(&there, false).ok().filter(|at| at.year() < 2_200);
             prop_assert_eq!(next.map(Timestamp::as_millis), other.as_ref().map(|at| at.timestamp().as_millisecond()), "{}", &pattern);
             let (Some(next), Some(other)) = (next, other) else { break };

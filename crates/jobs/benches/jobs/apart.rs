@@ -1,4 +1,4 @@
-//! Worker processes that work together on one database, each started from this same program.
+//! Worker processes that share one database, each started from this program.
 
 use std::env;
 use std::process::Stdio;
@@ -12,7 +12,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use super::Error;
 use super::engine::{Engine, now, pause};
 
-/// How often a process says how much it has run.
+/// Interval at which a process reports how much it has run.
 const TELL_EVERY_MS: u64 = 5;
 
 struct Process {
@@ -22,7 +22,7 @@ struct Process {
 }
 
 impl Process {
-    /// It is connected when this returns.
+    /// Starts a process and waits until it is connected.
     async fn start(place: &[String]) -> Result<Self, Error> {
         let mut command = Command::new(env::current_exe()?);
         command.args(["--row", "child"]).args(place).kill_on_drop(true);
@@ -50,7 +50,7 @@ impl Process {
     }
 }
 
-/// From the moment that all may begin until no job is left.
+/// Measures the time from the common start until no job is left.
 pub async fn workers(engine: &Engine, jobs: u64, processes: u64) -> Result<Value, Error> {
     engine.warm_up().await?;
     let mut all = Vec::new();
@@ -76,7 +76,7 @@ pub async fn workers(engine: &Engine, jobs: u64, processes: u64) -> Result<Value
     Ok(json!({ "rate_per_s": rate, "workers": processes, "each_ran": each }))
 }
 
-/// A worker process: says that it is ready, works when it is told to, ends when it is told to.
+/// Worker process: reports that it is ready, starts to work on a command, and ends on a command.
 pub async fn child(engine: &Engine) -> Result<Value, Error> {
     let mut orders = BufReader::new(tokio::io::stdin()).lines();
     println!("ready");

@@ -1,4 +1,4 @@
-//! What a claim touches on PostgreSQL after many jobs came and went, while somebody may hold an old snapshot open.
+//! Pages that a claim touches on PostgreSQL after many jobs came and went, while an old snapshot may be open.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use super::Error;
 use super::engine::{Engine, QUEUE, now, pause, wall};
 
-/// Jobs that are there at once, at most: dead rows are what is measured, not live ones.
+/// Maximum number of jobs present at once: dead rows are measured, not live ones.
 const AT_ONCE: u64 = 20_000;
-/// Jobs that the explained claim finds.
+/// Number of jobs that the explained claim finds.
 const FOUND: u64 = 100;
 
-/// `jobs` come and go; then one claim is explained, with the marks that a process would have.
+/// Runs `jobs` jobs, then explains one claim with the watermarks that a process would have.
 pub async fn bloat(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     engine.warm_up().await?;
     let (workers, ran) = engine.work(|_| {}).await?;
@@ -30,7 +30,7 @@ pub async fn bloat(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     engine.worked(&ran, jobs).await?;
     let rate = jobs as f64 / began.elapsed().as_secs_f64();
     workers.stop().await;
-    // Nothing is ready below this: what a claim that finds nothing learns.
+    // No job below this is ready; a claim that finds nothing records the same watermark.
     let mark = oldest_transaction(engine).await?;
     engine.in_bulk(FOUND, None).await?;
     let plan = explain(engine, mark).await?;
@@ -50,14 +50,14 @@ async fn oldest_transaction(engine: &Engine) -> Result<i64, Error> {
     oldest.ok_or_else(|| "no transaction is the oldest".into())
 }
 
-/// How many dead rows of the table are not vacuumed yet, as the statistics have it.
+/// Returns the number of dead rows of the table that are not vacuumed, according to the statistics.
 async fn dead_rows(engine: &Engine) -> Result<Option<i64>, Error> {
     pause(1_000).await;
     let sql = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'jobs'";
     Ok(engine.jobs.db().read(move |q| q.one(sql, params![], |row| row.get::<i64>(0))).await?)
 }
 
-/// How many transactions ago the oldest snapshot was taken that anybody else holds.
+/// Returns the age, in transactions, of the oldest snapshot that another session holds.
 async fn held(engine: &Engine) -> Result<Option<i64>, Error> {
     let sql =
         "SELECT CAST(MAX(age(backend_xmin)) AS BIGINT) FROM pg_stat_activity WHERE pid <> pg_backend_pid()";
@@ -81,7 +81,7 @@ async fn explain(engine: &Engine, mark: i64) -> Result<Vec<String>, Error> {
         let lines =
             tx.all_by(&claim, params![wall(), 0_i64, QUEUE, 500_i64], &lanes, |row| row.get::<String>(0))?;
         *told.lock().unwrap_or_else(PoisonError::into_inner) = lines;
-        // What was claimed to be explained is put back.
+        // The error rolls back the explained claim.
         Err(StoreError::fault(undone))
     };
     let ended = engine.jobs.db().write(explained).await;
@@ -93,7 +93,8 @@ async fn explain(engine: &Engine, mark: i64) -> Result<Vec<String>, Error> {
     Ok(lines)
 }
 
-/// Pages that the whole statement touched: of the plan's first line of buffers, as it includes all below it.
+/// Returns the pages that the whole statement touched. The first line of buffers in the plan includes those
+/// below.
 fn buffers(plan: &[String]) -> Option<u64> {
     let line = plan.iter().map(|line| line.trim()).find(|line| line.starts_with("Buffers: shared"))?;
     let touched = line.split(' ').filter_map(|word| word.strip_prefix("hit=").or(word.strip_prefix("read=")));

@@ -1,4 +1,4 @@
-//! The engine on one database, and the same no-op work that the peers do with theirs.
+//! The engine on one database, with the same no-op work as the peers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,25 +14,25 @@ use tokio::task::JoinSet;
 
 use super::{Args, Error};
 
-/// How many enqueue at once.
+/// Number of concurrent enqueueing callers.
 pub const CALLERS: u64 = 64;
-/// How many jobs run at once in a process.
+/// Number of jobs running at once in a process.
 pub const CONCURRENCY: usize = 50;
-/// Jobs in one bulk call.
+/// Number of jobs per bulk call.
 pub const BATCH: u64 = 1_000;
-/// Bulk calls that are under way at once.
+/// Number of concurrent bulk calls.
 const BULK_CALLERS: u64 = 2;
 const WARM_UP: u64 = 2_000;
 pub const QUEUE: &str = "bench";
 const KIND: &str = "bench.noop";
 
-/// An open engine.
+/// Open engine.
 pub struct Engine {
     pub jobs: Jobs,
     pub place: Vec<String>,
 }
 
-/// What a worker has run.
+/// Number of jobs that a worker has run.
 #[derive(Clone, Default)]
 pub struct Ran(Arc<AtomicU64>);
 
@@ -43,7 +43,7 @@ impl Ran {
 }
 
 impl Engine {
-    /// On `--data FOLDER` or `--database URL`, whose tables are made if absent.
+    /// Opens the engine on `--data FOLDER` or `--database URL`, and creates the tables if absent.
     pub async fn open(args: &Args) -> Result<Self, Error> {
         let (place, engine) = match args.text("database") {
             Ok(url) => {
@@ -70,7 +70,7 @@ impl Engine {
         Ok(Self { jobs: Jobs::new(Store::open(options).await?, sources), place })
     }
 
-    /// What of an acknowledged job survives, at the settings that are found.
+    /// Describes the durability of an acknowledged job under the current settings.
     pub async fn durability(&self) -> Result<String, Error> {
         if self.jobs.db().kind() == EngineKind::Sqlite {
             return Ok("SQLite, WAL, synchronous=FULL: an acknowledged job survives kill -9 and power loss"
@@ -92,7 +92,7 @@ impl Engine {
         .to_owned())
     }
 
-    /// Starts workers that call `on_run` with the job's number and count it.
+    /// Starts workers that call `on_run` with the number of each job and count it.
     pub async fn work(&self, on_run: impl Fn(u64) + Send + Sync + 'static) -> Result<(Workers, Ran), Error> {
         let ran = Ran::default();
         let (counted, on_run) = (ran.clone(), Arc::new(on_run));
@@ -109,7 +109,7 @@ impl Engine {
         Ok((Workers::start(&self.jobs, vec![handler], options).await?, ran))
     }
 
-    /// The job with this number.
+    /// Returns the job with the number `n`.
     pub fn job(n: u64, at: Option<Timestamp>) -> NewJob {
         let job = NewJob::new(QUEUE, KIND, n.to_string());
         match at {
@@ -118,7 +118,7 @@ impl Engine {
         }
     }
 
-    /// Enqueues `jobs` in bulk, the next call made while the database works at the one before.
+    /// Enqueues `jobs` in bulk; the next call is made while the database processes the previous one.
     pub async fn in_bulk(&self, jobs: u64, at: Option<Timestamp>) -> Result<(), Error> {
         let next = Arc::new(AtomicU64::new(0));
         let mut callers = JoinSet::new();
@@ -141,14 +141,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether any job has not ended.
+    /// Returns true if any job has not ended.
     pub async fn is_any_left(&self) -> Result<bool, Error> {
         let left =
             self.jobs.db().read(|q| q.one("SELECT 1 FROM jobs LIMIT 1", params![], |_| Ok(()))).await?;
         Ok(left.is_some())
     }
 
-    /// Returns once `count` have run and none is left.
+    /// Waits until `count` jobs have run and none is left.
     pub async fn worked(&self, ran: &Ran, count: u64) -> Result<(), Error> {
         while ran.count() < count {
             pause(1).await;
@@ -156,7 +156,7 @@ impl Engine {
         self.until_none_is_left().await
     }
 
-    /// Returns once all have ended.
+    /// Waits until all jobs have ended.
     pub async fn until_none_is_left(&self) -> Result<(), Error> {
         while self.is_any_left().await? {
             pause(2).await;
@@ -164,7 +164,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Runs some jobs and stops again, so that everything was done once before it is measured.
+    /// Runs some jobs and stops again, so that all code paths have run before the measurement.
     pub async fn warm_up(&self) -> Result<(), Error> {
         let (workers, ran) = self.work(|_| {}).await?;
         self.in_bulk(WARM_UP, None).await?;
@@ -174,18 +174,18 @@ impl Engine {
     }
 }
 
-/// Some milliseconds.
+/// Sleeps for `ms` milliseconds.
 pub async fn pause(ms: u64) {
     tokio::time::sleep(Duration::from_millis(ms)).await;
 }
 
-/// This moment.
+/// Returns the current monotonic time.
 #[expect(clippy::disallowed_methods, reason = "measures real time")]
 pub fn now() -> Instant {
     Instant::now()
 }
 
-/// The wall clock's.
+/// Returns the current wall-clock time.
 pub fn wall() -> Timestamp {
     SystemClock.now()
 }

@@ -1,7 +1,7 @@
-//! Drives the engine for `cargo xtask bench jobs`: one row a run, on the database that the command line names, told as
-//! one line of JSON. It does what `load/peers/rows.js` has the peers do.
+//! Runs the engine for `cargo xtask bench jobs`: one row per run, on the database named on the command line,
+//! with the result as one line of JSON. `load/peers/rows.js` does the same for the peers.
 //!
-//! `jobs --row drain --jobs 20000 --data FOLDER`, or `--database postgres://…`.
+//! Example: `jobs --row drain --jobs 20000 --data FOLDER`, or `--database postgres://…`.
 
 mod apart;
 mod bloat;
@@ -18,7 +18,7 @@ use self::engine::Engine;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// What the command line says.
+/// Command-line arguments.
 struct Args(HashMap<String, String>);
 
 impl Args {
@@ -42,7 +42,7 @@ impl Args {
 }
 
 fn main() -> ExitCode {
-    // `cargo test` and `cargo bench` run benches too; alone there is nothing to measure here.
+    // `cargo test` and `cargo bench` also run benches; without `--row` there is nothing to measure.
     if !env::args().any(|word| word == "--row") {
         eprintln!("driven by `cargo xtask bench jobs`");
         return ExitCode::SUCCESS;

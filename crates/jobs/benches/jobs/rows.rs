@@ -1,4 +1,4 @@
-//! The rows that one process can measure by itself.
+//! Rows that a single process can measure.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,18 +10,18 @@ use tokio::task::JoinSet;
 use super::Error;
 use super::engine::{BATCH, CALLERS, Engine, QUEUE, now, pause, wall};
 
-/// Jobs a second for the latency.
+/// Jobs per second for the latency measurement.
 const STEADY_PER_S: f64 = 500.0;
-/// While a million fall due, an urgent job is added each so many milliseconds.
+/// Interval at which an urgent job is added while a million jobs become due.
 const URGENT_EVERY_MS: u64 = 100;
-/// The numbers of urgent jobs, above all others.
+/// Lowest number of urgent jobs, above all others.
 const URGENT: u64 = 1 << 40;
 
 fn rate(jobs: u64, began: Instant) -> f64 {
     jobs as f64 / began.elapsed().as_secs_f64()
 }
 
-/// One by one, by many callers.
+/// Enqueues jobs one at a time, by many callers.
 pub async fn single(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     by_callers(engine, jobs.min(2_000)).await?;
     let began = now();
@@ -50,7 +50,7 @@ async fn by_callers(engine: &Engine, jobs: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Many in a call.
+/// Enqueues many jobs per call.
 pub async fn bulk(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     engine.in_bulk(jobs.min(2_000), None).await?;
     let began = now();
@@ -58,7 +58,7 @@ pub async fn bulk(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     Ok(json!({ "rate_per_s": rate(jobs, began), "batch": BATCH }))
 }
 
-/// The jobs are there before the workers begin.
+/// Runs jobs that were enqueued before the workers start.
 pub async fn drain(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     engine.warm_up().await?;
     engine.in_bulk(jobs, None).await?;
@@ -70,7 +70,7 @@ pub async fn drain(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     Ok(json!({ "rate_per_s": rate }))
 }
 
-/// Bulk enqueue beside working workers, from the first call to the last completion.
+/// Enqueues in bulk while workers run, from the first call to the last completion.
 pub async fn cycle(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     engine.warm_up().await?;
     let (workers, ran) = engine.work(|_| {}).await?;
@@ -83,7 +83,7 @@ pub async fn cycle(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     Ok(json!({ "rate_per_s": rate }))
 }
 
-/// When each job was asked for, and how long it then took to start.
+/// Time at which each job was enqueued, and the delay until it started.
 struct Starts {
     base: Instant,
     asked: Vec<AtomicU64>,
@@ -112,7 +112,7 @@ impl Starts {
         self.took.lock().unwrap_or_else(PoisonError::into_inner).push(Duration::from_nanos(took));
     }
 
-    /// Median, 99th of 100 and worst, in milliseconds.
+    /// Returns median, 99th percentile and maximum, in milliseconds.
     fn times(&self) -> [f64; 3] {
         let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
         took.sort_unstable();
@@ -124,7 +124,8 @@ impl Starts {
     }
 }
 
-/// Open loop: no call waits for another's answer. Counted from the call to the start of the handler.
+/// Measures the time from the call to the start of the handler in an open loop: calls do not wait for each
+/// other.
 pub async fn latency(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     engine.warm_up().await?;
     let starts = Starts::new(jobs);
@@ -151,7 +152,8 @@ pub async fn latency(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     Ok(json!({ "rate_per_s": STEADY_PER_S, "p50_ms": p50_ms, "p99_ms": p99_ms, "worst_ms": worst_ms }))
 }
 
-/// All fall due at one moment while workers wait: from that moment until none is left, with an urgent job now and then.
+/// Makes all jobs due at one moment while workers wait, and measures from then until none is left, with
+/// occasional urgent jobs.
 pub async fn due(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     let began = now();
     engine.warm_up().await?;
@@ -193,7 +195,7 @@ pub async fn due(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     }))
 }
 
-/// Takes back what waits, so that it is not in the way of what is measured.
+/// Deletes waiting jobs, so that they do not affect the measurement.
 async fn cancel_all(engine: &Engine) -> Result<(), Error> {
     let delete = |tx: &kith_store::Tx<'_>| {
         tx.exec("DELETE FROM jobs WHERE queue = $1", kith_store::params![QUEUE]).map(drop)

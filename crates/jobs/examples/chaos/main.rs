@@ -1,8 +1,8 @@
-//! The program that `cargo xtask chaos jobs` strikes: it enqueues, works, or tells what is left. It says on its standard
-//! output what happened to it, line by line, which is all that is known of it once it has been killed.
+//! Program that `cargo xtask chaos jobs` kills: it enqueues, works, or reports what is left. It reports each
+//! step on standard output, line by line, because nothing else remains after it has been killed.
 //!
-//! `t N` a job is being enqueued, `a N ID` it was acknowledged, `b JOB ATTEMPT MS` an attempt began, `e JOB ATTEMPT MS` it
-//! ended, `q COUNT` jobs that have not ended, `s COUNT` reports that came too late, on leaving.
+//! Lines: `t N` a job is being enqueued, `a N ID` it was acknowledged, `b JOB ATTEMPT MS` an attempt started,
+//! `e JOB ATTEMPT MS` it ended, `q COUNT` jobs that have not ended, `s COUNT` stale reports, on exit.
 
 use std::collections::HashMap;
 use std::env;
@@ -29,10 +29,10 @@ type Failure = Box<dyn Error + Send + Sync>;
 
 const QUEUE: &str = "chaos";
 const KIND: &str = "chaos.effect";
-/// Who enqueues at once.
+/// Number of concurrent enqueueing callers.
 const CALLERS: u64 = 16;
 
-/// The effects: `effects` makes each happen once, `ledger` is what happened.
+/// Tables of the effects: `effects` makes each happen once, `ledger` records each time that it happened.
 const EFFECTS: ModuleMigrations = ModuleMigrations {
     module: "chaos",
     migrations: &[Migration {
@@ -58,8 +58,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// `--do migrate|enqueue|work|both|look|backends|terminate`, `--data FOLDER` or `--database URL`; to enqueue
-/// `--from N --rate PER_S`, to work `--concurrency N --most-ms MS`.
+/// Runs the command line: `--do migrate|enqueue|work|both|look|backends|terminate`, `--data FOLDER` or
+/// `--database URL`; to enqueue `--from N --rate PER_S`, to work `--concurrency N --most-ms MS`.
 async fn obey() -> Result<(), Failure> {
     let words: Vec<_> = env::args().skip(1).collect();
     let all: HashMap<_, _> = words.chunks_exact(2).map(|pair| (&*pair[0], &*pair[1])).collect();
@@ -108,19 +108,19 @@ async fn obey() -> Result<(), Failure> {
     }
 }
 
-/// Connections of clients, but its own.
+/// Connections of clients, except this one.
 const BACKENDS: &str =
     "SELECT CAST(pid AS BIGINT), CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM pg_stat_activity
      WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
-/// Ends one of them, drawn at random.
+/// Terminates one of them, chosen at random.
 const TERMINATE: &str = "SELECT CAST(pid AS BIGINT), CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM (
          SELECT pid FROM pg_stat_activity
          WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
          ORDER BY random() LIMIT 1) AS one
      WHERE pg_terminate_backend(pid)";
 
-/// `pause` and `go on` are about the enqueueing, `stop` ends it, `left` asks how many jobs have not ended; the end of the
-/// standard input says to leave.
+/// Reads commands from standard input: `pause` and `go on` control the enqueueing, `stop` ends it, `left`
+/// asks for the number of jobs that have not ended. The end of the input ends the program.
 async fn obey_orders(
     jobs: &Jobs,
     mut enqueuers: JoinSet<()>,
@@ -155,8 +155,8 @@ async fn leave(workers: Workers) {
     println!("s {stale}");
 }
 
-/// Jobs from this number on, each said when it is acknowledged. A refusal is no acknowledgement: the next number is
-/// tried.
+/// Enqueues jobs from number `from` on, and reports each one when it is acknowledged. After an error the next
+/// number is tried.
 fn enqueue(jobs: &Jobs, from: u64, per_s: u64, paused: &watch::Receiver<bool>) -> JoinSet<()> {
     let next = Arc::new(AtomicU64::new(from));
     let mut callers = JoinSet::new();
@@ -193,15 +193,15 @@ async fn work(jobs: &Jobs, concurrency: u64, most_ms: u64) -> Result<Workers, Fa
     });
     let share = QueueShare { queue: QUEUE.to_owned(), concurrency: usize::try_from(concurrency)? };
     let mut options = WorkerOptions::new("chaos", vec![share]);
-    // What is not done by then is somebody else's, as after a kill.
+    // Jobs that are not finished by then are run by others, as after a kill.
     options.grace = Duration::from_secs(10);
     Ok(Workers::start(jobs, vec![handler], options).await?)
 }
 
-/// Takes some time, then has its effect unless that has happened.
+/// Sleeps for some time, then applies the effect unless it has already happened.
 async fn effect(jobs: &Jobs, run: &Run, most_ms: u64) -> Result<Done, JobError> {
     let n: i64 = run.payload.parse().map_err(JobError::discard)?;
-    // Knuth's multiplicative hash: as good as drawn, and the same in each run.
+    // Knuth's multiplicative hash: as good as random, and the same in each run.
     let draw = (run.id as u64).wrapping_mul(2_654_435_761) >> 16;
     tokio::time::sleep(Duration::from_millis(draw % most_ms.max(1))).await;
     let job = run.id;
@@ -215,8 +215,8 @@ async fn effect(jobs: &Jobs, run: &Run, most_ms: u64) -> Result<Done, JobError> 
     Ok(Done::default())
 }
 
-/// What is left: `l ID` a job that has not ended, `d ID` one among the dead letters, `h ID STATE ATTEMPT` one that has
-/// ended, `x N` an effect, once for each time that it happened.
+/// Reports what is left: `l ID` a live job, `d ID` a dead letter, `h ID STATE ATTEMPT` an ended job, `x N` an
+/// effect, once for each time that it happened.
 async fn look(jobs: &Jobs) -> Result<(), Failure> {
     let lines = jobs.db().export(|q| {
         let mut lines = numbers(q, "l", "SELECT id, CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM jobs")?;

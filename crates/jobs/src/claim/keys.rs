@@ -1,4 +1,4 @@
-//! Claims of queues that limit by key: each key has its turn, and jobs without a key have half of a claim.
+//! Claims in queues with limits per key: keys take turns, and jobs without a key get half of each claim.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::queues::{QueueSettings, room};
 use crate::rows;
 use crate::rows::live::Claimer;
 
-/// Keys looked at in one claim.
+/// Maximum number of keys examined per claim.
 const KEYS: i64 = 500;
-/// When keys are looked at again, if those that were looked at admit nothing and there are more.
+/// Delay before the next claim, if the examined keys admit no job and there are more keys.
 const MORE_KEYS_AFTER: Duration = Duration::from_millis(100);
 
-/// Each key in turn, as far as its own limits admit, beginning behind the last that was looked at. Jobs with a key and jobs
-/// without one have half of the claim each, and what the others leave.
+/// Claims jobs key by key, within the limits of each key, starting after the last key examined. Jobs with a
+/// key and jobs without one get half of the claim each, plus what the other half does not use.
 pub(super) fn claim_by_keys(
     tx: &Tx<'_>,
     now: Timestamp,
@@ -48,7 +48,8 @@ pub(super) fn claim_by_keys(
     Ok(found)
 }
 
-/// The keys behind `last`, and those up to it once there are no more. Says also whether the round goes on behind them.
+/// Returns the keys after `last`, and from the first key on once the end is reached. Also returns whether
+/// more keys follow.
 fn next_keys(tx: &Tx<'_>, queue: &str, last: &str) -> Result<(Vec<(String, i64)>, bool), Error> {
     let mut keys = rows::live::keys_behind(tx, queue, last, KEYS)?;
     if keys.len() as i64 >= KEYS {
@@ -61,7 +62,7 @@ fn next_keys(tx: &Tx<'_>, queue: &str, last: &str) -> Result<(Vec<(String, i64)>
     Ok((keys, false))
 }
 
-/// Keys that admit jobs, at most `most`, and how many each of them admits.
+/// Returns up to `most` keys that admit jobs, with the number of jobs each of them admits.
 fn admitted_keys(
     tx: &Tx<'_>,
     now: Timestamp,
@@ -86,7 +87,7 @@ fn admitted_keys(
     Ok(wanted)
 }
 
-/// How many jobs a key admits of which `running` run.
+/// Returns how many more jobs a key admits, given the number of its running jobs.
 pub(super) fn key_room(
     tx: &Tx<'_>,
     now: Timestamp,
@@ -100,7 +101,7 @@ pub(super) fn key_room(
     Ok(by_number.min(room(rate, rows::queues::find_window(tx, queue, key)?, now).0))
 }
 
-/// Counts jobs that start in the windows of their keys, if keys have a rate.
+/// Adds the started jobs to the rate windows of their keys, if keys have a rate limit.
 pub(super) fn count_keys(
     tx: &Tx<'_>,
     now: Timestamp,
@@ -120,7 +121,7 @@ pub(super) fn count_keys(
     Ok(())
 }
 
-/// At most `most` of the wanted jobs, so that no key is left out for another's second.
+/// Returns up to `most` job ids of the admitted keys, distributed evenly over the keys.
 fn first_of(tx: &Tx<'_>, queue: &str, wanted: &[(String, i64)], most: i64) -> Result<Vec<JobId>, Error> {
     let each = (most / (wanted.len() as i64).max(1)).max(1);
     let fair: Vec<_> = wanted.iter().map(|(key, admitted)| (key.clone(), (*admitted).min(each))).collect();

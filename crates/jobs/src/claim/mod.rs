@@ -1,7 +1,8 @@
-//! Claiming: which jobs of a queue a worker gets next.
+//! Claiming: selects the next jobs of a queue for a worker.
 //!
-//! Claims of one queue are serialized, across all nodes, for the length of one short transaction. So limits are exact,
-//! and each process may remember below which place nothing ready is left, as long as the database loses no commit.
+//! Claims of one queue are serialized across all nodes, each in one short transaction. This makes limits
+//! exact, and lets each process cache a watermark below which no job is ready, as long as the database loses
+//! no commit.
 
 mod keys;
 
@@ -17,92 +18,96 @@ use crate::rows::live::Claimer;
 
 use self::keys::{claim_by_keys, count_keys, key_room};
 
-/// Jobs that become due are made ready at least so many at once.
+/// Minimum batch size for promoting due jobs to ready.
 const PROMOTED: i64 = 1_000;
-/// How often a busy queue is looked through for what has become due.
+/// Interval at which a busy queue is checked for due jobs.
 const PROMOTE_EVERY: Duration = Duration::from_millis(100);
-/// A transaction that schedules a job ends within this time.
+/// Maximum duration assumed for a transaction that schedules a job.
 const COMMITTED_WITHIN: Duration = minutes(1);
-/// How often the whole of a queue's schedule is looked through, and how often its marks are checked.
+/// Interval at which the whole schedule of a queue is scanned and its watermarks are verified.
 const SWEEP_EVERY: Duration = minutes(5);
-/// How often the first job of a claim is one whose workers have died, if there is one.
+/// Interval at which a claim first takes a suspect: a ready job whose last two attempts ended with the death
+/// of their worker.
 const SUSPECTS_EVERY: Duration = seconds(1);
-/// Jobs whose workers have died that are looked at in one claim, in a queue that limits by key.
+/// Maximum number of suspects examined per claim in a queue with limits per key.
 const SUSPECTS: i64 = 50;
-/// Bytes of payloads in one claim, after which it takes no further job. The statement of claims says so too.
+/// Payload bytes after which a claim takes no further job. The SQL statement of claims contains the same
+/// limit.
 const MAX_CLAIM_BYTES: usize = 2 << 20;
 
-/// What this process remembers of a queue between claims. Forgetting it costs time only.
+/// Claim state of a queue that this process caches between claims. Losing it affects performance only.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Marks {
-    /// By priority: nothing ready is left before this place.
+    /// Watermark per priority: no job below this position is ready.
     pub lanes: rows::live::Lanes,
-    /// When `lanes` were last compared with all that is ready.
+    /// Time at which `lanes` was last verified.
     pub checked_at: Timestamp,
-    /// The newest connection when they were learned. They hold on connections that were open by then: those have seen
-    /// no crash since, which could have undone what the marks rest on.
+    /// Number of the newest connection when the watermarks were recorded. They are valid on connections that
+    /// were open by then: those have seen no crash of the database that could have undone commits.
     learned_on: u64,
-    /// Nothing scheduled is left before this.
+    /// No job scheduled before this time is left.
     due: Timestamp,
     swept_at: Timestamp,
     promoted_at: Option<Timestamp>,
-    /// Whether more was due than was made ready.
+    /// True if more jobs were due than were promoted.
     more_due: bool,
     next_due: Option<Timestamp>,
     suspects_at: Timestamp,
-    /// The last suspect that was looked at, in a queue that limits by key.
+    /// Last suspect examined, in a queue with limits per key.
     last_suspect: JobId,
-    /// The last key that was looked at.
+    /// Last key examined.
     last_key: String,
-    /// Set if jobs without a key get the larger half of the next claim.
+    /// True if jobs without a key get the larger half of the next claim.
     favours_keyless: bool,
 }
 
-/// What a claim came to.
+/// Result of a claim.
 #[derive(Clone, Debug, Default)]
 pub struct Claim {
-    /// The jobs, in order.
+    /// Claimed jobs, in the order in which they should run.
     pub jobs: Vec<Claimed>,
-    /// When it makes sense to look again although nobody rings.
+    /// Time at which to claim again even without a notification.
     pub look_again_at: Option<Timestamp>,
-    /// Whether limits hold for the queue, so that nobody should claim ahead, and who ends a job should ring.
+    /// True if the queue has limits. Workers should then not claim ahead, and should notify the queue when a
+    /// job ends.
     pub is_limited: bool,
-    /// Whether it ends early because its payloads are large.
+    /// True if the claim ended early because its payloads are large.
     pub is_full: bool,
 }
 
 impl Marks {
-    /// Nothing is remembered.
+    /// Returns empty claim state.
     pub fn none(now: Timestamp) -> Self {
         Self { checked_at: now, ..Self::default() }
     }
 
-    /// The same without what rests on earlier commits: whose turn it is, is no such thing.
+    /// Returns the state without the parts that depend on earlier commits. Turns of keys and suspects are
+    /// kept.
     fn without_places(self, now: Timestamp) -> Self {
         let Self { suspects_at, last_suspect, last_key, favours_keyless, .. } = self;
         Self { suspects_at, last_suspect, last_key, favours_keyless, ..Self::none(now) }
     }
 
-    /// Whether it is time to compare them with all that is ready.
+    /// Returns true if the watermarks must be verified now.
     pub fn is_check_due(&self, now: Timestamp) -> bool {
         let is_set = self.lanes.iter().any(|place| *place > 0);
         is_set && (now < self.checked_at || now >= self.checked_at + SWEEP_EVERY)
     }
 }
 
-/// Jobs that were found and claimed.
+/// Jobs found and claimed in one step.
 struct Found {
     jobs: Vec<Claimed>,
-    /// Whether others were left or put back, because the payloads are too large together.
+    /// True if jobs were left or returned because the payloads are too large in total.
     is_cut: bool,
-    /// Whether other transactions changed some of those that were found, so that there may be more.
+    /// True if other transactions changed some of the jobs found, so there may be more.
     is_short: bool,
-    /// When to look again, if not all was looked at.
+    /// Time at which to claim again, if not all keys were examined.
     look_again_at: Option<Timestamp>,
 }
 
 impl Found {
-    /// Completes the payloads, and puts back the jobs for which there is no room.
+    /// Loads missing payloads, and puts the jobs that exceed the size limit back into the queue.
     fn complete(tx: &Tx<'_>, mut jobs: Vec<Claimed>) -> Result<Self, Error> {
         let mut bytes = 0;
         for n in 0..jobs.len() {
@@ -129,7 +134,8 @@ pub(crate) fn claim(
     mut marks: Marks,
 ) -> Result<(Claim, Marks), Error> {
     tx.lock("job queue", [queue])?;
-    // Whoever was given up would have jobs that nobody rescues: it is known under another number, or soon will be.
+    // An evicted worker must not claim, because its jobs would never be recovered. It will register under
+    // another number.
     tx.lock("job worker", [claimer.worker])?;
     if !rows::workers::is_known(tx, claimer.worker)? {
         return Ok((Claim::default(), marks));
@@ -139,7 +145,8 @@ pub(crate) fn claim(
         marks = marks.without_places(now);
     }
     marks.learned_on = connection.newest;
-    // What is claimed when the power goes is found ready again, and its claimer is no longer its owner.
+    // If a crash of the database undoes the claim, the jobs are ready again, and the old claim token is no
+    // longer valid.
     tx.may_be_lost();
     let settings = rows::queues::find(tx, queue)?.unwrap_or_default();
     let mut claim = Claim { is_limited: settings.is_limited(), ..Claim::default() };
@@ -153,7 +160,7 @@ pub(crate) fn claim(
         promote(tx, now, queue, most, &mut marks)?;
     }
     let (mut left, window) = queue_room(tx, now, queue, most, &settings, &mut claim)?;
-    // However busy the queue is, they have their turn.
+    // Suspects get their turn even if the queue is busy.
     let is_suspects_turn = now < marks.suspects_at || now >= marks.suspects_at + SUSPECTS_EVERY;
     if left > 0 && is_suspects_turn {
         marks.suspects_at = now;
@@ -176,7 +183,7 @@ pub(crate) fn claim(
         if looked_for_due {
             break;
         }
-        // It is not so busy that what has just become due could wait.
+        // The queue is not so busy that newly due jobs have to wait.
         looked_for_due = true;
         if left > 0 && promote(tx, now, queue, most, &mut marks)? == 0 {
             break;
@@ -198,9 +205,9 @@ fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp
     one.into_iter().chain(other).min()
 }
 
-/// Makes ready what is due, and says how many that were.
+/// Promotes due jobs to ready and returns their number.
 fn promote(tx: &Tx<'_>, now: Timestamp, queue: &str, most: i64, marks: &mut Marks) -> Result<u64, Error> {
-    // A clock that went back may have let jobs be scheduled before the mark.
+    // While the clock was behind, jobs may have been scheduled below the watermark.
     let went_back = marks.promoted_at.is_some_and(|at| now < at);
     if went_back || now >= marks.swept_at + SWEEP_EVERY {
         marks.due = Timestamp::EPOCH;
@@ -211,7 +218,7 @@ fn promote(tx: &Tx<'_>, now: Timestamp, queue: &str, most: i64, marks: &mut Mark
     marks.promoted_at = Some(now);
     marks.more_due = promoted as i64 >= at_once;
     if !marks.more_due {
-        // A job that another transaction holds was passed over, and is still due: the mark stays before it.
+        // A due job that another transaction has locked was skipped, so the watermark stays below it.
         let next = rows::live::next_due(tx, queue, marks.due)?;
         let settled = now - COMMITTED_WITHIN;
         marks.due = marks.due.max(next.map_or(settled, |due| due.min(settled)));
@@ -220,7 +227,7 @@ fn promote(tx: &Tx<'_>, now: Timestamp, queue: &str, most: i64, marks: &mut Mark
     Ok(promoted)
 }
 
-/// How many jobs the queue's own limits admit, and its window if it has a rate.
+/// Returns how many jobs the limits of the queue admit, and its rate window if it has a rate limit.
 fn queue_room(
     tx: &Tx<'_>,
     now: Timestamp,
@@ -256,7 +263,7 @@ fn claim_by_lanes(
     found.is_cut |= page.picked < page.found;
     found.is_short = claimed < page.picked && !found.is_cut;
     if oldest > 0 {
-        // What was left or put back is behind the last that was picked, also where another transaction took that one.
+        // The rest is after the last job that was picked, even if another transaction took that one.
         let put_back = found.jobs.last().filter(|_| (found.jobs.len() as i64) < claimed);
         let last = put_back.map(|job| (job.priority, job.place)).or(page.last);
         let last = last.filter(|_| page.found == most || found.is_cut);
@@ -271,8 +278,8 @@ fn claim_by_lanes(
     Ok(found)
 }
 
-/// A job that was there whenever its worker died is run beside no other such job, so that it takes no innocent ones
-/// along.
+/// Claims a suspect, a job whose last two attempts ended with the death of their worker. A worker runs at
+/// most one suspect at a time, so that a job that crashes its worker does not take down other suspects.
 fn claim_suspect(
     tx: &Tx<'_>,
     now: Timestamp,
@@ -305,7 +312,7 @@ fn claim_suspect(
     Ok(Vec::new())
 }
 
-/// The suspects behind `last`, and those up to it once there are no more.
+/// Returns the suspects after `last`, and from the first one on once the end is reached.
 fn next_suspects(tx: &Tx<'_>, queue: &str, last: JobId) -> Result<Vec<(JobId, Option<String>)>, Error> {
     let mut suspects = rows::live::suspects_behind(tx, queue, last, SUSPECTS)?;
     let room = SUSPECTS - suspects.len() as i64;

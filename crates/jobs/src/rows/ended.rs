@@ -1,4 +1,4 @@
-//! Jobs that have ended: the ring of segments, and the dead letters.
+//! SQL for ended jobs: the ring of history segments, and the dead letters.
 
 use kith_kernel::Timestamp;
 use kith_store::{Error, Query, Tx, Values, params};
@@ -7,7 +7,7 @@ use super::{read_record, statements};
 use crate::finish::Attempt;
 use crate::model::{ClaimToken, JobId, JobRecord, JobState, LogLine};
 
-/// One ending, by whoever owns the attempt.
+/// End of an attempt, reported by its owner.
 pub struct Ending<'a> {
     pub id: JobId,
     pub attempt: i64,
@@ -16,14 +16,15 @@ pub struct Ending<'a> {
     pub result: Option<&'a str>,
 }
 
-/// What an ended job leaves to be done: its unique key, and whether others wait for it.
+/// Ended job with what is left to settle: its unique key, and the jobs that wait for it.
 pub struct Left {
     pub id: JobId,
     pub unique_key: Option<String>,
     pub is_awaited: bool,
 }
 
-/// Ends running jobs. Those that are no longer their owner's are left out of the answer, and untouched.
+/// Ends running jobs and returns them. A job whose attempt or claim token does not match is left unchanged
+/// and not returned.
 pub fn end(tx: &Tx<'_>, segment: usize, endings: &[Ending<'_>], now: Timestamp) -> Result<Vec<Left>, Error> {
     let states: Vec<_> = endings.iter().map(|one| one.state.number()).collect();
     let results: Vec<_> = endings.iter().map(|one| one.result).collect();
@@ -42,7 +43,7 @@ pub fn end(tx: &Tx<'_>, segment: usize, endings: &[Ending<'_>], now: Timestamp) 
     })
 }
 
-/// Puts a job that does not run into the history as cancelled; its live row goes separately.
+/// Adds a job that is not running to the history as cancelled. The caller deletes its live row.
 pub fn keep_cancelled(
     tx: &Tx<'_>,
     segment: usize,
@@ -53,7 +54,7 @@ pub fn keep_cancelled(
     Ok(tx.exec(statements::CANCEL[segment], params![now, why, id])? == 1)
 }
 
-/// Puts a live job among the dead letters; its live row goes separately.
+/// Copies a live job to the dead letters. The caller deletes its live row.
 pub fn keep_dead(
     tx: &Tx<'_>,
     id: JobId,
@@ -72,7 +73,7 @@ pub fn keep_dead(
     Ok(kept == 1)
 }
 
-/// Removes the row of a job that its owner ended.
+/// Deletes the row of a running job, if the attempt is still owned.
 pub fn delete_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<Left>, Error> {
     tx.one(
         "DELETE FROM jobs WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = 2
@@ -87,12 +88,12 @@ const FIND_IN_HISTORY: &str =
          timeout_ms, retry, limit_key, started_at, finished_at, result, errors, source, created_at
      FROM job_history WHERE id = $1";
 
-/// A job in the history.
+/// Returns a job in the history.
 pub fn find_in_history(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
     q.one(FIND_IN_HISTORY, params![id], read_record)
 }
 
-/// A dead letter.
+/// Returns a dead letter.
 pub fn find_dead(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
     q.one(
         "SELECT id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms, retry,
@@ -103,14 +104,14 @@ pub fn find_dead(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
     )
 }
 
-/// The unique key of a dead letter, if it has one.
+/// Returns the unique key of a dead letter, if it has one.
 pub fn find_dead_key(q: &Query<'_>, id: JobId) -> Result<Option<String>, Error> {
     let sql = "SELECT unique_key FROM job_dead WHERE id = $1";
     Ok(q.one(sql, params![id], |row| row.get::<Option<String>>(0))?.flatten())
 }
 
-/// Makes a dead letter a live job again, with as many attempts as it had at first. The row among the dead goes
-/// separately.
+/// Inserts a dead letter as a live job with no failures, and returns its queue. The caller deletes the dead
+/// letter.
 pub fn revive_dead(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<String>, Error> {
     tx.one(
         "INSERT INTO jobs (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms,
@@ -124,7 +125,7 @@ pub fn revive_dead(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<Stri
     )
 }
 
-/// Enqueues a job of the history anew, as a job of its own.
+/// Enqueues a copy of a job in the history, and returns its id and queue.
 pub fn run_again(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<(JobId, String)>, Error> {
     tx.one(
         "INSERT INTO jobs (queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, retry, limit_key,
@@ -141,7 +142,7 @@ pub fn delete_dead(tx: &Tx<'_>, id: JobId) -> Result<bool, Error> {
     Ok(tx.exec("DELETE FROM job_dead WHERE id = $1", params![id])? == 1)
 }
 
-/// The first dead letters behind `after`, of a queue and of a kind if they are named.
+/// Returns up to `most` dead letters after `after`, optionally only those of a queue and a kind.
 pub fn list_dead(
     q: &Query<'_>,
     queue: Option<&str>,
@@ -158,7 +159,7 @@ pub fn list_dead(
     )
 }
 
-/// Dead letters behind `after`, in order, that can be revived at `now`: no other job holds their unique key.
+/// Returns dead letters after `after`, in order, whose unique key is not held by another job at `now`.
 pub fn list_revivable(
     q: &Query<'_>,
     queue: Option<&str>,
@@ -179,7 +180,7 @@ pub fn list_revivable(
     )
 }
 
-/// Forgets dead letters that ended before `before`, the oldest first.
+/// Deletes dead letters that ended before `before`, oldest first.
 pub fn tidy_dead(tx: &Tx<'_>, before: Timestamp, most: i64) -> Result<u64, Error> {
     tx.exec(
         "DELETE FROM job_dead WHERE id IN (
@@ -188,14 +189,14 @@ pub fn tidy_dead(tx: &Tx<'_>, before: Timestamp, most: i64) -> Result<u64, Error
     )
 }
 
-/// Which segment is written, and since when.
+/// Returns the current segment and the time since which it is written.
 pub fn ring(q: &Query<'_>) -> Result<(i64, Timestamp), Error> {
     let found =
         q.one("SELECT current, since FROM job_ring WHERE id = 1", &[], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(found.unwrap_or((0, Timestamp::EPOCH)))
 }
 
-/// Goes on to the next segment, if nobody else has; says whether it did.
+/// Advances to the next segment unless another node has. Returns true if it did.
 pub fn turn_ring(tx: &Tx<'_>, from: i64, to: i64, now: Timestamp) -> Result<bool, Error> {
     let sql = "UPDATE job_ring SET current = $2, since = $3 WHERE id = 1 AND current = $1";
     Ok(tx.exec(sql, params![from, to, now])? == 1)
@@ -212,7 +213,7 @@ pub fn insert_log(tx: &Tx<'_>, segment: usize, job: JobId, line: &LogLine) -> Re
     Ok(())
 }
 
-/// The last lines that a job has logged, the oldest of them first.
+/// Returns the last lines of a job's log, in order.
 pub fn list_log(q: &Query<'_>, job: JobId, most: i64) -> Result<Vec<LogLine>, Error> {
     let mut lines = q.all(
         "SELECT attempt, at, level, line FROM job_log WHERE job = $1 ORDER BY at DESC, n DESC LIMIT $2",

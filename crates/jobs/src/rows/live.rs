@@ -1,4 +1,4 @@
-//! Jobs that have not ended.
+//! SQL for live jobs.
 
 use std::collections::HashSet;
 
@@ -48,7 +48,7 @@ pub fn insert(
     id.ok_or_else(|| Error::fault("an insert returned nothing"))
 }
 
-/// Adds jobs that have no unique key and wait for nothing; their ids are in the order of `jobs`.
+/// Inserts jobs that have no unique key and no dependencies. Returns their ids in the order of `jobs`.
 pub fn insert_many(tx: &Tx<'_>, jobs: &[&NewJob], now: Timestamp) -> Result<Vec<JobId>, Error> {
     let queues: Vec<_> = jobs.iter().map(|job| &*job.queue).collect();
     let kinds: Vec<_> = jobs.iter().map(|job| &*job.kind).collect();
@@ -78,7 +78,7 @@ pub fn insert_many(tx: &Tx<'_>, jobs: &[&NewJob], now: Timestamp) -> Result<Vec<
     tx.bulk(&statements::INSERT, params![now], &columns, |row| row.get(0))
 }
 
-/// How a job that waits for no other starts.
+/// Returns the initial state of a job without dependencies.
 pub fn state_at(job: &NewJob, now: Timestamp) -> JobState {
     if job.run_at.is_some_and(|at| at > now) { JobState::Scheduled } else { JobState::Ready }
 }
@@ -92,27 +92,27 @@ fn timeout_ms(job: &NewJob) -> i64 {
 pub struct Claimer {
     pub worker: i64,
     pub token: ClaimToken,
-    /// When attempts begin, if they do so at once: then their timeouts are counted. Workers of this process claim ahead,
-    /// and record deadlines later.
+    /// Start of the attempts, if they start immediately; their timeouts are counted from it. Workers of this
+    /// process claim ahead and record deadlines later.
     pub begins_at: Option<Timestamp>,
 }
 
-/// A page of ready jobs, and those of it that were claimed.
+/// Page of ready jobs, and the jobs of it that were claimed.
 #[derive(Default)]
 pub struct Page {
     pub jobs: Vec<Claimed>,
-    /// The oldest transaction that may still make a job ready behind our back; 0 where there is none.
+    /// Oldest transaction that can still make a job ready unseen; 0 on SQLite.
     pub oldest: i64,
-    /// Ready jobs that were found, up to the limit of the claim.
+    /// Number of ready jobs found, up to the limit of the claim.
     pub found: i64,
-    /// How many of them were picked: less where their payloads are large together. Those that another transaction changed
-    /// before they were locked are not among `jobs`.
+    /// Number of jobs picked from those found; fewer if the payloads are large in total. Jobs that another
+    /// transaction changed before they were locked are counted, but are not in `jobs`.
     pub picked: i64,
-    /// Priority and place of the last job that was picked.
+    /// Priority and position of the last job picked.
     pub last: Option<(i64, i64)>,
 }
 
-/// By priority, a place before which no ready job is left.
+/// Watermark per priority: no job below this position is ready.
 pub type Lanes = [i64; LEAST_PRIORITY as usize + 1];
 
 pub fn claim(
@@ -152,7 +152,7 @@ pub fn claim_these(
     Ok(in_order(found))
 }
 
-/// Returns whether a ready job stands before its lane's place.
+/// Returns true if a ready job is below the watermark of its priority.
 pub fn is_ready_before(q: &Query<'_>, queue: &str, lanes: &Lanes) -> Result<bool, Error> {
     let sql = "SELECT 1 FROM jobs WHERE queue = $1 AND state = 0 AND crashes < 2 AND priority = $2 AND place < $3 LIMIT 1";
     for (priority, place) in (0_i64..).zip(lanes).filter(|(_, place)| **place > 0) {
@@ -175,7 +175,7 @@ fn read_claimed(row: &Row<'_>, claimer: Claimer, queue: &str) -> Result<Option<C
         id,
         queue: queue.to_owned(),
         kind: row.get(1)?,
-        // No JSON is empty: one that is left out is read by itself.
+        // JSON text is never empty; a payload left out of the result is read separately.
         payload: row.get::<Option<String>>(2)?.unwrap_or_default(),
         attempt: row.get(3)?,
         failures: row.get(4)?,
@@ -192,12 +192,12 @@ fn read_claimed(row: &Row<'_>, claimer: Claimer, queue: &str) -> Result<Option<C
     }))
 }
 
-/// The payload of a job.
+/// Returns the payload of a job.
 pub fn find_payload(q: &Query<'_>, id: JobId) -> Result<Option<String>, Error> {
     q.one("SELECT payload FROM jobs WHERE id = $1", params![id], |row| row.get(0))
 }
 
-/// Puts back a job that was claimed in this very transaction, to the place where it was.
+/// Puts a job claimed in the same transaction back into the queue, at its previous position.
 pub fn unclaim(tx: &Tx<'_>, id: JobId) -> Result<(), Error> {
     tx.exec(
         "UPDATE jobs SET state = 0, attempt = attempt - 1, worker = NULL, deadline_at = NULL, started_at = NULL
@@ -207,7 +207,7 @@ pub fn unclaim(tx: &Tx<'_>, id: JobId) -> Result<(), Error> {
     Ok(())
 }
 
-/// Ready jobs without a key, in order: for queues that limit by key.
+/// Returns ready jobs without a limit key, in order, for queues with limits per key.
 pub fn first_without_key(q: &Query<'_>, queue: &str, most: i64) -> Result<Vec<JobId>, Error> {
     q.all(
         "SELECT id FROM jobs WHERE queue = $1 AND state = 0 AND crashes < 2 AND limit_key IS NULL
@@ -217,7 +217,7 @@ pub fn first_without_key(q: &Query<'_>, queue: &str, most: i64) -> Result<Vec<Jo
     )
 }
 
-/// The keys behind `after` that have ready jobs, and how many jobs of each run.
+/// Returns the limit keys after `after` that have ready jobs, and the number of running jobs of each.
 pub fn keys_behind(q: &Query<'_>, queue: &str, after: &str, most: i64) -> Result<Vec<(String, i64)>, Error> {
     q.all(
         "WITH RECURSIVE k (key) AS (
@@ -242,7 +242,8 @@ pub fn first_of_keys(tx: &Tx<'_>, queue: &str, wanted: &[(String, i64)]) -> Resu
     tx.bulk(bulk, params![queue], &[Values::Texts(&keys), Values::Ints(&rooms)], |row| row.get(0))
 }
 
-/// The oldest ready jobs behind `after` that have been there whenever their workers died, and their keys.
+/// Returns the oldest suspects after `after` with their limit keys: ready jobs whose last two attempts ended
+/// with the death of their worker.
 pub fn suspects_behind(
     q: &Query<'_>,
     queue: &str,
@@ -257,7 +258,7 @@ pub fn suspects_behind(
     )
 }
 
-/// Whether a worker has such a job already.
+/// Returns true if a worker is already running a suspect.
 pub fn has_suspect(q: &Query<'_>, queue: &str, worker: i64) -> Result<bool, Error> {
     let sql = "SELECT 1 FROM jobs WHERE queue = $1 AND state = 2 AND worker = $2 AND crashes >= 2 LIMIT 1";
     Ok(q.one(sql, params![queue, worker], |_| Ok(()))?.is_some())
@@ -277,13 +278,13 @@ pub fn promote(tx: &Tx<'_>, queue: &str, now: Timestamp, from: Timestamp, most: 
     tx.exec_by(&statements::PROMOTE, params![queue, now, from, most])
 }
 
-/// When the next scheduled job of a queue is due, of those not before `from`.
+/// Returns the time of the next scheduled job of a queue that is not before `from`.
 pub fn next_due(q: &Query<'_>, queue: &str, from: Timestamp) -> Result<Option<Timestamp>, Error> {
     let sql = "SELECT MIN(run_at) FROM jobs WHERE queue = $1 AND state = 1 AND run_at >= $2";
     Ok(q.one(sql, params![queue, from], |row| row.get::<Option<Timestamp>>(0))?.flatten())
 }
 
-/// A running job as its owner, and only its owner, may change it. Nobody else changes it until this transaction ends.
+/// Locks a running job and returns its state, if the attempt is still owned.
 pub fn find_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<Owned>, Error> {
     tx.one(
         "UPDATE jobs SET started_at = started_at WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = 2
@@ -302,7 +303,7 @@ pub fn find_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<Owned>, Error> {
     )
 }
 
-/// A running job that another program has claimed.
+/// Running job that an external program has claimed.
 pub struct Leased {
     pub attempt: Attempt,
     pub worker: i64,
@@ -310,7 +311,7 @@ pub struct Leased {
     pub queue: String,
 }
 
-/// The running job that was claimed under this token over HTTP; nobody else changes it until this transaction ends.
+/// Locks a running job that was claimed by an external program under this token, and returns it.
 pub fn find_leased(tx: &Tx<'_>, id: JobId, token: ClaimToken) -> Result<Option<Leased>, Error> {
     tx.one(
         "UPDATE jobs SET started_at = started_at WHERE id = $1 AND claim_token = $2 AND state = 2
@@ -328,10 +329,10 @@ pub fn find_leased(tx: &Tx<'_>, id: JobId, token: ClaimToken) -> Result<Option<L
     )
 }
 
-/// Whether anything in a queue is ready or running.
+/// Returns true if a job of the queue is ready or running.
 pub fn is_busy(q: &Query<'_>, queue: &str) -> Result<bool, Error> {
-    // Each by an index of its own.
-    // In the order of an index: PostgreSQL would otherwise expect to meet such a job soon in a scan of the table.
+    // Each subquery uses its own index and follows its order; otherwise PostgreSQL expects to find a match
+    // quickly by scanning the table.
     let sql = "SELECT (SELECT id FROM jobs WHERE queue = $1 AND state = 0 AND crashes < 2
                        ORDER BY priority, place, id LIMIT 1) IS NOT NULL
                    OR (SELECT id FROM jobs WHERE queue = $1 AND state = 0 AND crashes >= 2
@@ -341,7 +342,7 @@ pub fn is_busy(q: &Query<'_>, queue: &str) -> Result<bool, Error> {
     Ok(q.one(sql, params![queue], |row| row.get(0))?.unwrap_or(false))
 }
 
-/// What decides about how an attempt ends.
+/// State of a running job that decides how its attempt ends.
 pub struct Owned {
     pub failures: i64,
     pub retry: Retry,
@@ -351,7 +352,7 @@ pub struct Owned {
     pub crashes: i64,
 }
 
-/// Puts a running job back; says whether its owner was still the owner.
+/// Reschedules a running job. Returns false if the attempt is no longer owned.
 pub fn put_back(
     tx: &Tx<'_>,
     of: Attempt,
@@ -369,13 +370,14 @@ pub fn put_back(
     Ok(changed == 1)
 }
 
-/// When a job is to run that was put back after this attempt and not claimed since.
+/// Returns the time at which a job is due that was rescheduled after this attempt and not claimed since.
 pub fn find_rescheduled(q: &Query<'_>, of: Attempt) -> Result<Option<Timestamp>, Error> {
     let sql = "SELECT run_at FROM jobs WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state <> 2";
     q.one(sql, params![of.job, of.attempt, of.token.number()], |row| row.get(0))
 }
 
-/// Puts back what a worker claimed and has not begun, unless somebody asked it to stop: nothing has happened.
+/// Puts a claimed job that was not started back into the queue, unless its cancellation was requested.
+/// Returns true if it did.
 pub fn return_unbegun(tx: &Tx<'_>, of: Attempt, now: Timestamp) -> Result<bool, Error> {
     let changed = tx.exec(
         "UPDATE jobs SET state = 1, worker = NULL, deadline_at = NULL, started_at = NULL, run_at = $4
@@ -385,7 +387,7 @@ pub fn return_unbegun(tx: &Tx<'_>, of: Attempt, now: Timestamp) -> Result<bool, 
     Ok(changed == 1)
 }
 
-/// Running jobs that were claimed under this token, with their workers.
+/// Returns the running jobs claimed under this token, with their workers.
 pub fn list_claim(q: &Query<'_>, queue: &str, token: ClaimToken) -> Result<Vec<(Attempt, i64)>, Error> {
     q.all(
         "SELECT id, attempt, claim_token, worker FROM jobs WHERE state = 2 AND queue = $1 AND claim_token = $2
@@ -408,7 +410,7 @@ pub fn set_progress(tx: &Tx<'_>, of: Attempt, progress: &str) -> Result<bool, Er
     Ok(changed == 1)
 }
 
-/// Notes that somebody wants a job to end; says how it stands. Nobody else changes it until this transaction ends.
+/// Records a cancellation request, locks the job and returns its state.
 pub fn ask_to_cancel(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<JobState>, Error> {
     let state = tx.one(
         "UPDATE jobs SET cancel_asked_at = COALESCE(cancel_asked_at, $2) WHERE id = $1 RETURNING state",
@@ -418,13 +420,13 @@ pub fn ask_to_cancel(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<Jo
     state.map(JobState::from_number).transpose()
 }
 
-/// How a job stands; nobody else changes it until this transaction ends.
+/// Locks a job and returns its state.
 pub fn hold(tx: &Tx<'_>, id: JobId) -> Result<Option<JobState>, Error> {
     let sql = "UPDATE jobs SET started_at = started_at WHERE id = $1 RETURNING state";
     tx.one(sql, params![id], |row| row.get::<i64>(0))?.map(JobState::from_number).transpose()
 }
 
-/// Running jobs of `worker` that somebody asked to stop.
+/// Returns the running jobs of `worker` whose cancellation was requested.
 pub fn asked_to_cancel(q: &Query<'_>, worker: i64) -> Result<Vec<Attempt>, Error> {
     q.all(
         "SELECT id, attempt, claim_token FROM jobs
@@ -434,7 +436,7 @@ pub fn asked_to_cancel(q: &Query<'_>, worker: i64) -> Result<Vec<Attempt>, Error
     )
 }
 
-/// Running jobs of `worker`.
+/// Returns the running jobs of `worker`.
 pub fn list_running_of(q: &Query<'_>, worker: i64, most: i64) -> Result<Vec<Attempt>, Error> {
     q.all(
         "SELECT id, attempt, claim_token FROM jobs WHERE state = 2 AND worker = $1 ORDER BY id LIMIT $2",
@@ -443,7 +445,7 @@ pub fn list_running_of(q: &Query<'_>, worker: i64, most: i64) -> Result<Vec<Atte
     )
 }
 
-/// Those of `attempts` that do not run, or under another claim.
+/// Returns those of `attempts` that are not running, or are running under another claim.
 pub fn list_lost(tx: &Tx<'_>, attempts: &[Attempt]) -> Result<Vec<Attempt>, Error> {
     let ids: Vec<_> = attempts.iter().map(|attempt| attempt.job).collect();
     let tokens: Vec<_> = attempts.iter().map(|attempt| attempt.token.number()).collect();
@@ -455,7 +457,7 @@ pub fn list_lost(tx: &Tx<'_>, attempts: &[Attempt]) -> Result<Vec<Attempt>, Erro
     Ok(attempts.iter().copied().filter(|one| !running.contains(&(one.job, one.token))).collect())
 }
 
-/// Records when running attempts should have ended.
+/// Records the deadlines of running attempts.
 pub fn set_deadlines(tx: &Tx<'_>, deadlines: &[(Attempt, Timestamp)]) -> Result<(), Error> {
     let ids: Vec<_> = deadlines.iter().map(|(attempt, _)| attempt.job).collect();
     let tokens: Vec<_> = deadlines.iter().map(|(attempt, _)| attempt.token.number()).collect();
@@ -464,7 +466,7 @@ pub fn set_deadlines(tx: &Tx<'_>, deadlines: &[(Attempt, Timestamp)]) -> Result<
     tx.bulk(&statements::SET_DEADLINES, params![], &columns, |_| Ok(())).map(drop)
 }
 
-/// Running jobs whose deadline was before `before`: their worker should have ended them.
+/// Returns running jobs whose deadline was before `before`; their workers should have ended them.
 pub fn list_overdue(q: &Query<'_>, before: Timestamp, most: i64) -> Result<Vec<Attempt>, Error> {
     q.all(
         "SELECT id, attempt, claim_token FROM jobs WHERE state = 2 AND deadline_at < $1 ORDER BY id LIMIT $2",
@@ -473,7 +475,7 @@ pub fn list_overdue(q: &Query<'_>, before: Timestamp, most: i64) -> Result<Vec<A
     )
 }
 
-/// A job that has not ended.
+/// Returns a live job.
 pub fn find(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
     q.one(
         "SELECT id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms, retry,
@@ -494,8 +496,8 @@ pub fn read_live(row: &Row<'_>) -> Result<JobRecord, Error> {
     })
 }
 
-/// Takes the payload, priority and time of `job` while the one under its key waits for its time or for other jobs; says
-/// whether it did.
+/// Replaces payload, priority and time of a job with those of `job` unless it is running. Returns true if it
+/// did.
 pub fn replace(tx: &Tx<'_>, id: JobId, job: &NewJob, now: Timestamp) -> Result<bool, Error> {
     let run_at = job.run_at.unwrap_or(now).max(now);
     let changed = tx.exec(
@@ -514,7 +516,7 @@ pub fn delete_waiting(tx: &Tx<'_>, id: JobId) -> Result<Option<(Option<String>, 
     )
 }
 
-/// Makes a scheduled job run now; says whether it was scheduled.
+/// Makes a scheduled job due now. Returns true if it was scheduled.
 pub fn hurry(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<bool, Error> {
     let sql = "UPDATE jobs SET run_at = $2 WHERE id = $1 AND state = 1";
     Ok(tx.exec(sql, params![id, now])? == 1)

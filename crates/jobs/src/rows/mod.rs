@@ -1,4 +1,4 @@
-//! All SQL of the job engine; `statements` has what needs a text for each database.
+//! SQL of the job engine. `statements` holds the statements with a separate text for each database.
 
 pub mod ended;
 pub mod live;
@@ -15,8 +15,8 @@ use kith_store::{Error, Row, Tx, params};
 use crate::model::{Failure, JobRecord, JobState};
 use crate::retry::Retry;
 
-/// Reads a job from the columns `id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
-/// timeout_ms, retry, limit_key, started_at, finished_at, result, errors, source, created_at`.
+/// Reads a job from the columns `id, queue, kind, state, priority, run_at, payload, attempt, failures,
+/// max_attempts, timeout_ms, retry, limit_key, started_at, finished_at, result, errors, source, created_at`.
 pub fn read_record(row: &Row<'_>) -> Result<JobRecord, Error> {
     Ok(JobRecord {
         id: row.get(0)?,
@@ -43,8 +43,8 @@ pub fn read_record(row: &Row<'_>) -> Result<JobRecord, Error> {
     })
 }
 
-/// Limits for how long each of the transaction's statements from now on waits for another transaction, where there are
-/// others: then it fails with [`Error::DeadlinePassed`].
+/// Sets the lock timeout of the following statements of the transaction (PostgreSQL). A statement that waits
+/// longer fails with [`Error::DeadlinePassed`].
 pub fn limit_lock_waits(tx: &Tx<'_>, wait: Duration) -> Result<(), Error> {
     let wait = format!("{}ms", wait.as_millis());
     tx.all_by(&statements::LIMIT_LOCK_WAITS, params![wait], &[], |_| Ok(())).map(drop)
@@ -54,7 +54,7 @@ pub fn millis(ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
-/// The failures that were kept; none where the text is not one of ours.
+/// Parses stored failures. Returns none if the text cannot be parsed.
 pub fn read_errors(text: Option<&str>) -> Vec<Failure> {
     text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }

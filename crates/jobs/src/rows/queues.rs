@@ -1,4 +1,4 @@
-//! Queues' settings, what they have started, and how they stand.
+//! SQL for queue settings and rate windows.
 
 use kith_kernel::Timestamp;
 use kith_store::{Error, Query, Row, Tx, params};
@@ -63,7 +63,7 @@ pub fn save(tx: &Tx<'_>, queue: &str, settings: &QueueSettings, now: Timestamp) 
     Ok(())
 }
 
-/// Since when a window is open, and how many were started in it.
+/// Returns the time at which a window opened, and the number of starts in it.
 pub fn find_window(q: &Query<'_>, queue: &str, key: &str) -> Result<Option<(Timestamp, i64)>, Error> {
     let sql = "SELECT since, used FROM job_rates WHERE queue = $1 AND limit_key = $2";
     q.one(sql, params![queue, key], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -78,9 +78,9 @@ pub fn save_window(tx: &Tx<'_>, queue: &str, key: &str, since: Timestamp, used: 
     Ok(())
 }
 
-/// Removes windows that have long been over.
+/// Deletes windows that closed long ago.
 pub fn tidy_windows(tx: &Tx<'_>, before: Timestamp, most: i64) -> Result<u64, Error> {
-    // A claim may open one of them anew meanwhile: so it is compared again.
+    // Compared again in the outer statement, because a claim may reopen a window meanwhile.
     tx.exec(
         "DELETE FROM job_rates WHERE since < $1 AND (queue, limit_key) IN (
              SELECT queue, limit_key FROM job_rates WHERE since < $1 LIMIT $2)",

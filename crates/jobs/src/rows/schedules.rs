@@ -1,4 +1,4 @@
-//! Schedules and their occurrences.
+//! SQL for schedules and their occurrences.
 
 use kith_kernel::Timestamp;
 use kith_store::{Error, Query, Row, Tx, params};
@@ -10,11 +10,11 @@ use crate::model::JobId;
 use crate::retry::Retry;
 use crate::schedules::{Occurrence, Origin, Plan, Schedule};
 
-/// Occurrences that are kept of each schedule; those that still run are kept in any case.
+/// Maximum number of occurrences kept per schedule. Those whose job has not ended are always kept.
 const KEPT: i64 = 1_000;
 
-/// Those of which something is to be decided, by name from behind `after`: their time has come, or what was decided lies
-/// in the future, which it can only if the clock went back.
+/// Returns names of schedules after `after` that need a decision: they are due, or they were decided up to a
+/// time in the future, which happens only if the clock went back.
 pub fn list_due(
     q: &Query<'_>,
     now: Timestamp,
@@ -31,7 +31,7 @@ pub fn list_due(
     )
 }
 
-/// When the next occurrence of all is.
+/// Returns the time of the next occurrence of any schedule.
 pub fn next_of_all(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
     let sql = "SELECT MIN(next_at) FROM job_schedules WHERE NOT paused";
     Ok(q.one(sql, &[], |row| row.get(0))?.flatten())
@@ -48,7 +48,7 @@ pub fn find(q: &Query<'_>, name: &str) -> Result<Option<Schedule>, Error> {
     )
 }
 
-/// By name, from behind `after`.
+/// Returns schedules that match the filter, by name, after `filter.after`.
 pub fn list(
     q: &Query<'_>,
     filter: &crate::schedules::ScheduleFilter,
@@ -80,7 +80,7 @@ pub fn count(q: &Query<'_>) -> Result<i64, Error> {
     Ok(q.one("SELECT COUNT(*) FROM job_schedules", &[], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// Adds a schedule; says whether its name was free.
+/// Inserts a schedule. Returns false if its name is taken.
 pub fn insert(tx: &Tx<'_>, one: &Schedule) -> Result<bool, Error> {
     let plan = &one.plan;
     let added = tx.exec(
@@ -122,7 +122,7 @@ pub fn insert(tx: &Tx<'_>, one: &Schedule) -> Result<bool, Error> {
     Ok(added == 1)
 }
 
-/// Writes what can change of a schedule, but for its place.
+/// Updates a schedule, except its progress.
 pub fn update(tx: &Tx<'_>, one: &Schedule) -> Result<(), Error> {
     let plan = &one.plan;
     tx.exec(
@@ -158,7 +158,7 @@ pub fn update(tx: &Tx<'_>, one: &Schedule) -> Result<(), Error> {
     Ok(())
 }
 
-/// Goes on from one place to the next, if nobody else has: the one compare-and-set of an occurrence.
+/// Advances the progress of a schedule by compare-and-set. Returns false if another node has advanced it.
 pub fn go_on(tx: &Tx<'_>, before: &Schedule, after: &Schedule) -> Result<bool, Error> {
     let changed = tx.exec(
         "UPDATE job_schedules SET next_at = $2, last_at = $3, decided_until = $4
@@ -181,7 +181,7 @@ pub fn delete(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes an occurrence; says whether it was free.
+/// Inserts an occurrence. Returns false if it exists already.
 pub fn take(tx: &Tx<'_>, name: &str, at: Timestamp, origin: Origin, now: Timestamp) -> Result<bool, Error> {
     let taken = tx.exec(
         "INSERT INTO job_occurrences (schedule, at, origin, decided_at) VALUES ($1, $2, $3, $4)
@@ -197,7 +197,7 @@ pub fn set_job(tx: &Tx<'_>, name: &str, at: Timestamp, job: JobId) -> Result<(),
     Ok(())
 }
 
-/// Its runs that have not ended, the latest first.
+/// Returns the jobs of a schedule that have not ended, latest first.
 pub fn list_live(q: &Query<'_>, name: &str, most: i64) -> Result<Vec<JobId>, Error> {
     q.all(
         "SELECT o.job FROM job_occurrences o JOIN jobs j ON j.id = o.job
@@ -207,7 +207,7 @@ pub fn list_live(q: &Query<'_>, name: &str, most: i64) -> Result<Vec<JobId>, Err
     )
 }
 
-/// The latest first, those before `before`.
+/// Returns occurrences before `before`, latest first.
 pub fn list_occurrences(
     q: &Query<'_>,
     name: &str,
@@ -229,7 +229,7 @@ pub fn list_occurrences(
     )
 }
 
-/// Forgets the occurrences behind the latest thousand, but for those that still run.
+/// Deletes all but the latest thousand occurrences, except those whose job has not ended.
 pub fn tidy(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
     tx.exec(
         "DELETE FROM job_occurrences
@@ -277,7 +277,7 @@ fn ms(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// An enum of words as its word.
+/// Returns the serialized name of a unit variant.
 fn word<T: Serialize>(value: &T) -> String {
     let word = serde_json::to_value(value).ok();
     word.as_ref().and_then(|word| word.as_str()).unwrap_or_default().to_owned()

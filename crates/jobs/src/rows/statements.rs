@@ -1,20 +1,24 @@
-//! The statements of the job engine that are not one text: claiming, promoting, ending in bulk, emptying segments.
+//! Statements with a separate text for each database: claiming, promoting, ending in bulk, and truncating
+//! segments.
 //!
-//! On PostgreSQL dead entries stay in an index for as long as anybody holds an old snapshot. So claims walk each lane
-//! from a mark below which nothing ready is left: `place` is the transaction that made a job ready, and whatever is not
-//! visible yet belongs to a transaction at or behind the oldest that still runs, which each claim returns first.
+//! On PostgreSQL, dead index entries stay as long as a transaction holds an old snapshot. Claims therefore
+//! scan each priority from a watermark below which no job is ready: `place` is the transaction that made a
+//! job ready, and jobs that are not visible yet belong to transactions at or after the oldest running one,
+//! which each claim returns first.
 
 use kith_store::{Bulk, Statement};
 
-/// Segments of the history.
+/// Number of history segments.
 pub const SEGMENTS: usize = 8;
 
-/// `$1` now, `$2` worker, `$3` queue, `$4` how many, `$5` claim token, `$6` when attempts begin, if known, `$7` priorities,
-/// `$8` the mark of each (a column each; PostgreSQL only). No more jobs are picked once their payloads have 2 MiB.
+/// Claims jobs. Parameters: `$1` now, `$2` worker, `$3` queue, `$4` maximum number, `$5` claim token, `$6`
+/// start of the attempts if known; on PostgreSQL also the arrays `$7` priorities and `$8` their watermarks.
+/// No more jobs are picked once their payloads exceed 2 MiB.
 ///
-/// On PostgreSQL a job that was picked may have changed before its row was locked, and is then not claimed. Each row ends
-/// with the oldest running transaction, how many jobs were found, how many of them were picked, and priority and place of
-/// the last that was picked. There is always one row; it has no job if none was claimed.
+/// On PostgreSQL a picked job may have changed before its row was locked; it is then not claimed. Each row
+/// ends with the oldest running transaction, the number of jobs found, the number of jobs picked, and
+/// priority and position of the last one picked. At least one row is returned; it has no job if none was
+/// claimed.
 pub const CLAIM: Statement = Statement {
     sqlite: "UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, claim_token = $5, started_at = $1,
             deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($6 AS BIGINT) + timeout_ms END
@@ -52,8 +56,9 @@ pub const CLAIM: Statement = Statement {
          LEFT JOIN last ON TRUE LEFT JOIN claimed AS c ON TRUE",
 };
 
-/// Claims named jobs: `$1` now, `$2` worker, `$3` claim token, `$4` when attempts begin, if known; ids. A payload of more than 16 KiB is left out: it is read by itself, as long as
-/// there is room in the claim.
+/// Claims the given jobs. Parameters: `$1` now, `$2` worker, `$3` claim token, `$4` start of the attempts if
+/// known; ids. A payload of more than 16 KiB is left out and read separately, while there is room in the
+/// claim.
 pub const CLAIM_THESE: Bulk = Bulk {
     each: &["UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, claim_token = $3, started_at = $1,
              deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($4 AS BIGINT) + timeout_ms END
@@ -68,14 +73,14 @@ pub const CLAIM_THESE: Bulk = Bulk {
              place, CAST(0 AS BIGINT)",
 };
 
-/// Selects the attempts that still run: job, claim token.
+/// Selects the attempts that are still running: job, claim token.
 pub const STILL_RUNNING: Bulk = Bulk {
     each: &["SELECT id, claim_token FROM jobs WHERE id = $1 AND claim_token = $2 AND state = 2"],
     all: "SELECT j.id, j.claim_token FROM unnest($1::bigint[], $2::bigint[]) AS a (id, token)
          JOIN jobs j ON j.id = a.id AND j.claim_token = a.token AND j.state = 2",
 };
 
-/// Records when running attempts should have ended: job, claim token, deadline.
+/// Records the deadlines of running attempts: job, claim token, deadline.
 pub const SET_DEADLINES: Bulk = Bulk {
     each: &["UPDATE jobs SET deadline_at = $3 WHERE id = $1 AND claim_token = $2 AND state = 2 RETURNING id"],
     all: "UPDATE jobs SET deadline_at = d.deadline_at
@@ -83,7 +88,7 @@ pub const SET_DEADLINES: Bulk = Bulk {
          WHERE jobs.id = d.id AND jobs.claim_token = d.token AND jobs.state = 2 RETURNING jobs.id",
 };
 
-/// The first ready jobs of each key: `$1` queue; keys, and how many of each.
+/// Selects the first ready jobs of each key. Parameters: `$1` queue; keys, and the number of jobs of each.
 pub const FIRST_OF_KEYS: Bulk = Bulk {
     each: &["SELECT id FROM jobs WHERE queue = $1 AND state = 0 AND limit_key = $2 AND crashes < 2
          ORDER BY priority, place, id LIMIT $3"],
@@ -93,11 +98,12 @@ pub const FIRST_OF_KEYS: Bulk = Bulk {
              ORDER BY priority, place, id LIMIT wanted.room) AS j",
 };
 
-/// Limits for how long the statements behind it in the transaction wait for a lock: `$1` a time with its unit.
+/// Sets the lock timeout of the following statements in the transaction: `$1` a duration with its unit.
 pub const LIMIT_LOCK_WAITS: Statement =
     Statement { sqlite: "SELECT $1", postgres: "SELECT set_config('lock_timeout', $1, TRUE)" };
 
-/// Makes ready what is due: `$1` queue, `$2` now, `$3` nothing scheduled is left before, `$4` how many.
+/// Promotes due jobs to ready. Parameters: `$1` queue, `$2` now, `$3` time before which no job is scheduled,
+/// `$4` maximum number.
 pub const PROMOTE: Statement = Statement {
     sqlite: "UPDATE jobs SET state = 0 WHERE id IN (
              SELECT id FROM jobs WHERE queue = $1 AND state = 1 AND run_at <= $2 AND run_at >= $3
@@ -108,8 +114,8 @@ pub const PROMOTE: Statement = Statement {
              ORDER BY run_at, id LIMIT $4 FOR UPDATE SKIP LOCKED)",
 };
 
-/// Adds jobs: `$1` now; queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, retry, limit_key,
-/// source.
+/// Inserts jobs. Parameters: `$1` now; queue, kind, state, priority, run_at, payload, max_attempts,
+/// timeout_ms, retry, limit_key, source.
 pub const INSERT: Bulk = Bulk {
     each: &["INSERT INTO jobs (created_at, queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, retry,
              limit_key, source)
@@ -121,8 +127,8 @@ pub const INSERT: Bulk = Bulk {
          RETURNING id",
 };
 
-/// Adds to the counts of a minute: minute, queue, kind, started, completed, failed, dead, cancelled, run_ms, wait_ms,
-/// longest_ms.
+/// Adds to the counts of a minute. Parameters: minute, queue, kind, started, completed, failed, dead,
+/// cancelled, run_ms, wait_ms, longest_ms.
 pub const COUNT: Bulk = Bulk {
     each: &["INSERT INTO job_minutes (minute, queue, kind, started, completed, failed, dead, cancelled, run_ms, wait_ms,
              longest_ms)
@@ -147,8 +153,9 @@ pub const COUNT: Bulk = Bulk {
 
 macro_rules! per_segment {
     ($($n:literal)+) => {
-        /// Ends running jobs, into each segment: `$1` now; state, result, id, attempt, claim token. Who is no
-        /// longer the job's owner changes nothing and gets no row.
+        /// Ends running jobs, with a statement for each segment. Parameters: `$1` now; state, result, id,
+        /// attempt, claim token. A job whose attempt or claim token does not match is left unchanged and
+        /// returns no row.
         pub const END: [Bulk; SEGMENTS] = [$(Bulk {
             each: &[
                 concat!("INSERT INTO job_history_segment_", $n, " (id, queue, kind, state, priority, run_at, payload,
@@ -178,7 +185,8 @@ macro_rules! per_segment {
                  SELECT id, unique_key, is_awaited FROM ended"),
         }),+];
 
-        /// Cancels a job that does not run, into each segment: `$1` now, `$2` result, `$3` id.
+        /// Adds a job that is not running to the history as cancelled, with a statement for each segment.
+        /// Parameters: `$1` now, `$2` result, `$3` id.
         pub const CANCEL: [&str; SEGMENTS] = [$(
             concat!("INSERT INTO job_history_segment_", $n, " (id, queue, kind, state, priority, run_at, payload, attempt,
                      failures, max_attempts, timeout_ms, retry, limit_key, started_at, finished_at, result, errors, source,
@@ -188,24 +196,24 @@ macro_rules! per_segment {
                  FROM jobs WHERE id = $3")
         ),+];
 
-        /// Adds a line to a job's log: job, attempt, at, level, line.
+        /// Adds a line to a job's log. Parameters: job, attempt, at, level, line.
         pub const LOG: [&str; SEGMENTS] = [$(
             concat!("INSERT INTO job_log_segment_", $n, " (job, attempt, at, level, line) VALUES ($1, $2, $3, $4, $5)")
         ),+];
 
-        /// Empties a segment of the history.
+        /// Truncates a segment of the history.
         pub const EMPTY_HISTORY: [Statement; SEGMENTS] = [$(Statement {
             sqlite: concat!("DELETE FROM job_history_segment_", $n),
             postgres: concat!("TRUNCATE job_history_segment_", $n),
         }),+];
 
-        /// Empties a segment of the logs.
+        /// Truncates a segment of the logs.
         pub const EMPTY_LOG: [Statement; SEGMENTS] = [$(Statement {
             sqlite: concat!("DELETE FROM job_log_segment_", $n),
             postgres: concat!("TRUNCATE job_log_segment_", $n),
         }),+];
 
-        /// About how many rows a segment holds, asked of its keys alone.
+        /// Counts the rows of a segment by its primary key.
         pub const SIZE: [&str; SEGMENTS] = [$(concat!("SELECT COUNT(*) FROM job_history_segment_", $n)),+];
     };
 }

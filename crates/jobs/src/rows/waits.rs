@@ -1,4 +1,4 @@
-//! Who waits for whom, and which unique keys are taken.
+//! SQL for dependencies between jobs, and for unique keys.
 
 use kith_kernel::Timestamp;
 use kith_store::{Error, Query, Tx, params};
@@ -13,20 +13,20 @@ pub fn insert_wait(tx: &Tx<'_>, awaited: JobId, waiter: JobId, on_failure: i64) 
     Ok(())
 }
 
-/// Marks a job that has not ended as awaited; says whether it has not.
+/// Marks a live job as awaited. Returns false if the job has ended.
 pub fn mark_awaited(tx: &Tx<'_>, awaited: JobId) -> Result<bool, Error> {
     Ok(tx.exec("UPDATE jobs SET is_awaited = TRUE WHERE id = $1", params![awaited])? == 1)
 }
 
-/// How a job ended that others wait for.
+/// Final state of a job that others wait for.
 pub struct Settlement {
     pub job: JobId,
     pub state: JobState,
     pub result: Option<String>,
 }
 
-/// Records how a job ended, for at most `most` of those that wait for it and have not been told; returns which they are and
-/// what they do about failures.
+/// Records the final state for up to `most` jobs that wait for it and are not settled yet. Returns their ids
+/// and failure policies.
 pub fn settle(tx: &Tx<'_>, ended: &Settlement, most: i64) -> Result<Vec<(JobId, i64)>, Error> {
     tx.all(
         "UPDATE job_waits SET state = $2, result = $3 WHERE awaited = $1 AND state IS NULL AND waiter IN (
@@ -37,7 +37,7 @@ pub fn settle(tx: &Tx<'_>, ended: &Settlement, most: i64) -> Result<Vec<(JobId, 
     )
 }
 
-/// Notes that jobs which wait for one that has ended are to be told later.
+/// Queues the settlement of the remaining waiting jobs.
 pub fn defer_settlement(tx: &Tx<'_>, ended: &Settlement) -> Result<(), Error> {
     tx.exec(
         "INSERT INTO job_settlements (job, state, result) VALUES ($1, $2, $3)",
@@ -46,12 +46,12 @@ pub fn defer_settlement(tx: &Tx<'_>, ended: &Settlement) -> Result<(), Error> {
     Ok(())
 }
 
-/// Returns whether a settlement was deferred.
+/// Returns true if a settlement is queued.
 pub fn has_settlements(q: &Query<'_>) -> Result<bool, Error> {
     Ok(q.one("SELECT 1 FROM job_settlements LIMIT 1", &[], |_| Ok(()))?.is_some())
 }
 
-/// Removes the first deferred settlements, and returns them.
+/// Removes and returns the first queued settlements.
 pub fn take_settlements(tx: &Tx<'_>, most: i64) -> Result<Vec<Settlement>, Error> {
     tx.all(
         "DELETE FROM job_settlements WHERE id IN (SELECT s.id FROM job_settlements s ORDER BY s.id LIMIT $1)
@@ -64,7 +64,7 @@ pub fn take_settlements(tx: &Tx<'_>, most: i64) -> Result<Vec<Settlement>, Error
     )
 }
 
-/// One less to wait for; with the last the waiter is scheduled. Says its queue, if it is.
+/// Decrements the number of pending dependencies. Schedules the job and returns its queue when none is left.
 pub fn one_less(tx: &Tx<'_>, waiter: JobId, now: Timestamp) -> Result<Option<String>, Error> {
     let left = tx.one(
         "UPDATE jobs SET waiting_for = waiting_for - 1,
@@ -77,7 +77,7 @@ pub fn one_less(tx: &Tx<'_>, waiter: JobId, now: Timestamp) -> Result<Option<Str
     Ok(left.filter(|(left, _)| *left == 0).map(|(_, queue)| queue))
 }
 
-/// How those that `waiter` awaited have ended.
+/// Returns the final states and results of the jobs that `waiter` waited for.
 pub fn list_results(q: &Query<'_>, waiter: JobId, max_bytes: i64) -> Result<Vec<Awaited>, Error> {
     q.all(
         "SELECT w.awaited, w.state, CASE WHEN s.total <= $2 THEN w.result END,
@@ -94,7 +94,7 @@ pub fn list_results(q: &Query<'_>, waiter: JobId, max_bytes: i64) -> Result<Vec<
     )
 }
 
-/// Forgets what jobs waited for that have ended themselves.
+/// Deletes the dependencies of jobs that have ended.
 pub fn tidy_waits(tx: &Tx<'_>, most: i64) -> Result<u64, Error> {
     tx.exec(
         "DELETE FROM job_waits WHERE waiter IN (SELECT w.waiter FROM job_waits w
@@ -103,7 +103,7 @@ pub fn tidy_waits(tx: &Tx<'_>, most: i64) -> Result<u64, Error> {
     )
 }
 
-/// Whose job holds a key at `now`, and whether its job lives.
+/// Returns the job that holds a key, the end of its period if it has one, and whether the job is live.
 pub fn find_key(q: &Query<'_>, key: &str) -> Result<Option<(JobId, Option<Timestamp>, bool)>, Error> {
     q.one(
         "SELECT k.job, k.until, EXISTS (SELECT 1 FROM jobs j WHERE j.id = k.job) FROM job_keys k WHERE k.key = $1",
@@ -121,7 +121,7 @@ pub fn take_key(tx: &Tx<'_>, key: &str, job: JobId, until: Option<Timestamp>) ->
     Ok(())
 }
 
-/// Takes a key for a job that lives again. A period that the key is taken for goes on.
+/// Takes a key for a revived job. A period of the key continues.
 pub fn retake_key(tx: &Tx<'_>, key: &str, job: JobId) -> Result<(), Error> {
     tx.exec(
         "INSERT INTO job_keys (key, job, until) VALUES ($1, $2, NULL)
@@ -131,7 +131,7 @@ pub fn retake_key(tx: &Tx<'_>, key: &str, job: JobId) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives a key back that is taken for as long as `job` lives.
+/// Releases a key of `job`, unless its period has not ended.
 pub fn release_key(tx: &Tx<'_>, key: &str, job: JobId, now: Timestamp) -> Result<(), Error> {
     tx.exec(
         "DELETE FROM job_keys WHERE key = $1 AND job = $2 AND (until IS NULL OR until <= $3)",
@@ -140,10 +140,10 @@ pub fn release_key(tx: &Tx<'_>, key: &str, job: JobId, now: Timestamp) -> Result
     Ok(())
 }
 
-/// Removes keys whose period is over and whose job has ended.
+/// Deletes keys whose period and job have ended.
 pub fn tidy_keys(tx: &Tx<'_>, now: Timestamp, most: i64) -> Result<u64, Error> {
-    // An enqueue that takes the key meanwhile changes its row: then neither the job nor the period is that of the row
-    // that was found.
+    // The outer conditions exclude a row that a concurrent enqueue has taken over: its job or its period has
+    // changed.
     tx.exec(
         "DELETE FROM job_keys WHERE until <= $1 AND (key, job) IN (SELECT k.key, k.job FROM job_keys k
              WHERE k.until <= $1 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = k.job) LIMIT $2)",

@@ -1,4 +1,4 @@
-//! Who runs jobs, and who has fallen silent.
+//! SQL for workers and their heartbeats.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub fn insert(
     id.ok_or_else(|| Error::fault("an insert returned nothing"))
 }
 
-/// Says that a worker lives; false if it was given up.
+/// Records a heartbeat. Returns false if the worker was evicted.
 pub fn beat(tx: &Tx<'_>, worker: i64, now: Timestamp) -> Result<bool, Error> {
     let sql =
         "UPDATE job_workers SET heartbeat_at = CASE WHEN heartbeat_at > $2 THEN heartbeat_at ELSE $2 END
@@ -30,20 +30,20 @@ pub fn beat(tx: &Tx<'_>, worker: i64, now: Timestamp) -> Result<bool, Error> {
     Ok(tx.exec(sql, params![worker, now])? == 1)
 }
 
-/// Whether a worker is registered and was not given up.
+/// Returns true if a worker is registered and was not evicted.
 pub fn is_known(q: &Query<'_>, worker: i64) -> Result<bool, Error> {
     let sql = "SELECT 1 FROM job_workers WHERE id = $1";
     Ok(q.one(sql, params![worker], |_| Ok(()))?.is_some())
 }
 
-/// Says that a worker lives, with another lease; false if it was given up.
+/// Records a heartbeat with a new lease. Returns false if the worker was evicted.
 pub fn beat_for(tx: &Tx<'_>, worker: i64, now: Timestamp, lease: Duration) -> Result<bool, Error> {
     let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 4);
     let sql = "UPDATE job_workers SET heartbeat_at = $2, lease_ms = $3 WHERE id = $1";
     Ok(tx.exec(sql, params![worker, now, lease_ms])? == 1)
 }
 
-/// Workers that have been silent for longer than their lease, which is no longer than `contact`.
+/// Returns workers whose lease has expired and is not longer than `contact`.
 pub fn list_silent(q: &Query<'_>, now: Timestamp, contact: Duration, most: i64) -> Result<Vec<i64>, Error> {
     let contact_ms = i64::try_from(contact.as_millis()).unwrap_or(i64::MAX);
     q.all(
@@ -53,7 +53,7 @@ pub fn list_silent(q: &Query<'_>, now: Timestamp, contact: Duration, most: i64) 
     )
 }
 
-/// Whether a worker is still silent for longer than its lease.
+/// Returns true if the lease of the worker has expired.
 pub fn is_silent(q: &Query<'_>, worker: i64, now: Timestamp) -> Result<bool, Error> {
     let sql = "SELECT 1 FROM job_workers WHERE id = $1 AND heartbeat_at + lease_ms < $2";
     Ok(q.one(sql, params![worker, now], |_| Ok(()))?.is_some())
@@ -64,12 +64,12 @@ pub fn delete(tx: &Tx<'_>, worker: i64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Workers of a process that is gone, where only one process can be there.
+/// Returns the workers of an earlier process. Only for SQLite, where no other process can be running.
 pub fn list_local(q: &Query<'_>) -> Result<Vec<i64>, Error> {
     q.all("SELECT id FROM job_workers WHERE NOT is_remote ORDER BY id", &[], |row| row.get(0))
 }
 
-/// Removes a claim's worker once it has no job left.
+/// Deletes the worker of a leased claim once it has no running job.
 pub fn delete_if_idle(tx: &Tx<'_>, worker: i64) -> Result<(), Error> {
     tx.exec(
         "DELETE FROM job_workers WHERE id = $1 AND is_remote

@@ -1,11 +1,12 @@
-//! Which local times a pattern names, in the Gregorian calendar. It knows no zone.
+//! Local times that match a cron pattern, in the Gregorian calendar, independent of time zones.
 
 use jiff::civil::{Date, DateTime, Time};
 
 use super::pattern::{Days, FIRST_YEAR, Pattern, Weekdays};
 
 impl Pattern {
-    /// The first local time from `from` on that it names, to the second. Looks at no more than some 3,000 months.
+    /// Returns the first matching local time at or after `from`, to the second. Examines about 3,000 months
+    /// at most.
     pub fn next_from(&self, from: DateTime) -> Option<DateTime> {
         let today = from.date();
         let mut day = self.day_from(today)?;
@@ -18,12 +19,12 @@ impl Pattern {
         self.time_from(Time::midnight()).map(|time| day.to_datetime(time))
     }
 
-    /// Whether there is any such day.
+    /// Returns true if any day matches.
     pub fn ever_happens(&self) -> bool {
         self.day_from(jiff::civil::date(FIRST_YEAR as i16, 1, 1)).is_some()
     }
 
-    /// The first day from `from` on.
+    /// Returns the first matching day at or after `from`.
     fn day_from(&self, from: Date) -> Option<Date> {
         let mut first = from.day();
         let mut month = from.month();
@@ -51,7 +52,7 @@ impl Pattern {
         }
     }
 
-    /// The first time of day from `from` on.
+    /// Returns the first matching time of day at or after `from`.
     fn time_from(&self, from: Time) -> Option<Time> {
         let (hour, minute, second) = (from.hour() as u32, from.minute() as u32, from.second() as u32);
         let at =
@@ -84,7 +85,7 @@ impl Pattern {
         i16::try_from(FIRST_YEAR + found).ok()
     }
 
-    /// The days of this month: a bit for each, from bit 1.
+    /// Returns the matching days of a month as a bit mask; bit 1 is the first day.
     fn days_of(&self, year: i16, month: i8) -> u64 {
         let Ok(first) = Date::new(year, month, 1) else { return 0 };
         let month = Month {
@@ -101,7 +102,7 @@ impl Pattern {
     }
 }
 
-/// The shape of a month.
+/// Length and first weekday of a month.
 #[derive(Clone, Copy)]
 struct Month {
     length: u32,
@@ -114,12 +115,12 @@ impl Month {
         (1 << (self.length + 1)) - 2
     }
 
-    /// 0 is Sunday.
+    /// Returns the weekday of a day; 0 is Sunday.
     fn weekday(self, day: u32) -> u32 {
         (self.first_weekday + day - 1) % 7
     }
 
-    /// The day from Monday to Friday that is nearest to `day`, within the month.
+    /// Returns the weekday (Monday to Friday) nearest to `day` within the month.
     fn workday_near(self, day: u32) -> u32 {
         match self.weekday(day) {
             6 if day > 1 => day - 1,
@@ -158,7 +159,7 @@ impl Weekdays {
     }
 }
 
-/// The lowest bit from `from` on.
+/// Returns the lowest set bit at or above `from`.
 fn bit_from(mask: u64, from: u32) -> Option<u32> {
     let rest = mask.checked_shr(from).unwrap_or(0);
     (rest != 0).then(|| from + rest.trailing_zeros())
@@ -180,13 +181,13 @@ mod tests {
     }
 
     #[test]
-    fn the_letters_of_days_mean_what_they_say() {
+    fn day_letters_match_documented_days() {
         for (pattern, expected) in [
             ("0 0 L * *", ["2027-01-31", "2027-02-28", "2027-03-31"]),
             ("0 0 LW * *", ["2027-01-29", "2027-02-26", "2027-03-31"]),
-            // The 1st of May 2027 is a Saturday, and Friday is in April.
+            // The 1st of May 2027 is a Saturday, and the preceding Friday is in April.
             ("0 0 1W 5-7 *", ["2027-05-03", "2027-06-01", "2027-07-01"]),
-            // The 31st of January 2027 is a Sunday, and Monday is in February.
+            // The 31st of January 2027 is a Sunday, and the following Monday is in February.
             ("0 0 31W * *", ["2027-01-29", "2027-03-31", "2027-05-31"]),
             ("0 0 * * FRI#2", ["2027-01-08", "2027-02-12", "2027-03-12"]),
             ("0 0 * * MONL", ["2027-01-25", "2027-02-22", "2027-03-29"]),
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_time_carries_from_seconds_to_years() {
+    fn next_time_carries_from_seconds_to_years() {
         assert_eq!(
             days("59 59 23 31 12 * 2027,2199", "2027-01-01T00:00:00", 9),
             ["2027-12-31T23:59:59", "2199-12-31T23:59:59"]
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_happens_is_known() {
+    fn impossible_patterns_are_detected() {
         for never in ["0 0 30 2 *", "0 0 31 4,6,9,11 *", "0 0 0 29 2 ? 2027", "0 0 6 * +MON#2", "0 0 30W 2 *"]
         {
             assert!(!Pattern::parse(never).unwrap().ever_happens(), "{never}");

@@ -1,4 +1,4 @@
-//! What people do with schedules. Each leaves an audit entry.
+//! Commands on schedules. Each writes an audit entry.
 
 use std::time::Duration;
 
@@ -12,10 +12,11 @@ use super::run::{self, Run};
 use crate::model::JobId;
 use crate::rows::schedules as rows;
 
-/// Makes a schedule, which belongs to the part of Kith that asks, or to administrators.
+/// Creates a schedule. Its owner is the component of Kith that calls, or `admin`.
 ///
 /// # Errors
-/// [`ScheduleError`] if it is wrong, has no run from now on, or another one has the name.
+/// Returns [`ScheduleError::TooMany`], [`ScheduleError::Over`] if the schedule has no future run,
+/// [`ScheduleError::Taken`] if the name exists, or a validation error.
 pub fn create(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -39,7 +40,7 @@ pub fn create(
     Ok(schedule)
 }
 
-/// Which person it was is in the audit log, and nowhere else.
+/// Returns the owner of a schedule. The user who created it is recorded in the audit log only.
 fn owner(ctx: &Ctx) -> String {
     match &ctx.actor {
         Actor::System(part) => format!("system:{part}"),
@@ -49,7 +50,7 @@ fn owner(ctx: &Ctx) -> String {
 
 pub(super) const LOCK: &str = "job schedule";
 
-/// A schedule that begins now.
+/// Returns a schedule that starts now.
 pub(super) fn anew(ctx: &Ctx, name: &str, owner: String, mut plan: Plan) -> Result<Schedule, ScheduleError> {
     let anchor_at = plan.starts_at.unwrap_or(ctx.now).max(ctx.now);
     let spec = plan.check(anchor_at)?;
@@ -70,7 +71,8 @@ pub(super) fn anew(ctx: &Ctx, name: &str, owner: String, mut plan: Plan) -> Resu
     })
 }
 
-/// What a change makes of a schedule: where its times are the same it keeps its place, else it is planned anew from now.
+/// Returns the schedule with a new plan. If its times are the same, it keeps its progress; otherwise it is
+/// planned from now on.
 pub(super) fn changed(ctx: &Ctx, before: &Schedule, mut plan: Plan) -> Result<Schedule, ScheduleError> {
     let times = |plan: &Plan| (plan.schedule.clone(), plan.starts_at, plan.ends_at);
     let same = times(&before.plan) == times(&plan);
@@ -84,16 +86,16 @@ pub(super) fn changed(ctx: &Ctx, before: &Schedule, mut plan: Plan) -> Result<Sc
     Ok(Schedule { plan, anchor_at, next_at, decided_until, revision, changed_at: ctx.now, ..before.clone() })
 }
 
-/// A schedule that nobody else changes until this transaction ends.
+/// Locks a schedule until the transaction ends, and returns it.
 ///
 /// # Errors
-/// The database's.
+/// Returns the error of the database, such as [`kith_store::Error::Unavailable`].
 pub fn find_to_change(tx: &Tx<'_>, name: &str) -> Result<Option<Schedule>, kith_store::Error> {
     tx.lock(LOCK, [name])?;
     rows::find(tx, name)
 }
 
-/// Takes a schedule for a change; with a revision, only if that is the present one.
+/// Locks a schedule for a change. With a revision, fails unless it is the current one.
 fn hold(tx: &Tx<'_>, name: &str, revision: Option<i64>) -> Result<Schedule, ScheduleError> {
     tx.lock(LOCK, [name])?;
     let schedule = rows::find(tx, name)?.ok_or(ScheduleError::Unknown)?;
@@ -111,10 +113,12 @@ pub(super) fn save(tx: &Tx<'_>, before: &Schedule, after: &Schedule) -> Result<(
     Ok(())
 }
 
-/// Changes what is run or when, as `change` makes it of what there is.
+/// Changes the plan of a schedule with `change`.
 ///
 /// # Errors
-/// [`ScheduleError`] if the new plan is wrong or the code declares the schedule.
+/// Returns [`ScheduleError::Declared`] if the schedule is declared in code, [`ScheduleError::Unknown`],
+/// [`ScheduleError::Changed`] if `revision` is not the current one, [`ScheduleError::Over`] if it has no
+/// future run, or a validation error.
 pub fn change(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -140,10 +144,11 @@ pub fn change(
     Ok(after)
 }
 
-/// Stops a schedule for good and forgets its past runs; the jobs that it has enqueued stay.
+/// Deletes a schedule and the records of its past runs. Jobs that it has enqueued stay.
 ///
 /// # Errors
-/// [`ScheduleError`] if the code declares it.
+/// Returns [`ScheduleError::Declared`] if the schedule is declared in code, [`ScheduleError::Unknown`], or
+/// [`ScheduleError::Changed`] if `revision` is not the current one.
 pub fn delete(tx: &Tx<'_>, ctx: &Ctx, name: &str, revision: Option<i64>) -> Result<(), ScheduleError> {
     if hold(tx, name, revision)?.is_declared {
         return Err(ScheduleError::Declared);
@@ -153,10 +158,11 @@ pub fn delete(tx: &Tx<'_>, ctx: &Ctx, name: &str, revision: Option<i64>) -> Resu
     Ok(())
 }
 
-/// Stops a schedule until it is resumed, or resumes it. What falls into a pause is not missed: [`backfill`] runs it.
+/// Pauses or resumes a schedule. Occurrences during a pause do not count as missed; [`backfill`] can run
+/// them.
 ///
 /// # Errors
-/// [`ScheduleError::Unknown`].
+/// Returns [`ScheduleError::Unknown`] if the schedule does not exist.
 pub fn set_paused(tx: &Tx<'_>, ctx: &Ctx, name: &str, paused: bool) -> Result<Schedule, ScheduleError> {
     let before = hold(tx, name, None)?;
     if before.paused == paused {
@@ -173,10 +179,10 @@ pub fn set_paused(tx: &Tx<'_>, ctx: &Ctx, name: &str, paused: bool) -> Result<Sc
     Ok(after)
 }
 
-/// Runs a schedule at once, whatever its times, pause and other runs.
+/// Runs a schedule immediately, regardless of its times, of a pause and of other runs.
 ///
 /// # Errors
-/// [`ScheduleError::Unknown`].
+/// Returns [`ScheduleError::Unknown`] if the schedule does not exist.
 pub fn run_now(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<JobId, ScheduleError> {
     let schedule = hold(tx, name, None)?;
     let moments = (0..100).map(|ms| ctx.now + Duration::from_millis(ms));
@@ -190,20 +196,21 @@ pub fn run_now(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<JobId, ScheduleErro
     Err(kith_store::Error::fault("a hundred runs were asked for at one moment").into())
 }
 
-/// What a backfill came to.
+/// Result of a backfill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backfilled {
-    /// What is run, the earliest first.
+    /// Times and jobs of the occurrences that were enqueued, earliest first.
     pub jobs: Vec<(Timestamp, JobId)>,
-    /// Occurrences that had been run, or left out, before.
+    /// Number of occurrences that had been run or skipped before.
     pub known: i64,
 }
 
-/// Runs the occurrences from `from` until before `to` that have not been run. Where runs of the schedule may not overlap, each
-/// waits for the one before it.
+/// Runs the occurrences from `from` (inclusive) to `to` (exclusive) that have not been run. If runs of the
+/// schedule must not overlap, each waits for the previous one.
 ///
 /// # Errors
-/// [`ScheduleError::TooWide`] if there are more than [`MOST_AT_ONCE`], or `to` is to come.
+/// Returns [`ScheduleError::TooWide`] if there are more than [`MOST_AT_ONCE`] or if `to` is in the future,
+/// and [`ScheduleError::Unknown`] if the schedule does not exist.
 pub fn backfill(
     tx: &Tx<'_>,
     ctx: &Ctx,

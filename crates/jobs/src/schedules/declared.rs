@@ -1,4 +1,4 @@
-//! Schedules that the code declares: at each start the database is made to say the same.
+//! Schedules declared in code. The database is updated to match them at each start.
 
 use std::collections::BTreeMap;
 
@@ -11,22 +11,23 @@ use super::queries::ScheduleFilter;
 use crate::jobs::Jobs;
 use crate::rows::schedules as rows;
 
-/// How the database was made to say what the code says.
+/// Changes made to match the declared schedules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Declared {
-    /// Schedules that are new.
+    /// New schedules.
     pub added: Vec<String>,
-    /// Schedules that say something else now; where their times are the same they kept their place.
+    /// Schedules whose plan has changed. They keep their progress if their times are the same.
     pub changed: Vec<String>,
-    /// Schedules that the code no longer declares: they are gone.
+    /// Schedules that are no longer declared, and were deleted.
     pub removed: Vec<String>,
 }
 
 impl Jobs {
-    /// Makes the declared schedules those of this build; `declared` are those of each module. A pause stays.
+    /// Updates the declared schedules in the database to those of this build. `declared` lists the schedules
+    /// of each module. A pause is kept.
     ///
     /// # Errors
-    /// A fault if a declaration is wrong, or the database's.
+    /// Returns [`Error::Fault`] if a declaration is invalid, or the error of the database.
     pub async fn declare(
         &self,
         declared: Vec<(&'static str, &'static [DeclaredSchedule])>,
@@ -53,7 +54,7 @@ fn declare(
     let names = rows::list(tx, &filter, i64::MAX)?.into_iter().map(|one| one.name);
     let all: Vec<_> = names.chain(wanted.keys().cloned()).collect();
     tx.lock(LOCK, &all)?;
-    // Read again: what another node did meanwhile is done.
+    // Read again under the lock, because another node may have changed them.
     let known = rows::list(tx, &filter, i64::MAX)?;
     let mut done = Declared::default();
     for before in known {
@@ -79,7 +80,7 @@ fn declare(
             tx.audit(ctx, "schedule.created", &name);
             done.added.push(name);
         } else {
-            tracing::error!(schedule = name, "is not as declared: somebody made another one of this name");
+            tracing::error!(schedule = name, "a schedule with the declared name exists");
         }
     }
     Ok(done)

@@ -1,39 +1,45 @@
-//! What recurs. [`Spec`] says when: cron patterns and intervals, in a time zone; it is pure. The rest keeps schedules, and
-//! enqueues a job for each occurrence, once, however many nodes, restarts and jumps of the clock there are.
+//! Schedules. [`Spec`] defines the times: cron patterns and intervals in a time zone; it is pure. The other
+//! modules store schedules and enqueue one job for each occurrence, exactly once, with any number of nodes,
+//! restarts and clock changes.
 //!
-//! # What a schedule may say
+//! # Syntax
 //!
-//! * Five fields, `minute hour day-of-month month day-of-week`; six, with seconds first; seven, with a year (1970 to 2199)
-//!   last. Each is a list, separated by commas, of values `5`, ranges `1-5`, and both in steps `*/15`, `1-31/2`. Months and
-//!   weekdays have names of three letters; Sunday is 0 and 7. `?` is `*` in the two fields of days.
-//! * Days of the month: `L` is the last, `LW` the last from Monday to Friday, `15W` the one from Monday to Friday that is
-//!   nearest to the 15th within the month. Weekdays: `FRI#2` is the second Friday, `FRIL` the last.
-//! * If both fields of days say something other than `*`, a day that matches either counts, as in every cron; with `+`
-//!   before the weekdays it must match both: `0 0 13 * +FRI`.
+//! * Five fields, `minute hour day-of-month month day-of-week`; six, with seconds first; seven, with a year
+//!   (1970 to 2199) last. Each field is a comma-separated list of values `5`, ranges `1-5`, and steps of
+//!   ranges `*/15`, `1-31/2`. Months and weekdays have three-letter names; Sunday is 0 and 7. `?` means `*`
+//!   in the two day fields.
+//! * Days of the month: `L` is the last day, `LW` the last weekday (Monday to Friday), `15W` the weekday
+//!   nearest to the 15th within the month. Days of the week: `FRI#2` is the second Friday, `FRIL` the last
+//!   one.
+//! * If both day fields are restricted, a day matches if either does, as in every cron. With `+` before the
+//!   day of the week, both must match: `0 0 13 * +FRI`.
 //! * `@yearly` (`@annually`), `@monthly`, `@weekly`, `@daily` (`@midnight`), `@hourly`.
 //! * `@every 90s`, `@every 1h30m`: hours, minutes and seconds of elapsed time.
 //!
-//! A pattern that has no day in 1970 to 2199, such as the 30th of February, is refused.
+//! A pattern that matches no day from 1970 to 2199, such as the 30th of February, is rejected.
 //!
-//! # When the clocks change
+//! # Daylight saving time
 //!
-//! A pattern names local times, to the second. Which moments these are:
+//! A pattern matches local times, to the second. They are mapped to points in time as follows:
 //!
-//! 1. A pattern whose hours are **not** all 24 names times of day. Each of its local times is one moment: the moment that
-//!    shows it; of a local time that comes twice, the first; of one that is skipped, the first moment after the gap. A run
-//!    happens once at each moment that is named, by however many local times. So `30 2 * * *` runs once on every day of the
-//!    year, on the day without a 02:30 at 03:00; and `*/15 2 * * *` runs once at 03:00 on that day for the four that it
-//!    lacks.
-//! 2. A pattern whose hours are all 24 is an interval, such as "every ten minutes" or "at half past every hour". It runs at
-//!    every moment whose local time matches: through a gap and a doubled hour it goes on without a pause or a burst.
-//! 3. `@every` counts elapsed time from its anchor: it runs at anchor + period, anchor + 2 periods, and so on. No clock
-//!    change touches it.
+//! 1. A pattern whose hours are **not** all 24 matches times of day. Each local time is one point in time:
+//!   the one at which clocks show it; the first, if they show it twice; the first one after the gap, if they
+//!   skip it. Several local times that map to the same point in time give one run. So `30 2 * * *` runs once
+//!   on every day of the year, at 03:00 on the day without 02:30; and `*/15 2 * * *` runs once at 03:00 on
+//!   that day, for the four times that are skipped.
+//! 2. A pattern whose hours are all 24 is an interval, such as "every ten minutes" or "at half past every
+//!   hour". It runs at every point in time whose local time matches, so it continues through a gap and a
+//!   repeated hour without a pause or a burst.
+//! 3. `@every` counts elapsed time from its anchor: it runs at anchor + period, anchor + 2 periods, and so
+//!   on. Clock changes do not affect it.
 //!
-//! It makes no difference how the hours are written: `*`, `*/1` and `0-23` are all 24. Vixie cron tells both kinds apart
-//! likewise, by an asterisk; there `*/2` is an interval too, which loses the run at 02:00 in a gap and doubles it in autumn.
+//! The notation of the hours makes no difference: `*`, `*/1` and `0-23` are all 24. Vixie cron distinguishes
+//! the two kinds in a similar way, by an asterisk; there `*/2` is an interval too, which loses the run at
+//! 02:00 in a gap and doubles it in autumn.
 //!
-//! The patterns are read here and not by a library because a refusal is to name the field and what is wrong in it; the
-//! tests compare with `croner`. Zones and their transitions are jiff's, whose database is linked in.
+//! Patterns are parsed here and not by a library, because an error must name the field and the problem. The
+//! tests compare the results with `croner`. Time zones and their transitions come from jiff, with its bundled
+//! database.
 
 mod calendar;
 mod commands;

@@ -1,4 +1,4 @@
-//! What a schedule is: what it runs, when, and what becomes of runs that were missed or come too soon.
+//! Schedule model: plan, time, and policies for missed and overlapping runs.
 
 use std::time::Duration;
 
@@ -11,53 +11,52 @@ use crate::NewJob;
 use crate::model::{Invalid, JobId, USUAL_PRIORITY, check_name};
 use crate::retry::Retry;
 
-/// Most missed runs that can be made up for, and most runs of one backfill.
+/// Maximum number of missed runs to catch up on, and of runs in one backfill.
 pub const MOST_AT_ONCE: i64 = 1_000;
-/// Most schedules that one database has.
+/// Maximum number of schedules in a database.
 pub const MOST_SCHEDULES: i64 = 10_000;
-/// Longest jitter.
+/// Maximum jitter.
 pub const MAX_JITTER: Duration = days(1);
 
-/// What becomes of occurrences whose time passed while nobody was there to run them. One that is late by less than a minute
-/// is not missed.
+/// Policy for missed occurrences: those that no node has run within a minute of their time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Missed {
-    /// None is run.
+    /// Runs none of them.
     Skip,
-    /// The latest is run, unless one that was not missed follows it at once.
+    /// Runs the latest, unless an occurrence that was not missed is due as well.
     #[default]
     Latest,
-    /// All are run, the latest so and so many at most.
+    /// Runs all of them, up to `missed_cap` of the latest.
     All,
 }
 
-/// What becomes of an occurrence while a run of the same schedule has not ended.
+/// Policy for an occurrence while an earlier run of the same schedule has not ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Overlap {
-    /// It runs beside it.
+    /// Runs both at the same time.
     #[default]
     Allow,
-    /// It is left out.
+    /// Skips the occurrence.
     Skip,
-    /// It runs after it; left out if a hundred wait already.
+    /// Runs it after the earlier one; skips it if a hundred runs are waiting already.
     Queue,
-    /// The older one is cancelled, and it runs as soon as that has ended.
+    /// Cancels the earlier run, and runs the occurrence when that has ended.
     Cancel,
 }
 
-/// Why an occurrence came to be.
+/// Reason for an occurrence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
-    /// Its time came.
+    /// The occurrence was due.
     Due,
-    /// Its time had passed, and it was made up for.
+    /// The occurrence was missed and has been caught up on.
     Missed,
-    /// Somebody wanted a run at once.
+    /// A run was requested immediately.
     Now,
-    /// Somebody wanted the runs of a past time.
+    /// A backfill was requested.
     Backfill,
 }
 
@@ -65,41 +64,41 @@ kith_kernel::scalar_schema! { Missed => "Missed", String }
 kith_kernel::scalar_schema! { Overlap => "Overlap", String }
 kith_kernel::scalar_schema! { Origin => "Origin", String }
 
-/// What is run, and when.
+/// Job and times of a schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// In which queue.
+    /// Queue.
     pub queue: String,
-    /// What is to be done.
+    /// Kind.
     pub kind: String,
-    /// With what: JSON.
+    /// Payload, a JSON text.
     pub payload: String,
-    /// 0 is first.
+    /// Priority; 0 is the most urgent.
     pub priority: i64,
-    /// How often a run may fail, and when it is tried again.
+    /// Retry policy of a run.
     pub retry: Retry,
-    /// A run that takes longer has failed. Zero: none does.
+    /// Time limit of a run; a run that exceeds it fails. Zero: no limit.
     pub timeout: Duration,
-    /// When: see [`Spec`].
+    /// Times, in the syntax of [`Spec`].
     pub schedule: String,
-    /// The IANA time zone that it goes by.
+    /// IANA time zone.
     pub zone: String,
-    /// What becomes of missed occurrences.
+    /// Policy for missed occurrences.
     pub missed: Missed,
-    /// How many of them are run at most, where all are.
+    /// Maximum number of missed occurrences to run with [`Missed::All`].
     pub missed_cap: i64,
-    /// What becomes of an occurrence that comes too soon.
+    /// Policy for overlapping runs.
     pub overlap: Overlap,
-    /// Each run starts later by a random part of this.
+    /// Maximum random delay of each run.
     pub jitter: Duration,
-    /// No occurrence before.
+    /// Earliest time of an occurrence, inclusive.
     pub starts_at: Option<Timestamp>,
-    /// No occurrence from then on.
+    /// Latest time of an occurrence, exclusive.
     pub ends_at: Option<Timestamp>,
 }
 
 impl Plan {
-    /// The defaults: UTC, the latest missed run, overlaps allowed, no jitter.
+    /// Creates a plan with the defaults: UTC, the latest missed run, overlaps allowed, no jitter.
     pub fn new(queue: impl Into<String>, kind: impl Into<String>, schedule: impl Into<String>) -> Self {
         Self {
             queue: queue.into(),
@@ -119,7 +118,7 @@ impl Plan {
         }
     }
 
-    /// A run of it.
+    /// Returns the job of a run.
     pub(super) fn job(&self) -> NewJob {
         NewJob::new(&self.queue, &self.kind, &self.payload)
             .priority(self.priority)
@@ -127,10 +126,10 @@ impl Plan {
             .timeout(self.timeout)
     }
 
-    /// When, with intervals counted from `anchor`.
+    /// Validates the plan and returns its times. Intervals are counted from `anchor`.
     ///
     /// # Errors
-    /// If the plan is wrong.
+    /// Returns [`ScheduleError::Invalid`] or [`ScheduleError::Spec`] if a field is invalid.
     pub fn check(&self, anchor: Timestamp) -> Result<Spec, ScheduleError> {
         self.job().check()?;
         if !(1..=MOST_AT_ONCE).contains(&self.missed_cap) {
@@ -145,90 +144,91 @@ impl Plan {
         Ok(Spec::parse(&self.schedule, &self.zone, anchor)?)
     }
 
-    /// The first occurrence after `after` within the plan's limits.
+    /// Returns the first occurrence after `after` within `starts_at` and `ends_at`.
     pub fn next_after(&self, spec: &Spec, after: Timestamp) -> Option<Timestamp> {
         let first = self.starts_at.map_or(after, |starts| after.max(starts - Duration::from_millis(1)));
         spec.next_after(first).filter(|at| self.ends_at.is_none_or(|ends| *at < ends))
     }
 
-    /// The next `count` occurrences after `after`.
+    /// Returns the next `count` occurrences after `after`.
     pub fn preview(&self, spec: &Spec, after: Timestamp, count: usize) -> Vec<Timestamp> {
         let next = |at: &Timestamp| self.next_after(spec, *at);
         std::iter::successors(next(&after), next).take(count).collect()
     }
 }
 
-/// A schedule.
+/// Schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    /// Its name, which no other has.
+    /// Unique name.
     pub name: String,
-    /// Who made it: `module:…` where the code declares it, else whoever it was.
+    /// Owner: `module:…` if declared in code, `system:…` for a component of Kith, else `admin`.
     pub owner: String,
-    /// Whether the code declares it; then only the code changes it.
+    /// True if the schedule is declared in code, and can only be changed there.
     pub is_declared: bool,
-    /// What is run, and when.
+    /// Job and times.
     pub plan: Plan,
-    /// What `@every` counts from.
+    /// Start of `@every` intervals.
     pub anchor_at: Timestamp,
-    /// Whether nothing is run.
+    /// True if the schedule is paused.
     pub paused: bool,
-    /// The next occurrence; none if there is none any more.
+    /// Next occurrence; `None` if there is no further one.
     pub next_at: Option<Timestamp>,
-    /// The latest occurrence that was run because its time came.
+    /// Latest occurrence that was due or missed.
     pub last_at: Option<Timestamp>,
-    /// Until when occurrences have been run, or are not to be.
+    /// Time up to which occurrences have been decided.
     pub decided_until: Timestamp,
-    /// Grows with each change.
+    /// Revision number; it grows with each change.
     pub revision: i64,
-    /// When it was made.
+    /// Time of creation.
     pub created_at: Timestamp,
-    /// When it was last changed.
+    /// Time of the last change.
     pub changed_at: Timestamp,
 }
 
-/// An occurrence that was decided about.
+/// Decided occurrence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Occurrence {
-    /// When it was to be.
+    /// Time of the occurrence.
     pub at: Timestamp,
-    /// Why it came to be.
+    /// Reason for the occurrence.
     pub origin: Origin,
-    /// What ran; none if it was left out because another run had not ended.
+    /// Job of the run; `None` if it was skipped because an earlier run had not ended.
     pub job: Option<JobId>,
-    /// When that was decided.
+    /// Time of the decision.
     pub decided_at: Timestamp,
 }
 
-/// A schedule that the code declares.
+/// Schedule declared in code.
 #[derive(Clone, Copy, Debug)]
 pub struct DeclaredSchedule {
-    /// Its name: that of the module, a dot, and what it does.
+    /// Name: that of the module, a dot, and a purpose.
     pub name: &'static str,
-    /// In which queue.
+    /// Queue.
     pub queue: &'static str,
-    /// What is to be done.
+    /// Kind.
     pub kind: &'static str,
-    /// With what: JSON.
+    /// Payload, a JSON text.
     pub payload: &'static str,
-    /// When.
+    /// Times, in the syntax of [`Spec`].
     pub schedule: &'static str,
-    /// The IANA time zone that it goes by.
+    /// IANA time zone.
     pub zone: &'static str,
-    /// What becomes of missed occurrences; of all, the latest hundred are run.
+    /// Policy for missed occurrences; [`Missed::All`] runs the latest hundred.
     pub missed: Missed,
-    /// What becomes of an occurrence that comes too soon.
+    /// Policy for overlapping runs.
     pub overlap: Overlap,
-    /// How often a run may fail.
+    /// Retry policy of a run.
     pub retry: Retry,
-    /// A run that takes longer has failed. Zero: none does.
+    /// Time limit of a run; a run that exceeds it fails. Zero: no limit.
     pub timeout: Duration,
-    /// Each run starts later by a random part of this.
+    /// Maximum random delay of each run.
     pub jitter: Duration,
 }
 
 impl DeclaredSchedule {
-    /// The defaults: UTC, no payload, the latest missed run, left out while another runs.
+    /// Creates a schedule with the defaults: UTC, an empty payload, the latest missed run, no overlapping
+    /// runs.
     pub const fn new(
         name: &'static str,
         queue: &'static str,
@@ -250,13 +250,13 @@ impl DeclaredSchedule {
         }
     }
 
-    /// What a module does again and again: a run that failed is tried again soon, and the next comes anyway.
+    /// Creates a schedule for recurring maintenance in the queue `upkeep`, with three short attempts per run.
     pub const fn upkeep(kind: &'static str, schedule: &'static str) -> Self {
         let retry = Retry::times(3).waiting(Duration::from_secs(2), Duration::from_secs(10));
         Self { retry, ..Self::new(kind, "upkeep", kind, schedule) }
     }
 
-    /// What it says.
+    /// Returns the plan.
     pub fn plan(&self) -> Plan {
         Plan {
             payload: self.payload.to_owned(),
@@ -271,45 +271,45 @@ impl DeclaredSchedule {
     }
 }
 
-/// Why something about schedules is refused.
+/// Reason why a request about a schedule was rejected.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ScheduleError {
-    /// A field is wrong.
+    /// A field of the plan is invalid.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// The schedule or its zone is.
+    /// The times or the time zone are invalid.
     #[error(transparent)]
     Spec(#[from] SpecError),
-    /// It has no run from now on.
-    #[error("it has no run from now on")]
+    /// The schedule has no future run.
+    #[error("the schedule has no future run")]
     Over,
-    /// Another one has the name.
-    #[error("another schedule has this name")]
+    /// The name is taken.
+    #[error("a schedule with this name exists")]
     Taken,
-    /// There are as many as there may be.
+    /// The database has the maximum number of schedules.
     #[error("there are {MOST_SCHEDULES} schedules")]
     TooMany,
-    /// Nobody knows it.
+    /// The schedule does not exist.
     #[error("there is no such schedule")]
     Unknown,
-    /// The code declares it.
-    #[error("the code declares it, and changes it")]
+    /// The schedule is declared in code.
+    #[error("the schedule is declared in code and can only be changed there")]
     Declared,
-    /// Somebody else changed it since it was read.
+    /// The schedule has changed since it was read.
     #[error("the schedule was changed since it was read")]
     Changed,
-    /// A backfill of more runs than can be asked for at once, or of time to come.
+    /// The backfill has too many runs, or ends in the future.
     #[error("at most {MOST_AT_ONCE} past runs can be asked for at once")]
     TooWide,
-    /// The database's.
+    /// The database returned an error.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Whether a schedule may be called so.
+/// Validates the name of a schedule.
 ///
 /// # Errors
-/// [`Invalid`] if not.
+/// Returns [`Invalid`] if the name is invalid.
 pub fn check_schedule_name(name: &str) -> Result<(), Invalid> {
     check_name("name", name)
 }

@@ -1,4 +1,4 @@
-//! Which moments a schedule names: the rule of clock changes that `mod.rs` writes down.
+//! Mapping of schedules to points in time, with the rules for daylight saving time in `mod.rs`.
 
 use jiff::SignedDuration;
 use jiff::civil::DateTime;
@@ -9,12 +9,12 @@ use super::pattern::Pattern;
 use super::spec::{Recurs, Spec};
 
 const SECOND: SignedDuration = SignedDuration::from_secs(1);
-/// How far back [`Spec::latest_until`] looks: longer than the eight years between two 29ths of February, and than the
-/// rarest of patterns that name weekdays as well.
+/// Time that [`Spec::latest_until`] searches back: longer than the eight years that can lie between two leap
+/// days, and than the rarest patterns that also restrict the weekday.
 const FARTHEST_MS: i64 = 45 * 366 * 86_400_000;
 
 impl Spec {
-    /// The first run after `after`; none if there is none until 2199.
+    /// Returns the first run after `after`, or `None` if there is none until 2199.
     pub fn next_after(&self, after: Timestamp) -> Option<Timestamp> {
         match &self.recurs {
             Recurs::Every(period_ms) => {
@@ -37,17 +37,17 @@ impl Spec {
         }
     }
 
-    /// The runs after `after`, without end unless the pattern has one.
+    /// Returns the runs after `after`, without end unless the pattern has one.
     pub fn runs_after(&self, after: Timestamp) -> impl Iterator<Item = Timestamp> + '_ {
         std::iter::successors(self.next_after(after), |at| self.next_after(*at))
     }
 
-    /// The last run until `until`, which is included; none if there was none in the 45 years before.
+    /// Returns the last run at or before `until`, or `None` if there is none in the 45 years before.
     pub fn latest_until(&self, until: Timestamp) -> Option<Timestamp> {
         let happens_after =
             |ms: i64| self.next_after(Timestamp::from_millis(ms)).filter(|next| *next <= until);
         let mut back_ms = 1;
-        // What is found after `low` is within reach; after `high`, which is not before `until`, nothing is.
+        // Invariant: there is a run between `low` and `until`, and none after `high`.
         let (mut low, mut high) = loop {
             let low = until.as_millis().checked_sub(back_ms)?;
             if happens_after(low).is_some() {
@@ -65,7 +65,7 @@ impl Spec {
         happens_after(low)
     }
 
-    /// The runs from `from` until before `to`, the first `most` of them, and whether there are more.
+    /// Returns the first `most` runs from `from` (inclusive) to `to` (exclusive), and whether there are more.
     pub fn between(&self, from: Timestamp, to: Timestamp, most: usize) -> (Vec<Timestamp>, bool) {
         let just_before = Timestamp::from_millis(from.as_millis().saturating_sub(1));
         let mut runs = self.runs_after(just_before).take_while(|at| *at < to);
@@ -74,8 +74,8 @@ impl Spec {
         (first, more)
     }
 
-    /// The last `most` of the runs after `after` until `until`, which is included, the earliest first. Its cost does not
-    /// depend on how many there are.
+    /// Returns the last `most` runs after `after` (exclusive) up to `until` (inclusive), earliest first. The
+    /// cost does not depend on the number of runs in between.
     pub fn latest_between(&self, after: Timestamp, until: Timestamp, most: usize) -> Vec<Timestamp> {
         let before = |at: Timestamp| self.latest_until(Timestamp::from_millis(at.as_millis() - 1));
         let last = std::iter::successors(self.latest_until(until), |at| before(*at));
@@ -85,8 +85,8 @@ impl Spec {
     }
 }
 
-/// Rule 1. As local times go up, the moments that they name go up or stay: so the first local time whose moment is after
-/// `after` names the next one.
+/// Applies rule 1. Ascending local times map to ascending or equal points in time, so the first local time
+/// that maps to a point after `after` gives the next run.
 fn times_of_day(pattern: &Pattern, zone: &TimeZone, after: jiff::Timestamp) -> Option<jiff::Timestamp> {
     let mut from = zone.to_datetime(after).checked_add(SECOND).ok()?;
     loop {
@@ -95,12 +95,13 @@ fn times_of_day(pattern: &Pattern, zone: &TimeZone, after: jiff::Timestamp) -> O
         if named.at > after {
             return Some(named.at);
         }
-        // The second time that the clocks show it: the next that could count comes when they stop repeating.
+        // This is the second time that the clocks show this local time; the next candidate comes when they
+        // stop repeating.
         from = named.repeated_until.unwrap_or(local).max(local.checked_add(SECOND).ok()?);
     }
 }
 
-/// Rule 2. Between two transitions local time goes as time does.
+/// Applies rule 2. Between two transitions, local time advances like elapsed time.
 fn interval(pattern: &Pattern, zone: &TimeZone, after: jiff::Timestamp) -> Option<jiff::Timestamp> {
     let mut from = after.checked_add(SECOND).ok()?;
     loop {
@@ -114,10 +115,10 @@ fn interval(pattern: &Pattern, zone: &TimeZone, after: jiff::Timestamp) -> Optio
     }
 }
 
-/// The moment that a local time names.
+/// Point in time that a local time maps to.
 struct Named {
     at: jiff::Timestamp,
-    /// If it comes twice: the local time from which on they come once again.
+    /// End of the repeated period in local time, if the local time occurs twice.
     repeated_until: Option<DateTime>,
 }
 
@@ -140,7 +141,7 @@ impl Named {
     }
 }
 
-/// The first transition after `from` to this offset.
+/// Returns the first transition after `from` to this offset.
 fn transition(zone: &TimeZone, from: jiff::Timestamp, to: Offset) -> Option<jiff::Timestamp> {
     zone.following(from).find(|transition| transition.offset() == to).map(|transition| transition.timestamp())
 }
@@ -163,9 +164,9 @@ mod tests {
         runs.iter().map(|run| run.to_string().replace(":00.000Z", "Z")).collect()
     }
 
-    /// bull#2207, node-cron#563.
+    /// Regression test for bull#2207 and node-cron#563.
     #[test]
-    fn a_daily_job_runs_once_on_the_day_of_a_clock_change() {
+    fn daily_job_runs_once_on_day_of_clock_change() {
         let vienna = "Europe/Vienna";
         // 2027-03-28: 02:00 becomes 03:00 at 01:00Z. 2027-10-31: 03:00 becomes 02:00 at 01:00Z.
         assert_eq!(
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn an_hourly_job_runs_every_hour_through_a_clock_change() {
+    fn hourly_job_runs_every_hour_through_clock_change() {
         let vienna = "Europe/Vienna";
         let spring = runs("30 * * * *", vienna, "2027-03-28T00:00:00Z", "2027-03-28T04:00:00Z");
         assert_eq!(
@@ -202,8 +203,8 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_day_that_a_country_skipped_is_made_up_for_once() {
-        // Samoa had no 30th of December 2011: the 31st began at 10:00Z on the 30th.
+    fn skipped_day_is_run_once() {
+        // Samoa skipped the 30th of December 2011: the 31st began at 10:00Z on the 30th.
         assert_eq!(
             runs("0 9,17 * * *", "Pacific/Apia", "2011-12-29T12:00:00Z", "2011-12-31T12:00:00Z"),
             [
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_run_is_found_without_counting_up_to_it() {
+    fn latest_run_is_found_by_search() {
         let until = at("2027-03-28T12:00:00Z");
         for (schedule, latest) in [
             ("* * * * * *", "2027-03-28T12:00:00Z"),
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_has_no_next_run_and_nothing_searches_without_end() {
+    fn ended_pattern_has_no_next_run_and_search_is_bounded() {
         assert_eq!(spec("0 0 0 1 1 * 2026", "Asia/Tokyo").next_after(at("2027-01-01T00:00:00Z")), None);
         assert_eq!(spec("* * * * * * 2026", "Asia/Tokyo").next_after(at("2027-01-01T00:00:00Z")), None);
         for ms in [i64::MIN, i64::MAX, -377_705_116_800_001, 253_402_300_800_000] {

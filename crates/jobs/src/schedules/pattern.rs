@@ -1,12 +1,13 @@
-//! What a cron pattern says, and how it is read. It knows no zone; which local times match is in `calendar.rs`.
+//! Cron patterns: representation and parser, independent of time zones. `calendar.rs` finds the matching
+//! local times.
 
 use std::fmt;
 
 use super::SpecError;
 
-/// The first year that a pattern can name.
+/// First year that a pattern can match.
 pub(super) const FIRST_YEAR: u32 = 1970;
-/// The last year that a pattern can name, and that is searched.
+/// Last year that a pattern can match, and the end of the search.
 pub(super) const LAST_YEAR: u32 = 2199;
 
 const ALL_HOURS: u64 = (1 << 24) - 1;
@@ -14,7 +15,7 @@ const MONTHS: [&str; 12] =
     ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
 const WEEKDAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
 
-/// A field of a pattern.
+/// Field of a pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
     /// 0 to 59; the first of six or seven fields.
@@ -33,81 +34,81 @@ pub enum Field {
     Year,
 }
 
-/// What is wrong with an item of a field.
+/// Error in an item of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// Two commas in a row, or one at an end.
+    /// Two commas in a row, or one at the beginning or end.
     #[error("is empty")]
     Empty,
-    /// Neither a number nor a name that the field knows.
+    /// Neither a number nor a name that the field accepts.
     #[error("is not a value of this field")]
     NotAValue,
-    /// A number that the field does not have.
+    /// A number outside the bounds of the field.
     #[error("is not between {0} and {1}")]
     OutOfRange(u32, u32),
-    /// A range that begins after it ends.
+    /// A range whose start is greater than its end.
     #[error("begins after it ends")]
     Backwards,
-    /// A step of zero, of more than the field is wide, or one that is not a number.
+    /// A step that is zero, exceeds the width of the field, or is not a number.
     #[error("has a step that is not between 1 and {0}")]
     Step(u32),
-    /// A step behind a single value.
+    /// A step after a single value.
     #[error("has a step, which needs a range such as 5-59/10 or */10")]
     StepOfOne,
-    /// `#` with something other than 1 to 5.
+    /// `#` without a number from 1 to 5.
     #[error("has no number from 1 to 5 behind #")]
     Nth,
 }
 
-/// A cron pattern: a set of local times, each to the second.
+/// Cron pattern: a set of local times, to the second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pattern {
-    /// A bit for each.
+    /// Bit mask of seconds.
     pub seconds: u64,
-    /// A bit for each.
+    /// Bit mask of minutes.
     pub minutes: u64,
-    /// A bit for each.
+    /// Bit mask of hours.
     pub hours: u64,
-    /// A bit for each, from bit 1.
+    /// Bit mask of months, from bit 1.
     pub months: u64,
-    /// A bit for each, from [`FIRST_YEAR`].
+    /// Bit mask of years, from [`FIRST_YEAR`].
     pub years: [u64; 4],
     pub days: Days,
     pub weekdays: Weekdays,
-    /// Whether a day must match both `days` and `weekdays`.
+    /// True if a day must match both `days` and `weekdays`.
     pub both: bool,
 }
 
-/// The days of a month.
+/// Days of the month.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Days {
-    /// `*` or `?`: leaves it to the weekdays.
+    /// True for `*` or `?`: only the weekdays restrict the day.
     pub any: bool,
-    /// A bit for each, from bit 1.
+    /// Bit mask of days, from bit 1.
     pub every: u64,
-    /// `L`.
+    /// True for `L`.
     pub last: bool,
-    /// `LW`.
+    /// True for `LW`.
     pub last_workday: bool,
-    /// `15W`: a bit for each, from bit 1.
+    /// Bit mask of days with `W`, such as `15W`, from bit 1.
     pub near: u64,
 }
 
-/// The weekdays: bit 0 is Sunday, bit 6 Saturday.
+/// Days of the week: bit 0 is Sunday, bit 6 Saturday.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Weekdays {
-    /// `*` or `?`: leaves it to the days.
+    /// True for `*` or `?`: only the days of the month restrict the day.
     pub any: bool,
-    /// Whichever of the month.
+    /// Weekdays in every week of the month.
     pub every: u64,
-    /// The first to the fifth of the month.
+    /// First to fifth weekday of the month, for `#`.
     pub nth: [u64; 5],
-    /// The last of the month.
+    /// Last weekday of the month, for `L`.
     pub last: u64,
 }
 
 impl Pattern {
-    /// Reads five, six or seven fields.
+    /// Parses a pattern of five, six or seven fields.
     pub fn parse(text: &str) -> Result<Self, SpecError> {
         let fields: Vec<&str> = text.split_ascii_whitespace().collect();
         let (second, rest, year) = match fields.len() {
@@ -132,7 +133,7 @@ impl Pattern {
         })
     }
 
-    /// Whether it names every hour, so that clock changes leave it as it is.
+    /// Returns true if the pattern matches every hour, so that it continues through clock changes.
     pub fn is_interval(&self) -> bool {
         self.hours == ALL_HOURS
     }
@@ -150,7 +151,7 @@ impl Field {
         }
     }
 
-    /// The items of the list.
+    /// Parses the items of a list.
     fn items<T>(
         self,
         text: &str,
@@ -161,7 +162,7 @@ impl Field {
         text.split(',').map(item).collect()
     }
 
-    /// One item without the letters of days: from, to, step.
+    /// Parses an item without day letters into start, end and step.
     fn span(self, item: &str) -> Result<(u32, u32, u32), Fault> {
         let (min, max) = self.bounds();
         let (range, step) = match item.split_once('/') {
@@ -182,7 +183,7 @@ impl Field {
         }
     }
 
-    /// The last value that `*` stands for: 7 is Sunday again.
+    /// Returns the last value of `*`: the weekday 7 would be Sunday again.
     fn width_end(self) -> u32 {
         if self == Self::DayOfWeek { 6 } else { u32::MAX }
     }
@@ -231,7 +232,7 @@ impl fmt::Display for Field {
     }
 }
 
-/// A bit for each value of a field of fewer than 64.
+/// Parses a field with fewer than 64 values into a bit mask.
 fn mask(field: Field, text: &str) -> Result<u64, SpecError> {
     let spans = field.items(text, |item| field.span(item))?;
     Ok(spans.into_iter().fold(0, |mask, span| mask | bits(span)))
@@ -294,12 +295,12 @@ fn years(text: &str) -> Result<[u64; 4], SpecError> {
     Ok(years)
 }
 
-/// Digits alone; `u32` would take a sign too.
+/// Parses digits only; `u32::from_str` also accepts a sign.
 fn number(text: &str) -> Option<u32> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
-/// What a refusal shows of an item.
+/// Shortens an item for an error message.
 fn shorten(item: &str) -> String {
     item.chars().take(40).collect()
 }
@@ -313,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn two_ways_to_say_the_same_are_the_same() {
+    fn equivalent_patterns_are_equal() {
         for (one, other) in [
             ("0 0 * * 0", "0 0 0 * * SUN *"),
             ("0 0 * * 7", "0 0 * * sun"),
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_field_and_what_is_wrong_in_it() {
+    fn pattern_error_names_field_and_problem() {
         for (text, words) in [
             ("75 * * * *", "minute field: `75` is not between 0 and 59"),
             ("0 24 * * *", "hour field: `24` is not between 0 and 23"),
@@ -364,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn however_the_hours_are_written_all_of_them_are_an_interval() {
+    fn all_hours_in_any_notation_are_interval() {
         for text in ["0 * * * *", "0 */1 * * *", "0 0-23 * * *", "* 0-11,12-23 * * *"] {
             assert!(Pattern::parse(text).unwrap().is_interval(), "{text}");
         }

@@ -1,4 +1,4 @@
-//! Looking at schedules and their runs.
+//! Queries on schedules and their runs.
 
 use kith_kernel::Timestamp;
 use kith_store::{Error, Query};
@@ -7,43 +7,43 @@ use super::model::{Occurrence, Schedule};
 use crate::model::JobRecord;
 use crate::rows::schedules as rows;
 
-/// Which schedules to list.
+/// Conditions on schedules. An absent condition matches every schedule.
 #[derive(Clone, Debug, Default)]
 pub struct ScheduleFilter {
-    /// Those behind this name.
+    /// Lower bound of the name, exclusive, for paging.
     pub after: Option<String>,
-    /// Of which queue.
+    /// Queue.
     pub queue: Option<String>,
-    /// Of which kind of job.
+    /// Kind of the jobs.
     pub kind: Option<String>,
-    /// Paused ones, or those that are not.
+    /// Paused schedules if true, others if false.
     pub paused: Option<bool>,
-    /// Whose.
+    /// Owner.
     pub owner: Option<String>,
-    /// Those that the code declares, or the others.
+    /// Schedules declared in code if true, others if false.
     pub is_declared: Option<bool>,
 }
 
-/// A schedule.
+/// Returns a schedule.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn find_schedule(q: &Query<'_>, name: &str) -> Result<Option<Schedule>, Error> {
     rows::find(q, name)
 }
 
-/// At most `most` schedules, by name.
+/// Returns up to `most` schedules, by name.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn list_schedules(q: &Query<'_>, filter: &ScheduleFilter, most: i64) -> Result<Vec<Schedule>, Error> {
     rows::list(q, filter, most)
 }
 
-/// Occurrences of a schedule before `before`, the latest first, each with its job as far as that is still known.
+/// Returns occurrences of a schedule before `before`, latest first, each with its job if that still exists.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn list_runs(
     q: &Query<'_>,
     name: &str,

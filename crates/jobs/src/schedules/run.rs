@@ -1,5 +1,6 @@
-//! Running what is due: each schedule in a transaction of its own, in which its place goes on by one compare-and-set, each
-//! occurrence is taken under its unique key, and its job is enqueued. Any number of nodes may do it at once.
+//! Enqueues due occurrences. Each schedule is processed in its own transaction, which advances its progress
+//! by compare-and-set, inserts each occurrence under a unique key, and enqueues its job. Any number of nodes
+//! can run this concurrently.
 
 use std::time::Duration;
 
@@ -17,29 +18,29 @@ use crate::model::JobId;
 use crate::retry::below;
 use crate::rows::schedules as rows;
 
-/// An occurrence that is later than this was missed.
+/// Delay after which an occurrence counts as missed.
 const LATE: Duration = minutes(1);
-/// What was decided lies so far ahead only if the clock has gone back since.
+/// If a schedule was decided more than this far into the future, the clock has gone back.
 const WENT_BACK: Duration = minutes(1);
-/// Runs that wait for another run of their schedule, at most.
+/// Maximum number of runs that wait for another run of their schedule.
 const MOST_WAITING: i64 = 100;
-/// Schedules that are looked for at once.
+/// Number of due schedules read at once.
 const AT_ONCE: i64 = 100;
 
-/// What a look at the clock came to.
+/// Result of a tick.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ticked {
-    /// Jobs that were enqueued.
+    /// Number of jobs enqueued.
     pub jobs: usize,
-    /// When the next occurrence is.
+    /// Time of the next occurrence of any schedule.
     pub next_at: Option<Timestamp>,
 }
 
 impl Jobs {
-    /// Enqueues what is due by the schedules. A schedule that cannot be run does not keep others from it.
+    /// Enqueues the jobs of due occurrences. A schedule that fails does not affect others.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns the error of the database, such as [`Error::Unavailable`].
     pub async fn tick(&self) -> Result<Ticked, Error> {
         let mut ticked = Ticked::default();
         let mut after = String::new();
@@ -65,7 +66,7 @@ impl Jobs {
     }
 }
 
-/// Decides about everything that is due of one schedule. Says how many jobs it enqueued.
+/// Decides all due occurrences of a schedule. Returns the number of jobs enqueued.
 fn run_due(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<usize, ScheduleError> {
     tx.lock(LOCK, [name])?;
     let Some(before) = rows::find(tx, name)?.filter(|schedule| !schedule.paused) else { return Ok(0) };
@@ -95,13 +96,13 @@ fn run_due(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<usize, ScheduleError> {
     Ok(jobs)
 }
 
-/// From when on occurrences are decided about once more, after the clock went back. Those that have run are known by their
-/// keys, and do not run again.
+/// Returns the time from which occurrences are decided again after the clock went back. Those that have run
+/// are not run again, because they are recorded under their keys.
 fn relived(schedule: &Schedule, now: Timestamp) -> Timestamp {
     if schedule.changed_at > now { now } else { now - LATE }
 }
 
-/// The occurrences that are to be run, the earliest first, and which of them were missed.
+/// Returns the occurrences to run, earliest first, with their reason: due or missed.
 fn due(
     spec: &Spec,
     schedule: &Schedule,
@@ -123,7 +124,7 @@ fn due(
     missed.chain(timely.into_iter().map(|at| (at, Origin::Due))).collect()
 }
 
-/// Enqueues the job of an occurrence that was taken; says whether it did.
+/// Enqueues the job of an occurrence according to the overlap policy. Returns true if it was enqueued.
 fn occur(tx: &Tx<'_>, ctx: &Ctx, schedule: &Schedule, at: Timestamp) -> Result<bool, ScheduleError> {
     let live = match schedule.plan.overlap {
         Overlap::Allow => Vec::new(),
@@ -143,7 +144,7 @@ fn occur(tx: &Tx<'_>, ctx: &Ctx, schedule: &Schedule, at: Timestamp) -> Result<b
     Ok(true)
 }
 
-/// Cancels older runs; those that have been told to stop and still run are the answer.
+/// Cancels earlier runs. Returns those that are still running, with cancellation requested.
 fn cancel_all(tx: &Tx<'_>, ctx: &Ctx, live: Vec<JobId>) -> Result<Vec<JobId>, ScheduleError> {
     let mut running = Vec::new();
     for job in live {
@@ -154,15 +155,15 @@ fn cancel_all(tx: &Tx<'_>, ctx: &Ctx, live: Vec<JobId>) -> Result<Vec<JobId>, Sc
     Ok(running)
 }
 
-/// How an occurrence is run.
+/// Occurrence to be enqueued.
 pub(super) struct Run<'a> {
     pub at: Timestamp,
-    /// Only when these have ended, however.
+    /// Jobs that must end first, in any state.
     pub after: &'a [JobId],
     pub delay: Duration,
 }
 
-/// Enqueues the job of an occurrence that was taken.
+/// Enqueues the job of an occurrence and records its id.
 pub(super) fn enqueue(
     tx: &Tx<'_>,
     ctx: &Ctx,

@@ -1,4 +1,4 @@
-//! A schedule as it is written: a pattern or an interval, and a zone. What it may say is in `mod.rs`.
+//! Parsed schedule: a pattern or an interval, and a time zone. The syntax is described in `mod.rs`.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use kith_kernel::{Timestamp, days};
 
 use super::pattern::{Fault, Field, Pattern};
 
-/// In characters. A list of all seconds and all minutes has 340.
+/// Maximum length of a schedule in characters. A list of all seconds and all minutes has 340.
 pub const MAX_LENGTH: usize = 500;
-/// The longest period of `@every`.
+/// Maximum period of `@every`.
 pub const MAX_PERIOD: Duration = days(366);
 
 const NICKNAMES: &[(&str, &str)] = &[
@@ -22,7 +22,7 @@ const NICKNAMES: &[(&str, &str)] = &[
     ("@hourly", "0 * * * *"),
 ];
 
-/// When something recurs.
+/// Recurring times.
 #[derive(Clone, Debug)]
 pub struct Spec {
     pub(super) recurs: Recurs,
@@ -33,11 +33,11 @@ pub struct Spec {
 #[derive(Clone, Debug)]
 pub(super) enum Recurs {
     Pattern(Box<Pattern>),
-    /// In milliseconds, whole seconds.
+    /// Period in milliseconds, a whole number of seconds.
     Every(i64),
 }
 
-/// Why a schedule is refused.
+/// Reason why a schedule was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// More than [`MAX_LENGTH`] characters.
@@ -46,49 +46,50 @@ pub enum SpecError {
     /// Neither five, six nor seven fields.
     #[error("it has {0} fields; a pattern has 5, or 6 with seconds first, or 7 with a year last")]
     Fields(usize),
-    /// An item of a field is none.
+    /// An item of a field is invalid.
     #[error("{field} field: `{item}` {fault}")]
     Field {
-        /// Which.
+        /// Field.
         field: Field,
-        /// Its beginning.
+        /// Item, shortened to 40 characters.
         item: String,
-        /// What is wrong with it.
+        /// Error in the item.
         fault: Fault,
     },
-    /// A word behind `@` that is none.
+    /// Unknown word after `@`.
     #[error("there are @yearly, @monthly, @weekly, @daily, @hourly and @every, followed by a duration")]
     Nickname,
-    /// What follows `@every` is no duration.
+    /// `@every` is not followed by a valid duration.
     #[error("@every is followed by hours, minutes and seconds such as 90s or 1h30m, from 1 s to 8784h")]
     Every,
     /// No day matches.
     #[error("it never happens: no day from 1970 to 2199 matches")]
     Never,
-    /// No zone of the IANA database has this name.
+    /// The IANA database has no time zone with this name.
     #[error("no time zone of the IANA database has this name")]
     Zone,
 }
 
 impl SpecError {
-    /// Whether it is the zone that is refused, and not the schedule.
+    /// Returns true if the time zone was rejected, and not the schedule.
     pub fn is_zone(&self) -> bool {
         matches!(self, Self::Zone)
     }
 }
 
 impl Spec {
-    /// Reads a schedule and the name of a zone, which `@every` does not go by. `anchor` is what `@every` counts from.
+    /// Parses a schedule and the name of a time zone. `anchor` is the start of `@every` intervals, which
+    /// ignore the time zone.
     ///
     /// # Errors
-    /// If either is not what `mod.rs` says, or the schedule never happens.
+    /// Returns [`SpecError`] if the schedule or the time zone is invalid, or if no day matches.
     pub fn parse(schedule: &str, zone: &str, anchor: Timestamp) -> Result<Self, SpecError> {
         let zone =
             TimeZone::get(zone).ok().filter(|zone| zone.iana_name().is_some()).ok_or(SpecError::Zone)?;
         Ok(Self { recurs: Recurs::parse(schedule)?, zone, anchor })
     }
 
-    /// The zone's name as the database writes it.
+    /// Returns the canonical name of the time zone.
     pub fn zone(&self) -> &str {
         self.zone.iana_name().unwrap_or("UTC")
     }
@@ -122,7 +123,7 @@ impl Recurs {
     }
 }
 
-/// `1h30m`: each unit once, from the largest to the smallest.
+/// Parses a duration such as `1h30m`: each unit at most once, from the largest to the smallest.
 fn period_ms(mut text: &str) -> Option<i64> {
     let mut seconds = 0_i64;
     for (unit, length) in [('h', 3_600), ('m', 60), ('s', 1)] {
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_has_each_unit_once_from_the_largest() {
+    fn duration_units_descend_and_occur_once() {
         for (text, seconds) in
             [("90s", 90), ("1h30m", 5_400), ("1s", 1), ("0h0m5s", 5), ("8784h", 31_622_400), ("90m1s", 5_401)]
         {
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_whether_it_is_the_schedule_or_the_zone() {
+    fn error_tells_schedule_from_zone() {
         assert_eq!(refusal("0 0 * * *", "Europe/Atlantis"), SpecError::Zone);
         assert_eq!(refusal("0 0 * * *", ""), SpecError::Zone);
         assert_eq!(refusal("0 0 * * *", "CET-1CEST,M3.5.0,M10.5.0"), SpecError::Zone);
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn all_seconds_and_minutes_spelled_out_are_not_too_long() {
+    fn longest_pattern_fits_limit() {
         let all = (0..60).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
         assert!(Spec::parse(&format!("{all} {all} * * * *"), "UTC", Timestamp::EPOCH).is_ok());
     }

@@ -1,4 +1,4 @@
-//! Doing what is due and returning: for tests, which move the clock and wait for nobody.
+//! Running all due jobs to completion, for tests that move the clock.
 
 use std::sync::Arc;
 
@@ -10,15 +10,15 @@ use crate::finish::Report;
 use crate::jobs::Jobs;
 use crate::model::JobError;
 
-/// Jobs claimed at once.
+/// Maximum number of jobs claimed at once.
 const AT_ONCE: i64 = 100;
 
 impl Jobs {
-    /// Runs everything in `queues` that is due, and what comes of it, one job after the other. Says how many attempts
-    /// that were.
+    /// Runs all due jobs in `queues`, and the jobs they make due, one after the other. Returns the number of
+    /// attempts.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn drain(&self, handlers: &[Handler], queues: &[&str]) -> Result<usize, Error> {
         let worker = self.register("drain", false, WITH_THE_PROCESS).await?;
         let mut attempts = 0;
@@ -44,7 +44,7 @@ impl Jobs {
             let (_stop, stopped) = watch::channel(false);
             let outcome = match handler {
                 Some(handler) => handler.attempt(Run::new(self, job, stopped)).await,
-                None => Err(JobError::discard("nobody here runs jobs of this kind")),
+                None => Err(JobError::discard("no handler for this kind")),
             };
             let report = Report { attempt, outcome, rings: claim.is_limited.then(|| (*queue).to_owned()) };
             self.report(Arc::new(vec![report])).await?;

@@ -1,4 +1,4 @@
-//! Fetching: claims as much of a queue as this process can run, and a little ahead where jobs are short.
+//! Claiming loop: claims as many jobs of a queue as this process can run, and some ahead if jobs are short.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,23 +11,23 @@ use super::{Phase, QueueShare, Shared, run};
 use crate::bell_of;
 use crate::claim::Claim;
 
-/// Jobs claimed at once.
+/// Maximum number of jobs per claim.
 const MOST: usize = 500;
-/// Jobs claimed ahead of those that run, at most.
+/// Maximum number of jobs claimed ahead of the running ones.
 const AHEAD: usize = 1_000;
-/// Jobs are claimed ahead as many as were done in this time.
+/// Period whose number of ended jobs determines how many are claimed ahead.
 const AHEAD_FOR: Duration = Duration::from_millis(50);
-/// Wait after the database did not answer.
+/// Delay before claiming again after the database did not respond.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
-/// One queue's share of this process.
+/// State of one queue in this process: concurrency, and jobs claimed and running.
 pub(super) struct Lane {
     pub shared: Arc<Shared>,
     pub share: QueueShare,
     pub may_run: Arc<Semaphore>,
-    /// Claimed and not reported, of this queue.
+    /// Number of jobs of this queue claimed and not yet reported.
     pub outstanding: AtomicUsize,
-    /// Attempts that have ended since the pace was last looked at.
+    /// Number of attempts that have ended since the pace was last updated.
     pub ended: AtomicUsize,
 }
 
@@ -76,7 +76,7 @@ pub(super) async fn fetch(shared: Arc<Shared>, share: QueueShare) {
             }
         }
     }
-    // Whoever has not begun gives its job back at once.
+    // Jobs that have not started are returned to the queue at once.
     lane.may_run.close();
 }
 
@@ -85,11 +85,11 @@ fn complain(error: &Error) {
 }
 
 async fn rest(bell: &mut Bell, wait: Duration) {
-    // Running out of time is the ordinary end of the wait.
+    // A timeout is the normal end of this wait.
     let _ = tokio::time::timeout(wait, bell.rung()).await;
 }
 
-/// Until the next look: the poll, or less if something is due before.
+/// Returns the time until the next claim: the poll interval, or less if a job is due earlier.
 fn wait(lane: &Lane, look_again_at: Option<kith_kernel::Timestamp>) -> Duration {
     let now = lane.shared.jobs.inner().sources.clock.now();
     let until = look_again_at.map_or(lane.shared.options.poll, |at| at.since(now));
@@ -105,7 +105,7 @@ fn start(lane: &Arc<Lane>, claim: Claim) {
     }
 }
 
-/// How many jobs are claimed ahead.
+/// Number of jobs to claim ahead.
 #[derive(Default)]
 struct Pace {
     ahead: usize,
@@ -114,14 +114,14 @@ struct Pace {
 }
 
 impl Pace {
-    /// How many jobs to claim now.
+    /// Returns the number of jobs to claim now.
     #[expect(clippy::disallowed_methods, reason = "paces real work")]
     fn room(&mut self, lane: &Lane) -> usize {
         let now = Instant::now();
         let since = self.looked_at.map(|at| now - at);
         if since.is_none_or(|since| since >= AHEAD_FOR) {
             let ended = lane.ended.swap(0, Ordering::Relaxed);
-            // Pace is per time: a long pause says that little was done.
+            // A rate per period: after a long pause, few jobs have ended per period.
             let spans = since.map_or(1, |since| since.as_millis() / AHEAD_FOR.as_millis()).max(1);
             self.ahead = (ended / usize::try_from(spans).unwrap_or(usize::MAX)).min(AHEAD);
             self.looked_at = Some(now);
@@ -129,7 +129,7 @@ impl Pace {
         let ahead = if self.is_limited { 0 } else { self.ahead };
         let capacity = lane.share.concurrency + ahead;
         let room = capacity.saturating_sub(lane.outstanding.load(Ordering::Relaxed));
-        // Small claims cost as much as large ones.
+        // A small claim costs as much as a large one, so wait until there is more room.
         if room < (capacity / 4).min(MOST / 2) { 0 } else { room.min(MOST) }
     }
 }

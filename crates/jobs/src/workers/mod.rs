@@ -1,4 +1,4 @@
-//! Workers: they claim jobs of their queues, run their handlers, and say how that ended.
+//! Workers: claim jobs of their queues, run the handlers, and report the results.
 
 mod drain;
 mod fetch;
@@ -32,7 +32,7 @@ pub use typed::JobType;
 
 type HandlerFuture = Pin<Box<dyn Future<Output = Result<Done, JobError>> + Send>>;
 
-/// What is done for jobs of a kind.
+/// Handler for jobs of one kind.
 #[derive(Clone)]
 pub struct Handler {
     kind: String,
@@ -40,7 +40,8 @@ pub struct Handler {
 }
 
 impl Handler {
-    /// `run` is done for each job of this kind. It may be run again for a job that it has done before.
+    /// Creates a handler that calls `run` for each job of this kind. It can be called again for a job that
+    /// has already succeeded.
     pub fn new<F, R>(kind: impl Into<String>, run: F) -> Self
     where
         F: Fn(Run) -> R + Send + Sync + 'static,
@@ -49,12 +50,12 @@ impl Handler {
         Self { kind: kind.into(), run: Arc::new(move |job| Box::pin(run(job))) }
     }
 
-    /// The kind.
+    /// Returns the kind.
     pub fn kind(&self) -> &str {
         &self.kind
     }
 
-    /// Runs an attempt. One that panics, in the closure or in its future, has failed.
+    /// Runs an attempt. A panic in the closure or its future counts as a failure.
     async fn attempt(&self, run: Run) -> Result<Done, JobError> {
         let attempt = AssertUnwindSafe(async { (self.run)(run).await });
         let ended = attempt.catch_unwind().await;
@@ -62,37 +63,40 @@ impl Handler {
     }
 }
 
-/// How much of a queue is run at once.
+/// Concurrency of one queue in this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueShare {
-    /// The queue.
+    /// Name of the queue.
     pub queue: String,
-    /// Jobs that run at once in this process.
+    /// Maximum number of jobs running at once in this process.
     pub concurrency: usize,
 }
 
-/// How workers work.
+/// Options of the workers of a process.
 #[derive(Clone, Debug)]
 pub struct WorkerOptions {
-    /// Which process this is, for people.
+    /// Name of the process, for people.
     pub name: String,
-    /// What it works on.
+    /// Queues to work on.
     pub queues: Vec<QueueShare>,
-    /// How long a silent process counts as alive; it says three times as often that it is.
+    /// Lease duration: without a heartbeat for this long, the process is evicted. It sends three heartbeats
+    /// per lease.
     pub lease: Duration,
-    /// How often queues are looked at although nobody rings.
+    /// Interval at which queues are checked without a notification.
     pub poll: Duration,
-    /// How long a stop waits for jobs that run. Those that still do are then told to stop, and given back.
+    /// Time that a stop waits for running jobs. The remaining ones are then cancelled and returned to the
+    /// queue.
     pub grace: Duration,
-    /// How long handlers that outlast `grace` may run once they were told to stop; then they are dropped.
+    /// Time that handlers may continue after they have been cancelled at the end of `grace`; then they are
+    /// dropped.
     pub cancel_grace: Duration,
-    /// What is kept of ended jobs.
+    /// Retention of ended jobs.
     pub retention: Retention,
 }
 
 impl WorkerOptions {
-    /// The defaults: given up after 6 s of silence, a look each second, a grace of 25 s, and one
-    /// second more for handlers that were told to stop.
+    /// Creates options with the defaults: a lease of 6 s, a poll interval of 1 s, a grace of 25 s, and 1 s
+    /// more for cancelled handlers.
     pub fn new(name: impl Into<String>, queues: Vec<QueueShare>) -> Self {
         Self {
             name: name.into(),
@@ -106,47 +110,47 @@ impl WorkerOptions {
     }
 }
 
-/// What all tasks of one process's workers share.
+/// State shared by all tasks of a process's workers.
 pub(crate) struct Shared {
     pub jobs: Jobs,
     pub handlers: HashMap<String, Handler>,
     pub options: WorkerOptions,
-    /// As what this process is registered; 0 from when it was given up until it is registered anew.
+    /// Worker id of this process; 0 from its eviction until it has registered again.
     pub worker: AtomicI64,
     pub(in crate::workers) phase: watch::Sender<Phase>,
     pub(in crate::workers) reports: mpsc::UnboundedSender<Message>,
-    /// Attempts that run here.
+    /// Attempts running in this process.
     pub(in crate::workers) running: Mutex<HashMap<Attempt, Running>>,
-    /// Claimed and not reported.
+    /// Number of jobs claimed and not yet reported.
     pub outstanding: AtomicUsize,
-    /// Told whenever that falls.
+    /// Notified when `outstanding` decreases.
     pub freed: Notify,
     pub stale: AtomicUsize,
-    /// Reports that were written.
+    /// Number of reports written.
     pub(in crate::workers) reported: AtomicUsize,
 }
 
-/// How far the workers have got on the way from their start to their end.
+/// Phase of the workers between start and end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Working,
-    /// Nothing more is claimed or begun.
+    /// No more jobs are claimed or started.
     Stopping,
-    /// The grace is over: what runs was told to stop, and is given back.
+    /// The grace has ended: running jobs are cancelled and returned to the queue.
     Leaving,
-    /// What still runs is dropped.
+    /// Handlers that are still running are dropped.
     Dropping,
 }
 
-/// An attempt that runs here.
+/// Attempt running in this process.
 struct Running {
-    /// Tells it to stop.
+    /// Requests cancellation of the attempt.
     stop: watch::Sender<bool>,
-    /// When it should have ended, if it has a timeout, until a heartbeat has recorded that.
+    /// Deadline of an attempt with a timeout, until a heartbeat has recorded it.
     unrecorded_deadline: Option<Timestamp>,
 }
 
-/// Workers that work.
+/// Running workers of this process.
 pub struct Workers {
     shared: Arc<Shared>,
     fetchers: JoinSet<()>,
@@ -154,14 +158,14 @@ pub struct Workers {
     reporter: tokio::task::JoinHandle<()>,
 }
 
-/// How long a worker of the only process that the database admits counts as alive: it ends with the process.
+/// Lease of the workers on SQLite, where only one process can use the database: they end with the process.
 const WITH_THE_PROCESS: Duration = minutes(60 * 24 * 3_650);
 
 impl Workers {
     /// Registers this process and starts its tasks.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn start(jobs: &Jobs, handlers: Vec<Handler>, options: WorkerOptions) -> Result<Self, Error> {
         if jobs.db().kind() == EngineKind::Sqlite {
             jobs.give_up_predecessors().await?;
@@ -193,21 +197,22 @@ impl Workers {
         Ok(Self { shared, fetchers, others, reporter })
     }
 
-    /// As what this process is registered.
+    /// Returns the worker id of this process, or 0 while it is not registered.
     pub fn worker(&self) -> i64 {
         self.shared.worker.load(Ordering::Relaxed)
     }
 
-    /// Reports that came too late, of attempts that were somebody else's by then.
+    /// Returns the number of ignored reports, about attempts that belonged to another worker by then.
     pub fn stale(&self) -> usize {
         self.shared.stale.load(Ordering::Relaxed)
     }
 
-    /// Claims nothing more, gives back at once what has not begun, and waits for what runs, at most for the grace.
+    /// Stops claiming, returns jobs that have not started, and waits for the running ones, at most for
+    /// `grace`.
     ///
-    /// Handlers that still run then are told to stop, as by a cancellation, and dropped when they have not ended within
-    /// `cancel_grace`. Their jobs are given back: they are run again elsewhere, and it is no failure. Only a handler that blocks
-    /// its thread may then still be at work; what it reports counts for nothing.
+    /// Handlers that are still running then are cancelled, and dropped if they have not ended within
+    /// `cancel_grace`. Their jobs are returned to the queue, which does not count as a failure. Only a
+    /// handler that blocks its thread can still be running afterwards; its report will be ignored.
     pub async fn stop(mut self) {
         self.shared.phase.send_replace(Phase::Stopping);
         while self.fetchers.join_next().await.is_some() {}
@@ -235,7 +240,7 @@ impl Workers {
             tracing::warn!(
                 jobs = left,
                 in_time,
-                "jobs that still ran after the grace are run again elsewhere"
+                "jobs still running after the grace period were rescheduled"
             );
         }
         Ok(())
@@ -248,7 +253,7 @@ async fn register(jobs: &Jobs, options: &WorkerOptions) -> Result<i64, Error> {
     jobs.register(&options.name, false, lease).await
 }
 
-/// Says again and again that this process lives, and hears what it should stop.
+/// Sends heartbeats and cancels the attempts that they return.
 async fn beat(shared: Arc<Shared>) {
     let mut bell = shared.jobs.db().bell(CANCEL_BELL);
     let every = shared.options.lease / 3;
@@ -265,22 +270,21 @@ async fn beat(shared: Arc<Shared>) {
                 cancel.iter().chain(&lost).for_each(|attempt| shared.stop_running(*attempt));
             }
             Ok((Heard::GivenUp, _)) => begin_anew(&shared).await,
-            Err(error) => tracing::warn!(%error, "this process could not say that its workers live"),
+            Err(error) => tracing::warn!(%error, "heartbeat failed"),
         }
     }
 }
 
-/// This process was given up: what it runs is somebody else's. It stops all of it and comes back as another.
+/// Handles the eviction of this process: its jobs belong to other workers. Cancels all of them and registers
+/// again.
 async fn begin_anew(shared: &Shared) {
-    tracing::warn!(
-        "this process was silent for too long and was given up; it stops what it runs and begins anew"
-    );
-    // What is in line does not start any more.
+    tracing::warn!("the lease of this process expired; cancelling its jobs and registering again");
+    // Jobs waiting to start do not start any more.
     shared.worker.store(0, Ordering::SeqCst);
     shared.list_running().into_iter().for_each(|attempt| shared.stop_running(attempt));
     match register(&shared.jobs, &shared.options).await {
         Ok(worker) => shared.worker.store(worker, Ordering::SeqCst),
-        Err(error) => tracing::warn!(%error, "it could not register again, and will try"),
+        Err(error) => tracing::warn!(%error, "registering again failed; will be retried"),
     }
 }
 
@@ -289,12 +293,13 @@ async fn keep_up(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(shared.options.poll).await;
         if let Err(error) = shared.jobs.upkeep(&mut last, shared.options.retention).await {
-            tracing::warn!(%error, "the upkeep of jobs failed and will be tried again");
+            tracing::warn!(%error, "job maintenance failed; will be retried");
         }
     }
 }
 
-/// Enqueues what is due by the schedules: when the next occurrence is, and at each look, should one be added meanwhile.
+/// Enqueues due occurrences of schedules: at the time of the next occurrence, and at least once per poll
+/// interval, because a schedule may be added meanwhile.
 async fn keep_time(shared: Arc<Shared>) {
     loop {
         let next_at = match shared.jobs.tick().await {
@@ -311,13 +316,13 @@ async fn keep_time(shared: Arc<Shared>) {
 }
 
 impl Shared {
-    /// Waits until all that was claimed has been reported or left. Says whether that was in time.
+    /// Waits until all claimed jobs have been reported or abandoned. Returns false after `time`.
     async fn ends_within(&self, time: Duration) -> bool {
         let all_done = async {
             while self.outstanding.load(Ordering::Acquire) > 0 {
                 let freed = self.freed.notified();
                 if self.outstanding.load(Ordering::Acquire) > 0 {
-                    // Looked at now and then, should a notice have been missed.
+                    // Wait with a timeout, because a notification can be missed.
                     let _ = tokio::time::timeout(Duration::from_millis(50), freed).await;
                 }
             }
@@ -325,7 +330,7 @@ impl Shared {
         tokio::time::timeout(time, all_done).await.is_ok()
     }
 
-    /// Notes that attempts are no longer outstanding.
+    /// Records that attempts are no longer outstanding.
     fn free(&self, attempts: usize) {
         self.outstanding.fetch_sub(attempts, Ordering::Release);
         self.freed.notify_waiters();
@@ -342,8 +347,9 @@ impl Shared {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
-    /// Deadlines of attempts that run here, which the database does not know yet: a claim ahead does not know when its
-    /// attempts begin, and most have ended before the next heartbeat.
+    /// Returns the deadlines of running attempts that are not in the database yet. They are not recorded by
+    /// the claim, because jobs claimed ahead have not started, and most attempts end before the next
+    /// heartbeat.
     fn unrecorded_deadlines(&self) -> Vec<(Attempt, Timestamp)> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.iter().filter_map(|(attempt, one)| Some((*attempt, one.unrecorded_deadline?))).collect()

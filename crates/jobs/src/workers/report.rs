@@ -1,5 +1,5 @@
-//! Reporting: how attempts ended, as many in one transaction as have ended meanwhile. What cannot be written is kept and
-//! tried again for as long as the process lives.
+//! Writes reports in batches: those that arrive while a batch is written form the next one. Reports that
+//! cannot be written are retried as long as the process lives.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -15,43 +15,43 @@ use crate::batch::is_outage;
 use crate::finish::{self, Attempt, Report, Told};
 use crate::model::{JobError, JobState};
 
-/// Reports in one transaction.
+/// Maximum number of reports per transaction.
 const TOGETHER: usize = 1_000;
-/// Reports that are tried again in one transaction.
+/// Maximum number of retried reports per transaction.
 const AGAIN_TOGETHER: usize = 128;
-/// Longest wait before a report is tried again.
+/// Maximum delay before a report is retried.
 const MAX_WAIT: Duration = Duration::from_secs(10);
-/// Wait after the database did not answer, or another transaction held up a report.
+/// Delay after the database did not respond, or another transaction blocked a report.
 const AFTER_FAILURE: Duration = Duration::from_millis(200);
 
 pub(super) enum Message {
     Ended(Ended),
-    /// It was claimed, and the process stops before it began.
+    /// A job was claimed, and the process stops before it has started.
     Unbegun {
         attempt: Attempt,
         queue: String,
     },
 }
 
-/// An attempt that has ended, and what is counted with it.
+/// Ended attempt with the data for the statistics.
 #[derive(Clone)]
 pub(super) struct Ended {
     report: Report,
     queue: String,
     kind: String,
     took: Duration,
-    /// Set if it may have been written already: the answer to the commit was lost.
+    /// True if the report may already have been written, because the response to the commit was lost.
     is_doubtful: bool,
-    /// Set if it replaces a report that could not be written.
+    /// True if this replaces a report that could not be written.
     is_substitute: bool,
-    /// Since the database refused it, although nothing says that the report is at fault.
+    /// Set if the database rejected the report for a reason that may not be the report's.
     refused: Option<Refused>,
 }
 
-/// A report that the database refused, as it may refuse all others at that time.
+/// Rejection of a report that may concern all reports at that time.
 #[derive(Clone, Copy)]
 struct Refused {
-    /// Reports that this process had written when it first did.
+    /// Number of reports that this process had written when the report was first rejected.
     reported: usize,
     wait: Duration,
     again_at: Instant,
@@ -62,22 +62,22 @@ impl Ended {
         Self { report, queue, kind, took, is_doubtful: false, is_substitute: false, refused: None }
     }
 
-    /// The failure of the attempt in place of an end that cannot be written.
+    /// Returns a report of a failed attempt, in place of a report that cannot be written.
     fn substitute(self, error: &Error) -> Self {
-        let why = format!("how it ended could not be stored: {error}");
+        let why = format!("the result could not be stored: {error}");
         let report = Report { outcome: Err(JobError::Retry(why)), ..self.report };
         Self { report, is_substitute: true, refused: None, ..self }
     }
 
-    /// Whether the report itself cannot be written, rather than any: `before` reports were written when it was tried, and
-    /// `after` when the database had refused it.
+    /// Returns true if the database rejects this report and not all reports. `before` is the number of
+    /// reports written before the attempt to write it, `after` the number afterwards.
     fn is_at_fault(&self, error: &Error, before: usize, after: usize) -> bool {
         let first = self.refused.map_or(before, |refused| refused.reported);
         let is_own = matches!(error, Error::NulInText | Error::Constraint(_));
         !self.is_substitute && (is_own || after > first)
     }
 
-    /// The same, to be tried again after a wait that grows.
+    /// Returns the report with a retry time; the delay doubles each time.
     fn postpone(self, reported: usize) -> Self {
         let wait = self.refused.map_or(AFTER_FAILURE, |refused| (refused.wait * 2).min(MAX_WAIT));
         let reported = self.refused.map_or(reported, |refused| refused.reported);
@@ -117,13 +117,14 @@ async fn heed_arriving(
         }
         give_back(shared, unbegun).await;
         for held in persist(shared, ended).await {
-            // The other half ends after this one.
+            // The retrying task runs until this task ends.
             let _ = postpone.send(held);
         }
     }
 }
 
-/// Tries reports again that another transaction held up or the database refused, apart from those that arrive.
+/// Retries reports that were blocked by another transaction or rejected by the database, separately from new
+/// ones.
 async fn heed_postponed(shared: &Shared, mut postponed: mpsc::UnboundedReceiver<Ended>) {
     let mut held = Vec::new();
     while !held.is_empty() || postponed.recv_many(&mut held, TOGETHER).await > 0 {
@@ -140,8 +141,9 @@ async fn heed_postponed(shared: &Shared, mut postponed: mpsc::UnboundedReceiver<
     }
 }
 
-/// Writes reports, again and again while the database is away. In place of one that can never be written its attempt fails.
-/// Returns those to be tried later: another transaction holds what they change, or the database is at fault.
+/// Writes reports, and repeats that while the database is unavailable. A report that can never be written is
+/// replaced by a failure of its attempt. Returns the reports to be retried later: another transaction blocks
+/// them, or the database rejected them.
 async fn persist(shared: &Shared, mut ended: Vec<Ended>) -> Vec<Ended> {
     let mut held = Vec::new();
     while !ended.is_empty() {
@@ -179,7 +181,7 @@ async fn persist(shared: &Shared, mut ended: Vec<Ended>) -> Vec<Ended> {
     held
 }
 
-/// Why reports of one batch were not written and are tried again.
+/// Reasons why reports of a batch were not written and will be retried.
 #[derive(Default)]
 struct Failures {
     outage: Option<Error>,
@@ -189,7 +191,7 @@ struct Failures {
 impl Failures {
     fn warn(&self) {
         for error in self.outage.iter().chain(&self.refusal) {
-            tracing::warn!(%error, "how jobs ended could not be written; tried again");
+            tracing::warn!(%error, "reports could not be written; will be retried");
         }
     }
 }
@@ -214,11 +216,7 @@ async fn count_it(shared: &Shared, mut told: Told, ended: &Ended) {
     let Attempt { job, attempt, .. } = report.attempt;
     if told == Told::Stale {
         shared.stale.fetch_add(1, Ordering::Relaxed);
-        return tracing::warn!(
-            job,
-            attempt,
-            "an attempt ended that was somebody else's by then; it counts for nothing"
-        );
+        return tracing::warn!(job, attempt, "stale report ignored");
     }
     if let (Err(error), false) = (&report.outcome, matches!(told, Told::Ended(JobState::Cancelled))) {
         tracing::info!(job, attempt, kind, %error, "an attempt did not succeed");

@@ -1,4 +1,4 @@
-//! Running one attempt: what a handler knows and may say of it, its timeout, and how it is stopped.
+//! Running one attempt: the interface for its handler, its timeout and its cancellation.
 
 use std::sync::Arc;
 use std::sync::PoisonError;
@@ -17,28 +17,29 @@ use crate::jobs::Jobs;
 use crate::model::{Awaited, ClaimToken, Claimed, Done, JobError, JobId, LogLine};
 use crate::{finish, look, rows};
 
-/// How long a handler that was asked to stop may take to do so before it is dropped.
+/// Time that a cancelled handler may take to end before it is dropped.
 const STOP_WITHIN: Duration = seconds(5);
-/// When a job is looked at again whose kind nobody here runs: another node may, or the next version.
+/// Delay before a job is claimed again whose kind has no handler here. Another node or the next version may
+/// have one.
 const UNKNOWN_KIND: Duration = seconds(30);
-/// Longest line of a job's log, in characters.
+/// Maximum length of a log line, in characters.
 const LINE_CHARS: usize = 2_000;
 
-/// One attempt, as its handler sees it.
+/// Attempt, as its handler sees it.
 pub struct Run {
-    /// The job.
+    /// Job id.
     pub id: JobId,
-    /// Which attempt this is, from 1.
+    /// Number of the attempt, from 1.
     pub attempt: i64,
-    /// What is to be done.
+    /// Kind.
     pub kind: String,
-    /// With what: JSON.
+    /// Payload, a JSON text.
     pub payload: String,
-    /// How often it has failed before.
+    /// Number of failures so far.
     pub failures: i64,
-    /// When it was to run.
+    /// Time at which the job was due.
     pub run_at: kith_kernel::Timestamp,
-    /// The context of what it does.
+    /// Execution context.
     pub ctx: Ctx,
     token: ClaimToken,
     jobs: Jobs,
@@ -65,28 +66,29 @@ impl Run {
         }
     }
 
-    /// The attempt, as its owner names it.
+    /// Returns the identity of the attempt, for reports.
     pub fn as_attempt(&self) -> Attempt {
         Attempt { job: self.id, attempt: self.attempt, token: self.token }
     }
 
-    /// Returns once somebody wants this attempt to stop.
+    /// Waits until cancellation of the attempt is requested.
     pub async fn cancelled(&mut self) {
-        // The sender lives for as long as the attempt.
+        // The sender lives as long as the attempt.
         if self.stop.wait_for(|stop| *stop).await.is_err() {
             std::future::pending().await
         }
     }
 
-    /// Whether somebody wants this attempt to stop.
+    /// Returns true if cancellation of the attempt was requested.
     pub fn is_cancelled(&self) -> bool {
         *self.stop.borrow()
     }
 
-    /// Keeps what `progress` says, as JSON; false if the attempt is somebody else's by now.
+    /// Stores the progress of the attempt as JSON. Returns false if the attempt belongs to another worker by
+    /// now.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn progress(&self, progress: &serde_json::Value) -> Result<bool, Error> {
         let (text, own) = (progress.to_string(), self.as_attempt());
         let progress = move |tx: &kith_store::Tx<'_>| {
@@ -97,10 +99,10 @@ impl Run {
         self.jobs.db().write(progress).await
     }
 
-    /// Keeps a line with the job.
+    /// Adds a line to the log of the job. Lines are cut to 2,000 characters.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn log(&self, level: &'static str, line: impl Into<String>) -> Result<(), Error> {
         let line: String = line.into();
         let line = LogLine {
@@ -113,17 +115,17 @@ impl Run {
         self.jobs.db().write(move |tx| rows::ended::insert_log(tx, finish::segment(tx)?, id, &line)).await
     }
 
-    /// How the jobs that this one waited for have ended.
+    /// Returns the states and results of the jobs that this one waited for.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn results(&self) -> Result<Vec<Awaited>, Error> {
         let id = self.id;
         self.jobs.db().read(move |q| look::list_results(q, id, i64::MAX)).await
     }
 }
 
-/// What is rung when a job has said something of its progress.
+/// Returns the channel that is notified when the progress of a job changes.
 pub fn progress_bell(job: JobId) -> String {
     format!("jobs/progress/{job}")
 }
@@ -139,7 +141,7 @@ pub(super) async fn run(lane: Arc<Lane>, claimed: Claimed, is_limited: bool) {
             let (kind, started) = (claimed.kind.clone(), now());
             let outcome = outcome(&lane, claimed, stopped).await;
             lane.shared.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&attempt);
-            // What ends because the process stops is given back when the worker signs off.
+            // A job that ends because the process stops is returned to the queue when the worker is evicted.
             let is_left =
                 matches!(outcome, Err(JobError::Cancelled)) && *lane.shared.phase.borrow() >= Phase::Leaving;
             let rings = is_limited.then(|| queue.clone());
@@ -149,7 +151,7 @@ pub(super) async fn run(lane: Arc<Lane>, claimed: Claimed, is_limited: bool) {
     };
     lane.ended.fetch_add(1, Ordering::Relaxed);
     match message {
-        // The reporter outlives all attempts; it is gone only once the grace of a stop is over.
+        // The receiver outlives all attempts, except those that still run after the grace of a stop.
         Some(message) => drop(lane.shared.reports.send(message)),
         None => lane.shared.free(1),
     }
@@ -161,15 +163,16 @@ pub(super) fn now() -> Instant {
     Instant::now()
 }
 
-/// Makes an attempt one that runs here, and can be told to stop. Nothing, if its worker was given up since it was claimed,
-/// as it belongs to another by then, or if all were told to stop.
+/// Registers an attempt as running, so that it can be cancelled. Returns `None` if its worker was evicted
+/// since the claim, so that the job belongs to another worker, or if the process is stopping.
 fn begin(shared: &Shared, attempt: Attempt, claimed: &Claimed) -> Option<watch::Receiver<bool>> {
     let (stop, stopped) = watch::channel(false);
     let deadline =
         (!claimed.timeout.is_zero()).then(|| shared.jobs.inner().sources.clock.now() + claimed.timeout);
     let running = Running { stop, unrecorded_deadline: deadline };
     let mut all = shared.running.lock().unwrap_or_else(PoisonError::into_inner);
-    // Eviction of the worker changes its number first, and then stops all that are in here; so with the phase.
+    // An eviction first changes the worker id and then cancels all registered attempts; the same holds for
+    // the phase.
     if shared.worker.load(Ordering::SeqCst) != claimed.worker || *shared.phase.borrow() >= Phase::Leaving {
         return None;
     }

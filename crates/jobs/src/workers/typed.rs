@@ -1,4 +1,5 @@
-//! Job types: kind, queue, policy and payload of a job in one constant, so that whoever enqueues and whoever runs agree.
+//! Job types: kind, queue, policy and payload type of a job in one constant, shared by the code that enqueues
+//! and the code that runs it.
 
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -11,23 +12,23 @@ use crate::model::{Done, Invalid, JobError, USUAL_PRIORITY};
 use crate::new_job::NewJob;
 use crate::retry::Retry;
 
-/// A type of job whose payload is a `P`.
+/// Type of job with a payload of type `P`.
 pub struct JobType<P> {
-    /// What is to be done: verb and noun, such as `callbacks.deliver`.
+    /// Kind: module and verb, such as `callbacks.deliver`.
     pub kind: &'static str,
-    /// In which queue.
+    /// Queue.
     pub queue: &'static str,
-    /// 0 is first.
+    /// Priority; 0 is the most urgent.
     pub priority: i64,
-    /// How often it may fail.
+    /// Retry policy.
     pub retry: Retry,
-    /// An attempt that takes longer has failed; zero: none does.
+    /// Time limit of an attempt; an attempt that exceeds it fails. Zero: no limit.
     pub timeout: Duration,
     payload: PhantomData<fn(P) -> P>,
 }
 
 impl<P> JobType<P> {
-    /// The defaults, on a queue.
+    /// Creates a job type with the default options.
     pub const fn new(kind: &'static str, queue: &'static str) -> Self {
         Self {
             kind,
@@ -39,21 +40,21 @@ impl<P> JobType<P> {
         }
     }
 
-    /// Another policy.
+    /// Sets the retry policy.
     #[must_use]
     pub const fn retry(mut self, retry: Retry) -> Self {
         self.retry = retry;
         self
     }
 
-    /// Another timeout.
+    /// Sets the time limit of an attempt.
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Another priority; 0 is first.
+    /// Sets the priority; 0 is the most urgent.
     #[must_use]
     pub const fn priority(mut self, priority: i64) -> Self {
         self.priority = priority;
@@ -62,10 +63,10 @@ impl<P> JobType<P> {
 }
 
 impl<P: Serialize> JobType<P> {
-    /// A job of this type.
+    /// Creates a job of this type.
     ///
     /// # Errors
-    /// [`Invalid`] if the payload is not JSON.
+    /// Returns [`Invalid`] if the payload cannot be serialized to JSON.
     pub fn with(&self, payload: &P) -> Result<NewJob, Invalid> {
         let payload =
             serde_json::to_string(payload).map_err(|error| Invalid::new("payload", error.to_string()))?;
@@ -75,7 +76,8 @@ impl<P: Serialize> JobType<P> {
 }
 
 impl<P: DeserializeOwned + Send + 'static> JobType<P> {
-    /// What is done for jobs of this type. One whose payload is no `P` goes to the dead letters.
+    /// Creates a handler for this type. A job whose payload cannot be deserialized into `P` goes to the dead
+    /// letters.
     pub fn handler<F, R>(&self, run: F) -> Handler
     where
         F: Fn(Run, P) -> R + Send + Sync + 'static,

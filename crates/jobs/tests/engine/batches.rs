@@ -1,5 +1,5 @@
-//! Reports and enqueues of one process are written together. One that cannot be written, or waits for another
-//! transaction, does not hold up those beside it.
+//! Batches: reports and enqueues of one process are written together. One that fails, or waits for another
+//! transaction, does not block the others.
 
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ contract! {
     jobs_that_end_together_settle_within_one_budget
     parents_of_one_waiter_each_settle_in_one_run
     enqueue_that_cannot_be_stored_fails_alone
-    report_whose_answer_is_lost_is_counted_as_what_it_is
-    enqueue_that_was_not_tried_is_not_doubtful
+    report_with_lost_response_is_counted_correctly
+    untried_enqueue_has_known_outcome
     report_at_fault_fails_its_own_attempt
     success_survives_a_fault_of_the_database
 }
@@ -34,7 +34,8 @@ async fn start(engine: &Engine, handler: Handler) -> Workers {
     Workers::start(&engine.jobs, vec![handler], WorkerOptions::new("test", vec![share])).await.unwrap()
 }
 
-/// Returns what the payload says, once `go` is set: so that all end together.
+/// Handler that returns a result derived from the payload once `go` is set, so that all attempts end
+/// together.
 fn answers(go: watch::Receiver<bool>, result: fn(&str) -> Option<String>) -> Handler {
     Handler::new("work", move |run: Run| {
         let mut go = go.clone();
@@ -72,7 +73,7 @@ async fn report_that_cannot_be_stored_fails_its_own_attempt(engine: Engine) {
     only_the_seventh_is_dead(&engine, &ids, "U+0000").await;
 }
 
-/// The database refuses it for a reason that the engine does not know, and takes those beside it.
+/// The database rejects the report for a reason unknown to the engine, and with it the whole batch.
 async fn report_at_fault_fails_its_own_attempt(engine: Engine) {
     let statements: &[&str] = match engine.db().kind() {
         EngineKind::Sqlite => &["CREATE TRIGGER refuse BEFORE INSERT ON job_history_segment_0 WHEN NEW.payload = '7'
@@ -99,7 +100,7 @@ async fn result_that_is_too_large_fails_its_attempt(engine: Engine) {
     only_the_seventh_is_dead(&engine, &ids, "longer than 262144 bytes").await;
 }
 
-/// An attempt whose dead letter is there already cannot be ended.
+/// An attempt whose dead letter already exists cannot be ended.
 async fn overdue_job_that_cannot_be_ended_delays_no_other(engine: Engine) {
     let jobs =
         (0..5).map(|n| work(n).retry(Retry::NEVER).timeout(std::time::Duration::from_secs(1))).collect();
@@ -124,7 +125,7 @@ async fn overdue_job_that_cannot_be_ended_delays_no_other(engine: Engine) {
     );
 }
 
-/// Inserts so many ready jobs, each with so many that wait for it.
+/// Inserts `parents` ready jobs, each with `waiters` jobs that wait for it.
 async fn insert_parents(engine: &Engine, parents: i64, waiters: i64) {
     let insert = move |tx: &Tx<'_>| {
         tx.exec(
@@ -144,7 +145,7 @@ async fn insert_parents(engine: &Engine, parents: i64, waiters: i64) {
     engine.db().write(insert).await.unwrap();
 }
 
-/// More than one transaction settles.
+/// More jobs than one transaction settles.
 async fn parents_of_one_waiter_each_settle_in_one_run(engine: Engine) {
     const PARENTS: i64 = 2_000;
     insert_parents(&engine, PARENTS, 1).await;
@@ -188,8 +189,8 @@ async fn enqueue_that_cannot_be_stored_fails_alone(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 99);
 }
 
-/// The answer to a COMMIT is lost: the report is sent again, and finds its own success.
-async fn report_whose_answer_is_lost_is_counted_as_what_it_is(engine: Engine) {
+/// The response to a COMMIT is lost: the report is sent again, and its earlier success is detected.
+async fn report_with_lost_response_is_counted_correctly(engine: Engine) {
     const JOBS: i64 = 60;
     let db = engine.db().clone();
     let handler = Handler::new("work", move |run: Run| {
@@ -204,7 +205,7 @@ async fn report_whose_answer_is_lost_is_counted_as_what_it_is(engine: Engine) {
     });
     let workers = start(&engine, handler).await;
     for n in 0..JOBS {
-        // Its own answer may be lost as well.
+        // The response to this enqueue may be lost as well.
         let _ = engine.jobs.enqueue(work(n)).await;
     }
     until("all have ended", async || engine.count("SELECT COUNT(*) FROM jobs").await == 0).await;
@@ -218,8 +219,8 @@ async fn report_whose_answer_is_lost_is_counted_as_what_it_is(engine: Engine) {
     assert_eq!((total.completed, total.cancelled, total.dead), (completed, cancelled, dead));
 }
 
-/// The answer to the COMMIT of a part of a batch is lost. The rest was not tried.
-async fn enqueue_that_was_not_tried_is_not_doubtful(engine: Engine) {
+/// The response to the COMMIT of a part of a batch is lost. The rest was not tried.
+async fn untried_enqueue_has_known_outcome(engine: Engine) {
     for _ in 0..100 {
         let before = engine.count("SELECT COUNT(*) FROM jobs").await;
         engine.db().inject(Fault::CommitAnswerLost);
@@ -241,7 +242,7 @@ async fn enqueue_that_was_not_tried_is_not_doubtful(engine: Engine) {
     panic!("no batch was split");
 }
 
-/// A statement fails for a reason that is not the report's, until that is mended.
+/// A statement fails for a reason unrelated to the report, until the cause is fixed.
 async fn success_survives_a_fault_of_the_database(engine: Engine) {
     let rename = |sql: &'static str| engine.db().write(move |tx: &Tx<'_>| tx.exec(sql, params![]).map(drop));
     let (go, gone) = watch::channel(false);
@@ -279,7 +280,7 @@ async fn report_about_a_held_job_delays_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn contended_key_delays_no_other_enqueue() {
+async fn contended_key_does_not_delay_other_enqueues() {
     let Some(engine) = Engine::postgres().await else { return };
     let keyed = |n: i64, key: &str| work(n).unique(Unique::key(key).on_conflict(OnConflict::Keep));
     let (ctx, first) = (engine.ctx(), keyed(1, "hot"));
@@ -302,7 +303,7 @@ async fn contended_key_delays_no_other_enqueue() {
 
 /// On SQLite all writes wait for the transaction that holds the key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_enqueues_of_a_contended_key_hold_up_no_other() {
+async fn many_contended_enqueues_do_not_delay_others() {
     let Some(engine) = Engine::postgres().await else { return };
     let keyed = |n: i64, key: &str| work(n).unique(Unique::key(key));
     let (ctx, first) = (engine.ctx(), keyed(1, "hot"));

@@ -1,4 +1,4 @@
-//! Claiming: in order, by priority, each job to one worker only.
+//! Claims: order, priority, and exclusivity.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -10,17 +10,17 @@ use crate::contract;
 use crate::support::{Engine, numbers, work};
 
 contract! {
-    the_first_come_first_within_a_priority
-    two_workers_never_get_one_job
-    what_becomes_ready_late_is_found_though_later_ones_were_claimed
-    a_paused_queue_starts_nothing_and_what_is_ready_waits
-    claims_that_are_lost_are_made_again
-    a_clock_that_goes_back_loses_nothing
+    jobs_of_one_priority_are_claimed_in_order
+    job_is_claimed_by_one_worker_only
+    late_commit_is_claimed_after_later_jobs
+    paused_queue_starts_no_job
+    lost_claims_are_repeated
+    clock_going_back_loses_no_job
     large_payloads_shorten_a_claim_and_keep_their_order
     large_payloads_shorten_a_claim_by_keys_and_keep_their_order
 }
 
-async fn the_first_come_first_within_a_priority(engine: Engine) {
+async fn jobs_of_one_priority_are_claimed_in_order(engine: Engine) {
     for (n, priority) in [(1, 5), (2, 5), (3, 0), (4, 9), (5, 0), (6, 5)] {
         engine.enqueue(work(n).priority(priority)).await;
     }
@@ -30,8 +30,8 @@ async fn the_first_come_first_within_a_priority(engine: Engine) {
     assert_eq!(engine.numbers(10).await, [0; 0]);
 }
 
-/// JOB-04, pgqueuer#475's kin: whatever number of nodes claims, each job runs once.
-async fn two_workers_never_get_one_job(engine: Engine) {
+/// JOB-04, similar to pgqueuer#475: each job runs once, regardless of the number of claiming nodes.
+async fn job_is_claimed_by_one_worker_only(engine: Engine) {
     const ALL: i64 = 3_000;
     engine.jobs.enqueue_all((0..ALL).map(work).collect()).await.unwrap();
     let nodes = [Some(engine.jobs.clone()), engine.second().await];
@@ -60,8 +60,8 @@ async fn two_workers_never_get_one_job(engine: Engine) {
     assert_eq!(seen.lock().unwrap().len() as i64, ALL);
 }
 
-async fn what_becomes_ready_late_is_found_though_later_ones_were_claimed(engine: Engine) {
-    // A transaction that is open while others commit and are claimed.
+async fn late_commit_is_claimed_after_later_jobs(engine: Engine) {
+    // A transaction that stays open while others commit and their jobs are claimed.
     let (held, is_held) = tokio::sync::oneshot::channel();
     let (release, released) = std::sync::mpsc::channel::<()>();
     let (held, released) = (Mutex::new(Some(held)), Mutex::new(released));
@@ -83,7 +83,7 @@ async fn what_becomes_ready_late_is_found_though_later_ones_were_claimed(engine:
     let later = tokio::spawn(async move { jobs.enqueue_all((2..50).map(work).collect()).await.unwrap() });
     if !is_alone {
         later.await.unwrap();
-        // Until the queue is empty, and once more: whatever is remembered of it is remembered now.
+        // Until the queue is empty, and once more, so that the claim state is cached.
         for expected in [40, 8, 0, 0] {
             assert_eq!(engine.numbers(40).await.len(), expected);
         }
@@ -98,7 +98,7 @@ async fn what_becomes_ready_late_is_found_though_later_ones_were_claimed(engine:
     assert_eq!(engine.numbers(100).await.len(), 49);
 }
 
-async fn a_paused_queue_starts_nothing_and_what_is_ready_waits(engine: Engine) {
+async fn paused_queue_starts_no_job(engine: Engine) {
     let id = engine.add(1).await;
     let ctx = engine.ctx();
     let pause = |paused: bool| {
@@ -115,7 +115,7 @@ async fn a_paused_queue_starts_nothing_and_what_is_ready_waits(engine: Engine) {
     assert_eq!(engine.numbers(10).await, [1, 2]);
 }
 
-async fn claims_that_are_lost_are_made_again(engine: Engine) {
+async fn lost_claims_are_repeated(engine: Engine) {
     engine.jobs.enqueue_all((0..10).map(work).collect()).await.unwrap();
     let worker = engine.worker().await;
     engine.db().inject(kith_store::testing::Fault::CommitFails);
@@ -124,8 +124,8 @@ async fn claims_that_are_lost_are_made_again(engine: Engine) {
     assert_eq!(numbers(&claim), (0..10).collect::<Vec<_>>());
 }
 
-/// DRV-09, for jobs: a clock that is set back neither loses what was scheduled meanwhile nor runs it early.
-async fn a_clock_that_goes_back_loses_nothing(engine: Engine) {
+/// DRV-09 for jobs: a clock that goes back neither loses jobs scheduled meanwhile nor runs them early.
+async fn clock_going_back_loses_no_job(engine: Engine) {
     let worker = engine.worker().await;
     engine.advance(seconds(86_400));
     assert!(engine.claim(worker, 10).await.jobs.is_empty());
@@ -137,7 +137,7 @@ async fn a_clock_that_goes_back_loses_nothing(engine: Engine) {
     assert_eq!(numbers(&engine.claim(worker, 10).await), [1]);
 }
 
-/// Claims 100 at once, and asks for what each claim got: its jobs' numbers and first attempts, and the bytes of its payloads.
+/// Claims up to 100 jobs at a time, and returns the payload sizes of each claim in order.
 async fn claim_all(engine: &Engine) -> Vec<Vec<usize>> {
     let worker = engine.worker().await;
     let mut claims = Vec::new();
@@ -151,7 +151,7 @@ async fn claim_all(engine: &Engine) -> Vec<Vec<usize>> {
     }
 }
 
-/// Bytes of the payloads in the order of their jobs: small ones between large ones.
+/// Returns payload sizes in the order of the jobs: small ones between large ones.
 fn payload_sizes() -> Vec<usize> {
     (0..80).map(|n| if n % 4 == 0 { 200_000 + n } else { 20 + n }).collect()
 }

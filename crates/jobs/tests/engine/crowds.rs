@@ -1,5 +1,5 @@
-//! Many at once, for long: writers that never find the database locked, old snapshots that slow no claim, limits that
-//! cost nothing until they are reached.
+//! Long-running load: writers never find the database locked, old snapshots do not slow down claims, and
+//! limits cost nothing until they are reached.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -13,12 +13,12 @@ use crate::contract;
 use crate::support::{Engine, done, until, work};
 
 contract! {
-    hundreds_of_writers_never_find_the_database_locked
-    a_limit_that_is_not_reached_costs_no_claim
-    claims_touch_no_more_while_an_old_snapshot_is_held
+    concurrent_writers_never_see_database_locked
+    unreached_limit_does_not_shrink_claims
+    old_snapshot_does_not_slow_claims
 }
 
-/// A read that sees what was when it began, until it is let go.
+/// Read with a snapshot that stays open until it is released.
 struct Snapshot {
     let_go: Sender<()>,
     read: JoinHandle<Result<i64, Error>>,
@@ -35,7 +35,7 @@ async fn hold_a_snapshot(engine: &Engine) -> Snapshot {
             if let Some(held) = held.lock().unwrap().take() {
                 held.send(()).unwrap();
             }
-            // Its end is the sender's.
+            // Ends when the sender is dropped.
             let _ = wait.lock().unwrap().recv();
             let after = q.one(count, &[], |row| row.get::<i64>(0))?;
             assert_eq!(before, after, "it is a snapshot");
@@ -54,7 +54,7 @@ impl Snapshot {
     }
 }
 
-async fn hundreds_of_writers_never_find_the_database_locked(engine: Engine) {
+async fn concurrent_writers_never_see_database_locked(engine: Engine) {
     let handler = Handler::new("work", |_: Run| async { done() });
     let share = QueueShare { queue: "default".to_owned(), concurrency: 20 };
     let mut options = WorkerOptions::new("test", vec![share]);
@@ -84,8 +84,8 @@ async fn hundreds_of_writers_never_find_the_database_locked(engine: Engine) {
     workers.stop().await;
 }
 
-/// With a limit of as many as four workers run together, each claim is as full as without.
-async fn a_limit_that_is_not_reached_costs_no_claim(engine: Engine) {
+/// With a limit equal to the total of four workers, each claim is as full as without a limit.
+async fn unreached_limit_does_not_shrink_claims(engine: Engine) {
     const WORKERS: usize = 4;
     const EACH: i64 = 10;
     let ctx = engine.ctx();
@@ -124,9 +124,9 @@ async fn a_limit_that_is_not_reached_costs_no_claim(engine: Engine) {
     assert_eq!(claims * EACH, 400, "everything was started in as many claims as it takes without a limit");
 }
 
-/// On PostgreSQL dead rows stay for as long as anybody holds an old snapshot; SQLite has none, so there it is looked at
-/// whether claims go on at all.
-async fn claims_touch_no_more_while_an_old_snapshot_is_held(engine: Engine) {
+/// On PostgreSQL dead rows stay as long as an old snapshot is held. SQLite has no dead rows; there the test
+/// checks only that claims continue.
+async fn old_snapshot_does_not_slow_claims(engine: Engine) {
     let worker = engine.worker().await;
     churn(&engine, worker, 500).await;
     let before = least_pages(&engine).await;
@@ -143,7 +143,7 @@ async fn claims_touch_no_more_while_an_old_snapshot_is_held(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_history").await, 10_500);
 }
 
-/// So many jobs come and go.
+/// Runs `jobs` jobs to completion.
 async fn churn(engine: &Engine, worker: i64, jobs: i64) {
     for from in (0..jobs).step_by(500) {
         engine.jobs.enqueue_all((from..from + 500).map(work).collect()).await.unwrap();
@@ -155,7 +155,8 @@ async fn churn(engine: &Engine, worker: i64, jobs: i64) {
     }
 }
 
-/// Of three claims the one that touches least: other tests' transactions on the same server keep marks back for moments.
+/// Returns the smallest number of pages of three claims, because other tests' transactions on the same server
+/// can briefly hold watermarks back.
 async fn least_pages(engine: &Engine) -> Option<u64> {
     let mut least = None;
     for _ in 0..3 {
@@ -165,7 +166,8 @@ async fn least_pages(engine: &Engine) -> Option<u64> {
     least
 }
 
-/// How many pages a claim of ten jobs touches, whose marks are where a process would have them, or at `mark`.
+/// Returns the number of pages touched by a claim of ten jobs, with the watermarks that a process would have,
+/// or with `mark`.
 async fn pages_of_a_claim(engine: &Engine, mark: Option<i64>) -> Option<u64> {
     if engine.db().kind() == EngineKind::Sqlite {
         return None;

@@ -1,6 +1,6 @@
-//! A crash of PostgreSQL undoes commits that it acknowledged before they were on the disk, a failover to an asynchronous
-//! replica those that had not arrived there; and their transaction ids are used again. What a process remembers of a queue
-//! must not outlive that.
+//! A crash of PostgreSQL undoes commits that were acknowledged before they were on disk, and a failover to an
+//! asynchronous replica those that had not arrived there. Their transaction ids are then used again. The
+//! cached claim state of a queue must not survive that.
 
 use std::process::Command;
 
@@ -12,10 +12,11 @@ use crate::support::{Engine, done, numbers, postgres_url, until, work};
 
 const OLDEST: &str = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)";
 
-/// Stops the process that writes commits to the disk which nobody waits for.
+/// Freezes the WAL writer, which flushes the commits that no session waits for.
 pub async fn freeze_wal_writer(engine: &Engine) {
     let sql = "SELECT CAST(pid AS BIGINT) FROM pg_stat_activity WHERE backend_type = 'walwriter'";
-    // The process starts a moment after the server accepts connections. The number 0 would stop the processes of this test.
+    // The WAL writer starts shortly after the server accepts connections. The id 0 would stop the processes
+    // of this test.
     until("a process that writes the log", async || engine.count(sql).await > 1).await;
     let pid = engine.count(sql).await;
     assert!(pid > 1);
@@ -23,11 +24,11 @@ pub async fn freeze_wal_writer(engine: &Engine) {
     assert!(stopped.unwrap().success());
 }
 
-/// How often a crash is tried that undoes the claim.
+/// Maximum number of attempts to cause a crash that undoes the claim.
 const TRIES: usize = 5;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nothing_remembered_outlives_a_crash_of_the_database() {
+async fn claim_state_does_not_survive_database_crash() {
     if postgres_url().is_none() {
         return;
     }
@@ -39,8 +40,8 @@ async fn nothing_remembered_outlives_a_crash_of_the_database() {
     panic!("no crash has undone the claim: something else writes to the disk what nobody waits for");
 }
 
-/// Crashes a database after a claim. Returns false if the claim was on the disk by then: autovacuum and others flush the
-/// log too.
+/// Crashes a database after a claim. Returns false if the claim was on disk by then, because autovacuum and
+/// other processes flush the log too.
 async fn crash() -> bool {
     let options = PostgresServerOptions { fsync: true, ..PostgresServerOptions::default() };
     let mut server = PostgresServer::start(options).unwrap();
@@ -75,9 +76,9 @@ async fn crash() -> bool {
     true
 }
 
-/// The same after a failover to an asynchronous replica that lacks the last claims and reports.
+/// Same after a failover to an asynchronous replica that lacks the last claims and reports.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nothing_remembered_outlives_a_failover() {
+async fn claim_state_does_not_survive_failover() {
     if postgres_url().is_none() {
         return;
     }

@@ -1,4 +1,4 @@
-//! How jobs end: done, tried again, given up, taken back; and that only the owner of an attempt has a say in it.
+//! Ends of jobs: completed, retried, dead, cancelled; only the owner of an attempt can report it.
 
 use std::time::Duration;
 
@@ -12,24 +12,24 @@ use crate::contract;
 use crate::support::{Engine, done, work};
 
 contract! {
-    a_completed_job_is_in_the_history_with_its_result
-    a_failing_job_is_tried_again_by_its_ladder_and_then_dead
-    a_discarded_job_is_dead_at_once
-    a_snoozed_job_has_not_failed
-    a_named_wait_counts_as_a_failure
-    a_late_word_about_an_attempt_changes_nothing
-    a_waiting_job_is_taken_back_at_once_and_a_running_one_asked
-    cancelled_job_that_is_given_back_unbegun_has_ended
+    completed_job_is_in_history_with_result
+    failing_job_is_retried_with_backoff_then_dead
+    discarded_job_is_dead_immediately
+    snooze_does_not_count_as_failure
+    retry_in_counts_as_failure
+    stale_attempt_report_is_ignored
+    cancel_removes_waiting_job_and_requests_running_one
+    returned_unstarted_job_with_cancel_request_ends
     dead_letters_are_redriven_and_discarded_in_bulk
-    a_job_runs_again_whatever_became_of_it
-    a_dead_job_gives_its_key_back
+    retry_runs_job_from_any_state
+    dead_job_releases_unique_key
     revived_job_holds_its_unique_key
     dead_job_whose_key_is_held_is_not_revived
-    redrive_passes_over_dead_jobs_whose_key_is_held
-    reports_of_many_jobs_are_heeded_together
+    redrive_skips_dead_jobs_with_held_key
+    reports_of_many_jobs_are_applied_together
 }
 
-async fn a_completed_job_is_in_the_history_with_its_result(engine: Engine) {
+async fn completed_job_is_in_history_with_result(engine: Engine) {
     let id = engine.add(1).await;
     engine.advance(seconds(1));
     let result = Done { result: Some("{\"n\":1}".to_owned()) };
@@ -41,8 +41,8 @@ async fn a_completed_job_is_in_the_history_with_its_result(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 0, "the live table holds live jobs only");
 }
 
-/// REL-07.
-async fn a_failing_job_is_tried_again_by_its_ladder_and_then_dead(engine: Engine) {
+/// Covers row REL-07 of the readiness catalogue.
+async fn failing_job_is_retried_with_backoff_then_dead(engine: Engine) {
     let policy = Retry::times(4).waiting(seconds(10), seconds(25));
     let id = engine.enqueue(work(1).retry(policy)).await.id;
     for (failure, full_s) in [(1, 10), (2, 20), (3, 25)] {
@@ -61,14 +61,14 @@ async fn a_failing_job_is_tried_again_by_its_ladder_and_then_dead(engine: Engine
     assert_eq!(errors, [(1, "no luck"), (2, "no luck"), (3, "no luck"), (4, "at last")]);
 }
 
-async fn a_discarded_job_is_dead_at_once(engine: Engine) {
+async fn discarded_job_is_dead_immediately(engine: Engine) {
     let id = engine.add(1).await;
     let told = engine.run_next(Err(JobError::discard("makes no sense"))).await;
     assert_eq!(told, Some((id, Told::Ended(JobState::Dead))));
     assert_eq!(engine.job(id).await.errors[0].error, "makes no sense");
 }
 
-async fn a_snoozed_job_has_not_failed(engine: Engine) {
+async fn snooze_does_not_count_as_failure(engine: Engine) {
     let id = engine.enqueue(work(1).retry(Retry::NEVER)).await.id;
     for _ in 0..5 {
         let told = engine.run_next(Err(JobError::Snooze(seconds(30)))).await.expect("it is due").1;
@@ -79,7 +79,7 @@ async fn a_snoozed_job_has_not_failed(engine: Engine) {
     assert_eq!(engine.run_next(done()).await, Some((id, Told::Ended(JobState::Completed))));
 }
 
-async fn a_named_wait_counts_as_a_failure(engine: Engine) {
+async fn retry_in_counts_as_failure(engine: Engine) {
     let id = engine.enqueue(work(1).retry(Retry::times(2))).await.id;
     let error = || JobError::RetryIn { why: "429".to_owned(), wait: seconds(777) };
     let told = engine.run_next(Err(error())).await;
@@ -88,8 +88,8 @@ async fn a_named_wait_counts_as_a_failure(engine: Engine) {
     assert_eq!(engine.run_next(Err(error())).await, Some((id, Told::Ended(JobState::Dead))));
 }
 
-/// DRV-08: fencing. Each word carries the attempt, and a stale one changes nothing.
-async fn a_late_word_about_an_attempt_changes_nothing(engine: Engine) {
+/// DRV-08: reports are fenced by the attempt, and a stale one changes nothing.
+async fn stale_attempt_report_is_ignored(engine: Engine) {
     let id = engine.add(1).await;
     let worker = engine.worker().await;
     let first = engine.claim(worker, 1).await.jobs.remove(0);
@@ -118,7 +118,7 @@ async fn a_late_word_about_an_attempt_changes_nothing(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_history").await, 1);
 }
 
-async fn a_waiting_job_is_taken_back_at_once_and_a_running_one_asked(engine: Engine) {
+async fn cancel_removes_waiting_job_and_requests_running_one(engine: Engine) {
     let ctx = engine.ctx();
     let take_back = |id| {
         let ctx = ctx.clone();
@@ -139,7 +139,7 @@ async fn a_waiting_job_is_taken_back_at_once_and_a_running_one_asked(engine: Eng
     assert_eq!(engine.report(&job, Err(JobError::retry("stopped"))).await, Told::Ended(JobState::Cancelled));
 }
 
-async fn cancelled_job_that_is_given_back_unbegun_has_ended(engine: Engine) {
+async fn returned_unstarted_job_with_cancel_request_ends(engine: Engine) {
     let worker = engine.worker().await;
     let (cancelled, other) = (engine.add(1).await, engine.add(2).await);
     let claim = engine.claim(worker, 2).await;
@@ -172,7 +172,7 @@ async fn dead_letters_are_redriven_and_discarded_in_bulk(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead").await, 0);
 }
 
-async fn a_job_runs_again_whatever_became_of_it(engine: Engine) {
+async fn retry_runs_job_from_any_state(engine: Engine) {
     let ctx = engine.ctx();
     let again = |id| {
         let ctx = ctx.clone();
@@ -200,7 +200,7 @@ async fn a_job_runs_again_whatever_became_of_it(engine: Engine) {
     assert_eq!(again(99_999).await.unwrap(), RetryOutcome::Unknown);
 }
 
-async fn a_dead_job_gives_its_key_back(engine: Engine) {
+async fn dead_job_releases_unique_key(engine: Engine) {
     let first = engine.enqueue(work(1).unique(Unique::key("k"))).await;
     engine.run_next(Err(JobError::discard("no"))).await.unwrap();
     let second = engine.enqueue(work(2).unique(Unique::key("k"))).await;
@@ -234,7 +234,7 @@ async fn dead_job_whose_key_is_held_is_not_revived(engine: Engine) {
     assert_eq!(engine.db().write(move |tx| redrive(tx, &ctx, None, None, 10)).await.unwrap(), 1);
 }
 
-async fn redrive_passes_over_dead_jobs_whose_key_is_held(engine: Engine) {
+async fn redrive_skips_dead_jobs_with_held_key(engine: Engine) {
     let mut dead = Vec::new();
     for n in 0..6 {
         let job = if n < 5 { work(n).unique(Unique::key("k")) } else { work(n) };
@@ -245,7 +245,7 @@ async fn redrive_passes_over_dead_jobs_whose_key_is_held(engine: Engine) {
         let ctx = engine.ctx();
         engine.db().write(move |tx| redrive(tx, &ctx, None, None, most)).await.unwrap()
     };
-    // Of the five with one key, one is revived; the sixth has none.
+    // One of the five with the same key is revived; the sixth has no key.
     assert_eq!(redrive(2).await, 2);
     let mut still_dead = Vec::new();
     for (n, job) in dead.iter().enumerate() {
@@ -261,7 +261,7 @@ async fn redrive_passes_over_dead_jobs_whose_key_is_held(engine: Engine) {
     assert_eq!(redrive(10).await, 1, "the next one with the key");
 }
 
-async fn reports_of_many_jobs_are_heeded_together(engine: Engine) {
+async fn reports_of_many_jobs_are_applied_together(engine: Engine) {
     engine.jobs.enqueue_all((0..300).map(work).collect()).await.unwrap();
     let worker = engine.worker().await;
     let claim = engine.claim(worker, 300).await;

@@ -1,4 +1,4 @@
-//! Enqueueing: with the change or not at all, once where it may be only once, and nothing that is wrong.
+//! Enqueueing: atomicity with the transaction, uniqueness, and validation.
 
 use std::time::Duration;
 
@@ -9,23 +9,23 @@ use crate::contract;
 use crate::support::{Engine, done, work};
 
 contract! {
-    a_job_is_there_if_and_only_if_its_transaction_is_committed
-    what_is_wrong_is_refused_by_the_name_of_its_field
+    job_exists_only_if_transaction_commits
+    invalid_job_is_rejected_with_field_name
     many_callers_get_their_own_ids
-    a_batch_is_all_or_nothing
-    a_second_job_with_the_same_key_is_the_first
-    arguments_are_compared_within_a_kind
-    replacing_takes_the_last_payload_and_leaves_what_runs_alone
-    debouncing_runs_once_after_the_last
+    batch_is_atomic
+    same_unique_key_returns_first_job
+    payload_uniqueness_is_per_kind
+    replace_updates_waiting_job_only
+    debounce_runs_once_after_last_request
     debounce_during_a_run_leaves_a_successor
     debounce_reaches_a_job_that_waits_for_others
-    throttling_lets_one_through_in_each_period
-    racing_enqueues_of_one_key_make_one_job
-    a_delayed_job_starts_when_it_is_due_and_not_before
-    delayed_jobs_start_although_nothing_is_added
+    throttle_allows_one_job_per_period
+    racing_enqueues_with_one_key_create_one_job
+    delayed_job_starts_when_due
+    delayed_jobs_start_without_new_jobs
 }
 
-async fn a_job_is_there_if_and_only_if_its_transaction_is_committed(engine: Engine) {
+async fn job_exists_only_if_transaction_commits(engine: Engine) {
     let ctx = engine.ctx();
     let undone = engine.db().write(move |tx| {
         enqueue(tx, &ctx, &work(1))?;
@@ -39,7 +39,7 @@ async fn a_job_is_there_if_and_only_if_its_transaction_is_committed(engine: Engi
     assert_eq!(engine.numbers(10).await, [2]);
 }
 
-async fn what_is_wrong_is_refused_by_the_name_of_its_field(engine: Engine) {
+async fn invalid_job_is_rejected_with_field_name(engine: Engine) {
     let long = "x".repeat(300);
     let wrong = [
         ("queue", NewJob::new("", "work", "1")),
@@ -67,7 +67,7 @@ async fn many_callers_get_their_own_ids(engine: Engine) {
     let callers = (0..64).map(|n| {
         let jobs = engine.jobs.clone();
         tokio::spawn(async move {
-            // One among them is refused, and takes none of the others with it.
+            // One of them is rejected, without affecting the others.
             let wrong = jobs.enqueue(work(n).after([999_999])).await;
             assert!(matches!(wrong, Err(EnqueueError::Unknown(_))), "{wrong:?}");
             (n, jobs.enqueue(work(n)).await.unwrap().id)
@@ -82,7 +82,7 @@ async fn many_callers_get_their_own_ids(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 64);
 }
 
-async fn a_batch_is_all_or_nothing(engine: Engine) {
+async fn batch_is_atomic(engine: Engine) {
     let good: Vec<_> = (0..700).map(work).collect();
     let ids = engine.jobs.enqueue_all(good).await.unwrap();
     for (n, one) in [(0, ids[0]), (350, ids[350]), (699, ids[699])] {
@@ -94,7 +94,7 @@ async fn a_batch_is_all_or_nothing(engine: Engine) {
     assert!(engine.jobs.enqueue_all(Vec::new()).await.unwrap().is_empty());
 }
 
-async fn a_second_job_with_the_same_key_is_the_first(engine: Engine) {
+async fn same_unique_key_returns_first_job(engine: Engine) {
     let first = engine.enqueue(work(1).unique(Unique::key("k"))).await;
     let second = engine.enqueue(work(2).unique(Unique::key("k"))).await;
     assert!(!first.existing && second.existing);
@@ -105,7 +105,7 @@ async fn a_second_job_with_the_same_key_is_the_first(engine: Engine) {
     assert!(!third.existing && third.id != first.id, "the first has ended");
 }
 
-async fn arguments_are_compared_within_a_kind(engine: Engine) {
+async fn payload_uniqueness_is_per_kind(engine: Engine) {
     let first = engine.enqueue(work(1).unique(Unique::arguments())).await;
     assert!(engine.enqueue(work(1).unique(Unique::arguments())).await.existing);
     assert!(!engine.enqueue(work(2).unique(Unique::arguments())).await.existing);
@@ -114,7 +114,7 @@ async fn arguments_are_compared_within_a_kind(engine: Engine) {
     assert!(!other.existing && other.id != first.id);
 }
 
-async fn replacing_takes_the_last_payload_and_leaves_what_runs_alone(engine: Engine) {
+async fn replace_updates_waiting_job_only(engine: Engine) {
     let replace = || Unique::key("k").on_conflict(OnConflict::Replace);
     let first = engine.enqueue(work(1).unique(replace())).await;
     let second = engine.enqueue(work(2).priority(1).unique(replace())).await;
@@ -128,7 +128,7 @@ async fn replacing_takes_the_last_payload_and_leaves_what_runs_alone(engine: Eng
     assert_eq!(engine.job(first.id).await.payload, "2", "what runs is left alone");
 }
 
-async fn debouncing_runs_once_after_the_last(engine: Engine) {
+async fn debounce_runs_once_after_last_request(engine: Engine) {
     let debounced = |n: i64, at| work(n).at(at).unique(Unique::key("k").on_conflict(OnConflict::Debounce));
     for n in 1..=5 {
         let at = engine.ctx().now + seconds(10);
@@ -167,7 +167,7 @@ async fn debounce_reaches_a_job_that_waits_for_others(engine: Engine) {
     assert_eq!(engine.numbers(5).await, [2]);
 }
 
-async fn throttling_lets_one_through_in_each_period(engine: Engine) {
+async fn throttle_allows_one_job_per_period(engine: Engine) {
     let throttled = |n| work(n).unique(Unique::key("k").within(seconds(60)));
     let first = engine.enqueue(throttled(1)).await;
     assert!(!first.existing);
@@ -178,7 +178,7 @@ async fn throttling_lets_one_through_in_each_period(engine: Engine) {
     assert!(!engine.enqueue(throttled(3)).await.existing);
 }
 
-async fn racing_enqueues_of_one_key_make_one_job(engine: Engine) {
+async fn racing_enqueues_with_one_key_create_one_job(engine: Engine) {
     let second = engine.second().await;
     let racers = (0..40).map(|n| {
         let jobs = second.clone().filter(|_| n % 2 == 0).unwrap_or_else(|| engine.jobs.clone());
@@ -192,7 +192,7 @@ async fn racing_enqueues_of_one_key_make_one_job(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 1);
 }
 
-async fn a_delayed_job_starts_when_it_is_due_and_not_before(engine: Engine) {
+async fn delayed_job_starts_when_due(engine: Engine) {
     let due = engine.ctx().now + seconds(3_600);
     let id = engine.enqueue(work(1).at(due)).await.id;
     assert_eq!(engine.state(id).await, JobState::Scheduled);
@@ -206,8 +206,8 @@ async fn a_delayed_job_starts_when_it_is_due_and_not_before(engine: Engine) {
     assert_eq!(engine.state(late).await, JobState::Ready, "what is past is due");
 }
 
-/// bullmq#2466: delayed jobs stop until another is added.
-async fn delayed_jobs_start_although_nothing_is_added(engine: Engine) {
+/// Regression test for bullmq#2466: delayed jobs stop until another is added.
+async fn delayed_jobs_start_without_new_jobs(engine: Engine) {
     let now = engine.ctx().now;
     let jobs = (1..=50).map(|n: i64| work(n).at(now + seconds(n.unsigned_abs() * 60)));
     engine.jobs.enqueue_all(jobs.collect()).await.unwrap();

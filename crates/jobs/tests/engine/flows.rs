@@ -1,4 +1,4 @@
-//! Flows: children before parents, fan-in, and what a failure does.
+//! Flows: children run before parents, fan-in, and failures.
 
 use kith_jobs::{Done, Flow, JobError, JobState, OnFailure, Retention, Told, Upkept, enqueue_flow};
 use kith_store::{Tx, params};
@@ -7,17 +7,17 @@ use crate::contract;
 use crate::support::{Engine, done, work};
 
 contract! {
-    a_parent_runs_after_all_its_children_and_learns_their_results
-    a_parent_dies_with_its_child_unless_it_says_otherwise
-    a_parent_that_runs_all_the_same_learns_of_the_failure
-    flows_are_as_deep_as_they_are
-    who_waits_for_what_has_ended_does_not_wait
-    a_parent_that_is_taken_back_does_not_run
-    long_chains_die_over_several_transactions
-    many_waiting_jobs_are_told_over_several_transactions
+    parent_runs_after_children_with_results
+    parent_dies_with_child_by_default
+    parent_with_run_policy_sees_child_failure
+    deep_flows_run_in_order
+    job_after_ended_jobs_does_not_wait
+    cancelled_parent_does_not_run
+    long_failing_chain_settles_over_several_transactions
+    many_waiting_jobs_settle_over_several_transactions
 }
 
-/// Inserts jobs 1 to `count`, the first of which is ready, and what they wait for.
+/// Inserts jobs 1 to `count`, of which the first is ready, and their dependencies.
 async fn insert(engine: &Engine, count: i64, waits: &'static str) {
     let insert = move |tx: &Tx<'_>| {
         tx.exec(
@@ -38,7 +38,7 @@ async fn maintain(engine: &Engine) {
     engine.jobs.upkeep(&mut Upkept::default(), Retention::DEFAULT).await.unwrap();
 }
 
-async fn long_chains_die_over_several_transactions(engine: Engine) {
+async fn long_failing_chain_settles_over_several_transactions(engine: Engine) {
     const LINKS: i64 = 8_000;
     let waits = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1 - 1)
          INSERT INTO job_waits (awaited, waiter, on_failure) SELECT i, i + 1, 0 FROM n";
@@ -52,7 +52,7 @@ async fn long_chains_die_over_several_transactions(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_settlements").await, 0);
 }
 
-async fn many_waiting_jobs_are_told_over_several_transactions(engine: Engine) {
+async fn many_waiting_jobs_settle_over_several_transactions(engine: Engine) {
     let waits = "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
          INSERT INTO job_waits (awaited, waiter, on_failure) SELECT 1, i, 0 FROM n";
     insert(&engine, 2_001, waits).await;
@@ -74,7 +74,7 @@ async fn add(engine: &Engine, flow: Flow) -> (i64, Vec<i64>) {
     (parent.id, children.iter().map(|child| child.id).collect())
 }
 
-async fn a_parent_runs_after_all_its_children_and_learns_their_results(engine: Engine) {
+async fn parent_runs_after_children_with_results(engine: Engine) {
     let (parent, children) =
         add(&engine, Flow { job: work(100), children: (1..=5).map(leaf).collect() }).await;
     assert_eq!(engine.job(parent).await.waiting_for, 5);
@@ -93,7 +93,7 @@ async fn a_parent_runs_after_all_its_children_and_learns_their_results(engine: E
     assert_eq!(engine.run_next(done()).await.unwrap().0, parent);
 }
 
-async fn a_parent_dies_with_its_child_unless_it_says_otherwise(engine: Engine) {
+async fn parent_dies_with_child_by_default(engine: Engine) {
     let middle = Flow { job: work(10), children: vec![leaf(1), leaf(2)] };
     let (top, _) = add(&engine, Flow { job: work(100), children: vec![middle] }).await;
     engine.run_next(Err(JobError::discard("no"))).await.unwrap();
@@ -103,7 +103,7 @@ async fn a_parent_dies_with_its_child_unless_it_says_otherwise(engine: Engine) {
     assert_eq!(engine.numbers(10).await, [2], "its sister runs");
 }
 
-async fn a_parent_that_runs_all_the_same_learns_of_the_failure(engine: Engine) {
+async fn parent_with_run_policy_sees_child_failure(engine: Engine) {
     let mut job = work(100);
     job.on_failure = OnFailure::Run;
     let (parent, children) = add(&engine, Flow { job, children: vec![leaf(1)] }).await;
@@ -113,7 +113,7 @@ async fn a_parent_that_runs_all_the_same_learns_of_the_failure(engine: Engine) {
     assert_eq!(engine.numbers(10).await, [100]);
 }
 
-async fn flows_are_as_deep_as_they_are(engine: Engine) {
+async fn deep_flows_run_in_order(engine: Engine) {
     let flow = (1..=20).fold(leaf(0), |below, n| Flow { job: work(n), children: vec![below] });
     add(&engine, flow).await;
     for n in 0..=20 {
@@ -124,7 +124,7 @@ async fn flows_are_as_deep_as_they_are(engine: Engine) {
     }
 }
 
-async fn who_waits_for_what_has_ended_does_not_wait(engine: Engine) {
+async fn job_after_ended_jobs_does_not_wait(engine: Engine) {
     let good = engine.add(1).await;
     engine.run_next(done()).await.unwrap();
     let bad = engine.add(2).await;
@@ -135,7 +135,7 @@ async fn who_waits_for_what_has_ended_does_not_wait(engine: Engine) {
     assert_eq!(engine.state(after_both).await, JobState::Dead);
 }
 
-async fn a_parent_that_is_taken_back_does_not_run(engine: Engine) {
+async fn cancelled_parent_does_not_run(engine: Engine) {
     let (parent, _) = add(&engine, Flow { job: work(100), children: vec![leaf(1)] }).await;
     let ctx = engine.ctx();
     engine.db().write(move |tx| kith_jobs::cancel(tx, &ctx, parent, "no need")).await.unwrap();

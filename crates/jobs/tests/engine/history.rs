@@ -1,4 +1,4 @@
-//! What is kept of ended jobs, and that the live table does not grow by them.
+//! History of ended jobs, and the size of the live table.
 
 use kith_jobs::{JobFilter, JobState, Retention, Upkept, list_jobs};
 use kith_kernel::{days, hours, seconds};
@@ -7,18 +7,18 @@ use crate::contract;
 use crate::support::{Engine, done, hold, work};
 
 contract! {
-    ended_jobs_are_forgotten_by_age_and_not_before
-    ended_jobs_are_forgotten_by_number
-    jobs_are_listed_by_how_they_stand
-    minutes_and_samples_tell_what_was_done
+    ended_jobs_are_removed_by_age
+    ended_jobs_are_removed_by_count
+    jobs_are_listed_by_state
+    minutes_and_samples_record_activity
 }
 
 async fn upkeep(engine: &Engine, last: &mut Upkept, retention: Retention) {
     engine.jobs.upkeep(last, retention).await.unwrap();
 }
 
-/// bullmq#366: finished jobs fill the memory.
-async fn ended_jobs_are_forgotten_by_age_and_not_before(engine: Engine) {
+/// Regression test for bullmq#366: finished jobs fill the memory.
+async fn ended_jobs_are_removed_by_age(engine: Engine) {
     let retention = Retention { keep: days(7), ..Retention::DEFAULT };
     let mut last = Upkept::default();
     upkeep(&engine, &mut last, retention).await;
@@ -39,7 +39,7 @@ async fn ended_jobs_are_forgotten_by_age_and_not_before(engine: Engine) {
     assert!(engine.find(young).await.is_some());
 }
 
-async fn ended_jobs_are_forgotten_by_number(engine: Engine) {
+async fn ended_jobs_are_removed_by_count(engine: Engine) {
     let retention = Retention { most: 60, ..Retention::DEFAULT };
     let mut last = Upkept::default();
     upkeep(&engine, &mut last, retention).await;
@@ -56,7 +56,7 @@ async fn ended_jobs_are_forgotten_by_number(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 0);
 }
 
-async fn jobs_are_listed_by_how_they_stand(engine: Engine) {
+async fn jobs_are_listed_by_state(engine: Engine) {
     let mut ids = Vec::new();
     for n in 0..9 {
         ids.push(engine.add(n).await);
@@ -78,8 +78,8 @@ async fn jobs_are_listed_by_how_they_stand(engine: Engine) {
     assert!(list(JobFilter { kind: Some("other".into()), ..JobFilter::default() }).await.is_empty());
 }
 
-/// JOB-03.
-async fn minutes_and_samples_tell_what_was_done(engine: Engine) {
+/// Covers row JOB-03 of the readiness catalogue.
+async fn minutes_and_samples_record_activity(engine: Engine) {
     let mut last = Upkept::default();
     let handlers = [kith_jobs::Handler::new("work", |run: kith_jobs::Run| async move {
         if run.payload == "3" { Err(kith_jobs::JobError::discard("no")) } else { done() }
@@ -106,9 +106,9 @@ async fn minutes_and_samples_tell_what_was_done(engine: Engine) {
 
 const TURNS: &str = "SELECT current FROM job_ring";
 
-/// A dump holds the segment that is emptied next, for as long as it takes.
+/// A dump locks the next segment to be truncated for as long as it runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn turn_gives_way_to_whoever_reads_the_segment() {
+async fn segment_advance_yields_to_reader() {
     let Some(engine) = Engine::postgres().await else { return };
     let mut last = Upkept::default();
     upkeep(&engine, &mut last, Retention::DEFAULT).await;

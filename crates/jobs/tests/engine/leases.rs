@@ -1,4 +1,4 @@
-//! Jobs that other programs run: the lease, the heartbeat, and the fence.
+//! Leased jobs of external programs: lease, heartbeat and fencing.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::contract;
 use crate::support::{Engine, done, work};
 
 contract! {
-    a_lease_is_kept_by_heartbeats_and_lost_by_silence
-    who_comes_back_late_changes_nothing
-    progress_and_lines_are_kept_with_the_job
-    an_empty_claim_leaves_nothing_behind
-    a_delay_longer_than_the_lease_runs_once
+    lease_is_renewed_by_heartbeats_and_expires_without
+    expired_lease_holder_changes_nothing
+    progress_and_log_are_stored_with_job
+    empty_leased_claim_leaves_no_worker
+    delay_longer_than_lease_runs_once
 }
 
 async fn end(engine: &Engine, job: &Claimed, outcome: Result<Done, JobError>) -> Told {
@@ -27,7 +27,7 @@ async fn beat(engine: &Engine, job: &Claimed) -> bool {
     kept.unwrap().is_some()
 }
 
-async fn a_lease_is_kept_by_heartbeats_and_lost_by_silence(engine: Engine) {
+async fn lease_is_renewed_by_heartbeats_and_expires_without(engine: Engine) {
     engine.add(1).await;
     let job = claim(&engine, seconds(30)).await;
     assert_eq!(job.attempt, 1);
@@ -46,7 +46,7 @@ async fn a_lease_is_kept_by_heartbeats_and_lost_by_silence(engine: Engine) {
     assert_eq!(engine.numbers(5).await, [1]);
 }
 
-async fn who_comes_back_late_changes_nothing(engine: Engine) {
+async fn expired_lease_holder_changes_nothing(engine: Engine) {
     engine.add(1).await;
     let late = claim(&engine, seconds(10)).await;
     engine.advance(seconds(11));
@@ -63,7 +63,7 @@ async fn who_comes_back_late_changes_nothing(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0, "nothing is left of the claims");
 }
 
-async fn progress_and_lines_are_kept_with_the_job(engine: Engine) {
+async fn progress_and_log_are_stored_with_job(engine: Engine) {
     let id = engine.add(1).await;
     let job = claim(&engine, seconds(30)).await;
     assert!(progress(&engine, &job, "{\"done\":3}").await);
@@ -77,7 +77,7 @@ async fn progress_and_lines_are_kept_with_the_job(engine: Engine) {
     assert_eq!(lines, ["line 0", "line 1", "line 2"], "also after it has ended");
 }
 
-async fn an_empty_claim_leaves_nothing_behind(engine: Engine) {
+async fn empty_leased_claim_leaves_no_worker(engine: Engine) {
     let claim = engine.jobs.claim_leased("default", "early", seconds(30), 5).await.unwrap();
     assert!(claim.jobs.is_empty());
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0);
@@ -93,14 +93,14 @@ async fn progress(engine: &Engine, job: &Claimed, progress: &'static str) -> boo
     engine.db().write(move |tx| keep_progress(tx, id, token, progress)).await.unwrap()
 }
 
-/// Claims one job for another program.
+/// Claims one job for an external program.
 async fn claim(engine: &Engine, lease: Duration) -> Claimed {
     let claim = engine.jobs.claim_leased("default", "elsewhere", lease, 1).await.unwrap();
     claim.keep().jobs.remove(0)
 }
 
-/// celery#2481: a delay longer than the visibility time-out duplicates.
-async fn a_delay_longer_than_the_lease_runs_once(engine: Engine) {
+/// Regression test for celery#2481: a delay longer than the visibility timeout duplicates the job.
+async fn delay_longer_than_lease_runs_once(engine: Engine) {
     let due = engine.ctx().now + seconds(36_000);
     engine.enqueue(work(1).at(due)).await;
     for _ in 0..100 {

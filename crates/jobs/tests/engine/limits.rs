@@ -9,18 +9,18 @@ use crate::contract;
 use crate::support::{Engine, done, numbers, work};
 
 contract! {
-    no_more_run_at_once_than_may
-    no_more_start_in_a_time_than_may
-    each_key_has_its_own_limit_and_none_holds_up_another
-    each_key_has_its_own_rate
-    limits_hold_over_all_nodes
-    a_saturated_key_does_not_hide_the_ones_behind_it
-    many_saturated_keys_do_not_hide_the_ones_behind_them
-    keys_that_were_all_looked_at_are_not_looked_at_again_at_once
-    jobs_without_a_key_and_jobs_with_one_leave_each_other_half
-    claims_of_one_job_alternate_between_jobs_with_and_without_a_key
-    settings_that_make_no_sense_are_refused
-    settings_change_only_as_they_were_read
+    concurrency_limit_is_enforced
+    rate_limit_is_enforced
+    key_concurrency_is_independent_per_key
+    key_rate_is_independent_per_key
+    limits_are_exact_across_nodes
+    saturated_key_does_not_hide_later_keys
+    many_saturated_keys_do_not_hide_later_keys
+    examined_keys_are_not_examined_again_immediately
+    keyed_and_keyless_jobs_share_claims_equally
+    single_claims_alternate_between_keyed_and_keyless
+    invalid_queue_settings_are_rejected
+    stale_revision_of_settings_is_rejected
 }
 
 async fn set(engine: &Engine, change: impl Fn(&mut QueueSettings) + Send + 'static) {
@@ -28,7 +28,7 @@ async fn set(engine: &Engine, change: impl Fn(&mut QueueSettings) + Send + 'stat
     engine.db().write(move |tx| set_queue(tx, &ctx, "default", None, &change)).await.unwrap();
 }
 
-async fn no_more_run_at_once_than_may(engine: Engine) {
+async fn concurrency_limit_is_enforced(engine: Engine) {
     set(&engine, |queue| queue.concurrency = Some(3)).await;
     engine.jobs.enqueue_all((0..10).map(work).collect()).await.unwrap();
     let worker = engine.worker().await;
@@ -40,7 +40,7 @@ async fn no_more_run_at_once_than_may(engine: Engine) {
     assert_eq!(numbers(&engine.claim(worker, 10).await), [3]);
 }
 
-async fn no_more_start_in_a_time_than_may(engine: Engine) {
+async fn rate_limit_is_enforced(engine: Engine) {
     set(&engine, |queue| queue.rate = Some(Rate { limit: 4, period_ms: 60_000 })).await;
     engine.jobs.enqueue_all((0..10).map(work).collect()).await.unwrap();
     let began = engine.ctx().now;
@@ -55,7 +55,7 @@ async fn no_more_start_in_a_time_than_may(engine: Engine) {
     assert_eq!(numbers(&engine.claim(worker, 10).await), [4, 5, 6, 7]);
 }
 
-async fn each_key_has_its_own_limit_and_none_holds_up_another(engine: Engine) {
+async fn key_concurrency_is_independent_per_key(engine: Engine) {
     set(&engine, |queue| queue.key_concurrency = Some(2)).await;
     let jobs = (0..30).map(|n| work(n).limited_by(format!("key-{}", n % 3)));
     engine.jobs.enqueue_all(jobs.chain([work(100)]).collect()).await.unwrap();
@@ -76,7 +76,7 @@ async fn each_key_has_its_own_limit_and_none_holds_up_another(engine: Engine) {
     assert_eq!(next.iter().map(|job| job.limit_key.clone()).collect::<Vec<_>>(), [key(1)]);
 }
 
-async fn each_key_has_its_own_rate(engine: Engine) {
+async fn key_rate_is_independent_per_key(engine: Engine) {
     set(&engine, |queue| queue.key_rate = Some(Rate { limit: 2, period_ms: 10_000 })).await;
     let jobs = (0..12).map(|n| work(n).limited_by(if n % 2 == 0 { "even" } else { "odd" }));
     engine.jobs.enqueue_all(jobs.collect()).await.unwrap();
@@ -95,8 +95,8 @@ async fn each_key_has_its_own_rate(engine: Engine) {
     }
 }
 
-/// river#1145's kin: a limit counts over all nodes, exactly.
-async fn limits_hold_over_all_nodes(engine: Engine) {
+/// Similar to river#1145: a limit is exact across all nodes.
+async fn limits_are_exact_across_nodes(engine: Engine) {
     set(&engine, |queue| {
         queue.concurrency = Some(7);
         queue.key_concurrency = Some(2);
@@ -128,7 +128,7 @@ async fn limits_hold_over_all_nodes(engine: Engine) {
     }
 }
 
-async fn a_saturated_key_does_not_hide_the_ones_behind_it(engine: Engine) {
+async fn saturated_key_does_not_hide_later_keys(engine: Engine) {
     set(&engine, |queue| queue.key_concurrency = Some(1)).await;
     let crowd = (0..2_000).map(|n| work(n).limited_by("crowd"));
     let others = (5_000..5_003).map(|n| work(n).limited_by(format!("other-{n}")));
@@ -142,7 +142,7 @@ async fn a_saturated_key_does_not_hide_the_ones_behind_it(engine: Engine) {
     assert_eq!(found, [0, 5_000, 5_001, 5_002]);
 }
 
-async fn many_saturated_keys_do_not_hide_the_ones_behind_them(engine: Engine) {
+async fn many_saturated_keys_do_not_hide_later_keys(engine: Engine) {
     const KEYS: i64 = 600;
     set(&engine, |queue| queue.key_concurrency = Some(1)).await;
     let jobs = |n: i64| work(n).limited_by(format!("key-{n:04}"));
@@ -162,7 +162,7 @@ async fn many_saturated_keys_do_not_hide_the_ones_behind_them(engine: Engine) {
     assert_eq!(found, [-1]);
 }
 
-/// Claims `claims` times, reports all, and counts those without a key and those with one.
+/// Claims `claims` times, reports all jobs, and counts those without a key and those with one.
 async fn count_by_key(engine: &Engine, claims: usize, most: i64) -> (usize, usize) {
     let worker = engine.worker().await;
     let (mut without, mut with) = (0, 0);
@@ -181,22 +181,22 @@ async fn fill(engine: &Engine, without: i64, with: i64) {
     engine.jobs.enqueue_all((0..without).map(work).chain(with).collect()).await.unwrap();
 }
 
-async fn jobs_without_a_key_and_jobs_with_one_leave_each_other_half(engine: Engine) {
+async fn keyed_and_keyless_jobs_share_claims_equally(engine: Engine) {
     fill(&engine, 600, 300).await;
     let (without, with) = count_by_key(&engine, 10, 28).await;
     assert!(without >= 140 && with >= 100, "{without} without a key, {with} with one");
-    // What one kind does not need the other takes.
+    // Each kind takes what the other does not need.
     while count_by_key(&engine, 1, 28).await.1 > 0 {}
     assert_eq!(count_by_key(&engine, 1, 4).await, (4, 0));
 }
 
-async fn claims_of_one_job_alternate_between_jobs_with_and_without_a_key(engine: Engine) {
+async fn single_claims_alternate_between_keyed_and_keyless(engine: Engine) {
     fill(&engine, 100, 100).await;
     let (without, with) = count_by_key(&engine, 20, 1).await;
     assert!(without >= 5 && with >= 5, "{without} without a key, {with} with one");
 }
 
-async fn settings_that_make_no_sense_are_refused(engine: Engine) {
+async fn invalid_queue_settings_are_rejected(engine: Engine) {
     type Change = fn(&mut QueueSettings);
     let wrong: [(&str, Change); 4] = [
         ("concurrency", |queue| queue.concurrency = Some(0)),
@@ -215,7 +215,7 @@ async fn settings_that_make_no_sense_are_refused(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_queues").await, 0);
 }
 
-async fn settings_change_only_as_they_were_read(engine: Engine) {
+async fn stale_revision_of_settings_is_rejected(engine: Engine) {
     set(&engine, |queue| queue.concurrency = Some(5)).await;
     let ctx = engine.ctx();
     let change = |revision| {
@@ -229,8 +229,8 @@ async fn settings_change_only_as_they_were_read(engine: Engine) {
     assert_eq!(change(read.revision).await.unwrap().revision, read.revision + 1);
 }
 
-/// One claim does not look at so many keys; a few do.
-async fn keys_that_were_all_looked_at_are_not_looked_at_again_at_once(engine: Engine) {
+/// More keys than one claim examines.
+async fn examined_keys_are_not_examined_again_immediately(engine: Engine) {
     const KEYS: i64 = 600;
     set(&engine, |queue| queue.key_concurrency = Some(1)).await;
     let jobs = (0..2 * KEYS).map(|n| work(n).limited_by(format!("key-{}", n % KEYS)));

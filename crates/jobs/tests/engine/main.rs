@@ -1,4 +1,5 @@
-//! The contract of the job engine, on both databases: written from what is promised, not from how it is done.
+//! Conformance tests of the job engine on both databases, written from its guarantees and not from its
+//! implementation.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What maintenance removes and ends, and what it leaves alone.
+//! Maintenance: rows that it deletes, attempts that it ends, and those that it must not touch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,8 +13,8 @@ use crate::contract;
 use crate::support::{Engine, done, until, work};
 
 contract! {
-    maintenance_removes_all_that_is_over
-    attempt_that_has_not_begun_is_not_overdue
+    maintenance_removes_all_expired_rows
+    unstarted_attempt_is_not_overdue
     leased_attempt_is_overdue_from_its_claim
     attempt_that_exceeds_its_timeout_is_ended_by_maintenance
 }
@@ -23,8 +23,8 @@ async fn maintain(engine: &Engine) {
     engine.jobs.upkeep(&mut Upkept::default(), Retention::DEFAULT).await.unwrap();
 }
 
-/// More than one transaction may remove.
-async fn maintenance_removes_all_that_is_over(engine: Engine) {
+/// More rows than one transaction deletes.
+async fn maintenance_removes_all_expired_rows(engine: Engine) {
     let fill = |tx: &Tx<'_>| {
         for sql in [
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
@@ -55,7 +55,7 @@ async fn maintenance_removes_all_that_is_over(engine: Engine) {
 }
 
 /// Workers claim ahead of what they run.
-async fn attempt_that_has_not_begun_is_not_overdue(engine: Engine) {
+async fn unstarted_attempt_is_not_overdue(engine: Engine) {
     let id = engine.enqueue(work(1).timeout(seconds(1))).await.id;
     let worker = engine.worker().await;
     let job = engine.claim(worker, 1).await.jobs.remove(0);

@@ -1,9 +1,10 @@
-//! A model of claiming, heartbeats, rescue and completion, written from what is promised; random stories of workers that
-//! work, fail, freeze, thaw and die are told to it and to the engine, and both must agree at each step. In some stories the
-//! database crashes, which undoes claims and heartbeats that nobody waited for.
+//! Model of claiming, heartbeats, eviction and completion, written from the guarantees. Random sequences of
+//! workers that work, fail, freeze, resume and die are run on the model and on the engine, and both must
+//! agree at each step. In some sequences the database crashes, which undoes claims and heartbeats that were
+//! not synced.
 //!
-//! The seed is printed; `KITH_JOB_STORIES=500` tells more, `KITH_JOB_CRASH_STORIES=50` more with crashes,
-//! `KITH_JOB_SEED=7` begins elsewhere.
+//! The seed is printed. `KITH_JOB_STORIES=500` runs more sequences, `KITH_JOB_CRASH_STORIES=50` more with
+//! crashes, and `KITH_JOB_SEED=7` sets the seed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::database_crashes::freeze_wal_writer;
 use crate::support::{Engine, done, postgres_url, until, work};
 
 contract! {
-    random_stories_agree_with_the_model
+    random_sequences_agree_with_model
 }
 
 const LEASE: Duration = seconds(6);
@@ -30,7 +31,7 @@ const ATTEMPTS: i64 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum At {
-    /// Not before this.
+    /// Waiting until this time.
     Waits(Timestamp),
     Runs {
         worker: i64,
@@ -41,7 +42,7 @@ enum At {
 #[derive(Clone, Debug)]
 struct Job {
     at: At,
-    /// That of the last claim, unless it was undone.
+    /// Token of the last claim, unless the claim was undone.
     token: Option<ClaimToken>,
     attempt: i64,
     failures: i64,
@@ -54,16 +55,16 @@ struct Story {
     second: Option<Jobs>,
     random: SeededRandom,
     jobs: BTreeMap<JobId, Job>,
-    /// When each worker was last heard of; those that were given up are out.
+    /// Time of the last heartbeat of each worker; evicted workers are removed.
     workers: BTreeMap<i64, Timestamp>,
-    /// Every claim there ever was, also those that are long somebody else's.
+    /// Every claim ever made, including stale ones.
     claims: Vec<Claimed>,
-    /// Jobs that a handler has done, by how often it was acknowledged.
+    /// Completed jobs, with the number of acknowledged completions.
     acknowledged: BTreeMap<JobId, usize>,
     told: Vec<String>,
-    /// Claims that crashes have undone.
+    /// Number of claims undone by crashes.
     undone: usize,
-    /// The server to crash, if this is a story with crashes. It ends after all that is on it.
+    /// Server to crash, in sequences with crashes. Declared last, so that it is dropped last.
     server: Option<PostgresServer>,
 }
 
@@ -82,7 +83,7 @@ impl Story {
         self.engine.ctx().now
     }
 
-    /// One of the nodes.
+    /// Returns a random node.
     fn node(&self) -> Jobs {
         match &self.second {
             Some(second) if self.below(2) == 0 => second.clone(),
@@ -155,7 +156,7 @@ impl Story {
         }
     }
 
-    /// Somebody says how an attempt ended: its owner, or one who once was.
+    /// Reports the end of an attempt, by its owner or a former owner.
     async fn report(&mut self) {
         let Some(claimed) = self.pick(&self.claims) else { return };
         let (id, now) = (claimed.id, self.now());
@@ -276,7 +277,7 @@ impl Story {
         }
     }
 
-    /// The database crashes and starts again. Claims and heartbeats that were not on its disk are undone.
+    /// Crashes and restarts the database. Claims and heartbeats that were not on disk are undone.
     async fn crash(&mut self) {
         let Some(server) = &mut self.server else { return };
         server.kill().unwrap();
@@ -309,7 +310,7 @@ impl Story {
         self.told.push(format!("the database crashes; claims of {undone:?} are undone"));
     }
 
-    /// Everybody who is left works on until nothing is left to do.
+    /// Lets the remaining workers continue until nothing is left to do.
     async fn end(&mut self) {
         for _ in 0..400 {
             if self.jobs.values().all(|job| matches!(job.at, At::Ended(_))) {
@@ -346,13 +347,13 @@ fn number(name: &str, usual: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
-/// DRV-06, DRV-08.
-async fn random_stories_agree_with_the_model(engine: Engine) {
+/// Covers rows DRV-06 and DRV-08 of the readiness catalogue.
+async fn random_sequences_agree_with_model(engine: Engine) {
     tell(engine, None, number("KITH_JOB_STORIES", 12)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn random_stories_with_crashes_agree_with_the_model() {
+async fn random_sequences_with_crashes_agree_with_model() {
     if postgres_url().is_none() {
         return;
     }
@@ -364,7 +365,7 @@ async fn random_stories_with_crashes_agree_with_the_model() {
     assert!(undone > 0, "no crash has undone a claim");
 }
 
-/// Tells stories. Returns how many claims crashes have undone.
+/// Runs random sequences. Returns the number of claims undone by crashes.
 async fn tell(engine: Engine, server: Option<PostgresServer>, stories: u64) -> usize {
     let seed = number("KITH_JOB_SEED", 1);
     eprintln!("{stories} stories from seed {seed} on");
@@ -396,7 +397,7 @@ async fn tell(engine: Engine, server: Option<PostgresServer>, stories: u64) -> u
             panic!("the story of seed {n} went wrong after:\n{}", story.told.join("\n"));
         }
         assert!(story.jobs.len() > jobs && story.claims.len() > claims, "the story of seed {n} was empty");
-        // What is over does not slow down the next.
+        // Forget ended jobs, so that they do not slow down the next sequence.
         story.jobs.clear();
         story.claims.clear();
         story.acknowledged.clear();

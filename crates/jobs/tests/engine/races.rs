@@ -1,4 +1,4 @@
-//! Interleavings that are forced by held transactions: a claim, a promotion or a maintenance run meets a change that
+//! Interleavings forced by held transactions: a claim, a promotion or a maintenance run meets a change that
 //! commits between its snapshot and its row lock.
 
 use std::time::Duration;
@@ -15,18 +15,18 @@ contract! {
     claim_that_loses_a_cancelled_job_hides_no_other
     claim_that_loses_a_debounced_job_hides_no_other
     claim_that_loses_its_whole_page_takes_the_next
-    promotion_that_skips_a_locked_job_returns_to_it
-    claim_with_unknown_outcome_is_given_back
-    leased_claim_with_unknown_outcome_is_given_back
-    leased_claim_without_caller_is_given_back
-    leased_claim_that_is_dropped_is_given_back
-    job_before_its_mark_is_found_within_minutes
-    undone_claim_cannot_end_the_next_one
+    promotion_retries_skipped_locked_job
+    claim_with_unknown_outcome_is_returned
+    leased_claim_with_unknown_outcome_is_returned
+    leased_claim_without_caller_is_returned
+    dropped_leased_claim_is_returned
+    job_below_watermark_is_found_within_minutes
+    undone_claim_cannot_complete_next_claim
     maintenance_keeps_the_unique_key_of_a_new_job
 }
 
 const JOBS: i64 = 100;
-/// As many as a test database has.
+/// Number of write threads of a test database.
 const WRITE_THREADS: usize = 8;
 
 fn is_shared(engine: &Engine) -> bool {
@@ -42,7 +42,7 @@ async fn until_blocked(engine: &Engine) {
     until("a statement waits for a lock", async || engine.count(waits).await > 0).await;
 }
 
-/// Claims 10 jobs while `held` has changed some of them, then lets it commit.
+/// Claims 10 jobs while `held` has changed some of them, then commits `held`.
 async fn claim_across(engine: &Engine, held: Held, worker: i64) -> usize {
     let jobs: Jobs = engine.jobs.clone();
     let claiming = tokio::spawn(async move { jobs.claim("default", worker, 10).await.unwrap() });
@@ -51,7 +51,7 @@ async fn claim_across(engine: &Engine, held: Held, worker: i64) -> usize {
     claiming.await.unwrap().jobs.len()
 }
 
-/// Claims until nothing is left.
+/// Claims until no job is left, and returns the number of jobs.
 async fn claim_rest(engine: &Engine, worker: i64) -> usize {
     let mut rest = 0;
     loop {
@@ -103,7 +103,7 @@ async fn claim_that_loses_its_whole_page_takes_the_next(engine: Engine) {
     assert_eq!(claim_rest(&engine, worker).await, JOBS as usize - 20);
 }
 
-async fn promotion_that_skips_a_locked_job_returns_to_it(engine: Engine) {
+async fn promotion_retries_skipped_locked_job(engine: Engine) {
     let worker = engine.worker().await;
     let due = engine.ctx().now + seconds(10);
     let locked = engine.enqueue(work(1).at(due)).await.id;
@@ -127,7 +127,7 @@ async fn promotion_that_skips_a_locked_job_returns_to_it(engine: Engine) {
     assert_eq!(found + claim_rest(&engine, worker).await, 2);
 }
 
-async fn claim_with_unknown_outcome_is_given_back(engine: Engine) {
+async fn claim_with_unknown_outcome_is_returned(engine: Engine) {
     let worker = engine.worker().await;
     engine.jobs.enqueue_all((0..5).map(work).collect()).await.unwrap();
     engine.db().inject(Fault::CommitAnswerLost);
@@ -139,7 +139,7 @@ async fn claim_with_unknown_outcome_is_given_back(engine: Engine) {
     assert_eq!(engine.claim(worker, 10).await.jobs.len(), 5, "the worker goes on");
 }
 
-async fn leased_claim_with_unknown_outcome_is_given_back(engine: Engine) {
+async fn leased_claim_with_unknown_outcome_is_returned(engine: Engine) {
     engine.jobs.enqueue_all((0..5).map(work).collect()).await.unwrap();
     engine.db().inject(Fault::CommitAnswerLost);
     assert!(engine.jobs.claim_leased("default", "elsewhere", seconds(3_600), 5).await.is_err());
@@ -150,8 +150,8 @@ async fn leased_claim_with_unknown_outcome_is_given_back(engine: Engine) {
     assert_eq!(engine.numbers(10).await.len(), 5);
 }
 
-/// A request that is dropped while its claim is under way: the time limit passed, or the client is gone.
-async fn leased_claim_without_caller_is_given_back(engine: Engine) {
+/// A request is dropped during its claim: its time limit passed, or the client has disconnected.
+async fn leased_claim_without_caller_is_returned(engine: Engine) {
     engine.add(1).await;
     let lock = |tx: &Tx<'_>| {
         tx.lock("job queue", ["default"])?;
@@ -173,8 +173,8 @@ async fn leased_claim_without_caller_is_given_back(engine: Engine) {
     assert_eq!(engine.numbers(10).await, [1]);
 }
 
-/// A request that fails after its claim: the answer could not be kept.
-async fn leased_claim_that_is_dropped_is_given_back(engine: Engine) {
+/// A request fails after its claim, because the response could not be stored.
+async fn dropped_leased_claim_is_returned(engine: Engine) {
     engine.jobs.enqueue_all((0..3).map(work).collect()).await.unwrap();
     let claim = engine.jobs.claim_leased("default", "elsewhere", seconds(3_600), 2).await.unwrap();
     assert_eq!(claim.jobs.len(), 2);
@@ -190,7 +190,7 @@ async fn leased_claim_that_is_dropped_is_given_back(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 2 AND crashes = 0").await, 3);
 }
 
-/// Opens all connections that write: a new one begins without marks.
+/// Opens all write connections, because a new one starts without watermarks.
 async fn open_connections(engine: &Engine) {
     let mut all = Vec::new();
     while is_shared(engine) && all.len() < WRITE_THREADS {
@@ -201,8 +201,8 @@ async fn open_connections(engine: &Engine) {
     }
 }
 
-/// The backstop, should anything ever make a mark wrong.
-async fn job_before_its_mark_is_found_within_minutes(engine: Engine) {
+/// Safety net against a wrong watermark of any cause.
+async fn job_below_watermark_is_found_within_minutes(engine: Engine) {
     open_connections(&engine).await;
     let worker = engine.worker().await;
     engine.jobs.enqueue_all((0..20).map(work).collect()).await.unwrap();
@@ -216,8 +216,8 @@ async fn job_before_its_mark_is_found_within_minutes(engine: Engine) {
     assert_eq!(found_at_once + claim_rest(&engine, worker).await, 1);
 }
 
-/// A crash of the database undoes a claim and its attempt number; the next claim gets the same number.
-async fn undone_claim_cannot_end_the_next_one(engine: Engine) {
+/// A crash of the database undoes a claim and its attempt number, and the next claim gets the same number.
+async fn undone_claim_cannot_complete_next_claim(engine: Engine) {
     let id = engine.add(1).await;
     let worker = engine.worker().await;
     let lost = engine.claim(worker, 1).await.jobs.remove(0);

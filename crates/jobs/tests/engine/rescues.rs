@@ -1,4 +1,4 @@
-//! What becomes of jobs whose worker is gone, and of jobs that take their workers along.
+//! Recovery of jobs whose worker is gone, and of jobs that crash their workers.
 
 use kith_jobs::{JobState, Retry, Told};
 use kith_kernel::seconds;
@@ -7,23 +7,23 @@ use crate::contract;
 use crate::support::{Engine, done, work};
 
 contract! {
-    jobs_of_a_silent_worker_are_run_again
-    a_live_worker_keeps_its_jobs_however_long_they_take
-    a_frozen_worker_that_thaws_is_fenced_off
-    a_worker_that_was_given_up_claims_nothing
-    a_job_that_kills_its_worker_three_times_is_dead
-    innocent_jobs_survive_beside_one_that_kills_workers
-    suspects_run_although_the_queue_is_never_empty
+    jobs_of_expired_worker_run_again
+    live_worker_keeps_long_running_jobs
+    frozen_worker_is_fenced_after_resume
+    evicted_worker_claims_nothing
+    job_that_crashes_worker_three_times_is_dead
+    other_jobs_survive_poison_job
+    suspects_run_in_busy_queue
     suspect_counts_against_the_limit_of_its_key
-    suspects_of_a_saturated_key_hide_none_behind_them
-    a_rescue_is_no_failure_of_the_job
-    many_nodes_rescue_once
-    outage_longer_than_the_lease_gives_up_nobody
-    clock_that_was_set_back_does_not_end_rescues
+    saturated_suspects_do_not_hide_later_suspects
+    eviction_does_not_count_as_job_failure
+    concurrent_nodes_evict_worker_once
+    outage_longer_than_lease_evicts_no_worker
+    clock_set_back_does_not_stop_evictions
 }
 
-/// oban#364, pgqueuer#475: jobs stuck running after a crash.
-async fn jobs_of_a_silent_worker_are_run_again(engine: Engine) {
+/// Regression test for oban#364 and pgqueuer#475: jobs stay running after a crash.
+async fn jobs_of_expired_worker_run_again(engine: Engine) {
     engine.jobs.enqueue_all((0..5).map(work).collect()).await.unwrap();
     let gone = engine.worker().await;
     assert_eq!(engine.claim(gone, 5).await.jobs.len(), 5);
@@ -35,8 +35,9 @@ async fn jobs_of_a_silent_worker_are_run_again(engine: Engine) {
     assert_eq!(engine.numbers(10).await, [0, 1, 2, 3, 4]);
 }
 
-/// hexpm#1825: rescue by time alone reruns live jobs nightly. bull#308: a stalled job runs twice.
-async fn a_live_worker_keeps_its_jobs_however_long_they_take(engine: Engine) {
+/// Regression test for hexpm#1825 (recovery by time alone reruns live jobs) and bull#308 (a stalled job runs
+/// twice).
+async fn live_worker_keeps_long_running_jobs(engine: Engine) {
     let id = engine.add(1).await;
     let worker = engine.worker().await;
     let job = engine.claim(worker, 1).await.jobs.remove(0);
@@ -50,8 +51,8 @@ async fn a_live_worker_keeps_its_jobs_however_long_they_take(engine: Engine) {
     assert_eq!(engine.job(id).await.attempt, 1);
 }
 
-/// What it claimed before it hears of it, nobody would ever rescue.
-async fn a_worker_that_was_given_up_claims_nothing(engine: Engine) {
+/// Jobs claimed after its eviction would never be recovered.
+async fn evicted_worker_claims_nothing(engine: Engine) {
     let frozen = engine.worker().await;
     engine.advance(seconds(60));
     assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 0);
@@ -61,8 +62,8 @@ async fn a_worker_that_was_given_up_claims_nothing(engine: Engine) {
     assert_eq!(engine.numbers(1).await, [1], "somebody else does");
 }
 
-/// DRV-08.
-async fn a_frozen_worker_that_thaws_is_fenced_off(engine: Engine) {
+/// Covers row DRV-08 of the readiness catalogue.
+async fn frozen_worker_is_fenced_after_resume(engine: Engine) {
     let id = engine.add(1).await;
     let frozen = engine.worker().await;
     let late = engine.claim(frozen, 1).await.jobs.remove(0);
@@ -85,8 +86,8 @@ async fn die_with(engine: &Engine, most: i64) -> Vec<i64> {
     claim.jobs.iter().map(|job| job.id).collect()
 }
 
-/// sidekiq#4633: a poison job kills workers in a loop.
-async fn a_job_that_kills_its_worker_three_times_is_dead(engine: Engine) {
+/// Regression test for sidekiq#4633: a poison job kills workers in a loop.
+async fn job_that_crashes_worker_three_times_is_dead(engine: Engine) {
     let id = engine.enqueue(work(1).retry(Retry::times(100))).await.id;
     for _ in 0..3 {
         assert_eq!(die_with(&engine, 5).await, [id]);
@@ -96,14 +97,14 @@ async fn a_job_that_kills_its_worker_three_times_is_dead(engine: Engine) {
     assert!(die_with(&engine, 5).await.is_empty());
 }
 
-async fn innocent_jobs_survive_beside_one_that_kills_workers(engine: Engine) {
+async fn other_jobs_survive_poison_job(engine: Engine) {
     let poison = engine.add(0).await;
     engine.jobs.enqueue_all((1..20).map(work).collect()).await.unwrap();
-    // Two crashes take all of them along.
+    // Two crashes make all of them suspects.
     for _ in 0..2 {
         assert_eq!(die_with(&engine, 50).await.len(), 20);
     }
-    // From now on each of them is alone among suspects.
+    // From now on each of them is the only suspect of its worker.
     let mut done_ones = 0;
     for _ in 0..60 {
         let worker = engine.worker().await;
@@ -122,7 +123,7 @@ async fn innocent_jobs_survive_beside_one_that_kills_workers(engine: Engine) {
     assert_eq!(engine.state(poison).await, JobState::Dead);
 }
 
-/// Makes a job of each number a suspect, in this order.
+/// Makes the given jobs suspects, in this order.
 async fn make_suspects(engine: &Engine, jobs: Vec<kith_jobs::NewJob>) {
     engine.jobs.enqueue_all(jobs).await.unwrap();
     for _ in 0..2 {
@@ -130,7 +131,7 @@ async fn make_suspects(engine: &Engine, jobs: Vec<kith_jobs::NewJob>) {
     }
 }
 
-async fn suspects_run_although_the_queue_is_never_empty(engine: Engine) {
+async fn suspects_run_in_busy_queue(engine: Engine) {
     make_suspects(&engine, vec![work(-1), work(-2)]).await;
     engine.jobs.enqueue_all((0..100).map(work).collect()).await.unwrap();
     let worker = engine.worker().await;
@@ -155,7 +156,7 @@ async fn limit_keys_to_one(engine: &Engine) {
     engine.db().write(limit).await.unwrap();
 }
 
-/// Makes all that are ready suspects.
+/// Makes all ready jobs suspects.
 async fn suspect_all(engine: &Engine) {
     let suspect = |tx: &kith_store::Tx<'_>| {
         tx.exec("UPDATE jobs SET crashes = 2 WHERE state = 0", kith_store::params![]).map(drop)
@@ -163,8 +164,8 @@ async fn suspect_all(engine: &Engine) {
     engine.db().write(suspect).await.unwrap();
 }
 
-/// One claim does not look at so many suspects; a few do.
-async fn suspects_of_a_saturated_key_hide_none_behind_them(engine: Engine) {
+/// More suspects than one claim examines.
+async fn saturated_suspects_do_not_hide_later_suspects(engine: Engine) {
     limit_keys_to_one(&engine).await;
     let (first, second) = (engine.worker().await, engine.worker().await);
     engine.enqueue(work(0).limited_by("crowd")).await;
@@ -202,7 +203,7 @@ async fn suspect_counts_against_the_limit_of_its_key(engine: Engine) {
     assert_eq!(crate::support::numbers(&engine.claim(second, 5).await), [-1]);
 }
 
-async fn a_rescue_is_no_failure_of_the_job(engine: Engine) {
+async fn eviction_does_not_count_as_job_failure(engine: Engine) {
     let id = engine.enqueue(work(1).retry(Retry::NEVER)).await.id;
     die_with(&engine, 1).await;
     let job = engine.job(id).await;
@@ -210,8 +211,9 @@ async fn a_rescue_is_no_failure_of_the_job(engine: Engine) {
     assert_eq!(engine.run_next(done()).await, Some((id, Told::Ended(JobState::Completed))));
 }
 
-/// While the database is away nobody can send heartbeats: whoever comes back first does not give up the others.
-async fn outage_longer_than_the_lease_gives_up_nobody(engine: Engine) {
+/// While the database is unavailable no worker can send heartbeats, so the first to recover must not evict
+/// the others.
+async fn outage_longer_than_lease_evicts_no_worker(engine: Engine) {
     engine.add(1).await;
     let worker = engine.worker().await;
     engine.claim(worker, 1).await;
@@ -225,7 +227,7 @@ async fn outage_longer_than_the_lease_gives_up_nobody(engine: Engine) {
     assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 1, "it did not");
 }
 
-async fn clock_that_was_set_back_does_not_end_rescues(engine: Engine) {
+async fn clock_set_back_does_not_stop_evictions(engine: Engine) {
     let worker = engine.worker().await;
     engine.advance(seconds(86_400));
     engine.db().inject(kith_store::testing::Fault::CommitFails);
@@ -239,7 +241,7 @@ async fn clock_that_was_set_back_does_not_end_rescues(engine: Engine) {
     assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 1);
 }
 
-async fn many_nodes_rescue_once(engine: Engine) {
+async fn concurrent_nodes_evict_worker_once(engine: Engine) {
     engine.jobs.enqueue_all((0..50).map(work).collect()).await.unwrap();
     let gone = engine.worker().await;
     engine.claim(gone, 50).await;

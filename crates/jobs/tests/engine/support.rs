@@ -1,4 +1,4 @@
-//! A database of its own for each test, the engine on it, and a clock that moves when it is told to.
+//! Test support: a database for each test, the engine on it, and a manual clock.
 
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 pub const BEGINNING: Timestamp = Timestamp::from_millis(1_763_716_151_007);
 
-/// Runs each named contract on both engines, as `name::sqlite` and `name::postgres`.
+/// Runs each named test on both engines, as `name::sqlite` and `name::postgres`.
 #[macro_export]
 macro_rules! contract {
     ($($name:ident)+) => {$(
@@ -34,7 +34,7 @@ macro_rules! contract {
     )+};
 }
 
-/// The address of the server that the test command started; none if only SQLite was asked for.
+/// Returns the URL of the server that the test command started, or `None` if only SQLite is tested.
 pub fn postgres_url() -> Option<String> {
     if let Ok(url) = std::env::var("KITH_TEST_POSTGRES") {
         return Some(url);
@@ -82,7 +82,7 @@ impl Engine {
         Self { jobs, clock, sources, database }
     }
 
-    /// Another node on the same database, with the same clock; none where the database admits one process only.
+    /// Returns another node on the same database, with the same clock, or `None` on SQLite.
     pub async fn second(&self) -> Option<Jobs> {
         if self.jobs.db().kind() == kith_store::EngineKind::Sqlite {
             return None;
@@ -107,7 +107,7 @@ impl Engine {
         self.jobs.enqueue(job).await.unwrap()
     }
 
-    /// A job of kind `work` in the queue `default`, whose payload is a number.
+    /// Enqueues a job of kind `work` in the queue `default`, with a number as payload.
     pub async fn add(&self, n: i64) -> JobId {
         self.enqueue(work(n)).await.id
     }
@@ -120,7 +120,7 @@ impl Engine {
         self.jobs.claim("default", worker, most).await.unwrap()
     }
 
-    /// Claims, by a worker of its own, and says which numbers came, in order.
+    /// Claims with a new worker, and returns the numbers of the jobs in order.
     pub async fn numbers(&self, most: i64) -> Vec<i64> {
         let worker = self.worker().await;
         numbers(&self.claim(worker, most).await)
@@ -131,7 +131,7 @@ impl Engine {
         self.jobs.report(Arc::new(vec![report])).await.unwrap().remove(0)
     }
 
-    /// Claims the next job and ends it like this.
+    /// Claims the next job and ends it with `outcome`.
     pub async fn run_next(&self, outcome: Result<Done, JobError>) -> Option<(JobId, Told)> {
         let worker = self.worker().await;
         let claim = self.claim(worker, 1).await;
@@ -151,14 +151,14 @@ impl Engine {
         self.job(id).await.state
     }
 
-    /// How many rows a table has.
+    /// Returns the number that a query counts.
     pub async fn count(&self, sql: &'static str) -> i64 {
         let count = self.db().read(move |q| q.one(sql, &[], |row| row.get::<i64>(0))).await;
         count.unwrap().unwrap_or(0)
     }
 }
 
-/// A job of kind `work` in the queue `default`, whose payload is a number.
+/// Returns a job of kind `work` for the queue `default`, with a number as payload.
 pub fn work(n: i64) -> NewJob {
     NewJob::new("default", "work", n.to_string())
 }
@@ -171,7 +171,7 @@ pub fn done() -> Result<Done, JobError> {
     Ok(Done::default())
 }
 
-/// Waits until a test's condition holds; the engine's own tasks work meanwhile.
+/// Waits until a condition holds, with a timeout; the engine's tasks run meanwhile.
 pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     let waited = tokio::time::timeout(Duration::from_secs(20), async {
         while !holds().await {
@@ -181,13 +181,14 @@ pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     assert!(waited.await.is_ok(), "{what} did not come to pass in 20 s");
 }
 
-/// A transaction that has made its changes and is not committed yet.
+/// Open transaction that has made its changes.
 pub struct Held {
     release: Sender<()>,
     committed: JoinHandle<Result<(), Error>>,
 }
 
-/// Runs `change` in a transaction that stays open until it is released. On SQLite all other writes wait for it.
+/// Runs `change` in a transaction that stays open until it is released. On SQLite all other writes wait for
+/// it.
 pub async fn hold(engine: &Engine, change: impl Fn(&Tx<'_>) -> Result<(), Error> + Send + 'static) -> Held {
     let (release, released) = channel();
     let (held, is_held) = tokio::sync::oneshot::channel();
@@ -197,7 +198,7 @@ pub async fn hold(engine: &Engine, change: impl Fn(&Tx<'_>) -> Result<(), Error>
             change(tx)?;
             if let Some(held) = held.lock().unwrap().take() {
                 held.send(()).unwrap();
-                // A test that has failed drops the sender.
+                // A failed test drops the sender.
                 let _ = released.lock().unwrap().recv();
             }
             Ok::<_, Error>(())

@@ -1,4 +1,4 @@
-//! Workers as they are in a process: they run what comes, stop what is to stop, and leave nothing behind.
+//! Workers of a process: running, cancelling, stopping.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,20 +15,20 @@ use crate::contract;
 use crate::support::{Engine, done, until, work};
 
 contract! {
-    what_is_enqueued_is_run
-    a_handler_that_panics_fails_its_attempt_only
+    enqueued_jobs_are_run
+    panicking_handler_fails_its_attempt_only
     handler_that_panics_before_its_future_frees_its_slot
     drained_handler_that_panics_fails_its_attempt
-    an_attempt_that_takes_too_long_has_failed
-    a_cancelled_attempt_is_told_and_ends
-    a_stop_waits_for_what_runs_and_gives_back_what_has_not_begun
-    handlers_that_outlast_the_grace_are_told_and_their_jobs_given_back
-    handler_that_ignores_a_stop_is_dropped_and_its_job_given_back
-    a_payload_that_is_none_of_the_type_is_dead
-    a_thousand_jobs_are_each_run_once_by_two_nodes
-    a_database_that_is_away_delays_and_loses_nothing
-    queued_attempts_of_a_worker_that_was_given_up_do_not_start
-    attempt_that_the_database_lost_is_stopped
+    attempt_over_timeout_fails
+    running_attempt_is_cancelled_on_request
+    stop_waits_for_running_and_returns_unstarted_jobs
+    handlers_over_grace_are_cancelled_and_jobs_returned
+    handler_ignoring_cancel_is_dropped_and_job_returned
+    invalid_payload_goes_to_dead_letters
+    two_nodes_run_each_job_once
+    database_outage_delays_but_loses_no_job
+    queued_attempts_of_evicted_worker_do_not_start
+    attempt_with_undone_claim_is_stopped
 }
 
 fn share(concurrency: usize) -> Vec<QueueShare> {
@@ -41,7 +41,7 @@ async fn start(engine: &Engine, concurrency: usize, handlers: Vec<Handler>) -> W
     Workers::start(&engine.jobs, handlers, options).await.unwrap()
 }
 
-async fn what_is_enqueued_is_run(engine: Engine) {
+async fn enqueued_jobs_are_run(engine: Engine) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let sees = Arc::clone(&seen);
     let handler = Handler::new("work", move |run: Run| {
@@ -64,7 +64,7 @@ async fn what_is_enqueued_is_run(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0, "it signed off");
 }
 
-/// Runs a job for which `handler` panics and one for which it does not, on `slots` slots.
+/// Runs two jobs on `slots` slots, of which `handler` panics for the first only.
 async fn fails_alone(engine: &Engine, slots: usize, handler: Handler) {
     let workers = start(engine, slots, vec![handler]).await;
     let bad = engine.enqueue(work(1).retry(Retry::NEVER)).await.id;
@@ -77,7 +77,7 @@ async fn fails_alone(engine: &Engine, slots: usize, handler: Handler) {
     workers.stop().await;
 }
 
-async fn a_handler_that_panics_fails_its_attempt_only(engine: Engine) {
+async fn panicking_handler_fails_its_attempt_only(engine: Engine) {
     let handler = Handler::new("work", |run: Run| async move {
         assert!(run.payload != "1", "as asked");
         done()
@@ -85,7 +85,7 @@ async fn a_handler_that_panics_fails_its_attempt_only(engine: Engine) {
     fails_alone(&engine, 4, handler).await;
 }
 
-/// A handler that panics in its closure, so that there is no future yet.
+/// Handler that panics in its closure, before it returns a future.
 fn panics_at_once() -> Handler {
     Handler::new("work", |run: Run| {
         assert!(run.payload != "1", "as asked");
@@ -106,7 +106,7 @@ async fn drained_handler_that_panics_fails_its_attempt(engine: Engine) {
     assert_eq!((engine.state(bad).await, engine.state(good).await), (JobState::Dead, JobState::Completed));
 }
 
-async fn an_attempt_that_takes_too_long_has_failed(engine: Engine) {
+async fn attempt_over_timeout_fails(engine: Engine) {
     let handler = Handler::new("work", |_: Run| std::future::pending());
     let workers = start(&engine, 4, vec![handler]).await;
     let id = engine.enqueue(work(1).retry(Retry::NEVER).timeout(Duration::from_millis(50))).await.id;
@@ -115,7 +115,7 @@ async fn an_attempt_that_takes_too_long_has_failed(engine: Engine) {
     workers.stop().await;
 }
 
-async fn a_cancelled_attempt_is_told_and_ends(engine: Engine) {
+async fn running_attempt_is_cancelled_on_request(engine: Engine) {
     let handler = Handler::new("work", |mut run: Run| async move {
         run.cancelled().await;
         Err(JobError::Cancelled)
@@ -129,8 +129,8 @@ async fn a_cancelled_attempt_is_told_and_ends(engine: Engine) {
     workers.stop().await;
 }
 
-/// graphile#526: a four-hour lock after SIGTERM.
-async fn a_stop_waits_for_what_runs_and_gives_back_what_has_not_begun(engine: Engine) {
+/// Regression test for graphile#526: a four-hour lock after SIGTERM.
+async fn stop_waits_for_running_and_returns_unstarted_jobs(engine: Engine) {
     let (go, gone) = tokio::sync::watch::channel(false);
     let started = Arc::new(AtomicUsize::new(0));
     let counts = Arc::clone(&started);
@@ -157,7 +157,7 @@ async fn a_stop_waits_for_what_runs_and_gives_back_what_has_not_begun(engine: En
     assert_eq!(engine.numbers(100).await.len(), 17, "all the rest is there at once");
 }
 
-/// Notes when it is dropped.
+/// Counts when it is dropped.
 struct Dropped(Arc<AtomicUsize>);
 
 impl Drop for Dropped {
@@ -166,8 +166,8 @@ impl Drop for Dropped {
     }
 }
 
-/// Starts workers with a grace of nothing and enqueues jobs, numbered from 1. The handler of each has started when
-/// this returns, which `started` counts: a job that is claimed may not have come so far.
+/// Starts workers without a grace period and enqueues jobs, numbered from 1. Waits until the handler of each
+/// has started, as counted by `started`; a claimed job may not have started yet.
 async fn start_without_grace(
     engine: &Engine,
     handler: Handler,
@@ -185,7 +185,7 @@ async fn start_without_grace(
     (workers, ids)
 }
 
-async fn handlers_that_outlast_the_grace_are_told_and_their_jobs_given_back(engine: Engine) {
+async fn handlers_over_grace_are_cancelled_and_jobs_returned(engine: Engine) {
     let (started, told) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (starts, tells) = (Arc::clone(&started), Arc::clone(&told));
     let handler = Handler::new("work", move |mut run: Run| {
@@ -197,7 +197,7 @@ async fn handlers_that_outlast_the_grace_are_told_and_their_jobs_given_back(engi
             Err(JobError::Cancelled)
         }
     });
-    // The stop ends as soon as both have ended.
+    // The stop ends as soon as both handlers have ended.
     let (workers, ids) = start_without_grace(&engine, handler, (2, &started), seconds(60)).await;
     let (ctx, cancelled) = (engine.ctx(), ids[1]);
     let mark = move |tx: &kith_store::Tx<'_>| {
@@ -213,7 +213,7 @@ async fn handlers_that_outlast_the_grace_are_told_and_their_jobs_given_back(engi
     assert_eq!(engine.numbers(5).await, [1], "it can be run elsewhere at once");
 }
 
-async fn handler_that_ignores_a_stop_is_dropped_and_its_job_given_back(engine: Engine) {
+async fn handler_ignoring_cancel_is_dropped_and_job_returned(engine: Engine) {
     let (started, dropped) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (starts, drops) = (Arc::clone(&started), Arc::clone(&dropped));
     let handler = Handler::new("work", move |_: Run| {
@@ -240,7 +240,7 @@ struct Greeting {
 
 const GREET: JobType<Greeting> = JobType::new("greet", "default").retry(Retry::times(3)).priority(2);
 
-async fn a_payload_that_is_none_of_the_type_is_dead(engine: Engine) {
+async fn invalid_payload_goes_to_dead_letters(engine: Engine) {
     let handler = GREET.handler(|_, greeting| async move {
         Ok(Done { result: Some(format!("\"hello {}\"", greeting.name)) })
     });
@@ -256,7 +256,7 @@ async fn a_payload_that_is_none_of_the_type_is_dead(engine: Engine) {
     workers.stop().await;
 }
 
-async fn a_thousand_jobs_are_each_run_once_by_two_nodes(engine: Engine) {
+async fn two_nodes_run_each_job_once(engine: Engine) {
     let runs: Arc<Mutex<HashMap<i64, usize>>> = Arc::default();
     let handler = || {
         let runs = Arc::clone(&runs);
@@ -285,8 +285,8 @@ async fn a_thousand_jobs_are_each_run_once_by_two_nodes(engine: Engine) {
     assert_eq!((runs.len(), runs.values().sum::<usize>()), (1_000, 1_000));
 }
 
-/// A crash of the database undid its claim: another may have the job by now.
-async fn attempt_that_the_database_lost_is_stopped(engine: Engine) {
+/// A crash of the database undid the claim, so another worker may have the job by now.
+async fn attempt_with_undone_claim_is_stopped(engine: Engine) {
     let stopped = Arc::new(AtomicUsize::new(0));
     let stops = Arc::clone(&stopped);
     let handler = Handler::new("work", move |mut run: Run| {
@@ -317,7 +317,7 @@ async fn attempt_that_the_database_lost_is_stopped(engine: Engine) {
     workers.stop().await;
 }
 
-async fn queued_attempts_of_a_worker_that_was_given_up_do_not_start(engine: Engine) {
+async fn queued_attempts_of_evicted_worker_do_not_start(engine: Engine) {
     const AT_ONCE: usize = 20;
     let (go, gone) = tokio::sync::watch::channel(false);
     let starts: Arc<Mutex<Vec<(i64, i64)>>> = Arc::default();
@@ -334,7 +334,7 @@ async fn queued_attempts_of_a_worker_that_was_given_up_do_not_start(engine: Engi
     });
     let quick = Handler::new("work", |_: Run| async { done() });
     let workers = start(&engine, AT_ONCE, vec![blocks, quick]).await;
-    // A queue that goes fast is claimed ahead.
+    // A queue with short jobs is claimed ahead.
     let block = |n: i64| kith_jobs::NewJob::new("default", "block", n.to_string());
     engine.jobs.enqueue_all((0..2_000).map(work).chain((0..300).map(block)).collect()).await.unwrap();
     let claimed = "SELECT COUNT(*) FROM jobs WHERE state = 2 AND kind = 'block'";
@@ -359,8 +359,8 @@ async fn queued_attempts_of_a_worker_that_was_given_up_do_not_start(engine: Engi
     assert_eq!(late, 0, "attempts of the worker that was given up");
 }
 
-/// solid_queue#385, bullmq#1658: a database that does not answer for a moment.
-async fn a_database_that_is_away_delays_and_loses_nothing(engine: Engine) {
+/// Regression test for solid_queue#385 and bullmq#1658: the database does not respond for a moment.
+async fn database_outage_delays_but_loses_no_job(engine: Engine) {
     let handler = Handler::new("work", |_: Run| async { done() });
     let workers = start(&engine, 5, vec![handler]).await;
     for n in 0..60 {

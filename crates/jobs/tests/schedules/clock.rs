@@ -1,4 +1,4 @@
-//! Jumps of the clock, and changes of the clocks.
+//! Clock jumps and daylight saving time.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use crate::contract;
 use crate::support::{World, at, plan};
 
 contract! {
-    a_daily_run_comes_once_on_the_days_of_a_clock_change
-    jumps_of_the_clock_cause_no_storm_and_lose_nothing_beyond_the_policy
-    a_period_counts_elapsed_time_whatever_the_clocks_show
+    daily_schedule_runs_once_on_days_of_clock_change
+    clock_jumps_follow_missed_policy
+    every_counts_elapsed_time_through_clock_change
 }
 
-/// bull#2207, node-cron#563.
-async fn a_daily_run_comes_once_on_the_days_of_a_clock_change(world: World) {
+/// Regression test for bull#2207 and node-cron#563.
+async fn daily_schedule_runs_once_on_days_of_clock_change(world: World) {
     world.add("daily", Plan { zone: "Europe/Vienna".to_owned(), ..plan("30 2 * * *") }).await;
     let start = at("2027-03-27T12:00:00Z");
     world.node.clock.set(start);
@@ -31,7 +31,7 @@ async fn a_daily_run_comes_once_on_the_days_of_a_clock_change(world: World) {
     assert_eq!(world.times("daily").await[known..], ["2027-10-31T00:30Z", "2027-11-01T01:30Z"]);
 }
 
-async fn a_period_counts_elapsed_time_whatever_the_clocks_show(world: World) {
+async fn every_counts_elapsed_time_through_clock_change(world: World) {
     world.node.clock.set(at("2027-03-27T23:15:00Z"));
     world.add("period", Plan { zone: "Europe/Vienna".to_owned(), ..plan("@every 45m") }).await;
     world.node.live_until(at("2027-03-28T02:30:00Z"), minutes(5)).await;
@@ -39,14 +39,14 @@ async fn a_period_counts_elapsed_time_whatever_the_clocks_show(world: World) {
     assert_eq!(world.times("period").await, expected);
 }
 
-/// A jump, in seconds.
+/// Clock jumps in seconds.
 const JUMPS: [i64; 4] = [3_600, -3_600, 86_400, -86_400];
 const SCHEDULES: [&str; 3] = ["*/20 * * * *", "15 * * * *", "30 2 * * *"];
 const POLICIES: [(&str, Missed, i64); 3] =
     [("skip", Missed::Skip, 100), ("latest", Missed::Latest, 100), ("all", Missed::All, 5)];
 
-/// DRV-09: what the written policy says of each step of the clock, against what was run.
-async fn jumps_of_the_clock_cause_no_storm_and_lose_nothing_beyond_the_policy(world: World) {
+/// DRV-09: the runs after each clock jump against the documented policy.
+async fn clock_jumps_follow_missed_policy(world: World) {
     let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
     let policies = SCHEDULES.iter().flat_map(|schedule| POLICIES.map(|policy| (*schedule, policy)));
     let all: Vec<_> = names.into_iter().zip(policies).collect();
@@ -79,16 +79,17 @@ async fn jumps_of_the_clock_cause_no_storm_and_lose_nothing_beyond_the_policy(wo
         sum += ran.len();
     }
     assert_eq!(world.count_jobs().await, i64::try_from(sum).unwrap());
-    // Three schedules, each: none or one in time, the latest, and five.
+    // Three schedules, each with none or one due, the latest missed one, and up to five missed ones.
     assert!(most_at_once <= 3 * (1 + 1 + 5), "{most_at_once} at once");
     println!("{} jumps, {} schedules: {sum} runs, at most {most_at_once} at once", JUMPS.len(), all.len());
 }
 
-/// What is run when a clock that showed `from` shows `to`.
+/// Returns the runs according to the policy when the clock moves from `from` to `to`.
 fn by_the_policy(schedule: &str, missed: Missed, cap: i64, from: Timestamp, to: Timestamp) -> Vec<Timestamp> {
     let spec = Spec::parse(schedule, "UTC", Timestamp::EPOCH).unwrap();
     let ms = Duration::from_millis(1);
-    // A clock that went back is as one that has stood for a minute: what it shows again is run if it has not been.
+    // After a clock has gone back, occurrences of the last minute are decided again; those that have run do
+    // not run again.
     let from = if from < to { from } else { to - minutes(1) };
     let all = spec.between(from + ms, to + ms, 10_000).0;
     let (late, timely): (Vec<_>, Vec<_>) = all.into_iter().partition(|at| *at + minutes(1) <= to);
@@ -102,7 +103,7 @@ fn by_the_policy(schedule: &str, missed: Missed, cap: i64, from: Timestamp, to: 
 }
 
 #[test]
-fn the_model_of_the_policy_is_what_is_written() {
+fn policy_model_matches_documentation() {
     let (from, to) = (at("2027-03-21T00:00:30Z"), at("2027-03-21T01:00:30Z"));
     let run = |missed, cap| by_the_policy("*/20 * * * *", missed, cap, from, to).len();
     assert_eq!((run(Missed::Skip, 9), run(Missed::Latest, 9), run(Missed::All, 9)), (1, 1, 3));

@@ -1,4 +1,4 @@
-//! What people do with schedules.
+//! Commands on schedules.
 
 use kith_jobs::JobState;
 use kith_jobs::schedules::{self, Missed, Overlap, Plan, ScheduleError};
@@ -8,18 +8,18 @@ use crate::contract;
 use crate::support::{World, at, plan};
 
 contract! {
-    what_falls_into_a_pause_is_not_missed
-    a_run_can_be_asked_for_at_any_time
-    past_occurrences_are_run_once_and_in_order
+    paused_occurrences_are_not_missed
+    run_now_works_at_any_time
+    backfill_runs_past_occurrences_once_in_order
     a_backfill_is_bounded
     a_schedule_runs_within_its_limits
-    a_changed_plan_keeps_its_place_where_its_times_are_the_same
-    a_schedule_that_is_wrong_is_refused
-    a_deleted_schedule_stops_and_its_name_is_free
-    what_has_ended_is_forgotten_behind_a_thousand_runs
+    changed_plan_with_same_times_keeps_progress
+    invalid_schedule_is_rejected
+    deleted_schedule_stops_and_frees_name
+    old_occurrences_are_removed_after_a_thousand
 }
 
-async fn what_falls_into_a_pause_is_not_missed(world: World) {
+async fn paused_occurrences_are_not_missed(world: World) {
     world.add("hourly", Plan { missed: Missed::All, ..plan("0 * * * *") }).await;
     let paused = world.write(|tx, ctx| schedules::set_paused(tx, ctx, "hourly", true)).await.unwrap();
     assert_eq!((paused.paused, paused.revision), (true, 2));
@@ -32,7 +32,7 @@ async fn what_falls_into_a_pause_is_not_missed(world: World) {
     assert_eq!(again.revision, 3, "it was not paused");
 }
 
-async fn a_run_can_be_asked_for_at_any_time(world: World) {
+async fn run_now_works_at_any_time(world: World) {
     world.add("yearly", Plan { overlap: Overlap::Skip, ..plan("@yearly") }).await;
     world.write(|tx, ctx| schedules::set_paused(tx, ctx, "yearly", true)).await.unwrap();
     let mut jobs = Vec::new();
@@ -47,7 +47,7 @@ async fn a_run_can_be_asked_for_at_any_time(world: World) {
     assert!(matches!(unknown, Err(ScheduleError::Unknown)));
 }
 
-async fn past_occurrences_are_run_once_and_in_order(world: World) {
+async fn backfill_runs_past_occurrences_once_in_order(world: World) {
     world.add("daily", Plan { overlap: Overlap::Queue, missed: Missed::Skip, ..plan("0 3 * * *") }).await;
     world.node.tick_at(at("2027-03-22T03:00:00Z")).await;
     world.node.tick_at(at("2027-03-26T12:00:00Z")).await;
@@ -92,7 +92,7 @@ async fn a_schedule_runs_within_its_limits(world: World) {
     assert!(matches!(over, Err(ScheduleError::Over)));
 }
 
-async fn a_changed_plan_keeps_its_place_where_its_times_are_the_same(world: World) {
+async fn changed_plan_with_same_times_keeps_progress(world: World) {
     world.add("period", plan("@every 10h")).await;
     world.node.clock.set(at("2027-03-21T09:00:30Z"));
     let change = |tx: &kith_store::Tx<'_>, ctx: &kith_kernel::Ctx| {
@@ -113,7 +113,7 @@ async fn a_changed_plan_keeps_its_place_where_its_times_are_the_same(world: Worl
     assert_eq!(changed.await.unwrap().next_at, Some(at("2027-03-21T14:00:30Z")));
 }
 
-async fn a_schedule_that_is_wrong_is_refused(world: World) {
+async fn invalid_schedule_is_rejected(world: World) {
     let create = |name: &'static str, plan: Plan| {
         world.write(move |tx, ctx| schedules::create(tx, ctx, name, plan.clone(), false))
     };
@@ -137,7 +137,7 @@ async fn a_schedule_that_is_wrong_is_refused(world: World) {
     assert_eq!(world.names().await, ["a"]);
 }
 
-async fn a_deleted_schedule_stops_and_its_name_is_free(world: World) {
+async fn deleted_schedule_stops_and_frees_name(world: World) {
     world.add("hourly", plan("0 * * * *")).await;
     world.node.tick_at(at("2027-03-21T01:00:00Z")).await;
     let refused = world.write(|tx, ctx| schedules::delete(tx, ctx, "hourly", Some(9))).await;
@@ -151,7 +151,7 @@ async fn a_deleted_schedule_stops_and_its_name_is_free(world: World) {
     assert_eq!(world.times("hourly").await, ["2027-03-21T03:00Z"]);
 }
 
-async fn what_has_ended_is_forgotten_behind_a_thousand_runs(world: World) {
+async fn old_occurrences_are_removed_after_a_thousand(world: World) {
     world.add("often", Plan { missed: Missed::All, missed_cap: 700, ..plan("* * * * *") }).await;
     world.node.tick_at(at("2027-03-22T00:00:30Z")).await;
     world.node.tick_at(at("2027-03-23T00:00:30Z")).await;

@@ -1,4 +1,4 @@
-//! Schedules that the code declares.
+//! Schedules declared in code.
 
 use kith_jobs::schedules::{self, Declared, DeclaredSchedule, ScheduleError};
 use kith_kernel::{hours, minutes};
@@ -7,11 +7,11 @@ use crate::contract;
 use crate::support::{KIND, QUEUE, World, at, plan};
 
 contract! {
-    a_schedule_that_the_code_no_longer_declares_stops
-    what_has_not_changed_keeps_its_place_and_its_pause
-    a_changed_time_is_planned_anew_and_nothing_is_made_up_for
-    what_people_made_is_not_the_codes
-    many_nodes_that_start_at_once_declare_the_same
+    undeclared_schedule_stops
+    unchanged_schedule_keeps_progress_and_pause
+    changed_time_is_planned_from_now
+    user_schedule_is_not_overwritten_by_declaration
+    concurrent_nodes_declare_same_schedules
 }
 
 const fn one(name: &'static str, schedule: &'static str) -> DeclaredSchedule {
@@ -28,8 +28,8 @@ fn texts(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// hatchet#410.
-async fn a_schedule_that_the_code_no_longer_declares_stops(world: World) {
+/// Regression test for hatchet#410.
+async fn undeclared_schedule_stops(world: World) {
     let done = world.declare(BOTH).await;
     assert_eq!(done.added, texts(&["tests.dropped", "tests.kept"]));
     world.node.tick_at(at("2027-03-21T01:00:00Z")).await;
@@ -45,11 +45,11 @@ async fn a_schedule_that_the_code_no_longer_declares_stops(world: World) {
     assert_eq!(world.node.tick_at(at("2027-03-21T04:00:00Z")).await, schedules::Ticked::default());
 }
 
-async fn what_has_not_changed_keeps_its_place_and_its_pause(world: World) {
+async fn unchanged_schedule_keeps_progress_and_pause(world: World) {
     world.declare(KEPT).await;
     let made = world.find("tests.kept").await.unwrap();
     assert_eq!((&*made.owner, made.is_declared), ("module:tests", true));
-    // A deploy while a run is due: it is not forgotten.
+    // A deployment while a run is due does not lose it.
     world.node.clock.set(at("2027-03-21T01:00:10Z"));
     assert_eq!(world.declare(KEPT).await, Declared::default());
     let done = world.declare(OTHERWISE).await;
@@ -64,7 +64,7 @@ async fn what_has_not_changed_keeps_its_place_and_its_pause(world: World) {
     assert_eq!(world.node.tick_at(at("2027-03-21T02:00:20Z")).await.jobs, 0);
 }
 
-async fn a_changed_time_is_planned_anew_and_nothing_is_made_up_for(world: World) {
+async fn changed_time_is_planned_from_now(world: World) {
     world.declare(KEPT).await;
     world.node.clock.set(at("2027-03-21T05:10:00Z"));
     world.declare(LATER).await;
@@ -72,7 +72,7 @@ async fn a_changed_time_is_planned_anew_and_nothing_is_made_up_for(world: World)
     assert_eq!(world.find("tests.kept").await.unwrap().next_at, Some(at("2027-03-21T05:30:00Z")));
 }
 
-async fn what_people_made_is_not_the_codes(world: World) {
+async fn user_schedule_is_not_overwritten_by_declaration(world: World) {
     world.add("tests.kept", plan("0 * * * *")).await;
     assert_eq!(world.declare(KEPT).await, Declared::default());
     assert!(!world.find("tests.kept").await.unwrap().is_declared);
@@ -85,7 +85,7 @@ async fn what_people_made_is_not_the_codes(world: World) {
     assert_eq!(world.names().await, ["tests.kept"]);
 }
 
-async fn many_nodes_that_start_at_once_declare_the_same(world: World) {
+async fn concurrent_nodes_declare_same_schedules(world: World) {
     let nodes = [world.another().await, world.another().await, world.another().await];
     for declared in [BOTH, KEPT, BOTH, LATER] {
         let all = nodes.iter().chain(&nodes).map(|node| node.jobs.declare(vec![("tests", declared)]));

@@ -1,4 +1,5 @@
-//! The contract of durable schedules, on both databases. Complaints of other engines' users that it ends are named.
+//! Conformance tests of durable schedules on both databases. Tests name the issues of other engines that they
+//! guard against.
 
 mod clock;
 mod commands;

@@ -1,4 +1,4 @@
-//! No occurrence runs twice or is lost, whatever becomes of the nodes.
+//! No occurrence runs twice or is lost, regardless of what happens to the nodes.
 
 use std::time::Duration;
 
@@ -12,18 +12,18 @@ use crate::contract;
 use crate::support::{KIND, QUEUE, World, at, plan};
 
 contract! {
-    many_nodes_that_look_at_once_run_an_occurrence_once
-    two_nodes_whose_clocks_differ_run_an_occurrence_once
-    an_occurrence_is_not_missed_when_the_node_that_had_it_stops
-    an_occurrence_is_not_lost_with_the_transaction_that_took_it
-    a_blip_of_the_database_delays_a_run_by_no_more_than_itself
-    a_weekly_run_comes_although_deploys_are_more_frequent
-    after_downtime_there_is_no_flood
-    a_schedule_that_cannot_be_read_does_not_keep_others_from_running
-    workers_run_what_is_scheduled
+    concurrent_ticks_run_occurrence_once
+    nodes_with_clock_skew_run_occurrence_once
+    occurrence_is_run_after_node_stops
+    occurrence_survives_failed_transaction
+    database_outage_delays_run_by_its_length_only
+    weekly_run_survives_frequent_deployments
+    downtime_causes_no_burst_of_runs
+    invalid_schedule_does_not_block_others
+    workers_run_scheduled_jobs
 }
 
-async fn many_nodes_that_look_at_once_run_an_occurrence_once(world: World) {
+async fn concurrent_ticks_run_occurrence_once(world: World) {
     world.add("every.minute", plan("* * * * *")).await;
     world.add("every.second", plan("@every 1s")).await;
     let nodes = [world.another().await, world.another().await, world.another().await];
@@ -37,8 +37,8 @@ async fn many_nodes_that_look_at_once_run_an_occurrence_once(world: World) {
     assert_eq!(world.count_jobs().await, 305);
 }
 
-/// db-scheduler#364.
-async fn two_nodes_whose_clocks_differ_run_an_occurrence_once(world: World) {
+/// Regression test for db-scheduler#364.
+async fn nodes_with_clock_skew_run_occurrence_once(world: World) {
     world.add("every.minute", plan("* * * * *")).await;
     for skew in [Duration::from_millis(700), seconds(45), minutes(2), minutes(30)] {
         let before = world.count_jobs().await;
@@ -49,7 +49,7 @@ async fn two_nodes_whose_clocks_differ_run_an_occurrence_once(world: World) {
             world.node.tick_at(now).await;
             other.tick_at(now + skew).await;
         }
-        // The hour, and by how much one of them was ahead; what was run ahead is not run again.
+        // One run for the hour, plus those by which one node was ahead; runs made ahead are not repeated.
         world.node.clock.set(start + hours(1) + skew);
         let ahead = i64::try_from(skew.as_secs() / 60).unwrap();
         let ran = world.count_jobs().await - before;
@@ -61,20 +61,20 @@ async fn two_nodes_whose_clocks_differ_run_an_occurrence_once(world: World) {
     }
 }
 
-/// sidekiq#6804, pg-boss#914.
-async fn an_occurrence_is_not_missed_when_the_node_that_had_it_stops(world: World) {
+/// Regression test for sidekiq#6804 and pg-boss#914.
+async fn occurrence_is_run_after_node_stops(world: World) {
     world.add("daily", Plan { missed: Missed::Skip, ..plan("0 2 * * *") }).await;
     let first = world.another().await;
     assert_eq!(first.tick_at(at("2027-03-21T01:59:59Z")).await.next_at, Some(at("2027-03-21T02:00:00Z")));
-    // It stops before it looks again; the other one comes half a minute later.
+    // The node stops before its next tick; the other one starts half a minute later.
     drop(first);
     let second = world.another().await;
     assert_eq!(second.tick_at(at("2027-03-21T02:00:31Z")).await.jobs, 1);
     assert_eq!(world.times("daily").await, ["2027-03-21T02:00Z"]);
 }
 
-/// pg-boss#914.
-async fn an_occurrence_is_not_lost_with_the_transaction_that_took_it(world: World) {
+/// Regression test for pg-boss#914.
+async fn occurrence_survives_failed_transaction(world: World) {
     world.add("hourly", plan("0 * * * *")).await;
     let mut due = at("2027-03-21T00:00:00Z");
     let faults = (1..=8).map(|at_statement| Fault::ConnectionLost { at_statement });
@@ -88,14 +88,14 @@ async fn an_occurrence_is_not_lost_with_the_transaction_that_took_it(world: Worl
             struck += usize::from(world.node.jobs.tick().await.is_err());
         }
     }
-    // What PostgreSQL lost before the commit is run again by the store itself.
+    // The store itself retries a transaction that PostgreSQL lost before the commit.
     assert!(struck >= 1, "{struck}");
     assert_eq!(world.times("hourly").await.len(), 10);
     assert_eq!(world.count_jobs().await, 10);
 }
 
-/// bullmq#1658.
-async fn a_blip_of_the_database_delays_a_run_by_no_more_than_itself(world: World) {
+/// Regression test for bullmq#1658.
+async fn database_outage_delays_run_by_its_length_only(world: World) {
     world.add("every.minute", plan("* * * * *")).await;
     world.node.tick_at(at("2027-03-21T00:01:00Z")).await;
     for second in [0, 1, 2, 3] {
@@ -117,10 +117,10 @@ static WEEKLY_SLOWER: &[DeclaredSchedule] = &[DeclaredSchedule {
     ..DeclaredSchedule::new("tests.weekly", QUEUE, KIND, "0 3 * * MON")
 }];
 
-/// river#791.
-async fn a_weekly_run_comes_although_deploys_are_more_frequent(world: World) {
+/// Regression test for river#791.
+async fn weekly_run_survives_frequent_deployments(world: World) {
     for day in 0..56_u64 {
-        // A deploy each noon, every other one with something else in it, and the process is away for an hour.
+        // A deployment each noon, with a changed schedule every other day, and an hour of downtime.
         let noon = at("2027-03-21T12:00:00Z") + days(day);
         world.node.clock.set(noon);
         world.declare(if day % 2 == 0 { WEEKLY } else { WEEKLY_SLOWER }).await;
@@ -132,8 +132,8 @@ async fn a_weekly_run_comes_although_deploys_are_more_frequent(world: World) {
     assert_eq!(world.times("tests.weekly").await, expected);
 }
 
-/// river#1035.
-async fn after_downtime_there_is_no_flood(world: World) {
+/// Regression test for river#1035.
+async fn downtime_causes_no_burst_of_runs(world: World) {
     let with = |missed, missed_cap| Plan { missed, missed_cap, ..plan("*/10 * * * *") };
     world.add("skip", with(Missed::Skip, 100)).await;
     world.add("latest", with(Missed::Latest, 100)).await;
@@ -148,7 +148,7 @@ async fn after_downtime_there_is_no_flood(world: World) {
     assert_eq!(world.times("skip").await, ["2027-04-20T00:10Z"]);
 }
 
-async fn a_schedule_that_cannot_be_read_does_not_keep_others_from_running(world: World) {
+async fn invalid_schedule_does_not_block_others(world: World) {
     world.add("a", plan("0 * * * *")).await;
     world.add("b", plan("0 * * * *")).await;
     let spoil = "UPDATE job_schedules SET zone = 'Europe/Atlantis' WHERE name = 'a'";
@@ -157,7 +157,7 @@ async fn a_schedule_that_cannot_be_read_does_not_keep_others_from_running(world:
     assert_eq!(world.times("b").await, ["2027-03-21T01:00Z"]);
 }
 
-async fn workers_run_what_is_scheduled(world: World) {
+async fn workers_run_scheduled_jobs(world: World) {
     let jobs = world.awake();
     world.add("every.second", plan("@every 1s")).await;
     let (ran, mut runs) = tokio::sync::mpsc::unbounded_channel();
@@ -168,7 +168,7 @@ async fn workers_run_what_is_scheduled(world: World) {
     let share = QueueShare { queue: QUEUE.to_owned(), concurrency: 2 };
     let workers =
         Workers::start(&jobs, vec![handler], WorkerOptions::new("tester", vec![share])).await.unwrap();
-    // The schedule is of 2027; by the machine's clock all of its runs are ahead, or were missed.
+    // The schedule is in 2027; by the machine's clock its runs are all in the future or missed.
     jobs.db()
         .write(|tx| tx.exec("UPDATE job_schedules SET decided_until = 0, next_at = 0, anchor_at = 0", &[]))
         .await

@@ -1,4 +1,4 @@
-//! Occurrences that come while a run of the same schedule has not ended, and jitter.
+//! Overlapping runs of a schedule, and jitter.
 
 use kith_jobs::schedules::{Overlap, Plan};
 use kith_jobs::{Claimed, JobState};
@@ -8,10 +8,10 @@ use crate::contract;
 use crate::support::{QUEUE, World, at, plan};
 
 contract! {
-    an_overlapping_run_is_allowed_left_out_or_waits
-    the_older_run_is_cancelled_before_the_newer_one_begins
-    no_more_than_a_hundred_wait
-    jitter_delays_a_run_and_changes_nothing_else
+    overlap_policies_allow_skip_and_queue
+    cancel_policy_ends_older_run_first
+    queue_policy_keeps_at_most_a_hundred_waiting
+    jitter_only_delays_run
 }
 
 async fn claim(world: &World) -> Vec<Claimed> {
@@ -23,7 +23,7 @@ async fn states(world: &World, name: &'static str) -> Vec<Option<JobState>> {
     world.runs(name).await.into_iter().map(|(_, job)| job.map(|job| job.state)).collect()
 }
 
-async fn an_overlapping_run_is_allowed_left_out_or_waits(world: World) {
+async fn overlap_policies_allow_skip_and_queue(world: World) {
     let with = |overlap| Plan { overlap, ..plan("0 * * * *") };
     world.add("allow", with(Overlap::Allow)).await;
     world.add("skip", with(Overlap::Skip)).await;
@@ -41,7 +41,7 @@ async fn an_overlapping_run_is_allowed_left_out_or_waits(world: World) {
     assert_eq!(states(&world, "queue").await[3], ready);
 }
 
-async fn the_older_run_is_cancelled_before_the_newer_one_begins(world: World) {
+async fn cancel_policy_ends_older_run_first(world: World) {
     world.add("cancel", Plan { overlap: Overlap::Cancel, ..plan("0 * * * *") }).await;
     world.node.tick_at(at("2027-03-21T01:00:00Z")).await;
     world.node.tick_at(at("2027-03-21T02:00:00Z")).await;
@@ -60,7 +60,7 @@ async fn the_older_run_is_cancelled_before_the_newer_one_begins(world: World) {
     assert_eq!(claim(&world).await.len(), 1);
 }
 
-async fn no_more_than_a_hundred_wait(world: World) {
+async fn queue_policy_keeps_at_most_a_hundred_waiting(world: World) {
     world.add("queue", Plan { overlap: Overlap::Queue, ..plan("* * * * *") }).await;
     world.node.live_until(at("2027-03-21T02:00:00Z"), minutes(1)).await;
     let states = states(&world, "queue").await;
@@ -69,7 +69,7 @@ async fn no_more_than_a_hundred_wait(world: World) {
     assert_eq!(world.work().await, 100);
 }
 
-async fn jitter_delays_a_run_and_changes_nothing_else(world: World) {
+async fn jitter_only_delays_run(world: World) {
     world.add("jitter", Plan { jitter: minutes(5), ..plan("0 * * * *") }).await;
     for hour in 1..=20 {
         world.node.tick_at(at("2027-03-21T00:00:00Z") + hours(hour)).await;

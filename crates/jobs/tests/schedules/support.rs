@@ -1,4 +1,4 @@
-//! A database of its own for each test, nodes on it, and clocks that move when they are told to.
+//! Test support: a database for each test, nodes on it, and manual clocks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,12 +15,12 @@ use kith_kernel::{
 use kith_store::testing::TestDatabase;
 use kith_store::{ModuleMigrations, STORE_MIGRATIONS, Store, Tx};
 
-/// A Sunday: what the clocks show when a test begins.
+/// Start of each test, a Sunday.
 pub const BEGINNING: &str = "2027-03-21T00:00:30Z";
 pub const QUEUE: &str = "tests";
 pub const KIND: &str = "test.run";
 
-/// Runs each named contract on both engines, as `name::sqlite` and `name::postgres`.
+/// Runs each named test on both engines, as `name::sqlite` and `name::postgres`.
 #[macro_export]
 macro_rules! contract {
     ($($name:ident)+) => {$(
@@ -49,7 +49,7 @@ fn postgres_url() -> Option<String> {
     None
 }
 
-/// A process that looks at its clock.
+/// Process with its own clock.
 pub struct Node {
     pub jobs: Jobs,
     pub clock: Arc<ManualClock>,
@@ -73,7 +73,7 @@ impl Node {
         self.jobs.tick().await.unwrap()
     }
 
-    /// Looks at the clock every `step` until `until`, which is included.
+    /// Ticks every `step` until `until`, inclusive.
     pub async fn live_until(&self, until: Timestamp, step: Duration) {
         let mut now = kith_kernel::Clock::now(&*self.clock);
         while now < until {
@@ -107,7 +107,7 @@ impl World {
         Self { node: Node::on(store, at(BEGINNING)), database }
     }
 
-    /// Another process: on PostgreSQL with connections of its own; SQLite admits one process, whose store it shares.
+    /// Returns another process: on PostgreSQL with its own connections, on SQLite sharing the store.
     pub async fn another(&self) -> Node {
         let store = match self.node.jobs.db().kind() {
             kith_store::EngineKind::Sqlite => self.node.jobs.db().clone(),
@@ -116,7 +116,7 @@ impl World {
         Node::on(store, kith_kernel::Clock::now(&*self.node.clock))
     }
 
-    /// The engine on the same database by the machine's own clock.
+    /// Returns the engine on the same database with the system clock.
     pub fn awake(&self) -> Jobs {
         let sources = Sources {
             clock: Arc::new(SystemClock),
@@ -162,7 +162,7 @@ impl World {
         all.into_iter().map(|one| one.name).collect()
     }
 
-    /// When runs of a schedule were to be, the earliest first, and with what job.
+    /// Returns the times of the runs of a schedule, earliest first, with their jobs.
     pub async fn runs(&self, name: &'static str) -> Vec<(Timestamp, Option<JobRecord>)> {
         let far = Timestamp::from_millis(i64::MAX);
         let runs =
@@ -170,21 +170,21 @@ impl World {
         runs.into_iter().rev().map(|(one, job)| (one.at, job)).collect()
     }
 
-    /// The same, as texts, of those for which there is a job.
+    /// Returns the times, as text, of the runs that have a job.
     pub async fn times(&self, name: &'static str) -> Vec<String> {
         let runs = self.runs(name).await;
         let ran = runs.into_iter().filter(|(_, job)| job.is_some());
         ran.map(|(at, _)| at.to_string().replace(":00.000Z", "Z")).collect()
     }
 
-    /// How many jobs there are, of any schedule, as the engine counts them.
+    /// Returns the number of jobs of all schedules, in any state.
     pub async fn count_jobs(&self) -> i64 {
         let sql = "SELECT (SELECT COUNT(*) FROM jobs) + (SELECT COUNT(*) FROM job_history) + (SELECT COUNT(*) FROM job_dead)";
         let count = self.node.jobs.db().read(move |q| q.one(sql, &[], |row| row.get::<i64>(0))).await;
         count.unwrap().unwrap_or(0)
     }
 
-    /// Runs all jobs that can be run; says how many.
+    /// Runs all jobs that are due, and returns their number.
     pub async fn work(&self) -> usize {
         let handler = Handler::new(KIND, |_| async { Ok(Done::default()) });
         self.node.jobs.drain(&[handler], &[QUEUE]).await.unwrap()
@@ -195,7 +195,7 @@ pub fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-/// A plan of a job that does nothing.
+/// Returns a plan for a job that does nothing.
 pub fn plan(schedule: &str) -> Plan {
     Plan::new(QUEUE, KIND, schedule)
 }

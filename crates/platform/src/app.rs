@@ -1,4 +1,4 @@
-//! The parts of one running server, shared by all its requests. Two may live in one process.
+//! Components of a running server, shared by all requests. Several servers can run in one process.
 
 use std::cell::OnceCell;
 use std::net::SocketAddr;
@@ -36,102 +36,102 @@ use crate::outbound::Outbound;
 use crate::telemetry::Metrics;
 use crate::telemetry::log::LogLevel;
 
-/// A handle to the parts. Clones share them.
+/// Handle of the components. Clones share them.
 #[derive(Clone)]
 pub struct App(Arc<AppInner>);
 
-/// The parts.
+/// Components of a server.
 pub struct AppInner {
-    /// The database.
+    /// Database.
     pub db: Store,
-    /// The job engine.
+    /// Job engine.
     pub jobs: Jobs,
-    /// The configuration.
+    /// Configuration.
     pub config: Config,
-    /// Time, ids and randomness.
+    /// Clock, id generator and random generator.
     pub sources: Sources,
-    /// What the secrets of the configuration are used for.
+    /// Keys derived from the configured secrets.
     pub keyring: Arc<Keyring>,
-    /// Time that has really passed, as far as this process has seen.
+    /// Elapsed time as observed by this process.
     pub observed_time: ObservedTime,
-    /// The head of the audit chain, remembered outside the database.
+    /// Head of the audit chain, remembered outside the database.
     pub audit_head: RememberedHead,
-    /// Makes and checks access tokens.
+    /// Issuer and verifier of access tokens.
     pub tokens: Tokens,
-    /// What people may do.
+    /// Cached access of users.
     pub(crate) access: AccessCache,
-    /// What programs may do.
+    /// Cached API keys.
     pub(crate) api_keys: KnownKeys,
-    /// Whether it hears what happens on other nodes.
+    /// Reception of events from other nodes.
     pub(crate) hearing: Hearing,
-    /// What concerns an event, by its kind.
+    /// Counters and hooks by event kind.
     pub(crate) event_routes: Arc<EventRoutes>,
     /// Durable consumers of the modules.
     pub(crate) consumer_set: Arc<ConsumerSet>,
-    /// Hashes passwords.
+    /// Password hashing threads.
     pub passwords: Passwords,
-    /// What bodies take that are being received.
+    /// Memory limit of request bodies that are being received.
     pub(crate) body_memory: BodyMemory,
-    /// Who exports.
+    /// Running and recent exports.
     pub(crate) exports: Exports,
-    /// How much is kept under the idempotency keys of each caller.
+    /// Allowance of stored bytes under idempotency keys, per caller.
     pub(crate) kept_bytes: Arc<KeptBytes>,
-    /// Computes on what others send.
+    /// Threads for computations on input.
     pub compute: Compute,
-    /// Sends requests to others.
+    /// Sender of outbound requests.
     pub outbound: Outbound,
-    /// Counts.
+    /// Metrics.
     pub metrics: Metrics,
-    /// What is logged.
+    /// Log level.
     pub log_level: LogLevel,
-    /// Whether neither 429 limits nor tiers hold.
+    /// True if rate limits and request tiers are disabled.
     pub(crate) without_limits: AtomicBool,
-    /// Says when to stop.
+    /// Stop signal.
     pub stop: Stop,
-    /// The features it serves.
+    /// Modules that this server serves.
     pub modules: &'static [&'static Module],
-    /// The features whose tables the database has, served or not.
+    /// Modules whose tables the database has, whether they are served or not.
     pub installed: &'static [&'static Module],
-    /// Its version, and behind a `+` the commit it was built from, as far as that is known.
+    /// Version of the build, followed by `+` and the commit if that is known.
     pub build: &'static str,
-    /// The OpenAPI document, as JSON.
+    /// OpenAPI document as JSON.
     pub openapi: Arc<Asset>,
-    /// The schemas of request bodies.
+    /// Schemas of request bodies.
     pub(crate) body_schemas: BodySchemas,
-    /// The clock that follows the database's, unless `sources` came from elsewhere.
+    /// Clock that follows the database's; `None` if `sources` has another clock.
     pub clock: Option<Arc<NodeClock>>,
-    /// The clock that development mode can put forward.
+    /// Clock that can be moved forward; `None` outside development mode.
     pub ahead: Option<Arc<AheadClock>>,
-    /// When it was put together.
+    /// Time at which the components were created.
     pub started: Timestamp,
-    /// Where it listens, once it does.
+    /// Address of the listener, once it is bound.
     pub addr: OnceLock<SocketAddr>,
 }
 
-/// What is run.
+/// Program that a server runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
-    /// The features it serves.
+    /// Modules that the server serves.
     pub modules: &'static [&'static Module],
-    /// The features whose tables the database has, served or not.
+    /// Modules whose tables the database has, whether they are served or not.
     pub installed: &'static [&'static Module],
-    /// Its version, and behind a `+` the commit it was built from, as far as that is known.
+    /// Version of the build, followed by `+` and the commit if that is known.
     pub build: &'static str,
 }
 
-/// Why the parts could not be put together.
+/// Error of starting a server.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// The database does not work.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] Error),
-    /// The database's address cannot be read.
+    /// The database URL is invalid, or the database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The key that was written is not there.
-    #[error("the database has no signing key although one was just written")]
+    /// No key signs at present, although one was just created.
+    #[error("the database has no signing key although one was just created")]
     NoSigningKey,
-    /// The keys in the database cannot be opened.
+    /// A stored key was sealed with another secret.
     #[error(
         "the keys in the database were sealed with another secret than `auth.jwt_secret` (JWT_SECRET). If this data \
          began in development mode, run `kith keys reseal` with this configuration: it reads the old secret from \
@@ -139,16 +139,16 @@ pub enum StartError {
          run `kith keys reseal`"
     )]
     KeySealedOtherwise,
-    /// A thread or a listener could not be had.
-    #[error("the system refused: {0}")]
+    /// The system could not provide a thread or a listener.
+    #[error("the operating system returned an error: {0}")]
     System(#[from] std::io::Error),
 }
 
 impl App {
-    /// Puts the parts together around an open database whose schema is up to date.
+    /// Creates the components around an open database with an up-to-date schema.
     ///
     /// # Errors
-    /// [`StartError`] if the signing key cannot be read or a thread cannot be started.
+    /// Returns a [`StartError`] if the keys cannot be read or a thread cannot be started.
     pub async fn new(
         db: Store,
         config: Config,
@@ -182,7 +182,7 @@ impl App {
             });
         }
         let head_file = AuditHeadFile::of(&config.store_options(), &config.data.folder)?;
-        // SQLite belongs to one process: whatever changes, changes here.
+        // On SQLite, this process makes all changes itself.
         let hearing = Hearing::new(db.kind() == EngineKind::Sqlite);
         let source = modules.iter().find_map(|module| module.access);
         let inner = AppInner {
@@ -227,12 +227,12 @@ impl App {
         Ok(Self(Arc::new(inner)))
     }
 
-    /// Runs a command in a transaction, which is how every handler changes anything. The command gets the context as
-    /// of the moment at which the transaction starts: what the request waited for lies behind it. The closure may
-    /// be run more than once, and gets the same moment each time.
+    /// Runs a command in a transaction. All handlers that write use this or [`App::change`]. The command
+    /// receives the context with the time at which the transaction starts, which can be later than the
+    /// request. The closure can run more than once, with the same time each run.
     ///
     /// # Errors
-    /// The closure's own, or the store's turned into it.
+    /// Returns the closure's error, or the store's error converted to it.
     pub async fn write<F, O>(&self, ctx: &Ctx, run: F) -> Result<O::Value, O::Error>
     where
         F: Fn(&Tx<'_>, &Ctx) -> O + Send + 'static,
@@ -255,14 +255,14 @@ impl App {
             outcome
         };
         let app = self.clone();
-        // A task of its own: what was committed is heeded even if whoever asked for it has hung up by then.
+        // A separate task, so that hooks run after a commit even if the client has disconnected.
         let heeded = tokio::spawn(async move {
             let answer = app.db.write(run).await;
             let emitted = std::mem::take(&mut *emitted.lock().unwrap_or_else(PoisonError::into_inner));
             if answer.is_ok() {
                 app.metrics.count_events(&emitted.kinds);
             }
-            // Before the caller is answered: a revoked session or key is refused from the answer on.
+            // Before the response, so that a revoked session or key is rejected from then on.
             emitted.run_hooks(&app).await;
             answer
         });
@@ -272,22 +272,23 @@ impl App {
         }
     }
 
-    /// Whether neither 429 limits nor tiers hold: set by `server.without_limits`, or in development mode at run time.
+    /// Returns true if rate limits and request tiers are disabled, by `server.without_limits` or at run time
+    /// in development mode.
     pub fn is_without_limits(&self) -> bool {
         self.without_limits.load(Ordering::Relaxed)
     }
 
-    /// The context of what Kith does by itself.
+    /// Creates the context of work that the server does on its own. `part` names the component.
     pub fn system_ctx(&self, part: &'static str) -> Ctx {
         let id = self.sources.ids.next(self.sources.clock.now());
         Ctx::new(self.sources.clone(), Actor::System(part), RequestId::from_uuid(id))
     }
 
-    /// How each migration stands, asked of the database that is open. One that only a newer build knows does no
-    /// harm: old and new nodes serve beside each other while a new version is rolled out.
+    /// Returns the status of all migrations in the open database. Migrations of a newer build are reported as
+    /// unknown and do no harm: nodes of two versions run together during an upgrade.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns the store's error if the database cannot be read.
     pub async fn migrations(&self) -> Result<Vec<MigrationStatus>, Error> {
         let applied = self.db.read(applied_migrations).await?;
         let below = [STORE_MIGRATIONS, JOBS_MIGRATIONS];
@@ -334,7 +335,7 @@ mod tests {
     use crate::testing::TestServer;
 
     #[tokio::test]
-    async fn a_command_happens_when_its_transaction_starts_however_often_it_is_run() {
+    async fn repeated_command_keeps_time_of_transaction_start() {
         let test = TestServer::start(|_| {}).await;
         let request_id = RequestId::accept("waits-a-while").unwrap();
         let ctx = Ctx::new(test.app.sources.clone(), Actor::Anonymous, request_id);

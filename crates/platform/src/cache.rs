@@ -1,36 +1,37 @@
-//! A cache in front of the database that never outlives a change it has heard of, and never trusts a deaf node.
+//! Read-through cache of database values, invalidated by events.
 //!
-//! A value is kept only if its key was not dropped since before it was read, and used only while the node hears what
-//! happens on the others.
+//! A value is stored only if its key was not invalidated since the read began, and used only while the node
+//! receives the events of other nodes.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A node that has heard nothing for this long asks the database.
+/// Time without events after which the cache is not used.
 const DEAF_AFTER: Duration = Duration::from_secs(3);
-/// Longest time an entry is kept, whatever is heard of it.
+/// Maximum age of an entry.
 const TIME_TO_LIVE: Duration = Duration::from_secs(600);
-/// Keys share their generations with others, which costs a needless read now and then.
+/// Number of generation counters. Keys share them, which causes an unnecessary read occasionally.
 const STRIPES: usize = 1_024;
 
-/// Whether this node hears what happens elsewhere. Clones are the same.
+/// State of receiving events from other nodes. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Hearing(Arc<Heard>);
 
 #[derive(Debug)]
 struct Heard {
     since: Instant,
-    /// Milliseconds behind `since` at which the outbox was last known to be read to its end, and one; 0 is never.
+    /// Milliseconds after `since` at which the event log was last read to its end, plus 1; 0 if it never was.
     last_ms: AtomicU64,
-    /// How often everything was forgotten.
+    /// Number of times that all entries were invalidated.
     epoch: AtomicU64,
     alone: bool,
 }
 
 impl Hearing {
-    /// Of a node that shares its database with others, which it does not hear yet, or with none.
+    /// Creates the state of a node that has received nothing yet. `alone` is true if no other node shares the
+    /// database.
     #[expect(clippy::disallowed_methods, reason = "hearing is about real time")]
     pub fn new(alone: bool) -> Self {
         Self(Arc::new(Heard {
@@ -41,18 +42,18 @@ impl Hearing {
         }))
     }
 
-    /// Whether no other node shares the database.
+    /// Returns true if no other node shares the database.
     pub fn is_alone(&self) -> bool {
         self.0.alone
     }
 
-    /// Everything that was in the outbox at `asked` has been heard.
+    /// Records that all events emitted before `asked` have been received.
     pub fn heard_at(&self, asked: Instant) {
         let ms = u64::try_from(asked.saturating_duration_since(self.0.since).as_millis()).unwrap_or(0);
         self.0.last_ms.fetch_max(ms + 1, Ordering::Release);
     }
 
-    /// Lets all caches forget what they keep, and what is being read.
+    /// Invalidates all entries of all caches, and values that are being read.
     pub fn forget_all(&self) {
         self.0.epoch.fetch_add(1, Ordering::SeqCst);
     }
@@ -62,7 +63,7 @@ impl Hearing {
     }
 
     #[expect(clippy::disallowed_methods, reason = "hearing is about real time")]
-    /// Whether what is kept can be believed: nothing is unheard for longer than is tolerated.
+    /// Returns true if cached values may be used: no event has been missing for longer than the tolerance.
     pub fn is_good(&self) -> bool {
         if self.0.alone {
             return true;
@@ -72,7 +73,7 @@ impl Hearing {
     }
 }
 
-/// A value, when it is too old, and how often everything had been forgotten when it was read.
+/// Cached value, its expiry, and the epoch in which it was read.
 #[derive(Clone)]
 struct Kept<V> {
     value: V,
@@ -80,7 +81,7 @@ struct Kept<V> {
     epoch: u64,
 }
 
-/// Values by key.
+/// Cache of values by key.
 pub struct Cache<K, V> {
     entries: quick_cache::sync::Cache<K, Kept<V>>,
     generations: Box<[Mutex<u64>]>,
@@ -93,7 +94,7 @@ where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// An empty one for at most `capacity` values.
+    /// Creates an empty cache for at most `capacity` values.
     pub fn new(capacity: usize, hearing: Hearing) -> Self {
         Self {
             entries: quick_cache::sync::Cache::new(capacity),
@@ -103,10 +104,10 @@ where
         }
     }
 
-    /// The value for `key`: the one that is kept, or else what `read` gives, which is then kept.
+    /// Returns the cached value of `key`, or the result of `read`, which is then cached.
     ///
     /// # Errors
-    /// Those of `read`; nothing is kept then.
+    /// Returns the error of `read`; nothing is cached then.
     #[expect(clippy::disallowed_methods, reason = "what is kept ages in real time")]
     pub async fn get_or_read<E>(&self, key: K, read: impl AsyncFnOnce() -> Result<V, E>) -> Result<V, E> {
         let usable = self.hearing.is_good();
@@ -117,9 +118,9 @@ where
         let epoch = self.hearing.epoch();
         let value = read().await?;
         let now = self.generation(&key).lock().unwrap_or_else(PoisonError::into_inner);
-        // What a deaf node read may have changed unheard.
+        // A value read while events were missing may have changed unnoticed.
         if usable && *now == before {
-            // Under the lock, so that no drop comes between the look and the entry.
+            // Inserted under the lock, so that no invalidation comes in between.
             let until = Instant::now() + TIME_TO_LIVE;
             self.entries.insert(key, Kept { value: value.clone(), until, epoch });
         }
@@ -127,7 +128,7 @@ where
         Ok(value)
     }
 
-    /// Forgets the value of `key`, and keeps none whose reading began before now.
+    /// Invalidates `key`, including values whose read has begun already.
     pub fn forget(&self, key: &K) {
         let mut generation = self.generation(key).lock().unwrap_or_else(PoisonError::into_inner);
         *generation += 1;
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_value_is_read_once_until_it_is_forgotten() {
+    async fn cached_value_is_used_until_invalidated() {
         let cache = Cache::new(10, Hearing::new(true));
         assert_eq!((get(&cache, 1).await, get(&cache, 2).await), (1, 1));
         cache.forget(&1);
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_read_before_everything_was_forgotten_is_kept() {
+    async fn invalidate_all_discards_values_being_read() {
         let hearing = Hearing::new(true);
         let cache = Cache::new(10, hearing.clone());
         assert_eq!(get(&cache, 1).await, 1);
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_read_before_a_change_is_not_kept_behind_it() {
+    async fn value_read_before_invalidation_is_not_cached() {
         let cache = Cache::new(10, Hearing::new(true));
         let read = async || {
             let value = 1;
@@ -190,9 +191,9 @@ mod tests {
         assert_eq!(get(&cache, 2).await, 2, "the reader of the old value kept it");
     }
 
-    /// CAC-03: refills race with changes; whoever asks after a change sees it.
+    /// CAC-03: reads race with invalidations; a read that starts after a change returns the new value.
     #[test]
-    fn refills_race_with_changes_and_lose() {
+    fn concurrent_reads_never_outlive_invalidation() {
         use std::sync::atomic::AtomicU64;
         let cache = Cache::<u8, u64>::new(10, Hearing::new(true));
         let truth = AtomicU64::new(0);
@@ -205,7 +206,8 @@ mod tests {
                     while truth.load(Ordering::SeqCst) < 20_000 {
                         let least = truth.load(Ordering::SeqCst);
                         let seen = runtime.block_on(cache.get_or_read(1, read)).unwrap();
-                        // The change is made before it is told; what was told before one asked must be seen.
+                        // The change precedes its invalidation; an invalidation before the read must be
+                        // visible.
                         assert!(seen + 1 >= least, "saw {seen} after {least}");
                     }
                 });
@@ -217,9 +219,9 @@ mod tests {
         });
     }
 
-    /// CAC-03: a node keeps nothing before it hears, and trusts nothing once it no longer does.
+    /// CAC-03: a node caches nothing before it receives events, and does not use the cache after they stop.
     #[tokio::test]
-    async fn a_deaf_node_asks_each_time() {
+    async fn node_without_events_does_not_cache() {
         let hearing = Hearing::new(false);
         let cache = Cache::new(10, hearing.clone());
         assert_eq!((get(&cache, 1).await, get(&cache, 2).await), (1, 2));

@@ -1,6 +1,7 @@
-//! The clock of a node: the machine's own beside SQLite, the database's beside PostgreSQL, where several nodes share it.
+//! Clock of a node: the system clock on SQLite, and the database's clock on PostgreSQL, which several nodes
+//! share.
 //!
-//! It never asks the database while a request waits: a task measures now and then.
+//! Requests never wait for the database's clock; a task measures the offset periodically.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,26 +12,26 @@ use kith_store::{ClockReading, Error, Store};
 
 use crate::http::Stop;
 
-/// How often the clock is set by the database's.
+/// Interval of measuring the offset.
 const MEASURE_EVERY: Duration = Duration::from_secs(10);
-/// A reading that may be wrong by more than this is not used: the next will be better.
+/// Maximum uncertainty of a measurement that is used.
 const USABLE_UNCERTAINTY: Duration = Duration::from_millis(50);
-/// A node whose machine's clock is further off than this is not ready.
+/// Maximum skew of the system clock in milliseconds at which the node is ready.
 const TOLERATED_SKEW_MS: i64 = 500;
 
-/// Follows the database's clock, where it has one.
+/// Clock that follows the database's clock, if the database has one.
 #[derive(Debug)]
 pub struct NodeClock {
-    /// None beside SQLite.
+    /// `None` on SQLite.
     shared: Option<OffsetClock>,
     skew_ms: AtomicI64,
 }
 
 impl NodeClock {
-    /// Asks the database once and starts from there.
+    /// Creates the clock and measures the offset once.
     ///
     /// # Errors
-    /// The database's, if it does not answer.
+    /// Returns the store's error if the database does not answer.
     pub async fn start(db: &Store) -> Result<Self, Error> {
         let clock = Self {
             shared: db.health().await?.clock.map(|read| OffsetClock::starting_at(read.now)),
@@ -40,10 +41,10 @@ impl NodeClock {
         Ok(clock)
     }
 
-    /// Sets the clock by the database's.
+    /// Measures the offset to the database's clock.
     ///
     /// # Errors
-    /// The database's, if it does not answer; the clock then runs on.
+    /// Returns the store's error if the database does not answer; the offset then stays unchanged.
     pub async fn measure(&self, db: &Store) -> Result<(), Error> {
         let Some(shared) = &self.shared else { return Ok(()) };
         let read = db.health().await?.clock.filter(|read| read.uncertainty <= USABLE_UNCERTAINTY);
@@ -54,33 +55,33 @@ impl NodeClock {
         Ok(())
     }
 
-    /// By how many milliseconds the machine's own clock is ahead of the database's.
+    /// Returns the milliseconds by which the system clock is ahead of the database's clock.
     pub fn skew_ms(&self) -> i64 {
         self.skew_ms.load(Ordering::Relaxed)
     }
 
-    /// Whether the machine's clock is close enough to the database's.
+    /// Returns true if the skew is at most 500 ms.
     pub fn is_tolerable(&self) -> bool {
         self.skew_ms().abs() <= TOLERATED_SKEW_MS
     }
 
-    /// This clock, with the system's ids and randomness.
+    /// Combines this clock with the system's id and random generators.
     pub fn sources(self: Arc<Self>) -> Sources {
         let ids = Arc::new(TimeOrderedIds::new(SystemRandom));
         Sources { clock: self, ids, random: Arc::new(SystemRandom) }
     }
 
-    /// Measures again and again until the server stops.
+    /// Measures the offset periodically until the server stops.
     pub async fn keep(self: Arc<Self>, db: Store, stop: Stop) {
         let mut ticks = tokio::time::interval(MEASURE_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.or(ticks.tick()).await.is_some() {
             if let Err(error) = self.measure(&db).await {
-                tracing::warn!(%error, "the database's clock could not be read");
+                tracing::warn!(%error, "cannot read the database's clock");
             } else if !self.is_tolerable() {
                 tracing::warn!(
                     skew_ms = self.skew_ms(),
-                    "this machine's clock is off; the node is not ready"
+                    "the system clock deviates from the database's clock; the node is not ready"
                 );
             }
         }
@@ -102,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn skew_is_tolerated_up_to_half_a_second_either_way() {
+    fn skew_up_to_500_ms_is_tolerated() {
         for (skew_ms, tolerable) in [(0, true), (500, true), (501, false), (-500, true), (-501, false)] {
             let clock = NodeClock { shared: None, skew_ms: AtomicI64::new(skew_ms) };
             assert_eq!(clock.is_tolerable(), tolerable, "{skew_ms}");

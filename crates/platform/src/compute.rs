@@ -1,5 +1,6 @@
-//! Threads for computations on what others send: away from the database's threads and from those that answer requests, few, with a stack
-//! of known size, and with a bounded queue in which callers are served in turn. What runs here must bound its own work.
+//! Threads for computations on input, such as schema validation. They are few, separate from database and
+//! request threads, have a fixed stack size and a bounded queue that is fair between callers. Tasks must
+//! bound their own work.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,18 +23,18 @@ use crate::{Answer, ApiResult, App};
 const THREADS: usize = 2;
 /// Runs of a transaction that misses another result each time.
 const MAX_ROUNDS: usize = 4;
-/// Computations that may wait.
+/// Maximum number of waiting tasks.
 const MAX_QUEUED: usize = 256;
-/// A computation that has waited for longer is dropped.
+/// Maximum waiting time of a task.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
-/// Why nothing was computed.
+/// Reason why a task returned no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ComputeError {
-    /// Too many others wait.
-    #[error("too many computations wait")]
+    /// The queue is full, or the task has waited too long.
+    #[error("the queue of computations is full")]
     Busy,
-    /// It panicked.
+    /// The task panicked.
     #[error("a computation panicked")]
     Panicked,
 }
@@ -42,7 +43,7 @@ impl From<ComputeError> for Problem {
     fn from(error: ComputeError) -> Self {
         match error {
             ComputeError::Busy => {
-                let detail = "Too many requests are being validated at this moment.";
+                let detail = "Too many requests are being validated. Retry in a moment.";
                 Self::new(&problems::UNAVAILABLE, detail).retry_after(1)
             }
             ComputeError::Panicked => {
@@ -55,7 +56,7 @@ impl From<ComputeError> for Problem {
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// The threads' front. Clones share them; they end with the last clone.
+/// Handle of the threads. Clones share them; the threads end with the last clone.
 #[derive(Clone, Debug)]
 pub struct Compute {
     tasks: FairQueue<Uuid, Task>,
@@ -66,7 +67,7 @@ impl Compute {
     /// Starts the threads.
     ///
     /// # Errors
-    /// The system's, if a thread cannot be started.
+    /// Returns the I/O error if a thread cannot be started.
     pub fn start() -> io::Result<Self> {
         Self::start_with(THREADS, MAX_QUEUED, MAX_WAIT)
     }
@@ -86,16 +87,16 @@ impl Compute {
         Ok(Self { tasks, max_wait })
     }
 
-    /// How many computations wait.
+    /// Returns the number of waiting tasks.
     pub fn queued(&self) -> usize {
         self.tasks.len()
     }
 
-    /// Runs `task` of `caller` on one of the threads and waits for its result. If the caller goes away before its turn, or it
-    /// has to wait for its turn for too long, it is not run.
+    /// Runs `task` of `caller` on one of the threads and returns its result. The task is dropped if the
+    /// caller goes away or waits too long before its turn.
     ///
     /// # Errors
-    /// [`ComputeError`].
+    /// Returns [`ComputeError::Busy`] if the task was not run, and [`ComputeError::Panicked`] if it panicked.
     pub async fn run<T: Send + 'static>(
         &self,
         caller: Uuid,
@@ -110,7 +111,7 @@ impl Compute {
                 return;
             }
             let computed = catch_unwind(AssertUnwindSafe(task)).map_err(|_| ComputeError::Panicked);
-            // The caller may have gone away meanwhile.
+            // The caller may have gone away.
             let _ = reply.send(computed);
         });
         self.tasks.push(caller, task).map_err(|Full| ComputeError::Busy)?;
@@ -119,7 +120,7 @@ impl Compute {
             Err(_) if has_begun.load(Ordering::SeqCst) => answer.await,
             Err(_) => return Err(ComputeError::Busy),
         };
-        // It was dropped for somebody who has fewer waiting.
+        // The sender is dropped if the queue evicts the task in favour of another caller.
         answer.unwrap_or(Err(ComputeError::Busy))
     }
 }
@@ -182,7 +183,7 @@ mod tests {
     const CALLER: Uuid = Uuid::from_u128(1);
 
     #[tokio::test]
-    async fn result_of_a_task_is_returned_and_a_panic_harms_nobody_else() {
+    async fn task_result_is_returned_and_panic_is_isolated() {
         let compute = Compute::start_with(1, 8, MAX_WAIT).unwrap();
         assert_eq!(compute.run(CALLER, || 6 * 7).await, Ok(42));
         assert_eq!(compute.run(CALLER, || panic!("as asked")).await, Err::<(), _>(ComputeError::Panicked));

@@ -1,5 +1,6 @@
-//! Exports of everything that is kept about a person or a space: read in pieces, sent as they are read, so that each takes a few megabytes
-//! of memory whatever is stored. One at a time for each user, and a few a day.
+//! Exports of all data of a user or a space. They are read and sent in pieces, so that each needs a few
+//! megabytes of memory regardless of its size. One runs at a time per user, and the number per day is
+//! limited.
 
 use std::collections::HashSet;
 use std::num::NonZeroU32;
@@ -19,22 +20,22 @@ use serde::Serialize;
 use crate::http::{ApiResult, Time, store_problem};
 use crate::{App, ExportPart};
 
-/// A chunk of an answer is complete once it has this many bytes.
+/// Minimum size in bytes of a chunk of the response.
 const CHUNK_BYTES: usize = 64 << 10;
-/// Users that are remembered before those are forgotten who have their whole allowance again.
+/// Number of users above which those with a full allowance are removed from memory.
 const MAX_REMEMBERED: usize = 4_096;
 
-/// Text that was read, and where the next piece begins.
+/// Piece of an export.
 #[derive(Clone, Debug, Default)]
 pub struct ExportPiece {
-    /// A part of a JSON text.
+    /// Part of a JSON text.
     pub json: String,
-    /// Handed back for the next piece; nothing after the last.
+    /// Cursor for the next piece; `None` after the last.
     pub next: Option<String>,
 }
 
 impl ExportPiece {
-    /// Some items of an array, without its brackets; `after` is what this piece begins behind.
+    /// Formats items of a JSON array, without its brackets. `after` is the cursor of this piece.
     pub fn of_items<T: Serialize>(items: &[T], after: Option<&str>, next: Option<String>) -> Self {
         let mut json = String::new();
         for (n, item) in items.iter().enumerate() {
@@ -47,19 +48,19 @@ impl ExportPiece {
     }
 }
 
-/// Reads a piece of an export, behind the one that `after` was handed out with.
+/// Reads the piece of an export after the cursor.
 type ReadPiece = dyn Fn(&Query<'_>, Option<&str>) -> Result<ExportPiece, Error> + Send + Sync;
 
-/// A part of an export that is under way.
+/// Section of an export.
 pub enum ExportSection {
-    /// This text.
+    /// Fixed text.
     Text(String),
     /// Text in pieces.
     Pieces(Box<ReadPiece>),
 }
 
 impl ExportSection {
-    /// A module's part, of what is kept about `user`.
+    /// Creates the section of a module's `part` for `user`.
     pub fn of(part: ExportPart, user: UserId) -> Self {
         match part {
             ExportPart::Text(text) => Self::Text(text.to_owned()),
@@ -71,14 +72,14 @@ impl ExportSection {
     }
 }
 
-/// How far an export has come.
+/// Position of a running export.
 #[derive(Clone, Debug, Default)]
 struct Place {
     section: usize,
     after: Option<String>,
 }
 
-/// Reads about a chunk. The closure of one read sees one state of the database; the next sees a later one.
+/// Reads about one chunk. Each read sees one snapshot of the database; the next one sees a later snapshot.
 fn read_chunk(
     q: &Query<'_>,
     sections: &[ExportSection],
@@ -114,11 +115,12 @@ async fn next_chunk(
     app.db.export(move |q| read_chunk(q, &sections, place.clone())).await
 }
 
-/// Answers with `sections`, one after the other, which make one JSON value. A small one is read at once and has a length and an ETag; a
-/// large one is streamed. If the database fails in the middle, the connection is cut.
+/// Responds with the concatenation of `sections`, which must be one JSON value. A response of one chunk has a
+/// length and an ETag; a longer one is streamed. If the database fails during streaming, the connection is
+/// closed.
 ///
 /// # Errors
-/// The database's, before the first byte.
+/// Returns a problem of the store if the database fails before the first byte.
 pub async fn answer(app: &App, slot: ExportSlot, sections: Vec<ExportSection>) -> ApiResult<Response> {
     let sections = Arc::new(sections);
     let (first, place) = next_chunk(app, &sections, Place::default()).await.map_err(store_problem)?;
@@ -129,7 +131,7 @@ pub async fn answer(app: &App, slot: ExportSlot, sections: Vec<ExportSection>) -
         match next_chunk(&app, &sections, place?).await {
             Ok((chunk, next)) => Some((Ok(chunk), (app, slot, sections, next))),
             Err(error) => {
-                tracing::error!(%error, "an export was cut short");
+                tracing::error!(%error, "an export was aborted, because the database failed");
                 Some((Err(error), (app, slot, sections, None)))
             }
         }
@@ -140,13 +142,13 @@ pub async fn answer(app: &App, slot: ExportSlot, sections: Vec<ExportSection>) -
 
 type Limiter = RateLimiter<UserId, DashMapStateStore<UserId>, Time, NoOpMiddleware<governor::nanos::Nanos>>;
 
-/// Who exports at this moment on this node, and who has exported how much lately.
+/// Running exports on this node, and the allowance per user.
 pub(crate) struct Exports {
     running: Arc<Mutex<HashSet<UserId>>>,
     lately: Option<Limiter>,
 }
 
-/// The right to one export; it ends when this is dropped.
+/// Permission for one export, released on drop.
 pub struct ExportSlot {
     running: Arc<Mutex<HashSet<UserId>>>,
     user: UserId,
@@ -159,7 +161,7 @@ impl Drop for ExportSlot {
 }
 
 impl Exports {
-    /// At most `per_day` for each user, which may come at once; 0 is no limit.
+    /// Allows `per_day` exports per user, which may be consecutive; 0 means no limit.
     pub fn new(per_day: u32, clock: Arc<dyn Clock>) -> Self {
         let quota = NonZeroU32::new(per_day)
             .and_then(|per_day| Some(Quota::with_period(hours(24) / per_day.get())?.allow_burst(per_day)));
@@ -170,7 +172,7 @@ impl Exports {
     fn begin(&self, user: UserId, is_limited: bool) -> Result<ExportSlot, Problem> {
         if !self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(user) {
             let detail =
-                "One export at a time: wait until the other has been received, or close its connection.";
+                "Another export of yours is running. Wait until it is complete, or close its connection.";
             return Err(Problem::new(&problems::EXPORT_RUNNING, detail).retry_after(5));
         }
         let slot = ExportSlot { running: Arc::clone(&self.running), user };
@@ -190,10 +192,11 @@ impl Exports {
 }
 
 impl App {
-    /// Begins an export of `user`.
+    /// Starts an export of `user`.
     ///
     /// # Errors
-    /// 409 `export_running` while another runs, 429 after too many in a day.
+    /// Returns 409 `export_running` if another one of the user is running, and 429 if the user has used the
+    /// daily allowance.
     pub fn begin_export(&self, user: UserId) -> ApiResult<ExportSlot> {
         Ok(self.exports.begin(user, !self.is_without_limits())?)
     }
@@ -210,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn user_exports_one_at_a_time_and_a_few_a_day() {
+    fn exports_are_limited_per_user() {
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_767_225_600_000)));
         let exports = Exports::new(2, Arc::clone(&clock) as Arc<dyn Clock>);
         let code = |user| exports.begin(user, true).err().map(|problem| problem.code.code);

@@ -1,6 +1,6 @@
-//! What the server says of itself to administrators: build, configuration, secrets, schema, and what modules count.
+//! Facts of the server for administrators: build, configuration, secrets, schema and counts of modules.
 //!
-//! Never a secret, never anything personal.
+//! They contain neither secrets nor personal data.
 
 use axum::extract::State;
 use kith_jobs::JOBS_MIGRATIONS;
@@ -15,10 +15,11 @@ use crate::jobs::FARED;
 use crate::telemetry::machine;
 use crate::{ApiResult, App, Fact, Json, Routes, observed_time, purge, store_problem};
 
-/// Links of the audit chain that are recomputed for the asking; `kith audit verify` recomputes all.
+/// Number of links of the audit chain that a request recomputes, counted from the newest; `kith audit verify`
+/// recomputes all.
 const LINKS_RECOMPUTED: i64 = 20_000;
 
-/// What the store tells of the trace that changes leave, and how API keys are kept.
+/// Facts of the platform module: event positions, stored API keys, maintenance, observed time and purges.
 pub(crate) const OF_THE_PLATFORM: &[Fact] = &[
     Fact { name: "events.positions", read: |q, _| Ok(json!(q.positions()?)) },
     api_keys::STORED,
@@ -31,11 +32,13 @@ pub(crate) fn routes() -> Routes {
     Routes::new().routes(routes!(get_facts))
 }
 
-/// What the server that answers says of itself: its build, its settings with secrets masked, how its database is set up,
-/// and what its modules count. For `kith verify` and for operators.
+/// Get the server's facts
+///
+/// Returns facts about the node that handles the request: its build, its settings with secrets masked, the
+/// state of its database, and the counts of its modules. `kith verify` and operators use them.
 #[utoipa::path(
     get, path = "/api/v1/admin/facts", security(("bearer" = ["facts.read"])),
-    responses((status = 200, description = "By subject", body = Value))
+    responses((status = 200, description = "Facts by subject", body = Value))
 )]
 async fn get_facts(
     State(app): State<App>,
@@ -65,7 +68,8 @@ async fn gather(app: &App, ctx: &Ctx) -> Result<Value, Error> {
     }))
 }
 
-/// The newest links of the audit chain recomputed, and the chain compared with the head remembered on this node.
+/// Recomputes the newest links of the audit chain, and compares the chain with the head remembered on this
+/// node.
 async fn audit_chain(app: &App) -> Result<Value, Error> {
     let mut chain = json!(app.db.audit_tail(LINKS_RECOMPUTED).await?);
     if let Err(HeadError::Store(error)) = app.audit_head.keep(&app.db).await {
@@ -81,7 +85,7 @@ async fn audit_chain(app: &App) -> Result<Value, Error> {
     Ok(chain)
 }
 
-/// Of each secret what may be told.
+/// Describes each secret without revealing it.
 fn secrets(app: &App) -> Vec<Value> {
     let told = |report: crate::config::SecretReport| {
         json!({
@@ -98,7 +102,7 @@ fn secrets(app: &App) -> Vec<Value> {
     app.config.secret_reports().into_iter().map(told).collect()
 }
 
-/// What this build would migrate its database to.
+/// Returns the migrations of this build.
 fn migrations(app: &App) -> Vec<ModuleMigrations> {
     let own = app
         .modules
@@ -110,7 +114,7 @@ fn migrations(app: &App) -> Vec<ModuleMigrations> {
 async fn of_modules(app: &App, ctx: &Ctx) -> Result<Map<String, Value>, Error> {
     let facts: Vec<Fact> = app.modules.iter().flat_map(|module| module.facts).copied().collect();
     let ctx = ctx.renewed();
-    // They count whole tables: on the lane for what takes longer.
+    // These queries count whole tables, so they run on the lane for long reads.
     app.db.export(move |q| read(q, &facts, &ctx)).await
 }
 

@@ -1,18 +1,17 @@
-//! A bounded queue between those who ask and threads that work: whoever asks for much waits for themselves, and not everybody
-//! for them.
+//! Bounded queue that is fair between keys: a key with many items delays itself, not others.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Keys are served in turn, each one's items in order. Clones share the queue; once all [`FairQueue`]s are dropped, the
-/// [`Waiting`] ends.
+/// Sending end. Keys are served in turn, the items of each key in order. Clones share the queue; after the
+/// last one is dropped, [`Waiting`] ends.
 pub(crate) struct FairQueue<K, T>(Arc<Shared<K, T>>);
 
-/// The end at which threads take items. Clones share it.
+/// Receiving end, from which threads take items. Clones share the queue.
 pub(crate) struct Waiting<K, T>(Arc<Shared<K, T>>);
 
-/// There is no room for an item of this key.
+/// Error for an item that does not fit into the queue.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
@@ -24,13 +23,13 @@ struct Shared<K, T> {
 
 struct State<K, T> {
     items: HashMap<K, VecDeque<T>>,
-    /// The keys with items, in the order in which they are served.
+    /// Keys with items, in the order in which they are served.
     turns: VecDeque<K>,
     len: usize,
     senders: usize,
 }
 
-/// A queue for `most` items.
+/// Creates a queue for at most `most` items.
 pub(crate) fn fair_queue<K, T>(most: usize) -> (FairQueue<K, T>, Waiting<K, T>) {
     let state = State { items: HashMap::new(), turns: VecDeque::new(), len: 0, senders: 1 };
     let shared = Arc::new(Shared { state: Mutex::new(state), came: Condvar::new(), most });
@@ -44,10 +43,11 @@ impl<K, T> Shared<K, T> {
 }
 
 impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
-    /// Adds an item. If the queue is full, the newest item of the key that has most is dropped for it.
+    /// Adds an item. If the queue is full, the newest item of the key with the most items is dropped.
     ///
     /// # Errors
-    /// [`Full`] if no key has two items more than this one; the item is dropped.
+    /// Returns [`Full`] if the queue is full and no key has at least two items more than `key`. The new item
+    /// is dropped.
     pub fn push(&self, key: K, item: T) -> Result<(), Full> {
         let mut state = self.0.state();
         let dropped = if state.len >= self.0.most { Some(state.make_room(&key).ok_or(Full)?) } else { None };
@@ -60,12 +60,12 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         }
         drop(state);
         self.0.came.notify_one();
-        // Not under the lock: whoever waits for it is woken.
+        // Dropped outside the lock, because that wakes its owner.
         drop(dropped);
         Ok(())
     }
 
-    /// How many items wait.
+    /// Returns the number of waiting items.
     pub fn len(&self) -> usize {
         self.0.state().len
     }
@@ -75,7 +75,7 @@ impl<K: Clone + Eq + Hash, T> State<K, T> {
     fn make_room(&mut self, key: &K) -> Option<T> {
         let own = self.items.get(key).map_or(0, VecDeque::len);
         let (_, most) = self.items.iter_mut().max_by_key(|(_, items)| items.len())?;
-        // Otherwise the two would take turns in dropping each other's.
+        // With a smaller difference, two keys would evict each other's items in turn.
         if most.len() < own + 2 {
             return None;
         }
@@ -98,12 +98,12 @@ impl<K: Clone + Eq + Hash, T> State<K, T> {
 }
 
 impl<K: Clone + Eq + Hash, T> Waiting<K, T> {
-    /// The next item, if one waits.
+    /// Returns the next item if there is one.
     pub fn try_take(&self) -> Option<T> {
         self.0.state().take()
     }
 
-    /// Waits for the next item; none once nobody can add one.
+    /// Waits for the next item. Returns `None` once all senders are dropped.
     pub fn take(&self) -> Option<T> {
         let mut state = self.0.state();
         loop {
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn full_queue_drops_the_newest_item_of_the_key_that_has_most() {
+    fn full_queue_evicts_newest_item_of_largest_key() {
         let (queue, waiting) = fair_queue(4);
         for item in [11, 12, 13, 14] {
             queue.push(1, item).unwrap();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn taking_ends_with_the_last_queue() {
+    fn receiver_ends_with_last_sender() {
         let (queue, waiting) = fair_queue::<u8, u8>(4);
         let other = queue.clone();
         let thread = std::thread::spawn(move || std::iter::from_fn(|| waiting.take()).collect::<Vec<_>>());

@@ -1,5 +1,5 @@
-//! What must hold of whatever comes over the wire or stands in a configuration: asked by the fuzz targets of the folder
-//! `fuzz`, and of their seeds by a test. Never part of a release build.
+//! Properties that must hold for all input from the network and from configuration files. Called by the fuzz
+//! targets in the folder `fuzz`, and with their seeds by a test. Not part of release builds.
 
 pub use kith_kernel::fuzzing::{Target, ask_of_seeds};
 
@@ -8,7 +8,7 @@ pub use crate::config::fuzzing::config;
 pub use crate::http::fuzzing::{body, negotiation, provenance, query};
 pub use crate::outbound::fuzzing::targets;
 
-/// The targets of this crate.
+/// Fuzz targets of this crate.
 pub const TARGETS: &[Target] = &[
     ("negotiation", negotiation),
     ("provenance", provenance),
@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_must_hold_holds_of_the_seeds() {
+    fn seed_inputs_satisfy_properties() {
         ask_of_seeds(TARGETS);
     }
 }

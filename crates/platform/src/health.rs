@@ -1,4 +1,4 @@
-//! What the platform itself answers: whether it lives, is ready and is well, its metrics, its document, and a ping.
+//! Operational endpoints: liveness, readiness, health, metrics, the OpenAPI document and a ping.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,13 +23,15 @@ use crate::{ApiResult, App, ClientAddress};
 
 const HEALTH_JSON: &str = "application/health+json";
 const METRICS_TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// The database has this long to answer before it counts as away.
+/// Time after which the database counts as unreachable for a health check.
 const DATABASE_PATIENCE: Duration = Duration::from_secs(2);
-/// Writes that have not moved for this long are stuck: statements are stopped before.
+/// Write stall from which the server is not ready. Statements are cancelled before that, so a longer stall
+/// does not end by itself.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
-/// With less free disk than this SQLite cannot be written to much longer: changes fail, and others have to take them.
+/// Free disk space in bytes below which a server on SQLite is not ready, because its writes are about to
+/// fail.
 const MIN_WRITABLE_BYTES: u64 = 16 << 20;
-/// Less free disk than this is a warning, and a tenth of it a failure.
+/// Free disk space in bytes below which the health check warns. Below a tenth of this value it fails.
 const LITTLE_DISK_BYTES: u64 = 1024 * 1024 * 1024;
 const LITTLE_DISK_TENTH: u64 = LITTLE_DISK_BYTES / 10;
 
@@ -42,47 +44,61 @@ pub(crate) fn routes() -> Routes {
     rate_limited(RateClass::Exempt, &[], for_monitoring).routes(routes!(openapi)).routes(routes!(ping))
 }
 
-/// Whether the process answers at all. Says nothing about what it depends on: restarting would not mend that.
+/// Check liveness
+///
+/// Returns 200 while the process answers requests. Dependencies are not checked, because a restart would not
+/// repair them. Use it as the liveness probe.
 #[utoipa::path(
     get,
     path = "/livez",
-    responses((status = 200, description = "It lives", body = HealthReport, content_type = HEALTH_JSON))
+    responses((status = 200, description = "The process is running", body = HealthReport, content_type = HEALTH_JSON))
 )]
 async fn live(State(app): State<App>) -> HealthReport {
     HealthReport::of(app.build, vec![uptime(&app)])
 }
 
-/// The cheapest request through everything that surrounds the others.
-#[utoipa::path(get, path = "/api/v1/ping", responses((status = 204, description = "Nothing, quickly")))]
+/// Ping the server
+///
+/// Returns an empty response at the lowest cost that a request can have. Use it to measure the latency of the
+/// connection and of request handling.
+#[utoipa::path(get, path = "/api/v1/ping", responses((status = 204, description = "No content")))]
 async fn ping() -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// Whether requests should be sent here.
+/// Check readiness
+///
+/// Returns 200 if the server should receive requests, and 503 otherwise. It checks that the server is not
+/// shutting down; that the database answers within two seconds and has the schema of this build; that writes
+/// are not stuck for ten seconds; that the machine's clock is within 500 ms of the database's; and, on
+/// SQLite, that the disk of the data folder has at least 16 MiB free. Use it as the readiness probe.
 #[utoipa::path(
     get,
     path = "/readyz",
     responses(
-        (status = 200, description = "Send them", body = HealthReport, content_type = HEALTH_JSON),
-        (status = 503, description = "Send them elsewhere", body = HealthReport, content_type = HEALTH_JSON),
+        (status = 200, description = "The server is ready", body = HealthReport, content_type = HEALTH_JSON),
+        (status = 503, description = "The server is not ready", body = HealthReport, content_type = HEALTH_JSON),
     )
 )]
 async fn ready(State(app): State<App>) -> HealthReport {
     HealthReport::of(app.build, readiness(&app).await)
 }
 
-/// Checks that decide whether the server gets requests. `/api/health` reports them too.
+/// Runs the checks that decide whether the server receives requests. `/api/health` includes them.
 async fn readiness(app: &App) -> Vec<Named> {
     vec![draining(app), database(app).await, writes(app.db.write_stall()), clock(app), disk_to_write_to(app)]
 }
 
-/// How the server and what it depends on are.
+/// Get the health report
+///
+/// Returns the checks of `/readyz`, and those of the audit log, of purges, memory, disk and uptime. The
+/// status code is 503 if a check failed, and 200 otherwise.
 #[utoipa::path(
     get,
     path = "/api/health",
     responses(
-        (status = 200, description = "Well, or well enough", body = HealthReport, content_type = HEALTH_JSON),
-        (status = 503, description = "Not well", body = HealthReport, content_type = HEALTH_JSON),
+        (status = 200, description = "No check failed", body = HealthReport, content_type = HEALTH_JSON),
+        (status = 503, description = "At least one check failed", body = HealthReport, content_type = HEALTH_JSON),
     )
 )]
 async fn health(State(app): State<App>) -> HealthReport {
@@ -91,25 +107,31 @@ async fn health(State(app): State<App>) -> HealthReport {
     HealthReport::of(app.build, checks)
 }
 
-/// Metrics in Prometheus' text form, for the addresses in `server.metrics_addresses`.
+/// Get metrics
+///
+/// Returns all metrics in the OpenMetrics text format, which Prometheus reads. Only clients whose address is
+/// in `server.metrics_addresses` may call it.
 #[utoipa::path(
     get,
     path = "/api/metrics",
     responses(
         (status = 200, description = "All metrics", body = String, content_type = METRICS_TEXT),
-        (status = 403, description = "Not for this address"),
+        (status = 403, description = "The client address is not permitted"),
     )
 )]
 async fn metrics(State(app): State<App>, client: ClientAddress) -> ApiResult<Response> {
     let listed = &app.config.server.metrics_addresses;
     if !listed.iter().any(|network| network.contains(client.ip())) {
-        let detail = "Metrics are open to the addresses in `server.metrics_addresses` only.";
+        let detail = "Metrics are restricted to the addresses in `server.metrics_addresses`.";
         return Err(Problem::new(&problems::ADDRESS_NOT_LISTED, detail).into());
     }
     Ok(typed(METRICS_TEXT, app.metrics.to_text()))
 }
 
-/// This document.
+/// Get the OpenAPI document
+///
+/// Returns the description of this API in OpenAPI 3.1. It lists the operations of the modules that the server
+/// serves.
 #[utoipa::path(
     get,
     path = "/openapi.json",
@@ -125,45 +147,45 @@ fn typed(kind: &'static str, body: impl Into<Body>) -> Response {
     response
 }
 
-/// How well something is.
+/// Status of a health check or of a whole report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HealthStatus {
-    /// Well.
+    /// The check passed.
     Pass,
-    /// Well enough to serve, but someone should look.
+    /// The server can serve requests, but an operator should look at the check.
     Warn,
-    /// Not well enough to serve.
+    /// The server cannot serve requests correctly.
     Fail,
 }
 
-/// Health in the form of draft-inadarei-api-health-check.
+/// Health report in the format of draft-inadarei-api-health-check.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HealthReport {
-    /// The worst of the checks.
+    /// Worst status of all checks.
     status: HealthStatus,
-    /// Of this build.
+    /// Version of the build.
     release_id: &'static str,
-    /// By component and measurement.
+    /// Results by `component:measurement`, such as `database:responseTime`.
     checks: BTreeMap<&'static str, [HealthCheck; 1]>,
 }
 
-/// One thing that was looked at.
+/// Result of one health check.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HealthCheck {
-    /// How well it is.
+    /// Status of the check.
     status: HealthStatus,
-    /// What was measured.
+    /// Measured value, in `observedUnit`. Absent if the check measures nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = i64, required = false)]
     observed_value: Option<i64>,
-    /// In which unit.
+    /// Unit of `observedValue`: `us`, `ms`, `s`, `bytes` or `items`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
     observed_unit: Option<&'static str>,
-    /// For people, where something is wrong.
+    /// Explanation for operators. Absent if the check passed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
     output: Option<&'static str>,
@@ -210,14 +232,14 @@ impl HealthCheck {
 
 fn draining(app: &App) -> Named {
     let check = if app.stop.is_draining() {
-        HealthCheck::pass().but(HealthStatus::Fail, "The server is stopping.")
+        HealthCheck::pass().but(HealthStatus::Fail, "The server is shutting down.")
     } else {
         HealthCheck::pass()
     };
     ("server:draining", check)
 }
 
-/// Whether the database answers, and whether it has every table this build needs.
+/// Checks that the database answers within [`DATABASE_PATIENCE`] and has every migration of this build.
 #[expect(clippy::disallowed_methods, reason = "measures how long the database takes")]
 async fn database(app: &App) -> Named {
     let asked = Instant::now();
@@ -225,56 +247,67 @@ async fn database(app: &App) -> Named {
     let took = HealthCheck::measured(asked.elapsed().as_micros(), "us");
     let check = match migrations {
         Ok(Ok(all)) if all.iter().all(|one| one.state != MigrationState::Pending) => took,
-        Ok(Ok(_)) => took.but(HealthStatus::Fail, "The schema is older than this build."),
+        Ok(Ok(_)) => took
+            .but(HealthStatus::Fail, "The database schema is older than this build. Run `kith migrate up`."),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "the database does not answer the health check");
+            tracing::warn!(%error, "the database failed the health check");
             took.but(HealthStatus::Fail, "The database does not answer.")
         }
-        Err(_) => took.but(HealthStatus::Fail, "The database does not answer in time."),
+        Err(_) => took.but(HealthStatus::Fail, "The database did not answer within 2 seconds."),
     };
     ("database:responseTime", check)
 }
 
-/// Whether transactions begin and end.
+/// Checks that transactions begin and end.
 fn writes(stall: Duration) -> Named {
     let check = HealthCheck::measured(stall.as_millis(), "ms");
-    let stuck = "No transaction has begun or ended for some time.";
+    let stuck = "No transaction has started or ended for 10 seconds.";
     ("database:writeStall", if stall < WRITE_PATIENCE { check } else { check.but(HealthStatus::Fail, stuck) })
 }
 
 fn clock(app: &App) -> Named {
     let check = app.clock.as_deref().map_or_else(HealthCheck::pass, |clock| {
         let skew = HealthCheck::measured(clock.skew_ms(), "ms");
-        if clock.is_tolerable() { skew } else { skew.but(HealthStatus::Fail, "This machine's clock is off.") }
+        if clock.is_tolerable() {
+            skew
+        } else {
+            skew.but(
+                HealthStatus::Fail,
+                "The system clock deviates from the database's clock by more than 500 ms.",
+            )
+        }
     });
     ("clock:skew", check)
 }
 
-/// Never a failure: a server that is taken out of service does not repair its log.
+/// Compares the audit chain with the remembered head. Warns at most: taking the server out of service does
+/// not repair the log.
 fn audit_head(app: &App) -> Named {
     let warn = |output| HealthCheck::pass().but(HealthStatus::Warn, output);
     let check = match app.audit_head.outcome() {
         HeadOutcome::Unknown | HeadOutcome::Contained => HealthCheck::pass(),
         HeadOutcome::Missing(_) => {
-            warn("The audit log was cut, changed or restored. Run `kith audit verify`.")
+            warn("The audit log was changed, truncated or restored. Run `kith audit verify`.")
         }
-        HeadOutcome::Unreadable(_) => warn("The head of the audit chain cannot be kept in the data folder."),
+        HeadOutcome::Unreadable(_) => {
+            warn("The head of the audit chain cannot be written to the data folder.")
+        }
     };
     ("audit:head", check)
 }
 
-/// At most a warning: a backlog of purges does not affect requests.
+/// Checks for delayed purges. Warns at most, because a backlog of purges does not affect requests.
 async fn purges(app: &App) -> Named {
     let delayed = tokio::time::timeout(DATABASE_PATIENCE, app.db.read(purge::is_delayed)).await;
     let check = match delayed {
         Ok(Ok(Some(PurgeOutcome { backlog, fault }))) => {
             let output = match fault {
-                Some(_) => "Some of what is due is not purged; the facts for administrators say why.",
-                None => "More is due to be purged than one run purges.",
+                Some(_) => "Some due items were not purged. `GET /api/v1/admin/facts` has the reason.",
+                None => "More items are due than one run purges.",
             };
             HealthCheck::measured(backlog, "items").but(HealthStatus::Warn, output)
         }
-        // Whether the database answers is another check.
+        // An unreachable database is reported by `database:responseTime`.
         Ok(Ok(None) | Err(_)) | Err(_) => HealthCheck::pass(),
     };
     ("purges:backlog", check)
@@ -293,12 +326,12 @@ fn disk(app: &App) -> Named {
     ("disk:free", check)
 }
 
-/// The folder, or what it would be made in: beside PostgreSQL it need not be there.
+/// Returns `folder`, or its nearest ancestor that exists. On PostgreSQL, the data folder need not exist.
 pub(crate) fn existing(folder: &Path) -> &Path {
     folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."))
 }
 
-/// On SQLite, whether there is room for what is written. PostgreSQL has a disk of its own.
+/// Checks that the disk of the data folder has room for writes. Applies to SQLite only.
 fn disk_to_write_to(app: &App) -> Named {
     let free =
         if app.db.kind() == EngineKind::Sqlite { disk_free(existing(&app.config.data.folder)) } else { None };
@@ -315,8 +348,10 @@ fn judge_writable(free_bytes: u64) -> HealthCheck {
 fn judge_disk(free_bytes: u64) -> HealthCheck {
     let free = HealthCheck::measured(free_bytes, "bytes");
     match free_bytes {
-        0..LITTLE_DISK_TENTH => free.but(HealthStatus::Fail, "The disk is all but full."),
-        LITTLE_DISK_TENTH..LITTLE_DISK_BYTES => free.but(HealthStatus::Warn, "There is little disk left."),
+        0..LITTLE_DISK_TENTH => free.but(HealthStatus::Fail, "Less than 0.1 GiB of disk space is free."),
+        LITTLE_DISK_TENTH..LITTLE_DISK_BYTES => {
+            free.but(HealthStatus::Warn, "Less than 1 GiB of disk space is free.")
+        }
         _ => free,
     }
 }
@@ -335,7 +370,7 @@ mod tests {
     use crate::http::openapi;
     use crate::testing::TestServer;
 
-    /// Status and body of the answer at `path`.
+    /// Returns the status and the body of a GET request to `path`.
     async fn ask(test: &TestServer, path: &str) -> (u16, Value) {
         let answer = test.ask(&format!("GET {path}"), "").await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -344,7 +379,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_is_well_says_how_well() {
+    async fn healthy_server_reports_all_checks_as_pass() {
         let test = TestServer::start(|_| {}).await;
         let (status, report) = ask(&test, "/api/health").await;
         assert_eq!((status, &report["status"]), (200, &json!("pass")), "{report}");
@@ -369,7 +404,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_its_database_it_lives_but_is_neither_ready_nor_well() {
+    async fn server_without_database_is_live_but_not_ready() {
         let test = TestServer::start(|_| {}).await;
         test.app.db.close().await;
         for path in ["/readyz", "/api/health"] {
@@ -382,7 +417,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn writes_that_do_not_move_make_it_not_ready() {
+    async fn stalled_writes_fail_readiness() {
         let test = TestServer::start(|_| {}).await;
         let (started, starts) = std::sync::mpsc::channel();
         let (go, wait) = std::sync::mpsc::channel::<()>();
@@ -409,7 +444,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn with_an_older_schema_than_it_needs_it_is_not_ready() {
+    async fn pending_migration_fails_readiness() {
         let test = TestServer::start(|_| {}).await;
         let forget = |tx: &Tx<'_>| {
             tx.exec("DELETE FROM schema_migrations WHERE module = 'platform' AND version = 2", &[])
@@ -419,12 +454,15 @@ mod tests {
             let (status, report) = ask(&test, path).await;
             assert_eq!(status, 503, "{path}: {report}");
             let check = &report["checks"]["database:responseTime"][0];
-            assert_eq!(check["output"], "The schema is older than this build.", "{path}: {report}");
+            assert_eq!(
+                check["output"], "The database schema is older than this build. Run `kith migrate up`.",
+                "{path}: {report}"
+            );
         }
     }
 
     #[test]
-    fn the_document_says_what_a_report_holds() {
+    fn openapi_describes_health_check_fields() {
         let json: Value = serde_json::from_slice(&openapi::to_json(&openapi::document(&[&MODULE]))).unwrap();
         let fields = &json["components"]["schemas"]["HealthCheck"]["properties"];
         let types = ["observedValue", "observedUnit", "output"].map(|field| &fields[field]["type"]);
@@ -433,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_is_as_bad_as_its_worst_check() {
+    fn report_has_status_of_worst_check() {
         let check = |status| ("x", HealthCheck::pass().but(status, "…"));
         for (statuses, worst, answer) in [
             (vec![HealthStatus::Pass, HealthStatus::Pass], HealthStatus::Pass, 200),
@@ -447,7 +485,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_disk_is_looked_at_before_there_is_a_data_folder() {
+    async fn free_disk_is_measured_without_data_folder() {
         let test = TestServer::start(|config| config.data.folder.push("not/yet")).await;
         let (_, report) = ask(&test, "/api/health").await;
         assert!(report["checks"]["disk:free"][0]["observedValue"].is_i64(), "{report}");
@@ -461,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_warns_before_it_fails() {
+    fn low_disk_warns_and_critical_disk_fails() {
         let judge = |bytes| judge_disk(bytes).status;
         assert_eq!(judge(LITTLE_DISK_BYTES), HealthStatus::Pass);
         assert_eq!(judge(LITTLE_DISK_BYTES - 1), HealthStatus::Warn);

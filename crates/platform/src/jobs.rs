@@ -1,5 +1,5 @@
-//! Where features and the job engine meet: what a module does in the background is a job of a kind that it lists, and
-//! what it does again and again is a schedule that it declares.
+//! Connects modules to the job engine: background work is a job of a kind that the module declares, and
+//! recurring work a declared schedule.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -16,46 +16,47 @@ use serde_json::{Value, json};
 use crate::module::UpkeepError;
 use crate::{App, Fact, Module};
 
-/// The queue of what modules do again and again.
+/// Queue of the modules' maintenance jobs.
 pub const UPKEEP: &str = "upkeep";
 
-/// How long to wait for what others run.
+/// Maximum time to wait for jobs that run elsewhere.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What is done again and again, when it last was, and how often it failed within a day.
+/// Fact about the maintenance schedules: the last run, and the failures within a day.
 pub(crate) const FARED: Fact = Fact { name: "jobs.upkeep", read: read_upkeep };
 
-/// An attempt under way.
+/// Future of a job attempt.
 pub type Doing = Pin<Box<dyn Future<Output = Result<Done, JobError>> + Send>>;
 
-/// Something that is done by itself.
+/// Future of a maintenance run.
 pub type Upkeep = Pin<Box<dyn Future<Output = Result<(), UpkeepError>> + Send>>;
 
-/// What a module does for jobs of a kind. It may be run again for a job that it has done before.
+/// Job kind that a module handles. A job can be run again after it has completed, so handlers must be
+/// idempotent.
 #[derive(Clone, Copy, Debug)]
 pub struct ModuleJob {
-    /// The module's name, a dot, and what is done.
+    /// Unique kind: the module's name, a dot, and the purpose.
     pub kind: &'static str,
-    /// In which queue such jobs stand.
+    /// Queue of such jobs.
     pub queue: &'static str,
     work: Work,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Work {
-    /// Looks for itself what is due.
+    /// Determines by itself what is due.
     Upkeep(fn(App) -> Upkeep),
-    /// Goes by the job's payload.
+    /// Depends on the job's payload.
     Job(fn(App, Run) -> Doing),
 }
 
 impl ModuleJob {
-    /// `run` is done for each job of this kind.
+    /// Creates a job kind. `run` handles each job.
     pub const fn new(kind: &'static str, queue: &'static str, run: fn(App, Run) -> Doing) -> Self {
         Self { kind, queue, work: Work::Job(run) }
     }
 
-    /// `run` looks for what is due whenever a schedule says so.
+    /// Creates a maintenance job, which a schedule runs. `run` determines what is due.
     pub const fn upkeep(kind: &'static str, run: fn(App) -> Upkeep) -> Self {
         Self { kind, queue: UPKEEP, work: Work::Upkeep(run) }
     }
@@ -72,18 +73,18 @@ impl ModuleJob {
     }
 }
 
-/// The queues and job kinds that the modules of this build declare for their own work. Other programs reach that work only
-/// through the modules' own operations.
+/// Queues and job kinds that the modules of this build declare. Other programs cannot use them directly, only
+/// through the operations of the modules.
 #[derive(Clone, Copy, Debug)]
 pub struct ReservedJobs(&'static [&'static Module]);
 
 impl ReservedJobs {
-    /// Whether a module declares this queue.
+    /// Returns true if a module declares this queue.
     pub fn has_queue(self, queue: &str) -> bool {
         self.declared().any(|job| job.queue == queue)
     }
 
-    /// Whether a module declares this job kind.
+    /// Returns true if a module declares this job kind.
     pub fn has_kind(self, kind: &str) -> bool {
         self.declared().any(|job| job.kind == kind)
     }
@@ -94,17 +95,17 @@ impl ReservedJobs {
 }
 
 impl App {
-    /// The queues and job kinds that other programs can neither feed nor drain.
+    /// Returns the queues and job kinds that other programs cannot use.
     pub fn reserved_jobs(&self) -> ReservedJobs {
         ReservedJobs(self.installed)
     }
 
-    /// What the modules do, by kind.
+    /// Returns the job handlers of the modules.
     pub fn job_handlers(&self) -> Vec<Handler> {
         self.modules.iter().flat_map(|module| module.jobs).map(|job| job.handler(self)).collect()
     }
 
-    /// The queues in which the modules' jobs stand.
+    /// Returns the queues of the modules' jobs, sorted and without duplicates.
     pub fn job_queues(&self) -> Vec<&'static str> {
         let mut queues: Vec<_> =
             self.modules.iter().flat_map(|module| module.jobs).map(|job| job.queue).collect();
@@ -113,19 +114,19 @@ impl App {
         queues
     }
 
-    /// Makes the schedules in the database those that the modules of this build declare.
+    /// Synchronizes the schedules in the database with those that the modules of this build declare.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns the store's error if the database fails.
     pub async fn declare_schedules(&self) -> Result<(), Error> {
         let declared = self.modules.iter().map(|module| (module.name, module.schedules)).collect();
         self.jobs.declare(declared).await.map(drop)
     }
 
-    /// Starts workers in this process for `queues`, `concurrency` jobs of each at once.
+    /// Starts workers in this process for `queues`, with up to `concurrency` concurrent jobs per queue.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns the store's error if the database fails.
     pub async fn start_workers(&self, queues: &[String], concurrency: usize) -> Result<Workers, Error> {
         let shares = queues.iter().map(|queue| QueueShare { queue: queue.clone(), concurrency });
         let own = &self.config.jobs;
@@ -139,10 +140,12 @@ impl App {
         Workers::start(&self.jobs, self.job_handlers(), options).await
     }
 
-    /// Runs the modules' schedules, jobs and consumers that are due, and what comes of them; returns the number of attempts.
+    /// Runs the due schedules, jobs and consumers of the modules, and those that they cause, until none is
+    /// due. Returns the number of job attempts.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns the store's error if the database fails, or if jobs that run elsewhere do not end within a
+    /// minute.
     pub async fn run_due(&self) -> Result<usize, Error> {
         let mut attempts = 0;
         loop {
@@ -159,7 +162,8 @@ impl App {
         Ok(attempts)
     }
 
-    /// Waits for what others run: workers in this process or elsewhere have their share of what is due.
+    /// Waits until `holds` returns true. Other workers, here or on other nodes, may be running some of the
+    /// due jobs.
     async fn wait_until<F>(&self, holds: F) -> Result<(), Error>
     where
         F: Fn(&Query<'_>) -> Result<bool, Error> + Clone + Send + 'static,
@@ -172,13 +176,13 @@ impl App {
             Ok(())
         };
         let in_time = tokio::time::timeout(PATIENCE, waited).await;
-        in_time.unwrap_or_else(|_| Err(Error::unavailable("jobs that run elsewhere do not end")))
+        in_time.unwrap_or_else(|_| Err(Error::unavailable("timed out waiting for jobs of other workers")))
     }
 
-    /// Does now what the modules do again and again, whether or not it is time: each as a job, run here.
+    /// Runs all maintenance jobs of the modules now, whether they are due or not.
     ///
     /// # Errors
-    /// The first that did not succeed.
+    /// Returns the first error of a maintenance job, or of the database.
     pub async fn upkeep(&self) -> Result<(), UpkeepError> {
         let declared = self.modules.iter().flat_map(|module| module.schedules);
         let is_upkeep = |one: &&DeclaredSchedule| one.queue == UPKEEP;
@@ -191,7 +195,7 @@ impl App {
             self.wait_until(move |q| Ok(find(q)?.is_none_or(|job| has_run(&job)))).await?;
             let found = self.db.read(find).await?;
             if let Some(job) = found.filter(|job| job.state != JobState::Completed) {
-                let error = job.errors.last().map_or("it was not run", |failure| &failure.error);
+                let error = job.errors.last().map_or("the job did not run", |failure| &failure.error);
                 return Err(format!("{}: {error}", job.kind).into());
             }
         }
@@ -199,7 +203,7 @@ impl App {
     }
 }
 
-/// Host name and process id.
+/// Returns the host name and the process id.
 pub(crate) fn process_name() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     format!("{host}:{}", std::process::id())

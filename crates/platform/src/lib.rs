@@ -1,6 +1,7 @@
-//! What every feature stands on: configuration, the HTTP edge, who is asking, passwords, logs and metrics, health.
+//! Platform crate, on which all features are built: configuration, HTTP, authentication, passwords, logs,
+//! metrics, health.
 //!
-//! It knows no feature and builds no SQL but its own key table's.
+//! It knows no feature, and contains SQL only for its own tables.
 
 extern crate self as kith_platform;
 
@@ -37,6 +38,7 @@ pub use auth::passwords;
 pub use auth::{Allowed, AllowedPerson, Caller, Client, Principal, SignedIn};
 pub use consumers::{EventHandler, ModuleConsumer, NodeEvent};
 pub use development::{AheadClock, DEVELOPMENT};
+pub use docs::style_sheet_path;
 pub use http::{
     ApiError, ApiResult, Asset, Changed, ClientAddress, Json, MergePatch, PageAnswer, PageQuery, PathId,
     PathParams, Preconditions, Query, bad_query, cursor_problem, page_limit, store_problem, tagged,

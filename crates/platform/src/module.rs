@@ -1,4 +1,4 @@
-//! What a feature is to the rest of Kith: plain data, gathered in one list by the server.
+//! Modules: the interface of a feature to the rest of the server, as plain data in one list.
 
 use kith_jobs::schedules::DeclaredSchedule;
 use kith_kernel::{Ctx, ProblemCode, UserId, days, problems};
@@ -11,44 +11,46 @@ use crate::http::SYSTEM_TAG;
 use crate::jobs::ModuleJob;
 use crate::{App, audit, auth, docs, facts, health, idempotency, telemetry};
 
-/// Handlers together with their documentation: none can be registered without it.
+/// Handlers with their OpenAPI documentation. Undocumented handlers cannot be registered.
 pub type Routes = utoipa_axum::router::OpenApiRouter<App>;
 
-/// A feature.
+/// Feature of the server.
 #[derive(Debug)]
 pub struct Module {
-    /// `bonds`.
+    /// Name, such as `bonds`.
     pub name: &'static str,
-    /// Names of the modules that it builds on. They must be served with it.
+    /// Names of the modules that it depends on. They must be served together with it.
     pub needs: &'static [&'static str],
     /// Groups of its operations in the API reference. The first is that of operations that [`tagged`](crate::tagged) put in
     /// no other.
     pub tags: &'static [Tag],
-    /// Its handlers.
+    /// Returns its handlers.
     pub routes: fn() -> Routes,
-    /// Its tables, in order of their versions.
+    /// Migrations of its tables, in the order of versions.
     pub migrations: &'static [Migration],
-    /// The problems it answers with, beside the general ones.
+    /// Problems that it returns, besides the general ones.
     pub problems: &'static [&'static ProblemCode],
-    /// The kinds of events it emits.
+    /// Kinds of events that it emits.
     pub events: &'static [&'static str],
-    /// Its reactions to events, of its own and of other modules.
+    /// Consumers of events of this and other modules.
     pub consumers: &'static [ModuleConsumer],
-    /// How it tells what people may do, if it is the one that keeps accounts.
+    /// Reads of users' access, if this module owns accounts.
     pub access: Option<AccessSource>,
-    /// What it keeps about people.
+    /// Personal data that it stores.
     pub personal: Option<PersonalData>,
-    /// What must happen at once when somebody blocks somebody: the first shuts the door on the second. Both are locked.
+    /// Hook that runs in the transaction of a new block, with both users locked. Ends or withholds what the
+    /// module stores between them, such as a bond or pending requests.
     pub blocked: Option<Blocked>,
-    /// What it opens once no block stands any more between the two, of whom the first has let the second in.
+    /// Hook that runs, with both users locked, when the last block between two users is removed. Releases
+    /// what [`Module::blocked`] withheld. The first user is the one who removed the block.
     pub unblocked: Option<Blocked>,
-    /// What it does in the background.
+    /// Job kinds that it handles.
     pub jobs: &'static [ModuleJob],
-    /// What of that it does again and again, and when.
+    /// Schedules of its recurring jobs.
     pub schedules: &'static [DeclaredSchedule],
-    /// What it tells administrators of what it keeps.
+    /// Facts for administrators.
     pub facts: &'static [Fact],
-    /// What it keeps sealed.
+    /// Columns with sealed values.
     pub sealed: &'static [SealedColumn],
 }
 
@@ -61,21 +63,21 @@ pub struct Tag {
     pub description: &'static str,
 }
 
-/// A column whose values are sealed under the deployment's secret, made by [`sealed_column!`](crate::sealed_column).
-/// `kith keys reseal` seals them again.
+/// Column whose values are sealed under the deployment's secret, created by
+/// [`sealed_column!`](crate::sealed_column). `kith keys reseal` re-encrypts them.
 #[derive(Clone, Copy, Debug)]
 pub struct SealedColumn {
-    /// `table.column`.
+    /// Column, as `table.column`.
     pub name: &'static str,
-    /// Lists ids and values behind `$1`, at most `$2`, in the order of ids.
+    /// SQL that lists up to `$2` ids and values with an id greater than `$1`, in the order of ids.
     pub list: &'static str,
-    /// Sets the value of row `$1` to `$3` if it is still `$2`.
+    /// SQL that sets the value of row `$1` to `$3` if it is still `$2`.
     pub update: &'static str,
-    /// Stands before the id in the name under which a value is sealed.
+    /// Prefix of the id in the name under which a value is sealed.
     pub name_prefix: &'static str,
 }
 
-/// The keys of the audit chain, which are named by their id and their first link (`kith_store::audit_key_name`).
+/// Keys of the audit chain, which are named by id and first link (`kith_store::audit_key_name`).
 const SEALED_AUDIT_KEYS: SealedColumn = SealedColumn {
     name: "audit_keys.sealed",
     list: "SELECT CAST(id AS TEXT) || ':' || CAST(first_link AS TEXT), sealed FROM audit_keys
@@ -86,7 +88,7 @@ const SEALED_AUDIT_KEYS: SealedColumn = SealedColumn {
     name_prefix: "audit-key:",
 };
 
-/// A [`SealedColumn`] of a table with a primary key `id` of text; NULL where there is nothing.
+/// Creates a [`SealedColumn`] for a table with a text primary key `id`. NULL values are skipped.
 #[macro_export]
 macro_rules! sealed_column {
     ($table:literal, $column:literal, $name_prefix:literal) => {
@@ -115,50 +117,50 @@ macro_rules! sealed_column {
     };
 }
 
-/// Something a module counts or lists for administrators and for `kith verify`: never anything personal.
+/// Count or list for administrators and `kith verify`. Must not contain personal data.
 #[derive(Clone, Copy, Debug)]
 pub struct Fact {
-    /// `bonds.people_with_several_current_bonds`.
+    /// Name, such as `bonds.people_with_several_current_bonds`.
     pub name: &'static str,
-    /// Reads it.
+    /// Reads the value.
     pub read: fn(&Query<'_>, &Ctx) -> Result<serde_json::Value, Error>,
 }
 
-/// Closes a module's doors between the one who blocks and the one who is blocked.
+/// Hook of a block. Arguments: transaction, context, blocker, blocked user.
 pub type Blocked = fn(&Tx<'_>, &Ctx, UserId, UserId) -> Result<(), Error>;
 
-/// Why something was not done that is done by itself, for the log.
+/// Error of a maintenance job, for the log.
 pub type UpkeepError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Rows by kind.
+/// Number of rows by kind.
 pub type Counts = Vec<(&'static str, i64)>;
 
-/// A part of what a module exports about a person.
+/// Part of a module's export of personal data.
 #[derive(Clone, Copy, Debug)]
 pub enum ExportPart {
-    /// This text, between other parts.
+    /// Fixed text between other parts.
     Text(&'static str),
-    /// One value, of some kilobytes up to a few megabytes.
+    /// Single value, of a few megabytes at most.
     Value(fn(&Query<'_>, UserId) -> Result<serde_json::Value, Error>),
-    /// Text in pieces, each of which goes on where the one before has ended.
+    /// Text in pieces. The last argument is the cursor of the previous piece.
     Pieces(fn(&Query<'_>, UserId, Option<&str>) -> Result<ExportPiece, Error>),
 }
 
-/// What a module keeps about a person, and what becomes of it when they leave.
+/// Personal data that a module stores, with the hooks of its lifecycle.
 #[derive(Clone, Copy, Debug)]
 pub struct PersonalData {
-    /// What must happen at once when somebody deletes their account.
+    /// Hook that runs in the transaction in which a user deletes their account.
     pub leave: fn(&Tx<'_>, &Ctx, UserId) -> Result<(), Error>,
-    /// All of it, for themselves: parts that make one JSON value, one after the other.
+    /// Parts of the user's own export, which together form one JSON value.
     pub export: &'static [ExportPart],
-    /// How many rows of which kind a purge would take away or empty.
+    /// Counts the rows, by kind, that a purge would delete or empty.
     pub count: fn(&Query<'_>, UserId) -> Result<Counts, Error>,
-    /// Takes them away.
+    /// Deletes the data for good.
     pub purge: fn(&Tx<'_>, UserId) -> Result<(), Error>,
 }
 
 impl Module {
-    /// A module of this name that has nothing yet: `Module { routes, ..Module::named("posts") }`.
+    /// Creates an empty module: `Module { routes, ..Module::named("posts") }`.
     pub const fn named(name: &'static str) -> Self {
         Self {
             name,
@@ -181,12 +183,12 @@ impl Module {
     }
 }
 
-/// Most transactions of each sort in one run of [`tidy`]; the rest waits for the next run.
+/// Maximum number of transactions per kind of data in one run of [`tidy`]. The rest is left for the next run.
 const TIDY_BATCHES: usize = 100;
-/// Events removed in one transaction.
+/// Maximum number of events removed per transaction.
 const EVENTS_AT_ONCE: i64 = 500;
 
-/// The platform's own: health, metrics, the OpenAPI document, signing keys.
+/// Module of the platform itself: health, metrics, OpenAPI document, signing keys, API keys and audit log.
 pub static MODULE: Module = Module {
     tags: &[SYSTEM_TAG],
     routes,
@@ -214,7 +216,7 @@ fn routes() -> Routes {
     about_itself.merge(auth::routes()).merge(audit::routes()).merge(facts::routes())
 }
 
-/// Removes answers to writes that have expired, and events that are old.
+/// Removes expired responses under idempotency keys, unused consumer cursors and old events.
 async fn tidy(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     for _ in 0..TIDY_BATCHES {
@@ -241,7 +243,7 @@ mod tests {
     use crate::testing::TestServer;
 
     #[tokio::test]
-    async fn old_events_are_removed_by_upkeep() {
+    async fn old_events_are_removed_by_maintenance() {
         let test = TestServer::start(|config| config.data.keep_events_days = 2).await;
         let emit = async || {
             let ctx = test.app.system_ctx("test");

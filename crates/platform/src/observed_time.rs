@@ -1,5 +1,6 @@
-//! Time that has really passed, for what must not be undone: holds before a purge. It grows by the monotonic time of the
-//! processes that run, is kept in the database, and does not follow a wall clock that jumps.
+//! Observed time: elapsed time for irreversible actions, such as holds before a purge. It grows by the
+//! monotonic time of running processes, is stored in the database, and does not follow jumps of the wall
+//! clock.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,16 +12,17 @@ use tokio::time::MissedTickBehavior;
 
 use crate::{App, Fact};
 
-/// How often each process looks.
+/// Interval at which each process updates the observed time.
 const INTERVAL: Duration = minutes(1);
-/// The wall clock may be off from monotonic time by this much between two looks; more is a jump.
+/// Maximum deviation of the wall clock from monotonic time between two updates. A larger one is a jump.
 const JUMP: Duration = minutes(5);
-/// Time in which no process ran counts at once up to this long.
+/// Maximum time without a running process that is credited at once.
 const SHORT_GAP: Duration = hours(1);
-/// After a longer time in which no process ran, the wall clock is believed once it has been steady for so long.
+/// After a longer time without a running process, the time for which the wall clock must be steady until the
+/// gap is credited.
 const STEADY: Duration = days(1);
 
-/// Observed time, and how far it is behind what the wall clock tells.
+/// Fact: observed time, and the time not credited yet.
 pub(crate) const FACT: Fact = Fact {
     name: "clock.observed",
     read: |q, _| {
@@ -31,7 +33,7 @@ pub(crate) const FACT: Fact = Fact {
     },
 };
 
-/// What this process saw when it last looked.
+/// Last update by this process.
 #[derive(Debug, Default)]
 pub struct ObservedTime(Mutex<Option<Look>>);
 
@@ -42,7 +44,7 @@ struct Look {
     elapsed_ms: i64,
 }
 
-/// The row.
+/// Row of the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Observed {
     elapsed_ms: i64,
@@ -52,7 +54,8 @@ struct Observed {
 }
 
 impl Observed {
-    /// What is known at `wall`, when `monotonic` has passed in this process, which `last` looked before.
+    /// Returns the row after an update at `wall`, and the jump of the wall clock in milliseconds if there was
+    /// one. `monotonic` is the monotonic time of this process, and `last` its previous update.
     fn next(
         kept: Option<Self>,
         last: Option<Look>,
@@ -73,7 +76,7 @@ impl Observed {
                 gap if gap < -jump => jumped = Some(gap),
                 gap if gap <= short => next.elapsed_ms += gap.max(0),
                 gap => {
-                    // A gap of more than a day waits for a steady day of its own.
+                    // A gap of more than a day needs a steady day of its own.
                     if next.uncredited_ms == 0 || gap > steady {
                         next.uncredited_since_ms = next.elapsed_ms;
                     }
@@ -96,10 +99,10 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Looks at both clocks, and returns the observed time in milliseconds since the database was first served.
+/// Updates and returns the observed time: milliseconds since the database was first served.
 ///
 /// # Errors
-/// The database's.
+/// Returns the store's error if the database fails.
 pub async fn observe(app: &App, ctx: &Ctx) -> Result<i64, Error> {
     let last = *look(app);
     let clock = &app.sources.clock;
@@ -112,10 +115,7 @@ pub async fn observe(app: &App, ctx: &Ctx) -> Result<i64, Error> {
     });
     let (Observed { elapsed_ms, .. }, jumped) = observed.await?;
     if let Some(jumped_ms) = jumped {
-        tracing::error!(
-            jumped_ms,
-            "the clock has jumped; what is held before a purge is held for the time that passes"
-        );
+        tracing::error!(jumped_ms, "the wall clock jumped; holds before purges continue by elapsed time");
     }
     *look(app) = Some(Look { monotonic, wall, elapsed_ms });
     Ok(elapsed_ms)
@@ -125,10 +125,10 @@ fn look(app: &App) -> std::sync::MutexGuard<'_, Option<Look>> {
     app.observed_time.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Looks now, and then every minute until the server stops.
+/// Updates the observed time now, then every minute until the server stops.
 ///
 /// # Errors
-/// The database's.
+/// Returns the store's error if the database fails.
 pub async fn start(app: &App) -> Result<(), Error> {
     observe(app, &app.system_ctx("clock")).await?;
     tokio::spawn(run(app.clone()));
@@ -140,7 +140,7 @@ async fn run(app: App) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while app.stop.or(ticks.tick()).await.is_some() {
         if let Err(error) = observe(&app, &app.system_ctx("clock")).await {
-            tracing::debug!(%error, "observed time cannot be kept at the moment");
+            tracing::debug!(%error, "cannot update the observed time at the moment");
         }
     }
 }
@@ -172,7 +172,7 @@ mod tests {
 
     const START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
-    /// Processes that look, one after the other, at a wall clock that may jump.
+    /// Sequence of processes that observe a wall clock which can jump.
     struct World {
         kept: Option<Observed>,
         last: Option<Look>,
@@ -195,7 +195,7 @@ mod tests {
             jumped
         }
 
-        /// Runs, looking every minute.
+        /// Runs for `time`, with an update every minute.
         fn run(&mut self, time: Duration) -> Option<i64> {
             let mut jumped = None;
             for _ in 0..time.as_secs() / 60 {
@@ -206,7 +206,7 @@ mod tests {
             jumped
         }
 
-        /// No process runs for so long.
+        /// Lets `time` pass without a running process.
         fn pause(&mut self, time: Duration) {
             self.wall = self.wall + time;
             self.last = None;
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn observed_time_is_the_time_that_processes_run() {
+    fn observed_time_counts_running_processes() {
         let mut world = World::new();
         assert_eq!(world.run(days(2)), None);
         assert_eq!(world.elapsed(), days(2));
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn jump_of_the_wall_clock_is_not_observed() {
+    fn wall_clock_jump_is_not_counted() {
         let mut world = World::new();
         world.run(hours(1));
         world.wall = world.wall + days(40);
@@ -237,13 +237,13 @@ mod tests {
         world.wall = world.wall - days(40);
         assert_eq!(world.run(minutes(1)), Some(-millis(days(40))));
         assert_eq!(world.elapsed(), hours(1) + minutes(2));
-        // Small corrections are none.
+        // Small corrections are not jumps.
         world.wall = world.wall + minutes(4);
         assert_eq!(world.run(minutes(1)), None);
     }
 
     #[test]
-    fn long_pause_counts_once_the_clock_has_been_steady_for_a_day() {
+    fn long_gap_is_credited_after_a_steady_day() {
         let mut world = World::new();
         world.pause(days(10));
         world.run(days(1) - minutes(1));
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn long_pause_counts_although_processes_start_and_stop() {
+    fn long_gaps_are_credited_across_restarts() {
         let mut world = World::new();
         for _ in 0..3 {
             world.pause(hours(16));
@@ -263,11 +263,11 @@ mod tests {
     }
 
     #[test]
-    fn long_pause_waits_for_a_steady_day_of_its_own() {
+    fn each_long_gap_needs_its_own_steady_day() {
         let mut world = World::new();
         world.pause(hours(2));
         world.run(days(1) - minutes(1));
-        // A day after the first pause the clock is ahead when the process starts.
+        // A day after the first pause, the clock appears to be ahead when the process starts.
         world.pause(days(40));
         world.run(minutes(1));
         assert_eq!(world.elapsed(), days(1));
@@ -276,15 +276,15 @@ mod tests {
     }
 
     #[test]
-    fn pause_that_was_a_wrong_clock_never_counts() {
+    fn gap_from_wrong_clock_is_never_credited() {
         let mut world = World::new();
-        // The clock is wrong when the process starts, and put right while it runs.
+        // The clock is wrong when the process starts, and corrected while it runs.
         world.pause(days(40));
         world.run(hours(2));
         world.wall = world.wall - days(40);
         world.run(days(2));
         assert_eq!(world.elapsed(), days(2) + hours(2));
-        // It is put right between two starts.
+        // The clock is corrected between two starts.
         world.pause(days(40));
         world.run(hours(2));
         world.wall = world.wall - days(40);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn several_processes_add_nothing_to_each_other() {
+    fn concurrent_processes_do_not_add_up() {
         let mut world = World::new();
         let mut other = World { last: None, ..World::new() };
         for _ in 0..60 {

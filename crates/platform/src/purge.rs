@@ -1,6 +1,6 @@
-//! Purging for good. It is never one step: what is due is held for time that really passes, so many go at a time, the
-//! longest due first, and a manifest is on the disk first. What others can make due never stops what is due to somebody
-//! else.
+//! Guarded purges, which delete data for good. Due items are first held for a period of observed time, then
+//! purged in bounded batches, the longest due first, after a manifest was written to disk. Items that one
+//! user makes due do not stop the purge of others.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 
 use crate::{App, Fact, UpkeepError, observed_time};
 
-/// In the data folder, kept with the backups: what was purged since.
+/// Folder of manifests in the data folder. Kept with the backups, so that a restore can repeat the purges.
 const FOLDER: &str = "purges";
 
-/// What guarded purges came to when they last ran.
+/// Fact: the result of the last run of each guarded purge.
 pub(crate) const FACT: Fact = Fact {
     name: "purges",
     read: |q, _| {
@@ -32,33 +32,33 @@ pub(crate) const FACT: Fact = Fact {
     },
 };
 
-/// A run of a guarded purge.
+/// Run of a guarded purge.
 #[derive(Clone, Copy, Debug)]
 pub struct PurgeRun {
     name: &'static str,
-    /// By the wall clock.
+    /// Wall clock time.
     pub now: Timestamp,
-    /// Observed time, in milliseconds: a hold is over when it has grown by the hold.
+    /// Observed time in milliseconds. A hold is over when the observed time has grown by its length.
     pub elapsed_ms: i64,
-    /// Observed time of the run before.
+    /// Observed time of the previous run in milliseconds.
     pub previous_ms: i64,
 }
 
-/// What a run left.
+/// Result of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PurgeOutcome {
-    /// How many are due that the next run has to purge.
+    /// Number of due items left for the next run.
     pub backlog: i64,
-    /// Why some of what is due is not purged.
+    /// Reason why some due items were not purged.
     pub fault: Option<String>,
 }
 
 impl PurgeRun {
-    /// Begins a run of what is called `name`. `mark` notes for what is held, and was not at the run before, at which
-    /// observed time the hold is over.
+    /// Starts a run of the purge `name`. `mark` runs in the same transaction; it records the end of the hold,
+    /// in observed time, for items that are newly held.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns the store's error if the database fails.
     pub async fn begin(
         app: &App,
         ctx: &Ctx,
@@ -80,17 +80,17 @@ impl PurgeRun {
         .await
     }
 
-    /// Notes what the run left, and raises the alarm if that is anything.
+    /// Records the outcome. Logs and counts a delayed purge if anything is left.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns the store's error if the database fails.
     pub async fn end(self, app: &App, ctx: &Ctx, outcome: PurgeOutcome) -> Result<(), Error> {
         let PurgeOutcome { backlog, fault } = outcome;
         if let Some(fault) = &fault {
-            tracing::error!(purge = self.name, fault, "some of what is due is not purged");
+            tracing::error!(purge = self.name, fault, "some due items were not purged");
         }
         if backlog > 0 {
-            tracing::warn!(purge = self.name, backlog, "more is due to be purged than one run purges");
+            tracing::warn!(purge = self.name, backlog, "more items are due than one run purges");
         }
         if backlog > 0 || fault.is_some() {
             app.metrics.count_delayed_purge(self.name);
@@ -103,16 +103,16 @@ impl PurgeRun {
     }
 }
 
-/// Whether a run left anything when it was last made.
+/// Returns the first outcome of a last run that left due items or had a fault.
 pub(crate) fn is_delayed(q: &Query<'_>) -> Result<Option<PurgeOutcome>, Error> {
     let sql = "SELECT backlog, fault FROM purge_runs WHERE backlog > 0 OR fault IS NOT NULL ORDER BY name";
     q.one(sql, &[], |row| Ok(PurgeOutcome { backlog: row.get(0)?, fault: row.get(1)? }))
 }
 
-/// Writes the manifest of a purge that is about to be made where a power cut does not lose it, and returns its text.
+/// Writes the manifest of a purge durably to disk, before the purge, and returns its text.
 ///
 /// # Errors
-/// The disk's; nothing may be purged then.
+/// Returns an error if the manifest cannot be written; nothing may be purged then.
 pub async fn keep_manifest(
     app: &App,
     name: &str,
@@ -121,9 +121,7 @@ pub async fn keep_manifest(
     let text = serde_json::to_string(manifest)?;
     let (folder, file, line) = (app.config.data.folder.join(FOLDER), format!("{name}.json"), text.clone());
     let kept = tokio::task::spawn_blocking(move || keep(&folder, &file, &line)).await?;
-    kept.map_err(|error| {
-        format!("the manifest of a purge cannot be written, so nothing is purged: {error}")
-    })?;
+    kept.map_err(|error| format!("cannot write the manifest of a purge, so nothing was purged: {error}"))?;
     Ok(text)
 }
 

@@ -1,5 +1,4 @@
-//! When servers started and how they ended: by which restarts and crashes are counted, in the database since a process
-//! that is gone cannot tell.
+//! Records starts and regular stops of servers in the database, to count restarts and crashes.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,18 +12,18 @@ use crate::App;
 const COUNTED: Duration = days(1);
 const KEPT: Duration = days(7);
 
-/// A server that has started, until it ends.
+/// Recorded start of a server.
 #[derive(Clone, Debug)]
 pub struct Started {
     id: String,
 }
 
 impl Started {
-    /// Writes down that `app` serves at `addr`, and that an earlier server there was cut short if it never said that it
-    /// ended.
+    /// Records that `app` serves at `addr`. An earlier server on this host and address that did not record
+    /// its stop is marked as cut short.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns the store's error if the database fails.
     pub async fn record(app: &App, addr: SocketAddr) -> Result<Self, Error> {
         let ctx = app.system_ctx("start");
         let id = app.sources.ids.next(ctx.now).to_string();
@@ -34,10 +33,10 @@ impl Started {
         Ok(started)
     }
 
-    /// Writes down that it ends as it should.
+    /// Records a regular stop.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns the store's error if the database fails.
     pub async fn end(self, app: &App) -> Result<(), Error> {
         let end = "UPDATE server_starts SET ended_at = $2 WHERE id = $1";
         app.write(&app.system_ctx("stop"), move |tx, ctx| tx.exec(end, params![self.id, ctx.now]).map(drop))
@@ -53,7 +52,7 @@ fn begin(tx: &Tx<'_>, now: Timestamp, id: &str, place: &str) -> Result<(), Error
     tx.exec(insert, params![id, place, now]).map(drop)
 }
 
-/// How many servers of this database started in the last 24 hours, and how many of them were cut short.
+/// Counts the starts within the last 24 hours, and those among them that were cut short.
 pub(crate) fn recent(now: Timestamp) -> impl Fn(&Query<'_>) -> Result<Value, Error> {
     move |q| {
         let sql = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN cut_short THEN 1 ELSE 0 END), 0)
@@ -72,7 +71,7 @@ mod tests {
 
     /// DRV-31.
     #[tokio::test]
-    async fn a_start_after_one_that_never_ended_counts_it_as_cut_short() {
+    async fn start_without_recorded_stop_marks_previous_unclean() {
         let test = TestServer::start(|_| {}).await;
         let here = SocketAddr::from(([127, 0, 0, 1], 4711));
         let counted = async || test.app.db.read(recent(test.app.sources.clock.now())).await.unwrap();

@@ -1,4 +1,5 @@
-//! Servers for this crate's own tests: the platform and a module of probes, on SQLite, with a clock that stands.
+//! Servers for the tests of this crate: the platform and a module of probe endpoints, on SQLite, with a
+//! manual clock.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -28,7 +29,7 @@ use crate::{App, ClientAddress, Json, MODULE, Module, PathId, Program, Routes, S
 static PROBES: Module = Module { routes: probes, ..Module::named("probes") };
 static MODULES: &[&Module] = &[&MODULE, &PROBES];
 
-/// The platform and one more module.
+/// Returns the platform, the probes and `module`.
 pub fn with_module(module: &'static Module) -> &'static [&'static Module] {
     Box::leak(Box::new([&MODULE, &PROBES, module]))
 }
@@ -113,7 +114,7 @@ async fn peer(client: ClientAddress) -> String {
     client.ip().to_string()
 }
 
-/// More than any socket takes at once.
+/// Size of the response of `/much` in bytes. Exceeds what a socket buffers.
 pub const MUCH_BYTES: usize = 32 * 1024 * 1024;
 
 #[utoipa::path(get, path = "/much", responses((status = 200, body = String)))]
@@ -121,7 +122,8 @@ async fn much() -> String {
     "x".repeat(MUCH_BYTES)
 }
 
-/// How long [`trickle`] sends nothing: longer than a connection may be idle in the tests that use it.
+/// Pause of [`trickle`] between two chunks. Longer than the idle timeout of connections in the tests that use
+/// it.
 const TRICKLE_PAUSE: Duration = Duration::from_millis(1_500);
 
 #[utoipa::path(get, path = "/trickle", responses((status = 200, body = String)))]
@@ -140,7 +142,7 @@ async fn endless() -> Body {
     Body::from_stream(stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from(vec![b'x'; 64 * 1024]))))
 }
 
-/// So many bytes of JSON that it is worth compressing, much of it what nobody else may know.
+/// Returns a JSON array large enough to be compressed.
 fn some_json() -> Json<Vec<&'static str>> {
     Json(vec!["a line like many others"; 200])
 }
@@ -175,7 +177,7 @@ async fn moved() -> Redirect {
     Redirect::permanent("/page")
 }
 
-/// A server with its database.
+/// Running server with its database.
 pub struct TestServer {
     pub app: App,
     pub addr: SocketAddr,
@@ -185,12 +187,12 @@ pub struct TestServer {
 }
 
 impl TestServer {
-    /// Starts one whose configuration `change` has changed.
+    /// Starts a server with the probes. `change` adjusts its configuration.
     pub async fn start(change: impl FnOnce(&mut Config)) -> Self {
         Self::start_with(MODULES, change).await
     }
 
-    /// Starts one that serves these modules.
+    /// Starts a server with `modules`. `change` adjusts its configuration.
     pub async fn start_with(modules: &'static [&'static Module], change: impl FnOnce(&mut Config)) -> Self {
         let database = TestDatabase::migrated_sqlite(migrations()).await.unwrap();
         let db = Store::open(StoreOptions { rehearse: true, ..database.options() }).await.unwrap();
@@ -220,19 +222,20 @@ impl TestServer {
         Self { addr: server.addr(), app, server, clock, _database: database }
     }
 
-    /// A connection.
+    /// Opens a connection.
     pub async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.addr).await.unwrap()
     }
 
-    /// The whole answer to `request` on a connection of its own; `request` must ask to close it.
+    /// Sends `request` on a new connection and returns the whole response. The request must contain
+    /// `Connection: close`.
     pub async fn raw(&self, request: &str) -> String {
         let mut stream = self.connect().await;
         stream.write_all(request.as_bytes()).await.unwrap();
         read_to_end(&mut stream).await
     }
 
-    /// The head of the answer, and its body as it came.
+    /// Returns the head and the raw body of the response to a request line with headers.
     pub async fn bytes(&self, line: &str, headers: &str) -> (String, Vec<u8>) {
         let mut stream = self.connect().await;
         let head = format!("{line} HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n{headers}\r\n");
@@ -244,7 +247,7 @@ impl TestServer {
         (String::from_utf8(answer).unwrap(), body)
     }
 
-    /// The whole answer to a request line and some headers.
+    /// Returns the whole response to a request line with headers.
     pub async fn ask(&self, line: &str, headers: &str) -> String {
         self.raw(&format!("{line} HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n{headers}\r\n")).await
     }
@@ -269,20 +272,20 @@ pub async fn read_to_end(stream: &mut TcpStream) -> String {
     String::from_utf8(answer).unwrap()
 }
 
-/// The status of an answer.
+/// Returns the status code of a response.
 pub fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap()
 }
 
-/// A header of an answer.
+/// Returns the value of a response header. `name` is in lower case.
 pub fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
     let head = answer.split("\r\n\r\n").next().unwrap();
     head.lines().find_map(|line| line.split_once(": ").filter(|(n, _)| *n == name).map(|(_, value)| value))
 }
 
-/// Lets log lines of a test's own subscriber be written whatever other tests do. While only one subscriber exists, tracing
-/// decides once for each place that logs whether it is of interest, and asks the subscriber of the thread that gets there first,
-/// which may have none.
+/// Ensures that a test's own subscriber receives its log lines while other tests run. While only one
+/// subscriber exists, `tracing` caches the interest of each call site from the dispatcher of the thread that
+/// reaches it first, which may have none.
 pub fn hold_other_subscribers() {
     static OTHERS: LazyLock<[Dispatch; 2]> =
         LazyLock::new(|| std::array::from_fn(|_| Dispatch::new(tracing_subscriber::registry())));

@@ -1,4 +1,5 @@
-//! Archives of the audit log: the oldest entries with the links that seal them, moved from the database into a file.
+//! Archives of the audit log: moves the oldest entries, with the links that seal them, from the database to a
+//! file.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, BufWriter};
@@ -15,7 +16,7 @@ use thiserror::Error as ThisError;
 use super::head::event;
 use crate::App;
 
-/// The first line of a file: what it is, and behind which link it begins.
+/// First line of an archive: the format version and the link that precedes the first one of the archive.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
@@ -23,70 +24,75 @@ struct Header {
     from: String,
 }
 
-/// The version of the format.
+/// Version of the file format.
 const FORMAT: u8 = 1;
-/// Links read at once.
+/// Number of links read at once.
 const PAGE: i64 = 1_000;
-/// Links of one archive at most, so that a run takes seconds.
+/// Maximum number of links per archive, so that a run takes seconds.
 const MOST_LINKS: i64 = 100_000;
-/// How long to wait until the entry that records an archive is sealed.
+/// Maximum time to wait until the entry that records the archive is sealed.
 const SEAL_PATIENCE: Duration = Duration::from_secs(30);
 
-/// What an archive holds.
+/// Range of links in an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Archive {
-    /// The link behind which it begins.
+    /// Link that precedes the first one of the archive.
     pub from: AuditHead,
-    /// Its last link.
+    /// Last link of the archive.
     pub to: AuditHead,
-    /// Whether links as old are left, because one archive holds [`MOST_LINKS`] at most.
+    /// True if more links are old enough, but did not fit: an archive holds at most [`MOST_LINKS`]. Always
+    /// false for [`verify`].
     pub more: bool,
 }
 
 impl Archive {
-    /// Number of its links.
+    /// Returns the number of links in the archive.
     pub fn links(&self) -> i64 {
         self.to.links - self.from.links
     }
 }
 
-/// Why nothing was archived, or why an archive does not hold.
+/// Error of writing or verifying an archive.
 #[derive(Debug, ThisError)]
 pub enum ArchiveError {
-    /// The database does not answer, or the chain does not hold.
+    /// The database failed, or the chain is broken.
     #[error(transparent)]
     Store(#[from] Error),
-    /// The role that owns the tables cannot be used.
-    #[error("the links are in {file} and still in the database: {source}")]
+    /// The links were archived, but the role that owns the tables cannot connect to remove them from the
+    /// database.
+    #[error("the links were archived in {file}, but could not be removed from the database: {source}")]
     NotRemoved {
-        /// The archive.
+        /// Path of the archive.
         file: String,
-        /// Why.
+        /// Cause.
         source: OpenError,
     },
-    /// The file cannot be written or read.
+    /// The file cannot be written or read, or is not an archive.
     #[error("{path}: {source}")]
     File {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
-    /// No entry is so old, apart from the newest.
-    #[error("no audit entry is as old as that")]
+    /// No entry except the newest is old enough.
+    #[error("no audit entry is older than the given time")]
     Nothing,
-    /// The entry that records the archive has no link yet.
+    /// The entry that records the archive was not sealed in time. The links are in the file and still in the
+    /// database.
     #[error(
         "the entry that records the archive is not sealed yet; the links are in {0} and still in the database"
     )]
     NotSealed(String),
 }
 
-/// Moves entries from before `before` into `file`, which must not exist yet: the oldest, [`MOST_LINKS`] at most. An entry of
-/// the chain records the last link that was moved. Their personal details are removed and not archived.
+/// Moves the oldest entries that are older than `before`, at most [`MOST_LINKS`], to `file`, which must not
+/// exist yet. An audit entry records the last link that was moved. Personal details of the entries are
+/// removed from the database and are not archived.
 ///
 /// # Errors
-/// [`ArchiveError`]. If links are in the file and still in the database, another run archives them again.
+/// Returns an [`ArchiveError`]. If the links are in the file but still in the database, the next run archives
+/// them again.
 pub async fn archive(app: &App, ctx: &Ctx, before: Timestamp, file: &Path) -> Result<Archive, ArchiveError> {
     let archive = write(app, before, file).await?;
     let head = archive.to.to_string();
@@ -127,7 +133,7 @@ async fn write(app: &App, before: Timestamp, file: &Path) -> Result<Archive, Arc
             for link in &page {
                 line(&mut out, link).map_err(cannot)?;
             }
-            // What was written is what is checked, and what the next page follows.
+            // Verifies the links that were written. The next page continues from the result.
             to = app.db.check_archived_audit(to, page).await?;
             page = app.db.audit_links_behind(to, before, PAGE).await?;
         }
@@ -140,7 +146,7 @@ async fn write(app: &App, before: Timestamp, file: &Path) -> Result<Archive, Arc
     };
     let written = written.await;
     if written.is_err() {
-        // It holds a part at most, and everything is still in the database.
+        // The file is incomplete, and all links are still in the database.
         let _ = std::fs::remove_file(file);
     }
     written
@@ -154,17 +160,18 @@ fn line(out: &mut impl io::Write, value: &impl Serialize) -> io::Result<()> {
 /// Recomputes the links in `file`.
 ///
 /// # Errors
-/// [`ArchiveError::Store`] names the first link that does not fit; [`ArchiveError::File`] if it is no archive.
+/// Returns [`ArchiveError::Store`] with the first link that does not match, and [`ArchiveError::File`] if the
+/// file cannot be read or is not an archive.
 pub async fn verify(db: &Store, file: &Path) -> Result<Archive, ArchiveError> {
     let path = file.display().to_string();
     let cannot = |source| ArchiveError::File { path: path.clone(), source };
     let no_archive =
-        |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("no audit archive: {why}"));
+        |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("not an audit archive: {why}"));
     let mut lines = BufReader::new(File::open(file).map_err(cannot)?).lines();
-    let header = lines.next().ok_or_else(|| cannot(no_archive("it is empty")))?.map_err(cannot)?;
+    let header = lines.next().ok_or_else(|| cannot(no_archive("the file is empty")))?.map_err(cannot)?;
     let header: Header = serde_json::from_str(&header).map_err(|error| cannot(error.into()))?;
     if header.kith_audit_archive != FORMAT {
-        return Err(cannot(no_archive("its format is another")));
+        return Err(cannot(no_archive("unsupported format version")));
     }
     let from: AuditHead = header.from.parse().map_err(|why| cannot(no_archive(why)))?;
     let mut to = from;

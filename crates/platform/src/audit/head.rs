@@ -1,5 +1,5 @@
-//! Remembers the head of the audit chain outside the database, and compares the chain with what is remembered: in a file
-//! in the data folder every few seconds, in the log and in an event every hour.
+//! Remembers the head of the audit chain outside the database, and compares the chain with it. The head is
+//! written to a file in the data folder every few seconds, and to the log and an event every hour.
 
 use std::fmt;
 use std::io;
@@ -15,18 +15,18 @@ use tokio::time::MissedTickBehavior;
 
 use crate::App;
 
-/// The head at the time, for consumers that archive events.
+/// Event with the present head, for consumers that archive events.
 pub(crate) const HEAD_NOTED: &str = "audit.head_noted";
-/// An operator accepted a chain that does not contain the remembered head.
+/// Event of an operator accepting a chain that does not contain the remembered head.
 pub(crate) const HEAD_ACCEPTED: &str = "audit.head_accepted";
 
-/// How often the file is brought up to date. What is cut from the chain within this time after it was written is not
-/// noticed.
+/// Interval of comparing the chain and updating the file. Entries that are removed within this time after
+/// they were written are not detected.
 const INTERVAL: Duration = seconds(5);
-/// After how many intervals the head is noted in the log and in an event: an hour.
+/// Number of intervals between two notes in the log: one hour.
 const NOTE_EVERY: u32 = 720;
 
-/// The remembered head of this server's database.
+/// Head of the audit chain that was remembered for this server's database.
 pub struct RememberedHead {
     file: AuditHeadFile,
     state: Mutex<State>,
@@ -35,11 +35,11 @@ pub struct RememberedHead {
 #[derive(Default)]
 struct State {
     outcome: HeadOutcome,
-    /// What the last line in the log and the last event said.
+    /// Head in the last log line and event.
     noted: Option<AuditHead>,
 }
 
-/// What the last comparison came to.
+/// Result of the last comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum HeadOutcome {
     /// The chain has not been compared yet.
@@ -53,21 +53,22 @@ pub enum HeadOutcome {
     Unreadable(String),
 }
 
-/// Why a head could not be compared or remembered.
+/// Error of comparing or remembering a head.
 #[derive(Debug, ThisError)]
 pub enum HeadError {
-    /// The database does not answer.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] Error),
     /// The file cannot be read or written.
     #[error("{path}: {source}")]
     File {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
-    /// The chain does not contain a head that was remembered.
+    /// The chain does not contain a remembered or expected head, or is no evidence for another reason, which
+    /// the text explains.
     #[error("{0}")]
     Missing(String),
 }
@@ -79,17 +80,17 @@ impl fmt::Debug for RememberedHead {
 }
 
 impl RememberedHead {
-    /// The head that `file` remembers.
+    /// Creates the state for the head remembered in `file`.
     pub fn new(file: AuditHeadFile) -> Self {
         Self { file, state: Mutex::default() }
     }
 
-    /// Where it is remembered.
+    /// Returns the file that remembers the head.
     pub fn file(&self) -> &AuditHeadFile {
         &self.file
     }
 
-    /// What the last comparison came to.
+    /// Returns the result of the last comparison.
     pub fn outcome(&self) -> HeadOutcome {
         self.state().outcome.clone()
     }
@@ -98,11 +99,12 @@ impl RememberedHead {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Compares the chain with the file, and remembers where the chain ends now. A chain that does not contain the
-    /// remembered head is reported, and the file kept, until an operator accepts it.
+    /// Compares the chain with the file, then writes the present head to the file. If the chain does not
+    /// contain the remembered head, logs an error and keeps the file until an operator accepts the chain.
     ///
     /// # Errors
-    /// [`HeadError::Store`] if the database cannot be read; what else is wrong is in [`RememberedHead::outcome`].
+    /// Returns [`HeadError::Store`] if the database cannot be read. Other faults are in
+    /// [`RememberedHead::outcome`].
     pub async fn keep(&self, db: &Store) -> Result<(), HeadError> {
         let outcome = match self.compare_and_write(db).await {
             Ok(()) => HeadOutcome::Contained,
@@ -116,11 +118,11 @@ impl RememberedHead {
                 HeadOutcome::Missing(fault) => {
                     tracing::error!(
                         fault,
-                        "the audit log was tampered with or restored; see `kith audit verify`"
+                        "the audit log was changed, truncated or restored; run `kith audit verify`"
                     );
                 }
                 HeadOutcome::Unreadable(error) => {
-                    tracing::warn!(error, "the head of the audit chain cannot be remembered");
+                    tracing::warn!(error, "cannot write the head of the audit chain to the data folder");
                 }
                 HeadOutcome::Contained | HeadOutcome::Unknown => {}
             }
@@ -153,7 +155,7 @@ async fn on_disk<T: Send + 'static>(
     done.map_err(|source| HeadError::File { path: file.path().display().to_string(), source })
 }
 
-/// Where the chain ends, if it contains `remembered`.
+/// Returns the present head if the chain contains `remembered`.
 async fn check(db: &Store, remembered: Option<AuditHead>) -> Result<AuditHead, HeadError> {
     let Some(remembered) = remembered else { return Ok(db.audit_head().await?) };
     match db.compare_audit_head(remembered).await? {
@@ -162,12 +164,13 @@ async fn check(db: &Store, remembered: Option<AuditHead>) -> Result<AuditHead, H
     }
 }
 
-/// Recomputes the whole chain, and compares it with the head in `file` and with `expected`, one of which there must be.
-/// `most_unkeyed` of the first links may be sealed without a key.
+/// Recomputes the whole chain, and compares it with the head in `file` and with `expected`; at least one of
+/// them is required unless the chain is empty. The first `most_unkeyed` links may be sealed without a key.
 ///
 /// # Errors
-/// [`HeadError::Store`] names the link at which the chain breaks; [`HeadError::Missing`] says which head is not in it, or
-/// what else keeps the chain from being evidence.
+/// Returns [`HeadError::Store`] with the link at which the chain breaks, [`HeadError::File`] if the file
+/// cannot be read, and [`HeadError::Missing`] if a head is not in the chain or the chain is no evidence for
+/// another reason.
 pub async fn verify(
     db: &Store,
     file: &AuditHeadFile,
@@ -205,13 +208,13 @@ pub async fn verify(
     Ok(chain)
 }
 
-/// Compares and remembers now, and then every few seconds until the server stops.
+/// Compares and remembers the head now, then every few seconds until the server stops.
 ///
 /// # Errors
-/// [`HeadError::Store`] if the database cannot be read.
+/// Returns [`HeadError::Store`] if the database cannot be read. The periodic comparison runs nevertheless.
 pub async fn start(app: &App) -> Result<(), HeadError> {
     let compared = app.audit_head.keep(&app.db).await;
-    // Also if the database did not answer: it may answer later.
+    // Also after an error: the database may answer later.
     tokio::spawn(run(app.clone()));
     compared
 }
@@ -223,23 +226,23 @@ async fn run(app: App) {
     while app.stop.or(ticks.tick()).await.is_some() {
         let mut kept = app.audit_head.keep(&app.db).await;
         since_noted = (since_noted + 1) % NOTE_EVERY;
-        // A chain that was cut must not be noted as the one to compare with.
+        // The head of a truncated chain must not become the reference.
         let is_contained = kept.is_ok() && app.audit_head.outcome() == HeadOutcome::Contained;
         if since_noted == 0 && seals(&app) && is_contained {
             kept = note(&app).await.map_err(HeadError::Store);
         }
         if let Err(error) = kept {
-            tracing::debug!(%error, "the audit chain cannot be compared at the moment");
+            tracing::debug!(%error, "cannot compare the audit chain at the moment");
         }
     }
 }
 
-/// Whether this process seals audit entries: of several nodes one does.
+/// Returns true if this process seals audit entries. One node of a deployment does.
 fn seals(app: &App) -> bool {
     app.db.kind() == EngineKind::Sqlite || app.db.stats().sequencer == 1
 }
 
-/// Writes the head into the log and into an event, if it has changed since.
+/// Writes the head to the log and to an event, if it has changed since the last note.
 async fn note(app: &App) -> Result<(), Error> {
     let head = app.db.audit_head().await?;
     if app.audit_head.state().noted.replace(head) == Some(head) {
@@ -258,11 +261,12 @@ pub(super) fn event(kind: &'static str, payload: serde_json::Value) -> NewEvent 
     NewEvent { kind, subject: Uuid::nil(), recipients: vec![], payload }
 }
 
-/// Accepts the chain as it is, for an operator who restored a backup on purpose: remembers its head in place of the
-/// other, and leaves an audit entry that names both.
+/// Accepts the present chain, for an operator who restored a backup on purpose. Remembers its head, and
+/// writes an audit entry that names the head remembered before and an event that names both.
 ///
 /// # Errors
-/// [`HeadError::Store`] if the chain does not hold in itself; then nothing is accepted.
+/// Returns [`HeadError::Store`] if the chain is broken or the database fails, and [`HeadError::File`] if the
+/// file cannot be written. A broken chain is not accepted.
 pub async fn accept(app: &App, ctx: &Ctx) -> Result<AuditHead, HeadError> {
     app.db.verify_audit().await?;
     let file = &app.audit_head.file;
@@ -276,7 +280,7 @@ pub async fn accept(app: &App, ctx: &Ctx) -> Result<AuditHead, HeadError> {
         Ok::<_, Error>(())
     })
     .await?;
-    // After the entry: what was remembered is not forgotten without a trace.
+    // Written after the entry, so that the remembered head is not lost without a trace.
     write(file, current).await?;
     app.audit_head.keep(&app.db).await?;
     Ok(app.db.audit_head().await?)
@@ -307,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn head_is_remembered_while_the_chain_grows_and_kept_when_it_shrinks() {
+    async fn remembered_head_is_kept_when_chain_is_truncated() {
         let test = TestServer::start(|_| {}).await;
         let (db, head) = (&test.app.db, &test.app.audit_head);
         assert_eq!(head.outcome(), HeadOutcome::Unknown);
@@ -330,7 +334,7 @@ mod tests {
         assert_eq!(test.app.db.verify_audit().await.unwrap().links, 3);
     }
 
-    /// Found by an attack: a chain that was computed anew without a key verified wherever no head was remembered.
+    /// Found by an attack: a chain recomputed without a key was accepted wherever no head was remembered.
     #[tokio::test]
     async fn chain_without_a_key_or_without_a_head_to_compare_is_no_evidence() {
         let test = TestServer::start(|_| {}).await;
@@ -372,7 +376,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn head_is_noted_once_for_each_change() {
+    async fn head_is_published_once_per_change() {
         let test = TestServer::start(|_| {}).await;
         let noted = async || {
             let events = test.app.db.events_after(0, 100).await.unwrap();

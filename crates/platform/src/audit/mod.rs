@@ -1,4 +1,4 @@
-//! The audit log over HTTP: all of it for those who may read it, and everybody's own part for themselves.
+//! HTTP endpoints of the audit log: all entries for auditors, and each user's own activity.
 
 pub mod archive;
 pub mod head;
@@ -21,10 +21,9 @@ use crate::{
 
 pub(crate) use vault::SecretVault;
 
-/// Longer than any actor, action, object or request id.
+/// Maximum length of a text filter in bytes. No actor, action, object or request id is longer.
 const LONGEST_FILTER: usize = 200;
 
-/// The handlers.
 pub(crate) fn routes() -> Routes {
     let own = tagged("Profile", Routes::new().routes(routes!(list_my_activity)));
     tagged("Administration", Routes::new().routes(routes!(list_audit_entries))).merge(own)
@@ -34,41 +33,41 @@ pub(crate) fn routes() -> Routes {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListQuery {
-    /// Who: `user:` or `api_key:` and an id, `system:` and a part of Kith, or `anonymous`.
+    /// Actor of the entry: `user:<id>`, `api_key:<id>`, `system:<component>` or `anonymous`. Exact match.
     actor: Option<String>,
-    /// What was done, such as `bond.created`.
+    /// Action, such as `bond.created`. Exact match.
     action: Option<String>,
-    /// The id of what it was done to.
+    /// Id of the object of the action. Exact match.
     object: Option<String>,
-    /// The id of the request it was done in.
+    /// Id of the request that caused the entry. Exact match.
     request_id: Option<String>,
-    /// At this time or later.
+    /// Earliest time of an entry, inclusive.
     since: Option<Timestamp>,
-    /// Before this time.
+    /// Latest time of an entry, exclusive.
     until: Option<Timestamp>,
-    /// Items on a page; more than 100 counts as 100.
+    /// Maximum number of items on the page. Values above 100 are reduced to 100; values below 1 are rejected.
     #[param(default = 20, minimum = 1)]
     limit: Option<i64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page. Absent for the first page.
     cursor: Option<Cursor>,
 }
 
-/// An entry of the audit log.
+/// Entry of the audit log.
 #[derive(Serialize, ToSchema)]
 struct AuditLine {
     id: Uuid,
     at: Timestamp,
-    /// `user:` or `api_key:` and an id, `system:` and a part of Kith, or `anonymous`.
+    /// Actor of the action: `user:<id>`, `api_key:<id>`, `system:<component>` or `anonymous`.
     actor: String,
     action: String,
     object: String,
     request_id: String,
-    /// What it tells of a person; null if nothing, or if that is erased.
+    /// Personal details of the action; null if there are none or they were erased.
     #[schema(value_type = Option<Object>, required = true)]
     details: Option<Value>,
 }
 
-/// Something that you did, or that was done about you.
+/// Action by the caller, or by someone else that concerns the caller.
 #[derive(Serialize, ToSchema)]
 struct Activity {
     id: Uuid,
@@ -78,17 +77,17 @@ struct Activity {
     by: ActivityBy,
 }
 
-/// Who did it.
+/// Originator of an activity, relative to the caller.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum ActivityBy {
-    /// You.
+    /// The caller.
     You,
-    /// Somebody who was not signed in, such as whoever logged in as you.
+    /// A client without authentication, such as one that logged in as the caller.
     Anonymous,
-    /// Kith itself.
+    /// The server itself.
     System,
-    /// Somebody else, who looks after the server.
+    /// Another user or a program, such as an administrator.
     Other,
 }
 
@@ -122,7 +121,7 @@ impl TryFrom<ListQuery> for AuditFilter {
         {
             let fits = |text: &String| text.len() <= LONGEST_FILTER && !text.contains('\0');
             if !text.as_ref().is_none_or(fits) {
-                let fault = FieldError::new(name, "invalid", "Not a value that this parameter can have.");
+                let fault = FieldError::new(name, "invalid", "The value is not valid for this parameter.");
                 return Err(bad_query(vec![fault]));
             }
         }
@@ -133,7 +132,10 @@ impl TryFrom<ListQuery> for AuditFilter {
 type AuditLinePage = PageAnswer<AuditLine>;
 type ActivityPage = PageAnswer<Activity>;
 
-/// The audit log, newest first. `actor` is quick to look for; other filters read the log backwards.
+/// List audit log entries
+///
+/// Returns entries, newest first. The filter `actor` uses an index; the other filters scan the log backwards
+/// and can be slow if few entries match.
 #[utoipa::path(
     get, path = "/api/v1/audit", security(("bearer" = ["audit.read"])),
     params(ListQuery),
@@ -150,7 +152,9 @@ async fn list_audit_entries(
     Ok(Page::from_rows(rows, limit, |record| record.entry.id).map(AuditLine::from).into())
 }
 
-/// What you did and what was done about you, newest first.
+/// List the caller's activity
+///
+/// Returns the actions of the caller, and those of others that concern the caller, newest first.
 #[utoipa::path(
     get, path = "/api/v1/me/activity", security(("bearer" = [])),
     params(PageQuery),

@@ -8,7 +8,7 @@ use kith_store::{AUDIT_KEY_BYTES, AuditVault, GeneratedKey};
 use crate::auth::Keyring;
 use crate::config::Auth;
 
-/// The vault of a configuration.
+/// Vault with the keys of a configuration.
 pub(crate) struct SecretVault {
     keyring: Keyring,
     random: SystemRandom,

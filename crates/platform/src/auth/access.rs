@@ -1,6 +1,6 @@
-//! What somebody may do at this moment: role, standing and open sessions. Kept in memory until something of it changes.
+//! Access of users: role, standing and open sessions, cached until an event changes them.
 //!
-//! Accounts and sessions themselves are a module's; it says how they are read and when they have changed.
+//! A module owns accounts and sessions. It provides the reads, and invalidates the cache.
 
 use std::sync::Arc;
 
@@ -13,29 +13,30 @@ use crate::App;
 use crate::cache::{Cache, Hearing};
 use crate::http::store_problem;
 
-/// People whose access is kept in memory.
+/// Maximum number of users in the cache.
 const KEPT_PEOPLE: usize = 100_000;
 
-/// What a person may do at this moment.
+/// Access of a user at present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// What they are here.
+    /// Role of the user.
     pub role: Role,
-    /// Their open sessions; none, if they may not come in at all.
+    /// Ids of the user's open sessions. Empty if the user has none.
     pub sessions: Box<[Uuid]>,
 }
 
-/// Reads of the module that keeps accounts. It calls [`App::forget_access`] for each event that changes what a user may do.
+/// Reads of the module that owns accounts. It calls [`App::forget_access`] for each event that changes the
+/// access of a user.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessSource {
-    /// Reads what a user may do; `None` for one who does not exist or may not sign in.
+    /// Reads the access of a user; `None` if the user does not exist or may not sign in.
     pub read: fn(&Query<'_>, UserId) -> Result<Option<Access>, Error>,
     /// Lists the administrators who may sign in, by id.
     pub list_admins: fn(&Query<'_>) -> Result<Vec<UserId>, Error>,
 }
 
 impl App {
-    /// Lists the administrators who may sign in, by id; none without a module that keeps accounts.
+    /// Lists the administrators who may sign in, by id. Empty if no module owns accounts.
     ///
     /// # Errors
     /// Returns the store's error if the database cannot be read.
@@ -44,7 +45,7 @@ impl App {
     }
 }
 
-/// The Session cache.
+/// Cache of the access of users (the Session cache).
 pub(crate) struct AccessCache {
     source: Option<AccessSource>,
     entries: Cache<UserId, Option<Arc<Access>>>,
@@ -55,8 +56,8 @@ impl AccessCache {
         Self { source, entries: Cache::new(KEPT_PEOPLE, hearing) }
     }
 
-    /// What `user` may do in `session`, if that is open. A session that is not known to be open is looked for: another
-    /// node may just have begun it.
+    /// Returns the access of `user` if `session` is open. With several nodes, a session that is not in the
+    /// cache is read again from the database, because another node may have created it.
     pub async fn get(&self, app: &App, user: UserId, session: Uuid) -> Result<Option<Arc<Access>>, Problem> {
         let Some(source) = self.source else { return Ok(None) };
         let is_open = |access: &Arc<Access>| access.sessions.contains(&session);
@@ -73,7 +74,7 @@ impl AccessCache {
         Ok(known.filter(is_open))
     }
 
-    /// What `user` is here; nothing, if they may not come in at all.
+    /// Returns the role of `user`; `None` if the user may not sign in.
     pub async fn role_of(&self, app: &App, user: UserId) -> Result<Option<Role>, Problem> {
         let Some(source) = self.source else { return Ok(None) };
         let read = async || {
@@ -90,7 +91,7 @@ impl AccessCache {
 }
 
 impl App {
-    /// Lets this node read anew what `user` may do.
+    /// Removes the access of `user` from the cache of this node.
     pub fn forget_access(&self, user: UserId) {
         self.access.forget(user);
     }

@@ -1,4 +1,4 @@
-//! Extractors that say who asks, and refuse those who may not.
+//! Extractors that authenticate and authorize the caller of a request.
 
 use std::convert::Infallible;
 use std::marker::PhantomData;
@@ -17,71 +17,73 @@ use crate::http::{ApiError, ClientAddress, store_problem};
 use crate::idempotency::{self, IdempotencyKey};
 use crate::telemetry::SecurityEvent;
 
-/// Longest part of a `User-Agent` that is kept.
+/// Maximum length of the stored `User-Agent`, in characters. Longer values are truncated.
 const USER_AGENT_CHARS: usize = 200;
 
-/// Any request, whoever sends it: a token in it is not looked at. A write is refused an `Idempotency-Key`.
+/// Any caller. Tokens are ignored, and an `Idempotency-Key` on a write is rejected.
 #[derive(Clone)]
 pub struct Caller {
-    /// Of this request.
+    /// Context of the request.
     pub ctx: Ctx,
 }
 
-/// A request with a valid access token of a session that is open; others are answered 401.
+/// Caller with a valid access token of an open session. Other requests are rejected with 401, valid API keys
+/// with 403.
 #[derive(Clone)]
 pub struct SignedIn {
-    /// Of this request.
+    /// Context of the request.
     pub ctx: Ctx,
-    /// Who asks.
+    /// Id of the user.
     pub user_id: UserId,
-    /// The session the token was issued in.
+    /// Session in which the token was issued.
     pub session: Uuid,
-    /// What they are here.
+    /// Role of the user.
     pub role: Role,
-    /// Names what is asked, if it is a write; [`App::change`] heeds it.
+    /// `Idempotency-Key` of a write, which [`App::change`] applies.
     pub key: Option<IdempotencyKey>,
 }
 
-/// A request of somebody whose role has the permission `P`, or by an API key that has it as a scope, and from a listed
-/// address where there is a list; others are answered 401 or 403.
+/// Caller with permission `P`: a user whose role has it, or an API key that has it as a scope. If
+/// `server.admin_addresses` is set, the client address must be listed. Other requests are rejected with 401
+/// or 403.
 #[derive(Clone)]
 pub struct Allowed<P> {
-    /// Who asks.
+    /// Authenticated caller.
     pub caller: Principal,
     permission: PhantomData<P>,
 }
 
-/// A request of somebody whose role has the permission `P`: as [`Allowed`], but no API key will do.
+/// User whose role has permission `P`. As [`Allowed`], but API keys are rejected.
 #[derive(Clone)]
 pub struct AllowedPerson<P> {
-    /// Who asks.
+    /// Authenticated user.
     pub caller: SignedIn,
     permission: PhantomData<P>,
 }
 
-/// Whoever a write is made for: somebody who is signed in, or a program with an API key. `ctx.actor` says who.
+/// Author of a write: a user with a session, or a program with an API key. `ctx.actor` identifies it.
 #[derive(Clone)]
 pub struct Principal {
-    /// Of this request.
+    /// Context of the request.
     pub ctx: Ctx,
-    /// Names what is asked, if it is a write; [`App::change`] heeds it.
+    /// `Idempotency-Key` of a write, which [`App::change`] applies.
     pub key: Option<IdempotencyKey>,
     credential: Credential,
 }
 
-/// By what they came in.
+/// Credential that authenticated the caller.
 #[derive(Clone, Copy)]
 enum Credential {
     Session { user_id: UserId, session: Uuid, role: Role },
     ApiKey { id: ApiKeyId, permission: &'static str },
 }
 
-/// Where a request came from: personal, so not for logs.
+/// Origin of a request. Personal data; must not be logged.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// Its address.
+    /// Address of the client.
     pub address: ClientAddress,
-    /// What it says of itself, shortened.
+    /// `User-Agent`, truncated to 200 characters.
     pub user_agent: Option<String>,
 }
 
@@ -95,10 +97,11 @@ impl FromRequestParts<App> for Caller {
 }
 
 impl Principal {
-    /// Whether the session is still open and the role still the same, or the API key still counts.
+    /// Verifies again that the session is open and the role unchanged, or that the API key is valid. For
+    /// long-running requests.
     ///
     /// # Errors
-    /// A 401 if not.
+    /// Returns a 401 problem if the credential is no longer valid.
     pub async fn check_again(&self, app: &App) -> Result<(), Problem> {
         match self.credential {
             Credential::Session { user_id, session, role } => {
@@ -109,7 +112,7 @@ impl Principal {
         }
     }
 
-    /// Tells the writes of one from those of another.
+    /// Returns an id that distinguishes the writes of this caller from those of others.
     pub fn id(&self) -> Uuid {
         match self.credential {
             Credential::Session { user_id, .. } => user_id.0,
@@ -117,7 +120,7 @@ impl Principal {
         }
     }
 
-    /// Whoever asks by an API key that has the scope `permission`.
+    /// Authenticates a caller by an API key that has the scope `permission`.
     async fn by_api_key(
         parts: &mut Parts,
         app: &App,
@@ -128,7 +131,8 @@ impl Principal {
         let known = app.api_keys.judge(app, text, ctx.now).await?;
         if !known.has(permission) {
             app.metrics.count_security(SecurityEvent::forbidden);
-            let detail = format!("This needs the scope {permission}, which this API key does not have.");
+            let detail =
+                format!("This operation requires the scope `{permission}`, which the API key does not have.");
             return Err(Problem::new(&problems::FORBIDDEN, detail));
         }
         ctx.actor = Actor::ApiKey(known.id);
@@ -164,7 +168,7 @@ impl FromRequestParts<App> for SignedIn {
         if is_api_key(token) {
             app.api_keys.judge(app, token, ctx.now).await?;
             app.metrics.count_security(SecurityEvent::forbidden);
-            let detail = "Only somebody who is signed in can do this; send their access token.";
+            let detail = "This operation does not accept API keys. Send the access token of a user.";
             return Err(Problem::new(&problems::API_KEY_NOT_ACCEPTED, detail).into());
         }
         let refused = |problem| {
@@ -205,7 +209,10 @@ impl<P: Permission> FromRequestParts<App> for AllowedPerson<P> {
         let caller = SignedIn::from_request_parts(parts, app).await?;
         if !caller.role.has(P::NAME) {
             app.metrics.count_security(SecurityEvent::forbidden);
-            let detail = format!("This needs the permission {}, which your role does not have.", P::NAME);
+            let detail = format!(
+                "This operation requires the permission `{}`, which your role does not have.",
+                P::NAME
+            );
             return Err(Problem::new(&problems::FORBIDDEN, detail).into());
         }
         check_address(parts, app)?;
@@ -227,15 +234,14 @@ fn address(parts: &Parts) -> ClientAddress {
     *parts.extensions.get().expect("the edge gives each request its client's address")
 }
 
-/// Whether administration is open to where the request comes from. A key that was taken away does as little elsewhere as
-/// a password.
+/// Rejects clients outside `server.admin_addresses`, if it is set. Limits the damage of a stolen credential.
 fn check_address(parts: &Parts, app: &App) -> Result<(), Problem> {
     let listed = &app.config.server.admin_addresses;
     let address = address(parts).ip();
     if listed.is_empty() || listed.iter().any(|network| network.contains(address)) {
         return Ok(());
     }
-    let detail = "Administration is open to the addresses in `server.admin_addresses` only.";
+    let detail = "Administration is restricted to the addresses in `server.admin_addresses`.";
     Err(Problem::new(&problems::ADDRESS_NOT_LISTED, detail))
 }
 
@@ -269,7 +275,7 @@ fn anonymous(parts: &Parts, app: &App) -> Ctx {
 pub(super) fn bearer(parts: &Parts) -> Option<&str> {
     let mut sent = parts.headers.get_all(header::AUTHORIZATION).iter();
     let (scheme, token) = sent.next()?.to_str().ok()?.split_once(' ')?;
-    // Of two, whoever stands before us may have gone by the other.
+    // With two Authorization headers, a proxy may have checked the other one.
     if sent.next().is_some() || !scheme.eq_ignore_ascii_case("bearer") {
         return None;
     }

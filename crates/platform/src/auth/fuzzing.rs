@@ -1,4 +1,4 @@
-//! What must hold of access tokens, whatever is sent as one: see `crate::fuzzing`.
+//! Fuzz target for access tokens and API keys: see `crate::fuzzing`.
 
 use std::sync::{Arc, LazyLock};
 
@@ -16,7 +16,7 @@ const NOW: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 const USER: UserId = UserId(Uuid::from_u128(7));
 const SESSION: Uuid = Uuid::from_u128(8);
 
-/// One key, and the one token that it has signed.
+/// Token issuer with a single key, and the only token that it has issued.
 static ISSUED: LazyLock<(Tokens, String)> = LazyLock::new(|| {
     let key = SigningKey::new("key-1", &[1; 32], Timestamp::EPOCH, None).expect("a key");
     let tokens = Tokens::with_keys(KeySet::new(vec![key], 0), &Config::default().auth);
@@ -28,8 +28,9 @@ static ISSUED: LazyLock<(Tokens, String)> = LazyLock::new(|| {
     (tokens, token)
 });
 
-/// Access tokens and API keys: a key is written in one way only; of all tokens there are, only the one that was issued is believed, letter by letter. An input that begins with
-/// `*` changes that one: position, exclusive or, and so on.
+/// Checks that only the issued token is accepted, byte for byte, and that each API key has exactly one
+/// textual form. An input that begins with `*` alters the issued token: each following group of three bytes
+/// is a position (two bytes) and a mask to XOR with.
 pub fn tokens(data: &[u8]) {
     let (tokens, issued) = &*ISSUED;
     let changed = data.strip_prefix(b"*").map(|changes| change(issued, changes));

@@ -1,4 +1,4 @@
-//! The public keys, where anyone who checks our tokens finds them.
+//! Endpoint for the public keys that verify access tokens.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -13,8 +13,10 @@ pub(crate) fn routes() -> Routes {
     Routes::new().routes(routes!(keys))
 }
 
-/// The keys that access tokens are signed with. A new one stands here for as long as this answer may be kept, and a minute
-/// more, before it is used.
+/// Get the JSON Web Key Set
+///
+/// Returns the public keys for verifying access tokens. The response may be cached for five minutes. A new
+/// key is published six minutes before it first signs a token, unless an operator rotates keys at once.
 #[utoipa::path(
     get, path = "/.well-known/jwks.json",
     operation_id = "list_signing_keys",

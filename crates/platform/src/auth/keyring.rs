@@ -1,4 +1,4 @@
-//! What the two secrets of the configuration are used for: a key of its own for each purpose, none of them ever shown.
+//! Keys derived from the two configured secrets, one for each purpose. They are never revealed.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
@@ -7,14 +7,15 @@ use kith_kernel::Random;
 
 use crate::config::{Auth, Secret};
 
-/// Keys derived (HKDF-SHA256, RFC 5869) from `auth.jwt_secret` and `auth.jwt_refresh_secret`. All nodes with the same
-/// secrets have the same. While secrets are rotated, what was sealed or signed under the previous ones is still read.
+/// Keys derived (HKDF-SHA256, RFC 5869) from `auth.jwt_secret` and `auth.jwt_refresh_secret`. Nodes with the
+/// same secrets derive the same keys. If previous secrets are configured, values sealed or signed under them
+/// are still accepted.
 pub struct Keyring {
     present: Keys,
     previous: Option<Keys>,
 }
 
-/// The keys of one pair of secrets.
+/// Keys derived from one pair of secrets.
 struct Keys {
     sealing: LessSafeKey,
     pseudonyms: hmac::Key,
@@ -23,14 +24,14 @@ struct Keys {
     idempotency: hmac::Key,
 }
 
-/// What a MAC is about: values of one purpose are never mistaken for another's.
+/// Purpose of a MAC. Each purpose has its own key, so a MAC of one purpose is never valid for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MacPurpose {
     /// Refresh tokens.
     Refresh,
-    /// Tokens by which a device is known again.
+    /// Tokens that identify a known device.
     Device,
-    /// Names of writes, and what was asked under them.
+    /// Idempotency keys, and the requests made under them.
     Idempotency,
 }
 
@@ -88,7 +89,7 @@ impl Keys {
 }
 
 impl Keyring {
-    /// The keys of this configuration.
+    /// Derives the keys of this configuration.
     pub fn new(config: &Auth) -> Self {
         let (jwt, refresh) = (&config.jwt_secret_previous, &config.jwt_refresh_secret_previous);
         let or = |previous: &Secret, present: &Secret| {
@@ -102,8 +103,8 @@ impl Keyring {
         }
     }
 
-    /// Encrypts what the database keeps (AES-256-GCM): a random nonce, then the ciphertext with its tag. Only under the
-    /// same `name` can it be opened.
+    /// Encrypts `plain` with AES-256-GCM. The result is a random nonce followed by the ciphertext and its
+    /// tag. `name` is authenticated data: opening requires the same name.
     pub fn seal(&self, random: &dyn Random, name: &str, plain: &[u8]) -> Vec<u8> {
         let mut nonce = [0; NONCE_LEN];
         random.fill(&mut nonce);
@@ -117,17 +118,18 @@ impl Keyring {
         [nonce.as_slice(), &sealed].concat()
     }
 
-    /// Decrypts what [`Keyring::seal`] made, also under the previous secret; nothing, if it was sealed with another secret
-    /// or under another name.
+    /// Decrypts a value returned by [`Keyring::seal`], under the present or the previous secret. Returns
+    /// `None` if it was sealed with another secret or name.
     pub fn open(&self, name: &str, sealed: &[u8]) -> Option<Vec<u8>> {
         let previous = || self.previous.as_ref()?.open(name, sealed);
         self.present.open(name, sealed).or_else(previous)
     }
 
-    /// Seals again what was sealed under the previous secret. `None` if the present one opens it.
+    /// Re-encrypts a value under the present secret. Returns `None` if it is sealed under the present secret
+    /// already.
     ///
     /// # Errors
-    /// [`SealedOtherwise`] if neither opens it.
+    /// Returns [`SealedOtherwise`] if neither the present nor the previous secret opens it.
     pub fn reseal(
         &self,
         random: &dyn Random,
@@ -141,36 +143,36 @@ impl Keyring {
         Ok(Some(self.seal(random, name, &plain)))
     }
 
-    /// HMAC-SHA256 over `parts`, each preceded by its length.
+    /// Returns the HMAC-SHA256 of `parts`, each preceded by its length.
     pub fn mac(&self, purpose: MacPurpose, parts: &[&[u8]]) -> [u8; 32] {
         self.present.mac(purpose, parts)
     }
 
-    /// What [`Keyring::mac`] gave under the previous secret, while secrets are rotated.
+    /// Returns the MAC under the previous secret; `None` if no previous secret is configured.
     pub fn previous_mac(&self, purpose: MacPurpose, parts: &[&[u8]]) -> Option<[u8; 32]> {
         Some(self.previous.as_ref()?.mac(purpose, parts))
     }
 
-    /// Whether `mac` is what [`Keyring::mac`] gives, or gave under the previous secret, compared in constant time.
+    /// Verifies `mac` under the present or the previous secret, in constant time.
     pub fn is_mac(&self, purpose: MacPurpose, parts: &[&[u8]], mac: &[u8]) -> bool {
         let is_equal = |own: &[u8; 32]| aws_lc_rs::constant_time::verify_slices_are_equal(own, mac).is_ok();
         let is_previous = || self.previous_mac(purpose, parts).is_some_and(|own| is_equal(&own));
         is_equal(&self.mac(purpose, parts)) || is_previous()
     }
 
-    /// What stands in the database for something personal that is only ever looked for: an e-mail address, a client
-    /// address. Without the secret nobody can try out what it may have been.
+    /// Returns the keyed digest that the database stores in place of personal data that is only looked up,
+    /// such as an e-mail or client address. Without the secret, guesses cannot be tested against it.
     pub fn pseudonym(&self, kind: &str, text: &str) -> [u8; 32] {
         self.present.pseudonym(kind, text)
     }
 
-    /// What [`Keyring::pseudonym`] gave under the previous secret, while secrets are rotated.
+    /// Returns the pseudonym under the previous secret; `None` if no previous secret is configured.
     pub fn previous_pseudonym(&self, kind: &str, text: &str) -> Option<[u8; 32]> {
         Some(self.previous.as_ref()?.pseudonym(kind, text))
     }
 }
 
-/// Neither the present nor the previous secret opens a sealed value.
+/// Error for a sealed value that neither the present nor the previous secret opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SealedOtherwise;
 
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_opens_under_the_same_secret_and_name_only() {
+    fn sealed_value_opens_only_under_same_secret_and_name() {
         let (ours, theirs) = (keyring("a", "b"), keyring("x", "b"));
         let random = SeededRandom::new(1);
         let sealed = ours.seal(&random, "key-1", b"seed");

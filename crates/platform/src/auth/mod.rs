@@ -1,7 +1,7 @@
-//! Who is asking, and what they may do: access tokens and their keys, API keys, roles, the extractors that read them, and
-//! the hashing of passwords.
+//! Authentication and authorization: access tokens and their signing keys, API keys, roles, the extractors
+//! that check them, and password hashing.
 //!
-//! Accounts and sessions are not kept here; a module says how they stand.
+//! Accounts and sessions belong to a module, which provides them through [`AccessSource`].
 
 mod access;
 pub mod api_keys;
@@ -37,7 +37,7 @@ pub use signing_keys::Rotation;
 pub(crate) use signing_keys::{KEY_PUBLISHED, signing_key_ages};
 pub use tokens::{Claims, Tokens};
 
-/// The tables of signing keys, of answers that are kept, of starts, of API keys, and of purges.
+/// Migrations of the platform module.
 pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "platform", sql: include_str!("../migrations/0001_platform.sql") },
     Migration { version: 2, name: "starts", sql: include_str!("../migrations/0002_starts.sql") },
@@ -49,11 +49,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     },
 ];
 
-/// Keeps the keys in memory up to date on every node.
+/// Consumers that keep the cached keys of every node up to date.
 pub(crate) const CONSUMERS: &[ModuleConsumer] = &[
     ModuleConsumer::every_node("platform.api_keys", &[api_keys::CREATED, api_keys::REVOKED], |app, news| {
         Box::pin(async move {
-            // Caches forget everything by themselves once events were missed.
+            // Caches clear themselves when events were missed.
             if let NodeEvent::Committed(event) = news
                 && let Ok(id) = event.subject.parse()
             {
@@ -67,7 +67,6 @@ pub(crate) const CONSUMERS: &[ModuleConsumer] = &[
     }),
 ];
 
-/// The handlers.
 pub(crate) fn routes() -> crate::Routes {
     tagged("Authentication", jwks::routes()).merge(api_keys::routes())
 }

@@ -1,4 +1,5 @@
-//! Hashes and checks passwords (argon2id, PHC strings) on threads of their own, so that log-ins slow down nothing else.
+//! Hashes and verifies passwords (argon2id, PHC strings) on dedicated low-priority threads, so that log-ins
+//! do not slow down other requests.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,73 +17,76 @@ use crate::config::Auth;
 use crate::fair_queue::{FairQueue, Full, Waiting, fair_queue};
 
 const SALT_BYTES: usize = 16;
-/// How hashes begin that other systems made with bcrypt.
+/// Prefixes of bcrypt hashes, which imported accounts may have.
 const BCRYPT: [&str; 3] = ["$2a$", "$2b$", "$2y$"];
-/// Passwords that may wait, for each thread: about ten seconds of work. Client networks are served in turn.
+/// Maximum queue length per thread: about ten seconds of work. The queue is fair between client networks.
 const QUEUED_PER_THREAD: usize = 256;
-/// glibc always returns pieces that are larger than this to the system at once, smaller ones only before it has freed one
-/// of their size. Pages are taken when they are written to.
+/// Minimum allocation for argon2 memory. glibc always returns blocks larger than this to the system when they
+/// are freed; smaller ones only before its threshold has grown to their size. Pages are committed only when
+/// written.
 const MIN_CAPACITY_BYTES: usize = 33 << 20;
-/// The least that the scheduler gives: whoever hashes has time.
+/// Lowest scheduling priority.
 const NICE: i32 = 19;
 
-/// Why a password could not be hashed or checked.
+/// Error of hashing or verifying a password.
 #[derive(Clone, Debug, Error)]
 pub enum PasswordError {
-    /// Too many others wait.
-    #[error("too many passwords wait to be hashed")]
+    /// The queue is full.
+    #[error("the queue of the password hashing threads is full")]
     Busy,
-    /// The stored hash cannot be read, or hashing failed.
-    #[error("a password could not be hashed: {0}")]
+    /// The stored hash is invalid, or hashing failed.
+    #[error("cannot hash or verify a password: {0}")]
     Fault(String),
 }
 
 impl From<PasswordError> for Problem {
     fn from(error: PasswordError) -> Self {
         match error {
-            PasswordError::Busy => {
-                Self::new(&problems::UNAVAILABLE, "Too many log-ins at this moment.").retry_after(2)
-            }
+            PasswordError::Busy => Self::new(
+                &problems::UNAVAILABLE,
+                "Too many log-ins are being processed. Retry in a few seconds.",
+            )
+            .retry_after(2),
             PasswordError::Fault(why) => {
-                tracing::error!(why, "a password could not be hashed");
+                tracing::error!(why, "cannot hash or verify a password");
                 Self::new(&problems::INTERNAL, "The request could not be completed.")
             }
         }
     }
 }
 
-/// What a password turned out to be.
+/// Result of verifying a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Match {
-    /// Another one.
+    /// The password is wrong.
     No,
-    /// The one behind the hash.
+    /// The password is correct.
     Yes,
-    /// The same, but its hash is not what a new one would be: of another algorithm, or cheaper.
+    /// The password is correct, but its hash should be replaced: it uses another algorithm or other costs.
     Outdated,
 }
 
-/// What the threads have before and behind them.
+/// Counters of the hashing threads.
 #[derive(Debug, Default)]
 pub(crate) struct PasswordCounts {
-    /// Passwords that wait.
+    /// Number of passwords that wait in the queue.
     pub queued: AtomicU64,
-    /// Hashes computed, to keep or to compare.
+    /// Number of hashes computed, for new passwords and for verification.
     pub computed: AtomicU64,
 }
 
-/// The threads' front. Clones share them.
+/// Handle of the hashing threads. Clones share them.
 #[derive(Clone)]
 pub struct Passwords {
-    /// By client network; those of this machine's own commands are together.
+    /// Queue by client network. Commands on the server itself share one key.
     jobs: FairQueue<Option<IpAddr>, Queued>,
     counts: Arc<PasswordCounts>,
     random: Arc<dyn Random>,
-    /// Checked where there is no hash, so that this takes the same time.
+    /// Hash that is verified for unknown accounts, so that the response takes the same time.
     dummy: Arc<str>,
 }
 
-/// A job that is counted for as long as it waits.
+/// Job in the queue, counted until it is dropped.
 struct Queued {
     job: Job,
     _counted: Counted,
@@ -114,7 +118,7 @@ impl Passwords {
     /// Starts the threads.
     ///
     /// # Errors
-    /// The system's, if a thread cannot be started.
+    /// Returns the I/O error if a thread cannot be started or the configured costs are invalid.
     pub fn start(config: &Auth, random: Arc<dyn Random>) -> io::Result<Self> {
         let params = Params::new(config.password_memory_kib, config.password_iterations, 1, None);
         let params = params.map_err(io::Error::other)?;
@@ -130,10 +134,11 @@ impl Passwords {
         Ok(Self { jobs, counts, random, dummy: dummy.map_err(io::Error::other)?.into() })
     }
 
-    /// Hashes `password` with a new salt, for `client`, none being this machine's own commands; the result is a PHC string.
+    /// Hashes `password` with a new salt and returns a PHC string. `client` determines the share of the
+    /// queue; `None` is for commands on the server itself.
     ///
     /// # Errors
-    /// [`PasswordError`].
+    /// Returns [`PasswordError::Busy`] if the queue is full, and [`PasswordError::Fault`] if hashing fails.
     pub async fn hash(
         &self,
         client: Option<ClientAddress>,
@@ -146,11 +151,12 @@ impl Passwords {
         answer.await.unwrap_or(Err(PasswordError::Busy))
     }
 
-    /// Whether `password` is the one behind `phc`, a PHC string of argon2 or what bcrypt makes. Without `phc` it takes
-    /// the same time and is not.
+    /// Verifies `password` against `phc`, an argon2id PHC string or a bcrypt hash. Without `phc`, takes the
+    /// same time and returns [`Match::No`].
     ///
     /// # Errors
-    /// [`PasswordError`].
+    /// Returns [`PasswordError::Busy`] if the queue is full, and [`PasswordError::Fault`] if the stored hash
+    /// is invalid.
     pub async fn verify(
         &self,
         client: Option<ClientAddress>,
@@ -161,12 +167,12 @@ impl Passwords {
         let phc = phc.map_or_else(|| Arc::clone(&self.dummy), Arc::from);
         let (reply, answer) = oneshot::channel();
         self.enqueue(client, Job::Verify { password, phc, reply })?;
-        // Dropped for a network that has fewer waiting.
+        // The sender is dropped if the queue evicts the job in favour of another network.
         let answer = answer.await.unwrap_or(Err(PasswordError::Busy));
         answer.map(|found| if exists { found } else { Match::No })
     }
 
-    /// What the threads have before and behind them.
+    /// Returns the counters of the threads.
     pub(crate) fn counts(&self) -> Arc<PasswordCounts> {
         Arc::clone(&self.counts)
     }
@@ -185,7 +191,7 @@ fn fault(error: impl ToString) -> PasswordError {
 
 struct Worker {
     params: Params,
-    /// Kept between passwords in a row, since getting it from the system takes a third as long as hashing does.
+    /// Reused between consecutive jobs: allocating it takes a third of the time of hashing.
     memory: Vec<Block>,
     counts: Arc<PasswordCounts>,
 }
@@ -199,7 +205,7 @@ impl Worker {
         step_back();
         while let Some(Queued { job, _counted: counted }) = self.next(jobs) {
             drop(counted);
-            // Whoever asked may have gone away: before their turn, which then passes to the next, or during it.
+            // The caller may have gone away. A job that nobody waits for is skipped.
             match job {
                 _ if job.is_abandoned() => {}
                 Job::Hash { password, salt, reply } => drop(reply.send(self.hash(&password, &salt))),
@@ -208,7 +214,7 @@ impl Worker {
         }
     }
 
-    /// The next job; while there is none, the memory goes back.
+    /// Returns the next job. Frees the memory before waiting for one.
     fn next(&mut self, jobs: &Waiting<Option<IpAddr>, Queued>) -> Option<Queued> {
         jobs.try_take().or_else(|| {
             self.memory = Vec::new();
@@ -241,12 +247,12 @@ impl Worker {
         };
         if hash.algorithm != Algorithm::Argon2id.ident() {
             return Err(PasswordError::Fault(format!(
-                "the stored hash is of another kind: {}",
+                "the stored hash uses an unsupported algorithm: {}",
                 hash.algorithm
             )));
         }
         let params = Params::try_from(&hash).map_err(fault)?;
-        // Compared in constant time by its own PartialEq.
+        // `Output` compares in constant time.
         let matches = self.derive(password, salt, &params, expected.len())? == *expected;
         Ok(
             match (
@@ -284,7 +290,7 @@ impl Worker {
     }
 }
 
-/// Lets every other thread go first. Where that is refused, hashing only competes as any thread does.
+/// Lowers the priority of this thread. If that is not permitted, it runs at normal priority.
 fn step_back() {
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
 }
@@ -321,7 +327,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_has_the_password_of_an_unknown_account() {
+    async fn unknown_account_never_matches_at_same_cost() {
         let passwords = cheap(1);
         assert_eq!(passwords.verify(None, String::new(), None).await.unwrap(), Match::No);
         assert_eq!(computed(&passwords), 1, "asking for an unknown account must cost what any other does");
@@ -329,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_works_for_those_who_have_gone_away() {
+    async fn abandoned_hash_jobs_are_skipped() {
         let (jobs, waiting) = fair_queue(8);
         let passwords = Passwords { jobs, ..cheap(1) };
         for _ in 0..3 {
@@ -346,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hashes_made_elsewhere_are_checked_with_their_own_costs() {
+    async fn foreign_argon2_hashes_are_verified_and_outdated() {
         use argon2::PasswordHasher;
         let params = Params::new(64, 3, 2, Some(24)).unwrap();
         let elsewhere = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
@@ -355,11 +361,11 @@ mod tests {
         assert_eq!(passwords.verify(None, "pw".into(), Some(phc)).await.unwrap(), Match::Outdated);
     }
 
-    /// ACC-06: what other systems kept with bcrypt is checked, and told to be replaced.
+    /// ACC-06: bcrypt hashes of other systems are verified, and reported as outdated.
     #[tokio::test]
-    async fn hashes_made_with_bcrypt_are_checked_and_outdated() {
+    async fn bcrypt_hashes_are_verified_and_outdated() {
         let passwords = cheap(1);
-        // From the test vectors of crypt_blowfish, by Solar Designer.
+        // Test vector of crypt_blowfish, by Solar Designer.
         let phc = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
         let verify =
             async |password: &str| passwords.verify(None, password.into(), Some(phc.into())).await.unwrap();
@@ -367,7 +373,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hash_that_cannot_be_read_is_a_fault_and_not_a_match() {
+    async fn invalid_stored_hash_is_an_error() {
         let passwords = cheap(1);
         for broken in [
             "",
@@ -381,9 +387,9 @@ mod tests {
         }
     }
 
-    /// Of three hundred log-ins from a few networks the last ones fail, and not those from elsewhere.
+    /// A network that fills the queue loses its own jobs, not those of other networks.
     #[tokio::test]
-    async fn network_that_asks_for_much_fills_the_queue_for_itself_only() {
+    async fn busy_network_evicts_only_its_own_jobs() {
         let (jobs, waiting) = fair_queue(4);
         let passwords = Passwords { jobs, ..cheap(1) };
         let client = |n| Some(ClientAddress::new(IpAddr::from([192, 0, 2, n])));
@@ -407,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_always_a_thread() {
+    fn hash_thread_count_is_at_least_one() {
         let auth = Auth { hash_threads: 0, ..Config::default().auth };
         assert!(auth.hash_thread_count() >= 1);
     }

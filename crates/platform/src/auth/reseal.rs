@@ -1,4 +1,4 @@
-//! Seals again what the database keeps sealed, after the secret of the deployment was changed.
+//! Re-encrypts sealed database columns after the secret of the deployment was changed.
 
 use kith_store::{Error, Query, Tx, params};
 use serde::{Deserialize, Serialize};
@@ -6,22 +6,23 @@ use serde::{Deserialize, Serialize};
 use super::keyring::Keyring;
 use crate::{App, SealedColumn};
 
-/// Rows of one transaction.
+/// Number of rows per batch. The changed rows of a batch are written in one transaction.
 const BATCH: i64 = 200;
 
-/// What became of the values of one column.
+/// Result for one sealed column.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResealedColumn {
-    /// `table.column`.
+    /// Column, as `table.column`.
     pub column: String,
-    /// Values that are sealed under the present secret now and were not before.
+    /// Number of values that were re-encrypted under the present secret.
     pub resealed: u64,
-    /// Values that neither the present nor the previous secret opens. They are unchanged.
+    /// Number of values that neither the present nor the previous secret opens. They are unchanged.
     pub unreadable: u64,
 }
 
-/// Seals every value again that was sealed under the previous secret. It may run while nodes serve, and be run again. Whoever
-/// had the previous secret may know the key of the audit chain: another one seals the entries that follow.
+/// Re-encrypts all values that were sealed under the previous secret. Safe to run while nodes serve, and to
+/// repeat. If anything was re-encrypted, also retires the keys of the audit chain, because someone who has
+/// the previous secret may know them; later entries are sealed with new keys.
 ///
 /// # Errors
 /// Returns an error if the database cannot be reached.
@@ -81,7 +82,7 @@ fn list(q: &Query<'_>, of: &SealedColumn, after: &str) -> Result<Vec<(String, Ve
     q.all(of.list, params![after, BATCH], |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
-/// Updates the values that have not changed since they were read; returns their count.
+/// Updates the values that have not changed since they were read. Returns the number of updated rows.
 fn update(tx: &Tx<'_>, of: &SealedColumn, changes: &[(String, Vec<u8>, Vec<u8>)]) -> Result<u64, Error> {
     changes.iter().try_fold(0, |done, (id, old, new)| Ok(done + tx.exec(of.update, params![id, old, new])?))
 }

@@ -1,4 +1,4 @@
-//! Roles, and the named permissions that each of them has. What a permission lets somebody do is the handler's business.
+//! Roles and their permissions. Handlers declare which permission they require.
 
 use std::fmt;
 
@@ -6,25 +6,25 @@ use kith_store::{Column, Error, Row};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What somebody is on this server. Each role has what its permissions say and nothing that goes without saying.
+/// Role of a user, which determines the user's permissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Somebody with an account.
+    /// Every account without another role.
     User,
-    /// Somebody who acts for a business.
+    /// Account that represents a business.
     Business,
-    /// Looks after what people do to each other.
+    /// Moderates content and users.
     Moderator,
-    /// Runs the server.
+    /// Administers the server.
     Admin,
 }
 
 impl Role {
-    /// All of them, the least first.
+    /// All roles, from the least to the most privileged.
     pub const ALL: [Self; 4] = [Self::User, Self::Business, Self::Moderator, Self::Admin];
 
-    /// As the database and the API write it.
+    /// Returns the name of the role in the database and in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::User => "user",
@@ -34,12 +34,12 @@ impl Role {
         }
     }
 
-    /// Reads what [`Role::as_str`] wrote.
+    /// Parses a name returned by [`Role::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.as_str() == text)
     }
 
-    /// Whether it has the permission of this name.
+    /// Returns true if the role has the permission of this name.
     pub fn has(self, permission: &str) -> bool {
         PERMISSIONS.iter().any(|(name, roles)| *name == permission && roles.contains(&self))
     }
@@ -48,7 +48,7 @@ impl Role {
 impl Column for Role {
     fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
         let text: String = row.get(at)?;
-        Self::parse(&text).ok_or_else(|| Error::fault(format_args!("{text:?} is no role")))
+        Self::parse(&text).ok_or_else(|| Error::fault(format_args!("unknown role {text:?}")))
     }
 }
 
@@ -58,9 +58,9 @@ impl fmt::Display for Role {
     }
 }
 
-/// A permission that a handler asks for: `Allowed<ReadUsers>`.
+/// Permission that a handler requires, as the type parameter of an extractor: `Allowed<ReadUsers>`.
 pub trait Permission: Send + Sync + 'static {
-    /// As OpenAPI names it, in `security(("bearer" = ["users.read"]))`.
+    /// Name of the permission in OpenAPI: `security(("bearer" = ["users.read"]))`.
     const NAME: &'static str;
 }
 
@@ -70,52 +70,52 @@ macro_rules! permissions {
         impl Permission for $name {
             const NAME: &'static str = $text;
         })+
-        /// Every permission, and the roles that have it.
+        /// All permissions, each with the roles that have it.
         pub const PERMISSIONS: &[(&str, &[Role])] = &[$(($text, &[$(Role::$role),+])),+];
     };
 }
 
 permissions! {
-    /// See accounts, their roles and whether they are suspended.
+    /// Read accounts, their roles and suspensions.
     ReadUsers = "users.read" for Moderator, Admin;
-    /// Suspend accounts, and let them back in.
+    /// Suspend and reinstate accounts.
     SuspendUsers = "users.suspend" for Moderator, Admin;
-    /// Give somebody another role.
+    /// Change the role of a user.
     SetRoles = "users.set_role" for Admin;
-    /// Settle whose an e-mail address is: prove one, or release one that is not proven.
+    /// Verify e-mail addresses, and release unverified ones.
     VerifyUsers = "users.verify" for Admin;
     /// Read the audit log.
     ReadAudit = "audit.read" for Admin;
-    /// See what the server says of itself: configuration, database, counts.
+    /// Read the server's facts: configuration, database and counts.
     ReadFacts = "facts.read" for Admin;
-    /// See and change what is logged.
+    /// Read and change the log level.
     WriteLogs = "logs.write" for Admin;
-    /// Declare what collections of spaces hold.
+    /// Declare collections of spaces.
     WriteCollections = "collections.write" for Admin;
-    /// See jobs, queues and what became of them.
+    /// Read jobs and queues.
     ReadJobs = "jobs.read" for Admin;
     /// Enqueue, cancel and retry jobs.
     WriteJobs = "jobs.write" for Admin;
-    /// Take jobs out of queues and say what became of them: what a worker does.
+    /// Claim jobs and report their outcomes, as workers do.
     WorkJobs = "jobs.work" for Admin;
     /// Pause, resume, limit and drain queues.
     WriteQueues = "queues.write" for Admin;
-    /// See schedules and their runs.
+    /// Read schedules and their runs.
     ReadSchedules = "schedules.read" for Admin;
-    /// Make, change, pause and run schedules.
+    /// Create, change, pause and run schedules.
     WriteSchedules = "schedules.write" for Admin;
-    /// See scheduled HTTP callbacks, their endpoints and answers.
+    /// Read scheduled HTTP callbacks, their endpoints and responses.
     ReadCallbacks = "callbacks.read" for Admin;
-    /// Make and change scheduled HTTP callbacks and their endpoints.
+    /// Create and change scheduled HTTP callbacks and their endpoints.
     WriteCallbacks = "callbacks.write" for Admin;
-    /// See which API keys there are, never the keys themselves.
+    /// Read API keys, without their secrets.
     ReadApiKeys = "api_keys.read" for Admin;
-    /// Make and revoke API keys.
+    /// Create and revoke API keys.
     WriteApiKeys = "api_keys.write" for Admin;
 }
 
-/// Permissions that no API key can have: by them it could do more than it was made for, outlive its end, or shut out those
-/// who would end it.
+/// Permissions that API keys cannot have. With them, a key could extend its own permissions or lifetime, or
+/// suspend the administrators who would revoke it.
 pub const PEOPLE_ONLY: &[&str] = &[SetRoles::NAME, SuspendUsers::NAME, VerifyUsers::NAME, WriteApiKeys::NAME];
 
 #[cfg(test)]
@@ -124,7 +124,7 @@ mod tests {
 
     /// ACC-09: least privilege by default.
     #[test]
-    fn whoever_is_nobody_special_has_no_permission() {
+    fn plain_roles_have_no_permissions() {
         for (name, _) in PERMISSIONS {
             assert!(!Role::User.has(name) && !Role::Business.has(name), "{name}");
             assert!(Role::Admin.has(name), "{name}");
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_role_reads_back() {
+    fn role_names_round_trip() {
         for role in Role::ALL {
             assert_eq!(Role::parse(role.as_str()), Some(role));
             assert_eq!(serde_json::to_value(role).unwrap(), role.as_str());

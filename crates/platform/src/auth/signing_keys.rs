@@ -1,5 +1,5 @@
-//! The keys that sign access tokens: made, published, used and retired. They lie sealed in the database, so that all
-//! nodes share them.
+//! Signing keys of access tokens: creation, publication, use and retirement. They are stored encrypted in the
+//! database, so that all nodes share them.
 
 use std::time::Duration;
 
@@ -16,21 +16,22 @@ use utoipa::ToSchema;
 use super::keyring::Keyring;
 use crate::app::StartError;
 
-/// A key was made: everyone who keeps keys reads them anew.
+/// Event of a new signing key. Every node reloads its keys.
 pub(crate) const KEY_PUBLISHED: &str = "signing_key.published";
-/// For how long others may keep the list of keys before they ask again; a new key signs only after that.
+/// Cache lifetime of the JSON Web Key Set. A new key signs only after it has been published for longer than
+/// this.
 pub(crate) const JWKS_MAX_AGE: Duration = minutes(5);
-/// How much longer a new key is published before it signs: another node, or a cache in between, may be late.
+/// Additional time for which a new key is published before it signs, for nodes and caches that are late.
 const PUBLISHING_MARGIN: Duration = minutes(1);
-/// What clocks may differ by when a key's end is reckoned.
+/// Additional time before old keys retire, for clock differences between nodes.
 const RETIREMENT_MARGIN: Duration = minutes(1);
-/// What the header of an access token calls it (RFC 9068), so that no other kind of token passes for one.
+/// `typ` of access tokens (RFC 9068, section 2.1). Tokens of another type are rejected.
 pub(super) const TYPE: &str = "at+jwt";
 const SEED_BYTES: usize = 32;
-/// PKCS #8 around an Ed25519 seed (RFC 8410, section 7): everything before the seed is constant.
+/// PKCS #8 prefix of an Ed25519 private key (RFC 8410, section 7). The 32-byte seed follows it.
 const PKCS8_PREFIX: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
-/// One key, ready for use.
+/// Signing key, decoded for use.
 pub(super) struct SigningKey {
     pub header: Header,
     pub signing: EncodingKey,
@@ -40,21 +41,21 @@ pub(super) struct SigningKey {
     pub retires_at: Option<Timestamp>,
 }
 
-/// All keys that are not forgotten, oldest first.
+/// Keys that have not retired, ordered by the time from which they sign.
 #[derive(Default)]
 pub(super) struct KeySet {
     keys: Vec<SigningKey>,
-    /// Grows with each reading: what was checked against another set is checked again.
+    /// Increases with each reload. Cached verdicts of another version are not used.
     pub version: u64,
 }
 
-/// What others need to check our tokens (RFC 7517).
+/// JSON Web Key Set (RFC 7517) with the public keys for verifying access tokens.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct JsonWebKeySet {
     keys: Vec<JsonWebKey>,
 }
 
-/// A public Ed25519 key (RFC 8037).
+/// Public Ed25519 key as a JSON Web Key (RFC 8037).
 #[derive(Debug, Serialize, ToSchema)]
 pub struct JsonWebKey {
     #[schema(example = "OKP")]
@@ -65,22 +66,22 @@ pub struct JsonWebKey {
     alg: &'static str,
     #[schema(example = "sig")]
     r#use: &'static str,
-    /// As tokens name it in their header.
+    /// Key id, as in the `kid` header of the tokens that the key signs.
     kid: String,
-    /// The public key, base64url.
+    /// Public key in base64url without padding.
     x: String,
 }
 
-/// What asking for a new key came to.
+/// Result of requesting a key rotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rotation {
-    /// The new key.
+    /// Id of the new key.
     pub key_id: String,
-    /// From when on it signs.
+    /// Time from which the new key signs.
     pub signs_from: Timestamp,
-    /// From when on the keys before it are refused.
+    /// Time from which tokens signed with the previous keys are rejected.
     pub others_retire_at: Timestamp,
-    /// Whether it had been asked for before.
+    /// True if an earlier request started this rotation.
     pub under_way: bool,
 }
 
@@ -117,12 +118,12 @@ impl KeySet {
         Self { keys, version }
     }
 
-    /// The key that signs at `now`.
+    /// Returns the key that signs at `now`: the newest one that signs already and has not retired.
     pub fn signing(&self, now: Timestamp) -> Option<&SigningKey> {
         self.keys.iter().rev().find(|key| key.signs_from <= now && key.is_good(now))
     }
 
-    /// The key of this name, if tokens signed with it are believed at `now`.
+    /// Returns the key with this id, unless it has retired by `now`.
     pub fn verifying(&self, id: &str, now: Timestamp) -> Option<&SigningKey> {
         self.keys.iter().find(|key| key.id() == id && key.is_good(now))
     }
@@ -155,7 +156,7 @@ fn list(q: &Query<'_>, now: Timestamp) -> Result<Vec<Row>, Error> {
     })
 }
 
-/// Since when each key that is believed is there, for administrators.
+/// Returns the id, creation and retirement times of all keys, for administrators.
 pub(crate) fn signing_key_ages(q: &Query<'_>) -> Result<Vec<serde_json::Value>, Error> {
     let sql = "SELECT id, created_at, retires_at FROM signing_keys ORDER BY signs_from";
     q.all(sql, &[], |row| {
@@ -164,7 +165,8 @@ pub(crate) fn signing_key_ages(q: &Query<'_>) -> Result<Vec<serde_json::Value>, 
     })
 }
 
-/// Reads the keys. One that was sealed with another secret stops a start: nobody could sign in.
+/// Reads the keys that have not retired. A key that was sealed with another secret fails with
+/// [`StartError::KeySealedOtherwise`]: without it, nobody could sign in.
 pub(super) async fn read(
     db: &Store,
     keyring: &Keyring,
@@ -178,7 +180,7 @@ pub(super) async fn read(
     rows.into_iter().map(open).collect()
 }
 
-/// Makes the first key of a new database, unless another node is faster.
+/// Creates the first key of a new database. Has no effect if another node has created it already.
 pub(super) async fn make_first(db: &Store, sources: &Sources, keyring: &Keyring) -> Result<(), Error> {
     let now = sources.clock.now();
     let id = sources.ids.next(now).to_string();
@@ -207,7 +209,7 @@ fn insert(
     tx.exec(sql, params![id, sealed, public, now, signs_from]).map(|rows| rows == 1)
 }
 
-/// A key made ahead of the transaction that may keep it.
+/// Key that was generated before the transaction that stores it.
 pub(super) struct Candidate {
     id: kith_kernel::uuid::Uuid,
     sealed: Vec<u8>,
@@ -221,8 +223,10 @@ impl Candidate {
         Self { id, sealed, public }
     }
 
-    /// Publishes the key. It signs once everyone can have seen it; those before it are believed until the last token
-    /// they signed has expired. `at_once` is for a key that has become known: it ends every token that is out.
+    /// Publishes the key. It signs after every verifier can have fetched it; the previous keys stay valid
+    /// until the last token they signed has expired. If a rotation is pending, returns that one instead.
+    /// `at_once` is for a compromised key: the new key signs from now, and all existing tokens become
+    /// invalid.
     pub fn publish(
         &self,
         tx: &Tx<'_>,
@@ -242,7 +246,7 @@ impl Candidate {
         };
         let key_id = self.id.to_string();
         if !insert(tx, &key_id, &self.sealed, &self.public, ctx.now, signs_from)? {
-            // Another rotation within the same millisecond was as good.
+            // Another rotation in the same millisecond stored its key first; report that one.
             let sql = "SELECT id FROM signing_keys WHERE signs_from = $1";
             let key_id = tx.one(sql, params![signs_from], |row| row.get(0))?.unwrap_or(key_id);
             return Ok(Rotation { key_id, signs_from, others_retire_at, under_way: true });
@@ -257,7 +261,7 @@ impl Candidate {
     }
 }
 
-/// The rotation that has been asked for and has not come yet.
+/// Returns the rotation whose key does not sign yet.
 fn pending(tx: &Tx<'_>, now: Timestamp) -> Result<Option<Rotation>, Error> {
     let sql = "SELECT n.id, n.signs_from, (SELECT MAX(o.retires_at) FROM signing_keys o)
                FROM signing_keys n WHERE n.signs_from > $1 AND (n.retires_at IS NULL OR n.retires_at > $1)";

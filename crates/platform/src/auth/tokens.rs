@@ -1,6 +1,7 @@
-//! Access tokens: EdDSA JWTs signed with a key from the database, and the cache of those already checked.
+//! Access tokens: EdDSA JWTs signed with a key from the database, and a cache of verified tokens.
 //!
-//! Only our own keys and this algorithm are ever believed: nothing in a token's header says where else to look.
+//! Only this server's keys and this algorithm are accepted. Header parameters that refer to other keys are
+//! ignored.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -25,47 +26,47 @@ use crate::telemetry::SecurityEvent;
 const ISSUER: &str = "kith";
 const AUDIENCE: &str = "kith";
 const CACHED_TOKENS: usize = 100_000;
-/// A node whose clock is a little behind the issuer's must not refuse a token that was just made.
+/// Tolerance for `nbf`, for a node whose clock is slightly behind that of the issuer.
 const NOT_YET_VALID_LEEWAY: Duration = seconds(1);
-/// Longer ones are not ours.
+/// Maximum length of a token in bytes. Longer tokens are rejected without decoding.
 const LONGEST_TOKEN: usize = 2_048;
-/// Tokens that name a key nobody has heard of make this node look for it at most this often.
+/// Minimum time between two database reads caused by tokens with unknown key ids.
 const LOOK_UP_EVERY: Duration = seconds(1);
 
-/// Makes and checks access tokens.
+/// Issues and verifies access tokens.
 pub struct Tokens {
     keys: ArcSwap<KeySet>,
     versions: AtomicU64,
     looked_up_ms: AtomicI64,
     validation: Validation,
     lifetime: Duration,
-    /// By the SHA-256 of the whole token, so that no other token hits the entry and none is kept.
+    /// Verified tokens by the SHA-256 of the whole token. The tokens themselves are not kept.
     checked: Cache<[u8; 32], Checked>,
 }
 
-/// A token that was checked, against the keys of a version.
+/// Cached result of verifying a token against one version of the key set.
 #[derive(Clone, Copy)]
 struct Checked {
     claims: Claims,
     version: u64,
 }
 
-/// What a valid token says.
+/// Claims of a valid token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claims {
-    /// Who.
+    /// Id of the user (`sub`).
     pub user_id: UserId,
-    /// The session it was issued in.
+    /// Session in which the token was issued (`sid`).
     pub session: Uuid,
-    /// Of this token.
+    /// Id of the token (`jti`).
     pub token_id: Uuid,
-    /// Valid from.
+    /// Time from which the token is valid (`nbf`).
     pub not_before: Timestamp,
-    /// No longer valid from.
+    /// Time from which the token is rejected (`exp`, or the retirement of its key if that is earlier).
     pub expires_at: Timestamp,
 }
 
-/// As they stand in the token (RFC 7519).
+/// Claims as encoded in the token (RFC 7519).
 #[derive(Serialize, Deserialize)]
 struct Payload {
     iss: String,
@@ -78,30 +79,32 @@ struct Payload {
     exp: i64,
 }
 
-/// Why a token is not accepted.
+/// Reason for rejecting a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenError {
-    /// It is not one of ours, or not valid yet.
+    /// The token was not issued by this deployment, was altered, or is not valid yet.
     Invalid,
-    /// It was valid once.
+    /// The token has expired.
     Expired,
 }
 
-/// What became of a token.
+/// Result of verifying a token against the keys in memory.
 pub(super) enum Verdict {
     Valid(Claims),
     Invalid,
-    /// It was valid once.
+    /// The token has expired.
     Expired,
-    /// It names a key that this node does not know.
+    /// The token names a key that this node does not know.
     UnknownKey,
 }
 
 impl Tokens {
-    /// Reads the signing keys, and makes the first one if this is a new database.
+    /// Loads the signing keys. Creates the first key if the database is new.
     ///
     /// # Errors
-    /// The database's; [`StartError::KeySealedOtherwise`].
+    /// Returns [`StartError::KeySealedOtherwise`] if a key was sealed with another secret,
+    /// [`StartError::NoSigningKey`] if no key signs at present, and [`StartError::Store`] if the database
+    /// fails.
     pub async fn load(
         db: &Store,
         sources: &Sources,
@@ -126,7 +129,7 @@ impl Tokens {
         validation.set_issuer(&[ISSUER]);
         validation.set_audience(&[AUDIENCE]);
         validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
-        // Judged by the request's `now`, which the crate does not know.
+        // `exp` and `nbf` are checked against the request's `now`, not the system clock.
         validation.validate_exp = false;
         validation.validate_nbf = false;
         Self {
@@ -139,7 +142,7 @@ impl Tokens {
         }
     }
 
-    /// A token for `user` in `session`, valid from now on.
+    /// Issues a token for `user` in `session`, valid from now.
     pub fn issue(&self, ctx: &Ctx, user: UserId, session: Uuid) -> String {
         let now_s = ctx.now.as_millis().div_euclid(1_000);
         let payload = Payload {
@@ -157,16 +160,16 @@ impl Tokens {
         encode(&key.header, &payload, &key.signing).expect("the key has signed before")
     }
 
-    /// For how many seconds a new token is valid.
+    /// Returns the lifetime of a new token in seconds.
     pub fn lifetime_s(&self) -> i64 {
         i64::try_from(self.lifetime.as_secs()).unwrap_or(i64::MAX)
     }
 
-    /// Verifies `token` at `now`. A key that this node does not know is looked for in
-    /// the database, at most once a second: another node may have begun to use it.
+    /// Verifies `token` at `now`. If the token names an unknown key, reloads the keys from the database, at
+    /// most once a second, because another node may have published one.
     ///
     /// # Errors
-    /// The database's, where it had to be asked.
+    /// Returns the store's error if the keys had to be reloaded and the database failed.
     pub async fn verify(
         &self,
         app: &App,
@@ -174,7 +177,7 @@ impl Tokens {
         now: Timestamp,
     ) -> Result<Result<Claims, TokenError>, Error> {
         if !app.hearing.is_good() && self.may_look_up(now) {
-            // Another node may have retired keys at once, and this one would not hear of it.
+            // Without events from other nodes, this node would not learn of keys that were retired at once.
             self.reload(&app.db, &app.keyring, now).await?;
         }
         let mut verdict = self.judge(token, now);
@@ -190,9 +193,9 @@ impl Tokens {
         })
     }
 
-    /// Reads the keys anew.
+    /// Reloads the signing keys from the database. If they cannot be opened, keeps the present ones.
     pub(crate) async fn reload(&self, db: &Store, keyring: &Keyring, now: Timestamp) -> Result<(), Error> {
-        // Taken before the reading, so that of two at once the later one wins.
+        // Assigned before reading, so that of two concurrent reloads the later one wins.
         let version = self.versions.fetch_add(1, Ordering::Relaxed) + 1;
         match signing_keys::read(db, keyring, now).await {
             Ok(keys) => {
@@ -202,37 +205,38 @@ impl Tokens {
             }
             Err(StartError::Store(error)) => Err(error),
             Err(other) => {
-                tracing::error!(error = %other, "the signing keys cannot be read; the old ones stay in use");
+                tracing::error!(error = %other, "cannot open the signing keys; the present keys stay in use");
                 Ok(())
             }
         }
     }
 
-    /// The keys that tokens may be checked with, read anew if this node does not hear what others publish.
+    /// Returns the published keys. Reloads them first if this node does not receive events from other nodes.
     pub(crate) async fn published_lately(&self, app: &App, now: Timestamp) -> JsonWebKeySet {
         if !app.hearing.is_good()
             && self.may_look_up(now)
             && let Err(error) = self.reload(&app.db, &app.keyring, now).await
         {
-            tracing::warn!(%error, "the signing keys cannot be read anew");
+            tracing::warn!(%error, "cannot reload the signing keys");
         }
         self.published(now)
     }
 
-    /// The keys that tokens may be checked with.
+    /// Returns the keys that verify tokens at `now`.
     pub fn published(&self, now: Timestamp) -> JsonWebKeySet {
         self.keys.load().published(now)
     }
 
-    /// Publishes a new key, which signs when everyone can know it; `at_once` also ends every token that is out.
+    /// Publishes a new key, which signs after every verifier can have fetched it. With `at_once`, it signs
+    /// from now and all existing tokens become invalid.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns the store's error if the database fails.
     pub async fn rotate(&self, app: &App, ctx: &Ctx, at_once: bool) -> Result<Rotation, Error> {
         let candidate = Candidate::new(&app.sources, &app.keyring);
         let lifetime = self.lifetime;
         let rotation = app.write(ctx, move |tx, ctx| candidate.publish(tx, ctx, lifetime, at_once)).await?;
-        // The hook has done so already; whoever ends all tokens must hear if it could not.
+        // A consumer of the event also reloads the keys, but the caller must know if that fails here.
         self.reload(&app.db, &app.keyring, ctx.now).await?;
         Ok(rotation)
     }
@@ -270,9 +274,9 @@ impl Tokens {
         }
     }
 
-    /// Signature, algorithm, type, issuer and audience; not the time.
+    /// Verifies signature, algorithm, type, issuer and audience, but not the time.
     fn check(&self, token: &str, keys: &KeySet, now: Timestamp) -> Verdict {
-        // What `crit` lists must be understood (RFC 7515, section 4.1.11), and we understand nothing of the kind.
+        // Extensions listed in `crit` must be understood (RFC 7515, section 4.1.11); none is supported.
         let Ok(Header { alg: Algorithm::EdDSA, typ: Some(kind), kid: Some(id), crit: None, .. }) =
             decode_header(token)
         else {
@@ -292,7 +296,7 @@ impl Tokens {
             session: sid,
             token_id: jti,
             not_before: at(nbf),
-            // A token that is kept does not outlive the key that made it.
+            // A cached token expires no later than the key that signed it.
             expires_at: key.retires_at.map_or(at(exp), |retires_at| retires_at.min(at(exp))),
         })
     }

@@ -1,4 +1,4 @@
-//! Tokens that must be believed, and every kind of forgery that must not.
+//! Tests of access tokens: issued tokens are accepted, forgeries of every kind are rejected.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ fn ctx() -> Ctx {
     Ctx::new(sources(&clock), Actor::Anonymous, RequestId::accept("request-1").unwrap())
 }
 
-/// The parts of a genuine token, to be forged.
+/// Returns the header and payload of a genuine token, as a basis for forgeries.
 fn genuine() -> (Value, Value) {
     let header = json!({ "typ": "at+jwt", "alg": "EdDSA", "kid": "key-1" });
     let now_s = NOW.as_millis() / 1_000;
@@ -50,7 +50,7 @@ fn part(json: &Value) -> String {
     URL_SAFE_NO_PAD.encode(json.to_string())
 }
 
-/// Signs whatever is said with the key of `seed`.
+/// Signs the header and payload with the key derived from `seed`.
 fn sign(seed: u8, header: &Value, payload: &Value) -> String {
     let pair = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
     let text = format!("{}.{}", part(header), part(payload));
@@ -71,7 +71,7 @@ fn without(json: &Value, key: &str) -> Value {
 }
 
 #[test]
-fn what_was_issued_is_believed_and_says_for_whom() {
+fn issued_token_is_accepted_with_its_claims() {
     let tokens = tokens(1);
     let token = tokens.issue(&ctx(), USER, SESSION);
     let claims = verify(&tokens, &token, NOW).unwrap();
@@ -89,10 +89,10 @@ fn ctx_later() -> Ctx {
 }
 
 #[test]
-fn a_token_is_valid_up_to_its_last_millisecond_also_when_it_is_cached() {
+fn token_validity_bounds_hold_for_cached_tokens() {
     let tokens = tokens(1);
     let token = tokens.issue(&ctx(), USER, SESSION);
-    // Times in a token are whole seconds: it was issued half a second into one.
+    // Token times are whole seconds; the token was issued half a second later.
     let issued = Timestamp::from_millis(1_767_225_600_000);
     let ends = issued + seconds(15 * 60);
     for _ in 0..2 {
@@ -159,7 +159,7 @@ async fn load(app: &App) -> Tokens {
 }
 
 #[tokio::test]
-async fn nodes_that_start_at_once_agree_on_one_key() {
+async fn concurrent_nodes_create_one_signing_key() {
     let test = TestServer::start(|_| {}).await;
     let app = &test.app;
     let (one, other) = tokio::join!(load(app), load(app));
@@ -180,9 +180,10 @@ fn kid_of(token: &str) -> String {
     decode_header(token).unwrap().kid.unwrap()
 }
 
-/// ACC-04: a new key is published, signs once everyone can know it, and the old one goes when nothing of it is left.
+/// ACC-04: a new key is published first, signs later, and the old key retires when its last token has
+/// expired.
 #[tokio::test]
-async fn a_key_is_published_then_signs_then_the_old_one_goes() {
+async fn rotation_publishes_then_signs_then_retires() {
     let test = TestServer::start(|_| {}).await;
     let app = &test.app;
     let other_node = load(app).await;
@@ -199,13 +200,13 @@ async fn a_key_is_published_then_signs_then_the_old_one_goes() {
     let again = app.tokens.rotate(app, &ctx(before), false).await.unwrap();
     assert!(again.under_way && again.key_id == rotation.key_id, "{again:?}");
 
-    // For how long others may keep the list, and a minute more.
+    // Cache lifetime of the key set and one minute of margin.
     let signs = before + minutes(6);
     assert_eq!(rotation.signs_from, signs);
     let last = app.tokens.issue(&ctx(signs - seconds(1)), USER, SESSION);
     let new = app.tokens.issue(&ctx(signs), USER, SESSION);
     assert_eq!((kid_of(&last), kid_of(&new)), (kid_of(&old), rotation.key_id.clone()));
-    // A node that has not heard of the key looks for it.
+    // A node that missed the event reloads the keys.
     assert!(other_node.verify(app, &new, signs).await.unwrap().is_ok());
     let ends = signs + minutes(15) - seconds(2);
     assert!(app.tokens.verify(app, &last, ends).await.unwrap().is_ok());
@@ -213,7 +214,7 @@ async fn a_key_is_published_then_signs_then_the_old_one_goes() {
 }
 
 #[tokio::test]
-async fn a_key_that_has_become_known_is_refused_at_once() {
+async fn immediate_rotation_invalidates_old_tokens() {
     let test = TestServer::start(|_| {}).await;
     let (app, now) = (&test.app, test.app.sources.clock.now());
     let ctx = app.system_ctx("test");
@@ -231,9 +232,9 @@ async fn a_key_that_has_become_known_is_refused_at_once() {
     assert!(app.tokens.verify(app, &new, now).await.unwrap().is_ok());
 }
 
-/// SEC-01: whoever makes up keys makes the database work once a second, not once a token.
+/// SEC-01: tokens with invented key ids cause at most one database read per second.
 #[tokio::test]
-async fn unknown_keys_are_looked_for_once_a_second() {
+async fn unknown_key_ids_reload_at_most_once_per_second() {
     let test = TestServer::start(|_| {}).await;
     let (app, now) = (&test.app, test.app.sources.clock.now());
     let look_ups = || {
@@ -253,7 +254,7 @@ async fn unknown_keys_are_looked_for_once_a_second() {
 }
 
 #[tokio::test]
-async fn keys_sealed_with_another_secret_stop_the_start_and_say_why() {
+async fn keys_sealed_under_unknown_secret_fail_start() {
     let test = TestServer::start(|_| {}).await;
     let app = &test.app;
     let mut other = app.config.auth.clone();

@@ -1,4 +1,4 @@
-//! Where outbound requests may go although it is internal, as it stands in a list, and ports.
+//! Internal networks that outbound requests may connect to, and ports.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -7,8 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::Network;
 
-/// A network, and the one port of it that is meant, if one stands there: `10.1.2.0/24`, `10.1.2.3:9000`,
-/// `[fd12::/64]:443`.
+/// Network, optionally restricted to one port: `10.1.2.0/24`, `10.1.2.3:9000`, `[fd12::/64]:443`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct AllowedNetwork {
@@ -16,19 +15,20 @@ pub struct AllowedNetwork {
     port: Option<Port>,
 }
 
-/// A TCP port, 1 to 65535; as a number, or as text where it comes from an environment variable.
+/// TCP port, 1 to 65535. Written as a number, or as text in an environment variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Port(u16);
 
 impl AllowedNetwork {
-    /// Whether `ip` may be asked on `port`. IPv4 inside IPv6 (`::ffff:10.0.0.1`) is IPv4.
+    /// Returns true if requests may be sent to `ip` on `port`. IPv4-mapped IPv6 addresses (`::ffff:10.0.0.1`)
+    /// count as IPv4.
     pub fn allows(&self, ip: IpAddr, port: u16) -> bool {
         self.network.contains(ip) && self.port.is_none_or(|Port(only)| only == port)
     }
 }
 
 impl Port {
-    /// The number.
+    /// Returns the port number.
     pub const fn number(self) -> u16 {
         self.0
     }
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_may_have_a_port_and_reads_back() {
+    fn network_with_port_round_trips() {
         for (text, inside, outside) in [
             ("10.1.2.0/24", ("10.1.2.3", 1), ("10.1.3.3", 1)),
             ("10.1.2.3/32:9000", ("10.1.2.3", 9000), ("10.1.2.3", 9001)),
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_meant_otherwise_is_refused() {
+    fn ambiguous_allowed_networks_are_rejected() {
         for wrong in [
             "",
             ":80",
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_a_number_or_the_text_of_one() {
+    fn port_is_parsed_from_number_or_text() {
         #[derive(Deserialize)]
         struct Ports {
             ports: Vec<Port>,

@@ -1,4 +1,4 @@
-//! What a configuration must not say: impossible numbers, and what is unsafe in the mode it runs in.
+//! Validation of a configuration: impossible values, and values that are unsafe in its mode.
 
 use kith_store::PostgresOptions;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -8,10 +8,10 @@ use crate::telemetry::log::parse_level;
 
 const SAFE_PASSWORD_MEMORY_KIB: u32 = 19_456;
 const SAFE_PASSWORD_ITERATIONS: u32 = 2;
-/// argon2's own least, for one lane.
+/// Minimum memory of argon2 with one lane, in KiB.
 const LEAST_PASSWORD_MEMORY_KIB: u32 = 8;
 
-/// Refuses what cannot or must not be run.
+/// Rejects a configuration that is invalid or not permitted in its mode.
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let (server, database, auth) = (&config.server, &config.database, &config.auth);
     let at_least_one = [
@@ -63,7 +63,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     }
 }
 
-/// Whether anything is to be logged that only developers want.
+/// Returns true if debug or trace events are logged.
 fn is_debug(level: &Targets) -> bool {
     let least = level.iter().map(|(_, level)| level).chain(level.default_level()).max();
     least.is_some_and(|least| least >= LevelFilter::DEBUG)
@@ -78,10 +78,15 @@ fn check_database(config: &Config) -> Result<(), ConfigError> {
     let given = !migrate_url.is_empty();
     let key = "database.migrate_url";
     refuse_if(config, given && !is_postgres(migrate_url), key, "must begin with postgres://")?;
-    refuse_if(config, given && config.is_sqlite(), key, "is for PostgreSQL, and database.url is \"sqlite\"")?;
+    refuse_if(
+        config,
+        given && config.is_sqlite(),
+        key,
+        "requires PostgreSQL, but database.url is \"sqlite\"",
+    )?;
     let (password, in_url) = (config.database.password.expose(), PostgresOptions::password_in(url));
     let differ = !password.is_empty() && in_url.is_some_and(|in_url| in_url != password.as_bytes());
-    let why = "is not the password that stands in `database.url`: keep one of them";
+    let why = "differs from the password in `database.url`: set only one of them";
     refuse_if(config, differ, "database.password", why)
 }
 
@@ -96,7 +101,7 @@ fn check_production(config: &Config) -> Result<(), ConfigError> {
     refuse_if(config, config.server.without_limits, "server.without_limits", no)?;
     refuse_if(config, config.server.demo, "server.demo", no)?;
     let plain = config.server.cors_origins.iter().any(WebOrigin::is_plain_http);
-    refuse_if(config, plain, "server.cors_origins", "must not name http:// origins in production mode")?;
+    refuse_if(config, plain, "server.cors_origins", "must not contain http:// origins in production mode")?;
     let unsafe_writes = config.database.synchronous == Synchronous::Off;
     refuse_if(config, unsafe_writes, "database.synchronous", "must be \"full\" in production mode")?;
     let auth = &config.auth;

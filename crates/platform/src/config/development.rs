@@ -1,4 +1,4 @@
-//! The secrets that development mode makes for itself: once per data folder, so that a restart keeps everybody signed in.
+//! Secrets that development mode generates once per data folder, so that sessions survive a restart.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -16,26 +16,26 @@ use super::{Config, Secret};
 
 pub(super) const FILE: &str = "secrets.toml";
 const RANDOM_BYTES: usize = 32;
-/// How these secrets begin, by which production mode knows and refuses them.
+/// Prefix of generated secrets, by which production mode recognizes and rejects them.
 pub(super) const MARK: &str = "kith-dev-";
 
-/// Why the secrets of development mode cannot be had.
+/// Error of reading or creating the secrets of development mode.
 #[derive(Debug, Error)]
 pub enum DevelopmentSecretsError {
-    /// Others may read them, so they are none.
+    /// Other users of the machine can read or change the file.
     #[error(
         "{0} can be read by others than its owner: run `chmod 600` on it, or delete it to have it made anew"
     )]
     Exposed(PathBuf),
-    /// There is something else in it.
-    #[error("{0} is not as Kith wrote it: delete it to have it made anew")]
+    /// The file has unexpected content.
+    #[error("{0} has unexpected content: delete it to generate new secrets")]
     Malformed(PathBuf),
-    /// It can be neither read nor made.
-    #[error("cannot read or make {path}: {source}")]
+    /// The file cannot be read or created.
+    #[error("cannot read or create {path}: {source}")]
     Io {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
 }
@@ -48,12 +48,12 @@ struct Made {
 }
 
 impl Config {
-    /// In development mode: fills the token secrets that nobody set from `secrets.toml` in the data folder, which is
-    /// made if it is absent. Nodes that share the folder get the same ones, also when they start at once. In
-    /// production mode nothing is made.
+    /// In development mode, fills token secrets that are not set from `secrets.toml` in the data folder.
+    /// Creates the file if it does not exist; nodes that share the folder get the same secrets, even when
+    /// they start at the same time. Does nothing in production mode.
     ///
     /// # Errors
-    /// [`DevelopmentSecretsError`] names the file and what to do about it.
+    /// Returns a [`DevelopmentSecretsError`], which names the file and the remedy.
     pub fn fill_development_secrets(&mut self, random: &dyn Random) -> Result<(), DevelopmentSecretsError> {
         let is_complete = !self.auth.jwt_secret.is_empty() && !self.auth.jwt_refresh_secret.is_empty();
         if self.is_production() || is_complete {
@@ -73,11 +73,11 @@ impl Config {
 }
 
 impl Config {
-    /// Takes the secrets that development mode made in the data folder as the previous ones, unless the configuration names
-    /// others: data that began in development can then be read, and sealed again.
+    /// Uses the secrets that development mode generated as the previous secrets, unless previous secrets are
+    /// configured. Data from development mode can then be read and resealed.
     ///
     /// # Errors
-    /// [`DevelopmentSecretsError`] if there is such a file and it cannot be read.
+    /// Returns a [`DevelopmentSecretsError`] if the file exists and cannot be read.
     pub fn read_development_secrets_as_previous(&mut self) -> Result<(), DevelopmentSecretsError> {
         let auth = &mut self.auth;
         let is_set = !auth.jwt_secret_previous.is_empty() || !auth.jwt_refresh_secret_previous.is_empty();
@@ -116,7 +116,7 @@ fn read(path: &Path) -> Result<Made, DevelopmentSecretsError> {
     if is_empty { Err(malformed()) } else { Ok(made) }
 }
 
-/// Puts a complete file in its place, unless another node was faster.
+/// Creates the complete file atomically, unless another node has created it.
 fn make(folder: &Path, path: &Path, random: &dyn Random) -> io::Result<()> {
     create_folder(folder)?;
     let unfinished = folder.join(format!(".{FILE}.{}", random_text(random)));
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_made_once_however_many_nodes_start_at_once() {
+    fn concurrent_nodes_share_generated_secrets() {
         let root = tempfile::tempdir().unwrap();
         let seen: BTreeSet<_> = std::thread::scope(|scope| {
             let nodes: Vec<_> = (0..8).map(|_| scope.spawn(|| filled(root.path()).unwrap())).collect();
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_others_can_read_or_have_changed_is_refused() {
+    fn exposed_or_malformed_secrets_file_is_rejected() {
         let root = tempfile::tempdir().unwrap();
         filled(root.path()).unwrap();
         let path = root.path().join("data").join(FILE);
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_stays_and_production_mode_makes_nothing() {
+    fn configured_secrets_are_kept_and_production_generates_none() {
         let root = tempfile::tempdir().unwrap();
         let mut set = config(root.path());
         set.auth.jwt_secret = Secret::new("mine");

@@ -1,5 +1,5 @@
-//! Reads `KITH__SECTION__KEY` variables and the names that others know a secret by, each also with `_FILE`. No other
-//! variable is looked at.
+//! Environment variables: `KITH__SECTION__KEY`, and aliases of secrets, each also with the suffix `_FILE`.
+//! Other variables are ignored.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -13,7 +13,7 @@ use super::{ConfigError, Origin};
 const PREFIX: &str = "KITH__";
 pub(super) const FILE_SUFFIX: &str = "_FILE";
 
-/// What usual deployments call a secret, and the key it is here.
+/// Common names of secrets, and their keys.
 pub(super) const ALIASES: &[(&str, &str)] = &[
     ("JWT_SECRET", "auth.jwt_secret"),
     ("JWT_REFRESH_SECRET", "auth.jwt_refresh_secret"),
@@ -22,14 +22,14 @@ pub(super) const ALIASES: &[(&str, &str)] = &[
     ("DATABASE_PASSWORD", "database.password"),
 ];
 
-/// The variables that set `key`, the shortest first; each may also end in `_FILE`.
+/// Returns the variables that set `key`, the alias first. Each can also end in `_FILE`.
 pub(super) fn names_of(key: &str) -> Vec<String> {
     let alias = ALIASES.iter().find(|(_, of)| *of == key).map(|(name, _)| (*name).to_owned());
     let own = format!("{PREFIX}{}", key.to_ascii_uppercase().replace('.', "__"));
     alias.into_iter().chain([own]).collect()
 }
 
-/// What the environment sets: key, text, and the variable that said so.
+/// Returns the values that the environment sets: key, text and variable.
 pub(super) fn assignments(
     env: &[(OsString, OsString)],
     known: &Table,
@@ -54,7 +54,7 @@ pub(super) fn assignments(
     Ok(found.into_iter().map(|(key, (value, name))| (key, value, Origin::Env(name))).collect())
 }
 
-/// Turns a variable's text into the type that `like` has.
+/// Converts the text of a variable to the type of `like`.
 pub(super) fn coerce(
     key: &str,
     text: String,
@@ -76,7 +76,7 @@ pub(super) fn coerce(
     })
 }
 
-/// A list has commas between its entries.
+/// Splits a list at its commas.
 fn entries(text: &str) -> Vec<Value> {
     text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(Value::from).collect()
 }
@@ -97,7 +97,8 @@ fn text(value: &OsStr, name: &str) -> Result<String, ConfigError> {
     value.to_str().map(str::to_owned).ok_or_else(not_text)
 }
 
-/// `KITH__SERVER__BODY_LIMIT_BYTES` is `server.body_limit_bytes`, if there is such a key.
+/// Returns the key of a variable: `KITH__SERVER__BODY_LIMIT_BYTES` is `server.body_limit_bytes`. `None` if
+/// there is no such key.
 fn key_of(name: &str, known: &Table) -> Option<String> {
     if let Some((_, key)) = ALIASES.iter().find(|(alias, _)| *alias == name) {
         return Some((*key).to_owned());
@@ -108,7 +109,8 @@ fn key_of(name: &str, known: &Table) -> Option<String> {
     Some(format!("{section}.{key}"))
 }
 
-/// Variables are written in capitals; anything else is another name.
+/// Converts to lower case. `None` if the text contains a lower-case letter, because variable names are in
+/// capitals.
 fn lower(part: &str) -> Option<String> {
     part.bytes().all(|b| !b.is_ascii_lowercase()).then(|| part.to_ascii_lowercase())
 }

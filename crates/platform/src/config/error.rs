@@ -1,20 +1,20 @@
-//! What can be wrong with a configuration. No error shows a value, since any might be a secret.
+//! Configuration errors. They never contain values, because any value may be a secret.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Where a value came from.
+/// Source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody set it.
+    /// Built-in default.
     Default,
-    /// A configuration file.
+    /// Configuration file.
     File(PathBuf),
-    /// An environment variable.
+    /// Environment variable.
     Env(String),
-    /// A command line flag.
+    /// Command-line flag.
     Flag(&'static str),
 }
 
@@ -29,79 +29,79 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Why a configuration cannot be used.
+/// Error of a configuration.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// A file that was named cannot be read.
+    /// A file cannot be read.
     #[error("cannot read {path} (named by {named_by}): {source}")]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What named it.
+        /// Source that named the file.
         named_by: Origin,
-        /// Why.
+        /// Cause.
         source: std::io::Error,
     },
-    /// The file is not TOML.
+    /// The file is not valid TOML.
     #[error("{path} is not valid TOML at line {line}: {why}")]
     Syntax {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Counted from 1.
+        /// Line number, starting at 1.
         line: usize,
-        /// The parser's words, without the text.
+        /// Message of the parser, without text of the file.
         why: String,
     },
-    /// There is no such key.
-    #[error("there is no configuration key `{key}` (set by {origin})")]
+    /// The key does not exist.
+    #[error("unknown configuration key `{key}` (set by {origin})")]
     UnknownKey {
-        /// `section.key`.
+        /// Key, as `section.key`.
         key: String,
-        /// Who set it.
+        /// Source of the value.
         origin: Origin,
     },
-    /// The value is of another type.
-    #[error("`{key}` must be {expected}, but {origin} gives {found}")]
+    /// The value has the wrong type.
+    #[error("`{key}` must be {expected}, but {origin} sets it to {found}")]
     WrongType {
-        /// `section.key`.
+        /// Key, as `section.key`.
         key: String,
-        /// `an integer`.
+        /// Expected type, such as `an integer`.
         expected: &'static str,
-        /// `a string`.
+        /// Type of the value, such as `a string`.
         found: &'static str,
-        /// Who set it.
+        /// Source of the value.
         origin: Origin,
     },
-    /// The value is of the right type, and impossible or not allowed in this mode.
+    /// The value is invalid, or not permitted in this mode.
     #[error("`{key}` {why} (set by {origin})")]
     Refused {
-        /// `section.key`.
+        /// Key, as `section.key`.
         key: String,
-        /// `must be at least 1`.
+        /// Reason, as a phrase that follows the key: `must be at least 1`.
         why: String,
-        /// Who set it.
+        /// Source of the value.
         origin: Origin,
     },
-    /// Production mode does not start without it.
+    /// A key that production mode requires is not set.
     #[error("`{key}` must be set in production mode, by {variables}; `kith secrets generate` makes one")]
     Missing {
-        /// `section.key`.
+        /// Key, as `section.key`.
         key: &'static str,
-        /// The variables that set it.
+        /// Variables that set the key.
         variables: String,
     },
     /// Two variables set the same key.
-    #[error("{first} and {second} are both set: keep one")]
+    #[error("{first} and {second} set the same key: remove one of them")]
     SetTwice {
-        /// One variable.
+        /// First variable.
         first: String,
-        /// The other.
+        /// Second variable.
         second: String,
     },
-    /// An environment variable is not UTF-8.
+    /// An environment variable is not valid UTF-8.
     #[error("environment variable {variable} is not valid UTF-8")]
     NotText {
-        /// The variable.
+        /// Name of the variable.
         variable: String,
     },
 }

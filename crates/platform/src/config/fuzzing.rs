@@ -1,4 +1,4 @@
-//! What must hold of a configuration, whatever stands in it: see `crate::fuzzing`.
+//! Fuzz target for configurations: see `crate::fuzzing`.
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -11,16 +11,17 @@ use super::load::{Layers, read_table};
 use super::{AllowedNetwork, Config, ConfigError, Network, Origin, WebOrigin, check, env};
 use crate::telemetry::log::parse_level;
 
-/// No message of ours has it: a value that does is known by it.
+/// Character that no message contains, so that an input value can be recognized in one.
 const MARK: char = '§';
-/// Between the file and the environment.
+/// Separator of file and environment.
 const THEN: &str = "\n---\n";
 
-/// A file, and behind `---` an environment, a variable a line: no error tells what a value was.
+/// Loads a configuration file and, after `---`, environment variables, one per line. Checks that no error
+/// contains a value.
 pub fn config(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let (file, variables) = text.split_once(THEN).unwrap_or((text, ""));
-    // What a variable names by `_FILE` is read, whatever it is.
+    // Variables with `_FILE` are skipped, because they would read arbitrary files.
     let own = variables
         .lines()
         .filter_map(|line| line.split_once('='))
@@ -49,7 +50,7 @@ fn load(file: &str, variables: &[(OsString, OsString)]) -> Result<Config, Config
     Ok(config)
 }
 
-/// Values that no error may repeat.
+/// Returns the marked values, which no error may contain.
 fn marked(file: &str, variables: &[(OsString, OsString)]) -> Vec<String> {
     let mut found = Vec::new();
     if let Ok(table) = file.parse() {
@@ -57,7 +58,7 @@ fn marked(file: &str, variables: &[(OsString, OsString)]) -> Vec<String> {
     }
     found.extend(variables.iter().filter_map(|(_, value)| value.to_str()).map(str::to_owned));
     found.retain(|value| value.contains(MARK));
-    // A key has its name told.
+    // Names of variables may occur in errors.
     found.retain(|value| !variables.iter().any(|(name, _)| name.to_string_lossy().contains(value.as_str())));
     found
 }
@@ -73,7 +74,7 @@ fn collect(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// What lists and levels are made of.
+/// Parses the text as an entry of each list, and as a log level.
 fn entries(text: &str) {
     if let Ok(origin) = WebOrigin::try_from(text.to_owned()) {
         assert_eq!(origin.as_str(), text);
@@ -85,7 +86,7 @@ fn entries(text: &str) {
     if let Ok(network) = text.parse::<Network>() {
         let address = text.split('/').next().unwrap_or_default();
         let address: IpAddr = address.parse().expect("what a network begins with is an address");
-        // One of IPv4 inside IPv6 holds no address: those are looked for as IPv4.
+        // A network of IPv4-mapped IPv6 addresses contains none, because those are converted to IPv4.
         assert!(network.contains(address) || address != address.to_canonical());
     }
     if let Ok(allowed) = text.parse::<AllowedNetwork>() {

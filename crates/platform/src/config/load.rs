@@ -1,4 +1,5 @@
-//! Lays the sources over each other: defaults, file, environment, flags. Later ones win; unknown keys are fatal.
+//! Loads a configuration from defaults, file, environment and flags, in increasing precedence. Unknown keys
+//! are errors.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -9,60 +10,60 @@ use toml::{Table, Value};
 use super::{Config, ConfigError, Origin, check, env};
 
 pub(super) const DEFAULTS: &str = include_str!("defaults.toml");
-/// Read if it is there and no other file is named.
+/// File that is read if it exists and no other file is given.
 const USUAL_FILE: &str = "kith.toml";
 
-/// Who set which key; keys at their default are absent.
+/// Source of each key. Keys with their default are absent.
 pub(super) type Origins = BTreeMap<String, Origin>;
 
-/// The file that holds the value of a key alone, where a variable named one.
+/// File that contains the value of a key, for keys set by a variable with `_FILE`.
 pub(super) type SecretFiles = BTreeMap<String, PathBuf>;
 
-/// A key set on the command line.
+/// Key set on the command line.
 #[derive(Clone, Debug)]
 pub struct Flag {
-    /// As typed: `--listen`.
+    /// Name of the flag, as typed: `--listen`.
     pub name: &'static str,
-    /// `server.listen`.
+    /// Key: `server.listen`.
     pub key: &'static str,
-    /// What it is set to.
+    /// Value.
     pub value: Value,
 }
 
-/// Everything a configuration is made from.
+/// Sources of a configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
-    /// The file named with `--config`.
+    /// File given with `--config`. `None` reads `kith.toml` if it exists; an empty path reads no file.
     pub file: Option<PathBuf>,
-    /// The environment.
+    /// Environment variables.
     pub env: Vec<(OsString, OsString)>,
-    /// The command line.
+    /// Command-line flags.
     pub flags: Vec<Flag>,
 }
 
 impl Inputs {
-    /// The process's environment, without file or flags.
+    /// Returns the environment of the process, without file and flags.
     pub fn from_env() -> Self {
         Self { env: std::env::vars_os().collect(), ..Self::default() }
     }
 }
 
 impl Default for Config {
-    /// The defaults, which stand in `defaults.toml` beside this file.
+    /// Returns the defaults, which are in `defaults.toml` beside this file.
     fn default() -> Self {
         Self::load(&Inputs { file: Some(PathBuf::new()), ..Inputs::default() })
             .expect("the defaults are valid")
     }
 }
 
-/// Where callbacks may go in development mode, unless the configuration says otherwise.
+/// Default of `outbound.allowed_networks` in development mode.
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 
 impl Config {
-    /// Lays the sources over each other and checks the result.
+    /// Merges the sources and validates the result.
     ///
     /// # Errors
-    /// [`ConfigError`] names the key and who set it.
+    /// Returns a [`ConfigError`], which names the key and the source of its value.
     pub fn load(inputs: &Inputs) -> Result<Self, ConfigError> {
         let mut layers = Layers::new();
         if let Some((path, table)) = read_file(inputs.file.as_deref())? {
@@ -78,14 +79,14 @@ impl Config {
         let mut config = layers.into_config()?;
         check::check(&config)?;
         if !config.is_production() && config.is_default("outbound.allowed_networks") {
-            // The receiver that is being developed runs on the same machine.
+            // A receiver under development typically runs on the same machine.
             config.outbound.allowed_networks =
                 LOOPBACK.iter().filter_map(|network| network.parse().ok()).collect();
         }
         Ok(Config { secret_files: secret_files(&config.origins, &inputs.env), ..config })
     }
 
-    /// Who set `key`.
+    /// Returns the source of `key`.
     pub(super) fn origin(&self, key: &str) -> Origin {
         self.origins.get(key).cloned().unwrap_or(Origin::Default)
     }
@@ -100,7 +101,7 @@ fn secret_files(origins: &Origins, env: &[(OsString, OsString)]) -> SecretFiles 
     origins.iter().filter_map(|(key, origin)| Some((key.clone(), file(origin)?))).collect()
 }
 
-/// The values so far, and who set them.
+/// Merged values and their sources.
 pub(super) struct Layers {
     pub(super) values: Table,
     origins: Origins,
@@ -153,7 +154,7 @@ impl Layers {
             Ok(config) => Ok(Config { origins: self.origins, ..config }),
             Err(error) => {
                 let path = error.path().to_string();
-                // An entry of a list is set with the list.
+                // Entries of a list have the source of the list.
                 let key = path.split('[').next().unwrap_or_default().to_owned();
                 let origin = self.origins.get(&key).cloned().unwrap_or(Origin::Default);
                 let why = reason(error.inner().message(), self.get(&key));
@@ -163,20 +164,20 @@ impl Layers {
     }
 }
 
-/// Why `value` cannot be used, in serde's words as far as they do not repeat it: it may be a secret in a wrong place.
+/// Returns the reason for rejecting `value`: serde's message, without the value, which may be a secret.
 fn reason(message: &str, value: Option<&Value>) -> String {
     let value = value.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     if value.is_some_and(|value| !message.contains(&value)) {
         return format!("is not valid: {message}");
     }
-    // The type's own words stand last, and hold nothing of the value.
+    // The description of the expected type comes last, and does not contain the value.
     match message.rsplit_once("expected ") {
         Some((_, expected)) => format!("is not valid: expected {expected}"),
         None => "is not valid".to_owned(),
     }
 }
 
-/// The file that was named, or the usual one if it exists. An empty name means none at all.
+/// Reads the named file, or the usual one if it exists. An empty path reads no file.
 fn read_file(named: Option<&Path>) -> Result<Option<(PathBuf, Table)>, ConfigError> {
     let path = named.unwrap_or(Path::new(USUAL_FILE));
     if path.as_os_str().is_empty() || (named.is_none() && !path.exists()) {
@@ -189,7 +190,7 @@ fn read_file(named: Option<&Path>) -> Result<Option<(PathBuf, Table)>, ConfigErr
     Ok(Some((path.to_owned(), read_table(&text, path)?)))
 }
 
-/// The text of the file at `path`.
+/// Parses the text of the file at `path`.
 pub(super) fn read_table(text: &str, path: &Path) -> Result<Table, ConfigError> {
     text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
         path: path.to_owned(),

@@ -1,6 +1,6 @@
-//! The configuration: what can be set, and what it means. Where a value came from is `load`'s business.
+//! Configuration: all settings and their meaning. `load` merges the sources.
 //!
-//! Nothing else in Kith reads the environment or a configuration file.
+//! No other part of Kith reads the environment or a configuration file.
 
 mod allowed_network;
 mod check;
@@ -38,31 +38,31 @@ pub use web_origin::WebOrigin;
 use crate::audit::SecretVault;
 use load::{Origins, SecretFiles};
 
-/// All of it, complete and checked.
+/// Complete, validated configuration.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Listening, limits, stopping.
+    /// Listener, limits and shutdown.
     pub server: Server,
-    /// How many requests are too many.
+    /// Rate limits.
     pub limits: Limits,
-    /// The data folder.
+    /// Data folder.
     pub data: Data,
-    /// The database.
+    /// Database.
     pub database: Database,
     /// Passwords and tokens.
     pub auth: Auth,
-    /// Accounts that go.
+    /// Purging of deleted accounts.
     pub accounts: Accounts,
     /// Partner bonds.
     pub partners: Partners,
-    /// What spaces may hold.
+    /// Limits of spaces.
     pub spaces: Spaces,
-    /// What is done in the background.
+    /// Job workers.
     pub jobs: Jobs,
-    /// Requests that Kith sends of its own accord.
+    /// Outbound requests.
     pub outbound: Outbound,
-    /// Logs.
+    /// Logging.
     pub log: Log,
     #[serde(skip)]
     origins: Origins,
@@ -70,13 +70,13 @@ pub struct Config {
     secret_files: SecretFiles,
 }
 
-/// How much is forgiven.
+/// Mode of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// On a developer's machine: loopback only, unsafe settings allowed.
+    /// Development: listens on the loopback only, and permits unsafe settings.
     Development,
-    /// Serving people.
+    /// Production.
     Production,
 }
 
@@ -84,63 +84,64 @@ pub enum Mode {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Server {
-    /// Where to listen.
+    /// Address to listen on.
     pub listen: SocketAddr,
-    /// How much is forgiven.
+    /// Mode of the server.
     pub mode: Mode,
-    /// Name of a set of modules to serve; all if empty.
+    /// Name of a set of modules to serve; empty serves all.
     pub preset: String,
-    /// Names of the modules to serve, instead of a preset; all if empty.
+    /// Names of the modules to serve, instead of a preset; empty serves all.
     pub modules: Vec<String>,
-    /// Whether 429 limits and tiers are lifted.
+    /// Disables rate limits and request tiers.
     pub without_limits: bool,
-    /// Whether there are a made-up world and a page that shows it.
+    /// Creates demo data and serves `/demo`.
     pub demo: bool,
-    /// Largest request body.
+    /// Maximum size of a request body in bytes.
     pub body_limit_bytes: u32,
-    /// Bytes of all bodies together that are being received, beyond the first 16 KiB of each.
+    /// Maximum size in bytes of all bodies that are being received, beyond the first 16 KiB of each.
     pub body_memory_bytes: u32,
-    /// How long a request's head may take to arrive, from its first byte.
+    /// Maximum time from the first byte of a request to the end of its head.
     pub head_timeout_ms: u32,
-    /// How long a request's body may take to arrive.
+    /// Maximum time to receive a request body.
     pub body_timeout_ms: u32,
-    /// How long a request may take altogether.
+    /// Maximum time to handle a request.
     pub request_timeout_ms: u32,
-    /// How long a connection may stay open with nothing asked.
+    /// Maximum time that a connection may be idle.
     pub keep_alive_ms: u32,
     /// Maximum number of open connections; 0 derives it from the limit of open files.
     pub max_connections: u32,
     /// Maximum number of open connections of one client network; 0 derives it from the maximum in total.
     pub max_connections_per_network: u32,
-    /// How long to go on accepting once a stop was asked for.
+    /// Time for which connections are still accepted after a stop was requested.
     pub drain_ms: u32,
-    /// After that: how long requests under way may take.
+    /// Maximum time for requests in progress after that.
     pub shutdown_grace_ms: u32,
-    /// Whose `X-Forwarded-For` is believed.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<Network>,
-    /// Where administration is open to; everywhere, if empty.
+    /// Networks that may use administration; empty permits all.
     pub admin_addresses: Vec<Network>,
-    /// Where metrics are open to; nowhere, if empty.
+    /// Networks that may read metrics; empty permits none.
     pub metrics_addresses: Vec<Network>,
-    /// Origins whose pages may call.
+    /// Origins whose pages may call the API.
     pub cors_origins: Vec<WebOrigin>,
 }
 
-/// Section `limits`: requests of one client address to one route, in a minute; 0 for no limit.
+/// Section `limits`: requests per minute of one client network to one route; 0 means no limit.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Of a route that none of the others is for.
+    /// Limit of routes without another limit.
     pub requests_per_minute: u32,
-    /// Of one that takes a password or a token: `POST /api/v1/auth/…`.
+    /// Limit of routes that take a password or a token, such as `POST /api/v1/auth/…`.
     pub auth_per_minute: u32,
-    /// Of one that lists partners: `GET /api/v1/partners/…`.
+    /// Limit of routes that list partners: `GET /api/v1/partners/…`.
     pub partner_lists_per_minute: u32,
-    /// The same for each route of jobs and queues.
+    /// Limit of routes for jobs and queues.
     pub jobs_per_minute: u32,
-    /// Exports of one user in 24 hours.
+    /// Maximum number of exports per user in 24 hours; 0 means no limit.
     pub exports_per_day: u32,
-    /// Bytes of answers that are kept for one caller in 24 hours under idempotency keys; 0 is no limit.
+    /// Maximum number of bytes of responses stored per caller in 24 hours under idempotency keys; 0 means no
+    /// limit.
     pub idempotent_bytes_per_day: u32,
 }
 
@@ -148,19 +149,19 @@ pub struct Limits {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// The folder; made if absent.
+    /// Data folder; created if it does not exist.
     pub folder: PathBuf,
-    /// How long events are kept.
+    /// Retention of events in days.
     pub keep_events_days: u16,
 }
 
-/// When a commit on SQLite is on the disk.
+/// Durability of commits on SQLite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Synchronous {
-    /// When it is acknowledged.
+    /// A commit is on disk before it is acknowledged.
     Full,
-    /// Some time later.
+    /// A commit reaches the disk some time after it is acknowledged.
     Off,
 }
 
@@ -168,19 +169,19 @@ pub enum Synchronous {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Database {
-    /// `sqlite`, or PostgreSQL's address with a password in it.
+    /// `sqlite`, or a PostgreSQL URL, which can contain a password.
     pub url: Secret,
-    /// For an address that has none in it.
+    /// Password, if the URL contains none.
     pub password: Secret,
-    /// The address for the role that owns the tables; empty for the same.
+    /// URL for the role that owns the tables; empty uses `url`.
     pub migrate_url: Secret,
-    /// When a commit is on the disk.
+    /// Durability of commits on SQLite.
     pub synchronous: Synchronous,
-    /// Connections for changes.
+    /// Maximum number of connections for writes.
     pub write_threads: u16,
-    /// Connections for reads.
+    /// Maximum number of connections for reads.
     pub read_threads: u16,
-    /// Whether serving brings the schema up to date.
+    /// Applies pending migrations when the server starts.
     pub migrate_on_start: bool,
 }
 
@@ -188,21 +189,22 @@ pub struct Database {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
-    /// Memory of one password hash.
+    /// Memory cost of a password hash in KiB.
     pub password_memory_kib: u32,
-    /// Passes of one password hash.
+    /// Time cost of a password hash: number of passes.
     pub password_iterations: u32,
-    /// Threads that hash; 0 for one less than there are cores.
+    /// Number of hashing threads; 0 means one less than the number of cores.
     pub hash_threads: u16,
-    /// How long an access token is valid.
+    /// Lifetime of an access token in minutes.
     pub access_token_minutes: u16,
-    /// Wraps the secrets that the database keeps; empty until somebody sets it or development mode makes it.
+    /// Secret that encrypts the secrets in the database. Empty until it is set, or generated in development
+    /// mode.
     pub jwt_secret: Secret,
-    /// Keys the refresh tokens; empty until somebody sets it or development mode makes it.
+    /// Secret that authenticates refresh tokens. Empty until it is set, or generated in development mode.
     pub jwt_refresh_secret: Secret,
-    /// The value that `jwt_secret` had before, while it is rotated.
+    /// Previous value of `jwt_secret` during a rotation.
     pub jwt_secret_previous: Secret,
-    /// The value that `jwt_refresh_secret` had before, while it is rotated.
+    /// Previous value of `jwt_refresh_secret` during a rotation.
     pub jwt_refresh_secret_previous: Secret,
 }
 
@@ -210,9 +212,11 @@ pub struct Auth {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Accounts {
-    /// Accounts purged in one run, the longest due first; the rest waits for the next run, a minute later.
+    /// Maximum number of accounts purged per run, the longest due first. The next run, a minute later,
+    /// continues.
     pub purge_most: u16,
-    /// Share of the established accounts that may be due at once; beyond it none of these is purged.
+    /// Maximum percentage of the established accounts that may be due at once. If it is exceeded, none of
+    /// them is purged.
     pub max_purge_share_percent: u8,
 }
 
@@ -220,7 +224,7 @@ pub struct Accounts {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Partners {
-    /// What the link of an invite looks like, with `{code}` in it.
+    /// Template of invite links, which contains `{code}`.
     pub invite_link: String,
 }
 
@@ -228,17 +232,17 @@ pub struct Partners {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spaces {
-    /// Largest item, as JSON without white space.
+    /// Maximum size of an item in bytes, as JSON without white space.
     pub item_bytes: u32,
-    /// Items in one space.
+    /// Maximum number of items in a space.
     pub most_items: u32,
-    /// Collections in one space.
+    /// Maximum number of collections in a space.
     pub most_collections: u32,
-    /// All items of one space together.
+    /// Maximum total size in bytes of the items in a space.
     pub most_bytes: u32,
-    /// How long what an archived bond held is kept.
+    /// Retention of an archived bond's space in days.
     pub keep_archives_days: u16,
-    /// Archives held, and purged, in one run, the longest due first; the rest waits for the next run.
+    /// Maximum number of archives held, and purged, per run, the longest due first. The next run continues.
     pub purge_most: u16,
 }
 
@@ -246,17 +250,17 @@ pub struct Spaces {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Jobs {
-    /// Whether the serving process runs jobs itself.
+    /// Runs job workers in the server process.
     pub in_process: bool,
-    /// Jobs of one queue that it runs at once.
+    /// Maximum number of concurrent jobs per queue.
     pub concurrency: u16,
-    /// How long a stop waits for jobs that run.
+    /// Maximum time that a stop waits for running jobs.
     pub grace_ms: u32,
-    /// How long ended jobs are kept.
+    /// Retention of finished jobs in days.
     pub keep_days: u16,
-    /// Ended jobs that are kept at most.
+    /// Maximum number of finished jobs that are retained.
     pub keep_most: u32,
-    /// How long dead letters are kept.
+    /// Retention of dead letters in days.
     pub keep_dead_days: u16,
 }
 
@@ -264,17 +268,17 @@ pub struct Jobs {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Outbound {
-    /// Internal addresses that may be asked.
+    /// Internal networks that requests may be sent to.
     pub allowed_networks: Vec<AllowedNetwork>,
-    /// Ports that may be asked on public addresses; every one, if empty.
+    /// Permitted ports on public addresses; empty permits all.
     pub ports: Vec<Port>,
-    /// Whether http:// may be asked in production mode.
+    /// Permits `http://` targets in production mode.
     pub plain_http: bool,
-    /// How long a connection may take.
+    /// Maximum time of each step of establishing a connection: name resolution, TCP, TLS.
     pub connect_timeout_ms: u32,
-    /// How long a request may take altogether.
+    /// Maximum time of a request in total.
     pub timeout_ms: u32,
-    /// How much of an answer is read.
+    /// Maximum number of bytes of a response that are read.
     pub response_bytes: u32,
 }
 
@@ -282,42 +286,42 @@ pub struct Outbound {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
-    /// Of each line.
+    /// Format of log lines.
     pub format: LogFormat,
-    /// Least level, by target where wanted.
+    /// Minimum level, optionally per target.
     pub level: String,
 }
 
-/// How a log line looks.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// Pretty on a terminal, else JSON.
+    /// Readable on a terminal, JSON otherwise.
     Auto,
-    /// For machines.
+    /// JSON.
     Json,
-    /// For people.
+    /// Readable.
     Pretty,
 }
 
 impl Config {
-    /// Whether nobody set the key `section.key`.
+    /// Returns true if the key `section.key` has its default, because no source set it.
     pub fn is_default(&self, key: &str) -> bool {
         !self.origins.contains_key(key)
     }
 
-    /// Whether this is production mode.
+    /// Returns true in production mode.
     pub fn is_production(&self) -> bool {
         self.server.mode == Mode::Production
     }
 
-    /// Whether the database is SQLite.
+    /// Returns true if the database is SQLite.
     pub fn is_sqlite(&self) -> bool {
         self.database.url.expose() == "sqlite"
     }
 
-    /// What the store needs to know. In development mode the secrets must have been filled in, unless only the schema is
-    /// looked at or changed.
+    /// Returns the options of the store. In development mode, fill the secrets first, unless only the schema
+    /// is read or changed.
     pub fn store_options(&self) -> StoreOptions {
         let database = &self.database;
         let engine = if self.is_sqlite() {
@@ -349,7 +353,7 @@ impl From<Synchronous> for kith_store::Synchronous {
 }
 
 impl Auth {
-    /// How many threads hash passwords.
+    /// Returns the number of hashing threads.
     pub fn hash_thread_count(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         match self.hash_threads {
@@ -359,7 +363,7 @@ impl Auth {
     }
 }
 
-/// A key that counts milliseconds, as a duration.
+/// Converts a setting in milliseconds to a duration.
 pub(crate) fn millis(ms: u32) -> Duration {
     Duration::from_millis(u64::from(ms))
 }

@@ -1,4 +1,4 @@
-//! A network of addresses, as it stands in a list.
+//! IP network, as an entry of a list.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -6,13 +6,14 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize, Serializer};
 
-/// Addresses that begin alike: `10.0.0.0/8`, or a single one.
+/// Network in CIDR notation, such as `10.0.0.0/8`, or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Network(IpNet);
 
 impl Network {
-    /// Whether `ip` is one of them. IPv4 inside IPv6 (`::ffff:10.0.0.1`) is IPv4.
+    /// Returns true if the network contains `ip`. IPv4-mapped IPv6 addresses (`::ffff:10.0.0.1`) count as
+    /// IPv4.
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.contains(&ip.to_canonical())
     }
@@ -22,7 +23,8 @@ impl FromStr for Network {
     type Err = &'static str;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let expected = "expected addresses such as \"10.0.0.1\" or \"10.0.0.0/8\"";
-        // The network's own parser takes 010.0.0.0 for 10.0.0.0; others take it for 8.0.0.0.
+        // Parsed separately, because the network parser accepts 010.0.0.0 as 10.0.0.0, where others read
+        // octal.
         let address: IpAddr = text.split('/').next().unwrap_or_default().parse().map_err(|_| expected)?;
         let network =
             if text.contains('/') { text.parse().map_err(|_| expected)? } else { IpNet::from(address) };
@@ -48,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_is_written_in_one_way() {
+    fn ambiguous_networks_are_rejected() {
         for (text, inside, outside) in [
             ("10.0.0.0/8", "10.9.9.9", "11.0.0.0"),
             ("192.0.2.7", "192.0.2.7", "192.0.2.8"),
@@ -59,7 +61,7 @@ mod tests {
             let contains = |ip: &str| network.contains(ip.parse().unwrap());
             assert!(contains(inside) && !contains(outside), "{text}");
         }
-        // Some read these leading zeros as octal.
+        // Some parsers read leading zeros as octal.
         for ambiguous in ["010.0.0.0/8", "10.0.00.0/8", "010.0.0.1", "::ffff:05.0.0.0/104"] {
             assert!(ambiguous.parse::<Network>().is_err(), "{ambiguous}");
         }

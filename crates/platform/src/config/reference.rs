@@ -1,4 +1,4 @@
-//! The reference of all keys, made from the defaults and the comments beside them.
+//! Reference of all keys, generated from the defaults and their comments.
 
 use std::fmt::Write as _;
 
@@ -7,12 +7,12 @@ use toml::{Table, Value};
 use super::env;
 use super::load::{DEFAULTS, type_name};
 
-/// The defaults as a configuration file.
+/// Returns the defaults as a configuration file.
 pub const fn toml() -> &'static str {
     DEFAULTS
 }
 
-/// The names of all keys: `server.listen`.
+/// Returns the names of all keys: `server.listen`.
 pub fn keys() -> Vec<String> {
     let values: Table = DEFAULTS.parse().expect("the defaults are TOML");
     let of_section = |(section, keys): (&String, &Value)| {
@@ -22,7 +22,7 @@ pub fn keys() -> Vec<String> {
     values.iter().flat_map(of_section).collect()
 }
 
-/// A page with every key, its type, default, variables and meaning.
+/// Returns a Markdown page with the meaning, type, default and variables of every key.
 pub fn markdown() -> String {
     let values: Table = DEFAULTS.parse().expect("the defaults are TOML");
     let mut page = String::from(
@@ -32,7 +32,7 @@ pub fn markdown() -> String {
     let (mut section, mut comment, mut fresh) = (String::new(), String::new(), true);
     for line in DEFAULTS.lines() {
         if let Some(words) = line.strip_prefix('#') {
-            // A comment is about all keys that follow it, up to the next.
+            // A comment applies to all keys up to the next comment.
             if std::mem::replace(&mut fresh, false) {
                 comment.clear();
             }

@@ -1,4 +1,4 @@
-//! What can be told of each secret without telling it, and the digest by which two configurations are compared.
+//! Reports about secrets that do not reveal them, and a digest for comparing configurations.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,30 +9,30 @@ use sha2::{Digest, Sha256};
 
 use super::{Config, Origin, Secret, development, env, secrets};
 
-/// One secret, described.
+/// Description of one secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretReport {
-    /// `section.key`.
+    /// Key, as `section.key`.
     pub key: &'static str,
-    /// Whether nothing can be served without it.
+    /// True if the server cannot serve without it.
     pub required: bool,
-    /// Its length, roughly.
+    /// Length class.
     pub length: &'static str,
-    /// How much there is to guess at least, roughly, as far as its characters tell.
+    /// Entropy class, estimated from the frequencies of characters.
     pub entropy: &'static str,
-    /// Whether everybody knows it.
+    /// True if it is a known example or default.
     pub well_known: bool,
-    /// Whether development mode made it for this data folder, at random.
+    /// True if development mode generated it for this data folder.
     pub made_for_development: bool,
-    /// Since when the file that holds it alone has not changed, if there is one.
+    /// Time of the last change of the file that contains it, if there is one.
     pub unchanged_since: Option<Timestamp>,
-    /// Who set it.
+    /// Source of the value.
     pub origin: Origin,
 }
 
 impl Config {
-    /// Every secret as far as it may be told: whether it is set, its length class, whether it is a known default, and
-    /// who set it.
+    /// Describes all secrets: whether they are set, their length class, whether they are known defaults, and
+    /// their sources.
     pub fn secret_reports(&self) -> Vec<SecretReport> {
         self.secrets().into_iter().map(|(key, secret)| self.report(key, secret)).collect()
     }
@@ -45,7 +45,8 @@ impl Config {
             Some(16..32) => "16 to 31 bytes",
             Some(32..) => "32 bytes or more",
         };
-        // Only what nobody set can have been made: what somebody copied into a configuration may be anywhere.
+        // Only an unset key can have a generated value. A generated secret that was copied into a
+        // configuration may be known to others.
         let made_for_development = self.origin(key) == Origin::Default
             && hidden.as_ref().is_some_and(|hidden| hidden.starts_with(development::MARK));
         let file = if made_for_development {
@@ -69,18 +70,18 @@ impl Config {
         self.data.folder.join(development::FILE)
     }
 
-    /// Whether the two secrets that make tokens are two.
+    /// Returns true if the two token secrets differ.
     pub fn token_secrets_differ(&self) -> bool {
         self.auth.jwt_secret != self.auth.jwt_refresh_secret
     }
 
-    /// All settings by section and key, secrets masked.
+    /// Returns all settings by section and key, with secrets masked.
     pub fn settings(&self) -> serde_json::Value {
         serde_json::to_value(self).unwrap_or_default()
     }
 
-    /// SHA-256 of all settings, by which a running configuration is compared with one that was rendered. Of a secret
-    /// only whether somebody set it counts.
+    /// Returns the SHA-256 of all settings, for comparing a running configuration with a rendered one.
+    /// Secrets count only as set or not set.
     pub fn digest(&self) -> String {
         let mut settings = self.settings();
         for (key, _) in self.secrets() {
@@ -97,7 +98,8 @@ impl Config {
     }
 }
 
-/// By how unevenly its characters are used (Shannon): a bound that dictionaries may undercut and randomness keeps.
+/// Estimates the entropy by the frequencies of bytes (Shannon). A dictionary attack can need fewer guesses; a
+/// random value reaches the estimate.
 fn entropy(secret: &str) -> &'static str {
     let mut counts = BTreeMap::<u8, u32>::new();
     secret.bytes().for_each(|byte| *counts.entry(byte).or_default() += 1);
@@ -122,7 +124,7 @@ impl fmt::Display for SecretReport {
         if self.length == "not set" {
             return write!(f, "  ({})", env::names_of(self.key).join(" or "));
         }
-        let known = if self.well_known { ", a value that everybody knows" } else { "" };
+        let known = if self.well_known { ", a well-known value" } else { "" };
         write!(f, "  from {}{known}", self.origin)
     }
 }

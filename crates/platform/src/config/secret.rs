@@ -1,26 +1,27 @@
-//! A value that must not be seen: it says so wherever it would be printed.
+//! Secret text that is masked in output.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-/// Text that Debug and Serialize mask. It has no Display, so that it cannot slip into a log or an answer.
+/// Text that `Debug` and `Serialize` mask. Does not implement `Display`, so that it cannot get into logs or
+/// responses.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Keeps `text`.
+    /// Wraps `text`.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// Whether nobody set it.
+    /// Returns true if the secret is not set.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The text itself, for whoever must use it.
+    /// Returns the text.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! What production mode asks of secrets: that they are there, long enough, and nobody else's.
+//! Requirements of production mode on secrets: set, long enough and not well known.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,24 +8,24 @@ use kith_store::PostgresOptions;
 use super::check::refuse_if;
 use super::{Config, ConfigError, Origin, Secret, development, env};
 
-/// What nothing can be served without, in either mode.
+/// Secrets without which the server cannot serve, in either mode.
 pub(super) const REQUIRED: &[&str] = &["auth.jwt_secret", "auth.jwt_refresh_secret"];
 
-/// Least length of what keys are derived from (RFC 7518, section 3.2, for its strength).
+/// Minimum length in bytes of a secret from which keys are derived (RFC 7518, section 3.2).
 const LEAST_BYTES: usize = 32;
 
-/// Fewest different characters of a secret. Random ones of this length have many more.
+/// Minimum number of distinct characters in a secret. Random secrets of this length have many more.
 const MIN_DISTINCT_CHARACTERS: usize = 5;
 
-/// Shortest password of a service.
+/// Minimum length of a service password in characters.
 const MIN_PASSWORD_CHARACTERS: usize = 12;
 
-/// A value is an example if at most this many letters and digits stand beside it: `changeme-please` is one, a random value
-/// or a long passphrase in which such a word occurs is none.
+/// Maximum number of other letters and digits in a value that counts as an example: `changeme-please` is one;
+/// a random value or a long passphrase that contains such a word is not.
 const MAX_BESIDE_EXAMPLE: usize = 12;
 
-/// What stands in examples, compose files and tutorials, and is long enough that no random value holds it; compared in lower
-/// case, letters and digits only.
+/// Texts from examples, Compose files and tutorials that are too long to occur in random values. Compared in
+/// lower case, letters and digits only.
 const PLACEHOLDERS: &[&str] = &[
     "changeme",
     "changein",
@@ -44,10 +44,10 @@ const PLACEHOLDERS: &[&str] = &[
     "minioadmin",
 ];
 
-/// Words that are examples only where little stands beside them.
+/// Words that make a value an example only if it contains little else.
 const EXAMPLES: &[&str] = &["password", "passw0rd", "qwerty", "123456", "letmein", "example"];
 
-/// Too short to look for within others.
+/// Defaults that must match the whole value, because they are short.
 const DEFAULTS: &[&str] = &[
     "secret",
     "jwtsecret",
@@ -66,13 +66,13 @@ const DEFAULTS: &[&str] = &[
     "default",
 ];
 
-/// Random bytes of a generated secret.
+/// Length of a generated secret in bytes.
 const GENERATED_BYTES: usize = 48;
 
-/// The variables that something uses and that a deployment makes by itself.
+/// Variables for which `kith secrets generate` generates a value.
 const GENERATED: &[&str] = &["JWT_SECRET", "JWT_REFRESH_SECRET", "DATABASE_PASSWORD"];
 
-/// A fresh secret for each variable that needs one: name and base64url text.
+/// Generates a secret for each variable: name and base64url text.
 pub fn generated_secrets(random: &dyn Random) -> Vec<(&'static str, String)> {
     let fresh = || {
         let mut bytes = [0; GENERATED_BYTES];
@@ -83,7 +83,7 @@ pub fn generated_secrets(random: &dyn Random) -> Vec<(&'static str, String)> {
 }
 
 impl Config {
-    /// Every secret and the key that holds it.
+    /// Returns all secrets with their keys.
     pub(super) fn secrets(&self) -> [(&'static str, &Secret); 7] {
         [
             ("auth.jwt_secret", &self.auth.jwt_secret),
@@ -97,7 +97,8 @@ impl Config {
     }
 }
 
-/// Refuses a password on the command line, in either mode: other users of the machine read it in the list of processes.
+/// Rejects passwords on the command line, in either mode: other users of the machine can read them in the
+/// process list.
 pub(super) fn check_flags(config: &Config) -> Result<(), ConfigError> {
     let why = "must not hold a password on the command line, which other users of this machine can read; set \
                DATABASE_PASSWORD or DATABASE_PASSWORD_FILE, or the whole address in KITH__DATABASE__URL";
@@ -107,7 +108,7 @@ pub(super) fn check_flags(config: &Config) -> Result<(), ConfigError> {
     })
 }
 
-/// Refuses what production mode must not run with.
+/// Rejects secrets that are not permitted in production mode.
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let (secret, refresh_secret) = (&config.auth.jwt_secret, &config.auth.jwt_refresh_secret);
     for (key, secret) in [("auth.jwt_secret", secret), ("auth.jwt_refresh_secret", refresh_secret)] {
@@ -118,11 +119,11 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         let is_short = secret.expose().len() < LEAST_BYTES;
         refuse_if(config, is_short, key, "must have at least 32 bytes in production mode")?;
     }
-    let why = "must not be the same as `auth.jwt_secret` in production mode";
+    let why = "must differ from `auth.jwt_secret` in production mode";
     refuse_if(config, secret == refresh_secret, "auth.jwt_refresh_secret", why)?;
     for (key, secret) in config.secrets() {
         let Some(secret) = hidden(key, secret) else { continue };
-        // The previous ones are on their way out, and may have been made for development.
+        // Previous secrets are being replaced, and may be from development mode.
         if key.ends_with("_previous") {
             continue;
         }
@@ -135,9 +136,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
 const WELL_KNOWN: &str = "is a value for development that everybody knows; production mode needs one of its own, which \
                           `kith secrets generate` makes";
 
-const WEAK: &str = "must have at least 12 characters, 5 of them different, in production mode";
+const WEAK: &str = "must have at least 12 characters, at least 5 of them distinct, in production mode";
 
-/// What is secret in a value: all of it, or of a database's address the password.
+/// Returns the secret part of a value: the password of a database URL, otherwise the whole value.
 pub(super) fn hidden(key: &str, secret: &Secret) -> Option<String> {
     let text = match key {
         "database.url" | "database.migrate_url" => {
@@ -149,7 +150,7 @@ pub(super) fn hidden(key: &str, secret: &Secret) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// Returns whether a secret is a known example, or was generated in development mode.
+/// Returns true if a secret is a known example, or was generated in development mode.
 pub(super) fn is_well_known(secret: &str) -> bool {
     let folded: String = secret.chars().filter(char::is_ascii_alphanumeric).collect();
     let folded = folded.to_ascii_lowercase();
@@ -161,7 +162,7 @@ pub(super) fn is_well_known(secret: &str) -> bool {
         || EXAMPLES.iter().any(|example| is_mostly(example))
 }
 
-/// Whether it is too short, or too uniform, for what it protects.
+/// Returns true if a secret is too short or too uniform.
 pub(super) fn is_weak(secret: &str) -> bool {
     let distinct = secret.chars().collect::<std::collections::BTreeSet<_>>().len();
     secret.chars().count() < MIN_PASSWORD_CHARACTERS || distinct < MIN_DISTINCT_CHARACTERS
@@ -171,9 +172,9 @@ pub(super) fn is_weak(secret: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// `a`, `apppw` and a random value were called well-known, and `kithpw` was accepted.
+    /// Regression: `a`, `apppw` and a random value counted as well known, and `kithpw` was accepted.
     #[test]
-    fn passwords_are_judged_by_length_and_variety_and_examples_by_name() {
+    fn weak_and_well_known_secrets_are_detected() {
         for (secret, well_known, weak) in [
             ("a", false, true),
             ("apppw", false, true),

@@ -1,11 +1,11 @@
-//! Which source wins, and how each fault in a configuration is named.
+//! Tests of the precedence of sources and of the errors for each fault.
 
 use std::net::SocketAddr;
 
 use super::*;
 use crate::config::{EngineOptions, LogFormat, Mode, Secret, reference};
 
-/// A configuration from `toml`, `env` and `flags`, each as short as a test wants it.
+/// Loads a configuration from `toml`, `env` and `flags`.
 fn load(toml: &str, env: &[(&str, &str)], flags: &[(&'static str, Value)]) -> Result<Config, String> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("kith.toml");
@@ -31,7 +31,7 @@ fn later_sources_win() {
 }
 
 #[test]
-fn text_from_the_environment_takes_the_type_of_its_key() {
+fn environment_text_is_converted_to_key_type() {
     let env = [
         ("KITH__SERVER__WITHOUT_LIMITS", "true"),
         ("KITH__SERVER__LISTEN", "[::1]:9000"),
@@ -46,7 +46,7 @@ fn text_from_the_environment_takes_the_type_of_its_key() {
 }
 
 #[test]
-fn a_list_has_commas_in_the_environment_and_each_entry_is_looked_at() {
+fn environment_list_is_split_and_validated() {
     let proxies = |value| load("", &[("KITH__SERVER__TRUSTED_PROXIES", value)], &[]);
     let list = proxies("10.0.0.0/8, ::1,").unwrap().server.trusted_proxies;
     assert_eq!(list, ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
@@ -60,7 +60,7 @@ fn a_list_has_commas_in_the_environment_and_each_entry_is_looked_at() {
 }
 
 #[test]
-fn a_value_can_stand_in_a_file() {
+fn file_variable_reads_value_from_file() {
     let folder = tempfile::tempdir().unwrap();
     for (text, kept) in [
         ("postgres://x", "postgres://x"),
@@ -77,7 +77,7 @@ fn a_value_can_stand_in_a_file() {
 }
 
 #[test]
-fn what_is_wrong_is_named_with_who_said_it() {
+fn errors_name_key_and_source() {
     let production = "server.mode = \"production\"\n";
     for (toml, env, named) in [
         ("[server]\nlistn = 1", None, vec!["`server.listn`", "kith.toml"]),
@@ -138,7 +138,7 @@ fn what_is_wrong_is_named_with_who_said_it() {
 }
 
 #[test]
-fn two_variables_for_one_key_are_refused() {
+fn two_variables_for_one_key_are_rejected() {
     for (first, second) in [
         ("KITH__DATABASE__URL", "KITH__DATABASE__URL_FILE"),
         ("JWT_SECRET", "JWT_SECRET_FILE"),
@@ -148,14 +148,14 @@ fn two_variables_for_one_key_are_refused() {
         let env = [(first, "/dev/null"), (second, "/dev/null")];
         for env in [env, [env[1], env[0]]] {
             let error = load("", &env, &[]).unwrap_err();
-            assert_eq!(error, format!("{first} and {second} are both set: keep one"));
+            assert_eq!(error, format!("{first} and {second} set the same key: remove one of them"));
         }
     }
 }
 
 /// SEC-15.
 #[test]
-fn secrets_have_the_names_that_usual_deployments_give_them() {
+fn secret_aliases_set_their_keys() {
     let folder = tempfile::tempdir().unwrap();
     for (n, (alias, key)) in env::ALIASES.iter().enumerate() {
         let value = format!("value-{n}");
@@ -176,7 +176,7 @@ fn secrets_have_the_names_that_usual_deployments_give_them() {
 }
 
 #[test]
-fn the_password_goes_where_the_address_has_none() {
+fn password_applies_to_url_without_password() {
     let (bare, full) = ("postgres://kith@db/kith", "postgres://kith:s3cret@db/kith");
     let load_with =
         |url: &str, password| load("", &[("KITH__DATABASE__URL", url), ("DATABASE_PASSWORD", password)], &[]);
@@ -193,7 +193,7 @@ fn the_password_goes_where_the_address_has_none() {
 }
 
 #[test]
-fn the_reference_is_the_page_in_docs() {
+fn reference_matches_docs_page() {
     let page = include_str!("../../../../docs/configuration.md");
     assert!(
         page == reference::markdown(),
@@ -205,7 +205,7 @@ fn the_reference_is_the_page_in_docs() {
 }
 
 #[test]
-fn a_secret_is_reported_without_being_told() {
+fn secret_report_does_not_reveal_secret() {
     let env = [
         ("JWT_SECRET", "changeme"),
         ("KITH__DATABASE__URL", "postgres://kith:hunter2-hunter2-hunter2@db/kith"),
@@ -228,7 +228,7 @@ fn a_secret_is_reported_without_being_told() {
 
 /// CFG-05, SEC-17.
 #[test]
-fn a_digest_is_that_of_the_settings_and_a_secrets_age_that_of_its_file() {
+fn digest_covers_settings_and_report_has_file_age() {
     let digest = |toml: &str, env: &[(&str, &str)]| load(toml, env, &[]).unwrap().digest();
     assert_eq!(digest("", &[]), digest("log.level = \"info\"", &[]));
     assert_ne!(digest("", &[]), digest("log.level = \"warn\"", &[]));
@@ -250,7 +250,7 @@ fn a_digest_is_that_of_the_settings_and_a_secrets_age_that_of_its_file() {
 }
 
 #[test]
-fn a_named_file_must_be_there_and_the_usual_one_need_not() {
+fn named_file_is_required_and_default_file_optional() {
     let named = Inputs { file: Some("/no/such/kith.toml".into()), ..Inputs::default() };
     let error = Config::load(&named).unwrap_err().to_string();
     assert!(error.contains("/no/such/kith.toml") && error.contains("--config"), "{error}");
@@ -258,7 +258,7 @@ fn a_named_file_must_be_there_and_the_usual_one_need_not() {
 }
 
 #[test]
-fn secrets_are_masked_wherever_a_configuration_is_printed() {
+fn secrets_are_masked_in_output_and_errors() {
     let config = load("database.url = \"postgres://kith:s3cret@db/kith\"", &[], &[]).unwrap();
     assert!(!format!("{config:?}").contains("s3cret"));
     let error = load("database.url = \"mysql://kith:s3cret@db\"", &[], &[]).unwrap_err();
@@ -278,7 +278,7 @@ fn secrets_are_masked_wherever_a_configuration_is_printed() {
 }
 
 #[test]
-fn the_defaults_are_a_safe_development_mode() {
+fn defaults_are_safe() {
     let config = Config::default();
     assert_eq!(config.server.mode, Mode::Development);
     assert!(config.is_sqlite() && config.server.listen.ip().is_loopback());
@@ -289,7 +289,7 @@ fn the_defaults_are_a_safe_development_mode() {
     assert!(check::check(&production).is_ok(), "the defaults must be safe enough for production");
 }
 
-/// A receiver under development on the same machine was refused.
+/// Regression: callbacks to a receiver on the same machine were rejected in development mode.
 #[test]
 fn development_mode_allows_loopback_callbacks_unless_networks_are_set() {
     let allowed = |toml: &str| {

@@ -1,19 +1,19 @@
-//! The origin of a web page, as it stands in a list.
+//! Web origin, as an entry of a list.
 
 use serde::{Deserialize, Serialize};
 
-/// Scheme, host and port exactly as a browser sends them: `https://app.example.org`.
+/// Scheme, host and port, exactly as browsers send them: `https://app.example.org`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct WebOrigin(String);
 
 impl WebOrigin {
-    /// As browsers send it.
+    /// Returns the origin as browsers send it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether anybody on the way can change the page.
+    /// Returns true if pages of the origin are loaded over plain HTTP.
     pub(super) fn is_plain_http(&self) -> bool {
         self.0.starts_with("http:")
     }

@@ -1,4 +1,4 @@
-//! Reads the log of events on every node and runs the hooks, so that no cache outlives a change on another node.
+//! Reads the event log on every node and runs the hooks, so that caches reflect changes made by other nodes.
 
 use std::time::{Duration, Instant};
 
@@ -8,25 +8,25 @@ use kith_store::{EngineKind, Error};
 use super::routes::{run_all_hooks, run_hooks};
 use crate::App;
 
-/// How long to wait for news before asking anyway.
+/// Interval of polling the log in the absence of notifications.
 const ASK_EVERY: Duration = Duration::from_millis(250);
-/// Events heard at once.
+/// Maximum number of events read at once.
 const BATCH: i64 = 500;
-/// A sequencer that is further behind than this has not told everything there is to hear.
+/// Maximum delay of the sequencer at which this node still counts as up to date.
 const TOLERATED_LAG: Duration = seconds(1);
 
-/// Follows the log until the server stops. On SQLite there is no other node.
+/// Follows the log until the server stops. Does nothing on SQLite, which has a single node.
 pub fn start(app: &App) {
     if app.db.kind() == EngineKind::Postgres {
         tokio::spawn(run(app.clone()));
     }
 }
 
-/// Cursor of this node in the log of events.
+/// Cursor of this node in the event log.
 struct Cursor {
-    /// Position of the last event that was heard; `None` until the end of the log was looked up.
+    /// Position of the last event that was read; `None` until the end of the log was determined.
     position: Option<i64>,
-    /// Number of server changes when it was set: see [`kith_store::Store::server_changes`].
+    /// Number of server changes when the cursor was set: see [`kith_store::Store::server_changes`].
     servers: u64,
 }
 
@@ -37,29 +37,30 @@ async fn run(app: App) {
         while match hear(&app, &mut cursor).await {
             Ok(more) => more,
             Err(error) => {
-                tracing::warn!(%error, "what happens on other nodes cannot be heard at the moment");
+                tracing::warn!(%error, "cannot read events of other nodes at the moment");
                 false
             }
         } {}
     }
 }
 
-/// Hears the next events behind `cursor`; says whether there may be more.
+/// Reads the next events after `cursor` and runs their hooks. Returns true if there may be more.
 #[expect(clippy::disallowed_methods, reason = "hearing is about real time")]
 async fn hear(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
     let asked = Instant::now();
     let servers = app.db.server_changes();
     if cursor.servers != servers {
-        // The positions heard so far may have been given again to other events.
+        // After a failover, positions read before may have been assigned to other events.
         *cursor = Cursor { position: None, servers };
         app.hearing.forget_all();
     }
     let behind = match cursor.position {
         Some(behind) => behind,
-        // Nothing was kept before this node first heard anything but the signing keys, which were read when it started.
+        // Nothing was cached before this point except the signing keys, which were read at start.
         None => {
             let last = app.db.last_position().await?;
-            // Events up to this position are not heard, so that entries cached meanwhile may be stale.
+            // Events up to this position are skipped, so entries that were cached in the meantime may be
+            // stale.
             app.hearing.forget_all();
             run_all_hooks(app).await;
             last

@@ -1,4 +1,4 @@
-//! Consumers of events: how a module reacts to events of other modules, once per deployment or on every node.
+//! Event consumers: reactions of a module to events of any module, once per deployment or on every node.
 
 pub mod every_node;
 pub mod operating;
@@ -22,35 +22,37 @@ use crate::{App, Module};
 
 pub(crate) use routes::{EmittedEvents, EventRoutes};
 
-/// Time after which the cursor of a consumer that no node has any more is deleted; longer than a clock is wrong.
+/// Time after which the cursor of a consumer that no node declares is deleted. Longer than any expected clock
+/// error.
 const FORGET_AFTER: Duration = days(30);
 
-/// Handler of a durable consumer. It is given up to 500 events in the order of positions; its changes are committed together with the
-/// consumer's cursor, or not at all. After a failure the events come again in smaller parts, until the one that fails is alone.
+/// Handler of a durable consumer. Receives up to 500 events in the order of positions; its changes are
+/// committed together with the consumer's cursor, or not at all. After a failure, the events are delivered
+/// again in smaller batches, until the failing one is alone.
 pub type EventHandler = fn(&Tx<'_>, &Ctx, &[SequencedEvent]) -> Result<(), HandlerError>;
 
 /// Hook that runs on every node.
 pub type NodeHook = for<'a> fn(&'a App, NodeEvent<'a>) -> HookFuture<'a>;
 
-/// Run of a [`NodeHook`].
+/// Future of a [`NodeHook`].
 pub type HookFuture<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
 
-/// Occasion on which a [`NodeHook`] runs.
+/// Argument of a [`NodeHook`].
 #[derive(Clone, Copy, Debug)]
 pub enum NodeEvent<'a> {
-    /// An event was committed, by this node or another one. A node may get an event twice, and one that it committed itself
-    /// before others that are older.
+    /// An event was committed, by this node or another one. Can occur twice for an event, and an event of
+    /// this node can precede older ones of other nodes.
     Committed(&'a Event),
-    /// Events may have been missed, or undone by a failover: what this node remembers may be out of date.
+    /// Events may have been missed, or undone by a failover. Cached data may be stale.
     Missed,
 }
 
-/// Reaction of a module to events of any module. A field of [`Module::consumers`].
+/// Reaction of a module to events. A field of [`Module::consumers`].
 #[derive(Clone, Copy)]
 pub struct ModuleConsumer {
-    /// Unique name: the module's, a dot, and what the consumer does. The key of its cursor in the database.
+    /// Unique name: the module's, a dot, and the purpose. Key of the cursor in the database.
     pub name: &'static str,
-    /// Kinds that it handles: `bond.created`, all kinds with a prefix (`bond.*`), or all (`*`).
+    /// Kinds of events: `bond.created`, all kinds with a prefix (`bond.*`), or all (`*`).
     pub kinds: &'static [&'static str],
     reaction: Reaction,
 }
@@ -62,16 +64,16 @@ enum Reaction {
 }
 
 impl ModuleConsumer {
-    /// Durable consumer: one node handles each event at least once, in the order of positions within each subject. A new
-    /// consumer starts with the events that are emitted after its first start.
+    /// Creates a durable consumer: one node handles each event at least once, in the order of positions
+    /// within each subject. A new consumer starts with the events emitted after its first start.
     pub const fn durable(name: &'static str, kinds: &'static [&'static str], handler: EventHandler) -> Self {
         Self { name, kinds, reaction: Reaction::Durable { start: StartAt::Now, handler } }
     }
 
-    /// The same consumer, which starts with the oldest event that retention has kept.
+    /// Makes the consumer start with the oldest retained event.
     ///
     /// # Panics
-    /// At compile time, if the consumer runs on every node.
+    /// Panics at compile time if the consumer runs on every node.
     #[must_use]
     pub const fn from_beginning(self) -> Self {
         let Reaction::Durable { handler, .. } = self.reaction else {
@@ -80,8 +82,9 @@ impl ModuleConsumer {
         Self { reaction: Reaction::Durable { start: StartAt::Beginning, handler }, ..self }
     }
 
-    /// Hook that runs on every node for each event: on the node that commits it before the request is answered, on the
-    /// others when they read it in the log. For what a node keeps in memory; it must be idempotent.
+    /// Creates a hook that runs on every node for each event: on the node that commits it before the request
+    /// is answered, on other nodes when they read it from the log. Use it for cached data; the hook must be
+    /// idempotent.
     pub const fn every_node(name: &'static str, kinds: &'static [&'static str], hook: NodeHook) -> Self {
         Self { name, kinds, reaction: Reaction::EveryNode(hook) }
     }
@@ -109,17 +112,17 @@ impl fmt::Debug for ModuleConsumer {
     }
 }
 
-/// Every kind of event that the modules list, in their order.
+/// Returns all event kinds of the modules, in order.
 pub(crate) fn kinds(modules: &[&'static Module]) -> impl Iterator<Item = &'static str> {
     modules.iter().flat_map(|module| module.events).copied()
 }
 
-/// Name under which this process leases consumers: host, process id, and an id of this server.
+/// Returns the name under which this process leases consumers: host, process id and an id of the server.
 pub(crate) fn node_name(sources: &Sources) -> String {
     format!("{}:{}", process_name(), sources.ids.next(sources.clock.now()))
 }
 
-/// Durable consumers of all modules.
+/// Returns the durable consumers of all modules.
 pub(crate) fn durable(modules: &[&'static Module]) -> Vec<Consumer> {
     modules.iter().flat_map(|module| module.consumers).filter_map(|consumer| consumer.as_consumer()).collect()
 }
@@ -147,25 +150,26 @@ impl Transactions for App {
 }
 
 impl App {
-    /// Durable consumers of the modules that this node serves.
+    /// Returns the durable consumers of the modules that this node serves.
     pub fn consumers(&self) -> Consumers<Self> {
         Consumers::new(self.clone(), self.consumer_set.clone())
     }
 
-    /// Delivers to the consumers of this node until nothing is due. Boxed, because the compiler cannot see otherwise that the
-    /// futures of its callers can be sent.
+    /// Delivers events to the consumers of this node until none is due. Boxed, because the compiler cannot
+    /// otherwise prove that the futures of callers are `Send`.
     pub(crate) fn consume_due(&self) -> Pin<Box<dyn Future<Output = Result<usize, Error>> + Send>> {
         let consumers = self.consumers();
         Box::pin(async move { consumers.run_due().await })
     }
 }
 
-/// Deletes the cursors of consumers that no node has declared for 30 days. Those of this build are declared anew first.
+/// Deletes the cursors of consumers that no node has declared for 30 days. Declares those of this build
+/// first.
 pub(crate) async fn forget_removed(app: &App) -> Result<(), Error> {
     app.consumers().declare().await?;
     let before = app.sources.clock.now() - FORGET_AFTER;
     for name in app.db.write(move |tx| forget_undeclared(tx, before)).await? {
-        tracing::warn!(consumer = name, "the cursor of a consumer was deleted that no node has any more");
+        tracing::warn!(consumer = name, "deleted the cursor of a consumer that no node declares");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Commands of operators: the lag of consumers, what they have set aside, and replays.
+//! Operator commands: lag of consumers, events that were set aside, and replays.
 
 use kith_consumers::{
     ConsumerStatus, ReplayError, ReplayFrom, SetAsideEvent, list_set_aside, list_status, replay,
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::App;
 
-/// Events set aside that are listed at most.
+/// Maximum number of listed events.
 const MAX_LISTED: i64 = 1_000;
 
-/// Command of an operator.
+/// Operator command.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ConsumerCommand {
@@ -28,10 +28,10 @@ pub enum ConsumerCommand {
     Replay {
         /// Name of the consumer.
         consumer: String,
-        /// First event that is delivered again.
+        /// First event to deliver again.
         from: ReplayFrom,
     },
-    /// Retry events that a consumer has set aside.
+    /// Retry the events that a consumer has set aside.
     RetrySetAside {
         /// Name of the consumer.
         consumer: String,
@@ -42,20 +42,20 @@ pub enum ConsumerCommand {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ConsumerReply {
-    /// State of every consumer, by name.
+    /// State of every consumer, ordered by name.
     Lag(Vec<ConsumerStatus>),
     /// Events set aside, in the order of positions.
     SetAside(Vec<SetAsideEvent>),
-    /// Events (of any kind) between the cursor and the end of the log.
+    /// Number of events of any kind between the new cursor and the end of the log.
     Replayed(i64),
-    /// Events that are pending again.
+    /// Number of events that are pending again.
     Retried(u64),
 }
 
-/// Carries out a command. Replays leave an audit entry.
+/// Executes a command. Replays and retries write an audit entry.
 ///
 /// # Errors
-/// [`ReplayError`] if there is no such consumer or position, or the database fails.
+/// Returns a [`ReplayError`] if the consumer or position does not exist, or the database fails.
 pub async fn execute(app: &App, command: ConsumerCommand) -> Result<ConsumerReply, ReplayError> {
     let ctx = app.system_ctx("command_line");
     match command {

@@ -1,4 +1,4 @@
-//! Finds what concerns an event by its kind: its counter, and the hooks of this node.
+//! Maps event kinds to their counters and to the hooks of this node.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -12,10 +12,10 @@ use kith_store::{Error, Event, Tx};
 use super::{ModuleConsumer, NodeEvent, NodeHook};
 use crate::{App, Module};
 
-/// Pause before a hook that has failed is run again.
+/// Pause before a failed hook is retried.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
-/// Counters and hooks by kind of event.
+/// Counters and hooks by event kind.
 #[derive(Debug)]
 pub(crate) struct EventRoutes {
     kinds: HashMap<&'static str, KindRoute>,
@@ -27,22 +27,22 @@ struct Hook {
     name: &'static str,
     kinds: &'static [&'static str],
     run: NodeHook,
-    /// Failures since the hook last succeeded in the background; a task runs it again while there are any.
+    /// Number of failures since the hook last succeeded. While it is not 0, a task retries the hook.
     failures: AtomicU64,
 }
 
 #[derive(Debug)]
 struct KindRoute {
-    /// Index of the kind among all that modules list.
+    /// Index of the kind in the list of all modules' kinds.
     index: usize,
     /// Indexes of its hooks.
     hooks: Vec<usize>,
 }
 
-/// Events of a transaction, as far as they concern this node at once.
+/// Events of a transaction that must be counted or passed to hooks.
 #[derive(Debug, Default)]
 pub(crate) struct EmittedEvents {
-    /// Indexes of their kinds, to count them by.
+    /// Indexes of their kinds, for counting.
     pub kinds: Vec<usize>,
     hooked: Vec<Event>,
 }
@@ -63,7 +63,7 @@ impl EventRoutes {
         Self { kinds, hooks }
     }
 
-    /// Events of the transaction so far.
+    /// Returns the events that the transaction has emitted so far.
     pub fn emitted(&self, tx: &Tx<'_>) -> EmittedEvents {
         let mut kinds = Vec::new();
         let hooked = tx.emitted(|event| {
@@ -73,12 +73,12 @@ impl EventRoutes {
         EmittedEvents { kinds, hooked }
     }
 
-    /// Returns true if no hook has failed that has not succeeded since.
+    /// Returns true if every hook has succeeded since its last failure.
     pub fn has_no_failures(&self) -> bool {
         self.hooks.iter().all(|hook| hook.failures.load(Ordering::Acquire) == 0)
     }
 
-    /// Indexes of the hooks for events of `kind`, which may be one that only a newer build emits.
+    /// Returns the indexes of the hooks for `kind`. The kind may be unknown, if a newer build emitted it.
     fn hooks_of(&self, kind: &str) -> Vec<usize> {
         match self.kinds.get(kind) {
             Some(route) => route.hooks.clone(),
@@ -92,24 +92,23 @@ impl Hook {
         self.kinds.iter().any(|pattern| kind_matches(pattern, kind))
     }
 
-    /// Runs the hook; a panic counts as a failure.
+    /// Runs the hook. A panic counts as a failure.
     async fn run(&self, app: &App, event: NodeEvent<'_>) -> Result<(), Error> {
         let ran = AssertUnwindSafe((self.run)(app, event)).catch_unwind().await;
         let ran = ran.unwrap_or_else(|_| Err(Error::fault("the hook panicked")));
-        ran.inspect_err(
-            |error| tracing::warn!(%error, hook = self.name, "a hook has failed and is run again"),
-        )
+        ran.inspect_err(|error| tracing::warn!(%error, hook = self.name, "a hook failed and will be retried"))
     }
 }
 
-/// Runs the hooks for an event. One that fails holds up no other; it is told that it has missed events until it succeeds.
+/// Runs the hooks for an event. A failed hook does not affect the others; it is retried with
+/// [`NodeEvent::Missed`].
 pub(super) async fn run_hooks(app: &App, event: &Event) {
     for index in app.event_routes.hooks_of(&event.kind) {
         run_hook(app, index, NodeEvent::Committed(event)).await;
     }
 }
 
-/// Runs all hooks because events may have been missed.
+/// Runs all hooks with [`NodeEvent::Missed`].
 pub(super) async fn run_all_hooks(app: &App) {
     for index in 0..app.event_routes.hooks.len() {
         run_hook(app, index, NodeEvent::Missed).await;
@@ -123,7 +122,7 @@ async fn run_hook(app: &App, index: usize, event: NodeEvent<'_>) {
     }
 }
 
-/// Runs a hook until it has succeeded after its last failure.
+/// Retries a hook until it has succeeded after its last failure.
 async fn retry(app: App, index: usize) {
     let hook = &app.event_routes.hooks[index];
     while app.stop.or(tokio::time::sleep(RETRY_PAUSE)).await.is_some() {

@@ -1,4 +1,4 @@
-//! Consumers of a module, on a server.
+//! Tests of a module's consumers on a running server.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -14,10 +14,10 @@ use super::{HandlerError, ModuleConsumer, NodeEvent};
 use crate::testing::{TestServer, with_module};
 use crate::{App, Module};
 
-/// Runs of the hook, by subject of the event.
+/// Number of hook runs by subject of the event.
 static HOOK_RUNS: Mutex<Option<HashMap<String, u32>>> = Mutex::new(None);
 
-/// Runs of the hook because it had missed events.
+/// Number of hook runs for missed events.
 static MISSED_RUNS: AtomicU64 = AtomicU64::new(0);
 
 static SUBJECTS: AtomicU64 = AtomicU64::new(1);
@@ -66,10 +66,10 @@ async fn server() -> TestServer {
     test
 }
 
-/// Emits an event about a new subject, and returns the subject.
+/// Emits an event with a new subject, and returns the subject.
 async fn emit(app: &App, text: &'static str) -> String {
     let ctx = app.system_ctx("test");
-    // Servers of other tests in this process make the same ids.
+    // Unique in the process, because seeded servers of other tests generate the same ids.
     let subject = Uuid::from_u128(SUBJECTS.fetch_add(1, Ordering::Relaxed).into());
     let emitted = app.write(&ctx, move |tx: &Tx<'_>, ctx: &Ctx| {
         tx.emit(ctx, event_about("thing.done", subject, text));
@@ -112,7 +112,7 @@ async fn hook_does_not_run_for_a_transaction_that_is_rolled_back() {
 }
 
 #[tokio::test]
-async fn hook_has_run_when_the_write_is_answered() {
+async fn hook_runs_before_the_response() {
     let test = server().await;
     let subject = emit(&test.app, "").await;
     assert_eq!(hook_runs(&subject), 1);
@@ -131,7 +131,7 @@ async fn failed_hook_is_run_again() {
 }
 
 #[tokio::test]
-async fn event_set_aside_is_shown_and_retried_by_commands() {
+async fn commands_list_and_retry_set_aside_events() {
     let test = server().await;
     emit(&test.app, "poison").await;
     for _ in 0..kith_consumers::MAX_ATTEMPTS {
@@ -153,7 +153,7 @@ async fn event_set_aside_is_shown_and_retried_by_commands() {
 }
 
 #[tokio::test]
-async fn metrics_tell_of_lag_and_failures() {
+async fn metrics_report_lag_and_failures() {
     let test = server().await;
     emit(&test.app, "poison").await;
     test.app.run_due().await.unwrap();
@@ -184,7 +184,7 @@ async fn consumer_of_this_build_is_never_forgotten() {
         )
     });
     stale.await.unwrap();
-    // The clock jumps: the declaration of the server's own consumers is old as well.
+    // The clock jumps, so the declarations of this build's consumers are old as well.
     test.clock.advance(days(400));
     super::forget_removed(&test.app).await.unwrap();
     let ConsumerReply::Lag(statuses) = execute(&test.app, ConsumerCommand::Lag).await.unwrap() else {

@@ -1,7 +1,7 @@
-//! `/dev/clock`: puts this node's clock forward, so that thirty days pass in a second, and back to the true time.
+//! `/dev/clock`: moves the clock of this node forward for development, and resets it to the real time.
 //!
-//! How far it is ahead stands in a file in the data folder: what was written in that time is not of the future after a
-//! restart.
+//! The offset is stored in a file in the data folder, so that rows written while the clock was ahead are not
+//! in the future after a restart.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -20,25 +20,26 @@ use crate::module::Routes;
 use crate::{ApiResult, App, Caller, Json};
 
 const FILE: &str = "clock-ahead";
-/// No rule needs more, and times stay ones that can be written.
+/// Maximum offset of the clock. Keeps all times within the range that can be formatted.
 const FURTHEST: Duration = days(100 * 365);
 
-/// A clock ahead of another one.
+/// Clock that is ahead of another clock by an adjustable offset.
 pub struct AheadClock {
     behind: Arc<dyn Clock>,
     ahead_ms: AtomicI64,
-    /// By how much this process has put it forward altogether, which counts as time that passed.
+    /// Total of all advances in this process. Counts as elapsed time on the monotonic clock.
     advanced_ms: AtomicI64,
     file: PathBuf,
-    /// Held by whoever moves it.
+    /// Serializes changes of the offset.
     moving: Mutex<()>,
 }
 
 impl AheadClock {
-    /// As far ahead of `behind` as it was when the node on this data folder last ran, and loud about it.
+    /// Creates a clock with the offset stored in `data_folder`, or without one. Logs a warning if the clock
+    /// is ahead.
     ///
     /// # Errors
-    /// The system's, if the file that says so cannot be read.
+    /// Returns the I/O error if the file exists and cannot be read.
     pub fn resume(behind: Arc<dyn Clock>, data_folder: &Path) -> io::Result<Arc<Self>> {
         let file = data_folder.join(FILE);
         let kept = match fs::read_to_string(&file) {
@@ -56,12 +57,13 @@ impl AheadClock {
         };
         if let Some(ahead_ms) = kept {
             let (file, now) = (clock.file.display(), clock.now());
-            tracing::warn!(ahead_ms, %now, "THE CLOCK IS AHEAD, as /dev/clock has put it; without {file} it is not");
+            tracing::warn!(ahead_ms, %now, "the clock is ahead of real time, as set by /dev/clock; delete {file} to reset it");
         }
         Ok(Arc::new(clock))
     }
 
-    /// Moves it forward. Nothing if that is too far.
+    /// Moves the clock forward and returns the new offset in milliseconds, or `None` if it would exceed
+    /// [`FURTHEST`].
     fn advance(&self, by: Duration) -> io::Result<Option<i64>> {
         let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
         let furthest = i64::try_from(FURTHEST.as_millis()).unwrap_or(i64::MAX);
@@ -83,7 +85,7 @@ impl AheadClock {
 }
 
 impl AheadClock {
-    /// Puts it back to the true time. That it was ahead is forgotten.
+    /// Resets the clock to the real time and removes the file.
     fn put_back(&self) -> io::Result<()> {
         let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
         match fs::remove_file(&self.file) {
@@ -115,36 +117,42 @@ pub(super) fn routes() -> Routes {
     Routes::new().routes(routes!(get_clock, advance_clock, put_clock_back))
 }
 
-/// Where this node's clock stands.
+/// Time of this node's clock and its offset.
 #[derive(Serialize, ToSchema)]
 struct ClockReport {
-    /// What it takes to be now.
+    /// Current time of the node, including the offset.
     now: Timestamp,
-    /// By how many milliseconds that is ahead of the true time.
+    /// Offset from the real time in milliseconds. 0 if the clock has not been moved.
     ahead_ms: i64,
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct AdvanceBody {
-    /// A whole number and its unit: `ms`, `s`, `m`, `h` or `d` (of 24 hours).
+    /// Duration: a whole number followed by a unit, `ms`, `s`, `m`, `h` or `d` (24 hours).
     #[schema(example = "30d")]
     advance: String,
 }
 
-/// Where the clock of this node stands. Development mode only.
+/// Get the clock
+///
+/// Returns the time of the node that handles the request. Available in development mode only.
 #[utoipa::path(get, path = "/dev/clock", responses((status = 200, body = ClockReport)))]
 async fn get_clock(State(app): State<App>) -> ApiResult<Json<ClockReport>> {
     let ahead = clock_of(&app)?;
     Ok(Json(ClockReport { now: ahead.now(), ahead_ms: ahead.ahead_ms.load(Ordering::SeqCst) }))
 }
 
-/// Put the clock of this node forward, and do what is due by then. Other nodes on the same PostgreSQL keep the time that
-/// they have. Access tokens end with the time, as ever. Development mode only.
+/// Advance the clock
+///
+/// Moves the clock of the node that handles the request forward, then runs the jobs, purges and other
+/// maintenance that are due by the new time. The clock can be at most 100 years ahead in total. Access tokens
+/// expire by the moved clock. Other nodes on the same PostgreSQL database keep their own time. Available in
+/// development mode only.
 #[utoipa::path(
     post, path = "/dev/clock",
     request_body = AdvanceBody,
-    responses((status = 200, description = "Moved, and done what is due", body = ClockReport))
+    responses((status = 200, description = "The clock was advanced and due work was done", body = ClockReport))
 )]
 async fn advance_clock(
     State(app): State<App>,
@@ -153,69 +161,78 @@ async fn advance_clock(
 ) -> ApiResult<Json<ClockReport>> {
     let ahead = clock_of(&app)?;
     let by = parse(&body.advance).ok_or_else(|| {
-        let detail = "A whole number and its unit, ms, s, m, h or d: \"30d\".";
+        let detail = "Enter a whole number and a unit: ms, s, m, h or d, such as \"30d\".";
         Problem::invalid(vec![FieldError::new("/advance", "invalid", detail)])
     })?;
     let mover = Arc::clone(ahead);
     let moved = tokio::task::spawn_blocking(move || mover.advance(by)).await;
     let ahead_ms = moved.map_err(io::Error::other).flatten().map_err(|error| {
-        tracing::error!(%error, "the clock was not moved: its file cannot be written");
-        Problem::new(&problems::INTERNAL, "The file that says how far ahead it is cannot be written.")
+        tracing::error!(%error, "cannot advance the clock: its file cannot be written");
+        Problem::new(
+            &problems::INTERNAL,
+            "The clock was not advanced, because its file cannot be written. See the server's log.",
+        )
     })?;
     let ahead_ms = ahead_ms.ok_or_else(|| {
-        let detail = "At most a hundred years ahead altogether.";
+        let detail = "The clock can be at most 100 years ahead in total.";
         Problem::invalid(vec![FieldError::new("/advance", "too_large", detail)])
     })?;
-    tracing::warn!(by = body.advance, ahead_ms, now = %ahead.now(), "THE CLOCK WAS PUT FORWARD by /dev/clock");
+    tracing::warn!(by = body.advance, ahead_ms, now = %ahead.now(), "the clock was advanced by /dev/clock");
     let done = async {
         app.run_due().await?;
-        // What looks for itself what is due does so each minute; nobody here waits for the next.
+        // Purges and similar maintenance otherwise run once a minute; the response must not precede them.
         app.upkeep().await
     };
     done.await.map_err(|_| {
-        let detail =
-            "The clock was put forward, but not all that is due could be done; `GET /api/v1/jobs` says why.";
+        let detail = "The clock was advanced, but some due work failed. `GET /api/v1/jobs` lists the errors.";
         Problem::new(&problems::INTERNAL, detail)
     })?;
     Ok(Json(ClockReport { now: ahead.now(), ahead_ms }))
 }
 
-/// Put the clock of this node back to the true time. What is due by the time that it shows is done first. What was
-/// written meanwhile keeps its times, which then lie in the future: access tokens have to be refreshed, and what waits
-/// goes on waiting. Development mode only.
+/// Reset the clock
+///
+/// Runs the jobs that are due by the moved clock, then sets the clock of the node that handles the request
+/// back to the real time. Timestamps written in the meantime stay as they are and lie in the future: refresh
+/// access tokens afterwards, and expect scheduled work to wait. Available in development mode only.
 #[utoipa::path(
     delete, path = "/dev/clock",
-    responses((status = 200, description = "Put back", body = ClockReport))
+    responses((status = 200, description = "The clock was reset", body = ClockReport))
 )]
 async fn put_clock_back(State(app): State<App>, _: Caller) -> ApiResult<Json<ClockReport>> {
     let ahead = clock_of(&app)?;
     let undone = |_| {
-        let detail =
-            "Not all that is due could be done; `GET /api/v1/jobs` says why. The clock was not put back.";
+        let detail = "Some due work failed, so the clock was not reset. `GET /api/v1/jobs` lists the errors.";
         Problem::new(&problems::INTERNAL, detail)
     };
     app.run_due().await.map_err(undone)?;
     let mover = Arc::clone(ahead);
     let moved = tokio::task::spawn_blocking(move || mover.put_back()).await;
     moved.map_err(io::Error::other).flatten().map_err(|error| {
-        tracing::error!(%error, "the clock was not put back: its file cannot be removed");
-        Problem::new(&problems::INTERNAL, "The file that says how far ahead it is cannot be removed.")
+        tracing::error!(%error, "cannot reset the clock: its file cannot be removed");
+        Problem::new(
+            &problems::INTERNAL,
+            "The clock was not reset, because its file cannot be removed. See the server's log.",
+        )
     })?;
-    tracing::warn!(now = %ahead.now(), "THE CLOCK WAS PUT BACK to the true time by /dev/clock");
-    // Schedules notice that the clock went back, and go on from here.
+    tracing::warn!(now = %ahead.now(), "the clock was reset to real time by /dev/clock");
+    // Schedules detect that the clock moved backwards, and continue from the real time.
     app.jobs.tick().await.map_err(|error| {
-        tracing::error!(%error, "schedules could not go on after the clock was put back");
-        Problem::new(&problems::INTERNAL, "The clock was put back, but schedules could not go on.")
+        tracing::error!(%error, "cannot continue schedules after the clock was reset");
+        Problem::new(
+            &problems::INTERNAL,
+            "The clock was reset, but schedules could not continue. See the server's log.",
+        )
     })?;
     Ok(Json(ClockReport { now: ahead.now(), ahead_ms: 0 }))
 }
 
 fn clock_of(app: &App) -> Result<&Arc<AheadClock>, Problem> {
-    let none = || Problem::new(&problems::NOT_FOUND, "This server's clock cannot be moved.");
+    let none = || Problem::new(&problems::NOT_FOUND, "The clock of this server cannot be changed.");
     app.ahead.as_ref().ok_or_else(none)
 }
 
-/// `30d` as a duration.
+/// Parses a duration such as `30d`.
 fn parse(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
     let number: u64 = number.parse().ok()?;
@@ -237,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_and_its_unit_is_a_duration_and_nothing_else_is() {
+    fn duration_requires_number_and_unit() {
         for (text, duration) in [
             ("1ms", Duration::from_millis(1)),
             ("90s", seconds(90)),
@@ -265,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_as_far_ahead_after_a_restart_and_never_further_than_can_be_written() {
+    fn clock_offset_survives_restart_and_is_bounded() {
         let folder = tempfile::tempdir().unwrap();
         let behind = || Arc::new(ManualClock::at(Timestamp::from_millis(1_000)));
         let clock = AheadClock::resume(behind(), folder.path()).unwrap();

@@ -1,4 +1,4 @@
-//! `/dev/limits`: lifts the limits of a running node and puts them back, to see what a deployment without them looks like.
+//! `/dev/limits`: disables and enables the limits of a running node, to show a deployment without them.
 
 use std::sync::atomic::Ordering;
 
@@ -13,28 +13,34 @@ pub(super) fn routes() -> Routes {
     Routes::new().routes(routes!(get_limits, set_limits))
 }
 
-/// Whether this node goes without limits.
+/// State of the limits of this node.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct LimitsReport {
-    /// Neither 429 limits nor tiers hold.
+    /// True if rate limits (429) and request tiers are disabled.
     lifted: bool,
 }
 
-/// Whether this node goes without limits. Development mode only.
+/// Get the state of the limits
+///
+/// Returns whether rate limits are disabled on the node that handles the request. Available in development
+/// mode only.
 #[utoipa::path(get, path = "/dev/limits", responses((status = 200, body = LimitsReport)))]
 async fn get_limits(State(app): State<App>) -> Json<LimitsReport> {
     Json(LimitsReport { lifted: app.is_without_limits() })
 }
 
-/// Lift the limits of this node, or put them back, until it stops. Development mode only.
+/// Disable or enable the limits
+///
+/// Disables or enables the rate limits and request tiers of the node that handles the request, until it
+/// stops. Available in development mode only.
 #[utoipa::path(
     put, path = "/dev/limits",
     request_body = LimitsReport,
     responses((status = 200, body = LimitsReport))
 )]
 async fn set_limits(State(app): State<App>, Json(body): Json<LimitsReport>) -> Json<LimitsReport> {
-    tracing::warn!(lifted = body.lifted, "THE LIMITS WERE CHANGED by /dev/limits");
+    tracing::warn!(lifted = body.lifted, "limits were changed by /dev/limits");
     app.without_limits.store(body.lifted, Ordering::Relaxed);
     Json(body)
 }

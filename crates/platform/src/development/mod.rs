@@ -1,5 +1,4 @@
-//! What only development mode serves: a clock that can be put forward, limits that can be lifted, and a look at what goes
-//! out.
+//! Module of development mode: an adjustable clock, switchable limits and a view of outgoing events.
 
 mod clock;
 mod limits;
@@ -9,7 +8,7 @@ pub use clock::AheadClock;
 
 use crate::module::{Module, Routes, Tag};
 
-/// Not part of what production mode serves.
+/// Module that production mode does not serve.
 pub static DEVELOPMENT: Module = Module {
     tags: &[Tag {
         name: "Development",

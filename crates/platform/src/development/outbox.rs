@@ -1,4 +1,4 @@
-//! `/dev/outbox`: what every change has said, and who would be told. Whatever is to be sent is seen here.
+//! `/dev/outbox`: lists all events and their recipients.
 
 use axum::extract::State;
 use kith_kernel::uuid::Uuid;
@@ -16,18 +16,18 @@ pub(super) fn routes() -> Routes {
     Routes::new().routes(routes!(list_outbox))
 }
 
-/// Something that has happened, in its place among all that has.
+/// Event with its position in the log of all events.
 #[derive(Serialize, ToSchema)]
 struct OutboxEvent {
-    /// 1, 2, 3, … without gaps.
+    /// Position in the log: 1, 2, 3 and so on, without gaps.
     position: i64,
     id: Uuid,
     at: Timestamp,
-    /// In the past tense: `bond.created`.
+    /// Kind of the event, in the past tense, such as `bond.created`.
     kind: String,
-    /// The id of what it is about.
+    /// Id of the object that the event is about.
     subject: String,
-    /// The ids of the people who would be told.
+    /// Ids of the users who would be notified.
     recipients: Vec<UserId>,
     #[schema(value_type = Object)]
     payload: Value,
@@ -44,7 +44,10 @@ impl From<SequencedEvent> for OutboxEvent {
     }
 }
 
-/// What has happened and who would be told, the newest first. Development mode only.
+/// List events and their recipients
+///
+/// Returns all events, newest first, with the users who would be notified of each. Available in development
+/// mode only.
 #[utoipa::path(get, path = "/dev/outbox", params(PageQuery), responses((status = 200, body = OutboxEventPage)))]
 async fn list_outbox(State(app): State<App>, page: PageQuery) -> ApiResult<OutboxEventPage> {
     let limit = page.limit()?;

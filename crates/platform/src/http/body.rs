@@ -1,4 +1,4 @@
-//! Reads a request's body: bounded in time and in size, whether it comes as it is or as gzip.
+//! Reads request bodies, plain or gzip, with limits on time, size and memory.
 
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use super::RoutePolicy;
 use super::problem::too_large;
 use crate::config::{self, millis};
 
-/// How a body is encoded.
+/// Content coding of a request body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyEncoding {
     Identity,
@@ -30,7 +30,7 @@ impl BodyEncoding {
                 _ if is(b"identity") => {}
                 Self::Identity if is(b"gzip") || is(b"x-gzip") => encoding = Self::Gzip,
                 _ => {
-                    let detail = "The body must be sent as it is, or as gzip, once.";
+                    let detail = "Send the body without a content coding, or with gzip once.";
                     return Err(Problem::new(&problems::UNSUPPORTED_ENCODING, detail));
                 }
             }
@@ -39,12 +39,12 @@ impl BodyEncoding {
     }
 }
 
-/// The part of a body that is admitted however much memory other bodies take: most are not longer.
+/// Part of each body that does not count against the shared memory limit. Most bodies are not longer.
 const ADMITTED_BYTES: usize = 16 << 10;
-/// Most bytes of a body that carries secrets: callers need not be signed in there.
+/// Maximum size in bytes of a body that carries secrets. Callers of these routes are not authenticated yet.
 const SECRET_BODY_BYTES: usize = 16 << 10;
 
-/// The memory of all bodies that are being received, beyond [`ADMITTED_BYTES`] of each.
+/// Shared memory limit of all bodies that are being received, beyond [`ADMITTED_BYTES`] of each.
 #[derive(Debug)]
 pub(crate) struct BodyMemory {
     used: AtomicUsize,
@@ -52,26 +52,26 @@ pub(crate) struct BodyMemory {
 }
 
 impl BodyMemory {
-    /// At most `most` bytes.
+    /// Creates a limit of `most` bytes.
     pub fn new(most: usize) -> Self {
         Self { used: AtomicUsize::new(0), most }
     }
 }
 
-/// What one body takes of the memory, until it is dropped.
+/// Memory reserved by one body until it is dropped.
 struct Share<'m> {
     memory: &'m BodyMemory,
     taken: usize,
 }
 
 impl Share<'_> {
-    /// Takes what a body of `len` bytes needs.
+    /// Reserves the memory of a body of `len` bytes.
     fn grow(&mut self, len: usize) -> Result<(), Problem> {
         let more = len.saturating_sub(ADMITTED_BYTES) - self.taken;
         let used = self.memory.used.fetch_add(more, Ordering::Relaxed) + more;
         self.taken += more;
         if more > 0 && used > self.memory.most {
-            let detail = "Too many large bodies are being received at this moment.";
+            let detail = "The server is receiving too many large bodies. Retry in a moment.";
             return Err(Problem::new(&problems::UNAVAILABLE, detail).retry_after(1));
         }
         Ok(())
@@ -84,14 +84,14 @@ impl Drop for Share<'_> {
     }
 }
 
-/// Most bytes of a body that is sent to a route of this policy.
+/// Returns the maximum size in bytes of a body for a route with this policy.
 fn limit_of(policy: RoutePolicy, limits: &config::Server) -> usize {
     let limit = usize::try_from(limits.body_limit_bytes).unwrap_or(usize::MAX);
     if policy.is_secret { limit.min(SECRET_BODY_BYTES) } else { limit }
 }
 
-/// All of `body`, which was sent to a route of this policy. No more is kept of it, before or after decoding, than the limit
-/// allows.
+/// Reads `body` for a route with this policy. Neither the received nor the decoded body may exceed the size
+/// limit.
 pub(super) async fn read_body(
     policy: RoutePolicy,
     body: Body,
@@ -112,11 +112,12 @@ pub(super) async fn read_body(
 }
 
 async fn collect(mut body: Body, limit: usize, memory: &BodyMemory) -> Result<Bytes, Problem> {
-    let broke_off = || Problem::new(&problems::MALFORMED, "The body broke off.");
+    let broke_off =
+        || Problem::new(&problems::MALFORMED, "The connection ended before the body was complete.");
     let mut share = Share { memory, taken: 0 };
     let mut collected = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        // Trailers mean nothing here.
+        // Trailers are ignored.
         let Ok(data) = frame.map_err(|_| broke_off())?.into_data() else { continue };
         let len = collected.len() + data.len();
         if len > limit {
@@ -126,7 +127,7 @@ async fn collect(mut body: Body, limit: usize, memory: &BodyMemory) -> Result<By
             return Ok(data);
         }
         share.grow(len)?;
-        // Copied, because a small part of what was read keeps all of it in memory.
+        // Copied, because a slice keeps the whole read buffer allocated.
         collected.extend_from_slice(&data);
     }
     Ok(collected.freeze())
@@ -134,7 +135,7 @@ async fn collect(mut body: Body, limit: usize, memory: &BodyMemory) -> Result<By
 
 pub(super) fn gunzip(bytes: &[u8], limit: usize) -> Result<Bytes, Problem> {
     let mut decoded = Vec::new();
-    // One byte more tells too much from just enough.
+    // One byte beyond the limit distinguishes a body that is too large.
     let mut rest = MultiGzDecoder::new(bytes).take(limit as u64 + 1);
     rest.read_to_end(&mut decoded)
         .map_err(|_| Problem::new(&problems::MALFORMED, "The body is not valid gzip."))?;
@@ -162,11 +163,11 @@ mod tests {
 
     /// API-09.
     #[test]
-    fn no_more_is_decoded_than_may_come() {
+    fn gunzip_stops_at_the_limit() {
         let zipped = gzip(&[b'x'; 100]);
         assert_eq!(gunzip(&zipped, 100).unwrap(), [b'x'; 100].as_slice());
         assert_eq!(gunzip(&zipped, 99).unwrap_err().code, &problems::TOO_LARGE);
-        // Several members in a row are one body (RFC 1952).
+        // Consecutive gzip members form one body (RFC 1952, section 2.2).
         assert_eq!(gunzip(&[&*zipped, &zipped].concat(), 200).unwrap().len(), 200);
         assert_eq!(gunzip(&[&*zipped, &zipped].concat(), 199).unwrap_err().code, &problems::TOO_LARGE);
         for broken in [&zipped[..zipped.len() - 1], b"nonsense", b"", &[&*zipped, b"more"].concat()] {
@@ -176,7 +177,7 @@ mod tests {
 
     /// API-09.
     #[test]
-    fn a_bomb_is_not_unfolded() {
+    fn gzip_bomb_is_rejected_quickly() {
         let bomb = gzip(&vec![b' '; 50 << 20]);
         assert!(bomb.len() < 52 << 10, "a thousand to one: {}", bomb.len());
         #[expect(clippy::disallowed_methods, reason = "measures")]
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn large_bodies_have_a_common_bound_and_small_ones_always_room() {
+    async fn large_bodies_share_a_memory_limit() {
         let memory = BodyMemory::new(100_000);
         let receive = |body| collect(body, 256 << 10, &memory);
         let (body, more) = slow(100_000);
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_of_those_who_are_not_signed_in_are_small() {
+    fn secret_routes_limit_bodies_to_16_kib() {
         let limits = config::Config::default().server;
         let secret = RoutePolicy { is_secret: true, ..RoutePolicy::default() };
         assert_eq!(limit_of(secret, &limits), SECRET_BODY_BYTES);
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn only_gzip_once_is_read() {
+    fn only_single_gzip_encoding_is_accepted() {
         let of = |values: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in values {

@@ -1,5 +1,5 @@
-//! Finds all faults of a request body that cannot be read, by the JSON Schema that the OpenAPI document gives for it. serde
-//! stops at the first fault.
+//! Finds all faults of an invalid request body with the JSON Schema in the OpenAPI document. serde stops at
+//! the first fault.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -13,13 +13,15 @@ use serde_json::{Value, json};
 
 use super::json::escape;
 
-/// Most faults that one answer names.
+/// Maximum number of faults in one response.
 const MAX_FAULTS: usize = 20;
-/// Of longer bodies only the first fault is named: finding all of them costs memory in proportion to their number.
+/// Maximum size in bytes of a body that is checked. For larger bodies only the first fault is reported,
+/// because the cost in memory grows with the number of faults.
 const MAX_BYTES: usize = 64 * 1024;
 const JSON: &str = "application/json";
 
-/// The schemas of request bodies in an OpenAPI 3.1 document. It is parsed, and each schema compiled, when first needed.
+/// Schemas of request bodies in an OpenAPI 3.1 document. The document is parsed, and each schema compiled, on
+/// first use.
 pub(crate) struct BodySchemas {
     document: Bytes,
     parsed: OnceLock<Parsed>,
@@ -31,14 +33,14 @@ struct Parsed {
     by_operation: HashMap<(Method, String), Lazy>,
 }
 
-/// A schema of a body, and its validator once that was needed.
+/// Schema of a body, with its validator once it was compiled.
 struct Lazy {
     schema: Value,
     validator: OnceLock<Option<Validator>>,
 }
 
 impl BodySchemas {
-    /// The schemas in `document`.
+    /// Creates the schemas of `document`.
     pub const fn new(document: Bytes) -> Self {
         Self { document, parsed: OnceLock::new() }
     }
@@ -60,7 +62,8 @@ impl BodySchemas {
         Parsed { components: json!({ "schemas": document["components"]["schemas"] }), by_operation }
     }
 
-    /// All faults of a body that cannot be read as its type, the one that was found while reading it among them. At most 20.
+    /// Returns the faults of a body that could not be deserialized, sorted by pointer, with at most one per
+    /// pointer. They include `first`, the fault that deserialization found. At most 20.
     pub fn all_faults(&self, method: &Method, path: &str, body: &[u8], first: FieldError) -> Vec<FieldError> {
         let found = (body.len() <= MAX_BYTES).then(|| self.find(method, path, body)).flatten();
         let mut faults = vec![first];
@@ -93,7 +96,8 @@ impl Parsed {
     }
 }
 
-/// What a violation of the schema means in the terms of this API. Values are not repeated: one may be a password.
+/// Converts a schema violation to field errors of this API. Values are not included, because they can be
+/// secrets.
 fn faults_of(error: ValidationError<'_>) -> Vec<FieldError> {
     use ValidationErrorKind as Kind;
     let at = error.instance_path().to_string();
@@ -106,9 +110,9 @@ fn faults_of(error: ValidationError<'_>) -> Vec<FieldError> {
         }
         Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => unexpected
             .iter()
-            .map(|name| FieldError::new(field(name), "unknown_field", "There is no such field."))
+            .map(|name| FieldError::new(field(name), "unknown_field", "This field does not exist."))
             .collect(),
-        Kind::Type { .. } => one("wrong_type", "Not of a type that this field can have.".to_owned()),
+        Kind::Type { .. } => one("wrong_type", "The value has the wrong type.".to_owned()),
         Kind::Enum { options } => {
             let words: Vec<_> = options.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             one("invalid", format!("Expected one of {}.", words.join(", ")))
@@ -119,8 +123,8 @@ fn faults_of(error: ValidationError<'_>) -> Vec<FieldError> {
         Kind::MaxLength { limit } => one("too_long", format!("At most {limit} characters.")),
         Kind::MinItems { limit } => one("too_few", format!("At least {limit}.")),
         Kind::MaxItems { limit } => one("too_many", format!("At most {limit}.")),
-        Kind::Pattern { pattern } => one("invalid", format!("Expected to match {pattern}.")),
-        _ => one("invalid", "Not a value that this field can have.".to_owned()),
+        Kind::Pattern { pattern } => one("invalid", format!("Must match the pattern {pattern}.")),
+        _ => one("invalid", "The value is not valid for this field.".to_owned()),
     }
 }
 
@@ -156,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_named_once() {
+    fn each_body_fault_is_reported_once() {
         let body =
             r#"{"name": 5, "age": -1, "nick/name": "secret", "friends": [{"name": "", "colour": "secret"}]}"#;
         assert_eq!(
@@ -181,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn operation_without_a_schema_names_the_first_fault() {
+    fn operation_without_schema_reports_first_fault() {
         let first = FieldError::new("/a", "invalid", "No.");
         assert_eq!(schemas().all_faults(&Method::PUT, "/people", b"{}", first.clone()), [first]);
     }

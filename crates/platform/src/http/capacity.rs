@@ -1,5 +1,5 @@
-//! How many connections may be open at once, in total and for one client network, and which of them makes room when a limit
-//! is reached. Never closes a connection whose request is being answered.
+//! Limits on open connections, in total and per client network, and the choice of the connection to close
+//! when a limit is reached. A connection whose request is being answered is never closed.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -11,46 +11,48 @@ use super::ClientAddress;
 use super::connection::{Line, Order, Phase};
 use crate::config;
 
-/// File descriptors kept back for the database, files, outbound requests and logs.
+/// File descriptors reserved for the database, files, outbound requests and logs.
 const RESERVED_DESCRIPTORS: u64 = 256;
-/// Most descriptors that [`raise_descriptor_limit`] asks for.
+/// Maximum limit that [`raise_descriptor_limit`] requests.
 const MAX_DESCRIPTORS: u64 = 1 << 20;
-/// Connections that may be closing to make room at once; they are not counted any more. Of one network half of that.
+/// Maximum number of evicted connections that have not ended yet; they no longer count. At most half of them
+/// are evicted for the limit per network.
 const MAX_LEAVING: usize = 64;
-/// Networks that are searched for a connection that can be closed, the largest first.
+/// Number of networks that are searched for a connection to close, the largest first.
 const SEARCHED_NETWORKS: usize = 8;
-/// Ticks of a quarter of a second after which a body that is still arriving makes room.
+/// Age in ticks of a quarter of a second from which a connection with an incomplete request body can be
+/// closed.
 const SLOW_BODY_TICKS: u32 = 8;
-/// Default of `server.max_connections` where descriptors abound.
+/// Default of `server.max_connections` if the descriptor limit allows it.
 const DEFAULT_MAX_CONNECTIONS: u64 = 100_000;
-/// Bounds of the default of `server.max_connections_per_network`.
+/// Range of the default of `server.max_connections_per_network`.
 const DEFAULT_PER_NETWORK: std::ops::RangeInclusive<usize> = 16..=1_000;
 
-/// Raises the soft limit of open file descriptors to the hard limit, at most 1,048,576. Returns the limit that then holds,
-/// or `None` if there is none.
+/// Raises the soft limit of open file descriptors to the hard limit, but at most to 1,048,576. Returns the
+/// resulting limit, or `None` if there is no limit.
 pub fn raise_descriptor_limit() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.unwrap_or(MAX_DESCRIPTORS).min(MAX_DESCRIPTORS);
     if current.is_some_and(|current| current < wanted)
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
     {
-        tracing::warn!(%error, "the limit of open files could not be raised");
+        tracing::warn!(%error, "cannot raise the limit of open files");
     }
     getrlimit(Resource::Nofile).current
 }
 
-/// The limits of open connections.
+/// Limits of open connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ConnectionLimits {
-    /// In total.
+    /// Maximum number in total.
     pub total: usize,
-    /// For one client network: an IPv4 address, or an IPv6 /64.
+    /// Maximum number per client network: an IPv4 address, or an IPv6 /64.
     pub per_network: usize,
 }
 
 impl ConnectionLimits {
-    /// The configured limits. Where the configuration says 0, they follow from the limit of open file descriptors, below
-    /// which they stay in any case.
+    /// Returns the configured limits. A configured 0 selects a default that depends on the limit of open file
+    /// descriptors. The total is always kept below that limit.
     pub fn of(server: &config::Server, descriptors: Option<u64>) -> Self {
         let descriptors = descriptors.unwrap_or(u64::MAX);
         let available = descriptors - RESERVED_DESCRIPTORS.min(descriptors / 4);
@@ -62,7 +64,7 @@ impl ConnectionLimits {
             tracing::warn!(
                 wanted,
                 available,
-                "`server.max_connections` is more than the limit of open files allows"
+                "`server.max_connections` exceeds the limit of open files and was reduced"
             );
         }
         let total = usize::try_from(wanted.min(available)).unwrap_or(usize::MAX).max(1);
@@ -74,7 +76,7 @@ impl ConnectionLimits {
     }
 }
 
-/// Which limit is reached.
+/// Limit that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LimitReached {
     /// `server.max_connections`.
@@ -84,7 +86,7 @@ pub(super) enum LimitReached {
 }
 
 impl LimitReached {
-    /// Label of the metric.
+    /// Returns the label in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Total => "total",
@@ -93,13 +95,13 @@ impl LimitReached {
     }
 }
 
-/// The open connections, counted by client network.
+/// Open connections, counted by client network.
 #[derive(Debug, Default)]
 pub(super) struct OpenConnections {
     lines: HashMap<usize, (Arc<Line>, IpAddr)>,
-    /// Those that count, by network.
+    /// Ids of the connections that count, by network.
     by_network: HashMap<IpAddr, HashSet<usize>>,
-    /// Those that were told to make room and have not ended.
+    /// Ids of the connections that were evicted and have not ended.
     leaving: HashSet<usize>,
 }
 
@@ -129,7 +131,8 @@ impl OpenConnections {
         self.lines.values().map(|(line, _)| line)
     }
 
-    /// The limit that one more connection of `network` would exceed. `lifts_network` lifts the limit per network.
+    /// Returns the limit that one more connection of `network` would exceed. `lifts_network` disables the
+    /// limit per network.
     pub fn limit_reached(
         &self,
         network: IpAddr,
@@ -146,10 +149,10 @@ impl OpenConnections {
         }
     }
 
-    /// Makes room for a connection of `network` by telling another one to end, which counts no longer: of the same network
-    /// if that is full, else of the largest that has one to spare. The one that has been idle longest goes first; then the
-    /// one whose request has been arriving longest; one that has just come last. Returns false if every candidate is being answered, or too many are still
-    /// ending.
+    /// Closes a connection to make room for one of `network`: in the same network if that is full, otherwise
+    /// in the largest network that has a candidate. Prefers the connection that has been idle longest, then
+    /// the one whose request head has been arriving longest, then slow bodies, and new connections last.
+    /// Returns false if there is no candidate, or too many evicted connections have not ended.
     pub fn evict(&mut self, network: IpAddr, reached: LimitReached) -> bool {
         let most_leaving = if reached == LimitReached::Network { MAX_LEAVING / 2 } else { MAX_LEAVING };
         if self.leaving.len() >= most_leaving {
@@ -183,9 +186,9 @@ impl OpenConnections {
             let (phase, ticks) = line.phase();
             let rank = match phase {
                 _ if line.is_told() => return None,
-                // The end of a long answer may still be on its way.
+                // The end of a long response may still be in transit.
                 Phase::Idle if line.is_blocked() => return None,
-                // What has come may not have been read yet.
+                // Received bytes may not have been read yet.
                 Phase::Idle | Phase::Reading if ticks == 0 => 0,
                 Phase::Idle => 3,
                 Phase::Reading => 2,
@@ -202,7 +205,7 @@ impl OpenConnections {
     }
 }
 
-/// The client network of a peer.
+/// Returns the client network of a peer.
 pub(super) fn network_of(peer: SocketAddr) -> IpAddr {
     ClientAddress::new(peer.ip()).first_of_network()
 }
@@ -263,7 +266,7 @@ mod tests {
             line
         }
 
-        /// Whether this one makes room.
+        /// Evicts a connection and returns true if it was `line`.
         fn evicts(&mut self, line: &Line, network: &str, reached: LimitReached) -> bool {
             self.open.evict(network.parse().unwrap(), reached) && line.is_told()
         }
@@ -280,7 +283,7 @@ mod tests {
         let longest = world.add("192.0.2.2", Phase::Idle);
         world.add("192.0.2.2", Phase::Idle);
         assert!(world.evicts(&longest, "192.0.2.9", LimitReached::Total));
-        // A full network makes room for its own connections.
+        // A full network closes its own connections.
         assert!(world.evicts(&alone, "192.0.2.1", LimitReached::Network));
     }
 

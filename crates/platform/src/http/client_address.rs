@@ -1,4 +1,4 @@
-//! Whose address a request counts under: the peer's, or the one that a trusted proxy says it came from.
+//! Client address of a request: the peer, or the address that a trusted proxy reports in `X-Forwarded-For`.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,10 +10,10 @@ use http::{HeaderMap, HeaderName};
 use crate::config::Network;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// What one customer is given of IPv6: the first 64 bits.
+/// Mask of an IPv6 network: limits count by /64, which one customer typically has.
 const IPV6_NETWORK: u128 = !0 << 64;
 
-/// The address of whoever asks, as far as it can be believed. IPv4 inside IPv6 (`::ffff:192.0.2.1`) is IPv4.
+/// Client address. IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`) are converted to IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress(IpAddr);
 
@@ -22,17 +22,18 @@ impl ClientAddress {
         Self(ip.to_canonical())
     }
 
-    /// The address itself.
+    /// Returns the IP address.
     pub fn ip(self) -> IpAddr {
         self.0
     }
 
-    /// What limits count by: an IPv4 address, or the /64 that an IPv6 address is in. Opaque.
+    /// Returns the network that limits count by, as text: the IPv4 address, or the first address of the IPv6
+    /// /64.
     pub fn network(self) -> String {
         self.first_of_network().to_string()
     }
 
-    /// The first address of the network that limits count by.
+    /// Returns the first address of the network that limits count by.
     pub(crate) fn first_of_network(self) -> IpAddr {
         match self.0 {
             IpAddr::V4(_) => self.0,
@@ -40,14 +41,16 @@ impl ClientAddress {
         }
     }
 
-    /// The one for whom this peer asks: itself, unless it is among `proxies` and names another.
+    /// Returns the client address for this peer. If the peer is one of `proxies`, that is the rightmost
+    /// address in `X-Forwarded-For` that is not a proxy.
     pub(super) fn behind(self, proxies: &[Network], headers: &HeaderMap) -> Self {
         let is_proxy = |ip: IpAddr| proxies.iter().any(|network| network.contains(ip));
         if proxies.is_empty() || !is_proxy(self.0) {
             return self;
         }
         let mut client = self;
-        // Each proxy adds whom it heard at the end. Left of the last one that is not ours anything may stand.
+        // Each proxy appends the address of its peer. Entries left of the last untrusted address can be
+        // forged.
         for hop in headers.get_all(X_FORWARDED_FOR).into_iter().rev() {
             for hop in hop.as_bytes().rsplit(|byte| *byte == b',') {
                 let Some(ip) = str::from_utf8(hop).ok().and_then(parse) else { return self };
@@ -61,7 +64,7 @@ impl ClientAddress {
     }
 }
 
-/// An address, which some proxies write with a port, and IPv6 then in brackets.
+/// Parses an address, optionally with a port or brackets, as some proxies write it.
 fn parse(hop: &str) -> Option<IpAddr> {
     let hop = hop.trim();
     let bracketed = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
@@ -101,7 +104,7 @@ mod tests {
 
     /// DRV-13.
     #[test]
-    fn only_a_trusted_proxy_is_believed() {
+    fn forwarded_for_is_trusted_only_from_proxies() {
         for forwarded in ["203.0.113.1", "10.0.0.1", "127.0.0.1", "::1", "192.0.2.7, 203.0.113.1"] {
             for stranger in ["198.51.100.1", "2001:db8::1", "192.0.2.8", "127.0.0.1", "::ffff:198.51.100.1"] {
                 let itself = address(stranger).ip().to_string();
@@ -114,9 +117,9 @@ mod tests {
         assert_eq!(address("192.0.2.1").behind(&[], &HeaderMap::new()), address("192.0.2.1"));
     }
 
-    /// DRV-13: what the client itself has sent stands left of what the proxy added.
+    /// DRV-13: entries sent by the client are left of those that the proxy added.
     #[test]
-    fn what_stands_left_of_the_last_stranger_is_not_looked_at() {
+    fn forged_forwarded_entries_are_ignored() {
         for forged in
             ["1.1.1.1", "10.0.0.9", "garbage", "", ",,,", "unknown", "'", "1.1.1.1, 2.2.2.2", "\u{fc}"]
         {
@@ -134,7 +137,7 @@ mod tests {
 
     /// DRV-13.
     #[test]
-    fn what_a_proxy_says_that_is_no_address_leaves_the_proxy() {
+    fn invalid_forwarded_entry_falls_back_to_proxy() {
         for garbage in [
             "",
             "unknown",
@@ -153,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_may_have_ports_and_all_may_be_ours() {
+    fn forwarded_addresses_with_ports_are_parsed() {
         for (hop, ip) in [
             ("203.0.113.1:5000", "203.0.113.1"),
             ("[2001:db8::1]:5000", "2001:db8::1"),
@@ -165,9 +168,9 @@ mod tests {
         }
     }
 
-    /// DRV-13: rotation within what one customer is given changes nothing.
+    /// DRV-13: addresses within one /64 count as one client.
     #[test]
-    fn limits_count_ipv6_by_its_first_half_and_ipv4_whole() {
+    fn limits_count_ipv6_by_64_bit_prefix() {
         let network = |ip| address(ip).network();
         for rotated in ["2001:db8:1:2::", "2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff"] {
             assert_eq!(network(rotated), network("2001:db8:1:2:3::4"));

@@ -1,4 +1,4 @@
-//! Codings for answers: which one a caller takes, and the work itself.
+//! Content codings of responses: negotiation and encoding.
 
 use std::io::Write;
 
@@ -7,26 +7,26 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{self, HeaderMap};
 
-/// A coding that answers can have.
+/// Content coding of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coding {
     Gzip,
     Brotli,
 }
 
-/// How much work is put into it.
+/// Compression effort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effort {
-    /// For an answer that is sent once.
+    /// For a response that is sent once.
     Low,
-    /// For one that is kept.
+    /// For a response that is compressed once and sent many times.
     High,
 }
 
 impl Coding {
     pub const ALL: [Self; 2] = [Self::Gzip, Self::Brotli];
 
-    /// As it stands in headers.
+    /// Returns the name of the coding in headers.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Gzip => "gzip",
@@ -34,7 +34,7 @@ impl Coding {
         }
     }
 
-    /// The bytes in this coding.
+    /// Compresses `bytes`.
     pub fn encode(self, bytes: &[u8], effort: Effort) -> Vec<u8> {
         let written = "writing to a Vec does not fail";
         match self {
@@ -55,14 +55,14 @@ impl Coding {
     }
 }
 
-/// Encodes a body that comes in chunks.
+/// Incremental encoder for a streamed body.
 pub(super) enum StreamEncoder {
     Gzip(GzEncoder<Vec<u8>>),
     Brotli(Box<CompressorWriter<Vec<u8>>>),
 }
 
 impl Coding {
-    /// An encoder for a body that is sent while it is made.
+    /// Creates an encoder for a streamed body.
     pub fn encoder(self) -> StreamEncoder {
         match self {
             Self::Gzip => StreamEncoder::Gzip(GzEncoder::new(Vec::new(), Compression::new(4))),
@@ -72,7 +72,7 @@ impl Coding {
 }
 
 impl StreamEncoder {
-    /// The chunk in the coding, so that the receiver can decode all of it.
+    /// Compresses a chunk and flushes, so that the receiver can decode it completely.
     pub fn encode(&mut self, chunk: &[u8]) -> Vec<u8> {
         let written = "writing to a Vec does not fail";
         match self {
@@ -87,7 +87,7 @@ impl StreamEncoder {
         }
     }
 
-    /// What ends the body.
+    /// Returns the end of the compressed body.
     pub fn finish(self) -> Vec<u8> {
         match self {
             Self::Gzip(encoder) => encoder.finish().expect("writing to a Vec does not fail"),
@@ -96,7 +96,7 @@ impl StreamEncoder {
     }
 }
 
-/// What `Accept-Encoding` says of each coding, in thousandths; 0 is a refusal.
+/// Weights of `Accept-Encoding` in thousandths. 0 means not acceptable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Accepted {
     gzip: u16,
@@ -124,13 +124,13 @@ impl Accepted {
         Self {
             gzip: gzip.unwrap_or(unnamed),
             brotli: brotli.unwrap_or(unnamed),
-            // It goes without saying, unless something else is said.
+            // Identity is acceptable unless it is excluded (RFC 9110, section 12.5.3).
             identity: identity.or(others).unwrap_or(1),
         }
     }
 
-    /// The coding that is liked best, `first` among equals. None is the answer as it is, which is sent too if nothing
-    /// else will do.
+    /// Returns the coding with the highest weight; `first` wins a tie. `None` means identity, which is also
+    /// sent if nothing is acceptable.
     pub fn best(self, first: Coding) -> Option<Coding> {
         let weight = |coding| match coding {
             Coding::Gzip => self.gzip,
@@ -142,7 +142,7 @@ impl Accepted {
     }
 }
 
-/// `q=0.5` as 500. What cannot be read is a refusal.
+/// Parses `q=0.5` as 500. An invalid weight counts as 0.
 fn thousandths(weight: &str) -> u16 {
     let weight = weight.trim();
     if weight.is_empty() {

@@ -1,6 +1,6 @@
-//! One connection: knows whether bytes of an unanswered request have been read, and obeys the orders to end it.
+//! State of one connection: tracks whether a request has begun to arrive, and executes orders to close.
 //!
-//! hyper alone would drop a request whose head has half arrived when a connection is asked to close.
+//! On its own, hyper would drop a request whose head has arrived partly when a connection is shut down.
 
 use std::convert::Infallible;
 use std::io;
@@ -24,52 +24,52 @@ use tokio::net::TcpStream;
 use super::ClientAddress;
 use super::edge::Edge;
 
-/// Most bytes of a request's head.
+/// Maximum size of a request head in bytes.
 const HEAD_LIMIT_BYTES: usize = 64 * 1024;
-/// Most bytes thrown away after an answer that did not wait for the body.
+/// Maximum number of bytes discarded after a response that did not wait for the body.
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
-/// What a connection is doing.
+/// Phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
-    /// Nothing was asked since the last answer.
+    /// No byte has arrived since the last response.
     Idle,
-    /// Bytes of a request have come, not yet its whole head.
+    /// Part of a request head has arrived.
     Reading,
-    /// A request is being answered: its answer has no head yet.
+    /// A handler processes the request; the response has no head yet.
     Answering,
-    /// The rest of the body of a request is waited for.
+    /// A handler waits for the rest of the request body.
     ReadingBody,
-    /// The head of the answer is made, its body is being sent. For an event stream that lasts as long as the stream.
+    /// The response has a head, and its body is being sent. Lasts as long as an event stream does.
     Sending,
-    /// It was told to close while idle; the last answer may still be on its way.
+    /// The connection was shut down while idle; the last response may still be in transit.
     Closing,
-    /// The last answer was sent; what still comes is thrown away.
+    /// The last response was sent; further input is discarded.
     Lingering,
 }
 
-/// What a connection is told to do.
+/// Order to close a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Order {
-    /// Close, unless a request has begun to arrive; then after its answer.
+    /// Close when idle. If a request has begun to arrive, close after its response.
     Close = 1,
-    /// End now.
+    /// Close immediately.
     Cut = 2,
 }
 
-/// What others see of a connection.
+/// State of a connection that the server observes.
 #[derive(Debug)]
 pub(super) struct Line {
     phase: AtomicU8,
-    /// The tick at which the phase began.
+    /// Tick at which the phase began, or at which a write last made progress.
     since: AtomicU32,
     order: AtomicU8,
-    /// Whether the peer takes no more bytes at the moment.
+    /// True while the peer accepts no more bytes.
     is_blocked: AtomicBool,
     waker: AtomicWaker,
-    /// Counts up a few times a second: a clock that costs nothing to read.
+    /// Coarse clock that counts up four times a second.
     ticks: Arc<AtomicU32>,
 }
 
@@ -86,9 +86,9 @@ impl Line {
         }
     }
 
-    /// What it is doing, and for how many ticks.
+    /// Returns the phase and its age in ticks.
     pub fn phase(&self) -> (Phase, u32) {
-        // Acquire: a phase is never seen with the age of the one before it, which might be past every limit.
+        // Acquire: a phase must not be seen with the age of the previous one, which could exceed a limit.
         let phase = match self.phase.load(Ordering::Acquire) {
             0 => Phase::Idle,
             1 => Phase::Reading,
@@ -101,13 +101,13 @@ impl Line {
         (phase, self.ticks.load(Ordering::Relaxed).wrapping_sub(self.since.load(Ordering::Relaxed)))
     }
 
-    /// Gives an order. A stronger one that was given before stays.
+    /// Gives an order. A pending stronger order stays.
     pub fn order(&self, order: Order) {
         self.order.fetch_max(order as u8, Ordering::AcqRel);
         self.waker.wake();
     }
 
-    /// Whether an order waits to be taken.
+    /// Returns true if an order is pending.
     pub fn is_told(&self) -> bool {
         self.order.load(Ordering::Acquire) != 0
     }
@@ -121,7 +121,7 @@ impl Line {
         taken.is_ok()
     }
 
-    /// Whether the peer has stopped fetching what it is sent. [`Line::phase`] then says since when.
+    /// Returns true if the peer does not read the response. The age in [`Line::phase`] then tells since when.
     pub fn is_blocked(&self) -> bool {
         self.is_blocked.load(Ordering::Acquire)
     }
@@ -131,7 +131,8 @@ impl Line {
         self.phase.store(phase as u8, Ordering::Release);
     }
 
-    /// Notes what came of a write: progress restarts the time of a phase in which an answer is on its way.
+    /// Records the result of a write. Progress restarts the age of the phase, except while a request head
+    /// arrives.
     fn wrote(&self, written: &Poll<io::Result<usize>>) {
         self.is_blocked.store(written.is_pending(), Ordering::Release);
         if written.is_ready() && self.phase.load(Ordering::Relaxed) != Phase::Reading as u8 {
@@ -139,7 +140,7 @@ impl Line {
         }
     }
 
-    /// Enters `phase` if it is `from` that goes on.
+    /// Enters `phase` if the present one is `from`.
     fn turn(&self, from: Phase, phase: Phase) {
         if self.phase.load(Ordering::Relaxed) == from as u8 {
             self.enter(phase);
@@ -156,7 +157,7 @@ impl Line {
     }
 }
 
-/// Answers what comes on `stream` until it ends or is told to end.
+/// Serves `stream` until it ends or is ordered to close.
 pub(super) async fn run(stream: TcpStream, peer: SocketAddr, line: Arc<Line>, edge: Arc<Edge>) {
     let io = Watched { stream, line: Arc::clone(&line), unread: Bytes::new(), lingered: 0 };
     let mut conversation = pin!(converse(io, peer, &line, edge));
@@ -168,7 +169,7 @@ pub(super) async fn run(stream: TcpStream, peer: SocketAddr, line: Arc<Line>, ed
 }
 
 async fn converse(mut io: Watched, peer: SocketAddr, line: &Arc<Line>, edge: Arc<Edge>) {
-    // A caller that closes its side has gone away, as far as anyone can tell: its request is not worked on in vain.
+    // A client that closes its side of the connection is treated as gone, and its request is cancelled.
     let mut http = http1::Builder::new();
     http.header_read_timeout(None).max_buf_size(HEAD_LIMIT_BYTES).half_close(false);
     loop {
@@ -176,20 +177,21 @@ async fn converse(mut io: Watched, peer: SocketAddr, line: &Arc<Line>, edge: Arc
         let service =
             service_fn(move |request| answer(request, peer, Arc::clone(&of_requests), Arc::clone(&edge)));
         let (parts, done) = until_end(http.serve_connection(TokioIo::new(io), service), line).await;
-        // hyper has refused it by itself, with an answer without a body, and no handler has seen it.
+        // hyper rejected the input itself, with a response without a body; no handler has seen it.
         if let Some(error) = done.err().filter(hyper::Error::is_parse) {
-            tracing::info!(target: "kith::request", %error, "what came could not be read as a request");
+            tracing::info!(target: "kith::request", %error, "rejected input that is not a valid HTTP request");
         }
         io = parts.io.into_inner();
         if line.phase().0 != Phase::Closing || parts.read_buf.is_empty() {
             break;
         }
-        // Closed for being idle, when half a head stood behind the last request: it is read to its end, and answered.
+        // The connection was shut down as idle, but part of a request had arrived. Read and answer that
+        // request.
         io.unread = parts.read_buf;
         line.enter(Phase::Reading);
         http.keep_alive(false);
     }
-    // How a connection is closed interests nobody: its requests have been logged.
+    // Errors of closing are irrelevant: the requests have been logged.
     let _ = std::future::poll_fn(|cx| io.poll_close(cx)).await;
 }
 
@@ -209,7 +211,7 @@ fn answer(
     }
 }
 
-/// The body of a request. It tells the line while more of it is waited for.
+/// Request body that updates the phase while a handler waits for it.
 struct ReceivedBody {
     body: Incoming,
     line: Arc<Line>,
@@ -247,7 +249,7 @@ impl Drop for ReceivedBody {
     }
 }
 
-/// The body of an answer. hyper drops it once it is written, or once the client has gone.
+/// Response body. hyper drops it when it is written or the client has disconnected.
 struct SentBody {
     body: Body,
     line: Arc<Line>,
@@ -279,7 +281,7 @@ impl Drop for SentBody {
     }
 }
 
-/// Lets hyper have the connection until it is done with it, and takes back what it has not used.
+/// Runs the hyper connection until it ends, and returns its parts.
 async fn until_end<S>(
     mut connection: http1::Connection<TokioIo<Watched>, S>,
     line: &Line,
@@ -289,7 +291,7 @@ where
 {
     let done = std::future::poll_fn(|cx| {
         loop {
-            // First, so that what has already arrived is read before an order to close is weighed.
+            // First, so that received bytes are read before an order to close is considered.
             if let Poll::Ready(done) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(done);
             }
@@ -297,7 +299,7 @@ where
                 return Poll::Pending;
             }
             match line.phase().0 {
-                // Once draining, the answer to a request that has begun to arrive ends the connection by itself.
+                // While draining, the response to this request closes the connection.
                 Phase::Reading => {}
                 Phase::Idle => {
                     line.enter(Phase::Closing);
@@ -311,18 +313,18 @@ where
     (connection.into_parts(), done)
 }
 
-/// A socket that tells its line when bytes come, and that is closed without losing the last answer.
+/// Socket that reports received bytes, and is closed without losing the last response.
 struct Watched {
     stream: TcpStream,
     line: Arc<Line>,
-    /// What was read and not used, to be read again.
+    /// Bytes that hyper read but did not use, to be read again.
     unread: Bytes,
     lingered: usize,
 }
 
 impl Watched {
-    /// Closing a socket with unread bytes resets it, and the reset can overtake the answer on its way out (a 413 to
-    /// someone who still sends). So what has come is thrown away until the other side has closed too.
+    /// Closes the socket. Closing with unread input would reset the connection, and the reset could overtake
+    /// the response in transit, such as a 413. Therefore input is discarded until the peer closes too.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.lingered == 0 {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
@@ -389,7 +391,7 @@ impl AsyncWrite for Watched {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// hyper is done, but what it read and did not use may still be a request's.
+    /// Leaves the socket open: bytes that hyper read but did not use may belong to another request.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

@@ -1,6 +1,7 @@
-//! Which web pages may call from elsewhere: those of the listed origins and, in development mode, of this machine.
+//! Cross-origin resource sharing: allows the listed origins and, in development mode, origins on the same
+//! machine.
 //!
-//! Credentials are never allowed: whoever calls sends a token, and no cookie means anything here.
+//! Credentials are never allowed: callers authenticate with tokens, not cookies.
 
 use std::net::IpAddr;
 
@@ -21,14 +22,14 @@ const MAY_READ: HeaderValue = HeaderValue::from_static(
     "etag, idempotency-replayed, link, location, ratelimit, ratelimit-policy, retry-after, server-timing, \
      www-authenticate, x-request-id",
 );
-/// The longest that browsers keep it.
+/// Maximum age that browsers apply to preflight responses.
 const TWO_HOURS: HeaderValue = HeaderValue::from_static("7200");
 const ORIGIN: HeaderValue = HeaderValue::from_static("origin");
 
-/// The origins whose pages may call.
+/// Allowed origins.
 pub(super) struct Cors {
     listed: Vec<HeaderValue>,
-    /// Whether pages that the developer's own machine serves may call: in development mode, on whatever port.
+    /// Allows origins on the loopback, with any port. True in development mode.
     allows_loopback: bool,
 }
 
@@ -42,14 +43,14 @@ impl Cors {
         }
     }
 
-    /// The origin that the request comes from, if its pages may call.
+    /// Returns the origin of the request if it is allowed.
     pub fn origin_of(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let origin = headers.get(header::ORIGIN)?;
         let is_allowed = self.listed.contains(origin) || (self.allows_loopback && is_loopback(origin));
         is_allowed.then(|| origin.clone())
     }
 
-    /// The answer to a browser that asks whether a page may send something; `None` if nobody asks that.
+    /// Answers a preflight request. Returns `None` for other requests.
     pub fn preflight<B>(&self, request: &Request<B>) -> Option<Result<Response, Problem>> {
         let headers = request.headers();
         let asks = headers.contains_key(header::ORIGIN)
@@ -59,7 +60,7 @@ impl Cors {
         }
         if self.origin_of(headers).is_none() {
             let detail =
-                "Pages of this origin cannot call this server. Add the origin to `server.cors_origins`.";
+                "Pages of this origin may not call this server. Add the origin to `server.cors_origins`.";
             return Some(Err(Problem::new(&problems::ORIGIN_NOT_ALLOWED, detail)));
         }
         let mut response = Response::new(Body::empty());
@@ -71,7 +72,7 @@ impl Cors {
         Some(Ok(response))
     }
 
-    /// Lets pages of `origin` read the answer.
+    /// Adds the headers that let pages of `origin` read the response.
     pub fn allow(&self, origin: Option<HeaderValue>, headers: &mut HeaderMap) {
         if self.listed.is_empty() && !self.allows_loopback {
             return;
@@ -84,8 +85,8 @@ impl Cors {
     }
 }
 
-/// Whether pages of this origin come from the machine itself: `localhost`, a name below it (RFC 6761), or a loopback address,
-/// with any port, as browsers write it.
+/// Returns true if the origin, in the form that browsers send, is on the local machine: `localhost`, a name
+/// below it (RFC 6761) or a loopback address, with any port.
 fn is_loopback(origin: &HeaderValue) -> bool {
     let Some(rest) = origin
         .to_str()
@@ -105,8 +106,8 @@ fn is_loopback(origin: &HeaderValue) -> bool {
     port.is_some_and(is_port) && is_loopback_host(host)
 }
 
-/// Whether a host always means the machine itself: `localhost`, a name below it (RFC 6761), or a loopback address, in brackets
-/// or without. In lower case.
+/// Returns true if the host always means the local machine: `localhost`, a name below it (RFC 6761) or a
+/// loopback address, with or without brackets. Expects lower case.
 pub(super) fn is_loopback_host(host: &str) -> bool {
     let is_label = |label: &str| {
         !label.is_empty()

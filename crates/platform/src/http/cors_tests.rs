@@ -1,4 +1,4 @@
-//! That pages of the listed origins can call, and those of no other.
+//! Tests that pages of allowed origins can call the server, and pages of other origins cannot.
 
 use crate::config::{Config, Inputs, Mode};
 use crate::testing::{TestServer, header, status};
@@ -21,7 +21,7 @@ async fn listing() -> TestServer {
 
 /// SEC-08.
 #[tokio::test]
-async fn pages_of_a_listed_origin_read_every_answer() {
+async fn listed_origins_can_read_all_responses() {
     let test = listing().await;
     for origin in [LISTED, "capacitor://localhost", "http://localhost:5173"] {
         let from = format!("Origin: {origin}\r\n");
@@ -55,7 +55,7 @@ async fn pages_of_a_listed_origin_read_every_answer() {
 
 /// SEC-08.
 #[tokio::test]
-async fn a_preflight_says_what_may_be_sent() {
+async fn preflight_lists_allowed_methods_and_headers() {
     let test = listing().await;
     for path in ["/some", "/api/v1/auth/timeless", "/nothing"] {
         let answer = test.ask(&format!("OPTIONS {path}"), &format!("Origin: {LISTED}\r\n{PREFLIGHT}")).await;
@@ -74,7 +74,7 @@ async fn a_preflight_says_what_may_be_sent() {
 
 /// SEC-08.
 #[tokio::test]
-async fn no_other_origin_is_let_in() {
+async fn unlisted_origins_are_rejected() {
     let hostile = [
         "null",
         "*",
@@ -110,7 +110,7 @@ async fn no_other_origin_is_let_in() {
 
 /// SEC-08.
 #[test]
-fn only_exact_origins_can_be_listed_and_in_production_none_without_tls() {
+fn listed_origins_are_validated() {
     let load = |origin: &str, mode: &str| {
         let set = |key: &str, value: &str| (key.into(), value.into());
         let env = vec![
@@ -152,7 +152,7 @@ fn only_exact_origins_can_be_listed_and_in_production_none_without_tls() {
     }
 }
 
-/// A preflight of `http://localhost:5173` was answered with a 405 that named no setting.
+/// Regression: a preflight from `http://localhost:5173` was answered with a 405 that named no setting.
 #[tokio::test]
 async fn loopback_origins_may_call_in_development_mode_only() {
     let test = TestServer::start(|_| {}).await;

@@ -1,8 +1,8 @@
-//! What surrounds every request: its id, its time, its limits, a panic's end, the form and headers of the answer, the
-//! log line.
+//! Processing around every request: request id, timeout, limits, panics, representation and headers of the
+//! response, logging.
 //!
-//! It decides nothing about a request's meaning. It stands around the router as a plain function: a layer of axum's
-//! would cost each request two boxes and a copy of itself.
+//! Implemented as a plain function around the router: an axum layer would cost each request two allocations
+//! and a clone.
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
@@ -34,14 +34,14 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
-/// A body that is not longer has come with the head, as good as always.
+/// Size in bytes up to which a body is expected to arrive together with the head.
 const ARRIVES_AT_ONCE_BYTES: u64 = 4 * 1024;
-/// What a request is counted and logged as whose caller went away before its answer. Nobody is sent it.
+/// Status in metrics and logs for a request whose client disconnected before the response. It is never sent.
 const CALLER_GONE: u16 = 499;
-/// The most headers the edge adds, beside those that always stand.
+/// Maximum number of headers that the edge adds, besides the standing ones.
 const ADDED_HEADERS: usize = 10;
 
-/// The handlers, and what surrounds them.
+/// Handlers with the processing around them.
 pub(super) struct Edge {
     app: App,
     router: Router,
@@ -68,8 +68,8 @@ impl Edge {
         }
     }
 
-    /// Whether the limit of connections per network does not hold for `peer`: limits are lifted, or it is a proxy that
-    /// brings many clients.
+    /// Returns true if the connection limit per network does not apply to `peer`: limits are disabled, or the
+    /// peer is a trusted proxy with many clients.
     pub fn lifts_connections_per_network(&self, peer: IpAddr) -> bool {
         let proxies = &self.app.config.server.trusted_proxies;
         self.app.is_without_limits() || proxies.iter().any(|network| network.contains(peer.to_canonical()))
@@ -79,7 +79,7 @@ impl Edge {
         self.app.metrics.of(route).policy()
     }
 
-    /// The gauge of open connections.
+    /// Returns the gauge of open connections.
     pub fn connections(&self) -> Gauge {
         self.app.metrics.connections.clone()
     }
@@ -100,7 +100,7 @@ impl Edge {
         let client = self.find_client(&mut request);
         request.extensions_mut().insert(exchange.request_id.clone());
         let policy = self.policy(exchange.route);
-        // Extractors take a route without one for a usual one.
+        // Extractors apply the default policy if the extension is absent.
         if policy != RoutePolicy::default() {
             request.extensions_mut().insert(policy);
         }
@@ -117,7 +117,7 @@ impl Edge {
         exchange.end(response, allowance.as_ref()).await
     }
 
-    /// Whom the request counts under; handlers find it too.
+    /// Determines the client address for limits, and stores it for handlers.
     fn find_client(&self, request: &mut Request) -> Option<ClientAddress> {
         let peer = *request.extensions().get::<ClientAddress>()?;
         let client = peer.behind(&self.app.config.server.trusted_proxies, request.headers());
@@ -127,7 +127,7 @@ impl Edge {
         Some(client)
     }
 
-    /// Why no handler sees the request.
+    /// Returns the problem that rejects the request before a handler sees it.
     fn refusal(&self, allowance: Option<&Allowance<'_>>, request: &Request) -> Option<Problem> {
         let too_many = allowance.and_then(Allowance::refusal);
         let is_too_large = || declared_length(request.headers()) > self.body_limit_bytes;
@@ -137,19 +137,19 @@ impl Edge {
             .or_else(|| is_too_large().then(|| problem::too_large(self.body_limit_bytes)))
     }
 
-    /// The handler's answer, or a problem if it panics or takes too long.
+    /// Runs the handler. Returns a problem if it panics or exceeds the timeout.
     async fn handle(&self, mut request: Request) -> Response {
         let changes = !request.method().is_safe();
         if *request.method() == Method::HEAD {
-            // The answer is made as to GET, and hyper sends its head.
+            // The handler answers as to GET, and hyper sends only the head.
             *request.method_mut() = Method::GET;
         }
         let answer = AssertUnwindSafe(self.router.clone().call(request)).catch_unwind();
         let problem = match tokio::time::timeout(self.request_timeout, answer).await {
             Ok(Ok(Ok(response))) => return response,
-            // The panic hook has logged it.
+            // Logged by the panic hook.
             Ok(Err(_)) => Problem::new(&problems::INTERNAL, "The request could not be completed."),
-            // Its transaction may yet commit.
+            // The transaction may still commit.
             Err(_) if changes => problem::outcome_unknown(),
             Err(_) => problem::unavailable("The request took too long."),
         };
@@ -157,7 +157,7 @@ impl Edge {
     }
 }
 
-/// RFC 9112, 3.2: a request of HTTP/1.1 has exactly one Host header, and whatever has one has a valid one.
+/// RFC 9112, section 3.2: an HTTP/1.1 request has exactly one Host header, and a Host header must be valid.
 fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
     let mut sent = headers.get_all(header::HOST).iter();
     let (host, more) = (sent.next(), sent.next());
@@ -168,8 +168,8 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// A page whose name was made to lead to this machine (DNS rebinding) must not steer a server in development mode: what is
-/// for development answers only to names that always mean this machine.
+/// Restricts paths below `/dev/` to hosts that always mean the local machine. This protects a server in
+/// development mode against DNS rebinding.
 fn check_development_host(request: &Request) -> Result<(), Problem> {
     let host = request.headers().get(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
     match host {
@@ -177,15 +177,14 @@ fn check_development_host(request: &Request) -> Result<(), Problem> {
             if request.uri().path().starts_with("/dev/")
                 && !is_loopback_host(&host.host().to_ascii_lowercase()) =>
         {
-            let detail =
-                "Paths below /dev answer only to localhost and loopback addresses in the Host header.";
+            let detail = "Paths below /dev require localhost or a loopback address in the Host header.";
             Err(Problem::new(&problems::FORBIDDEN, detail))
         }
         _ => Ok(()),
     }
 }
 
-/// Whether it is a host and perhaps a port (RFC 3986, 3.2), without user information.
+/// Returns true for a host with an optional port (RFC 3986, section 3.2), without user information.
 fn is_host(value: &HeaderValue) -> bool {
     let Ok(authority) = Authority::try_from(value.as_bytes()) else { return false };
     let host = authority.host();
@@ -203,21 +202,21 @@ fn declared_length(headers: &HeaderMap) -> u64 {
     headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
-/// A request between its arrival and its answer.
+/// Request from its arrival to its response.
 struct Exchange<'e> {
     edge: &'e Edge,
     started: Instant,
     method: Method,
     route: usize,
     request_id: RequestId,
-    /// The trace that the caller says this request is part of.
+    /// Trace id from `traceparent`.
     trace_id: Option<Box<str>>,
     asked: Option<PathAndQuery>,
     keyed: bool,
-    /// Of its body, as it says itself.
+    /// Value of `Content-Length`.
     declared_bytes: u64,
     origin: Option<HeaderValue>,
-    /// Of a GET whose answer is not secret.
+    /// Present for a read whose response is not secret.
     reading: Option<Reading>,
     answered: bool,
 }
@@ -266,14 +265,14 @@ impl<'e> Exchange<'e> {
         response
     }
 
-    /// Whether the rest of the request's body may still come after this answer. The connection then ends, and whoever
-    /// is not told so sends the next request into nothing.
+    /// Returns true if the rest of the request body may arrive after this response. The connection then ends,
+    /// and the response must say so, or the client would send its next request in vain.
     fn leaves_a_body(&self, status: StatusCode) -> bool {
         let is_cut = [StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT].contains(&status);
         is_cut || (status.is_client_error() && self.declared_bytes > ARRIVES_AT_ONCE_BYTES)
     }
 
-    /// Counts it and writes its log line.
+    /// Counts the request and writes its log line.
     fn tell(&self, status: u16, took: Duration) {
         let route = self.edge.app.metrics.of(self.route);
         route.count(status, took);
@@ -316,7 +315,7 @@ impl Drop for Exchange<'_> {
     }
 }
 
-/// The method, if it is HTTP's own: another is the caller's text.
+/// Returns the name of a standard method. Other methods are input of the caller and not logged.
 fn name_of(method: &Method) -> &str {
     let own = [
         Method::GET,
@@ -339,8 +338,9 @@ fn request_id(app: &App, headers: &HeaderMap) -> RequestId {
     })
 }
 
-/// The trace id of a `traceparent` (W3C Trace Context, <https://www.w3.org/TR/trace-context/#traceparent-header>); none, if
-/// it is malformed or not the only one.
+/// Returns the trace id of `traceparent` (W3C Trace Context,
+/// <https://www.w3.org/TR/trace-context/#traceparent-header>), or `None` if the header is malformed or
+/// repeated.
 pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
     let mut sent = headers.get_all(TRACEPARENT).iter();
     let text = sent.next()?.to_str().ok().filter(|_| sent.next().is_none())?;
@@ -355,7 +355,7 @@ pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
     (known && is_id(trace, 32) && is_id(parent, 16) && is_hex(flags, 2)).then_some(trace)
 }
 
-/// `app;dur=1.234`, in milliseconds.
+/// Formats `app;dur=1.234`, in milliseconds.
 fn server_timing(took: Duration) -> HeaderValue {
     let micros = took.as_micros();
     let text = format!("app;dur={}.{:03}", micros / 1_000, micros % 1_000);

@@ -1,4 +1,4 @@
-//! What surrounds every request, seen from outside over real connections.
+//! Tests of the edge over real connections.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tracing::subscriber::DefaultGuard;
 use crate::telemetry::log;
 use crate::testing::{TestServer, header, hold_other_subscribers, read_to_end, status};
 
-/// The answer's body, after a look at everything that each problem must have.
+/// Checks the fields that every problem has, and returns the body.
 fn problem(answer: &str) -> Value {
     assert_eq!(header(answer, "content-type"), Some("application/problem+json"), "{answer}");
     let body: Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
@@ -30,7 +30,7 @@ async fn post(test: &TestServer, path: &str, headers: &str, body: &str) -> Strin
 const JSON: &str = "Content-Type: application/json\r\n";
 
 #[tokio::test]
-async fn request_ids_are_kept_if_sane_and_replaced_if_not() {
+async fn valid_request_ids_are_kept_and_others_replaced() {
     let test = TestServer::start(|_| {}).await;
     let kept = test.ask("GET /api/v1/ping", "X-Request-Id: my-app_1.2\r\n").await;
     assert_eq!(header(&kept, "x-request-id"), Some("my-app_1.2"));
@@ -42,7 +42,7 @@ async fn request_ids_are_kept_if_sane_and_replaced_if_not() {
 }
 
 #[test]
-fn host_is_a_name_or_an_address_and_perhaps_a_port() {
+fn host_accepts_name_or_address_with_optional_port() {
     let is_host = |value: &str| super::is_host(&value.parse().unwrap());
     for good in ["kith", "kith.example.org:443", "127.0.0.1:8080", "[::1]", "[::1]:8080", "kith:"] {
         assert!(is_host(good), "{good}");
@@ -55,7 +55,7 @@ fn host_is_a_name_or_an_address_and_perhaps_a_port() {
 }
 
 #[test]
-fn a_traceparent_is_read_as_the_recommendation_has_it() {
+fn traceparent_is_parsed_per_w3c() {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     let read = |values: &[&str]| {
         let mut headers = http::HeaderMap::new();
@@ -83,7 +83,7 @@ fn a_traceparent_is_read_as_the_recommendation_has_it() {
 }
 
 #[tokio::test]
-async fn every_answer_has_the_security_headers_and_most_their_time() {
+async fn responses_have_security_and_timing_headers() {
     let test = TestServer::start(|_| {}).await;
     for path in ["/api/v1/ping", "/nope", "/api/health", "/panics"] {
         let answer = test.ask(&format!("GET {path}"), "").await;
@@ -97,7 +97,7 @@ async fn every_answer_has_the_security_headers_and_most_their_time() {
 }
 
 #[tokio::test]
-async fn the_routers_own_refusals_are_problems() {
+async fn router_rejections_are_problems() {
     let test = TestServer::start(|_| {}).await;
     let absent = test.ask("GET /nope", "").await;
     assert_eq!(problem(&absent)["code"], "not_found");
@@ -112,7 +112,7 @@ async fn the_routers_own_refusals_are_problems() {
 }
 
 #[tokio::test]
-async fn a_panic_is_a_500_and_the_server_lives() {
+async fn panic_is_answered_with_500() {
     let test = TestServer::start(|_| {}).await;
     let answer = test.ask("GET /panics", "").await;
     let body = problem(&answer);
@@ -123,7 +123,7 @@ async fn a_panic_is_a_500_and_the_server_lives() {
 }
 
 #[tokio::test]
-async fn a_request_without_end_is_ended_and_what_it_may_have_changed_is_not_denied() {
+async fn timed_out_write_reports_outcome_unknown() {
     let test = TestServer::start(|config| config.server.request_timeout_ms = 20).await;
     let read = test.ask("GET /hangs", "").await;
     assert_eq!(problem(&read)["code"], "unavailable");
@@ -132,7 +132,7 @@ async fn a_request_without_end_is_ended_and_what_it_may_have_changed_is_not_deni
 }
 
 #[tokio::test]
-async fn bodies_are_bounded_typed_and_punctual() {
+async fn body_size_type_and_time_are_enforced() {
     let test = TestServer::start(|config| {
         config.server.body_limit_bytes = 64;
         config.server.body_timeout_ms = 50;
@@ -166,9 +166,9 @@ async fn bodies_are_bounded_typed_and_punctual() {
     assert_eq!(problem(&read_to_end(&mut stream).await)["code"], "request_timeout");
 }
 
-/// API-09: who goes on with a connection that has ended gets no answer.
+/// API-09: a response that does not wait for the body announces that the connection closes.
 #[tokio::test]
-async fn whose_body_is_not_waited_for_is_told_that_the_connection_ends() {
+async fn early_response_to_large_body_announces_close() {
     let test = TestServer::start(|config| config.server.body_limit_bytes = 10_000).await;
     for (path, kind, length, status, ends) in [
         ("/echo", JSON, 10_001, "413", true),
@@ -189,7 +189,7 @@ async fn whose_body_is_not_waited_for_is_told_that_the_connection_ends() {
 }
 
 #[tokio::test]
-async fn faults_in_the_body_are_named() {
+async fn body_fault_has_pointer_and_code() {
     let test = TestServer::start(|_| {}).await;
     let body = problem(&post(&test, "/echo", JSON, r#"{"word": "a", "more": 1}"#).await);
     assert_eq!((&body["status"], &body["code"]), (&422.into(), &"validation_failed".into()));
@@ -201,7 +201,7 @@ async fn faults_in_the_body_are_named() {
 }
 
 #[tokio::test]
-async fn only_a_valid_token_signs_in() {
+async fn invalid_credentials_are_challenged() {
     let test = TestServer::start(|_| {}).await;
     let invalid = "Bearer error=\"invalid_token\", error_description=\"The access token is not valid\"";
     for (headers, challenge) in [
@@ -216,7 +216,7 @@ async fn only_a_valid_token_signs_in() {
     }
 }
 
-/// RFC 6750, 3.1: an expired token is told from one that was never good.
+/// RFC 6750, section 3.1: the challenge distinguishes expired from invalid tokens.
 #[tokio::test]
 async fn expired_token_is_named_in_the_challenge() {
     let test = TestServer::start(|_| {}).await;
@@ -229,7 +229,7 @@ async fn expired_token_is_named_in_the_challenge() {
     assert_eq!(problem(&answer)["detail"], "The access token has expired. Refresh it and retry.");
 }
 
-/// RFC 9112, 3.2.
+/// RFC 9112, section 3.2.
 #[tokio::test]
 async fn request_needs_exactly_one_valid_host() {
     let test = TestServer::start(|_| {}).await;
@@ -261,14 +261,14 @@ async fn request_needs_exactly_one_valid_host() {
 }
 
 #[tokio::test]
-async fn body_that_is_too_large_is_told_the_limit() {
+async fn too_large_body_problem_names_the_limit() {
     let test = TestServer::start(|config| config.server.body_limit_bytes = 20).await;
     let declared = post(&test, "/echo", JSON, r#"{"word": "a word that is too long"}"#).await;
     assert_eq!(problem(&declared)["detail"], "The body must not exceed 20 bytes.");
 }
 
 #[tokio::test]
-async fn every_fault_of_a_body_is_named() {
+async fn all_body_faults_are_reported() {
     let test = TestServer::start(|_| {}).await;
     let body = problem(&post(&test, "/echo", JSON, r#"{"more": 1, "words": []}"#).await);
     let faults: Vec<_> =
@@ -300,7 +300,7 @@ async fn requests_are_counted_under_their_route() {
     }
 }
 
-/// The log lines of this thread, on which a test's server runs too.
+/// Captures the log lines of the current thread, on which the server of a test runs.
 struct Said {
     lines: NamedTempFile,
     _listening: DefaultGuard,
@@ -314,7 +314,7 @@ impl Said {
         Self { lines, _listening: tracing::subscriber::set_default(subscriber) }
     }
 
-    /// The line that names `request`.
+    /// Returns the line that contains `request`.
     fn line_of(&self, request: &str) -> String {
         let all = std::fs::read_to_string(self.lines.path()).unwrap();
         all.lines().find(|line| line.contains(request)).unwrap_or_else(|| panic!("{all}")).to_owned()
@@ -322,7 +322,7 @@ impl Said {
 }
 
 #[tokio::test]
-async fn each_request_is_a_log_line_with_its_id() {
+async fn request_is_logged_with_id_without_query() {
     for pretty in [false, true] {
         let said = Said::listen(pretty);
         let test = TestServer::start(|_| {}).await;
@@ -344,7 +344,7 @@ async fn each_request_is_a_log_line_with_its_id() {
 }
 
 #[tokio::test]
-async fn a_request_whose_caller_goes_away_is_counted_and_logged() {
+async fn disconnected_client_is_counted_and_logged() {
     let said = Said::listen(false);
     let test = TestServer::start(|_| {}).await;
     let mut stream = test.connect().await;
@@ -364,7 +364,7 @@ async fn a_request_whose_caller_goes_away_is_counted_and_logged() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_refused_and_logged() {
+async fn invalid_http_is_rejected_and_logged() {
     let said = Said::listen(false);
     let test = TestServer::start(|_| {}).await;
     let long = format!("GET /{} HTTP/1.1\r\nHost: kith\r\n\r\n", "x".repeat(70_000));

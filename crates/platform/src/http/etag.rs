@@ -1,7 +1,7 @@
-//! Which state of a thing an answer shows, and whether it is still the one that the caller knows (RFC 9110, 8.8 and 13).
+//! ETags and conditional requests (RFC 9110, sections 8.8 and 13).
 //!
-//! A tag is made of the JSON itself. A compressed answer's ends in its coding, since its bytes are others; both name
-//! the same state.
+//! An ETag is a digest of the uncompressed response body. In a compressed response, the name of the coding is
+//! appended, because the bytes differ; all variants identify the same state.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -21,10 +21,10 @@ use utoipa::openapi::{RefOr, Response, ResponseBuilder};
 
 use super::compression::Coding;
 
-/// Enough of a SHA-256 to tell states apart.
+/// Length of the truncated SHA-256 digest in bytes.
 const TAG_BYTES: usize = 16;
 
-/// Names a state.
+/// Digest of a state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ETag(String);
 
@@ -33,13 +33,13 @@ impl ETag {
         Self(URL_SAFE_NO_PAD.encode(&Sha256::digest(bytes)[..TAG_BYTES]))
     }
 
-    /// As it stands in an answer in this coding.
+    /// Formats the ETag of the response with this coding.
     pub fn header(&self, coding: Option<Coding>) -> HeaderValue {
         let suffix = coding.map_or(String::new(), |coding| format!(".{}", coding.name()));
         HeaderValue::try_from(format!("\"{}{suffix}\"", self.0)).expect("a tag is plain ASCII")
     }
 
-    /// Whether one of the quoted tags in `list` names this state, in whatever coding.
+    /// Returns true if `list` contains a tag of this state, in any coding. `weak_too` also accepts weak tags.
     fn is_in(&self, list: &HeaderValue, weak_too: bool) -> bool {
         let mut tags = list.to_str().unwrap_or_default().split(',').map(str::trim);
         tags.any(|tag| {
@@ -53,7 +53,7 @@ impl ETag {
     }
 }
 
-/// The tag that a GET which shows `present` would have.
+/// Returns the ETag of a GET response with `present` as its body.
 pub(crate) fn tag_of<T: Serialize>(present: &T) -> Option<HeaderValue> {
     serde_json::to_vec(present).ok().map(|json| ETag::of(&json).header(None))
 }
@@ -62,7 +62,7 @@ fn is_any(list: &HeaderValue) -> bool {
     list.as_bytes().trim_ascii() == b"*"
 }
 
-/// What the caller has already: `If-None-Match`.
+/// Parsed `If-None-Match` header.
 #[derive(Clone, Debug, Default)]
 pub(super) struct IfNoneMatch(Vec<HeaderValue>);
 
@@ -71,36 +71,36 @@ impl IfNoneMatch {
         Self(headers.get_all(header::IF_NONE_MATCH).iter().cloned().collect())
     }
 
-    /// Whether the header is absent.
+    /// Returns true if the header is absent.
     fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether the caller has this state.
+    /// Returns true if the header matches this state.
     pub fn has(&self, state: &ETag) -> bool {
         self.0.iter().any(|list| is_any(list) || state.is_in(list, true))
     }
 }
 
-/// The state that a conditional write is meant for: `If-Match` and `If-None-Match` (RFC 9110, 13.1). Without these headers
-/// it is meant for any.
+/// Preconditions of a write: `If-Match` and `If-None-Match` (RFC 9110, section 13.1). Without these headers,
+/// every state is accepted.
 #[derive(Clone, Debug, Default)]
 pub struct Preconditions {
     if_match: Vec<HeaderValue>,
     if_none_match: IfNoneMatch,
 }
 
-/// The edit is meant for another state than the present one.
+/// Error for a state that does not satisfy the preconditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("it has changed since it was read")]
+#[error("the resource does not satisfy the preconditions")]
 pub struct Changed;
 
 impl Preconditions {
-    /// Compares what was asked for with `present`, which a GET would show now. To be called inside the transaction of the
-    /// write, after its locks.
+    /// Checks the preconditions against `present`, the body that a GET would return. Call it inside the
+    /// transaction of the write, after locking.
     ///
     /// # Errors
-    /// [`Changed`], which becomes a 412.
+    /// Returns [`Changed`], which is answered with 412, if a precondition is not satisfied.
     pub fn check<T: Serialize>(&self, present: &T) -> Result<(), Changed> {
         let matches_any = self.if_match.is_empty() || self.if_match.iter().any(is_any);
         if matches_any && self.if_none_match.is_empty() {
@@ -112,10 +112,11 @@ impl Preconditions {
         if matches && !self.if_none_match.has(&state) { Ok(()) } else { Err(Changed) }
     }
 
-    /// As [`Preconditions::check`], where nothing is there: `If-Match` matches nothing then, not even as `*`.
+    /// Checks the preconditions for a resource that does not exist. `If-Match` is then never satisfied, not
+    /// even as `*`.
     ///
     /// # Errors
-    /// [`Changed`], which becomes a 412.
+    /// Returns [`Changed`], which is answered with 412, if `If-Match` is present.
     pub fn check_absent(&self) -> Result<(), Changed> {
         if self.if_match.is_empty() { Ok(()) } else { Err(Changed) }
     }
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_is_known_by_its_tag_in_any_coding() {
+    fn etag_matches_in_any_coding() {
         let state = ETag::of(b"{}");
         let tag = state.header(None).to_str().unwrap().to_owned();
         assert_eq!(tag.len(), 24, "{tag}");
@@ -181,21 +182,21 @@ mod tests {
     }
 
     #[test]
-    fn a_weak_tag_is_good_enough_to_read_but_not_to_edit() {
+    fn weak_tag_matches_reads_but_not_writes() {
         let weak = format!("W/{}", ETag::of(b"{}").header(None).to_str().unwrap());
         assert!(IfNoneMatch(list(&weak)).has(&ETag::of(b"{}")));
         assert_eq!(if_match(list(&weak)).check(&serde_json::json!({})), Err(Changed));
     }
 
     #[test]
-    fn an_edit_without_the_header_is_preconditions_any_state() {
+    fn write_without_preconditions_accepts_any_state() {
         assert_eq!(Preconditions::default().check(&5), Ok(()));
         assert!(!IfNoneMatch::default().has(&ETag::of(b"5")));
     }
 
-    /// RFC 9110, 13.1.2: `If-None-Match` on a write, compared weakly.
+    /// RFC 9110, section 13.1.2: `If-None-Match` on a write uses weak comparison.
     #[test]
-    fn write_is_rejected_for_a_state_that_if_none_match_names() {
+    fn if_none_match_rejects_matching_write() {
         let none_match =
             |text: &str| Preconditions { if_none_match: IfNoneMatch(list(text)), ..Preconditions::default() };
         let present = serde_json::json!({});
@@ -209,9 +210,9 @@ mod tests {
         assert_eq!(both.check(&present), Err(Changed));
     }
 
-    /// RFC 9110, 13.1.1: `If-Match` is false where there is nothing, also as `*`.
+    /// RFC 9110, section 13.1.1: `If-Match` is false if no representation exists, even as `*`.
     #[test]
-    fn if_match_never_matches_what_is_absent() {
+    fn if_match_fails_for_absent_resource() {
         for text in ["*", "\"x\""] {
             assert_eq!(if_match(list(text)).check_absent(), Err(Changed), "{text}");
         }

@@ -1,4 +1,4 @@
-//! What must hold of headers, bodies and queries, whatever is sent: see `crate::fuzzing`.
+//! Fuzz targets for headers, bodies and queries: see `crate::fuzzing`.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -29,7 +29,7 @@ use crate::idempotency::{IDEMPOTENCY_KEY, parse_key};
 
 const GUNZIP_LIMIT: usize = 1 << 16;
 
-/// Headers, a line each: what is no header is left out.
+/// Parses headers, one per line. Invalid lines are skipped.
 fn headers_in(data: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for line in data.split(|byte| *byte == b'\n') {
@@ -42,7 +42,7 @@ fn headers_in(data: &[u8]) -> HeaderMap {
     headers
 }
 
-/// All values of a header, in lower case.
+/// Returns all values of a header in lower case, joined by newlines.
 fn text_of(headers: &HeaderMap, name: &HeaderName) -> String {
     let values =
         headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).to_lowercase());
@@ -55,7 +55,7 @@ fn parts_with(headers: &HeaderMap) -> request::Parts {
     parts
 }
 
-/// `Accept-Encoding`, `If-Match`, `If-None-Match`, `Content-Type`, `Content-Encoding`, `Origin`.
+/// Checks `Accept-Encoding`, `If-Match`, `If-None-Match`, `Content-Type`, `Content-Encoding` and `Origin`.
 pub fn negotiation(data: &[u8]) {
     let headers = headers_in(data);
     let accepted = Accepted::of(&headers);
@@ -83,7 +83,8 @@ pub fn negotiation(data: &[u8]) {
     }
 }
 
-/// No tag but the state's own lets an edit through, and whoever is let through would also be told that nothing is new.
+/// Checks that only the ETag of the state satisfies `If-Match`, and that a tag which satisfies `If-Match`
+/// also matches `If-None-Match`.
 fn conditions(mut headers: HeaderMap) {
     let state = json!({ "a": 1 });
     let tag = ETag::of(state.to_string().as_bytes());
@@ -109,7 +110,7 @@ fn conditions(mut headers: HeaderMap) {
     assert!(IfNoneMatch::of(&headers).has(&tag));
 }
 
-/// `X-Forwarded-For`, `traceparent`, `Idempotency-Key`: who and what a request is said to be.
+/// Checks `X-Forwarded-For`, `traceparent` and `Idempotency-Key`.
 pub fn provenance(data: &[u8]) {
     let headers = headers_in(data);
     forwarded(&headers);
@@ -130,7 +131,7 @@ pub fn provenance(data: &[u8]) {
     }
 }
 
-/// Only whom a trusted proxy has heard counts, whatever stands left of it.
+/// Checks that only the address reported by a trusted proxy counts, regardless of the entries before it.
 fn forwarded(headers: &HeaderMap) {
     let address = |text: &str| ClientAddress::new(text.parse().expect("an address"));
     let proxies: [Network; 2] = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().expect("a network"));
@@ -147,7 +148,7 @@ fn forwarded(headers: &HeaderMap) {
     assert_eq!(stranger.behind(&proxies, &added), stranger);
 }
 
-/// A body of some depth, as handlers declare theirs.
+/// Nested body, as handlers declare them.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "only its parsing matters")]
@@ -176,7 +177,8 @@ enum Choice {
     Other(Inner),
 }
 
-/// Bodies: JSON is what others take it for, a fault has a place in it, and no more is unzipped than the limit allows.
+/// Checks JSON bodies: they are parsed as serde_json parses them, faults have a valid pointer, and no more
+/// than the limit is decompressed.
 pub fn body(data: &[u8]) {
     let plain = serde_json::from_slice::<Value>(data).ok();
     match parse::<Value>(data) {
@@ -202,7 +204,7 @@ pub fn body(data: &[u8]) {
     }
 }
 
-/// A fault of what is JSON names a place that is there, or whose object is.
+/// Checks that the pointer of a fault exists in the body, or its parent does.
 fn has_place(problem: &Problem, whole: Option<&Value>) {
     if problem.code == &problems::MALFORMED {
         return;
@@ -217,7 +219,7 @@ fn has_place(problem: &Problem, whole: Option<&Value>) {
     assert!(whole.pointer(place).is_some(), "{fault:?} of {whole}");
 }
 
-/// Which of a list, as handlers declare it.
+/// Query with filters, as handlers declare them.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "only its parsing matters")]
@@ -235,7 +237,8 @@ enum Side {
     Outgoing,
 }
 
-/// Queries: only what is declared is taken, once, and a fault names its parameter. A link leads to itself.
+/// Checks queries: only declared parameters are accepted, each at most once, and faults name their parameter.
+/// The next link of a next link with the same cursor is the link itself.
 pub fn query(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let names: Vec<_> = form_urlencoded::parse(data).map(|(name, _)| name.into_owned()).collect();
@@ -252,7 +255,7 @@ pub fn query(data: &[u8]) {
         Ok(_) => declares(&names, &["order", "choice", "late", "limit"]),
         Err(problem) => names_parameter(&problem),
     }
-    // No list is at `*`.
+    // `*` is a valid request target, but no list has it.
     let Ok(asked) = text.parse::<PathAndQuery>() else { return };
     if !asked.path().starts_with('/') {
         return;

@@ -1,4 +1,5 @@
-//! JSON in and out. In: strict, bounded, and with a pointer to what is wrong. What the fields mean is not judged here.
+//! JSON request bodies and responses. Requests are parsed strictly, with size limits, and faults have a JSON
+//! Pointer. The meaning of fields is checked by the handlers.
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, MatchedPath, OptionalFromRequest, Request};
@@ -18,16 +19,16 @@ use crate::idempotency::IdempotencyKey;
 
 const JSON: &str = "application/json";
 
-/// A JSON body. As an argument it refuses what is not `application/json`, too long, too late or not of the type's
-/// shape; give the type `deny_unknown_fields`. `Option<Json<T>>` is for bodies that may be absent.
+/// JSON body. The extractor rejects bodies that are not `application/json`, are too large, too slow or do not
+/// match the type; derive the type with `deny_unknown_fields`. `Option<Json<T>>` accepts an absent body.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Json<T>(pub T);
 
-/// For a field that may be absent but not null, or of which null means something else than absence:
+/// Deserializes a field that may be absent but not null, or distinguishes null from absence:
 /// `#[serde(default, deserialize_with = "present")]`.
 ///
 /// # Errors
-/// The field's own.
+/// Returns the error of the field's type.
 pub fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
     T::deserialize(from).map(Some)
 }
@@ -42,8 +43,8 @@ impl<T: Serialize> IntoResponse for Json<T> {
                 response
             }
             Err(error) => {
-                tracing::error!(%error, "an answer could not be written as JSON");
-                ApiError::from(Problem::new(&problems::INTERNAL, "The answer could not be written."))
+                tracing::error!(%error, "cannot serialize a response");
+                ApiError::from(Problem::new(&problems::INTERNAL, "The response could not be created."))
                     .into_response()
             }
         }
@@ -58,7 +59,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     }
 }
 
-/// The same, declared as `application/merge-patch+json` or as `application/json`.
+/// As [`Json`], but also accepts `application/merge-patch+json`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MergePatch<T>(pub T);
 
@@ -82,7 +83,7 @@ async fn read<T: DeserializeOwned>(request: Request, app: &App, kinds: &[&str]) 
     parse(&bytes).map_err(|problem| name_all_faults(app, &parts, &bytes, problem).into())
 }
 
-/// serde stops at the first fault; the schema of the body knows them all.
+/// Replaces the first fault, where serde stopped, by all faults that the schema of the body finds.
 fn name_all_faults(app: &App, parts: &Parts, body: &[u8], mut problem: Problem) -> Problem {
     if let Some(path) = parts.extensions.get::<MatchedPath>()
         && let Some(first) = problem.errors.pop()
@@ -107,19 +108,19 @@ pub(super) fn check_kind(headers: &HeaderMap, kinds: &[&str]) -> Result<(), Prob
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim();
     if !kinds.iter().any(|kind| essence.eq_ignore_ascii_case(kind)) {
-        let detail = format!("The body must be declared as {}.", kinds.join(" or "));
+        let detail = format!("Set `Content-Type` to {}.", kinds.join(" or "));
         return Err(Problem::new(&problems::UNSUPPORTED_MEDIA_TYPE, detail));
     }
     Ok(())
 }
 
-/// A body that has been read, as a type.
+/// Deserializes a body.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(Strict(&mut json)).map_err(|error| {
         let pointer = pointer(error.path());
         if is_no_variant(error.inner(), bytes) {
-            let detail = "Not a value that this field can have.";
+            let detail = "The value is not valid for this field.";
             return Problem::invalid(vec![FieldError::new(pointer, "wrong_type", detail)]);
         }
         to_problem(error.inner(), pointer)
@@ -128,10 +129,10 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// A value that was read before, which stands at `at`, as a type.
+/// Deserializes a JSON value. `at` is its JSON Pointer, to which the pointer of a fault is appended.
 ///
 /// # Errors
-/// What does not fit, and where.
+/// Returns the first fault with its pointer.
 pub fn read_value<T: DeserializeOwned>(value: &serde_json::Value, at: &str) -> Result<T, FieldError> {
     serde_path_to_error::deserialize(Strict(value)).map_err(
         |error: serde_path_to_error::Error<serde_json::Error>| {
@@ -140,8 +141,8 @@ pub fn read_value<T: DeserializeOwned>(value: &serde_json::Value, at: &str) -> R
     )
 }
 
-/// Whether the text is JSON, and has a number or an array where one of a set of words was expected: serde_json calls that
-/// a fault of the text.
+/// Returns true if the text is valid JSON that has, for example, a number or an array where an enum name is
+/// expected. serde_json reports that as a syntax error.
 fn is_no_variant(error: &serde_json::Error, bytes: &[u8]) -> bool {
     error.is_syntax()
         && error.to_string().starts_with("expected value")
@@ -155,20 +156,21 @@ fn to_problem(error: &serde_json::Error, pointer: String) -> Problem {
     Problem::invalid(vec![field_error(&error.to_string(), pointer)])
 }
 
-/// Serde says what is wrong in words only. What was sent is not repeated: it may be a password.
+/// Converts an error text of serde, which has no structured form. Values are not included, because they can
+/// be secrets.
 fn field_error(message: &str, pointer: String) -> FieldError {
     let quoted = || message.split('`').nth(1).unwrap_or_default();
     if message.starts_with("missing field") {
         return FieldError::new(pointer + "/" + &escape(quoted()), "missing", "This field is required.");
     }
     if message.starts_with("unknown field") {
-        return FieldError::new(pointer, "unknown_field", "There is no such field.");
+        return FieldError::new(pointer, "unknown_field", "This field does not exist.");
     }
     if message.starts_with("duplicate field") {
         return FieldError::new(
             pointer + "/" + &escape(quoted()),
             "duplicate_field",
-            "This field stands here twice.",
+            "This field occurs twice.",
         );
     }
     if message.starts_with(NUL) {
@@ -178,16 +180,16 @@ fn field_error(message: &str, pointer: String) -> FieldError {
     let expected =
         message.rsplit_once("expected ").map(|(_, rest)| rest.split(" at line ").next().unwrap_or(rest));
     match expected {
-        // How the type is called here means nothing to the one who asks.
+        // The name of the Rust type means nothing to the caller.
         Some(expected) if expected.starts_with("struct ") => {
             FieldError::new(pointer, code, "Expected an object.")
         }
         Some(expected) => FieldError::new(pointer, code, format!("Expected {expected}.")),
-        None => FieldError::new(pointer, code, "Not a value that this field can have."),
+        None => FieldError::new(pointer, code, "The value is not valid for this field."),
     }
 }
 
-/// RFC 6901.
+/// Formats a path as a JSON Pointer (RFC 6901).
 fn pointer(path: &Path) -> String {
     path.iter().fold(String::new(), |pointer, segment| match segment {
         Segment::Seq { index } => format!("{pointer}/{index}"),
@@ -244,7 +246,7 @@ mod tests {
 
     /// API-08.
     #[test]
-    fn what_is_none_of_the_words_is_of_the_wrong_type_and_not_malformed() {
+    fn invalid_enum_value_is_a_validation_error() {
         #[derive(Debug, Deserialize)]
         #[serde(rename_all = "lowercase")]
         enum Colour {
@@ -271,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_malformed() {
+    fn invalid_json_is_malformed() {
         for text in ["", "{", r#"{"list": []} x"#, "\u{1}"] {
             assert_eq!(parse::<Outer>(text.as_bytes()).unwrap_err().code, &problems::MALFORMED, "{text}");
         }
@@ -281,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_is_not_repeated() {
+    fn errors_do_not_repeat_input() {
         let problem = parse::<Outer>(br#"{"list": [{"name": 12345678}]}"#).unwrap_err();
         assert!(!problem.errors[0].detail.contains("12345678"), "{:?}", problem.errors[0]);
         assert_eq!(problem.errors[0].detail, "Expected a string.");

@@ -1,7 +1,7 @@
-//! Coarse limits: how many requests a minute one client network may send to one route. They live in memory, one set a
-//! node; what must be exact over restarts and nodes is counted in the database.
+//! Rate limits: requests per minute, per client network and route. They are kept in memory by each node;
+//! limits that must be exact across restarts and nodes are counted in the database.
 //!
-//! The answer's fields are those of draft-ietf-httpapi-ratelimit-headers-10.
+//! The response headers follow draft-ietf-httpapi-ratelimit-headers-10.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -25,23 +25,25 @@ use crate::telemetry::RouteMetrics;
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const WINDOW_S: u32 = 60;
-/// Networks that are forgotten at the earliest: clearing away fewer is not worth the look.
+/// Minimum number of requests between two sweeps of the limiter.
 const FEW: u64 = 1024;
-/// The app's clock may be this much apart on two cores.
+/// Tolerance for reading the clock on different cores. Smaller steps backwards are not treated as a clock
+/// change.
 const JITTER_MS: i64 = 1_000;
 
-/// Who may still send how much, where.
+/// Rate limits of all routes.
 pub(super) struct Limits {
     policies: Vec<Policy>,
-    /// Which policy each route has.
+    /// Index of the policy and of the route that counts, per route. Deprecated paths count as the route they
+    /// replace.
     of_route: Vec<Option<(usize, usize)>>,
 }
 
-/// What a request leaves of its limit.
+/// Result of counting one request.
 pub(super) struct Allowance<'l> {
     policy: &'l Policy,
     remaining: u32,
-    /// How long to wait, if there was nothing left for this one.
+    /// Time until the next request is accepted; `None` if this one is.
     wait: Option<Duration>,
 }
 
@@ -50,17 +52,17 @@ struct Policy {
     per_minute: NonZeroU32,
     header: HeaderValue,
     limiter: Limiter,
-    /// Requests until those are forgotten who have their whole allowance again.
+    /// Number of requests until the next sweep.
     until_sweep: AtomicU64,
     refused: Counter,
 }
 
-/// Route and first address of the network.
+/// Route index and first address of the client network.
 type Key = (usize, IpAddr);
 type Limiter = RateLimiter<Key, DashMapStateStore<Key>, Time, StateInformationMiddleware>;
 
 impl Limits {
-    /// The limits that the configuration sets.
+    /// Creates the configured limits.
     pub fn of(app: &App) -> Self {
         let limits = &app.config.limits;
         let time = Time::of(Arc::clone(&app.sources.clock));
@@ -82,7 +84,7 @@ impl Limits {
             RateClass::Jobs => jobs,
             RateClass::Exempt => None,
         };
-        // What two paths lead to is counted once.
+        // A deprecated path shares the counter of the path that replaces it.
         let all = app.metrics.routes();
         let counted_as = |(n, route): (usize, &RouteMetrics)| {
             let is_same = |other: &RouteMetrics| {
@@ -94,7 +96,7 @@ impl Limits {
         Self { of_route: all.iter().enumerate().map(counted_as).collect(), policies }
     }
 
-    /// Counts a request of `client` to `route`. Nothing where there is no limit.
+    /// Counts a request of `client` to `route`. Returns `None` if the route has no limit.
     pub fn count(&self, route: usize, client: ClientAddress) -> Option<Allowance<'_>> {
         let (policy, counted_as) = self.of_route[route]?;
         Some(self.policies[policy].count((counted_as, client.first_of_network())))
@@ -127,8 +129,8 @@ impl Policy {
         Allowance { policy: self, remaining, wait }
     }
 
-    /// Forgets who is as good as new, once as many requests have come as there may be of them: memory is bounded by
-    /// what a minute brings, and looking costs each request next to nothing.
+    /// Removes networks whose full allowance is restored, after as many requests as there are networks. This
+    /// bounds memory by the requests of about a minute, at a constant cost per request.
     fn sweep_at_times(&self) {
         if self.until_sweep.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.limiter.retain_recent();
@@ -138,14 +140,15 @@ impl Policy {
 }
 
 impl Allowance<'_> {
-    /// The 429, if there was nothing left.
+    /// Returns the 429 problem, if the limit was exceeded.
     pub fn refusal(&self) -> Option<Problem> {
         let wait_s = u32::try_from(self.wait?.as_millis().div_ceil(1_000)).unwrap_or(WINDOW_S);
-        let detail = "Too many requests came from your network; `Retry-After` says when to go on.";
+        let detail = "Too many requests from your network. Retry after the time in `Retry-After`.";
         Some(Problem::new(&problems::RATE_LIMITED, detail).retry_after(wait_s.max(1)))
     }
 
-    /// Tells the limit and what is left of it: `"auth";r=59;t=1`, where in `t` seconds all of it is there again.
+    /// Adds the limit and what remains of it: `"auth";r=59;t=1`, where `t` is the number of seconds until the
+    /// full allowance is restored.
     pub fn tell(&self, headers: &mut HeaderMap) {
         let Policy { name, per_minute, header, .. } = self.policy;
         let used = u64::from(per_minute.get() - self.remaining);
@@ -158,8 +161,8 @@ impl Allowance<'_> {
     }
 }
 
-/// The app's clock for the limiters. A clock that is set back would lock everybody out until it is where it was; here
-/// time goes on from where it stands.
+/// Clock of the limiters. If the app's clock is set back, this one continues, because clients would otherwise
+/// be rejected until the clock catches up.
 #[derive(Clone)]
 pub(crate) struct Time(Arc<TimeInner>);
 
@@ -170,7 +173,7 @@ struct TimeInner {
 }
 
 impl Time {
-    /// The time of this clock.
+    /// Creates a clock based on `clock`.
     pub fn of(clock: Arc<dyn Clock>) -> Self {
         let last_ms = AtomicI64::new(clock.now().as_millis());
         Self(Arc::new(TimeInner { clock, last_ms, set_back_ms: AtomicI64::new(0) }))

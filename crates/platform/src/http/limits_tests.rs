@@ -1,4 +1,4 @@
-//! That each limit is where it is set, and that there is no way around it.
+//! Tests that each rate limit applies as configured and cannot be bypassed.
 
 use std::net::Ipv6Addr;
 
@@ -14,7 +14,7 @@ fn policy(per_minute: u32, clock: &Arc<ManualClock>) -> Policy {
     Policy::new("test", NonZeroU32::new(per_minute).unwrap(), time, Counter::default())
 }
 
-/// How many requests are let through before one is not.
+/// Returns the number of requests that are accepted before the first 429.
 async fn allowance(test: &TestServer, line: &str, headers: &str) -> usize {
     let mut allowed = 0;
     while status(&test.ask(line, headers).await) != "429" {
@@ -35,7 +35,7 @@ async fn limited(proxies: &[&str]) -> TestServer {
 
 /// SEC-25.
 #[tokio::test]
-async fn each_kind_of_route_has_its_limit() {
+async fn rate_classes_have_their_limits() {
     let test = limited(&[]).await;
     for (line, configured, policy) in [
         ("GET /api/v1/ping", 7, "requests"),
@@ -68,7 +68,7 @@ async fn each_kind_of_route_has_its_limit() {
 }
 
 #[tokio::test]
-async fn an_answer_tells_what_is_left() {
+async fn responses_carry_ratelimit_headers() {
     let test = limited(&[]).await;
     let answer = test.ask("GET /api/v1/ping", "").await;
     assert_eq!(header(&answer, "ratelimit-policy"), Some("\"requests\";q=7;w=60"));
@@ -78,7 +78,7 @@ async fn an_answer_tells_what_is_left() {
 }
 
 #[tokio::test]
-async fn what_watches_the_server_is_never_kept_away() {
+async fn monitoring_routes_are_not_limited() {
     let test = limited(&[]).await;
     for path in ["/livez", "/readyz", "/api/health", "/api/metrics"] {
         for _ in 0..10 {
@@ -89,7 +89,7 @@ async fn what_watches_the_server_is_never_kept_away() {
 }
 
 #[tokio::test]
-async fn limits_can_be_lifted_each_or_all() {
+async fn limits_can_be_disabled() {
     let none = |config: &mut crate::config::Config| config.limits.requests_per_minute = 0;
     let lifted = |config: &mut crate::config::Config| {
         config.limits.requests_per_minute = 1;
@@ -103,9 +103,9 @@ async fn limits_can_be_lifted_each_or_all() {
     }
 }
 
-/// DRV-13: once the limit is reached, no variant of the request gains anything.
+/// DRV-13: no variant of a limited request is accepted.
 #[tokio::test]
-async fn a_limit_is_not_got_around() {
+async fn request_variants_do_not_bypass_limits() {
     let test = limited(&["10.0.0.0/8"]).await;
     assert_eq!(allowance(&test, "GET /api/v1/ping", "").await, 7);
     for headers in [
@@ -119,13 +119,13 @@ async fn a_limit_is_not_got_around() {
         "Authorization: Bearer another\r\n",
     ] {
         let answer = test.ask("GET /api/v1/ping", headers).await;
-        // Two hosts are refused outright.
+        // Requests with two Host headers are rejected with 400.
         assert!(["429", "400"].contains(&status(&answer)), "{headers}: {answer}");
     }
     for line in ["HEAD /api/v1/ping", "GET /api/v1/ping?another=1", "GET http://kith/api/v1/ping"] {
         assert_eq!(status(&test.ask(line, "").await), "429", "{line}");
     }
-    // None of these is the route; all of them together have one allowance.
+    // None of these paths matches a route. All unmatched requests share one limit.
     let variants = [
         "/API/v1/ping",
         "/api/v1/ping/",
@@ -144,9 +144,9 @@ async fn a_limit_is_not_got_around() {
     assert_eq!(status(&test.ask("DELETE /api/v1/ping", "").await), "429", "nor is a method that it has not");
 }
 
-/// DRV-13: behind a trusted proxy each client has an allowance of its own, and what it forges is not looked at.
+/// DRV-13: behind a trusted proxy, each client has its own limit, and forged addresses are ignored.
 #[tokio::test]
-async fn behind_a_proxy_each_client_counts() {
+async fn proxied_clients_are_limited_separately() {
     let test = limited(&["127.0.0.0/8"]).await;
     let from = |ip: &str| format!("X-Forwarded-For: {ip}\r\n");
     assert_eq!(allowance(&test, "GET /api/v1/ping", &from("203.0.113.1")).await, 7);
@@ -162,7 +162,7 @@ async fn behind_a_proxy_each_client_counts() {
 }
 
 #[test]
-fn who_has_gone_quiet_is_forgotten() {
+fn idle_networks_are_removed_from_limiter() {
     let clock = Arc::new(ManualClock::at(BEGINNING));
     let policy = policy(60, &clock);
     let (rounds, networks) = (50, 2_000_u128);
@@ -178,7 +178,7 @@ fn who_has_gone_quiet_is_forgotten() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_locks_nobody_out() {
+fn clock_set_back_does_not_block_clients() {
     let clock = Arc::new(ManualClock::at(BEGINNING));
     let policy = policy(2, &clock);
     let ask = || policy.count((1, Ipv6Addr::LOCALHOST.into())).wait;

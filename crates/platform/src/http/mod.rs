@@ -1,4 +1,4 @@
-//! The HTTP edge: connections, what surrounds every request, extractors, problems, the OpenAPI document.
+//! HTTP: connections, the edge around all handlers, extractors, problems and the OpenAPI document.
 
 mod body;
 mod body_schema;
@@ -59,27 +59,27 @@ pub use stop::Stop;
 pub(crate) use tags::SYSTEM_TAG;
 pub use tags::tagged;
 
-/// Every module's handlers.
+/// Returns the handlers of all modules.
 fn routes(modules: &[&Module]) -> Routes {
     modules.iter().fold(Routes::new(), |all, module| all.merge((module.routes)()))
 }
 
-/// What answers requests: every module's handlers, and around them what all requests share.
+/// Builds the edge around the handlers of the app's modules.
 fn edge(app: &App) -> Edge {
     let (handlers, _) = routes(app.modules).split_for_parts();
     Edge::around(handlers.with_state(app.clone()), app)
 }
 
-/// Answers what is asked from within the process, without a connection.
+/// Handler of requests that are made within the process, without a connection.
 pub struct InProcess(Edge);
 
 impl InProcess {
-    /// Around the handlers of `app`.
+    /// Builds the edge around the handlers of `app`.
     pub fn new(app: &App) -> Self {
         Self(edge(app))
     }
 
-    /// The answer, as one who asks from this machine gets it.
+    /// Answers `request` as one from the loopback address 127.0.0.1.
     pub async fn answer(&self, mut request: Request) -> Response {
         request.extensions_mut().insert(ClientAddress::new(Ipv4Addr::LOCALHOST.into()));
         self.0.answer(request).await

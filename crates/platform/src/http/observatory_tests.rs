@@ -1,4 +1,5 @@
-//! The rules of Mozilla's HTTP Observatory (`kith_readiness::observatory`), over answers of every kind.
+//! Tests responses of every kind against the rules of Mozilla's HTTP Observatory
+//! (`kith_readiness::observatory`).
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use kith_readiness::observatory::{Mark, marks, score};
@@ -6,7 +7,7 @@ use kith_readiness::observatory::{Mark, marks, score};
 use crate::config::Mode;
 use crate::testing::{TestServer, header};
 
-/// What an answer, as it went over the wire, gets for each rule.
+/// Returns the result of each rule for a raw response.
 fn marks_of(answer: &str) -> Vec<Mark> {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
     let fields = head.lines().skip(1).filter_map(|line| line.split_once(": "));
@@ -17,7 +18,7 @@ fn marks_of(answer: &str) -> Vec<Mark> {
 
 /// SEC-05, SEC-07.
 #[tokio::test]
-async fn no_answer_of_any_kind_has_a_penalty() {
+async fn responses_pass_the_observatory_rules() {
     let test = TestServer::start(|config| {
         config.server.mode = Mode::Production;
         config.server.body_limit_bytes = 10;
@@ -65,7 +66,7 @@ async fn no_answer_of_any_kind_has_a_penalty() {
 }
 
 #[tokio::test]
-async fn development_does_not_bind_browsers_to_tls() {
+async fn development_mode_sends_no_hsts() {
     let test = TestServer::start(|_| {}).await;
     assert_eq!(header(&test.ask("GET /some", "").await, "strict-transport-security"), None);
 }

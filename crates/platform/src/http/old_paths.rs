@@ -1,17 +1,18 @@
-//! Operations that are reachable by a path they had before, too.
+//! Deprecated paths of operations.
 
 use utoipa::openapi::Deprecated;
 use utoipa_axum::router::UtoipaMethodRouter;
 
 use crate::App;
 
-/// Under which an operation names the path whose limits it shares.
+/// OpenAPI extension that names the path whose limits an operation shares.
 pub(crate) const SAME_AS: &str = "x-same-as";
 
-/// The handlers of `new` under the path `old`: documented as deprecated, and counted by the same limits.
+/// Returns the handlers of `new` under the path `old`. The operations are documented as deprecated and share
+/// the limits of `new`.
 ///
 /// # Panics
-/// If `new` is of more than one path, which `routes!` does not admit.
+/// Panics if `new` has more than one path, which `routes!` does not allow.
 pub fn old_path(old: &str, new: UtoipaMethodRouter<App>) -> UtoipaMethodRouter<App> {
     let (schemas, mut paths, methods) = new;
     let (path, mut item) = paths.paths.pop().expect("a path");

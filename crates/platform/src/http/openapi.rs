@@ -1,4 +1,4 @@
-//! The OpenAPI 3.1 document, made from the handlers themselves. What every operation has in common is added here.
+//! Generates the OpenAPI 3.1 document from the handlers, and adds what all operations have in common.
 
 use std::sync::{Mutex, PoisonError};
 use std::{ptr, thread};
@@ -24,9 +24,9 @@ use crate::auth::PEOPLE_ONLY;
 use crate::idempotency;
 use crate::module::Module;
 
-/// What operations name in their `security(("bearer" = []))`.
+/// Security scheme that operations name: `security(("bearer" = []))`.
 const BEARER: &str = "bearer";
-/// What is added where an API key does, too.
+/// Security scheme that is added where API keys are accepted.
 const API_KEY: &str = "api_key";
 const PROBLEM: &str = "ProblemBody";
 const FIELD_ERROR: &str = "FieldErrorBody";
@@ -38,9 +38,9 @@ pub struct OperationName {
     pub method: Method,
     /// Path with parameters in braces.
     pub template: String,
-    /// Path that it is another name of.
+    /// Path that the operation is a deprecated path of.
     pub same_as: Option<String>,
-    /// Its policy.
+    /// Policy of the operation.
     pub policy: RoutePolicy,
 }
 
@@ -52,11 +52,12 @@ struct BuiltDocument {
     operations: Vec<OperationName>,
 }
 
-/// What [`document_with_operations`] has returned: a function of what was compiled, so that a process of tests, which starts a
-/// thousand servers, need not compute it for each.
+/// Cache of [`document_with_operations`]. The result depends on compiled code only, so a test process that
+/// starts a thousand servers need not build it each time.
 static BUILT: Mutex<Vec<BuiltDocument>> = Mutex::new(Vec::new());
 
-/// Returns the document that describes `modules` as JSON, with the names of its operations. It is built once in each process.
+/// Returns the document that describes `modules` as JSON, and its operations. It is built once per process
+/// and set of modules.
 pub fn document_with_operations(modules: &[&'static Module]) -> (&'static str, Vec<OperationName>) {
     let addresses: Vec<_> = modules.iter().map(|module| ptr::from_ref(*module).addr()).collect();
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,15 +70,16 @@ pub fn document_with_operations(modules: &[&'static Module]) -> (&'static str, V
     (json, operations)
 }
 
-/// Building the document takes ten megabytes in small pieces. They are allocated by a thread of its own and all freed by it, so
-/// that the allocator returns them to the system; what is kept is written to buffers that are there before.
+/// Builds the document. That allocates about ten megabytes in small blocks; a dedicated thread allocates and
+/// frees them, so that the allocator returns them to the system. The results are written to buffers allocated
+/// before.
 fn build(modules: &[&'static Module]) -> (String, Vec<OperationName>) {
     let (mut json, mut lines) = (Vec::with_capacity(2 << 20), String::with_capacity(64 << 10));
     let build = || {
         let mut document = with_policies(modules);
         for (template, method, operation) in operations(&document) {
             let same_as = operation.extensions.as_ref().and_then(|all| all.get(SAME_AS)?.as_str());
-            // Neither a path nor a method has a space.
+            // Neither paths nor methods contain spaces.
             let [rate, secret] = RoutePolicy::of(operation).words();
             let same_as = same_as.unwrap_or_default();
             lines.extend([method.as_str(), " ", template, " ", same_as, " ", rate, " ", secret, "\n"]);
@@ -98,7 +100,7 @@ fn build(modules: &[&'static Module]) -> (String, Vec<OperationName>) {
     (String::from_utf8(json).expect("JSON is UTF-8"), names)
 }
 
-/// The document for `modules`.
+/// Returns the document that describes `modules`.
 pub fn document(modules: &[&Module]) -> OpenApi {
     let mut document = with_policies(modules);
     forget_policies(&mut document);
@@ -110,7 +112,7 @@ fn forget_policies(document: &mut OpenApi) {
     items.flat_map(operations_of).for_each(|(_, operation)| forget(operation));
 }
 
-/// The document for `modules`, whose operations carry their policies.
+/// Returns the document that describes `modules`, with policies as extensions.
 fn with_policies(modules: &[&Module]) -> OpenApi {
     let mut all = super::routes(&[]).into_openapi();
     for module in modules {
@@ -145,17 +147,17 @@ fn with_policies(modules: &[&Module]) -> OpenApi {
     all
 }
 
-/// The document as it is served.
+/// Returns the JSON that is served.
 pub fn to_json(document: &OpenApi) -> Bytes {
     to_value(document).to_string().into()
 }
 
-/// The same, as a value.
+/// Returns the JSON that is served, as a value.
 pub fn to_value(document: &OpenApi) -> Value {
     openapi_value::to_value(document)
 }
 
-/// Every operation: path template, method, documentation.
+/// Returns all operations: path template, method, documentation.
 pub fn operations(document: &OpenApi) -> impl Iterator<Item = (&str, Method, &Operation)> {
     document.paths.paths.iter().flat_map(|(path, item)| {
         let slots = [
@@ -192,13 +194,13 @@ fn camel_case(name: &str) -> String {
     camel
 }
 
-/// Declares what a read answers with to a caller who has its answer already.
+/// Declares the 304 response of reads that have an ETag.
 fn add_not_modified(operation: &mut Operation) {
     let is_secret = RoutePolicy::of(operation).is_secret;
     let Some(RefOr::T(answer)) = operation.responses.responses.get("200") else { return };
     if answer.content.contains_key("application/json") && !is_secret {
         let response =
-            ResponseBuilder::new().description("As it was: `If-None-Match` names its ETag").build();
+            ResponseBuilder::new().description("Not modified: `If-None-Match` matches the ETag").build();
         operation.responses.responses.insert("304".to_owned(), RefOr::T(response));
     }
 }
@@ -215,9 +217,10 @@ fn complete_refusals(operation: &mut Operation) {
     }
 }
 
-/// Declares the problems that any operation of this shape can answer with, unless it says more about them itself.
+/// Declares the problems that every operation of this shape can return, unless the operation documents them
+/// itself.
 fn add_common_problems(operation: &mut Operation) {
-    // Any request can declare a body that is too large.
+    // Every request can declare a body that is too large.
     let mut common = vec![&problems::TOO_LARGE, &problems::INTERNAL, &problems::UNAVAILABLE];
     if RoutePolicy::of(operation).rate != RateClass::Exempt {
         common.push(&problems::RATE_LIMITED);
@@ -232,7 +235,7 @@ fn add_common_problems(operation: &mut Operation) {
     }
     if operation.security.is_some() {
         common.push(&problems::UNAUTHENTICATED);
-        // A permission may be missing; where none is needed, an API key does not do.
+        // Either a permission is missing, or an API key is not accepted.
         common.push(&problems::FORBIDDEN);
     }
     if has_parameter(operation, &ParameterIn::Query) {
@@ -244,7 +247,7 @@ fn add_common_problems(operation: &mut Operation) {
     common.into_iter().for_each(|problem| add_problem(operation, problem));
 }
 
-/// Gives each response that has none a description: OpenAPI 3.1 asks for one.
+/// Adds descriptions to responses without one, because OpenAPI 3.1 requires them.
 fn describe(operation: &mut Operation) {
     for (status, response) in &mut operation.responses.responses {
         let RefOr::T(response) = response else { continue };
@@ -256,8 +259,8 @@ fn describe(operation: &mut Operation) {
     }
 }
 
-/// Declares that an operation may answer with `problem`. What it says about that status itself (a health report)
-/// stays.
+/// Declares that an operation can return `problem`. A description that the operation itself has for this
+/// status is kept.
 pub(crate) fn add_problem(operation: &mut Operation, problem: &ProblemCode) {
     let declared = operation.responses.responses.entry(problem.status.to_string());
     let declared = declared.or_insert_with(|| RefOr::T(ResponseBuilder::new().build()));
@@ -271,8 +274,7 @@ pub(crate) fn add_problem(operation: &mut Operation, problem: &ProblemCode) {
     }
 }
 
-/// Declares that whatever needs permissions can be asked for by an API key that has them as scopes, unless one of them is
-/// for people.
+/// Declares that an operation with permissions accepts API keys, unless a permission is reserved for people.
 fn add_api_keys(operation: &mut Operation) {
     let permissions = permissions(operation);
     let for_people = permissions.iter().any(|permission| PEOPLE_ONLY.contains(&&**permission));
@@ -281,7 +283,7 @@ fn add_api_keys(operation: &mut Operation) {
     }
 }
 
-/// What it names: `security(("bearer" = ["users.read"]))`.
+/// Returns the permissions of an operation: `security(("bearer" = ["users.read"]))`.
 fn permissions(operation: &Operation) -> Vec<String> {
     let required = serde_json::to_value(&operation.security).expect("it is plain text");
     let schemes =
@@ -301,15 +303,14 @@ fn problem_content() -> RefOr<Content> {
 }
 
 fn add_components(components: &mut Components, modules: &[&Module]) {
-    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(Some(
-        "The access token of somebody who is signed in, whose role has the permissions named.",
-    ));
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("JWT")
+        .description(Some("Access token of a user whose role has the listed permissions."));
     let api_key = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .bearer_format("kith_[0-9a-v]{26}_[0-9a-v]{58}")
-        .description(Some(
-            "An API key that has the permissions named as scopes: `Authorization: Bearer kith_…`.",
-        ));
+        .description(Some("API key with the listed permissions as scopes: `Authorization: Bearer kith_…`."));
     for (name, scheme) in [(BEARER, bearer), (API_KEY, api_key)] {
         components.security_schemes.insert(name.to_owned(), RefOr::T(SecurityScheme::Http(scheme.build())));
     }
@@ -327,7 +328,7 @@ fn add_components(components: &mut Components, modules: &[&Module]) {
     components.schemas.insert(PROBLEM.to_owned(), body);
 }
 
-/// The catalogue of problems, as the values that `code` can have.
+/// Adds the problem codes of `modules` as the values of `code`.
 fn name_codes(body: &mut RefOr<Schema>, modules: &[&Module]) {
     let RefOr::T(Schema::Object(body)) = body else { return };
     let Some(RefOr::T(Schema::Object(code))) = body.properties.get_mut("code") else { return };
@@ -346,7 +347,7 @@ mod tests {
     use crate::MODULE;
 
     #[test]
-    fn every_operation_says_its_name_its_success_and_its_problems() {
+    fn operations_document_id_success_and_problems() {
         let document = document(&[&MODULE]);
         let mut names = HashSet::new();
         for (path, method, operation) in operations(&document) {
@@ -370,16 +371,16 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_status_means_to_an_operation_it_may_also_be_a_problem() {
+    fn declared_status_may_also_be_a_problem() {
         let json: Value = serde_json::from_slice(&to_json(&document(&[&MODULE]))).unwrap();
         let unavailable = &json["paths"]["/readyz"]["get"]["responses"]["503"];
         let kinds: Vec<_> = unavailable["content"].as_object().unwrap().keys().collect();
         assert_eq!(kinds, ["application/health+json", PROBLEM_JSON]);
-        assert_eq!(unavailable["description"], "Send them elsewhere");
+        assert_eq!(unavailable["description"], "The server is not ready");
     }
 
     #[test]
-    fn the_catalogue_of_problems_is_in_the_document() {
+    fn document_lists_problem_codes() {
         let json: Value = serde_json::from_slice(&to_json(&document(&[&MODULE]))).unwrap();
         assert_eq!(json["openapi"], "3.1.0");
         let codes =

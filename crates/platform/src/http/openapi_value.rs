@@ -8,7 +8,7 @@ use utoipa::openapi::OpenApi;
 
 const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
 
-/// The document as it is served.
+/// Converts the document to the JSON that is served.
 pub(super) fn to_value(document: &OpenApi) -> Value {
     let mut document = serde_json::to_value(document).expect("the document is plain data");
     let scalars = take_scalars(&mut document["components"]["schemas"]);
@@ -111,7 +111,7 @@ fn complete_schemas(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(complete_schemas),
         Value::Object(fields) => {
-            // First, as long as nothing is added to what utoipa wrote.
+            // Before the recursion, while the schema is still in the form that utoipa wrote.
             merge_description(fields);
             fields.values_mut().for_each(complete_schemas);
             open_free_form(fields);
@@ -120,8 +120,8 @@ fn complete_schemas(value: &mut Value) {
     }
 }
 
-/// utoipa writes an inlined schema with a description of its own as `allOf` of the schema and an object: nothing but an
-/// object fits that.
+/// Merges the `allOf` that utoipa writes for an inlined schema with a description of its own. Its second part
+/// has the type `object`, which no value of another type would satisfy.
 fn merge_description(schema: &mut Map<String, Value>) {
     let Some([inlined, described]) = schema.get("allOf").and_then(Value::as_array).map(Vec::as_slice) else {
         return;
@@ -145,7 +145,8 @@ fn merge_description(schema: &mut Map<String, Value>) {
     schema.extend(merged);
 }
 
-/// An object of which nothing is said takes any field; generators need to be told.
+/// Sets `additionalProperties` on an object schema without further constraints, because generators require
+/// it.
 fn open_free_form(schema: &mut Map<String, Value>) {
     let is_object = match schema.get("type") {
         Some(Value::String(kind)) => kind == "object",

@@ -1,4 +1,4 @@
-//! The answer to whoever asks for a list: a page of it, and where the next one is.
+//! Responses of list endpoints: one page of items and the cursor of the next page.
 
 use std::borrow::Cow;
 
@@ -13,9 +13,10 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::Json;
 
-/// A page of a list; `page.into()` makes it. The edge adds `Link: <…>; rel="next"` (RFC 8288) if there is more.
+/// One page of a list, created from a [`Page`] with `into()`. If there is another page, the edge adds `Link:
+/// <…>; rel="next"` (RFC 8288).
 ///
-/// A handler documents it as `body = ThingPage`, by `type ThingPage = PageAnswer<Thing>`.
+/// A handler documents its response as `body = ThingPage`, with `type ThingPage = PageAnswer<Thing>`.
 #[derive(Debug, Serialize)]
 pub struct PageAnswer<T> {
     items: Vec<T>,
@@ -38,13 +39,14 @@ impl<T: Serialize> IntoResponse for PageAnswer<T> {
     }
 }
 
-/// Not derived: that would write out the item's schema in each list's.
+/// Written by hand, because the derived schema would repeat the item's schema in every list.
 impl<T: ToSchema> PartialSchema for PageAnswer<T> {
     fn schema() -> RefOr<Schema> {
         let item = Ref::from_schema_name(T::name());
-        let items = ArrayBuilder::new().items(item).description(Some("In the list's order."));
+        let items =
+            ArrayBuilder::new().items(item).description(Some("Items of the page, in the order of the list."));
         let text = SchemaType::from_iter([Type::String, Type::Null]);
-        let about = "Goes into `cursor` to get the next page; null on the last.";
+        let about = "Cursor of the next page, to be sent as `cursor`; null on the last page.";
         let next_cursor = ObjectBuilder::new().schema_type(text).description(Some(about));
         let page = ObjectBuilder::new().property("items", items).property("next_cursor", next_cursor);
         page.required("items").required("next_cursor").into()
@@ -62,7 +64,7 @@ impl<T: ToSchema> ToSchema for PageAnswer<T> {
     }
 }
 
-/// Says where the next page is, if `response` is one that has a next. `asked` is where it itself was.
+/// Adds the `Link` header for the next page, if `response` has one. `asked` is the URI of the request.
 pub(super) fn link_next(response: &mut Response, asked: Option<&PathAndQuery>) {
     let Some(cursor) = response.extensions_mut().remove::<Cursor>() else { return };
     let link = asked.and_then(|asked| HeaderValue::try_from(next(asked, &cursor)).ok());
@@ -71,11 +73,11 @@ pub(super) fn link_next(response: &mut Response, asked: Option<&PathAndQuery>) {
     }
 }
 
-/// The same address with another cursor.
+/// Formats the `Link` value for `asked` with its cursor replaced.
 pub(super) fn next(asked: &PathAndQuery, cursor: &Cursor) -> String {
     let kept = asked.query().unwrap_or_default().split('&');
     let kept = kept.filter(|pair| !pair.is_empty() && pair.split('=').next() != Some("cursor"));
-    // What would end the link, `>`, is in no address that the server has taken.
+    // `>`, which would end the link, cannot occur in a request URI that the server accepted.
     let query: String = kept.flat_map(|pair| [pair, "&"]).collect();
     format!("<{}?{query}cursor={}>; rel=\"next\"", asked.path(), cursor.as_str())
 }
@@ -86,7 +88,7 @@ mod tests {
 
     /// API-04.
     #[test]
-    fn the_next_page_is_the_same_question_from_another_place() {
+    fn next_link_replaces_only_the_cursor() {
         let cursor = Cursor::at(&5);
         let next = |asked: &str| next(&asked.parse().unwrap(), &cursor);
         let at = cursor.as_str();

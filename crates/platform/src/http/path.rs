@@ -1,4 +1,4 @@
-//! Typed ids from the path. One that is malformed names nothing, so it answers as an absent one does.
+//! Extractors for path parameters. A malformed id is answered with 404, like one that does not exist.
 
 use std::str::FromStr;
 
@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::problem::ApiError;
 use crate::App;
 
-/// The last id in the path: `PathId(id): PathId<BondId>`.
+/// Last path parameter, parsed as an id: `PathId(id): PathId<BondId>`.
 #[derive(Clone, Copy, Debug)]
 pub struct PathId<T>(pub T);
 
@@ -20,12 +20,11 @@ impl<T: FromStr> FromRequestParts<App> for PathId<T> {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let params = RawPathParams::from_request_parts(parts, app).await.ok();
         let id = params.and_then(|params| params.iter().last()?.1.parse().ok());
-        id.map(Self)
-            .ok_or_else(|| Problem::new(&problems::NOT_FOUND, "There is nothing with this id.").into())
+        id.map(Self).ok_or_else(|| Problem::new(&problems::NOT_FOUND, "No resource has this id.").into())
     }
 }
 
-/// All that stands in the path, in its order: `PathParams((space, id)): PathParams<(SpaceName, ItemId)>`.
+/// All path parameters in order: `PathParams((space, id)): PathParams<(SpaceName, ItemId)>`.
 #[derive(Clone, Copy, Debug)]
 pub struct PathParams<T>(pub T);
 
@@ -35,8 +34,7 @@ impl<T: DeserializeOwned + Send> FromRequestParts<App> for PathParams<T> {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let params = Path::<T>::from_request_parts(parts, app).await;
         params.map(|Path(params)| Self(params)).map_err(|_| {
-            Problem::new(&problems::NOT_FOUND, "There is nothing here, and there cannot be: see /docs.")
-                .into()
+            Problem::new(&problems::NOT_FOUND, "The path parameters are not valid. See /docs.").into()
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Problems as answers: RFC 9457 bodies. Causes are logged here and never sent.
+//! Problems as responses (RFC 9457). Internal causes are logged here and never sent.
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -8,15 +8,15 @@ use kith_kernel::{FieldError, InvalidCursor, Problem, ProblemCode, RequestId, pr
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// What problem answers declare themselves as.
+/// Media type of problem responses.
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
-/// Before each code in `type`.
+/// Prefix of `type`; the problem code follows it.
 const TYPE_PREFIX: &str = "urn:kith:problem:";
 
-/// What a handler returns.
+/// Return type of handlers.
 pub type ApiResult<T> = Result<T, ApiError>;
 
-/// A problem on its way out of a handler. `?` makes it from whatever turns into a [`Problem`].
+/// Problem returned by a handler. `?` converts every error that converts into a [`Problem`].
 #[derive(Debug)]
 pub struct ApiError(Problem);
 
@@ -27,7 +27,8 @@ impl<E: Into<Problem>> From<E> for ApiError {
 }
 
 impl IntoResponse for ApiError {
-    /// The body is written at the edge, which knows the request's id.
+    /// Builds an empty response that carries the problem. The edge writes the body, because it knows the
+    /// request id.
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = status(self.0.code);
@@ -36,42 +37,43 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// The body of every answer that is not a success (RFC 9457).
+/// Body of every error response (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ProblemBody {
-    /// `urn:kith:problem:` and the code.
+    /// URI of the problem type: `urn:kith:problem:` and `code`.
     #[schema(example = "urn:kith:problem:not_found")]
     r#type: String,
-    /// Short, and the same for each occurrence.
+    /// Short name of the problem type, the same for each occurrence.
     title: &'static str,
-    /// The HTTP status.
+    /// HTTP status code.
     status: u16,
-    /// About this occurrence, for people.
+    /// Explanation of this occurrence, for people: what is wrong and what to do.
     detail: String,
-    /// Stable, for machines.
+    /// Problem code, stable and meant for programs.
     code: &'static str,
-    /// Faults in the input, if that is what is wrong.
+    /// Faults of the input, one per field. Absent if the problem is not about input.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<FieldErrorBody>,
-    /// With `answer_not_kept`: the ids of what was made, in the form of the answer.
+    /// Ids of the objects that were created, in the structure of the response. Present only with the code
+    /// `answer_not_kept`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, value_type = Object, additional_properties = true)]
     kept: Option<serde_json::Value>,
-    /// Names this request in our logs.
+    /// Id of the request, which also appears in the server's log.
     request_id: String,
 }
 
-/// One fault in the input.
+/// Fault of one input field.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FieldErrorBody {
-    /// JSON Pointer (RFC 6901) to the field, or `?name` for a query parameter.
+    /// JSON Pointer (RFC 6901) to the field in the body, or `?name` for a query parameter.
     #[schema(example = "/display_name")]
     pointer: String,
-    /// Stable, for machines.
+    /// Fault code, stable and meant for programs.
     #[schema(example = "too_long")]
     code: &'static str,
-    /// For people.
+    /// Explanation of the fault, for people.
     detail: String,
 }
 
@@ -96,7 +98,8 @@ impl From<FieldError> for FieldErrorBody {
     }
 }
 
-/// Writes the problem's body, if the answer is a problem: a handler's, or one that the router made.
+/// Writes the body of an error response from the problem that a handler or the router produced. Other
+/// responses pass unchanged.
 pub(super) fn render(response: Response, request_id: &RequestId) -> Response {
     if response.status().as_u16() < 400 {
         return response;
@@ -107,7 +110,7 @@ pub(super) fn render(response: Response, request_id: &RequestId) -> Response {
     };
     let (retry_after_s, token_error) = (problem.retry_after_s, problem.token_error);
     if problem.code == &problems::UNSUPPORTED_ENCODING {
-        // RFC 7694.
+        // RFC 7694, section 3: `Accept-Encoding` in a 415 names the accepted request codings.
         parts.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
     }
     let json = serde_json::to_vec(&ProblemBody::new(problem, request_id)).expect("a problem is plain text");
@@ -122,25 +125,29 @@ pub(super) fn render(response: Response, request_id: &RequestId) -> Response {
     Response::from_parts(parts, Body::from(json))
 }
 
-/// RFC 6750, 3: `error` only where a token was sent.
+/// Formats `WWW-Authenticate`. `error` is present only if the request carried a token (RFC 6750, section
+/// 3.1).
 fn challenge(token_error: Option<&'static str>) -> HeaderValue {
     let Some(description) = token_error else { return HeaderValue::from_static("Bearer") };
     let text = format!("Bearer error=\"invalid_token\", error_description=\"{description}\"");
     HeaderValue::try_from(text).expect("descriptions are plain ASCII")
 }
 
-/// The router's and its extractors' own refusals are empty or plain text.
+/// Creates the problem for a rejection by the router or its extractors, which are empty or plain text.
 fn problem_of_router(parts: &response::Parts) -> Option<Problem> {
     let is_plain = |kind: &HeaderValue| kind.as_bytes().starts_with(b"text/plain");
     if !parts.headers.get(header::CONTENT_TYPE).is_none_or(is_plain) {
         return None;
     }
     let (code, detail) = match parts.status {
-        StatusCode::NOT_FOUND => (&problems::NOT_FOUND, "There is nothing at this address."),
-        StatusCode::METHOD_NOT_ALLOWED => {
-            (&problems::METHOD_NOT_ALLOWED, "The Allow header says which methods this address has.")
+        StatusCode::NOT_FOUND => (&problems::NOT_FOUND, "No resource has this path."),
+        StatusCode::METHOD_NOT_ALLOWED => (
+            &problems::METHOD_NOT_ALLOWED,
+            "This path does not support the method. The `Allow` header lists the supported methods.",
+        ),
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            (&problems::TOO_LARGE, "The body exceeds the size limit of this path.")
         }
-        StatusCode::PAYLOAD_TOO_LARGE => (&problems::TOO_LARGE, "The body is larger than this path accepts."),
         StatusCode::UNSUPPORTED_MEDIA_TYPE => (&problems::UNSUPPORTED_MEDIA_TYPE, "The body must be JSON."),
         status if status.is_client_error() => (&problems::MALFORMED, "The request could not be read."),
         _ => (&problems::INTERNAL, "The request could not be completed."),
@@ -148,12 +155,14 @@ fn problem_of_router(parts: &response::Parts) -> Option<Problem> {
     Some(Problem::new(code, detail))
 }
 
-/// The store's answer, as a problem. The cause goes to the log.
+/// Converts a store error into a problem. The cause is logged.
 pub fn store_problem(error: kith_store::Error) -> Problem {
     use kith_store::Error as Store;
     match error {
-        Store::Busy => unavailable("Too much is waiting already; nothing was changed."),
-        Store::DeadlinePassed => unavailable("It took too long; nothing was changed."),
+        Store::Busy => unavailable("The server is overloaded; nothing was changed. Retry in a moment."),
+        Store::DeadlinePassed => {
+            unavailable("The request took too long; nothing was changed. Retry in a moment.")
+        }
         Store::Unavailable(cause) => {
             tracing::warn!(%cause, "the database is not available");
             unavailable("The database is not available; nothing was changed.")
@@ -173,14 +182,17 @@ pub fn store_problem(error: kith_store::Error) -> Problem {
     }
 }
 
-/// A cursor that the list did not hand out.
+/// Creates the problem for a cursor that this list did not issue.
 pub fn cursor_problem(_: InvalidCursor) -> Problem {
-    bad_query(vec![FieldError::new("?cursor", "invalid", "Not a cursor that this list handed out.")])
+    bad_query(vec![FieldError::new("?cursor", "invalid", "The cursor was not issued by this list.")])
 }
 
-/// A 400 that names the parameters at fault.
+/// Creates a 400 problem with one error per invalid query parameter.
 pub fn bad_query(errors: Vec<FieldError>) -> Problem {
-    Problem { errors, ..Problem::new(&problems::MALFORMED, "The query has faults; `errors` names each.") }
+    Problem {
+        errors,
+        ..Problem::new(&problems::MALFORMED, "The query is not valid; `errors` lists each fault.")
+    }
 }
 
 pub(super) fn too_large(limit_bytes: u64) -> Problem {
@@ -192,7 +204,7 @@ pub(super) fn unavailable(detail: &'static str) -> Problem {
 }
 
 pub(super) fn outcome_unknown() -> Problem {
-    let detail = "The change was made whole or not at all. Look before you repeat it.";
+    let detail = "The change was either made completely or not at all. Check the state before you retry.";
     Problem::new(&problems::OUTCOME_UNKNOWN, detail).retry_after(1)
 }
 

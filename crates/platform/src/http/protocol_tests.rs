@@ -1,4 +1,4 @@
-//! Old clients, hostile ones and slow ones, byte by byte.
+//! Protocol tests with raw bytes: old, hostile and slow clients.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use crate::testing::{TestServer, header, read_to_end, status};
 
 const JSON: &str = "Content-Type: application/json\r\n";
 
-/// As `ab -c 4` asks, and `ab -k`.
+/// Requests as sent by `ab -c 4` and `ab -k`.
 #[tokio::test]
-async fn http_1_0_is_answered_and_kept_alive_if_asked() {
+async fn http_1_0_supports_keep_alive() {
     let test = TestServer::start(|_| {}).await;
     let closed = test.raw("GET /some HTTP/1.0\r\n\r\n").await;
     assert_eq!(status(&closed), "200");
@@ -39,9 +39,9 @@ async fn http_1_0_is_answered_and_kept_alive_if_asked() {
     assert!(read_to_end(&mut stream).await.starts_with("HTTP/1.0 200"));
 }
 
-/// DRV-13: what a proxy and the server could read as different requests is one here, or none.
+/// DRV-13: input that a proxy and the server could split into different requests is rejected.
 #[tokio::test]
-async fn no_request_is_smuggled_in_the_body_of_another() {
+async fn ambiguous_framing_is_rejected() {
     let test = TestServer::start(|_| {}).await;
     let inner = "GET /some HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n\r\n";
     let length = inner.len();
@@ -71,9 +71,9 @@ async fn no_request_is_smuggled_in_the_body_of_another() {
     }
 }
 
-/// DRV-13: with both framings the length means nothing, and nothing more is read from such a connection.
+/// DRV-13: a request with both framings (RFC 9112, section 6.1) is the last one of its connection.
 #[tokio::test]
-async fn a_request_framed_twice_is_the_last_of_its_connection() {
+async fn doubly_framed_request_closes_connection() {
     let test = TestServer::start(|_| {}).await;
     let inner = "GET /some HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n\r\n";
     for framing in [
@@ -101,9 +101,9 @@ async fn p95_of_a_hundred(test: &TestServer) -> Duration {
     took[94]
 }
 
-/// DRV-26: those who dawdle hold nothing that others wait for, and are sent away in time.
+/// DRV-26: slow clients do not delay others, and are disconnected in time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_slow_clients_keep_nobody_waiting() {
+async fn slow_clients_do_not_delay_others() {
     let test = TestServer::start(|config| {
         config.server.head_timeout_ms = 5_000;
         config.server.body_timeout_ms = 5_000;
@@ -121,7 +121,7 @@ async fn a_thousand_slow_clients_keep_nobody_waiting() {
     }
     let beside = p95_of_a_hundred(&test).await;
     println!("95 % of answers: {alone:?} alone, {beside:?} beside 1,000 slow clients");
-    // Twice as long, and what the machine is busy with beside.
+    // Twice the time alone, plus an allowance for other load on the machine.
     assert!(beside < alone * 2 + Duration::from_millis(20), "{alone:?} alone, {beside:?} beside them");
     let answered = futures_util::future::join_all(slow.iter_mut().map(read_to_end)).await;
     for (n, answer) in answered.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Query strings, strictly: what is not declared is refused by name.
+//! Strict extraction of query strings: unknown parameters are rejected by name.
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
@@ -10,7 +10,7 @@ use utoipa::IntoParams;
 use super::problem::{ApiError, bad_query};
 use crate::App;
 
-/// The query, as the type says. Give the type `deny_unknown_fields`.
+/// Extractor that deserializes the query into `T`. Derive `T` with `deny_unknown_fields`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Query<T>(pub T);
 
@@ -22,23 +22,24 @@ impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
     }
 }
 
-/// Which part of a list. A list with filters declares `limit` and `cursor` among them and asks [`page_limit`].
+/// Pagination parameters of a list without filters. A list with filters declares `limit` and `cursor` itself
+/// and calls [`page_limit`].
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct PageQuery {
-    /// Items on a page: 1 to 100; more counts as 100.
+    /// Maximum number of items on the page. Values above 100 are reduced to 100; values below 1 are rejected.
     #[param(default = 20, minimum = 1)]
     pub limit: Option<i64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page. Absent for the first page.
     pub cursor: Option<Cursor>,
 }
 
 impl PageQuery {
-    /// How many items the page may hold.
+    /// Returns the page size.
     ///
     /// # Errors
-    /// A 400 if less than 1 was asked for.
+    /// Returns a 400 problem if `limit` is less than 1.
     pub fn limit(&self) -> Result<PageLimit, Problem> {
         page_limit(self.limit)
     }
@@ -52,18 +53,18 @@ impl FromRequestParts<App> for PageQuery {
     }
 }
 
-/// How many items a page may hold when `asked` stands in the query.
+/// Returns the page size for the query parameter `limit`.
 ///
 /// # Errors
-/// A 400 if it is less than 1.
+/// Returns a 400 problem if `asked` is less than 1.
 pub fn page_limit(asked: Option<i64>) -> Result<PageLimit, Problem> {
     asked
         .map_or_else(|| Some(PageLimit::default()), PageLimit::new)
-        .ok_or_else(|| bad_query(vec![FieldError::new("?limit", "too_small", "At least 1.")]))
+        .ok_or_else(|| bad_query(vec![FieldError::new("?limit", "too_small", "Must be at least 1.")]))
 }
 
 pub(super) fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
-    // No database keeps U+0000, and nobody means it.
+    // No database stores U+0000 in text.
     let nul = form_urlencoded::parse(query.as_bytes()).find(|(_, value)| value.contains('\0'));
     if let Some((name, _)) = nul {
         let detail = "Text must not contain U+0000.";
@@ -80,11 +81,11 @@ pub(super) fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
         };
         let (code, detail) = match message.split(' ').next() {
             Some("unknown") if message.starts_with("unknown field") => {
-                ("unknown_parameter", "There is no such parameter.")
+                ("unknown_parameter", "This parameter does not exist.")
             }
             Some("missing") => ("missing", "This parameter is required."),
-            Some("duplicate") => ("duplicate_parameter", "This parameter stands here twice."),
-            _ => ("invalid", "Not a value that this parameter can have."),
+            Some("duplicate") => ("duplicate_parameter", "This parameter occurs twice."),
+            _ => ("invalid", "The value is not valid for this parameter."),
         };
         bad_query(vec![FieldError::new(format!("?{name}"), code, detail)])
     })
@@ -95,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn invalid_list_parameters_are_reported() {
         for (query, pointer, code) in [
             ("limit=x", "?limit", "invalid"),
             ("limit=1&page=2", "?page", "unknown_parameter"),
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_below_one_are_refused_and_absent_ones_are_usual() {
+    fn page_limit_has_default_and_minimum() {
         let limit = |query| parse::<PageQuery>(query).unwrap().limit();
         assert_eq!(limit(""), Ok(PageLimit::default()));
         assert_eq!(limit("limit=500").unwrap().rows(), 101);

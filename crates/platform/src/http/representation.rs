@@ -1,7 +1,8 @@
-//! The form in which a successful read is answered: its ETag, nothing at all if the caller has it, or compressed.
+//! Representation of successful reads: ETag, 304 and compression.
 //!
-//! Only GET is answered so: what holds a new token or password is the answer to a POST, and must not be squeezed beside
-//! text of the caller's own (BREACH), nor kept by a cache. The same goes for an answer that says `no-store` itself.
+//! Applies to safe requests only. Responses to other methods can contain new secrets, which must not be
+//! compressed together with input of the caller (BREACH) or be cached. Responses with `no-store` are excluded
+//! as well.
 
 use std::sync::{Arc, OnceLock};
 
@@ -16,16 +17,17 @@ use http_body_util::BodyExt;
 use super::compression::{Accepted, Coding, Effort};
 use super::etag::{ETag, IfNoneMatch};
 
-/// Less than this fits into one packet anyway.
+/// Minimum size in bytes of a body that is compressed. Smaller ones fit into one packet.
 const WORTH_COMPRESSING_BYTES: u64 = 1024;
-/// More than this is not held in memory for it.
+/// Maximum size in bytes of a body that is held in memory for an ETag or compression.
 const MOST_BYTES: u64 = 8 * 1024 * 1024;
-/// More than this keeps others on the same core waiting, and is done elsewhere.
+/// Size in bytes above which compression runs on a blocking thread, and maximum size of a chunk in a streamed
+/// body.
 const QUICK_BYTES: usize = 64 * 1024;
-/// May be kept by whoever asked, and by nobody on the way; asked for again each time, which the ETag makes cheap.
+/// `Cache-Control` of responses with an ETag: only the caller may store the response, and must revalidate it.
 const KEEP_AND_ASK: HeaderValue = HeaderValue::from_static("private, no-cache");
 
-/// What a read's answer depends on, beside its address.
+/// Request headers that determine the representation.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reading {
     accepted: Accepted,
@@ -37,7 +39,7 @@ impl Reading {
         Self { accepted: Accepted::of(headers), known: IfNoneMatch::of(headers) }
     }
 
-    /// The answer in the form that this caller wants.
+    /// Converts the response to the representation for this caller.
     pub async fn represent(&self, response: Response) -> Response {
         let (parts, body) = response.into_parts();
         if parts.status != StatusCode::OK || is_not_to_be_kept(&parts.headers) {
@@ -64,7 +66,7 @@ impl Reading {
         self.answer(parts, state.as_ref(), coding.flatten(), |coding| encode(coding, bytes)).await
     }
 
-    /// A body that is made while it is sent: compressed chunk by chunk, without a tag.
+    /// Compresses a streamed body chunk by chunk, without an ETag.
     fn stream(&self, parts: response::Parts, body: Body) -> Response {
         let mut parts = vary_if(parts, true);
         let Some(coding) = self.accepted.best(Coding::Gzip) else { return Response::from_parts(parts, body) };
@@ -93,7 +95,7 @@ impl Reading {
             .await
     }
 
-    /// A 304 if the caller has this state, else the bytes in the coding.
+    /// Answers with 304 if the caller has this state, and with the encoded bytes otherwise.
     async fn answer<F: Future<Output = Bytes>>(
         &self,
         mut parts: response::Parts,
@@ -119,7 +121,7 @@ impl Reading {
     }
 }
 
-/// An answer that says so itself, or that is encoded already.
+/// Returns true if the response must not be stored, or has an encoding or ETag already.
 fn is_not_to_be_kept(headers: &HeaderMap) -> bool {
     let no_store = |value: &HeaderValue| value.as_bytes().windows(8).any(|part| part == b"no-store");
     headers.get(header::CACHE_CONTROL).is_some_and(no_store)
@@ -160,12 +162,12 @@ async fn apart(work: impl FnOnce() -> Bytes + Send + 'static) -> Bytes {
     }
 }
 
-/// What can be done with an answer of its type.
+/// Class of media types that can be represented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// What callers read again and again.
+    /// JSON: gets an ETag and is compressed.
     Json,
-    /// What only gets smaller.
+    /// Text: is compressed only.
     Text,
 }
 
@@ -182,8 +184,8 @@ impl Kind {
     }
 }
 
-/// An answer that is the same for everybody for as long as the server runs. It is compressed once in each coding, when
-/// first asked for.
+/// Response that stays the same for all callers while the server runs. It is compressed once per coding, on
+/// first use.
 #[derive(Debug)]
 pub struct Asset {
     kind: &'static str,
@@ -193,14 +195,14 @@ pub struct Asset {
 }
 
 impl Asset {
-    /// Bytes of the media type `kind`.
+    /// Creates an asset of the media type `kind`.
     pub fn new(kind: &'static str, bytes: impl Into<Bytes>) -> Arc<Self> {
         let bytes = bytes.into();
         let state = ETag::of(&bytes);
         Arc::new(Self { kind, bytes, state, encoded: Default::default() })
     }
 
-    /// The answer that shows it.
+    /// Returns the response with this asset.
     pub fn answer(self: &Arc<Self>) -> Response {
         let mut response = ([(header::CONTENT_TYPE, self.kind)], self.bytes.clone()).into_response();
         response.extensions_mut().insert(Arc::clone(self));

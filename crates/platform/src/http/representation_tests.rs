@@ -1,4 +1,4 @@
-//! In which form the same answer comes to different callers.
+//! Tests the representation of responses: compression, ETags and conditional reads.
 
 use std::io::Read;
 
@@ -23,7 +23,7 @@ fn decode(head: &str, body: &[u8]) -> Vec<u8> {
 
 /// API-10.
 #[tokio::test]
-async fn what_is_read_is_compressed_as_the_caller_likes() {
+async fn responses_are_compressed_by_accept_encoding() {
     let test = TestServer::start(|_| {}).await;
     for path in ["/some", "/openapi.json", "/api/metrics"] {
         let (head, plain) = test.bytes(&format!("GET {path}"), "").await;
@@ -44,7 +44,7 @@ async fn what_is_read_is_compressed_as_the_caller_likes() {
             assert_eq!(header(&head, "content-length"), Some(&*body.len().to_string()));
             assert_eq!(header(&head, "vary"), Some("accept-encoding"), "{path}: {accept}");
             assert!(coding.is_none() || body.len() * 2 < plain.len(), "{} of {}", body.len(), plain.len());
-            // The metrics have moved on.
+            // Metrics change between requests.
             if path != "/api/metrics" {
                 assert!(decode(&head, &body) == plain, "{path}: {accept}");
             }
@@ -52,9 +52,9 @@ async fn what_is_read_is_compressed_as_the_caller_likes() {
     }
 }
 
-/// API-10: what may hold a token, or is small, or streams past what is kept in memory.
+/// API-10: responses that carry tokens, are small or forbid storing are not compressed.
 #[tokio::test]
-async fn what_must_not_or_need_not_be_compressed_is_not() {
+async fn secret_and_small_responses_are_not_compressed() {
     let test = TestServer::start(|_| {}).await;
     let takes_all = "Accept-Encoding: gzip, br\r\n";
     for line in [
@@ -72,7 +72,7 @@ async fn what_must_not_or_need_not_be_compressed_is_not() {
 }
 
 #[tokio::test]
-async fn who_has_an_answer_already_is_not_sent_it_again() {
+async fn matching_etag_is_answered_with_304() {
     let test = TestServer::start(|_| {}).await;
     for path in ["/some", "/openapi.json"] {
         let line = format!("GET {path}");
@@ -101,7 +101,7 @@ async fn who_has_an_answer_already_is_not_sent_it_again() {
 }
 
 #[tokio::test]
-async fn what_changes_each_time_or_is_secret_has_no_tag_and_is_not_kept() {
+async fn secret_and_volatile_responses_have_no_etag() {
     let test = TestServer::start(|_| {}).await;
     for line in [
         "POST /some",
@@ -125,7 +125,7 @@ async fn what_changes_each_time_or_is_secret_has_no_tag_and_is_not_kept() {
 }
 
 #[tokio::test]
-async fn body_that_is_streamed_is_compressed_chunk_by_chunk() {
+async fn streamed_body_is_compressed_by_chunk() {
     let chunks: Vec<Vec<u8>> = (0..5).map(|n| vec![b'a' + n; 150_000]).collect();
     let plain = chunks.concat();
     for (accept, coding) in [("gzip", Some("gzip")), ("br", Some("br")), ("identity", None)] {
@@ -152,7 +152,7 @@ async fn body_that_is_streamed_is_compressed_chunk_by_chunk() {
 }
 
 #[tokio::test]
-async fn body_that_fails_in_the_middle_is_not_ended_as_if_it_were_whole() {
+async fn failing_stream_is_reported_as_error() {
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
     let sent = [Ok(vec![b'a'; 10]), Err(std::io::Error::other("as asked"))];

@@ -1,4 +1,4 @@
-//! Which route a request is for, known before the router is asked: limits and counts go by it.
+//! Finds the route of a request before the router runs, for limits and metrics.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,11 @@ use http::Method;
 
 use crate::telemetry::RouteMetrics;
 
-/// The places of routes, found as the router itself finds them.
+/// Indexes of routes by path and method, matched as the router matches them.
 pub(super) struct RouteIndex(matchit::Router<Vec<(Method, usize)>>);
 
 impl RouteIndex {
-    /// Of these routes. The first of them is for requests that no other takes.
+    /// Builds the index of `routes`. Index 0 is for requests that no route matches.
     pub fn of(routes: &[RouteMetrics]) -> Self {
         let mut by_path = BTreeMap::<&str, Vec<_>>::new();
         for (place, route) in routes.iter().enumerate() {
@@ -25,7 +25,7 @@ impl RouteIndex {
         Self(index)
     }
 
-    /// The place of the route that takes such a request; 0 if none does.
+    /// Returns the index of the matching route, or 0 if there is none. HEAD matches GET.
     pub fn find(&self, method: &Method, path: &str) -> usize {
         let method = if *method == Method::HEAD { &Method::GET } else { method };
         let methods = self.0.at(path).map(|found| found.value).ok();

@@ -1,6 +1,7 @@
-//! Policies of routes: which limit counts their requests, and whether they carry secrets. Declared where the routes are.
+//! Policies of routes: the rate limit that applies, and whether they carry secrets. Declared next to the
+//! routes.
 //!
-//! Until the OpenAPI document is served, each operation carries its policy as extensions of its own.
+//! Operations carry their policy as OpenAPI extensions, which are removed before the document is served.
 
 use http::Method;
 use serde_json::Value;
@@ -12,26 +13,26 @@ use crate::module::Routes;
 const RATE: &str = "x-rate-class";
 const SECRET: &str = "x-secret";
 
-/// Limit of requests per minute and client network.
+/// Class of rate limit: requests per minute and client network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RateClass {
     /// `limits.requests_per_minute`.
     #[default]
     Requests,
-    /// `limits.auth_per_minute`: the request carries a password or a token.
+    /// `limits.auth_per_minute`, for requests that carry a password or a token.
     Auth,
     /// `limits.partner_lists_per_minute`.
     PartnerLists,
-    /// `limits.jobs_per_minute`: programs ask many times a second.
+    /// `limits.jobs_per_minute`, for workers, which send many requests per second.
     Jobs,
-    /// None. For what watches the server.
+    /// No limit, for monitoring.
     Exempt,
 }
 
 impl RateClass {
     const ALL: [Self; 5] = [Self::Requests, Self::Auth, Self::PartnerLists, Self::Jobs, Self::Exempt];
 
-    /// Name of the class in the `RateLimit` headers and in metrics.
+    /// Returns the name of the class in the `RateLimit` headers and in metrics.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Requests => "requests",
@@ -46,15 +47,15 @@ impl RateClass {
 /// Policy of a route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoutePolicy {
-    /// Limit that counts its requests.
+    /// Rate limit of its requests.
     pub rate: RateClass,
-    /// Whether its requests or answers carry secrets. Then bodies are small, idempotency keys are rejected, and answers are
-    /// not kept, compressed or timed.
+    /// True if its requests or responses carry secrets. Request bodies are then limited to 16 KiB and
+    /// idempotency keys rejected; responses are not stored or compressed, and have no `Server-Timing` header.
     pub is_secret: bool,
 }
 
 impl RoutePolicy {
-    /// Reads the policy from the words that [`RoutePolicy::words`] returned.
+    /// Parses the words returned by [`RoutePolicy::words`].
     pub(super) fn parse(rate: &str, secret: &str) -> Self {
         let class = RateClass::ALL.into_iter().find(|class| class.name() == rate);
         Self { rate: class.unwrap_or_default(), is_secret: secret == SECRET }
@@ -65,7 +66,7 @@ impl RoutePolicy {
         [self.rate.name(), if self.is_secret { SECRET } else { "" }]
     }
 
-    /// Reads the policy that an operation carries.
+    /// Reads the policy from the extensions of an operation.
     pub(crate) fn of(operation: &Operation) -> Self {
         let extension = |name| operation.extensions.as_ref().and_then(|all| all.get(name));
         let rate = extension(RATE).and_then(Value::as_str).unwrap_or_default();
@@ -73,13 +74,14 @@ impl RoutePolicy {
     }
 }
 
-/// Counts the requests to `routes` that have one of `methods` against the limit of `class`; with no methods, all requests.
+/// Applies the limit `class` to those requests of `routes` that have one of `methods`, or to all if `methods`
+/// is empty.
 #[must_use]
 pub fn rate_limited(class: RateClass, methods: &[Method], routes: Routes) -> Routes {
     extended(routes, RATE, class.name(), |method| methods.is_empty() || methods.contains(method))
 }
 
-/// Declares that requests or answers of `routes` carry secrets: see [`RoutePolicy::is_secret`].
+/// Declares that requests or responses of `routes` carry secrets: see [`RoutePolicy::is_secret`].
 #[must_use]
 pub fn secret(routes: Routes) -> Routes {
     extended(routes, SECRET, "", |_| true)
@@ -94,7 +96,7 @@ fn extended(mut routes: Routes, name: &str, value: &str, is_meant: impl Fn(&Meth
     routes
 }
 
-/// Takes the extensions away again: they are not for clients.
+/// Removes the policy extensions, which are not part of the public document.
 pub(super) fn forget(operation: &mut Operation) {
     if let Some(extensions) = &mut operation.extensions {
         for name in [RATE, SECRET] {

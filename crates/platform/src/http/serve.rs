@@ -1,4 +1,4 @@
-//! Accepts connections, ends the slow ones, and stops without dropping a request of which a byte was read.
+//! Accepts connections, closes slow ones, and stops without dropping requests that have begun to arrive.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,17 +21,17 @@ use super::stop::Stop;
 use crate::App;
 use crate::config::{self, millis};
 
-/// How finely slow connections are told from others.
+/// Resolution of connection timeouts.
 const TICK: Duration = Duration::from_millis(250);
-/// How long what still comes after the last answer is thrown away.
+/// Maximum time to discard input after the last response.
 const LINGER: Duration = Duration::from_secs(2);
-/// Sent to a connection that there is no room for.
+/// Response to a connection that exceeds a connection limit.
 const NO_ROOM: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n";
-/// How long to leave a listener alone that has no file descriptors left.
+/// Pause after a failure to accept, for example without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A listening server.
+/// Listening server.
 pub struct Server {
     addr: SocketAddr,
     lines: Arc<Lines>,
@@ -43,10 +43,10 @@ pub struct Server {
     ticking: JoinHandle<()>,
 }
 
-/// Serves the app's modules on `listener` until [`Server::stop`].
+/// Serves the app's modules on `listener` until [`Server::stop`] is called.
 ///
 /// # Errors
-/// The system's, if the listener has no address.
+/// Returns the I/O error if the listener has no local address.
 pub fn serve(listener: TcpListener, app: &App) -> io::Result<Server> {
     serve_edge(listener, Arc::new(super::edge(app)), app.stop.clone(), &app.config.server)
 }
@@ -67,21 +67,22 @@ fn serve_edge(
 }
 
 impl Server {
-    /// Where it listens.
+    /// Returns the address of the listener.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Drains: goes on accepting for a while with every answer ending its connection, then closes the listener and
-    /// the idle connections, waits for the requests under way, and cuts what is left after the grace. Says how
-    /// many connections were cut.
+    /// Stops the server. While draining, it accepts connections and closes each one after its response. Then
+    /// it closes the listener and idle connections, and waits for requests in progress. After the grace
+    /// period it aborts the rest. Returns the number of connections that were open when the grace period
+    /// ended.
     pub async fn stop(self) -> usize {
         self.stop.ask();
         if !self.drain.is_zero() {
             tokio::time::sleep(self.drain).await;
         }
         self.stop_accepting.cancel();
-        // It only ends early by panicking, and then there is nothing more to accept.
+        // The task ends early only by a panic; then there is nothing more to accept.
         let _ = self.accepting.await;
         self.lines.order_all(Order::Close);
         let left = self.lines.wait_for_end(self.grace).await;
@@ -101,21 +102,21 @@ async fn accept(listener: TcpListener, edge: Arc<Edge>, lines: Arc<Lines>, stop:
             },
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "no connection can be accepted at the moment");
+                tracing::warn!(%error, "cannot accept connections at the moment");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
-    // What the kernel has accepted on our behalf may hold a whole request already.
+    // Connections in the kernel's accept queue may contain complete requests.
     while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
         lines.open(stream, peer, Arc::clone(&edge));
     }
 }
 
-/// Tells a client that there is no room, and closes its connection.
+/// Rejects a connection with 503 and closes it.
 fn reject(stream: &TcpStream, reached: LimitReached, edge: &Edge) {
     edge.count_connection_rejected(reached.as_str());
-    // The peer may not read it: the connection is closed in any case.
+    // The peer may not read it; the connection is closed in any case.
     let _ = stream.try_write(NO_ROOM);
 }
 
@@ -133,7 +134,7 @@ async fn tick(lines: Arc<Lines>) {
     }
 }
 
-/// The open connections.
+/// Open connections of a server.
 struct Lines {
     open: Mutex<OpenConnections>,
     limits: ConnectionLimits,
@@ -155,7 +156,7 @@ impl Lines {
             gauge,
             tasks: TaskTracker::new(),
             ticks: Arc::default(),
-            // A phase that began just before a tick seems one tick old at once.
+            // A phase that began just before a tick appears one tick old at once.
             head_ticks: ticks(millis(limits.head_timeout_ms)) + 1,
             idle_ticks: ticks(millis(limits.keep_alive_ms)) + 1,
             linger_ticks: ticks(LINGER),
@@ -163,10 +164,10 @@ impl Lines {
     }
 
     fn open(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, edge: Arc<Edge>) {
-        // Without it answers are only later; a socket that refuses is about to fail anyway.
+        // A failure only delays responses; a socket that fails here is broken anyway.
         let _ = stream.set_nodelay(true);
         let line = Arc::new(Line::new(Arc::clone(&self.ticks)));
-        // Before the task runs, so that no order misses it.
+        // Registered before the task runs, so that no order is missed.
         let entry = Entry::new(self, &line, network_of(peer));
         self.tasks.spawn(async move {
             connection::run(stream, peer, line, edge).await;
@@ -178,16 +179,16 @@ impl Lines {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes room for a connection of `peer` by closing another one, where a limit is reached. Waits for nothing: whoever
-    /// waits here keeps everybody from connecting.
+    /// Makes room for a connection of `peer`: closes another one if a limit is reached. Does not wait,
+    /// because that would block all other connections.
     ///
     /// # Errors
-    /// The limit, if no connection can be closed for it.
+    /// Returns the limit if no connection can be closed for it.
     fn make_room(&self, peer: SocketAddr, edge: &Edge) -> Result<(), LimitReached> {
         let network = network_of(peer);
         let lifts_network = edge.lifts_connections_per_network(peer.ip());
         let mut open = self.open_connections();
-        // A network that is full may be one connection too many in total as well.
+        // Both limits, per network and in total, can be exceeded by one connection.
         for _ in 0..2 {
             let Some(reached) = open.limit_reached(network, self.limits, lifts_network) else {
                 return Ok(());
@@ -205,7 +206,8 @@ impl Lines {
             match line.phase() {
                 (Phase::Reading, ticks) if ticks > self.head_ticks => line.order(Order::Cut),
                 (Phase::Idle, ticks) if ticks > self.idle_ticks => line.order(Order::Close),
-                // The answer is not being fetched. One that is, however slowly, is sent to its end.
+                // The peer does not read the response. A response that is read, however slowly, is sent to
+                // its end.
                 (Phase::Sending, ticks) if ticks > self.idle_ticks && line.is_blocked() => {
                     line.order(Order::Cut)
                 }
@@ -222,7 +224,7 @@ impl Lines {
         }
     }
 
-    /// Waits until no connection is left, at most for `patience`, and says how many are.
+    /// Waits at most `patience` until no connection is open. Returns the number of open connections.
     async fn wait_for_end(&self, patience: Duration) -> usize {
         self.tasks.close();
         match tokio::time::timeout(patience, self.tasks.wait()).await {
@@ -232,7 +234,7 @@ impl Lines {
     }
 }
 
-/// Keeps a connection among the open ones for as long as it lives, however it ends.
+/// Registration of a connection, removed on drop.
 struct Entry {
     lines: Arc<Lines>,
     id: usize,

@@ -1,4 +1,4 @@
-//! Stopping, slow connections and unread bodies, over real connections whose every byte the test sends.
+//! Tests of stopping, slow connections and unread bodies, with raw bytes over real connections.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -10,7 +10,7 @@ const PING: &str = "GET /api/v1/ping HTTP/1.1\r\nHost: kith\r\n\r\n";
 const HALF_A_HEAD: &[u8] = b"GET /api/v1/ping HTTP/1.1\r\nHo";
 const OTHER_HALF: &[u8] = b"st: kith\r\n\r\n";
 
-/// Waits until the server's only connection is in `phase`.
+/// Waits until a connection of the server is in `phase`.
 async fn until(server: &Server, phase: Phase) {
     until_lines(&server.lines, phase).await;
 }
@@ -21,7 +21,7 @@ async fn until_lines(lines: &Lines, phase: Phase) {
     }
 }
 
-/// Reads one answer without a body.
+/// Reads the head of a response without a body.
 async fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -30,7 +30,8 @@ async fn read_head(stream: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// Begins to stop, and goes on once the listener is closed and the connections have been told.
+/// Starts to stop the server. Returns once the listener is closed and the connections have taken their
+/// orders.
 async fn begin_stop(server: Server) -> JoinHandle<usize> {
     let addr = server.addr();
     let lines = Arc::clone(&server.lines);
@@ -44,7 +45,7 @@ async fn begin_stop(server: Server) -> JoinHandle<usize> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn half_a_head_that_came_before_the_stop_is_answered() {
+async fn partial_head_before_stop_is_answered() {
     let test = TestServer::start(|_| {}).await;
     let mut stream = test.connect().await;
     stream.write_all(HALF_A_HEAD).await.unwrap();
@@ -58,7 +59,7 @@ async fn half_a_head_that_came_before_the_stop_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn half_a_head_after_an_answer_on_the_same_connection_is_answered_too() {
+async fn partial_head_after_response_is_answered() {
     let test = TestServer::start(|_| {}).await;
     let mut stream = test.connect().await;
     stream.write_all(PING.as_bytes()).await.unwrap();
@@ -73,7 +74,7 @@ async fn half_a_head_after_an_answer_on_the_same_connection_is_answered_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn half_a_body_that_came_before_the_stop_is_answered() {
+async fn partial_body_before_stop_is_answered() {
     let test = TestServer::start(|_| {}).await;
     let mut stream = test.connect().await;
     let head =
@@ -88,7 +89,7 @@ async fn half_a_body_that_came_before_the_stop_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idle_connections_do_not_hold_up_the_stop() {
+async fn idle_connections_do_not_delay_stop() {
     let test = TestServer::start(|config| config.server.shutdown_grace_ms = 60_000).await;
     let mut used = test.connect().await;
     used.write_all(PING.as_bytes()).await.unwrap();
@@ -103,7 +104,7 @@ async fn idle_connections_do_not_hold_up_the_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_does_not_finish_is_cut_after_the_grace() {
+async fn unfinished_connections_are_aborted_after_grace() {
     let test = TestServer::start(|config| config.server.shutdown_grace_ms = 50).await;
     let mut stream = test.connect().await;
     stream.write_all(HALF_A_HEAD).await.unwrap();
@@ -113,7 +114,7 @@ async fn what_does_not_finish_is_cut_after_the_grace() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_draining_requests_are_answered_and_readiness_is_denied() {
+async fn draining_server_answers_but_is_not_ready() {
     let test = TestServer::start(|config| config.server.drain_ms = 600_000).await;
     assert!(test.ask("GET /readyz", "").await.starts_with("HTTP/1.1 200"));
     let (app, addr) = (test.app.clone(), test.addr);
@@ -132,7 +133,7 @@ async fn while_draining_requests_are_answered_and_readiness_is_denied() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_head_that_dawdles_is_cut_and_a_quiet_connection_is_not() {
+async fn slow_head_is_aborted_but_idle_connection_is_not() {
     let test = TestServer::start(|config| config.server.head_timeout_ms = 1).await;
     let mut quiet = test.connect().await;
     let mut slow = test.connect().await;
@@ -143,7 +144,7 @@ async fn a_head_that_dawdles_is_cut_and_a_quiet_connection_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_on_which_nothing_is_asked_ends() {
+async fn idle_connection_is_closed() {
     let test = TestServer::start(|config| config.server.keep_alive_ms = 1).await;
     let mut stream = test.connect().await;
     stream.write_all(PING.as_bytes()).await.unwrap();
@@ -152,7 +153,7 @@ async fn a_connection_on_which_nothing_is_asked_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_still_sends_gets_the_answer_that_it_is_too_much() {
+async fn client_still_sending_receives_413() {
     let test = TestServer::start(|_| {}).await;
     let mut stream = test.connect().await;
     let head = "POST /echo HTTP/1.1\r\nHost: kith\r\nContent-Type: application/json\r\nContent-Length: 8000000\r\n\r\n";
@@ -174,7 +175,7 @@ async fn who_still_sends_gets_the_answer_that_it_is_too_much() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn half_a_head_right_behind_a_request_is_answered() {
+async fn partial_pipelined_head_is_answered() {
     let test = TestServer::start(|_| {}).await;
     let mut stream = test.connect().await;
     stream.write_all(&[PING.as_bytes(), HALF_A_HEAD].concat()).await.unwrap();
@@ -189,10 +190,10 @@ async fn half_a_head_right_behind_a_request_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn half_a_head_that_comes_during_an_answer_is_answered() {
+async fn partial_head_during_response_is_answered() {
     let test = TestServer::start(|_| {}).await;
     let mut stream = test.connect().await;
-    // The end of the body ends the first request, and half of the next one comes with it.
+    // The end of the body arrives together with half of the next request.
     let head =
         "POST /echo HTTP/1.1\r\nHost: kith\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -209,7 +210,7 @@ async fn half_a_head_that_comes_during_an_answer_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_is_fetched_slowly_is_whole() {
+async fn slowly_read_response_is_complete() {
     let test = TestServer::start(|_| {}).await;
     let mut stream = test.connect().await;
     stream.write_all(b"GET /much HTTP/1.1\r\nHost: kith\r\n\r\n").await.unwrap();
@@ -222,7 +223,7 @@ async fn an_answer_that_is_fetched_slowly_is_whole() {
 }
 
 #[tokio::test]
-async fn a_request_knows_where_it_came_from() {
+async fn request_has_client_address() {
     let test = TestServer::start(|_| {}).await;
     let mut stream = test.connect().await;
     stream.write_all(b"GET /peer HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n\r\n").await.unwrap();
@@ -230,7 +231,7 @@ async fn a_request_knows_where_it_came_from() {
     assert!(answer.ends_with(&format!("\r\n\r\n{}", stream.local_addr().unwrap().ip())), "{answer}");
 }
 
-/// A connection from another loopback address, which is another client network.
+/// Connects from another loopback address, which counts as another client network.
 async fn connect_from(ip: [u8; 4], server: SocketAddr) -> TcpStream {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind((ip, 0).into()).unwrap();
@@ -245,7 +246,7 @@ async fn ping(stream: &mut TcpStream) {
 const FIRST: [u8; 4] = [127, 0, 0, 2];
 const SECOND: [u8; 4] = [127, 0, 0, 3];
 
-/// 1,100 idle connections against 1,024 descriptors made the server deaf.
+/// Regression: 1,100 idle connections blocked a server with 1,024 file descriptors.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_server_closes_an_idle_connection_of_the_largest_network() {
     let test = TestServer::start(|config| config.server.max_connections = 3).await;
@@ -304,16 +305,17 @@ async fn full_network_makes_room_for_its_own_connections_unless_limits_are_lifte
     ping(&mut second).await;
 }
 
-/// An answer that was still being sent was cut at twice `server.keep_alive_ms`, and so was every event stream.
+/// Regression: a response that was still being sent, such as an event stream, was cut at twice
+/// `server.keep_alive_ms`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answer_that_pauses_longer_than_keep_alive_is_sent_to_its_end() {
+async fn response_pausing_longer_than_keep_alive_is_completed() {
     let test = TestServer::start(|config| config.server.keep_alive_ms = 1).await;
     let answer = test.ask("GET /trickle", "").await;
     assert_eq!(answer.matches("drop").count(), 2, "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answer_that_is_not_fetched_is_cut() {
+async fn unread_response_is_aborted() {
     let test = TestServer::start(|config| config.server.keep_alive_ms = 1).await;
     let mut stream = test.connect().await;
     stream.write_all(b"GET /endless HTTP/1.1\r\nHost: kith\r\n\r\n").await.unwrap();

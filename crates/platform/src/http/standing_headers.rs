@@ -1,4 +1,4 @@
-//! What every answer says to a browser, so that nothing it holds can be turned against whoever asked.
+//! Security headers that every response carries.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
@@ -7,7 +7,7 @@ const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-p
 const EMBEDDER_POLICY: HeaderName = HeaderName::from_static("cross-origin-embedder-policy");
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Headers that stand unless an answer has its own.
+/// Headers that are added unless the response sets them itself.
 pub(super) struct StandingHeaders(Vec<(HeaderName, HeaderValue)>);
 
 impl StandingHeaders {
@@ -27,7 +27,7 @@ impl StandingHeaders {
             (header::CACHE_CONTROL, "no-store"),
         ];
         if is_production {
-            // Whether other names under the host's are ready for it is not ours to say.
+            // Without `includeSubDomains`: whether subdomains of the host support TLS is unknown.
             headers.push((header::STRICT_TRANSPORT_SECURITY, "max-age=63072000"));
         }
         Self(headers.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect())

@@ -1,11 +1,11 @@
-//! Says that the server stops, to whoever must know. When and how is decided in `serve`.
+//! Signal that the server is stopping. The sequence of a stop is in `serve`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
-/// Shared by the parts of one server. Clones are the same.
+/// Stop signal of one server. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<Phases>);
 
@@ -16,17 +16,18 @@ struct Phases {
 }
 
 impl Stop {
-    /// Whether a stop has been asked for: answers then end their connections, and the node is not ready.
+    /// Returns true once a stop was requested. Responses then close their connections, and the node is not
+    /// ready.
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Relaxed)
     }
 
-    /// What `work` gives, or nothing once a stop is asked for.
+    /// Runs `work` and returns its output, or `None` once a stop is requested.
     pub async fn or<F: Future>(&self, work: F) -> Option<F::Output> {
         self.0.asked.run_until_cancelled(work).await
     }
 
-    /// Asks for it.
+    /// Requests the stop.
     pub(super) fn ask(&self) {
         self.0.draining.store(true, Ordering::Relaxed);
         self.0.asked.cancel();

@@ -1,8 +1,8 @@
-//! JSON read so that an object is an object (serde would also take a struct's fields from an array, in order), and
-//! text can be kept. It wraps what it is given at every depth, and judges nothing else.
+//! Deserializes JSON so that structs are read from objects only (serde also accepts an array with the fields
+//! in order), and text never contains U+0000. Wraps deserializers at every depth and changes nothing else.
 //!
-//! What serde first sets aside (a flattened struct, an untagged or internally tagged enum) may still be made of arrays:
-//! types of bodies have none of these.
+//! Types that serde buffers (flattened structs, untagged and internally tagged enums) can still be read from
+//! arrays. Request bodies do not use them.
 
 use std::fmt;
 
@@ -11,16 +11,16 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-/// How an error begins that a U+0000 in a text has caused.
+/// Prefix of the error for a text with U+0000.
 pub(super) const NUL: &str = "U+0000";
 
-/// A part of the conversation between a type and its JSON, on either side.
+/// Wrapper of a deserializer, visitor, seed or access.
 pub(super) struct Strict<T>(pub T);
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
     type Error = D::Error;
 
-    // JSON says itself of which type a value is, so most ways to ask are one.
+    // JSON is self-describing, so most methods forward to `deserialize_any`.
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
         tuple_struct identifier ignored_any
@@ -125,7 +125,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Strict<V> {
     }
 }
 
-/// No database keeps U+0000, and nobody means it.
+/// Rejects U+0000, which databases do not store in text.
 fn without_nul<E: Error>(text: &str) -> Result<&str, E> {
     if text.contains('\0') { Err(E::custom(NUL)) } else { Ok(text) }
 }
@@ -191,7 +191,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Strict<A> {
     }
 }
 
-/// The fields of a variant, from an object.
+/// Fields of a struct variant, read from an object.
 struct Fields<V>(V);
 
 impl<'de, V: Visitor<'de>> DeserializeSeed<'de> for Fields<V> {
@@ -234,7 +234,7 @@ mod tests {
         T::deserialize(Strict(&mut serde_json::Deserializer::from_str(json)))
     }
 
-    /// Whether `array` stands for `object` to serde alone, and is refused here.
+    /// Asserts that serde reads `array` as `object`, and that this module rejects it.
     fn only_serde_takes<T: DeserializeOwned + PartialEq + fmt::Debug>(object: &str, array: &str) {
         let expected: T = serde_json::from_str(object).unwrap();
         assert_eq!(serde_json::from_str::<T>(array).unwrap(), expected);
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_is_no_object_at_any_depth() {
+    fn arrays_are_rejected_as_structs_at_any_depth() {
         const POINT: &str = r#"{"x": 1, "y": 2.5}"#;
         let around = |wrap: fn(&str) -> String| (wrap(POINT), wrap("[1, 2.5]"));
         let (object, array) = around(str::to_owned);
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_reads_as_it_did() {
+    fn other_values_deserialize_unchanged() {
         let json = r#"[null, true, -1, 1, 1.5, "a\u0062", [], {"a": {"b": [1]}}]"#;
         assert_eq!(
             read::<serde_json::Value>(json).unwrap(),

@@ -1,4 +1,4 @@
-//! The answer to a write, in a form that can be kept and given again.
+//! Response to a write, in a form that can be stored and replayed.
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::http::tag_of;
 
-/// What a write answers: a status of success, headers of its own, and a body, if it has one.
+/// Successful response to a write: status, additional headers and an optional JSON body.
 #[derive(Clone, Debug)]
 pub struct Answer<T> {
     status: StatusCode,
@@ -18,17 +18,17 @@ pub struct Answer<T> {
 }
 
 impl<T> Answer<T> {
-    /// 200 with a body.
+    /// Creates a 200 response with a body.
     pub fn ok(body: T) -> Self {
         Self::new(StatusCode::OK, Some(body))
     }
 
-    /// 201 with what was made.
+    /// Creates a 201 response with the created object.
     pub fn created(body: T) -> Self {
         Self::new(StatusCode::CREATED, Some(body))
     }
 
-    /// 202 with what is going to happen.
+    /// Creates a 202 response that describes the accepted operation.
     pub fn accepted(body: T) -> Self {
         Self::new(StatusCode::ACCEPTED, Some(body))
     }
@@ -37,7 +37,7 @@ impl<T> Answer<T> {
         Self { status, headers: HeaderMap::new(), body }
     }
 
-    /// The same with a header, such as `ETag` or `Location`.
+    /// Adds a header, such as `ETag` or `Location`.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
@@ -46,14 +46,15 @@ impl<T> Answer<T> {
 }
 
 impl Answer<()> {
-    /// 204.
+    /// Creates a 204 response.
     pub fn no_content() -> Self {
         Self::new(StatusCode::NO_CONTENT, None)
     }
 }
 
 impl<T: Serialize> Answer<T> {
-    /// The same with the ETag that a read of its body would have: whoever edits next need not read it first.
+    /// Adds the ETag that a GET of the body would have, so that the client can edit the object without
+    /// reading it first.
     #[must_use]
     pub fn with_etag(self) -> Self {
         match self.body.as_ref().and_then(tag_of) {
@@ -78,7 +79,7 @@ impl<T: Serialize> IntoResponse for Answer<T> {
     }
 }
 
-/// An answer with its body as it is sent.
+/// Response with its serialized body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct WrittenAnswer {
     pub status: StatusCode,
@@ -87,14 +88,14 @@ pub(super) struct WrittenAnswer {
 }
 
 impl WrittenAnswer {
-    /// The headers as lines of `name: value`.
+    /// Formats the headers as lines of `name: value`.
     pub fn header_lines(&self) -> String {
         let text = |value: &HeaderValue| value.to_str().expect("a handler's headers are text").to_owned();
         let lines = self.headers.iter().map(|(name, value)| format!("{name}: {}", text(value)));
         lines.collect::<Vec<_>>().join("\n")
     }
 
-    /// Reads what `header_lines` wrote.
+    /// Parses the lines returned by `header_lines`.
     pub fn parse_headers(lines: &str) -> HeaderMap {
         let pairs = lines.lines().filter_map(|line| line.split_once(": "));
         pairs

@@ -1,4 +1,4 @@
-//! What the OpenAPI document says about keys.
+//! Idempotency keys in the OpenAPI document.
 
 use kith_kernel::problems;
 use utoipa::openapi::header::HeaderBuilder;
@@ -9,10 +9,11 @@ use utoipa::openapi::{RefOr, Required};
 use crate::http::RoutePolicy;
 use crate::http::openapi::add_problem;
 
-/// What the header may be: 1 to 255 printable characters, in quotes or without.
+/// Pattern of the header: 1 to 255 printable ASCII characters, with or without quotes.
 const KEY: &str = r#"^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-~]([ -~]{0,253}[!-~])?)$"#;
 
-/// Declares that an operation that writes takes a key, or that it refuses any.
+/// Documents the `Idempotency-Key` of a write operation, or only the 400 problem if the operation rejects
+/// keys.
 pub(crate) fn declare(operation: &mut Operation) {
     add_problem(operation, &problems::MALFORMED);
     if operation.security.is_none() || RoutePolicy::of(operation).is_secret {
@@ -40,7 +41,7 @@ pub(crate) fn declare(operation: &mut Operation) {
         {
             let replayed = HeaderBuilder::new()
                 .schema(Some(text().enum_values(Some(["true"]))))
-                .description(Some("There if the answer was given before under the same key."));
+                .description(Some("Present if the response was stored earlier under the same key."));
             response.headers.insert("Idempotency-Replayed".to_owned(), replayed.build().into());
         }
     }

@@ -1,4 +1,5 @@
-//! The `Idempotency-Key` header (draft-ietf-httpapi-idempotency-key-header-07), and what a request under it is.
+//! The `Idempotency-Key` header (draft-ietf-httpapi-idempotency-key-header-07), and the fingerprint of a
+//! request.
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,19 +13,19 @@ use sha2::{Digest, Sha256};
 use crate::auth::{Keyring, MacPurpose};
 use crate::http::RoutePolicy;
 
-/// Names a write, so that sending it again does not do it again.
+/// Request header that identifies a write, so that repeating the request does not repeat the write.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Most characters of a key.
+/// Maximum length of a key in characters.
 const LONGEST_KEY: usize = 255;
 
-/// The key of a write, with what was asked under it.
+/// Key of a write, with the operation, target and body that it was sent with.
 #[derive(Clone, Debug)]
 pub struct IdempotencyKey(Arc<Keyed>);
 
 #[derive(Debug)]
 struct Keyed {
     key: String,
-    /// `POST /api/v1/partners/requests/{id}/accept`.
+    /// Method and path template: `POST /api/v1/partners/requests/{id}/accept`.
     operation: String,
     /// Path and query as they were sent.
     target: String,
@@ -32,10 +33,12 @@ struct Keyed {
 }
 
 impl IdempotencyKey {
-    /// The key of a request whose sender is signed in, if it has one and is a write.
+    /// Returns the key of an authenticated request, or `None` if the request is not a write or has no key.
+    /// Repeated calls for one request return the same key.
     ///
     /// # Errors
-    /// A 400 for a key that is malformed or not taken here.
+    /// Returns a 400 problem if the key is malformed, or if the route carries secrets and therefore rejects
+    /// keys.
     pub(crate) fn of(parts: &mut Parts) -> Result<Option<Self>, Problem> {
         if let Some(known) = parts.extensions.get::<Self>() {
             return Ok(Some(known.clone()));
@@ -43,7 +46,7 @@ impl IdempotencyKey {
         if !is_keyed(&parts.method, &parts.headers) {
             return Ok(None);
         }
-        // What hands out secrets is not kept.
+        // Responses with secrets are not stored.
         if parts.extensions.get::<RoutePolicy>().is_some_and(|policy| policy.is_secret) {
             return Err(not_taken());
         }
@@ -56,17 +59,17 @@ impl IdempotencyKey {
         Ok(Some(keyed))
     }
 
-    /// Notes the body of the request; without one it is taken to have none.
+    /// Records the body for the fingerprint. Without this call, the body counts as empty.
     pub(crate) fn note_body(&self, body: &[u8]) {
         self.0.body.get_or_init(|| Sha256::digest(body).into());
     }
 
-    /// Names the write: the same for the same caller, operation and key, and for nothing else.
+    /// Returns the id of the write, which is unique per caller, operation and key.
     pub(super) fn id(&self, keyring: &Keyring, caller_id: Uuid) -> [u8; 32] {
         keyring.mac(MacPurpose::Idempotency, &self.parts(&caller_id))
     }
 
-    /// The name and the fingerprint that the write had under the previous secret, while secrets are rotated.
+    /// Returns the id and fingerprint under the previous secret; `None` if no previous secret is configured.
     pub(super) fn previous(&self, keyring: &Keyring, caller_id: Uuid) -> Option<([u8; 32], [u8; 32])> {
         let id = keyring.previous_mac(MacPurpose::Idempotency, &self.parts(&caller_id))?;
         let body = self.0.body.get().map_or(&[][..], |digest| digest);
@@ -78,35 +81,39 @@ impl IdempotencyKey {
         [caller_id.as_bytes(), self.0.operation.as_bytes(), self.0.key.as_bytes()]
     }
 
-    /// The same for the same path, query and body of the same write. Keyed: a body may hold a password, and nobody shall
-    /// try out which.
+    /// Returns the fingerprint of path, query and body. It is keyed, so that a body with a password cannot be
+    /// recovered by guessing.
     pub(super) fn fingerprint(&self, keyring: &Keyring, id: &[u8; 32]) -> [u8; 32] {
         let body = self.0.body.get().map_or(&[][..], |digest| digest);
         keyring.mac(MacPurpose::Idempotency, &[id, self.0.target.as_bytes(), body])
     }
 }
 
-/// Whether a key means something to this request.
+/// Returns true if the request is a write with a key.
 pub(crate) fn is_keyed(method: &http::Method, headers: &HeaderMap) -> bool {
     !method.is_safe() && headers.contains_key(IDEMPOTENCY_KEY)
 }
 
-/// Refuses a key on a call that nobody has to be signed in for: it would be anybody's.
+/// Rejects a key on an operation without authentication, where keys of different callers could not be
+/// distinguished.
 ///
 /// # Errors
-/// A 400 if there is one.
+/// Returns a 400 problem if the request is a write with a key.
 pub(crate) fn refuse(parts: &Parts) -> Result<(), Problem> {
     if is_keyed(&parts.method, &parts.headers) { Err(not_taken()) } else { Ok(()) }
 }
 
 fn not_taken() -> Problem {
-    Problem::new(&problems::MALFORMED, "Idempotency-Key is not taken here. Send this request without it.")
+    Problem::new(
+        &problems::MALFORMED,
+        "This operation does not accept `Idempotency-Key`. Send the request without it.",
+    )
 }
 
-/// A String of RFC 9651 (`"…"`), or the same characters without the quotes, which most clients send.
+/// Parses a String of RFC 9651 (`"…"`), or the same characters without quotes, which most clients send.
 pub(crate) fn parse(headers: &HeaderMap) -> Result<String, Problem> {
     let malformed = || {
-        let detail = "Idempotency-Key must stand there once, with 1 to 255 printable ASCII characters.";
+        let detail = "Send `Idempotency-Key` once, with 1 to 255 printable ASCII characters.";
         Problem::new(&problems::MALFORMED, detail)
     };
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
@@ -120,7 +127,7 @@ pub(crate) fn parse(headers: &HeaderMap) -> Result<String, Problem> {
     if legal && (1..=LONGEST_KEY).contains(&key.len()) { Ok(key) } else { Err(malformed()) }
 }
 
-/// What stands between quotes, of which the first has been read.
+/// Parses the rest of a quoted string after the opening quote.
 fn unquote(rest: &str) -> Option<String> {
     let mut key = String::with_capacity(rest.len());
     let mut chars = rest.chars();
@@ -148,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_one_line_of_printable_characters_with_or_without_quotes() {
+    fn key_accepts_printable_ascii_with_or_without_quotes() {
         let (longest, too_long) = ("k".repeat(255), "k".repeat(256));
         for (value, key) in [
             ("8e03978e-40d5-43dd-bc93-6894a57f9324", "8e03978e-40d5-43dd-bc93-6894a57f9324"),
@@ -183,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_ignore_it_and_calls_about_secrets_refuse_it() {
+    fn reads_ignore_keys_and_secret_routes_reject_them() {
         assert!(of(Method::GET, "/api/v1/me", "").unwrap().is_none());
         assert!(of(Method::POST, "/api/v1/me", "key").unwrap().is_some());
         assert_eq!(of(Method::POST, "/api/v1/me", "").unwrap_err().code, &problems::MALFORMED);
@@ -197,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn another_user_operation_or_key_is_another_write_and_another_target_or_body_another_request() {
+    fn id_and_fingerprint_distinguish_writes() {
         let key = |method, target, key| of(method, target, key).unwrap().unwrap();
         let keyring = Keyring::new(&crate::config::Config::default().auth);
         let fingerprint = |key: IdempotencyKey| key.fingerprint(&keyring, &[0; 32]);

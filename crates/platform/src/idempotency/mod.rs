@@ -1,6 +1,7 @@
-//! Signed-in writes, which do what they do once for each `Idempotency-Key`, however often they are sent.
+//! Authenticated writes with `Idempotency-Key`: each is performed once, however often it is sent.
 //!
-//! The answer is kept in the change's own transaction: a key that is known is a change that was made.
+//! The response is stored in the transaction of the write, so a stored key always belongs to a committed
+//! write.
 
 mod answer;
 mod document;
@@ -33,38 +34,41 @@ pub use key::{IDEMPOTENCY_KEY, IdempotencyKey};
 pub(crate) use key::{is_keyed, refuse};
 pub(crate) use short::KeptBytes;
 
-/// Says that an answer is the one that was given before.
+/// Response header of a replayed response.
 pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-/// How long an answer is kept.
+/// Retention of a stored response.
 const KEPT: Duration = days(1);
-/// How many expired answers one call of [`tidy`] removes at most.
+/// Maximum number of expired responses that one call of [`tidy`] removes.
 pub(crate) const TIDIED: u64 = 1_000;
 
-/// In the extensions of an answer that is kept under its request's key.
+/// Response extension: the handler applied the request's key.
 #[derive(Clone, Copy, Debug)]
 struct TookKey;
 
-/// Why a write under a key was not made.
+/// Reason why a write with a key was not performed.
 enum Refused<E> {
-    /// The command refused, or the store failed.
+    /// The command or the store returned an error.
     Own(E),
-    /// The key was used for another request.
+    /// The key was used with another request.
     Reused,
 }
 
-/// An answer that was just made and kept, or one that had been.
+/// New response, or a stored one.
 enum Given {
     Now(WrittenAnswer),
     Again(WrittenAnswer),
 }
 
 impl App {
-    /// Runs a command of somebody who is signed in, or of a program with an API key, in a transaction, and answers with
-    /// what it returns: how every such handler changes anything. If the request has an `Idempotency-Key`, the answer of a success is kept
-    /// in that transaction, and given again to whoever sends the same. Otherwise as [`App::write`].
+    /// Runs a command of an authenticated caller in a transaction and returns its response. All authenticated
+    /// handlers that write use it. If the request has an `Idempotency-Key`, a successful response is stored
+    /// in the same transaction, and returned for a repeated request without running the command again.
+    /// Otherwise as [`App::write`].
     ///
     /// # Errors
-    /// The command's own; 409 if the same request is on its way, 422 if the key was another's.
+    /// Returns the error of the command; 401 if the credential is no longer valid; 409 if the same request is
+    /// in progress, or if its stored response contains only ids; 422 if the key was used with another
+    /// request.
     pub async fn change<F, O, T>(&self, caller: impl Into<Principal>, run: F) -> ApiResult<Response>
     where
         F: Fn(&Tx<'_>, &Ctx) -> O + Send + 'static,
@@ -73,7 +77,7 @@ impl App {
         T: Serialize + Send + 'static,
     {
         let caller = caller.into();
-        // The body may have come long after the head, at which this was asked first.
+        // The body may have arrived long after the head, when the caller was authenticated.
         caller.check_again(self).await?;
         let Some(key) = caller.key.clone() else {
             return Ok(self.write(&caller.ctx, run).await?.into_response());
@@ -117,11 +121,12 @@ impl App {
 }
 
 impl App {
-    /// The answer that is kept under the request's key, for handlers that must look at something before the
-    /// transaction which the change itself made untrue: a password that was changed.
+    /// Returns the response stored under the request's key. For handlers that check a condition before the
+    /// transaction which the original write may have changed, such as the present password.
     ///
     /// # Errors
-    /// 422 if the key was another's; the database's.
+    /// Returns 422 if the key was used with another request, 409 if the stored response contains only ids,
+    /// and a problem of the store if the database fails.
     pub async fn given_answer(&self, caller: impl Into<Principal>) -> ApiResult<Option<Response>> {
         let caller = caller.into();
         let Some(key) = caller.key.clone() else { return Ok(None) };
@@ -158,32 +163,33 @@ fn replay(answer: WrittenAnswer) -> Result<Response, Problem> {
     Ok(response)
 }
 
-/// Tells whoever builds Kith that a handler ignored a key: a write that is not made by [`App::change`], and does not
-/// refuse keys either.
+/// Detects handlers that ignore a key: a write that neither uses [`App::change`] nor rejects keys. Logs an
+/// error, and panics in debug builds.
 pub(crate) fn check_taken(response: &Response, route: &str) {
     if response.status().is_success() && response.extensions().get::<TookKey>().is_none() {
-        tracing::error!(route, "a write ignored its Idempotency-Key");
+        tracing::error!(route, "a handler ignored the Idempotency-Key of a write");
         debug_assert!(false, "{route} ignored an Idempotency-Key: it has to use `App::change`");
     }
 }
 
-/// Removes answers that have expired, and says how many: fewer than [`TIDIED`] once it has removed all. They count for
-/// nothing before that.
+/// Removes expired responses and returns their number, which is less than [`TIDIED`] if none is left. Expired
+/// responses are never replayed, even before they are removed.
 ///
 /// # Errors
-/// The database's.
+/// Returns the store's error if the database fails.
 pub fn tidy(tx: &Tx<'_>, ctx: &Ctx) -> Result<u64, Error> {
     rows::remove(tx, ctx.now - KEPT, TIDIED.cast_signed())
 }
 
-/// Waits until no other transaction has the same key, and reads what is kept under it.
+/// Waits until no other transaction holds the key, and returns the response stored under it.
 fn find(tx: &Tx<'_>, ctx: &Ctx, keyring: &Keyring, id: &[u8; 32]) -> Result<Option<rows::Kept>, Error> {
-    // Before any lock of the command's own, so that two transactions never wait for each other.
+    // Locked before any lock of the command, so that two transactions never deadlock.
     tx.lock("idempotency_key", [BASE64.encode(id)])?;
     rows::find(tx, keyring, id, ctx.now - KEPT)
 }
 
-/// Keeps what `kept` makes of the answer if the command succeeded: a refusal may be tried again under the same key.
+/// Stores `kept` of the response if the command succeeded. After an error, the request can be retried with
+/// the same key.
 fn keep<T: Serialize, E: From<Error>>(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -212,12 +218,12 @@ impl<E: From<Error>> From<Error> for Refused<E> {
 }
 
 fn in_progress() -> Problem {
-    let detail = "The same request is on its way. Send it again in a moment.";
+    let detail = "The same request is being processed. Retry in a moment.";
     Problem::new(&problems::IDEMPOTENCY_IN_PROGRESS, detail).retry_after(1)
 }
 
 fn reused() -> Problem {
-    let detail = "Another path, query or body was sent under this key. Use a new key for a new request.";
+    let detail = "This key was used with another path, query or body. Use a new key for a new request.";
     Problem::new(&problems::IDEMPOTENCY_MISMATCH, detail)
 }
 

@@ -1,4 +1,4 @@
-//! All SQL about idempotency keys.
+//! SQL statements on idempotency keys.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
@@ -10,18 +10,19 @@ use kith_store::{Error, Query, Tx, params};
 use super::answer::WrittenAnswer;
 use crate::auth::Keyring;
 
-/// What is kept under a key.
+/// Stored response.
 pub(super) struct Kept {
     pub fingerprint: Vec<u8>,
     pub answer: WrittenAnswer,
 }
 
-/// What bodies are sealed under: an answer may hold a secret that is told only once.
+/// Name under which the body is sealed. Bodies are sealed because they can contain secrets that are returned
+/// only once.
 fn seal_name(id: &[u8; 32]) -> String {
     format!("idempotency:{}", BASE64.encode(id))
 }
 
-/// What was kept under `id` at `since` or later.
+/// Returns the response stored under `id` at or after `since`.
 pub(super) fn find(
     q: &Query<'_>,
     keyring: &Keyring,
@@ -45,7 +46,7 @@ pub(super) fn find(
     )
 }
 
-/// Keeps an answer, in the place of one that has expired if there is one.
+/// Stores a response, replacing an expired one.
 pub(super) fn keep(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -66,7 +67,7 @@ pub(super) fn keep(
     Ok(())
 }
 
-/// Removes at most `limit` of those kept before `before`, and says how many.
+/// Removes up to `limit` responses stored before `before`. Returns their number.
 pub(super) fn remove(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Result<u64, Error> {
     tx.exec(
         "DELETE FROM idempotency_keys WHERE id IN (

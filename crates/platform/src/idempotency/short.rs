@@ -1,4 +1,5 @@
-//! What is kept of large answers, and of those of a caller who has many: the ids of what they speak of.
+//! Reduces the stored responses of large answers, and of callers that exceed their allowance, to the ids of
+//! the objects.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -15,27 +16,28 @@ use super::IDEMPOTENCY_REPLAYED;
 use super::answer::WrittenAnswer;
 use crate::http::Time;
 
-/// An answer with more bytes is kept as its id, if it has one and an ETag: then it can be read again.
+/// Size in bytes above which a response is stored as its id, if it has an id and an ETag and can therefore be
+/// read again.
 const LARGE_BYTES: usize = 16 << 10;
-/// Callers that are remembered before those are forgotten who have their whole allowance again.
+/// Number of callers above which those with a full allowance are removed from memory.
 const MAX_REMEMBERED: usize = 4_096;
-/// In a kept answer the value of [`IDEMPOTENCY_REPLAYED`] if its body has only the ids. No answer is sent with it.
+/// Value of [`IDEMPOTENCY_REPLAYED`] in a stored response whose body contains only ids. It is never sent.
 const SHORT: HeaderValue = HeaderValue::from_static("short");
 
 type Limiter = RateLimiter<Uuid, DashMapStateStore<Uuid>, Time, NoOpMiddleware<governor::nanos::Nanos>>;
 
-/// How many bytes of answers are kept for each caller, on this node.
+/// Allowance of stored bytes per caller, on this node.
 pub(crate) struct KeptBytes(Option<Limiter>);
 
 impl KeptBytes {
-    /// At most `per_day` bytes of whole answers for each caller; 0 is no limit.
+    /// Creates an allowance of `per_day` bytes per caller; 0 means no limit.
     pub fn new(per_day: u32, clock: Arc<dyn Clock>) -> Self {
         let quota = NonZeroU32::new(per_day)
             .and_then(|per_day| Some(Quota::with_period(days(1) / per_day.get())?.allow_burst(per_day)));
         Self(quota.map(|quota| RateLimiter::new(quota, DashMapStateStore::default(), Time::of(clock))))
     }
 
-    /// Whether `bytes` more are kept for `caller`; if so, they count.
+    /// Returns true if `caller` may store `bytes` more, and counts them.
     fn admits(&self, caller: Uuid, bytes: usize) -> bool {
         let (Some(limiter), Some(bytes)) = (&self.0, u32::try_from(bytes).ok().and_then(NonZeroU32::new))
         else {
@@ -47,7 +49,7 @@ impl KeptBytes {
         matches!(limiter.check_key_n(&caller, bytes), Ok(Ok(())))
     }
 
-    /// What is kept of `answer` for `caller`.
+    /// Returns the response to store for `answer` of `caller`.
     pub(super) fn shorten(&self, caller: Uuid, answer: &WrittenAnswer) -> WrittenAnswer {
         let Some(body) = &answer.body else { return answer.clone() };
         let is_large = body.len() > LARGE_BYTES && answer.headers.contains_key(header::ETAG);
@@ -65,12 +67,12 @@ impl KeptBytes {
     }
 }
 
-/// Whether of the body of a kept answer only the ids were kept.
+/// Returns true if the stored body contains only ids.
 pub(super) fn is_short(answer: &WrittenAnswer) -> bool {
     answer.headers.get(IDEMPOTENCY_REPLAYED) == Some(&SHORT)
 }
 
-/// Of each object that has an id only that; the lists and objects around such.
+/// Reduces each object with an `id` to that id, and keeps the surrounding lists and objects.
 fn ids_of(value: Value) -> Option<Value> {
     match value {
         Value::Object(mut members) => {
@@ -104,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn large_answer_is_kept_as_its_id_and_its_headers() {
+    fn large_response_is_stored_as_id_and_headers() {
         let kept = KeptBytes::new(0, Arc::new(ManualClock::at(Timestamp::EPOCH)));
         let large = answer(json!({ "id": "one", "data": "x".repeat(LARGE_BYTES) }));
         let short = kept.shorten(CALLER, &large);
@@ -113,7 +115,7 @@ mod tests {
         assert!(is_short(&short) && !is_short(&large));
         let small = answer(json!({ "id": "one", "data": "x" }));
         assert_eq!(kept.shorten(CALLER, &small), small);
-        // Nobody could read these again.
+        // These responses could not be read again.
         let without_id = answer(json!({ "data": "x".repeat(LARGE_BYTES) }));
         assert_eq!(kept.shorten(CALLER, &without_id), without_id);
         let without_etag = Answer::created(json!({ "id": "one", "data": "x".repeat(LARGE_BYTES) })).write();
@@ -121,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_a_caller_are_short_after_the_bytes_of_a_day() {
+    fn responses_beyond_daily_bytes_are_reduced_to_ids() {
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_767_225_600_000)));
         let kept = KeptBytes::new(1_000, Arc::clone(&clock) as Arc<dyn Clock>);
         let jobs =

@@ -1,4 +1,4 @@
-//! What no handler of today shows: headers that are kept, expired answers that go, a handler that forgets.
+//! Tests of cases that no present handler covers: stored headers, expiry, and handlers that ignore keys.
 
 use http::{HeaderMap, StatusCode, header};
 use kith_kernel::{Actor, RequestId};
@@ -11,7 +11,7 @@ fn answer(etag: &'static str) -> WrittenAnswer {
 }
 
 #[tokio::test]
-async fn an_answer_is_kept_with_its_headers_and_goes_when_it_has_expired() {
+async fn stored_response_keeps_headers_and_expires() {
     let test = TestServer::start(|_| {}).await;
     let request_id = RequestId::accept("keeps-an-answer").unwrap();
     let ctx = Ctx::new(test.app.sources.clone(), Actor::System("test"), request_id);
@@ -40,7 +40,7 @@ async fn an_answer_is_kept_with_its_headers_and_goes_when_it_has_expired() {
 }
 
 #[test]
-fn an_answer_without_a_body_has_no_type() {
+fn response_without_body_has_no_content_type() {
     let response = Answer::no_content().into_response();
     assert_eq!((response.status(), response.headers()), (StatusCode::NO_CONTENT, &HeaderMap::new()));
     assert_eq!(Answer::accepted(1).into_response().headers()[header::CONTENT_TYPE], "application/json");
@@ -48,7 +48,7 @@ fn an_answer_without_a_body_has_no_type() {
 
 #[test]
 #[should_panic(expected = "has to use `App::change`")]
-fn whoever_builds_a_write_that_ignores_its_key_is_told() {
+fn write_ignoring_its_key_panics_in_debug() {
     check_taken(&StatusCode::FORBIDDEN.into_response(), "/refused");
     check_taken(&StatusCode::NO_CONTENT.into_response(), "/forgetful");
 }

@@ -1,10 +1,10 @@
-//! Which addresses are nobody's business but this machine's and its network's. Never resolves or connects.
+//! Classifies IP addresses that are not on the public internet. Performs no I/O.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 
-/// What an address is, where it is not one of the public internet.
+/// Class of an address that is not on the public internet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Internal {
@@ -12,40 +12,42 @@ pub enum Internal {
     Unspecified,
     /// `127.0.0.0/8`, `::1`.
     Loopback,
-    /// RFC 1918, and `fc00::/7` (RFC 4193), where cloud metadata is, too.
+    /// RFC 1918, and `fc00::/7` (RFC 4193), which includes cloud metadata services.
     Private,
-    /// `169.254.0.0/16`, where cloud metadata is, `fe80::/10` and what was site-local once.
+    /// `169.254.0.0/16`, which includes cloud metadata services, `fe80::/10`, and the former site-local
+    /// addresses.
     LinkLocal,
-    /// `100.64.0.0/10` (RFC 6598): between a provider and its customers.
+    /// `100.64.0.0/10` (RFC 6598), shared address space of providers.
     CarrierGrade,
     /// `224.0.0.0/4`, `ff00::/8`.
     Multicast,
-    /// Protocols, benchmarks, documentation, broadcast, the future.
+    /// Protocol assignments, benchmarking, documentation, broadcast and future use.
     Reserved,
-    /// IPv4 inside IPv6: mapped, compatible, NAT64, 6to4, Teredo. It would be a second spelling of any of the others.
+    /// IPv4 embedded in IPv6: mapped, compatible, NAT64, 6to4, Teredo. Rejected as an alternative spelling of
+    /// the other classes.
     EmbeddedIpv4,
-    /// A public address at which a cloud answers its own machines.
+    /// Public address of a cloud provider's internal service.
     Platform,
 }
 
 impl Internal {
-    /// As a sentence goes on that begins "it is".
+    /// Returns a phrase that continues "it is".
     pub const fn told(self) -> &'static str {
         match self {
             Self::Unspecified => "an unspecified address",
             Self::Loopback => "a loopback address",
             Self::Private => "a private address",
             Self::LinkLocal => "a link-local address",
-            Self::CarrierGrade => "a carrier's internal address",
+            Self::CarrierGrade => "a shared address of a carrier network",
             Self::Multicast => "a multicast address",
             Self::Reserved => "a reserved address",
-            Self::EmbeddedIpv4 => "an IPv4 address inside an IPv6 one",
-            Self::Platform => "an address of the cloud's own services",
+            Self::EmbeddedIpv4 => "an IPv4 address embedded in IPv6",
+            Self::Platform => "an internal address of a cloud provider",
         }
     }
 }
 
-/// IANA's registry of special-purpose IPv4 addresses, multicast, the former class E, and Azure's wire server.
+/// IANA's special-purpose IPv4 registry, multicast, the former class E, and the Azure wire server.
 const IPV4: &[(Ipv4Addr, u32, Internal)] = &[
     (Ipv4Addr::new(0, 0, 0, 0), 8, Internal::Unspecified),
     (Ipv4Addr::new(10, 0, 0, 0), 8, Internal::Private),
@@ -65,7 +67,7 @@ const IPV4: &[(Ipv4Addr, u32, Internal)] = &[
     (Ipv4Addr::new(240, 0, 0, 0), 4, Internal::Reserved),
 ];
 
-/// What is told apart in IPv6; of the rest only `2000::/3` is the public internet.
+/// Classified IPv6 networks. Other addresses are public within `2000::/3` and reserved elsewhere.
 const IPV6: &[(Ipv6Addr, u32, Internal)] = &[
     (Ipv6Addr::UNSPECIFIED, 128, Internal::Unspecified),
     (Ipv6Addr::LOCALHOST, 128, Internal::Loopback),
@@ -83,7 +85,7 @@ const IPV6: &[(Ipv6Addr, u32, Internal)] = &[
     (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8, Internal::Multicast),
 ];
 
-/// What `ip` is, unless it is a public one.
+/// Returns the class of `ip`, or `None` if it is public.
 pub fn internal(ip: IpAddr) -> Option<Internal> {
     match ip {
         IpAddr::V4(ip) => IPV4.iter().find(|(net, bits, _)| shares(ip, *net, *bits)).map(|known| known.2),
@@ -111,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_and_the_last_of_each_network_is_internal_and_their_neighbours_are_not() {
+    fn network_boundaries_are_classified() {
         for (first, last, before, after) in [
             ("0.0.0.0", "0.255.255.255", "", "1.0.0.0"),
             ("10.0.0.0", "10.255.255.255", "9.255.255.255", "11.0.0.0"),
@@ -140,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_matters_is_told_by_its_name() {
+    fn well_known_addresses_are_classified() {
         for (ip, expected) in [
             ("127.0.0.1", Internal::Loopback),
             ("::1", Internal::Loopback),

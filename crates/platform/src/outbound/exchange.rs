@@ -1,4 +1,5 @@
-//! One request on one connection to one address that was judged: nothing is reused, followed, decompressed or retried.
+//! Sends one request over one connection to a checked address. Connections are not reused, redirects not
+//! followed, bodies not decompressed, and requests not retried.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -23,14 +24,14 @@ use super::resolve::Resolve;
 use super::target::{LOCALHOST, Place, Rules, Target, TargetError};
 use super::{OutboundError, Outgoing, Received};
 
-/// Addresses of one name that are tried.
+/// Maximum number of addresses per name that are tried.
 const MOST_ADDRESSES: usize = 4;
-/// Bounds on the head of an answer: a longer one is an error.
+/// Maximum number of headers in a response. More are an error, as is a head larger than [`HEAD_BYTES`].
 const MOST_HEADERS: usize = 100;
 const HEAD_BYTES: usize = 32 * 1024;
 const USER_AGENT: &str = concat!("Kith/", env!("CARGO_PKG_VERSION"));
 
-/// The addresses of `target` that may be asked; why, if there is none. The resolver is asked once.
+/// Resolves `target` once, and returns the permitted addresses. Fails with the reason if there is none.
 pub(super) async fn addresses(
     rules: &Rules,
     resolver: &dyn Resolve,
@@ -57,7 +58,7 @@ pub(super) async fn addresses(
     }
 }
 
-/// Connects to the first of `ips` that answers.
+/// Connects to the first address in `ips` that accepts, dividing the time equally among them.
 pub(super) async fn connect(
     rules: &Rules,
     ips: &[IpAddr],
@@ -77,7 +78,7 @@ pub(super) async fn connect(
     Err(last)
 }
 
-/// The address at the other end is what counts, not the one that was asked for.
+/// Checks the actual peer address of the connection against the rules and the requested address.
 fn judged(rules: &Rules, stream: TcpStream, asked: SocketAddr) -> Result<TcpStream, OutboundError> {
     let peer = stream.peer_addr().map_err(|error| OutboundError::Connection(error.kind()))?;
     rules.address(peer.ip(), peer.port()).map_err(OutboundError::Refused)?;
@@ -88,14 +89,14 @@ fn judged(rules: &Rules, stream: TcpStream, asked: SocketAddr) -> Result<TcpStre
     }
 }
 
-/// An answer whose head has come. The connection ends with it.
+/// Response whose head was received. Dropping it closes the connection.
 pub(super) struct Answer {
     head: Parts,
     body: Incoming,
     _connection: AbortOnDropHandle<hyper::Result<()>>,
 }
 
-/// Sends `outgoing` over `stream`, in TLS where the target says so, and waits for the head of the answer.
+/// Sends `outgoing` over `stream`, with TLS if `tls` is given, and waits for the head of the response.
 pub(super) async fn exchange(
     stream: TcpStream,
     tls: Option<Arc<ClientConfig>>,
@@ -153,7 +154,7 @@ fn request(outgoing: Outgoing) -> Result<Request<Full<Bytes>>, OutboundError> {
     request.body(Full::new(body)).map_err(|_| OutboundError::Protocol)
 }
 
-/// What belongs to a connection and not to a message (RFC 9110, section 7.6.1), and what says how long a body is.
+/// Headers that belong to a connection (RFC 9110, section 7.6.1) or to message framing.
 pub(super) const HOP_BY_HOP: &[&str] = &[
     "accept-encoding",
     "connection",
@@ -172,8 +173,8 @@ pub(super) const HOP_BY_HOP: &[&str] = &[
 ];
 
 impl Answer {
-    /// Reads as much of the body as is kept. What comes after that, after an error or after `deadline` is not waited for:
-    /// the target has answered.
+    /// Reads at most `keep_bytes` of the body. A longer body, an error or `deadline` ends reading without an
+    /// error, because the target has answered.
     pub(super) async fn read(mut self, keep_bytes: usize, deadline: Instant) -> Received {
         let mut kept = BytesMut::new();
         let is_whole = loop {

@@ -1,4 +1,4 @@
-//! What must hold of the address of a target, whatever somebody writes: see `crate::fuzzing`.
+//! Fuzz target for the URLs of outbound requests: see `crate::fuzzing`.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,8 @@ use super::signature::SigningSecret;
 use super::target::Place;
 use crate::config::Config;
 
-/// A target, or a signing secret, a line: no internal address is read out of one, and what is read reads the same again.
+/// Parses each line as a target and as a signing secret. No target may have an internal address, and parsing
+/// the normalized form must give the same result.
 pub fn targets(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let mut config = Config::default();
@@ -25,7 +26,7 @@ pub fn targets(data: &[u8]) {
         match &target.place {
             Place::Address(ip) => assert_eq!(internal(*ip), None, "{line}"),
             Place::Localhost => panic!("{line} is this machine"),
-            // Resolvers take it for an address.
+            // Resolvers would interpret such a name as an address.
             Place::Name(name) => assert!(name.parse::<IpAddr>().is_err(), "{line}"),
         }
         assert_eq!(outbound.target(target.as_str()).as_ref(), Ok(&target), "{line}");

@@ -1,7 +1,7 @@
-//! Requests that Kith sends of its own accord, to where others say: judged by the address that is really connected to.
+//! Outbound HTTP requests to URLs given by users, checked by the address that is actually connected to.
 //!
-//! A request goes out once, over a connection of its own. No redirect is followed, no proxy of the environment is asked,
-//! nothing is decompressed, and no more of an answer is read than is kept.
+//! Each request is sent once, over its own connection. Redirects are not followed, proxy settings of the
+//! environment are ignored, bodies are not decompressed, and only a bounded part of the response is read.
 
 mod address;
 mod exchange;
@@ -30,7 +30,7 @@ pub use target::{Target, TargetError};
 use crate::config::{Config, millis};
 use target::Rules;
 
-/// Sends. Clones share what is trusted.
+/// Sender of outbound requests. Clones share the configuration.
 #[derive(Clone)]
 pub struct Outbound(Arc<Inner>);
 
@@ -40,74 +40,74 @@ struct Inner {
     timeout: Duration,
     keep_bytes: usize,
     resolver: Arc<dyn Resolve>,
-    /// Read when first needed: a machine without authorities may well serve.
+    /// Loaded on first use, because a machine without certificate authorities can still serve.
     tls: OnceLock<Option<Arc<ClientConfig>>>,
 }
 
-/// A request to be sent.
+/// Outbound request.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
-    /// Where to.
+    /// Destination.
     pub target: Target,
-    /// How.
+    /// HTTP method.
     pub method: Method,
-    /// Beside those that are Kith's to say; see [`is_own_header`].
+    /// Headers. Those that Kith sets itself are ignored or replaced; see [`is_own_header`].
     pub headers: HeaderMap,
-    /// May be empty.
+    /// Body; may be empty.
     pub body: Bytes,
-    /// How long it may take altogether, if less than the configuration says.
+    /// Total timeout, if it is shorter than the configured one.
     pub timeout: Option<Duration>,
 }
 
-/// What came back.
+/// Response to an outbound request.
 #[derive(Clone, Debug)]
 pub struct Received {
-    /// The HTTP status.
+    /// HTTP status code.
     pub status: u16,
-    /// The headers.
+    /// Response headers.
     pub headers: HeaderMap,
-    /// The body, or its beginning, as it came.
+    /// Body as received, truncated to the configured size.
     pub body: Bytes,
-    /// Whether that is all of the body.
+    /// True if the body is complete.
     pub is_whole: bool,
-    /// From the first question to the resolver to the last byte.
+    /// Time from the start of name resolution to the last byte.
     pub took: Duration,
 }
 
-/// Why there is no answer. It tells nothing of what a name resolves to.
+/// Reason why no response was received. Does not reveal the addresses of a name.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum OutboundError {
-    /// It leads where requests may not go.
-    #[error("the target was refused: {0}")]
+    /// The target is not permitted.
+    #[error("the target is not permitted: {0}")]
     Refused(#[from] TargetError),
     /// The name has no address.
-    #[error("the name of the target has no address")]
+    #[error("the host name of the target cannot be resolved")]
     NotFound,
-    /// No connection within the time allowed.
-    #[error("no connection came about in time")]
+    /// No connection was established in time.
+    #[error("the connection timed out")]
     ConnectTimeout,
-    /// No answer within the time allowed.
-    #[error("no answer came in time")]
+    /// No response arrived in time.
+    #[error("the response timed out")]
     Timeout,
-    /// The connection was refused or broke.
+    /// The connection was refused or lost.
     #[error("the connection failed: {0}")]
     Connection(ErrorKind),
-    /// The certificate is not one that this machine trusts for the name.
+    /// The certificate is not trusted, or not valid for the name.
     #[error("the target's certificate is not trusted for its name")]
     Certificate,
-    /// No TLS came about.
-    #[error("no TLS connection came about")]
+    /// The TLS handshake failed.
+    #[error("the TLS handshake failed")]
     Tls,
-    /// This machine trusts nobody.
+    /// This machine has no certificate authorities.
     #[error("this machine has no certificate authorities; install ca-certificates")]
     NoAuthorities,
-    /// What came back is not HTTP/1.1, or its head is too long.
-    #[error("the answer is not HTTP/1.1, or its head is longer than 32 KiB")]
+    /// The response is not HTTP/1.1, or its head is too large.
+    #[error("the response is not HTTP/1.1, or its head exceeds 32 KiB")]
     Protocol,
 }
 
 impl OutboundError {
-    /// A word for programs.
+    /// Returns a stable code for programs.
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Refused(_) => "target_refused",
@@ -123,18 +123,18 @@ impl OutboundError {
     }
 }
 
-/// Whether only Kith says this header: it belongs to the connection, or to the signature.
+/// Returns true for headers that only Kith sets: those of the connection and those of the signature.
 pub fn is_own_header(name: &HeaderName) -> bool {
     exchange::HOP_BY_HOP.contains(&name.as_str()) || name.as_str().starts_with("webhook-")
 }
 
 impl Outbound {
-    /// As the configuration says, by the resolver and the authorities of this machine.
+    /// Creates a sender with the configuration, the system's resolver and its certificate authorities.
     pub fn new(config: &Config) -> Self {
         Self::with(config, Arc::new(SystemResolver), None)
     }
 
-    /// The same by another resolver, and trusting `roots` instead of the machine's authorities.
+    /// Creates a sender with another resolver. `roots` replaces the system's certificate authorities.
     pub fn with(config: &Config, resolver: Arc<dyn Resolve>, roots: Option<RootCertStore>) -> Self {
         let outbound = &config.outbound;
         let tls = OnceLock::new();
@@ -151,23 +151,23 @@ impl Outbound {
         }))
     }
 
-    /// The longest that [`Outbound::send`] takes.
+    /// Returns the maximum duration of [`Outbound::send`].
     pub fn timeout(&self) -> Duration {
         self.0.timeout
     }
 
-    /// Reads an address, and refuses what is wrong whatever its name resolves to.
+    /// Parses a URL and applies all checks that do not depend on name resolution.
     ///
     /// # Errors
-    /// [`TargetError`] says what is wrong with it.
+    /// Returns a [`TargetError`] with the reason for the rejection.
     pub fn target(&self, url: &str) -> Result<Target, TargetError> {
         self.0.rules.target(url)
     }
 
-    /// Sends once and reads the answer. Any status is an answer, a redirect's too.
+    /// Sends the request once and reads the response. Every status is a response, including redirects.
     ///
     /// # Errors
-    /// [`OutboundError`] if there is none.
+    /// Returns an [`OutboundError`] if there is no response.
     #[expect(clippy::disallowed_methods, reason = "how long an answer may take is measured in real time")]
     pub async fn send(&self, outgoing: Outgoing) -> Result<Received, OutboundError> {
         let began = Instant::now();

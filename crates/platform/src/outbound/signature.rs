@@ -1,5 +1,5 @@
-//! Signatures of Standard Webhooks 1.0 (standardwebhooks.com): by HMAC-SHA256 over id, time and body. Secrets are made
-//! here and shown by nobody but [`SigningSecret::to_text`].
+//! Signatures of Standard Webhooks 1.0 (standardwebhooks.com): HMAC-SHA256 over id, time and body. Secrets
+//! are generated here, and revealed only by [`SigningSecret::to_text`].
 
 use std::fmt;
 
@@ -10,64 +10,64 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use kith_kernel::{Random, Timestamp};
 use thiserror::Error;
 
-/// Names the webhook, the same however often it is sent.
+/// Id of the webhook, the same for all attempts.
 pub const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-/// When this attempt was made, in seconds since 1970.
+/// Time of the attempt in Unix seconds.
 pub const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-/// The signatures, with spaces between them.
+/// Signatures, separated by spaces.
 pub const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
 const PREFIX: &str = "whsec_";
-/// The specification asks for 24 to 64 bytes.
+/// Length of a secret in bytes, as the specification requires: 24 to 64.
 const LEAST_BYTES: usize = 24;
 const MOST_BYTES: usize = 64;
 const FRESH_BYTES: usize = 32;
 
-/// What sender and receiver share.
+/// Secret shared by sender and receiver.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningSecret(Vec<u8>);
 
-/// Why a text is no secret. It does not repeat the text.
+/// Error for a text that is not a signing secret. Does not contain the text.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("a signing secret is `whsec_` and the base64 of 24 to 64 bytes")]
+#[error("a signing secret must be `whsec_` followed by the base64 of 24 to 64 bytes")]
 pub struct BadSecret;
 
 impl SigningSecret {
-    /// A new one that nobody can guess.
+    /// Generates a random secret of 32 bytes.
     pub fn fresh(random: &dyn Random) -> Self {
         let mut bytes = vec![0; FRESH_BYTES];
         random.fill(&mut bytes);
         Self(bytes)
     }
 
-    /// Reads `whsec_…`.
+    /// Parses `whsec_…`.
     ///
     /// # Errors
-    /// [`BadSecret`] if it is none, or too short or long a one.
+    /// Returns [`BadSecret`] if the text has another form, or its length is not 24 to 64 bytes.
     pub fn parse(text: &str) -> Result<Self, BadSecret> {
         let bytes = text.strip_prefix(PREFIX).and_then(|base64| STANDARD.decode(base64).ok());
         Self::from_bytes(bytes.ok_or(BadSecret)?)
     }
 
-    /// The secret of these bytes.
+    /// Creates a secret from its bytes.
     ///
     /// # Errors
-    /// [`BadSecret`] if there are too few or too many.
+    /// Returns [`BadSecret`] if there are fewer than 24 or more than 64 bytes.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, BadSecret> {
         if (LEAST_BYTES..=MOST_BYTES).contains(&bytes.len()) { Ok(Self(bytes)) } else { Err(BadSecret) }
     }
 
-    /// Its bytes, to be sealed.
+    /// Returns the bytes, for sealing.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// `whsec_…`, for whoever has to know it.
+    /// Returns `whsec_…`, for the receiver.
     pub fn to_text(&self) -> String {
         format!("{PREFIX}{}", STANDARD.encode(&self.0))
     }
 
-    /// `v1,…`: the signature of one message.
+    /// Returns the signature of one message: `v1,…`.
     pub fn sign(&self, id: &str, at: Timestamp, body: &[u8]) -> String {
         let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &self.0));
         context.update(format!("{id}.{}.", unix_seconds(at)).as_bytes());
@@ -82,11 +82,11 @@ impl fmt::Debug for SigningSecret {
     }
 }
 
-/// Puts the three headers into `headers`: signed with each of `secrets`, of which there are several while one replaces
-/// another. `id` must have no dot in it.
+/// Sets the three headers, with one signature per secret. There are several secrets while one replaces
+/// another. `id` must not contain a dot.
 ///
 /// # Panics
-/// If `id` cannot stand in a header.
+/// Panics if `id` is not valid in a header.
 pub fn sign(headers: &mut HeaderMap, secrets: &[SigningSecret], id: &str, at: Timestamp, body: &[u8]) {
     debug_assert!(!id.contains('.'), "the parts of what is signed are told apart by dots");
     let signatures: Vec<_> = secrets.iter().map(|secret| secret.sign(id, at, body)).collect();
@@ -106,11 +106,11 @@ mod tests {
 
     use super::*;
 
-    /// The specification's libraries sign this in their own tests.
+    /// Secret of the test vector in the specification's libraries.
     const PUBLISHED: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
     #[test]
-    fn the_published_example_has_the_published_signature() {
+    fn signature_matches_published_test_vector() {
         let secret = SigningSecret::parse(PUBLISHED).unwrap();
         let at = Timestamp::from_millis(1_614_265_330_000);
         let signed = secret.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", at, br#"{"test": 2432232314}"#);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn while_secrets_change_both_have_signed() {
+    fn rotation_signs_with_both_secrets() {
         let random = SeededRandom::new(1);
         let (new, old) = (SigningSecret::fresh(&random), SigningSecret::fresh(&random));
         let (mut headers, at) = (HeaderMap::new(), Timestamp::from_millis(1_614_265_330_999));
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_has_24_to_64_bytes_and_is_not_printed() {
+    fn secret_length_is_checked_and_debug_is_masked() {
         for (length, is_good) in [(0, false), (23, false), (24, true), (64, true), (65, false)] {
             let text = format!("whsec_{}", STANDARD.encode(vec![7; length]));
             assert_eq!(SigningSecret::parse(&text).is_ok(), is_good, "{length}");

@@ -1,5 +1,4 @@
-//! Where a request goes: an address as people write it, read the one way, and what can be said of it before any name is
-//! resolved.
+//! Targets of outbound requests: parses URLs strictly and applies the checks that precede name resolution.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,7 +10,8 @@ use crate::config::{AllowedNetwork, Config, Port};
 
 const MOST_BYTES: usize = 2_048;
 
-/// An `http` or `https` address that was read and allowed so far. What its name resolves to is judged when it is asked.
+/// Parsed `http` or `https` URL that passed all checks so far. The addresses of its name are checked when it
+/// is connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     url: Url,
@@ -19,42 +19,42 @@ pub struct Target {
     pub(super) port: u16,
 }
 
-/// Who is meant.
+/// Host of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// A name, in lower case and ASCII, without a dot at the end.
+    /// Name in lower-case ASCII, without a trailing dot.
     Name(String),
-    /// An address.
+    /// IP address.
     Address(IpAddr),
-    /// This machine, by the name that RFC 6761 keeps for it: no resolver is asked.
+    /// Local machine, by a name that RFC 6761 reserves for it. Not resolved.
     Localhost,
 }
 
-/// Why an address is nowhere to send to.
+/// Reason for rejecting a URL.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum TargetError {
-    /// It cannot be read.
-    #[error("it is not an absolute http or https address")]
+    /// The text is not an absolute http or https URL.
+    #[error("the target is not an absolute http or https URL")]
     Unreadable,
-    /// It is longer than 2048 bytes.
-    #[error("it is longer than 2048 bytes")]
+    /// The text is longer than 2048 bytes.
+    #[error("the URL is longer than 2048 bytes")]
     TooLong,
-    /// `http://`, where that is not allowed.
-    #[error("it must begin with https://")]
+    /// The scheme is `http`, which is not permitted.
+    #[error("the URL must begin with https://")]
     PlainHttp,
-    /// `https://user:password@…`.
-    #[error("it must not hold a user or a password; send them in a header")]
+    /// The URL contains a user or password.
+    #[error("the URL must not contain a user or password; send credentials in a header")]
     UserInfo,
-    /// A port that is not asked on public addresses.
-    #[error("port {0} is not one that requests may go to")]
+    /// The port is not permitted.
+    #[error("port {0} is not permitted")]
     Port(u16),
-    /// It names an internal address.
-    #[error("it is {}, which requests may not go to", .0.told())]
+    /// The host is an internal address.
+    #[error("the host is {}, which is not permitted", .0.told())]
     Internal(Internal),
 }
 
 impl TargetError {
-    /// A word for programs.
+    /// Returns a stable code for programs.
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Unreadable => "not_a_target",
@@ -67,7 +67,7 @@ impl TargetError {
     }
 }
 
-/// What the configuration says about targets.
+/// Rules of the configuration for targets.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
     allowed: Vec<AllowedNetwork>,
@@ -85,16 +85,16 @@ impl Rules {
         }
     }
 
-    /// Reads `text`, and refuses what is wrong whatever its name resolves to.
+    /// Parses `text` and applies all checks that do not depend on name resolution.
     pub(super) fn target(&self, text: &str) -> Result<Target, TargetError> {
         if text.len() > MOST_BYTES {
             return Err(TargetError::TooLong);
         }
-        // The parser drops white space and control characters that others would not.
+        // The URL parser removes white space and control characters, which other parsers might not.
         if text.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'\\') {
             return Err(TargetError::Unreadable);
         }
-        // It also takes fewer slashes than two, and more.
+        // The URL parser also accepts fewer or more than two slashes.
         let rest = text.split_once("://").map(|(_, rest)| rest);
         if rest.is_none_or(|rest| rest.starts_with('/')) {
             return Err(TargetError::Unreadable);
@@ -123,7 +123,7 @@ impl Rules {
         Ok(Target { url, place, port })
     }
 
-    /// Whether `ip` may be asked on `port`.
+    /// Checks that requests may be sent to `ip` on `port`.
     pub(super) fn address(&self, ip: IpAddr, port: u16) -> Result<(), TargetError> {
         if self.allowed.iter().any(|allowed| allowed.allows(ip, port)) {
             return Ok(());
@@ -135,14 +135,14 @@ impl Rules {
         }
     }
 
-    /// Whether a name may be asked on `port` at all; what it resolves to is judged by [`Rules::address`].
+    /// Checks that requests may be sent to a name on `port`. Its addresses are checked by [`Rules::address`].
     fn port(&self, port: u16) -> Result<(), TargetError> {
         let is_usual = self.ports.is_empty() || self.ports.contains(&port);
         if is_usual || !self.allowed.is_empty() { Ok(()) } else { Err(TargetError::Port(port)) }
     }
 }
 
-/// What `localhost` is.
+/// Addresses of `localhost`.
 pub(super) const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 fn authority(text: &str) -> &str {
@@ -165,31 +165,32 @@ fn place(url: &Url) -> Option<Place> {
     })
 }
 
-/// A label of a host's name (RFC 1123), or with the underscore that some internal names have.
+/// Returns true for a label of a host name (RFC 1123). Underscores are also accepted, because some internal
+/// names have them.
 fn is_label(label: &str) -> bool {
     let of_label = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     (1..=63).contains(&label.len()) && label.bytes().all(of_label)
 }
 
 impl Target {
-    /// As it was read: `https://api.example.org/hook?day=1`.
+    /// Returns the normalized URL: `https://api.example.org/hook?day=1`.
     pub fn as_str(&self) -> &str {
         self.url.as_str()
     }
 
-    /// The same without a query: what is asked, whatever it is asked with.
+    /// Returns the URL without its query, which may contain secrets.
     pub fn without_query(&self) -> String {
         let mut url = self.url.clone();
         url.set_query(None);
         url.into()
     }
 
-    /// Whether it is asked over TLS.
+    /// Returns true if the request uses TLS.
     pub(super) fn is_https(&self) -> bool {
         self.url.scheme() == "https"
     }
 
-    /// What stands in the `Host` header.
+    /// Returns the value of the `Host` header.
     pub(super) fn host_header(&self) -> String {
         let host = match &self.place {
             Place::Name(name) => name.clone(),
@@ -201,7 +202,7 @@ impl Target {
         }
     }
 
-    /// Who has to show a certificate.
+    /// Returns the name for which the server must present a certificate.
     pub(super) fn server_name(&self) -> String {
         match &self.place {
             Place::Name(name) => name.clone(),
@@ -210,7 +211,7 @@ impl Target {
         }
     }
 
-    /// What stands in the first line of the request.
+    /// Returns the request target of the first line.
     pub(super) fn path_and_query(&self) -> String {
         match self.url.query() {
             Some(query) => format!("{}?{query}", self.url.path()),

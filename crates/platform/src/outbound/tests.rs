@@ -1,4 +1,4 @@
-//! DRV-14: whatever is tried, nothing but what is allowed is ever connected to; and what comes back is bounded.
+//! DRV-14: connections are made to permitted addresses only, and responses are bounded.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::config::{Inputs, Mode};
 
-/// What resolvers may be made to say.
+/// Internal addresses that a resolver could return.
 const INTERNAL: &[&str] = &[
     "127.0.0.1",
     "127.8.8.8",
@@ -47,7 +47,7 @@ const INTERNAL: &[&str] = &[
     "ff02::1",
 ];
 
-/// Says one thing after the other, and the last for ever.
+/// Resolver that returns scripted answers in order, then repeats the last one.
 struct Script {
     answers: Mutex<VecDeque<Vec<IpAddr>>>,
     asked: AtomicUsize,
@@ -75,7 +75,7 @@ impl Resolve for Script {
 fn config(lines: &str) -> Config {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("kith.toml");
-    // Development mode allows loopback unless the networks are set.
+    // Development mode permits loopback unless the networks are set.
     let networks = if lines.contains("allowed_networks") { "" } else { "allowed_networks = []\n" };
     std::fs::write(&file, format!("[outbound]\n{networks}{lines}")).unwrap();
     Config::load(&Inputs { file: Some(file), ..Inputs::default() }).unwrap()
@@ -89,7 +89,8 @@ fn get(target: Target) -> Outgoing {
     Outgoing { target, method: Method::GET, headers: HeaderMap::new(), body: Bytes::new(), timeout: None }
 }
 
-/// Answers each connection with the same bytes, after which `then` says what becomes of it; counts and keeps what was asked.
+/// Server that answers each connection with fixed bytes and records the requests. With `stays_open`, it never
+/// closes connections.
 struct Receiver {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -132,7 +133,7 @@ impl Receiver {
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 #[test]
-fn no_spelling_gets_past_the_reading_of_an_address() {
+fn hostile_url_spellings_are_rejected() {
     let outbound = outbound("", Script::new(&[&["93.184.216.34"]]));
     for spelling in SPELLINGS {
         let read = outbound.target(spelling);
@@ -152,9 +153,9 @@ fn no_spelling_gets_past_the_reading_of_an_address() {
     }
 }
 
-/// DRV-14: the check of a running deployment knows without the server which spelling names which address.
+/// DRV-14: the table in `kith verify` classifies spellings of addresses as the server does.
 #[test]
-fn tables_of_the_check_name_the_addresses_that_may_be_listed() {
+fn check_tables_match_server_classification() {
     let usual = outbound("", Script::new(&[]));
     for spelling in SPELLINGS {
         let https = spelling.replacen("http:", "https:", 1);
@@ -181,7 +182,7 @@ fn tables_of_the_check_name_the_addresses_that_may_be_listed() {
 }
 
 #[tokio::test]
-async fn no_name_leads_to_an_internal_address_and_nothing_is_connected_to() {
+async fn names_with_internal_addresses_are_rejected() {
     let receiver = Receiver::at("127.0.0.1:0", OK, false).await;
     let port = receiver.address.port();
     for ip in INTERNAL {
@@ -195,11 +196,11 @@ async fn no_name_leads_to_an_internal_address_and_nothing_is_connected_to() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_bound_anew_leads_nowhere_else() {
+async fn dns_rebinding_is_rejected() {
     let inside = Receiver::at("127.0.0.2:0", OK, false).await;
     let port = inside.address.port();
     let outside = Receiver::at(&format!("127.0.0.1:{port}"), OK, false).await;
-    // What is judged and what is connected to come from the same answer; the next request is judged anew.
+    // The checked and the connected address come from the same answer; the next request is checked anew.
     let script = Script::new(&[&["127.0.0.1"], &["127.0.0.2"]]);
     let outbound = outbound(&outside.allowed(), script.clone());
     let target = outbound.target(&format!("http://rebinds.example.org:{port}/")).unwrap();
@@ -213,7 +214,7 @@ async fn a_name_that_is_bound_anew_leads_nowhere_else() {
 }
 
 #[tokio::test]
-async fn of_several_addresses_only_those_that_may_be_asked_are() {
+async fn only_permitted_addresses_are_connected() {
     let inside = Receiver::at("127.0.0.2:0", OK, false).await;
     let port = inside.address.port();
     let outside = Receiver::at(&format!("127.0.0.1:{port}"), OK, false).await;
@@ -225,14 +226,14 @@ async fn of_several_addresses_only_those_that_may_be_asked_are() {
 }
 
 #[tokio::test]
-async fn the_other_end_of_a_connection_is_judged_too() {
+async fn peer_address_is_checked_after_connecting() {
     let receiver = Receiver::at("127.0.0.1:0", OK, false).await;
     let rules = Rules::new(&config(""));
-    // As if whoever chose the address had been wrong.
+    // Simulates an address that was chosen wrongly.
     let ips = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
     let refused = exchange::connect(&rules, &ips, receiver.address.port(), Duration::from_secs(5)).await;
     assert_eq!(refused.unwrap_err().code(), "target_refused");
-    // Linux takes 0.0.0.0 for the loopback.
+    // Linux connects 0.0.0.0 to the loopback.
     let ips = [IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
     let refused = exchange::connect(&rules, &ips, receiver.address.port(), Duration::from_secs(5)).await;
     assert_eq!(refused.unwrap_err().code(), "target_refused");
@@ -240,7 +241,7 @@ async fn the_other_end_of_a_connection_is_judged_too() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_an_answer_and_nothing_more() {
+async fn redirects_are_not_followed() {
     let inside = Receiver::at("127.0.0.2:0", OK, false).await;
     for status in [301, 302, 303, 307, 308] {
         let answer = format!(
@@ -257,7 +258,7 @@ async fn a_redirect_is_an_answer_and_nothing_more() {
 }
 
 #[tokio::test]
-async fn what_is_allowed_is_that_network_and_that_port() {
+async fn allowed_network_is_limited_to_its_port() {
     let receiver = Receiver::at("127.0.0.1:0", OK, false).await;
     let port = receiver.address.port();
     let outbound = outbound(&receiver.allowed(), Script::new(&[]));
@@ -286,7 +287,7 @@ fn host(asked: &str) -> Option<String> {
 }
 
 #[test]
-fn plain_http_is_for_development_or_for_who_asks_for_it() {
+fn plain_http_requires_development_mode_or_setting() {
     let mut production = config("");
     production.server.mode = Mode::Production;
     let target = |config: &Config| Outbound::new(config).target("http://example.org/");
@@ -296,7 +297,7 @@ fn plain_http_is_for_development_or_for_who_asks_for_it() {
 }
 
 #[tokio::test]
-async fn no_more_of_an_answer_is_read_than_is_kept() {
+async fn response_body_is_truncated_at_limit() {
     let huge = format!("HTTP/1.1 200 OK\r\ncontent-length: 50000000\r\n\r\n{}", "x".repeat(1_000_000));
     let receiver = Receiver::at("127.0.0.1:0", huge, true).await;
     let outbound = outbound(&format!("{}response_bytes = 1000", receiver.allowed()), Script::new(&[]));
@@ -313,7 +314,7 @@ async fn no_more_of_an_answer_is_read_than_is_kept() {
 }
 
 #[tokio::test]
-async fn what_is_compressed_stays_so() {
+async fn responses_are_not_decompressed() {
     let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     io::Write::write_all(&mut bomb, &vec![0; 10_000_000]).unwrap();
     let bomb = bomb.finish().unwrap();
@@ -327,7 +328,7 @@ async fn what_is_compressed_stays_so() {
 }
 
 #[tokio::test]
-async fn who_answers_slowly_or_strangely_is_given_up() {
+async fn slow_and_invalid_responses_fail() {
     let endless = format!("HTTP/1.1 200 OK\r\n{}", "x-filler: yes\r\n".repeat(200));
     let long = format!("HTTP/1.1 200 OK\r\nx-long: {}", "x".repeat(100_000));
     for (answer, stays_open, code) in [
@@ -344,7 +345,7 @@ async fn who_answers_slowly_or_strangely_is_given_up() {
         let error = outbound.send(get(target)).await.unwrap_err();
         assert_eq!(error.code(), code, "{:?}", answer.get(..40));
     }
-    // What has a status has been answered.
+    // A response whose status was received counts as an answer.
     let begun = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nbegun";
     for stays_open in [true, false] {
         let receiver = Receiver::at("127.0.0.1:0", begun, stays_open).await;
@@ -356,7 +357,7 @@ async fn who_answers_slowly_or_strangely_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_header_cannot_say_what_belongs_to_the_connection() {
+async fn connection_headers_cannot_be_overridden() {
     let receiver = Receiver::at("127.0.0.1:0", OK, false).await;
     let outbound = outbound(&receiver.allowed(), Script::new(&[]));
     let target = outbound.target(&format!("http://{}/hook?x=1#part", receiver.address)).unwrap();
@@ -386,7 +387,7 @@ async fn a_header_cannot_say_what_belongs_to_the_connection() {
     assert!(!is_own_header(&"authorization".parse().unwrap()));
 }
 
-/// A server that shows a certificate for `name`, and the authority that signed it.
+/// Starts a server with a certificate for `name`, and returns its address and the authority that signed it.
 async fn tls_server(name: &str) -> (SocketAddr, RootCertStore) {
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -419,7 +420,7 @@ async fn tls_server(name: &str) -> (SocketAddr, RootCertStore) {
 }
 
 #[tokio::test]
-async fn https_is_spoken_with_whom_the_name_means_and_nobody_else() {
+async fn certificates_are_verified_for_the_name() {
     let (address, roots) = tls_server("hooks.example.org").await;
     let (_, strangers) = tls_server("hooks.example.org").await;
     let config = config(&format!("allowed_networks = [\"{address}\"]"));

@@ -1,4 +1,4 @@
-//! Lag and failures of durable consumers, for Prometheus.
+//! Prometheus metrics of durable consumers: lag, pending and failed events.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// Gauges of the whole deployment, at most about ten seconds old, and counters of this process.
+/// Gauges describe the whole deployment and are at most about ten seconds old; counters describe this
+/// process.
 #[derive(Debug)]
 pub(super) struct ConsumerMetrics(pub Arc<ConsumerSet>);
 
@@ -25,14 +26,14 @@ impl Collector for ConsumerMetrics {
             }
             Ok(())
         };
-        gauge("consumer_lag_events", "Events behind the cursor, of any kind", |status| {
+        gauge("consumer_lag_events", "Events of any kind after the cursor", |status| {
             status.lag_events as f64
         })?;
-        let help = "Time since the first event behind the cursor was emitted";
+        let help = "Age of the first event after the cursor";
         gauge("consumer_lag_seconds", help, |status| status.lag_ms as f64 / 1_000.0)?;
-        let help = "Failed events that are going to be retried, and those that wait for them, up to 10,000";
+        let help = "Failed events waiting for a retry, and events waiting for them, at most 10,000";
         gauge("consumer_pending", help, |status| status.pending as f64)?;
-        let help = "Events that were set aside after all attempts, up to 10,000; alert if above 0";
+        let help = "Events set aside after all attempts, at most 10,000; alert if above 0";
         gauge("consumer_set_aside", help, |status| status.set_aside as f64)?;
         let mut counter = |name, help, value: fn(&ConsumerCounts) -> u64| -> fmt::Result {
             let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;

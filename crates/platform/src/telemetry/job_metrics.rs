@@ -1,4 +1,4 @@
-//! What the job engine counts, for Prometheus: how queues stand, and what was done by queue and kind.
+//! Prometheus metrics of the job engine: state of the queues, and attempts by queue and kind.
 
 use std::fmt;
 
@@ -10,7 +10,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// Asked only when someone looks; how queues stand is at most ten seconds old.
+/// Collector that reads the job engine when metrics are requested. The state of the queues is at most ten
+/// seconds old.
 pub(super) struct JobMetrics(pub Jobs);
 
 impl fmt::Debug for JobMetrics {
@@ -22,7 +23,7 @@ impl fmt::Debug for JobMetrics {
 impl Collector for JobMetrics {
     fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
         let (mut samples, totals) = (self.0.samples(), self.0.totals());
-        // A queue that was worked on and is empty now is told of too.
+        // A queue that had attempts and is empty now is included with zero values.
         for (queue, ..) in &totals {
             if samples.iter().all(|one| one.queue != *queue) {
                 samples.push(Sample::empty(queue));
@@ -36,7 +37,7 @@ impl Collector for JobMetrics {
 }
 
 fn encode_depths(to: &mut DescriptorEncoder<'_>, samples: &[Sample]) -> fmt::Result {
-    let mut all = to.encode_descriptor("jobs", "Jobs by how they stand", None, MetricType::Gauge)?;
+    let mut all = to.encode_descriptor("jobs", "Jobs by queue and state", None, MetricType::Gauge)?;
     for one in samples {
         let states = [
             ("ready", one.ready),
@@ -53,11 +54,11 @@ fn encode_depths(to: &mut DescriptorEncoder<'_>, samples: &[Sample]) -> fmt::Res
 }
 
 fn encode_oldest(to: &mut DescriptorEncoder<'_>, samples: &[Sample]) -> fmt::Result {
-    let help = "For how long the job that could run for longest has waited; 0 where none waits";
+    let help = "Waiting time of the oldest runnable job; 0 if none waits";
     let mut all = to.encode_descriptor("jobs_oldest_runnable_seconds", help, None, MetricType::Gauge)?;
     let now = SystemClock.now();
     for one in samples {
-        // It goes on growing between two looks.
+        // Computed from the present time, so that the value grows between two samples.
         let at = one.oldest_ready_at.map_or(0.0, |since| now.since(since).as_secs_f64());
         ConstGauge::new(at).encode(all.encode_family(&[("queue", &*one.queue)])?)?;
     }
@@ -65,7 +66,7 @@ fn encode_oldest(to: &mut DescriptorEncoder<'_>, samples: &[Sample]) -> fmt::Res
 }
 
 fn encode_attempts(to: &mut DescriptorEncoder<'_>, totals: &[(String, String, Total)]) -> fmt::Result {
-    let help = "Attempts of this process, by how they ended";
+    let help = "Attempts of this process by outcome";
     let mut all = to.encode_descriptor("jobs_attempts", help, None, MetricType::Counter)?;
     for (queue, kind, total) in totals {
         let tally = total.tally;
@@ -85,7 +86,7 @@ fn encode_attempts(to: &mut DescriptorEncoder<'_>, totals: &[(String, String, To
             ])?)?;
         }
     }
-    let help = "Time that jobs of this process waited, from when they were to run until they did";
+    let help = "Total time that jobs of this process waited from becoming due until they ran";
     let mut all = to.encode_descriptor("jobs_wait_seconds", help, None, MetricType::Counter)?;
     for (queue, kind, total) in totals {
         let waited = ConstCounter::new(total.tally.wait_ms as f64 / 1_000.0);
@@ -95,7 +96,7 @@ fn encode_attempts(to: &mut DescriptorEncoder<'_>, totals: &[(String, String, To
 }
 
 fn encode_durations(to: &mut DescriptorEncoder<'_>, totals: &[(String, String, Total)]) -> fmt::Result {
-    let help = "Time that attempts of this process took";
+    let help = "Duration of attempts of this process";
     let mut all = to.encode_descriptor("jobs_duration_seconds", help, None, MetricType::Histogram)?;
     for (queue, kind, total) in totals {
         let bounds = DURATION_BUCKETS_MS.iter().map(|ms| *ms as f64 / 1_000.0).chain([f64::INFINITY]);

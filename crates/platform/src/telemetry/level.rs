@@ -1,4 +1,4 @@
-//! What this node logs, looked at and changed over HTTP.
+//! HTTP endpoints that read and change the log level of this node.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -13,24 +13,26 @@ use crate::idempotency::{Answer, IDEMPOTENCY_REPLAYED};
 use crate::telemetry::log::parse_level;
 use crate::{ApiResult, App, Json, Routes, store_problem};
 
-/// Longer than any level that makes sense.
+/// Maximum length of a log level in bytes.
 const LONGEST: usize = 200;
 
-/// The handlers.
 pub(crate) fn routes() -> Routes {
     Routes::new().routes(routes!(get_log_level, set_log_level))
 }
 
-/// The least level of what a node logs.
+/// Minimum level of the events that a node logs.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct LogLevelBody {
-    /// `error`, `warn`, `info`, `debug`, `trace` or `off`, or by target: `warn,kith_store=debug`.
+    /// `error`, `warn`, `info`, `debug`, `trace` or `off`, optionally with levels per target, separated by
+    /// commas: `warn,kith_store=debug`. At most 200 bytes.
     #[schema(example = "info")]
     level: String,
 }
 
-/// What the node that answers logs.
+/// Get the log level
+///
+/// Returns the log level of the node that handles the request.
 #[utoipa::path(
     get, path = "/api/v1/admin/log-level", security(("bearer" = ["logs.write"])),
     responses((status = 200, body = LogLevelBody))
@@ -39,7 +41,11 @@ async fn get_log_level(State(app): State<App>, _: Allowed<WriteLogs>) -> Json<Lo
     Json(LogLevelBody { level: app.log_level.get() })
 }
 
-/// Change what the node that answers logs, until it stops. Other nodes go on as they are.
+/// Set the log level
+///
+/// Changes the log level of the node that handles the request until the node stops. Other nodes keep their
+/// level. The change is recorded in the audit log. A request replayed by its `Idempotency-Key` does not
+/// change the level again.
 #[utoipa::path(
     put, path = "/api/v1/admin/log-level", security(("bearer" = ["logs.write"])),
     request_body = LogLevelBody,
@@ -51,7 +57,7 @@ async fn set_log_level(
     Json(body): Json<LogLevelBody>,
 ) -> ApiResult<Response> {
     if body.level.len() > LONGEST || parse_level(&body.level).is_err() {
-        let why = "A level such as `info`, or by target `warn,kith_store=debug`.";
+        let why = "Enter a level such as `info`, optionally per target: `warn,kith_store=debug`.";
         return Err(Problem::invalid(vec![FieldError::new("/level", "invalid", why)]).into());
     }
     let level = body.level.clone();
@@ -60,15 +66,15 @@ async fn set_log_level(
         Ok::<_, NotAudited>(Answer::ok(body.clone()))
     });
     let response = change.await?;
-    // The same request sent again says what was, and changes nothing.
+    // A replayed response describes an earlier change, which must not be applied again.
     if !response.headers().contains_key(IDEMPOTENCY_REPLAYED) {
-        // It was read above.
+        // Cannot fail: the level was parsed above.
         let _ = app.log_level.set(&level);
     }
     Ok(response)
 }
 
-/// Why the change could not be written down.
+/// Failure to record the change in the audit log.
 struct NotAudited(Error);
 
 impl From<Error> for NotAudited {

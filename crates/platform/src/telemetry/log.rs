@@ -1,6 +1,7 @@
-//! Log lines on standard error, JSON or pretty, written by a thread of its own so that no request waits for the reader.
+//! Log lines on standard error, in JSON or readable form, written by a dedicated thread so that requests do
+//! not wait for the reader.
 //!
-//! A line at WARN or above is written at once; others within 20 ms, all of them in order.
+//! Lines at WARN or above are written at once, others within 20 ms, all in order.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,18 +21,18 @@ use super::json_line::JsonLine;
 use crate::config::{Log, LogFormat};
 
 const WRITE_EVERY: Duration = Duration::from_millis(20);
-/// Past this much unwritten, lines wait for the reader after all: none is dropped.
+/// Buffer size in bytes from which log calls write synchronously. No line is dropped.
 const PENDING_BYTES: usize = 1024 * 1024;
 
-/// Panics of this process, also those that an edge has caught.
+/// Number of panics in this process, including caught ones.
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
-/// How often something has panicked in this process since its log is ours.
+/// Returns the number of panics in this process since [`init`] was called.
 pub(super) fn panics() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
 
-/// Writes what is pending when dropped.
+/// Guard that writes the buffered lines when it is dropped.
 #[must_use = "the last lines are written when it is dropped"]
 pub struct Flush(Arc<Lines>);
 
@@ -41,42 +42,43 @@ impl Drop for Flush {
     }
 }
 
-/// What is logged at least, by target where wanted. It can be changed while the process runs; clones share it.
+/// Minimum level of logged events, optionally per target. Can be changed at run time; clones share it.
 #[derive(Clone, Debug)]
 pub struct LogLevel(Arc<LevelInner>);
 
 #[derive(Debug)]
 struct LevelInner {
     said: Mutex<String>,
-    /// None in a process whose log is not ours.
+    /// `None` in a process whose log is not managed by this crate.
     filter: Option<Handle<Targets, Registry>>,
 }
 
-/// Not a level.
+/// Error for a text that is not a log level.
 #[derive(Debug, Error)]
-#[error("is not a level such as \"info\" or \"warn,kith_store=debug\"")]
+#[error("must be a level such as \"info\", or levels per target such as \"warn,kith_store=debug\"")]
 pub struct NotALevel;
 
 impl LogLevel {
-    /// The level of a process whose log is not ours: it can be said and changed, and that is all.
+    /// Creates a level that can be read and set without effect, for a process whose log is not managed by
+    /// this crate.
     pub fn unheard(level: &str) -> Self {
         Self(Arc::new(LevelInner { said: Mutex::new(level.to_owned()), filter: None }))
     }
 
-    /// The level as it was set last.
+    /// Returns the level that was set last.
     pub fn get(&self) -> String {
         self.0.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes it from the next line on; it lasts until the process ends.
+    /// Sets the level for all following events, until the process ends.
     ///
     /// # Errors
-    /// [`NotALevel`]; then nothing has changed.
+    /// Returns [`NotALevel`] if `level` cannot be parsed; the level is then unchanged.
     pub fn set(&self, level: &str) -> Result<(), NotALevel> {
         let targets = parse_level(level)?;
         let mut said = self.0.said.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(filter) = &self.0.filter {
-            // It fails only where the process's subscriber is gone, and nothing is logged.
+            // Fails only if the subscriber is gone, and then nothing is logged.
             let _ = filter.reload(targets);
         }
         level.clone_into(&mut said);
@@ -84,12 +86,13 @@ impl LogLevel {
     }
 }
 
-/// Reads `info` or `warn,kith_store=debug`. A name without a level is refused: more likely a level is misspelt.
+/// Parses `info` or `warn,kith_store=debug`. A target without a level is rejected, because it is probably a
+/// misspelt level.
 pub(crate) fn parse_level(text: &str) -> Result<Targets, NotALevel> {
     let mut targets = Targets::new();
     for directive in text.split(',') {
         let (target, level) = directive.split_once('=').map_or((None, directive), |(t, l)| (Some(t), l));
-        // The parser takes nothing at all for a level, too.
+        // The parser of `LevelFilter` accepts an empty text.
         let level = Some(level.trim()).filter(|level| !level.is_empty()).ok_or(NotALevel)?;
         let level: LevelFilter = level.parse().map_err(|_| NotALevel)?;
         targets = match target.map(str::trim) {
@@ -101,10 +104,11 @@ pub(crate) fn parse_level(text: &str) -> Result<Targets, NotALevel> {
     Ok(targets)
 }
 
-/// Sends this process's log lines to standard error, and says how to change their level.
+/// Installs the subscriber of this process, which writes to standard error. Returns the guard of the buffer
+/// and the handle to change the level.
 ///
 /// # Errors
-/// If the process already has a subscriber.
+/// Returns an error if the process already has a subscriber.
 pub fn init(config: &Log) -> Result<(Flush, LogLevel), TryInitError> {
     let lines = Arc::new(Lines::to(Box::new(io::stderr())));
     let pretty = match config.format {
@@ -118,14 +122,15 @@ pub fn init(config: &Log) -> Result<(Flush, LogLevel), TryInitError> {
     let writer = Arc::clone(&lines);
     let started = std::thread::Builder::new().name("kith-log".into()).spawn(move || writer.run());
     if started.is_err() {
-        // Then each line is written by whoever says it.
+        // Without the thread, each line is written by the thread that logs it.
         lines.pending().alone = true;
     }
     log_panics();
     Ok((Flush(lines), LogLevel(Arc::new(level))))
 }
 
-/// Writes each event at or above `level` as a line to `writer`.
+/// Creates a subscriber that writes each event at or above `level` as a line to `writer`. An invalid level
+/// counts as `info`.
 pub(crate) fn subscriber<W>(
     level: &str,
     pretty: bool,
@@ -145,9 +150,9 @@ where
     (tracing_subscriber::registry().with(layer.with_filter(filter)), handle)
 }
 
-/// A panic is one line like any other, and what ends it decides what becomes of the process.
+/// Logs each panic as one event and counts it.
 ///
-/// A text put together at run time may quote what a person sent, so only the place is told then.
+/// A message formatted at run time may contain user input, so only the location is logged then.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         PANICS.fetch_add(1, Ordering::Relaxed);
@@ -183,7 +188,7 @@ impl Lines {
         loop {
             let some = self.has_some.wait_while(self.pending(), |pending| pending.bytes.is_empty());
             let some = some.unwrap_or_else(PoisonError::into_inner);
-            // More lines are likely to follow: one write for all of them.
+            // Waits for more lines, to write them together.
             drop(self.has_some.wait_timeout_while(some, WRITE_EVERY, |p| p.bytes.len() < PENDING_BYTES / 2));
             self.write_out();
         }
@@ -192,7 +197,7 @@ impl Lines {
     fn write_out(&self) {
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = std::mem::take(&mut self.pending().bytes);
-        // Nobody can be told that nobody listens.
+        // A failure to write cannot be reported anywhere.
         let _ = out.write_all(&bytes);
     }
 
@@ -210,7 +215,7 @@ impl Lines {
     }
 }
 
-/// Writes one event's line.
+/// Writer of one event's line.
 struct Line<'l> {
     lines: &'l Lines,
     urgent: bool,
@@ -247,12 +252,12 @@ mod tests {
 
     use super::*;
 
-    /// Hands each write to the test.
+    /// Writer that sends each write to the test.
     struct Page(Sender<String>);
 
     impl Write for Page {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            // The test may have seen enough.
+            // The test may have dropped the receiver.
             let _ = self.0.send(String::from_utf8_lossy(bytes).into_owned());
             Ok(bytes.len())
         }
@@ -268,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn an_urgent_line_takes_those_before_it_along_at_once() {
+    fn urgent_line_flushes_buffered_lines() {
         let (lines, read) = lines();
         lines.add(b"calm\n", false);
         assert!(read.try_recv().is_err());
@@ -277,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_lines_are_written_at_the_end() {
+    fn dropped_guard_flushes_buffer() {
         let (lines, read) = lines();
         lines.add(b"last\n", false);
         drop(Flush(lines));
@@ -285,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn calm_lines_are_written_soon_and_in_order() {
+    fn normal_lines_are_written_in_order() {
         let (lines, read) = lines();
         let writer = Arc::clone(&lines);
         std::thread::spawn(move || writer.run());
@@ -299,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_dropped_when_there_is_too_much() {
+    fn full_buffer_is_written_without_loss() {
         let (lines, read) = lines();
         let line = [b'x'; 1024];
         (0..=PENDING_BYTES / line.len()).for_each(|_| lines.add(&line, false));

@@ -1,4 +1,5 @@
-//! Metrics for Prometheus, one registry per server. Counting a request takes no lock but its own route's histogram.
+//! Prometheus metrics, one registry per server. Counting a request locks nothing but the histogram of its
+//! route.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -33,45 +34,45 @@ use crate::health::existing;
 use crate::http::RoutePolicy;
 use crate::http::openapi::OperationName;
 
-/// Where requests are counted that no route takes.
+/// Route label of requests that no route matches.
 const NO_ROUTE: &str = "(none)";
 const BUCKETS_S: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// One server's metrics.
+/// Metrics of one server.
 pub struct Metrics {
     registry: Registry,
-    /// The first is for requests that no route takes.
+    /// Metrics per route. The first is for requests that no route matches.
     routes: Vec<RouteMetrics>,
     limited: Family<PolicyLabels, Counter>,
-    /// Requests being answered now.
+    /// Number of requests being answered.
     pub in_flight: Gauge,
-    /// Open connections.
+    /// Number of open connections.
     pub connections: Gauge,
     connections_limited: Family<ConnectionLabels, Counter>,
-    /// One for each kind.
+    /// Counter per event kind.
     events: Vec<Counter>,
     security: Family<SecurityLabels, Counter>,
     delayed_purges: Family<PurgeLabels, Counter>,
 }
 
-/// What somebody who guards the server counts (SEC-25).
+/// Security-relevant event that is counted (SEC-25).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "as they stand in the metric's label")]
 pub enum SecurityEvent {
-    /// A wrong password or an unknown address.
+    /// Log-in with a wrong password or an unknown address.
     login_failed,
-    /// Somebody tried who was locked out.
+    /// Log-in attempt during a lockout.
     login_locked,
     /// Registration of an address that is registered. Many from one network indicate enumeration.
     registered_address_tried,
-    /// An access token that is not valid.
+    /// Access token that is not valid.
     token_refused,
-    /// A refresh token that was never ours, is spent or has expired.
+    /// Refresh token that is unknown, used or expired.
     refresh_refused,
-    /// Somebody asked for what their role does not permit.
+    /// Request without the required permission.
     forbidden,
-    /// The signing keys were read because a token named one that nobody knew.
+    /// Reload of the signing keys because a token named an unknown one.
     unknown_key_looked_up,
 }
 
@@ -80,12 +81,12 @@ struct SecurityLabels {
     kind: SecurityEvent,
 }
 
-/// One route's metrics, found once and then only counted up.
+/// Metrics of one route, looked up once and then only incremented.
 #[derive(Debug)]
 pub struct RouteMetrics {
     method: Option<Method>,
     template: String,
-    /// The path whose limits hold for it, where it has an older one.
+    /// Path template whose limits apply to this route, if it is a deprecated path.
     same_as: Option<String>,
     policy: RoutePolicy,
     by_status: [Counter; 5],
@@ -130,7 +131,7 @@ type Requests = Family<StatusLabels, Counter>;
 type Durations = Family<RouteLabels, Histogram, fn() -> Histogram>;
 
 impl Metrics {
-    /// Metrics for `operations` and for the parts given.
+    /// Registers the metrics of `operations` and of the given components.
     pub(crate) fn new(
         operations: &[OperationName],
         kinds: impl Iterator<Item = &'static str>,
@@ -146,25 +147,29 @@ impl Metrics {
         let durations = Durations::new_with_constructor(|| Histogram::new(BUCKETS_S));
         let limited = Family::<PolicyLabels, Counter>::default();
         let in_flight = Gauge::default();
-        registry.register("http_requests", "Requests answered", requests.clone());
-        let help = "Time from a request's head to its answer's";
+        registry.register(
+            "http_requests",
+            "HTTP requests by method, route and status class",
+            requests.clone(),
+        );
+        let help = "Time from the head of a request to the head of its response";
         registry.register_with_unit("http_request_duration", help, Unit::Seconds, durations.clone());
-        registry.register("http_requests_in_flight", "Requests being answered now", in_flight.clone());
-        registry.register("http_requests_limited", "Requests refused by a limit", limited.clone());
+        registry.register("http_requests_in_flight", "HTTP requests in progress", in_flight.clone());
+        registry.register("http_requests_limited", "Requests rejected by a rate limit", limited.clone());
         let connections = Gauge::default();
         registry.register("http_connections", "Open connections", connections.clone());
         let connections_limited = Family::<ConnectionLabels, Counter>::default();
-        let help = "Connections rejected, or closed to make room, because a limit of connections was reached";
+        let help = "Connections rejected or evicted because of a connection limit";
         registry.register("http_connections_limited", help, connections_limited.clone());
         let by_kind = Family::<EventLabels, Counter>::default();
-        registry.register("events", "What has happened, by kind", by_kind.clone());
+        registry.register("events", "Committed events by kind", by_kind.clone());
         let events = kinds.map(|kind| by_kind.get_or_create_owned(&EventLabels { kind })).collect();
         let security = Family::<SecurityLabels, Counter>::default();
-        registry.register("security_events", "What somebody who guards the server counts", security.clone());
+        registry.register("security_events", "Security-relevant events by kind", security.clone());
         let delayed_purges = Family::<PurgeLabels, Counter>::default();
-        let help = "Runs of a purge that left something that is due";
+        let help = "Purge runs that left due items";
         registry.register("purges_delayed", help, delayed_purges.clone());
-        registry.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register("build", "Build information", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let started = SystemClock.now();
         registry.register_collector(Box::new(JobMetrics(jobs)));
         registry.register_collector(Box::new(ConsumerMetrics(consumers)));
@@ -188,44 +193,44 @@ impl Metrics {
         }
     }
 
-    /// Counts events that were committed, by the places of their kinds among all that modules list.
+    /// Counts committed events. `kinds` are the indexes of their kinds in the list of all modules' kinds.
     pub(crate) fn count_events(&self, kinds: &[usize]) {
         kinds.iter().filter_map(|kind| self.events.get(*kind)).for_each(|counter| {
             counter.inc();
         });
     }
 
-    /// Counts something that somebody who guards the server wants to know.
+    /// Counts a security-relevant event.
     pub fn count_security(&self, kind: SecurityEvent) {
         self.security.get_or_create(&SecurityLabels { kind }).inc();
     }
 
-    /// Counts a run of a purge that left something that is due.
+    /// Counts a purge run that left due items.
     pub(crate) fn count_delayed_purge(&self, purge: &'static str) {
         self.delayed_purges.get_or_create(&PurgeLabels { purge }).inc();
     }
 
-    /// Counts what became of a connection because a limit of connections was reached.
+    /// Counts a connection that was affected by a connection limit, by limit and outcome.
     pub(crate) fn count_connection(&self, limit: &'static str, outcome: &'static str) {
         self.connections_limited.get_or_create(&ConnectionLabels { limit, outcome }).inc();
     }
 
-    /// All routes, each in its place. The first stands for requests that no other takes.
+    /// Returns the metrics of all routes by index. Index 0 is for requests that no route matches.
     pub(crate) fn routes(&self) -> &[RouteMetrics] {
         &self.routes
     }
 
-    /// Counts the requests that `policy` refuses.
+    /// Returns the counter of requests rejected by `policy`.
     pub(crate) fn limited(&self, policy: &'static str) -> Counter {
         self.limited.get_or_create_owned(&PolicyLabels { policy })
     }
 
-    /// The route in this place.
+    /// Returns the metrics of the route with this index.
     pub(crate) fn of(&self, route: usize) -> &RouteMetrics {
         &self.routes[route]
     }
 
-    /// All of it, in the text form that Prometheus reads.
+    /// Returns all metrics in the OpenMetrics text format.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
@@ -257,7 +262,8 @@ impl RouteMetrics {
         &self.template
     }
 
-    /// The path whose limits hold: its own, unless it is an old one of another.
+    /// Returns the path template whose limits apply: the route's own, or that of the operation it is a
+    /// deprecated path of.
     pub(crate) fn same_as(&self) -> &str {
         self.same_as.as_deref().unwrap_or(&self.template)
     }
@@ -266,12 +272,12 @@ impl RouteMetrics {
         self.policy
     }
 
-    /// None for what no route takes.
+    /// Returns the method; `None` for requests that no route matches.
     pub(crate) fn method(&self) -> Option<&Method> {
         self.method.as_ref()
     }
 
-    /// Counts one answer.
+    /// Counts one response and observes its duration.
     pub(crate) fn count(&self, status: u16, took: Duration) {
         let class = usize::from(status / 100).clamp(1, 5);
         self.by_status[class - 1].inc();
@@ -279,7 +285,7 @@ impl RouteMetrics {
     }
 }
 
-/// What is asked for only when someone looks.
+/// Gauges that are read when metrics are requested.
 struct Gauges {
     db: Store,
     passwords: Arc<PasswordCounts>,
@@ -299,13 +305,13 @@ impl Collector for Gauges {
         self.encode_store(&mut to)?;
         let PasswordCounts { queued, computed } = &*self.passwords;
         let (queued, computed) = (queued.load(Ordering::Relaxed), computed.load(Ordering::Relaxed));
-        gauge(&mut to, "passwords_queued", "Passwords that wait to be hashed or checked", queued)?;
-        counter(&mut to, "passwords_computed", "Hashes computed, to keep or to compare", computed)?;
+        gauge(&mut to, "passwords_queued", "Passwords waiting to be hashed or verified", queued)?;
+        counter(&mut to, "passwords_computed", "Password hashes computed", computed)?;
         let up_s = SystemClock.now().since(self.started).as_secs();
-        gauge(&mut to, "uptime_seconds", "Since the server started", up_s)?;
-        counter(&mut to, "panics", "Panics, also those that were caught", super::log::panics())?;
+        gauge(&mut to, "uptime_seconds", "Time since the server started", up_s)?;
+        counter(&mut to, "panics", "Panics, including caught ones", super::log::panics())?;
         if let Some(bytes) = resident_bytes() {
-            gauge(&mut to, "resident_memory_bytes", "Memory of this process", bytes)?;
+            gauge(&mut to, "resident_memory_bytes", "Resident memory of this process", bytes)?;
         }
         self.encode_machine(&mut to)?;
         match &self.clock {
@@ -315,7 +321,7 @@ impl Collector for Gauges {
     }
 }
 
-const CLOCK_HELP: &str = "How far this machine's clock is ahead of the database's";
+const CLOCK_HELP: &str = "Time by which the system clock is ahead of the database's clock";
 
 impl Gauges {
     fn encode_machine(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -328,13 +334,13 @@ impl Gauges {
             }
         }
         if let Some((free, all)) = disk_free(existing(&self.folder)) {
-            gauge(to, "disk_free_bytes", "Free to us on the disk of the data folder", free)?;
+            gauge(to, "disk_free_bytes", "Free space on the disk of the data folder", free)?;
             gauge(to, "disk_bytes", "Size of the disk of the data folder", all)?;
         }
         Ok(())
     }
 
-    /// How long statements take, all together: by statement they are in the facts for administrators.
+    /// Encodes the duration of all statements together. The facts for administrators have it per statement.
     fn encode_statements(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let times = self.db.statement_times();
         let in_seconds = |us: u64| us as f64 / 1_000_000.0;
@@ -343,7 +349,7 @@ impl Gauges {
         let name = "store_statement_duration_seconds";
         let mut metric = to.encode_descriptor(
             name,
-            "Time that statements took, without waiting for locks and commits",
+            "Duration of statements, excluding waits for locks and commits",
             None,
             MetricType::Histogram,
         )?;
@@ -354,25 +360,30 @@ impl Gauges {
         let s = self.db.stats();
         counter(to, "store_commits", "Transactions committed", s.commits)?;
         counter(to, "store_rollbacks", "Transactions rolled back", s.rollbacks)?;
-        counter(to, "store_retries", "Runs repeated after a conflict or a lost connection", s.retries)?;
-        counter(to, "store_refused_busy", "Work refused because the queue was full", s.refused_busy)?;
+        counter(
+            to,
+            "store_retries",
+            "Transactions retried after a conflict or a lost connection",
+            s.retries,
+        )?;
+        counter(to, "store_refused_busy", "Operations rejected because the queue was full", s.refused_busy)?;
         counter(
             to,
             "store_dropped_late",
-            "Work dropped before it started, past its deadline",
+            "Operations dropped after their deadline before they started",
             s.dropped_late,
         )?;
         counter(to, "store_outcomes_unknown", "Commits whose outcome is unknown", s.outcomes_unknown)?;
         counter(to, "store_groups", "Groups of transactions committed together", s.groups)?;
         counter(to, "store_reads", "Reads", s.reads)?;
         counter(to, "store_slow_reads", "Reads that moved to the slow lane", s.slow_reads)?;
-        counter(to, "store_reconnects", "Connections made anew", s.reconnects)?;
+        counter(to, "store_reconnects", "Reconnections to the database", s.reconnects)?;
         counter(to, "store_checkpoints", "Checkpoints of the write-ahead log", s.checkpoints)?;
-        counter(to, "store_events_sequenced", "Events given a position by this process", s.sequenced)?;
-        gauge(to, "store_queued", "Work that waits now", s.queued)?;
-        gauge(to, "store_running", "Work that is being done now", s.running)?;
+        counter(to, "store_events_sequenced", "Events sequenced by this process", s.sequenced)?;
+        gauge(to, "store_queued", "Operations waiting in the queue", s.queued)?;
+        gauge(to, "store_running", "Operations in progress", s.running)?;
         if let Some(size) = self.db.pool_size() {
-            gauge(to, "store_pool_size", "Connections to the database, at most", size as u64)?;
+            gauge(to, "store_pool_size", "Maximum number of database connections", size as u64)?;
         }
         self.encode_statements(to)?;
         gauge(to, "store_wal_bytes", "Size of the write-ahead log", s.wal_bytes)?;

@@ -1,4 +1,4 @@
-//! What the operator sees from outside: log lines and metrics. No personal data, no queries, no secrets.
+//! Logs and metrics for operators, without personal data, queries or secrets.
 
 mod consumer_metrics;
 mod job_metrics;

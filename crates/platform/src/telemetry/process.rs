@@ -1,24 +1,25 @@
-//! What the process takes of the machine, and what the machine has. A figure that this system does not give is None, never
-//! a guess.
+//! Resource usage of the process and resources of the machine. A value that the system does not provide is
+//! `None`, never an estimate.
 
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-/// Resident memory of this process.
+/// Returns the resident memory of this process in bytes.
 pub fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
     Some(pages * u64::try_from(rustix::param::page_size()).ok()?)
 }
 
-/// Bytes free to us on the disk that holds `path`, and bytes in all.
+/// Returns the free bytes available to this process and the total bytes of the disk that holds `path`.
 pub fn disk_free(path: &Path) -> Option<(u64, u64)> {
     let disk = rustix::fs::statvfs(path).ok()?;
     Some((disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize))
 }
 
-/// What tells this machine, since it was started, and its processes' numbers from another's; opaque.
+/// Returns an opaque digest of the boot id and the PID namespace. It is equal for two processes only if their
+/// process ids are comparable.
 pub fn machine() -> Option<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let numbers = std::fs::read_link("/proc/self/ns/pid").ok()?;
@@ -27,16 +28,17 @@ pub fn machine() -> Option<String> {
     Some(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// One figure: its name without `kith_`, what it is, and its value.
+/// Measured value: its name without `kith_`, its description and its value.
 pub(super) struct Figure {
     pub name: &'static str,
     pub help: &'static str,
     pub value: f64,
-    /// Whether it only grows.
+    /// True for a counter, false for a gauge.
     pub counts: bool,
 }
 
-/// Memory, processor, disk and network of this process and of the machine, as far as Linux tells.
+/// Returns memory, processor, disk and network usage of this process and of the machine, as far as Linux
+/// provides them.
 pub(super) fn figures() -> Vec<Figure> {
     let (status, io) = (read("/proc/self/status"), read("/proc/self/io"));
     let (memory, net) = (read("/proc/meminfo"), read("/proc/self/net/dev"));
@@ -45,28 +47,33 @@ pub(super) fn figures() -> Vec<Figure> {
     let counter = |name, help, value: Option<f64>| Some(Figure { name, help, value: value?, counts: true });
     let open = std::fs::read_dir("/proc/self/fd").ok().map(|all| all.count() as f64);
     [
-        // The system's allocator gives no figures of its own: what it has from the kernel is not in any file.
+        // The system allocator has no statistics of its own; anonymous memory is the closest value that the
+        // kernel reports.
         gauge(
             "process_anonymous_memory_bytes",
-            "Memory that the allocator and stacks hold",
+            "Anonymous memory: allocator and stacks",
             kib(&status, "RssAnon"),
         ),
-        gauge("process_memory_peak_bytes", "The most memory this process ever had", kib(&status, "VmHWM")),
+        gauge("process_memory_peak_bytes", "Peak resident memory of this process", kib(&status, "VmHWM")),
         gauge("process_threads", "Threads of this process", field(&status, "Threads")),
-        gauge("process_open_files", "Files and sockets this process holds open", open),
+        gauge("process_open_files", "Open files and sockets of this process", open),
         counter("process_cpu_seconds", "Processor time of this process", process_cpu_s(&own_cpu)),
-        counter("process_disk_read_bytes", "Read from disks", field(&io, "read_bytes")),
-        counter("process_disk_written_bytes", "Written to disks", field(&io, "write_bytes")),
-        gauge("host_memory_bytes", "Memory of the machine", kib(&memory, "MemTotal")),
-        gauge(
-            "host_memory_available_bytes",
-            "Memory that more work could have",
-            kib(&memory, "MemAvailable"),
+        counter("process_disk_read_bytes", "Bytes read from disk by this process", field(&io, "read_bytes")),
+        counter(
+            "process_disk_written_bytes",
+            "Bytes written to disk by this process",
+            field(&io, "write_bytes"),
         ),
-        counter("host_cpu_busy_seconds", "Processor time the machine worked", host_cpu_s(&all_cpu, true)),
-        counter("host_cpu_idle_seconds", "Processor time the machine waited", host_cpu_s(&all_cpu, false)),
-        counter("host_network_received_bytes", "Received, without loopback", network(&net, 0)),
-        counter("host_network_sent_bytes", "Sent, without loopback", network(&net, 8)),
+        gauge("host_memory_bytes", "Total memory of the host", kib(&memory, "MemTotal")),
+        gauge("host_memory_available_bytes", "Available memory of the host", kib(&memory, "MemAvailable")),
+        counter("host_cpu_busy_seconds", "Busy processor time of the host", host_cpu_s(&all_cpu, true)),
+        counter("host_cpu_idle_seconds", "Idle processor time of the host", host_cpu_s(&all_cpu, false)),
+        counter(
+            "host_network_received_bytes",
+            "Bytes received by the host, without loopback",
+            network(&net, 0),
+        ),
+        counter("host_network_sent_bytes", "Bytes sent by the host, without loopback", network(&net, 8)),
     ]
     .into_iter()
     .flatten()
@@ -77,7 +84,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-/// The number behind `name:` at the beginning of a line.
+/// Returns the number after `name:` at the beginning of a line.
 fn field(text: &str, name: &str) -> Option<f64> {
     let values = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     values.split_whitespace().next()?.parse().ok()
@@ -91,14 +98,16 @@ fn ticks_per_second() -> f64 {
     rustix::param::clock_ticks_per_second() as f64
 }
 
-/// User and system time; behind the program's name, which may hold anything (proc(5)).
+/// Returns user and system time. They follow the program name in parentheses, which can contain anything
+/// (proc(5)).
 fn process_cpu_s(stat: &str) -> Option<f64> {
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut times = fields.split(' ').skip(11).map(str::parse::<f64>);
     Some((times.next()?.ok()? + times.next()?.ok()?) / ticks_per_second())
 }
 
-/// Of the first line: user, nice, system, idle, iowait, irq, softirq, steal (proc(5)); guests are in user already.
+/// Reads the first line: user, nice, system, idle, iowait, irq, softirq, steal (proc(5)). Guest time is
+/// included in user time.
 fn host_cpu_s(stat: &str, busy: bool) -> Option<f64> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let times = line.split_whitespace().take(8).map(|time| time.parse::<f64>().unwrap_or(0.0));
@@ -106,7 +115,7 @@ fn host_cpu_s(stat: &str, busy: bool) -> Option<f64> {
     Some(of_kind.sum::<f64>() / ticks_per_second())
 }
 
-/// The column `at` of all devices but loopback: received bytes first, sent bytes at 8.
+/// Sums the column `at` of all devices except loopback: received bytes are column 0, sent bytes column 8.
 fn network(dev: &str, at: usize) -> Option<f64> {
     let devices = dev.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| name.trim() != "lo");
     let bytes = devices.filter_map(|(_, columns)| columns.split_whitespace().nth(at)?.parse::<f64>().ok());
@@ -118,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_running_process_has_memory_and_a_disk() {
+    fn running_process_reports_memory_and_disk() {
         assert!(resident_bytes().is_none_or(|bytes| bytes > 100_000));
         let (free, all) = disk_free(Path::new(".")).unwrap();
         assert!(free <= all && all > 0);
@@ -126,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_files_are_read_as_its_manual_says() {
+    fn proc_files_are_parsed() {
         let stat = "17 (a ) b) S 1 17 17 0 -1 4194304 90 0 0 0 250 150 0 0 20 0 1 0 5 6 7\n";
         assert_eq!(process_cpu_s(stat), Some(400.0 / ticks_per_second()));
         let all = "cpu  100 1 50 800 40 3 2 4 9 9\ncpu0 1 1 1 1 1 1 1 1 1 1\n";

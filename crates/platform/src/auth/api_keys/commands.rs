@@ -1,4 +1,4 @@
-//! Making and ending keys. Each leaves its audit entry and tells every node.
+//! Commands that create and revoke API keys. Each writes an audit entry and emits an event for all nodes.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::App;
 use crate::auth::{Permission as _, WriteApiKeys};
 use crate::http::store_problem;
 
-/// Makes a key for `maker`, and reveals it this once.
+/// Creates a key for `maker`. Returns it with its text, which cannot be recovered later.
 ///
 /// # Errors
-/// The database's.
+/// Returns the store's error if the database fails.
 pub fn create(tx: &Tx<'_>, ctx: &Ctx, maker: UserId, new: &NewApiKey) -> Result<(ApiKey, String), Error> {
     let text = ApiKeyText::new(ctx.new_id(ApiKeyId), ctx.random());
     let key = ApiKey {
@@ -38,10 +38,10 @@ pub fn create(tx: &Tx<'_>, ctx: &Ctx, maker: UserId, new: &NewApiKey) -> Result<
     Ok((key, text.reveal()))
 }
 
-/// Makes a key for an administrator, as whoever can give commands on the machine itself.
+/// Creates an API key on behalf of the administrator `maker`, for the command line of the server.
 ///
 /// # Errors
-/// What is wrong with the input; that `maker` may not make keys.
+/// Returns a problem if `maker` may not create keys, if the input is invalid, or if the database fails.
 pub async fn create_for(
     app: &App,
     maker: UserId,
@@ -52,16 +52,16 @@ pub async fn create_for(
     let ctx = app.system_ctx("command_line");
     let role = app.access.role_of(app, maker).await?.filter(|role| role.has(WriteApiKeys::NAME));
     let role =
-        role.ok_or_else(|| Problem::new(&problems::FORBIDDEN, "Only administrators have API keys."))?;
+        role.ok_or_else(|| Problem::new(&problems::FORBIDDEN, "Only administrators can have API keys."))?;
     let expires_at = lifetime.map(|lifetime| ctx.now + lifetime);
     let new = NewApiKey::parse(role, ctx.now, name, scopes, expires_at).map_err(Problem::invalid)?;
     app.write(&ctx, move |tx, ctx| create(tx, ctx, maker, &new)).await.map_err(store_problem)
 }
 
-/// Ends a key at once. One that has been revoked stays as it is.
+/// Revokes a key immediately. A key that is already revoked stays unchanged.
 ///
 /// # Errors
-/// [`ApiKeyError::NotFound`].
+/// Returns [`ApiKeyError::NotFound`] if no key has this id, and [`ApiKeyError::Store`] if the database fails.
 pub fn revoke(tx: &Tx<'_>, ctx: &Ctx, id: ApiKeyId) -> Result<(), ApiKeyError> {
     tx.lock("api_key", [id])?;
     let key = rows::find(tx, id, ctx.now)?.ok_or(ApiKeyError::NotFound)?;
@@ -72,10 +72,10 @@ pub fn revoke(tx: &Tx<'_>, ctx: &Ctx, id: ApiKeyId) -> Result<(), ApiKeyError> {
     Ok(())
 }
 
-/// Keys, newest first and none from before `before` on; at most `limit`.
+/// Returns up to `limit` keys with an id less than `before`, newest first.
 ///
 /// # Errors
-/// The database's.
+/// Returns the store's error if the database fails.
 pub fn list(q: &Query<'_>, ctx: &Ctx, before: ApiKeyId, limit: i64) -> Result<Vec<ApiKey>, Error> {
     rows::list(q, before, limit, ctx.now)
 }

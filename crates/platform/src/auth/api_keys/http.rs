@@ -1,4 +1,5 @@
-//! API keys over HTTP, for administrators. A key is revealed by the answer that makes it, and by no other.
+//! HTTP endpoints for administering API keys. The secret of a key is returned only by the response that
+//! creates it.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -16,7 +17,6 @@ use crate::{Answer, ApiResult, App, Json, PageAnswer, PageQuery, Routes};
 
 type ApiKeyPage = PageAnswer<ApiKey>;
 
-/// The handlers.
 pub(crate) fn routes() -> Routes {
     Routes::new().routes(routes!(create_api_key, list_api_keys)).routes(routes!(get_api_key, revoke_api_key))
 }
@@ -24,30 +24,36 @@ pub(crate) fn routes() -> Routes {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewApiKeyBody {
-    /// What it is for; 1 to 80 characters.
+    /// Name that tells administrators what the key is used for. 1 to 80 characters.
     name: String,
-    /// What it may do: permissions of your own, but for `users.set_role`, `users.suspend`, `users.verify` and `api_keys.write`, which no
-    /// key may have.
+    /// Permissions of the key: 1 to 50, each held by the caller's own role. `users.set_role`,
+    /// `users.suspend`, `users.verify` and `api_keys.write` cannot be granted to a key.
     #[schema(example = json!(["jobs.read"]))]
     scopes: Vec<String>,
-    /// From when on it is refused; null or absent is never.
+    /// Time from which the key is rejected; must be in the future. If null or absent, the key does not
+    /// expire.
     #[serde(default)]
     expires_at: Option<Timestamp>,
 }
 
-/// A key that was just made, and this once the key itself.
+/// API key that was just created, with its secret.
 #[derive(Serialize, ToSchema)]
 struct CreatedApiKey {
     #[serde(flatten)]
     about: ApiKey,
-    /// The key itself. It is not kept and not told again.
+    /// Complete API key, to be sent as `Authorization: Bearer <key>`. It is returned only once; the server
+    /// stores a digest of it.
     #[schema(
         example = "kith_06gvr4a6tpo03dm123evt0lv9s_a3c5ho4obr67uo21hangphdbb1vk5gin1a4415d9t36apk7mahe1dk8h2k"
     )]
     key: String,
 }
 
-/// Make an API key. It may do what its scopes say as long as you may make keys. Only people make keys.
+/// Create an API key
+///
+/// Creates a key that programs send in place of an access token. The key is valid only while the user who
+/// created it may create keys: it is rejected while that user is suspended, deleted or no longer an
+/// administrator. API keys cannot create API keys. The response is the only one that contains the key.
 #[utoipa::path(
     post, path = "/api/v1/admin/api-keys", security(("bearer" = ["api_keys.write"])),
     request_body = NewApiKeyBody,
@@ -69,7 +75,9 @@ async fn create_api_key(
     .await
 }
 
-/// API keys, newest first, those among them that no longer count.
+/// List API keys
+///
+/// Returns the API keys of all users, newest first, including expired and revoked ones.
 #[utoipa::path(
     get, path = "/api/v1/admin/api-keys", security(("bearer" = ["api_keys.read"])),
     params(PageQuery),
@@ -87,10 +95,10 @@ async fn list_api_keys(
     Ok(Page::from_rows(rows.map_err(store_problem)?, limit, |key| key.id).into())
 }
 
-/// One API key.
+/// Get an API key
 #[utoipa::path(
     get, path = "/api/v1/admin/api-keys/{id}", security(("bearer" = ["api_keys.read"])),
-    params(("id" = ApiKeyId, Path, description = "Of the key")),
+    params(("id" = ApiKeyId, Path, description = "Id of the API key.")),
     responses(
         (status = 200, body = ApiKey),
         (status = 404, description = "No key has this id"),
@@ -105,12 +113,15 @@ async fn get_api_key(
     Ok(Json(found.ok_or(ApiKeyError::NotFound)?))
 }
 
-/// Revoke an API key, for good and at once: on the other nodes within a second.
+/// Revoke an API key
+///
+/// Revokes the key permanently. The node that handles the request rejects the key at once, other nodes within
+/// about a second. Revoking a revoked key has no effect. API keys cannot revoke API keys.
 #[utoipa::path(
     delete, path = "/api/v1/admin/api-keys/{id}", security(("bearer" = ["api_keys.write"])),
-    params(("id" = ApiKeyId, Path, description = "Of the key")),
+    params(("id" = ApiKeyId, Path, description = "Id of the API key.")),
     responses(
-        (status = 204, description = "Revoked, now or before"),
+        (status = 204, description = "The key is revoked"),
         (status = 404, description = "No key has this id"),
     )
 )]

@@ -1,4 +1,5 @@
-//! Keys as requests are judged by them: kept in memory until they change, and their use noted now and then.
+//! Verification of API keys in requests. Keys are cached until an event says that they changed; their last
+//! use is recorded at most once a minute.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -16,12 +17,12 @@ use crate::cache::{Cache, Hearing};
 use crate::http::store_problem;
 use crate::telemetry::SecurityEvent;
 
-/// Keys that are kept in memory.
+/// Maximum number of cached keys.
 const KEPT: usize = 10_000;
-/// How often the last use of a key is written down.
+/// Minimum time between two records of the last use of a key.
 const NOTED_EVERY: Duration = minutes(1);
 
-/// A key, as far as it is needed to judge who asks by it.
+/// Data of a key that verification needs.
 #[derive(Debug)]
 pub(crate) struct KnownKey {
     pub id: ApiKeyId,
@@ -30,11 +31,11 @@ pub(crate) struct KnownKey {
     scopes: Vec<String>,
     expires_at: Option<Timestamp>,
     revoked_at: Option<Timestamp>,
-    /// Milliseconds; below all that can be if it never was.
+    /// Time of the last recorded use in milliseconds; `i64::MIN` if the key was never used.
     last_used_ms: AtomicI64,
 }
 
-/// Those in memory, and those that are known not to be there.
+/// Cache of keys by id. `None` records that no such key exists.
 pub(crate) struct KnownKeys(Cache<ApiKeyId, Option<Arc<KnownKey>>>);
 
 impl KnownKey {
@@ -51,7 +52,7 @@ impl KnownKey {
         Self { id, digest, created_by, scopes, expires_at, revoked_at, last_used_ms }
     }
 
-    /// Whether it may do what needs this permission.
+    /// Returns true if the key has this permission as a scope.
     pub fn has(&self, permission: &str) -> bool {
         !PEOPLE_ONLY.contains(&permission) && self.scopes.iter().any(|scope| scope == permission)
     }
@@ -60,7 +61,8 @@ impl KnownKey {
         ApiKeyStatus::at(now, self.expires_at, self.revoked_at) == ApiKeyStatus::Active
     }
 
-    /// Whether this use is to be written down: the first in a minute.
+    /// Returns true if this use is to be recorded, because the last record is at least a minute old. Updates
+    /// the time.
     fn takes_note(&self, now: Timestamp) -> bool {
         let noted_ms = i64::try_from(NOTED_EVERY.as_millis()).unwrap_or(i64::MAX);
         let now_ms = now.as_millis();
@@ -74,20 +76,21 @@ impl KnownKeys {
         Self(Cache::new(KEPT, hearing))
     }
 
-    /// The key that `text` is, if it counts at `now`.
+    /// Returns the active key that matches `text` at `now`, and records its use.
     ///
     /// # Errors
-    /// A 401 if it does not: malformed, unknown, with another secret, expired, revoked, or made by somebody who may no
-    /// longer make keys. The database's.
+    /// Returns a 401 problem if the key is malformed, unknown, expired or revoked, if its secret is wrong, or
+    /// if its creator may no longer create keys; and a problem of the store if the database fails.
     pub async fn judge(&self, app: &App, text: &str, now: Timestamp) -> Result<Arc<KnownKey>, Problem> {
         let refuse = |detail| {
             app.metrics.count_security(SecurityEvent::token_refused);
             Problem::new(&problems::UNAUTHENTICATED, detail).token_error("The API key is not valid")
         };
-        let malformed = "This API key is not whole: its checksum is wrong. Has a part of it been lost?";
+        let malformed =
+            "The API key is malformed: its checksum is wrong. Check that it was copied completely.";
         let sent = ApiKeyText::parse(text).map_err(|_| refuse(malformed))?;
         let known = self.find(app, sent.id).await?;
-        // In constant time, so that no answer tells how much of a guess was right.
+        // Compared in constant time, so that the response time does not reveal a partial match.
         let is_it = |key: &Arc<KnownKey>| verify_slices_are_equal(&key.digest, &sent.digest()).is_ok();
         let known = known.filter(is_it).filter(|key| key.is_active(now));
         let key = known.ok_or_else(|| refuse(NO_LONGER))?;
@@ -98,10 +101,10 @@ impl KnownKeys {
         Ok(key)
     }
 
-    /// Whether a key that was judged before still counts.
+    /// Verifies again that a key is active and has `permission`, for a long-running request.
     ///
     /// # Errors
-    /// A 401 if not; the database's.
+    /// Returns a 401 problem if the key is no longer valid, and a problem of the store if the database fails.
     pub async fn judge_again(&self, app: &App, id: ApiKeyId, permission: &str) -> Result<(), Problem> {
         let now = app.sources.clock.now();
         let key = self.find(app, id).await?.filter(|key| key.is_active(now) && key.has(permission));
@@ -125,14 +128,14 @@ impl KnownKeys {
         self.0.get_or_read(id, read).await.map_err(store_problem)
     }
 
-    /// Whether whoever made it may make keys now.
+    /// Returns true if the user who created the key may still create keys.
     async fn maker_counts(&self, app: &App, key: &KnownKey) -> Result<bool, Problem> {
         let role = app.access.role_of(app, key.created_by).await?;
         Ok(role.is_some_and(|role| role.has(WriteApiKeys::NAME)))
     }
 
-    /// Writes down that it is used, behind the request's back and once a minute at most. What is lost with a crash is one
-    /// such note.
+    /// Records the use of the key in a background task, at most once a minute. A crash can lose one such
+    /// record.
     fn note_use(&self, app: &App, key: &KnownKey, now: Timestamp) {
         if !key.takes_note(now) {
             return;
@@ -141,13 +144,13 @@ impl KnownKeys {
         tokio::spawn(async move {
             let noted = app.db.write(move |tx| rows::note_use(tx, id, now, now - NOTED_EVERY)).await;
             if let Err(error) = noted {
-                tracing::warn!(%error, key = %id, "the last use of an API key was not written down");
+                tracing::warn!(%error, key = %id, "cannot record the last use of an API key");
             }
         });
     }
 }
 
-/// Nobody is told which of them it is.
+/// One text for all these cases, so that the response does not reveal which of them applies.
 const NO_LONGER: &str = "This API key does not count: it is not known, has expired, was revoked, or whoever made it may \
                          no longer make keys.";
 
@@ -159,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_use_is_noted_once_a_minute_and_a_clock_set_back_notes_none() {
+    fn use_is_recorded_at_most_once_per_minute() {
         let now = Timestamp::from_millis(1_767_225_600_000);
         let id = ApiKeyId(Uuid::nil());
         let key = KnownKey::new(id, vec![], UserId(Uuid::nil()), vec![], None, None, None);

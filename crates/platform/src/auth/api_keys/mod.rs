@@ -1,8 +1,8 @@
-//! API keys: how other programs say who they are. Made and revoked by administrators, never more than these may do
-//! themselves; of a key's secret only a digest is kept.
+//! API keys, which authenticate programs. Administrators create and revoke them; a key cannot have more
+//! permissions than its creator. Only a digest of the secret is stored.
 //!
-//! A key counts only while whoever made it may make keys: it is refused as long as they are suspended, deleted or no
-//! longer administrators, and counts again when they are back.
+//! A key is valid only while its creator may create keys. It is rejected while the creator is suspended,
+//! deleted or not an administrator, and accepted again when that ends.
 
 mod commands;
 mod http;
@@ -24,12 +24,12 @@ pub use model::{ApiKey, ApiKeyError, ApiKeyStatus, NewApiKey};
 pub(super) use text::ApiKeyText;
 pub(super) use text::is_api_key;
 
-/// There is a new key.
+/// Event of a new key.
 pub(crate) const CREATED: &str = "api_key.created";
-/// A key no longer counts.
+/// Event of a revoked key.
 pub(crate) const REVOKED: &str = "api_key.revoked";
 
-/// What administrators are told of how keys are kept.
+/// Fact for administrators: the number of stored keys and of their digests.
 pub(crate) const STORED: Fact = Fact {
     name: "api_keys.stored",
     read: |q, _| {
@@ -38,9 +38,10 @@ pub(crate) const STORED: Fact = Fact {
     },
 };
 
-/// Keys belong to whoever made them, and go with them.
+/// Personal data: keys belong to the user who created them, and are purged with that user.
 pub(crate) const PERSONAL: PersonalData = PersonalData {
-    // Nobody may act by a key of somebody who has left; whoever comes back finds theirs as they were.
+    // Keys of a user who leaves need no change: they are rejected meanwhile, and valid again if the user
+    // returns.
     leave: |_, _, _| Ok(()),
     export: &[ExportPart::Value(|q, user| Ok(json!({ "api_keys": rows::list_of(q, user)? })))],
     count: |q, user| Ok(vec![("api_keys", rows::count_of(q, user)?)]),

@@ -1,4 +1,4 @@
-//! What a key is made of, what a new one may be, and why there is none.
+//! API keys as administrators see them, and the validation of new ones.
 
 use std::collections::BTreeSet;
 
@@ -11,53 +11,53 @@ use utoipa::ToSchema;
 use super::super::{PEOPLE_ONLY, PERMISSIONS, Role};
 
 const NAME: TextRules = TextRules { min: 1, max: 80, newlines: false };
-/// More than this is no list of permissions.
+/// Maximum number of scopes of a key.
 const SCOPES_MOST: usize = 50;
 
-/// A key, as administrators see it: never its secret.
+/// API key without its secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ApiKey {
-    /// Of the key.
+    /// Id of the key.
     pub id: ApiKeyId,
-    /// What it begins with; the secret comes after it.
+    /// First part of the key, `kith_` and the encoded id. It identifies the key and is not secret.
     #[schema(example = "kith_06gvr4a6tpo03dm123evt0lv9s")]
     pub prefix: String,
-    /// What it is for.
+    /// Name that tells administrators what the key is used for.
     pub name: String,
-    /// What it may do: permissions, in alphabetical order.
+    /// Permissions of the key, in alphabetical order.
     #[schema(example = json!(["jobs.read", "jobs.work"]))]
     pub scopes: Vec<String>,
-    /// Whether it may be used.
+    /// Status of the key at the time of the response.
     pub status: ApiKeyStatus,
-    /// Whoever made it. It counts only while they may make keys.
+    /// Id of the user who created the key. The key is valid only while this user may create keys.
     pub created_by: UserId,
-    /// When it was made.
+    /// Time at which the key was created.
     pub created_at: Timestamp,
-    /// From when on it is refused; null is never.
+    /// Time from which the key is rejected; null if it does not expire.
     #[schema(required = true)]
     pub expires_at: Option<Timestamp>,
-    /// When it was revoked, if it was.
+    /// Time at which the key was revoked; null if it was not.
     #[schema(required = true)]
     pub revoked_at: Option<Timestamp>,
-    /// When it was last used, to the minute; null is never.
+    /// Time of the last use, recorded at most once a minute; null if the key was never used.
     #[schema(required = true)]
     pub last_used_at: Option<Timestamp>,
 }
 
-/// Whether a key may be used, as far as the key itself goes.
+/// Status of an API key. An active key is rejected nevertheless while its creator may not create keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ApiKeyStatus {
-    /// It may.
+    /// The key is neither expired nor revoked.
     Active,
-    /// Its time is over.
+    /// The key's `expires_at` has passed.
     Expired,
-    /// An administrator ended it.
+    /// An administrator revoked the key.
     Revoked,
 }
 
 impl ApiKeyStatus {
-    /// At `now`.
+    /// Returns the status at `now`. A revoked key is `Revoked` even after its expiry.
     pub(super) fn at(now: Timestamp, expires_at: Option<Timestamp>, revoked_at: Option<Timestamp>) -> Self {
         match (revoked_at, expires_at) {
             (Some(_), _) => Self::Revoked,
@@ -67,7 +67,7 @@ impl ApiKeyStatus {
     }
 }
 
-/// A key that somebody wants.
+/// Validated input for a new key.
 #[derive(Clone, Debug)]
 pub struct NewApiKey {
     pub(super) name: String,
@@ -76,11 +76,12 @@ pub struct NewApiKey {
 }
 
 impl NewApiKey {
-    /// Cleans and checks what somebody in `role` asks for at `now`.
+    /// Validates the input of a caller with `role` at `now`. Scopes are sorted and deduplicated.
     ///
     /// # Errors
-    /// Every fault, by its field: a name that is none, a scope that there is not, that no key may have, or that `role`
-    /// has not itself, a time that is over.
+    /// Returns all faults, each with a JSON Pointer to its field: an invalid name; no scopes or more than 50;
+    /// a scope that is unknown, reserved for people, or not a permission of `role`; an expiry that is not in
+    /// the future.
     pub fn parse(
         role: Role,
         now: Timestamp,
@@ -91,7 +92,7 @@ impl NewApiKey {
         let name = Text::parse(name, NAME, "/name");
         let mut faults: Vec<_> = name.as_ref().err().cloned().into_iter().collect();
         if scopes.is_empty() {
-            faults.push(FieldError::new("/scopes", "too_short", "At least one."));
+            faults.push(FieldError::new("/scopes", "too_short", "Enter at least one scope."));
         }
         if scopes.len() > SCOPES_MOST {
             faults.push(FieldError::new("/scopes", "too_long", format!("At most {SCOPES_MOST}.")));
@@ -99,7 +100,7 @@ impl NewApiKey {
             faults.extend(scopes.iter().enumerate().filter_map(|(n, scope)| scope_fault(role, n, scope)));
         }
         if expires_at.is_some_and(|expires_at| expires_at <= now) {
-            faults.push(FieldError::new("/expires_at", "in_the_past", "A time that is still to come."));
+            faults.push(FieldError::new("/expires_at", "in_the_past", "The time must be in the future."));
         }
         match name {
             Ok(name) if faults.is_empty() => {
@@ -113,24 +114,24 @@ impl NewApiKey {
 
 fn scope_fault(role: Role, n: usize, scope: &str) -> Option<FieldError> {
     let (code, detail) = if !PERMISSIONS.iter().any(|(name, _)| *name == scope) {
-        ("unknown_scope", "There is no such permission.")
+        ("unknown_scope", "This permission does not exist.")
     } else if PEOPLE_ONLY.contains(&scope) {
-        ("people_only", "No API key may have this permission.")
+        ("people_only", "API keys cannot have this permission.")
     } else if role.has(scope) {
         return None;
     } else {
-        ("not_permitted", "Your role does not have this permission itself.")
+        ("not_permitted", "Your role does not have this permission, so you cannot grant it.")
     };
     Some(FieldError::new(format!("/scopes/{n}"), code, detail))
 }
 
-/// Why nothing was done to a key.
+/// Error of a command on an API key.
 #[derive(Debug, Error)]
 pub enum ApiKeyError {
-    /// There is none with this id.
-    #[error("there is no such key")]
+    /// No key has this id.
+    #[error("the API key does not exist")]
     NotFound,
-    /// The database's.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] Error),
 }
@@ -149,7 +150,7 @@ mod tests {
 
     /// ACC-13: least privilege.
     #[test]
-    fn a_key_has_only_what_its_maker_has_and_nothing_that_is_for_people() {
+    fn scopes_are_limited_to_creator_permissions() {
         assert_eq!(
             parse(Role::Admin, &["jobs.work", "jobs.read", "jobs.work"]).unwrap(),
             ["jobs.read", "jobs.work"]
@@ -165,14 +166,14 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_is_named() {
+    fn each_field_error_is_reported() {
         let faults = NewApiKey::parse(Role::Admin, NOW, " ", &["x".to_owned()], Some(NOW)).unwrap_err();
         let pointers: Vec<_> = faults.iter().map(|fault| &*fault.pointer).collect();
         assert_eq!(pointers, ["/name", "/scopes/0", "/expires_at"]);
     }
 
     #[test]
-    fn a_key_ends_when_it_expires_or_is_revoked() {
+    fn status_reflects_expiry_and_revocation() {
         let at = |expires, revoked| ApiKeyStatus::at(NOW, expires, revoked);
         let later = NOW + kith_kernel::seconds(1);
         assert_eq!(at(None, None), ApiKeyStatus::Active);

@@ -1,4 +1,4 @@
-//! All SQL about API keys, a function a statement. No decisions.
+//! SQL statements on API keys, one per function.
 
 use kith_kernel::{ApiKeyId, Timestamp, UserId};
 use kith_store::{Error, Query, Row, Tx, params};
@@ -34,7 +34,7 @@ pub(super) fn find(q: &Query<'_>, id: ApiKeyId, now: Timestamp) -> Result<Option
     )
 }
 
-/// What a key is judged by.
+/// Returns the data of a key that verification needs.
 pub(super) fn find_known(q: &Query<'_>, id: ApiKeyId) -> Result<Option<KnownKey>, Error> {
     q.one(
         "SELECT digest, created_by, scopes, expires_at, revoked_at, last_used_at FROM api_keys WHERE id = $1",
@@ -48,7 +48,7 @@ pub(super) fn find_known(q: &Query<'_>, id: ApiKeyId) -> Result<Option<KnownKey>
     )
 }
 
-/// Keys, newest first; at most `limit`.
+/// Returns up to `limit` keys with an id less than `before`, newest first.
 pub(super) fn list(
     q: &Query<'_>,
     before: ApiKeyId,
@@ -63,7 +63,7 @@ pub(super) fn list(
     )
 }
 
-/// All that somebody made, for themselves.
+/// Returns the keys that a user created, for the export of personal data.
 pub(super) fn list_of(q: &Query<'_>, user: UserId) -> Result<Vec<Value>, Error> {
     q.all(
         "SELECT name, scopes, created_at, expires_at, revoked_at, last_used_at FROM api_keys
@@ -93,13 +93,13 @@ pub(super) fn delete_of(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     Ok(())
 }
 
-/// Ends a key, and says whether it had not ended before.
+/// Revokes a key. Returns false if it was revoked already or does not exist.
 pub(super) fn revoke(tx: &Tx<'_>, id: ApiKeyId, at: Timestamp) -> Result<bool, Error> {
     let sql = "UPDATE api_keys SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL";
     tx.exec(sql, params![id.0, at]).map(|rows| rows == 1)
 }
 
-/// Notes that it was used, unless another node has noted so since `before`.
+/// Records a use at `at`, unless a use after `before` is recorded already, for example by another node.
 pub(super) fn note_use(tx: &Tx<'_>, id: ApiKeyId, at: Timestamp, before: Timestamp) -> Result<(), Error> {
     tx.exec(
         "UPDATE api_keys SET last_used_at = $2 WHERE id = $1 AND (last_used_at IS NULL OR last_used_at <= $3)",
@@ -108,7 +108,8 @@ pub(super) fn note_use(tx: &Tx<'_>, id: ApiKeyId, at: Timestamp, before: Timesta
     Ok(())
 }
 
-/// How many keys there are, and of how many a digest is kept that can be one of SHA-256.
+/// Returns the number of keys, and the number of those whose stored digest has the length of a SHA-256
+/// digest.
 pub(super) fn count(q: &Query<'_>) -> Result<(i64, i64), Error> {
     let sql =
         "SELECT COUNT(*), COALESCE(SUM(CASE WHEN LENGTH(digest) = 32 THEN 1 ELSE 0 END), 0) FROM api_keys";

@@ -1,58 +1,59 @@
-//! What a key looks like: `kith_` and its id, `_` and its secret with a checksum, both in lower-case base 32.
+//! Textual form of API keys: `kith_`, the encoded id, `_`, and the encoded secret with its checksum.
 //!
-//! 26 digits of id and 58 of secret and checksum, of the alphabet of RFC 4648, section 7, without padding:
-//! `kith_[0-9a-v]{26}_[0-9a-v]{58}`. The checksum is the CRC-32 (ISO 3309) of id and secret, so that scanners know a key
-//! from something like one, and a typing error from a wrong key, without asking anybody.
+//! The id has 26 digits, the secret with its checksum 58, in lower-case base 32 with the extended hex
+//! alphabet (RFC 4648, section 7) without padding: `kith_[0-9a-v]{26}_[0-9a-v]{58}`. The checksum is the
+//! CRC-32 (ISO 3309) of id and secret. It lets scanners recognize keys, and distinguishes a typing error from
+//! a wrong key without a lookup.
 
 use data_encoding::BASE32_DNSSEC;
 use kith_kernel::ApiKeyId;
 use kith_kernel::uuid::Uuid;
 use sha2::{Digest, Sha256};
 
-/// What every key begins with.
+/// Prefix of every key.
 const PREFIX: &str = "kith_";
 const ID_BYTES: usize = 16;
 const SECRET_BYTES: usize = 32;
 const CHECKSUM_BYTES: usize = 4;
 
-/// A key as its holder has it. No log can hold it.
+/// Complete key, as its holder has it. `Debug` output omits the secret, so that it cannot be logged.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct ApiKeyText {
-    /// Which key it claims to be.
+    /// Id that the key claims.
     pub id: ApiKeyId,
     secret: [u8; SECRET_BYTES],
 }
 
-/// Why a text that begins like a key is none: it was not copied whole.
+/// Error for a text that is not a well-formed key, or whose checksum is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotAKey;
 
-/// Whether somebody means this to be a key.
+/// Returns true if `text` begins like an API key.
 pub(crate) fn is_api_key(text: &str) -> bool {
     text.starts_with(PREFIX)
 }
 
-/// What is shown of a key: `kith_` and its id.
+/// Returns the public part of a key: `kith_` and its encoded id.
 pub(crate) fn shown(id: ApiKeyId) -> String {
     format!("{PREFIX}{}", BASE32_DNSSEC.encode(id.0.as_bytes()))
 }
 
 impl ApiKeyText {
-    /// A key with this secret.
+    /// Creates a key from its id and secret.
     pub fn new(id: ApiKeyId, secret: [u8; SECRET_BYTES]) -> Self {
         Self { id, secret }
     }
 
-    /// For the answer to whoever makes it, and for nothing else.
+    /// Returns the complete key. Only the response that creates the key may contain it.
     pub fn reveal(&self) -> String {
         let checked = [&self.secret[..], &self.checksum()].concat();
         format!("{}_{}", shown(self.id), BASE32_DNSSEC.encode(&checked))
     }
 
-    /// Reads what [`ApiKeyText::reveal`] wrote, digit by digit.
+    /// Parses the text returned by [`ApiKeyText::reveal`]. No other form of the same key is accepted.
     ///
     /// # Errors
-    /// [`NotAKey`] if it is malformed or its checksum is wrong.
+    /// Returns [`NotAKey`] if the text is malformed or its checksum is wrong.
     pub fn parse(text: &str) -> Result<Self, NotAKey> {
         let (id, secret) = text.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')).ok_or(NotAKey)?;
         let id: [u8; ID_BYTES] = decode(id).ok_or(NotAKey)?;
@@ -62,8 +63,8 @@ impl ApiKeyText {
         if key.checksum() == *checksum { Ok(key) } else { Err(NotAKey) }
     }
 
-    /// What the database keeps of it. One round of SHA-256 is enough: what slows guessing down is for secrets that people
-    /// think up, and these are 256 random bits, of which nobody tries a fraction worth speaking of.
+    /// Returns the digest that the database stores. One round of SHA-256 suffices: slow hashing protects
+    /// secrets that people choose, and these are 256 random bits.
     pub fn digest(&self) -> [u8; 32] {
         Sha256::digest(self.secret).into()
     }
@@ -82,7 +83,7 @@ impl std::fmt::Debug for ApiKeyText {
     }
 }
 
-/// Exactly so many bytes, written in just one way.
+/// Decodes exactly `N` bytes. Upper-case digits are rejected, so that every key has one textual form.
 fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
     if text.len() != BASE32_DNSSEC.encode_len(N) || text.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return None;
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_reads_back_and_looks_like_nothing_else() {
+    fn key_round_trips_in_documented_format() {
         let text = key().reveal();
         assert_eq!(ApiKeyText::parse(&text), Ok(key()));
         assert_eq!(
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_typing_error_is_told_from_a_wrong_key_without_asking() {
+    fn checksum_detects_typing_errors() {
         let text = key().reveal();
         for at in 0..text.len() {
             for digit in [b'0', b'1', b'V', b'_', b' '] {
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_and_what_is_printed_say_nothing_of_the_secret() {
+    fn debug_output_and_digest_hide_the_secret() {
         let key = key();
         assert_eq!(format!("{key:?}"), "kith_0000000000000000000000000s_***");
         assert_ne!(key.digest(), key.secret);

@@ -1,4 +1,4 @@
-//! Users: their accounts and sessions, whom they block, and the nicknames that they give to others.
+//! Users: accounts and sessions, blocks between users, and private nicknames.
 
 pub mod accounts;
 pub mod blocks;

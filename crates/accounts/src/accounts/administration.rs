@@ -1,5 +1,5 @@
-//! What those do who look after the server: give roles, shut people out, let them in again, verify and release addresses.
-//! All of it is audited.
+//! Administration of accounts: roles, suspension, verification and release of e-mail addresses. All changes
+//! are audited.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, Cursor, InvalidCursor, PageLimit, Problem, UserId};
@@ -11,7 +11,7 @@ use serde_json::json;
 use super::model::{Account, AccountError, AccountStatus, Email};
 use super::{events, rows, rules, sign_in};
 
-/// Which accounts somebody wants to see, and from where on.
+/// Filter and page of a list of accounts.
 #[derive(Clone, Debug)]
 pub struct AccountList {
     pub(super) role: Option<Role>,
@@ -22,10 +22,10 @@ pub struct AccountList {
 }
 
 impl AccountList {
-    /// Those with this role, status and address, any unless given, from `cursor` on.
+    /// Creates a list request for accounts that match all given filters, starting after `cursor`.
     ///
     /// # Errors
-    /// [`InvalidCursor`] if the cursor is not one that such a list handed out.
+    /// Returns [`InvalidCursor`] if the cursor does not come from this list.
     pub fn new(
         role: Option<Role>,
         status: Option<AccountStatus>,
@@ -38,10 +38,11 @@ impl AccountList {
     }
 }
 
-/// Gives somebody another role. It counts from their next request on.
+/// Sets the role of an account. It applies from the user's next request on.
 ///
 /// # Errors
-/// [`AccountError::ToSelf`], [`AccountError::NotFound`], [`AccountError::LastAdmin`].
+/// Returns [`AccountError::ToSelf`] for the actor's own account, [`AccountError::NotFound`] if there is no
+/// such account, [`AccountError::LastAdmin`] if the last active administrator would lose the role.
 pub fn set_role(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -68,10 +69,12 @@ fn change_role(tx: &Tx<'_>, ctx: &Ctx, account: Account, role: Role) -> Result<A
     Ok(Account { role, ..account })
 }
 
-/// Shuts somebody out: their sessions end, and they cannot sign in until they are reinstated.
+/// Suspends an account: ends its sessions and rejects log-ins until it is reinstated.
 ///
 /// # Errors
-/// [`AccountError::ToSelf`], [`AccountError::NotFound`], [`AccountError::OutOfReach`], [`AccountError::LastAdmin`].
+/// Returns [`AccountError::ToSelf`] for the actor's own account, [`AccountError::NotFound`] if there is no
+/// such account, [`AccountError::OutOfReach`] if its role is not below the actor's,
+/// [`AccountError::LastAdmin`] for the last active administrator.
 pub fn suspend(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -89,7 +92,7 @@ pub fn suspend(
     account_after(tx, id)
 }
 
-/// Suspends an account that is locked and may be suspended.
+/// Suspends an account. The caller has locked it and checked the rules.
 fn suspend_locked(tx: &Tx<'_>, ctx: &Ctx, id: UserId, reason: Option<&str>) -> Result<(), AccountError> {
     rows::set_suspended(tx, id, Some(ctx.now))?;
     sign_in::end_sessions(tx, ctx, id, None)?;
@@ -98,10 +101,11 @@ fn suspend_locked(tx: &Tx<'_>, ctx: &Ctx, id: UserId, reason: Option<&str>) -> R
     Ok(())
 }
 
-/// Lets somebody in again.
+/// Reinstates a suspended account.
 ///
 /// # Errors
-/// [`AccountError::ToSelf`], [`AccountError::NotFound`], [`AccountError::OutOfReach`].
+/// Returns [`AccountError::ToSelf`], [`AccountError::NotFound`] or [`AccountError::OutOfReach`], as
+/// [`suspend`] does.
 pub fn reinstate(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -119,10 +123,10 @@ pub fn reinstate(
     account_after(tx, id)
 }
 
-/// Marks the address of an account as verified. Other users can find the account by it from then on.
+/// Marks the e-mail address of an account as verified. Other users can find the account by it from then on.
 ///
 /// # Errors
-/// [`AccountError::NotFound`], also if the address was released.
+/// Returns [`AccountError::NotFound`] if there is no such account or its address was released.
 pub fn verify_email(tx: &Tx<'_>, ctx: &Ctx, id: UserId) -> Result<Account, AccountError> {
     let account = lock_account(tx, id)?;
     if account.email.is_empty() {
@@ -137,12 +141,13 @@ pub fn verify_email(tx: &Tx<'_>, ctx: &Ctx, id: UserId) -> Result<Account, Accou
     account_after(tx, id)
 }
 
-/// Removes an unverified address from its account, so that its owner can register it. The account is suspended: it keeps
-/// its data, for administrators to investigate, and cannot be signed in to.
+/// Removes an unverified e-mail address from its account, so that its owner can register it. The account is
+/// suspended. It keeps its data for investigation.
 ///
 /// # Errors
-/// [`AccountError::NotFound`], [`AccountError::EmailVerified`], [`AccountError::LastAdmin`]; for an `actor` also
-/// [`AccountError::ToSelf`], [`AccountError::OutOfReach`].
+/// Returns [`AccountError::NotFound`] if there is no such account, [`AccountError::EmailVerified`] if the
+/// address is verified, [`AccountError::LastAdmin`] for the last active administrator; with an `actor` also
+/// [`AccountError::ToSelf`] and [`AccountError::OutOfReach`], as [`suspend`] does.
 pub fn release_email(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -164,35 +169,38 @@ pub fn release_email(
     tx.audit_with(ctx, "account.email_released", id, Some(id), json!({ "email": account.email }));
     tx.emit(ctx, events::email_released(id));
     if account.suspended_at.is_none() {
-        suspend_locked(tx, ctx, id, Some("the address was released"))?;
+        suspend_locked(tx, ctx, id, Some("e-mail address released"))?;
     }
     account_after(tx, id)
 }
 
-/// [`verify_email`] for the account with this address, called by operators.
+/// Runs [`verify_email`] for the account with this address. For operators at the command line and in
+/// development.
 ///
 /// # Errors
-/// [`AccountError::NotFound`].
+/// Returns the problem of [`AccountError::NotFound`] if no account has the address.
 pub async fn verify_address(app: &App, ctx: &Ctx, email: &str) -> Result<Account, Problem> {
     let key = Email::key_of(email);
     let verified = app.write(ctx, move |tx, ctx| verify_email(tx, ctx, find_holder(tx, &key)?)).await;
     verified.map_err(AccountError::into)
 }
 
-/// [`release_email`] for the account with this address, called by operators.
+/// Runs [`release_email`] for the account with this address. For operators at the command line.
 ///
 /// # Errors
-/// As there.
+/// Returns the problem of the error of [`release_email`].
 pub async fn release_address(app: &App, ctx: &Ctx, email: &str) -> Result<Account, Problem> {
     let key = Email::key_of(email);
     let released = app.write(ctx, move |tx, ctx| release_email(tx, ctx, None, find_holder(tx, &key)?)).await;
     released.map_err(AccountError::into)
 }
 
-/// Makes the account with this address an administrator, called by operators. None if there is no such account.
+/// Makes the account with this address an administrator. For operators at the command line. Returns `None` if
+/// no account has the address.
 ///
 /// # Errors
-/// [`AccountError::EmailNotVerified`], because a stranger may have registered the address; [`AccountError::Suspended`].
+/// Returns the problem of [`AccountError::EmailNotVerified`], because another person may have registered the
+/// address, or of [`AccountError::Suspended`].
 pub async fn promote_address(app: &App, ctx: &Ctx, email: &str) -> Result<Option<Account>, Problem> {
     let key = Email::key_of(email);
     let promoted = app.write(ctx, move |tx, ctx| {
@@ -213,7 +221,7 @@ fn find_holder(tx: &Tx<'_>, email_key: &str) -> Result<UserId, AccountError> {
     rows::find_holder(tx, email_key)?.ok_or(AccountError::NotFound)
 }
 
-/// The account, with nobody else deciding about it or about who administers.
+/// Locks the set of administrators and the account, and reads the account.
 fn lock_account(tx: &Tx<'_>, id: UserId) -> Result<Account, AccountError> {
     tx.lock("admins", ["all"])?;
     tx.lock("user", [id])?;

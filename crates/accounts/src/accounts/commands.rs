@@ -1,4 +1,5 @@
-//! Changes to one's own account, a transaction each. Passwords are hashed before one begins, never inside.
+//! Commands on the caller's own account, one transaction each. Passwords are hashed before the transaction
+//! begins.
 
 use kith_kernel::{Ctx, UserId};
 use kith_platform::auth::Role;
@@ -10,20 +11,22 @@ use super::profile::ProfileChange;
 use super::sign_in::{self, Claim, OpenSession};
 use super::{events, rows, rules};
 
-/// Client of a registration, and what limits its attempts.
+/// Client of a registration, and the key of its limit.
 #[derive(Clone, Debug)]
 pub struct Registrant {
-    /// What the client says of itself.
+    /// Client, as recorded in the session and the audit entry.
     pub origin: Origin,
-    /// Keyed hash of the address, by which `email_taken` answers are counted; `None` where limits are lifted.
+    /// Keyed hash of the e-mail address, by which `email_taken` responses are counted; `None` if limits are
+    /// lifted.
     pub address_hash: Option<[u8; 32]>,
 }
 
-/// Creates an account and signs its owner in. At most 10 attempts an hour to register a taken address get
+/// Creates an account and its first session. At most 10 attempts an hour to register a taken address return
 /// [`AccountError::EmailTaken`]; an address that is free can always be registered.
 ///
 /// # Errors
-/// [`AccountError::EmailTaken`], [`AccountError::TooManyTaken`].
+/// Returns [`AccountError::EmailTaken`] if an account has the address, [`AccountError::TooManyTaken`] once
+/// that was returned too often for it.
 pub fn register(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -55,7 +58,7 @@ fn try_register(
     registrant: &Registrant,
 ) -> Result<(User, OpenSession), AccountError> {
     if let Some(address) = &registrant.address_hash {
-        // Two who ask about one address at once are counted one after the other.
+        // Serializes registrations of one address, so that each refusal is counted.
         tx.lock("registrations", [hex(address)])?;
     }
     let user = make(tx, ctx, account, Role::User)?;
@@ -66,7 +69,7 @@ fn try_register(
 /// Creates an account. The address of an administrator counts as verified.
 ///
 /// # Errors
-/// [`AccountError::EmailTaken`].
+/// Returns [`AccountError::EmailTaken`] if an account has the address.
 pub fn make(tx: &Tx<'_>, ctx: &Ctx, account: &NewAccount, role: Role) -> Result<User, AccountError> {
     let email_verified_at = (role == Role::Admin).then_some(ctx.now);
     let (email, name) = (account.email.typed.clone(), account.display_name.clone());
@@ -87,10 +90,11 @@ fn hex(bytes: &[u8; 32]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Changes what a profile says, unless it is not what the caller has read.
+/// Changes the profile of a user if the preconditions hold.
 ///
 /// # Errors
-/// [`AccountError::Changed`], [`AccountError::Gone`].
+/// Returns [`AccountError::Changed`] if a precondition fails, [`AccountError::Gone`] if the account was
+/// deleted.
 pub fn update_profile(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -110,10 +114,11 @@ pub fn update_profile(
     Ok(user)
 }
 
-/// Sets another password, if `claim` proved the present one, and ends every session but the one that asks.
+/// Sets a new password if `claim` proved the current one, and ends all other sessions of the user.
 ///
 /// # Errors
-/// [`AccountError::WrongPassword`], [`AccountError::Locked`].
+/// Returns [`AccountError::WrongPassword`] if `claim` did not prove it, [`AccountError::Locked`] during a
+/// lock-out.
 pub fn change_password(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -130,11 +135,13 @@ pub fn change_password(
     })
 }
 
-/// Marks the account as deleted: its owner is signed out everywhere, and after the hold it is purged. `leave` is what
-/// the other modules do about it at once.
+/// Marks an account as deleted and ends its sessions. It is purged after the hold. Returns the time of the
+/// purge. `leave` runs the deletion hooks of the other modules.
 ///
 /// # Errors
-/// [`AccountError::WrongPassword`], [`AccountError::Locked`], [`AccountError::LastAdmin`].
+/// Returns [`AccountError::WrongPassword`] if `claim` did not prove the password, [`AccountError::Locked`]
+/// during a lock-out, [`AccountError::LastAdmin`] for the last active administrator, [`AccountError::Gone`]
+/// if the account is already deleted.
 pub fn delete(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -149,7 +156,7 @@ pub fn delete(
             return Err(AccountError::Gone);
         }
         rules::may_lose_admin(&account, rows::count_admins(tx)?)?;
-        // Before the person is locked, since who has a partner is locked together with them.
+        // Runs before the user is locked: the hook of bonds locks both partners together.
         leave(tx)?;
         tx.lock("user", [user])?;
         let purge_at = ctx.now + rules::hold(&account.email);

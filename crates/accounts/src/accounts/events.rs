@@ -1,4 +1,4 @@
-//! What accounts tell others. Never an address, a password or a token.
+//! Events of accounts. Their payloads never contain an e-mail address, a password or a token.
 
 use kith_kernel::UserId;
 use kith_store::NewEvent;
@@ -19,7 +19,7 @@ const PURGED: &str = "account.purged";
 const SESSION_STARTED: &str = "session.started";
 const SESSION_ENDED: &str = "session.ended";
 
-/// All of them.
+/// Kinds of events that this module emits.
 pub const KINDS: &[&str] = &[
     REGISTERED,
     UPDATED,
@@ -35,66 +35,66 @@ pub const KINDS: &[&str] = &[
     SESSION_ENDED,
 ];
 
-/// Those after which somebody may do other things than before.
+/// Kinds of events after which a user's role, sessions or permission to use the server may have changed.
 pub const ACCESS_CHANGED: &[&str] =
     &[ROLE_CHANGED, SUSPENDED, REINSTATED, DELETED, RESTORED, PURGED, SESSION_STARTED, SESSION_ENDED];
 
-/// Somebody new is here.
+/// An account was registered.
 pub fn registered(user: &User) -> NewEvent {
     about(REGISTERED, user.id)
 }
 
-/// Somebody's profile is another.
+/// A profile was updated.
 pub fn updated(user: UserId) -> NewEvent {
     about(UPDATED, user)
 }
 
-/// Somebody has another role.
+/// The role of an account changed.
 pub fn role_changed(user: UserId, role: &str) -> NewEvent {
     NewEvent { payload: json!({ "user_id": user, "role": role }), ..about(ROLE_CHANGED, user) }
 }
 
-/// A user's address is verified.
+/// The e-mail address of an account was verified.
 pub fn email_verified(user: UserId) -> NewEvent {
     about(EMAIL_VERIFIED, user)
 }
 
-/// An unverified address is released from its account.
+/// An unverified e-mail address was released from its account.
 pub fn email_released(user: UserId) -> NewEvent {
     about(EMAIL_RELEASED, user)
 }
 
-/// Somebody is shut out.
+/// An account was suspended.
 pub fn suspended(user: UserId) -> NewEvent {
     about(SUSPENDED, user)
 }
 
-/// Somebody is no longer shut out.
+/// An account was reinstated.
 pub fn reinstated(user: UserId) -> NewEvent {
     about(REINSTATED, user)
 }
 
-/// Somebody leaves; their account is held.
+/// An account was deleted by its owner and is held.
 pub fn deleted(user: UserId) -> NewEvent {
     about(DELETED, user)
 }
 
-/// Somebody who was leaving stays.
+/// A deleted account was restored by its owner.
 pub fn restored(user: UserId) -> NewEvent {
     about(RESTORED, user)
 }
 
-/// Somebody has gone for good.
+/// An account was purged.
 pub fn purged(user: UserId) -> NewEvent {
     about(PURGED, user)
 }
 
-/// Somebody has signed in.
+/// A session was started.
 pub fn session_started(user: UserId, session: SessionId) -> NewEvent {
     about_session(SESSION_STARTED, user, session)
 }
 
-/// A session is over before its time.
+/// A session ended before it expired.
 pub fn session_ended(user: UserId, session: SessionId) -> NewEvent {
     about_session(SESSION_ENDED, user, session)
 }

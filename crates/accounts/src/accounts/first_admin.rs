@@ -1,4 +1,4 @@
-//! The first administrator: made on the machine itself, or by whoever can read a file on it.
+//! The first administrator: created at the command line, or through a one-time link in a file on the server.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -18,28 +18,28 @@ use super::sign_in::OpenSession;
 use super::{commands, rows, rules, sign_in};
 
 const FILE: &str = "first-admin-link";
-/// The page on which the link ends.
+/// Path of the page behind the link.
 const PATH: &str = "/first-admin";
 
-/// A link that makes whoever opens it the first administrator.
+/// One-time link that creates the first administrator.
 #[derive(Debug)]
 pub struct Offer {
-    /// The link itself.
+    /// URL with the secret in its fragment.
     pub link: String,
-    /// The file it stands in, readable by its owner only.
+    /// File that contains the link, readable by its owner only.
     pub file: PathBuf,
-    /// When it ends.
+    /// Time at which the link expires.
     pub expires_at: Timestamp,
 }
 
-/// Makes a link and writes it into a file in the data folder, if there is no administrator.
+/// Creates a link and writes it to a file in the data folder. Returns `None` if there is an administrator.
 ///
 /// # Errors
-/// The database's; the disk's.
+/// Returns an [`io::Error`] if the database operation fails or the file cannot be written.
 pub async fn offer(app: &App, base: &str) -> io::Result<Option<Offer>> {
     let ctx = app.system_ctx("first_admin");
     let secret = ctx.random::<32>();
-    // Real time: the reader's clock does not follow `/dev/clock`.
+    // Uses real time, because the administrator's own clock does not follow `/dev/clock`.
     let expires_at = ctx.real_now() + rules::LINK_LIFETIME;
     let made = app.write(&ctx, move |tx, _| {
         if rows::count_admins(tx)? > 0 {
@@ -51,7 +51,7 @@ pub async fn offer(app: &App, base: &str) -> io::Result<Option<Offer>> {
         remove_file(app).await;
         return Ok(None);
     }
-    // Behind `#`, so that no server and no log along the way sees it.
+    // The fragment of a URL is not sent to servers, so no access log contains the secret.
     let link = format!("{base}{PATH}#{}", URL_SAFE_NO_PAD.encode(secret));
     let file = app.config.data.folder.join(FILE);
     let (path, line) = (file.clone(), format!("{link}\n"));
@@ -60,7 +60,7 @@ pub async fn offer(app: &App, base: &str) -> io::Result<Option<Offer>> {
 }
 
 fn write_private(path: PathBuf, text: &str) -> io::Result<()> {
-    // A file that others had open before is not written into.
+    // Replace the file instead of writing into one that another process may have open.
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -72,10 +72,10 @@ fn write_private(path: PathBuf, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-/// Takes the link's file away, which is good for nothing once there is an administrator.
+/// Deletes the link's file. Its link does not work once there is an administrator.
 pub async fn remove_file(app: &App) {
     let file = app.config.data.folder.join(FILE);
-    // Left behind it says nothing that is still good.
+    // A file that cannot be deleted is harmless: its link no longer works.
     let _ = tokio::task::spawn_blocking(move || std::fs::remove_file(file)).await;
 }
 
@@ -83,10 +83,12 @@ fn hash(secret: &[u8]) -> [u8; 32] {
     Sha256::digest(secret).into()
 }
 
-/// Makes the first administrator, for whoever has the link.
+/// Creates the first administrator and a session for it, if the secret is valid and there is no
+/// administrator.
 ///
 /// # Errors
-/// [`AccountError::InvalidLink`], [`AccountError::EmailTaken`].
+/// Returns [`AccountError::InvalidLink`] if the secret is unknown or expired, or an administrator exists;
+/// [`AccountError::EmailTaken`] if an account has the address.
 pub fn accept(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -97,7 +99,7 @@ pub fn accept(
     tx.lock("admins", ["all"])?;
     let secret = URL_SAFE_NO_PAD.decode(secret).map_err(|_| AccountError::InvalidLink)?;
     let is_first = rows::has_link(tx, &hash(&secret), ctx.real_now())? && rows::count_admins(tx)? == 0;
-    // The link would be good for another one after somebody who counts for nothing.
+    // A synthetic account does not count as an administrator, so the link could be used again.
     if !is_first || rules::is_made_up(&account.email.typed) {
         return Err(AccountError::InvalidLink);
     }
@@ -106,10 +108,10 @@ pub fn accept(
     Ok((user, session))
 }
 
-/// Whether a link with this secret may be used now; looked at before a password is hashed for nothing.
+/// Checks whether a secret is valid, before a password is hashed.
 ///
 /// # Errors
-/// [`AccountError::InvalidLink`].
+/// Returns [`AccountError::InvalidLink`] if the secret is unknown or expired.
 pub async fn check_link(app: &App, secret: &str) -> Result<(), AccountError> {
     let secret = URL_SAFE_NO_PAD.decode(secret).map_err(|_| AccountError::InvalidLink)?;
     let now = app.sources.clock.real_now();
@@ -126,10 +128,10 @@ fn make_admin(tx: &Tx<'_>, ctx: &Ctx, account: &NewAccount) -> Result<User, Acco
     Ok(user)
 }
 
-/// Makes an administrator, for whoever can give commands on the machine itself.
+/// Creates an administrator. For operators at the command line.
 ///
 /// # Errors
-/// What is wrong with the input, or that the address is taken.
+/// Returns a problem if the input is invalid or an account has the address.
 pub async fn create_admin(
     app: &App,
     email: &str,

@@ -1,4 +1,5 @@
-//! What must hold of addresses, passwords, profiles and tokens, whatever is sent: see `crate::fuzzing`.
+//! Properties of the parsers for addresses, passwords, profiles and tokens, checked by the fuzz target
+//! `accounts`.
 
 use std::sync::LazyLock;
 
@@ -18,10 +19,10 @@ static KEYRING: LazyLock<Keyring> = LazyLock::new(|| {
     config.auth.jwt_refresh_secret = Secret::new("the refresh secret of the fuzz targets");
     Keyring::new(&config.auth)
 });
-/// Of the one refresh token that was handed out.
+/// The one token for which a valid text exists in the test.
 const GENUINE: RefreshToken = RefreshToken { session: super::SessionId(Uuid::from_u128(7)), generation: 3 };
 
-/// Each line as an address, a password, a name, a profile and a token.
+/// Fuzz target: uses each line as an address, a password, a name, a profile and a token.
 pub fn accounts(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     for line in text.lines() {
@@ -49,7 +50,7 @@ pub fn accounts(data: &[u8]) {
     }
 }
 
-/// What is kept of an address is kept again as it is, and what makes it the same is the same for all that is.
+/// Checks that an address parses to itself once normalized, and that its key is stable.
 fn address(text: &str) {
     let key = Email::key_of(text);
     assert_eq!(Email::key_of(&key), key, "{text:?}");
@@ -69,7 +70,7 @@ fn password(text: &str) {
     assert_eq!(Password::typed(&chosen).into_string(), Password::typed(text).into_string());
 }
 
-/// A profile that was taken is taken again, and changes nothing then.
+/// Checks that a normalized profile is valid and stays the same when it is applied again.
 fn profile(patch: &Value) {
     let Some(change) = read_value::<ProfilePatch>(patch, "").ok().and_then(|patch| patch.check().ok()) else {
         return;
@@ -87,7 +88,8 @@ fn profile(patch: &Value) {
     assert_eq!(again.apply(&user), user);
 }
 
-/// Of all texts only what was handed out is a token. `*` and bytes in hexadecimal digits change that one.
+/// Checks that no text but the genuine token is accepted. Input that begins with `*` alters bytes of the
+/// genuine token.
 fn tokens(text: &str) {
     let genuine = GENUINE.reveal(&KEYRING);
     let text = match text.strip_prefix('*') {

@@ -1,7 +1,7 @@
-//! Leaving for good: what happens when the hold of a deleted account is over, and what a person can take along.
+//! Purge of deleted accounts after their hold, and the export of a user's data.
 //!
-//! Nothing is purged in one step: it is held, so many go at a time, an unlikely share of the established accounts stops
-//! theirs, and a manifest is on the disk first.
+//! Safeguards: accounts are held first, each run purges a limited number, an unlikely share of established
+//! accounts slows their purge, and a manifest is written to disk before each purge.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, Timestamp, UserId};
@@ -16,28 +16,29 @@ use super::model::{Account, Email};
 use super::rows::DueAccount;
 use super::{events, rows, rules};
 
-/// Email keys checked in one transaction.
+/// Number of e-mail keys checked in one transaction.
 const KEYS_CHECKED_AT_ONCE: i64 = 100;
-/// How many accounts a run tries to purge for each that it may.
+/// Number of accounts that a run may try to purge, per account that it may purge.
 const TRIED_FOR_EACH: i64 = 10;
 
-/// What stands in others' histories for somebody who has gone.
+/// Display name that replaces the name of a purged account.
 pub const GONE: &str = "Deleted account";
 
-/// What is about to be purged.
+/// Manifest of a purge, written before it.
 #[derive(Debug, Serialize)]
 struct Manifest {
     user_id: UserId,
-    /// When the purge was decided.
+    /// Time of the decision to purge.
     at: Timestamp,
-    /// By module and kind: how many rows go, or are emptied.
+    /// Number of rows that are deleted or cleared, by module and kind.
     rows: Map<String, Value>,
 }
 
-/// Forgets sessions and counts that have run out.
+/// Deletes expired sessions, links and counters, recomputes e-mail keys of an earlier version, and erases the
+/// details of old audit entries about refused log-ins.
 ///
 /// # Errors
-/// The database's.
+/// Returns an error if the database operation fails.
 pub async fn tidy(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     app.write(&ctx, |tx, ctx| {
@@ -58,14 +59,14 @@ pub async fn tidy(app: App) -> Result<(), UpkeepError> {
     Ok(())
 }
 
-/// Gives addresses the keys of this version where an earlier one made others: a domain and its ASCII form are one.
+/// Recomputes e-mail keys that an earlier version made without the ASCII form of the domain.
 fn rekey(tx: &Tx<'_>) -> Result<(), Error> {
     for (user, email, key) in rows::list_keys_to_check(tx, KEYS_CHECKED_AT_ONCE)? {
         rows::delete_key_to_check(tx, user)?;
         let new = Email::key_of(&email);
-        // A released address has a key that is not made of it.
+        // A released address is empty, and its key is not derived from it.
         if !email.is_empty() && new != key && !rows::set_email_key(tx, user, &new)? {
-            tracing::error!(user = %user, "an account has the same mailbox as another, and nobody can sign in to it");
+            tracing::error!(user = %user, "account has the same mailbox as another account and cannot log in");
         }
     }
     Ok(())
@@ -74,7 +75,7 @@ fn rekey(tx: &Tx<'_>) -> Result<(), Error> {
 /// Purges accounts whose hold is over.
 ///
 /// # Errors
-/// The database's, or the disk's.
+/// Returns an error if the database operation fails or a manifest cannot be written.
 pub async fn purge_due(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     let run = PurgeRun::begin(&app, &ctx, "accounts", rows::hold_deleted).await?;
@@ -82,7 +83,8 @@ pub async fn purge_due(app: App) -> Result<(), UpkeepError> {
     let most = i64::from(app.config.accounts.purge_most);
     let mut purged = purge_oldest(&app, &ctx, run, fault.is_none(), most).await;
     if fault.is_some() && rules::is_turn_of_established(run.previous_ms, run.elapsed_ms) {
-        // Slowly, and never not at all: strangers could have as many accounts grow old.
+        // Purge established accounts at a low rate: an attacker who let accounts age must not stop the purge
+        // for good.
         purged = purged.and(purge_oldest(&app, &ctx, run, true, 1).await);
     }
     let (backlog, _) = app.db.read(move |q| rows::count_due(q, &run)).await?;
@@ -90,7 +92,7 @@ pub async fn purge_due(app: App) -> Result<(), UpkeepError> {
     purged
 }
 
-/// Why established accounts are purged slowly, if so many of them are due that it cannot be their owners' doing.
+/// Returns the reason for slowing the purge of established accounts, if more of them are due than is likely.
 async fn check_share(app: &App, run: PurgeRun) -> Result<Option<String>, Error> {
     let (_, due) = app.db.read(move |q| rows::count_due(q, &run)).await?;
     if due <= rules::DUE_FREELY {
@@ -107,7 +109,7 @@ async fn check_share(app: &App, run: PurgeRun) -> Result<Option<String>, Error> 
     Ok((!rules::may_purge_established(due, established, share)).then_some(fault))
 }
 
-/// Purges `most` accounts. One that cannot be purged does not keep those behind it.
+/// Purges up to `most` accounts, oldest first. An account that cannot be purged does not block the others.
 async fn purge_oldest(
     app: &App,
     ctx: &Ctx,
@@ -126,10 +128,10 @@ async fn purge_oldest(
             tried += 1;
             match purge_one(app, ctx, user, run.elapsed_ms).await {
                 Ok(()) => purged += 1,
-                // The disk is full, or the database away: then it is nobody's fault who is due.
+                // A manifest that cannot be written is not the account's fault: stop the run.
                 Err(PurgeError::Manifest(error)) => return Err(error),
                 Err(PurgeError::Account(error)) => {
-                    tracing::error!(%error, user = %user, "an account could not be purged; the next is");
+                    tracing::error!(%error, user = %user, "account could not be purged; continuing with the next");
                     failure = Some(error);
                 }
             }
@@ -138,21 +140,21 @@ async fn purge_oldest(
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Purges an account at once that has been deleted and can be nobody's.
+/// Purges a deleted synthetic account at once, without waiting for the maintenance job.
 pub async fn purge_if_made_up(app: &App, user: UserId) {
     let found = app.db.read(move |q| rows::find_account(q, user)).await;
     let made_up = matches!(found, Ok(Some(account)) if rules::is_made_up(&account.email));
     if made_up {
-        // What fails now is done by the upkeep, with all that is due.
+        // If this fails, the maintenance job purges the account later.
         let _ = purge_one(app, &app.system_ctx("upkeep"), user, 0).await;
     }
 }
 
-/// Why an account was not purged.
+/// Error of purging an account.
 enum PurgeError {
-    /// No account can be.
+    /// The manifest cannot be written, so no account can be purged.
     Manifest(UpkeepError),
-    /// This one cannot be.
+    /// This account cannot be purged.
     Account(Error),
 }
 
@@ -174,7 +176,8 @@ async fn purge_one(app: &App, ctx: &Ctx, user: UserId, elapsed_ms: i64) -> Resul
         if !rows::is_due(tx, user, ctx.now, elapsed_ms)? {
             return Ok(());
         }
-        // What was made up is nobody, and what is done in its name can be looked up as long as any refusal.
+        // Synthetic accounts belong to no person, so their audit details are kept as long as those of any
+        // refused log-in.
         let is_somebody = |account: Account| !rules::is_made_up(&account.email);
         if rows::find_account(tx, user)?.is_none_or(is_somebody) {
             tx.erase_audit_details(user)?;
@@ -206,7 +209,7 @@ fn count(q: &Query<'_>, parts: &Parts, user: UserId) -> Result<Map<String, Value
     counts.collect()
 }
 
-/// Everything that is kept about a person, for themselves, as sections of an export.
+/// Returns the export of a user's data as sections: one JSON object with a member per module.
 pub fn export(app: &App, ctx: &Ctx, user: UserId) -> Vec<ExportSection> {
     let text = |text: String| ExportSection::Text(text);
     let head = serde_json::json!({ "exported_at": ctx.now, "user_id": user }).to_string();
@@ -221,9 +224,9 @@ pub fn export(app: &App, ctx: &Ctx, user: UserId) -> Vec<ExportSection> {
     sections
 }
 
-/// What this module itself keeps about people.
+/// Personal data that this module stores.
 pub const PERSONAL: PersonalData = PersonalData {
-    // What the module does itself when somebody leaves is in `commands::delete`.
+    // `commands::delete` does what this module does on deletion.
     leave: |_, _, _| Ok(()),
     export: &[ExportPart::Value(export_own)],
     count: |q, user| Ok(vec![("account", 1), ("sessions", rows::count_sessions(q, user)?)]),

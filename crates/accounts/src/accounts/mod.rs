@@ -1,7 +1,7 @@
-//! Accounts: who is who, how they prove it, and the sessions that come of it. Never what people are to each other.
+//! Accounts: users, their credentials and their sessions. Relations between users belong to other modules.
 //!
-//! Other modules get [`Person`] to show somebody by, and may join `users (id, display_name, time_zone, deleted_at)` in their own
-//! statements: whoever is deleted is not there for anybody new.
+//! Other modules use [`Person`] to show a user, and may join `users (id, display_name, time_zone,
+//! deleted_at)`. A user with `deleted_at` must be treated as absent.
 
 pub mod administration;
 mod commands;
@@ -31,7 +31,7 @@ pub use leaving::GONE;
 pub use model::{Email, Person, SessionId, User};
 pub use rows::{AddressOwner, find_address_owner, find_by_email};
 
-/// What the server mounts.
+/// The module `accounts`.
 pub static MODULE: Module = Module {
     tags: &[
         Tag {
@@ -94,7 +94,7 @@ pub static MODULE: Module = Module {
     ..Module::named("accounts")
 };
 
-/// What only development mode serves.
+/// Routes that are served in development mode only.
 pub static DEVELOPMENT: Module = Module {
     needs: &["accounts"],
     tags: kith_platform::DEVELOPMENT.tags,

@@ -1,4 +1,4 @@
-//! What an account is made of, and what its fields accept. Nothing here reaches a database.
+//! Types of accounts and the validation of their fields. No database access.
 
 use email_address::{EmailAddress, Options};
 use idna::AsciiDenyList;
@@ -19,56 +19,57 @@ const DISPLAY_NAME: TextRules = TextRules { min: 1, max: 80, newlines: false };
 const PASSWORD_LENGTH: std::ops::RangeInclusive<usize> = 8..=256;
 
 id_type! {
-    /// A sign-in on one device, from the password to its end.
+    /// Session ID. A session lasts from a log-in on one device until it is ended or expires.
     SessionId
 }
 
-/// Somebody as others see them.
+/// Public part of a user's account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Person {
-    /// Of the account.
+    /// User ID.
     pub id: UserId,
-    /// The name they chose.
+    /// Display name.
     pub display_name: String,
 }
 
-/// Somebody as they see themselves.
+/// Account and profile of the signed-in user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct User {
-    /// Of the account.
+    /// User ID.
     pub id: UserId,
-    /// As it was typed.
+    /// E-mail address as entered at registration.
     pub email: String,
-    /// Whether the address is proven to be theirs. Nobody is found by an address that is not.
+    /// `true` if the e-mail address is verified. Other users cannot find the account by an unverified
+    /// address.
     pub email_verified: bool,
-    /// When it was proven.
+    /// Time at which the e-mail address was verified; `null` if it is not.
     #[schema(required = true)]
     pub email_verified_at: Option<Timestamp>,
-    /// The name they chose.
+    /// Display name, 1 to 80 characters.
     pub display_name: String,
-    /// What they are here.
+    /// Role on this server. It decides which permissions the user has.
     pub role: Role,
-    /// What they like to be called.
+    /// Nickname that the user chose for themselves, 1 to 40 characters; `null` if not set.
     #[schema(required = true)]
     pub nickname: Option<String>,
-    /// How their app looks.
+    /// Theme of the app, 1 to 40 characters; `null` if not set. The app defines the values.
     #[schema(required = true)]
     pub theme: Option<String>,
-    /// Their language and region, as a BCP 47 tag.
+    /// Language and region as a BCP 47 tag; `null` if not set.
     #[schema(required = true, example = "de-AT")]
     pub locale: Option<String>,
-    /// Where their day begins, as the IANA database names it.
+    /// Time zone as a name of the IANA time zone database; `null` if not set.
     #[schema(required = true, example = "Europe/Vienna")]
     pub time_zone: Option<String>,
-    /// Pronouns to refer to them by.
+    /// Pronouns, 1 to 40 characters; `null` if not set.
     #[schema(required = true, example = "they/them")]
     pub pronouns: Option<String>,
-    /// When the account was made.
+    /// Time at which the account was created.
     pub created_at: Timestamp,
 }
 
 impl User {
-    /// New user, whose profile says nothing but the name.
+    /// Creates a user with an unverified address and an empty profile.
     pub fn new(id: UserId, email: String, display_name: String, role: Role, created_at: Timestamp) -> Self {
         Self {
             id,
@@ -87,75 +88,75 @@ impl User {
     }
 }
 
-/// Whether an account may be used.
+/// Status of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AccountStatus {
-    /// It may.
+    /// Active.
     Active,
-    /// Shut out by a moderator.
+    /// Suspended by a moderator or an administrator. Log-in is rejected.
     Suspended,
-    /// Deleted by its owner, and held until it is purged.
+    /// Deleted by its owner and held until it is purged.
     Deleted,
 }
 
-/// An account, as those see it who look after the server.
+/// Account as administrators and moderators see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Account {
-    /// Of the account.
+    /// User ID.
     pub id: UserId,
-    /// As it was typed; empty if it was released.
+    /// E-mail address as entered at registration; empty if it was released.
     pub email: String,
-    /// When the address was proven to be theirs, if it was.
+    /// Time at which the e-mail address was verified; `null` if it is not.
     #[schema(required = true)]
     pub email_verified_at: Option<Timestamp>,
-    /// The name they chose.
+    /// Display name.
     pub display_name: String,
-    /// What they are here.
+    /// Role on this server.
     pub role: Role,
-    /// Whether it may be used.
+    /// Status of the account.
     pub status: AccountStatus,
-    /// When the account was made.
+    /// Time at which the account was created.
     pub created_at: Timestamp,
-    /// When it was suspended, if it is.
+    /// Time of the suspension; `null` if the account is not suspended.
     #[schema(required = true)]
     pub suspended_at: Option<Timestamp>,
-    /// When it will be purged, if its owner deleted it.
+    /// Time after which the account is purged; `null` unless its owner deleted it.
     #[schema(required = true)]
     pub purge_at: Option<Timestamp>,
 }
 
-/// An open session, as its owner sees it.
+/// Open session of the caller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Session {
-    /// Of the session.
+    /// Session ID.
     pub id: SessionId,
-    /// Whether it is the one that asks.
+    /// `true` for the session that made this request.
     pub current: bool,
-    /// When it began.
+    /// Time of the log-in that started the session.
     pub created_at: Timestamp,
-    /// When it last got a pair of tokens.
+    /// Time of the last token refresh, or of the log-in if there was none.
     pub refreshed_at: Timestamp,
-    /// When it ends unless it is renewed.
+    /// Time at which the session expires unless it is refreshed: 30 days after the last refresh.
     pub expires_at: Timestamp,
-    /// The client's address when it began.
+    /// IP address of the client at log-in.
     pub address: String,
-    /// What the client said of itself.
+    /// `User-Agent` header of the client at log-in; `null` if it sent none.
     #[schema(required = true)]
     pub user_agent: Option<String>,
 }
 
-/// Where a request came from.
+/// Client that sent a request, as recorded in sessions and audit entries.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// The client's address.
+    /// IP address.
     pub address: String,
-    /// What it said of itself.
+    /// `User-Agent` header, if sent.
     pub user_agent: Option<String>,
 }
 
 impl Origin {
-    /// For the details of an audit entry.
+    /// Returns the origin as details of an audit entry.
     pub fn details(&self) -> serde_json::Value {
         serde_json::json!({ "address": self.address, "user_agent": self.user_agent })
     }
@@ -167,54 +168,60 @@ impl From<Client> for Origin {
     }
 }
 
-/// An account, and how it stands to signing in.
+/// Account with what a log-in needs to know about it.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// Whose.
+    /// User that owns the credentials.
     pub user: User,
-    /// What their password is checked against.
+    /// Password hash as a PHC string, or a bcrypt hash.
     pub password_hash: String,
-    /// Which password of theirs it is.
+    /// Version of the password. It increases by one with each change.
     pub password_version: i64,
-    /// Whether a moderator has shut them out.
+    /// `true` if the account is suspended.
     pub suspended: bool,
-    /// When it will be purged, if it was deleted.
+    /// Time after which the account is purged, if its owner deleted it.
     pub purge_at: Option<Timestamp>,
 }
 
-/// An e-mail address that can be registered.
+/// E-mail address that is valid for registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Email {
-    /// As it was typed, cleaned.
+    /// Address as typed, normalized to NFC and trimmed.
     pub typed: String,
-    /// What makes two addresses the same.
+    /// Comparison key: two addresses with the same key are the same mailbox.
     pub key: String,
 }
 
 impl Email {
-    /// Cleans and checks an address; `pointer` names the field in the error.
+    /// Parses and normalizes an address. `pointer` names the field in the error.
     ///
     /// # Errors
-    /// The fault found: `not_an_email`, or one of [`Text::parse`].
+    /// Returns a [`FieldError`] with the code `not_an_email`, or one of [`Text::parse`].
     pub fn parse(input: &str, pointer: &'static str) -> Result<Self, FieldError> {
         let typed = Text::parse(input, EMAIL, pointer)?.into_string();
         let options = Options::default().with_required_tld().without_display_text().without_domain_literal();
         let domain = typed.rsplit_once('@').map_or("", |(_, domain)| domain);
-        // `"ada"@example.org` is the mailbox of `ada@example.org` (RFC 5321, 4.1.2).
+        // A quoted local part is rejected: `"ada"@example.org` is the mailbox of `ada@example.org` (RFC 5321,
+        // 4.1.2).
         let is_quoted = typed.starts_with('"');
         if is_quoted
             || EmailAddress::parse_with_options(&typed, options).is_err()
             || ascii_domain(domain).is_none()
         {
-            return Err(FieldError::new(pointer, "not_an_email", "An address like name@example.org."));
+            return Err(FieldError::new(
+                pointer,
+                "not_an_email",
+                "Expected an e-mail address such as name@example.org.",
+            ));
         }
         let key = Self::key_of(&typed);
         Ok(Self { typed, key })
     }
 
-    /// The key of any text, whether or not it is an address: what a log-in looks for. Of an internationalised domain it has
-    /// the ASCII form, so that both spellings are one mailbox. All texts that are too long for an address have one key, which
-    /// no address has: their normal form would cost seconds.
+    /// Returns the comparison key of any text, valid address or not: NFC, lower case, the domain in its ASCII
+    /// form (UTS #46), so that both spellings of an internationalized domain are one mailbox. All texts
+    /// longer than 1,024 bytes share one key that no address has, because normalizing them could
+    /// take seconds.
     pub fn key_of(input: &str) -> String {
         if input.trim().len() > MAX_ADDRESS_BYTES {
             return TOO_LONG.to_owned();
@@ -228,23 +235,23 @@ impl Email {
     }
 }
 
-/// Longer than any address of 254 characters in UTF-8.
+/// Upper bound for the UTF-8 length of an address of 254 characters.
 const MAX_ADDRESS_BYTES: usize = 1_024;
-/// The key of texts that are longer.
+/// Key shared by all longer texts.
 const TOO_LONG: &str = "too long";
 
-/// The domain as DNS has it (UTS #46), in lower case; none if it is no domain.
+/// Converts a domain to its ASCII form in lower case (UTS #46). `None` if it is not a valid domain.
 fn ascii_domain(domain: &str) -> Option<String> {
     let (hyphens, length) = (Hyphens::CheckFirstLast, DnsLength::Verify);
     let ascii = Uts46::new().to_ascii(domain.as_bytes(), AsciiDenyList::STD3, hyphens, length);
     ascii.ok().map(std::borrow::Cow::into_owned)
 }
 
-/// A password as it goes to the hash. No log can hold it.
+/// Password normalized to NFC. Its `Debug` output is `***`, so that logs cannot contain it.
 #[derive(Clone)]
 pub struct Password(String);
 
-/// Passwords of eight characters and more that every list of leaked passwords begins with, in lower case.
+/// Passwords of at least eight characters from the top of published lists of leaked passwords, in lower case.
 const COMMON_PASSWORDS: &[&str] = &[
     "password",
     "password1",
@@ -309,39 +316,39 @@ const COMMON_PASSWORDS: &[&str] = &[
 ];
 
 impl Password {
-    /// Composed, so that every keyboard gives the same bytes.
+    /// Normalizes a password to NFC, so that all keyboards produce the same bytes. Checks nothing else.
     pub fn typed(input: &str) -> Self {
         Self(input.nfc().collect())
     }
 
-    /// A password that may be chosen: 8 to 256 code points.
+    /// Checks a new password: 8 to 256 code points, not a common password.
     ///
     /// # Errors
-    /// `too_short` or `too_long`.
+    /// Returns a [`FieldError`] with the code `too_short`, `too_long` or `too_common`.
     pub fn chosen(input: &str, pointer: &'static str) -> Result<Self, FieldError> {
         let password = Self::typed(input);
         let length = password.0.chars().count();
         if length < *PASSWORD_LENGTH.start() {
-            return Err(FieldError::new(pointer, "too_short", "At least 8 characters."));
+            return Err(FieldError::new(pointer, "too_short", "Expected at least 8 characters."));
         }
         if length > *PASSWORD_LENGTH.end() {
-            return Err(FieldError::new(pointer, "too_long", "At most 256 characters."));
+            return Err(FieldError::new(pointer, "too_long", "Expected at most 256 characters."));
         }
         if password.is_common() {
-            let detail = "This password is among the first that attackers try. Choose another one.";
+            let detail = "This password is too common. Choose another one.";
             return Err(FieldError::new(pointer, "too_common", detail));
         }
         Ok(password)
     }
 
-    /// Whether it is one of [`COMMON_PASSWORDS`], or one character repeated.
+    /// Returns `true` for the passwords in [`COMMON_PASSWORDS`] and for one character repeated.
     fn is_common(&self) -> bool {
         let folded = self.0.to_lowercase();
         let is_uniform = folded.chars().all(|c| folded.starts_with(c));
         is_uniform || COMMON_PASSWORDS.contains(&folded.as_str())
     }
 
-    /// For the hash, and for nothing else.
+    /// Returns the plain text. Pass it only to the hash function.
     pub fn into_string(self) -> String {
         self.0
     }
@@ -353,10 +360,10 @@ impl std::fmt::Debug for Password {
     }
 }
 
-/// Cleans and checks what somebody wants to register with.
+/// Checks and normalizes the fields of a registration.
 ///
 /// # Errors
-/// A 422 that names every fault at once.
+/// Returns a 422 problem that lists all invalid fields.
 pub fn check_new(email: &str, password: &str, name: &str) -> Result<(Email, Password, String), Problem> {
     let email = Email::parse(email, "/email");
     let password = Password::chosen(password, "/password");
@@ -370,94 +377,94 @@ pub fn check_new(email: &str, password: &str, name: &str) -> Result<(Email, Pass
     }
 }
 
-/// Cleans and checks a display name.
+/// Checks and normalizes a display name of 1 to 80 characters.
 ///
 /// # Errors
-/// As for [`Text::parse`].
+/// Returns the error of [`Text::parse`].
 pub fn display_name(input: &str, pointer: &'static str) -> Result<String, FieldError> {
     Text::parse(input, DISPLAY_NAME, pointer).map(Text::into_string)
 }
 
-/// An account about to be made.
+/// Account to be created.
 pub struct NewAccount {
-    /// Not taken yet, one hopes.
+    /// E-mail address. Whether it is free is checked on insertion.
     pub email: Email,
-    /// Cleaned and checked.
+    /// Display name, checked by [`display_name`].
     pub display_name: String,
-    /// A PHC string.
+    /// Password hash as a PHC string.
     pub password_hash: String,
 }
 
-/// Why a command about accounts was refused.
+/// Error of a command or query about accounts.
 #[derive(Debug, Error)]
 pub enum AccountError {
-    /// Somebody has registered with this address.
-    #[error("the address is taken")]
+    /// The e-mail address belongs to another account.
+    #[error("the e-mail address is taken")]
     EmailTaken,
-    /// It was said too often that this address is taken.
-    #[error("the address was tried too often")]
+    /// [`AccountError::EmailTaken`] was returned too often for this address.
+    #[error("too many registrations with this e-mail address")]
     TooManyTaken {
-        /// After which it may ask again.
+        /// Time until the next attempt is allowed.
         wait: Duration,
     },
-    /// The address, the password or both are wrong; nobody learns which.
-    #[error("the credentials are wrong")]
+    /// The address is unknown or the password is wrong. The caller cannot tell which.
+    #[error("invalid credentials")]
     InvalidCredentials,
-    /// Too many failures in a row.
+    /// Too many failed attempts in a row.
     #[error("locked out")]
     Locked {
-        /// After which it may be tried again.
+        /// Time until the next attempt is allowed.
         wait: Duration,
     },
-    /// Whoever is signed in gave a wrong password.
+    /// A signed-in user entered a wrong current password.
     #[error("the password is wrong")]
     WrongPassword,
     /// The account is suspended.
     #[error("the account is suspended")]
     Suspended,
-    /// The account was deleted by its owner and is held.
+    /// The account was deleted by its owner and is not purged yet.
     #[error("the account is deleted")]
     Deleted {
-        /// When it will be gone for good.
+        /// Time after which the account is purged.
         purge_at: Timestamp,
     },
-    /// There is nothing to take back: the account is not deleted.
+    /// The account to restore is not deleted.
     #[error("the account is not deleted")]
     NotDeleted,
-    /// The refresh token was never ours, is spent or has expired.
+    /// The refresh token is malformed, forged, already used or expired.
     #[error("the refresh token is not valid")]
     InvalidRefreshToken,
-    /// The account behind a token was deleted.
-    #[error("the account is gone")]
+    /// The caller's account has been deleted since the token was issued.
+    #[error("the account has been deleted")]
     Gone,
-    /// Nobody has this id.
+    /// No account has this ID or address.
     #[error("there is no such account")]
     NotFound,
-    /// No open session of one's own has this id.
+    /// The user has no open session with this ID.
     #[error("there is no such session")]
     SessionNotFound,
-    /// Nobody does this to themselves.
-    #[error("not to oneself")]
+    /// Administrators cannot apply this action to their own account.
+    #[error("not allowed on one's own account")]
     ToSelf,
-    /// Those whose role is not below one's own are out of reach.
-    #[error("the account's role is not below one's own")]
+    /// The account's role is not below the caller's role.
+    #[error("the role of the account is not below the caller's")]
     OutOfReach,
-    /// A proven address is its owner's.
-    #[error("the address is proven")]
+    /// A verified address cannot be released.
+    #[error("the e-mail address is verified")]
     EmailVerified,
-    /// The address of the account is not verified: it may belong to another person.
+    /// The account's address is not verified, so the account may belong to another person.
     #[error("the address is not verified")]
     EmailNotVerified,
-    /// Without an administrator nobody could make one.
+    /// The last active administrator cannot lose the role, be suspended or be deleted.
     #[error("this is the last administrator")]
     LastAdmin,
-    /// The link that makes the first administrator was never ours, has expired, or there is one already.
+    /// The first-administrator link is unknown or expired, or an administrator exists.
     #[error("the link is not valid")]
     InvalidLink,
-    /// The profile is not what it was when it was read.
+    /// The profile has changed since the caller read it.
     #[error(transparent)]
     Changed(#[from] Changed),
-    /// The database's own.
+    /// The database operation failed.
     #[error(transparent)]
     Store(#[from] kith_store::Error),
 }
@@ -467,7 +474,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_that_differ_in_case_or_composition_are_the_same() {
+    fn email_key_ignores_case_and_composition() {
         let key = |input| Email::parse(input, "/email").unwrap().key;
         assert_eq!(key(" Ada@Example.ORG "), "ada@example.org");
         assert_eq!(key("e\u{301}va@example.org"), key("ÉVA@example.org"));
@@ -478,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn domain_and_its_ascii_form_are_the_same() {
+    fn email_key_uses_ascii_form_of_domain() {
         let key = |input| Email::parse(input, "/email").unwrap().key;
         for spelling in [
             "ada@bücher.example",
@@ -492,7 +499,7 @@ mod tests {
         }
         assert_eq!(key("ada@ｅｘａｍｐｌｅ.org"), "ada@example.org");
         assert_eq!(key("ÉVA@straße.example"), "éva@xn--strae-oqa.example");
-        // As it was typed it is shown.
+        // The address is displayed as typed.
         assert_eq!(Email::parse("Ada@Bücher.example", "/email").unwrap().typed, "Ada@Bücher.example");
         for text in ["", "@", "a@", "x@y＠z.org", "a@xn--a", "purged:1@2", "a@b@bücher.example"] {
             assert_eq!(Email::key_of(&Email::key_of(text)), Email::key_of(text), "{text}");
@@ -500,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_address_is_refused() {
+    fn invalid_email_is_rejected() {
         for hostile in [
             "ada",
             "ada@",
@@ -521,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn passwords_are_counted_in_code_points() {
+    fn password_length_is_counted_in_code_points() {
         let code = |input: &str| Password::chosen(input, "/password").map(|_| ()).map_err(|fault| fault.code);
         assert_eq!(code(&"é".repeat(7)), Err("too_short"));
         assert_eq!(code(&"éa".repeat(4)), Ok(()));

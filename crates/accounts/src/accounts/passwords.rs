@@ -1,4 +1,4 @@
-//! By which scheme and at what cost passwords are kept, counted: never a hash, never a salt.
+//! Fact for administrators: the schemes and costs of stored password hashes. It contains no hash and no salt.
 
 use kith_platform::Fact;
 use serde::Serialize;
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::rows;
 
-/// What administrators are told.
+/// Facts that this module reports to administrators.
 pub const FACTS: &[Fact] = &[Fact {
     name: "accounts.password_hashes",
     read: |q, _| {
@@ -15,19 +15,19 @@ pub const FACTS: &[Fact] = &[Fact {
     },
 }];
 
-/// Accounts whose passwords are kept alike.
+/// Number of accounts whose password hashes have the same scheme and cost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Hashes {
-    /// `argon2id`, `bcrypt`, or what else it is.
+    /// Scheme, such as `argon2id` or `bcrypt`; `unknown` if not recognized.
     pub scheme: String,
-    /// What a guess costs: `m=19456,t=2,p=1`, or bcrypt's cost.
+    /// Cost parameters: `m=19456,t=2,p=1`, or the cost of bcrypt; empty if not recognized.
     pub cost: String,
-    /// How many.
+    /// Number of accounts.
     pub accounts: i64,
 }
 
 impl Hashes {
-    /// From what stands before the salt: `$argon2id$v=19$m=19456,t=2,p=1`, `$2b$12$`.
+    /// Parses the part of a hash before its salt: `$argon2id$v=19$m=19456,t=2,p=1` or `$2b$12$`.
     fn of(begins: &str, accounts: i64) -> Self {
         let mut parts = begins.split('$').skip(1);
         let (scheme, cost) = match (parts.next(), parts.next(), parts.next()) {
@@ -44,9 +44,9 @@ impl Hashes {
 mod tests {
     use super::*;
 
-    /// ACC-06: `kith verify` judges scheme and cost.
+    /// Check ACC-06 of `kith verify` reads scheme and cost.
     #[test]
-    fn a_hash_is_counted_by_scheme_and_cost() {
+    fn password_hash_is_counted_by_scheme_and_cost() {
         for (begins, scheme, cost) in [
             ("$argon2id$v=19$m=19456,t=2,p=1", "argon2id", "m=19456,t=2,p=1"),
             ("$argon2i$v=19$m=65536,t=3,p=4", "argon2i", "m=65536,t=3,p=4"),

@@ -1,4 +1,4 @@
-//! What a profile may say, beside the name that everybody has.
+//! Optional fields of a profile and their validation.
 
 use kith_kernel::{FieldError, Text, TextRules};
 use kith_platform::http::present;
@@ -12,32 +12,32 @@ const NICKNAME: TextRules = TextRules { min: 1, max: 40, newlines: false };
 const PRONOUNS: TextRules = TextRules { min: 1, max: 40, newlines: false };
 const THEME: TextRules = TextRules { min: 1, max: 40, newlines: false };
 
-/// What to change of a profile. What is absent stays; null takes away.
+/// Changes to a profile. Absent fields keep their value; `null` clears a field.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProfilePatch {
-    /// 1 to 80 characters.
+    /// Display name, 1 to 80 characters. Cannot be cleared.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     display_name: Option<String>,
-    /// 1 to 40 characters.
+    /// Nickname that the user chooses for themselves, 1 to 40 characters.
     #[serde(default, deserialize_with = "present")]
     nickname: Option<Option<String>>,
-    /// 1 to 40 characters; the app gives them a meaning.
+    /// Theme of the app, 1 to 40 characters. The app defines the values.
     #[serde(default, deserialize_with = "present")]
     theme: Option<Option<String>>,
-    /// A BCP 47 tag such as `de-AT`.
+    /// Language and region as a BCP 47 tag such as `de-AT`.
     #[serde(default, deserialize_with = "present")]
     locale: Option<Option<String>>,
-    /// A name of the IANA time zone database, such as `Europe/Vienna`.
+    /// Time zone as a name of the IANA time zone database, such as `Europe/Vienna`.
     #[serde(default, deserialize_with = "present")]
     time_zone: Option<Option<String>>,
-    /// 1 to 40 characters, such as `they/them`.
+    /// Pronouns, 1 to 40 characters, such as `they/them`.
     #[serde(default, deserialize_with = "present")]
     pronouns: Option<Option<String>>,
 }
 
-/// The same, cleaned and checked.
+/// Checked and normalized [`ProfilePatch`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProfileChange {
     display_name: Option<String>,
@@ -49,10 +49,10 @@ pub struct ProfileChange {
 }
 
 impl ProfilePatch {
-    /// Cleans and checks every field.
+    /// Checks and normalizes all fields.
     ///
     /// # Errors
-    /// Every fault there is.
+    /// Returns one [`FieldError`] per invalid field.
     pub fn check(&self) -> Result<ProfileChange, Vec<FieldError>> {
         let mut faults = Vec::new();
         let name = self.display_name.as_deref().map(|name| display_name(name, "/display_name"));
@@ -88,20 +88,22 @@ fn each(
 
 fn locale(text: &str) -> Result<String, FieldError> {
     let tag = text.parse::<LanguageIdentifier>().map(|tag| tag.to_string());
-    tag.map_err(|_| FieldError::new("/locale", "not_a_locale", "A BCP 47 tag such as de-AT."))
+    tag.map_err(|_| {
+        FieldError::new("/locale", "not_a_locale", "Expected a BCP 47 language tag such as de-AT.")
+    })
 }
 
 fn time_zone(text: &str) -> Result<String, FieldError> {
     let zone = jiff::tz::TimeZone::get(text).ok();
     let name = zone.and_then(|zone| zone.iana_name().map(str::to_owned));
     name.ok_or_else(|| {
-        let detail = "A name of the IANA time zone database, such as Europe/Vienna.";
+        let detail = "Expected an IANA time zone such as Europe/Vienna.";
         FieldError::new("/time_zone", "not_a_time_zone", detail)
     })
 }
 
 impl ProfileChange {
-    /// What `user` becomes.
+    /// Returns `user` with the changes applied.
     pub fn apply(&self, user: &User) -> User {
         let or = |new: &Option<Option<String>>, old: &Option<String>| new.as_ref().unwrap_or(old).clone();
         User {
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_and_zones_are_known_and_written_as_is_usual() {
+    fn locale_and_time_zone_are_canonicalized() {
         let change =
             check(json!({ "locale": "DE_at", "time_zone": "europe/vienna", "nickname": null })).unwrap();
         assert_eq!(change.locale, Some(Some("de-AT".into())));
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_named() {
+    fn every_invalid_profile_field_is_reported() {
         let long = "x".repeat(41);
         let faults = check(json!({
             "display_name": "", "nickname": long, "theme": "\u{202e}", "locale": "klingon!", "time_zone": "Mars/Base",

@@ -1,4 +1,4 @@
-//! Reads about accounts.
+//! Read operations of accounts.
 
 use kith_kernel::{Page, Timestamp, UserId};
 use kith_store::Query;
@@ -8,43 +8,44 @@ use super::model::{Account, AccountError, Credentials, User};
 use super::rows;
 use super::rules::{self, Failures};
 
-/// The account behind a token.
+/// Returns the account of a token.
 ///
 /// # Errors
-/// [`AccountError::Gone`] if it was deleted since the token was issued.
+/// Returns [`AccountError::Gone`] if the account was deleted after the token was issued.
 pub fn get_user(q: &Query<'_>, id: UserId) -> Result<User, AccountError> {
     rows::find_user(q, id)?.ok_or(AccountError::Gone)
 }
 
-/// The account whose address has this key, and what its password is checked against.
+/// Returns the account with this e-mail key and its credentials.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`AccountError::Store`] if the query fails.
 pub fn find_credentials(q: &Query<'_>, email_key: &str) -> Result<Option<Credentials>, AccountError> {
     Ok(rows::find_credentials(q, email_key)?)
 }
 
-/// What the password of somebody who is signed in is checked against.
+/// Returns the credentials of a signed-in user.
 ///
 /// # Errors
-/// [`AccountError::Gone`].
+/// Returns [`AccountError::Gone`] if the account was purged.
 pub fn get_credentials(q: &Query<'_>, id: UserId) -> Result<Credentials, AccountError> {
     rows::find_credentials_of(q, id)?.ok_or(AccountError::Gone)
 }
 
-/// Whether `subject` may try a password at `now`.
+/// Checks that `subject` is not locked out at `now`.
 ///
 /// # Errors
-/// [`AccountError::Locked`].
+/// Returns [`AccountError::Locked`] during a lock-out.
 pub fn may_try(q: &Query<'_>, subject: &[u8; 32], now: Timestamp) -> Result<(), AccountError> {
     let failures: Failures = rows::find_failures(q, subject)?;
     failures.may_try(now)
 }
 
-/// Whether it may be said once more at `now` that an address is registered.
+/// Checks that `email_taken` may be returned once more for an address at `now`.
 ///
 /// # Errors
-/// [`AccountError::TooManyTaken`].
+/// Returns [`AccountError::TooManyTaken`] if it was returned [`rules::REFUSALS_MOST`] times within
+/// [`rules::REFUSALS_WITHIN`].
 pub fn may_say_taken(q: &Query<'_>, address: &[u8; 32], now: Timestamp) -> Result<(), AccountError> {
     match rows::find_refusals(q, address, now - rules::REFUSALS_WITHIN)? {
         (count, Some(first)) if count >= rules::REFUSALS_MOST => {
@@ -55,10 +56,11 @@ pub fn may_say_taken(q: &Query<'_>, address: &[u8; 32], now: Timestamp) -> Resul
     }
 }
 
-/// Whether it is worth hashing a password for this address: not if it is registered, and that was said too often.
+/// Checks, before a password is hashed, that a registration with this address would get a useful answer: the
+/// address is free, or [`may_say_taken`].
 ///
 /// # Errors
-/// [`AccountError::TooManyTaken`].
+/// Returns [`AccountError::TooManyTaken`] if the address is taken and that was returned too often.
 pub fn may_register(
     q: &Query<'_>,
     email_key: &str,
@@ -68,18 +70,18 @@ pub fn may_register(
     if rows::find_holder(q, email_key)?.is_some() { may_say_taken(q, address, now) } else { Ok(()) }
 }
 
-/// The account with this id, for those who look after the server.
+/// Returns an account for administrators.
 ///
 /// # Errors
-/// [`AccountError::NotFound`].
+/// Returns [`AccountError::NotFound`] if there is no such account or it was purged.
 pub fn get_account(q: &Query<'_>, id: UserId) -> Result<Account, AccountError> {
     rows::find_account(q, id)?.ok_or(AccountError::NotFound)
 }
 
-/// Accounts, newest first.
+/// Returns a page of accounts, newest first.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`AccountError::Store`] if the query fails.
 pub fn list_accounts(q: &Query<'_>, list: &AccountList) -> Result<Page<Account>, AccountError> {
     Ok(Page::from_rows(rows::list_accounts(q, list)?, list.limit, |account| account.id))
 }

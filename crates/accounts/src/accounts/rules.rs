@@ -1,4 +1,4 @@
-//! What may happen to accounts, decided from what is known. Pure: no database, no clock.
+//! Rules of accounts. Pure functions: no database access, no clock.
 
 use std::time::Duration;
 
@@ -7,65 +7,69 @@ use kith_platform::auth::Role;
 
 use super::model::{Account, AccountError, AccountStatus, Email};
 
-/// A session that nobody renews ends after this.
+/// Time after which a session that is not refreshed expires.
 pub const SESSION_IDLE: Duration = days(30);
-/// A refresh token that was just spent gives the same pair again for this long: its answer may have been lost.
+/// Time after the use of a refresh token in which it returns the same pair again, in case the response was
+/// lost.
 pub const REFRESH_GRACE: Duration = seconds(15);
-/// Open sessions a person may have; the one that was renewed longest ago makes way.
+/// Maximum number of open sessions per user. The session refreshed longest ago makes room for a new one.
 pub const SESSIONS_MOST: i64 = 50;
-/// What addresses end in that can belong to nobody.
+/// Suffix of the addresses of synthetic accounts. No person can own such an address (RFC 2606).
 pub const MADE_UP: &str = "@kith-verify.invalid";
 const HOLD: Duration = days(14);
-/// How often it is said within [`REFUSALS_WITHIN`] of one address that it is registered.
+/// Maximum number of `email_taken` responses per address within [`REFUSALS_WITHIN`].
 pub const REFUSALS_MOST: i64 = 10;
-/// See [`REFUSALS_MOST`].
+/// Window of [`REFUSALS_MOST`].
 pub const REFUSALS_WITHIN: Duration = hours(1);
-/// Whoever failed to sign in, perhaps without an account, is known by address and client for so long.
+/// Retention of the address and client of refused log-ins in the audit log.
 pub const REFUSED_DETAILS_KEPT: Duration = days(90);
-/// Rows that are tidied away in one go.
+/// Maximum number of audit entries whose details are erased in one run.
 pub const TIDIED_AT_ONCE: i64 = 1_000;
-/// An account that was this old when it was deleted is one that strangers do not make in numbers.
+/// Age at deletion from which an account counts as established. An attacker cannot quickly create many of
+/// these.
 pub const ESTABLISHED_AFTER: Duration = days(30);
-/// Established accounts that may always be due at once, whatever share they are; and so many are purged a day if more are.
+/// Number of established accounts that may be due at once whatever their share is, and the number purged per
+/// day if more are due.
 pub const DUE_FREELY: i64 = 20;
-/// How long a link lives that makes the first administrator.
+/// Lifetime of a first-administrator link.
 pub const LINK_LIFETIME: Duration = hours(1);
 
 const FAILURES_FREE: i64 = 5;
 const LOCK_FIRST: Duration = minutes(1);
 const LOCK_LONGEST: Duration = minutes(15);
-/// Failures further back than this are forgotten.
+/// Time without a failure after which earlier failures are forgotten.
 const FAILURES_FORGOTTEN: Duration = hours(24);
 
-/// Failures in a row.
+/// Consecutive failed password attempts of a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failures {
-    /// How many.
+    /// Number of failures.
     pub count: i64,
-    /// The last one.
+    /// Time of the last failure.
     pub failed_at: Timestamp,
-    /// Until when nobody gets in.
+    /// End of the lock-out.
     pub locked_until: Timestamp,
 }
 
 impl Failures {
-    /// None so far.
+    /// No failures.
     pub const NONE: Self = Self { count: 0, failed_at: Timestamp::EPOCH, locked_until: Timestamp::EPOCH };
 
-    /// Whether it may be tried at `now`.
+    /// Checks that no lock-out is active at `now`.
     ///
     /// # Errors
-    /// [`AccountError::Locked`].
+    /// Returns [`AccountError::Locked`] with the remaining time.
     pub fn may_try(self, now: Timestamp) -> Result<(), AccountError> {
         match self.locked_until.since(now) {
             Duration::ZERO => Ok(()),
-            // No lock is so long: the clock was ahead when it was made.
+            // Longer than any lock-out: the clock was ahead when it was set. Ignore it.
             wait if wait > LOCK_LONGEST => Ok(()),
             wait => Err(AccountError::Locked { wait }),
         }
     }
 
-    /// One more at `now`: the fifth locks for a minute, and each that follows for twice as long, up to 15.
+    /// Adds a failure at `now`. The fifth locks for one minute, each further one for twice as long, up to 15
+    /// minutes.
     #[must_use]
     pub fn and_one(self, now: Timestamp) -> Self {
         let forgotten = now.since(self.failed_at.max(self.locked_until)) >= FAILURES_FORGOTTEN;
@@ -77,16 +81,17 @@ impl Failures {
         Self { count, failed_at: now, locked_until }
     }
 
-    /// Before when the last failure has to lie for them to be forgotten.
+    /// Returns the time before which the last failure must be for its row to be deleted.
     pub fn forgotten_before(now: Timestamp) -> Timestamp {
         now - (FAILURES_FORGOTTEN + LOCK_LONGEST)
     }
 }
 
-/// Whether `actor` in `role` may shut `account` out or let it in again.
+/// Checks that `actor` with `role` may suspend or reinstate `account`.
 ///
 /// # Errors
-/// [`AccountError::ToSelf`], [`AccountError::OutOfReach`].
+/// Returns [`AccountError::ToSelf`] for the actor's own account, [`AccountError::OutOfReach`] if the
+/// account's role is not below `role` and `role` is not administrator.
 pub fn may_suspend(actor: UserId, role: Role, account: &Account) -> Result<(), AccountError> {
     if actor == account.id {
         return Err(AccountError::ToSelf);
@@ -94,37 +99,40 @@ pub fn may_suspend(actor: UserId, role: Role, account: &Account) -> Result<(), A
     if role == Role::Admin || account.role < role { Ok(()) } else { Err(AccountError::OutOfReach) }
 }
 
-/// Whether `account` may lose the role of administrator while there are `admins` of them who can act.
+/// Checks that `account` may stop being an active administrator. `admins` is the number of active
+/// administrators.
 ///
 /// # Errors
-/// [`AccountError::LastAdmin`].
+/// Returns [`AccountError::LastAdmin`] if it is the last one.
 pub fn may_lose_admin(account: &Account, admins: i64) -> Result<(), AccountError> {
     let can_act = account.role == Role::Admin && account.status == AccountStatus::Active;
     let counts = can_act && !is_made_up(&account.email);
     if counts && admins <= 1 { Err(AccountError::LastAdmin) } else { Ok(()) }
 }
 
-/// Whether an address is one that `kith verify` makes up: it can belong to nobody (RFC 2606, section 2). Such accounts
-/// are purged as soon as they are deleted, and nobody counts on them to administer.
+/// Returns `true` for the address of a synthetic account of `kith verify`, which no person can own (RFC 2606,
+/// section 2). Synthetic accounts are purged as soon as they are deleted, and do not count as administrators.
 pub fn is_made_up(email: &str) -> bool {
     Email::key_of(email).ends_with(MADE_UP)
 }
 
-/// Whether so many established accounts may be purged at once. More is not what people do by themselves.
+/// Returns `true` if `due` established accounts may be purged at once. A larger share is unlikely to be
+/// users' own decision.
 pub fn may_purge_established(due: i64, established: i64, max_share_percent: u8) -> bool {
     due <= DUE_FREELY
         || max_share_percent >= 100
         || due.saturating_mul(100) <= established.saturating_mul(max_share_percent.into())
 }
 
-/// Returns true if this run purges one established account while more of them are due than is likely. The rate is [`DUE_FREELY`] for
-/// each day of observed time, which was `previous_ms` at the run before and is `elapsed_ms` now.
+/// Returns `true` if this run purges one established account while more of them are due than is likely. The
+/// rate is [`DUE_FREELY`] per day of observed time, which was `previous_ms` at the previous run and is
+/// `elapsed_ms` now.
 pub fn is_turn_of_established(previous_ms: i64, elapsed_ms: i64) -> bool {
     let pace_ms = 24 * 3_600 * 1_000 / DUE_FREELY;
     elapsed_ms / pace_ms > previous_ms / pace_ms
 }
 
-/// How long an account is held whose owner deleted it.
+/// Returns the time for which a deleted account is held before its purge: zero for synthetic accounts.
 pub fn hold(email: &str) -> Duration {
     if is_made_up(email) { Duration::ZERO } else { HOLD }
 }
@@ -137,9 +145,9 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
-    /// ACC-07.
+    /// Requirement ACC-07.
     #[test]
-    fn five_failures_lock_for_a_minute_and_further_ones_for_twice_as_long_up_to_fifteen() {
+    fn lock_starts_at_five_failures_and_doubles_up_to_fifteen_minutes() {
         let (mut failures, mut now) = (Failures::NONE, NOW);
         let mut locks = Vec::new();
         for _ in 0..11 {
@@ -156,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_forgotten_after_a_day_without_any() {
+    fn failures_reset_after_a_day_without_failures() {
         let four = (0..4).fold(Failures::NONE, |failures, _| failures.and_one(NOW));
         assert_eq!(four.and_one(NOW + hours(24) - seconds(1)).count, 5);
         assert_eq!(four.and_one(NOW + hours(24)).count, 1);
@@ -179,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn only_those_below_are_within_reach_but_an_admin_reaches_everyone_else() {
+    fn moderators_suspend_lower_roles_and_admins_everyone_but_themselves() {
         let actor = UserId(Uuid::from_u128(1));
         let outcome = |role, target, id| {
             may_suspend(actor, role, &account(id, target, AccountStatus::Active)).map_err(|e| e.to_string())
@@ -192,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_admin_who_can_act_stays() {
+    fn last_active_admin_is_protected() {
         let may = |role, status, admins| may_lose_admin(&account(2, role, status), admins).is_ok();
         assert!(!may(Role::Admin, AccountStatus::Active, 1));
         assert!(may(Role::Admin, AccountStatus::Active, 2));
@@ -201,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_that_can_be_nobodys_holds_nothing_up() {
+    fn synthetic_account_has_no_hold_and_does_not_count_as_admin() {
         for made_up in ["ada@kith-verify.invalid", "ada@Kith-Verify.INVALID"] {
             assert!(is_made_up(made_up) && hold(made_up) == Duration::ZERO, "{made_up}");
             let admin =

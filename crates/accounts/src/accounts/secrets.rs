@@ -1,5 +1,5 @@
-//! What a client holds to be known again: refresh tokens, device tokens, and how each is made from what the server knows.
-//! None of them is kept anywhere: they are derived, so the same question gives the same answer.
+//! Refresh tokens and device tokens. They are not stored but derived from stored values with a keyed hash, so
+//! the same values always give the same token.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,24 +14,24 @@ const GENERATION_BYTES: usize = 8;
 const VERSION_BYTES: usize = 8;
 const MAC_BYTES: usize = 32;
 
-/// Which pair of tokens of a session it renews. Whoever holds it as text is the user.
+/// Refresh token. Its text authenticates the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefreshToken {
-    /// The session, which is the family of all its refresh tokens.
+    /// Session: the token family of all its refresh tokens.
     pub session: SessionId,
-    /// 0 for the first.
+    /// Number of the refresh, 0 for the first token.
     pub generation: i64,
 }
 
 impl RefreshToken {
-    /// For the answer, and for nothing else: session, generation and an HMAC over both.
+    /// Returns the token as text: session, generation and an HMAC over both. For responses only.
     pub fn reveal(self, keyring: &Keyring) -> String {
         let (id, generation) = (self.session.0.into_bytes(), self.generation.to_be_bytes());
         let mac = keyring.mac(MacPurpose::Refresh, &[&id, &generation]);
         URL_SAFE_NO_PAD.encode([id.as_slice(), &generation, &mac].concat())
     }
 
-    /// Reads what [`RefreshToken::reveal`] wrote; nothing, if it is not ours.
+    /// Parses the text of [`RefreshToken::reveal`]. Returns `None` if it is malformed or its HMAC is wrong.
     pub fn parse(keyring: &Keyring, text: &str) -> Option<Self> {
         let bytes: [u8; ID_BYTES + GENERATION_BYTES + MAC_BYTES] =
             URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
@@ -45,26 +45,28 @@ impl RefreshToken {
     }
 }
 
-/// A device from which somebody has signed in: its failures are counted apart, so that nobody else's lock it out (after
-/// OWASP's "device cookies"). It is for one account under one address and
-/// with one password, and is known without looking for the account.
+/// Device token: identifies a device on which the user has logged in before, after OWASP's "device cookies".
+/// Failed log-ins with it are counted separately, so that attempts from elsewhere cannot lock out the device.
+/// It is valid for one account, e-mail address and password version, and can be verified without reading the
+/// account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceToken {
-    /// Of the device.
+    /// Device ID.
     pub id: Uuid,
-    /// Who signed in.
+    /// User who logged in.
     pub user: UserId,
-    /// With which of their passwords.
+    /// Version of the password at that log-in.
     pub password_version: i64,
 }
 
 impl DeviceToken {
-    /// The token by which `user` is known on a device.
+    /// Creates the token of `user` for a device.
     pub fn new(id: Uuid, user: UserId, password_version: i64) -> Self {
         Self { id, user, password_version }
     }
 
-    /// For the answer: the device, its owner, and an HMAC over both and the key of their address.
+    /// Returns the token as text: device, user, password version, and an HMAC over these and the e-mail key.
+    /// For responses only.
     pub fn reveal(self, keyring: &Keyring, email_key: &str) -> String {
         let (id, user) = (self.id.as_bytes(), self.user.0.as_bytes());
         let version = self.password_version.to_be_bytes();
@@ -72,7 +74,8 @@ impl DeviceToken {
         URL_SAFE_NO_PAD.encode([id.as_slice(), user, &version, &mac].concat())
     }
 
-    /// Reads what [`DeviceToken::reveal`] wrote for this address; nothing, if it is another's or not ours.
+    /// Parses the text of [`DeviceToken::reveal`] for this e-mail key. Returns `None` if it is malformed or
+    /// its HMAC is wrong.
     pub fn parse(keyring: &Keyring, text: &str, email_key: &str) -> Option<Self> {
         let bytes: [u8; 2 * ID_BYTES + VERSION_BYTES + MAC_BYTES] =
             URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
@@ -101,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_token_is_the_same_each_time_and_only_ours() {
+    fn refresh_token_is_deterministic_and_authenticated() {
         let ours = keyring("a");
         let token = RefreshToken { session: SessionId(Uuid::from_u128(7)), generation: 3 };
         let text = token.reveal(&ours);
@@ -118,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_known_to_its_owner_only() {
+    fn device_token_is_bound_to_email() {
         let (ours, ada) = (keyring("a"), UserId(Uuid::from_u128(1)));
         let token = DeviceToken::new(Uuid::from_u128(9), ada, 3);
         let text = token.reveal(&ours, "ada@example.org");

@@ -1,4 +1,4 @@
-//! Proving who one is, and the sessions that come of it. Failures are counted whether or not there is such an account.
+//! Log-in, account restoration and sessions. Failed log-ins are counted whether or not the account exists.
 
 use kith_kernel::{Ctx, UserId};
 use kith_platform::auth::Keyring;
@@ -8,42 +8,43 @@ use super::model::{AccountError, Credentials, Origin, SessionId, User};
 use super::secrets::RefreshToken;
 use super::{events, rows, rules};
 
-/// A session that was started or renewed, and the pair that it has now.
+/// Session that was started or refreshed.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenSession {
-    /// Of the session.
+    /// Session ID.
     pub id: SessionId,
-    /// Whose it is.
+    /// User of the session.
     pub user_id: UserId,
-    /// Which renewal this is.
+    /// Number of refreshes so far, which identifies the present pair of tokens.
     pub generation: i64,
 }
 
 impl OpenSession {
-    /// What renews it next; told once, to the one who asked.
+    /// Returns the refresh token of the present pair as text. For responses only.
     pub fn refresh_token(self, keyring: &Keyring) -> String {
         RefreshToken { session: self.id, generation: self.generation }.reveal(keyring)
     }
 }
 
-/// Somebody who says who they are, and whether the password they gave with it was right.
+/// Result of checking a password, before it is applied in a transaction.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// Whom failures are counted for: a keyed hash of an address, a device or a user.
+    /// Subject for which failures are counted: keyed hash of an e-mail address, a device or a user.
     pub subject: [u8; 32],
-    /// The account that is meant, if there is one.
+    /// Account that the password was checked for; `None` if there is none.
     pub known: Option<Credentials>,
-    /// Whether the password was right when it was looked at.
+    /// `true` if the password was correct when it was checked.
     pub proved: bool,
-    /// A hash as it would be made today, where the one that is kept is not.
+    /// Hash with the present parameters, if the stored hash has others and the password was correct.
     pub better_hash: Option<String>,
-    /// Where the request came from.
+    /// Client of the request.
     pub origin: Origin,
 }
 
 impl Claim {
-    /// Counts a failure and answers `refusal`, or forgets all failures and does what was asked for. Whoever is locked
-    /// out by now learns nothing, right or wrong.
+    /// Runs `run` and resets the failures if the password was correct; otherwise counts a failure and returns
+    /// `refusal`. Returns [`AccountError::Locked`] during a lock-out, whether the password was correct or
+    /// not.
     pub fn settle<T>(
         &self,
         tx: &Tx<'_>,
@@ -78,12 +79,13 @@ impl Claim {
         }
         rows::keep_failures(tx, &self.subject, failures.and_one(ctx.now))?;
         let object = user.map_or_else(|| "unknown".to_owned(), |user| user.to_string());
-        // As much is written, whether or not there is such an account: an index more takes measurably longer.
+        // Write the same for unknown accounts: one index entry fewer would be measurable in the response
+        // time.
         tx.audit_with(ctx, "session.refused", object, Some(whose), self.origin.details());
         Ok(false)
     }
 
-    /// Whether the password that was looked at is still the one.
+    /// Returns `true` if the password has not changed since it was checked.
     fn is_current(&self, tx: &Tx<'_>) -> Result<bool, AccountError> {
         let Some(known) = &self.known else { return Ok(false) };
         let now = rows::find_credentials_of(tx, known.user.id)?;
@@ -91,17 +93,18 @@ impl Claim {
     }
 }
 
-/// For an address without an account, in place of a user id.
+/// Returns a user ID for an address without an account, derived from the subject.
 fn stand_in(subject: &[u8; 32]) -> UserId {
     let (first, _) = subject.split_first_chunk::<16>().expect("32 is more than 16");
     UserId(kith_kernel::uuid::Uuid::from_bytes(*first))
 }
 
-/// Signs in whoever made the claim.
+/// Logs in the user of a claim.
 ///
 /// # Errors
-/// [`AccountError::InvalidCredentials`], [`AccountError::Locked`]; only to whoever proved who they are:
-/// [`AccountError::Suspended`], [`AccountError::Deleted`].
+/// Returns [`AccountError::InvalidCredentials`] if the address is unknown or the password wrong,
+/// [`AccountError::Locked`] during a lock-out; with the correct password also [`AccountError::Suspended`] and
+/// [`AccountError::Deleted`].
 pub fn log_in(tx: &Tx<'_>, ctx: &Ctx, claim: &Claim) -> Outcome<(User, OpenSession), AccountError> {
     claim.settle(tx, ctx, AccountError::InvalidCredentials, |tx| {
         let known = standing(tx, claim)?;
@@ -112,10 +115,10 @@ pub fn log_in(tx: &Tx<'_>, ctx: &Ctx, claim: &Claim) -> Outcome<(User, OpenSessi
     })
 }
 
-/// Takes the deletion of an account back, and signs its owner in.
+/// Restores a deleted account whose hold is not over, and starts a session.
 ///
 /// # Errors
-/// As for [`log_in`]; [`AccountError::NotDeleted`].
+/// Returns the errors of [`log_in`], and [`AccountError::NotDeleted`] if the account is not deleted.
 pub fn restore(tx: &Tx<'_>, ctx: &Ctx, claim: &Claim) -> Outcome<(User, OpenSession), AccountError> {
     claim.settle(tx, ctx, AccountError::InvalidCredentials, |tx| {
         let known = standing(tx, claim)?;
@@ -130,7 +133,7 @@ pub fn restore(tx: &Tx<'_>, ctx: &Ctx, claim: &Claim) -> Outcome<(User, OpenSess
     })
 }
 
-/// The account as it stands now, and stays until the transaction ends.
+/// Locks the account of a claim and reads it again.
 fn standing(tx: &Tx<'_>, claim: &Claim) -> Result<Credentials, AccountError> {
     let user = claim.known.as_ref().ok_or(AccountError::InvalidCredentials)?.user.id;
     tx.lock("user", [user])?;
@@ -150,10 +153,10 @@ fn enter(
     Ok((known.user, session))
 }
 
-/// Opens a session. Somebody with too many loses the one they used longest ago.
+/// Starts a session. If the user has the maximum number, the session refreshed longest ago ends.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`AccountError::Store`] if the database operation fails.
 pub fn start_session(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -170,11 +173,12 @@ pub fn start_session(
     Ok(session)
 }
 
-/// Renews a session. The token that was just spent gives the same pair again for a short while; any older one shows that
-/// somebody else has it, and ends the session.
+/// Refreshes a session. Within [`rules::REFRESH_GRACE`], the token used last returns the same pair again. The
+/// use of any older token is a sign of theft and ends the session.
 ///
 /// # Errors
-/// [`AccountError::InvalidRefreshToken`].
+/// Returns [`AccountError::InvalidRefreshToken`] if the session does not exist or has expired, or an older
+/// token was used.
 pub fn refresh(tx: &Tx<'_>, ctx: &Ctx, spent: RefreshToken) -> Outcome<OpenSession, AccountError> {
     match try_refresh(tx, ctx, spent) {
         Ok(Some(session)) => Outcome::Commit(session),
@@ -197,7 +201,7 @@ fn try_refresh(tx: &Tx<'_>, ctx: &Ctx, spent: RefreshToken) -> Result<Option<Ope
     }
     let just_spent = row.generation == generation + 1;
     let since_spent = ctx.now.as_millis().abs_diff(row.refreshed_at.as_millis());
-    // Also if the clock was put back meanwhile.
+    // `abs_diff`: the clock may have been set back meanwhile.
     if just_spent && u128::from(since_spent) <= rules::REFRESH_GRACE.as_millis() {
         return Ok(Some(renewed(row.user_id)));
     }
@@ -208,10 +212,10 @@ fn try_refresh(tx: &Tx<'_>, ctx: &Ctx, spent: RefreshToken) -> Result<Option<Ope
     Ok(None)
 }
 
-/// Ends the session that a refresh token belongs to. One that has ended already is as good.
+/// Ends the session of a refresh token. Does nothing if it has already ended.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`AccountError::Store`] if the database operation fails.
 pub fn log_out(tx: &Tx<'_>, ctx: &Ctx, token: RefreshToken) -> Result<(), AccountError> {
     let Some(row) = rows::find_session(tx, token.session)? else { return Ok(()) };
     match end_session(tx, ctx, row.user_id, token.session) {
@@ -223,7 +227,7 @@ pub fn log_out(tx: &Tx<'_>, ctx: &Ctx, token: RefreshToken) -> Result<(), Accoun
 /// Ends a session of `user`.
 ///
 /// # Errors
-/// [`AccountError::SessionNotFound`].
+/// Returns [`AccountError::SessionNotFound`] if the user has no such session.
 pub fn end_session(tx: &Tx<'_>, ctx: &Ctx, user: UserId, id: SessionId) -> Result<(), AccountError> {
     if !rows::delete_session(tx, user, id)? {
         return Err(AccountError::SessionNotFound);
@@ -232,10 +236,10 @@ pub fn end_session(tx: &Tx<'_>, ctx: &Ctx, user: UserId, id: SessionId) -> Resul
     Ok(())
 }
 
-/// Ends every session of `user` but `kept`.
+/// Ends all sessions of `user` except `kept`.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`AccountError::Store`] if the database operation fails.
 pub fn end_sessions(
     tx: &Tx<'_>,
     ctx: &Ctx,

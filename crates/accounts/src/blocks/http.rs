@@ -1,4 +1,4 @@
-//! Requests and answers about blocks.
+//! HTTP endpoints of blocks.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -12,20 +12,21 @@ use utoipa_axum::routes;
 use super::model::{Block, BlockError, BlockId};
 use super::{block, rows, unblock};
 
-static TOO_MANY: ProblemCode =
-    ProblemCode { code: "too_many_blocks", status: 409, title: "You have blocked too many people" };
+static TOO_MANY: ProblemCode = ProblemCode { code: "too_many_blocks", status: 409, title: "Too many blocks" };
 
-/// What these handlers answer with, beside the general problems.
+/// Problems of these handlers, in addition to the general ones.
 pub const PROBLEMS: &[&ProblemCode] = &[&TOO_MANY];
 
-/// The handlers.
+/// Returns the routes of blocks.
 pub fn routes() -> Routes {
     Routes::new().routes(routes!(list_blocks)).routes(routes!(get_block, block_user, unblock_user))
 }
 
 type BlockPage = PageAnswer<Block>;
 
-/// Whom you have blocked, the last one first.
+/// List blocked users
+///
+/// Returns the users that the caller has blocked, most recent block first.
 #[utoipa::path(
     get, path = "/api/v1/blocks", security(("bearer" = [])),
     params(PageQuery),
@@ -43,7 +44,9 @@ async fn list_blocks(
     Ok(Page::from_rows(rows.map_err(store_problem)?, limit, |block| block.id).into())
 }
 
-/// Whether you have blocked somebody.
+/// Get a block
+///
+/// Returns the caller's block of another user.
 #[utoipa::path(
     get, path = "/api/v1/blocks/{user_id}", security(("bearer" = [])),
     params(("user_id" = UserId, Path, description = "Of the other person")),
@@ -61,8 +64,13 @@ async fn get_block(
     Ok(Json(block.ok_or(BlockError::NotFound).map_err(Problem::from)?))
 }
 
-/// Block somebody: every door between you is closed at once. They are not told; if you were partners, that your bond has
-/// ended.
+/// Block a user
+///
+/// Blocks another user at once. An active bond with this user ends, the caller's pending request to this user
+/// is cancelled, and new requests, invites and restoration between both stop working. A pending request from
+/// the blocked user disappears for the caller; its sender still sees it as pending until it expires. The
+/// blocked user is not notified of the block; a former partner is notified that the bond ended. Blocking a
+/// blocked user changes nothing. A user can block 10,000 others.
 #[utoipa::path(
     put, path = "/api/v1/blocks/{user_id}", security(("bearer" = [])),
     params(("user_id" = UserId, Path, description = "Of the other person")),
@@ -81,7 +89,10 @@ async fn block_user(
     app.change(&caller, move |tx, ctx| block(tx, ctx, user_id, other, &doors).map(Answer::ok)).await
 }
 
-/// Let somebody in again. What was closed does not come back by itself.
+/// Unblock a user
+///
+/// Removes the caller's block of another user. Bonds and requests that the block ended stay ended. Returns
+/// 204 also if there is no block.
 #[utoipa::path(
     delete, path = "/api/v1/blocks/{user_id}", security(("bearer" = [])),
     params(("user_id" = UserId, Path, description = "Of the other person")),
@@ -103,9 +114,11 @@ async fn unblock_user(
 impl From<BlockError> for Problem {
     fn from(error: BlockError) -> Self {
         match error {
-            BlockError::ToSelf => Self::invalid(vec![FieldError::new("?user_id", "self", "This is you.")]),
-            BlockError::TooMany => Self::new(&TOO_MANY, "At most 10,000."),
-            BlockError::NotFound => Self::new(&problems::NOT_FOUND, "You have not blocked this person."),
+            BlockError::ToSelf => {
+                Self::invalid(vec![FieldError::new("?user_id", "self", "You cannot block yourself.")])
+            }
+            BlockError::TooMany => Self::new(&TOO_MANY, "The maximum is 10,000. Remove one first."),
+            BlockError::NotFound => Self::new(&problems::NOT_FOUND, "You have not blocked this user."),
             BlockError::Store(error) => store_problem(error),
         }
     }

@@ -1,7 +1,8 @@
-//! Who has shut the door on whom. What a closed door means is each module's own affair: it says so in `MODULE.blocked`,
-//! and joins `blocks (blocker, blocked)` in its statements.
+//! Blocks between users. Each module applies them to its own data: by its hook `MODULE.blocked`, and by
+//! joining `blocks (blocker, blocked)` in its statements.
 //!
-//! Nobody learns here whether somebody exists, or has blocked them: every id can be blocked, and reads the same after it.
+//! The API does not reveal whether a user exists or has blocked the caller: every ID can be blocked, with the
+//! same response.
 
 mod http;
 mod model;
@@ -16,10 +17,10 @@ pub use model::{Block, BlockError, BlockId};
 
 const CREATED: &str = "block.created";
 const REMOVED: &str = "block.removed";
-/// How many people one person can block.
+/// Maximum number of blocks per user.
 const MOST: i64 = 10_000;
 
-/// What the server mounts.
+/// The module `blocks`.
 pub static MODULE: Module = Module {
     needs: &["accounts"],
     tags: &[Tag { name: "Blocks", description: "Block users: neither can contact or find the other." }],
@@ -36,10 +37,11 @@ pub static MODULE: Module = Module {
     ..Module::named("blocks")
 };
 
-/// Shuts the door on `blocked`, and has every module close its own. Doing it again changes nothing.
+/// Creates a block and runs the `blocked` hook of every module in the same transaction. Returns the existing
+/// block if there is one.
 ///
 /// # Errors
-/// [`BlockError`] says what is in the way.
+/// Returns [`BlockError::ToSelf`] if both users are the same, [`BlockError::TooMany`] at the maximum.
 fn block(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -68,8 +70,8 @@ fn block(
     Ok(block)
 }
 
-/// Removes the block. If the other user has not blocked this one too, each module then runs its `unblocked` hook. Bonds and
-/// requests that the block ended stay ended.
+/// Removes a block. Unless the other user has blocked this one too, runs the `unblocked` hook of every module
+/// in the same transaction. Bonds and requests that the block ended stay ended.
 fn unblock(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -90,7 +92,7 @@ fn unblock(
     Ok(())
 }
 
-/// For the blocker's own devices, and for nobody else.
+/// Builds an event that only the blocker receives.
 fn about(kind: &'static str, blocker: UserId, blocked: UserId) -> NewEvent {
     NewEvent {
         kind,

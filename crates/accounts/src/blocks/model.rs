@@ -1,4 +1,4 @@
-//! What a block is.
+//! Types of blocks.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId, id_type};
@@ -7,43 +7,43 @@ use thiserror::Error;
 use utoipa::ToSchema;
 
 id_type! {
-    /// One person's door, shut on another.
+    /// Block ID.
     BlockId
 }
 
 impl BlockId {
-    /// Behind all others.
+    /// Sorts after all IDs: the start of a list that is sorted newest first.
     pub const LAST: Self = Self(Uuid::max());
 }
 
-/// A door that somebody has shut, as they see it.
+/// Block of another user by the caller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Block {
-    /// For paging only.
+    /// Block ID, used for paging only.
     #[serde(skip)]
     pub id: BlockId,
-    /// On whom.
+    /// ID of the blocked user.
     pub user_id: UserId,
-    /// Their name as it was then; null if you could not see it.
+    /// Display name of the blocked user at the time of the block; `null` if the caller could not see it.
     #[schema(required = true)]
     pub display_name: Option<String>,
-    /// When.
+    /// Time of the block.
     pub blocked_at: Timestamp,
 }
 
-/// Why somebody could not be blocked. Nothing was changed.
+/// Error of a command about blocks. Nothing was changed.
 #[derive(Debug, Error)]
 pub enum BlockError {
-    /// One cannot block oneself.
-    #[error("nobody blocks themselves")]
+    /// Users cannot block themselves.
+    #[error("users cannot block themselves")]
     ToSelf,
-    /// There are too many already.
-    #[error("too many people are blocked")]
+    /// The caller has reached the maximum number of blocks.
+    #[error("too many users are blocked")]
     TooMany,
-    /// One has not blocked this person.
+    /// The caller has not blocked this user.
     #[error("there is no such block")]
     NotFound,
-    /// The database's own.
+    /// The database operation failed.
     #[error(transparent)]
     Store(#[from] kith_store::Error),
 }

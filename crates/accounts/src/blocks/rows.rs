@@ -1,4 +1,4 @@
-//! All SQL about blocks, a function a statement. No decisions.
+//! SQL statements of blocks, one function per statement. No decisions.
 
 use kith_kernel::UserId;
 use kith_store::{Error, Query, Row, Tx, id_columns, params};
@@ -15,7 +15,7 @@ pub fn find(q: &Query<'_>, blocker: UserId, blocked: UserId) -> Result<Option<Bl
     )
 }
 
-/// The newest first, from behind `before` on, at most `limit`.
+/// Returns up to `limit` blocks with an ID below `before`, newest first.
 pub fn list(q: &Query<'_>, blocker: UserId, before: BlockId, limit: i64) -> Result<Vec<Block>, Error> {
     q.all(
         "SELECT id, blocked, display_name, created_at FROM blocks
@@ -30,7 +30,7 @@ pub fn count(q: &Query<'_>, blocker: UserId) -> Result<i64, Error> {
     Ok(q.one(sql, params![blocker], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// The name of `other`, unless they are not there for `viewer`.
+/// Returns the display name of `other`, unless `other` is deleted or has blocked `viewer`.
 pub fn find_visible_name(q: &Query<'_>, viewer: UserId, other: UserId) -> Result<Option<String>, Error> {
     q.one(
         "SELECT u.display_name FROM users u WHERE u.id = $2 AND u.deleted_at IS NULL
@@ -53,7 +53,7 @@ pub fn delete(tx: &Tx<'_>, blocker: UserId, blocked: UserId) -> Result<bool, Err
     Ok(tx.exec(sql, params![blocker, blocked])? == 1)
 }
 
-/// Takes away what `user` blocked, and their name from where others blocked them.
+/// Deletes the blocks of `user` and clears their name in the blocks of others.
 pub fn purge(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     tx.exec("DELETE FROM blocks WHERE blocker = $1", params![user])?;
     tx.exec("UPDATE blocks SET display_name = NULL WHERE blocked = $1", params![user])?;

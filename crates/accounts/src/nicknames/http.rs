@@ -1,4 +1,4 @@
-//! Requests and answers about nicknames.
+//! HTTP endpoints of nicknames.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -18,12 +18,12 @@ use super::{Nickname, remove, rows, set};
 const NICKNAME: TextRules = TextRules { min: 1, max: 40, newlines: false };
 
 static TOO_MANY: ProblemCode =
-    ProblemCode { code: "too_many_nicknames", status: 409, title: "You have given too many nicknames" };
+    ProblemCode { code: "too_many_nicknames", status: 409, title: "Too many nicknames" };
 
-/// What these handlers answer with, beside the general problems.
+/// Problems of these handlers, in addition to the general ones.
 pub const PROBLEMS: &[&ProblemCode] = &[&TOO_MANY];
 
-/// The handlers.
+/// Returns the routes of nicknames, on the current and the deprecated paths.
 pub fn routes() -> Routes {
     Routes::new()
         .routes(routes!(list_nicknames))
@@ -32,16 +32,19 @@ pub fn routes() -> Routes {
         .routes(old_path("/api/nicknames/{user_id}", routes!(get_nickname, set_nickname, remove_nickname)))
 }
 
+/// Nickname for another user.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NicknameBody {
-    /// 1 to 40 characters.
+    /// Nickname, 1 to 40 characters.
     nickname: String,
 }
 
 type NicknamePage = PageAnswer<Nickname>;
 
-/// The nicknames you have given.
+/// List nicknames
+///
+/// Returns the nicknames that the caller has given to other users, ordered by user ID.
 #[utoipa::path(
     get, path = "/api/v1/nicknames", security(("bearer" = [])),
     params(PageQuery),
@@ -59,7 +62,9 @@ async fn list_nicknames(
     Ok(Page::from_rows(rows.map_err(store_problem)?, limit, |one| one.user_id).into())
 }
 
-/// What you call somebody.
+/// Get a nickname
+///
+/// Returns the nickname that the caller has given to another user.
 #[utoipa::path(
     get, path = "/api/v1/nicknames/{user_id}", security(("bearer" = [])),
     params(("user_id" = UserId, Path, description = "Of the other person")),
@@ -74,11 +79,14 @@ async fn get_nickname(
     PathId(other): PathId<UserId>,
 ) -> ApiResult<Json<Nickname>> {
     let found = app.db.read(move |q| rows::find(q, user_id, other)).await.map_err(store_problem)?;
-    let none = || Problem::new(&problems::NOT_FOUND, "You have given this person no nickname.");
+    let none = || Problem::new(&problems::NOT_FOUND, "You have not given this user a nickname.");
     Ok(Json(found.ok_or_else(none)?))
 }
 
-/// Give somebody a nickname, for yourself alone.
+/// Set a nickname
+///
+/// Sets the caller's nickname for another user, replacing an existing one. Only the caller sees it. A user
+/// can give nicknames to 10,000 others.
 #[utoipa::path(
     put, path = "/api/v1/nicknames/{user_id}", security(("bearer" = [])),
     params(("user_id" = UserId, Path, description = "Of the other person")),
@@ -105,7 +113,9 @@ async fn set_nickname(
     .await
 }
 
-/// Forget what you call somebody.
+/// Remove a nickname
+///
+/// Removes the caller's nickname for another user. Returns 204 also if there is none.
 #[utoipa::path(
     delete, path = "/api/v1/nicknames/{user_id}", security(("bearer" = [])),
     params(("user_id" = UserId, Path, description = "Of the other person")),
@@ -123,7 +133,7 @@ async fn remove_nickname(
     .await
 }
 
-/// Why a nickname was not changed.
+/// Error of setting or removing a nickname.
 enum NotSet {
     TooMany,
     Store(kith_store::Error),
@@ -138,7 +148,7 @@ impl From<kith_store::Error> for NotSet {
 impl From<NotSet> for Problem {
     fn from(why: NotSet) -> Self {
         match why {
-            NotSet::TooMany => Self::new(&TOO_MANY, "At most 10,000."),
+            NotSet::TooMany => Self::new(&TOO_MANY, "The maximum is 10,000. Remove one first."),
             NotSet::Store(error) => store_problem(error),
         }
     }

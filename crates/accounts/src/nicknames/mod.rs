@@ -1,4 +1,4 @@
-//! What people call others for themselves. Nobody but whoever set a nickname ever sees it (PRT-09).
+//! Private nicknames for other users. Only the user who set a nickname can read it (PRT-09).
 
 mod http;
 mod rows;
@@ -12,10 +12,10 @@ use utoipa::ToSchema;
 
 const SET: &str = "nickname.set";
 const REMOVED: &str = "nickname.removed";
-/// How many people one person can give a nickname.
+/// Maximum number of nicknames per user.
 const MOST: i64 = 10_000;
 
-/// What the server mounts.
+/// The module `nicknames`.
 pub static MODULE: Module = Module {
     needs: &["accounts", "blocks"],
     tags: &[Tag { name: "Nicknames", description: "Give other users names that only the caller sees." }],
@@ -38,16 +38,18 @@ pub static MODULE: Module = Module {
     ..Module::named("nicknames")
 };
 
-/// What somebody calls somebody.
+/// Nickname that the caller has given to another user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 struct Nickname {
-    /// Whom.
+    /// ID of the user who has the nickname.
     user_id: UserId,
+    /// Nickname, 1 to 40 characters.
     nickname: String,
+    /// Time of the last change.
     updated_at: Timestamp,
 }
 
-/// `Ok(None)` if there are too many already.
+/// Sets a nickname. Returns `None` if the owner already has the maximum number of nicknames.
 fn set(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -79,7 +81,7 @@ fn remove(tx: &Tx<'_>, ctx: &Ctx, owner: UserId, user_id: UserId) -> Result<(), 
     Ok(())
 }
 
-/// For the owner's own devices, and for nobody else.
+/// Builds an event that only the owner receives.
 fn about(kind: &'static str, owner: UserId, user_id: UserId) -> NewEvent {
     NewEvent { kind, subject: owner.0, recipients: vec![owner], payload: json!({ "user_id": user_id }) }
 }

@@ -1,4 +1,4 @@
-//! All SQL about nicknames, a function a statement. No decisions.
+//! SQL statements of nicknames, one function per statement. No decisions.
 
 use kith_kernel::UserId;
 use kith_store::{Error, Query, Row, Tx, params};
@@ -13,7 +13,7 @@ pub fn find(q: &Query<'_>, owner: UserId, user_id: UserId) -> Result<Option<Nick
     )
 }
 
-/// By the ids of those they are for, from behind `after` on, at most `limit`.
+/// Returns up to `limit` nicknames for users with an ID above `after`, ordered by user ID.
 pub fn list(q: &Query<'_>, owner: UserId, after: UserId, limit: i64) -> Result<Vec<Nickname>, Error> {
     q.all(
         "SELECT user_id, nickname, updated_at FROM nicknames
@@ -42,7 +42,7 @@ pub fn delete(tx: &Tx<'_>, owner: UserId, user_id: UserId) -> Result<bool, Error
     Ok(tx.exec(sql, params![owner, user_id])? == 1)
 }
 
-/// Those that `user` gave, and those that others gave them.
+/// Deletes the nicknames that `user` gave and those that others gave to `user`.
 pub fn purge(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     tx.exec("DELETE FROM nicknames WHERE owner = $1 OR user_id = $1", params![user])?;
     Ok(())

@@ -1,4 +1,4 @@
-//! Accounts, as those see and change them who look after the server.
+//! Administration endpoints for accounts: list, roles, suspension, e-mail verification and release.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -34,36 +34,41 @@ pub fn routes() -> Routes {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListQuery {
-    /// Only those with this role.
+    /// Returns only accounts with this role.
     #[param(inline)]
     role: Option<Role>,
-    /// Only those that stand like this.
+    /// Returns only accounts with this status.
     #[param(inline)]
     status: Option<AccountStatus>,
-    /// Only the one with this address, whatever its case.
+    /// Returns only the account with this e-mail address. Letter case is ignored.
     email: Option<String>,
-    /// Items on a page; more than 100 counts as 100.
+    /// Maximum number of items per page, 1 to 100. Larger values are reduced to 100.
     #[param(default = 20, minimum = 1)]
     limit: Option<i64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<Cursor>,
 }
 
+/// Reason for a suspension.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RoleBody {
+    /// Role to assign.
     #[schema(inline)]
     role: Role,
 }
 
+/// New role of an account.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SuspensionBody {
-    /// Kept with the audit entry; at most 500 characters.
+    /// Reason, 1 to 500 characters. Stored in the audit entry.
     reason: Option<String>,
 }
 
-/// Accounts, newest first.
+/// List accounts
+///
+/// Returns accounts that are not purged, newest first. Requires the permission `users.read`.
 #[utoipa::path(
     get, path = "/api/v1/admin/users", security(("bearer" = ["users.read"])),
     params(ListQuery),
@@ -81,7 +86,10 @@ async fn list_accounts(
     Ok(app.db.read(move |q| queries::list_accounts(q, &list)).await?.into())
 }
 
-/// One account.
+/// Get an account
+///
+/// Returns one account, also if it is suspended, or deleted and not purged yet. Requires the permission
+/// `users.read`.
 #[utoipa::path(
     get, path = "/api/v1/admin/users/{id}", security(("bearer" = ["users.read"])),
     params(("id" = UserId, Path, description = "Of the account")),
@@ -98,7 +106,11 @@ async fn get_account(
     Ok(Json(app.db.read(move |q| queries::get_account(q, id)).await?))
 }
 
-/// Give somebody another role. It counts from their next request on.
+/// Set an account's role
+///
+/// Replaces the role of an account. The new role applies from the user's next request on. Administrators
+/// cannot change their own role, and the last active administrator keeps it. Setting the present role again
+/// changes nothing. Requires the permission `users.set_role`.
 #[utoipa::path(
     put, path = "/api/v1/admin/users/{id}/role", security(("bearer" = ["users.set_role"])),
     params(("id" = UserId, Path, description = "Of the account")),
@@ -120,7 +132,12 @@ async fn set_role(
         .await
 }
 
-/// Shut somebody out: their sessions end at once, and they cannot sign in.
+/// Suspend an account
+///
+/// Ends all sessions of the account at once and rejects further log-ins with 403 `account_suspended` until
+/// the account is reinstated. Moderators can suspend accounts whose role is below their own, administrators
+/// all accounts but their own. Suspending a suspended account changes nothing. Requires the permission
+/// `users.suspend`.
 #[utoipa::path(
     put, path = "/api/v1/admin/users/{id}/suspension", security(("bearer" = ["users.suspend"])),
     params(("id" = UserId, Path, description = "Of the account")),
@@ -146,7 +163,10 @@ async fn suspend_account(
     .await
 }
 
-/// Let somebody in again.
+/// Reinstate a suspended account
+///
+/// Allows the user to log in again. Sessions that the suspension ended stay ended. Reinstating an account
+/// that is not suspended changes nothing. Requires the permission `users.suspend`.
 #[utoipa::path(
     delete, path = "/api/v1/admin/users/{id}/suspension", security(("bearer" = ["users.suspend"])),
     params(("id" = UserId, Path, description = "Of the account")),
@@ -165,7 +185,11 @@ async fn reinstate_account(
     app.change(&caller, move |tx, ctx| administration::reinstate(tx, ctx, actor, id).map(Answer::ok)).await
 }
 
-/// Settle that an account's e-mail address is its owner's. From then on they can be found by it.
+/// Verify an account's e-mail address
+///
+/// Marks the account's e-mail address as verified without sending mail. From then on, other users can find
+/// the account by this address if its owner allows it. Verifying a verified address changes nothing. Requires
+/// the permission `users.verify`.
 #[utoipa::path(
     put, path = "/api/v1/admin/users/{id}/email-verification", security(("bearer" = ["users.verify"])),
     params(("id" = UserId, Path, description = "Of the account")),
@@ -182,8 +206,11 @@ async fn verify_email(
     app.change(&caller, move |tx, ctx| administration::verify_email(tx, ctx, id).map(Answer::ok)).await
 }
 
-/// Take an e-mail address that is not proven away from an account, so that its owner can register it. The account is
-/// suspended, and its sessions end.
+/// Release an unverified e-mail address
+///
+/// Removes an unverified e-mail address from an account, so that the owner of the address can register with
+/// it. The account keeps its data, is suspended, and all its sessions end. A verified address cannot be
+/// released. Requires the permission `users.verify`.
 #[utoipa::path(
     delete, path = "/api/v1/admin/users/{id}/email", security(("bearer" = ["users.verify"])),
     params(("id" = UserId, Path, description = "Of the account")),

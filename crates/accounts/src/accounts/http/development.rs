@@ -1,4 +1,5 @@
-//! `/dev/verify-email`: proves an address without a mail. Development mode only.
+//! `POST /dev/verify-email`: verifies an e-mail address without sending mail. Served in development mode
+//! only.
 
 use axum::extract::State;
 use kith_kernel::{Problem, Timestamp, problems};
@@ -13,25 +14,29 @@ pub fn routes() -> Routes {
     Routes::new().routes(routes!(verify_email_in_development))
 }
 
+/// E-mail address to verify.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct DevVerifyEmailBody {
-    /// Address of a registered account.
+    /// E-mail address of a registered account. Letter case is ignored.
     #[schema(example = "ada@example.org")]
     email: String,
 }
 
-/// An address that is proven.
+/// Verified e-mail address.
 #[derive(Serialize, ToSchema)]
 struct ProvenEmail {
-    /// The address as it was registered.
+    /// E-mail address as entered at registration.
     #[schema(example = "ada@example.org")]
     email: String,
-    /// Since when it is proven.
+    /// Time at which the address was verified.
     email_verified_at: Timestamp,
 }
 
-/// Prove an e-mail address without a mail, so that its owner can be found by it. Development mode only.
+/// Verify an e-mail address without sending mail
+///
+/// Marks the e-mail address of a registered account as verified, so that other users can find the account by
+/// it. Available in development mode only.
 #[utoipa::path(
     post, path = "/dev/verify-email",
     request_body = DevVerifyEmailBody,
@@ -46,6 +51,6 @@ async fn verify_email_in_development(
 ) -> ApiResult<Json<ProvenEmail>> {
     let account = administration::verify_address(&app, &app.system_ctx("development"), &email).await?;
     let verified_at = account.email_verified_at;
-    let nobody = || Problem::new(&problems::NOT_FOUND, "Nobody has this address.");
+    let nobody = || Problem::new(&problems::NOT_FOUND, "No account has this e-mail address.");
     Ok(Json(ProvenEmail { email: account.email, email_verified_at: verified_at.ok_or_else(nobody)? }))
 }

@@ -1,4 +1,4 @@
-//! One's own account: profile, password, all one's data, and leaving.
+//! Endpoints for the caller's own account: profile, password, export and deletion.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -23,28 +23,34 @@ pub fn routes() -> Routes {
         .routes(routes!(export_me))
 }
 
+/// Password change.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ChangePasswordBody {
+    /// Current password.
     current_password: String,
-    /// 8 to 256 characters.
+    /// New password, 8 to 256 characters.
     new_password: String,
 }
 
+/// Confirmation of an account deletion.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct DeleteBody {
+    /// Current password.
     password: String,
 }
 
-/// What is going to happen to an account.
+/// Scheduled deletion of an account.
 #[derive(Serialize, ToSchema)]
 struct Deletion {
-    /// When it is gone for good. Until then `POST /api/v1/auth/restore` undoes it.
+    /// Time after which the account is purged. Until then `POST /api/v1/auth/restore` restores it.
     delete_at: Timestamp,
 }
 
-/// Whoever is signed in.
+/// Get the current user
+///
+/// Returns the account and profile of the caller.
 #[utoipa::path(
     get, path = "/api/v1/me", security(("bearer" = [])),
     responses((status = 200, body = User))
@@ -53,7 +59,10 @@ async fn get_me(State(app): State<App>, SignedIn { user_id, .. }: SignedIn) -> A
     Ok(Json(app.db.read(move |q| queries::get_user(q, user_id)).await?))
 }
 
-/// Change one's profile. With `If-Match`, only if it is still what was read.
+/// Update the current user's profile
+///
+/// Changes the fields that are present; `null` clears an optional field. With `If-Match`, the update is
+/// rejected with 412 if the profile has changed since it was read.
 #[utoipa::path(
     patch, path = "/api/v1/me", security(("bearer" = [])),
     request_body = ProfilePatch,
@@ -76,7 +85,10 @@ async fn update_me(
     .await
 }
 
-/// Set another password. Every other session ends.
+/// Change the password
+///
+/// Sets a new password after checking the current one, and ends all other sessions of the caller. Five wrong
+/// passwords in a row lock the check for one minute, each further one for twice as long, up to 15 minutes.
 #[utoipa::path(
     post, path = "/api/v1/me/password", security(("bearer" = [])),
     request_body = ChangePasswordBody,
@@ -99,7 +111,7 @@ async fn change_password(
     }
     let address = client.address;
     let claim = claim_to_be_oneself(&app, &caller.ctx, client, &body.current_password).await?;
-    // Nothing is set with a wrong password, so its hash need not be made.
+    // The hash is not stored if the current password is wrong, so it is not computed either.
     let hash = if claim.proved {
         app.passwords.hash(Some(address), new.into_string()).await?
     } else {
@@ -112,8 +124,11 @@ async fn change_password(
     .await
 }
 
-/// Delete one's account. One is signed out everywhere, bond and requests end at once; the data is held for 14 days, then
-/// purged.
+/// Delete the current user's account
+///
+/// Ends all sessions, the active bond and all pending requests of the caller at once. The data is held for 14
+/// days and then purged; until then `POST /api/v1/auth/restore` restores the account, but not the bond. The
+/// last active administrator cannot be deleted.
 #[utoipa::path(
     delete, path = "/api/v1/me", security(("bearer" = [])),
     request_body = DeleteBody,
@@ -144,8 +159,11 @@ async fn delete_me(
     Ok(answer)
 }
 
-/// Everything that is kept about oneself. A large export is streamed while it is read: what changes meanwhile is in it or
-/// not. One runs at a time, and `limits.exports_per_day` says how many a day.
+/// Export the current user's data
+///
+/// Returns everything that the server stores about the caller, as one JSON object with a member per module. A
+/// large export is streamed while it is read: a change made meanwhile may or may not be included. One export
+/// per user runs at a time. The server setting `limits.exports_per_day` limits exports per day.
 #[utoipa::path(
     get, path = "/api/v1/me/export", security(("bearer" = [])),
     responses(

@@ -1,4 +1,4 @@
-//! Requests and answers about accounts. Addresses and passwords come in here; no password and no hash goes out.
+//! HTTP endpoints of accounts. Responses never contain a password or a password hash.
 
 mod admin;
 mod development;
@@ -21,29 +21,28 @@ use super::queries;
 use super::sign_in::Claim;
 
 static EMAIL_TAKEN: ProblemCode =
-    ProblemCode { code: "email_taken", status: 409, title: "This address is registered already" };
+    ProblemCode { code: "email_taken", status: 409, title: "E-mail address taken" };
 static INVALID_CREDENTIALS: ProblemCode =
-    ProblemCode { code: "invalid_credentials", status: 401, title: "The address or the password is wrong" };
+    ProblemCode { code: "invalid_credentials", status: 401, title: "Invalid credentials" };
 static WRONG_PASSWORD: ProblemCode =
-    ProblemCode { code: "wrong_password", status: 403, title: "The password is wrong" };
+    ProblemCode { code: "wrong_password", status: 403, title: "Wrong password" };
 static INVALID_REFRESH_TOKEN: ProblemCode =
-    ProblemCode { code: "invalid_refresh_token", status: 401, title: "The refresh token is not valid" };
+    ProblemCode { code: "invalid_refresh_token", status: 401, title: "Invalid refresh token" };
 static ACCOUNT_SUSPENDED: ProblemCode =
-    ProblemCode { code: "account_suspended", status: 403, title: "This account is suspended" };
+    ProblemCode { code: "account_suspended", status: 403, title: "Account suspended" };
 static ACCOUNT_DELETED: ProblemCode =
-    ProblemCode { code: "account_deleted", status: 403, title: "This account is deleted" };
+    ProblemCode { code: "account_deleted", status: 403, title: "Account deleted" };
 static ACCOUNT_NOT_DELETED: ProblemCode =
-    ProblemCode { code: "account_not_deleted", status: 409, title: "This account is not deleted" };
+    ProblemCode { code: "account_not_deleted", status: 409, title: "Account not deleted" };
 static EMAIL_VERIFIED: ProblemCode =
-    ProblemCode { code: "email_verified", status: 409, title: "This address is proven" };
-static LAST_ADMIN: ProblemCode =
-    ProblemCode { code: "last_admin", status: 409, title: "This is the last administrator" };
+    ProblemCode { code: "email_verified", status: 409, title: "E-mail address verified" };
+static LAST_ADMIN: ProblemCode = ProblemCode { code: "last_admin", status: 409, title: "Last administrator" };
 static NOT_TO_ONESELF: ProblemCode =
-    ProblemCode { code: "not_to_oneself", status: 409, title: "Nobody does this to themselves" };
+    ProblemCode { code: "not_to_oneself", status: 409, title: "Not allowed on own account" };
 static INVALID_LINK: ProblemCode =
-    ProblemCode { code: "invalid_link", status: 403, title: "The link is not valid" };
+    ProblemCode { code: "invalid_link", status: 403, title: "Invalid first-administrator link" };
 
-/// What these handlers answer with, beside the general problems.
+/// Problems of these handlers, in addition to the general ones.
 pub const PROBLEMS: &[&ProblemCode] = &[
     &EMAIL_TAKEN,
     &INVALID_CREDENTIALS,
@@ -58,9 +57,9 @@ pub const PROBLEMS: &[&ProblemCode] = &[
     &INVALID_LINK,
 ];
 
-/// The handlers.
+/// Returns the routes of accounts.
 pub fn routes() -> Routes {
-    // These take a password or a token that renews a session.
+    // These endpoints accept a password or a token that renews a session.
     let signing_in = sign_in::routes().merge(first_admin::accepting_routes());
     let signing_in = rate_limited(RateClass::Auth, &[], signing_in);
     let me = rate_limited(RateClass::Auth, &[Method::POST, Method::DELETE], me::routes());
@@ -72,12 +71,13 @@ pub fn routes() -> Routes {
         .merge(tagged("Administration", first_admin::page_routes()))
 }
 
-/// The handlers that only development mode has.
+/// Returns the routes that exist in development mode only.
 pub fn development_routes() -> Routes {
     development::routes()
 }
 
-/// The claim of somebody who is signed in to know their password too.
+/// Checks the password of the signed-in user and returns the result as a [`Claim`]. Rejects the attempt while
+/// the user is locked out.
 async fn claim_to_be_oneself(app: &App, ctx: &Ctx, client: Client, password: &str) -> Result<Claim, Problem> {
     let user = ctx.actor.user_id().ok_or(AccountError::Gone)?;
     let subject = app.keyring.pseudonym("password", &user.to_string());
@@ -90,7 +90,8 @@ async fn claim_to_be_oneself(app: &App, ctx: &Ctx, client: Client, password: &st
     prove(app, subject, Some(known), password, client).await
 }
 
-/// Looks at the password. Where there is no such account it takes the same time.
+/// Verifies `password` against the stored hash, if there is one. Takes the same time if `known` is `None`, so
+/// that the response time does not tell whether an account exists.
 async fn prove(
     app: &App,
     subject: [u8; 32],
@@ -109,7 +110,8 @@ async fn prove(
     Ok(Claim { subject, known, proved, better_hash, origin: Origin::from(client) })
 }
 
-/// Counts what somebody who guards the server wants to know.
+/// Counts `error` in the security metrics, if it is a failed log-in, a lock-out, a refused refresh or a
+/// registration with a taken address.
 fn count(app: &App, error: &AccountError) {
     let kind = match error {
         AccountError::InvalidCredentials | AccountError::WrongPassword => SecurityEvent::login_failed,
@@ -123,7 +125,7 @@ fn count(app: &App, error: &AccountError) {
     app.metrics.count_security(kind);
 }
 
-/// Whole seconds, at least one.
+/// Rounds up to whole seconds, at least 1.
 fn whole_seconds(wait: Duration) -> u32 {
     u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1)
 }
@@ -131,57 +133,75 @@ fn whole_seconds(wait: Duration) -> u32 {
 impl From<AccountError> for Problem {
     fn from(error: AccountError) -> Self {
         match error {
-            AccountError::EmailTaken => Self::new(&EMAIL_TAKEN, "Log in, or use another address."),
+            AccountError::EmailTaken => Self::new(
+                &EMAIL_TAKEN,
+                "An account with this e-mail address exists. Log in, or register with another address.",
+            ),
             AccountError::TooManyTaken { wait } => {
-                let detail = "This address was tried too often. Log in if it is yours, or use another.";
+                let detail = "Too many registrations were tried with this e-mail address. Log in if it is yours, or use another address.";
                 Self::new(&problems::RATE_LIMITED, detail).retry_after(whole_seconds(wait))
             }
-            AccountError::InvalidCredentials => {
-                Self::new(&INVALID_CREDENTIALS, "Check the address and the password.")
-            }
+            AccountError::InvalidCredentials => Self::new(
+                &INVALID_CREDENTIALS,
+                "The e-mail address or the password is wrong. Check both and try again.",
+            ),
             AccountError::Locked { wait } => {
-                let detail = "Too many failures in a row. Try again later.";
+                let detail = "Too many failed attempts in a row. Try again after the time in Retry-After.";
                 Self::new(&problems::LOCKED, detail).retry_after(whole_seconds(wait))
             }
-            AccountError::WrongPassword => Self::new(&WRONG_PASSWORD, "Check your present password."),
-            AccountError::Suspended => Self::new(&ACCOUNT_SUSPENDED, "A moderator has suspended it."),
+            AccountError::WrongPassword => {
+                Self::new(&WRONG_PASSWORD, "The current password is wrong. Check it and try again.")
+            }
+            AccountError::Suspended => {
+                Self::new(&ACCOUNT_SUSPENDED, "A moderator or an administrator has suspended this account.")
+            }
             AccountError::Deleted { purge_at } => Self::new(
                 &ACCOUNT_DELETED,
                 format!(
-                    "It will be gone for good at {purge_at}; until then POST /api/v1/auth/restore undoes it."
+                    "This account was deleted and will be purged at {purge_at}. Until then, restore it with POST /api/v1/auth/restore."
                 ),
             ),
-            AccountError::NotDeleted => Self::new(&ACCOUNT_NOT_DELETED, "There is nothing to undo: log in."),
-            AccountError::InvalidRefreshToken => {
-                Self::new(&INVALID_REFRESH_TOKEN, "It was used, has expired or never was. Log in again.")
-            }
+            AccountError::NotDeleted => Self::new(
+                &ACCOUNT_NOT_DELETED,
+                "This account is not deleted, so it cannot be restored. Log in instead.",
+            ),
+            AccountError::InvalidRefreshToken => Self::new(
+                &INVALID_REFRESH_TOKEN,
+                "The refresh token is invalid, expired or already used. Log in again.",
+            ),
             AccountError::Gone => {
-                Self::new(&problems::UNAUTHENTICATED, "This account does not exist any more.")
+                Self::new(&problems::UNAUTHENTICATED, "The account of this token has been deleted.")
             }
-            AccountError::NotFound => Self::new(&problems::NOT_FOUND, "There is no such account."),
+            AccountError::NotFound => {
+                Self::new(&problems::NOT_FOUND, "No account has this ID or e-mail address.")
+            }
             AccountError::SessionNotFound => {
-                Self::new(&problems::NOT_FOUND, "You have no open session with this id.")
+                Self::new(&problems::NOT_FOUND, "You have no open session with this ID.")
             }
-            AccountError::ToSelf => Self::new(&NOT_TO_ONESELF, "Another administrator can do this to you."),
+            AccountError::ToSelf => Self::new(
+                &NOT_TO_ONESELF,
+                "You cannot do this to your own account. Ask another administrator.",
+            ),
             AccountError::OutOfReach => Self::new(
                 &problems::FORBIDDEN,
-                "Their role is not below yours; an administrator can do this.",
+                "The role of this account is not below yours. Ask an administrator.",
             ),
-            AccountError::EmailVerified => Self::new(
-                &EMAIL_VERIFIED,
-                "A proven address belongs to the account that has it and cannot be released.",
-            ),
+            AccountError::EmailVerified => {
+                Self::new(&EMAIL_VERIFIED, "A verified e-mail address cannot be released.")
+            }
             AccountError::EmailNotVerified => Self::new(
                 &problems::FORBIDDEN,
                 "An account has this address, which is not verified: somebody else may have registered it. If it is its \
                  owner's, verify it first (`kith admin verify-email`).",
             ),
-            AccountError::LastAdmin => {
-                Self::new(&LAST_ADMIN, "Without an administrator nobody could make one: make another first.")
-            }
-            AccountError::InvalidLink => {
-                Self::new(&INVALID_LINK, "It was used, has expired, or there is an administrator already.")
-            }
+            AccountError::LastAdmin => Self::new(
+                &LAST_ADMIN,
+                "This is the last active administrator. Make another account an administrator first.",
+            ),
+            AccountError::InvalidLink => Self::new(
+                &INVALID_LINK,
+                "The link is invalid or expired, or an administrator already exists.",
+            ),
             AccountError::Changed(changed) => changed.into(),
             AccountError::Store(error) => store_problem(error),
         }

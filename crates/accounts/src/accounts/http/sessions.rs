@@ -1,4 +1,4 @@
-//! One's open sessions: seen, and ended one by one or all at once.
+//! Endpoints for the caller's open sessions: list them, end one, end all.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -14,9 +14,10 @@ pub fn routes() -> Routes {
     Routes::new().routes(routes!(list_sessions, end_sessions)).routes(routes!(end_session))
 }
 
+/// Open sessions of the caller.
 #[derive(Serialize, ToSchema)]
 struct SessionList {
-    /// The one that was renewed last first; there are at most 50.
+    /// Sessions, most recently refreshed first. A user has at most 50.
     items: Vec<Session>,
 }
 
@@ -24,12 +25,14 @@ struct SessionList {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct EndQuery {
-    /// Whether the session that asks goes on.
+    /// Set to `true` to keep the session of this request.
     #[param(default = false)]
     keep_current: Option<bool>,
 }
 
-/// Where one is signed in.
+/// List open sessions
+///
+/// Returns the caller's open sessions, most recently refreshed first.
 #[utoipa::path(
     get, path = "/api/v1/auth/sessions", security(("bearer" = [])),
     responses((status = 200, body = SessionList))
@@ -42,7 +45,10 @@ async fn list_sessions(
     Ok(Json(SessionList { items: list.map_err(store_problem)? }))
 }
 
-/// Sign out everywhere, at once.
+/// End all sessions
+///
+/// Ends all sessions of the caller at once, including the session of this request unless `keep_current` is
+/// `true`. Access and refresh tokens of ended sessions are no longer accepted.
 #[utoipa::path(
     delete, path = "/api/v1/auth/sessions", security(("bearer" = [])),
     params(EndQuery),
@@ -58,7 +64,9 @@ async fn end_sessions(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// End one session.
+/// End a session
+///
+/// Ends one open session of the caller. Its access and refresh tokens are no longer accepted.
 #[utoipa::path(
     delete, path = "/api/v1/auth/sessions/{id}", security(("bearer" = [])),
     params(("id" = SessionId, Path, description = "Of the session")),

@@ -1,4 +1,4 @@
-//! Registering, signing in, renewing a session and ending it.
+//! Endpoints for registration, log-in, token refresh and log-out.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -15,7 +15,7 @@ use super::super::secrets::{DeviceToken, RefreshToken};
 use super::super::sign_in::{self, Claim, OpenSession};
 use super::{count, prove};
 
-/// The version of a password that was just chosen for the first time.
+/// Password version of an account whose password has never been changed.
 pub const FIRST_PASSWORD: i64 = 1;
 
 pub fn routes() -> Routes {
@@ -27,58 +27,71 @@ pub fn routes() -> Routes {
         .routes(routes!(log_out))
 }
 
+/// Log-in credentials.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RegisterBody {
-    /// At most 254 characters. Case does not matter.
+    /// E-mail address, at most 254 characters. Letter case is ignored when addresses are compared.
     email: String,
-    /// 8 to 256 characters.
+    /// Password, 8 to 256 characters. Common passwords are rejected.
     password: String,
-    /// 1 to 80 characters.
+    /// Display name, 1 to 80 characters.
     display_name: String,
 }
 
+/// Refresh token of a session.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct LogInBody {
+    /// E-mail address of the account. Letter case is ignored.
     email: String,
+    /// Password of the account.
     password: String,
-    /// What an earlier sign-in on this device answered. Others' failures then do not lock this device out.
+    /// Device token from an earlier log-in on this device. With it, failed log-ins from other devices do not
+    /// lock out this device.
     device_token: Option<String>,
 }
 
+/// New account.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RefreshBody {
+    /// Refresh token from the last log-in or refresh.
     refresh_token: String,
 }
 
-/// What proves who one is.
+/// Access token and refresh token of a session.
 #[derive(Serialize, ToSchema)]
 struct TokenPair {
-    /// Goes into `Authorization: Bearer …`.
+    /// Access token. Send it as `Authorization: Bearer …`.
     access_token: String,
-    /// Gets the next pair. For 15 seconds after that it gets the same pair again; any later use ends the session.
+    /// Refresh token, valid for one refresh. For 15 seconds after the refresh it returns the same new pair
+    /// again; any later use ends the session.
     refresh_token: String,
+    /// Token type, always `Bearer`.
     #[schema(example = "Bearer")]
     token_type: &'static str,
-    /// Seconds for which the access token is valid.
+    /// Lifetime of the access token in seconds.
     expires_in: i64,
 }
 
-/// Somebody who has just proved who they are.
+/// Signed-in user with the tokens of a new session.
 #[derive(Serialize, ToSchema)]
 pub(super) struct SignInAnswer {
+    /// Account and profile of the user.
     user: User,
+    /// Tokens of the new session.
     #[serde(flatten)]
     tokens: TokenPair,
-    /// Keep it on the device, and send it when signing in again.
+    /// Device token. Store it on the device and send it with the next log-in.
     device_token: String,
 }
 
-/// Make an account, and sign in.
+/// Register an account
 ///
-/// That an address is registered already is said ten times an hour for each address, and no more.
+/// Creates an account and a first session for it. The e-mail address is not verified yet. For each address,
+/// `email_taken` is returned at most ten times an hour; further attempts get 429. An address that is free can
+/// always be registered.
 #[utoipa::path(
     post, path = "/api/v1/auth/register",
     request_body = RegisterBody,
@@ -109,9 +122,12 @@ async fn register(
     Ok((StatusCode::CREATED, Json(SignInAnswer::new(&app, &ctx, signed_in, None, FIRST_PASSWORD))))
 }
 
-/// Sign in. An unknown address and a wrong password are the same, and take the same time.
+/// Log in
 ///
-/// After five failures in a row nobody gets in for a minute, and for up to 15 minutes after further ones.
+/// Starts a session. An unknown address and a wrong password return the same problem and take the same time.
+/// After five failures in a row, log-in with this address is locked for one minute, and for twice as long
+/// after each further failure, up to 15 minutes. The lock applies to unknown addresses too. If the user has
+/// 50 sessions, the one that was refreshed longest ago ends.
 #[utoipa::path(
     post, path = "/api/v1/auth/login",
     request_body = LogInBody,
@@ -135,7 +151,10 @@ async fn log_in(
     Ok(Json(SignInAnswer::new(&app, &ctx, signed_in, device, version)))
 }
 
-/// Undo the deletion of one's account within its 14 days, and sign in. The bond does not come back with it.
+/// Restore a deleted account
+///
+/// Cancels the deletion of an account within 14 days after it, and starts a session. Bonds and requests that
+/// the deletion ended are not restored. Failed attempts count as failed log-ins.
 #[utoipa::path(
     post, path = "/api/v1/auth/restore",
     request_body = LogInBody,
@@ -160,7 +179,11 @@ async fn restore_account(
     Ok(Json(SignInAnswer::new(&app, &ctx, signed_in, device, version)))
 }
 
-/// Get the next pair of tokens. The refresh token is spent by it.
+/// Refresh the tokens of a session
+///
+/// Exchanges a refresh token for a new access token and a new refresh token. Each refresh token is valid
+/// once: for 15 seconds after its use it returns the same pair again, in case the response was lost; a later
+/// use, or the use of an older token, ends the session. A session that is not refreshed for 30 days expires.
 #[utoipa::path(
     post, path = "/api/v1/auth/refresh",
     request_body = RefreshBody,
@@ -181,7 +204,9 @@ async fn refresh_session(
     Ok(Json(TokenPair::new(&app, &ctx, session)))
 }
 
-/// End the session that a refresh token belongs to. One that has ended already is as good.
+/// Log out
+///
+/// Ends the session that the refresh token belongs to. Returns 204 also if the session has already ended.
 #[utoipa::path(
     post, path = "/api/v1/auth/logout",
     request_body = RefreshBody,
@@ -201,7 +226,9 @@ async fn log_out(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Whom somebody claims to be, and the device that they are known on.
+/// Checks e-mail address and password of a log-in. Returns the result with the device, if the device token is
+/// valid for this account and its current password. Rejects the attempt while the device or the address is
+/// locked out.
 async fn claim(
     app: &App,
     ctx: &Ctx,
@@ -214,7 +241,7 @@ async fn claim(
     let by_address = app.keyring.pseudonym("login", &key);
     let by_device = device.map(|device| app.keyring.pseudonym("device", &device.id.to_string()));
     let looked = app.db.read(move |q| {
-        // Before the account is looked for, which takes longer where there is one.
+        // Checked before the account is looked up: the lookup takes longer if the account exists.
         queries::may_try(q, &by_device.unwrap_or(by_address), now)?;
         let known = queries::find_credentials(q, &key)?;
         let owner = known.as_ref().map(|known| (known.user.id, known.password_version));
@@ -230,7 +257,7 @@ async fn claim(
 }
 
 impl SignInAnswer {
-    /// What somebody is told who has signed in, on a device that was known before or on a new one.
+    /// Builds the response of a log-in. Creates a device token unless the device is known.
     pub fn new(
         app: &App,
         ctx: &Ctx,

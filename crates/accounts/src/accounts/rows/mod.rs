@@ -1,4 +1,4 @@
-//! All SQL about accounts, a function a statement. No decisions.
+//! SQL statements of accounts, one function per statement. No decisions.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
@@ -45,7 +45,7 @@ row_columns! {
     }
 }
 
-/// Makes the account unless the address is taken, and says whether it did.
+/// Inserts the account unless its address is taken. Returns `true` if it was inserted.
 pub fn insert_user(tx: &Tx<'_>, user: &User, account: &NewAccount) -> Result<bool, Error> {
     let inserted = tx.exec(
         "INSERT INTO users (id, email, email_key, display_name, password_hash, role, created_at, email_verified_at)
@@ -68,7 +68,7 @@ pub fn find_user(q: &Query<'_>, id: UserId) -> Result<Option<User>, Error> {
     q.one(concat!("SELECT ", user_columns!(), " FROM users WHERE id = $1"), params![id], User::read_row)
 }
 
-/// The account with this address, and what its password is checked against.
+/// Returns the account with this e-mail key and its credentials, unless the address was released.
 pub fn find_credentials(q: &Query<'_>, email_key: &str) -> Result<Option<Credentials>, Error> {
     q.one(
         concat!(
@@ -93,66 +93,66 @@ pub fn find_credentials_of(q: &Query<'_>, id: UserId) -> Result<Option<Credentia
     )
 }
 
-/// Who has this address, by its key, if they have not left.
+/// Returns the user with this e-mail key, unless their account is deleted.
 ///
 /// # Errors
-/// The database's.
+/// Returns the store's error if the query fails.
 pub fn find_by_email(q: &Query<'_>, email_key: &str) -> Result<Option<UserId>, Error> {
     let sql = "SELECT id FROM users WHERE email_key = $1 AND deleted_at IS NULL";
     q.one(sql, params![email_key], |row| row.get(0))
 }
 
-/// Who has an address.
+/// Owner of an e-mail address.
 #[derive(Clone, Copy, Debug)]
 pub struct AddressOwner {
-    /// The account.
+    /// User ID.
     pub user: UserId,
-    /// Whether the address is proven to be theirs.
+    /// `true` if the address is verified.
     pub is_proven: bool,
 }
 
-/// Who has this address, by its key, if they have not left, and whether it is proven to be theirs.
+/// Returns the owner of the address with this e-mail key, unless their account is deleted.
 ///
 /// # Errors
-/// The database's.
+/// Returns the store's error if the query fails.
 pub fn find_address_owner(q: &Query<'_>, email_key: &str) -> Result<Option<AddressOwner>, Error> {
     let sql =
         "SELECT id, email_verified_at IS NOT NULL FROM users WHERE email_key = $1 AND deleted_at IS NULL";
     q.one(sql, params![email_key], |row| Ok(AddressOwner { user: row.get(0)?, is_proven: row.get(1)? }))
 }
 
-/// Whose account keeps this address, though they may be leaving.
+/// Returns the user whose account has this e-mail key, also if the account is deleted and held.
 pub fn find_holder(q: &Query<'_>, email_key: &str) -> Result<Option<UserId>, Error> {
     let sql = "SELECT id FROM users WHERE email_key = $1 AND purged_at IS NULL AND email <> ''";
     q.one(sql, params![email_key], |row| row.get(0))
 }
 
-/// At most `limit` accounts whose email key is to be checked: the account, the address, the key.
+/// Returns up to `limit` accounts whose e-mail key must be recomputed: user ID, address, present key.
 pub fn list_keys_to_check(q: &Query<'_>, limit: i64) -> Result<Vec<(UserId, String, String)>, Error> {
     let sql = "SELECT c.user_id, COALESCE(u.email, ''), COALESCE(u.email_key, '')
                FROM email_keys_to_check c LEFT JOIN users u ON u.id = c.user_id ORDER BY c.user_id LIMIT $1";
     q.all(sql, params![limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
 }
 
-/// Notes that the email key of an account is checked.
+/// Records that the e-mail key of an account has been recomputed.
 pub fn delete_key_to_check(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     tx.exec("DELETE FROM email_keys_to_check WHERE user_id = $1", params![user]).map(drop)
 }
 
-/// Changes the key of an address, unless another account has that key.
+/// Sets the e-mail key of an account. Returns `false` if another account has that key.
 pub fn set_email_key(tx: &Tx<'_>, user: UserId, key: &str) -> Result<bool, Error> {
     let sql = "UPDATE users SET email_key = $2 WHERE id = $1
                AND NOT EXISTS (SELECT 1 FROM users other WHERE other.email_key = $2)";
     Ok(tx.exec(sql, params![user, key])? == 1)
 }
 
-/// Notes that an address is proven.
+/// Records that the e-mail address of an account is verified.
 pub fn set_email_verified(tx: &Tx<'_>, user: UserId, at: Timestamp) -> Result<(), Error> {
     tx.exec("UPDATE users SET email_verified_at = $2 WHERE id = $1", params![user, at])?;
     Ok(())
 }
 
-/// Removes an account's address, so that another account can register it.
+/// Removes the e-mail address of an account, so that another account can register it.
 pub fn release_email(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     let sql =
         "UPDATE users SET email = '', email_key = 'released:' || id, email_verified_at = NULL WHERE id = $1";
@@ -177,20 +177,20 @@ pub fn update_profile(tx: &Tx<'_>, user: &User) -> Result<(), Error> {
     Ok(())
 }
 
-/// The same password, hashed in another way.
+/// Stores the same password with new hash parameters. The password version stays.
 pub fn set_password_hash(tx: &Tx<'_>, user: UserId, hash: &str) -> Result<(), Error> {
     tx.exec("UPDATE users SET password_hash = $2 WHERE id = $1", params![user, hash])?;
     Ok(())
 }
 
-/// Another password.
+/// Stores a new password and increases the password version.
 pub fn set_password(tx: &Tx<'_>, user: UserId, hash: &str) -> Result<(), Error> {
     let sql = "UPDATE users SET password_hash = $2, password_version = password_version + 1 WHERE id = $1";
     tx.exec(sql, params![user, hash])?;
     Ok(())
 }
 
-/// Marks the account as deleted, or takes that back.
+/// Marks an account as deleted, or, with `None`, as not deleted.
 pub fn set_deleted(
     tx: &Tx<'_>,
     user: UserId,
@@ -202,10 +202,10 @@ pub fn set_deleted(
     Ok(())
 }
 
-/// How many accounts have a password hash that begins so, up to the salt.
+/// Counts accounts by the part of their password hash before the salt.
 ///
-/// What argon2 made ends in 22 letters of salt and 43 of hash, each behind a `$`; what bcrypt made begins in 7 letters
-/// that say its cost. A text of another kind is told by its kind alone.
+/// An argon2 hash ends in a salt of 22 and a hash of 43 characters, each preceded by `$`. A bcrypt hash
+/// begins with 7 characters that contain its cost. Other texts are counted as `unknown`.
 pub fn count_hashes(q: &Query<'_>) -> Result<Vec<(String, i64)>, Error> {
     q.all(
         "SELECT kind, COUNT(*) FROM (
@@ -230,14 +230,14 @@ pub fn set_suspended(tx: &Tx<'_>, user: UserId, at: Option<Timestamp>) -> Result
     Ok(())
 }
 
-/// How many administrators can act whom one can count on: not those that are made up.
+/// Counts the active administrators, without synthetic accounts.
 pub fn count_admins(q: &Query<'_>) -> Result<i64, Error> {
     let sql = "SELECT COUNT(*) FROM users
                WHERE role = 'admin' AND suspended_at IS NULL AND deleted_at IS NULL AND email_key NOT LIKE '%' || $1";
     Ok(q.one(sql, params![MADE_UP], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// The administrators who can act.
+/// Returns the active administrators.
 pub fn list_admins(q: &Query<'_>) -> Result<Vec<UserId>, Error> {
     let sql = "SELECT id FROM users WHERE role = 'admin' AND suspended_at IS NULL AND deleted_at IS NULL ORDER BY id";
     q.all(sql, &[], |row| row.get(0))
@@ -257,7 +257,7 @@ macro_rules! accounts {
     };
 }
 
-/// Accounts that are not purged, newest first. What is not asked for is NULL.
+/// Returns a page of accounts that are not purged, newest first. An absent filter is passed as NULL.
 pub fn list_accounts(q: &Query<'_>, list: &AccountList) -> Result<Vec<Account>, Error> {
     let status = list.status.map(|status| match status {
         AccountStatus::Active => "active",
@@ -266,7 +266,7 @@ pub fn list_accounts(q: &Query<'_>, list: &AccountList) -> Result<Vec<Account>, 
     });
     let (before, limit) = (list.before, list.limit.rows());
     let role = list.role.map(Role::as_str);
-    // Apart, so that an index serves each.
+    // Separate statements, so that each can use an index.
     if let Some(email_key) = &list.email_key {
         return q.all(
             accounts!(
@@ -299,7 +299,7 @@ pub fn list_accounts(q: &Query<'_>, list: &AccountList) -> Result<Vec<Account>, 
     )
 }
 
-/// What somebody may do: nothing, if they are shut out.
+/// Returns the role and the open sessions of a user; `None` if the account is suspended or deleted.
 pub fn find_access(q: &Query<'_>, user: UserId) -> Result<Option<Access>, Error> {
     let rows = q.all(
         "SELECT u.role, s.id FROM users u LEFT JOIN sessions s ON s.user_id = u.id
@@ -336,7 +336,7 @@ pub fn forget_failures(tx: &Tx<'_>, subject: &[u8; 32]) -> Result<(), Error> {
     Ok(())
 }
 
-/// How often it was said since `since` that an address is registered, and when first.
+/// Counts the `email_taken` responses for an address since `since`, and returns the time of the first.
 pub fn find_refusals(
     q: &Query<'_>,
     address: &[u8; 32],
@@ -362,7 +362,7 @@ pub fn insert_link(tx: &Tx<'_>, secret_hash: &[u8; 32], expires_at: Timestamp) -
     Ok(())
 }
 
-/// Forgets links that have expired.
+/// Deletes expired links.
 pub fn tidy_links(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
     tx.exec("DELETE FROM first_admin_links WHERE expires_at <= $1", params![now])?;
     Ok(())
@@ -378,7 +378,7 @@ pub fn delete_links(tx: &Tx<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes away what no longer counts.
+/// Deletes expired sessions, and counters that no longer matter.
 pub fn tidy(
     tx: &Tx<'_>,
     now: Timestamp,
@@ -391,8 +391,8 @@ pub fn tidy(
     Ok(())
 }
 
-/// Notes for accounts deleted since the run before at which observed time their hold is over. What the wall clock says has
-/// passed since the deletion counts as far as it was observed.
+/// Sets the end of the hold in observed time for accounts deleted since the previous run. Wall-clock time
+/// since the deletion counts only as far as it was observed.
 pub fn hold_deleted(tx: &Tx<'_>, run: &PurgeRun) -> Result<(), Error> {
     tx.exec(
         "UPDATE users SET purge_elapsed_ms = $2 + (purge_at - deleted_at)
@@ -403,12 +403,12 @@ pub fn hold_deleted(tx: &Tx<'_>, run: &PurgeRun) -> Result<(), Error> {
     Ok(())
 }
 
-/// An account that is to be purged.
+/// Account that is due to be purged.
 #[derive(Clone, Copy, Debug)]
 pub struct DueAccount {
-    /// The account.
+    /// User ID.
     pub user: UserId,
-    /// Since when; with the id, where the next batch begins.
+    /// End of the hold. Together with the ID, it is the position in the list.
     pub purge_at: Timestamp,
 }
 
@@ -424,8 +424,8 @@ macro_rules! due {
     };
 }
 
-/// Accounts whose hold is over, the longest due first, behind `after`; at most `limit`. `established` are those that were
-/// [`rules::ESTABLISHED_AFTER`] old when they were deleted; they are left out unless `with_established`.
+/// Returns up to `limit` accounts whose hold is over, longest due first, after `after`. Accounts that were at
+/// least [`rules::ESTABLISHED_AFTER`] old when they were deleted are included only if `with_established`.
 pub fn list_due(
     q: &Query<'_>,
     run: &PurgeRun,
@@ -453,7 +453,7 @@ pub fn list_due(
     )
 }
 
-/// How many accounts are due, and how many of them are established.
+/// Returns the number of accounts due to be purged, and how many of them are established.
 pub fn count_due(q: &Query<'_>, run: &PurgeRun) -> Result<(i64, i64), Error> {
     let counted = q.one(
         due!("COUNT(*), COALESCE(SUM(CASE WHEN deleted_at - created_at >= $3 THEN 1 ELSE 0 END), 0)", ""),
@@ -463,7 +463,7 @@ pub fn count_due(q: &Query<'_>, run: &PurgeRun) -> Result<(i64, i64), Error> {
     Ok(counted.unwrap_or_default())
 }
 
-/// How many accounts are established at `now`, those that are due among them.
+/// Counts the accounts that are established at `now`, including those that are due.
 pub fn count_established(q: &Query<'_>, now: Timestamp) -> Result<i64, Error> {
     let sql = "SELECT COUNT(*) FROM users WHERE purged_at IS NULL AND created_at <= $1";
     Ok(q.one(sql, params![now - rules::ESTABLISHED_AFTER], |row| row.get(0))?.unwrap_or(0))
@@ -473,13 +473,13 @@ fn established_ms() -> i64 {
     i64::try_from(rules::ESTABLISHED_AFTER.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Whether the hold of this account is over still, at `now` and at the observed time.
+/// Returns `true` if the hold of this account is still over, at `now` and in observed time.
 pub fn is_due(q: &Query<'_>, user: UserId, now: Timestamp, elapsed_ms: i64) -> Result<bool, Error> {
     let sql = due!("1", " AND id = $3");
     Ok(q.one(sql, params![now, elapsed_ms, user], |_| Ok(()))?.is_some())
 }
 
-/// Leaves of an account only what others' histories refer to: its id.
+/// Clears all personal data of an account. Its ID stays, because the histories of others refer to it.
 pub fn empty_user(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
     tx.exec(
         "UPDATE users SET email = '', email_key = 'purged:' || id, display_name = $2, password_hash = '',

@@ -1,4 +1,4 @@
-//! All SQL about sessions, a function a statement. No decisions.
+//! SQL statements of sessions, one function per statement. No decisions.
 
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{Error, Query, Tx, id_columns, params};
@@ -7,7 +7,7 @@ use super::super::model::{Origin, Session, SessionId};
 
 id_columns!(SessionId);
 
-/// A session, as far as it is needed to renew or end it.
+/// Session with the columns needed to refresh or end it.
 pub struct SessionRow {
     pub user_id: UserId,
     pub generation: i64,
@@ -46,7 +46,8 @@ pub fn find_session(q: &Query<'_>, id: SessionId) -> Result<Option<SessionRow>, 
     )
 }
 
-/// Moves the session on from `generation`, if that is where it is and it has not ended.
+/// Refreshes a session if its generation is `generation` and it has not expired. Returns its user, or `None`
+/// if not.
 pub fn renew_session(
     tx: &Tx<'_>,
     id: SessionId,
@@ -63,14 +64,14 @@ pub fn renew_session(
     )
 }
 
-/// The open sessions of `user`, the one that was renewed last first.
+/// Returns the open sessions of `user`, most recently refreshed first.
 pub fn list_sessions(
     q: &Query<'_>,
     user: UserId,
     current: SessionId,
     now: Timestamp,
 ) -> Result<Vec<Session>, Error> {
-    // `+ 0`: never by the index of expiry, in which almost all sessions are behind `now`.
+    // `+ 0` keeps SQLite from using the index on expiry, in which almost all sessions match.
     q.all(
         "SELECT id, created_at, refreshed_at, expires_at, address, user_agent FROM sessions
          WHERE user_id = $1 AND expires_at + 0 > $2 ORDER BY refreshed_at DESC, id DESC",
@@ -94,7 +95,7 @@ pub fn delete_session(tx: &Tx<'_>, user: UserId, id: SessionId) -> Result<bool, 
     tx.exec("DELETE FROM sessions WHERE id = $1 AND user_id = $2", params![id, user]).map(|rows| rows == 1)
 }
 
-/// Ends every session of `user` but `kept`, and says which.
+/// Deletes all sessions of `user` except `kept`. Returns the deleted sessions.
 pub fn delete_sessions(tx: &Tx<'_>, user: UserId, kept: Option<SessionId>) -> Result<Vec<SessionId>, Error> {
     tx.all(
         "DELETE FROM sessions WHERE user_id = $1 AND (CAST($2 AS TEXT) IS NULL OR id <> $2) RETURNING id",
@@ -103,7 +104,7 @@ pub fn delete_sessions(tx: &Tx<'_>, user: UserId, kept: Option<SessionId>) -> Re
     )
 }
 
-/// Ends the sessions of `user` that were renewed longest ago and are more than `most`, and says which.
+/// Deletes all but the `most` most recently refreshed sessions of `user`. Returns the deleted sessions.
 pub fn delete_surplus_sessions(tx: &Tx<'_>, user: UserId, most: i64) -> Result<Vec<SessionId>, Error> {
     tx.all(
         "DELETE FROM sessions WHERE id IN

@@ -1,12 +1,12 @@
-//! Properties of the parsers of this crate. Fuzz targets in the folder `fuzz` check them, and a test checks them with the
-//! seeds. Never part of a release build.
+//! Fuzz targets for the parsers of this crate. The folder `fuzz` runs them; a test runs them on the seed
+//! inputs. Not part of release builds.
 
 use kith_kernel::fuzzing::Target;
 
 pub use crate::bonds::bonds;
 pub use crate::spaces::{documents, lists, schedules as dates};
 
-/// The targets of this crate.
+/// Fuzz targets of this crate.
 pub const TARGETS: &[Target] =
     &[("bonds", bonds), ("lists", lists), ("documents", documents), ("dates", dates)];
 
@@ -15,7 +15,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_must_hold_holds_of_the_seeds() {
+    fn seed_inputs_satisfy_properties() {
         kith_kernel::fuzzing::ask_of_seeds(TARGETS);
     }
 }

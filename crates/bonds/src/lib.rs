@@ -1,4 +1,5 @@
-//! Bonds between two users, from the partner request to the archive, and the spaces whose items bonds and users keep.
+//! Bonds between two users, from the partner request to the archive, and the spaces that store JSON items of
+//! bonds and users.
 
 pub mod bonds;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -1,4 +1,5 @@
-//! What time does to requests and bonds: it is written down here, and counts whether or not that has happened yet.
+//! Maintenance of requests and bonds: records expiry, archives ended bonds, deletes old invites. Queries and
+//! commands judge expiry by the clock, so nothing depends on when these jobs run.
 
 use std::time::Duration;
 
@@ -11,16 +12,16 @@ use super::model::{Living, PartnerRequestId, restorable_until};
 use super::rules::{MISSES_WITHIN, REQUEST_LIFETIME};
 use super::{commands, events, rows};
 
-/// After a request by address has run out, its sender sees for so long whom they asked.
+/// Time after the expiry of a request by e-mail address for which its sender can still see the address.
 const ADDRESSES_KEPT: Duration = days(30);
-/// Rows looked at in one transaction.
+/// Maximum number of rows per transaction.
 const AT_ONCE: i64 = 500;
 
-/// Writes down which requests have expired, and forgets which addresses were asked long ago. Any number of nodes may do
-/// it at once.
+/// Records which requests have expired, and deletes the e-mail addresses of old requests. Several nodes may
+/// run it at once.
 ///
 /// # Errors
-/// The database's.
+/// Returns an error if the database operation fails.
 pub async fn expire_requests(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     while expire_some(&app, &ctx).await? {}
@@ -32,20 +33,20 @@ pub async fn expire_requests(app: App) -> Result<(), UpkeepError> {
     Ok(())
 }
 
-/// Writes down which bonds can no longer come back.
+/// Archives bonds that can no longer be restored.
 ///
 /// # Errors
-/// The database's.
+/// Returns an error if the database operation fails.
 pub async fn archive_ended(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     while archive_some(&app, &ctx).await? {}
     Ok(())
 }
 
-/// Forgets invites that nobody can use any more.
+/// Deletes invites and failed attempts that no longer matter.
 ///
 /// # Errors
-/// The database's.
+/// Returns an error if the database operation fails.
 pub async fn tidy_invites(app: App) -> Result<(), UpkeepError> {
     app.write(&app.system_ctx("upkeep"), |tx, ctx| {
         rows::tidy_invites(tx, ctx.now - MISSES_WITHIN, ctx.now - hours(24 * 30))
@@ -54,10 +55,11 @@ pub async fn tidy_invites(app: App) -> Result<(), UpkeepError> {
     Ok(())
 }
 
-/// Returns whether there may be more. Requests all live equally long, so they expire in the order of their ids. Several nodes
-/// may do the same at once; the mark passes a request only when that is written down.
+/// Records a batch of expired requests. Returns `true` if there may be more. All requests have the same
+/// lifetime, so they expire in the order of their IDs. The mark passes a request only after its expiry is
+/// recorded, so that several nodes may run this at once.
 async fn expire_some(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
-    // Ids are made on several nodes, whose clocks differ a little.
+    // An hour of margin, because the clocks of the nodes that made the IDs differ.
     let until = last_id_before(ctx.renewed().now - REQUEST_LIFETIME - hours(1));
     let listed = app.db.read(move |q| {
         let after = rows::find_expiry_mark(q)?.unwrap_or(PartnerRequestId(Uuid::nil()));
@@ -77,13 +79,14 @@ async fn expire_some(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
     Ok(listed.len() as i64 == AT_ONCE)
 }
 
-/// What no id (UUIDv7, RFC 9562) that was made before `at` lies behind.
+/// Returns the smallest ID (UUIDv7, RFC 9562) of requests made at `at`. IDs of earlier requests are smaller.
 fn last_id_before(at: Timestamp) -> PartnerRequestId {
     let millis = u64::try_from(at.as_millis()).unwrap_or(0);
     PartnerRequestId(Uuid::from_u128(u128::from(millis) << 80))
 }
 
-/// Whether there may be more. Each pair is locked and looked at again: they may come back together at any moment.
+/// Archives a batch of bonds. Returns `true` if there may be more. Each pair is locked and checked again,
+/// because it may be restored meanwhile.
 async fn archive_some(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
     let now = ctx.renewed().now;
     let due = app.db.read(move |q| rows::list_to_archive(q, ended_before(now), AT_ONCE)).await?;
@@ -94,7 +97,7 @@ async fn archive_some(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
     Ok(due.len() as i64 == AT_ONCE)
 }
 
-/// A bond that ended before this cannot come back at `now`.
+/// Returns the time before which a bond must have ended so that it cannot be restored at `now`.
 pub fn ended_before(now: Timestamp) -> Timestamp {
     now - restorable_until(Timestamp::EPOCH).since(Timestamp::EPOCH)
 }
@@ -115,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_stand_on_the_side_of_the_moment_they_were_made_at() {
+    fn ids_sort_by_creation_time() {
         let id_at = |at| PartnerRequestId(TimeOrderedIds::new(SystemRandom).next(at));
         let at = Timestamp::EPOCH + days(20_000);
         assert!(id_at(at) > last_id_before(at));
@@ -123,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_moment_of_the_window_counts() {
+    fn restoration_window_includes_its_end() {
         let ended = Timestamp::EPOCH + days(100);
         let last = restorable_until(ended);
         assert!(ended >= ended_before(last), "it can still come back");

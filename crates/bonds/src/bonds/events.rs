@@ -1,4 +1,4 @@
-//! What bonds tell those whom they concern. Never a message's text: whoever shows one asks for it.
+//! Events of requests, bonds and invites. Their payloads never contain the text of a message.
 
 use kith_kernel::UserId;
 use kith_store::NewEvent;
@@ -22,7 +22,7 @@ const INVITE_SPENT: &str = "invite.spent";
 const INVITE_REVOKED: &str = "invite.revoked";
 const SETTINGS_CHANGED: &str = "partner_settings.changed";
 
-/// All of them.
+/// Kinds of events that this module emits.
 pub const KINDS: &[&str] = &[
     REQUEST_CREATED,
     REQUEST_ACCEPTED,
@@ -42,93 +42,95 @@ pub const KINDS: &[&str] = &[
 ];
 
 impl Parties {
-    /// Both, as far as the receiver can see the request.
+    /// Returns the sender, and the recipient if they can see the request.
     fn both(self) -> Vec<UserId> {
         std::iter::once(self.from).chain(self.to).collect()
     }
 
-    /// Those who learn how it was decided: not whoever asked by address.
+    /// Returns those who learn of a decision: the recipient, and the sender unless they sent the request by
+    /// e-mail address.
     fn told(self) -> Vec<UserId> {
         if self.by_email { self.to.into_iter().collect() } else { self.both() }
     }
 }
 
-/// It waits for its receiver, who hears of it unless it is silent.
+/// A request was sent. The recipient is notified unless it is silent.
 pub fn request_created(parties: Parties, silent: bool) -> NewEvent {
     about(REQUEST_CREATED, parties, if silent { vec![parties.from] } else { parties.both() })
 }
 
-/// It became a bond.
+/// A request was accepted.
 pub fn request_accepted(parties: Parties) -> NewEvent {
     about(REQUEST_ACCEPTED, parties, parties.both())
 }
 
-/// The receiver said no.
+/// A request was rejected.
 pub fn request_rejected(parties: Parties) -> NewEvent {
     about(REQUEST_REJECTED, parties, parties.told())
 }
 
-/// Its sender took it back.
+/// A request was cancelled by its sender.
 pub fn request_cancelled(parties: Parties) -> NewEvent {
     about(REQUEST_CANCELLED, parties, parties.both())
 }
 
-/// It was cancelled because of what its sender did otherwise.
+/// A request was cancelled as a consequence of another action of its sender.
 pub fn request_withdrawn(parties: Parties) -> NewEvent {
     about(REQUEST_CANCELLED, parties, parties.told())
 }
 
-/// Nobody answered it in time.
+/// A request expired.
 pub fn request_expired(parties: Parties) -> NewEvent {
     about(REQUEST_EXPIRED, parties, parties.both())
 }
 
-/// It is over, because one of the two has found a partner otherwise; that is not told. `own` is whether it was its sender.
+/// A request was superseded, because one of its users formed another bond. The event does not contain the
+/// reason. `own` is `true` if that user is the sender.
 pub fn request_closed(parties: Parties, own: bool) -> NewEvent {
     about(REQUEST_CLOSED, parties, if own { parties.both() } else { parties.told() })
 }
 
-/// Somebody finds its message worth a moderator's look. Its sender does not hear of it.
+/// The message of a request was reported. Its sender does not receive the event.
 pub fn request_reported(parties: Parties, reporter: UserId) -> NewEvent {
     about(REQUEST_REPORTED, parties, vec![reporter])
 }
 
-/// Two people are partners.
+/// A bond was formed.
 pub fn bond_created(bond: BondId, pair: Pair) -> NewEvent {
     about_bond(BOND_CREATED, bond, pair.users())
 }
 
-/// Two people are partners again.
+/// A bond was restored.
 pub fn bond_restored(bond: BondId, pair: Pair) -> NewEvent {
     about_bond(BOND_RESTORED, bond, pair.users())
 }
 
-/// Two people are no longer partners. Why, and who wanted it, is nobody's business.
+/// A bond ended. The event contains neither who ended it nor the reason.
 pub fn bond_ended(bond: BondId, users: [UserId; 2]) -> NewEvent {
     about_bond(BOND_ENDED, bond, users)
 }
 
-/// A bond that ended cannot come back any more.
+/// A bond was archived.
 pub fn bond_archived(bond: BondId, users: [UserId; 2]) -> NewEvent {
     about_bond(BOND_ARCHIVED, bond, users)
 }
 
-/// Somebody has an invite to hand out.
+/// An invite was created.
 pub fn invite_created(inviter: UserId) -> NewEvent {
     about_own(INVITE_CREATED, inviter)
 }
 
-/// One of somebody's invites was used.
+/// An invite was spent.
 pub fn invite_spent(inviter: UserId) -> NewEvent {
     about_own(INVITE_SPENT, inviter)
 }
 
-/// Somebody took an invite back.
+/// An invite was revoked.
 pub fn invite_revoked(inviter: UserId) -> NewEvent {
     about_own(INVITE_REVOKED, inviter)
 }
 
-/// Somebody wants to be approached in another way.
+/// The partner settings of a user were changed.
 pub fn settings_changed(user: UserId) -> NewEvent {
     about_own(SETTINGS_CHANGED, user)
 }
@@ -146,7 +148,7 @@ fn about_bond(kind: &'static str, bond: BondId, users: [UserId; 2]) -> NewEvent 
     }
 }
 
-/// The payload names nobody whom the sender does not know.
+/// Builds an event about a request. The payload names the recipient only if the sender may know them.
 fn about(kind: &'static str, parties: Parties, recipients: Vec<UserId>) -> NewEvent {
     let Parties { request, from, to, by_email } = parties;
     let to = to.filter(|_| !by_email || kind == REQUEST_ACCEPTED);

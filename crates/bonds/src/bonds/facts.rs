@@ -1,4 +1,4 @@
-//! What administrators are told of bonds: whether one slot is one slot, and whether the archive keeps up.
+//! Facts about bonds for administrators: consistency of the slots, and delay of the archive.
 
 use kith_kernel::Ctx;
 use kith_platform::Fact;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::due::ended_before;
 use super::rows;
 
-/// All of them.
+/// Facts that this module reports to administrators.
 pub const FACTS: &[Fact] =
     &[Fact { name: "bonds.slots", read: slots }, Fact { name: "bonds.archive", read: archive }];
 
@@ -21,7 +21,7 @@ fn slots(q: &Query<'_>, _: &Ctx) -> Result<Value, Error> {
     }))
 }
 
-/// For how many seconds a bond has been waiting that could be archived; 0 if none is.
+/// Reports the number of seconds for which the oldest bond has been due for archiving; 0 if none is due.
 fn archive(q: &Query<'_>, ctx: &Ctx) -> Result<Value, Error> {
     let limit = ended_before(ctx.now);
     let overdue =

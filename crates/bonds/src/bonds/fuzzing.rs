@@ -1,4 +1,4 @@
-//! What must hold of invites' codes, messages and names of states, whatever is sent: see `crate::fuzzing`.
+//! Properties of the parsers for invite codes, messages and enum names, checked by the fuzz target `bonds`.
 
 use kith_kernel::UserId;
 use kith_kernel::uuid::Uuid;
@@ -6,7 +6,7 @@ use kith_platform::auth::Role;
 
 use super::model::{Draft, InviteCode, Receiver, RequestStatus, WhoMayAsk};
 
-/// A code, a message, and names of states.
+/// Fuzz target: uses the input as a code, a message and enum names.
 pub fn bonds(data: &[u8]) {
     if let Some(random) = data.first_chunk() {
         let code = InviteCode::from_random(*random);

@@ -1,4 +1,4 @@
-//! What becomes of what this module keeps about people when one of them leaves for good.
+//! Export and purge of a user's data in this module.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
@@ -11,7 +11,7 @@ use super::model::{BondId, History, PartnerRequestId, RequestDirection};
 use super::{commands, queries, rows};
 use kith_accounts::accounts;
 
-/// What this module keeps about people.
+/// Personal data that this module stores.
 pub const PERSONAL: PersonalData = PersonalData {
     leave: commands::end_all_of,
     export: EXPORT,
@@ -21,7 +21,7 @@ pub const PERSONAL: PersonalData = PersonalData {
     purge,
 };
 
-/// Rows read at once for an export.
+/// Number of rows read at once for an export.
 const EXPORT_PAGE: i64 = 100;
 
 fn purge(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
@@ -31,7 +31,7 @@ fn purge(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     rows::delete_invites(tx, user)
 }
 
-/// As they are kept: nothing has expired at the beginning of time.
+/// Time used for exports, at which nothing has expired: the data is exported as stored.
 const NOW: Timestamp = Timestamp::EPOCH;
 
 const EXPORT: &[ExportPart] = &[
@@ -48,7 +48,7 @@ const EXPORT: &[ExportPart] = &[
     ExportPart::Text("}"),
 ];
 
-/// The id behind which a piece begins.
+/// Parses the ID after which a piece of an export begins.
 fn behind(after: Option<&str>) -> Uuid {
     after.and_then(|after| after.parse().ok()).unwrap_or(Uuid::max())
 }

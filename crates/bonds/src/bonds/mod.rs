@@ -1,9 +1,8 @@
-//! Partner requests and the bonds that come of them: one partner at a time, and it always takes both.
-//! Never who people are (`accounts`), whom they shut out (`blocks`), nor what two people keep together
-//! (`spaces`).
+//! Partner requests, bonds and invites. A user has at most one active bond, and forming it takes both users.
+//! Other modules own accounts (`accounts`), blocks (`blocks`) and shared content (`spaces`).
 //!
-//! Other modules get [`find_living`] to learn whose bond it is now, and may join `bonds (id, user_a, user_b, ended_at,
-//! archived_at)` in their own statements: from `archived_at` on a bond cannot come back.
+//! Other modules use [`find_living`] to find the active bond of a user, and may join `bonds (id, user_a,
+//! user_b, ended_at, archived_at)`. A bond with `archived_at` cannot be restored.
 
 mod commands;
 mod due;
@@ -27,7 +26,7 @@ pub use fuzzing::bonds;
 pub use model::{BondId, Living};
 pub use rows::find_living;
 
-/// What the server mounts.
+/// The module `bonds`.
 pub static MODULE: Module = Module {
     needs: &["accounts", "blocks"],
     tags: &[Tag {

@@ -1,4 +1,4 @@
-//! Reads about requests, bonds and invites.
+//! Read operations of requests, bonds and invites.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Cursor, InvalidCursor, Page, PageLimit, Timestamp, UserId};
@@ -10,7 +10,7 @@ use super::model::{
 };
 use super::rows;
 
-/// Which requests somebody wants to see, and from where on.
+/// Filter and page of a list of requests.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestList {
     direction: Option<RequestDirection>,
@@ -20,10 +20,10 @@ pub struct RequestList {
 }
 
 impl RequestList {
-    /// Those in `direction` and `status`, of either and any unless given, from `cursor` on.
+    /// Creates a list request for requests that match all given filters, starting after `cursor`.
     ///
     /// # Errors
-    /// [`InvalidCursor`] if the cursor is not one that such a list handed out.
+    /// Returns [`InvalidCursor`] if the cursor does not come from this list.
     pub fn new(
         direction: Option<RequestDirection>,
         status: Option<RequestStatus>,
@@ -35,10 +35,10 @@ impl RequestList {
     }
 }
 
-/// The requests of `user`, newest first.
+/// Returns a page of the requests of `user`, newest first.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`BondError::Store`] if the query fails.
 pub fn list_requests(
     q: &Query<'_>,
     user: UserId,
@@ -49,7 +49,7 @@ pub fn list_requests(
         |direction| rows::list_requests(q, user, direction, list.status, list.before, list.limit.rows(), now);
     let requests = match list.direction {
         Some(direction) => side(direction)?,
-        // Each side comes by its own index; together they hold the page.
+        // Read each direction by its own index and merge: both together contain the page.
         None => {
             let mut both = side(RequestDirection::Incoming)?;
             both.append(&mut side(RequestDirection::Outgoing)?);
@@ -60,10 +60,10 @@ pub fn list_requests(
     Ok(Page::from_rows(requests, list.limit, |request| request.id))
 }
 
-/// A request that `user` sent or received.
+/// Returns a request that `user` sent or received.
 ///
 /// # Errors
-/// [`BondError::RequestNotFound`].
+/// Returns [`BondError::RequestNotFound`] if there is no such request that the user can see.
 pub fn get_request(
     q: &Query<'_>,
     user: UserId,
@@ -77,18 +77,18 @@ pub fn get_request(
     Ok(request)
 }
 
-/// The bond that `user` has now.
+/// Returns the active bond of `user`.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`BondError::Store`] if the query fails.
 pub fn find_current_bond(q: &Query<'_>, user: UserId) -> Result<Option<Bond>, BondError> {
     Ok(rows::find_current_bond(q, user)?)
 }
 
-/// The bonds of `user`, alive and over, the one that was formed last first.
+/// Returns a page of the active and ended bonds of `user`, most recently formed first.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`BondError::Store`] if a query fails.
 pub fn list_history(
     q: &Query<'_>,
     user: UserId,
@@ -103,20 +103,20 @@ pub fn list_history(
     Ok(page)
 }
 
-/// One bond of `user`, alive or over.
+/// Returns one active or ended bond of `user`.
 ///
 /// # Errors
-/// [`BondError::BondNotFound`] if it is not theirs.
+/// Returns [`BondError::BondNotFound`] if the user never had this bond.
 pub fn get_history(q: &Query<'_>, user: UserId, bond: BondId, now: Timestamp) -> Result<History, BondError> {
     let mut history = rows::find_bond(q, user, bond, now)?.ok_or(BondError::BondNotFound)?;
     add_breakups(q, user, std::slice::from_mut(&mut history))?;
     Ok(history)
 }
 
-/// Tells of each of these bonds of `user` when it ended.
+/// Adds the breakups to bonds of `user`.
 ///
 /// # Errors
-/// The database's.
+/// Returns the store's error if the query fails.
 pub fn add_breakups(q: &Query<'_>, user: UserId, bonds: &mut [History]) -> Result<(), Error> {
     let ids = || bonds.iter().map(|history| history.bond.id);
     let Some((first, last)) = ids().min().zip(ids().max()) else { return Ok(()) };
@@ -127,18 +127,18 @@ pub fn add_breakups(q: &Query<'_>, user: UserId, bonds: &mut [History]) -> Resul
     Ok(())
 }
 
-/// The live invites of `user`, the newest first.
+/// Returns the usable invites of `user`, newest first.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`BondError::Store`] if the query fails.
 pub fn list_invites(q: &Query<'_>, user: UserId, now: Timestamp) -> Result<Vec<Invite>, BondError> {
     Ok(rows::list_live_invites(q, user, now)?)
 }
 
-/// How `user` wants to be approached.
+/// Returns the partner settings of `user`.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`BondError::Store`] if the query fails.
 pub fn get_settings(q: &Query<'_>, user: UserId) -> Result<Settings, BondError> {
     Ok(rows::find_settings(q, user)?)
 }

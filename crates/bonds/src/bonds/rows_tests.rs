@@ -1,4 +1,5 @@
-//! What the statements cost: each finds its rows by an index, on SQLite, whose plans do not depend on what is in a table.
+//! Query plans on SQLite: each statement finds its rows by an index. SQLite's plans do not depend on the
+//! content of tables.
 
 use kith_store::testing::TestDatabase;
 use kith_store::{ModuleMigrations, Param, STORE_MIGRATIONS, Store};
@@ -7,7 +8,7 @@ use super::requests::list_statement;
 use super::*;
 use crate::bonds::model::{RequestDirection, RequestStatus};
 
-/// What SQLite does for `statement`, a line a step.
+/// Returns the query plan of `statement`, one line per step.
 async fn plan(db: &Store, statement: &str) -> Vec<String> {
     let explained: &'static str = format!("EXPLAIN QUERY PLAN {statement}").leak();
     let nothing = vec![Param::Null; (1..=5).filter(|n| statement.contains(&format!("${n}"))).count()];
@@ -15,9 +16,9 @@ async fn plan(db: &Store, statement: &str) -> Vec<String> {
     steps.await.unwrap_or_else(|error: Error| panic!("{explained}: {error}"))
 }
 
-/// A list costs what its page holds, not what a person ever got.
+/// The cost of a page depends on its size, not on the number of a user's requests.
 #[tokio::test]
-async fn lists_come_in_the_order_of_an_index() {
+async fn request_lists_follow_an_index() {
     let database = TestDatabase::sqlite();
     let modules = [&kith_accounts::accounts::MODULE, &crate::bonds::MODULE];
     let own = modules.map(|one| ModuleMigrations { module: one.name, migrations: one.migrations });

@@ -1,4 +1,4 @@
-//! What may happen between two people, decided from what is known. Pure: no database, no clock.
+//! Rules of requests and bonds. Pure functions: no database access, no clock.
 
 use std::time::Duration;
 
@@ -7,23 +7,24 @@ use kith_kernel::{Timestamp, UserId, days, hours, minutes};
 use super::model::{Asked, BondError, PartnerRequest, RequestStatus, WhoMayAsk};
 use kith_accounts::accounts::Person;
 
-/// A request that nobody answers for this long has expired.
+/// Time after which a pending request expires.
 pub const REQUEST_LIFETIME: Duration = days(14);
-/// Live invites that one person may have.
+/// Maximum number of usable invites per user.
 pub const INVITES_MOST: i64 = 5;
-/// Codes that lead nowhere which a person, or a client network, may try within [`MISSES_WITHIN`].
+/// Maximum number of failed attempts with invite codes per user and per client network within
+/// [`MISSES_WITHIN`].
 pub const MISSES_MOST: i64 = 10;
-/// See [`MISSES_MOST`].
+/// Window of [`MISSES_MOST`].
 pub const MISSES_WITHIN: Duration = minutes(1);
 
-/// How long to wait after the first, the second and the third refusal.
+/// Waits after the first, second and third rejection.
 const WAITS: [Duration; 3] = [hours(24), days(7), days(30)];
-/// Refusals are forgotten if none was added for this long.
+/// Time without a further refusal after which refusals are forgotten.
 const REFUSALS_REMEMBERED: Duration = days(365);
-/// A request that follows on one that was taken back within this time notifies nobody.
+/// Time after a cancellation within which a new request sends no notification.
 const SILENT_WITHIN: Duration = hours(24);
 
-/// What a request counts as at `now`, whatever the database still says: nobody needs to tidy for it to expire.
+/// Returns the status of a request at `now`: a stored pending request counts as expired from `expires_at` on.
 pub fn status_at(stored: RequestStatus, expires_at: Timestamp, now: Timestamp) -> RequestStatus {
     match stored {
         RequestStatus::Pending if now >= expires_at => RequestStatus::Expired,
@@ -31,26 +32,27 @@ pub fn status_at(stored: RequestStatus, expires_at: Timestamp, now: Timestamp) -
     }
 }
 
-/// How many requests somebody may make within a sliding window of time.
+/// Limit of new requests per sender in a sliding window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tier {
-    /// Requests.
+    /// Maximum number of requests.
     pub most: i64,
-    /// The window.
+    /// Length of the window.
     pub within: Duration,
 }
 
-/// What holds for everybody.
+/// Limits for all senders.
 pub const TIERS: &[Tier] = &[
     Tier { most: 5, within: minutes(1) },
     Tier { most: 20, within: hours(1) },
     Tier { most: 100, within: days(1) },
 ];
 
-/// Whether another request may be made at `now`, after those made at `recent`, the newest first.
+/// Checks the limits for a new request at `now`. `recent` contains the times of earlier requests, newest
+/// first.
 ///
 /// # Errors
-/// [`BondError::TooMany`] says how long to wait.
+/// Returns [`BondError::TooMany`] with the time until the next request is allowed.
 pub fn may_create(tiers: &[Tier], recent: &[Timestamp], now: Timestamp) -> Result<(), BondError> {
     let wait = |tier: &Tier| {
         let first = usize::try_from(tier.most - 1).ok().and_then(|at| recent.get(at))?;
@@ -62,39 +64,39 @@ pub fn may_create(tiers: &[Tier], recent: &[Timestamp], now: Timestamp) -> Resul
     }
 }
 
-/// How often one person was refused by another, since that other one last asked or accepted. Forgotten a year after the last
-/// step.
+/// Refusals of one user's requests by another user, since the latter last sent a request or accepted one.
+/// Forgotten a year after the last step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refusals {
-    /// Rejections, and requests that the sender took back or that expired.
+    /// Number of rejections, cancellations and expiries.
     pub steps: i64,
     /// Time of the last step.
     pub stepped_at: Option<Timestamp>,
-    /// Until when the last rejection makes the sender wait.
+    /// End of the wait after the last rejection.
     pub wait_until: Option<Timestamp>,
-    /// The last time that the sender took one back.
+    /// Time of the last cancellation.
     pub cancelled_at: Option<Timestamp>,
 }
 
 impl Refusals {
-    /// One more rejection at `now`: the more steps there were, the longer the wait.
+    /// Adds a rejection at `now`. The wait depends on the number of steps before.
     #[must_use]
     pub fn and_rejected(self, now: Timestamp) -> Self {
         let before = self.remembered_at(now);
         let step = usize::try_from(before.steps).unwrap_or(usize::MAX);
-        // Behind the last wait only the other one may ask.
+        // After the last wait, only the recipient can send a request.
         let wait_until = WAITS.get(step).map(|wait| now + *wait);
         Self { steps: before.steps + 1, stepped_at: Some(now), wait_until, ..before }
     }
 
-    /// Counts a cancellation at `now`. It lengthens the wait after the next rejection, starts no wait of its own, and never
-    /// reaches the step at which only the other user may ask.
+    /// Adds a cancellation at `now`. It lengthens the wait after the next rejection, starts no wait of its
+    /// own, and never reaches the step at which only the other user may send a request.
     #[must_use]
     pub fn and_cancelled(self, now: Timestamp) -> Self {
         Self { cancelled_at: Some(now), ..self.and_expired(now) }
     }
 
-    /// Counts a request that expired at `at`, with the same bounds as a cancellation.
+    /// Adds a request that expired at `at`, with the same bounds as a cancellation.
     #[must_use]
     pub fn and_expired(self, at: Timestamp) -> Self {
         let before = self.remembered_at(at);
@@ -103,16 +105,16 @@ impl Refusals {
         Self { steps, stepped_at: before.stepped_at.max(Some(at)), ..before }
     }
 
-    /// Refusals that still count at `now`.
+    /// Returns the refusals that still count at `now`.
     fn remembered_at(self, now: Timestamp) -> Self {
         let is_forgotten = self.stepped_at.is_some_and(|at| now.since(at) >= REFUSALS_REMEMBERED);
         if is_forgotten { Self::default() } else { self }
     }
 
-    /// Whether they may be asked again at `now`.
+    /// Checks that a request may be sent at `now`.
     ///
     /// # Errors
-    /// [`BondError::TooSoon`], [`BondError::OnlyTheyMayAsk`].
+    /// Returns [`BondError::TooSoon`] during a wait, [`BondError::OnlyTheyMayAsk`] after the last step.
     pub fn may_ask(self, now: Timestamp) -> Result<(), BondError> {
         let refusals = self.remembered_at(now);
         if usize::try_from(refusals.steps).is_ok_and(|steps| steps > WAITS.len()) {
@@ -124,69 +126,71 @@ impl Refusals {
         }
     }
 
-    /// Whether a request at `now` comes so soon after one that was taken back that nobody need hear of it.
+    /// Returns `true` if a request at `now` must not send a notification, because it follows a cancellation
+    /// too soon.
     pub fn silences(self, now: Timestamp) -> bool {
         self.cancelled_at.is_some_and(|at| now.since(at) < SILENT_WITHIN)
     }
 }
 
-/// How the sender of a request stands to its receiver.
+/// Everything that decides on a request from a sender to a recipient.
 #[derive(Clone, Debug)]
 pub struct Standing {
-    /// Who asks.
+    /// Sender.
     pub sender: Person,
-    /// Who is asked; none if nobody is there, or a door is shut between the two.
+    /// Recipient; `None` if they do not exist or one of both has blocked the other.
     pub receiver: Option<Person>,
-    /// Whether the sender has a partner.
+    /// `true` if the sender has a partner.
     pub sender_bonded: bool,
-    /// Who may ask the receiver.
+    /// Users who can send requests to the recipient.
     pub who_may_ask: WhoMayAsk,
-    /// Whether an address finds the receiver.
+    /// `true` if requests to the recipient's e-mail address reach them.
     pub found_by_email: bool,
-    /// What holds the pair's key, or the sender's own, as the sender sees it. It may have expired meanwhile.
+    /// Pending request that holds the pair's key, as the sender sees it. It may have expired.
     pub pending: Option<PartnerRequest>,
-    /// Whether the sender is told to wait for what a block took out of the receiver's sight.
+    /// `true` if the sender has a request to the recipient that is withheld because of a block and still
+    /// looks pending.
     pub withheld: bool,
-    /// How often the sender was refused, not counting what they asked by address.
+    /// Refusals of the sender's requests, except those by e-mail address.
     pub refusals: Refusals,
-    /// How often what they asked by address was refused, of which they are not told.
+    /// Refusals of the sender's requests by e-mail address, which the sender does not know of.
     pub refusals_by_email: Refusals,
-    /// When the last bond of the two ended that can still come back.
+    /// End of the pair's last bond that is not archived.
     pub former_ended_at: Option<Timestamp>,
 }
 
-/// How the sender comes to the receiver.
+/// Way in which the sender names the recipient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// By their id.
+    /// By user ID.
     Id,
-    /// By their address: nothing else that the sender asked may show.
+    /// By e-mail address. Other requests of the sender to the same user must not become visible.
     Address,
-    /// By an invite of theirs, which is as good as being asked.
+    /// By an invite of the recipient, which counts as their consent to be asked.
     Invite,
 }
 
-/// What sending comes to.
+/// Decision on a new request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Sending<'s> {
-    /// A new request. One that has expired, or that the sender made by address and must not meet here, still holds the
-    /// pair's key and makes way first.
+    /// Create a request.
     New {
-        /// The one that makes way.
+        /// Earlier request that still holds the pair's key and is removed first: it has expired, or was sent
+        /// by e-mail address.
         before: Option<&'s PartnerRequest>,
     },
-    /// The same is pending already.
+    /// Return the identical pending request.
     Repeated(&'s PartnerRequest),
-    /// Something is pending as far as the sender is told.
+    /// Return the withheld request, which still looks pending to the sender.
     Withheld,
-    /// The other one has asked: both want it.
+    /// Accept the pending request of the recipient: both want the bond.
     Crossed(&'s PartnerRequest),
 }
 
-/// Whether somebody may ask, and what comes of it. That the receiver has a partner is not told.
+/// Decides on a new request. It does not depend on whether the recipient has a partner.
 ///
 /// # Errors
-/// What is in the way.
+/// Returns the [`BondError`] that rejects the request.
 pub fn may_send<'s>(
     standing: &'s Standing,
     way: Way,
@@ -224,8 +228,8 @@ pub fn may_send<'s>(
     Ok(Sending::New { before })
 }
 
-/// What comes of a request to an address whose owner is known: nothing that the sender could tell from a request to an
-/// address that nobody has, but for a bond that both want.
+/// Decides on a request to an e-mail address with a known owner. Returns `None` if the request reaches no
+/// one. Unless it forms a bond, the sender cannot tell the result from that for an unknown address.
 pub fn reach<'s>(standing: &'s Standing, message: Option<&str>, now: Timestamp) -> Option<Sending<'s>> {
     if !standing.found_by_email {
         return None;
@@ -235,20 +239,21 @@ pub fn reach<'s>(standing: &'s Standing, message: Option<&str>, now: Timestamp) 
         .filter(|sending| !matches!(sending, Sending::Repeated(_)))
 }
 
-/// What accepting comes to.
+/// Decision on accepting, rejecting or cancelling a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Deciding {
-    /// The request is decided now.
+    /// Apply the decision.
     Now,
-    /// It was decided so before, by the same person.
+    /// Return the request unchanged: the same user decided the same before.
     Repeated,
 }
 
-/// Whether `user` may accept (`wanted` is [`RequestStatus::Accepted`]) or reject a request. That both have a free slot is
-/// for the database to say.
+/// Checks that `user` may accept (`wanted` is [`RequestStatus::Accepted`]) or reject a request. The database
+/// checks that both slots are free.
 ///
 /// # Errors
-/// [`BondError::OnlyReceiver`], [`BondError::RequestNotFound`], [`BondError::NotPending`].
+/// Returns [`BondError::OnlyReceiver`] for the sender, [`BondError::NotPending`] if the request has another
+/// final status.
 pub fn may_answer(
     request: &PartnerRequest,
     user: UserId,
@@ -260,10 +265,11 @@ pub fn may_answer(
     decide(request.status, wanted)
 }
 
-/// Whether `user` may take a request back.
+/// Checks that `user` may cancel a request.
 ///
 /// # Errors
-/// [`BondError::OnlySender`], [`BondError::NotPending`].
+/// Returns [`BondError::OnlySender`] for the recipient, [`BondError::NotPending`] if the request has another
+/// final status.
 pub fn may_cancel(request: &PartnerRequest, user: UserId) -> Result<Deciding, BondError> {
     if user != request.from.id {
         return Err(BondError::OnlySender);

@@ -1,4 +1,4 @@
-//! The rules, case by case.
+//! Tests of the rules of requests.
 
 use kith_kernel::uuid::Uuid;
 
@@ -14,7 +14,7 @@ fn person(id: UserId) -> Person {
     Person { id, display_name: "somebody".into() }
 }
 
-/// What Ada asked Ben, as it reads at `now`.
+/// Returns a request from Ada to Ben as read at `now`.
 fn request(stored: RequestStatus, now: Timestamp) -> PartnerRequest {
     PartnerRequest {
         id: PartnerRequestId(Uuid::from_u128(4)),
@@ -29,9 +29,9 @@ fn request(stored: RequestStatus, now: Timestamp) -> PartnerRequest {
     }
 }
 
-/// PRT-02: every status, from both sides of the expiry, by both.
+/// Requirement PRT-02: every status, before and at expiry, for sender and recipient.
 #[test]
-fn who_may_decide_what_and_when() {
+fn decisions_depend_on_role_and_status() {
     use RequestStatus::*;
     for stored in [Pending, Accepted, Rejected, Cancelled, Expired, Superseded] {
         for now in [BEFORE, EXPIRY] {
@@ -54,7 +54,7 @@ fn who_may_decide_what_and_when() {
                 );
                 assert_eq!(
                     outcome(may_answer(&request, ADA, wanted)),
-                    "only the receiver may do this",
+                    "only the recipient may do this",
                     "{stored:?} at {now}"
                 );
             }
@@ -70,9 +70,9 @@ fn who_may_decide_what_and_when() {
     assert_eq!(status_at(Accepted, EXPIRY, EXPIRY), Accepted);
 }
 
-/// SEC-03: the 6th within a minute, the 21st within an hour, the 101st within a day.
+/// Requirement SEC-03: the 6th request in a minute, the 21st in an hour, the 101st in a day.
 #[test]
-fn a_window_slides_and_the_widest_that_is_full_decides() {
+fn rate_tiers_slide_and_widest_full_tier_decides() {
     let at = |second: u64| Timestamp::EPOCH + Duration::from_secs(second);
     let wait = |recent: &[Timestamp], now| match may_create(TIERS, recent, now) {
         Ok(()) => 0,
@@ -95,7 +95,7 @@ fn a_window_slides_and_the_widest_that_is_full_decides() {
 }
 
 #[test]
-fn each_refusal_makes_the_next_wait_longer() {
+fn each_rejection_lengthens_cooldown() {
     let moment = Duration::from_millis(1);
     let wait = |refusals: Refusals, now| match refusals.may_ask(now) {
         Ok(()) => Some(Duration::ZERO),
@@ -145,7 +145,7 @@ fn expired_requests_count_like_cancelled_ones() {
 }
 
 #[test]
-fn refusals_are_forgotten_after_a_year() {
+fn refusals_reset_after_a_year() {
     let now = Timestamp::EPOCH + days(1_000);
     let refused = (0..4).fold(Refusals::default(), |refusals, _| refusals.and_rejected(now));
     let year = now + days(365);
@@ -185,13 +185,13 @@ fn sending(standing: &Standing, way: Way, message: &str) -> String {
 }
 
 #[test]
-fn what_sending_comes_to() {
+fn send_decision_depends_on_pending_request() {
     let live = || Some(request(RequestStatus::Pending, BEFORE));
     let lapsed = || Some(request(RequestStatus::Pending, EXPIRY));
     let by_id = |sender, pending, message| sending(&standing(sender, pending), Way::Id, message);
     assert_eq!(by_id(ADA, None, "hello"), "new");
     assert_eq!(by_id(ADA, live(), "hello"), "repeated");
-    assert_eq!(by_id(ADA, live(), "other words"), "a request to this person is pending");
+    assert_eq!(by_id(ADA, live(), "other words"), "a request to this user is pending");
     assert_eq!(by_id(BEN, live(), "me too"), "crossed");
     assert_eq!(by_id(ADA, lapsed(), "hello"), "new, another makes way");
     assert_eq!(by_id(BEN, lapsed(), "hello"), "new, another makes way");
@@ -202,7 +202,7 @@ fn what_sending_comes_to() {
     for message in ["hello", "other words"] {
         assert_eq!(by_id(ADA, by_address(), message), "new, another makes way", "whose it is is not told");
     }
-    let by_invite = ["there is no such receiver", "new"];
+    let by_invite = ["recipient not found", "new"];
     for (receiver, by_invite) in [None, Some(person(BEN))].into_iter().zip(by_invite) {
         let waiting = Standing { withheld: true, receiver, ..standing(ADA, None) };
         assert_eq!(sending(&waiting, Way::Id, "hello"), "withheld", "blocked or let in again");
@@ -217,21 +217,21 @@ fn what_sending_comes_to() {
 }
 
 #[test]
-fn who_is_open_to_whom() {
+fn request_policy_and_rejections_limit_requests() {
     use WhoMayAsk::*;
     let refused = Refusals::default().and_rejected(BEFORE);
     let gone = Standing { receiver: None, ..standing(ADA, None) };
     for way in [Way::Id, Way::Invite] {
-        assert_eq!(sending(&gone, way, "hello"), "there is no such receiver");
+        assert_eq!(sending(&gone, way, "hello"), "recipient not found");
     }
     #[rustfmt::skip]
     let table = [
-        (Anyone,  Way::Id,     "new",                                 "it is too soon to ask again"),
+        (Anyone,  Way::Id,     "new",                                 "the request cooldown is active"),
         (Anyone,  Way::Invite, "new",                                 "new"),
-        (Invited, Way::Id,     "the receiver is not open to requests", "the receiver is not open to requests"),
+        (Invited, Way::Id,     "the recipient does not accept requests", "the recipient does not accept requests"),
         (Invited, Way::Invite, "new",                                 "new"),
-        (Nobody,  Way::Id,     "the receiver is not open to requests", "the receiver is not open to requests"),
-        (Nobody,  Way::Invite, "there is no such invite",             "there is no such invite"),
+        (Nobody,  Way::Id,     "the recipient does not accept requests", "the recipient does not accept requests"),
+        (Nobody,  Way::Invite, "invite not found",             "invite not found"),
     ];
     for (who_may_ask, way, fresh, after_a_rejection) in table {
         let open = Standing { who_may_ask, ..standing(ADA, None) };
@@ -245,9 +245,10 @@ fn who_is_open_to_whom() {
     }
 }
 
-/// An address reaches somebody only where nothing is in the way, and whatever is in the way is not told.
+/// A request by e-mail address reaches its owner only if no rule rejects it, and the sender never learns the
+/// reason.
 #[test]
-fn an_address_reaches_only_whoever_wants_it() {
+fn request_by_email_reaches_discoverable_users_only() {
     let reaches = |standing: &Standing| match reach(standing, Some("hello"), BEFORE) {
         None => "nobody",
         Some(Sending::New { .. }) => "them",

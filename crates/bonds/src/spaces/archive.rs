@@ -1,5 +1,5 @@
-//! What becomes of spaces whose bonds are archived: they leave the live tables, can be exported for as long as is
-//! configured, are held, and go.
+//! Archive of bond spaces: moves the spaces of archived bonds out of the live tables, and purges them after
+//! their retention and a hold.
 
 use std::time::Duration;
 
@@ -14,16 +14,17 @@ use super::model::{Amount, SharedSpace, Space};
 use super::{events, rows};
 use crate::bonds::BondId;
 
-/// Spaces that are archived in one go, a transaction each.
+/// Number of spaces listed for archiving at once. Each is archived in its own transaction.
 const BATCH: i64 = 100;
-/// How much out of their order bonds may be archived.
+/// Number of days by which bonds may be archived out of order.
 const SLACK_DAYS: u64 = 60;
-/// Between falling due and being purged: time to notice.
+/// Days between the end of the retention and the purge, in which an operator can stop it.
 const HOLD_DAYS: u64 = 14;
-/// How many archives a run tries to purge for each that it may.
+/// Number of archives that a run may try to purge, per archive that it may purge.
 const TRIED_FOR_EACH: i64 = 10;
 
-/// What administrators are told: for how many seconds a space has been waiting that could be archived; 0 if none is.
+/// Facts for administrators: the number of seconds for which the oldest space has been due for archiving; 0
+/// if none is due.
 pub const FACTS: &[Fact] = &[Fact {
     name: "spaces.archive",
     read: |q, ctx| {
@@ -32,20 +33,20 @@ pub const FACTS: &[Fact] = &[Fact {
     },
 }];
 
-/// What is about to be purged.
+/// Manifest of a purge, written before it.
 #[derive(Debug, Serialize)]
 struct Manifest {
     bond_id: BondId,
-    /// When the purge was decided.
+    /// Time of the decision to purge.
     at: Timestamp,
     archived_space_items: i64,
     bytes: i64,
 }
 
-/// Archives the spaces of archived bonds, and purges those that were kept long enough.
+/// Archives the spaces of archived bonds, and purges archives whose retention and hold are over.
 ///
 /// # Errors
-/// The database's, or the disk's.
+/// Returns an error if the database operation fails or a manifest cannot be written.
 pub async fn run_due(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     archive_due(&app, &ctx).await?;
@@ -95,14 +96,15 @@ fn archive(tx: &Tx<'_>, ctx: &Ctx, shared: &SharedSpace) -> Result<(), Error> {
     Ok(())
 }
 
-/// Holds the archives that were kept long enough, the longest first, and lets go of those that should be kept after all.
+/// Starts the hold of archives whose retention is over, oldest first, and stops the hold of those that must
+/// be kept after all.
 fn hold_due(tx: &Tx<'_>, run: &PurgeRun, keep: Duration, limit: i64) -> Result<(), Error> {
     let until = run.now - keep;
     rows::release_archives(tx, until)?;
     rows::hold_archives(tx, until, run, days(HOLD_DAYS), limit)
 }
 
-/// Purges as many as one run may. One that cannot be purged does not keep those behind it.
+/// Purges up to `limit` archives. An archive that cannot be purged does not block the others.
 async fn purge_due(app: &App, ctx: &Ctx, run: PurgeRun, limit: i64) -> Result<(), UpkeepError> {
     let due = app.db.read(move |q| rows::list_archives_to_purge(q, &run, limit * TRIED_FOR_EACH));
     let due: Vec<_> = due.await.map_err(|error: Error| error)?;
@@ -118,7 +120,7 @@ async fn purge_due(app: &App, ctx: &Ctx, run: PurgeRun, limit: i64) -> Result<()
         match app.write(ctx, move |tx, ctx| purge_one(tx, ctx, &run, &shared, bond_id, &text)).await {
             Ok(()) => purged += 1,
             Err(error) => {
-                tracing::error!(%error, bond = %bond_id, "an archived space could not be purged; the next is");
+                tracing::error!(%error, bond = %bond_id, "archived space could not be purged; continuing with the next");
                 failure = Some(error);
             }
         }

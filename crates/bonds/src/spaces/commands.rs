@@ -1,4 +1,4 @@
-//! Changes to items, a transaction each: lock the people whose space it is, read, decide, write.
+//! Commands on items, one transaction each: lock the users of the space, read, decide, write.
 
 use std::borrow::Cow;
 
@@ -15,39 +15,40 @@ use super::model::{
 use super::{dates, events, queries, reminders, rows};
 use kith_json_schema::Validated;
 
-/// A collection, as somebody asks for it.
+/// Collection that a request names.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// Who asks.
+    /// Caller.
     pub user: UserId,
-    /// In which of their spaces.
+    /// Space of the caller.
     pub space: SpaceName,
-    /// Which.
+    /// Name of the collection.
     pub collection: CollectionName,
 }
 
-/// What a write of an item has to keep to.
+/// Conditions for writing an item.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'t> {
-    /// What was validated before the transaction.
+    /// Values that were validated before the transaction.
     pub validated: &'t Validated,
-    /// What a space may hold.
+    /// Limits of a space.
     pub limits: &'t config::Spaces,
 }
 
-/// What an item is to hold.
+/// Change of an item's data.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// This.
+    /// Replaces the data.
     Replace(Value),
-    /// What it holds, changed by this merge patch.
+    /// Applies a JSON Merge Patch to the data.
     Merge(Value),
 }
 
-/// Keeps something new.
+/// Creates an item.
 ///
 /// # Errors
-/// [`SpaceError`] says what is in the way.
+/// Returns the [`SpaceError`] that rejects it: no bond, invalid data, an item that is too large, or a full
+/// space.
 pub fn create(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -69,10 +70,11 @@ pub fn create(
     Ok(item)
 }
 
-/// Changes what an item holds. What comes to the same changes nothing.
+/// Changes the data of an item. Equal data changes nothing.
 ///
 /// # Errors
-/// [`SpaceError`] says what is in the way.
+/// Returns the errors of [`create`], [`SpaceError::ItemNotFound`], or [`SpaceError::Changed`] if a
+/// precondition fails.
 pub fn update(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -106,10 +108,11 @@ pub fn update(
     Ok(item)
 }
 
-/// Takes an item away.
+/// Deletes an item.
 ///
 /// # Errors
-/// [`SpaceError`] says what is in the way.
+/// Returns [`SpaceError::NotBonded`], [`SpaceError::ItemNotFound`], or [`SpaceError::Changed`] if a
+/// precondition fails.
 pub fn delete(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -127,11 +130,11 @@ pub fn delete(
     Ok(())
 }
 
-/// The space, with nobody else writing in it, and nobody ending the bond.
+/// Locks the users of a space, so that no one else writes into it and its bond does not end.
 fn open(tx: &Tx<'_>, asked: &Asked) -> Result<SharedSpace, SpaceError> {
     let seen = queries::find_space(tx, asked.user, asked.space)?;
     tx.lock("user", &seen.people)?;
-    // Somebody may have been faster with ending the bond.
+    // The bond may have ended before the lock was taken.
     let shared = queries::find_space(tx, asked.user, asked.space)?;
     if shared == seen { Ok(shared) } else { Err(SpaceError::NotBonded) }
 }
@@ -148,7 +151,7 @@ fn find(
     Ok(found)
 }
 
-/// What is kept of `data`, if the collection takes it.
+/// Checks `data` against the rules of the collection. Returns the data to store.
 fn check<'d>(
     q: &Query<'_>,
     asked: &Asked,
@@ -168,13 +171,14 @@ fn check<'d>(
     Ok(Cow::Borrowed(data))
 }
 
-/// The data as it is kept.
+/// Serializes the data to store, within the size limit.
 fn to_text(data: &Value, limits: &config::Spaces) -> Result<StoredJson, SpaceError> {
     let (text, most) = (StoredJson::of(data), limits.item_bytes);
     if text.bytes() as u64 > u64::from(most) { Err(SpaceError::ItemTooLarge { most }) } else { Ok(text) }
 }
 
-/// Counts `more` in, if there is room for it. What takes no room is never refused.
+/// Adds `more` to the counters of a space if its limits allow it. A change that needs no more room is always
+/// allowed.
 fn make_room(
     tx: &Tx<'_>,
     space: Space,

@@ -1,9 +1,9 @@
-//! The built-in collection `dates`: days that matter, and when to be reminded of them.
+//! The built-in collection `dates`: dates with optional repetition and reminders.
 //!
-//! A day without a time begins at 00:00. What repeats is counted from its own date: the 29th of February falls on the 28th
-//! in other years, a 31st on the last day of a shorter month, and both are themselves again when they can. A local time
-//! that the clocks skip is as much later as they skip; of one that comes twice it is the first. A reminder comes so many
-//! minutes of 60 seconds before.
+//! A date without a time begins at 00:00. Repetitions are computed from the first date: 29 February falls on
+//! the 28th in other years, a 31st on the last day of shorter months, without shifting later repetitions. A
+//! local time that daylight saving skips moves forward by the skipped amount; a local time that occurs twice
+//! is the first of both. Reminders are due a number of minutes of 60 seconds before the date.
 
 use jiff::civil::{Date, Time};
 use jiff::tz::TimeZone;
@@ -15,23 +15,23 @@ use serde_json::Value;
 
 use super::model::CollectionName;
 
-/// The field by which lists of dates go.
+/// Field by which lists of dates are sorted and filtered.
 pub const DATE: &str = "date";
-/// Whose profile names no time zone.
+/// Time zone of users whose profile has none.
 pub const UTC: &str = "UTC";
 
 const NAME: &str = "dates";
 const TITLE: TextRules = TextRules { min: 1, max: 200, newlines: false };
 const MOST_REMINDERS: usize = 5;
-/// A leap year.
+/// Minutes in a leap year: the maximum lead time of a reminder.
 const LONGEST_BEFORE: i64 = 366 * 24 * 60;
 
-/// Whether `collection` is the built-in one.
+/// Returns `true` if `collection` is the built-in one.
 pub fn is_dates(collection: &CollectionName) -> bool {
     collection.as_str() == NAME
 }
 
-/// What an item of the collection holds.
+/// Content of an item of the collection.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DateData {
@@ -47,7 +47,7 @@ struct DateData {
     remind_minutes_before: Vec<i64>,
 }
 
-/// How often a date comes again.
+/// Repetition of a date.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Repeat {
@@ -58,21 +58,22 @@ enum Repeat {
     Yearly,
 }
 
-/// When a date is, and when to be reminded of it.
+/// Times of a date and of its reminders.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
     date: Date,
     time: Option<Time>,
     zone: TimeZone,
     repeat: Repeat,
-    /// In order, none twice.
+    /// Lead times in minutes, ascending, without duplicates.
     pub remind_minutes_before: Vec<i64>,
 }
 
-/// What is kept of `data`, with every field, and the schedule that it means. `usual_zone` is where it is if it does not say.
+/// Parses and normalizes the content of a date. Returns the data to store, with all fields, and its schedule.
+/// `usual_zone` is the default time zone.
 ///
 /// # Errors
-/// Every fault there is, below `/data`.
+/// Returns one [`FieldError`] per invalid field, below `/data`.
 pub fn read(data: &Value, usual_zone: &str) -> Result<(Value, Schedule), Vec<FieldError>> {
     let mut own: DateData = read_value(data, "/data").map_err(|fault| vec![fault])?;
     let mut faults = Vec::new();
@@ -89,19 +90,19 @@ pub fn read(data: &Value, usual_zone: &str) -> Result<(Value, Schedule), Vec<Fie
     let before = &own.remind_minutes_before;
     let reminders = before.len() <= MOST_REMINDERS && before.iter().all(|n| (0..=LONGEST_BEFORE).contains(n));
     for (wrong, pointer, code, detail) in [
-        (date.is_none(), "/data/date", "not_a_date", "A day such as 2026-02-14."),
-        (time == Some(None), "/data/time", "not_a_time", "A time of day such as 18:30."),
+        (date.is_none(), "/data/date", "not_a_date", "Expected a date such as 2026-02-14."),
+        (time == Some(None), "/data/time", "not_a_time", "Expected a time such as 18:30."),
         (
             zone.is_none(),
             "/data/time_zone",
             "not_a_time_zone",
-            "A name of the IANA time zone database, such as Europe/Vienna.",
+            "Expected an IANA time zone such as Europe/Vienna.",
         ),
         (
             !reminders,
             "/data/remind_minutes_before",
             "invalid",
-            "At most 5 numbers of minutes, each from 0 to 527040, which is 366 days.",
+            "Expected at most 5 numbers of minutes, each from 0 to 527040 (366 days).",
         ),
     ] {
         if wrong {
@@ -130,12 +131,13 @@ fn parse_time(text: &str) -> Option<Time> {
 }
 
 impl Schedule {
-    /// The first reminder behind `now` that comes `minutes` before, if there is one more.
+    /// Returns the first reminder after `now` with a lead time of `minutes`, if there is one.
     pub fn next_reminder(&self, minutes: i64, now: Timestamp) -> Option<Timestamp> {
         let before = Span::new().try_minutes(minutes).ok()?;
         let now = jiff::Timestamp::from_millisecond(now.as_millis()).ok()?;
         let near = self.zone.to_datetime(now.checked_add(before).ok()?).date();
-        // The last that can begin by then, and one earlier: a day there may have begun on another here.
+        // The last repetition that can begin by then, and one earlier: the date may differ between time
+        // zones.
         let first = (self.periods_until(near)? - 1).max(0);
         let last = if self.repeat == Repeat::None { 0 } else { first + 3 };
         (first..=last).find_map(|n| {
@@ -144,7 +146,7 @@ impl Schedule {
         })
     }
 
-    /// How many whole periods lie between its own date and `day`.
+    /// Returns the number of whole periods between the first date and `day`.
     fn periods_until(&self, day: Date) -> Option<i32> {
         let months = |date: Date| i32::from(date.year()) * 12 + i32::from(date.month());
         Some(match self.repeat {
@@ -155,7 +157,7 @@ impl Schedule {
         })
     }
 
-    /// When it begins for the `n`th time, counted from 0.
+    /// Returns the beginning of the `n`th repetition, counted from 0.
     fn begins(&self, n: i32) -> Option<jiff::Timestamp> {
         let span = match self.repeat {
             Repeat::None => Span::new(),
@@ -192,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_is_kept_with_all_it_says() {
+    fn date_is_stored_completely() {
         let (data, _) = read(&json!({ "title": " Us ", "date": "2024-02-29" }), "Europe/Vienna").unwrap();
         assert_eq!(
             data,
@@ -210,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_named() {
+    fn every_invalid_profile_field_is_reported() {
         let faults = |data: Value| {
             let faults = read(&data, UTC).unwrap_err();
             faults.iter().map(|fault| (fault.pointer.to_string(), fault.code)).collect::<Vec<_>>()
@@ -243,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_repeat_comes_once() {
+    fn single_date_has_one_reminder() {
         let once =
             json!({ "title": "x", "date": "2026-01-10", "time": "18:00", "time_zone": "Europe/Vienna" });
         expect_next(once.clone(), 60, "2026-01-01T00:00:00Z", "2026-01-10T16:00:00.000Z");
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn the_29th_of_february_and_the_31st_find_their_day() {
+    fn leap_day_and_31st_fall_on_last_day_of_month() {
         let leap = json!({ "title": "x", "date": "2024-02-29", "repeat": "yearly" });
         expect_next(leap.clone(), 0, "2025-01-01T00:00:00Z", "2025-02-28T00:00:00.000Z");
         expect_next(leap.clone(), 0, "2027-03-01T00:00:00Z", "2028-02-29T00:00:00.000Z");
@@ -264,14 +266,14 @@ mod tests {
     }
 
     #[test]
-    fn local_times_that_are_skipped_or_doubled_come_once() {
+    fn skipped_and_repeated_local_times_occur_once() {
         let at_half_past_two = |date| json!({ "title": "x", "date": date, "time": "02:30", "time_zone": "Europe/Vienna", "repeat": "weekly" });
-        // Clocks go from 02:00 to 03:00: it is 03:30.
+        // Clocks go forward from 02:00 to 03:00: 02:30 becomes 03:30.
         expect_next(at_half_past_two("2026-03-22"), 0, "2026-03-25T00:00:00Z", "2026-03-29T01:30:00.000Z");
-        // Clocks go from 03:00 back to 02:00: the first 02:30 counts, and not the second.
+        // Clocks go back from 03:00 to 02:00: the first 02:30 counts, not the second.
         expect_next(at_half_past_two("2026-10-18"), 0, "2026-10-20T00:00:00Z", "2026-10-25T00:30:00.000Z");
         expect_next(at_half_past_two("2026-10-18"), 0, "2026-10-25T00:30:00Z", "2026-11-01T01:30:00.000Z");
-        // A day that a whole country skipped.
+        // Samoa skipped 30 December 2011.
         let skipped =
             json!({ "title": "x", "date": "2011-12-23", "time_zone": "Pacific/Apia", "repeat": "weekly" });
         expect_next(skipped, 0, "2011-12-24T00:00:00Z", "2011-12-30T10:00:00.000Z");
@@ -280,9 +282,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-        /// The estimate finds what counting from the beginning would.
+        /// The estimate finds the same reminder as counting from the first date.
         #[test]
-        fn the_next_reminder_is_the_first_behind_now(
+        fn next_reminder_is_first_after_now(
             day in 0_i32..9_000,
             minute in 0_i32..1_440,
             repeat in prop::sample::select(vec!["weekly", "monthly", "yearly"]),

@@ -1,7 +1,7 @@
-//! What administrators declare of collections: a schema for their items, and the fields that lists go by.
+//! Collection declarations: a schema for items, and the fields by which lists are sorted and filtered.
 //!
-//! Each item knows by which revision of the fields it is indexed. After a change the upkeep takes the others in batches;
-//! until it has them all, lists by fields are refused.
+//! Each item stores the revision of the fields by which it is indexed. After a change of the fields, a
+//! maintenance job indexes the other items in batches; until it has finished, lists by fields are rejected.
 
 use kith_kernel::{Ctx, FieldError, StoredJson, Timestamp};
 use kith_platform::{App, Preconditions, UpkeepError};
@@ -16,66 +16,67 @@ use kith_json_schema::SchemaText;
 
 const MOST_FIELDS: usize = 4;
 const LONGEST_FIELD: usize = 100;
-/// Items that are indexed in one transaction.
+/// Number of items indexed in one transaction.
 const BATCH: i64 = 200;
 
-/// What a collection is to hold.
+/// Declaration of a collection.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeclarationBody {
-    /// A JSON Schema (draft 2020-12) that refers to nothing outside itself, at most 32 KiB. Patterns have no look-around and
-    /// no back references, and take at most 2 MiB compiled; at most 128 schemas apply to one value within each other.
-    /// Items that are here already stay as they are until they are written again. An item that takes too much work to
-    /// validate is rejected with `schema_too_costly`.
+    /// JSON Schema (draft 2020-12) for the items, at most 32 KiB, without external references. Patterns must
+    /// not use look-around or back-references and may take at most 2 MiB when compiled. At most 128 nested
+    /// schemas may apply to one value. Existing items are not validated until they are next written. An item
+    /// whose validation takes too much work is rejected with `schema_too_costly`.
     #[schema(value_type = Option<Object>)]
     schema: Option<Map<String, Value>>,
-    /// Fields by which lists can be filtered and ordered, at most 4: the name of one at the top, or a JSON Pointer.
+    /// Fields for sorting and filtering lists, at most 4. Each is the name of a top-level field or a JSON
+    /// Pointer, 1 to 100 bytes.
     #[serde(default)]
     fields: Vec<String>,
 }
 
-/// What a collection holds, wherever there is one of its name.
+/// Declaration of a collection. It applies to this collection in all spaces.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Declaration {
-    /// Of the collection.
+    /// Name of the collection.
     pub name: CollectionName,
-    /// A JSON Schema (draft 2020-12).
+    /// JSON Schema (draft 2020-12) for the items; `null` if none.
     #[schema(value_type = Option<Object>, required = true)]
     pub schema: Option<StoredJson>,
-    /// Fields by which lists can be filtered and ordered.
+    /// Fields for sorting and filtering lists.
     pub fields: Vec<String>,
-    /// When this was last changed.
+    /// Time of the last change.
     pub updated_at: Timestamp,
 }
 
-/// A declaration as it is kept, also after it was withdrawn.
+/// Declaration as stored. It stays after it is withdrawn.
 pub struct KeptDeclaration {
-    /// The subject of its events.
+    /// Declaration ID, the subject of its events.
     pub id: kith_kernel::uuid::Uuid,
-    /// One more with each change of the fields.
+    /// Revision of the fields. It increases by one with each change of the fields.
     pub revision: i64,
-    /// Whether it holds.
+    /// `false` after the declaration was withdrawn.
     pub declared: bool,
-    /// What it says.
+    /// Declaration.
     pub declaration: Declaration,
 }
 
-/// What a collection asks of its items, and how they are indexed.
+/// Schema and indexed fields that apply to a collection.
 #[derive(Debug, Default)]
 pub struct Rules {
-    /// Of the fields.
+    /// Revision of the fields; 0 if the collection was never declared.
     pub revision: i64,
-    /// By which lists go.
+    /// Fields for sorting and filtering lists.
     pub fields: Vec<String>,
-    /// As it is kept.
+    /// Schema as stored, if any.
     pub schema: Option<SchemaText>,
 }
 
 impl Rules {
-    /// Those of `collection`; there are none for one that nobody declared.
+    /// Reads the rules of `collection`. A collection that was never declared has none.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns the store's error if the query fails.
     pub fn of(q: &Query<'_>, collection: &CollectionName) -> Result<Self, Error> {
         if dates::is_dates(collection) {
             return Ok(Self { revision: 1, fields: vec![dates::DATE.to_owned()], schema: None });
@@ -83,20 +84,20 @@ impl Rules {
         Ok(rows::find_rules(q, collection)?.unwrap_or_default())
     }
 
-    /// Indexes a new item, which holds `data`.
+    /// Indexes a new item with the content `data`.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns the store's error if a statement fails.
     pub fn index(&self, tx: &Tx<'_>, space: Space, item: &Item, data: &Value) -> Result<(), Error> {
         self.fields.iter().try_for_each(|field| {
             rows::insert_field(tx, space, item, field, &order::encode(pick(data, field)))
         })
     }
 
-    /// Makes the index of an item what these rules want, whatever it was. Where nothing was ever declared it is nothing.
+    /// Replaces the index entries of an item by those for these rules.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns the store's error if a statement fails.
     pub fn index_again(&self, tx: &Tx<'_>, space: Space, item: &Item, data: &Value) -> Result<(), Error> {
         if self.revision > 0 {
             rows::delete_fields(tx, item.id)?;
@@ -105,15 +106,15 @@ impl Rules {
     }
 }
 
-/// The value of a declared field.
+/// Returns the value of a declared field.
 fn pick<'d>(data: &'d Value, field: &str) -> Option<&'d Value> {
     if field.starts_with('/') { data.pointer(field) } else { data.get(field) }
 }
 
-/// Declares a collection, or changes what was declared. The schema has been compiled before.
+/// Declares a collection, or changes its declaration. The schema must have been compiled before.
 ///
 /// # Errors
-/// [`SpaceError::Changed`].
+/// Returns [`SpaceError::Changed`] if a precondition fails.
 pub fn declare(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -144,10 +145,11 @@ pub fn declare(
     keep(tx, ctx, KeptDeclaration { declared: true, revision, declaration, ..present })
 }
 
-/// Withdraws a declaration: from now on the collection takes anything, and its lists go by no field.
+/// Withdraws a declaration. From then on, the collection accepts any item, and its lists have no fields.
 ///
 /// # Errors
-/// [`SpaceError::BuiltIn`], [`SpaceError::DeclarationNotFound`].
+/// Returns [`SpaceError::BuiltIn`] for `dates`, [`SpaceError::DeclarationNotFound`] if the collection is not
+/// declared, and [`SpaceError::Changed`] if a precondition fails.
 pub fn withdraw(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -177,18 +179,18 @@ fn keep(tx: &Tx<'_>, ctx: &Ctx, kept: KeptDeclaration) -> Result<Declaration, Sp
     Ok(kept.declaration)
 }
 
-/// A declaration without faults, but for those of the schema as a schema.
+/// Checked declaration, except that its schema has not been compiled.
 #[derive(Clone, Debug)]
 pub struct CheckedDeclaration {
-    /// Has to be compiled, away from any transaction.
+    /// Schema, to be compiled outside of a transaction.
     pub schema: Option<StoredJson>,
     fields: Vec<String>,
 }
 
-/// Checks all but whether the schema compiles.
+/// Checks a declaration, except whether its schema compiles.
 ///
 /// # Errors
-/// [`SpaceError::BuiltIn`], [`SpaceError::Invalid`].
+/// Returns [`SpaceError::BuiltIn`] for `dates`, [`SpaceError::Invalid`] for invalid input.
 pub fn check(name: &CollectionName, body: DeclarationBody) -> Result<CheckedDeclaration, SpaceError> {
     if dates::is_dates(name) {
         return Err(SpaceError::BuiltIn);
@@ -199,28 +201,35 @@ pub fn check(name: &CollectionName, body: DeclarationBody) -> Result<CheckedDecl
     }
     let schema = schema.as_ref().map(StoredJson::of);
     if body.fields.len() > MOST_FIELDS {
-        return Err(FieldError::new("/fields", "too_many", format!("At most {MOST_FIELDS}.")).into());
+        return Err(FieldError::new(
+            "/fields",
+            "too_many",
+            format!("Expected at most {MOST_FIELDS} fields."),
+        )
+        .into());
     }
     let fault = |n: usize, code, detail| FieldError::new(format!("/fields/{n}"), code, detail);
     for (n, field) in body.fields.iter().enumerate() {
         if field.is_empty() || field.len() > LONGEST_FIELD {
-            return Err(fault(n, "invalid", "1 to 100 bytes.").into());
+            return Err(fault(n, "invalid", "Expected 1 to 100 bytes.").into());
         }
         if body.fields[..n].contains(field) {
-            return Err(fault(n, "duplicate", "It stands here twice.").into());
+            return Err(fault(n, "duplicate", "This field is listed twice.").into());
         }
-        // What a list is asked to go down by.
+        // A leading `-` means descending order in the query parameter `order`.
         if field.starts_with('-') {
-            return Err(fault(n, "invalid", "A name that begins with - must be a JSON Pointer.").into());
+            return Err(
+                fault(n, "invalid", "Write a field whose name begins with - as a JSON Pointer.").into()
+            );
         }
     }
     Ok(CheckedDeclaration { schema, fields: body.fields })
 }
 
-/// Indexes what is not indexed as was last declared.
+/// Indexes items that are not indexed by the present revision of their collection's fields.
 ///
 /// # Errors
-/// The database's.
+/// Returns an error if the database operation fails.
 pub async fn run_due(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     while app.write(&ctx, |tx, _| index_batch(tx)).await? == BATCH {}
@@ -231,7 +240,7 @@ fn index_batch(tx: &Tx<'_>) -> Result<i64, Error> {
     tx.lock("ticker", ["space_item_fields"])?;
     let stale = rows::list_stale(tx, BATCH)?;
     for (space, item, rules) in &stale {
-        // Whoever changes the item meanwhile indexes it themselves.
+        // If the item has changed since, the change has indexed it.
         if rows::set_indexed(tx, item, rules.revision)? {
             rules.index_again(tx, *space, item, &item.data.to_value())?;
         }

@@ -1,4 +1,4 @@
-//! What spaces tell those whose they are. Never what an item holds: whoever shows it asks for it.
+//! Events of spaces. Their payloads never contain the data of an item.
 
 use kith_kernel::Timestamp;
 use kith_store::NewEvent;
@@ -7,11 +7,11 @@ use serde_json::json;
 use super::declarations::KeptDeclaration;
 use super::model::{Item, ItemId, SharedSpace};
 
-/// Something new is kept.
+/// An item was created.
 pub const ITEM_CREATED: &str = "space_item.created";
-/// It holds something else.
+/// An item was updated.
 pub const ITEM_UPDATED: &str = "space_item.updated";
-/// It is gone.
+/// An item was deleted.
 pub const ITEM_DELETED: &str = "space_item.deleted";
 
 const REMINDER_DUE: &str = "space_reminder.due";
@@ -20,7 +20,7 @@ const PURGED: &str = "space.purged";
 const COLLECTION_DECLARED: &str = "collection.declared";
 const COLLECTION_WITHDRAWN: &str = "collection.withdrawn";
 
-/// All of them.
+/// Kinds of events that this module emits.
 pub const KINDS: &[&str] = &[
     ITEM_CREATED,
     ITEM_UPDATED,
@@ -32,13 +32,13 @@ pub const KINDS: &[&str] = &[
     COLLECTION_WITHDRAWN,
 ];
 
-/// An item was written or deleted; `kind` says which.
+/// An item was created, updated or deleted, as `kind` says.
 pub fn about_item(kind: &'static str, shared: &SharedSpace, item: &Item) -> NewEvent {
     let more = json!({ "item_id": item.id, "collection": item.collection, "version": item.version });
     about(kind, shared, more)
 }
 
-/// A date comes so many minutes from now.
+/// A reminder is due: its date begins in `minutes_before` minutes.
 pub fn reminder_due(shared: &SharedSpace, item: ItemId, minutes_before: i64, due_at: Timestamp) -> NewEvent {
     about(
         REMINDER_DUE,
@@ -47,17 +47,17 @@ pub fn reminder_due(shared: &SharedSpace, item: ItemId, minutes_before: i64, due
     )
 }
 
-/// A bond's space can no longer come back; each of the two can still export it.
+/// The space of a bond was archived. Both users can still export it.
 pub fn archived(shared: &SharedSpace) -> NewEvent {
     about(ARCHIVED, shared, json!({}))
 }
 
-/// What was archived is gone.
+/// An archived space was purged.
 pub fn purged(shared: &SharedSpace) -> NewEvent {
     about(PURGED, shared, json!({}))
 }
 
-/// A collection was declared anew, or no longer is.
+/// A collection was declared, or its declaration was withdrawn.
 pub fn declared(kept: &KeptDeclaration) -> NewEvent {
     NewEvent {
         kind: if kept.declared { COLLECTION_DECLARED } else { COLLECTION_WITHDRAWN },

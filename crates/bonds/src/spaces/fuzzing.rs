@@ -1,4 +1,4 @@
-//! What must hold of lists, documents and dates, whatever is sent: see `crate::fuzzing`.
+//! Properties of lists, documents and dates, checked by the fuzz targets of these names.
 
 use std::cmp::Ordering;
 
@@ -13,7 +13,7 @@ use super::model::{CollectionName, Space, check_shape, merge};
 use super::order::{Range, encode};
 use kith_json_schema::fuzzing::conforms;
 
-/// An order, a filter and a cursor, a line each; an empty line is none.
+/// Fuzz target: uses the lines of the input as order, filter and cursor. An empty line means none.
 pub fn lists(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let mut lines = text.split('\n').map(|line| (!line.is_empty()).then_some(line));
@@ -48,7 +48,7 @@ pub fn lists(data: &[u8]) {
     }
 }
 
-/// Texts sort as their values do, and a range holds what it says.
+/// Checks that encoded texts sort as their values do, and that ranges contain what they say.
 fn ordered(values: &[Value]) {
     for one in values {
         let at = encode(Some(one));
@@ -57,12 +57,12 @@ fn ordered(values: &[Value]) {
         assert!(only.low <= at && at < only.high && only.is_one());
         for other in values {
             let Some(order) = compare(one, other) else { continue };
-            // Equal as floats only: the integer's own text is finer.
+            // Numbers that are equal only as floats differ in the encoding of the integer.
             if order == Ordering::Equal && one != other {
                 continue;
             }
             let behind = encode(Some(other));
-            // Longer texts are told apart by a hash.
+            // Longer texts are distinguished by a hash, which does not keep their order.
             if at.len() < 256 && behind.len() < 256 {
                 assert_eq!(at.cmp(&behind), order, "{one} {other}");
             }
@@ -84,8 +84,8 @@ fn compare(one: &Value, other: &Value) -> Option<Ordering> {
     }
 }
 
-/// Two JSON documents, a line each: a patch of the second by the first, a schema and its data, a declaration. The third line
-/// is a name.
+/// Fuzz target: uses two lines as JSON documents, the first as a patch of the second, a schema of the second
+/// and a declaration. The third line is a name.
 pub fn documents(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let mut lines = text.split('\n');
@@ -94,7 +94,7 @@ pub fn documents(data: &[u8]) {
     let Ok(first) = serde_json::from_str::<Value>(first) else { return };
     if let Ok(body) = read_value::<DeclarationBody>(&first, "") {
         let name: CollectionName = "books".parse().expect("a name");
-        // Whether it is taken is for the tests to say; it is not to take long, nor to end anything.
+        // Valid or not, the check must neither panic nor take long.
         let _ = declarations::check(&name, body);
     }
     let Ok(second) = serde_json::from_str::<Value>(second) else { return };
@@ -119,7 +119,8 @@ fn name(text: &str) {
     }
 }
 
-/// A date, the usual time zone, and the present moment in milliseconds, a line each.
+/// Fuzz target: uses the lines of the input as a date, the default time zone and the present time in
+/// milliseconds.
 pub fn schedules(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let mut lines = text.split('\n');

@@ -1,5 +1,5 @@
-//! What becomes of what somebody kept when they leave for good: their own space goes with them; what they shared stays for
-//! the other and no longer names them.
+//! Export and purge of a user's data in this module: their own space is deleted; items in shared spaces stay
+//! for the partner, without the user's ID.
 
 use kith_kernel::UserId;
 use kith_platform::{ExportPart, PersonalData};
@@ -8,9 +8,9 @@ use kith_store::{Error, Tx};
 use super::model::Space;
 use super::{queries, rows};
 
-/// What this module keeps about people.
+/// Personal data that this module stores.
 pub const PERSONAL: PersonalData = PersonalData {
-    // The bond ends, and with it the space freezes; their own is held with the account.
+    // The bond ends and its space freezes. The user's own space is held with the account.
     leave: |_, _, _| Ok(()),
     export: EXPORT,
     count: |q, user| {

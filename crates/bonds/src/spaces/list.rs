@@ -1,4 +1,4 @@
-//! How a list of items is asked for: by which declared field it is ordered, what it leaves out, and where it goes on.
+//! Sorting, filtering and paging of item lists by declared fields.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Cursor, FieldError, PageLimit};
@@ -7,46 +7,46 @@ use serde_json::{Map, Value};
 use super::model::ItemId;
 use super::order::Range;
 
-/// As somebody asks for it.
+/// Query parameters of a list.
 #[derive(Clone, Debug)]
 pub struct ListRequest {
-    /// A field, or `-` and a field.
+    /// Field to sort by, with the prefix `-` for descending order.
     pub order: Option<String>,
-    /// A JSON object.
+    /// Filter as a JSON object.
     pub filter: Option<String>,
-    /// Where the page before ended.
+    /// Cursor of the previous page.
     pub cursor: Option<Cursor>,
-    /// Items on a page.
+    /// Maximum number of items.
     pub limit: PageLimit,
 }
 
-/// A field, and the values that it may have.
+/// Field with the range of its values.
 pub type Condition = (String, Range);
 
-/// In which order a list comes.
+/// Direction of a sorted list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// The least first.
+    /// Ascending.
     Up,
-    /// The greatest first.
+    /// Descending.
     Down,
 }
 
-/// How the database goes about it.
+/// Plan of a list query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The field whose index is followed; without one, the newest come first.
+    /// Condition whose index the query follows, with the direction; `None` sorts newest first.
     pub by: Option<(Condition, Direction)>,
-    /// What else has to hold.
+    /// Further conditions.
     pub others: Vec<Condition>,
-    /// Behind this value of the field, and this item, the page begins.
+    /// Position after which the page begins: value of the field and item ID.
     pub behind: (String, ItemId),
 }
 
-/// How to get what `request` asks for, where `fields` are declared.
+/// Plans the query for `request`, where `fields` are declared.
 ///
 /// # Errors
-/// What is wrong with the query.
+/// Returns one [`FieldError`] per invalid query parameter.
 pub fn plan(fields: &[String], request: &ListRequest) -> Result<Plan, Vec<FieldError>> {
     let mut others = conditions(fields, request.filter.as_deref())?;
     let mut take =
@@ -59,12 +59,13 @@ pub fn plan(fields: &[String], request: &ListRequest) -> Result<Plan, Vec<FieldE
             let condition = take(&|(name, _)| name == field).unwrap_or((field.to_owned(), Range::all()));
             Some((condition, direction))
         }
-        // Among items of one value the index has the order of their ids, so that the newest come first there too.
+        // Items with the same value are indexed by ID, so that a list of one value can be read newest first
+        // too.
         None => take(&|(_, range)| range.is_one()).map(|condition| (condition, Direction::Down)),
     };
     let behind = behind(by.as_ref(), request.cursor.as_ref());
     let behind = behind.ok_or_else(|| {
-        vec![FieldError::new("?cursor", "invalid", "Not a cursor that this list handed out.")]
+        vec![FieldError::new("?cursor", "invalid", "The cursor was not issued by this list.")]
     })?;
     Ok(Plan { by, others, behind })
 }
@@ -88,7 +89,7 @@ fn conditions(fields: &[String], filter: Option<&str>) -> Result<Vec<Condition>,
     let Some(filter) = filter else { return Ok(Vec::new()) };
     let Ok(filter) = serde_json::from_str::<Map<String, Value>>(filter) else {
         return Err(vec![invalid(
-            r#"A JSON object such as {"kind":"book","price":{"gte":10,"lt":20}}."#.into(),
+            r#"Expected a JSON object such as {"kind":"book","price":{"gte":10,"lt":20}}."#.into(),
         )]);
     };
     let mut faults = Vec::new();
@@ -107,14 +108,14 @@ fn check_field(fields: &[String], field: &str, parameter: &'static str) -> Resul
         return Ok(());
     }
     let detail = if fields.is_empty() {
-        "No field of this collection is declared for lists.".to_owned()
+        "This collection has no declared list fields.".to_owned()
     } else {
-        format!("Declared for lists of this collection: {}.", fields.join(", "))
+        format!("Expected a declared field of this collection: {}.", fields.join(", "))
     };
     Err(FieldError::new(parameter, "unknown_field", detail))
 }
 
-/// The values that `wanted` means: one, or those between limits.
+/// Converts a condition of a filter, one value or an object of comparisons, into a range.
 fn range(field: &str, wanted: &Value) -> Result<Range, FieldError> {
     let range = match wanted {
         Value::Object(limits) if !limits.is_empty() => {
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_index_that_orders_or_narrows_is_followed() {
+    fn list_plan_follows_sorting_or_equality_index() {
         let by = |order, filter| planned(order, filter).unwrap();
         assert_eq!(by(None, None).by, None);
         let ordered = by(Some("-price"), Some(r#"{"price":{"gte":10},"kind":"book"}"#));
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn invalid_list_parameters_are_reported() {
         let faults = |order, filter| {
             let faults = planned(order, filter).unwrap_err();
             faults.iter().map(|fault| (fault.pointer.to_string(), fault.code)).collect::<Vec<_>>()
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_goes_on_in_its_own_order_only() {
+    fn cursor_of_another_order_is_rejected() {
         let id = ItemId(Uuid::from_u128(5));
         let of = |value: Option<&str>, order| {
             let cursor = Some(Cursor::at(&(value, id)));

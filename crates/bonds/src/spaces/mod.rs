@@ -1,8 +1,9 @@
-//! Spaces: JSON items in named collections, kept by two partners together or by one person alone, and the dates among
-//! them with their reminders. What an item means is the app's business, never Kith's.
+//! Spaces: JSON items in named collections, shared by the users of a bond or owned by one user, with dates
+//! and reminders. The content of items belongs to the app.
 //!
-//! A bond's space is there while the bond is: it freezes with a breakup, is back with a restoration, and is archived with
-//! the bond. Whoever writes or moves one holds the locks of all the people whose it is, as who ends the bond does.
+//! The space of a bond is available while the bond is active: it freezes with a breakup, returns with a
+//! restoration, and is archived with the bond. Writers hold the locks of all users of the space, as commands
+//! that end a bond do.
 
 mod archive;
 mod commands;
@@ -27,7 +28,7 @@ use kith_store::Migration;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use fuzzing::{documents, lists, schedules};
 
-/// What the server mounts.
+/// The module `spaces`.
 pub static MODULE: Module = Module {
     needs: &["bonds"],
     tags: &[Tag {

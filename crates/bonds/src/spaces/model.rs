@@ -1,4 +1,4 @@
-//! What a space holds and whose it is. Nothing here reaches a database.
+//! Types of spaces and items. No database access.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,38 +14,39 @@ use utoipa::ToSchema;
 use crate::bonds::BondId;
 use kith_json_schema::AwaitsValidation;
 
-/// Objects and arrays within each other, in data and in schemas.
+/// Maximum nesting of objects and arrays in data and in schemas.
 const DEEPEST: usize = 32;
-/// Values in data and in schemas, with the names of fields: as a tree each takes up to some hundred bytes.
+/// Maximum number of values in data and in schemas, field names included. As a tree, each value takes up to
+/// about a hundred bytes.
 const MAX_VALUES: usize = 10_000;
 const LONGEST_NAME: usize = 40;
 
 id_type! {
-    /// Something that is kept in a space.
+    /// Item ID.
     ItemId
 }
 
-/// How somebody names a space that they may use.
+/// Space as named in a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SpaceName {
-    /// Their own.
+    /// The caller's own space.
     Me,
-    /// The one that they share with their present partner.
+    /// The space of the caller's active bond.
     Bond,
 }
 
-/// A space, whoever asks.
+/// Space, identified by its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Space {
-    /// Somebody's own.
+    /// Own space of a user.
     Me(UserId),
-    /// What two people share.
+    /// Shared space of a bond.
     Bond(BondId),
 }
 
 impl Space {
-    /// As the API names it.
+    /// Returns the name used in the API: `me` or `bond`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Me(_) => "me",
@@ -53,7 +54,7 @@ impl Space {
         }
     }
 
-    /// The id of whose it is, which is the subject of its events.
+    /// Returns the ID of the user or bond. It is the subject of the space's events.
     pub fn id(self) -> Uuid {
         match self {
             Self::Me(user) => user.0,
@@ -61,12 +62,12 @@ impl Space {
         }
     }
 
-    /// As the database names it.
+    /// Returns the key used in the database: `me:` or `bond:` with the ID.
     pub fn key(self) -> String {
         format!("{}:{}", self.name(), self.id())
     }
 
-    /// Reads what [`Space::key`] wrote.
+    /// Parses the result of [`Space::key`].
     pub fn parse(key: &str) -> Option<Self> {
         let (name, id) = key.split_once(':')?;
         let id = id.parse().ok()?;
@@ -78,16 +79,16 @@ impl Space {
     }
 }
 
-/// A space, and everybody whose it is.
+/// Space with the users who can read and write it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SharedSpace {
-    /// The space.
+    /// Space.
     pub space: Space,
-    /// In the order of their ids.
+    /// Users, ordered by ID.
     pub people: Vec<UserId>,
 }
 
-/// What a collection is called: `a` to `z`, `0` to `9`, `-`, `_`, at most 40.
+/// Collection name: 1 to 40 of `a` to `z`, `0` to `9`, `-` and `_`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct CollectionName(String);
@@ -95,7 +96,7 @@ pub struct CollectionName(String);
 kith_kernel::scalar_schema! { CollectionName => "CollectionName", String }
 
 impl CollectionName {
-    /// The name.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -109,7 +110,7 @@ impl FromStr for CollectionName {
         if (1..=LONGEST_NAME).contains(&text.len()) && text.bytes().all(legal) {
             Ok(Self(text.to_owned()))
         } else {
-            Err("a name is made of a to z, 0 to 9, - and _, at most 40 of them")
+            Err("expected 1 to 40 of a to z, 0 to 9, - and _")
         }
     }
 }
@@ -128,32 +129,32 @@ impl fmt::Display for CollectionName {
     }
 }
 
-/// Something that is kept in a collection of a space.
+/// Item of a collection.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Item {
-    /// Of this item.
+    /// Item ID.
     pub id: ItemId,
-    /// What it is one of.
+    /// Name of the collection.
     pub collection: CollectionName,
-    /// What the app keeps: an object.
+    /// Content of the item: a JSON object.
     #[schema(value_type = Object)]
     pub data: StoredJson,
-    /// 1, and one more with each change.
+    /// Version, 1 for a new item. It increases by one with each change.
     pub version: i64,
-    /// When it was made.
+    /// Time at which the item was created.
     pub created_at: Timestamp,
-    /// By whom; null once they are gone.
+    /// ID of the user who created the item; `null` once their account is purged.
     #[schema(required = true)]
     pub created_by: Option<UserId>,
-    /// When it was last changed.
+    /// Time of the last change.
     pub updated_at: Timestamp,
-    /// By whom; null once they are gone.
+    /// ID of the user who last changed the item; `null` once their account is purged.
     #[schema(required = true)]
     pub updated_by: Option<UserId>,
 }
 
 impl Item {
-    /// A new one.
+    /// Creates an item with version 1.
     pub fn new(ctx: &Ctx, user: UserId, collection: CollectionName, data: StoredJson) -> Self {
         Self {
             id: ctx.new_id(ItemId),
@@ -167,26 +168,26 @@ impl Item {
         }
     }
 
-    /// What it becomes with other data.
+    /// Returns the next version of the item, with other data.
     pub fn changed(&self, ctx: &Ctx, user: UserId, data: StoredJson) -> Self {
         Self { data, version: self.version + 1, updated_at: ctx.now, updated_by: Some(user), ..self.clone() }
     }
 }
 
-/// How much there is of something.
+/// Number and size of items.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amount {
-    /// Items.
+    /// Number of items.
     pub items: i64,
-    /// Of their data.
+    /// Total size of their data in bytes.
     pub bytes: i64,
 }
 
-/// Whether `value`, which stands at `pointer`, can be kept: not nested too deep, not of too many values, and no U+0000 in the
-/// names of its fields. The values of texts were looked at when they were read.
+/// Checks the shape of `value`: at most [`DEEPEST`] levels, at most [`MAX_VALUES`] values, no U+0000 in field
+/// names. Text values are checked when they are parsed. `pointer` names the value in the error.
 ///
 /// # Errors
-/// `too_deep`, `too_many_values`, `forbidden_character`.
+/// Returns a [`FieldError`] with the code `too_deep`, `too_many_values` or `forbidden_character`.
 pub fn check_shape(value: &Value, pointer: &'static str) -> Result<(), FieldError> {
     fn depth(value: &Value) -> Option<usize> {
         let inner: Vec<_> = match value {
@@ -200,20 +201,20 @@ pub fn check_shape(value: &Value, pointer: &'static str) -> Result<(), FieldErro
         Some(1 + inner.into_iter().max().unwrap_or(0))
     }
     match depth(value) {
-        None => Err(FieldError::new(pointer, "forbidden_character", "Names must not contain U+0000.")),
+        None => Err(FieldError::new(pointer, "forbidden_character", "Field names must not contain U+0000.")),
         Some(depth) if depth > DEEPEST => {
-            let detail = format!("At most {DEEPEST} objects and arrays within each other.");
+            let detail = format!("Expected at most {DEEPEST} nested objects and arrays.");
             Err(FieldError::new(pointer, "too_deep", detail))
         }
         Some(_) if count_values(value) > MAX_VALUES => {
-            let detail = format!("At most {MAX_VALUES} values, names of fields included.");
+            let detail = format!("Expected at most {MAX_VALUES} values, including field names.");
             Err(FieldError::new(pointer, "too_many_values", detail))
         }
         Some(_) => Ok(()),
     }
 }
 
-/// JSON Merge Patch (RFC 7396): what `target` becomes by `patch`.
+/// Applies the JSON Merge Patch (RFC 7396) `patch` to `target`.
 pub fn merge(target: Value, patch: Value) -> Value {
     let Value::Object(patch) = patch else { return patch };
     let mut fields = if let Value::Object(fields) = target { fields } else { Map::new() };
@@ -228,54 +229,54 @@ pub fn merge(target: Value, patch: Value) -> Value {
     Value::Object(fields)
 }
 
-/// Why something about a space was refused. Nothing was changed.
+/// Error of a command or query about spaces. Nothing was changed.
 #[derive(Debug, Error)]
 pub enum SpaceError {
-    /// There is no bond whose space it could be.
-    #[error("nobody is bonded to this person")]
+    /// The user has no active bond.
+    #[error("the user has no active bond")]
     NotBonded,
-    /// The data has not been validated against the schema that holds.
+    /// The data has not been validated against the present schema.
     #[error(transparent)]
     Unvalidated(#[from] AwaitsValidation),
-    /// It does not exist, or not here.
-    #[error("there is no such item")]
+    /// The item does not exist in this collection.
+    #[error("item not found")]
     ItemNotFound,
-    /// There is no such bond, not of this person, or its space was purged.
-    #[error("there is no such space")]
+    /// The bond does not exist, the caller is not one of its users, or its space was purged.
+    #[error("space not found")]
     SpaceNotFound,
-    /// It was not declared.
-    #[error("there is no such declaration")]
+    /// The collection is not declared.
+    #[error("the collection is not declared")]
     DeclarationNotFound,
-    /// Kith declares it itself.
+    /// The collection is built in and cannot be declared.
     #[error("this collection is built in")]
     BuiltIn,
-    /// The data is not as it has to be.
-    #[error("the input has faults")]
+    /// The data is invalid.
+    #[error("invalid input")]
     Invalid(Vec<FieldError>),
-    /// The list cannot be had in this way.
-    #[error("the query has faults")]
+    /// The query parameters of a list are invalid.
+    #[error("invalid query")]
     BadQuery(Vec<FieldError>),
-    /// The fields by which the list is wanted are not known of all items yet.
+    /// Not all items are indexed by the present fields of the collection yet.
     #[error("the collection is being indexed")]
     Indexing,
-    /// The data is too long.
+    /// The data exceeds the maximum size.
     #[error("the item is larger than {most} bytes")]
     ItemTooLarge {
-        /// Bytes that it may have.
+        /// Maximum size in bytes.
         most: u32,
     },
-    /// The space holds as much as it may.
-    #[error("the space may hold {most} {what}")]
+    /// The space has reached a limit.
+    #[error("a space can contain {most} {what}")]
     SpaceFull {
-        /// Of that.
+        /// Limit that was reached.
         most: u32,
-        /// Items, collections or bytes.
+        /// Unit of the limit: `items`, `collections` or `bytes`.
         what: &'static str,
     },
-    /// It is meant for another state.
+    /// The resource has changed since the caller read it.
     #[error(transparent)]
     Changed(#[from] Changed),
-    /// The database's own.
+    /// The database operation failed.
     #[error(transparent)]
     Store(#[from] kith_store::Error),
 }
@@ -294,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_space_reads_back() {
+    fn space_key_round_trips() {
         let id = Uuid::from_u128(7);
         for space in [Space::Me(UserId(id)), Space::Bond(BondId(id))] {
             assert_eq!(Space::parse(&space.key()), Some(space));
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_plain_and_short() {
+    fn collection_name_is_validated() {
         for name in ["a", "shopping-list", "a_1", &"x".repeat(40)] {
             assert_eq!(name.parse::<CollectionName>().unwrap().as_str(), name);
         }
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn data_is_bounded_in_depth_and_has_no_nul_in_names() {
+    fn deep_data_and_nul_in_names_are_rejected() {
         let nested = |depth| (1..depth).fold(json!({}), |inner, _| json!([inner]));
         assert!(check_shape(&nested(DEEPEST), "/data").is_ok());
         assert_eq!(check_shape(&nested(DEEPEST + 1), "/data").unwrap_err().code, "too_deep");
@@ -323,9 +324,9 @@ mod tests {
         assert_eq!(check_shape(&nul, "/data").unwrap_err().code, "forbidden_character");
     }
 
-    /// The examples of RFC 7396, appendix A.
+    /// Examples of RFC 7396, appendix A.
     #[test]
-    fn patches_are_merged_as_the_standard_shows() {
+    fn merge_patch_matches_rfc_7396_examples() {
         for (target, patch, result) in [
             (json!({ "a": "b" }), json!({ "a": "c" }), json!({ "a": "c" })),
             (json!({ "a": "b" }), json!({ "b": "c" }), json!({ "a": "b", "b": "c" })),
@@ -370,13 +371,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn merging_again_changes_nothing(target in value(), patch in value()) {
+        fn merge_is_idempotent(target in value(), patch in value()) {
             let once = merge(target, patch.clone());
             prop_assert_eq!(merge(once.clone(), patch), once);
         }
 
         #[test]
-        fn a_patch_without_null_is_all_that_becomes_of_nothing(patch in value()) {
+        fn patch_without_null_merged_into_null_is_itself(patch in value()) {
             let merged = merge(Value::Null, patch.clone());
             prop_assert!(!has_null_field(&merged));
             if !has_null_field(&patch) {
@@ -385,7 +386,7 @@ mod tests {
         }
 
         #[test]
-        fn what_a_patch_does_not_name_stays(target in value(), patch in value()) {
+        fn merge_keeps_unnamed_fields(target in value(), patch in value()) {
             let merged = merge(target.clone(), patch.clone());
             if let (Value::Object(target), Value::Object(patch)) = (&target, &patch) {
                 for (name, kept) in target.iter().filter(|(name, _)| !patch.contains_key(*name)) {

@@ -1,10 +1,11 @@
-//! JSON values as texts that sort by bytes as the values do: missing, null, false, true, numbers, texts, and whatever else
-//! there is. Both databases compare texts by bytes, so that their lists have the same order.
+//! Encodes JSON values as texts that sort by bytes in the order of the values: missing, null, false, true,
+//! numbers, texts, others. Both databases compare these texts by bytes, so that their lists have the same
+//! order.
 
 use serde_json::{Number, Value};
 use sha2::{Digest, Sha256};
 
-/// Longer texts sort by so many bytes of theirs, and are told apart by a hash.
+/// Number of bytes by which longer texts are sorted. Their hash is appended.
 const TEXT_BYTES: usize = 256;
 
 const MISSING: &str = "0";
@@ -14,12 +15,12 @@ const TRUE: &str = "2t";
 const NUMBER: &str = "3";
 const TEXT: &str = "4";
 const OTHER: &str = "5";
-/// Behind all of them.
+/// Sorts after all values.
 const END: &str = "6";
-/// The least that can follow, since no text has U+0000 in it.
+/// Smallest character that can follow: texts never contain U+0000.
 const NEXT: char = '\u{1}';
 
-/// The text for a value; `None` is one that is not there.
+/// Encodes a value; `None` is a missing one.
 pub fn encode(value: Option<&Value>) -> String {
     match value {
         None => MISSING.to_owned(),
@@ -32,10 +33,11 @@ pub fn encode(value: Option<&Value>) -> String {
     }
 }
 
-/// The float next to the number, in the order of its bits, and how far an integer lies from it.
+/// Encodes a number as the bits of the nearest float, in sortable order, followed by the integer's difference
+/// from it.
 fn encode_number(number: &Number) -> String {
     let exact = number.as_i64().map(i128::from).or(number.as_u64().map(i128::from));
-    // Minus zero is zero.
+    // Adding 0.0 turns minus zero into zero.
     let float = number.as_f64().unwrap_or_default() + 0.0;
     let bits = float.to_bits();
     let sign = 1 << 63;
@@ -52,29 +54,30 @@ fn encode_text(text: &str) -> String {
     format!("{}{NEXT}{hash}", &text[..text.floor_char_boundary(TEXT_BYTES)])
 }
 
-/// Values from `low` on and before `high`, as texts.
+/// Range of encoded values, from `low` (inclusive) to `high` (exclusive).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// The first.
+    /// Lower bound, inclusive.
     pub low: String,
-    /// The first that is no longer one.
+    /// Upper bound, exclusive.
     pub high: String,
 }
 
 impl Range {
-    /// All there are.
+    /// Returns the range of all values.
     pub fn all() -> Self {
         Self { low: String::new(), high: END.to_owned() }
     }
 
-    /// Those equal to `value`.
+    /// Returns the range of the values equal to `value`.
     pub fn of(value: &Value) -> Self {
         let low = encode(Some(value));
         Self { high: next(&low), low }
     }
 
-    /// Those of the type of `limit` (a number or a text) that stand to it as `comparison` says; `None` if that is not
-    /// one of `gt`, `gte`, `lt`, `lte`, or `limit` is of another type.
+    /// Returns the range of the values that compare to `limit`, a number or a text, as `comparison` says;
+    /// only values of the same type match. Returns `None` if `comparison` is not `gt`, `gte`, `lt` or `lte`,
+    /// or `limit` has another type.
     pub fn compare(comparison: &str, limit: &Value) -> Option<Self> {
         let (first, behind) = match limit {
             Value::Number(_) => (NUMBER, TEXT),
@@ -92,13 +95,13 @@ impl Range {
         Some(Self { low, high })
     }
 
-    /// What is in both.
+    /// Returns the intersection.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self { low: self.low.max(other.low), high: self.high.min(other.high) }
     }
 
-    /// Whether it is made of one value.
+    /// Returns `true` if the range contains one value only.
     pub fn is_one(&self) -> bool {
         self.high == next(&self.low)
     }
@@ -118,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_stand_in_their_order() {
+    fn encoded_types_sort_in_order() {
         let long = "x".repeat(TEXT_BYTES);
         let sorted = [
             None,
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_short_and_told_apart() {
+    fn long_texts_have_short_distinct_encodings() {
         let (one, other) = (json!("ä".repeat(5_000)), json!("ä".repeat(5_001)));
         assert!(encode(Some(&one)).len() < 300);
         assert_ne!(encode(Some(&one)), encode(Some(&other)));
@@ -172,7 +175,8 @@ mod tests {
         ]
     }
 
-    /// Texts by bytes; numbers as they are, which a float that is compared with an integer is not beyond 2^53.
+    /// Compares texts by bytes and numbers by value. Comparing a float with an integer is exact up to 2^53
+    /// only.
     fn compare(one: &Value, other: &Value) -> Ordering {
         match (one, other) {
             (Value::String(one), Value::String(other)) => one.cmp(other),
@@ -197,16 +201,16 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4_000))]
 
         #[test]
-        fn texts_sort_as_values_do(one in scalar(), other in scalar()) {
+        fn encodings_sort_like_values(one in scalar(), other in scalar()) {
             let order = compare(&one, &other);
-            // Equal as floats only: the integer's own text is finer.
+            // Numbers that are equal only as floats differ in the encoding of the integer.
             if order != Ordering::Equal || one == other {
                 prop_assert_eq!(encode(Some(&one)).cmp(&encode(Some(&other))), order, "{} {}", one, other);
             }
         }
 
         #[test]
-        fn ranges_hold_what_they_say(one in scalar(), other in scalar()) {
+        fn ranges_contain_matching_values(one in scalar(), other in scalar()) {
             let order = compare(&one, &other);
             prop_assume!(order != Ordering::Equal || one == other);
             prop_assert_eq!(is_in(&Range::of(&other), &one), order == Ordering::Equal);

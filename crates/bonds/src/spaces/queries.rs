@@ -1,4 +1,4 @@
-//! Reads of spaces.
+//! Read operations of spaces.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Cursor, InvalidCursor, MAX_PAGE_BYTES, Page, PageLimit, StoredJson, Timestamp, UserId};
@@ -14,25 +14,25 @@ use super::model::{CollectionName, Item, ItemId, SharedSpace, Space, SpaceError,
 use super::rows;
 use crate::bonds::{self, BondId, Living};
 
-/// Items read at once for an export: a megabyte at most.
+/// Number of items read at once for an export; at most about a megabyte.
 const EXPORT_PAGE: i64 = 16;
 
-/// All that two people kept together, for one of them.
+/// Space of a bond.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct BondExport {
-    /// Whose it is.
+    /// Bond ID.
     pub bond_id: BondId,
-    /// When it could no longer come back.
+    /// Time at which the bond was archived; `null` if it is not.
     #[schema(required = true)]
     pub archived_at: Option<Timestamp>,
-    /// One collection after the other.
+    /// Items, ordered by collection and item ID.
     pub items: Vec<Item>,
 }
 
-/// The space that `user` means.
+/// Resolves a space name for `user`.
 ///
 /// # Errors
-/// [`SpaceError::NotBonded`].
+/// Returns [`SpaceError::NotBonded`] for `bond` if the user has no active bond.
 pub fn find_space(q: &Query<'_>, user: UserId, name: SpaceName) -> Result<SharedSpace, SpaceError> {
     match name {
         SpaceName::Me => Ok(SharedSpace { space: Space::Me(user), people: vec![user] }),
@@ -43,20 +43,21 @@ pub fn find_space(q: &Query<'_>, user: UserId, name: SpaceName) -> Result<Shared
     }
 }
 
-/// One item.
+/// Returns one item.
 ///
 /// # Errors
-/// [`SpaceError::NotBonded`], [`SpaceError::ItemNotFound`].
+/// Returns [`SpaceError::NotBonded`] or [`SpaceError::ItemNotFound`].
 pub fn get_item(q: &Query<'_>, asked: &Asked, id: ItemId) -> Result<Item, SpaceError> {
     let shared = find_space(q, asked.user, asked.space)?;
     let found = rows::find_item(q, shared.space, &asked.collection, id)?;
     found.map(|(item, _)| item).ok_or(SpaceError::ItemNotFound)
 }
 
-/// The items of a collection.
+/// Returns a page of items of a collection.
 ///
 /// # Errors
-/// [`SpaceError::NotBonded`], [`SpaceError::BadQuery`], [`SpaceError::Indexing`].
+/// Returns [`SpaceError::NotBonded`], [`SpaceError::BadQuery`] for invalid query parameters, and
+/// [`SpaceError::Indexing`] if the list uses fields and not all items are indexed yet.
 pub fn list_items(
     q: &Query<'_>,
     asked: &Asked,
@@ -78,7 +79,7 @@ pub fn list_items(
     Ok(page.map(|(item, _)| item))
 }
 
-/// What is declared, by name.
+/// Page of declarations to read, in the order of names.
 #[derive(Clone, Debug)]
 pub struct DeclarationList {
     behind: String,
@@ -86,20 +87,20 @@ pub struct DeclarationList {
 }
 
 impl DeclarationList {
-    /// From `cursor` on.
+    /// Creates a request for the page after `cursor`.
     ///
     /// # Errors
-    /// [`InvalidCursor`] if the cursor is not one that such a list handed out.
+    /// Returns [`InvalidCursor`] if the cursor does not come from this list.
     pub fn new(cursor: Option<&Cursor>, limit: PageLimit) -> Result<Self, InvalidCursor> {
         let behind = cursor.map(Cursor::key::<CollectionName>).transpose()?;
         Ok(Self { behind: behind.map_or(String::new(), |name| name.to_string()), limit })
     }
 }
 
-/// What is declared.
+/// Returns a page of declarations, ordered by collection name.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`SpaceError::Store`] if the query fails.
 pub fn list_declarations(q: &Query<'_>, list: &DeclarationList) -> Result<Page<Declaration>, SpaceError> {
     let declarations = rows::list_declarations(q, &list.behind, list.limit.rows())?;
     let bytes = |declaration: &Declaration| declaration.schema.as_ref().map_or(0, StoredJson::bytes);
@@ -107,20 +108,20 @@ pub fn list_declarations(q: &Query<'_>, list: &DeclarationList) -> Result<Page<D
     Ok(Page::from_rows_within(declarations, list.limit, list.limit.rows(), MAX_PAGE_BYTES, bytes, key))
 }
 
-/// What is declared of one collection.
+/// Returns the declaration of a collection.
 ///
 /// # Errors
-/// [`SpaceError::DeclarationNotFound`].
+/// Returns [`SpaceError::DeclarationNotFound`] if the collection is not declared.
 pub fn get_declaration(q: &Query<'_>, name: &CollectionName) -> Result<Declaration, SpaceError> {
     let kept = rows::find_declaration(q, name)?.filter(|kept| kept.declared);
     kept.map(|kept| kept.declaration).ok_or(SpaceError::DeclarationNotFound)
 }
 
-/// The space of a bond of `user`, whether it is alive, ended or archived, as sections of an export; who has blocked whom does not
-/// matter.
+/// Returns the sections of an export of a bond's space. The bond may be active, ended or archived; blocks
+/// between its users do not matter.
 ///
 /// # Errors
-/// [`SpaceError::SpaceNotFound`], also once it was purged.
+/// Returns [`SpaceError::SpaceNotFound`] if the user never had this bond, or its space was purged.
 pub fn export_bond(q: &Query<'_>, user: UserId, bond: BondId) -> Result<Vec<ExportSection>, SpaceError> {
     let found = rows::list_bond_spaces(q, user, bond, 1)?.pop().filter(|(id, _)| *id == bond);
     let (bond_id, archived_at) = found.ok_or(SpaceError::SpaceNotFound)?;
@@ -137,27 +138,27 @@ fn head_of_bond(bond_id: BondId, archived_at: Option<Timestamp>) -> String {
     whole.strip_suffix(END_OF_BOND).expect("it ends so").to_owned()
 }
 
-/// Ends what [`head_of_bond`] began.
+/// End of the JSON text that [`head_of_bond`] begins.
 const END_OF_BOND: &str = "]}";
 
-/// The spaces of all bonds of `user`, as items of an array. A piece goes on in a bond, at `bond/collection/item`, or with the next
-/// bond, at `bond`.
+/// Returns a piece of the export of all bonds' spaces of `user`, as items of an array. `after` is where the
+/// previous piece ended: `bond/collection/item` within a bond, or `bond` for the start of the next bond.
 ///
 /// # Errors
-/// The database's.
+/// Returns the store's error if a query fails.
 pub fn export_bonds(q: &Query<'_>, user: UserId, after: Option<&str>) -> Result<ExportPiece, Error> {
     let (bond, behind) = after.map_or(("", None), |after| match after.split_once('/') {
         Some((bond, behind)) => (bond, Some(behind)),
         None => (after, None),
     });
-    // This one and the next.
+    // Read this bond and the next.
     let first = BondId(bond.parse().unwrap_or(Uuid::nil()));
     let mut spaces = rows::list_bond_spaces(q, user, first, 2)?.into_iter();
     let found = spaces.next();
     let mut json = String::new();
     let behind = behind.filter(|_| found.is_some_and(|(id, _)| id.to_string() == bond));
     if after.is_some_and(|after| after.contains('/')) && behind.is_none() {
-        // Its bond is gone since the piece before.
+        // The bond was purged since the previous piece: close its JSON text.
         json.push_str(END_OF_BOND);
     }
     let Some((bond_id, archived_at)) = found else { return Ok(ExportPiece { json, next: None }) };
@@ -177,10 +178,10 @@ pub fn export_bonds(q: &Query<'_>, user: UserId, after: Option<&str>) -> Result<
     Ok(ExportPiece { json, next })
 }
 
-/// Items of a space, wherever they are; a piece begins behind `collection/item`.
+/// Returns a piece of the export of a space, live or archived, that begins after the item `collection/item`.
 ///
 /// # Errors
-/// The database's.
+/// Returns the store's error if the query fails.
 pub fn export_items(q: &Query<'_>, space: Space, after: Option<&str>) -> Result<ExportPiece, Error> {
     let behind = after.and_then(|after| after.split_once('/'));
     let (collection, id) = behind.unwrap_or_default();

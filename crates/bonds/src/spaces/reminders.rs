@@ -1,7 +1,7 @@
-//! Reminders of dates: when each is due, and telling those whose date it is, once, whichever node does it.
+//! Reminders of dates: computes when each is due, and emits its event exactly once across all nodes.
 //!
-//! What falls due while a space is frozen or its owner has left is not told, then or later; what repeats goes on with the
-//! next. So does what fell due several times while no server ran: it is told once.
+//! A reminder that falls due while its space is frozen or its owner is deleted is dropped; a repeating one
+//! continues with its next time. A reminder that fell due several times while no server ran is emitted once.
 
 use kith_kernel::{Ctx, Timestamp};
 use kith_platform::{App, UpkeepError};
@@ -12,13 +12,13 @@ use super::events;
 use super::model::{Item, Space};
 use super::rows::{self, Reminder};
 
-/// Reminders that are told in one transaction.
+/// Number of reminders processed in one transaction.
 const BATCH: i64 = 100;
 
-/// Makes the reminders of `item` what it says, if it is a date and says something else than before.
+/// Replaces the reminders of `item` if it is a date and its schedule has changed.
 ///
 /// # Errors
-/// The database's.
+/// Returns the store's error if a statement fails.
 pub fn schedule(
     tx: &Tx<'_>,
     now: Timestamp,
@@ -47,10 +47,10 @@ fn schedule_of(data: &serde_json::Value) -> Option<Schedule> {
     dates::read(data, dates::UTC).ok().map(|(_, schedule)| schedule)
 }
 
-/// Tells every reminder that is due.
+/// Emits the events of all due reminders.
 ///
 /// # Errors
-/// The database's.
+/// Returns an error if the database operation fails.
 pub async fn run_due(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     while app.write(&ctx, tell_batch).await? == BATCH {}
@@ -69,7 +69,7 @@ fn tell_batch(tx: &Tx<'_>, ctx: &Ctx) -> Result<i64, Error> {
         let date = rows::find_date(tx, reminder.item)?;
         let schedule = date.as_ref().and_then(schedule_of);
         let next = schedule.and_then(|one| one.next_reminder(reminder.minutes_before, ctx.now));
-        // Another node may have told it, or somebody have changed the date.
+        // Another node may have processed it, or the date may have changed.
         if !rows::move_reminder(tx, reminder, next)? {
             continue;
         }

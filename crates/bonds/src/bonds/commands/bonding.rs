@@ -1,4 +1,4 @@
-//! Bonds begin, come back and end.
+//! Forms, restores and ends bonds, and applies blocks.
 
 use kith_kernel::{Actor, Ctx, UserId};
 use kith_store::{Error, Tx};
@@ -10,14 +10,14 @@ use super::super::model::{
 use super::super::{events, queries, rows};
 use super::sending::expire;
 
-/// The pair's former bond, if it can still come back.
+/// Returns the former bond of a pair, if it can be restored now.
 pub fn find_restorable(tx: &Tx<'_>, ctx: &Ctx, pair: Pair) -> Result<Option<Former>, Error> {
     let former = rows::find_former(tx, pair)?;
     Ok(former.filter(|former| restorable_until(former.ended_at) >= ctx.now))
 }
 
-/// Makes the bond that `accepted` asks for, or brings the pair's former one back; fills both slots, and lets every other
-/// request of either make way. Both are locked.
+/// Forms the bond for the request `accepted`, or restores the former bond of the pair. Fills both slots and
+/// supersedes all other pending requests of both users. Both users must be locked.
 pub fn form_bond(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -49,7 +49,7 @@ pub fn form_bond(
     Ok(id)
 }
 
-/// `accepted` has led to the bond; all else that waits for or comes from either makes way.
+/// Marks `accepted` as accepted and supersedes all other pending requests of both users.
 fn decide_others(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -67,7 +67,7 @@ fn decide_others(
         tx.audit(ctx, "partner_request.accepted", parties.request);
         tx.emit(ctx, events::request_accepted(parties));
     }
-    // Who accepts learns from their own activity only of what is their own.
+    // Audit other users' requests as the system: the activity of the caller must not reveal them.
     let others = ctx.acting_as(Actor::System("bonds"));
     for parties in closed {
         let concerns = |user| Some(user) == ctx.actor.user_id();
@@ -78,24 +78,24 @@ fn decide_others(
     Ok(())
 }
 
-/// Ends the bond of `user`, for both.
+/// Ends the active bond of `user` for both partners.
 ///
 /// # Errors
-/// [`BondError::NotBonded`].
+/// Returns [`BondError::NotBonded`] if the user has no active bond.
 pub fn break_up(tx: &Tx<'_>, ctx: &Ctx, user: UserId, reason: Option<&str>) -> Result<History, BondError> {
     let bond = lock_bond(tx, user)?.ok_or(BondError::NotBonded)?;
     end(tx, ctx, bond, user, reason)?;
     queries::get_history(tx, user, bond.id, ctx.now)
 }
 
-/// Locks `user`, and their partner if they have one, and says which bond it is.
+/// Locks `user` and their partner, if any, and returns their active bond.
 fn lock_bond(tx: &Tx<'_>, user: UserId) -> Result<Option<Living>, Error> {
     let people = |bond: Option<Living>| bond.map_or(vec![user], |bond| bond.users.to_vec());
     let seen = rows::find_living(tx, user)?;
     tx.lock("user", people(seen))?;
     let bond = rows::find_living(tx, user)?;
     if bond != seen {
-        // Somebody was faster with accepting. Should the two now wait for each other, the store runs this again.
+        // A request was accepted meanwhile. If both transactions now deadlock, the store runs this one again.
         tx.lock("user", people(bond))?;
         return rows::find_living(tx, user);
     }
@@ -109,10 +109,10 @@ fn end(tx: &Tx<'_>, ctx: &Ctx, bond: Living, by: UserId, reason: Option<&str>) -
     Ok(())
 }
 
-/// Ends bond and requests of somebody who leaves for good.
+/// Deletion hook: ends the active bond and all pending requests of `user`.
 ///
 /// # Errors
-/// The database's.
+/// Returns the store's error if a statement fails.
 pub fn end_all_of(tx: &Tx<'_>, ctx: &Ctx, user: UserId) -> Result<(), Error> {
     if let Some(bond) = lock_bond(tx, user)? {
         end(tx, ctx, bond, user, None)?;
@@ -129,31 +129,32 @@ pub fn end_all_of(tx: &Tx<'_>, ctx: &Ctx, user: UserId) -> Result<(), Error> {
     Ok(())
 }
 
-/// Who asked by address must not find in their own activity whose it is.
+/// Returns the context for auditing a request. If it was sent by e-mail address, the system is the actor: the
+/// sender's own activity must not reveal who has the address.
 pub fn untold(ctx: &Ctx, parties: Parties) -> Ctx {
     if parties.by_email { ctx.acting_as(Actor::System("bonds")) } else { ctx.clone() }
 }
 
-/// Opens the doors between two whom no block stands between any more: what was withheld is over, and its sender may ask
-/// anew. Both are locked.
+/// Unblock hook: expires the withheld requests between two users once neither blocks the other, so that both
+/// can send new ones. Both users must be locked.
 ///
 /// # Errors
-/// The database's.
+/// Returns the store's error if a statement fails.
 pub fn open_door(tx: &Tx<'_>, ctx: &Ctx, one: UserId, other: UserId) -> Result<(), Error> {
     for (from, to) in [(one, other), (other, one)] {
         while let Some(withheld) = rows::find_withheld(tx, from, to, ctx.now)? {
-            // Whose doing it is must not be told.
+            // Audit as the system: the sender must not learn who blocked or unblocked.
             expire(tx, &ctx.acting_as(Actor::System("bonds")), withheld.id)?;
         }
     }
     Ok(())
 }
 
-/// Shuts the doors between two whom a block stands between from now on: their bond ends, what the blocker asked is taken
-/// back, and what the other asked is withheld. Both are locked.
+/// Block hook: ends the bond of both users, cancels the blocker's pending request, and withholds the pending
+/// request of the blocked user. Both users must be locked.
 ///
 /// # Errors
-/// The database's.
+/// Returns the store's error if a statement fails.
 pub fn close_door(tx: &Tx<'_>, ctx: &Ctx, blocker: UserId, blocked: UserId) -> Result<(), Error> {
     let Ok(pair) = Pair::of(blocker, blocked) else { return Ok(()) };
     if let Some(bond) = rows::find_living(tx, blocker)?.filter(|bond| bond.users == pair.users()) {

@@ -1,4 +1,4 @@
-//! Requests are accepted, rejected, taken back.
+//! Accepts, rejects and cancels partner requests.
 
 use kith_kernel::{Ctx, UserId};
 use kith_store::Tx;
@@ -8,11 +8,12 @@ use super::super::rules::{self, Deciding};
 use super::super::{events, rows};
 use super::bonding::{find_restorable, form_bond};
 
-/// Accepts a request that `user` received. Doing it again changes nothing and answers the same. With `expects_restoration`
-/// only if that brings a former bond back.
+/// Accepts a request that `user` received. Accepting it again changes nothing and returns the same. With
+/// `expects_restoration`, it is accepted only if this restores a former bond.
 ///
 /// # Errors
-/// [`BondError`] says what is in the way.
+/// Returns [`BondError::RequestNotFound`], [`BondError::OnlyReceiver`], [`BondError::NotPending`],
+/// [`BondError::RestorationExpired`], or [`BondError::SlotOccupied`] if one of both users has a partner.
 pub fn accept(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -37,10 +38,10 @@ pub fn accept(
     Ok(request)
 }
 
-/// Rejects a request that `user` received. Doing it again changes nothing and answers the same.
+/// Rejects a request that `user` received. Rejecting it again changes nothing and returns the same.
 ///
 /// # Errors
-/// [`BondError`] says what is in the way.
+/// Returns [`BondError::RequestNotFound`], [`BondError::OnlyReceiver`] or [`BondError::NotPending`].
 pub fn reject(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -60,10 +61,10 @@ pub fn reject(
     Ok(request)
 }
 
-/// Takes back a request that `user` sent. Doing it again changes nothing and answers the same.
+/// Cancels a request that `user` sent. Cancelling it again changes nothing and returns the same.
 ///
 /// # Errors
-/// [`BondError`] says what is in the way.
+/// Returns [`BondError::RequestNotFound`], [`BondError::OnlySender`] or [`BondError::NotPending`].
 pub fn cancel(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -86,7 +87,7 @@ pub fn cancel(
     Ok(request)
 }
 
-/// Locks both, and reads the request as `user` sees it.
+/// Locks sender and recipient, and reads the request as `user` sees it.
 fn lock_request(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -95,7 +96,7 @@ fn lock_request(
 ) -> Result<(Parties, PartnerRequest), BondError> {
     let parties = rows::find_parties(tx, id)?.ok_or(BondError::RequestNotFound)?;
     tx.lock("user", std::iter::once(parties.from).chain(parties.to))?;
-    // Who may see it may have changed before it was locked.
+    // A block may have hidden the request before the lock was taken.
     let parties = rows::find_parties(tx, id)?.ok_or(BondError::RequestNotFound)?;
     let request = rows::find_request(tx, id, user, ctx.now)?.ok_or(BondError::RequestNotFound)?;
     Ok((parties, request))

@@ -1,4 +1,4 @@
-//! Invites are handed out, looked at, used and taken back.
+//! Creates, previews, spends and revokes invites.
 
 use kith_kernel::{Ctx, Timestamp, UserId};
 use kith_store::{Outcome, Query, Tx};
@@ -8,19 +8,20 @@ use super::super::model::{BondError, CodeHashes, INVITE_LIFETIME, InviteId, Invi
 use super::super::rows::{self, LiveInvite};
 use super::super::rules::{INVITES_MOST, MISSES_MOST, MISSES_WITHIN};
 
-/// A code that somebody tries, as far as the database knows codes.
+/// Attempt to use an invite code.
 #[derive(Clone, Copy, Debug)]
 pub struct Tried {
     /// Keyed hashes of the code.
     pub code: CodeHashes,
-    /// Who tries it: the person and their client network, hashed. None where limits are lifted.
+    /// Keyed hashes of the user and of their client network, for which failed attempts are counted; `None` if
+    /// limits are lifted.
     pub by: Option<[[u8; 32]; 2]>,
 }
 
-/// Makes an invite with this code.
+/// Creates an invite. Returns its ID and expiry.
 ///
 /// # Errors
-/// [`BondError::TooManyInvites`].
+/// Returns [`BondError::TooManyInvites`] if the inviter has the maximum number of usable invites.
 pub fn create_invite(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -38,10 +39,10 @@ pub fn create_invite(
     Ok((id, expires_at))
 }
 
-/// Takes a live invite of one's own back, by its code or its id.
+/// Revokes a usable invite of `inviter`, found by its code or its ID.
 ///
 /// # Errors
-/// [`BondError::InviteNotFound`].
+/// Returns [`BondError::InviteNotFound`] if there is none.
 pub fn revoke_invite(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -59,7 +60,7 @@ pub fn revoke_invite(
     Ok(())
 }
 
-/// What a code leads to; nothing is spent.
+/// Returns the preview of an invite without spending it.
 pub fn preview_invite(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -67,7 +68,7 @@ pub fn preview_invite(
     tried: &Tried,
 ) -> Outcome<InvitePreview, BondError> {
     use_code(tx, ctx, user, tried, |invite| {
-        // It would tell who wants to be asked by nobody.
+        // A preview would reveal that the inviter accepts no requests.
         if rows::find_settings(tx, invite.inviter)?.who_may_ask == WhoMayAsk::Nobody {
             return Err(BondError::InviteNotFound);
         }
@@ -75,8 +76,8 @@ pub fn preview_invite(
     })
 }
 
-/// Does what `then` does with a live invite. A code that leads nowhere is counted, and too many of them shut the door for
-/// a while.
+/// Runs `then` with the usable invite of a code. Counts an attempt with a code that cannot be used; too many
+/// of these reject further attempts with [`BondError::TooManyMisses`].
 pub fn use_code<T>(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -86,7 +87,7 @@ pub fn use_code<T>(
 ) -> Outcome<T, BondError> {
     match may_try(tx, ctx, tried).and_then(|()| find(tx, ctx, user, tried)).and_then(|invite| then(&invite)) {
         Ok(done) => Outcome::Commit(done),
-        // A door that was shut a moment ago is no other than a code that leads nowhere.
+        // A block that was made meanwhile must look like a code that does not exist.
         Err(BondError::InviteNotFound | BondError::ReceiverNotFound) => match count_miss(tx, ctx, tried) {
             Ok(()) => Outcome::CommitRefusal(BondError::InviteNotFound),
             Err(error) => Outcome::Rollback(error.into()),
@@ -99,7 +100,7 @@ fn find(q: &Query<'_>, ctx: &Ctx, user: UserId, tried: &Tried) -> Result<LiveInv
     rows::find_live_invite(q, tried.code, user, ctx.now)?.ok_or(BondError::InviteNotFound)
 }
 
-/// Two who guess at once are counted one after the other.
+/// Checks the limit of failed attempts. The lock serializes attempts of one subject.
 fn may_try(tx: &Tx<'_>, ctx: &Ctx, tried: &Tried) -> Result<(), BondError> {
     let Some(subjects) = &tried.by else { return Ok(()) };
     tx.lock("invite_misses", subjects.map(|subject| hex(&subject)))?;
@@ -121,7 +122,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Uses an invite up. Whoever was faster has it.
+/// Spends an invite. Fails with [`BondError::InviteNotFound`] if another request was faster.
 pub fn spend(tx: &Tx<'_>, ctx: &Ctx, invite: &LiveInvite, by: UserId) -> Result<(), BondError> {
     if !rows::spend_invite(tx, invite.id, by, ctx.now)? {
         return Err(BondError::InviteNotFound);

@@ -1,4 +1,4 @@
-//! Changes to requests, bonds and invites, a transaction each: lock both people, read, decide, write.
+//! Commands on requests, bonds and invites, one transaction each: lock both users, read, decide, write.
 
 mod bonding;
 mod deciding;
@@ -18,10 +18,10 @@ use kith_store::Tx;
 use super::model::{BondError, Settings};
 use super::{events, rows};
 
-/// Changes how somebody wants to be approached. What waits for them already goes on waiting.
+/// Changes the partner settings of a user. Pending requests are not affected.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`BondError::Store`] if the database operation fails.
 pub fn change_settings(
     tx: &Tx<'_>,
     ctx: &Ctx,

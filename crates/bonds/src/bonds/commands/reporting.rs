@@ -1,4 +1,4 @@
-//! Messages are reported, for moderators to look at.
+//! Reports messages of partner requests to the moderators.
 
 use kith_kernel::{Ctx, UserId};
 use kith_store::Tx;
@@ -6,11 +6,12 @@ use kith_store::Tx;
 use super::super::model::{BondError, PartnerRequestId, ReportReason, RequestReport};
 use super::super::{events, rows};
 
-/// Reports the message of a request that `user` received, as it is now. Doing it again changes nothing: the first report
-/// stands. The flag says whether it is new.
+/// Reports the message of a request that `user` received. A repeated report returns the first one. The flag
+/// is `true` if the report is new.
 ///
 /// # Errors
-/// [`BondError::RequestNotFound`], [`BondError::OnlyReceiver`], [`BondError::NothingToReport`].
+/// Returns [`BondError::RequestNotFound`], [`BondError::OnlyReceiver`], or [`BondError::NothingToReport`] if
+/// the request has no message.
 pub fn report(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -23,7 +24,7 @@ pub fn report(
     if parties.from == user {
         return Err(BondError::OnlyReceiver);
     }
-    // Whoever has shut the door since may still report.
+    // The recipient may report the message after blocking its sender.
     let message = rows::find_received_message(tx, id, user)?.ok_or(BondError::RequestNotFound)?;
     if message.is_none() {
         return Err(BondError::NothingToReport);

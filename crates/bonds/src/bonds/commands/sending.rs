@@ -1,4 +1,4 @@
-//! Asking somebody: by id, by invite, by address.
+//! Sends partner requests by user ID, invite or e-mail address, and records their expiry.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, UserId};
@@ -16,27 +16,28 @@ use super::bonding::{form_bond, untold};
 use super::invites::{self, Tried};
 use kith_accounts::accounts::{self, Email, Person};
 
-/// What sending came to.
+/// Result of sending a request.
 pub enum Sent {
-    /// A new request; one that crossed another is accepted, and has its bond.
+    /// New request. If it crossed another one, it is accepted and has a bond.
     New(PartnerRequest),
-    /// The same had been sent before; nothing changed.
+    /// Identical request sent before. Nothing was changed.
     Repeated(PartnerRequest),
 }
 
-/// By what rules somebody may send.
+/// Limits that apply to a sender.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// How many requests they may make.
+    /// Limits on new requests.
     pub tiers: &'static [Tier],
-    /// Who tries a code, if they try one.
+    /// Attempt to use an invite code, if the request has one.
     pub tried: Option<Tried>,
 }
 
-/// Asks somebody to be one's partner.
+/// Sends a partner request.
 ///
 /// # Errors
-/// [`BondError`] says what is in the way. A code that leads nowhere leaves a trace.
+/// Returns the [`BondError`] of the rule that rejects the request. An attempt with a code that cannot be used
+/// is counted even so.
 pub fn send(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -65,7 +66,7 @@ pub fn send(
     }
 }
 
-/// To somebody whose id is known.
+/// Sends a request to a user whose ID is known.
 fn send_to(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -93,8 +94,9 @@ fn send_to(
     make(tx, ctx, pair, &standing, draft, sending).map(Sent::New)
 }
 
-/// To an address. Whether anybody has it, wants to be found by it, or wants to be asked, is not told: the sender gets a
-/// request that waits, and one that reaches nobody goes on waiting until it expires.
+/// Sends a request to an e-mail address. The sender cannot tell whether an account has the address, can be
+/// found by it or accepts requests: they always get a pending request. One that reaches no one stays pending
+/// until it expires.
 fn send_to_address(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -104,8 +106,8 @@ fn send_to_address(
     tiers: &[Tier],
 ) -> Result<Sent, BondError> {
     let owner = accounts::find_address_owner(tx, &email.key)?;
-    // Nobody is found by an address that is not proven to be theirs. As much is asked of the database, whether or not
-    // anybody has it.
+    // Only verified addresses find their owner. The same queries run whether or not the address is known, so
+    // that their duration reveals nothing.
     let found = owner.filter(|owner| owner.is_proven && owner.user != sender);
     let receiver = found.map_or_else(|| stand_in(email), |owner| owner.user);
     let pair = Pair::of(sender, receiver)?;
@@ -132,7 +134,8 @@ fn send_to_address(
     .map(Sent::New)
 }
 
-/// In place of the owner of an address that nobody has: another id for each, so that they do not wait for each other.
+/// Returns a user ID for an address without an account. It differs per address, so that such requests do not
+/// wait for each other's locks.
 fn stand_in(email: &Email) -> UserId {
     let digest: [u8; 32] = Sha256::digest(&email.key).into();
     let (first, _) = digest.split_first_chunk::<16>().expect("32 is more than 16");
@@ -143,14 +146,14 @@ fn repeat(known: PartnerRequest, draft: &Draft) -> Result<Sent, BondError> {
     if known.message == draft.message { Ok(Sent::Repeated(known)) } else { Err(BondError::AlreadyPending) }
 }
 
-/// Counted in the transaction, over what was made: neither a restart nor another node forgets any of it.
+/// Checks the limits over stored requests, in the transaction, so that they hold across restarts and nodes.
 fn check_tiers(tx: &Tx<'_>, ctx: &Ctx, sender: UserId, tiers: &[Tier]) -> Result<(), BondError> {
     let Some(widest) = tiers.iter().max_by_key(|tier| tier.within) else { return Ok(()) };
     let recent = rows::list_recently_sent(tx, sender, ctx.now - widest.within, widest.most)?;
     rules::may_create(tiers, &recent, ctx.now)
 }
 
-/// A request that its receiver sees, or the bond at once if they have asked too.
+/// Creates a request that its recipient can see, or forms the bond at once if the recipient has sent one too.
 fn make(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -189,12 +192,13 @@ fn make(
     Ok(request)
 }
 
-/// What holds the pair's key though it must not be met any more.
+/// Removes an earlier request that holds the pair's key: expires it, or cancels one that was sent by e-mail
+/// address.
 fn make_way(tx: &Tx<'_>, ctx: &Ctx, before: &PartnerRequest) -> Result<(), BondError> {
     if before.status != RequestStatus::Pending {
         return Ok(expire(tx, ctx, before.id)?);
     }
-    // Their sender asked by address, and now by id: that these are the same person is not told.
+    // The sender must not learn that the address of the earlier request belongs to this user.
     if let Some(parties) = rows::find_parties(tx, before.id)? {
         rows::withdraw_request(tx, before.id, ctx.now)?;
         tx.audit(&untold(ctx, parties), "partner_request.cancelled", before.id);
@@ -203,7 +207,7 @@ fn make_way(tx: &Tx<'_>, ctx: &Ctx, before: &PartnerRequest) -> Result<(), BondE
     Ok(())
 }
 
-/// A request that reaches nobody.
+/// Creates a request that reaches no one.
 fn make_withheld(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -231,7 +235,7 @@ fn make_withheld(
     Ok(request)
 }
 
-/// As its sender sees it.
+/// Builds the request as its sender sees it.
 fn draw_up(
     ctx: &Ctx,
     standing: &Standing,
@@ -261,7 +265,8 @@ fn parties_of(request: &PartnerRequest, to: Option<UserId>, draft: &Draft) -> Pa
     Parties { request: request.id, from: request.from.id, to, by_email }
 }
 
-/// A bonded sender is refused, unless this is the very request that led to the bond.
+/// Returns the request behind the sender's bond if `draft` repeats it. Any other request of a bonded sender
+/// is rejected with [`BondError::SlotOccupied`].
 fn find_repeated(tx: &Tx<'_>, ctx: &Ctx, sender: UserId, draft: &Draft) -> Result<PartnerRequest, BondError> {
     let known = rows::find_request_behind_bond(tx, sender, ctx.now)?;
     let is_same = |(request, email_key): &(PartnerRequest, Option<String>)| {
@@ -277,7 +282,7 @@ fn find_repeated(tx: &Tx<'_>, ctx: &Ctx, sender: UserId, draft: &Draft) -> Resul
     Ok(request)
 }
 
-/// What the sender asked with this very code before, in the same words, if it still waits.
+/// Returns the pending request that the sender made with the same code and message, if any.
 fn find_repeated_use(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -294,7 +299,7 @@ fn find_repeated_use(
     Ok(known.filter(|known| known.message == draft.message))
 }
 
-/// What the sender asked of somebody who has shut the door since.
+/// Returns the withheld request of the sender to a recipient who has blocked them since.
 fn find_withheld(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -306,8 +311,8 @@ fn find_withheld(
     repeat(withheld, draft)
 }
 
-/// Records that a request has expired, which counts as a refusal, and emits the event to those who saw it pending. Its sender
-/// must be locked.
+/// Records that a request has expired, counts it as a refusal step, and emits the event to those who saw it
+/// pending. The sender must be locked.
 pub fn expire(tx: &Tx<'_>, ctx: &Ctx, id: PartnerRequestId) -> Result<(), Error> {
     let Some(parties) = rows::find_parties(tx, id)? else { return Ok(()) };
     let Some(expired) = rows::expire_request(tx, id)? else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! One's partner, breaking up, and what was.
+//! HTTP endpoints of bonds: current bond, breakup and history.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -18,29 +18,34 @@ pub fn routes() -> Routes {
         .routes(routes!(list_partner_history))
 }
 
+/// Active bond of the caller.
 #[derive(Serialize, ToSchema)]
 pub struct CurrentBondAnswer {
-    /// Null for whoever has no partner.
+    /// Active bond; `null` if the caller has no partner.
     #[schema(required = true)]
     bond: Option<Bond>,
 }
 
+/// Optional details of a breakup.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BreakupBody {
-    /// At most 500 characters, for yourself alone.
+    /// Reason, at most 500 characters. Only the caller can read it.
     reason: Option<String>,
 }
 
-/// What has ended.
+/// Bond that ended.
 #[derive(Serialize, ToSchema)]
 pub struct BreakupAnswer {
+    /// Bond that ended, with its breakups.
     bond: History,
 }
 
 type HistoryPage = PageAnswer<History>;
 
-/// Your partner.
+/// Get the current bond
+///
+/// Returns the caller's active bond, or `null` if the caller has no partner.
 #[utoipa::path(
     get, path = "/api/v1/partners/current", security(("bearer" = [])),
     responses((status = 200, body = CurrentBondAnswer))
@@ -53,8 +58,11 @@ pub async fn get_current_bond(
     Ok(Json(CurrentBondAnswer { bond }))
 }
 
-/// Break up: the bond ends for both at once, and both are told. For 30 days a request that is accepted between you two
-/// brings it back.
+/// Break up with the current partner
+///
+/// Ends the caller's active bond for both partners at once and notifies both. The former partner sees neither
+/// who ended the bond nor the reason. The bond keeps its history; its space is frozen. For 30 days, accepting
+/// a request between both users restores the bond.
 #[utoipa::path(
     post, path = "/api/v1/partners/breakup", security(("bearer" = [])),
     request_body = Option<BreakupBody>,
@@ -80,7 +88,9 @@ pub async fn break_up(
     .await
 }
 
-/// Your bonds, alive and over, the one that was formed last first.
+/// List bonds
+///
+/// Returns the caller's active, ended and archived bonds, most recently formed first.
 #[utoipa::path(
     get, path = "/api/v1/partners/history", security(("bearer" = [])),
     params(PageQuery),

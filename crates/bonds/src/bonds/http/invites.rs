@@ -1,4 +1,4 @@
-//! Invites: codes to hand out, to look at, to take back.
+//! HTTP endpoints of invites: create, list, preview and revoke.
 
 use std::str::FromStr;
 
@@ -18,14 +18,14 @@ pub fn routes() -> Routes {
     Routes::new().routes(routes!(create_invite, list_invites)).routes(routes!(preview_invite, revoke_invite))
 }
 
-/// The invites that can still be used.
+/// Invites of the caller that can still be used.
 #[derive(Serialize, ToSchema)]
 struct InviteList {
-    /// The newest first; at most five.
+    /// Invites, newest first; at most 5.
     items: Vec<Invite>,
 }
 
-/// Whoever names an invite has its code, or made it and knows its id.
+/// Invite in a path: its code, or its ID for the user who created it.
 #[derive(Clone, Debug)]
 enum InviteName {
     Code(InviteCode),
@@ -43,7 +43,7 @@ impl FromStr for InviteName {
     }
 }
 
-/// Kind of the pseudonym by which the database knows a code.
+/// Purpose of the pseudonyms under which invite codes are stored.
 const PSEUDONYM: &str = "invite";
 
 fn hashes(app: &App, code: &InviteCode) -> CodeHashes {
@@ -53,7 +53,8 @@ fn hashes(app: &App, code: &InviteCode) -> CodeHashes {
     }
 }
 
-/// `user`, who tries `code` from the address of `client`.
+/// Builds the attempt of `user` to use `code`. Unless limits are lifted, the attempt is counted for the user
+/// and for the network of `client`.
 pub fn tried(app: &App, user: UserId, client: &Client, code: &InviteCode) -> Tried {
     let by = (!app.is_without_limits()).then(|| {
         let network = client.address.network();
@@ -62,7 +63,11 @@ pub fn tried(app: &App, user: UserId, client: &Client, code: &InviteCode) -> Tri
     Tried { code: hashes(app, code), by }
 }
 
-/// Make an invite: whoever has the code may ask you, and you still decide. Five can be out at a time, for a week each.
+/// Create an invite
+///
+/// Creates an invite code that another user can redeem to send the caller a partner request. The caller still
+/// decides whether to accept it. The code and the link are returned once. A code works once and expires after
+/// 7 days. A user can have 5 invites that are neither used nor expired.
 #[utoipa::path(
     post, path = "/api/v1/partners/invites", security(("bearer" = [])),
     responses(
@@ -85,7 +90,9 @@ async fn create_invite(State(app): State<App>, caller: SignedIn) -> ApiResult<Re
     .await
 }
 
-/// Your invites that can still be used. Their codes are told only once, when they are made.
+/// List invites
+///
+/// Returns the caller's invites that can still be used, newest first. Codes are not included.
 #[utoipa::path(
     get, path = "/api/v1/partners/invites", security(("bearer" = [])),
     responses((status = 200, body = InviteList))
@@ -98,7 +105,10 @@ async fn list_invites(
     Ok(Json(InviteList { items }))
 }
 
-/// Whose invite this is. Looking does not use it up.
+/// Preview an invite
+///
+/// Returns the display name of the user who created the invite. The preview does not use up the code. Codes
+/// that cannot be used are limited to 10 per minute for each user and each client network.
 #[utoipa::path(
     get, path = "/api/v1/partners/invites/{code}", security(("bearer" = [])),
     params(("code" = String, Path, description = "In any case, with hyphens or without")),
@@ -121,7 +131,9 @@ async fn preview_invite(
     Ok(Json(preview.await?))
 }
 
-/// Take an invite of yours back.
+/// Revoke an invite
+///
+/// Revokes an invite of the caller that has not been used. Its code stops working at once.
 #[utoipa::path(
     delete, path = "/api/v1/partners/invites/{code}", security(("bearer" = [])),
     params(("code" = String, Path, description = "The code, or the invite's id")),

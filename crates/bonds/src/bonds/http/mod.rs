@@ -1,4 +1,4 @@
-//! Requests and answers about partners. What may happen is decided in `rules.rs`, never here.
+//! HTTP endpoints of partner requests, bonds, invites and settings. `rules.rs` decides what is allowed.
 
 mod bonds;
 mod invites;
@@ -16,27 +16,26 @@ use kith_platform::{Routes, store_problem};
 use super::model::BondError;
 
 static SLOT_OCCUPIED: ProblemCode =
-    ProblemCode { code: "slot_occupied", status: 409, title: "One of you has a partner" };
-static NOT_BONDED: ProblemCode =
-    ProblemCode { code: "not_bonded", status: 409, title: "You have no partner" };
+    ProblemCode { code: "slot_occupied", status: 409, title: "Partner slot occupied" };
+static NOT_BONDED: ProblemCode = ProblemCode { code: "not_bonded", status: 409, title: "No active bond" };
 static ALREADY_PENDING: ProblemCode =
-    ProblemCode { code: "request_pending", status: 409, title: "A request to this person is waiting" };
+    ProblemCode { code: "request_pending", status: 409, title: "Request already pending" };
 static NOT_PENDING: ProblemCode =
-    ProblemCode { code: "request_not_pending", status: 409, title: "The request is decided" };
+    ProblemCode { code: "request_not_pending", status: 409, title: "Request not pending" };
 static NOT_OPEN: ProblemCode =
-    ProblemCode { code: "not_open_to_requests", status: 403, title: "This person does not want to be asked" };
+    ProblemCode { code: "not_open_to_requests", status: 403, title: "Requests not accepted" };
 static TOO_SOON: ProblemCode =
-    ProblemCode { code: "too_soon_to_ask_again", status: 409, title: "It is too soon to ask again" };
+    ProblemCode { code: "too_soon_to_ask_again", status: 409, title: "Request cooldown active" };
 static ONLY_THEY_MAY_ASK: ProblemCode =
-    ProblemCode { code: "only_they_may_ask", status: 409, title: "Only the other one may ask now" };
+    ProblemCode { code: "only_they_may_ask", status: 409, title: "Only recipient can request" };
 static TOO_MANY_INVITES: ProblemCode =
-    ProblemCode { code: "too_many_invites", status: 409, title: "You have five invites out already" };
+    ProblemCode { code: "too_many_invites", status: 409, title: "Too many invites" };
 static RESTORATION_EXPIRED: ProblemCode =
-    ProblemCode { code: "restoration_expired", status: 409, title: "Your former bond cannot come back" };
+    ProblemCode { code: "restoration_expired", status: 409, title: "Restoration expired" };
 static NOTHING_TO_REPORT: ProblemCode =
-    ProblemCode { code: "nothing_to_report", status: 409, title: "The request has no message" };
+    ProblemCode { code: "nothing_to_report", status: 409, title: "No message to report" };
 
-/// What these handlers answer with, beside the general problems.
+/// Problems of these handlers, in addition to the general ones.
 pub const PROBLEMS: &[&ProblemCode] = &[
     &SLOT_OCCUPIED,
     &NOT_BONDED,
@@ -50,7 +49,7 @@ pub const PROBLEMS: &[&ProblemCode] = &[
     &NOTHING_TO_REPORT,
 ];
 
-/// The handlers.
+/// Returns the routes of this module, on the current and the deprecated paths.
 pub fn routes() -> Routes {
     let all = Routes::new()
         .merge(requests::routes())
@@ -61,7 +60,7 @@ pub fn routes() -> Routes {
     rate_limited(RateClass::PartnerLists, &[Method::GET], all)
 }
 
-/// Whole seconds, at least one.
+/// Rounds up to whole seconds, at least 1.
 fn whole_seconds(wait: Duration) -> u32 {
     u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1)
 }
@@ -70,50 +69,65 @@ impl From<BondError> for Problem {
     fn from(error: BondError) -> Self {
         match error {
             BondError::ToSelf => {
-                Self::invalid(vec![FieldError::new("/to", "self", "You cannot be your own partner.")])
+                Self::invalid(vec![FieldError::new("/to", "self", "You cannot send a request to yourself.")])
             }
-            BondError::ReceiverNotFound => Self::new(&problems::NOT_FOUND, "There is nobody with this id."),
-            BondError::RequestNotFound => Self::new(&problems::NOT_FOUND, "There is no such request."),
-            BondError::BondNotFound => Self::new(&problems::NOT_FOUND, "There is no such bond of yours."),
+            BondError::ReceiverNotFound => Self::new(&problems::NOT_FOUND, "No user has this ID."),
+            BondError::RequestNotFound => {
+                Self::new(&problems::NOT_FOUND, "You have no partner request with this ID.")
+            }
+            BondError::BondNotFound => Self::new(&problems::NOT_FOUND, "You have no bond with this ID."),
             BondError::InviteNotFound => {
-                Self::new(&problems::NOT_FOUND, "There is no such invite, or it cannot be used any more.")
+                Self::new(&problems::NOT_FOUND, "This invite does not exist or can no longer be used.")
             }
             BondError::OnlyReceiver => {
-                Self::new(&problems::FORBIDDEN, "You sent this request; the other one decides it.")
+                Self::new(&problems::FORBIDDEN, "You sent this request. Only its recipient can do this.")
             }
-            BondError::OnlySender => {
-                Self::new(&problems::FORBIDDEN, "You received this request: accept or reject it.")
-            }
-            BondError::AlreadyPending => {
-                Self::new(&ALREADY_PENDING, "You asked in other words; that request still waits.")
-            }
+            BondError::OnlySender => Self::new(
+                &problems::FORBIDDEN,
+                "You received this request. Only its sender can cancel it; accept or reject it instead.",
+            ),
+            BondError::AlreadyPending => Self::new(
+                &ALREADY_PENDING,
+                "You already have a pending request to this user with another message. Cancel it before sending a new one.",
+            ),
             BondError::NotPending(status) => {
-                Self::new(&NOT_PENDING, format!("The request is {}.", status.as_str()))
+                Self::new(&NOT_PENDING, format!("The request is already {}.", status.as_str()))
             }
-            BondError::SlotOccupied => {
-                Self::new(&SLOT_OCCUPIED, "Each person can have one partner at a time.")
+            BondError::SlotOccupied => Self::new(
+                &SLOT_OCCUPIED,
+                "A user can have one partner at a time. End the present bond before accepting another.",
+            ),
+            BondError::NotBonded => Self::new(&NOT_BONDED, "You have no active bond."),
+            BondError::NotOpen => {
+                Self::new(&NOT_OPEN, "This user accepts requests only by invite, or none at all.")
             }
-            BondError::NotBonded => Self::new(&NOT_BONDED, "There is nobody to break up with."),
-            BondError::NotOpen => Self::new(&NOT_OPEN, "They take requests by their own invites, or none."),
             BondError::TooSoon { wait } => {
-                let detail = "They said no; after that one waits a day, a week, thirty days.";
+                let detail = "This user rejected your last request. Wait for the time in Retry-After before sending another one.";
                 Self::new(&TOO_SOON, detail).retry_after(whole_seconds(wait))
             }
-            BondError::OnlyTheyMayAsk => Self::new(&ONLY_THEY_MAY_ASK, "They have said no often enough."),
+            BondError::OnlyTheyMayAsk => Self::new(
+                &ONLY_THEY_MAY_ASK,
+                "You cannot send another request to this user; they can send one to you.",
+            ),
             BondError::TooMany { wait } => {
-                let detail = "Five requests a minute, 20 an hour, 100 a day.";
+                let detail = "You can send 5 requests per minute, 20 per hour and 100 per day. Try again after the time in Retry-After.";
                 Self::new(&problems::RATE_LIMITED, detail).retry_after(whole_seconds(wait))
             }
             BondError::TooManyMisses { wait } => {
-                let detail = "Ten codes a minute that lead nowhere.";
+                let detail = "Too many invalid invite codes. You can try 10 per minute.";
                 Self::new(&problems::RATE_LIMITED, detail).retry_after(whole_seconds(wait))
             }
-            BondError::TooManyInvites => Self::new(&TOO_MANY_INVITES, "Take one back, or let one be used."),
+            BondError::TooManyInvites => Self::new(
+                &TOO_MANY_INVITES,
+                "You have 5 unused invites. Revoke one, or wait until one is used or expires.",
+            ),
             BondError::RestorationExpired => Self::new(
                 &RESTORATION_EXPIRED,
-                "It ended more than 30 days ago, or there is none. Accept without `expect` to begin a new one.",
+                "You have no bond with this user that ended within the last 30 days. Accept without `expect` to form a new bond.",
             ),
-            BondError::NothingToReport => Self::new(&NOTHING_TO_REPORT, "There are no words to look at."),
+            BondError::NothingToReport => {
+                Self::new(&NOTHING_TO_REPORT, "The request has no message to report.")
+            }
             BondError::Store(error) => store_problem(error),
         }
     }

@@ -1,4 +1,4 @@
-//! The paths that programs of the first Bond Mate know. They do what the new ones do.
+//! Deprecated paths of the first Bond Mate API. They call the handlers of the current paths.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -35,22 +35,25 @@ pub fn routes() -> Routes {
         .routes(old_path("/api/enhanced-partners/history", routes!(bonds::list_partner_history)))
 }
 
+/// Partner request in the format of the first Bond Mate API.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct OldSendRequestBody {
-    /// Their id; or `email`.
+    /// ID of the recipient. Send either this or `email`.
     #[serde(rename = "partnerId", default, deserialize_with = "present")]
     #[schema(nullable = false)]
     partner_id: Option<UserId>,
-    /// Their address; or `partnerId`.
+    /// E-mail address of the recipient. Send either this or `partnerId`.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     email: Option<String>,
-    /// At most 500 characters; line breaks may stand in it.
+    /// Message, at most 500 characters. Line breaks are allowed.
     message: Option<String>,
 }
 
-/// As `POST /api/v1/partners/requests`, with another body.
+/// Deprecated: use `POST /api/v1/partners/requests`
+///
+/// Sends a partner request, with the body format of the first Bond Mate API.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests", operation_id = "send_partner_request", security(("bearer" = [])),
     request_body = OldSendRequestBody,
@@ -71,7 +74,7 @@ async fn send_with_old_body(
     let to = match (body.partner_id, &body.email) {
         (Some(user), None) => Ok(Receiver::User(user)),
         (None, Some(email)) => Email::parse(email, "/email").map(Receiver::Email),
-        _ => Err(FieldError::new("", "not_exactly_one", "Exactly one of partnerId and email.")),
+        _ => Err(FieldError::new("", "not_exactly_one", "Send exactly one of partnerId and email.")),
     };
     let draft = to.and_then(|to| Draft::new(to, body.message.as_deref()));
     let draft = draft.map_err(|fault| Problem::invalid(vec![fault]))?;

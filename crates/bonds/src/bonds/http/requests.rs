@@ -1,4 +1,4 @@
-//! Asking, answering, taking back, reporting.
+//! HTTP endpoints of partner requests: send, list, accept, reject, cancel and report.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -35,37 +35,42 @@ pub fn routes() -> Routes {
         .routes(routes!(report_partner_request))
 }
 
+/// Partner request to send.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SendRequestBody {
+    /// Recipient of the request.
     to: RequestReceiver,
-    /// At most 500 characters; line breaks may stand in it.
+    /// Message, at most 500 characters. Line breaks are allowed.
     message: Option<String>,
 }
 
-/// Who is asked: exactly one of these.
+/// Recipient of a request. Send exactly one of the fields.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RequestReceiver {
-    /// Their id.
+    /// User ID of the recipient.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     user_id: Option<UserId>,
-    /// Their address. Whether anybody has it is not told: the request waits, and may reach nobody.
+    /// E-mail address of the recipient. The response does not reveal whether an account has this address: the
+    /// request is always pending, and expires if it reaches no one.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     email: Option<String>,
-    /// A code that they handed out.
+    /// Invite code of the recipient: 10 letters and digits. Letter case and hyphens are ignored.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     invite_code: Option<String>,
 }
 
+/// Report of a message.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ReportBody {
+    /// Reason for the report.
     reason: ReportReason,
-    /// At most 500 characters.
+    /// Note for the moderators, at most 500 characters.
     note: Option<String>,
 }
 
@@ -73,16 +78,17 @@ struct ReportBody {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
-    /// Only those that one received, or only those that one sent.
+    /// `incoming` returns only requests that the caller received, `outgoing` only requests that the caller
+    /// sent.
     #[param(inline)]
     direction: Option<RequestDirection>,
-    /// Only those that have come this far.
+    /// Returns only requests with this status.
     #[param(inline)]
     status: Option<RequestStatus>,
-    /// Items on a page; more than 100 counts as 100.
+    /// Maximum number of items per page, 1 to 100. Larger values are reduced to 100.
     #[param(default = 20, minimum = 1)]
     limit: Option<i64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<Cursor>,
 }
 
@@ -94,19 +100,25 @@ impl RequestReceiver {
             (Some(user), None, None) => Ok(Receiver::User(user)),
             (None, Some(email), None) => Email::parse(email, "/to/email").map(Receiver::Email),
             (None, None, Some(code)) => {
-                let detail = "Ten letters and digits.";
+                let detail = "Expected an invite code of 10 letters and digits.";
                 let fault = || FieldError::new("/to/invite_code", "not_a_code", detail);
                 InviteCode::parse(code).map(Receiver::Invite).ok_or_else(fault)
             }
             _ => {
-                let detail = "Exactly one of user_id, email and invite_code.";
+                let detail = "Send exactly one of user_id, email and invite_code.";
                 Err(FieldError::new("/to", "not_exactly_one", detail))
             }
         }
     }
 }
 
-/// Ask somebody to be your partner. If they have asked you, you are partners at once.
+/// Send a partner request
+///
+/// Sends a partner request to a user, an e-mail address or the owner of an invite code. If the recipient has
+/// already sent the caller a request, both are accepted and the response contains the new `bond`. A request
+/// expires after 14 days. A recipient with a partner receives the request like any other user. Sending the
+/// same pending request again returns it with 200 and has no other effect. A user can send 5 requests per
+/// minute, 20 per hour and 100 per day.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests", security(("bearer" = [])),
     request_body = SendRequestBody,
@@ -149,7 +161,9 @@ pub async fn send(app: App, caller: SignedIn, client: Client, draft: Draft) -> A
     app.change(&caller, send).await
 }
 
-/// The requests you sent and received, newest first.
+/// List partner requests
+///
+/// Returns the requests that the caller sent or received, newest first.
 #[utoipa::path(
     get, path = "/api/v1/partners/requests", security(("bearer" = [])),
     params(ListQuery),
@@ -167,7 +181,10 @@ pub async fn list_partner_requests(
     Ok(page.into())
 }
 
-/// A request you sent or received.
+/// Get a partner request
+///
+/// Returns a request that the caller sent or received. Contains `bond` if the request led to a bond that is
+/// active.
 #[utoipa::path(
     get, path = "/api/v1/partners/requests/{id}", security(("bearer" = [])),
     params(("id" = PartnerRequestId, Path, description = "Of the request")),
@@ -184,23 +201,29 @@ async fn get_partner_request(
     Ok(Json(app.db.read(move |q| queries::get_request(q, user_id, id, ctx.now)).await?))
 }
 
+/// Condition for accepting a request.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AcceptBody {
-    /// `restoration`: accept only if that brings your former bond back, and do not begin a new one.
+    /// `restoration` accepts the request only if this restores the former bond with the sender. Otherwise the
+    /// response is 409 `restoration_expired`. Without it, a new bond is formed if none can be restored.
     #[serde(default)]
     expect: Option<Expected>,
 }
 
-/// The expected result of accepting a request.
+/// Expected result of accepting a request.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Expected {
-    /// The former bond of the two is back.
+    /// The former bond of both users is restored.
     Restoration,
 }
 
-/// Accept a request that you received: you are partners, or partners again.
+/// Accept a partner request
+///
+/// Accepts a request that the caller received. Forms a bond, or restores the bond of both users if it ended
+/// at most 30 days ago. All other pending requests of both users become `superseded`. Accepting an accepted
+/// request again returns it unchanged.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests/{id}/accept", security(("bearer" = [])),
     params(("id" = PartnerRequestId, Path, description = "Of the request")),
@@ -226,7 +249,11 @@ pub async fn accept_partner_request(
     .await
 }
 
-/// Reject a request that you received. Its sender has to wait before they ask again.
+/// Reject a partner request
+///
+/// Rejects a request that the caller received. The sender must wait before sending another request to the
+/// caller: 24 hours after the first rejection, 7 days after the second, 30 days after the third. After the
+/// fourth, only the caller can send a request. Rejecting a rejected request again returns it unchanged.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests/{id}/reject", security(("bearer" = [])),
     params(("id" = PartnerRequestId, Path, description = "Of the request")),
@@ -246,7 +273,10 @@ pub async fn reject_partner_request(
     app.change(&caller, move |tx, ctx| commands::reject(tx, ctx, user_id, id).map(Answer::ok)).await
 }
 
-/// Take back a request that you sent.
+/// Cancel a partner request
+///
+/// Cancels a pending request that the caller sent. A later rejection then leads to a longer wait. Cancelling
+/// a cancelled request again returns it unchanged.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests/{id}/cancel", security(("bearer" = [])),
     params(("id" = PartnerRequestId, Path, description = "Of the request")),
@@ -266,7 +296,11 @@ pub async fn cancel_partner_request(
     app.change(&caller, move |tx, ctx| commands::cancel(tx, ctx, user_id, id).map(Answer::ok)).await
 }
 
-/// Report the message of a request that you received. It is kept as it is for the moderators; its sender is not told.
+/// Report a partner request
+///
+/// Reports the message of a request that the caller received. The server stores a copy of the message for the
+/// moderators. The sender is not notified. If the caller has already reported the request, the first report
+/// is returned with 200.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests/{id}/report", security(("bearer" = [])),
     params(("id" = PartnerRequestId, Path, description = "Of the request")),

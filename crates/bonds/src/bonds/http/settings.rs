@@ -1,4 +1,4 @@
-//! How somebody wants to be approached.
+//! HTTP endpoints of partner settings.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -15,19 +15,20 @@ pub fn routes() -> Routes {
     Routes::new().routes(routes!(get_partner_settings, change_partner_settings))
 }
 
-/// What to change. What is absent stays.
+/// Changes to partner settings. Absent fields keep their value.
 #[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SettingsPatch {
-    /// Who may ask you to be their partner.
+    /// Users who can send the caller partner requests.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     who_may_ask: Option<WhoMayAsk>,
-    /// Whether a request to your e-mail address finds you. The sender is not told.
+    /// Set to `true` to let partner requests to the caller's verified e-mail address reach the caller.
+    /// Senders cannot tell whether it is set.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     found_by_email: Option<bool>,
-    /// Whether names and texts stay out of notifications.
+    /// Set to `true` to keep names and message texts out of notifications.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     discreet: Option<bool>,
@@ -43,7 +44,9 @@ impl SettingsPatch {
     }
 }
 
-/// How you want to be approached.
+/// Get partner settings
+///
+/// Returns who can send the caller partner requests, and how notifications about them look.
 #[utoipa::path(
     get, path = "/api/v1/partners/settings", security(("bearer" = [])),
     responses((status = 200, body = Settings))
@@ -55,7 +58,9 @@ async fn get_partner_settings(
     Ok(Json(app.db.read(move |q| queries::get_settings(q, user_id)).await?))
 }
 
-/// Change how you want to be approached.
+/// Update partner settings
+///
+/// Changes the fields that are present. Requests that are already pending are not affected.
 #[utoipa::path(
     patch, path = "/api/v1/partners/settings", security(("bearer" = [])),
     request_body = SettingsPatch,

@@ -1,4 +1,4 @@
-//! Bonds, alive and over.
+//! Types of bonds.
 
 use std::time::Duration;
 
@@ -9,82 +9,84 @@ use utoipa::ToSchema;
 use super::BondId;
 use kith_accounts::accounts::Person;
 
-/// Why somebody breaks up, for themselves alone.
+/// Rules for the reason of a breakup.
 pub const REASON: TextRules = TextRules { min: 0, max: 500, newlines: true };
-/// A bond can come back this long after it ended, the last moment included.
+/// Time after the end of a bond within which it can be restored, boundary included.
 const RESTORABLE: Duration = days(30);
 
-/// Until when a bond that ended at `ended_at` can come back, this moment included.
+/// Returns the last moment at which a bond that ended at `ended_at` can be restored.
 pub fn restorable_until(ended_at: Timestamp) -> Timestamp {
     ended_at + RESTORABLE
 }
 
-/// A bond, as one of its two sees it.
+/// Bond between the caller and a partner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Bond {
-    /// Of this bond; the same after a restoration.
+    /// Bond ID. A restoration keeps it.
     pub id: BondId,
-    /// The other one.
+    /// Partner of the caller.
     pub partner: Person,
-    /// When it was first formed.
+    /// Time at which the bond was first formed.
     pub since: Timestamp,
-    /// When it last came back after a breakup.
+    /// Time of the last restoration; `null` if the bond was never restored.
     #[schema(required = true)]
     pub restored_at: Option<Timestamp>,
-    /// How often it came back.
+    /// Number of restorations.
     pub restorations: i64,
 }
 
-/// A bond with how it ended, if it did, as one of its two sees it.
+/// Bond with its breakups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct History {
-    /// The bond itself; the name is as it was when it ended.
+    /// Bond. If it has ended, the partner's display name is the one at the end.
     #[serde(flatten)]
     pub bond: Bond,
-    /// When it ended; null while it lasts.
+    /// Time at which the bond ended; `null` while it is active.
     #[schema(required = true)]
     pub ended_at: Option<Timestamp>,
-    /// Until when a request that is accepted between the two brings it back.
+    /// Last moment at which accepting a request between both users restores the bond; `null` if it cannot be
+    /// restored.
     #[schema(required = true)]
     pub restorable_until: Option<Timestamp>,
-    /// When it was archived: it cannot come back, and what was in its space is kept apart.
+    /// Time at which the bond was archived; `null` if it is not. An archived bond cannot be restored, and its
+    /// space is archived with it.
     #[schema(required = true)]
     pub archived_at: Option<Timestamp>,
-    /// Each time that it ended, the first one first.
+    /// Breakups of the bond, oldest first.
     pub breakups: Vec<Breakup>,
 }
 
-/// One time that a bond ended.
+/// Breakup of a bond.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Breakup {
-    /// When.
+    /// Time of the breakup.
     pub ended_at: Timestamp,
-    /// When it came back, if it did.
+    /// Time of the restoration that followed; `null` if there was none.
     #[schema(required = true)]
     pub restored_at: Option<Timestamp>,
-    /// What you wrote, if it was you who broke up; nobody else ever sees it.
+    /// Reason that the caller gave; `null` if the partner ended the bond or no reason was given.
     #[schema(required = true)]
     pub reason: Option<String>,
 }
 
-/// A bond of a pair that could come back.
+/// Ended bond of a pair that is not archived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Former {
-    /// Which.
+    /// Bond ID.
     pub id: BondId,
-    /// When it was first formed.
+    /// Time at which the bond was first formed.
     pub since: Timestamp,
-    /// When it ended.
+    /// Time at which the bond ended.
     pub ended_at: Timestamp,
-    /// How often it has come back before.
+    /// Number of restorations so far.
     pub restorations: i64,
 }
 
-/// A living bond and its two.
+/// Active bond and its two users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Living {
-    /// Which.
+    /// Bond ID.
     pub id: BondId,
-    /// Both, the smaller id first.
+    /// Both users, smaller ID first.
     pub users: [UserId; 2],
 }

@@ -1,4 +1,4 @@
-//! Invites: a code that somebody hands out, so that whoever has it may ask them.
+//! Invites: codes that let another user send a partner request.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,36 +7,39 @@ use kith_kernel::{Timestamp, days, id_type};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// A code that nobody uses for this long has expired.
+/// Time after which an unused invite expires.
 pub const INVITE_LIFETIME: Duration = days(7);
 
-/// Crockford's base 32 (<https://www.crockford.com/base32.html>): no I, L, O, U.
+/// Digits of Crockford's base 32 (<https://www.crockford.com/base32.html>), without I, L, O and U.
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const LENGTH: usize = 10;
 
 id_type! {
-    /// Of an invite; it says nothing about the code.
+    /// Invite ID. It is independent of the code.
     InviteId
 }
 
-/// Keyed hashes of an invite's code, under the present secret and, while secrets are rotated, under the previous one.
+/// Keyed hashes of an invite code: under the present secret and, while secrets are rotated, under the
+/// previous one.
 #[derive(Clone, Copy, Debug)]
 pub struct CodeHashes {
     pub present: [u8; 32],
     pub previous: Option<[u8; 32]>,
 }
 
-/// Ten characters, 50 bits: the secret itself. No log can hold it.
+/// Secret invite code: 10 characters, 50 bits of entropy. Its `Debug` output is `***`, so that logs cannot
+/// contain it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct InviteCode(String);
 
 impl InviteCode {
-    /// The code of these random bytes.
+    /// Builds a code from random bytes, 5 bits from each.
     pub fn from_random(bytes: [u8; LENGTH]) -> Self {
         Self(bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect())
     }
 
-    /// Reads a code as people type it: in any case, with hyphens, O for 0, I and L for 1. None if it cannot be one.
+    /// Parses a code as typed by a user: letter case and hyphens are ignored, O is read as 0, I and L as 1.
+    /// Returns `None` if the text cannot be a code.
     pub fn parse(text: &str) -> Option<Self> {
         let digit = |c: char| match c.to_ascii_uppercase() {
             'O' => Some('0'),
@@ -48,7 +51,7 @@ impl InviteCode {
         (code.len() == LENGTH).then_some(Self(code))
     }
 
-    /// The characters.
+    /// Returns the 10 characters of the code.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -60,36 +63,36 @@ impl fmt::Debug for InviteCode {
     }
 }
 
-/// An invite that was just made. The code is told this once.
+/// New invite. Its code is returned only once.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct NewInvite {
-    /// Of the invite.
+    /// Invite ID.
     pub id: InviteId,
-    /// Ten characters of Crockford's base 32, for people to type.
+    /// Invite code: 10 characters of Crockford's base 32.
     pub code: String,
-    /// The same for people to follow, as `partners.invite_link` shapes it.
+    /// Link with the code, built from the server setting `partners.invite_link`.
     pub link: String,
-    /// From this moment on it can no longer be used.
+    /// Time at which the invite expires.
     pub expires_at: Timestamp,
 }
 
-/// An invite of one's own that can still be used.
+/// Invite of the caller that can still be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Invite {
-    /// Of the invite; also good for taking it back.
+    /// Invite ID. It can be used in place of the code to revoke the invite.
     pub id: InviteId,
-    /// When it was made.
+    /// Time at which the invite was created.
     pub created_at: Timestamp,
-    /// From this moment on it can no longer be used.
+    /// Time at which the invite expires.
     pub expires_at: Timestamp,
 }
 
-/// What somebody learns from a code before they use it.
+/// Preview of an invite.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct InvitePreview {
-    /// Of the one who hands it out.
+    /// Display name of the user who created the invite.
     pub display_name: String,
-    /// From this moment on it can no longer be used.
+    /// Time at which the invite expires.
     pub expires_at: Timestamp,
 }
 
@@ -98,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_read_as_people_type_them() {
+    fn invite_code_parsing_is_lenient() {
         let code = InviteCode::from_random([0, 1, 10, 31, 32, 255, 7, 8, 9, 11]);
         assert_eq!(code.as_str(), "01AZ0Z789B");
         for typed in ["01AZ0Z789B", "o1az0z789b", "OlAZ0-Z789b", "-0iaz-oz78-9b-"] {

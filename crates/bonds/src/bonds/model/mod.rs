@@ -1,4 +1,4 @@
-//! What requests, bonds and invites are made of. Nothing here reaches a database.
+//! Types of partner requests, bonds and invites. No database access.
 
 mod bond;
 mod invite;
@@ -17,21 +17,21 @@ pub use request::{
 };
 
 id_type! {
-    /// A question of one person to another: will you be my partner?
+    /// Partner request ID.
     PartnerRequestId
-    /// What two people are to each other once both wanted it.
+    /// Bond ID.
     BondId
 }
 
-/// Two different people, in the order of their ids.
+/// Two different users, ordered by ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair([UserId; 2]);
 
 impl Pair {
-    /// The pair of `one` and `other`.
+    /// Creates the pair of `one` and `other`.
     ///
     /// # Errors
-    /// [`BondError::ToSelf`] if they are the same.
+    /// Returns [`BondError::ToSelf`] if both are the same user.
     pub fn of(one: UserId, other: UserId) -> Result<Self, BondError> {
         match one.cmp(&other) {
             std::cmp::Ordering::Less => Ok(Self([one, other])),
@@ -40,88 +40,89 @@ impl Pair {
         }
     }
 
-    /// Both, the smaller id first.
+    /// Returns both users, smaller ID first.
     pub fn users(self) -> [UserId; 2] {
         self.0
     }
 
-    /// What at most one pending request may hold, whichever of the two sent it.
+    /// Returns the key of the pair: `smaller:larger`. At most one pending request has this key.
     pub fn key(self) -> String {
         let [smaller, larger] = self.0;
         format!("{smaller}:{larger}")
     }
 }
 
-/// Why a command about bonds was refused. Nothing was changed.
+/// Error of a command or query about bonds. Nothing was changed.
 #[derive(Debug, Error)]
 pub enum BondError {
-    /// One cannot be one's own partner.
-    #[error("sender and receiver are the same")]
+    /// Sender and recipient are the same user.
+    #[error("sender and recipient are the same user")]
     ToSelf,
-    /// Nobody has this id, or a door is shut between the two: which of these is not told.
-    #[error("there is no such receiver")]
+    /// No user has this ID, or one of both has blocked the other. The caller cannot tell which.
+    #[error("recipient not found")]
     ReceiverNotFound,
-    /// It does not exist, or not for this person.
-    #[error("there is no such request")]
+    /// The request does not exist, or the caller cannot see it.
+    #[error("request not found")]
     RequestNotFound,
-    /// It does not exist, or is not this person's.
-    #[error("there is no such bond")]
+    /// The bond does not exist, or the caller is not one of its users.
+    #[error("bond not found")]
     BondNotFound,
-    /// Only the receiver may do this.
-    #[error("only the receiver may do this")]
+    /// Only the recipient of the request may do this.
+    #[error("only the recipient may do this")]
     OnlyReceiver,
-    /// Only the sender may do this.
+    /// Only the sender of the request may do this.
     #[error("only the sender may do this")]
     OnlySender,
-    /// A request to the same person waits already, in other words.
-    #[error("a request to this person is pending")]
+    /// A request to the same recipient with another message is already pending.
+    #[error("a request to this user is pending")]
     AlreadyPending,
-    /// The request has been decided otherwise.
+    /// The request already has this other status.
     #[error("the request is {}", .0.as_str())]
     NotPending(RequestStatus),
-    /// One of the two has a partner.
+    /// The sender, or on acceptance one of both users, has a partner.
     #[error("the slot is occupied")]
     SlotOccupied,
-    /// Whoever breaks up must have a partner.
-    #[error("there is no partner")]
+    /// The caller has no partner.
+    #[error("the user has no active bond")]
     NotBonded,
-    /// The receiver does not want to be asked, or only by those they invited.
-    #[error("the receiver is not open to requests")]
+    /// The recipient accepts requests by invite only, or none.
+    #[error("the recipient does not accept requests")]
     NotOpen,
-    /// The receiver has said no, and it is too soon to ask again.
-    #[error("it is too soon to ask again")]
+    /// The recipient rejected a request too recently.
+    #[error("the request cooldown is active")]
     TooSoon {
-        /// After which it is not.
+        /// Time until the next request is allowed.
         wait: Duration,
     },
-    /// The receiver has said no so often that only they may ask now.
-    #[error("only the other one may ask")]
+    /// The recipient rejected so many requests that only they can send one now.
+    #[error("only the recipient can send a request")]
     OnlyTheyMayAsk,
-    /// The sender has made too many requests.
-    #[error("too many requests were made")]
+    /// The sender has reached a limit on new requests.
+    #[error("too many requests")]
     TooMany {
-        /// After which another may be made.
+        /// Time until the next request is allowed.
         wait: Duration,
     },
-    /// It was never made, is spent, taken back or has expired, or a door is shut: which of these is not told.
-    #[error("there is no such invite")]
+    /// The invite does not exist, is spent, revoked or expired, or one of both users has blocked the other.
+    /// The caller cannot tell which.
+    #[error("invite not found")]
     InviteNotFound,
-    /// Too many codes were tried that lead nowhere.
-    #[error("too many codes were tried")]
+    /// Too many attempts with codes that cannot be used.
+    #[error("too many invalid invite codes")]
     TooManyMisses {
-        /// After which another may be tried.
+        /// Time until the next attempt is allowed.
         wait: Duration,
     },
-    /// The inviter has as many live invites as one may have.
-    #[error("too many invites are live")]
+    /// The inviter has the maximum number of usable invites.
+    #[error("too many usable invites")]
     TooManyInvites,
-    /// The receiver accepts on condition that the former bond is restored, and its restoration window has passed.
-    #[error("the former bond cannot come back")]
+    /// The caller expects a restoration, but the pair has no bond that can be restored.
+    #[error("the former bond cannot be restored")]
     RestorationExpired,
-    /// There are no words in the request that could be reported.
+    /// The request has no message to report.
     #[error("the request has no message")]
     NothingToReport,
-    /// The database's own.
+    /// The database operation failed.
     #[error(transparent)]
     Store(#[from] kith_store::Error),
 }
@@ -136,7 +137,7 @@ mod tests {
     const BEN: UserId = UserId(Uuid::from_u128(2));
 
     #[test]
-    fn a_pair_is_the_same_from_both_sides() {
+    fn pair_is_symmetric() {
         let pair = Pair::of(ADA, BEN).unwrap();
         assert_eq!(Pair::of(BEN, ADA).unwrap(), pair);
         assert_eq!(pair.users(), [ADA, BEN]);

@@ -1,4 +1,4 @@
-//! Requests: who asks whom, how, and how far it has come.
+//! Types of partner requests, their reports and the partner settings.
 
 use kith_kernel::{FieldError, Text, TextRules, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
@@ -9,26 +9,26 @@ use kith_accounts::accounts::{Email, Person};
 
 const MESSAGE: TextRules = TextRules { min: 0, max: 500, newlines: true };
 
-/// How far a request has come.
+/// Status of a partner request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RequestStatus {
-    /// Waits for its receiver.
+    /// Waiting for the recipient.
     Pending,
-    /// The receiver said yes, or asked the same.
+    /// Accepted by the recipient, or crossed by a request from the recipient.
     Accepted,
-    /// The receiver said no.
+    /// Rejected by the recipient.
     Rejected,
-    /// The sender took it back.
+    /// Cancelled by the sender.
     Cancelled,
-    /// Nobody answered in time.
+    /// Not answered within 14 days.
     Expired,
-    /// One of the two has found a partner otherwise.
+    /// Closed because the sender or the recipient has formed a bond with another user.
     Superseded,
 }
 
 impl RequestStatus {
-    /// As the database and the API write it.
+    /// Returns the name used in the database and in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -40,7 +40,7 @@ impl RequestStatus {
         }
     }
 
-    /// Reads what [`RequestStatus::as_str`] wrote.
+    /// Parses the result of [`RequestStatus::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Pending, Self::Accepted, Self::Rejected, Self::Cancelled, Self::Expired, Self::Superseded]
             .into_iter()
@@ -48,80 +48,82 @@ impl RequestStatus {
     }
 }
 
-/// Which side of a request somebody stands on.
+/// Direction of a request from the caller's point of view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RequestDirection {
-    /// They were asked.
+    /// The caller received the request.
     Incoming,
-    /// They asked.
+    /// The caller sent the request.
     Outgoing,
 }
 
-/// A request, as one of its two sees it at the moment it was read.
+/// Partner request as the caller sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PartnerRequest {
-    /// Of this request.
+    /// Request ID.
     pub id: PartnerRequestId,
-    /// Who asks, by the name they had when they did.
+    /// Sender, with the display name at the time of the request.
     pub from: Person,
-    /// Who is asked.
+    /// Recipient.
     pub to: Asked,
-    /// How far it has come. Who asks by address is told only if it is accepted.
+    /// Status. The sender of a request by e-mail address learns only of acceptance: a rejected request stays
+    /// `pending` for them until it expires.
     pub status: RequestStatus,
-    /// What the sender wrote with it.
+    /// Message of the sender; `null` if there is none.
     #[schema(required = true)]
     pub message: Option<String>,
-    /// When it was sent.
+    /// Time at which the request was sent.
     pub created_at: Timestamp,
-    /// From this moment on it can no longer be accepted.
+    /// Time at which the request expires, 14 days after it was sent.
     pub expires_at: Timestamp,
-    /// Until when accepting it brings the pair's former bond back; null where there is none to bring back.
+    /// Last moment at which accepting the request restores the former bond of both users; `null` if there is
+    /// none to restore.
     #[schema(required = true)]
     pub restorable_until: Option<Timestamp>,
-    /// The bond that came of it; only in the answer to a request that is accepted.
+    /// Active bond that the request led to. Present only in responses about a single accepted request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bond: Option<Bond>,
 }
 
-/// Who is asked, as far as the viewer knows.
+/// Recipient of a request as the caller sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Asked {
-    /// Somebody.
+    /// Recipient whose user ID the caller knows.
     Person(Person),
-    /// Whoever has this address, if anybody.
+    /// E-mail address that the request was sent to. The caller cannot tell whether an account has it.
     Address {
-        /// As it was typed.
+        /// E-mail address as the sender entered it; empty once it has been deleted.
         email: String,
     },
 }
 
-/// Whom somebody wants to ask.
+/// Recipient as named by the sender.
 #[derive(Clone, Debug)]
 pub enum Receiver {
-    /// By id.
+    /// By user ID.
     User(UserId),
-    /// By address.
+    /// By e-mail address.
     Email(Email),
-    /// Whoever handed out this code.
+    /// By a code that the recipient handed out.
     Invite(InviteCode),
 }
 
-/// What somebody wants to ask, before it is known whether they may.
+/// Request to be sent, before the rules are checked.
 #[derive(Clone, Debug)]
 pub struct Draft {
-    /// Whom.
+    /// Recipient.
     pub to: Receiver,
-    /// In which words.
+    /// Message, if any.
     pub message: Option<String>,
 }
 
 impl Draft {
-    /// Cleans and checks the message; an empty one is none.
+    /// Checks and normalizes the message of at most 500 characters. An empty message counts as none.
     ///
     /// # Errors
-    /// As for [`Text::parse`].
+    /// Returns the error of [`Text::parse`].
     pub fn new(to: Receiver, message: Option<&str>) -> Result<Self, FieldError> {
         let message = message.map(|text| Text::parse(text, MESSAGE, "/message")).transpose()?;
         let message = message.map(Text::into_string).filter(|text| !text.is_empty());
@@ -129,34 +131,34 @@ impl Draft {
     }
 }
 
-/// A request and its two: all that an event about it says, and whom to lock.
+/// Sender and recipient of a request: the payload of its events, and the users to lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parties {
-    /// The request.
+    /// Request ID.
     pub request: PartnerRequestId,
-    /// Who asked.
+    /// Sender.
     pub from: UserId,
-    /// Who was asked, if they can see it.
+    /// Recipient, unless the request reaches no one.
     pub to: Option<UserId>,
-    /// Whether the sender asked by address, and learns of nothing but an acceptance.
+    /// `true` if the request was sent to an e-mail address. Its sender then learns only of acceptance.
     pub by_email: bool,
 }
 
-/// Who may ask somebody.
+/// Users who can send partner requests to a user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum WhoMayAsk {
-    /// Whoever knows their id.
+    /// All users who know the user's ID.
     #[default]
     Anyone,
-    /// Only those who have an invite of theirs.
+    /// Only users with an invite of this user.
     Invited,
-    /// Nobody at all.
+    /// No user.
     Nobody,
 }
 
 impl WhoMayAsk {
-    /// As the database and the API write it.
+    /// Returns the name used in the database and in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Anyone => "anyone",
@@ -165,37 +167,38 @@ impl WhoMayAsk {
         }
     }
 
-    /// Reads what [`WhoMayAsk::as_str`] wrote.
+    /// Parses the result of [`WhoMayAsk::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Anyone, Self::Invited, Self::Nobody].into_iter().find(|one| one.as_str() == text)
     }
 }
 
-/// How somebody wants to be approached.
+/// Partner settings of the caller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Settings {
-    /// Who may ask you to be their partner.
+    /// Users who can send the caller partner requests.
     pub who_may_ask: WhoMayAsk,
-    /// Whether a request to your e-mail address finds you. The sender is not told.
+    /// `true` if partner requests to the caller's verified e-mail address reach the caller. Senders cannot
+    /// tell whether it is set. Default `false`.
     pub found_by_email: bool,
-    /// Whether names and texts stay out of notifications.
+    /// `true` to keep names and message texts out of notifications. Default `false`.
     pub discreet: bool,
 }
 
-/// What is wrong with a message.
+/// Reason for reporting a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ReportReason {
-    /// It threatens, insults or presses.
+    /// Threats, insults or pressure.
     Harassment,
-    /// It advertises.
+    /// Advertising.
     Spam,
-    /// See the note.
+    /// Another reason, explained in the note.
     Other,
 }
 
 impl ReportReason {
-    /// As the database and the API write it.
+    /// Returns the name used in the database and in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Harassment => "harassment",
@@ -205,12 +208,12 @@ impl ReportReason {
     }
 }
 
-/// Somebody's report of a message.
+/// Report of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct RequestReport {
-    /// Of the report.
+    /// Report ID.
     pub id: kith_kernel::uuid::Uuid,
-    /// When it was made.
+    /// Time of the report.
     pub created_at: Timestamp,
 }
 
@@ -221,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statuses_read_back() {
+    fn enum_names_round_trip() {
         for text in ["pending", "accepted", "rejected", "cancelled", "expired", "superseded"] {
             assert_eq!(RequestStatus::parse(text).unwrap().as_str(), text);
             assert_eq!(serde_json::to_value(RequestStatus::parse(text)).unwrap(), text);
@@ -236,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_cleaned_and_bounded() {
+    fn message_is_normalized_and_limited() {
         let ben = || Receiver::User(UserId(Uuid::from_u128(2)));
         let message = |text: &str| Draft::new(ben(), Some(text)).map(|draft| draft.message);
         assert_eq!(message(" two\nlines ").unwrap().as_deref(), Some("two\nlines"));

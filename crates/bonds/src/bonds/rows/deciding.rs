@@ -1,4 +1,4 @@
-//! All SQL that moves requests on, a function a statement. No decisions.
+//! SQL statements that change the status of requests, one function per statement. No decisions.
 
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{Error, Query, Row, Tx, params};
@@ -6,11 +6,11 @@ use kith_store::{Error, Query, Row, Tx, params};
 use super::super::model::{BondId, Pair, Parties, PartnerRequestId};
 use super::requests::read_parties;
 
-/// Request whose expiry was written down.
+/// Request whose expiry was recorded.
 pub struct ExpiredRequest {
-    /// When it expired.
+    /// Time at which it expired.
     pub at: Timestamp,
-    /// Set if it was still pending; otherwise only its sender was told that it is.
+    /// `true` if it was pending; `false` if only its sender saw it as pending.
     pub was_pending: bool,
 }
 
@@ -37,11 +37,11 @@ pub fn expire_request(tx: &Tx<'_>, id: PartnerRequestId) -> Result<Option<Expire
 pub struct OldRequest {
     pub id: PartnerRequestId,
     pub from: UserId,
-    /// Set if its sender is still told that it is pending.
+    /// `true` if its sender sees it as pending.
     pub is_pending: bool,
 }
 
-/// Requests behind `after` in the order of their ids, made at `until` or earlier.
+/// Returns up to `limit` requests with an ID above `after` and at most `until`, ordered by ID.
 pub fn list_expired(
     q: &Query<'_>,
     after: PartnerRequestId,
@@ -56,7 +56,7 @@ pub fn list_expired(
     )
 }
 
-/// How far expiry has been written down.
+/// Returns the ID up to which expiry has been recorded.
 pub fn find_expiry_mark(q: &Query<'_>) -> Result<Option<PartnerRequestId>, Error> {
     q.one("SELECT up_to FROM expiry_marks WHERE name = 'partner_requests'", &[], |row| row.get(0))
 }
@@ -70,7 +70,7 @@ pub fn set_expiry_mark(tx: &Tx<'_>, up_to: PartnerRequestId) -> Result<(), Error
     Ok(())
 }
 
-/// The receiver said no. Who asked by address is not told.
+/// Rejects a request. A sender by e-mail address still sees it as pending.
 pub fn reject_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<(), Error> {
     tx.exec(
         "UPDATE partner_requests
@@ -81,7 +81,8 @@ pub fn reject_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Resu
     Ok(())
 }
 
-/// The sender took it back. Says whether it waited until then: its receiver may have decided it without their being told.
+/// Cancels a request. Returns `true` if it was pending; the recipient may have decided a request that its
+/// sender still sees as pending.
 pub fn cancel_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<bool, Error> {
     let waited = tx.exec(
         "UPDATE partner_requests SET status = 'cancelled', told = 'cancelled', decided_at = $2
@@ -94,8 +95,8 @@ pub fn cancel_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Resu
     Ok(waited == 1)
 }
 
-/// Cancels a request because of what its sender did otherwise. Who asked by address is not told: it would say whose the
-/// address is.
+/// Cancels a request as a consequence of another action of its sender. A sender by e-mail address still sees
+/// it as pending: the change would reveal who has the address.
 pub fn withdraw_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<(), Error> {
     tx.exec(
         "UPDATE partner_requests
@@ -106,7 +107,8 @@ pub fn withdraw_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Re
     Ok(())
 }
 
-/// Takes a request out of its receiver's sight, and out of the pair's way. Its sender is told to wait until it expires.
+/// Hides a request from its recipient and frees the pair's key. Its sender still sees it as pending until it
+/// expires.
 pub fn withhold_request(tx: &Tx<'_>, parties: Parties) -> Result<(), Error> {
     let own_key = format!("{}>{}", parties.from, parties.request);
     tx.exec(
@@ -116,8 +118,8 @@ pub fn withhold_request(tx: &Tx<'_>, parties: Parties) -> Result<(), Error> {
     Ok(())
 }
 
-/// Decides all that waits for or comes from either of the pair: `accepted` leads to the bond, the others make way.
-/// Returns what was decided.
+/// Decides all pending requests of both users of a pair: `accepted` becomes accepted with `bond`, the others
+/// become superseded. Returns the decided requests.
 pub fn decide_pending(
     tx: &Tx<'_>,
     accepted: PartnerRequestId,
@@ -141,7 +143,7 @@ pub fn decide_pending(
     )
 }
 
-/// Ends whatever `user` asked or was asked and is pending: their own is cancelled, others' make way.
+/// Ends all pending requests of `user`: those they sent are cancelled, those they received are superseded.
 pub fn end_pending(tx: &Tx<'_>, user: UserId, now: Timestamp) -> Result<Vec<Parties>, Error> {
     tx.all(
         "UPDATE partner_requests
@@ -156,7 +158,7 @@ pub fn end_pending(tx: &Tx<'_>, user: UserId, now: Timestamp) -> Result<Vec<Part
     )
 }
 
-/// The request that waits between the two, whichever of them sent it.
+/// Returns the pending request between two users, in either direction.
 pub fn find_pending_between(q: &Query<'_>, pair: Pair, now: Timestamp) -> Result<Option<Parties>, Error> {
     q.one(
         "SELECT id, from_user, CASE WHEN delivered THEN to_user END, to_email IS NOT NULL FROM partner_requests

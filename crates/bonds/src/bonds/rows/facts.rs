@@ -1,9 +1,9 @@
-//! Statements that count what must never be, or must not be for long.
+//! SQL statements that count violations of invariants and delays.
 
 use kith_kernel::Timestamp;
 use kith_store::{Error, Query, params};
 
-/// People who are in more than one bond that has not ended.
+/// Counts users with more than one active bond.
 pub fn count_people_with_several_bonds(q: &Query<'_>) -> Result<i64, Error> {
     let sql = "SELECT COUNT(*) FROM (
            SELECT person FROM (
@@ -14,27 +14,27 @@ pub fn count_people_with_several_bonds(q: &Query<'_>) -> Result<i64, Error> {
     Ok(q.one(sql, &[], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// Bonds that have not ended and do not hold the slots of both.
+/// Counts active bonds that do not hold the slots of both users.
 pub fn count_bonds_without_both_slots(q: &Query<'_>) -> Result<i64, Error> {
     let sql = "SELECT COUNT(*) FROM bonds b WHERE b.ended_at IS NULL AND (
            SELECT COUNT(*) FROM bond_slots s WHERE s.bond_id = b.id AND s.user_id IN (b.user_a, b.user_b)) <> 2";
     Ok(q.one(sql, &[], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// Slots that bonds hold which have ended.
+/// Counts slots held by ended bonds.
 pub fn count_slots_of_ended_bonds(q: &Query<'_>) -> Result<i64, Error> {
     let sql =
         "SELECT COUNT(*) FROM bond_slots s JOIN bonds b ON b.id = s.bond_id WHERE b.ended_at IS NOT NULL";
     Ok(q.one(sql, &[], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// Bonds that are archived.
+/// Counts archived bonds.
 pub fn count_archived(q: &Query<'_>) -> Result<i64, Error> {
     let sql = "SELECT COUNT(*) FROM bonds WHERE archived_at IS NOT NULL";
     Ok(q.one(sql, &[], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// When the bond ended that waits longest to be archived, of those that ended before `ended_before`.
+/// Returns the earliest end of the bonds that ended before `ended_before` and are not archived.
 pub fn find_oldest_to_archive(q: &Query<'_>, ended_before: Timestamp) -> Result<Option<Timestamp>, Error> {
     let oldest = q.one(
         "SELECT MIN(ended_at) FROM bonds WHERE ended_at IS NOT NULL AND archived_at IS NULL AND ended_at < $1",

@@ -1,4 +1,4 @@
-//! All SQL about invites, a function a statement. No decisions.
+//! SQL statements of invites, one function per statement. No decisions.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
@@ -6,15 +6,15 @@ use kith_store::{Error, Query, Tx, params};
 
 use super::super::model::{CodeHashes, Invite, InviteId};
 
-/// A live invite, as far as using it needs it.
+/// Usable invite with the columns needed to spend it.
 pub struct LiveInvite {
-    /// Of the invite.
+    /// Invite ID.
     pub id: InviteId,
-    /// Whose it is.
+    /// User who created it.
     pub inviter: UserId,
-    /// What they are called.
+    /// Display name of that user.
     pub display_name: String,
-    /// From then on it is dead.
+    /// Time at which it expires.
     pub expires_at: Timestamp,
 }
 
@@ -33,7 +33,8 @@ pub fn insert_invite(
     Ok(())
 }
 
-/// The invite that `user` may use: not spent, not expired, its inviter there, and no door shut between the two.
+/// Returns the invite that `user` can use: not spent, not expired, its inviter not deleted, and no block
+/// between both users.
 pub fn find_live_invite(
     q: &Query<'_>,
     code: CodeHashes,
@@ -58,7 +59,7 @@ pub fn find_live_invite(
     )
 }
 
-/// Whose invite it was that `user` used with this code.
+/// Returns the inviter of the invite that `user` spent with this code.
 pub fn find_inviter_of_used(q: &Query<'_>, code: CodeHashes, user: UserId) -> Result<Option<UserId>, Error> {
     q.one(
         "SELECT inviter FROM invites WHERE code_hash IN ($1, $3) AND spent_by = $2 AND inviter <> $2",
@@ -67,7 +68,7 @@ pub fn find_inviter_of_used(q: &Query<'_>, code: CodeHashes, user: UserId) -> Re
     )
 }
 
-/// The live invites of `inviter`, the newest first.
+/// Returns the usable invites of `inviter`, newest first.
 pub fn list_live_invites(q: &Query<'_>, inviter: UserId, now: Timestamp) -> Result<Vec<Invite>, Error> {
     q.all(
         "SELECT id, created_at, expires_at FROM invites
@@ -77,7 +78,8 @@ pub fn list_live_invites(q: &Query<'_>, inviter: UserId, now: Timestamp) -> Resu
     )
 }
 
-/// Uses an invite up, and says whether it was live. Its inviter uses it up by taking it back.
+/// Marks an invite as spent by `by`. Returns `false` if it was not usable. Revoking an invite spends it by
+/// its inviter.
 pub fn spend_invite(tx: &Tx<'_>, id: InviteId, by: UserId, now: Timestamp) -> Result<bool, Error> {
     let spent = tx.exec(
         "UPDATE invites SET spent_by = $2, spent_at = $3
@@ -87,7 +89,7 @@ pub fn spend_invite(tx: &Tx<'_>, id: InviteId, by: UserId, now: Timestamp) -> Re
     Ok(spent == 1)
 }
 
-/// A live invite of `inviter`, by its code or its id.
+/// Returns the ID of a usable invite of `inviter`, found by its code or its ID.
 pub fn find_own_invite(
     q: &Query<'_>,
     inviter: UserId,
@@ -103,7 +105,7 @@ pub fn find_own_invite(
     )
 }
 
-/// How many codes `subject` tried since `since` that led nowhere, and when the first of these was.
+/// Counts the failed attempts of `subject` since `since`, and returns the time of the first.
 pub fn find_misses(
     q: &Query<'_>,
     subject: &[u8; 32],
@@ -125,14 +127,14 @@ pub fn insert_miss(tx: &Tx<'_>, id: Uuid, subject: &[u8; 32], at: Timestamp) -> 
     Ok(())
 }
 
-/// Forgets misses and dead invites from before `before`.
+/// Deletes failed attempts up to `misses_before` and invites that expired up to `dead_before`.
 pub fn tidy_invites(tx: &Tx<'_>, misses_before: Timestamp, dead_before: Timestamp) -> Result<(), Error> {
     tx.exec("DELETE FROM invite_misses WHERE missed_at <= $1", params![misses_before])?;
     tx.exec("DELETE FROM invites WHERE expires_at <= $1", params![dead_before])?;
     Ok(())
 }
 
-/// Takes away what `user` handed out, and that they used others'.
+/// Deletes the invites of `user`, and the record that they spent invites of others.
 pub fn delete_invites(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     tx.exec("DELETE FROM invites WHERE inviter = $1", params![user])?;
     tx.exec("UPDATE invites SET spent_by = NULL WHERE spent_by = $1", params![user])?;

@@ -1,4 +1,4 @@
-//! All SQL about bonds and what belongs to them, a function a statement. No decisions.
+//! SQL statements of bonds and everything that belongs to them, one function per statement. No decisions.
 
 mod deciding;
 mod facts;
@@ -35,7 +35,7 @@ pub fn insert_bond(tx: &Tx<'_>, bond: BondId, pair: Pair, since: Timestamp) -> R
     Ok(())
 }
 
-/// The last bond of the pair that ended and is not archived.
+/// Returns the last bond of the pair that has ended and is not archived.
 pub fn find_former(q: &Query<'_>, pair: Pair) -> Result<Option<Former>, Error> {
     let [a, b] = pair.users();
     q.one(
@@ -54,7 +54,7 @@ pub fn find_former(q: &Query<'_>, pair: Pair) -> Result<Option<Former>, Error> {
     )
 }
 
-/// Brings a bond back, and notes it with the breakup that it undoes.
+/// Restores a bond, and records the restoration with its last breakup.
 pub fn restore_bond(tx: &Tx<'_>, former: &Former, now: Timestamp) -> Result<(), Error> {
     tx.exec(
         "UPDATE bonds
@@ -69,7 +69,7 @@ pub fn restore_bond(tx: &Tx<'_>, former: &Former, now: Timestamp) -> Result<(), 
     Ok(())
 }
 
-/// Fills the slots of both, in the order of their ids, and says whether both were free.
+/// Fills the slots of both users, in the order of their IDs. Returns `true` if both were free.
 pub fn fill_slots(tx: &Tx<'_>, bond: BondId, pair: Pair) -> Result<bool, Error> {
     let [a, b] = pair.users();
     let filled = tx.exec(
@@ -79,7 +79,7 @@ pub fn fill_slots(tx: &Tx<'_>, bond: BondId, pair: Pair) -> Result<bool, Error> 
     Ok(filled == 2)
 }
 
-/// The bond that `user` has now.
+/// Returns the active bond of `user`.
 pub fn find_current_bond(q: &Query<'_>, user: UserId) -> Result<Option<Bond>, Error> {
     q.one(
         "SELECT b.id, p.id, p.display_name, b.since, b.restored_at, b.restorations
@@ -92,7 +92,7 @@ pub fn find_current_bond(q: &Query<'_>, user: UserId) -> Result<Option<Bond>, Er
     )
 }
 
-/// The bond that came of a request, as `user` sees it, while it lasts.
+/// Returns the bond that a request led to, as `user` sees it, if the bond is active.
 pub fn find_bond_of_request(
     q: &Query<'_>,
     request: PartnerRequestId,
@@ -109,7 +109,7 @@ pub fn find_bond_of_request(
     )
 }
 
-/// The bond of `user` that has not ended, and whose it is.
+/// Returns the active bond of `user` with both users.
 pub fn find_living(q: &Query<'_>, user: UserId) -> Result<Option<Living>, Error> {
     q.one(
         "SELECT b.id, b.user_a, b.user_b FROM bond_slots s JOIN bonds b ON b.id = s.bond_id WHERE s.user_id = $1",
@@ -118,7 +118,7 @@ pub fn find_living(q: &Query<'_>, user: UserId) -> Result<Option<Living>, Error>
     )
 }
 
-/// Ends the bond, vacates both slots, and keeps who ended it and why, and what the two were called.
+/// Ends a bond: frees both slots, and records who ended it, the reason and both display names.
 pub fn end_bond(
     tx: &Tx<'_>,
     bond: &Living,
@@ -144,8 +144,8 @@ pub fn end_bond(
     Ok(())
 }
 
-/// The bonds of `user`, alive and over, the one that was formed last first, from behind `before` on, without their
-/// breakups.
+/// Returns up to `limit` active and ended bonds of `user` with an ID below `before`, most recently formed
+/// first, without their breakups.
 pub fn list_bonds(
     q: &Query<'_>,
     user: UserId,
@@ -172,7 +172,7 @@ pub fn list_bonds(
         };
     }
     let read = |row: &Row<'_>| read_history(row, now);
-    // Each side comes by its own index; together they hold the page.
+    // Read each side by its own index and merge: both together contain the page.
     let mut bonds = q.all(side!("user_a", "user_b", "name_b"), params![user, before, limit], read)?;
     bonds.extend(q.all(side!("user_b", "user_a", "name_a"), params![user, before, limit], read)?);
     bonds.sort_unstable_by_key(|history| std::cmp::Reverse(history.bond.id));
@@ -180,7 +180,7 @@ pub fn list_bonds(
     Ok(bonds)
 }
 
-/// One bond of `user`, alive or over, without its breakups.
+/// Returns one active or ended bond of `user`, without its breakups.
 pub fn find_bond(
     q: &Query<'_>,
     user: UserId,
@@ -198,7 +198,8 @@ pub fn find_bond(
     )
 }
 
-/// Each time that one of the bonds of `user` from `first` to `last` ended, as they may see it.
+/// Returns the breakups of the bonds of `user` with IDs from `first` to `last`. Reasons of the partner are
+/// omitted.
 pub fn list_breakups(
     q: &Query<'_>,
     user: UserId,
@@ -218,7 +219,7 @@ pub fn list_breakups(
     )
 }
 
-/// Bonds that ended before `ended_before` and are not archived, the longest ago first.
+/// Returns up to `limit` bonds that ended before `ended_before` and are not archived, longest ago first.
 pub fn list_to_archive(q: &Query<'_>, ended_before: Timestamp, limit: i64) -> Result<Vec<Living>, Error> {
     q.all(
         "SELECT id, user_a, user_b FROM bonds
@@ -228,7 +229,7 @@ pub fn list_to_archive(q: &Query<'_>, ended_before: Timestamp, limit: i64) -> Re
     )
 }
 
-/// Archives a bond that still has ended before `ended_before`, and says whether it did.
+/// Archives a bond if it still has an end before `ended_before`. Returns `true` if it was archived.
 pub fn archive_bond(
     tx: &Tx<'_>,
     bond: BondId,
@@ -248,7 +249,7 @@ pub fn count_reasons(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
     Ok(q.one(sql, params![user], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// Takes away why `user` broke up, and what they were called when others' bonds with them ended.
+/// Deletes the breakup reasons of `user`, and their display name in ended bonds.
 pub fn forget_reasons_and_names(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     tx.exec("UPDATE breakups SET reason = NULL WHERE ended_by = $1 AND reason IS NOT NULL", params![user])?;
     tx.exec("UPDATE bonds SET name_a = NULL WHERE user_a = $1", params![user])?;

@@ -1,6 +1,6 @@
-//! All SQL about requests, a function a statement. No decisions.
+//! SQL statements of requests, one function per statement. No decisions.
 //!
-//! A request never leaves here but as one of its two sees it, with a status that its expiry has not overtaken.
+//! A request is always read as one of its two users sees it, with expiry applied to its status.
 
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{AsParam as _, Error, Param, Query, Row, Tx, params};
@@ -12,7 +12,8 @@ use super::super::model::{
 use super::super::rules::status_at;
 use kith_accounts::accounts::Person;
 
-/// The columns of [`read_request_at`], of `r`; the last one is when the pair's former bond ended, if it may come back.
+/// Columns of [`read_request_at`], of the table alias `r`. The last one is the end of the pair's former bond,
+/// if that can be restored.
 macro_rules! request_columns {
     () => {
         "r.id, r.from_user, r.from_name, r.to_user, r.to_name, r.to_email, r.status, r.told, r.message, r.created_at,
@@ -33,7 +34,7 @@ macro_rules! select_requests {
     };
 }
 
-/// Who asked whom.
+/// Returns the sender and the recipient of a request.
 pub fn find_parties(q: &Query<'_>, id: PartnerRequestId) -> Result<Option<Parties>, Error> {
     q.one(
         "SELECT id, from_user, CASE WHEN delivered THEN to_user END, to_email IS NOT NULL
@@ -43,7 +44,7 @@ pub fn find_parties(q: &Query<'_>, id: PartnerRequestId) -> Result<Option<Partie
     )
 }
 
-/// A request, if `viewer` is one of its two and can see it.
+/// Returns a request if `viewer` is its sender, or its recipient and can see it.
 pub fn find_request(
     q: &Query<'_>,
     id: PartnerRequestId,
@@ -57,7 +58,7 @@ pub fn find_request(
     )
 }
 
-/// The last request of `sender` that led to the bond which they have now.
+/// Returns the last request of `sender` that led to their active bond, with its e-mail key.
 pub fn find_request_behind_bond(
     q: &Query<'_>,
     sender: UserId,
@@ -76,7 +77,7 @@ pub fn find_request_behind_bond(
     )
 }
 
-/// What `sender` asked of an address and is told to wait for. It may have expired meanwhile.
+/// Returns the request of `sender` to an e-mail address that `sender` sees as pending. It may have expired.
 pub fn find_pending_by_address(
     q: &Query<'_>,
     sender: UserId,
@@ -90,7 +91,7 @@ pub fn find_pending_by_address(
     )
 }
 
-/// What `sender` asked of `receiver`, who does not see it. It is told as long as it has not expired.
+/// Returns the request of `sender` that is withheld from `receiver`, if it has not expired.
 pub fn find_withheld(
     q: &Query<'_>,
     sender: UserId,
@@ -108,7 +109,7 @@ pub fn find_withheld(
     )
 }
 
-/// The requests that `user` sent or received, newest first, from behind `before` on, at most `limit`.
+/// Returns up to `limit` requests of `user` in one direction with an ID below `before`, newest first.
 pub fn list_requests(
     q: &Query<'_>,
     user: UserId,
@@ -170,7 +171,7 @@ pub(super) fn list_statement(direction: RequestDirection, status: Option<Request
     }
 }
 
-/// When `user` made their last requests since `since`, the newest first, at most `limit`.
+/// Returns the times of the last `limit` requests that `user` sent since `since`, newest first.
 pub fn list_recently_sent(
     q: &Query<'_>,
     user: UserId,
@@ -185,21 +186,21 @@ pub fn list_recently_sent(
     Ok(newest.into_iter().filter(|made| *made > since).collect())
 }
 
-/// A request that is about to be made.
+/// Request to insert.
 pub struct NewRequest<'r> {
-    /// As its sender sees it.
+    /// Request as its sender sees it.
     pub request: &'r PartnerRequest,
-    /// What it was made from.
+    /// Draft that it was made from.
     pub draft: &'r Draft,
-    /// Who is asked, if anybody.
+    /// Recipient; `None` if the request reaches no one.
     pub receiver: Option<&'r Person>,
-    /// The pair that it holds the key of; none if its receiver shall never see it.
+    /// Pair whose key the request holds; `None` if its recipient must never see it.
     pub pair: Option<Pair>,
-    /// The bond that it led to at once.
+    /// Bond that it led to at once.
     pub bond: Option<BondId>,
 }
 
-/// Makes the request unless another one holds the pair's key, and says whether it did.
+/// Inserts a request unless another one holds its key. Returns `true` if it was inserted.
 pub fn insert_request(tx: &Tx<'_>, new: &NewRequest<'_>) -> Result<bool, Error> {
     let NewRequest { request, draft, receiver, pair, bond } = *new;
     let email = match &draft.to {
@@ -235,7 +236,7 @@ pub fn insert_request(tx: &Tx<'_>, new: &NewRequest<'_>) -> Result<bool, Error> 
     Ok(inserted == 1)
 }
 
-/// A request whose columns begin at `at`, as `viewer` sees it.
+/// Reads a request whose columns begin at `at`, as `viewer` sees it.
 pub(super) fn read_request_at(
     row: &Row<'_>,
     at: usize,

@@ -1,11 +1,11 @@
-//! All SQL about how people want to be approached. No decisions.
+//! SQL statements of partner settings. No decisions.
 
 use kith_kernel::UserId;
 use kith_store::{Error, Query, Tx, params};
 
 use super::super::model::{Settings, WhoMayAsk};
 
-/// What somebody has set; the defaults, if nothing.
+/// Returns the partner settings of a user, or the defaults if none are stored.
 pub fn find_settings(q: &Query<'_>, user: UserId) -> Result<Settings, Error> {
     let found = q.one(
         "SELECT who_may_ask, found_by_email, discreet FROM partner_settings WHERE user_id = $1",

@@ -1,4 +1,4 @@
-//! How two people stand to each other, in one statement: the hot path of asking.
+//! SQL statement that reads everything needed to decide on a new request at once: the hot path of sending.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
@@ -9,8 +9,8 @@ use super::super::rules::{Refusals, Standing};
 use super::requests::{read_request_at, request_columns};
 use kith_accounts::accounts::Person;
 
-/// How `sender` stands to `receiver`; `None` if there is no such sender. A receiver who is not there, or on either side
-/// of whose door a block stands, is none.
+/// Reads what decides on a request of `sender` to `receiver`. Returns `None` if the sender does not exist.
+/// The recipient is `None` if they do not exist or one of both has blocked the other.
 pub fn find_standing(
     q: &Query<'_>,
     sender: UserId,
@@ -62,7 +62,7 @@ pub fn find_standing(
     )
 }
 
-/// How often `from` was refused by `to`, asking by address or not.
+/// Returns how often requests of `from` were refused by `to`, by e-mail address or otherwise.
 pub fn find_refusals(q: &Query<'_>, from: UserId, to: UserId, by_email: bool) -> Result<Refusals, Error> {
     let found = q.one(
         "SELECT steps, stepped_at, wait_until, cancelled_at FROM partner_refusals
@@ -98,7 +98,7 @@ pub fn upsert_refusals(
     Ok(())
 }
 
-/// None at all, where there is no row.
+/// Reads the refusals whose columns begin at `at`; no refusals if they are NULL.
 fn read_refusals(row: &Row<'_>, at: usize) -> Result<Refusals, Error> {
     let steps: Option<i64> = row.get(at)?;
     Ok(Refusals {
@@ -109,7 +109,8 @@ fn read_refusals(row: &Row<'_>, at: usize) -> Result<Refusals, Error> {
     })
 }
 
-/// Forgets how often `to` was refused by `from`, who asks now, or whether either was by the other, who are partners now.
+/// Deletes the refusals by `from` of requests of `to`, because `from` now sends one. With `both`, also the
+/// reverse, because they form a bond.
 pub fn forget_refusals(tx: &Tx<'_>, from: UserId, to: UserId, both: bool) -> Result<(), Error> {
     tx.exec(
         "DELETE FROM partner_refusals

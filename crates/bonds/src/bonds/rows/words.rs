@@ -1,11 +1,11 @@
-//! All SQL about what people wrote in requests: reported, counted, forgotten. No decisions.
+//! SQL statements of messages and reports: read, report, count, delete. No decisions.
 
 use kith_kernel::UserId;
 use kith_store::{Error, Query, Tx, params};
 
 use super::super::model::{Parties, PartnerRequestId, ReportReason, RequestReport};
 
-/// The words of a request that `receiver` got, whether or not they still see it.
+/// Returns the message of a request that `receiver` received, whether or not they can still see the request.
 pub fn find_received_message(
     q: &Query<'_>,
     id: PartnerRequestId,
@@ -15,7 +15,7 @@ pub fn find_received_message(
     q.one(sql, params![id, receiver], |row| row.get(0))
 }
 
-/// Keeps the report unless this person has reported this request before, and says whether it did.
+/// Inserts a report unless the user has reported this request before. Returns `true` if it was inserted.
 pub fn insert_report(
     tx: &Tx<'_>,
     report: &RequestReport,
@@ -45,14 +45,14 @@ pub fn find_report(
     )
 }
 
-/// How many requests of `user` carry words of theirs.
+/// Counts the requests of `user` that have a message.
 pub fn count_messages(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
     let sql = "SELECT COUNT(*) FROM partner_requests WHERE from_user = $1 AND message IS NOT NULL";
     Ok(q.one(sql, params![user], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// Forgets the addresses of at most `limit` requests that were made at `until` or earlier. For how long they are kept does
-/// not depend on whose they are, or it would tell.
+/// Deletes the e-mail addresses of up to `limit` requests with an ID of at most `until`. All addresses are
+/// kept for the same time: otherwise the retention would reveal whether an account has the address.
 pub fn forget_addresses(tx: &Tx<'_>, until: PartnerRequestId, limit: i64) -> Result<(), Error> {
     tx.exec(
         "UPDATE partner_requests SET to_email = '', to_email_key = NULL WHERE id IN
@@ -62,8 +62,8 @@ pub fn forget_addresses(tx: &Tx<'_>, until: PartnerRequestId, limit: i64) -> Res
     Ok(())
 }
 
-/// Takes the words out of the requests that `user` sent, addresses too, and the name out of all; and what they wrote in
-/// reports. What others reported of them is kept for the moderators, without their words.
+/// Deletes the messages and e-mail addresses of requests that `user` sent, their display name in all
+/// requests, the notes of their reports, and the messages in reports about them. The reports themselves stay.
 pub fn forget_words(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
     tx.exec(
         "UPDATE partner_requests

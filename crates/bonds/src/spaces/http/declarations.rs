@@ -1,4 +1,4 @@
-//! What collections are declared to hold: for administrators to say, and for everybody to see.
+//! HTTP endpoints of collection declarations. Administrators write them, all users can list them.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -24,7 +24,9 @@ pub fn routes() -> Routes {
     ))
 }
 
-/// The collections of which something is declared, by name.
+/// List declared collections
+///
+/// Returns the declarations of all collections, ordered by name.
 #[utoipa::path(
     get, path = "/api/v1/collections", security(("bearer" = [])),
     params(PageQuery),
@@ -39,7 +41,9 @@ async fn list_collections(
     Ok(app.db.read(move |q| queries::list_declarations(q, &list)).await?.into())
 }
 
-/// What is declared of a collection.
+/// Get a collection declaration
+///
+/// Returns the declaration of one collection. Requires the permission `collections.write`.
 #[utoipa::path(
     get, path = "/api/v1/admin/collections/{name}", security(("bearer" = ["collections.write"])),
     params(("name" = String, Path, pattern = "^[a-z0-9_-]{1,40}$", description = "Of the collection")),
@@ -53,8 +57,13 @@ async fn get_collection(
     Ok(Json(app.db.read(move |q| queries::get_declaration(q, &name)).await?))
 }
 
-/// Declare what a collection holds, in every space. Items that are there stay as they are until they are written again; by
-/// new fields they are known within a minute or so.
+/// Declare a collection
+///
+/// Sets the JSON Schema and the list fields of a collection in all spaces. Existing items are not validated
+/// until they are next written. After a change of the fields, existing items are indexed in the background;
+/// until all are indexed, lists by fields return 409 `collection_indexing`. Declaring the same again changes
+/// nothing. With `If-Match`, the declaration must not have changed since it was read. Requires the permission
+/// `collections.write`.
 #[utoipa::path(
     put, path = "/api/v1/admin/collections/{name}", security(("bearer" = ["collections.write"])),
     params(("name" = String, Path, pattern = "^[a-z0-9_-]{1,40}$", description = "Of the collection")),
@@ -83,7 +92,10 @@ async fn declare_collection(
     .await
 }
 
-/// Withdraw what is declared of a collection. Its items stay.
+/// Withdraw a collection declaration
+///
+/// Removes the schema and the list fields of a collection. Its items stay, and new items can have any
+/// content. Requires the permission `collections.write`.
 #[utoipa::path(
     delete, path = "/api/v1/admin/collections/{name}", security(("bearer" = ["collections.write"])),
     params(("name" = String, Path, pattern = "^[a-z0-9_-]{1,40}$", description = "Of the collection")),

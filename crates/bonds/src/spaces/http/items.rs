@@ -1,4 +1,4 @@
-//! Items: made, read, replaced, patched, deleted, listed, and exported.
+//! HTTP endpoints of items: create, list, get, replace, patch, delete and export.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -30,10 +30,12 @@ pub fn routes() -> Routes {
         .routes(routes!(export_bond_space))
 }
 
+/// Content of an item.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ItemBody {
-    /// Whatever the app keeps, as long as it is an object.
+    /// JSON object, nested at most 32 levels deep, with at most 10,000 values. The server setting
+    /// `spaces.item_bytes` limits its size.
     #[schema(value_type = Object)]
     data: Map<String, Value>,
 }
@@ -42,15 +44,16 @@ struct ItemBody {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListQuery {
-    /// A declared field to order by, with `-` before it from the greatest down; without one the newest come first.
+    /// Declared field to sort by, ascending; with the prefix `-` descending. Without it, newest items come
+    /// first.
     order: Option<String>,
-    /// What declared fields must be, as a JSON object: `{"kind":"book","price":{"gte":10,"lt":20}}`. Limits are `gt`,
-    /// `gte`, `lt` and `lte`, and hold for values of their own type.
+    /// Conditions on declared fields, as a JSON object: `{"kind":"book","price":{"gte":10,"lt":20}}`. The
+    /// operators are `gt`, `gte`, `lt` and `lte`; they match values of the operand's type only.
     filter: Option<String>,
-    /// Items on a page; more than 100 counts as 100.
+    /// Maximum number of items per page, 1 to 100. Larger values are reduced to 100.
     #[param(default = 20, minimum = 1)]
     limit: Option<i64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<Cursor>,
 }
 
@@ -58,13 +61,18 @@ fn asked(user: UserId, space: SpaceName, collection: CollectionName) -> Asked {
     Asked { user, space, collection }
 }
 
-/// Keep something new.
+/// Create an item
 ///
-/// A collection is there once something is in it. `dates` is built in: `title`, `date` (`2026-02-14`), and optionally
-/// `time` (`18:30`), `time_zone` (of the profile, else UTC), `repeat` (`none`, `weekly`, `monthly`, `yearly`) and
-/// `remind_minutes_before` (at most 5). A date without a time begins at 00:00. The 29th of February falls on the 28th in
-/// other years, a 31st on the last day of a shorter month; a time that the clocks skip is as much later, and of one that
-/// comes twice it is the first.
+/// Creates an item in a collection of a space. A collection exists once it has an item. If an administrator
+/// has declared a schema for the collection, the item must match it. The server settings `spaces.*` limit
+/// items, collections and bytes of a space.
+///
+/// The collection `dates` is built in. Its items have `title`, `date` (`2026-02-14`) and optionally `time`
+/// (`18:30`), `time_zone` (default: the zone in the caller's profile, else UTC), `repeat` (`none`, `weekly`,
+/// `monthly`, `yearly`) and `remind_minutes_before` (at most 5 numbers). A date without a time begins at
+/// 00:00. A repeated 29 February falls on 28 February in other years, a 31st on the last day of shorter
+/// months. A local time that daylight saving skips moves forward by the skipped amount; a local time that
+/// occurs twice is the first of both.
 #[utoipa::path(
     post, path = "/api/v1/spaces/{space}/{collection}", security(("bearer" = [])),
     params(
@@ -93,7 +101,10 @@ async fn create_item(
     .await
 }
 
-/// What is kept in a collection: the newest first, or by fields that an administrator has declared.
+/// List items
+///
+/// Returns the items of a collection, newest first, or sorted and filtered by fields that an administrator
+/// has declared.
 #[utoipa::path(
     get, path = "/api/v1/spaces/{space}/{collection}", security(("bearer" = [])),
     params(
@@ -120,7 +131,9 @@ async fn list_items(
     Ok(app.db.read(move |q| queries::list_items(q, &asked, &request, max_item_bytes)).await?.into())
 }
 
-/// One item.
+/// Get an item
+///
+/// Returns one item of a collection.
 #[utoipa::path(
     get, path = "/api/v1/spaces/{space}/{collection}/{id}", security(("bearer" = [])),
     params(
@@ -142,7 +155,10 @@ async fn get_item(
     Ok(Json(app.db.read(move |q| queries::get_item(q, &asked, id)).await?))
 }
 
-/// Put other data in the place of an item's. With `If-Match`, only if it is still what was read.
+/// Replace an item
+///
+/// Replaces the data of an item. Equal data changes nothing. With `If-Match`, the item must not have changed
+/// since it was read.
 #[utoipa::path(
     put, path = "/api/v1/spaces/{space}/{collection}/{id}", security(("bearer" = [])),
     params(
@@ -169,8 +185,10 @@ async fn replace_item(
     change(&app, &caller, asked, id, Change::Replace(Value::Object(body.data)), preconditions).await
 }
 
-/// Change some of an item's data, as JSON Merge Patch does (RFC 7396): null takes a field away. With `If-Match`, only if it
-/// is still what was read.
+/// Update an item
+///
+/// Applies a JSON Merge Patch (RFC 7396) to the data of an item: `null` removes a field. With `If-Match`, the
+/// item must not have changed since it was read.
 #[utoipa::path(
     patch, path = "/api/v1/spaces/{space}/{collection}/{id}", security(("bearer" = [])),
     params(
@@ -221,7 +239,9 @@ async fn change(
     .await
 }
 
-/// Take an item away. With `If-Match`, only if it is still what was read.
+/// Delete an item
+///
+/// Deletes an item. With `If-Match`, the item must not have changed since it was read.
 #[utoipa::path(
     delete, path = "/api/v1/spaces/{space}/{collection}/{id}", security(("bearer" = [])),
     params(
@@ -248,8 +268,12 @@ async fn delete_item(
     .await
 }
 
-/// All that you and a partner kept together, also after the bond has ended, until it is purged for good. A large export is
-/// streamed while it is read. One runs at a time, and `limits.exports_per_day` says how many a day.
+/// Export the space of a bond
+///
+/// Returns all items in the space of a bond that the caller has or had. Available after the bond has ended,
+/// until its archive is purged. A large export is streamed while it is read: a change made meanwhile may or
+/// may not be included. One export per user runs at a time. The server setting `limits.exports_per_day`
+/// limits exports per day.
 #[utoipa::path(
     get, path = "/api/v1/spaces/bonds/{bond_id}/export", security(("bearer" = [])),
     params(("bond_id" = BondId, Path, description = "Of a bond that you have or had")),

@@ -1,4 +1,4 @@
-//! Requests and answers about spaces. What an item may be is decided in `commands.rs` and `declarations.rs`, never here.
+//! HTTP endpoints of spaces. `commands.rs` and `declarations.rs` decide which items are valid.
 
 mod declarations;
 mod items;
@@ -8,21 +8,20 @@ use kith_platform::{Routes, bad_query, store_problem};
 
 use super::model::SpaceError;
 
-static NOT_BONDED: ProblemCode =
-    ProblemCode { code: "not_bonded", status: 409, title: "You have no partner" };
+static NOT_BONDED: ProblemCode = ProblemCode { code: "not_bonded", status: 409, title: "No active bond" };
 static ITEM_TOO_LARGE: ProblemCode =
-    ProblemCode { code: "item_too_large", status: 413, title: "The item is too large" };
-static SPACE_FULL: ProblemCode = ProblemCode { code: "space_full", status: 409, title: "The space is full" };
+    ProblemCode { code: "item_too_large", status: 413, title: "Item too large" };
+static SPACE_FULL: ProblemCode = ProblemCode { code: "space_full", status: 409, title: "Space full" };
 static COLLECTION_INDEXING: ProblemCode =
-    ProblemCode { code: "collection_indexing", status: 409, title: "The collection is being indexed" };
+    ProblemCode { code: "collection_indexing", status: 409, title: "Collection indexing" };
 static COLLECTION_BUILT_IN: ProblemCode =
-    ProblemCode { code: "collection_built_in", status: 409, title: "This collection is built in" };
+    ProblemCode { code: "collection_built_in", status: 409, title: "Built-in collection" };
 
-/// What these handlers answer with, beside the general problems.
+/// Problems of these handlers, in addition to the general ones.
 pub const PROBLEMS: &[&ProblemCode] =
     &[&NOT_BONDED, &ITEM_TOO_LARGE, &SPACE_FULL, &COLLECTION_INDEXING, &COLLECTION_BUILT_IN];
 
-/// The handlers.
+/// Returns the routes of spaces.
 pub fn routes() -> Routes {
     items::routes().merge(declarations::routes())
 }
@@ -32,32 +31,38 @@ impl From<SpaceError> for Problem {
         match error {
             SpaceError::NotBonded => Self::new(
                 &NOT_BONDED,
-                "Two partners share a space; what former ones kept comes back with them.",
+                "You have no active bond, so there is no shared space. The space of a former bond returns when the bond is restored.",
             ),
             SpaceError::Unvalidated(awaits) => awaits.into(),
-            SpaceError::ItemNotFound => Self::new(&problems::NOT_FOUND, "There is no such item."),
+            SpaceError::ItemNotFound => {
+                Self::new(&problems::NOT_FOUND, "The collection has no item with this ID.")
+            }
             SpaceError::SpaceNotFound => Self::new(
                 &problems::NOT_FOUND,
-                "You have no bond with this id, or its space is gone for good.",
+                "You have no bond with this ID, or its space has been purged.",
             ),
             SpaceError::DeclarationNotFound => {
-                Self::new(&problems::NOT_FOUND, "Nothing is declared of this collection.")
+                Self::new(&problems::NOT_FOUND, "This collection is not declared.")
             }
-            SpaceError::BuiltIn => Self::new(&COLLECTION_BUILT_IN, "Kith itself says what it holds."),
+            SpaceError::BuiltIn => {
+                Self::new(&COLLECTION_BUILT_IN, "A built-in collection cannot be declared or withdrawn.")
+            }
             SpaceError::Invalid(faults) => Self::invalid(faults),
             SpaceError::BadQuery(faults) => bad_query(faults),
             SpaceError::Indexing => {
-                let detail =
-                    "Its fields were declared anew; until all items are known by them, list without.";
+                let detail = "The fields of this collection have changed and its items are being indexed. List without order and filter, or try again later.";
                 Self::new(&COLLECTION_INDEXING, detail).retry_after(60)
             }
             SpaceError::ItemTooLarge { most } => Self::new(
                 &ITEM_TOO_LARGE,
-                format!("Without white space the data may have {most} bytes (`spaces.item_bytes`)."),
+                format!("The data may have {most} bytes without white space (setting `spaces.item_bytes`)."),
             ),
-            SpaceError::SpaceFull { most, what } => {
-                Self::new(&SPACE_FULL, format!("A space may hold {most} {what} (`spaces.most_{what}`)."))
-            }
+            SpaceError::SpaceFull { most, what } => Self::new(
+                &SPACE_FULL,
+                format!(
+                    "A space can contain {most} {what} (setting `spaces.max_{what}`). Delete some first."
+                ),
+            ),
             SpaceError::Changed(changed) => changed.into(),
             SpaceError::Store(error) => store_problem(error),
         }

@@ -1,4 +1,4 @@
-//! Statements about the spaces of archived bonds.
+//! SQL statements of archived spaces.
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ pub(super) const TO_PURGE: &str = "SELECT b.id, b.user_a, b.user_b, a.items, a.b
      WHERE a.purged_at IS NULL AND a.purge_at IS NOT NULL AND a.purge_at <= $1 AND a.purge_elapsed_ms <= $2
      ORDER BY a.purge_at LIMIT $3";
 
-/// Archived bonds whose spaces are not, of those archived since `since`; at most `limit`.
+/// Returns up to `limit` bonds archived since `since` whose spaces are not archived.
 pub fn list_to_archive(q: &Query<'_>, since: Timestamp, limit: i64) -> Result<Vec<SharedSpace>, Error> {
     q.all(TO_ARCHIVE, params![since, limit], read_bond_space)
 }
 
-/// When the bond was archived whose space waits longest to be archived too.
+/// Returns the earliest archive time of a bond whose space is not archived.
 pub fn find_oldest_to_archive(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
     let oldest = q.one(
         "SELECT MIN(b.archived_at) FROM bonds b WHERE b.archived_at IS NOT NULL
@@ -37,13 +37,13 @@ pub fn find_oldest_to_archive(q: &Query<'_>) -> Result<Option<Timestamp>, Error>
     Ok(oldest.flatten())
 }
 
-/// When the bond was archived whose space was archived last.
+/// Returns the latest archive time of a bond whose space is archived.
 pub fn find_last_archived(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
     let last = q.one("SELECT MAX(archived_at) FROM archived_spaces", &[], |row| row.get(0))?;
     Ok(last.flatten())
 }
 
-/// Notes that the space of an archived bond is archived, and says whether it was not before.
+/// Records that the space of an archived bond is archived. Returns `false` if it already was.
 pub fn insert_archive(tx: &Tx<'_>, bond: BondId, held: Amount) -> Result<bool, Error> {
     let inserted = tx.exec(
         "INSERT INTO archived_spaces (bond_id, archived_at, items, bytes)
@@ -54,7 +54,7 @@ pub fn insert_archive(tx: &Tx<'_>, bond: BondId, held: Amount) -> Result<bool, E
     Ok(inserted == 1)
 }
 
-/// Copies all items of a space to where archived ones are.
+/// Copies all items of a space to the archive.
 pub fn copy_to_archive(tx: &Tx<'_>, space: Space) -> Result<(), Error> {
     tx.exec(
         "INSERT INTO archived_space_items
@@ -66,13 +66,13 @@ pub fn copy_to_archive(tx: &Tx<'_>, space: Space) -> Result<(), Error> {
     Ok(())
 }
 
-/// How many archives of bonds archived until `until` are to be purged and are not held yet.
+/// Counts archives of bonds archived up to `until` that are not held yet.
 pub fn count_falling_due(q: &Query<'_>, until: Timestamp) -> Result<i64, Error> {
     Ok(q.one(FALLING_DUE, params![until], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// Holds those for so long, the oldest first, at most `limit`. Those that are held by the wall clock alone are held by
-/// observed time as well.
+/// Starts the hold of up to `limit` archives of bonds archived up to `until`, oldest first. Archives that are
+/// held by the wall clock alone get a hold in observed time too.
 pub fn hold_archives(
     tx: &Tx<'_>,
     until: Timestamp,
@@ -95,7 +95,7 @@ pub fn hold_archives(
     Ok(())
 }
 
-/// Lets go of those that are held and should be kept longer after all.
+/// Stops the hold of archives that must be kept longer after all.
 pub fn release_archives(tx: &Tx<'_>, until: Timestamp) -> Result<(), Error> {
     tx.exec(
         "UPDATE archived_spaces SET purge_at = NULL, purge_elapsed_ms = NULL
@@ -105,7 +105,7 @@ pub fn release_archives(tx: &Tx<'_>, until: Timestamp) -> Result<(), Error> {
     Ok(())
 }
 
-/// Archives whose hold is over, and what each holds; at most `limit`.
+/// Returns up to `limit` archives whose hold is over, with their size.
 pub fn list_archives_to_purge(
     q: &Query<'_>,
     run: &PurgeRun,
@@ -116,14 +116,14 @@ pub fn list_archives_to_purge(
     })
 }
 
-/// How many archives there are whose hold is over.
+/// Counts archives whose hold is over.
 pub fn count_archives_to_purge(q: &Query<'_>, run: &PurgeRun) -> Result<i64, Error> {
     let sql = "SELECT COUNT(*) FROM archived_spaces
                WHERE purged_at IS NULL AND purge_at IS NOT NULL AND purge_at <= $1 AND purge_elapsed_ms <= $2";
     Ok(q.one(sql, params![run.now, run.elapsed_ms], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// Notes that an archive is purged, if its hold is over still, and says whether it is.
+/// Records the purge of an archive if its hold is still over. Returns `true` if it was recorded.
 pub fn set_purged(tx: &Tx<'_>, bond: BondId, run: &PurgeRun, manifest: &str) -> Result<bool, Error> {
     let purged = tx.exec(
         "UPDATE archived_spaces SET purged_at = $2, manifest = $3

@@ -1,4 +1,4 @@
-//! Statements about what collections are declared to hold.
+//! SQL statements of collection declarations.
 
 use kith_kernel::StoredJson;
 use kith_store::{Error, Query, Row, Tx, params};
@@ -8,7 +8,7 @@ use super::super::model::{CollectionName, Item, Space};
 use super::read_item;
 use kith_json_schema::SchemaText;
 
-/// What a collection asks of its items, also after its declaration was withdrawn.
+/// Returns the rules of a collection, also after its declaration was withdrawn.
 pub fn find_rules(q: &Query<'_>, name: &CollectionName) -> Result<Option<Rules>, Error> {
     q.one(
         "SELECT revision, fields, schema FROM collection_declarations WHERE name = $1",
@@ -39,7 +39,7 @@ pub fn find_declaration(q: &Query<'_>, name: &CollectionName) -> Result<Option<K
     )
 }
 
-/// Those that hold, by name, from behind `behind` on.
+/// Returns up to `limit` declarations in force with a name above `behind`, ordered by name.
 pub fn list_declarations(q: &Query<'_>, behind: &str, limit: i64) -> Result<Vec<Declaration>, Error> {
     q.all(
         "SELECT name, schema, fields, updated_at FROM collection_declarations
@@ -64,14 +64,15 @@ pub fn keep_declaration(tx: &Tx<'_>, kept: &KeptDeclaration) -> Result<(), Error
     Ok(())
 }
 
-/// SQLite takes the tables of a CROSS JOIN in this order; by itself it would look at every item.
+/// Items indexed by an older revision. SQLite joins the tables of a CROSS JOIN in this order; otherwise it
+/// would scan all items.
 pub(super) const STALE: &str =
     "SELECT i.id, i.collection, i.data, i.version, i.created_at, i.created_by, i.updated_at,
             i.updated_by, i.space, d.revision, d.fields
      FROM collection_declarations d CROSS JOIN space_items i
      WHERE i.collection = d.name AND i.indexed_by < d.revision LIMIT $1";
 
-/// Items that are indexed by an older revision, and what holds now; at most `limit`.
+/// Returns up to `limit` items indexed by an older revision, with the present rules.
 pub fn list_stale(q: &Query<'_>, limit: i64) -> Result<Vec<(Space, Item, Rules)>, Error> {
     q.all(STALE, params![limit], |row| {
         let rules = Rules { revision: row.get(9)?, fields: read_fields(row, 10)?, schema: None };
@@ -79,7 +80,7 @@ pub fn list_stale(q: &Query<'_>, limit: i64) -> Result<Vec<(Space, Item, Rules)>
     })
 }
 
-/// Notes that an item is indexed by `revision`, unless it was changed since it was read.
+/// Records that an item is indexed by `revision`. Returns `false` if it was changed since it was read.
 pub fn set_indexed(tx: &Tx<'_>, item: &Item, revision: i64) -> Result<bool, Error> {
     let sql = "UPDATE space_items SET indexed_by = $3 WHERE id = $1 AND version = $2 AND indexed_by < $3";
     Ok(tx.exec(sql, params![item.id, item.version, revision])? == 1)

@@ -1,4 +1,4 @@
-//! Lists of items, each in the order of an index.
+//! SQL statements of item lists. Each follows an index.
 
 use kith_store::{AsParam as _, Error, Param, Query, params};
 
@@ -6,10 +6,11 @@ use super::super::list::{Condition, Direction, Plan};
 use super::super::model::{CollectionName, Item, ItemId, Space};
 use super::read_item;
 
-/// Conditions that a statement has places for, beside the field it follows: as many as there are declared fields.
+/// Number of further conditions a statement has room for: the maximum number of declared fields.
 const OTHERS: usize = 4;
 
-/// Selects items whose further conditions hold, which stand at 5, 8, 11 and 14: a field, or NULL for none, and limits.
+/// Selects items. The parameters at 5, 8, 11 and 14 begin further conditions: a field, or NULL for none, and
+/// its bounds.
 macro_rules! select_items {
     ($value:literal, $from:literal, $where:literal, $order:literal) => {
         concat!(
@@ -53,7 +54,8 @@ pub(super) const DOWN: &str = select_items!(
     "k.value DESC, k.item_id DESC"
 );
 
-/// The items of a collection as `plan` says, each with its value of the field that the list follows; at most `limit`.
+/// Returns up to `limit` items of a collection as planned, each with its value of the field that the list
+/// follows.
 pub fn list_items(
     q: &Query<'_>,
     space: Space,
@@ -82,9 +84,9 @@ fn condition((field, range): &Condition) -> [Param<'_>; 3] {
     [field.as_param(), range.low.as_param(), range.high.as_param()]
 }
 
-/// Whether some item of the collection, in whichever space, is not indexed by this revision of its fields.
+/// Returns `true` if an item of the collection, in any space, is indexed by an older revision of its fields.
 pub fn has_stale(q: &Query<'_>, collection: &CollectionName, revision: i64) -> Result<bool, Error> {
-    // The smallest is the first of an index; `indexed_by < $2` would be looked for in the whole table.
+    // The minimum is the first entry of an index; `indexed_by < $2` would scan the table.
     let sql = "SELECT MIN(indexed_by) FROM space_items WHERE collection = $1";
     let oldest: Option<i64> = q.one(sql, params![collection.as_str()], |row| row.get(0))?.flatten();
     Ok(oldest.is_some_and(|oldest| oldest < revision))

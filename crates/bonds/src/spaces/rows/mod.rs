@@ -1,4 +1,4 @@
-//! All SQL about spaces, a function a statement. No decisions.
+//! SQL statements of spaces, one function per statement. No decisions.
 
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{Column, Error, Query, Row, Tx, id_columns, params};
@@ -33,7 +33,7 @@ impl Column for CollectionName {
     }
 }
 
-/// Everybody whose `space` is, and whether it is in use: its owner has not left, or the bond is alive.
+/// Returns the users of `space`, and whether it is in use: its owner is not deleted, or its bond is active.
 pub fn find_people(q: &Query<'_>, space: Space) -> Result<Option<(SharedSpace, bool)>, Error> {
     match space {
         Space::Me(user) => {
@@ -49,8 +49,8 @@ pub fn find_people(q: &Query<'_>, space: Space) -> Result<Option<(SharedSpace, b
     }
 }
 
-/// At most `limit` of the bonds that `user` ever had and whose spaces are there, from `first` on in the order of their ids,
-/// and when each was archived.
+/// Returns up to `limit` bonds that `user` ever had and whose spaces are not purged, from ID `first` on,
+/// ordered by ID, with their archive times.
 pub fn list_bond_spaces(
     q: &Query<'_>,
     user: UserId,
@@ -66,13 +66,13 @@ pub fn list_bond_spaces(
     )
 }
 
-/// The time zone in the profile of `user`.
+/// Returns the time zone in the profile of `user`.
 pub fn find_time_zone(q: &Query<'_>, user: UserId) -> Result<Option<String>, Error> {
     let found = q.one("SELECT time_zone FROM users WHERE id = $1", params![user], |row| row.get(0))?;
     Ok(found.flatten())
 }
 
-/// One item, and the bytes of its data.
+/// Returns an item and the size of its data in bytes.
 pub fn find_item(
     q: &Query<'_>,
     space: Space,
@@ -94,7 +94,8 @@ const ALL_ITEMS: &str = "SELECT id, collection, data, version, created_at, creat
      FROM archived_space_items WHERE space = $1 AND (collection, id) > ($2, $3)
      ORDER BY collection, id LIMIT $4";
 
-/// Items of all collections, one after the other, also of an archived space, behind `id` of `collection`; at most `limit`.
+/// Returns up to `limit` items of a space, live or archived, after the item `id` of `collection`, ordered by
+/// collection and ID.
 pub fn list_all_items(
     q: &Query<'_>,
     space: Space,
@@ -149,7 +150,7 @@ pub fn delete_item(tx: &Tx<'_>, id: ItemId) -> Result<(), Error> {
     Ok(())
 }
 
-/// What a space holds, in how many collections, and whether `collection` would be one more.
+/// Returns the amount in a space, its number of collections, and whether `collection` would be a new one.
 pub fn find_amount(
     q: &Query<'_>,
     space: Space,
@@ -168,7 +169,7 @@ pub fn find_amount(
     Ok(found.unwrap_or((Amount::default(), 0, true)))
 }
 
-/// Counts `more` to what a collection of a space holds; one that holds nothing is not there.
+/// Adds `more` to the counters of a collection, and removes the collection if it is empty.
 pub fn add_amount(tx: &Tx<'_>, space: Space, collection: &CollectionName, more: Amount) -> Result<(), Error> {
     let (space, collection) = (space.key(), collection.as_str());
     tx.exec(
@@ -184,7 +185,7 @@ pub fn add_amount(tx: &Tx<'_>, space: Space, collection: &CollectionName, more: 
     Ok(())
 }
 
-/// What a space holds.
+/// Counts the items of a space and the bytes of their data.
 pub fn count_items(q: &Query<'_>, space: Space) -> Result<Amount, Error> {
     let found = q.one(
         "SELECT COUNT(*), COALESCE(CAST(SUM(bytes) AS BIGINT), 0) FROM space_items WHERE space = $1",
@@ -194,13 +195,13 @@ pub fn count_items(q: &Query<'_>, space: Space) -> Result<Amount, Error> {
     Ok(found.unwrap_or_default())
 }
 
-/// Takes all of a space out of the live tables.
+/// Deletes a space from the live tables.
 pub fn delete_space(tx: &Tx<'_>, space: Space) -> Result<(), Error> {
     let key = space.key();
     for sql in [
         "DELETE FROM space_reminders WHERE item_id IN (SELECT id FROM space_items WHERE space = $1)",
         "DELETE FROM space_items WHERE space = $1",
-        // Behind the items: whoever indexes one of them at this moment has come to its end by then.
+        // Deleted after the items, so that an indexing transaction of one of them has finished by then.
         "DELETE FROM space_item_fields WHERE space = $1",
         "DELETE FROM space_collections WHERE space = $1",
     ] {
@@ -209,7 +210,7 @@ pub fn delete_space(tx: &Tx<'_>, space: Space) -> Result<(), Error> {
     Ok(())
 }
 
-/// How many items in bonds' spaces name `user` as their author.
+/// Counts items in bond spaces that `user` created or last changed.
 pub fn count_authored(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
     let counted = q.one(
         "SELECT (SELECT COUNT(*) FROM space_items
@@ -224,7 +225,7 @@ pub fn count_authored(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
     Ok(counted.unwrap_or(0))
 }
 
-/// Lets items in bonds' spaces no longer name `user`.
+/// Removes the ID of `user` from items in bond spaces.
 pub fn forget_author(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     for sql in [
         "UPDATE space_items
@@ -247,7 +248,7 @@ fn read_bond_space(row: &Row<'_>) -> Result<SharedSpace, Error> {
     Ok(SharedSpace { space: Space::Bond(row.get(0)?), people: vec![row.get(1)?, row.get(2)?] })
 }
 
-/// From the columns id, collection, data, version, created_at, created_by, updated_at, updated_by.
+/// Reads the columns id, collection, data, version, created_at, created_by, updated_at, updated_by.
 fn read_item(row: &Row<'_>) -> Result<Item, Error> {
     Ok(Item {
         id: row.get(0)?,

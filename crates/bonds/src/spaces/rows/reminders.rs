@@ -1,4 +1,4 @@
-//! Statements about reminders.
+//! SQL statements of reminders.
 
 use kith_kernel::Timestamp;
 use kith_store::{Error, Query, Tx, params};
@@ -6,16 +6,16 @@ use serde_json::Value;
 
 use super::super::model::{ItemId, Space};
 
-/// A reminder, when it is due.
+/// Reminder of a date.
 #[derive(Clone, Debug)]
 pub struct Reminder {
-    /// Of which date.
+    /// Item of the date.
     pub item: ItemId,
-    /// How long before it.
+    /// Lead time in minutes.
     pub minutes_before: i64,
-    /// Where the date is kept.
+    /// Space of the item.
     pub space: Space,
-    /// When.
+    /// Time at which it is due.
     pub due_at: Timestamp,
 }
 
@@ -35,7 +35,7 @@ pub fn delete_reminders(tx: &Tx<'_>, item: ItemId) -> Result<(), Error> {
 pub(super) const DUE: &str = "SELECT item_id, minutes_before, space, due_at FROM space_reminders
      WHERE due_at <= $1 ORDER BY due_at, item_id LIMIT $2";
 
-/// Those that are due at `now`, the longest first; at most `limit`.
+/// Returns up to `limit` reminders that are due at `now`, longest due first.
 pub fn list_due_reminders(q: &Query<'_>, now: Timestamp, limit: i64) -> Result<Vec<Reminder>, Error> {
     q.all(DUE, params![now, limit], |row| {
         Ok(Reminder {
@@ -47,14 +47,14 @@ pub fn list_due_reminders(q: &Query<'_>, now: Timestamp, limit: i64) -> Result<V
     })
 }
 
-/// What the date of a reminder holds.
+/// Returns the data of a date.
 pub fn find_date(q: &Query<'_>, item: ItemId) -> Result<Option<Value>, Error> {
     q.one("SELECT data FROM space_items WHERE id = $1", params![item], |row| {
         Ok(serde_json::from_str(&row.get::<String>(0)?).expect("only JSON is written"))
     })
 }
 
-/// Lets a reminder be due again at `next`, or never, unless somebody else did; says whether it did.
+/// Moves a reminder to `next`, or deletes it. Returns `false` if another transaction has changed it.
 pub fn move_reminder(tx: &Tx<'_>, reminder: &Reminder, next: Option<Timestamp>) -> Result<bool, Error> {
     let Reminder { item, minutes_before, due_at, .. } = reminder;
     let moved = match next {

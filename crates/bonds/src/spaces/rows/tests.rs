@@ -1,4 +1,4 @@
-//! What SQLite does for the statements that must not look at more than they give.
+//! Query plans on SQLite of the statements that must not read more than they return.
 
 use kith_store::testing::TestDatabase;
 use kith_store::{Error, ModuleMigrations, Param, STORE_MIGRATIONS, Store};
@@ -16,7 +16,7 @@ async fn open(database: &TestDatabase) -> Store {
     Store::open(database.options()).await.unwrap()
 }
 
-/// The steps, a line each.
+/// Returns the steps of the query plan, one per line.
 async fn plan(db: &Store, statement: &str) -> Vec<String> {
     let explained: &'static str = format!("EXPLAIN QUERY PLAN {statement}").leak();
     let nothing = vec![Param::Null; (1..=20).filter(|n| statement.contains(&format!("${n}"))).count()];
@@ -24,7 +24,8 @@ async fn plan(db: &Store, statement: &str) -> Vec<String> {
     steps.await.unwrap_or_else(|error: Error| panic!("{explained}: {error}"))
 }
 
-/// A page costs what it holds, in whichever order it comes; a tick costs what is due.
+/// The cost of a page depends on its size in each order, the cost of a maintenance run on the number of due
+/// rows.
 #[tokio::test]
 async fn statements_follow_an_index() {
     let database = TestDatabase::sqlite();

@@ -1,5 +1,4 @@
-//! Writes about callbacks that people ask for: made, taken back, sent again; endpoints made, disabled, enabled; secrets
-//! rotated. What comes of sending is written by `delivery.rs`.
+//! Commands on callbacks and endpoints. `delivery.rs` sends callbacks and records the results.
 
 use std::time::Duration;
 
@@ -17,13 +16,14 @@ use super::model::{
 use super::rules::{self, Breaker, Ended, Next};
 use super::{DELIVERY, Delivery, delivery, events, rows, sealed};
 
-/// The one kind of lock here: an endpoint's, a callback's, or that of an address which may become an endpoint.
+/// Lock namespace of this module. Keys are callback IDs, endpoint IDs, and URLs of endpoints to be created.
 pub const LOCK: &str = "callback";
 
-/// Makes a callback, and its endpoint if there is none for its address.
+/// Creates a callback, and the endpoint of its URL if it does not exist.
 ///
 /// # Errors
-/// [`CallbackError::EndpointNotFound`], [`CallbackError::EndpointDisabled`].
+/// Returns [`CallbackError::EndpointNotFound`] if `draft` names an unknown endpoint,
+/// [`CallbackError::EndpointDisabled`] if the endpoint is disabled.
 pub fn create(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -36,10 +36,11 @@ pub fn create(
     Ok(NewCallback { callback: insert(tx, ctx, keyring, sending)?, secret })
 }
 
-/// The endpoint that is to receive, the address that is asked, and if it was made now the endpoint's secret.
+/// Returns the endpoint of a target, its URL, and the endpoint's secret if it was created now.
 ///
 /// # Errors
-/// [`CallbackError::EndpointNotFound`], [`CallbackError::EndpointDisabled`].
+/// Returns [`CallbackError::EndpointNotFound`] if the target is an unknown endpoint,
+/// [`CallbackError::EndpointDisabled`] if the endpoint is disabled.
 pub fn receiver(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -64,24 +65,24 @@ pub fn receiver(
     }
 }
 
-/// A callback that is to be kept.
+/// Callback to insert.
 pub struct Sending<'a> {
-    /// Whose endpoint.
+    /// ID of the endpoint.
     pub endpoint_id: EndpointId,
-    /// With its query.
+    /// Target URL, with its query.
     pub url: String,
-    /// What is sent.
+    /// Request to send.
     pub message: &'a Message,
-    /// When; at once if absent.
+    /// Time at which it is sent; `None` for now.
     pub at: Option<Timestamp>,
-    /// Of which recurring one, and for which job of its schedule.
+    /// Recurring callback that creates it, and the job of the run.
     pub recurring: Option<(RecurringId, JobId)>,
 }
 
-/// Keeps a callback, and enqueues the job that delivers it.
+/// Inserts a callback and enqueues the job that delivers it.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`CallbackError::Store`] if a statement fails.
 pub fn insert(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -120,7 +121,7 @@ pub fn insert(
     Ok(kept.shown)
 }
 
-/// Enqueues the delivery of a callback.
+/// Enqueues the job that delivers a callback.
 fn enqueue(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -137,10 +138,11 @@ fn enqueue(
     }
 }
 
-/// Takes back a callback that has not arrived. One that is on its way at this moment may still arrive.
+/// Cancels a callback that is still to be sent. A request that is being sent may still arrive.
 ///
 /// # Errors
-/// [`CallbackError::CallbackNotFound`]; [`CallbackError::Finished`] if it has arrived or was given up.
+/// Returns [`CallbackError::CallbackNotFound`] if it does not exist, [`CallbackError::Finished`] if it is
+/// delivered or has failed.
 pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, CallbackError> {
     tx.lock(LOCK, [id])?;
     let KeptCallback { mut shown, ladder, .. } =
@@ -150,7 +152,7 @@ pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, Callba
         CallbackState::Delivered | CallbackState::Failed => return Err(CallbackError::Finished(shown.state)),
         CallbackState::Scheduled | CallbackState::Retrying => {}
     }
-    kith_jobs::cancel(tx, ctx, shown.job_id, "the callback was taken back")?;
+    kith_jobs::cancel(tx, ctx, shown.job_id, "callback cancelled")?;
     shown.state = CallbackState::Cancelled;
     (shown.next_attempt_at, shown.finished_at) = (None, Some(ctx.now));
     rows::update(tx, &shown, ladder)?;
@@ -159,12 +161,12 @@ pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, Callba
     Ok(shown)
 }
 
-/// Sends a callback again, now and from the foot of its ladder: one that was given up, taken back, or waits for its next
-/// turn.
+/// Sends a failed, cancelled or retrying callback again, now and from the start of the retry schedule. A
+/// scheduled callback whose job is gone is sent too.
 ///
 /// # Errors
-/// [`CallbackError::CallbackNotFound`], [`CallbackError::EndpointDisabled`], and [`CallbackError::NotFailed`] if it has
-/// arrived or was never tried.
+/// Returns [`CallbackError::CallbackNotFound`] if it does not exist, [`CallbackError::EndpointDisabled`] if
+/// its endpoint is disabled, and [`CallbackError::NotFailed`] if it is delivered or scheduled.
 pub fn retry(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, CallbackError> {
     tx.lock(LOCK, [id])?;
     let mut shown = rows::find(tx, id)?.ok_or(CallbackError::CallbackNotFound)?.shown;
@@ -175,7 +177,7 @@ pub fn retry(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, Callbac
         CallbackState::Delivered => return Err(CallbackError::NotFailed(shown.state)),
         CallbackState::Scheduled => {}
         CallbackState::Retrying => {
-            kith_jobs::cancel(tx, ctx, shown.job_id, "the callback is sent again by another job")?;
+            kith_jobs::cancel(tx, ctx, shown.job_id, "callback retried by another job")?;
         }
         CallbackState::Failed | CallbackState::Cancelled => {}
     }
@@ -192,10 +194,10 @@ pub fn retry(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, Callbac
     Ok(shown)
 }
 
-/// Returns true if a job is completed, cancelled, dead-lettered or deleted.
+/// Returns `true` if a job is completed, cancelled, dead or deleted.
 ///
 /// # Errors
-/// Returns an error if the database cannot be reached.
+/// Returns the store's error if the query fails.
 pub fn is_job_gone(q: &Query<'_>, job: JobId) -> Result<bool, Error> {
     let is_live = |job: JobRecord| {
         matches!(job.state, JobState::Ready | JobState::Scheduled | JobState::Running | JobState::Blocked)
@@ -203,11 +205,12 @@ pub fn is_job_gone(q: &Query<'_>, job: JobId) -> Result<bool, Error> {
     Ok(!kith_jobs::find_job(q, job)?.is_some_and(is_live))
 }
 
-/// Enqueues the delivery of an open callback whose job is gone. It keeps its state and its place on the retry ladder; a job
-/// that was dead-lettered, because workers died of it, counts as an attempt, so that it does not go on for ever.
+/// Enqueues the delivery of an open callback whose job is gone. The callback keeps its state and its position
+/// in the retry schedule. A job that became a dead letter, because workers died of it, counts as an attempt,
+/// so that retries end.
 ///
 /// # Errors
-/// Returns an error if the database cannot be reached.
+/// Returns the store's error if a statement fails.
 pub fn enqueue_again(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<(), Error> {
     tx.lock(LOCK, [id])?;
     let open = rows::find(tx, id)?.filter(|kept| kept.shown.state.is_open());
@@ -235,10 +238,10 @@ pub fn enqueue_again(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<(), Error
     Ok(())
 }
 
-/// Makes an endpoint, or finds the one that there is; then the secret is not told.
+/// Creates an endpoint, or returns the existing one without its secret.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`CallbackError::Store`] if a statement fails.
 pub fn create_endpoint(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -287,10 +290,10 @@ fn find_locked(tx: &Tx<'_>, id: EndpointId) -> Result<KeptEndpoint, CallbackErro
     rows::find_endpoint(tx, id)?.ok_or(CallbackError::EndpointNotFound)
 }
 
-/// Gives an endpoint a new secret. For `overlap` its callbacks are signed with both.
+/// Replaces the secret of an endpoint. For `overlap`, its callbacks are signed with both secrets.
 ///
 /// # Errors
-/// [`CallbackError::EndpointNotFound`].
+/// Returns [`CallbackError::EndpointNotFound`] if the endpoint does not exist.
 pub fn rotate_secret(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -308,10 +311,10 @@ pub fn rotate_secret(
     Ok(EndpointWithSecret { endpoint: endpoint.shown(ctx.now), secret: Some(secret.to_text()) })
 }
 
-/// Sends nothing more to an endpoint. What waits for it is given up at its next turn.
+/// Disables an endpoint. Callbacks that wait for it fail at their next attempt.
 ///
 /// # Errors
-/// [`CallbackError::EndpointNotFound`].
+/// Returns [`CallbackError::EndpointNotFound`] if the endpoint does not exist.
 pub fn disable(app: &App, tx: &Tx<'_>, ctx: &Ctx, id: EndpointId) -> Result<Endpoint, CallbackError> {
     let mut endpoint = find_locked(tx, id)?;
     if endpoint.disabled.is_none() {
@@ -321,10 +324,10 @@ pub fn disable(app: &App, tx: &Tx<'_>, ctx: &Ctx, id: EndpointId) -> Result<Endp
     Ok(endpoint.shown(ctx.now))
 }
 
-/// Disables an endpoint that is locked, and tells administrators; the caller writes the row.
+/// Disables a locked endpoint and notifies the administrators. The caller writes the row.
 ///
 /// # Errors
-/// The database's.
+/// Returns the store's error if a statement fails.
 pub fn disable_it(
     app: &App,
     tx: &Tx<'_>,
@@ -340,10 +343,11 @@ pub fn disable_it(
     Ok(())
 }
 
-/// Sends to an endpoint again, as if it had never failed. What was given up meanwhile stays so until it is retried.
+/// Enables an endpoint and resets its failures. Callbacks that failed meanwhile are not sent until they are
+/// retried.
 ///
 /// # Errors
-/// [`CallbackError::EndpointNotFound`].
+/// Returns [`CallbackError::EndpointNotFound`] if the endpoint does not exist.
 pub fn enable(tx: &Tx<'_>, ctx: &Ctx, id: EndpointId) -> Result<Endpoint, CallbackError> {
     let mut endpoint = find_locked(tx, id)?;
     if endpoint.disabled.take().is_some() {

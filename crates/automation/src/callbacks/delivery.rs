@@ -1,5 +1,5 @@
-//! Sending a callback once and writing down what came of it. A job does it, and may do it again: what has arrived is not sent
-//! a second time, and what may have arrived is sent under the same `webhook-id`.
+//! Sends a callback once and records the result, for a job that may run more than once: a delivered callback
+//! is not sent again, and an attempt with an unknown result is repeated with the same `webhook-id`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,16 +19,16 @@ use super::model::{
 use super::rules::{self, Admission, Ended, Next};
 use super::{events, rows, sealed};
 
-/// What a probe may take beyond what a request may.
+/// Time that a probe may take beyond the request timeout.
 const PROBE_MARGIN: Duration = seconds(15);
-/// Headers of an answer that are kept, and how long all of them together may be.
+/// Maximum number of response headers that are stored, and their maximum total length in bytes.
 const KEPT_HEADERS: usize = 50;
 const KEPT_HEADER_BYTES: usize = 8_192;
 
-/// Sends a callback, unless it is not its turn.
+/// Sends a callback if it is due and its endpoint accepts requests.
 ///
 /// # Errors
-/// [`JobError`] says what becomes of the job: it is run again when the callback is to be sent again.
+/// Returns the [`JobError`] that decides when the job runs again, or that it does not.
 pub async fn deliver(app: &App, id: CallbackId, job: JobId) -> Result<Done, JobError> {
     let found = app.db.read(move |q| {
         let Some(kept) = rows::find(q, id)? else { return Ok(None) };
@@ -59,7 +59,7 @@ pub async fn deliver(app: &App, id: CallbackId, job: JobId) -> Result<Done, JobE
     record(app, told).await
 }
 
-/// What is sent, signed; why it cannot be.
+/// Builds and signs the request. Returns the reason if that is not possible.
 fn outgoing(app: &App, ctx: &Ctx, kept: &KeptCallback, endpoint: &KeptEndpoint) -> Result<Outgoing, Reason> {
     let (id, keyring) = (kept.shown.id, &app.keyring);
     let target = app.outbound.target(&kept.shown.url).map_err(|_| Reason::TargetRefused)?;
@@ -74,17 +74,18 @@ fn outgoing(app: &App, ctx: &Ctx, kept: &KeptCallback, endpoint: &KeptEndpoint) 
     };
     let mut headers = message.header_map();
     let body = Bytes::from(message.body.unwrap_or_default());
-    // Receivers compare it with their own clocks, which `/dev/clock` does not move.
+    // Uses real time: receivers compare the signature's timestamp with their own clocks, which do not follow
+    // `/dev/clock`.
     signature::sign(&mut headers, &secrets, &webhook_id(id), ctx.real_now(), &body);
     Ok(Outgoing { target, method: message.method, headers, body, timeout: message.timeout })
 }
 
-/// The same however often a callback is sent.
+/// Returns the `webhook-id` of a callback. All attempts have the same.
 pub fn webhook_id(CallbackId(id): CallbackId) -> String {
     format!("msg_{}", id.simple())
 }
 
-/// Asks the endpoint's breaker. While it is closed nothing is written.
+/// Asks the circuit breaker of the endpoint whether to send. While it is closed, nothing is written.
 async fn admit(
     app: &App,
     ctx: &Ctx,
@@ -115,14 +116,14 @@ async fn admit(
     .await
 }
 
-/// An attempt, and all that is needed to judge it.
+/// Result of an attempt, with everything needed to record it.
 struct Told {
     id: CallbackId,
     endpoint: EndpointId,
     job: JobId,
     at: Timestamp,
     was_probe: bool,
-    /// Of the jitter, 0 to 1.
+    /// Fraction of the jitter to add to the next wait, 0 to 1.
     part: f64,
     result: Result<Received, OutboundError>,
 }
@@ -133,7 +134,8 @@ fn part(ctx: &Ctx) -> f64 {
     f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
 }
 
-/// Writes down what came of an attempt: with the callback, and with the endpoint, whose breaker all nodes share.
+/// Records the result of an attempt with the callback and with the endpoint, whose circuit breaker all nodes
+/// share.
 async fn record(app: &App, told: Told) -> Result<Done, JobError> {
     let ctx = app.system_ctx("callbacks");
     let told = Arc::new(told);
@@ -147,10 +149,10 @@ async fn record(app: &App, told: Told) -> Result<Done, JobError> {
         .await?;
     if let Some(because) = disabled {
         let endpoint = told.endpoint;
-        tracing::warn!(%endpoint, because = because.as_str(), "an endpoint of callbacks was disabled");
+        tracing::warn!(%endpoint, because = because.as_str(), "callback endpoint disabled");
     }
     let why = || match &told.result {
-        Ok(received) => format!("answered {}", received.status),
+        Ok(received) => format!("HTTP status {}", received.status),
         Err(error) => error.to_string(),
     };
     match outcome {
@@ -164,7 +166,7 @@ fn ended(told: &Told) -> Ended {
     told.result.as_ref().map_or(Ended::Unanswered, |received| Ended::Answered(received.status))
 }
 
-/// Why the endpoint is disabled from now on, if it is.
+/// Records the result with the endpoint. Returns the reason if the endpoint is disabled from now on.
 fn record_at_endpoint(
     app: &App,
     tx: &Tx<'_>,
@@ -199,7 +201,7 @@ fn record_at_endpoint(
     Ok(because)
 }
 
-/// What becomes of the callback; nothing, if that is no longer for this job to say.
+/// Records the result with the callback. Returns `None` if another job is responsible for it by now.
 fn record_at_callback(tx: &Tx<'_>, ctx: &Ctx, told: &Told) -> Result<Option<Next>, Error> {
     let Some(kept) = rows::find(tx, told.id)?.filter(|kept| kept.shown.state.is_open()) else {
         return Ok(None);
@@ -215,7 +217,7 @@ fn record_at_callback(tx: &Tx<'_>, ctx: &Ctx, told: &Told) -> Result<Option<Next
     let next = rules::next(ended(told), ladder + 1, asked, told.part);
     let is_own = shown.job_id == told.job;
     match next {
-        // Another job sends it already.
+        // Another job already delivers this callback.
         Next::Again(_) | Next::GivenUp if !is_own => {
             rows::update(tx, &shown, ladder)?;
             return Ok(None);
@@ -232,7 +234,7 @@ fn record_at_callback(tx: &Tx<'_>, ctx: &Ctx, told: &Told) -> Result<Option<Next
     Ok(Some(next))
 }
 
-/// Ends a callback; the caller writes the row.
+/// Ends a callback. The caller writes the row.
 pub fn finish(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -247,7 +249,7 @@ pub fn finish(
     tx.emit(ctx, events::of_callback(kind, shown));
 }
 
-/// Gives a callback up without sending it.
+/// Fails a callback without sending it.
 async fn give_up(app: &App, ctx: &Ctx, id: CallbackId, reason: Reason) -> Result<Done, JobError> {
     app.write(ctx, move |tx, ctx| {
         tx.lock(LOCK, [id])?;
@@ -273,7 +275,7 @@ fn attempt(told: &Told, number: i64) -> Attempt {
     }
 }
 
-/// What is kept of an answer, in text that both databases hold.
+/// Returns the part of a response that is stored, as text that both databases can store.
 fn captured(received: &Received) -> Captured {
     let mut bytes = 0;
     let lines = received.headers.iter().map(|(name, value)| {

@@ -1,4 +1,5 @@
-//! Maintenance of callbacks: deletes those that ended long ago, and enqueues open ones again whose job is gone.
+//! Maintenance of callbacks: deletes callbacks that ended long ago, and enqueues open callbacks whose job is
+//! gone.
 
 use std::time::Duration;
 
@@ -8,17 +9,18 @@ use kith_store::Error;
 
 use super::{commands, rows};
 
-/// How long a callback and its attempts are kept after its end.
+/// Retention of a callback and its attempts after its end.
 const KEPT: Duration = days(30);
-/// Callbacks forgotten in one transaction.
+/// Number of callbacks processed in one transaction.
 const AT_ONCE: i64 = 200;
-/// How long past its time an open callback is before its job is looked for. Shorter delays are ordinary queueing.
+/// Time past its next attempt after which the job of an open callback is checked. Shorter delays are ordinary
+/// queueing.
 const OVERDUE: Duration = minutes(1);
 
-/// Forgets what is due. Any number of nodes may do it at once.
+/// Deletes callbacks whose retention is over. Several nodes may run it at once.
 ///
 /// # Errors
-/// The database's.
+/// Returns an error if the database operation fails.
 pub async fn forget_ended(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     loop {
@@ -33,11 +35,11 @@ pub async fn forget_ended(app: App) -> Result<(), UpkeepError> {
     }
 }
 
-/// Enqueues the delivery of each overdue callback whose job has ended or is gone, so that it is delivered whatever became of
-/// the job. Any number of nodes may run this at once.
+/// Enqueues the delivery of each overdue callback whose job has ended or is gone. Several nodes may run it at
+/// once.
 ///
 /// # Errors
-/// Returns an error if the database cannot be reached.
+/// Returns an error if the database operation fails.
 pub async fn enqueue_lost(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("callbacks");
     let mut after = None;

@@ -1,4 +1,5 @@
-//! What callbacks tell those who run the server. Never a query, a header or a body: they may hold secrets.
+//! Events of callbacks for operators. Their payloads never contain a query, a header or a body, which may
+//! contain secrets.
 
 use kith_kernel::UserId;
 use kith_store::NewEvent;
@@ -19,7 +20,7 @@ pub const ENABLED: &str = "callback_endpoint.enabled";
 pub const RECURRING_CREATED: &str = "recurring_callback.created";
 pub const RECURRING_DELETED: &str = "recurring_callback.deleted";
 
-/// All of them.
+/// Kinds of events that this module emits.
 pub const KINDS: &[&str] = &[
     CREATED,
     DELIVERED,
@@ -34,7 +35,7 @@ pub const KINDS: &[&str] = &[
     RECURRING_DELETED,
 ];
 
-/// Something about a callback.
+/// Builds an event about a callback.
 pub fn of_callback(kind: &'static str, callback: &Callback) -> NewEvent {
     let CallbackId(subject) = callback.id;
     let payload = json!({
@@ -47,7 +48,7 @@ pub fn of_callback(kind: &'static str, callback: &Callback) -> NewEvent {
     NewEvent { kind, subject, recipients: vec![], payload }
 }
 
-/// Something about an endpoint, for `administrators` where they are to learn of it.
+/// Builds an event about an endpoint, with the administrators who are to be notified as recipients.
 pub fn of_endpoint(
     kind: &'static str,
     EndpointId(subject): EndpointId,
@@ -58,7 +59,7 @@ pub fn of_endpoint(
     NewEvent { kind, subject, recipients: administrators, payload: json!({ "url": url, "because": because }) }
 }
 
-/// Something about a recurring callback.
+/// Builds an event about a recurring callback.
 pub fn of_recurring(kind: &'static str, recurring: &KeptRecurring) -> NewEvent {
     let RecurringId(subject) = recurring.id;
     let payload = json!({

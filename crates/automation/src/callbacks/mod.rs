@@ -1,5 +1,6 @@
-//! HTTP callbacks: requests that Kith sends for others, signed, until they arrive or are given up; and the endpoints that
-//! receive them. Never where requests may go (`kith_platform::outbound`), nor when a job is run (`kith_jobs`).
+//! HTTP callbacks: signed requests that the server sends for callers and retries, and the endpoints that
+//! receive them. The allowed targets are decided in `kith_platform::outbound`, the execution of jobs in
+//! `kith_jobs`.
 
 mod commands;
 mod delivery;
@@ -21,11 +22,11 @@ use serde::{Deserialize, Serialize};
 
 use model::{CallbackId, RecurringId};
 
-/// The job that delivers a callback. It says itself when it is to be run again, by the callback's own ladder.
+/// Job that delivers a callback. Its retries follow the retry schedule of the callback.
 const DELIVERY: JobType<Delivery> =
     JobType::new("callbacks.deliver", "callbacks").retry(Retry::times(MOST_ATTEMPTS));
 
-/// Which callback a job delivers. What it sends stands with the callback.
+/// Payload of the job that delivers a callback.
 #[derive(Debug, Serialize, Deserialize)]
 struct Delivery {
     callback_id: CallbackId,
@@ -36,10 +37,10 @@ async fn deliver(app: App, run: Run) -> Result<Done, JobError> {
     delivery::deliver(&app, callback_id, run.id).await
 }
 
-/// The job that stands for one time of a recurring callback.
+/// Job of one run of a recurring callback.
 const OCCASION: JobType<Occasion> = JobType::new("callbacks.recur", "callbacks");
 
-/// Which recurring callback it is time for.
+/// Payload of the job of one run.
 #[derive(Debug, Serialize, Deserialize)]
 struct Occasion {
     recurring_id: RecurringId,
@@ -50,7 +51,7 @@ async fn occur(app: App, run: Run) -> Result<Done, JobError> {
     recurring::occur(&app, recurring_id, run.id).await
 }
 
-/// What the server mounts.
+/// The module `callbacks`.
 pub static MODULE: Module = Module {
     needs: &["accounts"],
     tags: &[Tag {

@@ -1,4 +1,4 @@
-//! Reads about callbacks and endpoints.
+//! Read operations of callbacks and endpoints.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Page, PageLimit, Timestamp};
@@ -10,38 +10,38 @@ use super::model::{
 };
 use super::{rows, sealed};
 
-/// Attempts that are told with a callback.
+/// Maximum number of attempts in the details of a callback.
 const ATTEMPTS: i64 = 50;
 
-/// Which callbacks are asked for.
+/// Filter and page of a list of callbacks.
 #[derive(Clone, Debug)]
 pub struct CallbackList {
-    /// Only those that stand so.
+    /// State of the callbacks.
     pub state: Option<CallbackState>,
-    /// Only those to this endpoint.
+    /// Endpoint of the callbacks.
     pub endpoint: Option<EndpointId>,
-    /// Only those that came of this recurring one.
+    /// Recurring callback that created the callbacks.
     pub recurring: Option<RecurringId>,
-    /// Only older ones.
+    /// ID below which the page begins.
     pub before: Option<CallbackId>,
-    /// How many.
+    /// Maximum number of callbacks.
     pub limit: PageLimit,
 }
 
-/// Callbacks, the newest first.
+/// Returns a page of callbacks, newest first.
 ///
 /// # Errors
-/// The database's.
+/// Returns the store's error if the query fails.
 pub fn list(q: &Query<'_>, list: &CallbackList) -> Result<Page<Callback>, Error> {
     let before = list.before.unwrap_or(CallbackId(Uuid::max()));
     let found = rows::list(q, list.state, list.endpoint, list.recurring, before, list.limit.rows())?;
     Ok(Page::from_rows(found, list.limit, |last| last.id))
 }
 
-/// A callback with its attempts.
+/// Returns a callback with its attempts.
 ///
 /// # Errors
-/// [`CallbackError::CallbackNotFound`].
+/// Returns [`CallbackError::CallbackNotFound`] if it does not exist.
 pub fn get(q: &Query<'_>, keyring: &Keyring, id: CallbackId) -> Result<CallbackDetails, CallbackError> {
     let kept = rows::find(q, id)?.ok_or(CallbackError::CallbackNotFound)?;
     let headers = sealed::open_headers(keyring, &sealed::headers_name(id), kept.headers.as_deref());
@@ -54,10 +54,10 @@ pub fn get(q: &Query<'_>, keyring: &Keyring, id: CallbackId) -> Result<CallbackD
     })
 }
 
-/// Endpoints, the newest first.
+/// Returns a page of endpoints, newest first.
 ///
 /// # Errors
-/// The database's.
+/// Returns the store's error if the query fails.
 pub fn list_endpoints(
     q: &Query<'_>,
     before: Option<EndpointId>,
@@ -68,10 +68,10 @@ pub fn list_endpoints(
     Ok(Page::from_rows(found, limit, |last| last.id).map(|endpoint| endpoint.shown(now)))
 }
 
-/// An endpoint.
+/// Returns an endpoint.
 ///
 /// # Errors
-/// [`CallbackError::EndpointNotFound`].
+/// Returns [`CallbackError::EndpointNotFound`] if it does not exist.
 pub fn get_endpoint(q: &Query<'_>, id: EndpointId, now: Timestamp) -> Result<Endpoint, CallbackError> {
     rows::find_endpoint(q, id)?.map(|kept| kept.shown(now)).ok_or(CallbackError::EndpointNotFound)
 }

@@ -1,5 +1,5 @@
-//! Callbacks that are sent again and again: what is sent stands here, when stands with a schedule of the job engine, and each
-//! time a callback is made that goes its own way.
+//! Recurring callbacks. The request is stored here, its times in a schedule of the job engine. Each time
+//! creates a callback, which is then independent.
 
 use kith_jobs::schedules::{self, Missed, Plan, Schedule, ScheduleError};
 use kith_jobs::{Done, JobError, JobId};
@@ -15,92 +15,99 @@ use super::commands::{self, LOCK, Sending};
 use super::model::{CallbackError, EndpointId, Message, RecurringId, To};
 use super::{OCCASION, Occasion, events, rows, sealed};
 
-/// Runs that are told ahead.
+/// Number of upcoming times in a response.
 const PREVIEW: usize = 5;
 
-/// What becomes of times that passed while nobody was there to send.
+/// Handling of runs that were missed because no server was running.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MissedCallbacks {
-    /// Nothing is sent for them.
+    /// Send nothing for them.
     Skip,
-    /// One is sent, for the latest.
+    /// Send one callback, for the latest.
     #[default]
     Latest,
-    /// One is sent for each, the latest hundred at most.
+    /// Send one callback for each of them, at most for the latest 100.
     All,
 }
 
-/// A recurring callback that somebody asks for, checked but for its schedule.
+/// Recurring callback to create, checked except for its schedule.
 #[derive(Clone, Debug)]
 pub struct RecurringDraft {
-    /// Where to.
+    /// Target.
     pub to: To,
-    /// What is sent.
+    /// Request to send.
     pub message: Message,
-    /// A cron pattern, or `@every` and a duration.
+    /// Schedule expression: cron, a macro, or `@every` with a duration.
     pub schedule: String,
-    /// The IANA time zone that it goes by.
+    /// IANA time zone.
     pub zone: String,
-    /// What becomes of missed times.
+    /// Handling of missed runs.
     pub missed: MissedCallbacks,
 }
 
-/// What is sent again and again, as it is kept.
+/// Recurring callback as stored.
 #[derive(Clone, Debug)]
 pub struct KeptRecurring {
-    /// Which.
+    /// Recurring callback ID.
     pub id: RecurringId,
-    /// Whose endpoint.
+    /// ID of the endpoint.
     pub endpoint_id: EndpointId,
-    /// With its query.
+    /// Target URL, with its query.
     pub url: String,
-    /// `POST`.
+    /// HTTP method.
     pub method: String,
-    /// Sealed.
+    /// Sealed headers, if any.
     pub headers: Option<Vec<u8>>,
-    /// The body.
+    /// Body, if any.
     pub body: Option<String>,
-    /// How long the receiver may take.
+    /// Maximum time in milliseconds to wait for the response.
     pub timeout_ms: Option<i64>,
-    /// When it was made.
+    /// Time of creation.
     pub created_at: Timestamp,
 }
 
-/// A callback that is sent again and again.
+/// Recurring callback.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct RecurringCallback {
+    /// Recurring callback ID.
     pub id: RecurringId,
+    /// ID of the endpoint.
     pub endpoint_id: EndpointId,
+    /// Target URL, with its query.
     pub url: String,
-    /// `POST`.
+    /// HTTP method.
     pub method: String,
-    /// The body as it is sent.
+    /// Body as sent; `null` if there is none.
     #[schema(required = true)]
     pub body: Option<String>,
-    /// The schedule of the job engine, by which it is paused, resumed and run at once: `/api/v1/schedules/…`.
+    /// Name of its schedule. Use `/api/v1/schedules/{name}` to pause, resume or run it.
     pub schedule_name: String,
-    /// A cron pattern, or `@every` and a duration; null if that schedule is gone.
+    /// Schedule expression; `null` if the schedule was deleted.
     #[schema(required = true)]
     pub schedule: Option<String>,
-    /// The IANA time zone that it goes by.
+    /// Time zone as a name of the IANA time zone database; `null` if the schedule was deleted.
     #[schema(required = true)]
     pub time_zone: Option<String>,
+    /// `true` if the schedule is paused.
     pub paused: bool,
-    /// When it was last due.
+    /// Time of the latest regular run; `null` if there was none.
     #[schema(required = true)]
     pub last_at: Option<Timestamp>,
-    /// When it is due next, five times ahead at most.
+    /// Times of the next runs, at most five.
     pub next: Vec<Timestamp>,
+    /// Time at which the recurring callback was created.
     pub created_at: Timestamp,
 }
 
-/// A recurring callback that was just made.
+/// New recurring callback.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct NewRecurringCallback {
+    /// Recurring callback.
     #[serde(flatten)]
     pub recurring: RecurringCallback,
-    /// If its endpoint was made with it: the secret of that endpoint, told this once.
+    /// Signing secret of the endpoint if it was created with this recurring callback, returned once; else
+    /// `null`.
     #[schema(required = true, example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
     pub secret: Option<String>,
 }
@@ -134,11 +141,12 @@ fn refused(error: ScheduleError) -> CallbackError {
     CallbackError::Invalid(vec![FieldError::new(pointer, code, format!("{error}."))])
 }
 
-/// Makes a recurring callback, its schedule, and its endpoint if there is none for its address.
+/// Creates a recurring callback with its schedule, and the endpoint if it does not exist.
 ///
 /// # Errors
-/// [`CallbackError::Invalid`] if its schedule cannot be read or is over; [`CallbackError::EndpointNotFound`],
-/// [`CallbackError::EndpointDisabled`], [`CallbackError::TooManySchedules`].
+/// Returns [`CallbackError::Invalid`] if the schedule expression or time zone is invalid or has no further
+/// runs, and [`CallbackError::EndpointNotFound`], [`CallbackError::EndpointDisabled`] or
+/// [`CallbackError::TooManySchedules`].
 pub fn create(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -172,15 +180,15 @@ pub fn create(
     Ok(NewRecurringCallback { recurring: shown(kept, Some(schedule), ctx.now), secret })
 }
 
-/// Ends a recurring callback. Those that it has made go their way.
+/// Deletes a recurring callback and its schedule. Callbacks that it has created are still sent.
 ///
 /// # Errors
-/// [`CallbackError::CallbackNotFound`].
+/// Returns [`CallbackError::CallbackNotFound`] if it does not exist.
 pub fn delete(tx: &Tx<'_>, ctx: &Ctx, id: RecurringId) -> Result<(), CallbackError> {
     tx.lock(LOCK, [id])?;
     let kept = rows::find_recurring(tx, id)?.ok_or(CallbackError::CallbackNotFound)?;
     match schedules::delete(tx, ctx, &schedule_name(id), None) {
-        // Somebody who administers schedules was faster.
+        // The schedule may have been deleted through the schedules API.
         Ok(()) | Err(ScheduleError::Unknown) => {}
         Err(error) => return Err(refused(error)),
     }
@@ -190,10 +198,10 @@ pub fn delete(tx: &Tx<'_>, ctx: &Ctx, id: RecurringId) -> Result<(), CallbackErr
     Ok(())
 }
 
-/// Recurring callbacks, the newest first.
+/// Returns a page of recurring callbacks, newest first.
 ///
 /// # Errors
-/// The database's.
+/// Returns the store's error if a query fails.
 pub fn list(
     q: &Query<'_>,
     before: Option<RecurringId>,
@@ -206,10 +214,10 @@ pub fn list(
     Ok(Page { items, next_cursor })
 }
 
-/// A recurring callback.
+/// Returns a recurring callback.
 ///
 /// # Errors
-/// [`CallbackError::CallbackNotFound`].
+/// Returns [`CallbackError::CallbackNotFound`] if it does not exist.
 pub fn get(q: &Query<'_>, id: RecurringId, now: Timestamp) -> Result<RecurringCallback, CallbackError> {
     let kept = rows::find_recurring(q, id)?.ok_or(CallbackError::CallbackNotFound)?;
     Ok(with_schedule(q, kept, now)?)
@@ -239,10 +247,11 @@ fn shown(kept: KeptRecurring, schedule: Option<Schedule>, now: Timestamp) -> Rec
     }
 }
 
-/// Makes the callback of one time, for the job that stands for it.
+/// Creates the callback of one run. `job` is the job of the run and creates at most one callback.
 ///
 /// # Errors
-/// [`JobError`] if the database does not answer, or what was sealed cannot be opened.
+/// Returns a [`JobError`] that retries the job if the database operation fails or the sealed headers cannot
+/// be opened.
 pub async fn occur(app: &App, id: RecurringId, job: JobId) -> Result<Done, JobError> {
     let keyring = std::sync::Arc::clone(&app.keyring);
     app.write(&app.system_ctx("callbacks"), move |tx, ctx| make(tx, ctx, &keyring, id, job))
@@ -260,7 +269,7 @@ fn make(tx: &Tx<'_>, ctx: &Ctx, keyring: &Keyring, id: RecurringId, job: JobId) 
     let headers = sealed::open_headers(keyring, &headers_name(id), kept.headers.as_deref());
     let message = Message {
         method: kept.method.parse().unwrap_or(http::Method::POST),
-        headers: headers.ok_or_else(|| Error::fault("its headers were sealed with another secret"))?,
+        headers: headers.ok_or_else(|| Error::fault("headers were sealed with another secret"))?,
         body: kept.body,
         timeout: kept.timeout_ms.and_then(|ms| u64::try_from(ms).ok()).map(std::time::Duration::from_millis),
     };

@@ -1,5 +1,5 @@
-//! When a callback is sent, sent again and given up, and when its endpoint is left alone. Pure: all of it is told the
-//! time.
+//! Rules of callbacks: retry schedule, `Retry-After`, and the circuit breaker of an endpoint. Pure functions:
+//! time is passed in.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,43 +7,45 @@ use kith_kernel::{Timestamp, days, hours, minutes, seconds};
 
 use super::model::BreakerState;
 
-/// The waits after the first, second, … failure: those of Standard Webhooks 1.0. After one more it is given up.
+/// Retry schedule: waits after the first to the ninth failed attempt, as Standard Webhooks 1.0 recommends.
+/// After the tenth failure, the callback fails.
 pub const LADDER: [Duration; 9] =
     [seconds(5), minutes(5), minutes(30), hours(2), hours(5), hours(10), hours(14), hours(20), hours(24)];
-/// The longest `Retry-After` that is heeded.
+/// Maximum wait that `Retry-After` can request.
 const LONGEST_ASKED: Duration = hours(24);
-/// Failures in a row that open a breaker.
+/// Number of consecutive failures that open a circuit breaker.
 pub const FAILURES_TO_OPEN: i64 = 5;
-/// How long a breaker stays open the first time; twice as long each further time, up to the longest.
+/// Time for which a circuit breaker opens first. It doubles with each further opening, up to
+/// [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = seconds(30);
 const LONGEST_PAUSE: Duration = minutes(10);
-/// An endpoint that has failed for so long without a success is disabled.
+/// Time without a success after which a failing endpoint is disabled.
 pub const FAILING_FOR: Duration = days(5);
 
-/// How an attempt ended.
+/// Result of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// With this status.
+    /// A response with this status.
     Answered(u16),
-    /// Without an answer.
+    /// No response.
     Unanswered,
 }
 
-/// What becomes of a callback after an attempt.
+/// Decision on a callback after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// It has arrived.
+    /// Delivered.
     Delivered,
-    /// It is sent again after this time.
+    /// Send again after this wait.
     Again(Duration),
-    /// It was tried often enough.
+    /// Failed: the retry schedule is over.
     GivenUp,
-    /// The receiver wants nothing more, ever: 410.
+    /// Failed: the endpoint responded with 410.
     Gone,
 }
 
-/// What follows from an attempt, the `attempts`-th of its ladder. `asked` is what stood in `Retry-After`, `part` (0 to 1) how
-/// much of the jitter, a tenth of the wait, is added.
+/// Decides on a callback after the `attempts`-th attempt of its retry schedule. `asked` is the wait of
+/// `Retry-After`. `part`, 0 to 1, is the fraction of the jitter, a tenth of the wait, that is added.
 pub fn next(ended: Ended, attempts: i64, asked: Option<Duration>, part: f64) -> Next {
     match ended {
         Ended::Answered(200..=299) => return Next::Delivered,
@@ -56,8 +58,9 @@ pub fn next(ended: Ended, attempts: i64, asked: Option<Duration>, part: f64) -> 
     Next::Again(wait + wait.mul_f64(part.clamp(0.0, 1.0) / 10.0))
 }
 
-/// The wait that `Retry-After` asks for (RFC 9110, 10.2.3): a number of seconds, or a date, which counts from the answer's
-/// own `Date`, so that no difference between clocks matters. `now` stands in for a missing one.
+/// Parses `Retry-After` (RFC 9110, section 10.2.3): a number of seconds, or a date. A date is relative to
+/// `date`, the `Date` header of the response, so that clock differences do not matter, or to `now` if there
+/// is none.
 pub fn retry_after(text: &str, date: Option<&str>, now: Timestamp) -> Option<Duration> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if is_number {
@@ -67,39 +70,40 @@ pub fn retry_after(text: &str, date: Option<&str>, now: Timestamp) -> Option<Dur
     Some(at.since(date.and_then(http_date).unwrap_or(now)))
 }
 
-/// An HTTP date in any of its three formats (RFC 9110, 5.6.7).
+/// Parses an HTTP date in any of its three formats (RFC 9110, section 5.6.7).
 fn http_date(text: &str) -> Option<Timestamp> {
     let since_epoch = httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     i64::try_from(since_epoch.as_millis()).ok().map(Timestamp::from_millis)
 }
 
-/// Whether an endpoint is asked at all: closed, it is; open, it is left alone for a while; then, half open, one request
-/// finds out. Kept with the endpoint, so that all nodes count together.
+/// Circuit breaker of an endpoint. Closed: requests are sent. Open: no requests are sent for a while. Half
+/// open: one request is sent as a probe. Stored with the endpoint, so that all nodes count together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Breaker {
-    /// In a row.
+    /// Number of consecutive failures.
     pub failures: i64,
-    /// Since when it is open, if it is not closed.
+    /// Time of the last opening; `None` if it is closed.
     pub opened_at: Option<Timestamp>,
-    /// How often it was opened since it was closed last.
+    /// Number of openings since it was last closed.
     pub openings: i64,
-    /// Until when a probe that is under way may take.
+    /// Time until which a running probe may take.
     pub probe_until: Option<Timestamp>,
 }
 
-/// What a breaker says.
+/// Decision of a circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// Send.
     Send,
-    /// Send, and find out whether the endpoint is back.
+    /// Send as a probe.
     Probe,
-    /// Not before then.
+    /// Do not send before this time.
     Wait(Timestamp),
 }
 
 impl Breaker {
-    /// How it stands at `now`, and when the next request may be sent if it is not closed.
+    /// Returns the state at `now`, and, unless it is closed, the time from which on the next request may be
+    /// sent.
     pub fn state(&self, now: Timestamp) -> (BreakerState, Option<Timestamp>) {
         match self.opens_until() {
             None => (BreakerState::Closed, None),
@@ -113,8 +117,8 @@ impl Breaker {
         Some(self.opened_at? + (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE))
     }
 
-    /// Whether a request may be sent at `now`. A probe is admitted alone, and has until `probe_for` has passed to tell how it
-    /// ended: whoever dies over one does not keep the breaker.
+    /// Decides whether a request may be sent at `now`. Only one probe runs at a time. If its result is not
+    /// recorded within `probe_for`, another probe may be sent.
     pub fn admit(&mut self, now: Timestamp, probe_for: Duration) -> Admission {
         match self.opens_until() {
             None => Admission::Send,
@@ -129,12 +133,13 @@ impl Breaker {
         }
     }
 
-    /// A request has succeeded, whenever it was admitted.
+    /// Records a success: closes the circuit breaker, whenever the request was admitted.
     pub fn succeeded(&mut self) {
         *self = Self::default();
     }
 
-    /// A request has failed. One that was admitted while the breaker was closed says nothing new of an open one.
+    /// Records a failure. The failure of a request that was admitted while the circuit breaker was closed
+    /// does not open it again.
     pub fn failed(&mut self, now: Timestamp, was_probe: bool) {
         self.failures = self.failures.saturating_add(1);
         let opens = match self.opened_at {
@@ -148,7 +153,7 @@ impl Breaker {
     }
 }
 
-/// Whether an endpoint that has failed since `since` without a success, and fails at `now`, is to be disabled.
+/// Returns `true` if an endpoint that has failed since `since` without a success must be disabled at `now`.
 pub fn is_hopeless(since: Option<Timestamp>, now: Timestamp) -> bool {
     since.is_some_and(|since| now.since(since) >= FAILING_FOR)
 }

@@ -1,4 +1,4 @@
-//! The ladder as the specification has it, and the breaker against a model of what it is to do.
+//! Tests of the retry schedule against the specification, and of the circuit breaker against a model.
 
 use proptest::prelude::*;
 
@@ -11,7 +11,7 @@ fn at(s: u64) -> Timestamp {
 }
 
 #[test]
-fn the_ladder_is_that_of_the_specification() {
+fn retry_delays_match_specification() {
     let mut since_start = Duration::ZERO;
     let mut starts = vec![since_start];
     for attempts in 1..=9 {
@@ -29,7 +29,7 @@ fn the_ladder_is_that_of_the_specification() {
 }
 
 #[test]
-fn each_status_means_what_the_specification_says() {
+fn response_status_decides_retry() {
     for status in 100..600 {
         let expected = match status {
             200..=299 => Next::Delivered,
@@ -42,7 +42,7 @@ fn each_status_means_what_the_specification_says() {
 }
 
 #[test]
-fn a_receiver_may_ask_for_a_longer_wait_within_bounds_and_never_for_a_shorter_one() {
+fn retry_after_lengthens_delay_within_bounds() {
     let wait = |asked| match next(Ended::Answered(503), 2, Some(asked), 0.0) {
         Next::Again(wait) => wait,
         other => panic!("{other:?}"),
@@ -73,14 +73,14 @@ fn a_receiver_may_ask_for_a_longer_wait_within_bounds_and_never_for_a_shorter_on
 }
 
 #[test]
-fn an_endpoint_is_hopeless_after_five_days_and_not_before() {
+fn endpoint_is_disabled_after_five_days_of_failures() {
     assert!(!is_hopeless(None, at(0) + days(9)));
     assert!(!is_hopeless(Some(at(0)), at(0) + days(5) - Duration::from_millis(1)));
     assert!(is_hopeless(Some(at(0)), at(0) + days(5)));
 }
 
 #[test]
-fn an_open_breaker_lets_one_request_find_out() {
+fn open_circuit_breaker_admits_single_probe() {
     let mut breaker = Breaker::default();
     for _ in 0..FAILURES_TO_OPEN {
         assert_eq!(breaker.admit(at(0), PROBE), Admission::Send);
@@ -94,7 +94,7 @@ fn an_open_breaker_lets_one_request_find_out() {
     breaker.failed(at(31), true);
     assert_eq!(breaker.state(at(90)), (BreakerState::Open, Some(at(91))), "twice as long");
     assert_eq!(breaker.admit(at(91), PROBE), Admission::Probe);
-    // Whoever sent the probe died over it.
+    // The sender of the probe died.
     assert_eq!(breaker.admit(at(121), PROBE), Admission::Probe);
     breaker.succeeded();
     assert_eq!(breaker, Breaker::default());
@@ -102,7 +102,7 @@ fn an_open_breaker_lets_one_request_find_out() {
 }
 
 #[test]
-fn pauses_grow_to_ten_minutes_and_no_further() {
+fn open_period_doubles_up_to_ten_minutes() {
     let mut breaker = Breaker { failures: 4, ..Breaker::default() };
     let mut now = at(0);
     breaker.failed(now, false);
@@ -118,14 +118,14 @@ fn pauses_grow_to_ten_minutes_and_no_further() {
     assert_eq!(breaker.state(now), (BreakerState::Open, Some(now + minutes(10))));
 }
 
-/// What happens to an endpoint, seen from outside.
+/// Step of the model.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// Somebody wants to send.
+    /// A request asks for admission.
     Ask,
-    /// The n-th of those that are under way ends well, or badly.
+    /// The n-th running request succeeds or fails.
     End(usize, bool),
-    /// One that is under way is never heard of again.
+    /// The n-th running request never reports a result.
     Die(usize),
     /// Seconds pass.
     Pass(u64),
@@ -143,14 +143,14 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
-    /// However requests overlap, fail, succeed or vanish, and whatever time passes: a breaker that has seen enough failures
-    /// in a row admits nothing until its pause is over, then one at a time; it never stays shut for good; and a success
-    /// closes it.
+    /// For all orders of overlapping, failing, succeeding and lost requests: after enough consecutive
+    /// failures, the circuit breaker admits nothing until its pause is over, then one probe at a time. It
+    /// always admits a probe eventually, and a success closes it.
     #[test]
-    fn a_breaker_admits_as_its_model_does(steps in prop::collection::vec(step(), 1..200)) {
+    fn circuit_breaker_matches_model(steps in prop::collection::vec(step(), 1..200)) {
         let mut breaker = Breaker::default();
         let mut now = at(1_000_000);
-        // Of each that is under way: whether it is a probe, and when it was admitted.
+        // Running requests: whether each is a probe, and when it was admitted.
         let mut under_way: Vec<(bool, Timestamp)> = Vec::new();
         let mut failures_in_a_row = 0;
         for step in steps {
@@ -177,7 +177,8 @@ proptest! {
                             prop_assert_eq!(before, breaker);
                             let later = breaker.admit(until, PROBE);
                             breaker = before;
-                            // What is waited for is a probe's turn, or the end of a probe that began after that.
+                            // The wait ends when a probe may be sent: after the pause, or after the time of a
+                            // running probe.
                             prop_assert_eq!(later, Admission::Probe);
                         }
                     }
@@ -188,7 +189,7 @@ proptest! {
                         breaker.succeeded();
                         failures_in_a_row = 0;
                         prop_assert_eq!(breaker.state(now), (BreakerState::Closed, None));
-                        // Those that were probes of a breaker that is closed by now are requests like others.
+                        // Probes admitted before the circuit breaker closed now count as ordinary requests.
                         under_way.iter_mut().for_each(|(probe, _)| *probe = false);
                     } else {
                         breaker.failed(now, was_probe);

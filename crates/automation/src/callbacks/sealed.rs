@@ -1,5 +1,5 @@
-//! What the database keeps sealed of callbacks: signing secrets, and the headers of requests. Never logged, never told but
-//! where a secret is made.
+//! Seals and opens the signing secrets of endpoints and the headers of callbacks, which the database stores
+//! encrypted. They are never logged; a secret is returned only when it is created.
 
 use kith_kernel::{Ctx, Timestamp};
 use kith_platform::auth::Keyring;
@@ -7,15 +7,15 @@ use kith_platform::outbound::signature::SigningSecret;
 
 use super::model::{CallbackId, EndpointId, KeptEndpoint};
 
-/// A new secret and what is kept of it.
+/// Creates a signing secret. Returns it with its sealed form.
 pub fn new_secret(keyring: &Keyring, ctx: &Ctx, endpoint: EndpointId) -> (SigningSecret, Vec<u8>) {
     let secret = SigningSecret::fresh(ctx.randomness());
     let sealed = keyring.seal(ctx.randomness(), &endpoint_name(endpoint), secret.as_bytes());
     (secret, sealed)
 }
 
-/// The secrets that a callback to `endpoint` is signed with at `now`, the present one first; nothing if they were sealed
-/// with another key.
+/// Opens the secrets that sign a callback to `endpoint` at `now`, present secret first. Returns `None` if
+/// they were sealed with another key.
 pub fn secrets(keyring: &Keyring, endpoint: &KeptEndpoint, now: Timestamp) -> Option<Vec<SigningSecret>> {
     let previous = endpoint.previous.as_ref().filter(|(_, until)| now < *until).map(|(sealed, _)| sealed);
     let open = |sealed: &Vec<u8>| {
@@ -25,7 +25,7 @@ pub fn secrets(keyring: &Keyring, endpoint: &KeptEndpoint, now: Timestamp) -> Op
     std::iter::once(&endpoint.secret).chain(previous).map(open).collect()
 }
 
-/// Headers as they are kept; none where there are none.
+/// Seals headers. Returns `None` if there are none.
 pub fn seal_headers(
     keyring: &Keyring,
     ctx: &Ctx,
@@ -39,7 +39,7 @@ pub fn seal_headers(
     Some(keyring.seal(ctx.randomness(), name, &json))
 }
 
-/// Headers as they are sent; nothing if they were sealed with another key.
+/// Opens sealed headers. Returns `None` if they were sealed with another key.
 pub fn open_headers(keyring: &Keyring, name: &str, sealed: Option<&[u8]>) -> Option<Vec<(String, String)>> {
     let Some(sealed) = sealed else { return Some(Vec::new()) };
     serde_json::from_slice(&keyring.open(name, sealed)?).ok()
@@ -49,7 +49,7 @@ fn endpoint_name(endpoint: EndpointId) -> String {
     format!("callback_endpoint:{endpoint}")
 }
 
-/// Under what the headers of a callback are sealed.
+/// Returns the name under which the headers of a callback are sealed.
 pub fn headers_name(callback: CallbackId) -> String {
     format!("callback:{callback}")
 }

@@ -1,6 +1,6 @@
-//! The job engine for other programs: they enqueue jobs, look at them, take them out of queues, and say what became of them.
+//! The job engine over HTTP: other programs enqueue, watch, claim and report jobs.
 //!
-//! The engine itself is `kith_jobs`; here is what it is over HTTP, and what programs declare of their kinds of jobs.
+//! `kith_jobs` is the engine itself. This module adds the HTTP API and the declarations of job kinds.
 
 mod commands;
 mod http;
@@ -17,7 +17,7 @@ pub use model::{JobStatus, JobsError, RetryBody};
 pub use operating::{Order, carry_out};
 pub use rules::{check_operator, check_program};
 
-/// What the server mounts. `jobs` is what the engine itself calls its tables.
+/// The module `job_queues`. The name `jobs` belongs to the engine's tables.
 pub static MODULE: Module = Module {
     needs: &["accounts"],
     tags: &[

@@ -1,4 +1,4 @@
-//! What those do with jobs who have the machine itself: the same as over HTTP, told as lines of text.
+//! Operations on jobs and queues for operators at the command line. Results are lines of text.
 
 use kith_jobs::{CancelOutcome, JobFilter, JobRecord, RetryOutcome};
 use kith_kernel::Problem;
@@ -10,66 +10,66 @@ use super::commands::{self, DRAINED};
 use super::model::{JobStatus, JobsError};
 use super::queries;
 
-/// Dead letters that are redriven in one transaction.
+/// Maximum number of dead letters redriven in one transaction.
 const REDRIVEN: i64 = 1_000;
 
-/// What somebody wants done.
+/// Operation requested at the command line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
-    /// Jobs, newest first.
+    /// Lists jobs, newest first.
     List {
-        /// Those that stand so; none: all that have not ended.
+        /// State of the jobs; `None` for all that have not ended.
         state: Option<JobStatus>,
-        /// Those of this queue.
+        /// Queue of the jobs.
         queue: Option<String>,
-        /// Those of this kind.
+        /// Kind of the jobs.
         kind: Option<String>,
-        /// So many at most.
+        /// Maximum number of jobs.
         limit: u32,
     },
-    /// All that is known of one.
+    /// Shows a job.
     Show {
-        /// Which.
+        /// Job ID.
         id: i64,
     },
-    /// Run it now.
+    /// Runs a job now.
     Retry {
-        /// Which.
+        /// Job ID.
         id: i64,
     },
-    /// Take it back.
+    /// Cancels a job.
     Cancel {
-        /// Which.
+        /// Job ID.
         id: i64,
     },
-    /// How queues stand.
+    /// Lists queues.
     Queues,
-    /// Start nothing of it, or let it go on.
+    /// Pauses or resumes a queue.
     Pause {
-        /// Which.
+        /// Name of the queue.
         queue: String,
-        /// Whether it is to pause.
+        /// `true` to pause, `false` to resume.
         paused: bool,
     },
-    /// Take back all that waits in it.
+    /// Cancels all jobs of a queue that are not running.
     Drain {
-        /// Which.
+        /// Name of the queue.
         queue: String,
     },
-    /// Bring dead letters back to life.
+    /// Redrives dead letters.
     Redrive {
-        /// Those of this queue.
+        /// Queue of the jobs.
         queue: Option<String>,
-        /// Those of this kind.
+        /// Kind of the jobs.
         kind: Option<String>,
     },
 }
 
-/// Does what is wanted, and says what came of it.
+/// Runs an operation and returns its result as lines of text.
 ///
 /// # Errors
-/// What is in the way.
+/// Returns a problem if the operation is rejected or the database operation fails.
 pub async fn carry_out(app: &App, order: Order) -> Result<Vec<String>, Problem> {
     let ctx = app.system_ctx("command_line");
     Ok(match order {
@@ -91,7 +91,7 @@ pub async fn carry_out(app: &App, order: Order) -> Result<Vec<String>, Problem> 
             });
             vec![match retried.await? {
                 RetryOutcome::Hurried | RetryOutcome::Revived => format!("job {id} runs now"),
-                RetryOutcome::Anew(now) => format!("job {id} had ended; job {now} does it again"),
+                RetryOutcome::Anew(now) => format!("job {id} had ended; enqueued job {now} in its place"),
                 RetryOutcome::Live => return Err(JobsError::UnderWay.into()),
                 RetryOutcome::KeyHeld(holder) => return Err(JobsError::KeyHeld(holder).into()),
                 RetryOutcome::Unknown => return Err(JobsError::NotFound.into()),
@@ -99,13 +99,13 @@ pub async fn carry_out(app: &App, order: Order) -> Result<Vec<String>, Problem> 
         }
         Order::Cancel { id } => {
             let cancelled = app.write(&ctx, move |tx, ctx| {
-                let outcome = kith_jobs::cancel(tx, ctx, id, "somebody took it back")?;
+                let outcome = kith_jobs::cancel(tx, ctx, id, "cancelled on request")?;
                 tx.audit(ctx, "job.cancelled", id);
                 Ok::<_, JobsError>(outcome)
             });
             vec![match cancelled.await? {
-                CancelOutcome::Cancelled => format!("job {id} is cancelled"),
-                CancelOutcome::Asked => format!("job {id} runs and was asked to stop"),
+                CancelOutcome::Cancelled => format!("job {id} cancelled"),
+                CancelOutcome::Asked => format!("job {id} is running; cancellation requested"),
                 CancelOutcome::HadEnded => return Err(JobsError::HadEnded.into()),
                 CancelOutcome::Unknown => return Err(JobsError::NotFound.into()),
             }]
@@ -117,7 +117,7 @@ pub async fn carry_out(app: &App, order: Order) -> Result<Vec<String>, Problem> 
         Order::Pause { queue, paused } => {
             let name = queue.clone();
             app.write(&ctx, move |tx, ctx| commands::pause_queue(tx, ctx, &name, paused)).await?;
-            vec![format!("queue {queue} {}", if paused { "is paused" } else { "goes on" })]
+            vec![format!("queue {queue} {}", if paused { "paused" } else { "resumed" })]
         }
         Order::Drain { queue } => {
             let mut all = 0;
@@ -126,7 +126,7 @@ pub async fn carry_out(app: &App, order: Order) -> Result<Vec<String>, Problem> 
                 let drained = app.write(&ctx, move |tx, ctx| commands::drain_queue(tx, ctx, &name)).await?;
                 all += drained;
                 if drained < DRAINED {
-                    break vec![format!("{all} jobs of queue {queue} are cancelled")];
+                    break vec![format!("cancelled {all} jobs of queue {queue}")];
                 }
             }
         }
@@ -142,7 +142,7 @@ pub async fn carry_out(app: &App, order: Order) -> Result<Vec<String>, Problem> 
                 let redriven = redriven.await?;
                 all += redriven;
                 if redriven < REDRIVEN.unsigned_abs() {
-                    break vec![format!("{all} dead letters live again")];
+                    break vec![format!("redrove {all} dead letters")];
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Reads: jobs, kinds and queues as callers see them.
+//! Read operations of jobs, job kinds and queues.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,21 +13,21 @@ use super::model::{
 };
 use super::rows;
 
-/// How far back the rates of a list go.
+/// Period of the recent throughput of a queue.
 const LATELY: Duration = minutes(5);
-/// How far back a queue's past goes unless somebody asks for more.
+/// Default length of a queue's history.
 const USUAL_PAST: Duration = hours(1);
-/// As long as the engine keeps it.
+/// Maximum length of a queue's history: the engine's retention.
 const LONGEST_PAST: Duration = days(2);
-/// Rows that are read for it at most.
+/// Maximum number of rows read for a history.
 const ROWS: i64 = 20_000;
-/// Points of depth that are shown at most.
+/// Maximum number of depth samples in a response.
 const POINTS: usize = 500;
 
-/// All that is known of a job.
+/// Returns a job with its payload, result, log and dependencies.
 ///
 /// # Errors
-/// [`JobsError::NotFound`].
+/// Returns [`JobsError::NotFound`] if the job does not exist.
 pub fn get_details(q: &Query<'_>, id: i64) -> Result<JobDetails, JobsError> {
     let mut job = find_job(q, id)?;
     let (payload, result) = (std::mem::take(&mut job.payload), job.result.take());
@@ -43,26 +43,26 @@ pub fn get_details(q: &Query<'_>, id: i64) -> Result<JobDetails, JobsError> {
     })
 }
 
-/// A job, wherever it stands.
+/// Returns a job in any state.
 ///
 /// # Errors
-/// [`JobsError::NotFound`].
+/// Returns [`JobsError::NotFound`] if the job does not exist.
 pub fn find_job(q: &Query<'_>, id: i64) -> Result<JobRecord, JobsError> {
     kith_jobs::find_job(q, id)?.ok_or(JobsError::NotFound)
 }
 
-/// What is declared of a kind.
+/// Returns the declaration of a job kind.
 ///
 /// # Errors
-/// [`JobsError::NotFound`] if nothing is.
+/// Returns [`JobsError::NotFound`] if the kind is not declared.
 pub fn get_kind(q: &Query<'_>, kind: &str) -> Result<JobKind, JobsError> {
     rows::find_kind(q, kind)?.ok_or(JobsError::NotFound)
 }
 
-/// All queues, by name.
+/// Returns all queues, ordered by name.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`JobsError::Store`] if a query fails.
 pub fn list_queues(q: &Query<'_>, ctx: &Ctx) -> Result<Queues, JobsError> {
     let settings: BTreeMap<_, _> = kith_jobs::list_settings(q)?.into_iter().collect();
     let depths = kith_jobs::look(q, ctx.now)?;
@@ -83,10 +83,10 @@ pub fn list_queues(q: &Query<'_>, ctx: &Ctx) -> Result<Queues, JobsError> {
     Ok(Queues { items: items.collect() })
 }
 
-/// A queue and its past since `since`. One that nobody has heard of stands empty.
+/// Returns a queue with its history since `since`. An unknown queue is returned as empty.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`JobsError::Store`] if a query fails.
 pub fn get_queue(
     q: &Query<'_>,
     ctx: &Ctx,

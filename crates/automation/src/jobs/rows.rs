@@ -1,4 +1,5 @@
-//! All SQL about declared kinds of jobs, a function a statement. No decisions. What jobs are is the engine's.
+//! SQL statements of declared job kinds, one function per statement. No decisions. The engine has the
+//! statements of jobs.
 
 use kith_kernel::{StoredJson, Timestamp};
 use kith_store::{Error, Query, Row, Tx, params};
@@ -14,7 +15,7 @@ pub fn find_kind(q: &Query<'_>, kind: &str) -> Result<Option<JobKind>, Error> {
     )
 }
 
-/// Kinds by name, behind `after`; at most `limit`.
+/// Returns up to `limit` job kinds with a name above `after`, ordered by name.
 pub fn list_kinds(q: &Query<'_>, after: &str, limit: i64) -> Result<Vec<JobKind>, Error> {
     q.all(
         "SELECT kind, queue, schema, priority, max_attempts, base_ms, cap_ms, timeout_ms, updated_at FROM job_kinds

@@ -1,15 +1,15 @@
-//! Decides who may use the queues and job kinds that modules declare for their own work: nobody enqueues, claims or declares
-//! them over the API, administrators operate them, API keys do neither.
+//! Access to the queues and job kinds that modules reserve for their own work: no caller of the API enqueues,
+//! claims or declares them; administrators operate them; API keys do neither.
 
 use kith_kernel::{Actor, Ctx};
 use kith_platform::ReservedJobs;
 
 use super::model::JobsError;
 
-/// Rejects a queue or job kind that a module declares, for every caller.
+/// Rejects reserved queues and job kinds for every caller.
 ///
 /// # Errors
-/// [`JobsError::Reserved`].
+/// Returns [`JobsError::Reserved`] if the queue or the kind is reserved.
 pub fn check_program(
     reserved: ReservedJobs,
     queue: Option<&str>,
@@ -20,10 +20,11 @@ pub fn check_program(
     queue.or(kind).map_or(Ok(()), |(what, name)| Err(JobsError::Reserved { what, name: name.to_owned() }))
 }
 
-/// As [`check_program`], but only for API keys: people who administer a deployment pause, limit and repair its own queues.
+/// Rejects reserved queues and job kinds for API keys only: administrators pause, limit and repair the queues
+/// of the server.
 ///
 /// # Errors
-/// [`JobsError::Reserved`].
+/// Returns [`JobsError::Reserved`] if an API key made the request and the queue or the kind is reserved.
 pub fn check_operator(
     reserved: ReservedJobs,
     ctx: &Ctx,
@@ -33,7 +34,7 @@ pub fn check_operator(
     if is_program(ctx) { check_program(reserved, queue, kind) } else { Ok(()) }
 }
 
-/// Whether an API key made the request.
+/// Returns `true` if an API key made the request.
 pub fn is_program(ctx: &Ctx) -> bool {
     matches!(ctx.actor, Actor::ApiKey(_))
 }

@@ -1,4 +1,4 @@
-//! Making, changing and removing schedules as requests ask for it.
+//! Commands on schedules over HTTP and at the command line.
 
 use kith_jobs::schedules::{self, Plan, Schedule, ScheduleError};
 use kith_kernel::{Actor, Ctx};
@@ -8,16 +8,16 @@ use kith_store::{Error, Tx};
 use super::model::ScheduleAnswer;
 use crate::jobs::{JobsError, check_operator, check_program};
 
-/// Why nothing was done.
+/// Error of an operation on schedules. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// The engine's reason.
+    /// Error of the engine.
     #[error(transparent)]
     Engine(#[from] ScheduleError),
-    /// It is not as whoever asks has seen it.
-    #[error("it has changed since it was read")]
+    /// The schedule has changed since the caller read it.
+    #[error("the resource does not satisfy the preconditions")]
     Changed,
-    /// Its queue, job kind or name is reserved for Kith's own work.
+    /// The queue, job kind or schedule is reserved for the server's own work.
     #[error(transparent)]
     Reserved(#[from] JobsError),
 }
@@ -28,7 +28,7 @@ impl From<Error> for Refusal {
     }
 }
 
-/// Makes a schedule what `plan` says; says whether it is new.
+/// Creates or replaces a schedule. The flag is `true` if it is new.
 pub fn set(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -57,7 +57,7 @@ pub fn set(
     }
 }
 
-/// Removes a schedule and what is known of its runs; its jobs stay.
+/// Deletes a schedule and the history of its runs. Its jobs stay.
 pub fn delete(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -76,7 +76,8 @@ pub fn delete(
     Ok(schedules::delete(tx, ctx, name, None)?)
 }
 
-/// Rejects an API key that pauses, resumes, runs or backfills a schedule that a module declares, or whose jobs are reserved.
+/// Rejects an API key that pauses, resumes, runs or backfills a schedule that a module declares, or whose
+/// queue or kind is reserved.
 pub fn check_operated(tx: &Tx<'_>, ctx: &Ctx, reserved: ReservedJobs, name: &str) -> Result<(), Refusal> {
     if !matches!(ctx.actor, Actor::ApiKey(_)) {
         return Ok(());

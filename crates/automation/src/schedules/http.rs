@@ -1,4 +1,4 @@
-//! Schedules over HTTP: looking at them, changing them, and having them run.
+//! HTTP endpoints of schedules: list, preview, set, delete, pause, resume, run and backfill.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -20,16 +20,15 @@ use super::commands::{self, Refusal};
 use super::model::{BackfillAnswer, ScheduleAnswer, ScheduleBody, ScheduleName, ScheduleRun, ScheduledJob};
 
 static DECLARED: ProblemCode =
-    ProblemCode { code: "schedule_declared", status: 409, title: "The code declares this schedule" };
-static TAKEN: ProblemCode =
-    ProblemCode { code: "schedule_taken", status: 409, title: "Another schedule has this name" };
+    ProblemCode { code: "schedule_declared", status: 409, title: "Schedule declared by a module" };
+static TAKEN: ProblemCode = ProblemCode { code: "schedule_taken", status: 409, title: "Schedule name taken" };
 static TOO_MANY: ProblemCode =
-    ProblemCode { code: "too_many_schedules", status: 409, title: "There are too many schedules" };
+    ProblemCode { code: "too_many_schedules", status: 409, title: "Too many schedules" };
 
-/// What these handlers answer with, beside the general problems.
+/// Problems of these handlers, in addition to the general ones.
 pub const PROBLEMS: &[&ProblemCode] = &[&DECLARED, &TAKEN, &TOO_MANY];
 
-/// The handlers.
+/// Returns the routes of schedules.
 pub fn routes() -> Routes {
     Routes::new()
         .routes(routes!(list_schedules))
@@ -49,18 +48,18 @@ type RunPage = PageAnswer<ScheduleRun>;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListQuery {
-    /// Only those of this queue.
+    /// Returns only schedules of this queue.
     queue: Option<String>,
-    /// Only those that run this.
+    /// Returns only schedules of this job kind.
     kind: Option<String>,
-    /// Only those that are paused, or are not.
+    /// `true` returns only paused schedules, `false` only those that are not paused.
     paused: Option<bool>,
-    /// Only those that the code declares, or the others.
+    /// `true` returns only schedules that a module of the server declares, `false` only the others.
     declared: Option<bool>,
-    /// Items on a page; more than 100 counts as 100.
+    /// Maximum number of items per page, 1 to 100. Larger values are reduced to 100.
     #[param(default = 20, minimum = 1)]
     limit: Option<i64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<Cursor>,
 }
 
@@ -68,36 +67,40 @@ struct ListQuery {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct PreviewQuery {
-    /// As in a schedule.
+    /// Schedule expression, in the format of `schedule` in a schedule.
     #[param(example = "30 2 * * MON-FRI")]
     schedule: String,
-    /// Of the IANA database; UTC if absent.
+    /// Time zone as a name of the IANA time zone database. Default `UTC`.
     time_zone: Option<String>,
-    /// Runs after this; now if absent. What `@every` counts from, too.
+    /// Time after which runs are computed; `@every` counts from it too. Default: now.
     after: Option<Timestamp>,
-    /// How many; 10 if absent.
+    /// Number of runs to return, 1 to 100. Default 10.
     #[param(minimum = 1, maximum = 100)]
     count: Option<usize>,
 }
 
-/// When a schedule would run.
+/// Preview of the runs of a schedule.
 #[derive(Serialize, ToSchema)]
 struct Preview {
-    /// The zone's name as the database writes it.
+    /// Time zone in the canonical spelling of the IANA time zone database.
     time_zone: String,
+    /// Times of the next runs, earliest first.
     upcoming: Vec<Timestamp>,
 }
 
+/// Period of a backfill.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct BackfillBody {
-    /// The first run is not before.
+    /// Start of the period, inclusive.
     from: Timestamp,
-    /// The last run is before; not in the future.
+    /// End of the period, exclusive. Must not be in the future.
     to: Timestamp,
 }
 
-/// Schedules, by name.
+/// List schedules
+///
+/// Returns schedules, ordered by name. Requires the permission `schedules.read`.
 #[utoipa::path(
     get, path = "/api/v1/schedules", security(("bearer" = ["schedules.read"])),
     params(ListQuery),
@@ -125,7 +128,10 @@ async fn list_schedules(
     Ok(Page::from_rows_within(rows, limit, most, MAX_PAGE_BYTES, bytes, |one| one.name.clone()).into())
 }
 
-/// When a schedule would run that need not be there.
+/// Preview a schedule
+///
+/// Computes the next runs of a schedule expression. No schedule is created. Requires the permission
+/// `schedules.read`.
 #[utoipa::path(
     get, path = "/api/v1/schedules/preview", security(("bearer" = ["schedules.read"])),
     params(PreviewQuery),
@@ -142,7 +148,7 @@ async fn preview_schedule(
     let count = query.count.unwrap_or(10);
     if !(1..=100).contains(&count) {
         return Err(
-            Problem::invalid(vec![FieldError::new("?count", "out_of_range", "From 1 to 100.")]).into()
+            Problem::invalid(vec![FieldError::new("?count", "out_of_range", "Expected 1 to 100.")]).into()
         );
     }
     let spec = Spec::parse(&query.schedule, query.time_zone.as_deref().unwrap_or("UTC"), after);
@@ -151,7 +157,9 @@ async fn preview_schedule(
     Ok(Json(Preview { time_zone: spec.zone().to_owned(), upcoming }))
 }
 
-/// One schedule, with its next runs.
+/// Get a schedule
+///
+/// Returns a schedule with its next runs. Requires the permission `schedules.read`.
 #[utoipa::path(
     get, path = "/api/v1/schedules/{name}", security(("bearer" = ["schedules.read"])),
     params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
@@ -170,8 +178,12 @@ async fn get_schedule(
     Ok(Json(found.into()))
 }
 
-/// Make a schedule, or change one. Where its times stay the same it keeps its place; else it is planned anew from now, and
-/// nothing is made up for.
+/// Create or update a schedule
+///
+/// Creates a schedule, or replaces the settings of an existing one. If the times of the schedule stay the
+/// same, its next run does not change. Otherwise, runs are planned anew from now, and missed runs are
+/// dropped. With `If-Match`, the schedule must not have changed since it was read. Schedules that a module of
+/// the server declares cannot be changed. Requires the permission `schedules.write`.
 #[utoipa::path(
     put, path = "/api/v1/schedules/{name}", security(("bearer" = ["schedules.write"])),
     params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
@@ -201,7 +213,10 @@ async fn set_schedule(
     .await
 }
 
-/// Remove a schedule, and what is known of its runs. The jobs that it has enqueued stay.
+/// Delete a schedule
+///
+/// Deletes a schedule and the history of its runs. Jobs that it has enqueued stay. Schedules that a module of
+/// the server declares cannot be deleted. Requires the permission `schedules.write`.
 #[utoipa::path(
     delete, path = "/api/v1/schedules/{name}", security(("bearer" = ["schedules.write"])),
     params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
@@ -225,7 +240,10 @@ async fn delete_schedule(
     .await
 }
 
-/// The runs of a schedule, the latest first. The last thousand are known, and those that have not ended.
+/// List the runs of a schedule
+///
+/// Returns the runs of a schedule, latest first. The last 1,000 runs, and all runs that have not ended, are
+/// stored. Requires the permission `schedules.read`.
 #[utoipa::path(
     get, path = "/api/v1/schedules/{name}/runs", security(("bearer" = ["schedules.read"])),
     params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule"), PageQuery),
@@ -251,7 +269,10 @@ async fn list_schedule_runs(
     Ok(Page::from_rows(rows, limit, |one: &ScheduleRun| one.at.as_millis()).into())
 }
 
-/// Stop a schedule until it is resumed. What falls into a pause is not missed.
+/// Pause a schedule
+///
+/// Stops a schedule until it is resumed. Runs that fall into the pause do not count as missed. An API key
+/// cannot pause schedules that a module of the server declares. Requires the permission `schedules.write`.
 #[utoipa::path(
     post, path = "/api/v1/schedules/{name}/pause", security(("bearer" = ["schedules.write"])),
     params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
@@ -274,7 +295,10 @@ async fn pause_schedule(
     .await
 }
 
-/// Go on with a schedule, from now.
+/// Resume a schedule
+///
+/// Starts a paused schedule again; the next run is the first after now. An API key cannot resume schedules
+/// that a module of the server declares. Requires the permission `schedules.write`.
 #[utoipa::path(
     post, path = "/api/v1/schedules/{name}/resume", security(("bearer" = ["schedules.write"])),
     params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
@@ -297,7 +321,11 @@ async fn resume_schedule(
     .await
 }
 
-/// Run a schedule at once, whatever its times, a pause or another run.
+/// Run a schedule now
+///
+/// Enqueues a job of the schedule at once, even if the schedule is paused or another run has not ended. An
+/// API key cannot run schedules that a module of the server declares. Requires the permission
+/// `schedules.write`.
 #[utoipa::path(
     post, path = "/api/v1/schedules/{name}/run", security(("bearer" = ["schedules.write"])),
     params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
@@ -320,8 +348,11 @@ async fn run_schedule(
     .await
 }
 
-/// Run what a schedule would have run in a past time, but for what has run. Where its runs may not overlap, each waits for the
-/// one before it.
+/// Backfill a schedule
+///
+/// Enqueues the runs that the schedule would have had in a past period, except those that are already
+/// recorded. If runs of the schedule must not overlap, each waits for the one before it. An API key cannot
+/// backfill schedules that a module of the server declares. Requires the permission `schedules.write`.
 #[utoipa::path(
     post, path = "/api/v1/schedules/{name}/backfill", security(("bearer" = ["schedules.write"])),
     params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
@@ -346,7 +377,8 @@ async fn backfill_schedule(
     .await
 }
 
-/// A fault of a schedule or its zone, in the field behind `place`.
+/// Converts an error in a schedule expression or time zone into a field error. `place` is put before the
+/// field name.
 fn spec_fault(place: &str, error: &SpecError) -> FieldError {
     let (field, code) = match error {
         SpecError::Zone => ("time_zone", "not_a_time_zone"),
@@ -354,7 +386,7 @@ fn spec_fault(place: &str, error: &SpecError) -> FieldError {
         SpecError::TooLong => ("schedule", "too_long"),
         _ => ("schedule", "not_a_schedule"),
     };
-    FieldError::new(format!("{place}{field}"), code, format!("It is refused: {error}."))
+    FieldError::new(format!("{place}{field}"), code, format!("Invalid schedule: {error}."))
 }
 
 impl From<Refusal> for Problem {
@@ -370,22 +402,29 @@ impl From<Refusal> for Problem {
         match error {
             ScheduleError::Invalid(invalid) => {
                 let field = invalid.field.rsplit('.').next().unwrap_or_default();
-                fault(format!("/{field}"), "not_valid", format!("It {}.", invalid.why))
+                fault(format!("/{field}"), "not_valid", format!("The value {}.", invalid.why))
             }
             ScheduleError::Spec(error) => Self::invalid(vec![spec_fault("/", &error)]),
             ScheduleError::Over => {
-                fault("/schedule".to_owned(), "no_run", "It has no run from now on.".to_owned())
+                fault("/schedule".to_owned(), "no_run", "The schedule has no run after now.".to_owned())
             }
             ScheduleError::TooWide => {
-                let detail = format!("At most {MOST_AT_ONCE} runs at once, none of them in the future.");
+                let detail =
+                    format!("The period must end in the past and contain at most {MOST_AT_ONCE} runs.");
                 fault("/to".to_owned(), "too_many", detail)
             }
-            ScheduleError::Taken => Self::new(&TAKEN, "Somebody has just made one of this name."),
-            ScheduleError::TooMany => Self::new(&TOO_MANY, "Remove one first."),
-            ScheduleError::Unknown => Self::new(&problems::NOT_FOUND, "No schedule has this name."),
-            ScheduleError::Declared => {
-                Self::new(&DECLARED, "It can be paused, run and backfilled; the rest is in the code.")
+            ScheduleError::Taken => Self::new(
+                &TAKEN,
+                "Another request has just created a schedule with this name. Read it and retry.",
+            ),
+            ScheduleError::TooMany => {
+                Self::new(&TOO_MANY, "The server has the maximum number of schedules. Delete one first.")
             }
+            ScheduleError::Unknown => Self::new(&problems::NOT_FOUND, "No schedule has this name."),
+            ScheduleError::Declared => Self::new(
+                &DECLARED,
+                "A module of the server declares this schedule. It can be paused, resumed, run and backfilled, but not changed or deleted.",
+            ),
             ScheduleError::Changed => kith_platform::http::Changed.into(),
             ScheduleError::Store(error) => store_problem(error),
         }

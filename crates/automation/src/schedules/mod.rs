@@ -1,5 +1,4 @@
-//! What recurs, for administrators and programs to see and to change. The engine of `kith_jobs` keeps schedules and runs
-//! them; nothing is kept here.
+//! Schedules over HTTP and at the command line. `kith_jobs` stores and runs them.
 
 mod commands;
 mod http;
@@ -11,7 +10,7 @@ use kith_platform::{Module, Tag};
 pub use model::{ScheduleAnswer, ScheduleRun, ScheduleState};
 pub use operating::{ScheduleOrder, ScheduleTold, carry_out};
 
-/// What the server mounts.
+/// The module `schedules`.
 pub static MODULE: Module = Module {
     needs: &["job_queues"],
     tags: &[Tag {

@@ -1,4 +1,4 @@
-//! What is asked of schedules, and what is answered.
+//! Types of the schedules API.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use utoipa::ToSchema;
 
 use crate::jobs::RetryBody;
 
-/// How many of the next runs an answer shows.
+/// Number of upcoming runs in a response.
 const UPCOMING: usize = 5;
-/// Longest timeout of a run: a week.
+/// Maximum timeout of a run in milliseconds: one week.
 const MAX_TIMEOUT_MS: i64 = 7 * 86_400_000;
-/// Of a path beside the schedules, so of none of them.
+/// Path segment beside the schedule names, which no schedule may have as its name.
 const RESERVED: &str = "preview";
 
-/// What a schedule is called.
+/// Name of a schedule: 1 to 64 letters, digits, dots, dashes or underscores, but not `preview`.
 #[derive(Clone, Debug)]
 pub struct ScheduleName(pub String);
 
@@ -31,64 +31,66 @@ impl FromStr for ScheduleName {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match check_schedule_name(text) {
             Ok(()) if text != RESERVED => Ok(Self(text.to_owned())),
-            _ => Err("a name is made of letters, digits, dots, dashes and underscores, at most 64 of them"),
+            _ => Err("expected 1 to 64 letters, digits, dots, dashes or underscores, but not `preview`"),
         }
     }
 }
 
-/// What is to be run, and when.
+/// Schedule to create or update.
 #[derive(Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleBody {
-    /// In which queue its jobs stand.
+    /// Queue of the jobs.
     #[schema(pattern = "^[A-Za-z0-9._-]{1,64}$")]
     queue: String,
-    /// What is to be done.
+    /// Kind of the jobs.
     #[schema(pattern = "^[A-Za-z0-9._-]{1,64}$")]
     kind: String,
-    /// With what; `{}` if absent. At most 256 KiB as JSON.
+    /// Payload of the jobs as any JSON value, at most 256 KiB. Default `{}`.
     #[serde(default = "nothing")]
     payload: Value,
-    /// 0 is first; 5 if absent.
+    /// Priority of the jobs, 0 (first) to 9 (last). Default 5.
     #[serde(default = "five")]
     #[schema(minimum = 0, maximum = 9)]
     priority: i64,
-    /// How often a run may fail, and how long it waits each time; ten times if absent.
+    /// Retry policy of the jobs. Default: 10 attempts over about eight hours.
     #[serde(default)]
     retry: Option<RetryBody>,
-    /// A run that takes longer has failed; none does if it is 0 or absent.
+    /// Maximum duration of an attempt in milliseconds, at most one week; 0 for no limit. Default 0.
     #[serde(default)]
     #[schema(minimum = 0, maximum = 604_800_000)]
     timeout_ms: i64,
-    /// Five fields of cron, six with seconds first, seven with a year last; `@daily` and the like; or `@every 1h30m`.
+    /// Schedule expression: cron with five fields, six with seconds first, or seven with a year last; a macro
+    /// such as `@daily`; or an interval such as `@every 1h30m`.
     #[schema(example = "30 2 * * MON-FRI", max_length = 500)]
     schedule: String,
-    /// Of the IANA database; UTC if absent.
+    /// Time zone as a name of the IANA time zone database. Default `UTC`.
     #[serde(default = "utc")]
     #[schema(example = "Europe/Vienna")]
     time_zone: String,
-    /// What becomes of runs whose time passed while nobody was there, by more than a minute: `skip`, `latest` (which it is
-    /// if absent), or `all`.
+    /// Handling of runs that are late by more than a minute because no server was running: `skip` drops them,
+    /// `latest` runs the last one, `all` runs all up to `missed_cap`. Default `latest`.
     #[serde(default)]
     #[schema(value_type = String, pattern = "^(skip|latest|all)$")]
     missed: Missed,
-    /// How many of them are run at most, where all are; 100 if absent.
+    /// Maximum number of missed runs to run if `missed` is `all`, 1 to 1,000. Default 100.
     #[serde(default = "hundred")]
     #[schema(minimum = 1, maximum = 1000)]
     missed_cap: i64,
-    /// What becomes of a run while another has not ended: `allow` (which it is if absent), `skip`, `queue`, or `cancel` the
-    /// older one.
+    /// Handling of a run while an earlier one has not ended: `allow` starts it, `skip` drops it, `queue` runs
+    /// it afterwards (at most 100 runs wait, further ones are dropped), `cancel` cancels the earlier one and
+    /// then runs it. Default `allow`.
     #[serde(default)]
     #[schema(value_type = String, pattern = "^(allow|skip|queue|cancel)$")]
     overlap: Overlap,
-    /// Each run starts later by a random part of this, at most a day.
+    /// Maximum random delay of each run in milliseconds, at most one day. Default 0.
     #[serde(default)]
     #[schema(minimum = 0, maximum = 86_400_000)]
     jitter_ms: i64,
-    /// No run before.
+    /// Time before which there are no runs.
     #[serde(default)]
     starts_at: Option<Timestamp>,
-    /// No run from then on.
+    /// Time from which on there are no runs.
     #[serde(default)]
     ends_at: Option<Timestamp>,
 }
@@ -110,12 +112,12 @@ fn utc() -> String {
 }
 
 impl ScheduleBody {
-    /// What it says, as far as its numbers are times.
+    /// Converts the body into the engine's plan, after checking the times in milliseconds.
     pub fn plan(&self) -> Result<Plan, Vec<FieldError>> {
         let mut faults = Vec::new();
         let mut time = |pointer: &'static str, ms: i64, most: i64| {
             if !(0..=most).contains(&ms) {
-                faults.push(FieldError::new(pointer, "out_of_range", format!("From 0 to {most}.")));
+                faults.push(FieldError::new(pointer, "out_of_range", format!("Expected 0 to {most}.")));
             }
             Duration::from_millis(u64::try_from(ms).unwrap_or(0))
         };
@@ -142,68 +144,69 @@ impl ScheduleBody {
     }
 }
 
-/// Whether a schedule runs anything.
+/// State of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleState {
-    /// It has a next run.
+    /// Has a next run.
     Active,
-    /// Until somebody resumes it.
+    /// Paused until it is resumed.
     Paused,
-    /// It has no run any more.
+    /// Has no further runs.
     Over,
 }
 
-/// A schedule.
+/// Schedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Schedule)]
 pub struct ScheduleAnswer {
-    /// Its name, which no other has.
+    /// Name of the schedule.
     pub name: String,
-    /// Who made it: `module:…` where the code declares it.
+    /// Creator of the schedule; `module:…` if a module of the server declares it.
     pub owner: String,
-    /// Whether the code declares it; then only the code changes it, and it can be paused, run and backfilled.
+    /// `true` if a module of the server declares the schedule. It can then be paused, run and backfilled, but
+    /// not changed or deleted.
     pub declared: bool,
-    /// Whether it runs anything.
+    /// State of the schedule.
     pub state: ScheduleState,
-    /// In which queue its jobs stand.
+    /// Queue of the jobs.
     pub queue: String,
-    /// What is to be done.
+    /// Kind of the jobs.
     pub kind: String,
-    /// With what.
+    /// Payload of the jobs.
     pub payload: StoredJson,
-    /// 0 is first.
+    /// Priority of the jobs, 0 (first) to 9 (last).
     pub priority: i64,
-    /// How often a run may fail, and how long it waits each time.
+    /// Retry policy of the jobs.
     pub retry: RetryBody,
-    /// A run that takes longer has failed; none does if it is 0.
+    /// Maximum duration of an attempt in milliseconds; 0 for no limit.
     pub timeout_ms: i64,
-    /// When, as it was written.
+    /// Schedule expression as it was written.
     pub schedule: String,
-    /// Of the IANA database.
+    /// Time zone as a name of the IANA time zone database.
     pub time_zone: String,
-    /// What becomes of missed runs: `skip`, `latest` or `all`.
+    /// Handling of missed runs: `skip`, `latest` or `all`.
     pub missed: Missed,
-    /// How many of them are run at most, where all are.
+    /// Maximum number of missed runs to run if `missed` is `all`.
     pub missed_cap: i64,
-    /// What becomes of a run while another has not ended: `allow`, `skip`, `queue` or `cancel`.
+    /// Handling of a run while an earlier one has not ended: `allow`, `skip`, `queue` or `cancel`.
     pub overlap: Overlap,
-    /// Each run starts later by a random part of this.
+    /// Maximum random delay of each run in milliseconds.
     pub jitter_ms: i64,
-    /// No run before.
+    /// Time before which there are no runs; `null` for no bound.
     #[schema(required = true)]
     pub starts_at: Option<Timestamp>,
-    /// No run from then on.
+    /// Time from which on there are no runs; `null` for no bound.
     #[schema(required = true)]
     pub ends_at: Option<Timestamp>,
-    /// The latest run that came because its time did.
+    /// Time of the latest regular run; `null` if there was none.
     #[schema(required = true)]
     pub last_at: Option<Timestamp>,
-    /// The next runs, at most five; none while it is paused.
+    /// Times of the next runs, at most five; empty while the schedule is paused.
     pub upcoming: Vec<Timestamp>,
-    /// When it was made.
+    /// Time at which the schedule was created.
     pub created_at: Timestamp,
-    /// When it was last changed, paused or resumed.
+    /// Time at which the schedule was last changed, paused or resumed.
     pub changed_at: Timestamp,
 }
 
@@ -252,28 +255,28 @@ fn upcoming(one: &Schedule) -> Vec<Timestamp> {
     all
 }
 
-/// A run of a schedule.
+/// Run of a schedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ScheduleRun {
-    /// When it was to be.
+    /// Scheduled time of the run.
     pub at: Timestamp,
-    /// Why it came to be: `due`, `missed` and made up for, `now` because somebody asked, or `backfill`.
+    /// Origin of the run: `due` (its time came), `missed` (run late), `now` (requested) or `backfill`.
     pub origin: Origin,
-    /// When that was decided.
+    /// Time at which the run was decided.
     pub decided_at: Timestamp,
-    /// Its job; null if it was left out because another run had not ended.
+    /// Job ID; `null` if the run was skipped because an earlier one had not ended.
     #[schema(required = true)]
     pub job_id: Option<JobId>,
-    /// How the job stands; null if there is none, or it is no longer known.
+    /// State of the job; `null` if there is none or it is no longer stored.
     #[schema(required = true)]
     pub job_state: Option<JobState>,
-    /// When its last attempt began.
+    /// Start of the last attempt; `null` if there was none.
     #[schema(required = true)]
     pub started_at: Option<Timestamp>,
-    /// When it ended.
+    /// Time at which the job ended; `null` if it has not.
     #[schema(required = true)]
     pub finished_at: Option<Timestamp>,
-    /// Its last failure.
+    /// Last error of the job; `null` if there is none.
     #[schema(required = true)]
     pub error: Option<String>,
 }
@@ -293,19 +296,19 @@ impl From<(Occurrence, Option<JobRecord>)> for ScheduleRun {
     }
 }
 
-/// A job that was asked for.
+/// Job that was enqueued.
 #[derive(Serialize, ToSchema)]
 pub struct ScheduledJob {
-    /// Its id.
+    /// Job ID.
     pub job_id: JobId,
 }
 
-/// What a backfill came to.
+/// Result of a backfill.
 #[derive(Serialize, ToSchema)]
 pub struct BackfillAnswer {
-    /// The jobs, the earliest run first.
+    /// IDs of the enqueued jobs, earliest run first.
     job_ids: Vec<JobId>,
-    /// Runs that had been before, or left out.
+    /// Number of runs in the period that were already recorded.
     known: i64,
 }
 

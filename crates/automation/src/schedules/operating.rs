@@ -1,4 +1,4 @@
-//! Schedules for whoever has the machine itself: what can be asked for on the command line, and what is told.
+//! Operations on schedules for operators at the command line.
 
 use kith_jobs::JobId;
 use kith_jobs::schedules::{self, Schedule, ScheduleError, ScheduleFilter, find_schedule, list_runs};
@@ -11,68 +11,68 @@ use serde_json::Value;
 use super::commands::{self, Refusal};
 use super::model::{ScheduleAnswer, ScheduleBody, ScheduleName, ScheduleRun};
 
-/// Schedules that a list shows at most.
+/// Maximum number of schedules in a list.
 const LISTED_MOST: i64 = 10_000;
-/// Runs that are shown with a schedule.
+/// Number of runs shown with a schedule.
 const RUNS: i64 = 20;
 
-/// What can be asked for.
+/// Operation requested at the command line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleOrder {
-    /// All, or those of a queue, of a kind, or that are paused.
+    /// Lists schedules.
     List {
-        /// Of this queue.
+        /// Queue of the schedules.
         queue: Option<String>,
-        /// Of this kind.
+        /// Job kind of the schedules.
         kind: Option<String>,
-        /// Only those that are paused.
+        /// `true` to list only paused schedules.
         paused: bool,
     },
-    /// Makes one, or changes what it runs and when.
+    /// Creates or replaces a schedule.
     Set {
-        /// Its name.
+        /// Name of the schedule.
         name: String,
-        /// What `PUT /api/v1/schedules/{name}` takes.
+        /// Body as for `PUT /api/v1/schedules/{name}`.
         body: Value,
     },
-    /// Removes one, and what is known of its runs.
+    /// Deletes a schedule and the history of its runs.
     Delete(String),
-    /// One, with its last runs.
+    /// Shows a schedule with its last runs.
     Show(String),
-    /// Stop one until it is resumed.
+    /// Pauses a schedule.
     Pause(String),
-    /// Go on with one.
+    /// Resumes a schedule.
     Resume(String),
-    /// Run one at once.
+    /// Runs a schedule at once.
     Run(String),
-    /// Run what one would have run in a past time.
+    /// Enqueues the runs of a past period.
     Backfill {
-        /// Which.
+        /// Name of the schedule.
         name: String,
-        /// From here.
+        /// Start of the period, inclusive.
         from: Timestamp,
-        /// Until before here.
+        /// End of the period, exclusive.
         to: Timestamp,
     },
 }
 
-/// What is told.
+/// Result of an operation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleTold {
-    /// Those that were asked for, by name.
+    /// Schedules, ordered by name; empty after a deletion.
     Schedules(Vec<ScheduleAnswer>),
-    /// The one that was asked for, with its last runs, the latest first.
+    /// Schedule with its last runs, latest first.
     Schedule(Box<ScheduleAnswer>, Vec<ScheduleRun>),
-    /// The jobs that were enqueued.
+    /// IDs of the enqueued jobs.
     Jobs(Vec<JobId>),
 }
 
-/// Does what is asked for.
+/// Runs an operation.
 ///
 /// # Errors
-/// A problem, if it cannot be done.
+/// Returns a problem if the operation is rejected or the database operation fails.
 pub async fn carry_out(app: &App, ctx: &Ctx, order: ScheduleOrder) -> Result<ScheduleTold, Problem> {
     match order {
         ScheduleOrder::List { queue, kind, paused } => {

@@ -1,4 +1,4 @@
-//! Callbacks: made, looked at, taken back, sent again.
+//! HTTP endpoints of callbacks: create, list, get, cancel and retry.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use super::super::model::{
 use super::super::queries::{self, CallbackList};
 use super::target;
 
-/// How far ahead a callback may be asked for.
+/// Maximum time between a request and the `run_at` of its callback: ten years.
 const FARTHEST: Duration = days(3_660);
 const LONGEST_TIMEOUT_S: u64 = 30;
 
@@ -40,62 +40,70 @@ pub fn routes() -> Routes {
         .routes(routes!(retry_callback))
 }
 
-/// What is sent, and where to. Exactly one of `url` and `endpoint_id` says where to.
+/// Request to send. Exactly one of `url` and `endpoint_id` is required.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CallbackBody {
-    /// Where it goes: https, at most 2048 bytes, to the public internet or to what `outbound.allowed_networks` lists. Its
-    /// endpoint (the address without what stands behind `?`) is made if there is none.
+    /// Target URL: https, at most 2,048 bytes, on the public internet or in a network of the server setting
+    /// `outbound.allowed_networks`. The endpoint of a URL is the URL without its query; it is created if it
+    /// does not exist.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false, example = "https://api.example.org/hooks/kith")]
     url: Option<String>,
-    /// To the address of this endpoint.
+    /// ID of the endpoint whose URL is the target.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     endpoint_id: Option<EndpointId>,
-    /// POST (as Standard Webhooks have it), PUT, PATCH, DELETE or GET.
+    /// HTTP method: `POST` (as Standard Webhooks requires), `PUT`, `PATCH`, `DELETE` or `GET`.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false, default = "POST")]
     method: Option<String>,
-    /// Beside those that Kith says; at most 30. They are kept sealed and told to nobody.
+    /// Additional headers, at most 30 with 8,192 bytes in total. They are stored encrypted, and no response
+    /// contains their values.
     #[serde(default)]
     headers: BTreeMap<String, String>,
-    /// JSON to be sent as `application/json`, without white space.
+    /// JSON body, sent as `application/json` without white space, at most 128 KiB.
     body: Option<Value>,
-    /// Text to be sent instead, as `text/plain` unless `headers` say otherwise.
+    /// Text body in place of `body`, at most 128 KiB, sent as `text/plain` unless `headers` contains a
+    /// content type.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     text: Option<String>,
-    /// When; at once if absent or past. At most ten years ahead.
+    /// Time at which the request is sent, at most ten years ahead. Default: now.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     pub run_at: Option<Timestamp>,
-    /// How long the receiver may take; at most 30, and `outbound.timeout_ms`.
+    /// Maximum time in seconds to wait for the response, 1 to 30, at most the server setting
+    /// `outbound.timeout_ms`.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false, minimum = 1, maximum = 30)]
     timeout_seconds: Option<u64>,
 }
 
-/// The same, checked.
+/// Checked [`CallbackBody`].
 pub struct Sent {
     pub to: To,
     pub message: Message,
 }
 
 impl CallbackBody {
-    /// Checks all of it; `at` is where it stands in the body.
+    /// Checks all fields. `at` is the JSON Pointer of the request in the body.
     pub fn check(self, app: &App, at: &str) -> Result<Sent, Vec<FieldError>> {
         let mut faults = Vec::new();
         let to = match (&self.url, self.endpoint_id) {
             (Some(url), None) => target(app, format!("{at}/url"), url).map(To::Target),
             (None, Some(id)) => Ok(To::Endpoint(id)),
             _ => {
-                let detail = "Exactly one of url and endpoint_id.";
+                let detail = "Send exactly one of url and endpoint_id.";
                 Err(FieldError::new(format!("{at}/url"), "not_exactly_one", detail))
             }
         };
         if self.timeout_seconds.is_some_and(|s| !(1..=LONGEST_TIMEOUT_S).contains(&s)) {
-            faults.push(FieldError::new(format!("{at}/timeout_seconds"), "out_of_range", "From 1 to 30."));
+            faults.push(FieldError::new(
+                format!("{at}/timeout_seconds"),
+                "out_of_range",
+                "Expected 1 to 30.",
+            ));
         }
         let headers = self.headers.into_iter().collect();
         let timeout = self.timeout_seconds.map(Duration::from_secs);
@@ -121,22 +129,26 @@ impl CallbackBody {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListQuery {
-    /// Only those that stand so.
+    /// Returns only callbacks in this state.
     #[param(inline)]
     state: Option<CallbackState>,
-    /// Only those to this endpoint.
+    /// Returns only callbacks to this endpoint.
     endpoint_id: Option<EndpointId>,
-    /// Only those that came of this recurring one.
+    /// Returns only callbacks of this recurring callback.
     recurring_id: Option<RecurringId>,
-    /// Items on a page; more than 100 counts as 100.
+    /// Maximum number of items per page, 1 to 100. Larger values are reduced to 100.
     #[param(default = 20, minimum = 1)]
     limit: Option<i64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<Cursor>,
 }
 
-/// Have a request sent, at once or at a time. It is signed (Standard Webhooks 1.0) and sent at least once, until it is
-/// answered with 2xx or given up after ten attempts in 76 hours.
+/// Create a callback
+///
+/// Sends an HTTP request, now or at a given time, signed as Standard Webhooks 1.0 specifies. The request is
+/// sent at least once. A response other than 2xx, or none, counts as a failure: the request is sent again, up
+/// to ten attempts within 76 hours, always with the same `webhook-id`. If the endpoint is new, the response
+/// contains its signing secret once. Requires the permission `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callbacks", security(("bearer" = ["callbacks.write"])),
     request_body = CallbackBody,
@@ -153,7 +165,8 @@ async fn create_callback(
 ) -> ApiResult<Response> {
     let at = body.run_at;
     let is_too_late = at.is_some_and(|at| at.since(caller.ctx.now) > FARTHEST);
-    let too_late = is_too_late.then(|| FieldError::new("/run_at", "too_late", "At most ten years ahead."));
+    let too_late = is_too_late
+        .then(|| FieldError::new("/run_at", "too_late", "Expected a time within the next ten years."));
     let draft = match (body.check(&app, ""), too_late) {
         (Ok(Sent { to, message }), None) => Draft { to, message, at },
         (sent, too_late) => {
@@ -165,7 +178,9 @@ async fn create_callback(
     app.change(&caller, move |tx, ctx| commands::create(tx, ctx, &keyring, &draft).map(Answer::created)).await
 }
 
-/// Callbacks, the newest first.
+/// List callbacks
+///
+/// Returns callbacks, newest first. Requires the permission `callbacks.read`.
 #[utoipa::path(
     get, path = "/api/v1/callbacks", security(("bearer" = ["callbacks.read"])),
     params(ListQuery), responses((status = 200, body = CallbackPage))
@@ -181,7 +196,10 @@ async fn list_callbacks(
     Ok(app.db.read(move |q| queries::list(q, &list)).await.map_err(store_problem)?.into())
 }
 
-/// A callback with what it sends, its attempts, and what they were answered.
+/// Get a callback
+///
+/// Returns a callback with the request that it sends, its attempts and their responses. Requires the
+/// permission `callbacks.read`.
 #[utoipa::path(
     get, path = "/api/v1/callbacks/{id}", security(("bearer" = ["callbacks.read"])),
     params(("id" = CallbackId, Path)), responses((status = 200, body = CallbackDetails))
@@ -195,7 +213,11 @@ async fn get_callback(
     Ok(Json(app.db.read(move |q| queries::get(q, &keyring, id)).await?))
 }
 
-/// Take a callback back. One that is on its way at this moment may still arrive.
+/// Cancel a callback
+///
+/// Cancels a callback that is scheduled or waits for its next attempt. A request that is being sent may still
+/// arrive. Cancelling a cancelled callback again returns it unchanged. Requires the permission
+/// `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callbacks/{id}/cancel", security(("bearer" = ["callbacks.write"])),
     params(("id" = CallbackId, Path)),
@@ -212,7 +234,10 @@ async fn cancel_callback(
     app.change(&caller, move |tx, ctx| commands::cancel(tx, ctx, id).map(Answer::ok)).await
 }
 
-/// Send a callback again, now and with all its attempts: one that was given up, was taken back, or waits for its next turn.
+/// Retry a callback
+///
+/// Sends a failed, cancelled or retrying callback again, now and with all its attempts. Requires the
+/// permission `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callbacks/{id}/retry", security(("bearer" = ["callbacks.write"])),
     params(("id" = CallbackId, Path)),

@@ -1,4 +1,4 @@
-//! Endpoints: who receives, how they fare, and the secrets by which they know who sent.
+//! HTTP endpoints of callback endpoints: create, list, get, rotate the secret, disable, enable and ping.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use super::super::model::{Callback, Draft, Endpoint, EndpointId, EndpointWithSec
 use super::super::{commands, queries};
 use super::target;
 
-/// For how long two secrets sign unless somebody says otherwise, and at most.
+/// Default and maximum number of hours in which callbacks are signed with both secrets after a rotation.
 const USUAL_OVERLAP_HOURS: u16 = 24;
 const LONGEST_OVERLAP_HOURS: u16 = 24 * 14;
 
@@ -35,25 +35,30 @@ pub fn routes() -> Routes {
         .routes(routes!(ping_callback_endpoint))
 }
 
+/// Callback endpoint to create.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct EndpointBody {
-    /// Where requests go: https, at most 2048 bytes. What stands behind `?` is no part of an endpoint.
+    /// URL of the endpoint: https, at most 2,048 bytes. Its query is removed.
     #[schema(example = "https://api.example.org/hooks/kith")]
     url: String,
 }
 
+/// Secret rotation.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RotationBody {
-    /// For how long callbacks are signed with the secret before, too; 0 to end it at once.
+    /// Number of hours in which callbacks are signed with the previous secret too, 0 to 336. With 0, the
+    /// previous secret is dropped at once.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false, minimum = 0, maximum = 336, default = 24)]
     overlap_hours: Option<u16>,
 }
 
-/// Make an endpoint and learn the secret that its callbacks are signed with. If there is one for this address, it is the
-/// answer, without its secret.
+/// Create a callback endpoint
+///
+/// Creates an endpoint and returns its signing secret once. If the endpoint exists, it is returned without
+/// its secret. Requires the permission `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints", security(("bearer" = ["callbacks.write"])),
     request_body = EndpointBody,
@@ -72,7 +77,9 @@ async fn create_callback_endpoint(
     .await
 }
 
-/// Endpoints and how they fare, the newest first.
+/// List callback endpoints
+///
+/// Returns the endpoints with their delivery state, newest first. Requires the permission `callbacks.read`.
 #[utoipa::path(
     get, path = "/api/v1/callback-endpoints", security(("bearer" = ["callbacks.read"])),
     params(PageQuery), responses((status = 200, body = EndpointPage))
@@ -88,7 +95,9 @@ async fn list_callback_endpoints(
     Ok(found.map_err(kith_platform::store_problem)?.into())
 }
 
-/// An endpoint and how it fares.
+/// Get a callback endpoint
+///
+/// Returns an endpoint with its delivery state. Requires the permission `callbacks.read`.
 #[utoipa::path(
     get, path = "/api/v1/callback-endpoints/{id}", security(("bearer" = ["callbacks.read"])),
     params(("id" = EndpointId, Path)), responses((status = 200, body = Endpoint))
@@ -102,7 +111,10 @@ async fn get_callback_endpoint(
     Ok(Json(app.db.read(move |q| queries::get_endpoint(q, id, now)).await?))
 }
 
-/// Give an endpoint a new secret. For a while its callbacks are signed with both, so that receivers can change over.
+/// Rotate the secret of a callback endpoint
+///
+/// Creates a new signing secret and returns it once. For `overlap_hours`, callbacks are signed with both
+/// secrets, so that the receiver can switch over. Requires the permission `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints/{id}/rotate-secret", security(("bearer" = ["callbacks.write"])),
     params(("id" = EndpointId, Path)), request_body = RotationBody,
@@ -116,7 +128,7 @@ async fn rotate_callback_secret(
 ) -> ApiResult<Response> {
     let asked = overlap_hours.unwrap_or(USUAL_OVERLAP_HOURS);
     if asked > LONGEST_OVERLAP_HOURS {
-        let fault = FieldError::new("/overlap_hours", "too_large", "At most 336 hours, which are two weeks.");
+        let fault = FieldError::new("/overlap_hours", "too_large", "Expected at most 336 hours (two weeks).");
         return Err(Problem::invalid(vec![fault]).into());
     }
     let keyring = Arc::clone(&app.keyring);
@@ -126,7 +138,10 @@ async fn rotate_callback_secret(
     .await
 }
 
-/// Send nothing more to an endpoint. What waits for it is given up at its next turn.
+/// Disable a callback endpoint
+///
+/// Stops sending requests to an endpoint. Callbacks that wait for it fail at their next attempt. Requires the
+/// permission `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints/{id}/disable", security(("bearer" = ["callbacks.write"])),
     params(("id" = EndpointId, Path)), responses((status = 200, body = Endpoint))
@@ -140,7 +155,10 @@ async fn disable_callback_endpoint(
     app.change(&caller, move |tx, ctx| commands::disable(&to_ask, tx, ctx, id).map(Answer::ok)).await
 }
 
-/// Send to an endpoint again, as if it had never failed. What was given up meanwhile stays so until it is retried.
+/// Enable a callback endpoint
+///
+/// Starts sending requests to a disabled endpoint again, with its failures reset. Callbacks that failed
+/// meanwhile are not sent until they are retried. Requires the permission `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints/{id}/enable", security(("bearer" = ["callbacks.write"])),
     params(("id" = EndpointId, Path)), responses((status = 200, body = Endpoint))
@@ -153,8 +171,10 @@ async fn enable_callback_endpoint(
     app.change(&caller, move |tx, ctx| commands::enable(tx, ctx, id).map(Answer::ok)).await
 }
 
-/// Send a callback of type `ping` to an endpoint, to see whether it receives and verifies. What came of it is with the
-/// callback.
+/// Ping a callback endpoint
+///
+/// Sends a callback with a body of type `ping` to an endpoint, to test whether it receives and verifies
+/// requests. Get the callback to see the result. Requires the permission `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints/{id}/ping", security(("bearer" = ["callbacks.write"])),
     params(("id" = EndpointId, Path)),

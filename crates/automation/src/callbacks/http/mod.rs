@@ -1,4 +1,5 @@
-//! Requests and answers about callbacks. When something is sent is decided in `rules.rs`, never here.
+//! HTTP endpoints of callbacks, callback endpoints and recurring callbacks. `rules.rs` decides when a request
+//! is sent.
 
 mod callbacks;
 mod endpoints;
@@ -11,27 +12,27 @@ use kith_platform::{App, Routes, store_problem};
 use super::model::CallbackError;
 
 static ENDPOINT_DISABLED: ProblemCode =
-    ProblemCode { code: "endpoint_disabled", status: 409, title: "Nothing is sent to this endpoint" };
+    ProblemCode { code: "endpoint_disabled", status: 409, title: "Endpoint disabled" };
 static CALLBACK_FINISHED: ProblemCode =
-    ProblemCode { code: "callback_finished", status: 409, title: "The callback has come to its end" };
+    ProblemCode { code: "callback_finished", status: 409, title: "Callback finished" };
 static CALLBACK_NOT_FAILED: ProblemCode =
-    ProblemCode { code: "callback_not_failed", status: 409, title: "The callback has not failed" };
+    ProblemCode { code: "callback_not_failed", status: 409, title: "Callback not retryable" };
 static TOO_MANY_SCHEDULES: ProblemCode =
-    ProblemCode { code: "too_many_schedules", status: 409, title: "There are too many schedules" };
+    ProblemCode { code: "too_many_schedules", status: 409, title: "Too many schedules" };
 
-/// What these handlers answer with, beside the general problems.
+/// Problems of these handlers, in addition to the general ones.
 pub const PROBLEMS: &[&ProblemCode] =
     &[&ENDPOINT_DISABLED, &CALLBACK_FINISHED, &CALLBACK_NOT_FAILED, &TOO_MANY_SCHEDULES];
 
-/// The handlers.
+/// Returns the routes of callbacks.
 pub fn routes() -> Routes {
     endpoints::routes().merge(recurring::routes()).merge(callbacks::routes())
 }
 
-/// Reads the address that stands at `pointer`.
+/// Parses a target URL. `pointer` names its field in the error.
 fn target(app: &App, pointer: String, url: &str) -> Result<Target, FieldError> {
     let fault = |error: TargetError| {
-        FieldError::new(pointer, error.code(), format!("This address cannot be asked: {error}."))
+        FieldError::new(pointer, error.code(), format!("This URL is not allowed: {error}."))
     };
     app.outbound.target(url).map_err(fault)
 }
@@ -39,20 +40,24 @@ fn target(app: &App, pointer: String, url: &str) -> Result<Target, FieldError> {
 impl From<CallbackError> for Problem {
     fn from(error: CallbackError) -> Self {
         match error {
-            CallbackError::CallbackNotFound => Self::new(&problems::NOT_FOUND, "There is no such callback."),
-            CallbackError::EndpointNotFound => Self::new(&problems::NOT_FOUND, "There is no such endpoint."),
-            CallbackError::EndpointDisabled => {
-                Self::new(&ENDPOINT_DISABLED, "Enable it first: POST /api/v1/callback-endpoints/{id}/enable.")
+            CallbackError::CallbackNotFound => {
+                Self::new(&problems::NOT_FOUND, "No callback or recurring callback has this ID.")
             }
+            CallbackError::EndpointNotFound => Self::new(&problems::NOT_FOUND, "No endpoint has this ID."),
+            CallbackError::EndpointDisabled => Self::new(
+                &ENDPOINT_DISABLED,
+                "This endpoint is disabled. Enable it with POST /api/v1/callback-endpoints/{id}/enable.",
+            ),
             CallbackError::Finished(state) => {
-                Self::new(&CALLBACK_FINISHED, format!("The callback is {}.", state.as_str()))
+                Self::new(&CALLBACK_FINISHED, format!("The callback is already {}.", state.as_str()))
             }
             CallbackError::NotFailed(state) => {
-                Self::new(&CALLBACK_NOT_FAILED, format!("The callback is {}.", state.as_str()))
+                Self::new(&CALLBACK_NOT_FAILED, format!("The callback is already {}.", state.as_str()))
             }
-            CallbackError::TooManySchedules => {
-                Self::new(&TOO_MANY_SCHEDULES, "Delete one that nobody needs: GET /api/v1/schedules.")
-            }
+            CallbackError::TooManySchedules => Self::new(
+                &TOO_MANY_SCHEDULES,
+                "The server has the maximum number of schedules. Delete one first; list them with GET /api/v1/schedules.",
+            ),
             CallbackError::Invalid(faults) => Self::invalid(faults),
             CallbackError::Store(error) => store_problem(error),
         }

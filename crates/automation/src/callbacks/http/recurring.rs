@@ -1,4 +1,4 @@
-//! Recurring callbacks: made, looked at, ended.
+//! HTTP endpoints of recurring callbacks: create, list, get and delete.
 
 use std::sync::Arc;
 
@@ -29,25 +29,30 @@ pub fn routes() -> Routes {
         .routes(routes!(get_recurring_callback, delete_recurring_callback))
 }
 
-/// A request to be sent again and again.
+/// Recurring callback to create.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RecurringBody {
-    /// What is sent each time. It has no `run_at`.
+    /// Request to send each time, without `run_at`.
     request: CallbackBody,
-    /// Five fields of cron, six with seconds first; or `@daily`, `@hourly`, …; or `@every 90s`.
+    /// Schedule expression: cron with five fields, or six with seconds first; a macro such as `@daily` or
+    /// `@hourly`; or an interval such as `@every 90s`.
     #[schema(example = "0 9 * * MON-FRI")]
     schedule: String,
-    /// A zone of the IANA database, by which the fields of cron go.
+    /// Time zone of the cron fields, as a name of the IANA time zone database.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false, default = "UTC", example = "Europe/Berlin")]
     time_zone: Option<String>,
-    /// What becomes of times that passed while nobody was there to send.
+    /// Handling of runs that were missed because no server was running. Default `latest`.
     #[serde(default)]
     missed: MissedCallbacks,
 }
 
-/// Have a request sent again and again: each time a callback is made, which is signed, sent and tried again like any other.
+/// Create a recurring callback
+///
+/// Creates a callback each time its schedule is due. Each callback is signed, sent and retried like any
+/// other. If the endpoint is new, the response contains its signing secret once. Requires the permission
+/// `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/recurring-callbacks", security(("bearer" = ["callbacks.write"])),
     request_body = RecurringBody,
@@ -63,7 +68,7 @@ async fn create_recurring_callback(
     Json(body): Json<RecurringBody>,
 ) -> ApiResult<Response> {
     if body.request.run_at.is_some() {
-        let detail = "Its schedule says when.";
+        let detail = "A recurring callback has no run_at. Its schedule decides when it is sent.";
         return Err(Problem::invalid(vec![FieldError::new("/request/run_at", "not_here", detail)]).into());
     }
     let Sent { to, message } = body.request.check(&app, "/request").map_err(Problem::invalid)?;
@@ -74,7 +79,9 @@ async fn create_recurring_callback(
         .await
 }
 
-/// Recurring callbacks, the newest first.
+/// List recurring callbacks
+///
+/// Returns the recurring callbacks, newest first. Requires the permission `callbacks.read`.
 #[utoipa::path(
     get, path = "/api/v1/recurring-callbacks", security(("bearer" = ["callbacks.read"])),
     params(PageQuery), responses((status = 200, body = RecurringPage))
@@ -90,7 +97,9 @@ async fn list_recurring_callbacks(
     Ok(found.map_err(store_problem)?.into())
 }
 
-/// A recurring callback, and when it is sent next.
+/// Get a recurring callback
+///
+/// Returns a recurring callback with its next times. Requires the permission `callbacks.read`.
 #[utoipa::path(
     get, path = "/api/v1/recurring-callbacks/{id}", security(("bearer" = ["callbacks.read"])),
     params(("id" = RecurringId, Path)), responses((status = 200, body = RecurringCallback))
@@ -104,7 +113,10 @@ async fn get_recurring_callback(
     Ok(Json(app.db.read(move |q| recurring::get(q, id, now)).await?))
 }
 
-/// End a recurring callback. Those that it has made go their way.
+/// Delete a recurring callback
+///
+/// Deletes a recurring callback and its schedule. Callbacks that it has created are still sent. Requires the
+/// permission `callbacks.write`.
 #[utoipa::path(
     delete, path = "/api/v1/recurring-callbacks/{id}", security(("bearer" = ["callbacks.write"])),
     params(("id" = RecurringId, Path)),

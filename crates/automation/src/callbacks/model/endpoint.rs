@@ -1,4 +1,4 @@
-//! Endpoints: as they are kept, and as they are told. A secret is told where it is made and nowhere else.
+//! Callback endpoints: as stored, and as the API returns them. A secret is returned only when it is created.
 
 use kith_kernel::Timestamp;
 use serde::Serialize;
@@ -7,22 +7,22 @@ use utoipa::ToSchema;
 use super::super::rules::Breaker;
 use super::EndpointId;
 
-/// Why nothing is sent to an endpoint.
+/// Reason why an endpoint is disabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DisabledBecause {
-    /// An administrator said so.
+    /// Disabled by an administrator.
     Administrator,
-    /// It answered 410.
+    /// The endpoint responded with 410.
     Gone,
-    /// It failed for five days without a success.
+    /// The endpoint failed for five days without a success.
     Failing,
 }
 
 impl DisabledBecause {
     const ALL: [Self; 3] = [Self::Administrator, Self::Gone, Self::Failing];
 
-    /// As the database and the API write it.
+    /// Returns the name used in the database and in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Administrator => "administrator",
@@ -31,55 +31,55 @@ impl DisabledBecause {
         }
     }
 
-    /// Reads what [`DisabledBecause::as_str`] wrote.
+    /// Parses the result of [`DisabledBecause::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|because| because.as_str() == text)
     }
 }
 
-/// How the breaker of an endpoint stands.
+/// State of an endpoint's circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BreakerState {
     /// Requests are sent.
     Closed,
-    /// None is.
+    /// No requests are sent.
     Open,
-    /// The next one finds out.
+    /// The next request is a probe that decides whether the breaker closes.
     HalfOpen,
 }
 
-/// An endpoint as it is kept.
+/// Endpoint as stored.
 #[derive(Clone, Debug)]
 pub struct KeptEndpoint {
-    /// Which.
+    /// Endpoint ID.
     pub id: EndpointId,
-    /// Its address, without a query.
+    /// URL without query.
     pub url: String,
-    /// When it was made.
+    /// Time of creation.
     pub created_at: Timestamp,
-    /// Sealed.
+    /// Sealed signing secret.
     pub secret: Vec<u8>,
-    /// Sealed; what it replaces, and until when that counts.
+    /// Sealed previous secret, and the time until which callbacks are signed with it too.
     pub previous: Option<(Vec<u8>, Timestamp)>,
-    /// Since when nothing is sent to it, and why.
+    /// Time at which the endpoint was disabled, and the reason.
     pub disabled: Option<(Timestamp, DisabledBecause)>,
-    /// Whether it is asked.
+    /// Circuit breaker.
     pub breaker: Breaker,
-    /// Since when every attempt has failed.
+    /// Time since which every attempt has failed.
     pub failing_since: Option<Timestamp>,
-    /// When an attempt last succeeded.
+    /// Time of the last success.
     pub last_success_at: Option<Timestamp>,
-    /// When one last failed.
+    /// Time of the last failure.
     pub last_failure_at: Option<Timestamp>,
-    /// Attempts that succeeded.
+    /// Number of successful attempts.
     pub succeeded: i64,
-    /// Attempts that failed.
+    /// Number of failed attempts.
     pub failed: i64,
 }
 
 impl KeptEndpoint {
-    /// As it is told at `now`.
+    /// Returns the endpoint as the API shows it at `now`.
     pub fn shown(&self, now: Timestamp) -> Endpoint {
         let (breaker, next_request_at) = self.breaker.state(now);
         Endpoint {
@@ -105,46 +105,53 @@ impl KeptEndpoint {
     }
 }
 
-/// Who receives callbacks, and how it fares.
+/// Callback endpoint with its delivery state.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Endpoint {
+    /// Endpoint ID.
     pub id: EndpointId,
-    /// Its address, without a query.
+    /// URL without query.
     pub url: String,
+    /// Time at which the endpoint was created.
     pub created_at: Timestamp,
-    /// Since when nothing is sent to it; null if something is.
+    /// Time at which the endpoint was disabled; `null` if it is enabled.
     #[schema(required = true)]
     pub disabled_at: Option<Timestamp>,
-    /// Why nothing is sent to it.
+    /// Reason why the endpoint is disabled; `null` if it is enabled.
     #[schema(required = true)]
     pub disabled_because: Option<DisabledBecause>,
-    /// `open`: it failed five times in a row and is left alone for a while.
+    /// State of the circuit breaker. It opens after five failures in a row.
     pub breaker: BreakerState,
-    /// Unless the breaker is closed: when the next request may be sent, which finds out whether it is back.
+    /// Time from which on the next request, a probe, may be sent; `null` if the breaker is closed.
     #[schema(required = true)]
     pub next_request_at: Option<Timestamp>,
+    /// Number of failures since the last success.
     pub failures_in_a_row: i64,
-    /// Since when every attempt has failed. After five days of that it is disabled.
+    /// Time since which every attempt has failed; `null` if the last one succeeded. After five days, the
+    /// endpoint is disabled.
     #[schema(required = true)]
     pub failing_since: Option<Timestamp>,
     #[schema(required = true)]
     pub last_success_at: Option<Timestamp>,
     #[schema(required = true)]
     pub last_failure_at: Option<Timestamp>,
+    /// Number of successful attempts.
     pub attempts_succeeded: i64,
+    /// Number of failed attempts.
     pub attempts_failed: i64,
-    /// After a rotation: until when each callback is signed with the secret before, too.
+    /// Time until which callbacks are signed with the previous secret too; `null` if they are not.
     #[schema(required = true)]
     pub previous_secret_until: Option<Timestamp>,
 }
 
-/// An endpoint with the secret that its callbacks are signed with, which is told this once.
+/// Callback endpoint with its signing secret.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct EndpointWithSecret {
+    /// Endpoint.
     #[serde(flatten)]
     pub endpoint: Endpoint,
-    /// `whsec_…`, by which the receiver verifies signatures (Standard Webhooks 1.0). It is told this once; null if it was
-    /// told before.
+    /// Signing secret, `whsec_…`, with which the receiver verifies signatures (Standard Webhooks 1.0). It is
+    /// returned once; `null` in later responses.
     #[schema(required = true, example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
     pub secret: Option<String>,
 }

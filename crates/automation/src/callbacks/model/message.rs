@@ -1,4 +1,4 @@
-//! What a callback sends, and what of it may be said by whoever asks for it.
+//! Requests that callbacks send, and the checks of what callers may set.
 
 use std::time::Duration;
 
@@ -7,31 +7,31 @@ use kith_kernel::FieldError;
 use kith_platform::outbound::is_own_header;
 use serde_json::Value;
 
-/// Headers that a callback may have of its own, and how long all of them together may be.
+/// Maximum number of additional headers, and their maximum total length in bytes.
 const MOST_HEADERS: usize = 30;
 const HEADER_BYTES: usize = 8_192;
-/// How long a body may be.
+/// Maximum length of a body in bytes.
 const BODY_BYTES: usize = 128 * 1_024;
 const CONTENT_TYPE: HeaderName = HeaderName::from_static("content-type");
 
-/// What is sent.
+/// Request of a callback.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// How.
+    /// HTTP method.
     pub method: Method,
-    /// Beside those that every callback has.
+    /// Headers in addition to those of every callback.
     pub headers: Vec<(String, String)>,
-    /// The body.
+    /// Body, if any.
     pub body: Option<String>,
-    /// How long the receiver may take.
+    /// Maximum time to wait for the response.
     pub timeout: Option<Duration>,
 }
 
 impl Message {
-    /// A message of these parts.
+    /// Creates a message from its parts.
     ///
     /// # Errors
-    /// A fault for each part that cannot be sent.
+    /// Returns one [`FieldError`] for each invalid part.
     pub fn new(
         method: Option<&str>,
         headers: Vec<(String, String)>,
@@ -43,7 +43,7 @@ impl Message {
         let method = match method.unwrap_or("POST") {
             known @ ("POST" | "PUT" | "PATCH" | "DELETE" | "GET") => known.parse().unwrap_or(Method::POST),
             _ => {
-                let detail = "One of POST, PUT, PATCH, DELETE and GET.";
+                let detail = "Expected POST, PUT, PATCH, DELETE or GET.";
                 faults.push(FieldError::new("/method", "not_a_method", detail));
                 Method::POST
             }
@@ -52,7 +52,11 @@ impl Message {
         let has_type = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
         let body = match (json, text) {
             (Some(_), Some(_)) => {
-                faults.push(FieldError::new("/text", "not_exactly_one", "Either body or text, not both."));
+                faults.push(FieldError::new(
+                    "/text",
+                    "not_exactly_one",
+                    "Send either body or text, not both.",
+                ));
                 None
             }
             (Some(json), None) => {
@@ -70,15 +74,19 @@ impl Message {
             (None, None) => None,
         };
         if body.as_ref().is_some_and(|body| body.len() > BODY_BYTES) {
-            faults.push(FieldError::new("/body", "too_long", format!("At most {BODY_BYTES} bytes.")));
+            faults.push(FieldError::new(
+                "/body",
+                "too_long",
+                format!("Expected at most {BODY_BYTES} bytes."),
+            ));
         }
         if body.is_some() && method == Method::GET {
-            faults.push(FieldError::new("/body", "not_with_get", "A GET has no body."));
+            faults.push(FieldError::new("/body", "not_with_get", "A GET request cannot have a body."));
         }
         if faults.is_empty() { Ok(Self { method, headers, body, timeout }) } else { Err(faults) }
     }
 
-    /// The headers, ready to be sent.
+    /// Returns the headers in the form the HTTP client takes.
     pub fn header_map(&self) -> HeaderMap {
         let pairs = self.headers.iter().filter_map(|(name, value)| {
             Some((name.parse::<HeaderName>().ok()?, HeaderValue::from_str(value).ok()?))
@@ -91,24 +99,30 @@ fn check_headers(headers: &[(String, String)]) -> Vec<FieldError> {
     let mut faults = Vec::new();
     let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     if headers.len() > MOST_HEADERS || bytes > HEADER_BYTES {
-        let detail = format!("At most {MOST_HEADERS} headers of {HEADER_BYTES} bytes together.");
+        let detail = format!("Expected at most {MOST_HEADERS} headers with {HEADER_BYTES} bytes in total.");
         faults.push(FieldError::new("/headers", "too_long", detail));
     }
     for (at, (name, value)) in headers.iter().enumerate() {
         let pointer = || format!("/headers/{}", name.replace('~', "~0").replace('/', "~1"));
         let is_twice = headers[..at].iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
         match name.parse::<HeaderName>() {
-            Err(_) => faults.push(FieldError::new(pointer(), "not_a_header", "No header has this name.")),
+            Err(_) => {
+                faults.push(FieldError::new(pointer(), "not_a_header", "This is not a valid header name."))
+            }
             Ok(known) if is_own_header(&known) => {
-                faults.push(FieldError::new(pointer(), "reserved", "Kith says this header itself."));
+                faults.push(FieldError::new(pointer(), "reserved", "The server sets this header itself."));
             }
             Ok(_) if is_twice => {
-                faults.push(FieldError::new(pointer(), "not_unique", "This header stands here twice."));
+                faults.push(FieldError::new(pointer(), "not_unique", "This header is listed twice."));
             }
             Ok(known)
                 if HeaderValue::from_str(value).is_err() || (known == CONTENT_TYPE && value.is_empty()) =>
             {
-                faults.push(FieldError::new(pointer(), "not_a_header_value", "No header has this value."));
+                faults.push(FieldError::new(
+                    pointer(),
+                    "not_a_header_value",
+                    "This is not a valid header value.",
+                ));
             }
             Ok(_) => {}
         }

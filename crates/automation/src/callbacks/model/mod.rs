@@ -1,4 +1,4 @@
-//! What endpoints, callbacks and attempts are made of. Nothing here reaches a database or a network.
+//! Types of callbacks, endpoints and attempts. No database or network access.
 
 mod endpoint;
 mod message;
@@ -13,36 +13,36 @@ pub use endpoint::{BreakerState, DisabledBecause, Endpoint, EndpointWithSecret, 
 pub use message::Message;
 
 id_type! {
-    /// A request that is sent to somebody else's server until it arrives or is given up.
+    /// Callback ID.
     CallbackId
-    /// Who receives: an address without its query.
+    /// Endpoint ID.
     EndpointId
-    /// What is sent again and again.
+    /// Recurring callback ID.
     RecurringId
 }
 
-/// How a callback stands.
+/// State of a callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CallbackState {
-    /// It waits for its time.
+    /// Waiting for its time.
     Scheduled,
-    /// It was sent and has not arrived; it is sent again.
+    /// Sent without success; it will be sent again.
     Retrying,
-    /// It was answered with 2xx.
+    /// Answered with 2xx.
     Delivered,
-    /// It was given up; `reason` says why.
+    /// Failed permanently; `reason` contains the reason.
     Failed,
-    /// It was taken back.
+    /// Cancelled.
     Cancelled,
 }
 
 impl CallbackState {
-    /// All of them.
+    /// All states.
     pub const ALL: [Self; 5] =
         [Self::Scheduled, Self::Retrying, Self::Delivered, Self::Failed, Self::Cancelled];
 
-    /// As the database and the API write it.
+    /// Returns the name used in the database and in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Scheduled => "scheduled",
@@ -53,30 +53,30 @@ impl CallbackState {
         }
     }
 
-    /// Reads what [`CallbackState::as_str`] wrote.
+    /// Parses the result of [`CallbackState::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == text)
     }
 
-    /// Whether it is still to be sent.
+    /// Returns `true` if the callback is still to be sent.
     pub const fn is_open(self) -> bool {
         matches!(self, Self::Scheduled | Self::Retrying)
     }
 }
 
-/// Why a callback was given up.
+/// Reason why a callback failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// It was tried as often as it may be.
+    /// All attempts failed.
     GivenUp,
-    /// The receiver answered 410.
+    /// The endpoint responded with 410.
     Gone,
-    /// Its endpoint is disabled.
+    /// The endpoint is disabled.
     EndpointDisabled,
-    /// Its address is refused now, by a changed configuration.
+    /// The present configuration does not allow the target URL.
     TargetRefused,
-    /// What was sealed cannot be opened with the secrets of this configuration.
+    /// The sealed headers or the secret cannot be opened with the secrets of the present configuration.
     SealedOtherwise,
 }
 
@@ -84,7 +84,7 @@ impl Reason {
     const ALL: [Self; 5] =
         [Self::GivenUp, Self::Gone, Self::EndpointDisabled, Self::TargetRefused, Self::SealedOtherwise];
 
-    /// As the database and the API write it.
+    /// Returns the name used in the database and in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::GivenUp => "given_up",
@@ -95,162 +95,172 @@ impl Reason {
         }
     }
 
-    /// Reads what [`Reason::as_str`] wrote.
+    /// Parses the result of [`Reason::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == text)
     }
 }
 
-/// Where a callback is to go.
+/// Target of a callback.
 #[derive(Clone, Debug)]
 pub enum To {
-    /// To this address. Its endpoint is made if there is none.
+    /// URL. Its endpoint is created if it does not exist.
     Target(Target),
-    /// To an endpoint.
+    /// Existing endpoint.
     Endpoint(EndpointId),
 }
 
-/// A callback that somebody asks for, checked.
+/// Checked callback to create.
 #[derive(Clone, Debug)]
 pub struct Draft {
-    /// Where to.
+    /// Target.
     pub to: To,
-    /// What is sent.
+    /// Request to send.
     pub message: Message,
-    /// When; at once if absent.
+    /// Time at which it is sent; `None` for now.
     pub at: Option<Timestamp>,
 }
 
-/// A callback.
+/// Callback.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Callback {
-    /// Also its `webhook-id`, with `msg_` before it.
+    /// Callback ID. `webhook-id` is `msg_` followed by this ID without hyphens.
     pub id: CallbackId,
+    /// ID of the endpoint.
     pub endpoint_id: EndpointId,
+    /// Target URL, with its query.
     pub url: String,
-    /// `POST`.
+    /// HTTP method.
     pub method: String,
+    /// State of the callback.
     pub state: CallbackState,
-    /// Why it was given up.
+    /// Reason of the failure; `null` unless the state is `failed`.
     #[schema(required = true)]
     pub reason: Option<Reason>,
-    /// When it was to be sent first.
+    /// Time at which the first attempt was or is due.
     pub due_at: Timestamp,
-    /// When it is sent next.
+    /// Time of the next attempt; `null` if there is none.
     #[schema(required = true)]
     pub next_attempt_at: Option<Timestamp>,
-    /// How often it was sent.
+    /// Number of attempts so far.
     pub attempts_made: i64,
-    /// The status of the last answer.
+    /// HTTP status of the last response; `null` if there was none.
     #[schema(required = true)]
     pub last_status: Option<i64>,
+    /// Time at which the callback was created.
     pub created_at: Timestamp,
-    /// When it was delivered, given up or taken back.
+    /// Time at which the callback was delivered, failed or was cancelled; `null` if it is still to be sent.
     #[schema(required = true)]
     pub finished_at: Option<Timestamp>,
-    /// Which recurring callback it is one of.
+    /// ID of the recurring callback that created it; `null` if there is none.
     #[schema(required = true)]
     pub recurring_id: Option<RecurringId>,
-    /// The job that delivers it.
+    /// ID of the job that delivers it.
     pub job_id: i64,
 }
 
-/// A callback as it is kept.
+/// Callback as stored.
 #[derive(Clone, Debug)]
 pub struct KeptCallback {
-    /// As it is told.
+    /// Callback as the API shows it.
     pub shown: Callback,
-    /// Sealed.
+    /// Sealed headers, if any.
     pub headers: Option<Vec<u8>>,
-    /// What is sent.
+    /// Body, if any.
     pub body: Option<String>,
-    /// How long the receiver may take.
+    /// Maximum time in milliseconds to wait for the response.
     pub timeout_ms: Option<i64>,
-    /// Attempts since the ladder began.
+    /// Number of attempts since the retry schedule last started.
     pub ladder: i64,
 }
 
-/// A callback with what it sends and how that went.
+/// Callback with its request and attempts.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct CallbackDetails {
+    /// Callback.
     #[serde(flatten)]
     pub callback: Callback,
-    /// The names of its own headers; what they say is sealed.
+    /// Names of the additional headers. Their values are not returned.
     pub header_names: Vec<String>,
-    /// The body as it is sent.
+    /// Body as sent; `null` if there is none.
     #[schema(required = true)]
     pub body: Option<String>,
+    /// Maximum time in milliseconds to wait for the response; `null` for the server's default.
     #[schema(required = true)]
     pub timeout_ms: Option<i64>,
-    /// The last attempts, the newest first; at most 50.
+    /// Last attempts, newest first, at most 50.
     pub attempts: Vec<Attempt>,
 }
 
-/// A callback that was just made.
+/// New callback.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct NewCallback {
+    /// Callback.
     #[serde(flatten)]
     pub callback: Callback,
-    /// If its endpoint was made with it: the secret of that endpoint, told this once.
+    /// Signing secret of the endpoint if it was created with this callback, returned once; else `null`.
     #[schema(required = true, example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
     pub secret: Option<String>,
 }
 
-/// One sending, and what came of it.
+/// Attempt to send a callback.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Attempt {
-    /// From 1.
+    /// Number of the attempt, from 1.
     pub number: i64,
+    /// Time of the attempt.
     pub at: Timestamp,
+    /// Duration in milliseconds; 0 if there was no response.
     pub took_ms: i64,
-    /// Of the answer; null if there was none.
+    /// HTTP status of the response; `null` if there was none.
     #[schema(required = true)]
     pub status: Option<i64>,
-    /// Why there was none: `target_refused`, `name_not_found`, `connect_timeout`, `timeout`, `connection_failed`,
-    /// `certificate_not_trusted`, `tls_failed`, `no_authorities`, `not_http`.
+    /// Reason why there was no response: `target_refused`, `name_not_found`, `connect_timeout`, `timeout`,
+    /// `connection_failed`, `certificate_not_trusted`, `tls_failed`, `no_authorities` or `not_http`; `null`
+    /// if there was one.
     #[schema(required = true)]
     pub error: Option<String>,
-    /// Of the answer.
+    /// Response; `null` if there was none.
     #[schema(required = true)]
     pub response: Option<Captured>,
 }
 
-/// What is kept of an answer.
+/// Stored part of a response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Captured {
-    /// `name: value`, in the answer's order.
+    /// Headers as `name: value`, in the order of the response.
     pub headers: Vec<String>,
-    /// As text; what is no UTF-8 is replaced.
+    /// Body as text. Invalid UTF-8 is replaced.
     pub body: String,
-    /// Whether that is all of the body (`outbound.response_bytes`).
+    /// `true` if the body is complete. The server setting `outbound.response_bytes` limits its stored length.
     pub is_whole: bool,
 }
 
-/// Why a command about callbacks was refused. Nothing was changed.
+/// Error of an operation on callbacks. Nothing was changed.
 #[derive(Debug, Error)]
 pub enum CallbackError {
-    /// Nothing has this id.
-    #[error("there is no such callback")]
+    /// The callback does not exist.
+    #[error("callback not found")]
     CallbackNotFound,
-    /// Nothing has this id.
-    #[error("there is no such endpoint")]
+    /// The endpoint does not exist.
+    #[error("endpoint not found")]
     EndpointNotFound,
-    /// Nothing is sent to it.
+    /// The endpoint is disabled.
     #[error("the endpoint is disabled")]
     EndpointDisabled,
-    /// It is delivered, given up or taken back.
+    /// The callback is delivered or has failed, so it cannot be cancelled.
     #[error("the callback is {}", .0.as_str())]
     Finished(CallbackState),
-    /// It is delivered, or still to be sent.
+    /// The callback is delivered or has not been tried, so it cannot be retried.
     #[error("the callback is {}", .0.as_str())]
     NotFailed(CallbackState),
-    /// The job engine has as many schedules as it may have.
+    /// The job engine has the maximum number of schedules.
     #[error("there are too many schedules")]
     TooManySchedules,
-    /// The input has faults.
-    #[error("the input is not valid")]
+    /// The input is invalid.
+    #[error("invalid input")]
     Invalid(Vec<FieldError>),
-    /// The database's own.
+    /// The database operation failed.
     #[error(transparent)]
     Store(#[from] kith_store::Error),
 }

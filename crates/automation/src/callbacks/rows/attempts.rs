@@ -1,4 +1,4 @@
-//! Attempts: one row each, written once.
+//! SQL statements of attempts. Each attempt is written once.
 
 use kith_store::{Error, Query, Tx, params};
 
@@ -25,7 +25,7 @@ pub fn insert_attempt(tx: &Tx<'_>, callback: CallbackId, attempt: &Attempt) -> R
     Ok(())
 }
 
-/// The last attempts, the newest first.
+/// Returns the last `limit` attempts of a callback, newest first.
 pub fn list_attempts(q: &Query<'_>, callback: CallbackId, limit: i64) -> Result<Vec<Attempt>, Error> {
     q.all(
         "SELECT number, at, took_ms, status, error, response_headers, response_body, response_is_whole

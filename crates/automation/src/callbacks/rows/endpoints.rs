@@ -1,4 +1,4 @@
-//! Endpoints: their secrets, sealed, and how they fare.
+//! SQL statements of endpoints. Secrets are sealed.
 
 use kith_kernel::Timestamp;
 use kith_store::{Error, Query, Row, Tx, params};
@@ -14,7 +14,7 @@ pub fn insert_endpoint(tx: &Tx<'_>, endpoint: &KeptEndpoint) -> Result<(), Error
     Ok(())
 }
 
-/// Writes all that changes of an endpoint.
+/// Writes all columns of an endpoint that can change.
 pub fn update_endpoint(tx: &Tx<'_>, endpoint: &KeptEndpoint) -> Result<(), Error> {
     let Breaker { failures, opened_at, openings, probe_until } = endpoint.breaker;
     tx.exec(
@@ -63,7 +63,7 @@ pub fn find_endpoint_by_url(q: &Query<'_>, url: &str) -> Result<Option<KeptEndpo
     )
 }
 
-/// Endpoints older than `before`, the newest first.
+/// Returns up to `limit` endpoints with an ID below `before`, newest first.
 pub fn list_endpoints(q: &Query<'_>, before: EndpointId, limit: i64) -> Result<Vec<KeptEndpoint>, Error> {
     q.all(
         "SELECT id, url, created_at, secret, previous_secret, previous_until, disabled_at, disabled_because, failures,

@@ -1,4 +1,4 @@
-//! All SQL about callbacks, a function a statement. No decisions.
+//! SQL statements of callbacks, one function per statement. No decisions.
 
 mod attempts;
 mod endpoints;
@@ -16,7 +16,7 @@ pub use attempts::*;
 pub use endpoints::*;
 pub use recurring::*;
 
-/// What is kept sealed; the prefixes are those of `sealed.rs` and `recurring.rs`.
+/// Sealed columns. The prefixes are those used in `sealed.rs` and `recurring.rs`.
 pub const SEALED: &[SealedColumn] = &[
     sealed_column!("callback_endpoints", "secret", "callback_endpoint:"),
     sealed_column!("callback_endpoints", "previous_secret", "callback_endpoint:"),
@@ -32,7 +32,7 @@ impl Column for CallbackState {
     }
 }
 
-/// Keeps a new callback, made for `occasion` if that is a job of a recurring one's schedule.
+/// Inserts a callback. `occasion` is the job of the run if a recurring callback creates it.
 pub fn insert(tx: &Tx<'_>, new: &KeptCallback, occasion: Option<JobId>) -> Result<(), Error> {
     let Callback { id, endpoint_id, url, method, state, due_at, created_at, job_id, .. } = &new.shown;
     tx.exec(
@@ -61,7 +61,7 @@ pub fn insert(tx: &Tx<'_>, new: &KeptCallback, occasion: Option<JobId>) -> Resul
     Ok(())
 }
 
-/// Writes what has become of a callback.
+/// Writes all columns of a callback that can change.
 pub fn update(tx: &Tx<'_>, callback: &Callback, ladder: i64) -> Result<(), Error> {
     tx.exec(
         "UPDATE callbacks SET state = $2, reason = $3, next_attempt_at = $4, attempts = $5, ladder = $6, last_status = $7,
@@ -82,7 +82,7 @@ pub fn update(tx: &Tx<'_>, callback: &Callback, ladder: i64) -> Result<(), Error
     Ok(())
 }
 
-/// A callback with what it sends.
+/// Returns a callback with its request.
 pub fn find(q: &Query<'_>, id: CallbackId) -> Result<Option<KeptCallback>, Error> {
     q.one(
         "SELECT id, endpoint_id, url, method, state, reason, due_at, next_attempt_at, attempts, last_status, created_at,
@@ -125,7 +125,8 @@ macro_rules! filtered_list {
     };
 }
 
-/// Callbacks older than `before`, the newest first. What is not asked for is NULL.
+/// Returns up to `limit` callbacks with an ID below `before`, newest first. An absent filter is passed as
+/// NULL.
 pub fn list(
     q: &Query<'_>,
     state: Option<CallbackState>,
@@ -134,7 +135,7 @@ pub fn list(
     before: CallbackId,
     limit: i64,
 ) -> Result<Vec<Callback>, Error> {
-    // The first condition has an index.
+    // The first condition of each statement uses an index.
     let sql = match (recurring, endpoint, state) {
         (Some(_), ..) => filtered_list!("recurring_id = $4"),
         (_, Some(_), _) => filtered_list!("endpoint_id = $3"),
@@ -170,11 +171,12 @@ fn read(row: &Row<'_>) -> Result<Callback, Error> {
 pub struct OverdueCallback {
     pub next_attempt_at: Timestamp,
     pub id: CallbackId,
-    /// Job that is to deliver it.
+    /// ID of the job that is to deliver it.
     pub job_id: JobId,
 }
 
-/// Open callbacks that were due before `before`, at most `limit`, the longest overdue first, behind `after`.
+/// Returns up to `limit` open callbacks whose next attempt was due before `before`, longest overdue first,
+/// after `after`.
 pub fn list_overdue(
     q: &Query<'_>,
     before: Timestamp,
@@ -191,7 +193,7 @@ pub fn list_overdue(
     )
 }
 
-/// Callbacks that finished before `before`, at most `limit`.
+/// Returns up to `limit` callbacks that ended before `before`.
 pub fn list_finished(q: &Query<'_>, before: Timestamp, limit: i64) -> Result<Vec<CallbackId>, Error> {
     q.all(
         "SELECT id FROM callbacks WHERE finished_at IS NOT NULL AND finished_at < $1 ORDER BY finished_at LIMIT $2",
@@ -200,7 +202,7 @@ pub fn list_finished(q: &Query<'_>, before: Timestamp, limit: i64) -> Result<Vec
     )
 }
 
-/// Forgets a callback and its attempts.
+/// Deletes a callback and its attempts.
 pub fn delete(tx: &Tx<'_>, id: CallbackId) -> Result<(), Error> {
     tx.exec("DELETE FROM callback_attempts WHERE callback_id = $1", params![id])?;
     tx.exec("DELETE FROM callbacks WHERE id = $1", params![id])?;

@@ -1,4 +1,4 @@
-//! What is sent again and again.
+//! SQL statements of recurring callbacks.
 
 use kith_jobs::JobId;
 use kith_store::{Error, Query, Row, Tx, params};
@@ -32,7 +32,7 @@ pub fn find_recurring(q: &Query<'_>, id: RecurringId) -> Result<Option<KeptRecur
     )
 }
 
-/// Recurring callbacks older than `before`, the newest first.
+/// Returns up to `limit` recurring callbacks with an ID below `before`, newest first.
 pub fn list_recurring(q: &Query<'_>, before: RecurringId, limit: i64) -> Result<Vec<KeptRecurring>, Error> {
     q.all(
         "SELECT id, endpoint_id, url, method, headers, body, timeout_ms, created_at FROM recurring_callbacks
@@ -60,7 +60,7 @@ pub fn delete_recurring(tx: &Tx<'_>, id: RecurringId) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether this job has made its callback.
+/// Returns `true` if this job has created its callback.
 pub fn has_occurred(q: &Query<'_>, id: RecurringId, job: JobId) -> Result<bool, Error> {
     let sql = "SELECT 1 FROM callbacks WHERE recurring_id = $1 AND occasion = $2";
     Ok(q.one(sql, params![id, job], |row| row.get::<i64>(0))?.is_some())

@@ -1,4 +1,4 @@
-//! What other programs ask to be enqueued, made into what the engine takes: by what their kind declares, and checked.
+//! Enqueues jobs of callers: applies the defaults of their kinds, checks them, and passes them to the engine.
 
 use std::collections::HashMap;
 
@@ -14,17 +14,18 @@ use super::super::model::{
 };
 use super::super::{rows, rules};
 
-/// Where a job stands whose kind says nothing of it.
+/// Queue of a job if neither the job nor its kind names one.
 const USUAL_QUEUE: &str = "default";
-/// Jobs in one request.
+/// Maximum number of jobs in one request.
 pub const MOST_AT_ONCE: usize = 1_000;
-/// How deep a flow may be.
+/// Maximum depth of a flow.
 const DEEPEST: usize = 10;
 
 /// Enqueues a job with all its children.
 ///
 /// # Errors
-/// What is wrong with any of them; the database's.
+/// Returns [`JobsError::Faults`] for invalid input, [`JobsError::Unvalidated`] if payloads must be validated
+/// first, [`JobsError::Reserved`] for a reserved queue or kind, [`JobsError::Store`] if a statement fails.
 pub fn enqueue(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -39,10 +40,10 @@ pub fn enqueue(
     Ok(EnqueuedJob::of(enqueued, &children))
 }
 
-/// Enqueues jobs, all or none.
+/// Enqueues jobs: all or none.
 ///
 /// # Errors
-/// What is wrong with any of them; the database's.
+/// Returns the errors of [`enqueue`].
 pub fn enqueue_all(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -51,13 +52,15 @@ pub fn enqueue_all(
     validated: &Validated,
 ) -> Result<EnqueuedJobs, JobsError> {
     if body.jobs.is_empty() || body.jobs.len() > MOST_AT_ONCE {
-        return Err(FieldError::new("/jobs", "out_of_range", format!("1 to {MOST_AT_ONCE}.")).into());
+        return Err(
+            FieldError::new("/jobs", "out_of_range", format!("Expected 1 to {MOST_AT_ONCE} jobs.")).into()
+        );
     }
     let mut making = Making::new(tx, ctx, reserved, validated);
     let mut jobs = Vec::with_capacity(body.jobs.len());
     for (n, job) in body.jobs.iter().enumerate() {
         if !job.children.is_empty() {
-            let detail = "A job with children is enqueued alone.";
+            let detail = "A job with children cannot be part of a bulk request. Use POST /api/v1/jobs.";
             return Err(FieldError::new(format!("/jobs/{n}/children"), "not_here", detail).into());
         }
         jobs.push(making.job(job, &format!("/jobs/{n}"))?);
@@ -67,7 +70,7 @@ pub fn enqueue_all(
     Ok(EnqueuedJobs { jobs: enqueued.into_iter().map(|one| EnqueuedJob::of(one, &[])).collect() })
 }
 
-/// Jobs in the making: what their kinds declare is read once.
+/// Converter of requests into jobs. It reads the declaration of each kind once.
 struct Making<'t> {
     tx: &'t Tx<'t>,
     ctx: &'t Ctx,
@@ -88,17 +91,22 @@ impl<'t> Making<'t> {
         Self { tx, ctx, reserved, validated, kinds: HashMap::new(), made: 0, awaits_validation: None }
     }
 
-    /// Says whether all payloads are validated: they are asked for together.
+    /// Fails if payloads are not validated yet. They are requested together, after all jobs are converted.
     fn finish(self) -> Result<(), AwaitsValidation> {
         self.awaits_validation.map_or(Ok(()), Err)
     }
 
     fn flow(&mut self, body: &NewJobBody, at: &str, depth: usize) -> Result<Flow, JobsError> {
         if depth > DEEPEST {
-            return Err(FieldError::new(at.to_owned(), "too_deep", format!("At most {DEEPEST}.")).into());
+            return Err(FieldError::new(
+                at.to_owned(),
+                "too_deep",
+                format!("Expected at most {DEEPEST} levels of children."),
+            )
+            .into());
         }
         if body.unique.is_some() && !body.children.is_empty() {
-            let detail = "A job with children is never another one.";
+            let detail = "A job with children cannot be unique.";
             return Err(FieldError::new(format!("{at}/unique"), "not_here", detail).into());
         }
         let job = self.job(body, at)?;
@@ -107,11 +115,16 @@ impl<'t> Making<'t> {
         Ok(Flow { job, children: children.collect::<Result<_, _>>()? })
     }
 
-    /// A job as the engine takes it.
+    /// Converts a job into the engine's type.
     fn job(&mut self, body: &NewJobBody, at: &str) -> Result<NewJob, JobsError> {
         self.made += 1;
         if self.made > MOST_AT_ONCE {
-            return Err(FieldError::new(at.to_owned(), "too_many", format!("At most {MOST_AT_ONCE}.")).into());
+            return Err(FieldError::new(
+                at.to_owned(),
+                "too_many",
+                format!("Expected at most {MOST_AT_ONCE} jobs."),
+            )
+            .into());
         }
         check_name("kind", &body.kind).map_err(|invalid| fault_at(at, &invalid))?;
         body.check(at)?;

@@ -1,4 +1,4 @@
-//! Declares and withdraws kinds of jobs.
+//! Declares and withdraws job kinds.
 
 use kith_jobs::check_name;
 use kith_kernel::{Ctx, FieldError};
@@ -7,17 +7,18 @@ use kith_store::Tx;
 use super::super::model::{JobKind, JobKindBody, JobsError, check_ms};
 use super::super::rows;
 
-/// Declares a kind, or declares it anew. Jobs that are there already stay as they are. The schema has been compiled before.
+/// Declares a job kind, or replaces its declaration. Existing jobs are not affected. The schema must have
+/// been compiled before.
 ///
 /// # Errors
-/// What is wrong with it; the database's.
+/// Returns [`JobsError::Faults`] for invalid input, [`JobsError::Store`] if a statement fails.
 pub fn declare_kind(tx: &Tx<'_>, ctx: &Ctx, kind: &str, body: &JobKindBody) -> Result<JobKind, JobsError> {
     check_name("kind", kind)?;
     if let Some(queue) = &body.queue {
         check_name("queue", queue)?;
     }
     if body.priority.is_some_and(|priority| !(0..=kith_jobs::LEAST_PRIORITY).contains(&priority)) {
-        return Err(FieldError::new("/priority", "out_of_range", "Between 0 and 9.").into());
+        return Err(FieldError::new("/priority", "out_of_range", "Expected 0 to 9.").into());
     }
     check_ms(body.timeout_ms, "/timeout_ms")?;
     body.retry.as_ref().map_or(Ok(()), |retry| retry.check("/retry"))?;
@@ -40,10 +41,10 @@ pub fn declare_kind(tx: &Tx<'_>, ctx: &Ctx, kind: &str, body: &JobKindBody) -> R
     Ok(declared)
 }
 
-/// Withdraws what is declared of a kind. Its jobs stay.
+/// Withdraws the declaration of a job kind. Its jobs stay.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`JobsError::Store`] if a statement fails.
 pub fn withdraw_kind(tx: &Tx<'_>, ctx: &Ctx, kind: &str) -> Result<(), JobsError> {
     if rows::delete_kind(tx, kind)? {
         tx.audit(ctx, "job_kind.withdrawn", kind);

@@ -1,4 +1,4 @@
-//! Writes: what callers enqueue, declare and set. A file per subject.
+//! Commands on jobs, job kinds and queues, one file per subject.
 
 mod enqueueing;
 mod kinds;

@@ -6,13 +6,13 @@ use kith_store::Tx;
 
 use super::super::model::{JobsError, QueueLimits, QueueLimitsBody};
 
-/// Jobs that one call of a drain takes back at most.
+/// Maximum number of jobs that one drain cancels.
 pub const DRAINED: usize = 1_000;
 
-/// Sets the limits of a queue; what is absent is not limited any more.
+/// Sets the limits of a queue. Absent limits are removed.
 ///
 /// # Errors
-/// What is wrong with them; the database's.
+/// Returns [`JobsError::Faults`] for invalid limits, [`JobsError::Store`] if a statement fails.
 pub fn limit_queue(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -28,25 +28,26 @@ pub fn limit_queue(
     Ok(set?.into())
 }
 
-/// Pauses a queue, or lets it go on.
+/// Pauses or resumes a queue.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`JobsError::Store`] if a statement fails.
 pub fn pause_queue(tx: &Tx<'_>, ctx: &Ctx, name: &str, paused: bool) -> Result<QueueLimits, JobsError> {
     Ok(kith_jobs::set_queue(tx, ctx, name, None, |settings| settings.paused = paused)?.into())
 }
 
-/// Takes back jobs of a queue that wait, at most [`DRAINED`], and says how many. What runs goes on.
+/// Cancels up to [`DRAINED`] ready, scheduled and blocked jobs of a queue. Returns their number. Running jobs
+/// continue.
 ///
 /// # Errors
-/// The database's.
+/// Returns [`JobsError::Store`] if a statement fails.
 pub fn drain_queue(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<usize, JobsError> {
     let mut drained = 0;
     for state in [JobState::Ready, JobState::Scheduled, JobState::Blocked] {
         let filter = JobFilter { state: Some(state), queue: Some(name.to_owned()), ..JobFilter::default() };
         let most = i64::try_from(DRAINED - drained).unwrap_or(0);
         for job in kith_jobs::list_jobs(tx, &filter, most)? {
-            let outcome = kith_jobs::cancel(tx, ctx, job.id, "its queue was drained")?;
+            let outcome = kith_jobs::cancel(tx, ctx, job.id, "queue drained")?;
             drained += usize::from(outcome == kith_jobs::CancelOutcome::Cancelled);
         }
     }

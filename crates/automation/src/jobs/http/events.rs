@@ -1,6 +1,7 @@
-//! A job as it goes on, by server-sent events (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
+//! Job updates as server-sent events (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 //!
-//! Each event tells all that there is to tell, so whoever comes back misses nothing: `Last-Event-ID` is not needed.
+//! Each event contains the whole job, so a client that reconnects misses nothing and `Last-Event-ID` is not
+//! needed.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -20,18 +21,22 @@ use utoipa_axum::routes;
 use super::super::model::{Job, JobsError, read_json};
 use super::super::queries;
 
-/// What a client waits before it comes back.
+/// Reconnection delay announced to clients.
 const COME_BACK_AFTER: Duration = seconds(2);
-/// How often a comment says that the line is not dead.
+/// Interval of keep-alive comments.
 const COMMENT_EVERY: Duration = seconds(15);
-/// How often a job is looked at although nobody rings.
+/// Polling interval for a job without a wake-up.
 const LOOK_EVERY: Duration = seconds(1);
 
 pub fn routes() -> Routes {
     Routes::new().routes(routes!(watch_job))
 }
 
-/// A job as it goes on: an event `job` with all that is known of it whenever something changes, the last once it has ended.
+/// Watch a job
+///
+/// Streams server-sent events of type `job`. Each event contains the whole job with its result. The first is
+/// sent at once, further ones whenever the job changes, and the last when it has ended; then the stream ends.
+/// Requires the permission `jobs.read`.
 #[utoipa::path(
     get, path = "/api/v1/jobs/{id}/events", security(("bearer" = ["jobs.read"])),
     params(("id" = i64, Path, description = "Of the job")),
@@ -43,27 +48,28 @@ async fn watch_job(
     PathId(id): PathId<i64>,
 ) -> ApiResult<Response> {
     let bell = app.db.bell(&progress_bell(id));
-    // Whoever asks for a job that there is not is told so as everywhere.
+    // Return 404 here, as other endpoints do, instead of starting a stream for an unknown job.
     app.db.read(move |q| queries::find_job(q, id).map(drop)).await?;
     let watch = Watch { app, caller, id, bell, told: String::new(), events: 0, ended: false };
     let events = stream::unfold(watch, Watch::next);
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(COMMENT_EVERY)).into_response())
 }
 
-/// Somebody who watches a job.
+/// Client that watches a job.
 struct Watch {
     app: App,
     caller: Principal,
     id: i64,
     bell: Bell,
-    /// What they were told last.
+    /// Data of the last event sent.
     told: String,
     events: u64,
     ended: bool,
 }
 
 impl Watch {
-    /// The next event; none once the job has ended, the server stops, or whoever watches may no longer.
+    /// Waits for the next event. Returns `None` once the job has ended, the server stops, or the caller may
+    /// no longer read the job.
     async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
         while !self.ended {
             self.caller.check_again(&self.app).await.ok()?;
@@ -77,7 +83,7 @@ impl Watch {
                 return Some((Ok(event), self));
             }
             let app = self.app.clone();
-            // A timeout is no error: the job is looked at again.
+            // A timeout is not an error: it leads to the next poll.
             let _ = app.stop.or(tokio::time::timeout(LOOK_EVERY, self.bell.rung())).await?;
         }
         None

@@ -1,4 +1,4 @@
-//! Jobs: enqueued, looked at, taken back, tried again; and dead letters, many at once.
+//! HTTP endpoints of jobs: enqueue, list, get, cancel, retry; redrive and discard of dead letters.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -19,7 +19,7 @@ use super::super::model::{
 };
 use super::super::{commands, queries, rules};
 
-/// Dead letters that one call redrives or discards at most.
+/// Maximum number of dead letters that one request redrives or discards.
 const MOST_DEAD: i64 = 1_000;
 
 type JobPage = PageAnswer<Job>;
@@ -39,60 +39,65 @@ pub fn routes() -> Routes {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListQuery {
-    /// Only those that stand so; absent: all that have not ended.
+    /// Returns only jobs in this state. Without it, all jobs that have not ended.
     #[param(inline)]
     state: Option<JobStatus>,
-    /// Only those of this queue.
+    /// Returns only jobs of this queue.
     queue: Option<String>,
-    /// Only those of this kind.
+    /// Returns only jobs of this kind.
     kind: Option<String>,
-    /// Items on a page; more than 100 counts as 100.
+    /// Maximum number of items per page, 1 to 100. Larger values are reduced to 100.
     #[param(default = 20, minimum = 1)]
     limit: Option<i64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<Cursor>,
 }
 
-/// Which dead letters.
+/// Filter for dead letters.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct DeadBody {
-    /// Only those of this queue.
+    /// Selects only jobs of this queue.
     #[serde(default)]
     queue: Option<String>,
-    /// Only those of this kind.
+    /// Selects only jobs of this kind.
     #[serde(default)]
     kind: Option<String>,
 }
 
-/// How many jobs something was done to.
+/// Result of an operation on many jobs.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct JobsDone {
-    /// So many.
+    /// Number of jobs that were changed.
     pub jobs: usize,
-    /// Whether there may be more: ask again.
+    /// `true` if there may be more jobs. Repeat the request until it is `false`.
     pub more: bool,
 }
 
-/// What became of a request to take a job back.
+/// Result of a cancellation.
 #[derive(Debug, Serialize, ToSchema)]
 struct Cancellation {
-    /// Of the job.
+    /// Job ID.
     id: i64,
-    /// `cancelled`: it will not run. `asked`: it runs, and whoever runs it was asked to stop.
+    /// `cancelled`: the job will not run. `asked`: the job is running, and its worker was asked to stop.
     outcome: &'static str,
 }
 
-/// What became of a request to try a job again.
+/// Result of a retry.
 #[derive(Debug, Serialize, ToSchema)]
 struct Retrial {
-    /// Of the job that runs now: the same, or a new one if the other is no longer kept apart.
+    /// ID of the job that is run: the same job, or a new one if the job had ended.
     id: i64,
-    /// `hurried`: it waited for its time. `revived`: it was a dead letter. `anew`: it had ended, and this is another.
+    /// `hurried`: the job was scheduled and runs now. `revived`: the job was a dead letter. `anew`: the job
+    /// had ended, and a new job was enqueued.
     outcome: &'static str,
 }
 
-/// Enqueue a job, with all that has to be done before it as its children. It is on the disk when this is answered.
+/// Enqueue a job
+///
+/// Enqueues a job, with the jobs that must run before it as its children. The job is stored durably before
+/// the response is sent. Queues and kinds that the server reserves for its own work are rejected. Requires
+/// the permission `jobs.write`.
 #[utoipa::path(
     post, path = "/api/v1/jobs", security(("bearer" = ["jobs.write"])),
     request_body = NewJobBody,
@@ -110,7 +115,10 @@ async fn enqueue_job(
     .await
 }
 
-/// Enqueue many jobs, all or none. Quicker than one by one.
+/// Enqueue jobs in bulk
+///
+/// Enqueues up to 1,000 jobs in one transaction: all or none. Jobs with children cannot be part of a bulk
+/// request. Requires the permission `jobs.write`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/bulk", security(("bearer" = ["jobs.write"])),
     request_body = NewJobsBody,
@@ -128,7 +136,10 @@ async fn enqueue_jobs(
     .await
 }
 
-/// Jobs, newest first: those that have not ended, unless `state` says otherwise. Without payloads and results.
+/// List jobs
+///
+/// Returns jobs, newest first, without payloads and results. By default, only jobs that have not ended are
+/// returned. Requires the permission `jobs.read`.
 #[utoipa::path(
     get, path = "/api/v1/jobs", security(("bearer" = ["jobs.read"])),
     params(ListQuery),
@@ -149,7 +160,10 @@ async fn list_jobs(
     Ok(Page::from_rows_within(rows, limit, limit.rows(), MAX_PAGE_BYTES, bytes, |job| job.id).into())
 }
 
-/// All that is known of a job: its progress, its result, the errors of its attempts, its last lines.
+/// Get a job
+///
+/// Returns a job with its payload, progress, result, the failures of its attempts and its last log lines.
+/// Requires the permission `jobs.read`.
 #[utoipa::path(
     get, path = "/api/v1/jobs/{id}", security(("bearer" = ["jobs.read"])),
     params(("id" = i64, Path, description = "Of the job")),
@@ -163,7 +177,11 @@ async fn get_job(
     Ok(Json(app.db.read(move |q| queries::get_details(q, id)).await?))
 }
 
-/// Take a job back. One that runs is asked to stop: its worker hears of it by its next heartbeat.
+/// Cancel a job
+///
+/// Cancels a job that is not running. If the job is running, its worker is asked to stop: it learns of the
+/// request with its next heartbeat. An API key cannot cancel jobs in reserved queues or of reserved kinds.
+/// Requires the permission `jobs.write`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/cancel", security(("bearer" = ["jobs.write"])),
     params(("id" = i64, Path, description = "Of the job")),
@@ -180,7 +198,7 @@ async fn cancel_job(
     let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
         check_job(tx, ctx, reserved, id)?;
-        let outcome = match kith_jobs::cancel(tx, ctx, id, "somebody took it back")? {
+        let outcome = match kith_jobs::cancel(tx, ctx, id, "cancelled on request")? {
             CancelOutcome::Cancelled => "cancelled",
             CancelOutcome::Asked => "asked",
             CancelOutcome::HadEnded => return Err(JobsError::HadEnded),
@@ -192,7 +210,11 @@ async fn cancel_job(
     .await
 }
 
-/// Run a job now: one that waits for its time, a dead letter under its own id, or one that has ended as a new one.
+/// Retry a job
+///
+/// Runs a job now. A scheduled job and a dead letter keep their ID; for a job that has ended, a new job is
+/// enqueued. An API key cannot retry jobs in reserved queues or of reserved kinds. Requires the permission
+/// `jobs.write`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/retry", security(("bearer" = ["jobs.write"])),
     params(("id" = i64, Path, description = "Of the job")),
@@ -223,7 +245,10 @@ async fn retry_job(
     .await
 }
 
-/// Bring dead letters back to life, at most 1000 in one call.
+/// Redrive dead letters
+///
+/// Makes dead letters ready to run again, at most 1,000 per request. An API key must name a queue, a kind or
+/// both. Requires the permission `jobs.write`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/redrive", security(("bearer" = ["jobs.write"])),
     request_body = DeadBody,
@@ -245,7 +270,10 @@ async fn redrive_jobs(
     .await
 }
 
-/// Forget dead letters, at most 1000 in one call.
+/// Discard dead letters
+///
+/// Deletes dead letters, at most 1,000 per request. An API key must name a queue, a kind or both. Requires
+/// the permission `jobs.write`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/discard", security(("bearer" = ["jobs.write"])),
     request_body = DeadBody,
@@ -267,20 +295,20 @@ async fn discard_jobs(
     .await
 }
 
-/// Checks which dead letters a request names. An API key names a queue or a kind, so that it never takes those of Kith's
-/// own queues along.
+/// Checks the filter of a redrive or discard. An API key must name a queue or a kind, so that it cannot
+/// affect the server's own queues.
 fn check_dead(app: &App, ctx: &Ctx, queue: Option<&str>, kind: Option<&str>) -> Result<(), JobsError> {
     queue.map_or(Ok(()), |name| check_name("queue", name))?;
     kind.map_or(Ok(()), |name| check_name("kind", name))?;
     rules::check_operator(app.reserved_jobs(), ctx, queue, kind)?;
     if rules::is_program(ctx) && queue.is_none() && kind.is_none() {
-        let detail = "An API key names a queue, a kind, or both.";
+        let detail = "An API key must name a queue, a kind, or both.";
         return Err(FieldError::new("/queue", "missing", detail).into());
     }
     Ok(())
 }
 
-/// Rejects an API key that acts on a job of Kith's own.
+/// Rejects an API key that acts on a job in a reserved queue or of a reserved kind.
 fn check_job(tx: &Tx<'_>, ctx: &Ctx, reserved: ReservedJobs, id: i64) -> Result<(), JobsError> {
     if !rules::is_program(ctx) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Kinds of jobs: declared by the programs that enqueue and run them.
+//! HTTP endpoints of job kinds: list, get, declare and withdraw.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -26,7 +26,7 @@ pub fn routes() -> Routes {
     ))
 }
 
-/// The name of a kind in a path.
+/// Name of a job kind in a path.
 struct KindName(String);
 
 impl std::str::FromStr for KindName {
@@ -37,7 +37,9 @@ impl std::str::FromStr for KindName {
     }
 }
 
-/// The kinds of jobs of which something is declared, by name.
+/// List job kinds
+///
+/// Returns the declared job kinds, ordered by name. Requires the permission `jobs.read`.
 #[utoipa::path(
     get, path = "/api/v1/job-kinds", security(("bearer" = ["jobs.read"])),
     params(PageQuery),
@@ -60,7 +62,9 @@ async fn list_job_kinds(
     })
 }
 
-/// What is declared of a kind of jobs.
+/// Get a job kind
+///
+/// Returns the declaration of a job kind. Requires the permission `jobs.read`.
 #[utoipa::path(
     get, path = "/api/v1/job-kinds/{kind}", security(("bearer" = ["jobs.read"])),
     params(("kind" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The kind")),
@@ -74,7 +78,11 @@ async fn get_job_kind(
     Ok(Json(app.db.read(move |q| queries::get_kind(q, &kind)).await?))
 }
 
-/// Declare a kind of jobs: what its payloads look like, and what goes without saying. Jobs that are there stay as they are.
+/// Declare a job kind
+///
+/// Sets the payload schema and the defaults of a job kind, replacing an earlier declaration. Jobs that are
+/// already enqueued are not affected. Kinds that the server reserves for itself cannot be declared. Requires
+/// the permission `jobs.write`.
 #[utoipa::path(
     put, path = "/api/v1/job-kinds/{kind}", security(("bearer" = ["jobs.write"])),
     params(("kind" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The kind")),
@@ -94,7 +102,10 @@ async fn declare_job_kind(
     app.change(&caller, move |tx, ctx| commands::declare_kind(tx, ctx, &kind, &body).map(Answer::ok)).await
 }
 
-/// Withdraw what is declared of a kind of jobs. Its jobs stay.
+/// Withdraw a job kind
+///
+/// Removes the declaration of a job kind. Its jobs stay. Returns 204 also if the kind is not declared.
+/// Requires the permission `jobs.write`.
 #[utoipa::path(
     delete, path = "/api/v1/job-kinds/{kind}", security(("bearer" = ["jobs.write"])),
     params(("kind" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The kind")),

@@ -1,6 +1,6 @@
-//! What a worker in another program does: it claims jobs with a lease, sends heartbeats, and reports how they ended. Every
-//! report carries the lease token of the claim; that of a worker that no longer has the job is answered 409 and changes
-//! nothing.
+//! HTTP endpoints for workers: claim, heartbeat, progress, log, complete and fail. Each report carries the
+//! lease token of the claim as a fencing token: a report from a worker that no longer holds the job is
+//! rejected with 409 and changes nothing.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,9 +31,9 @@ const SHORTEST_LEASE_MS: i64 = 1_000;
 const LONGEST_LEASE_MS: i64 = 3_600_000;
 const MOST_JOBS: i64 = 100;
 const LONGEST_WAIT_MS: i64 = 30_000;
-/// Before the server would give up the request, it is answered that there is nothing.
+/// Time before the request timeout at which a waiting claim returns without jobs.
 const ANSWERED_BEFORE: Duration = seconds(2);
-/// How often a waiting claim looks although nobody rings.
+/// Polling interval of a waiting claim without a wake-up.
 const LOOK_EVERY: Duration = seconds(1);
 const PROGRESS_BYTES: usize = 16 * 1024;
 const RESULT_BYTES: usize = kith_jobs::PAYLOAD_BYTES;
@@ -48,121 +48,132 @@ pub fn routes() -> Routes {
         .routes(routes!(fail_job))
 }
 
-/// How many jobs a worker wants, and for how long.
+/// Claim of jobs.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ClaimBody {
-    /// Who works, for people who look at it.
+    /// Name of the worker, 1 to 100 characters, shown to operators. Default: the caller.
     #[serde(default)]
     worker: Option<String>,
-    /// 1 to 100; 1 unless given.
+    /// Maximum number of jobs to claim, 1 to 100. Default 1.
     #[serde(default)]
     #[schema(minimum = 1)]
     most: Option<i64>,
-    /// A worker that is silent for longer than this loses what it took; 1 s to 1 h, 60 s unless given.
+    /// Lease duration in milliseconds, 1,000 to 3,600,000. Default 60,000. A worker that sends no heartbeat
+    /// within it loses the claimed jobs.
     #[serde(default)]
     #[schema(minimum = 1000)]
     lease_ms: Option<i64>,
-    /// How long to wait for a job if there is none; at most 30 s, 0 unless given.
+    /// Maximum time in milliseconds to wait for a job if none is available, 0 to 30,000. Default 0.
     #[serde(default)]
     #[schema(minimum = 0)]
     wait_ms: Option<i64>,
 }
 
+/// Log line of a job.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct HeartbeatBody {
-    /// `lease_token` of the job, as the claim returned it.
+    /// Lease token of the job, as the claim returned it.
     lease_token: String,
-    /// For how long from now; 60 s unless given.
+    /// New lease duration in milliseconds, counted from now, 1,000 to 3,600,000. Default 60,000.
     #[serde(default)]
     #[schema(minimum = 1000)]
     lease_ms: Option<i64>,
 }
 
-/// What a heartbeat came to.
+/// Result of a heartbeat.
 #[derive(Debug, Serialize, ToSchema)]
 struct Heartbeat {
-    /// Whether somebody wants the job to stop: stop, and say that it failed with `then` = `cancel`.
+    /// `true` if cancellation of the job was requested. Stop, and report `fail` with `then` set to `cancel`.
     cancel_asked: bool,
 }
 
+/// Completion of a job.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ProgressBody {
-    /// `lease_token` of the job, as the claim returned it.
+    /// Lease token of the job, as the claim returned it.
     lease_token: String,
-    /// Any JSON, at most 16 KiB.
+    /// Progress as any JSON value, at most 16 KiB.
     progress: Value,
 }
 
+/// Failure of a job.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct LogBody {
-    /// `lease_token` of the job, as the claim returned it.
+    /// Lease token of the job, as the claim returned it.
     lease_token: String,
-    /// `info` unless given.
+    /// Log level, 1 to 20 characters. Default `info`.
     #[serde(default)]
     level: Option<String>,
-    /// At most 2000 characters.
+    /// Text of the line, 1 to 2,000 characters.
     line: String,
 }
 
+/// Progress of a job.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct CompleteBody {
-    /// `lease_token` of the job, as the claim returned it.
+    /// Lease token of the job, as the claim returned it.
     lease_token: String,
-    /// What the job leaves: any JSON, at most 256 KiB.
+    /// Result as any JSON value, at most 256 KiB.
     #[serde(default)]
     result: Option<Value>,
 }
 
+/// Heartbeat of a worker.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct FailBody {
-    /// `lease_token` of the job, as the claim returned it.
+    /// Lease token of the job, as the claim returned it.
     lease_token: String,
-    /// What went wrong; not for `snooze` and `cancel`.
+    /// Error message. Required for `retry` and `discard`.
     #[serde(default)]
     error: Option<String>,
-    /// What becomes of it.
+    /// Action to take on the job.
     #[serde(default)]
     #[schema(inline)]
     then: Then,
-    /// When it is tried again, from now; for `retry` its policy says so unless this is given, for `snooze` it has to be.
+    /// Delay in milliseconds, counted from now. Required for `snooze`; for `retry`, it replaces the delay of
+    /// the retry policy.
     #[serde(default)]
     #[schema(minimum = 0)]
     wait_ms: Option<i64>,
 }
 
-/// What becomes of a job that was not done.
+/// Action to take on a job that was not completed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Then {
-    /// Tried again, as often as its policy allows.
+    /// Retry it, as often as its retry policy allows.
     #[default]
     Retry,
-    /// Never tried again: a dead letter.
+    /// Move it to the dead letters without further retries.
     Discard,
-    /// Run again later; this was no failure.
+    /// Run it again later. This does not count as a failure.
     Snooze,
-    /// Stopped, because somebody asked for it.
+    /// Cancel it, because cancellation was requested.
     Cancel,
 }
 
-/// How a job stands after its worker's last word.
+/// State of a job after its attempt ended.
 #[derive(Debug, Serialize, ToSchema)]
 struct Ended {
-    /// How it stands.
+    /// State of the job.
     state: JobStatus,
-    /// When it is run again, if it is.
+    /// Time at which the job is run again; `null` if it is not.
     #[schema(required = true)]
     run_at: Option<Timestamp>,
 }
 
-/// Take the next jobs out of a queue. If there is none, the answer may be asked to wait. What is taken has to be kept by
-/// heartbeats, and ended by `complete` or `fail`, or is given to somebody else once its lease is over.
+/// Claim jobs
+///
+/// Claims the next jobs of a queue for a worker. If none is available, the request waits up to `wait_ms` and
+/// then returns an empty list. Keep claimed jobs with heartbeats and end each with `complete` or `fail`: once
+/// its lease expires, a job is given to another worker. If the request is aborted before its response, its
+/// jobs are released. Requires the permission `jobs.work`.
 #[utoipa::path(
     post, path = "/api/v1/queues/{queue}/claim", security(("bearer" = ["jobs.work"])),
     params(("queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The queue")),
@@ -180,7 +191,7 @@ async fn claim_jobs(
         return Ok(given);
     }
     let wanted = Wanted::read(&caller.ctx, queue, &body).map_err(|fault| Problem::invalid(vec![fault]))?;
-    // Whatever ends this request before its answer is decided drops the claim, and so gives its jobs back.
+    // If the request is dropped before it is answered, the claim is dropped and releases its jobs.
     let claim = wanted.claim(&app, &caller).await?;
     let jobs = ClaimedJobs { jobs: claim.jobs.iter().cloned().map(ClaimedJob::from).collect() };
     if caller.key.is_none() {
@@ -189,7 +200,7 @@ async fn claim_jobs(
     }
     let response = app.change(&caller, move |_, _| Ok::<_, JobsError>(Answer::ok(jobs.clone()))).await?;
     if response.headers().contains_key(IDEMPOTENCY_REPLAYED) {
-        // A request with the same key was quicker, and its jobs are the answer.
+        // A request with the same idempotency key was faster: return its jobs and release these.
         claim.give_back().await.map_err(store_problem)?;
     } else {
         claim.keep();
@@ -197,7 +208,7 @@ async fn claim_jobs(
     Ok(response)
 }
 
-/// What a worker asks for.
+/// Validated claim request.
 struct Wanted {
     queue: String,
     worker: String,
@@ -211,11 +222,15 @@ impl Wanted {
         let worker = body.worker.as_deref().map(|name| Text::parse(name, NAME, "/worker")).transpose()?;
         let most = body.most.unwrap_or(1);
         if !(1..=MOST_JOBS).contains(&most) {
-            return Err(FieldError::new("/most", "out_of_range", format!("1 to {MOST_JOBS}.")));
+            return Err(FieldError::new("/most", "out_of_range", format!("Expected 1 to {MOST_JOBS}.")));
         }
         let wait_ms = body.wait_ms.unwrap_or(0);
         if !(0..=LONGEST_WAIT_MS).contains(&wait_ms) {
-            return Err(FieldError::new("/wait_ms", "out_of_range", format!("0 to {LONGEST_WAIT_MS}.")));
+            return Err(FieldError::new(
+                "/wait_ms",
+                "out_of_range",
+                format!("Expected 0 to {LONGEST_WAIT_MS}."),
+            ));
         }
         Ok(Self {
             queue,
@@ -226,8 +241,8 @@ impl Wanted {
         })
     }
 
-    /// Claims until there is something, or the wait is over, or the server stops. Only waiting is cut short: a claim that
-    /// has begun is waited for, because its jobs are taken.
+    /// Claims jobs until some are available, the wait is over or the server stops. Only the waiting is cut
+    /// short: a claim that has started is awaited, because it has taken its jobs.
     async fn claim(&self, app: &App, caller: &Principal) -> Result<LeasedClaim, Problem> {
         let request = ms(i64::from(app.config.server.request_timeout_ms)).saturating_sub(ANSWERED_BEFORE);
         let wait = self.wait.min(request);
@@ -246,7 +261,7 @@ impl Wanted {
             let goes_on = async {
                 tokio::select! {
                     _ = &mut wait_is_over => false,
-                    // A timeout is no error: the queue is looked at again.
+                    // A timeout is not an error: it leads to the next poll.
                     _ = tokio::time::timeout(pause, bell.rung()) => true,
                 }
             };
@@ -262,11 +277,14 @@ fn lease(asked_ms: Option<i64>) -> Result<Duration, FieldError> {
     if (SHORTEST_LEASE_MS..=LONGEST_LEASE_MS).contains(&lease_ms) {
         return Ok(ms(lease_ms));
     }
-    let detail = format!("{SHORTEST_LEASE_MS} to {LONGEST_LEASE_MS}.");
+    let detail = format!("Expected {SHORTEST_LEASE_MS} to {LONGEST_LEASE_MS}.");
     Err(FieldError::new("/lease_ms", "out_of_range", detail))
 }
 
-/// Say that you live. It lengthens the lease of all that was taken in the same claim.
+/// Send a heartbeat
+///
+/// Extends the lease of all jobs of the same claim. Send it well within the lease duration. Requires the
+/// permission `jobs.work`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/heartbeat", security(("bearer" = ["jobs.work"])),
     params(("id" = i64, Path, description = "Of the job")),
@@ -292,7 +310,10 @@ async fn heartbeat_job(
     .await
 }
 
-/// Say how far a job is. Whoever watches it sees this at once.
+/// Report progress
+///
+/// Stores the progress of a running job and sends it to clients that watch the job. Requires the permission
+/// `jobs.work`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/progress", security(("bearer" = ["jobs.work"])),
     params(("id" = i64, Path, description = "Of the job")),
@@ -317,7 +338,9 @@ async fn report_progress(
     .await
 }
 
-/// Keep a line with a job.
+/// Add a log line
+///
+/// Stores a log line with a running job. Requires the permission `jobs.work`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/log", security(("bearer" = ["jobs.work"])),
     params(("id" = i64, Path, description = "Of the job")),
@@ -345,7 +368,9 @@ async fn log_line(
     .await
 }
 
-/// Say that a job is done.
+/// Complete a job
+///
+/// Ends the attempt with success and stores the result. Requires the permission `jobs.work`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/complete", security(("bearer" = ["jobs.work"])),
     params(("id" = i64, Path, description = "Of the job")),
@@ -365,7 +390,10 @@ async fn complete_job(
     end(&app, &caller, id, token(&body.lease_token)?, Ok(Done { result })).await
 }
 
-/// Say that a job was not done, and what becomes of it.
+/// Fail a job
+///
+/// Ends the attempt without success. `then` decides whether the job is retried, moved to the dead letters,
+/// run later or cancelled. Requires the permission `jobs.work`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/fail", security(("bearer" = ["jobs.work"])),
     params(("id" = i64, Path, description = "Of the job")),
@@ -390,7 +418,9 @@ impl FailBody {
     fn into_error(self) -> Result<JobError, FieldError> {
         check_ms(self.wait_ms, "/wait_ms")?;
         let why = self.error.map(|error| error.replace('\0', ""));
-        let needed = |field: &'static str| FieldError::new(field, "missing", "This field is required here.");
+        let needed = |field: &'static str| {
+            FieldError::new(field, "missing", "This field is required for this value of `then`.")
+        };
         Ok(match (self.then, why, self.wait_ms) {
             (Then::Retry, Some(why), None) => JobError::Retry(why),
             (Then::Retry, Some(why), Some(wait)) => JobError::RetryIn { why, wait: ms(wait) },
@@ -403,7 +433,7 @@ impl FailBody {
     }
 }
 
-/// What is counted of an attempt that ended.
+/// Data for the metrics of an ended attempt.
 struct Counted {
     queue: String,
     kind: String,
@@ -442,23 +472,27 @@ async fn end(
     Ok(response)
 }
 
-/// Reads a lease token.
+/// Parses a lease token.
 fn token(text: &str) -> Result<ClaimToken, Problem> {
     let malformed =
         || FieldError::new("/lease_token", "malformed", "Send the `lease_token` that the claim returned.");
     text.parse().map_err(|_| Problem::invalid(vec![malformed()]))
 }
 
-/// Why a word about an attempt is not heeded.
+/// Returns the error for a report with a lease token that is not current: unknown job or stale attempt.
 fn refusal(tx: &Tx<'_>, id: i64) -> JobsError {
     queries::find_job(tx, id).map_or_else(|error| error, |_| JobsError::Stale)
 }
 
-/// JSON as text, unless it is too long.
+/// Serializes JSON. Rejects text longer than `most` bytes.
 fn short(value: &Value, most: usize, at: &'static str) -> Result<String, Problem> {
     let text = value.to_string();
     if text.len() <= most {
         return Ok(text);
     }
-    Err(Problem::invalid(vec![FieldError::new(at, "too_long", format!("At most {most} bytes of JSON."))]))
+    Err(Problem::invalid(vec![FieldError::new(
+        at,
+        "too_long",
+        format!("Expected at most {most} bytes of JSON."),
+    )]))
 }

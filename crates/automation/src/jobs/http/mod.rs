@@ -1,4 +1,4 @@
-//! Requests and answers about jobs and queues, and the problem that each refusal becomes.
+//! HTTP endpoints of jobs and queues, and the problems for their errors.
 
 mod events;
 mod jobs;
@@ -13,18 +13,18 @@ use kith_platform::{Routes, store_problem, tagged};
 use super::model::JobsError;
 
 static STALE_ATTEMPT: ProblemCode =
-    ProblemCode { code: "stale_attempt", status: 409, title: "This attempt is no longer yours" };
-static JOB_ENDED: ProblemCode = ProblemCode { code: "job_ended", status: 409, title: "The job has ended" };
+    ProblemCode { code: "stale_attempt", status: 409, title: "Stale attempt" };
+static JOB_ENDED: ProblemCode = ProblemCode { code: "job_ended", status: 409, title: "Job ended" };
 static JOB_UNDER_WAY: ProblemCode =
-    ProblemCode { code: "job_under_way", status: 409, title: "The job is under way" };
+    ProblemCode { code: "job_under_way", status: 409, title: "Job not retryable" };
 
 static UNIQUE_KEY_HELD: ProblemCode =
     ProblemCode { code: "unique_key_held", status: 409, title: "Unique key held" };
 
-/// What these handlers answer with, beside the general problems.
+/// Problems of these handlers, in addition to the general ones.
 pub const PROBLEMS: &[&ProblemCode] = &[&STALE_ATTEMPT, &JOB_ENDED, &JOB_UNDER_WAY, &UNIQUE_KEY_HELD];
 
-/// The handlers.
+/// Returns the routes of jobs, job kinds and queues.
 pub fn routes() -> Routes {
     let of_workers = Routes::new()
         .merge(jobs::routes())
@@ -39,25 +39,34 @@ impl From<JobsError> for Problem {
         match error {
             JobsError::Faults(faults) => Self::invalid(faults),
             JobsError::Unvalidated(awaits) => awaits.into(),
-            JobsError::NotFound => Self::new(&problems::NOT_FOUND, "There is no such job, or none any more."),
+            JobsError::NotFound => Self::new(
+                &problems::NOT_FOUND,
+                "This job or job kind does not exist, or the job is no longer stored.",
+            ),
             JobsError::Stale => {
-                let detail = "It took too long, was cancelled, or has been ended: nothing was changed. Stop working on it.";
+                let detail = "The lease has expired, or the attempt was cancelled or has ended. Nothing was changed. Stop working on this job.";
                 Self::new(&STALE_ATTEMPT, detail)
             }
-            JobsError::HadEnded => Self::new(&JOB_ENDED, "It cannot be taken back any more."),
-            JobsError::UnderWay => {
-                Self::new(&JOB_UNDER_WAY, "It is ready, runs, or waits for others: nothing was changed.")
+            JobsError::HadEnded => {
+                Self::new(&JOB_ENDED, "The job has already ended, so it cannot be cancelled.")
             }
+            JobsError::UnderWay => Self::new(
+                &JOB_UNDER_WAY,
+                "The job is ready, running or blocked. Only scheduled, dead and ended jobs can be retried.",
+            ),
             JobsError::KeyHeld(holder) => {
                 let detail =
                     format!("Job {holder} has the same unique key. Retry this job once that key is free.");
                 Self::new(&UNIQUE_KEY_HELD, detail)
             }
             JobsError::Reserved { what, name } => {
-                let detail = format!("Kith uses the {what} {name} for its own work. Use a name of your own.");
+                let detail = format!("The {what} {name} is reserved for the server. Use another name.");
                 Self::new(&problems::RESERVED, detail)
             }
-            JobsError::Changed => Self::new(&problems::CONFLICT, "Somebody else has just changed it."),
+            JobsError::Changed => Self::new(
+                &problems::CONFLICT,
+                "The settings have changed since they were read. Read them again and retry.",
+            ),
             JobsError::Store(error) => store_problem(error),
         }
     }

@@ -1,4 +1,4 @@
-//! Queues: seen, paused, limited, drained.
+//! HTTP endpoints of queues: list, get, limit, pause, resume and drain.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -27,11 +27,14 @@ pub fn routes() -> Routes {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct PastQuery {
-    /// From when on its past is told, at most two days back; the last hour unless given.
+    /// Start of the history to return, at most two days ago. Default: one hour ago.
     since: Option<Timestamp>,
 }
 
-/// All queues that hold anything, or that anything was set for: what is set, how they stand, what was done lately.
+/// List queues
+///
+/// Returns all queues that have jobs, settings or recent activity, ordered by name: their settings, depth and
+/// throughput of the last five minutes. Requires the permission `jobs.read`.
 #[utoipa::path(
     get, path = "/api/v1/queues", security(("bearer" = ["jobs.read"])),
     responses((status = 200, body = Queues))
@@ -40,11 +43,14 @@ async fn list_queues(
     State(app): State<App>,
     Allowed { caller, .. }: Allowed<ReadJobs>,
 ) -> ApiResult<Json<Queues>> {
-    // It counts whole tables: on the lane for what takes longer.
+    // Counts whole tables, so it runs on the connections for long reads.
     Ok(Json(app.db.export(move |q| queries::list_queues(q, &caller.ctx)).await?))
 }
 
-/// A queue, and its past: what was done minute by minute, and how it stood.
+/// Get a queue
+///
+/// Returns a queue with its history: throughput per minute and samples of its depth. An unknown queue is
+/// returned as empty. Requires the permission `jobs.read`.
 #[utoipa::path(
     get, path = "/api/v1/queues/{queue}", security(("bearer" = ["jobs.read"])),
     params(("queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The queue"), PastQuery),
@@ -59,8 +65,11 @@ async fn get_queue(
     Ok(Json(app.db.export(move |q| queries::get_queue(q, &caller.ctx, &queue, past.since)).await?))
 }
 
-/// Limit a queue: how many of its jobs run at once and start in a time, in all and for each `limit_key`. What is left out
-/// is not limited any more.
+/// Set the limits of a queue
+///
+/// Limits how many jobs of a queue run at once and how many start per period, in total and per `limit_key`.
+/// Limits that are absent are removed. An API key cannot change reserved queues. Requires the permission
+/// `queues.write`.
 #[utoipa::path(
     put, path = "/api/v1/queues/{queue}", security(("bearer" = ["queues.write"])),
     params(("queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The queue")),
@@ -77,7 +86,10 @@ async fn limit_queue(
     app.change(&caller, move |tx, ctx| commands::limit_queue(tx, ctx, &queue, &body).map(Answer::ok)).await
 }
 
-/// Pause a queue: no job of it is started, on no node. What runs goes on.
+/// Pause a queue
+///
+/// Stops starting jobs of a queue on all nodes. Running jobs continue. An API key cannot pause reserved
+/// queues. Requires the permission `queues.write`.
 #[utoipa::path(
     post, path = "/api/v1/queues/{queue}/pause", security(("bearer" = ["queues.write"])),
     params(("queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The queue")),
@@ -92,7 +104,10 @@ async fn pause_queue(
     app.change(&caller, move |tx, ctx| commands::pause_queue(tx, ctx, &queue, true).map(Answer::ok)).await
 }
 
-/// Let a queue go on.
+/// Resume a queue
+///
+/// Starts jobs of a paused queue again. An API key cannot resume reserved queues. Requires the permission
+/// `queues.write`.
 #[utoipa::path(
     post, path = "/api/v1/queues/{queue}/resume", security(("bearer" = ["queues.write"])),
     params(("queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The queue")),
@@ -107,7 +122,10 @@ async fn resume_queue(
     app.change(&caller, move |tx, ctx| commands::pause_queue(tx, ctx, &queue, false).map(Answer::ok)).await
 }
 
-/// Take back what waits in a queue, at most 1000 jobs in one call. What runs goes on.
+/// Drain a queue
+///
+/// Cancels ready, scheduled and blocked jobs of a queue, at most 1,000 per request. Running jobs continue. An
+/// API key cannot drain reserved queues. Requires the permission `queues.write`.
 #[utoipa::path(
     post, path = "/api/v1/queues/{queue}/drain", security(("bearer" = ["queues.write"])),
     params(("queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The queue")),

@@ -1,4 +1,4 @@
-//! Jobs as other programs and administrators see them.
+//! Jobs as the API returns them.
 
 use kith_jobs::{Awaited, Claimed, Failure, JobRecord, JobState, LogLine, Retry};
 use kith_kernel::{StoredJson, Timestamp};
@@ -7,23 +7,23 @@ use utoipa::ToSchema;
 
 use super::RetryBody;
 
-/// How a job stands.
+/// State of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum JobStatus {
-    /// Waits for a worker.
+    /// Waiting for a worker.
     Ready,
-    /// Waits for its time: delayed, to be tried again, or snoozed.
+    /// Waiting for its run time: delayed, to be retried, or snoozed.
     Scheduled,
-    /// A worker has it.
+    /// Claimed by a worker.
     Running,
-    /// Waits for other jobs.
+    /// Waiting for other jobs.
     Blocked,
-    /// Done.
+    /// Completed.
     Completed,
-    /// Taken back.
+    /// Cancelled.
     Cancelled,
-    /// Failed for good, among the dead letters.
+    /// Failed permanently: a dead letter.
     Dead,
 }
 
@@ -55,137 +55,138 @@ impl From<JobStatus> for JobState {
     }
 }
 
-/// A failure of a job.
+/// Failure of an attempt.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct JobFailure {
-    /// Of which attempt; 0 is of none.
+    /// Number of the attempt, from 1; 0 if the failure belongs to no attempt.
     pub attempt: i64,
-    /// When.
+    /// Time of the line.
     pub at: Timestamp,
-    /// What went wrong.
+    /// Error message.
     pub error: String,
 }
 
-/// A job.
+/// Job without payload and result.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Job {
-    /// Of the job.
+    /// Job ID.
     pub id: i64,
-    /// Where it stands.
+    /// Queue of the job.
     pub queue: String,
-    /// What is, or was, to be done.
+    /// Kind of the job.
     pub kind: String,
-    /// How it stands.
+    /// State of the job.
     pub state: JobStatus,
-    /// 0 is first, 9 last.
+    /// Priority, 0 (first) to 9 (last).
     pub priority: i64,
-    /// When it is, or was, to run.
+    /// Time at which the job is, or was, due to run.
     pub run_at: Timestamp,
-    /// How often it was begun.
+    /// Number of attempts started so far.
     pub attempt: i64,
-    /// How often it has failed.
+    /// Number of failures so far.
     pub failures: i64,
-    /// How often it may.
+    /// Retry policy.
     pub retry: RetryBody,
-    /// An attempt that takes longer has failed; 0: none does.
+    /// Maximum duration of an attempt in milliseconds; 0 for no limit. A longer attempt counts as failed.
     pub timeout_ms: i64,
-    /// What limits per key count it by.
+    /// Key by which the per-key limits of the queue count the job; `null` if none.
     #[schema(required = true)]
     pub limit_key: Option<String>,
-    /// When the last attempt began.
+    /// Start of the last attempt; `null` if there was none.
     #[schema(required = true)]
     pub started_at: Option<Timestamp>,
-    /// When it ended.
+    /// Time at which the job ended; `null` if it has not.
     #[schema(required = true)]
     pub finished_at: Option<Timestamp>,
-    /// What it last said of its progress: any JSON.
+    /// Last reported progress, any JSON value; `null` if there is none.
     #[schema(required = true)]
     pub progress: Option<StoredJson>,
-    /// Its last failures, the oldest first.
+    /// Last failures, oldest first.
     pub errors: Vec<JobFailure>,
-    /// How many jobs it waits for.
+    /// Number of unfinished jobs that this job waits for.
     pub waiting_for: i64,
-    /// When somebody asked it to stop.
+    /// Time at which cancellation of the running job was requested; `null` if it was not.
     #[schema(required = true)]
     pub cancel_asked_at: Option<Timestamp>,
-    /// Who or what asked for it.
+    /// Actor that enqueued the job, such as a user or an API key; `null` if unknown.
     #[schema(required = true)]
     pub source: Option<String>,
-    /// When it was enqueued.
+    /// Time at which the job was enqueued.
     pub created_at: Timestamp,
 }
 
-/// A line of a job's log.
+/// Log line of a job.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct JobLogLine {
-    /// In which attempt.
+    /// Number of the attempt that wrote the line.
     pub attempt: i64,
-    /// When.
+    /// Time of the failure.
     pub at: Timestamp,
-    /// `info`, `warn`, …
+    /// Log level, such as `info` or `warn`.
     pub level: String,
-    /// What.
+    /// Text of the line.
     pub line: String,
 }
 
-/// How a job stands that another waits, or waited, for.
+/// Job that another job waits or waited for.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AwaitedJob {
-    /// Of the job.
+    /// Job ID.
     pub id: i64,
-    /// How it ended; null until then.
+    /// Final state of the job; `null` until it has ended.
     #[schema(required = true)]
     pub state: Option<JobStatus>,
-    /// What it left: any JSON.
+    /// Result, any JSON value; `null` if there is none.
     #[schema(required = true)]
     pub result: Option<StoredJson>,
-    /// Whether the result is left out here because the results are too large together: read that job for it.
+    /// `true` if the result is omitted because the results together are too large. Get that job to read it.
     pub is_result_omitted: bool,
 }
 
-/// All that is known of a job.
+/// Job with payload, result, log and dependencies.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct JobDetails {
+    /// State and settings of the job.
     #[serde(flatten)]
     pub about: Job,
-    /// With what: any JSON.
+    /// Payload, any JSON value.
     pub payload: StoredJson,
-    /// What it left: any JSON.
+    /// Result, any JSON value; `null` if there is none.
     #[schema(required = true)]
     pub result: Option<StoredJson>,
-    /// Its last lines.
+    /// Last log lines.
     pub log: Vec<JobLogLine>,
-    /// The jobs that it waits, or waited, for.
+    /// Jobs that this job waits or waited for.
     pub awaits: Vec<AwaitedJob>,
 }
 
-/// A job that a worker has taken. Each later word about it carries `attempt`.
+/// Job claimed by a worker.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ClaimedJob {
-    /// Of the job.
+    /// Job ID.
     pub id: i64,
-    /// Proves that this claim has the job. Send it unchanged with every report about the job.
+    /// Lease token of the claim. Send it unchanged with each report about the job.
     pub lease_token: String,
-    /// Which attempt this is, from 1.
+    /// Number of this attempt, from 1.
     pub attempt: i64,
-    /// What is to be done.
+    /// Kind of the job.
     pub kind: String,
-    /// With what: any JSON.
+    /// Payload, any JSON value.
     pub payload: StoredJson,
-    /// How often it has failed before.
+    /// Number of earlier failures.
     pub failures: i64,
-    /// An attempt that takes longer has failed; 0: none does.
+    /// Maximum duration of an attempt in milliseconds; 0 for no limit. A longer attempt counts as failed.
     pub timeout_ms: i64,
-    /// When it was to run.
+    /// Time at which the job was due to run.
     pub run_at: Timestamp,
-    /// When it was enqueued.
+    /// Time at which the job was enqueued.
     pub created_at: Timestamp,
 }
 
-/// What a worker got.
+/// Result of a claim.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ClaimedJobs {
-    /// In their order; none if there was none in time.
+    /// Claimed jobs in the order of the queue; empty if none became available in time.
     pub jobs: Vec<ClaimedJob>,
 }
 
@@ -255,7 +256,7 @@ impl From<JobRecord> for Job {
     }
 }
 
-/// JSON that was checked before it was kept.
+/// Parses JSON that was validated before it was stored.
 pub fn read_json(text: Option<String>) -> Option<StoredJson> {
     text.and_then(|text| StoredJson::from_text(text).ok())
 }

@@ -1,4 +1,4 @@
-//! Kinds of jobs as other programs declare them: what a payload has to look like, and what goes without saying.
+//! Job kinds as programs declare them: payload schema and defaults.
 
 use kith_jobs::Retry;
 use kith_kernel::{FieldError, StoredJson, Timestamp};
@@ -8,26 +8,26 @@ use utoipa::ToSchema;
 
 use super::check_ms;
 
-/// How often a job may fail, and how long it waits each time: `base_ms`, twice that, and so on, at most `cap_ms`; of each
-/// wait a random part between half and all.
+/// Retry policy. The delay after a failure doubles from `base_ms` up to `cap_ms`; of each delay, a random
+/// part between one half and the whole is used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RetryBody {
-    /// Failures after which it is given up; 1 to 1000.
+    /// Number of failures after which the job is dead, 1 to 1,000.
     #[schema(minimum = 1)]
     pub max_attempts: i64,
-    /// The wait after the first failure, in milliseconds; 10 s unless given.
+    /// Delay after the first failure in milliseconds. Default 10,000 (10 seconds).
     #[serde(default)]
     #[schema(minimum = 0)]
     pub base_ms: Option<i64>,
-    /// The longest wait, in milliseconds; 3 h unless given.
+    /// Maximum delay in milliseconds. Default 10,800,000 (3 hours).
     #[serde(default)]
     #[schema(minimum = 0)]
     pub cap_ms: Option<i64>,
 }
 
 impl RetryBody {
-    /// As the engine has it.
+    /// Converts the policy into the engine's type.
     pub fn policy(&self) -> Retry {
         let ms = |ms: i64| std::time::Duration::from_millis(ms.unsigned_abs());
         let usual = Retry::DEFAULT;
@@ -35,73 +35,73 @@ impl RetryBody {
             .waiting(self.base_ms.map_or(usual.base, ms), self.cap_ms.map_or(usual.cap, ms))
     }
 
-    /// Whether the waits can be waited for.
+    /// Checks the number of attempts and the delays. `at` is the JSON Pointer of the policy.
     pub fn check(&self, at: &str) -> Result<(), FieldError> {
         check_ms(self.base_ms, &format!("{at}/base_ms"))?;
         check_ms(self.cap_ms, &format!("{at}/cap_ms"))?;
         if (1..=kith_jobs::MOST_ATTEMPTS).contains(&self.max_attempts) {
             return Ok(());
         }
-        let detail = format!("Between 1 and {}.", kith_jobs::MOST_ATTEMPTS);
+        let detail = format!("Expected 1 to {}.", kith_jobs::MOST_ATTEMPTS);
         Err(FieldError::new(format!("{at}/max_attempts"), "out_of_range", detail))
     }
 }
 
-/// What jobs of a kind are, unless they say something else.
+/// Declaration of a job kind: payload schema and defaults for its jobs.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobKindBody {
-    /// The queue they stand in.
+    /// Default queue of the jobs.
     #[serde(default)]
     pub queue: Option<String>,
-    /// A JSON Schema (draft 2020-12) that refers to nothing outside itself, at most 32 KiB: a payload that does not fit is
-    /// rejected when its job is enqueued. Patterns have no look-around and no back references, and take at most 2 MiB
-    /// compiled; at most 128 schemas apply to one value within each other. A payload that takes too much work to validate
-    /// is rejected with `schema_too_costly`.
+    /// JSON Schema (draft 2020-12) for payloads, at most 32 KiB, without external references. A job whose
+    /// payload does not match is rejected when it is enqueued. Patterns must not use look-around or
+    /// back-references and may take at most 2 MiB when compiled. At most 128 nested schemas may apply to one
+    /// value. A payload whose validation takes too much work is rejected with `schema_too_costly`.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Map<String, Value>>,
-    /// 0 is first, 9 last.
+    /// Default priority, 0 (first) to 9 (last).
     #[serde(default)]
     #[schema(minimum = 0)]
     pub priority: Option<i64>,
-    /// How often they may fail.
+    /// Default retry policy.
     #[serde(default)]
     pub retry: Option<RetryBody>,
-    /// An attempt that takes longer has failed; 0: none does.
+    /// Default maximum duration of an attempt in milliseconds; 0 for no limit.
     #[serde(default)]
     #[schema(minimum = 0)]
     pub timeout_ms: Option<i64>,
 }
 
 impl JobKindBody {
-    /// The schema as it is kept.
+    /// Returns the schema in its stored form.
     pub fn schema(&self) -> Option<StoredJson> {
         self.schema.clone().map(|schema| StoredJson::of(&Value::Object(schema)))
     }
 }
 
-/// A kind of jobs, as a program has declared it.
+/// Declared job kind.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct JobKind {
-    /// Its name.
+    /// Name of the kind.
     #[schema(example = "thumbnails.make")]
     pub kind: String,
-    /// The queue its jobs stand in unless they say so themselves.
+    /// Default queue of the jobs; `null` if not set.
     #[schema(required = true)]
     pub queue: Option<String>,
-    /// A JSON Schema (draft 2020-12) of their payloads.
+    /// JSON Schema (draft 2020-12) for payloads; `null` if not set.
     #[schema(value_type = Option<Object>, required = true)]
     pub schema: Option<StoredJson>,
-    /// 0 is first, 9 last.
+    /// Default priority, 0 (first) to 9 (last); `null` if not set.
     #[schema(required = true)]
     pub priority: Option<i64>,
-    /// How often they may fail.
+    /// Default retry policy; `null` if not set.
     #[schema(required = true)]
     pub retry: Option<RetryBody>,
-    /// An attempt that takes longer has failed.
+    /// Default maximum duration of an attempt in milliseconds; `null` if not set.
     #[schema(required = true)]
     pub timeout_ms: Option<i64>,
-    /// When this was last changed.
+    /// Time of the last change.
     pub updated_at: Timestamp,
 }

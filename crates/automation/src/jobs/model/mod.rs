@@ -1,4 +1,4 @@
-//! Jobs, kinds and queues as the API shows and takes them, and the refusals. A file per subject.
+//! Types and errors of the jobs API, one file per subject.
 
 mod job;
 mod kind;
@@ -21,45 +21,45 @@ pub use queue::{
     QueueTally, Queues,
 };
 
-/// The longest wait or period that makes sense: ten years.
+/// Upper bound for delays, periods and timeouts in milliseconds: ten years.
 const LONGEST_MS: i64 = 10 * 366 * 86_400_000;
 
-/// Why nothing was done to jobs.
+/// Error of an operation on jobs. Nothing was changed.
 #[derive(Debug, Error)]
 pub enum JobsError {
-    /// The input has faults.
-    #[error("the input has faults")]
+    /// The input is invalid.
+    #[error("invalid input")]
     Faults(Vec<FieldError>),
-    /// Payloads have not been validated against the schemas that hold.
+    /// Payloads have not been validated against the present schemas of their kinds.
     #[error(transparent)]
     Unvalidated(#[from] AwaitsValidation),
-    /// There is no such thing.
-    #[error("there is no such job")]
+    /// The job or job kind does not exist.
+    #[error("job not found")]
     NotFound,
-    /// The attempt is somebody else's by now, or has ended.
-    #[error("the attempt is no longer the caller's")]
+    /// The attempt has ended, or another worker holds the job.
+    #[error("stale attempt")]
     Stale,
-    /// It has ended.
+    /// The job has ended.
     #[error("the job has ended")]
     HadEnded,
-    /// It is ready, runs or waits for others.
-    #[error("the job is under way")]
+    /// The job is ready, running or blocked, so it cannot be retried.
+    #[error("the job cannot be retried")]
     UnderWay,
-    /// Another job holds its unique key.
+    /// Another job, with this ID, holds the unique key.
     #[error("job {0} holds the unique key")]
     KeyHeld(i64),
-    /// Somebody else changed it since it was read.
-    #[error("it was changed since it was read")]
+    /// The settings have changed since they were read.
+    #[error("the settings have changed since they were read")]
     Changed,
-    /// A module declares this queue, job kind or schedule for its own work.
+    /// A module reserves this queue, job kind or schedule for its own work.
     #[error("the {what} {name} is reserved")]
     Reserved {
         /// `queue`, `job kind` or `schedule`.
         what: &'static str,
-        /// Its name.
+        /// Reserved name.
         name: String,
     },
-    /// The database's.
+    /// The database operation failed.
     #[error(transparent)]
     Store(#[from] Error),
 }
@@ -91,7 +91,7 @@ impl From<EnqueueError> for JobsError {
         match error {
             EnqueueError::Invalid(invalid) => invalid.into(),
             EnqueueError::Unknown(id) => {
-                let detail = format!("There is no job {id} to wait for.");
+                let detail = format!("No job has the ID {id}.");
                 FieldError::new("/after", "unknown_job", detail).into()
             }
             EnqueueError::Store(error) => Self::Store(error),
@@ -99,23 +99,23 @@ impl From<EnqueueError> for JobsError {
     }
 }
 
-/// What the engine found wrong, as a fault of a field below `at`.
+/// Converts an error of the engine into a field error below the JSON Pointer `at`.
 pub fn fault_at(at: &str, Invalid { field, why }: &Invalid) -> FieldError {
-    FieldError::new(format!("{at}/{}", field.replace('.', "/")), "invalid", format!("It {why}."))
+    FieldError::new(format!("{at}/{}", field.replace('.', "/")), "invalid", format!("The value {why}."))
 }
 
-/// Whether a time in milliseconds is one.
+/// Checks that a time in milliseconds is between 0 and ten years.
 ///
 /// # Errors
-/// `out_of_range` at `at`.
+/// Returns a [`FieldError`] with the code `out_of_range` at `at`.
 pub fn check_ms(ms: Option<i64>, at: &str) -> Result<(), FieldError> {
     if ms.is_none_or(|ms| (0..=LONGEST_MS).contains(&ms)) {
         return Ok(());
     }
-    Err(FieldError::new(at.to_owned(), "out_of_range", "Between 0 and ten years."))
+    Err(FieldError::new(at.to_owned(), "out_of_range", "Expected milliseconds from 0 to ten years."))
 }
 
-/// Milliseconds that were checked.
+/// Converts checked milliseconds into a duration.
 pub fn ms(ms: i64) -> Duration {
     Duration::from_millis(ms.unsigned_abs())
 }

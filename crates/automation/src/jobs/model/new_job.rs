@@ -1,4 +1,4 @@
-//! Jobs as callers ask for them, and what enqueueing returns.
+//! Jobs as callers enqueue them, and the results of enqueueing.
 
 use kith_jobs::{Enqueued, OnConflict, Unique};
 use kith_kernel::{FieldError, Timestamp};
@@ -8,127 +8,132 @@ use utoipa::ToSchema;
 
 use super::{RetryBody, check_ms, ms};
 
-/// What there may be only one of.
+/// Uniqueness of a job.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UniqueBody {
-    /// What is compared within a kind; absent: the payload itself, as it was sent.
+    /// Key that is unique within the kind. Without it, the payload as sent is the key.
     #[serde(default)]
     pub key: Option<String>,
-    /// How long the key stays taken, from the enqueue, although its job has ended; absent: only while the job lives.
+    /// Time in milliseconds, counted from enqueueing, for which the key stays taken even if the job has
+    /// ended. Without it, the key is taken while the job has not ended.
     #[serde(default)]
     #[schema(minimum = 0)]
     pub period_ms: Option<i64>,
-    /// What becomes of the second.
+    /// Action if another job holds the key.
     #[serde(default)]
     #[schema(inline)]
     pub on_conflict: OnConflictBody,
 }
 
-/// What becomes of a job whose key is taken.
+/// Action if another job holds the unique key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnConflictBody {
-    /// It is not made; the job that is there is the answer.
+    /// Enqueue nothing and return the existing job.
     #[default]
     Keep,
-    /// The job that is there takes its payload, priority and time while it waits.
+    /// Replace payload, priority and run time of the existing job while it waits.
     Replace,
-    /// The same, and it is done once, so long after the last of them.
+    /// Replace them and count the delay anew, so that requests in quick succession run once, after the last.
+    /// If the existing job is running, enqueue a successor that runs after it.
     Debounce,
-    /// It is not made, nor another one within the period, which has to be given.
+    /// Enqueue nothing and return the existing job, also after it has ended, within `period_ms`. Requires
+    /// `period_ms`.
     Throttle,
 }
 
-/// What becomes of a job when one that it waits for is dead or cancelled.
+/// Action if a job that this job waits for is dead or cancelled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFailureBody {
-    /// It dies too.
+    /// Move this job to the dead letters too.
     #[default]
     Die,
-    /// It runs all the same, and finds out by their results.
+    /// Run this job anyway. It can read the states and results of the others.
     Run,
 }
 
-/// A job to be enqueued.
+/// Job to enqueue.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewJobBody {
-    /// What is to be done: 1 to 64 letters, digits, dots, dashes or underscores.
+    /// Kind of the job: 1 to 64 letters, digits, dots, dashes or underscores.
     #[schema(example = "thumbnails.make")]
     pub kind: String,
-    /// Where it stands; absent: where its kind is declared to stand, else `default`.
+    /// Queue. Default: the queue declared for the kind, else `default`.
     #[serde(default)]
     pub queue: Option<String>,
-    /// With what: any JSON, at most 256 KiB.
+    /// Payload as any JSON value, at most 256 KiB.
     #[serde(default)]
     pub payload: Value,
-    /// 0 is first, 9 last; 5 unless its kind is declared otherwise.
+    /// Priority, 0 (first) to 9 (last). Default: the priority declared for the kind, else 5.
     #[serde(default)]
     #[schema(minimum = 0)]
     pub priority: Option<i64>,
-    /// Not before.
+    /// Earliest time at which the job runs. Default: now.
     #[serde(default)]
     pub run_at: Option<Timestamp>,
-    /// Not before so many milliseconds from now. Either this or `run_at`.
+    /// Delay in milliseconds before the job runs. Send either this or `run_at`.
     #[serde(default)]
     #[schema(minimum = 0)]
     pub delay_ms: Option<i64>,
-    /// How often it may fail; 10 times over about eight hours unless its kind is declared otherwise.
+    /// Retry policy. Default: the policy declared for the kind, else 10 attempts over about eight hours.
     #[serde(default)]
     pub retry: Option<RetryBody>,
-    /// An attempt that takes longer has failed; 0: none does.
+    /// Maximum duration of an attempt in milliseconds; 0 for no limit. A longer attempt counts as failed.
+    /// Default: the value declared for the kind, else 0.
     #[serde(default)]
     #[schema(minimum = 0)]
     pub timeout_ms: Option<i64>,
-    /// What limits per key count by.
+    /// Key by which the per-key limits of the queue count the job.
     #[serde(default)]
     pub limit_key: Option<String>,
-    /// What there may be only one of.
+    /// Uniqueness. Default: none. A job with children cannot be unique.
     #[serde(default)]
     pub unique: Option<UniqueBody>,
-    /// Jobs that must have ended before.
+    /// IDs of jobs that must end before this job runs.
     #[serde(default)]
     pub after: Vec<i64>,
-    /// Jobs that are enqueued with it and run before it; it learns their results.
+    /// Jobs that are enqueued with this job and must end before it runs; it can read their results. Nested at
+    /// most 10 levels deep, at most 1,000 jobs in total.
     #[serde(default)]
     #[schema(no_recursion)]
     pub children: Vec<NewJobBody>,
-    /// What becomes of it when one that it waits for fails.
+    /// Action if a job that this job waits for is dead or cancelled.
     #[serde(default)]
     #[schema(inline)]
     pub on_failure: OnFailureBody,
 }
 
-/// Jobs to be enqueued, all or none.
+/// Jobs to enqueue in one transaction.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewJobsBody {
-    /// At most 1000, none with children.
+    /// Jobs, 1 to 1,000, without children.
     pub jobs: Vec<NewJobBody>,
 }
 
-/// What an enqueue came to.
+/// Result of enqueueing a job.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EnqueuedJob {
-    /// Of the job.
+    /// Job ID.
     pub id: i64,
-    /// Whether it was there already, under its unique key.
+    /// `true` if no job was enqueued because an existing job holds the unique key.
     pub existing: bool,
-    /// Of its children, in order.
+    /// IDs of the children, in the order of the request.
     pub children: Vec<i64>,
 }
 
-/// What an enqueue of many came to, in their order.
+/// Result of enqueueing jobs in bulk.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EnqueuedJobs {
-    /// Each.
+    /// Results, in the order of the request.
     pub jobs: Vec<EnqueuedJob>,
 }
 
 impl EnqueuedJob {
-    /// Of a job and its children.
+    /// Creates the result from a job and its children.
     pub fn of(enqueued: Enqueued, children: &[Enqueued]) -> Self {
         let children = children.iter().map(|child| child.id).collect();
         Self { id: enqueued.id, existing: enqueued.existing, children }
@@ -136,19 +141,19 @@ impl EnqueuedJob {
 }
 
 impl NewJobBody {
-    /// What is wrong whatever its kind says.
+    /// Checks everything that does not depend on the kind's declaration. `at` is the JSON Pointer of the job.
     pub fn check(&self, at: &str) -> Result<(), FieldError> {
         check_ms(self.delay_ms, &format!("{at}/delay_ms"))?;
         check_ms(self.timeout_ms, &format!("{at}/timeout_ms"))?;
         if self.delay_ms.is_some() && self.run_at.is_some() {
-            let detail = "Either this or `run_at`.";
+            let detail = "Send either delay_ms or run_at.";
             return Err(FieldError::new(format!("{at}/delay_ms"), "not_here", detail));
         }
         self.retry.as_ref().map_or(Ok(()), |retry| retry.check(&format!("{at}/retry")))?;
         let Some(unique) = &self.unique else { return Ok(()) };
         check_ms(unique.period_ms, &format!("{at}/unique/period_ms"))?;
         if unique.on_conflict == OnConflictBody::Throttle && unique.period_ms.is_none() {
-            let detail = "Within which time there is only one.";
+            let detail = "The action throttle requires period_ms.";
             return Err(FieldError::new(format!("{at}/unique/period_ms"), "missing", detail));
         }
         Ok(())
@@ -156,7 +161,7 @@ impl NewJobBody {
 }
 
 impl UniqueBody {
-    /// As the engine has it.
+    /// Converts the uniqueness into the engine's type.
     pub fn policy(&self) -> Unique {
         let unique = self.key.as_ref().map_or_else(Unique::arguments, Unique::key);
         unique.within(ms(self.period_ms.unwrap_or(0))).on_conflict(match self.on_conflict {

@@ -1,11 +1,11 @@
-//! Queues as they are seen and ruled: what is set for them, how they stand, and what was done lately.
+//! Queues as the API returns them: settings, depth and throughput.
 
 use kith_jobs::{Minute, QueueSettings, Rate, Sample, check_name};
 use kith_kernel::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// The name of a queue in a path.
+/// Name of a queue in a path.
 #[derive(Clone, Debug)]
 pub struct QueueName(pub String);
 
@@ -17,14 +17,14 @@ impl std::str::FromStr for QueueName {
     }
 }
 
-/// At most `limit` starts in each window of `period_ms`.
+/// Rate limit: at most `limit` starts in each window of `period_ms`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QueueRate {
-    /// Starts.
+    /// Maximum number of starts per period.
     #[schema(minimum = 1)]
     pub limit: i64,
-    /// Milliseconds, at most a day.
+    /// Period in milliseconds, at most one day.
     #[schema(minimum = 1)]
     pub period_ms: i64,
 }
@@ -41,41 +41,41 @@ impl From<Rate> for QueueRate {
     }
 }
 
-/// The limits of a queue, counted across all nodes. What is absent is not limited.
+/// Limits of a queue, enforced across all nodes. Absent limits are removed.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QueueLimitsBody {
-    /// Most jobs that run at once.
+    /// Maximum number of jobs that run at once.
     #[serde(default)]
     #[schema(minimum = 1)]
     pub concurrency: Option<i64>,
-    /// Most jobs that start in a time.
+    /// Maximum number of jobs that start per period.
     #[serde(default)]
     pub rate: Option<QueueRate>,
-    /// Most jobs of one `limit_key` that run at once.
+    /// Maximum number of jobs with the same `limit_key` that run at once.
     #[serde(default)]
     #[schema(minimum = 1)]
     pub key_concurrency: Option<i64>,
-    /// Most jobs of one `limit_key` that start in a time.
+    /// Maximum number of jobs with the same `limit_key` that start per period.
     #[serde(default)]
     pub key_rate: Option<QueueRate>,
 }
 
-/// What is set for a queue.
+/// Settings of a queue.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct QueueLimits {
-    /// Whether no job of it is started.
+    /// `true` if the queue is paused: no job of it is started.
     pub paused: bool,
-    /// Most jobs that run at once.
+    /// Maximum number of jobs that run at once; `null` for no limit.
     #[schema(required = true)]
     pub concurrency: Option<i64>,
-    /// Most jobs that start in a time.
+    /// Maximum number of jobs that start per period; `null` for no limit.
     #[schema(required = true)]
     pub rate: Option<QueueRate>,
-    /// Most jobs of one `limit_key` that run at once.
+    /// Maximum number of jobs with the same `limit_key` that run at once; `null` for no limit.
     #[schema(required = true)]
     pub key_concurrency: Option<i64>,
-    /// Most jobs of one `limit_key` that start in a time.
+    /// Maximum number of jobs with the same `limit_key` that start per period; `null` for no limit.
     #[schema(required = true)]
     pub key_rate: Option<QueueRate>,
 }
@@ -92,20 +92,20 @@ impl From<QueueSettings> for QueueLimits {
     }
 }
 
-/// How many jobs of a queue stand how.
+/// Number of jobs of a queue by state.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub struct QueueDepth {
-    /// That wait for a worker.
+    /// Jobs waiting for a worker.
     pub ready: i64,
-    /// That wait for their time.
+    /// Jobs waiting for their run time.
     pub scheduled: i64,
-    /// That run.
+    /// Running jobs.
     pub running: i64,
-    /// That wait for others.
+    /// Jobs waiting for other jobs.
     pub blocked: i64,
     /// Dead letters.
     pub dead: i64,
-    /// When the job that has waited longest was to run; null if none waits.
+    /// Run time of the ready job that has waited longest; `null` if no job is ready.
     #[schema(required = true)]
     pub oldest_ready_at: Option<Timestamp>,
 }
@@ -123,25 +123,25 @@ impl From<&Sample> for QueueDepth {
     }
 }
 
-/// What was done in a time.
+/// Throughput of a queue within a period.
 #[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
 pub struct QueueTally {
-    /// Attempts that began.
+    /// Attempts that started.
     pub started: i64,
-    /// Jobs that were done.
+    /// Jobs that completed.
     pub completed: i64,
     /// Attempts that failed.
     pub failed: i64,
-    /// Jobs that went to the dead letters.
+    /// Jobs that became dead letters.
     pub dead: i64,
-    /// Milliseconds that attempts took together.
+    /// Total duration of the attempts in milliseconds.
     pub run_ms: i64,
-    /// Milliseconds that they waited together, from when they were to run until they did.
+    /// Total time in milliseconds that the attempts waited after their run time.
     pub wait_ms: i64,
 }
 
 impl QueueTally {
-    /// Adds a minute.
+    /// Adds the figures of a minute.
     pub fn add(&mut self, minute: &Minute) {
         self.started += minute.tally.started;
         self.completed += minute.tally.completed;
@@ -152,27 +152,28 @@ impl QueueTally {
     }
 }
 
-/// A queue.
+/// Queue with its settings, depth and recent throughput.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Queue {
-    /// Its name.
+    /// Name of the queue.
     pub name: String,
-    /// What is set for it.
+    /// Settings of the queue.
     pub limits: QueueLimits,
-    /// How it stands.
+    /// Present number of jobs by state.
     pub depth: QueueDepth,
-    /// What was done within the last five minutes, as far as it was written down: it is every few seconds.
+    /// Throughput of the last five minutes. Nodes record it every few seconds.
     pub lately: QueueTally,
 }
 
-/// All queues that hold anything, or that anything was set for, by name.
+/// All queues that have jobs, settings or recent activity.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Queues {
+    /// Queues, ordered by name.
     pub items: Vec<Queue>,
 }
 
 impl Queues {
-    /// A line for each, for a terminal.
+    /// Formats one line of text per queue, for a terminal.
     pub fn lines(&self) -> Vec<String> {
         let line = |Queue { name, limits, depth, .. }: &Queue| {
             let paused = if limits.paused { " paused" } else { "" };
@@ -185,31 +186,32 @@ impl Queues {
     }
 }
 
-/// What was done in a minute.
+/// Throughput of a queue in one minute.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct QueueMinute {
-    /// When it began.
+    /// Start of the minute.
     pub minute: Timestamp,
-    /// What was done in it.
+    /// Throughput in this minute.
     pub tally: QueueTally,
 }
 
-/// How a queue stood at a moment.
+/// Depth of a queue at one time.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct QueueMoment {
-    /// When.
+    /// Time of the sample.
     pub at: Timestamp,
-    /// How it stood.
+    /// Number of jobs by state.
     pub depth: QueueDepth,
 }
 
-/// A queue and its past.
+/// Queue with its history.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct QueueDetails {
+    /// Settings and present state of the queue.
     #[serde(flatten)]
     pub about: Queue,
-    /// What was done, minute by minute; minutes in which nothing was are left out.
+    /// Throughput per minute. Minutes without activity are omitted.
     pub minutes: Vec<QueueMinute>,
-    /// How it stood, moment by moment.
+    /// Samples of the depth, at most 500.
     pub moments: Vec<QueueMoment>,
 }

@@ -1,4 +1,5 @@
-//! What commands of the repository left behind: the results of tests, coverage, drills; bound to a commit and a time.
+//! Artefacts: results that repository commands (tests, coverage, drills) write as JSON files, each bound to a
+//! commit and a time.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,24 +9,24 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-/// One file.
+/// Content of one artefact file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Artefact {
-    /// The command that wrote it.
+    /// Command that wrote the file.
     pub tool: String,
-    /// Of what.
+    /// Commit that was tested.
     pub commit: String,
-    /// Whether there were changes that were not committed.
+    /// True if the working tree had uncommitted changes.
     pub dirty: bool,
-    /// When it had done what it tells of.
+    /// Time at which the command finished.
     pub at: Timestamp,
-    /// Whether it did all that it set out to do, and all of it succeeded.
+    /// True if the command ran to the end and every step succeeded.
     #[serde(default = "yes")]
     pub complete: bool,
-    /// The rows that it measured.
+    /// Catalogue rows that the command measured.
     #[serde(default)]
     pub rows: Vec<Measured>,
-    /// Tests by name, and what became of them: `ok`, `failed`, `ignored`.
+    /// Test results by test name: `ok`, `failed` or `ignored`.
     #[serde(default)]
     pub tests: BTreeMap<String, String>,
 }
@@ -34,49 +35,49 @@ fn yes() -> bool {
     true
 }
 
-/// What it says of one row.
+/// Result of a command for one catalogue row.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Measured {
-    /// The row.
+    /// Row id, such as `SEC-24`.
     pub id: String,
-    /// Whether it holds.
+    /// Result of the measurement.
     pub result: Holds,
-    /// In a sentence.
+    /// Result as one sentence.
     pub summary: String,
-    /// What was measured.
+    /// Measured values by name.
     #[serde(default)]
     pub figures: Map<String, Value>,
 }
 
-/// Whether a row holds.
+/// Pass or fail result of a measured row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Holds {
-    /// It does.
+    /// The row holds.
     Pass,
-    /// It does not.
+    /// The row does not hold.
     Fail,
 }
 
-/// Why a folder of artefacts cannot be used.
+/// Error for an artefact folder or file that cannot be read.
 #[derive(Debug, Error)]
 #[error("{}: {why}", path.display())]
 pub struct ArtefactError {
-    /// The folder or file.
+    /// Path of the folder or file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// Cause of the error.
     pub why: String,
 }
 
-/// All of them.
+/// Artefacts from all sources, newest first.
 #[derive(Clone, Debug, Default)]
 pub struct Artefacts(Vec<Artefact>);
 
 impl Artefacts {
-    /// Reads every `.json` of a folder; none if there is no such folder.
+    /// Reads every `.json` file in `folder`. Returns no artefacts if the folder does not exist.
     ///
     /// # Errors
-    /// The first file that is no artefact.
+    /// Returns [`ArtefactError`] for the first file that cannot be read or is not an artefact.
     pub fn read(folder: &Path) -> Result<Self, ArtefactError> {
         let fails = |path: &Path, why: &dyn std::fmt::Display| ArtefactError {
             path: path.to_owned(),
@@ -97,24 +98,24 @@ impl Artefacts {
         Ok(all.into())
     }
 
-    /// Those of this and of another source; of two that tell of the same the newest counts.
+    /// Adds artefacts from another source. The newest artefact about a row or about tests takes precedence.
     #[must_use]
     pub fn and(mut self, more: Vec<Artefact>) -> Self {
         self.0.extend(more);
         self.0.into()
     }
 
-    /// Each.
+    /// Returns all artefacts, newest first.
     pub fn all(&self) -> &[Artefact] {
         &self.0
     }
 
-    /// The newest that tells of `row`.
+    /// Returns the newest artefact that measures `row`, with its result.
     pub(crate) fn of_row(&self, row: &str) -> Option<(&Artefact, &Measured)> {
         self.0.iter().find_map(|artefact| Some((artefact, artefact.rows.iter().find(|one| one.id == row)?)))
     }
 
-    /// The newest that tells of tests.
+    /// Returns the newest artefact that contains test results.
     pub(crate) fn of_tests(&self) -> Option<&Artefact> {
         self.0.iter().find(|artefact| !artefact.tests.is_empty())
     }

@@ -1,4 +1,5 @@
-//! The rows: what is to be true of a deployment, who says so, and in which ways this build shows it.
+//! The catalogue of readiness rows: requirements of a deployment, their sources, and the ways in which this
+//! build measures them.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -9,125 +10,125 @@ use thiserror::Error;
 
 const BUILT_IN: &str = include_str!("../../../readiness/catalogue.toml");
 
-/// All rows, in the order in which they are read.
+/// Complete catalogue, in the order in which reports print it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Catalogue {
-    /// What the rows are grouped by.
+    /// Areas that group the rows.
     #[serde(rename = "area", default)]
     pub areas: Vec<Area>,
-    /// The rows.
+    /// All rows.
     #[serde(rename = "row", default)]
     pub rows: Vec<Row>,
 }
 
-/// A group of rows.
+/// Group of rows.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Area {
-    /// What the ids of its rows begin with: `SEC`.
+    /// Prefix of the ids of its rows, such as `SEC`.
     pub id: String,
-    /// What it is about.
+    /// Title of the area.
     pub name: String,
 }
 
-/// Something that is to be true.
+/// Requirement that is judged.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Row {
-    /// `SEC-24`; never used for anything else again.
+    /// Row id, such as `SEC-24`. Ids are never reused.
     pub id: String,
-    /// What is to be true.
+    /// Requirement as one sentence.
     pub what: String,
-    /// The checklists that name it, and the state in which each left it.
+    /// Checklists that contain the requirement, each with the state recorded there.
     #[serde(default)]
     pub source: Vec<String>,
-    /// The row that it is needed for, if no checklist names it.
+    /// Id of the row that requires this one, if no checklist contains it.
     pub derived_from: Option<String>,
-    /// What it blocks.
+    /// Gate that stays closed until the row holds.
     pub gate: Gate,
-    /// The ways that can show it.
+    /// Kinds of evidence that can prove the row.
     #[serde(default)]
     pub how: Vec<String>,
-    /// How long what was shown counts: `run`, `24 h`, `30 d`, `build`, or two of them.
+    /// Maximum age of evidence: `run`, `24 h`, `30 d`, `build`, or two of them separated by ` / `.
     #[serde(default)]
     pub age: String,
-    /// What is done to show it, and what the evidence is.
+    /// Description of the check and of its evidence.
     pub check: String,
-    /// What it waits for, if it is not built yet.
+    /// Missing prerequisite, if the row is not implemented yet.
     pub waits: Option<String>,
-    /// All of the ways in which this build shows it.
+    /// Methods by which this build proves the row. All of them must pass.
     #[serde(default)]
     pub by: Vec<By>,
-    /// Parts of the names of tests; each names at least one, and all that they name have to pass.
+    /// Substrings of test names. Each must match at least one test, and all matching tests must pass.
     #[serde(default)]
     pub tests: Vec<String>,
-    /// The command whose artefact shows it.
+    /// Command that writes the artefact for this row.
     pub obtain: Option<String>,
-    /// In what way a deployment was broken on which its check was seen to fail: "without limits".
+    /// Fault with which a broken deployment was shown to fail this row's check, such as "without limits".
     pub twin: Option<String>,
-    /// The rows that it sums up: `beta`, `production`, `live`, areas or ids, with spaces between them.
+    /// Rows that this row summarizes: `beta`, `production`, `live`, areas or row ids, separated by spaces.
     pub of: Option<String>,
 }
 
-/// What a row blocks while it is not shown.
+/// Gate that a row blocks until it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Gate {
-    /// Letting the first people in, and production.
+    /// Blocks the beta gate and the production gate.
     Beta,
-    /// Production.
+    /// Blocks the production gate only.
     Production,
-    /// Nothing; it is told all the same.
+    /// Blocks no gate. The row is reported only.
     None,
 }
 
-/// A way of showing a row.
+/// Method of proving a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum By {
-    /// A check that acts on the running deployment.
+    /// Check that runs against the live deployment.
     Live,
-    /// Tests, of the commit that runs or as old as the row allows.
+    /// Test results, either of the running commit or not older than the row allows.
     Tests,
-    /// What a command of the repository left behind.
+    /// Artefact written by a repository command.
     Artefact,
-    /// Somebody's word, until a day.
+    /// Attestation by a named owner, valid until a date.
     Attestation,
-    /// Other rows.
+    /// Results of other rows.
     Rows,
 }
 
-/// Why a catalogue cannot be used.
+/// Error in the text of a catalogue.
 #[derive(Debug, Error)]
 pub enum CatalogueError {
-    /// It is no such TOML.
+    /// The text is not valid TOML or does not match the format.
     #[error("{0}")]
     Unreadable(#[from] toml::de::Error),
-    /// Two rows have one id.
+    /// Two rows have the same id.
     #[error("{0} stands for two rows")]
     Twice(String),
-    /// A row says neither how it is shown nor what it waits for, or both.
+    /// A row has neither or both of `by` and `waits`.
     #[error("{0} has to say either `by` or `waits`")]
     Unclear(String),
-    /// A row belongs to no area.
+    /// No area matches the prefix of a row's id.
     #[error("{0} belongs to no area: its id begins with none's")]
     NoArea(String),
 }
 
 impl Catalogue {
-    /// The rows of Kith.
+    /// Returns Kith's built-in catalogue.
     ///
     /// # Panics
-    /// Never in a build whose tests pass.
+    /// Panics if the embedded catalogue is invalid. A test parses it, so a tested build does not panic.
     pub fn built_in() -> Self {
         Self::read(BUILT_IN).expect("the catalogue is read by a test")
     }
 
-    /// Reads a catalogue's text.
+    /// Parses the TOML text of a catalogue.
     ///
     /// # Errors
-    /// [`CatalogueError`] names the first fault.
+    /// Returns [`CatalogueError`] for the first fault found.
     pub fn read(text: &str) -> Result<Self, CatalogueError> {
         let catalogue: Self = toml::from_str(text)?;
         let mut ids = HashSet::new();
@@ -145,7 +146,7 @@ impl Catalogue {
         Ok(catalogue)
     }
 
-    /// The page that shows all rows.
+    /// Renders all rows as a Markdown page, with one table per area.
     pub fn to_markdown(&self) -> String {
         let mut page = String::from(
             "<!-- Generated by `kith verify --list`. Change readiness/catalogue.toml. -->\n# Rows of readiness\n",
@@ -162,14 +163,14 @@ impl Catalogue {
         page
     }
 
-    /// The row with this id.
+    /// Returns the row with this id.
     pub fn find(&self, id: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.id == id)
     }
 }
 
 impl Row {
-    /// The area it belongs to: what its id begins with.
+    /// Returns the id of the row's area: the part of the row id before the first dash.
     pub fn area(&self) -> &str {
         self.id.split_once('-').map_or(&self.id, |(area, _)| area)
     }
@@ -200,17 +201,17 @@ impl Row {
         format!("| {} |\n", cells.map(|cell| cell.replace('|', "\\|")).join(" | "))
     }
 
-    /// Whether `gate` stays closed without it.
+    /// Returns true if `gate` stays closed until this row holds.
     pub fn blocks(&self, gate: Gate) -> bool {
         self.gate != Gate::None && self.gate <= gate
     }
 
-    /// How old what a command or the tests left behind may be; None if only the build decides.
+    /// Returns the maximum age of test results and artefacts. Returns `None` if only the build is compared.
     pub fn artefact_age(&self) -> Option<Duration> {
         self.age.split(" / ").filter_map(span).max()
     }
 
-    /// Whether what a command or the tests left behind counts only for the build it was made with.
+    /// Returns true if test results and artefacts count only for the build that produced them.
     pub fn is_bound_to_build(&self) -> bool {
         self.artefact_age().is_none() || self.age.split(" / ").any(|age| age == "build")
     }
@@ -231,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_catalogue_is_whole() {
+    fn built_in_catalogue_is_valid() {
         let catalogue = Catalogue::built_in();
         assert_eq!(catalogue.rows.len(), 274);
         let known = ["run", "build", "none", "24 h", "7 d", "30 d", "90 d", "180 d", "365 d"];
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_needs_an_id_of_its_own_an_area_and_a_way() {
+    fn invalid_rows_are_rejected() {
         let read = |rows: &str| Catalogue::read(&format!("[[area]]\nid = \"SEC\"\nname = \"\"\n{rows}"));
         let row = |id: &str, how: &str| {
             format!("[[row]]\nid = \"{id}\"\nwhat = \"\"\ngate = \"beta\"\ncheck = \"\"\n{how}\n")
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_blocks_beta_blocks_production() {
+    fn beta_rows_block_production_gate() {
         let catalogue = Catalogue::built_in();
         let blocks = |id, gate| catalogue.find(id).unwrap().blocks(gate);
         assert!(blocks("PRT-01", Gate::Beta) && blocks("PRT-01", Gate::Production));
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_age_is_that_of_what_was_left_behind() {
+    fn artefact_age_is_longest_of_row() {
         let catalogue = Catalogue::built_in();
         let age = |id| catalogue.find(id).unwrap().artefact_age();
         assert_eq!(age("ACC-04"), Some(Duration::from_secs(30 * 86_400)));

@@ -1,50 +1,51 @@
-//! A check: plain data that a module declares, and the function that acts on a deployment.
+//! Check declaration: plain data that a module lists, and the function that runs against a deployment.
 
 use std::pin::Pin;
 
 use crate::Run;
 
-/// Measures a row on a running deployment, with made-up people who go afterwards.
+/// Check that measures one row on a running deployment. It uses synthetic accounts, which are deleted after
+/// the run.
 #[derive(Clone, Copy, Debug)]
 pub struct Check {
-    /// The row of the catalogue.
+    /// Id of the catalogue row.
     pub row: &'static str,
-    /// What it does, as evidence says it.
+    /// Description of the check for the evidence.
     pub does: &'static str,
-    /// What mends it where it does not hold.
+    /// Remediation to report if the row does not hold.
     pub mend: &'static str,
-    /// Whether others have to have had their turn before, because it uses up what they need.
+    /// True if the check must run after all others, because it uses up what they need.
     pub last: bool,
-    /// Does it, and says in a sentence what was found.
+    /// Runs the check and returns its finding as one sentence.
     pub run: for<'a> fn(&'a Run) -> Checked<'a>,
 }
 
-/// What a check is doing.
+/// Future of a running check.
 pub type Checked<'a> = Pin<Box<dyn Future<Output = Result<String, Shortfall>> + Send + 'a>>;
 
-/// Why a row is not shown.
+/// Reason for which a check did not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shortfall {
-    /// It was measured and does not hold: what was found.
+    /// The row was measured and does not hold. Contains the finding.
     Fails(String),
-    /// It could not be measured: why, and what makes it measurable.
+    /// The row could not be measured.
     Unmeasured {
-        /// Why.
+        /// Reason for which it could not be measured.
         why: String,
-        /// What to do about it.
+        /// Remediation that makes the row measurable.
         mend: String,
     },
-    /// It is nothing that this deployment could have: why.
+    /// The row does not apply to this deployment. Contains the reason.
     NotApplicable(String),
 }
 
 impl Shortfall {
-    /// It does not hold.
+    /// Creates a `Fails` shortfall.
     pub fn fails(found: impl Into<String>) -> Self {
         Self::Fails(found.into())
     }
 
-    /// It could not be measured.
+    /// Creates an `Unmeasured` shortfall.
     pub fn unmeasured(why: impl Into<String>, mend: impl Into<String>) -> Self {
         Self::Unmeasured { why: why.into(), mend: mend.into() }
     }

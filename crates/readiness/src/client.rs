@@ -1,4 +1,5 @@
-//! The HTTP client of checks: follows no redirect, hides no answer, and notes what it did.
+//! HTTP client of the checks. It follows no redirects, returns every response, and records each request as
+//! evidence.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,10 @@ use x509_cert::der::Decode as _;
 use crate::Shortfall;
 use crate::evidence::{Notes, Step};
 
-/// Longer than this no `Retry-After` is waited for.
+/// Maximum `Retry-After` that the client waits for.
 const PATIENCE: Duration = Duration::from_secs(65);
 
-/// Asks one deployment. Clones share its connections.
+/// HTTP client of one deployment. Clones share its connections.
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
@@ -26,13 +27,13 @@ pub struct Client {
     notes: Notes,
 }
 
-/// Why there is no answer.
+/// Error of a request that got no response.
 #[derive(Clone, Debug, Error)]
 #[error("{asked}: {why}")]
 pub struct Refused {
-    /// The request.
+    /// Method and path of the request.
     pub asked: String,
-    /// What went wrong.
+    /// Cause of the failure.
     pub why: String,
 }
 
@@ -45,20 +46,20 @@ impl From<Refused> for Shortfall {
     }
 }
 
-/// What came back.
+/// HTTP response, with the request that it belongs to.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// `GET /api/v1/me`.
+    /// Method and path of the request, such as `GET /api/v1/me`.
     pub asked: String,
-    /// The HTTP status.
+    /// HTTP status.
     pub status: u16,
-    /// The headers.
+    /// Response headers.
     pub headers: HeaderMap,
-    /// The body.
+    /// Response body.
     pub body: Bytes,
-    /// From the sending to the last byte.
+    /// Time from sending the request to receiving the last byte.
     pub took: Duration,
-    /// What the server showed for itself over TLS: its certificate (DER).
+    /// Server's TLS certificate in DER. `None` without TLS.
     pub certificate: Option<Vec<u8>>,
 }
 
@@ -67,21 +68,21 @@ impl Client {
         Self { http, base: base.trim_end_matches('/').to_owned(), headers: HeaderMap::new(), notes }
     }
 
-    /// Where it asks, without a slash at the end.
+    /// Returns the base URL, without a trailing slash.
     pub fn base(&self) -> &str {
         &self.base
     }
 
-    /// The same client, asking another address.
+    /// Returns this client with another base URL.
     #[must_use]
     pub fn at(&self, base: &str) -> Self {
         Self { base: base.trim_end_matches('/').to_owned(), ..self.clone() }
     }
 
-    /// The same client, sending one more header with each request.
+    /// Returns this client with one more header on each request.
     ///
     /// # Panics
-    /// If `value` cannot stand in a header.
+    /// Panics if `value` is not a valid header value.
     #[must_use]
     pub fn with(&self, name: &'static str, value: &str) -> Self {
         let mut with = self.clone();
@@ -90,7 +91,7 @@ impl Client {
         with
     }
 
-    /// The same client, signed in with `token` and nothing else.
+    /// Returns this client with `token` as its only `Authorization` header.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
         let mut with = self.clone();
@@ -98,56 +99,57 @@ impl Client {
         with.with("authorization", &format!("Bearer {token}"))
     }
 
-    /// What it sends in a header with each request: for who asks in another way than this client can.
+    /// Returns a header that the client sends with each request, for use with other protocols.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// GET.
+    /// Sends a GET request.
     ///
     /// # Errors
-    /// [`Refused`] if there is no answer.
+    /// Returns [`Refused`] if no response is received.
     pub async fn get(&self, path: &str) -> Result<Answer, Refused> {
         self.send(Method::GET, path, Bytes::new()).await
     }
 
-    /// POST of JSON; `Null` is an empty body.
+    /// Sends a POST request with a JSON body. `Null` sends an empty body.
     ///
     /// # Errors
-    /// [`Refused`] if there is no answer.
+    /// Returns [`Refused`] if no response is received.
     pub async fn post(&self, path: &str, body: Value) -> Result<Answer, Refused> {
         self.send(Method::POST, path, json(&body)).await
     }
 
-    /// PUT of JSON; `Null` is an empty body.
+    /// Sends a PUT request with a JSON body. `Null` sends an empty body.
     ///
     /// # Errors
-    /// [`Refused`] if there is no answer.
+    /// Returns [`Refused`] if no response is received.
     pub async fn put(&self, path: &str, body: Value) -> Result<Answer, Refused> {
         self.send(Method::PUT, path, json(&body)).await
     }
 
-    /// PATCH of JSON.
+    /// Sends a PATCH request with a JSON body.
     ///
     /// # Errors
-    /// [`Refused`] if there is no answer.
+    /// Returns [`Refused`] if no response is received.
     pub async fn patch(&self, path: &str, body: Value) -> Result<Answer, Refused> {
         self.send(Method::PATCH, path, json(&body)).await
     }
 
-    /// DELETE; `Null` is an empty body.
+    /// Sends a DELETE request with a JSON body. `Null` sends an empty body.
     ///
     /// # Errors
-    /// [`Refused`] if there is no answer.
+    /// Returns [`Refused`] if no response is received.
     pub async fn delete(&self, path: &str, body: Value) -> Result<Answer, Refused> {
         self.send(Method::DELETE, path, json(&body)).await
     }
 
-    /// Anything. A body goes as `application/json` unless the client sends another `content-type`. An answer of 429
-    /// is waited out once.
+    /// Sends a request. A body is sent as `application/json` unless the client has another `content-type`.
+    /// After a 429 with a `Retry-After` of at most 65 s the request is repeated once when that time has
+    /// passed.
     ///
     /// # Errors
-    /// [`Refused`] if there is no answer.
+    /// Returns [`Refused`] if no response is received.
     pub async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Refused> {
         let answer = self.send_once(method.clone(), path, body.clone()).await?;
         let seconds =
@@ -161,15 +163,15 @@ impl Client {
         }
     }
 
-    /// Waits as long as an answer said.
+    /// Waits for the given time, such as the `Retry-After` of a response.
     pub async fn wait(&self, told: Duration) {
         tokio::time::sleep(told).await;
     }
 
-    /// The same as [`Client::send`], taking a 429 for what it is.
+    /// Sends a request like [`Client::send`], but returns a 429 without repeating the request.
     ///
     /// # Errors
-    /// [`Refused`] if there is no answer.
+    /// Returns [`Refused`] if no response is received.
     #[expect(clippy::disallowed_methods, reason = "how long an answer took is measured in real time")]
     pub async fn send_once(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Refused> {
         let asked = format!("{method} {path}");
@@ -209,31 +211,32 @@ fn json(body: &Value) -> Bytes {
     if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) }
 }
 
-/// An error and its causes, without the address that was asked.
+/// Formats the causes of an error on one line. The error itself is left out if it has causes, because it
+/// names the URL.
 fn in_one_line(error: &reqwest::Error) -> String {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     let causes: Vec<_> = causes.map(ToString::to_string).collect();
     if causes.is_empty() { error.to_string() } else { causes.join(": ") }
 }
 
-/// Whole milliseconds.
+/// Returns whole milliseconds.
 pub(crate) fn in_ms(took: Duration) -> u64 {
     u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Answer {
-    /// This answer, if it has this status.
+    /// Returns this response if it has this status.
     ///
     /// # Errors
-    /// What came back instead.
+    /// Returns [`Shortfall::Fails`] with the actual status and problem code.
     pub fn expect(self, status: u16) -> Result<Self, Shortfall> {
         self.expect_any(&[status])
     }
 
-    /// This answer, if it has one of these statuses.
+    /// Returns this response if it has one of these statuses.
     ///
     /// # Errors
-    /// What came back instead.
+    /// Returns [`Shortfall::Fails`] with the actual status and problem code.
     pub fn expect_any(self, statuses: &[u16]) -> Result<Self, Shortfall> {
         if statuses.contains(&self.status) {
             return Ok(self);
@@ -248,10 +251,10 @@ impl Answer {
         )))
     }
 
-    /// This answer, if it is the problem with this status and code.
+    /// Returns this response if it is a problem with this status and code.
     ///
     /// # Errors
-    /// What came back instead.
+    /// Returns [`Shortfall::Fails`] with the actual status or code.
     pub fn expect_problem(self, status: u16, code: &str) -> Result<Self, Shortfall> {
         let answer = self.expect(status)?;
         match answer.code() {
@@ -263,20 +266,20 @@ impl Answer {
         }
     }
 
-    /// The body as JSON; `Null` if it is none.
+    /// Returns the body as JSON, or `Null` if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    /// The body as text, whatever it is.
+    /// Returns the body as text. Invalid UTF-8 is replaced.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The text at `pointer` of the JSON body (RFC 6901).
+    /// Returns the string at `pointer` in the JSON body (RFC 6901).
     ///
     /// # Errors
-    /// If there is none.
+    /// Returns [`Shortfall::Fails`] if there is no string at `pointer`.
     pub fn text_at(&self, pointer: &str) -> Result<String, Shortfall> {
         let json = self.json();
         json.pointer(pointer)
@@ -285,12 +288,13 @@ impl Answer {
             .ok_or_else(|| Shortfall::fails(format!("{} answered without a text at {pointer}", self.asked)))
     }
 
-    /// A header as text.
+    /// Returns a header as text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// For how many whole days after `now` the certificate that came with it is valid; None without TLS.
+    /// Returns the number of whole days after `now` for which the server's certificate is valid. Returns
+    /// `None` without TLS.
     pub fn certificate_days(&self, now: Timestamp) -> Option<i64> {
         let certificate = Certificate::from_der(self.certificate.as_deref()?).ok()?;
         let ends = certificate.tbs_certificate.validity.not_after.to_unix_duration();
@@ -298,12 +302,12 @@ impl Answer {
         Some((ends_s - now.as_millis() / 1_000).div_euclid(24 * 60 * 60))
     }
 
-    /// The machine-readable code of a problem.
+    /// Returns the `code` of a problem body.
     pub fn code(&self) -> Option<String> {
         self.json().get("code")?.as_str().map(str::to_owned)
     }
 
-    /// What stands in `Retry-After`, in seconds.
+    /// Returns the `Retry-After` header in seconds.
     pub fn retry_after(&self) -> Option<u64> {
         self.headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()
     }

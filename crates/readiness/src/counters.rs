@@ -1,13 +1,13 @@
-//! What a node of a deployment counts, as it tells Prometheus at one moment.
+//! Prometheus counters of one node at one moment.
 
 use std::collections::HashMap;
 
-/// The series of `/api/metrics`.
+/// Values of the series in `/api/metrics`.
 #[derive(Clone, Debug, Default)]
 pub struct Counters(HashMap<String, f64>);
 
 impl Counters {
-    /// Reads the text form; lines that are no series are passed over.
+    /// Parses the Prometheus text format. Lines that are not samples are skipped.
     pub(crate) fn read(text: &str) -> Self {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let series = lines.filter_map(|line| {
@@ -17,12 +17,13 @@ impl Counters {
         Self(series.collect())
     }
 
-    /// The value of a series such as `kith_events_total{kind="bond.ended"}`; 0 for one that is not told yet.
+    /// Returns the value of a series such as `kith_events_total{kind="bond.ended"}`, or 0 if the series is
+    /// absent.
     pub fn of(&self, series: &str) -> f64 {
         self.0.get(series).copied().unwrap_or(0.0)
     }
 
-    /// By how much a series has grown since `before`.
+    /// Returns the growth of a series since `before`.
     pub fn since(&self, before: &Self, series: &str) -> f64 {
         self.of(series) - before.of(series)
     }
@@ -33,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_series_is_found_by_its_name_and_labels() {
+    fn series_is_found_by_name_and_labels() {
         let before = Counters::read("# TYPE a counter\na_total{kind=\"x y\"} 3\nb 0.5\n# EOF\n");
         let after = Counters::read("a_total{kind=\"x y\"} 5\nb 0.5\nc 1\n");
         let grown = |series| after.since(&before, series);

@@ -1,4 +1,4 @@
-//! The deployment that is judged: how it is reached, who administers it, and the people made up for it.
+//! The deployment under test: connection, administrator access, and synthetic accounts.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -12,66 +12,67 @@ use tokio::sync::{Mutex, OnceCell};
 use crate::evidence::Notes;
 use crate::{Client, Refused, Shortfall};
 
-/// What registers under it can belong to nobody (RFC 2606): Kith purges such accounts as soon as they are deleted.
+/// Domain of the synthetic accounts. `.invalid` is reserved (RFC 2606), so Kith purges such accounts as soon
+/// as they are deleted.
 const DOMAIN: &str = "kith-verify.invalid";
-/// No request takes longer.
+/// Timeout of each request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
 const REGISTER_MEND: &str = "see why registering is refused, and try again";
 const NO_ADMIN: &str = "nobody who may administer it was given";
 const ADMIN_MEND: &str = "run it on the machine of the server, or name an administrator with --admin and their password in \
                           KITH_VERIFY_PASSWORD";
 
-/// Where to ask.
+/// Address of a deployment and everything that is known about it before the run.
 #[derive(Clone, Debug, Default)]
 pub struct Target {
-    /// `https://api.example.org`.
+    /// Base URL, such as `https://api.example.org`.
     pub url: String,
-    /// Other nodes of the same deployment, asked directly.
+    /// Base URLs of other nodes of the same deployment.
     pub others: Vec<String>,
-    /// A certificate authority (PEM) to trust beside the system's.
+    /// PEM certificate of an additional trusted certificate authority.
     pub authority: Option<Vec<u8>>,
-    /// Who administers it.
+    /// Administrator account to use.
     pub admin: Option<AdminAccess>,
-    /// The log of the server: lines of JSON.
+    /// Path of the server's log file, in JSON lines.
     pub logs: Option<PathBuf>,
-    /// The digest of the configuration that was given here, if one was.
+    /// Digest of the configuration that was given on this machine.
     pub configuration: Option<String>,
-    /// What the build that judges would serve, if it is one that serves.
+    /// Expected interface of the build that runs `kith verify`, if it also contains the server.
     pub own: Option<OwnBuild>,
-    /// Identity of the machine that judges, as `process.machine` of `/api/v1/admin/facts` shows it.
+    /// Identity of this machine, to compare with `process.machine` in `/api/v1/admin/facts`.
     pub machine: Option<String>,
 }
 
-/// The build that judges.
+/// Interface of the build that runs `kith verify`.
 #[derive(Clone, Debug)]
 pub struct OwnBuild {
-    /// As `releaseId` of `/api/health` has it.
+    /// Release, as `releaseId` in `/api/health` shows it.
     pub release: String,
-    /// Its OpenAPI document, with what only development mode has.
+    /// OpenAPI document, including the operations of development mode.
     pub document: Arc<Value>,
-    /// Names of all settings of its reference: `server.listen`.
+    /// Names of all settings, such as `server.listen`.
     pub settings: Vec<String>,
-    /// Its table of roles.
+    /// Roles with their permissions.
     pub roles: Vec<RolePermissions>,
 }
 
-/// A role, with the permissions that it grants.
+/// Role with the permissions that it grants.
 #[derive(Clone, Debug)]
 pub struct RolePermissions {
-    /// As the API writes it.
+    /// Name of the role in the API.
     pub name: &'static str,
-    /// Names of the permissions, as the OpenAPI document requires them.
+    /// Names of the permissions, as in the OpenAPI document's security requirements.
     pub permissions: Vec<&'static str>,
 }
 
-/// An administrator.
+/// Credentials of an administrator.
 #[derive(Clone)]
 pub struct AdminAccess {
-    /// Their address.
+    /// E-mail address.
     pub email: String,
-    /// Their password.
+    /// Password.
     pub password: String,
-    /// Whether the account was made for this run, and goes with it.
+    /// True if the account was created for this run and is deleted after it.
     pub is_made_up: bool,
 }
 
@@ -82,25 +83,25 @@ impl std::fmt::Debug for AdminAccess {
 }
 
 impl AdminAccess {
-    /// Somebody who can belong to nobody, for one run.
+    /// Creates credentials of a synthetic administrator with a random address and password.
     pub fn made_up() -> Self {
         Self { email: format!("admin-{}@{DOMAIN}", word()), password: word(), is_made_up: true }
     }
 }
 
-/// A deployment under judgement.
+/// Connected deployment under test.
 #[derive(Debug)]
 pub struct Deployment {
     target: Target,
     http: reqwest::Client,
-    /// What tells the people of this run from those of another.
+    /// Random word that distinguishes the accounts of this run from those of other runs.
     run: String,
     people: Mutex<HashMap<String, Arc<OnceCell<Account>>>>,
     admin_token: OnceCell<String>,
     document: OnceCell<Arc<Value>>,
 }
 
-/// Somebody made up.
+/// Synthetic account.
 #[derive(Clone, Debug)]
 pub(crate) struct Account {
     pub(crate) id: String,
@@ -112,10 +113,10 @@ pub(crate) struct Account {
 }
 
 impl Deployment {
-    /// Gets ready to ask `target`.
+    /// Prepares a client for `target`. Sends no request.
     ///
     /// # Errors
-    /// If the TLS set-up cannot be used.
+    /// Returns [`Refused`] if the TLS configuration is invalid.
     pub fn new(target: Target) -> Result<Self, Refused> {
         let refused = |error: reqwest::Error| Refused { asked: target.url.clone(), why: error.to_string() };
         let mut http = reqwest::Client::builder()
@@ -137,7 +138,7 @@ impl Deployment {
         })
     }
 
-    /// Where it is.
+    /// Returns the target.
     pub fn target(&self) -> &Target {
         &self.target
     }
@@ -146,12 +147,12 @@ impl Deployment {
         Client::new(self.http.clone(), &self.target.url, notes)
     }
 
-    /// What tells this run's people and marks from another's.
+    /// Returns the word that distinguishes this run's accounts and markers.
     pub(crate) fn run_word(&self) -> &str {
         &self.run
     }
 
-    /// The person called `name` in this run, registered the first time.
+    /// Returns the account called `name` in this run. Registers it on first use.
     pub(crate) async fn account(&self, name: &str, notes: &Notes) -> Result<Account, Shortfall> {
         let cell = Arc::clone(self.people.lock().await.entry(name.to_owned()).or_default());
         cell.get_or_try_init(|| self.register(name, notes)).await.cloned()
@@ -161,7 +162,7 @@ impl Deployment {
         let (email, password) = (format!("{name}-{}@{DOMAIN}", self.run), word());
         let body = json!({ "email": email, "password": password, "display_name": name });
         let answer = self.client(notes.clone()).post("/api/v1/auth/register", body).await?;
-        // What a check is about comes after: without people nothing is measured.
+        // A failed registration says nothing about the row, so the check counts as unmeasured.
         let answer = answer.expect(201).map_err(|shortfall| match shortfall {
             Shortfall::Fails(found) => {
                 Shortfall::unmeasured(format!("nobody can register: {found}"), REGISTER_MEND)
@@ -178,7 +179,7 @@ impl Deployment {
         })
     }
 
-    /// A token of the administrator.
+    /// Returns an access token of the administrator.
     pub(crate) async fn admin_token(&self, notes: &Notes) -> Result<String, Shortfall> {
         let Some(admin) = &self.target.admin else { return Err(Shortfall::unmeasured(NO_ADMIN, ADMIN_MEND)) };
         let token = self.admin_token.get_or_try_init(async || {
@@ -195,7 +196,7 @@ impl Deployment {
         token.await.cloned()
     }
 
-    /// The OpenAPI document that the deployment serves.
+    /// Returns the OpenAPI document that the deployment serves.
     pub(crate) async fn document(&self, notes: &Notes) -> Result<Arc<Value>, Shortfall> {
         let document = self.document.get_or_try_init(async || {
             let answer = self.client(notes.clone()).get("/openapi.json").await?.expect(200)?;
@@ -204,7 +205,7 @@ impl Deployment {
         document.await.cloned()
     }
 
-    /// Deletes everybody who was made up, and says whose account could not be deleted, and why.
+    /// Deletes all synthetic accounts. Returns those that could not be deleted, each with the reason.
     pub(crate) async fn clean_up(&self) -> Vec<String> {
         let notes = Notes::default();
         let client = self.client(notes.clone());
@@ -213,7 +214,7 @@ impl Deployment {
         let known = people.into_iter().filter_map(|(_, cell)| cell.get().cloned());
         for account in known {
             let at_hand = client.with_token(&account.access_token);
-            // Nobody has to sign in again whose first session a check has left alone.
+            // The token from registration saves a log-in, if a check has not revoked it.
             if matches!(take_leave(&at_hand, &account.password).await, Ok(202)) {
                 continue;
             }
@@ -230,7 +231,7 @@ impl Deployment {
     }
 }
 
-/// Signs in and deletes the account.
+/// Logs in and deletes the account.
 async fn delete(client: &Client, email: &str, password: &str) -> Result<(), String> {
     let credentials = json!({ "email": email, "password": password });
     let answer = client.post("/api/v1/auth/login", credentials).await.map_err(|e| e.to_string())?;
@@ -244,13 +245,13 @@ async fn delete(client: &Client, email: &str, password: &str) -> Result<(), Stri
     }
 }
 
-/// Deletes the account of whoever `client` is signed in as; says how that was answered.
+/// Deletes the account that `client` is signed in as. Returns the status of the response.
 async fn take_leave(client: &Client, password: &str) -> Result<u16, String> {
     let answer = client.delete("/api/v1/me", json!({ "password": password })).await;
     answer.map(|answer| answer.status).map_err(|error| error.to_string())
 }
 
-/// 26 letters and digits that nobody can guess.
+/// Returns 26 random letters and digits (130 bits).
 fn word() -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnopqrstuvwxyz2345678";
     let mut bytes = [0; 26];

@@ -1,4 +1,4 @@
-//! What was done, what came back, and the figures that came of it.
+//! Evidence of a check: requests, responses and measured values.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,38 +6,38 @@ use kith_kernel::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// How many steps are kept one by one, from the beginning; the others are only counted.
+/// Maximum number of steps that are recorded individually. Later ones are only counted.
 const STEPS_KEPT: usize = 24;
 
-/// Everything that was seen of one row in one way.
+/// Evidence for one row from one method.
 #[derive(Clone, Debug, Serialize)]
 pub struct Evidence {
-    /// In which way: `live`, `tests`, …
+    /// Method: `live`, `tests`, and so on.
     pub kind: &'static str,
-    /// What was done.
+    /// Description of the action.
     pub did: String,
-    /// The first requests and what came back, one by one.
+    /// First requests with their responses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
-    /// How many requests were made altogether.
+    /// Total number of requests.
     pub requests: u64,
-    /// What was measured.
+    /// Measured values by name.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub figures: Map<String, Value>,
-    /// The deployment that was asked.
+    /// URL of the deployment.
     pub target: String,
-    /// Its build, as it says itself.
+    /// Build that the deployment reports.
     pub build: String,
-    /// The digest of its configuration, if it told.
+    /// Digest of the configuration, if the deployment reports it.
     pub configuration: Option<String>,
-    /// When.
+    /// Time of the measurement.
     pub at: Timestamp,
-    /// How long it took, in milliseconds.
+    /// Duration in milliseconds.
     pub took_ms: u64,
 }
 
 impl Evidence {
-    /// What was done in one way and what came of it; of which deployment is filled in by whoever judges.
+    /// Creates evidence without a deployment. The caller fills in target, build and configuration.
     pub(crate) fn new(kind: &'static str, did: &str, at: Timestamp, figures: Map<String, Value>) -> Self {
         Self {
             kind,
@@ -54,21 +54,21 @@ impl Evidence {
     }
 }
 
-/// A request, and what came back.
+/// Request with its response.
 #[derive(Clone, Debug, Serialize)]
 pub struct Step {
-    /// `POST /api/v1/partners/requests`.
+    /// Method and path, such as `POST /api/v1/partners/requests`.
     pub asked: String,
-    /// The status, or why there is none.
+    /// Status, or the reason for which there was no response.
     pub answered: String,
-    /// As the server calls it, to be looked up in its log.
+    /// Request id that the server reported, to search for in its log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// How long it took, in milliseconds.
+    /// Duration in milliseconds.
     pub took_ms: u64,
 }
 
-/// Takes notes while a check runs. Clones write on the same sheet.
+/// Recorder of a running check. Clones record into the same place.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Notes(Arc<Mutex<Sheet>>);
 

@@ -1,5 +1,5 @@
-//! Whether a deployment is ready, with evidence: the catalogue of rows, the checks that measure them, verdicts, gates
-//! and reports. It knows no feature and no database; it asks over the network, as anybody could.
+//! Judges whether a deployment is ready, with evidence: the catalogue of rows, the checks that measure them,
+//! outcomes, gates and reports. The crate depends on no feature and no database. It uses only the network.
 
 mod artefact;
 mod catalogue;

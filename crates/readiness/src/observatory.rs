@@ -1,23 +1,23 @@
-//! The rules of Mozilla's HTTP Observatory over one answer. It asks for nothing itself.
+//! Scoring of Mozilla's HTTP Observatory, applied to one response. Sends no requests.
 //!
-//! Names and modifiers are those of its `SCORE_TABLE` (mdn-http-observatory, `src/grader/charts.js`). What one answer of
-//! a server cannot show (the redirection to HTTPS, preloading) counts nothing here.
+//! Names and modifiers are those of its `SCORE_TABLE` (mdn-http-observatory, `src/grader/charts.js`). Rules
+//! that one response cannot show (redirection to HTTPS, preloading) are left out.
 
 use http::HeaderMap;
 
-/// Below this max-age (six months, in seconds) HSTS is too short.
+/// Minimum max-age of HSTS in seconds (six months).
 const HSTS_LEAST_S: u64 = 15_768_000;
 
-/// What an answer gets for one of the rules.
+/// Score of a response for one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// `strict-transport-security`.
+    /// Name of the rule, such as `strict-transport-security`.
     pub rule: &'static str,
-    /// Added to 100; below zero it is a penalty.
+    /// Points added to the base of 100. Negative values are penalties.
     pub modifier: i32,
 }
 
-/// What the answer gets for each rule.
+/// Returns the score of a response for each rule.
 pub fn marks(headers: &HeaderMap, body: &str) -> Vec<Mark> {
     let of = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let csp = Policy::parse(of("content-security-policy"));
@@ -35,14 +35,14 @@ pub fn marks(headers: &HeaderMap, body: &str) -> Vec<Mark> {
     modifiers.map(|(rule, modifier)| Mark { rule, modifier }).into()
 }
 
-/// Credit beyond 100 only counts from 90 on.
+/// Returns the total score. Bonuses count only if the base is at least 90 (`100` minus penalties).
 pub fn score(marks: &[Mark]) -> i32 {
     let sum = |of: fn(&i32) -> bool| marks.iter().map(|mark| mark.modifier).filter(of).sum::<i32>();
     let base = 100 + sum(|modifier| *modifier < 0);
     (if base >= 90 { base + sum(|modifier| *modifier > 0) } else { base }).max(0)
 }
 
-/// The grade that a score is told as (`GRADE_CHART`).
+/// Returns the grade for a score (`GRADE_CHART`).
 pub fn grade(score: i32) -> &'static str {
     match score {
         100.. => "A+",
@@ -61,12 +61,12 @@ pub fn grade(score: i32) -> &'static str {
     }
 }
 
-/// A Content-Security-Policy.
+/// Parsed Content-Security-Policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy(Vec<(String, Vec<String>)>);
 
 impl Policy {
-    /// Its directives; of one that stands there twice the first counts (CSP 3, 2.2.1).
+    /// Parses the directives. If a directive is repeated, the first one applies (CSP 3, 2.2.1).
     pub fn parse(text: &str) -> Self {
         let mut directives: Vec<(String, Vec<String>)> = Vec::new();
         for directive in text.split(';') {
@@ -79,17 +79,17 @@ impl Policy {
         Self(directives)
     }
 
-    /// The sources of a directive, if it stands there.
+    /// Returns the sources of a directive, if it is present.
     pub fn sources(&self, directive: &str) -> Option<&[String]> {
         self.0.iter().find(|(name, _)| name == directive).map(|(_, sources)| &**sources)
     }
 
-    /// The sources of a kind of content: its own directive's, or else those of `default-src`.
+    /// Returns the sources of a fetch directive, or those of `default-src` if it is absent.
     pub fn fetches(&self, directive: &str) -> Option<&[String]> {
         self.sources(directive).or_else(|| self.sources("default-src"))
     }
 
-    /// The first source that begins with `unsafe-`, and its directive.
+    /// Returns the first source that begins with `unsafe-`, with its directive.
     pub fn unsafe_source(&self) -> Option<(&str, &str)> {
         let all = self.0.iter().flat_map(|(name, sources)| sources.iter().map(move |one| (&**name, &**one)));
         all.into_iter().find(|(_, source)| source.starts_with("'unsafe-"))
@@ -136,7 +136,7 @@ fn referrer(policy: &str) -> i32 {
     }
 }
 
-/// Without HSTS, or with one that cannot be read, −20.
+/// Missing or malformed HSTS scores −20, a max-age below six months −10.
 fn hsts(value: &str) -> i32 {
     let max_age = value.split(';').find_map(|part| part.trim().strip_prefix("max-age=")?.parse::<u64>().ok());
     match max_age {
@@ -155,7 +155,7 @@ fn frames(options: &str, csp: &Policy) -> i32 {
     }
 }
 
-/// Whether the page loads a script from elsewhere without saying which.
+/// Returns true if the page loads a script from another origin without an integrity hash.
 fn loads_foreign_scripts(body: &str) -> bool {
     let tags = body.split("<script").skip(1).map(|rest| rest.split('>').next().unwrap_or_default());
     tags.into_iter().any(|tag| {
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rules_see_what_is_missing_and_what_is_open() {
+    fn missing_and_permissive_headers_are_penalized() {
         assert_eq!(score(&marks(&HeaderMap::new(), "<script src=https://x.example/x.js>")), 0);
         let csp = |policy| modifier("content-security-policy", &[("content-security-policy", policy)], "");
         assert_eq!(csp("default-src 'self' 'unsafe-inline'"), -20);
@@ -197,13 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn grades_begin_where_the_chart_has_them() {
+    fn grade_boundaries_match_chart() {
         let grades = [130, 100, 99, 90, 85, 80, 70, 24, 0].map(grade);
         assert_eq!(grades, ["A+", "A+", "A", "A", "A-", "B+", "B", "F", "F"]);
     }
 
     #[test]
-    fn of_a_directive_that_stands_twice_the_first_counts() {
+    fn first_of_repeated_directives_applies() {
         let policy = Policy::parse("default-src 'none'; script-src 'self'; Script-Src *");
         assert_eq!(policy.sources("script-src").unwrap(), ["'self'"]);
         assert_eq!(

@@ -1,14 +1,13 @@
-//! Operations as an OpenAPI document describes them: where they are, what they take, what they may answer. It judges
-//! nothing.
+//! Operations of an OpenAPI document: paths, parameters, bodies and declared statuses.
 
 use http::Method;
 use serde_json::{Map, Value, json};
 
-/// A number that nothing has.
+/// Number that identifies no resource.
 const NO_NUMBER: &str = "999999999999999";
-/// An id that nothing has.
+/// Id that identifies no resource.
 pub const NO_ID: &str = "00000000-0000-7000-8000-000000000000";
-/// A name that nothing has.
+/// Name that identifies no resource.
 const NO_NAME: &str = "kith-verify";
 const METHODS: [(&str, Method); 5] = [
     ("get", Method::GET),
@@ -18,30 +17,30 @@ const METHODS: [(&str, Method); 5] = [
     ("patch", Method::PATCH),
 ];
 
-/// One operation of a document.
+/// Operation of an OpenAPI document.
 #[derive(Clone, Debug)]
 pub struct Operation<'d> {
-    /// `/api/v1/blocks/{user_id}`.
+    /// Path template, such as `/api/v1/blocks/{user_id}`.
     pub path: &'d str,
-    /// GET, PUT, POST, DELETE or PATCH.
+    /// Method: GET, PUT, POST, DELETE or PATCH.
     pub method: Method,
     own: &'d Value,
     document: &'d Value,
 }
 
-/// A parameter in an operation's path or query.
+/// Parameter of an operation.
 #[derive(Clone, Debug)]
 pub struct Parameter<'d> {
-    /// As it stands in the path or the query.
+    /// Name of the parameter.
     pub name: &'d str,
-    /// `path`, `query` or `header`.
+    /// Location: `path`, `query` or `header`.
     pub place: &'d str,
-    /// What it may be.
+    /// Schema of the value.
     pub schema: &'d Value,
 }
 
 impl<'d> Operation<'d> {
-    /// All that `document` describes.
+    /// Returns all operations of `document`.
     pub fn all(document: &'d Value) -> Vec<Self> {
         let paths = document["paths"].as_object().into_iter().flatten();
         let of_path = |(path, item): (&'d String, &'d Value)| {
@@ -53,43 +52,43 @@ impl<'d> Operation<'d> {
         paths.flat_map(of_path).collect()
     }
 
-    /// `GET /api/v1/me`.
+    /// Returns method and path template, such as `GET /api/v1/me`.
     pub fn name(&self) -> String {
         format!("{} {}", self.method, self.path)
     }
 
-    /// What the document says about it.
+    /// Returns the operation object of the document.
     pub fn json(&self) -> &'d Value {
         self.own
     }
 
-    /// The statuses it may answer with.
+    /// Returns the declared response statuses.
     pub fn statuses(&self) -> Vec<u16> {
         let declared = self.own["responses"].as_object().into_iter().flatten();
         declared.filter_map(|(status, _)| status.parse().ok()).collect()
     }
 
-    /// Whether it wants a token.
+    /// Returns true if the operation requires a token.
     pub fn wants_token(&self) -> bool {
         self.own["security"].as_array().is_some_and(|schemes| !schemes.is_empty())
     }
 
-    /// The permission it asks for.
+    /// Returns the required permission.
     pub fn permission(&self) -> Option<&'d str> {
         self.own["security"][0]["bearer"][0].as_str()
     }
 
-    /// Whether it is there in development mode only.
+    /// Returns true if the operation exists in development mode only.
     pub fn is_for_development(&self) -> bool {
         self.path.starts_with("/dev/") || matches!(self.own["tags"][0].as_str(), Some("Development" | "Demo"))
     }
 
-    /// Whether it hands out pages of a list.
+    /// Returns true if the operation returns pages of a list.
     pub fn is_list(&self) -> bool {
         self.method == Method::GET && self.parameters("query").any(|parameter| parameter.name == "cursor")
     }
 
-    /// Its parameters in this place.
+    /// Returns the parameters in this location.
     pub fn parameters(&self, place: &'static str) -> impl Iterator<Item = Parameter<'d>> {
         let document = self.document;
         let all = self.own["parameters"].as_array().into_iter().flatten();
@@ -99,48 +98,48 @@ impl<'d> Operation<'d> {
         })
     }
 
-    /// Its path with `fill` in the place of each parameter.
+    /// Returns the path with each parameter replaced by `fill(parameter)`.
     pub fn address_with(&self, fill: impl Fn(&Parameter<'d>) -> String) -> String {
         self.parameters("path").fold(self.path.to_owned(), |path, parameter| {
             path.replace(&format!("{{{}}}", parameter.name), &fill(&parameter))
         })
     }
 
-    /// Its path with ids and names in it that nothing has.
+    /// Returns the path with parameter values that identify no resource.
     pub fn address(&self) -> String {
         self.address_with(Parameter::stand_in)
     }
 
-    /// Whether this path is one of its.
+    /// Returns true if `path` matches the path template.
     pub fn is_at(&self, path: &str) -> bool {
         let (own, other) = (self.path.split('/'), path.split('/'));
         own.clone().count() == other.clone().count()
             && own.zip(other).all(|(own, other)| own.starts_with('{') || own == other)
     }
 
-    /// The schema of its JSON body, if it takes one.
+    /// Returns the schema of the JSON body, if the operation takes one.
     pub fn body(&self) -> Option<&'d Value> {
         let content = self.own.pointer("/requestBody/content")?;
         let schema = resolved(self.document, content.get("application/json")?.get("schema")?);
-        // A body that may be absent is one of its schema and null.
+        // An optional body is declared as `oneOf` its schema and null.
         let one_of = schema["oneOf"].as_array().into_iter().flatten();
         let given = one_of.map(|one| resolved(self.document, one)).find(|one| one["type"] != "null");
         Some(given.unwrap_or(schema))
     }
 
-    /// What stands behind `schema`, if it refers to another.
+    /// Returns the schema that `schema` refers to, or `schema` itself if it is not a reference.
     pub fn resolved(&self, schema: &'d Value) -> &'d Value {
         resolved(self.document, schema)
     }
 
-    /// A value of the shape that `schema` describes, as small as it may be.
+    /// Returns a minimal value that matches `schema`.
     pub fn sample(&self, schema: &'d Value) -> Value {
         sample(self.document, schema)
     }
 }
 
 impl Parameter<'_> {
-    /// A value that it may have, and that names nothing.
+    /// Returns a valid value that identifies no resource.
     pub fn stand_in(&self) -> String {
         match (self.schema["enum"][0].as_str(), self.schema["format"].as_str()) {
             (Some(first), _) => first.to_owned(),
@@ -151,7 +150,7 @@ impl Parameter<'_> {
     }
 }
 
-/// A time at which nothing was.
+/// Time before any data of a deployment.
 const LONG_AGO: &str = "2001-02-03T04:05:06Z";
 
 fn resolved<'d>(document: &'d Value, schema: &'d Value) -> &'d Value {
@@ -210,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_is_read_as_it_is_described() {
+    fn operation_is_parsed_from_document() {
         let document = document();
         let all = Operation::all(&document);
         let [put] = &all[..] else { panic!("{all:?}") };

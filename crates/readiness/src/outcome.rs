@@ -1,40 +1,40 @@
-//! What can become of a row, and a row with what became of it.
+//! Outcomes of rows, and the result of one row.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Evidence, Gate};
 
-/// What became of a row.
+/// Outcome of a row. Ordered from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Outcome {
-    /// It was measured and holds.
+    /// The row was measured and holds.
     #[serde(rename = "pass")]
     Pass,
-    /// Somebody answers for it, until a day.
+    /// A named owner attests that the row holds, until a date.
     #[serde(rename = "attested")]
     Attested,
-    /// Somebody accepts that it does not hold, for a reason and until a day.
+    /// A named owner accepts that the row does not hold, with a reason and until a date.
     #[serde(rename = "waived")]
     Waived,
-    /// It is nothing that this deployment could have.
+    /// The row does not apply to this deployment.
     #[serde(rename = "n/a")]
     NotApplicable,
-    /// What shows it is too old, or of another build.
+    /// The evidence is too old, or belongs to another build.
     #[serde(rename = "stale")]
     Stale,
-    /// It could not be measured.
+    /// The row could not be measured.
     #[serde(rename = "unknown")]
     Unknown,
-    /// It is not built yet.
+    /// The row is not implemented yet.
     #[serde(rename = "not yet")]
     NotYet,
-    /// It was measured and does not hold.
+    /// The row was measured and does not hold.
     #[serde(rename = "fail")]
     Fail,
 }
 
 impl Outcome {
-    /// All of them, from the best to the worst.
+    /// All outcomes, from best to worst.
     pub const ALL: [Self; 8] = [
         Self::Pass,
         Self::Attested,
@@ -46,7 +46,7 @@ impl Outcome {
         Self::Fail,
     ];
 
-    /// As reports say it.
+    /// Returns the name used in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pass => "pass",
@@ -60,34 +60,35 @@ impl Outcome {
         }
     }
 
-    /// Whether a gate opens with it.
+    /// Returns true if a row with this outcome does not close its gate.
     pub fn opens(self) -> bool {
         matches!(self, Self::Pass | Self::Attested | Self::Waived | Self::NotApplicable)
     }
 }
 
-/// A row, what became of it, and why.
+/// Result of one row, with the reason.
 #[derive(Clone, Debug, Serialize)]
 pub struct RowResult {
-    /// The row.
+    /// Row id.
     pub id: String,
-    /// What is to be true.
+    /// Requirement as one sentence.
     pub what: String,
-    /// What it blocks.
+    /// Gate that the row blocks.
     pub gate: Gate,
-    /// What became of it.
+    /// Combined outcome of all methods.
     pub result: Outcome,
-    /// What its check on the running deployment found, if it has one: the row may also ask for tests or drills.
+    /// Outcome of the check on the running deployment, if the row has one. The row may also require tests or
+    /// drills.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub live: Option<Outcome>,
-    /// In a sentence.
+    /// Reason as one sentence.
     pub why: String,
-    /// What to do about it, unless it opens the gate.
+    /// Remediation, if the row keeps its gate closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mend: Option<String>,
-    /// In what way a deployment was broken on which its check was seen to fail.
+    /// Fault with which a broken deployment was shown to fail this row's check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub twin: Option<String>,
-    /// What was seen, in each way.
+    /// Evidence of each method.
     pub evidence: Vec<Evidence>,
 }

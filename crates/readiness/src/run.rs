@@ -1,4 +1,4 @@
-//! What a check has at hand: the deployment, people made up for it, and a sheet for its notes.
+//! Context of a running check: the deployment, synthetic accounts, and the recorder of evidence.
 
 use std::sync::Arc;
 
@@ -9,29 +9,29 @@ use crate::{Client, Counters, Deployment, Shortfall};
 
 const UNLISTED: &str = "run it from an address that server.admin_addresses lists";
 
-/// One check under way.
+/// Context of one running check.
 #[derive(Debug)]
 pub struct Run {
     deployment: Arc<Deployment>,
     notes: Notes,
 }
 
-/// Somebody made up for this run, signed in.
+/// Synthetic account of this run, signed in.
 #[derive(Clone, Debug)]
 pub struct Person {
-    /// Their id.
+    /// User id.
     pub id: String,
-    /// Their address.
+    /// E-mail address.
     pub email: String,
-    /// Their password.
+    /// Password.
     pub password: String,
-    /// Their name, as others see it.
+    /// Display name.
     pub name: String,
-    /// What they registered with.
+    /// Access token from registration.
     pub access_token: String,
-    /// What renews it, unless a check has used it.
+    /// Refresh token from registration, unless a check has used it.
     pub refresh_token: String,
-    /// Asks in their name.
+    /// Client that sends requests as this user.
     pub client: Client,
 }
 
@@ -40,16 +40,16 @@ impl Run {
         Self { deployment, notes }
     }
 
-    /// Nobody who is known.
+    /// Returns a client that is not signed in.
     pub fn anonymous(&self) -> Client {
         self.deployment.client(self.notes.clone())
     }
 
-    /// The person called `name` in this run: every check that asks for that name gets the same one. Letters, digits
-    /// and dashes.
+    /// Returns the account called `name` in this run. All checks that pass the same name share the account.
+    /// Names consist of letters, digits and dashes.
     ///
     /// # Errors
-    /// If nobody can register.
+    /// Returns [`Shortfall::Unmeasured`] if registration fails.
     pub async fn person(&self, name: &str) -> Result<Person, Shortfall> {
         let account = self.deployment.account(name, &self.notes).await?;
         Ok(Person {
@@ -63,27 +63,27 @@ impl Run {
         })
     }
 
-    /// An administrator.
+    /// Returns a client that is signed in as an administrator.
     ///
     /// # Errors
-    /// If none was given, or they cannot sign in.
+    /// Returns [`Shortfall::Unmeasured`] if no administrator was given or the log-in fails.
     pub async fn admin(&self) -> Result<Client, Shortfall> {
         let token = self.deployment.admin_token(&self.notes).await?;
         Ok(self.anonymous().with_token(&token))
     }
 
-    /// What the server says of itself to administrators.
+    /// Returns the facts that the server reports to administrators.
     ///
     /// # Errors
-    /// If no administrator was given, or it does not tell.
+    /// Returns a [`Shortfall`] if no administrator was given or the request fails.
     pub async fn facts(&self) -> Result<Value, Shortfall> {
         self.as_admin("/api/v1/admin/facts").await
     }
 
-    /// The entries of the audit log that were written under a request's id, the oldest first.
+    /// Returns the audit entries that were written under a request id, oldest first. At most 100.
     ///
     /// # Errors
-    /// If no administrator was given, or it does not tell.
+    /// Returns a [`Shortfall`] if no administrator was given or the request fails.
     pub async fn audit_of(&self, request_id: &str) -> Result<Vec<Value>, Shortfall> {
         let path = format!("/api/v1/audit?limit=100&request_id={request_id}");
         let mut answer = self.as_admin(&path).await?;
@@ -92,10 +92,11 @@ impl Run {
         Ok(entries)
     }
 
-    /// What an administrator reads there.
+    /// Sends a GET request as an administrator and returns the JSON body.
     ///
     /// # Errors
-    /// If no administrator was given, this address may not administer, or it does not tell.
+    /// Returns [`Shortfall::Unmeasured`] if no administrator was given or this address may not administer,
+    /// and [`Shortfall::Fails`] if the status is not 200.
     pub async fn as_admin(&self, path: &str) -> Result<Value, Shortfall> {
         let answer = self.admin().await?.get(path).await?;
         if answer.code().is_some_and(|code| code == "address_not_listed") {
@@ -104,40 +105,41 @@ impl Run {
         Ok(answer.expect(200)?.json())
     }
 
-    /// A node that is asked directly, where one is known, so that what it counts is what was asked of it.
+    /// Returns the URL of the first directly reachable node, or the target's URL. The counters of one node
+    /// then cover all requests sent to it.
     pub fn node(&self) -> &str {
         let target = self.deployment.target();
         target.others.first().unwrap_or(&target.url)
     }
 
-    /// What that node counts now.
+    /// Returns the current counters of [`Run::node`].
     ///
     /// # Errors
-    /// If it does not tell.
+    /// Returns a [`Shortfall`] if `/api/metrics` does not return 200.
     pub async fn counters(&self) -> Result<Counters, Shortfall> {
         let answer = self.anonymous().at(self.node()).get("/api/metrics").await?.expect(200)?;
         Ok(Counters::read(&answer.text()))
     }
 
-    /// The OpenAPI document that the deployment serves.
+    /// Returns the OpenAPI document that the deployment serves.
     ///
     /// # Errors
-    /// If it serves none.
+    /// Returns a [`Shortfall`] if the deployment serves none.
     pub async fn document(&self) -> Result<Arc<Value>, Shortfall> {
         self.deployment.document(&self.notes).await
     }
 
-    /// The deployment.
+    /// Returns the deployment.
     pub fn deployment(&self) -> &Deployment {
         &self.deployment
     }
 
-    /// A word that occurs nowhere else, to be looked for afterwards.
+    /// Returns a marker that is unique to this run, to search for later.
     pub fn mark(&self, name: &str) -> String {
         format!("{name}-{}", self.deployment.run_word())
     }
 
-    /// Notes a figure.
+    /// Records a measured value.
     pub fn figure(&self, name: &str, value: impl Into<Value>) {
         self.notes.figure(name, value.into());
     }

@@ -1,19 +1,19 @@
-//! Scores, which say how far one is, and gates, which say whether one may: a gate is a list of rows.
+//! Scores, which measure progress, and gates, which decide: a gate is a list of rows.
 
 use serde::Serialize;
 
 use crate::{Catalogue, Gate, Outcome, RowResult};
 
-/// How scores come about; printed with them.
+/// Formula of the scores, printed beside them.
 pub const FORMULA: &str =
     "rows that pass ÷ rows that apply; attested, waived, stale, unknown, not yet and fail are not pass";
 
-/// How many rows pass of how many.
+/// Number of passing rows out of the applicable ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Score {
-    /// Rows that pass.
+    /// Number of rows that pass.
     pub pass: usize,
-    /// Rows that apply.
+    /// Number of rows that apply.
     pub of: usize,
 }
 
@@ -27,35 +27,36 @@ impl Score {
         score
     }
 
-    /// In percent, rounded down so that 100 is all; None if nothing applies.
+    /// Returns the score in percent, rounded down so that only a full score is 100. Returns `None` if no row
+    /// applies.
     pub fn percent(self) -> Option<usize> {
         (self.pass * 100).checked_div(self.of)
     }
 }
 
-/// All scores.
+/// All scores of a report.
 #[derive(Clone, Debug, Serialize)]
 pub struct Scores {
-    /// How they come about.
+    /// Formula of the scores.
     pub formula: &'static str,
-    /// Of all rows that were judged.
+    /// Score of all judged rows.
     pub total: Score,
-    /// By area.
+    /// Scores by area.
     pub areas: Vec<AreaScore>,
-    /// The area with the lowest score; told beside every total.
+    /// Id of the area with the lowest score, printed beside every total.
     pub weakest: Option<String>,
-    /// How many rows came to what.
+    /// Number of rows for each outcome.
     pub outcomes: Vec<(Outcome, usize)>,
 }
 
-/// The score of an area.
+/// Score of an area.
 #[derive(Clone, Debug, Serialize)]
 pub struct AreaScore {
-    /// `SEC`.
+    /// Area id, such as `SEC`.
     pub id: String,
-    /// What it is about.
+    /// Title of the area.
     pub name: String,
-    /// How many of its rows pass.
+    /// Score of its rows.
     #[serde(flatten)]
     pub score: Score,
 }
@@ -69,7 +70,7 @@ impl Scores {
             .map(|area| AreaScore { id: area.id.clone(), name: area.name.clone(), score: of_area(&area.id) })
             .filter(|area| area.score.of > 0)
             .collect();
-        // Compared as fractions, so that no rounding hides which one is lower.
+        // Compared as fractions, so that rounding cannot change the order.
         let weakest =
             areas.iter().min_by(|a, b| (a.score.pass * b.score.of).cmp(&(b.score.pass * a.score.of)));
         let count = |outcome| results.iter().filter(|result| result.result == outcome).count();
@@ -88,18 +89,19 @@ fn area(id: &str) -> &str {
     id.split_once('-').map_or(id, |(area, _)| area)
 }
 
-/// Whether one may.
+/// Verdict on a gate.
 #[derive(Clone, Debug, Serialize)]
 pub struct GateVerdict {
-    /// Which gate.
+    /// Gate that was judged.
     pub gate: Gate,
-    /// Whether it is open.
+    /// True if the gate is open.
     pub open: bool,
-    /// 0 open; 1 closed by rows that do not hold; 2 closed only by rows that could not be measured.
+    /// Exit code: 0 open; 1 closed by rows that do not hold; 2 closed only by rows that could not be
+    /// measured.
     pub exit_code: u8,
-    /// How many rows it consists of.
+    /// Number of rows that block the gate.
     pub rows: usize,
-    /// The rows that keep it closed, the worst first.
+    /// Ids of the rows that keep the gate closed, worst outcome first.
     pub closed_by: Vec<String>,
 }
 
@@ -109,7 +111,7 @@ impl GateVerdict {
         let mut closing: Vec<_> = rows.iter().filter(|row| !row.result.opens()).collect();
         closing.sort_by_key(|row| std::cmp::Reverse(row.result));
         let exit_code = match closing.first().map(|row| row.result) {
-            // A gate without rows was not measured.
+            // A gate without judged rows was not measured.
             None if rows.is_empty() => 2,
             None => 0,
             Some(Outcome::Fail | Outcome::NotYet) => 1,
@@ -138,9 +140,9 @@ mod tests {
         }
     }
 
-    /// GAT-03: recomputed from the rows, the scores are the same; the weakest stands beside the total.
+    /// GAT-03: scores can be recomputed from the rows, and the weakest area is shown beside the total.
     #[test]
-    fn a_score_is_what_passes_of_what_applies() {
+    fn score_counts_passing_of_applicable_rows() {
         use Outcome::{Attested, Fail, NotApplicable, Pass, Unknown};
         let results = [
             row("ACC-01", Gate::Beta, Pass),
@@ -163,7 +165,7 @@ mod tests {
 
     /// GAT-01: 0 open, 1 closed, 2 could not measure; no percentage opens a gate.
     #[test]
-    fn a_gate_is_a_list_of_rows() {
+    fn gate_verdict_depends_on_its_rows() {
         use Outcome::{Attested, Fail, NotApplicable, NotYet, Pass, Stale, Unknown, Waived};
         let exit = |gate, rows: &[(Gate, Outcome)]| {
             let rows: Vec<_> = rows.iter().map(|(gate, result)| row("ACC-01", *gate, *result)).collect();

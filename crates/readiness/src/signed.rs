@@ -1,5 +1,5 @@
-//! Evidence of a build in one signed file, which a release ships beside its binary: an operator who has no clone of the
-//! repository gets a verdict on the rows that need it.
+//! Signed evidence of a build: one file that a release ships beside its binary. It lets an operator without a
+//! clone of the repository judge the rows that need it.
 
 use std::path::{Path, PathBuf};
 
@@ -14,66 +14,67 @@ use crate::Artefact;
 /// Name of the file beside the binary.
 pub const SIGNED_EVIDENCE_FILE: &str = "kith-evidence.json";
 
-/// As the file stands.
+/// Format of the file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    /// The artefacts as a JSON array, exactly as they were signed.
+    /// Artefacts as a JSON array, exactly as signed.
     payload: String,
-    /// Ed25519 over the bytes of `payload` (RFC 8032), in base64.
+    /// Base64 of the Ed25519 signature over the bytes of `payload` (RFC 8032).
     signature: String,
 }
 
-/// The public key that evidence is verified with.
+/// Public Ed25519 key that verifies evidence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EvidenceKey(Vec<u8>);
 
-/// Why signed evidence cannot be used.
+/// Error of reading or signing evidence.
 #[derive(Debug, Error)]
 pub enum SignedEvidenceError {
     /// The file cannot be read.
     #[error("{}: {source}", path.display())]
     Io {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// I/O error.
         source: std::io::Error,
     },
-    /// It is no such file.
+    /// The file has another format.
     #[error("{}: not a file of signed evidence: {source}", path.display())]
     Malformed {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// JSON error.
         source: serde_json::Error,
     },
-    /// It was signed by another key, or changed since.
+    /// The signature does not verify: the file was changed or signed by another key.
     #[error("{}: the signature does not verify", .0.display())]
     Forged(PathBuf),
-    /// A key is not 32 bytes in base64.
+    /// A key or seed does not have 32 bytes, or is not base64.
     #[error("the key is not an Ed25519 key in base64")]
     Key,
 }
 
 impl EvidenceKey {
-    /// Reads 32 bytes in base64.
+    /// Parses a key: 32 bytes in base64.
     ///
     /// # Errors
-    /// [`SignedEvidenceError::Key`].
+    /// Returns [`SignedEvidenceError::Key`] for any other text.
     pub fn parse(text: &str) -> Result<Self, SignedEvidenceError> {
         let bytes = BASE64.decode(text.trim()).map_err(|_| SignedEvidenceError::Key)?;
         if bytes.len() == 32 { Ok(Self(bytes)) } else { Err(SignedEvidenceError::Key) }
     }
 
-    /// As [`EvidenceKey::parse`] reads it.
+    /// Formats the key in the form that [`EvidenceKey::parse`] reads.
     pub fn to_text(&self) -> String {
         BASE64.encode(&self.0)
     }
 
-    /// Reads a file of signed evidence.
+    /// Reads and verifies a file of signed evidence.
     ///
     /// # Errors
-    /// [`SignedEvidenceError::Forged`] if the signature does not verify; the file cannot be read, or is none.
+    /// Returns [`SignedEvidenceError::Io`] if the file cannot be read, [`SignedEvidenceError::Malformed`] if
+    /// it has another format, and [`SignedEvidenceError::Forged`] if the signature does not verify.
     pub fn read(&self, path: &Path) -> Result<Vec<Artefact>, SignedEvidenceError> {
         let io = |source| SignedEvidenceError::Io { path: path.to_owned(), source };
         let malformed = |source| SignedEvidenceError::Malformed { path: path.to_owned(), source };
@@ -86,10 +87,11 @@ impl EvidenceKey {
     }
 }
 
-/// Signs evidence with the key of `seed` (32 bytes). Returns the file's text and the key that verifies it.
+/// Signs artefacts with the key of `seed` (32 bytes). Returns the text of the file and the key that verifies
+/// it.
 ///
 /// # Errors
-/// [`SignedEvidenceError::Key`] if the seed has another length.
+/// Returns [`SignedEvidenceError::Key`] if the seed does not have 32 bytes.
 pub fn sign_evidence(
     artefacts: &[Artefact],
     seed: &[u8],
@@ -114,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn signed_evidence_reads_back_under_its_key_only() {
+    fn signed_evidence_verifies_with_its_key_only() {
         let folder = std::env::temp_dir().join(format!("kith-signed-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join(SIGNED_EVIDENCE_FILE);

@@ -1,4 +1,5 @@
-//! Judges a deployment row by row: runs the checks, takes what was left behind into account, and cleans up.
+//! Judges a deployment row by row: runs checks, combines them with artefacts and declarations, and deletes
+//! the synthetic accounts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,61 +19,61 @@ use crate::{
     Shortfall, score,
 };
 
-/// How far ahead of this machine's clock another's may be.
+/// Tolerated lead of another machine's clock over this one's.
 const FAST_CLOCK: Duration = Duration::from_secs(300);
-/// No check takes longer.
+/// Timeout of each check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(240);
-/// What mends a check that was cut off.
+/// Remediation for a check that timed out.
 const SLOW: &str = "see why the deployment answers so slowly, and try again";
 
-/// What is judged, and by what.
+/// Input of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The rows.
+    /// Rows to judge.
     pub catalogue: Catalogue,
-    /// What measures them on the running deployment.
+    /// Checks that measure rows on the running deployment.
     pub checks: Vec<&'static Check>,
-    /// What commands left behind.
+    /// Artefacts of repository commands.
     pub artefacts: Artefacts,
-    /// What people declared: checks of their own, attestations, waivers.
+    /// Declarations of operators: checks, attestations and waivers.
     pub declared: Declared,
-    /// Only these rows, if any are named.
+    /// Ids of the rows to judge. Empty means all.
     pub only: Vec<String>,
-    /// The gate that is asked about.
+    /// Gate to judge.
     pub gate: Gate,
 }
 
-/// How far it is.
+/// Progress of a run.
 #[derive(Clone, Copy, Debug)]
 pub enum Progress<'a> {
-    /// A row's turn has come.
+    /// The judgement of a row begins.
     Begins {
-        /// The row.
+        /// Row to be judged.
         row: &'a Row,
-        /// Which one it is, from 1.
+        /// Position of the row, from 1.
         n: usize,
-        /// Of how many.
+        /// Total number of rows.
         of: usize,
     },
-    /// It has been judged.
+    /// A row has been judged.
     Ends(&'a RowResult),
-    /// The people who were made up are being deleted.
+    /// The synthetic accounts are being deleted.
     CleansUp,
 }
 
-/// What the deployment says of itself.
+/// Build and configuration that the deployment reports.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Identity {
-    /// Its version, and behind a `+` the commit it was built from.
+    /// Version, followed by `+` and the commit it was built from.
     pub build: String,
-    /// The digest of its configuration, if an administrator asked.
+    /// Digest of the configuration, if an administrator could read it.
     pub configuration: Option<String>,
-    /// The commit, if it says one.
+    /// Commit, if the version contains one.
     #[serde(skip)]
     pub commit: Option<String>,
 }
 
-/// One way in which a row was judged.
+/// Result of judging a row by one method.
 struct Part {
     outcome: Outcome,
     why: String,
@@ -90,8 +91,8 @@ impl Part {
     }
 }
 
-/// Judges every row of `plan` on `deployment`, one after the other, and deletes whom it made up. Once `stop` says so no
-/// further row is judged: what is under way ends, and what was made up is deleted.
+/// Judges the rows of `plan` on `deployment` one by one, then deletes the synthetic accounts. If `stop`
+/// becomes true, the current row is completed, no further row is judged, and the accounts are deleted.
 pub async fn verify(
     plan: &Plan,
     deployment: Deployment,
@@ -135,7 +136,7 @@ pub async fn verify(
     }
 }
 
-/// What the deployment says of itself; as much as it tells.
+/// Reads build and configuration. Fields that cannot be read stay empty.
 async fn identify(deployment: &Deployment) -> Identity {
     let notes = Notes::default();
     let build = match deployment.client(notes.clone()).get("/api/health").await {
@@ -155,8 +156,8 @@ async fn identify(deployment: &Deployment) -> Identity {
 }
 
 impl Plan {
-    /// Names what rows and checks there are: SHA-256 over the rows and what each check does. A report that was made with
-    /// others is stale.
+    /// Returns a fingerprint of rows and checks: SHA-256 over the rows and the descriptions of the checks. A
+    /// report with another fingerprint is stale.
     pub fn fingerprint(&self) -> String {
         let mut digest = digest::Context::new(&digest::SHA256);
         let mut add = |text: &str| {
@@ -278,7 +279,8 @@ impl Judge<'_> {
         self.if_it_counts(row, artefact, Part { evidence: Some(seen), ..part })
     }
 
-    /// `part`, unless what it rests on is of another build or too old.
+    /// Returns `part`, or another outcome if the artefact belongs to another build, is too old, or is from
+    /// the future.
     fn if_it_counts(&self, row: &Row, artefact: &Artefact, part: Part) -> Part {
         let again = format!("run `{}` again at the commit that runs", artefact.tool);
         let now = self.clock.now();
@@ -311,7 +313,7 @@ impl Judge<'_> {
                 let mend = "run a release build made from a clone of the repository";
                 Part { outcome: Outcome::Unknown, why: why.to_owned(), mend: Some(mend.to_owned()), ..part }
             }
-            // A dirty build says `.dirty` behind its commit.
+            // The commit of a build with uncommitted changes ends with `.dirty`.
             Some(commit) if artefact.dirty || !artefact.commit.starts_with(&**commit) => {
                 let why = format!("`{}` tells of {made_of}, and {commit} runs", artefact.tool);
                 Part { outcome: Outcome::Stale, why, mend: Some(again), ..part }
@@ -321,7 +323,7 @@ impl Judge<'_> {
     }
 }
 
-/// What became of the tests that a row names.
+/// Returns the result of the tests that a row names.
 fn named_tests(row: &Row, artefact: &Artefact) -> Part {
     const AGAIN: &str = "mend what the tests found, and run `cargo xtask test` again";
     if !artefact.complete {
@@ -342,21 +344,21 @@ fn named_tests(row: &Row, artefact: &Artefact) -> Part {
     Part::new(Outcome::Pass, format!("{passed} tests passed"))
 }
 
-/// As git names one, and perhaps that there were changes.
+/// Returns true for a Git commit hash, optionally followed by `.dirty`.
 fn is_commit(text: &str) -> bool {
     let hash = text.strip_suffix(".dirty").unwrap_or(text);
     (7..=64).contains(&hash.len()) && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// A row that holds if others do.
+/// Returns the result of a row that summarizes other rows.
 fn sum_up(row: &Row, others: &[RowResult]) -> Part {
     let words: Vec<_> = row.of.as_deref().unwrap_or_default().split(' ').collect();
-    // By the word that names it, so that what is named first is told first.
+    // Sorts rows by the position of the word that names them.
     let place = |other: &RowResult| {
         words.iter().position(|word| match *word {
             "beta" => other.gate == Gate::Beta,
             "production" => other.gate <= Gate::Production,
-            // What was measured on the running deployment, as far as it blocks what this row blocks.
+            // Rows that were measured on the running deployment and block at least the gate of this row.
             "live" => other.gate <= row.gate && other.evidence.iter().any(|evidence| evidence.kind == "live"),
             id => other.id == id || other.id.split('-').next() == Some(id),
         })
@@ -380,7 +382,8 @@ fn sum_up(row: &Row, others: &[RowResult]) -> Part {
     }
 }
 
-/// The worst of the ways decides. What is not applicable in one way is decided by the others.
+/// Combines the methods of a row: the worst outcome decides. Methods that do not apply are ignored unless all
+/// do not apply.
 fn combine(row: &Row, mut parts: Vec<Part>) -> RowResult {
     let mut evidence = Vec::new();
     if parts.iter().any(|part| part.outcome != Outcome::NotApplicable) {
@@ -410,7 +413,7 @@ fn combine(row: &Row, mut parts: Vec<Part>) -> RowResult {
     }
 }
 
-/// What passed is told together; what did not is told alone.
+/// Joins both reasons if both passed. Otherwise returns the worse one.
 fn both(worse: &Part, better: &Part) -> String {
     if worse.outcome == Outcome::Pass { format!("{}; {}", worse.why, better.why) } else { worse.why.clone() }
 }

@@ -1,4 +1,4 @@
-//! The pages that are generated: what stands in the repository is what the generator makes now.
+//! Tests that the generated pages in the repository are up to date.
 
 use kith_readiness::{Catalogue, Outcome};
 
@@ -6,14 +6,14 @@ const CATALOGUE: &str = include_str!("../../../docs/catalogue.md");
 const READINESS: &str = include_str!("../../../docs/READINESS.md");
 
 #[test]
-fn the_page_of_rows_is_that_of_the_catalogue() {
+fn catalogue_page_is_current() {
     let page = Catalogue::built_in().to_markdown();
     assert!(CATALOGUE.trim_end() == page, "run `kith verify --list > docs/catalogue.md`");
 }
 
-/// DOC-11: how this build stands is the report of a run, with each row of the catalogue and no other.
+/// DOC-11: `docs/READINESS.md` is the report of a run, with exactly the rows of the catalogue.
 #[test]
-fn the_readiness_document_is_a_run_of_this_catalogue() {
+fn readiness_page_matches_catalogue() {
     let rows: Vec<Vec<_>> = READINESS
         .lines()
         .filter(|line| {

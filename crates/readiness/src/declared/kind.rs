@@ -1,4 +1,4 @@
-//! The kinds of checks that a file can declare, and how each is run.
+//! Kinds of checks that a file can declare, and their execution.
 
 use std::io::Read as _;
 use std::process::Stdio;
@@ -12,58 +12,60 @@ use tokio::process::Command;
 
 use crate::{Answer, Run, Shortfall};
 
-/// Longest body that is decoded.
+/// Maximum size of a decoded body.
 const MAX_DECODED_BYTES: u64 = 16 << 20;
 
-/// What is done to show a row.
+/// Kind of a declared check, with its parameters.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub(super) enum Kind {
-    /// GET, and a look at the status, the body and the time.
+    /// GET request whose status, body and duration are checked.
     Http {
-        /// Of the target: `/health`.
+        /// Path on the target, such as `/health`.
         path: String,
         #[serde(default = "ok")]
         status: u16,
-        /// What has to stand in the body.
+        /// Text that the body must contain.
         contains: Option<String>,
-        /// What must not.
+        /// Text that the body must not contain.
         lacks: Option<String>,
-        /// The longest it may take, in milliseconds.
+        /// Maximum duration in milliseconds.
         within_ms: Option<u64>,
     },
-    /// GET, and a look at one header.
+    /// GET request of which one header is checked.
     Header {
         path: String,
         name: String,
-        /// What has to stand in it; without, that it is there.
+        /// Text that the header must contain. If unset, the header must be present.
         contains: Option<String>,
-        /// That it is not there.
+        /// True if the header must be absent.
         #[serde(default)]
         absent: bool,
     },
-    /// A certificate that is trusted and lasts.
+    /// Trusted TLS certificate with a minimum remaining validity.
     Tls {
-        /// `api.example.org:443`; the target's unless given.
+        /// Host and port, such as `api.example.org:443`. Default: those of the target.
         host: Option<String>,
         #[serde(default = "three_weeks")]
         least_days: i64,
     },
-    /// An instant query (Prometheus HTTP API, `/api/v1/query`): the value of each series of its result.
+    /// Instant query (Prometheus HTTP API, `/api/v1/query`). Each series of the result must be within the
+    /// bounds.
     Promql {
-        /// Of the server.
+        /// Base URL of the Prometheus server.
         url: String,
         query: String,
         at_least: Option<f64>,
         at_most: Option<f64>,
     },
-    /// A program, without a shell: 0 holds, 2 could not be measured, anything else does not hold.
+    /// Program, started without a shell. Exit code 0 passes, 2 means that it could not measure, any other
+    /// fails.
     Command {
         argv: Vec<String>,
         #[serde(default = "a_minute")]
         timeout_s: u64,
     },
-    /// Somebody answers for it, until a day.
+    /// Attestation by a named owner, valid until a date.
     Attestation { statement: String, owner: String, until: Timestamp },
 }
 
@@ -80,10 +82,10 @@ fn a_minute() -> u64 {
 }
 
 impl Kind {
-    /// Whether it says enough, and stays with the target.
+    /// Checks that the parameters are complete and that a path stays on the target.
     ///
     /// # Errors
-    /// What is wrong.
+    /// Returns a description of the first fault.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         match self {
             Self::Http { path, .. } | Self::Header { path, .. } if !is_path(path) => {
@@ -136,24 +138,25 @@ impl Kind {
                 promql(run, url, query, *at_least, *at_most).await
             }
             Self::Command { argv, timeout_s } => command(argv, Duration::from_secs(*timeout_s)).await,
-            // What somebody attests is nothing that is run.
+            // An attestation has nothing to run.
             Self::Attestation { .. } => Err(Shortfall::unmeasured("nobody answers for it", "")),
         }
     }
 }
 
-/// Whether it is a path, and nothing by which an address leads elsewhere.
+/// Returns true if `path` is a path on the same host: no `//`, backslash or control character.
 fn is_path(path: &str) -> bool {
     let is_legal = |byte: u8| byte > b' ' && byte != 0x7f && byte != b'\\';
     path.starts_with('/') && !path.starts_with("//") && path.bytes().all(is_legal)
 }
 
-/// Asks for the body as it is, so that it can be read.
+/// Sends a GET request that accepts no content encoding.
 async fn get(run: &Run, path: &str) -> Result<Answer, Shortfall> {
     Ok(run.anonymous().with("accept-encoding", "identity").get(path).await?)
 }
 
-/// The body as text. What cannot be read shows nothing, least of all that something is missing in it.
+/// Returns the body as text. Decodes gzip. A body that cannot be decoded counts as unmeasured: `lacks` must
+/// not pass on it.
 fn text(answer: &Answer) -> Result<String, Shortfall> {
     const MEND: &str = "let the answer be plain text in UTF-8, or gzip";
     let unreadable =
@@ -217,7 +220,7 @@ fn judge_header(
 async fn tls(run: &Run, host: Option<&str>, least_days: i64) -> Result<String, Shortfall> {
     let client = run.anonymous();
     let client = host.map_or(client.clone(), |host| client.at(&format!("https://{host}")));
-    // The client verifies name, dates and chain against the system's authorities.
+    // The client verifies name, dates and chain against the system's certificate authorities.
     let answer = client.get("/").await.map_err(|refused| {
         if refused.why.contains("certificate") { Shortfall::fails(refused.why) } else { refused.into() }
     })?;
@@ -253,7 +256,7 @@ async fn promql(
     run.figure("values", values.clone());
     let low = values.iter().copied().fold(f64::INFINITY, f64::min);
     let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    // A value that is no number is neither.
+    // NaN is neither within nor outside the bounds.
     if values.iter().any(|value| value.is_nan()) {
         return Err(Shortfall::unmeasured("the result is no number (NaN)", mend));
     }
@@ -264,7 +267,7 @@ async fn promql(
     }
 }
 
-/// The values of a vector, a scalar or the newest of a matrix.
+/// Returns the values of a vector or scalar, or the last value of each series of a matrix.
 fn samples(data: &Value) -> Vec<f64> {
     let value = |pair: &Value| pair.get(1)?.as_str()?.parse().ok();
     match (data["resultType"].as_str(), data["result"].as_array()) {
@@ -283,7 +286,7 @@ async fn command(argv: &[String], timeout: Duration) -> Result<String, Shortfall
         return Err(Shortfall::unmeasured("it names no program", "name one in `argv`"));
     };
     let mut command = Command::new(program);
-    // It gets none of the secrets that this process was started with.
+    // The program must not inherit secrets from this process's environment.
     let kept = ["PATH", "HOME", "LANG"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
     command.env_clear().envs(kept);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -318,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gzip_body_is_decoded_and_broken_one_is_unmeasured() {
+    fn gzip_body_is_decoded_and_invalid_gzip_is_unmeasured() {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
         encoder.write_all(b"an error").unwrap();
         let mut headers = HeaderMap::new();

@@ -1,4 +1,5 @@
-//! What people declare in files of their own: checks of any service, attestations and waivers, each with an end.
+//! Declarations that operators write in their own files: checks of any service, attestations, and waivers,
+//! which end on a date.
 
 mod kind;
 #[cfg(test)]
@@ -14,14 +15,14 @@ use crate::catalogue::By;
 use crate::{Area, Catalogue, Gate, Outcome, Row, RowResult, Run, Shortfall};
 use kind::Kind;
 
-/// Everything that files declare.
+/// All declarations from all files.
 #[derive(Clone, Debug, Default)]
 pub struct Declared {
     checks: Vec<DeclaredCheck>,
     waivers: Vec<Waiver>,
 }
 
-/// A check of somebody's own.
+/// Check that a file declares.
 #[derive(Clone, Debug)]
 pub(crate) struct DeclaredCheck {
     id: String,
@@ -29,7 +30,7 @@ pub(crate) struct DeclaredCheck {
     kind: Kind,
 }
 
-/// One file.
+/// Content of one file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -39,7 +40,7 @@ struct File {
     waiver: Vec<Waiver>,
 }
 
-/// Somebody accepts that a row does not hold.
+/// Acceptance by a named owner that a row does not hold, valid until a date.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Waiver {
@@ -49,7 +50,7 @@ struct Waiver {
     until: Timestamp,
 }
 
-/// What a check says beside its kind.
+/// Fields of a declared check that do not depend on its kind.
 #[derive(Debug, Default, Deserialize)]
 struct Head {
     id: Option<String>,
@@ -58,35 +59,36 @@ struct Head {
     mend: Option<String>,
 }
 
-/// Why a file cannot be used.
+/// Error in a declaration file.
 #[derive(Debug, Error)]
 pub enum DeclaredError {
-    /// It is no such TOML.
+    /// The text is not valid TOML or does not match the format.
     #[error("{0}")]
     Unreadable(#[from] toml::de::Error),
-    /// A check lacks something, or has too much.
+    /// A check has missing or invalid fields.
     #[error("check {id}: {why}")]
     Check {
-        /// Its row, or which one it is.
+        /// Row id, or the position of the check in the file.
         id: String,
-        /// What is wrong.
+        /// Description of the fault.
         why: String,
     },
-    /// A waiver says too little.
+    /// A waiver is incomplete or names an unknown row.
     #[error("the waiver of {row}: {why}")]
     Waiver {
-        /// Of which row.
+        /// Id of the waived row.
         row: String,
-        /// What is wrong.
+        /// Description of the fault.
         why: &'static str,
     },
 }
 
 impl Declared {
-    /// Reads a file's text and adds what it declares. Rows of its own, such as `SHOP-01`, go into `catalogue`.
+    /// Parses the text of a file and adds its declarations. Rows that the file defines, such as `SHOP-01`,
+    /// are added to `catalogue`.
     ///
     /// # Errors
-    /// [`DeclaredError`] names the first fault.
+    /// Returns [`DeclaredError`] for the first fault found.
     pub fn add(&mut self, text: &str, catalogue: &mut Catalogue) -> Result<(), DeclaredError> {
         let file: File = toml::from_str(text)?;
         for (n, table) in file.check.into_iter().enumerate() {
@@ -129,10 +131,10 @@ impl Declared {
         }
         match (&kind, catalogue.rows.iter_mut().find(|row| row.id == id)) {
             (Kind::Attestation { .. }, Some(row)) if row.how.iter().all(|how| how != "attestation") => {
-                return Err(wrong("nobody's word is enough for this row: it has to be measured"));
+                return Err(wrong("this row does not accept an attestation: it must be measured"));
             }
             (Kind::Attestation { .. }, Some(_)) => {}
-            // What is measured takes the place of a word, and of waiting; of nothing else that shows the row.
+            // A measurement may replace an attestation or a row that is not implemented, but no other method.
             (_, Some(row)) if row.by == [By::Attestation] || row.waits.is_some() => {
                 (row.by, row.waits) = (vec![By::Live], None);
             }
@@ -152,14 +154,14 @@ impl Declared {
         Ok(())
     }
 
-    /// What is run for this row.
+    /// Returns the declared check to run for this row. Attestations are not run.
     pub(crate) fn check_of(&self, row: &str) -> Option<&DeclaredCheck> {
         let is_run = |check: &&DeclaredCheck| !matches!(check.kind, Kind::Attestation { .. });
         self.checks.iter().filter(is_run).find(|check| check.id == row)
     }
 
-    /// What somebody's word makes of a result: an attestation of what could not be measured, where the row allows one,
-    /// and a waiver of whatever keeps a gate closed.
+    /// Applies an attestation or a waiver to a result. An attestation counts only if the row could not be
+    /// measured and allows one. A waiver applies to any result that keeps a gate closed.
     pub(crate) fn apply(&self, row: &Row, result: &mut RowResult, now: Timestamp) {
         let unmeasured = matches!(result.result, Outcome::Unknown | Outcome::Stale | Outcome::NotYet);
         let declared = self.checks.iter().find(|check| check.id == row.id).map(|check| &check.kind);
@@ -193,14 +195,14 @@ impl Declared {
     }
 }
 
-/// Nobody's word holds for longer.
+/// Maximum validity of an attestation or a waiver.
 const LONGEST: Duration = days(366);
 
 fn holds(until: Timestamp, now: Timestamp) -> bool {
     now <= until && until.since(now) <= LONGEST
 }
 
-/// Why somebody's word does not hold.
+/// Explains why an attestation or a waiver is not valid.
 fn end(until: Timestamp, now: Timestamp) -> String {
     if now > until {
         format!("ended {until}")
@@ -209,7 +211,7 @@ fn end(until: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// A row that no catalogue has.
+/// Adds a row that the catalogue does not contain.
 fn add_row(catalogue: &mut Catalogue, id: &str, what: String, gate: Gate, kind: &Kind) {
     let is_attested = matches!(kind, Kind::Attestation { .. });
     let row = Row {

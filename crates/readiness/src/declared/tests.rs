@@ -1,4 +1,5 @@
-//! Declared checks against a server of a few lines, and what becomes of rows by somebody's word.
+//! Tests for declared checks against a minimal HTTP server, and for the effect of attestations and waivers on
+//! rows.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
@@ -12,7 +13,7 @@ use crate::{Artefacts, Deployment, Plan, Report, Target, verify};
 
 const NOW: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
-/// Answers every request with what `answer` makes of its first line.
+/// Starts a server that answers each request with `answer(request_line)` and returns its base URL.
 async fn serve(answer: fn(&str) -> String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
@@ -79,7 +80,7 @@ fn check(id: &str, rest: &str) -> String {
 }
 
 #[tokio::test]
-async fn each_kind_passes_fails_or_says_that_it_could_not_measure() {
+async fn each_check_kind_passes_fails_or_is_unmeasured() {
     use Outcome::{Fail, Pass, Unknown};
     let base = serve(shop).await;
     let promql = |rest: &str| format!("kind = \"promql\"\nurl = \"{base}\"\n{rest}");
@@ -132,7 +133,7 @@ async fn each_kind_passes_fails_or_says_that_it_could_not_measure() {
 }
 
 #[tokio::test]
-async fn words_have_an_end() {
+async fn attestations_and_waivers_expire() {
     let word = |until: Timestamp| {
         format!("kind = \"attestation\"\nstatement = \"s\"\nowner = \"Ada\"\nuntil = \"{until}\"")
     };
@@ -164,7 +165,7 @@ async fn words_have_an_end() {
 }
 
 #[test]
-fn a_file_that_says_too_little_or_too_much_is_refused() {
+fn invalid_declarations_are_rejected() {
     let refused = |text: &str| {
         let error = Declared::default().add(text, &mut Catalogue::built_in()).unwrap_err();
         error.to_string()
@@ -178,15 +179,15 @@ fn a_file_that_says_too_little_or_too_much_is_refused() {
         (check("SHOP", http), "it needs an `id`"),
         (check("SHOP-01", http) + &check("SHOP-01", http), "two checks"),
         (format!("[[check]]\nid = \"SHOP-01\"\n{http}"), "needs `what` and `gate`"),
-        (check("SEC-05", http), "no check of one's own replaces"),
-        (check("TST-01", http), "no check of one's own replaces"),
-        (check("GAT-04", http), "no check of one's own replaces"),
+        (check("SEC-05", http), "a declared check cannot replace"),
+        (check("TST-01", http), "a declared check cannot replace"),
+        (check("GAT-04", http), "a declared check cannot replace"),
         (check("SEC-05", &word.replace("\"\"", "\"Ada\"")), "has to be measured"),
-        // An attestation without words opened the gate.
+        // Regression: an attestation without text opened the gate.
         (check("OPS-01", word), "a statement and an owner"),
         (check("OPS-01", &word.replace("owner = \"\"", "owner = \"Ada\"")), "a statement and an owner"),
         (check("OPS-01", &word.replace("\"\"", "\" \"")), "a statement and an owner"),
-        // These left the target.
+        // Regression: these paths led to another host.
         (check("SHOP-01", "kind = \"http\"\npath = \"http://other.example/\""), "begin with one slash"),
         (check("SHOP-01", "kind = \"http\"\npath = \"@other.example/\""), "begin with one slash"),
         (check("SHOP-01", "kind = \"http\"\npath = \"//other.example/\""), "begin with one slash"),
@@ -217,7 +218,7 @@ fn a_file_that_says_too_little_or_too_much_is_refused() {
     let allowed = format!("[[check]]\nid = \"OPS-01\"\n{word}");
     Declared::default().add(&allowed, &mut catalogue).unwrap();
     assert_eq!(catalogue.rows.len(), Catalogue::built_in().rows.len());
-    // A measurement takes the place of a word, and of waiting.
+    // A measurement replaces an attestation and a row that is not implemented.
     for id in ["OBS-07", "BCK-01"] {
         let text = format!("[[check]]\nid = \"{id}\"\n{http}");
         Declared::default().add(&text, &mut catalogue).unwrap();
@@ -226,9 +227,9 @@ fn a_file_that_says_too_little_or_too_much_is_refused() {
     }
 }
 
-/// `lacks` passed on a body that it could not read.
+/// Regression: `lacks` passed on a body that could not be decoded.
 #[tokio::test]
-async fn body_that_cannot_be_read_shows_nothing() {
+async fn undecodable_body_is_unmeasured() {
     let base = serve(shop).await;
     let text =
         |word: &str| check("SHOP-01", &format!("kind = \"http\"\npath = \"/encoded\"\n{word} = \"error\""));

@@ -1,4 +1,4 @@
-//! For a browser: one file that loads nothing and runs nothing.
+//! HTML report: one self-contained file without scripts.
 
 use std::fmt::Write as _;
 

@@ -1,10 +1,10 @@
-//! For programs: all of it.
+//! JSON report with all data.
 
 use serde_json::json;
 
 use super::Report;
 
-/// The version of this form; a field may be added to it, none changes or goes.
+/// Version of the JSON format. Fields may be added within a version, but not changed or removed.
 const VERSION: u32 = 1;
 
 pub(super) fn write(report: &Report) -> String {

@@ -1,4 +1,4 @@
-//! For a repository: a table an area.
+//! Markdown report for a repository, with one table per area.
 
 use std::fmt::Write as _;
 
@@ -53,7 +53,7 @@ pub(super) fn write(report: &Report) -> String {
     out
 }
 
-/// As the text of a cell.
+/// Escapes text for a table cell.
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;").replace(['\n', '\r'], " ")
 }

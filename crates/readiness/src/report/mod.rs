@@ -1,4 +1,4 @@
-//! The report of a run, and the forms in which it is written.
+//! Report of a run, and its output formats.
 
 mod html;
 mod json;
@@ -13,50 +13,50 @@ use serde::Serialize;
 use crate::verify::Identity;
 use crate::{GateVerdict, RowResult, Scores};
 
-/// Everything that a run found.
+/// All results of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// The deployment that was asked.
+    /// URL of the deployment.
     pub target: String,
-    /// The rows and checks it was made with: [`Plan::fingerprint`](crate::Plan::fingerprint).
+    /// Fingerprint of the rows and checks: [`Plan::fingerprint`](crate::Plan::fingerprint).
     pub checks: String,
-    /// What it says of itself.
+    /// Build and configuration that the deployment reports.
     #[serde(flatten)]
     pub identity: Identity,
-    /// When the run began.
+    /// Time at which the run began.
     pub began: Timestamp,
-    /// When it ended.
+    /// Time at which the run ended.
     pub ended: Timestamp,
-    /// Whether one may.
+    /// Verdict on the gate.
     pub gate: GateVerdict,
-    /// How far one is.
+    /// Scores by area and in total.
     pub scores: Scores,
-    /// Each row that was judged, in the catalogue's order.
+    /// Results of the judged rows, in the catalogue's order.
     pub rows: Vec<RowResult>,
-    /// How many rows of the catalogue were not judged.
+    /// Number of rows of the catalogue that were not judged.
     pub left_out: usize,
-    /// Accounts that were made up and could not be deleted, and why.
+    /// Synthetic accounts that could not be deleted, each with the reason.
     pub left_behind: Vec<String>,
 }
 
-/// How a report is written.
+/// Output format of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// For a person at a terminal; in colour or not.
+    /// Text for a terminal.
     Terminal {
-        /// Whether with colours.
+        /// True to use ANSI colours.
         colour: bool,
     },
-    /// For a program.
+    /// JSON for programs.
     Json,
-    /// For a repository.
+    /// Markdown for a repository.
     Markdown,
-    /// For a browser: one file that loads nothing.
+    /// Self-contained HTML for a browser.
     Html,
 }
 
 impl Report {
-    /// The report in this form.
+    /// Renders the report in this format.
     pub fn to_text(&self, format: Format) -> String {
         match format {
             Format::Terminal { colour } => terminal::write(self, colour),
@@ -66,7 +66,7 @@ impl Report {
         }
     }
 
-    /// What the gate says, in a sentence.
+    /// Returns the verdict on the gate as one sentence.
     fn verdict(&self) -> String {
         let GateVerdict { gate, exit_code, rows, closed_by, .. } = &self.gate;
         let gate = format!("{gate:?}").to_lowercase();
@@ -88,7 +88,7 @@ impl Report {
         }
     }
 
-    /// What else is to be known, a sentence each: what was not judged, and what is left.
+    /// Returns further remarks: rows that were not judged, and accounts that could not be deleted.
     fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
         if self.left_out > 0 {
@@ -99,7 +99,7 @@ impl Report {
         remarks
     }
 
-    /// How many of the checks have been seen to fail.
+    /// Returns a sentence that counts the checks that were shown to fail on a broken deployment.
     fn twins(&self) -> String {
         let live = |row: &&RowResult| row.evidence.iter().any(|evidence| evidence.kind == "live");
         let measured = self.rows.iter().filter(live).count();
@@ -110,7 +110,7 @@ impl Report {
         )
     }
 
-    /// The total, never without the weakest area and the formula.
+    /// Returns the total score together with the weakest area and the formula.
     fn score(&self) -> String {
         let Scores { total, areas, weakest, formula, .. } = &self.scores;
         let percent =

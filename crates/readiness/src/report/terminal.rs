@@ -1,4 +1,4 @@
-//! For a person at a terminal: what does not hold first of all, and what mends it.
+//! Terminal report. Failed rows come first, with their remediation.
 
 use std::fmt::Write as _;
 

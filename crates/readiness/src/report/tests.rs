@@ -1,4 +1,4 @@
-//! The forms of a report: each tells all of it, and none is fooled by what a deployment says.
+//! Tests for the report formats: each contains all results, and escapes text that comes from the deployment.
 
 use kith_kernel::Timestamp;
 use serde_json::{Map, Value};
@@ -52,7 +52,7 @@ fn report() -> Report {
 }
 
 #[test]
-fn a_program_finds_each_row_with_its_evidence() {
+fn json_report_contains_rows_with_evidence() {
     let json: Value = serde_json::from_str(&report().to_text(Format::Json)).unwrap();
     assert_eq!((&json["report"], &json["gate"]["exit_code"]), (&1.into(), &1.into()));
     let row = &json["rows"][1];
@@ -68,7 +68,7 @@ fn a_program_finds_each_row_with_its_evidence() {
 }
 
 #[test]
-fn a_person_reads_what_fails_and_what_mends_it() {
+fn terminal_report_shows_failures_with_remediation() {
     let text = report().to_text(Format::Terminal { colour: false });
     for told in [
         "SEC  Application security: 0 of 2 (0 %)",
@@ -90,7 +90,7 @@ fn a_person_reads_what_fails_and_what_mends_it() {
 }
 
 #[test]
-fn what_a_deployment_says_is_text_in_every_form() {
+fn deployment_text_is_escaped_in_every_format() {
     let html = report().to_text(Format::Html);
     assert!(html.contains("&lt;script&gt;alert(1)") && !html.contains("<script"), "{html}");
     assert!(html.contains("<tr id=\"SEC-05\">") && html.contains("GET /a"), "{html}");
@@ -102,7 +102,7 @@ fn what_a_deployment_says_is_text_in_every_form() {
 }
 
 #[test]
-fn a_whole_run_says_whether_the_gate_is_open() {
+fn full_run_reports_gate_verdict() {
     let whole = |rows: Vec<RowResult>| {
         let report = Report { gate: GateVerdict::of(Gate::Beta, &rows), rows, left_out: 0, ..report() };
         report.to_text(Format::Terminal { colour: false })

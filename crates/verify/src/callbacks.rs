@@ -1,4 +1,4 @@
-//! What shows on a running deployment that no callback can be aimed at what is internal.
+//! Check that callbacks cannot be sent to internal addresses.
 
 use std::net::SocketAddr;
 
@@ -25,8 +25,8 @@ async fn nothing_internal_is_a_receiver(run: &Run) -> Result<String, Shortfall> 
     let listed = ListedNetwork::all(&listed);
     let is_development = settings["server"]["mode"] == "development";
     let count = listed.len();
-    // Private networks may be meant, and in development mode the machine itself; what clouds tell their machines never is,
-    // but on a port.
+    // Skips targets that the configuration may allow: private networks, and in development mode loopback
+    // addresses. All other targets must be rejected.
     let is_meant = |spelling: &str| {
         let names = |table: &[(&str, &str)]| {
             let named = table.iter().filter(|(one, _)| *one == spelling);
@@ -37,7 +37,7 @@ async fn nothing_internal_is_a_receiver(run: &Run) -> Result<String, Shortfall> 
     };
     let admin = run.admin().await?;
     let mut refused = 0;
-    // Over https: production mode refuses the others for another reason.
+    // Uses https, because production mode rejects http URLs for another reason.
     let spellings = SPELLINGS.iter().filter(|spelling| !is_meant(spelling));
     for spelling in spellings.map(|spelling| spelling.replacen("http:", "https:", 1)) {
         let answer = admin.post("/api/v1/callback-endpoints", json!({ "url": spelling })).await?;

@@ -1,87 +1,87 @@
-//! The people whom checks of several features share, and what these do again and again, all of it over HTTP.
-//! Never a rule: what must come of it each check says itself.
+//! Synthetic accounts that checks of several features share, and their common HTTP requests. Each check
+//! states its own expectations.
 
 use kith_readiness::{Answer, Person, Run, Shortfall};
 use serde_json::{Value, json};
 
-/// Where partner requests are sent and read.
+/// Path of partner requests.
 pub const REQUESTS: &str = "/api/v1/partners/requests";
 
-/// The `n`th of those who are partners now and then, free of any. Nobody of them may send more than five requests in a
-/// minute, over all checks: whoever writes a check counts what is there already.
+/// Returns account `n` of those used for bonds, without a bond. Each of them may send at most five requests
+/// per minute over all checks, so count the existing uses before adding another.
 pub async fn single(run: &Run, n: usize) -> Result<Person, Shortfall> {
     let person = run.person(&format!("partner-{n}")).await?;
-    // Looking first would use up the limit of those who look at their partner.
+    // Ends a bond without reading it first: reading would use up the rate limit of other checks.
     person.client.post("/api/v1/partners/breakup", json!({})).await?.expect_any(&[200, 409])?;
     Ok(person)
 }
 
-/// Somebody for checks of accounts, who is nobody's partner.
+/// Returns the account for checks that need no bond.
 pub async fn signed_in(run: &Run) -> Result<Person, Shortfall> {
     run.person("signs-in").await
 }
 
-/// Fails with what was found unless it is as it has to be.
+/// Fails with the text of `found` unless `holds` is true.
 pub fn ensure(holds: bool, found: impl FnOnce() -> String) -> Result<(), Shortfall> {
     if holds { Ok(()) } else { Err(Shortfall::fails(found())) }
 }
 
-/// Signs in again: a session of its own.
+/// Logs in and returns the response with a new session.
 pub async fn log_in(run: &Run, person: &Person) -> Result<Answer, Shortfall> {
     try_password(run, &person.email, &person.password).await?.expect(200)
 }
 
-/// What a log-in with this password is answered.
+/// Attempts a log-in and returns the response.
 pub async fn try_password(run: &Run, email: &str, password: &str) -> Result<Answer, Shortfall> {
     let body = json!({ "email": email, "password": password });
     Ok(run.anonymous().at(run.node()).post("/api/v1/auth/login", body).await?)
 }
 
-/// What renewing a session is answered.
+/// Attempts to refresh a session and returns the response.
 pub async fn refresh(run: &Run, token: &str) -> Result<Answer, Shortfall> {
     let body = json!({ "refresh_token": token });
     Ok(run.anonymous().at(run.node()).post("/api/v1/auth/refresh", body).await?)
 }
 
-/// The bond that somebody has now, or null.
+/// Returns the user's current bond, or null.
 pub async fn current(of: &Person) -> Result<Value, Shortfall> {
     Ok(of.client.get("/api/v1/partners/current").await?.expect(200)?.json()["bond"].take())
 }
 
-/// Sends a request, and says which it is.
+/// Sends a partner request and returns its id.
 pub async fn ask(from: &Person, to: &Person) -> Result<String, Shortfall> {
     let body = json!({ "to": { "user_id": to.id } });
     from.client.post(REQUESTS, body).await?.expect(201)?.text_at("/id")
 }
 
-/// What accepting, rejecting or cancelling a request is answered.
+/// Accepts, rejects or cancels a request and returns the response.
 pub async fn decide(by: &Person, request: &str, step: &str) -> Result<Answer, Shortfall> {
     Ok(by.client.post(&format!("{REQUESTS}/{request}/{step}"), Value::Null).await?)
 }
 
-/// Makes the two partners, and says by which bond.
+/// Forms a bond between two users and returns its id.
 pub async fn bond(one: &Person, other: &Person) -> Result<String, Shortfall> {
     let request = ask(one, other).await?;
     decide(other, &request, "accept").await?.expect(200)?.text_at("/bond/id")
 }
 
-/// Ends somebody's bond.
+/// Ends the user's bond.
 pub async fn break_up(by: &Person) -> Result<Answer, Shortfall> {
     by.client.post("/api/v1/partners/breakup", json!({})).await?.expect(200)
 }
 
-/// How a request stands, as one of its two sees it.
+/// Returns the status of a request as the user sees it.
 pub async fn status(of: &Person, request: &str) -> Result<String, Shortfall> {
     of.client.get(&format!("{REQUESTS}/{request}")).await?.expect(200)?.text_at("/status")
 }
 
-/// Fails unless a request stands so.
+/// Fails unless a request has the status `wanted`.
 pub async fn ensure_status(of: &Person, request: &str, wanted: &str) -> Result<(), Shortfall> {
     let found = status(of, request).await?;
     ensure(found == wanted, || format!("request {request} reads {found} instead of {wanted}"))
 }
 
-/// The items of a list.
+/// Returns the items of a list's first page.
 pub async fn items(of: &Person, path: &str) -> Result<Vec<Value>, Shortfall> {
     let mut answer = of.client.get(path).await?.expect(200)?.json();
     serde_json::from_value(answer["items"].take())

@@ -1,5 +1,5 @@
-//! What shows on a running deployment that its job queue does what it should: jobs of a queue that nobody else works on,
-//! taken and ended over HTTP as a worker in another program would.
+//! Check of the job queue: a client claims and completes jobs over HTTP as an external worker does, in a
+//! queue of its own.
 
 use kith_readiness::{Check, Client, Run, Shortfall};
 use serde_json::{Value, json};
@@ -33,13 +33,13 @@ pub(super) const CHECKS: &[Check] = &[
 
 const METRICS: &str = "/api/metrics";
 
-/// Jobs in a queue that no other run of checks has.
+/// Queue that only this run uses.
 struct Queue {
     admin: Client,
     name: String,
 }
 
-/// A job that was claimed.
+/// Claimed job.
 #[derive(Debug)]
 struct Lease {
     id: i64,
@@ -61,7 +61,7 @@ impl Queue {
         answer["id"].as_i64().ok_or_else(|| Shortfall::fails("a job without an id was answered".to_owned()))
     }
 
-    /// Claims at most so many jobs.
+    /// Claims up to `most` jobs.
     async fn claim(&self, most: i64) -> Result<Vec<Lease>, Shortfall> {
         let path = format!("/api/v1/queues/{}/claim", self.name);
         let body = json!({ "worker": "kith verify", "most": most, "lease_ms": 30_000 });
@@ -84,7 +84,7 @@ impl Queue {
         Ok(leases.remove(0))
     }
 
-    /// Reports about a job that was claimed.
+    /// Sends a report about a claimed job and expects `status`.
     async fn report(&self, lease: &Lease, what: &str, body: Value, status: u16) -> Result<Value, Shortfall> {
         let mut body = body;
         body["lease_token"] = lease.token.clone();
@@ -132,7 +132,7 @@ async fn every_operation(run: &Run) -> Result<String, Shortfall> {
     ensure(done["state"] == "completed" && done["result"]["sum"] == 42, || {
         format!("completed with 42, and shown as {done}")
     })?;
-    // A word of somebody who no longer has it.
+    // Stale report of an attempt whose lease has ended.
     queue.report(urgent_lease, "complete", json!({}), 409).await?;
 
     queue.report(first_lease, "fail", json!({ "error": "on purpose", "then": "discard" }), 200).await?;

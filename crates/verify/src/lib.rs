@@ -1,6 +1,6 @@
-//! The checks of a running deployment that `kith verify` makes: a folder or a file per module, a file per subject, a
-//! function per row. They use the network only and depend on no feature; what an answer must hold is stated from the
-//! documentation of the API.
+//! Checks that `kith verify` runs against a deployment: one folder or file per module, one file per subject,
+//! one function per row. They use the network only and depend on no feature. Expected responses are stated
+//! from the API documentation.
 
 mod accounts;
 mod bonds;
@@ -14,7 +14,7 @@ pub mod spellings;
 
 use kith_readiness::Check;
 
-/// All checks, in the order in which they run.
+/// Returns all checks in the order in which they run.
 pub fn checks() -> Vec<&'static Check> {
     let rows = [
         platform::CHECKS,

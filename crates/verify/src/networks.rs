@@ -1,4 +1,4 @@
-//! Networks as settings list them.
+//! Networks as the settings list them.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde_json::Value;
 
-/// Network of an allow list, with its port if it names one: `10.0.0.0/8`, `::1`, `10.1.2.3:9000`, `[fd12::/64]:443`.
+/// Entry of an allow list, optionally with a port: `10.0.0.0/8`, `::1`, `10.1.2.3:9000`, `[fd12::/64]:443`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ListedNetwork {
     network: IpNet,
@@ -14,18 +14,19 @@ pub(crate) struct ListedNetwork {
 }
 
 impl ListedNetwork {
-    /// Reads a list from the facts of a deployment, without entries that are no networks.
+    /// Parses a list from the facts of a deployment. Entries that are not networks are skipped.
     pub fn all(listed: &Value) -> Vec<Self> {
         let entries = listed.as_array().into_iter().flatten();
         entries.filter_map(|entry| entry.as_str()?.parse().ok()).collect()
     }
 
-    /// Returns whether `ip` is in the network, whatever the port. IPv4 inside IPv6 (`::ffff:10.0.0.1`) is IPv4.
+    /// Returns true if `ip` is in the network, on any port. IPv4-mapped IPv6 (`::ffff:10.0.0.1`) counts as
+    /// IPv4.
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.network.contains(&ip.to_canonical())
     }
 
-    /// Returns whether `ip` may be asked on `port`.
+    /// Returns true if the entry allows `ip` on `port`.
     pub fn allows(&self, ip: IpAddr, port: u16) -> bool {
         self.contains(ip) && self.port.is_none_or(|only| only == port)
     }
@@ -57,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_are_read_as_facts_show_them() {
+    fn listed_networks_are_parsed() {
         for (text, inside, outside) in [
             ("10.0.0.0/8", ("10.9.9.9", 1), ("11.0.0.0", 1)),
             ("10.0.0.0/8", ("::ffff:10.0.0.1", 1), ("::ffff:11.0.0.1", 1)),

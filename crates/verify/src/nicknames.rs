@@ -1,4 +1,4 @@
-//! What shows on a running deployment that nicknames are for whoever gave them, and for nobody else.
+//! Check that a nickname is visible only to the user who set it.
 
 use kith_readiness::{Check, Run, Shortfall};
 use serde_json::{Value, json};
@@ -46,7 +46,7 @@ async fn is_private(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// What somebody who is signed in reads without naming anything.
+/// Returns the paths of all GET operations without path parameters that any signed-in user may read.
 fn readable(document: &Value) -> Vec<String> {
     let paths = document["paths"].as_object().into_iter().flatten();
     let own = paths.filter(|(path, item)| {

@@ -1,6 +1,7 @@
-//! DRV-14: targets that no server may send to unless its configuration lists them. Tests of the server use them too.
+//! DRV-14: callback targets that a server must reject unless its configuration lists them. The server's tests
+//! use them too.
 
-/// Ways of saying an address that must not be asked, and texts that other programs read otherwise than they look.
+/// Spellings of internal addresses, and URLs that parsers interpret differently.
 pub const SPELLINGS: &[&str] = &[
     "http://127.0.0.1/",
     "http://127.1/",
@@ -114,8 +115,8 @@ pub const SPELLINGS: &[&str] = &[
     "http://example.0x7f/",
 ];
 
-/// Spellings of private and carrier-grade addresses, with the address and port that each names over https. A deployment may
-/// list these in `outbound.allowed_networks`.
+/// Spellings of private and carrier-grade addresses, with the address and port that each denotes over https.
+/// A deployment may list them in `outbound.allowed_networks`.
 pub const PRIVATE: &[(&str, &str)] = &[
     ("http://[fd00:ec2::254]/latest/meta-data/", "[fd00:ec2::254]:443"),
     ("http://[fd20:ce::254]/computeMetadata/v1/", "[fd20:ce::254]:443"),
@@ -130,7 +131,8 @@ pub const PRIVATE: &[(&str, &str)] = &[
     ("http://[fd12:3456::1]/", "[fd12:3456::1]:443"),
 ];
 
-/// The same of loopback addresses, and of IPv4 addresses inside IPv6 ones, which only development mode may list.
+/// Spellings of loopback addresses and of IPv4-mapped IPv6 addresses, with the address and port over https.
+/// Only development mode may list them.
 pub const LOOPBACK: &[(&str, &str)] = &[
     ("http://127.0.0.1/", "127.0.0.1:443"),
     ("http://127.1/", "127.0.0.1:443"),

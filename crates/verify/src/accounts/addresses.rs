@@ -1,4 +1,4 @@
-//! From where administration can be reached.
+//! Checks which client addresses may use administration.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -22,7 +22,7 @@ pub(super) const CHECKS: &[Check] = &[Check {
 }];
 
 const FACTS: &str = "/api/v1/admin/facts";
-/// What somebody elsewhere would say to be taken for somebody here.
+/// Forged `X-Forwarded-For` values that claim a local address.
 const FORGED: [&str; 4] = ["127.0.0.1", "::1", "10.0.0.1", "127.0.0.1, 203.0.113.9"];
 const UNLISTED_HERE: &str = "run it from an address that server.admin_addresses lists";
 
@@ -73,7 +73,7 @@ fn is_closed(answer: &Answer) -> bool {
     answer.status == 403 && answer.code().is_some_and(|code| code == "address_not_listed")
 }
 
-/// Another address of this machine that is not listed, if the target is on it.
+/// Returns another loopback address of this machine that is not listed, if the target is on this machine.
 fn elsewhere(run: &Run, listed: &[ListedNetwork]) -> Option<IpAddr> {
     let host = socket(run)?.ip();
     let others = (2..=254).map(|n| IpAddr::V4(Ipv4Addr::new(127, 0, 0, n)));
@@ -82,7 +82,7 @@ fn elsewhere(run: &Run, listed: &[ListedNetwork]) -> Option<IpAddr> {
         .find(|ip| host.is_loopback() && host.is_ipv4() && !listed.iter().any(|one| one.contains(*ip)))
 }
 
-/// Where the target listens, if it says so in figures and without TLS.
+/// Returns the socket address of the target, if its URL is plain HTTP and has a numeric host.
 fn socket(run: &Run) -> Option<SocketAddr> {
     let url: Uri = run.node().parse().ok()?;
     let host = url.host()?.replace("localhost", "127.0.0.1");
@@ -90,7 +90,7 @@ fn socket(run: &Run) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, url.port_u16().unwrap_or(80)))
 }
 
-/// Asks from an address of one's choice, and says how that was answered.
+/// Sends a request from a chosen local address and returns the status.
 async fn ask_from(
     run: &Run,
     from: IpAddr,

@@ -1,5 +1,5 @@
-//! What shows on a running deployment that accounts do what they should, and that nobody does what is not theirs to do.
-//! A file a subject, a function a row.
+//! Checks of accounts on a running deployment: their features, and access control. One file per subject, one
+//! function per row.
 
 mod addresses;
 mod operations;
@@ -12,7 +12,7 @@ mod stored;
 
 use kith_readiness::Check;
 
-/// All of them.
+/// All account checks.
 pub(crate) const CHECKS: &[&[Check]] = &[
     sign_in::CHECKS,
     sessions::CHECKS,
@@ -23,5 +23,5 @@ pub(crate) const CHECKS: &[&[Check]] = &[
     resources::CHECKS,
 ];
 
-/// What mends most of what can go wrong here.
+/// Default remediation.
 const LOOK_IT_UP: &str = "look up the request id of the step that failed in the log";

@@ -1,27 +1,28 @@
-//! The operations of the OpenAPI document that a deployment serves, as checks walk them.
+//! Operations of the OpenAPI document that a deployment serves, in the form in which the account checks use
+//! them.
 
 use http::Method;
 use kith_readiness::{Answer, Client, Run, Shortfall};
 use serde_json::{Value, json};
 
-/// An id that nobody and nothing has.
+/// Id that identifies no user and no resource.
 pub(super) const NOBODY: &str = "01900000-0000-7000-8000-000000000000";
-/// No collection is called so.
+/// Name of a collection that does not exist.
 const NO_COLLECTION: &str = "kith-verify-nothing";
 
-/// An operation, as the document has it.
+/// Operation of the OpenAPI document.
 #[derive(Clone, Debug)]
 pub(super) struct Operation {
-    /// Its `operationId`.
+    /// `operationId`.
     pub name: String,
     pub method: Method,
-    /// With the names of its parameters in braces.
+    /// Path template with parameter names in braces.
     pub path: String,
-    /// What a caller needs; none if it is open to everybody.
+    /// Required permissions. `None` if the operation is public.
     pub permissions: Option<Vec<String>>,
-    /// Whether it takes a body.
+    /// True if the operation takes a body.
     pub takes_body: bool,
-    /// The statuses that it declares.
+    /// Declared response statuses.
     pub statuses: Vec<u16>,
 }
 
@@ -43,12 +44,13 @@ impl Operation {
         })
     }
 
-    /// Its name, or the name of the one that it is under an old path.
+    /// Returns the operation id without the suffix `_by_old_path`, which marks an old path of the same
+    /// operation.
     pub fn by_new_path(&self) -> &str {
         self.name.strip_suffix("ByOldPath").unwrap_or(&self.name)
     }
 
-    /// Its path, with `given` in place of its parameters, one after the other.
+    /// Returns the path with its parameters replaced by `given`, in order.
     pub fn path_with(&self, given: &[&str]) -> String {
         let mut parts = self.path.split('{');
         let mut path = parts.next().unwrap_or_default().to_owned();
@@ -59,20 +61,20 @@ impl Operation {
         path
     }
 
-    /// Its path about nothing that there is.
+    /// Returns the path with parameters that identify no resource.
     pub fn path_to_nothing(&self) -> String {
         let given: Vec<_> =
             self.path.split('{').skip(1).map(|part| nothing(part.split('}').next())).collect();
         self.path_with(&given)
     }
 
-    /// Asks for it about nothing that there is, with a body that it cannot accept, so that nothing changes.
+    /// Sends the operation for a resource that does not exist, with an invalid body, so that nothing changes.
     pub async fn try_it(&self, client: &Client) -> Result<Answer, Shortfall> {
         let body = if self.takes_body { json!({ "kith-verify": 1 }).to_string() } else { String::new() };
         Ok(client.send(self.method.clone(), &self.path_to_nothing(), body.into()).await?)
     }
 
-    /// Whether it is there for developers only.
+    /// Returns true if the operation exists in development mode only.
     pub fn is_for_development(&self) -> bool {
         self.path.starts_with("/dev/") || self.path.starts_with("/demo")
     }
@@ -82,15 +84,15 @@ fn nothing(parameter: Option<&str>) -> &'static str {
     match parameter.unwrap_or_default() {
         "space" => "me",
         "collection" | "name" => NO_COLLECTION,
-        // Of a form that no invite's code has: nobody is held to be guessing.
+        // Not in the format of an invite code, so it does not count as a guess.
         "code" | "file" => "nothing",
-        // No queue and no kind of jobs can be called so: nothing is paused.
+        // Not a valid queue or job kind, so nothing is paused.
         "queue" | "kind" => "~",
         _ => NOBODY,
     }
 }
 
-/// All of them.
+/// Returns all operations of the deployment's document.
 pub(super) async fn operations(run: &Run) -> Result<Vec<Operation>, Shortfall> {
     let document = run.document().await?;
     let paths = document["paths"].as_object().into_iter().flatten();
@@ -115,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_operation_is_asked_about_nothing_and_needs_what_the_document_says() {
+    fn operation_permissions_are_read_from_document() {
         let read = |path, operation: Value| Operation::read(path, "put", &operation);
         let responses = json!({ "200": {}, "404": {} });
         let role = read(

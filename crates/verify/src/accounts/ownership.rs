@@ -1,4 +1,5 @@
-//! What belongs to somebody is there for nobody else: a stranger asks for every operation with another's ids.
+//! Checks that resources of a user are not accessible to others: a stranger sends every operation with
+//! another user's ids.
 
 use http::Method;
 use kith_readiness::{Check, Person, Run, Shortfall};
@@ -17,12 +18,12 @@ pub(super) const CHECKS: &[Check] = &[Check {
     run: |run| Box::pin(are_ones_own(run)),
 }];
 
-/// What the owner keeps, and what nobody else may read of it.
+/// Resources of the owner that a stranger must not access.
 struct Kept {
     owner: Person,
     partner: Person,
     asker: Person,
-    /// From the asker to the owner.
+    /// Id of the request from `asker` to `owner`.
     request: String,
     session: String,
     invite: String,
@@ -30,7 +31,7 @@ struct Kept {
     own_item: String,
     bond: String,
     bond_item: String,
-    /// Whom the owner blocks.
+    /// Id of the user whom the owner has blocked.
     blocked: String,
     mark: String,
 }
@@ -72,7 +73,8 @@ impl Kept {
         })
     }
 
-    /// How a stranger asks for `operation` with the ids of what is kept; none where it cannot name anything of it.
+    /// Returns the requests that a stranger sends for `operation` with the owner's ids. Empty if the
+    /// operation cannot refer to the owner's resources.
     fn ways(&self, operation: &Operation) -> Result<Vec<Way<'_>>, Shortfall> {
         const GONE: &[u16] = &[404];
         let about = |given: &[&'static str], id, body, wanted| {
@@ -119,7 +121,8 @@ impl Kept {
                 let body = if operation.takes_body { body } else { Value::Null };
                 vec![about(&[], &self.owner.id, body, &[403])]
             }
-            // A code is for whoever has it; the others are about what the stranger keeps, or about everybody.
+            // An invite code works for anyone who has it. The others act on the stranger's own data or create
+            // new data.
             "previewInvite" | "setNickname" | "blockUser" | "createItem" => vec![],
             "declareCollection" | "getCollection" | "withdrawCollection" => vec![],
             _ if !operation.path.contains('{') && operation.method == Method::GET => {
@@ -128,7 +131,7 @@ impl Kept {
                 vec![Way { given: Vec::new(), body: Value::Null, wanted }]
             }
             _ if !operation.path.contains('{') => vec![],
-            // What needs a permission is refused before anybody looks what it is about.
+            // A missing permission is rejected before the resource is looked up.
             _ if operation.permissions.as_ref().is_some_and(|needed| !needed.is_empty()) => {
                 let given = vec![&*self.owner.id; operation.path.matches('{').count()];
                 let body = if operation.takes_body { json!({}) } else { Value::Null };
@@ -143,7 +146,7 @@ impl Kept {
         })
     }
 
-    /// Fails unless the owner finds all of it as it was.
+    /// Fails unless the owner still has all resources unchanged.
     async fn ensure_untouched(&self) -> Result<(), Shortfall> {
         let Self { owner, partner, mark, .. } = self;
         let is_there = |all: &[Value], id: &str| all.iter().any(|one| one["id"] == *id);
@@ -172,7 +175,7 @@ impl Kept {
         })
     }
 
-    /// Gives back what others need, and leaves the rest to the owner's deletion.
+    /// Removes the resources that would affect other checks. The rest is deleted with the owner's account.
     async fn put_away(&self) -> Result<(), Shortfall> {
         let Self { owner, asker, .. } = self;
         decide(asker, &self.request, "cancel").await?.expect(200)?;
@@ -187,7 +190,7 @@ impl Kept {
     }
 }
 
-/// How a stranger asks: with which parameters and body, and what must come of it.
+/// Request that a stranger sends: path parameters, body, and the expected statuses.
 struct Way<'k> {
     given: Vec<&'k str>,
     body: Value,
@@ -197,7 +200,7 @@ struct Way<'k> {
 async fn are_ones_own(run: &Run) -> Result<String, Shortfall> {
     let operations = operations(run).await?;
     let (kept, stranger, theirs) = (Kept::by(run).await?, single(run, 4).await?, single(run, 6).await?);
-    // With a partner of their own, the space of a bond is theirs to ask for.
+    // The stranger has a partner, so requests for the space of a bond refer to an existing space.
     bond(&theirs, &stranger).await?;
     let (mut cells, mut names_nothing) = (0, 0);
     for operation in operations.iter().filter(|one| one.permissions.is_some() && !one.is_for_development()) {

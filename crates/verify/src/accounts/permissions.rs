@@ -1,4 +1,4 @@
-//! Who may ask for what: nobody without a good token, and each role as its permissions say.
+//! Checks authorization: rejection without a valid token, and the permissions of each role.
 
 use kith_readiness::{Answer, Check, Client, Person, RolePermissions, Run, Shortfall};
 use serde_json::json;
@@ -25,10 +25,10 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// Role of administrators.
+/// Name of the administrator role.
 const ADMIN: &str = "admin";
 
-/// What somebody sends who is not signed in.
+/// Returns clients without a valid token, each with a description.
 async fn bad_tokens(run: &Run) -> Result<Vec<(&'static str, Client)>, Shortfall> {
     let ada = signed_in(run).await?;
     let session = log_in(run, &ada).await?;
@@ -46,7 +46,7 @@ async fn bad_tokens(run: &Run) -> Result<Vec<(&'static str, Client)>, Shortfall>
     ])
 }
 
-/// A token whose time has passed. Only tests have one whose signature is good for all that.
+/// Returns an expired token. Its signature is invalid; only the server's own tests can sign one.
 fn expired(ada: &Person) -> Result<String, Shortfall> {
     use base64::Engine as _;
     let mut claims = read(&ada.access_token, 1)?;
@@ -59,7 +59,7 @@ fn expired(ada: &Person) -> Result<String, Shortfall> {
     Ok(parts.join("."))
 }
 
-/// The same token with the first letter of its signature changed.
+/// Returns the token with the first character of its signature changed.
 fn tampered(token: &str) -> String {
     let (text, signature) = token.rsplit_once('.').unwrap_or((token, "A"));
     let flipped = if signature.starts_with('A') { "B" } else { "A" };
@@ -92,7 +92,7 @@ async fn are_secured(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Somebody in a role.
+/// Returns a client that is signed in as a user with this role.
 async fn in_role(run: &Run, role: &str) -> Result<Client, Shortfall> {
     let client = match role {
         ADMIN => run.admin().await?,
@@ -112,7 +112,7 @@ async fn in_role(run: &Run, role: &str) -> Result<Client, Shortfall> {
 }
 
 async fn are_permitted(run: &Run) -> Result<String, Shortfall> {
-    // Without an administrator who is let in there are no roles to ask in.
+    // Setting roles requires an administrator.
     run.facts().await?;
     let Some(own) = &run.deployment().target().own else {
         return Err(Shortfall::unmeasured(
@@ -184,7 +184,7 @@ impl Matrix {
     }
 }
 
-/// Whether it is who asks that was refused, and not what they asked for.
+/// Returns true if the response rejects the caller, not the request.
 fn is_refused(answer: &Answer) -> bool {
     answer.code().is_some_and(|code| ["unauthenticated", "forbidden", "address_not_listed"].contains(&&*code))
 }
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tampered_token_is_another_one_of_the_same_length() {
+    fn tampered_token_differs_and_keeps_length() {
         for token in ["a.b.Axyz", "a.b.xyz"] {
             let other = tampered(token);
             assert!(other != token && other.len() == token.len() && other.starts_with("a.b."), "{other}");

@@ -1,4 +1,5 @@
-//! Every kind of thing that somebody can keep: made, read, changed and taken away; and every list answers.
+//! Checks that every kind of resource can be created, read, changed and deleted, and that every list
+//! responds.
 
 use kith_readiness::{Answer, Check, Client, Person, Run, Shortfall};
 use serde_json::{Value, json};
@@ -42,7 +43,8 @@ async fn work(run: &Run) -> Result<String, Shortfall> {
     Ok(format!("{read} reads answered 2xx, and {kinds} kinds of things went through {steps} steps"))
 }
 
-/// Everything that somebody reads without naming anything: never a 404, never a 5xx.
+/// Reads every GET operation without path parameters and fails on any status outside 200 to 399. Returns
+/// their number.
 async fn read_all(run: &Run, ada: &Person) -> Result<usize, Shortfall> {
     let operations = operations(run).await?;
     let open = |operation: &&super::operations::Operation| {
@@ -61,7 +63,7 @@ async fn read_all(run: &Run, ada: &Person) -> Result<usize, Shortfall> {
     Ok(read)
 }
 
-/// What was done to each kind of thing.
+/// Records which actions were performed on each kind of resource.
 struct Table<'r> {
     run: &'r Run,
     rows: Vec<(String, Vec<&'static str>)>,
@@ -79,7 +81,7 @@ impl Table<'_> {
     }
 }
 
-/// The answer, if it is a success of what was asked for.
+/// Returns the JSON body if the response has this status.
 fn done(answer: Answer, status: u16) -> Result<Value, Shortfall> {
     Ok(answer.expect(status)?.json())
 }
@@ -108,7 +110,7 @@ async fn space(table: &mut Table<'_>, by: &Person, space: &str) -> Result<(), Sh
     Ok(())
 }
 
-/// What is put somewhere, read there, and taken away.
+/// Creates, reads and deletes a resource by PUT, GET and DELETE.
 async fn kept_of(
     table: &mut Table<'_>,
     by: &Person,
@@ -124,7 +126,7 @@ async fn kept_of(
     Ok(())
 }
 
-/// What is always there, changed and changed back.
+/// Changes a field of a permanent resource and changes it back.
 async fn changed(
     table: &mut Table<'_>,
     by: &Person,

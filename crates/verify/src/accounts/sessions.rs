@@ -1,4 +1,4 @@
-//! Sessions: how long what they give is good for, how they are seen and ended, and what a replayed token leads to.
+//! Checks of sessions: token lifetimes, listing, revocation, and reuse of refresh tokens.
 
 use std::time::Duration;
 
@@ -35,9 +35,9 @@ pub(super) const CHECKS: &[Check] = &[
 
 const SESSIONS: &str = "/api/v1/auth/sessions";
 const ME: &str = "/api/v1/me";
-/// An access token that lives longer is not short-lived.
+/// Maximum lifetime of an access token in seconds.
 const LONGEST_S: i64 = 3_600;
-/// A spent refresh token gets the same pair again for 15 seconds.
+/// Longer than the 15 s in which a used refresh token returns the same pair again.
 const BEHIND_THE_GRACE: Duration = Duration::from_secs(16);
 
 async fn holds_everywhere(run: &Run) -> Result<String, Shortfall> {
@@ -66,7 +66,7 @@ async fn holds_everywhere(run: &Run) -> Result<String, Shortfall> {
     Ok(format!("a session of one node is read and renewed on each of the others: {}", others.len()))
 }
 
-/// A session opened just now.
+/// New session.
 struct Opened {
     client: Client,
     refresh: String,
@@ -89,7 +89,7 @@ impl Opened {
         })
     }
 
-    /// Fails unless nothing that it gave is good for anything.
+    /// Fails unless both the access token and the refresh token of the session are rejected.
     async fn ensure_ended(&self, run: &Run, how: &str) -> Result<(), Shortfall> {
         let access = self.client.get(ME).await?.status;
         let renewal = refresh(run, &self.refresh).await?.status;

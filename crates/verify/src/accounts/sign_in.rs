@@ -1,4 +1,4 @@
-//! Signing in: what a right password gets, what a wrong one does, and what five wrong ones lead to.
+//! Checks of log-in: a correct password, a wrong password, and lockout after five failures.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -28,7 +28,7 @@ pub(super) const CHECKS: &[Check] = &[
 
 const WRONG: &str = "not this one";
 
-/// A part of a token, from 0: its header, then its claims.
+/// Decodes a part of a token: 0 is the header, 1 the claims.
 pub(super) fn read(token: &str, part: usize) -> Result<Value, Shortfall> {
     let text = token.split('.').nth(part).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
     let json = text.and_then(|text| serde_json::from_slice(&text).ok());
@@ -61,7 +61,7 @@ async fn gives_tokens(run: &Run) -> Result<String, Shortfall> {
     ensure(wrong == unknown, || {
         "a wrong password and an unknown address are answered differently".to_owned()
     })?;
-    // One failure is not left standing for the checks that follow.
+    // A successful log-in resets the failure counter for later checks.
     log_in(run, &ada).await?;
     Ok(format!(
         "the right password gets both tokens, valid for {} s; a wrong one and an unknown address the same 401",
@@ -69,7 +69,7 @@ async fn gives_tokens(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// What a refused log-in says, without what names the request.
+/// Returns the body of a rejected log-in without its request id.
 fn refusal(answer: Answer) -> Result<Value, Shortfall> {
     let mut problem = answer.expect_problem(401, "invalid_credentials")?.json();
     let told = problem.to_string();
@@ -78,7 +78,7 @@ fn refusal(answer: Answer) -> Result<Value, Shortfall> {
     Ok(problem)
 }
 
-/// Failures until nobody gets in.
+/// Number of failed log-ins that lock an account.
 const FAILURES: usize = 5;
 
 async fn locks(run: &Run) -> Result<String, Shortfall> {
@@ -94,7 +94,7 @@ async fn locks(run: &Run) -> Result<String, Shortfall> {
     run.figure("locked_for_s", wait);
     let other = signed_in(run).await?;
     log_in(run, &other).await?;
-    // What was opened before stays open: others' guesses end nobody's session.
+    // Lockout does not revoke existing sessions.
     ada.client.get("/api/v1/me").await?.expect(200)?;
     let path = format!("/api/v1/audit?limit=100&action=session.refused&object={}", ada.id);
     let entries = run.as_admin(&path).await?["items"].as_array().map_or(0, Vec::len);

@@ -1,4 +1,4 @@
-//! How passwords are kept.
+//! Checks how passwords are hashed.
 
 use kith_readiness::{Check, Run, Shortfall};
 
@@ -15,23 +15,23 @@ pub(super) const CHECKS: &[Check] = &[Check {
     run: |run| Box::pin(are_strong(run)),
 }];
 
-/// Memory (KiB) and passes at which Argon2id costs as much as bcrypt at cost 12 at least: the OWASP Password Storage Cheat
-/// Sheet's equal settings.
+/// Memory (KiB) and passes at which Argon2id costs at least as much as bcrypt with cost 12: the equivalent
+/// settings of the OWASP Password Storage Cheat Sheet.
 const ARGON2ID: [(u32, u32); 5] = [(47_104, 1), (19_456, 2), (12_288, 3), (9_216, 4), (7_168, 5)];
 const BCRYPT_COST: u32 = 12;
 
-/// Accounts whose passwords are kept alike, as the fact `accounts.password_hashes` counts them.
+/// Group of accounts with the same hash parameters, from the fact `accounts.password_hashes`.
 #[derive(Clone, Debug, Deserialize)]
 struct Hashes {
-    /// `argon2id`, `bcrypt`, or another scheme.
+    /// Hash scheme: `argon2id`, `bcrypt` or another.
     scheme: String,
-    /// Cost of one guess: `m=19456,t=2,p=1`, or bcrypt's cost.
+    /// Cost parameters, such as `m=19456,t=2,p=1`, or the cost of bcrypt.
     cost: String,
     accounts: i64,
 }
 
 impl Hashes {
-    /// Whether a guess costs as much as policy asks for.
+    /// Returns true if the cost is at least the minimum of the policy.
     fn is_strong(&self) -> bool {
         match &*self.scheme {
             "bcrypt" => self.cost.parse::<u32>().is_ok_and(|cost| cost >= BCRYPT_COST),
@@ -71,7 +71,7 @@ mod tests {
 
     /// ACC-06.
     #[test]
-    fn a_hash_is_strong_from_bcrypt_12_and_what_costs_as_much() {
+    fn hash_strength_starts_at_bcrypt_12_or_equivalent() {
         for (scheme, cost, strong) in [
             ("argon2id", "m=19456,t=2,p=1", true),
             ("argon2id", "m=65536,t=3,p=4", true),

@@ -1,4 +1,4 @@
-//! The audit log: one entry for each thing done, none for what was refused, and a chain that holds.
+//! Checks of the audit log: an entry for each action, none for rejected ones, and an intact chain.
 
 use kith_readiness::{Check, Person, Run, Shortfall};
 use serde_json::{Value, json};
@@ -17,13 +17,13 @@ pub(super) const CHECKS: &[Check] = &[Check {
 
 const ANONYMOUS: &str = "anonymous";
 
-/// Things done, each under a request id of its own.
+/// Records actions that were performed, each under its own request id.
 struct Diary<'r> {
     run: &'r Run,
     done: Vec<Done>,
 }
 
-/// One of them: what the log has to tell of it, in this order.
+/// Action with the audit entries that it must leave, in order.
 struct Done {
     request_id: String,
     entries: Vec<(String, &'static str, String)>,
@@ -41,7 +41,7 @@ impl<'r> Diary<'r> {
         self.done.push(Done { request_id, entries: entries.collect() });
     }
 
-    /// Fails unless the log tells of each thing what it has to, and nothing else.
+    /// Fails unless the log contains exactly the expected entries for each action.
     async fn compare(&self) -> Result<usize, Shortfall> {
         let mut found = 0;
         for Done { request_id, entries } in &self.done {
@@ -64,7 +64,7 @@ impl<'r> Diary<'r> {
 
 async fn is_complete(run: &Run) -> Result<String, Shortfall> {
     let (ada, ben) = (single(run, 2).await?, single(run, 6).await?);
-    // Without an administrator who is let in there is nothing to look anything up in.
+    // Reading the audit log requires an administrator.
     run.facts().await?;
     let mut diary = Diary { run, done: Vec::new() };
     sign_in_and_out(&mut diary, &ada).await?;

@@ -1,4 +1,4 @@
-//! What is counted of partners: how many requests, what became of them, and how often one was refused.
+//! Checks the metrics of partner requests: number, outcomes and rejections.
 
 use kith_readiness::{Check, Run, Shortfall};
 use serde_json::json;
@@ -35,7 +35,7 @@ async fn is_counted(run: &Run) -> Result<String, Shortfall> {
     for (what, name, wanted) in &series {
         let grown = after.since(&before, name);
         run.figure(what, grown);
-        // Others may be asking at the same time.
+        // Other traffic may count at the same time.
         ensure(grown >= *wanted, || format!("{what} grew by {grown} instead of {wanted}: {name}"))?;
     }
     let (good, bad) = (after.of(&of_requests("2xx")), after.of(&of_requests("4xx")));

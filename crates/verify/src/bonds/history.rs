@@ -1,4 +1,4 @@
-//! What is left of requests and bonds: a history without gaps, and an archive that keeps up.
+//! Checks that histories of requests and bonds are complete, and that archiving is up to date.
 
 use kith_readiness::{Check, Person, Run, Shortfall};
 use serde_json::Value;
@@ -71,7 +71,7 @@ async fn tells_all(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// The requests between the two, the oldest first: which, by whom, and how each stands.
+/// Returns the requests between two users, oldest first: id, sender id and status.
 async fn requests_with(one: &Person, other: &Person) -> Result<Vec<(String, String, String)>, Shortfall> {
     let mut all = items(one, &format!("{REQUESTS}?limit=100")).await?;
     all.retain(|item| item["from"]["id"] == *other.id || item["to"]["id"] == *other.id);
@@ -80,7 +80,7 @@ async fn requests_with(one: &Person, other: &Person) -> Result<Vec<(String, Stri
     Ok(all.iter().map(|item| (text(&item["id"]), text(&item["from"]["id"]), text(&item["status"]))).collect())
 }
 
-/// The upkeep archives every minute; a day is time enough to mend what keeps it from doing so.
+/// Archiving runs every minute. Bonds that are due for more than a day indicate that it has stopped.
 const OVERDUE_S: i64 = 86_400;
 
 async fn is_archived(run: &Run) -> Result<String, Shortfall> {

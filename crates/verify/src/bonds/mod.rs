@@ -1,4 +1,4 @@
-//! What shows on a running deployment that bonds do what they should. A file a subject, a function a row.
+//! Checks of bonds on a running deployment. One file per subject, one function per row.
 
 mod audit;
 mod counts;
@@ -10,7 +10,7 @@ mod requests;
 
 use kith_readiness::Check;
 
-/// All of them.
+/// All bond checks.
 pub(crate) const CHECKS: &[&[Check]] = &[
     requests::CHECKS,
     refusals::CHECKS,
@@ -21,5 +21,5 @@ pub(crate) const CHECKS: &[&[Check]] = &[
     audit::CHECKS,
 ];
 
-/// What mends most of what can go wrong here.
+/// Default remediation.
 const LOOK_IT_UP: &str = "look up the request id of the step that failed in the log";

@@ -1,4 +1,4 @@
-//! What comes of a breakup: it holds for both, the slot is free, and who comes back comes back to the same bond.
+//! Checks of breakups: they apply to both partners, free both slots, and a restoration returns the same bond.
 
 use kith_kernel::{Timestamp, days};
 use kith_readiness::{Check, Person, Run, Shortfall};
@@ -78,7 +78,7 @@ fn no_time(fault: impl std::fmt::Display) -> Shortfall {
     Shortfall::fails(format!("a breakup tells a time that is none: {fault}"))
 }
 
-/// Those bonds of a history that are with `partner`.
+/// Returns the bonds with `partner` in a history.
 fn with(history: &[Value], partner: &Person) -> Vec<Value> {
     history.iter().filter(|bond| bond["partner"]["id"] == *partner.id).cloned().collect()
 }

@@ -1,4 +1,4 @@
-//! One slot and many who want it: a race on the running deployment, and what its database holds against another.
+//! Checks that concurrent accepts fill a slot once, and that the database contains no inconsistent slots.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub(super) const CHECKS: &[Check] = &[Check {
     run: |run| Box::pin(one_wins(run)),
 }];
 
-/// How many ask.
+/// Number of concurrent requests.
 const ASK: usize = 9;
 
 async fn one_wins(run: &Run) -> Result<String, Shortfall> {
@@ -53,7 +53,7 @@ async fn one_wins(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Accepts each of `requests` at the same moment, on the nodes in turn.
+/// Accepts all `requests` at the same moment, distributed over the nodes. Returns the statuses.
 async fn accept_all(
     run: &Run,
     by: &Person,
@@ -79,7 +79,7 @@ async fn accept_all(
     Ok(statuses)
 }
 
-/// What the database says of everybody.
+/// Fails if the facts report users with several bonds, missing or stale slots, or a missing unique key.
 async fn by_the_books(run: &Run) -> Result<(), Shortfall> {
     let facts = run.facts().await?;
     let slots = &facts["modules"]["bonds.slots"];

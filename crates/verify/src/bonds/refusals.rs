@@ -1,4 +1,4 @@
-//! Steps that nobody may take: each is refused as declared, and what it was about reads as before.
+//! Checks that invalid steps are rejected as declared and change nothing.
 
 use kith_readiness::{Check, Person, Run, Shortfall};
 use serde_json::{Value, json};
@@ -38,7 +38,7 @@ async fn refuses(run: &Run) -> Result<String, Shortfall> {
 }
 
 impl Cast<'_> {
-    /// Steps of people in the wrong role, and requests to the wrong ones.
+    /// Steps by users in the wrong role while the request is pending, and requests to invalid recipients.
     async fn while_it_waits(&self) -> Result<usize, Shortfall> {
         let Self { ada, ben, eve, .. } = self;
         let id = ask(ada, ben).await?;
@@ -75,7 +75,7 @@ impl Cast<'_> {
         Ok(steps.len() + requests.len() + late.len())
     }
 
-    /// Nobody goes back on what is decided, and who was refused waits.
+    /// Steps on a decided request, and a new request within the cooldown.
     async fn once_it_is_decided(&self) -> Result<usize, Shortfall> {
         let Self { ada, ben, .. } = self;
         let id = ask(ada, ben).await?;
@@ -91,7 +91,7 @@ impl Cast<'_> {
         Ok(3)
     }
 
-    /// Neither side of a block reaches the other.
+    /// Requests in both directions across a block.
     async fn behind_a_block(&self) -> Result<usize, Shortfall> {
         let Self { ben, eve, .. } = self;
         let block = format!("/api/v1/blocks/{}", eve.id);
@@ -105,7 +105,7 @@ impl Cast<'_> {
         Ok(2)
     }
 
-    /// Whoever has a partner neither asks nor accepts, and what made the bond is over.
+    /// Requests and accepts by bonded users, and steps on the request that created the bond.
     async fn with_a_partner(&self) -> Result<usize, Shortfall> {
         let Self { ada, ben, eve, .. } = self;
         eve.client.post("/api/v1/partners/breakup", json!({})).await?.expect_problem(409, "not_bonded")?;
@@ -128,7 +128,7 @@ impl Cast<'_> {
         Ok(5)
     }
 
-    /// Fails unless so many requests of theirs wait.
+    /// Fails unless the user has `wanted` pending outgoing requests.
     async fn ensure_asked(&self, who: &Person, wanted: usize) -> Result<(), Shortfall> {
         let waiting = items(who, &format!("{REQUESTS}?direction=outgoing&status=pending")).await?.len();
         self.run.figure("waiting_after_refusals", waiting);

@@ -1,4 +1,5 @@
-//! Requests that succeed: every step by the old paths, one request under retries, and five of them in a minute.
+//! Checks of successful requests: every step on the old paths, one request under retries, and five requests
+//! in a minute.
 
 use http::Method;
 use kith_readiness::{Answer, Check, Person, Refused, Run, Shortfall};
@@ -35,7 +36,7 @@ const OLD: &str = "/api/enhanced-partners";
 
 async fn serves(run: &Run) -> Result<String, Shortfall> {
     let (ada, ben) = (single(run, 1).await?, single(run, 2).await?);
-    // Whoever was refused waits before asking the same one again, so the other one asks next.
+    // After a rejection the sender has a cooldown, so the other user sends the next request.
     step(&ada, &ben, "reject", "rejected").await?;
     step(&ben, &ada, "cancel", "cancelled").await?;
     let bond = step(&ben, &ada, "accept", "accepted").await?.text_at("/bond/id")?;
@@ -50,7 +51,7 @@ async fn serves(run: &Run) -> Result<String, Shortfall> {
     Ok("sent, listed, rejected, taken back, accepted and parted; each step read back by both".to_owned())
 }
 
-/// Sends a request, finds it in both lists, has it decided, and reads it back.
+/// Sends a request, finds it in both lists, applies `step`, and checks the resulting status.
 async fn step(from: &Person, to: &Person, step: &str, ends: &str) -> Result<Answer, Shortfall> {
     let sent =
         from.client.post(&format!("{OLD}/request"), json!({ "partnerId": to.id })).await?.expect(201)?;
@@ -68,7 +69,7 @@ async fn step(from: &Person, to: &Person, step: &str, ends: &str) -> Result<Answ
     Ok(decided)
 }
 
-/// How often each is sent.
+/// Number of times each request is repeated.
 const TIMES: usize = 5;
 
 async fn repeats(run: &Run) -> Result<String, Shortfall> {
@@ -110,7 +111,7 @@ async fn at_once(run: &Run, by: &Person, collection: &str) -> Result<Vec<Answer>
     answers.into_iter().map(|answer| answer?.expect(201)).collect()
 }
 
-/// How many requests a person may make in a minute.
+/// Maximum number of requests that a user can send in a minute.
 const A_MINUTE: usize = 5;
 
 async fn limits(run: &Run) -> Result<String, Shortfall> {

@@ -1,4 +1,4 @@
-//! API keys: what they may do and for how long, and what is kept of them.
+//! Check of API keys: scopes, expiry, and that only digests are stored.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ const NOT_ALLOWED: &str = "/api/v1/audit";
 const FOR_PEOPLE: &str = "/api/v1/me";
 const LIFETIME: Duration = Duration::from_secs(2);
 
-/// A key that was made for the run.
+/// API key created for this run.
 struct Key {
     id: String,
     text: String,
@@ -29,7 +29,7 @@ struct Key {
 }
 
 async fn do_what_they_are_made_for(run: &Run) -> Result<String, Shortfall> {
-    // Without an administrator who is let in there are no keys.
+    // Creating keys requires an administrator.
     run.facts().await?;
     let admin = run.admin().await?.at(run.node());
     let key = make(run, &admin, None).await?;
@@ -67,7 +67,7 @@ async fn revoke(admin: &Client, key: &Key) -> Result<(), Shortfall> {
     admin.delete(&format!("{KEYS}/{}", key.id), Value::Null).await?.expect(204).map(drop)
 }
 
-/// What it may do while it lasts, and that one with an end does not last.
+/// Checks allowed and rejected operations of a key, and that an expiring key is rejected after its expiry.
 async fn judge(run: &Run, admin: &Client, key: &Key) -> Result<(), Shortfall> {
     let with_key = with(run, key);
     with_key.get(ALLOWED).await?.expect(200)?;

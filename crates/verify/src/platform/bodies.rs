@@ -1,4 +1,4 @@
-//! What is sent: refused where it is not of the declared form, too large, too deep, or unfolds to too much.
+//! Checks that malformed, oversized, deeply nested and highly compressed bodies are rejected.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -31,16 +31,16 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// Longer than any field may be.
+/// Longer than any field allows.
 const LONG_BYTES: usize = 100 << 10;
-/// A refusal takes no longer.
+/// Maximum duration of a rejection.
 const QUICKLY: Duration = Duration::from_millis(100);
 
-/// A body that is wrong in one thing.
+/// Body with one fault.
 struct Fault {
     what: String,
     body: Bytes,
-    /// What the answer must point at; nothing where any refusal will do.
+    /// Pointer that the problem must name. `None` if any rejection is accepted.
     pointer: Option<String>,
 }
 
@@ -58,7 +58,7 @@ async fn refuses_other_forms(run: &Run) -> Result<String, Shortfall> {
             for fault in faults(operation, schema) {
                 let answer = client.send(operation.method.clone(), &address, fault.body.clone()).await?;
                 sent += 1;
-                // Who may not do it at all learns nothing of its form.
+                // A caller without the permission must not learn about the body's format.
                 if operation.permission().is_some() && admin.is_none() {
                     answer.expect(403)?;
                     forbidden += 1;
@@ -77,7 +77,7 @@ async fn refuses_other_forms(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Everything that can be wrong with a body of this schema, one thing at a time.
+/// Returns bodies with one fault each, for every fault that the schema allows to make.
 fn faults<'d>(operation: &Operation<'d>, schema: &'d Value) -> Vec<Fault> {
     let good = operation.sample(schema);
     let fault = |what: &str, body: &Value, pointer: Option<String>| Fault {
@@ -132,14 +132,14 @@ fn with(body: &Value, name: &str, value: Value) -> Value {
     Value::Object(fields)
 }
 
-/// Values of types that this one is not. Where no type is declared anything may stand.
+/// Returns values of types that the schema does not allow. Empty if the schema declares no type.
 fn other_types(schema: &Value) -> Vec<Value> {
     if schema["type"].is_null() && schema["enum"].is_null() {
         return Vec::new();
     }
     let all = [json!(5), json!({}), json!([]), json!("kith-verify"), json!(true), Value::Null];
     let others = all.into_iter().filter(|value| !allows(schema, kind_of(value)));
-    // A number, a container and null tell enough.
+    // A number, a container and null are enough.
     others
         .filter(|value| !value.is_string() && !value.is_boolean() || allows(schema, "object"))
         .take(4)
@@ -185,7 +185,7 @@ fn is_refused(answer: &Answer, fault: &Fault) -> Result<(), Shortfall> {
     }
 }
 
-/// Values that its query and path cannot have.
+/// Sends invalid query and path parameters and expects rejections. Returns their number.
 async fn refuses_other_addresses(client: &Client, operation: &Operation<'_>) -> Result<u32, Shortfall> {
     let mut addresses = Vec::new();
     for parameter in operation.parameters("query") {
@@ -269,7 +269,7 @@ async fn bounds(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// How long the quickest of some refusals took: others may keep the machine busy meanwhile.
+/// Returns the shortest of three durations of a rejection, because other load may slow down single requests.
 async fn quickest(
     client: &Client,
     method: Method,
@@ -285,7 +285,7 @@ async fn quickest(
     Ok(quickest)
 }
 
-/// An item 10,000 levels deep.
+/// Returns an item with 10,000 levels of nesting.
 fn deep() -> String {
     let (open, close) = (r#"{"data":"#.repeat(10_000), "}".repeat(10_000));
     format!("{open}{{}}{close}")
@@ -298,7 +298,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap_or_default()
 }
 
-/// The memory that the node that answers says it holds, in bytes.
+/// Returns the resident memory that the responding node reports, in bytes.
 async fn resident(run: &Run) -> Result<Option<i64>, Shortfall> {
     let health = run.anonymous().get("/api/health").await?.json();
     Ok(health["checks"]["memory:resident"][0]["observedValue"].as_i64())

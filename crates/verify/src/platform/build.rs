@@ -1,4 +1,4 @@
-//! The build that runs, its clock, and how its process has fared.
+//! Checks of the running build, its clock, and restarts of its process.
 
 use kith_kernel::{Clock as _, SystemClock};
 use kith_readiness::{Check, Client, Run, Shortfall};
@@ -31,7 +31,8 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 const MOST_OFF_MS: i64 = 500;
-/// As many servers that were cut short in a day are a crash loop; one may have lost its power.
+/// Number of unclean ends of servers in a day that counts as a crash loop. A single one may be a power
+/// failure.
 const CRASH_LOOP: i64 = 3;
 
 async fn traceable(run: &Run) -> Result<String, Shortfall> {
@@ -89,7 +90,7 @@ async fn on_time(run: &Run) -> Result<String, Shortfall> {
     Ok(format!("{} nodes are at most {worst} ms off this machine's clock{same}", nodes.len()))
 }
 
-/// By how much Kith's clock is ahead of this machine's, and how much of that the journey may have been, in ms.
+/// Returns the lead of the server's clock over this machine's and half of the round-trip time, both in ms.
 async fn offset(client: &Client) -> Result<(i64, i64), Shortfall> {
     let mut best: Option<(i64, i64)> = None;
     for _ in 0..3 {
@@ -98,7 +99,7 @@ async fn offset(client: &Client) -> Result<(i64, i64), Shortfall> {
         let answered = SystemClock.now();
         let there = answer.json()["clock"]["kith"].as_i64();
         let there = there.ok_or_else(|| Shortfall::fails("the server does not tell its time"))?;
-        // It was read some time between the question and the answer.
+        // Assumes that the server read its clock halfway between request and response.
         let half = (answered.as_millis() - asked.as_millis()) / 2 + 1;
         let off = there - asked.as_millis() - half;
         if best.is_none_or(|(_, known)| half < known) {

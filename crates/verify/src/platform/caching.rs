@@ -1,4 +1,4 @@
-//! What callers and those between may keep of an answer.
+//! Checks of `Cache-Control` and of intermediate caches.
 
 use kith_readiness::{Answer, Check, Run, Shortfall};
 use serde_json::json;
@@ -34,7 +34,7 @@ async fn are_ones_own(run: &Run) -> Result<String, Shortfall> {
     if foreign.text_at("/id")? != ben.id {
         return Err(Shortfall::fails("somebody was shown another's profile"));
     }
-    // Turn by turn, so that whatever stands between and keeps answers gives itself away.
+    // Alternates between two users, so that a shared cache in between would return the wrong profile.
     for n in 0..6 {
         let who = if n % 2 == 0 { &ada } else { &ben };
         if read(who, None).await?.expect(200)?.text_at("/id")? != who.id {
@@ -61,7 +61,7 @@ fn tag(answer: &Answer) -> Result<String, Shortfall> {
     tag.ok_or_else(|| Shortfall::fails(format!("{} answered without an ETag", answer.asked)))
 }
 
-/// Holds what answers of each kind say against what they are to say; how many kinds there are.
+/// Checks `Cache-Control` of each kind of response. Returns the number of kinds.
 async fn matrix(run: &Run, own: &Answer, known: &Answer) -> Result<usize, Shortfall> {
     let anonymous = run.anonymous();
     let ada = run.person("partner-1").await?;
@@ -80,7 +80,7 @@ async fn matrix(run: &Run, own: &Answer, known: &Answer) -> Result<usize, Shortf
     for (kind, answer, wanted) in &rows {
         let says = answer.header("cache-control").unwrap_or_default();
         told.insert((*kind).to_owned(), says.into());
-        // What says neither may be kept by anybody on the way.
+        // `no-store` also forbids storage by shared caches.
         let holds = says.contains(wanted) || (*wanted == "private" && says.contains("no-store"));
         if says.is_empty() || !holds {
             run.figure("cache_control", told);

@@ -1,5 +1,5 @@
-//! A `ClientHello` that offers one version of TLS and nothing else, and what a server replies to it (RFC 5246, 7.4.1;
-//! RFC 8446, 4.1). It never goes on with the handshake.
+//! Minimal TLS `ClientHello` that offers one version, and the server's reply (RFC 5246, 7.4.1; RFC 8446,
+//! 4.1). The handshake is not continued.
 
 use kith_kernel::{Random as _, SystemRandom};
 
@@ -8,44 +8,44 @@ pub const TLS_1_0: u16 = 0x0301;
 pub const TLS_1_1: u16 = 0x0302;
 pub const TLS_1_2: u16 = 0x0303;
 pub const TLS_1_3: u16 = 0x0304;
-/// The type of a record that holds part of a handshake.
+/// Record type of handshake messages.
 pub const HANDSHAKE: u8 = 22;
 const SERVER_HELLO: u8 = 2;
 
-/// What versions before 1.2 had: ECDHE and RSA with AES-CBC, and 3DES.
+/// Suites of versions before 1.2: ECDHE and RSA with AES-CBC, and 3DES.
 pub const OLD_SUITES: &[u16] = &[0xc013, 0xc014, 0xc009, 0xc00a, 0x002f, 0x0035, 0x0033, 0x0039, 0x000a];
 /// NULL, export, RC4, DES, 3DES and anonymous suites.
 pub const WEAK_SUITES: &[u16] = &[
     0x0001, 0x0002, 0x003b, 0x0003, 0x0008, 0x0004, 0x0005, 0xc011, 0xc007, 0x0009, 0x000a, 0xc012, 0x0018,
     0x0034, 0xc018,
 ];
-/// AEAD suites of 1.2 with ECDHE, and those of 1.3.
+/// AEAD suites of TLS 1.2 with ECDHE, and suites of TLS 1.3.
 pub const STRONG_SUITES: &[u16] = &[0xc02b, 0xc02f, 0xc02c, 0xc030, 0xcca8, 0xcca9, 0x1301, 0x1302, 0x1303];
 
-/// What is offered.
+/// Contents of the `ClientHello`.
 pub struct Hello<'h> {
     pub version: u16,
     pub suites: &'h [u16],
-    /// The host's name (RFC 6066); none for an address.
+    /// Server name (RFC 6066). `None` for an IP address.
     pub name: Option<&'h str>,
 }
 
-/// What came back.
+/// Reply of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// A `ServerHello` that chose this suite.
+    /// A `ServerHello`.
     Accepts {
-        /// As registered at IANA.
+        /// Chosen suite, by its IANA number.
         suite: u16,
     },
-    /// An alert, or nothing.
+    /// An alert, or no reply.
     Refuses,
 }
 
 impl Hello<'_> {
-    /// As it goes over the wire, in a record.
+    /// Encodes the message as a TLS record.
     pub fn to_bytes(&self) -> Vec<u8> {
-        // Versions after 1.2 are told by an extension.
+        // Versions after 1.2 are negotiated by an extension.
         let told = self.version.min(TLS_1_2);
         let mut random = [0; 32];
         SystemRandom.fill(&mut random);
@@ -73,7 +73,7 @@ impl Hello<'_> {
             let entry = [&[0][..], &with_length(name.as_bytes())].concat();
             add(0, with_length(&entry));
         }
-        // x25519, P-256, P-384, uncompressed.
+        // x25519, P-256, P-384; uncompressed points.
         add(10, with_length(&u16s(&[0x001d, 0x0017, 0x0018])));
         add(11, vec![1, 0]);
         if self.version >= TLS_1_2 {
@@ -82,7 +82,7 @@ impl Hello<'_> {
         }
         if self.version == TLS_1_3 {
             add(43, [&[2][..], &TLS_1_3.to_be_bytes()].concat());
-            // No share: the server asks for one, which says that it speaks 1.3 (RFC 8446, 4.2.8).
+            // No key share: a server that supports 1.3 answers with HelloRetryRequest (RFC 8446, 4.2.8).
             add(51, vec![0, 0]);
         }
         all
@@ -93,16 +93,16 @@ fn u16s(values: &[u16]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_be_bytes()).collect()
 }
 
-/// `content` behind its length in two bytes.
+/// Prefixes `content` with its length in two bytes.
 fn with_length(content: &[u8]) -> Vec<u8> {
     [&(content.len() as u16).to_be_bytes()[..], content].concat()
 }
 
 impl Reply {
-    /// Reads the beginning of what came back.
+    /// Parses the beginning of a reply.
     pub fn read(bytes: &[u8]) -> Self {
         let suite = || {
-            // Record (5), handshake (4), version (2), random (32), session id behind its length.
+            // Record (5), handshake (4), version (2), random (32), then the session id with its length.
             let is_hello = *bytes.first()? == HANDSHAKE && *bytes.get(5)? == SERVER_HELLO;
             let at = 44 + usize::from(*bytes.get(43)?);
             let suite = [*bytes.get(at)?, *bytes.get(at + 1)?];
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_say_how_long_what_follows_is() {
+    fn client_hello_lengths_are_correct() {
         for version in [SSL_3, TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3] {
             let bytes = Hello { version, suites: STRONG_SUITES, name: Some("kith.example") }.to_bytes();
             assert_eq!(usize::from(u16::from_be_bytes([bytes[3], bytes[4]])), bytes.len() - 5);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alert_silence_and_half_a_hello_are_refusals() {
+    fn alert_silence_and_truncated_hello_are_refusals() {
         let mut hello = vec![HANDSHAKE, 3, 3, 0, 80, SERVER_HELLO, 0, 0, 76, 3, 3];
         hello.extend([7; 32]);
         hello.extend([2, 9, 9, 0xc0, 0x2f, 0]);

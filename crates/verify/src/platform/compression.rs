@@ -1,4 +1,4 @@
-//! Compression of answers: where it helps, and never where it would help to guess secrets.
+//! Check of response compression: used where it helps, and never on responses that contain secrets (BREACH).
 
 use std::io::Read as _;
 
@@ -14,7 +14,7 @@ pub(super) const CHECKS: &[Check] = &[Check {
     run: |run| Box::pin(packs(run)),
 }];
 
-/// What is asked for, and which coding is to come of it.
+/// `Accept-Encoding` values with the expected coding.
 const MATRIX: &[(&str, Option<&str>)] = &[
     ("identity", None),
     ("gzip", Some("gzip")),
@@ -64,7 +64,7 @@ async fn packs(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Asks for answers that hold secrets beside what the caller sent; how many there were.
+/// Fails if a response with secrets is compressed. Returns the number of responses.
 async fn keep_secrets(run: &Run, nobody: &Client) -> Result<usize, Shortfall> {
     let person = run.person("reads-lists").await?;
     let (all, nobody) = ("gzip, br", nobody.with("accept-encoding", "gzip, br"));

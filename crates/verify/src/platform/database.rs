@@ -1,4 +1,4 @@
-//! What is in the database and how quickly it answers: schema, indexes, times of statements, the pool.
+//! Checks of the database: schema, indexes, statement times and connection pool.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 const BUDGET_US: u64 = 100_000;
-/// Of statements that ran less often, one slow run is no rule.
+/// Minimum number of runs from which the 95th percentile is used.
 const RUNS: u64 = 20;
 const BURST: usize = 64;
 const SETTLES_WITHIN: Duration = Duration::from_secs(3);
@@ -123,7 +123,7 @@ async fn indexes(run: &Run) -> Result<String, Shortfall> {
         return Err(Shortfall::fails("the server does not compare its indexes"));
     }
     none_of(&Value::from(missing), "indexes")?;
-    // Unique ones are keys as well, and compared with the schema.
+    // Unique indexes belong to keys, which are part of the schema comparison.
     none_of(&keys_missing(&schema["differences"]), "keys")?;
     let large = database["scans_of_large_tables"].as_array().map_or(0, Vec::len);
     let scans = if is_sqlite(&database) {
@@ -138,7 +138,7 @@ fn keys_missing(differences: &Value) -> Value {
     words(differences).into_iter().filter(|one| one.contains(" lacks UNIQUE")).map(Value::from).collect()
 }
 
-/// The statements that the server names, and how many it knows.
+/// Returns the statements of a list in the facts, and the number of known statements.
 async fn statements(run: &Run, which: &str) -> Result<(Vec<Value>, u64), Shortfall> {
     let database = database(run).await?;
     let statements = &database["statements"];
@@ -152,7 +152,7 @@ pub(super) fn count(of: &Value, key: &str) -> u64 {
     of[key].as_u64().unwrap_or_default()
 }
 
-/// How long it takes as a rule: 95 of 100 runs, or the mean of few.
+/// Returns the 95th percentile of a statement's duration, or the mean if it ran fewer than 20 times.
 fn usual_us(statement: &Value) -> u64 {
     count(statement, if count(statement, "count") >= RUNS { "p95_us" } else { "mean_us" })
 }
@@ -160,7 +160,7 @@ fn usual_us(statement: &Value) -> u64 {
 fn over_budget(told: &[Value]) -> Result<(), Shortfall> {
     let slow: Vec<_> = told
         .iter()
-        // A single run may have met anything.
+        // A single run may be an outlier.
         .filter(|one| count(one, "count") > 1 && usual_us(one) > BUDGET_US)
         .map(|one| {
             let text: String = one["statement"].as_str().unwrap_or_default().chars().take(120).collect();
@@ -176,7 +176,7 @@ fn over_budget(told: &[Value]) -> Result<(), Shortfall> {
 }
 
 async fn quick(run: &Run) -> Result<String, Shortfall> {
-    // Something of the everyday is among what is measured, however fresh the server is.
+    // Runs common statements, so that a fresh server has measurements.
     let person = run.person("settings").await?;
     for name in ["A", "B"] {
         for path in ["/api/v1/me", "/api/v1/partners/current", "/api/v1/partners/requests"] {
@@ -194,7 +194,7 @@ async fn quick(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Writes something that changes nothing for anybody else.
+/// Changes the display name of a synthetic account.
 pub(super) async fn rename(person: &Person, name: &str) -> Result<(), Shortfall> {
     let me = person.client.get("/api/v1/me").await?.expect(200)?;
     let tag = me.header("etag").unwrap_or("*").to_owned();
@@ -253,7 +253,7 @@ fn gauges(scrape: &Scrape) -> Result<(f64, f64), Shortfall> {
     Ok((scrape.get("kith_store_queued", &[])?, scrape.get("kith_store_running", &[])?))
 }
 
-/// The first scrape after which nothing of ours waits.
+/// Returns the first scrape after which no statement waits for the database.
 async fn settled(run: &Run) -> Result<Scrape, Shortfall> {
     let begin = SystemClock.now();
     let mut looks = tokio::time::interval(Duration::from_millis(50));
@@ -272,7 +272,7 @@ async fn settled(run: &Run) -> Result<Scrape, Shortfall> {
     }
 }
 
-/// Whether the server has as many connections as all nodes may open.
+/// Checks that the server allows as many connections as all nodes may open.
 async fn connections(run: &Run) -> Result<String, Shortfall> {
     let database = database(run).await?;
     let Some(size) = database["pool"]["size"].as_u64() else {

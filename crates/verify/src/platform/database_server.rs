@@ -1,4 +1,4 @@
-//! The database as it is run: durability, version, who reaches it, by which connections, and with which rights.
+//! Checks of the database server: durability, version, network access, connections and privileges.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -51,7 +51,7 @@ pub(super) const CHECKS: &[Check] = &[
 
 const LEAST_POSTGRES: u64 = 15;
 const LEAST_SQLITE: [u64; 2] = [3, 46];
-/// Major version and the last day on which it is mended (<https://www.postgresql.org/support/versioning/>).
+/// Major version and end of its support (<https://www.postgresql.org/support/versioning/>).
 const ENDS: &[(u64, &str)] = &[
     (15, "2027-11-11T23:59:59Z"),
     (16, "2028-11-09T23:59:59Z"),

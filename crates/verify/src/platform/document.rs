@@ -1,4 +1,4 @@
-//! The OpenAPI document: whether it is one, whether it is what runs, and whether people can read it.
+//! Checks of the OpenAPI document: validity, agreement with the served routes, and the page that shows it.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -36,7 +36,7 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// Where other software keeps what should not be open, or where Kith has kept something.
+/// Common paths of other software that should not be public, and former paths of Kith.
 const ELSEWHERE: &[&str] = &[
     "/admin",
     "/debug",
@@ -81,7 +81,8 @@ async fn is_what_runs(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// How many operations are served as documented, and at how many other addresses nothing is.
+/// Checks that every operation is served and no undocumented path is. Returns the numbers of operations and
+/// of other paths.
 async fn both_ways(run: &Run, document: &Value) -> Result<(usize, usize), Shortfall> {
     let operations = Operation::all(document);
     let paths: BTreeSet<_> = operations.iter().map(|operation| operation.path).collect();
@@ -108,7 +109,8 @@ async fn both_ways(run: &Run, document: &Value) -> Result<(usize, usize), Shortf
     Ok((operations.len(), others.len()))
 }
 
-/// Whether the address of these operations has their methods and no other. The router says so itself in `Allow`.
+/// Checks that a path has exactly the documented methods, from the `Allow` header of a rejected OPTIONS
+/// request.
 async fn has_methods(client: &Client, of_path: &[&Operation<'_>]) -> Result<(), Shortfall> {
     let (path, address) = (of_path[0].path, of_path[0].address());
     let answer = client.send(Method::OPTIONS, &address, Bytes::new()).await?;
@@ -130,7 +132,8 @@ async fn has_methods(client: &Client, of_path: &[&Operation<'_>]) -> Result<(), 
     }
 }
 
-/// Addresses beside, above and below the documented ones, and those that the build that judges has.
+/// Returns paths beside, above and below the documented ones, and paths of this build that are not
+/// documented.
 fn undocumented(operations: &[Operation<'_>], own: &[Operation<'_>]) -> BTreeSet<String> {
     let mut all: BTreeSet<String> = ELSEWHERE.iter().map(|path| (*path).to_owned()).collect();
     all.extend(own.iter().map(Operation::address));
@@ -145,7 +148,7 @@ fn undocumented(operations: &[Operation<'_>], own: &[Operation<'_>]) -> BTreeSet
     all
 }
 
-/// The rules of OpenAPI 3.1.0 that its JSON Schema and its text have, as far as Kith's document uses them.
+/// Checks the rules of OpenAPI 3.1.0 as far as Kith's document uses them.
 fn well_formed(document: &Value) -> Result<(), String> {
     if !document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1.")) {
         return Err(format!("openapi is {}", document["openapi"]));
@@ -212,7 +215,7 @@ fn well_formed_operation(document: &Value, operation: &Operation<'_>) -> Result<
     Ok(())
 }
 
-/// Whether every `$ref` leads somewhere.
+/// Checks that every `$ref` resolves.
 fn references(document: &Value, part: &Value) -> Result<(), String> {
     match part {
         Value::Object(fields) => {
@@ -281,7 +284,8 @@ async fn can_be_browsed(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Whether a part of the page is what the page takes it for; `nosniff` makes browsers refuse others.
+/// Checks that a script or stylesheet has its media type and a body. Browsers reject others because of
+/// `nosniff`.
 fn is_part(directive: &str, answer: &Answer) -> Result<(), Shortfall> {
     let wanted = if directive == "script-src" { "text/javascript" } else { "text/css" };
     let kind = answer.header("content-type").unwrap_or_default();
@@ -291,7 +295,7 @@ fn is_part(directive: &str, answer: &Answer) -> Result<(), Shortfall> {
     Ok(())
 }
 
-/// The values of an attribute, wherever it stands.
+/// Returns all values of an HTML attribute.
 fn values<'h>(html: &'h str, attribute: &str) -> Vec<&'h str> {
     let start = format!(" {attribute}=\"");
     html.split(&start).skip(1).filter_map(|rest| rest.split('"').next()).collect()
@@ -343,7 +347,7 @@ async fn is_current(run: &Run) -> Result<String, Shortfall> {
     }
 }
 
-/// Where an operation stands in a document (RFC 6901).
+/// Returns the JSON pointer of an operation in the document (RFC 6901).
 fn pointer(operation: &Operation<'_>) -> String {
     let path = operation.path.replace('~', "~0").replace('/', "~1");
     format!("/paths/{path}/{}", operation.method.as_str().to_lowercase())

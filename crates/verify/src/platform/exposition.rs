@@ -1,5 +1,5 @@
-//! Reads metrics as strictly as OpenMetrics 1.0 asks, as far as counters, gauges, histograms and info go, and nothing of
-//! what they mean. <https://prometheus.io/docs/specs/om/open_metrics_spec/>
+//! Strict parser for OpenMetrics 1.0, limited to counters, gauges, histograms and info. It does not interpret
+//! the metrics. <https://prometheus.io/docs/specs/om/open_metrics_spec/>
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -9,17 +9,17 @@ use kith_readiness::{Run, Shortfall};
 pub(super) const METRICS: &str = "/api/metrics";
 const MEND_ADDRESS: &str = "run it on a machine whose address is in server.metrics_addresses";
 
-/// What stood in one answer.
+/// Parsed response.
 pub(super) struct Scrape {
     pub took: Duration,
-    /// By name and labels in order: `kith_http_requests_total{method="GET",…}`.
+    /// Values by name and sorted labels, such as `kith_http_requests_total{method="GET",…}`.
     series: HashMap<String, f64>,
-    /// Names of families, and their types.
+    /// Types by family name.
     pub families: BTreeMap<String, String>,
 }
 
 impl Scrape {
-    /// Asks for metrics now, with nobody signed in.
+    /// Requests and parses the metrics, without a token.
     pub async fn now(run: &Run) -> Result<Self, Shortfall> {
         let answer = run.anonymous().get(METRICS).await?;
         if answer.status == 403 && answer.code().as_deref() == Some("address_not_listed") {
@@ -35,12 +35,12 @@ impl Scrape {
         Ok(Self { took: answer.took, series, families })
     }
 
-    /// The value of a series, if there is one with these labels.
+    /// Returns the value of the series with exactly these labels, if there is one.
     pub fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         self.series.get(&series_of(name, labels.iter().copied())).copied()
     }
 
-    /// The value of a series that has to be there.
+    /// Returns the value of the series, or fails if it is missing.
     pub fn get(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64, Shortfall> {
         let missing =
             || Shortfall::fails(format!("there is no series {}", series_of(name, labels.iter().copied())));
@@ -60,7 +60,7 @@ fn series_of<'l>(name: &str, labels: impl Iterator<Item = (&'l str, &'l str)>) -
 
 type Parsed = (BTreeMap<String, String>, HashMap<String, f64>);
 
-/// All of it, or the first fault.
+/// Parses the text, or returns the first fault.
 fn parse(text: &str) -> Result<Parsed, String> {
     let Some(lines) = text.strip_suffix("# EOF\n") else {
         return Err("the metrics do not end with # EOF".to_owned());
@@ -75,7 +75,7 @@ fn parse(text: &str) -> Result<Parsed, String> {
                 return Err(fault("says nothing of a family"));
             };
             if name != family {
-                // A family stands in one piece.
+                // The samples of a family must be contiguous.
                 if !told.insert(name.to_owned()) {
                     return Err(fault("begins a family a second time"));
                 }
@@ -109,7 +109,7 @@ fn parse(text: &str) -> Result<Parsed, String> {
     Ok((families, series))
 }
 
-/// Whether a sample of this name can be of the family.
+/// Returns true if a sample of this name may belong to the family.
 fn belongs(name: &str, family: &str, kind: &str) -> bool {
     let Some(suffix) = name.strip_prefix(family) else { return false };
     match kind {
@@ -158,7 +158,7 @@ fn sample(line: &str) -> Option<Sample<'_>> {
     Some((name, labels, number))
 }
 
-/// The text up to the closing quote, and what follows it.
+/// Returns the unescaped text up to the closing quote, and the rest.
 fn quoted(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut chars = text.char_indices();
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_specification_allows_is_read() {
+    fn valid_openmetrics_is_parsed() {
         let text = "# HELP a_b Things. With words.\n# TYPE a_b counter\na_b_total{x=\"1\",y=\"a \\\"q\\\" }\"} 3\n\
                     # TYPE h histogram\nh_sum 0.5\nh_count 2\nh_bucket{le=\"+Inf\"} 2\n# TYPE g gauge\ng -1.5e3\n# EOF\n";
         let (families, series) = parse(text).unwrap();
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_does_not_allow_is_a_fault() {
+    fn invalid_openmetrics_is_rejected() {
         for (text, word) in [
             ("# TYPE a counter\na_total 1\n", "EOF"),
             ("a_total 1\n# EOF\n", "no family"),

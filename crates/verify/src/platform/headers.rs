@@ -1,4 +1,4 @@
-//! What every answer says to a browser: the headers, the policy, and the grade that comes of both.
+//! Checks of security headers and of the Observatory grade.
 
 use bytes::Bytes;
 use http::Method;
@@ -31,7 +31,7 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// Header and the values that are as good as each other.
+/// Headers with their accepted values.
 const STANDING: &[(&str, &[&str])] = &[
     ("x-content-type-options", &["nosniff"]),
     ("x-frame-options", &["DENY", "SAMEORIGIN"]),
@@ -41,7 +41,7 @@ const STANDING: &[(&str, &[&str])] = &[
     ("cross-origin-resource-policy", &["same-origin", "same-site"]),
 ];
 
-/// An answer of each kind, and what kind it is.
+/// Returns one response of each kind, with its description.
 async fn answers(run: &Run) -> Result<Vec<(&'static str, Answer)>, Shortfall> {
     let nobody = run.anonymous();
     let page = nobody.get("/docs").await?.expect(200)?;
@@ -73,18 +73,18 @@ async fn answers(run: &Run) -> Result<Vec<(&'static str, Answer)>, Shortfall> {
     ])
 }
 
-/// An answer to a log-in that fails, with what it would set.
+/// Returns the response to a rejected refresh, for the cookies it might set.
 async fn sign_in(run: &Run) -> Result<Answer, Shortfall> {
     let token = json!({ "refresh_token": "kith-verify" });
     run.anonymous().post("/api/v1/auth/refresh", token).await?.expect(401)
 }
 
-/// Whether answers must bind browsers to TLS. A browser takes no notice of it over plain HTTP.
+/// Returns true if responses must carry HSTS. Browsers ignore it over plain HTTP.
 fn needs_hsts(run: &Run) -> bool {
     !super::tls::is_loopback_http(&run.deployment().target().url)
 }
 
-/// The marks that count here.
+/// Returns the applicable Observatory marks.
 fn marks(answer: &Answer, needs_hsts: bool) -> Vec<observatory::Mark> {
     let mut marks = observatory::marks(&answer.headers, &answer.text());
     marks.retain(|mark| needs_hsts || mark.rule != "strict-transport-security");

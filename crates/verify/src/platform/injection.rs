@@ -1,4 +1,4 @@
-//! Input that other software would take for orders: it is refused or stays what it is.
+//! Checks against injection: hostile input is rejected or stored unchanged.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// In the form that an address can have.
+/// Injection payloads, encoded for a URL.
 const ORDERS: &[&str] = &[
     "%27%20OR%20%271%27%3D%271",
     "%27%3B%20DROP%20TABLE%20users%3B%20--",
@@ -46,9 +46,9 @@ const ORDERS: &[&str] = &[
     "%24%28sleep%204%29",
     "%7B%7B7%2A7%7D%7D",
 ];
-/// Enough of them where a parameter is parsed before anything is done with it.
+/// Number of payloads for parameters that are parsed first.
 const ENOUGH: usize = 4;
-/// No question may take so much longer than the usual one.
+/// Maximum additional duration of a request (detects time-based injection).
 const DELAY: Duration = Duration::from_millis(2_500);
 
 async fn nothing_is_injected(run: &Run) -> Result<String, Shortfall> {
@@ -57,13 +57,13 @@ async fn nothing_is_injected(run: &Run) -> Result<String, Shortfall> {
     let admin = Some(run.admin().await?);
     let (mut asked, mut parameters, mut slowest) = (0, 0, Duration::ZERO);
     for operation in &Operation::all(&document) {
-        // What an administrator writes is everybody's.
+        // An administrator's write would affect all users.
         let may_ask =
             admin.as_ref().filter(|_| operation.permission().is_some() && operation.method.is_safe());
         let client = may_ask.unwrap_or(&person);
         let places = operation.parameters("path").chain(operation.parameters("query"));
         for parameter in places.filter(|_| !operation.is_for_development()) {
-            // Writes with a query are told what they are by their path, and end no more sessions than they should.
+            // Skips query parameters of writes: a changed filter could end more sessions than intended.
             if parameter.place == "query" && operation.method != http::Method::GET {
                 continue;
             }
@@ -95,14 +95,14 @@ async fn nothing_is_injected(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// What to put into a parameter: less where many ask already, and where it is parsed first.
+/// Selects payloads for a parameter: fewer for parsed parameters and for deprecated paths.
 fn orders(parameter: &Parameter<'_>, operation: &Operation<'_>) -> impl Iterator<Item = &'static str> {
     let schema = parameter.schema;
     let is_parsed = schema["type"] != "string"
         || schema["enum"].is_array()
         || !schema["format"].is_null()
         || parameter.name == "cursor";
-    // What was the name once leads to the same handler.
+    // A deprecated path has the same handler as the current one.
     let is_old = operation.json()["deprecated"] == true;
     let n = if is_old {
         2
@@ -111,7 +111,7 @@ fn orders(parameter: &Parameter<'_>, operation: &Operation<'_>) -> impl Iterator
     } else {
         ORDERS.len()
     };
-    // Others among them each time.
+    // Rotates the selection.
     let from = parameter.name.len() % (ORDERS.len() - n + 1);
     ORDERS[from..from + n].iter().copied()
 }
@@ -121,7 +121,7 @@ struct Found {
     took: Duration,
 }
 
-/// Asks with `value` in the parameter's place; how many rows came.
+/// Sends `value` as the parameter and returns the number of rows in the response.
 async fn rows(
     client: &Client,
     operation: &Operation<'_>,
@@ -163,7 +163,7 @@ fn is_harmless(answer: &Answer) -> Result<(), Shortfall> {
     Ok(())
 }
 
-/// Keeps orders as texts and reads them back; how many.
+/// Stores payloads as text and reads them back unchanged. Returns their number.
 async fn texts_stay(person: &Client) -> Result<usize, Shortfall> {
     const ITEMS: &str = "/api/v1/spaces/me/kith-verify-orders";
     let texts = [
@@ -190,7 +190,7 @@ async fn texts_stay(person: &Client) -> Result<usize, Shortfall> {
     Ok(texts.len() * 2)
 }
 
-/// What browsers run in one place or another.
+/// Cross-site scripting payloads.
 const SCRIPTS: &[&str] = &[
     "<script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
@@ -203,7 +203,7 @@ const SCRIPTS: &[&str] = &[
     "<a href=javascript:alert(1)>x</a>",
     "&lt;script&gt;alert(1)&lt;/script&gt;",
 ];
-/// No nickname is longer.
+/// Maximum length of a nickname.
 const NICKNAME_CHARS: usize = 40;
 
 async fn scripts_stay_text(run: &Run) -> Result<String, Shortfall> {
@@ -262,7 +262,7 @@ fn stays_text(answer: &Answer, at: &str, kept: &str) -> Result<(), Shortfall> {
     is_no_page(answer)
 }
 
-/// Whether no browser takes an answer for a page, or runs what is in it.
+/// Fails if a browser could render the response as a page or run scripts in it.
 fn is_no_page(answer: &Answer) -> Result<(), Shortfall> {
     let of = |name| answer.header(name).unwrap_or_default();
     let fails = |what: String| Err(Shortfall::fails(format!("{} {what}", answer.asked)));
@@ -278,7 +278,7 @@ fn is_no_page(answer: &Answer) -> Result<(), Shortfall> {
     Ok(())
 }
 
-/// What is refused is told as JSON too, whatever stood in the address.
+/// Checks that rejections are JSON even if the URL contains a payload.
 async fn refusals_do_not_echo(client: &Client) -> Result<(), Shortfall> {
     let script = "%3Cscript%3Ealert(1)%3C%2Fscript%3E";
     for path in

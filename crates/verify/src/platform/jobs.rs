@@ -1,4 +1,4 @@
-//! What is done in the background: that it is, and in time.
+//! Check that the scheduled jobs of modules run on time.
 
 use kith_readiness::{Check, Run, Shortfall};
 use serde_json::Value;
@@ -12,7 +12,7 @@ pub(super) const CHECKS: &[Check] = &[Check {
     run: |run| Box::pin(runs_on_time(run)),
 }];
 
-/// What was done in a minute is written down a little after it.
+/// Delay until the runs of a minute are recorded.
 const WRITTEN_WITHIN_MS: i64 = 75_000;
 
 async fn runs_on_time(run: &Run) -> Result<String, Shortfall> {
@@ -32,7 +32,7 @@ async fn runs_on_time(run: &Run) -> Result<String, Shortfall> {
     Ok(format!("{} things are done again and again, each in time, and none failed within a day", all.len()))
 }
 
-/// What is wrong with how one of them fares.
+/// Returns the fault of a scheduled job, if it is paused, never due or late.
 fn fault(one: &Value) -> Option<String> {
     let kind = one["kind"].as_str().unwrap_or("(unnamed)");
     let number = |name: &str| one[name].as_i64();
@@ -42,7 +42,7 @@ fn fault(one: &Value) -> Option<String> {
     let Some((every_ms, now)) = number("every_ms").zip(number("now")) else {
         return Some(format!("{kind} is never due"));
     };
-    // Nothing is late that was declared a moment ago.
+    // A job that was declared recently is not late.
     let last = number("completed_in").into_iter().chain(number("since")).max().unwrap_or(0);
     let late_ms = now - last - 2 * every_ms - WRITTEN_WITHIN_MS;
     if late_ms > 0 {
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_late_paused_or_failing_is_told() {
+    fn late_paused_and_failing_schedules_are_reported() {
         let now = 10_000_000_i64;
         let good = json!({ "kind": "a.b", "paused": false, "every_ms": 60_000, "since": 0, "now": now,
             "completed_in": now - 60_000, "failed": 0, "dead": 0 });

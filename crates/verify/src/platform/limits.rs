@@ -1,4 +1,4 @@
-//! Coarse limits: where they are, and that nobody gets around them.
+//! Checks of the coarse rate limits: their values, and attempts to evade them.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -29,23 +29,23 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// The setting, the name that answers have for it, and a route that nobody needs.
+/// Setting, name in responses, and an otherwise unused route of each limit class.
 const CLASSES: [(&str, &str, Method, &str); 3] = [
     ("auth_per_minute", "auth", Method::POST, "/api/v1/auth/logout"),
     ("partner_lists_per_minute", "partner-lists", Method::GET, "/api/v1/partners/settings"),
     ("requests_per_minute", "requests", Method::GET, "/api/v1/ping"),
 ];
-/// The same for the routes by which programs work.
+/// Setting and name of the limit class for workers.
 const JOBS: (&str, &str) = ("jobs_per_minute", "jobs");
-/// What watches the server is never kept away.
+/// Monitoring paths, which are not limited.
 const EXEMPT: &[&str] = &["/livez", "/readyz", "/api/health", "/api/metrics"];
-/// A burst of more would be an attack.
+/// Maximum size of a burst that is sent to a deployment.
 const MOST: u64 = 6_000;
 const AT_ONCE: usize = 8;
-/// How often a variant is tried again that may have met what the minute had brought back.
+/// Number of attempts per variant, because the limit may refill in between.
 const TRIES: u32 = 3;
 
-/// How many requests a minute a class may have.
+/// Returns the configured requests per minute of a class.
 fn configured(facts: &Value, setting: &str) -> Result<u64, Shortfall> {
     let settings = &facts["configuration"]["settings"];
     if settings["server"]["without_limits"] == true {
@@ -68,7 +68,7 @@ async fn limits_are_where_they_are_set(run: &Run) -> Result<String, Shortfall> {
     for (setting, class, method, path) in CLASSES {
         classes.push((configured(&facts, setting)?, class, method, path));
     }
-    // So much is no attack only of programs: where it is set is told by the answers, and no burst shows it.
+    // The limit for workers is too large for a burst, so only its declaration is checked.
     let (jobs_setting, jobs) = JOBS;
     let jobs_limit = configured(&facts, jobs_setting)?;
     let of_class = |class: &str| {
@@ -84,7 +84,7 @@ async fn limits_are_where_they_are_set(run: &Run) -> Result<String, Shortfall> {
         let burst = burst(run, *limit, method, path).await?;
         schemas::is_problem(&document, &burst.refusal)?;
         let allowed = u64::from(burst.allowed);
-        // While it lasted, some came back.
+        // Requests that the limit refilled during the burst.
         let back = (burst.took.as_secs_f64() * *limit as f64 / 60.0).ceil() as u64;
         run.figure(&format!("{class}_configured"), *limit);
         run.figure(&format!("{class}_found"), allowed.saturating_sub(back.saturating_sub(1)));
@@ -106,7 +106,7 @@ async fn limits_are_where_they_are_set(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Whether an operation says under which limit it is, and is under the right one.
+/// Returns true if the operation is limited. Fails if it names no limit class or the wrong one.
 async fn is_limited(
     run: &Run,
     operation: &Operation<'_>,
@@ -131,14 +131,14 @@ async fn is_limited(
 }
 
 struct Burst {
-    /// How often it answered.
+    /// Number of accepted requests.
     allowed: u32,
     took: Duration,
-    /// The first refusal.
+    /// First rejection.
     refusal: Answer,
 }
 
-/// Asks until refused, from a whole allowance on.
+/// Sends requests until one is rejected, starting with a full allowance.
 #[expect(clippy::disallowed_methods, reason = "how long a burst took is measured in real time")]
 async fn burst(run: &Run, limit: u64, method: &Method, path: &str) -> Result<Burst, Shortfall> {
     if limit > MOST {
@@ -147,7 +147,7 @@ async fn burst(run: &Run, limit: u64, method: &Method, path: &str) -> Result<Bur
     }
     let client = run.anonymous();
     let first = client.send(method.clone(), path, Bytes::new()).await?;
-    // `"auth";r=59;t=1`: in how many seconds all of it is there again.
+    // `"auth";r=59;t=1`: `t` is the number of seconds until the allowance is full.
     let whole_in =
         first.header("ratelimit").and_then(|told| told.rsplit("t=").next()?.parse().ok()).unwrap_or(60);
     client.wait(Duration::from_secs(whole_in)).await;
@@ -176,7 +176,7 @@ async fn burst(run: &Run, limit: u64, method: &Method, path: &str) -> Result<Bur
     Ok(Burst { allowed, took, refusal })
 }
 
-/// Whether it answers again when `Retry-After` says so.
+/// Checks that a request is accepted after `Retry-After`.
 async fn comes_back(run: &Run, method: &Method, path: &str, refusal: &Answer) -> Result<(), Shortfall> {
     let Some(seconds) = refusal.retry_after().filter(|seconds| (1..=60).contains(seconds)) else {
         return Err(Shortfall::fails(format!("{path} answered 429 without a Retry-After within its minute")));
@@ -192,7 +192,7 @@ async fn comes_back(run: &Run, method: &Method, path: &str, refusal: &Answer) ->
     Ok(())
 }
 
-/// A way to ask for the same under another name.
+/// Variant of a request that might evade the limit.
 struct Variant {
     what: &'static str,
     client: Client,
@@ -218,7 +218,7 @@ async fn nobody_gets_around(run: &Run) -> Result<String, Shortfall> {
         let answer = evades(run, method, path, variant).await?;
         match answer.status {
             429 => {}
-            // Another spelling that leads nowhere leads around nothing.
+            // A variant that does not reach the route evades nothing.
             404 | 405 => elsewhere += 1,
             status => {
                 let what = variant.what;
@@ -235,7 +235,7 @@ async fn nobody_gets_around(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Asks until refused, at most twice as often as the limit has it.
+/// Sends requests until one is rejected, at most about twice the limit.
 async fn use_up(client: &Client, limit: u64, method: &Method, path: &str) -> Result<(), Shortfall> {
     for _ in 0..limit.min(MOST) * 2 + 20 {
         if client.send_once(method.clone(), path, Bytes::new()).await?.status == 429 {
@@ -245,12 +245,13 @@ async fn use_up(client: &Client, limit: u64, method: &Method, path: &str) -> Res
     Err(Shortfall::fails(format!("{path} is never used up, and {limit} a minute is the limit")))
 }
 
-/// The answer to a variant right after the plain one was refused. A token that came back in between is no evasion.
+/// Sends a variant right after a plain request was rejected. Repeats it, because the limit may refill in
+/// between.
 async fn evades(run: &Run, method: &Method, path: &str, variant: &Variant) -> Result<Answer, Shortfall> {
     let plain = run.anonymous();
     let mut tries = 0;
     loop {
-        // What came back since is taken first.
+        // Uses up what has been refilled.
         use_up(&plain, TRIES.into(), method, path).await?;
         let answer = variant.client.send_once(method.clone(), &variant.path, Bytes::new()).await?;
         tries += 1;

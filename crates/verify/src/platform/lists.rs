@@ -1,4 +1,4 @@
-//! Lists: how long their pages are, and what they may be asked by.
+//! Checks of lists: page sizes and parameters.
 
 use std::collections::HashSet;
 
@@ -15,10 +15,10 @@ pub(super) const CHECKS: &[Check] = &[Check {
     run: |run| Box::pin(pages(run)),
 }];
 
-/// What the catalogue of the API says of every list.
+/// Default page size of every list.
 const USUAL: usize = 20;
 const LARGEST: usize = 100;
-/// A list with more than the largest page.
+/// List with more items than the maximum page size.
 const FULL: &str = "/api/v1/spaces/me/kith-verify-pages";
 
 async fn pages(run: &Run) -> Result<String, Shortfall> {
@@ -35,7 +35,7 @@ async fn pages(run: &Run) -> Result<String, Shortfall> {
             unseen += 1;
             continue;
         };
-        // A list of something that is not there tells nothing.
+        // A list of a missing resource cannot be checked.
         if list.parameters("path").next().is_some() && client.get(&list.address()).await?.status == 404 {
             absent += 1;
             continue;
@@ -65,7 +65,7 @@ fn query(list: &Operation<'_>, query: &str) -> String {
     format!("{}{query}", list.address())
 }
 
-/// Asks for pages that may be had; none may be longer than the largest.
+/// Requests valid page sizes and fails if a page is longer than allowed. Returns the number of requests.
 async fn takes_a_page(client: &Client, list: &Operation<'_>) -> Result<u32, Shortfall> {
     let questions = ["?limit=101", "", "?limit=1", "?limit=100", "?limit=9223372036854775807"];
     let asked = if is_another_name(list) { 1 } else { questions.len() };
@@ -82,12 +82,12 @@ async fn takes_a_page(client: &Client, list: &Operation<'_>) -> Result<u32, Shor
     Ok(asked as u32)
 }
 
-/// Whether it is a list under a name that it once had: the same handler.
+/// Returns true if the path is deprecated: the same handler under an old path.
 fn is_another_name(list: &Operation<'_>) -> bool {
     list.json()["deprecated"] == true
 }
 
-/// Asks for what cannot be had.
+/// Sends invalid parameters and expects rejections. Returns the number of requests.
 async fn refuses(client: &Client, list: &Operation<'_>) -> Result<u32, Shortfall> {
     let long = format!("?cursor={}", "A".repeat(4_000));
     let mut questions: Vec<String> = [
@@ -109,7 +109,7 @@ async fn refuses(client: &Client, list: &Operation<'_>) -> Result<u32, Shortfall
     for parameter in list.parameters("query") {
         let name = parameter.name;
         match name {
-            // What a list may be ordered and filtered by is declared for each collection.
+            // Sort and filter fields are declared for each collection.
             "order" => questions
                 .extend(["?order=kith_verify", "?order=id%3B%20DROP%20TABLE%20users"].map(str::to_owned)),
             "filter" => questions.extend(["?filter=kith_verify%3Aeq%3A1", "?filter=%27"].map(str::to_owned)),
@@ -141,7 +141,7 @@ fn items(answer: &Answer) -> Result<Vec<Value>, Shortfall> {
     }
 }
 
-/// Puts two items more than the largest page into a list of one's own.
+/// Fills the list with two items more than the maximum page size.
 async fn fills(reader: &Client) -> Result<(), Shortfall> {
     let have = items(&reader.get(&format!("{FULL}?limit=100")).await?.expect(200)?)?.len();
     let missing = if have == 0 { LARGEST + 2 } else { 0 };
@@ -151,7 +151,7 @@ async fn fills(reader: &Client) -> Result<(), Shortfall> {
     stream::iter(0..missing).map(add).buffer_unordered(8).try_collect::<Vec<_>>().await.map(drop)
 }
 
-/// Reads that list in pages of each length, and answers how many items it has.
+/// Reads the list with different page sizes and returns its number of items.
 async fn walk(reader: &Client) -> Result<usize, Shortfall> {
     for (question, wanted) in
         [("", USUAL), ("?limit=100", LARGEST), ("?limit=101", LARGEST), ("?limit=5000", LARGEST)]

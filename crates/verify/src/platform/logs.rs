@@ -1,4 +1,4 @@
-//! The log: lines of JSON with levels that can be changed, and nothing in them that nobody may know.
+//! Checks of the log: JSON lines, changeable level, and no secrets.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -33,10 +33,10 @@ pub(super) const CHECKS: &[Check] = &[
 const SAMPLE: usize = 1_000;
 const SAMPLE_BYTES: u64 = 2 * 1024 * 1024;
 const LEVELS: [&str; 5] = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
-/// A line is written within some 20 ms.
+/// Maximum delay until a log line appears (usually about 20 ms).
 const SHOWS_WITHIN: Duration = Duration::from_secs(3);
 
-/// A log that grows, from where it ended when it was opened.
+/// Growing log file, with its length at the time of opening.
 struct Log {
     file: File,
     from: u64,
@@ -65,12 +65,12 @@ impl Log {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// What was written since it was opened.
+    /// Returns the text written since opening.
     fn news(&mut self) -> Result<String, Shortfall> {
         self.read(self.from)
     }
 
-    /// Waits until `word` stands in the news; false, if it does not come.
+    /// Waits until the new text contains `word`. Returns false on timeout.
     async fn shows(&mut self, word: &str) -> Result<bool, Shortfall> {
         let begin = SystemClock.now();
         let mut looks = tokio::time::interval(Duration::from_millis(20));
@@ -83,11 +83,11 @@ impl Log {
         Ok(true)
     }
 
-    /// The last lines, whole ones.
+    /// Returns the last complete lines before the time of opening.
     fn tail(&mut self) -> Result<Vec<String>, Shortfall> {
         let from = self.from.saturating_sub(SAMPLE_BYTES);
         let text = self.read(from)?;
-        // The first may be a piece of one, and so may the last.
+        // The first and the last line may be incomplete.
         let text = if from > 0 { text.split_once('\n').map_or("", |(_, rest)| rest) } else { &*text };
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         let lines: Vec<_> = whole.lines().map(str::to_owned).collect();
@@ -97,7 +97,7 @@ impl Log {
 
 const LEVEL: &str = "/api/v1/admin/log-level";
 
-/// Does `work` while the level is `level`, and puts it back as it was, whatever came of it.
+/// Runs `work` at a log level and restores the previous level in any case.
 async fn at_level<T>(
     admin: &Client,
     level: &str,
@@ -123,7 +123,7 @@ async fn set_level(admin: &Client, level: &str) -> Result<(), Shortfall> {
     admin.put(LEVEL, json!({ "level": level })).await?.expect(200).map(drop)
 }
 
-/// Asks for nothing under a request id that can be found in the log.
+/// Sends a request with a request id that can be found in the log.
 async fn leave(run: &Run, id: &str) -> Result<(), Shortfall> {
     run.anonymous().with("x-request-id", id).get("/api/v1/ping").await?.expect(204).map(drop)
 }
@@ -180,7 +180,7 @@ async fn structured(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// What a line begins with: enough to find it, and nothing of what follows.
+/// Returns the first 80 characters of a line, which may contain no secret.
 fn shortened(line: &str) -> String {
     line.chars().take(80).collect()
 }
@@ -222,7 +222,7 @@ async fn silent(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Sends the marks where things go wrong, and says how many requests it took.
+/// Sends markers in failing requests. Returns the number of requests.
 async fn probe(run: &Run, [secret, address, token]: &[String; 3]) -> Result<usize, Shortfall> {
     let anonymous = run.anonymous();
     let email = format!("{address}@kith-verify.invalid");

@@ -1,10 +1,10 @@
-//! Whether the server runs on the machine that judges it, where the kernel can be asked about it.
+//! Access to the server's process, if it runs on this machine.
 
 use std::path::PathBuf;
 
 use kith_readiness::{Run, Shortfall};
 
-/// The server's process, if it is one of this machine's.
+/// Returns the process id of the server, if it runs on this machine.
 pub(super) async fn process_here(run: &Run) -> Result<Option<u64>, Shortfall> {
     let process = run.facts().await?["process"].clone();
     let here = run.deployment().target().machine.as_deref();
@@ -16,7 +16,7 @@ pub(super) async fn is_here(run: &Run) -> Result<bool, Shortfall> {
     process_here(run).await.map(|process| process.is_some())
 }
 
-/// The server's log, as a file: the one that was named, or where its standard error goes.
+/// Returns the server's log file: the one given, or the target of its standard error.
 pub(super) async fn log_file(run: &Run) -> Result<PathBuf, Shortfall> {
     if let Some(named) = &run.deployment().target().logs {
         return Ok(named.clone());

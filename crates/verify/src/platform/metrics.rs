@@ -1,4 +1,4 @@
-//! Metrics: that they can be read, by those who may, and that they move as the server works.
+//! Checks of metrics: format, access, and agreement with the traffic.
 
 use std::time::Duration;
 
@@ -42,17 +42,18 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 const SCRAPE_WITHIN: Duration = Duration::from_millis(200);
-/// Paths that do not exist, and are asked for.
+/// Number of requests for paths that do not exist.
 const NOWHERE: usize = 10;
 const MOST_SERIES: usize = 20_000;
 const SUCCESSES: u32 = 20;
 const FAILURES: u32 = 7;
-/// By how much two readings of a process's memory may differ, in percent.
+/// Tolerated difference of two memory readings in percent.
 const APART_PERCENT: f64 = 5.0;
 
 async fn readable(run: &Run) -> Result<String, Shortfall> {
     let mut first = Scrape::now(run).await?;
-    // What runs for the first time meanwhile has series of its own; growth that paths cause comes back each time.
+    // Series that appear once are not caused by the requested paths, so the smallest growth of three rounds
+    // counts.
     let mut grown = usize::MAX;
     for round in 0..3 {
         for n in 0..NOWHERE {
@@ -78,7 +79,7 @@ async fn readable(run: &Run) -> Result<String, Shortfall> {
     run.figure("series", series);
     run.figure("families", first.families.len());
     run.figure("scrape_ms", u64::try_from(median.as_millis()).unwrap_or(u64::MAX));
-    // One or two may be others' first of their kind.
+    // A few new series may come from other traffic.
     if grown >= NOWHERE {
         return Err(Shortfall::fails(format!("{NOWHERE} paths that do not exist made {grown} new series")));
     }
@@ -96,20 +97,20 @@ async fn readable(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// To whom metrics are open, by its settings and as seen from here.
+/// Checks which addresses may read metrics, by the settings and by a request from here.
 async fn not_public(run: &Run) -> Result<String, Shortfall> {
     let settings = run.facts().await?["configuration"]["settings"]["server"].clone();
     if !settings["metrics_addresses"].is_array() {
         return Err(Shortfall::fails("metrics are open to everybody"));
     }
     let listed = ListedNetwork::all(&settings["metrics_addresses"]);
-    // Addresses for examples (RFC 5737, RFC 3849), a well-known resolver's, and the first of all.
+    // Documentation addresses (RFC 5737, RFC 3849) and well-known public ones.
     for outside in ["203.0.113.9", "8.8.8.8", "1.0.0.1", "2001:db8::9", "2606:4700:4700::1111"] {
         if outside.parse().is_ok_and(|ip| listed.iter().any(|network| network.contains(ip))) {
             return Err(Shortfall::fails(format!("server.metrics_addresses opens metrics to {outside}")));
         }
     }
-    // Behind a proxy on the same machine that is not known as one, everybody seems to ask from here.
+    // Behind an unconfigured proxy on the same machine, all requests seem to come from loopback.
     let url: Option<http::Uri> = run.deployment().target().url.parse().ok();
     let host = url.as_ref().and_then(|url| url.host()).unwrap_or_default().trim_matches(['[', ']']);
     let is_loopback =
@@ -158,7 +159,7 @@ async fn red(run: &Run) -> Result<String, Shortfall> {
     let asked = [SUCCESSES, FAILURES, SUCCESSES + FAILURES].map(f64::from);
     let names = ["answers with 2xx", "answers with 4xx", "times taken"];
     for ((moved, asked), name) in moved.iter().zip(asked).zip(names) {
-        // Others may ask as well.
+        // Other traffic may count at the same time.
         if *moved < asked {
             return Err(Shortfall::fails(format!("{name} moved by {moved} under {asked} requests")));
         }
@@ -240,14 +241,14 @@ async fn machine(run: &Run) -> Result<String, Shortfall> {
     compare(run, process).await
 }
 
-/// Resident memory of a process of this machine, as the kernel counts it (proc(5)).
+/// Returns the resident memory of a local process from the kernel (proc(5)).
 fn resident_bytes_of(process: u64) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// Reads both as close together as can be, a few times: memory moves.
+/// Compares both readings several times, because memory use changes in between.
 async fn compare(run: &Run, process: u64) -> Result<String, Shortfall> {
     let mut apart = f64::INFINITY;
     for _ in 0..5 {

@@ -1,4 +1,4 @@
-//! What shows on a running deployment that the platform does what it should. A file a subject, a function a row.
+//! Checks of the platform on a running deployment. One file per subject, one function per row.
 
 mod api_keys;
 mod bodies;
@@ -30,7 +30,7 @@ mod traces;
 
 use kith_readiness::Check;
 
-/// All of them.
+/// All platform checks.
 pub(crate) const CHECKS: &[&[Check]] = &[
     surface::CHECKS,
     document::CHECKS,

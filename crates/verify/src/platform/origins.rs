@@ -1,4 +1,4 @@
-//! Pages of other origins: which may read, and that none can act in somebody's name.
+//! Checks of cross-origin access: CORS and cross-site request forgery.
 
 use bytes::Bytes;
 use http::Method;
@@ -24,7 +24,7 @@ pub(super) const CHECKS: &[Check] = &[
 
 const EVIL: &str = "https://evil.example";
 
-/// The origins that the configuration lists.
+/// Returns the configured origins.
 async fn listed(run: &Run) -> Result<Vec<String>, Shortfall> {
     let facts = run.facts().await?;
     let listed = facts.pointer("/configuration/settings/server/cors_origins").and_then(Value::as_array);
@@ -37,7 +37,7 @@ async fn listed(run: &Run) -> Result<Vec<String>, Shortfall> {
     Ok(listed.iter().filter_map(|origin| origin.as_str().map(str::to_owned)).collect())
 }
 
-/// Origins that look like `good` and are not.
+/// Returns origins that resemble `good` but are not allowed.
 fn hostile(good: &str) -> Vec<String> {
     let (scheme, host) = good.split_once("://").unwrap_or(("https", good));
     let other = if scheme == "https" { "http" } else { "https" };
@@ -67,7 +67,7 @@ async fn only_listed_origins(run: &Run) -> Result<String, Shortfall> {
             is_let_in(&answer, origin)?;
         }
     }
-    // In development mode pages of the machine itself may read.
+    // Development mode also allows origins of the machine itself.
     let mode = run.facts().await?.pointer("/configuration/settings/server/mode").cloned();
     let good = match listed.first() {
         Some(listed) => listed.clone(),
@@ -99,7 +99,7 @@ async fn only_listed_origins(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// The answers to a page of this origin: to a read, and to the question whether it may write.
+/// Returns the responses to a cross-origin read and to a preflight request for a write.
 async fn both(run: &Run, origin: &str) -> Result<[Answer; 2], Shortfall> {
     const ME: &str = "/api/v1/me";
     let page = run.anonymous().with("origin", origin);
@@ -145,7 +145,8 @@ async fn no_cookie_acts(run: &Run) -> Result<String, Shortfall> {
         seen.extend(cross_site(&framed, operation).await?);
         writes += 1;
     }
-    // What is of the declared form in all but its type is refused for its type, of whomever it is.
+    // A valid body with another media type must be rejected because of its media type, regardless of the
+    // caller.
     let theme = Bytes::from(json!({ "theme": "framed" }).to_string());
     for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
         let typed = person.client.with("content-type", kind).with("origin", EVIL);
@@ -172,14 +173,14 @@ async fn no_cookie_acts(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// What a page of another site could make a browser send, with whatever cookies there are.
+/// Sends the requests that a page of another site could cause a browser to send.
 async fn cross_site(framed: &Client, operation: &Operation<'_>) -> Result<Vec<Answer>, Shortfall> {
     let body = operation.body().map_or_else(|| json!({}), |schema| operation.sample(schema)).to_string();
     let mut answers = Vec::new();
     for kind in ["text/plain", "application/x-www-form-urlencoded", "application/json"] {
         let is_json = kind == "application/json";
         if is_json && !operation.wants_token() {
-            // Whoever sends the right words from wherever may do it: they act in nobody's name.
+            // An operation without a token acts on behalf of no user, so forgery does not apply.
             continue;
         }
         let mut page = framed.with("content-type", kind);

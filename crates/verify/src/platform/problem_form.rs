@@ -1,4 +1,4 @@
-//! Refusals and faults: one form for all, and nothing of the inside in it.
+//! Checks that all errors are problems in one format and reveal no internals.
 
 use bytes::Bytes;
 use http::Method;
@@ -15,7 +15,7 @@ pub(super) const CHECKS: &[Check] = &[Check {
     run: |run| Box::pin(one_form(run)),
 }];
 
-/// What no answer may tell: where the code is, what it is made of, what it asks the database.
+/// Patterns of internals that no response may contain: code locations, libraries and SQL.
 pub(super) const LEAKS: &[&str] = &[
     "panicked",
     "stack backtrace",
@@ -49,7 +49,7 @@ pub(super) const LEAKS: &[&str] = &[
     "Err(",
 ];
 
-/// The first trace of the inside in an answer.
+/// Returns the first leaked pattern in a response.
 pub(super) fn leak(answer: &Answer) -> Option<&'static str> {
     let text = answer.text();
     LEAKS.iter().find(|pattern| text.contains(**pattern)).copied()
@@ -113,7 +113,7 @@ async fn one_form(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Every operation that wants a token, asked without one.
+/// Sends every operation that requires a token without one. Returns expected status and response.
 async fn refusals_elsewhere(
     run: &Run,
     operations: &[Operation<'_>],
@@ -126,7 +126,7 @@ async fn refusals_elsewhere(
     Ok(answers)
 }
 
-/// The largest body that is taken, as the configuration says.
+/// Returns the configured maximum body size.
 pub(super) async fn body_limit(run: &Run) -> Result<usize, Shortfall> {
     let facts = run.facts().await?;
     let limit =

@@ -1,16 +1,16 @@
-//! The schemas of a served document, by which answers are judged.
+//! Validation of responses against the schemas of a served OpenAPI document.
 
 use jsonschema::{Validator, draft202012};
 use kith_readiness::{Answer, Shortfall};
 use serde_json::{Value, json};
 
-/// What a problem declares itself as (RFC 9457).
+/// Media type of problems (RFC 9457).
 const PROBLEM_JSON: &str = "application/problem+json";
 
-/// Asks whether `value` is as `schema`, a part of `document`, has it.
+/// Validates `value` against `schema`, which is part of `document`.
 ///
 /// # Errors
-/// The first fault, without what was sent.
+/// Returns the first fault, with the offending value masked.
 pub fn fits(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     let validator = validator(document, schema)?;
     match validator.iter_errors(value).next() {
@@ -19,19 +19,19 @@ pub fn fits(document: &Value, schema: &Value, value: &Value) -> Result<(), Strin
     }
 }
 
-/// `schema`, which may refer to the components of `document`.
+/// Compiles `schema`, which may refer to the components of `document`.
 ///
 /// # Errors
-/// If it is no schema of draft 2020-12.
+/// Returns a message if it is not a valid schema of draft 2020-12.
 pub fn validator(document: &Value, schema: &Value) -> Result<Validator, String> {
     let schema = json!({ "allOf": [schema], "components": document["components"] });
     draft202012::options().offline().build(&schema).map_err(|fault| fault.masked().to_string())
 }
 
-/// Whether a problem is one: as the document has it, of this request, and declared as one.
+/// Checks that a response is a problem: media type, schema, status and request id.
 ///
 /// # Errors
-/// What is not so.
+/// Returns [`Shortfall::Fails`] with the first fault.
 pub fn is_problem(document: &Value, answer: &Answer) -> Result<(), Shortfall> {
     let asked = &answer.asked;
     let fault = |what: &str| Err(Shortfall::fails(format!("{asked} answered {} {what}", answer.status)));

@@ -1,4 +1,4 @@
-//! Secrets: that nobody else knows them, that they are long and young enough, and that default passwords open nothing.
+//! Checks of secrets: confidentiality, length, age, and default passwords.
 
 use kith_kernel::{Clock as _, SystemClock, Timestamp, days};
 use kith_readiness::{Check, Run, Shortfall};
@@ -28,7 +28,7 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// Addresses and passwords that products come with; each is tried once, so that nobody is locked out.
+/// Default credentials of common products. Each is tried once, so that no account is locked.
 const WELL_KNOWN: &[(&str, &str)] = &[
     ("admin@example.com", "admin"),
     ("admin@example.org", "password"),
@@ -38,7 +38,7 @@ const WELL_KNOWN: &[(&str, &str)] = &[
     ("demo@example.com", "demo"),
 ];
 
-/// How long anything is kept: the policy.
+/// Maximum age of a secret in days.
 const OLDEST_DAYS: u64 = 90;
 
 fn secrets(facts: &Value) -> Result<&Vec<Value>, Shortfall> {
@@ -67,7 +67,7 @@ async fn no_defaults(run: &Run) -> Result<String, Shortfall> {
         if answer.status == 200 {
             return Err(Shortfall::fails(format!("{email} signs in with a password that everybody knows")));
         }
-        // Locked, as by anybody who has guessed before: it was not tried, and opens nothing.
+        // 423: the account was locked by others. The password was not tried.
         answer.expect_any(&[401, 423])?;
     }
     let (set, made) = (
@@ -102,7 +102,7 @@ async fn long_enough(run: &Run) -> Result<String, Shortfall> {
     let keys = run.anonymous().get("/.well-known/jwks.json").await?.expect(200)?.json();
     let keys = keys["keys"].as_array().filter(|keys| !keys.is_empty()).cloned();
     let keys = keys.ok_or_else(|| Shortfall::fails("no signing key is published"))?;
-    // The policy: Ed25519, whose keys have one size (RFC 8037).
+    // Policy: Ed25519, whose keys have a fixed size (RFC 8037).
     let other = keys.iter().find(|key| key["kty"] != "OKP" || key["crv"] != "Ed25519");
     if let Some(key) = other {
         return Err(Shortfall::fails(format!("signing key {} is no Ed25519 key", key["kid"])));
@@ -121,7 +121,7 @@ async fn young_enough(run: &Run) -> Result<String, Shortfall> {
         Some(now.since(at).as_secs() / days(1).as_secs())
     };
     let mut oldest = 0;
-    // A key that retires is on its way out; of the others only the newest signs.
+    // A retiring key does not sign, so only the newest key counts.
     let keys: Vec<_> = facts["signing_keys"].as_array().into_iter().flatten().collect();
     let newest = keys.iter().filter_map(|key| age_days(&key["created_at"])).min();
     let newest = newest.ok_or_else(|| Shortfall::fails("the server names no signing key with an age"))?;

@@ -1,4 +1,4 @@
-//! Settings: that all are told, none lacks, and what runs is what was meant.
+//! Checks of settings: all are reported, none is missing, and the running values are the configured ones.
 
 use std::collections::BTreeSet;
 
@@ -43,7 +43,7 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// What an answer shows instead of a secret, and instead of one that nobody set.
+/// Values shown instead of a secret that is set, and of one that is not.
 const MASKS: [&str; 2] = ["***", ""];
 const SECRETS: [&str; 5] = [
     "/auth/jwt_secret",
@@ -170,7 +170,7 @@ async fn shown(run: &Run) -> Result<String, Shortfall> {
         let keys = keys.ok_or_else(|| Shortfall::fails(format!("section {section} is not shown")))?;
         run.figure(section, Value::Object(keys.clone()));
     }
-    // No answer of Kith's sets one; tokens travel in headers and bodies.
+    // Kith sets no cookies. Tokens travel in headers and bodies.
     let health = run.anonymous().get("/api/health").await?.expect(200)?;
     let headers: Map<_, _> = health
         .headers

@@ -1,4 +1,4 @@
-//! The surface of the API: what every operation has in common, and what the server says of itself.
+//! Checks that apply to every operation, and checks of the health endpoints.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// Where the session ends that the walk is made with: the last stop.
+/// Returns true if the operation ends the session used by the walk, so it must come last.
 fn ends_sessions(operation: &Operation<'_>) -> bool {
     operation.method == Method::DELETE && operation.path == "/api/v1/auth/sessions"
 }
@@ -49,7 +49,7 @@ async fn answers_as_declared(run: &Run) -> Result<String, Shortfall> {
     for operation in &operations {
         let reads = operation.method == Method::GET;
         if operation.is_for_development() && !reads {
-            // What it changes is everybody's.
+            // Development operations change the state of all users.
             continue;
         }
         walk.ask(&nobody, operation, None).await?;
@@ -137,7 +137,7 @@ impl Walk<'_> {
     }
 }
 
-/// How often is asked, and seen in the histogram.
+/// Number of requests that must appear in the histogram.
 const TIMES: u32 = 7;
 
 async fn is_timed(run: &Run) -> Result<String, Shortfall> {
@@ -173,7 +173,7 @@ async fn is_timed(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// How many requests to `path` the histogram of durations has counted.
+/// Returns the number of requests to `path` in the duration histogram.
 async fn count_of(run: &Run, path: &str) -> Result<u64, Shortfall> {
     const METRICS: &str = "/api/metrics";
     let mut answer = run.anonymous().get(METRICS).await?;
@@ -204,7 +204,7 @@ async fn health(run: &Run) -> Result<String, Shortfall> {
     if !of_ready.iter().any(|name| name.starts_with("database:")) {
         return Err(Shortfall::fails("/readyz does not say how the database is"));
     }
-    // What restarting the process would not mend must not look like its death.
+    // A failure that a restart does not fix must not fail the liveness probe.
     if let Some(shared) = of_live.iter().find(|name| of_ready.contains(name)) {
         return Err(Shortfall::fails(format!("/livez depends on {shared}, as /readyz does")));
     }

@@ -1,4 +1,4 @@
-//! TLS as the deployment's public address speaks it, and what plain HTTP gets there.
+//! Checks of TLS at the deployment's public address, and of plain HTTP there.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -28,14 +28,14 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// A connection that is not refused by then is not open either.
+/// Timeout after which a port counts as closed.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Whoever renews certificates does it by then.
+/// Minimum remaining validity of a certificate in days.
 const LEAST_DAYS: i64 = 21;
 const ON_THIS_MACHINE: &str =
     "the target is plain HTTP on this machine: TLS ends in front of it, and was not asked";
 
-/// Where to ask.
+/// Address of the target.
 struct Place {
     is_tls: bool,
     host: String,
@@ -54,18 +54,18 @@ impl Place {
         self.host == "localhost" || self.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
     }
 
-    /// What a `ClientHello` names: names, not addresses (RFC 6066).
+    /// Returns the server name to send. `None` for an IP address (RFC 6066).
     fn name(&self) -> Option<&str> {
         self.host.parse::<IpAddr>().is_err().then_some(&*self.host)
     }
 }
 
-/// Whether a target is plain HTTP on the machine that asks, where nobody can listen in.
+/// Returns true if the URL is plain HTTP to a loopback address.
 pub(super) fn is_loopback_http(url: &str) -> bool {
     Place::of(url).is_some_and(|place| !place.is_tls && place.is_loopback())
 }
 
-/// Where TLS is to be, or why it can be nowhere.
+/// Returns the address to check, or the reason for which TLS does not apply.
 fn place(run: &Run) -> Result<Place, Shortfall> {
     let url = &run.deployment().target().url;
     let place = Place::of(url);
@@ -77,7 +77,7 @@ fn place(run: &Run) -> Result<Place, Shortfall> {
     Ok(place)
 }
 
-/// Where TLS ends before this machine, what was not seen is unknown, however sure one is.
+/// Turns "not applicable" into "unmeasured": TLS may be terminated before this machine.
 async fn unmeasured_here(
     found: impl Future<Output = Result<String, Shortfall>>,
 ) -> Result<String, Shortfall> {
@@ -111,7 +111,7 @@ async fn plain_http(run: &Run) -> Result<String, Shortfall> {
     })
 }
 
-/// The answer as text; none, if nobody is there.
+/// Sends a request over plain TCP and returns the response as text, or `None` if nothing responds.
 async fn ask_plainly(host: &str, port: u16, request: &str) -> Result<Option<String>, Shortfall> {
     let connected = tokio::time::timeout(PATIENCE, TcpStream::connect((host, port))).await;
     let Ok(Ok(mut stream)) = connected else { return Ok(None) };
@@ -120,7 +120,7 @@ async fn ask_plainly(host: &str, port: u16, request: &str) -> Result<Option<Stri
         stream.write_all(request.as_bytes()).await?;
         (&mut stream).take(64 << 10).read_to_end(&mut answer).await
     };
-    // Whoever closes without a word has answered nothing.
+    // A connection that closes without data has no response.
     let _ = tokio::time::timeout(PATIENCE, exchange).await;
     Ok((!answer.is_empty()).then(|| String::from_utf8_lossy(&answer).into_owned()))
 }
@@ -149,13 +149,13 @@ fn is_redirect(place: &Place, port: u16, answer: &str) -> Result<(), Shortfall> 
     }
 }
 
-/// What TLS there is, or what is wrong with it. The finding of SEC-10, which SEC-07 needs too.
+/// Checks the TLS configuration. Result of SEC-10, also used by SEC-07.
 pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
     let place = place(run)?;
     if !place.is_tls {
         return Err(Shortfall::fails(format!("{} is asked over plain HTTP", place.host)));
     }
-    // The client verifies name, dates and chain against the system's authorities and fetches nothing that is missing.
+    // The client verifies name, dates and chain, and does not fetch missing certificates.
     let answer = run.anonymous().get("/livez").await.map_err(|refused| {
         if refused.why.contains("certificate") { Shortfall::fails(refused.why) } else { refused.into() }
     })?;
@@ -196,7 +196,7 @@ pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// What the host replies to one version with these suites.
+/// Offers one version with these suites and returns the reply.
 async fn offer(place: &Place, version: u16, suites: &[u16]) -> Result<Reply, Shortfall> {
     let hello = Hello { version, suites, name: place.name() }.to_bytes();
     let exchange = async {
@@ -204,7 +204,7 @@ async fn offer(place: &Place, version: u16, suites: &[u16]) -> Result<Reply, Sho
         stream.write_all(&hello).await?;
         let mut bytes = vec![0; 512];
         let mut have = 0;
-        // Until it is clear; the server then waits for more of a handshake that does not go on.
+        // Reads until the reply is clear. The server then waits for a handshake that is not continued.
         while have < bytes.len() {
             match stream.read(&mut bytes[have..]).await {
                 Ok(0) | Err(_) => break,
@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_plain_http_on_this_machine_needs_no_tls() {
+    fn loopback_http_needs_no_tls() {
         for url in ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:8080", "http://127.9.9.9/"] {
             assert!(is_loopback_http(url), "{url}");
         }
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_the_way_to_https_on_the_same_host_is_a_redirect() {
+    fn only_https_redirect_to_same_host_is_accepted() {
         let place = Place::of("https://kith.example").unwrap();
         let is_well = |answer: &str| is_redirect(&place, 80, answer).is_ok();
         assert!(is_well("HTTP/1.1 308 X\r\nLocation: https://kith.example/api/v1/ping\r\n\r\n"));

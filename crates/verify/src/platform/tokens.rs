@@ -1,4 +1,4 @@
-//! Access tokens: what the published keys vouch for is believed, and nothing that somebody forges.
+//! Checks that access tokens verify against the published keys, and that forged ones are rejected.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, TcpListener};
@@ -32,7 +32,7 @@ pub(super) const CHECKS: &[Check] = &[
 const ME: &str = "/api/v1/me";
 const KEYS: &str = "/.well-known/jwks.json";
 
-/// What a forger has: somebody's good token, the published key it names, and a key of their own.
+/// Material of a forger: a valid token, the published key, and a key pair of the forger.
 struct Forger {
     token: String,
     header: Value,
@@ -60,18 +60,18 @@ impl Forger {
         self.token.rsplit('.').next().unwrap_or_default()
     }
 
-    /// What is said, with the signature of the forger's own key.
+    /// Returns a token signed with the forger's key.
     fn sign(&self, header: &Value, claims: &Value) -> String {
         let text = text(header, claims);
         format!("{text}.{}", URL_SAFE_NO_PAD.encode(self.own.sign(text.as_bytes())))
     }
 
-    /// What is said, with the signature of the good token.
+    /// Returns a token with the signature of the valid token.
     fn with_old_signature(&self, header: &Value, claims: &Value) -> String {
         format!("{}.{}", text(header, claims), self.signature())
     }
 
-    /// What is said, authenticated with a secret that a verifier might take the published key for.
+    /// Returns an HS256 token. A vulnerable verifier would use the public key as the secret.
     fn hs256(&self, secret: &[u8]) -> String {
         let text = text(&with(&self.header, "alg", "HS256"), &self.claims);
         let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), text.as_bytes());
@@ -172,7 +172,7 @@ async fn refused(anonymous: &Client, what: &str, token: &str) -> Result<(), Shor
 
 type Corpus = Vec<(String, String)>;
 
-/// Other algorithms than the one that is used.
+/// Forged tokens with other algorithms.
 fn of_algorithms(forger: &Forger) -> Corpus {
     let Forger { header, claims, published, .. } = forger;
     let mut all = Vec::new();
@@ -185,7 +185,7 @@ fn of_algorithms(forger: &Forger) -> Corpus {
         ));
     }
     let x = URL_SAFE_NO_PAD.encode(published);
-    // A SubjectPublicKeyInfo of Ed25519 (RFC 8410).
+    // SubjectPublicKeyInfo of an Ed25519 key (RFC 8410).
     let der = [&[0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0][..], published].concat();
     let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(&der));
     let secrets: [(&str, &[u8]); 7] = [
@@ -209,7 +209,7 @@ fn of_algorithms(forger: &Forger) -> Corpus {
     all
 }
 
-/// Keys that a header names, brings along or says where to fetch.
+/// Forged tokens whose header names, embeds or links a key.
 fn of_keys(forger: &Forger, address: &str) -> Corpus {
     let Forger { header, claims, own, .. } = forger;
     let mut all = vec![("another key's signature".to_owned(), forger.sign(header, claims))];
@@ -246,7 +246,7 @@ fn of_keys(forger: &Forger, address: &str) -> Corpus {
     all
 }
 
-/// Other claims than were signed.
+/// Forged tokens with changed claims.
 fn of_claims(forger: &Forger, other_person: &str) -> Corpus {
     let Forger { header, claims, .. } = forger;
     let now_s = claims["nbf"].as_i64().unwrap_or_default();
@@ -285,7 +285,7 @@ fn of_claims(forger: &Forger, other_person: &str) -> Corpus {
     all
 }
 
-/// What is no such token at all.
+/// Malformed tokens.
 fn of_form(forger: &Forger, refresh_token: &str) -> Corpus {
     let token = &forger.token;
     let (signed, signature) = token.rsplit_once('.').unwrap_or_default();
@@ -302,14 +302,14 @@ fn of_form(forger: &Forger, refresh_token: &str) -> Corpus {
     all.map(|(what, token)| (what.to_owned(), token)).into()
 }
 
-/// A listener that nobody may connect to.
+/// Listener to which the server must not connect.
 struct Trap {
     listener: TcpListener,
     address: String,
 }
 
 impl Trap {
-    /// On this machine, if the deployment is on it too.
+    /// Listens on this machine, if the deployment is on it too.
     fn beside(run: &Run) -> Option<Self> {
         let url: http::Uri = run.node().parse().ok()?;
         let host = url.host()?.trim_matches(['[', ']']);

@@ -1,5 +1,4 @@
-//! What requests leave behind: an id by which each is found again, and counters of what somebody who guards the server
-//! wants to know.
+//! Checks of observability: request ids in the log, and security counters.
 
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
@@ -81,12 +80,12 @@ async fn is_found_again(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// As much of a log's end as is searched.
+/// Number of bytes at the end of the log that are searched.
 const LOG_TAIL_BYTES: u64 = 4 * 1024 * 1024;
-/// Questions asked while the log is being written.
+/// Maximum number of attempts to find a line.
 const LOOKS: usize = 40;
 
-/// How many lines of JSON have this request id.
+/// Returns the number of JSON lines with this request id.
 async fn find_in_log(run: &Run, file: &Path, id: &str) -> Result<usize, Shortfall> {
     for _ in 0..LOOKS {
         let tail = tail(file).map_err(|error| {
@@ -100,7 +99,7 @@ async fn find_in_log(run: &Run, file: &Path, id: &str) -> Result<usize, Shortfal
         if found > 0 {
             return Ok(found);
         }
-        // The log's own thread gets on with it meanwhile.
+        // Gives the log's writer thread time.
         run.anonymous().get("/livez").await?;
     }
     Err(Shortfall::fails(format!("no line of JSON in the log has the request id {id}")))
@@ -115,9 +114,9 @@ fn tail(file: &Path) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A route with a limit of its own that nothing else in this run needs.
+/// Route with its own limit that no other check uses.
 const LIMITED: &str = "/api/v1/partners/invites";
-/// More requests than this are not sent to reach a limit.
+/// Maximum number of requests sent to reach a limit.
 const PATIENCE: usize = 1_000;
 
 async fn are_counted(run: &Run) -> Result<String, Shortfall> {
@@ -147,7 +146,7 @@ async fn are_counted(run: &Run) -> Result<String, Shortfall> {
     ] {
         let grown = after.since(&before, &series);
         run.figure(what, grown);
-        // Others may fail at the same time, and that counts too.
+        // Other failures may count at the same time.
         if grown < 1.0 {
             return Err(Shortfall::fails(format!(
                 "one was caused, and {what} were counted {grown} times: {series}"
@@ -160,7 +159,7 @@ async fn are_counted(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Asks until a limit refuses; says how many requests that took, and which limit it was.
+/// Sends requests until one is rate-limited. Returns their number and the name of the limit.
 async fn until_limited(client: &kith_readiness::Client) -> Result<(usize, String), Shortfall> {
     for n in 1..=PATIENCE {
         let answer = client.send_once(Method::GET, LIMITED, bytes::Bytes::new()).await?;

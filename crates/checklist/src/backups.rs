@@ -1,5 +1,5 @@
-//! PostgreSQL's backup and restore commands as a checklist prints them: whether what one writes is what the other
-//! reads. It runs none of them.
+//! PostgreSQL backup and restore commands in a checklist: compares the format and file that one writes with
+//! those that the other reads. Runs no command.
 
 use std::sync::LazyLock;
 
@@ -9,19 +9,19 @@ use super::outline::Outline;
 use super::report::Code;
 use super::{Draft, pattern, quote};
 
-/// Further backup and restore commands are not looked at.
+/// Maximum number of commands that are compared.
 const MOST_COMMANDS: usize = 64;
-/// Longer lines are no commands.
+/// Maximum length of a command line in bytes.
 const LONGEST: usize = 4096;
 
-/// What is said to standard error goes elsewhere.
+/// Redirections of standard error, which do not concern the backup file.
 static COMPLAINTS: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?:\s2|\s&)>{1,2}\s*(?:&1|\S+)"));
-/// What a shell replaces, as far as it can be told apart by looking.
+/// Shell expansions, placeholders and numbers, which are replaced by `*` for comparison.
 static REPLACED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"\$\([^()]*\)|\$\{[^{}]*\}|\$\w+|`[^`]*`|<[A-Za-z_-]+>|%[YmdHMSFTs]|Y{4}|[0-9]+|\*")
 });
 static STARS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\*(?:[-_.T]?\*)+"));
-/// Options of pg_restore that take the next word.
+/// Options of `pg_restore` whose value is the next word.
 const WITH_VALUE: &[&str] =
     &["-d", "-h", "-p", "-U", "-j", "-n", "-N", "-t", "-T", "-L", "-P", "-S", "-I", "-F", "-f"];
 
@@ -32,18 +32,18 @@ enum Tool {
     Psql,
 }
 
-/// One command.
+/// Backup or restore command.
 #[derive(Debug)]
 struct Command {
     tool: Tool,
-    /// For a dump, whether it writes SQL as text.
+    /// True if a dump is in plain SQL format.
     plain: bool,
-    /// The file that it writes or reads, without its folder and with `*` for what a shell replaces.
+    /// Name of the file that it writes or reads, without its folder, with `*` for shell expansions.
     file: Option<String>,
     offset: usize,
 }
 
-/// Compares them.
+/// Reports restore commands that do not match any backup command.
 pub(super) fn check(outline: &Outline, position: &dyn Fn(usize) -> usize, drafts: &mut Vec<Draft>) {
     let lines = command_lines(outline);
     let mut commands = Vec::new();
@@ -118,7 +118,8 @@ fn names(line: &str, file: &str) -> bool {
     words(line).iter().any(|word| base_name(word) == file)
 }
 
-/// What could be commands: lines of code, with continued ones joined, and code within prose.
+/// Returns possible command lines with their offsets: lines of code blocks, with continuation lines joined,
+/// and code spans.
 fn command_lines(outline: &Outline) -> Vec<(usize, String)> {
     let mut lines: Vec<(usize, String)> = Vec::new();
     for code in &outline.codes {
@@ -151,7 +152,8 @@ fn command_lines(outline: &Outline) -> Vec<(usize, String)> {
     lines
 }
 
-/// Words of a command line, quotes taken away and what a shell replaces made `*`; operators stand alone.
+/// Splits a command line into words. Quotes are removed, shell expansions become `*`, and operators are
+/// separate words.
 fn words(line: &str) -> Vec<String> {
     let line = line.replace(['"', '\'', '[', ']', ','], " ").replace("\\%", "%");
     let line = COMPLAINTS.replace_all(&line, " ");
@@ -168,7 +170,7 @@ fn words(line: &str) -> Vec<String> {
     spaced.split_whitespace().map(str::to_owned).collect()
 }
 
-/// A file's name without its folder; a compressed one is called after what it holds.
+/// Returns the file name without its folder and without suffixes of compression or encryption.
 fn base_name(path: &str) -> &str {
     let name = path.rsplit(['/', '=']).next().unwrap_or(path);
     [".gz", ".zst", ".bz2", ".xz", ".gpg", ".enc"]
@@ -207,7 +209,7 @@ fn tool(word: &str) -> Option<Tool> {
     }
 }
 
-/// Without `--format` pg_dump writes SQL as text.
+/// Returns true if pg_dump writes plain SQL, which is its default format.
 fn is_plain(options: &[String]) -> bool {
     let mut options = options.iter();
     while let Some(option) = options.next() {
@@ -222,13 +224,13 @@ fn is_plain(options: &[String]) -> bool {
     true
 }
 
-/// The format in options written together, as in `-Fc` or `-vFc`.
+/// Returns the format in combined short options, such as `-Fc` or `-vFc`.
 fn packed_format(option: &str) -> Option<&str> {
     let flags = option.strip_prefix('-').filter(|flags| !flags.starts_with('-'))?;
     flags.split_once('F').map(|(_, format)| format).filter(|format| !format.is_empty())
 }
 
-/// The file behind an operator or option.
+/// Returns the file that follows the last of these operators or options.
 fn behind<'w>(words: &'w [String], marks: &[&str]) -> Option<&'w str> {
     let at = words.iter().rposition(|word| marks.contains(&word.as_str()))?;
     words[at + 1..].iter().map(String::as_str).find(|word| *word != ">")

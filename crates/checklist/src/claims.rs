@@ -1,5 +1,5 @@
-//! Words that say all is done, beside boxes and figures that say it is not. A wish, a condition or a question is no
-//! claim.
+//! Statements that all work is done, compared with the boxes and figures that contradict them. Intentions,
+//! conditions and questions are not claims.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -12,7 +12,7 @@ use super::outline::{Block, Kind, Outline};
 use super::report::Code;
 use super::{Draft, pattern, quote};
 
-/// Longer sentences are not read.
+/// Maximum length of a sentence in bytes.
 const LONGEST: usize = 500;
 
 static READY: LazyLock<Regex> = LazyLock::new(|| {
@@ -47,7 +47,7 @@ static CONCLUDES: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 
-/// What is said to be done, and how a sentence about it begins its words.
+/// Participles that claim completed work, with the prefix of related words.
 const DEEDS: &[(&str, &str)] = &[
     ("tested", "test"),
     ("implemented", "implement"),
@@ -64,7 +64,7 @@ const DEEDS: &[(&str, &str)] = &[
     ("fixed", "fix"),
 ];
 
-/// Finds claims, and marks over open boxes.
+/// Reports claims that open boxes contradict, and ticked headings or items above open boxes.
 pub(super) fn check(
     outline: &Outline,
     items: &Items,
@@ -98,7 +98,7 @@ pub(super) fn check(
     }
 }
 
-/// A sentence of prose.
+/// Sentence of prose.
 #[derive(Debug)]
 struct Sentence {
     text: String,
@@ -106,12 +106,13 @@ struct Sentence {
     section: usize,
     kind: Kind,
     mark: Option<Mark>,
-    /// Whether it is an item with a box of its own.
+    /// True if the sentence is an item with a box.
     is_box: bool,
 }
 
 impl Sentence {
-    /// A heading without a mark is a title, and an item without a box is often a criterion.
+    /// Returns true if the sentence can be a claim. A heading without a mark is a title, and an item without
+    /// a box is often a criterion.
     fn may_claim(&self, outline: &Outline, items: &Items, of_the_whole: bool) -> bool {
         match self.kind {
             Kind::Heading => {
@@ -126,7 +127,7 @@ impl Sentence {
     }
 }
 
-/// "Production-ready checklist" names a thing; "it is production-ready" says something.
+/// Distinguishes the noun phrase "production-ready checklist" from the claim "it is production-ready".
 fn ends_there(text: &str) -> bool {
     READY.find(text).is_some_and(|found| {
         let behind = marks::without_glyphs(&text[found.end()..]);
@@ -168,7 +169,7 @@ fn beside_some(
     Some(Draft::new(claim.offset, Code::AllBesideSome, message, "Say of how many it is true."))
 }
 
-/// Sentences that say "1 of 14".
+/// Returns sentences with a partial count, such as "1 of 14", with their offsets.
 fn statements_of_some(outline: &Outline, sentences: &[Sentence]) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for sentence in sentences {
@@ -189,7 +190,7 @@ fn statements_of_some(outline: &Outline, sentences: &[Sentence]) -> Vec<(usize, 
     found
 }
 
-/// Of each section, and of those that it stands under, the first open box.
+/// Returns the first open box of each section, including its subsections.
 fn first_open(outline: &Outline, items: &Items) -> Vec<Option<usize>> {
     let mut first = vec![None; outline.sections.len()];
     for (index, item) in items.all.iter().enumerate().filter(|(_, item)| item.mark == Mark::Open) {
@@ -203,8 +204,8 @@ fn first_open(outline: &Outline, items: &Items) -> Vec<Option<usize>> {
     first
 }
 
-/// The section whose boxes a sentence speaks of: the nearest with boxes. Before the first section, and in a summary,
-/// it is the document; elsewhere a sentence speaks of something that has no boxes.
+/// Returns the section that a sentence refers to: the nearest ancestor with boxes. In the introduction and in
+/// a summary this is the whole document. Returns `None` if no ancestor has boxes.
 fn scope(outline: &Outline, items: &Items, section: usize) -> Option<usize> {
     if CONCLUDES.is_match(outline.title(section)) || outline.sections[section].level <= 1 {
         return Some(0);
@@ -313,7 +314,7 @@ fn of_block(block: &Block, found: &mut Vec<Sentence>) {
     }
 }
 
-/// Whether a line that ends at `at` goes on in the next one.
+/// Returns true if the sentence continues after the line break at `at`.
 fn goes_on(text: &str, at: usize) -> bool {
     let before = text[..at].chars().next_back();
     let after = text[at + 1..].chars().next();

@@ -1,31 +1,32 @@
-//! From bytes to text that can be read: byte order marks, UTF-16, invalid bytes, and UTF-8 that was once read as
-//! Windows-1252. It remembers where each piece stood; it never judges what the text says.
+//! Decoding of bytes to text: byte order marks, UTF-16, invalid bytes, and UTF-8 that was decoded as
+//! Windows-1252. Keeps the original positions.
 
-/// What stands for Windows-1252's bytes 0x80 to 0x9F; the five it leaves undefined are control characters, as in Latin-1.
+/// Windows-1252 characters for the bytes 0x80 to 0x9F. The five undefined bytes map to control characters, as
+/// in Latin-1.
 const UPPER: [char; 32] = [
     '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', '\u{90}',
     '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
 ];
 
-/// How deep blocks may be nested, and how far a line may be indented, before the rest of it is read as plain text.
-/// Without a bound each further line would be compared with each open block.
+/// Maximum depth of nested blocks. Deeper markers are read as plain text, because the parser compares each
+/// line with every open block (quadratic time).
 const MAX_MARKERS: usize = 48;
 const MAX_INDENT: usize = 128;
 
-/// A document's text, and where in the file as it lies there each piece of it stood.
+/// Decoded text of a document, with the positions in the original file.
 #[derive(Debug)]
 pub(super) struct Source {
-    /// The text, with mis-encoded characters put right.
+    /// Text with mis-encoded characters repaired.
     pub text: String,
-    /// The lines' first bytes in `text`.
+    /// Offsets of the lines' first bytes in `text`.
     lines: Vec<usize>,
-    /// Where a piece was put right, in the order of the text.
+    /// Repaired pieces, in order.
     repairs: Vec<Repair>,
-    /// Offsets of characters that nobody can read any more.
+    /// Offsets of characters that cannot be recovered.
     pub lost: Vec<usize>,
 }
 
-/// A piece that was put right: where its bytes are in the text, and what the file has there.
+/// Repaired piece: its range in the text, and the original characters.
 #[derive(Debug)]
 pub(super) struct Repair {
     pub start: usize,
@@ -65,18 +66,18 @@ impl Source {
         }
     }
 
-    /// What was put right, in the order of the text.
+    /// Returns the repaired pieces, in order.
     pub(super) fn repairs(&self) -> &[Repair] {
         &self.repairs
     }
 
-    /// How many lines the text has; an empty one has one.
+    /// Returns the number of lines, at least 1.
     pub(super) fn line_count(&self) -> usize {
         let last_is_empty = self.lines.last() == Some(&self.text.len());
         (self.lines.len() - usize::from(last_is_empty)).max(1)
     }
 
-    /// Line and column of a byte, both from 1; the column counts characters as they are in the file.
+    /// Returns line and column of an offset, both from 1. The column counts characters of the original file.
     pub(super) fn position(&self, offset: usize) -> (usize, usize) {
         let offset = offset.min(self.text.len());
         let line = self.lines.partition_point(|start| *start <= offset);
@@ -102,7 +103,7 @@ fn decode(bytes: &[u8]) -> String {
     }
 }
 
-/// A run of characters outside ASCII with what was mis-encoded in it put right, if anything was.
+/// Repairs mis-encoded characters in a run of non-ASCII characters. Returns `None` if there are none.
 fn repair(run: &str) -> Option<String> {
     let mut repaired = String::new();
     let mut changed = false;
@@ -124,15 +125,15 @@ fn repair(run: &str) -> Option<String> {
     changed.then_some(repaired)
 }
 
-/// The character that these were before they were mis-encoded, and how many it has become. Only sequences that nobody
-/// writes are taken: `Ã©` is one, `é…”` is not.
+/// Returns the original character of a mis-encoded sequence and the length of the sequence. Only sequences
+/// that do not occur in real text are accepted: `Ã©` is one, `é…”` is not.
 fn meant(chars: &[char]) -> Option<(char, usize)> {
     let byte = |at: usize| chars.get(at).and_then(|c| windows_1252(*c));
     let lead = byte(0)?;
     let length = match (lead, byte(1)) {
         (0xc2 | 0xc3, Some(0xa0..=0xbf)) => 2,
         (0xc2, Some(0x80..=0x9f)) if chars[1].is_control() => 2,
-        // What became of Ã, Â, œ, Œ, Š, š, Ÿ, Ž, ž, ˆ and ˜ when it happened twice.
+        // Ã, Â, œ, Œ, Š, š, Ÿ, Ž, ž, ˆ and ˜ after two wrong conversions.
         (0xc3, Some(0x82 | 0x83))
         | (0xc5, Some(0x92 | 0x93 | 0xa0 | 0xa1 | 0xb8 | 0xbd | 0xbe))
         | (0xcb, Some(0x86 | 0x9c)) => 2,
@@ -145,7 +146,7 @@ fn meant(chars: &[char]) -> Option<(char, usize)> {
     if let Some(meant) = whole {
         return Some((meant, length));
     }
-    // Bytes that Windows-1252 leaves undefined are often dropped on the way.
+    // The undefined bytes of Windows-1252 are often lost in conversion.
     match (lead, byte(1), byte(2)) {
         (0xe2, Some(0x8c), _) => Some(('❌', 2)),
         (0xe2, Some(0x98), _) => Some(('☐', 2)),
@@ -161,7 +162,7 @@ fn windows_1252(c: char) -> Option<u8> {
     }
 }
 
-/// The same text, byte for byte as long, with markers of blocks beyond the bounds made plain.
+/// Replaces block markers beyond the depth limits, without changing the length of the text.
 fn bound_depth(text: String) -> String {
     let mut bytes = text.into_bytes();
     let (mut in_prefix, mut markers, mut indent) = (true, 0, 0);
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_windows_made_of_a_character_is_read_as_that_character() {
+    fn windows_1252_mojibake_is_repaired() {
         for meant in ["✅", "❌", "☐", "☑", "✔", "⬜", "🔒", "é", "–", "“", "’", "\u{fe0f}"]
         {
             let once: String = meant.bytes().map(as_windows).collect();
@@ -203,7 +204,7 @@ mod tests {
             let twice: String = once.bytes().map(as_windows).collect();
             assert_eq!(text(twice.as_bytes()), meant, "{twice}");
         }
-        // With the undefined byte dropped on the way.
+        // The undefined byte was lost.
         assert_eq!(text("âŒ and â˜ and âœ…".as_bytes()), "❌ and ☐ and ✅");
     }
 
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_write_is_left_alone() {
+    fn valid_text_is_unchanged() {
         for text_of in ["café…”", "voilà…»", "CAFÉ” à la “crème”", "Ångström – naïve", "«ça»", "日本", "âge"]
         {
             let source = Source::read(text_of.as_bytes());
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_of_byte_order_and_sixteen_bit_units_are_understood() {
+    fn byte_order_marks_and_utf16_are_decoded() {
         assert_eq!(text(b"\xef\xbb\xbf# A"), "# A");
         assert_eq!(text(b"\xff\xfe#\0 \0A\0"), "# A");
         assert_eq!(text(b"\xfe\xff\0#\0 \0A"), "# A");
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_those_of_the_file() {
+    fn columns_refer_to_original_file() {
         let source = Source::read("é\n- âœ… âœ… x y".as_bytes());
         let at = source.text.find('x').expect("it is there");
         assert_eq!(source.position(at), (2, 11));
@@ -240,13 +241,13 @@ mod tests {
     }
 
     #[test]
-    fn lost_bytes_are_remembered() {
+    fn invalid_bytes_are_reported() {
         let source = Source::read(b"- \x85 a");
         assert_eq!((source.lost.len(), source.text.as_str()), (1, "- \u{fffd} a"));
     }
 
     #[test]
-    fn depth_is_bounded_and_offsets_stay() {
+    fn nesting_is_limited_and_offsets_are_preserved() {
         let deep = format!("{}a\n> b", "> ".repeat(1000));
         let read = text(deep.as_bytes());
         assert_eq!(read.len(), deep.len());

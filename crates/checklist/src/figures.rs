@@ -1,5 +1,5 @@
-//! Scores as people state them: "Security: 95 %", "## Testing (12/14)", a table's column. It reads them; `scores`
-//! recomputes them.
+//! Scores that a document states: "Security: 95 %", "## Testing (12/14)", table columns. Parsing only;
+//! `scores` recomputes them.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -10,7 +10,7 @@ use super::marks;
 use super::outline::{Kind, Outline};
 use super::pattern;
 
-/// Where scores stand that belong together.
+/// Place whose scores belong together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Group {
     /// Headings under one section.
@@ -25,16 +25,16 @@ pub(super) enum Group {
     Lines(usize),
 }
 
-/// A score as it is stated.
+/// Stated score.
 #[derive(Clone, Debug)]
 pub(super) struct Figure {
     pub label: String,
-    /// In percent.
+    /// Stated value in percent.
     pub percent: f64,
     pub fraction: Option<(f64, f64)>,
-    /// The percentage beside a fraction.
+    /// Percentage stated beside a fraction.
     pub beside: Option<f64>,
-    /// What stands behind it on its line.
+    /// Rest of the line after the score.
     pub tail: String,
     pub weight: Option<f64>,
     pub offset: usize,
@@ -42,9 +42,9 @@ pub(super) struct Figure {
     pub group: Group,
 }
 
-/// A document with more scores is none that people read; further ones are not looked at.
+/// Maximum number of scores that are read.
 const MOST: usize = 1000;
-/// Longer lines are prose.
+/// Maximum length of a line in bytes. Longer lines are prose.
 const LONGEST_LINE: usize = 400;
 
 const VALUE: &str = r"(?:(?P<part>\d{1,5}(?:\.\d)?)\s*(?:/|of|out\s+of)\s*(?P<whole>\d{1,5})\b(?:(?:\s+[A-Za-z]+){0,2}\W{0,4}(?P<beside>\d{1,3}(?:[.,]\d{1,3})?)\s?%)?|(?P<percent>\d{1,3}(?:[.,]\d{1,3})?)\s?%(?:\W{0,3}(?P<part2>\d{1,5})\s*(?:/|of|out\s+of)\s*(?P<whole2>\d{1,5})\b)?)";
@@ -55,7 +55,7 @@ static LINE: LazyLock<Regex> = LazyLock::new(|| {
     ))
 });
 static CELL: LazyLock<Regex> = LazyLock::new(|| pattern(&format!(r"^\W*{VALUE}(?P<tail>.*)$")));
-/// Percentages that measure something else than how much is done.
+/// Labels of percentages that do not measure progress.
 static OTHER_LABEL: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
         r"(?i)\b(cpu|memory( usage)?$|ram|disk|uptime|availability|sla|slo|error rate|errors$|traffic|rollout|canary|thresholds?|targets?|alerts?|limits?|utili[sz]ation|usage|hits?|rate$|discount|latency|p\d\d|minimum|maximum|goals?|required|weight|budget|sampl\w+|packet|loss|date|phase|step|part|day|week|page|sprint|round|version|support$|at least|up to|more than|less than|under|over|above|below)\b",
@@ -92,33 +92,33 @@ static OF_ITS_SECTION: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 impl Figure {
-    /// Whether it speaks for the others.
+    /// Returns true if it is an overall score.
     pub(super) fn is_overall(&self) -> bool {
         OVERALL.is_match(&self.label)
     }
 
-    /// Whether a fraction is one of items; others are points, given for whatever it be.
+    /// Returns true if its fraction counts items. Other fractions are points.
     pub(super) fn counts_items(&self) -> bool {
         ITEMS.is_match(&self.label) || ITEMS.is_match(&self.tail)
     }
 
-    /// Whether a fraction is one of items as far as its words tell.
+    /// Returns true if its fraction counts items, or has no unit.
     fn counts_items_or_nothing(&self) -> bool {
         self.tail.is_empty() || self.counts_items()
     }
 
-    /// Whether it is measured by other means than by boxes.
+    /// Returns true if it is measured by other means than boxes, such as test coverage.
     pub(super) fn is_measured(&self) -> bool {
         MEASURED.is_match(&self.label)
     }
 
-    /// Whether it speaks for the section in which it stands.
+    /// Returns true if it is the score of the section that contains it.
     pub(super) fn is_of_its_section(&self) -> bool {
         OF_ITS_SECTION.is_match(&self.label)
     }
 }
 
-/// Every score that the document states, in its order.
+/// Returns all stated scores, in document order.
 pub(super) fn all(outline: &Outline) -> Vec<Figure> {
     let mut figures = Vec::new();
     for block in &outline.blocks {
@@ -165,14 +165,14 @@ pub(super) fn all(outline: &Outline) -> Vec<Figure> {
 static FRACTION: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"^\W*(\d{1,5})\s*(?:/|of|out\s+of)\s*(\d{1,5})\W*$"));
 
-/// A fraction that stands alone: "1/14" behind "15 % |".
+/// Parses a fraction without a label, such as "1/14" after "15 % |".
 fn bare_fraction(text: &str) -> Option<(f64, f64)> {
     let found = FRACTION.captures(text)?;
     let number = |at: usize| found.get(at)?.as_str().parse().ok();
     number(1).zip(number(2)).filter(|(_, whole): &(f64, f64)| *whole > 0.0)
 }
 
-/// Notes that a percentage and a fraction are stated for the same thing.
+/// Records a fraction stated beside the percentage of the same score.
 fn state_beside(figure: &mut Figure, fraction: (f64, f64)) {
     if figure.fraction.is_none() && !figure.is_measured() {
         figure.beside = Some(figure.percent);
@@ -195,7 +195,7 @@ fn of_line(line: &str, group: Group, section: usize) -> Option<(Figure, usize)> 
     let of_points = words <= 3
         && matches!(group, Group::List(_) | Group::Code(_))
         && found.name("whole").is_some_and(|whole| matches!(whole.as_str(), "5" | "10" | "100"));
-    // "12/14 (95 %)" says itself what it is.
+    // A fraction with a percentage, such as "12/14 (95 %)", is always a score.
     let has_percentage = found.name("beside").is_some();
     let names_a_score = of_points || has_percentage || SCORE_WORD.is_match(line);
     let refused = label.is_empty()
@@ -211,7 +211,7 @@ fn of_line(line: &str, group: Group, section: usize) -> Option<(Figure, usize)> 
     figure.map(|figure| (figure, at))
 }
 
-/// `1.2 Security` is called Security.
+/// Removes a leading section number: `1.2 Security` becomes `Security`.
 fn without_number(label: &str) -> &str {
     let rest =
         label.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').trim_start_matches([')', ' ']);
@@ -277,7 +277,7 @@ fn of_table(outline: &Outline, table: usize) -> Vec<Figure> {
     figures
 }
 
-/// "15 %" and "1/14" in two cells of a row are stated for the same thing.
+/// Joins a percentage and a fraction in two cells of a row into one score.
 fn beside_in_rows(outline: &Outline, table: usize, figures: &mut [Figure]) {
     let row_of = |figure: &Figure| {
         let rows = outline.tables[table].rows.iter();
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_are_read_as_people_state_them() {
+    fn stated_scores_are_parsed() {
         for (text, label, percent) in [
             ("**OVERALL: 90%**", "OVERALL", 90.0),
             ("OVERALL 90 %", "OVERALL", 90.0),
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn other_percentages_are_no_scores() {
+    fn other_percentages_are_not_scores() {
         for text in [
             "CPU usage: 80%",
             "## Coverage ≥ 80%",

@@ -1,4 +1,4 @@
-//! Every box of a document with the item that it belongs to, and how many there are. It compares nothing.
+//! Boxes of a document with their items, and the counts of boxes by section.
 
 use std::collections::HashMap;
 
@@ -6,30 +6,30 @@ use super::marks::{self, Mark};
 use super::outline::{Block, Kind, Outline, Section};
 use super::report::Counts;
 
-/// A box and its item.
+/// Box with its item.
 #[derive(Debug)]
 pub(super) struct Item {
     pub mark: Mark,
-    /// What the box belongs to; in a table, the row's first words and the column's head.
+    /// Text of the item. In a table: the row's first text and the column's heading.
     pub label: String,
-    /// Where the box stands in the source.
+    /// Offset of the box in the source.
     pub offset: usize,
-    /// The block that it stands in.
+    /// Index of the block that contains the box.
     pub block: usize,
     pub section: usize,
-    /// Brackets that renderers show as text.
+    /// True for brackets that renderers show as text.
     pub malformed: bool,
 }
 
-/// All boxes, in the order of the document, and the counts of each section.
+/// All boxes in document order, with the counts of each section.
 #[derive(Debug)]
 pub(super) struct Items {
     pub all: Vec<Item>,
-    /// By section, without the sections under it.
+    /// Counts by section, without subsections.
     pub own: Vec<Counts>,
-    /// By section, with the sections under it.
+    /// Counts by section, with subsections.
     pub whole: Vec<Counts>,
-    /// By section, what its heading is marked with.
+    /// Marks of the headings, by section.
     pub headings: Vec<Option<Mark>>,
 }
 
@@ -52,13 +52,13 @@ impl Items {
         items
     }
 
-    /// Whether the only item of a section is its heading.
+    /// Returns true if the heading is the section's only item.
     pub(super) fn is_its_own_item(&self, outline: &Outline, section: usize) -> bool {
         let heading = outline.sections[section].heading;
         self.whole[section].total() == 1 && self.all.iter().any(|item| Some(item.block) == heading)
     }
 
-    /// What the document's boxes come to.
+    /// Returns the counts of the whole document.
     pub(super) fn total(&self) -> Counts {
         self.whole.first().copied().unwrap_or_default()
     }
@@ -80,7 +80,7 @@ impl Items {
         }
     }
 
-    /// A marked heading with boxes under it speaks of them; one without any is an item itself.
+    /// A marked heading without boxes under it counts as an item.
     fn take_headings_without_boxes(&mut self, outline: &Outline) {
         let has_marked_under = marked_under(outline, &self.headings);
         for (index, section) in outline.sections.iter().enumerate() {
@@ -119,7 +119,8 @@ fn is_legend(title: &str) -> bool {
     matches!(title.as_str(), "legend" | "key" | "status key" | "symbols" | "status legend" | "status icons")
 }
 
-/// What the pictures are with which headings of one level, or the items of one list, begin: boxes, or icons.
+/// Classification of the glyphs at the beginning of headings (by level) and of list items (by list): boxes or
+/// icons.
 #[derive(Debug, Default)]
 struct Icons {
     headings: HashMap<usize, Pictures>,
@@ -145,7 +146,8 @@ impl Pictures {
         }
     }
 
-    /// Whether the glyph before `text` is an icon. Done and not done side by side are a status whatever stands beside them.
+    /// Returns true if the glyph before `text` is an icon. Glyphs for done and not done in the same group are
+    /// always boxes.
     fn is_icon(self, text: &str) -> bool {
         let is_status = self.ticked && self.open;
         marks::begins_with_glyph(text)
@@ -180,7 +182,7 @@ impl Icons {
 
 fn heading_mark(title: &str, is_icon: bool) -> Option<Mark> {
     let leading = marks::leading(title).filter(|_| !is_icon).map(|found| found.mark);
-    // "Security ✅ (100%)" is marked as well.
+    // The mark may stand before brackets: "Security ✅ (100%)".
     let before_bracket =
         title.trim_end().strip_suffix([')', ']']).and_then(|title| title.rsplit_once(['(', '[']));
     let title = before_bracket.map_or(title, |(before, _)| before);
@@ -209,7 +211,8 @@ fn collect(outline: &Outline, index: usize, block: &Block, is_icon: bool, all: &
     let mut found_any = false;
     let mut before = 0;
     for (at, line) in block.lines() {
-        // "⚠ Read this first" before a paragraph warns; of an item it says that something is missing.
+        // At the beginning of a paragraph ⚠ is a warning. At the beginning of an item it marks the item as
+        // open.
         let warns = block.kind == Kind::Paragraph && line.trim_start().starts_with('⚠');
         let is_icon = is_icon && at == 0;
         if let Some(found) = marks::leading(line).filter(|_| !warns && !is_icon) {
@@ -227,13 +230,14 @@ fn collect(outline: &Outline, index: usize, block: &Block, is_icon: bool, all: &
     }
 }
 
-/// Whether all words of an item are struck out.
+/// Returns true if the whole text of an item is struck out.
 fn is_struck(block: &Block) -> bool {
     let words = marks::leading(&block.text).map_or(&*block.text, |found| found.rest);
     block.struck > 0 && block.struck >= words.trim_end().len()
 }
 
-/// Of a box in a table: what its row is called, what its column is called where there are several, and its own words.
+/// Returns the label of a box in a table: the row's name, the column's heading if there are several, and the
+/// cell's text.
 fn cell_label(outline: &Outline, table: usize, row: usize, column: usize, rest: &str) -> String {
     let rows = &outline.tables[table].rows;
     let text = |row: usize, column: usize| {
@@ -260,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn boxes_of_all_kinds_are_counted() {
+    fn all_box_notations_are_counted() {
         assert_eq!(counted("- [x] a\n* [ ] b\n+ [X] c\n1. [ ] d\n2) ✅ e\n"), (3, 2, 0));
         assert_eq!(counted("✅ a\n✅ b\n❌ c\n\n[ ] d\n[x] e"), (3, 2, 0));
         assert_eq!(counted("- a ✅\n- b ❌\n- c\n"), (1, 1, 0));
@@ -274,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_box_is_not_counted() {
+    fn other_glyphs_are_not_counted() {
         assert_eq!(
             counted("```\n- [ ] a\n```\n\n    - [x] b\n\n`- [ ] c`\n\n<!--\n- [ ] d\n-->\n"),
             (0, 0, 0)
@@ -288,16 +292,16 @@ mod tests {
     }
 
     #[test]
-    fn a_marked_heading_is_an_item_only_where_no_box_is_under_it() {
+    fn marked_heading_counts_only_without_boxes() {
         assert_eq!(counted("## ✅ a\ntext\n## b ❌\n"), (1, 1, 0));
         assert_eq!(counted("## ✅ a\n- [x] b\n### c\n- [ ] d\n"), (1, 1, 0));
         assert_eq!(counted("# ✅ a\n## ✅ b\n"), (1, 0, 0));
         assert_eq!(counted("# a ✅ (100%)\n"), (1, 0, 0));
     }
 
-    /// Files have headings such as `## 🔐 Security` beside `## 🔄 Cache` and `## ✅ Checklist`.
+    /// Real files have headings such as `## 🔐 Security`, `## 🔄 Cache` and `## ✅ Checklist` side by side.
     #[test]
-    fn icons_of_headings_and_bullets_are_no_boxes() {
+    fn icons_are_not_boxes() {
         assert_eq!(counted("## 🔐 Security\ntext\n## 🔄 Cache\ntext\n## ✅ Checklist\ntext\n"), (0, 0, 0));
         assert_eq!(counted("## 🔄 Cache\ntext\n"), (0, 0, 0));
         assert_eq!(counted("- 🔐 Sign-in\n- 🔄 Sync\n- ✅ Checks\n"), (0, 0, 0));
@@ -313,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_box_in_a_table_is_called_after_its_row_and_column() {
+    fn table_box_is_labelled_by_row_and_column() {
         let items = Items::of(&Outline::of("| # | a | tested |\n|---|---|---|\n| 1 | b | ✅ |\n"));
         assert_eq!(items.all[0].label, "b / tested");
     }

@@ -1,5 +1,5 @@
-//! Reads anybody's readiness checklist in Markdown and finds where it contradicts itself: text in, a report out. It
-//! runs nothing, opens nothing, and never says whether what a box claims is true.
+//! Linter for readiness checklists in Markdown: takes the text and reports contradictions in it. It does no
+//! I/O and does not verify the claims themselves.
 
 mod backups;
 mod claims;
@@ -24,7 +24,8 @@ pub use marks::Mark;
 use outline::Outline;
 pub use report::{Code, Counts, Finding, Report, SectionCounts, StatedScore};
 
-/// Reads a checklist. Any bytes are read: what is not UTF-8 (or UTF-16 with a byte order mark) is a finding.
+/// Lints a checklist. Accepts any bytes: invalid UTF-8 (or UTF-16 with a byte order mark) is reported as a
+/// finding.
 #[must_use]
 pub fn lint(bytes: &[u8]) -> Report {
     let source = Source::read(bytes);
@@ -58,7 +59,7 @@ pub fn lint(bytes: &[u8]) -> Report {
     }
 }
 
-/// A finding before its place is looked up.
+/// Finding whose line and column are not computed yet.
 #[derive(Debug)]
 struct Draft {
     offset: usize,
@@ -73,12 +74,12 @@ impl Draft {
     }
 }
 
-/// A pattern that is written in this folder, so that a wrong one is this folder's fault and shown by its tests.
+/// Compiles a constant regular expression. Tests compile all of them, so it does not panic in practice.
 fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("a pattern that compiles")
 }
 
-/// The author's words in a message: in one line, shortened, without what a terminal would obey.
+/// Quotes text of the author in a message: on one line, shortened, without control characters.
 fn quote(text: &str) -> String {
     format!("“{}”", shown(text))
 }
@@ -94,17 +95,18 @@ fn shown(text: &str) -> String {
     }
 }
 
-/// Control characters, and those that turn the direction of what follows.
+/// Returns true for control characters and for characters that change the text direction.
 fn is_obeyed(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// To one decimal, as it is printed.
+/// Rounds to one decimal place, as printed.
 fn rounded(percent: f64) -> f64 {
     (10.0 * percent).round() / 10.0
 }
 
-/// By line, each once, and of each code no more than a reader can use.
+/// Sorts findings by position, removes duplicates, and limits the number per code. Returns the findings and
+/// the number left out.
 fn listed(source: &Source, mut drafts: Vec<Draft>) -> (Vec<Finding>, usize) {
     drafts.sort_by(|a, b| (a.offset, a.code, &a.message).cmp(&(b.offset, b.code, &b.message)));
     drafts.dedup_by(|a, b| (a.offset, a.code) == (b.offset, b.code));
@@ -135,7 +137,7 @@ fn section_counts(outline: &Outline, items: &Items, line: &dyn Fn(usize) -> usiz
     counts.collect()
 }
 
-/// Lines of code that would be items with a box outside it.
+/// Returns the number of lines in code blocks that would be items with a box outside of code.
 fn boxes_in_code(outline: &Outline) -> usize {
     outline.codes.iter().flat_map(|code| code.lines()).filter(|(_, line)| is_boxed(line)).count()
 }
@@ -146,8 +148,7 @@ fn is_boxed(line: &str) -> bool {
     item.is_some_and(|rest| marks::leading(rest).is_some())
 }
 
-/// What is wrong with the form: boxes that are shown as text, fences without an end, characters that are not what
-/// they were.
+/// Reports faults of form: malformed boxes, unclosed fences and encoding errors.
 fn form(source: &Source, outline: &Outline, items: &Items, drafts: &mut Vec<Draft>) {
     for item in items.all.iter().filter(|item| item.malformed) {
         let message = format!("The box of {} is shown as text, not as a box.", quote(&item.label));

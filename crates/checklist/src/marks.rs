@@ -1,17 +1,17 @@
-//! Boxes as people write them: `[x]`, ☐, ✅, ❌ and their kin, before an item or behind it. It reads a line of text and
-//! never asks where the line stands.
+//! Box notations: `[x]`, ☐, ✅, ❌ and similar glyphs, before or after an item. Parses single lines without
+//! context.
 
 use serde::Serialize;
 
-/// What a box says of its item.
+/// State of a box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mark {
     /// Done: `[x]`, ✅, ☑, ✔.
     Ticked,
-    /// Not done, or not wholly: `[ ]`, ☐, ⬜, ❌, ✗, ⏳, 🚧, ⚠.
+    /// Not done, or only partly: `[ ]`, ☐, ⬜, ❌, ✗, ⏳, 🚧, ⚠.
     Open,
-    /// Not counted: `[-]`, ➖, struck out.
+    /// Not counted: `[-]`, ➖, or struck out.
     SetAside,
 }
 
@@ -40,17 +40,17 @@ const GLYPHS: &[(char, Mark)] = &[
     ('➖', Mark::SetAside),
 ];
 
-/// A box at the start of a line.
+/// Box at the beginning of a line.
 #[derive(Debug, PartialEq)]
 pub(super) struct Leading<'t> {
     pub mark: Mark,
-    /// What stands behind it.
+    /// Text after the box.
     pub rest: &'t str,
-    /// `[ x ]` and other brackets that renderers show as plain text.
+    /// True for `[ x ]` and other brackets that renderers show as plain text.
     pub malformed: bool,
 }
 
-/// Emoji are often followed by a selector of their look, which is part of them.
+/// Skips variation selectors and joiners after an emoji.
 fn skip_selector(text: &str) -> &str {
     text.trim_start_matches(['\u{fe0f}', '\u{fe0e}', '\u{200d}'])
 }
@@ -59,22 +59,23 @@ fn glyph(c: char) -> Option<Mark> {
     GLYPHS.iter().find(|(one, _)| *one == c).map(|(_, mark)| *mark)
 }
 
-/// Whether a line begins with a picture that is no box: `🔐 Security`. Where one does, its neighbours' pictures are icons too.
+/// Returns true if the line begins with a picture that is not a box, such as `🔐 Security`. Glyphs of the
+/// neighbouring lines are then icons too.
 pub(super) fn begins_with_icon(line: &str) -> bool {
     line.trim_start().chars().next().is_some_and(|c| glyph(c).is_none() && is_picture(c))
 }
 
-/// Whether a line begins with a glyph that is as often an icon as a box, such as 🔄.
+/// Returns true if the line begins with a glyph that is used both as an icon and as a box, such as 🔄.
 pub(super) fn begins_with_ambiguous(line: &str) -> bool {
     line.trim_start().starts_with('🔄')
 }
 
-/// Whether a line begins with a glyph, not with brackets.
+/// Returns true if the line begins with a glyph, not with brackets.
 pub(super) fn begins_with_glyph(line: &str) -> bool {
     line.trim_start().chars().next().is_some_and(|c| glyph(c).is_some())
 }
 
-/// The first glyph within a text.
+/// Returns the mark of the first glyph in a text.
 pub(super) fn within(text: &str) -> Option<Mark> {
     text.chars().find_map(glyph)
 }
@@ -84,7 +85,7 @@ fn is_picture(c: char) -> bool {
         || matches!(u32::from(c), 0x2190..=0x2bff | 0xfe00..=0xfe0f | 0x200d | 0x1f000..=0x1faff)
 }
 
-/// The box that a line begins with.
+/// Returns the box at the beginning of a line.
 pub(super) fn leading(line: &str) -> Option<Leading<'_>> {
     let line = line.trim_start();
     let first = line.chars().next()?;
@@ -98,14 +99,14 @@ pub(super) fn leading(line: &str) -> Option<Leading<'_>> {
     (!is_legend && !is_warning).then_some(Leading { mark, rest, malformed: false })
 }
 
-/// "❌ Never log passwords" is a rule, and nothing that is missing.
+/// Words after ❌ that state a rule instead of an open item: "❌ Never log passwords".
 const WARNINGS: &[&str] = &["never", "don't", "don’t", "do not", "avoid"];
 
 fn begins_with(text: &str, words: &str) -> bool {
     text.get(..words.len()).is_some_and(|start| start.eq_ignore_ascii_case(words))
 }
 
-/// A line with boxes of different kinds explains them, or compares.
+/// Returns true if the text contains a glyph with another mark. Such a line is a legend or a comparison.
 fn holds_another(text: &str, mark: Mark) -> bool {
     text.chars().filter_map(glyph).any(|other| other != mark)
 }
@@ -132,7 +133,7 @@ fn bracket(line: &str) -> Option<Leading<'_>> {
     (!is_text).then_some(Leading { mark, rest, malformed: !known && matches!(inside.trim(), "" | "x" | "X") })
 }
 
-/// The box that a line ends with, and what stands before it.
+/// Returns the mark at the end of a line and the text before it.
 pub(super) fn trailing(line: &str) -> Option<(Mark, &str)> {
     let line = line.trim_end().trim_end_matches(['\u{fe0f}', '\u{fe0e}']);
     let last = line.chars().next_back()?;
@@ -141,7 +142,7 @@ pub(super) fn trailing(line: &str) -> Option<(Mark, &str)> {
     (!before.is_empty() && !holds_another(before, mark)).then_some((mark, before))
 }
 
-/// A line without the boxes and pictures at its start.
+/// Removes glyphs, pictures and white space at both ends.
 pub(super) fn without_glyphs(text: &str) -> &str {
     text.trim_matches(|c: char| is_picture(c) || c.is_whitespace())
 }
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn boxes_are_read_as_people_write_them() {
+    fn box_notations_are_parsed() {
         for (line, rest) in [
             ("[x] a", "a"),
             ("[X] a", "a"),
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_box_is_none() {
+    fn box_lookalikes_are_ignored() {
         for line in [
             "[x](https://a.example) a",
             "[x][1] a",
@@ -202,14 +203,14 @@ mod tests {
     }
 
     #[test]
-    fn brackets_that_renderers_show_as_text_are_malformed() {
+    fn malformed_brackets_are_reported() {
         let malformed = |line| leading(line).is_some_and(|found| found.malformed);
         assert!(["[] a", "[ x ] a", "[x]a", "[  ] a"].into_iter().all(malformed));
         assert!(!["[x] a", "[ ] a", "[X]", "[~] a", "[✓] a", "✅ a"].into_iter().any(malformed));
     }
 
     #[test]
-    fn a_mark_behind_an_item_counts_alone() {
+    fn trailing_mark_counts() {
         assert_eq!(trailing("Backups ✅"), Some((Mark::Ticked, "Backups")));
         assert_eq!(trailing("Backups ❌\u{fe0f} "), Some((Mark::Open, "Backups")));
         assert_eq!(trailing("✅"), None);

@@ -1,5 +1,5 @@
-//! A Markdown document taken apart: sections, blocks of text, tables, code, and where each stands. It keeps what the
-//! author wrote and judges none of it.
+//! Structure of a Markdown document: sections, text blocks, tables and code, each with its position in the
+//! source.
 
 use std::ops::Range;
 
@@ -7,14 +7,14 @@ use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
 use super::marks;
 
-/// What a block of text is.
+/// Kind of a text block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Heading,
     Paragraph,
-    /// The first text of a list item.
+    /// First text of a list item.
     Item,
-    /// Row 0 is the table's head.
+    /// Table cell. Row 0 is the heading.
     Cell {
         table: usize,
         row: usize,
@@ -22,39 +22,40 @@ pub(super) enum Kind {
     },
 }
 
-/// A stretch of text without markup: emphasis is gone, code stands between backticks, lines are as in the source.
+/// Text block without markup: emphasis is removed, code spans keep their backticks, and line breaks are those
+/// of the source.
 #[derive(Debug)]
 pub(super) struct Block {
     pub kind: Kind,
     pub text: String,
-    /// Where each piece of the text stands in the source.
+    /// Start of each piece in the text, with its offset in the source.
     pieces: Vec<(usize, usize)>,
-    /// The section that it stands in; a heading stands in its own.
+    /// Section that contains the block. A heading is in the section it opens.
     pub section: usize,
-    /// The list item that it stands in, or under.
+    /// List item that contains the block.
     pub parent: Option<usize>,
-    /// The list whose item it is.
+    /// List of which the block is an item.
     pub list: Option<usize>,
-    /// How many bytes of the text are struck out.
+    /// Number of struck-out bytes in the text.
     pub struck: usize,
-    /// Where the first bold words begin and end in the text.
+    /// Range of the first bold text.
     bold: Option<(usize, usize)>,
 }
 
 impl Block {
-    /// Where in the source a byte of the text stands.
+    /// Returns the source offset of a byte of the text.
     pub(super) fn offset(&self, at: usize) -> usize {
         let piece = self.pieces.partition_point(|(start, _)| *start <= at);
         let (start, offset) = self.pieces[piece.saturating_sub(1)];
         offset + at.saturating_sub(start)
     }
 
-    /// Its lines, each with where it begins in the text.
+    /// Returns its lines, each with its start in the text.
     pub(super) fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
         lines(&self.text)
     }
 
-    /// The bold words that it begins with, behind its box: the title of an item.
+    /// Returns the bold text that follows the box at the beginning: the title of an item.
     pub(super) fn bold_title(&self) -> Option<&str> {
         let (start, end) = self.bold?;
         let before = marks::leading(&self.text[..start]).map_or(&self.text[..start], |found| found.rest);
@@ -62,22 +63,22 @@ impl Block {
     }
 }
 
-/// A block of code.
+/// Code block.
 #[derive(Debug)]
 pub(super) struct Code {
-    /// The word behind the fence.
+    /// Info string of the fence.
     pub language: String,
     pub text: String,
     pieces: Vec<(usize, usize)>,
     pub section: usize,
-    /// The first byte of the block in the source.
+    /// Offset of the block's first byte in the source.
     pub offset: usize,
-    /// A fence without an end makes code of the rest of the document.
+    /// True if the fence is not closed, which turns the rest of the document into code.
     pub unclosed: bool,
 }
 
 impl Code {
-    /// Where in the source a byte of the text stands.
+    /// Returns the source offset of a byte of the text.
     pub(super) fn offset(&self, at: usize) -> usize {
         let piece = self.pieces.partition_point(|(start, _)| *start <= at);
         self.pieces
@@ -99,24 +100,25 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// What a heading opens; the first has none and holds what stands before the first heading.
+/// Section opened by a heading. The first section has no heading and contains the text before the first
+/// heading.
 #[derive(Debug, Default)]
 pub(super) struct Section {
     pub title: String,
-    /// From 1 to 6; 0 for the document itself.
+    /// Heading level from 1 to 6, or 0 for the document itself.
     pub level: usize,
     pub parent: Option<usize>,
-    /// The heading's block.
+    /// Block of the heading.
     pub heading: Option<usize>,
 }
 
-/// A table: its cells by row, each a block.
+/// Table: block indexes of its cells by row.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     pub rows: Vec<Vec<usize>>,
 }
 
-/// A document taken apart, everything in the order of the source.
+/// Parsed document, in source order.
 #[derive(Debug, Default)]
 pub(super) struct Outline {
     pub sections: Vec<Section>,
@@ -126,7 +128,7 @@ pub(super) struct Outline {
 }
 
 impl Outline {
-    /// Takes `text` apart.
+    /// Parses `text`.
     pub(super) fn of(text: &str) -> Self {
         let mut reader = Reader { text, written: text.trim_end().len(), ..Reader::default() };
         reader.outline.sections.push(Section::default());
@@ -138,12 +140,12 @@ impl Outline {
         reader.outline
     }
 
-    /// Whether `section` is `within` or stands under it.
+    /// Returns true if `section` is `within` or one of its subsections.
     pub(super) fn is_within(&self, section: usize, within: usize) -> bool {
         self.ancestors(section).any(|one| one == within)
     }
 
-    /// The section, the one that it stands under, and so on up to the document.
+    /// Returns the section and its ancestors, up to the document.
     pub(super) fn ancestors(&self, section: usize) -> impl Iterator<Item = usize> {
         std::iter::successors(Some(section), |one| self.sections[*one].parent)
     }
@@ -156,7 +158,7 @@ impl Outline {
 #[derive(Default)]
 struct Reader<'t> {
     text: &'t str,
-    /// The text's length without white space at its end.
+    /// Length of the text without trailing white space.
     written: usize,
     outline: Outline,
     current: Option<Block>,
@@ -164,10 +166,10 @@ struct Reader<'t> {
     section: usize,
     lists: Vec<usize>,
     list_count: usize,
-    /// The list items that are open, each with its first block.
+    /// Open list items, each with its first block.
     items: Vec<Option<usize>>,
     struck: usize,
-    /// Inside a picture, whose text is not the author's prose.
+    /// Depth of open images, whose alternative text is not part of the prose.
     hidden: usize,
     column: usize,
 }
@@ -273,7 +275,7 @@ impl Reader<'_> {
         }
     }
 
-    /// What a text that begins now is.
+    /// Returns the kind of a text block that begins now.
     fn text_kind(&self) -> Kind {
         match self.items.last() {
             Some(None) => Kind::Item,
@@ -370,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_taken_apart_without_its_markup() {
+    fn markup_is_removed_from_text() {
         let found = blocks("# A *b* `c`\n\nd **e**\nf\n\n- [x] ~~g~~ [h](i)\n  - j\n\n  k\n\n![l](m)");
         let expected = [
             (Kind::Heading, "A b `c`"),
@@ -385,14 +387,14 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_under_an_item_knows_it() {
+    fn nested_blocks_have_parent_item() {
         let outline = Outline::of("- a\n  - b\n\n    c\n- d\n");
         let parents: Vec<_> = outline.blocks.iter().map(|block| block.parent).collect();
         assert_eq!(parents, [None, Some(0), Some(1), None]);
     }
 
     #[test]
-    fn sections_stand_under_the_next_larger_heading() {
+    fn sections_nest_by_heading_level() {
         let outline = Outline::of("# A\n## B\n#### C\n### D\n# E\n");
         let parents: Vec<_> = outline.sections.iter().map(|section| section.parent).collect();
         assert_eq!(parents, [None, Some(0), Some(1), Some(2), Some(2), Some(0)]);
@@ -400,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_in_the_text_is_found_in_the_source() {
+    fn text_offsets_map_to_source() {
         let text = "- **Status:** `a` is _late_";
         let outline = Outline::of(text);
         let block = &outline.blocks[0];
@@ -411,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fence_without_an_end_is_noticed() {
+    fn unclosed_fence_is_detected() {
         let unclosed = |text| Outline::of(text).codes.iter().map(|code| code.unclosed).collect::<Vec<_>>();
         assert_eq!(unclosed("```\na\n```\n\n```sh\nb\n\n- [ ] c\n"), [false, true]);
         assert_eq!(unclosed("```\na\n```\n\n~~~\nb\n~~~\n\n"), [false, false]);

@@ -1,4 +1,4 @@
-//! What was to be filled in and was not: `$(date)` in prose, `your-domain`, `[… contact]`, blanks behind a colon.
+//! Unfilled placeholders: `$(date)` in prose, `your-domain`, `[… contact]`, blanks after a colon.
 
 use std::sync::LazyLock;
 
@@ -8,10 +8,10 @@ use super::outline::{Kind, Outline};
 use super::report::Code;
 use super::{Draft, pattern, quote};
 
-/// Of longer lines the rest is not read.
+/// Maximum number of bytes of a line that are searched.
 const LONGEST: usize = 4096;
 
-/// What a shell or a template would have replaced. In code it may still be.
+/// Unexpanded shell or template expressions. Allowed in code.
 static UNEXPANDED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"\$\([a-z][^()\n]{0,60}\)|\$\{\w[^{}\n]{0,40}\}|\{\{[^{}\n]{1,60}\}\}|<%[^%\n]{1,60}%>")
 });
@@ -34,7 +34,7 @@ static BLANK: LazyLock<Regex> = LazyLock::new(|| {
 static BLANK_CELL: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"(?i)^\W*(?P<blank>TBD|TBA|FIXME|XXX+|YYYY-MM-DD|_{3,}|\?{2,})\W*$"));
 
-/// Finds them in prose and in code.
+/// Reports placeholders in prose and in code.
 pub(super) fn check(outline: &Outline, drafts: &mut Vec<Draft>) {
     for block in &outline.blocks {
         let is_cell = matches!(block.kind, Kind::Cell { row: 1.., .. });
@@ -66,7 +66,7 @@ pub(super) fn check(outline: &Outline, drafts: &mut Vec<Draft>) {
     }
 }
 
-/// `--your_option` and `$your_variable` are names, and stand for themselves.
+/// Returns true if the match is part of a name such as `--your_option` or `$your_variable`.
 fn is_named(line: &str, at: usize) -> bool {
     line[..at].ends_with(['$', '{', '-', '.', '/']) && !line[..at].ends_with("//")
 }

@@ -1,5 +1,4 @@
-//! A report as people read it: lines for a terminal, a page in Markdown. What it prints of the author's words has been
-//! made harmless before.
+//! Human-readable report: text for a terminal, and Markdown. Quoted text has been sanitized before.
 
 use std::fmt::Write as _;
 
@@ -7,7 +6,7 @@ use super::report::{Counts, Report};
 use super::scores::percent;
 
 impl Report {
-    /// For a terminal: counts, sections, scores, then a line for each finding as compilers print them.
+    /// Renders counts, sections and scores, then one line per finding in the format of compilers.
     #[must_use]
     pub fn to_terminal(&self, name: &str) -> String {
         let mut text = format!("{name}: {}\n", self.summary());
@@ -43,7 +42,7 @@ impl Report {
         text
     }
 
-    /// A page, or a part of one: headings of the second level, and tables.
+    /// Renders Markdown with headings of level two and tables.
     #[must_use]
     pub fn to_markdown(&self, name: &str) -> String {
         let mut text = format!("## {}\n\n{}\n", plain(name), plain(&self.summary()));
@@ -114,7 +113,7 @@ fn recomputed(value: Option<f64>, from: &Option<String>) -> String {
     }
 }
 
-/// Text that is no markup.
+/// Escapes Markdown.
 fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,5 +1,5 @@
-//! Items that are ticked in one place and open in another. Lists that repeat on purpose, one for each service or
-//! phase, are told apart by how much they have in common.
+//! Items that are ticked in one place and open in another. Lists that repeat on purpose (one per service or
+//! phase) are recognized by their shared items.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::LazyLock;
@@ -12,11 +12,11 @@ use super::outline::{Kind, Outline};
 use super::report::Code;
 use super::{Draft, pattern, quote};
 
-/// Of one item no more places than this are compared.
+/// Maximum number of occurrences of one item that are compared.
 const MOST_PLACES: usize = 16;
 const LONGEST_LABEL: usize = 300;
 
-/// Words that say only that something is done with the rest.
+/// Words that do not distinguish items.
 const EMPTY_WORDS: &[&str] = &[
     "a",
     "an",
@@ -64,23 +64,23 @@ static STILL_TO_DO: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 
-/// One place where an item stands.
+/// Occurrence of an item.
 #[derive(Clone, Debug)]
 struct Place {
     mark: Mark,
-    /// What it stands under: a list item, or a section.
+    /// Parent: list item, or section.
     context: (Option<usize>, usize),
     offset: usize,
     label: String,
-    /// What its words are without what explains them, if anything does.
+    /// True if the key is the text before an explanation.
     is_head: bool,
-    /// The bold words that it begins with.
+    /// Bold text at the beginning of the item.
     bold: Option<String>,
-    /// What its bold words are.
+    /// True if the key is the bold text.
     is_bold: bool,
 }
 
-/// Finds them.
+/// Reports items that are ticked in one place and open in another.
 pub(super) fn check(
     outline: &Outline,
     items: &Items,
@@ -112,7 +112,8 @@ pub(super) fn check(
     for (key, places) in &places {
         let ticked = places.iter().filter(|place| place.mark == Mark::Ticked);
         for (ticked, open) in ticked.flat_map(|ticked| places.iter().map(move |other| (ticked, other))) {
-            // One section explains its items by what differs; two sections that give a title differently contradict.
+            // In one section, equal bold titles with different explanations are different items. Across
+            // sections they are the same item.
             let explains = ticked.is_bold && open.is_bold && ticked.context.1 == open.context.1;
             let differ = open.mark == Mark::Open && !(ticked.is_head && open.is_head) && !explains;
             if differ
@@ -132,7 +133,7 @@ static SAYS_DONE: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 
-/// Items whose own words say the opposite of their box: `[ ] Backups (✅ already configured)`.
+/// Reports items whose text contradicts their box: `[ ] Backups (✅ already configured)`.
 fn contradict_themselves(items: &Items, drafts: &mut Vec<Draft>) {
     for item in items.all.iter().filter(|item| item.label.len() <= LONGEST_LABEL) {
         let (own, said) = match (item.mark, marks::within(&item.label)) {
@@ -178,7 +179,7 @@ fn boxes<'a>(outline: &'a Outline, items: &'a Items) -> impl Iterator<Item = Pla
     })
 }
 
-/// Items without a box, in a section that is about what is still to be done.
+/// Returns items without a box in sections about remaining work.
 fn still_to_do<'a>(outline: &'a Outline, items: &'a Items) -> impl Iterator<Item = Place> + 'a {
     let boxed: HashSet<usize> = items.all.iter().map(|item| item.block).collect();
     let plain = outline.blocks.iter().enumerate().filter(move |(index, block)| {
@@ -212,7 +213,7 @@ fn contradict(
     if ticked.context == open.context || is_still_to_do(outline, open.context.1) {
         return true;
     }
-    // One word says little where the sections differ: "Tests" of this and "Tests" of that.
+    // A single word is too ambiguous between sections: "Tests" may belong to different subjects.
     let parallel = similar.entry([ticked.context, open.context]).or_insert_with(|| {
         let (Some(one), Some(other)) = (contexts.get(&ticked.context), contexts.get(&open.context)) else {
             return false;
@@ -227,7 +228,7 @@ fn contradict(
     !*parallel && key.contains(' ')
 }
 
-/// An item's words, and those before what explains them.
+/// Returns the normalized text of an item, and the part before its explanation.
 fn keys(label: &str) -> (String, Option<String>) {
     let label = marks::without_glyphs(label);
     let label = marks::leading(label).map_or(label, |found| found.rest);

@@ -1,20 +1,20 @@
-//! What is said of a checklist: counts, stated scores beside recomputed ones, findings. It decides nothing.
+//! Report types: counts, stated and recomputed scores, findings.
 
 use serde::Serialize;
 
 macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $name:ident = $code:literal,)+) => {
-        /// What kind of fault a finding is. The codes are stable: scripts may name them.
+        /// Kind of a finding. The codes are stable, so scripts can rely on them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         pub enum Code {
             $($(#[doc = $doc])+ #[serde(rename = $code)] $name,)+
         }
 
         impl Code {
-            /// All there are, in the order of the documentation.
+            /// All codes, in the order of the documentation.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
-            /// As it is written in reports.
+            /// Returns the code as written in reports.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -26,31 +26,31 @@ macro_rules! codes {
 }
 
 codes! {
-    /// An overall score is not what its parts give.
+    /// An overall score does not match its parts.
     ScoreOfParts = "score-of-parts",
-    /// A stated share is not what the boxes give.
+    /// A stated share does not match the boxes.
     ScoreOfBoxes = "score-of-boxes",
-    /// A fraction and the percentage beside it differ, or a part is larger than its whole.
+    /// A fraction does not match the percentage beside it, or its part is larger than its whole.
     ScoreArithmetic = "score-arithmetic",
-    /// The same item is ticked in one place and open in another.
+    /// An item is ticked in one place and open in another.
     TickedAndOpen = "ticked-and-open",
-    /// A heading or an item is ticked, and boxes under it are open.
+    /// A heading or item is ticked although boxes under it are open.
     TickedOverOpen = "ticked-over-open",
-    /// "Production ready", "confirmed", "all done" beside open boxes.
+    /// "Production ready", "confirmed" or "all done" is stated although boxes are open.
     DoneBesideOpen = "done-beside-open",
-    /// "All … tested" beside "1 of 14 … tested".
+    /// "All … tested" is stated beside "1 of 14 … tested".
     AllBesideSome = "all-beside-some",
-    /// Something that was to be filled in.
+    /// A placeholder is not filled in.
     Placeholder = "placeholder",
-    /// A restore command that cannot read what the backup command writes.
+    /// A restore command cannot read the format that the backup command writes.
     RestoreFormat = "restore-format",
-    /// A restore command that reads a file which no command writes.
+    /// A restore command reads a file that no backup command writes.
     RestoreFile = "restore-file",
-    /// Brackets that look like a box and are shown as text.
+    /// Brackets look like a box but are rendered as text.
     MalformedBox = "malformed-box",
-    /// A code fence without an end, so that boxes after it are code.
+    /// A code fence is not closed, so the boxes after it are code.
     UnclosedFence = "unclosed-fence",
-    /// Characters that were mis-encoded, or cannot be read at all.
+    /// Characters are mis-encoded or unreadable.
     Encoding = "encoding",
 }
 
@@ -60,25 +60,25 @@ impl std::fmt::Display for Code {
     }
 }
 
-/// How many boxes there are.
+/// Numbers of boxes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Boxes that say done.
+    /// Number of boxes marked as done.
     pub ticked: usize,
-    /// Boxes that say not done, or not wholly.
+    /// Number of boxes marked as not done or only partly done.
     pub open: usize,
-    /// Boxes that are struck out or marked as not applicable; they are in no share.
+    /// Number of boxes that are struck out or marked as not applicable. They do not count towards the share.
     pub set_aside: usize,
 }
 
 impl Counts {
-    /// Ticked and open ones.
+    /// Returns the number of ticked and open boxes.
     #[must_use]
     pub const fn total(&self) -> usize {
         self.ticked + self.open
     }
 
-    /// The ticked ones' share in percent; none without boxes.
+    /// Returns the share of ticked boxes in percent. Returns `None` without boxes.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "nobody ticks 2^52 boxes")]
     pub fn share(&self) -> Option<f64> {
@@ -86,71 +86,71 @@ impl Counts {
     }
 }
 
-/// The boxes directly under one heading.
+/// Counts of the boxes directly under one heading.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SectionCounts {
-    /// The heading's text; empty for what stands before the first one.
+    /// Text of the heading. Empty for the text before the first heading.
     pub title: String,
-    /// The heading's line, from 1.
+    /// Line of the heading, from 1.
     pub line: usize,
-    /// From 1 to 6; 0 before the first heading.
+    /// Heading level from 1 to 6, or 0 before the first heading.
     pub level: usize,
-    /// Its boxes, without those of the sections under it.
+    /// Counts without subsections.
     pub counts: Counts,
-    /// The ticked ones' share in percent.
+    /// Share of ticked boxes in percent.
     pub share: Option<f64>,
 }
 
-/// A score that the document states.
+/// Score that the document states.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StatedScore {
-    /// What it is the score of, in the author's words.
+    /// Label in the author's words.
     pub label: String,
-    /// Its line, from 1.
+    /// Line, from 1.
     pub line: usize,
-    /// In percent.
+    /// Stated value in percent.
     pub stated: f64,
-    /// In percent; none where the document holds nothing to compute it from.
+    /// Recomputed value in percent. `None` if the document does not contain enough to compute it.
     pub recomputed: Option<f64>,
-    /// What it was recomputed from, in words.
+    /// Description of the data it was recomputed from.
     pub from: Option<String>,
 }
 
-/// A fault, and where it is.
+/// Fault with its position.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Its line, from 1.
+    /// Line, from 1.
     pub line: usize,
-    /// Its column in characters, from 1.
+    /// Column in characters, from 1.
     pub column: usize,
-    /// What kind of fault it is.
+    /// Kind of the fault.
     pub code: Code,
-    /// What is wrong, a sentence.
+    /// Description of the fault as one sentence.
     pub message: String,
-    /// How to mend it, a sentence.
+    /// Remedy as one sentence.
     pub remedy: String,
 }
 
-/// What is said of one checklist.
+/// Report on one checklist.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
-    /// All its boxes.
+    /// Counts of all boxes.
     pub counts: Counts,
-    /// The ticked ones' share in percent.
+    /// Share of ticked boxes in percent.
     pub share: Option<f64>,
-    /// What looks like boxes in blocks of code, which are not counted.
+    /// Number of box-like lines in code blocks, which are not counted.
     pub boxes_in_code: usize,
-    /// Sections that have boxes, in their order.
+    /// Sections with boxes, in document order.
     pub sections: Vec<SectionCounts>,
-    /// Scores that the document states, in their order.
+    /// Stated scores, in document order.
     pub scores: Vec<StatedScore>,
-    /// What is wrong, by line; of each code at most [`Report::MOST_OF_A_CODE`].
+    /// Findings by line, at most [`Report::MOST_OF_A_CODE`] per code.
     pub findings: Vec<Finding>,
-    /// Findings beyond that number.
+    /// Number of findings beyond that limit.
     pub findings_left_out: usize,
 }
 
 impl Report {
-    /// How many findings of one code a report lists.
+    /// Maximum number of findings per code in a report.
     pub const MOST_OF_A_CODE: usize = 100;
 }

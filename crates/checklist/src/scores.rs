@@ -1,4 +1,4 @@
-//! Stated scores beside what their parts or their boxes give. It knows no weights but those that the document states.
+//! Compares stated scores with their parts or boxes. Only weights that the document states are used.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,19 +8,19 @@ use super::outline::Outline;
 use super::report::{Code, Counts};
 use super::{Draft, quote};
 
-/// How far a stated percentage may be off: people round up and down.
+/// Tolerated difference in percentage points, because authors round in both directions.
 const TOLERANCE: f64 = 1.0;
-/// Of further overall scores the parts are not looked for.
+/// Maximum number of overall scores whose parts are searched for.
 const MOST_OVERALLS: usize = 32;
 
-/// What a figure was recomputed to, and from what.
+/// Recomputed score and the description of its data.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Recomputed {
     pub percent: f64,
     pub from: String,
 }
 
-/// Recomputes each figure for which the document holds enough.
+/// Recomputes the scores for which the document contains enough data, and reports differences.
 pub(super) fn check(
     outline: &Outline,
     items: &Items,
@@ -77,14 +77,14 @@ fn differs(stated: f64, computed: f64) -> bool {
     (stated - computed).abs() >= TOLERANCE
 }
 
-/// With one decimal where it has one.
+/// Formats a percentage with at most one decimal place.
 pub(super) fn percent(value: f64) -> String {
     let text = format!("{value:.1}");
     format!("{} %", text.strip_suffix(".0").unwrap_or(&text))
 }
 
-/// The scores of which an overall score is made: beside it, else under its section, else headings, else the largest
-/// group that there is.
+/// Returns the parts of an overall score: the group it belongs to, else one in its subsections, else
+/// headings, else the largest other group.
 fn parts<'f>(
     outline: &Outline,
     figures: &'f [Figure],
@@ -150,7 +150,7 @@ fn of_parts(overall: &Figure, parts: &[&Figure], drafts: &mut Vec<Draft>) -> Opt
     Some(Recomputed { percent: computed, from: format!("{count} parts") })
 }
 
-/// Sections with boxes by their title; a title that two have names none of them.
+/// Returns sections with boxes by normalized title. A title that occurs twice maps to `None`.
 fn by_title(outline: &Outline, items: &Items) -> HashMap<String, Option<usize>> {
     let mut titles = HashMap::new();
     for (index, section) in
@@ -164,7 +164,7 @@ fn by_title(outline: &Outline, items: &Items) -> HashMap<String, Option<usize>> 
     titles
 }
 
-/// A title's words, without numbers, pictures and what stands behind a colon or bracket.
+/// Normalizes a title: lower-case words without numbers, glyphs and anything after a colon or bracket.
 fn title_key(title: &str) -> String {
     let name = title.split([':', '(', '[', '—', '–']).next().unwrap_or_default().replace(" - ", ":");
     let name = name.split(':').next().unwrap_or_default().to_lowercase();
@@ -172,7 +172,7 @@ fn title_key(title: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The boxes of which a figure states the share.
+/// Returns the counts of the boxes whose share the score states.
 fn boxes_of(
     outline: &Outline,
     items: &Items,
@@ -187,7 +187,7 @@ fn boxes_of(
         _ if figure.is_measured() => None,
         _ if figure.is_overall() => Some(items.total()),
         _ if figure.is_of_its_section() => own(),
-        // A marked heading without boxes is an item itself, and says nothing of its own percentage.
+        // A marked heading without boxes is an item itself, so its percentage cannot be recomputed.
         Group::Headings(_) if items.is_its_own_item(outline, figure.section) => None,
         Group::Headings(_) => Some(items.whole[figure.section]),
         _ => titles.get(&title_key(&figure.label)).copied().flatten().map(|section| items.whole[section]),
@@ -208,7 +208,7 @@ fn of_boxes(figure: &Figure, counts: Counts, drafts: &mut Vec<Draft>) -> Option<
         Some((part, whole)) => (format!("{part} of {whole}"), differs(figure.percent, share)),
         None => (percent(figure.percent), differs(figure.percent, share)),
     };
-    // A category may be judged by more than its boxes, but hardly be better than they are.
+    // The score of a category may consider more than its boxes, but should not exceed their share.
     let is_of_boxes =
         matches!(figure.group, Group::Headings(_)) || figure.is_overall() || figure.is_of_its_section();
     if wrong && (is_of_boxes || figure.percent > share) {

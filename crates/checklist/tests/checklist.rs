@@ -1,4 +1,5 @@
-//! Each fault is found in a text that has it and not in one that comes near, and no bytes do any harm.
+//! Tests for each finding code with a faulty text and a similar correct one, and for robustness against
+//! arbitrary input.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,13 +12,13 @@ fn text(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// What was found, as `line code`.
+/// Returns the findings as `line code`.
 fn found(report: &Report) -> Vec<String> {
     report.findings.iter().map(|finding| format!("{} {}", finding.line, finding.code)).collect()
 }
 
 #[test]
-fn each_fault_is_found_where_it_is_and_nothing_beside_it() {
+fn each_fault_is_reported_at_its_position() {
     let expected: &[(Code, &[usize])] = &[
         (Code::ScoreOfParts, &[9, 16]),
         (Code::ScoreOfBoxes, &[3, 12]),
@@ -46,7 +47,7 @@ fn each_fault_is_found_where_it_is_and_nothing_beside_it() {
 }
 
 #[test]
-fn what_only_comes_near_a_fault_is_not_found() {
+fn similar_correct_text_is_not_reported() {
     let reports = Code::ALL.iter().map(|code| (code, lint(&text(&format!("{code}-near.md")))));
     let wrong: Vec<_> = reports.filter(|(_, report)| !report.findings.is_empty()).collect();
     let said: Vec<_> =
@@ -55,14 +56,14 @@ fn what_only_comes_near_a_fault_is_not_found() {
 }
 
 #[test]
-fn a_report_reads_like_this() {
+fn report_format_is_stable() {
     let report = lint(&text("report.md"));
     assert_eq!(report.to_terminal("report.md"), String::from_utf8_lossy(&text("report.txt")));
     assert_eq!(report.to_markdown("report.md"), String::from_utf8_lossy(&text("report.markdown")));
 }
 
 #[test]
-fn what_is_wrong_in_one_line_ends_is_wrong_in_the_other() {
+fn line_endings_do_not_change_findings() {
     for code in Code::ALL {
         let unix = text(&format!("{code}.md"));
         let windows = String::from_utf8_lossy(&unix).replace('\n', "\r\n");
@@ -72,7 +73,7 @@ fn what_is_wrong_in_one_line_ends_is_wrong_in_the_other() {
 }
 
 #[test]
-fn words_of_the_author_do_nothing_to_a_terminal_or_a_page() {
+fn author_text_is_sanitized() {
     let report = lint("# a\u{1b}[31m\u{202e}b|c&lt;d&gt;\n- [] x\u{7}`y`|\n".as_bytes());
     let terminal = report.to_terminal("a.md");
     assert!(!terminal.chars().any(|c| c != '\n' && (c.is_control() || c == '\u{202e}')), "{terminal:?}");
@@ -80,16 +81,16 @@ fn words_of_the_author_do_nothing_to_a_terminal_or_a_page() {
     assert!(page.contains("b\\|c\\<d\\>") && page.contains("\\`y\\`\\|"), "{page}");
 }
 
-/// The same faults, again and again: a report is for people, and says how much it does not list.
+/// Limits the number of findings per code and reports how many are left out.
 #[test]
-fn a_report_does_not_grow_without_end() {
+fn findings_per_code_are_limited() {
     let report = lint("- [] a\n".repeat(1000).as_bytes());
     assert_eq!((report.findings.len(), report.findings_left_out), (Report::MOST_OF_A_CODE, 900));
     assert!(report.to_terminal("a.md").ends_with("100 findings, and 900 more like them\n"));
 }
 
 #[test]
-fn the_page_of_codes_names_those_that_there_are() {
+fn documentation_lists_all_codes() {
     let page = include_str!("../../../docs/checklist-lint.md");
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
     let named: Vec<_> = rows.map(|(code, _)| code).collect();
@@ -98,9 +99,9 @@ fn the_page_of_codes_names_those_that_there_are() {
 }
 
 #[test]
-fn hostile_text_takes_time_in_proportion_to_its_length() {
+fn hostile_text_is_linted_in_linear_time() {
     const LENGTH: usize = 200_000;
-    /// What takes time by the square of its length takes hours.
+    /// Quadratic time would take hours.
     const ENOUGH: Duration = Duration::from_secs(30);
     for piece in HOSTILE {
         let mut bytes = piece.repeat(LENGTH / piece.len()).into_bytes();
@@ -160,12 +161,12 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
     #[test]
-    fn no_bytes_are_too_much(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+    fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         holds(&bytes)?;
     }
 
     #[test]
-    fn no_pieces_of_checklists_are_too_much(
+    fn arbitrary_fragments_do_not_panic(
         pieces in proptest::collection::vec(proptest::sample::select(PIECES), 0..60),
         end in proptest::collection::vec(any::<u8>(), 0..8),
     ) {
@@ -175,7 +176,7 @@ proptest! {
     }
 }
 
-/// What checklists are made of, whole and broken.
+/// Fragments of checklists, complete and broken.
 const PIECES: &[&str] = &[
     "\n",
     "\n\n",
@@ -256,7 +257,7 @@ fn holds(bytes: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Faults that real files have and that were missed, each with a text that only comes near.
+/// Regression: faults of real files that were missed, each with a similar correct text.
 #[test]
 fn contradictions_of_real_files_are_found() {
     for (text, expected) in [

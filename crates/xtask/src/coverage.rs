@@ -1,6 +1,6 @@
-//! `cargo xtask coverage`: which lines of what ships the tests run, by module; too few is a failure.
+//! `cargo xtask coverage`: line coverage of the shipped code by module. Fails if it is too low.
 //!
-//! Tests themselves, what is for tests only and `crates/xtask` are not counted.
+//! Tests, test support code and `crates/xtask` are not counted.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,38 +17,38 @@ use crate::smoke::Mode;
 use crate::test::Databases;
 use crate::workspace::{cargo, root, run, succeeds};
 
-/// Least share of all lines.
+/// Minimum coverage of all lines.
 const LEAST: f64 = 0.80;
-/// Least share of a module's.
+/// Minimum coverage of each module.
 const LEAST_OF_MODULE: f64 = 0.70;
-/// Where lines are listed (geninfo(1), "FILES").
+/// Trace file (format: geninfo(1), "FILES").
 const TRACE: &str = "target/coverage.info";
-/// Debian's package of tools that read what this compiler's programs write: the raw profile has been the same since
+/// Debian's LLVM package. Its tools read the profiles of this compiler: the raw format has not changed since
 /// LLVM 19.
 const TOOLS: &str = "llvm-19";
 const TOOLS_VERSION: &str = "19";
-/// What a smoke run measures, and where the tests write.
+/// Crate that a smoke run measures, and the folder for its profiles.
 const SMALL: &str = "kith-kernel";
 const SMOKE_PROFILES: &str = "target/coverage-smoke";
-/// Does not ship.
+/// Folders that are not shipped.
 const UNCOUNTED: &[&str] = &["crates/xtask/"];
-/// Needs a server to be run at all.
+/// Folder whose code runs only with a PostgreSQL server.
 const POSTGRES: &str = "crates/store/src/postgres/";
 
-/// How to measure.
+/// Options of `cargo xtask coverage`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Leaves PostgreSQL and the code for it out, and judges nothing: for the loop
+    /// Leave out PostgreSQL and its code, and do not judge
     #[arg(long)]
     sqlite_only: bool,
-    /// Counts what an earlier run has left, without a new one
+    /// Report the results of an earlier run
     #[arg(long)]
     report_only: bool,
     #[command(flatten)]
     mode: Mode,
 }
 
-/// Lines that a program has, and those that the tests ran.
+/// Numbers of covered lines and of all lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 struct Lines {
     covered: u32,
@@ -66,10 +66,10 @@ impl Lines {
     }
 }
 
-/// Runs the suite and counts.
+/// Runs the suite and reports the coverage.
 ///
 /// # Errors
-/// A test fails, or too few lines are covered.
+/// Returns an error if a test fails or the coverage is too low.
 pub fn coverage(args: &Args) -> Result<()> {
     if args.mode.is_smoke() {
         return one_crate();
@@ -82,7 +82,7 @@ pub fn coverage(args: &Args) -> Result<()> {
     report(&modules, args.sqlite_only)
 }
 
-/// Installs what is missing to measure.
+/// Installs missing tools.
 pub fn install() -> Result<()> {
     if !succeeds(cargo()?.args(["llvm-cov", "--version"])) {
         eprintln!("\nbuilding cargo-llvm-cov, once");
@@ -99,14 +99,14 @@ pub fn install() -> Result<()> {
     Ok(())
 }
 
-/// `llvm-cov` and `llvm-profdata` of this compiler, which rustup installs as a component.
+/// Returns the folder of this compiler's `llvm-cov` and `llvm-profdata` (a rustup component).
 fn own_tools() -> Option<PathBuf> {
     let asked = Command::new("rustc").args(["--print", "target-libdir"]).output().ok()?;
     let folder = PathBuf::from(String::from_utf8(asked.stdout).ok()?.trim()).parent()?.join("bin");
     folder.join("llvm-profdata").exists().then_some(folder)
 }
 
-/// The same of the system.
+/// Returns the paths of the system's `llvm-cov` and `llvm-profdata`.
 fn system_tools() -> Option<[PathBuf; 2]> {
     let paths =
         ["llvm-cov", "llvm-profdata"].map(|tool| PathBuf::from(format!("/usr/bin/{tool}-{TOOLS_VERSION}")));
@@ -124,7 +124,7 @@ fn llvm_cov() -> Result<Command> {
 
 fn measure(args: &Args) -> Result<()> {
     install()?;
-    // What an earlier build has left would be counted too.
+    // Removes the profiles of earlier builds, which would be counted too.
     run(llvm_cov()?.args(["clean", "--workspace"]))?;
     let mut suite = llvm_cov()?;
     suite.args(["--no-report", "--locked", "--workspace", "--exclude", "kith-xtask"]);
@@ -135,8 +135,8 @@ fn measure(args: &Args) -> Result<()> {
     run(llvm_cov()?.args(["report", "--lcov", "--output-path", TRACE]))
 }
 
-/// Builds the tests of one small crate with instruments, runs them and reads what they wrote. cargo-llvm-cov is not needed;
-/// without LLVM's tools nothing is counted.
+/// Builds the tests of one small crate with instrumentation, runs them, and reads their profiles. Does not
+/// need cargo-llvm-cov. Without LLVM's tools it does not count lines.
 fn one_crate() -> Result<()> {
     let root = root()?;
     let profiles = root.join(SMOKE_PROFILES);
@@ -171,7 +171,8 @@ fn one_crate() -> Result<()> {
     Ok(())
 }
 
-/// Builds the program of the tests of [`SMALL`], its dependencies as they are, and says where it is.
+/// Builds the test binary of [`SMALL`] with instrumentation and returns its path. Dependencies are not
+/// instrumented.
 fn instrumented_tests() -> Result<PathBuf> {
     let mut build = cargo()?;
     build.args(["rustc", "--locked", "-p", SMALL, "--lib", "--profile", "test"]);
@@ -184,7 +185,7 @@ fn instrumented_tests() -> Result<PathBuf> {
     programs.next_back().context("cargo does not say where the tests are")
 }
 
-/// Lines by module, from a trace of `SF:` (a file), `DA:line,count` and `end_of_record`.
+/// Counts lines by module in a trace of `SF:` (a file), `DA:line,count` and `end_of_record`.
 fn by_module(root: &Path, trace: &str, sqlite_only: bool) -> Result<BTreeMap<String, Lines>> {
     let mut modules = BTreeMap::<String, Lines>::new();
     for record in trace.split("end_of_record") {
@@ -200,7 +201,8 @@ fn by_module(root: &Path, trace: &str, sqlite_only: bool) -> Result<BTreeMap<Str
     Ok(modules)
 }
 
-/// The folder that a file of what ships is in, as deep as crate and feature; none for what is for tests.
+/// Returns the module of a shipped file: the crate and its first folder. Returns `None` for tests and test
+/// support.
 fn module_of(path: &str) -> Option<String> {
     let (krate, file) = path.strip_prefix("crates/")?.split_once("/src/")?;
     let for_tests = |part: &str| {
@@ -214,7 +216,7 @@ fn module_of(path: &str) -> Option<String> {
     Some(folder.map_or(krate.to_owned(), |folder| format!("{krate}/{folder}")))
 }
 
-/// The line on which a file's own tests begin: they stand at its end.
+/// Returns the line at which the file's own test module begins. It is at the end of the file.
 fn tests_from(text: &str) -> usize {
     let begins = |pair: &[&str]| pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod tests {");
     let lines: Vec<_> = text.lines().collect();
@@ -233,7 +235,7 @@ fn count(record: &str, before: usize) -> Lines {
     })
 }
 
-/// Says what is covered and judges it. Without PostgreSQL some tests have not run, and nothing is judged.
+/// Prints and judges the coverage. Without PostgreSQL some tests have not run, so nothing is judged.
 fn report(modules: &BTreeMap<String, Lines>, sqlite_only: bool) -> Result<()> {
     let mut whole = Lines::default();
     for (module, lines) in modules {
@@ -291,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_belong_to_folders_and_tests_to_none() {
+    fn files_map_to_modules_and_tests_to_none() {
         for (path, module) in [
             ("crates/bonds/src/spaces/http/items.rs", Some("bonds/spaces")),
             ("crates/platform/src/app.rs", Some("platform")),
@@ -307,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_before_a_files_tests_are_counted() {
+    fn lines_before_test_module_are_counted() {
         let text = "fn a() {}\nfn b() {}\n\n#[cfg(test)]\nmod tests {\n    fn c() {}\n}\n";
         let record = "SF:a.rs\nDA:1,5\nDA:2,0\nDA:6,1\n";
         assert_eq!(count(record, tests_from(text)), Lines { covered: 1, all: 2 });

@@ -1,5 +1,4 @@
-//! Evidence: what a command has shown of rows of the requirements, as a file for `kith verify --evidence`. It judges
-//! nothing itself.
+//! Evidence files: results of a command for readiness rows, read by `kith verify --evidence`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,23 +11,23 @@ use serde_json::Value;
 
 use crate::workspace::root;
 
-/// Where evidence is kept.
+/// Folder of the evidence files.
 pub const FOLDER: &str = "target/evidence";
 
-/// What was shown of one row.
+/// Result for one readiness row.
 #[derive(Debug, Serialize)]
 pub struct Row {
-    /// As the requirements name it: `TST-02`.
+    /// Row id, such as `TST-02`.
     pub id: &'static str,
-    /// Whether it is met.
+    /// Result.
     pub result: Outcome,
-    /// The numbers behind it.
+    /// Measured values.
     pub figures: Value,
-    /// One sentence.
+    /// Summary as one sentence.
     pub summary: String,
 }
 
-/// Whether a row is met.
+/// Result for a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
@@ -37,32 +36,32 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// `Pass` if it holds.
+    /// Returns `Pass` if `holds`, otherwise `Fail`.
     pub fn of(holds: bool) -> Self {
         if holds { Self::Pass } else { Self::Fail }
     }
 }
 
-/// What a run of the tests came to.
+/// Results of a test run.
 #[derive(Debug, Default, Serialize)]
 pub struct Tests {
-    /// False where the run did not come to a good end; else not said.
+    /// `Some(false)` if the run failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub complete: Option<bool>,
-    /// By name: `ok`, `failed`.
+    /// Results by test name: `ok` or `failed`.
     pub tests: BTreeMap<String, &'static str>,
-    /// How often tests tried what has to hold each time.
+    /// Repeated trials that tests have recorded.
     pub trials: Vec<Trials>,
 }
 
-/// How often something was tried that has to hold each time, and always did.
+/// Number of successful repetitions of a trial that must succeed every time.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Trials {
-    /// The row of the requirements.
+    /// Row id.
     pub row: String,
-    /// What was tried.
+    /// Description of the trial.
     pub what: String,
-    /// How often.
+    /// Number of repetitions.
     pub trials: u64,
 }
 
@@ -73,24 +72,24 @@ struct Evidence<'a> {
     #[serde(flatten)]
     tests: &'a Tests,
     commit: String,
-    /// Whether files differed from the commit.
+    /// True if the working tree had uncommitted changes.
     dirty: bool,
-    /// When, in UTC (RFC 3339).
+    /// Time in UTC (RFC 3339).
     at: String,
 }
 
-/// Writes `target/evidence/TOOL.json`, in place of what an earlier run left.
+/// Writes `target/evidence/TOOL.json` and replaces an earlier file.
 ///
 /// # Errors
-/// Git does not say which commit this is, or the file cannot be written.
+/// Returns an error if Git does not report the commit, or if the file cannot be written.
 pub fn write(tool: &str, rows: &[Row]) -> Result<()> {
     write_with_tests(tool, rows, &Tests::default())
 }
 
-/// The same, with what became of each test.
+/// Writes evidence with the result of each test.
 ///
 /// # Errors
-/// As for [`write`].
+/// Returns the errors of [`write`].
 pub fn write_with_tests(tool: &str, rows: &[Row], tests: &Tests) -> Result<()> {
     let folder = root()?.join(FOLDER);
     let (commit, dirty) = sources()?;
@@ -103,10 +102,10 @@ pub fn write_with_tests(tool: &str, rows: &[Row], tests: &Tests) -> Result<()> {
     Ok(())
 }
 
-/// The commit that is checked out, and whether files that it has differ from it.
+/// Returns the checked-out commit, and whether tracked files differ from it.
 ///
 /// # Errors
-/// Git does not say.
+/// Returns an error if Git fails.
 pub fn sources() -> Result<(String, bool)> {
     let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
     Ok((git(&["rev-parse", "HEAD"])?, !changed.is_empty()))
@@ -125,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_is_written_as_its_reader_expects() {
+    fn evidence_matches_artefact_format() {
         let row = Row {
             id: "TST-02",
             result: Outcome::of(true),

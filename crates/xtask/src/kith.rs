@@ -1,4 +1,4 @@
-//! The `kith` binary as a process of its own: built, started, watched, asked to stop or killed.
+//! The `kith` binary as a child process: build, start, stop and kill.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -17,43 +17,43 @@ use crate::workspace::{cargo, root, run};
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// Nodes of one database need the same, wherever their folders are.
+/// Secrets shared by all nodes of one database.
 pub const SECRETS: [(&str, &str); 2] = [
     ("JWT_SECRET", "the secret of all measurements and faults"),
     ("JWT_REFRESH_SECRET", "the refresh secret of all measurements and faults"),
 ];
 
-/// Builds the release binary, or in a smoke run the debug binary, and returns its path.
+/// Builds the release binary, or the debug binary in a smoke run, and returns its path.
 ///
-/// The debug binary is the one that the tests start: it is built with the features of the whole workspace, test code of the
-/// store included. A release binary with these does not compile.
+/// The debug binary is the one that the tests use. It has the features of the whole workspace, including the
+/// store's test code, which does not compile in a release build.
 pub fn build(mode: Mode) -> Result<PathBuf> {
     let chosen: &[&str] = mode.pick(&["--package=kith", "--release"], &["--workspace"]);
     run(cargo()?.args(["build", "--locked", "--bin", "kith"]).args(chosen))?;
     Ok(root()?.join(mode.pick("target/release/kith", "target/debug/kith")))
 }
 
-/// How to start it.
+/// Options of a server process.
 #[derive(Clone, Debug, Default)]
 pub struct Start {
     pub binary: PathBuf,
     pub data: PathBuf,
-    /// `postgres://…`; SQLite in `data` if none.
+    /// `postgres://…`. `None` uses SQLite in `data`.
     pub database: Option<String>,
-    /// Beside what is set for every one: cheap hashing, and tokens that outlive a measurement.
+    /// Additional environment variables. Cheap hashing and long-lived tokens are always set.
     pub environment: Vec<(String, String)>,
-    /// Whether limits of requests hold; no measurement is of them.
+    /// True to keep rate limits on.
     pub has_limits: bool,
-    /// Where it listens; on a free port if none.
+    /// Port. `None` chooses a free one.
     pub port: Option<u16>,
-    /// Pins it to this core.
+    /// Core to which the process is pinned.
     pub core: Option<u32>,
-    /// Its log is appended here.
+    /// File to which the log is appended.
     pub log: PathBuf,
 }
 
 impl Start {
-    /// Another command of the same binary, on the same data.
+    /// Returns another command of the same binary on the same data.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(words).arg("--data").arg(&self.data);
@@ -65,7 +65,7 @@ impl Start {
     }
 }
 
-/// A server of ours that listens on a free loopback port. Dropped, it is killed.
+/// Running server on a loopback port. Killed when dropped.
 #[derive(Debug)]
 pub struct Kith {
     pub address: SocketAddr,
@@ -73,10 +73,10 @@ pub struct Kith {
 }
 
 impl Kith {
-    /// Starts it; it answers when this returns.
+    /// Starts the server and waits until it responds.
     ///
     /// # Errors
-    /// It ended, or did not say its address in time; the error ends with the end of its log.
+    /// Returns an error with the end of the log if the process ended or did not print its address in time.
     pub fn start(start: &Start) -> Result<Self> {
         let mut command = on_core(start.core, &start.binary);
         let listen = format!("127.0.0.1:{}", start.port.unwrap_or(0));
@@ -95,27 +95,27 @@ impl Kith {
         spawn(command).with_context(|| format!("kith did not start; its log ends:\n{}", tail(&start.log)))
     }
 
-    /// Its process id; with a pinned core too, as `taskset` becomes what it starts.
+    /// Returns the process id. `taskset` replaces itself, so this is also the server's id if it is pinned.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// SIGKILL, from whoever shares it; its end is waited for when it is dropped.
+    /// Sends SIGKILL without waiting, through a shared reference.
     ///
     /// # Errors
-    /// It has ended already.
+    /// Returns an error if the process has ended already.
     pub fn strike(&self) -> Result<()> {
         kill_process(Pid::from_child(&self.child), Signal::KILL).context("cannot send SIGKILL")
     }
 
-    /// SIGKILL, and waits for its end.
+    /// Sends SIGKILL and waits for the end.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// SIGTERM, and waits for its end.
+    /// Sends SIGTERM and waits for the end.
     pub fn stop(mut self) -> Result<ExitStatus> {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, Signal::TERM).context("cannot send SIGTERM")?;
@@ -125,13 +125,13 @@ impl Kith {
 
 impl Drop for Kith {
     fn drop(&mut self) {
-        // It may have ended already, which is as good.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A command, on one core if one is given.
+/// Returns a command, pinned to a core if one is given.
 pub fn on_core(core: Option<u32>, program: &Path) -> Command {
     match core {
         Some(core) => {
@@ -143,17 +143,17 @@ pub fn on_core(core: Option<u32>, program: &Path) -> Command {
     }
 }
 
-/// Starts a server that prints its address, and waits for that.
+/// Starts a server process and waits for the address that it prints.
 pub fn spawn(mut command: Command) -> Result<Kith> {
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start it")?;
     let stdout = child.stdout.take().expect("standard output is piped");
-    // From here on whoever leaves kills it.
+    // From here on, returning early kills the process.
     let mut kith = Kith { address: SocketAddr::from(([127, 0, 0, 1], 0)), child };
     let (say, said) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             if let Some(address) = address_in(&line) {
-                // The receiver is gone once it has heard the first.
+                // The receiver is dropped after the first address.
                 let _ = say.send(address);
             }
         }
@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_address_is_found_in_what_it_prints() {
+    fn address_is_parsed_from_output() {
         let expected = Some("127.0.0.1:8081".parse().unwrap());
         for line in
             ["http://127.0.0.1:8081", "Kith is ready at http://127.0.0.1:8081/.", "> http://127.0.0.1:8081 <"]

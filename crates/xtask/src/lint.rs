@@ -1,4 +1,4 @@
-//! `cargo xtask lint` and `check`: what is judged without running Kith, and all that CI judges.
+//! `cargo xtask lint` and `check`: static checks, and everything that CI runs.
 
 use std::process::ExitCode;
 
@@ -9,13 +9,13 @@ use crate::evidence::{self, Outcome, Row};
 use crate::workspace::{cargo, root, run};
 use crate::{openapi, smoke, test, tidy};
 
-/// Layout, walls, clippy, licences and sources of dependencies; stops at the first that fails.
+/// Runs formatting, tidy, clippy and cargo-deny. Stops at the first failure.
 pub fn lint() -> Result<()> {
     run(cargo()?.args(["fmt", "--all", "--check"]))?;
     tidy::tidy(&root()?)?;
     run(cargo()?.args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
     run(cargo()?.args(["deny", "--locked", "check", "licenses", "bans", "sources"]))?;
-    // It fails at the first that does not hold.
+    // All checks have passed at this point.
     let holds = |(id, summary): (&'static str, &str)| Row {
         id,
         result: Outcome::Pass,
@@ -32,7 +32,8 @@ pub fn lint() -> Result<()> {
     evidence::write("cargo xtask lint", &rows.map(holds))
 }
 
-/// [`lint`], the OpenAPI document, the whole suite, then every other command in its smoke mode.
+/// Runs [`lint`], the comparison of the OpenAPI document, the whole suite, then every other command in its
+/// smoke mode.
 pub fn check() -> Result<ExitCode> {
     lint()?;
     openapi::openapi(&openapi::Args { check: true })?;

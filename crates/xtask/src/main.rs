@@ -1,4 +1,4 @@
-//! `cargo xtask`: everything one does to this repository besides writing it. There is no other task runner.
+//! `cargo xtask`: all development tasks of the repository.
 
 mod attack;
 mod bench;
@@ -26,50 +26,50 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 
-/// What can be done to this repository.
+/// Development tasks of the repository
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
-    /// Installs what tests and lints need (Debian, Ubuntu), or says what that is
+    /// Install what tests and lints need (Debian, Ubuntu), or print what is missing
     Setup,
-    /// Runs the whole suite, on SQLite and on a PostgreSQL server that it starts, then `plans` and `fuzz`
+    /// Run the whole suite on SQLite and on a PostgreSQL server that it starts, then `plans` and `fuzz`
     Test(test::Args),
-    /// Runs the suite with the tests that `test` leaves out, and races and random stories many more times
+    /// Run the suite including ignored tests, with many more repetitions of races and random stories
     Soak,
-    /// Sends whatever can be sent: to a running server, or to the parsers alone
+    /// Fuzz a running server, or the parsers alone
     Fuzz(fuzz::Args),
-    /// Which lines the tests run, by module; fails below 80 % of all or 70 % of a module
+    /// Measure line coverage by module; fails below 80 % in total or 70 % of a module
     Coverage(coverage::Args),
-    /// Whether tests notice when the code is changed: a sample in bonds, accounts and the store
+    /// Run mutation tests on a sample of bonds, accounts and the store
     Mutants(mutants::Args),
-    /// Checks the walls between crates and modules, and how files are kept
+    /// Check architecture and style rules
     Tidy,
-    /// Format, walls, clippy, licences and sources of dependencies
+    /// Check format, architecture rules, clippy, licences and sources of dependencies
     Lint,
-    /// What CI runs: lint, openapi --check, test, then smoke
+    /// Run what CI runs: lint, openapi --check, test, then smoke
     Check,
-    /// Writes docs/openapi.json, or compares it
+    /// Write docs/openapi.json, or compare it
     Openapi(openapi::Args),
-    /// Runs recorded statements on large tables and fails if one reads much more than it returns
+    /// Run recorded statements on large tables; fails if one reads much more than it returns
     Plans(plans::Args),
-    /// Kills and power cuts during acknowledged writes; nothing acknowledged may be lost
+    /// Inject kills and power cuts during acknowledged writes; no acknowledged write may be lost
     #[command(subcommand)]
     Chaos(chaos::Chaos),
-    /// What Kith carries on this machine, as ratios to ceilings measured in the same run
+    /// Benchmark Kith as ratios to ceilings measured in the same run
     Bench(bench::Args),
-    /// Sends a server hostile requests, each of which must be rejected without disturbing other callers
+    /// Send hostile requests to a server; each must be rejected without disturbing other callers
     Attack(attack::Args),
-    /// Whether log-ins tell by their time that an address is known
+    /// Test whether the duration of a log-in reveals that an address is known
     Timing(timing::Args),
-    /// Writes docs/reliability.md: what tests and chaos tried, how often, and what that says
+    /// Write docs/reliability.md: repeated trials of tests and chaos, and the failure rate that they exclude
     Reliability(reliability::Args),
-    /// Starts each command that CI does not run in full, with tiny amounts on the debug binary
+    /// Run each command that CI does not run in full, with tiny amounts on the debug binary
     ///
-    /// The same as `--smoke` with each of them. Left out: `mutants` and `fuzz parsers` check all that they need but the
-    /// programs cargo-mutants and cargo-fuzz, which take minutes to build; `coverage` measures the crate `kith-kernel` alone,
-    /// without cargo-llvm-cov. `fuzz api` runs in full at the end of `test`.
+    /// The same as `--smoke` with each of them. Left out: `mutants` and `fuzz parsers` check all that they
+    /// need but the programs cargo-mutants and cargo-fuzz, which take minutes to build; `coverage` measures
+    /// the crate `kith-kernel` alone, without cargo-llvm-cov. `fuzz api` runs in full at the end of `test`.
     Smoke(smoke::Args),
-    /// The bare server that `bench` compares with
+    /// Run the bare server that `bench` compares with
     #[command(hide = true)]
     Ceiling,
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask openapi`: keeps the OpenAPI document in the repository the one that the code generates.
+//! `cargo xtask openapi`: writes the generated OpenAPI document to the repository, or compares it.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -10,22 +10,22 @@ use crate::kith;
 use crate::smoke::Mode;
 use crate::workspace::root;
 
-/// Write, or only compare.
+/// Options of `cargo xtask openapi`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Fails if the document in the repository is not the one that the code generates
+    /// Fail if the document in the repository differs from the generated one
     #[arg(long)]
     pub check: bool,
 }
 
-/// Writes `docs/openapi.json`, or compares it.
+/// Writes or compares `docs/openapi.json`.
 pub fn openapi(args: &Args) -> Result<()> {
     let mut command = Command::new(kith::build(Mode::SMOKE)?);
     let printed = command.arg("openapi").stderr(Stdio::inherit()).output().context("cannot run kith")?;
     if !printed.status.success() {
         bail!("`kith openapi` failed ({})", printed.status);
     }
-    // In lines, so that a change can be read.
+    // Formatted over several lines for readable diffs.
     let document: Value =
         serde_json::from_slice(&printed.stdout).context("`kith openapi` printed no JSON")?;
     let document = serde_json::to_string_pretty(&document)? + "\n";

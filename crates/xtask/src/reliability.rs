@@ -1,4 +1,5 @@
-//! `cargo xtask reliability`: the table of what was tried again and again, from what the commands that tried it left behind.
+//! `cargo xtask reliability`: writes the table of repeated trials, from the evidence of the commands that ran
+//! them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,7 +15,7 @@ use crate::workspace::root;
 
 const PAGE: &str = "docs/reliability.md";
 
-/// Whether to write the page.
+/// Options of `cargo xtask reliability`.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -31,7 +32,7 @@ struct Artefact {
     trials: Vec<Trials>,
 }
 
-/// Writes `docs/reliability.md`. What failed has left no trials, and the command that tried it has failed.
+/// Writes `docs/reliability.md`. Failed trials leave no record, because their command fails.
 pub fn reliability(mode: Mode) -> Result<()> {
     let folder = root()?.join(FOLDER);
     if mode.is_smoke() {
@@ -44,7 +45,7 @@ pub fn reliability(mode: Mode) -> Result<()> {
     Ok(())
 }
 
-/// Makes the page of whatever is there, and of one artefact that is made for this, and does not write it.
+/// Renders the page from the existing evidence and a synthetic artefact, without writing it.
 fn smoke(folder: &Path) -> Result<()> {
     let made = tempfile::tempdir()?;
     let text = r#"{"tool": "t", "commit": "c", "dirty": false, "at": "2026-01-01T00:00:00Z", "rows": [], "tests": {},
@@ -99,7 +100,8 @@ fn page(artefacts: &[Artefact]) -> String {
     page
 }
 
-/// 3/n in percent, with two digits that mean something.
+/// Returns the upper bound of the failure rate with 95 % confidence (rule of three: 3/n) in percent, with two
+/// significant digits.
 #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
 fn bound(trials: u64) -> String {
     let percent = 300.0 / trials.max(1) as f64;
@@ -112,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trials_of_one_thing_are_added_up_and_bounded_by_three_in_n() {
+    fn trials_are_summed_and_bounded_by_rule_of_three() {
         let text = r#"{"tool": "t", "commit": "0123456789abcdef", "dirty": false, "at": "2026-01-01T00:00:00Z", "trials": [
             {"row": "A-1", "what": "x", "trials": 60}, {"row": "A-1", "what": "x", "trials": 40},
             {"row": "A-1", "what": "y", "trials": 30000}]}"#;

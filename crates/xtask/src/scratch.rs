@@ -1,7 +1,7 @@
-//! Where tests keep their databases: in memory, if there is enough.
+//! Temporary folder for the databases of tests, in memory if there is enough.
 //!
-//! A PostgreSQL database is some four hundred files. Where each test makes one and removes it, ext4 alone takes a quarter of
-//! all processor time to find free inodes, and each commit of SQLite waits for the disk.
+//! A PostgreSQL database consists of about four hundred files. If each test creates and removes one, ext4
+//! spends a quarter of the CPU time on finding free inodes, and each SQLite commit waits for the disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,33 +9,34 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use rustix::fs::statvfs;
 
-/// The file system in memory that Linux has.
+/// In-memory file system of Linux.
 const MEMORY: &str = "/dev/shm";
-/// Free bytes that it must have. The suite uses a few hundred megabytes.
+/// Minimum free space in bytes. The suite uses a few hundred megabytes.
 const MIN_FREE_BYTES: u64 = 3 << 30;
 const PREFIX: &str = "kith-tests-";
 
-/// A folder that is removed when this is dropped.
+/// Folder that is removed when dropped.
 #[derive(Debug)]
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Makes the folder of this process, in memory or among the system's temporary folders, and removes those of processes that
-    /// were killed.
+    /// Creates the folder of this process in memory, or in the system's temporary folder, and removes those
+    /// of killed processes.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// Returns an error if it cannot be created.
     pub fn new() -> Result<Self> {
         let memory = Path::new(MEMORY);
         remove_orphans(memory)?;
         let parent = if has_room(memory) { memory.to_owned() } else { std::env::temp_dir() };
         let folder = parent.join(format!("{PREFIX}{}", std::process::id()));
         fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        // The user `postgres`, as whom a server runs, has to get to its own folder in here.
+        // Permissions are not restricted: the user `postgres`, who runs the server, needs access to its own
+        // folder below.
         Ok(Self(folder))
     }
 
-    /// Its path.
+    /// Returns the path.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -43,7 +44,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What cannot be removed is left to the next run.
+        // What cannot be removed is left for the next run.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -72,7 +73,7 @@ mod tests {
     #[test]
     fn folders_of_ended_processes_are_removed() {
         let parent = tempfile::tempdir().unwrap();
-        // No process has a number so large.
+        // Larger than any process id.
         let names =
             [format!("{PREFIX}4294967295"), format!("{PREFIX}{}", std::process::id()), "other".to_owned()];
         for name in &names {

@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: installs what the tests and the lints need, and nothing that is already there.
+//! `cargo xtask setup`: installs missing tools for tests and lints.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,24 +9,24 @@ use kith_store::testing::server::{self, find_bin};
 use crate::fuzz::api;
 use crate::workspace::{cargo, root, run, succeeds};
 
-/// Programs by any of their names, and Debian's package that has them.
+/// Names of each program, with its Debian package.
 const PROGRAMS: &[(&[&str], &str)] = &[
     (&["chromium", "chromium-browser", "google-chrome"], "chromium"),
     (&["curl"], "curl"),
-    // For the examples of workers.
+    // For the example workers.
     (&["node"], "nodejs"),
-    // For the tools that read the OpenAPI document; Debian's package of Node does not have it, others do.
+    // For the tools that read the OpenAPI document. Debian's Node package does not include npm.
     (&["npm"], "npm"),
     (&["python3"], "python3"),
     (&["ab"], "apache2-utils"),
-    // For BullMQ in `cargo xtask bench jobs`, which starts one of its own.
+    // For BullMQ in `cargo xtask bench jobs`, which starts its own server.
     (&["redis-server"], "redis-server"),
-    // Between clients and two nodes in `cargo xtask chaos stop`.
+    // Load balancer in `cargo xtask chaos stop`.
     (&["haproxy"], "haproxy"),
 ];
 const PGBOUNCER: &str = "/usr/sbin/pgbouncer";
 
-/// Installs what is missing, or says what to install where it cannot.
+/// Installs what is missing, or prints what to install if it cannot.
 pub fn setup() -> Result<()> {
     servers()?;
     programs()?;
@@ -39,8 +39,8 @@ pub fn setup() -> Result<()> {
     Ok(())
 }
 
-/// PostgreSQL to start for the tests, and PgBouncer, which Kith must refuse. The cluster that Debian makes on its
-/// own is left alone: tests use a data folder and a port of their own.
+/// Installs PostgreSQL for the tests, and PgBouncer, which Kith must reject. Debian's default cluster is not
+/// used: tests have their own data folder and port.
 fn servers() -> Result<()> {
     if find_bin().is_ok() && Path::new(PGBOUNCER).exists() {
         return Ok(());
@@ -58,7 +58,7 @@ fn servers() -> Result<()> {
     Ok(())
 }
 
-/// What tests start beside Kith: a browser, and what documents tell people to type. Each may have several names.
+/// Installs the programs that tests run beside Kith: a browser, and commands from the documentation.
 fn programs() -> Result<()> {
     let missing: Vec<_> =
         PROGRAMS.iter().filter(|(names, _)| !names.iter().any(|name| is_on_path(name))).collect();
@@ -79,7 +79,7 @@ fn is_on_path(name: &str) -> bool {
     std::env::split_paths(&path).any(|folder| folder.join(name).exists())
 }
 
-/// What schemathesis runs on.
+/// Installs Python for schemathesis.
 fn python() -> Result<()> {
     if api::has_python() {
         return Ok(());
@@ -93,10 +93,10 @@ fn python() -> Result<()> {
     run(apt_get().args(["install", "-y", "python3-venv"]))
 }
 
-/// What the tests run on the OpenAPI document.
+/// Installs the npm tools that tests run on the OpenAPI document.
 fn openapi_tools() -> Result<()> {
     let folder = root()?.join("tests/openapi");
-    // npm writes it last; what was cut short, or is of another lock file, is installed anew.
+    // npm writes this file last. An interrupted or outdated installation is repeated.
     let changed = |name: &str| folder.join(name).metadata().and_then(|file| file.modified()).ok();
     let installed = changed("node_modules/.package-lock.json");
     if installed.is_some() && installed >= changed("package-lock.json") {
@@ -107,7 +107,7 @@ fn openapi_tools() -> Result<()> {
         .current_dir(folder))
 }
 
-/// `apt-get` as root, without questions.
+/// Returns a non-interactive `apt-get` command as root.
 pub fn apt_get() -> Command {
     let root = rustix::process::geteuid().is_root();
     let mut command = Command::new(if root { "env" } else { "sudo" });

@@ -1,4 +1,4 @@
-//! `cargo xtask smoke`: starts every command that CI does not run in full, each in its smoke mode, and fails if one fails.
+//! `cargo xtask smoke`: runs every command that CI does not run in full in its smoke mode.
 
 use std::collections::VecDeque;
 use std::env;
@@ -16,32 +16,32 @@ use crate::kith;
 use crate::load::now;
 use crate::workspace::{cargo, root, run};
 
-/// Whether a command measures in full, or only shows that it works.
+/// Full or smoke mode of a command.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
 pub struct Mode {
-    /// Tiny amounts on the debug binary, to show that the command works: judges no figure, leaves no evidence
+    /// Run tiny amounts on the debug binary, to test the command: judges no result, writes no evidence
     #[arg(long)]
     smoke: bool,
 }
 
 impl Mode {
-    /// That of a smoke run.
+    /// Smoke mode.
     pub const SMOKE: Self = Self { smoke: true };
 
-    /// The amount for a full run, or that for a smoke run.
+    /// Returns `full` or `smoke`, depending on the mode.
     pub fn pick<T>(self, full: T, smoke: T) -> T {
         if self.smoke { smoke } else { full }
     }
 
-    /// Whether this is a smoke run.
+    /// Returns true in smoke mode.
     pub fn is_smoke(self) -> bool {
         self.smoke
     }
 }
 
-/// Commands that fail if an answer takes too long; each runs alone.
+/// Commands with time limits, which run alone.
 const ALONE: &[&[&str]] = &[&["attack"]];
-/// The other commands, longest first; two at a time.
+/// Other commands, longest first, two at a time.
 const TOGETHER: &[&[&str]] = &[
     &["chaos", "kill"],
     &["bench"],
@@ -56,13 +56,13 @@ const TOGETHER: &[&[&str]] = &[
     &["reliability"],
 ];
 const AT_ONCE: usize = 2;
-/// A command that takes longer hangs.
+/// Timeout of a command.
 const ENDS_WITHIN: Duration = Duration::from_secs(300);
 
-/// Which commands to start.
+/// Options of `cargo xtask smoke`.
 #[derive(clap::Args, Default)]
 pub struct Args {
-    /// Only commands with this name, such as `chaos`; may be given several times
+    /// Only commands with this name, such as `chaos`; repeat for several
     #[arg(long)]
     only: Vec<String>,
 }
@@ -73,20 +73,20 @@ impl Args {
     }
 }
 
-/// One command that has ended.
+/// Result of a command.
 struct Ended {
     name: String,
     seconds: f64,
-    /// What went wrong, if anything did.
+    /// Error, if it failed.
     fault: Option<String>,
 }
 
-/// Starts the chosen commands; their logs are in `target/smoke`.
+/// Runs the chosen commands. Their logs are in `target/smoke`.
 ///
 /// # Errors
-/// A command fails, or does not end in time.
+/// Returns an error if a command fails or does not end in time.
 pub fn smoke(args: &Args) -> Result<()> {
-    // Built here once, so that the seconds below are those of the commands.
+    // Built once in advance, so that the reported durations are those of the commands.
     kith::build(Mode::SMOKE)?;
     run(cargo()?.args(["build", "--locked", "--workspace", "--example", "chaos", "--bench", "jobs"]))?;
     run(cargo()?.args(["test", "--locked", "--workspace", "--lib", "--no-run"]))?;
@@ -129,14 +129,14 @@ fn start_all(commands: &[&[&str]], at_once: usize, args: &Args, folder: &Path) -
     Ok(ended.into_inner().expect("unpoisoned"))
 }
 
-/// Runs one command to its end, then shows what it said.
+/// Runs one command and prints its output.
 fn start(words: &[&str], folder: &Path) -> Result<Ended> {
     let name = words.join(" ");
     let log = folder.join(format!("{}.log", words.join("-")));
     let said = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new(env::current_exe()?);
     command.args(words).arg("--smoke").stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
-    // A group of its own, so that whatever it has started ends with it.
+    // A separate process group, so that its child processes can be killed with it.
     command.process_group(0);
     let began = now();
     let status = wait(command.spawn().with_context(|| format!("cannot start `{name}`"))?)?;
@@ -150,14 +150,14 @@ fn start(words: &[&str], folder: &Path) -> Result<Ended> {
     Ok(Ended { name, seconds, fault })
 }
 
-/// Waits for its end; one that hangs is killed with all that it has started.
+/// Waits for the end. On timeout, kills the process group.
 fn wait(mut child: Child) -> Result<ExitStatus> {
     let group = Pid::from_child(&child);
     let (over, is_over) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         scope.spawn(move || {
             if is_over.recv_timeout(ENDS_WITHIN) == Err(mpsc::RecvTimeoutError::Timeout) {
-                // It may have ended this moment, which is as good.
+                // The process may have ended already.
                 let _ = kill_process_group(group, Signal::KILL);
             }
         });
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_are_chosen_by_the_beginning_of_their_name() {
+    fn commands_are_selected_by_prefix() {
         let chosen = |only: &[&str]| {
             let args = Args { only: only.iter().map(|name| (*name).to_owned()).collect() };
             ALONE.iter().chain(TOGETHER).filter(|words| args.chooses(words)).count()

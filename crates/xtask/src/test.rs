@@ -1,4 +1,4 @@
-//! `cargo xtask test`: the whole suite, with a PostgreSQL server of its own that goes when the suite ends.
+//! `cargo xtask test`: runs the whole suite with a PostgreSQL server that is removed afterwards.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -13,18 +13,19 @@ use crate::plans;
 use crate::scratch::Scratch;
 use crate::workspace::cargo;
 
-/// What to test.
+/// Options of `cargo xtask test`.
 #[derive(clap::Args, Default)]
 pub struct Args {
-    /// Leaves PostgreSQL out, for machines without a server
+    /// Leave PostgreSQL out, for machines without a server
     #[arg(long)]
     sqlite_only: bool,
-    /// Handed to `cargo test`; with `-p CRATE` only that crate is tested
+    /// Arguments for `cargo test`; with `-p CRATE` only that crate is tested
     #[arg(last = true)]
     cargo_args: Vec<String>,
 }
 
-/// Environment variables of a soak: rounds of races, stories that models are compared with, latencies as promised.
+/// Environment variables of `cargo xtask soak`: repetitions of races, number of random stories, strict
+/// latency limits.
 const LONG: &[(&str, &str)] = &[
     ("KITH_TEST_ROUNDS", "120"),
     ("KITH_TEST_PATTERNS", "5"),
@@ -34,13 +35,13 @@ const LONG: &[(&str, &str)] = &[
     ("KITH_TEST_LATENCY", "1"),
 ];
 
-/// Runs the suite; the exit code is `cargo test`'s. The whole suite ends with
+/// Runs the suite and returns the exit code of `cargo test`. A run of the whole suite ends with
 /// [`plans::judge_recorded`] and [`api::fuzz`].
 pub fn test(args: &Args) -> Result<ExitCode> {
     let mut suite = suite(args)?;
     let databases = Databases::start(args.sqlite_only)?;
     databases.tell(&mut suite);
-    // A part of the suite is a part; without PostgreSQL it is for the loop.
+    // A partial run, or one without PostgreSQL, leaves no evidence.
     if args.sqlite_only || !args.cargo_args.is_empty() {
         return Ok(exit_code(run(&mut suite)?.0));
     }
@@ -54,7 +55,7 @@ pub fn test(args: &Args) -> Result<ExitCode> {
     Ok(exit_code(status))
 }
 
-/// Runs the suite with the tests that [`test`] leaves out, and each race and each random story many more times.
+/// Runs the suite including ignored tests, with many more repetitions of each race and random story.
 pub fn soak() -> Result<ExitCode> {
     let mut suite = suite(&Args::default())?;
     suite.args(["--", "--include-ignored"]).envs(LONG.iter().copied());
@@ -65,7 +66,7 @@ pub fn soak() -> Result<ExitCode> {
 
 fn suite(args: &Args) -> Result<Command> {
     let mut suite = cargo()?;
-    // Every binary runs, so that one run tells of every failure.
+    // Runs all test binaries, to report every failure in one run.
     suite.args(["test", "--locked", "--no-fail-fast"]);
     if !args.cargo_args.iter().any(|arg| arg.starts_with("-p") || arg.starts_with("--package")) {
         suite.arg("--workspace");
@@ -74,7 +75,7 @@ fn suite(args: &Args) -> Result<Command> {
     Ok(suite)
 }
 
-/// Runs the whole suite and writes what it shows, as evidence of `tool`.
+/// Runs the whole suite and writes its results as evidence of `tool`.
 fn run_whole(tool: &str, suite: &mut Command) -> Result<ExitStatus> {
     let trials = tempfile::NamedTempFile::new().context("no temporary file")?;
     suite.env("KITH_TEST_TRIALS", trials.path());
@@ -96,7 +97,7 @@ fn exit_code(status: ExitStatus) -> ExitCode {
     ExitCode::from(code.unwrap_or(1))
 }
 
-/// Runs the suite, shows what it says, and notes what became of each test.
+/// Runs the suite, prints its output, and returns the result of each test.
 fn run(suite: &mut Command) -> Result<(ExitStatus, BTreeMap<String, &'static str>)> {
     let mut child = suite.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
     let mut tests = BTreeMap::new();
@@ -104,7 +105,7 @@ fn run(suite: &mut Command) -> Result<(ExitStatus, BTreeMap<String, &'static str
         let line = line.context("what the tests say")?;
         println!("{line}");
         if let Some((name, outcome)) = outcome_of(&line) {
-            // One that failed in any binary failed.
+            // A test that failed in any binary has failed.
             let known = tests.entry(name.to_owned()).or_insert(outcome);
             if outcome == "failed" {
                 *known = outcome;
@@ -114,7 +115,7 @@ fn run(suite: &mut Command) -> Result<(ExitStatus, BTreeMap<String, &'static str
     Ok((child.wait().context("cannot wait for cargo")?, tests))
 }
 
-/// `test a::b ... ok`, as libtest prints it. None for a test that did not run: it shows nothing.
+/// Parses a result line of libtest, such as `test a::b ... ok`. Returns `None` for ignored tests.
 fn outcome_of(line: &str) -> Option<(&str, &'static str)> {
     let (name, outcome) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
     let outcome = match outcome.split([',', ' ']).next()? {
@@ -125,19 +126,19 @@ fn outcome_of(line: &str) -> Option<(&str, &'static str)> {
     Some((name.trim_end_matches(" - should panic"), outcome))
 }
 
-/// What a suite runs on: a PostgreSQL server of its own beside SQLite, and a folder for all that tests write. Both go when this
-/// is dropped.
+/// Databases of a test run: a PostgreSQL server beside SQLite, and a folder for all temporary files. Both are
+/// removed when dropped.
 pub struct Databases {
-    // Stopped before its folder goes.
+    // Declared first, because it must stop before its folder is removed.
     server: Option<PostgresServer>,
     scratch: Scratch,
 }
 
 impl Databases {
-    /// Starts the server, unless SQLite is all.
+    /// Starts the server, unless `sqlite_only`.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// Returns an error if it cannot be started.
     pub fn start(sqlite_only: bool) -> Result<Self> {
         let scratch = Scratch::new()?;
         let parent = Some(scratch.path().to_owned());
@@ -148,7 +149,7 @@ impl Databases {
         Ok(Self { server, scratch })
     }
 
-    /// Tells a suite where it is.
+    /// Sets the environment variables that tell a suite where its databases are.
     pub fn tell(&self, suite: &mut Command) {
         suite.env("TMPDIR", self.scratch.path());
         match &self.server {
@@ -169,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_outcome_of_a_test_is_read_from_its_line() {
+    fn test_result_line_is_parsed() {
         assert_eq!(outcome_of("test a::b ... ok"), Some(("a::b", "ok")));
         assert_eq!(outcome_of("test a::b - should panic ... FAILED"), Some(("a::b", "failed")));
         for line in [

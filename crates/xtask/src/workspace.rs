@@ -1,4 +1,4 @@
-//! Where the repository is, and how its programs are run: shown, then waited for.
+//! Location of the repository, and execution of commands.
 
 use std::env;
 use std::path::PathBuf;
@@ -6,25 +6,25 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-/// The folder that holds the whole repository, found from wherever in it one stands.
+/// Returns the root folder of the repository, from any folder in it.
 pub fn root() -> Result<PathBuf> {
     let here = env::current_dir().context("the current folder is gone")?;
-    // The fuzz targets have a lock file of their own.
+    // The outermost one: the fuzz targets have their own lock file.
     let root = here.ancestors().filter(|folder| folder.join("Cargo.lock").is_file()).last();
     root.map(PathBuf::from).context("not inside Kith's repository: no Cargo.lock here or above")
 }
 
-/// The cargo that runs us, at the root of the repository.
+/// Returns a command of the cargo that runs this program, in the root folder.
 pub fn cargo() -> Result<Command> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()?);
     Ok(command)
 }
 
-/// Shows a command and runs it to its end.
+/// Prints a command and runs it.
 ///
 /// # Errors
-/// It cannot be started, or it fails.
+/// Returns an error if it cannot be started or fails.
 pub fn run(command: &mut Command) -> Result<()> {
     let shown = show(command);
     eprintln!("\n$ {shown}");
@@ -35,7 +35,7 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Whether a command can be run and succeeds; what it prints is not shown.
+/// Returns true if a command can be run and succeeds. Its output is not shown.
 pub fn succeeds(command: &mut Command) -> bool {
     command.output().is_ok_and(|done| done.status.success())
 }

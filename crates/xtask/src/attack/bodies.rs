@@ -1,4 +1,5 @@
-//! Bodies that are no JSON, too much JSON, or JSON that parsers read differently; names in which nothing can be seen.
+//! Attacks with bodies that are malformed, oversized or parsed differently by other parsers, and with
+//! invisible names.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::world::{PASSWORD, World};
 
 const NOTES: &str = "/api/v1/spaces/me/notes";
 
-/// A name, a body of `POST /api/v1/spaces/me/notes`, and the statuses that may come back.
+/// Attack name, body of `POST /api/v1/spaces/me/notes`, and the accepted statuses.
 type Body = (&'static str, Vec<u8>, &'static [u16]);
 
 fn bodies() -> Vec<Body> {
@@ -45,7 +46,7 @@ fn bodies() -> Vec<Body> {
     ]
 }
 
-/// Sends them all.
+/// Runs all attacks with bodies.
 pub fn run(world: &World, report: &mut Report) {
     report.group("bodies");
     for (name, body, expected) in bodies() {
@@ -57,7 +58,8 @@ pub fn run(world: &World, report: &mut Report) {
         if answer.status == 201 {
             let path = format!("{NOTES}/{}", answer.json()["id"].as_str().unwrap_or_default());
             let kept = String::from_utf8(world.get(&world.eve, &path)?.body)?;
-            // Programs that take the first of two would read another item than those that take the last.
+            // Parsers disagree on whether the first or the last duplicate key wins, so only one may be
+            // stored.
             ensure!(kept.matches("twice").count() == 1, "both are kept: {kept}");
         }
         Ok(said)
@@ -96,7 +98,7 @@ fn bomb() -> Result<Vec<u8>> {
     Ok(gzip.finish()?)
 }
 
-/// Code points in which nothing can be seen, alone and together.
+/// Names of invisible code points, alone and in sequence.
 const INVISIBLE: &[&str] = &[
     "",
     " ",

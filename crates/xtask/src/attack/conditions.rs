@@ -1,4 +1,5 @@
-//! Preconditions, idempotency keys, cursors and limits that are misused, and line ends in values that could become headers.
+//! Attacks with preconditions, idempotency keys, cursors and limits, and with line breaks in values that may
+//! be copied into headers.
 
 use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
@@ -9,7 +10,7 @@ use super::world::{World, text};
 
 const NOTES: &str = "/api/v1/spaces/me/notes";
 
-/// Runs them all.
+/// Runs all attacks of this file.
 pub fn run(world: &World, report: &mut Report) {
     preconditions(world, report);
     idempotency(world, report);
@@ -135,7 +136,7 @@ fn cursors(world: &World, report: &mut Report) {
         });
     }
     report.attack("limit=4294967297", SOON, || {
-        // More than 100 counts as 100.
+        // A limit above 100 is clamped to 100.
         let page = world.get(&world.eve, &format!("{NOTES}?limit=4294967297"))?.expect(200)?;
         let shown = page["items"].as_array().map_or(0, Vec::len);
         ensure!(shown <= 100, "{shown} items on a page");
@@ -146,7 +147,7 @@ fn cursors(world: &World, report: &mut Report) {
     });
 }
 
-/// No value that a client sends may end a line of an answer.
+/// A client's value must not end a header line of the response (response splitting).
 fn line_ends(world: &World, report: &mut Report) {
     report.group("line ends in values");
     let eve = Some(world.eve.token.as_str());

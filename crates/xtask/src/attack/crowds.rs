@@ -1,4 +1,4 @@
-//! Clients that ask for much and read nothing, wait as long as they may, or keep the server busy with dates and log-ins.
+//! Denial-of-service attacks: unread responses, long polls, expensive date calculations and log-ins.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -12,15 +12,15 @@ use super::report::{Report, SOON, said, status_in};
 use super::wire::{connect, request};
 use super::world::{PASSWORD, World};
 
-/// Connections whose answers are never read, and connections that wait for a job.
+/// Number of connections whose responses are never read, and of connections that wait for a job.
 const UNREAD: usize = 30;
 const WAITING: usize = 100;
-/// Requests that are sent on one connection before an answer is read.
+/// Number of requests sent on one connection before a response is read.
 const PIPELINED: usize = 500;
-/// How long another user's write may take meanwhile.
+/// Maximum duration of another user's write during an attack.
 const OTHERS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Schedules whose next time is far away, or never comes, or comes all the time.
+/// Schedules whose next run is far away, never comes, or comes every moment.
 const DATES: &[&str] = &[
     "0 0 30 2 *",
     "0 0 31 2,4,6,9,11 *",
@@ -34,7 +34,7 @@ const DATES: &[&str] = &[
     "0 0 29 2 *",
 ];
 
-/// Runs them all.
+/// Runs all attacks of this file.
 pub fn run(world: &World, report: &mut Report) {
     report.group("crowds");
     report.attack("30 lists and exports that are never read", Duration::from_secs(60), || unread(world));
@@ -69,7 +69,7 @@ fn others_wait(world: &World, within: Duration) -> Result<String> {
     Ok(format!("another user's write took {} ms", answer.took.as_millis()))
 }
 
-/// Opens a connection for each request and reads no answer.
+/// Sends a request on each of `count` connections and reads no response.
 fn ask_and_leave(
     world: &World,
     count: usize,
@@ -96,7 +96,7 @@ fn unread(world: &World) -> Result<String> {
     grows_little(world, || {
         let lists = ask_and_leave(world, UNREAD, "/api/v1/spaces/me/long?limit=100", None, &hoarder.token)?;
         let exports = ask_and_leave(world, UNREAD, "/api/v1/me/export", None, &hoarder.token)?;
-        // A debug build takes a while to make so many pages of 1 MiB.
+        // A debug build takes seconds to produce so many pages of 1 MiB.
         let said = others_wait(world, Duration::from_secs(20))?;
         drop((lists, exports));
         Ok(said)
@@ -112,7 +112,7 @@ fn pipelined(world: &World) -> Result<String> {
             world.eve.token
         );
         let mut sent = 0;
-        // A server that is not read from stops reading.
+        // The server stops reading when its responses are not read.
         while sent < PIPELINED && stream.write_all(head.as_bytes()).is_ok() {
             sent += 1;
         }
@@ -129,7 +129,7 @@ fn waiting(world: &World) -> Result<String> {
     Ok(said)
 }
 
-/// Five failures lock an address for a while, whether or not there is such an account, and the answers are the same.
+/// Five failures lock an address. The responses must not depend on whether an account has the address.
 fn locked(world: &World) -> Result<String> {
     let victim = world.register("victim")?;
     let mut seen = Vec::new();

@@ -1,4 +1,4 @@
-//! Heads that proxies and servers read differently, heads that never end, and connections that ask nothing.
+//! Attacks on the HTTP edge: ambiguous request heads, heads that never end, and idle connections.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -12,18 +12,18 @@ use super::report::{Report, SOON, said, status_in};
 use super::wire::{connect, send, send_for_all};
 use super::world::World;
 
-/// The server says nothing more for so long: it has said all.
+/// Silence after which the server's response counts as complete.
 const QUIET: Duration = Duration::from_millis(700);
-/// Where the head may take no longer (`server.head_timeout_ms`), and some time to notice.
+/// `server.head_timeout_ms` of the attacked server. The next constant adds time to observe it.
 pub const HEAD_TIMEOUT_MS: u64 = 1_000;
 const HEAD_ENDS_WITHIN: Duration = Duration::from_millis(4 * HEAD_TIMEOUT_MS);
-/// `server.max_connections` of the server that is asked.
+/// `server.max_connections` of the attacked server.
 pub const MAX_CONNECTIONS: usize = 1_000;
-/// More than it holds.
+/// Number of idle connections, more than the server accepts.
 const IDLE: usize = 1_100;
 const SLOW: usize = 50;
 
-/// Heads of one request, each of which must be answered once and refused.
+/// Request heads with the accepted statuses. Each must get one response.
 fn heads() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
     let line = |line: &str| format!("{line}\r\nhost: kith\r\nconnection: close\r\n\r\n").into_bytes();
     let get = |lines: &str| format!("GET /livez HTTP/1.1\r\nconnection: close\r\n{lines}\r\n").into_bytes();
@@ -39,7 +39,7 @@ fn heads() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
         ("a Host with a space", get("host: kith other\r\n"), &[400]),
         ("a Host with a list", get("host: kith, other\r\n"), &[400]),
         ("a Host with a port that is no number", get("host: kith:abc\r\n"), &[400]),
-        // Host came with HTTP/1.1 (RFC 9112, 3.2).
+        // HTTP/1.0 does not require Host (RFC 9112, 3.2).
         ("HTTP/1.0 without Host", b"GET /livez HTTP/1.0\r\n\r\n".to_vec(), &[200, 400, 505]),
         ("a Host with a port past all ports", get("host: kith:99999\r\n"), &[400]),
         ("HTTP/0.9", b"GET /livez\r\n\r\n".to_vec(), &[0, 400]),
@@ -59,7 +59,7 @@ fn heads() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
         ("an unknown method", line("BREW /livez HTTP/1.1"), &[400, 405, 501]),
         ("TRACE", line("TRACE /livez HTTP/1.1"), &[400, 405, 501]),
         ("CONNECT", line("CONNECT 127.0.0.1:22 HTTP/1.1"), &[400, 404, 405, 501]),
-        // A server takes it, and goes by it instead of Host (RFC 9112, 3.2.2).
+        // A server accepts the absolute form and ignores Host (RFC 9112, 3.2.2).
         ("an absolute address", line("GET http://other.example/livez HTTP/1.1"), &[200, 400, 421]),
         ("an absolute address that climbs", line("GET http://kith/../etc/passwd HTTP/1.1"), &[400, 404]),
         ("a path that climbs", line("GET /docs/../../etc/passwd HTTP/1.1"), &[400, 404]),
@@ -71,7 +71,7 @@ fn heads() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
     ]
 }
 
-/// How a body's length is said twice or in an odd way; behind it stands a second request.
+/// Ambiguous or malformed length headers. A second request follows in the body.
 const LENGTHS: &[(&str, &str)] = &[
     ("Content-Length and Transfer-Encoding", "content-length: 60\r\ntransfer-encoding: chunked"),
     ("Transfer-Encoding and Content-Length", "transfer-encoding: chunked\r\ncontent-length: 60"),
@@ -92,7 +92,7 @@ const LENGTHS: &[(&str, &str)] = &[
     ("a folded Transfer-Encoding", "transfer-encoding:\r\n chunked"),
 ];
 const CHUNKED: &str = "transfer-encoding: chunked";
-/// How chunks may be spelled wrongly.
+/// Malformed chunk sizes.
 const CHUNKS: &[(&str, &str)] = &[
     ("a chunk size with a plus", "+0\r\n\r\n"),
     ("a chunk size with 0x", "0x0\r\n\r\n"),
@@ -101,7 +101,7 @@ const CHUNKS: &[(&str, &str)] = &[
     ("a chunk that is longer than it says", "1\r\nabcdef\r\n0\r\n\r\n"),
 ];
 
-/// Sends them all.
+/// Runs all attacks with request heads.
 pub fn run(world: &World, report: &mut Report) {
     report.group("heads");
     for (name, head, expected) in heads() {
@@ -120,8 +120,8 @@ pub fn run(world: &World, report: &mut Report) {
     }
 }
 
-/// Sends a request whose length can be read in two ways, and in its body or behind it a second one, which must not be
-/// answered with success.
+/// Sends a request whose length is ambiguous, followed by a second request. Fails if the second one gets a
+/// successful response (request smuggling).
 fn smuggle(world: &World, lengths: &str, body: &str) -> Result<String> {
     let bytes = format!(
         "POST /api/v1/auth/login HTTP/1.1\r\nhost: kith\r\ncontent-type: application/json\r\n{lengths}\r\n\r\n{body}\
@@ -134,7 +134,7 @@ fn smuggle(world: &World, lengths: &str, body: &str) -> Result<String> {
     Ok(format!("{statuses:?}"))
 }
 
-/// On a server with a short head timeout and few connections.
+/// Runs attacks with connections, on a server with a short head timeout and few connections.
 pub fn connections(world: &World, report: &mut Report) {
     report.group("connections");
     report.attack("50 heads that never end", HEAD_ENDS_WITHIN, || slow_heads(world));
@@ -161,7 +161,8 @@ pub fn connections(world: &World, report: &mut Report) {
     report.attack("afterwards", SOON, || healthy(world));
 }
 
-/// Each sends a byte now and then would be slower still; the head's time runs from its first byte.
+/// Opens connections whose heads never end. The timeout counts from the first byte, so sending slowly does
+/// not extend it.
 fn slow_heads(world: &World) -> Result<String> {
     let mut slow = Vec::new();
     for _ in 0..SLOW {
@@ -172,7 +173,7 @@ fn slow_heads(world: &World) -> Result<String> {
     let said = healthy(world)?;
     for stream in &mut slow {
         let mut answer = Vec::new();
-        // A reset is an end, too.
+        // A reset also ends the connection.
         let _ = stream.read_to_end(&mut answer);
         let is_refused = answer.is_empty() || answer.starts_with(b"HTTP/1.1 4");
         ensure!(is_refused, "{}", String::from_utf8_lossy(&answer));
@@ -186,7 +187,7 @@ fn has_ended(stream: &TcpStream) -> bool {
         && !stream.peek(&mut byte).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
-/// Checks that another caller is answered within a second.
+/// Fails unless another caller gets a response within one second.
 fn healthy(world: &World) -> Result<String> {
     let answer = send(world.address(), b"GET /livez HTTP/1.1\r\nhost: kith\r\nconnection: close\r\n\r\n")?;
     ensure!(answer.status == 200, "another caller was answered with {}", said(&answer));

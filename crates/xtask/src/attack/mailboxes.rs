@@ -1,4 +1,4 @@
-//! One mailbox under many spellings, and what a taken address may close.
+//! Attacks with several spellings of one mailbox, and with registrations of addresses that are taken.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::report::{Report, SOON, said};
 use super::wire::{Answer, request, send};
 use super::world::{PASSWORD, World, call};
 
-/// An address, and other spellings of the same mailbox.
+/// Address, and other spellings of the same mailbox.
 const SPELLINGS: &[(&str, &[&str])] = &[
     (
         "taken@example.org",
@@ -41,7 +41,7 @@ const SPELLINGS: &[(&str, &[&str])] = &[
     ("post@xn--strae-oqa.example", &["post@stra\u{DF}e.example"]),
 ];
 
-/// Registers each, then tries every other spelling.
+/// Registers each address, then tries every other spelling.
 pub fn run(world: &World, report: &mut Report) {
     report.group("mailboxes");
     for (address, others) in SPELLINGS {
@@ -67,7 +67,8 @@ pub fn run(world: &World, report: &mut Report) {
     });
 }
 
-/// Ten addresses that are taken, asked for by one client, must not close registration. The server has its limits.
+/// Ten registrations of taken addresses by one client must not block registration. Needs a server with
+/// limits.
 pub fn taken_addresses(world: &World, report: &mut Report) {
     report.attack("ten taken addresses do not close registration", Duration::from_secs(30), || {
         for _ in 0..10 {
@@ -84,7 +85,7 @@ pub fn taken_addresses(world: &World, report: &mut Report) {
     });
 }
 
-/// More requests to one route than a client may send in a minute, each under another address that it claims to have.
+/// Exceeds a route's limit with a different `X-Forwarded-For` in each request.
 pub fn claimed_addresses(world: &World, report: &mut Report) {
     report.attack("a new X-Forwarded-For with each of 700 requests", Duration::from_secs(30), || {
         for n in 0..700 {

@@ -1,4 +1,5 @@
-//! A space full of what takes most memory as a tree of values, read and exported: the process may not grow by much.
+//! Memory attack: a space filled with values that take most memory as a tree, then listed and exported. The
+//! process must not grow much.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,14 +13,15 @@ use super::report::{Report, said};
 use super::world::{Person, World};
 use crate::smoke::Mode;
 
-/// By how much the process may grow above what it had.
+/// Maximum growth of the process in KiB.
 const MAX_GROWTH_KIB: u64 = 32 << 10;
 const FILLED_WITHIN: Duration = Duration::from_secs(240);
-/// An item holds at most 10,000 values, names among them: an object, its name and its number count as three.
+/// An item may contain at most 10,000 values including names. Each object counts as three: itself, its name
+/// and its number.
 const OBJECTS: usize = 3_300;
 const HOLLOW: &str = "/api/v1/spaces/me/hollow";
 
-/// Fills the space of an account of its own, in a smoke run a quarter of it, and reads it in every way.
+/// Fills the space of a new account and reads it in every way. A smoke run fills less of it.
 pub fn run(world: &World, mode: Mode, report: &mut Report) {
     report.group("memory");
     let people = world.register("hoarder");
@@ -55,7 +57,7 @@ pub fn run(world: &World, mode: Mode, report: &mut Report) {
     });
 }
 
-/// Keeps items until the space refuses one, or there are `most`.
+/// Creates items until the space rejects one, or up to `most`.
 fn fill(world: &World, hoarder: &Person, most: usize) -> Result<String> {
     let hollow = format!("[{}]", vec![r#"{"":0}"#; OBJECTS].join(","));
     let item = json!({ "data": { "a": serde_json::from_str::<Value>(&hollow)? } });
@@ -70,10 +72,10 @@ fn fill(world: &World, hoarder: &Person, most: usize) -> Result<String> {
     Ok(format!("{most} items"))
 }
 
-/// Runs `attack` and looks at the process's memory all the while.
+/// Runs `attack` and measures the memory of the server process meanwhile.
 ///
 /// # Errors
-/// The attack's, or that the process grew by more than 32 MiB.
+/// Returns the attack's error, or an error if the process grew by more than 32 MiB.
 pub fn grows_little(world: &World, attack: impl FnOnce() -> Result<String>) -> Result<String> {
     let pid = world.kith.pid();
     let before = resident_kib(pid)?;
@@ -95,7 +97,7 @@ pub fn grows_little(world: &World, attack: impl FnOnce() -> Result<String>) -> R
     Ok(format!("{said}; {} MiB more than {}", growth >> 10, before >> 10))
 }
 
-/// Memory of a process that is no file's: pages of the database that are mapped are not counted.
+/// Returns the anonymous resident memory of a process. Mapped pages of the database file are not counted.
 fn resident_kib(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the server has ended")?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;

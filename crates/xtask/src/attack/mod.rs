@@ -1,6 +1,7 @@
-//! `cargo xtask attack`: a corpus of attacks on a server that it starts itself, each with what must come back and how soon.
+//! `cargo xtask attack`: sends a corpus of attacks to a server that it starts itself, each with the accepted
+//! responses and a time limit.
 //!
-//! Everything is on loopback and bounded in time and number. An attack that is not answered as it must be is a failure.
+//! All traffic is on loopback and bounded in time and number. An attack with any other response is a failure.
 
 mod bodies;
 mod conditions;
@@ -47,13 +48,13 @@ const GROUPS: [&str; 13] = [
     "restart",
 ];
 
-/// What to attack.
+/// Options of `cargo xtask attack`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// On a PostgreSQL server of its own instead of SQLite
+    /// Attack a PostgreSQL-backed server instead of SQLite
     #[arg(long)]
     postgres: bool,
-    /// Only this group; may be given several times
+    /// Only this group; repeat for several
     #[arg(long, value_parser = GROUPS)]
     only: Vec<String>,
     #[command(flatten)]
@@ -69,7 +70,7 @@ impl Args {
 /// Starts the debug binary and attacks it.
 ///
 /// # Errors
-/// An attack was not answered as it must be, or the server could not be started.
+/// Returns an error if an attack had an unexpected response, or if the server could not be started.
 pub fn attack(args: &Args) -> Result<()> {
     let binary = build(Mode::SMOKE)?;
     let folder = tempfile::tempdir()?;
@@ -77,7 +78,7 @@ pub fn attack(args: &Args) -> Result<()> {
     let postgres = args.postgres.then_some(()).map(server).transpose()?;
     let mut report = Report::default();
     if args.has("limits") || args.has("tokens") {
-        // Only this one has limits, and is closed to loopback as in production.
+        // The only server with limits and with loopback blocked for callbacks, as in production.
         let strict = World::new(strict(&binary, &folder.path().join("strict")))?;
         if args.has("limits") {
             limits(&strict, &mut report);
@@ -113,7 +114,7 @@ pub fn attack(args: &Args) -> Result<()> {
     report.end()
 }
 
-/// Everything that a server without limits of requests is asked.
+/// Runs the attacks on a server without rate limits.
 fn corpus(world: &World, args: &Args, report: &mut Report) {
     let mut begin = |name: &str, run: &dyn Fn(&mut Report)| {
         if args.has(name) {
@@ -139,7 +140,8 @@ fn corpus(world: &World, args: &Args, report: &mut Report) {
     begin("races", &|report| races::run(world, report));
 }
 
-/// A server as in production but for its mode: limits of requests and connections hold, and no internal address is called.
+/// Options of a server with production settings except for its mode: limits apply, and callbacks to internal
+/// addresses are blocked.
 fn strict(binary: &Path, folder: &Path) -> Start {
     let set = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     Start {
@@ -148,7 +150,7 @@ fn strict(binary: &Path, folder: &Path) -> Start {
         log: folder.with_extension("log"),
         has_limits: true,
         environment: vec![
-            // A list that is set, if only to a network for documentation, closes loopback.
+            // Any explicit list blocks loopback. This one contains a documentation network.
             set("KITH__OUTBOUND__ALLOWED_NETWORKS", "192.0.2.0/24"),
             set("KITH__SERVER__HEAD_TIMEOUT_MS", &edge::HEAD_TIMEOUT_MS.to_string()),
             set("KITH__SERVER__MAX_CONNECTIONS", &edge::MAX_CONNECTIONS.to_string()),
@@ -166,7 +168,7 @@ fn limits(world: &World, report: &mut Report) {
     mailboxes::claimed_addresses(world, report);
 }
 
-/// On a server of its own, whose clock is moved.
+/// Runs the token attacks on a separate server, because they move its clock.
 fn tokens(binary: &Path, folder: &Path, foreign: &str, report: &mut Report) -> Result<()> {
     let world = World::new(Start {
         binary: binary.to_owned(),

@@ -1,4 +1,4 @@
-//! Every operation of the OpenAPI document, asked by callers who may not: an anonymous caller, a user, an API key of another scope.
+//! Attacks on authorization: every operation of the OpenAPI document, sent by callers without permission.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,22 +10,22 @@ use super::report::{Report, said};
 use super::world::World;
 
 const METHODS: &[&str] = &["get", "post", "put", "patch", "delete"];
-/// What stands for every parameter of a path: the id of nothing.
+/// Id that identifies no resource, used for every path parameter.
 const NO_ID: &str = "01900000-0000-7000-8000-000000000000";
 const WHOLE_MATRIX: Duration = Duration::from_secs(60);
 
-/// One operation of the document.
+/// Operation of the OpenAPI document.
 struct Operation {
     method: String,
     path: String,
-    /// Whether a signed-in person may ask, and with which permissions.
+    /// Permissions that a signed-in user needs. `None` if user tokens are not accepted.
     bearer: Option<Vec<String>>,
-    /// Scopes by which an API key may ask.
+    /// Scopes that an API key needs. `None` if API keys are not accepted.
     api_key: Option<Vec<String>>,
 }
 
 impl Operation {
-    /// The path with an id of nothing for each parameter.
+    /// Returns the path with an unknown id for each parameter.
     fn asked(&self) -> String {
         let parts = self.path.split('/').map(|part| if part.starts_with('{') { NO_ID } else { part });
         parts.collect::<Vec<_>>().join("/")
@@ -58,7 +58,7 @@ fn operations(document: &Value) -> Result<Vec<Operation>> {
     Ok(all)
 }
 
-/// Asks all of them as each caller.
+/// Sends all operations as each caller.
 pub fn run(world: &World, report: &mut Report) {
     report.group("operations by callers who may not");
     let document = world.call("GET", "/openapi.json", None, &Value::Null).and_then(|found| found.expect(200));
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_operation_says_who_may_ask() {
+    fn operation_access_is_read_from_document() {
         let document = json!({ "paths": { "/a/{id}": {
             "get": { "security": [{ "bearer": ["a.read"] }, { "api_key": ["a.read"] }] },
             "post": { "security": [{ "bearer": [] }] },

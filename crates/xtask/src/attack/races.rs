@@ -1,4 +1,4 @@
-//! Several requests at the same moment, of which one may win.
+//! Attacks with concurrent requests of which at most one may succeed.
 
 use std::collections::BTreeSet;
 use std::sync::Barrier;
@@ -14,7 +14,7 @@ use super::world::{PASSWORD, World, text};
 const AT_ONCE: usize = 8;
 const RACE: Duration = Duration::from_secs(20);
 
-/// Has `AT_ONCE` threads ask at once.
+/// Calls `ask` in `AT_ONCE` threads at the same moment.
 fn together(ask: impl Fn(usize) -> Result<Answer> + Sync) -> Result<Vec<Answer>> {
     let start = Barrier::new(AT_ONCE);
     std::thread::scope(|scope| {
@@ -40,7 +40,7 @@ fn statuses(answers: &[Answer]) -> String {
     format!("{all:?}")
 }
 
-/// Runs every race.
+/// Runs all races.
 pub fn run(world: &World, report: &mut Report) {
     report.group("races");
     report.attack("one address registered at once, in two spellings", RACE, || {
@@ -68,7 +68,8 @@ pub fn run(world: &World, report: &mut Report) {
     });
 }
 
-/// A token that was just spent gives the same pair again, and no second one; an older one ends the session.
+/// A token that was just used returns the same pair again, never a second one. Use of an older token ends the
+/// session.
 fn refresh(world: &World) -> Result<String> {
     let racer = world.register("refresher")?;
     let spend =

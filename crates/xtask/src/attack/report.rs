@@ -1,4 +1,4 @@
-//! What each attack came to: a line each, and a summary.
+//! Results of the attacks: one line each, and a summary.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use anyhow::{Result, bail, ensure};
 use super::wire::Answer;
 use crate::load::now;
 
-/// How soon an attack that is not meant to be costly is answered, on a busy machine too.
+/// Time limit for attacks that are not meant to be expensive, with margin for a busy machine.
 pub const SOON: Duration = Duration::from_secs(5);
 
-/// The lines so far.
+/// Results so far.
 #[derive(Default)]
 pub struct Report {
     group: &'static str,
@@ -25,7 +25,8 @@ impl Report {
         println!("\n{name}");
     }
 
-    /// Runs one attack, which says what came back, or why that is a fault.
+    /// Runs an attack and prints its result. The attack returns a description of the response, or an error if
+    /// the response is unexpected.
     pub fn attack(&mut self, name: &str, within: Duration, attack: impl FnOnce() -> Result<String>) {
         let began = now();
         let outcome = attack();
@@ -50,7 +51,7 @@ impl Report {
     /// Prints the summary.
     ///
     /// # Errors
-    /// An attack failed to be repelled.
+    /// Returns an error if an attack failed.
     pub fn end(self) -> Result<()> {
         println!("\nattack: {} attacks, {} failed", self.passed + self.failed.len(), self.failed.len());
         self.failed.iter().for_each(|line| println!("  - {line}"));
@@ -61,10 +62,10 @@ impl Report {
     }
 }
 
-/// What an answer says in a few words, if its status is one of these.
+/// Returns a short description of the response if its status is one of `expected`.
 ///
 /// # Errors
-/// It is another.
+/// Returns an error with status and body for any other status.
 pub fn status_in(answer: &Answer, expected: &[u16]) -> Result<String> {
     let said = said(answer);
     if !expected.contains(&answer.status) {
@@ -74,7 +75,7 @@ pub fn status_in(answer: &Answer, expected: &[u16]) -> Result<String> {
     Ok(said)
 }
 
-/// Status and problem code.
+/// Formats status and problem code.
 pub fn said(answer: &Answer) -> String {
     match (answer.status, answer.code()) {
         (0, _) => "closed without an answer".to_owned(),

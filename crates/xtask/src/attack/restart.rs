@@ -1,4 +1,4 @@
-//! A kill in the middle of writes, and an audit log whose tail is cut while the server is down.
+//! Attacks with restarts: a kill during writes, and an audit log that is truncated while the server is down.
 
 use std::process::Stdio;
 use std::sync::Mutex;
@@ -16,11 +16,11 @@ use crate::load::on_one_thread;
 
 const KEPT: &str = "/api/v1/spaces/me/kept";
 const WRITERS: usize = 4;
-/// Acknowledgements before the kill.
+/// Number of acknowledged writes before the kill.
 const ENOUGH: usize = 40;
 const KILLED_WITHIN: Duration = Duration::from_secs(90);
 
-/// Kills the server while several write; everything that was acknowledged is there when it is started again.
+/// Kills the server during concurrent writes and restarts it. All acknowledged writes must still exist.
 pub fn kill(world: World, report: &mut Report) -> Option<World> {
     report.group("kill and restart");
     let mut survivor = None;
@@ -39,7 +39,7 @@ pub fn kill(world: World, report: &mut Report) -> Option<World> {
     survivor
 }
 
-/// Ids of the items that were acknowledged before the server was gone.
+/// Returns the ids of the items that were acknowledged before the server stopped.
 fn write_until_killed(world: &World) -> Result<Vec<String>> {
     let acknowledged = Mutex::new(Vec::new());
     std::thread::scope(|scope| -> Result<()> {
@@ -49,7 +49,7 @@ fn write_until_killed(world: &World) -> Result<Vec<String>> {
                 scope.spawn(move || {
                     for n in 0.. {
                         let body = json!({ "data": { "writer": writer, "n": n } });
-                        // It ends with the server.
+                        // The thread ends when the server is gone.
                         let Ok(answer) = world.post(&world.eve, KEPT, &body) else { return };
                         if answer.status != 201 {
                             return;
@@ -84,7 +84,7 @@ fn lost(world: &World, acknowledged: &[String]) -> Result<usize> {
     Ok(lost)
 }
 
-/// The audit chain holds, and does not once its tail is cut.
+/// Fails unless the audit chain verifies, and no longer verifies after truncation.
 pub fn audit(start: &Start, report: &mut Report) {
     report.attack("the audit chain after a kill", KILLED_WITHIN, || match verify(start)? {
         (true, said) => Ok(said),
@@ -100,7 +100,7 @@ pub fn audit(start: &Start, report: &mut Report) {
     });
 }
 
-/// Whether `kith audit verify` finds the chain whole, and the first line of what it says.
+/// Runs `kith audit verify`. Returns whether the chain is intact, and the first line of the output.
 fn verify(start: &Start) -> Result<(bool, String)> {
     let mut verify = start.command(&["audit", "verify"]);
     let done = verify.stdin(Stdio::null()).output().context("cannot run kith")?;
@@ -109,7 +109,7 @@ fn verify(start: &Start) -> Result<(bool, String)> {
     Ok((done.status.success(), said))
 }
 
-/// Deletes the last three links, as an attacker can who writes to the database and has no key.
+/// Deletes the last three links, as an attacker with write access to the database but without the key can.
 async fn cut_tail(start: &Start) -> Result<u64> {
     let engine = match &start.database {
         None => EngineOptions::Sqlite(SqliteOptions::in_folder(&start.data)),
@@ -131,7 +131,7 @@ async fn cut_tail(start: &Start) -> Result<u64> {
     Ok(cut?)
 }
 
-/// What the log says that no attack may cause.
+/// Fails if the server's log contains a panic or an error.
 pub fn log(start: &Start, report: &mut Report) {
     report.attack("the log of the server", Duration::from_secs(10), || {
         let log = std::fs::read_to_string(&start.log).context("the log")?;

@@ -1,4 +1,5 @@
-//! JSON Schemas that are made to be slow, while another user's writes must go on.
+//! Attacks with JSON Schemas that are expensive to compile or validate, during which another user's writes
+//! must succeed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,12 +10,12 @@ use serde_json::{Value, json};
 use super::report::{Report, said, status_in};
 use super::world::World;
 
-/// A schema or an item that costs more than this is rejected before it has cost it.
+/// Maximum time until an expensive schema or item is rejected.
 const JUDGED_WITHIN: Duration = Duration::from_secs(10);
-/// How long another user's write may take meanwhile.
+/// Maximum duration of another user's write during an attack.
 const OTHERS_WITHIN: Duration = Duration::from_secs(1);
 
-/// A name, the schema, and an item to hold against it if the schema is taken.
+/// Attack names with the schema, and an item to validate if the schema is accepted.
 fn costly() -> Vec<(&'static str, Value, Value)> {
     let nested = |levels: usize| (0..levels).fold(json!({ "end": 1 }), |inner, _| json!({ "a": inner }));
     let branch = json!({ "properties": { "a": { "$ref": "#/$defs/n" } }, "required": ["a"] });
@@ -71,7 +72,7 @@ fn costly() -> Vec<(&'static str, Value, Value)> {
     ]
 }
 
-/// Declares each for a collection and for a kind of jobs, and writes an item.
+/// Declares each schema for a collection and for a job kind, and writes an item.
 pub fn run(world: &World, report: &mut Report) {
     report.group("costly schemas");
     for (n, (name, schema, item)) in costly().into_iter().enumerate() {
@@ -110,7 +111,7 @@ pub fn run(world: &World, report: &mut Report) {
     }
 }
 
-/// Runs the attack while `ada` writes again and again, and fails if one of her writes is slow or refused.
+/// Runs the attack while `ada` writes repeatedly. Fails if one of the writes is slow or rejected.
 fn beside_a_writer(world: &World, attack: impl FnOnce() -> Result<String>) -> Result<String> {
     let is_over = AtomicBool::new(false);
     let write = || -> Result<Duration> {
@@ -122,7 +123,7 @@ fn beside_a_writer(world: &World, attack: impl FnOnce() -> Result<String>) -> Re
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| -> Result<(usize, Duration)> {
             let (mut writes, mut slowest) = (1, write()?);
-            // Few enough that the space does not fill up.
+            // Bounded, so that the space does not fill up.
             while !is_over.load(Ordering::Relaxed) && writes < 200 {
                 slowest = slowest.max(write()?);
                 writes += 1;

@@ -1,4 +1,5 @@
-//! Other spellings of a path or a method, headers that claim another one, and answers that repeat what a client claims.
+//! Attacks with alternative spellings of paths and methods, with override headers, and with values that a
+//! response might reflect.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -7,7 +8,8 @@ use super::report::{Report, SOON, said, status_in};
 use super::wire::{Answer, request, send};
 use super::world::{PASSWORD, World};
 
-/// Paths that a careless router, or a proxy in front of it, takes for `/api/v1/admin/users`. A user asks.
+/// Paths that a careless router or proxy would map to `/api/v1/admin/users`. Sent by a user without
+/// permission.
 const PATHS: &[&str] = &[
     "//api/v1/admin/users",
     "/api//v1/admin/users",
@@ -27,7 +29,7 @@ const PATHS: &[&str] = &[
     "/api/v1/admin/users?role=admin",
 ];
 
-/// Headers by which frameworks let a client ask for something else than the request line says.
+/// Headers by which some frameworks override method, path or role.
 const CLAIMS: &[(&str, &str)] = &[
     ("x-http-method-override", "DELETE"),
     ("x-method-override", "PUT"),
@@ -40,7 +42,7 @@ const CLAIMS: &[(&str, &str)] = &[
     ("x-user-role", "admin"),
 ];
 
-/// Origins that no browser of ours has.
+/// Origins that are not allowed.
 const ORIGINS: &[&str] = &[
     "https://evil.example",
     "null",
@@ -51,7 +53,7 @@ const ORIGINS: &[&str] = &[
     "file://",
 ];
 
-/// Fields that users may not set.
+/// Fields that users may not set (mass assignment).
 const ASSIGNED: &[(&str, &str)] = &[
     ("role", "admin"),
     ("id", "01900000-0000-7000-8000-000000000000"),
@@ -61,7 +63,7 @@ const ASSIGNED: &[(&str, &str)] = &[
     ("password_hash", "x"),
 ];
 
-/// Sends them all.
+/// Runs all attacks of this file.
 pub fn run(world: &World, report: &mut Report) {
     report.group("spellings of paths");
     let eve = Some(world.eve.token.as_str());
@@ -110,7 +112,7 @@ fn get_me(world: &World, more: &[(&str, &str)]) -> Result<Answer> {
     world.call_with("GET", "/api/v1/me", &world.eve, more, &Value::Null)
 }
 
-/// No answer that a cache may keep names the host that a client names, and none redirects there.
+/// A cacheable response must not contain the host that the client sent, and no response may redirect there.
 fn host(world: &World) -> Result<String> {
     for path in ["/", "/api-docs", "/swagger", "/openapi.json", "/docs", "/api/health"] {
         let head = format!(

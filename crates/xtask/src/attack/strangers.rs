@@ -1,5 +1,4 @@
-//! Ids of other people's objects, requested by a stranger; queues and schedules that Kith uses
-//! for itself, asked for by an API key with every scope that seems to allow it.
+//! Attacks with other users' object ids, and with API keys on reserved queues and schedules.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -7,7 +6,7 @@ use serde_json::{Value, json};
 use super::report::{Report, SOON, said, status_in};
 use super::world::{World, text};
 
-/// Objects of `ada` and `ben`, which `eve` asks for.
+/// Objects of `ada` and `ben`, which `eve` requests.
 struct Objects {
     request: String,
     session: String,
@@ -40,7 +39,7 @@ impl Objects {
     }
 }
 
-/// Asks for each object as a stranger.
+/// Requests each object as a stranger.
 pub fn run(world: &World, report: &mut Report) {
     report.group("other people's objects");
     let objects = match Objects::make(world) {
@@ -96,13 +95,13 @@ pub fn run(world: &World, report: &mut Report) {
     });
 }
 
-/// A path with its ids left out.
+/// Returns the path with ids replaced by `…`.
 fn shape(path: &str) -> String {
     let is_id = |part: &str| part.len() > 16 && part.chars().any(|c| c.is_ascii_digit());
     path.split('/').map(|part| if is_id(part) { "…" } else { part }).collect::<Vec<_>>().join("/")
 }
 
-/// What an API key may not do, though its scopes seem to say so.
+/// Operations on reserved queues and schedules, sent with an API key whose scopes seem to allow them.
 pub fn reserved(world: &World, report: &mut Report) {
     report.group("API keys at what Kith uses for itself");
     let scopes =

@@ -1,4 +1,4 @@
-//! Callback targets that lead to internal addresses, in every spelling, and receivers that redirect to one.
+//! Attacks with callback targets at internal addresses, and with receivers that redirect to one.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::report::{Report, SOON, status_in};
 use super::world::{Person, World, call};
 
-/// A name of an attack and what it names as target. `http://` is allowed on the server that is asked.
+/// Attack name and target URL. The server accepts `http://` targets.
 const TARGETS: &[(&str, &str)] = &[
     ("loopback", "http://127.0.0.1/"),
     ("loopback, another of its addresses", "http://127.1.2.3:8080/"),
@@ -57,12 +57,12 @@ const TARGETS: &[(&str, &str)] = &[
     ("a port of a database", "http://93.184.215.14:5432/"),
 ];
 const ENDPOINTS: &str = "/api/v1/callback-endpoints";
-/// A callback is sent within moments; the machine may be busy.
+/// Maximum time until a callback arrives on a busy machine.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(20);
-/// What would follow a redirect would do so at once.
+/// Time within which a followed redirect would arrive.
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Names each target on a server that closes loopback.
+/// Registers each target on a server that blocks loopback.
 pub fn run(at: SocketAddr, admin: &Person, report: &mut Report) {
     report.group("callback targets");
     for (name, url) in TARGETS {
@@ -79,7 +79,7 @@ pub fn run(at: SocketAddr, admin: &Person, report: &mut Report) {
     });
 }
 
-/// A receiver that answers every request with a redirect to itself, and says what was asked.
+/// Starts a receiver that answers every request with a redirect to itself, and reports the request lines.
 fn redirecting() -> Result<(SocketAddr, Receiver<String>)> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let address = listener.local_addr()?;
@@ -88,7 +88,7 @@ fn redirecting() -> Result<(SocketAddr, Receiver<String>)> {
         for stream in listener.incoming().take(8) {
             let Ok(mut stream) = stream else { return };
             let mut head = [0; 4096];
-            // A request that is cut off says nothing.
+            // Ignores an incomplete request.
             let Ok(read) = stream.read(&mut head) else { continue };
             let line = String::from_utf8_lossy(&head[..read]).lines().next().unwrap_or_default().to_owned();
             let answer = format!(
@@ -104,7 +104,7 @@ fn redirecting() -> Result<(SocketAddr, Receiver<String>)> {
     Ok((address, said))
 }
 
-/// On a server that allows loopback: a redirect is not followed.
+/// Fails if a redirect is followed, on a server that allows loopback.
 pub fn redirects(world: &World, report: &mut Report) {
     report.attack("a receiver that redirects", ARRIVES_WITHIN + FOLLOWS_WITHIN, || {
         let (address, said) = redirecting()?;

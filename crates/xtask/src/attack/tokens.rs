@@ -1,4 +1,4 @@
-//! Access tokens that were never issued, or are no longer valid.
+//! Attacks with forged, foreign and expired access tokens.
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
@@ -11,7 +11,7 @@ use super::world::World;
 
 const ME: &str = "/api/v1/me";
 
-/// A token taken apart.
+/// Decoded parts of a token.
 struct Parts {
     header: Value,
     payload: Value,
@@ -37,7 +37,7 @@ impl Parts {
     }
 }
 
-/// Sends every forgery as `Authorization`; `foreign` is a token of another server's key.
+/// Sends every forged token. `foreign` is a token signed by another server.
 pub fn run(world: &World, foreign: &str, report: &mut Report) {
     report.group("tokens");
     let forgeries = match forgeries(world, foreign) {
@@ -117,7 +117,7 @@ fn forgeries(world: &World, foreign: &str) -> Result<Vec<(&'static str, String)>
     ])
 }
 
-/// Puts the clock of a development server past the end of every token, and back.
+/// Moves the clock of a development server past the expiry of all tokens, and back.
 pub fn expired(world: &World, report: &mut Report) {
     report.attack("a token that has expired", SOON, || {
         let by = json!({ "advance": "2d" });

@@ -1,4 +1,4 @@
-//! HTTP/1.1 as attackers write it: bytes as they are, and all answers that come back on the connection.
+//! Raw HTTP/1.1 client: sends arbitrary bytes and reads all responses of the connection.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -9,18 +9,18 @@ use serde_json::Value;
 
 use crate::load::now;
 
-/// No answer takes longer: the server itself ends a request after 30 s.
+/// Timeout of a response. The server itself ends a request after 30 s.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(40);
 
-/// One answer.
+/// HTTP response.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
-    /// 0 where the connection ended without one.
+    /// Status, or 0 if the connection ended without a response.
     pub status: u16,
-    /// Names in lower case.
+    /// Headers with lower-case names.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// From the first byte sent to the last received.
+    /// Time from the first byte sent to the last byte received.
     pub took: Duration,
 }
 
@@ -29,20 +29,20 @@ impl Answer {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// The body as JSON; null if it is none.
+    /// Returns the body as JSON, or null if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
 
-    /// The `code` of a problem; empty if there is none.
+    /// Returns the `code` of a problem, or an empty string.
     pub fn code(&self) -> String {
         self.json()["code"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// The body if the status is this one.
+    /// Returns the body if the response has this status.
     ///
     /// # Errors
-    /// Says the status and the body if it is another.
+    /// Returns an error with the actual status and body.
     pub fn expect(&self, status: u16) -> Result<Value> {
         if self.status != status {
             let body = String::from_utf8_lossy(&self.body);
@@ -52,7 +52,7 @@ impl Answer {
     }
 }
 
-/// A request as a client of good will writes it; a body is JSON.
+/// Builds a well-formed request. A body is JSON.
 pub fn request(
     method: &str,
     path: &str,
@@ -75,7 +75,7 @@ pub fn request(
     out
 }
 
-/// Connects, with the bound of every answer.
+/// Connects with read and write timeouts.
 pub fn connect(server: SocketAddr) -> Result<TcpStream> {
     let stream = TcpStream::connect(server).with_context(|| format!("cannot connect to {server}"))?;
     stream.set_nodelay(true)?;
@@ -84,11 +84,11 @@ pub fn connect(server: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Sends `bytes` on a connection of its own and reads the first answer.
+/// Sends `bytes` on a new connection and reads the first response.
 pub fn send(server: SocketAddr, bytes: &[u8]) -> Result<Answer> {
     let began = now();
     let mut stream = connect(server)?;
-    // A server that refuses early has closed while this is written; its answer is read all the same.
+    // A server that rejects early may close during the write. Its response is still read.
     let _ = stream.write_all(bytes);
     let mut input = Vec::new();
     loop {
@@ -104,7 +104,7 @@ pub fn send(server: SocketAddr, bytes: &[u8]) -> Result<Answer> {
     }
 }
 
-/// Sends `bytes` and reads every answer until the server ends the connection, or says nothing more for `quiet`.
+/// Sends `bytes` and reads all responses until the server closes the connection or is silent for `quiet`.
 pub fn send_for_all(server: SocketAddr, bytes: &[u8], quiet: Duration) -> Result<Vec<Answer>> {
     let mut stream = connect(server)?;
     stream.set_read_timeout(Some(quiet))?;
@@ -126,7 +126,7 @@ pub fn send_for_all(server: SocketAddr, bytes: &[u8], quiet: Duration) -> Result
     Ok(answers)
 }
 
-/// A reset is an end: what had come before it counts.
+/// Treats a reset as the end. Bytes received before it count.
 fn read_more(stream: &mut TcpStream, input: &mut Vec<u8>) -> io::Result<usize> {
     let mut block = vec![0; 64 << 10];
     match stream.read(&mut block) {
@@ -139,7 +139,8 @@ fn read_more(stream: &mut TcpStream, input: &mut Vec<u8>) -> io::Result<usize> {
     }
 }
 
-/// The first answer in `bytes` and its length; none while it is not all there. Interim answers (1xx) are left out.
+/// Returns the first final response in `bytes` with its length, or `None` if it is incomplete. Interim
+/// responses (1xx) are skipped.
 fn first_answer(bytes: &[u8], is_over: bool) -> Result<Option<(Answer, usize)>> {
     if bytes.is_empty() {
         return Ok(None);
@@ -171,7 +172,7 @@ fn first_answer(bytes: &[u8], is_over: bool) -> Result<Option<(Answer, usize)>> 
     Ok(if is_over { whole(rest, rest.len()) } else { None })
 }
 
-/// A chunked body (RFC 9112, 7.1) and its length on the wire; none while it is not all there.
+/// Decodes a chunked body (RFC 9112, 7.1). Returns it with its encoded length, or `None` if it is incomplete.
 fn unchunk(mut rest: &[u8]) -> Result<Option<(Vec<u8>, usize)>> {
     let (whole, mut body) = (rest.len(), Vec::new());
     loop {
@@ -193,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_read_by_length_by_chunks_and_to_the_end() {
+    fn responses_are_read_by_length_chunks_or_close() {
         let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabHTTP/1.1 200 OK\r\n\
                       transfer-encoding: chunked\r\n\r\n2\r\ncd\r\n0\r\n\r\nHTTP/1.0 400 Bad\r\n\r\nend";
         let mut rest = &bytes[..];

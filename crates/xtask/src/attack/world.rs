@@ -1,4 +1,4 @@
-//! The server that is attacked, and the accounts that attack it or are attacked.
+//! The attacked server with its accounts.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use crate::kith::{Kith, Start};
 
 pub const PASSWORD: &str = "correct horse battery staple";
 
-/// A signed-in account.
+/// Signed-in account.
 #[derive(Clone, Debug)]
 pub struct Person {
     pub id: String,
@@ -21,15 +21,15 @@ pub struct Person {
     pub refresh: String,
 }
 
-/// A running server with an administrator, a couple and a stranger.
+/// Running server with an administrator, two partners and a stranger.
 pub struct World {
     pub start: Start,
     pub kith: Kith,
     pub admin: Person,
-    /// Bonded with `ben`.
+    /// Partner of `ben`.
     pub ada: Person,
     pub ben: Person,
-    /// Has nothing to do with the others.
+    /// Stranger without relation to the others.
     pub eve: Person,
 }
 
@@ -57,7 +57,7 @@ impl World {
         register(self.address(), name)
     }
 
-    /// Sends a request; a null body is none.
+    /// Sends a request. A null body is omitted.
     pub fn call(&self, method: &str, path: &str, token: Option<&str>, body: &Value) -> Result<Answer> {
         call(self.address(), method, path, token, body)
     }
@@ -70,7 +70,7 @@ impl World {
         self.call("POST", path, Some(&by.token), body)
     }
 
-    /// Sends a request with more headers.
+    /// Sends a request with additional headers.
     pub fn call_with(
         &self,
         method: &str,
@@ -83,7 +83,7 @@ impl World {
         wire::send(self.address(), &wire::request(method, path, Some(&by.token), more, body.as_deref()))
     }
 
-    /// Makes an API key with these scopes, and gives its secret.
+    /// Creates an API key with these scopes and returns the key.
     pub fn api_key(&self, name: &str, scopes: &[&str]) -> Result<String> {
         let body = json!({ "name": name, "scopes": scopes });
         let made = self.post(&self.admin, "/api/v1/admin/api-keys", &body)?.expect(201)?;
@@ -91,13 +91,13 @@ impl World {
     }
 }
 
-/// Sends a request; a null body is none.
+/// Sends a request. A null body is omitted.
 pub fn call(at: SocketAddr, method: &str, path: &str, token: Option<&str>, body: &Value) -> Result<Answer> {
     let body = (!body.is_null()).then(|| body.to_string().into_bytes());
     wire::send(at, &wire::request(method, path, token, &[], body.as_deref()))
 }
 
-/// Registers an account at `NAME@example.org`.
+/// Registers an account with the address `NAME@example.org`.
 pub fn register(at: SocketAddr, name: &str) -> Result<Person> {
     let email = format!("{name}@example.org");
     let body = json!({ "email": email, "password": PASSWORD, "display_name": name });
@@ -127,7 +127,7 @@ fn person(answer: &Value, email: String) -> Result<Person> {
     })
 }
 
-/// A string of an answer.
+/// Returns a string of a JSON response.
 pub fn text(value: &Value) -> Result<String> {
     value.as_str().map(str::to_owned).with_context(|| format!("{value} is no text"))
 }

@@ -1,4 +1,4 @@
-//! The first ceiling: bare axum on one thread that answers 204 and does nothing else.
+//! First ceiling: a bare axum server on one thread that only answers 204.
 
 use std::env;
 
@@ -10,10 +10,10 @@ use tokio::net::TcpListener;
 
 use crate::kith::{Kith, on_core, spawn};
 
-/// The path that both ceilings answer on.
+/// Path that both ceilings serve.
 pub const PING: &str = "/api/v1/ping";
 
-/// Serves until it is killed; prints its address as Kith does.
+/// Serves until the process is killed. Prints its address in the same form as Kith.
 pub fn serve() -> Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let router = Router::new().route(PING, get(|| async { StatusCode::NO_CONTENT }));
@@ -23,7 +23,7 @@ pub fn serve() -> Result<()> {
     })
 }
 
-/// Starts it as a process of its own.
+/// Starts the ceiling as a separate process on `core`.
 pub fn start(core: u32) -> Result<Kith> {
     let mut command = on_core(Some(core), &env::current_exe()?);
     command.arg("ceiling");

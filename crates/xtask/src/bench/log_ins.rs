@@ -1,5 +1,5 @@
-//! Log-ins at the full cost of a password hash: how near they come to what hashing alone allows, and what they do to
-//! everybody else.
+//! Measures log-ins at the full cost of password hashing: throughput relative to hashing alone, and the
+//! effect on other requests.
 
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ use crate::kith::{Kith, Start};
 use crate::load::people::{log_in, register};
 use crate::load::{Plan, Seen, drive, now, on_one_thread};
 
-/// Argon2id as `defaults.toml` has it: KiB and passes.
+/// Argon2id parameters of `defaults.toml`: KiB and passes.
 const COST: (u32, u32) = (19_456, 2);
-/// Enough to keep the one hashing thread busy, and few enough that none is shed.
+/// Number of concurrent log-ins: enough to saturate the hashing thread, few enough that none is rejected.
 const LOGGING_IN: usize = 4;
-/// Everybody else: connections, and requests a second.
+/// Other traffic: connections, and requests per second.
 const READING: usize = 16;
 const READS_PER_S: f64 = 1_000.0;
 
-/// What was measured.
+/// Results.
 pub struct LogIns {
     rate: f64,
     of_ceiling: f64,
@@ -30,12 +30,12 @@ pub struct LogIns {
     beside: Seen,
 }
 
-/// Starts a server of its own on `start`'s database, since hashing there is cheap.
+/// Starts a separate server on `start`'s database with full hashing cost, and measures on it.
 pub fn measure(start: &Start, lengths: &Lengths) -> Result<LogIns> {
     let mut start = start.clone();
     start.environment.push(("KITH__AUTH__PASSWORD_MEMORY_KIB".into(), COST.0.to_string()));
     start.environment.push(("KITH__AUTH__PASSWORD_ITERATIONS".into(), COST.1.to_string()));
-    // As if the machine had the one core that the server gets.
+    // One hashing thread, for the one core that the server is pinned to.
     start.environment.push(("KITH__AUTH__HASH_THREADS".into(), "1".into()));
     let kith = Kith::start(&start)?;
     let measured = on_one_thread(measure_on(&kith, lengths))?;
@@ -70,7 +70,7 @@ async fn measure_on(kith: &Kith, lengths: &Lengths) -> Result<LogIns> {
     Ok(LogIns { rate: median(&rates), of_ceiling: median(&ratios), alone, beside })
 }
 
-/// What this processor does on the core that the server has not.
+/// Returns the hashes per second of this machine, on the core that the server does not use.
 fn hashes_per_s(length: Duration) -> Result<f64> {
     let params = Params::new(COST.0, COST.1, 1, None).map_err(|error| anyhow::anyhow!("{error}"))?;
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
@@ -90,12 +90,12 @@ fn ms(seen: &Seen, quantile: f64) -> f64 {
 }
 
 impl LogIns {
-    /// Whether log-ins and the requests beside them were answered.
+    /// Returns true if log-ins and the requests beside them succeeded.
     pub fn has_figures(&self) -> bool {
         self.rate > 0.0 && self.of_ceiling.is_finite() && self.alone.answered > 0 && self.beside.answered > 0
     }
 
-    /// What to print.
+    /// Returns the report as text.
     pub fn line(&self) -> String {
         let Self { rate, of_ceiling, alone, beside } = self;
         format!(
@@ -111,7 +111,7 @@ impl LogIns {
         )
     }
 
-    /// The same for programs.
+    /// Returns the report as JSON.
     pub fn json(&self) -> Value {
         json!({
             "rate_per_s": self.rate,
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cost_is_the_default() {
+    fn hash_cost_matches_defaults() {
         let defaults = include_str!("../../../platform/src/config/defaults.toml");
         assert!(defaults.contains(&format!("\npassword_memory_kib = {}\n", COST.0)));
         assert!(defaults.contains(&format!("\npassword_iterations = {}\n", COST.1)));

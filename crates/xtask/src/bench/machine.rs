@@ -1,4 +1,4 @@
-//! What the machine is and does at this moment: its processor, its disk's fsync rate, what processes have used.
+//! Measurements of the machine: processor, fsync rate of the disk, CPU time and memory of processes.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use crate::load::now;
 
-/// For how long the disk is asked.
+/// Duration of the fsync measurement.
 pub const FSYNC_FOR: Duration = Duration::from_secs(3);
 
-/// Processor, cores, memory and kernel.
+/// Returns processor, cores, memory and kernel.
 pub fn describe() -> Result<Value> {
     let field = |file: &str, name: &str| -> Result<String> {
         let text = fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
@@ -28,22 +28,22 @@ pub fn describe() -> Result<Value> {
     }))
 }
 
-/// How many there are; all of them, whichever we may run on.
+/// Returns the number of cores of the machine, including those this process may not use.
 pub fn cores() -> Result<usize> {
     let text = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
     Ok(text.lines().filter(|line| line.starts_with("processor")).count())
 }
 
-/// How the disk syncs at this moment.
+/// fsync performance of the disk.
 #[derive(Clone, Copy, Debug)]
 pub struct Fsync {
-    /// How often a second, one after the other.
+    /// Sequential fsyncs per second.
     pub rate: f64,
-    /// What 99 of 100 stay below, in milliseconds.
+    /// 99th percentile of the duration in milliseconds.
     pub p99_ms: f64,
 }
 
-/// How `folder`'s disk makes 4 KiB durable (write and fdatasync, one after the other), asked for `length`.
+/// Measures sequential writes of 4 KiB with fdatasync in `folder` for `length`.
 pub fn fsync(folder: &Path, length: Duration) -> Result<Fsync> {
     let path = folder.join("fsync");
     let file = File::options().create(true).truncate(true).write(true).open(&path)?;
@@ -65,23 +65,23 @@ pub fn fsync(folder: &Path, length: Duration) -> Result<Fsync> {
     Ok(Fsync { rate, p99_ms: p99.as_secs_f64() * 1e3 })
 }
 
-/// Processor time that a process has used, in seconds.
+/// Returns the CPU time of a process in seconds.
 pub fn cpu_s(pid: u32) -> Result<f64> {
     let stat = Stat::of(pid)?;
     Ok(stat.own_ticks as f64 / ticks_per_s())
 }
 
-/// Processor time that a process and all its children have used, those that are gone included, in seconds.
+/// Returns the CPU time of a process and its children in seconds, including children that have ended.
 pub fn cpu_with_children_s(pid: u32) -> Result<f64> {
     let parent = Stat::of(pid)?;
     let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    // One that ends while it is looked at has handed its time to its parent; it is not worth an error.
+    // A child that ends meanwhile is skipped: its time is added to the parent's.
     let children = pids.filter_map(|child| Stat::of(child).ok()).filter(|child| child.parent == pid);
     let ticks = parent.own_ticks + parent.reaped_ticks + children.map(|child| child.own_ticks).sum::<u64>();
     Ok(ticks as f64 / ticks_per_s())
 }
 
-/// The most memory that a process has had resident, in megabytes.
+/// Returns the peak resident memory of a process in megabytes.
 pub fn peak_memory_mb(pid: u32) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
@@ -93,7 +93,7 @@ fn ticks_per_s() -> f64 {
     rustix::param::clock_ticks_per_second() as f64
 }
 
-/// What `/proc/PID/stat` says of interest.
+/// Fields of `/proc/PID/stat`.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     parent: u32,
@@ -107,7 +107,7 @@ impl Stat {
             .context("/proc/PID/stat reads otherwise")
     }
 
-    /// The program's name may hold spaces and parentheses, so fields are counted from its last one.
+    /// The program name may contain spaces and parentheses, so fields are counted from its last parenthesis.
     fn parse(text: &str) -> Option<Self> {
         let fields: Vec<_> = text.rsplit_once(") ")?.1.split(' ').collect();
         let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
@@ -121,14 +121,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processor_time_is_read_past_a_strange_name() {
+    fn stat_is_parsed_with_unusual_program_name() {
         let stat = "42 (a) (b c)) S 7 42 42 0 -1 4194560 1 2 3 4 100 20 3 1 20 0 1 0 5 6 7";
         let expected = Stat { parent: 7, own_ticks: 120, reaped_ticks: 4 };
         assert_eq!(Stat::parse(stat), Some(expected));
     }
 
     #[test]
-    fn a_process_that_works_is_seen_to_use_time_and_memory() {
+    fn busy_process_uses_time_and_memory() {
         let (pid, began) = (std::process::id(), now());
         let before = cpu_with_children_s(pid).unwrap();
         while cpu_s(pid).unwrap() - before < 0.02 {

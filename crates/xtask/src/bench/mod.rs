@@ -1,6 +1,8 @@
-//! `cargo xtask bench`: what Kith carries on this machine, always as a ratio to a ceiling measured in the same run.
+//! `cargo xtask bench`: measures Kith's throughput and latency as ratios to a ceiling measured in the same
+//! run.
 //!
-//! The server has one core and the load generator the other; PostgreSQL may use both. No test depends on a time.
+//! The server is pinned to one core and the load generator to the other; PostgreSQL may use both. No test
+//! depends on the results.
 
 mod ceiling;
 mod jobs;
@@ -39,13 +41,13 @@ const SERVER_CORE: u32 = 0;
 const GENERATOR_CORE: u32 = 1;
 const SEED: u64 = 1;
 
-/// What to measure, and how long.
+/// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
     #[command(subcommand)]
     only: Option<Only>,
-    /// Short runs, to see that it works; their figures mean little
+    /// Make short runs, as a test; the figures are not representative
     #[arg(long)]
     quick: bool,
     /// Interleaved pairs with the ceiling for each row [default: 5, quick: 2]
@@ -57,26 +59,26 @@ pub struct Args {
     /// Seconds for each other run [default: 10, quick: 2]
     #[arg(long)]
     read_seconds: Option<u64>,
-    /// Only one of the two
+    /// Only one database
     #[arg(long)]
     database: Option<Engine>,
     #[command(flatten)]
     mode: Mode,
 }
 
-/// What is measured instead of what answers people.
+/// Benchmark to run instead of the one of the HTTP server.
 #[derive(clap::Subcommand)]
 enum Only {
-    /// The job engine on both databases, side by side with BullMQ and Graphile Worker
+    /// Compare the job engine on both databases with BullMQ and Graphile Worker
     Jobs(jobs::Args),
 }
 
-/// A database to measure on.
+/// Database to measure on.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Engine {
-    /// In the data folder, each commit synced
+    /// SQLite in the data folder, each commit synced
     Sqlite,
-    /// A server of our own on the same cores, fsync on
+    /// PostgreSQL started for the benchmark on the same cores, fsync on
     Postgres,
 }
 
@@ -84,17 +86,17 @@ struct Lengths {
     pairs: usize,
     write: Duration,
     read: Duration,
-    /// Requests in each run of a row in which everybody does something once, so that they are counted out.
+    /// Number of requests in each run of a row in which every account acts once.
     counted: usize,
-    /// People who have a page of items each.
+    /// Number of accounts with a page of items each.
     listers: usize,
-    /// Who sends requests to one another, without ever having a partner.
+    /// Number of accounts that send requests to each other and never have a partner.
     writers: usize,
-    /// People who log in, and how long each of their runs is.
+    /// Number of accounts that log in, and the duration of each of their runs.
     log_ins: usize,
     log_in: Duration,
     warm_up: Duration,
-    /// For how long the disk is asked.
+    /// Duration of the fsync measurement.
     fsync: Duration,
 }
 
@@ -133,7 +135,7 @@ impl Args {
     }
 }
 
-/// Builds what is measured and what measures, and measures.
+/// Builds the binaries and runs the benchmark.
 pub fn bench(args: &Args) -> Result<()> {
     if let Some(Only::Jobs(args)) = &args.only {
         return jobs::jobs(args);
@@ -158,7 +160,7 @@ pub fn bench(args: &Args) -> Result<()> {
         .into_iter()
         .filter(|engine| args.database.is_none_or(|only| only == *engine))
         .collect();
-    // Started before the generator is pinned, as it inherits where it may run.
+    // Started before the generator is pinned, because children inherit its CPU affinity.
     let postgres = engines
         .contains(&Engine::Postgres)
         .then(|| PostgresServer::start(PostgresServerOptions { fsync: true, ..Default::default() }));
@@ -174,7 +176,8 @@ pub fn bench(args: &Args) -> Result<()> {
     report(&results, args.mode)
 }
 
-/// Load from a debug build would be what is measured.
+/// Runs the benchmark again as a release build, because a debug build of the load generator would be the
+/// bottleneck.
 fn with_release_build() -> Result<()> {
     build(Mode::default())?;
     run(cargo()?.args(["build", "--release", "--locked", "-p", "kith-xtask"]))?;
@@ -183,7 +186,7 @@ fn with_release_build() -> Result<()> {
     Err(command.exec()).context("cannot run the release build")
 }
 
-/// All that was measured on one database.
+/// Results on one database.
 struct Results {
     engine: &'static str,
     durability: &'static str,
@@ -211,7 +214,7 @@ fn measure_engine(
         data: folder.join(name),
         database: postgres.map(|server| server.url("postgres")),
         core: Some(SERVER_CORE),
-        // Each request is logged, as by default, but a disk full of it is nobody's gain.
+        // Requests are logged as by default, but the log is discarded to save disk space.
         log: PathBuf::from("/dev/null"),
         ..Start::default()
     };
@@ -226,7 +229,7 @@ fn measure_engine(
 }
 
 async fn measure_rows(server: Server, bare: Server, lengths: &Lengths) -> Result<Vec<Measured>> {
-    // One part for each pair and one for the run at a steady rate.
+    // One part for each pair, and one for the run at a steady rate.
     let couples = lengths.counted * (lengths.pairs + 1);
     eprintln!("  registering {} people", lengths.writers + 3 * couples);
     let strangers = register(server.address, "stranger", couples).await?;
@@ -270,7 +273,7 @@ async fn measure_rows(server: Server, bare: Server, lengths: &Lengths) -> Result
     Ok(rows)
 }
 
-/// What differs from row to row.
+/// Properties that differ between rows.
 struct RowShape {
     name: &'static str,
     ceiling: Ceiling,
@@ -306,7 +309,8 @@ impl RowShape {
     }
 }
 
-/// Each second person is asked by the one before; gives the requests that accept.
+/// Sends a partner request to each second account from the one before, and returns the requests that accept
+/// them.
 async fn prepare_accepts(server: Server, people: &[Person]) -> Result<Vec<Vec<u8>>> {
     let asks = people.chunks_exact(2).map(|pair| {
         let mut out = Vec::new();
@@ -354,7 +358,7 @@ fn report(results: &[Results], mode: Mode) -> Result<()> {
 }
 
 impl Results {
-    /// Whether every row, and the log-ins, came to figures.
+    /// Returns true if every row and the log-ins have figures.
     fn has_figures(&self) -> bool {
         self.rows.iter().all(Measured::has_figures) && self.log_ins.has_figures()
     }

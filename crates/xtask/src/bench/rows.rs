@@ -1,4 +1,5 @@
-//! One row of the benchmark: runs in interleaved pairs with its ceiling, then a run at a steady rate for the times.
+//! Row of the benchmark: runs in interleaved pairs with its ceiling, then a run at a steady rate for the
+//! latencies.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,10 +14,10 @@ use crate::load::http::request;
 use crate::load::{Plan, Seen, Source, drive};
 
 const CONNECTIONS: usize = 64;
-/// Times are taken at this part of the highest rate: the server is busy, and not drowning.
+/// Fraction of the highest rate at which latencies are measured.
 const STEADY: f64 = 0.5;
 
-/// A server that is measured, and what else works for it.
+/// Measured server with its process ids.
 #[derive(Clone, Copy)]
 pub struct Server {
     pub address: SocketAddr,
@@ -24,14 +25,14 @@ pub struct Server {
     pub database_pid: Option<u32>,
 }
 
-/// What a row is compared with: the same load for nothing but a 204.
+/// Ceiling of a row: the same load on a server that only answers 204.
 #[derive(Clone, Copy)]
 pub struct Ceiling {
     pub name: &'static str,
     pub server: Server,
 }
 
-/// What is measured, and how long.
+/// Row to measure.
 pub struct Row<'a> {
     pub name: &'static str,
     pub server: Server,
@@ -39,27 +40,27 @@ pub struct Row<'a> {
     pub pairs: usize,
     pub length: Duration,
     pub ceiling_length: Duration,
-    /// None where the requests are counted: none may be spent before the counting begins.
+    /// Warm-up. Zero if every request can be sent only once.
     pub warm_up: Duration,
     pub ceiling_warm_up: Duration,
-    /// Whether each answer stands for a durable commit.
+    /// True if each response acknowledges a durable commit.
     pub durable: bool,
-    /// The requests of the next run.
+    /// Returns the source of requests for the next run.
     pub source: &'a mut dyn FnMut() -> Box<dyn Source>,
 }
 
-/// What was measured.
+/// Results of a row.
 pub struct Measured {
     pub name: &'static str,
     pub ceiling: &'static str,
-    /// Each run's answers a second.
+    /// Responses per second of each run.
     rates: Vec<f64>,
-    /// Each run's rate over that of the ceiling's run before it.
+    /// Ratio of each run's rate to that of the ceiling run before it.
     ratios: Vec<f64>,
     server_cpu_us: f64,
     database_cpu_us: f64,
-    /// What part of its core the server, and the generator, used in the runs of the row. Where neither is near 1
-    /// and no disk is waited for, something else had the cores.
+    /// Fraction of their cores that server and generator used during the runs. If neither is near 1 and no
+    /// disk is the bottleneck, another process used the cores.
     server_busy: f64,
     generator_busy: f64,
     durable: bool,
@@ -68,7 +69,7 @@ pub struct Measured {
 }
 
 impl Row<'_> {
-    /// Runs it all.
+    /// Measures the row.
     pub async fn measure(self) -> Result<Measured> {
         let (mut rates, mut ratios) = (Vec::new(), Vec::new());
         let (mut cpu, mut answered, mut elapsed_s) = ([0.0; 3], 0, 0.0);
@@ -104,7 +105,7 @@ impl Row<'_> {
     }
 }
 
-/// A run in a few words. Where the generator's core is as busy as the server's, it may be the limit itself.
+/// Formats one run. If the generator's core is as busy as the server's, the generator may be the bottleneck.
 fn said(seen: &Seen) -> String {
     let [server, _, generator] = seen.sampled.map(|s| s * 100.0 / seen.elapsed.as_secs_f64());
     format!("{:.0}/s (server {server:.0} % busy, generator {generator:.0} %)", seen.rate())
@@ -123,7 +124,7 @@ async fn run(server: Server, plan: Plan, source: Box<dyn Source>) -> Result<Seen
 }
 
 impl Measured {
-    /// The head of the table that [`Measured::line`] fills.
+    /// Returns the heading of the table of [`Measured::line`].
     pub fn head() -> String {
         [
             format!("{:<30} {:>8} {:>18} {:>8}", "", "rate/s", "% of its ceiling", "x fsync"),
@@ -133,7 +134,7 @@ impl Measured {
         .join(" ")
     }
 
-    /// One line of the table; the processor time is Kith's and, after a plus, the database's.
+    /// Returns a line of the table. CPU time is that of Kith and, after a plus sign, of the database.
     pub fn line(&self, fsync_rate: f64) -> String {
         let [least, middle, most] = spread(&self.ratios).map(|ratio| ratio * 100.0);
         let times_fsync = self.over_fsync(fsync_rate).map_or_else(String::new, |times| format!("{times:.1}"));
@@ -154,7 +155,7 @@ impl Measured {
         .join(" ")
     }
 
-    /// Whether something was answered in every run, at the highest and at the steady rate.
+    /// Returns true if every run and the steady run have responses.
     pub fn has_figures(&self) -> bool {
         self.rates.iter().chain(&self.ratios).all(|value| value.is_finite() && *value > 0.0)
             && self.steady.answered > 0
@@ -164,7 +165,7 @@ impl Measured {
         self.durable.then(|| median(&self.rates) / fsync_rate)
     }
 
-    /// The same for programs.
+    /// Returns the results as JSON.
     pub fn json(&self, fsync_rate: f64) -> Value {
         let [least, middle, most] = spread(&self.ratios);
         json!({
@@ -194,7 +195,7 @@ impl Measured {
     }
 }
 
-/// Least, median and most.
+/// Returns minimum, median and maximum. Panics on an empty slice.
 pub fn spread(values: &[f64]) -> [f64; 3] {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -207,7 +208,7 @@ pub fn spread(values: &[f64]) -> [f64; 3] {
     [sorted[0], median, sorted[sorted.len() - 1]]
 }
 
-/// Of these.
+/// Returns the median. Panics on an empty slice.
 pub fn median(values: &[f64]) -> f64 {
     spread(values)[1]
 }
@@ -217,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_stands_between_the_ends() {
+    fn spread_returns_min_median_max() {
         assert_eq!(spread(&[3.0, 1.0, 2.0]), [1.0, 2.0, 3.0]);
         assert_eq!(spread(&[4.0, 1.0, 2.0, 3.0]), [1.0, 2.5, 4.0]);
         assert_eq!(spread(&[7.0]), [7.0; 3]);

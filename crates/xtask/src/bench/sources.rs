@@ -1,4 +1,4 @@
-//! What the rows of the benchmark send.
+//! Request sources of the benchmark rows.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use crate::load::http::{request, write};
 use crate::load::people::Person;
 use crate::load::{Pairs, Source, Zipf};
 
-/// One request, again and again.
+/// Sends one request repeatedly.
 pub struct Same(pub Vec<u8>);
 
 impl Source for Same {
@@ -19,7 +19,7 @@ impl Source for Same {
     }
 }
 
-/// The same path for people drawn by Zipf, each with a token of their own.
+/// Sends the same path for accounts drawn from a Zipf distribution, each with its own token.
 pub struct Reads {
     requests: Rc<Vec<Vec<u8>>>,
     zipf: Zipf,
@@ -42,7 +42,7 @@ impl Source for Reads {
     }
 }
 
-/// One of these, drawn evenly, again and again.
+/// Sends requests drawn uniformly.
 pub struct Any {
     requests: Rc<Vec<Vec<u8>>>,
     rng: RefCell<Rng>,
@@ -61,7 +61,8 @@ impl Source for Any {
     }
 }
 
-/// Partner requests between people who have not met; shared, so that no run repeats another's pair.
+/// Sends partner requests between pairs that have not met. Clones share their state, so no run repeats a
+/// pair.
 #[derive(Clone)]
 pub struct NewRequests {
     people: Rc<Vec<Person>>,
@@ -83,18 +84,18 @@ impl Source for NewRequests {
     }
 }
 
-/// Appends `from`'s request to `to`.
+/// Appends a partner request of `from` to `to`.
 pub fn write_request(out: &mut Vec<u8>, from: &Person, to: &Person) {
     let body = format!(r#"{{"to":{{"user_id":"{}"}}}}"#, to.id);
     write(out, "POST", "/api/v1/partners/requests", Some(&from.token), Some(body.as_bytes()));
 }
 
-/// Requests made ready beforehand, each sent once; shared, so that every run goes on where the last one ended.
+/// Sends prepared requests once each. Clones share their position.
 #[derive(Clone)]
 pub struct Once {
     requests: Rc<Vec<Vec<u8>>>,
     next: Rc<Cell<usize>>,
-    /// At most so many in one run.
+    /// Remaining requests of this run.
     left: Rc<Cell<usize>>,
 }
 
@@ -103,7 +104,7 @@ impl Once {
         Self { requests: Rc::new(requests), next: Rc::default(), left: Rc::default() }
     }
 
-    /// The next `most` of them, or what is left.
+    /// Returns a source of the next `most` requests, or of the remaining ones.
     pub fn part(&self, most: usize) -> Self {
         Self { left: Rc::new(Cell::new(most)), ..self.clone() }
     }
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn no_run_sends_what_another_has_sent() {
+    fn runs_do_not_repeat_requests() {
         let once = Once::of(vec![b"a".to_vec(), b"b".to_vec(), b"c".to_vec()]);
         assert_eq!(sent(&once.part(2)), ["a", "b"]);
         assert_eq!(sent(&once.part(2)), ["c"]);

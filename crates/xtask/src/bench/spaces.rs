@@ -1,4 +1,4 @@
-//! What people keep in spaces, before it is measured how fast they read it.
+//! Prepares items in spaces for the benchmark.
 
 use std::net::SocketAddr;
 
@@ -10,15 +10,15 @@ use crate::load::send_all;
 
 const SHARED: &str = "/api/v1/spaces/bond/notes";
 const OWN: &str = "/api/v1/spaces/me/notes";
-/// A page.
+/// Number of items in a page.
 const PAGE: usize = 20;
 
-/// A request of each of `people` that keeps an item where their partner finds it.
+/// Returns requests that create an item in each account's shared space.
 pub fn writes(people: &[Person]) -> Vec<Vec<u8>> {
     people.iter().map(|person| write(person, SHARED)).collect()
 }
 
-/// Keeps an item for each of `people`, and gives the requests that read these.
+/// Creates an item for each account and returns the requests that read it.
 pub async fn reads(server: SocketAddr, people: &[Person]) -> Result<Vec<Vec<u8>>> {
     let answers = send_all(server, 64, writes(people)).await?;
     let reads = people.iter().zip(answers).map(|(person, (status, body))| {
@@ -29,7 +29,7 @@ pub async fn reads(server: SocketAddr, people: &[Person]) -> Result<Vec<Vec<u8>>
     reads.collect()
 }
 
-/// Keeps a page of items for each of `people`, and gives the requests that list these.
+/// Creates a page of items for each account and returns the requests that list them.
 pub async fn lists(server: SocketAddr, people: &[Person]) -> Result<Vec<Vec<u8>>> {
     for _ in 0..PAGE {
         let answers = send_all(server, 64, people.iter().map(|person| write(person, OWN)).collect()).await?;

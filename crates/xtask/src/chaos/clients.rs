@@ -1,4 +1,4 @@
-//! The clients of one round: each asks for one thing after the other until it is told to stop or its line is cut.
+//! Clients of one round. Each sends one request after the other until it is stopped or its connection breaks.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -13,18 +13,18 @@ use crate::load::Connection;
 use crate::load::http::request;
 
 pub const CLIENTS: usize = 48;
-/// After so many plain requests, one couple.
+/// Number of plain requests between two couples.
 const PLAIN_BETWEEN_COUPLES: usize = 6;
 
-/// One client's line to the server.
+/// Connection of a client to the server.
 struct Line {
     connection: Connection,
     journal: Rc<RefCell<Journal>>,
-    /// False once the connection is gone: what was under way is unknown.
+    /// False after the connection broke. The outcome of a pending request is then unknown.
     up: bool,
 }
 
-/// Starts the clients; each ends soon after `stop` is set.
+/// Starts the clients. Each ends soon after `stop` is set.
 pub fn start(
     server: SocketAddr,
     journal: &Rc<RefCell<Journal>>,
@@ -34,7 +34,7 @@ pub fn start(
     for number in 0..CLIENTS {
         let (journal, stop) = (Rc::clone(journal), Rc::clone(stop));
         clients.spawn_local(async move {
-            // A server that is killed before the last client is in has nothing to answer for.
+            // The server may be killed before all clients have connected.
             let Ok(connection) = Connection::open(server).await else { return Ok(()) };
             let mut line = Line { connection, journal, up: true };
             let mut turn = number;
@@ -106,7 +106,7 @@ impl Line {
     }
 }
 
-/// What an answer says; an error if it says nothing that Kith may say here.
+/// Returns the outcome that a response reports, or an error if Kith must not send such a response.
 fn judge(status: u16, body: &Value, id_at: &str) -> Result<Told, String> {
     let id = body.pointer(id_at).and_then(Value::as_str);
     match (status, body["code"].as_str(), id) {
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_acknowledgement_with_an_id_binds_the_server() {
+    fn only_2xx_with_id_is_acknowledged() {
         let judge = |status, body| judge(status, &body, "/bond/id");
         assert_eq!(judge(200, json!({"bond": {"id": "x"}})), Ok(Told::Done("x".into())));
         assert_eq!(judge(503, json!({"code": "outcome_unknown"})), Ok(Told::Unknown));

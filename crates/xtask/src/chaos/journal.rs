@@ -1,4 +1,4 @@
-//! What the clients asked for and what they were told: the record that the server's state is judged by.
+//! Record of the clients' requests and their outcomes, with which the server's state is compared.
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -10,18 +10,18 @@ use fastrand::Rng;
 use crate::load::Pairs;
 use crate::load::people::Person;
 
-/// What is known of one write.
+/// Outcome of a write as far as the client knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// It was never sent, or refused by an answer that promises that nothing was changed.
+    /// Not sent, or rejected by a response that guarantees that nothing was changed.
     Nothing,
-    /// No answer came, or one that says that the outcome is not known: either is right.
+    /// No response, or one that reports an unknown outcome. Both states are correct.
     Unknown,
-    /// It was acknowledged; the id it was given.
+    /// Acknowledged, with the id of the new object.
     Done(String),
 }
 
-/// A request from one sender to another, which nobody decides.
+/// Partner request that stays pending.
 #[derive(Clone, Debug)]
 pub struct Ask {
     pub from: usize,
@@ -29,35 +29,35 @@ pub struct Ask {
     pub told: Told,
 }
 
-/// A sender asks `a`; `a` asks `b`; `b` accepts, which closes the sender's request.
+/// Scenario: a sender requests `a`, `a` requests `b`, and `b` accepts, which supersedes the sender's request.
 #[derive(Clone, Debug)]
 pub struct Couple {
     pub a: usize,
     pub b: usize,
     pub by_sender: Ask,
     pub asked: Told,
-    /// With the bond's id.
+    /// Outcome of the accept, with the bond's id.
     pub accepted: Told,
 }
 
-/// Everything since the beginning, in memory and, line by line, in a file.
+/// Complete record in memory and, line by line, in a file.
 pub struct Journal {
     pub people: Vec<Person>,
     pub asks: Vec<Ask>,
     pub couples: Vec<Couple>,
-    /// Answers that neither acknowledge nor excuse themselves: each is a fault.
+    /// Responses that Kith must not send.
     pub surprises: Vec<String>,
     pub acknowledged: u64,
     pub unknown: u64,
     pairs: Pairs,
-    /// How many of `people`, from the first, only send to one another.
+    /// Number of `people`, from the first, that only send plain requests.
     senders: usize,
-    /// The first of `people` that has not been in a couple.
+    /// Index of the first of `people` that has not been in a couple.
     fresh: usize,
     file: BufWriter<File>,
 }
 
-/// How far the journal had come at some moment.
+/// Position in the journal.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Mark {
     pub people: usize,
@@ -66,7 +66,7 @@ pub struct Mark {
 }
 
 impl Journal {
-    /// An empty journal whose file is at `path`.
+    /// Creates an empty journal with its file at `path`.
     pub fn new(path: &Path, senders: usize, rng: &mut Rng) -> Result<Self> {
         let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self {
@@ -83,7 +83,7 @@ impl Journal {
         })
     }
 
-    /// Writes down what a client was told about `what`.
+    /// Records the outcome of `what`.
     pub fn note(&mut self, what: &str, told: &Told) -> Result<()> {
         match told {
             Told::Nothing => return Ok(()),
@@ -94,12 +94,12 @@ impl Journal {
         writeln!(self.file, "{what} {id}").context("the journal's file")
     }
 
-    /// Two senders who have not met.
+    /// Returns two senders who have not met.
     pub fn next_pair(&mut self) -> Option<(usize, usize)> {
         self.pairs.next()
     }
 
-    /// A sender and two people without a past.
+    /// Returns a sender and two accounts without a history.
     pub fn next_couple(&mut self) -> Option<(usize, usize, usize)> {
         let a = self.fresh;
         (a + 1 < self.people.len()).then(|| {
@@ -108,12 +108,12 @@ impl Journal {
         })
     }
 
-    /// How many people there are still to make couples of.
+    /// Returns the number of accounts that are left for couples.
     pub fn fresh_people(&self) -> usize {
         self.people.len().saturating_sub(self.fresh)
     }
 
-    /// How far it has come, with everything before in the file.
+    /// Flushes the file and returns the current position.
     pub fn mark(&mut self) -> Result<Mark> {
         self.file.flush()?;
         Ok(Mark { people: self.people.len(), asks: self.asks.len(), couples: self.couples.len() })

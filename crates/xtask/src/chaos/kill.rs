@@ -1,4 +1,4 @@
-//! `cargo xtask chaos kill`: SIGKILL to Kith, or to the PostgreSQL server under it, while people are being acknowledged.
+//! `cargo xtask chaos kill`: sends SIGKILL to Kith or to its PostgreSQL server while writes are acknowledged.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,37 +18,37 @@ use crate::kith::{Kith, Start, build};
 use crate::load::now;
 use crate::smoke::Mode;
 
-/// A killed Kith's last statements take no longer than Kith lets a request take.
+/// Maximum time until the last statements of a killed Kith end: Kith's own request timeout.
 const ORPHANS_END_WITHIN: Duration = Duration::from_secs(30);
 
-/// How often, and whom.
+/// Options of `cargo xtask chaos kill`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Blows for each of them [default: 100, smoke: 1]
+    /// Kills for each target [default: 100, smoke: 1]
     #[arg(long)]
     rounds: Option<u32>,
-    /// Only one of the three
+    /// Only one target
     #[arg(long)]
     database: Option<Whom>,
-    /// What decides the moments; drawn unless given
+    /// Seed of the random moments [default: random]
     #[arg(long)]
     seed: Option<u64>,
     #[command(flatten)]
     mode: Mode,
 }
 
-/// Who is killed, on which database.
+/// Process to kill, with the database.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Whom {
     /// Kith, on SQLite
     Sqlite,
     /// Kith, on PostgreSQL
     Postgres,
-    /// PostgreSQL, while Kith stays up
+    /// PostgreSQL, while Kith keeps running
     PostgresServer,
 }
 
-/// Strikes, and fails if anything acknowledged is lost.
+/// Kills repeatedly. Fails if an acknowledged write is lost.
 pub fn kill(args: &Args) -> Result<()> {
     let binary = build(args.mode)?;
     let rounds = args.rounds.unwrap_or(args.mode.pick(100, 1));
@@ -79,7 +79,7 @@ pub fn kill(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// A hundred kills and a hundred thousand acknowledgements show what the rows ask for; fewer show only that much.
+/// Writes evidence. The rows require 100 kills and 100,000 acknowledgements.
 fn write_evidence(reports: &[Report]) -> Result<()> {
     let kills: u32 = reports.iter().map(|report| report.rounds).sum();
     let acknowledged: u64 = reports.iter().map(|report| report.acknowledged).sum();
@@ -111,7 +111,7 @@ impl Victim {
         let server = match whom {
             Whom::Sqlite => None,
             Whom::Postgres | Whom::PostgresServer => {
-                // Without fsync, PostgreSQL itself would acknowledge what it has only in its own memory.
+                // Without fsync, PostgreSQL would acknowledge writes that it has only in its own memory.
                 Some(PostgresServer::start(PostgresServerOptions { fsync: true, ..Default::default() })?)
             }
         };
@@ -128,8 +128,8 @@ impl Victim {
     }
 }
 
-/// Waits until the connections of a killed Kith are gone. PostgreSQL goes on with what it had received from it, and
-/// a commit between two of our looks would seem half applied.
+/// Waits until the connections of a killed Kith are gone. PostgreSQL completes what it had received, and a
+/// commit between two of our reads would look half applied.
 fn wait_for_orphans(postmaster: u32) -> Result<()> {
     let began = now();
     while clients_of(postmaster)? > 0 {
@@ -142,7 +142,7 @@ fn wait_for_orphans(postmaster: u32) -> Result<()> {
     Ok(())
 }
 
-/// How many processes of the server work for a client of ours; their titles name its user.
+/// Returns the number of backends of our clients. Their process titles contain the user name.
 fn clients_of(postmaster: u32) -> Result<usize> {
     let is_child = |process: &Path| {
         let status = fs::read_to_string(process.join("status")).unwrap_or_default();

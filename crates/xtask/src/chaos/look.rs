@@ -1,4 +1,4 @@
-//! Asks the server, over its API, what it shows of everything that is to be judged.
+//! Reads the state to be compared over the server's API.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use crate::load::send_all_patiently;
 
 const CONNECTIONS: usize = 16;
 
-/// What the server shows of all that came after `since`.
+/// Returns what the server shows of everything recorded after `since`.
 pub async fn look(server: SocketAddr, journal: &Journal, since: Mark) -> Result<View> {
     let asks = &journal.asks[since.asks..];
     let couples = &journal.couples[since.couples..];
@@ -36,7 +36,7 @@ async fn find_known(server: SocketAddr, journal: &Journal, people: Vec<usize>) -
     Ok(shown.into_iter().filter(same).map(|(person, _)| person).collect())
 }
 
-/// Page after page, of each sender.
+/// Lists the requests of each sender, all pages.
 async fn list_sent(
     server: SocketAddr,
     journal: &Journal,
@@ -77,7 +77,7 @@ async fn get(
     get_each(server, journal, people.iter().map(|person| (*person, path))).await
 }
 
-/// Asks as each person for their path. Any answer but 200 and 503 shows nothing: what it hides counts as absent.
+/// Sends a GET request for each account. A response other than 200 and 503 counts as absent data.
 async fn get_each<'a>(
     server: SocketAddr,
     journal: &Journal,

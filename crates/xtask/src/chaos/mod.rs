@@ -1,4 +1,4 @@
-//! `cargo xtask chaos`: blows at random moments, and the proof that nothing acknowledged was lost by them.
+//! `cargo xtask chaos`: injects faults at random moments and verifies that no acknowledged write is lost.
 
 mod clients;
 mod jobs;
@@ -19,20 +19,21 @@ use anyhow::{Context as _, Result};
 use crate::evidence::{Tests, Trials};
 use crate::workspace::root;
 
-/// Which kind of blow.
+/// Kind of fault.
 #[derive(clap::Subcommand)]
 pub enum Chaos {
-    /// SIGKILL during acknowledged writes: to Kith on each database, and to PostgreSQL under it
+    /// Kill Kith or PostgreSQL with SIGKILL during acknowledged writes
     Kill(kill::Args),
-    /// Power cuts under SQLite: unsynced writes are dropped, by a shim under the binary
+    /// Cut the power under SQLite: a preloaded shim drops unsynced writes
     Power(power::Args),
-    /// SIGKILL and SIGSTOP to whoever enqueues and works while jobs run, and to PostgreSQL; none may be lost or run by two
+    /// Kill and freeze workers, enqueuers and PostgreSQL while jobs run; no job may be lost or run by two
+    /// workers
     Jobs(jobs::Args),
-    /// SIGTERM to one of two nodes behind HAProxy, in turns; nobody may notice
+    /// Stop one of two nodes behind HAProxy with SIGTERM, in turns; no client may notice
     Stop(stop::Args),
 }
 
-/// Runs it on the release binary, or in a smoke run on the debug binary, which it builds first.
+/// Runs the command on a new release build, or on a debug build in a smoke run.
 pub fn chaos(which: &Chaos) -> Result<()> {
     match which {
         Chaos::Kill(args) => kill::kill(args),
@@ -42,7 +43,7 @@ pub fn chaos(which: &Chaos) -> Result<()> {
     }
 }
 
-/// An empty folder for one run, below `target/chaos`.
+/// Creates an empty folder below `target/chaos`.
 fn fresh_folder(name: &str) -> Result<PathBuf> {
     let folder = root()?.join("target/chaos").join(name);
     if folder.exists() {
@@ -52,7 +53,7 @@ fn fresh_folder(name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// How often each clean report tried it.
+/// Returns the number of trials of each clean report.
 fn trials(row: &str, reports: &[rounds::Report]) -> Tests {
     let clean = reports.iter().filter(|report| report.is_clean());
     let trials = clean.map(|report| Trials {

@@ -1,7 +1,8 @@
-//! `cargo xtask chaos power`: a power cut under SQLite. What was written and not synced is taken back after a kill.
+//! `cargo xtask chaos power`: power cuts under SQLite. After a kill, writes that were not synced are
+//! reverted.
 //!
-//! A kill alone cannot show a missing fsync, as the page cache survives it. The twin, told not to sync, must lose:
-//! a harness that sees no loss there would see none anywhere.
+//! A kill alone cannot reveal a missing fsync, because the page cache survives it. The twin runs without sync
+//! and must lose data, which proves that the harness detects loss.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -21,23 +22,23 @@ use crate::kith::{Kith, Start, build};
 use crate::smoke::Mode;
 use crate::workspace::{root, run};
 
-/// How often, and which of the two.
+/// Options of `cargo xtask chaos power`.
 #[derive(clap::Args)]
 pub struct Args {
     /// Power cuts [default: 100, smoke: 1]
     #[arg(long)]
     rounds: Option<u32>,
-    /// Only the twin that does not sync, which must be seen to lose
+    /// Only the twin that does not sync, which must lose data
     #[arg(long)]
     twin: bool,
-    /// What decides the moments and the losses; drawn unless given
+    /// Seed of the random moments and losses [default: random]
     #[arg(long)]
     seed: Option<u64>,
     #[command(flatten)]
     mode: Mode,
 }
 
-/// Cuts the power, and fails if anything acknowledged is lost, or if the twin loses nothing.
+/// Cuts the power repeatedly. Fails if an acknowledged write is lost, or if the twin loses nothing.
 pub fn power(args: &Args) -> Result<()> {
     let binary = build(args.mode)?;
     let shim = build_shim()?;
@@ -106,7 +107,7 @@ struct Mains {
     mode: Mode,
     start: Start,
     kith: Option<Kith>,
-    /// Where the shim writes.
+    /// File that the shim writes.
     shim_journal: PathBuf,
     steps: u64,
     syncs: u64,
@@ -118,7 +119,7 @@ impl Mains {
         let (data, shim_journal) = (folder.join("data"), folder.join("shim"));
         let mut start =
             Start { binary: binary.to_owned(), data, log: folder.join("kith.log"), ..Start::default() };
-        // The schema and the keys are laid beforehand, and reach the disk as on any first start.
+        // Creates the schema and the keys before the shim is active, so that they are on disk.
         Kith::start(&start)?.stop()?;
         let set = |key: &str, value: &Path| (key.to_owned(), value.display().to_string());
         start.environment = vec![
@@ -144,7 +145,7 @@ impl Target for Mains {
     fn strike(&mut self, rng: &mut Rng) -> Result<()> {
         self.kith.take().map_or(Ok(()), Kith::kill)?;
         let log = Log::read(&fs::read(&self.shim_journal).context("the shim's journal")?)?;
-        // One cut alone has to show that the harness sees loss.
+        // A single cut must prove that the harness detects loss.
         let loss = if self.mode.is_smoke() { Loss::All } else { Loss::draw(rng) };
         self.lost += log.cut(loss, rng)?;
         self.steps += log.steps;

@@ -1,4 +1,5 @@
-//! Round after round: start, judge what the last blow left, load, strike at a random moment. Ends at the first fault.
+//! Rounds of a chaos run: start, compare the state after the last fault, load, inject a fault at a random
+//! moment. Stops at the first violation.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -19,13 +20,13 @@ use crate::load::people::{person, registration};
 use crate::load::{on_one_thread, send_all_patiently};
 use crate::smoke::Mode;
 
-/// A blow falls between these after the load began.
+/// Range of the time from the beginning of the load to the fault, in milliseconds.
 const EARLIEST_MS: u64 = 100;
 const LATEST_MS: u64 = 800;
-/// No client may wait longer for an answer than Kith lets a request take.
+/// Maximum time until all clients have ended. Longer than Kith's request timeout.
 const CLIENTS_END_WITHIN: Duration = Duration::from_secs(40);
 
-/// How much there is to a run.
+/// Size of a run.
 #[derive(Clone, Copy)]
 pub struct Size {
     pub rounds: u32,
@@ -35,41 +36,42 @@ pub struct Size {
 /// Accounts of a run.
 #[derive(Clone, Copy)]
 pub struct People {
-    /// Send to one another, and never have a partner.
+    /// Number of accounts that send requests to each other and never have a partner.
     pub senders: usize,
-    /// What a round may use up.
+    /// Number of new accounts that a round may use.
     pub fresh: usize,
 }
 
 impl People {
-    /// As many as a full round, or a smoke round, needs.
+    /// Returns the numbers for a full or a smoke round.
     pub fn of(mode: Mode) -> Self {
         mode.pick(Self { senders: 1_000, fresh: 1_500 }, Self { senders: 100, fresh: 300 })
     }
 }
 
-/// What is struck.
+/// System under test.
 pub trait Target {
-    /// Starts what is down; the server answers when this returns.
+    /// Starts whatever is not running. The server responds when this returns.
     ///
     /// # Errors
-    /// It does not come up: after a blow, that is a fault.
+    /// Returns an error if it does not start. After a fault, this is a violation.
     fn start(&mut self) -> Result<SocketAddr>;
 
-    /// The blow. What is left may refuse, but must not acknowledge what it does not keep.
+    /// Injects the fault. What still runs may reject requests, but must not acknowledge writes that it does
+    /// not keep.
     ///
     /// # Errors
-    /// The harness itself failed.
+    /// Returns an error if the harness itself fails.
     fn strike(&mut self, rng: &mut Rng) -> Result<()>;
 
-    /// Ends what still runs.
+    /// Stops everything that still runs.
     ///
     /// # Errors
-    /// It does not end.
+    /// Returns an error if it does not stop.
     fn end(&mut self) -> Result<()>;
 }
 
-/// How it went.
+/// Result of a run.
 pub struct Report {
     pub name: String,
     pub seed: u64,
@@ -77,9 +79,9 @@ pub struct Report {
     pub acknowledged: u64,
     pub unknown: u64,
     pub verdict: Verdict,
-    /// Answers that Kith may not give.
+    /// Responses that Kith must not send.
     pub surprises: Vec<String>,
-    /// Why it did not come up again after a blow.
+    /// Reason for which it did not start after a fault.
     pub broken: Option<String>,
 }
 
@@ -111,10 +113,10 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs up to `size.rounds` rounds against `target`, whose journal is kept at `journal`.
+/// Runs up to `size.rounds` rounds against `target`, with the journal's file at `journal`.
 ///
 /// # Errors
-/// The harness failed, or nothing was acknowledged.
+/// Returns an error if the harness failed, or if nothing was acknowledged.
 pub fn run(name: &str, target: &mut dyn Target, size: Size, seed: u64, journal: &Path) -> Result<Report> {
     let mut rng = Rng::with_seed(seed);
     let mut journal = Rc::new(RefCell::new(Journal::new(journal, size.people.senders, &mut rng)?));
@@ -172,7 +174,7 @@ async fn strike_again_and_again(
     target.end()
 }
 
-/// The journal, while no client writes into it.
+/// Returns the journal while no client writes to it.
 fn between_loads(journal: &mut Rc<RefCell<Journal>>) -> &mut Journal {
     Rc::get_mut(journal).expect("each client has ended").get_mut()
 }
@@ -182,7 +184,7 @@ async fn review(server: SocketAddr, journal: &Journal, since: Mark) -> Result<Ve
     Ok(judge(journal, since, &view))
 }
 
-/// Registers as many people as a round may use up. Each is an acknowledgement to be kept like any other.
+/// Registers the accounts that a round may use. Each registration is an acknowledged write that must be kept.
 async fn top_up(server: SocketAddr, journal: &mut Journal, people: People, round: u32) -> Result<()> {
     let senders = people.senders.saturating_sub(journal.people.len());
     let missing = senders + people.fresh.saturating_sub(journal.fresh_people());
@@ -193,7 +195,7 @@ async fn top_up(server: SocketAddr, journal: &mut Journal, people: People, round
                 journal.note("person", &Told::Done(person.id.clone()))?;
                 journal.people.push(person);
             }
-            // Sent again after an unknown outcome that had come about.
+            // The account exists because an earlier attempt with unknown outcome succeeded.
             (409, _) => {}
             _ => bail!("registering gave {status}: {body}"),
         }
@@ -211,7 +213,7 @@ async fn load_and_strike(
     let mut clients = clients::start(server, journal, &stop);
     sleep(Duration::from_millis(rng.u64(EARLIEST_MS..=LATEST_MS))).await;
     target.strike(rng)?;
-    // What is still up is asked on for a moment, so that what it says in its need is judged too.
+    // Loads the surviving processes a little longer, so that their responses after the fault are checked too.
     sleep(Duration::from_millis(rng.u64(0..=EARLIEST_MS))).await;
     stop.set(true);
     let ended = timeout(CLIENTS_END_WITHIN, async {

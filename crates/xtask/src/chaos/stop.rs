@@ -1,5 +1,5 @@
-//! `cargo xtask chaos stop`: SIGTERM to one of two nodes behind HAProxy, in turns, while people write. Nobody may
-//! notice: every request gets its whole answer, and every acknowledged one is there once.
+//! `cargo xtask chaos stop`: stops one of two nodes behind HAProxy with SIGTERM, in turns, under load. Every
+//! request must get a complete response, and every acknowledged write must exist once.
 
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -25,30 +25,30 @@ use crate::load::{Connection, Pairs, now, on_one_thread};
 use crate::smoke::Mode;
 
 const CLIENTS: usize = 32;
-/// Load between a node's return and the next stop; HAProxy has noticed the return by then.
+/// Duration of load between a node's return and the next stop, in which HAProxy notices the return.
 const BETWEEN_STOPS: Duration = Duration::from_millis(400);
-/// No stop may take longer: the target's own bound.
+/// Maximum duration of a stop.
 const EXIT_WITHIN: Duration = Duration::from_secs(10);
 const HAPROXY_UP_WITHIN: Duration = Duration::from_secs(10);
 
-/// How often.
+/// Options of `cargo xtask chaos stop`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Stops, of either node in turn [default: 50, smoke: 2]
+    /// Stops, alternating between the nodes [default: 50, smoke: 2]
     #[arg(long)]
     rounds: Option<u32>,
     #[command(flatten)]
     mode: Mode,
 }
 
-/// Stops nodes, and fails if anybody noticed.
+/// Stops nodes repeatedly. Fails if a client notices.
 pub fn stop(args: &Args) -> Result<()> {
     let binary = build(args.mode)?;
     let rounds = args.rounds.unwrap_or(args.mode.pick(50, 2));
     let people = args.mode.pick(2_000, 200);
     let folder = fresh_folder("stop")?;
     let server = PostgresServer::start(PostgresServerOptions { fsync: true, ..Default::default() })?;
-    // A smoke run shares the machine with others, and HAProxy may take longer to notice.
+    // In a smoke run other commands run at the same time, and HAProxy may notice a stop later.
     let drain = args.mode.is_smoke().then(|| ("KITH__SERVER__DRAIN_MS".to_owned(), "2000".to_owned()));
     let starts = [free_port()?, free_port()?].map(|port| Start {
         environment: drain.clone().into_iter().collect(),
@@ -82,7 +82,7 @@ pub fn stop(args: &Args) -> Result<()> {
 #[derive(Default)]
 struct Report {
     acknowledged: u64,
-    /// What came instead of an acknowledgement.
+    /// Responses or errors instead of acknowledgements.
     failures: Vec<String>,
     exits: Vec<Duration>,
 }
@@ -105,7 +105,7 @@ impl Report {
             "SIGTERM under load behind HAProxy: every request whose byte was read has its answer".to_owned();
         let trials = Trials { row: "REL-01".to_owned(), what, trials: rounds.into() };
         let trials = Tests { trials: holds.then_some(trials).into_iter().collect(), ..Tests::default() };
-        // Twenty stops are what the row asks for.
+        // The row requires 20 stops.
         let rows: Vec<_> = (rounds >= 20 || !holds).then_some(row).into_iter().collect();
         evidence::write_with_tests("cargo xtask chaos stop", &rows, &trials)
     }
@@ -153,7 +153,7 @@ async fn run(
         let (place, start) = (round % 2, starts[round % 2].clone());
         let node = nodes[place].take().context("the node runs")?;
         let began = now();
-        // Elsewhere, so that the clients go on meanwhile.
+        // Runs on another thread, so that the clients continue.
         let status = tokio::task::spawn_blocking(move || node.stop()).await??;
         report.borrow_mut().exits.push(began.elapsed());
         ensure!(status.success(), "kith ended with {status} when it was asked to");
@@ -213,7 +213,7 @@ fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-/// HAProxy in front of two nodes, as an operator would have it: it asks `/readyz`, and repeats nothing by itself.
+/// HAProxy in front of two nodes in a typical configuration: it checks `/readyz` and does not retry requests.
 struct Haproxy {
     address: SocketAddr,
     child: Child,
@@ -258,7 +258,7 @@ impl Haproxy {
 
 impl Drop for Haproxy {
     fn drop(&mut self) {
-        // It may have ended already, which is as good.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

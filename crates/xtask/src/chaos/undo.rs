@@ -1,4 +1,5 @@
-//! Plays a power cut back onto a folder: of what `shim/power.c` saw written and not synced, all or some is undone.
+//! Simulates a power cut on a folder: reverts all or some of the unsynced writes that `shim/power.c`
+//! recorded.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -11,7 +12,7 @@ use fastrand::Rng;
 
 const MAGIC: u32 = 0x4b55_444e;
 const HEAD_BYTES: usize = 48;
-/// What a disk writes whole or not at all.
+/// Unit that a disk writes atomically.
 const SECTOR_BYTES: usize = 512;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ enum Kind {
     Unlink,
 }
 
-/// How to undo one step.
+/// Information to revert one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Step {
     kind: Kind,
@@ -31,38 +32,38 @@ struct Step {
     old: Vec<u8>,
 }
 
-/// What the shim wrote down in one run.
+/// Parsed record of the shim for one run.
 #[derive(Debug, Default)]
 pub struct Log {
-    /// For each file, the steps that no fsync has made safe, in their order, and their numbers.
+    /// Unsynced steps of each file, in order, with their numbers.
     unsynced: BTreeMap<PathBuf, Vec<(u64, Step)>>,
     pub steps: u64,
     pub syncs: u64,
 }
 
-/// How much of what was unsynced a power cut takes.
+/// Extent of the loss in a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// All of it, in every file.
+    /// All unsynced writes in every file.
     All,
-    /// In each file, everything from some moment on.
+    /// In each file, all writes from a random moment on.
     Suffix,
-    /// In each file any of it, and one write torn between two sectors.
+    /// In each file a random subset, with one write torn at a sector boundary.
     Subset,
 }
 
 impl Loss {
-    /// Mostly the worst.
+    /// Draws a loss, with a higher probability for `All`.
     pub fn draw(rng: &mut Rng) -> Self {
         *rng.choice([Self::All, Self::All, Self::Suffix, Self::Subset].iter()).expect("there are four")
     }
 }
 
 impl Log {
-    /// Reads what the shim wrote. A record cut off at the end was no write yet.
+    /// Parses the shim's record. A truncated record at the end is ignored: its write did not happen.
     ///
     /// # Errors
-    /// It is no such file, or the shim saw something that it cannot undo.
+    /// Returns an error if the format is invalid, or if the shim recorded a step that cannot be reverted.
     pub fn read(bytes: &[u8]) -> Result<Self> {
         let mut log = Self::default();
         let mut rest = bytes;
@@ -101,10 +102,10 @@ impl Log {
         }
     }
 
-    /// Cuts the power: what is lost is undone on the files. Returns how many steps were lost.
+    /// Reverts the lost steps on the files. Returns their number.
     ///
     /// # Errors
-    /// A file cannot be read or written.
+    /// Returns an error if a file cannot be read or written.
     pub fn cut(&self, loss: Loss, rng: &mut Rng) -> Result<usize> {
         let mut lost = 0;
         for (path, steps) in self.unsynced.iter().filter(|(_, steps)| !steps.is_empty()) {
@@ -118,7 +119,7 @@ impl Log {
     }
 }
 
-/// Which of `n` steps reach the disk all the same.
+/// Returns for each of `n` steps whether it reached the disk.
 fn draw_kept(n: usize, loss: Loss, rng: &mut Rng) -> Vec<bool> {
     let first_lost = rng.usize(0..=n);
     (0..n)
@@ -130,8 +131,9 @@ fn draw_kept(n: usize, loss: Loss, rng: &mut Rng) -> Vec<bool> {
         .collect()
 }
 
-/// Undoes all steps, newest first, remembering what each had made; then makes the kept ones again, oldest first.
-/// With `tear`, the first lost write of more than a sector still gets its first sectors onto the disk.
+/// Reverts all steps, newest first, and keeps the reverted data. Then applies the kept steps again, oldest
+/// first. With `tear`, the first lost write of more than a sector still reaches the disk with its first
+/// sectors.
 fn replay(path: &Path, steps: &[&Step], kept: &[bool], tear: Option<Rng>) -> Result<()> {
     let mut made = Vec::new();
     for step in steps.iter().rev() {
@@ -152,7 +154,7 @@ fn replay(path: &Path, steps: &[&Step], kept: &[bool], tear: Option<Rng>) -> Res
     Ok(())
 }
 
-/// Takes a step back and returns the bytes it had written.
+/// Reverts a step and returns the bytes that it had written.
 fn undo(path: &Path, step: &Step) -> Result<Vec<u8>> {
     let file = open(path)?;
     let size = file.metadata()?.len();
@@ -178,7 +180,8 @@ fn redo(path: &Path, step: &Step, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// What was written between two unlinks may all be lost; then the second finds nothing.
+/// Removes a file if it exists. Everything written between two unlinks may be lost, so that the second finds
+/// no file.
 fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -186,7 +189,7 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A file that was unlinked is made anew; its content is in the step.
+/// Opens a file. An unlinked file is created again, with its content from the step.
 fn open(path: &Path) -> Result<File> {
     Ok(OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?)
 }
@@ -195,7 +198,7 @@ fn open(path: &Path) -> Result<File> {
 mod tests {
     use super::*;
 
-    /// A folder with one file, and a log of what is done to it: what the shim would have written.
+    /// Folder with one file, and the record that the shim would have written for its changes.
     struct Disk {
         _folder: tempfile::TempDir,
         path: PathBuf,
@@ -260,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_synced_is_gone_and_what_was_is_there() {
+    fn only_unsynced_writes_are_lost() {
         let mut disk = Disk::holding("one two three");
         disk.write(4, "TWO");
         disk.sync();
@@ -274,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_says_nothing_of_what_came_after_it_began() {
+    fn sync_covers_only_earlier_writes() {
         let mut disk = Disk::holding("");
         disk.write(0, "a");
         let up_to = disk.sequence;
@@ -287,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unlinked_file_comes_back() {
+    fn unlinked_file_is_restored() {
         let mut disk = Disk::holding("kept");
         disk.unlink();
         assert_eq!(disk.cut(Loss::All, 1), 1);
@@ -295,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_unlink_finds_nothing_where_all_between_was_lost() {
+    fn second_unlink_tolerates_missing_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         fs::write(&path, "first").unwrap();
@@ -305,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suffix_leaves_the_state_of_some_moment() {
+    fn suffix_loss_leaves_a_past_state() {
         let states = ["0", "01", "012", "0123"];
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..40 {
@@ -319,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subset_keeps_whole_writes_in_their_order() {
+    fn subset_loss_keeps_whole_writes_in_order() {
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..60 {
             let mut disk = Disk::holding("....");
@@ -332,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_write_ends_at_a_sector() {
+    fn torn_write_ends_at_sector_boundary() {
         let mut lengths = std::collections::BTreeSet::new();
         for seed in 0..60 {
             let mut disk = Disk::holding("");
@@ -344,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_cut_off_by_the_kill_is_left_out_and_a_blind_spot_is_an_error() {
+    fn truncated_record_is_ignored_and_unknown_step_is_an_error() {
         let mut disk = Disk::holding("old");
         disk.write(0, "new");
         let whole = disk.log.len();

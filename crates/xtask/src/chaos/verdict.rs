@@ -1,21 +1,22 @@
-//! Compares what the clients were told with what the server shows: pure, so that it can be seen to find each fault.
+//! Compares the outcomes that clients know with the server's state. Pure, so that tests can show that it
+//! detects each violation.
 
 use std::collections::{HashMap, HashSet};
 
 use super::journal::{Ask, Couple, Journal, Mark, Told};
 
-/// What the server shows of the people in question.
+/// State that the server shows of the accounts in question.
 #[derive(Debug, Default)]
 pub struct View {
-    /// People whose token still opens their account.
+    /// Accounts whose token still works.
     pub known: HashSet<usize>,
-    /// For each sender in question, what they sent.
+    /// Requests sent by each sender in question.
     pub sent: HashMap<usize, Vec<Listed>>,
-    /// For each person in question, their bond.
+    /// Bond of each account in question.
     pub bonds: HashMap<usize, Option<String>>,
 }
 
-/// A request as a list shows it.
+/// Request in a list.
 #[derive(Clone, Debug)]
 pub struct Listed {
     pub id: String,
@@ -23,16 +24,16 @@ pub struct Listed {
     pub status: String,
 }
 
-/// What was found; each entry is a fault in words.
+/// Violations, as text.
 #[derive(Debug, Default)]
 pub struct Verdict {
-    /// Acknowledged, and not there or not in the acknowledged state.
+    /// Acknowledged writes that are missing or not in the acknowledged state.
     pub lost: Vec<String>,
-    /// There more than once.
+    /// Writes that exist more than once.
     pub doubled: Vec<String>,
-    /// One part of a change is there and another is not.
+    /// Changes of which one part is present and another is missing.
     pub half_applied: Vec<String>,
-    /// Refused with the promise that nothing was changed, or never sent, and yet there.
+    /// Writes that exist although they were rejected or never sent.
     pub invented: Vec<String>,
 }
 
@@ -42,7 +43,7 @@ impl Verdict {
     }
 }
 
-/// Judges everything from `since` on.
+/// Compares everything recorded after `since`.
 pub fn judge(journal: &Journal, since: Mark, view: &View) -> Verdict {
     let mut verdict = Verdict::default();
     for person in since.people..journal.people.len() {
@@ -63,7 +64,7 @@ pub fn judge(journal: &Journal, since: Mark, view: &View) -> Verdict {
     verdict
 }
 
-/// Whether a request is there as it was told; what the server shows of it.
+/// Checks one request against its outcome. Returns the request that the server shows.
 fn judge_ask<'v>(
     journal: &Journal,
     ask: &Ask,
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
     use crate::load::people::Person;
 
-    /// Persons 0 to 3; 0 asked 1, and 2 and 3 are a couple that 0 had asked into.
+    /// Returns a journal with accounts 0 to 3: 0 requested 1, and 2 and 3 are a couple with a request from 0.
     fn journal(plain: Told, asked: Told, accepted: Told) -> Journal {
         let folder = tempfile::tempdir().unwrap();
         let mut journal =
@@ -142,7 +143,7 @@ mod tests {
         Listed { id: id.into(), to: format!("p{to}"), status: status.into() }
     }
 
-    /// What a server shows that has done all of it.
+    /// Returns the state of a server that has applied all writes.
     fn whole() -> View {
         View {
             known: (0..4).collect(),
@@ -154,7 +155,7 @@ mod tests {
         }
     }
 
-    /// The number of lost, doubled, half applied and invented.
+    /// Returns the numbers of lost, doubled, half applied and invented writes.
     fn found(journal: &Journal, change: impl FnOnce(&mut View)) -> [usize; 4] {
         let mut view = whole();
         change(&mut view);
@@ -163,13 +164,13 @@ mod tests {
     }
 
     #[test]
-    fn all_that_was_acknowledged_and_is_there_is_no_fault() {
+    fn present_acknowledged_writes_are_valid() {
         let journal = journal(done("plain"), done("own"), done("bond"));
         assert_eq!(found(&journal, |_| {}), [0; 4]);
     }
 
     #[test]
-    fn what_was_acknowledged_and_is_gone_is_lost() {
+    fn missing_acknowledged_write_is_lost() {
         let journal = journal(done("plain"), done("own"), done("bond"));
         assert_eq!(found(&journal, |view| assert!(view.known.remove(&1))), [1, 0, 0, 0]);
         assert_eq!(found(&journal, |view| drop(view.sent.get_mut(&0).unwrap().pop())), [1, 0, 0, 0]);
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_twice_is_doubled() {
+    fn duplicate_write_is_doubled() {
         let journal = journal(Told::Unknown, done("own"), done("bond"));
         let again =
             found(&journal, |view| view.sent.get_mut(&0).unwrap().push(listed("again", 1, "pending")));
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bond_of_one_side_or_beside_an_open_request_is_half_applied() {
+    fn inconsistent_bond_is_half_applied() {
         let journal = journal(done("plain"), done("own"), Told::Unknown);
         assert_eq!(found(&journal, |view| drop(view.bonds.remove(&3))), [0, 0, 1, 0]);
         assert_eq!(found(&journal, |view| drop(view.bonds.insert(3, Some("other".into())))), [0, 0, 1, 0]);
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_outcome_may_be_either_and_a_refused_one_only_absent() {
+    fn unknown_outcome_allows_both_states_and_rejection_only_absence() {
         let absent = |view: &mut View| drop(view.sent.get_mut(&0).unwrap().pop());
         let unknown = journal(Told::Unknown, done("own"), done("bond"));
         assert_eq!(found(&unknown, |_| {}), [0; 4]);

@@ -1,4 +1,5 @@
-//! `cargo xtask fuzz api`: schemathesis asks a running server whatever its OpenAPI document admits, and what it does not.
+//! `cargo xtask fuzz api`: runs schemathesis against a server with valid and invalid requests generated from
+//! its OpenAPI document.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,23 +17,23 @@ use crate::kith::{self, Kith, Start};
 use crate::smoke::Mode;
 use crate::workspace::{root, run, succeeds};
 
-/// Installed by pip, and what it is asked with.
+/// Folder of the schemathesis configuration, and the virtual environment in which it is installed.
 const FOLDER: &str = "tests/fuzz";
 const VENV: &str = "target/schemathesis";
-/// Each asks every operation.
+/// Roles that send every operation.
 const ROLES: [&str; 2] = ["user", "admin"];
 
-/// What was seen of each operation.
+/// Results by operation.
 type Seen = BTreeMap<String, Operation>;
 
-/// What was seen of one operation.
+/// Results of one operation.
 #[derive(Debug, Deserialize)]
 struct Operation {
-    /// What the document asks of a caller.
+    /// Required permissions according to the document.
     permissions: Vec<String>,
-    /// How often it answered with each status.
+    /// Number of responses by status.
     statuses: BTreeMap<u16, u32>,
-    /// How often it refused a token that should have been good.
+    /// Number of rejections of a token that should be valid.
     signed_out: u32,
 }
 
@@ -42,11 +43,11 @@ impl Operation {
     }
 }
 
-/// Runs it for each role, against a server of its own.
+/// Runs schemathesis for each role, each against its own server.
 ///
 /// # Errors
-/// An answer that is not declared, a 5xx that is not a 503 with Retry-After, bad input that was taken, an operation that
-/// never succeeded, one that succeeded for a user who lacks its permission.
+/// Returns an error for undeclared responses, a 5xx other than 503 with Retry-After, accepted invalid input,
+/// an operation that never succeeds, and an operation that succeeds for a user without its permission.
 #[expect(clippy::disallowed_methods, reason = "reports how long it took")]
 pub fn fuzz() -> Result<()> {
     if !is_installed(&root()?) {
@@ -54,7 +55,7 @@ pub fn fuzz() -> Result<()> {
     }
     let binary = kith::build(Mode::SMOKE)?;
     let started = Instant::now();
-    // Each keeps a core busy: the program that asks, more than the server that answers.
+    // Each schemathesis process keeps a core busy.
     let binary = &binary;
     let [by_user, by_admin] = thread::scope(|scope| {
         let asking = ROLES.map(|role| scope.spawn(move || ask(binary, role)));
@@ -63,7 +64,7 @@ pub fn fuzz() -> Result<()> {
     report(&by_user?, &by_admin?, started)
 }
 
-/// Has accounts of this role ask a new server, and shows what came of it at the end.
+/// Runs schemathesis as this role against a new server and returns the results.
 fn ask(binary: &Path, role: &str) -> Result<Seen> {
     let root = root()?;
     let folder = tempfile::tempdir()?;
@@ -93,7 +94,7 @@ fn ask(binary: &Path, role: &str) -> Result<Seen> {
     serde_json::from_str(&seen).context("what schemathesis saw cannot be read")
 }
 
-/// Installs schemathesis where it is not, or is another version.
+/// Installs schemathesis, if it is missing or has another version.
 pub fn install() -> Result<()> {
     let root = root()?;
     if is_installed(&root) {
@@ -106,7 +107,7 @@ pub fn install() -> Result<()> {
     Ok(())
 }
 
-/// Whether an interpreter is there that can make a place of its own for what it installs.
+/// Returns true if Python with `venv` and `ensurepip` is available.
 pub fn has_python() -> bool {
     succeeds(Command::new("python3").args(["-c", "import venv, ensurepip"]))
 }
@@ -115,7 +116,7 @@ fn requirements(root: &Path) -> PathBuf {
     root.join(FOLDER).join("requirements.txt")
 }
 
-/// A copy of the requirements that are installed.
+/// Returns the path of the copy of the installed requirements.
 fn installed(root: &Path) -> PathBuf {
     root.join(VENV).join("requirements.txt")
 }
@@ -125,7 +126,7 @@ fn is_installed(root: &Path) -> bool {
     wanted.is_some() && wanted == fs::read(installed(root)).ok()
 }
 
-/// Says what was seen, and whether it is what had to be seen.
+/// Prints the results and fails on violations.
 fn report(by_user: &Seen, by_admin: &Seen, started: Instant) -> Result<()> {
     let all = || by_user.values().chain(by_admin.values());
     let cases: u32 = all().flat_map(|operation| operation.statuses.values()).sum();
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_had_to_be_seen_and_was_not_is_named() {
+    fn missing_responses_are_reported() {
         let user = seen(
             r#"{"all": {"permissions": [], "statuses": {"422": 5}, "signed_out": 0},
                 "few": {"permissions": ["p"], "statuses": {"403": 1}, "signed_out": 0},

@@ -1,5 +1,5 @@
-//! `cargo xtask fuzz`: whatever can be sent, sent. `api` has schemathesis ask a running server, `parsers` has libFuzzer ask
-//! the parsers of outside input.
+//! `cargo xtask fuzz`: `api` runs schemathesis against a server, `parsers` runs libFuzzer on the parsers of
+//! external input.
 
 pub mod api;
 mod parsers;
@@ -7,7 +7,7 @@ mod parsers;
 use anyhow::Result;
 use clap::Subcommand;
 
-/// What to fuzz: the API of a running server unless it is said.
+/// Options of `cargo xtask fuzz`. Default: the API of a running server.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -16,16 +16,16 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum What {
-    /// Asks a running server whatever its OpenAPI document admits, and what it does not
+    /// Send a server valid and invalid requests generated from its OpenAPI document
     Api,
-    /// Asks every parser of outside input what libFuzzer makes up, guided by coverage
+    /// Run coverage-guided fuzzing (libFuzzer) on every parser of external input
     Parsers(parsers::Args),
 }
 
-/// Fuzzes what was asked for.
+/// Runs the chosen fuzzer.
 ///
 /// # Errors
-/// What [`api::fuzz`] or [`parsers::fuzz`] found.
+/// Returns the errors of [`api::fuzz`] or [`parsers::fuzz`].
 pub fn fuzz(args: &Args) -> Result<()> {
     match &args.what {
         None | Some(What::Api) => api::fuzz(),

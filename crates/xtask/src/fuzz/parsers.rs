@@ -1,5 +1,5 @@
-//! `cargo xtask fuzz parsers`: builds the targets of the folder `fuzz` with coverage guidance, runs each for a while, and
-//! says what came of it.
+//! `cargo xtask fuzz parsers`: builds the fuzz targets with coverage guidance, runs each for a given time,
+//! and reports the results.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -16,58 +16,58 @@ use crate::evidence::{self, Outcome, Row};
 use crate::smoke::Mode;
 use crate::workspace::{cargo, root, run, succeeds};
 
-/// Holds the targets, and what they begin with.
+/// Folder of the targets and seeds.
 const FOLDER: &str = "fuzz";
-/// What is built, made up, found and said.
+/// Folder for builds, corpora, crashes and logs.
 const BUILT: &str = "target/fuzz";
-/// A week's evidence is worth this much for each target.
+/// Seconds per target that count as evidence.
 const WHOLE_S: u64 = 600;
-/// One input that takes longer hangs, on a busy machine too.
+/// Seconds after which an input counts as a hang, also on a busy machine.
 const HANG_S: u64 = 60;
-/// The test of each crate that asks its targets of their seeds.
-const SEED_TEST: &str = "what_must_hold_holds_of_the_seeds";
-/// Before the name of this machine's kind, in what rustc says of itself.
+/// Name of the test in each crate that runs its targets on their seeds.
+const SEED_TEST: &str = "seed_inputs_satisfy_properties";
+/// Prefix of the host triple in the output of `rustc -vV`.
 const TRIPLE_OF: &str = "host: ";
 
-/// How to fuzz.
+/// Options of `cargo xtask fuzz parsers`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// For how long each target is run; 600 or more of every target are evidence
+    /// Seconds for each target; evidence requires 600 for every target
     #[arg(long, default_value_t = WHOLE_S)]
     seconds: u64,
-    /// Only this target; may be given several times
+    /// Only this target; repeat for several
     #[arg(long)]
     target: Vec<String>,
-    /// How many run at once
+    /// Number of targets that run concurrently
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// Runs what an earlier run has built
+    /// Run the binaries of an earlier build
     #[arg(long)]
     no_build: bool,
     #[command(flatten)]
     mode: Mode,
 }
 
-/// What came of one target.
+/// Results of one target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Ran {
     target: String,
-    /// Until the end, or the first crash.
+    /// Seconds until the end or the first crash.
     seconds: u64,
-    /// Inputs that were tried.
+    /// Number of executed inputs.
     executions: u64,
-    /// Edges of the program that some input has gone along.
+    /// Number of covered edges.
     edges: u64,
-    /// Inputs that did something new, seeds among them.
+    /// Number of inputs that increased the coverage, including seeds.
     corpus: u64,
-    /// Crashes, hangs, and inputs that take too much memory.
+    /// Number of crashes, hangs and out-of-memory inputs.
     crashes: u64,
 }
 
-/// Runs every target, or those that were asked for, and leaves evidence.
+/// Runs all or the chosen targets and writes evidence.
 ///
 /// # Errors
-/// An input on which something that must hold does not.
+/// Returns an error if an input violates an invariant.
 #[expect(clippy::disallowed_methods, reason = "reports how long it took")]
 pub fn fuzz(args: &Args) -> Result<()> {
     let root = root()?;
@@ -100,7 +100,7 @@ pub fn fuzz(args: &Args) -> Result<()> {
     report(&ran, whole, started.elapsed().as_secs())
 }
 
-/// The names of all targets: the files that hold them.
+/// Returns the names of all targets, from their files.
 fn targets(root: &Path) -> Result<Vec<String>> {
     let folder = root.join(FOLDER).join("fuzz_targets");
     let mut names = Vec::new();
@@ -112,7 +112,8 @@ fn targets(root: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Checks what a run needs, but for cargo-fuzz itself, and asks each target of its seeds on the usual compiler.
+/// Checks the requirements of a run except for cargo-fuzz, and runs each target on its seeds with the normal
+/// compiler.
 fn check(root: &Path, targets: &[String]) -> Result<()> {
     let manifest = root.join(FOLDER).join("Cargo.toml");
     let mut metadata = cargo()?;
@@ -152,8 +153,8 @@ fn choose(all: &[String], wanted: &[String]) -> Result<Vec<String>> {
     Ok(all.iter().filter(|name| wanted.is_empty() || wanted.contains(name)).cloned().collect())
 }
 
-/// cargo-fuzz knows how to have the compiler count edges. Sanitizers need a nightly compiler, and there is no unsafe code
-/// of ours for them to watch.
+/// Builds with cargo-fuzz without sanitizers. These need a nightly compiler, and the workspace has no unsafe
+/// code.
 fn build(root: &Path) -> Result<()> {
     if !succeeds(cargo()?.args(["fuzz", "--version"])) {
         eprintln!("\nbuilding cargo-fuzz, once");
@@ -172,7 +173,7 @@ fn binary(root: &Path, target: &str) -> Result<PathBuf> {
     Ok(root.join(BUILT).join(host).join("release").join(target))
 }
 
-/// Runs one target to its end. Its own words go to `target/fuzz/log/TARGET`, inputs that crash it to
+/// Runs one target. Its output goes to `target/fuzz/log/TARGET`, crashing inputs to
 /// `target/fuzz/artifacts/TARGET`.
 #[expect(clippy::disallowed_methods, reason = "reports how long it took")]
 fn run_one(root: &Path, target: &str, seconds: u64) -> Result<Ran> {
@@ -198,7 +199,7 @@ fn run_one(root: &Path, target: &str, seconds: u64) -> Result<Ran> {
         .with_context(|| format!("{} is not what libFuzzer says", log.display()))
 }
 
-/// Inputs in a folder. Slow ones are kept too, and are no crashes: machines are busy.
+/// Returns the number of crashing inputs in a folder. Slow inputs (`slow-unit-…`) are not crashes.
 fn count(folder: &Path) -> Result<u64> {
     let mut found = 0;
     for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
@@ -207,14 +208,14 @@ fn count(folder: &Path) -> Result<u64> {
     Ok(found)
 }
 
-/// What libFuzzer says: lines such as `#2048 pulse cov: 213 ft: 401 corp: 22/1Kb …`, and at the end
-/// `stat::number_of_executed_units: 123456`.
+/// Parses libFuzzer's output: status lines such as `#2048 pulse cov: 213 ft: 401 corp: 22/1Kb …`, and
+/// `stat::number_of_executed_units: 123456` at the end.
 fn read(target: &str, seconds: u64, said: &str, crashes: u64) -> Option<Ran> {
     let status = said.lines().rev().find(|line| line.starts_with('#') && line.contains(" cov: "))?;
     let figure =
         |name: &str| status.split(name).nth(1)?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
     let counted = said.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
-    // A crash ends it before it counts.
+    // After a crash the final statistics are missing.
     let executions = match counted {
         Some(counted) => counted.trim().parse().ok()?,
         None => status[1..].split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?,
@@ -264,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_libfuzzer_says_is_read() {
+    fn libfuzzer_output_is_parsed() {
         let said = "INFO: Seed: 1\n#2\tINITED cov: 20 ft: 21 corp: 1/1b exec/s: 0 rss: 30Mb\n\
                     #2048\tpulse  cov: 213 ft: 401 corp: 22/1Kb lim: 21 exec/s: 1024 rss: 31Mb\n\
                     stat::number_of_executed_units: 4096\nstat::average_exec_per_sec:     400\n";
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_input_is_no_crash() {
+    fn slow_input_is_not_a_crash() {
         let folder = tempfile::tempdir().unwrap();
         for (name, crashes) in [("slow-unit-1", 0), ("crash-1", 1), ("timeout-1", 2), ("oom-1", 3)] {
             fs::write(folder.path().join(name), "").unwrap();

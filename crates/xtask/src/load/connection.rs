@@ -1,4 +1,4 @@
-//! One kept-alive connection of the load generator, and many requests sent over a few of them.
+//! Keep-alive connections of the load generator, and batches of requests over several of them.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -15,11 +15,11 @@ use tokio::time::sleep;
 use super::http::{self, Answer};
 use super::now;
 
-/// How long a server may take to be itself again after its database was gone.
+/// Maximum time until a server recovers after its database was unavailable.
 const PATIENCE: Duration = Duration::from_secs(30);
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
-/// A connection that carries one request at a time.
+/// Connection with one request at a time.
 pub struct Connection {
     stream: TcpStream,
     input: Vec<u8>,
@@ -27,7 +27,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects.
+    /// Opens a connection.
     pub async fn open(server: SocketAddr) -> Result<Self> {
         let stream =
             TcpStream::connect(server).await.with_context(|| format!("cannot connect to {server}"))?;
@@ -35,10 +35,10 @@ impl Connection {
         Ok(Self { stream, input: Vec::with_capacity(4096), answer: Answer { status: 0, body: 0..0 } })
     }
 
-    /// Sends a request and waits for the whole answer; gives its status.
+    /// Sends a request, waits for the complete response, and returns its status.
     ///
     /// # Errors
-    /// The connection ended before the answer did.
+    /// Returns an error if the connection ended before.
     pub async fn call(&mut self, request: &[u8]) -> Result<u16> {
         self.stream.write_all(request).await?;
         self.input.clear();
@@ -55,18 +55,18 @@ impl Connection {
         }
     }
 
-    /// The last answer's body.
+    /// Returns the body of the last response.
     pub fn body(&self) -> &[u8] {
         &self.input[self.answer.body.clone()]
     }
 
-    /// The last answer's body as JSON; null if it is none.
+    /// Returns the body of the last response as JSON, or null if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(self.body()).unwrap_or(Value::Null)
     }
 }
 
-/// Sends all `requests` over `connections` and gives each one's status and body, in their order.
+/// Sends all `requests` over `connections` and returns status and body of each, in order.
 pub async fn send_all(
     server: SocketAddr,
     connections: usize,
@@ -93,10 +93,10 @@ pub async fn send_all(
     Ok(answers.take())
 }
 
-/// Like [`send_all`], but sends again what was answered with 503, until all are answered otherwise.
+/// Sends requests like [`send_all`], and repeats those answered with 503.
 ///
 /// # Errors
-/// Also if some are still refused after `PATIENCE`.
+/// Returns an error also if some still get 503 after `PATIENCE`.
 pub async fn send_all_patiently(
     server: SocketAddr,
     connections: usize,

@@ -1,15 +1,16 @@
-//! Who is drawn: people by Zipf for reads, pairs that never repeat for writes. All of it repeats from a seed.
+//! Random selection of accounts: Zipf distribution for reads, pairs without repetition for writes.
+//! Reproducible from a seed.
 
 use fastrand::Rng;
 
-/// The skew that the YCSB benchmark made customary.
+/// Skew of the Zipf distribution, as in the YCSB benchmark.
 const EXPONENT: f64 = 0.99;
 
-/// Draws from `0..n`, a few often and most seldom.
+/// Zipf distribution over `0..n`.
 pub struct Zipf {
-    /// For each rank, the probability of it or one before it.
+    /// Cumulative probability of each rank.
     cumulative: Vec<f64>,
-    /// Who has which rank.
+    /// Index of each rank.
     order: Vec<usize>,
 }
 
@@ -34,7 +35,7 @@ impl Zipf {
     }
 }
 
-/// Pairs of `0..n` in an order that spreads them over everybody; no pair comes twice, in either direction.
+/// Pairs of `0..n`, spread evenly. No pair occurs twice, in either direction.
 pub struct Pairs {
     order: Vec<usize>,
     next: usize,
@@ -49,7 +50,8 @@ impl Pairs {
 impl Iterator for Pairs {
     type Item = (usize, usize);
 
-    /// Everybody with the next in a circle, then everybody with the one after that; half-way round, each pair was met.
+    /// Pairs each element with its successor on a circle, then with the second next, and so on. Ends
+    /// half-way, where pairs would repeat.
     fn next(&mut self) -> Option<(usize, usize)> {
         let n = self.order.len();
         let (distance, first) = (1 + self.next / n.max(1), self.next % n.max(1));
@@ -74,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_few_are_drawn_often_and_most_are_drawn_sometimes() {
+    fn zipf_distribution_is_skewed() {
         let mut rng = Rng::with_seed(1);
         let zipf = Zipf::new(1_000, &mut rng);
         let mut counts = vec![0_u32; 1_000];
@@ -82,14 +84,14 @@ mod tests {
             counts[zipf.draw(&mut rng)] += 1;
         }
         counts.sort_unstable_by(|a, b| b.cmp(a));
-        // The first rank weighs 1/7.5 of all, the second half of that.
+        // Zipf: rank 1 has about 1/7.5 of the weight, rank 2 half of that.
         assert!((12_500..14_500).contains(&counts[0]), "{}", counts[0]);
         assert!((6_000..7_500).contains(&counts[1]), "{}", counts[1]);
         assert!(counts.iter().filter(|count| **count > 0).count() > 950);
     }
 
     #[test]
-    fn no_pair_comes_twice_and_nobody_is_paired_with_themselves() {
+    fn pairs_are_distinct_and_unique() {
         for n in [0, 1, 2, 3, 7, 100, 101] {
             let mut seen = HashSet::new();
             for (a, b) in Pairs::new(n, &mut Rng::with_seed(2)) {
@@ -97,7 +99,7 @@ mod tests {
                 assert!(seen.insert((a.min(b), a.max(b))), "{n}: {a} and {b} again");
             }
             let all = n * n.saturating_sub(1) / 2;
-            // Of an even circle, opposite pairs are left out.
+            // With an even number, opposite pairs are left out.
             assert_eq!(seen.len(), if n % 2 == 0 { all - n / 2 } else { all }, "{n}");
         }
     }

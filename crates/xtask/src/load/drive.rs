@@ -1,5 +1,6 @@
-//! Load itself: as fast as so many connections can (closed loop), or at a rate that does not wait for the server
-//! (open loop: a request's time runs from when it was due, so a stall is not hidden by sending less).
+//! Load generation: closed loop (as fast as the connections allow) or open loop (fixed rate). In the open
+//! loop, latency counts from the time at which a request was due, so that a stall is not hidden by sending
+//! less (coordinated omission).
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -14,45 +15,45 @@ use tokio::time::{sleep, timeout};
 use super::connection::Connection;
 use super::now;
 
-/// What took longer is counted as this long.
+/// Maximum recorded latency.
 const LONGEST_NS: u64 = 120_000_000_000;
 
-/// The counted stretch goes on for so long while nothing has been answered.
+/// Extension of the measured period while there is no response.
 const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
-/// Where the requests come from.
+/// Source of requests.
 pub trait Source {
-    /// Writes the next request into `out`; false when there is none left.
+    /// Writes the next request to `out`. Returns false if there is none.
     fn next(&self, out: &mut Vec<u8>) -> bool;
 }
 
-/// How to load.
+/// Load to generate.
 #[derive(Clone, Copy)]
 pub struct Plan {
     pub connections: usize,
-    /// Answers that come in this first stretch are not counted.
+    /// Initial period whose responses are not counted.
     pub warm_up: Duration,
-    /// The stretch that is counted; it ends early when the source is empty.
+    /// Measured period. Ends early if the source is exhausted.
     pub length: Duration,
-    /// Requests a second; as fast as possible if none.
+    /// Requests per second. `None` sends as fast as possible.
     pub rate: Option<f64>,
 }
 
-/// What was seen in the counted stretch.
+/// Results of the measured period.
 pub struct Seen {
-    /// Answers of 2xx.
+    /// Number of 2xx responses.
     pub answered: u64,
-    /// Other answers.
+    /// Number of other responses.
     pub refused: u64,
     pub elapsed: Duration,
-    /// Of the 2xx, in nanoseconds.
+    /// Latencies of the 2xx responses in nanoseconds.
     pub latency: Histogram<u64>,
-    /// What [`drive`]'s `sample` grew by.
+    /// Growth of the values of [`drive`]'s `sample`.
     pub sampled: [f64; 3],
 }
 
 impl Seen {
-    /// Answers of 2xx a second.
+    /// Returns the 2xx responses per second.
     pub fn rate(&self) -> f64 {
         self.answered as f64 / self.elapsed.as_secs_f64().max(1e-9)
     }
@@ -64,15 +65,15 @@ struct Shared {
     stop: Cell<bool>,
     answered: Cell<u64>,
     refused: Cell<u64>,
-    /// The first that was refused, for whoever asks why.
+    /// First rejection, for the error message.
     refusal: RefCell<Option<String>>,
     latency: RefCell<Histogram<u64>>,
 }
 
-/// Loads `server`; `sample` is read at the begin and the end of the counted stretch.
+/// Generates load on `server`. Calls `sample` at the beginning and the end of the measured period.
 ///
 /// # Errors
-/// A connection broke, or nothing but refusals came.
+/// Returns an error if a connection broke, or if all responses were rejections.
 pub async fn drive(
     server: SocketAddr,
     plan: Plan,
@@ -101,9 +102,9 @@ pub async fn drive(
     sleep(plan.warm_up).await;
     shared.counting.set(true);
     let (began, sampled) = (now(), sample()?);
-    // Ends early when the source is empty; whoever broke is heard of below.
+    // Ends early if the source is exhausted. Errors of connections are reported below.
     let mut early = timeout(plan.length, all(&mut work)).await;
-    // A stretch that is shorter than an answer takes shows nothing.
+    // A period shorter than one response has no results.
     while early.is_err() && shared.answered.get() == 0 && began.elapsed() < plan.length + FIRST_ANSWER_WITHIN
     {
         early = timeout(plan.length, all(&mut work)).await;
@@ -131,7 +132,8 @@ async fn all(work: &mut JoinSet<Result<()>>) -> Result<()> {
     Ok(())
 }
 
-/// Says when each request is due. It spins: a timer's millisecond would be the greater part of what is measured.
+/// Sends the due time of each request. Busy-waits, because a timer's resolution of a millisecond would
+/// distort the latencies.
 fn start_clock(
     work: &mut JoinSet<Result<()>>,
     shared: &Rc<Shared>,

@@ -1,10 +1,10 @@
-//! As much HTTP/1.1 as a load generator needs: requests as bytes, and how long an answer is.
+//! Minimal HTTP/1.1 for the load generator: encoding requests and finding the end of responses.
 
 use std::ops::Range;
 
 use anyhow::{Context as _, Result, bail};
 
-/// Appends a request; a body is JSON.
+/// Appends a request. A body is JSON.
 pub fn write(out: &mut Vec<u8>, method: &str, path: &str, token: Option<&str>, body: Option<&[u8]>) {
     out.extend_from_slice(format!("{method} {path} HTTP/1.1\r\nhost: kith\r\n").as_bytes());
     if let Some(token) = token {
@@ -18,24 +18,25 @@ pub fn write(out: &mut Vec<u8>, method: &str, path: &str, token: Option<&str>, b
     out.extend_from_slice(body.unwrap_or_default());
 }
 
-/// The same, alone.
+/// Returns a request as bytes.
 pub fn request(method: &str, path: &str, token: Option<&str>, body: Option<&[u8]>) -> Vec<u8> {
     let mut out = Vec::new();
     write(&mut out, method, path, token, body);
     out
 }
 
-/// Where in its bytes an answer has its parts.
+/// Status of a response, and the range of its body.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
     pub body: Range<usize>,
 }
 
-/// Reads the head of an answer; none while it is not all there. The body's range may reach past `bytes`.
+/// Parses the head of a response. Returns `None` if it is incomplete. The body's range may extend beyond
+/// `bytes`.
 ///
 /// # Errors
-/// It is not an answer with a length: anything chunked, for one.
+/// Returns an error if the response is malformed or has no length, such as a chunked one.
 pub fn parse(bytes: &[u8]) -> Result<Option<Answer>> {
     let mut headers = [httparse::EMPTY_HEADER; 48];
     let mut response = httparse::Response::new(&mut headers);
@@ -57,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_read_once_its_head_is_whole() {
+    fn incomplete_head_is_not_parsed() {
         let whole = b"HTTP/1.1 201 Created\r\nContent-Length: 5\r\nx: y\r\n\r\nhello";
         let head = whole.len() - 5;
         for short in 0..head {
@@ -70,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_answer_needs_no_length_and_any_other_does() {
+    fn only_204_and_304_need_no_length() {
         let answer = parse(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap().unwrap();
         assert!(answer.status == 204 && answer.body.is_empty());
         assert!(parse(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_written_with_its_length() {
+    fn request_contains_content_length() {
         let post = request("POST", "/a", Some("t"), Some(b"{}"));
         let expected = "POST /a HTTP/1.1\r\nhost: kith\r\nauthorization: Bearer t\r\n\
                         content-type: application/json\r\ncontent-length: 2\r\n\r\n{}";

@@ -1,4 +1,4 @@
-//! A small load generator of our own, on one thread: it must never be what is measured. It speaks to loopback only.
+//! Single-threaded load generator for loopback servers. It must not be the bottleneck of a measurement.
 
 mod connection;
 mod draw;
@@ -12,13 +12,13 @@ pub use connection::{Connection, send_all, send_all_patiently};
 pub use draw::{Pairs, Zipf};
 pub use drive::{Plan, Seen, Source, drive};
 
-/// The moment that a measurement begins at.
+/// Returns the current instant, for measurements.
 #[expect(clippy::disallowed_methods, reason = "measuring is what this is for; no rule goes by it")]
 pub fn now() -> Instant {
     Instant::now()
 }
 
-/// Runs load on this thread alone.
+/// Runs a future on a single-threaded runtime.
 pub fn on_one_thread<T>(load: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, load)

@@ -1,4 +1,4 @@
-//! People to make load with: registered beforehand, each with a token.
+//! Registered accounts for load, each with a token.
 
 use std::net::SocketAddr;
 
@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 use super::connection::send_all;
 use super::http::request;
 
-/// A registered account.
+/// Registered account.
 #[derive(Clone, Debug)]
 pub struct Person {
     pub id: String,
     pub token: String,
 }
 
-/// Registers `count` people whose addresses begin with `prefix`.
+/// Registers `count` accounts whose addresses begin with `prefix`.
 pub async fn register(server: SocketAddr, prefix: &str, count: usize) -> Result<Vec<Person>> {
     let requests = (0..count).map(|i| registration(&format!("{prefix}{i}"))).collect();
     let answers = send_all(server, 64, requests).await.context("registering people")?;
@@ -28,7 +28,7 @@ pub async fn register(server: SocketAddr, prefix: &str, count: usize) -> Result<
         .collect()
 }
 
-/// The request that registers `name`.
+/// Returns the request that registers `name`.
 pub fn registration(name: &str) -> Vec<u8> {
     let body = json!({
         "email": format!("{name}@example.org"), "password": "correct horse battery", "display_name": name,
@@ -36,13 +36,13 @@ pub fn registration(name: &str) -> Vec<u8> {
     request("POST", "/api/v1/auth/register", None, Some(body.to_string().as_bytes()))
 }
 
-/// The request that logs `name` in.
+/// Returns the request that logs `name` in.
 pub fn log_in(name: &str) -> Vec<u8> {
     let body = json!({ "email": format!("{name}@example.org"), "password": "correct horse battery" });
     request("POST", "/api/v1/auth/login", None, Some(body.to_string().as_bytes()))
 }
 
-/// Who a registration's answer speaks of.
+/// Returns the account in a registration's response.
 pub fn person(body: &Value) -> Option<Person> {
     Some(Person { id: body["user"]["id"].as_str()?.into(), token: body["access_token"].as_str()?.into() })
 }

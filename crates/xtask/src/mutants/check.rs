@@ -1,4 +1,4 @@
-//! What `cargo xtask mutants --smoke` looks at: everything that a run needs, but for cargo-mutants itself.
+//! `cargo xtask mutants --smoke`: checks the requirements of a run except for cargo-mutants itself.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 use super::{PARTS, REASONS, Reason, reasons};
 use crate::workspace::{cargo, succeeds};
 
-/// Checks what a run needs, but for cargo-mutants itself: the files of each part, a test for each of its filters, and
-/// that the functions of explained survivors are still there.
+/// Checks that each part's file patterns and test filters match something, and that the functions of
+/// explained survivors still exist.
 pub fn check(root: &Path) -> Result<()> {
     let sources = sources(root)?;
     for part in PARTS {
@@ -52,7 +52,7 @@ pub fn check(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// All source files below `crates` and `tests`, by their path from the root.
+/// Returns the text of all Rust files below `crates` and `tests`, by path from the root.
 fn sources(root: &Path) -> Result<BTreeMap<String, String>> {
     let mut sources = BTreeMap::new();
     let mut folders = vec![root.join("crates"), root.join("tests")];
@@ -70,7 +70,7 @@ fn sources(root: &Path) -> Result<BTreeMap<String, String>> {
     Ok(sources)
 }
 
-/// Whether a path is what a pattern of [`Part::files`] says: a file, or `FOLDER/**/*.rs`.
+/// Returns true if `path` matches a pattern of [`Part::files`]: a file, or `FOLDER/**/*.rs`.
 fn matches(pattern: &str, path: &str) -> bool {
     match pattern.strip_suffix("**/*.rs") {
         Some(folder) => path.starts_with(folder),

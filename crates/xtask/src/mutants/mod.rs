@@ -1,7 +1,7 @@
-//! `cargo xtask mutants`: changes the code in one place at a time (cargo-mutants) and sees whether a test notices.
+//! `cargo xtask mutants`: mutation testing with cargo-mutants.
 //!
-//! A sample: every n-th change there is in bonds, accounts and the store. What no test noticed is listed in
-//! `docs/mutants.md`, with the reason for each that changes nothing one could notice.
+//! It tests a sample: every n-th mutant of bonds, accounts and the store. Surviving mutants are listed in
+//! `docs/mutants.md`, with the reason for each that has no observable effect.
 
 mod check;
 
@@ -17,25 +17,25 @@ use crate::evidence::{self, Outcome, Row};
 use crate::smoke::Mode;
 use crate::workspace::{cargo, root, run, succeeds};
 
-/// Where cargo-mutants builds, and what it leaves, a folder a part.
+/// Folder for builds and results, with one subfolder per part.
 const BUILT: &str = "target/mutants";
-/// Why some survivors are none: `[[survivor]]` with `mutant` (without line and column) and `why`.
+/// Explanations of survivors: `[[survivor]]` with `mutant` (without line and column) and `why`.
 const REASONS: &str = "tests/mutants.toml";
 const LIST: &str = "docs/mutants.md";
-/// Least share of what can be noticed that has to be.
+/// Minimum share of observable mutants that tests must detect.
 const LEAST: f64 = 0.80;
-/// One that takes so much longer than usual hangs, and so is noticed.
+/// Minimum timeout of a test run in seconds. A mutant that exceeds it counts as detected.
 const HANG_S: &str = "240";
 
-/// Some of the source, and the tests that are to notice a change of it.
+/// Part of the source, with the tests that must detect its mutants.
 struct Part {
     name: &'static str,
     files: &'static [&'static str],
     but: &'static [&'static str],
-    /// One of so many changes is made.
+    /// Sample size: one of this many mutants is tested.
     every: u32,
     packages: &'static [&'static str],
-    /// Handed to `cargo test`.
+    /// Arguments of `cargo test`.
     tests: &'static [&'static str],
 }
 
@@ -101,32 +101,32 @@ const PARTS: &[Part] = &[
     },
 ];
 
-/// How to sample.
+/// Options of `cargo xtask mutants`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only this part: bonds, accounts or store; may be given several times
+    /// Only this part: bonds, accounts or store; repeat for several
     #[arg(long)]
     part: Vec<String>,
-    /// Which of the n samples there are: another number, other changes
+    /// Number of the sample; another number selects other mutants
     #[arg(long, default_value_t = 0)]
     sample: u32,
-    /// One of so many changes instead of the part's own number: more is a smaller sample
+    /// Test one of this many mutants instead of the part's own number; more is a smaller sample
     #[arg(long)]
     every: Option<u32>,
-    /// Lists what earlier runs have left, without a new one
+    /// Report the results of earlier runs
     #[arg(long)]
     report_only: bool,
     #[command(flatten)]
     mode: Mode,
 }
 
-/// What became of a part's changes, each by its name.
+/// Results of a part, as names of mutants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Tried {
     caught: Vec<String>,
     missed: Vec<String>,
     timeout: Vec<String>,
-    /// Does not compile.
+    /// Mutants that do not compile.
     unviable: Vec<String>,
 }
 
@@ -155,14 +155,14 @@ struct Reason {
 #[derive(Debug, PartialEq, Serialize)]
 struct Survivor {
     mutant: String,
-    /// Why it does not matter, if it does not.
+    /// Explanation, if the mutant has no observable effect.
     why: Option<String>,
 }
 
-/// Makes the changes, lists survivors and leaves evidence.
+/// Tests the mutants, writes the list of survivors and evidence.
 ///
 /// # Errors
-/// The tests fail without a change, or notice too few of them.
+/// Returns an error if the tests fail without a mutant, or detect too few mutants.
 pub fn mutants(args: &Args) -> Result<()> {
     let root = root()?;
     let known = |name: &String| PARTS.iter().any(|part| part.name == name);
@@ -182,7 +182,7 @@ pub fn mutants(args: &Args) -> Result<()> {
     }
     let mut tried = BTreeMap::new();
     for part in PARTS {
-        // A part that was never tried says nothing.
+        // A part without results is left out.
         let folder = root.join(BUILT).join(part.name).join("mutants.out");
         if folder.exists() {
             tried.insert(part.name, read(&folder)?);
@@ -204,7 +204,7 @@ fn install() -> Result<()> {
     run(cargo()?.args(["install", "cargo-mutants", "--locked", "--debug"]))
 }
 
-/// In a copy of the tree: nothing here is changed. SQLite only, and by the tests that are nearest.
+/// Runs cargo-mutants in a copy of the tree, on SQLite only and with the part's own tests.
 fn try_part(root: &Path, part: &Part, every: u32, sample: u32) -> Result<()> {
     let output = root.join(BUILT).join(part.name);
     fs::create_dir_all(&output).with_context(|| format!("cannot make {}", output.display()))?;
@@ -223,7 +223,7 @@ fn try_part(root: &Path, part: &Part, every: u32, sample: u32) -> Result<()> {
     mutants.env("CARGO_TARGET_DIR", root.join(BUILT).join("build"));
     mutants.env("KITH_TEST_SQLITE_ONLY", "1").env_remove("KITH_TEST_POSTGRES");
     let status = mutants.status().context("cannot run cargo-mutants")?;
-    // 2: some were missed; 3: some took too long.
+    // 2: some mutants were missed; 3: some timed out.
     match status.code() {
         Some(0 | 2 | 3) => Ok(()),
         _ => bail!("cargo-mutants ended with {status}: see {}", output.display()),
@@ -241,7 +241,7 @@ fn read(folder: &Path) -> Result<Tried> {
     Ok(Tried { caught: caught?, missed: missed?, timeout: timeout?, unviable: unviable? })
 }
 
-/// A mutant without line and column, which move: `FILE:LINE:COLUMN: WHAT` as `FILE: WHAT`.
+/// Removes line and column, which change: `FILE:LINE:COLUMN: WHAT` becomes `FILE: WHAT`.
 fn lasting(mutant: &str) -> String {
     let mut parts = mutant.splitn(4, ':');
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
@@ -332,7 +332,7 @@ mod tests {
     const MISSED: &str = "crates/a/src/b.rs:5:9: replace > with >= in c::d";
 
     #[test]
-    fn a_survivor_keeps_its_reason_when_lines_move() {
+    fn survivor_reason_survives_line_changes() {
         assert_eq!(lasting(MISSED), "crates/a/src/b.rs: replace > with >= in c::d");
         let tried = Tried { missed: vec![MISSED.to_owned(), "other".to_owned()], ..Tried::default() };
         let reason = Reason { mutant: lasting(MISSED), why: "Nothing is exactly that long.".to_owned() };
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn what_hangs_is_noticed_and_what_does_not_compile_is_none() {
+    fn timeouts_are_detected_and_unviable_mutants_ignored() {
         let names = |n| vec![String::new(); n];
         let tried = Tried { caught: names(3), missed: names(1), timeout: names(2), unviable: names(4) };
         assert_eq!((tried.noticed(), tried.viable()), (5, 6));

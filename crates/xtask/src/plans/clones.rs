@@ -1,26 +1,27 @@
-//! Copies of rows that differ in every id and every unique column, so that a few recorded rows fill a table.
+//! Copies of rows with different ids and unique columns, which fill a table from a few recorded rows.
 
 use super::world::{Table, Value};
 
 const ID_LENGTH: usize = 36;
-/// Hexadecimal digits of an id that tell copies apart: not the last ones, by which ids that tests make up differ.
+/// Range of hexadecimal digits of an id that differ between copies. Not the last digits, which differ between
+/// the ids of tests.
 const DIGITS: std::ops::Range<usize> = 24..30;
 
-/// Bytes of this length are hashes or keys, which differ from row to row.
+/// Minimum length of a byte string that counts as a hash or key and differs between rows.
 const MIN_HASH_BYTES: usize = 16;
 
-/// A row to copy, with what changes in each copy.
+/// Row to copy, with the columns that change.
 pub struct Original<'t> {
     table: &'t Table,
     row: &'t [Value],
-    /// Columns with the places of ids in their texts.
+    /// Columns with the positions of ids in their text.
     ids: Vec<(usize, Vec<usize>)>,
-    /// Columns that change because they refer to numbered rows, or because no id makes their unique index differ.
+    /// Columns that change because they refer to numbered rows, or because their unique index contains no id.
     others: Vec<usize>,
 }
 
 impl<'t> Original<'t> {
-    /// Looks at `row` of `table`.
+    /// Analyses `row` of `table`.
     pub fn new(table: &'t Table, row: &'t [Value]) -> Self {
         let ids: Vec<_> = (0..row.len())
             .map(|column| (column, ids_in(&row[column])))
@@ -40,7 +41,7 @@ impl<'t> Original<'t> {
         Self { table, row, ids, others }
     }
 
-    /// Copy number `n` (from 1). Copies with the same number refer to each other as their originals do.
+    /// Returns copy `n` (from 1). Copies with the same number refer to each other as their originals do.
     pub fn copy(&self, n: i64) -> Vec<Value> {
         let mut copy = self.row.to_vec();
         for (column, places) in &self.ids {
@@ -60,7 +61,7 @@ impl<'t> Original<'t> {
                     bytes.iter_mut().rev().zip(n.to_le_bytes()).for_each(|(byte, digit)| *byte ^= digit);
                 }
                 Value::Blob(bytes) => bytes.extend(n.to_be_bytes()),
-                // NULLs are all different.
+                // NULLs are distinct in unique indexes.
                 Value::Null | Value::Real(_) => {}
             }
         }
@@ -68,7 +69,7 @@ impl<'t> Original<'t> {
     }
 }
 
-/// Where ids begin in a text.
+/// Returns the positions at which ids begin in a text.
 fn ids_in(value: &Value) -> Vec<usize> {
     let Value::Text(text) = value else { return Vec::new() };
     let mut places = Vec::new();
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn every_id_in_a_text_changes_alike() {
+    fn ids_in_text_change_consistently() {
         let row = [Value::Text(format!("user:{ID}")), Value::Text(format!("{ID} {ID}"))];
         let other = "0198c0de-0000-7000-8000-00000100000f";
         let expected = vec![Value::Text(format!("user:{other}")), Value::Text(format!("{other} {other}"))];

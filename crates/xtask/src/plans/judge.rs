@@ -1,18 +1,19 @@
-//! Bounds of what a statement may read, and the statements that may read more.
+//! Bounds for the cost of statements, and the statements that may exceed them.
 
 use std::fmt;
 
-/// Tuples that a statement may read for each row that it returns or changes.
+/// Maximum number of tuples read for each row returned or changed.
 const TUPLES_A_ROW: u64 = 20;
-/// Tuples that any statement may read: far fewer than a filled table has.
+/// Number of tuples that any statement may read. Far fewer than a filled table has.
 const FREE_TUPLES: u64 = 1_000;
-/// Pages that any statement may touch: fewer than an index of a filled table has.
+/// Number of pages that any statement may touch. Fewer than an index of a filled table has.
 const FREE_PAGES: u64 = 500;
-/// Steps of SQLite's virtual machine that any statement may take; reading one tuple takes three to ten.
+/// Number of steps of SQLite's virtual machine that any statement may take. Reading a tuple takes three to
+/// ten.
 const FREE_STEPS: u64 = 15_000;
 const STEPS_A_ROW: u64 = 400;
 
-/// Tuples or steps counted for a statement that was stopped.
+/// Number of tuples or steps recorded for a statement that was stopped.
 pub const STOPPED: u64 = 1_000_000_000;
 
 /// Cost of one run of a statement.
@@ -29,7 +30,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// How many times what is allowed this run cost.
+    /// Returns the cost as a multiple of the allowed cost.
     pub fn excess(&self) -> f64 {
         let share = |spent: u64, free: u64, each: u64| spent as f64 / (free + each * self.rows) as f64;
         share(self.tuples, FREE_TUPLES, TUPLES_A_ROW)
@@ -38,18 +39,19 @@ impl Cost {
     }
 }
 
-/// Sample of a statement's parameters by which it is judged.
+/// Choice of the parameter sample by which a statement is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sample {
-    /// The one that reads least for what it returns.
+    /// Sample with the lowest excess.
     Cheapest,
-    /// The one that reads most for what it returns.
+    /// Sample with the highest excess.
     Dearest,
 }
 
 impl Sample {
-    /// Excess above which a statement fails. PostgreSQL's plans follow sampled statistics, so that in CI only a scan for nothing
-    /// fails there, twenty times above its bound. SQLite's plans do not change from run to run.
+    /// Returns the excess above which a statement fails. PostgreSQL's plans depend on sampled statistics, so
+    /// in CI it fails only on full scans, which exceed the bound twenty times. SQLite's plans do not vary
+    /// between runs.
     pub fn tolerance(self, engine: &str) -> f64 {
         match (self, engine) {
             (Self::Cheapest, "PostgreSQL") => 15.0,
@@ -57,7 +59,7 @@ impl Sample {
         }
     }
 
-    /// Returns true if `new` is to be judged and not `known`.
+    /// Returns true if `new` is the sample to judge instead of `known`.
     pub fn prefers(self, new: &Cost, known: &Cost) -> bool {
         match self {
             Self::Cheapest => new.excess() < known.excess(),
@@ -76,15 +78,15 @@ impl fmt::Display for Cost {
     }
 }
 
-/// A statement that costs too much.
+/// Statement that costs too much.
 #[derive(Debug)]
 pub struct Finding {
     pub engine: &'static str,
-    /// How plans were made and what the database knew of its tables.
+    /// Plan mode, and the state of the statistics.
     pub mode: &'static str,
     pub sql: String,
     pub cost: Cost,
-    /// The plan as the database explains it.
+    /// Query plan.
     pub plan: String,
 }
 
@@ -92,9 +94,9 @@ pub struct Finding {
 #[derive(Debug, Default)]
 pub struct Report {
     pub findings: Vec<Finding>,
-    /// Runs judged.
+    /// Number of judged runs.
     pub judged: usize,
-    /// Statements that failed with all their samples, and what was said.
+    /// Statements that failed with all samples, with the error.
     pub failed: Vec<(String, String)>,
 }
 
@@ -107,14 +109,14 @@ const RUNNING: &str = "there are as many running jobs as workers run at once";
 const SCHEDULES: &str = "there are as many schedules as are declared";
 const SERIES: &str = "one row for each minute, queue and kind, kept for days";
 
-/// Signs of a list with several filters: its first filter without an index, which may be absent.
+/// Text that identifies a list with several optional filters: its first filter has no index.
 const FILTER_SIGNS: &[&str] = &[
     "AND (CAST($1 AS TEXT) IS NULL OR",
     "AND (CAST($2 AS TEXT) IS NULL OR",
     "AND (CAST($6 AS TEXT) IS NULL OR",
 ];
 
-/// Statements that may read more, by how they begin, and why.
+/// Prefixes of statements that may exceed the bounds, with the reason.
 const ALLOWED: &[(&str, &str)] = &[
     ("DELETE FROM audit_details WHERE entry_id IN (SELECT d.entry_id", MAINTENANCE),
     ("DELETE FROM audit_details WHERE entry_id IN (SELECT entry_id FROM audit_seals", ARCHIVE),
@@ -180,16 +182,16 @@ const ALLOWED: &[(&str, &str)] = &[
     ("UPDATE space_items SET created_by = CASE", "one account's purge"),
 ];
 
-/// Why `sql` may read as much as it does.
+/// Returns the reason for which `sql` may exceed the bounds.
 pub fn reason(sql: &str) -> Option<&'static str> {
     let plain = plain(sql);
     let allowed = ALLOWED.iter().find(|(start, _)| plain.starts_with(start));
-    // A list without filters has a statement of its own.
+    // The unfiltered variant of a list has its own statement and is not exempt.
     let applies = |reason: &&str| *reason != FILTERS || FILTER_SIGNS.iter().any(|sign| plain.contains(sign));
     allowed.map(|(_, reason)| *reason).filter(applies)
 }
 
-/// A statement with single spaces.
+/// Returns a statement with white space collapsed.
 pub fn plain(sql: &str) -> String {
     sql.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,7 +1,8 @@
-//! `cargo xtask plans`: whether any statement that tests run reads much more than it returns once tables are large.
+//! `cargo xtask plans`: checks that no statement of the tests reads much more than it returns on large
+//! tables.
 //!
-//! `cargo xtask test` records statements, parameters and rows. This command fills both databases with copies of these
-//! rows and runs every statement again, each undone.
+//! `cargo xtask test` records statements, parameters and rows. This command fills both databases with copies
+//! of these rows, runs every statement again, and rolls it back.
 
 mod clones;
 mod judge;
@@ -25,24 +26,24 @@ use clones::Original;
 use judge::{Report, Sample};
 use world::{Statements, Table, Value};
 
-/// Options of the command.
+/// Options of `cargo xtask plans`.
 #[derive(clap::Args)]
 pub struct Args {
     /// Rows of each table
     #[arg(long, default_value_t = 100_000)]
     rows: usize,
-    /// Judges a statement by the cheapest of its recorded samples, not by the dearest one
+    /// Judge a statement by its cheapest recorded sample instead of the most expensive one
     #[arg(long)]
     lenient: bool,
-    /// Folder that a test run has recorded; `target/plans` unless given
+    /// Folder of recordings [default: target/plans]
     #[arg(long)]
     recorded: Option<PathBuf>,
 }
 
-/// Segments of one shape; the first two are filled.
+/// Segment tables of one structure. Only the first two segments are filled.
 const LIKE_OTHERS: [&str; 2] = ["job_history_segment_", "job_log_segment_"];
 
-/// Tables whose rows grow with the configuration or the number of processes, not with use.
+/// Tables whose size depends on the configuration or the number of processes, not on use.
 const SMALL: &[&str] = &[
     "audit_keys",
     "collection_declarations",
@@ -60,10 +61,11 @@ const SMALL: &[&str] = &[
     "signing_keys",
 ];
 
-/// Rows of each table after a test run: a fifth of the time, and a scan of them is still twenty times what is allowed.
+/// Rows of each table after a test run. A scan of them still exceeds the bound twenty times, and it takes a
+/// fifth of the time.
 const ROWS_IN_CI: usize = 20_000;
 
-/// Judges every statement; fails if one reads too much.
+/// Judges every recorded statement. Fails if one reads too much.
 pub fn plans(args: &Args) -> Result<()> {
     let recorded = match &args.recorded {
         Some(folder) => folder.clone(),
@@ -88,7 +90,7 @@ pub fn plans(args: &Args) -> Result<()> {
     show(&tables, &reports, sample)
 }
 
-/// Lets `suite` record into the usual folder, which is emptied before.
+/// Makes `suite` record into the default folder, which is emptied first.
 pub fn record(suite: &mut Command) -> Result<()> {
     let folder = recorded_folder()?;
     if folder.exists() {
@@ -99,8 +101,8 @@ pub fn record(suite: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Judges what the last test run has recorded, with fewer rows than [`plans`] does by itself, and removes the recordings. A
-/// statement fails if all its samples read too much: which ones are recorded is a matter of chance.
+/// Judges the recordings of the last test run with fewer rows than [`plans`] uses by default, then deletes
+/// them. Because the recorded samples vary, a statement fails only if all its samples read too much.
 pub fn judge_recorded() -> Result<()> {
     plans(&Args { rows: ROWS_IN_CI, lenient: true, recorded: None })?;
     Ok(fs::remove_dir_all(recorded_folder()?)?)
@@ -131,7 +133,7 @@ fn is_filled(table: &str) -> bool {
     !SMALL.contains(&table) && !is_like_others
 }
 
-/// All rows of a table: those recorded, and copies of them until there are `rows`.
+/// Returns the recorded rows of a table, followed by copies up to `rows`.
 fn filled(table: &Table, rows: usize) -> impl Iterator<Item = Vec<Value>> + '_ {
     let originals: Vec<_> = table.rows.iter().map(|row| Original::new(table, row)).collect();
     let is_filled = is_filled(&table.name) && !originals.is_empty();

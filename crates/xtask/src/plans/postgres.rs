@@ -1,4 +1,4 @@
-//! PostgreSQL: a filled database, and statements by the tuples they read and the pages they touch.
+//! Judges statements on PostgreSQL by tuples read and pages touched.
 
 use std::fmt::Write as _;
 use std::pin::pin;
@@ -15,14 +15,14 @@ use super::filled;
 use super::judge::{Cost, Finding, Report, STOPPED, Sample};
 use super::world::{Statement, Table, Value};
 
-/// Statements that take longer are stopped, in milliseconds: they read too much.
+/// Statement timeout in milliseconds. A statement that exceeds it reads too much.
 const MAX_MS: u32 = 3_000;
 
 /// Bytes sent at once while a table is filled.
 const CHUNK: usize = 1 << 20;
 
-/// Fills the migrated, empty database at `url`, and tries `statements` on it: with plans for any parameters, before and after
-/// ANALYZE, and with plans for the parameters at hand.
+/// Fills the migrated, empty database at `url` and runs `statements` on it: with generic plans before and
+/// after ANALYZE, and with custom plans.
 pub async fn judge(
     url: &str,
     tables: &[Table],
@@ -51,12 +51,12 @@ pub async fn judge(
     Ok(report)
 }
 
-/// Transaction that wrote a row: see [`write_row`].
+/// Returns the transaction number of a row, as [`write_row`] writes it.
 fn transaction_of(row: usize) -> usize {
     3 + row / 100
 }
 
-/// Lets the sequencer's statements look from a mark near the newest rows, as it has one unless it starts.
+/// Sets the watermark of the sequencer's statements to near the newest rows, as it is in operation.
 fn at_the_mark(statements: &[Statement], rows: usize) -> Vec<Statement> {
     let mark = i64::try_from(transaction_of(rows.saturating_sub(1))).unwrap_or(i64::MAX);
     let at_the_mark = |statement: &Statement| {
@@ -75,7 +75,7 @@ async fn connect(url: &str) -> Result<Client> {
     Ok(client)
 }
 
-/// A statement that the server knows by name.
+/// Prepared statement on the server.
 struct Prepared<'s> {
     name: String,
     sql: &'s str,
@@ -103,7 +103,7 @@ fn said(error: &tokio_postgres::Error) -> String {
 }
 
 async fn fill(client: &Client, tables: &[Table], rows: usize) -> Result<()> {
-    // Neither foreign keys nor triggers; checks that copies would break go.
+    // Disables foreign keys and triggers, and drops check constraints that copies would violate.
     client.batch_execute("SET session_replication_role = replica; SET synchronous_commit = off").await?;
     let checks = "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname)
                   FROM pg_constraint WHERE contype = 'c' AND conrelid <> 0";
@@ -134,14 +134,14 @@ async fn fill_table(client: &Client, table: &Table, rows: usize) -> Result<()> {
     Ok(())
 }
 
-/// A line of COPY's text format.
+/// Writes a line of COPY's text format.
 fn write_row(line: &mut String, table: &Table, row: &[Value], n: usize) {
     for (at, value) in row.iter().enumerate() {
         if at > 0 {
             line.push('\t');
         }
         let written = match value {
-            // Transactions that are over, a hundred rows each.
+            // Completed transactions with a hundred rows each.
             Value::Integer(_) if table.columns[at] == "tx" => write!(line, "{}", transaction_of(n)),
             Value::Null => write!(line, "\\N"),
             Value::Integer(number) => write!(line, "{number}"),
@@ -190,7 +190,7 @@ async fn judge_statement(
     Ok(())
 }
 
-/// Runs a statement and undoes it; gives its cost and its plan.
+/// Runs a statement in a transaction and rolls it back. Returns its cost and its plan.
 async fn cost(
     client: &Client,
     statement: &Prepared<'_>,
@@ -233,12 +233,12 @@ fn number(plan: &Json, name: &str) -> u64 {
     plan[name].as_f64().unwrap_or_default() as u64
 }
 
-/// Rows that a node gave in all its loops.
+/// Returns the number of rows of a plan node in all loops.
 fn runs(plan: &Json) -> u64 {
     number(plan, "Actual Rows") * number(plan, "Actual Loops")
 }
 
-/// Tuples that scans below `plan` read, returned or not.
+/// Returns the number of tuples that the scans of a plan read, including filtered ones.
 fn tuples(plan: &Json) -> u64 {
     let is_scan = plan["Relation Name"].is_string() && plan["Node Type"] != "ModifyTable"
         || plan["Node Type"] == "Bitmap Index Scan";
@@ -252,7 +252,7 @@ fn tuples(plan: &Json) -> u64 {
     own + plan["Plans"].as_array().into_iter().flatten().map(tuples).sum::<u64>()
 }
 
-/// The plan, a line a node.
+/// Formats a plan with one line per node.
 fn outline(plan: &Json, depth: usize, lines: &mut String) {
     let text = |name: &str| plan[name].as_str().map(|text| format!(" {text}")).unwrap_or_default();
     let conditions = ["Index Cond", "Recheck Cond", "Hash Cond", "Filter"]
@@ -273,7 +273,7 @@ fn outline(plan: &Json, depth: usize, lines: &mut String) {
     }
 }
 
-/// A parameter as SQL.
+/// Formats a parameter as an SQL literal.
 fn literal(param: &RecordedParam) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
     let array = |parts: Vec<String>| quoted(&format!("{{{}}}", parts.join(",")));

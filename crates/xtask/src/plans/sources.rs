@@ -1,4 +1,4 @@
-//! Texts of tests and migrations: statements that stand in them are not the product's.
+//! Text of tests and migrations. Statements that occur there are not judged.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::judge::plain;
 
-/// The texts of all tests and migrations below `root`, with single spaces.
+/// Returns the text of all tests and migrations below `root`, with white space collapsed.
 pub fn of_tests(root: &Path) -> Result<String> {
     let mut texts = String::new();
     for folder in ["tests", "crates"] {

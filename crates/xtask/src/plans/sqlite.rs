@@ -1,4 +1,4 @@
-//! SQLite: a filled file, and statements by the steps of its virtual machine.
+//! Judges statements on SQLite by steps of its virtual machine.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use super::filled;
 use super::judge::{Cost, Finding, Report, STOPPED, Sample};
 use super::world::{Statement, Table};
 
-/// Steps of the virtual machine between two looks at how many there were.
+/// Number of steps between two calls of the progress handler.
 const STEPS_BETWEEN_LOOKS: i32 = 10_000;
-/// All samples of a statement together may take so many looks.
+/// Maximum number of progress calls for all samples of a statement.
 const MAX_LOOKS: u32 = 2_000;
 
-/// Fills the migrated, empty database `file`, and tries `statements` on it, before and after ANALYZE.
+/// Fills the migrated, empty database `file` and runs `statements` on it, before and after ANALYZE.
 pub fn judge(
     file: &Path,
     tables: &[Table],
@@ -46,7 +46,7 @@ pub fn judge(
     Ok(report)
 }
 
-/// Stops statements that take too many steps.
+/// Installs a progress handler that stops statements with too many steps.
 fn bound(connection: &mut Connection) -> Result<Arc<AtomicU32>> {
     let looks = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&looks);
@@ -60,7 +60,7 @@ fn fill(connection: &Connection, tables: &[Table], rows: usize) -> Result<()> {
         "PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON; PRAGMA synchronous = OFF;
          PRAGMA journal_mode = MEMORY; PRAGMA cache_size = -200000; BEGIN",
     )?;
-    // Indexes are made in one go afterwards.
+    // Indexes are created after the rows, which is faster.
     let mut indexes = connection.prepare(
         "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql NOT LIKE 'CREATE UNIQUE%'",
     )?;
@@ -117,7 +117,7 @@ fn judge_statement(
     }
 }
 
-/// Runs a statement and undoes it.
+/// Runs a statement in a transaction and rolls it back.
 fn cost(connection: &Connection, sql: &str, params: &[RecordedParam]) -> Result<Cost, rusqlite::Error> {
     connection.execute_batch("BEGIN")?;
     let run = || {
@@ -136,7 +136,7 @@ fn cost(connection: &Connection, sql: &str, params: &[RecordedParam]) -> Result<
         Ok(cost)
     };
     let cost = run();
-    // SQLite itself may have ended the transaction of a statement that was stopped.
+    // SQLite may have ended the transaction of a stopped statement itself.
     if !connection.is_autocommit() {
         connection.execute_batch("ROLLBACK")?;
     }
@@ -151,7 +151,7 @@ fn plan(connection: &Connection, sql: &str) -> Result<String, rusqlite::Error> {
     Ok(lines.collect::<Result<Vec<_>, _>>()?.join("\n"))
 }
 
-/// `$1` as `?1`, as the store has it.
+/// Converts `$1` to `?1`, like the store.
 fn notation(sql: &str) -> String {
     sql.replace('$', "?")
 }

@@ -1,4 +1,4 @@
-//! Recordings of a test run: statements with their parameters, and the rows of all its SQLite databases.
+//! Recordings of a test run: statements with parameters, and the rows of its SQLite databases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,10 +10,10 @@ use rusqlite::Connection;
 
 use super::judge::plain;
 
-/// A value as SQLite keeps it.
+/// SQLite value.
 pub use rusqlite::types::Value;
 
-/// Columns that refer to rows by number, and the table whose `id` they name.
+/// Columns that refer to numbered rows, with the table of the referenced `id`.
 const REFERENCES: &[(&str, &str)] = &[
     ("awaited", "jobs"),
     ("job", "jobs"),
@@ -22,7 +22,8 @@ const REFERENCES: &[(&str, &str)] = &[
     ("worker", "job_workers"),
 ];
 
-/// Rows that have a place in another table; the databases gave them the same places, so that some have lost theirs.
+/// Rows that need a counterpart in another table. Databases are merged by key, so that some rows lose their
+/// counterpart and must be removed.
 const PLACED: &[(&str, &str, &str, &str)] = &[
     ("outbox", "id", "outbox_positions", "event_id"),
     ("outbox_positions", "event_id", "outbox", "id"),
@@ -30,44 +31,45 @@ const PLACED: &[(&str, &str, &str, &str)] = &[
     ("audit_seals", "entry_id", "audit_entries", "id"),
 ];
 
-/// Comment that tests add to statements that they put together.
+/// Marks statements that tests build themselves.
 const OF_A_TEST: &str = "-- of a test";
 
-/// A table, and the rows that were recorded of it.
+/// Table with its recorded rows.
 #[derive(Debug)]
 pub struct Table {
     pub name: String,
     pub columns: Vec<String>,
-    /// Columns of each unique index, the primary key among them, by their numbers.
+    /// Column indexes of each unique index, including the primary key.
     pub unique: Vec<Vec<usize>>,
-    /// Columns that refer to rows of other tables by number.
+    /// Indexes of columns that refer to rows of other tables by number.
     pub references: Vec<usize>,
-    /// For each column, the distance between one copy's numbers and the next one's.
+    /// Difference between the numbers of consecutive copies, for each column.
     pub strides: Vec<i64>,
     pub rows: Vec<Vec<Value>>,
 }
 
-/// A statement and the parameters that it is tried with.
+/// Statement with its recorded parameters.
 #[derive(Clone)]
 pub struct Statement {
     pub sql: String,
     pub samples: Vec<Vec<RecordedParam>>,
 }
 
-/// Statements by engine. A text that ran on both is tried on both with the parameters of SQLite, whose rows are there.
+/// Statements by engine. A text that ran on both is tested on both with the parameters recorded on SQLite,
+/// whose rows are available.
 pub struct Statements {
     pub sqlite: Vec<Statement>,
     pub postgres: Vec<Statement>,
 }
 
-/// Reads what `folder` has recorded, except for statements that stand in `of_tests`.
+/// Reads the recorded statements of `folder`, except for those that occur in `of_tests`.
 pub fn statements(folder: &Path, of_tests: &str) -> Result<Statements> {
     let mut by_engine = [BTreeMap::<String, Vec<_>>::new(), BTreeMap::new()];
     for file in fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()? {
         if file.path().extension().is_none_or(|ending| ending != "jsonl") {
             continue;
         }
-        // The last line of a process that was killed may be cut.
+        // The last line of a killed process may be truncated.
         let lines = fs::read_to_string(file.path())?;
         for statement in lines.lines().filter_map(|line| serde_json::from_str::<RecordedStatement>(line).ok())
         {
@@ -90,7 +92,7 @@ pub fn statements(folder: &Path, of_tests: &str) -> Result<Statements> {
     Ok(Statements { sqlite: all(sqlite), postgres: all(postgres) })
 }
 
-/// Returns true for a statement about rows that no test has put together or has in its text.
+/// Returns true for a statement on rows that is not from a test.
 fn is_of_product(sql: &str, of_tests: &str) -> bool {
     let about_rows = ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH"];
     about_rows.iter().any(|word| sql.trim_start().starts_with(word))
@@ -98,7 +100,7 @@ fn is_of_product(sql: &str, of_tests: &str) -> bool {
         && !of_tests.contains(&plain(sql))
 }
 
-/// Reads the rows of all databases that `folder` has recorded into the tables of `empty`, a migrated database.
+/// Merges the rows of all recorded databases in `folder` into the tables of `empty`, a migrated database.
 pub fn tables(folder: &Path, empty: &Path, max_rows: i64) -> Result<Vec<Table>> {
     let world = Connection::open(empty)?;
     world
@@ -107,7 +109,7 @@ pub fn tables(folder: &Path, empty: &Path, max_rows: i64) -> Result<Vec<Table>> 
     let databases = databases(folder)?;
     let mut left_out = 0;
     for database in &databases {
-        // A copy of a database that a test's server still wrote to may be torn, where it could not be moved.
+        // A copy of a database in use may be inconsistent.
         if let Err(error) = merge(&world, &names, database, max_rows) {
             println!("{} is left out: {error:#}", database.display());
             left_out += 1;
@@ -144,7 +146,7 @@ fn names_of(connection: &Connection, schema: &str) -> Result<BTreeSet<String>> {
     Ok(names.collect::<Result<_, _>>()?)
 }
 
-/// Takes the rows of one database, or none if it cannot be read; those with a key that is there already stay out.
+/// Merges the rows of one database, or none if it cannot be read. Rows whose key exists already are skipped.
 fn merge(world: &Connection, names: &BTreeSet<String>, database: &Path, max_rows: i64) -> Result<()> {
     world.execute("ATTACH ?1 AS recorded", [database.to_string_lossy()])?;
     let merged = merge_attached(world, names, max_rows);
@@ -156,7 +158,7 @@ fn merge(world: &Connection, names: &BTreeSet<String>, database: &Path, max_rows
 }
 
 fn merge_attached(world: &Connection, names: &BTreeSet<String>, max_rows: i64) -> Result<()> {
-    // Tests of migrations leave databases of other shapes.
+    // Migration tests leave databases with other schemas.
     let theirs = names_of(world, "recorded")?;
     world.execute_batch("BEGIN")?;
     for name in names.intersection(&theirs).filter(|name| *name != "schema_migrations") {
@@ -194,7 +196,7 @@ fn table(world: &Connection, name: &str, max_rows: i64) -> Result<Table> {
     Ok(Table { name: name.to_owned(), columns, unique, references: Vec::new(), strides, rows })
 }
 
-/// Gives columns that refer to numbered rows the distances of these rows.
+/// Sets the stride of each column that refers to numbered rows to that of the referenced table.
 fn refer(tables: &mut [Table]) {
     let id_stride = |table: &Table| {
         let id = table.columns.iter().position(|column| column == "id")?;
@@ -213,7 +215,7 @@ fn refer(tables: &mut [Table]) {
     }
 }
 
-/// Copies behind one another do not meet if they are this far apart.
+/// Returns a stride with which the numbers of different copies do not overlap.
 fn stride(rows: &[Vec<Value>], column: usize) -> i64 {
     let numbers = rows.iter().filter_map(|row| match row[column] {
         Value::Integer(number) => Some(number),

@@ -1,4 +1,4 @@
-//! How files are kept: what opens them, how long and what called they are, and their white space.
+//! Rules for files: module comment, length, name, and white space.
 
 use super::{File, Finding};
 
@@ -6,7 +6,7 @@ const LONG: usize = 400;
 const TOO_LONG: usize = 800;
 const VAGUE: &[&str] = &["util", "utils", "helper", "helpers", "common", "manager", "service", "misc"];
 
-/// Looks at one file.
+/// Checks one file.
 pub fn check(file: &File) -> Vec<Finding> {
     let mut findings = white_space(file);
     if file.extension() == "rs" {
@@ -67,13 +67,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_an_opening_line_is_found() {
+    fn missing_module_comment_is_reported() {
         assert_eq!(found("crates/a/src/b.rs", "use c::d;\n"), ["crates/a/src/b.rs:1: no `//!` line"]);
         assert_eq!(found("docs/b.md", "# B\n"), [""; 0]);
     }
 
     #[test]
-    fn a_long_file_is_warned_of_and_a_longer_one_is_an_error() {
+    fn long_file_warns_and_longer_file_fails() {
         let of = |lines: usize| format!("//! a\n{}", "\n".repeat(lines - 1));
         let judge =
             |lines| check(&tree(&[("a.rs", &of(lines))])[0]).iter().map(|f| f.warning).collect::<Vec<_>>();
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vague_name_is_found_for_a_file_and_for_a_folder() {
+    fn vague_file_and_folder_names_are_reported() {
         assert_eq!(
             found("crates/a/src/utils.rs", "//! a\n"),
             ["crates/a/src/utils.rs:1: a module named `utils`"]
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn stray_white_space_is_found() {
+    fn stray_white_space_is_reported() {
         let expected = ["a.sql:1: a tab", "a.sql:2: white space at the end of a line"];
         assert_eq!(found("a.sql", "a\tb\nc \n"), expected);
         assert_eq!(found("a.md", "a"), ["a.md:1: no newline at the end of the file"]);

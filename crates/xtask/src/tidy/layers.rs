@@ -1,5 +1,5 @@
-//! The wall between crates: the picture of crates in ARCHITECTURE.md is what the `Cargo.toml` files say, and only the store
-//! names a database's driver.
+//! Rules for crates: the diagram in ARCHITECTURE.md matches the `Cargo.toml` files, and only the store uses
+//! database drivers.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,18 @@ use toml::{Table, Value};
 use super::scan::{Kind, pieces};
 use super::{File, Finding};
 
-/// Holds the picture, in a Mermaid block: `bonds --> accounts`, and `platform -.-> verify` where only tests depend.
+/// File with the Mermaid diagram: `bonds --> accounts`, or `platform -.-> verify` for a dependency of tests
+/// only.
 const PICTURE: &str = "ARCHITECTURE.md";
 const NORMAL: &str = "-->";
 const FOR_TESTS: &str = "-.->";
 const STORE: &str = "store";
-/// Folder that asks the databases for their plans without the store.
+/// Folder whose code uses database drivers directly, to read query plans.
 const PLANS: &str = "crates/xtask/src/plans/";
 const DRIVERS: &[&str] =
     &["rusqlite", "libsqlite3_sys", "sqlite", "sqlx", "tokio_postgres", "tokio_postgres_rustls", "postgres"];
 
-/// A dependency of one crate on another.
+/// Dependency between two crates of the workspace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Edge {
     from: String,
@@ -26,7 +27,7 @@ struct Edge {
     to: String,
 }
 
-/// Looks at each crate's `Cargo.toml` and sources, and at the picture.
+/// Checks each crate's `Cargo.toml` and sources, and the diagram.
 pub fn check(files: &[File]) -> Vec<Finding> {
     let manifests: Vec<_> =
         files.iter().filter(|f| f.krate().is_some() && f.name() == "Cargo.toml").collect();
@@ -57,7 +58,7 @@ pub fn check(files: &[File]) -> Vec<Finding> {
     findings
 }
 
-/// Collects the dependencies of a crate on ours, and finds drivers.
+/// Collects a crate's dependencies in the workspace, and reports database drivers.
 fn manifest<'f>(
     file: &'f File,
     table: &Table,
@@ -83,17 +84,17 @@ fn manifest<'f>(
     }
 }
 
-/// The crate that a dependency is, whatever it is called here.
+/// Returns the package name of a dependency, which may be renamed.
 fn renamed<'a>(key: &'a str, value: &'a Value) -> &'a str {
     value.get("package").and_then(Value::as_str).unwrap_or(key)
 }
 
-/// The folder of one of our crates.
+/// Returns the folder of a crate of the workspace.
 fn folder(package: &str) -> Option<&str> {
     if package == "kith" { Some("server") } else { package.strip_prefix("kith-") }
 }
 
-/// The edges of the picture, with their lines.
+/// Returns the edges of the diagram with their line numbers.
 fn edges(picture: &File) -> BTreeMap<Edge, usize> {
     let lines = (1..).zip(picture.text.lines());
     let block = lines.skip_while(|(_, line)| *line != "```mermaid").take_while(|(_, line)| *line != "```");
@@ -128,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dependencies_that_are_not_drawn_and_arrows_without_dependency_are_found() {
+    fn diagram_differences_are_reported() {
         let picture = "# A\n```mermaid\ngraph TD\n    server --> bonds\n    bonds --> store\n    \
                        platform -.-> verify\n    bonds --> verify\n```\n    bonds --> kernel\n";
         let found = check(&tree(&[
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_outside_the_store_is_found_in_code_but_not_in_comments() {
+    fn driver_outside_store_is_reported_in_code_only() {
         let use_it = "//! Not rusqlite.\nuse rusqlite::Connection;\n";
         let found = check(&tree(&[
             (

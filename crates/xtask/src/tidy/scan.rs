@@ -1,6 +1,6 @@
-//! Tells code, comments and literals of Rust source apart, so that no wall trips over what is only written about.
+//! Splits Rust source into code, comments and literals, so that rules can ignore text.
 
-/// What a stretch of source is.
+/// Kind of a source piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Code,
@@ -8,23 +8,23 @@ pub enum Kind {
     Literal,
 }
 
-/// A stretch of source of one kind.
+/// Source piece of one kind.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Piece<'a> {
     pub kind: Kind,
-    /// The line it begins on, from 1.
+    /// Line on which it begins, from 1.
     pub line: usize,
     pub text: &'a str,
 }
 
 impl<'a> Piece<'a> {
-    /// Each of its lines with its number.
+    /// Returns its lines with their numbers.
     pub fn lines(&self) -> impl Iterator<Item = (usize, &'a str)> {
         (self.line..).zip(self.text.split('\n'))
     }
 }
 
-/// All of `source`, in order.
+/// Splits `source` into pieces, in order.
 pub fn pieces(source: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     let (mut code_from, mut at, mut line) = (0, 0, 1);
@@ -50,7 +50,7 @@ pub fn pieces(source: &str) -> Vec<Piece<'_>> {
     pieces
 }
 
-/// The comment or literal that begins at byte `at`, and its length.
+/// Returns the kind and length of the comment or literal that begins at byte `at`.
 fn special(source: &str, at: usize) -> Option<(Kind, usize)> {
     let rest = &source.as_bytes()[at..];
     match rest {
@@ -62,7 +62,7 @@ fn special(source: &str, at: usize) -> Option<(Kind, usize)> {
         [b'r', b'"' | b'#', ..] if !continues_a_word(source, at) => Some((Kind::Literal, raw_string(rest)?)),
         [b'\'', b'\\', ..] => Some((Kind::Literal, quoted(rest, b'\''))),
         [b'\'', ..] => {
-            // 'a' is a literal, 'a without a closing quote behind one character is a lifetime.
+            // `'a'` is a literal. `'a` without a closing quote after one character is a lifetime.
             let character = source[at + 1..].chars().next()?;
             let close = 1 + character.len_utf8();
             (rest.get(close) == Some(&b'\'')).then_some((Kind::Literal, close + 1))
@@ -71,7 +71,7 @@ fn special(source: &str, at: usize) -> Option<(Kind, usize)> {
     }
 }
 
-/// Whether the byte before `at` belongs to the same word; `b` and `c` may stand before a raw string's `r`.
+/// Returns true if the byte before `at` belongs to the same word. A raw string's `r` may follow `b` or `c`.
 fn continues_a_word(source: &str, at: usize) -> bool {
     let is_word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
     match source.as_bytes()[..at] {
@@ -105,7 +105,7 @@ fn quoted(rest: &[u8], quote: u8) -> usize {
     (at + 1).min(rest.len())
 }
 
-/// `r"…"` or `r#"…"#`; none if it is a raw identifier.
+/// Returns the length of `r"…"` or `r#"…"#`, or `None` for a raw identifier.
 fn raw_string(rest: &[u8]) -> Option<usize> {
     let hashes = rest[1..].iter().take_while(|b| **b == b'#').count();
     let open = 1 + hashes;
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_and_literals_are_told_from_code() {
+    fn source_is_split_into_code_comments_and_literals() {
         let source = r####"let a = "x // \" y"; // one " two
 /* a /* nested */ b */ let c: &'static str = r#"raw " // "#; let d = '"'; let e = '\''; fn f<'a>(r: &'a str) {}"####;
         assert_eq!(of_kind(source, Kind::Comment), ["// one \" two", "/* a /* nested */ b */"]);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_lost_and_lines_are_counted() {
+    fn pieces_cover_source_and_count_lines() {
         let source = "a\n\"b\nc\"\n// d\ne 'ü' br\"f\" r#type for\"g\"";
         let pieces = pieces(source);
         assert_eq!(pieces.iter().map(|piece| piece.text).collect::<String>(), source);

@@ -1,9 +1,9 @@
-//! Words that may not stand where they stand: things left undone, SQL outside `rows.rs`, sleeping, silenced steps.
+//! Rules for words: unfinished code, SQL outside `rows.rs`, sleeping, and CI steps whose failures are hidden.
 
 use super::scan::{Kind, pieces};
 use super::{CI, File, Finding};
 
-/// Files that may sleep, each with its reason.
+/// Files that may sleep, with the reason.
 const SLEEPERS: &[(&str, &str)] = &[
     (
         "crates/verify/src/accounts/sessions.rs",
@@ -51,10 +51,10 @@ const SLEEPERS: &[(&str, &str)] = &[
     ),
 ];
 
-/// The one file whose tests may be left out of `cargo xtask test`; `cargo xtask soak` runs them.
+/// File whose tests may be ignored by `cargo xtask test`. `cargo xtask soak` runs them.
 const LEFT_TO_SOAK: &str = "tests/api/support/engine.rs";
 
-/// Ways to register a handler past its documentation.
+/// Ways to register a handler without documentation.
 const UNDOCUMENTED: &[&str] = &[
     ".route(",
     ".route_service(",
@@ -64,10 +64,10 @@ const UNDOCUMENTED: &[&str] = &[
     ".fallback_service(",
     ".method_not_allowed_fallback(",
 ];
-/// Where axum's own router may be named, which knows nothing of documentation: behind the last handler.
+/// Folder in which axum's `Router`, which bypasses documentation, may be used.
 const ROUTER: &str = "crates/platform/src/http/";
 
-/// Looks at one file.
+/// Checks one file.
 pub fn check(file: &File) -> Vec<Finding> {
     match file.extension() {
         "rs" => rust(file),
@@ -132,7 +132,7 @@ fn sleeping(file: &File, from: usize, code: &str) -> Vec<Finding> {
         .collect()
 }
 
-/// Handlers of which the OpenAPI document would know nothing.
+/// Reports handlers that the OpenAPI document would not contain.
 fn undocumented(file: &File, from: usize, code: &str) -> Vec<Finding> {
     if !file.is_of_feature() && !matches!(file.krate(), Some("platform" | "server")) {
         return Vec::new();
@@ -149,7 +149,8 @@ fn undocumented(file: &File, from: usize, code: &str) -> Vec<Finding> {
     .collect()
 }
 
-/// A feature's transaction that would happen when its request arrived instead of when it starts.
+/// Reports direct writes by features, which bypass the timestamp that `App::write` takes when the transaction
+/// starts.
 fn undated(file: &File, from: usize, code: &str) -> Vec<Finding> {
     if !file.is_of_feature() {
         return Vec::new();
@@ -160,7 +161,7 @@ fn undated(file: &File, from: usize, code: &str) -> Vec<Finding> {
         .collect()
 }
 
-/// A step of CI whose output or failure nobody would see.
+/// Reports CI steps that hide output or failures.
 fn silenced(file: &File) -> Vec<Finding> {
     let ways = ["/dev/null", "|| true", "|| :", "set +e", ">&-", "--quiet", " -q"];
     on_lines(1, &file.text, |line| ways.iter().find(|way| line.contains(**way)).copied())
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_undone_is_found() {
+    fn unfinished_code_is_reported() {
         let source = "//! a\nfn f() {\n    todo!()\n}\n#[ignore = \"slow\"]\n// FIXME later\nconst A: &str = \"TODO\";\n";
         let expected = ["a.rs:3: todo!", "a.rs:5: #[ignore", "a.rs:6: FIXME"];
         assert_eq!(found("a.rs", source), expected);
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn sql_outside_rows_is_found_in_literals_only() {
+    fn sql_outside_rows_is_reported_in_literals_only() {
         let source =
             "//! SELECT a\nconst A: &str = \"UPDATE a\n SET b = $1\";\nconst B: &str = r\"SELECT 1\";\n";
         let expected = ["crates/bonds/src/a/queries.rs:2: SQL", "crates/bonds/src/a/queries.rs:4: SQL"];
@@ -212,13 +213,13 @@ mod tests {
     }
 
     #[test]
-    fn a_silenced_step_of_ci_is_found() {
+    fn silenced_ci_step_is_reported() {
         let expected = [".ci/run:2: /dev/null", ".ci/run:3: || true"];
         assert_eq!(found(".ci/run", "cargo test\ncargo a > /dev/null\ncargo b || true\n"), expected);
     }
 
     #[test]
-    fn handlers_without_documentation_are_found() {
+    fn undocumented_handlers_are_reported() {
         let source =
             "//! a\nfn r() -> Routes {\n    Routes::new().routes(routes!(a)).route(\"/b\", get(b))\n}\n";
         let expected = ["crates/bonds/src/a/http.rs:3: .route("];
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn transactions_without_a_date_are_found() {
+    fn undated_transactions_are_reported() {
         let source = "//! a\nasync fn f() {\n    app.db.write(g).await;\n    app.write(&ctx, g).await;\n}\n";
         let expected = ["crates/bonds/src/a/http.rs:3: .db.write"];
         assert_eq!(found("crates/bonds/src/a/http.rs", source), expected);
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn sleeping_is_found() {
+    fn sleeping_is_reported() {
         let source = "//! sleep(1)\nasync fn f() {\n    tokio::time::sleep(D).await;\n}\n";
         assert_eq!(found("tests/api/a.rs", source), ["tests/api/a.rs:3: sleep("]);
     }

@@ -1,31 +1,31 @@
-//! Whether two kinds of requests can be told apart by how long they take: pairs of both, judged by Wilcoxon's signed ranks.
+//! Statistical comparison of the durations of two kinds of requests: Wilcoxon's signed-rank test on pairs.
 
 use fastrand::Rng;
 
-/// How often the order within all pairs is drawn anew, and how often pairs are drawn for an interval.
+/// Number of random permutations for the test, and of resamples for the confidence interval.
 const DRAWS: usize = 1_000;
-/// Less than this, and chance does not explain the difference.
+/// Significance level.
 const CHANCE: f64 = 0.01;
 
-/// What pairs of times come to, in milliseconds.
+/// Result of the comparison, in milliseconds.
 #[derive(Debug)]
 pub struct Comparison {
-    /// Median and 95th percentile of the first of each pair.
+    /// Median and 95th percentile of the first kind.
     pub first: [f64; 2],
-    /// The same of the second.
+    /// Median and 95th percentile of the second kind.
     pub second: [f64; 2],
-    /// The median of first minus second.
+    /// Median of the differences (first minus second).
     pub difference: f64,
-    /// Where that lies, with 99 % confidence.
+    /// 99 % confidence interval of the median difference.
     pub interval: [f64; 2],
-    /// In how many of all pairs the first took longer.
+    /// Fraction of pairs in which the first took longer.
     pub first_slower: f64,
-    /// How probable ranks as one-sided as these are where nothing differs.
+    /// p-value: probability of ranks at least as one-sided under the null hypothesis.
     pub p: f64,
 }
 
 impl Comparison {
-    /// Of pairs that were measured right after each other, in an order drawn for each.
+    /// Compares pairs that were measured directly after each other, in random order.
     pub fn of(pairs: &[[f64; 2]], rng: &mut Rng) -> Self {
         let column = |at: usize| pairs.iter().map(|pair| pair[at]).collect::<Vec<_>>();
         let differences: Vec<_> = pairs.iter().map(|[first, second]| first - second).collect();
@@ -40,7 +40,7 @@ impl Comparison {
         }
     }
 
-    /// Whether whoever measures as often can tell the two apart.
+    /// Returns true if the two kinds can be distinguished at the significance level.
     pub fn tells_apart(&self) -> bool {
         self.p < CHANCE
     }
@@ -51,7 +51,7 @@ fn quantile(mut values: Vec<f64>, q: f64) -> f64 {
     *values.select_nth_unstable_by(at, f64::total_cmp).1
 }
 
-/// By drawing as many pairs from the pairs, again and again.
+/// Returns the bootstrap confidence interval of the median.
 fn interval(differences: &[f64], rng: &mut Rng) -> [f64; 2] {
     let draw = |rng: &mut Rng| {
         let drawn = (0..differences.len()).map(|_| differences[rng.usize(..differences.len())]);
@@ -61,7 +61,7 @@ fn interval(differences: &[f64], rng: &mut Rng) -> [f64; 2] {
     [quantile(medians.clone(), 0.005), quantile(medians, 0.995)]
 }
 
-/// The share of drawn orders in which the signed ranks are as far from balance as they are.
+/// Returns the p-value of the signed-rank test by random permutation of the signs.
 fn chance_of(differences: &[f64], rng: &mut Rng) -> f64 {
     let mut sorted = differences.to_vec();
     sorted.sort_by(|one, other| one.abs().total_cmp(&other.abs()));
@@ -78,14 +78,14 @@ fn chance_of(differences: &[f64], rng: &mut Rng) -> f64 {
 mod tests {
     use super::*;
 
-    /// Times with the long tail that times have, the first longer by `by`.
+    /// Returns pairs of durations with an exponential tail, the first longer by `by`.
     fn pairs(by: f64, rng: &mut Rng) -> Vec<[f64; 2]> {
         let mut time = || 20.0 - (1.0 - rng.f64()).ln();
         (0..500).map(|_| [time() + by, time()]).collect()
     }
 
     #[test]
-    fn a_shift_is_seen_and_chance_is_not_taken_for_one() {
+    fn shift_is_significant_and_noise_is_not() {
         let mut rng = Rng::with_seed(7);
         let mut found = |by| {
             let pairs = pairs(by, &mut rng);

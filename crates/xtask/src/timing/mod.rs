@@ -1,4 +1,4 @@
-//! `cargo xtask timing`: whether log-ins tell by their time what they do not tell by their answer, that an address is known.
+//! `cargo xtask timing`: tests whether the duration of a log-in reveals that an address is known.
 
 mod compare;
 
@@ -19,21 +19,21 @@ use crate::load::{Connection, now, on_one_thread};
 use crate::smoke::Mode;
 
 const SEED: u64 = 1;
-/// Failures of one address that do not lock it.
+/// Number of failures that do not lock an address.
 const FREE: usize = 4;
-/// Addresses that are locked out on purpose; few enough that the lock outlives the measurement.
+/// Number of addresses that are locked, few enough that the lock outlasts the measurement.
 const LOCKED: usize = 10;
 
-/// What to measure.
+/// Options of `cargo xtask timing`.
 #[derive(clap::Args)]
 pub struct Args {
     /// Pairs of a known and an unknown address [default: 2000, smoke: 20]
     #[arg(long)]
     pairs: Option<usize>,
-    /// On a PostgreSQL server of its own instead of SQLite
+    /// Use a PostgreSQL server instead of SQLite
     #[arg(long)]
     postgres: bool,
-    /// Hash cheaply, to see what the time of hashing hides
+    /// Hash cheaply, to see differences that full hashing hides
     #[arg(long)]
     cheap: bool,
     #[command(flatten)]
@@ -46,7 +46,8 @@ impl Args {
     }
 }
 
-/// The cost of hashing, in full as by default; one thread, so that nothing is hashed beside what is measured.
+/// Returns the hashing settings: full default cost unless `cheap`, and one thread, so that no other hash runs
+/// during a measurement.
 fn environment(cheap: bool) -> Vec<(String, String)> {
     let (memory, iterations) = if cheap { ("8", "1") } else { ("19456", "2") };
     [("PASSWORD_MEMORY_KIB", memory), ("PASSWORD_ITERATIONS", iterations), ("HASH_THREADS", "1")]
@@ -54,7 +55,7 @@ fn environment(cheap: bool) -> Vec<(String, String)> {
         .to_vec()
 }
 
-/// Builds what is measured, measures, and fails if the two can be told apart.
+/// Builds, measures, and fails if known and unknown addresses can be distinguished.
 pub fn timing(args: &Args) -> Result<ExitCode> {
     let (binary, pairs) = (build(args.mode)?, args.pairs());
     let folder = tempfile::tempdir()?;
@@ -81,7 +82,7 @@ pub fn timing(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What was asked, and what it came to.
+/// Comparisons by name.
 type Measured = Vec<(&'static str, Comparison)>;
 
 async fn measure(kith: &Kith, pairs: usize) -> Result<Measured> {
@@ -110,7 +111,7 @@ struct Asker {
 }
 
 impl Asker {
-    /// Asks for one of each in turn, in an order drawn for each pair.
+    /// Logs in as one of each kind in turn, in random order within each pair.
     async fn compare(
         &mut self,
         first: &[String],
@@ -131,7 +132,7 @@ impl Asker {
         Ok(Comparison::of(&times, &mut self.rng))
     }
 
-    /// How many milliseconds a log-in took that has to be answered with `status`.
+    /// Returns the duration of a log-in in milliseconds. Fails if the status differs from `status`.
     async fn ask(&mut self, name: &str, status: u16) -> Result<f64> {
         let body = json!({ "email": format!("{name}@example.org"), "password": "wrong horse battery" });
         let request = request("POST", "/api/v1/auth/login", None, Some(body.to_string().as_bytes()));
@@ -143,7 +144,7 @@ impl Asker {
     }
 }
 
-/// What the row asks for: 2,000 pairs at the full cost of hashing.
+/// Writes evidence. The row requires 2,000 pairs at the full cost of hashing.
 fn write_evidence(measured: &Measured, args: &Args) -> Result<()> {
     if args.cheap || args.pairs() < 2_000 {
         return Ok(());

@@ -1,4 +1,5 @@
-//! A snapshot that another session holds open while jobs come and go on PostgreSQL: what it costs a claim, and the rate.
+//! Measures the effect of a long-running snapshot on PostgreSQL on claims: pages touched and throughput while
+//! jobs are created and completed.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -11,21 +12,21 @@ use super::contenders::{Ring, heard};
 use super::report::{number, thousands};
 use crate::bench::rows::spread;
 
-/// At most so many times the pages that a claim touches without.
+/// Maximum ratio of pages touched per claim with and without the snapshot.
 const MOST_BUFFERS: f64 = 2.0;
-/// At least this part of the rate without.
+/// Minimum ratio of the rates with and without the snapshot.
 const LEAST_RATE: f64 = 0.8;
 
-/// Pairs of runs, without and with the snapshot.
+/// Pairs of runs: without and with the snapshot.
 pub struct Bloat {
     jobs: u64,
     pairs: Vec<[Value; 2]>,
 }
 
-/// A transaction of somebody else's that sees what was when it began. Dropped, it ends.
+/// Open transaction of another session whose snapshot was taken at its start. Ends when dropped.
 struct Snapshot {
     session: Child,
-    // Its end would end the session.
+    // Closing standard input would end the session.
     _input: ChildStdin,
 }
 
@@ -53,13 +54,13 @@ impl Snapshot {
 
 impl Drop for Snapshot {
     fn drop(&mut self) {
-        // It may have ended already, which is as good.
+        // The process may have ended already.
         let _ = self.session.kill();
         let _ = self.session.wait();
     }
 }
 
-/// Measures `pairs` of runs of `jobs` each; every second pair begins with the snapshot.
+/// Measures `pairs` of runs with `jobs` jobs each. Every second pair starts with the snapshot.
 pub fn bloat(ring: &Ring, pairs: usize, jobs: u64) -> Result<Bloat> {
     eprintln!("\n{} jobs come and go, without and with a snapshot held open", thousands(jobs as f64));
     let mut all = Vec::new();
@@ -95,12 +96,12 @@ impl Bloat {
         spread(&ratios.collect::<Vec<_>>())
     }
 
-    /// Whether both bounds are kept.
+    /// Returns true if both bounds hold.
     pub fn holds(&self) -> bool {
         self.ratios("buffers_per_claim")[1] <= MOST_BUFFERS && self.ratios("rate_per_s")[1] >= LEAST_RATE
     }
 
-    /// What to print.
+    /// Returns the report as lines.
     pub fn lines(&self) -> Vec<String> {
         let jobs = thousands(self.jobs as f64);
         let mut lines = vec![
@@ -129,7 +130,7 @@ impl Bloat {
         lines
     }
 
-    /// The same for programs, with the plans.
+    /// Returns the report as JSON, with the plans.
     pub fn json(&self) -> Value {
         json!({ "jobs": self.jobs, "pairs": self.pairs, "holds": self.holds() })
     }

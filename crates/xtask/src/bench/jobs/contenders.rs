@@ -1,4 +1,5 @@
-//! Who is compared: Kith on both databases, BullMQ and Graphile Worker, each as a process that prints one JSON line.
+//! The compared systems: Kith on both databases, BullMQ and Graphile Worker. Each runs as a process that
+//! prints one line of JSON.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use super::rows::Row;
 use crate::smoke::Mode;
 use crate::workspace::{cargo, root, run};
 
-/// One of them, at one setting.
+/// Compared system in one configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contender {
     KithSqlite,
@@ -21,12 +22,12 @@ pub enum Contender {
     BullAlways,
     BullEachSecond,
     Graphile,
-    /// Without its local queue and without batches, which is its default.
+    /// Default configuration: no local queue and no batching.
     GraphilePlain,
 }
 
 impl Contender {
-    /// All, Kith first.
+    /// All contenders, Kith first.
     pub const ALL: [Self; 6] = [
         Self::KithSqlite,
         Self::KithPostgres,
@@ -36,7 +37,7 @@ impl Contender {
         Self::GraphilePlain,
     ];
 
-    /// What it is called in the table.
+    /// Returns the name used in the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::KithSqlite => "Kith, SQLite",
@@ -48,12 +49,12 @@ impl Contender {
         }
     }
 
-    /// Whether it is ours.
+    /// Returns true for Kith.
     pub fn is_kith(self) -> bool {
         matches!(self, Self::KithSqlite | Self::KithPostgres)
     }
 
-    /// Whether it does a few thousand a second where others do tens of thousands.
+    /// Returns true if it processes only a few thousand jobs per second in this row.
     pub fn is_slow_at(self, row: &str) -> bool {
         match self {
             Self::Graphile => row == "single",
@@ -62,8 +63,8 @@ impl Contender {
         }
     }
 
-    /// Whether it has this row: one process has SQLite to itself, and Graphile's batching changes nothing about
-    /// enqueueing.
+    /// Returns true if the row applies: SQLite allows one process only, and Graphile's batching does not
+    /// affect enqueueing.
     pub fn has(self, row: &Row) -> bool {
         match self {
             Self::KithSqlite => row.name != "workers",
@@ -74,7 +75,7 @@ impl Contender {
     }
 }
 
-/// The servers that they work on, and the programs that do.
+/// Database servers and driver programs of the comparison.
 pub struct Ring {
     pub folder: PathBuf,
     pub driver: Option<PathBuf>,
@@ -82,11 +83,11 @@ pub struct Ring {
     pub redis: Option<Redis>,
 }
 
-/// The database that is made anew for each run.
+/// Name of the database that is recreated for each run.
 const DATABASE: &str = "jobs";
 
 impl Ring {
-    /// Has `contender` do `row` on an empty database, and gives what it said.
+    /// Runs `row` with `contender` on an empty database and returns its output.
     pub fn run(&self, contender: Contender, row: &Row, jobs: u64) -> Result<Value> {
         let mut command = self.command(contender)?;
         command.args(["--row", row.name, "--jobs", &jobs.to_string()]);
@@ -118,7 +119,7 @@ impl Ring {
         }
     }
 
-    /// The program that drives our own engine.
+    /// Returns the command of the driver for Kith's job engine.
     pub fn driver(&self) -> Result<Command> {
         Ok(Command::new(self.driver.as_ref().context("our driver was not built")?))
     }
@@ -137,7 +138,8 @@ impl Ring {
         Ok(command)
     }
 
-    /// An empty database of this server; what the last run left is gone, and written out.
+    /// Recreates the database and runs a checkpoint, so that earlier runs leave no pending writes. Returns
+    /// its URL.
     pub fn fresh_database(&self) -> Result<String> {
         let maintenance = self.postgres.url("postgres");
         psql(&maintenance, &format!("DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)"))?;
@@ -147,7 +149,7 @@ impl Ring {
     }
 }
 
-/// Runs a program that prints a line of JSON last, and gives that.
+/// Runs a program and parses the last line of its output as JSON.
 pub fn heard(mut command: Command, who: &str) -> Result<Value> {
     let done = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let done = done.with_context(|| format!("{who} cannot be run"))?;
@@ -157,7 +159,7 @@ pub fn heard(mut command: Command, who: &str) -> Result<Value> {
     serde_json::from_str(line).with_context(|| format!("{who} said {line}"))
 }
 
-/// Runs one statement and gives what it printed.
+/// Runs one SQL statement and returns its output.
 pub fn psql(url: &str, statement: &str) -> Result<String> {
     let mut command = Command::new(find_bin()?.join("psql"));
     command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", statement, url]);
@@ -176,7 +178,7 @@ fn node(program: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// Installs what the peers' lock file names, if it is not there yet.
+/// Installs the peers' npm packages from their lock file, if they are missing.
 pub fn install_peers() -> Result<()> {
     let folder = peers()?;
     if folder.join("node_modules").exists() {
@@ -187,10 +189,10 @@ pub fn install_peers() -> Result<()> {
         .context("the peers need Node 20 or newer and npm")
 }
 
-/// Builds the program that drives our own engine, in a smoke run without optimizations, and says where it is.
+/// Builds the driver for Kith's job engine and returns its path. A smoke run builds without optimizations.
 pub fn build_driver(mode: Mode) -> Result<PathBuf> {
     let mut build = cargo()?;
-    // The features of the whole workspace are those that the tests have built.
+    // The tests were built with the features of the whole workspace. The same features reuse that build.
     build.args(
         mode.pick(["bench", "--no-run", "--package=kith-jobs"], ["build", "--profile=dev", "--workspace"]),
     );
@@ -201,7 +203,7 @@ pub fn build_driver(mode: Mode) -> Result<PathBuf> {
     driver_in(&String::from_utf8_lossy(&done.stdout)).context("cargo does not say where the driver is")
 }
 
-/// The last program that cargo says it has made.
+/// Returns the last executable in cargo's JSON messages.
 fn driver_in(messages: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     messages
@@ -214,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_driver_is_found_in_what_cargo_says() {
+    fn driver_path_is_read_from_cargo_messages() {
         let said = "{\"reason\":\"compiler-artifact\",\"executable\":null}\n\
                     {\"reason\":\"compiler-artifact\",\"executable\":\"/x/jobs-1\"}\n\
                     {\"reason\":\"build-finished\",\"success\":true}\n";

@@ -1,6 +1,7 @@
-//! `cargo xtask bench jobs`: the job engine on both databases and its peers, in interleaved runs of the same no-op work.
+//! `cargo xtask bench jobs`: compares the job engine on both databases with its peers, in interleaved runs of
+//! the same no-op work.
 //!
-//! Nobody is pinned: each contender, its database included, may use all cores, one contender at a time.
+//! Processes are not pinned: each contender with its database may use all cores, one contender at a time.
 
 mod bloat;
 mod contenders;
@@ -23,10 +24,10 @@ use super::machine;
 use crate::smoke::Mode;
 use crate::workspace::root;
 
-/// How often, and who.
+/// Options of `cargo xtask bench jobs`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A tenth of the jobs, to see that it works; its figures mean little
+    /// Run a tenth of the jobs, as a test; the figures are not representative
     #[arg(long)]
     quick: bool,
     /// Interleaved runs of each row [default: 5, quick: 2]
@@ -42,7 +43,7 @@ pub struct Args {
     mode: Mode,
 }
 
-/// Who is measured.
+/// Side to measure.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Side {
     /// Kith, on both databases
@@ -51,9 +52,9 @@ enum Side {
     Peers,
 }
 
-/// Jobs of a row in a smoke run.
+/// Number of jobs of a row in a smoke run.
 const SMOKE_JOBS: u64 = 100;
-/// Jobs that come and go while a snapshot is held.
+/// Number of jobs processed while a snapshot is held.
 const BLOAT_JOBS: u64 = 2_000_000;
 
 impl Args {
@@ -69,7 +70,7 @@ impl Args {
             .max(1)
     }
 
-    /// In a smoke run one row alone, of which every contender does a few jobs.
+    /// Returns true if the row is selected. A smoke run measures only one row, with every contender.
     fn has_row(&self, name: &str) -> bool {
         match self.rows.is_empty() {
             true => !self.mode.is_smoke() || name == "cycle",
@@ -86,7 +87,7 @@ impl Args {
     }
 }
 
-/// Measures, prints the table and writes `target/bench-jobs.json`.
+/// Measures all rows, prints the table and writes `target/bench-jobs.json`.
 pub fn jobs(args: &Args) -> Result<()> {
     let folder = root()?.join("target/bench-jobs");
     if folder.exists() {
@@ -114,7 +115,7 @@ pub fn jobs(args: &Args) -> Result<()> {
     report::report(&rows, bloat.transpose()?.as_ref(), args.mode)
 }
 
-/// All contenders in each round, the next one first each time, so that no one always has the worst minute.
+/// Runs all contenders in each round. The order rotates, so that no contender always has the same position.
 fn compare(ring: &Ring, row: &'static Row, args: &Args) -> Result<Compared> {
     let pairs = args.pairs();
     let who = Contender::ALL.into_iter().filter(|who| who.has(row) && args.measures(*who));

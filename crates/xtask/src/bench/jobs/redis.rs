@@ -1,4 +1,4 @@
-//! A Redis server for BullMQ: Debian's package on a free loopback port, with a folder of its own.
+//! Redis server for BullMQ: Debian's package on a free loopback port, with its own folder.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
@@ -13,23 +13,23 @@ use crate::load::now;
 
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 
-/// How soon what Redis has acknowledged is on the disk.
+/// Redis append-only file sync policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Synced {
-    /// Before it is acknowledged.
+    /// Synced before a write is acknowledged.
     Always,
-    /// Within a second after.
+    /// Synced within a second after a write is acknowledged.
     EachSecond,
 }
 
-/// A running server. Dropped, it is killed.
+/// Running server. Killed when dropped.
 pub struct Redis {
     port: u16,
     child: Child,
 }
 
 impl Redis {
-    /// Starts it with its append-only file in `folder`; it answers when this returns.
+    /// Starts the server with its append-only file in `folder` and waits until it responds.
     pub fn start(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
@@ -49,12 +49,12 @@ impl Redis {
         Ok(redis)
     }
 
-    /// The loopback port.
+    /// Returns the loopback port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Empties it, and has it sync as said.
+    /// Deletes all data and sets the sync policy.
     pub fn reset(&self, synced: Synced) -> Result<()> {
         let synced = match synced {
             Synced::Always => "always",
@@ -74,7 +74,7 @@ impl Redis {
 
 impl Drop for Redis {
     fn drop(&mut self) {
-        // It may have ended already, which is as good.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

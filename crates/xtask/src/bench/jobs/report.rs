@@ -1,4 +1,4 @@
-//! What was measured, as a table for people and as JSON for programs. It measures nothing.
+//! Report of the job benchmark as a table and as JSON.
 
 use std::fs;
 use std::process::Command;
@@ -14,29 +14,29 @@ use crate::bench::rows::{median, spread};
 use crate::smoke::Mode;
 use crate::workspace::root;
 
-/// One row, with all runs of all contenders.
+/// Row with the runs of all contenders.
 pub struct Compared {
     row: &'static Row,
-    /// Of the disk, before each round.
+    /// fsync rates of the disk, measured before each round.
     pub fsyncs: Vec<Fsync>,
     pub runs: Vec<Runs>,
 }
 
-/// One contender's runs of one row: what it said each time.
+/// Runs of one contender in a row, as the JSON output of each run.
 pub struct Runs {
     pub contender: Contender,
     pub said: Vec<Value>,
 }
 
 impl Compared {
-    /// Without runs yet.
+    /// Creates a row without runs.
     pub fn new(row: &'static Row, who: Vec<Contender>) -> Self {
         let runs = who.into_iter().map(|contender| Runs { contender, said: Vec::new() }).collect();
         Self { row, fsyncs: Vec::new(), runs }
     }
 
-    /// Each of Kith's runs over that of the other in the same round; for times the other's over Kith's, so that more
-    /// is better in either.
+    /// Returns the ratios of Kith's runs to those of the other in the same round: minimum, median, maximum.
+    /// For latencies the ratio is inverted, so that a higher value is always better for Kith.
     fn ahead(&self, kith: &Runs, other: &Runs) -> [f64; 3] {
         let ratios = kith.said.iter().zip(&other.said).map(|(kith, other)| match self.row.says {
             Says::Rate => number(kith, "rate_per_s") / number(other, "rate_per_s"),
@@ -87,7 +87,7 @@ impl Compared {
         lines
     }
 
-    /// Whether every run of every contender came to a figure.
+    /// Returns true if every run of every contender has a positive figure.
     fn has_figures(&self) -> bool {
         let what = match self.row.says {
             Says::Rate => "rate_per_s",
@@ -130,12 +130,12 @@ impl Runs {
     }
 }
 
-/// A number of what was said; not one if it was not said.
+/// Returns a number of the output, or NaN if it is missing.
 pub fn number(said: &Value, what: &str) -> f64 {
     said[what].as_f64().unwrap_or(f64::NAN)
 }
 
-/// One run in a few words.
+/// Formats one run.
 pub fn said(row: &Row, said: &Value) -> String {
     match row.says {
         Says::Rate => format!("{:.0}/s", number(said, "rate_per_s")),
@@ -151,7 +151,7 @@ fn with_range(values: &[f64], decimals: usize) -> String {
     format!("{middle:.decimals$} ({least:.decimals$}–{most:.decimals$})")
 }
 
-/// A whole number with commas.
+/// Formats a whole number with thousands separators.
 pub fn thousands(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut out = String::new();
@@ -164,7 +164,7 @@ pub fn thousands(value: f64) -> String {
     out
 }
 
-/// How four processes stand to one, for whoever has both rows.
+/// Returns the ratio of four worker processes to one, for contenders with both rows.
 fn scaling(all: &[Compared]) -> Vec<String> {
     let find = |workers| all.iter().find(|one| one.row.name == "workers" && one.row.workers == workers);
     let (Some(one), Some(four)) = (find(1), find(4)) else { return Vec::new() };
@@ -177,7 +177,7 @@ fn scaling(all: &[Compared]) -> Vec<String> {
     vec![format!("\nFour processes over one, medians: {}.", ratios.join("; "))]
 }
 
-/// What of an acknowledged job survives, in each contender's own words.
+/// Returns each contender's description of its durability.
 fn durabilities(all: &[Compared]) -> Vec<String> {
     let mut lines = vec!["\nWhat of an acknowledged job survives:".to_owned(), String::new()];
     for contender in Contender::ALL {
@@ -189,7 +189,8 @@ fn durabilities(all: &[Compared]) -> Vec<String> {
     lines
 }
 
-/// Prints everything, and writes it to `target/bench-jobs.json`; a smoke run checks that every contender has figures instead.
+/// Prints the report and writes `target/bench-jobs.json`. A smoke run only checks that every contender has
+/// figures.
 pub fn report(all: &[Compared], bloat: Option<&Bloat>, mode: Mode) -> Result<()> {
     let commit = Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output();
     let commit =
@@ -219,13 +220,13 @@ mod tests {
     use crate::bench::jobs::rows::ROWS;
 
     #[test]
-    fn numbers_are_told_with_commas() {
+    fn numbers_have_thousands_separators() {
         let told = [0.4, 999.0, 1_000.0, 1_234_567.8].map(thousands);
         assert_eq!(told, ["0", "999", "1,000", "1,234,568"]);
     }
 
     #[test]
-    fn who_is_ahead_is_told_by_runs_of_one_round() {
+    fn ratios_compare_runs_of_one_round() {
         let said = |rates: [f64; 2]| rates.map(|rate| json!({ "rate_per_s": rate, "jobs": 10 })).to_vec();
         let mut compared = Compared::new(&ROWS[0], vec![Contender::KithSqlite, Contender::BullAlways]);
         compared.runs[0].said = said([10.0, 100.0]);

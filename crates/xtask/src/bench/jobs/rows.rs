@@ -1,23 +1,23 @@
-//! What is measured of each contender: the rows, and how many jobs each of them gets.
+//! Rows of the job benchmark, with their numbers of jobs.
 
 use super::contenders::Contender;
 
-/// One row of the comparison.
+/// Row of the comparison.
 pub struct Row {
-    /// As the programs that measure know it.
+    /// Name that the driver programs accept.
     pub name: &'static str,
     pub title: &'static str,
-    /// How many processes work.
+    /// Number of worker processes.
     pub workers: u32,
-    /// Jobs for those who do tens of thousands a second; the slow get a tenth, so that no run lasts minutes.
+    /// Number of jobs for fast contenders. Slow ones get a tenth, to limit the duration.
     pub jobs: u64,
-    /// What it says: a rate, or times.
+    /// Kind of result: rate or latencies.
     pub says: Says,
-    /// Whether only Kith is asked.
+    /// True if only Kith is measured.
     pub own: bool,
 }
 
-/// What a row says.
+/// Kind of result of a row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Says {
     Rate,
@@ -28,7 +28,7 @@ const fn row(name: &'static str, title: &'static str, jobs: u64) -> Row {
     Row { name, title, workers: 1, jobs, says: Says::Rate, own: false }
 }
 
-/// All of them, in the order of the table.
+/// All rows, in table order.
 pub const ROWS: &[Row] = &[
     row("cycle", "full cycle: enqueue in bulk, claim, run a no-op, complete", 30_000),
     row("single", "enqueue one by one, 64 callers", 20_000),
@@ -42,7 +42,7 @@ pub const ROWS: &[Row] = &[
 ];
 
 impl Row {
-    /// How many jobs `contender` gets.
+    /// Returns the number of jobs for `contender`.
     pub fn jobs(&self, contender: Contender, quick: bool) -> u64 {
         let jobs = if quick { self.jobs / 10 } else { self.jobs };
         match self.says {

@@ -1,4 +1,4 @@
-//! The processes of one run, and what falls on them.
+//! The processes of one run, and the faults injected into them.
 
 #![expect(clippy::disallowed_methods, reason = "blows fall, and rests and outages last, in real time")]
 
@@ -14,62 +14,62 @@ use super::Database;
 use super::processes::{Process, Program, now_ms};
 use crate::load::now;
 
-/// Worker processes on PostgreSQL.
+/// Number of worker processes on PostgreSQL.
 const WORKERS: usize = 4;
-/// Jobs that run at once in each, and how long each takes at most.
+/// Concurrent jobs per process, and the maximum duration of each in milliseconds.
 const CONCURRENCY: u64 = 20;
 const MOST_MS: u64 = 20;
-/// Jobs are enqueued at this rate, so that blows fall among them.
+/// Jobs enqueued per second, so that faults hit running jobs.
 const PER_S: u64 = 1_500;
-/// A worker's lease is 6 s; frozen ones sleep longer.
+/// Duration of a freeze. A worker's lease is 6 s, so freezes outlast it.
 const FROZEN_MS: std::ops::Range<i64> = 7_000..10_000;
-/// When the last blow has fallen, everything is done within this time.
+/// Maximum time from the last fault until all jobs are completed.
 const DONE_WITHIN: Duration = Duration::from_secs(120);
-/// Jobs that are enqueued after a rest are done within this time: sooner than the next look behind the marks of claims,
-/// which finds whatever was hidden.
+/// Maximum time for jobs that are enqueued after an idle period. Shorter than the interval of the full scan
+/// behind the claim watermarks, so that a job hidden behind a watermark is detected.
 const FOUND_WITHIN: Duration = Duration::from_secs(30);
-/// For how long jobs are enqueued after a rest, while nothing falls on anybody.
+/// Duration of enqueueing after an idle period, without faults, in milliseconds.
 const AFTER_REST_MS: u64 = 1_000;
-/// How often a database that starts again is asked whether it answers, twice a second.
+/// Number of attempts to reach a restarting database, two per second.
 const ASKS: usize = 120;
 
-/// What fell on whom.
+/// Numbers of injected faults.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Blows {
     pub kills: u32,
     pub freezes: u32,
     pub database_kills: u32,
-    /// Backends that were killed, upon which PostgreSQL starts all others again.
+    /// Killed backends. PostgreSQL then restarts all others.
     pub backend_kills: u32,
-    /// Connections that PostgreSQL was told to end.
+    /// Connections terminated with `pg_terminate_backend`.
     pub terminations: u32,
-    /// Times for which the database was away longer than a lease, and seconds that they lasted.
+    /// Database outages that outlast a lease, and their total duration in seconds.
     pub outages: u32,
     pub outage_s: f64,
-    /// Times without a job, and seconds that they lasted.
+    /// Idle periods without jobs, and their total duration in seconds.
     pub rests: u32,
     pub rest_s: f64,
 }
 
 impl Blows {
-    /// All that could lose something.
+    /// Returns the number of faults that could lose data.
     pub const fn count(&self) -> u32 {
         let database = self.database_kills + self.backend_kills + self.terminations + self.outages;
         self.kills + self.freezes + database
     }
 }
 
-/// The processes of one run.
+/// Processes of one run.
 pub struct Crew {
     program: Program,
     database: Database,
-    /// On PostgreSQL the last one enqueues; on SQLite there is one.
+    /// On PostgreSQL the last process enqueues. On SQLite there is only one.
     all: Vec<Process>,
     thaw_at: Option<(usize, i64)>,
 }
 
 impl Crew {
-    /// Starts them.
+    /// Starts the processes.
     pub fn start(program: Program, database: Database) -> Result<Self> {
         let mut crew = Self { program, database, all: Vec::new(), thaw_at: None };
         let count = if database == Database::Sqlite { 1 } else { WORKERS + 1 };
@@ -80,7 +80,7 @@ impl Crew {
         Ok(crew)
     }
 
-    /// Another process in this place.
+    /// Starts a process for position `at`.
     fn fresh(&self, at: usize) -> Result<Process> {
         let task = match self.database {
             Database::Sqlite => "both",
@@ -96,7 +96,7 @@ impl Crew {
         self.program.start(task, &more)
     }
 
-    /// Lets the next blow fall, as it is drawn.
+    /// Injects a randomly chosen fault.
     pub fn strike(
         &mut self,
         rng: &mut Rng,
@@ -134,12 +134,12 @@ impl Crew {
         Ok(())
     }
 
-    /// SIGKILL to the process of one connection.
+    /// Sends SIGKILL to the backend of one connection.
     fn kill_backend(&self, rng: &mut Rng) -> Result<()> {
         let said = self.program.run("backends")?;
         let pids: Vec<i32> = said.lines().filter_map(|line| line.split(' ').nth(1)?.parse().ok()).collect();
         let pid = rng.choice(pids).and_then(Pid::from_raw).context("no connection to kill")?;
-        // It may have been closed since.
+        // The backend may have ended since.
         let _ = kill_process(pid, Signal::KILL);
         for _ in 0..ASKS {
             if self.program.run("backends").is_ok() {
@@ -150,7 +150,7 @@ impl Crew {
         bail!("the database does not answer after the kill of a backend");
     }
 
-    /// The database is away, for longer than a lease.
+    /// Stops the database for longer than a lease.
     pub fn outage(&mut self, server: &mut PostgresServer, length: Duration, blows: &mut Blows) -> Result<()> {
         let began = now();
         server.kill()?;
@@ -161,7 +161,8 @@ impl Crew {
         self.all_live()
     }
 
-    /// Nothing is enqueued for a time once all is done, and nobody is struck. What is enqueued then is found at once.
+    /// Waits until all jobs are completed, idles for `length` without faults, then enqueues jobs, which must
+    /// be completed within `FOUND_WITHIN`.
     pub fn rest(&mut self, length: Duration, blows: &mut Blows) -> Result<()> {
         self.thaw()?;
         self.order_all("pause");
@@ -222,7 +223,7 @@ impl Crew {
         Ok(())
     }
 
-    /// Nothing more is enqueued and nobody struck; what is there is done, and all leave in peace.
+    /// Stops enqueueing, waits for all jobs, and stops the processes gracefully.
     pub fn finish(mut self) -> Result<()> {
         self.thaw()?;
         self.order_all("stop");
@@ -236,7 +237,7 @@ impl Crew {
     }
 }
 
-/// Lets real time pass: the moment of a blow is drawn, and nothing else says when it has come.
+/// Sleeps in real time until the next fault, whose time is random.
 pub fn pause(ms: u64) {
     thread::sleep(Duration::from_millis(ms));
 }

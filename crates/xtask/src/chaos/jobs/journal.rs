@@ -1,50 +1,50 @@
-//! What the processes said and what was done to them: the record that the database is judged by.
+//! Record of the processes' output and of the injected faults, with which the database is compared.
 
 use std::collections::HashMap;
 
-/// A run of one attempt, as its process told it.
+/// Execution of one attempt, as its process reported it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
     pub process: usize,
     pub job: i64,
     pub attempt: i64,
     pub began_ms: i64,
-    /// None if its process never said so.
+    /// `None` if the process did not report the end.
     pub ended_ms: Option<i64>,
 }
 
-/// What became of one process.
+/// Faults injected into one process.
 #[derive(Clone, Debug, Default)]
 pub struct Fate {
     pub killed_ms: Option<i64>,
-    /// From and to.
+    /// Periods in which it was frozen: start and end.
     pub frozen_ms: Vec<(i64, i64)>,
 }
 
-/// Everything since the beginning.
+/// Complete record of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Journal {
-    /// By number: the job that was acknowledged.
+    /// Acknowledged job ids by number of the enqueue.
     pub acknowledged: HashMap<i64, i64>,
     pub attempts: Vec<Attempt>,
     pub fates: Vec<Fate>,
-    /// The greatest number that anybody tried.
+    /// Highest number that any process tried to enqueue.
     pub tried: i64,
-    /// Jobs that have not ended, when it was last asked.
+    /// Number of unfinished jobs at the last query.
     pub left: Option<i64>,
-    /// Reports that came too late, of processes that left in peace.
+    /// Number of stale reports, from processes that stopped gracefully.
     pub stale: i64,
     open: HashMap<(usize, i64, i64), usize>,
 }
 
 impl Journal {
-    /// A process more.
+    /// Adds a process and returns its number.
     pub fn add_process(&mut self) -> usize {
         self.fates.push(Fate::default());
         self.fates.len() - 1
     }
 
-    /// Writes down what a process said.
+    /// Records a line of a process's output.
     pub fn hear(&mut self, process: usize, line: &str) {
         let mut words = line.split(' ');
         let word = words.next().unwrap_or_default();
@@ -64,7 +64,7 @@ impl Journal {
             }
             ("q", [left]) => self.left = Some(*left),
             ("s", [stale]) => self.stale += stale,
-            // A line that was cut by a kill.
+            // Line truncated by a kill.
             _ => {}
         }
     }

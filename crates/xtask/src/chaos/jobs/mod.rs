@@ -1,6 +1,7 @@
-//! `cargo xtask chaos jobs`: workers, whoever enqueues, the database and its backends are killed, workers are frozen and the
-//! database is away for longer than a lease, while jobs run; in between nothing happens for longer than claims look behind.
-//! Then the database is held against what the processes had said.
+//! `cargo xtask chaos jobs`: injects faults while jobs run. Kills workers, enqueuers, the database and its
+//! backends, freezes workers, and stops the database for longer than a lease. In between, the system idles
+//! for longer than the interval of the claims' full scan. Then compares the database with the record of the
+//! processes.
 
 mod crew;
 mod journal;
@@ -27,29 +28,29 @@ use super::fresh_folder;
 use crate::smoke::Mode;
 use crate::workspace::{cargo, root};
 
-/// Between two blows.
+/// Time between two faults in milliseconds.
 const BETWEEN_MS: std::ops::Range<u64> = 300..1_500;
-/// A claim finds whatever may be hidden behind its marks within this time.
+/// Interval of the full scan that finds jobs behind the claim watermarks.
 const LOOK_BEHIND: Duration = Duration::from_secs(300);
-/// A transaction that schedules a job is expected to end within this time.
+/// Expected maximum duration of a transaction that schedules a job.
 const COMMITTED_WITHIN: Duration = Duration::from_secs(60);
-/// By how much rests are longer.
+/// Margin by which idle periods exceed the two durations above.
 const LONGER: Duration = Duration::from_secs(10);
-/// A worker's lease is 6 s; the database is away for longer.
+/// Duration of a database outage. A worker's lease is 6 s.
 const OUTAGE: Duration = Duration::from_secs(9);
-/// The same in a smoke run, in which nothing is longer than anything.
+/// Duration of idle periods and outages in a smoke run.
 const SMOKE: Duration = Duration::from_millis(500);
 
-/// How many jobs, and where.
+/// Options of `cargo xtask chaos jobs`.
 #[derive(clap::Args)]
 pub struct Args {
     /// Jobs that are acknowledged in each run [default: 100000, smoke: 2000]
     #[arg(long)]
     jobs: Option<usize>,
-    /// Only one of the two
+    /// Only one database
     #[arg(long)]
     database: Option<Database>,
-    /// What decides the blows; drawn unless given
+    /// Seed of the random faults [default: random]
     #[arg(long)]
     seed: Option<u64>,
     #[command(flatten)]
@@ -58,13 +59,13 @@ pub struct Args {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Database {
-    /// One process that enqueues and works
+    /// SQLite: one process that enqueues and works
     Sqlite,
-    /// Four that work, one that enqueues, and the server itself
+    /// PostgreSQL: four workers, one enqueuer, and the database server
     Postgres,
 }
 
-/// Strikes, and fails if anything is lost, done twice or accepted late.
+/// Runs with faults. Fails if a job is lost, its effect is doubled, or a stale report is accepted.
 pub fn jobs(args: &Args) -> Result<()> {
     let binary = build(args.mode)?;
     let jobs = args.jobs.unwrap_or(args.mode.pick(100_000, 2_000));
@@ -90,13 +91,13 @@ pub fn jobs(args: &Args) -> Result<()> {
 fn build(mode: Mode) -> Result<PathBuf> {
     let mut build = cargo()?;
     build.args(["build", "--locked", "--example", "chaos"]);
-    // The features of the whole workspace are those that the tests have built.
+    // The tests were built with the features of the whole workspace. The same features reuse that build.
     build.args(mode.pick(["--release", "--package=kith-jobs"], ["--profile=dev", "--workspace"]));
     crate::workspace::run(build.stdout(Stdio::inherit()))?;
     Ok(root()?.join(mode.pick("target/release/examples/chaos", "target/debug/examples/chaos")))
 }
 
-/// What happens once, when so many of a hundred jobs are acknowledged.
+/// Event that happens once, when a given percentage of the jobs is acknowledged.
 #[derive(Clone, Copy, Debug)]
 enum Interlude {
     Rest(Duration),
@@ -153,7 +154,7 @@ fn run(database: Database, binary: &Path, jobs: usize, seed: u64, mode: Mode) ->
             match (what, server.as_mut()) {
                 (Interlude::Rest(length), _) => crew.rest(length, &mut blows)?,
                 (Interlude::Outage(length), Some(server)) => crew.outage(server, length, &mut blows)?,
-                // Where the database is a part of the process it is away whenever that is killed.
+                // An embedded database is unavailable whenever its process is killed.
                 (Interlude::Outage(_), None) => {}
             }
         }

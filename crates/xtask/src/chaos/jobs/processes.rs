@@ -1,4 +1,5 @@
-//! The processes that enqueue and work: started, asked, frozen, killed; what each says goes into the journal.
+//! Processes that enqueue and work: start, commands, freeze and kill. Their output is recorded in the
+//! journal.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -13,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::journal::Journal;
 
-/// How the program is started.
+/// Command line of the test program.
 #[derive(Clone, Debug)]
 pub struct Program {
     pub binary: PathBuf,
@@ -23,7 +24,7 @@ pub struct Program {
     pub journal: Arc<Mutex<Journal>>,
 }
 
-/// A process of it. Dropped, it is killed.
+/// Running process. Killed when dropped.
 pub struct Process {
     number: usize,
     child: Child,
@@ -32,13 +33,13 @@ pub struct Process {
     frozen_since: Option<i64>,
 }
 
-/// Milliseconds since 1970, as the processes say them.
+/// Returns the current time in milliseconds since the Unix epoch, as the processes report it.
 pub fn now_ms() -> i64 {
     SystemClock.now().as_millis()
 }
 
 impl Program {
-    /// What is known so far.
+    /// Locks and returns the journal.
     pub fn journal(&self) -> MutexGuard<'_, Journal> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -66,7 +67,7 @@ impl Program {
         Ok(Process { number, child, listener: Some(listener), journal, frozen_since: None })
     }
 
-    /// Runs it to its end, and gives what it said.
+    /// Runs the program to its end and returns its output.
     pub fn run(&self, task: &str) -> Result<String> {
         let done = self.command(task, &[])?.stdin(Stdio::null()).output()?;
         ensure!(done.status.success(), "`{task}` failed; see {}", self.log.display());
@@ -79,20 +80,20 @@ impl Process {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives it an order. One that is gone takes none.
+    /// Sends a command to the process. Ignored if the process has ended.
     pub fn order(&mut self, word: &str) {
         if let Some(orders) = &mut self.child.stdin {
-            // A process that has just ended is found out when it is looked at.
+            // A process that has just ended is detected later.
             let _ = writeln!(orders, "{word}");
         }
     }
 
-    /// Whether it has ended by itself, which none should.
+    /// Returns true if the process has ended by itself, which is a failure.
     pub fn has_ended(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_some())
     }
 
-    /// SIGKILL; everything that it had said is in the journal when this returns.
+    /// Sends SIGKILL. All earlier output is in the journal when this returns.
     pub fn kill(mut self) -> Result<()> {
         self.end()
     }
@@ -109,13 +110,13 @@ impl Process {
         Ok(())
     }
 
-    /// SIGSTOP.
+    /// Sends SIGSTOP.
     pub fn freeze(&mut self) -> Result<()> {
         self.frozen_since = Some(now_ms());
         Ok(kill_process(Pid::from_child(&self.child), Signal::STOP)?)
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub fn thaw(&mut self) -> Result<()> {
         kill_process(Pid::from_child(&self.child), Signal::CONT)?;
         self.note_thaw();
@@ -133,7 +134,7 @@ impl Process {
         }
     }
 
-    /// Lets it leave in peace, and waits for that.
+    /// Asks the process to stop and waits for a clean exit.
     pub fn leave(mut self) -> Result<()> {
         drop(self.child.stdin.take());
         let status = self.child.wait()?;
@@ -147,7 +148,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It has ended already, or nobody is left to hear why it has not.
+        // The process may have ended already. Other errors cannot be reported in `drop`.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

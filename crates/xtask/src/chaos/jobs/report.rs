@@ -1,4 +1,4 @@
-//! Result of a run: for people, and as evidence.
+//! Result of a run, as text and as evidence.
 
 use anyhow::Result;
 use serde_json::json;
@@ -7,19 +7,19 @@ use super::crew::Blows;
 use super::verdict::Verdict;
 use crate::evidence::{self, Outcome, Row, Tests, Trials};
 
-/// One run, judged.
+/// Result of one run.
 pub struct Report {
     pub name: &'static str,
     pub seed: u64,
     pub blows: Blows,
     pub verdict: Verdict,
-    /// Numbers that anybody tried to enqueue.
+    /// Highest number that any process tried to enqueue.
     pub tried: i64,
     pub stale: i64,
 }
 
 impl Report {
-    /// Tells people.
+    /// Prints the report.
     pub fn print(&self) {
         let Self { name, seed, blows, verdict, tried, stale } = self;
         let Blows { kills, freezes, database_kills, backend_kills, terminations, .. } = blows;
@@ -86,7 +86,7 @@ impl Report {
     }
 }
 
-/// A hundred thousand acknowledged jobs show what the rows ask for; fewer show only what went wrong.
+/// Writes evidence. A passing row requires 100,000 acknowledged jobs; smaller runs can only record failures.
 pub fn write_evidence(reports: &[Report]) -> Result<()> {
     let verdicts = || reports.iter().map(|report| &report.verdict);
     let acknowledged: usize = verdicts().map(|verdict| verdict.acknowledged).sum();

@@ -1,47 +1,47 @@
-//! What is left in the database, held against the journal. Pure: what may not be is named.
+//! Compares the final database with the journal and lists violations. Pure.
 
 use std::collections::{HashMap, HashSet};
 
 use super::journal::{Attempt, Journal};
 
-/// The state of a completed job, as the history writes it.
+/// State of a completed job in the history.
 const COMPLETED: i64 = 4;
 
-/// What the database holds in the end.
+/// Final content of the database.
 #[derive(Clone, Debug, Default)]
 pub struct Left {
     pub live: HashSet<i64>,
     pub dead: HashSet<i64>,
-    /// Job, state and attempt of each row.
+    /// Job, state and attempt of each history row.
     pub history: Vec<(i64, i64, i64)>,
-    /// By number, how often its effect happened.
+    /// Number of effects by number of the enqueue.
     pub effects: HashMap<i64, u64>,
 }
 
-/// What it comes to.
+/// Result of the comparison.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
     pub acknowledged: usize,
     pub executed: usize,
     pub pending: usize,
     pub dead: usize,
-    /// Jobs of which more than one attempt began.
+    /// Number of jobs with more than one attempt.
     pub run_again: usize,
-    /// Attempts that were frozen while they ran, and of these the ones whose end counted for nothing.
+    /// Number of attempts that were frozen while they ran, and of those whose report was rejected.
     pub frozen: usize,
     pub fenced_off: usize,
-    /// Acknowledged and nowhere to be found.
+    /// Acknowledged jobs that do not exist.
     pub lost: Vec<String>,
-    /// Effects that happened twice, or not at all although their job is completed.
+    /// Effects that happened twice, or not at all although the job is completed.
     pub wrong_effects: Vec<String>,
-    /// Ends that were accepted of attempts that were not the last, or ends twice.
+    /// Accepted reports of attempts that were not the last, and jobs that ended twice.
     pub stale_accepted: Vec<String>,
-    /// Attempts of one job that ran at once, both awake.
+    /// Attempts of one job that ran concurrently, both not frozen.
     pub together: Vec<String>,
 }
 
 impl Left {
-    /// Reads what the program says is left.
+    /// Parses the program's dump of the database.
     pub fn read(said: &str) -> Self {
         let mut left = Self::default();
         for line in said.lines() {
@@ -61,7 +61,7 @@ impl Left {
 }
 
 impl Verdict {
-    /// Judges.
+    /// Compares the journal with the database.
     pub fn of(journal: &Journal, left: &Left) -> Self {
         let mut verdict = Self {
             acknowledged: journal.acknowledged.len(),
@@ -135,13 +135,13 @@ impl Verdict {
         }
     }
 
-    /// Whether nothing is wrong.
+    /// Returns true if there are no violations and no pending jobs.
     pub fn is_clean(&self) -> bool {
         let faults = [&self.lost, &self.wrong_effects, &self.stale_accepted, &self.together];
         self.pending == 0 && faults.iter().all(|faults| faults.is_empty())
     }
 
-    /// What is wrong, a few of each.
+    /// Returns at most ten violations of each kind.
     pub fn faults(&self) -> Vec<String> {
         let named = [
             ("lost", &self.lost),
@@ -156,12 +156,13 @@ impl Verdict {
     }
 }
 
-/// When it was over; for one that was killed, the moment of the blow.
+/// Returns the end of an attempt: its report, or the kill of its process.
 fn end_of(journal: &Journal, attempt: &Attempt) -> Option<i64> {
     attempt.ended_ms.or(journal.fates[attempt.process].killed_ms)
 }
 
-/// Whether its process was frozen while it ran. Its job is somebody else's then, and it does not know until it is awake.
+/// Returns true if the process was frozen during the attempt. The job may then run elsewhere without its
+/// knowledge.
 fn was_frozen(journal: &Journal, attempt: &Attempt) -> bool {
     let end = end_of(journal, attempt).unwrap_or(i64::MAX);
     let frozen = &journal.fates[attempt.process].frozen_ms;
@@ -172,7 +173,7 @@ fn was_frozen(journal: &Journal, attempt: &Attempt) -> bool {
 mod tests {
     use super::*;
 
-    /// One job that was acknowledged, run by process 0 and completed.
+    /// Returns a consistent record of one job, run by process 0 and completed.
     fn sound() -> (Journal, Left) {
         let mut journal = Journal::default();
         journal.add_process();
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sound_is_clean() {
+    fn consistent_state_has_no_violations() {
         let (journal, left) = sound();
         let verdict = Verdict::of(&journal, &left);
         assert!(verdict.is_clean(), "{:?}", verdict.faults());
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_is_found() {
+    fn each_violation_is_detected() {
         let judged = |change: fn(&mut Journal, &mut Left)| {
             let (mut journal, mut left) = sound();
             change(&mut journal, &mut left);
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_frozen_or_killed_runs_beside_nobody() {
+    fn frozen_or_killed_attempts_are_not_concurrent() {
         let (mut journal, mut left) = sound();
         journal.attempts[0].ended_ms = Some(9_000);
         journal.fates[0].frozen_ms.push((1_005, 8_990));

@@ -1,4 +1,5 @@
-//! Finds out which commit a release build is made from; a debug build does not ask, so that a commit rebuilds nothing.
+//! Determines the Git commit of a release build. Debug builds skip this, so that a commit does not trigger a
+//! rebuild.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,7 +13,7 @@ fn main() {
     println!("cargo::rustc-env=KITH_BUILD={build}");
 }
 
-/// The commit of the clone that this is, with `.dirty` behind it if there are changes.
+/// Returns the commit of the enclosing clone, followed by `.dirty` if the working tree has changes.
 fn commit_of_release() -> Option<String> {
     if std::env::var("PROFILE").is_ok_and(|profile| profile != "release") {
         println!("cargo::rerun-if-changed=build.rs");

@@ -1,5 +1,5 @@
-//! Commands that are given on the machine itself: done by the server that holds the data folder, asked through its
-//! socket, or without one.
+//! Commands of the local command line. They run in the server that holds the data folder, through its control
+//! socket, or in this process if there is none.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,10 +29,10 @@ use serde_json::Value;
 
 use crate::start::{self, Seams, StartError};
 
-/// API keys that a list on the command line shows at most.
+/// Maximum number of API keys in a list.
 const LISTED_MOST: i64 = 1_000;
 
-/// A command. Not `Debug`: it may hold a password.
+/// Command. Not `Debug`, because it may contain a password.
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub(crate) enum Command {
@@ -41,26 +41,26 @@ pub(crate) enum Command {
         display_name: String,
         password: String,
     },
-    /// Makes the account with an address an administrator, if there is one.
+    /// Grants the administrator role to the account with this address, if there is one.
     PromoteAdmin {
         email: String,
     },
-    /// Settles that an address is its owner's.
+    /// Marks an address as verified.
     VerifyEmail {
         email: String,
     },
-    /// Takes an address that is not proven away from the account that has it.
+    /// Removes an unverified address from its account.
     ReleaseEmail {
         email: String,
     },
-    /// At once: every token that is out ends.
+    /// True to invalidate all access tokens immediately.
     RotateKeys {
         at_once: bool,
     },
-    /// Seal everything under the present secret.
+    /// Seals all stored secrets under the present secret.
     ResealKeys,
     CreateApiKey {
-        /// The address of the administrator whose key it is.
+        /// E-mail address of the administrator who owns the key.
         admin: String,
         name: String,
         scopes: Vec<String>,
@@ -76,38 +76,38 @@ pub(crate) enum Command {
     Schedules(ScheduleOrder),
     Consumers(ConsumerCommand),
     MigrateStatus,
-    /// Where the server can be asked.
+    /// Returns the address of the server.
     Address,
     AuditVerify {
-        /// A head that the chain must contain.
+        /// Head that the chain must contain.
         expected: Option<String>,
-        /// How many of the first links may be sealed without a key.
+        /// Number of first links that may be sealed without a key.
         most_unkeyed: i64,
     },
     AuditAcceptHead,
     AuditArchive {
         older_than_days: u16,
-        /// An absolute path.
+        /// Absolute path.
         file: PathBuf,
     },
     AuditVerifyArchive {
-        /// An absolute path.
+        /// Absolute path.
         file: PathBuf,
     },
-    /// None asks only.
+    /// `None` only reads the level.
     LogLevel {
         level: Option<String>,
     },
 }
 
-/// What comes back.
+/// Reply to a command.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Reply {
     AdminCreated {
         user_id: UserId,
     },
-    /// None if no account has the address.
+    /// `None` if no account has the address.
     AdminPromoted {
         user_id: Option<UserId>,
     },
@@ -135,12 +135,12 @@ pub(crate) enum Reply {
     Refused(String),
 }
 
-/// An API key itself. No message can show it by mistake.
+/// API key in plain text. Not `Debug` or `Display`, so that no message contains it.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct RevealedKey(String);
 
 impl RevealedKey {
-    /// For the terminal of whoever made it, and for nothing else.
+    /// Returns the key, to print it once to the terminal.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -152,13 +152,13 @@ impl std::fmt::Debug for RevealedKey {
     }
 }
 
-/// What became of the signing keys.
+/// Result of a key rotation.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct KeysRotated {
     pub key_id: String,
     pub signs_from: Timestamp,
     pub others_retire_at: Timestamp,
-    /// Whether this had been asked for before.
+    /// True if a rotation was already in progress.
     pub under_way: bool,
 }
 
@@ -169,16 +169,16 @@ pub(crate) struct Line {
     known: bool,
 }
 
-/// What a chain that holds comes to.
+/// Result of verifying an intact chain.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AuditReport {
-    /// How many entries it seals.
+    /// Number of sealed entries.
     pub links: i64,
-    /// The number of links, a colon and the last link's hash in hexadecimal digits.
+    /// Head: number of links, a colon, and the hash of the last link in hexadecimal.
     pub head: String,
-    /// How many of the first links were sealed without a key, by a version that had none.
+    /// Number of first links that were sealed without a key, by a version that had none.
     pub unkeyed: i64,
-    /// How many of the first links are in archives.
+    /// Number of first links that are in archives.
     pub archived: i64,
 }
 
@@ -189,16 +189,16 @@ impl From<AuditChain> for AuditReport {
     }
 }
 
-/// What an archive of the audit log holds.
+/// Contents of an audit log archive.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ArchiveReport {
     /// Number of links.
     pub links: i64,
-    /// The head behind which it begins.
+    /// Head before its first link.
     pub from: String,
-    /// The head at its end.
+    /// Head at its last link.
     pub to: String,
-    /// Whether links as old are left in the database.
+    /// True if the database still contains entries that are old enough.
     pub more: bool,
 }
 
@@ -209,7 +209,7 @@ impl From<Archive> for ArchiveReport {
     }
 }
 
-/// Listens in the data folder, if there is one that this server holds.
+/// Listens on the control socket of the data folder. Returns `None` on PostgreSQL, which has no data folder.
 pub(crate) fn listen(app: &App, addr: SocketAddr) -> io::Result<Option<ControlSocket>> {
     if app.db.kind() != EngineKind::Sqlite {
         return Ok(None);
@@ -283,7 +283,7 @@ async fn perform(app: &App, command: Command) -> Reply {
         Command::MigrateStatus => {
             reply(app.migrations().await, |all| Reply::Migrations(all.into_iter().map(Line::from).collect()))
         }
-        // It is the server that knows, and here there may be none.
+        // Only a running server has an address. This process is not one.
         Command::Address => Reply::Refused("no server runs here".to_owned()),
         Command::AuditVerify { expected, most_unkeyed } => {
             reply(verify_audit(app, expected, most_unkeyed).await, |chain| Reply::Audit(chain.into()))
@@ -322,12 +322,12 @@ async fn create_api_key(
 ) -> Result<RevealedKey, Problem> {
     let address = Email::key_of(admin);
     let maker = app.db.read(move |q| find_by_email(q, &address)).await.map_err(store_problem)?;
-    let nobody = || Problem::new(&problems::NOT_FOUND, "Nobody has this address.");
+    let nobody = || Problem::new(&problems::NOT_FOUND, "No account has this e-mail address.");
     let (_, text) = api_keys::create_for(app, maker.ok_or_else(nobody)?, name, scopes, lifetime).await?;
     Ok(RevealedKey(text))
 }
 
-/// An address on which this machine can be asked that listens on `addr`.
+/// Returns a local address that reaches a listener on `addr`: an unspecified IP becomes loopback.
 pub(crate) fn reachable(addr: SocketAddr) -> SocketAddr {
     let ip = match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -341,7 +341,7 @@ fn reply<T, E: std::fmt::Display>(done: Result<T, E>, reply: impl FnOnce(T) -> R
     done.map_or_else(|error| Reply::Refused(error.to_string()), reply)
 }
 
-/// A problem as somebody at a terminal is told it: its faults one by one, if it has any.
+/// Formats a problem for the terminal, with its field errors if there are any.
 fn in_words(problem: Problem) -> String {
     let told = |fault: &FieldError| format!("{}: {}", fault.pointer.trim_start_matches('/'), fault.detail);
     match &problem.errors[..] {
@@ -351,7 +351,7 @@ fn in_words(problem: Problem) -> String {
     }
 }
 
-/// Does a command wherever it can be done: by the server that holds the data folder, or here if none does.
+/// Runs a command in the server that holds the data folder, or in this process if there is none.
 pub(crate) async fn run(config: Config, command: Command) -> Result<Reply, anyhow::Error> {
     let folder = config.data.folder.clone();
     match start::open(config, Seams::default()).await {
@@ -370,7 +370,7 @@ pub(crate) async fn run(config: Config, command: Command) -> Result<Reply, anyho
     }
 }
 
-/// Asks the server that holds `folder` how its migrations stand; None if none answers there.
+/// Returns the migrations of the server that holds `folder`. Returns `None` if no server answers.
 pub(crate) async fn ask_migrations(folder: &Path) -> io::Result<Option<Vec<MigrationStatus>>> {
     match ask(folder, Command::MigrateStatus).await? {
         Some(Reply::Migrations(lines)) => Ok(Some(lines.into_iter().map(MigrationStatus::from).collect())),
@@ -379,7 +379,7 @@ pub(crate) async fn ask_migrations(folder: &Path) -> io::Result<Option<Vec<Migra
     }
 }
 
-/// Where the server that holds `folder` can be asked; None if none answers there.
+/// Returns the URL of the server that holds `folder`. Returns `None` if no server answers.
 pub(crate) async fn ask_address(folder: &Path) -> io::Result<Option<String>> {
     match ask(folder, Command::Address).await? {
         Some(Reply::Address(address)) => Ok(Some(address)),
@@ -388,7 +388,7 @@ pub(crate) async fn ask_address(folder: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// Has the server that holds `folder` recompute its audit chain; None if none answers there.
+/// Verifies the audit chain in the server that holds `folder`. Returns `None` if no server answers.
 pub(crate) async fn ask_audit(
     folder: &Path,
     expected: Option<AuditHead>,
@@ -402,7 +402,8 @@ pub(crate) async fn ask_audit(
     }
 }
 
-/// Asks the server that holds `folder` what it logs, after changing it if `level` says so; None if none answers there.
+/// Returns the log level of the server that holds `folder`, after setting it to `level` if given. Returns
+/// `None` if no server answers.
 pub(crate) async fn ask_log_level(folder: &Path, level: Option<String>) -> io::Result<Option<String>> {
     match ask(folder, Command::LogLevel { level }).await? {
         Some(Reply::LogLevel(level)) => Ok(Some(level)),
@@ -411,7 +412,8 @@ pub(crate) async fn ask_log_level(folder: &Path, level: Option<String>) -> io::R
     }
 }
 
-/// What the server that holds `folder` answers; None if none does. A refusal is an error.
+/// Sends a command to the server that holds `folder`. Returns `None` if no server answers. A refusal is an
+/// error.
 async fn ask(folder: &Path, command: Command) -> io::Result<Option<Reply>> {
     let Some(reply) = control_call(folder, &serde_json::to_value(command)?).await? else { return Ok(None) };
     match serde_json::from_value(reply)? {

@@ -1,6 +1,6 @@
-//! Puts Kith together: the list of modules, the start and the stop of a server, and the command line.
+//! Assembles Kith: the list of modules, start and stop of a server, and the command line.
 //!
-//! It decides no rule and answers no request; it is a library so that tests can run servers within their process.
+//! It contains no rules of features. It is a library so that tests can run servers in their own process.
 
 pub mod cli;
 mod control;

@@ -1,4 +1,5 @@
-//! Takes the address to listen on, and in development the next free port if nobody chose one.
+//! Binds the listening address. In development mode with the default address, tries the following ports if it
+//! is in use.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,12 +9,12 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use crate::StartError;
 
-/// Connections that may wait to be accepted.
+/// Maximum number of connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
-/// How many ports are tried.
+/// Number of further ports that are tried.
 const PORTS: u16 = 100;
 
-/// Listens where `config` says.
+/// Binds the configured address.
 pub(crate) fn bind(config: &Config) -> Result<TcpListener, StartError> {
     let wanted = config.server.listen;
     let may_move = config.is_default("server.listen") && !config.is_production();
@@ -24,7 +25,7 @@ pub(crate) fn bind(config: &Config) -> Result<TcpListener, StartError> {
             Ok(listener) => return Ok(listener),
             Err(error) => {
                 let taken = error.kind() == io::ErrorKind::AddrInUse;
-                // The port that was wanted is the one to speak of.
+                // Report the error of the configured port.
                 refusal.get_or_insert(error);
                 if !taken {
                     break;
@@ -38,7 +39,7 @@ pub(crate) fn bind(config: &Config) -> Result<TcpListener, StartError> {
 
 fn bind_to(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // So that a restart need not wait for the old connections' last state to pass.
+    // Allows a restart while old connections are in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     socket.listen(BACKLOG)
@@ -65,7 +66,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_taken_port_moves_only_in_development_and_only_if_nobody_chose_it() {
+    async fn next_port_is_tried_only_for_default_in_development() {
         let taken = bind_to(([127, 0, 0, 1], 0).into()).unwrap();
         let addr = taken.local_addr().unwrap();
         let moved = bind(&wanting(addr, "development", false)).unwrap();

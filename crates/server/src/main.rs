@@ -1,4 +1,4 @@
-//! The `kith` binary. Everything it does is in the library beside it.
+//! The `kith` binary. It only calls the library.
 
 const _: () = assert!(
     cfg!(debug_assertions) || !kith_store::HAS_TESTING,

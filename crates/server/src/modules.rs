@@ -1,4 +1,4 @@
-//! The one list of modules. It feeds the router, the migrator, the OpenAPI document and the catalogue of problems.
+//! The list of modules, from which router, migrations, OpenAPI document and problem catalogue are built.
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use crate::demo::DEMO;
 
-/// Every module that serves people, in the order in which their tables are made.
+/// Modules of all modes, in the order in which their tables are created.
 pub static MODULES: &[&Module] = &[
     &kith_platform::MODULE,
     &accounts::MODULE,
@@ -30,13 +30,13 @@ pub static MODULES: &[&Module] = &[
     &schedules::MODULE,
 ];
 
-/// Modules that only development mode has.
+/// Modules of development mode only.
 static DEVELOPMENT_MODULES: &[&Module] = &[&DEVELOPMENT, &accounts::DEVELOPMENT];
 
-/// Every module of this build.
+/// All modules of this build.
 static ALL: LazyLock<Vec<&Module>> = LazyLock::new(|| [MODULES, DEVELOPMENT_MODULES, &[&DEMO]].concat());
 
-/// Sets of modules that `server.preset` names. The platform itself is part of each.
+/// Module sets that `server.preset` names. The platform is part of each.
 const PRESETS: &[(&str, &[&str])] = &[
     ("bond-mate", &["accounts", "blocks", "bonds", "nicknames", "spaces"]),
     ("hamsaya", &["accounts", "blocks", "nicknames"]),
@@ -44,25 +44,25 @@ const PRESETS: &[(&str, &[&str])] = &[
     ("chronizer", &["accounts", "callbacks", "job_queues", "schedules"]),
 ];
 
-/// Reason why the modules that were chosen cannot be served.
+/// Invalid choice of modules.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ModulesError {
-    /// There is no such preset.
+    /// `server.preset` names no preset.
     #[error("there is no preset {name:?} (`server.preset`); expected one of: {}", preset_names())]
     UnknownPreset {
         /// Name that was given.
         name: String,
     },
-    /// There is no such module.
+    /// `server.modules` names no module.
     #[error("there is no module {name:?} (`server.modules`); expected some of: {}", module_names())]
     UnknownModule {
         /// Name that was given.
         name: String,
     },
-    /// Both were given.
+    /// Both `server.preset` and `server.modules` are set.
     #[error("`server.preset` and `server.modules` exclude each other; set one of them")]
     PresetAndModules,
-    /// A module lacks another one that it builds on.
+    /// A served module needs a module that is not served.
     #[error("the module {module} needs the module {needed}, which is not served; add it to `server.modules`")]
     UnmetNeed {
         /// Name of the module that is served.
@@ -83,7 +83,7 @@ fn module_names() -> String {
 /// Returns the modules that a server with this configuration serves.
 ///
 /// # Errors
-/// [`ModulesError`] if a name is unknown, or a module lacks one that it needs.
+/// Returns [`ModulesError`] if a name is unknown, both settings are set, or a needed module is not served.
 pub fn served(config: &Config) -> Result<&'static [&'static Module], ModulesError> {
     let mut served = chosen(config)?;
     if !config.is_production() {
@@ -104,7 +104,7 @@ pub fn served(config: &Config) -> Result<&'static [&'static Module], ModulesErro
     Ok(interned(served))
 }
 
-/// One list for all servers of this process that serve the same modules.
+/// Returns a shared list, so that servers of one process with the same modules leak one list only.
 fn interned(modules: Vec<&'static Module>) -> &'static [&'static Module] {
     static LISTS: Mutex<Vec<&'static [&'static Module]>> = Mutex::new(Vec::new());
     let mut lists = LISTS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,7 +117,7 @@ fn interned(modules: Vec<&'static Module>) -> &'static [&'static Module] {
     list
 }
 
-/// Modules by `server.preset` and `server.modules`, in the order of [`MODULES`].
+/// Returns the modules chosen by `server.preset` or `server.modules`, in the order of [`MODULES`].
 fn chosen(config: &Config) -> Result<Vec<&'static Module>, ModulesError> {
     let names: Vec<&str> = match (&*config.server.preset, &config.server.modules[..]) {
         ("", []) => return Ok(MODULES.to_vec()),
@@ -142,7 +142,7 @@ fn permissions_of(role: Role) -> RolePermissions {
     RolePermissions { name: role.as_str(), permissions: all.filter(|name| role.has(name)).collect() }
 }
 
-/// What this build calls itself, what it can be set to, and the OpenAPI document of everything that it can serve.
+/// Returns release, settings, roles and OpenAPI document of this build, for `kith verify` to compare with.
 pub fn own_build() -> OwnBuild {
     let (document, _) = openapi::document_with_operations(&ALL);
     let document = serde_json::from_str(document).expect("the document is JSON");
@@ -154,7 +154,7 @@ pub fn own_build() -> OwnBuild {
     }
 }
 
-/// Every migration: the store's own, the job engine's, then the modules'.
+/// Returns all migrations: those of the store, of the job engine, then of the modules.
 pub fn migrations() -> Vec<ModuleMigrations> {
     let own =
         MODULES.iter().map(|module| ModuleMigrations { module: module.name, migrations: module.migrations });
@@ -169,9 +169,9 @@ mod tests {
 
     use super::*;
 
-    /// DOC-11: `docs/READINESS.md` is a run of the checks that this build has.
+    /// DOC-11: `docs/READINESS.md` was generated with the checks of this build.
     #[test]
-    fn readiness_page_is_of_the_present_rows_and_checks() {
+    fn readiness_page_matches_rows_and_checks() {
         let page = include_str!("../../../docs/READINESS.md");
         let plan = kith_readiness::Plan {
             catalogue: kith_readiness::Catalogue::built_in(),
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn only_development_mode_serves_what_is_for_development() {
+    fn development_modules_are_absent_in_production() {
         let names = |mode, demo| {
             let names = names_served(|config| (config.server.mode, config.server.demo) = (mode, demo));
             names.unwrap()[MODULES.len()..].to_vec()
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn unmet_needs_and_unknown_names_are_named() {
+    fn unmet_needs_and_unknown_modules_are_reported() {
         let modules = |names: &[&str]| {
             let names = names.iter().map(|name| (*name).to_owned()).collect();
             names_served(|config| config.server.modules = names)
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_do_not_step_on_each_other() {
+    fn modules_have_distinct_names_tables_and_routes() {
         let mut names = HashSet::from([STORE_MIGRATIONS.module, JOBS_MIGRATIONS.module]);
         for module in all() {
             assert!(names.insert(module.name), "two modules are called {}", module.name);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_means_two_things() {
+    fn schema_names_are_unique() {
         let mut events = HashSet::new();
         let mut schemas = HashMap::new();
         for module in all() {
@@ -288,7 +288,7 @@ mod tests {
             }
             let components = (module.routes)().into_openapi().components.unwrap_or_default();
             for (name, schema) in components.schemas {
-                // A module may show what another hands out, as long as it is the same.
+                // Two modules may define the same schema name only with the same schema.
                 let json = serde_json::to_value(schema).unwrap();
                 let known = schemas.entry(name.clone()).or_insert_with(|| json.clone());
                 assert_eq!(*known, json, "{}: another module calls something else {name}", module.name);
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn every_operation_has_a_name_of_its_own_a_success_and_declared_problems() {
+    fn operations_have_unique_ids_success_and_declared_problems() {
         let document = openapi::document(all());
         let mut names = HashSet::new();
         for (path, method, operation) in openapi::operations(&document) {
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_answer_is_declared_as_problem_json() {
+    fn problem_responses_are_declared_as_problem_json() {
         let json: serde_json::Value =
             serde_json::from_slice(&openapi::to_json(&openapi::document(all()))).unwrap();
         for (path, item) in json["paths"].as_object().unwrap() {

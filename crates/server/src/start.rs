@@ -1,4 +1,4 @@
-//! Starts one server from its configuration and stops it again.
+//! Starts and stops one server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,78 +21,78 @@ use crate::demo::DemoError;
 use crate::modules::{self, MODULES, ModulesError, migrations};
 use crate::{control, demo, listen};
 
-/// Where a test may put its own parts in. The default is what serves people.
+/// Parts that tests can replace. The default is used in production.
 #[derive(Clone, Default)]
 pub struct Seams {
-    /// Time, ids and randomness; the system's own unless given.
+    /// Time, ids and randomness. `None` uses the system's.
     pub sources: Option<Sources>,
-    /// The level of the process's log, if the process has one of ours.
+    /// Log level handle, if the process logs through Kith.
     pub log_level: Option<LogLevel>,
-    /// Whether the store runs each closure twice, the first run rolled back.
+    /// True to run each transaction closure twice, with the first run rolled back.
     pub rehearse: bool,
 }
 
-/// A server that answers.
+/// Running server.
 pub struct Running {
-    /// Where it listens.
+    /// Address that it listens on.
     pub addr: SocketAddr,
-    /// Its parts.
+    /// Components of the server.
     pub app: App,
     server: Server,
     control: Option<ControlSocket>,
-    /// None where others do what is to be done in the background.
+    /// `None` if this server runs no background jobs.
     workers: Option<Workers>,
-    /// None where a test moves the clock, and delivers what is due.
+    /// `None` if a test controls the clock and delivers events itself.
     consumers: Option<RunningConsumers<App>>,
-    /// None where it could not be written down.
+    /// `None` if the start could not be recorded.
     started: Option<Started>,
 }
 
-/// Why a server did not start.
+/// Error of starting a server.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// The database is in the way.
+    /// The database could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The schema lacks something, and `database.migrate_on_start` is off.
+    /// A migration is pending and `database.migrate_on_start` is off.
     #[error("the database lacks migration {0}; run `kith migrate up`, or set database.migrate_on_start")]
     Behind(String),
-    /// A migration is not what it was when it was applied.
+    /// The text of an applied migration has changed.
     #[error("migration {0} was applied with another text than this build has")]
     Changed(String),
-    /// The address cannot be listened on.
+    /// The address cannot be bound.
     #[error("cannot listen on {addr} (`server.listen`): {source}")]
     Listen {
-        /// The address.
+        /// Configured address.
         addr: SocketAddr,
-        /// Why.
+        /// I/O error.
         source: std::io::Error,
     },
-    /// The modules that were chosen cannot be served.
+    /// The choice of modules is invalid.
     #[error(transparent)]
     Modules(#[from] ModulesError),
-    /// Development mode has no secrets of its own.
+    /// The secrets of development mode could not be read or created.
     #[error(transparent)]
     Secrets(#[from] DevelopmentSecretsError),
-    /// The demo has no world.
+    /// The demo data could not be created.
     #[error(transparent)]
     Demo(#[from] DemoError),
-    /// Another part did not start.
+    /// Another component did not start.
     #[error(transparent)]
     App(#[from] AppError),
 }
 
-/// How long a stop waits for each thing that the database has to answer.
+/// Additional time that a stop waits for operations on the database.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 fn grace(config: &Config) -> Duration {
     Duration::from_millis(config.server.shutdown_grace_ms.into())
 }
 
-/// Starts a server; when this returns, it answers at `addr`. Port 0 listens on any free port.
+/// Starts a server. It accepts requests on `addr` when this returns. Port 0 chooses a free port.
 ///
 /// # Errors
-/// [`StartError`] says in one sentence what is in the way.
+/// Returns [`StartError`] with a one-sentence message.
 pub async fn start(config: Config, seams: Seams) -> Result<Running, StartError> {
     let app = open(config, seams).await?;
     let db = app.db.clone();
@@ -105,13 +105,13 @@ pub async fn start(config: Config, seams: Seams) -> Result<Running, StartError> 
     }
 }
 
-/// Everything that a server has but its listeners, for whoever gives commands while none runs. The caller closes its
+/// Opens everything but the listeners, for commands that run without a server. The caller closes the
 /// database.
 ///
 /// # Errors
-/// [`StartError`] says in one sentence what is in the way.
+/// Returns [`StartError`] with a one-sentence message.
 pub(crate) async fn open(mut config: Config, seams: Seams) -> Result<App, StartError> {
-    // Before the database is touched.
+    // Checked before the database is touched.
     modules::served(&config)?;
     let random = seams.sources.as_ref().map(|sources| Arc::clone(&sources.random));
     config.fill_development_secrets(&*random.unwrap_or_else(|| Arc::new(SystemRandom)))?;
@@ -151,7 +151,7 @@ async fn serve(app: App) -> Result<Running, StartError> {
     demo::make_world_if_asked(&app).await?;
     let listener = listen::bind(&app.config)?;
     let addr = listener.local_addr().map_err(AppError::from)?;
-    // Nobody has set it before.
+    // The cell is empty, so this cannot fail.
     let _ = app.addr.set(addr);
     let control = control::listen(&app, addr).map_err(AppError::from)?;
     if let Err(error) = kith_platform::audit::head::start(&app).await {
@@ -163,34 +163,35 @@ async fn serve(app: App) -> Result<Running, StartError> {
     consumers.declare().await.map_err(AppError::from)?;
     let consumers = app.clock.is_some().then(|| consumers.start());
     let started = Started::record(&app, addr).await.inspect_err(|error| {
-        tracing::warn!(%error, "this start could not be written down; nobody will count it");
+        tracing::warn!(%error, "cannot record the start of this server; restarts will not be counted");
     });
-    // From the first answer on nothing is waited for: whoever is asked to stop by now stops as he should.
+    // No `await` from here on: a signal cancels the start at an `await`, but a server that responds must be
+    // stopped gracefully.
     let server = http::serve(listener, &app).map_err(AppError::from)?;
     kith_platform::consumers::every_node::start(&app);
-    // Last, since nothing would stop it if another part did not start.
+    // Comes last, because nothing would stop this task if another component did not start.
     if let Some(clock) = app.clock.clone().filter(|_| app.db.kind() == EngineKind::Postgres) {
         tokio::spawn(clock.keep(app.db.clone(), app.stop.clone()));
     }
     Ok(Running { addr: server.addr(), app, server, control, workers, consumers, started: started.ok() })
 }
 
-/// Sees to it that what the modules do in the background is done: here, unless `jobs.in_process` is off. Where a test
-/// moves the clock, it says what is due too.
+/// Starts background jobs: workers for the modules' queues, unless `jobs.in_process` is off. Does nothing if
+/// a test controls the clock.
 async fn work(app: &App) -> Result<Option<Workers>, StartError> {
     app.declare_schedules().await.map_err(AppError::from)?;
     if app.clock.is_none() {
         return Ok(None);
     }
-    // Without queues of its own it still keeps time, and gives up workers that have fallen silent.
+    // Without queues of its own, the server still fires schedules and evicts silent workers.
     let own = if app.config.jobs.in_process { app.job_queues() } else { Vec::new() };
     let queues: Vec<_> = own.into_iter().map(str::to_owned).collect();
     let workers = app.start_workers(&queues, usize::from(app.config.jobs.concurrency)).await;
     Ok(Some(workers.map_err(AppError::from)?))
 }
 
-/// Sees to it that the schema has everything this build needs. What only a newer build knows is in nobody's way: old
-/// and new nodes serve beside each other while a new version is rolled out.
+/// Migrates the schema to this build. Unknown migrations of a newer build are accepted, so that old and new
+/// nodes can run side by side during a rollout.
 async fn bring_schema_up(config: &Config, options: &StoreOptions) -> Result<(), StartError> {
     let all = Store::migration_status(options, migrations()).await?;
     let first = |state| all.iter().find(|one| one.state == state).map(|one| one.name.clone());
@@ -200,7 +201,10 @@ async fn bring_schema_up(config: &Config, options: &StoreOptions) -> Result<(), 
     let pending = first(MigrationState::Pending);
     match (pending, first(MigrationState::Unknown)) {
         (None, Some(unknown)) => {
-            tracing::warn!(unknown, "the database is newer than this build, which has all that it needs");
+            tracing::warn!(
+                unknown,
+                "the schema is newer than this build; all migrations of this build are applied"
+            );
             Ok(())
         }
         (Some(pending), _) if !config.database.migrate_on_start => Err(StartError::Behind(pending)),
@@ -217,9 +221,9 @@ async fn migrate(options: &StoreOptions) -> Result<(), StartError> {
 }
 
 impl Running {
-    /// Stops as an operator wants it: finishes what has begun, then closes the database. Returns when all is done.
+    /// Stops gracefully: completes requests and jobs that have begun, then closes the database.
     pub async fn stop(self) {
-        // What waits for the database is bounded: it may never answer.
+        // Bounded, because the database may never respond.
         let patience = grace(&self.app.config) + STOP_PATIENCE;
         let workers = async {
             if let Some(workers) = self.workers
@@ -235,7 +239,7 @@ impl Running {
                 tracing::warn!("the consumers of events did not stop in time");
             }
         };
-        // At once, so that what has not begun is somebody else's while answers are still given here.
+        // Concurrently, so that other nodes take over waiting jobs while this one completes its responses.
         let (cut, (), ()) = tokio::join!(self.server.stop(), workers, consumers);
         if cut > 0 {
             tracing::warn!(cut, "connections were cut that were still busy after the grace");
@@ -245,7 +249,7 @@ impl Running {
             match timeout(STOP_PATIENCE, started.end(&self.app)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "the end of this server could not be written down; it will count as cut short");
+                    tracing::warn!(%error, "cannot record the stop of this server; it will count as unclean");
                 }
                 Err(_) => tracing::warn!(
                     "the database does not answer; the end of this server was not written down"
@@ -282,8 +286,8 @@ mod tests {
         config
     }
 
-    /// Starts on a database whose list of migrations `change` has changed, with and without leave to migrate, and
-    /// says what was in the way each time.
+    /// Starts a server on a database whose migration table `change` has modified, with `migrate_on_start` off
+    /// and on. Returns both errors.
     async fn start_after(change: &'static str) -> [Option<String>; 2] {
         let database = TestDatabase::sqlite();
         database.migrate(migrations()).await.unwrap();
@@ -305,19 +309,19 @@ mod tests {
          VALUES ('chat', 1, 'chat', '', 0, 99)";
 
     #[tokio::test]
-    async fn a_database_that_only_has_more_is_served() {
+    async fn newer_schema_is_served() {
         assert_eq!(start_after(FROM_THE_FUTURE).await, [None, None]);
     }
 
     #[tokio::test]
-    async fn a_database_whose_migrations_were_changed_is_not_served() {
+    async fn changed_migration_prevents_start() {
         let said = "migration platform/0001_platform was applied with another text than this build has";
         let change = "UPDATE schema_migrations SET checksum = '' WHERE module = 'platform'";
         assert_eq!(start_after(change).await, [Some(said.to_owned()), Some(said.to_owned())]);
     }
 
     #[tokio::test]
-    async fn a_database_that_has_more_and_less_is_not_served() {
+    async fn pending_migration_on_newer_schema_prevents_start() {
         let change = "UPDATE schema_migrations SET module = 'chat' WHERE module = 'bonds'";
         let [looked, migrated] = start_after(change).await.map(Option::unwrap);
         assert!(looked.contains("lacks migration bonds/0001_bonds"), "{looked}");
@@ -325,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stop_ends_although_a_transaction_never_does() {
+    async fn stop_is_bounded_despite_blocked_transaction() {
         let database = TestDatabase::sqlite();
         let mut config = config(&database, true);
         config.server.shutdown_grace_ms = 100;
@@ -335,7 +339,7 @@ mod tests {
         tokio::spawn(async move {
             db.write(move |_: &kith_store::Tx<'_>| {
                 started.send(()).unwrap();
-                // Until the test ends.
+                // Blocks until the test ends.
                 loop {
                     std::thread::park();
                 }
@@ -349,7 +353,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_empty_database_is_served_by_whoever_may_migrate() {
+    async fn empty_database_is_migrated_if_allowed() {
         let database = TestDatabase::sqlite();
         let refused = start(config(&database, false), Seams::default()).await.err().unwrap();
         assert!(matches!(refused, StartError::Behind(_)), "{refused}");

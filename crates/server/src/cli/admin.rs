@@ -1,4 +1,4 @@
-//! `kith admin`: administrators, made by whoever has the machine itself.
+//! `kith admin`: administrator commands for users with access to the data folder or the database.
 
 use std::io::{IsTerminal as _, stdin};
 
@@ -16,19 +16,20 @@ pub(super) struct Admin {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make an administrator: of the account with this address if there is one, else a new account, whose password is asked
-    /// for, or read as a line from standard input
+    /// Make the account with this address an administrator, or create one
+    ///
+    /// A new account gets a password from a prompt or from a line of standard input.
     Create {
         #[command(flatten)]
         settings: Settings,
-        /// Their e-mail address
+        /// E-mail address of the account
         #[arg(long, value_name = "ADDRESS")]
         email: String,
-        /// Their name, as others see it, for a new account
+        /// Display name of a new account
         #[arg(long, value_name = "NAME", default_value = "Administrator")]
         name: String,
     },
-    /// Settle that an e-mail address is its owner's, so that they can be found by it
+    /// Mark an e-mail address as verified, so that other users can find its owner by it
     VerifyEmail {
         #[command(flatten)]
         settings: Settings,
@@ -36,8 +37,9 @@ enum Command {
         #[arg(value_name = "ADDRESS")]
         email: String,
     },
-    /// Take an e-mail address that is not proven away from the account that has it, so that its owner can register it; the
-    /// account is suspended
+    /// Remove an unverified e-mail address from its account, so that its owner can register it
+    ///
+    /// The account is suspended.
     ReleaseEmail {
         #[command(flatten)]
         settings: Settings,

@@ -1,4 +1,4 @@
-//! `kith api-keys`: the keys by which other programs ask, for whoever has the machine itself.
+//! `kith api-keys`: API key commands for users with access to the data folder or the database.
 
 use std::time::Duration;
 
@@ -18,30 +18,30 @@ pub(super) struct ApiKeys {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make an API key and print it, this once
+    /// Create an API key and print it once
     Create {
         #[command(flatten)]
         settings: Settings,
-        /// E-mail address of the administrator whose key it is: it counts only while they may make keys
+        /// E-mail address of the administrator who owns the key; it works only while they may create keys
         #[arg(long, value_name = "ADDRESS")]
         admin: String,
-        /// What it is for
+        /// Name of the key
         #[arg(long)]
         name: String,
-        /// What it may do, such as `jobs.read`; once for each
+        /// Permission such as `jobs.read`; repeat for several
         #[arg(long = "scope", value_name = "SCOPE", required = true)]
         scopes: Vec<String>,
-        /// After so many days it is refused; without, it has no end
+        /// Days until the key expires; without it the key does not expire
         #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..))]
         expires_in_days: Option<u32>,
     },
-    /// List API keys, newest first, and those that no longer count
+    /// List API keys, newest first, including expired and revoked ones
     List(Settings),
-    /// Revoke an API key, for good and at once
+    /// Revoke an API key immediately and permanently
     Revoke {
         #[command(flatten)]
         settings: Settings,
-        /// Its id, as `kith api-keys list` shows it
+        /// Id of the key, from `kith api-keys list`
         id: ApiKeyId,
     },
 }

@@ -1,5 +1,5 @@
-//! `kith audit`: whether the chain over the audit log holds and contains the heads that were remembered. A running server
-//! on SQLite is asked.
+//! `kith audit`: verifies and archives the audit log. If a server runs on the SQLite data folder, the
+//! commands go through it.
 
 use std::path::PathBuf;
 
@@ -25,34 +25,37 @@ pub(super) struct Audit {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Recompute the chain over all entries and compare it with the head remembered in the data folder; exit code 1 names
-    /// the first link at which it breaks
+    /// Verify the chain of the audit log against the head remembered in the data folder
+    ///
+    /// Exit code 1: the chain is broken; the first bad link is printed.
     Verify {
         #[command(flatten)]
         settings: Settings,
-        /// Head that the chain must contain, as an earlier run or the server's log printed it
+        /// Head that the chain must contain, as printed by an earlier run or by the server's log
         #[arg(long, value_name = "LINKS:HASH")]
         expect_head: Option<AuditHead>,
-        /// So many of the first links may be sealed without a key, by a version that had none
+        /// Number of first links that may be sealed without a key, by a version that had none
         #[arg(long, value_name = "LINKS", default_value_t = 0)]
         allow_unkeyed: u32,
-        /// Recompute this archive instead, and print where it begins and ends
+        /// Verify this archive instead, and print the heads at its beginning and end
         #[arg(long, value_name = "FILE", conflicts_with = "expect_head")]
         archive: Option<PathBuf>,
     },
-    /// Move old entries with their links into a file of JSON lines, at most 100,000 at a time, and leave an audit entry that
-    /// names the last; personal details are removed and not archived. On PostgreSQL it uses `database.migrate_url`
+    /// Move old entries and their links into a file of JSON lines, at most 100,000 at a time
+    ///
+    /// Leaves an audit entry that names the last one. Personal details are removed and not archived. On
+    /// PostgreSQL it uses `database.migrate_url`.
     Archive {
         #[command(flatten)]
         settings: Settings,
-        /// Archive entries that are older than this
+        /// Minimum age of the archived entries in days
         #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
         older_than_days: u16,
-        /// The file to make
+        /// File to create
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Accept the chain as it is, after a backup was restored on purpose; leaves an audit entry
+    /// Accept the present chain after a deliberate restore of a backup; leaves an audit entry
     AcceptHead(Settings),
 }
 

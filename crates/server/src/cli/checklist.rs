@@ -1,4 +1,4 @@
-//! `kith checklist lint`: where a readiness checklist contradicts itself. It reads files and touches nothing of Kith's.
+//! `kith checklist lint`: reports contradictions in readiness checklists. Reads only the given files.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{FAILURE, Failure, WRONG_INPUT, fail, in_one_line, print};
 
-/// Larger files are no checklists.
+/// Maximum size of a file in bytes.
 const MOST_BYTES: u64 = 16 * 1024 * 1024;
 
 #[derive(Debug, Args)]
@@ -22,13 +22,14 @@ pub(super) struct Checklist {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Count the boxes of Markdown checklists, recompute the scores they state, and find where they contradict
-    /// themselves; exit code 0: nothing found, 1: something found, 2: a file could not be read
+    /// Count boxes of Markdown checklists, recompute stated scores, and report contradictions
+    ///
+    /// Exit code 0: no findings; 1: findings; 2: a file could not be read.
     Lint {
-        /// Checklists; `-` is standard input
+        /// Checklist files; `-` is standard input
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
-        /// In which form
+        /// Output format
         #[arg(long, value_enum, default_value = "terminal")]
         format: Format,
     },
@@ -36,15 +37,15 @@ enum Command {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
-    /// Lines as compilers print them
+    /// Lines in the format of compilers
     Terminal,
-    /// One object for all files
+    /// One JSON object for all files
     Json,
-    /// Tables, to be put into a comment
+    /// Markdown tables, such as for a comment
     Markdown,
 }
 
-/// One file, as JSON tells of it.
+/// Report on one file, for JSON output.
 #[derive(Debug, Serialize)]
 struct Linted {
     file: String,
@@ -88,7 +89,7 @@ fn read(path: &Path) -> Result<Vec<u8>, anyhow::Error> {
     Ok(bytes)
 }
 
-/// As it was typed, without what a terminal would obey.
+/// Returns the path as given, with control characters replaced.
 fn name(path: &Path) -> String {
     if path.as_os_str() == "-" {
         return "standard input".to_owned();

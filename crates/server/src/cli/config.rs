@@ -1,4 +1,4 @@
-//! `kith config`: whether a server could start from what is set, what is told of its secrets, and every key there is.
+//! `kith config`: checks the configuration and prints the reference of all keys.
 
 use clap::{Args, Subcommand, ValueEnum};
 use kith_platform::config::reference;
@@ -14,12 +14,11 @@ pub(super) struct Config {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Read every source, say whether a server could start from it, and of each secret whether it is set, how long it
-    /// is and where it comes from
+    /// Check whether a server could start with the configuration, and show source and length of each secret
     Check(Settings),
     /// Print every key with its default and meaning
     Reference {
-        /// In which form
+        /// Output format
         #[arg(long, value_enum, default_value = "toml")]
         format: Format,
     },
@@ -27,9 +26,9 @@ enum Command {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
-    /// A configuration file with the defaults
+    /// Configuration file with the defaults
     Toml,
-    /// A page, with types and environment variables
+    /// Markdown page with types and environment variables
     Markdown,
 }
 

@@ -1,4 +1,4 @@
-//! `kith events`: how far the consumers of events have come, and what they are to handle again.
+//! `kith events`: shows the lag of event consumers and replays events.
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -17,11 +17,11 @@ pub(super) struct Events {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List consumers with their lag, the events they retry, and those they have set aside
+    /// List consumers with their lag, retried events and events set aside
     Lag(Settings),
     /// List the events that a consumer has set aside after all attempts, with the last error
     SetAside(ConsumerArgs),
-    /// Deliver events again to a consumer, which handles them a second time
+    /// Deliver events to a consumer again
     Replay {
         #[command(flatten)]
         one: ConsumerArgs,
@@ -33,16 +33,16 @@ enum Command {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct Start {
-    /// First position
+    /// Position of the first event
     #[arg(long, value_name = "POSITION", value_parser = clap::value_parser!(i64).range(1..))]
     from: Option<i64>,
-    /// First event emitted at this time or later, such as 2026-11-01T00:00:00Z
+    /// Time of the first event, such as 2026-11-01T00:00:00Z
     #[arg(long, value_name = "TIME")]
     since: Option<Timestamp>,
-    /// Everything that is kept
+    /// Start with the oldest event that is stored
     #[arg(long)]
     from_beginning: bool,
-    /// Only the events that were set aside, at most 1,000 at a time
+    /// Replay only the events that were set aside, at most 1,000 at a time
     #[arg(long)]
     set_aside: bool,
 }
@@ -51,7 +51,7 @@ struct Start {
 struct ConsumerArgs {
     #[command(flatten)]
     settings: Settings,
-    /// Name of the consumer, as `kith events lag` shows it
+    /// Name of the consumer, from `kith events lag`
     #[arg(long, value_name = "NAME")]
     consumer: String,
 }

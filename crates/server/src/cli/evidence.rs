@@ -1,4 +1,4 @@
-//! `kith evidence`: signs what commands of the repository have shown of a build, for operators who have only the binary.
+//! `kith evidence`: signs the evidence of a build for operators who have only the binary.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -22,20 +22,20 @@ pub(super) struct Evidence {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Write a new signing key to FILE (0600), and print the public key
+    /// Write a new signing key to FILE (mode 0600), and print the public key
     Key {
-        /// Where the key goes; it must not exist
+        /// File to create; it must not exist
         file: PathBuf,
     },
     /// Sign the evidence in a folder, for `kith verify` to read beside the binary
     Sign {
-        /// What `kith evidence key` wrote
+        /// Key file, from `kith evidence key`
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
-        /// What `cargo xtask` commands left behind
+        /// Folder with the evidence of `cargo xtask` commands
         #[arg(long, value_name = "FOLDER", default_value = "target/evidence")]
         from: PathBuf,
-        /// Where the signed file goes
+        /// Signed file to write
         #[arg(long, value_name = "FILE", default_value = SIGNED_EVIDENCE_FILE)]
         to: PathBuf,
     },

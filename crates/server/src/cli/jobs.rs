@@ -1,4 +1,4 @@
-//! `kith jobs`: the jobs of the engine and their queues, for whoever has the machine itself.
+//! `kith jobs`: job and queue commands for users with access to the data folder or the database.
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
@@ -15,69 +15,69 @@ pub(super) struct Jobs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List jobs, newest first: those that have not ended, unless told otherwise
+    /// List jobs, newest first; without --state only those that have not ended
     List {
         #[command(flatten)]
         settings: Settings,
-        /// ready, scheduled, running, blocked, completed, cancelled or dead
+        /// State: ready, scheduled, running, blocked, completed, cancelled or dead
         #[arg(long, value_parser = state)]
         state: Option<JobStatus>,
         #[command(flatten)]
         which: Which,
-        /// So many at most
+        /// Maximum number of jobs
         #[arg(long, default_value_t = 50)]
         limit: u32,
     },
-    /// List dead letters: jobs that have failed for good
+    /// List dead letters: jobs that failed permanently
     Dead {
         #[command(flatten)]
         settings: Settings,
         #[command(flatten)]
         which: Which,
-        /// So many at most
+        /// Maximum number of jobs
         #[arg(long, default_value_t = 50)]
         limit: u32,
     },
-    /// Show all that is known of a job
+    /// Show all details of a job
     Show {
         #[command(flatten)]
         settings: Settings,
         id: i64,
     },
-    /// Run a job now: one that waits for its time, a dead letter, or once more one that has ended
+    /// Run a job now: a scheduled one, a dead letter, or one that has ended, again
     Retry {
         #[command(flatten)]
         settings: Settings,
         id: i64,
     },
-    /// Take a job back, or ask it to stop
+    /// Cancel a job: removes it if it is waiting, requests cancellation if it is running
     Cancel {
         #[command(flatten)]
         settings: Settings,
         id: i64,
     },
-    /// Bring dead letters back to life
+    /// Redrive dead letters: makes them ready to run again
     Redrive {
         #[command(flatten)]
         settings: Settings,
         #[command(flatten)]
         which: Which,
     },
-    /// List queues and how they stand
+    /// List queues with their state
     Queues(Settings),
-    /// Start no job of a queue, on no node
+    /// Pause a queue: no node starts its jobs
     Pause {
         #[command(flatten)]
         settings: Settings,
         queue: String,
     },
-    /// Let a paused queue go on
+    /// Resume a paused queue
     Resume {
         #[command(flatten)]
         settings: Settings,
         queue: String,
     },
-    /// Take back all jobs that wait in a queue; those that run go on
+    /// Cancel all waiting jobs of a queue; running ones continue
     Drain {
         #[command(flatten)]
         settings: Settings,
@@ -87,10 +87,10 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Which {
-    /// Only those of this queue
+    /// Only jobs of this queue
     #[arg(long, value_name = "QUEUE")]
     queue: Option<String>,
-    /// Only those of this kind
+    /// Only jobs of this kind
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! `kith keys`: the keys that access tokens are signed with.
+//! `kith keys`: rotates the signing keys of access tokens, and re-encrypts stored secrets.
 
 use clap::{Args, Subcommand};
 
@@ -15,18 +15,22 @@ pub(super) struct Keys {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a new signing key. It is published, signs when everybody can know it, and the old ones retire when the
-    /// last token that they signed has expired: no request fails
+    /// Create a new signing key
+    ///
+    /// It is published first and signs once all verifiers can know it. Old keys retire when the last token
+    /// that they signed has expired, so no request fails.
     Rotate {
         #[command(flatten)]
         settings: Settings,
-        /// Sign with it at once and end every access token that is out; sessions go on, by their refresh tokens
+        /// Sign with the new key immediately and invalidate all access tokens; sessions continue with their
+        /// refresh tokens
         #[arg(long)]
         at_once: bool,
     },
-    /// Seal what the database keeps under the present JWT_SECRET, after it was changed: signing keys, secrets and headers of
-    /// callbacks. What was sealed under JWT_SECRET_PREVIOUS, or in development mode, is read with that. It can run while
-    /// servers run, and be run again
+    /// Re-encrypt stored secrets under the present JWT_SECRET after it was changed
+    ///
+    /// Covers signing keys, and secrets and headers of callbacks. Values sealed under JWT_SECRET_PREVIOUS or
+    /// in development mode are read with that secret. It can run while servers run, and can be repeated.
     Reseal {
         #[command(flatten)]
         settings: Settings,

@@ -1,4 +1,5 @@
-//! `kith log-level`: what the running server logs, looked at and changed until it stops.
+//! `kith log-level`: shows or changes the log level of the running server. A change lasts until the server
+//! stops.
 
 use anyhow::Context as _;
 use clap::Args;
@@ -8,7 +9,7 @@ use crate::control;
 
 #[derive(Debug, Args)]
 pub(super) struct LogLevel {
-    /// The new level: `debug`, or by target `warn,kith_store=debug`
+    /// New level, such as `debug`, or by target: `warn,kith_store=debug`
     level: Option<String>,
     #[command(flatten)]
     settings: Settings,

@@ -1,4 +1,5 @@
-//! `kith migrate`: the schema, looked at and changed. A running server is asked, never worked around.
+//! `kith migrate`: shows and changes the schema. While a server runs on the SQLite data folder, `status` asks
+//! it, and changes are refused.
 
 use std::io::{IsTerminal as _, stdin};
 
@@ -20,11 +21,11 @@ pub(super) struct Migrate {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Which migrations are applied and which are missing
+    /// List applied and pending migrations
     Status(Settings),
-    /// Apply what is missing
+    /// Apply pending migrations
     Up(Settings),
-    /// Undo the last migrations, and with them the data in their tables
+    /// Revert the last migrations and delete the data in their tables
     Down(Down),
 }
 
@@ -32,13 +33,13 @@ enum Command {
 struct Down {
     #[command(flatten)]
     settings: Settings,
-    /// How many
+    /// Number of migrations to revert
     #[arg(long, default_value_t = 1, value_name = "N")]
     steps: usize,
-    /// Say what would be undone, and change nothing
+    /// Print the migrations that would be reverted, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
+    /// Skip the confirmation
     #[arg(long)]
     yes: bool,
 }
@@ -89,7 +90,7 @@ async fn down(config: &Config, steps: usize, dry_run: bool, yes: bool) -> Result
         return report("would undo", &last);
     }
     if !yes && !last.is_empty() && !confirm(&last)? {
-        return Err(anyhow::anyhow!("nothing was undone").into());
+        return Err(anyhow::anyhow!("no migration was reverted").into());
     }
     let undone =
         Store::migrate_down(&config.store_options(), migrations(), steps).await.map_err(in_the_way)?;

@@ -1,4 +1,5 @@
-//! The command line: what can be typed, and what is done then. Exit code 1 is a failure, 2 a wrong command or setting.
+//! The command line: arguments and their execution. Exit code 1 is a failure, 2 an invalid command or
+//! setting.
 
 mod admin;
 mod api_keys;
@@ -32,7 +33,7 @@ use crate::modules::MODULES;
 const FAILURE: u8 = 1;
 const WRONG_INPUT: u8 = 2;
 
-/// The self-hosted backend for apps that connect people.
+/// Self-hosted backend for apps that connect people.
 #[derive(Debug, Parser)]
 #[command(name = "kith", version)]
 struct Cli {
@@ -44,56 +45,57 @@ struct Cli {
 enum Command {
     /// Start the server
     Serve(serve::Serve),
-    /// Run jobs beside the servers, on PostgreSQL
+    /// Run jobs in a separate process, on PostgreSQL
     Worker(worker::Worker),
-    /// Look at or change the database schema
+    /// Show or change the database schema
     Migrate(migrate::Migrate),
-    /// Look at the configuration
+    /// Check or document the configuration
     Config(config::Config),
-    /// Administrators
+    /// Manage administrators
     Admin(admin::Admin),
-    /// The keys that access tokens are signed with
+    /// Manage the signing keys of access tokens
     Keys(keys::Keys),
-    /// Jobs and their queues
+    /// Manage jobs and their queues
     Jobs(jobs::Jobs),
-    /// The keys by which other programs ask
+    /// Manage API keys
     ApiKeys(api_keys::ApiKeys),
-    /// What recurs
+    /// Manage schedules
     Schedules(schedules::Schedules),
-    /// Consumers of events: their lag, and replays
+    /// Show the lag of event consumers, or replay events
     Events(events::Events),
-    /// Say whether a deployment is ready, with evidence
+    /// Judge whether a deployment is ready, with evidence
     Verify(verify::Verify),
     /// Sign the evidence of a build, for operators who have only the binary
     Evidence(evidence::Evidence),
-    /// Make secrets
+    /// Generate secrets
     Secrets(secrets::Secrets),
-    /// Look at the audit log
+    /// Verify or archive the audit log
     Audit(audit::Audit),
-    /// Look at readiness checklists, anybody's
+    /// Lint readiness checklists
     Checklist(checklist::Checklist),
-    /// Show or change what the server that runs in the data folder logs
+    /// Show or change the log level of the server that runs on the data folder
     LogLevel(log_level::LogLevel),
     /// Print the OpenAPI document
     Openapi,
 }
 
-/// Where settings come from, and the two that every command needs.
+/// Settings that every command accepts.
 #[derive(Debug, Args)]
 struct Settings {
-    /// Configuration file (TOML); ./kith.toml if it exists
+    /// Configuration file (TOML); default ./kith.toml if it exists
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Data folder
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
-    /// `sqlite`, or `postgres://…` (its password in DATABASE_PASSWORD or a file named by DATABASE_PASSWORD_FILE)
+    /// `sqlite`, or `postgres://…` (its password in DATABASE_PASSWORD or a file named by
+    /// DATABASE_PASSWORD_FILE)
     #[arg(long, value_name = "DATABASE")]
     database: Option<String>,
 }
 
 impl Settings {
-    /// Whether anything was said about a server on this machine.
+    /// Returns true if any of these flags was given.
     fn is_given(&self) -> bool {
         self.config.is_some() || self.data.is_some() || self.database.is_some()
     }
@@ -111,14 +113,14 @@ impl Settings {
     }
 }
 
-/// Why a command did not do what was asked.
+/// Failure of a command.
 #[derive(Debug)]
 enum Failure {
-    /// The input is wrong.
+    /// Invalid input. Exit code 2.
     Input(ConfigError),
-    /// Something is in the way.
+    /// Any other error. Exit code 1.
     Other(anyhow::Error),
-    /// What there is to say has been said; the exit code.
+    /// Exit code of a command that has already printed its result.
     Told(u8),
 }
 
@@ -134,7 +136,7 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// Does what the command line says.
+/// Parses the command line and runs the command.
 pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(serve) => serve.run(),
@@ -163,12 +165,13 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// For a command that waits for one thing after the other.
+/// Returns a single-threaded runtime.
 fn runtime() -> Result<Runtime, anyhow::Error> {
     Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
 }
 
-/// The error and its causes. Some errors tell their cause themselves; it is not told again.
+/// Formats an error and its causes on one line. A cause that the error's own message already contains is not
+/// repeated.
 fn in_one_line(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match &*line {
         "" => cause,
@@ -187,7 +190,7 @@ fn print_openapi() -> Result<(), Failure> {
     print(&String::from_utf8_lossy(&json))
 }
 
-/// A line on standard output. That its reader has gone away is no failure.
+/// Prints a line to standard output. A closed pipe is not an error.
 fn print(line: &str) -> Result<(), Failure> {
     match writeln!(std::io::stdout(), "{line}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
@@ -205,17 +208,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_hangs_together() {
+    fn command_line_definition_is_valid() {
         Cli::command().debug_assert();
     }
 
-    /// What stands on a command line can be read by every user of the machine. SEC-14.
+    /// SEC-14: command lines are visible to all users of the machine.
     #[test]
-    fn no_flag_takes_a_secret() {
+    fn flags_do_not_take_secrets() {
         fn check(command: &clap::Command) {
             for flag in command.get_arguments() {
                 let name = flag.get_id().as_str();
-                // A path of a file, a public key, and a number of links.
+                // A path, a public key and a number of links are not secret.
                 if matches!(
                     (command.get_name(), name),
                     ("sign", "key") | ("verify", "evidence_key" | "allow_unkeyed")
@@ -231,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_tells_each_cause_once() {
+    fn error_causes_are_not_repeated() {
         #[derive(Debug, thiserror::Error)]
         #[error("cannot listen: {source}")]
         struct Told {

@@ -1,4 +1,4 @@
-//! `kith schedules`: what recurs, for whoever has the machine itself.
+//! `kith schedules`: schedule commands for users with access to the data folder or the database.
 
 use std::fmt::Write as _;
 
@@ -25,68 +25,68 @@ enum Command {
     List {
         #[command(flatten)]
         settings: Settings,
-        /// Only those of this queue
+        /// Only schedules of this queue
         #[arg(long)]
         queue: Option<String>,
-        /// Only those that run this kind of job
+        /// Only schedules that run this kind of job
         #[arg(long)]
         kind: Option<String>,
-        /// Only those that are paused
+        /// Only paused schedules
         #[arg(long)]
         paused: bool,
     },
-    /// Create a schedule, or change what it runs and when
+    /// Create or change a schedule
     Create {
         #[command(flatten)]
         one: One,
-        /// Such as '30 2 * * MON-FRI' or '@every 1h30m'
+        /// Cron expression or interval, such as '30 2 * * MON-FRI' or '@every 1h30m'
         #[arg(long)]
         schedule: String,
-        /// The queue of its jobs
+        /// Queue of its jobs
         #[arg(long)]
         queue: String,
-        /// The kind of its jobs
+        /// Kind of its jobs
         #[arg(long)]
         kind: String,
-        /// The payload of its jobs, as JSON
+        /// Payload of its jobs, as JSON
         #[arg(long, value_name = "JSON", default_value = "{}")]
         payload: String,
         /// Time zone of the IANA database
         #[arg(long, default_value = "UTC")]
         time_zone: String,
     },
-    /// Delete a schedule and the record of its runs; the jobs that it has enqueued stay
+    /// Delete a schedule and the record of its runs; jobs that it has enqueued stay
     Delete(One),
-    /// Show a schedule, its next runs, and its last ones
+    /// Show a schedule with its next and last runs
     Show(One),
-    /// Stop a schedule until it is resumed; what falls into the pause is not missed
+    /// Pause a schedule; runs that fall into the pause do not count as missed
     Pause(One),
-    /// Go on with a schedule, from now
+    /// Resume a schedule from now on
     Resume(One),
-    /// Run a schedule at once, whatever its times, and print the job's id
+    /// Run a schedule immediately and print the job's id
     Run(One),
-    /// Run what a schedule would have run in a past time, but for what has run
+    /// Run the missing runs of a schedule in a past period
     Backfill {
         #[command(flatten)]
         one: One,
-        /// The first run is not before, such as 2026-11-01T00:00:00Z
+        /// Beginning of the period, inclusive, such as 2026-11-01T00:00:00Z
         #[arg(long)]
         from: Timestamp,
-        /// The last run is before
+        /// End of the period, exclusive
         #[arg(long)]
         to: Timestamp,
     },
-    /// Print when a schedule would run that need not be there
+    /// Print the runs of a schedule without creating it
     Preview {
-        /// Such as '30 2 * * MON-FRI' or '@every 1h30m'
+        /// Cron expression or interval, such as '30 2 * * MON-FRI' or '@every 1h30m'
         schedule: String,
         /// Time zone of the IANA database
         #[arg(long, default_value = "UTC")]
         time_zone: String,
-        /// How many runs
+        /// Number of runs
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1_000))]
         count: u16,
-        /// Runs after this; without, from now on
+        /// Print runs after this time; default now
         #[arg(long)]
         after: Option<Timestamp>,
     },
@@ -96,7 +96,7 @@ enum Command {
 struct One {
     #[command(flatten)]
     settings: Settings,
-    /// Its name, as `kith schedules list` shows it
+    /// Name of the schedule, from `kith schedules list`
     name: String,
 }
 
@@ -180,7 +180,7 @@ fn at_length(one: &ScheduleAnswer, runs: &[ScheduleRun]) -> String {
     text
 }
 
-/// An enum of words as its word.
+/// Returns the serialized name of an enum variant.
 fn word<T: Serialize>(value: &T) -> String {
     serde_json::to_value(value).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
 }

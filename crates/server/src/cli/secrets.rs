@@ -1,4 +1,4 @@
-//! `kith secrets`: fresh ones, ready to be pasted or mounted.
+//! `kith secrets`: generates secrets as environment variables or as files.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -21,12 +21,12 @@ pub(super) struct Secrets {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make one of each that production mode may ask for
+    /// Generate one of each secret that production mode requires
     Generate {
-        /// Lines for an environment, or a file for each (0600) and the lines that name these
+        /// Output format
         #[arg(long, value_enum, default_value = "env")]
         format: Format,
-        /// Where the files go; none there is overwritten
+        /// Folder for the files; existing files are not overwritten
         #[arg(required_if_eq("format", "files"))]
         folder: Option<PathBuf>,
     },
@@ -34,9 +34,9 @@ enum Command {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// NAME=secret
+    /// Lines NAME=secret
     Env,
-    /// NAME_FILE=path
+    /// A file for each secret (mode 0600), and lines NAME_FILE=path
     Files,
 }
 

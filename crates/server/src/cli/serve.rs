@@ -1,4 +1,4 @@
-//! `kith serve`: from the command line to a running server, and from a signal to its end.
+//! `kith serve`: starts the server and stops it on a signal.
 
 use std::io::{IsTerminal as _, stdout};
 use std::net::SocketAddr;
@@ -19,16 +19,16 @@ use crate::{Running, Seams, demo, start};
 pub(super) struct Serve {
     #[command(flatten)]
     settings: Settings,
-    /// Where to listen [default: 127.0.0.1:8080]
+    /// Address to listen on [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
     /// Serve only the modules of a preset: bond-mate, hamsaya, platform or chronizer
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
-    /// Lift 429 limits and tiers, for load tests; refused in production mode
+    /// Lift rate limits and request tiers, for load tests; refused in production mode
     #[arg(long)]
     without_limits: bool,
-    /// Fill the database with a small made-up world, once, and show it at /demo; refused in production mode
+    /// Fill the database with synthetic demo data once, and serve /demo; refused in production mode
     #[arg(long)]
     demo: bool,
 }
@@ -57,13 +57,13 @@ impl Serve {
 fn run(config: Config, seams: Seams) -> Result<(), Failure> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let done = runtime.block_on(serve(config, seams));
-    // Whoever is told to stop at once does not wait for a thread that may wait for the database.
+    // Background shutdown: an immediate stop must not wait for a thread that is blocked on the database.
     runtime.shutdown_background();
     done
 }
 
 async fn serve(config: Config, seams: Seams) -> Result<(), Failure> {
-    // Listened to from the start, so that a signal during it is not the process's sudden end.
+    // Registered first, so that a signal during the start leads to an orderly stop.
     let mut signals = Signals::listen().context("cannot listen to signals")?;
     let wanted = config.server.listen;
     raise_descriptor_limit();
@@ -96,8 +96,8 @@ async fn serve(config: Config, seams: Seams) -> Result<(), Failure> {
     }
 }
 
-/// Says how there can be an administrator, as long as there is none. The link itself is shown to a terminal only: what
-/// is written elsewhere is kept and read by others.
+/// Prints how to create the first administrator, if there is none. The link itself is printed only to a
+/// terminal, because other output may be stored and read by others.
 async fn offer_first_admin(running: &Running, base: &str) -> Result<(), Failure> {
     let offer = match first_admin::offer(&running.app, base).await {
         Ok(Some(offer)) => offer,
@@ -125,7 +125,7 @@ fn ready_line(config: &Config, base: &str, was_taken: bool) -> String {
     format!("Kith is ready at {base} ({}, {mode} mode{moved})", database(config))
 }
 
-/// Which database: of an address only the host, which is all that can be shown of it for certain.
+/// Describes the database for the log. For PostgreSQL only the host, because the rest may contain secrets.
 fn database(config: &Config) -> String {
     if config.is_sqlite() {
         return format!("SQLite in {}", config.data.folder.display());
@@ -136,14 +136,14 @@ fn database(config: &Config) -> String {
     }
 }
 
-/// Read as the driver does: whatever stands before the first `@` is a name and a password.
+/// Returns the host of the URL. As in the driver, everything before the first `@` is user name and password.
 fn host(url: &str) -> &str {
     let place = url.split_once("://").map_or("", |(_, place)| place);
     let place = place.split_once('@').map_or(place, |(_, place)| place);
     place.split(['/', '?']).next().unwrap_or_default()
 }
 
-/// What an operator or the system sends to stop a process.
+/// SIGTERM and SIGINT listeners.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ready_line_says_where_and_how_but_no_password() {
+    fn ready_line_names_address_without_password() {
         let mut config = Config::default();
         assert_eq!(
             ready_line(&config, "http://127.0.0.1:8080", false),
@@ -196,17 +196,17 @@ mod tests {
         }
     }
 
-    /// A port that is free now.
+    /// Returns a free port.
     fn free_port() -> SocketAddr {
         TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
     }
 
-    /// Asks this process to stop.
+    /// Sends SIGTERM to this process.
     fn terminate() {
         kill_process(getpid(), rustix::process::Signal::TERM).unwrap();
     }
 
-    /// The head of the answer to `/readyz`, if there is one.
+    /// Returns the response to `GET /readyz`, if there is one.
     fn ask(addr: SocketAddr) -> Option<String> {
         let mut stream = TcpStream::connect(addr).ok()?;
         stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n\r\n").ok()?;
@@ -215,16 +215,16 @@ mod tests {
         Some(answer)
     }
 
-    /// One test, since the signals are the whole process's.
+    /// One test for both, because signals affect the whole process.
     #[test]
-    fn a_signal_ends_a_start_and_a_second_one_a_stop() {
+    fn signal_aborts_start_and_second_signal_aborts_stop() {
         let mute = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut config = Config::default();
         let folder = tempfile::tempdir().unwrap();
         config.data.folder = folder.path().to_owned();
         config.database.url = Secret::new(format!("postgres://kith:x@{}/kith", mute.local_addr().unwrap()));
         let starting = thread::spawn(move || run(config, Seams::default()));
-        // It waits for a database that never answers.
+        // The start waits for a database that never responds.
         let (waiting, _) = mute.accept().unwrap();
         terminate();
         starting.join().unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! `kith verify`: whether a deployment is ready, row by row, with what was seen beside each verdict.
+//! `kith verify`: judges whether a deployment is ready, row by row, with evidence for each outcome.
 
 use std::io::{IsTerminal as _, Write as _, stderr, stdout};
 use std::path::{Path, PathBuf};
@@ -25,82 +25,85 @@ use crate::modules;
 const COULD_NOT_MEASURE: u8 = 2;
 const PASSWORD: &str = "KITH_VERIFY_PASSWORD";
 const EVIDENCE_FOLDER: &str = "target/evidence";
-/// The key that signs the evidence of releases, if this build was made with one: `KITH_EVIDENCE_KEY`.
+/// Public key for the evidence of releases, from `KITH_EVIDENCE_KEY` at build time.
 const EVIDENCE_KEY: Option<&str> = option_env!("KITH_EVIDENCE_KEY");
 
 #[derive(Debug, Args)]
 pub(super) struct Verify {
     #[command(flatten)]
     settings: Settings,
-    /// The deployment to judge [default: the server that runs on the data folder or listens where the configuration says]
+    /// URL of the deployment [default: the server that runs on the data folder or listens at the configured
+    /// address]
     #[arg(long, value_name = "URL")]
     target: Option<String>,
-    /// Another node of the same deployment, asked directly; may be given several times
+    /// URL of another node of the same deployment; repeat for several
     #[arg(long = "node", value_name = "URL")]
     nodes: Vec<String>,
-    /// The gate to ask about
+    /// Gate to judge
     #[arg(long, value_enum, default_value = "beta")]
     gate: Gate,
-    /// Only rows of this area: SEC, or a word of its name; may be given several times
+    /// Only rows of this area, by its id such as SEC or a word of its name; repeat for several
     #[arg(long = "area", value_name = "AREA")]
     areas: Vec<String>,
-    /// Only this row; may be given several times
+    /// Only this row; repeat for several
     #[arg(long = "only", value_name = "ID")]
     only: Vec<String>,
-    /// In which form to write the report
+    /// Output format
     #[arg(long, value_enum, default_value = "terminal")]
     format: Form,
-    /// An administrator's address; the password is read from KITH_VERIFY_PASSWORD. On the machine of the server itself
-    /// one is made up for the run and goes with it
+    /// E-mail address of an administrator; the password is read from KITH_VERIFY_PASSWORD
+    ///
+    /// Without it, on the server's own machine, a synthetic administrator is created and deleted after the
+    /// run.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
-    /// A certificate authority to trust beside the system's (PEM)
+    /// Additional trusted certificate authority (PEM)
     #[arg(long, value_name = "FILE")]
     authority: Option<PathBuf>,
-    /// The server's log, as lines of JSON
+    /// Log file of the server, in JSON lines
     #[arg(long, value_name = "FILE")]
     logs: Option<PathBuf>,
-    /// What `cargo xtask` commands left behind: results of tests, coverage, drills; or the signed file of a release
-    /// [default: target/evidence, and kith-evidence.json beside this program]
+    /// Evidence of `cargo xtask` commands (folder), or signed evidence of a release (file) [default:
+    /// target/evidence, and kith-evidence.json beside this program]
     #[arg(long, value_name = "FOLDER|FILE")]
     evidence: Option<PathBuf>,
-    /// The public key that signed evidence is verified with, in base64 [default: the one this build was made with]
+    /// Public key that verifies signed evidence, in base64 [default: the key of this build]
     #[arg(long, value_name = "KEY")]
     evidence_key: Option<String>,
-    /// Checks of one's own, attestations, waivers (TOML); may be given several times
+    /// File with declared checks, attestations and waivers (TOML); repeat for several
     #[arg(long = "checks", value_name = "FILE")]
     checks: Vec<PathBuf>,
-    /// Judge only what --checks declare, for services other than Kith
+    /// Judge only the rows declared by --checks, for services other than Kith
     #[arg(long, requires = "checks", requires = "target")]
     only_declared: bool,
-    /// Print the rows, what shows each and what it blocks, and judge nothing
+    /// Print the rows, their checks and gates, and judge nothing
     #[arg(long)]
     list: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Gate {
-    /// Before the first people are let in
+    /// Rows required before the first users
     Beta,
-    /// Before everybody is; the rows of beta among them
+    /// Rows required before general availability, including those of beta
     Production,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Form {
-    /// For a person
+    /// Text for a terminal
     Terminal,
-    /// For a program
+    /// JSON for programs
     Json,
-    /// For a repository
+    /// Markdown for a repository
     Markdown,
-    /// For a browser
+    /// Self-contained HTML page
     Html,
 }
 
 impl Verify {
     pub(super) fn run(self) -> Result<(), Failure> {
-        // A fault in a declaration is nothing that was measured.
+        // An invalid declaration is an error, not a measurement: exit code 2.
         let plan = match self.plan() {
             Ok(plan) => plan,
             Err(error) => {
@@ -176,7 +179,7 @@ impl Verify {
         })
     }
 
-    /// Evidence of the build: unsigned in a folder of one's own, signed in a file that somebody else made.
+    /// Reads the evidence of the build: unsigned from a local folder, signed from a file of a release.
     fn artefacts(&self) -> Result<Artefacts, anyhow::Error> {
         let beside = || Some(std::env::current_exe().ok()?.parent()?.join(SIGNED_EVIDENCE_FILE));
         let (folder, file, is_asked) = match &self.evidence {
@@ -205,7 +208,8 @@ impl Verify {
         };
         let (mut url, mut admin, mut configuration) = (self.target, given, None);
         if is_here {
-            // Without a file nobody has said what is meant to run: flags of `kith serve` are in no place to compare with.
+            // Without a configuration file there is nothing to compare with: flags of `kith serve` are not
+            // recorded anywhere.
             let is_meant = self.settings.config.is_some();
             let config = self.settings.load(Vec::new())?;
             configuration = is_meant.then(|| config.digest());
@@ -234,7 +238,8 @@ fn password() -> Result<String, anyhow::Error> {
         .map_err(|_| anyhow!("set {PASSWORD} or {PASSWORD}_FILE to the administrator's password"))
 }
 
-/// Set by the first signal: what is under way ends, and whoever was made up is deleted. A second one ends it at once.
+/// Returns a flag that the first SIGTERM or SIGINT sets, so that the current check ends and the synthetic
+/// accounts are deleted. A second signal ends the process immediately.
 fn listen_for_a_stop() -> Result<Arc<AtomicBool>, anyhow::Error> {
     let stop = Arc::new(AtomicBool::new(false));
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -258,7 +263,7 @@ fn listen_for_a_stop() -> Result<Arc<AtomicBool>, anyhow::Error> {
     Ok(stop)
 }
 
-/// Where the server is that runs here.
+/// Returns the URL of the server that runs on this machine.
 async fn address(config: &Config) -> Result<String, anyhow::Error> {
     if !config.is_sqlite() {
         return Ok(format!("http://{}", config.server.listen));
@@ -271,7 +276,8 @@ async fn address(config: &Config) -> Result<String, anyhow::Error> {
     control::ask_address(folder).await.context("the server that holds the data folder says")?.ok_or_else(none)
 }
 
-/// An administrator for this run. Without one, some rows cannot be measured, and say so.
+/// Creates a synthetic administrator for this run. Returns `None` on failure; rows that need one are then
+/// unmeasured.
 async fn make_up_admin(config: Config) -> Option<AdminAccess> {
     let access = AdminAccess::made_up();
     let order = Order::CreateAdmin {
@@ -289,7 +295,7 @@ async fn make_up_admin(config: Config) -> Option<AdminAccess> {
     }
 }
 
-/// One line that is written again and again, for somebody who looks at it.
+/// Shows the progress on one line of a terminal.
 fn show_progress(progress: Progress<'_>) {
     if !stderr().is_terminal() {
         return;

@@ -1,4 +1,4 @@
-//! `kith worker`: runs jobs beside the servers that enqueue them, on the PostgreSQL that they share.
+//! `kith worker`: runs jobs in a separate process, on the PostgreSQL database that the servers share.
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
@@ -12,10 +12,10 @@ use crate::start::{self, Seams};
 pub(super) struct Worker {
     #[command(flatten)]
     settings: Settings,
-    /// Queues to work on, with commas between; all that this build's own jobs stand in, unless given
+    /// Queues to work on, separated by commas; default all queues of this build's own jobs
     #[arg(long, value_name = "QUEUES", value_delimiter = ',')]
     queues: Vec<String>,
-    /// Jobs of each queue that are run at once [default: `jobs.concurrency`]
+    /// Maximum number of concurrent jobs per queue [default: `jobs.concurrency`]
     #[arg(long, value_name = "NUMBER")]
     concurrency: Option<u16>,
 }

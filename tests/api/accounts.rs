@@ -1,4 +1,4 @@
-//! Accounts over HTTP: registering, logging in, renewing a session, and what is refused.
+//! Tests of accounts over HTTP: registration, log-in, refresh, and rejected input.
 
 use std::time::Duration;
 
@@ -15,25 +15,25 @@ const REFRESH: &str = "/api/v1/auth/refresh";
 const ME: &str = "/api/v1/me";
 
 on_every_engine! {
-    somebody_registers_and_is_known_everywhere,
-    an_address_is_registered_once,
-    every_fault_of_a_registration_is_named,
-    wrong_credentials_are_all_one,
-    a_spent_refresh_token_is_good_for_fifteen_seconds_more,
-    an_older_refresh_token_than_the_last_ends_the_session,
-    of_many_who_refresh_at_once_all_get_the_same,
-    a_session_that_nobody_renews_ends,
-    bad_tokens_are_refused,
-    domain_and_its_ascii_form_are_one_mailbox,
-    text_that_shows_nothing_is_refused_wherever_others_see_it,
+    registration_works_on_all_nodes,
+    duplicate_address_is_rejected,
+    registration_reports_every_field_error,
+    wrong_credentials_are_indistinguishable,
+    used_refresh_token_is_valid_for_15_seconds,
+    reuse_of_older_refresh_token_revokes_session,
+    concurrent_refreshes_return_same_pair,
+    session_without_refresh_expires,
+    invalid_tokens_are_rejected,
+    unicode_and_ascii_domain_are_one_address,
+    invisible_text_is_rejected,
 }
 
 fn text<'v>(value: &'v Value, key: &str) -> &'v str {
     value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value:#}"))
 }
 
-/// ACC-01, ACC-02, ACC-05.
-async fn somebody_registers_and_is_known_everywhere(app: &TestApp) {
+/// Covers ACC-01, ACC-02, ACC-05.
+async fn registration_works_on_all_nodes(app: &TestApp) {
     let body =
         json!({ "email": " Ada@Example.org ", "password": PASSWORD, "display_name": " Ada  Lovelace " });
     let registered = app.anonymous().post(REGISTER, body).await.expect(201);
@@ -56,14 +56,14 @@ async fn somebody_registers_and_is_known_everywhere(app: &TestApp) {
     let refreshed = app.anonymous().post(REFRESH, refresh).await.expect(200);
     for sign_in in [&registered, &logged_in, &refreshed] {
         let client = app.anonymous().with_token(text(sign_in, "access_token"));
-        // Twice: two nodes answer in turn.
+        // Twice, because the client alternates between the nodes.
         for _ in 0..2 {
             assert_eq!(client.get(ME).await.expect(200), registered["user"]);
         }
     }
 }
 
-async fn an_address_is_registered_once(app: &TestApp) {
+async fn duplicate_address_is_rejected(app: &TestApp) {
     app.user("zoe\u{301}").await;
     let before = app.footprint().await;
     for taken in ["zoe\u{301}@example.org", "zo\u{e9}@example.org", "ZO\u{c9}@EXAMPLE.org"] {
@@ -73,8 +73,8 @@ async fn an_address_is_registered_once(app: &TestApp) {
     assert_eq!(app.footprint().await, before);
 }
 
-/// API-08.
-async fn every_fault_of_a_registration_is_named(app: &TestApp) {
+/// Covers API-08.
+async fn registration_reports_every_field_error(app: &TestApp) {
     let footprint = app.footprint().await;
     let register = async |body: Value| app.anonymous().post(REGISTER, body).await.expect_faults();
     let faults = |list: &[(&str, &str)]| -> Vec<(String, String)> {
@@ -110,8 +110,8 @@ async fn every_fault_of_a_registration_is_named(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
 }
 
-/// ACC-02, DRV-02: nobody learns whether an address is known, and every try leaves its trace.
-async fn wrong_credentials_are_all_one(app: &TestApp) {
+/// ACC-02, DRV-02: rejected log-ins do not reveal whether an address is known, and each one is audited.
+async fn wrong_credentials_are_indistinguishable(app: &TestApp) {
     let ada = app.user("ada").await;
     let log_in = async |email: &str, password: &str| {
         let body = json!({ "email": email, "password": password });
@@ -140,8 +140,9 @@ async fn refresh(app: &TestApp, token: &Value) -> Answer {
     app.anonymous().post(REFRESH, json!({ "refresh_token": token })).await
 }
 
-/// DRV-01: whose answer was lost gets the very same pair again; whoever comes later ends the session for everyone.
-async fn a_spent_refresh_token_is_good_for_fifteen_seconds_more(app: &TestApp) {
+/// DRV-01: a client that lost the response gets the same pair again. Reuse after 15 seconds ends the session
+/// for everyone.
+async fn used_refresh_token_is_valid_for_15_seconds(app: &TestApp) {
     let ada = app.user("ada").await;
     let first = signed_in(app, &ada).await["refresh_token"].clone();
     let second = refresh(app, &first).await.expect(200);
@@ -160,7 +161,7 @@ async fn a_spent_refresh_token_is_good_for_fifteen_seconds_more(app: &TestApp) {
     assert_eq!(reused.count(), 1);
 }
 
-async fn an_older_refresh_token_than_the_last_ends_the_session(app: &TestApp) {
+async fn reuse_of_older_refresh_token_revokes_session(app: &TestApp) {
     let ada = app.user("ada").await;
     let first = signed_in(app, &ada).await["refresh_token"].clone();
     let second = refresh(app, &first).await.expect(200)["refresh_token"].clone();
@@ -172,7 +173,7 @@ async fn an_older_refresh_token_than_the_last_ends_the_session(app: &TestApp) {
     }
 }
 
-async fn of_many_who_refresh_at_once_all_get_the_same(app: &TestApp) {
+async fn concurrent_refreshes_return_same_pair(app: &TestApp) {
     let ada = app.user("ada").await;
     let mut token = signed_in(app, &ada).await["refresh_token"].clone();
     for _ in 0..20 {
@@ -184,7 +185,7 @@ async fn of_many_who_refresh_at_once_all_get_the_same(app: &TestApp) {
     }
 }
 
-async fn a_session_that_nobody_renews_ends(app: &TestApp) {
+async fn session_without_refresh_expires(app: &TestApp) {
     let ada = app.user("ada").await;
     let log_in = json!({ "email": ada.email, "password": PASSWORD });
     let session = app.anonymous().post(LOGIN, log_in).await.expect(200);
@@ -196,8 +197,8 @@ async fn a_session_that_nobody_renews_ends(app: &TestApp) {
     app.anonymous().post(REFRESH, body).await.expect_problem(401, "invalid_refresh_token");
 }
 
-/// ACC-03, ACC-08.
-async fn bad_tokens_are_refused(app: &TestApp) {
+/// Covers ACC-03, ACC-08.
+async fn invalid_tokens_are_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
     let log_in = json!({ "email": ada.email, "password": PASSWORD });
     let session = app.anonymous().post(LOGIN, log_in).await.expect(200);
@@ -227,8 +228,8 @@ async fn bad_tokens_are_refused(app: &TestApp) {
     client.get(ME).await.expect_problem(401, "unauthenticated");
 }
 
-/// Whoever registered one spelling could be met by another who registered the other.
-async fn domain_and_its_ascii_form_are_one_mailbox(app: &TestApp) {
+/// Regression: the Unicode and the ASCII form of a domain could be registered as two accounts.
+async fn unicode_and_ascii_domain_are_one_address(app: &TestApp) {
     let register = async |email: &str| {
         let body = json!({ "email": email, "password": PASSWORD, "display_name": "Ada" });
         app.anonymous().post(REGISTER, body).await
@@ -248,7 +249,7 @@ async fn domain_and_its_ascii_form_are_one_mailbox(app: &TestApp) {
         .post("/dev/verify-email", json!({ "email": "ada@xn--bcher-kva.example" }))
         .await
         .expect(200);
-    // Nobody is asked by one spelling who has said no to being found by the other, and oneself is oneself.
+    // The other form of the sender's own address is also a request to oneself.
     let ada = app.anonymous().with_token(ada["access_token"].as_str().expect("a token"));
     let to_herself = json!({ "to": { "email": "ada@xn--bcher-kva.example" } });
     let problem =
@@ -257,7 +258,7 @@ async fn domain_and_its_ascii_form_are_one_mailbox(app: &TestApp) {
     for wrong in ["ada@xn--a.example", "ada@-a.example", "ada@bücher"] {
         register(wrong).await.expect_problem(422, "validation_failed");
     }
-    // A key that an earlier version made is brought to this form; the migration lists it.
+    // A key written by an earlier version is converted. The migration lists such keys.
     let former =
         "UPDATE users SET email_key = 'ada@bücher.example' WHERE email_key = 'ada@xn--bcher-kva.example'";
     let list = "INSERT INTO email_keys_to_check (user_id)
@@ -268,8 +269,8 @@ async fn domain_and_its_ascii_form_are_one_mailbox(app: &TestApp) {
     log_in("ada@bücher.example").await.expect(200);
 }
 
-/// A name of U+200B alone looked like nobody's.
-async fn text_that_shows_nothing_is_refused_wherever_others_see_it(app: &TestApp) {
+/// Regression: a name consisting only of U+200B was accepted and displayed as empty.
+async fn invisible_text_is_rejected(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     for blank in ["\u{200B}", "\u{3164}", "\u{2800}", "\u{FE0F}\u{00AD}", "\u{200D} \u{200D}"] {
         let new = json!({ "email": "new@example.org", "password": PASSWORD, "display_name": blank });
@@ -291,7 +292,7 @@ async fn text_that_shows_nothing_is_refused_wherever_others_see_it(app: &TestApp
             assert_eq!((&fault["pointer"], &fault["code"]), (&json!(pointer), &json!("blank")), "{blank:?}");
         }
     }
-    // Joiners inside of words are part of them.
+    // Joiners within words are allowed.
     let name = json!({ "display_name": "نامه\u{200C}ای" });
     assert_eq!(
         ada.send(hyper::Method::PATCH, ME, name.to_string().into()).await.expect(200)["display_name"],

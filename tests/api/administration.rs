@@ -1,4 +1,4 @@
-//! Looking after accounts: who sees and changes what of others, from where, and who is the first that may.
+//! Tests of account administration: permissions, address restrictions, and the first administrator.
 
 use hyper::Method;
 use hyper::body::Bytes;
@@ -17,16 +17,16 @@ const REFRESH: &str = "/api/v1/auth/refresh";
 const ME: &str = "/api/v1/me";
 
 on_every_engine! {
-    accounts_are_listed_by_filters_and_pages,
-    a_role_is_given_and_counts_at_once,
-    whoever_is_suspended_is_out_until_reinstated,
-    moderators_reach_only_those_below,
-    one_administrator_stays_whatever_races,
-    the_link_makes_one_administrator,
-    the_link_ends_after_an_hour,
-    moved_clock_does_not_end_the_link,
-    a_link_ends_when_there_is_an_administrator,
-    address_is_proven_or_released_by_administrators,
+    accounts_are_filtered_and_paginated,
+    role_change_applies_immediately,
+    suspension_blocks_access_until_reinstatement,
+    moderators_manage_lower_roles_only,
+    concurrent_revocations_leave_one_administrator,
+    link_creates_one_administrator,
+    link_expires_after_one_hour,
+    moved_clock_does_not_expire_link,
+    link_is_invalid_once_administrator_exists,
+    administrators_verify_or_release_addresses,
 }
 
 fn role_of(who: &Person) -> String {
@@ -48,14 +48,14 @@ async fn list(who: &Person, query: &str) -> Vec<String> {
     items.map(|item| item["display_name"].as_str().expect("a name").to_owned()).collect()
 }
 
-/// What the audit log has of `action`: who did it, to whom.
+/// Returns actor and object of the audit entries with this action.
 async fn audited(app: &TestApp, action: &str) -> Vec<(String, String)> {
     let lines = app.audit().await.into_iter().filter(|line| line.action == action);
     lines.map(|line| (line.actor, line.object)).collect()
 }
 
-/// API-06, ACC-10.
-async fn accounts_are_listed_by_filters_and_pages(app: &TestApp) {
+/// Covers API-06, ACC-10.
+async fn accounts_are_filtered_and_paginated(app: &TestApp) {
     let root = app.admin("root").await;
     app.advance(std::time::Duration::from_millis(1));
     let mut people = Vec::new();
@@ -105,8 +105,8 @@ async fn accounts_are_listed_by_filters_and_pages(app: &TestApp) {
     ada.get(USERS).await.expect_problem(403, "forbidden");
 }
 
-/// ACC-09, ACC-10.
-async fn a_role_is_given_and_counts_at_once(app: &TestApp) {
+/// Covers ACC-09, ACC-10.
+async fn role_change_applies_immediately(app: &TestApp) {
     let (root, ada) = (app.admin("root").await, app.user("ada").await);
     ada.get(USERS).await.expect_problem(403, "forbidden");
     let given = root.put(&role_of(&ada), json!({ "role": "moderator" })).await.expect(200);
@@ -128,8 +128,8 @@ async fn a_role_is_given_and_counts_at_once(app: &TestApp) {
     assert_eq!(audited(app, "account.role_changed").await, expected);
 }
 
-/// ACC-10: at once, everywhere, whatever is held in hand.
-async fn whoever_is_suspended_is_out_until_reinstated(app: &TestApp) {
+/// ACC-10: a suspension takes effect immediately on all nodes, for existing tokens too.
+async fn suspension_blocks_access_until_reinstatement(app: &TestApp) {
     let (root, ada) = (app.admin("root").await, app.user("ada").await);
     let session = app.anonymous().post(LOGIN, credentials(&ada)).await.expect(200);
     let held = app.anonymous().with_token(session["access_token"].as_str().expect("a token"));
@@ -140,7 +140,7 @@ async fn whoever_is_suspended_is_out_until_reinstated(app: &TestApp) {
     app.everywhere(async || held.get(ME).await.status == 401).await;
     app.anonymous().post(REFRESH, refresh.clone()).await.expect_problem(401, "invalid_refresh_token");
     app.anonymous().post(LOGIN, credentials(&ada)).await.expect_problem(403, "account_suspended");
-    // Only to whoever knows the password.
+    // The suspension is reported only with the correct password.
     let wrong = json!({ "email": ada.email, "password": "wrong horse" });
     app.anonymous().post(LOGIN, wrong).await.expect_problem(401, "invalid_credentials");
 
@@ -160,7 +160,7 @@ async fn whoever_is_suspended_is_out_until_reinstated(app: &TestApp) {
     assert_eq!((&back["status"], &back["suspended_at"]), (&json!("active"), &Value::Null));
     root.delete(&suspension_of(&ada), Value::Null).await.expect(200);
     app.anonymous().post(LOGIN, credentials(&ada)).await.expect(200);
-    // What ended stays ended.
+    // Ended sessions stay ended after reinstatement.
     held.get(ME).await.expect_problem(401, "unauthenticated");
     app.anonymous().post(REFRESH, refresh).await.expect_problem(401, "invalid_refresh_token");
     for action in ["account.suspended", "account.reinstated"] {
@@ -168,8 +168,8 @@ async fn whoever_is_suspended_is_out_until_reinstated(app: &TestApp) {
     }
 }
 
-/// ACC-09, ACC-10.
-async fn moderators_reach_only_those_below(app: &TestApp) {
+/// Covers ACC-09, ACC-10.
+async fn moderators_manage_lower_roles_only(app: &TestApp) {
     let (root, second) = (app.admin("root").await, app.admin("second").await);
     let moderator = app.user_with_role("mod", "moderator", &root).await;
     let colleague = app.user_with_role("colleague", "moderator", &root).await;
@@ -195,14 +195,14 @@ async fn moderators_reach_only_those_below(app: &TestApp) {
     moderator.put(&role_of(&ada), json!({ "role": "user" })).await.expect_problem(403, "forbidden");
     moderator.delete(&suspension_of(&ada), Value::Null).await.expect(200);
     root.delete(&suspension_of(&colleague), Value::Null).await.expect(200);
-    // One who is suspended cannot act, so root is the last.
+    // A suspended administrator does not count, so root is the last one.
     root.delete(ME, json!({ "password": PASSWORD })).await.expect_problem(409, "last_admin");
     root.delete(&suspension_of(&second), Value::Null).await.expect(200);
     root.delete(ME, json!({ "password": PASSWORD })).await.expect(202);
 }
 
-/// ACC-09: two administrators take each other's role, or shut each other out, at the same moment.
-async fn one_administrator_stays_whatever_races(app: &TestApp) {
+/// ACC-09: two administrators revoke each other's role or suspend each other at the same moment.
+async fn concurrent_revocations_leave_one_administrator(app: &TestApp) {
     for n in 0..10 {
         let (one, other) = (app.admin(&format!("one{n}")).await, app.admin(&format!("other{n}")).await);
         let strip = async |by: &Person, of: &Person| match n % 2 {
@@ -210,7 +210,8 @@ async fn one_administrator_stays_whatever_races(app: &TestApp) {
             _ => by.put(&suspension_of(of), json!({})).await.status,
         };
         let statuses = tokio::join!(strip(&one, &other), strip(&other, &one));
-        // Whoever was slower is no administrator any more, in time to be told or not.
+        // The slower one has lost the role, either before the request was authorized or before it was
+        // executed.
         assert!(matches!(statuses, (200, 401 | 403 | 409) | (401 | 403 | 409, 200)), "{statuses:?}");
         let stays = if statuses.0 == 200 { &one } else { &other };
         assert_eq!(list(stays, "role=admin&status=active").await, [stays.name.as_str()]);
@@ -230,8 +231,8 @@ fn acceptance(secret: &str, name: &str) -> Value {
     json!({ "secret": secret, "email": email, "password": PASSWORD, "display_name": name })
 }
 
-/// ACC-06: however many have read it, and are as fast.
-async fn the_link_makes_one_administrator(app: &TestApp) {
+/// ACC-06: the link creates one administrator, however many use it at the same moment.
+async fn link_creates_one_administrator(app: &TestApp) {
     let secret = app.first_admin_secret().await;
     let taken = app.user("taken").await;
     for (body, status, code) in [
@@ -258,7 +259,7 @@ async fn the_link_makes_one_administrator(app: &TestApp) {
     assert!(!link_file(app).exists(), "the file is left behind");
 }
 
-async fn the_link_ends_after_an_hour(app: &TestApp) {
+async fn link_expires_after_one_hour(app: &TestApp) {
     let secret = app.first_admin_secret().await;
     app.advance(hours(1));
     app.anonymous().post(ACCEPT, acceptance(&secret, "root")).await.expect_problem(403, "invalid_link");
@@ -268,8 +269,8 @@ async fn the_link_ends_after_an_hour(app: &TestApp) {
     app.anonymous().post(ACCEPT, acceptance(&secret, "root")).await.expect(201);
 }
 
-/// It ends by the clock of whoever reads it, not by the one that development mode has put forward.
-async fn moved_clock_does_not_end_the_link(app: &TestApp) {
+/// The link expires by the real clock, not by the moved clock of development mode.
+async fn moved_clock_does_not_expire_link(app: &TestApp) {
     let secret = app.first_admin_secret().await;
     for node in 0..app.count_nodes() {
         app.anonymous().at(node).post("/dev/clock", json!({ "advance": "2h" })).await.expect(200);
@@ -277,7 +278,7 @@ async fn moved_clock_does_not_end_the_link(app: &TestApp) {
     app.anonymous().post(ACCEPT, acceptance(&secret, "root")).await.expect(201);
 }
 
-async fn a_link_ends_when_there_is_an_administrator(app: &TestApp) {
+async fn link_is_invalid_once_administrator_exists(app: &TestApp) {
     let secret = app.first_admin_secret().await;
     app.admin("root").await;
     app.anonymous().post(ACCEPT, acceptance(&secret, "eve")).await.expect_problem(403, "invalid_link");
@@ -288,21 +289,27 @@ fn link_file(app: &TestApp) -> std::path::PathBuf {
     app.parts().config.data.folder.join("first-admin-link")
 }
 
-/// SEC-10: the page needs nothing that its policy forbids.
+/// SEC-10: the page works under its Content-Security-Policy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_keeps_to_its_policy() {
+async fn first_admin_page_complies_with_csp() {
     let app = TestApp::start(Engine::Sqlite, Engine::Sqlite.database().await).await;
     let page = app.anonymous().get("/first-admin").await;
     let policy = page.header(CONTENT_SECURITY_POLICY.as_str()).expect("a policy").to_owned();
     assert_eq!(page.headers.get_all(CONTENT_SECURITY_POLICY).iter().count(), 1);
     let rules: Vec<_> = policy.split(';').map(str::trim).collect();
-    for rule in ["default-src 'none'", "script-src 'self'", "connect-src 'self'", "frame-ancestors 'none'"] {
+    for rule in [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "frame-ancestors 'none'",
+    ] {
         assert!(rules.contains(&rule), "{rule} is not in {policy}");
     }
     let html = page.expect(200);
     let html = html.as_str().expect("text");
     assert_eq!(html.matches("<script").count(), html.matches("<script src=\"/first-admin.js\">").count());
-    for forbidden in ["style", "onclick", "onsubmit", "http://", "https://", "<img", "action="] {
+    for forbidden in ["<style", " style=", "onclick", "onsubmit", "http://", "https://", "<img", "action="] {
         assert!(!html.contains(forbidden), "{forbidden} is in the page");
     }
     let script = app.anonymous().get("/first-admin.js").await;
@@ -311,9 +318,9 @@ async fn the_page_keeps_to_its_policy() {
     app.stop().await;
 }
 
-/// SEC-12: `server.admin_addresses` holds for the address that can be believed, and for no other.
+/// SEC-12: `server.admin_addresses` applies to the trusted client address only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn administration_is_open_to_listed_addresses_only() {
+async fn administration_is_restricted_to_listed_addresses() {
     let network = |text: &str| text.parse().expect("a network");
     let listed = move |config: &mut Config| {
         config.server.admin_addresses = vec![network("203.0.113.0/24"), network("2001:db8::7")];
@@ -361,8 +368,8 @@ async fn expect_closed(root: &Client, addresses: &[&str]) {
     }
 }
 
-/// Somebody registers an address that is another's, and waits for what is meant for them.
-async fn address_is_proven_or_released_by_administrators(app: &TestApp) {
+/// A user registers another person's address to receive requests for that person.
+async fn administrators_verify_or_release_addresses(app: &TestApp) {
     let admin = app.admin("root").await;
     let moderator = app.user_with_role("mod", "moderator", &admin).await;
     let (squatter, ben) = (app.user("ada").await, app.user("ben").await);
@@ -394,7 +401,7 @@ async fn address_is_proven_or_released_by_administrators(app: &TestApp) {
         told.iter().map(|line| &*line.action).filter(|action| action.contains("email")).collect();
     assert_eq!(told, ["account.email_released"]);
 
-    // The owner registers, and an administrator has seen that it is theirs.
+    // The owner registers the address, and an administrator verifies it.
     let ada = app.user("ada").await;
     assert_ne!(ada.id, squatter.id);
     let prove = path(&ada, "email-verification");
@@ -403,7 +410,7 @@ async fn address_is_proven_or_released_by_administrators(app: &TestApp) {
     assert_eq!(admin.put(&prove, Value::Null).await.expect(200), proven);
     assert_eq!(ada.get("/api/v1/me").await.expect(200)["email_verified"], true);
     admin.delete(&path(&ada, "email"), Value::Null).await.expect_problem(409, "email_verified");
-    // Whoever was made an administrator on the machine itself was vouched for.
+    // An administrator created on the machine itself has a verified address.
     admin.delete(&path(&admin, "email"), Value::Null).await.expect_problem(409, "not_to_oneself");
     assert_eq!(admin.get("/api/v1/me").await.expect(200)["email_verified"], true);
     let settings = Bytes::from(json!({ "found_by_email": true }).to_string());

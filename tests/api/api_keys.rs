@@ -1,4 +1,4 @@
-//! API keys: what a program may do by one, for how long, and what is kept and told of it.
+//! Tests of API keys: scopes, expiry, revocation and storage.
 
 use std::time::{Duration, Instant};
 
@@ -18,21 +18,21 @@ use crate::support::{
 const FACTS: &str = "/api/v1/admin/facts";
 const LOG_LEVEL: &str = "/api/v1/admin/log-level";
 const USERS: &str = "/api/v1/admin/users";
-/// By when every node must know.
+/// Maximum time until all nodes apply a change.
 const SECOND: Duration = Duration::from_secs(1);
 
 on_every_engine! {
-    a_key_is_told_once_and_kept_as_a_digest,
-    a_key_does_what_its_scopes_say_and_no_more,
-    each_fault_of_a_new_key_is_named,
-    a_key_ends_when_it_expires,
-    a_revoked_key_is_out_at_once_and_elsewhere_within_a_second,
-    a_key_counts_only_while_its_maker_may_make_keys,
-    a_body_that_comes_after_the_end_of_a_key_changes_nothing,
-    the_last_use_is_written_down_to_the_minute,
-    a_write_by_a_key_is_made_once_under_its_idempotency_key,
-    what_is_wrong_with_a_key_is_told_as_far_as_its_holder_needs_it,
-    keys_are_listed_newest_first_and_go_with_their_maker,
+    key_is_shown_once_and_stored_as_digest,
+    key_is_limited_to_its_scopes,
+    key_creation_reports_every_field_error,
+    expired_key_is_rejected,
+    revoked_key_is_rejected_on_all_nodes_within_a_second,
+    key_requires_creator_permission,
+    body_after_key_revocation_is_rejected,
+    last_use_is_recorded_per_minute,
+    idempotency_keys_are_scoped_to_api_key,
+    invalid_key_errors_are_specific_but_safe,
+    keys_are_listed_newest_first_and_purged_with_creator,
 }
 
 fn path(key: &ApiKey) -> String {
@@ -43,8 +43,8 @@ async fn show(admin: &Person, key: &ApiKey) -> Value {
     admin.get(&path(key)).await.expect(200)
 }
 
-/// ACC-13.
-async fn a_key_is_told_once_and_kept_as_a_digest(app: &TestApp) {
+/// Covers ACC-13.
+async fn key_is_shown_once_and_stored_as_digest(app: &TestApp) {
     let admin = app.admin("ada").await;
     let client = admin.signed_in().await.with_header(X_REQUEST_ID, "test-key-made");
     let body = json!({ "name": " nightly  build ", "scopes": ["jobs.work", "facts.read", "jobs.work"] });
@@ -74,14 +74,14 @@ async fn a_key_is_told_once_and_kept_as_a_digest(app: &TestApp) {
     assert_eq!(audit[0].actor, format!("user:{}", admin.id));
 }
 
-/// ACC-13: what is done by a key is the key's doing, not its maker's.
-async fn a_key_does_what_its_scopes_say_and_no_more(app: &TestApp) {
+/// ACC-13: an action with a key is attributed to the key, not to its creator.
+async fn key_is_limited_to_its_scopes(app: &TestApp) {
     let admin = app.admin("ada").await;
     let key = app.api_key(&admin, &["logs.write"]).await;
     assert_eq!(key.client.get(LOG_LEVEL).await.expect(200)["level"], "info");
     key.client.get(FACTS).await.expect_problem(403, "forbidden");
     key.client.get("/api/v1/me").await.expect_problem(403, "api_key_not_accepted");
-    // A scheme is written as one likes.
+    // The scheme of `Authorization` is case-insensitive.
     let lower = app
         .anonymous()
         .with_header(HeaderName::from_static("authorization"), &format!("bearer {}", key.text));
@@ -100,7 +100,7 @@ async fn a_key_does_what_its_scopes_say_and_no_more(app: &TestApp) {
     assert_eq!(page["items"].as_array().expect("entries").len(), 1);
 }
 
-async fn each_fault_of_a_new_key_is_named(app: &TestApp) {
+async fn key_creation_reports_every_field_error(app: &TestApp) {
     let admin = app.admin("ada").await;
     let footprint = app.footprint().await;
     let past = app.now();
@@ -126,7 +126,7 @@ async fn each_fault_of_a_new_key_is_named(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
 }
 
-async fn a_key_ends_when_it_expires(app: &TestApp) {
+async fn expired_key_is_rejected(app: &TestApp) {
     let admin = app.admin("ada").await;
     let key = app.api_key_until(&admin, &["facts.read"], Some(app.now() + seconds(90))).await;
     for _ in 0..app.count_nodes() {
@@ -152,13 +152,13 @@ async fn is_in(key: &ApiKey, node: usize) -> bool {
     status == 200
 }
 
-async fn a_revoked_key_is_out_at_once_and_elsewhere_within_a_second(app: &TestApp) {
+async fn revoked_key_is_rejected_on_all_nodes_within_a_second(app: &TestApp) {
     let admin = app.admin("ada").await;
     let mut longest = Duration::ZERO;
     for here in 0..app.count_nodes() {
         let key = app.api_key(&admin, &["facts.read"]).await;
         for node in 0..app.count_nodes() {
-            // Made on one node, it is known on all; and then kept in memory there.
+            // A key created on one node is accepted on all, the second time from the cache.
             assert!(is_in(&key, node).await && is_in(&key, node).await);
         }
         let admin = admin.signed_in().await.at(here);
@@ -179,8 +179,8 @@ async fn a_revoked_key_is_out_at_once_and_elsewhere_within_a_second(app: &TestAp
     println!("out on another node after {longest:?} at most");
 }
 
-/// A key is never more than whoever made it.
-async fn a_key_counts_only_while_its_maker_may_make_keys(app: &TestApp) {
+/// A key never has more permissions than its creator.
+async fn key_requires_creator_permission(app: &TestApp) {
     let (root, maker) = (app.admin("root").await, app.admin("maker").await);
     let key = app.api_key(&maker, &["facts.read", "users.read"]).await;
     let counts = async |wanted: bool| {
@@ -190,7 +190,7 @@ async fn a_key_counts_only_while_its_maker_may_make_keys(app: &TestApp) {
         root.put(&format!("{USERS}/{}/role", maker.id), json!({ "role": role })).await.expect(200);
     };
     counts(true).await;
-    // A moderator may read accounts, and make no keys.
+    // A moderator may read accounts, but not create keys.
     role("moderator").await;
     counts(false).await;
     key.client.get(USERS).await.expect_problem(401, "unauthenticated");
@@ -205,8 +205,8 @@ async fn a_key_counts_only_while_its_maker_may_make_keys(app: &TestApp) {
     counts(false).await;
 }
 
-/// What is asked is judged by what the key is when it is done, not by what it was when the head of the request came.
-async fn a_body_that_comes_after_the_end_of_a_key_changes_nothing(app: &TestApp) {
+/// A request is authorized when it is executed, not when its head arrives.
+async fn body_after_key_revocation_is_rejected(app: &TestApp) {
     let admin = app.admin("ada").await;
     let key = app.api_key(&admin, &["logs.write"]).await;
     let body = json!({ "level": "info" }).to_string();
@@ -229,7 +229,7 @@ async fn a_body_that_comes_after_the_end_of_a_key_changes_nothing(app: &TestApp)
     assert_eq!(app.footprint().await, footprint);
 }
 
-async fn the_last_use_is_written_down_to_the_minute(app: &TestApp) {
+async fn last_use_is_recorded_per_minute(app: &TestApp) {
     let admin = app.admin("ada").await;
     let key = app.api_key(&admin, &["facts.read"]).await;
     assert_eq!(show(&admin, &key).await["last_used_at"], Value::Null);
@@ -247,12 +247,12 @@ async fn the_last_use_is_written_down_to_the_minute(app: &TestApp) {
     app.advance(seconds(1));
     let second = app.now();
     key.client.at(0).get(FACTS).await.expect(200);
-    // Had the use in between been written down, this one would not be: it came a second later.
+    // The use in between was not recorded; otherwise this one, a second later, would not be recorded either.
     used_at(second).await;
     assert_eq!(app.footprint().await, footprint, "using a key is no change");
 }
 
-async fn a_write_by_a_key_is_made_once_under_its_idempotency_key(app: &TestApp) {
+async fn idempotency_keys_are_scoped_to_api_key(app: &TestApp) {
     let admin = app.admin("ada").await;
     let (one, other) =
         (app.api_key(&admin, &["logs.write"]).await, app.api_key(&admin, &["logs.write"]).await);
@@ -271,7 +271,7 @@ async fn a_write_by_a_key_is_made_once_under_its_idempotency_key(app: &TestApp) 
     }
     assert_eq!(put(&other.client).await.header("idempotency-replayed"), None);
     assert_eq!((written(&one).await, written(&other).await), (1, 1));
-    // The secret is told again to whoever repeats the request that made it, and stands sealed until then.
+    // A repeated request returns the secret again. It is stored encrypted until then.
     let client = admin.signed_in().await.with_header(IDEMPOTENCY_KEY, "key");
     let body = json!({ "name": "a", "scopes": ["jobs.read"] });
     let made = client.post(API_KEYS, body.clone()).await.expect(201);
@@ -280,7 +280,7 @@ async fn a_write_by_a_key_is_made_once_under_its_idempotency_key(app: &TestApp) 
     assert_eq!(app.rows_with(&[secret]).await, [""; 0]);
 }
 
-async fn what_is_wrong_with_a_key_is_told_as_far_as_its_holder_needs_it(app: &TestApp) {
+async fn invalid_key_errors_are_specific_but_safe(app: &TestApp) {
     let admin = app.admin("ada").await;
     let (key, another) =
         (app.api_key(&admin, &["facts.read"]).await, app.api_key(&admin, &["facts.read"]).await);
@@ -294,7 +294,7 @@ async fn what_is_wrong_with_a_key_is_told_as_far_as_its_holder_needs_it(app: &Te
     for lost in [&key.text[..89], &key.text.to_lowercase().replace("kith_0", "kith_1"), "kith_", "kith_x_y"] {
         assert!(refused(lost).await.contains("checksum"), "{lost}");
     }
-    // Whole as a text, with the id of one and the secret of nobody.
+    // A well-formed key with an existing id and a wrong secret.
     let forged = forge(&key.text);
     let does_not_count = refused(&forged).await;
     assert!(does_not_count.contains("does not count"), "{does_not_count}");
@@ -304,7 +304,7 @@ async fn what_is_wrong_with_a_key_is_told_as_far_as_its_holder_needs_it(app: &Te
     key.client.get(FACTS).await.expect(200);
 }
 
-/// A key of the same id with another secret and a good checksum, as whoever knows how keys are made would write it.
+/// Returns a key with the same id, another secret and a valid checksum.
 fn forge(text: &str) -> String {
     use data_encoding::BASE32_DNSSEC as BASE32;
     let mut parts = text.splitn(3, '_').skip(1);
@@ -317,7 +317,7 @@ fn forge(text: &str) -> String {
     format!("kith_{id}_{}", BASE32.encode(&checked))
 }
 
-async fn keys_are_listed_newest_first_and_go_with_their_maker(app: &TestApp) {
+async fn keys_are_listed_newest_first_and_purged_with_creator(app: &TestApp) {
     let (root, maker) = (app.admin("root").await, app.admin("maker").await);
     let mut ids = Vec::new();
     for _ in 0..3 {
@@ -338,9 +338,9 @@ async fn keys_are_listed_newest_first_and_go_with_their_maker(app: &TestApp) {
     assert_eq!(root.get(API_KEYS).await.expect(200)["items"], json!([]));
 }
 
-/// ACC-14, ACC-13: a key is of no more use elsewhere than a password.
+/// ACC-14, ACC-13: keys are subject to the same address restrictions as administration.
 #[tokio::test]
-async fn keys_are_bound_to_the_addresses_that_administration_is_bound_to() {
+async fn keys_obey_admin_address_restrictions() {
     let elsewhere = |config: &mut kith_platform::config::Config| {
         config.server.admin_addresses = vec!["192.0.2.0/24".parse().expect("a network")];
         config.server.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
@@ -361,9 +361,9 @@ async fn keys_are_bound_to_the_addresses_that_administration_is_bound_to() {
     .await;
 }
 
-/// Whatever stands in the database: what is for people is for people.
+/// Operations reserved for users reject a key even if its stored scopes were changed.
 #[tokio::test]
-async fn a_key_widened_by_hand_still_does_nothing_that_is_for_people() {
+async fn manually_widened_key_cannot_use_user_operations() {
     TestApp::run(
         Engine::Sqlite,
         |_| {},
@@ -379,7 +379,7 @@ async fn a_key_widened_by_hand_still_does_nothing_that_is_for_people() {
                 .map(drop)
             });
             widen.await.map_err(|error: Error| error).expect("a change by hand");
-            // It was never asked for by then, so it is read as it stands now.
+            // The key has not been used before, so its scopes are read from the database now.
             let body = json!({ "name": "a", "scopes": ["jobs.read"] });
             key.client.post(API_KEYS, body).await.expect_problem(403, "api_key_not_accepted");
             let role = format!("{USERS}/{}/role", admin.id);

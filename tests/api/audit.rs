@@ -1,4 +1,5 @@
-//! The audit log: who reads what of it, and its chain verified by the binary, with a server running and without one.
+//! Tests of the audit log: access over HTTP, and verification of the chain with the binary, with and without
+//! a running server.
 
 use std::path::Path;
 use std::process::Output;
@@ -13,23 +14,23 @@ use crate::support::{
 };
 
 on_every_engine! {
-    an_administrator_reads_the_log_by_filters,
-    nobody_else_reads_the_log,
-    everybody_reads_their_own_activity,
-    the_log_level_is_changed_and_audited,
+    administrator_filters_audit_log,
+    other_roles_cannot_read_audit_log,
+    users_read_own_activity,
+    log_level_change_is_audited,
 }
 
 const AUDIT: &str = "/api/v1/audit";
 const LOG_LEVEL: &str = "/api/v1/admin/log-level";
 
-/// What `key` says in each item of a page.
+/// Returns the value of `key` of all items in a page.
 fn all<'p>(page: &'p Value, key: &str) -> Vec<&'p str> {
     let items = page["items"].as_array().expect("items");
     items.iter().map(|item| item[key].as_str().expect("text")).collect()
 }
 
-/// API-06.
-async fn an_administrator_reads_the_log_by_filters(app: &TestApp) {
+/// Covers API-06.
+async fn administrator_filters_audit_log(app: &TestApp) {
     let admin = app.admin("root").await;
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     app.advance(kith_kernel::hours(1));
@@ -62,7 +63,7 @@ async fn an_administrator_reads_the_log_by_filters(app: &TestApp) {
     let later = read(&format!("since={}", app.now())).await;
     assert!(all(&later, "action").contains(&"partner_request.created"), "{later:#}");
     assert!(!all(&later, "action").contains(&"account.registered"), "{later:#}");
-    // Where somebody signed in from is told beside the entry.
+    // Personal details of a sign-in are stored beside the entry.
     let sign_ins = read("action=session.started").await;
     assert!(sign_ins["items"][0]["details"].is_object(), "{sign_ins:#}");
 
@@ -94,7 +95,7 @@ async fn an_administrator_reads_the_log_by_filters(app: &TestApp) {
     }
 }
 
-async fn nobody_else_reads_the_log(app: &TestApp) {
+async fn other_roles_cannot_read_audit_log(app: &TestApp) {
     let admin = app.admin("root").await;
     let moderator = app.user_with_role("mod", "moderator", &admin).await;
     let ada = app.user("ada").await;
@@ -109,7 +110,7 @@ async fn nobody_else_reads_the_log(app: &TestApp) {
     app.anonymous().get("/api/v1/me/activity").await.expect_problem(401, "unauthenticated");
 }
 
-async fn everybody_reads_their_own_activity(app: &TestApp) {
+async fn users_read_own_activity(app: &TestApp) {
     let admin = app.admin("root").await;
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     ada.post("/api/v1/partners/requests", json!({ "to": { "user_id": bob.id } })).await.expect(201);
@@ -125,7 +126,7 @@ async fn everybody_reads_their_own_activity(app: &TestApp) {
     assert_eq!(by("partner_request.created"), Some(json!("you")));
     assert_eq!(by("account.role_changed"), Some(json!("other")));
     assert!(by("session.started").is_some(), "{of_ada:#}");
-    // Nothing tells who somebody else is, or what is kept of anybody.
+    // The activity list reveals neither other users nor personal details.
     let text = of_ada.to_string();
     for kept in [&admin.id, &bob.id, &ada.id, "127.0.0.1", "details", "actor"] {
         assert!(!text.contains(kept), "{kept} is in {of_ada:#}");
@@ -142,13 +143,13 @@ async fn everybody_reads_their_own_activity(app: &TestApp) {
     );
 }
 
-/// OBS-01.
-async fn the_log_level_is_changed_and_audited(app: &TestApp) {
+/// Covers OBS-01.
+async fn log_level_change_is_audited(app: &TestApp) {
     let admin = app.admin("root").await;
     assert_eq!(admin.get(LOG_LEVEL).await.expect(200), json!({ "level": "info" }));
     let changed = json!({ "level": "warn,kith_store=debug" });
     assert_eq!(admin.put(LOG_LEVEL, changed.clone()).await.expect(200), changed);
-    // Two in turn; the other node of a pair goes on as it was.
+    // Reads twice, because requests alternate between the nodes of a pair. The other node keeps its level.
     let levels = [admin.get(LOG_LEVEL).await.expect(200), admin.get(LOG_LEVEL).await.expect(200)];
     assert!(levels.contains(&changed), "{levels:?}");
     let entries = app.audit().await;
@@ -165,15 +166,15 @@ async fn the_log_level_is_changed_and_audited(app: &TestApp) {
 
 #[tokio::test]
 async fn the_chain_is_verified_by_a_command_on_sqlite() {
-    the_chain_is_verified_by_a_command(Engine::Sqlite).await;
+    audit_verify_checks_chain(Engine::Sqlite).await;
 }
 
 #[tokio::test]
 async fn the_chain_is_verified_by_a_command_on_postgres() {
-    the_chain_is_verified_by_a_command(Engine::Postgres).await;
+    audit_verify_checks_chain(Engine::Postgres).await;
 }
 
-async fn the_chain_is_verified_by_a_command(engine: Engine) {
+async fn audit_verify_checks_chain(engine: Engine) {
     if !engine.is_chosen() {
         return;
     }
@@ -182,7 +183,7 @@ async fn the_chain_is_verified_by_a_command(engine: Engine) {
     assert!(refusal(kith_on(&database, folder, VERIFY)).contains("lacks migration store/0001_trace"));
 
     let server = Kith::start(kith_on(&database, folder, SERVE));
-    // Schedules that the modules declare are there already.
+    // Contains the entries for the schedules that modules declare.
     let (declared, _) = verify(&database, folder);
     let body = json!({ "email": "ada@example.org", "password": PASSWORD, "display_name": "Ada" });
     Client::new([server.addr]).post("/api/v1/auth/register", body).await.expect(201);
@@ -209,24 +210,24 @@ async fn the_chain_is_verified_by_a_command(engine: Engine) {
     let Output { status, stderr, .. } = kith_on(&database, folder, VERIFY).output().expect("a process");
     let said = String::from_utf8(stderr).expect("text");
     assert!(status.code() == Some(1) && said.contains("breaks at link 1\n"), "{status} {said}");
-    // A server that runs says the same.
+    // A running server reports the same.
     let server = Kith::start(kith_on(&database, folder, SERVE));
     assert!(refusal(kith_on(&database, folder, VERIFY)).contains("breaks at link 1"));
     drop(server);
 }
 
-/// Issue of a hard look: a cut tail and an emptied log went unnoticed.
+/// Regression: a truncated or emptied log was not detected.
 #[tokio::test]
 async fn cut_and_restored_chains_are_refused_until_accepted_on_sqlite() {
-    cut_and_restored_chains_are_refused_until_accepted(Engine::Sqlite).await;
+    truncated_and_restored_chains_require_acceptance(Engine::Sqlite).await;
 }
 
 #[tokio::test]
 async fn cut_and_restored_chains_are_refused_until_accepted_on_postgres() {
-    cut_and_restored_chains_are_refused_until_accepted(Engine::Postgres).await;
+    truncated_and_restored_chains_require_acceptance(Engine::Postgres).await;
 }
 
-async fn cut_and_restored_chains_are_refused_until_accepted(engine: Engine) {
+async fn truncated_and_restored_chains_require_acceptance(engine: Engine) {
     if !engine.is_chosen() {
         return;
     }
@@ -267,7 +268,7 @@ async fn cut_and_restored_chains_are_refused_until_accepted(engine: Engine) {
     let shorter = format!("the audit chain has {} links, but {links} were remembered", links - 2);
     assert!(refusal(kith_on(&database, folder, VERIFY)).contains(&shorter));
     assert!(refusal(expecting(&head)).contains(&shorter));
-    // The server serves nevertheless, says so, and keeps what was remembered.
+    // The server keeps serving, reports the fault, and keeps the remembered head.
     let told = served().await;
     assert_eq!(told["status"], "warn", "{told}");
     assert!(told["output"].as_str().expect("text").contains("kith audit verify"), "{told}");
@@ -278,7 +279,7 @@ async fn cut_and_restored_chains_are_refused_until_accepted(engine: Engine) {
     assert!(accepted.starts_with("Accepted: head "), "{accepted}");
     assert_eq!(served().await["status"], "pass");
     verify(&database, folder);
-    // Whoever noted the head down elsewhere still notices.
+    // A head that was noted elsewhere still detects the restore.
     assert!(refusal(expecting(&head)).contains("remembered"));
 
     change(
@@ -305,7 +306,7 @@ async fn old_entries_are_archived_on_postgres() {
     old_entries_are_archived(Engine::Postgres).await;
 }
 
-/// While a server runs.
+/// Archives old entries while a server runs.
 async fn old_entries_are_archived(engine: Engine) {
     if !engine.is_chosen() {
         return;
@@ -316,7 +317,7 @@ async fn old_entries_are_archived(engine: Engine) {
     let file = elsewhere.folder().expect("a folder").join("audit-archive.jsonl");
     let file = file.to_str().expect("text");
     let archive = || kith_on(&database, folder, &["audit", "archive", "--older-than-days", "400", file]);
-    assert!(refusal(archive()).contains("no audit entry is as old as that"));
+    assert!(refusal(archive()).contains("no audit entry is older than the given time"));
     assert!(!Path::new(file).exists());
     let client = Client::new([server.addr]);
     let ada = json!({ "email": "ada@example.org", "password": PASSWORD, "display_name": "Ada" });
@@ -342,7 +343,7 @@ async fn old_entries_are_archived(engine: Engine) {
     let refused = refusal(kith_on(&database, folder, &["audit", "verify", "--expect-head", &early]));
     assert!(refused.contains("link 1 was archived"), "{refused}");
 
-    // The database keeps the newest; the file has the rest, without anything personal.
+    // The database keeps the newest entries. The file contains the others without personal details.
     let store = Store::open(database.options()).await;
     if let Ok(store) = store {
         let kept: Result<Option<i64>, Error> =
@@ -359,7 +360,7 @@ async fn old_entries_are_archived(engine: Engine) {
     verify(&database, folder);
 }
 
-/// Changes the database as somebody can who has nothing else.
+/// Executes statements, as an attacker with access to the database only.
 async fn change(database: &TestDatabase, statements: &[&'static str]) {
     let store = Store::open(database.options()).await.expect("a database");
     for &statement in statements {
@@ -371,7 +372,7 @@ async fn change(database: &TestDatabase, statements: &[&'static str]) {
 
 const VERIFY: &[&str] = &["audit", "verify"];
 
-/// How many links there are, and the head.
+/// Returns the number of links, and the head.
 fn verify(database: &TestDatabase, folder: &Path) -> (i64, String) {
     let said = success(kith_on(database, folder, VERIFY));
     let chain = said

@@ -1,6 +1,7 @@
-//! The authorization matrix: every operation of the OpenAPI document, asked by everyone there is.
+//! Authorization matrix: every operation of the OpenAPI document, called by every kind of caller.
 //!
-//! What must come follows from the document and from the table of roles and permissions, never from what a server did.
+//! The expected responses are derived from the document and from the table of roles and permissions, not from
+//! a server.
 
 use std::fmt;
 
@@ -15,35 +16,35 @@ use crate::support::{
 };
 
 on_every_engine! {
-    everyone_may_what_the_document_says_and_no_more,
+    authorization_matrix_matches_document,
 }
 
-/// Who asks.
+/// Kind of caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asker {
-    /// Nobody who is signed in: the words of their `Authorization`, if they send one.
+    /// Caller without a valid access token.
     Nobody(Bad),
-    /// Somebody in a role, whom nothing in the request is about.
+    /// User with this role, to whom the request does not relate.
     Somebody(Role),
-    /// Whoever owns what the request is about.
+    /// Owner of the resource in the request.
     Owner,
-    /// A program.
+    /// Program with an API key.
     Program(Key),
 }
 
-/// The API key that a program has.
+/// API key of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Key {
-    /// With the permissions that the operation needs, as far as a key can have them.
+    /// Has the permissions that the operation needs, as far as a key can have them.
     Fitting,
-    /// With all others that a key can have.
+    /// Has all other permissions that a key can have.
     Unfitting,
     Expired,
     Revoked,
     Malformed,
 }
 
-/// Why somebody is not signed in.
+/// Reason for which a token is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bad {
     Missing,
@@ -69,7 +70,7 @@ const ASKERS: [Asker; 14] = [
     Asker::Owner,
 ];
 
-/// What must come.
+/// Expected response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
     Success,
@@ -79,7 +80,7 @@ enum Expected {
 fn expected(operation: &Operation, owned: bool, asker: Asker) -> Expected {
     let unauthenticated = Expected::Problem(401, "unauthenticated");
     match (&operation.access, asker) {
-        // Its link has been used: the first administrator is there.
+        // The first administrator exists, so the link has been used.
         (Access::Public, _) if operation.name == "accept_first_admin" => {
             Expected::Problem(403, "invalid_link")
         }
@@ -101,22 +102,23 @@ fn expected(operation: &Operation, owned: bool, asker: Asker) -> Expected {
                 Expected::Problem(403, "forbidden")
             }
         }
-        // Only whoever has a partner can lose them.
+        // Only a bonded user can break up.
         (Access::SignedIn, Asker::Somebody(_)) if operation.by_new_path() == "break_up" => {
             Expected::Problem(409, "not_bonded")
         }
-        // What belongs to others is not there, whatever one's role is.
+        // Another user's resource is not found, for every role.
         (Access::SignedIn, Asker::Somebody(_)) if owned => Expected::Problem(404, "not_found"),
         (Access::SignedIn, _) | (Access::Allowed(_), Asker::Owner) => Expected::Success,
     }
 }
 
-/// Decided for this table: a key by which accounts are ruled, or more keys made, would be worth more than it says.
+/// Permissions that a key cannot have, because with them it could escalate its privileges: managing accounts
+/// or keys.
 fn is_for_people(permission: &str) -> bool {
     ["users.set_role", "users.suspend", "users.verify", "api_keys.write"].contains(&permission)
 }
 
-/// Somebody who asks, with what they need to do so.
+/// Callers, with their tokens and keys.
 struct Askers<'a> {
     app: &'a TestApp,
     admin: Person,
@@ -141,7 +143,7 @@ impl<'a> Askers<'a> {
         Self { app, admin, expired, tampered, expired_key, revoked_key }
     }
 
-    /// A client of `asker`, who has never asked for anything before.
+    /// Returns a new client of this kind of caller.
     async fn client(&self, asker: Asker, operation: &Operation, request: &Request, name: &str) -> Client {
         let bad = |token: &str| self.app.anonymous().with_header(AUTHORIZATION, &format!("Bearer {token}"));
         match asker {
@@ -175,13 +177,13 @@ impl<'a> Askers<'a> {
     }
 }
 
-/// Permissions that a key can have.
+/// Returns the permissions that a key can have and that satisfy `wanted`.
 fn scopes(wanted: impl Fn(&str) -> bool) -> Vec<&'static str> {
     let all = PERMISSIONS.iter().map(|(name, _)| *name);
     all.filter(|name| !is_for_people(name) && wanted(name)).collect()
 }
 
-/// The first administrator, made by the link: nobody is asked who they are, and it works once.
+/// Uses the first-administrator link, which works once and needs no sign-in. Returns a second administrator.
 async fn first_admin(app: &TestApp) -> Person {
     let secret = app.first_admin_secret().await;
     let body = json!({
@@ -197,7 +199,7 @@ async fn token_of(app: &TestApp, person: &Person) -> String {
     session["access_token"].as_str().expect("a token").to_owned()
 }
 
-/// The same token for somebody else.
+/// Returns the token with a changed signature.
 fn tampered(token: &str) -> String {
     let (text, signature) = token.rsplit_once('.').expect("a signature");
     let flipped = if signature.starts_with('A') { "B" } else { "A" };
@@ -213,7 +215,7 @@ impl fmt::Display for Expected {
     }
 }
 
-/// What is not as it must be in a cell.
+/// Returns the faults of a response.
 fn faults(request: &Request, operation: &Operation, expected: Expected, answer: &Answer) -> Vec<String> {
     let right = match expected {
         Expected::Success => {
@@ -237,13 +239,14 @@ fn wrong_unless(right: bool, expected: Expected, answer: &Answer) -> Vec<String>
     }
 }
 
-/// A module may have a name of its own for what is not there.
+/// A module may use its own code for missing resources, ending with `_not_found`.
 fn is_code(said: &Value, code: &str) -> bool {
     said.as_str().is_some_and(|said| said == code || code == "not_found" && said.ends_with("_not_found"))
 }
 
-/// ACC-03, ACC-09, ACC-10, ACC-13: the declared status in every cell, and a refusal changes nothing and tells nothing.
-async fn everyone_may_what_the_document_says_and_no_more(app: &TestApp) {
+/// ACC-03, ACC-09, ACC-10, ACC-13: every cell has the declared status, and a rejection changes and reveals
+/// nothing.
+async fn authorization_matrix_matches_document(app: &TestApp) {
     let askers = Askers::new(app).await;
     let operations = app.operations().await;
     let (mut wrong, mut cells) = (Vec::new(), 0);
@@ -276,7 +279,7 @@ async fn everyone_may_what_the_document_says_and_no_more(app: &TestApp) {
     println!("{} operations, {cells} cells, all as the document says", operations.len());
 }
 
-/// A request that succeeds; whoever finds the link used has nothing better to send than what it was.
+/// Returns a request that succeeds. For the used first-administrator link any well-formed secret will do.
 async fn request_for(app: &TestApp, operation: &Operation, name: &str) -> Request {
     if operation.name != "accept_first_admin" {
         return app.request_for(operation, name).await;

@@ -1,5 +1,5 @@
-//! PRT-08: one block shuts every door, and whoever meets it cannot tell it from nobody being there: every operation that
-//! names a person, by each of the two, against one that names nobody.
+//! PRT-08: a block cannot be distinguished from a missing user. Sends every operation that refers to a user,
+//! from both sides of a block, and compares the response with that for a missing user.
 
 use std::time::{Duration, Instant};
 
@@ -15,26 +15,26 @@ const SAMPLES: usize = 100;
 
 on_every_engine! {
     with |config: &mut kith_platform::config::Config| config.server.without_limits = true;
-    blocking_looks_like_absent,
-    blocking_takes_as_long_as_absent,
+    block_is_indistinguishable_from_missing_user,
+    block_timing_equals_missing_user,
 }
 
-/// Who blocks.
+/// Side that blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
-    /// Whoever asks.
+    /// The caller blocks the other user.
     Own,
-    /// The one who is named.
+    /// The other user blocks the caller.
     Theirs,
 }
 
-/// The same request about somebody behind a block, and about nobody.
+/// The same request about a user behind a block, and about a missing user.
 struct Row {
     blocked: (String, Value),
     absent: (String, Value),
 }
 
-/// Somebody who asks, somebody between whom and them there will be a block, and somebody who is not concerned.
+/// Caller, other user of the block, and an uninvolved user.
 struct Cast {
     me: Person,
     other: Person,
@@ -69,17 +69,17 @@ async fn code_of(who: &Person) -> String {
     invite["code"].as_str().expect("a code").to_owned()
 }
 
-/// The bond of the two, who have none yet.
+/// Forms a bond between the two and returns its id.
 async fn bond_with(me: &Person, other: &Person) -> String {
     let crossed = ask(me, other).await;
     let path = format!("{REQUESTS}/{crossed}/accept");
     other.post(&path, Value::Null).await.expect(200)["bond"]["id"].as_str().expect("an id").to_owned()
 }
 
-/// What an operation is asked with, the block being there when this is done.
+/// Returns the requests for an operation, after the block is in place.
 ///
 /// # Panics
-/// If the operation is new.
+/// Panics if the operation is unknown.
 async fn rows(operation: &Operation, cast: &Cast, side: Side) -> Vec<Row> {
     let path = |parameter: &str| match operation.path.split_once('{') {
         Some((before, rest)) => {
@@ -95,7 +95,7 @@ async fn rows(operation: &Operation, cast: &Cast, side: Side) -> Vec<Row> {
         |blocked: Value, absent: Value| Row { blocked: (path(""), blocked), absent: (path(""), absent) };
     let Cast { me, other, control } = cast;
     match operation.by_new_path() {
-        // One knows whom one has blocked.
+        // The caller's own block is visible to the caller.
         "block_user" | "get_block" if side == Side::Own => vec![],
         "block_user" | "get_block" | "unblock_user" | "get_nickname" | "remove_nickname" => {
             cast.block(side).await;
@@ -127,7 +127,7 @@ async fn rows(operation: &Operation, cast: &Cast, side: Side) -> Vec<Row> {
             cast.block(side).await;
             vec![row(&code, NO_CODE, Value::Null)]
         }
-        // Whoever has shut the door may still report what came through it.
+        // A user who has blocked may still report a request received before.
         "report_partner_request" if side == Side::Own => vec![],
         name @ ("get_partner_request"
         | "accept_partner_request"
@@ -137,12 +137,12 @@ async fn rows(operation: &Operation, cast: &Cast, side: Side) -> Vec<Row> {
             let body =
                 if name == "report_partner_request" { json!({ "reason": "spam" }) } else { Value::Null };
             if side == Side::Own {
-                // What they asked is out of sight.
+                // A request from the blocked user is hidden.
                 let id = ask(other, me).await;
                 cast.block(side).await;
                 return vec![row(&id, NOBODY, body)];
             }
-            // What I asked waits, like a request that is just not answered.
+            // A request to the other user stays pending, like one that is not answered.
             let (id, unanswered) = (ask(me, other).await, ask(me, control).await);
             cast.block(side).await;
             vec![row(&id, &unanswered, body)]
@@ -159,7 +159,7 @@ async fn rows(operation: &Operation, cast: &Cast, side: Side) -> Vec<Row> {
     }
 }
 
-/// Nothing in it says whom it is about, or that is for whoever may see everybody.
+/// Returns true if the operation refers to no other user, or is for administrators who see everyone.
 fn names_nobody(operation: &Operation) -> bool {
     let about_oneself = [
         "/api/v1/auth/",
@@ -188,7 +188,7 @@ async fn carry_out(me: &Person, operation: &Operation, (path, body): &(String, V
     me.send(operation.method.clone(), path, bytes).await
 }
 
-/// What an answer gives away beside what was asked: all but ids, names, addresses and times.
+/// Returns a body with ids, names, addresses and times masked, for comparison.
 fn shape(body: &Value) -> Value {
     match body {
         Value::Object(fields) => {
@@ -205,7 +205,7 @@ fn shape(body: &Value) -> Value {
     }
 }
 
-async fn blocking_looks_like_absent(app: &TestApp) {
+async fn block_is_indistinguishable_from_missing_user(app: &TestApp) {
     let (mut asked, mut named) = (0, 0);
     for (n, operation) in app.operations().await.iter().enumerate() {
         let before = asked;
@@ -232,9 +232,9 @@ async fn blocking_looks_like_absent(app: &TestApp) {
     assert!(named >= 20, "operations have gone");
 }
 
-/// Only told: a machine with other things to do measures nothing.
+/// Prints the durations without asserting, because a busy machine distorts them.
 #[expect(clippy::disallowed_methods, reason = "it measures real time")]
-async fn blocking_takes_as_long_as_absent(app: &TestApp) {
+async fn block_timing_equals_missing_user(app: &TestApp) {
     let cast = Cast::new(app, "timed").await;
     let code = code_of(&cast.other).await;
     cast.block(Side::Theirs).await;

@@ -1,4 +1,4 @@
-//! PRT-03: many want one slot at the same moment, round after round, and exactly one gets it.
+//! PRT-03: many clients compete for one slot, round after round, and exactly one succeeds.
 
 use std::time::Instant;
 
@@ -14,12 +14,12 @@ const ROUNDS: usize = 20;
 
 on_every_engine! {
     with crate::support::race;
-    prt_03_of_fifty_accepts_one_wins,
-    prt_03_of_fifty_crossings_one_wins,
+    one_of_fifty_concurrent_accepts_wins,
+    one_of_fifty_concurrent_crossings_wins,
 }
 
-/// Fifty people have asked the same one, who accepts all of them at once.
-async fn prt_03_of_fifty_accepts_one_wins(app: &TestApp) {
+/// Fifty users have sent requests to one user, who accepts all at the same moment.
+async fn one_of_fifty_concurrent_accepts_wins(app: &TestApp) {
     let wanted = app.user("wanted").await;
     let suitors = app.crowd("suitor", CLIENTS).await;
     let report = Rounds::start("accepts");
@@ -41,15 +41,15 @@ async fn prt_03_of_fifty_accepts_one_wins(app: &TestApp) {
     report.report(rounds(ROUNDS));
 }
 
-/// Fifty people and one ask each other at once: whichever pair crosses first is a bond.
-async fn prt_03_of_fifty_crossings_one_wins(app: &TestApp) {
+/// Fifty users and one send requests to each other at the same moment. The first crossing pair is bonded.
+async fn one_of_fifty_concurrent_crossings_wins(app: &TestApp) {
     let wanted = app.user("wanted").await;
     let suitors = app.crowd("suitor", CLIENTS).await;
     let report = Rounds::start("crossings");
     for _ in 0..rounds(ROUNDS) {
         let crossings = suitors.iter().map(async |suitor| {
             let (theirs, ours) = tokio::join!(send(suitor, &wanted), send(&wanted, suitor));
-            // A suitor who lost may still ask: that the wanted one is taken is not told.
+            // A losing sender may still send: the receiver's bond is not revealed.
             let theirs = theirs.expect(201);
             if ours.status == 409 {
                 ours.expect_problem(409, "slot_occupied");
@@ -70,7 +70,7 @@ async fn send(from: &Person, to: &Person) -> Answer {
     from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await
 }
 
-/// Exactly one was told of a bond, and it is the one that is there.
+/// Fails unless exactly one response reported a bond, and this bond exists.
 async fn check_one_bond(app: &TestApp, wanted: &Person, suitors: &[Person], partners: &[Value]) {
     let [partner] = partners else { panic!("{} winners: {partners:?}", partners.len()) };
     let current = async |who: &Person| who.get("/api/v1/partners/current").await.expect(200)["bond"].clone();
@@ -88,7 +88,7 @@ async fn check_one_bond(app: &TestApp, wanted: &Person, suitors: &[Person], part
     assert_eq!(counted.await.expect("the counts"), Some((2, 1)), "slots filled, bonds alive");
 }
 
-/// Makes everybody free again, so that the next round needs no new people.
+/// Resets bonds and requests, so that the accounts can be reused.
 async fn reset(app: &TestApp) {
     let now = app.now();
     let cleared = app.db().write(move |tx| {
@@ -99,7 +99,7 @@ async fn reset(app: &TestApp) {
     cleared.await.map_err(|error: Error| error).expect("a reset");
 }
 
-/// Says how long the rounds took.
+/// Prints the duration of the rounds.
 struct Rounds {
     of: &'static str,
     started: Instant,

@@ -1,4 +1,4 @@
-//! Accepting a request, the bond that comes of it, and every step that is not allowed.
+//! Tests of accepting a request, of the resulting bond, and of invalid steps.
 
 use hyper::Method;
 use hyper::body::Bytes;
@@ -10,10 +10,10 @@ use crate::support::{Person, TestApp, on_every_engine};
 const REQUESTS: &str = "/api/v1/partners/requests";
 
 on_every_engine! {
-    two_people_ask_and_accept,
-    accepting_again_changes_nothing,
-    every_other_request_makes_way,
-    steps_that_are_not_allowed_change_nothing,
+    accepted_request_forms_bond,
+    repeated_accept_is_idempotent,
+    other_requests_are_superseded,
+    invalid_steps_change_nothing,
 }
 
 async fn send(from: &Person, to: &Person) -> Value {
@@ -38,8 +38,8 @@ async fn status(who: &Person, request: &Value) -> Value {
     items.iter().find(|item| item["id"] == request["id"]).expect("the request")["status"].clone()
 }
 
-/// PRT-01: the whole journey.
-async fn two_people_ask_and_accept(app: &TestApp) {
+/// PRT-01: the whole flow from request to bond.
+async fn accepted_request_forms_bond(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     assert_eq!(current(&ada).await, Value::Null);
     let request = send(&ada, &ben).await;
@@ -63,22 +63,22 @@ async fn two_people_ask_and_accept(app: &TestApp) {
     }
 }
 
-async fn accepting_again_changes_nothing(app: &TestApp) {
+async fn repeated_accept_is_idempotent(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let body = json!({ "to": { "user_id": ben.id }, "message": "hello" });
     let request = ada.post(REQUESTS, body.clone()).await.expect(201);
     let accepted = accept(&ben, &request).await;
     let before = app.footprint().await;
     assert_eq!(accept(&ben, &request).await, accepted);
-    // The sender, who missed the answer, sends again: told how it stands.
+    // The sender missed the response and sends again: the response shows the present state.
     let again = ada.post(REQUESTS, body).await.expect(200);
     assert_eq!((&again["id"], &again["status"]), (&request["id"], &json!("accepted")));
     assert_eq!(again["bond"], current(&ada).await);
     assert_eq!(app.footprint().await, before);
 }
 
-/// PRT-05: in both directions, of both people, and nobody else's.
-async fn every_other_request_makes_way(app: &TestApp) {
+/// PRT-05: all other requests of both users are superseded, in both directions, and no others.
+async fn other_requests_are_superseded(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let (eve, dan) = (app.user("eve").await, app.user("dan").await);
     let winner = send(&ada, &ben).await;
@@ -116,8 +116,8 @@ async fn every_other_request_makes_way(app: &TestApp) {
     assert_eq!(told, expected);
 }
 
-/// PRT-02, ACC-10: each state that a request can be in, each person, and the one step there is.
-async fn steps_that_are_not_allowed_change_nothing(app: &TestApp) {
+/// PRT-02, ACC-10: every state of a request, every user, every step.
+async fn invalid_steps_change_nothing(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let (fay, gus) = (app.user("fay").await, app.user("gus").await);
     let expired = send(&ada, &ben).await;

@@ -1,4 +1,5 @@
-//! HTTP callbacks: sent, signed, sent again by the ladder, given up; endpoints that fail, go, come back and change secrets.
+//! Tests of HTTP callbacks: delivery, signature, retries, dead letters, endpoint failures, and rotation of
+//! secrets.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ const CALLBACKS: &str = "/api/v1/callbacks";
 const RECURRING: &str = "/api/v1/recurring-callbacks";
 const ENDPOINTS: &str = "/api/v1/callback-endpoints";
 
-/// The receivers of these scenarios are on the loopback.
+/// Allows loopback, where the receivers of these tests listen.
 fn to_the_loopback(config: &mut Config) {
     config.outbound.allowed_networks = vec!["127.0.0.1".parse().expect("a network")];
     config.outbound.timeout_ms = 2_000;
@@ -21,24 +22,24 @@ fn to_the_loopback(config: &mut Config) {
 
 on_every_engine! {
     with super::to_the_loopback;
-    a_callback_arrives_signed_and_its_answer_is_kept,
-    signature_carries_the_true_time,
-    a_recurring_one_makes_a_callback_each_time,
-    one_for_later_waits_for_its_time,
-    what_fails_is_sent_again_by_the_ladder_and_given_up,
-    a_receiver_says_when_to_come_again,
-    gone_disables_an_endpoint_at_once,
-    five_failing_days_disable_an_endpoint,
-    a_failing_endpoint_is_left_alone_until_a_probe_succeeds,
-    secrets_are_told_once_and_change_with_an_overlap,
-    answers_that_lead_elsewhere_or_nowhere_are_failures,
-    one_that_is_taken_back_is_not_sent,
-    each_is_sent_once_whoever_works,
-    what_is_over_is_forgotten_after_thirty_days,
-    what_cannot_be_sent_is_refused_by_name,
+    callback_is_signed_and_response_is_stored,
+    signature_uses_real_time,
+    recurring_callback_creates_callback_per_run,
+    scheduled_callback_waits_until_due,
+    failed_callback_is_retried_then_dead_lettered,
+    retry_after_is_respected,
+    status_410_disables_endpoint,
+    endpoint_is_disabled_after_five_failing_days,
+    open_breaker_closes_after_successful_probe,
+    secret_is_shown_once_and_rotates_with_overlap,
+    redirects_and_missing_responses_are_failures,
+    cancelled_callback_is_not_sent,
+    callback_is_sent_once_by_any_node,
+    ended_callbacks_are_purged_after_30_days,
+    invalid_callbacks_are_rejected,
 }
 
-/// Does on one node after the other what is due, as workers would.
+/// Runs all due jobs on one node after the other.
 async fn drain(app: &TestApp) {
     for parts in app.all_parts() {
         parts.jobs.tick().await.expect("a database");
@@ -46,7 +47,7 @@ async fn drain(app: &TestApp) {
     }
 }
 
-/// Lets time pass until `callback` is to be sent next, and a millisecond more; says how long that took.
+/// Advances to one millisecond after the next attempt. Returns the waiting time.
 async fn pass_until_next(app: &TestApp, admin: &Person, callback: &Value) -> Duration {
     let shown = look(admin, callback).await;
     let next: Timestamp = serde_json::from_value(shown["next_attempt_at"].clone()).expect("a next attempt");
@@ -72,7 +73,7 @@ fn id(thing: &Value) -> &str {
     thing["id"].as_str().expect("an id")
 }
 
-/// What a receiver with this secret expects to stand in `webhook-signature`.
+/// Returns the expected value of `webhook-signature` for this secret.
 fn signature(secret: &Value, arrived: &Arrived) -> String {
     let secret = SigningSecret::parse(secret.as_str().expect("a secret")).expect("whsec_");
     let seconds: i64 = arrived.header("webhook-timestamp").parse().expect("seconds");
@@ -80,7 +81,7 @@ fn signature(secret: &Value, arrived: &Arrived) -> String {
     secret.sign(arrived.header("webhook-id"), at, arrived.body.as_bytes())
 }
 
-async fn a_callback_arrives_signed_and_its_answer_is_kept(app: &TestApp) {
+async fn callback_is_signed_and_response_is_stored(app: &TestApp) {
     let admin = app.admin("ada").await;
     let told = Reply::Answer(201, "x-receipt: 7\r\n".to_owned(), "{\"ok\":true}\u{0}".to_owned());
     let receiver = Receiver::start(told).await;
@@ -122,7 +123,7 @@ async fn a_callback_arrives_signed_and_its_answer_is_kept(app: &TestApp) {
     });
     assert_eq!(attempt["response"], response);
 
-    // Neither again by the same job, nor by another for the same callback.
+    // Neither the same job nor another job for the same callback delivers it again.
     let payload = json!({ "callback_id": id(&made) }).to_string();
     let again = kith_jobs::NewJob::new("callbacks", "callbacks.deliver", payload);
     app.parts().jobs.enqueue(again).await.expect("a job");
@@ -143,8 +144,8 @@ async fn a_callback_arrives_signed_and_its_answer_is_kept(app: &TestApp) {
     assert_eq!((&fare["url"], &fare["breaker"]), (&json!(receiver.url("/hook")), &json!("closed")));
 }
 
-/// After `/dev/clock` receivers refused every signature as too new.
-async fn signature_carries_the_true_time(app: &TestApp) {
+/// Regression: after `/dev/clock` receivers rejected every signature as too new.
+async fn signature_uses_real_time(app: &TestApp) {
     app.admin("root").await;
     let receiver = Receiver::start(Reply::status(200)).await;
     for node in 0..app.count_nodes() {
@@ -159,12 +160,12 @@ async fn signature_carries_the_true_time(app: &TestApp) {
     assert_eq!(at, app.now().as_millis() / 1_000);
 }
 
-async fn a_recurring_one_makes_a_callback_each_time(app: &TestApp) {
+async fn recurring_callback_creates_callback_per_run(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::status(200)).await;
     let request =
         json!({ "url": receiver.url("/tick"), "headers": { "x-own": "planted-secret" }, "body": { "n": 1 } });
-    // The clock stands at 1:00 in Berlin, in winter.
+    // The clock is at 1:00 in Berlin, in winter.
     let body = json!({ "request": request, "schedule": "30 9 * * *", "time_zone": "europe/berlin" });
     let made = admin.post(RECURRING, body).await.expect(201);
     assert_eq!((&made["time_zone"], &made["paused"]), (&json!("Europe/Berlin"), &json!(false)));
@@ -234,7 +235,7 @@ async fn a_recurring_one_makes_a_callback_each_time(app: &TestApp) {
     }
 }
 
-async fn one_for_later_waits_for_its_time(app: &TestApp) {
+async fn scheduled_callback_waits_until_due(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::status(204)).await;
     let at = app.now() + days(30);
@@ -253,7 +254,7 @@ async fn one_for_later_waits_for_its_time(app: &TestApp) {
     assert_eq!(look(&admin, &made).await["state"], "delivered");
 }
 
-async fn what_fails_is_sent_again_by_the_ladder_and_given_up(app: &TestApp) {
+async fn failed_callback_is_retried_then_dead_lettered(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::Answer(500, String::new(), "broken".to_owned())).await;
     let made = make(&admin, json!({ "url": receiver.url("/") })).await;
@@ -296,7 +297,7 @@ async fn what_fails_is_sent_again_by_the_ladder_and_given_up(app: &TestApp) {
     assert_eq!(endpoint(&admin, &made).await["failing_since"], Value::Null);
 }
 
-async fn a_receiver_says_when_to_come_again(app: &TestApp) {
+async fn retry_after_is_respected(app: &TestApp) {
     let admin = app.admin("ada").await;
     for (status, asked, least, most) in [
         (429, "3600", hours(1), minutes(66)),
@@ -314,7 +315,7 @@ async fn a_receiver_says_when_to_come_again(app: &TestApp) {
     }
 }
 
-async fn gone_disables_an_endpoint_at_once(app: &TestApp) {
+async fn status_410_disables_endpoint(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::status(410)).await;
     let made = make(&admin, json!({ "url": receiver.url("/") })).await;
@@ -326,7 +327,7 @@ async fn gone_disables_an_endpoint_at_once(app: &TestApp) {
     let fare = endpoint(&admin, &made).await;
     assert_eq!((&fare["disabled_because"], &fare["disabled_at"]), (&json!("gone"), &json!(app.now())));
 
-    // Whoever runs the server is told.
+    // Administrators are notified.
     let events = app.events().await;
     let disabled =
         events.iter().find(|one| one.event.kind == "callback_endpoint.disabled").expect("an event");
@@ -357,7 +358,7 @@ async fn gone_disables_an_endpoint_at_once(app: &TestApp) {
     assert_eq!((&pinged["type"], &pinged["data"]["endpoint_id"]), (&json!("ping"), &fare["id"]));
 }
 
-async fn five_failing_days_disable_an_endpoint(app: &TestApp) {
+async fn endpoint_is_disabled_after_five_failing_days(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::status(404)).await;
     let url = receiver.url("/");
@@ -375,7 +376,7 @@ async fn five_failing_days_disable_an_endpoint(app: &TestApp) {
     let fare = endpoint(&admin, &made).await;
     assert_eq!((&fare["failing_since"], &fare["disabled_at"]), (&json!(since), &Value::Null));
 
-    // A success begins the count anew.
+    // A success resets the failure count.
     receiver.replies(Reply::status(200));
     app.advance(hours(1));
     make(&admin, json!({ "url": url })).await;
@@ -399,7 +400,7 @@ async fn five_failing_days_disable_an_endpoint(app: &TestApp) {
     assert_eq!((&shown["state"], &shown["reason"]), (&json!("failed"), &json!("endpoint_disabled")));
 }
 
-async fn a_failing_endpoint_is_left_alone_until_a_probe_succeeds(app: &TestApp) {
+async fn open_breaker_closes_after_successful_probe(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::status(500)).await;
     let mut made = Vec::new();
@@ -435,7 +436,7 @@ async fn a_failing_endpoint_is_left_alone_until_a_probe_succeeds(app: &TestApp) 
     app.advance(minutes(1));
     drain(app).await;
     assert_eq!(endpoint(&admin, &made[0]).await["breaker"], "closed");
-    // Whoever was told to wait for the probe has its turn when the probe's time is up, at the latest.
+    // Callbacks that wait for the probe are retried at the end of the probe's time at the latest.
     app.advance(minutes(6));
     drain(app).await;
     for one in &made {
@@ -443,7 +444,7 @@ async fn a_failing_endpoint_is_left_alone_until_a_probe_succeeds(app: &TestApp) 
     }
 }
 
-async fn secrets_are_told_once_and_change_with_an_overlap(app: &TestApp) {
+async fn secret_is_shown_once_and_rotates_with_overlap(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::status(200)).await;
     let url = receiver.url("/hook");
@@ -489,7 +490,7 @@ async fn secrets_are_told_once_and_change_with_an_overlap(app: &TestApp) {
     admin.get(&nobody).await.expect_problem(404, "not_found");
 }
 
-async fn answers_that_lead_elsewhere_or_nowhere_are_failures(app: &TestApp) {
+async fn redirects_and_missing_responses_are_failures(app: &TestApp) {
     let admin = app.admin("ada").await;
     let elsewhere = Receiver::start(Reply::status(200)).await;
     let redirect = format!("location: {}\r\n", elsewhere.url("/"));
@@ -522,7 +523,7 @@ async fn answers_that_lead_elsewhere_or_nowhere_are_failures(app: &TestApp) {
     assert_eq!(elsewhere.count(), 0, "no redirect is followed");
 }
 
-async fn one_that_is_taken_back_is_not_sent(app: &TestApp) {
+async fn cancelled_callback_is_not_sent(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::status(200)).await;
     let made = make(&admin, json!({ "url": receiver.url("/"), "run_at": app.now() + hours(1) })).await;
@@ -556,7 +557,7 @@ async fn one_that_is_taken_back_is_not_sent(app: &TestApp) {
         .expect_problem(404, "not_found");
 }
 
-async fn each_is_sent_once_whoever_works(app: &TestApp) {
+async fn callback_is_sent_once_by_any_node(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::status(200)).await;
     for n in 0..30 {
@@ -572,7 +573,7 @@ async fn each_is_sent_once_whoever_works(app: &TestApp) {
     assert_eq!((attempts, bodies), (30, (0..30).collect()));
 }
 
-async fn what_is_over_is_forgotten_after_thirty_days(app: &TestApp) {
+async fn ended_callbacks_are_purged_after_30_days(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::status(200)).await;
     let over = make(&admin, json!({ "url": receiver.url("/") })).await;
@@ -587,7 +588,7 @@ async fn what_is_over_is_forgotten_after_thirty_days(app: &TestApp) {
     look(&admin, &waiting).await;
 }
 
-async fn what_cannot_be_sent_is_refused_by_name(app: &TestApp) {
+async fn invalid_callbacks_are_rejected(app: &TestApp) {
     let admin = app.admin("ada").await;
     let url = "https://hooks.example.org/";
     let footprint = app.footprint().await;
@@ -623,9 +624,9 @@ async fn what_cannot_be_sent_is_refused_by_name(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
 }
 
-/// The guide's own lines, against what really arrived.
+/// Runs the verification code of the guide on requests that were delivered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_guide_shows_verifies() {
+async fn guide_verification_code_works() {
     const GUIDE: &str = include_str!("../../docs/callbacks.md");
     const PYTHON: &str = "import json, sys\nfor one in json.load(sys.stdin):\n    \
                           print(verify(one['secret'], one['headers'], one['body'].encode(), one['now']))\n";
@@ -666,7 +667,7 @@ async fn what_the_guide_shows_verifies() {
     .await;
 }
 
-/// What `command` prints that runs `program` with `input`.
+/// Runs `program` with an interpreter and returns its output.
 fn run(command: &str, flag: &str, program: &str, input: &Value) -> String {
     use std::io::Write as _;
     use std::process::{Command, Stdio};
@@ -684,10 +685,10 @@ mod by_default {
 
     use super::*;
 
-    on_every_engine! { no_internal_address_can_be_named }
+    on_every_engine! { internal_targets_are_rejected }
 
-    /// DRV-14.
-    async fn no_internal_address_can_be_named(app: &TestApp) {
+    /// Covers DRV-14.
+    async fn internal_targets_are_rejected(app: &TestApp) {
         let admin = app.admin("ada").await;
         for spelling in SPELLINGS.iter().filter(|spelling| !spelling.contains('\0')) {
             let answer = admin.post(ENDPOINTS, json!({ "url": spelling })).await;

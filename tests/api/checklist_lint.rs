@@ -1,4 +1,5 @@
-//! `kith checklist lint` by the binary: its exit codes and what it prints. What it finds is tested where it is made.
+//! Tests of `kith checklist lint` with the binary: exit codes and output. Findings are tested in the crate
+//! `checklist`.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -16,7 +17,7 @@ fn lint(folder: &Path, args: &[&str], input: &[u8]) -> (i32, String, String) {
     command.current_dir(folder).args(["checklist", "lint"]).args(args);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("a process");
-    // A command that reads nothing may have ended before it is written to.
+    // The process may have ended without reading its input.
     _ = child.stdin.take().expect("a pipe").write_all(input);
     let Output { status, stdout, stderr } = child.wait_with_output().expect("an end");
     let text = |bytes| String::from_utf8(bytes).expect("text");
@@ -31,7 +32,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 #[test]
-fn exit_codes_tell_sound_from_faulty_from_unreadable() {
+fn exit_codes_distinguish_clean_faulty_and_unreadable() {
     let folder = folder();
     for (args, code) in [
         (&["sound.md"][..], 0),
@@ -50,14 +51,14 @@ fn exit_codes_tell_sound_from_faulty_from_unreadable() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_named_and_the_others_are_told_of() {
+fn unreadable_file_is_named_and_others_are_linted() {
     let (_, said, complaint) = lint(folder().path(), &["no-such.md", "faulty.md"], b"");
     assert!(complaint.starts_with("kith: cannot read no-such.md: "), "{complaint}");
     assert!(said.contains("faulty.md:3:1: done-beside-open: "), "{said}");
 }
 
 #[test]
-fn a_file_beyond_all_bounds_is_refused() {
+fn oversized_file_is_rejected() {
     let folder = folder();
     let large = std::fs::File::create(folder.path().join("large.md")).expect("a file");
     large.set_len(16 * 1024 * 1024 + 1).expect("a length");
@@ -66,7 +67,7 @@ fn a_file_beyond_all_bounds_is_refused() {
 }
 
 #[test]
-fn standard_input_is_read_and_json_is_whole() {
+fn stdin_is_linted_and_json_is_complete() {
     let folder = folder();
     let (code, said, _) = lint(folder.path(), &["--format", "json", "-", "sound.md"], FAULTY.as_bytes());
     let told: Value = serde_json::from_str(&said).expect("JSON");
@@ -83,7 +84,7 @@ fn standard_input_is_read_and_json_is_whole() {
 }
 
 #[test]
-fn a_page_in_markdown_is_printed_for_each_file() {
+fn markdown_is_printed_for_each_file() {
     let (code, said, _) = lint(folder().path(), &["--format", "markdown", "sound.md", "faulty.md"], b"");
     assert_eq!(code, 1);
     assert!(said.contains("## sound.md\n") && said.contains("| 3 | `done-beside-open` | "), "{said}");

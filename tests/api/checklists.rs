@@ -1,4 +1,5 @@
-//! `docs/from-the-checklists.md`, row by row: each thing that a checklist prints is asked, set or typed.
+//! Tests of `docs/from-the-checklists.md`, row by row: every path is requested, every variable set, every
+//! command run.
 
 use std::process::{Command, Stdio};
 
@@ -10,33 +11,33 @@ use crate::support::{PASSWORD, TestApp, bare_kith, on_every_engine, success};
 
 const PAGE: &str = include_str!("../../docs/from-the-checklists.md");
 const SECRET: &str = "a secret of thirty-two bytes or more";
-/// What `ab` asks.
+/// Number of requests that `ab` sends.
 const ASKED: u32 = 1000;
 
 on_every_engine! {
-    each_path_that_is_printed_is_served,
+    printed_paths_are_served,
 }
 
 on_every_engine! {
     with super::with_limits;
-    each_command_that_is_printed_works
+    printed_commands_work
 }
 
 fn with_limits(config: &mut Config) {
     config.limits = Limits { ..Config::default().limits };
 }
 
-/// What is printed, and what it says of it.
+/// Returns the rows: the printed text, and what the page says about it.
 fn rows() -> Vec<(&'static str, &'static str)> {
     let lines = PAGE.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"));
     let rows: Vec<_> = lines.map(|line| line.split_once("` | ").expect("two cells")).collect();
     let lines = PAGE.lines().filter(|line| line.starts_with('|')).count();
-    // Of each table two lines are its head.
+    // Each table has two heading lines.
     assert_eq!(rows.len(), lines - 2 * PAGE.matches("\n|---").count());
     rows
 }
 
-/// What stands between backticks.
+/// Returns the texts between backticks.
 fn quoted(text: &'static str) -> impl Iterator<Item = &'static str> {
     text.split('`').skip(1).step_by(2)
 }
@@ -45,14 +46,14 @@ fn is_variable(text: &str) -> bool {
     text.contains('_') && text.chars().all(|c| c.is_ascii_uppercase() || c == '_')
 }
 
-/// `GET /api/health` and the like.
+/// Parses an operation such as `GET /api/health`.
 fn as_operation(text: &'static str) -> Option<(&'static str, &'static str)> {
     text.split_once(' ').filter(|(_, path)| path.starts_with('/'))
 }
 
-/// DRV-41: every row says one of two things, and is of a kind that a test here walks.
+/// DRV-41: each row works as printed or names a replacement, and a test covers its kind.
 #[test]
-fn each_row_says_whether_it_works_or_what_replaces_it() {
+fn each_row_works_or_names_replacement() {
     let rows = rows();
     assert!(rows.len() > 20, "{rows:?}");
     for (printed, here) in rows {
@@ -65,8 +66,8 @@ fn each_row_says_whether_it_works_or_what_replaces_it() {
     }
 }
 
-/// DRV-41: whatever the page names of the paths succeeds, old and new.
-async fn each_path_that_is_printed_is_served(app: &TestApp) {
+/// DRV-41: every path on the page succeeds, old and new.
+async fn printed_paths_are_served(app: &TestApp) {
     let operations = app.operations().await;
     let named = rows().into_iter().flat_map(|(printed, here)| [printed].into_iter().chain(quoted(here)));
     let named: std::collections::BTreeSet<_> = named.filter_map(as_operation).collect();
@@ -83,9 +84,9 @@ async fn each_path_that_is_printed_is_served(app: &TestApp) {
     }
 }
 
-/// DRV-41: each is read, from the environment and from the file that it names.
+/// DRV-41: each variable is read from the environment, and with `_FILE` from the file that it names.
 #[test]
-fn each_variable_that_is_printed_is_read() {
+fn printed_variables_are_read() {
     let named = rows().into_iter().flat_map(|(printed, here)| [printed].into_iter().chain(quoted(here)));
     let named: Vec<_> = named.filter(|name| is_variable(name)).collect();
     assert_eq!(named.len(), 6, "{named:?}");
@@ -104,9 +105,9 @@ fn each_variable_that_is_printed_is_read() {
     }
 }
 
-/// DRV-41: what replaces a command is one.
+/// DRV-41: every replacement command exists.
 #[test]
-fn each_command_that_replaces_another_is_there() {
+fn replacement_commands_exist() {
     let folder = tempfile::tempdir().expect("a folder");
     let named = rows().into_iter().flat_map(|(_, here)| quoted(here));
     let named: Vec<_> = named.filter_map(|text| text.strip_prefix("kith ")).collect();
@@ -118,7 +119,7 @@ fn each_command_that_replaces_another_is_there() {
     }
 }
 
-/// Types a command as it is printed, but for the address; says what it said.
+/// Runs a command as printed, except for the address, and returns its output.
 fn type_in(command: &str, app: &TestApp, folder: &TempDir, token: &str) -> String {
     let command = command.replace("localhost:8080", &app.addr().to_string());
     let mut bash = Command::new("bash");
@@ -126,8 +127,8 @@ fn type_in(command: &str, app: &TestApp, folder: &TempDir, token: &str) -> Strin
     tokio::task::block_in_place(|| success(bash))
 }
 
-/// DRV-41: with one token and one address a load test soon measures the limit; what is within it succeeds.
-async fn each_command_that_is_printed_works(app: &TestApp) {
+/// DRV-41: a load test with one token and one address reaches the limit; requests within the limit succeed.
+async fn printed_commands_work(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("request.json"), json!({ "partnerId": ben.id }).to_string())
@@ -162,7 +163,7 @@ async fn each_command_that_is_printed_works(app: &TestApp) {
         limits.push(succeeded);
     }
     assert_eq!(limits, [60, 600]);
-    // All that was refused was refused by a limit, and all that succeeded made one request.
+    // All rejections came from a limit, and all successes created one request.
     let limited = async |policy: &str| {
         app.metric(&format!(r#"kith_http_requests_limited_total{{policy="{policy}"}}"#)).await
     };

@@ -1,4 +1,4 @@
-//! `kith migrate` by the binary, on both databases, with a server running and without one.
+//! Tests of `kith migrate` with the binary, on both databases, with and without a running server.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -11,16 +11,16 @@ use crate::support::{Client, Engine, Kith, SERVE, kith_on, refusal, success};
 
 #[tokio::test]
 async fn the_schema_is_looked_at_and_changed_on_sqlite() {
-    the_schema_is_looked_at_and_changed(Engine::Sqlite).await;
+    migrate_shows_and_changes_schema(Engine::Sqlite).await;
 }
 
 #[tokio::test]
 async fn the_schema_is_looked_at_and_changed_on_postgres() {
-    the_schema_is_looked_at_and_changed(Engine::Postgres).await;
+    migrate_shows_and_changes_schema(Engine::Postgres).await;
 }
 
 #[tokio::test]
-async fn a_running_server_holds_its_folder_and_tells_how_its_schema_stands() {
+async fn running_server_reports_migrations_and_locks_folder() {
     let database = TestDatabase::sqlite();
     let place = Place::of(&database, database.folder().expect("a folder"));
     let kith = Kith::start(place.kith(SERVE));
@@ -40,9 +40,10 @@ async fn a_running_server_holds_its_folder_and_tells_how_its_schema_stands() {
     place.migrate(&["down", "--yes"]);
 }
 
-/// A server on PostgreSQL leaves its schema to whoever changes it, and says when it cannot serve on it. API-11.
+/// API-11: a server on PostgreSQL allows schema changes by others, and reports that it is not ready on a
+/// reverted schema.
 #[tokio::test]
-async fn a_server_whose_schema_is_undone_is_not_ready() {
+async fn server_on_reverted_schema_is_not_ready() {
     if !Engine::Postgres.is_chosen() {
         return;
     }
@@ -59,14 +60,17 @@ async fn a_server_whose_schema_is_undone_is_not_ready() {
     }
     place.migrate(&["down", "--yes"]);
     for path in ["/readyz", "/api/health"] {
-        assert_eq!(schema(path, 503).await["output"], "The schema is older than this build.");
+        assert_eq!(
+            schema(path, 503).await["output"],
+            "The database schema is older than this build. Run `kith migrate up`."
+        );
     }
     client.get("/livez").await.expect(200);
     place.migrate(&["up"]);
     assert_eq!(schema("/readyz", 200).await["output"], Value::Null);
 }
 
-async fn the_schema_is_looked_at_and_changed(engine: Engine) {
+async fn migrate_shows_and_changes_schema(engine: Engine) {
     if !engine.is_chosen() {
         return;
     }
@@ -107,7 +111,7 @@ async fn the_schema_is_looked_at_and_changed(engine: Engine) {
     Client::new([kith.addr]).get("/readyz").await.expect(200);
 }
 
-/// A database, and the folder beside it.
+/// Database with its folder.
 struct Place<'p> {
     database: &'p TestDatabase,
     folder: &'p Path,
@@ -122,7 +126,7 @@ impl<'p> Place<'p> {
         kith_on(self.database, self.folder, args)
     }
 
-    /// Every migration of this build, in order.
+    /// Returns the names of all migrations of this build, in order.
     fn names(&self) -> Vec<String> {
         let all = modules::migrations();
         let named = all.iter().flat_map(|module| {
@@ -131,7 +135,7 @@ impl<'p> Place<'p> {
         named.collect()
     }
 
-    /// All of them, in one state.
+    /// Returns all migrations with the same state.
     fn all(&self, state: &str) -> Vec<(String, String)> {
         self.names().into_iter().map(|name| (state.to_owned(), name)).collect()
     }
@@ -140,7 +144,7 @@ impl<'p> Place<'p> {
         self.migrate(&["status"])
     }
 
-    /// What `kith migrate` says of each migration: a state and a name.
+    /// Runs `kith migrate` and returns state and name of each line.
     fn migrate(&self, args: &[&str]) -> Vec<(String, String)> {
         let said = success(self.kith(&[&["migrate"], args].concat()));
         let first_two = |line: &str| {

@@ -1,4 +1,4 @@
-//! What the binary refuses to start from, and the secrets it makes.
+//! Tests of configurations that the binary rejects, and of generated secrets.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -8,10 +8,11 @@ use crate::support::{bare_kith, kith};
 
 const SECRET: &str = "a-marked-f1rst-one-of-thirty-2-bytes";
 const REFRESH_SECRET: &str = "a-marked-s3cond-one-of-thirty-2-bytes";
-/// What no refusal may repeat.
+/// Markers that no error message may contain.
 const MARKED: &[&str] = &["marked", "hunter2"];
 
-/// `kith` in production mode with all that it asks for, and `changes` to that; an empty value takes a variable away.
+/// Returns a command in production mode with all required settings and `changes` applied. An empty value
+/// removes a variable.
 fn command(folder: &Path, args: &[&str], changes: &[(&str, &str)]) -> Command {
     let mut command = kith(folder, args);
     command
@@ -33,7 +34,8 @@ fn text(bytes: &[u8]) -> &str {
     str::from_utf8(bytes).expect("text")
 }
 
-/// Both `kith config check` and `kith serve` have to refuse: exit code 2, everything in `named`, and no secret.
+/// Expects both `kith config check` and `kith serve` to fail with exit code 2 and one line that contains all
+/// of `named` and no secret.
 #[track_caller]
 fn expect_refusal(changes: &[(&str, &str)], named: &[&str]) {
     for verb in [&["config", "check"][..], &["serve"]] {
@@ -55,9 +57,9 @@ fn expect_refusal(changes: &[(&str, &str)], named: &[&str]) {
     }
 }
 
-/// CFG-02, SEC-15, SEC-16.
+/// Covers CFG-02, SEC-15, SEC-16.
 #[test]
-fn production_mode_refuses_a_broken_environment_by_name() {
+fn production_mode_rejects_invalid_environment() {
     let postgres = "postgres://kith:hunter2-hunter2@127.0.0.1:1/kith";
     for (changes, named) in [
         (&[("JWT_SECRET", "")][..], &["`auth.jwt_secret`", "JWT_SECRET", "kith secrets generate"][..]),
@@ -102,9 +104,9 @@ fn production_mode_refuses_a_broken_environment_by_name() {
     }
 }
 
-/// CFG-02.
+/// Covers CFG-02.
 #[test]
-fn development_mode_refuses_what_would_serve_others() {
+fn development_mode_rejects_public_addresses() {
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:8080"] {
         expect_refusal(
             &[("KITH__SERVER__MODE", "development"), ("KITH__SERVER__LISTEN", address)],
@@ -113,9 +115,9 @@ fn development_mode_refuses_what_would_serve_others() {
     }
 }
 
-/// SEC-14.
+/// Covers SEC-14.
 #[test]
-fn production_mode_refuses_a_password_on_the_command_line() {
+fn production_mode_rejects_password_on_command_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let args = ["config", "check", "--database", "postgres://kith:hunter2-hunter2@127.0.0.1:1/kith"];
     let refused = command(folder.path(), &args, &[]).output().expect("a process");
@@ -125,9 +127,9 @@ fn production_mode_refuses_a_password_on_the_command_line() {
     assert!(!said.contains("hunter2"), "{said}");
 }
 
-/// SEC-15.
+/// Covers SEC-15.
 #[test]
-fn what_is_set_is_reported_and_never_told() {
+fn secrets_are_reported_without_value() {
     let folder = tempfile::tempdir().expect("a folder");
     let checked = command(folder.path(), &["config", "check"], &[]).output().expect("a process");
     let said = text(&checked.stdout);
@@ -141,7 +143,7 @@ fn what_is_set_is_reported_and_never_told() {
     assert!(!said.contains("marked"), "{said}");
 }
 
-/// CFG-07.
+/// Covers CFG-07.
 #[test]
 fn generated_secrets_pass_the_check() {
     let folder = tempfile::tempdir().expect("a folder");

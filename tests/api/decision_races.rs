@@ -1,4 +1,4 @@
-//! PRT-02, PRT-03: steps that exclude each other, taken at the same moment: one is first, and nothing is half done.
+//! PRT-02, PRT-03: conflicting steps at the same moment. One wins, and nothing is half applied.
 
 use hyper::Method;
 use hyper::body::Bytes;
@@ -12,16 +12,16 @@ const REQUESTS: &str = "/api/v1/partners/requests";
 const INVITES: &str = "/api/v1/partners/invites";
 const BREAKUP: &str = "/api/v1/partners/breakup";
 const ROUNDS: usize = 40;
-/// Where each round needs somebody new.
+/// Number of rounds of tests that need new accounts in each round.
 const FEW: usize = 20;
 
 on_every_engine! {
     with crate::support::race;
-    of_accept_reject_and_cancel_one_decides,
-    of_two_breakups_one_ends_it,
-    of_two_who_redeem_a_code_one_has_it,
-    a_block_is_the_last_word,
-    whoever_leaves_has_no_bond,
+    one_of_concurrent_decisions_wins,
+    one_of_concurrent_breakups_wins,
+    invite_is_redeemed_once,
+    block_overrides_concurrent_accept,
+    deleted_user_has_no_bond,
 }
 
 async fn ask(from: &Person, to: &Person) -> String {
@@ -45,18 +45,18 @@ async fn check_tables(app: &TestApp, round: usize) {
     assert_eq!(find_faults(app).await, [], "round {round}");
 }
 
-/// Nobody waits because of the round before.
+/// Removes cooldowns of earlier rounds.
 async fn forget_refusals(app: &TestApp) {
     let forgotten = app.db().write(|tx| tx.exec("DELETE FROM partner_refusals", &[]));
     forgotten.await.map_err(|error: Error| error).expect("nothing refused");
 }
 
-async fn of_accept_reject_and_cancel_one_decides(app: &TestApp) {
+async fn one_of_concurrent_decisions_wins(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let mut won = [0; 3];
     for round in 0..rounds(ROUNDS) {
         let id = ask(&ada, &ben).await;
-        // Whoever is asked first is first more often.
+        // The request that is sent first wins more often, so the order rotates.
         let answers = match round % 3 {
             0 => {
                 let (a, r, c) = tokio::join!(
@@ -103,7 +103,7 @@ async fn of_accept_reject_and_cancel_one_decides(app: &TestApp) {
     println!("{} rounds: accept, reject and cancel won {won:?}", rounds(ROUNDS));
 }
 
-async fn of_two_breakups_one_ends_it(app: &TestApp) {
+async fn one_of_concurrent_breakups_wins(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     for round in 0..rounds(ROUNDS) {
         step(&ben, &ask(&ada, &ben).await, "accept").await.expect(200);
@@ -118,7 +118,7 @@ async fn of_two_breakups_one_ends_it(app: &TestApp) {
     assert_eq!(ended, rounds(ROUNDS));
 }
 
-async fn of_two_who_redeem_a_code_one_has_it(app: &TestApp) {
+async fn invite_is_redeemed_once(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     for round in 0..rounds(ROUNDS) {
         let invite = ada.post(INVITES, Value::Null).await.expect(201);
@@ -136,8 +136,8 @@ async fn of_two_who_redeem_a_code_one_has_it(app: &TestApp) {
     }
 }
 
-/// Whether it is the one who asks or the one who is asked that blocks.
-async fn a_block_is_the_last_word(app: &TestApp) {
+/// Either the sender or the receiver blocks.
+async fn block_overrides_concurrent_accept(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let mut accepted = 0;
     for round in 0..rounds(ROUNDS) {
@@ -156,7 +156,7 @@ async fn a_block_is_the_last_word(app: &TestApp) {
         }
         check_tables(app, round).await;
         blocker.delete(&path, Value::Null).await.expect(204);
-        // What waits unseen is taken back, so that the next round can begin.
+        // Cancels the withheld request, so that the next round can begin.
         if status(&ada, &id).await == "pending" {
             step(&ada, &id, "cancel").await.expect(200);
         }
@@ -165,7 +165,7 @@ async fn a_block_is_the_last_word(app: &TestApp) {
     println!("{} rounds of block and accept: {accepted} accepted first", rounds(ROUNDS));
 }
 
-async fn whoever_leaves_has_no_bond(app: &TestApp) {
+async fn deleted_user_has_no_bond(app: &TestApp) {
     let ben = app.user("ben").await;
     let mut accepted = 0;
     for round in 0..rounds(FEW) {

@@ -1,4 +1,5 @@
-//! What development mode has to work with, and production mode has not: `/dev/clock` and `/dev/outbox`.
+//! Tests of the endpoints of development mode, and of their absence in production mode: `/dev/clock`,
+//! `/dev/outbox` and others.
 
 use hyper::Method;
 use hyper::body::Bytes;
@@ -15,11 +16,11 @@ const VERIFY: &str = "/dev/verify-email";
 const REQUESTS: &str = "/api/v1/partners/requests";
 
 on_every_engine! {
-    thirty_days_pass_when_they_are_told_to,
-    clock_is_put_back_to_the_true_time,
-    a_clock_is_not_moved_by_nonsense,
-    what_goes_out_is_seen_the_newest_first,
-    address_is_proven_without_a_mail,
+    clock_advances_thirty_days,
+    clock_can_be_reset,
+    invalid_clock_requests_are_rejected,
+    outbox_lists_newest_first,
+    address_is_verified_without_mail,
 }
 
 on_every_engine! {
@@ -29,7 +30,7 @@ on_every_engine! {
 
 on_every_engine! {
     with super::in_production;
-    production_mode_knows_nothing_of_it
+    development_paths_are_absent_in_production
 }
 
 fn with_a_limit(config: &mut Config) {
@@ -54,8 +55,8 @@ async fn bond(one: &Person, other: &Person) -> Value {
     crossed.expect(201)["bond"].clone()
 }
 
-/// What is due by then has been done when the answer comes, and the time is the same for all that is asked.
-async fn thirty_days_pass_when_they_are_told_to(app: &TestApp) {
+/// The response comes after all due jobs have run, and all parts use the same time.
+async fn clock_advances_thirty_days(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let first = bond(&ada, &ben).await;
     ada.post("/api/v1/partners/breakup", json!({})).await.expect(200);
@@ -66,7 +67,7 @@ async fn thirty_days_pass_when_they_are_told_to(app: &TestApp) {
     let ahead = days(30);
     assert_eq!(report, json!({ "now": app.now() + ahead, "ahead_ms": 2_592_000_000_i64 }));
 
-    // Exactly thirty days: the boundary is within. Their tokens have ended.
+    // Exactly thirty days is within the window. The tokens have expired.
     let (ada, ben) = (app.sign_in("ada").await, app.sign_in("ben").await);
     assert_eq!(bond(&ada, &ben).await["id"], first["id"]);
     ada.post("/api/v1/partners/breakup", json!({})).await.expect(200);
@@ -82,8 +83,8 @@ async fn thirty_days_pass_when_they_are_told_to(app: &TestApp) {
     assert_ne!(bond(&ada, &ben).await["id"], first["id"]);
 }
 
-/// It could only be put forward, which broke for good whatever others compare with their own clocks.
-async fn clock_is_put_back_to_the_true_time(app: &TestApp) {
+/// Regression: the clock could not be put back, which broke comparisons with other clocks.
+async fn clock_can_be_reset(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let put_back = async || {
         for node in 0..app.count_nodes() {
@@ -92,11 +93,11 @@ async fn clock_is_put_back_to_the_true_time(app: &TestApp) {
         }
     };
     put_back().await;
-    // Not so far that their sessions end.
+    // Short enough that the sessions do not end.
     advance_all(app, "10d").await;
     put_back().await;
     assert_eq!(app.anonymous().get(CLOCK).await.expect(200), json!({ "now": app.now(), "ahead_ms": 0 }));
-    // Tokens from before are good again, and schedules go on from here.
+    // Earlier tokens are valid again, and schedules continue from now.
     assert_eq!(bond(&ada, &ben).await["since"], json!(app.now()));
     let next =
         "SELECT COUNT(*) FROM job_schedules WHERE next_at > $1 AND schedule = '@every 1m' AND NOT paused";
@@ -106,7 +107,7 @@ async fn clock_is_put_back_to_the_true_time(app: &TestApp) {
     assert!(!app.parts().config.data.folder.join("clock-ahead").exists());
 }
 
-async fn a_clock_is_not_moved_by_nonsense(app: &TestApp) {
+async fn invalid_clock_requests_are_rejected(app: &TestApp) {
     let node = app.anonymous().at(0);
     for advance in ["", "30", "-1d", "1 d", "1.5h", "1w", "tomorrow", "36501d", "99999999999999999999d"] {
         let answer = node.post(CLOCK, json!({ "advance": advance })).await;
@@ -118,7 +119,7 @@ async fn a_clock_is_not_moved_by_nonsense(app: &TestApp) {
     assert_eq!(node.get(CLOCK).await.expect(200)["ahead_ms"], 0);
 }
 
-async fn what_goes_out_is_seen_the_newest_first(app: &TestApp) {
+async fn outbox_lists_newest_first(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let body = json!({ "to": { "user_id": ben.id }, "message": "Shall we?" });
     let request = ada.post(REQUESTS, body).await.expect(201);
@@ -142,7 +143,7 @@ async fn what_goes_out_is_seen_the_newest_first(app: &TestApp) {
     app.anonymous().get(&format!("{OUTBOX}?cursor=x")).await.expect_problem(400, "malformed_request");
 }
 
-async fn address_is_proven_without_a_mail(app: &TestApp) {
+async fn address_is_verified_without_mail(app: &TestApp) {
     let ada = app.user("ada").await;
     let me = async || ada.get("/api/v1/me").await.expect(200);
     let before = me().await;
@@ -159,8 +160,8 @@ async fn address_is_proven_without_a_mail(app: &TestApp) {
     }
 }
 
-/// CFG-02: neither is there, as no unknown path is, nor does the document speak of them.
-async fn production_mode_knows_nothing_of_it(app: &TestApp) {
+/// CFG-02: the paths behave like unknown ones, and are not in the document.
+async fn development_paths_are_absent_in_production(app: &TestApp) {
     let client = app.anonymous();
     client.get(CLOCK).await.expect_problem(404, "not_found");
     client.post(CLOCK, json!({ "advance": "1d" })).await.expect_problem(404, "not_found");
@@ -171,7 +172,7 @@ async fn production_mode_knows_nothing_of_it(app: &TestApp) {
     assert!(paths.keys().all(|path| !path.starts_with("/dev")), "{paths:?}");
 }
 
-/// Limits are lifted and put back while it runs: what a check then finds is what it would find without them.
+/// Limits can be lifted and restored at runtime.
 async fn limits_are_lifted_and_put_back(app: &TestApp) {
     let put = async |body: Value| {
         app.anonymous().at(0).send(Method::PUT, LIMITS, Bytes::from(body.to_string())).await

@@ -1,4 +1,4 @@
-//! The page at `/docs`: whole, from this server alone, and about the document that this server serves.
+//! Tests of the page at `/docs`: self-contained, and about the document that this server serves.
 
 use std::collections::BTreeMap;
 
@@ -11,22 +11,22 @@ use serde_json::Value;
 use crate::support::{Answer, TestApp, on_every_engine};
 
 on_every_engine! {
-    the_document_can_be_browsed_from_the_server_alone,
-    old_addresses_of_the_documentation_lead_to_it,
+    docs_page_is_self_contained,
+    old_documentation_paths_redirect,
 }
 
 fn text(answer: Answer) -> String {
     answer.expect(200).as_str().expect("text").to_owned()
 }
 
-/// The values of an attribute, wherever it stands.
+/// Returns all values of an HTML attribute.
 fn values<'a>(html: &'a str, attribute: &str) -> Vec<&'a str> {
     let start = format!(" {attribute}=\"");
     html.split(&start).skip(1).map(|rest| rest.split('"').next().expect("its end")).collect()
 }
 
-/// API-03.
-async fn the_document_can_be_browsed_from_the_server_alone(app: &TestApp) {
+/// Covers API-03.
+async fn docs_page_is_self_contained(app: &TestApp) {
     let client = app.anonymous();
     let page = client.get("/docs").await;
     let policy = page.header("content-security-policy").expect("a policy").to_owned();
@@ -48,7 +48,7 @@ async fn the_document_can_be_browsed_from_the_server_alone(app: &TestApp) {
         assert_eq!(directives[name], ["'none'"], "{name}");
     }
 
-    // Nothing is inline, and nothing comes from elsewhere.
+    // Nothing is inline, and nothing is loaded from other origins.
     assert!(!html.contains("<style") && !html.contains(" style=") && !html.contains(" onload="), "{html}");
     assert_eq!(html.matches("<script").count(), values(&html, "src").len(), "{html}");
     let links = [values(&html, "src"), values(&html, "href")].concat();
@@ -62,7 +62,7 @@ async fn the_document_can_be_browsed_from_the_server_alone(app: &TestApp) {
     }
     client.get("/docs/swagger-ui.css").await.expect_problem(404, "not_found");
 
-    // What it shows is the one document: as served, and as the code of this build says.
+    // The page shows the served document, which is the one that this build generates.
     let [shown] = values(&html, "data-document")[..] else { panic!("not one document: {html}") };
     let generated: Value = serde_json::from_slice(&openapi::to_json(&openapi::document(
         modules::served(&Config::default()).unwrap(),
@@ -74,7 +74,7 @@ async fn the_document_can_be_browsed_from_the_server_alone(app: &TestApp) {
     assert_eq!(shown.expect(200), generated);
 }
 
-async fn old_addresses_of_the_documentation_lead_to_it(app: &TestApp) {
+async fn old_documentation_paths_redirect(app: &TestApp) {
     for old in ["/api-docs", "/swagger"] {
         let answer = app.anonymous().get(old).await;
         assert_eq!((answer.status, answer.header("location")), (308, Some("/docs")), "{old}");

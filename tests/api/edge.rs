@@ -1,4 +1,5 @@
-//! What holds for every request: ids, problems of one shape, bounds, and an OpenAPI document that tells the truth.
+//! Tests that apply to every request: request ids, problem format, limits, and agreement with the OpenAPI
+//! document.
 
 use std::io::Write as _;
 
@@ -16,17 +17,17 @@ use crate::support::{Engine, PASSWORD, TestApp, X_REQUEST_ID, on_every_engine};
 const REGISTER: &str = "/api/v1/auth/register";
 
 on_every_engine! {
-    request_ids_are_echoed_or_made,
-    bodies_that_cannot_be_read_are_refused,
-    what_is_not_there_is_a_problem_too,
-    the_document_lists_what_can_be_called,
-    every_operation_that_is_not_public_wants_a_token,
-    bodies_may_be_compressed_and_are_bounded_all_the_same,
-    what_is_read_again_is_not_sent_again,
+    request_ids_are_echoed_or_generated,
+    malformed_bodies_are_rejected,
+    unknown_paths_return_problems,
+    document_lists_operations,
+    non_public_operations_require_token,
+    compressed_bodies_are_limited,
+    unchanged_resource_returns_304,
 }
 
-/// API-06.
-async fn request_ids_are_echoed_or_made(app: &TestApp) {
+/// Covers API-06.
+async fn request_ids_are_echoed_or_generated(app: &TestApp) {
     let echoed = async |sent: &str| {
         let answer = app.anonymous().with_header(X_REQUEST_ID, sent).get("/api/v1/me").await;
         let echo = answer.header("x-request-id").expect("an id").to_owned();
@@ -45,8 +46,8 @@ async fn request_ids_are_echoed_or_made(app: &TestApp) {
     assert!(made.header("x-request-id").is_some_and(|id| id.len() == 32));
 }
 
-/// API-05, API-09.
-async fn bodies_that_cannot_be_read_are_refused(app: &TestApp) {
+/// Covers API-05, API-09.
+async fn malformed_bodies_are_rejected(app: &TestApp) {
     let footprint = app.footprint().await;
     let post =
         async |body: &[u8]| app.anonymous().send(Method::POST, REGISTER, Bytes::copy_from_slice(body)).await;
@@ -61,13 +62,13 @@ async fn bodies_that_cannot_be_read_are_refused(app: &TestApp) {
     }
     let doubled = good.replacen('{', r#"{"email": "eve@example.org","#, 1);
     assert_eq!(post(doubled.as_bytes()).await.expect_faults(), [("/email".into(), "duplicate_field".into())]);
-    // Right in number, kind and order, but not an object.
+    // Correct number, types and order of values, but not an object.
     let listed = json!(["ada@example.org", PASSWORD, "Ada"]).to_string();
     post(listed.as_bytes()).await.expect_problem(422, "validation_failed");
 
     let large = json!({ "email": "x".repeat(300_000), "password": PASSWORD, "display_name": "Ada" });
     app.anonymous().post(REGISTER, large.clone()).await.expect_problem(413, "body_too_large");
-    // Whether a body is wanted or not, and whoever sends it.
+    // Also for requests that need no body, and for unknown paths.
     for unwanted in ["/livez", "/api/v1/me", "/api/v1/nothing"] {
         let large = Bytes::from(large.to_string());
         let answer = app.anonymous().send(Method::GET, unwanted, large).await;
@@ -82,8 +83,8 @@ async fn bodies_that_cannot_be_read_are_refused(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
 }
 
-/// API-05.
-async fn what_is_not_there_is_a_problem_too(app: &TestApp) {
+/// Covers API-05.
+async fn unknown_paths_return_problems(app: &TestApp) {
     for path in ["/api", "/api/v1/nothing", "/api/v1/auth/register/more", "/etc/passwd", "/%2e%2e/secret"] {
         app.anonymous().get(path).await.expect_problem(404, "not_found");
     }
@@ -98,8 +99,8 @@ async fn what_is_not_there_is_a_problem_too(app: &TestApp) {
     }
 }
 
-/// API-02.
-async fn the_document_lists_what_can_be_called(app: &TestApp) {
+/// Covers API-02.
+async fn document_lists_operations(app: &TestApp) {
     let document = app.anonymous().get("/openapi.json").await.expect(200);
     assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")));
     for (path, method) in [
@@ -125,7 +126,7 @@ async fn the_document_lists_what_can_be_called(app: &TestApp) {
     }
 }
 
-/// What may be called by whoever is not signed in.
+/// Operations that need no token.
 const PUBLIC: &[&str] = &[
     "DELETE /dev/clock",
     "GET /",
@@ -156,8 +157,8 @@ const PUBLIC: &[&str] = &[
     "PUT /dev/limits",
 ];
 
-/// ACC-03: an operation is named as public above, or refuses whoever is not signed in.
-async fn every_operation_that_is_not_public_wants_a_token(app: &TestApp) {
+/// ACC-03: every operation is listed as public above, or rejects callers without a valid token.
+async fn non_public_operations_require_token(app: &TestApp) {
     let document = app.anonymous().get("/openapi.json").await.expect(200);
     let mut public = Vec::new();
     for (path, item) in document["paths"].as_object().expect("paths") {
@@ -184,8 +185,8 @@ fn gzip(bytes: &[u8]) -> Bytes {
     encoder.finish().expect("room").into()
 }
 
-/// API-09.
-async fn bodies_may_be_compressed_and_are_bounded_all_the_same(app: &TestApp) {
+/// Covers API-09.
+async fn compressed_bodies_are_limited(app: &TestApp) {
     let footprint = app.footprint().await;
     let zipping = app.anonymous().with_header(CONTENT_ENCODING, "gzip");
     let post = async |body: &[u8]| zipping.send(Method::POST, REGISTER, gzip(body)).await;
@@ -207,7 +208,7 @@ async fn bodies_may_be_compressed_and_are_bounded_all_the_same(app: &TestApp) {
     post(good.to_string().as_bytes()).await.expect(201);
 }
 
-async fn what_is_read_again_is_not_sent_again(app: &TestApp) {
+async fn unchanged_resource_returns_304(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let requests = "/api/v1/partners/requests";
     let tag = async |path: &str| {
@@ -218,7 +219,7 @@ async fn what_is_read_again_is_not_sent_again(app: &TestApp) {
     for path in ["/api/v1/me", requests, "/api/v1/partners/current"] {
         let known = tag(path).await;
         let knowing = ada.signed_in().await.with_header(IF_NONE_MATCH, &known);
-        // On the pair, each node in turn.
+        // Twice, because requests alternate between the nodes of a pair.
         for _ in 0..2 {
             let answer = knowing.get(path).await;
             assert_eq!((answer.header("etag"), answer.header("content-type")), (Some(&*known), None));
@@ -229,7 +230,7 @@ async fn what_is_read_again_is_not_sent_again(app: &TestApp) {
     ben.post(requests, json!({ "to": { "user_id": ada.id } })).await.expect(201);
     assert_ne!(tag(requests).await, before);
     ada.signed_in().await.with_header(IF_NONE_MATCH, &before).get(requests).await.expect(200);
-    // What was sent to one is nobody else's, whatever they say they have.
+    // An ETag of one user never yields a 304 for another.
     ben.signed_in()
         .await
         .with_header(IF_NONE_MATCH, &tag("/api/v1/me").await)
@@ -243,9 +244,9 @@ async fn what_is_read_again_is_not_sent_again(app: &TestApp) {
         .expect_problem(401, "unauthenticated");
 }
 
-/// SEC-25: where nobody sets them, the limits are where `defaults.toml` has them.
+/// SEC-25: the default limits are those of `defaults.toml`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_limit_is_where_it_is_set() {
+async fn default_limits_are_enforced() {
     let usual = Config::default().limits;
     let restore = |config: &mut Config| config.limits = Config::default().limits;
     let app = TestApp::start_with(Engine::Sqlite, Engine::Sqlite.database().await, restore).await;

@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: a write is made once under it, whoever repeats it, whenever, and on whichever node.
+//! Tests of `Idempotency-Key`: a write is executed once, regardless of repetitions, time and node.
 
 use std::time::Duration;
 
@@ -18,20 +18,20 @@ use crate::support::{
 
 const REQUESTS: &str = "/api/v1/partners/requests";
 const MILLISECOND: Duration = Duration::from_millis(1);
-/// How many send the same at once, and how often.
+/// Number of concurrent duplicates, and of rounds.
 const TWINS: usize = 20;
 const ROUNDS: usize = 10;
 
 on_every_engine! {
-    drv_03_five_times_under_one_key_is_once,
-    another_request_under_the_same_key_is_refused,
-    a_key_is_one_users_and_one_operations,
-    what_was_refused_may_be_tried_again_under_its_key,
-    a_key_is_forgotten_after_a_day,
-    of_twenty_twins_one_is_made,
-    keys_are_refused_where_they_are_not_taken,
-    every_signed_in_write_takes_a_key,
-    large_answer_is_given_again_as_its_id,
+    repeated_key_executes_once,
+    key_with_other_request_is_rejected,
+    key_is_scoped_to_user_and_operation,
+    rejected_request_can_be_retried_with_key,
+    key_expires_after_24_hours,
+    concurrent_duplicates_execute_once,
+    key_is_rejected_where_unsupported,
+    signed_in_writes_accept_key,
+    large_response_is_replayed_as_id,
 }
 
 async fn keyed(who: &Person, key: &str) -> Client {
@@ -46,15 +46,15 @@ fn is_replayed(answer: &Answer) -> bool {
     answer.header("idempotency-replayed").is_some_and(|value| value == "true")
 }
 
-/// DRV-03: one object, five identical answers, and one trace.
-async fn drv_03_five_times_under_one_key_is_once(app: &TestApp) {
+/// DRV-03: one object, five identical responses, one set of audit entries and events.
+async fn repeated_key_executes_once(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let ada = keyed(&ada, "\"8e03978e-40d5-43dd-bc93-6894a57f9324\"").await;
     let first = ada.post(REQUESTS, ask(&ben)).await;
     assert!(!is_replayed(&first));
     let first = first.expect(201);
     let footprint = app.footprint().await;
-    // What has happened since does not change what was answered.
+    // Later changes do not affect the stored response.
     let accept = format!("{REQUESTS}/{}/accept", first["id"].as_str().expect("an id"));
     ben.post(&accept, Value::Null).await.expect(200);
     assert!(app.footprint().await > footprint);
@@ -69,7 +69,7 @@ async fn drv_03_five_times_under_one_key_is_once(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
 }
 
-async fn another_request_under_the_same_key_is_refused(app: &TestApp) {
+async fn key_with_other_request_is_rejected(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let to_ben = keyed(&ada, "key").await.post(REQUESTS, ask(&ben)).await.expect(201);
     let to_eve = keyed(&ada, "other").await.post(REQUESTS, ask(&eve)).await.expect(201);
@@ -88,7 +88,7 @@ async fn another_request_under_the_same_key_is_refused(app: &TestApp) {
     assert_eq!(to_ben["status"], "pending");
 }
 
-async fn a_key_is_one_users_and_one_operations(app: &TestApp) {
+async fn key_is_scoped_to_user_and_operation(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let by_ada = keyed(&ada, "key").await.post(REQUESTS, ask(&eve)).await.expect(201);
     let by_ben = keyed(&ben, "key").await.post(REQUESTS, ask(&eve)).await;
@@ -102,7 +102,7 @@ async fn a_key_is_one_users_and_one_operations(app: &TestApp) {
     assert_eq!(accepted.expect(200)["status"], "accepted");
 }
 
-async fn what_was_refused_may_be_tried_again_under_its_key(app: &TestApp) {
+async fn rejected_request_can_be_retried_with_key(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ada.post(REQUESTS, json!({ "to": { "user_id": ben.id }, "message": "in other words" })).await.expect(201);
     for _ in 0..2 {
@@ -118,7 +118,7 @@ async fn what_was_refused_may_be_tried_again_under_its_key(app: &TestApp) {
     assert_eq!(again.expect(201), sent);
 }
 
-async fn a_key_is_forgotten_after_a_day(app: &TestApp) {
+async fn key_expires_after_24_hours(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let sent = keyed(&ada, "key").await.post(REQUESTS, ask(&ben)).await.expect(201);
     app.advance(days(1));
@@ -126,15 +126,15 @@ async fn a_key_is_forgotten_after_a_day(app: &TestApp) {
     assert!(is_replayed(&again));
     assert_eq!(again.expect(201), sent);
     app.advance(MILLISECOND);
-    // Whatever it was used for, it is free, and then taken for a day again.
+    // The expired key is free again, and then reserved for another day.
     keyed(&ada, "key").await.post(REQUESTS, ask(&eve)).await.expect(201);
     app.advance(days(1));
     assert!(is_replayed(&keyed(&ada, "key").await.post(REQUESTS, ask(&eve)).await));
     keyed(&ada, "key").await.post(REQUESTS, ask(&ben)).await.expect_problem(422, "idempotency_key_reused");
 }
 
-/// Each twin gets the one answer, or is told that it is on its way.
-async fn of_twenty_twins_one_is_made(app: &TestApp) {
+/// Each duplicate gets the same response, or 409 while the first one is in progress.
+async fn concurrent_duplicates_execute_once(app: &TestApp) {
     let people = app.crowd("person", 2 * ROUNDS).await;
     let mut given = [0, 0, 0];
     for (round, pair) in people.chunks(2).enumerate() {
@@ -158,7 +158,7 @@ async fn of_twenty_twins_one_is_made(app: &TestApp) {
     println!("{ROUNDS} rounds of {TWINS} twins: made, given again, told to wait: {given:?}");
 }
 
-async fn keys_are_refused_where_they_are_not_taken(app: &TestApp) {
+async fn key_is_rejected_where_unsupported(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let footprint = app.footprint().await;
     let anonymous = app.anonymous().with_header(IDEMPOTENCY_KEY, "key");
@@ -176,12 +176,12 @@ async fn keys_are_refused_where_they_are_not_taken(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
 }
 
-/// Each operation that changes something for whoever is signed in.
-async fn every_signed_in_write_takes_a_key(app: &TestApp) {
+/// Covers each write operation of signed-in users.
+async fn signed_in_writes_accept_key(app: &TestApp) {
     let mut walked = 0;
     for operation in app.operations().await {
         let name = &operation.name;
-        // Whoever has deleted their account is not signed in to ask again.
+        // After deleting the account, the user cannot repeat the request.
         let takes_none = operation.path.starts_with("/api/v1/auth/") || name == "delete_me";
         if takes_none || operation.method.is_safe() || operation.access == Access::Public {
             continue;
@@ -202,8 +202,8 @@ async fn every_signed_in_write_takes_a_key(app: &TestApp) {
     assert!(walked >= 2, "{walked}");
 }
 
-/// An item of 60 kB under a key each would fill the database with copies of it.
-async fn large_answer_is_given_again_as_its_id(app: &TestApp) {
+/// Regression: storing large responses under keys would have filled the database.
+async fn large_response_is_replayed_as_id(app: &TestApp) {
     let ada = keyed(&app.user("ada").await, "key").await;
     let notes = "/api/v1/spaces/me/notes";
     let data = json!({ "data": { "text": "x".repeat(60_000) } });
@@ -232,7 +232,7 @@ async fn register(client: &Client, name: &str) -> (String, Client) {
 }
 
 #[tokio::test]
-async fn a_key_outlives_a_kill() {
+async fn key_survives_kill() {
     let database = TestDatabase::sqlite();
     let folder = database.folder().expect("a folder");
     let server = Kith::start(kith(folder, SERVE));
@@ -252,9 +252,10 @@ async fn a_key_outlives_a_kill() {
     assert_eq!(again.expect(201), first);
 }
 
-/// Two nodes get the same request; what it needs is held, first its people and then its row, for longer than a twin waits.
+/// Sends the same request to two nodes while its locks are held, first those of its users and then its row,
+/// for longer than a duplicate waits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_twin_does_not_wait_for_longer_than_five_seconds() {
+async fn duplicate_waits_at_most_five_seconds() {
     if !Engine::Postgres.is_chosen() {
         return;
     }

@@ -1,4 +1,4 @@
-//! Invites and addresses: two ways to somebody whose id one does not know, and neither tells who is there.
+//! Tests of requests by invite and by address, which must not reveal other users.
 
 use hyper::Method;
 use hyper::body::Bytes;
@@ -11,15 +11,15 @@ const REQUESTS: &str = "/api/v1/partners/requests";
 const INVITES: &str = "/api/v1/partners/invites";
 
 on_every_engine! {
-    an_invite_leads_to_a_request_and_is_spent,
-    who_is_let_in_again_may_ask_anew,
-    an_invite_that_cannot_be_used_is_like_none,
-    five_invites_can_be_out,
-    ten_wrong_codes_a_minute,
-    of_many_who_use_a_code_one_does,
-    an_invite_opens_a_door_that_is_shut_to_others,
-    an_address_never_tells_whether_anybody_has_it,
-    who_wants_to_be_found_is_found,
+    redeemed_invite_creates_request,
+    unblocked_user_can_send_request,
+    unusable_invites_are_indistinguishable,
+    at_most_five_open_invites,
+    wrong_codes_are_limited_per_minute,
+    concurrent_redemptions_succeed_once,
+    invite_overrides_request_policy,
+    request_by_address_reveals_nothing,
+    discoverable_user_receives_request,
 }
 
 async fn invite(who: &Person) -> (String, String) {
@@ -41,7 +41,7 @@ async fn set(who: &Person, patch: Value) {
     who.send(Method::PATCH, "/api/v1/partners/settings", body).await.expect(200);
 }
 
-async fn an_invite_leads_to_a_request_and_is_spent(app: &TestApp) {
+async fn redeemed_invite_creates_request(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let made = ada.post(INVITES, Value::Null).await.expect(201);
     let code = made["code"].as_str().expect("a code");
@@ -74,8 +74,8 @@ async fn an_invite_leads_to_a_request_and_is_spent(app: &TestApp) {
     assert!(!text.contains(code), "the code itself is nowhere");
 }
 
-/// Never made, spent, expired, taken back, shut out: one 404.
-async fn an_invite_that_cannot_be_used_is_like_none(app: &TestApp) {
+/// Unknown, used, expired, revoked or blocked: all return the same 404.
+async fn unusable_invites_are_indistinguishable(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let expired = invite(&ada).await.0;
     app.advance(days(7));
@@ -104,8 +104,8 @@ async fn an_invite_that_cannot_be_used_is_like_none(app: &TestApp) {
     assert_eq!(bodies.len(), 1, "{bodies:#?}");
 }
 
-/// Found by an audit: whoever was blocked and let in again had no way to ask.
-async fn who_is_let_in_again_may_ask_anew(app: &TestApp) {
+/// Regression: a user who was blocked and unblocked could not send a new request.
+async fn unblocked_user_can_send_request(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let withheld = ben.post(REQUESTS, json!({ "to": { "user_id": ada.id } })).await.expect(201);
     let door = format!("/api/v1/blocks/{}", ben.id);
@@ -121,7 +121,7 @@ async fn who_is_let_in_again_may_ask_anew(app: &TestApp) {
     assert_eq!(incoming["items"][0]["id"], request["id"]);
 }
 
-async fn five_invites_can_be_out(app: &TestApp) {
+async fn at_most_five_open_invites(app: &TestApp) {
     let ada = app.user("ada").await;
     for _ in 0..5 {
         invite(&ada).await;
@@ -131,8 +131,8 @@ async fn five_invites_can_be_out(app: &TestApp) {
     invite(&ada).await;
 }
 
-/// By person and by address; a code that is good is counted for nothing.
-async fn ten_wrong_codes_a_minute(app: &TestApp) {
+/// Ten wrong codes per minute, counted per user and client address. Valid codes do not count.
+async fn wrong_codes_are_limited_per_minute(app: &TestApp) {
     let (ada, eve) = (app.user("ada").await, app.user("eve").await);
     let good = invite(&ada).await.0;
     for n in 0..10 {
@@ -151,7 +151,7 @@ async fn ten_wrong_codes_a_minute(app: &TestApp) {
     eve.get(&format!("{INVITES}/{good}")).await.expect(200);
 }
 
-async fn of_many_who_use_a_code_one_does(app: &TestApp) {
+async fn concurrent_redemptions_succeed_once(app: &TestApp) {
     let ada = app.user("ada").await;
     let others = app.crowd("other", 6).await;
     for _ in 0..5 {
@@ -172,8 +172,8 @@ async fn of_many_who_use_a_code_one_does(app: &TestApp) {
     }
 }
 
-/// Past `invited`, and past the waits after a rejection; not past `nobody`.
-async fn an_invite_opens_a_door_that_is_shut_to_others(app: &TestApp) {
+/// An invite overrides the setting `invited` and cooldowns, but not the setting `nobody`.
+async fn invite_overrides_request_policy(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     set(&ada, json!({ "who_may_ask": "invited" })).await;
     for _ in 0..2 {
@@ -185,9 +185,9 @@ async fn an_invite_opens_a_door_that_is_shut_to_others(app: &TestApp) {
     ben.post(REQUESTS, by_code(&invite(&ada).await.0)).await.expect_problem(404, "not_found");
 }
 
-/// Unknown, unproven, not to be found, shut out, left, not open, asked too soon: to the sender they are all one, until they
-/// run out.
-async fn an_address_never_tells_whether_anybody_has_it(app: &TestApp) {
+/// Unknown, unverified, undiscoverable, blocked, deleted, closed or within a cooldown: to the sender all look
+/// the same until they expire.
+async fn request_by_address_reveals_nothing(app: &TestApp) {
     let ada = app.user("ada").await;
     let found = json!({ "found_by_email": true });
     let unproven = app.user("unproven").await;
@@ -250,7 +250,7 @@ async fn an_address_never_tells_whether_anybody_has_it(app: &TestApp) {
     );
 }
 
-async fn who_wants_to_be_found_is_found(app: &TestApp) {
+async fn discoverable_user_receives_request(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     for person in [&ada, &ben] {
         app.prove(person).await;

@@ -1,4 +1,4 @@
-//! The examples of workers in other languages do what they say, against a real server.
+//! Tests of the example workers in other languages against a real server.
 
 use std::process::{Child, Command, Stdio};
 
@@ -20,9 +20,9 @@ async fn a_worker_in_node_works() {
     works("node", "worker.mjs").await;
 }
 
-/// The guide's lines, pasted into a shell.
+/// Runs the guide's commands in a shell.
 #[tokio::test]
-async fn the_lines_of_the_guide_do_what_they_say() {
+async fn guide_commands_work() {
     const GUIDE: &str = include_str!("../../docs/jobs.md");
     let blocks = GUIDE.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
     let lines =
@@ -53,7 +53,7 @@ async fn the_lines_of_the_guide_do_what_they_say() {
     .await;
 }
 
-/// A worker under way; it ends with the test.
+/// Running worker. Stopped with the test.
 struct Worker(Child);
 
 impl Worker {
@@ -66,7 +66,7 @@ impl Worker {
         Self(child.unwrap_or_else(|error| panic!("{program}: {error}; `cargo xtask setup` installs it")))
     }
 
-    /// Asks it to stop, and waits until it has.
+    /// Asks the worker to stop and waits for its end.
     async fn stop(self) {
         let id = Pid::from_raw(i32::try_from(self.0.id()).expect("an id")).expect("an id");
         kill_process(id, Signal::TERM).expect("a process");
@@ -128,7 +128,7 @@ async fn works(program: &str, example: &str) {
                 (&unknown["state"], &unknown["errors"][0]["error"]),
                 (&json!("dead"), &json!("nobody here does juggle"))
             );
-            // What comes later is done as well: it waits for it.
+            // The worker waits for jobs that are enqueued later.
             let late = put("greet", json!({ "name": "Ben" })).await;
             assert_eq!(ended(late).await["result"]["greeting"], "Hello, Ben!");
             worker.stop().await;

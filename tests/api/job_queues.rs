@@ -1,4 +1,4 @@
-//! Queues over HTTP: seen, paused, limited, drained; and jobs watched as they go on.
+//! Tests of queues over HTTP: listing, pausing, limits, draining, and event streams of jobs.
 
 use std::time::Duration;
 
@@ -12,23 +12,23 @@ use crate::jobs::{claim, enqueue, program};
 use crate::support::{Client, Engine, TestApp, on_every_engine};
 
 const JOBS: &str = "/api/v1/jobs";
-/// Longer than anything here takes; reached only when something is broken.
+/// Timeout that is reached only on failure.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 on_every_engine! {
-    a_paused_queue_starts_nothing_until_it_goes_on,
-    a_queue_starts_no_more_than_its_limits_admit,
-    what_waits_in_a_queue_is_drained,
-    queues_are_shown_with_what_stands_in_them,
-    whoever_watches_a_job_sees_each_step_and_its_end,
+    paused_queue_starts_no_jobs,
+    queue_limits_are_enforced,
+    drain_cancels_waiting_jobs,
+    queues_are_listed_with_counts,
+    job_event_stream_reports_progress_and_end,
 }
 
 async fn put(client: &Client, path: &str, body: Value) -> Value {
     client.send(Method::PUT, path, body.to_string().into()).await.expect(200)
 }
 
-/// JOB-06.
-async fn a_paused_queue_starts_nothing_until_it_goes_on(app: &TestApp) {
+/// Covers JOB-06.
+async fn paused_queue_starts_no_jobs(app: &TestApp) {
     let client = program(app).await;
     enqueue(&client, json!({ "kind": "a", "queue": "q" })).await;
     let pause =
@@ -48,8 +48,8 @@ async fn a_paused_queue_starts_nothing_until_it_goes_on(app: &TestApp) {
     assert_eq!(actions, [("queue.paused", true), ("queue.resumed", true)]);
 }
 
-/// JOB-06: counted across all nodes.
-async fn a_queue_starts_no_more_than_its_limits_admit(app: &TestApp) {
+/// JOB-06: limits count across all nodes.
+async fn queue_limits_are_enforced(app: &TestApp) {
     let client = program(app).await;
     for n in 0..6 {
         enqueue(&client, json!({ "kind": "a", "queue": "q", "limit_key": format!("k{}", n % 2) })).await;
@@ -82,7 +82,7 @@ async fn a_queue_starts_no_more_than_its_limits_admit(app: &TestApp) {
     client.get("/api/v1/queues/no~queue").await.expect_problem(404, "not_found");
 }
 
-async fn what_waits_in_a_queue_is_drained(app: &TestApp) {
+async fn drain_cancels_waiting_jobs(app: &TestApp) {
     let client = program(app).await;
     let running = enqueue(&client, json!({ "kind": "a", "queue": "q" })).await;
     claim(&client, "q", json!({})).await;
@@ -103,8 +103,8 @@ async fn what_waits_in_a_queue_is_drained(app: &TestApp) {
     }
 }
 
-/// The read side that a dashboard needs.
-async fn queues_are_shown_with_what_stands_in_them(app: &TestApp) {
+/// The read API for dashboards.
+async fn queues_are_listed_with_counts(app: &TestApp) {
     let client = program(app).await;
     let began = app.now();
     for queue in ["b", "a", "b"] {
@@ -138,7 +138,7 @@ async fn queues_are_shown_with_what_stands_in_them(app: &TestApp) {
     assert_eq!(client.get("/api/v1/queues/unheard").await.expect(200)["depth"]["ready"], 0);
 }
 
-/// A stream of server-sent events, line by line, without the framing of its chunks.
+/// Server-sent event stream, read line by line without chunk framing.
 struct Events(BufReader<TcpStream>);
 
 impl Events {
@@ -161,7 +161,7 @@ impl Events {
         (read.expect("text") > 0).then(|| line.trim_end().to_owned())
     }
 
-    /// What the next event tells; none once the stream has ended.
+    /// Returns the data of the next event, or `None` at the end of the stream.
     async fn next(&mut self) -> Option<Value> {
         loop {
             let line = self.line().await?;
@@ -172,7 +172,7 @@ impl Events {
     }
 }
 
-async fn whoever_watches_a_job_sees_each_step_and_its_end(app: &TestApp) {
+async fn job_event_stream_reports_progress_and_end(app: &TestApp) {
     let admin = app.admin("watcher").await;
     let key = app.api_key(&admin, &["jobs.read", "jobs.write", "jobs.work"]).await;
     let client = &key.client;
@@ -191,7 +191,7 @@ async fn whoever_watches_a_job_sees_each_step_and_its_end(app: &TestApp) {
     assert_eq!(events.next().await, None, "the last event is the last");
     client.get(&format!("{JOBS}/9999999/events")).await.expect_problem(404, "not_found");
 
-    // Whoever may no longer look is shown no more.
+    // The stream ends when the permission is revoked.
     let id = enqueue(client, json!({ "kind": "a", "delay_ms": 60_000 })).await;
     let mut events = Events::of(app, &key.text, id).await;
     assert!(events.next().await.is_some());
@@ -200,7 +200,7 @@ async fn whoever_watches_a_job_sees_each_step_and_its_end(app: &TestApp) {
 }
 
 #[tokio::test]
-async fn a_stop_of_the_server_ends_what_is_watched_and_who_waits() {
+async fn stop_ends_event_streams_and_long_polls() {
     let app = TestApp::start(Engine::Sqlite, Engine::Sqlite.database().await).await;
     let admin = app.admin("watcher").await;
     let key = app.api_key(&admin, &["jobs.read", "jobs.write", "jobs.work"]).await;
@@ -211,7 +211,7 @@ async fn a_stop_of_the_server_ends_what_is_watched_and_who_waits() {
         let client = key.client.clone();
         tokio::spawn(async move { claim(&client, "nothing", json!({ "wait_ms": 30_000 })).await })
     };
-    // It is on its way once the server counts it.
+    // The request has arrived once the server counts it.
     while app.metric("kith_http_requests_in_flight").await < 2.0 {
         tokio::task::yield_now().await;
     }

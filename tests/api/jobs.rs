@@ -1,4 +1,4 @@
-//! Jobs over HTTP, as programs in any language see them: enqueued, taken, kept, ended, looked at.
+//! Tests of jobs over HTTP, as external workers use them.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -15,46 +15,46 @@ use crate::support::{Client, TestApp, on_every_engine};
 const JOBS: &str = "/api/v1/jobs";
 const ALL: &[&str] = &["jobs.read", "jobs.write", "jobs.work", "queues.write"];
 
-/// A busy queue is looked through so often for what has become due.
+/// Interval at which a busy queue is polled for due jobs.
 const LOOKED_FOR_WITHIN: Duration = Duration::from_millis(100);
 
 on_every_engine! {
-    a_worker_takes_a_job_keeps_it_and_ends_it,
+    job_is_claimed_extended_and_completed,
     a_word_of_somebody_who_lost_the_job_changes_nothing,
-    what_becomes_of_a_failure_is_the_workers_choice,
+    worker_decides_how_failure_continues,
     dead_letters_are_redriven_and_discarded_in_bulk,
-    jobs_run_in_their_order_and_not_before_their_time,
-    of_what_is_unique_there_is_one,
+    jobs_run_by_priority_when_due,
+    unique_job_is_enqueued_once,
     children_run_before_their_parent_which_learns_their_results,
-    a_failed_child_takes_its_parent_along_unless_told_otherwise,
-    a_declared_kind_says_what_payloads_look_like_and_what_goes_without_saying,
-    a_job_is_taken_back_while_it_waits_and_asked_to_stop_while_it_runs,
-    many_jobs_are_enqueued_all_or_none,
-    a_claim_under_an_idempotency_key_gives_the_same_jobs_again,
-    a_claim_waits_until_there_is_something,
-    claim_whose_client_is_gone_is_given_back,
-    each_fault_is_named,
-    jobs_are_listed_by_how_they_stand,
+    failed_child_fails_parent_by_default,
+    job_kind_declares_schema_and_defaults,
+    cancel_removes_waiting_and_signals_running_job,
+    batch_enqueue_is_atomic,
+    repeated_claim_with_key_returns_same_jobs,
+    claim_long_polls_until_job_exists,
+    claim_of_disconnected_client_is_released,
+    each_field_error_is_reported,
+    jobs_are_listed_by_state,
 }
 
-/// A program that may do all there is to do with jobs.
+/// Returns a client with all job scopes.
 pub async fn program(app: &TestApp) -> Client {
     let admin = app.admin("admin").await;
     app.api_key(&admin, ALL).await.client
 }
 
-/// Enqueues a job, and says which.
+/// Enqueues a job and returns its id.
 pub async fn enqueue(client: &Client, body: Value) -> i64 {
     client.post(JOBS, body).await.expect(201)["id"].as_i64().expect("an id")
 }
 
-/// What a claim of a queue gets.
+/// Claims jobs of a queue and returns them.
 pub async fn claim(client: &Client, queue: &str, body: Value) -> Vec<Value> {
     let claimed = client.post(&format!("/api/v1/queues/{queue}/claim"), body).await.expect(200);
     claimed["jobs"].as_array().expect("jobs").clone()
 }
 
-/// One word about an attempt.
+/// Sends a report about an attempt.
 async fn say(client: &Client, id: i64, word: &str, body: Value) -> crate::support::Answer {
     client.post(&format!("{JOBS}/{id}/{word}"), body).await
 }
@@ -67,13 +67,13 @@ fn ids(jobs: &[Value]) -> Vec<i64> {
     jobs.iter().map(|job| job["id"].as_i64().expect("an id")).collect()
 }
 
-/// What every node does by itself now and then: jobs of silent workers are given to others.
+/// Runs the engine's maintenance, which returns jobs of silent workers to the queue.
 async fn upkeep(app: &TestApp) {
     app.parts().jobs.upkeep(&mut Upkept::default(), Retention::DEFAULT).await.expect("upkeep");
 }
 
-/// JOB-01.
-async fn a_worker_takes_a_job_keeps_it_and_ends_it(app: &TestApp) {
+/// Covers JOB-01.
+async fn job_is_claimed_extended_and_completed(app: &TestApp) {
     let client = program(app).await;
     let body =
         json!({ "kind": "thumbnails.make", "queue": "images", "payload": { "image": 7 }, "priority": 2 });
@@ -122,7 +122,7 @@ async fn a_worker_takes_a_job_keeps_it_and_ends_it(app: &TestApp) {
         .expect_problem(404, "not_found");
 }
 
-/// JOB-02: a worker that comes back late is fenced off.
+/// JOB-02: reports of a worker that lost its lease are rejected (fencing).
 async fn a_word_of_somebody_who_lost_the_job_changes_nothing(app: &TestApp) {
     let client = program(app).await;
     let id = enqueue(&client, json!({ "kind": "slow" })).await;
@@ -156,15 +156,15 @@ async fn a_word_of_somebody_who_lost_the_job_changes_nothing(app: &TestApp) {
         say(&client, id, word, body).await.expect_problem(409, "stale_attempt");
     }
     assert_eq!(show(&client, id).await, before);
-    assert_eq!(before["errors"][0]["error"], "its worker fell silent");
+    assert_eq!(before["errors"][0]["error"], "the worker's lease expired");
     say(&client, id, "complete", json!({ "lease_token": again[0]["lease_token"], "result": "in time" }))
         .await
         .expect(200);
     assert_eq!(show(&client, id).await["result"], "in time");
 }
 
-/// JOB-03: per-error decisions.
-async fn what_becomes_of_a_failure_is_the_workers_choice(app: &TestApp) {
+/// JOB-03: the worker decides per error how to continue.
+async fn worker_decides_how_failure_continues(app: &TestApp) {
     let client = program(app).await;
     let retry = json!({ "max_attempts": 3, "base_ms": 10_000, "cap_ms": 10_000 });
     let id = enqueue(&client, json!({ "kind": "flaky", "retry": retry })).await;
@@ -238,7 +238,7 @@ async fn dead_letters_are_redriven_and_discarded_in_bulk(app: &TestApp) {
     say(&client, b, "retry", Value::Null).await.expect_problem(409, "job_under_way");
 }
 
-async fn jobs_run_in_their_order_and_not_before_their_time(app: &TestApp) {
+async fn jobs_run_by_priority_when_due(app: &TestApp) {
     let client = program(app).await;
     let late = enqueue(&client, json!({ "kind": "a", "delay_ms": 60_000 })).await;
     let at = enqueue(&client, json!({ "kind": "a", "run_at": app.now() + seconds(30) })).await;
@@ -254,7 +254,7 @@ async fn jobs_run_in_their_order_and_not_before_their_time(app: &TestApp) {
     assert_eq!(ids(&claim(&client, "default", all).await), [late]);
 }
 
-async fn of_what_is_unique_there_is_one(app: &TestApp) {
+async fn unique_job_is_enqueued_once(app: &TestApp) {
     let client = program(app).await;
     let put = async |unique: Value, payload: i64, delay_ms: i64| {
         let body = json!({ "kind": "sync", "unique": unique, "payload": payload, "delay_ms": delay_ms });
@@ -327,7 +327,7 @@ async fn children_run_before_their_parent_which_learns_their_results(app: &TestA
     assert_eq!(show(&client, later).await["state"], "ready", "what it waits for has ended");
 }
 
-async fn a_failed_child_takes_its_parent_along_unless_told_otherwise(app: &TestApp) {
+async fn failed_child_fails_parent_by_default(app: &TestApp) {
     let client = program(app).await;
     for (on_failure, runs) in [("die", 0), ("run", 1)] {
         let child = json!({ "kind": "part", "queue": on_failure });
@@ -344,7 +344,7 @@ async fn a_failed_child_takes_its_parent_along_unless_told_otherwise(app: &TestA
     }
 }
 
-async fn a_declared_kind_says_what_payloads_look_like_and_what_goes_without_saying(app: &TestApp) {
+async fn job_kind_declares_schema_and_defaults(app: &TestApp) {
     let client = program(app).await;
     let path = "/api/v1/job-kinds/mail.send".to_owned();
     let body = json!({
@@ -384,7 +384,7 @@ async fn a_declared_kind_says_what_payloads_look_like_and_what_goes_without_sayi
     enqueue(&client, json!({ "kind": "mail.send", "payload": { "to": 7 } })).await;
 }
 
-async fn a_job_is_taken_back_while_it_waits_and_asked_to_stop_while_it_runs(app: &TestApp) {
+async fn cancel_removes_waiting_and_signals_running_job(app: &TestApp) {
     let client = program(app).await;
     let waiting = enqueue(&client, json!({ "kind": "a", "delay_ms": 1_000 })).await;
     let cancelled = say(&client, waiting, "cancel", Value::Null).await.expect(200);
@@ -408,7 +408,7 @@ async fn a_job_is_taken_back_while_it_waits_and_asked_to_stop_while_it_runs(app:
     assert_ne!(anew["id"], running);
 }
 
-async fn many_jobs_are_enqueued_all_or_none(app: &TestApp) {
+async fn batch_enqueue_is_atomic(app: &TestApp) {
     let client = program(app).await;
     let bulk = format!("{JOBS}/bulk");
     let jobs: Vec<_> = (0..500).map(|n| json!({ "kind": "many", "payload": n })).collect();
@@ -430,7 +430,7 @@ async fn many_jobs_are_enqueued_all_or_none(app: &TestApp) {
     assert_eq!(claim(&client, "default", json!({})).await, [] as [Value; 0]);
 }
 
-async fn a_claim_under_an_idempotency_key_gives_the_same_jobs_again(app: &TestApp) {
+async fn repeated_claim_with_key_returns_same_jobs(app: &TestApp) {
     let client = program(app).await;
     let (one, two) =
         (enqueue(&client, json!({ "kind": "a" })).await, enqueue(&client, json!({ "kind": "a" })).await);
@@ -440,10 +440,10 @@ async fn a_claim_under_an_idempotency_key_gives_the_same_jobs_again(app: &TestAp
     assert_eq!(ids(&claim(&client, "default", json!({ "most": 5 })).await), [two]);
 }
 
-/// Long polling: what is enqueued on one node wakes who waits on another.
+/// Long polling: a job enqueued on one node wakes a claim on another.
 #[expect(clippy::disallowed_methods, reason = "waiting is about real time")]
-async fn a_claim_waits_until_there_is_something(app: &TestApp) {
-    // The longest wait that is allowed. An answer within half of it came by a notice, not by the end of the wait.
+async fn claim_long_polls_until_job_exists(app: &TestApp) {
+    // Maximum wait. A response within half of it was caused by a notification, not by the end of the wait.
     const WAIT_MS: u64 = 30_000;
     const HALF: Duration = Duration::from_millis(WAIT_MS / 2);
     let client = program(app).await;
@@ -464,8 +464,8 @@ async fn a_claim_waits_until_there_is_something(app: &TestApp) {
     assert!((Duration::from_millis(200)..HALF).contains(&took), "{took:?}");
 }
 
-/// The client goes away while its claim waits for the queue's lock.
-async fn claim_whose_client_is_gone_is_given_back(app: &TestApp) {
+/// The client disconnects while its claim waits for the queue's lock.
+async fn claim_of_disconnected_client_is_released(app: &TestApp) {
     let client = program(app).await;
     let id = enqueue(&client, json!({ "kind": "a" })).await;
     let db = &app.parts().db;
@@ -479,7 +479,7 @@ async fn claim_whose_client_is_gone_is_given_back(app: &TestApp) {
             tx.exec("UPDATE job_ring SET current = current", &[])?;
             if let Some(held) = held.lock().expect("a lock").take() {
                 held.send(()).expect("a receiver");
-                // A test that has failed drops the sender.
+                // A failed test drops the sender.
                 let _ = released.lock().expect("a lock").recv();
             }
             Ok::<_, kith_store::Error>(())
@@ -524,7 +524,7 @@ async fn claim_whose_client_is_gone_is_given_back(app: &TestApp) {
     assert_eq!(ids(&claim(&client, "default", json!({})).await), [id]);
 }
 
-async fn each_fault_is_named(app: &TestApp) {
+async fn each_field_error_is_reported(app: &TestApp) {
     let client = program(app).await;
     let token = "0000000000000001";
     let id = enqueue(&client, json!({ "kind": "a" })).await;
@@ -575,7 +575,7 @@ async fn each_fault_is_named(app: &TestApp) {
     assert_eq!(show(&client, id).await["attempt"], 1);
 }
 
-async fn jobs_are_listed_by_how_they_stand(app: &TestApp) {
+async fn jobs_are_listed_by_state(app: &TestApp) {
     let client = program(app).await;
     let mut made = Vec::new();
     for n in 0..5 {

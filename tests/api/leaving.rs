@@ -1,4 +1,4 @@
-//! Leaving: what ends at once, what is held and can be undone, what is purged for good, and what one takes along.
+//! Tests of account deletion: immediate effects, hold, undo, purge, and data export.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
@@ -24,19 +24,19 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 
 on_every_engine! {
     with super::behind_a_proxy_and_careful;
-    a_deleted_account_is_held_and_then_purged,
-    everything_ends_at_once,
-    an_undone_deletion_brings_back_the_account_and_nothing_else,
-    what_cannot_be_undone_is_refused,
-    no_column_tells_of_whoever_was_purged,
-    more_than_one_run_purges_wait_for_the_next,
-    fresh_deletion_survives_a_jump_of_the_clock,
-    unlikely_share_of_established_accounts_is_purged_slowly,
-    account_that_cannot_be_purged_keeps_nobody_else,
-    without_a_manifest_nothing_is_purged,
-    one_takes_along_all_that_is_ones_own_and_nothing_else,
-    the_last_administrator_stays,
-    of_two_administrators_who_leave_at_once_one_stays,
+    deleted_account_is_purged_after_hold,
+    deletion_ends_sessions_bond_and_requests,
+    undo_restores_account_but_not_bond,
+    invalid_undo_is_rejected,
+    purge_removes_all_personal_data,
+    purge_limit_defers_to_next_run,
+    clock_jump_does_not_end_hold,
+    mass_deletion_of_established_accounts_is_throttled,
+    failing_purge_does_not_block_others,
+    purge_requires_manifest,
+    export_contains_exactly_own_data,
+    last_administrator_cannot_leave,
+    concurrent_deletions_leave_one_administrator,
 }
 
 fn behind_a_proxy_and_careful(config: &mut Config) {
@@ -69,8 +69,9 @@ async fn count_actions(app: &TestApp, action: &str) -> usize {
     app.audit().await.into_iter().filter(|line| line.action == action).count()
 }
 
-/// ACC-11: to the millisecond; the manifest is on the disk, for nobody else's eyes; the address is free again.
-async fn a_deleted_account_is_held_and_then_purged(app: &TestApp) {
+/// ACC-11: exact to the millisecond. The manifest is on disk with restricted permissions, and the address is
+/// free again.
+async fn deleted_account_is_purged_after_hold(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ask(&ada, &ben, "a word").await;
     let deleted = leave(&ada).await;
@@ -113,8 +114,8 @@ async fn a_deleted_account_is_held_and_then_purged(app: &TestApp) {
     assert_ne!(registered["user"]["id"], ada.id.as_str());
 }
 
-/// ACC-11: sessions, bond and requests; whoever is concerned is told.
-async fn everything_ends_at_once(app: &TestApp) {
+/// ACC-11: sessions, bond and requests end, and the users concerned are notified.
+async fn deletion_ends_sessions_bond_and_requests(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let (eve, dan) = (app.user("eve").await, app.user("dan").await);
     ask(&ada, &dan, "first").await;
@@ -135,7 +136,7 @@ async fn everything_ends_at_once(app: &TestApp) {
         let seen = who.get(REQUESTS).await.expect(200);
         assert_eq!(seen["items"][0]["status"], status, "{seen:#}");
     }
-    // Nobody finds them any more.
+    // The deleted user cannot be found.
     let body = json!({ "to": { "user_id": ada.id } });
     ben.post(REQUESTS, body).await.expect_problem(404, "not_found");
 
@@ -162,8 +163,8 @@ async fn check_signed_out(app: &TestApp, who: &Person, elsewhere: &Value) {
     app.anonymous().post(REFRESH, body).await.expect_problem(401, "invalid_refresh_token");
 }
 
-/// ACC-11: whoever comes back is who they were, but the bond takes both.
-async fn an_undone_deletion_brings_back_the_account_and_nothing_else(app: &TestApp) {
+/// ACC-11: undoing a deletion restores the account, but not the bond.
+async fn undo_restores_account_but_not_bond(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ask(&ada, &ben, "us").await;
     let bond = ask(&ben, &ada, "us").await["bond"].clone();
@@ -180,7 +181,7 @@ async fn an_undone_deletion_brings_back_the_account_and_nothing_else(app: &TestA
         assert_eq!(who.get(CURRENT).await.expect(200)["bond"], Value::Null, "{bond}");
     }
     assert_eq!(count_actions(app, "account.restored").await, 1);
-    // It is not purged when it would have been, and cannot be restored twice.
+    // The account is not purged at the original time, and cannot be restored twice.
     app.advance(days(2));
     app.upkeep().await;
     app.sign_in("ada").await;
@@ -188,7 +189,7 @@ async fn an_undone_deletion_brings_back_the_account_and_nothing_else(app: &TestA
     ask(&app.sign_in("ben").await, &ada, "again?").await;
 }
 
-async fn what_cannot_be_undone_is_refused(app: &TestApp) {
+async fn invalid_undo_is_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
     ada.delete(ME, json!({ "password": "wrong horse" })).await.expect_problem(403, "wrong_password");
     ada.delete(ME, json!({})).await.expect_faults();
@@ -196,7 +197,7 @@ async fn what_cannot_be_undone_is_refused(app: &TestApp) {
     leave(&ada).await;
     let wrong = json!({ "email": ada.email, "password": "wrong horse" });
     app.anonymous().post(RESTORE, wrong).await.expect_problem(401, "invalid_credentials");
-    // When it is due it is over, whether or not the upkeep has come by.
+    // The hold ends when it is due, even if maintenance has not run yet.
     app.advance(days(14));
     let late = app.anonymous().post(RESTORE, credentials(&ada.email)).await;
     late.expect_problem(403, "account_deleted");
@@ -205,7 +206,7 @@ async fn what_cannot_be_undone_is_refused(app: &TestApp) {
 const MARKERS: [&str; 7] =
     ["m4rkmail", "M4rkname", "m4rkmessage", "m4rkagent", "203.0.113.77", "m4rknick", "m4rkitem"];
 
-/// Somebody who has left a marker in everything that can be told of a person.
+/// Returns a user whose personal data all contain a marker.
 async fn marked(app: &TestApp, marked: &Client, others: [&Person; 2]) -> Person {
     let email = "M4rkmail@example.org";
     let body = json!({ "email": email, "password": PASSWORD, "display_name": "M4rkname" });
@@ -243,8 +244,8 @@ async fn marked(app: &TestApp, marked: &Client, others: [&Person; 2]) -> Person 
     person
 }
 
-/// ACC-11: after the purge the markers are in no column of any table; the audit chain is whole nevertheless.
-async fn no_column_tells_of_whoever_was_purged(app: &TestApp) {
+/// ACC-11: after the purge no column contains a marker, and the audit chain is still intact.
+async fn purge_removes_all_personal_data(app: &TestApp) {
     let admin = app.admin("root").await;
     let (ben, eve) = (app.user("ben").await, app.user("eve").await);
     let client = app.anonymous().with_header(USER_AGENT, "m4rkagent/1");
@@ -263,7 +264,7 @@ async fn no_column_tells_of_whoever_was_purged(app: &TestApp) {
     assert_eq!(app.rows_with(&MARKERS).await, [] as [String; 0]);
     assert!(!std::fs::read_to_string(manifest(app, &ada)).expect("a manifest").contains("m4rk"));
     app.db().verify_audit().await.expect("a chain that holds");
-    // Others keep that there was somebody.
+    // Other users keep an anonymous record.
     let ben = app.sign_in("ben").await;
     let seen = ben.get(REQUESTS).await.expect(200);
     let gone = json!({ "id": ada.id, "display_name": "Deleted account" });
@@ -273,8 +274,8 @@ async fn no_column_tells_of_whoever_was_purged(app: &TestApp) {
     );
 }
 
-/// ACC-11: `accounts.purge_most` is 2 here. Strangers who delete many accounts at once stop nobody's erasure.
-async fn more_than_one_run_purges_wait_for_the_next(app: &TestApp) {
+/// ACC-11: `accounts.purge_most` is 2 here. Many deletions at once must not block anyone's purge.
+async fn purge_limit_defers_to_next_run(app: &TestApp) {
     let people = app.crowd("user", 5).await;
     for who in &people {
         leave(who).await;
@@ -294,8 +295,8 @@ async fn more_than_one_run_purges_wait_for_the_next(app: &TestApp) {
     assert!(app.metric("kith_purges_delayed_total{purge=\"accounts\"}").await >= 2.0);
 }
 
-/// A clock 40 days ahead for a minute purged whoever had just left.
-async fn fresh_deletion_survives_a_jump_of_the_clock(app: &TestApp) {
+/// Regression: a clock that was 40 days ahead for a minute caused a purge of recently deleted accounts.
+async fn clock_jump_does_not_end_hold(app: &TestApp) {
     const FORTY_DAYS_MS: i64 = 40 * 86_400_000;
     let ada = app.user("ada").await;
     app.user("ben").await;
@@ -303,7 +304,7 @@ async fn fresh_deletion_survives_a_jump_of_the_clock(app: &TestApp) {
     app.advance(minutes(1));
     app.upkeep().await;
     app.jump(FORTY_DAYS_MS);
-    // Deleted under the wrong clock, and never seen under the right one.
+    // Deleted under the wrong clock, and never observed under the correct one.
     leave(&app.sign_in("ben").await).await;
     for _ in 0..3 {
         app.advance(minutes(1));
@@ -314,7 +315,7 @@ async fn fresh_deletion_survives_a_jump_of_the_clock(app: &TestApp) {
     app.upkeep().await;
     app.anonymous().post(RESTORE, credentials(&ada.email)).await.expect(200);
 
-    // The other way: deleted while the clock was behind, which is then put right.
+    // The opposite case: deleted while the clock was behind, which is then corrected.
     app.jump(-FORTY_DAYS_MS);
     leave(&app.sign_in("ada").await).await;
     app.jump(FORTY_DAYS_MS);
@@ -327,8 +328,8 @@ async fn fresh_deletion_survives_a_jump_of_the_clock(app: &TestApp) {
     assert_eq!(count_actions(app, "account.purged").await, 1, "held for 14 days that passed");
 }
 
-/// Nor do people who were long there leave in such numbers by themselves; those who came lately are purged meanwhile.
-async fn unlikely_share_of_established_accounts_is_purged_slowly(app: &TestApp) {
+/// An unusually large share of established accounts is purged slowly. New accounts are purged meanwhile.
+async fn mass_deletion_of_established_accounts_is_throttled(app: &TestApp) {
     let stranger = app.user("stranger").await;
     leave(&stranger).await;
     insert_accounts(app, 100, 40).await;
@@ -340,7 +341,7 @@ async fn unlikely_share_of_established_accounts_is_purged_slowly(app: &TestApp) 
     assert_eq!(deleted.map_err(|error: kith_store::Error| error).expect("rows"), 25);
     app.advance(days(14));
     app.parts().upkeep().await.expect("upkeep of one node");
-    // The stranger, and one of the others: slowly, but not never.
+    // The new account and one of the established ones: slow, but not stopped.
     assert_eq!(count_actions(app, "account.purged").await, 2);
     assert!(manifest(app, &stranger).exists());
     app.parts().upkeep().await.expect("upkeep of one node");
@@ -356,7 +357,7 @@ async fn unlikely_share_of_established_accounts_is_purged_slowly(app: &TestApp) 
         "{fault}"
     );
 
-    // Four of them are restored: 20 may always go.
+    // Four of them are restored, because 20 may always be purged.
     let restore = "UPDATE users SET deleted_at = NULL, purge_at = NULL, purge_elapsed_ms = NULL WHERE id IN
                    (SELECT id FROM users WHERE email_key LIKE 'old-%' AND purge_at IS NOT NULL ORDER BY id LIMIT 4)";
     let restored = app.db().write(move |tx| tx.exec(restore, &[])).await;
@@ -365,7 +366,7 @@ async fn unlikely_share_of_established_accounts_is_purged_slowly(app: &TestApp) 
     assert_eq!(count_actions(app, "account.purged").await, 4, "two in a run");
 }
 
-/// Accounts of so many days, which nobody signs in to.
+/// Inserts accounts of this age that are never used.
 async fn insert_accounts(app: &TestApp, count: usize, age_days: u64) {
     let created_at = app.now() - days(age_days);
     let ids: Vec<String> = (0..count).map(|_| app.new_id()).collect();
@@ -382,15 +383,15 @@ async fn insert_accounts(app: &TestApp, count: usize, age_days: u64) {
     inserted.await.expect("accounts");
 }
 
-/// Such as one of which there is too much for a transaction.
-async fn account_that_cannot_be_purged_keeps_nobody_else(app: &TestApp) {
+/// For example, because it has too much data for one transaction.
+async fn failing_purge_does_not_block_others(app: &TestApp) {
     let people = app.crowd("user", 3).await;
     for who in &people {
         leave(who).await;
         app.advance(MILLISECOND);
     }
     app.advance(days(14));
-    // Its manifest is there already, and cannot be put down a second time.
+    // The manifest exists already and cannot be inserted again.
     let id = people[0].id.clone();
     let taken = app.db().write(move |tx| {
         let sql = "INSERT INTO purges (user_id, purged_at, manifest) VALUES ($1, 0, '')";
@@ -401,11 +402,11 @@ async fn account_that_cannot_be_purged_keeps_nobody_else(app: &TestApp) {
     assert_eq!(count_actions(app, "account.purged").await, 2);
 }
 
-/// ACC-11: what a restore would have to purge again must be known before it is gone.
-async fn without_a_manifest_nothing_is_purged(app: &TestApp) {
+/// ACC-11: a purge needs its manifest, because a restored backup must repeat the purge.
+async fn purge_requires_manifest(app: &TestApp) {
     let ada = app.user("ada").await;
     leave(&ada).await;
-    // How long it is held, and that it is looked at, may be written down.
+    // Maintenance may record hold times and its own run.
     app.upkeep().await;
     app.advance(days(14));
     std::fs::write(purges(app), "in the way").expect("a file");
@@ -426,8 +427,8 @@ async fn without_a_manifest_nothing_is_purged(app: &TestApp) {
     assert_eq!(app.rows_with(&[&ada.email]).await, [] as [String; 0]);
 }
 
-/// ACC-12.
-async fn one_takes_along_all_that_is_ones_own_and_nothing_else(app: &TestApp) {
+/// Covers ACC-12.
+async fn export_contains_exactly_own_data(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     ben.send(hyper::Method::PATCH, ME, json!({ "nickname": "bensnick" }).to_string().into())
         .await
@@ -435,7 +436,7 @@ async fn one_takes_along_all_that_is_ones_own_and_nothing_else(app: &TestApp) {
     ask(&ben, &eve, "between us").await;
     let sent = ask(&ada, &ben, "will you?").await;
     let received = ask(&eve, &ada, "or me?").await;
-    // Ids of one moment are in no order when two nodes make them.
+    // Ids of the same millisecond are unordered between two nodes.
     app.advance(MILLISECOND);
     let crossed = ask(&ben, &ada, "I would").await;
     let answer = ada.get(EXPORT).await;
@@ -468,8 +469,8 @@ async fn one_takes_along_all_that_is_ones_own_and_nothing_else(app: &TestApp) {
     app.anonymous().get(EXPORT).await.expect_problem(401, "unauthenticated");
 }
 
-/// ACC-09.
-async fn the_last_administrator_stays(app: &TestApp) {
+/// Covers ACC-09.
+async fn last_administrator_cannot_leave(app: &TestApp) {
     let root = app.admin("root").await;
     let body = json!({ "password": PASSWORD });
     root.delete(ME, body.clone()).await.expect_problem(409, "last_admin");
@@ -479,7 +480,7 @@ async fn the_last_administrator_stays(app: &TestApp) {
     second.delete(ME, body).await.expect_problem(409, "last_admin");
 }
 
-async fn of_two_administrators_who_leave_at_once_one_stays(app: &TestApp) {
+async fn concurrent_deletions_leave_one_administrator(app: &TestApp) {
     for n in 0..10 {
         let (one, other) = (app.admin(&format!("one{n}")).await, app.admin(&format!("other{n}")).await);
         let body = json!({ "password": PASSWORD });
@@ -488,7 +489,7 @@ async fn of_two_administrators_who_leave_at_once_one_stays(app: &TestApp) {
         statuses.sort_unstable();
         assert_eq!(statuses, [202, 409]);
         let stays = if first.status == 409 { one } else { other };
-        // Makes way for the next two.
+        // Removes the remaining administrator for the next round.
         app.db()
             .write(move |tx| {
                 tx.exec("UPDATE users SET role = 'user' WHERE id = $1", kith_store::params![stays.id])

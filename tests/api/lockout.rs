@@ -1,4 +1,4 @@
-//! Guessing: what five failures lead to and for whom, and how often it is told that an address is registered.
+//! Tests against guessing: lockout after five failures, and the limit on reporting that an address is taken.
 
 use std::time::Duration;
 
@@ -18,23 +18,23 @@ const MINUTES_LOCKED: [u64; 7] = [1, 2, 4, 8, 15, 15, 15];
 
 on_every_engine! {
     with super::behind_a_proxy;
-    five_failures_lock_an_address_known_or_not,
-    every_spelling_of_an_address_counts_as_one,
-    a_known_device_gets_in_while_strangers_are_locked_out,
-    a_device_token_does_not_help_guessing,
-    a_device_of_whoever_had_the_address_before_is_a_strangers,
-    a_device_is_known_as_long_as_its_password_is,
-    nobody_logs_in_as_somebody_who_has_gone,
-    a_success_resets,
-    of_many_guesses_at_once_each_counts,
-    no_client_address_is_locked_out,
-    a_claim_to_be_oneself_counts,
-    ten_times_an_hour_it_is_told_that_an_address_is_taken,
-    taken_addresses_close_registration_for_nobody,
-    of_many_registrations_at_once_each_counts,
+    five_failures_lock_known_and_unknown_addresses,
+    spellings_share_failure_counter,
+    known_device_bypasses_lockout,
+    device_token_has_own_failure_counter,
+    device_of_former_address_owner_is_unknown,
+    password_change_forgets_devices,
+    purged_account_cannot_log_in,
+    success_resets_failure_counter,
+    concurrent_guesses_are_counted,
+    client_addresses_are_not_locked_out,
+    current_password_checks_count_as_guesses,
+    taken_address_is_reported_ten_times_per_hour,
+    taken_addresses_do_not_block_registration,
+    concurrent_registrations_are_counted,
 }
 
-/// Whoever asks is believed to be at the address that `at` gives them.
+/// Trusts the client address that `at` sets.
 fn behind_a_proxy(config: &mut Config) {
     config.server.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
 }
@@ -52,7 +52,7 @@ async fn guess_on(app: &TestApp, device: &Value, email: &str, password: &str) ->
     app.anonymous().post(LOGIN, body).await
 }
 
-/// A refusal as nobody can tell it from another: without what names the request.
+/// Returns a rejection without its request id, for comparison.
 fn refusal(answer: Answer, status: u16, code: &str) -> (Option<String>, Value) {
     let wait = answer.header("retry-after").map(str::to_owned);
     let mut problem = answer.expect_problem(status, code);
@@ -72,8 +72,8 @@ async fn fail(client: &Client, email: &str, times: usize) {
     }
 }
 
-/// ACC-07, SEC-05: a minute, then twice as long each time, up to fifteen; to the millisecond.
-async fn five_failures_lock_an_address_known_or_not(app: &TestApp) {
+/// ACC-07, SEC-05: one minute, doubled each time up to fifteen, exact to the millisecond.
+async fn five_failures_lock_known_and_unknown_addresses(app: &TestApp) {
     let ada = app.user("ada").await;
     let (known, unknown) = (ada.email.as_str(), "nobody@example.org");
     let anyone = app.anonymous();
@@ -83,7 +83,7 @@ async fn five_failures_lock_an_address_known_or_not(app: &TestApp) {
         fail(anyone, known, 1).await;
         fail(anyone, unknown, 1).await;
         let before = app.footprint().await;
-        // Right or wrong is not told either.
+        // During the lock a correct password is rejected like a wrong one.
         for password in ["wrong horse", PASSWORD] {
             let locked = refusal(guess(anyone, known, password).await, 423, "locked");
             assert_eq!(locked.0, Some((minutes_locked * 60).to_string()));
@@ -98,8 +98,8 @@ async fn five_failures_lock_an_address_known_or_not(app: &TestApp) {
     guess(anyone, known, PASSWORD).await.expect(200);
 }
 
-/// ACC-07: neither case, composition, spaces around it nor another client address is another counter.
-async fn every_spelling_of_an_address_counts_as_one(app: &TestApp) {
+/// ACC-07: case, normalization, spaces and client addresses do not create another counter.
+async fn spellings_share_failure_counter(app: &TestApp) {
     app.user("zoe\u{301}").await;
     let spellings = [
         "zo\u{e9}@example.org",
@@ -119,20 +119,20 @@ async fn every_spelling_of_an_address_counts_as_one(app: &TestApp) {
     guess(app.anonymous(), "zoe@example.org", PASSWORD).await.expect(200);
 }
 
-/// ACC-07: nobody can shut out the owner, on the device where they were before.
-async fn a_known_device_gets_in_while_strangers_are_locked_out(app: &TestApp) {
+/// ACC-07: a known device of the owner is not locked out by others.
+async fn known_device_bypasses_lockout(app: &TestApp) {
     let ada = app.user("ada").await;
     let device = guess(app.anonymous(), &ada.email, PASSWORD).await.expect(200)["device_token"].clone();
     fail(app.anonymous(), &ada.email, 5).await;
     expect_locked(guess(app.anonymous(), &ada.email, PASSWORD).await, minutes(1));
     let again = guess_on(app, &device, &ada.email, PASSWORD).await.expect(200);
     assert_eq!(again["device_token"], device);
-    // Its success is not the strangers'.
+    // A success on the device does not reset the counter of other clients.
     expect_locked(guess(app.anonymous(), &ada.email, PASSWORD).await, minutes(1));
 }
 
-/// ACC-07: a device has five tries of its own, and only for the account that it was given for.
-async fn a_device_token_does_not_help_guessing(app: &TestApp) {
+/// ACC-07: a device token has its own five attempts, and only for its own account.
+async fn device_token_has_own_failure_counter(app: &TestApp) {
     let (ada, eve) = (app.user("ada").await, app.user("eve").await);
     let sign_in = async |who: &Person| {
         guess(app.anonymous(), &who.email, PASSWORD).await.expect(200)["device_token"].clone()
@@ -145,7 +145,7 @@ async fn a_device_token_does_not_help_guessing(app: &TestApp) {
     guess_on(app, &second, &ada.email, PASSWORD).await.expect(200);
     guess(app.anonymous(), &ada.email, PASSWORD).await.expect(200);
 
-    // What is not this account's device is a stranger, however many there are.
+    // Tokens of other accounts count as unknown devices, however many there are.
     for token in [&foreign, &json!("AAAA"), &json!(""), &json!("x".repeat(64)), &foreign] {
         guess_on(app, token, &ada.email, "wrong horse").await.expect_problem(401, "invalid_credentials");
     }
@@ -155,7 +155,7 @@ async fn a_device_token_does_not_help_guessing(app: &TestApp) {
     expect_locked(guess(app.anonymous(), &ada.email, PASSWORD).await, minutes(1));
 }
 
-async fn a_device_of_whoever_had_the_address_before_is_a_strangers(app: &TestApp) {
+async fn device_of_former_address_owner_is_unknown(app: &TestApp) {
     let ada = app.user("ada").await;
     let device = guess(app.anonymous(), &ada.email, PASSWORD).await.expect(200)["device_token"].clone();
     ada.delete(ME, json!({ "password": PASSWORD })).await.expect(202);
@@ -169,13 +169,13 @@ async fn a_device_of_whoever_had_the_address_before_is_a_strangers(app: &TestApp
     expect_locked(guess_on(app, &device, &ada.email, PASSWORD).await, minutes(1));
 }
 
-async fn a_success_resets(app: &TestApp) {
+async fn success_resets_failure_counter(app: &TestApp) {
     let ada = app.user("ada").await;
     for _ in 0..3 {
         fail(app.anonymous(), &ada.email, 4).await;
         guess(app.anonymous(), &ada.email, PASSWORD).await.expect(200);
     }
-    // After a lock too: the next one is the first again.
+    // After a lock, the next failure is the first one again.
     for _ in 0..2 {
         fail(app.anonymous(), &ada.email, 5).await;
         expect_locked(guess(app.anonymous(), &ada.email, PASSWORD).await, minutes(1));
@@ -184,8 +184,8 @@ async fn a_success_resets(app: &TestApp) {
     }
 }
 
-/// ACC-07: of twenty at once five learn that they are wrong, and a right one among the others is locked out.
-async fn of_many_guesses_at_once_each_counts(app: &TestApp) {
+/// ACC-07: of twenty concurrent guesses five are evaluated, and the others are locked out.
+async fn concurrent_guesses_are_counted(app: &TestApp) {
     let ada = app.user("ada").await;
     for email in [ada.email.as_str(), "nobody@example.org"] {
         let guesses = (0..20).map(async |_| guess(app.anonymous(), email, "wrong horse").await.status);
@@ -198,8 +198,8 @@ async fn of_many_guesses_at_once_each_counts(app: &TestApp) {
     assert_eq!(refused.count(), 10);
 }
 
-/// ACC-07: many share an address; who guesses from it is slowed down by 429 alone.
-async fn no_client_address_is_locked_out(app: &TestApp) {
+/// ACC-07: client addresses are shared, so they are only rate-limited (429), never locked out.
+async fn client_addresses_are_not_locked_out(app: &TestApp) {
     let ada = app.user("ada").await;
     let client = at(app, "203.0.113.7");
     for n in 0..30 {
@@ -208,8 +208,8 @@ async fn no_client_address_is_locked_out(app: &TestApp) {
     guess(&client, &ada.email, PASSWORD).await.expect(200);
 }
 
-/// ACC-07: whoever has taken a session does not guess the password with it.
-async fn a_claim_to_be_oneself_counts(app: &TestApp) {
+/// ACC-07: password checks of a signed-in user count too, so a stolen session cannot be used to guess.
+async fn current_password_checks_count_as_guesses(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let change = |password: &str| json!({ "current_password": password, "new_password": "another horse" });
     for n in 0..5 {
@@ -221,7 +221,7 @@ async fn a_claim_to_be_oneself_counts(app: &TestApp) {
     }
     expect_locked(ada.post("/api/v1/me/password", change(PASSWORD)).await, minutes(1));
     expect_locked(ada.delete(ME, json!({ "password": PASSWORD })).await, minutes(1));
-    // The owner still signs in, and others are not concerned.
+    // The owner can still log in, and other users are not affected.
     guess(app.anonymous(), &ada.email, PASSWORD).await.expect(200);
     ben.post("/api/v1/me/password", change(PASSWORD)).await.expect(204);
     app.advance(minutes(1));
@@ -229,7 +229,7 @@ async fn a_claim_to_be_oneself_counts(app: &TestApp) {
     guess(app.anonymous(), &ada.email, PASSWORD).await.expect_problem(401, "invalid_credentials");
     guess(app.anonymous(), &ada.email, "another horse").await.expect(200);
 
-    // Many at once count as well.
+    // Concurrent guesses count too.
     let guesses = (0..20).map(async |_| ben.post("/api/v1/me/password", change("wrong horse")).await.status);
     let statuses = join_all(guesses).await;
     let count = |status| statuses.iter().filter(|found| **found == status).count();
@@ -240,9 +240,9 @@ async fn register(client: &Client, email: &str) -> Answer {
     client.post(REGISTER, json!({ "email": email, "password": PASSWORD, "display_name": "X" })).await
 }
 
-/// ACC-02: that an address is taken is said ten times an hour for each address, whoever asks. What somebody's neighbours do
-/// closes registration for nobody.
-async fn ten_times_an_hour_it_is_told_that_an_address_is_taken(app: &TestApp) {
+/// ACC-02: a taken address is reported ten times an hour, regardless of the client. Other users of the same
+/// network are not affected.
+async fn taken_address_is_reported_ten_times_per_hour(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     for n in 0..10 {
         let client = at(app, &format!("203.0.113.{n}"));
@@ -255,7 +255,7 @@ async fn ten_times_an_hour_it_is_told_that_an_address_is_taken(app: &TestApp) {
         assert_eq!(wait, Some("3000".to_owned()));
     }
     assert_eq!(app.footprint().await, before);
-    // Of another address it is said, and one that is free is registered, from the same network.
+    // From the same network, other addresses are still reported, and free ones can be registered.
     let client = at(app, "203.0.113.1");
     register(&client, &ben.email).await.expect_problem(409, "email_taken");
     register(&client, "new@example.org").await.expect(201);
@@ -268,8 +268,8 @@ async fn ten_times_an_hour_it_is_told_that_an_address_is_taken(app: &TestApp) {
     assert!(app.metric(series).await >= 15.0);
 }
 
-/// Ten answers that an address is taken closed registration for a whole network.
-async fn taken_addresses_close_registration_for_nobody(app: &TestApp) {
+/// Regression: ten such reports blocked registration for a whole network.
+async fn taken_addresses_do_not_block_registration(app: &TestApp) {
     let client = at(app, "2001:db8::1");
     let people = app.crowd("user", 12).await;
     for person in &people {
@@ -278,7 +278,7 @@ async fn taken_addresses_close_registration_for_nobody(app: &TestApp) {
     register(&client, "neighbour@example.org").await.expect(201);
 }
 
-async fn of_many_registrations_at_once_each_counts(app: &TestApp) {
+async fn concurrent_registrations_are_counted(app: &TestApp) {
     let ada = app.user("ada").await;
     let client = at(app, "203.0.113.7");
     let statuses = join_all((0..25).map(async |_| register(&client, &ada.email).await.status)).await;
@@ -288,16 +288,16 @@ async fn of_many_registrations_at_once_each_counts(app: &TestApp) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_counted_outlives_a_restart_on_sqlite() {
-    what_was_counted_outlives_a_restart(Engine::Sqlite).await;
+    failure_counters_survive_restart(Engine::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_counted_outlives_a_restart_on_the_pair() {
-    what_was_counted_outlives_a_restart(Engine::Pair).await;
+    failure_counters_survive_restart(Engine::Pair).await;
 }
 
-/// ACC-07.
-async fn what_was_counted_outlives_a_restart(engine: Engine) {
+/// Covers ACC-07.
+async fn failure_counters_survive_restart(engine: Engine) {
     if !engine.is_chosen() {
         return;
     }
@@ -317,8 +317,8 @@ async fn what_was_counted_outlives_a_restart(engine: Engine) {
     app.stop().await;
 }
 
-/// Whoever knew the password once is a stranger after it was changed.
-async fn a_device_is_known_as_long_as_its_password_is(app: &TestApp) {
+/// After a password change, earlier device tokens are unknown devices.
+async fn password_change_forgets_devices(app: &TestApp) {
     let ada = app.user("ada").await;
     let device = guess(app.anonymous(), &ada.email, PASSWORD).await.expect(200)["device_token"].clone();
     let change = json!({ "current_password": PASSWORD, "new_password": "another horse" });
@@ -331,8 +331,8 @@ async fn a_device_is_known_as_long_as_its_password_is(app: &TestApp) {
     guess(app.anonymous(), &ada.email, "another horse").await.expect_problem(423, "locked");
 }
 
-/// What stands in place of the address of a purged account is nobody's address.
-async fn nobody_logs_in_as_somebody_who_has_gone(app: &TestApp) {
+/// The placeholder for the address of a purged account is not a valid log-in name.
+async fn purged_account_cannot_log_in(app: &TestApp) {
     let ada = app.user("ada").await;
     ada.delete("/api/v1/me", json!({ "password": PASSWORD })).await.expect(202);
     app.advance(days(14));

@@ -1,4 +1,4 @@
-//! What the binary logs of a request: one line, with the request's id, and nothing that is secret.
+//! Tests of the request log: one line per request, with its id and without secrets.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -17,7 +17,7 @@ const EMAIL: &str = "ada.of.the.log@example.org";
 const REGISTER: &str = "/api/v1/auth/register";
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// Registers somebody under the id `request_id`, has the access token used, and returns all that was logged.
+/// Registers a user under `request_id`, uses the token, and returns all log lines.
 async fn log_of(format: &str, request_id: &str) -> Vec<String> {
     let database = TestDatabase::sqlite();
     let mut command = kith(database.folder().expect("a folder"), SERVE);
@@ -44,9 +44,9 @@ async fn log_of(format: &str, request_id: &str) -> Vec<String> {
     lines
 }
 
-/// API-06.
+/// Covers API-06.
 #[tokio::test]
-async fn a_line_of_json_tells_of_each_request() {
+async fn each_request_is_logged_as_json() {
     let lines = log_of("json", "test-json-log").await;
     let all: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let mut told: Vec<_> = all.iter().filter(|line| line["request_id"] == "test-json-log").collect();
@@ -67,9 +67,9 @@ async fn a_line_of_json_tells_of_each_request() {
     assert_eq!(traced["trace_id"], TRACEPARENT[3..35]);
 }
 
-/// API-06.
+/// Covers API-06.
 #[tokio::test]
-async fn a_pretty_line_tells_of_each_request() {
+async fn each_request_is_logged_in_pretty_format() {
     let lines = log_of("pretty", "test-pretty-log").await;
     let told: Vec<_> = lines.iter().filter(|line| line.contains("test-pretty-log")).collect();
     let [line] = told[..] else { panic!("{told:#?}") };
@@ -79,9 +79,9 @@ async fn a_pretty_line_tells_of_each_request() {
     }
 }
 
-/// OBS-01.
+/// Covers OBS-01.
 #[tokio::test]
-async fn the_level_is_changed_while_the_server_runs() {
+async fn log_level_changes_at_runtime() {
     let database = TestDatabase::sqlite();
     let folder = database.folder().expect("a folder");
     let mut command = kith(folder, SERVE);
@@ -112,28 +112,32 @@ async fn the_level_is_changed_while_the_server_runs() {
     assert!(refusal(kith(elsewhere.path(), &["log-level"])).contains("no server answers"));
 }
 
-/// Begins every secret and every personal detail that [`plant`] sends.
+/// Prefix of every secret and personal detail that [`plant`] sends.
 const MARK: &str = "m4rked";
 
-/// OBS-02.
+/// Covers OBS-02.
 #[tokio::test]
 async fn nothing_secret_or_personal_is_logged_on_sqlite() {
     let database = TestDatabase::sqlite();
-    nothing_secret_or_personal_is_logged(kith(database.folder().expect("a folder"), SERVE)).await;
+    secrets_and_personal_data_are_not_logged(kith(database.folder().expect("a folder"), SERVE)).await;
 }
 
-/// OBS-02.
+/// Covers OBS-02.
 #[tokio::test]
 async fn nothing_secret_or_personal_is_logged_on_postgres() {
     if !Engine::Postgres.is_chosen() {
         return;
     }
     let (database, elsewhere) = (Engine::Postgres.database().await, TestDatabase::sqlite());
-    nothing_secret_or_personal_is_logged(kith_on(&database, elsewhere.folder().expect("a folder"), SERVE))
-        .await;
+    secrets_and_personal_data_are_not_logged(kith_on(
+        &database,
+        elsewhere.folder().expect("a folder"),
+        SERVE,
+    ))
+    .await;
 }
 
-async fn nothing_secret_or_personal_is_logged(mut command: Command) {
+async fn secrets_and_personal_data_are_not_logged(mut command: Command) {
     command.env("KITH__LOG__LEVEL", "trace").env("KITH__LOG__FORMAT", "json");
     let kith = Kith::start(command);
     let client = Client::new([kith.addr]);
@@ -148,8 +152,8 @@ async fn nothing_secret_or_personal_is_logged(mut command: Command) {
     }
 }
 
-/// Sends marked secrets and personal data in every place of a request, to be accepted and to be refused, and returns
-/// the refusals.
+/// Sends marked secrets and personal data in every part of accepted and rejected requests. Returns the
+/// rejections.
 async fn plant(client: &Client, addr: SocketAddr) -> Vec<String> {
     let (email, password) = ("m4rked@example.org", "m4rked-password");
     let client = [
@@ -227,12 +231,12 @@ async fn plant(client: &Client, addr: SocketAddr) -> Vec<String> {
     told
 }
 
-/// What is answered to these bytes, before the other side closes.
+/// Sends raw bytes and returns the response.
 async fn raw(addr: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(addr).await.expect("a connection");
     stream.write_all(request.as_bytes()).await.expect("it takes the bytes");
     let mut answer = Vec::new();
-    // A reset is an end, too.
+    // A reset also ends the connection.
     let _ = stream.read_to_end(&mut answer).await;
     String::from_utf8_lossy(&answer).into_owned()
 }

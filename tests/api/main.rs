@@ -1,7 +1,7 @@
-//! Drives real servers over real HTTP, on SQLite, on PostgreSQL, and on two nodes that share one PostgreSQL.
+//! Tests of real servers over HTTP: on SQLite, on PostgreSQL, and on two nodes that share one PostgreSQL.
 //!
-//! A scenario is a plain function over a [`support::TestApp`]; `on_every_engine!` at the top of its file runs it
-//! on each. Nothing here sleeps to wait, and time moves only when a scenario moves it.
+//! A scenario is a function over a [`support::TestApp`]. `on_every_engine!` at the top of its file runs it on
+//! each engine. No test sleeps, and the clock moves only when a scenario advances it.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! No answer costs more than 32 MiB of memory, whatever is stored: asked of a process of its own whose database is full of what takes most
-//! memory as a tree.
+//! No response needs more than 32 MiB of memory, whatever is stored. Measured on a separate process whose
+//! database contains values that take most memory as a tree.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -22,11 +22,11 @@ use serde_json::{Value, json};
 
 use crate::support::{Engine, Kith, PASSWORD, SERVE, kith_on, options_on};
 
-/// What one answer may cost.
+/// Maximum memory of a response in KiB.
 const MAX_ANSWER_KIB: u64 = 32 << 10;
 const MINE: &str = "/api/v1/spaces/me/notes";
 
-/// `[{"":0},…]` of about so many bytes: as a tree it takes a hundred times as many.
+/// Returns `[{"":0},…]` of about this length. As a tree it takes a hundred times as much.
 fn hollow(bytes: usize) -> String {
     let mut text = String::from("[");
     while text.len() < bytes - 16 {
@@ -35,10 +35,11 @@ fn hollow(bytes: usize) -> String {
     text + "0]"
 }
 
-/// Memory of a process that is no file's: pages of the database that are mapped are not counted.
+/// Field of `/proc/PID/status` with the anonymous resident memory. Mapped pages of the database are not
+/// counted.
 const RESIDENT: &str = "RssAnon:";
 
-/// Looks at the memory of a process all the time.
+/// Samples the memory of a process continuously.
 struct Watch {
     done: Arc<AtomicBool>,
     looks: JoinHandle<u64>,
@@ -59,7 +60,7 @@ impl Watch {
         Self { done, looks }
     }
 
-    /// The most that it had.
+    /// Stops sampling and returns the maximum.
     fn end(self) -> u64 {
         self.done.store(true, Ordering::Relaxed);
         self.looks.join().expect("no panic")
@@ -72,7 +73,7 @@ fn read_kib(pid: u32, name: &str) -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// Asks without taking answers apart, which would take the test's own memory.
+/// Client that does not parse responses, to save memory in the test process.
 struct Caller {
     base: String,
     token: String,
@@ -120,7 +121,7 @@ fn start_of(answer: &[u8]) -> String {
     String::from_utf8_lossy(&answer[..answer.len().min(300)]).into_owned()
 }
 
-/// Fills what only an earlier version would have taken: a space of 16 MiB.
+/// Inserts data that only an earlier version accepted: a space of 16 MiB.
 fn fill_space(tx: &Tx<'_>) -> Result<(), Error> {
     let data = format!(r#"{{"list":{}}}"#, hollow(65_000));
     let user =
@@ -138,7 +139,7 @@ fn fill_space(tx: &Tx<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Fills what the API takes.
+/// Creates the largest data that the API accepts.
 async fn fill(caller: &Caller) {
     let payload = hollow(250_000);
     let waiting = caller.post("/api/v1/jobs", r#"{"kind":"k","queue":"big","children":[]}"#.to_owned()).await;
@@ -159,7 +160,7 @@ async fn fill(caller: &Caller) {
     }
 }
 
-/// Jobs with large results, and one that waits for all of them.
+/// Creates jobs with large results, and a parent job that waits for them.
 async fn results(caller: &Caller) -> i64 {
     let children = ["{\"kind\":\"child\",\"queue\":\"children\"}"; 12].join(",");
     let parent =
@@ -173,7 +174,7 @@ async fn results(caller: &Caller) -> i64 {
     parent["id"].as_i64().expect("an id")
 }
 
-async fn no_answer_costs_more_than_32_mib(engine: Engine) {
+async fn responses_need_at_most_32_mib(engine: Engine) {
     if !engine.is_chosen() {
         return;
     }
@@ -216,7 +217,7 @@ async fn no_answer_costs_more_than_32_mib(engine: Engine) {
     .enumerate()
     {
         if [2, 5, 8, 12].contains(&n) {
-            // By now others may have given back what this one would take.
+            // Restarts, because memory kept from earlier responses would hide the cost of this one.
             drop(kith);
             kith = Kith::start(kith_on(&database, folder, SERVE));
             before = None;
@@ -225,7 +226,7 @@ async fn no_answer_costs_more_than_32_mib(engine: Engine) {
         if before.is_none() {
             caller.send(Method::GET, "/api/v1/me", String::new(), "gzip").await;
         }
-        // What an answer has taken and not given back counts for those behind it, too.
+        // Measured relative to the memory after the first request of this process.
         let before = *before.get_or_insert_with(|| read_kib(kith.pid(), RESIDENT));
         let watch = Watch::begin(kith.pid());
         let (status, answer) = caller.send(method.clone(), path, body.to_owned(), coding).await;
@@ -253,10 +254,10 @@ fn make_admin(database: &TestDatabase, folder: &Path) {
 
 #[tokio::test]
 async fn no_answer_costs_more_than_32_mib_on_sqlite() {
-    no_answer_costs_more_than_32_mib(Engine::Sqlite).await;
+    responses_need_at_most_32_mib(Engine::Sqlite).await;
 }
 
 #[tokio::test]
 async fn no_answer_costs_more_than_32_mib_on_postgres() {
-    no_answer_costs_more_than_32_mib(Engine::Postgres).await;
+    responses_need_at_most_32_mib(Engine::Postgres).await;
 }

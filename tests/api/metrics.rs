@@ -1,4 +1,4 @@
-//! What the metrics count: requests by route and status, the store's work, and hashes.
+//! Tests of metrics: requests by route and status, database work, and password hashes.
 
 use std::collections::BTreeSet;
 
@@ -11,14 +11,14 @@ use crate::support::{Engine, PASSWORD, Person, TestApp, on_every_engine};
 const LOGIN: &str = "/api/v1/auth/login";
 
 on_every_engine! {
-    every_line_of_the_metrics_can_be_read,
+    metrics_are_valid_openmetrics,
     requests_and_transactions_are_counted,
-    what_becomes_of_partners_is_counted,
-    an_unknown_address_costs_a_hash_like_any_other,
+    request_and_bond_outcomes_are_counted,
+    unknown_address_costs_one_hash,
 }
 
-/// By the rules of OpenMetrics, as far as a reader needs them.
-async fn every_line_of_the_metrics_can_be_read(app: &TestApp) {
+/// Checks the rules of OpenMetrics that readers depend on.
+async fn metrics_are_valid_openmetrics(app: &TestApp) {
     app.user("ada").await;
     let text = app.anonymous().get("/api/metrics").await.expect(200);
     let (lines, end) = text.as_str().expect("text").rsplit_once("# EOF").expect("an end");
@@ -61,9 +61,9 @@ async fn every_line_of_the_metrics_can_be_read(app: &TestApp) {
     }
 }
 
-/// OBS-05: metrics are for whoever watches the server, and for the address that can be believed.
+/// OBS-05: metrics are restricted to listed addresses, by the trusted client address.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metrics_are_open_to_listed_addresses_only() {
+async fn metrics_are_restricted_to_listed_addresses() {
     const METRICS: &str = "/api/metrics";
     let behind_proxy = |config: &mut Config| {
         config.server.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
@@ -107,17 +107,17 @@ async fn requests_and_transactions_are_counted(app: &TestApp) {
     }
     assert_eq!((answered("2xx").await, answered("4xx").await, answered("5xx").await), (1.0, 2.0, 0.0));
     assert_eq!(app.metric(&timed).await, 3.0);
-    // A refusal leaves its trace, and so commits.
+    // A rejected log-in is recorded, so it commits.
     let (commits_after, reads_after) = work().await;
     assert_eq!(commits_after, commits + 3.0);
-    // Beside PostgreSQL a node also reads what happens on others.
+    // On PostgreSQL a node also reads events of other nodes.
     let exactly = app.db().kind() == kith_store::EngineKind::Sqlite;
     assert!(reads_after == reads + 5.0 || !exactly && reads_after > reads + 5.0, "{reads} {reads_after}");
     assert!(app.metric("kith_http_requests_in_flight").await >= 1.0, "this request");
 }
 
-/// Requests by outcome, bonds, restorations, breakups: each once, on the node that made it.
-async fn what_becomes_of_partners_is_counted(app: &TestApp) {
+/// Requests by outcome, bonds, restorations and breakups each count once, on the node that executed them.
+async fn request_and_bond_outcomes_are_counted(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     const REQUESTS: &str = "/api/v1/partners/requests";
     let ask = async |from: &Person, to: &Person| {
@@ -145,8 +145,8 @@ async fn what_becomes_of_partners_is_counted(app: &TestApp) {
     }
 }
 
-/// DRV-02: who asks how long it takes learns nothing, since the work is the same.
-async fn an_unknown_address_costs_a_hash_like_any_other(app: &TestApp) {
+/// DRV-02: the same work is done for unknown addresses, so the duration reveals nothing.
+async fn unknown_address_costs_one_hash(app: &TestApp) {
     let ada = app.user("ada").await;
     for (email, password, status) in [
         (&*ada.email, PASSWORD, 200),

@@ -1,4 +1,4 @@
-//! The paths that programs of the first Bond Mate know do what the new ones do, and share their limits.
+//! Tests of the paths of the first Bond Mate: they behave like the new ones and share their limits.
 
 use serde_json::{Value, json};
 
@@ -8,12 +8,12 @@ const OLD: &str = "/api/enhanced-partners";
 
 on_every_engine! {
     with |config: &mut kith_platform::config::Config| config.limits.partner_lists_per_minute = 10;
-    a_whole_story_by_old_paths,
-    old_paths_share_the_limits_of_the_new,
+    old_paths_support_whole_flow,
+    old_paths_share_limits_with_new_paths,
 }
 
-/// PRT-01, PRT-09.
-async fn a_whole_story_by_old_paths(app: &TestApp) {
+/// Covers PRT-01, PRT-09.
+async fn old_paths_support_whole_flow(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let sent = ada.post(&format!("{OLD}/request"), json!({ "partnerId": ben.id })).await.expect(201);
     let id = sent["id"].as_str().expect("an id").to_owned();
@@ -52,8 +52,8 @@ async fn a_whole_story_by_old_paths(app: &TestApp) {
     ada.get(&nickname).await.expect_problem(404, "not_found");
 }
 
-/// SEC-03: another name for the same door opens it no wider.
-async fn old_paths_share_the_limits_of_the_new(app: &TestApp) {
+/// SEC-03: an old path does not double the limit.
+async fn old_paths_share_limits_with_new_paths(app: &TestApp) {
     let ada = app.user("ada").await;
     let mut answered = 0;
     for _ in 0..20 {
@@ -61,6 +61,6 @@ async fn old_paths_share_the_limits_of_the_new(app: &TestApp) {
             answered += usize::from(ada.get(path).await.status == 200);
         }
     }
-    // Each node counts for itself.
+    // Each node counts separately.
     assert_eq!(answered, 10 * app.node_count());
 }

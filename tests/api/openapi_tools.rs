@@ -1,5 +1,5 @@
-//! What users of the OpenAPI document run on it: a linter, a generator of TypeScript types with the compiler, and a validator
-//! of examples. The tools are npm packages, pinned in `tests/openapi`.
+//! Tests of the OpenAPI document with common tools: a linter, a generator of TypeScript types with the
+//! compiler, and a validator of examples. The tools are npm packages, pinned in `tests/openapi`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ fn document() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json")
 }
 
-/// Runs a program in `tests/openapi`, and returns its output.
+/// Runs a program in `tests/openapi` and returns its output.
 fn run(program: &str, args: &[&str]) -> String {
     let output =
         Command::new(program).args(args).current_dir(folder()).output().expect("the program can be run");
@@ -22,7 +22,7 @@ fn run(program: &str, args: &[&str]) -> String {
     text
 }
 
-/// Installs the tools where `cargo xtask setup` has not.
+/// Installs the tools if `cargo xtask setup` has not, and returns the path of one.
 fn tool(name: &str) -> String {
     if !folder().join("node_modules").exists() {
         run("npm", &["ci", "--no-audit", "--no-fund"]);

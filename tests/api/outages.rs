@@ -1,4 +1,4 @@
-//! A PostgreSQL that goes away and comes back, and one whose clock is not this machine's: what a server says of it.
+//! Tests of PostgreSQL outages, and of a database clock that differs from this machine's.
 
 use std::path::Path;
 
@@ -28,9 +28,9 @@ async fn serve_on(database: &TestDatabase, folder: &Path) -> (Kith, Client) {
     (kith, client)
 }
 
-/// API-11, and DRV: a database that restarts costs requests, never the server.
+/// API-11, DRV: a database restart fails requests, but does not stop the server.
 #[tokio::test]
-async fn a_server_outlives_its_database_and_says_when_it_is_away() {
+async fn server_survives_database_outage() {
     if !Engine::Postgres.is_chosen() {
         return;
     }
@@ -68,9 +68,9 @@ async fn a_server_outlives_its_database_and_says_when_it_is_away() {
     assert_eq!(client.post(LOGIN, log_in).await.expect(200)["user"], ada["user"]);
 }
 
-/// Nodes that share a database share its clock; a node on a machine with another time is not ready.
+/// Nodes use the clock of their shared database. A node whose own clock differs is not ready.
 #[tokio::test]
-async fn a_server_goes_by_its_databases_clock_and_says_when_its_own_is_off() {
+async fn server_uses_database_clock_and_reports_own_offset() {
     if !Engine::Postgres.is_chosen() {
         return;
     }
@@ -93,7 +93,7 @@ async fn a_server_goes_by_its_databases_clock_and_says_when_its_own_is_off() {
     }
 }
 
-/// Gives the database a `clock_timestamp()` of its own, which is found before PostgreSQL's.
+/// Overrides `clock_timestamp()` in the database with a function that is one hour ahead.
 async fn put_forward_an_hour(database: &TestDatabase) {
     let db = Store::open(options_on(database)).await.expect("a store");
     let put = db.write(|tx| {

@@ -1,4 +1,4 @@
-//! Breaking up, coming back, and what is left of a bond: history and archive.
+//! Tests of breakup, restoration, history and archive.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ const HISTORY: &str = "/api/v1/partners/history";
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 on_every_engine! {
-    a_breakup_ends_it_for_both,
-    whoever_is_free_again_can_ask_somebody_else,
-    a_bond_comes_back_with_its_history,
-    a_bond_that_ended_too_long_ago_stays_what_it_was,
-    others_in_between_do_not_matter,
-    crossing_brings_a_bond_back_too,
-    names_in_histories_stay_as_they_were,
+    breakup_ends_bond_for_both,
+    unbonded_user_can_send_new_request,
+    restoration_returns_same_bond,
+    bond_outside_window_is_not_restored,
+    restoration_ignores_bonds_in_between,
+    crossing_requests_restore_bond,
+    history_keeps_names,
 }
 
 async fn history(who: &Person) -> Vec<Value> {
@@ -39,8 +39,9 @@ async fn accept(who: &Person, request: &Value) -> Value {
     who.post(&path, Value::Null).await.expect(200)["bond"].clone()
 }
 
-/// PRT-06: both at once, both are told, one audit entry; the reason is its author's alone.
-async fn a_breakup_ends_it_for_both(app: &TestApp) {
+/// PRT-06: the bond ends for both, both are notified, one audit entry is written, and the reason stays
+/// private to its author.
+async fn breakup_ends_bond_for_both(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ada.post(BREAKUP, Value::Null).await.expect_problem(409, "not_bonded");
     let bond = bonded(&ada, &ben).await;
@@ -77,8 +78,8 @@ async fn a_breakup_ends_it_for_both(app: &TestApp) {
     assert!(!event.payload.contains("grew"), "{}", event.payload);
 }
 
-/// PRT-05.
-async fn whoever_is_free_again_can_ask_somebody_else(app: &TestApp) {
+/// Covers PRT-05.
+async fn unbonded_user_can_send_new_request(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     bonded(&ada, &ben).await;
     ada.post(REQUESTS, json!({ "to": { "user_id": eve.id } })).await.expect_problem(409, "slot_occupied");
@@ -90,8 +91,8 @@ async fn whoever_is_free_again_can_ask_somebody_else(app: &TestApp) {
     assert_eq!((&bond["partner"], &bond["restorations"]), (&eve.face(), &json!(0)));
 }
 
-/// PRT-04, PRT-07: the same bond, twice.
-async fn a_bond_comes_back_with_its_history(app: &TestApp) {
+/// PRT-04, PRT-07: the same bond is restored twice.
+async fn restoration_returns_same_bond(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let bond = bonded(&ada, &ben).await;
     let since = app.now();
@@ -130,8 +131,8 @@ async fn a_bond_comes_back_with_its_history(app: &TestApp) {
     assert_eq!((count("bond.created"), count("bond.ended"), count("bond.restored")), (1, 2, 2));
 }
 
-/// PRT-04, PRT-08: after the window a request makes a fresh bond, whether or not the old one has been archived yet.
-async fn a_bond_that_ended_too_long_ago_stays_what_it_was(app: &TestApp) {
+/// PRT-04, PRT-08: after the window a request forms a new bond, whether or not the old one has been archived.
+async fn bond_outside_window_is_not_restored(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let first = bonded(&ada, &ben).await;
     ada.post(BREAKUP, json!({})).await.expect(200);
@@ -155,8 +156,8 @@ async fn a_bond_that_ended_too_long_ago_stays_what_it_was(app: &TestApp) {
     assert_eq!(app.audit().await.into_iter().filter(|line| line.action == "bond.archived").count(), 1);
 }
 
-/// PRT-04: bonds with others in between do not matter.
-async fn others_in_between_do_not_matter(app: &TestApp) {
+/// PRT-04: bonds with other users in between do not matter.
+async fn restoration_ignores_bonds_in_between(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let first = bonded(&ada, &ben).await;
     ada.post(BREAKUP, json!({})).await.expect(200);
@@ -168,7 +169,7 @@ async fn others_in_between_do_not_matter(app: &TestApp) {
     assert_eq!((&back["id"], &back["restorations"]), (&json!(first), &json!(1)));
 }
 
-async fn crossing_brings_a_bond_back_too(app: &TestApp) {
+async fn crossing_requests_restore_bond(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let bond = bonded(&ada, &ben).await;
     ada.post(BREAKUP, json!({})).await.expect(200);
@@ -179,7 +180,7 @@ async fn crossing_brings_a_bond_back_too(app: &TestApp) {
     assert_eq!(crossed["restorable_until"], Value::Null);
 }
 
-async fn names_in_histories_stay_as_they_were(app: &TestApp) {
+async fn history_keeps_names(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     bonded(&ada, &ben).await;
     let rename = async |name: &str| {

@@ -1,5 +1,4 @@
-//! SEC-03: how many requests one may make. They are counted where they are kept, so neither a restart nor a second node
-//! forgets any.
+//! SEC-03: limits on new requests. They are counted in the database, so they hold across restarts and nodes.
 
 use std::time::Duration;
 
@@ -14,11 +13,11 @@ const REQUESTS: &str = "/api/v1/partners/requests";
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 on_every_engine! {
-    the_sixth_in_a_minute_is_refused,
-    the_twenty_first_in_an_hour_is_refused,
-    the_hundred_and_first_in_a_day_is_refused,
-    what_makes_no_request_does_not_count,
-    of_many_at_once_five_are_made,
+    sixth_request_in_a_minute_is_rejected,
+    twenty_first_request_in_an_hour_is_rejected,
+    hundred_and_first_request_in_a_day_is_rejected,
+    repetitions_and_rejections_do_not_count,
+    five_of_concurrent_requests_succeed,
 }
 
 async fn ask(from: &Person, to: &Person) -> Answer {
@@ -31,7 +30,7 @@ fn expect_refused(answer: Answer, wait: Duration) {
     answer.expect_problem(429, "rate_limited");
 }
 
-/// Asks each of `all`, five a minute, 20 an hour.
+/// Sends a request to each user within the limits of five per minute and 20 per hour.
 async fn ask_slowly(app: &TestApp, from: &Person, all: &[Person]) {
     for (n, to) in all.iter().enumerate() {
         match n {
@@ -44,7 +43,7 @@ async fn ask_slowly(app: &TestApp, from: &Person, all: &[Person]) {
     }
 }
 
-async fn the_sixth_in_a_minute_is_refused(app: &TestApp) {
+async fn sixth_request_in_a_minute_is_rejected(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let others = app.crowd("other", 7).await;
     for to in &others[..5] {
@@ -59,16 +58,16 @@ async fn the_sixth_in_a_minute_is_refused(app: &TestApp) {
     let sent = ada.get(&format!("{REQUESTS}?direction=outgoing")).await.expect(200);
     assert_eq!(sent["items"].as_array().map(Vec::len), Some(5));
     assert_eq!(others[5].get(REQUESTS).await.expect(200)["items"], json!([]));
-    // Nobody else is concerned.
+    // Other users are not affected.
     ask(&ben, &others[5]).await.expect(201);
 
     app.advance(MILLISECOND);
     ask(&ada, &others[5]).await.expect(201);
-    // The window slides: the next one leaves when it is a minute old.
+    // The window slides: the next slot is free when the oldest request is a minute old.
     expect_refused(ask(&ada, &others[6]).await, Duration::from_millis(1_500));
 }
 
-async fn the_twenty_first_in_an_hour_is_refused(app: &TestApp) {
+async fn twenty_first_request_in_an_hour_is_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
     let others = app.crowd("other", 21).await;
     ask_slowly(app, &ada, &others[..20]).await;
@@ -85,11 +84,11 @@ async fn the_twenty_first_in_an_hour_is_refused(app: &TestApp) {
     ask(&ada, &others[20]).await.expect(201);
 }
 
-async fn the_hundred_and_first_in_a_day_is_refused(app: &TestApp) {
+async fn hundred_and_first_request_in_a_day_is_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
     let others = app.crowd("other", 101).await;
     ask_slowly(app, &ada, &others[..100]).await;
-    // Four hours and three minutes after the first.
+    // Four hours and three minutes after the first request.
     app.advance(hours(1));
     expect_refused(ask(&ada, &others[100]).await, days(1) - hours(5) - minutes(3));
     app.advance(days(1) - hours(5) - minutes(3) - MILLISECOND);
@@ -98,8 +97,8 @@ async fn the_hundred_and_first_in_a_day_is_refused(app: &TestApp) {
     ask(&ada, &others[100]).await.expect(201);
 }
 
-/// A repetition, under a key or not, and what was refused for another reason.
-async fn what_makes_no_request_does_not_count(app: &TestApp) {
+/// Repetitions and requests rejected for another reason do not count.
+async fn repetitions_and_rejections_do_not_count(app: &TestApp) {
     let ada = app.user("ada").await;
     let others = app.crowd("other", 6).await;
     let keyed = ada.signed_in().await.with_header(IDEMPOTENCY_KEY, "once");
@@ -119,14 +118,14 @@ async fn what_makes_no_request_does_not_count(app: &TestApp) {
     let sixth = ada.signed_in().await.with_header(IDEMPOTENCY_KEY, "sixth");
     let body_of_sixth = json!({ "to": { "user_id": others[5].id } });
     expect_refused(sixth.post(REQUESTS, body_of_sixth.clone()).await, minutes(1));
-    // What was made is still answered, and a refusal is not kept under its key.
+    // Stored responses are still returned, and a rejection is not stored under its key.
     assert_eq!(keyed.post(REQUESTS, body).await.expect(201), first);
     ask(&ada, &others[0]).await.expect(200);
     app.advance(minutes(1));
     sixth.post(REQUESTS, body_of_sixth).await.expect(201);
 }
 
-async fn of_many_at_once_five_are_made(app: &TestApp) {
+async fn five_of_concurrent_requests_succeed(app: &TestApp) {
     let ada = app.user("ada").await;
     let others = app.crowd("other", 20).await;
     let statuses = join_all(others.iter().map(async |to| ask(&ada, to).await.status)).await;
@@ -136,15 +135,15 @@ async fn of_many_at_once_five_are_made(app: &TestApp) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_forgets_none_on_sqlite() {
-    a_restart_forgets_none(Engine::Sqlite).await;
+    request_counts_survive_restart(Engine::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_forgets_none_on_the_pair() {
-    a_restart_forgets_none(Engine::Pair).await;
+    request_counts_survive_restart(Engine::Pair).await;
 }
 
-async fn a_restart_forgets_none(engine: Engine) {
+async fn request_counts_survive_restart(engine: Engine) {
     if !engine.is_chosen() {
         return;
     }

@@ -1,4 +1,5 @@
-//! Conditional writes (RFC 9110, 13.1): `If-Match` where nothing is there, `If-None-Match` where something is.
+//! Tests of conditional writes (RFC 9110, 13.1): `If-Match` on a missing resource, `If-None-Match` on an
+//! existing one.
 
 use hyper::Method;
 use hyper::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
@@ -7,8 +8,8 @@ use serde_json::{Value, json};
 use crate::support::{Answer, Client, TestApp, on_every_engine};
 
 on_every_engine! {
-    if_match_fails_where_nothing_is_there,
-    if_none_match_fails_where_something_is_there,
+    if_match_fails_on_missing_resource,
+    if_none_match_fails_on_existing_resource,
 }
 
 async fn send(
@@ -30,7 +31,7 @@ fn schedule() -> Value {
     json!({ "queue": "reports", "kind": "report", "schedule": "@daily" })
 }
 
-async fn if_match_fails_where_nothing_is_there(app: &TestApp) {
+async fn if_match_fails_on_missing_resource(app: &TestApp) {
     let admin = app.admin("ada").await;
     let client = admin.signed_in().await;
     let footprint = app.footprint().await;
@@ -46,7 +47,7 @@ async fn if_match_fails_where_nothing_is_there(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
 }
 
-async fn if_none_match_fails_where_something_is_there(app: &TestApp) {
+async fn if_none_match_fails_on_existing_resource(app: &TestApp) {
     let admin = app.admin("ada").await;
     let client = admin.signed_in().await;
     for (path, body, status) in

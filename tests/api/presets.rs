@@ -1,4 +1,4 @@
-//! Servers that serve some of the modules only.
+//! Tests of servers that serve a subset of the modules.
 
 use kith_platform::config::Config;
 use kith_store::MigrationState;
@@ -29,7 +29,7 @@ async fn modules_outside_the_preset_are_not_served(app: &TestApp) {
         queues.contains(&"callbacks")
             && parts.job_handlers().iter().all(|one| one.kind() != "bonds.archive-ended")
     );
-    // What the database keeps is whole, whoever serves it.
+    // The schema is always complete.
     let migrations = parts.migrations().await.unwrap();
     assert!(
         migrations.iter().all(|one| matches!(one.state, MigrationState::Applied { .. })),

@@ -1,4 +1,4 @@
-//! The binary itself: how it starts, what it refuses to start with, and how it stops while people use it.
+//! Tests of the binary: start, rejected starts, and stops under load.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use crate::support::{
     Client, Engine, Kith, PASSWORD, PATIENCE, SERVE, kith, kith_on, latency_bound, refusal,
 };
 
-/// How long a stop under load may take.
+/// Maximum duration of a stop under load.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn it_starts_with_one_command_and_serves() {
+async fn server_starts_with_one_command() {
     let database = TestDatabase::sqlite();
     let folder = database.folder().expect("a folder");
     let kith = Kith::start(kith(folder, SERVE));
@@ -27,15 +27,15 @@ async fn it_starts_with_one_command_and_serves() {
     kith.terminate();
     assert!(kith.wait().await.success());
 
-    // What it acknowledged is there after the next start.
+    // Acknowledged writes exist after a restart.
     let kith = Kith::start(self::kith(folder, SERVE));
     let body = json!({ "email": "ada@example.org", "password": PASSWORD });
     let again = Client::new([kith.addr]).post("/api/v1/auth/login", body).await.expect(200);
     assert_eq!(again["user"], answer["user"]);
 }
 
-/// Registers people one after the other until an answer ends its connection, and says how many answers it got.
-/// An answer that does not come, or not whole, is a panic.
+/// Registers accounts until a response closes the connection, and returns the number of responses. Panics on
+/// a missing or incomplete response.
 async fn load(client: Client, worker: usize) -> usize {
     let mut answers = 0;
     loop {
@@ -51,7 +51,7 @@ async fn load(client: Client, worker: usize) -> usize {
     }
 }
 
-/// Nobody who was heard goes without an answer.
+/// Every request that the server has read gets a response.
 #[expect(clippy::disallowed_methods, reason = "measures how long the stop takes")]
 async fn stops_under_load(engine: Engine) {
     if !engine.is_chosen() {
@@ -69,7 +69,7 @@ async fn stops_under_load(engine: Engine) {
     }));
     let clients = clients.await.into_iter().enumerate();
     let loads: Vec<_> = clients.map(|(worker, client)| tokio::spawn(load(client, worker))).collect();
-    // The stop comes in the midst of work: others have got answers when this one has got fifty.
+    // Stops in the middle of the load: the others have responses by the time this client has fifty.
     let client = Client::new([kith.addr]);
     for _ in 0..50 {
         let body = json!({ "email": "w0n0@example.org", "password": PASSWORD });
@@ -87,7 +87,7 @@ async fn stops_under_load(engine: Engine) {
 }
 
 #[tokio::test]
-async fn it_stops_under_load_on_sqlite() {
+async fn stop_under_load_is_graceful_on_sqlite() {
     stops_under_load(Engine::Sqlite).await;
 }
 
@@ -97,7 +97,7 @@ async fn it_stops_under_load_on_postgres() {
 }
 
 #[test]
-fn a_folder_in_use_says_by_whom() {
+fn folder_in_use_names_process() {
     let database = TestDatabase::sqlite();
     let folder = database.folder().expect("a folder");
     let first = Kith::start(kith(folder, SERVE));
@@ -106,7 +106,7 @@ fn a_folder_in_use_says_by_whom() {
 }
 
 #[test]
-fn a_taken_port_is_named() {
+fn port_in_use_is_reported() {
     let database = TestDatabase::sqlite();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = listener.local_addr().expect("an address").to_string();
@@ -115,7 +115,7 @@ fn a_taken_port_is_named() {
 }
 
 #[test]
-fn a_key_that_does_not_exist_is_fatal() {
+fn unknown_configuration_key_is_rejected() {
     let database = TestDatabase::sqlite();
     let folder = database.folder().expect("a folder");
     let mut command = kith(folder, SERVE);

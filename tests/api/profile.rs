@@ -1,4 +1,4 @@
-//! One's own account: the profile and its edits, the password, and the sessions that one has open.
+//! Tests of the user's own account: profile, password and sessions.
 
 use hyper::header::{ETAG, HeaderName, IF_MATCH, USER_AGENT};
 use hyper::{Method, body::Bytes};
@@ -13,17 +13,17 @@ const ME: &str = "/api/v1/me";
 const LOGIN: &str = "/api/v1/auth/login";
 const REFRESH: &str = "/api/v1/auth/refresh";
 const SESSIONS: &str = "/api/v1/auth/sessions";
-/// `PASSWORD`, as another system has hashed it.
+/// Bcrypt hash of `PASSWORD`, as another system would have created it.
 const BCRYPT: &str = "$2b$04$nrehJ0ffNwf.nYTIgz9ZvuBjWNUHaDHUFnYSyPQsVXWyc2BTy06mO";
 
 on_every_engine! {
     with super::behind_a_proxy;
-    a_profile_is_patched_field_by_field,
-    an_edit_of_what_has_changed_is_refused,
-    another_password_ends_the_other_sessions,
+    profile_patch_changes_single_fields,
+    stale_edit_is_rejected,
+    password_change_ends_other_sessions,
     sessions_are_listed_and_ended,
-    who_has_too_many_sessions_loses_the_oldest,
-    a_bcrypt_hash_is_verified_and_made_anew,
+    oldest_session_ends_beyond_limit,
+    bcrypt_hash_is_verified_and_rehashed,
 }
 
 fn behind_a_proxy(config: &mut Config) {
@@ -42,8 +42,8 @@ fn token(app: &TestApp, sign_in: &Value) -> Client {
     app.anonymous().with_token(sign_in["access_token"].as_str().expect("a token"))
 }
 
-/// ACC-05: what is absent stays, null takes away (RFC 7396).
-async fn a_profile_is_patched_field_by_field(app: &TestApp) {
+/// ACC-05: absent fields stay, null clears a field (RFC 7396).
+async fn profile_patch_changes_single_fields(app: &TestApp) {
     let ada = app.user("ada").await;
     let client = ada.signed_in().await;
     let all = json!({
@@ -78,7 +78,7 @@ async fn a_profile_is_patched_field_by_field(app: &TestApp) {
         (json!({ "email": "eve@example.org" }), "/email", "unknown_field"),
         (json!({ "nickname": 5 }), "/nickname", "wrong_type"),
     ] {
-        // The good half of it is not kept either.
+        // The valid part is not stored either.
         let mut body = bad.clone();
         body["theme"] = body.get("theme").cloned().unwrap_or_else(|| "light".into());
         let faults = patch(&client, body).await.expect_faults();
@@ -91,8 +91,8 @@ async fn a_profile_is_patched_field_by_field(app: &TestApp) {
     assert_eq!(patch(&client, json!({ "nickname": null, "theme": "light" })).await.expect(200), expected);
 }
 
-/// API-07.
-async fn an_edit_of_what_has_changed_is_refused(app: &TestApp) {
+/// Covers API-07.
+async fn stale_edit_is_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
     let client = ada.signed_in().await;
     let tag = async || client.get(ME).await.header(ETAG.as_str()).expect("a tag").to_owned();
@@ -110,7 +110,7 @@ async fn an_edit_of_what_has_changed_is_refused(app: &TestApp) {
     patch(&meant_for(&format!("\"other\", {}", tag().await)), json!({ "theme": "light" })).await.expect(200);
     patch(&meant_for("*"), json!({ "theme": "dark" })).await.expect(200);
 
-    // Of two who have read the same one is told.
+    // One of two concurrent edits of the same version is rejected.
     let read = tag().await;
     let reader = meant_for(&read);
     let (one, other) = tokio::join!(
@@ -122,8 +122,8 @@ async fn an_edit_of_what_has_changed_is_refused(app: &TestApp) {
     assert_eq!(statuses, [200, 412]);
 }
 
-/// ACC-08, DRV-03.
-async fn another_password_ends_the_other_sessions(app: &TestApp) {
+/// Covers ACC-08, DRV-03.
+async fn password_change_ends_other_sessions(app: &TestApp) {
     let ada = app.user("ada").await;
     let here = ada.signed_in().await;
     let elsewhere = sign_in(app.anonymous(), &ada).await;
@@ -145,7 +145,7 @@ async fn another_password_ends_the_other_sessions(app: &TestApp) {
     app.anonymous().post(LOGIN, new).await.expect(200);
 }
 
-/// DRV-03: one, all others, all; nobody else's.
+/// DRV-03: one session, all others, or all; never those of other users.
 async fn sessions_are_listed_and_ended(app: &TestApp) {
     let (ada, eve) = (app.user("ada").await, app.user("eve").await);
     app.advance(hours(1));
@@ -187,7 +187,7 @@ async fn sessions_are_listed_and_ended(app: &TestApp) {
     eve.get(ME).await.expect(200);
 }
 
-async fn who_has_too_many_sessions_loses_the_oldest(app: &TestApp) {
+async fn oldest_session_ends_beyond_limit(app: &TestApp) {
     let ada = app.user("ada").await;
     let oldest = ada.signed_in().await;
     for _ in 0..49 {
@@ -202,8 +202,8 @@ async fn who_has_too_many_sessions_loses_the_oldest(app: &TestApp) {
     assert_eq!(open["items"].as_array().map(Vec::len), Some(50));
 }
 
-/// ACC-04: accounts that come from elsewhere keep their password, and get today's hash with the first sign-in.
-async fn a_bcrypt_hash_is_verified_and_made_anew(app: &TestApp) {
+/// ACC-04: imported accounts keep their password and get a new hash at the first log-in.
+async fn bcrypt_hash_is_verified_and_rehashed(app: &TestApp) {
     let ada = app.user("ada").await;
     set_hash(app, &ada, BCRYPT).await;
     let wrong = json!({ "email": ada.email, "password": "wrong horse" });
@@ -216,7 +216,7 @@ async fn a_bcrypt_hash_is_verified_and_made_anew(app: &TestApp) {
     assert_eq!(hash(app, &ada).await, anew);
     app.anonymous().post(LOGIN, wrong).await.expect_problem(401, "invalid_credentials");
 
-    // Proving oneself in another way is as good.
+    // Any other successful password check also renews the hash.
     set_hash(app, &ada, BCRYPT).await;
     let change = json!({ "current_password": PASSWORD, "new_password": "another horse" });
     ada.post("/api/v1/me/password", change).await.expect(204);

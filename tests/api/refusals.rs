@@ -1,4 +1,4 @@
-//! Requests that are rejected, taken back or run out, and how long one waits after that. No harassment by request.
+//! Tests of rejected, cancelled and expired requests, and of the cooldowns after them.
 
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ const SETTINGS: &str = "/api/v1/partners/settings";
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 on_every_engine! {
-    a_request_is_rejected_and_stays_so,
-    a_request_is_taken_back_and_stays_so,
-    after_a_rejection_one_waits_longer_each_time,
-    taking_back_counts_but_makes_nobody_wait,
+    rejected_request_is_final,
+    cancelled_request_is_final,
+    cooldown_grows_with_each_rejection,
+    cancellation_counts_without_cooldown,
     expired_requests_count_as_refusals,
-    refusals_are_forgotten_after_a_year,
-    whoever_asks_anew_in_turn_forgets_the_rejections,
-    requests_run_out_for_both,
-    who_may_ask_is_for_everybody_to_say,
+    refusals_reset_after_a_year,
+    request_in_return_clears_rejections,
+    request_expires_for_both_users,
+    users_control_who_can_send_requests,
     a_message_is_reported_once,
 }
 
@@ -43,8 +43,8 @@ async fn reject(who: &Person, request: &Value) {
     who.post(&path(request, "reject"), Value::Null).await.expect(200);
 }
 
-/// PRT-01, PRT-02: by its receiver only, once; every other step then changes nothing.
-async fn a_request_is_rejected_and_stays_so(app: &TestApp) {
+/// PRT-01, PRT-02: only the receiver rejects, once. Every later step changes nothing.
+async fn rejected_request_is_final(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let request = ask(&ada, &ben).await;
     let before = app.footprint().await;
@@ -65,8 +65,8 @@ async fn a_request_is_rejected_and_stays_so(app: &TestApp) {
     }
 }
 
-/// PRT-01, PRT-02.
-async fn a_request_is_taken_back_and_stays_so(app: &TestApp) {
+/// Covers PRT-01, PRT-02.
+async fn cancelled_request_is_final(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let request = ask(&ada, &ben).await;
     let before = app.footprint().await;
@@ -83,8 +83,9 @@ async fn a_request_is_taken_back_and_stays_so(app: &TestApp) {
     assert_eq!(status(&ben, &request).await, "cancelled");
 }
 
-/// To the millisecond: a day, a week, thirty days; then only the other one may ask.
-async fn after_a_rejection_one_waits_longer_each_time(app: &TestApp) {
+/// The cooldown is a day, a week, then thirty days, exact to the millisecond. After that only the other user
+/// may send a request.
+async fn cooldown_grows_with_each_rejection(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let body = json!({ "to": { "user_id": ben.id } });
     for wait in [hours(24), days(7), days(30)] {
@@ -94,7 +95,7 @@ async fn after_a_rejection_one_waits_longer_each_time(app: &TestApp) {
         assert_eq!(refused.header("retry-after"), Some(&*seconds));
         refused.expect_problem(409, "too_soon_to_ask_again");
         app.advance(wait - MILLISECOND);
-        // Renews the session, which leaves a trace.
+        // Refreshes the session now, because that writes audit entries.
         ada.get("/api/v1/me").await.expect(200);
         let before = app.footprint().await;
         let refused = ada.post(REQUESTS, body.clone()).await;
@@ -111,7 +112,7 @@ async fn after_a_rejection_one_waits_longer_each_time(app: &TestApp) {
     assert_eq!(crossed["status"], "accepted", "who has asked can always be answered");
 }
 
-/// Asks and lets the request expire. With upkeep the expiry is recorded then, otherwise by the next request.
+/// Lets a request expire. With `upkeep` the expiry is recorded at that time, otherwise by the next request.
 async fn let_expire(app: &TestApp, from: &Person, to: &Person, upkeep: bool) {
     ask(from, to).await;
     app.advance(days(14) + hours(2));
@@ -120,7 +121,7 @@ async fn let_expire(app: &TestApp, from: &Person, to: &Person, upkeep: bool) {
     }
 }
 
-/// PRT-02: the wait after the next rejection is longer; the last step is reached by rejections only.
+/// PRT-02: expiries lengthen the next cooldown, but only rejections reach the last step.
 async fn expired_requests_count_as_refusals(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let body = json!({ "to": { "user_id": ben.id } });
@@ -137,7 +138,7 @@ async fn expired_requests_count_as_refusals(app: &TestApp) {
     reject(&ben, &ask(&ada, &ben).await).await;
     ada.post(REQUESTS, body).await.expect_problem(409, "only_they_may_ask");
 
-    // Only the sender saw the request that a block withheld.
+    // A request withheld by a block was visible only to its sender.
     let eve = app.user("eve").await;
     ask(&eve, &ben).await;
     ben.put(&format!("/api/v1/blocks/{}", eve.id), Value::Null).await.expect(200);
@@ -149,8 +150,8 @@ async fn expired_requests_count_as_refusals(app: &TestApp) {
     assert_eq!(refused.header("retry-after"), Some(&*hours(24).as_secs().to_string()));
 }
 
-/// PRT-02.
-async fn refusals_are_forgotten_after_a_year(app: &TestApp) {
+/// Covers PRT-02.
+async fn refusals_reset_after_a_year(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let body = json!({ "to": { "user_id": ben.id } });
     for wait in [hours(24), days(7), days(30), days(365)] {
@@ -162,8 +163,8 @@ async fn refusals_are_forgotten_after_a_year(app: &TestApp) {
     assert_eq!(refused.header("retry-after"), Some(&*hours(24).as_secs().to_string()));
 }
 
-/// The receiver hears of the first one, and not of the next within a day.
-async fn taking_back_counts_but_makes_nobody_wait(app: &TestApp) {
+/// The receiver is notified of the first request, but not of another one within a day.
+async fn cancellation_counts_without_cooldown(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let told = async |request: &Value| {
         let events = app.events().await.into_iter().map(|sequenced| sequenced.event);
@@ -196,7 +197,7 @@ async fn taking_back_counts_but_makes_nobody_wait(app: &TestApp) {
     ada.post(REQUESTS, body).await.expect_problem(409, "only_they_may_ask");
 }
 
-async fn whoever_asks_anew_in_turn_forgets_the_rejections(app: &TestApp) {
+async fn request_in_return_clears_rejections(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     reject(&ben, &ask(&ada, &ben).await).await;
     let theirs = ask(&ben, &ada).await;
@@ -204,8 +205,9 @@ async fn whoever_asks_anew_in_turn_forgets_the_rejections(app: &TestApp) {
     ask(&ada, &ben).await;
 }
 
-/// PRT-02: at the very moment, written down or not, and both are told when it is.
-async fn requests_run_out_for_both(app: &TestApp) {
+/// PRT-02: a request expires exactly when it is due, recorded or not. Both users are notified when it is
+/// recorded.
+async fn request_expires_for_both_users(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let request = ask(&ada, &ben).await;
     app.advance(days(14) - MILLISECOND);
@@ -231,7 +233,7 @@ async fn requests_run_out_for_both(app: &TestApp) {
     assert_eq!(expired().await, 1);
 }
 
-async fn who_may_ask_is_for_everybody_to_say(app: &TestApp) {
+async fn users_control_who_can_send_requests(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let defaults = json!({ "who_may_ask": "anyone", "found_by_email": false, "discreet": false });
     assert_eq!(ben.get(SETTINGS).await.expect(200), defaults);

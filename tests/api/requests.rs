@@ -1,4 +1,4 @@
-//! Sending and listing requests: what is sent, who sees it, what is refused, and what time does to it.
+//! Tests of sending and listing requests, and of their expiry.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use crate::support::{Person, TestApp, on_every_engine};
 const REQUESTS: &str = "/api/v1/partners/requests";
 
 on_every_engine! {
-    a_request_is_seen_by_both_and_by_nobody_else,
-    the_same_request_again_changes_nothing,
-    requests_that_cannot_be_sent,
-    crossed_requests_become_a_bond,
-    whoever_has_a_partner_cannot_ask,
-    a_receiver_with_a_partner_looks_free,
-    a_request_expires_after_fourteen_days,
-    an_expired_request_makes_way,
-    lists_come_in_pages,
-    lists_refuse_what_they_do_not_know,
+    request_is_visible_to_participants_only,
+    repeated_request_is_idempotent,
+    invalid_requests_are_rejected,
+    crossing_requests_form_bond,
+    bonded_user_cannot_send_request,
+    receiver_bond_is_not_revealed,
+    request_expires_after_14_days,
+    expired_request_allows_new_request,
+    lists_are_paginated,
+    invalid_list_parameters_are_rejected,
 }
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -33,8 +33,8 @@ async fn list(of: &Person, query: &str) -> Vec<Value> {
     page["items"].as_array().expect("items").clone()
 }
 
-/// PRT-01.
-async fn a_request_is_seen_by_both_and_by_nobody_else(app: &TestApp) {
+/// Covers PRT-01.
+async fn request_is_visible_to_participants_only(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let body = json!({ "to": { "user_id": ben.id }, "message": "  Will you?\nI would.  " });
     let sent = ada.post(REQUESTS, body).await.expect(201);
@@ -56,7 +56,7 @@ async fn a_request_is_seen_by_both_and_by_nobody_else(app: &TestApp) {
     }
 }
 
-async fn the_same_request_again_changes_nothing(app: &TestApp) {
+async fn repeated_request_is_idempotent(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let body = json!({ "to": { "user_id": ben.id }, "message": "hello" });
     let sent = ada.post(REQUESTS, body.clone()).await.expect(201);
@@ -70,8 +70,8 @@ async fn the_same_request_again_changes_nothing(app: &TestApp) {
     assert_eq!(app.footprint().await, before);
 }
 
-/// PRT-02, API-08.
-async fn requests_that_cannot_be_sent(app: &TestApp) {
+/// Covers PRT-02, API-08.
+async fn invalid_requests_are_rejected(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let before = app.footprint().await;
     let nobody = "01900000-0000-7000-8000-000000000000";
@@ -105,7 +105,7 @@ async fn requests_that_cannot_be_sent(app: &TestApp) {
     assert_eq!(app.footprint().await, before);
 }
 
-async fn crossed_requests_become_a_bond(app: &TestApp) {
+async fn crossing_requests_form_bond(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let first = send(&ada, &ben).await;
     app.advance(MILLISECOND);
@@ -134,7 +134,7 @@ async fn crossed_requests_become_a_bond(app: &TestApp) {
     let ids: Vec<_> = accepted.iter().map(|request| &request["id"]).collect();
     assert_eq!(ids, [&crossed["id"], &first["id"]]);
 
-    // Either one's request, sent again, answers as it did: both led to the bond.
+    // Repeating either request returns its earlier response, because both led to the bond.
     let before = app.footprint().await;
     assert_eq!(ben.post(REQUESTS, body).await.expect(200), crossed);
     let again = ada.post(REQUESTS, json!({ "to": { "user_id": ben.id } })).await.expect(200);
@@ -142,8 +142,8 @@ async fn crossed_requests_become_a_bond(app: &TestApp) {
     assert_eq!(app.footprint().await, before);
 }
 
-/// PRT-05.
-async fn whoever_has_a_partner_cannot_ask(app: &TestApp) {
+/// Covers PRT-05.
+async fn bonded_user_cannot_send_request(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     send(&ada, &ben).await;
     send(&ben, &ada).await;
@@ -152,14 +152,14 @@ async fn whoever_has_a_partner_cannot_ask(app: &TestApp) {
         let body = json!({ "to": { "user_id": eve.id } });
         sender.post(REQUESTS, body).await.expect_problem(409, "slot_occupied");
     }
-    // Nor the partner again, in other words than those that led here.
+    // Nor to the partner, with another message than before.
     let body = json!({ "to": { "user_id": ben.id }, "message": "once more" });
     ada.post(REQUESTS, body).await.expect_problem(409, "slot_occupied");
     assert_eq!(app.footprint().await, before);
 }
 
-/// PRT-05.
-async fn a_receiver_with_a_partner_looks_free(app: &TestApp) {
+/// Covers PRT-05.
+async fn receiver_bond_is_not_revealed(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     send(&ada, &ben).await;
     send(&ben, &ada).await;
@@ -172,7 +172,7 @@ async fn a_receiver_with_a_partner_looks_free(app: &TestApp) {
     assert_eq!(app.footprint().await, before);
 }
 
-async fn a_request_expires_after_fourteen_days(app: &TestApp) {
+async fn request_expires_after_14_days(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let to_ben = send(&ada, &ben).await;
     let accept = |request: &Value| format!("{REQUESTS}/{}/accept", request["id"].as_str().expect("an id"));
@@ -194,16 +194,16 @@ async fn a_request_expires_after_fourteen_days(app: &TestApp) {
     ben.post(&accept(&to_ben), Value::Null).await.expect_problem(409, "request_not_pending");
     assert_eq!(app.footprint().await, before);
 
-    // The last moment of the other one.
+    // Last moment of the other request.
     app.advance(days(14) - MILLISECOND - MILLISECOND);
     eve.post(&accept(&to_eve), Value::Null).await.expect(200);
 }
 
-async fn an_expired_request_makes_way(app: &TestApp) {
+async fn expired_request_allows_new_request(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let first = send(&ada, &ben).await;
     app.advance(days(14));
-    // No crossing: what Ada asked no longer counts.
+    // No crossing: the first request has expired.
     let second = send(&ben, &ada).await;
     assert_eq!((&second["status"], &second["bond"]), (&json!("pending"), &Value::Null));
     app.advance(days(14));
@@ -218,12 +218,12 @@ async fn an_expired_request_makes_way(app: &TestApp) {
     assert_eq!(list(&ada, "status=expired").await.len(), 2);
 }
 
-/// API-04.
-async fn lists_come_in_pages(app: &TestApp) {
+/// Covers API-04.
+async fn lists_are_paginated(app: &TestApp) {
     let ada = app.user("ada").await;
     let mut newest_first = Vec::new();
     for (n, other) in app.crowd("other", 7).await.iter().enumerate() {
-        // Two nodes order what they make in one millisecond each for itself.
+        // Ids of the same millisecond are unordered between two nodes.
         app.advance(MILLISECOND);
         newest_first.insert(0, if n % 2 == 0 { send(&ada, other).await } else { send(other, &ada).await });
     }
@@ -259,8 +259,8 @@ async fn lists_come_in_pages(app: &TestApp) {
     assert_eq!(list(&ada, "limit=100000").await, newest_first);
 }
 
-/// API-04.
-async fn lists_refuse_what_they_do_not_know(app: &TestApp) {
+/// Covers API-04.
+async fn invalid_list_parameters_are_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
     for (query, pointer) in [
         ("limit=0", "?limit"),

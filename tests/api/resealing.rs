@@ -1,5 +1,5 @@
-//! `kith keys reseal`: data that began in development mode moves to production, and a leaked JWT_SECRET is changed while
-//! people are served.
+//! Tests of `kith keys reseal`: moving data from development mode to production, and changing a leaked
+//! JWT_SECRET at runtime.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -38,7 +38,7 @@ async fn as_admin(client: &Client) -> Client {
     client.with_token(tokens["access_token"].as_str().expect("a token"))
 }
 
-/// An administrator's callback to nobody, for a secret and headers to be sealed.
+/// Creates a callback whose secret and headers are stored encrypted.
 async fn callback(client: &Client) -> Value {
     let admin = as_admin(client).await;
     let body = json!({
@@ -87,7 +87,8 @@ async fn development_data_moves_to_production() {
     let again = success(production(&["keys", "reseal"], None));
     assert!(again.contains("signing_keys.sealed: 0 sealed again"), "{again}");
 
-    // Access tokens go on, since the signing key is the same; sessions do, where the old refresh secret is named.
+    // Access tokens stay valid, because the signing key is unchanged. Sessions stay valid if the old refresh
+    // secret is configured.
     let server = Kith::start(production(&serve, None));
     let client = Client::new([server.addr]);
     client.with_token(ada["access_token"].as_str().expect("a token")).get("/api/v1/me").await.expect(200);
@@ -146,7 +147,7 @@ async fn leaked_secret_is_replaced(engine: Engine) {
     server.terminate();
     assert!(server.wait().await.success());
 
-    // The old secret is worth nothing any more.
+    // The old secret can no longer decrypt anything.
     let refused = refusal(kith(SERVE, OLD, None));
     assert!(refused.contains("another secret"), "{refused}");
     let server = Kith::start(kith(SERVE, NEW, None));
@@ -159,7 +160,7 @@ async fn leaked_secret_is_replaced(engine: Engine) {
 }
 
 #[tokio::test]
-async fn value_sealed_otherwise_is_reported_and_kept() {
+async fn undecryptable_value_is_reported_and_kept() {
     let database = TestDatabase::sqlite();
     let folder = database.folder().expect("a folder");
     let kith = |args: &[&str], secrets| with_secrets(kith_on(&database, folder, args), secrets, None);

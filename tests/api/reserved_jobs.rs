@@ -1,5 +1,5 @@
-//! Queues, job kinds and schedules that modules declare: closed to API keys, operated by administrators; and callbacks that
-//! survive the loss of their job.
+//! Tests of queues, job kinds and schedules that modules declare: closed to API keys, open to administrators.
+//! Also tests that callbacks survive the loss of their job.
 
 use hyper::Method;
 use kith_kernel::minutes;
@@ -25,7 +25,7 @@ on_every_engine! {
     dead_jobs_of_callbacks_count_as_attempts,
 }
 
-/// With these scopes a key completed 60 of 60 callbacks undelivered and paused the purge of accounts.
+/// Regression: a key with these scopes could complete callbacks undelivered and pause the purge of accounts.
 async fn api_keys_cannot_use_reserved_queues_kinds_and_schedules(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::Answer(200, String::new(), String::new())).await;
@@ -71,7 +71,7 @@ async fn api_keys_cannot_use_reserved_queues_kinds_and_schedules(app: &TestApp) 
         (Method::DELETE, format!("/api/v1/schedules/{recurring}"), Value::Null),
     ]
     .into();
-    // Those of modules, and those whose jobs are reserved.
+    // Schedules of modules, and schedules whose jobs are reserved.
     for name in [&declared, &recurring] {
         for (action, body) in [
             ("pause", Value::Null),
@@ -91,7 +91,7 @@ async fn api_keys_cannot_use_reserved_queues_kinds_and_schedules(app: &TestApp) 
             "{method} {path}"
         );
     }
-    // The attempt of a worker inside Kith cannot be ended either: it is no lease.
+    // The attempt of an internal worker cannot be ended either, because it has no lease token.
     for word in ["heartbeat", "complete"] {
         let answer = key
             .post(&format!("/api/v1/jobs/{job}/{word}"), json!({ "lease_token": "0000000000000001" }))
@@ -136,7 +136,7 @@ async fn api_keys_name_the_dead_letters_they_act_on(app: &TestApp) {
     }
 }
 
-/// Whatever became of its job, an open callback is delivered.
+/// An open callback is delivered even if its job was lost.
 async fn callbacks_survive_the_loss_of_their_job(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::Answer(200, String::new(), String::new())).await;
@@ -145,7 +145,7 @@ async fn callbacks_survive_the_loss_of_their_job(app: &TestApp) {
         let body = json!({ "url": receiver.url("/hook"), "body": n });
         made.push(admin.post("/api/v1/callbacks", body).await.expect(201));
     }
-    // One job is gone, one was cancelled, one is as it should be.
+    // One job is deleted, one cancelled, one intact.
     let job = |n: usize| made[n]["job_id"].as_i64().expect("a job");
     let gone = job(0);
     app.db()
@@ -168,7 +168,8 @@ async fn callbacks_survive_the_loss_of_their_job(app: &TestApp) {
     assert_eq!(again, 2);
 }
 
-/// A job that is dead-lettered because workers die of it counts as an attempt: it does not kill workers for ever.
+/// A job that is dead-lettered because its workers die counts as an attempt, so that it cannot kill workers
+/// for ever.
 async fn dead_jobs_of_callbacks_count_as_attempts(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::Answer(200, String::new(), String::new())).await;

@@ -1,4 +1,4 @@
-//! PRT-04: until when a bond can come back, to the millisecond, and never both back and archived.
+//! PRT-04: the restoration window, exact to the millisecond. A bond is never both restored and archived.
 
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ on_every_engine! {
         crate::support::race(config);
         config.auth.access_token_minutes = 6 * 24 * 60;
     };
-    to_the_last_millisecond_of_thirty_days,
-    of_archiver_and_accept_one_is_first,
-    who_expects_a_restoration_begins_no_new_bond,
+    restoration_window_ends_after_thirty_days,
+    archive_and_accept_are_exclusive,
+    expected_restoration_does_not_form_new_bond,
 }
 
 async fn ask(from: &Person, to: &Person) -> Value {
@@ -35,7 +35,7 @@ async fn break_up(who: &Person) {
     who.post("/api/v1/partners/breakup", json!({})).await.expect(200);
 }
 
-async fn who_expects_a_restoration_begins_no_new_bond(app: &TestApp) {
+async fn expected_restoration_does_not_form_new_bond(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let expecting = async |request: &Value| {
         let id = request["id"].as_str().expect("an id");
@@ -55,7 +55,7 @@ async fn who_expects_a_restoration_begins_no_new_bond(app: &TestApp) {
     assert_ne!(accept(&ben, &request).await["id"], first["id"]);
 }
 
-async fn to_the_last_millisecond_of_thirty_days(app: &TestApp) {
+async fn restoration_window_ends_after_thirty_days(app: &TestApp) {
     let mut cases = Vec::new();
     for (after, comes_back) in
         [(days(30) - MILLISECOND, true), (days(30), true), (days(30) + MILLISECOND, false)]
@@ -90,9 +90,9 @@ async fn to_the_last_millisecond_of_thirty_days(app: &TestApp) {
     }
 }
 
-/// While the last moment passes, one node archives and another accepts: the bond is back, or archived and there is a
-/// fresh one.
-async fn of_archiver_and_accept_one_is_first(app: &TestApp) {
+/// At the end of the window one node archives and another accepts. Either the bond is restored, or it is
+/// archived and a new one is formed.
+async fn archive_and_accept_are_exclusive(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let mut bond = accept(&ben, &ask(&ada, &ben).await).await;
     let mut back = 0;

@@ -1,4 +1,4 @@
-//! Whoever is shut out is out: at once on the node that did it, within a second on the others.
+//! Tests of revocation: immediate on the node that executes it, within a second on the others.
 
 use std::time::{Duration, Instant};
 
@@ -16,19 +16,19 @@ const LOGIN: &str = "/api/v1/auth/login";
 const LOGOUT: &str = "/api/v1/auth/logout";
 const SESSIONS: &str = "/api/v1/auth/sessions";
 const USERS: &str = "/api/v1/admin/users";
-/// By when every node must know.
+/// Maximum time until all nodes apply a revocation.
 const SECOND: Duration = Duration::from_secs(1);
-/// How long a node believes what it knows that hears nothing, with a second by which it notices.
+/// Maximum age of cached data on a node that receives no events, plus a second to detect that.
 const DEAF: Duration = Duration::from_secs(4);
 const ROUNDS: usize = 20;
 
 on_every_engine! {
-    whoever_is_shut_out_is_out_everywhere,
-    no_refill_brings_a_session_back,
-    a_body_that_comes_after_the_end_of_a_session_changes_nothing,
+    revocation_applies_on_all_nodes,
+    cache_refill_does_not_revive_session,
+    body_after_session_revocation_is_rejected,
 }
 
-/// How somebody's access ends.
+/// Way in which access ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     LogOut,
@@ -54,15 +54,15 @@ const WAYS: [Way; 9] = [
     Way::ReuseRefreshToken,
 ];
 
-/// Somebody with two sessions; the first is to end.
+/// User with two sessions, of which the first is revoked.
 struct Victim {
     person: Person,
     lost: Client,
     refresh_token: Value,
     kept: Client,
-    /// What the first session may do until then.
+    /// Path that the first session may read until then.
     path: &'static str,
-    /// The answer once it may not.
+    /// Status after the revocation.
     refused: u16,
 }
 
@@ -77,14 +77,14 @@ impl Victim {
         Self { person, lost: client(&first), refresh_token, kept: client(&second), path, refused }
     }
 
-    /// Whether the first session still is what it was.
+    /// Returns true if the first session still has access.
     async fn is_in(&self, node: usize) -> bool {
         let status = self.lost.at(node).get(self.path).await.status;
         assert!(status == 200 || status == self.refused, "{status}");
         status == 200
     }
 
-    /// Ends it by asking `node`.
+    /// Revokes the access through `node`.
     async fn end(&self, app: &TestApp, admin: &Person, way: Way, node: usize) {
         let (lost, kept) = (self.lost.at(node), self.kept.at(node));
         let admin = admin.signed_in().await.at(node);
@@ -145,7 +145,7 @@ fn real_now() -> Instant {
     Instant::now()
 }
 
-/// Asks until the answer is no, and says how long that took.
+/// Sends requests until one is rejected, and returns the time since `since`.
 async fn until_out(victim: &Victim, node: usize, since: Instant, at_most: Duration) -> Duration {
     loop {
         let asked = real_now();
@@ -157,8 +157,8 @@ async fn until_out(victim: &Victim, node: usize, since: Instant, at_most: Durati
     }
 }
 
-/// ACC-08: each way, done on each node.
-async fn whoever_is_shut_out_is_out_everywhere(app: &TestApp) {
+/// ACC-08: each way, on each node.
+async fn revocation_applies_on_all_nodes(app: &TestApp) {
     let admin = app.admin("admin").await;
     let mut longest = Duration::ZERO;
     for way in WAYS {
@@ -181,10 +181,10 @@ async fn whoever_is_shut_out_is_out_everywhere(app: &TestApp) {
     println!("{} ways; on another node after {longest:?} at most", WAYS.len());
 }
 
-/// When a request was sent, and whether it was let in.
+/// Time at which a request was sent, and whether it was accepted.
 type Seen = (Instant, bool);
 
-/// Asks `node` again and again until it has been refused a few times.
+/// Sends requests to `node` until several have been rejected.
 async fn watch(victim: &Victim, node: usize) -> Vec<Seen> {
     let mut seen = Vec::new();
     let mut refused = 0;
@@ -199,9 +199,9 @@ async fn watch(victim: &Victim, node: usize) -> Vec<Seen> {
     seen
 }
 
-/// CAC-03: readers fill the caches while sign-ins empty them and, in the midst of it, the session ends. Whoever asks
-/// after that was answered is refused on that node, and a second later everywhere.
-async fn no_refill_brings_a_session_back(app: &TestApp) {
+/// CAC-03: the session is revoked while readers fill the caches and sign-ins empty them. Requests sent after
+/// the revocation's response are rejected on the same node, and a second later on all.
+async fn cache_refill_does_not_revive_session(app: &TestApp) {
     let admin = app.admin("admin").await;
     let (mut requests, mut longest) = (0, Duration::ZERO);
     for round in 0..ROUNDS {
@@ -237,9 +237,10 @@ async fn no_refill_brings_a_session_back(app: &TestApp) {
     );
 }
 
-/// CAC-03: nobody tells the other node, since the sequencer is stuck. It notices, and believes nothing it has kept.
+/// CAC-03: the sequencer is blocked, so the other node receives no events. It detects that and ignores its
+/// cache.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_hears_nothing_asks_the_database() {
+async fn node_without_events_reads_database() {
     TestApp::run(Engine::Pair, |_| {}, deafness).await;
 }
 
@@ -258,7 +259,7 @@ async fn deafness(app: &TestApp) {
     let ended = real_now();
     assert!(!victim.is_in(0).await);
     assert!(victim.is_in(1).await, "it was told, so this shows nothing");
-    // What waits for its place has waited for too long.
+    // Events have now waited for their position for too long.
     app.advance(seconds(2));
     let took = until_out(&victim, 1, ended, latency_bound(DEAF)).await;
     println!("out on a deaf node after {took:?}");
@@ -268,8 +269,8 @@ async fn deafness(app: &TestApp) {
     db.close().await;
 }
 
-/// What is asked is judged by who one is when it is done, not by who one was when the head of the request came.
-async fn a_body_that_comes_after_the_end_of_a_session_changes_nothing(app: &TestApp) {
+/// A request is authorized when it is executed, not when its head arrives.
+async fn body_after_session_revocation_is_rejected(app: &TestApp) {
     let (root, moderator) = (app.admin("root").await, app.admin("accomplice").await);
     let target = app.user("target").await;
     let token = access_token(app, &moderator).await;
@@ -282,7 +283,7 @@ async fn a_body_that_comes_after_the_end_of_a_session_changes_nothing(app: &Test
     );
     let mut slow = TcpStream::connect(app.addr()).await.expect("a connection");
     slow.write_all(head.as_bytes()).await.expect("the head");
-    // Somebody else's request is answered by the same node, so the head has been looked at.
+    // Another user's request on the same node has been answered, so the head has been read.
     root.get(ME).await.expect(200);
     root.put(&format!("{USERS}/{}/suspension", moderator.id), json!({})).await.expect(200);
     app.everywhere(async || moderator_is_out(app, &token).await).await;

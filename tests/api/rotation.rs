@@ -1,4 +1,4 @@
-//! Signing keys change while people are served: nobody notices, unless a key has become known.
+//! Tests of signing key rotation under load: no request fails, unless the old key is revoked.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -16,15 +16,15 @@ const LOGIN: &str = "/api/v1/auth/login";
 const REFRESH: &str = "/api/v1/auth/refresh";
 const JWKS: &str = "/.well-known/jwks.json";
 const MILLISECOND: Duration = Duration::from_millis(1);
-/// How many are served meanwhile.
+/// Number of concurrent users.
 const PEOPLE: usize = 4;
 
 on_every_engine! {
-    keys_change_while_everyone_is_served,
-    a_key_that_has_become_known_is_worth_nothing,
+    key_rotation_fails_no_request,
+    emergency_rotation_invalidates_tokens,
 }
 
-/// People who sign in, ask, renew and ask again until they are told to stop.
+/// Users who log in, send requests and refresh until the load ends.
 struct Load {
     people: Vec<Person>,
     rounds: Vec<AtomicUsize>,
@@ -41,7 +41,7 @@ impl Load {
         }
     }
 
-    /// Any answer but a success is a failure.
+    /// Panics on any response that is not a success.
     async fn run(&self, app: &TestApp) {
         join_all(self.people.iter().zip(&self.rounds).map(async |(person, rounds)| {
             while !self.ends.load(Ordering::Relaxed) {
@@ -56,7 +56,7 @@ impl Load {
         .await;
     }
 
-    /// Waits until everybody has been served once more from beginning to end.
+    /// Waits until each user has completed another full round.
     async fn go_on(&self) {
         let before: Vec<_> = self.rounds.iter().map(|rounds| rounds.load(Ordering::Relaxed)).collect();
         let behind = || {
@@ -85,13 +85,13 @@ async fn ask_everywhere(app: &TestApp, session: &Value) {
     }
 }
 
-/// Whether each node lets the token in.
+/// Returns for each node whether it accepts the token.
 async fn is_in(app: &TestApp, token: &str) -> Vec<bool> {
     let nodes = (0..app.count_nodes()).map(|node| app.anonymous().at(node).with_token(token));
     join_all(nodes.map(async |client| client.get(ME).await.status == 200)).await
 }
 
-/// The key that signed it.
+/// Returns the id of the signing key.
 fn kid(session: &Value) -> String {
     read(token(session), 0)["kid"].as_str().expect("a key").to_owned()
 }
@@ -107,7 +107,7 @@ async fn rotate(app: &TestApp, at_once: bool) -> Rotation {
     parts.tokens.rotate(parts, &parts.system_ctx("test"), at_once).await.expect("a rotation")
 }
 
-/// Waits for what is promised within a second.
+/// Waits for a condition that must hold within a second.
 #[expect(clippy::disallowed_methods, reason = "hearing is about real time")]
 async fn within_a_second(holds: impl AsyncFn() -> bool) {
     let (began, bound) = (Instant::now(), latency_bound(Duration::from_secs(1)));
@@ -116,9 +116,9 @@ async fn within_a_second(holds: impl AsyncFn() -> bool) {
     }
 }
 
-/// ACC-04: nobody is refused while a key is published, begins to sign and takes the place of the other. Each shows in
-/// the list of keys for as long as anything it signed is good.
-async fn keys_change_while_everyone_is_served(app: &TestApp) {
+/// ACC-04: no request fails while a new key is published, starts to sign and replaces the old one. Each key
+/// stays published as long as a token that it signed is valid.
+async fn key_rotation_fails_no_request(app: &TestApp) {
     let load = Load::new(app).await;
     let change = async {
         load.go_on().await;
@@ -133,7 +133,7 @@ async fn keys_change_while_everyone_is_served(app: &TestApp) {
 async fn change_keys(app: &TestApp, load: &Load) {
     let (ada, old) = (app.user("ada").await, Key::of(app).await);
     let session = sign_in(app, &ada, 0).await;
-    // Good for longer than any that we sign: only the end of its key ends it.
+    // Valid for longer than any issued token, so only the retirement of its key ends it.
     let payload = with(&read(token(&session), 1), "exp", json!(i64::MAX / 1_000));
     let endless = old.sign(&read(token(&session), 0), &payload);
     let rotation = rotate(app, false).await;
@@ -176,11 +176,11 @@ async fn change_keys(app: &TestApp, load: &Load) {
     assert!(is_in(app, &endless).await.iter().all(|is_in| !is_in), "its key has ended");
 }
 
-/// ACC-04: at once on the node where it was done, within a second on the other; signing in anew works as soon.
-async fn a_key_that_has_become_known_is_worth_nothing(app: &TestApp) {
+/// ACC-04: immediate on the node that executes it, within a second on the other. New log-ins work as soon.
+async fn emergency_rotation_invalidates_tokens(app: &TestApp) {
     let (ada, other) = (app.user("ada").await, app.count_nodes() - 1);
     let old: Vec<_> = [sign_in(app, &ada, 0).await, sign_in(app, &ada, 1).await].into();
-    // A node whose look-ups for this second are spent has to hear of it.
+    // Uses up the node's key look-ups of this second, so that it depends on the event.
     let unknown = with(&read(token(&old[0]), 0), "kid", "unknown");
     let unknown = Key::of(app).await.sign(&unknown, &read(token(&old[0]), 1));
     assert!(is_in(app, &unknown).await.iter().all(|is_in| !is_in));
@@ -198,7 +198,7 @@ async fn a_key_that_has_become_known_is_worth_nothing(app: &TestApp) {
     for node in 0..app.count_nodes() {
         ask_everywhere(app, &sign_in(app, &ada, node).await).await;
     }
-    // Sessions go on: only the tokens have ended.
+    // Sessions stay valid. Only the access tokens are invalid.
     let body = json!({ "refresh_token": old[0]["refresh_token"] });
     ask_everywhere(app, &app.anonymous().post(REFRESH, body).await.expect(200)).await;
 }

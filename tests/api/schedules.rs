@@ -1,4 +1,4 @@
-//! Schedules over HTTP and on the command line: making, changing, pausing and running them, and what they would run.
+//! Tests of schedules over HTTP and on the command line: create, change, pause, run and preview.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -26,16 +26,16 @@ const QUEUE: &str = "reports";
 const KIND: &str = "reports.write";
 
 on_every_engine! {
-    a_schedule_is_made_and_shown_with_its_next_runs,
-    each_fault_of_a_schedule_is_named,
-    an_edit_of_a_schedule_that_has_changed_is_refused,
-    a_schedule_runs_once_on_any_number_of_nodes_and_its_runs_are_shown,
+    created_schedule_shows_next_runs,
+    schedule_field_errors_are_reported,
+    stale_schedule_edit_is_rejected,
+    schedule_runs_once_across_nodes,
     a_schedule_is_paused_resumed_and_removed,
-    a_run_and_past_runs_can_be_asked_for,
-    a_preview_needs_no_schedule,
+    schedule_can_be_run_and_backfilled,
+    preview_works_without_schedule,
     schedules_are_listed_by_name_with_filters,
-    what_the_code_declares_is_only_paused_and_run,
-    a_program_does_with_schedules_what_its_key_says,
+    declared_schedules_can_only_be_paused_and_run,
+    schedule_access_follows_key_scopes,
 }
 
 fn path(name: &str) -> String {
@@ -52,7 +52,8 @@ async fn put(admin: &Person, name: &str, body: Value) -> Value {
     answer.body
 }
 
-/// Looks at the clock, as workers do, in as many tasks at once; says how many jobs of ours were enqueued.
+/// Fires due schedules in several tasks at the same moment, like workers. Returns the number of jobs enqueued
+/// in this queue.
 async fn tick_at_once(app: &TestApp, tasks: usize) -> usize {
     let before = waiting(app).await;
     let looks = (0..tasks).map(|_| app.parts().jobs.tick());
@@ -66,7 +67,7 @@ async fn tick(app: &TestApp) -> usize {
     tick_at_once(app, 1).await
 }
 
-/// Jobs of ours that have not ended; the modules have schedules too.
+/// Returns the number of unfinished jobs in the queue of these tests.
 async fn waiting(app: &TestApp) -> usize {
     let filter = JobFilter { queue: Some(QUEUE.to_owned()), ..JobFilter::default() };
     app.db().read(move |q| kith_jobs::list_jobs(q, &filter, 1_000)).await.expect("jobs").len()
@@ -81,7 +82,7 @@ fn after(app: &TestApp, n: u64) -> String {
     (app.now() + hours(n)).to_string()
 }
 
-async fn a_schedule_is_made_and_shown_with_its_next_runs(app: &TestApp) {
+async fn created_schedule_shows_next_runs(app: &TestApp) {
     let admin = app.admin("ada").await;
     let sent = json!({
         "queue": QUEUE, "kind": KIND, "payload": { "of": "yesterday" }, "priority": 2,
@@ -114,7 +115,7 @@ async fn a_schedule_is_made_and_shown_with_its_next_runs(app: &TestApp) {
     assert_eq!(made[0].actor, format!("user:{}", admin.id));
 }
 
-async fn each_fault_of_a_schedule_is_named(app: &TestApp) {
+async fn schedule_field_errors_are_reported(app: &TestApp) {
     let admin = app.admin("ada").await;
     let footprint = app.footprint().await;
     for (field, value, code) in [
@@ -161,7 +162,7 @@ async fn each_fault_of_a_schedule_is_named(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
 }
 
-async fn an_edit_of_a_schedule_that_has_changed_is_refused(app: &TestApp) {
+async fn stale_schedule_edit_is_rejected(app: &TestApp) {
     let admin = app.admin("ada").await;
     put(&admin, "nightly", body("@every 10h")).await;
     let read = admin.get(&path("nightly")).await.header(ETAG.as_str()).expect("a tag").to_owned();
@@ -186,7 +187,7 @@ async fn an_edit_of_a_schedule_that_has_changed_is_refused(app: &TestApp) {
     assert_eq!(anew["upcoming"][0], after(app, 1), "other times begin now");
 }
 
-async fn a_schedule_runs_once_on_any_number_of_nodes_and_its_runs_are_shown(app: &TestApp) {
+async fn schedule_runs_once_across_nodes(app: &TestApp) {
     let admin = app.admin("ada").await;
     let mut sent = body("@every 10m");
     sent["overlap"] = "skip".into();
@@ -248,7 +249,7 @@ async fn a_schedule_is_paused_resumed_and_removed(app: &TestApp) {
     }
 }
 
-async fn a_run_and_past_runs_can_be_asked_for(app: &TestApp) {
+async fn schedule_can_be_run_and_backfilled(app: &TestApp) {
     let admin = app.admin("ada").await;
     put(&admin, "often", body("@every 1h")).await;
     let job = admin.post(&format!("{}/run", path("often")), Value::Null).await.expect(201);
@@ -268,7 +269,7 @@ async fn a_run_and_past_runs_can_be_asked_for(app: &TestApp) {
     assert_eq!(work(app).await, 6);
 }
 
-async fn a_preview_needs_no_schedule(app: &TestApp) {
+async fn preview_works_without_schedule(app: &TestApp) {
     let admin = app.admin("ada").await;
     let preview = async |query: &str| admin.get(&format!("{SCHEDULES}/preview?{query}")).await;
     let spring = "schedule=30%202%20*%20*%20*&time_zone=Europe/Vienna&after=2027-03-27T00:00:00Z&count=3";
@@ -317,7 +318,7 @@ async fn schedules_are_listed_by_name_with_filters(app: &TestApp) {
 
 static DECLARED: &[DeclaredSchedule] = &[DeclaredSchedule::new("reports.declared", QUEUE, KIND, "@every 1h")];
 
-async fn what_the_code_declares_is_only_paused_and_run(app: &TestApp) {
+async fn declared_schedules_can_only_be_paused_and_run(app: &TestApp) {
     let admin = app.admin("ada").await;
     app.parts().jobs.declare(vec![("reports", DECLARED)]).await.expect("declared");
     let shown = admin.get(&path("reports.declared")).await.expect(200);
@@ -332,7 +333,7 @@ async fn what_the_code_declares_is_only_paused_and_run(app: &TestApp) {
     admin.get(&path("reports.declared")).await.expect_problem(404, "not_found");
 }
 
-async fn a_program_does_with_schedules_what_its_key_says(app: &TestApp) {
+async fn schedule_access_follows_key_scopes(app: &TestApp) {
     let admin = app.admin("ada").await;
     let reader = app.api_key(&admin, &["schedules.read"]).await;
     let writer = app.api_key(&admin, &["schedules.read", "schedules.write"]).await;
@@ -348,16 +349,16 @@ async fn a_program_does_with_schedules_what_its_key_says(app: &TestApp) {
 
 #[tokio::test]
 async fn schedules_are_looked_at_and_run_on_the_command_line_on_sqlite() {
-    schedules_are_looked_at_and_run_on_the_command_line(Engine::Sqlite).await;
+    schedule_commands_work(Engine::Sqlite).await;
 }
 
 #[tokio::test]
 async fn schedules_are_looked_at_and_run_on_the_command_line_on_postgres() {
-    schedules_are_looked_at_and_run_on_the_command_line(Engine::Postgres).await;
+    schedule_commands_work(Engine::Postgres).await;
 }
 
-/// With a server running and without one.
-async fn schedules_are_looked_at_and_run_on_the_command_line(engine: Engine) {
+/// With and without a running server.
+async fn schedule_commands_work(engine: Engine) {
     if !engine.is_chosen() {
         return;
     }
@@ -401,7 +402,7 @@ async fn schedules_are_looked_at_and_run_on_the_command_line(engine: Engine) {
         let created = success(kith(&[&create[..], &[QUEUE, "--time-zone", "Europe/Vienna"]].concat()));
         assert!(created.contains("0 9 * * MON (Europe/Vienna)"), "{created}");
         let reserved = refusal(kith(&[&create[..], &["upkeep"]].concat()));
-        assert!(reserved.contains("Reserved for Kith"), "{reserved}");
+        assert!(reserved.contains("Reserved name"), "{reserved}");
         assert_eq!(success(kith(&["schedules", "delete", "weekly"])), "");
         let gone = refusal(kith(&["schedules", "delete", "weekly"]));
         assert!(gone.contains("No schedule has this name"), "{gone}");
@@ -411,7 +412,7 @@ async fn schedules_are_looked_at_and_run_on_the_command_line(engine: Engine) {
     }
 }
 
-/// A schedule in a database that no server holds.
+/// Creates a schedule in a database that no server uses.
 async fn add_nightly(database: &TestDatabase) {
     let store = Store::open(options_on(database)).await.expect("a store");
     let sources = Sources {

@@ -1,4 +1,4 @@
-//! The schema, on tables that hold something: undone to nothing and brought up again, and what runs on it then.
+//! Tests of migrations on filled tables: reverted completely, applied again, and used.
 
 use kith::modules;
 use kith_kernel::Timestamp;
@@ -9,15 +9,15 @@ use crate::support::{Engine, TestApp};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn goes_down_and_up_again_on_sqlite() {
-    goes_down_and_up_again(Engine::Sqlite).await;
+    migrations_revert_and_reapply(Engine::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn goes_down_and_up_again_on_postgres() {
-    goes_down_and_up_again(Engine::Postgres).await;
+    migrations_revert_and_reapply(Engine::Postgres).await;
 }
 
-async fn goes_down_and_up_again(engine: Engine) {
+async fn migrations_revert_and_reapply(engine: Engine) {
     if !engine.is_chosen() {
         return;
     }
@@ -35,7 +35,7 @@ async fn goes_down_and_up_again(engine: Engine) {
     let applied = Store::migrate_up(&options, modules::migrations(), Timestamp::EPOCH).await.expect("up");
     assert_eq!(applied.len(), count);
     let app = TestApp::start(engine, database).await;
-    // Nothing was left of what was there: the same people can come again.
+    // No data is left, so the same accounts can be registered again.
     make_a_bond(&app).await;
     app.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Archived bonds: what they held leaves the live tables, can be exported for a while, and goes in steps.
+//! Tests of archived spaces: removed from the live tables, exportable for a while, and purged in steps.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ const SHARED: &str = "/api/v1/spaces/bond/notes";
 
 on_every_engine! {
     with |config: &mut kith_platform::config::Config| config.spaces.purge_most = 3;
-    what_an_archived_bond_held_can_be_exported_and_then_goes,
+    archived_space_is_exportable_then_purged,
     more_than_one_run_holds_wait_for_the_next,
 }
 
-async fn what_an_archived_bond_held_can_be_exported_and_then_goes(app: &TestApp) {
+async fn archived_space_is_exportable_then_purged(app: &TestApp) {
     let people = app.crowd("person", 4).await;
     let [ada, ben, eve, dan] = &people[..] else { unreachable!() };
     let (bond, other) = (bonded(ada, ben).await, bonded(eve, dan).await);
@@ -52,7 +52,7 @@ async fn what_an_archived_bond_held_can_be_exported_and_then_goes(app: &TestApp)
     assert_eq!(app.footprint().await, footprint);
     assert_eq!(eve.get(SHARED).await.expect(200)["items"].as_array().expect("items").len(), 3);
 
-    // Kept, then held: nothing goes the moment it falls due.
+    // Retention, then a hold: nothing is purged at the moment it is due.
     app.advance(days(365) - Duration::from_millis(1));
     app.upkeep().await;
     app.advance(days(14));
@@ -73,8 +73,8 @@ async fn what_an_archived_bond_held_can_be_exported_and_then_goes(app: &TestApp)
     assert_eq!(purged, 1);
 }
 
-/// `spaces.purge_most` is 3 here. Strangers whose bonds end at once stop nobody's erasure; that more fall due than one run
-/// holds is told, and the hold leaves time to look into it.
+/// `spaces.purge_most` is 3 here. Many bonds that end at once must not block anyone's purge. A backlog is
+/// reported, and the hold leaves time to investigate.
 async fn more_than_one_run_holds_wait_for_the_next(app: &TestApp) {
     let people = app.crowd("person", 8).await;
     for pair in people.chunks(2) {
@@ -83,7 +83,7 @@ async fn more_than_one_run_holds_wait_for_the_next(app: &TestApp) {
         break_up(&pair[0]).await;
     }
     app.archive().await;
-    // On one node.
+    // Runs on one node.
     let run = async || app.parts().upkeep().await.expect("upkeep");
     app.advance(days(365));
     let held = async || app.count("archived_spaces", "purge_at > 0 AND bond_id <> $1", "").await;
@@ -95,7 +95,7 @@ async fn more_than_one_run_holds_wait_for_the_next(app: &TestApp) {
     assert_eq!((held().await, backlog().await), (3, json!(1)));
     run().await;
     assert_eq!((held().await, backlog().await), (4, Value::Null));
-    // A clock that jumps ends no hold.
+    // A jump of the clock does not end a hold.
     app.jump(20 * 86_400_000);
     run().await;
     assert_eq!(app.count("archived_space_items", "space <> $1", "").await, 4);

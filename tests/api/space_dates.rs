@@ -1,4 +1,4 @@
-//! Dates: what they hold, and that each reminder is told once, to those whose date it is.
+//! Tests of dates in spaces and of reminders, which are emitted once.
 
 use hyper::Method;
 use hyper::body::Bytes;
@@ -11,14 +11,14 @@ const MINE: &str = "/api/v1/spaces/me/dates";
 const OURS: &str = "/api/v1/spaces/bond/dates";
 
 on_every_engine! {
-    a_date_is_kept_with_all_it_says,
-    a_reminder_is_told_once_to_both,
-    what_repeats_goes_on,
-    a_change_of_the_date_changes_its_reminders,
-    nobody_is_reminded_of_what_is_frozen,
+    date_is_stored_completely,
+    reminder_is_emitted_once_to_both,
+    recurring_date_emits_each_reminder,
+    date_change_updates_reminders,
+    frozen_space_emits_no_reminders,
 }
 
-/// Who was told of what, in order: minutes before, and how many heard it.
+/// Returns the emitted reminders in order: minutes before the date, and number of recipients.
 async fn told(app: &TestApp) -> Vec<(i64, usize)> {
     let events = app.events().await.into_iter().map(|sequenced| sequenced.event);
     let due = events.filter(|event| event.kind == "space_reminder.due");
@@ -29,12 +29,12 @@ async fn told(app: &TestApp) -> Vec<(i64, usize)> {
     told.collect()
 }
 
-/// All that is due, on every node at once.
+/// Runs maintenance on every node at the same time.
 async fn upkeep(app: &TestApp) {
     tokio::join!(app.upkeep(), app.upkeep());
 }
 
-async fn a_date_is_kept_with_all_it_says(app: &TestApp) {
+async fn date_is_stored_completely(app: &TestApp) {
     let ada = app.user("ada").await;
     let made = ada.post(MINE, json!({ "data": { "title": " Us ", "date": "2026-02-14" } })).await.expect(201);
     let usual = json!({ "title": "Us", "date": "2026-02-14", "time": null, "time_zone": "UTC", "repeat": "none",
@@ -67,8 +67,8 @@ async fn a_date_is_kept_with_all_it_says(app: &TestApp) {
     assert_eq!(listed["items"][0]["data"]["title"], "y");
 }
 
-/// To the millisecond. Scenarios begin with 2026.
-async fn a_reminder_is_told_once_to_both(app: &TestApp) {
+/// Exact to the millisecond. Tests begin at 2026-01-01.
+async fn reminder_is_emitted_once_to_both(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     bonded(&ada, &ben).await;
     let date = json!({ "title": "x", "date": "2026-01-01", "time": "12:00", "remind_minutes_before": [0, 60, 2000] });
@@ -90,13 +90,13 @@ async fn a_reminder_is_told_once_to_both(app: &TestApp) {
     assert_eq!(app.count("space_reminders", "space <> $1", "").await, 0);
 }
 
-async fn what_repeats_goes_on(app: &TestApp) {
+async fn recurring_date_emits_each_reminder(app: &TestApp) {
     let ada = app.user("ada").await;
     for n in 0..120 {
         let date = json!({ "title": n.to_string(), "date": "2025-01-02", "repeat": "weekly", "remind_minutes_before": [60] });
         item(&ada, MINE, date).await;
     }
-    // The first Thursday of 2026 is its first day.
+    // January 1st, 2026 is a Thursday.
     app.advance(days(7));
     upkeep(app).await;
     assert_eq!(told(app).await.len(), 120, "more than one batch, each once");
@@ -108,7 +108,7 @@ async fn what_repeats_goes_on(app: &TestApp) {
     assert_eq!(app.count("space_reminders", "space <> $1", "").await, 120);
 }
 
-async fn a_change_of_the_date_changes_its_reminders(app: &TestApp) {
+async fn date_change_updates_reminders(app: &TestApp) {
     let ada = app.user("ada").await;
     let date = |day: &str, title: &str| json!({ "title": title, "date": day, "remind_minutes_before": [0] });
     let path = item(&ada, MINE, date("2026-01-02", "x")).await;
@@ -116,7 +116,7 @@ async fn a_change_of_the_date_changes_its_reminders(app: &TestApp) {
     app.advance(days(1));
     upkeep(app).await;
     assert_eq!(told(app).await, []);
-    // Due, and not told yet: another title must not lose it.
+    // The reminder is due but not emitted. Changing the title must not lose it.
     app.advance(days(1) + minutes(1));
     ada.put(&path, json!({ "data": date("2026-01-03", "y") })).await.expect(200);
     upkeep(app).await;
@@ -128,7 +128,7 @@ async fn a_change_of_the_date_changes_its_reminders(app: &TestApp) {
     assert_eq!(told(app).await.len(), 1);
 }
 
-async fn nobody_is_reminded_of_what_is_frozen(app: &TestApp) {
+async fn frozen_space_emits_no_reminders(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     bonded(&ada, &ben).await;
     let date =

@@ -1,4 +1,4 @@
-//! What a space may hold, and that it is counted exactly, whoever writes at once.
+//! Tests of space limits, and of exact counts under concurrent writes.
 
 use futures_util::future::join_all;
 use kith_platform::config::Config;
@@ -11,9 +11,9 @@ const SHARED: &str = "/api/v1/spaces/bond/notes";
 
 on_every_engine! {
     with super::small;
-    too_large_and_too_many_are_refused_by_name,
-    counts_never_drift_whoever_writes_at_once,
-    user_exports_a_few_times_a_day,
+    space_limits_are_enforced,
+    counts_are_exact_under_concurrent_writes,
+    exports_per_day_are_limited,
 }
 
 pub fn small(config: &mut Config) {
@@ -24,7 +24,7 @@ pub fn small(config: &mut Config) {
     config.limits.exports_per_day = 2;
 }
 
-/// Every collection's counts against its items.
+/// Compares the counts of every collection with its items.
 async fn recount(app: &TestApp) {
     let counts = app.db().read(|q| {
         q.all(
@@ -47,7 +47,7 @@ async fn recount(app: &TestApp) {
     }
 }
 
-async fn too_large_and_too_many_are_refused_by_name(app: &TestApp) {
+async fn space_limits_are_enforced(app: &TestApp) {
     let ada = app.user("ada").await;
     let notes = "/api/v1/spaces/me/notes";
     let of = |bytes: usize| json!({ "t": "x".repeat(bytes - r#"{"t":""}"#.len()) });
@@ -64,7 +64,7 @@ async fn too_large_and_too_many_are_refused_by_name(app: &TestApp) {
     }
     let refused = ada.post(notes, json!({ "data": {} })).await.expect_problem(409, "space_full");
     assert!(detail(refused).contains("400 bytes"));
-    // What takes no more room is taken.
+    // Writes that need no additional space are accepted.
     ada.put(&exact, json!({ "data": { "u": "y".repeat(92) } })).await.expect(200);
     ada.put(&exact, json!({ "data": of(90) })).await.expect(200);
     let one = item(&ada, "/api/v1/spaces/me/one", json!({})).await;
@@ -83,8 +83,8 @@ async fn too_large_and_too_many_are_refused_by_name(app: &TestApp) {
     recount(app).await;
 }
 
-/// Both partners, on both nodes: the last room goes to one of them.
-async fn counts_never_drift_whoever_writes_at_once(app: &TestApp) {
+/// Both partners write on both nodes. The remaining space is filled exactly once.
+async fn counts_are_exact_under_concurrent_writes(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     bonded(&ada, &ben).await;
     for _ in 0..3 {
@@ -97,7 +97,7 @@ async fn counts_never_drift_whoever_writes_at_once(app: &TestApp) {
         assert!(answers.iter().all(|answer| answer.status == 201 || answer.body["code"] == "space_full"));
         assert_eq!(made.len(), 20);
         recount(app).await;
-        // Of two who delete one thing, one does.
+        // One of two concurrent deletions of an item succeeds.
         let paths: Vec<_> = made
             .iter()
             .map(|answer| format!("{SHARED}/{}", answer.body["id"].as_str().expect("an id")))
@@ -112,10 +112,10 @@ async fn counts_never_drift_whoever_writes_at_once(app: &TestApp) {
     assert_eq!(app.count("space_collections", "collection = $1", "notes").await, 0);
 }
 
-async fn user_exports_a_few_times_a_day(app: &TestApp) {
+async fn exports_per_day_are_limited(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let bond = bonded(&ada, &ben).await;
-    // Each node counts for itself.
+    // Each node counts separately.
     for _ in 0..app.node_count() {
         ada.get("/api/v1/me/export").await.expect(200);
     }

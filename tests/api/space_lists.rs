@@ -1,4 +1,4 @@
-//! Lists of items: the newest first, or by declared fields, in one order on every database.
+//! Tests of item lists: newest first, or by declared fields, in the same order on every database.
 
 use std::cmp::Ordering;
 
@@ -11,14 +11,14 @@ const BOOKS: &str = "/api/v1/spaces/me/books";
 const DECLARED: &str = "/api/v1/admin/collections/books";
 
 on_every_engine! {
-    the_newest_come_first_and_pages_link_on,
-    lists_go_by_declared_fields_as_values_do,
-    what_is_not_declared_cannot_be_asked_for,
-    what_was_there_is_indexed_in_the_background,
-    what_is_written_while_fields_change_is_found_by_them,
+    items_are_listed_newest_first_with_links,
+    lists_are_ordered_by_declared_fields,
+    undeclared_fields_are_rejected,
+    existing_items_are_indexed_in_background,
+    concurrent_writes_are_indexed_by_new_fields,
 }
 
-/// All pages of a list, of so many items each: what field `n` of each item is.
+/// Reads all pages of a list and returns the field `n` of each item.
 async fn walk(who: &Person, query: &str, limit: usize) -> Vec<i64> {
     let mut path = format!("{BOOKS}?limit={limit}{query}");
     let mut all = Vec::new();
@@ -42,13 +42,13 @@ fn filter(conditions: Value) -> String {
     format!("&filter={text}")
 }
 
-async fn the_newest_come_first_and_pages_link_on(app: &TestApp) {
+async fn items_are_listed_newest_first_with_links(app: &TestApp) {
     let ada = app.user("ada").await;
     for n in 0..7 {
         item(&ada, BOOKS, json!({ "n": n })).await;
         item(&ada, "/api/v1/spaces/me/others", json!({ "n": 100 + n })).await;
     }
-    // Two nodes make ids apart from each other, in the order of their clocks.
+    // Ids of two nodes are ordered by their clocks only.
     let mut walked = walk(&ada, "", 3).await;
     assert_eq!(walked, walk(&ada, "", 100).await);
     walked.sort_unstable();
@@ -57,7 +57,7 @@ async fn the_newest_come_first_and_pages_link_on(app: &TestApp) {
     ada.get(&format!("{BOOKS}?cursor=x")).await.expect_problem(400, "malformed_request");
 }
 
-/// What a field may be, in the order that its lists must have.
+/// Values of a field, in the order that lists must have.
 fn values() -> Vec<Value> {
     let nothing = json!({});
     let given = [
@@ -87,14 +87,14 @@ fn values() -> Vec<Value> {
     std::iter::once(nothing).chain(given).collect()
 }
 
-/// Each value is there twice; what is equal comes in the order of ids.
-async fn lists_go_by_declared_fields_as_values_do(app: &TestApp) {
+/// Each value occurs twice. Equal values are ordered by id.
+async fn lists_are_ordered_by_declared_fields(app: &TestApp) {
     let (admin, ada, ben) = (app.admin("admin").await, app.user("ada").await, app.user("ben").await);
     admin.put(DECLARED, json!({ "fields": ["v", "/deep/er", "kind"] })).await.expect(200);
     let values = values();
     let mut ids = Vec::new();
     for round in 0..2 {
-        // Not in their order.
+        // Inserted in another order.
         for at in (0..values.len()).map(|n| n * 7 % values.len()) {
             let mut data = values[at].clone();
             data["n"] = json!(at);
@@ -147,7 +147,7 @@ async fn lists_go_by_declared_fields_as_values_do(app: &TestApp) {
     let between = filter(json!({ "v": { "gte": 0, "lt": 1e17 }, "kind": "one" }));
     assert_eq!(walk(&ada, &format!("{between}&order=-v"), 2).await, [10, 9, 8, 7]);
 
-    // An item is found by what it holds now.
+    // An item is found by its present content.
     let path = &ids[0].1;
     ada.put(path, json!({ "data": { "v": "moved", "n": 99 } })).await.expect(200);
     assert_eq!(walk(&ada, &filter(json!({ "v": "moved" })), 100).await, [99]);
@@ -155,7 +155,7 @@ async fn lists_go_by_declared_fields_as_values_do(app: &TestApp) {
     assert_eq!(walk(&ada, &filter(json!({ "v": "moved" })), 100).await, [0; 0]);
 }
 
-async fn what_is_not_declared_cannot_be_asked_for(app: &TestApp) {
+async fn undeclared_fields_are_rejected(app: &TestApp) {
     let (admin, ada) = (app.admin("admin").await, app.user("ada").await);
     let refused = async |query: &str| {
         let problem = ada.get(&format!("{BOOKS}?{query}")).await.expect_problem(400, "malformed_request");
@@ -175,8 +175,8 @@ async fn what_is_not_declared_cannot_be_asked_for(app: &TestApp) {
     assert_eq!(dates["items"], json!([]));
 }
 
-/// More than is done in one batch. Until all of it is done, nobody is told half of it.
-async fn what_was_there_is_indexed_in_the_background(app: &TestApp) {
+/// More items than one batch. Until all are indexed, requests are rejected.
+async fn existing_items_are_indexed_in_background(app: &TestApp) {
     let (admin, ada) = (app.admin("admin").await, app.user("ada").await);
     for n in 0..230 {
         item(&ada, BOOKS, json!({ "n": n, "rank": 229 - n })).await;
@@ -188,7 +188,7 @@ async fn what_was_there_is_indexed_in_the_background(app: &TestApp) {
     app.upkeep().await;
     assert_eq!(walk(&ada, "&order=rank", 100).await, (0..230).rev().collect::<Vec<_>>());
 
-    // A schema alone changes nothing about that.
+    // Changing only the schema does not affect the index.
     admin.put(DECLARED, json!({ "fields": ["rank"], "schema": {} })).await.expect(200);
     ada.get(&by_rank).await.expect(200);
     admin.put(DECLARED, json!({ "fields": ["n"] })).await.expect(200);
@@ -198,7 +198,7 @@ async fn what_was_there_is_indexed_in_the_background(app: &TestApp) {
     admin.delete(DECLARED, Value::Null).await.expect(204);
     app.upkeep().await;
     assert_eq!(app.count("space_item_fields", "collection = $1", "books").await, 0);
-    // Declared again, nothing that was indexed before counts.
+    // After declaring the field again, earlier index entries do not count.
     item(&ada, BOOKS, json!({ "n": 230 })).await;
     admin.put(DECLARED, json!({ "fields": ["n"] })).await.expect(200);
     ada.get(&format!("{BOOKS}?order=n")).await.expect_problem(409, "collection_indexing");
@@ -206,8 +206,8 @@ async fn what_was_there_is_indexed_in_the_background(app: &TestApp) {
     assert_eq!(walk(&ada, "&order=-n", 100).await, (0..=230).rev().collect::<Vec<_>>());
 }
 
-/// Those who change items index them themselves, whatever the upkeep has read of them before.
-async fn what_is_written_while_fields_change_is_found_by_them(app: &TestApp) {
+/// Writes index their items themselves, regardless of the background indexing.
+async fn concurrent_writes_are_indexed_by_new_fields(app: &TestApp) {
     const EACH: i64 = 40;
     let admin = app.admin("admin").await;
     let people = app.crowd("person", 4).await;

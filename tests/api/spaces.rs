@@ -1,4 +1,4 @@
-//! Spaces: items made, read, changed and deleted; whose they are while a bond lives, after it, and when it is back.
+//! Tests of spaces: items, access while a bond is active, after it ended, and after a restoration.
 
 use futures_util::future::join_all;
 use hyper::Method;
@@ -14,21 +14,21 @@ const NOTES: &str = "/api/v1/spaces/me/notes";
 const SHARED: &str = "/api/v1/spaces/bond/notes";
 
 on_every_engine! {
-    an_item_is_made_read_changed_and_deleted,
-    a_merge_patch_changes_what_it_names,
-    an_edit_is_made_to_what_was_read_or_not_at_all,
-    of_two_who_edit_the_same_state_one_wins,
-    what_cannot_be_kept_is_refused_by_name,
-    partners_share_a_space_that_freezes_and_comes_back,
-    nothing_is_written_behind_the_end_of_a_bond,
-    either_partner_exports_what_both_kept,
-    what_was_shared_stays_when_its_author_has_gone,
-    what_is_declared_holds_for_what_is_written_from_then_on,
-    costly_schema_and_item_do_not_stop_other_writes,
+    items_can_be_created_read_changed_and_deleted,
+    merge_patch_changes_named_fields,
+    stale_item_edit_is_rejected,
+    one_of_concurrent_edits_wins,
+    invalid_items_are_rejected,
+    shared_space_freezes_and_is_restored,
+    no_write_follows_bond_end,
+    either_partner_exports_shared_space,
+    shared_items_survive_author_purge,
+    schema_applies_to_later_writes,
+    expensive_schema_does_not_block_other_writes,
     item_is_validated_against_the_schema_of_its_transaction,
-    item_that_waits_for_its_validation_stops_no_other_write,
-    item_of_too_many_values_is_rejected,
-    page_of_large_items_ends_early_and_goes_on,
+    pending_validation_does_not_block_other_writes,
+    item_with_too_many_values_is_rejected,
+    page_of_large_items_is_truncated_and_continues,
     large_export_is_complete_json,
 }
 
@@ -42,7 +42,7 @@ fn etag(answer: &Answer) -> String {
     answer.header("etag").expect("an ETag").to_owned()
 }
 
-async fn an_item_is_made_read_changed_and_deleted(app: &TestApp) {
+async fn items_can_be_created_read_changed_and_deleted(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let made = ada.post(NOTES, json!({ "data": { "text": "milk", "done": false } })).await;
     let (tag, made) = (etag(&made), made.expect(201));
@@ -81,8 +81,8 @@ async fn an_item_is_made_read_changed_and_deleted(app: &TestApp) {
     assert_eq!(ada.get(NOTES).await.expect(200), json!({ "items": [], "next_cursor": null }));
 }
 
-/// RFC 7396, under either media type.
-async fn a_merge_patch_changes_what_it_names(app: &TestApp) {
+/// RFC 7396, with either media type.
+async fn merge_patch_changes_named_fields(app: &TestApp) {
     let ada = app.user("ada").await;
     let path = item(&ada, NOTES, json!({ "a": 1, "b": { "c": 2, "d": 3 }, "list": [1, 2] })).await;
     let patch = json!({ "data": { "a": null, "b": { "c": null, "e": 4 }, "list": [5] } });
@@ -97,7 +97,7 @@ async fn a_merge_patch_changes_what_it_names(app: &TestApp) {
     refused.expect_problem(415, "unsupported_media_type");
 }
 
-async fn an_edit_is_made_to_what_was_read_or_not_at_all(app: &TestApp) {
+async fn stale_item_edit_is_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
     let path = item(&ada, NOTES, json!({ "n": 0 })).await;
     let old = etag(&ada.get(&path).await);
@@ -117,8 +117,8 @@ async fn an_edit_is_made_to_what_was_read_or_not_at_all(app: &TestApp) {
     send(&ada, Method::DELETE, &path, (IF_MATCH, &new), Value::Null).await.expect(204);
 }
 
-/// On two nodes as on one.
-async fn of_two_who_edit_the_same_state_one_wins(app: &TestApp) {
+/// Two nodes behave like one.
+async fn one_of_concurrent_edits_wins(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     bonded(&ada, &ben).await;
     let path = item(&ada, SHARED, json!({ "n": 0 })).await;
@@ -141,7 +141,7 @@ async fn of_two_who_edit_the_same_state_one_wins(app: &TestApp) {
     }
 }
 
-async fn what_cannot_be_kept_is_refused_by_name(app: &TestApp) {
+async fn invalid_items_are_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
     let footprint = app.footprint().await;
     let deep = (0..40).fold(json!(1), |inner, _| json!([inner]));
@@ -166,8 +166,8 @@ async fn what_cannot_be_kept_is_refused_by_name(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
 }
 
-/// What two people kept is there with the bond, and only then; nobody else's bond shows it.
-async fn partners_share_a_space_that_freezes_and_comes_back(app: &TestApp) {
+/// A bond's items are accessible only while the bond is active, and to no other bond.
+async fn shared_space_freezes_and_is_restored(app: &TestApp) {
     let people = app.crowd("person", 4).await;
     let [ada, ben, eve, dan] = &people[..] else { unreachable!() };
     ada.post(SHARED, json!({ "data": {} })).await.expect_problem(409, "not_bonded");
@@ -198,13 +198,13 @@ async fn partners_share_a_space_that_freezes_and_comes_back(app: &TestApp) {
     assert_eq!(bonded(ben, ada).await, bond);
     assert_eq!(ada.get(&path).await.expect(200), changed);
     break_up(ada).await;
-    // A fresh bond begins with nothing.
+    // A new bond starts with an empty space.
     bonded(ada, &app.user("finn").await).await;
     ada.get(&path).await.expect_problem(404, "not_found");
 }
 
-/// However close they come: a bond's events are in the order in which things happened.
-async fn nothing_is_written_behind_the_end_of_a_bond(app: &TestApp) {
+/// The end of a bond is the last event of its space, however close concurrent writes are.
+async fn no_write_follows_bond_end(app: &TestApp) {
     let mut written = 0;
     for round in 0..8 {
         let people = app.crowd(&format!("round{round}-"), 2).await;
@@ -225,7 +225,7 @@ async fn nothing_is_written_behind_the_end_of_a_bond(app: &TestApp) {
     assert!(written > 0);
 }
 
-async fn either_partner_exports_what_both_kept(app: &TestApp) {
+async fn either_partner_exports_shared_space(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let bond = bonded(&ada, &ben).await;
     item(&ada, SHARED, json!({ "n": 1 })).await;
@@ -249,8 +249,8 @@ async fn either_partner_exports_what_both_kept(app: &TestApp) {
     assert_eq!(all["modules"]["spaces"]["bonds"], json!([export]));
 }
 
-/// Their own goes with them; what both have stays, and no longer says who wrote it.
-async fn what_was_shared_stays_when_its_author_has_gone(app: &TestApp) {
+/// The author's own items are purged. Shared items stay, without the author's id.
+async fn shared_items_survive_author_purge(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let bond = bonded(&ada, &ben).await;
     let shared = item(&ada, SHARED, json!({ "n": 1 })).await;
@@ -280,7 +280,7 @@ async fn what_was_shared_stays_when_its_author_has_gone(app: &TestApp) {
     assert_eq!(manifest["rows"]["spaces"], json!({ "items": 1, "shared_items": 1 }));
 }
 
-async fn what_is_declared_holds_for_what_is_written_from_then_on(app: &TestApp) {
+async fn schema_applies_to_later_writes(app: &TestApp) {
     const BOOKS: &str = "/api/v1/admin/collections/books";
     const MINE: &str = "/api/v1/spaces/me/books";
     let (admin, ada) = (app.admin("admin").await, app.user("ada").await);
@@ -301,7 +301,7 @@ async fn what_is_declared_holds_for_what_is_written_from_then_on(app: &TestApp) 
     assert_eq!(faults, [("/data/pages".to_owned(), "not_as_declared".to_owned())]);
     ada.post(MINE, json!({ "data": {} })).await.expect_problem(422, "validation_failed");
     ada.post(MINE, json!({ "data": { "pages": 300 } })).await.expect(201);
-    // What was there stays until it is written again.
+    // Existing items stay valid until they are written again.
     assert_eq!(ada.get(&old).await.expect(200)["data"]["pages"], "many");
     let patch = Bytes::from(json!({ "data": { "more": 1 } }).to_string());
     ada.send(Method::PATCH, &old, patch).await.expect_problem(422, "validation_failed");
@@ -329,7 +329,7 @@ async fn what_is_declared_holds_for_what_is_written_from_then_on(app: &TestApp) 
     ada.post(MINE, json!({ "data": {} })).await.expect(201);
 }
 
-/// A tree whose nodes are of two kinds, which are both tried: naive evaluation takes 2^depth steps.
+/// Recursive schema with two node kinds, for which naive evaluation takes 2^depth steps.
 fn two_kinds_of_nodes() -> Value {
     let node = |kind: &str| {
         let kind = json!({ "type": "string", "maxLength": kind.len() });
@@ -341,7 +341,7 @@ fn two_kinds_of_nodes() -> Value {
     } })
 }
 
-async fn costly_schema_and_item_do_not_stop_other_writes(app: &TestApp) {
+async fn expensive_schema_does_not_block_other_writes(app: &TestApp) {
     let (admin, ada) = (app.admin("admin").await, app.user("ada").await);
     let declare = async |name: &str, schema: &Value| {
         admin.put(&format!("/api/v1/admin/collections/{name}"), json!({ "schema": schema })).await
@@ -359,7 +359,7 @@ async fn costly_schema_and_item_do_not_stop_other_writes(app: &TestApp) {
     let faults = declare("patterns", &patterns).await.expect_faults();
     assert_eq!(faults, [("/schema".to_owned(), "not_a_schema".to_owned())]);
 
-    // What one request may spend is spent, and answered by name.
+    // The evaluation budget of a request is exhausted, and the error names it.
     declare("texts", &json!({ "properties": { "text": { "pattern": "(?:a?){300}a{300}b" } } }))
         .await
         .expect(200);
@@ -368,7 +368,7 @@ async fn costly_schema_and_item_do_not_stop_other_writes(app: &TestApp) {
     assert_eq!(faults, [("/data".to_owned(), "schema_too_costly".to_owned())]);
 }
 
-/// Keeps all threads that validate busy until the returned senders are dropped.
+/// Keeps all validation threads busy until the returned senders are dropped.
 async fn occupy_validation(app: &TestApp) -> Vec<std::sync::mpsc::Sender<()>> {
     let mut held = Vec::new();
     for _ in 0..2 {
@@ -417,7 +417,7 @@ async fn item_is_validated_against_the_schema_of_its_transaction(app: &TestApp) 
     assert_eq!(created.expect_faults(), [("/data/title".to_owned(), "not_as_declared".to_owned())]);
 }
 
-async fn item_that_waits_for_its_validation_stops_no_other_write(app: &TestApp) {
+async fn pending_validation_does_not_block_other_writes(app: &TestApp) {
     if app.node_count() > 1 {
         return;
     }
@@ -437,9 +437,9 @@ async fn item_that_waits_for_its_validation_stops_no_other_write(app: &TestApp) 
     created.expect(201);
 }
 
-async fn item_of_too_many_values_is_rejected(app: &TestApp) {
+async fn item_with_too_many_values_is_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
-    // The data, its field's name and its array are three more.
+    // The data object, the field name and the array are three more values.
     let of = |values: usize| json!({ "data": { "list": vec![0; values] } });
     let made = ada.post(NOTES, of(9_997)).await.expect(201);
     let faults = ada.post(NOTES, of(9_998)).await.expect_faults();
@@ -455,14 +455,14 @@ async fn item_of_too_many_values_is_rejected(app: &TestApp) {
     assert_eq!(app.count("space_items", "collection = $1", "notes").await, 1);
 }
 
-/// Items of 60 kB each, and their numbers.
+/// Creates items of 60 kB each, with numbers.
 async fn large_items(who: &Person, path: &str, count: usize) {
     for n in 0..count {
         item(who, path, json!({ "n": n, "text": "x".repeat(60_000) })).await;
     }
 }
 
-/// Sorted: ids of two nodes do not follow each other in a test, whose clock stands still.
+/// Returns the sorted numbers. Ids of two nodes are unordered, because the test's clock stands still.
 fn numbers(items: &Value) -> Vec<u64> {
     let items = items.as_array().expect("items");
     let mut numbers: Vec<_> =
@@ -471,7 +471,7 @@ fn numbers(items: &Value) -> Vec<u64> {
     numbers
 }
 
-async fn page_of_large_items_ends_early_and_goes_on(app: &TestApp) {
+async fn page_of_large_items_is_truncated_and_continues(app: &TestApp) {
     let ada = app.user("ada").await;
     large_items(&ada, NOTES, 40).await;
     let mut seen = Vec::new();
@@ -495,7 +495,7 @@ async fn large_export_is_complete_json(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let (cleo, dora) = (app.user("cleo").await, app.user("dora").await);
     large_items(&ada, NOTES, 20).await;
-    // A bond that has ended, and one that lives, with an empty one between.
+    // An ended bond, an active one, and an empty one in between.
     for (n, partner) in [&ben, &cleo, &dora].into_iter().enumerate() {
         let bond = bonded(&ada, partner).await;
         if n != 1 {

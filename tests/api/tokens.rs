@@ -1,4 +1,5 @@
-//! Forged access tokens over HTTP: made with everything a forger can have, and with the server's own key.
+//! Tests of forged access tokens over HTTP, made with all that a forger can have, and with the server's own
+//! key.
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
@@ -20,14 +21,14 @@ const ME: &str = "/api/v1/me";
 const LOGIN: &str = "/api/v1/auth/login";
 const LOOK_UPS: &str = "kith_security_events_total{kind=\"unknown_key_looked_up\"}";
 const MILLISECOND: Duration = Duration::from_millis(1);
-/// How many mutants of a good token are tried on each engine.
+/// Number of mutated tokens per engine.
 const MUTANTS: usize = 1_500;
 
 on_every_engine! {
-    no_forged_token_is_believed,
-    a_token_is_good_to_its_last_millisecond,
-    a_token_comes_once_and_as_it_is,
-    no_mutant_of_a_token_is_believed,
+    forged_tokens_are_rejected,
+    token_is_valid_until_expiry,
+    malformed_authorization_headers_are_rejected,
+    mutated_tokens_are_rejected,
 }
 
 async fn sign_in(app: &TestApp, person: &Person) -> Value {
@@ -39,7 +40,7 @@ fn text<'v>(value: &'v Value, key: &str) -> &'v str {
     value[key].as_str().unwrap_or_else(|| panic!("no {key}"))
 }
 
-/// Everything a forger may try, with what it is.
+/// Returns forged tokens with a description of each.
 async fn corpus(app: &TestApp, key: &Key, session: &Value, address: &str) -> Vec<(String, String)> {
     let token = text(session, "access_token");
     let (header, payload) = (read(token, 0), read(token, 1));
@@ -136,15 +137,16 @@ async fn corpus(app: &TestApp, key: &Key, session: &Value, address: &str) -> Vec
     all
 }
 
-/// A listener that nobody may connect to.
+/// Returns a listener to which the server must not connect.
 fn trap() -> TcpListener {
     let trap = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     trap.set_nonblocking(true).expect("a socket");
     trap
 }
 
-/// ACC-03, SEC-01: refused all, nothing is fetched from anywhere, and the keys are read once a second at most.
-async fn no_forged_token_is_believed(app: &TestApp) {
+/// ACC-03, SEC-01: all are rejected, nothing is fetched, and keys are read from the database at most once a
+/// second.
+async fn forged_tokens_are_rejected(app: &TestApp) {
     let (ada, key, trap) = (app.user("ada").await, Key::of(app).await, trap());
     let session = sign_in(app, &ada).await;
     let token = text(&session, "access_token");
@@ -176,7 +178,7 @@ async fn no_forged_token_is_believed(app: &TestApp) {
     println!("{} forged tokens, none believed", corpus.len());
 }
 
-/// A good token of a server with the same secrets, but keys of its own.
+/// Returns a valid token of another server with the same secrets, but different keys.
 async fn elsewhere() -> String {
     let other = TestApp::start(Engine::Sqlite, TestDatabase::sqlite()).await;
     let token = text(&sign_in(&other, &other.user("ada").await).await, "access_token").to_owned();
@@ -195,7 +197,7 @@ async fn is_good(app: &TestApp, token: &str) -> bool {
     good[0]
 }
 
-async fn a_token_is_good_to_its_last_millisecond(app: &TestApp) {
+async fn token_is_valid_until_expiry(app: &TestApp) {
     let key = Key::of(app).await;
     let ada = app.user("ada").await;
     let session = sign_in(app, &ada).await;
@@ -203,7 +205,7 @@ async fn a_token_is_good_to_its_last_millisecond(app: &TestApp) {
     let (header, payload) = (read(token, 0), read(token, 1));
     let nbf_s = payload["nbf"].as_i64().expect("a time");
     let soon = key.sign(&header, &with(&with(&payload, "nbf", nbf_s + 3), "jti", json!(payload["sid"])));
-    // A clock may be a second behind the one that signed it.
+    // The verifier's clock may be one second behind the signer's.
     assert!(!is_good(app, &soon).await);
     app.advance(seconds(2) - MILLISECOND);
     assert!(!is_good(app, &soon).await);
@@ -222,8 +224,9 @@ async fn a_token_is_good_to_its_last_millisecond(app: &TestApp) {
     }
 }
 
-/// The scheme's case and the number of spaces behind it do not matter (RFC 9110, section 11); all else does.
-async fn a_token_comes_once_and_as_it_is(app: &TestApp) {
+/// The scheme's case and the number of spaces after it do not matter (RFC 9110, section 11). Everything else
+/// does.
+async fn malformed_authorization_headers_are_rejected(app: &TestApp) {
     let session = sign_in(app, &app.user("ada").await).await;
     let token = text(&session, "access_token");
     let sent = |value: &str| app.anonymous().with_header(AUTHORIZATION, value);
@@ -265,7 +268,7 @@ async fn a_token_comes_once_and_as_it_is(app: &TestApp) {
     }
 }
 
-/// The same 64 bytes, written otherwise: the last four bits of the text stand for nothing.
+/// Returns another base64url text of the same 64 bytes: the last four bits are unused.
 fn other_last_bits(signature: &str) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let (head, last) = signature.split_at(signature.len() - 1);
@@ -273,8 +276,8 @@ fn other_last_bits(signature: &str) -> String {
     format!("{head}{}", char::from(ALPHABET[at ^ 1]))
 }
 
-/// SEC-01: whatever is done to a good token, it is none. The mutants are the same in each run.
-async fn no_mutant_of_a_token_is_believed(app: &TestApp) {
+/// SEC-01: no mutation of a valid token is accepted. Deterministic.
+async fn mutated_tokens_are_rejected(app: &TestApp) {
     let session = sign_in(app, &app.user("ada").await).await;
     let other = sign_in(app, &app.user("ben").await).await;
     let (token, other) = (text(&session, "access_token"), text(&other, "access_token"));
@@ -292,7 +295,7 @@ async fn no_mutant_of_a_token_is_believed(app: &TestApp) {
     note_trials("SEC-01", "an altered token is refused", MUTANTS);
 }
 
-/// One to three changes.
+/// Applies one to three mutations.
 fn mutate(random: &SeededRandom, token: &str, other: &str) -> String {
     let mut bytes = token.as_bytes().to_vec();
     for _ in 0..=draw(random, 3) {
@@ -302,7 +305,7 @@ fn mutate(random: &SeededRandom, token: &str, other: &str) -> String {
 }
 
 fn mutate_once(random: &SeededRandom, bytes: &mut Vec<u8>, other: &str) {
-    // Printable, and no space: a header's value loses those at its ends.
+    // Printable without space, because a header value loses spaces at its ends.
     let any = u8::try_from(0x21 + draw(random, 0x5e)).expect("ASCII");
     let at = draw(random, bytes.len().max(1));
     match draw(random, 8) {
@@ -330,7 +333,7 @@ fn other_case(byte: u8) -> u8 {
     if byte.is_ascii_lowercase() { byte.to_ascii_uppercase() } else { byte.to_ascii_lowercase() }
 }
 
-/// Below `end`.
+/// Returns a random number below `end`.
 fn draw(random: &SeededRandom, end: usize) -> usize {
     let mut bytes = [0; 8];
     random.fill(&mut bytes);

@@ -1,4 +1,4 @@
-//! What changes leave beside their rows: an audit entry and events with each, nothing with a refusal, all in order.
+//! Tests of the audit entries and events of changes: complete, in order, and none for a rejection.
 
 use kith_kernel::UserId;
 use serde_json::{Value, json};
@@ -8,16 +8,16 @@ use crate::support::{AuditLine, Person, TestApp, X_REQUEST_ID, on_every_engine};
 const REQUESTS: &str = "/api/v1/partners/requests";
 
 on_every_engine! {
-    each_change_leaves_its_audit_entries_and_events,
-    a_crossing_leaves_what_two_requests_and_an_acceptance_of_each_do,
+    changes_write_audit_entries_and_events,
+    crossing_writes_entries_of_both_requests,
     positions_are_dense_and_the_audit_chain_holds,
 }
 
-/// What one request left behind.
+/// Audit entries and events of one request.
 struct Trace {
-    /// Who did what to what.
+    /// Actor, action and object.
     audit: Vec<(String, &'static str, String)>,
-    /// What happened to what, and who is told.
+    /// Kind, subject and recipients.
     events: Vec<(&'static str, String, Vec<String>)>,
 }
 
@@ -39,7 +39,7 @@ async fn check_trace(app: &TestApp, request_id: &str, expected: Trace) {
     assert_eq!(events, expected.events, "events of {request_id}");
 }
 
-/// A bond's two come in the order of their ids, which on two nodes is not the order of their registration.
+/// Returns two user ids in ascending order, which on two nodes may differ from the order of registration.
 fn pair(one: &Person, other: &Person) -> Vec<String> {
     let mut pair = vec![one.id.clone(), other.id.clone()];
     pair.sort_unstable();
@@ -55,8 +55,8 @@ async fn post(who: &Person, request_id: &str, path: &str, body: Value) -> Value 
     client.post(path, body).await.body
 }
 
-/// API-06, and "one change, one transaction".
-async fn each_change_leaves_its_audit_entries_and_events(app: &TestApp) {
+/// API-06: a change and its trace are written in one transaction.
+async fn changes_write_audit_entries_and_events(app: &TestApp) {
     let body = json!({ "email": "new@example.org", "password": "correct horse", "display_name": "New" });
     let client = app.anonymous().with_header(X_REQUEST_ID, "test-register");
     let user = id(&client.post("/api/v1/auth/register", body).await.expect(201)["user"]);
@@ -123,8 +123,8 @@ async fn each_change_leaves_its_audit_entries_and_events(app: &TestApp) {
     assert_eq!(app.count("audit_details", "body LIKE $1", "%m4rked%").await, 0);
 }
 
-/// Each request tells its whole story, whichever of the two came first.
-async fn a_crossing_leaves_what_two_requests_and_an_acceptance_of_each_do(app: &TestApp) {
+/// A crossing leaves the entries of both requests and of both acceptances.
+async fn crossing_writes_entries_of_both_requests(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let first = post(&ada, "test-first", REQUESTS, json!({ "to": { "user_id": ben.id } })).await;
     let crossing = post(&ben, "test-crossing", REQUESTS, json!({ "to": { "user_id": ada.id } })).await;
@@ -155,7 +155,8 @@ async fn positions_are_dense_and_the_audit_chain_holds(app: &TestApp) {
     let events = app.events().await;
     let positions: Vec<_> = events.iter().map(|event| event.position).collect();
     assert_eq!(positions, (1..=events.len() as i64).collect::<Vec<_>>());
-    // 6 accounts with a session each, 5 requests, and two crossings with two accepted requests and a bond each.
+    // 6 accounts with a session each, 5 requests, and two crossings with two accepted requests and a bond
+    // each.
     assert_eq!(events.len(), 2 * 6 + 5 + 2 * 3);
     let entries = app.audit().await.len() as i64;
     assert_eq!(app.db().verify_audit().await.expect("a chain that holds").links, entries);

@@ -1,5 +1,5 @@
-//! `kith verify` by the binary, on servers in processes of their own: its exit codes and scores, and the rows that rest on
-//! a log, a file or a setting that no other test has.
+//! Tests of `kith verify` with the binary, on servers in separate processes: exit codes, scores, and rows
+//! that need a log, a file or a setting of their own.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{SERVE, kith};
 
-/// A server whose log is a file; killed when dropped.
+/// Server that logs to a file. Killed when dropped.
 struct Served {
     child: Child,
     addr: SocketAddr,
@@ -24,9 +24,9 @@ struct Served {
 }
 
 impl Served {
-    /// Starts one with these variables, and `--config` where a file is named.
+    /// Starts a server with these environment variables, and with `--config` if a file is given.
     fn start(folder: TempDir, variables: &[(&str, &str)], config: Option<&Path>) -> Self {
-        // Others write into it as well: nobody may write over them.
+        // Opened for appending, because other processes write to it too.
         let log = File::options().create(true).append(true).open(folder.path().join("kith.log"));
         let mut command = kith(folder.path(), SERVE);
         command.envs(variables.iter().copied()).stderr(Stdio::from(log.expect("a log")));
@@ -35,7 +35,7 @@ impl Served {
         let mut lines = BufReader::new(child.stdout.take().expect("standard output")).lines();
         let line = lines.next().expect("a line").expect("text");
         let addr = line.split("http://").nth(1).and_then(|rest| rest.split([' ', '/']).next()?.parse().ok());
-        // What else it says has somewhere to go.
+        // Drains the output, so that the server never blocks on it.
         std::thread::spawn(move || lines.count());
         Self { child, addr: addr.expect("an address"), folder }
     }
@@ -54,7 +54,7 @@ impl Served {
         command
     }
 
-    /// What became of `row`, and why.
+    /// Returns the outcome of `row`, and the reason.
     fn judge(&self, row: &str, args: &[&str]) -> (String, String) {
         let (report, _) = report(self.verify(&[&["--only", row], args].concat()));
         let found = &report["rows"][0];
@@ -76,7 +76,7 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -90,18 +90,18 @@ fn report(mut command: Command) -> (Value, Option<i32>) {
     (report, done.status.code())
 }
 
-/// GAT-01: 0 open, 1 closed by what does not hold, 2 by what could not be measured.
+/// GAT-01: 0 open; 1 closed by rows that do not hold; 2 closed by rows that could not be measured.
 #[test]
-fn the_exit_code_says_whether_the_gate_is_open() {
+fn exit_code_reflects_gate() {
     let server = Served::fresh(&[]);
     for (rows, code) in [
         (&["--only", "DAT-01"][..], 0),
-        // It runs in development mode.
+        // Fails: the server runs in development mode.
         (&["--only", "DAT-01", "--only", "CFG-02"], 1),
-        // Nobody who answers for it, and no results of tests.
+        // Unmeasured: no attestation and no test results.
         (&["--only", "DAT-01", "--only", "GAT-01"], 2),
         (&["--only", "CFG-05"], 2),
-        // Another gate's row closes nothing.
+        // A row of another gate closes nothing.
         (&["--only", "DAT-01", "--only", "CFG-05"], 0),
     ] {
         let (report, exit) = report(server.verify(rows));
@@ -113,9 +113,9 @@ fn the_exit_code_says_whether_the_gate_is_open() {
     assert_eq!(nowhere.stdout(Stdio::null()).status().expect("a process").code(), Some(2));
 }
 
-/// GAT-02, GAT-03.
+/// Covers GAT-02, GAT-03.
 #[test]
-fn one_command_judges_the_rows_of_security() {
+fn area_option_selects_security_rows() {
     let server = Served::fresh(&[]);
     let (report, _) = report(server.verify(&["--area", "security"]));
     let rows = report["rows"].as_array().expect("rows");
@@ -127,14 +127,14 @@ fn one_command_judges_the_rows_of_security() {
 }
 
 #[test]
-fn the_score_of_a_report_is_that_of_its_rows() {
+fn report_score_matches_rows() {
     let server = Served::fresh(&[]);
     let (report, _) = report(server.verify(&["--area", "CFG", "--area", "DAT"]));
     the_score_is_that_of_its_rows(&report);
     assert_eq!(report["scores"]["areas"].as_array().map(Vec::len), Some(2));
 }
 
-/// By the formula that it prints, recomputed.
+/// Recomputes the scores by the printed formula.
 fn the_score_is_that_of_its_rows(report: &Value) {
     let rows = report["rows"].as_array().expect("rows");
     let counted = |area: &str| {
@@ -158,11 +158,11 @@ fn the_score_is_that_of_its_rows(report: &Value) {
     assert!(scores["formula"].as_str().is_some_and(|formula| formula.contains('÷')), "{scores:#}");
 }
 
-/// OBS-01.
+/// Covers OBS-01.
 #[test]
-fn a_log_that_is_not_json_turns_its_row_red() {
+fn non_json_log_fails_row() {
     let server = Served::fresh(&[]);
-    // Found by itself, since the server is on this machine, and named.
+    // Found automatically on the server's machine, and by `--logs`.
     server.passes("OBS-01", &[]);
     let log = server.log();
     server.passes("OBS-01", &["--logs", log.to_str().expect("text")]);
@@ -174,9 +174,9 @@ fn a_log_that_is_not_json_turns_its_row_red() {
     assert_eq!(result, "unknown", "another server's log: {why}");
 }
 
-/// OBS-02: in front of this one stands a proxy that writes down what it is asked, into the same log.
+/// OBS-02: a proxy in front of the server writes the requests that it passes on to the same log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_tells_what_was_sent_turns_its_row_red() {
+async fn log_with_secrets_fails_row() {
     let server = Served::fresh(&[]);
     server.passes("OBS-02", &[]);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -207,35 +207,36 @@ async fn tell_and_pass(caller: TcpStream, server: SocketAddr, log: PathBuf) {
             break;
         }
     }
-    // Whichever side went first, the other follows.
+    // When one side closes, the other follows.
     let _ = ask.shutdown().await;
     let _ = back.await;
 }
 
-/// DRV-17.
+/// Covers DRV-17.
 #[test]
-fn a_server_that_does_not_wait_for_the_disk_turns_its_row_red() {
+fn unsynced_database_fails_row() {
     Served::fresh(&[]).passes("DRV-17", &[]);
     Served::fresh(&[("KITH__DATABASE__SYNCHRONOUS", "off")]).fails("DRV-17", &[], "synchronous is off");
 }
 
-/// DEP-02: a debug build does not say from which commit it is.
+/// DEP-02: a debug build does not contain its commit.
 #[test]
-fn a_build_of_no_commit_turns_its_row_red() {
+fn build_without_commit_fails_row() {
     if option_env!("KITH_COMMIT").is_none() {
         Served::fresh(&[]).fails("DEP-02", &[], "without a commit");
     }
 }
 
-/// CFG-05.
+/// Covers CFG-05.
 #[test]
-fn another_configuration_than_the_one_that_runs_turns_its_row_red() {
+fn differing_configuration_fails_row() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("meant.toml");
     std::fs::write(&file, "[log]\nlevel = \"warn\"\n").expect("a file");
     let mut command = kith(folder.path(), &["config", "check"]);
     assert!(command.arg("--config").arg(&file).stdout(Stdio::null()).status().expect("a process").success());
-    // `serve` has flags of its own in this test, which no file knows: they are in the file here.
+    // The test harness passes these settings to `serve` as flags, so the file must contain them for equal
+    // digests.
     let server = Served::start(folder, &[], Some(&file));
     let named = ["--config", file.to_str().expect("text")];
     std::fs::write(
@@ -254,9 +255,9 @@ fn another_configuration_than_the_one_that_runs_turns_its_row_red() {
     assert_eq!(result, "unknown", "without a file there is nothing to compare with");
 }
 
-/// SEC-17: by the dates of the files that hold them.
+/// SEC-17: the age is that of the secret files.
 #[test]
-fn a_secret_that_nobody_changed_for_long_turns_its_row_red() {
+fn old_secret_fails_row() {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str| {
         let path = folder.path().join(name);
@@ -269,7 +270,7 @@ fn a_secret_that_nobody_changed_for_long_turns_its_row_red() {
         ("JWT_REFRESH_SECRET_FILE", refresh_secret.to_str().expect("text")),
     ];
     let server = Served::start(tempfile::tempdir().expect("a folder"), &variables, None);
-    // Its other half, tests of rotation, nobody has run: what could be measured here holds.
+    // The row also needs tests of rotation, which have not run. The measured part holds.
     let (result, why) = server.judge("SEC-17", &[]);
     assert!(result == "unknown" && why == "no results of tests were given", "{result}: {why}");
     let long_ago = (SystemClock.now() - days(91)).as_millis();
@@ -281,9 +282,9 @@ fn a_secret_that_nobody_changed_for_long_turns_its_row_red() {
     assert!(result == "unknown" && why.contains("auth.jwt_secret"), "{result}: {why}");
 }
 
-/// A wrong declaration measures nothing: 2, and not the 1 of a gate that is closed.
+/// An invalid declaration exits with 2, not with the 1 of a closed gate.
 #[test]
-fn fault_in_a_declaration_exits_with_2() {
+fn invalid_declaration_exits_with_2() {
     let server = Served::fresh(&[]);
     let file = server.folder.path().join("checks.toml");
     for (text, word) in [
@@ -305,9 +306,9 @@ fn fault_in_a_declaration_exits_with_2() {
     }
 }
 
-/// An operator who has only the binary gets a verdict on rows that ask for evidence of the build.
+/// Signed evidence lets an operator with only the binary judge rows that need evidence of the build.
 #[test]
-fn signed_evidence_counts_and_forged_evidence_does_not() {
+fn only_signed_evidence_is_accepted() {
     let server = Served::fresh(&[]);
     let folder = server.folder.path();
     let at = |name: &str| folder.join(name).to_str().expect("text").to_owned();

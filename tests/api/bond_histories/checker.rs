@@ -1,9 +1,8 @@
-//! Whether what several clients saw could have happened one after the other (Wing and Gong's search, with what has been
-//! tried remembered).
+//! Linearizability checker for histories of several clients (Wing and Gong's search with memoization).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-/// What somebody did; people are numbers.
+/// Operation of a client. Users are numbers.
 #[derive(Clone, Debug)]
 pub enum Deed {
     Send { from: usize, to: usize },
@@ -14,28 +13,28 @@ pub enum Deed {
     Look { who: usize },
 }
 
-/// What they were told.
+/// Response to an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     /// A new request.
     Sent(String),
-    /// A new request, and the bond.
+    /// A new request that crossed another one and formed a bond.
     Crossed(String),
-    /// A request that they had made before.
+    /// An existing request of the same sender.
     Repeated(String),
     Accepted,
     Occupied,
     NotPending,
     NotFound,
-    /// From whom they parted.
+    /// The former partner.
     Parted(usize),
     NotBonded,
     Done,
-    /// Who is their partner.
+    /// The current partner.
     Saw(Option<usize>),
 }
 
-/// A deed with when it began and when its answer was there, on a clock that all share.
+/// Operation with the logical times of its call and its return.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub deed: Deed,
@@ -47,15 +46,15 @@ pub struct Call {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     Waits,
-    /// Out of its receiver's sight.
+    /// Not visible to its receiver.
     Withheld,
     Accepted,
     Over,
-    /// Over, and its receiver does not see it.
+    /// Over and not visible to its receiver.
     Gone,
 }
 
-/// What one server with one client would keep.
+/// Sequential state of the specification.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Slots {
     partners: BTreeMap<usize, usize>,
@@ -63,8 +62,7 @@ struct Slots {
     requests: BTreeMap<String, (usize, usize, Stage)>,
 }
 
-/// Whether there is an order of the calls, in which none comes before one that had ended when it began, that explains
-/// all answers.
+/// Returns true if a sequential order that respects real-time order explains all responses.
 pub fn is_linearizable(history: &[Call]) -> bool {
     assert!(history.len() < 64, "a bit for each call");
     search(history, 0, &Slots::default(), &mut HashSet::new())
@@ -83,7 +81,7 @@ fn search(history: &[Call], done: u64, slots: &Slots, tried: &mut HashSet<(u64, 
 }
 
 impl Slots {
-    /// Whether the answer is right, and what is so after it.
+    /// Applies the operation. Returns true if the response is correct.
     fn explains(&mut self, deed: &Deed, told: &Told) -> bool {
         match deed {
             Deed::Send { from, to } => self.explains_send(*from, *to, told),

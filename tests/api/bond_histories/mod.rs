@@ -1,5 +1,5 @@
-//! PRT-03: whatever several people do to the same few slots at once, on two nodes: each history of calls and answers could
-//! have happened one after the other.
+//! PRT-03: concurrent operations of several users on the same slots, on one or two nodes, have linearizable
+//! histories.
 
 mod checker;
 
@@ -24,7 +24,7 @@ on_every_engine! {
     every_history_is_linearizable,
 }
 
-/// Four to six people, in turn.
+/// Four to six users, in turn.
 async fn every_history_is_linearizable(app: &TestApp) {
     let people = app.crowd("p", 6).await;
     let (mut bonds, mut overlaps) = (0, 0);
@@ -50,12 +50,12 @@ fn overlap(one: &Call, other: &Call) -> bool {
     one.began < other.began && other.began < one.ended
 }
 
-/// Throws dice, the same ones for the same seed.
+/// Deterministic random numbers.
 struct Dice(u64);
 
 impl Dice {
     fn below(&mut self, n: usize) -> usize {
-        // Knuth's MMIX.
+        // Knuth's MMIX linear congruential generator.
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % n
     }
@@ -150,7 +150,7 @@ fn refusal(answer: Answer) -> Told {
     }
 }
 
-/// As if nobody had ever asked anybody.
+/// Deletes all bonds, requests and blocks.
 async fn wipe(app: &TestApp) {
     let wiped = app.db().write(|tx| {
         for sql in [
@@ -171,9 +171,9 @@ fn call(began: usize, ended: usize, deed: Deed, told: Told) -> Call {
     Call { deed, told, began, ended }
 }
 
-/// The checker's twin: histories that cannot be are seen not to be.
+/// Test of the checker: it rejects impossible histories.
 #[test]
-fn a_history_that_cannot_be_is_refused() {
+fn impossible_history_is_rejected() {
     let sent = |id: &str| Told::Sent(id.to_owned());
     let accept = |who, id: &str| Deed::Accept { who, request: id.to_owned() };
     let send = |from, to| Deed::Send { from, to };

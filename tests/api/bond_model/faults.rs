@@ -1,4 +1,4 @@
-//! What must never be in the tables, whatever anybody did and however many at once.
+//! Invariants of the tables, as queries that count violations.
 
 use kith_store::Error;
 
@@ -54,7 +54,7 @@ const FAULTS: &[(&str, &str)] = &[
     ),
 ];
 
-/// What is wrong, and how often.
+/// Returns the violated invariants with their counts.
 pub async fn find_faults(app: &TestApp) -> Vec<(&'static str, i64)> {
     let read = app.db().read(|q| {
         let count = |sql| Ok(q.one(sql, &[], |row| row.get(0))?.unwrap_or(0));

@@ -1,8 +1,8 @@
-//! PRT-02, PRT-03, PRT-04: whatever people do, in whatever order and at whatever moment, the server does what a model
-//! does that was written from the description of the product.
+//! PRT-02, PRT-03, PRT-04: model-based test. Random stories run on the server and on a model written from the
+//! product description; all responses must be equal.
 //!
-//! `KITH_MODEL_STORIES` says how many stories each engine plays, `KITH_MODEL_SEED` from where on; those that once showed
-//! a difference are kept in `tests/api/bond_model.regressions` and played first.
+//! `KITH_MODEL_STORIES` sets the number of stories per engine, `KITH_MODEL_SEED` the first seed. Stories that
+//! once failed are kept in `tests/api/bond_model.regressions` and run first.
 
 mod faults;
 mod parting;
@@ -32,9 +32,9 @@ const SEED: u64 = 20_260_101;
 const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/api/bond_model.regressions");
 
 on_every_engine! {
-    // Whoever waits for thirty days signs in again.
+    // Tokens must outlast waits of thirty days.
     with |config: &mut kith_platform::config::Config| config.auth.access_token_minutes = 6 * 24 * 60;
-    people_do_as_they_like,
+    random_stories_match_model,
 }
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -42,7 +42,7 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 #[expect(clippy::disallowed_methods, reason = "reports how long the stories took")]
-async fn people_do_as_they_like(app: &TestApp) {
+async fn random_stories_match_model(app: &TestApp) {
     let (seed, stories) = (setting("KITH_MODEL_SEED", SEED), setting("KITH_MODEL_STORIES", STORIES.into()));
     let config = Config {
         cases: u32::try_from(stories).expect("not that many"),
@@ -57,7 +57,7 @@ async fn people_do_as_they_like(app: &TestApp) {
     let (told, all, began) = (Cell::new(0), Cell::new(Played::default()), Instant::now());
     let result = runner.run(&Story::any(), |story| {
         told.set(told.get() + 1);
-        // Nobody is out of breath from the story before.
+        // Resets the rate limits used by the previous story.
         app.advance(minutes(2));
         let name = format!("s{}p", told.get());
         let played = block_in_place(|| Handle::current().block_on(play(app, &name, &story)));

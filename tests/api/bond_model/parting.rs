@@ -1,4 +1,5 @@
-//! The rules of what follows on asking: deciding, parting, blocking, leaving, and what time does.
+//! Rules of the model after a request: deciding, breaking up, blocking, deleting accounts, and the passing of
+//! time.
 
 use kith_kernel::{Timestamp, days};
 
@@ -76,7 +77,7 @@ impl World {
             if let Some(own) = self.find_waiting(who, whom) {
                 let own = &mut self.requests[own];
                 own.status = Status::Cancelled;
-                // Who asked by address is not told whose it is.
+                // The sender of a request by address must not learn whose address it is.
                 if own.address.is_none() {
                     own.told = Status::Cancelled;
                 }
@@ -94,7 +95,7 @@ impl World {
         if !is_open {
             return;
         }
-        // What was withheld is over. That of an address goes on: its sender is not told whose it is.
+        // Withheld requests expire, except those by address, whose sender must not learn whose address it is.
         let (now, pair) = (self.now, [(who, Some(whom)), (whom, Some(who))]);
         for request in &mut self.requests {
             let is_between = pair.contains(&(request.from, request.to));
@@ -128,7 +129,7 @@ impl World {
         deleted_at.is_some_and(|at| self.now >= at + days(14))
     }
 
-    /// Archives what cannot come back, and purges who cannot either.
+    /// Archives bonds that cannot be restored, and purges accounts that are due.
     pub fn upkeep(&mut self) {
         let now = self.now;
         for bond in &mut self.bonds {

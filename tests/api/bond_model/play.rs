@@ -1,4 +1,4 @@
-//! Plays a story on a server and in the model, and says where they differ.
+//! Runs a story on a server and in the model, and reports differences.
 
 use futures_util::future::try_join_all;
 use hyper::Method;
@@ -13,10 +13,10 @@ use crate::support::{Answer, PASSWORD, Person, TestApp};
 
 const REQUESTS: &str = "/api/v1/partners/requests";
 const INVITES: &str = "/api/v1/partners/invites";
-/// Nobody has it.
+/// Id that identifies no user.
 const NOBODY: &str = "01900000-0000-7000-8000-000000000000";
 
-/// What was played.
+/// Statistics of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Played {
     pub ops: usize,
@@ -45,13 +45,13 @@ struct Player<'a> {
     played: Played,
 }
 
-/// Plays a story among new people.
+/// Runs a story with new accounts.
 ///
 /// # Errors
-/// Where the server and the model differ.
+/// Returns a description of the first difference between server and model.
 pub async fn play(app: &TestApp, name: &str, story: &Story) -> Result<Played, String> {
     let people = app.crowd(name, story.people).await;
-    // As a rule by the time that others ask for them.
+    // Most addresses are verified before others request them.
     for proven in people.iter().skip(1) {
         app.prove(proven).await;
     }
@@ -108,7 +108,7 @@ impl Player<'_> {
         Ok(())
     }
 
-    /// What the model says, and what the server did; `None` if nobody could do that.
+    /// Returns the model's expectation and the server's response. Returns `None` if the step is impossible.
     async fn ask(&mut self, op: &Op) -> Option<(Expected, Answer)> {
         let here = |who: &usize| self.world.people[*who].deleted_at.is_none();
         Some(match op {
@@ -121,7 +121,8 @@ impl Player<'_> {
             }
             Op::AskByAddress { from, to, message } if here(from) => {
                 let address = self.people[*to].email.clone();
-                // A purged account's address is nobody's, and one that is not proven leads to nobody else.
+                // The address of a purged account belongs to nobody, and an unverified one only leads to its
+                // own user.
                 let leads = |to: &usize| self.world.people[*to].proven || to == from;
                 let to = Some(*to).filter(|to| !self.world.people[*to].purged && leads(to));
                 self.ask_address(*from, to, address, *message).await
@@ -302,7 +303,7 @@ impl Player<'_> {
         same("the body", &body, &answer.body, answer)
     }
 
-    /// The server gives the ids; each thing keeps its own.
+    /// Adopts the ids that the server assigned.
     fn name_request(&mut self, at: usize, body: &Value) {
         let text = |id: &Value| id.as_str().unwrap_or_default().to_owned();
         let request = &mut self.world.requests[at];
@@ -337,7 +338,7 @@ impl Player<'_> {
         Ok(())
     }
 
-    /// What holds in the tables whatever anybody did, and what is seen only now and then.
+    /// Checks the tables' invariants, and lists that are read less often.
     async fn check_tables(&self) -> Result<(), String> {
         for (who, human) in
             self.world.people.iter().enumerate().filter(|(_, human)| human.deleted_at.is_none())

@@ -1,32 +1,32 @@
-//! The rules of the partner bond, as the product is described: what each step does to the world, and what is answered.
+//! Rules of the partner bond, written from the product description: effect and response of each step.
 
 use kith_kernel::{Timestamp, days, hours, minutes, seconds};
 use serde_json::{Value, json};
 
 use super::world::{Bond, Invite, Ladder, Request, Status, Who, World, pair};
 
-/// What has to be answered.
+/// Expected response.
 #[derive(Debug)]
 pub enum Expected {
-    /// A refusal; nothing has changed.
+    /// A rejection that changes nothing: status and code.
     Refusal(u16, &'static str),
-    /// A request, with its bond if that lives, for this viewer.
+    /// A request for this viewer, with its bond if that is active: status, request and viewer.
     Request(u16, usize, usize),
-    /// A bond that ended, for this viewer.
+    /// An ended bond for this viewer.
     Ended(usize, usize),
-    /// An invite that was just made.
+    /// A new invite.
     Invite(usize),
-    /// Just that.
+    /// Exactly this status and body.
     Body(u16, Value),
-    /// Whatever body.
+    /// This status with any body.
     Status(u16),
 }
 
-/// How somebody is asked.
+/// Way of addressing the receiver.
 #[derive(Clone, Debug)]
 pub enum Way {
     Id,
-    /// By this address.
+    /// By this e-mail address.
     Address(String),
     /// By this invite.
     Invite(usize),
@@ -76,7 +76,8 @@ impl World {
         self.make(from, to, &Way::Id, message)
     }
 
-    /// Whoever asks by address learns nothing but that they are bonded, or that the other one had asked too.
+    /// A request by address reveals only that the sender has a partner, or that the other user had sent a
+    /// request too.
     fn send_by_address(&mut self, from: usize, to: usize, address: &str, message: Option<&str>) -> Expected {
         let is_same = |request: &Request| request.address.as_deref() == Some(address);
         if let Some(answer) = self.answer_bonded(from, message, is_same) {
@@ -194,7 +195,7 @@ impl World {
         Expected::Status(204)
     }
 
-    /// Tries a code that nobody was ever given.
+    /// Tries an unknown code.
     pub fn guess(&mut self, who: usize) -> Expected {
         if self.guesses_too_often(who) { LIMITED } else { self.miss(who) }
     }
@@ -204,7 +205,7 @@ impl World {
         NOT_FOUND
     }
 
-    /// Everybody comes from one address here.
+    /// All users share one client address here.
     fn guesses_too_often(&self, _: usize) -> bool {
         self.misses.iter().filter(|(_, at)| *at + minutes(1) > self.now).count() >= 10
     }
@@ -218,7 +219,7 @@ impl World {
         self.is_live(invite) && self.is_there(who, self.invites[invite].inviter)
     }
 
-    /// What somebody with a partner is answered.
+    /// Returns the response for a bonded sender.
     fn answer_bonded(
         &self,
         from: usize,
@@ -237,7 +238,7 @@ impl World {
         Some(last.map_or(OCCUPIED, |at| Expected::Request(200, at, from)))
     }
 
-    /// A request that waits already, of either.
+    /// Handles an existing pending request between the two, in either direction.
     fn meet_pending(&mut self, from: usize, to: usize, message: Option<&str>) -> Option<Expected> {
         if self.find_waiting(to, from).is_some() {
             return Some(self.make(from, to, &Way::Id, message));
@@ -259,7 +260,7 @@ impl World {
         self.requests.iter().rposition(waits)
     }
 
-    /// What its sender believes to wait for `to`, whom they know by id.
+    /// Returns the request to `to` by id that the sender sees as pending.
     fn find_repeatable(&self, from: usize, to: usize) -> Option<usize> {
         self.find_seeming(from, |request| request.to == Some(to) && request.address.is_none())
     }
@@ -283,7 +284,7 @@ impl World {
         self.ladders.retain(|(asks, asked, _), _| (*asks, *asked) != (from, to));
     }
 
-    /// Requests that their receivers saw expire count as refusals of that moment.
+    /// Counts requests that expired after their receiver could see them as refusals at their expiry.
     pub fn count_expired(&mut self) {
         let expired = |request: &Request| {
             request.reaches && request.status == Status::Pending && self.now >= request.expires_at()
@@ -323,14 +324,14 @@ impl World {
         made_within(seconds(60)) >= 5 || made_within(hours(1)) >= 20 || made_within(hours(24)) >= 100
     }
 
-    /// A request that its receiver sees, or the bond if they have asked too.
+    /// Creates a request, or the bond if the receiver has a pending request to the sender.
     fn make(&mut self, from: usize, to: usize, way: &Way, message: Option<&str>) -> Expected {
         if self.is_over_limit(from) {
             return LIMITED;
         }
         let theirs = self.find_waiting(to, from);
         if theirs.is_none() {
-            // The one by address makes way; its sender is not told.
+            // A pending request by address is cancelled without telling its sender.
             if let Some(own) = self.find_waiting(from, to) {
                 self.requests[own].status = Status::Cancelled;
             }
@@ -395,7 +396,7 @@ impl World {
         self.close(&pair, Status::Superseded);
     }
 
-    /// Whatever waits, or seems to, for or from these people is over.
+    /// Closes all requests to or from these users that are pending or appear pending to their sender.
     pub fn close(&mut self, whose: &[usize], own: Status) {
         let now = self.now;
         for request in &mut self.requests {

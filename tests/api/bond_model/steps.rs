@@ -1,4 +1,4 @@
-//! What people may think of doing, drawn at random so that most of it makes sense.
+//! Random steps of a story, weighted so that most of them are valid.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use proptest::sample::{Index, select};
 use super::rules::Step;
 use super::world::Who;
 
-/// How many people there are, and what they do one after the other.
+/// Number of users, and their steps.
 #[derive(Clone, Debug)]
 pub struct Story {
     pub people: usize,
     pub ops: Vec<Op>,
 }
 
-/// Who tries to decide a request.
+/// User who decides a request.
 #[derive(Clone, Copy, Debug)]
 pub enum Role {
-    /// Who may.
+    /// The user who may decide.
     Right,
-    /// The other one.
+    /// The other user of the request.
     Wrong,
     Somebody(usize),
 }
@@ -49,7 +49,7 @@ pub enum Op {
         invite: Index,
         message: Option<&'static str>,
     },
-    /// About the request that was sent last, or `back` before it.
+    /// Decides the latest request, or the one `back` positions before it.
     Decide {
         role: Role,
         back: usize,
@@ -72,7 +72,7 @@ pub enum Op {
         who_may_ask: Who,
         found_by_email: bool,
     },
-    /// Their address turns out to be theirs.
+    /// Verifies the user's address.
     Prove {
         who: usize,
     },
@@ -108,7 +108,7 @@ pub enum Op {
 }
 
 impl Story {
-    /// Two to five people, and some dozens of steps.
+    /// Returns stories with two to five users and up to some dozens of steps.
     pub fn any() -> impl Strategy<Value = Self> {
         (2..=5_usize).prop_flat_map(|people| {
             let ops = prop::collection::vec(ops(people), 1..30);
@@ -117,7 +117,7 @@ impl Story {
     }
 }
 
-/// One step, or some that lead to a bond.
+/// Returns a single step, or several that lead to a bond.
 fn ops(people: usize) -> impl Strategy<Value = Vec<Op>> {
     let accept = |from, to| {
         let accept = Op::Decide { role: Role::Right, back: 0, step: Step::Accept };
@@ -128,7 +128,7 @@ fn ops(people: usize) -> impl Strategy<Value = Vec<Op>> {
         8 => op(people).prop_map(|op| vec![op]),
         1 => two.prop_map(move |(from, to)| accept(from, to)),
         1 => (0..people, 0..people, wait()).prop_map(move |(one, other, time)| {
-            // Together, apart, and perhaps together again.
+            // Forms a bond, ends it, waits, and forms it again, possibly as a restoration.
             let mut ops = accept(one, other);
             ops.extend([Op::BreakUp { who: one, reason: None }, Op::Wait(time)]);
             ops.extend(accept(other, one));
@@ -140,7 +140,7 @@ fn ops(people: usize) -> impl Strategy<Value = Vec<Op>> {
 fn op(people: usize) -> impl Strategy<Value = Op> {
     let who = move || 0..people;
     let two = move || (who(), who());
-    // One message as a rule: repetitions are to be met.
+    // Mostly the same message, so that repetitions occur.
     let words = || prop_oneof![4 => Just(None), 1 => Just(Some("Shall we?"))];
     let invite = any::<Index>;
     prop_oneof![
@@ -179,7 +179,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![3 => Just(Step::Accept), 2 => Just(Step::Reject), 1 => Just(Step::Cancel)]
 }
 
-/// Around all the times that the rules know, to the millisecond.
+/// Returns durations at and within a millisecond of every time limit of the rules.
 fn wait() -> impl Strategy<Value = Duration> {
     const MILLISECOND: Duration = Duration::from_millis(1);
     let around = select(vec![minutes(1), hours(1), hours(24), days(7), days(14), days(30), days(365)]);

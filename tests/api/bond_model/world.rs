@@ -1,4 +1,4 @@
-//! What the model remembers of everybody, and what each of them sees.
+//! State of the model, and the view of each user.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,20 +6,19 @@ use std::time::Duration;
 use kith_kernel::{Timestamp, days};
 use serde_json::{Value, json};
 
-/// What histories call somebody whose account is gone.
+/// Display name of deleted accounts in histories.
 const GONE: &str = "Deleted account";
 
-/// Everything there is.
+/// Complete state of the model.
 pub struct World {
     pub now: Timestamp,
     pub people: Vec<Human>,
     pub requests: Vec<Request>,
     pub bonds: Vec<Bond>,
     pub invites: Vec<Invite>,
-    /// By sender and receiver.
-    /// By who asks, who is asked, and whether by address.
+    /// Refusal counters by sender, receiver, and whether the request was by address.
     pub ladders: BTreeMap<(usize, usize, bool), Ladder>,
-    /// Who tried a code that led nowhere, and when.
+    /// Unknown codes that were tried: user and time.
     pub misses: Vec<(usize, Timestamp)>,
 }
 
@@ -29,11 +28,11 @@ pub struct Human {
     pub name: String,
     pub who_may_ask: Who,
     pub found_by_email: bool,
-    /// Whether their address is proven to be theirs.
+    /// True if the address is verified.
     pub proven: bool,
     pub deleted_at: Option<Timestamp>,
     pub purged: bool,
-    /// Whom they blocked, what they were called then, and when.
+    /// Blocked users, with their name at the time (if known) and the time.
     pub blocks: BTreeMap<usize, (Option<String>, Timestamp)>,
     pub nicknames: BTreeMap<usize, String>,
 }
@@ -58,25 +57,25 @@ pub enum Status {
 
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Empty until the server has said it.
+    /// Empty until the server has assigned it.
     pub id: String,
     pub from: usize,
-    /// Who is meant; nobody may have the address.
+    /// Receiver. `None` if nobody has the address.
     pub to: Option<usize>,
     pub from_name: String,
     pub to_name: String,
-    /// What it was addressed to, if by e-mail.
+    /// Address, if the request is by e-mail.
     pub address: Option<String>,
     pub message: Option<String>,
     pub created_at: Timestamp,
-    /// Whether the receiver sees it.
+    /// True if the receiver can see it.
     pub reaches: bool,
-    /// Whether the receiver ever saw it.
+    /// True if the receiver could ever see it.
     pub reached: bool,
-    /// Set once its expiry was counted as a refusal.
+    /// True once its expiry has been counted as a refusal.
     pub expiry_counted: bool,
     pub status: Status,
-    /// What the sender is told.
+    /// Status that the sender sees.
     pub told: Status,
     pub bond: Option<usize>,
 }
@@ -90,7 +89,7 @@ pub struct Bond {
     pub archived_at: Option<Timestamp>,
     pub restored_at: Option<Timestamp>,
     pub restorations: u32,
-    /// What the two were called when it ended.
+    /// Names of the two users at the end of the bond.
     pub names: [String; 2],
     pub breakups: Vec<Breakup>,
 }
@@ -109,17 +108,17 @@ pub struct Invite {
     pub inviter: usize,
     pub created_at: Timestamp,
     pub spent: bool,
-    /// With which request, if anybody used it.
+    /// Request that used the invite.
     pub used_by: Option<usize>,
 }
 
-/// How often somebody was refused by somebody.
+/// Refusals of one sender by one receiver.
 #[derive(Clone, Copy, Default)]
 pub struct Ladder {
     pub steps: usize,
-    /// When the last step was added.
+    /// Time of the last step.
     pub stepped_at: Option<Timestamp>,
-    /// When the wait that the last rejection brought is over.
+    /// End of the cooldown after the last rejection.
     pub wait_until: Option<Timestamp>,
 }
 
@@ -134,18 +133,18 @@ impl Request {
         self.created_at + days(14)
     }
 
-    /// How far it has come, as `viewer` is to see it.
+    /// Returns the status that `viewer` sees.
     pub fn status_for(&self, viewer: usize, now: Timestamp) -> Status {
         let kept = if viewer == self.from { self.told } else { self.status };
         if kept == Status::Pending && now >= self.expires_at() { Status::Expired } else { kept }
     }
 
-    /// Whether it waits for the receiver's answer.
+    /// Returns true if the receiver can still decide it.
     pub fn waits(&self, now: Timestamp) -> bool {
         self.reaches && self.status == Status::Pending && now < self.expires_at()
     }
 
-    /// Whether its sender is told that it waits.
+    /// Returns true if the sender sees it as pending.
     pub fn seems_to_wait(&self, now: Timestamp) -> bool {
         self.told == Status::Pending && now < self.expires_at()
     }
@@ -178,7 +177,7 @@ impl World {
         self.bonds.iter().position(|bond| bond.lives() && bond.pair.contains(&who))
     }
 
-    /// The last bond of the two that is over.
+    /// Returns the last ended bond of a pair.
     pub fn former(&self, pair: [usize; 2]) -> Option<usize> {
         let of_pair = |bond: &&Bond| bond.pair == pair && !bond.lives();
         let last = self.bonds.iter().filter(of_pair).max_by_key(|bond| bond.ended_at)?;
@@ -189,12 +188,12 @@ impl World {
         self.people[one].blocks.contains_key(&other) || self.people[other].blocks.contains_key(&one)
     }
 
-    /// Whether `other` is there, for `one`.
+    /// Returns true if `one` can reach `other`.
     pub fn is_there(&self, one: usize, other: usize) -> bool {
         self.people[other].deleted_at.is_none() && !self.is_door_shut(one, other)
     }
 
-    /// A request as one of its two sees it.
+    /// Returns the request as `viewer` sees it.
     pub fn request(&self, at: usize, viewer: usize) -> Value {
         let request = &self.requests[at];
         let status = request.status_for(viewer, self.now);
@@ -220,7 +219,7 @@ impl World {
         })
     }
 
-    /// The same as the answer to a step, with the bond it led to if that one lives.
+    /// Returns the response to a step: the request, with the bond if that is active.
     pub fn request_with_bond(&self, at: usize, viewer: usize) -> Value {
         let mut answer = self.request(at, viewer);
         let bond = self.requests[at].bond.filter(|bond| self.bonds[*bond].lives());
@@ -242,7 +241,7 @@ impl World {
         })
     }
 
-    /// A bond as it stands in the history of `viewer`.
+    /// Returns a bond as an entry in the history of `viewer`.
     pub fn history_item(&self, at: usize, viewer: usize) -> Value {
         let bond = &self.bonds[at];
         let mut item = self.living(at, viewer);
@@ -293,7 +292,7 @@ impl World {
         json!({ "user_id": self.people[blocked].id, "display_name": name, "blocked_at": at })
     }
 
-    /// Their account is gone for good.
+    /// Purges an account.
     pub fn forget(&mut self, who: usize) {
         let human = &mut self.people[who];
         human.purged = true;
@@ -338,14 +337,15 @@ impl serde::Serialize for Status {
     }
 }
 
-/// The newest first: two nodes give ids of one millisecond in any order.
+/// Returns a page sorted by id in descending order, because ids of one millisecond are unordered between two
+/// nodes.
 fn page(items: impl Iterator<Item = Value>) -> Value {
     let mut items: Vec<_> = items.collect();
     items.sort_by(|a, b| b["id"].as_str().cmp(&a["id"].as_str()));
     json!({ "items": items, "next_cursor": null })
 }
 
-/// Two people, the one that registered first in front: ids are in the order of registration.
+/// Returns a pair in the order of registration, which is the order of ids.
 pub fn pair(one: usize, other: usize) -> [usize; 2] {
     [one.min(other), one.max(other)]
 }

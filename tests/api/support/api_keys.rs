@@ -1,30 +1,30 @@
-//! API keys, as administrators make them, and programs that ask by them.
+//! API keys for tests, and clients that use them.
 
 use kith_kernel::Timestamp;
 use serde_json::json;
 
 use super::{Client, Person, TestApp};
 
-/// Where keys are made.
+/// Path at which keys are created.
 pub const API_KEYS: &str = "/api/v1/admin/api-keys";
 
-/// A key, and whoever asks by it.
+/// API key with a client that uses it.
 pub struct ApiKey {
-    /// Of the key.
+    /// Key id.
     pub id: String,
-    /// The key itself.
+    /// Key in plain text.
     pub text: String,
-    /// Asks by it.
+    /// Client that authenticates with the key.
     pub client: Client,
 }
 
 impl TestApp {
-    /// A key with these scopes that `by` makes.
+    /// Creates a key with these scopes as `by`.
     pub async fn api_key(&self, by: &Person, scopes: &[&str]) -> ApiKey {
         self.api_key_until(by, scopes, None).await
     }
 
-    /// The same with an end.
+    /// Creates a key with these scopes and an optional expiry as `by`.
     pub async fn api_key_until(&self, by: &Person, scopes: &[&str], expires_at: Option<Timestamp>) -> ApiKey {
         let body = json!({ "name": "a program", "scopes": scopes, "expires_at": expires_at });
         let made = by.post(API_KEYS, body).await.expect(201);

@@ -1,4 +1,4 @@
-//! Servers in this process, with a database and a clock of their own, and the people who use them.
+//! In-process servers with their own database and clock, and the accounts that use them.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,25 +19,25 @@ use tempfile::TempDir;
 
 use super::{Answer, Client, Engine, latency_bound};
 
-/// 2026-01-01T00:00:00Z: no scenario starts at another time.
+/// 2026-01-01T00:00:00Z: the time at which every scenario starts.
 const BEGINNING: Timestamp = Timestamp::from_millis(1_767_225_600_000);
-/// What everybody's password is.
+/// Password of all test accounts.
 pub const PASSWORD: &str = "correct horse";
 
-/// One or two servers on one database, and a clock that they share.
+/// One or two servers on one database, with a shared manual clock.
 pub struct TestApp {
     client: Client,
     clock: Arc<ManualClock>,
     nodes: Vec<Running>,
-    // Last, so that they go after those who use them.
+    // Dropped after the nodes that use it.
     database: TestDatabase,
-    /// What servers keep beside a database that is no folder.
+    /// Data folder for servers on PostgreSQL.
     _folder: TempDir,
 }
 
 impl TestApp {
-    /// Runs a scenario on `engine`, if that is to be had, with a configuration that `change` has changed, and stops the
-    /// servers after it.
+    /// Runs a scenario on `engine`, if it is available, with a configuration modified by `change`, then stops
+    /// the servers.
     pub async fn run(engine: Engine, change: impl Fn(&mut Config), scenario: impl AsyncFnOnce(&Self)) {
         if !engine.is_chosen() {
             eprintln!("left out: this run does without PostgreSQL");
@@ -54,7 +54,7 @@ impl TestApp {
         Self::start_with(engine, database, |_| {}).await
     }
 
-    /// The same, with a configuration that `change` has changed.
+    /// Starts the servers of `engine` on `database`, with a configuration modified by `change`.
     pub async fn start_with(engine: Engine, database: TestDatabase, change: impl Fn(&mut Config)) -> Self {
         let clock = Arc::new(ManualClock::at(BEGINNING));
         let mut nodes = Vec::new();
@@ -74,7 +74,7 @@ impl TestApp {
         Self { client, clock, nodes, database, _folder: folder }
     }
 
-    /// Stops the servers, and starts others on their database; time goes on.
+    /// Stops the servers and starts others on the same database, at the same time.
     pub async fn restart(self, engine: Engine) -> Self {
         let now = self.now();
         let again = Self::start(engine, self.stop().await).await;
@@ -82,7 +82,7 @@ impl TestApp {
         again
     }
 
-    /// Stops the servers and hands back their database.
+    /// Stops the servers and returns their database.
     pub async fn stop(self) -> TestDatabase {
         for node in self.nodes {
             node.stop().await;
@@ -90,7 +90,7 @@ impl TestApp {
         self.database
     }
 
-    /// Somebody who is not signed in.
+    /// Returns a client that is not signed in.
     pub fn anonymous(&self) -> &Client {
         &self.client
     }
@@ -103,13 +103,13 @@ impl TestApp {
         self.person(name, email, &answer)
     }
 
-    /// Proves that somebody's address is theirs, so that they can be found by it.
+    /// Verifies an account's address, so that others can find the user by it.
     pub async fn prove(&self, person: &Person) {
         let body = json!({ "email": person.email });
         self.client.post("/dev/verify-email", body).await.expect(200);
     }
 
-    /// Makes an administrator with the address `name@example.org`, as on the command line, and signs in.
+    /// Creates an administrator with the address `name@example.org`, as the command line does, and signs in.
     pub async fn admin(&self, name: &str) -> Person {
         let email = format!("{name}@example.org");
         let made = first_admin::create_admin(&self.nodes[0].app, &email, name, PASSWORD).await;
@@ -117,7 +117,7 @@ impl TestApp {
         self.sign_in(name).await
     }
 
-    /// Signs in `name`, who has the address `name@example.org`.
+    /// Signs in `name` with the address `name@example.org`.
     pub async fn sign_in(&self, name: &str) -> Person {
         let email = format!("{name}@example.org");
         let body = json!({ "email": email, "password": PASSWORD });
@@ -125,7 +125,7 @@ impl TestApp {
         self.person(name, email, &answer)
     }
 
-    /// Registers `name` and has `admin` give them a role.
+    /// Registers `name` and lets `admin` assign a role.
     pub async fn user_with_role(&self, name: &str, role: &str, admin: &Person) -> Person {
         let person = self.user(name).await;
         let path = format!("/api/v1/admin/users/{}/role", person.id);
@@ -144,60 +144,60 @@ impl TestApp {
         }
     }
 
-    /// Waits until `holds` on every node, which Kith promises within two seconds of real time: what one node does, the
-    /// others hear.
+    /// Waits until `holds` on every node. Panics after two seconds of real time (more without
+    /// `KITH_TEST_LATENCY`), in which Kith propagates changes between nodes.
     #[expect(clippy::disallowed_methods, reason = "hearing is about real time")]
     pub async fn everywhere(&self, holds: impl AsyncFn() -> bool) {
         let (began, bound) = (Instant::now(), latency_bound(Duration::from_secs(2)));
         let mut in_a_row = 0;
         while in_a_row < self.nodes.len() {
-            // They answer in turn.
+            // The client alternates between the nodes, so every node has answered in a row.
             in_a_row = if holds().await { in_a_row + 1 } else { 0 };
             assert!(began.elapsed() < bound, "not everywhere after {:?}", began.elapsed());
             tokio::task::yield_now().await;
         }
     }
 
-    /// Does on every node what is due.
+    /// Runs everything that recurs on every node, due or not.
     pub async fn upkeep(&self) {
         for node in &self.nodes {
             node.app.upkeep().await.expect("upkeep");
         }
     }
 
-    /// Runs on every node the schedules, jobs and consumers of events that are due.
+    /// Runs the due schedules, jobs and event consumers on every node.
     pub async fn run_due(&self) {
         for node in &self.nodes {
             node.app.run_due().await.expect("what is due");
         }
     }
 
-    /// Where the first node listens.
+    /// Returns the address of the first node.
     pub fn addr(&self) -> SocketAddr {
         self.nodes[0].addr
     }
 
-    /// How many nodes answer, in turn.
+    /// Returns the number of nodes.
     pub fn node_count(&self) -> usize {
         self.nodes.len()
     }
 
-    /// Each node's parts.
+    /// Returns the components of each node.
     pub fn all_parts(&self) -> impl Iterator<Item = &App> {
         self.nodes.iter().map(|node| &node.app)
     }
 
-    /// The first node's parts.
+    /// Returns the components of the first node.
     pub fn parts(&self) -> &App {
         &self.nodes[0].app
     }
 
-    /// How many servers there are.
+    /// Returns the number of nodes.
     pub fn count_nodes(&self) -> usize {
         self.nodes.len()
     }
 
-    /// Registers `count` people: `name0`, `name1`, and so on.
+    /// Registers `count` accounts: `name0`, `name1`, and so on.
     pub async fn crowd(&self, name: &str, count: usize) -> Vec<Person> {
         let mut people = Vec::with_capacity(count);
         for n in 0..count {
@@ -206,32 +206,32 @@ impl TestApp {
         people
     }
 
-    /// Lets time pass.
+    /// Advances the clock.
     pub fn advance(&self, by: Duration) {
         self.clock.advance(by);
     }
 
-    /// Lets the wall clock jump by so many milliseconds, forward or back, while no time passes.
+    /// Moves the wall clock by `ms` milliseconds in either direction, while no monotonic time passes.
     pub fn jump(&self, ms: i64) {
         self.clock.jump(ms);
     }
 
-    /// An id that nothing has yet.
+    /// Returns a new id.
     pub fn new_id(&self) -> String {
         let sources = &self.nodes[0].app.sources;
         sources.ids.next(sources.clock.now()).to_string()
     }
 
-    /// The present moment.
+    /// Returns the current time of the manual clock.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    /// What each node counts, added up: the value of `series`, a metric's name with its labels. A node on which nothing
-    /// of the kind has happened yet may not have it.
+    /// Returns the sum of a metric over all nodes. `series` is the name with its labels. A node on which it
+    /// has not occurred yet counts as 0.
     pub async fn metric(&self, series: &str) -> f64 {
         let mut counted = Vec::new();
-        // They answer in turn.
+        // The client alternates between the nodes.
         for _ in &self.nodes {
             let text = self.client.get("/api/metrics").await.expect(200);
             let mut lines = text.as_str().expect("text").lines();
@@ -242,12 +242,12 @@ impl TestApp {
         counted.iter().sum()
     }
 
-    /// The database itself.
+    /// Returns the database.
     pub fn database(&self) -> &TestDatabase {
         &self.database
     }
 
-    /// The database, through the first node.
+    /// Returns the store of the first node.
     pub fn db(&self) -> &Store {
         &self.nodes[0].app.db
     }
@@ -257,7 +257,7 @@ fn config(database: &TestDatabase, folder: &Path) -> Config {
     let mut config = Config::default();
     config.server.listen = ([127, 0, 0, 1], 0).into();
     config.server.drain_ms = 0;
-    // Many people come from one address here.
+    // All test clients share one address.
     config.limits = Limits {
         requests_per_minute: 0,
         auth_per_minute: 0,
@@ -266,14 +266,14 @@ fn config(database: &TestDatabase, folder: &Path) -> Config {
         exports_per_day: 0,
         idempotent_bytes_per_day: 0,
     };
-    // As in production mode; scenarios with a receiver on this machine allow it.
+    // As in production mode. Scenarios with a receiver on this machine allow loopback.
     config.outbound.allowed_networks.clear();
     config.database.url = Secret::new(database.url());
-    // Each is a process of PostgreSQL, and most scenarios do one thing after the other.
+    // Each thread is a PostgreSQL process, and most scenarios are sequential.
     config.database.write_threads = 4;
     config.database.read_threads = 2;
     config.data.folder = database.folder().unwrap_or(folder).to_owned();
-    // Scenarios let years pass, and ask what happened.
+    // Scenarios advance the clock by years and read events afterwards.
     config.data.keep_events_days = u16::MAX;
     config.auth.password_memory_kib = 8;
     config.auth.password_iterations = 1;
@@ -282,20 +282,20 @@ fn config(database: &TestDatabase, folder: &Path) -> Config {
     config
 }
 
-/// Configures servers for scenarios in which many clients write at the same moment.
+/// Configures servers for scenarios with many concurrent writes.
 pub fn race(config: &mut Config) {
     config.server.without_limits = true;
     config.database.write_threads = 8;
     config.database.read_threads = 4;
 }
 
-/// Somebody with an account.
+/// Account with a session.
 pub struct Person {
-    /// Their user id.
+    /// User id.
     pub id: String,
-    /// Their display name.
+    /// Display name.
     pub name: String,
-    /// Their address.
+    /// E-mail address.
     pub email: String,
     session: Mutex<Session>,
     client: Client,
@@ -317,39 +317,39 @@ impl Session {
 }
 
 impl Person {
-    /// GET, signed in.
+    /// Sends a GET request as this user.
     pub async fn get(&self, path: &str) -> Answer {
         self.signed_in().await.get(path).await
     }
 
-    /// POST of JSON, signed in; `Null` is an empty body.
+    /// Sends a POST request with a JSON body as this user. `Null` sends an empty body.
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.signed_in().await.post(path, body).await
     }
 
-    /// PUT of JSON, signed in; `Null` is an empty body.
+    /// Sends a PUT request with a JSON body as this user. `Null` sends an empty body.
     pub async fn put(&self, path: &str, body: Value) -> Answer {
         let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
         self.signed_in().await.send(Method::PUT, path, body).await
     }
 
-    /// DELETE, signed in; `Null` is an empty body.
+    /// Sends a DELETE request as this user. `Null` sends an empty body.
     pub async fn delete(&self, path: &str, body: Value) -> Answer {
         let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
         self.signed_in().await.send(Method::DELETE, path, body).await
     }
 
-    /// Anything, signed in.
+    /// Sends a request as this user.
     pub async fn send(&self, method: Method, path: &str, body: Bytes) -> Answer {
         self.signed_in().await.send(method, path, body).await
     }
 
-    /// How others see them: what answers hold for them.
+    /// Returns the user as responses show them to others.
     pub fn face(&self) -> Value {
         json!({ "id": self.id, "display_name": self.name })
     }
 
-    /// A client with a token that is valid: time that has passed may have made another log-in necessary.
+    /// Returns a client with a valid token. Logs in again if the token has expired.
     pub async fn signed_in(&self) -> Client {
         let now = self.clock.now();
         let expired = {

@@ -1,4 +1,4 @@
-//! Headless Chromium, driven by the DevTools protocol over a pair of pipes: no driver, no socket, nothing to build.
+//! Headless Chromium, controlled by the DevTools protocol over two pipes, without a WebDriver.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -11,12 +11,13 @@ use tempfile::TempDir;
 
 use super::process::PATIENCE;
 
-/// What Debian and Ubuntu, and others, call it.
+/// Program names of Chromium on Debian, Ubuntu and other systems.
 const NAMES: &[&str] = &["chromium", "chromium-browser", "google-chrome"];
-/// Chromium reads commands from descriptor 3 and answers on 4; ours are its standard input and output.
+/// Chromium reads commands from file descriptor 3 and answers on 4. The script connects them to standard
+/// input and output.
 const SCRIPT: &str = r#"exec "$0" "$@" 3<&0 4>&1 0</dev/null 1>/dev/null 2>/dev/null"#;
 
-/// A browser with one page; gone when dropped.
+/// Browser with one page. Killed when dropped.
 pub struct Browser {
     child: Child,
     commands: ChildStdin,
@@ -27,13 +28,13 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts it with a page of this size that shows nothing yet.
+    /// Starts a browser with an empty page of this size in pixels.
     pub fn start(width: u32, height: u32) -> Self {
         let profile = tempfile::tempdir().expect("a folder");
         let mut command = Command::new("sh");
         command.args(["-c", SCRIPT, find()]).arg(format!("--user-data-dir={}", profile.path().display()));
         command.arg(format!("--window-size={width},{height}"));
-        // Without its sandbox: tests run as root in containers, and see no page but our own.
+        // Without sandbox, because tests run as root in containers. The browser only loads pages of Kith.
         command.args([
             "--headless",
             "--remote-debugging-pipe",
@@ -50,7 +51,7 @@ impl Browser {
         std::thread::spawn(move || {
             for message in answers.split(0).map_while(Result::ok) {
                 let message = serde_json::from_slice(&message).expect("JSON");
-                // The test may have seen enough.
+                // The receiver may have been dropped.
                 drop(heard.send(message));
             }
         });
@@ -65,14 +66,14 @@ impl Browser {
         browser
     }
 
-    /// Goes to a page and waits until it is loaded.
+    /// Opens a URL and waits until the page is loaded.
     pub fn open(&mut self, url: &str) {
         let went = self.call("Page.navigate", json!({ "url": url }));
         assert_eq!(went["errorText"], Value::Null, "{url}");
         while self.next()["method"] != "Page.loadEventFired" {}
     }
 
-    /// What a JavaScript expression comes to on the page; a promise is waited for.
+    /// Evaluates a JavaScript expression on the page and returns its value. Waits for a promise.
     pub fn run(&mut self, expression: &str) -> Value {
         let asked = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
         let said = self.call("Runtime.evaluate", asked);
@@ -80,13 +81,13 @@ impl Browser {
         said["result"]["value"].clone()
     }
 
-    /// A picture of the page, as PNG.
+    /// Returns a screenshot of the page as PNG.
     pub fn picture(&mut self) -> Vec<u8> {
         let said = self.call("Page.captureScreenshot", json!({ "format": "png" }));
         STANDARD.decode(said["data"].as_str().expect("a picture")).expect("base64")
     }
 
-    /// A command of the protocol, and its result.
+    /// Sends a command of the protocol and returns its result.
     pub fn call(&mut self, method: &str, params: Value) -> Value {
         self.last_id += 1;
         let mut message = json!({ "id": self.last_id, "method": method, "params": params });
@@ -110,7 +111,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

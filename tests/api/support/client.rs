@@ -1,4 +1,5 @@
-//! A small HTTP client: asks one node after the other, and takes no answer that the node's own document does not declare.
+//! HTTP client that alternates between nodes and validates each response against the server's OpenAPI
+//! document.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,35 +17,35 @@ use tokio::sync::OnceCell;
 
 use super::contract::Contract;
 
-/// Names a request; the answer, the log and the audit entry repeat it.
+/// Header with the request id, which response, log and audit entry repeat.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Asks the nodes of one app, in turn. Clones share the connections and the turn.
+/// Client that alternates between the nodes of an app. Clones share connections and position.
 #[derive(Clone)]
 pub struct Client {
     http: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
     nodes: Arc<[SocketAddr]>,
     turn: Arc<AtomicUsize>,
-    /// Fetched with the first request.
+    /// Contract of the server, fetched with the first request.
     contract: Arc<OnceCell<Arc<Contract>>>,
     headers: HeaderMap,
 }
 
-/// What a server answered.
+/// Response of a server.
 #[derive(Debug)]
 pub struct Answer {
-    /// The HTTP status.
+    /// HTTP status.
     pub status: u16,
-    /// The headers.
+    /// Response headers.
     pub headers: HeaderMap,
-    /// The body: `Null` if there was none, a string if it was not JSON.
+    /// Body: `Null` if there is none, a string if it is not JSON.
     pub body: Value,
 }
 
 impl Client {
-    /// Asks `nodes` in turn.
+    /// Creates a client that alternates between `nodes`.
     pub fn new(nodes: impl Into<Arc<[SocketAddr]>>) -> Self {
-        // A request that the server dropped must be seen to be dropped.
+        // No automatic retries, so that a dropped request is visible.
         let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .retry_canceled_requests(false)
             .build_http();
@@ -57,45 +58,45 @@ impl Client {
         }
     }
 
-    /// The same client, asking the node `n` only.
+    /// Returns this client for node `n` only.
     pub fn at(&self, n: usize) -> Self {
         Self { nodes: [self.nodes[n]].into(), ..self.clone() }
     }
 
-    /// The same client, sending `value` as `name` with each request.
+    /// Returns this client with the header `name` set on each request.
     pub fn with_header(&self, name: HeaderName, value: &str) -> Self {
         let mut with = self.clone();
         with.headers.insert(name, HeaderValue::from_str(value).expect("a header value"));
         with
     }
 
-    /// The same client, sending `value` as one more `name` with each request.
+    /// Returns this client with an additional header `name` on each request.
     pub fn with_one_more(&self, name: HeaderName, value: &str) -> Self {
         let mut with = self.clone();
         with.headers.append(name, HeaderValue::from_str(value).expect("a header value"));
         with
     }
 
-    /// The same client, signed in with `token`.
+    /// Returns this client signed in with `token`.
     pub fn with_token(&self, token: &str) -> Self {
         self.with_header(AUTHORIZATION, &format!("Bearer {token}"))
     }
 
-    /// GET.
+    /// Sends a GET request.
     pub async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, Bytes::new()).await
     }
 
-    /// POST of JSON; `Null` is an empty body.
+    /// Sends a POST request with a JSON body. `Null` sends an empty body.
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         let bytes = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
         self.send(Method::POST, path, bytes).await
     }
 
-    /// Anything, of which only `application/json` goes without saying.
+    /// Sends a request. A body is sent as `application/json` unless the client has another `content-type`.
     ///
     /// # Panics
-    /// If the answer is not one that the server's OpenAPI document declares.
+    /// Panics if the server's OpenAPI document does not declare the response.
     pub async fn send(&self, method: Method, path: &str, body: Bytes) -> Answer {
         let node = self.nodes[self.turn.fetch_add(1, Ordering::Relaxed) % self.nodes.len()];
         let contract = self.contract.get_or_init(async || {
@@ -155,14 +156,15 @@ fn read(headers: &HeaderMap, body: &[u8]) -> Value {
 }
 
 impl Answer {
-    /// The body of an answer that has to have this status.
+    /// Returns the body. Panics unless the response has this status.
     #[track_caller]
     pub fn expect(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{:#}", self.body);
         self.body
     }
 
-    /// The body of a refusal, which has to have this status and code and the shape that all problems have (API-05).
+    /// Returns the body. Panics unless the response is a well-formed problem (API-05) with this status and
+    /// code.
     #[track_caller]
     pub fn expect_problem(self, status: u16, code: &str) -> Value {
         assert_eq!((self.status, self.body["code"].as_str()), (status, Some(code)), "{:#}", self.body);
@@ -172,14 +174,14 @@ impl Answer {
         for text in ["type", "title", "detail"] {
             assert!(self.body[text].as_str().is_some_and(|text| !text.is_empty()), "{text}: {:#}", self.body);
         }
-        // When to come again, and what is missing.
+        // 503 requires Retry-After, and 401 requires a challenge.
         assert!(status != 503 || self.header("retry-after").is_some(), "{:#?}", self.headers);
         let challenged = self.header("www-authenticate").is_some_and(|value| value.starts_with("Bearer"));
         assert!(status != 401 || challenged, "{:#?}", self.headers);
         self.body
     }
 
-    /// The faults that a 422 names, as `(pointer, code)`.
+    /// Returns the field errors of a 422 as `(pointer, code)`.
     #[track_caller]
     pub fn expect_faults(self) -> Vec<(String, String)> {
         let problem = self.expect_problem(422, "validation_failed");
@@ -188,7 +190,7 @@ impl Answer {
         faults.iter().map(|fault| (text(fault, "pointer"), text(fault, "code"))).collect()
     }
 
-    /// A header as text.
+    /// Returns a header as text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().expect("text"))
     }

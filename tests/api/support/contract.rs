@@ -1,6 +1,7 @@
-//! Holds each answer against the OpenAPI document that its own server serves. Every scenario is so a test of both.
+//! Validates each response against the OpenAPI document that the same server serves, so that every scenario
+//! tests both.
 //!
-//! It knows as much of JSON Schema as that document uses, and refuses what it does not know.
+//! It implements the subset of JSON Schema that the document uses, and panics on anything else.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -13,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::Answer;
 
-/// The words of schemas that are looked at, or that say nothing about what an answer may be.
+/// Schema keywords that are validated, or that do not constrain a response.
 const KNOWN: &[&str] = &[
     "$ref",
     "additionalProperties",
@@ -31,19 +32,19 @@ const KNOWN: &[&str] = &[
     "type",
 ];
 
-/// What the server promises.
+/// OpenAPI document of a server.
 pub struct Contract {
     document: Value,
 }
 
-/// The name of a fault's place, and what is wrong there.
+/// Descriptions of faults, each with its location.
 type Faults = Vec<String>;
 
-/// Contracts by the document that they were read from: most servers of a test process serve the same one.
+/// Contracts by document. Most servers of a test process serve the same document.
 static CONTRACTS: LazyLock<Mutex<HashMap<Bytes, Arc<Contract>>>> = LazyLock::new(Mutex::default);
 
 impl Contract {
-    /// Returns the contract of a document as it was served.
+    /// Returns the contract of a served document.
     pub fn of(document: Bytes) -> Arc<Self> {
         let mut known = CONTRACTS.lock().unwrap_or_else(PoisonError::into_inner);
         let read = known.entry(document).or_insert_with_key(|document| {
@@ -52,12 +53,12 @@ impl Contract {
         Arc::clone(read)
     }
 
-    /// The promises of `document`.
+    /// Creates the contract of a parsed document.
     fn new(document: Value) -> Self {
         Self { document }
     }
 
-    /// What about `answer` was not promised, of whoever asked for `path`.
+    /// Returns the faults of a response to a request for `path`.
     pub fn faults(&self, method: &Method, path: &str, answer: &Answer) -> Faults {
         let Some(operation) = self.find_operation(method, path) else {
             return self.faults_of_no_operation(answer);
@@ -69,7 +70,7 @@ impl Contract {
         faults
     }
 
-    /// Only the router answers where there is no operation.
+    /// Without an operation only the router may have answered.
     fn faults_of_no_operation(&self, answer: &Answer) -> Faults {
         let mut faults = Vec::new();
         if ![404, 405, 413, 429].contains(&answer.status) {
@@ -79,7 +80,7 @@ impl Contract {
         faults
     }
 
-    /// The operation whose path template fits best: one without parameters before one with.
+    /// Returns the operation whose path template matches with the fewest parameters.
     fn find_operation(&self, method: &Method, path: &str) -> Option<&Value> {
         let path = path.split('?').next().unwrap_or_default();
         let method = if *method == Method::HEAD { Method::GET } else { method.clone() };
@@ -109,7 +110,7 @@ impl Contract {
         faults
     }
 
-    /// Adds to `faults` what about `value`, which stands at `at`, is not as `schema` has it.
+    /// Validates `value` at location `at` against `schema` and adds faults.
     fn check(&self, schema: &Value, value: &Value, at: &str, faults: &mut Faults) {
         let schema = self.resolve(schema);
         let unknown =
@@ -123,7 +124,7 @@ impl Contract {
         }
         check_type(schema, value, at, faults);
         check_text(schema, value, at, faults);
-        // The properties of an object are looked at together: they may stand in any of its parts.
+        // Properties of an object are collected from all parts of `allOf` and validated together.
         if !value.is_object() {
             let parts = schema["allOf"].as_array().into_iter().flatten();
             parts.for_each(|part| self.check(part, value, at, faults));
@@ -158,7 +159,7 @@ impl Contract {
         }
     }
 
-    /// Gathers the properties of a schema and of those that it is put together of.
+    /// Collects the properties of a schema and of the parts of its `allOf`.
     fn add_shape<'s>(&'s self, schema: &'s Value, shape: &mut Shape<'s>) {
         let schema = self.resolve(schema);
         let names = schema["required"].as_array().into_iter().flatten();
@@ -177,16 +178,16 @@ impl Contract {
     }
 }
 
-/// What an object may and must have.
+/// Allowed and required properties of an object.
 #[derive(Default)]
 struct Shape<'s> {
     properties: BTreeMap<&'s str, &'s Value>,
     required: Vec<&'s str>,
-    /// What properties are that have no name of their own.
+    /// Schema of additional properties.
     others: Option<&'s Value>,
 }
 
-/// Whether a path has the form of a template.
+/// Returns true if a path matches a template.
 fn fits(template: &str, path: &str) -> bool {
     template.split('/').count() == path.split('/').count()
         && template.split('/').zip(path.split('/')).all(|(of_template, of_path)| {
@@ -194,10 +195,10 @@ fn fits(template: &str, path: &str) -> bool {
         })
 }
 
-/// Whether a problem is one that the operation's module lists, or one that any may answer with.
+/// Returns true if the problem is declared by the operation's module, or is a general one.
 fn is_own_problem(operation: &Value, problem: &Value) -> bool {
     let Some(code) = problem["code"].as_str() else {
-        // Health in another form; its schema has been looked at.
+        // The health endpoints have another format, which has been validated.
         return true;
     };
     let tags: Vec<_> = operation["tags"].as_array().into_iter().flatten().collect();
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_as_declared_has_no_fault() {
+    fn declared_response_is_valid() {
         let id = "01900000-0000-7000-8000-000000000000";
         let inner = json!({ "id": id, "other": null });
         let body = json!({ "id": id, "other": inner, "size": 5, "tags": ["a", "b"], "name": "n" });
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_as_declared_is_named() {
+    fn undeclared_response_is_reported() {
         let id = "01900000-0000-7000-8000-000000000000";
         let good = json!({ "id": id, "other": null, "name": "n" });
         let with = |key: &str, value: Value| {

@@ -1,11 +1,11 @@
-//! Everything that a database holds, as text: to look for what must not be there.
+//! Dumps the whole database as text, to search for data that must not be there.
 
 use kith_store::{Error, Query};
 
 use super::{Engine, TestApp};
 
 impl TestApp {
-    /// Each row of each table, in lower case, behind its table's name. Bytes are in hexadecimal digits.
+    /// Returns each row of each table as `table: row` in lower case, with bytes in hexadecimal.
     pub async fn dump(&self) -> Vec<String> {
         let engine = if self.parts().config.database.url.expose() == "sqlite" {
             Engine::Sqlite
@@ -24,7 +24,7 @@ impl TestApp {
         read.await.expect("all rows")
     }
 
-    /// The rows in which one of `words` stands, as text or as bytes.
+    /// Returns the rows that contain one of `words`, as text or as bytes.
     pub async fn rows_with(&self, words: &[&str]) -> Vec<String> {
         let hex = |word: &str| word.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
         let words: Vec<_> = words.iter().flat_map(|word| [word.to_lowercase(), hex(word)]).collect();

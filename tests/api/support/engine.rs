@@ -1,25 +1,26 @@
-//! On which databases scenarios run, and the macro that runs them on each.
+//! Engines on which scenarios run, and the macro that runs them on each.
 
 use kith::modules;
 use kith_store::testing::TestDatabase;
 
-/// The address of a database on a PostgreSQL server where tests may make their own.
+/// Environment variable with the URL of a PostgreSQL server on which tests may create databases.
 const POSTGRES: &str = "KITH_TEST_POSTGRES";
-/// Set to 1 by whoever chooses to do without one.
+/// Environment variable that is 1 to run without PostgreSQL.
 const SQLITE_ONLY: &str = "KITH_TEST_SQLITE_ONLY";
 
-/// Where a scenario runs.
+/// Engine on which a scenario runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     /// One server on SQLite.
     Sqlite,
     /// One server on PostgreSQL.
     Postgres,
-    /// Two servers on one PostgreSQL; requests go to them in turn.
+    /// Two servers on one PostgreSQL. Requests alternate between them.
     Pair,
 }
 
-/// The server to make databases on; `None` if tests were told to do without.
+/// Returns the URL of the PostgreSQL server. Returns `None` if tests run without one. Panics if neither
+/// environment variable is set.
 pub fn admin_url() -> Option<String> {
     match std::env::var(POSTGRES) {
         Ok(url) => Some(url),
@@ -31,12 +32,12 @@ pub fn admin_url() -> Option<String> {
 }
 
 impl Engine {
-    /// Whether this one can be had here.
+    /// Returns true if the engine is available.
     pub fn is_chosen(self) -> bool {
         self == Self::Sqlite || admin_url().is_some()
     }
 
-    /// A database with nothing in it, not even a schema.
+    /// Creates an empty database without a schema.
     pub async fn empty_database(self) -> TestDatabase {
         match self {
             Self::Sqlite => TestDatabase::sqlite(),
@@ -47,7 +48,7 @@ impl Engine {
         }
     }
 
-    /// A migrated database.
+    /// Creates a migrated database.
     pub async fn database(self) -> TestDatabase {
         let modules = modules::migrations();
         let copied = match self {
@@ -61,11 +62,11 @@ impl Engine {
     }
 }
 
-/// Runs each scenario, `async fn name(app: &TestApp)`, as the tests `name::sqlite`, `name::pair` and `name::postgres`.
-/// A scenario that is not listed is dead code, and so an error.
+/// Runs each scenario, `async fn name(app: &TestApp)`, as the tests `name::sqlite`, `name::pair` and
+/// `name::postgres`. A scenario that is not listed is dead code, and therefore an error.
 ///
-/// `cargo xtask soak` runs the last one: whatever one server on PostgreSQL does, each of the pair does too. What a single
-/// server on PostgreSQL promises beyond that is a test of its own, which names [`Engine::Postgres`].
+/// Only `cargo xtask soak` runs `name::postgres`: the pair covers a single server on PostgreSQL. Tests of a
+/// single server on PostgreSQL name [`Engine::Postgres`] themselves.
 macro_rules! on_every_engine {
     ($($scenario:ident),+ $(,)?) => {
         on_every_engine! { with |_: &mut _| {}; $($scenario),+ }

@@ -1,4 +1,5 @@
-//! What forgers of access tokens have: the server's own key too, so that one thing at a time is wrong.
+//! Tools for forging access tokens, including the server's own signing key, so that a token can be wrong in
+//! one thing only.
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::signature::Ed25519KeyPair;
@@ -9,15 +10,15 @@ use serde_json::{Value, json};
 
 use super::TestApp;
 
-/// The server's own key, as only its database and its secret give it away.
+/// Signing key of a server, read from its database and decrypted with its secret.
 pub struct Key {
-    /// Its name.
+    /// Key id.
     pub id: String,
     seed: Vec<u8>,
 }
 
 impl Key {
-    /// That of a server which has one key.
+    /// Returns the key of a server with exactly one key.
     pub async fn of(app: &TestApp) -> Self {
         let read = app.db().read(|q| {
             q.one("SELECT id, sealed FROM signing_keys", &[], |row| {
@@ -29,24 +30,25 @@ impl Key {
         Self { id, seed }
     }
 
-    /// The key itself.
+    /// Returns the key pair.
     pub fn pair(&self) -> Ed25519KeyPair {
         Ed25519KeyPair::from_seed_unchecked(&self.seed).expect("a seed")
     }
 
-    /// Another one of the same name.
+    /// Returns another key with the same id.
     pub fn other(&self) -> Self {
         Self { id: self.id.clone(), seed: vec![7; 32] }
     }
 
-    /// A token that says whatever is given.
+    /// Signs a token with this header and payload.
     pub fn sign(&self, header: &Value, payload: &Value) -> String {
         let text = format!("{}.{}", part(header), part(payload));
         let signature = self.pair().sign(text.as_bytes());
         format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// The same with an HMAC by `secret`, which somebody may have taken for a key of that kind.
+    /// Returns a token authenticated with HMAC-SHA256. A vulnerable verifier would use the public key as the
+    /// secret.
     pub fn sign_hs256(&self, secret: &[u8], payload: &Value) -> String {
         let header = json!({ "typ": "at+jwt", "alg": "HS256", "kid": self.id });
         let text = format!("{}.{}", part(&header), part(payload));
@@ -55,26 +57,26 @@ impl Key {
     }
 }
 
-/// A part of a token.
+/// Encodes a part of a token.
 pub fn part(json: &Value) -> String {
     URL_SAFE_NO_PAD.encode(json.to_string())
 }
 
-/// The same, with another value of `key`.
+/// Returns a copy with another value of `key`.
 pub fn with(json: &Value, key: &str, value: impl Into<Value>) -> Value {
     let mut json = json.clone();
     json[key] = value.into();
     json
 }
 
-/// The same without `key`.
+/// Returns a copy without `key`.
 pub fn without(json: &Value, key: &str) -> Value {
     let mut json = json.clone();
     json.as_object_mut().expect("an object").remove(key);
     json
 }
 
-/// What a token says.
+/// Decodes a part of a token: 0 is the header, 1 the claims.
 pub fn read(token: &str, part: usize) -> Value {
     let text = token.split('.').nth(part).expect("a part");
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).expect("base64url")).expect("JSON")

@@ -1,11 +1,11 @@
-//! Transactions that stay open for as long as a scenario wants, so that others wait.
+//! Transactions that stay open while a scenario runs, to block others.
 
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use kith_store::{Error, Store, Tx};
 
-/// A transaction that stays open until its [`Sender`] is dropped.
+/// Opens a transaction that stays open until its [`Sender`] is dropped.
 pub fn hold(
     db: &Store,
     run: impl Fn(&Tx<'_>) -> Result<(), Error> + Send + 'static,
@@ -17,7 +17,7 @@ pub fn hold(
     tokio::spawn(async move {
         let held = db.write(move |tx| {
             run(tx)?;
-            // Whoever waits for it may have given up.
+            // The receiver may have been dropped.
             let _ = holding.send(());
             let _ = wait.lock().expect("no panic before").recv();
             Ok::<_, Error>(())

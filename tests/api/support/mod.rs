@@ -1,4 +1,4 @@
-//! What scenarios stand on: servers and their databases, people, answers, and the traces that changes leave.
+//! Test support: servers, databases, accounts, responses, and the traces of changes.
 
 mod api_keys;
 mod app;
@@ -32,7 +32,7 @@ pub use spaces::{bonded, break_up, item};
 pub use trace::AuditLine;
 pub use trials::note_trials;
 
-/// How many rounds a race is run: `default`, or as many as `KITH_TEST_ROUNDS` says, for longer looks.
+/// Returns the number of rounds of a race: `KITH_TEST_ROUNDS` if set, otherwise `default`.
 pub fn rounds(default: usize) -> usize {
     std::env::var("KITH_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }

@@ -1,4 +1,4 @@
-//! Every operation of the OpenAPI document, and for each a request that succeeds: for tests that walk all of them.
+//! Operations of the OpenAPI document, each with a request that succeeds, for tests that walk all of them.
 
 use hyper::Method;
 use hyper::body::Bytes;
@@ -10,55 +10,55 @@ use super::{PASSWORD, Person, TestApp, bonded, item};
 
 const LOGIN: &str = "/api/v1/auth/login";
 const REQUESTS: &str = "/api/v1/partners/requests";
-/// Nothing is ever sent there: what is enqueued waits for a worker that no scenario has.
+/// Callback target that is never called: the jobs wait for a worker that no scenario has.
 const ENDPOINT: &str = "https://hooks.example.org/kith";
 const ENDPOINTS: &str = "/api/v1/callback-endpoints";
 const RECURRING: &str = "/api/v1/recurring-callbacks";
 const FAR_AHEAD: &str = "2027-01-01T00:00:00Z";
 const SESSIONS: &str = "/api/v1/auth/sessions";
 
-/// An operation, as the document has it.
+/// Operation of the OpenAPI document.
 #[derive(Clone, Debug)]
 pub struct Operation {
-    /// Its `operationId`.
+    /// `operationId`.
     pub name: String,
-    /// Its method.
+    /// HTTP method.
     pub method: Method,
-    /// Its path, with the names of its parameters in braces.
+    /// Path template with parameter names in braces.
     pub path: String,
-    /// Who may ask.
+    /// Access requirement.
     pub access: Access,
-    /// The statuses of its successes, redirections among them.
+    /// Declared statuses of success, including redirections.
     pub successes: Vec<u16>,
 }
 
-/// What the document asks of a caller.
+/// Access requirement of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Nothing.
+    /// No authentication.
     Public,
-    /// To be signed in.
+    /// A signed-in user.
     SignedIn,
-    /// To be signed in, and to have these permissions.
+    /// A signed-in user with these permissions.
     Allowed(Vec<String>),
 }
 
-/// A request that succeeds, once.
+/// Request that succeeds once.
 pub struct Request {
-    /// For whom.
+    /// User who sends it.
     pub by: Person,
-    /// Whether it does so for `by` only: what it is about belongs to them.
+    /// True if it succeeds for `by` only, who owns its resource.
     pub owned: bool,
-    /// What stands for the parameters in the path, between slashes.
+    /// Values of the path parameters, separated by slashes.
     pub parameter: String,
-    /// What its path ends in.
+    /// Query string appended to the path.
     pub query: &'static str,
-    /// Its body; `Null` is none.
+    /// Body. `Null` sends none.
     pub body: Value,
 }
 
 impl Request {
-    /// The path of `operation`, about what this request is about.
+    /// Returns the path of `operation` with the parameters of this request.
     pub fn path(&self, operation: &Operation) -> String {
         let mut parts = operation.path.split('{');
         let mut path = parts.next().unwrap_or_default().to_owned();
@@ -70,14 +70,15 @@ impl Request {
         path + self.query
     }
 
-    /// The body as it is sent.
+    /// Returns the body as bytes.
     pub fn bytes(&self) -> Bytes {
         if self.body.is_null() { Bytes::new() } else { Bytes::from(self.body.to_string()) }
     }
 }
 
 impl Operation {
-    /// Its name, or the name of the one that it is under an old path.
+    /// Returns the operation id without the suffix `_by_old_path`, which marks an old path of the same
+    /// operation.
     pub fn by_new_path(&self) -> &str {
         self.name.strip_suffix("_by_old_path").unwrap_or(&self.name)
     }
@@ -107,7 +108,7 @@ impl Operation {
 }
 
 impl TestApp {
-    /// All operations of the document that the server hands out.
+    /// Returns all operations of the served document.
     pub async fn operations(&self) -> Vec<Operation> {
         let document = self.anonymous().get("/openapi.json").await.expect(200);
         let paths = document["paths"].as_object().expect("paths");
@@ -118,17 +119,18 @@ impl TestApp {
         operations.collect()
     }
 
-    /// What the link says that makes the first administrator.
+    /// Returns the secret of the first-administrator link.
     pub async fn first_admin_secret(&self) -> String {
         let offer = first_admin::offer(self.parts(), "http://localhost").await.expect("a link");
         let link = offer.expect("no administrator yet").link;
         link.rsplit('#').next().expect("a fragment").to_owned()
     }
 
-    /// A request for an operation that succeeds, for somebody who may ask; `name` is a new one each time.
+    /// Returns a request that succeeds, sent by a user with the required permissions. `name` must be new each
+    /// time.
     ///
     /// # Panics
-    /// If the operation is new.
+    /// Panics if the operation is unknown.
     pub async fn request_for(&self, operation: &Operation, name: &str) -> Request {
         let by = match operation.access {
             Access::Allowed(_) => self.admin(&format!("{name}-by")).await,
@@ -351,7 +353,7 @@ impl TestApp {
     }
 }
 
-/// A schedule that nobody has anything against.
+/// Returns a valid schedule.
 fn schedule() -> Value {
     json!({ "queue": "reports", "kind": "reports.write", "schedule": "@daily" })
 }
@@ -375,7 +377,7 @@ fn every_hour() -> Value {
     json!({ "request": { "url": ENDPOINT }, "schedule": "@hourly" })
 }
 
-/// An endpoint that takes callbacks.
+/// Creates an enabled callback endpoint and returns its id.
 async fn an_endpoint(by: &Person) -> String {
     let made = by.post(ENDPOINTS, json!({ "url": ENDPOINT })).await.expect(201);
     let id = made["id"].as_str().expect("an id").to_owned();
@@ -383,7 +385,7 @@ async fn an_endpoint(by: &Person) -> String {
     id
 }
 
-/// A callback that waits for its time.
+/// Creates a callback that is due in the far future and returns its id.
 async fn a_callback(by: &Person) -> String {
     an_endpoint(by).await;
     let body = json!({ "url": ENDPOINT, "run_at": FAR_AHEAD });
@@ -391,7 +393,7 @@ async fn a_callback(by: &Person) -> String {
     made["id"].as_str().expect("an id").to_owned()
 }
 
-/// An item of one's own, as its path names it.
+/// Creates an item in the user's own space and returns its path parameters.
 async fn an_item(by: &Person) -> String {
     let path = item(by, "/api/v1/spaces/me/notes", json!({ "n": 1 })).await;
     path.trim_start_matches("/api/v1/spaces/").to_owned()
@@ -402,13 +404,13 @@ async fn a_session(by: &Person) -> String {
     sessions["items"][0]["id"].as_str().expect("an id").to_owned()
 }
 
-/// A job that `by` enqueues in `queue`.
+/// Enqueues a job and returns its id.
 async fn a_job(by: &Person, queue: &str) -> i64 {
     let job = by.post("/api/v1/jobs", json!({ "kind": "test", "queue": queue })).await.expect(201);
     job["id"].as_i64().expect("an id")
 }
 
-/// The same, taken out of the queue for the first time.
+/// Enqueues and claims a job. Returns its id and lease token.
 async fn a_claimed_job(by: &Person, queue: &str) -> (String, Value) {
     let id = a_job(by, queue).await;
     let claimed = by.post(&format!("/api/v1/queues/{queue}/claim"), json!({})).await.expect(200);

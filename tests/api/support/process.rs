@@ -1,4 +1,4 @@
-//! The binary in a process of its own: started, listened to, asked to stop. None outlives its test.
+//! The `kith` binary as a child process, which ends with its test.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -12,16 +12,17 @@ use kith_store::StoreOptions;
 use kith_store::testing::TestDatabase;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Longer than any start, stop or recovery takes; reached only when one is broken.
+/// Timeout that is reached only on failure.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a test waits for what Kith promises within `promised`. A machine that is busy with other things shows nothing about
-/// latency, so it is [`PATIENCE`] unless `KITH_TEST_LATENCY` is set, as `cargo xtask soak` does.
+/// Returns how long a test waits for something that Kith promises within `promised`. A busy machine cannot
+/// measure latency, so this is at least [`PATIENCE`] unless `KITH_TEST_LATENCY` is set, as `cargo xtask soak`
+/// does.
 pub fn latency_bound(promised: Duration) -> Duration {
     if std::env::var_os("KITH_TEST_LATENCY").is_some() { promised } else { promised.max(PATIENCE) }
 }
 
-/// `kith`, and nothing of our own environment but where it is to note which lines it ran, while lines are counted.
+/// Returns a `kith` command with an empty environment, except for the variable of coverage profiles.
 pub fn bare_kith() -> Command {
     const LINES: &str = "LLVM_PROFILE_FILE";
     let mut command = Command::new(env!("CARGO_BIN_EXE_kith"));
@@ -29,7 +30,7 @@ pub fn bare_kith() -> Command {
     command
 }
 
-/// `kith` with `args` and the data folder `folder`, and nothing of our own environment.
+/// Returns a `kith` command with `args`, the data folder `folder`, and an otherwise empty environment.
 pub fn kith(folder: &Path, args: &[&str]) -> Command {
     let mut command = bare_kith();
     command.current_dir(folder).args(args).arg("--data").arg(folder);
@@ -38,11 +39,11 @@ pub fn kith(folder: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// `kith` with `args` on `database`; whatever else it keeps is in `folder`.
+/// Returns a `kith` command with `args` on `database`, with its data folder in `folder`.
 pub fn kith_on(database: &TestDatabase, folder: &Path, args: &[&str]) -> Command {
     let mut command = kith(folder, args);
     command.env("KITH__DATABASE__URL", database.url());
-    // Two that share a database share the secrets.
+    // Nodes that share a database need the same secrets.
     command.env("JWT_SECRET", SECRET);
     command.env("JWT_REFRESH_SECRET", "the refresh secret of all processes");
     command
@@ -50,28 +51,29 @@ pub fn kith_on(database: &TestDatabase, folder: &Path, args: &[&str]) -> Command
 
 const SECRET: &str = "the secret of all processes together";
 
-/// Options that open `database` with the secrets of such processes, so that audit entries can be left in it.
+/// Returns options that open `database` with the secrets of these processes, so that audit entries can be
+/// sealed.
 pub fn options_on(database: &TestDatabase) -> StoreOptions {
     let mut config = Config::default();
     config.auth.jwt_secret = Secret::new(SECRET);
     StoreOptions { audit_vault: config.store_options().audit_vault, ..database.options() }
 }
 
-/// How `kith` is told to serve on any free port, whatever one address asks of it.
+/// Arguments that serve on a free port without limits.
 pub const SERVE: &[&str] = &["serve", "--listen", "127.0.0.1:0", "--without-limits"];
 
-/// `kith serve` in a process of its own; killed when dropped.
+/// `kith serve` as a child process. Killed when dropped.
 pub struct Kith {
     child: Child,
-    /// Where it listens.
+    /// Address on which it listens.
     pub addr: SocketAddr,
     log: Receiver<String>,
-    /// Held open, so that what else it says on standard output has somewhere to go.
+    /// Kept open, so that the process can continue to write to standard output.
     stdout: BufReader<ChildStdout>,
 }
 
 impl Kith {
-    /// Starts it and waits for the line that says where it listens.
+    /// Starts the process and waits for the line with its address.
     pub fn start(mut command: Command) -> Self {
         let mut child = command.spawn().expect("a process");
         let mut stdout = BufReader::new(child.stdout.take().expect("standard output"));
@@ -89,19 +91,19 @@ impl Kith {
         Self { child, addr, log, stdout }
     }
 
-    /// The next line that it says on standard output.
+    /// Returns the next line of its standard output.
     pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("a line");
         line
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Asks it to stop, as a system does.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, Signal::TERM).expect("a process of ours");
@@ -113,7 +115,7 @@ impl Kith {
         tokio::time::timeout(PATIENCE, waited).await.expect("it ends").expect("no panic")
     }
 
-    /// What it logs from here on, up to the first line that has all of `words`: that one is the last.
+    /// Returns the log lines up to and including the first one that contains all of `words`.
     pub fn log_up_to(&self, words: &[&str]) -> Vec<String> {
         let mut lines = Vec::new();
         loop {
@@ -129,7 +131,7 @@ impl Kith {
 
 impl Drop for Kith {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
@@ -138,18 +140,18 @@ impl Drop for Kith {
     }
 }
 
-/// Reads what it says on standard error, so that it never waits for a reader.
+/// Reads standard error continuously, so that the process never blocks on it.
 fn follow(child: &mut Child) -> Receiver<String> {
     let (line_read, log) = channel();
     let stderr = BufReader::new(child.stderr.take().expect("standard error"));
     std::thread::spawn(move || {
-        // The test may have seen enough.
+        // The receiver may have been dropped.
         stderr.lines().map_while(Result::ok).for_each(|line| drop(line_read.send(line)));
     });
     log
 }
 
-/// Runs it to its end, which has to be a success, and returns what it said on standard output.
+/// Runs a command that must succeed, and returns its standard output.
 pub fn success(mut command: Command) -> String {
     let done = command.output().expect("a process");
     let said = String::from_utf8(done.stdout).expect("text");
@@ -157,7 +159,7 @@ pub fn success(mut command: Command) -> String {
     said
 }
 
-/// Runs it to its end, which has to be a failure, and returns what it said on standard error.
+/// Runs a command that must fail, and returns its standard error.
 pub fn refusal(mut command: Command) -> String {
     let mut child = command.stdout(Stdio::null()).spawn().expect("a process");
     let log = follow(&mut child);

@@ -1,4 +1,4 @@
-//! Somebody else's server: it keeps what it is sent and answers as it was told.
+//! HTTP server that records requests and sends configurable replies.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -7,45 +7,45 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// What it answers.
+/// Reply of the server.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// A status, header lines and a body.
+    /// Status, header lines and body.
     Answer(u16, String, String),
-    /// Nothing, for as long as anybody waits.
+    /// No reply until the client gives up.
     Silence,
 }
 
 impl Reply {
-    /// A status and nothing more.
+    /// Returns a reply with a status only.
     pub fn status(status: u16) -> Self {
         Self::Answer(status, String::new(), String::new())
     }
 }
 
-/// A request as it arrived.
+/// Received request.
 #[derive(Clone, Debug)]
 pub struct Arrived {
-    /// `POST /hook HTTP/1.1`.
+    /// Request line, such as `POST /hook HTTP/1.1`.
     pub line: String,
-    /// Names in lower case.
+    /// Headers with lower-case names.
     pub headers: Vec<(String, String)>,
-    /// The body.
+    /// Body.
     pub body: String,
 }
 
 impl Arrived {
-    /// A header's value.
+    /// Returns the value of a header.
     ///
     /// # Panics
-    /// If it is not there.
+    /// Panics if the header is absent.
     pub fn header(&self, name: &str) -> &str {
         let found = self.headers.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| &**value).unwrap_or_else(|| panic!("no {name} in {:?}", self.headers))
     }
 }
 
-/// A server on the loopback.
+/// Running server on loopback.
 pub struct Receiver {
     address: SocketAddr,
     reply: Arc<Mutex<Reply>>,
@@ -54,7 +54,7 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Starts one that answers with `reply`.
+    /// Starts a server that sends `reply`.
     pub async fn start(reply: Reply) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -69,22 +69,22 @@ impl Receiver {
         Self { address, reply, arrived, task }
     }
 
-    /// Its address, with this path.
+    /// Returns its URL with this path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// From now on it answers otherwise.
+    /// Changes the reply for further requests.
     pub fn replies(&self, reply: Reply) {
         *self.reply.lock().expect("no panic before") = reply;
     }
 
-    /// All that has arrived, in order.
+    /// Returns all received requests, in order.
     pub fn arrived(&self) -> Vec<Arrived> {
         self.arrived.lock().expect("no panic before").clone()
     }
 
-    /// How much has arrived.
+    /// Returns the number of received requests.
     pub fn count(&self) -> usize {
         self.arrived.lock().expect("no panic before").len()
     }
@@ -104,7 +104,7 @@ async fn serve(mut stream: TcpStream, reply: Arc<Mutex<Reply>>, kept: Arc<Mutex<
         Reply::Silence => std::future::pending().await,
         Reply::Answer(status, headers, body) => {
             let head = format!("HTTP/1.1 {status} Told\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
-            // Whoever does not want all of it hangs up.
+            // The client may have closed the connection.
             let _ = stream.write_all((head + &body).as_bytes()).await;
         }
     }

@@ -1,4 +1,4 @@
-//! Bonds that are made, ended and archived, things kept in spaces, and rows counted.
+//! Helpers for bonds, archives, space items and row counts.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{Person, TestApp};
 
 const REQUESTS: &str = "/api/v1/partners/requests";
 
-/// Makes partners of two people, anew or again, and returns the bond's id.
+/// Forms or restores the bond of two users and returns its id.
 pub async fn bonded(one: &Person, other: &Person) -> String {
     one.post(REQUESTS, json!({ "to": { "user_id": other.id } })).await.expect(201);
     let crossed = other.post(REQUESTS, json!({ "to": { "user_id": one.id } })).await.expect(201);
@@ -22,20 +22,20 @@ pub async fn break_up(who: &Person) {
     who.post("/api/v1/partners/breakup", json!({})).await.expect(200);
 }
 
-/// Keeps `data` in the collection at `path`, and returns the item's own path.
+/// Creates an item with `data` in the collection at `path` and returns the item's path.
 pub async fn item(who: &Person, path: &str, data: Value) -> String {
     let made = who.post(path, json!({ "data": data })).await.expect(201);
     format!("{path}/{}", made["id"].as_str().expect("an id"))
 }
 
 impl TestApp {
-    /// Lets so much time pass that bonds which have just ended are archived, and what is due be done.
+    /// Advances the clock until bonds that have just ended can be archived, then runs maintenance.
     pub async fn archive(&self) {
         self.advance(days(30) + Duration::from_millis(1));
         self.upkeep().await;
     }
 
-    /// How many rows of `table` are as `condition` says of `$1`.
+    /// Returns the number of rows of `table` for which `condition` holds. `$1` is `value`.
     pub async fn count(&self, table: &str, condition: &str, value: &str) -> i64 {
         let sql: &'static str = format!("SELECT COUNT(*) FROM {table} WHERE {condition} -- of a test").leak();
         let value = value.to_owned();

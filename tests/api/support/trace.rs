@@ -1,4 +1,4 @@
-//! Reads what changes leave beside their rows: audit entries, and events in their order.
+//! Reads the traces of changes: audit entries and events.
 
 use std::time::Duration;
 
@@ -7,24 +7,24 @@ use kith_store::{Error, SequencedEvent};
 
 use super::TestApp;
 
-/// Longer than any sequencer takes; reached only when one is broken.
+/// Timeout that is reached only on failure.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A line of the audit log.
+/// Audit entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditLine {
-    /// `user:…` or `anonymous`.
+    /// Actor: `user:…` or `anonymous`.
     pub actor: String,
-    /// What was done.
+    /// Action.
     pub action: String,
-    /// To what.
+    /// Object of the action.
     pub object: String,
-    /// Under which request.
+    /// Request id.
     pub request_id: String,
 }
 
 impl TestApp {
-    /// The audit log, in the order of its ids.
+    /// Returns the audit log, ordered by id.
     pub async fn audit(&self) -> Vec<AuditLine> {
         let read = self.db().read(|q| {
             q.all("SELECT actor, action, object, request_id FROM audit_entries ORDER BY id", &[], |row| {
@@ -39,7 +39,7 @@ impl TestApp {
         read.await.expect("the audit log")
     }
 
-    /// All events, once each has its position.
+    /// Returns all events, after the sequencer has assigned all positions.
     pub async fn events(&self) -> Vec<SequencedEvent> {
         let mut head = self.db().head();
         let wait = async {
@@ -56,7 +56,7 @@ impl TestApp {
         self.db().events_after(0, i64::MAX).await.expect("the events")
     }
 
-    /// Each event that a scenario led to is of a kind that a module lists: whoever subscribes finds it there.
+    /// Panics if an event's kind is not listed by any module, because nobody could subscribe to it.
     pub async fn check_kinds_of_events(&self) {
         let read =
             self.db().read(|q| q.all("SELECT DISTINCT kind FROM outbox", &[], |row| row.get::<String>(0)));
@@ -66,7 +66,7 @@ impl TestApp {
         }
     }
 
-    /// How many events were written, and the last position given.
+    /// Returns the number of events and the last assigned position.
     async fn count_events(&self) -> (i64, i64) {
         let counted = self.db().read(|q| {
             q.one(
@@ -78,7 +78,7 @@ impl TestApp {
         counted.await.expect("the counts").expect("a row")
     }
 
-    /// What was written, counted: audit entries and events. A refusal must not change it.
+    /// Returns the numbers of audit entries and events, which a rejected request must not change.
     pub async fn footprint(&self) -> (i64, i64) {
         let counted = self.db().read(|q| {
             q.one("SELECT (SELECT COUNT(*) FROM audit_entries), (SELECT COUNT(*) FROM outbox)", &[], |row| {

@@ -1,4 +1,4 @@
-//! A server as people deploy it, whole or broken, and what rows say of it.
+//! Starts an intact or broken server and judges rows on it.
 
 use std::sync::atomic::AtomicBool;
 
@@ -16,16 +16,16 @@ use super::Break;
 use super::proxy::Proxy;
 use crate::support::Engine;
 
-/// What a database is, of an engine.
+/// Returns the kind of an engine.
 pub fn kind(engine: Engine) -> EngineKind {
     if engine == Engine::Sqlite { EngineKind::Sqlite } else { EngineKind::Postgres }
 }
 
-/// Starts a server of its own that is broken in this way, and judges these rows by their checks alone.
+/// Starts a server with this fault and judges these rows by their live checks only.
 pub async fn judge(engine: Engine, by: &Break, rows: &[&str]) -> Vec<RowResult> {
     let database = engine.database().await;
     let folder = tempfile::tempdir().expect("a folder");
-    // Nothing is written there: what a server in this process logs belongs to all tests.
+    // The file stays empty: the log of in-process servers is shared by all tests.
     let logs = Some(folder.path().join("kith.log")).filter(|file| file.exists());
     let mut config = config();
     config.data.folder = database.folder().unwrap_or(folder.path()).to_owned();
@@ -72,7 +72,7 @@ pub async fn judge(engine: Engine, by: &Break, rows: &[&str]) -> Vec<RowResult> 
     report.rows
 }
 
-/// These rows, by their checks alone: what tests or commands left behind has no say here.
+/// Returns a plan for these rows with live checks only.
 fn plan(rows: &[&str]) -> Plan {
     let mut catalogue = Catalogue::built_in();
     for row in &mut catalogue.rows {
@@ -88,7 +88,7 @@ fn plan(rows: &[&str]) -> Plan {
     }
 }
 
-/// Production mode, as its defaults are, with secrets that nobody knows.
+/// Returns a production configuration with defaults and strong test secrets.
 fn config() -> Config {
     let mut config = Config::default();
     config.server.mode = Mode::Production;

@@ -1,8 +1,8 @@
-//! GAT-01: each check is seen to fail on a deployment that is broken in just that way. A twin is the very server, with one
-//! setting, one table or one answer that is not as it should be.
+//! GAT-01: each check fails on a deployment with the fault that it detects. A twin is a server with one
+//! broken setting, table or response.
 //!
-//! `KITH_TWINS=all` judges every row that takes no long wait on every twin and writes `docs/twins.md`, and
-//! `KITH_TWINS=JOB-01,JOB-02` does so for these and leaves the other lines; else each twin is asked for its own row.
+//! By default each twin is judged by its own row. `KITH_TWINS=all` judges all fast rows on every twin and
+//! writes `docs/twins.md`; `KITH_TWINS=JOB-01,JOB-02` does so for these rows and keeps the other lines.
 
 mod deployment;
 mod people;
@@ -24,50 +24,50 @@ use crate::support::Engine;
 use deployment::judge;
 use proxy::{Answered, Asked, Memory};
 
-/// Deployments that are judged at the same time.
+/// Number of deployments that are judged concurrently.
 const AT_ONCE: usize = 6;
-/// The row whose check waits for a quarter of a minute.
+/// Row whose check waits for 15 seconds.
 const SLOW: &str = "DRV-01";
 
-/// All of them.
+/// All twins.
 static TWINS: LazyLock<Vec<&Twin>> =
     LazyLock::new(|| [table::TWINS, people::TWINS].into_iter().flatten().collect());
 
-/// A server that is broken in one way, and the row that has to say so.
+/// Server with one fault, and the row that must detect it.
 pub struct Twin {
-    /// The row.
+    /// Row id.
     row: &'static str,
-    /// What is broken, as a sentence goes on that begins "a deployment".
+    /// Description of the fault, which continues "a deployment".
     broken: &'static str,
-    /// How it is broken.
+    /// Fault.
     by: Break,
 }
 
-/// The ways of breaking a server.
+/// Fault of a server.
 pub enum Break {
-    /// A setting.
+    /// Changed setting.
     Setting(fn(&mut Config)),
-    /// Statements against its database, once it serves; none for an engine on which nothing of the kind exists.
+    /// Statements executed on its database after the start. Empty if the engine cannot have the fault.
     Database(fn(EngineKind) -> &'static [&'static str]),
-    /// What is asked, before it reaches the server.
+    /// Change of a request before it reaches the server.
     Asked(fn(&Memory, &mut Asked)),
-    /// What it answers.
+    /// Change of a response.
     Answered(fn(&Asked, &mut Answered)),
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_twin_turns_its_row_red_on_sqlite() {
-    each_twin_turns_its_row_red(Engine::Sqlite).await;
+    each_twin_fails_its_row(Engine::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_twin_turns_its_row_red_on_postgres() {
     if Engine::Postgres.is_chosen() {
-        each_twin_turns_its_row_red(Engine::Postgres).await;
+        each_twin_fails_its_row(Engine::Postgres).await;
     }
 }
 
-async fn each_twin_turns_its_row_red(engine: Engine) {
+async fn each_twin_fails_its_row(engine: Engine) {
     let twins = TWINS.iter().filter(|twin| asked_for().is_none() && twin.exists_on(engine));
     let judged = stream::iter(twins).map(async |twin| (twin, judge(engine, &twin.by, &[twin.row]).await));
     let wrong = judged.buffered(AT_ONCE).filter_map(async |(twin, found)| {
@@ -86,9 +86,9 @@ async fn each_twin_turns_its_row_red(engine: Engine) {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// What the same rows say of a deployment that is not broken.
+/// On an intact deployment the same rows pass.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_whole_deployment_turns_no_twins_row_red() {
+async fn intact_deployment_passes_all_rows() {
     let rows: BTreeSet<_> = TWINS.iter().map(|twin| twin.row).collect();
     let rows: Vec<_> = rows.into_iter().collect();
     for engine in [Engine::Sqlite, Engine::Postgres].into_iter().filter(|engine| engine.is_chosen()) {
@@ -100,9 +100,9 @@ async fn a_whole_deployment_turns_no_twins_row_red() {
     }
 }
 
-/// The catalogue says of each row whether it has a twin, and reports count them.
+/// The catalogue names the twin of each row.
 #[test]
-fn the_catalogue_knows_the_twins() {
+fn catalogue_names_all_twins() {
     let catalogue = Catalogue::built_in();
     for row in &catalogue.rows {
         let twin = TWINS.iter().find(|twin| twin.row == row.id).map(|twin| twin.broken);
@@ -113,9 +113,9 @@ fn the_catalogue_knows_the_twins() {
     assert!(unmatched.is_empty(), "{unmatched:?}");
 }
 
-/// The page of all twins was made of these.
+/// `docs/twins.md` lists exactly these twins.
 #[test]
-fn the_page_names_each_twin() {
+fn twins_page_is_current() {
     const PAGE: &str = include_str!("../../../docs/twins.md");
     let shown: Vec<_> =
         PAGE.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| row")).collect();
@@ -126,9 +126,9 @@ fn the_page_names_each_twin() {
     }
 }
 
-/// Each row of the beta gate that a check measures has one.
+/// Each live row of the beta gate has a twin.
 #[test]
-fn each_check_of_a_beta_row_has_a_twin() {
+fn beta_checks_have_twins() {
     let catalogue = Catalogue::built_in();
     let live = catalogue.rows.iter().filter(|row| row.gate == Gate::Beta && row.by.contains(&By::Live));
     let without: Vec<_> = live.filter(|row| row.twin.is_none()).map(|row| &*row.id).collect();
@@ -136,7 +136,7 @@ fn each_check_of_a_beta_row_has_a_twin() {
     assert_eq!(without, excused);
 }
 
-/// Beta rows of which no twin stands in the table, and why.
+/// Beta rows without a twin, with the reason.
 const WITHOUT_A_TWIN: &[(&str, &str)] = &[
     ("SEC-09", "needs a public address with TLS before it"),
     ("SEC-10", "needs a public address with TLS before it"),
@@ -147,9 +147,9 @@ const WITHOUT_A_TWIN: &[(&str, &str)] = &[
     ("DRV-17", "broken in verify.rs, on a process that does not sync"),
 ];
 
-/// Every live row has a check, and every check a live row.
+/// Each live row has a check, and each check a live row.
 #[test]
-fn rows_and_checks_are_the_same() {
+fn live_rows_match_checks() {
     let catalogue = Catalogue::built_in();
     let live: BTreeSet<_> =
         catalogue.rows.iter().filter(|row| row.by.contains(&By::Live)).map(|row| row.id.clone()).collect();
@@ -159,7 +159,7 @@ fn rows_and_checks_are_the_same() {
     assert_eq!(live, measured);
 }
 
-/// Which twins are to be judged by all rows; none, if nobody asked.
+/// Returns the value of `KITH_TWINS`.
 fn asked_for() -> Option<String> {
     std::env::var("KITH_TWINS").ok()
 }
@@ -173,9 +173,9 @@ impl Twin {
     }
 }
 
-/// Judges all rows on all twins and writes down which turned red: a long run, made when checks change.
+/// Judges all fast rows on all twins and writes the table. Takes long, so it runs only on request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_table_of_twins() {
+async fn write_table_of_twins() {
     let Some(asked) = asked_for() else { return };
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/twins.md");
     let before = std::fs::read_to_string(path).unwrap_or_default();
@@ -194,7 +194,7 @@ async fn the_table_of_twins() {
     };
     let whole = red(&Break::Setting(|_| {}), "API-11").await;
     let mut page = format!(
-        "<!-- Generated by `KITH_TWINS=all cargo xtask test --sqlite-only -- -p kith --test api the_table_of_twins`. -->\n\
+        "<!-- Generated by `KITH_TWINS=all cargo xtask test --sqlite-only -- -p kith --test api write_table_of_twins`. -->\n\
          # Twins: each check, seen to fail\n\n\
          Each deployment is broken in one way, and judged by its own row and by all {} that take no long wait.\n\n\
          | row | a deployment … | other rows that turn red |\n|---|---|---|\n",

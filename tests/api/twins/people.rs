@@ -1,4 +1,4 @@
-//! Twins of rows about accounts, partners, tokens and what they leave behind.
+//! Twins for rows about accounts, partners, tokens and their traces.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,14 +12,14 @@ use super::{Break, Twin};
 
 const REQUESTS: &str = "/api/v1/partners/requests/";
 
-/// All of them, by row.
+/// All twins of this file, by row.
 pub const TWINS: &[Twin] = &[
     Twin {
         row: "ACC-02",
         broken: "that says of an unknown address that it is unknown",
         by: Break::Answered(|asked, answer| {
             if asked.path() == "/api/v1/auth/login" && asked.body.starts_with(b"{\"email\":\"nobody-") {
-                answer.set_json("/detail", json!("There is no such account."));
+                answer.set_json("/detail", json!("No account has this ID or e-mail address."));
             }
         }),
     },
@@ -177,7 +177,7 @@ pub const TWINS: &[Twin] = &[
             EngineKind::Sqlite => &["CREATE TRIGGER loses AFTER INSERT ON outbox_positions
                 WHEN NEW.position % 7 = 0
                 BEGIN DELETE FROM outbox_positions WHERE position = NEW.position; END"],
-            // What has lost its position is given one again.
+            // On PostgreSQL an event that has lost its position gets another one.
             EngineKind::Postgres => &[],
         }),
     },
@@ -294,20 +294,20 @@ pub const TWINS: &[Twin] = &[
     },
 ];
 
-/// The two people of the request that is asked for.
+/// Returns sender and receiver of the request in the path.
 fn request_of(memory: &Memory, asked: &Asked) -> Option<(String, String)> {
     let id = asked.path().strip_prefix(REQUESTS)?.split('/').next()?;
     memory.requests.get(id).cloned()
 }
 
-/// Asks in the name of whoever is signed in as `user`, if the caller is signed in at all.
+/// Sends the request as `user`, if the caller is signed in.
 fn sign_in_as(memory: &Memory, asked: &mut Asked, user: &str) {
     if let (Some(token), Some(_)) = (memory.tokens.get(user), asked.token()) {
         asked.sign_in_as(token);
     }
 }
 
-/// Takes every line away in which `what` stands.
+/// Removes every line that contains `what`.
 fn take_away(answer: &mut Answered, what: &str) {
     let text = String::from_utf8_lossy(&answer.body).into_owned();
     let kept: String = text.split_inclusive('\n').filter(|line| !line.contains(what)).collect();

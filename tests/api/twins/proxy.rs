@@ -1,4 +1,4 @@
-//! Stands before a server and breaks one promise: what is asked, or what is answered, is not what it was.
+//! Proxy in front of a server that changes requests or responses.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 
 use super::Break;
 
-/// What is asked.
+/// Request.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub method: Method,
@@ -30,7 +30,7 @@ pub struct Asked {
     pub body: Bytes,
 }
 
-/// What is answered.
+/// Response.
 #[derive(Clone, Debug)]
 pub struct Answered {
     pub status: StatusCode,
@@ -38,16 +38,16 @@ pub struct Answered {
     pub body: Bytes,
 }
 
-/// What has gone through: who is who, and who asked whom.
+/// Users and requests observed so far.
 #[derive(Debug, Default)]
 pub struct Memory {
-    /// Access tokens by user id, the newest of each.
+    /// Latest access token by user id.
     pub tokens: HashMap<String, String>,
-    /// The one who asked and the one who was asked, by request id.
+    /// Sender and receiver by request id.
     pub requests: HashMap<String, (String, String)>,
 }
 
-/// A proxy under way.
+/// Running proxy.
 pub struct Proxy {
     pub addr: SocketAddr,
     stop: oneshot::Sender<()>,
@@ -64,7 +64,7 @@ struct Parts {
 }
 
 impl Proxy {
-    /// Stands before `server`.
+    /// Starts a proxy for `server`.
     pub async fn start(server: SocketAddr, by: &Break) -> Self {
         let parts = Parts {
             http: hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http(),
@@ -89,7 +89,7 @@ impl Proxy {
         Self { addr, stop, serving }
     }
 
-    /// Goes away.
+    /// Stops the proxy.
     pub async fn stop(self) {
         let _ = self.stop.send(());
         self.serving.await.expect("a proxy that served");
@@ -145,42 +145,42 @@ impl Memory {
 }
 
 impl Asked {
-    /// The path without its query.
+    /// Returns the path without its query.
     pub fn path(&self) -> &str {
         self.uri.split('?').next().unwrap_or_default()
     }
 
-    /// Asks for `path` instead.
+    /// Turns the request into a GET of `path`.
     pub fn become_get(&mut self, path: &str) {
         self.method = Method::GET;
         self.uri = path.to_owned();
         self.body = Bytes::new();
     }
 
-    /// Asks in the name of whoever has this token.
+    /// Replaces the access token.
     pub fn sign_in_as(&mut self, token: &str) {
         let value = HeaderValue::from_str(&format!("Bearer {token}")).expect("a header value");
         self.headers.insert(AUTHORIZATION, value);
     }
 
-    /// What stands in `Authorization` behind `Bearer`.
+    /// Returns the bearer token.
     pub fn token(&self) -> Option<&str> {
         self.headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
     }
 }
 
 impl Answered {
-    /// The body as JSON; `Null` if it is none.
+    /// Returns the body as JSON, or `Null` if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    /// Makes `change` to the body as text.
+    /// Applies `change` to the body as text.
     pub fn change_text(&mut self, change: impl FnOnce(&str) -> String) {
         self.body = change(&String::from_utf8_lossy(&self.body)).into();
     }
 
-    /// Puts `value` where `pointer` (RFC 6901) points in the JSON body, if something is there.
+    /// Sets the value at `pointer` (RFC 6901) in the JSON body, if there is one.
     pub fn set_json(&mut self, pointer: &str, value: Value) {
         let mut json = self.json();
         if let Some(place) = json.pointer_mut(pointer) {

@@ -1,4 +1,4 @@
-//! The twins.
+//! Twins of the platform and other modules.
 
 use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Break, Twin};
 
-/// All of them, by row.
+/// All twins of this file, by row.
 pub const TWINS: &[Twin] = &[
     Twin {
         row: "API-01",
@@ -404,7 +404,8 @@ fn cut_short(kind: EngineKind) -> &'static [&'static str] {
     }
 }
 
-/// The metrics, with `change` made to the values of the series that begin and go on like this.
+/// Applies `change` to the values of all series whose name begins with `name` and whose labels contain
+/// `label`.
 fn with_values(text: &str, name: &str, label: &str, change: impl Fn(f64) -> f64) -> String {
     let line = |line: &str| match line.rsplit_once(' ') {
         Some((series, value)) if series.starts_with(name) && series.contains(label) => {

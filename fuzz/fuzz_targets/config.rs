@@ -1,5 +1,7 @@
-//! Asks `kith_platform::fuzzing::config` of whatever libFuzzer makes up.
+//! Asks `kith_platform::fuzzing::config_of` of whatever libFuzzer makes up.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| kith_platform::fuzzing::config(data));
+use kith::modules;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| kith_platform::fuzzing::config_of(data, &modules::sections()));

@@ -56,7 +56,7 @@ impl World {
             set("auth.password_iterations", 1.into()),
         ];
         let config =
-            Config::load(&Inputs { file: Some("".into()), env: Vec::new(), flags }).expect("a configuration");
+            Config::load(&Inputs { file: Some("".into()), env: Vec::new(), flags }, &[]).expect("a configuration");
         let running = runtime.block_on(start(config, Seams::default())).expect("a server");
         let app = running.app.clone();
         let door = InProcess::new(&app);

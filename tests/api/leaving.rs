@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::header::{HeaderName, USER_AGENT};
+use kith_accounts::accounts::AccountSettings;
 use kith_kernel::{days, minutes};
 use kith_platform::config::Config;
 use serde_json::{Value, json};
@@ -41,7 +42,7 @@ on_every_engine! {
 
 fn behind_a_proxy_and_careful(config: &mut Config) {
     config.server.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
-    config.accounts.purge_most = 2;
+    config.change_section::<AccountSettings>(|accounts| accounts.purge_most = 2);
 }
 
 fn credentials(email: &str) -> Value {

@@ -10,7 +10,9 @@ use crate::support::{TestApp, bonded, break_up, item, on_every_engine};
 const SHARED: &str = "/api/v1/spaces/bond/notes";
 
 on_every_engine! {
-    with |config: &mut kith_platform::config::Config| config.spaces.purge_most = 3;
+    with |config: &mut kith_platform::config::Config| {
+        config.change_section::<kith_bonds::spaces::SpaceSettings>(|spaces| spaces.purge_most = 3);
+    };
     archived_space_is_exportable_then_purged,
     more_than_one_run_holds_wait_for_the_next,
 }

@@ -1,6 +1,7 @@
 //! Tests of space limits, and of exact counts under concurrent writes.
 
 use futures_util::future::join_all;
+use kith_bonds::spaces::SpaceSettings;
 use kith_platform::config::Config;
 use kith_store::Error;
 use serde_json::{Value, json};
@@ -17,10 +18,12 @@ on_every_engine! {
 }
 
 pub fn small(config: &mut Config) {
-    config.spaces.item_bytes = 100;
-    config.spaces.most_items = 20;
-    config.spaces.most_collections = 3;
-    config.spaces.most_bytes = 400;
+    config.change_section::<SpaceSettings>(|spaces| {
+        spaces.item_bytes = 100;
+        spaces.most_items = 20;
+        spaces.most_collections = 3;
+        spaces.most_bytes = 400;
+    });
     config.limits.exports_per_day = 2;
 }
 

@@ -151,7 +151,7 @@ impl App {
     /// Returns a [`StartError`] if the keys cannot be read or a thread cannot be started.
     pub async fn new(
         db: Store,
-        config: Config,
+        mut config: Config,
         sources: Sources,
         clock: Option<Arc<NodeClock>>,
         ahead: Option<Arc<AheadClock>>,
@@ -160,6 +160,8 @@ impl App {
     ) -> Result<Self, StartError> {
         let (document, operations) = openapi::document_with_operations(modules);
         let document = Bytes::from(document);
+        // Parsed here at the latest, not in each request.
+        installed.iter().chain(modules).for_each(|module| config.add_defaults(module.config));
         let passwords = Passwords::start(&config.auth, Arc::clone(&sources.random))?;
         let jobs = Jobs::new(db.clone(), sources.clone());
         let consumer_set =

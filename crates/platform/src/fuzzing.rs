@@ -4,7 +4,7 @@
 pub use kith_kernel::fuzzing::{Target, ask_of_seeds};
 
 pub use crate::auth::fuzzing::tokens;
-pub use crate::config::fuzzing::config;
+pub use crate::config::fuzzing::{config, config_of};
 pub use crate::http::fuzzing::{body, negotiation, provenance, query};
 pub use crate::outbound::fuzzing::targets;
 

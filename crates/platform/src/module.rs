@@ -5,6 +5,7 @@ use kith_kernel::{Ctx, ProblemCode, UserId, days, problems};
 use kith_store::{AUDIT_ARCHIVED, Error, Migration, Query, Tx};
 
 use crate::auth::{AccessSource, api_keys};
+use crate::config::ConfigSection;
 use crate::consumers::{self, ModuleConsumer};
 use crate::export::ExportPiece;
 use crate::http::SYSTEM_TAG;
@@ -26,6 +27,8 @@ pub struct Module {
     pub tags: &'static [Tag],
     /// Returns its handlers.
     pub routes: fn() -> Routes,
+    /// Sections of the configuration that it owns: [`ConfigSection::of`] its settings.
+    pub config: &'static [ConfigSection],
     /// Migrations of its tables, in the order of versions.
     pub migrations: &'static [Migration],
     /// Problems that it returns, besides the general ones.
@@ -167,6 +170,7 @@ impl Module {
             needs: &[],
             tags: &[],
             routes: Routes::new,
+            config: &[],
             migrations: &[],
             problems: &[],
             events: &[],

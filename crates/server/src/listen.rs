@@ -60,7 +60,7 @@ mod tests {
         let env = secrets
             .map(|(name, which)| (name.into(), format!("{which} secret of thirty-two bytes or more").into()));
         let inputs = Inputs { file: Some("".into()), env: env.to_vec(), flags };
-        let mut config = Config::load(&inputs).unwrap();
+        let mut config = Config::load(&inputs, &[]).unwrap();
         config.server.listen = addr;
         config
     }

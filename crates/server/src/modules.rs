@@ -7,7 +7,7 @@ use kith_automation::{callbacks, jobs, schedules};
 use kith_bonds::{bonds, spaces};
 use kith_jobs::JOBS_MIGRATIONS;
 use kith_platform::auth::{PERMISSIONS, Role};
-use kith_platform::config::{Config, reference};
+use kith_platform::config::{Config, ConfigSection, reference};
 use kith_platform::http::openapi;
 use kith_platform::{DEVELOPMENT, Module};
 use kith_readiness::{OwnBuild, RolePermissions};
@@ -149,9 +149,14 @@ pub fn own_build() -> OwnBuild {
     OwnBuild {
         release: env!("KITH_BUILD").to_owned(),
         document: Arc::new(document),
-        settings: reference::keys(),
+        settings: reference::keys(&sections()),
         roles: Role::ALL.map(permissions_of).into(),
     }
+}
+
+/// Sections of the configuration that modules own, served or not.
+pub fn sections() -> Vec<ConfigSection> {
+    ALL.iter().flat_map(|module| module.config).copied().collect()
 }
 
 /// Returns all migrations: those of the store, of the job engine, then of the modules.
@@ -165,7 +170,7 @@ pub fn migrations() -> Vec<ModuleMigrations> {
 mod tests {
     use std::collections::{HashMap, HashSet};
 
-    use kith_platform::config::Mode;
+    use kith_platform::config::{Inputs, Mode};
 
     use super::*;
 
@@ -261,6 +266,31 @@ mod tests {
                 "{} means two things",
                 problem.code
             );
+        }
+    }
+
+    #[test]
+    fn sections_of_modules_have_valid_defaults_and_names_of_their_own() {
+        let config = Config::load(&Inputs { file: Some("".into()), ..Inputs::default() }, &sections());
+        let shown = config.unwrap().settings();
+        let platform = Config::default().settings();
+        let mut names: HashSet<_> = platform.as_object().unwrap().keys().map(String::as_str).collect();
+        for section in sections() {
+            assert!(names.insert(section.name), "two sections are called {}", section.name);
+            assert!(shown[section.name].is_object(), "{shown}");
+        }
+        assert!(names.contains("spaces"), "{names:?}");
+    }
+
+    #[test]
+    fn reference_of_the_configuration_is_the_page_in_docs() {
+        let page = include_str!("../../../docs/configuration.md");
+        assert!(
+            page == reference::markdown(&sections()),
+            "run `cargo run -p kith -- config reference --format markdown > docs/configuration.md`"
+        );
+        for report in Config::default().secret_reports() {
+            assert!(page.contains(&format!("### `{}`", report.key)), "{}", report.key);
         }
     }
 

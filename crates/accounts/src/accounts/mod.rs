@@ -18,10 +18,12 @@ mod queries;
 mod rows;
 mod rules;
 mod secrets;
+mod settings;
 mod sign_in;
 
 use kith_jobs::schedules::DeclaredSchedule;
 use kith_platform::auth::AccessSource;
+use kith_platform::config::ConfigSection;
 use kith_platform::{Module, ModuleConsumer, ModuleJob, NodeEvent, Tag};
 use kith_store::Migration;
 
@@ -30,6 +32,7 @@ pub use fuzzing::accounts;
 pub use leaving::GONE;
 pub use model::{Email, Person, SessionId, User};
 pub use rows::{AddressOwner, find_address_owner, find_by_email};
+pub use settings::AccountSettings;
 
 /// The module `accounts`.
 pub static MODULE: Module = Module {
@@ -91,6 +94,7 @@ pub static MODULE: Module = Module {
         DeclaredSchedule::upkeep("accounts.purge-deleted", "@every 1m"),
     ],
     facts: passwords::FACTS,
+    config: &[ConfigSection::of::<AccountSettings>()],
     ..Module::named("accounts")
 };
 

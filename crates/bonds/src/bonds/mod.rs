@@ -16,8 +16,10 @@ mod model;
 mod queries;
 mod rows;
 mod rules;
+mod settings;
 
 use kith_jobs::schedules::DeclaredSchedule;
+use kith_platform::config::ConfigSection;
 use kith_platform::{Module, ModuleJob, Tag};
 use kith_store::Migration;
 
@@ -25,6 +27,7 @@ use kith_store::Migration;
 pub use fuzzing::bonds;
 pub use model::{BondId, Living};
 pub use rows::find_living;
+use settings::PartnerSettings;
 
 /// The module `bonds`.
 pub static MODULE: Module = Module {
@@ -51,5 +54,6 @@ pub static MODULE: Module = Module {
         DeclaredSchedule::upkeep("bonds.tidy-invites", "@every 1m"),
     ],
     facts: facts::FACTS,
+    config: &[ConfigSection::of::<PartnerSettings>()],
     ..Module::named("bonds")
 };

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::model::{Amount, SharedSpace, Space};
+use super::settings::SpaceSettings;
 use super::{events, rows};
 use crate::bonds::BondId;
 
@@ -50,8 +51,9 @@ struct Manifest {
 pub async fn run_due(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     archive_due(&app, &ctx).await?;
-    let keep = days(app.config.spaces.keep_archives_days.into());
-    let most = i64::from(app.config.spaces.purge_most);
+    let settings = app.config.section::<SpaceSettings>();
+    let keep = days(settings.keep_archives_days.into());
+    let most = i64::from(settings.purge_most);
     let run = PurgeRun::begin(&app, &ctx, "archived_spaces", move |tx, run| hold_due(tx, run, keep, most));
     let run = run.await?;
     let purged = purge_due(&app, &ctx, run, most).await;

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use kith_kernel::{Ctx, StoredJson, UserId};
 use kith_platform::Preconditions;
-use kith_platform::config;
 use kith_store::{Query, Tx};
 use serde_json::Value;
 
@@ -12,6 +11,7 @@ use super::declarations::Rules;
 use super::model::{
     Amount, CollectionName, Item, ItemId, SharedSpace, Space, SpaceError, SpaceName, check_shape, merge,
 };
+use super::settings::SpaceSettings;
 use super::{dates, events, queries, reminders, rows};
 use kith_json_schema::Validated;
 
@@ -32,7 +32,7 @@ pub struct Terms<'t> {
     /// Values that were validated before the transaction.
     pub validated: &'t Validated,
     /// Limits of a space.
-    pub limits: &'t config::Spaces,
+    pub limits: &'t SpaceSettings,
 }
 
 /// Change of an item's data.
@@ -172,7 +172,7 @@ fn check<'d>(
 }
 
 /// Serializes the data to store, within the size limit.
-fn to_text(data: &Value, limits: &config::Spaces) -> Result<StoredJson, SpaceError> {
+fn to_text(data: &Value, limits: &SpaceSettings) -> Result<StoredJson, SpaceError> {
     let (text, most) = (StoredJson::of(data), limits.item_bytes);
     if text.bytes() as u64 > u64::from(most) { Err(SpaceError::ItemTooLarge { most }) } else { Ok(text) }
 }
@@ -184,7 +184,7 @@ fn make_room(
     space: Space,
     collection: &CollectionName,
     more: Amount,
-    limits: &config::Spaces,
+    limits: &SpaceSettings,
 ) -> Result<(), SpaceError> {
     let (held, collections, is_new) = rows::find_amount(tx, space, collection)?;
     for (new, all, most, what) in [

@@ -20,13 +20,16 @@ mod order;
 mod queries;
 mod reminders;
 mod rows;
+mod settings;
 
 use kith_jobs::schedules::DeclaredSchedule;
+use kith_platform::config::ConfigSection;
 use kith_platform::{Module, ModuleJob, Tag};
 use kith_store::Migration;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub use fuzzing::{documents, lists, schedules};
+pub use settings::SpaceSettings;
 
 /// The module `spaces`.
 pub static MODULE: Module = Module {
@@ -58,5 +61,6 @@ pub static MODULE: Module = Module {
         DeclaredSchedule::upkeep("spaces.purge-archives", "@every 1m"),
     ],
     facts: archive::FACTS,
+    config: &[ConfigSection::of::<SpaceSettings>()],
     ..Module::named("spaces")
 };

@@ -23,11 +23,6 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         ("database.write_threads", u32::from(database.write_threads)),
         ("database.read_threads", u32::from(database.read_threads)),
         ("auth.password_iterations", auth.password_iterations),
-        ("spaces.item_bytes", config.spaces.item_bytes),
-        ("spaces.most_items", config.spaces.most_items),
-        ("spaces.most_collections", config.spaces.most_collections),
-        ("spaces.most_bytes", config.spaces.most_bytes),
-        ("spaces.keep_archives_days", u32::from(config.spaces.keep_archives_days)),
         ("data.keep_events_days", u32::from(config.data.keep_events_days)),
         ("jobs.concurrency", u32::from(config.jobs.concurrency)),
         ("jobs.keep_days", u32::from(config.jobs.keep_days)),
@@ -38,9 +33,6 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         ("outbound.response_bytes", config.outbound.response_bytes),
         ("auth.access_token_minutes", u32::from(auth.access_token_minutes)),
     ];
-    let share = u32::from(config.accounts.max_purge_share_percent);
-    let key = "accounts.max_purge_share_percent";
-    refuse_if(config, !(1..=100).contains(&share), key, "must be from 1 to 100")?;
     for (key, number) in at_least_one {
         refuse_if(config, number < 1, key, "must be at least 1")?;
     }

@@ -8,7 +8,7 @@ use http::HeaderValue;
 use toml::Value;
 
 use super::load::{Layers, read_table};
-use super::{AllowedNetwork, Config, ConfigError, Network, Origin, WebOrigin, check, env};
+use super::{AllowedNetwork, Config, ConfigError, ConfigSection, Network, Origin, WebOrigin, check, env};
 use crate::telemetry::log::parse_level;
 
 /// Character that no message contains, so that an input value can be recognized in one.
@@ -16,9 +16,14 @@ const MARK: char = '§';
 /// Separator of file and environment.
 const THEN: &str = "\n---\n";
 
+/// [`config_of`] the platform alone.
+pub fn config(data: &[u8]) {
+    config_of(data, &[]);
+}
+
 /// Loads a configuration file and, after `---`, environment variables, one per line. Checks that no error
 /// contains a value.
-pub fn config(data: &[u8]) {
+pub fn config_of(data: &[u8], sections: &[ConfigSection]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let (file, variables) = text.split_once(THEN).unwrap_or((text, ""));
     // Variables with `_FILE` are skipped, because they would read arbitrary files.
@@ -28,7 +33,7 @@ pub fn config(data: &[u8]) {
         .filter(|(name, _)| !name.ends_with("_FILE"));
     let variables: Vec<(OsString, OsString)> = own.map(|(name, value)| (name.into(), value.into())).collect();
     let secrets = marked(file, &variables);
-    if let Err(error) = load(file, &variables) {
+    if let Err(error) = load(file, &variables, sections) {
         let told = error.to_string();
         assert!(!secrets.iter().any(|secret| told.contains(secret)), "{told}");
     }
@@ -37,9 +42,13 @@ pub fn config(data: &[u8]) {
     }
 }
 
-fn load(file: &str, variables: &[(OsString, OsString)]) -> Result<Config, ConfigError> {
+fn load(
+    file: &str,
+    variables: &[(OsString, OsString)],
+    sections: &[ConfigSection],
+) -> Result<Config, ConfigError> {
     let path = Path::new("kith.toml");
-    let mut layers = Layers::new();
+    let mut layers = Layers::new(sections);
     layers.lay(read_table(file, path)?, &Origin::File(path.to_owned()))?;
     for (key, text, origin) in env::assignments(variables, &layers.values)? {
         let value = env::coerce(&key, text, layers.get(&key), &origin)?;

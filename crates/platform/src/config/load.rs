@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
+use super::section::{ConfigSection, ReadFault, Sections};
 use super::{Config, ConfigError, Origin, check, env};
 
 pub(super) const DEFAULTS: &str = include_str!("defaults.toml");
@@ -49,9 +50,9 @@ impl Inputs {
 }
 
 impl Default for Config {
-    /// Returns the defaults, which are in `defaults.toml` beside this file.
+    /// The defaults of the platform, which stand in `defaults.toml` beside this file.
     fn default() -> Self {
-        Self::load(&Inputs { file: Some(PathBuf::new()), ..Inputs::default() })
+        Self::load(&Inputs { file: Some(PathBuf::new()), ..Inputs::default() }, &[])
             .expect("the defaults are valid")
     }
 }
@@ -60,12 +61,12 @@ impl Default for Config {
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 
 impl Config {
-    /// Merges the sources and validates the result.
+    /// Lays the sources over each other and checks the result. `sections` are those of all installed modules, served or not.
     ///
     /// # Errors
-    /// Returns a [`ConfigError`], which names the key and the source of its value.
-    pub fn load(inputs: &Inputs) -> Result<Self, ConfigError> {
-        let mut layers = Layers::new();
+    /// [`ConfigError`] names the key and who set it.
+    pub fn load(inputs: &Inputs, sections: &[ConfigSection]) -> Result<Self, ConfigError> {
+        let mut layers = Layers::new(sections);
         if let Some((path, table)) = read_file(inputs.file.as_deref())? {
             layers.lay(table, &Origin::File(path))?;
         }
@@ -86,6 +87,16 @@ impl Config {
         Ok(Config { secret_files: secret_files(&config.origins, &inputs.env), ..config })
     }
 
+    /// Adds the defaults of sections that were not loaded.
+    pub(crate) fn add_defaults(&mut self, sections: &[ConfigSection]) {
+        for section in sections.iter().filter(|section| !self.sections.has(section.name)).collect::<Vec<_>>()
+        {
+            if let Ok(value) = (section.read)(Value::Table(section.values())) {
+                self.sections.insert(section.name, value);
+            }
+        }
+    }
+
     /// Returns the source of `key`.
     pub(super) fn origin(&self, key: &str) -> Origin {
         self.origins.get(key).cloned().unwrap_or(Origin::Default)
@@ -102,14 +113,15 @@ fn secret_files(origins: &Origins, env: &[(OsString, OsString)]) -> SecretFiles 
 }
 
 /// Merged values and their sources.
-pub(super) struct Layers {
+pub(super) struct Layers<'s> {
     pub(super) values: Table,
+    sections: &'s [ConfigSection],
     origins: Origins,
 }
 
-impl Layers {
-    pub(super) fn new() -> Self {
-        Self { values: DEFAULTS.parse().expect("the defaults are TOML"), origins: Origins::new() }
+impl<'s> Layers<'s> {
+    pub(super) fn new(sections: &'s [ConfigSection]) -> Self {
+        Self { values: defaults(sections), sections, origins: Origins::new() }
     }
 
     pub(super) fn lay(&mut self, table: Table, origin: &Origin) -> Result<(), ConfigError> {
@@ -150,18 +162,46 @@ impl Layers {
     }
 
     pub(super) fn into_config(self) -> Result<Config, ConfigError> {
-        match serde_path_to_error::deserialize(self.values.clone()) {
-            Ok(config) => Ok(Config { origins: self.origins, ..config }),
-            Err(error) => {
-                let path = error.path().to_string();
-                // Entries of a list have the source of the list.
-                let key = path.split('[').next().unwrap_or_default().to_owned();
-                let origin = self.origins.get(&key).cloned().unwrap_or(Origin::Default);
-                let why = reason(error.inner().message(), self.get(&key));
-                Err(ConfigError::Refused { key, why, origin })
-            }
+        let mut sections = Sections::default();
+        for section in self.sections {
+            let keys = self.values.get(section.name).cloned().unwrap_or(Value::Table(Table::new()));
+            let value = (section.read)(keys).map_err(|fault| self.section_error(section.name, fault))?;
+            sections.insert(section.name, value);
+        }
+        let mut own = self.values.clone();
+        own.retain(|name, _| !sections.has(name));
+        match serde_path_to_error::deserialize(own) {
+            Ok(config) => Ok(Config { origins: self.origins, sections, ..config }),
+            Err(error) => Err(self.invalid(&error.path().to_string(), error.inner().message())),
         }
     }
+
+    fn section_error(&self, section: &str, fault: ReadFault) -> ConfigError {
+        match fault {
+            ReadFault::Invalid { path, message } => self.invalid(&format!("{section}.{path}"), &message),
+            ReadFault::Rejected(fault) => self.refused(format!("{section}.{}", fault.key), fault.why),
+        }
+    }
+
+    /// The error of a value at `path` that does not fit its type, as `message` says.
+    fn invalid(&self, path: &str, message: &str) -> ConfigError {
+        // Entries of a list have the source of the list.
+        let key = path.split('[').next().unwrap_or_default().to_owned();
+        let why = reason(message, self.get(&key));
+        self.refused(key, why)
+    }
+
+    fn refused(&self, key: String, why: String) -> ConfigError {
+        let origin = self.origins.get(&key).cloned().unwrap_or(Origin::Default);
+        ConfigError::Refused { key, why, origin }
+    }
+}
+
+/// Every key of the platform and of `sections` with its default.
+pub(super) fn defaults(sections: &[ConfigSection]) -> Table {
+    let mut values: Table = DEFAULTS.parse().expect("the defaults are TOML");
+    values.extend(sections.iter().map(|section| (section.name.to_owned(), Value::Table(section.values()))));
+    values
 }
 
 /// Returns the reason for rejecting `value`: serde's message, without the value, which may be a secret.

@@ -15,6 +15,7 @@ pub mod reference;
 mod report;
 mod secret;
 mod secrets;
+mod section;
 mod web_origin;
 
 use std::net::SocketAddr;
@@ -33,10 +34,12 @@ pub use network::Network;
 pub use report::SecretReport;
 pub use secret::Secret;
 pub use secrets::generated_secrets;
+pub use section::{ConfigSection, SettingFault, Settings, at_least_one};
 pub use web_origin::WebOrigin;
 
 use crate::audit::SecretVault;
 use load::{Origins, SecretFiles};
+use section::Sections;
 
 /// Complete, validated configuration.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -52,18 +55,14 @@ pub struct Config {
     pub database: Database,
     /// Passwords and tokens.
     pub auth: Auth,
-    /// Purging of deleted accounts.
-    pub accounts: Accounts,
-    /// Partner bonds.
-    pub partners: Partners,
-    /// Limits of spaces.
-    pub spaces: Spaces,
     /// Job workers.
     pub jobs: Jobs,
     /// Outbound requests.
     pub outbound: Outbound,
     /// Logging.
     pub log: Log,
+    #[serde(skip)]
+    sections: Sections,
     #[serde(skip)]
     origins: Origins,
     #[serde(skip)]
@@ -208,44 +207,6 @@ pub struct Auth {
     pub jwt_refresh_secret_previous: Secret,
 }
 
-/// Section `accounts`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Accounts {
-    /// Maximum number of accounts purged per run, the longest due first. The next run, a minute later,
-    /// continues.
-    pub purge_most: u16,
-    /// Maximum percentage of the established accounts that may be due at once. If it is exceeded, none of
-    /// them is purged.
-    pub max_purge_share_percent: u8,
-}
-
-/// Section `partners`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Partners {
-    /// Template of invite links, which contains `{code}`.
-    pub invite_link: String,
-}
-
-/// Section `spaces`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Spaces {
-    /// Maximum size of an item in bytes, as JSON without white space.
-    pub item_bytes: u32,
-    /// Maximum number of items in a space.
-    pub most_items: u32,
-    /// Maximum number of collections in a space.
-    pub most_collections: u32,
-    /// Maximum total size in bytes of the items in a space.
-    pub most_bytes: u32,
-    /// Retention of an archived bond's space in days.
-    pub keep_archives_days: u16,
-    /// Maximum number of archives held, and purged, per run, the longest due first. The next run continues.
-    pub purge_most: u16,
-}
-
 /// Section `jobs`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -308,6 +269,18 @@ impl Config {
     /// Returns true if the key `section.key` has its default, because no source set it.
     pub fn is_default(&self, key: &str) -> bool {
         !self.origins.contains_key(key)
+    }
+
+    /// Settings of a module; their defaults if the configuration was loaded without that module.
+    pub fn section<S: Settings>(&self) -> Arc<S> {
+        self.sections.get()
+    }
+
+    /// Replaces settings of a module. They are not checked.
+    pub fn change_section<S: Settings>(&mut self, change: impl FnOnce(&mut S)) {
+        let mut settings = S::clone(&self.section());
+        change(&mut settings);
+        self.sections.insert(S::SECTION, Arc::new(settings));
     }
 
     /// Returns true in production mode.

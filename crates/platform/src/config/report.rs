@@ -77,7 +77,11 @@ impl Config {
 
     /// Returns all settings by section and key, with secrets masked.
     pub fn settings(&self) -> serde_json::Value {
-        serde_json::to_value(self).unwrap_or_default()
+        let mut settings = serde_json::to_value(self).unwrap_or_default();
+        if let Some(own) = settings.as_object_mut() {
+            own.extend(self.sections.to_json());
+        }
+        settings
     }
 
     /// Returns the SHA-256 of all settings, for comparing a running configuration with a rendered one.

@@ -119,7 +119,7 @@ fn listed_origins_are_validated() {
             set("KITH__AUTH__JWT_SECRET", "a secret of at least thirty-two bytes"),
             set("KITH__AUTH__JWT_REFRESH_SECRET", "another secret of at least thirty-two"),
         ];
-        Config::load(&Inputs { file: Some("".into()), env, ..Inputs::default() })
+        Config::load(&Inputs { file: Some("".into()), env, ..Inputs::default() }, &[])
     };
     for exact in
         [LISTED, "https://app.example.org:8443", "https://[2001:db8::1]:8443", "capacitor://localhost"]

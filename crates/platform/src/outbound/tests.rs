@@ -78,7 +78,7 @@ fn config(lines: &str) -> Config {
     // Development mode permits loopback unless the networks are set.
     let networks = if lines.contains("allowed_networks") { "" } else { "allowed_networks = []\n" };
     std::fs::write(&file, format!("[outbound]\n{networks}{lines}")).unwrap();
-    Config::load(&Inputs { file: Some(file), ..Inputs::default() }).unwrap()
+    Config::load(&Inputs { file: Some(file), ..Inputs::default() }, &[]).unwrap()
 }
 
 fn outbound(lines: &str, resolver: Arc<dyn Resolve>) -> Outbound {

@@ -36,8 +36,12 @@ impl Config {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Check(settings) => check(settings),
-            Command::Reference { format: Format::Toml } => print(reference::toml().trim_end()),
-            Command::Reference { format: Format::Markdown } => print(reference::markdown().trim_end()),
+            Command::Reference { format: Format::Toml } => {
+                print(reference::toml(&modules::sections()).trim_end())
+            }
+            Command::Reference { format: Format::Markdown } => {
+                print(reference::markdown(&modules::sections()).trim_end())
+            }
         }
     }
 }

@@ -28,7 +28,7 @@ use kith_platform::config::{Config, ConfigError, Flag, Inputs};
 use kith_platform::http::openapi;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::modules::MODULES;
+use crate::modules::{self, MODULES};
 
 const FAILURE: u8 = 1;
 const WRONG_INPUT: u8 = 2;
@@ -109,7 +109,7 @@ impl Settings {
         if let Some(url) = self.database {
             flags.push(Flag { name: "--database", key: "database.url", value: url.into() });
         }
-        Config::load(&Inputs { file: self.config, flags, ..Inputs::from_env() })
+        Config::load(&Inputs { file: self.config, flags, ..Inputs::from_env() }, &modules::sections())
     }
 }
 

@@ -13,6 +13,7 @@ use utoipa_axum::routes;
 use super::super::commands::{self, Tried};
 use super::super::model::{CodeHashes, Invite, InviteCode, InviteId, InvitePreview, NewInvite};
 use super::super::queries;
+use super::super::settings::PartnerSettings;
 
 pub fn routes() -> Routes {
     Routes::new().routes(routes!(create_invite, list_invites)).routes(routes!(preview_invite, revoke_invite))
@@ -78,7 +79,7 @@ pub fn tried(app: &App, user: UserId, client: &Client, code: &InviteCode) -> Tri
 async fn create_invite(State(app): State<App>, caller: SignedIn) -> ApiResult<Response> {
     let code = InviteCode::from_random(caller.ctx.random());
     let code_hash = hashes(&app, &code).present;
-    let link = app.config.partners.invite_link.replace("{code}", code.as_str());
+    let link = app.config.section::<PartnerSettings>().invite_link.replace("{code}", code.as_str());
     let inviter = caller.user_id;
     app.change(&caller, move |tx, ctx| {
         let made = commands::create_invite(tx, ctx, inviter, &code_hash);

@@ -17,6 +17,7 @@ use super::super::commands::{self, Asked, Change, Terms};
 use super::super::list::ListRequest;
 use super::super::model::{CollectionName, Item, ItemId, SpaceError, SpaceName};
 use super::super::queries::{self, BondExport};
+use super::super::settings::SpaceSettings;
 use crate::bonds::BondId;
 
 type ItemPage = PageAnswer<Item>;
@@ -93,7 +94,7 @@ async fn create_item(
     Json(body): Json<ItemBody>,
 ) -> ApiResult<Response> {
     let asked = asked(caller.user_id, space, collection);
-    let (data, limits) = (Value::Object(body.data), app.config.spaces.clone());
+    let (data, limits) = (Value::Object(body.data), app.config.section::<SpaceSettings>());
     app.change_precomputed(&caller, move |tx, ctx, validated| {
         let created = commands::create(tx, ctx, &asked, &data, Terms { validated, limits: &limits });
         created.map(|item| Answer::created(item).with_etag())
@@ -127,7 +128,7 @@ async fn list_items(
     let limit = page_limit(query.limit)?;
     let ListQuery { order, filter, cursor, .. } = query;
     let request = ListRequest { order, filter, cursor, limit };
-    let max_item_bytes = app.config.spaces.item_bytes.into();
+    let max_item_bytes = app.config.section::<SpaceSettings>().item_bytes.into();
     Ok(app.db.read(move |q| queries::list_items(q, &asked, &request, max_item_bytes)).await?.into())
 }
 
@@ -223,7 +224,7 @@ async fn change(
     change: Change,
     preconditions: Preconditions,
 ) -> ApiResult<Response> {
-    let limits = app.config.spaces.clone();
+    let limits = app.config.section::<SpaceSettings>();
     app.change_precomputed(caller, move |tx, ctx, validated| {
         let changed = commands::update(
             tx,

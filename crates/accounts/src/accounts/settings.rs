@@ -1,0 +1,28 @@
+//! Section `accounts` of the configuration.
+
+use kith_platform::config::{SettingFault, Settings};
+use serde::{Deserialize, Serialize};
+
+/// Purges of deleted accounts.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountSettings {
+    /// Maximum number of accounts purged in one run, the longest due first; the rest waits for the next run, a minute later.
+    pub purge_most: u16,
+    /// Share of the established accounts that may be due at once; beyond it none of these is purged.
+    pub max_purge_share_percent: u8,
+}
+
+impl Settings for AccountSettings {
+    const SECTION: &'static str = "accounts";
+    const DEFAULTS: &'static str = include_str!("settings.toml");
+
+    fn check(&self) -> Result<(), SettingFault> {
+        match self.max_purge_share_percent {
+            1..=100 => Ok(()),
+            _ => {
+                Err(SettingFault { key: "max_purge_share_percent", why: "must be from 1 to 100".to_owned() })
+            }
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Section `partners` of the configuration.
+
+use kith_platform::config::Settings;
+use serde::{Deserialize, Serialize};
+
+/// Invites of partners.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartnerSettings {
+    /// Template of the link of an invite, with `{code}` in it.
+    pub invite_link: String,
+}
+
+impl Settings for PartnerSettings {
+    const SECTION: &'static str = "partners";
+    const DEFAULTS: &'static str = include_str!("settings.toml");
+}

@@ -1,0 +1,210 @@
+//! Sections of the configuration that modules own.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+/// Settings of a module: one section of the configuration. The type has a field for each key and
+/// `#[serde(deny_unknown_fields)]`; it holds secrets as [`Secret`](super::Secret), which masks them wherever settings are shown.
+pub trait Settings: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// Name of the section: `spaces`.
+    const SECTION: &'static str;
+    /// The section as TOML: its header, and each key with its default behind a comment, which is its text in the reference.
+    const DEFAULTS: &'static str;
+
+    /// Rejects values that cannot be served with.
+    ///
+    /// # Errors
+    /// [`SettingFault`] names the key.
+    fn check(&self) -> Result<(), SettingFault> {
+        Ok(())
+    }
+}
+
+/// Reason why the value of a key is rejected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingFault {
+    /// Name of the key within its section.
+    pub key: &'static str,
+    /// `must be at least 1`.
+    pub why: String,
+}
+
+/// Rejects numbers below one.
+///
+/// # Errors
+/// [`SettingFault`] names the first of them.
+pub fn at_least_one(numbers: &[(&'static str, u32)]) -> Result<(), SettingFault> {
+    match numbers.iter().find(|(_, number)| *number < 1) {
+        Some((key, _)) => Err(SettingFault { key, why: "must be at least 1".to_owned() }),
+        None => Ok(()),
+    }
+}
+
+/// Section of a module, as the loader needs it. A field of [`Module::config`](crate::Module::config).
+#[derive(Clone, Copy, Debug)]
+pub struct ConfigSection {
+    /// Name of the section.
+    pub name: &'static str,
+    /// Defaults as TOML.
+    pub defaults: &'static str,
+    pub(super) read: fn(Value) -> Result<Arc<dyn SectionValue>, ReadFault>,
+}
+
+/// Reason why a section cannot be read.
+pub(super) enum ReadFault {
+    /// The value of a key does not fit its type.
+    Invalid { path: String, message: String },
+    /// The value of a key was rejected by [`Settings::check`].
+    Rejected(SettingFault),
+}
+
+impl ConfigSection {
+    /// The section that `S` describes.
+    pub const fn of<S: Settings>() -> Self {
+        Self { name: S::SECTION, defaults: S::DEFAULTS, read: read::<S> }
+    }
+
+    /// Keys with their defaults.
+    pub(super) fn values(&self) -> Table {
+        let table: Table = self.defaults.parse().expect("the defaults of a section are TOML");
+        match table.into_iter().next() {
+            Some((name, Value::Table(keys))) if name == self.name => keys,
+            _ => panic!("the defaults of the section {} begin with its header", self.name),
+        }
+    }
+}
+
+fn read<S: Settings>(keys: Value) -> Result<Arc<dyn SectionValue>, ReadFault> {
+    let settings: S = serde_path_to_error::deserialize(keys).map_err(|error| ReadFault::Invalid {
+        path: error.path().to_string(),
+        message: error.inner().message().to_owned(),
+    })?;
+    settings.check().map_err(ReadFault::Rejected)?;
+    Ok(Arc::new(settings))
+}
+
+/// Settings of some module.
+pub(super) trait SectionValue: Any + Debug + Send + Sync {
+    fn to_json(&self) -> serde_json::Value;
+}
+
+impl<S: Settings> SectionValue for S {
+    fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+}
+
+/// Settings of modules by the names of their sections.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sections(BTreeMap<&'static str, Arc<dyn SectionValue>>);
+
+impl Sections {
+    pub(super) fn insert(&mut self, name: &'static str, value: Arc<dyn SectionValue>) {
+        self.0.insert(name, value);
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// The settings `S`; the defaults if they were not loaded.
+    pub(super) fn get<S: Settings>(&self) -> Arc<S> {
+        let loaded = self.0.get(S::SECTION).and_then(|value| {
+            let value: Arc<dyn Any + Send + Sync> = Arc::clone(value) as _;
+            value.downcast().ok()
+        });
+        loaded.unwrap_or_else(|| Arc::new(defaults()))
+    }
+
+    pub(super) fn to_json(&self) -> impl Iterator<Item = (String, serde_json::Value)> {
+        self.0.iter().map(|(name, value)| ((*name).to_owned(), value.to_json()))
+    }
+}
+
+fn defaults<S: Settings>() -> S {
+    let keys = ConfigSection::of::<S>().values();
+    Value::Table(keys).try_into().expect("the defaults of a section are valid")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::super::{Config, Inputs, Secret, reference};
+    use super::*;
+
+    #[derive(Clone, Debug, Deserialize, Serialize)]
+    #[serde(deny_unknown_fields)]
+    struct Greetings {
+        most_words: u32,
+        token: Secret,
+    }
+
+    impl Settings for Greetings {
+        const SECTION: &'static str = "greetings";
+        const DEFAULTS: &'static str =
+            "[greetings]\n# Maximum number of words.\nmost_words = 3\n# Token.\ntoken = \"\"\n";
+
+        fn check(&self) -> Result<(), SettingFault> {
+            at_least_one(&[("most_words", self.most_words)])
+        }
+    }
+
+    const SECTIONS: &[ConfigSection] = &[ConfigSection::of::<Greetings>()];
+
+    fn load(env: &[(&str, &str)]) -> Result<Config, String> {
+        let env = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let inputs = Inputs { file: Some("".into()), env, ..Inputs::default() };
+        Config::load(&inputs, SECTIONS).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn section_of_a_module_is_read_as_those_of_the_platform() {
+        let config = load(&[("KITH__GREETINGS__MOST_WORDS", "5"), ("KITH__GREETINGS__TOKEN", "hunter2")]);
+        let config = config.unwrap();
+        let greetings = config.section::<Greetings>();
+        assert_eq!((greetings.most_words, greetings.token.expose()), (5, "hunter2"));
+        assert_eq!(load(&[]).unwrap().section::<Greetings>().most_words, 3);
+        assert!(
+            !config.is_default("greetings.most_words") && load(&[]).unwrap().is_default("greetings.token")
+        );
+        assert!(!format!("{config:?}").contains("hunter2"));
+        assert_eq!(config.settings()["greetings"], serde_json::json!({ "most_words": 5, "token": "***" }));
+        assert_ne!(config.digest(), load(&[]).unwrap().digest());
+        assert!(reference::keys(SECTIONS).contains(&"greetings.most_words".to_owned()));
+        let page = reference::markdown(SECTIONS);
+        let entry = "### `greetings.most_words`\n\nMaximum number of words.\n\n* an integer; default `3`\n* \
+                     `KITH__GREETINGS__MOST_WORDS`";
+        assert!(page.contains(entry), "{page}");
+    }
+
+    #[test]
+    fn faults_in_a_section_name_the_key_and_who_set_it_and_no_value() {
+        for (name, value, words) in [
+            ("KITH__GREETINGS__MOST_WORDS", "0", "`greetings.most_words` must be at least 1 (set by"),
+            ("KITH__GREETINGS__MOST_WORDS", "-4711", "`greetings.most_words` is not valid"),
+            ("KITH__GREETINGS__MOST_WORDS", "few", "`greetings.most_words` must be an integer, but"),
+            ("KITH__GREETINGS__WORDS", "1", "there is no configuration key `greetings.words`"),
+        ] {
+            let error = load(&[(name, value)]).unwrap_err();
+            assert!(error.contains(words) && error.contains(name), "{error}");
+            assert!(!error.contains("4711"), "{error}");
+        }
+    }
+
+    #[test]
+    fn settings_can_be_replaced_and_are_the_defaults_where_they_were_not_loaded() {
+        let mut config = Config::default();
+        assert_eq!(config.section::<Greetings>().most_words, 3);
+        config.change_section::<Greetings>(|greetings| greetings.most_words = 7);
+        assert_eq!(config.section::<Greetings>().most_words, 7);
+        config.add_defaults(SECTIONS);
+        assert_eq!(config.section::<Greetings>().most_words, 7);
+    }
+}

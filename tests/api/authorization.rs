@@ -53,7 +53,7 @@ enum Bad {
     Tampered,
 }
 
-const ASKERS: [Asker; 14] = [
+const CALLERS: [Asker; 14] = [
     Asker::Nobody(Bad::Missing),
     Asker::Nobody(Bad::Malformed),
     Asker::Nobody(Bad::Expired),
@@ -251,7 +251,7 @@ async fn authorization_matrix_matches_document(app: &TestApp) {
     let operations = app.operations().await;
     let (mut wrong, mut cells) = (Vec::new(), 0);
     for operation in &operations {
-        for asker in ASKERS {
+        for asker in CALLERS {
             let name = format!("{}-{cells}", operation.name.replace('_', "-"));
             let request = request_for(app, operation, &name).await;
             if asker == Asker::Owner && !request.owned {

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Operation, Person, TestApp, on_every_engine};
+use crate::support::{Answer, Operation, Person, REQUESTS, TestApp, on_every_engine};
 
-const REQUESTS: &str = "/api/v1/partners/requests";
-const NOBODY: &str = "01900000-0000-7000-8000-000000000000";
+const UNKNOWN_USER_ID: &str = "01900000-0000-7000-8000-000000000000";
 const NO_CODE: &str = "0000000000";
 const SAMPLES: usize = 100;
 
@@ -99,16 +98,16 @@ async fn rows(operation: &Operation, cast: &Cast, side: Side) -> Vec<Row> {
         "block_user" | "get_block" if side == Side::Own => vec![],
         "block_user" | "get_block" | "unblock_user" | "get_nickname" | "remove_nickname" => {
             cast.block(side).await;
-            vec![row(&other.id, NOBODY, Value::Null)]
+            vec![row(&other.id, UNKNOWN_USER_ID, Value::Null)]
         }
         "set_nickname" => {
             cast.block(side).await;
-            vec![row(&other.id, NOBODY, json!({ "nickname": "bear" }))]
+            vec![row(&other.id, UNKNOWN_USER_ID, json!({ "nickname": "bear" }))]
         }
         "send_partner_request" if operation.path.ends_with("/request") => {
             cast.block(side).await;
             vec![
-                sent(json!({ "partnerId": other.id }), json!({ "partnerId": NOBODY })),
+                sent(json!({ "partnerId": other.id }), json!({ "partnerId": UNKNOWN_USER_ID })),
                 sent(json!({ "email": other.email }), json!({ "email": "nobody@example.org" })),
             ]
         }
@@ -117,7 +116,7 @@ async fn rows(operation: &Operation, cast: &Cast, side: Side) -> Vec<Row> {
             cast.block(side).await;
             let to = |to: Value| json!({ "to": to });
             vec![
-                sent(to(json!({ "user_id": other.id })), to(json!({ "user_id": NOBODY }))),
+                sent(to(json!({ "user_id": other.id })), to(json!({ "user_id": UNKNOWN_USER_ID }))),
                 sent(to(json!({ "email": other.email })), to(json!({ "email": "nobody@example.org" }))),
                 sent(to(json!({ "invite_code": code })), to(json!({ "invite_code": NO_CODE }))),
             ]
@@ -140,7 +139,7 @@ async fn rows(operation: &Operation, cast: &Cast, side: Side) -> Vec<Row> {
                 // A request from the blocked user is hidden.
                 let id = ask(other, me).await;
                 cast.block(side).await;
-                return vec![row(&id, NOBODY, body)];
+                return vec![row(&id, UNKNOWN_USER_ID, body)];
             }
             // A request to the other user stays pending, like one that is not answered.
             let (id, unanswered) = (ask(me, other).await, ask(me, control).await);
@@ -240,9 +239,10 @@ async fn block_timing_equals_missing_user(app: &TestApp) {
     cast.block(Side::Theirs).await;
     let by_id = |id: &str| json!({ "to": { "user_id": id } });
     let by_code = |code: &str| json!({ "to": { "invite_code": code } });
-    for (what, blocked, absent) in
-        [("by id", by_id(&cast.other.id), by_id(NOBODY)), ("by code", by_code(&code), by_code(NO_CODE))]
-    {
+    for (what, blocked, absent) in [
+        ("by id", by_id(&cast.other.id), by_id(UNKNOWN_USER_ID)),
+        ("by code", by_code(&code), by_code(NO_CODE)),
+    ] {
         let mut times = [const { Vec::<Duration>::new() }; 2];
         for _ in 0..SAMPLES {
             for (side, body) in [&blocked, &absent].into_iter().enumerate() {

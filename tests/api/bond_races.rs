@@ -4,11 +4,10 @@ use std::time::Instant;
 
 use futures_util::future::join_all;
 use kith_store::{Error, params};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::support::{Answer, Person, TestApp, note_trials, on_every_engine, rounds};
+use crate::support::{Person, REQUESTS, TestApp, note_trials, on_every_engine, rounds};
 
-const REQUESTS: &str = "/api/v1/partners/requests";
 const CLIENTS: usize = 50;
 const ROUNDS: usize = 20;
 
@@ -24,7 +23,7 @@ async fn one_of_fifty_concurrent_accepts_wins(app: &TestApp) {
     let suitors = app.crowd("suitor", CLIENTS).await;
     let report = Rounds::start("accepts");
     for _ in 0..rounds(ROUNDS) {
-        let requests = join_all(suitors.iter().map(|suitor| send(suitor, &wanted))).await;
+        let requests = join_all(suitors.iter().map(|suitor| suitor.partners().send(&wanted))).await;
         let accepts = requests.into_iter().map(async |request| {
             let id = request.expect(201)["id"].as_str().expect("an id").to_owned();
             let answer = wanted.post(&format!("{REQUESTS}/{id}/accept"), Value::Null).await;
@@ -48,7 +47,8 @@ async fn one_of_fifty_concurrent_crossings_wins(app: &TestApp) {
     let report = Rounds::start("crossings");
     for _ in 0..rounds(ROUNDS) {
         let crossings = suitors.iter().map(async |suitor| {
-            let (theirs, ours) = tokio::join!(send(suitor, &wanted), send(&wanted, suitor));
+            let (theirs, ours) =
+                tokio::join!(suitor.partners().send(&wanted), wanted.partners().send(suitor));
             // A losing sender may still send: the receiver's bond is not revealed.
             let theirs = theirs.expect(201);
             if ours.status == 409 {
@@ -64,10 +64,6 @@ async fn one_of_fifty_concurrent_crossings_wins(app: &TestApp) {
         reset(app).await;
     }
     report.report(rounds(ROUNDS));
-}
-
-async fn send(from: &Person, to: &Person) -> Answer {
-    from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await
 }
 
 /// Fails unless exactly one response reported a bond, and this bond exists.

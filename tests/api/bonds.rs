@@ -5,9 +5,7 @@ use hyper::body::Bytes;
 use kith_kernel::days;
 use serde_json::{Value, json};
 
-use crate::support::{Person, TestApp, on_every_engine};
-
-const REQUESTS: &str = "/api/v1/partners/requests";
+use crate::support::{Person, REQUESTS, TestApp, on_every_engine};
 
 on_every_engine! {
     accepted_request_forms_bond,
@@ -16,20 +14,12 @@ on_every_engine! {
     invalid_steps_change_nothing,
 }
 
-async fn send(from: &Person, to: &Person) -> Value {
-    from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await.expect(201)
-}
-
 fn accept_path(request: &Value) -> String {
     format!("{REQUESTS}/{}/accept", request["id"].as_str().expect("an id"))
 }
 
 async fn accept(who: &Person, request: &Value) -> Value {
     who.post(&accept_path(request), Value::Null).await.expect(200)
-}
-
-async fn current(who: &Person) -> Value {
-    who.get("/api/v1/partners/current").await.expect(200)["bond"].clone()
 }
 
 async fn status(who: &Person, request: &Value) -> Value {
@@ -41,9 +31,9 @@ async fn status(who: &Person, request: &Value) -> Value {
 /// PRT-01: the whole flow from request to bond.
 async fn accepted_request_forms_bond(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    assert_eq!(current(&ada).await, Value::Null);
-    let request = send(&ada, &ben).await;
-    assert_eq!(current(&ada).await, Value::Null);
+    assert_eq!(ada.partners().current().await, Value::Null);
+    let request = ada.partners().ask(&ben).await;
+    assert_eq!(ada.partners().current().await, Value::Null);
     app.advance(days(1));
 
     let accepted = accept(&ben, &request).await;
@@ -58,7 +48,7 @@ async fn accepted_request_forms_bond(app: &TestApp) {
     expected["bond"] = bond_with(&ada);
     assert_eq!(accepted, expected);
     for (who, partner) in [(&ada, &ben), (&ben, &ada)] {
-        assert_eq!(current(who).await, bond_with(partner));
+        assert_eq!(who.partners().current().await, bond_with(partner));
         assert_eq!(status(who, &request).await, "accepted");
     }
 }
@@ -73,7 +63,7 @@ async fn repeated_accept_is_idempotent(app: &TestApp) {
     // The sender missed the response and sends again: the response shows the present state.
     let again = ada.post(REQUESTS, body).await.expect(200);
     assert_eq!((&again["id"], &again["status"]), (&request["id"], &json!("accepted")));
-    assert_eq!(again["bond"], current(&ada).await);
+    assert_eq!(again["bond"], ada.partners().current().await);
     assert_eq!(app.footprint().await, before);
 }
 
@@ -81,14 +71,14 @@ async fn repeated_accept_is_idempotent(app: &TestApp) {
 async fn other_requests_are_superseded(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let (eve, dan) = (app.user("eve").await, app.user("dan").await);
-    let winner = send(&ada, &ben).await;
+    let winner = ada.partners().ask(&ben).await;
     let losers = [
-        (send(&eve, &ada).await, &eve),
-        (send(&ada, &dan).await, &ada),
-        (send(&eve, &ben).await, &eve),
-        (send(&ben, &dan).await, &ben),
+        (eve.partners().ask(&ada).await, &eve),
+        (ada.partners().ask(&dan).await, &ada),
+        (eve.partners().ask(&ben).await, &eve),
+        (ben.partners().ask(&dan).await, &ben),
     ];
-    let apart = send(&eve, &dan).await;
+    let apart = eve.partners().ask(&dan).await;
     accept(&ben, &winner).await;
 
     for (loser, sender) in &losers {
@@ -100,7 +90,7 @@ async fn other_requests_are_superseded(app: &TestApp) {
     }
     assert_eq!(status(&dan, &apart).await, "pending");
     accept(&dan, &apart).await;
-    assert_eq!(current(&dan).await["partner"], eve.face());
+    assert_eq!(dan.partners().current().await["partner"], eve.face());
 
     let closed: Vec<_> = app
         .events()
@@ -120,13 +110,13 @@ async fn other_requests_are_superseded(app: &TestApp) {
 async fn invalid_steps_change_nothing(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let (fay, gus) = (app.user("fay").await, app.user("gus").await);
-    let expired = send(&ada, &ben).await;
+    let expired = ada.partners().ask(&ben).await;
     app.advance(days(14));
-    let accepted = send(&ada, &ben).await;
-    let superseded = send(&gus, &ben).await;
+    let accepted = ada.partners().ask(&ben).await;
+    let superseded = gus.partners().ask(&ben).await;
     accept(&ben, &accepted).await;
-    let occupied = send(&gus, &ben).await;
-    let pending = send(&gus, &fay).await;
+    let occupied = gus.partners().ask(&ben).await;
+    let pending = gus.partners().ask(&fay).await;
     for person in [&ada, &ben, &eve, &fay, &gus] {
         person.signed_in().await;
     }

@@ -12,7 +12,7 @@ use crate::support::{PASSWORD, TestApp, bare_kith, on_every_engine, success};
 const PAGE: &str = include_str!("../../docs/from-the-checklists.md");
 const SECRET: &str = "a secret of thirty-two bytes or more";
 /// Number of requests that `ab` sends.
-const ASKED: u32 = 1000;
+const AB_REQUESTS: u32 = 1000;
 
 on_every_engine! {
     printed_paths_are_served,
@@ -154,8 +154,8 @@ async fn printed_commands_work(app: &TestApp) {
             let line = said.lines().find_map(|line| line.strip_prefix(of)).unwrap_or("0");
             line.trim().parse::<u32>().expect("a number")
         };
-        let succeeded = ASKED - number("Non-2xx responses:");
-        assert_eq!(number("Complete requests:"), ASKED, "{said}");
+        let succeeded = AB_REQUESTS - number("Non-2xx responses:");
+        assert_eq!(number("Complete requests:"), AB_REQUESTS, "{said}");
         assert!(
             here.contains(&format!(" {succeeded} a minute")),
             "{succeeded} succeeded; the page says {here}"

@@ -9,7 +9,7 @@ use crate::support::{bare_kith, kith};
 const SECRET: &str = "a-marked-f1rst-one-of-thirty-2-bytes";
 const REFRESH_SECRET: &str = "a-marked-s3cond-one-of-thirty-2-bytes";
 /// Markers that no error message may contain.
-const MARKED: &[&str] = &["marked", "hunter2"];
+const SECRET_MARKERS: &[&str] = &["marked", "hunter2"];
 
 /// Returns a command in production mode with all required settings and `changes` applied. An empty value
 /// removes a variable.
@@ -48,7 +48,7 @@ fn expect_refusal(changes: &[(&str, &str)], named: &[&str]) {
         for name in named {
             assert!(said.contains(name), "{changes:?}: {said:?} does not name {name}");
         }
-        for marked in MARKED {
+        for marked in SECRET_MARKERS {
             assert!(!said.contains(marked), "{said}");
         }
         assert!(stdout.is_empty(), "{}", text(&stdout));

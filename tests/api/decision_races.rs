@@ -6,14 +6,12 @@ use kith_store::Error;
 use serde_json::{Value, json};
 
 use crate::bond_model::find_faults;
-use crate::support::{Answer, PASSWORD, Person, TestApp, on_every_engine, rounds};
+use crate::support::{Answer, BREAKUP, PASSWORD, Person, REQUESTS, TestApp, on_every_engine, rounds};
 
-const REQUESTS: &str = "/api/v1/partners/requests";
 const INVITES: &str = "/api/v1/partners/invites";
-const BREAKUP: &str = "/api/v1/partners/breakup";
 const ROUNDS: usize = 40;
 /// Number of rounds of tests that need new accounts in each round.
-const FEW: usize = 20;
+const SHORT_ROUNDS: usize = 20;
 
 on_every_engine! {
     with crate::support::race;
@@ -31,10 +29,6 @@ async fn ask(from: &Person, to: &Person) -> String {
 
 async fn step(who: &Person, request: &str, verb: &str) -> Answer {
     who.post(&format!("{REQUESTS}/{request}/{verb}"), Value::Null).await
-}
-
-async fn current(who: &Person) -> Value {
-    who.get("/api/v1/partners/current").await.expect(200)["bond"].clone()
 }
 
 async fn status(who: &Person, request: &str) -> Value {
@@ -92,7 +86,7 @@ async fn one_of_concurrent_decisions_wins(app: &TestApp) {
         let expected = ["accepted", "rejected", "cancelled"][winner];
         for who in [&ada, &ben] {
             assert_eq!(status(who, &id).await, expected);
-            assert_eq!(current(who).await.is_null(), winner != 0);
+            assert_eq!(who.partners().current().await.is_null(), winner != 0);
         }
         check_tables(app, round).await;
         if winner == 0 {
@@ -152,7 +146,7 @@ async fn block_overrides_concurrent_accept(app: &TestApp) {
             _ => _ = accept.expect_problem(404, "not_found"),
         }
         for who in [&ada, &ben] {
-            assert_eq!(current(who).await, Value::Null, "round {round}");
+            assert_eq!(who.partners().current().await, Value::Null, "round {round}");
         }
         check_tables(app, round).await;
         blocker.delete(&path, Value::Null).await.expect(204);
@@ -168,7 +162,7 @@ async fn block_overrides_concurrent_accept(app: &TestApp) {
 async fn deleted_user_has_no_bond(app: &TestApp) {
     let ben = app.user("ben").await;
     let mut accepted = 0;
-    for round in 0..rounds(FEW) {
+    for round in 0..rounds(SHORT_ROUNDS) {
         let ada = app.user(&format!("ada{round}")).await;
         let id = ask(&ada, &ben).await;
         let password = Bytes::from(json!({ "password": PASSWORD }).to_string());
@@ -180,8 +174,8 @@ async fn deleted_user_has_no_bond(app: &TestApp) {
         } else {
             accept.expect_problem(409, "request_not_pending");
         }
-        assert_eq!(current(&ben).await, Value::Null, "round {round}");
+        assert_eq!(ben.partners().current().await, Value::Null, "round {round}");
         check_tables(app, round).await;
     }
-    println!("{} rounds of leaving and accept: {accepted} accepted first", rounds(FEW));
+    println!("{} rounds of leaving and accept: {accepted} accepted first", rounds(SHORT_ROUNDS));
 }

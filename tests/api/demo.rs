@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::{Browser, Engine, Kith, TestApp, kith_on, on_every_engine, success};
 
 /// Environment variable with a folder for screenshots of the page.
-const PICTURES: &str = "KITH_TEST_PICTURES";
+const SCREENSHOT_FOLDER: &str = "KITH_TEST_PICTURES";
 
 const README: &str = include_str!("../../README.md");
 
@@ -117,7 +117,7 @@ impl Page {
     }
 
     fn picture(&mut self, name: &str) {
-        if let Some(folder) = std::env::var_os(PICTURES) {
+        if let Some(folder) = std::env::var_os(SCREENSHOT_FOLDER) {
             let picture = self.browser.picture();
             std::fs::write(Path::new(&folder).join(name), picture).expect("a folder for pictures");
         }

@@ -7,13 +7,12 @@ use kith_kernel::{Timestamp, days};
 use kith_platform::config::{Config, Mode};
 use serde_json::{Value, json};
 
-use crate::support::{Person, TestApp, on_every_engine};
+use crate::support::{Person, REQUESTS, TestApp, on_every_engine};
 
 const CLOCK: &str = "/dev/clock";
 const LIMITS: &str = "/dev/limits";
 const OUTBOX: &str = "/dev/outbox";
 const VERIFY: &str = "/dev/verify-email";
-const REQUESTS: &str = "/api/v1/partners/requests";
 
 on_every_engine! {
     clock_advances_thirty_days,

@@ -12,11 +12,10 @@ use kith_store::{Store, params};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Access, Answer, Client, Engine, Kith, PASSWORD, Person, SERVE, TestApp, hold, kith, kith_on,
+    Access, Answer, Client, Engine, Kith, PASSWORD, Person, REQUESTS, SERVE, TestApp, hold, kith, kith_on,
     on_every_engine,
 };
 
-const REQUESTS: &str = "/api/v1/partners/requests";
 const MILLISECOND: Duration = Duration::from_millis(1);
 /// Number of concurrent duplicates, and of rounds.
 const TWINS: usize = 20;

@@ -5,9 +5,8 @@ use hyper::body::Bytes;
 use kith_kernel::{days, minutes};
 use serde_json::{Value, json};
 
-use crate::support::{PASSWORD, Person, TestApp, on_every_engine};
+use crate::support::{PASSWORD, Person, REQUESTS, TestApp, on_every_engine};
 
-const REQUESTS: &str = "/api/v1/partners/requests";
 const INVITES: &str = "/api/v1/partners/invites";
 
 on_every_engine! {
@@ -172,7 +171,7 @@ async fn concurrent_redemptions_succeed_once(app: &TestApp) {
     }
 }
 
-/// An invite overrides the setting `invited` and cooldowns, but not the setting `nobody`.
+/// An invite overrides cooldowns and the policy `invited`, but not the policy that accepts no requests.
 async fn invite_overrides_request_policy(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     set(&ada, json!({ "who_may_ask": "invited" })).await;

@@ -16,7 +16,7 @@ const JOBS: &str = "/api/v1/jobs";
 const ALL: &[&str] = &["jobs.read", "jobs.write", "jobs.work", "queues.write"];
 
 /// Interval at which a busy queue is polled for due jobs.
-const LOOKED_FOR_WITHIN: Duration = Duration::from_millis(100);
+const DUE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 on_every_engine! {
     job_is_claimed_extended_and_completed,
@@ -224,7 +224,7 @@ async fn dead_letters_are_redriven_and_discarded_in_bulk(app: &TestApp) {
     let redriven = bulk("redrive", json!({ "queue": "mail", "kind": "send" })).await;
     assert_eq!(redriven, json!({ "jobs": 1, "more": false }));
     assert_eq!(dead().await, [b, c]);
-    app.advance(LOOKED_FOR_WITHIN);
+    app.advance(DUE_POLL_INTERVAL);
     assert_eq!(ids(&claim(&client, "mail", json!({})).await), [a], "under its own id");
     assert_eq!(bulk("discard", json!({ "queue": "post" })).await["jobs"], 1);
     client.get(&format!("{JOBS}/{c}")).await.expect_problem(404, "not_found");
@@ -233,7 +233,7 @@ async fn dead_letters_are_redriven_and_discarded_in_bulk(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
     let revived = say(&client, b, "retry", Value::Null).await.expect(200);
     assert_eq!(revived, json!({ "id": b, "outcome": "revived" }));
-    app.advance(LOOKED_FOR_WITHIN);
+    app.advance(DUE_POLL_INTERVAL);
     assert_eq!(ids(&claim(&client, "mail", json!({})).await), [b]);
     say(&client, b, "retry", Value::Null).await.expect_problem(409, "job_under_way");
 }
@@ -338,7 +338,7 @@ async fn failed_child_fails_parent_by_default(app: &TestApp) {
         let body = json!({ "lease_token": job["lease_token"], "error": "no", "then": "discard" });
         say(&client, job["id"].as_i64().expect("an id"), "fail", body).await.expect(200);
         let shown = show(&client, parent).await;
-        app.advance(LOOKED_FOR_WITHIN);
+        app.advance(DUE_POLL_INTERVAL);
         assert_eq!(shown["state"] == "dead", runs == 0, "{shown:#}");
         assert_eq!(claim(&client, on_failure, json!({})).await.len(), runs);
     }
@@ -520,7 +520,7 @@ async fn claim_of_disconnected_client_is_released(app: &TestApp) {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), given_back).await.expect("it is given back");
-    app.advance(LOOKED_FOR_WITHIN);
+    app.advance(DUE_POLL_INTERVAL);
     assert_eq!(ids(&claim(&client, "default", json!({})).await), [id]);
 }
 

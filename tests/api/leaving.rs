@@ -11,7 +11,7 @@ use kith_kernel::{days, minutes};
 use kith_platform::config::Config;
 use serde_json::{Value, json};
 
-use crate::support::{Client, PASSWORD, Person, TestApp, on_every_engine};
+use crate::support::{Client, PASSWORD, Person, REQUESTS, TestApp, on_every_engine};
 
 const ME: &str = "/api/v1/me";
 const EXPORT: &str = "/api/v1/me/export";
@@ -19,7 +19,6 @@ const REGISTER: &str = "/api/v1/auth/register";
 const LOGIN: &str = "/api/v1/auth/login";
 const RESTORE: &str = "/api/v1/auth/restore";
 const REFRESH: &str = "/api/v1/auth/refresh";
-const REQUESTS: &str = "/api/v1/partners/requests";
 const CURRENT: &str = "/api/v1/partners/current";
 const MILLISECOND: Duration = Duration::from_millis(1);
 

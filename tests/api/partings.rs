@@ -5,10 +5,8 @@ use std::time::Duration;
 use kith_kernel::days;
 use serde_json::{Value, json};
 
-use crate::support::{Person, TestApp, bonded, on_every_engine};
+use crate::support::{BREAKUP, Person, REQUESTS, TestApp, on_every_engine};
 
-const REQUESTS: &str = "/api/v1/partners/requests";
-const BREAKUP: &str = "/api/v1/partners/breakup";
 const HISTORY: &str = "/api/v1/partners/history";
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -26,25 +24,12 @@ async fn history(who: &Person) -> Vec<Value> {
     who.get(HISTORY).await.expect(200)["items"].as_array().expect("items").clone()
 }
 
-async fn current(who: &Person) -> Value {
-    who.get("/api/v1/partners/current").await.expect(200)["bond"].clone()
-}
-
-async fn ask(from: &Person, to: &Person) -> Value {
-    from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await.expect(201)
-}
-
-async fn accept(who: &Person, request: &Value) -> Value {
-    let path = format!("{REQUESTS}/{}/accept", request["id"].as_str().expect("an id"));
-    who.post(&path, Value::Null).await.expect(200)["bond"].clone()
-}
-
 /// PRT-06: the bond ends for both, both are notified, one audit entry is written, and the reason stays
 /// private to its author.
 async fn breakup_ends_bond_for_both(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ada.post(BREAKUP, Value::Null).await.expect_problem(409, "not_bonded");
-    let bond = bonded(&ada, &ben).await;
+    let bond = ada.partners().bond_with(&ben).await;
     let since = app.now();
     app.advance(days(3));
     let faults = ada.post(BREAKUP, json!({ "reason": "x".repeat(501) })).await.expect_faults();
@@ -62,7 +47,7 @@ async fn breakup_ends_bond_for_both(app: &TestApp) {
     assert_eq!(history(&ada).await, [seen(&ben, Some("We grew apart."))]);
     assert_eq!(history(&ben).await, [seen(&ada, None)], "a reason is its author's alone");
     for who in [&ada, &ben] {
-        assert_eq!(current(who).await, Value::Null);
+        assert_eq!(who.partners().current().await, Value::Null);
         who.post(BREAKUP, Value::Null).await.expect_problem(409, "not_bonded");
     }
     let lines = app.audit().await.into_iter().filter(|line| line.action == "bond.ended").count();
@@ -81,20 +66,20 @@ async fn breakup_ends_bond_for_both(app: &TestApp) {
 /// Covers PRT-05.
 async fn unbonded_user_can_send_new_request(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
-    bonded(&ada, &ben).await;
+    ada.partners().bond_with(&ben).await;
     ada.post(REQUESTS, json!({ "to": { "user_id": eve.id } })).await.expect_problem(409, "slot_occupied");
-    let waiting = ask(&eve, &ada).await;
+    let waiting = eve.partners().ask(&ada).await;
     let path = format!("{REQUESTS}/{}/accept", waiting["id"].as_str().expect("an id"));
     ada.post(&path, Value::Null).await.expect_problem(409, "slot_occupied");
     ben.post(BREAKUP, json!({})).await.expect(200);
-    let bond = accept(&ada, &waiting).await;
+    let bond = ada.partners().accept(&waiting).await;
     assert_eq!((&bond["partner"], &bond["restorations"]), (&eve.face(), &json!(0)));
 }
 
 /// PRT-04, PRT-07: the same bond is restored twice.
 async fn restoration_returns_same_bond(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    let bond = bonded(&ada, &ben).await;
+    let bond = ada.partners().bond_with(&ben).await;
     let since = app.now();
     let mut breakups = Vec::new();
     for (round, who, other) in [(1, &ada, &ben), (2, &ben, &ada)] {
@@ -102,16 +87,16 @@ async fn restoration_returns_same_bond(app: &TestApp) {
         who.post(BREAKUP, json!({ "reason": format!("reason {round}") })).await.expect(200);
         let ended_at = app.now();
         app.advance(days(29));
-        let request = ask(who, other).await;
+        let request = who.partners().ask(other).await;
         assert_eq!(request["restorable_until"], json!(ended_at + days(30)));
-        let restored = accept(other, &request).await;
+        let restored = other.partners().accept(&request).await;
         assert_eq!(
             restored,
             json!({
                 "id": bond, "partner": who.face(), "since": since, "restored_at": app.now(), "restorations": round,
             })
         );
-        assert_eq!(current(who).await["id"], restored["id"]);
+        assert_eq!(who.partners().current().await["id"], restored["id"]);
         breakups.push((ended_at, app.now(), who.id.clone(), format!("reason {round}")));
     }
     for who in [&ada, &ben] {
@@ -134,15 +119,15 @@ async fn restoration_returns_same_bond(app: &TestApp) {
 /// PRT-04, PRT-08: after the window a request forms a new bond, whether or not the old one has been archived.
 async fn bond_outside_window_is_not_restored(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    let first = bonded(&ada, &ben).await;
+    let first = ada.partners().bond_with(&ben).await;
     ada.post(BREAKUP, json!({})).await.expect(200);
     app.advance(days(30));
     app.upkeep().await;
     assert_eq!(history(&ada).await[0]["archived_at"], Value::Null, "it may still come back");
     app.advance(MILLISECOND);
-    let request = ask(&ada, &ben).await;
+    let request = ada.partners().ask(&ben).await;
     assert_eq!(request["restorable_until"], Value::Null);
-    let second = accept(&ben, &request).await;
+    let second = ben.partners().accept(&request).await;
     assert_ne!(second["id"], json!(first));
     assert_eq!((&second["since"], &second["restorations"]), (&json!(app.now()), &json!(0)));
     ben.post(BREAKUP, json!({})).await.expect(200);
@@ -159,36 +144,40 @@ async fn bond_outside_window_is_not_restored(app: &TestApp) {
 /// PRT-04: bonds with other users in between do not matter.
 async fn restoration_ignores_bonds_in_between(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
-    let first = bonded(&ada, &ben).await;
+    let first = ada.partners().bond_with(&ben).await;
     ada.post(BREAKUP, json!({})).await.expect(200);
     app.advance(days(1));
-    bonded(&ada, &eve).await;
+    ada.partners().bond_with(&eve).await;
     eve.post(BREAKUP, json!({})).await.expect(200);
     app.advance(days(1));
-    let back = accept(&ada, &ask(&ben, &ada).await).await;
+    let back = ada.partners().accept(&ben.partners().ask(&ada).await).await;
     assert_eq!((&back["id"], &back["restorations"]), (&json!(first), &json!(1)));
 }
 
 async fn crossing_requests_restore_bond(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    let bond = bonded(&ada, &ben).await;
+    let bond = ada.partners().bond_with(&ben).await;
     ada.post(BREAKUP, json!({})).await.expect(200);
     app.advance(days(30));
-    ask(&ada, &ben).await;
-    let crossed = ask(&ben, &ada).await;
+    ada.partners().ask(&ben).await;
+    let crossed = ben.partners().ask(&ada).await;
     assert_eq!((&crossed["bond"]["id"], &crossed["bond"]["restorations"]), (&json!(bond), &json!(1)));
     assert_eq!(crossed["restorable_until"], Value::Null);
 }
 
 async fn history_keeps_names(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    bonded(&ada, &ben).await;
+    ada.partners().bond_with(&ben).await;
     let rename = async |name: &str| {
         let body = json!({ "display_name": name }).to_string();
         ben.send(hyper::Method::PATCH, "/api/v1/me", body.into()).await.expect(200);
     };
     rename("Benjamin").await;
-    assert_eq!(current(&ada).await["partner"]["display_name"], "Benjamin", "a partner is who they are now");
+    assert_eq!(
+        ada.partners().current().await["partner"]["display_name"],
+        "Benjamin",
+        "a partner is who they are now"
+    );
     ben.post(BREAKUP, json!({})).await.expect(200);
     rename("Somebody else").await;
     assert_eq!(history(&ada).await[0]["partner"]["display_name"], "Benjamin");

@@ -7,9 +7,8 @@ use kith_kernel::{days, hours, minutes};
 use kith_platform::idempotency::IDEMPOTENCY_KEY;
 use serde_json::json;
 
-use crate::support::{Answer, Engine, Person, TestApp, on_every_engine};
+use crate::support::{Answer, Engine, Person, REQUESTS, TestApp, on_every_engine};
 
-const REQUESTS: &str = "/api/v1/partners/requests";
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 on_every_engine! {
@@ -18,10 +17,6 @@ on_every_engine! {
     hundred_and_first_request_in_a_day_is_rejected,
     repetitions_and_rejections_do_not_count,
     five_of_concurrent_requests_succeed,
-}
-
-async fn ask(from: &Person, to: &Person) -> Answer {
-    from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await
 }
 
 #[track_caller]
@@ -39,7 +34,7 @@ async fn ask_slowly(app: &TestApp, from: &Person, all: &[Person]) {
             n if n % 5 == 0 => app.advance(minutes(1)),
             _ => {}
         }
-        ask(from, to).await.expect(201);
+        from.partners().send(to).await.expect(201);
     }
 }
 
@@ -47,24 +42,24 @@ async fn sixth_request_in_a_minute_is_rejected(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let others = app.crowd("other", 7).await;
     for to in &others[..5] {
-        ask(&ada, to).await.expect(201);
+        ada.partners().send(to).await.expect(201);
         app.advance(Duration::from_millis(1_500));
     }
     let before = app.footprint().await;
-    expect_refused(ask(&ada, &others[5]).await, Duration::from_millis(52_500));
+    expect_refused(ada.partners().send(&others[5]).await, Duration::from_millis(52_500));
     app.advance(Duration::from_millis(52_500) - MILLISECOND);
-    expect_refused(ask(&ada, &others[5]).await, MILLISECOND);
+    expect_refused(ada.partners().send(&others[5]).await, MILLISECOND);
     assert_eq!(app.footprint().await, before);
     let sent = ada.get(&format!("{REQUESTS}?direction=outgoing")).await.expect(200);
     assert_eq!(sent["items"].as_array().map(Vec::len), Some(5));
     assert_eq!(others[5].get(REQUESTS).await.expect(200)["items"], json!([]));
     // Other users are not affected.
-    ask(&ben, &others[5]).await.expect(201);
+    ben.partners().send(&others[5]).await.expect(201);
 
     app.advance(MILLISECOND);
-    ask(&ada, &others[5]).await.expect(201);
-    // The window slides: the next slot is free when the oldest request is a minute old.
-    expect_refused(ask(&ada, &others[6]).await, Duration::from_millis(1_500));
+    ada.partners().send(&others[5]).await.expect(201);
+    // The window slides: the next one leaves when it is a minute old.
+    expect_refused(ada.partners().send(&others[6]).await, Duration::from_millis(1_500));
 }
 
 async fn twenty_first_request_in_an_hour_is_rejected(app: &TestApp) {
@@ -73,15 +68,15 @@ async fn twenty_first_request_in_an_hour_is_rejected(app: &TestApp) {
     ask_slowly(app, &ada, &others[..20]).await;
     app.advance(minutes(1));
     let before = app.footprint().await;
-    expect_refused(ask(&ada, &others[20]).await, minutes(56));
+    expect_refused(ada.partners().send(&others[20]).await, minutes(56));
     assert_eq!(app.footprint().await, before);
     app.advance(minutes(56) - MILLISECOND);
     let ada = app.sign_in("ada").await;
     let before = app.footprint().await;
-    expect_refused(ask(&ada, &others[20]).await, MILLISECOND);
+    expect_refused(ada.partners().send(&others[20]).await, MILLISECOND);
     assert_eq!(app.footprint().await, before);
     app.advance(MILLISECOND);
-    ask(&ada, &others[20]).await.expect(201);
+    ada.partners().send(&others[20]).await.expect(201);
 }
 
 async fn hundred_and_first_request_in_a_day_is_rejected(app: &TestApp) {
@@ -90,11 +85,11 @@ async fn hundred_and_first_request_in_a_day_is_rejected(app: &TestApp) {
     ask_slowly(app, &ada, &others[..100]).await;
     // Four hours and three minutes after the first request.
     app.advance(hours(1));
-    expect_refused(ask(&ada, &others[100]).await, days(1) - hours(5) - minutes(3));
+    expect_refused(ada.partners().send(&others[100]).await, days(1) - hours(5) - minutes(3));
     app.advance(days(1) - hours(5) - minutes(3) - MILLISECOND);
-    expect_refused(ask(&ada, &others[100]).await, MILLISECOND);
+    expect_refused(ada.partners().send(&others[100]).await, MILLISECOND);
     app.advance(MILLISECOND);
-    ask(&ada, &others[100]).await.expect(201);
+    ada.partners().send(&others[100]).await.expect(201);
 }
 
 /// Repetitions and requests rejected for another reason do not count.
@@ -106,21 +101,21 @@ async fn repetitions_and_rejections_do_not_count(app: &TestApp) {
     let first = keyed.post(REQUESTS, body.clone()).await.expect(201);
     for _ in 0..10 {
         assert_eq!(keyed.post(REQUESTS, body.clone()).await.expect(201), first);
-        ask(&ada, &others[0]).await.expect(200);
-        ask(&ada, &ada).await.expect_faults();
+        ada.partners().send(&others[0]).await.expect(200);
+        ada.partners().send(&ada).await.expect_faults();
         ada.post(REQUESTS, json!({ "to": { "user_id": others[0].id }, "message": "x" }))
             .await
             .expect_problem(409, "request_pending");
     }
     for to in &others[1..5] {
-        ask(&ada, to).await.expect(201);
+        ada.partners().send(to).await.expect(201);
     }
     let sixth = ada.signed_in().await.with_header(IDEMPOTENCY_KEY, "sixth");
     let body_of_sixth = json!({ "to": { "user_id": others[5].id } });
     expect_refused(sixth.post(REQUESTS, body_of_sixth.clone()).await, minutes(1));
     // Stored responses are still returned, and a rejection is not stored under its key.
     assert_eq!(keyed.post(REQUESTS, body).await.expect(201), first);
-    ask(&ada, &others[0]).await.expect(200);
+    ada.partners().send(&others[0]).await.expect(200);
     app.advance(minutes(1));
     sixth.post(REQUESTS, body_of_sixth).await.expect(201);
 }
@@ -128,7 +123,7 @@ async fn repetitions_and_rejections_do_not_count(app: &TestApp) {
 async fn five_of_concurrent_requests_succeed(app: &TestApp) {
     let ada = app.user("ada").await;
     let others = app.crowd("other", 20).await;
-    let statuses = join_all(others.iter().map(async |to| ask(&ada, to).await.status)).await;
+    let statuses = join_all(others.iter().map(async |to| ada.partners().send(to).await.status)).await;
     let count = |status| statuses.iter().filter(|found| **found == status).count();
     assert_eq!((count(201), count(429)), (5, 15), "{statuses:?}");
 }
@@ -151,14 +146,14 @@ async fn request_counts_survive_restart(engine: Engine) {
     let ada = app.user("ada").await;
     let others = app.crowd("other", 6).await;
     for to in &others[..4] {
-        ask(&ada, to).await.expect(201);
+        ada.partners().send(to).await.expect(201);
     }
     app.advance(Duration::from_secs(20));
     let app = app.restart(engine).await;
     let ada = app.sign_in("ada").await;
-    ask(&ada, &others[4]).await.expect(201);
+    ada.partners().send(&others[4]).await.expect(201);
     let app = app.restart(engine).await;
     let ada = app.sign_in("ada").await;
-    expect_refused(ask(&ada, &others[5]).await, Duration::from_secs(40));
+    expect_refused(ada.partners().send(&others[5]).await, Duration::from_secs(40));
     app.stop().await;
 }

@@ -7,9 +7,8 @@ use hyper::body::Bytes;
 use kith_kernel::{days, hours};
 use serde_json::{Value, json};
 
-use crate::support::{Person, TestApp, on_every_engine};
+use crate::support::{Person, REQUESTS, TestApp, on_every_engine};
 
-const REQUESTS: &str = "/api/v1/partners/requests";
 const SETTINGS: &str = "/api/v1/partners/settings";
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -24,10 +23,6 @@ on_every_engine! {
     request_expires_for_both_users,
     users_control_who_can_send_requests,
     a_message_is_reported_once,
-}
-
-async fn ask(from: &Person, to: &Person) -> Value {
-    from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await.expect(201)
 }
 
 fn path(request: &Value, verb: &str) -> String {
@@ -46,7 +41,7 @@ async fn reject(who: &Person, request: &Value) {
 /// PRT-01, PRT-02: only the receiver rejects, once. Every later step changes nothing.
 async fn rejected_request_is_final(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
-    let request = ask(&ada, &ben).await;
+    let request = ada.partners().ask(&ben).await;
     let before = app.footprint().await;
     ada.post(&path(&request, "reject"), Value::Null).await.expect_problem(403, "forbidden");
     eve.post(&path(&request, "reject"), Value::Null).await.expect_problem(404, "not_found");
@@ -68,7 +63,7 @@ async fn rejected_request_is_final(app: &TestApp) {
 /// Covers PRT-01, PRT-02.
 async fn cancelled_request_is_final(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
-    let request = ask(&ada, &ben).await;
+    let request = ada.partners().ask(&ben).await;
     let before = app.footprint().await;
     ben.post(&path(&request, "cancel"), Value::Null).await.expect_problem(403, "forbidden");
     eve.post(&path(&request, "cancel"), Value::Null).await.expect_problem(404, "not_found");
@@ -89,7 +84,7 @@ async fn cooldown_grows_with_each_rejection(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let body = json!({ "to": { "user_id": ben.id } });
     for wait in [hours(24), days(7), days(30)] {
-        reject(&ben, &ask(&ada, &ben).await).await;
+        reject(&ben, &ada.partners().ask(&ben).await).await;
         let refused = ada.post(REQUESTS, body.clone()).await;
         let seconds = wait.as_secs().to_string();
         assert_eq!(refused.header("retry-after"), Some(&*seconds));
@@ -104,17 +99,17 @@ async fn cooldown_grows_with_each_rejection(app: &TestApp) {
         assert_eq!(app.footprint().await, before);
         app.advance(MILLISECOND);
     }
-    reject(&ben, &ask(&ada, &ben).await).await;
+    reject(&ben, &ada.partners().ask(&ben).await).await;
     app.advance(days(365) - MILLISECOND);
     ada.post(REQUESTS, body.clone()).await.expect_problem(409, "only_they_may_ask");
-    ask(&ben, &ada).await;
+    ben.partners().ask(&ada).await;
     let crossed = ada.post(REQUESTS, body).await.expect(201);
     assert_eq!(crossed["status"], "accepted", "who has asked can always be answered");
 }
 
 /// Lets a request expire. With `upkeep` the expiry is recorded at that time, otherwise by the next request.
 async fn let_expire(app: &TestApp, from: &Person, to: &Person, upkeep: bool) {
-    ask(from, to).await;
+    from.partners().ask(to).await;
     app.advance(days(14) + hours(2));
     if upkeep {
         app.upkeep().await;
@@ -128,24 +123,24 @@ async fn expired_requests_count_as_refusals(app: &TestApp) {
     let_expire(app, &ada, &ben, true).await;
     app.upkeep().await;
     let_expire(app, &ada, &ben, false).await;
-    reject(&ben, &ask(&ada, &ben).await).await;
+    reject(&ben, &ada.partners().ask(&ben).await).await;
     let refused = ada.post(REQUESTS, body.clone()).await;
     assert_eq!(refused.header("retry-after"), Some(&*days(30).as_secs().to_string()));
     app.advance(days(30));
     for upkeep in [true, false, true] {
         let_expire(app, &ada, &ben, upkeep).await;
     }
-    reject(&ben, &ask(&ada, &ben).await).await;
+    reject(&ben, &ada.partners().ask(&ben).await).await;
     ada.post(REQUESTS, body).await.expect_problem(409, "only_they_may_ask");
 
     // A request withheld by a block was visible only to its sender.
     let eve = app.user("eve").await;
-    ask(&eve, &ben).await;
+    eve.partners().ask(&ben).await;
     ben.put(&format!("/api/v1/blocks/{}", eve.id), Value::Null).await.expect(200);
     app.advance(days(14) + hours(2));
     app.upkeep().await;
     ben.delete(&format!("/api/v1/blocks/{}", eve.id), Value::Null).await.expect(204);
-    reject(&ben, &ask(&eve, &ben).await).await;
+    reject(&ben, &eve.partners().ask(&ben).await).await;
     let refused = eve.post(REQUESTS, json!({ "to": { "user_id": ben.id } })).await;
     assert_eq!(refused.header("retry-after"), Some(&*hours(24).as_secs().to_string()));
 }
@@ -155,10 +150,10 @@ async fn refusals_reset_after_a_year(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let body = json!({ "to": { "user_id": ben.id } });
     for wait in [hours(24), days(7), days(30), days(365)] {
-        reject(&ben, &ask(&ada, &ben).await).await;
+        reject(&ben, &ada.partners().ask(&ben).await).await;
         app.advance(wait);
     }
-    reject(&ben, &ask(&ada, &ben).await).await;
+    reject(&ben, &ada.partners().ask(&ben).await).await;
     let refused = ada.post(REQUESTS, body).await;
     assert_eq!(refused.header("retry-after"), Some(&*hours(24).as_secs().to_string()));
 }
@@ -173,11 +168,11 @@ async fn cancellation_counts_without_cooldown(app: &TestApp) {
             events.filter(|event| event.kind == "partner_request.created" && event.subject == id);
         created.next().expect("an event").recipients.iter().any(|one| one.to_string() == ben.id)
     };
-    let first = ask(&ada, &ben).await;
+    let first = ada.partners().ask(&ben).await;
     assert!(told(&first).await);
     ada.post(&path(&first, "cancel"), Value::Null).await.expect(200);
     app.advance(hours(24) - MILLISECOND);
-    let second = ask(&ada, &ben).await;
+    let second = ada.partners().ask(&ben).await;
     assert!(!told(&second).await, "a repeat within a day notifies nobody");
     let waiting = ben.get(&format!("{REQUESTS}?status=pending")).await.expect(200);
     assert_eq!(waiting["items"][0]["id"], second["id"], "and is there all the same");
@@ -186,30 +181,30 @@ async fn cancellation_counts_without_cooldown(app: &TestApp) {
     let body = json!({ "to": { "user_id": ben.id } });
     ada.post(REQUESTS, body.clone()).await.expect_problem(409, "too_soon_to_ask_again");
     app.advance(MILLISECOND);
-    let third = ask(&ada, &ben).await;
+    let third = ada.partners().ask(&ben).await;
     assert!(told(&third).await);
     ada.post(&path(&third, "cancel"), Value::Null).await.expect(200);
     for _ in 0..3 {
-        let again = ask(&ada, &ben).await;
+        let again = ada.partners().ask(&ben).await;
         ada.post(&path(&again, "cancel"), Value::Null).await.expect(200);
     }
-    reject(&ben, &ask(&ada, &ben).await).await;
+    reject(&ben, &ada.partners().ask(&ben).await).await;
     ada.post(REQUESTS, body).await.expect_problem(409, "only_they_may_ask");
 }
 
 async fn request_in_return_clears_rejections(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    reject(&ben, &ask(&ada, &ben).await).await;
-    let theirs = ask(&ben, &ada).await;
+    reject(&ben, &ada.partners().ask(&ben).await).await;
+    let theirs = ben.partners().ask(&ada).await;
     ben.post(&path(&theirs, "cancel"), Value::Null).await.expect(200);
-    ask(&ada, &ben).await;
+    ada.partners().ask(&ben).await;
 }
 
 /// PRT-02: a request expires exactly when it is due, recorded or not. Both users are notified when it is
 /// recorded.
 async fn request_expires_for_both_users(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    let request = ask(&ada, &ben).await;
+    let request = ada.partners().ask(&ben).await;
     app.advance(days(14) - MILLISECOND);
     app.upkeep().await;
     assert_eq!(status(&ben, &request).await, "pending");
@@ -229,7 +224,7 @@ async fn request_expires_for_both_users(app: &TestApp) {
     app.upkeep().await;
     app.upkeep().await;
     assert_eq!(expired().await, 1);
-    ask(&ada, &ben).await;
+    ada.partners().ask(&ben).await;
     assert_eq!(expired().await, 1);
 }
 
@@ -247,7 +242,7 @@ async fn users_control_who_can_send_requests(app: &TestApp) {
     ada.post(REQUESTS, body.clone()).await.expect_problem(403, "not_open_to_requests");
     set(json!({ "who_may_ask": "invited" })).await;
     ada.post(REQUESTS, body.clone()).await.expect_problem(403, "not_open_to_requests");
-    ask(&ben, &ada).await;
+    ben.partners().ask(&ada).await;
     assert_eq!(ada.post(REQUESTS, body).await.expect(201)["status"], "accepted");
     for bad in [json!({ "who_may_ask": "friends" }), json!({ "discreet": null }), json!({ "other": 1 })] {
         ben.send(Method::PATCH, SETTINGS, Bytes::from(bad.to_string())).await.expect_faults();
@@ -256,7 +251,7 @@ async fn users_control_who_can_send_requests(app: &TestApp) {
 
 async fn a_message_is_reported_once(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
-    let silent = ask(&eve, &ben).await;
+    let silent = eve.partners().ask(&ben).await;
     let body = json!({ "to": { "user_id": ben.id }, "message": "You will regret this." });
     let request = ada.post(REQUESTS, body).await.expect(201);
     let report = json!({ "reason": "harassment", "note": "The third one." });

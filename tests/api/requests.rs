@@ -5,9 +5,7 @@ use std::time::Duration;
 use kith_kernel::days;
 use serde_json::{Value, json};
 
-use crate::support::{Person, TestApp, on_every_engine};
-
-const REQUESTS: &str = "/api/v1/partners/requests";
+use crate::support::{Person, REQUESTS, TestApp, on_every_engine};
 
 on_every_engine! {
     request_is_visible_to_participants_only,
@@ -23,10 +21,6 @@ on_every_engine! {
 }
 
 const MILLISECOND: Duration = Duration::from_millis(1);
-
-async fn send(from: &Person, to: &Person) -> Value {
-    from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await.expect(201)
-}
 
 async fn list(of: &Person, query: &str) -> Vec<Value> {
     let page = of.get(&format!("{REQUESTS}?{query}")).await.expect(200);
@@ -107,7 +101,7 @@ async fn invalid_requests_are_rejected(app: &TestApp) {
 
 async fn crossing_requests_form_bond(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    let first = send(&ada, &ben).await;
+    let first = ada.partners().ask(&ben).await;
     app.advance(MILLISECOND);
     let body = json!({ "to": { "user_id": ada.id }, "message": "me too" });
     let crossed = ben.post(REQUESTS, body.clone()).await.expect(201);
@@ -145,8 +139,8 @@ async fn crossing_requests_form_bond(app: &TestApp) {
 /// Covers PRT-05.
 async fn bonded_user_cannot_send_request(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
-    send(&ada, &ben).await;
-    send(&ben, &ada).await;
+    ada.partners().ask(&ben).await;
+    ben.partners().ask(&ada).await;
     let before = app.footprint().await;
     for sender in [&ada, &ben] {
         let body = json!({ "to": { "user_id": eve.id } });
@@ -161,9 +155,9 @@ async fn bonded_user_cannot_send_request(app: &TestApp) {
 /// Covers PRT-05.
 async fn receiver_bond_is_not_revealed(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
-    send(&ada, &ben).await;
-    send(&ben, &ada).await;
-    let request = send(&eve, &ben).await;
+    ada.partners().ask(&ben).await;
+    ben.partners().ask(&ada).await;
+    let request = eve.partners().ask(&ben).await;
     assert_eq!(request["status"], "pending");
     let before = app.footprint().await;
     let accept = format!("{REQUESTS}/{}/accept", request["id"].as_str().expect("an id"));
@@ -174,10 +168,10 @@ async fn receiver_bond_is_not_revealed(app: &TestApp) {
 
 async fn request_expires_after_14_days(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
-    let to_ben = send(&ada, &ben).await;
+    let to_ben = ada.partners().ask(&ben).await;
     let accept = |request: &Value| format!("{REQUESTS}/{}/accept", request["id"].as_str().expect("an id"));
     app.advance(days(14) - MILLISECOND);
-    let to_eve = send(&ada, &eve).await;
+    let to_eve = ada.partners().ask(&eve).await;
     assert_eq!(list(&ada, "status=pending").await, [to_eve.clone(), to_ben.clone()]);
     assert_eq!(list(&ada, "status=expired").await, [] as [Value; 0]);
 
@@ -201,13 +195,13 @@ async fn request_expires_after_14_days(app: &TestApp) {
 
 async fn expired_request_allows_new_request(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    let first = send(&ada, &ben).await;
+    let first = ada.partners().ask(&ben).await;
     app.advance(days(14));
     // No crossing: the first request has expired.
-    let second = send(&ben, &ada).await;
+    let second = ben.partners().ask(&ada).await;
     assert_eq!((&second["status"], &second["bond"]), (&json!("pending"), &Value::Null));
     app.advance(days(14));
-    let third = send(&ben, &ada).await;
+    let third = ben.partners().ask(&ada).await;
     let statuses: Vec<_> = list(&ada, "")
         .await
         .iter()
@@ -225,7 +219,10 @@ async fn lists_are_paginated(app: &TestApp) {
     for (n, other) in app.crowd("other", 7).await.iter().enumerate() {
         // Ids of the same millisecond are unordered between two nodes.
         app.advance(MILLISECOND);
-        newest_first.insert(0, if n % 2 == 0 { send(&ada, other).await } else { send(other, &ada).await });
+        newest_first.insert(
+            0,
+            if n % 2 == 0 { ada.partners().ask(other).await } else { other.partners().ask(&ada).await },
+        );
     }
     let side = |user: &str| -> Vec<Value> {
         newest_first.iter().filter(|request| request[user]["id"] == ada.id).cloned().collect()

@@ -6,9 +6,8 @@ use kith_kernel::days;
 use serde_json::{Value, json};
 
 use crate::bond_model::find_faults;
-use crate::support::{Person, TestApp, on_every_engine, rounds};
+use crate::support::{REQUESTS, TestApp, on_every_engine, rounds};
 
-const REQUESTS: &str = "/api/v1/partners/requests";
 const MILLISECOND: Duration = Duration::from_millis(1);
 const ROUNDS: usize = 50;
 
@@ -22,37 +21,24 @@ on_every_engine! {
     expected_restoration_does_not_form_new_bond,
 }
 
-async fn ask(from: &Person, to: &Person) -> Value {
-    from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await.expect(201)
-}
-
-async fn accept(who: &Person, request: &Value) -> Value {
-    let id = request["id"].as_str().expect("an id");
-    who.post(&format!("{REQUESTS}/{id}/accept"), Value::Null).await.expect(200)["bond"].clone()
-}
-
-async fn break_up(who: &Person) {
-    who.post("/api/v1/partners/breakup", json!({})).await.expect(200);
-}
-
 async fn expected_restoration_does_not_form_new_bond(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let expecting = async |request: &Value| {
         let id = request["id"].as_str().expect("an id");
         ben.post(&format!("{REQUESTS}/{id}/accept"), json!({ "expect": "restoration" })).await
     };
-    let request = ask(&ada, &ben).await;
+    let request = ada.partners().ask(&ben).await;
     expecting(&request).await.expect_problem(409, "restoration_expired");
-    let first = accept(&ben, &request).await;
-    break_up(&ada).await;
-    let request = ask(&ada, &ben).await;
+    let first = ben.partners().accept(&request).await;
+    ada.partners().break_up().await;
+    let request = ada.partners().ask(&ben).await;
     assert_eq!(expecting(&request).await.expect(200)["bond"]["id"], first["id"]);
-    break_up(&ben).await;
+    ben.partners().break_up().await;
     app.advance(days(20));
-    let request = ask(&ada, &ben).await;
+    let request = ada.partners().ask(&ben).await;
     app.advance(days(10) + MILLISECOND);
     expecting(&request).await.expect_problem(409, "restoration_expired");
-    assert_ne!(accept(&ben, &request).await["id"], first["id"]);
+    assert_ne!(ben.partners().accept(&request).await["id"], first["id"]);
 }
 
 async fn restoration_window_ends_after_thirty_days(app: &TestApp) {
@@ -68,18 +54,21 @@ async fn restoration_window_ends_after_thirty_days(app: &TestApp) {
     }
     for (n, (after, comes_back, upkeep, crossing)) in cases.into_iter().enumerate() {
         let (ada, ben) = (app.user(&format!("ada{n}")).await, app.user(&format!("ben{n}")).await);
-        let first = accept(&ben, &ask(&ada, &ben).await).await;
-        break_up(&ada).await;
+        let first = ben.partners().accept(&ada.partners().ask(&ben).await).await;
+        ada.partners().break_up().await;
         app.advance(days(20));
-        let request = ask(&ben, &ada).await;
+        let request = ben.partners().ask(&ada).await;
         app.advance(after - days(20));
         if upkeep {
             app.upkeep().await;
         }
         let until = ada.get(&format!("{REQUESTS}?direction=incoming&limit=1")).await.expect(200);
         assert_eq!(until["items"][0]["restorable_until"].is_string(), comes_back, "{after:?}");
-        let second =
-            if crossing { ask(&ada, &ben).await["bond"].clone() } else { accept(&ada, &request).await };
+        let second = if crossing {
+            ada.partners().ask(&ben).await["bond"].clone()
+        } else {
+            ada.partners().accept(&request).await
+        };
         let what = format!("after {after:?}, upkeep {upkeep}, crossing {crossing}");
         assert_eq!(second["id"] == first["id"], comes_back, "{what}");
         assert_eq!(second["restorations"], i64::from(comes_back), "{what}");
@@ -94,12 +83,12 @@ async fn restoration_window_ends_after_thirty_days(app: &TestApp) {
 /// archived and a new one is formed.
 async fn archive_and_accept_are_exclusive(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    let mut bond = accept(&ben, &ask(&ada, &ben).await).await;
+    let mut bond = ben.partners().accept(&ada.partners().ask(&ben).await).await;
     let mut back = 0;
     for round in 0..rounds(ROUNDS) {
-        break_up(&ada).await;
+        ada.partners().break_up().await;
         app.advance(days(25));
-        let request = ask(&ada, &ben).await;
+        let request = ada.partners().ask(&ben).await;
         app.advance(days(5));
         ben.signed_in().await;
         let time_passes = async {
@@ -109,7 +98,7 @@ async fn archive_and_accept_are_exclusive(app: &TestApp) {
             app.advance(MILLISECOND);
             app.upkeep().await;
         };
-        let (accepted, ()) = tokio::join!(accept(&ben, &request), time_passes);
+        let (accepted, ()) = tokio::join!(ben.partners().accept(&request), time_passes);
         let restored = accepted["id"] == bond["id"];
         back += usize::from(restored);
         for who in [&ada, &ben] {

@@ -17,9 +17,9 @@ const LOGOUT: &str = "/api/v1/auth/logout";
 const SESSIONS: &str = "/api/v1/auth/sessions";
 const USERS: &str = "/api/v1/admin/users";
 /// Maximum time until all nodes apply a revocation.
-const SECOND: Duration = Duration::from_secs(1);
+const PROPAGATION_LIMIT: Duration = Duration::from_secs(1);
 /// Maximum age of cached data on a node that receives no events, plus a second to detect that.
-const DEAF: Duration = Duration::from_secs(4);
+const MAX_CACHE_AGE: Duration = Duration::from_secs(4);
 const ROUNDS: usize = 20;
 
 on_every_engine! {
@@ -171,7 +171,8 @@ async fn revocation_applies_on_all_nodes(app: &TestApp) {
             let ended = real_now();
             assert!(!victim.is_in(here).await, "{way:?}: still in where it was done");
             for there in (0..app.count_nodes()).filter(|node| *node != here) {
-                longest = longest.max(until_out(&victim, there, ended, latency_bound(SECOND)).await);
+                longest =
+                    longest.max(until_out(&victim, there, ended, latency_bound(PROPAGATION_LIMIT)).await);
             }
             for node in (0..app.count_nodes()).chain(0..app.count_nodes()) {
                 assert!(!victim.is_in(node).await, "{way:?}: in again");
@@ -194,7 +195,10 @@ async fn watch(victim: &Victim, node: usize) -> Vec<Seen> {
         seen.push((asked, is_in));
         refused += usize::from(!is_in);
         let first = seen[0].0;
-        assert!(asked.duration_since(first) < latency_bound(20 * SECOND), "never refused on node {node}");
+        assert!(
+            asked.duration_since(first) < latency_bound(20 * PROPAGATION_LIMIT),
+            "never refused on node {node}"
+        );
     }
     seen
 }
@@ -226,7 +230,7 @@ async fn cache_refill_does_not_revive_session(app: &TestApp) {
                 .filter(|(_, is_in)| *is_in)
                 .map(|(asked, _)| asked.saturating_duration_since(ended));
             let last = last.max().unwrap_or_default();
-            let allowed = if is_here { Duration::ZERO } else { latency_bound(SECOND) };
+            let allowed = if is_here { Duration::ZERO } else { latency_bound(PROPAGATION_LIMIT) };
             assert!(last <= allowed, "round {round}: in {last:?} after the end, here: {is_here}");
             longest = longest.max(last);
             requests += seen.len();
@@ -261,7 +265,7 @@ async fn deafness(app: &TestApp) {
     assert!(victim.is_in(1).await, "it was told, so this shows nothing");
     // Events have now waited for their position for too long.
     app.advance(seconds(2));
-    let took = until_out(&victim, 1, ended, latency_bound(DEAF)).await;
+    let took = until_out(&victim, 1, ended, latency_bound(MAX_CACHE_AGE)).await;
     println!("out on a deaf node after {took:?}");
     assert!(!victim.is_in(1).await);
     drop(let_go);

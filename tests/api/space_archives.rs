@@ -5,7 +5,7 @@ use std::time::Duration;
 use kith_kernel::days;
 use serde_json::{Value, json};
 
-use crate::support::{TestApp, bonded, break_up, item, on_every_engine};
+use crate::support::{TestApp, item, on_every_engine};
 
 const SHARED: &str = "/api/v1/spaces/bond/notes";
 
@@ -20,7 +20,7 @@ on_every_engine! {
 async fn archived_space_is_exportable_then_purged(app: &TestApp) {
     let people = app.crowd("person", 4).await;
     let [ada, ben, eve, dan] = &people[..] else { unreachable!() };
-    let (bond, other) = (bonded(ada, ben).await, bonded(eve, dan).await);
+    let (bond, other) = (ada.partners().bond_with(ben).await, eve.partners().bond_with(dan).await);
     for n in 0..3 {
         item(ada, SHARED, json!({ "n": n })).await;
         item(eve, SHARED, json!({ "n": n })).await;
@@ -31,13 +31,13 @@ async fn archived_space_is_exportable_then_purged(app: &TestApp) {
     let path = format!("/api/v1/spaces/bonds/{bond}/export");
     let before = ada.get(&path).await.expect(200);
     for one in [ada, eve] {
-        break_up(one).await;
+        one.partners().break_up().await;
     }
     app.advance(days(30));
     app.upkeep().await;
     let key = format!("bond:{bond}");
     assert_eq!(app.count("space_items", "space = $1", &key).await, 4, "it can still come back");
-    assert_eq!(bonded(eve, dan).await, other);
+    assert_eq!(eve.partners().bond_with(dan).await, other);
 
     app.advance(Duration::from_millis(1));
     let archived_at = app.now();
@@ -80,9 +80,9 @@ async fn archived_space_is_exportable_then_purged(app: &TestApp) {
 async fn more_than_one_run_holds_wait_for_the_next(app: &TestApp) {
     let people = app.crowd("person", 8).await;
     for pair in people.chunks(2) {
-        bonded(&pair[0], &pair[1]).await;
+        pair[0].partners().bond_with(&pair[1]).await;
         item(&pair[0], SHARED, json!({})).await;
-        break_up(&pair[0]).await;
+        pair[0].partners().break_up().await;
     }
     app.archive().await;
     // Runs on one node.

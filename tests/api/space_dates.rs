@@ -5,7 +5,7 @@ use hyper::body::Bytes;
 use kith_kernel::{days, hours, minutes};
 use serde_json::{Value, json};
 
-use crate::support::{PASSWORD, TestApp, bonded, break_up, item, on_every_engine};
+use crate::support::{PASSWORD, TestApp, item, on_every_engine};
 
 const MINE: &str = "/api/v1/spaces/me/dates";
 const OURS: &str = "/api/v1/spaces/bond/dates";
@@ -70,7 +70,7 @@ async fn date_is_stored_completely(app: &TestApp) {
 /// Exact to the millisecond. Tests begin at 2026-01-01.
 async fn reminder_is_emitted_once_to_both(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    bonded(&ada, &ben).await;
+    ada.partners().bond_with(&ben).await;
     let date = json!({ "title": "x", "date": "2026-01-01", "time": "12:00", "remind_minutes_before": [0, 60, 2000] });
     item(&ada, OURS, date.clone()).await;
     item(&ben, MINE, date).await;
@@ -130,19 +130,19 @@ async fn date_change_updates_reminders(app: &TestApp) {
 
 async fn frozen_space_emits_no_reminders(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    bonded(&ada, &ben).await;
+    ada.partners().bond_with(&ben).await;
     let date =
         json!({ "title": "x", "date": "2026-01-02", "repeat": "weekly", "remind_minutes_before": [0] });
     item(&ada, OURS, date.clone()).await;
     item(&ada, MINE, date).await;
-    break_up(&ada).await;
+    ada.partners().break_up().await;
     ada.delete("/api/v1/me", json!({ "password": PASSWORD })).await.expect(202);
     app.advance(days(2));
     upkeep(app).await;
     assert_eq!(told(app).await, []);
     let credentials = json!({ "email": ada.email, "password": PASSWORD });
     app.anonymous().post("/api/v1/auth/restore", credentials).await.expect(200);
-    bonded(&ada, &ben).await;
+    ada.partners().bond_with(&ben).await;
     upkeep(app).await;
     assert_eq!(told(app).await, [], "nor later");
     app.advance(days(7));

@@ -6,7 +6,7 @@ use kith_platform::config::Config;
 use kith_store::Error;
 use serde_json::{Value, json};
 
-use crate::support::{TestApp, bonded, item, on_every_engine};
+use crate::support::{TestApp, item, on_every_engine};
 
 const SHARED: &str = "/api/v1/spaces/bond/notes";
 
@@ -35,7 +35,7 @@ async fn recount(app: &TestApp) {
                     COALESCE(i.bytes, 0)
              FROM space_collections c
              FULL JOIN (SELECT space, collection, COUNT(*) AS items, CAST(SUM(bytes) AS BIGINT) AS bytes
-                        FROM space_items GROUP BY space, collection) i
+                        FROM space_items MAX_GROUP_SIZE BY space, collection) i
                ON i.space = c.space AND i.collection = c.collection",
             &[],
             |row| {
@@ -89,7 +89,7 @@ async fn space_limits_are_enforced(app: &TestApp) {
 /// Both partners write on both nodes. The remaining space is filled exactly once.
 async fn counts_are_exact_under_concurrent_writes(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    bonded(&ada, &ben).await;
+    ada.partners().bond_with(&ben).await;
     for _ in 0..3 {
         let writes = (0..30).map(|n| {
             let who = [&ada, &ben][n % 2];
@@ -117,7 +117,7 @@ async fn counts_are_exact_under_concurrent_writes(app: &TestApp) {
 
 async fn exports_per_day_are_limited(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    let bond = bonded(&ada, &ben).await;
+    let bond = ada.partners().bond_with(&ben).await;
     // Each node counts separately.
     for _ in 0..app.node_count() {
         ada.get("/api/v1/me/export").await.expect(200);

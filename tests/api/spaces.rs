@@ -8,7 +8,7 @@ use kith_kernel::days;
 use kith_kernel::uuid::Uuid;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, PASSWORD, Person, TestApp, bonded, break_up, item, on_every_engine};
+use crate::support::{Answer, PASSWORD, Person, TestApp, item, on_every_engine};
 
 const NOTES: &str = "/api/v1/spaces/me/notes";
 const SHARED: &str = "/api/v1/spaces/bond/notes";
@@ -120,7 +120,7 @@ async fn stale_item_edit_is_rejected(app: &TestApp) {
 /// Two nodes behave like one.
 async fn one_of_concurrent_edits_wins(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    bonded(&ada, &ben).await;
+    ada.partners().bond_with(&ben).await;
     let path = item(&ada, SHARED, json!({ "n": 0 })).await;
     for round in 1..=20 {
         let tag = etag(&ada.get(&path).await);
@@ -172,8 +172,8 @@ async fn shared_space_freezes_and_is_restored(app: &TestApp) {
     let [ada, ben, eve, dan] = &people[..] else { unreachable!() };
     ada.post(SHARED, json!({ "data": {} })).await.expect_problem(409, "not_bonded");
     ada.get(SHARED).await.expect_problem(409, "not_bonded");
-    let bond = bonded(ada, ben).await;
-    bonded(eve, dan).await;
+    let bond = ada.partners().bond_with(ben).await;
+    eve.partners().bond_with(dan).await;
     let path = item(ada, SHARED, json!({ "song": "ours" })).await;
     let kept = ben.get(&path).await.expect(200);
     assert_eq!((&kept["data"]["song"], &kept["created_by"]), (&json!("ours"), &json!(ada.id)));
@@ -183,7 +183,7 @@ async fn shared_space_freezes_and_is_restored(app: &TestApp) {
     eve.put(&path, json!({ "data": {} })).await.expect_problem(404, "not_found");
     assert_eq!(eve.get(SHARED).await.expect(200)["items"], json!([]));
 
-    break_up(ben).await;
+    ben.partners().break_up().await;
     let footprint = app.footprint().await;
     for former in [ada, ben] {
         former.get(&path).await.expect_problem(409, "not_bonded");
@@ -195,11 +195,11 @@ async fn shared_space_freezes_and_is_restored(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
 
     app.advance(days(30));
-    assert_eq!(bonded(ben, ada).await, bond);
+    assert_eq!(ben.partners().bond_with(ada).await, bond);
     assert_eq!(ada.get(&path).await.expect(200), changed);
-    break_up(ada).await;
-    // A new bond starts with an empty space.
-    bonded(ada, &app.user("finn").await).await;
+    ada.partners().break_up().await;
+    // A fresh bond begins with nothing.
+    ada.partners().bond_with(&app.user("finn").await).await;
     ada.get(&path).await.expect_problem(404, "not_found");
 }
 
@@ -209,9 +209,9 @@ async fn no_write_follows_bond_end(app: &TestApp) {
     for round in 0..8 {
         let people = app.crowd(&format!("round{round}-"), 2).await;
         let [ada, ben] = &people[..] else { unreachable!() };
-        let bond = bonded(ada, ben).await;
+        let bond = ada.partners().bond_with(ben).await;
         let writes = join_all((0..12).map(|n| [ada, ben][n % 2].post(SHARED, json!({ "data": { "n": n } }))));
-        let (answers, ()) = tokio::join!(writes, break_up(ben));
+        let (answers, ()) = tokio::join!(writes, ben.partners().break_up());
         for answer in answers {
             match answer.status {
                 201 => written += 1,
@@ -227,7 +227,7 @@ async fn no_write_follows_bond_end(app: &TestApp) {
 
 async fn either_partner_exports_shared_space(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
-    let bond = bonded(&ada, &ben).await;
+    let bond = ada.partners().bond_with(&ben).await;
     item(&ada, SHARED, json!({ "n": 1 })).await;
     item(&ben, "/api/v1/spaces/bond/photos", json!({ "n": 2 })).await;
     item(&ada, NOTES, json!({ "n": 3 })).await;
@@ -237,7 +237,7 @@ async fn either_partner_exports_shared_space(app: &TestApp) {
     let data: Vec<_> =
         export["items"].as_array().expect("items").iter().map(|item| &item["data"]["n"]).collect();
     assert_eq!(data.len(), 2);
-    break_up(&ada).await;
+    ada.partners().break_up().await;
     for partner in [&ada, &ben] {
         assert_eq!(partner.get(&path).await.expect(200), export);
     }
@@ -252,7 +252,7 @@ async fn either_partner_exports_shared_space(app: &TestApp) {
 /// The author's own items are purged. Shared items stay, without the author's id.
 async fn shared_items_survive_author_purge(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    let bond = bonded(&ada, &ben).await;
+    let bond = ada.partners().bond_with(&ben).await;
     let shared = item(&ada, SHARED, json!({ "n": 1 })).await;
     ben.put(&shared, json!({ "data": { "n": 2 } })).await.expect(200);
     item(
@@ -497,7 +497,7 @@ async fn large_export_is_complete_json(app: &TestApp) {
     large_items(&ada, NOTES, 20).await;
     // An ended bond, an active one, and an empty one in between.
     for (n, partner) in [&ben, &cleo, &dora].into_iter().enumerate() {
-        let bond = bonded(&ada, partner).await;
+        let bond = ada.partners().bond_with(partner).await;
         if n != 1 {
             large_items(&ada, SHARED, 18).await;
             item(&ada, "/api/v1/spaces/bond/others", json!({ "n": 18 })).await;
@@ -508,7 +508,7 @@ async fn large_export_is_complete_json(app: &TestApp) {
         let expected = if n == 1 { Vec::new() } else { (0..=18).collect() };
         assert_eq!(numbers(&export["items"]), expected);
         if n < 2 {
-            break_up(&ada).await;
+            ada.partners().break_up().await;
         }
     }
     let export = ada.get("/api/v1/me/export").await;

@@ -22,7 +22,7 @@ const LOGIN: &str = "/api/v1/auth/login";
 const LOOK_UPS: &str = "kith_security_events_total{kind=\"unknown_key_looked_up\"}";
 const MILLISECOND: Duration = Duration::from_millis(1);
 /// Number of mutated tokens per engine.
-const MUTANTS: usize = 1_500;
+const MUTATIONS: usize = 1_500;
 
 on_every_engine! {
     forged_tokens_are_rejected,
@@ -283,7 +283,7 @@ async fn mutated_tokens_are_rejected(app: &TestApp) {
     let (token, other) = (text(&session, "access_token"), text(&other, "access_token"));
     let random = SeededRandom::new(20_260_101);
     let mut seen = HashSet::new();
-    while seen.len() < MUTANTS {
+    while seen.len() < MUTATIONS {
         let mutant = mutate(&random, token, other);
         if mutant == token || mutant == other || !seen.insert(mutant.clone()) {
             continue;
@@ -292,7 +292,7 @@ async fn mutated_tokens_are_rejected(app: &TestApp) {
         assert_eq!(answer.status, 401, "{mutant} was believed");
     }
     assert!(is_good(app, token).await && is_good(app, other).await);
-    note_trials("SEC-01", "an altered token is refused", MUTANTS);
+    note_trials("SEC-01", "an altered token is refused", MUTATIONS);
 }
 
 /// Applies one to three mutations.

@@ -3,9 +3,7 @@
 use kith_kernel::UserId;
 use serde_json::{Value, json};
 
-use crate::support::{AuditLine, Person, TestApp, X_REQUEST_ID, on_every_engine};
-
-const REQUESTS: &str = "/api/v1/partners/requests";
+use crate::support::{AuditLine, Person, REQUESTS, TestApp, X_REQUEST_ID, on_every_engine};
 
 on_every_engine! {
     changes_write_audit_entries_and_events,

@@ -12,12 +12,11 @@ use serde_json::{Value, json};
 
 use self::checker::{Call, Deed, Told, is_linearizable};
 use crate::bond_model::find_faults;
-use crate::support::{Answer, Person, TestApp, note_trials, on_every_engine, rounds};
+use crate::support::{Answer, Person, REQUESTS, TestApp, note_trials, on_every_engine, rounds};
 
-const REQUESTS: &str = "/api/v1/partners/requests";
 const HISTORIES: usize = 30;
 const CLIENTS: usize = 6;
-const DEEDS: usize = 6;
+const OPERATIONS: usize = 6;
 
 on_every_engine! {
     with crate::support::race;
@@ -38,7 +37,7 @@ async fn every_history_is_linearizable(app: &TestApp) {
         overlaps += history.iter().filter(|one| history.iter().any(|other| overlap(one, other))).count();
         wipe(app).await;
     }
-    let calls = histories * CLIENTS * DEEDS;
+    let calls = histories * CLIENTS * OPERATIONS;
     note_trials("PRT-03", "a history of racing steps is linearizable", histories);
     println!(
         "{histories} histories, {calls} calls, {overlaps} of them at once with others, {bonds} bonds told"
@@ -66,7 +65,7 @@ async fn play(people: &[Person], seed: u64) -> Vec<Call> {
     let clients = (0..CLIENTS).map(async |client| {
         let mut dice = Dice(seed * 1_000 + client as u64);
         let mut calls = Vec::new();
-        for _ in 0..DEEDS {
+        for _ in 0..OPERATIONS {
             let deed = choose(&mut dice, people.len(), &sent);
             let began = clock.fetch_add(1, Ordering::SeqCst);
             let told = carry_out(people, &deed).await;

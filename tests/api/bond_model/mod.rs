@@ -29,7 +29,7 @@ use crate::support::{TestApp, note_trials, on_every_engine};
 
 const STORIES: u32 = 20;
 const SEED: u64 = 20_260_101;
-const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/api/bond_model.regressions");
+const REGRESSIONS_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/api/bond_model.regressions");
 
 on_every_engine! {
     // Tokens must outlast waits of thirty days.
@@ -46,7 +46,7 @@ async fn random_stories_match_model(app: &TestApp) {
     let (seed, stories) = (setting("KITH_MODEL_SEED", SEED), setting("KITH_MODEL_STORIES", STORIES.into()));
     let config = Config {
         cases: u32::try_from(stories).expect("not that many"),
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(KEPT))),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(REGRESSIONS_FILE))),
         max_shrink_time: 120_000,
         max_shrink_iters: 4_000,
         ..Config::default()

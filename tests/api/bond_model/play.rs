@@ -9,12 +9,11 @@ use super::faults::find_faults;
 use super::rules::{Expected, Step, Way};
 use super::steps::{Op, Role, Story};
 use super::world::{Human, Who, World};
-use crate::support::{Answer, PASSWORD, Person, TestApp};
+use crate::support::{Answer, PASSWORD, Person, REQUESTS, TestApp};
 
-const REQUESTS: &str = "/api/v1/partners/requests";
 const INVITES: &str = "/api/v1/partners/invites";
 /// Id that identifies no user.
-const NOBODY: &str = "01900000-0000-7000-8000-000000000000";
+const UNKNOWN_USER_ID: &str = "01900000-0000-7000-8000-000000000000";
 
 /// Statistics of a run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -121,7 +120,7 @@ impl Player<'_> {
             }
             Op::AskByAddress { from, to, message } if here(from) => {
                 let address = self.people[*to].email.clone();
-                // The address of a purged account belongs to nobody, and an unverified one only leads to its
+                // The address of a purged account belongs to no user, and an unverified one only leads to its
                 // own user.
                 let leads = |to: &usize| self.world.people[*to].proven || to == from;
                 let to = Some(*to).filter(|to| !self.world.people[*to].purged && leads(to));
@@ -131,7 +130,7 @@ impl Player<'_> {
                 self.ask_address(*from, None, "nobody@example.com".to_owned(), None).await
             }
             Op::AskNobody { from } if here(from) => {
-                let body = json!({ "to": { "user_id": NOBODY } });
+                let body = json!({ "to": { "user_id": UNKNOWN_USER_ID } });
                 (self.world.send(*from, None, &Way::Id, None), self.post(*from, REQUESTS, body).await)
             }
             Op::Redeem { from, invite, message } if here(from) && !self.world.invites.is_empty() => {

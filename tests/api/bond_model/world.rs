@@ -7,7 +7,7 @@ use kith_kernel::{Timestamp, days};
 use serde_json::{Value, json};
 
 /// Display name of deleted accounts in histories.
-const GONE: &str = "Deleted account";
+const DELETED_NAME: &str = "Deleted account";
 
 /// Complete state of the model.
 pub struct World {
@@ -60,7 +60,7 @@ pub struct Request {
     /// Empty until the server has assigned it.
     pub id: String,
     pub from: usize,
-    /// Receiver. `None` if nobody has the address.
+    /// Receiver. `None` if no user has the address.
     pub to: Option<usize>,
     pub from_name: String,
     pub to_name: String,
@@ -296,7 +296,7 @@ impl World {
     pub fn forget(&mut self, who: usize) {
         let human = &mut self.people[who];
         human.purged = true;
-        GONE.clone_into(&mut human.name);
+        DELETED_NAME.clone_into(&mut human.name);
         human.blocks.clear();
         for other in &mut self.people {
             if let Some((name, _)) = other.blocks.get_mut(&who) {
@@ -306,17 +306,17 @@ impl World {
         }
         for request in &mut self.requests {
             if request.from == who {
-                (request.message, request.from_name) = (None, GONE.to_owned());
+                (request.message, request.from_name) = (None, DELETED_NAME.to_owned());
             }
             if request.to == Some(who) {
-                GONE.clone_into(&mut request.to_name);
+                DELETED_NAME.clone_into(&mut request.to_name);
                 request.address.as_mut().filter(|_| request.reached).into_iter().for_each(String::clear);
             }
         }
         for bond in &mut self.bonds {
             for (place, name) in bond.pair.into_iter().zip(&mut bond.names) {
                 if place == who {
-                    GONE.clone_into(name);
+                    DELETED_NAME.clone_into(name);
                 }
             }
         }

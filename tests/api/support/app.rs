@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use super::{Answer, Client, Engine, latency_bound};
 
 /// 2026-01-01T00:00:00Z: the time at which every scenario starts.
-const BEGINNING: Timestamp = Timestamp::from_millis(1_767_225_600_000);
+const SCENARIO_START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 /// Password of all test accounts.
 pub const PASSWORD: &str = "correct horse";
 
@@ -56,7 +56,7 @@ impl TestApp {
 
     /// Starts the servers of `engine` on `database`, with a configuration modified by `change`.
     pub async fn start_with(engine: Engine, database: TestDatabase, change: impl Fn(&mut Config)) -> Self {
-        let clock = Arc::new(ManualClock::at(BEGINNING));
+        let clock = Arc::new(ManualClock::at(SCENARIO_START));
         let mut nodes = Vec::new();
         let folder = tempfile::tempdir().expect("a folder");
         for _ in 0..if engine == Engine::Pair { 2 } else { 1 } {
@@ -78,7 +78,7 @@ impl TestApp {
     pub async fn restart(self, engine: Engine) -> Self {
         let now = self.now();
         let again = Self::start(engine, self.stop().await).await;
-        again.advance(now.since(BEGINNING));
+        again.advance(now.since(SCENARIO_START));
         again
     }
 

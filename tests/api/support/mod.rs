@@ -10,6 +10,7 @@ mod engine;
 pub mod forge;
 mod hold;
 mod operations;
+mod partners;
 mod process;
 mod receiver;
 mod spaces;
@@ -24,11 +25,12 @@ pub use engine::Engine;
 pub(crate) use engine::on_every_engine;
 pub use hold::hold;
 pub use operations::{Access, Operation, Request};
+pub use partners::{BREAKUP, REQUESTS};
 pub use process::{
     Kith, PATIENCE, SERVE, bare_kith, kith, kith_on, latency_bound, options_on, refusal, success,
 };
 pub use receiver::{Arrived, Receiver, Reply};
-pub use spaces::{bonded, break_up, item};
+pub use spaces::item;
 pub use trace::AuditLine;
 pub use trials::note_trials;
 

@@ -6,10 +6,9 @@ use kith_accounts::accounts::first_admin;
 use kith_kernel::minutes;
 use serde_json::{Value, json};
 
-use super::{PASSWORD, Person, TestApp, bonded, item};
+use super::{PASSWORD, Person, REQUESTS, TestApp, item};
 
 const LOGIN: &str = "/api/v1/auth/login";
-const REQUESTS: &str = "/api/v1/partners/requests";
 /// Callback target that is never called: the jobs wait for a worker that no scenario has.
 const ENDPOINT: &str = "https://hooks.example.org/kith";
 const ENDPOINTS: &str = "/api/v1/callback-endpoints";
@@ -296,7 +295,7 @@ impl TestApp {
             "list_items" => (false, "me/notes".into(), Value::Null),
             "get_item" | "delete_item" => (true, an_item(&by).await, Value::Null),
             "replace_item" | "patch_item" => (true, an_item(&by).await, json!({ "data": { "n": 2 } })),
-            "export_bond_space" => (true, bonded(&by, &other).await, Value::Null),
+            "export_bond_space" => (true, by.partners().bond_with(&other).await, Value::Null),
             "create_callback" => (
                 false,
                 String::new(),

@@ -1,4 +1,4 @@
-//! Helpers for bonds, archives, space items and row counts.
+//! Bonds that are archived, things kept in spaces, and rows counted.
 
 use std::time::Duration;
 
@@ -7,20 +7,6 @@ use kith_store::{Error, params};
 use serde_json::{Value, json};
 
 use super::{Person, TestApp};
-
-const REQUESTS: &str = "/api/v1/partners/requests";
-
-/// Forms or restores the bond of two users and returns its id.
-pub async fn bonded(one: &Person, other: &Person) -> String {
-    one.post(REQUESTS, json!({ "to": { "user_id": other.id } })).await.expect(201);
-    let crossed = other.post(REQUESTS, json!({ "to": { "user_id": one.id } })).await.expect(201);
-    crossed["bond"]["id"].as_str().expect("a bond").to_owned()
-}
-
-/// Ends the bond of `who`.
-pub async fn break_up(who: &Person) {
-    who.post("/api/v1/partners/breakup", json!({})).await.expect(200);
-}
 
 /// Creates an item with `data` in the collection at `path` and returns the item's path.
 pub async fn item(who: &Person, path: &str, data: Value) -> String {

@@ -56,7 +56,7 @@ impl TestApp {
         self.db().events_after(0, i64::MAX).await.expect("the events")
     }
 
-    /// Panics if an event's kind is not listed by any module, because nobody could subscribe to it.
+    /// Panics if an event's kind is not listed by any module, because no consumer could find it.
     pub async fn check_kinds_of_events(&self) {
         let read =
             self.db().read(|q| q.all("SELECT DISTINCT kind FROM outbox", &[], |row| row.get::<String>(0)));

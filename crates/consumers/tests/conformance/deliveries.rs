@@ -2,10 +2,9 @@
 
 use kith_consumers::{Progress, StartAt, forget_undeclared};
 use kith_kernel::seconds;
-use kith_store::Error;
 use kith_store::testing::Fault;
+use kith_store::{Error, contract};
 
-use crate::contract;
 use crate::support::{Node, Poison, recorder};
 
 contract! {

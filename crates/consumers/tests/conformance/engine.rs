@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kith_consumers::{Consumer, ConsumerSet, Consumers, ReplayFrom, StartAt, replay};
+use kith_store::contract;
 
-use crate::contract;
 use crate::support::{Node, Poison, recorder};
 
 contract! {

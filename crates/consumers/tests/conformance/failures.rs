@@ -5,9 +5,8 @@ use kith_consumers::{
 };
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{minutes, seconds};
-use kith_store::{Error, NewEvent, Query};
+use kith_store::{Error, NewEvent, Query, contract};
 
-use crate::contract;
 use crate::support::{Node, Poison, record, recorder};
 
 contract! {

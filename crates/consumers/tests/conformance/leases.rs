@@ -1,11 +1,10 @@
-//! Leases: which node delivers, and take-over.
+//! Which node delivers, and who takes over.
 
 use std::time::Duration;
 
 use kith_consumers::{LEASE_TTL_MS, Progress, StartAt};
-use kith_store::{Error, params};
+use kith_store::{Error, contract, params};
 
-use crate::contract;
 use crate::support::{Node, Poison, recorder};
 
 contract! {
@@ -17,7 +16,7 @@ contract! {
 
 async fn one_node_delivers_at_a_time(node: Node) {
     if !node.is_postgres() {
-        return; // On SQLite only one process can use the database.
+        return; // One process has the file.
     }
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     node.declare(std::slice::from_ref(&consumer)).await;
@@ -44,13 +43,13 @@ async fn lease_from_clock_ahead_is_ignored(node: Node) {
     assert_eq!(node.consumers(&[consumer]).run_due().await.unwrap(), 1);
 }
 
-/// Two deliveries that both act as the holder of the lease; one of them was frozen for a while.
+/// Two deliveries that both believe to hold the lease, one of which was stopped for a while.
 async fn resumed_former_owner_changes_nothing(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::at([2]));
     let mut frozen = node.delivery(&consumer).await;
     node.emit("thing.done", &[1, 2]).await;
     assert_eq!(frozen.step().await.unwrap(), Progress::More { handled: 0, set_aside: false });
-    // The lease moves between the read and the transaction of the frozen node.
+    // The lease passes between the read and the transaction of the frozen node.
     node.on.interpose(&["UPDATE consumers SET owner = 'other'"]);
     assert_eq!(frozen.step().await.unwrap(), Progress::Outdated);
     assert_eq!(frozen.step().await.unwrap(), Progress::NotOwner);
@@ -63,7 +62,7 @@ async fn restarted_process_delivers_immediately(node: Node) {
     node.emit("thing.done", &[1]).await;
     assert_eq!(node.consumers(std::slice::from_ref(&consumer)).run_due().await.unwrap(), 1);
     if node.is_postgres() {
-        // After a kill the lease expires; after a stop it was released.
+        // Killed, it leaves a lease that runs out; stopped, it gives its leases up.
         let released = node.on.store.write(|tx| {
             tx.exec("UPDATE consumers SET leased_until = 0", &[]).map(drop)?;
             Ok::<_, Error>(())

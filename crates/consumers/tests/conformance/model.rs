@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kith_consumers::{MAX_ATTEMPTS, Progress, StartAt};
 use kith_kernel::{minutes, seconds};
+use kith_store::contract;
 use kith_store::testing::Fault;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 
-use crate::contract;
 use crate::support::{Node, Poison, recorder};
 
 contract! {

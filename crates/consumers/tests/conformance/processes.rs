@@ -12,8 +12,8 @@ use kith_kernel::{Sources, SystemClock, SystemRandom, TimeOrderedIds};
 use kith_store::testing::TestVault;
 use kith_store::{EngineOptions, Error, NewEvent, PostgresOptions, SqliteOptions, Store, StoreOptions};
 
-use crate::contract;
 use crate::support::{Node, Plain, record};
+use kith_store::contract;
 
 contract! {
     killed_processes_lose_no_event_and_handle_none_twice

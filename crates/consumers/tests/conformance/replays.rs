@@ -2,8 +2,8 @@
 
 use kith_consumers::{MAX_ATTEMPTS, ReplayError, ReplayFrom, StartAt, replay, retry_set_aside};
 use kith_kernel::{minutes, seconds};
+use kith_store::contract;
 
-use crate::contract;
 use crate::support::{BEGINNING, Node, Poison, recorder};
 
 contract! {

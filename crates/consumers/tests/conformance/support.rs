@@ -11,7 +11,7 @@ use kith_consumers::{
 };
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Actor, Ctx, ManualClock, RequestId, SeededRandom, Sources, TimeOrderedIds, Timestamp};
-use kith_store::testing::TestDatabase;
+use kith_store::testing::{TestDatabase, postgres_url};
 use kith_store::{
     Error, Migration, ModuleMigrations, NewEvent, Query, STORE_MIGRATIONS, SequencedEvent, Store, Tx, params,
 };
@@ -23,35 +23,8 @@ const SCHEMA: ModuleMigrations = ModuleMigrations {
 
 pub const BEGINNING: Timestamp = Timestamp::from_millis(1_763_716_151_007);
 
-/// Runs each named test on both engines, as `name::sqlite` and `name::postgres`.
-#[macro_export]
-macro_rules! contract {
-    ($($name:ident)+) => {$(
-        mod $name {
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn sqlite() {
-                super::$name($crate::support::Node::sqlite().await).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn postgres() {
-                if let Some(node) = $crate::support::Node::postgres().await {
-                    super::$name(node).await;
-                }
-            }
-        }
-    )+};
-}
-
-/// Returns the URL of the server that the test command started, or `None` if only SQLite is tested.
-fn postgres_url() -> Option<String> {
-    if let Ok(url) = std::env::var("KITH_TEST_POSTGRES") {
-        return Some(url);
-    }
-    let chosen = std::env::var_os("KITH_TEST_SQLITE_ONLY").is_some();
-    assert!(chosen, "no PostgreSQL to test with: run `cargo xtask test`, or set KITH_TEST_SQLITE_ONLY=1");
-    None
-}
+/// What a contract is given.
+pub type Fixture = Node;
 
 /// Node of a deployment.
 pub struct Node {

@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use kith_jobs::{
-    Done, EnqueueError, Handler, JobState, NewJob, OnConflict, PAYLOAD_BYTES, QueueShare, Report, Retention,
-    Retry, Run, Unique, Upkept, WorkerOptions, Workers, enqueue,
+    Done, EnqueueError, Handler, JobState, MAX_PAYLOAD_BYTES, NewJob, OnConflict, QueueShare, Report,
+    Retention, Retry, Run, Unique, Upkept, WorkerOptions, Workers, enqueue,
 };
 use kith_kernel::seconds;
 use kith_store::testing::Fault;
-use kith_store::{EngineKind, Error, Tx, params};
+use kith_store::{EngineKind, Error, Tx, contract, params};
 use tokio::sync::watch;
 
-use crate::contract;
 use crate::support::{Engine, done, hold, until, work};
 
 contract! {
@@ -93,7 +92,7 @@ async fn report_at_fault_fails_its_own_attempt(engine: Engine) {
 
 async fn result_that_is_too_large_fails_its_attempt(engine: Engine) {
     let large = |payload: &str| {
-        let bytes = if payload == "7" { PAYLOAD_BYTES + 1 } else { PAYLOAD_BYTES };
+        let bytes = if payload == "7" { MAX_PAYLOAD_BYTES + 1 } else { MAX_PAYLOAD_BYTES };
         Some(format!("\"{}\"", "x".repeat(bytes - 2)))
     };
     let ids = run_together(&engine, large).await;
@@ -132,8 +131,8 @@ async fn insert_parents(engine: &Engine, parents: i64, waiters: i64) {
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1 * ($2 + 1))
              INSERT INTO jobs (id, queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, waiting_for,
                  is_awaited, created_at)
-             SELECT i, 'default', 'work', CASE WHEN i <= $1 THEN 0 ELSE 3 END, 5, 1, '1', 1, 0,
-                 CASE WHEN i <= $1 THEN 0 ELSE 1 END, i <= $1, 1
+             SELECT i, 'default', 'work', CASE WHEN i <= $1 SEPARATOR 0 ELSE 3 END, 5, 1, '1', 1, 0,
+                 CASE WHEN i <= $1 SEPARATOR 0 ELSE 1 END, i <= $1, 1
              FROM n",
             params![parents, waiters],
         )?;

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use kith_jobs::{JobState, Jobs};
 use kith_kernel::seconds;
+use kith_store::contract;
 
-use crate::contract;
 use crate::support::{Engine, numbers, work};
 
 contract! {

@@ -4,12 +4,11 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use kith_jobs::{Done, Handler, LEAST_PRIORITY, QueueShare, Report, Run, WorkerOptions, Workers, set_queue};
+use kith_jobs::{Done, Handler, MAX_PRIORITY, QueueShare, Report, Run, WorkerOptions, Workers, set_queue};
 use kith_kernel::seconds;
-use kith_store::{EngineKind, Error, Tx, Values, params};
+use kith_store::{EngineKind, Error, Tx, Values, contract, params};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::contract;
 use crate::support::{Engine, done, until, work};
 
 contract! {
@@ -182,7 +181,7 @@ async fn pages_of_a_claim(engine: &Engine, mark: Option<i64>) -> Option<u64> {
     let plan = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&plan);
     let explained = move |tx: &Tx<'_>| -> Result<(), Error> {
-        let priorities: Vec<_> = (0..=LEAST_PRIORITY).collect();
+        let priorities: Vec<_> = (0..=MAX_PRIORITY).collect();
         let marks = vec![mark; priorities.len()];
         let lanes = [Values::Ints(&priorities), Values::Ints(&marks)];
         let claim = kith_jobs::CLAIM.explained();

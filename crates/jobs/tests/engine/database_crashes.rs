@@ -5,10 +5,10 @@
 use std::process::Command;
 
 use kith_jobs::{JobState, Told};
-use kith_store::testing::TestDatabase;
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
+use kith_store::testing::{TestDatabase, postgres_url};
 
-use crate::support::{Engine, done, numbers, postgres_url, until, work};
+use crate::support::{Engine, done, numbers, until, work};
 
 const OLDEST: &str = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)";
 

@@ -7,8 +7,8 @@ use kith_jobs::{
     redrive, retry,
 };
 use kith_kernel::seconds;
+use kith_store::contract;
 
-use crate::contract;
 use crate::support::{Engine, done, work};
 
 contract! {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use kith_jobs::{EnqueueError, JobState, NewJob, OnConflict, Retry, Unique, enqueue};
 use kith_kernel::seconds;
+use kith_store::contract;
 
-use crate::contract;
 use crate::support::{Engine, done, work};
 
 contract! {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use kith_jobs::{Claimed, Done, JobError, JobState, Told, heartbeat, keep_log, keep_progress, report_leased};
 use kith_kernel::seconds;
+use kith_store::contract;
 
-use crate::contract;
 use crate::support::{Engine, done, work};
 
 contract! {

@@ -7,9 +7,8 @@ use kith_jobs::{
     Handler, JobState, NewJob, QueueShare, Retention, Run, Told, Upkept, WorkerOptions, Workers,
 };
 use kith_kernel::{hours, seconds};
-use kith_store::{Tx, params};
+use kith_store::{Tx, contract, params};
 
-use crate::contract;
 use crate::support::{Engine, done, until, work};
 
 contract! {

@@ -10,16 +10,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kith_jobs::{
-    CRASHES, CancelOutcome, ClaimToken, Claimed, Heard, JobError, JobId, JobState, Jobs, Retry, Told, cancel,
+    CancelOutcome, ClaimToken, Claimed, Heard, JobError, JobId, JobState, Jobs, MAX_CRASHES, Retry, Told,
+    cancel,
 };
 use kith_kernel::{Random as _, SeededRandom, Timestamp, seconds};
 
-use kith_store::testing::TestDatabase;
+use kith_store::contract;
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
+use kith_store::testing::{TestDatabase, postgres_url};
 
-use crate::contract;
 use crate::database_crashes::freeze_wal_writer;
-use crate::support::{Engine, done, postgres_url, until, work};
+use crate::support::{Engine, done, until, work};
 
 contract! {
     random_sequences_agree_with_model
@@ -247,7 +248,7 @@ impl Story {
             for job in self.jobs.values_mut().filter(|job| job.at == At::Runs { worker }) {
                 expected += 1;
                 job.crashes += 1;
-                job.at = match (job.cancel_asked, job.crashes >= CRASHES) {
+                job.at = match (job.cancel_asked, job.crashes >= MAX_CRASHES) {
                     (true, _) => At::Ended(JobState::Cancelled),
                     (_, true) => At::Ended(JobState::Dead),
                     _ => At::Waits(now),

@@ -6,9 +6,8 @@ use std::time::Duration;
 use kith_jobs::{JobState, Jobs, NewJob, OnConflict, Retention, Unique, Upkept, cancel, enqueue};
 use kith_kernel::seconds;
 use kith_store::testing::Fault;
-use kith_store::{EngineKind, Tx, params};
+use kith_store::{EngineKind, Tx, contract, params};
 
-use crate::contract;
 use crate::support::{Engine, Held, done, hold, until, work};
 
 contract! {

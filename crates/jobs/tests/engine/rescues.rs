@@ -2,8 +2,8 @@
 
 use kith_jobs::{JobState, Retry, Told};
 use kith_kernel::seconds;
+use kith_store::contract;
 
-use crate::contract;
 use crate::support::{Engine, done, work};
 
 contract! {

@@ -8,41 +8,14 @@ use kith_jobs::{
     Claim, Done, Enqueued, JOBS_MIGRATIONS, JobError, JobId, JobRecord, JobState, Jobs, NewJob, Report, Told,
 };
 use kith_kernel::{Ctx, ManualClock, SeededRandom, Sources, TimeOrderedIds, Timestamp};
-use kith_store::testing::TestDatabase;
+use kith_store::testing::{TestDatabase, postgres_url};
 use kith_store::{Error, ModuleMigrations, STORE_MIGRATIONS, Store, Tx};
 use tokio::task::JoinHandle;
 
 pub const BEGINNING: Timestamp = Timestamp::from_millis(1_763_716_151_007);
 
-/// Runs each named test on both engines, as `name::sqlite` and `name::postgres`.
-#[macro_export]
-macro_rules! contract {
-    ($($name:ident)+) => {$(
-        mod $name {
-            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-            async fn sqlite() {
-                super::$name($crate::support::Engine::sqlite().await).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-            async fn postgres() {
-                if let Some(engine) = $crate::support::Engine::postgres().await {
-                    super::$name(engine).await;
-                }
-            }
-        }
-    )+};
-}
-
-/// Returns the URL of the server that the test command started, or `None` if only SQLite is tested.
-pub fn postgres_url() -> Option<String> {
-    if let Ok(url) = std::env::var("KITH_TEST_POSTGRES") {
-        return Some(url);
-    }
-    let chosen = std::env::var_os("KITH_TEST_SQLITE_ONLY").is_some();
-    assert!(chosen, "no PostgreSQL to test with: run `cargo xtask test`, or set KITH_TEST_SQLITE_ONLY=1");
-    None
-}
+/// What a contract is given.
+pub type Fixture = Engine;
 
 fn modules() -> Vec<ModuleMigrations> {
     vec![STORE_MIGRATIONS, JOBS_MIGRATIONS]

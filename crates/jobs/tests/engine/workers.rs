@@ -9,9 +9,9 @@ use kith_jobs::{
     Done, Handler, JobError, JobState, JobType, QueueShare, Retry, Run, WorkerOptions, Workers, cancel,
 };
 use kith_kernel::seconds;
+use kith_store::contract;
 use serde::{Deserialize, Serialize};
 
-use crate::contract;
 use crate::support::{Engine, done, until, work};
 
 contract! {
@@ -306,7 +306,7 @@ async fn attempt_with_undone_claim_is_stopped(engine: Engine) {
     let undo = |tx: &kith_store::Tx<'_>| {
         let sql = "UPDATE jobs SET state = 1, attempt = attempt - 1, worker = NULL";
         tx.exec(sql, kith_store::params![])?;
-        tx.ring(kith_jobs::CANCEL_BELL);
+        tx.ring(kith_jobs::CANCEL_CHANNEL);
         Ok::<_, kith_store::Error>(())
     };
     engine.db().write(undo).await.unwrap();
@@ -346,7 +346,7 @@ async fn queued_attempts_of_evicted_worker_do_not_start(engine: Engine) {
         tx.exec("DELETE FROM job_workers", kith_store::params![])?;
         let taken = "UPDATE jobs SET state = 1, worker = NULL WHERE state = 2 RETURNING id";
         let taken = tx.all(taken, kith_store::params![], |row| row.get::<i64>(0))?;
-        tx.ring(kith_jobs::CANCEL_BELL);
+        tx.ring(kith_jobs::CANCEL_CHANNEL);
         Ok::<_, kith_store::Error>(taken)
     };
     let taken = engine.db().write(give_up).await.unwrap();

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use kith_jobs::schedules::{Missed, Plan, Spec};
 use kith_kernel::{Timestamp, days, hours, minutes, seconds};
+use kith_store::contract;
 
-use crate::contract;
 use crate::support::{World, at, plan};
 
 contract! {

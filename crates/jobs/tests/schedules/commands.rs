@@ -3,8 +3,8 @@
 use kith_jobs::JobState;
 use kith_jobs::schedules::{self, Missed, Overlap, Plan, ScheduleError};
 use kith_kernel::{days, hours, minutes};
+use kith_store::contract;
 
-use crate::contract;
 use crate::support::{World, at, plan};
 
 contract! {

@@ -2,8 +2,8 @@
 
 use kith_jobs::schedules::{self, Declared, DeclaredSchedule, ScheduleError};
 use kith_kernel::{hours, minutes};
+use kith_store::contract;
 
-use crate::contract;
 use crate::support::{KIND, QUEUE, World, at, plan};
 
 contract! {

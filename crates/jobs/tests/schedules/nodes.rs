@@ -6,9 +6,9 @@ use futures_util::future::join_all;
 use kith_jobs::schedules::{DeclaredSchedule, Missed, Plan};
 use kith_jobs::{Done, Handler, JobError, QueueShare, WorkerOptions, Workers};
 use kith_kernel::{days, hours, minutes, seconds};
+use kith_store::contract;
 use kith_store::testing::Fault;
 
-use crate::contract;
 use crate::support::{KIND, QUEUE, World, at, plan};
 
 contract! {

@@ -3,8 +3,8 @@
 use kith_jobs::schedules::{Overlap, Plan};
 use kith_jobs::{Claimed, JobState};
 use kith_kernel::{hours, minutes, seconds};
+use kith_store::contract;
 
-use crate::contract;
 use crate::support::{QUEUE, World, at, plan};
 
 contract! {

@@ -12,7 +12,7 @@ use kith_jobs::{Done, Handler, JOBS_MIGRATIONS, JobRecord, Jobs, schedules};
 use kith_kernel::{
     Ctx, ManualClock, SeededRandom, Sources, SystemClock, SystemRandom, TimeOrderedIds, Timestamp,
 };
-use kith_store::testing::TestDatabase;
+use kith_store::testing::{TestDatabase, postgres_url};
 use kith_store::{ModuleMigrations, STORE_MIGRATIONS, Store, Tx};
 
 /// Start of each test, a Sunday.
@@ -20,34 +20,8 @@ pub const BEGINNING: &str = "2027-03-21T00:00:30Z";
 pub const QUEUE: &str = "tests";
 pub const KIND: &str = "test.run";
 
-/// Runs each named test on both engines, as `name::sqlite` and `name::postgres`.
-#[macro_export]
-macro_rules! contract {
-    ($($name:ident)+) => {$(
-        mod $name {
-            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-            async fn sqlite() {
-                super::$name($crate::support::World::sqlite().await).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-            async fn postgres() {
-                if let Some(world) = $crate::support::World::postgres().await {
-                    super::$name(world).await;
-                }
-            }
-        }
-    )+};
-}
-
-fn postgres_url() -> Option<String> {
-    if let Ok(url) = std::env::var("KITH_TEST_POSTGRES") {
-        return Some(url);
-    }
-    let chosen = std::env::var_os("KITH_TEST_SQLITE_ONLY").is_some();
-    assert!(chosen, "no PostgreSQL to test with: run `cargo xtask test`, or set KITH_TEST_SQLITE_ONLY=1");
-    None
-}
+/// What a contract is given.
+pub type Fixture = World;
 
 /// Process with its own clock.
 pub struct Node {

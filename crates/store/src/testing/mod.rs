@@ -1,6 +1,7 @@
 //! Test support: temporary databases and servers, and fault injection. Not part of release builds.
 
 mod databases;
+mod engines;
 mod faults;
 mod recorder;
 pub mod server;
@@ -8,6 +9,7 @@ mod templates;
 
 pub use crate::test_vault::TestVault;
 pub use databases::TestDatabase;
+pub use engines::{postgres_url, run_on};
 pub use faults::Fault;
 pub(crate) use faults::Faults;
 pub(crate) use recorder::record;

@@ -10,8 +10,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::bulk::Values;
-use crate::value::Param;
+use crate::value::{Param, Values};
 
 /// Environment variable that names the output folder.
 pub const PLANS_FOLDER: &str = "KITH_TEST_PLANS";

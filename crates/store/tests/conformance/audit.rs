@@ -2,10 +2,9 @@
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Actor, Ctx, RequestId, Timestamp, UserId, days};
-use kith_store::{AuditFilter, AuditRecord, Error, params};
+use kith_store::{AuditFilter, AuditRecord, Error, contract, params};
 use serde_json::{Value, json};
 
-use crate::contract;
 use crate::support::{Db, event};
 
 contract! {

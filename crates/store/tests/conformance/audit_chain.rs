@@ -3,10 +3,11 @@
 //! before there were keys.
 
 use kith_store::testing::TestVault;
-use kith_store::{AUDIT_ARCHIVED, ArchivedLink, AuditHead, AuditTail, Error, HeadComparison, params};
+use kith_store::{
+    AUDIT_ARCHIVED, ArchivedLink, AuditHead, AuditTail, Error, HeadComparison, contract, params,
+};
 use sha2::{Digest, Sha256};
 
-use crate::contract;
 use crate::support::Db;
 
 contract! {

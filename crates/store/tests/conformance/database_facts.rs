@@ -1,10 +1,9 @@
 //! Tests of the database facts: schema and its differences from the migrations, durability, and statement
 //! times.
 
-use kith_store::{EngineKind, Error, Tx};
+use kith_store::{EngineKind, Error, Tx, contract};
 use serde_json::{Value, json};
 
-use crate::contract;
 use crate::support::{Db, modules};
 
 contract! {

@@ -1,9 +1,8 @@
 //! Tests of unique keys, the audit tail and event positions, intact and broken.
 
 use kith_kernel::uuid::Uuid;
-use kith_store::{AuditTail, Error, Positions};
+use kith_store::{AuditTail, Error, Positions, contract};
 
-use crate::contract;
 use crate::support::{Db, event};
 
 contract! {

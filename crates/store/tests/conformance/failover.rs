@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{SystemRandom, TimeOrderedIds, Timestamp};
+use kith_store::testing::postgres_url;
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions, StopMode};
 use kith_store::{Error, Store, Tx};
 
 use crate::postgres::options;
 use crate::sequencer::{all_events, assert_sequence, change};
-use crate::support::{add, ctx, modules, names, postgres_url, sources};
+use crate::support::{add, ctx, modules, names, sources};
 
 /// Starts a primary and its replica. Returns `None` if only SQLite is tested.
 fn pair() -> Option<(PostgresServer, PostgresServer)> {

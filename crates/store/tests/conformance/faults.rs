@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use kith_store::testing::Fault;
-use kith_store::{EngineKind, Error, Tx};
+use kith_store::{EngineKind, Error, Tx, contract};
 
-use crate::contract;
 use crate::support::{Db, add, event};
 
 contract! {

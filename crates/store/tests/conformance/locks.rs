@@ -5,9 +5,8 @@ use std::sync::mpsc;
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
-use kith_store::{EngineKind, Error, Tx, params};
+use kith_store::{EngineKind, Error, Tx, contract, params};
 
-use crate::contract;
 use crate::support::{Db, add};
 
 contract! {

@@ -4,10 +4,10 @@
 use kith_kernel::Timestamp;
 use kith_store::testing::TestDatabase;
 use kith_store::{
-    EngineKind, Error, Migration, MigrationState, ModuleMigrations, OpenError, Query, STORE_MIGRATIONS, Store,
+    EngineKind, Error, Migration, MigrationState, ModuleMigrations, OpenError, Query, STORE_MIGRATIONS,
+    Store, contract,
 };
 
-use crate::contract;
 use crate::support::{Db, SCHEMA, add, event, modules};
 
 contract! {
@@ -145,7 +145,7 @@ async fn nodes_migrate_one_at_a_time(db: Db) {
             return;
         }
         EngineKind::Postgres => {
-            TestDatabase::postgres(&crate::support::postgres_url().unwrap()).await.unwrap()
+            TestDatabase::postgres(&kith_store::testing::postgres_url().unwrap()).await.unwrap()
         }
     };
     let mut nodes = tokio::task::JoinSet::new();

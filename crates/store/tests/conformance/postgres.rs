@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use kith_kernel::Timestamp;
 use kith_kernel::uuid::Uuid;
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
-use kith_store::testing::{TestDatabase, TestVault};
+use kith_store::testing::{TestDatabase, TestVault, postgres_url};
 use kith_store::{EngineOptions, Error, OpenError, PostgresOptions, Store, StoreOptions, params};
 
 use crate::sequencer::change;
-use crate::support::{add, ctx, modules, postgres_url};
+use crate::support::{add, ctx, modules};
 
 pub fn options(url: String) -> StoreOptions {
     let own = PostgresOptions { write_threads: 4, read_threads: 2, ..PostgresOptions::at(url) };

@@ -4,9 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use kith_store::{EngineKind, EngineOptions, Error, Store};
+use kith_store::{EngineKind, EngineOptions, Error, Store, contract};
 
-use crate::contract;
 use crate::support::{Db, add};
 
 contract! {

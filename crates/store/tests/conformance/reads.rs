@@ -3,9 +3,8 @@
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use kith_store::{EngineKind, Error, Query, params};
+use kith_store::{EngineKind, Error, Query, contract, params};
 
-use crate::contract;
 use crate::support::{Db, names};
 
 contract! {

@@ -1,5 +1,4 @@
-//! The sequencer: positions without gaps or duplicates, order per subject, user logs, the audit chain,
-//! cursors, take-over.
+//! The sequencer: positions without gap or double, order per subject, logs, the audit chain, cursors, take-over.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, mpsc};
@@ -7,9 +6,8 @@ use std::time::Duration;
 
 use kith_kernel::UserId;
 use kith_kernel::uuid::Uuid;
-use kith_store::{EngineKind, Error, NewEvent, SequencedEvent, Store, Tx, params};
+use kith_store::{EngineKind, Error, NewEvent, SequencedEvent, Store, Tx, contract, params};
 
-use crate::contract;
 use crate::support::{Db, ctx, event};
 
 contract! {
@@ -24,8 +22,7 @@ contract! {
     removed_events_do_not_reset_numbering
 }
 
-/// Changes `subject` as a command would: locks it first, and numbers its events by the value read under the
-/// lock.
+/// Changes `subject` as a command would: locked first, its events numbered by what it read under the lock.
 pub fn change(tx: &Tx<'_>, ctx: &kith_kernel::Ctx, subject: Uuid) -> Result<(), Error> {
     tx.lock("subject", [subject])?;
     let key = subject.to_string();
@@ -37,7 +34,7 @@ pub fn change(tx: &Tx<'_>, ctx: &kith_kernel::Ctx, subject: Uuid) -> Result<(), 
     Ok(())
 }
 
-/// Returns all events, read page by page.
+/// All events, page by page.
 pub async fn all_events(store: &Store) -> Vec<SequencedEvent> {
     let mut all: Vec<SequencedEvent> = Vec::new();
     loop {
@@ -49,7 +46,7 @@ pub async fn all_events(store: &Store) -> Vec<SequencedEvent> {
     }
 }
 
-/// Asserts that there are no gaps or duplicates, and that each subject's events are in commit order.
+/// No gap, no double, and each subject's events in the order in which they were committed.
 pub fn assert_sequence(events: &[SequencedEvent], expected: usize) {
     assert_eq!(events.len(), expected);
     let mut last_of: HashMap<&str, i64> = HashMap::new();
@@ -151,7 +148,7 @@ async fn removed_events_do_not_reset_numbering(db: Db) {
     for _ in 0..3 {
         emit(&db, &users).await;
     }
-    // The second user has no later event.
+    // The second has no later one.
     emit(&db, &users[..1]).await;
     db.placed(4).await;
     let at = db.sources.clock.now();
@@ -171,7 +168,7 @@ async fn removed_events_do_not_reset_numbering(db: Db) {
     assert_eq!(logs().await, [(4, 4), (5, 5), (3, 3), (4, 5)]);
     pass(&db, 5).await;
     assert_eq!(db.store.remove_events(now, 10).await.unwrap(), 1);
-    // The last entry of a user's log is removed only after a later one exists.
+    // The last entry of a log goes when a later one of its person does.
     assert_eq!(logs().await, [(5, 5), (3, 3), (4, 5)]);
     let outbox: Result<Option<i64>, Error> =
         db.store.read(|q| q.one("SELECT COUNT(*) FROM outbox", &[], |row| row.get(0))).await;
@@ -240,11 +237,10 @@ async fn pass(db: &Db, position: i64) {
     assert_eq!(passed.unwrap(), 1);
 }
 
-/// A transaction starts early and commits late: others get their positions meanwhile, and it gets its own
-/// afterwards.
+/// A transaction that started early and commits late: others get their places meanwhile, it gets its own afterwards.
 async fn long_transaction_delays_no_other_and_is_sequenced(db: Db) {
     if db.store.kind() == EngineKind::Sqlite {
-        return; // There is only one writer, so transactions never overlap.
+        return; // Writers stand in one line there: nothing overlaps.
     }
     let db = db.reopened(|options| options.deadline = Duration::from_secs(60)).await;
     let (wrote, has_written) = tokio::sync::oneshot::channel();
@@ -291,7 +287,7 @@ async fn heads_persist_across_restart(db: Db) {
     assert_eq!(db.store.verify_audit().await.unwrap().links, 4);
 }
 
-/// More rows than one pass assigns.
+/// More rows than one pass takes.
 async fn long_backlog_is_sequenced_completely(db: Db) {
     let ctx = db.ctx();
     let done: Result<(), Error> = db
@@ -307,7 +303,7 @@ async fn long_backlog_is_sequenced_completely(db: Db) {
     done.unwrap();
     db.placed(4_500).await;
     assert_sequence(&all_events(&db.store).await, 4_500);
-    // Seals come with the positions or one pass later.
+    // Seals come with the positions, or a pass later.
     let sealed = async {
         while db.store.verify_audit().await.map_or(0, |chain| chain.links) < 4_500 {
             tokio::task::yield_now().await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kith_kernel::{
     Actor, Ctx, ManualClock, RequestId, SeededRandom, Sources, TimeOrderedIds, Timestamp, uuid::Uuid,
 };
-use kith_store::testing::TestDatabase;
+use kith_store::testing::{TestDatabase, postgres_url};
 use kith_store::{
     Error, Migration, ModuleMigrations, NewEvent, Query, STORE_MIGRATIONS, Store, StoreOptions, Tx, params,
 };
@@ -20,35 +20,8 @@ pub fn modules() -> Vec<ModuleMigrations> {
     vec![STORE_MIGRATIONS, SCHEMA]
 }
 
-/// Runs each named test on both engines, as `name::sqlite` and `name::postgres`.
-#[macro_export]
-macro_rules! contract {
-    ($($name:ident)+) => {$(
-        mod $name {
-            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-            async fn sqlite() {
-                super::$name($crate::support::Db::sqlite().await).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-            async fn postgres() {
-                if let Some(db) = $crate::support::Db::postgres().await {
-                    super::$name(db).await;
-                }
-            }
-        }
-    )+};
-}
-
-/// Returns the URL of the server that the test command started, or `None` if only SQLite is tested.
-pub fn postgres_url() -> Option<String> {
-    if let Ok(url) = std::env::var("KITH_TEST_POSTGRES") {
-        return Some(url);
-    }
-    let chosen = std::env::var_os("KITH_TEST_SQLITE_ONLY").is_some();
-    assert!(chosen, "no PostgreSQL to test with: run `cargo xtask test`, or set KITH_TEST_SQLITE_ONLY=1");
-    None
-}
+/// What a contract is given.
+pub type Fixture = Db;
 
 pub struct Db {
     pub store: Store,

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use kith_store::{Error, Outcome, params};
+use kith_store::{Error, Outcome, contract, params};
 
-use crate::contract;
 use crate::support::{Db, add};
 
 contract! {

@@ -2,9 +2,8 @@
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
-use kith_store::{Error, params};
+use kith_store::{Error, contract, params};
 
-use crate::contract;
 use crate::support::{Db, add};
 
 contract! {

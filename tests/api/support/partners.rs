@@ -1,0 +1,61 @@
+//! Client of the endpoints about partners.
+
+use serde_json::{Value, json};
+
+use super::{Answer, Person};
+
+/// Endpoint of requests.
+pub const REQUESTS: &str = "/api/v1/partners/requests";
+/// Endpoint that ends the bond of the caller.
+pub const BREAKUP: &str = "/api/v1/partners/breakup";
+
+/// Somebody as a partner, or as somebody who wants one.
+#[derive(Clone, Copy)]
+pub struct Partners<'p>(&'p Person);
+
+impl Person {
+    /// The client for what they do about partners.
+    pub const fn partners(&self) -> Partners<'_> {
+        Partners(self)
+    }
+}
+
+impl Partners<'_> {
+    /// Sends a request to `to`.
+    pub async fn send(self, to: &Person) -> Answer {
+        self.0.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await
+    }
+
+    /// Sends a new request to `to`, and returns it.
+    pub async fn ask(self, to: &Person) -> Value {
+        self.send(to).await.expect(201)
+    }
+
+    /// Moves a request on: `accept`, `reject` or `cancel`.
+    pub async fn decide(self, request: &Value, verb: &str) -> Answer {
+        let id = request["id"].as_str().expect("an id");
+        self.0.post(&format!("{REQUESTS}/{id}/{verb}"), Value::Null).await
+    }
+
+    /// Accepts a request, and returns the bond.
+    pub async fn accept(self, request: &Value) -> Value {
+        self.decide(request, "accept").await.expect(200)["bond"].clone()
+    }
+
+    /// Becomes the partner of `other`, anew or again, and returns the bond's id.
+    pub async fn bond_with(self, other: &Person) -> String {
+        self.ask(other).await;
+        let crossed = other.partners().ask(self.0).await;
+        crossed["bond"]["id"].as_str().expect("a bond").to_owned()
+    }
+
+    /// The bond of now; null if there is none.
+    pub async fn current(self) -> Value {
+        self.0.get("/api/v1/partners/current").await.expect(200)["bond"].clone()
+    }
+
+    /// Ends the bond.
+    pub async fn break_up(self) {
+        self.0.post(BREAKUP, json!({})).await.expect(200);
+    }
+}

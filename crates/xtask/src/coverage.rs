@@ -12,15 +12,15 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::evidence::{self, Outcome, Row};
+use crate::mode::Mode;
 use crate::setup::apt_get;
-use crate::smoke::Mode;
 use crate::test::Databases;
 use crate::workspace::{cargo, root, run, succeeds};
 
 /// Minimum coverage of all lines.
-const LEAST: f64 = 0.80;
+const MIN_COVERAGE: f64 = 0.80;
 /// Minimum coverage of each module.
-const LEAST_OF_MODULE: f64 = 0.70;
+const MIN_MODULE_COVERAGE: f64 = 0.70;
 /// Trace file (format: geninfo(1), "FILES").
 const TRACE: &str = "target/coverage.info";
 /// Debian's LLVM package. Its tools read the profiles of this compiler: the raw format has not changed since
@@ -28,7 +28,7 @@ const TRACE: &str = "target/coverage.info";
 const TOOLS: &str = "llvm-19";
 const TOOLS_VERSION: &str = "19";
 /// Crate that a smoke run measures, and the folder for its profiles.
-const SMALL: &str = "kith-kernel";
+const SMOKE_CRATE: &str = "kith-kernel";
 const SMOKE_PROFILES: &str = "target/coverage-smoke";
 /// Folders that are not shipped.
 const UNCOUNTED: &[&str] = &["crates/xtask/"];
@@ -151,7 +151,7 @@ fn one_crate() -> Result<()> {
         ensure!(fs::metadata(&path)?.len() > 0, "{} is empty", path.display());
         written.push(path);
     }
-    println!("the tests of {SMALL} wrote {} profiles", written.len());
+    println!("the tests of {SMOKE_CRATE} wrote {} profiles", written.len());
     let tools = own_tools().map(|folder| [folder.join("llvm-cov"), folder.join("llvm-profdata")]);
     let Some([cov, profdata]) = tools.or_else(system_tools) else {
         println!("LLVM's tools are not installed: no line was counted");
@@ -171,14 +171,14 @@ fn one_crate() -> Result<()> {
     Ok(())
 }
 
-/// Builds the test binary of [`SMALL`] with instrumentation and returns its path. Dependencies are not
+/// Builds the test binary of [`SMOKE_CRATE`] with instrumentation and returns its path. Dependencies are not
 /// instrumented.
 fn instrumented_tests() -> Result<PathBuf> {
     let mut build = cargo()?;
-    build.args(["rustc", "--locked", "-p", SMALL, "--lib", "--profile", "test"]);
+    build.args(["rustc", "--locked", "-p", SMOKE_CRATE, "--lib", "--profile", "test"]);
     build.args(["--message-format", "json-render-diagnostics", "--", "-C", "instrument-coverage"]);
     let done = build.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
-    ensure!(done.status.success(), "the tests of {SMALL} do not build with instruments");
+    ensure!(done.status.success(), "the tests of {SMOKE_CRATE} do not build with instruments");
     let messages = String::from_utf8_lossy(&done.stdout).into_owned();
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let mut programs = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from));
@@ -248,15 +248,15 @@ fn report(modules: &BTreeMap<String, Lines>, sqlite_only: bool) -> Result<()> {
         return Ok(());
     }
     let percent = whole.share() * 100.0;
-    let low: Vec<_> = modules.iter().filter(|(_, lines)| lines.share() < LEAST_OF_MODULE).collect();
+    let low: Vec<_> = modules.iter().filter(|(_, lines)| lines.share() < MIN_MODULE_COVERAGE).collect();
     let low: Vec<_> = low.into_iter().map(|(module, _)| module.as_str()).collect();
-    let enough = whole.all > 0 && whole.share() >= LEAST;
+    let enough = whole.all > 0 && whole.share() >= MIN_COVERAGE;
     evidence::write("cargo xtask coverage", &rows(modules, whole, enough, low.is_empty()))?;
     if !enough {
-        bail!("the tests run {percent:.1} % of all lines, which is less than {:.0} %", LEAST * 100.0);
+        bail!("the tests run {percent:.1} % of all lines, which is less than {:.0} %", MIN_COVERAGE * 100.0);
     }
     if !low.is_empty() {
-        bail!("less than {:.0} % of {} is run by tests", LEAST_OF_MODULE * 100.0, low.join(", "));
+        bail!("less than {:.0} % of {} is run by tests", MIN_MODULE_COVERAGE * 100.0, low.join(", "));
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::{fs, thread};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::smoke::Mode;
+use crate::mode::Mode;
 use crate::workspace::{cargo, root, run};
 
 const READY_WITHIN: Duration = Duration::from_secs(60);

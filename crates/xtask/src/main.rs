@@ -9,6 +9,7 @@ mod fuzz;
 mod kith;
 mod lint;
 mod load;
+mod mode;
 mod mutants;
 mod openapi;
 mod plans;

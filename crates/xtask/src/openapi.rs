@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::kith;
-use crate::smoke::Mode;
+use crate::mode::Mode;
 use crate::workspace::root;
 
 /// Options of `cargo xtask openapi`.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
 use crate::evidence::{FOLDER, Trials};
-use crate::smoke::Mode;
+use crate::mode::Mode;
 use crate::workspace::root;
 
 const PAGE: &str = "docs/reliability.md";

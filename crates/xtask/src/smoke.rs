@@ -14,30 +14,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::kith;
 use crate::load::now;
+use crate::mode::Mode;
 use crate::workspace::{cargo, root, run};
-
-/// Full or smoke mode of a command.
-#[derive(clap::Args, Clone, Copy, Debug, Default)]
-pub struct Mode {
-    /// Run tiny amounts on the debug binary, to test the command: judges no result, writes no evidence
-    #[arg(long)]
-    smoke: bool,
-}
-
-impl Mode {
-    /// Smoke mode.
-    pub const SMOKE: Self = Self { smoke: true };
-
-    /// Returns `full` or `smoke`, depending on the mode.
-    pub fn pick<T>(self, full: T, smoke: T) -> T {
-        if self.smoke { smoke } else { full }
-    }
-
-    /// Returns true in smoke mode.
-    pub fn is_smoke(self) -> bool {
-        self.smoke
-    }
-}
 
 /// Commands with time limits, which run alone.
 const ALONE: &[&[&str]] = &[&["attack"]];

@@ -26,7 +26,7 @@ pub struct Args {
 
 /// Environment variables of `cargo xtask soak`: repetitions of races, number of random stories, strict
 /// latency limits.
-const LONG: &[(&str, &str)] = &[
+const SOAK_ENVIRONMENT: &[(&str, &str)] = &[
     ("KITH_TEST_ROUNDS", "120"),
     ("KITH_TEST_PATTERNS", "5"),
     ("KITH_MODEL_STORIES", "500"),
@@ -58,7 +58,7 @@ pub fn test(args: &Args) -> Result<ExitCode> {
 /// Runs the suite including ignored tests, with many more repetitions of each race and random story.
 pub fn soak() -> Result<ExitCode> {
     let mut suite = suite(&Args::default())?;
-    suite.args(["--", "--include-ignored"]).envs(LONG.iter().copied());
+    suite.args(["--", "--include-ignored"]).envs(SOAK_ENVIRONMENT.iter().copied());
     let databases = Databases::start(false)?;
     databases.tell(&mut suite);
     run_whole("cargo xtask soak", &mut suite).map(exit_code)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::report::{Report, SOON, status_in};
+use super::report::{DEFAULT_TIME_LIMIT, Report, status_in};
 use super::wire::{Answer, request, send};
 use super::world::{PASSWORD, World};
 
@@ -50,9 +50,9 @@ fn bodies() -> Vec<Body> {
 pub fn run(world: &World, report: &mut Report) {
     report.group("bodies");
     for (name, body, expected) in bodies() {
-        report.attack(name, SOON, || status_in(&post(world, &[], &body)?, expected));
+        report.attack(name, DEFAULT_TIME_LIMIT, || status_in(&post(world, &[], &body)?, expected));
     }
-    report.attack("a key of an item twice", SOON, || {
+    report.attack("a key of an item twice", DEFAULT_TIME_LIMIT, || {
         let answer = post(world, &[], br#"{"data":{"twice":1,"twice":2}}"#)?;
         let said = status_in(&answer, &[201, 400, 422])?;
         if answer.status == 201 {
@@ -67,7 +67,7 @@ pub fn run(world: &World, report: &mut Report) {
     for (name, header) in
         [("another content type", "text/plain"), ("a form", "application/x-www-form-urlencoded")]
     {
-        report.attack(name, SOON, || {
+        report.attack(name, DEFAULT_TIME_LIMIT, || {
             let head = format!(
                 "POST {NOTES} HTTP/1.1\r\nhost: kith\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
                  content-type: {header}\r\ncontent-length: 2\r\n\r\n{{}}",
@@ -76,10 +76,10 @@ pub fn run(world: &World, report: &mut Report) {
             status_in(&send(world.address(), head.as_bytes())?, &[415])
         });
     }
-    report.attack("100 MiB in a gzip body of 100 KiB", SOON, || {
+    report.attack("100 MiB in a gzip body of 100 KiB", DEFAULT_TIME_LIMIT, || {
         status_in(&post(world, &[("content-encoding", "gzip")], &bomb()?)?, &[413])
     });
-    report.attack("an encoding of an encoding", SOON, || {
+    report.attack("an encoding of an encoding", DEFAULT_TIME_LIMIT, || {
         status_in(&post(world, &[("content-encoding", "gzip, gzip")], &bomb()?)?, &[413, 415])
     });
     names(world, report);

@@ -4,7 +4,7 @@
 use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::report::{Report, SOON, said, status_in};
+use super::report::{DEFAULT_TIME_LIMIT, Report, said, status_in};
 use super::wire::{Answer, request, send};
 use super::world::{World, text};
 
@@ -29,17 +29,17 @@ fn preconditions(world: &World, report: &mut Report) {
         ("both at once", &[("if-match", "*"), ("if-none-match", "*")]),
         ("a list of wrong tags", &[("if-match", "\"a\", \"b\", \"c\"")]),
     ] {
-        report.attack(name, SOON, || {
+        report.attack(name, DEFAULT_TIME_LIMIT, || {
             status_in(&world.call_with("PATCH", me, &world.eve, headers, &rename)?, &[412])
         });
     }
     for (name, value) in [("a tag without quotes", "never"), ("an endless tag", "\"never")] {
-        report.attack(name, SOON, || {
+        report.attack(name, DEFAULT_TIME_LIMIT, || {
             let answer = world.call_with("PATCH", me, &world.eve, &[("if-match", value)], &rename)?;
             status_in(&answer, &[400, 412])
         });
     }
-    report.attack("the tag of an older state", SOON, || {
+    report.attack("the tag of an older state", DEFAULT_TIME_LIMIT, || {
         let shown = world.get(&world.eve, me)?;
         let tag = shown.header("etag").unwrap_or_default().to_owned();
         ensure!(!tag.is_empty(), "no ETag");
@@ -47,7 +47,7 @@ fn preconditions(world: &World, report: &mut Report) {
         world.call_with("PATCH", me, &world.eve, &[("if-match", &tag)], &changed)?.expect(200)?;
         status_in(&world.call_with("PATCH", me, &world.eve, &[("if-match", &tag)], &rename)?, &[412])
     });
-    report.attack("1,000 tags in a header", SOON, || {
+    report.attack("1,000 tags in a header", DEFAULT_TIME_LIMIT, || {
         let tags = (0..1_000).map(|n| format!("\"{n}\"")).collect::<Vec<_>>().join(", ");
         let answer = world.call_with("PATCH", me, &world.eve, &[("if-match", &tags)], &rename)?;
         status_in(&answer, &[400, 412, 431])
@@ -58,31 +58,31 @@ fn idempotency(world: &World, report: &mut Report) {
     report.group("idempotency keys");
     let key = [("idempotency-key", "attack-0001")];
     let (one, other) = (json!({ "data": { "n": 1 } }), json!({ "data": { "n": 2 } }));
-    report.attack("the same key and body again", SOON, || {
+    report.attack("the same key and body again", DEFAULT_TIME_LIMIT, || {
         let first = world.call_with("POST", NOTES, &world.eve, &key, &one)?.expect(201)?;
         let again = world.call_with("POST", NOTES, &world.eve, &key, &one)?.expect(201)?;
         ensure!(first["id"] == again["id"], "two items: {first} and {again}");
         Ok("the first answer again".to_owned())
     });
-    report.attack("the same key with another body", SOON, || {
+    report.attack("the same key with another body", DEFAULT_TIME_LIMIT, || {
         status_in(&world.call_with("POST", NOTES, &world.eve, &key, &other)?, &[422])
     });
-    report.attack("the same key on another path", SOON, || {
+    report.attack("the same key on another path", DEFAULT_TIME_LIMIT, || {
         status_in(&world.call_with("POST", "/api/v1/spaces/me/lists", &world.eve, &key, &one)?, &[422])
     });
-    report.attack("the same key by another user", SOON, || {
+    report.attack("the same key by another user", DEFAULT_TIME_LIMIT, || {
         let own = world.call_with("POST", NOTES, &world.eve, &key, &one)?.expect(201)?;
         let others = world.call_with("POST", NOTES, &world.ben, &key, &one)?.expect(201)?;
         ensure!(own["id"] != others["id"], "another user's answer was given");
         Ok("an item of their own".to_owned())
     });
     for (name, value) in [("an empty key", String::new()), ("a key of 10,000 letters", "k".repeat(10_000))] {
-        report.attack(name, SOON, || {
+        report.attack(name, DEFAULT_TIME_LIMIT, || {
             let answer = world.call_with("POST", NOTES, &world.eve, &[("idempotency-key", &value)], &one)?;
             status_in(&answer, &[400, 422, 431])
         });
     }
-    report.attack("two keys", SOON, || {
+    report.attack("two keys", DEFAULT_TIME_LIMIT, || {
         let keys = [("idempotency-key", "attack-0002"), ("idempotency-key", "attack-0003")];
         status_in(&world.call_with("POST", NOTES, &world.eve, &keys, &one)?, &[400, 422])
     });
@@ -96,7 +96,7 @@ fn cursors(world: &World, report: &mut Report) {
         }
         text(&world.get(by, &format!("{NOTES}?limit=1"))?.expect(200)?["next_cursor"])
     };
-    report.attack("a cursor of another user's list", SOON, || {
+    report.attack("a cursor of another user's list", DEFAULT_TIME_LIMIT, || {
         let cursor = own(&world.ada)?;
         let answer = world.get(&world.eve, &format!("{NOTES}?limit=100&cursor={cursor}"))?;
         if answer.status == 400 {
@@ -108,12 +108,12 @@ fn cursors(world: &World, report: &mut Report) {
         ensure!(foreign == 0, "{foreign} items of another user were shown");
         Ok("200, own items only".to_owned())
     });
-    report.attack("a cursor of another list", SOON, || {
+    report.attack("a cursor of another list", DEFAULT_TIME_LIMIT, || {
         let cursor = own(&world.eve)?;
         let path = format!("/api/v1/partners/requests?direction=incoming&cursor={cursor}");
         status_in(&world.get(&world.eve, &path)?, &[400])
     });
-    report.attack("a cursor with a letter changed", SOON, || {
+    report.attack("a cursor with a letter changed", DEFAULT_TIME_LIMIT, || {
         let mut cursor = own(&world.eve)?;
         let middle = cursor.len() / 2;
         let letter = if cursor.as_bytes()[middle] == b'A' { "B" } else { "A" };
@@ -122,27 +122,27 @@ fn cursors(world: &World, report: &mut Report) {
         status_in(&answer, &[200, 400])
     });
     for value in ["x", "AAAA", "%00", "%FF%FE", "../../etc/passwd", "'%20OR%201=1", "e30", "null"] {
-        report.attack(&format!("the cursor {value}"), SOON, || {
+        report.attack(&format!("the cursor {value}"), DEFAULT_TIME_LIMIT, || {
             status_in(&world.get(&world.eve, &format!("{NOTES}?cursor={value}"))?, &[400])
         });
     }
-    report.attack("a cursor of 6,000 letters", SOON, || {
+    report.attack("a cursor of 6,000 letters", DEFAULT_TIME_LIMIT, || {
         let cursor = "A".repeat(6_000);
         status_in(&world.get(&world.eve, &format!("{NOTES}?cursor={cursor}"))?, &[400, 414, 431])
     });
     for value in ["0", "-1", "9223372036854775808", "1e2", "abc", "", "1&limit=2"] {
-        report.attack(&format!("limit={value}"), SOON, || {
+        report.attack(&format!("limit={value}"), DEFAULT_TIME_LIMIT, || {
             status_in(&world.get(&world.eve, &format!("{NOTES}?limit={value}"))?, &[400])
         });
     }
-    report.attack("limit=4294967297", SOON, || {
+    report.attack("limit=4294967297", DEFAULT_TIME_LIMIT, || {
         // A limit above 100 is clamped to 100.
         let page = world.get(&world.eve, &format!("{NOTES}?limit=4294967297"))?.expect(200)?;
         let shown = page["items"].as_array().map_or(0, Vec::len);
         ensure!(shown <= 100, "{shown} items on a page");
         Ok(format!("200, {shown} items"))
     });
-    report.attack("an unknown parameter", SOON, || {
+    report.attack("an unknown parameter", DEFAULT_TIME_LIMIT, || {
         status_in(&world.get(&world.eve, &format!("{NOTES}?admin=true"))?, &[400])
     });
 }
@@ -161,7 +161,7 @@ fn line_ends(world: &World, report: &mut Report) {
         format!("/{injected}"),
     ];
     for path in paths {
-        report.attack(&format!("GET {path}"), SOON, || {
+        report.attack(&format!("GET {path}"), DEFAULT_TIME_LIMIT, || {
             let answer = send(world.address(), &request("GET", &path, eve, &[], None))?;
             clean(&answer)?;
             ensure!((300..500).contains(&answer.status), "answered with {}", said(&answer));
@@ -171,7 +171,7 @@ fn line_ends(world: &World, report: &mut Report) {
     for name in
         ["x-request-id", "origin", "idempotency-key", "accept-encoding", "if-none-match", "user-agent"]
     {
-        report.attack(&format!("a bare CR in {name}"), SOON, || {
+        report.attack(&format!("a bare CR in {name}"), DEFAULT_TIME_LIMIT, || {
             let answer = world.call_with(
                 "GET",
                 "/api/v1/me",
@@ -183,7 +183,7 @@ fn line_ends(world: &World, report: &mut Report) {
             status_in(&answer, &[200, 400])
         });
     }
-    report.attack("a request id that is markup", SOON, || {
+    report.attack("a request id that is markup", DEFAULT_TIME_LIMIT, || {
         let more = [("x-request-id", "<script>alert(1)</script>")];
         let answer = world.call_with("GET", "/api/v1/me", &world.eve, &more, &Value::Null)?;
         let id = answer.header("x-request-id").unwrap_or_default().to_owned();

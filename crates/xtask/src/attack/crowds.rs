@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::memory::grows_little;
-use super::report::{Report, SOON, said, status_in};
+use super::report::{DEFAULT_TIME_LIMIT, Report, said, status_in};
 use super::wire::{connect, request};
 use super::world::{PASSWORD, World};
 
@@ -21,7 +21,7 @@ const PIPELINED: usize = 500;
 const OTHERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Schedules whose next run is far away, never comes, or comes every moment.
-const DATES: &[&str] = &[
+const SCHEDULES_TO_PREVIEW: &[&str] = &[
     "0 0 30 2 *",
     "0 0 31 2,4,6,9,11 *",
     "59 59 23 29 2 MON",
@@ -40,8 +40,8 @@ pub fn run(world: &World, report: &mut Report) {
     report.attack("30 lists and exports that are never read", Duration::from_secs(60), || unread(world));
     report.attack("500 requests on one connection, unread", Duration::from_secs(20), || pipelined(world));
     report.attack("100 workers that wait for jobs", Duration::from_secs(20), || waiting(world));
-    for schedule in DATES {
-        report.attack(&format!("the next 100 times of {schedule}"), SOON, || {
+    for schedule in SCHEDULES_TO_PREVIEW {
+        report.attack(&format!("the next 100 times of {schedule}"), DEFAULT_TIME_LIMIT, || {
             let shown = schedule.replace(' ', "%20").replace('@', "%40");
             let path = format!("/api/v1/schedules/preview?count=100&schedule={shown}");
             status_in(&world.get(&world.admin, &path)?, &[200, 422])
@@ -58,7 +58,7 @@ pub fn run(world: &World, report: &mut Report) {
         }
         Ok("none is there".to_owned())
     });
-    report.attack("a token of a suspended user", SOON, || suspended(world));
+    report.attack("a token of a suspended user", DEFAULT_TIME_LIMIT, || suspended(world));
 }
 
 fn others_wait(world: &World, within: Duration) -> Result<String> {

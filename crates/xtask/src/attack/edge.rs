@@ -8,12 +8,12 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 
-use super::report::{Report, SOON, said, status_in};
+use super::report::{DEFAULT_TIME_LIMIT, Report, said, status_in};
 use super::wire::{connect, send, send_for_all};
 use super::world::World;
 
 /// Silence after which the server's response counts as complete.
-const QUIET: Duration = Duration::from_millis(700);
+const END_OF_RESPONSE_SILENCE: Duration = Duration::from_millis(700);
 /// `server.head_timeout_ms` of the attacked server. The next constant adds time to observe it.
 pub const HEAD_TIMEOUT_MS: u64 = 1_000;
 const HEAD_ENDS_WITHIN: Duration = Duration::from_millis(4 * HEAD_TIMEOUT_MS);
@@ -58,7 +58,7 @@ fn heads() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
         ("a zero in a header", get("host: kith\r\nx-a: b\0c\r\n"), &[400]),
         ("an unknown method", line("BREW /livez HTTP/1.1"), &[400, 405, 501]),
         ("TRACE", line("TRACE /livez HTTP/1.1"), &[400, 405, 501]),
-        ("CONNECT", line("CONNECT 127.0.0.1:22 HTTP/1.1"), &[400, 404, 405, 501]),
+        ("CONNECT_TIMEOUT", line("CONNECT_TIMEOUT 127.0.0.1:22 HTTP/1.1"), &[400, 404, 405, 501]),
         // A server accepts the absolute form and ignores Host (RFC 9112, 3.2.2).
         ("an absolute address", line("GET http://other.example/livez HTTP/1.1"), &[200, 400, 421]),
         ("an absolute address that climbs", line("GET http://kith/../etc/passwd HTTP/1.1"), &[400, 404]),
@@ -105,18 +105,18 @@ const CHUNKS: &[(&str, &str)] = &[
 pub fn run(world: &World, report: &mut Report) {
     report.group("heads");
     for (name, head, expected) in heads() {
-        report.attack(name, SOON, || {
-            let answers = send_for_all(world.address(), &head, QUIET)?;
+        report.attack(name, DEFAULT_TIME_LIMIT, || {
+            let answers = send_for_all(world.address(), &head, END_OF_RESPONSE_SILENCE)?;
             ensure!(answers.len() <= 1, "{} answers", answers.len());
             status_in(&answers.into_iter().next().unwrap_or_default(), expected)
         });
     }
     report.group("two requests in one");
     for (name, lengths) in LENGTHS {
-        report.attack(name, SOON, || smuggle(world, lengths, "0\r\n\r\n"));
+        report.attack(name, DEFAULT_TIME_LIMIT, || smuggle(world, lengths, "0\r\n\r\n"));
     }
     for (name, chunks) in CHUNKS {
-        report.attack(name, SOON, || smuggle(world, CHUNKED, chunks));
+        report.attack(name, DEFAULT_TIME_LIMIT, || smuggle(world, CHUNKED, chunks));
     }
 }
 
@@ -127,7 +127,7 @@ fn smuggle(world: &World, lengths: &str, body: &str) -> Result<String> {
         "POST /api/v1/auth/login HTTP/1.1\r\nhost: kith\r\ncontent-type: application/json\r\n{lengths}\r\n\r\n{body}\
          GET /livez HTTP/1.1\r\nhost: kith\r\n\r\n"
     );
-    let answers = send_for_all(world.address(), bytes.as_bytes(), QUIET)?;
+    let answers = send_for_all(world.address(), bytes.as_bytes(), END_OF_RESPONSE_SILENCE)?;
     let statuses: Vec<_> = answers.iter().map(|answer| answer.status).collect();
     ensure!(!statuses.contains(&200), "the second request was answered: {statuses:?}");
     ensure!(statuses.iter().all(|status| (400..500).contains(status) || *status == 501), "{statuses:?}");
@@ -138,7 +138,7 @@ fn smuggle(world: &World, lengths: &str, body: &str) -> Result<String> {
 pub fn connections(world: &World, report: &mut Report) {
     report.group("connections");
     report.attack("50 heads that never end", HEAD_ENDS_WITHIN, || slow_heads(world));
-    report.attack("a body that never comes", SOON, || {
+    report.attack("a body that never comes", DEFAULT_TIME_LIMIT, || {
         let mut stream = connect(world.address())?;
         let head = "POST /api/v1/auth/login HTTP/1.1\r\nhost: kith\r\ncontent-type: application/json\r\n\
                     content-length: 100\r\n\r\n{";
@@ -158,7 +158,7 @@ pub fn connections(world: &World, report: &mut Report) {
         ensure!(closed >= IDLE - MAX_CONNECTIONS, "{closed} were closed, so the maximum does not hold");
         Ok(format!("{said}; {closed} idle ones were closed"))
     });
-    report.attack("afterwards", SOON, || healthy(world));
+    report.attack("afterwards", DEFAULT_TIME_LIMIT, || healthy(world));
 }
 
 /// Opens connections whose heads never end. The timeout counts from the first byte, so sending slowly does

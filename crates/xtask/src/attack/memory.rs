@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::report::{Report, said};
 use super::world::{Person, World};
-use crate::smoke::Mode;
+use crate::mode::Mode;
 
 /// Maximum growth of the process in KiB.
 const MAX_GROWTH_KIB: u64 = 32 << 10;

@@ -27,10 +27,10 @@ use anyhow::{Context as _, Result};
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 use serde_json::Value;
 
-use self::report::{Report, SOON, status_in};
+use self::report::{DEFAULT_TIME_LIMIT, Report, status_in};
 use self::world::World;
 use crate::kith::{Start, build};
-use crate::smoke::Mode;
+use crate::mode::Mode;
 
 const GROUPS: [&str; 13] = [
     "limits",
@@ -102,7 +102,7 @@ pub fn attack(args: &Args) -> Result<()> {
     let start = world.start.clone();
     let survivor = if args.has("restart") { restart::kill(world, &mut report) } else { Some(world) };
     if let Some(world) = survivor {
-        report.attack("ready after everything", SOON, || {
+        report.attack("ready after everything", DEFAULT_TIME_LIMIT, || {
             status_in(&world.call("GET", "/readyz", None, &Value::Null)?, &[200])
         });
         world.kith.stop()?;

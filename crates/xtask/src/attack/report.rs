@@ -8,7 +8,7 @@ use super::wire::Answer;
 use crate::load::now;
 
 /// Time limit for attacks that are not meant to be expensive, with margin for a busy machine.
-pub const SOON: Duration = Duration::from_secs(5);
+pub const DEFAULT_TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// Results so far.
 #[derive(Default)]

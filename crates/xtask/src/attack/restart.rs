@@ -14,10 +14,10 @@ use super::world::World;
 use crate::kith::{Kith, Start};
 use crate::load::on_one_thread;
 
-const KEPT: &str = "/api/v1/spaces/me/kept";
+const ITEMS_PATH: &str = "/api/v1/spaces/me/kept";
 const WRITERS: usize = 4;
 /// Number of acknowledged writes before the kill.
-const ENOUGH: usize = 40;
+const ACKNOWLEDGED_BEFORE_KILL: usize = 40;
 const KILLED_WITHIN: Duration = Duration::from_secs(90);
 
 /// Kills the server during concurrent writes and restarts it. All acknowledged writes must still exist.
@@ -50,14 +50,14 @@ fn write_until_killed(world: &World) -> Result<Vec<String>> {
                     for n in 0.. {
                         let body = json!({ "data": { "writer": writer, "n": n } });
                         // The thread ends when the server is gone.
-                        let Ok(answer) = world.post(&world.eve, KEPT, &body) else { return };
+                        let Ok(answer) = world.post(&world.eve, ITEMS_PATH, &body) else { return };
                         if answer.status != 201 {
                             return;
                         }
                         let id = answer.json()["id"].as_str().unwrap_or_default().to_owned();
                         let mut all = acknowledged.lock().expect("unpoisoned");
                         all.push(id);
-                        let is_enough = all.len() == ENOUGH;
+                        let is_enough = all.len() == ACKNOWLEDGED_BEFORE_KILL;
                         drop(all);
                         if is_enough && world.kith.strike().is_err() {
                             return;
@@ -71,14 +71,14 @@ fn write_until_killed(world: &World) -> Result<Vec<String>> {
             .try_for_each(|writer| writer.join().map_err(|_| anyhow::anyhow!("a writer panicked")))
     })?;
     let all = acknowledged.into_inner().expect("unpoisoned");
-    ensure!(all.len() >= ENOUGH, "only {} were acknowledged", all.len());
+    ensure!(all.len() >= ACKNOWLEDGED_BEFORE_KILL, "only {} were acknowledged", all.len());
     Ok(all)
 }
 
 fn lost(world: &World, acknowledged: &[String]) -> Result<usize> {
     let mut lost = 0;
     for id in acknowledged {
-        let answer = world.get(&world.eve, &format!("{KEPT}/{id}"))?;
+        let answer = world.get(&world.eve, &format!("{ITEMS_PATH}/{id}"))?;
         lost += usize::from(answer.status != 200);
     }
     Ok(lost)

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::report::{Report, SOON, said, status_in};
+use super::report::{DEFAULT_TIME_LIMIT, Report, said, status_in};
 use super::wire::{Answer, request, send};
 use super::world::{PASSWORD, World};
 
@@ -30,7 +30,7 @@ const PATHS: &[&str] = &[
 ];
 
 /// Headers by which some frameworks override method, path or role.
-const CLAIMS: &[(&str, &str)] = &[
+const OVERRIDE_HEADERS: &[(&str, &str)] = &[
     ("x-http-method-override", "DELETE"),
     ("x-method-override", "PUT"),
     ("x-original-url", "/api/v1/admin/users"),
@@ -54,7 +54,7 @@ const ORIGINS: &[&str] = &[
 ];
 
 /// Fields that users may not set (mass assignment).
-const ASSIGNED: &[(&str, &str)] = &[
+const PROTECTED_FIELDS: &[(&str, &str)] = &[
     ("role", "admin"),
     ("id", "01900000-0000-7000-8000-000000000000"),
     ("status", "active"),
@@ -68,14 +68,14 @@ pub fn run(world: &World, report: &mut Report) {
     report.group("spellings of paths");
     let eve = Some(world.eve.token.as_str());
     for path in PATHS {
-        report.attack(&format!("GET {path}"), SOON, || {
+        report.attack(&format!("GET {path}"), DEFAULT_TIME_LIMIT, || {
             let answer = send(world.address(), &request("GET", path, eve, &[], None))?;
             status_in(&answer, &[308, 400, 403, 404])
         });
     }
     report.group("claims");
-    for (name, value) in CLAIMS {
-        report.attack(&format!("{name}: {value}"), SOON, || {
+    for (name, value) in OVERRIDE_HEADERS {
+        report.attack(&format!("{name}: {value}"), DEFAULT_TIME_LIMIT, || {
             let answer = get_me(world, &[(name, value)])?;
             ensure!(answer.json()["id"] == world.eve.id.as_str(), "answered with {}", said(&answer));
             let guarded =
@@ -84,17 +84,17 @@ pub fn run(world: &World, report: &mut Report) {
         });
     }
     for origin in ORIGINS {
-        report.attack(&format!("Origin: {origin}"), SOON, || {
+        report.attack(&format!("Origin: {origin}"), DEFAULT_TIME_LIMIT, || {
             let answer = get_me(world, &[("origin", origin)])?;
             let allowed = answer.header("access-control-allow-origin").unwrap_or_default().to_owned();
             ensure!(allowed.is_empty(), "pages of {allowed} may read it");
             status_in(&answer, &[200, 403])
         });
     }
-    report.attack("a Host of another site", SOON, || host(world));
+    report.attack("a Host of another site", DEFAULT_TIME_LIMIT, || host(world));
     report.group("fields that users may not set");
-    for (field, value) in ASSIGNED {
-        report.attack(field, SOON, || {
+    for (field, value) in PROTECTED_FIELDS {
+        report.attack(field, DEFAULT_TIME_LIMIT, || {
             let mut new = json!({
                 "email": format!("{}@example.org", field.replace('_', "-")), "password": PASSWORD,
                 "display_name": "Mallory",

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::report::{Report, SOON, said, status_in};
+use super::report::{DEFAULT_TIME_LIMIT, Report, said, status_in};
 use super::world::{World, text};
 
 /// Objects of `ada` and `ben`, which `eve` requests.
@@ -44,7 +44,7 @@ pub fn run(world: &World, report: &mut Report) {
     report.group("other people's objects");
     let objects = match Objects::make(world) {
         Ok(objects) => objects,
-        Err(error) => return report.attack("making them", SOON, || Err(error)),
+        Err(error) => return report.attack("making them", DEFAULT_TIME_LIMIT, || Err(error)),
     };
     let Objects { request, session, bond, item, shared, invite } = &objects;
     let (ada, ben) = (&world.ada.id, &world.ben.id);
@@ -80,12 +80,12 @@ pub fn run(world: &World, report: &mut Report) {
         ("PUT", format!("/api/v1/admin/users/{}/role", world.eve.id), &data),
     ];
     for (method, path, body) in cases {
-        report.attack(&format!("{method} {}", shape(&path)), SOON, || {
+        report.attack(&format!("{method} {}", shape(&path)), DEFAULT_TIME_LIMIT, || {
             let answer = world.call(method, &path, Some(&world.eve.token), body)?;
             status_in(&answer, &[403, 404, 409])
         });
     }
-    report.attack("what they hold is as it was", SOON, || {
+    report.attack("what they hold is as it was", DEFAULT_TIME_LIMIT, || {
         let own = world.get(&world.ada, &format!("/api/v1/spaces/me/notes/{item}"))?.expect(200)?;
         let both = world.get(&world.ada, &format!("/api/v1/spaces/bond/notes/{shared}"))?.expect(200)?;
         let expected = json!({ "text": "private" });
@@ -112,7 +112,7 @@ pub fn reserved(world: &World, report: &mut Report) {
     });
     let (key, declared) = match found {
         Ok(found) => found,
-        Err(error) => return report.attack("making a key", SOON, || Err(error)),
+        Err(error) => return report.attack("making a key", DEFAULT_TIME_LIMIT, || Err(error)),
     };
     let empty = json!({});
     let span = json!({ "from": "2026-01-01T00:00:00Z", "to": "2026-01-01T00:05:00Z" });
@@ -140,17 +140,17 @@ pub fn reserved(world: &World, report: &mut Report) {
         ("POST", format!("/api/v1/schedules/{declared}/backfill"), span),
     ];
     for (method, path, body) in cases {
-        report.attack(&format!("{method} {path} {}", brief(body)), SOON, || {
+        report.attack(&format!("{method} {path} {}", brief(body)), DEFAULT_TIME_LIMIT, || {
             let answer = world.call(method, path, Some(&key), body)?;
             ensure!(answer.code() == "reserved", "answered with {}", said(&answer));
             status_in(&answer, &[403])
         });
     }
-    report.attack("a key makes a key", SOON, || {
+    report.attack("a key makes a key", DEFAULT_TIME_LIMIT, || {
         let body = json!({ "name": "more", "scopes": ["users.read"] });
         status_in(&world.call("POST", "/api/v1/admin/api-keys", Some(&key), &body)?, &[403])
     });
-    report.attack("a revoked key", SOON, || {
+    report.attack("a revoked key", DEFAULT_TIME_LIMIT, || {
         let body = json!({ "name": "short-lived", "scopes": ["jobs.read"] });
         let made = world.post(&world.admin, "/api/v1/admin/api-keys", &body)?.expect(201)?;
         let (key, id) = (text(&made["key"])?, text(&made["id"])?);

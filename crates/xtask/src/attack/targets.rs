@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::report::{Report, SOON, status_in};
+use super::report::{DEFAULT_TIME_LIMIT, Report, status_in};
 use super::world::{Person, World, call};
 
 /// Attack name and target URL. The server accepts `http://` targets.
@@ -66,13 +66,13 @@ const FOLLOWS_WITHIN: Duration = Duration::from_secs(1);
 pub fn run(at: SocketAddr, admin: &Person, report: &mut Report) {
     report.group("callback targets");
     for (name, url) in TARGETS {
-        report.attack(name, SOON, || {
+        report.attack(name, DEFAULT_TIME_LIMIT, || {
             let body = json!({ "url": url });
             let answer = call(at, "POST", ENDPOINTS, Some(&admin.token), &body)?;
             status_in(&answer, &[422])
         });
     }
-    report.attack("none was kept", SOON, || {
+    report.attack("none was kept", DEFAULT_TIME_LIMIT, || {
         let kept = call(at, "GET", ENDPOINTS, Some(&admin.token), &Value::Null)?.expect(200)?;
         ensure!(kept["items"] == json!([]), "{kept}");
         Ok("no endpoint".to_owned())

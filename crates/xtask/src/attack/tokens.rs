@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use super::report::{Report, SOON, status_in};
+use super::report::{DEFAULT_TIME_LIMIT, Report, status_in};
 use super::wire::{request, send};
 use super::world::World;
 
@@ -42,10 +42,10 @@ pub fn run(world: &World, foreign: &str, report: &mut Report) {
     report.group("tokens");
     let forgeries = match forgeries(world, foreign) {
         Ok(forgeries) => forgeries,
-        Err(error) => return report.attack("taking a token apart", SOON, || Err(error)),
+        Err(error) => return report.attack("taking a token apart", DEFAULT_TIME_LIMIT, || Err(error)),
     };
     for (name, token) in forgeries {
-        report.attack(name, SOON, || {
+        report.attack(name, DEFAULT_TIME_LIMIT, || {
             let answer = world.call("GET", ME, Some(&token), &Value::Null)?;
             let said = status_in(&answer, &[401])?;
             let challenge = answer.header("www-authenticate").unwrap_or_default();
@@ -63,20 +63,20 @@ pub fn run(world: &World, foreign: &str, report: &mut Report) {
         ),
         ("a token in a cookie", format!("cookie: access_token={}", world.eve.token)),
     ] {
-        report.attack(name, SOON, || {
+        report.attack(name, DEFAULT_TIME_LIMIT, || {
             let head = format!("GET {ME} HTTP/1.1\r\nhost: kith\r\nconnection: close\r\n{header}\r\n\r\n");
             status_in(&send(world.address(), head.as_bytes())?, &[400, 401])
         });
     }
-    report.attack("a token in the address", SOON, || {
+    report.attack("a token in the address", DEFAULT_TIME_LIMIT, || {
         let path = format!("{ME}?access_token={}", world.eve.token);
         status_in(&send(world.address(), &request("GET", &path, None, &[], None))?, &[400, 401])
     });
-    report.attack("an access token to refresh by", SOON, || {
+    report.attack("an access token to refresh by", DEFAULT_TIME_LIMIT, || {
         let body = json!({ "refresh_token": world.eve.token });
         status_in(&world.call("POST", "/api/v1/auth/refresh", None, &body)?, &[401, 422])
     });
-    report.attack("a refresh token with a letter changed", SOON, || {
+    report.attack("a refresh token with a letter changed", DEFAULT_TIME_LIMIT, || {
         let mut token = world.eve.refresh.clone();
         let last = if token.ends_with('A') { 'B' } else { 'A' };
         token.replace_range(token.len() / 2..=token.len() / 2, &last.to_string());
@@ -119,7 +119,7 @@ fn forgeries(world: &World, foreign: &str) -> Result<Vec<(&'static str, String)>
 
 /// Moves the clock of a development server past the expiry of all tokens, and back.
 pub fn expired(world: &World, report: &mut Report) {
-    report.attack("a token that has expired", SOON, || {
+    report.attack("a token that has expired", DEFAULT_TIME_LIMIT, || {
         let by = json!({ "advance": "2d" });
         world.call("POST", "/dev/clock", None, &by)?.expect(200)?;
         let answer = world.get(&world.eve, ME);

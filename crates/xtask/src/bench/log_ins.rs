@@ -15,11 +15,11 @@ use crate::load::people::{log_in, register};
 use crate::load::{Plan, Seen, drive, now, on_one_thread};
 
 /// Argon2id parameters of `defaults.toml`: KiB and passes.
-const COST: (u32, u32) = (19_456, 2);
+const HASH_COST: (u32, u32) = (19_456, 2);
 /// Number of concurrent log-ins: enough to saturate the hashing thread, few enough that none is rejected.
-const LOGGING_IN: usize = 4;
+const LOG_IN_CONNECTIONS: usize = 4;
 /// Other traffic: connections, and requests per second.
-const READING: usize = 16;
+const READ_CONNECTIONS: usize = 16;
 const READS_PER_S: f64 = 1_000.0;
 
 /// Results.
@@ -33,8 +33,8 @@ pub struct LogIns {
 /// Starts a separate server on `start`'s database with full hashing cost, and measures on it.
 pub fn measure(start: &Start, lengths: &Lengths) -> Result<LogIns> {
     let mut start = start.clone();
-    start.environment.push(("KITH__AUTH__PASSWORD_MEMORY_KIB".into(), COST.0.to_string()));
-    start.environment.push(("KITH__AUTH__PASSWORD_ITERATIONS".into(), COST.1.to_string()));
+    start.environment.push(("KITH__AUTH__PASSWORD_MEMORY_KIB".into(), HASH_COST.0.to_string()));
+    start.environment.push(("KITH__AUTH__PASSWORD_ITERATIONS".into(), HASH_COST.1.to_string()));
     // One hashing thread, for the one core that the server is pinned to.
     start.environment.push(("KITH__AUTH__HASH_THREADS".into(), "1".into()));
     let kith = Kith::start(&start)?;
@@ -54,13 +54,13 @@ async fn measure_on(kith: &Kith, lengths: &Lengths) -> Result<LogIns> {
     let mut ratios = Vec::new();
     for _ in 0..lengths.pairs {
         let ceiling = hashes_per_s(length / 4)?;
-        let plan = Plan { connections: LOGGING_IN, warm_up, length, rate: None };
+        let plan = Plan { connections: LOG_IN_CONNECTIONS, warm_up, length, rate: None };
         let seen = drive(kith.address, plan, log_ins(), nothing).await.context("log in")?;
         eprintln!("  log in: {:.1}/s; hashing alone: {ceiling:.1}/s", seen.rate());
         rates.push(seen.rate());
         ratios.push(seen.rate() / ceiling);
     }
-    let steady = Plan { connections: READING, warm_up, length, rate: Some(READS_PER_S) };
+    let steady = Plan { connections: READ_CONNECTIONS, warm_up, length, rate: Some(READS_PER_S) };
     let alone = drive(kith.address, steady, reads(), nothing).await.context("read oneself")?;
     let saturating = Plan { connections: 64, warm_up, length, rate: None };
     let (beside, _) = tokio::try_join!(
@@ -72,7 +72,8 @@ async fn measure_on(kith: &Kith, lengths: &Lengths) -> Result<LogIns> {
 
 /// Returns the hashes per second of this machine, on the core that the server does not use.
 fn hashes_per_s(length: Duration) -> Result<f64> {
-    let params = Params::new(COST.0, COST.1, 1, None).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let params =
+        Params::new(HASH_COST.0, HASH_COST.1, 1, None).map_err(|error| anyhow::anyhow!("{error}"))?;
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
     let (began, mut hashed) = (now(), 0);
     let mut out = [0; 32];
@@ -129,7 +130,7 @@ mod tests {
     #[test]
     fn hash_cost_matches_defaults() {
         let defaults = include_str!("../../../platform/src/config/defaults.toml");
-        assert!(defaults.contains(&format!("\npassword_memory_kib = {}\n", COST.0)));
-        assert!(defaults.contains(&format!("\npassword_iterations = {}\n", COST.1)));
+        assert!(defaults.contains(&format!("\npassword_memory_kib = {}\n", HASH_COST.0)));
+        assert!(defaults.contains(&format!("\npassword_iterations = {}\n", HASH_COST.1)));
     }
 }

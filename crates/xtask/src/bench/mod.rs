@@ -32,7 +32,7 @@ use crate::kith::{Kith, Start, build};
 use crate::load::http::request;
 use crate::load::people::{Person, register};
 use crate::load::{on_one_thread, send_all};
-use crate::smoke::Mode;
+use crate::mode::Mode;
 use crate::workspace::{cargo, root, run};
 
 pub use self::ceiling::serve as serve_ceiling;

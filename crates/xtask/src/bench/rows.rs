@@ -15,7 +15,7 @@ use crate::load::{Plan, Seen, Source, drive};
 
 const CONNECTIONS: usize = 64;
 /// Fraction of the highest rate at which latencies are measured.
-const STEADY: f64 = 0.5;
+const STEADY_RATE_FRACTION: f64 = 0.5;
 
 /// Measured server with its process ids.
 #[derive(Clone, Copy)]
@@ -85,7 +85,7 @@ impl Row<'_> {
             (answered, elapsed_s) = (answered + seen.answered, elapsed_s + seen.elapsed.as_secs_f64());
             eprintln!("  {}: {}; {}: {}", self.name, said(&seen), self.ceiling.name, said(&ceiling));
         }
-        let steady = plan(self.length, self.warm_up, Some(STEADY * median(&rates)));
+        let steady = plan(self.length, self.warm_up, Some(STEADY_RATE_FRACTION * median(&rates)));
         let steady = run(self.server, steady, (self.source)()).await.with_context(|| self.name)?;
         let [server_cpu_us, database_cpu_us, _] = cpu.map(|s| s * 1e6 / answered as f64);
         let [server_busy, _, generator_busy] = cpu.map(|s| s / elapsed_s);

@@ -16,7 +16,7 @@ use super::{fresh_folder, trials};
 use crate::evidence::{self, Outcome, Row};
 use crate::kith::{Kith, Start, build};
 use crate::load::now;
-use crate::smoke::Mode;
+use crate::mode::Mode;
 
 /// Maximum time until the last statements of a killed Kith end: Kith's own request timeout.
 const ORPHANS_END_WITHIN: Duration = Duration::from_secs(30);

@@ -19,7 +19,7 @@ use super::undo::{Log, Loss};
 use super::{fresh_folder, trials};
 use crate::evidence::{self, Outcome, Row};
 use crate::kith::{Kith, Start, build};
-use crate::smoke::Mode;
+use crate::mode::Mode;
 use crate::workspace::{root, run};
 
 /// Options of `cargo xtask chaos power`.

@@ -18,11 +18,11 @@ use super::look::look;
 use super::verdict::{Verdict, judge};
 use crate::load::people::{person, registration};
 use crate::load::{on_one_thread, send_all_patiently};
-use crate::smoke::Mode;
+use crate::mode::Mode;
 
 /// Range of the time from the beginning of the load to the fault, in milliseconds.
-const EARLIEST_MS: u64 = 100;
-const LATEST_MS: u64 = 800;
+const MIN_FAULT_DELAY_MS: u64 = 100;
+const MAX_FAULT_DELAY_MS: u64 = 800;
 /// Maximum time until all clients have ended. Longer than Kith's request timeout.
 const CLIENTS_END_WITHIN: Duration = Duration::from_secs(40);
 
@@ -211,10 +211,10 @@ async fn load_and_strike(
 ) -> Result<()> {
     let stop = Rc::new(Cell::new(false));
     let mut clients = clients::start(server, journal, &stop);
-    sleep(Duration::from_millis(rng.u64(EARLIEST_MS..=LATEST_MS))).await;
+    sleep(Duration::from_millis(rng.u64(MIN_FAULT_DELAY_MS..=MAX_FAULT_DELAY_MS))).await;
     target.strike(rng)?;
     // Loads the surviving processes a little longer, so that their responses after the fault are checked too.
-    sleep(Duration::from_millis(rng.u64(0..=EARLIEST_MS))).await;
+    sleep(Duration::from_millis(rng.u64(0..=MIN_FAULT_DELAY_MS))).await;
     stop.set(true);
     let ended = timeout(CLIENTS_END_WITHIN, async {
         while let Some(ended) = clients.join_next().await {

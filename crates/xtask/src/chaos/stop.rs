@@ -22,7 +22,7 @@ use crate::kith::{Kith, Start, build};
 use crate::load::http::request;
 use crate::load::people::{Person, register};
 use crate::load::{Connection, Pairs, now, on_one_thread};
-use crate::smoke::Mode;
+use crate::mode::Mode;
 
 const CLIENTS: usize = 32;
 /// Duration of load between a node's return and the next stop, in which HAProxy notices the return.

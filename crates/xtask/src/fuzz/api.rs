@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::evidence::{self, Outcome, Row, Tests, Trials};
 use crate::kith::{self, Kith, Start};
-use crate::smoke::Mode;
+use crate::mode::Mode;
 use crate::workspace::{root, run, succeeds};
 
 /// Folder of the schemathesis configuration, and the virtual environment in which it is installed.

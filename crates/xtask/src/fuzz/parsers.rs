@@ -13,27 +13,27 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::evidence::{self, Outcome, Row};
-use crate::smoke::Mode;
+use crate::mode::Mode;
 use crate::workspace::{cargo, root, run, succeeds};
 
 /// Folder of the targets and seeds.
 const FOLDER: &str = "fuzz";
 /// Folder for builds, corpora, crashes and logs.
-const BUILT: &str = "target/fuzz";
+const BUILD_FOLDER: &str = "target/fuzz";
 /// Seconds per target that count as evidence.
-const WHOLE_S: u64 = 600;
+const EVIDENCE_SECONDS: u64 = 600;
 /// Seconds after which an input counts as a hang, also on a busy machine.
 const HANG_S: u64 = 60;
 /// Name of the test in each crate that runs its targets on their seeds.
-const SEED_TEST: &str = "seed_inputs_satisfy_properties";
+const SEED_TEST_NAME: &str = "seed_inputs_satisfy_properties";
 /// Prefix of the host triple in the output of `rustc -vV`.
-const TRIPLE_OF: &str = "host: ";
+const HOST_PREFIX: &str = "host: ";
 
 /// Options of `cargo xtask fuzz parsers`.
 #[derive(clap::Args)]
 pub struct Args {
     /// Seconds for each target; evidence requires 600 for every target
-    #[arg(long, default_value_t = WHOLE_S)]
+    #[arg(long, default_value_t = EVIDENCE_SECONDS)]
     seconds: u64,
     /// Only this target; repeat for several
     #[arg(long)]
@@ -96,7 +96,7 @@ pub fn fuzz(args: &Args) -> Result<()> {
     })?;
     let mut ran = done.into_inner().expect("unpoisoned");
     ran.sort_by(|one, other| one.target.cmp(&other.target));
-    let whole = chosen.len() == all.len() && args.seconds >= WHOLE_S;
+    let whole = chosen.len() == all.len() && args.seconds >= EVIDENCE_SECONDS;
     report(&ran, whole, started.elapsed().as_secs())
 }
 
@@ -135,10 +135,10 @@ fn check(root: &Path, targets: &[String]) -> Result<()> {
         println!("{target:<14} {seeds:>4} seeds");
     }
     let mut seeds = cargo()?;
-    seeds.args(["test", "--locked", "--workspace", "--lib", SEED_TEST]);
+    seeds.args(["test", "--locked", "--workspace", "--lib", SEED_TEST_NAME]);
     let said = seeds.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
-    let passed = text.lines().filter(|line| line.contains(SEED_TEST) && line.ends_with(" ok")).count();
+    let passed = text.lines().filter(|line| line.contains(SEED_TEST_NAME) && line.ends_with(" ok")).count();
     let crates = fs::read_dir(root.join("crates"))?.flatten();
     let crates = crates.filter(|one| one.path().join("src/fuzzing.rs").exists()).count();
     ensure!(said.status.success() && passed == crates, "a target fails on its seeds:\n{text}");
@@ -162,22 +162,22 @@ fn build(root: &Path) -> Result<()> {
     }
     let mut build = cargo()?;
     build.current_dir(root.join(FOLDER)).args(["fuzz", "build", "--sanitizer", "none", "--target-dir"]);
-    run(build.arg(root.join(BUILT)))
+    run(build.arg(root.join(BUILD_FOLDER)))
 }
 
 fn binary(root: &Path, target: &str) -> Result<PathBuf> {
     let version = Command::new("rustc").arg("-vV").output().context("cannot run rustc")?;
     let version = String::from_utf8_lossy(&version.stdout).into_owned();
     let host =
-        version.lines().find_map(|line| line.strip_prefix(TRIPLE_OF)).context("rustc names no host")?;
-    Ok(root.join(BUILT).join(host).join("release").join(target))
+        version.lines().find_map(|line| line.strip_prefix(HOST_PREFIX)).context("rustc names no host")?;
+    Ok(root.join(BUILD_FOLDER).join(host).join("release").join(target))
 }
 
 /// Runs one target. Its output goes to `target/fuzz/log/TARGET`, crashing inputs to
 /// `target/fuzz/artifacts/TARGET`.
 #[expect(clippy::disallowed_methods, reason = "reports how long it took")]
 fn run_one(root: &Path, target: &str, seconds: u64) -> Result<Ran> {
-    let built = root.join(BUILT);
+    let built = root.join(BUILD_FOLDER);
     let (corpus, artifacts) = (built.join("corpus").join(target), built.join("artifacts").join(target));
     let log = built.join("log").join(target);
     for folder in [&corpus, &artifacts, &built.join("log")] {
@@ -249,11 +249,11 @@ fn report(ran: &[Ran], whole: bool, took: u64) -> Result<()> {
             &[Row { id: "DRV-37", result: Outcome::of(crashed.is_empty()), figures, summary }],
         )?;
     } else {
-        println!("no evidence: that takes every target, for {WHOLE_S} s each");
+        println!("no evidence: that takes every target, for {EVIDENCE_SECONDS} s each");
     }
     if !crashed.is_empty() {
         bail!(
-            "inputs that crash {} are in {BUILT}/artifacts; give one to {BUILT}/…/release/TARGET",
+            "inputs that crash {} are in {BUILD_FOLDER}/artifacts; give one to {BUILD_FOLDER}/…/release/TARGET",
             crashed.join(", ")
         );
     }

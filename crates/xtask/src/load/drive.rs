@@ -16,7 +16,7 @@ use super::connection::Connection;
 use super::now;
 
 /// Maximum recorded latency.
-const LONGEST_NS: u64 = 120_000_000_000;
+const MAX_LATENCY_NS: u64 = 120_000_000_000;
 
 /// Extension of the measured period while there is no response.
 const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(20);
@@ -87,7 +87,7 @@ pub async fn drive(
         answered: Cell::new(0),
         refused: Cell::new(0),
         refusal: RefCell::new(None),
-        latency: RefCell::new(Histogram::new_with_max(LONGEST_NS, 3)?),
+        latency: RefCell::new(Histogram::new_with_max(MAX_LATENCY_NS, 3)?),
     });
     let mut connections = Vec::new();
     for _ in 0..plan.connections {

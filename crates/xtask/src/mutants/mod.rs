@@ -14,16 +14,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::evidence::{self, Outcome, Row};
-use crate::smoke::Mode;
+use crate::mode::Mode;
 use crate::workspace::{cargo, root, run, succeeds};
 
 /// Folder for builds and results, with one subfolder per part.
-const BUILT: &str = "target/mutants";
+const BUILD_FOLDER: &str = "target/mutants";
 /// Explanations of survivors: `[[survivor]]` with `mutant` (without line and column) and `why`.
 const REASONS: &str = "tests/mutants.toml";
 const LIST: &str = "docs/mutants.md";
 /// Minimum share of observable mutants that tests must detect.
-const LEAST: f64 = 0.80;
+const MIN_COVERAGE: f64 = 0.80;
 /// Minimum timeout of a test run in seconds. A mutant that exceeds it counts as detected.
 const HANG_S: &str = "240";
 
@@ -183,7 +183,7 @@ pub fn mutants(args: &Args) -> Result<()> {
     let mut tried = BTreeMap::new();
     for part in PARTS {
         // A part without results is left out.
-        let folder = root.join(BUILT).join(part.name).join("mutants.out");
+        let folder = root.join(BUILD_FOLDER).join(part.name).join("mutants.out");
         if folder.exists() {
             tried.insert(part.name, read(&folder)?);
         }
@@ -206,7 +206,7 @@ fn install() -> Result<()> {
 
 /// Runs cargo-mutants in a copy of the tree, on SQLite only and with the part's own tests.
 fn try_part(root: &Path, part: &Part, every: u32, sample: u32) -> Result<()> {
-    let output = root.join(BUILT).join(part.name);
+    let output = root.join(BUILD_FOLDER).join(part.name);
     fs::create_dir_all(&output).with_context(|| format!("cannot make {}", output.display()))?;
     let shard = format!("{}/{every}", sample % every);
     let mut mutants = cargo()?;
@@ -220,7 +220,7 @@ fn try_part(root: &Path, part: &Part, every: u32, sample: u32) -> Result<()> {
     }
     mutants.args(["--test-package", &part.packages.join(",")]);
     mutants.arg("--").args(part.tests);
-    mutants.env("CARGO_TARGET_DIR", root.join(BUILT).join("build"));
+    mutants.env("CARGO_TARGET_DIR", root.join(BUILD_FOLDER).join("build"));
     mutants.env("KITH_TEST_SQLITE_ONLY", "1").env_remove("KITH_TEST_POSTGRES");
     let status = mutants.status().context("cannot run cargo-mutants")?;
     // 2: some mutants were missed; 3: some timed out.
@@ -282,7 +282,7 @@ fn report(root: &Path, tried: &BTreeMap<&'static str, Tried>, reasons: &Reasons)
     let percent = share * 100.0;
     let row = Row {
         id: "DRV-36",
-        result: Outcome::of(share >= LEAST),
+        result: Outcome::of(share >= MIN_COVERAGE),
         figures: json!({ "noticed": noticed, "viable": viable, "percent": percent, "parts": parts }),
         summary: format!(
             "Tests notice {noticed} of {viable} sampled changes of bonds, accounts and store ({percent:.0} %)."
@@ -296,8 +296,8 @@ fn report(root: &Path, tried: &BTreeMap<&'static str, Tried>, reasons: &Reasons)
             PARTS.iter().map(|part| part.name).collect::<Vec<_>>().join(", ")
         );
     }
-    if share < LEAST {
-        bail!("tests notice {percent:.0} % of the changes, which is less than {:.0} %", LEAST * 100.0);
+    if share < MIN_COVERAGE {
+        bail!("tests notice {percent:.0} % of the changes, which is less than {:.0} %", MIN_COVERAGE * 100.0);
     }
     Ok(())
 }

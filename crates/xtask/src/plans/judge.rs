@@ -3,15 +3,15 @@
 use std::fmt;
 
 /// Maximum number of tuples read for each row returned or changed.
-const TUPLES_A_ROW: u64 = 20;
+const TUPLES_PER_ROW: u64 = 20;
 /// Number of tuples that any statement may read. Far fewer than a filled table has.
-const FREE_TUPLES: u64 = 1_000;
+const MIN_TUPLE_BUDGET: u64 = 1_000;
 /// Number of pages that any statement may touch. Fewer than an index of a filled table has.
 const FREE_PAGES: u64 = 500;
 /// Number of steps of SQLite's virtual machine that any statement may take. Reading a tuple takes three to
 /// ten.
 const FREE_STEPS: u64 = 15_000;
-const STEPS_A_ROW: u64 = 400;
+const STEPS_PER_ROW: u64 = 400;
 
 /// Number of tuples or steps recorded for a statement that was stopped.
 pub const STOPPED: u64 = 1_000_000_000;
@@ -33,9 +33,9 @@ impl Cost {
     /// Returns the cost as a multiple of the allowed cost.
     pub fn excess(&self) -> f64 {
         let share = |spent: u64, free: u64, each: u64| spent as f64 / (free + each * self.rows) as f64;
-        share(self.tuples, FREE_TUPLES, TUPLES_A_ROW)
-            .max(share(self.pages, FREE_PAGES, TUPLES_A_ROW))
-            .max(share(self.steps, FREE_STEPS, STEPS_A_ROW))
+        share(self.tuples, MIN_TUPLE_BUDGET, TUPLES_PER_ROW)
+            .max(share(self.pages, FREE_PAGES, TUPLES_PER_ROW))
+            .max(share(self.steps, FREE_STEPS, STEPS_PER_ROW))
     }
 }
 
@@ -160,12 +160,11 @@ const ALLOWED: &[(&str, &str)] = &[
     ("SELECT id, attempt, claim_token FROM jobs WHERE state = 2", RUNNING),
     ("SELECT id, attempt, claim_token, worker FROM jobs WHERE state = 2", RUNNING),
     ("SELECT id, email, display_name, role, created_at, suspended_at", FILTERS),
+    ("SELECT errors, id, queue, kind, state, priority, run_at", FILTERS),
     (
         "SELECT i.id, i.collection, i.data, i.version, i.created_at, i.created_by, i.updated_at, i.updated_by, i.space",
         MAINTENANCE,
     ),
-    ("SELECT id, endpoint_id, url, method, state, reason", FILTERS),
-    ("SELECT id, queue, kind, state, priority, run_at, ''", FILTERS),
     ("SELECT k.bond_id, k.ended_at, k.restored_at", "PostgreSQL hashes all breakups until they are analyzed"),
     ("SELECT kind, COUNT(*) FROM ( SELECT CASE WHEN password_hash", FACTS),
     ("SELECT kind, MAX(CASE WHEN completed", SERIES),
@@ -175,6 +174,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("SELECT o.job FROM job_occurrences o JOIN jobs j", OCCURRENCES),
     ("SELECT queue, CAST(SUM(ready) AS BIGINT)", "counts live jobs for the metrics, every 10 s"),
     ("SELECT queue, ready, scheduled, running, blocked, dead", SERIES),
+    ("SELECT reason, recurring_id, id, endpoint_id, url", FILTERS),
     ("UPDATE archived_spaces SET purge_at = NULL", MAINTENANCE),
     ("UPDATE consumer_failures SET attempts", "at most a thousand failures of a consumer wait"),
     ("UPDATE archived_spaces SET purge_elapsed_ms", MAINTENANCE),

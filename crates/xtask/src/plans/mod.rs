@@ -20,7 +20,7 @@ use kith_store::testing::PLANS_FOLDER;
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 
 use crate::kith::{self, Start};
-use crate::smoke::Mode;
+use crate::mode::Mode;
 use crate::workspace::{root, run};
 use clones::Original;
 use judge::{Report, Sample};
@@ -41,10 +41,10 @@ pub struct Args {
 }
 
 /// Segment tables of one structure. Only the first two segments are filled.
-const LIKE_OTHERS: [&str; 2] = ["job_history_segment_", "job_log_segment_"];
+const SEGMENT_PREFIXES: [&str; 2] = ["job_history_segment_", "job_log_segment_"];
 
 /// Tables whose size depends on the configuration or the number of processes, not on use.
-const SMALL: &[&str] = &[
+const SMOKE_CRATE: &[&str] = &[
     "audit_keys",
     "collection_declarations",
     "consumers",
@@ -129,8 +129,9 @@ fn judge_both(
 }
 
 fn is_filled(table: &str) -> bool {
-    let is_like_others = LIKE_OTHERS.iter().filter_map(|start| table.strip_prefix(start)).any(|n| n > "1");
-    !SMALL.contains(&table) && !is_like_others
+    let is_like_others =
+        SEGMENT_PREFIXES.iter().filter_map(|start| table.strip_prefix(start)).any(|n| n > "1");
+    !SMOKE_CRATE.contains(&table) && !is_like_others
 }
 
 /// Returns the recorded rows of a table, followed by copies up to `rows`.

@@ -14,9 +14,9 @@ use super::judge::{Cost, Finding, Report, STOPPED, Sample};
 use super::world::{Statement, Table};
 
 /// Number of steps between two calls of the progress handler.
-const STEPS_BETWEEN_LOOKS: i32 = 10_000;
+const PROGRESS_INTERVAL_STEPS: i32 = 10_000;
 /// Maximum number of progress calls for all samples of a statement.
-const MAX_LOOKS: u32 = 2_000;
+const MAX_PROGRESS_CALLS: u32 = 2_000;
 
 /// Fills the migrated, empty database `file` and runs `statements` on it, before and after ANALYZE.
 pub fn judge(
@@ -50,8 +50,8 @@ pub fn judge(
 fn bound(connection: &mut Connection) -> Result<Arc<AtomicU32>> {
     let looks = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&looks);
-    let too_many = move || counted.fetch_add(1, Ordering::Relaxed) > MAX_LOOKS;
-    connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(too_many))?;
+    let too_many = move || counted.fetch_add(1, Ordering::Relaxed) > MAX_PROGRESS_CALLS;
+    connection.progress_handler(PROGRESS_INTERVAL_STEPS, Some(too_many))?;
     Ok(looks)
 }
 

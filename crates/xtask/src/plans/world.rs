@@ -24,7 +24,7 @@ const REFERENCES: &[(&str, &str)] = &[
 
 /// Rows that need a counterpart in another table. Databases are merged by key, so that some rows lose their
 /// counterpart and must be removed.
-const PLACED: &[(&str, &str, &str, &str)] = &[
+const REQUIRED_COUNTERPARTS: &[(&str, &str, &str, &str)] = &[
     ("outbox", "id", "outbox_positions", "event_id"),
     ("outbox_positions", "event_id", "outbox", "id"),
     ("audit_entries", "id", "audit_seals", "entry_id"),
@@ -32,7 +32,7 @@ const PLACED: &[(&str, &str, &str, &str)] = &[
 ];
 
 /// Marks statements that tests build themselves.
-const OF_A_TEST: &str = "-- of a test";
+const TEST_MARKER: &str = "-- of a test";
 
 /// Table with its recorded rows.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ pub fn statements(folder: &Path, of_tests: &str) -> Result<Statements> {
 fn is_of_product(sql: &str, of_tests: &str) -> bool {
     let about_rows = ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH"];
     about_rows.iter().any(|word| sql.trim_start().starts_with(word))
-        && !sql.contains(OF_A_TEST)
+        && !sql.contains(TEST_MARKER)
         && !of_tests.contains(&plain(sql))
 }
 
@@ -116,7 +116,7 @@ pub fn tables(folder: &Path, empty: &Path, max_rows: i64) -> Result<Vec<Table>> 
         }
     }
     ensure!(left_out * 10 <= databases.len(), "{left_out} of {} databases cannot be read", databases.len());
-    for (table, column, placed, by) in PLACED {
+    for (table, column, placed, by) in REQUIRED_COUNTERPARTS {
         world
             .execute(&format!("DELETE FROM {table} WHERE {column} NOT IN (SELECT {by} FROM {placed})"), [])?;
     }

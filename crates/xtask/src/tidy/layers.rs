@@ -10,7 +10,7 @@ use super::{File, Finding};
 
 /// File with the Mermaid diagram: `bonds --> accounts`, or `platform -.-> verify` for a dependency of tests
 /// only.
-const PICTURE: &str = "ARCHITECTURE.md";
+const DIAGRAM_FILE: &str = "ARCHITECTURE.md";
 const NORMAL: &str = "-->";
 const FOR_TESTS: &str = "-.->";
 const STORE: &str = "store";
@@ -44,7 +44,7 @@ pub fn check(files: &[File]) -> Vec<Finding> {
             }
         }
     }
-    let picture = files.iter().find(|file| file.path == PICTURE);
+    let picture = files.iter().find(|file| file.path == DIAGRAM_FILE);
     let drawn = picture.map(edges).unwrap_or_default();
     for (Edge { from, to, .. }, (file, line)) in declared.iter().filter(|(edge, _)| !drawn.contains_key(edge))
     {

@@ -1,8 +1,11 @@
-//! `cargo xtask tidy`: the walls of the house, each a function from the tree of files to what it finds.
+//! `cargo xtask tidy`: architecture and style rules. Each rule is a function from the file tree to findings.
 //!
-//! It reads text and never compiles, so it takes a moment. What Rust's privacy or clippy can hold is not here.
+//! Rules work on text and do not compile, so they are fast. Rules that Rust's visibility or clippy can
+//! enforce are not here.
 
+mod circles;
 mod files;
+mod language;
 mod layers;
 mod scan;
 mod words;
@@ -12,9 +15,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
-/// One file of the repository.
+/// File of the repository.
 struct File {
-    /// From the root, with `/`.
+    /// Path from the root, with `/`.
     path: String,
     text: String,
 }
@@ -28,12 +31,12 @@ impl File {
         self.path.rsplit('/').next().unwrap_or_default()
     }
 
-    /// The crate's folder, if it is in one.
+    /// Returns the folder of the crate that contains the file.
     fn krate(&self) -> Option<&str> {
         self.path.strip_prefix("crates/")?.split('/').next()
     }
 
-    /// Whether it is in the crate of a feature.
+    /// Returns true if the file belongs to a feature crate.
     fn is_of_feature(&self) -> bool {
         self.krate().is_some_and(|krate| !FOUNDATION.contains(&krate))
     }
@@ -43,7 +46,7 @@ impl File {
     }
 }
 
-/// A place where a wall is broken, or (a warning) where it leans.
+/// Violation of a rule, or a warning.
 struct Finding {
     path: String,
     line: usize,
@@ -52,7 +55,7 @@ struct Finding {
     warning: bool,
 }
 
-/// Crates that are no features.
+/// Crates that are not features.
 const FOUNDATION: &[&str] = &[
     "kernel",
     "store",
@@ -65,12 +68,12 @@ const FOUNDATION: &[&str] = &[
     "server",
     "xtask",
 ];
-/// Folders that hold nothing of ours.
+/// Folders that are not scanned.
 const SKIPPED: &[&str] = &[".git", "target", "node_modules", "kith-data"];
-const READ: &[&str] = &["rs", "md", "toml", "sql", "c", "yml"];
+const READ: &[&str] = &["rs", "md", "toml", "sql", "c", "yml", "json"];
 const CI: &str = ".ci/run";
 
-/// Prints what it finds; warnings alone are no failure.
+/// Runs all rules and prints the findings. Fails unless all are warnings.
 pub fn tidy(root: &Path) -> Result<()> {
     let mut files = Vec::new();
     collect(root, root, &mut files)?;
@@ -90,7 +93,9 @@ pub fn tidy(root: &Path) -> Result<()> {
 
 fn check(files: &[File]) -> Vec<Finding> {
     let mut findings = layers::check(files);
+    findings.extend(circles::check(files));
     findings.extend(files.iter().flat_map(files::check));
+    findings.extend(files.iter().flat_map(language::check));
     findings.extend(files.iter().flat_map(words::check));
     findings.sort_by(|a, b| (a.warning, &a.path, a.line).cmp(&(b.warning, &b.path, b.line)));
     findings
@@ -117,18 +122,18 @@ fn collect(root: &Path, folder: &Path, files: &mut Vec<File>) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// A small made tree.
+    /// Builds a file tree for tests.
     pub(super) fn tree(files: &[(&str, &str)]) -> Vec<File> {
         files.iter().map(|(path, text)| File { path: (*path).into(), text: (*text).into() }).collect()
     }
 
-    /// What a wall says, as `path:line: what`.
+    /// Formats findings as `path:line: what`.
     pub(super) fn said(findings: &[Finding]) -> Vec<String> {
         findings.iter().map(|f| format!("{}:{}: {}", f.path, f.line, f.what)).collect()
     }
 
     #[test]
-    fn errors_come_before_warnings_and_a_tidy_tree_has_neither() {
+    fn errors_precede_warnings_and_clean_tree_has_none() {
         let long = format!("//! Long.\n{}", "fn f() {}\n".repeat(401));
         let found = check(&tree(&[("crates/a/src/long.rs", &long), ("crates/a/src/z.rs", "fn f() {}\n")]));
         assert_eq!(found.iter().map(|f| f.warning).collect::<Vec<_>>(), [false, true]);

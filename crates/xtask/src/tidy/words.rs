@@ -4,7 +4,7 @@ use super::scan::{Kind, pieces};
 use super::{CI, File, Finding};
 
 /// Files that may sleep, with the reason.
-const SLEEPERS: &[(&str, &str)] = &[
+const FILES_ALLOWED_TO_SLEEP: &[(&str, &str)] = &[
     (
         "crates/verify/src/accounts/sessions.rs",
         "a spent token is good for a stretch of the deployment's own time, which a check cannot move",
@@ -52,7 +52,7 @@ const SLEEPERS: &[(&str, &str)] = &[
 ];
 
 /// File whose tests may be ignored by `cargo xtask test`. `cargo xtask soak` runs them.
-const LEFT_TO_SOAK: &str = "tests/api/support/engine.rs";
+const SOAK_ONLY_FILE: &str = "tests/api/support/engine.rs";
 
 /// Ways to register a handler without documentation.
 const UNDOCUMENTED: &[&str] = &[
@@ -105,7 +105,7 @@ fn rust(file: &File) -> Vec<Finding> {
 fn undone_code(file: &File, from: usize, code: &str) -> Vec<Finding> {
     let undone = ["todo!", "unimplemented!", "#[ignore"];
     on_lines(from, code, |line| undone.iter().find(|word| line.contains(**word)).copied())
-        .filter(|(_, word)| *word != "#[ignore" || file.path != LEFT_TO_SOAK)
+        .filter(|(_, word)| *word != "#[ignore" || file.path != SOAK_ONLY_FILE)
         .map(|(line, word)| file.finding(line, word, "what is here works, and every test runs"))
         .collect()
 }
@@ -121,7 +121,7 @@ fn undone_comments(file: &File, from: usize, comments: &str) -> Vec<Finding> {
 }
 
 fn sleeping(file: &File, from: usize, code: &str) -> Vec<Finding> {
-    if SLEEPERS.iter().any(|(path, _)| *path == file.path) {
+    if FILES_ALLOWED_TO_SLEEP.iter().any(|(path, _)| *path == file.path) {
         return Vec::new();
     }
     let sleeps = |line: &str| ["sleep(", "sleep_until("].into_iter().find(|call| line.contains(call));
@@ -198,7 +198,7 @@ mod tests {
         let source = "//! a\nfn f() {\n    todo!()\n}\n#[ignore = \"slow\"]\n// FIXME later\nconst A: &str = \"TODO\";\n";
         let expected = ["a.rs:3: todo!", "a.rs:5: #[ignore", "a.rs:6: FIXME"];
         assert_eq!(found("a.rs", source), expected);
-        assert!(!found(LEFT_TO_SOAK, source).iter().any(|finding| finding.contains("#[ignore")));
+        assert!(!found(SOAK_ONLY_FILE, source).iter().any(|finding| finding.contains("#[ignore")));
         assert_eq!(found("a.sql", "-- TODO: an index\n"), ["a.sql:1: TODO"]);
     }
 

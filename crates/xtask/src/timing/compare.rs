@@ -3,9 +3,9 @@
 use fastrand::Rng;
 
 /// Number of random permutations for the test, and of resamples for the confidence interval.
-const DRAWS: usize = 1_000;
+const RESAMPLES: usize = 1_000;
 /// Significance level.
-const CHANCE: f64 = 0.01;
+const SIGNIFICANCE_LEVEL: f64 = 0.01;
 
 /// Result of the comparison, in milliseconds.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Comparison {
 
     /// Returns true if the two kinds can be distinguished at the significance level.
     pub fn tells_apart(&self) -> bool {
-        self.p < CHANCE
+        self.p < SIGNIFICANCE_LEVEL
     }
 }
 
@@ -57,7 +57,7 @@ fn interval(differences: &[f64], rng: &mut Rng) -> [f64; 2] {
         let drawn = (0..differences.len()).map(|_| differences[rng.usize(..differences.len())]);
         quantile(drawn.collect(), 0.5)
     };
-    let medians: Vec<_> = (0..DRAWS).map(|_| draw(rng)).collect();
+    let medians: Vec<_> = (0..RESAMPLES).map(|_| draw(rng)).collect();
     [quantile(medians.clone(), 0.005), quantile(medians, 0.995)]
 }
 
@@ -67,11 +67,11 @@ fn chance_of(differences: &[f64], rng: &mut Rng) -> f64 {
     sorted.sort_by(|one, other| one.abs().total_cmp(&other.abs()));
     let ranks = 1..=sorted.len() as i64;
     let seen: i64 = sorted.iter().zip(ranks.clone()).map(|(d, rank)| d.signum() as i64 * rank).sum();
-    let as_far = (0..DRAWS).filter(|_| {
+    let as_far = (0..RESAMPLES).filter(|_| {
         let drawn: i64 = ranks.clone().map(|rank| if rng.bool() { rank } else { -rank }).sum();
         drawn.abs() >= seen.abs()
     });
-    (1 + as_far.count()) as f64 / (1 + DRAWS) as f64
+    (1 + as_far.count()) as f64 / (1 + RESAMPLES) as f64
 }
 
 #[cfg(test)]

@@ -16,11 +16,11 @@ use crate::kith::{Kith, Start, build};
 use crate::load::http::request;
 use crate::load::people::register;
 use crate::load::{Connection, now, on_one_thread};
-use crate::smoke::Mode;
+use crate::mode::Mode;
 
 const SEED: u64 = 1;
 /// Number of failures that do not lock an address.
-const FREE: usize = 4;
+const FAILURES_BEFORE_LOCK: usize = 4;
 /// Number of addresses that are locked, few enough that the lock outlasts the measurement.
 const LOCKED: usize = 10;
 
@@ -86,7 +86,7 @@ pub fn timing(args: &Args) -> Result<ExitCode> {
 type Measured = Vec<(&'static str, Comparison)>;
 
 async fn measure(kith: &Kith, pairs: usize) -> Result<Measured> {
-    let people = pairs.div_ceil(FREE);
+    let people = pairs.div_ceil(FAILURES_BEFORE_LOCK);
     eprintln!("registering {people} people");
     register(kith.address, "known", people + LOCKED).await?;
     let names = |prefix: &str| (0..people).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
@@ -96,7 +96,7 @@ async fn measure(kith: &Kith, pairs: usize) -> Result<Measured> {
     let locked = |prefix: &str| (people..people + LOCKED).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
     let (known, other) = (locked("known"), locked("other"));
     for name in known.iter().chain(&other) {
-        for _ in 0..=FREE {
+        for _ in 0..=FAILURES_BEFORE_LOCK {
             asker.ask(name, 401).await?;
         }
     }

@@ -9,13 +9,13 @@ use kith_store::testing::server::find_bin;
 use serde_json::{Value, json};
 
 use super::contenders::{Ring, heard};
-use super::report::{number, thousands};
+use super::figures::{number, thousands};
 use crate::bench::rows::spread;
 
 /// Maximum ratio of pages touched per claim with and without the snapshot.
-const MOST_BUFFERS: f64 = 2.0;
+const MAX_BUFFERS_RATIO: f64 = 2.0;
 /// Minimum ratio of the rates with and without the snapshot.
-const LEAST_RATE: f64 = 0.8;
+const MIN_RATE_RATIO: f64 = 0.8;
 
 /// Pairs of runs: without and with the snapshot.
 pub struct Bloat {
@@ -98,7 +98,8 @@ impl Bloat {
 
     /// Returns true if both bounds hold.
     pub fn holds(&self) -> bool {
-        self.ratios("buffers_per_claim")[1] <= MOST_BUFFERS && self.ratios("rate_per_s")[1] >= LEAST_RATE
+        self.ratios("buffers_per_claim")[1] <= MAX_BUFFERS_RATIO
+            && self.ratios("rate_per_s")[1] >= MIN_RATE_RATIO
     }
 
     /// Returns the report as lines.
@@ -123,8 +124,8 @@ impl Bloat {
         }
         let [rate, buffers] = ["rate_per_s", "buffers_per_claim"].map(|what| self.ratios(what));
         lines.push(format!(
-            "\nOf interleaved pairs: rate {:.2} ({:.2}–{:.2}), wanted at least {LEAST_RATE}; pages {:.2} ({:.2}–{:.2}), \
-             wanted at most {MOST_BUFFERS}.",
+            "\nOf interleaved pairs: rate {:.2} ({:.2}–{:.2}), wanted at least {MIN_RATE_RATIO}; pages {:.2} ({:.2}–{:.2}), \
+             wanted at most {MAX_BUFFERS_RATIO}.",
             rate[1], rate[0], rate[2], buffers[1], buffers[0], buffers[2]
         ));
         lines

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::redis::{Redis, Synced};
 use super::rows::Row;
-use crate::smoke::Mode;
+use crate::mode::Mode;
 use crate::workspace::{cargo, root, run};
 
 /// Compared system in one configuration.

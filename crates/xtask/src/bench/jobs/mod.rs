@@ -5,6 +5,7 @@
 
 mod bloat;
 mod contenders;
+mod figures;
 mod redis;
 mod report;
 mod rows;
@@ -21,7 +22,7 @@ use self::redis::Redis;
 use self::report::Compared;
 use self::rows::{ROWS, Row};
 use super::machine;
-use crate::smoke::Mode;
+use crate::mode::Mode;
 use crate::workspace::root;
 
 /// Options of `cargo xtask bench jobs`.

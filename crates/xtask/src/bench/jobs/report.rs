@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 
 use super::bloat::Bloat;
 use super::contenders::Contender;
+use super::figures::{number, thousands};
 use super::rows::{Row, Says};
 use crate::bench::machine::{self, Fsync};
 use crate::bench::rows::{median, spread};
-use crate::smoke::Mode;
+use crate::mode::Mode;
 use crate::workspace::root;
 
 /// Row with the runs of all contenders.
@@ -130,11 +131,6 @@ impl Runs {
     }
 }
 
-/// Returns a number of the output, or NaN if it is missing.
-pub fn number(said: &Value, what: &str) -> f64 {
-    said[what].as_f64().unwrap_or(f64::NAN)
-}
-
 /// Formats one run.
 pub fn said(row: &Row, said: &Value) -> String {
     match row.says {
@@ -149,19 +145,6 @@ fn with_range(values: &[f64], decimals: usize) -> String {
         return format!("{} ({}–{})", thousands(middle), thousands(least), thousands(most));
     }
     format!("{middle:.decimals$} ({least:.decimals$}–{most:.decimals$})")
-}
-
-/// Formats a whole number with thousands separators.
-pub fn thousands(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let mut out = String::new();
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 /// Returns the ratio of four worker processes to one, for contenders with both rows.
@@ -218,12 +201,6 @@ pub fn report(all: &[Compared], bloat: Option<&Bloat>, mode: Mode) -> Result<()>
 mod tests {
     use super::*;
     use crate::bench::jobs::rows::ROWS;
-
-    #[test]
-    fn numbers_have_thousands_separators() {
-        let told = [0.4, 999.0, 1_000.0, 1_234_567.8].map(thousands);
-        assert_eq!(told, ["0", "999", "1,000", "1,234,568"]);
-    }
 
     #[test]
     fn ratios_compare_runs_of_one_round() {

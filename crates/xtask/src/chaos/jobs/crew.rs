@@ -18,20 +18,20 @@ use crate::load::now;
 const WORKERS: usize = 4;
 /// Concurrent jobs per process, and the maximum duration of each in milliseconds.
 const CONCURRENCY: u64 = 20;
-const MOST_MS: u64 = 20;
+const MAX_JOB_MS: u64 = 20;
 /// Jobs enqueued per second, so that faults hit running jobs.
-const PER_S: u64 = 1_500;
+const JOBS_PER_S: u64 = 1_500;
 /// Duration of a freeze. A worker's lease is 6 s, so freezes outlast it.
 const FROZEN_MS: std::ops::Range<i64> = 7_000..10_000;
 /// Maximum time from the last fault until all jobs are completed.
-const DONE_WITHIN: Duration = Duration::from_secs(120);
+const MAX_DONE_AFTER_FAULT: Duration = Duration::from_secs(120);
 /// Maximum time for jobs that are enqueued after an idle period. Shorter than the interval of the full scan
 /// behind the claim watermarks, so that a job hidden behind a watermark is detected.
-const FOUND_WITHIN: Duration = Duration::from_secs(30);
+const MAX_DONE_AFTER_IDLE: Duration = Duration::from_secs(30);
 /// Duration of enqueueing after an idle period, without faults, in milliseconds.
-const AFTER_REST_MS: u64 = 1_000;
+const ENQUEUE_AFTER_IDLE_MS: u64 = 1_000;
 /// Number of attempts to reach a restarting database, two per second.
-const ASKS: usize = 120;
+const MAX_POLLS: usize = 120;
 
 /// Numbers of injected faults.
 #[derive(Clone, Copy, Debug, Default)]
@@ -88,10 +88,11 @@ impl Crew {
             Database::Postgres => "work",
         };
         let from = self.program.journal().tried + 1;
-        let words = ["--from", &from.to_string(), "--rate", &PER_S.to_string()].map(str::to_owned);
+        let words = ["--from", &from.to_string(), "--rate", &JOBS_PER_S.to_string()].map(str::to_owned);
         let mut more = words.to_vec();
         more.extend(
-            ["--concurrency", &CONCURRENCY.to_string(), "--most-ms", &MOST_MS.to_string()].map(str::to_owned),
+            ["--concurrency", &CONCURRENCY.to_string(), "--most-ms", &MAX_JOB_MS.to_string()]
+                .map(str::to_owned),
         );
         self.program.start(task, &more)
     }
@@ -141,7 +142,7 @@ impl Crew {
         let pid = rng.choice(pids).and_then(Pid::from_raw).context("no connection to kill")?;
         // The backend may have ended since.
         let _ = kill_process(pid, Signal::KILL);
-        for _ in 0..ASKS {
+        for _ in 0..MAX_POLLS {
             if self.program.run("backends").is_ok() {
                 return Ok(());
             }
@@ -162,19 +163,19 @@ impl Crew {
     }
 
     /// Waits until all jobs are completed, idles for `length` without faults, then enqueues jobs, which must
-    /// be completed within `FOUND_WITHIN`.
+    /// be completed within `MAX_DONE_AFTER_IDLE`.
     pub fn rest(&mut self, length: Duration, blows: &mut Blows) -> Result<()> {
         self.thaw()?;
         self.order_all("pause");
-        self.wait_until_done(DONE_WITHIN)?;
+        self.wait_until_done(MAX_DONE_AFTER_FAULT)?;
         let began = now();
         thread::sleep(length);
         blows.rests += 1;
         blows.rest_s += began.elapsed().as_secs_f64();
         self.order_all("go on");
-        pause(AFTER_REST_MS);
+        pause(ENQUEUE_AFTER_IDLE_MS);
         self.order_all("pause");
-        self.wait_until_done(FOUND_WITHIN).context("jobs enqueued after a rest")?;
+        self.wait_until_done(MAX_DONE_AFTER_IDLE).context("jobs enqueued after a rest")?;
         self.order_all("go on");
         self.all_live()
     }
@@ -228,7 +229,7 @@ impl Crew {
         self.thaw()?;
         self.order_all("stop");
         let began = now();
-        self.wait_until_done(DONE_WITHIN)?;
+        self.wait_until_done(MAX_DONE_AFTER_FAULT)?;
         eprintln!("  everything has ended {:.1} s after the last blow", began.elapsed().as_secs_f64());
         for process in self.all {
             process.leave().context("leaving in peace")?;

@@ -25,17 +25,17 @@ use self::processes::Program;
 use self::report::{Report, write_evidence};
 use self::verdict::{Left, Verdict};
 use super::fresh_folder;
-use crate::smoke::Mode;
+use crate::mode::Mode;
 use crate::workspace::{cargo, root};
 
 /// Time between two faults in milliseconds.
-const BETWEEN_MS: std::ops::Range<u64> = 300..1_500;
+const FAULT_INTERVAL_MS: std::ops::Range<u64> = 300..1_500;
 /// Interval of the full scan that finds jobs behind the claim watermarks.
-const LOOK_BEHIND: Duration = Duration::from_secs(300);
+const FULL_SCAN_INTERVAL: Duration = Duration::from_secs(300);
 /// Expected maximum duration of a transaction that schedules a job.
-const COMMITTED_WITHIN: Duration = Duration::from_secs(60);
+const MAX_COMMIT_DELAY: Duration = Duration::from_secs(60);
 /// Margin by which idle periods exceed the two durations above.
-const LONGER: Duration = Duration::from_secs(10);
+const IDLE_MARGIN: Duration = Duration::from_secs(10);
 /// Duration of a database outage. A worker's lease is 6 s.
 const OUTAGE: Duration = Duration::from_secs(9);
 /// Duration of idle periods and outages in a smoke run.
@@ -108,9 +108,9 @@ fn interludes(mode: Mode) -> Vec<(usize, Interlude)> {
     use Interlude::{Outage, Rest};
     mode.pick(
         vec![
-            (25, Rest(COMMITTED_WITHIN + LONGER)),
+            (25, Rest(MAX_COMMIT_DELAY + IDLE_MARGIN)),
             (35, Outage(OUTAGE)),
-            (50, Rest(LOOK_BEHIND + LONGER)),
+            (50, Rest(FULL_SCAN_INTERVAL + IDLE_MARGIN)),
             (75, Outage(OUTAGE)),
         ],
         vec![(40, Rest(SMOKE)), (60, Outage(SMOKE))],
@@ -143,7 +143,7 @@ fn run(database: Database, binary: &Path, jobs: usize, seed: u64, mode: Mode) ->
     let mut interludes = interludes(mode).into_iter().peekable();
     let acknowledged = || program.journal().acknowledged.len();
     while acknowledged() < jobs {
-        pause(rng.u64(BETWEEN_MS));
+        pause(rng.u64(FAULT_INTERVAL_MS));
         crew.strike(&mut rng, server.as_mut(), &mut blows)?;
         if (blows.kills + blows.freezes).is_multiple_of(10) {
             eprintln!("  {} acknowledged, {blows:?}", acknowledged());

@@ -1,0 +1,24 @@
+//! How thoroughly a command measures.
+
+/// Full or smoke mode of a command.
+#[derive(clap::Args, Clone, Copy, Debug, Default)]
+pub struct Mode {
+    /// Run tiny amounts on the debug binary, to test the command: judges no result, writes no evidence
+    #[arg(long)]
+    smoke: bool,
+}
+
+impl Mode {
+    /// Smoke mode.
+    pub const SMOKE: Self = Self { smoke: true };
+
+    /// Returns `full` or `smoke`, depending on the mode.
+    pub fn pick<T>(self, full: T, smoke: T) -> T {
+        if self.smoke { smoke } else { full }
+    }
+
+    /// Returns true in smoke mode.
+    pub fn is_smoke(self) -> bool {
+        self.smoke
+    }
+}
